@@ -18,6 +18,13 @@ from dpnn_bridge.lua.tensor import DTYPES, Storage, Tensor, TorchError, cast_num
 from dpnn_bridge.lua.thnn import KERNELS
 
 
+def _stand_in(kind: str) -> Any:
+    """Return an argument of a kind: a number, a boolean, a letter, or a tensor, as ``Double2`` with two dimensions."""
+    if kind in ("number", "boolean"):
+        return 1 if kind == "number" else True
+    return kind if len(kind) == 1 else Tensor(kind[:-1], None, 0, (1,) * int(kind[-1]), (1,) * int(kind[-1]))
+
+
 def builtin_entries(state: LuaState) -> dict[str, Any]:
     """Return all functions by the names that the prelude uses."""
     return (
@@ -56,6 +63,29 @@ def _method_entries(state: LuaState) -> dict[str, Any]:
         methods = {n: c for n, c in STORAGE_METHODS.items() if n not in skip}
         return state.guarded(methods | {"elementSize": lambda *_: size})
 
+    def loops() -> Any:
+        """Return what LuaJIT has loops for: name -> types that have the method, whether torch.name is one."""
+        rows = {}
+        for name, f in FUNCTIONS.items():
+            types = [ty for ty in f.method_types if f.has_loops(ty, True)]
+            function = any(f.has_loops(ty, False) for ty in f.function_types)
+            if types or function:
+                rows[name] = table_from({"types": table_from(types), "function": function})
+        return table_from(rows)
+
+    def plan(name: str, ty: str | None, *kinds: str) -> Any:
+        """Return how LuaJIT calls a method of a type, or a function of torch, with arguments of these kinds."""
+        values = tuple(map(_stand_in, kinds))
+        if ty is None and not any(type(v) is Tensor for v in values[:2]):
+            return None
+        found = FUNCTIONS[name].plan(ty or _dispatch_type(state, values)[0], values, ty is not None)
+        if found is None:
+            return None
+        small, slots = found
+        return table_from(
+            {"family": small[0], "needs": list(small[1:]), "slots": [slot._asdict() for slot in slots]}, recursive=True
+        )
+
     def set_default_type(ty: str) -> None:
         state.default_type = ty
 
@@ -64,6 +94,8 @@ def _method_entries(state: LuaState) -> dict[str, Any]:
         "functions": lambda: table_from({n: _function(state, n) for n, f in FUNCTIONS.items() if f.function_types}),
         "functions_of": functions_of,
         "storage_methods": storage_methods,
+        "loops": loops,
+        "plan": plan,
         "set_default_type": set_default_type,
     }
 

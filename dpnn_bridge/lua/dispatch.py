@@ -22,6 +22,10 @@ A signature lists the arguments of Torch7's C wrapper, one token each::
 Alternatives are tried in the order of their declaration. Within one alternative, the form that omits the fewest
 arguments is tried last, as in the wrapper. Lua gets the return value of the code, or, if that is None, the result
 arguments.
+
+LuaJIT has loops over the memory of small tensors, so that a call does not reach Python. A declaration names its loop:
+``small=("pointwise", "x + v")`` is a family of prelude/ffi and what the family needs. What a call means is decided here
+for both sides: Lua asks once how to make a call with arguments of certain kinds (:meth:`Function.plan`).
 """
 
 from __future__ import annotations
@@ -29,13 +33,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from dpnn_bridge.lua.tensor import Storage, Tensor, TorchError, cast_number
 from dpnn_bridge.torch7.random import Generator
 
 ALL_TYPES = ("Byte", "Char", "Short", "Int", "Long", "Float", "Double")
 FLOAT_TYPES = ("Float", "Double")
+INTEGER_TYPES = ("Byte", "Char", "Short", "Int", "Long")
 
 #: means a new tensor of the call's type, of Long, of Byte
 _NEW, _NEW_LONG, _NEW_BYTE, _GENERATOR, _LAST = (object() for _ in range(5))
@@ -115,6 +120,7 @@ class _Pattern:
     given: tuple[int, ...]  # positions in args
     code: Callable[..., Any]
     sizes: bool  # ends in L
+    small: tuple[str, ...] = ()  # family of LuaJIT's loops, and what it needs
 
     def matches(self, values: tuple[Any, ...], ty: str) -> bool:
         fixed = len(self.given) - self.sizes
@@ -167,6 +173,28 @@ class _Pattern:
         return results[0] if len(results) == 1 else tuple(results)
 
 
+class Slot(NamedTuple):
+    """An argument of a signature, as LuaJIT needs it.
+
+    Attributes:
+        kind: ``result``, ``tensor`` or ``plain``.
+        token: the token of the signature without its default, such as ``i``.
+        source: which argument of the call it is, from 1; 0: it is left out.
+        value: the default in Lua's words: a number, a boolean, the type of a new result, ``last`` or ``same``.
+    """
+
+    kind: str
+    token: str
+    source: int
+    value: Any
+
+    @classmethod
+    def of(cls, arg: _Arg, source: int) -> Slot:
+        kind = "result" if arg.is_result else "tensor" if arg.kind in "sTIFDN" else "plain"
+        names = {id(_NEW): "new", id(_NEW_LONG): "Long", id(_NEW_BYTE): "Byte", id(_LAST): "last", id(...): "same"}
+        return cls(kind, arg.kind, source, names.get(id(arg.default), arg.default))
+
+
 def sizes_of(values: Iterable[Any]) -> tuple[int, ...]:
     """Return the sizes given as a LongStorage or as numbers."""
     values = tuple(values)
@@ -175,7 +203,9 @@ def sizes_of(values: Iterable[Any]) -> tuple[int, ...]:
     return tuple(int(v) for v in values)
 
 
-def _patterns(signature: str, code: Callable[..., Any], method: bool) -> Iterable[_Pattern]:
+def _patterns(
+    signature: str, code: Callable[..., Any], method: bool, small: tuple[str, ...] = ()
+) -> Iterable[_Pattern]:
     args = tuple(_parse(token) for token in signature.split())
     optional, required = [], []
     for k, arg in enumerate(args):
@@ -186,7 +216,7 @@ def _patterns(signature: str, code: Callable[..., Any], method: bool) -> Iterabl
     sizes = bool(args) and args[-1].kind == "L"
     for chosen in itertools.product((False, True), repeat=len(optional)):
         present = {k for k, use in zip(optional, reversed(chosen), strict=True) if use} | set(required)
-        yield _Pattern(args, tuple(sorted(present)), code, sizes)
+        yield _Pattern(args, tuple(sorted(present)), code, sizes, small)
 
 
 class Function:
@@ -205,27 +235,46 @@ class Function:
         self._patterns: dict[tuple[str, bool], list[_Pattern]] = {}
         self._plans: dict[Any, _Pattern] = {}
 
-    def add(self, signature: str, code: Callable[..., Any], types: Iterable[str], modes: str) -> None:
+    def add(
+        self, signature: str, code: Callable[..., Any], types: Iterable[str], modes: str, small: tuple[str, ...] = ()
+    ) -> None:
         for mode in modes:
             names = self.method_types if mode == "m" else self.function_types
             for ty in types:
                 if ty not in names:
                     names.append(ty)
-                self._patterns.setdefault((ty, mode == "m"), []).extend(_patterns(signature, code, mode == "m"))
+                self._patterns.setdefault((ty, mode == "m"), []).extend(_patterns(signature, code, mode == "m", small))
 
     def run(self, ty: str, values: tuple[Any, ...], generator: Generator, method: bool) -> Any:
         key = (ty, method, *[(v.ty, len(v.size)) if type(v) is Tensor else _plan_key(v) for v in values])
         pattern = self._plans.get(key)
         if pattern is None:
-            for pattern in self._patterns.get((ty, method), ()):
-                if pattern.matches(values, ty):
-                    break
-            else:
+            pattern = self._find(ty, values, method)
+            if pattern is None:
                 names = " ".join(map(describe, values)) or "no arguments provided"
                 raise TorchError(f"invalid arguments: {names}\nexpected arguments: {self._usage(ty, method)}")
             if not any(isinstance(v, str) for v in values):  # a string counts as a number or not by what it contains
                 self._plans[key] = pattern
         return pattern.call(values, ty, generator, method)
+
+    def _find(self, ty: str, values: tuple[Any, ...], method: bool) -> _Pattern | None:
+        return next((p for p in self._patterns.get((ty, method), ()) if p.matches(values, ty)), None)
+
+    def has_loops(self, ty: str, method: bool) -> bool:
+        """Return whether LuaJIT has a loop for some call of it."""
+        return any(p.small for p in self._patterns.get((ty, method), ()))
+
+    def plan(self, ty: str, values: tuple[Any, ...], method: bool) -> tuple[tuple[str, ...], list[Slot]] | None:
+        """Return how LuaJIT makes calls with arguments like these.
+
+        Returns:
+            The family of loops and what it needs, and the arguments of the signature; None where it has no loop.
+        """
+        pattern = self._find(ty, values, method)
+        if pattern is None or not pattern.small:
+            return None
+        given = {k: n for n, k in enumerate(pattern.given, 1)}
+        return pattern.small, [Slot.of(arg, given.get(k, 0)) for k, arg in enumerate(pattern.args)]
 
     def _usage(self, ty: str, method: bool) -> str:
         seen: list[str] = []
@@ -276,14 +325,17 @@ NATIVE: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {}
 
 
 def torch_function(
-    name: str, *signatures: str, types: Iterable[str] = ALL_TYPES, modes: str = "fm"
+    name: str, *signatures: str, types: Iterable[str] = ALL_TYPES, modes: str = "fm", small: tuple[str, ...] = ()
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Declare ``torch.name`` and/or the method: modes "f", "m" or both; several signatures share the code."""
+    """Declare ``torch.name`` and/or the method: modes "f", "m" or both; several signatures share the code.
+
+    ``small`` is LuaJIT's loop for small tensors: a family of prelude/ffi and what the family needs.
+    """
 
     def register(code: Callable[..., Any]) -> Callable[..., Any]:
         function = FUNCTIONS.setdefault(name, Function(name))
         for signature in signatures:
-            function.add(signature, code, tuple(types), modes)
+            function.add(signature, code, tuple(types), modes, small)
         return code
 
     return register

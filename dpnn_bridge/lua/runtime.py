@@ -12,8 +12,17 @@ from dpnn_bridge.lua.system import system_entries
 
 #: parts of the prelude that LuaJIT's ffi allows
 _WITH_FFI = (
-    *("ffi/state", "ffi/views", "ffi/elements", "ffi/loops", "ffi/arithmetic", "ffi/compare", "ffi/along"),
-    *("ffi/indexing", "ffi/apply", "ffi/order", "ffi/products", "ffi/kernels", "ffi/random"),
+    *("ffi/state", "ffi/views", "ffi/elements", "ffi/dispatch", "ffi/loops", "ffi/copying"),
+    *(
+        "ffi/reduce",
+        "ffi/indexing",
+        "ffi/apply",
+        "ffi/order",
+        "ffi/products",
+        "ffi/lapack",
+        "ffi/kernels",
+        "ffi/random",
+    ),
 )
 
 

@@ -14,7 +14,7 @@ from dpnn_bridge.lua.ops.elementwise import fill
 from dpnn_bridge.lua.tensor import Tensor, TorchError, cast_number, shape_text
 
 
-@torch_function("dot", "T T")
+@torch_function("dot", "T T", small=("dot",))
 def dot(a: Tensor, b: Tensor) -> float:
     """Compute the dot product of all elements; integers wrap in their type in each evenly spaced run."""
     if a.numel != b.numel:
@@ -79,12 +79,13 @@ Product = Callable[[Tensor, Tensor], torch.Tensor]
 def _plain(name: str, dims: tuple[int, int], product: Product, in_order: InOrder) -> None:
     """Implement mm, mv, bmm, ger: allocate only an omitted result; a given one must have the right shape."""
     a, b = dims
+    small = ("product", "r" if name == "ger" else name)
 
-    @torch_function(name, f"T{a} T{b}", modes="f")
+    @torch_function(name, f"T{a} T{b}", modes="f", small=small)
     def fresh(x: Tensor, y: Tensor) -> Tensor:
         return Tensor.fresh(product(x, y).add_(0))  # the product is added to zeros: no sum is -0
 
-    @torch_function(name, f"X T{a} T{b}")
+    @torch_function(name, f"X T{a} T{b}", small=small)
     def into(r: Tensor, x: Tensor, y: Tensor) -> None:
         fill(r, 0)  # before the product is taken, of which the result may be a factor
         values = product(x, y).add_(0)
@@ -125,16 +126,17 @@ def _added(name: str, dim: int, dims: tuple[int, int], product: Product, in_orde
         r.write(start)
 
     a, b = dims
+    small = ("added", {"addbmm": "sum", "baddbmm": "bmm"}.get(name, name.removeprefix("add")))
 
-    @torch_function(name, f"R n=1 T{dim} n=1 T{a} T{b}", modes="f")
+    @torch_function(name, f"R n=1 T{dim} n=1 T{a} T{b}", modes="f", small=small)
     def run(r: Tensor, beta: float, m: Tensor, alpha: float, x: Tensor, y: Tensor) -> None:
         add(r, beta, m, alpha, x, y)
 
-    @torch_function(name, f"X{dim} s{dim} n=1 T{a} T{b}", modes="m")
+    @torch_function(name, f"X{dim} s{dim} n=1 T{a} T{b}", modes="m", small=small)
     def method(r: Tensor, m: Tensor, alpha: float, x: Tensor, y: Tensor) -> None:
         add(r, 1, m, alpha, x, y)
 
-    @torch_function(name, f"X{dim} n s{dim} n T{a} T{b}", modes="m")
+    @torch_function(name, f"X{dim} n s{dim} n T{a} T{b}", modes="m", small=small)
     def method_beta(r: Tensor, beta: float, m: Tensor, alpha: float, x: Tensor, y: Tensor) -> None:
         add(r, beta, m, alpha, x, y)
 

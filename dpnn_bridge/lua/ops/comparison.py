@@ -8,31 +8,50 @@ from typing import Any
 import torch
 
 from dpnn_bridge.lua.dispatch import torch_function
-from dpnn_bridge.lua.ops.elementwise import check_counts
+from dpnn_bridge.lua.ops.pointwise import check_counts
 from dpnn_bridge.lua.tensor import Tensor, cast_number
 
+#: name -> the comparison in Lua, and the same without branches: 1 where a difference is positive, however small
+_NAMES = {
+    "lt": ("<", "{less}"),
+    "gt": (">", "{more}"),
+    "le": ("<=", "1 - {more}"),
+    "ge": (">=", "1 - {less}"),
+    "eq": ("==", "1 - {less} - {more}"),
+    "ne": ("~=", "{less} + {more}"),
+}
 
-def _comparison(name: str, f: Callable[[torch.Tensor, Any], torch.Tensor]) -> None:
-    def against_number(r: Tensor, s: Tensor, value: float) -> None:
-        number = cast_number(value, s.ty)
+
+def _comparison(name: str, f: Callable[..., torch.Tensor]) -> None:
+    def small(other: str) -> tuple[str, ...]:
+        less, more = (f"max(0, min(1, ({a} - {b}) * 1e300 * 1e300))" for a, b in ((other, "x"), ("x", other)))
+        sign, finite = _NAMES[name]
+        return "pointwise", f"x {sign} {other} and 1 or 0", finite.format(less=less, more=more)
+
+    def compare(r: Tensor, s: Tensor, *other: Any) -> None:
+        """Resize the result, and write into its memory where that is only the result's."""
         r.resize(s.size)
-        r.assign(f(s.t, number).to(torch.uint8))
+        if r.ty == "Byte" and s.ty != "Byte" and not r.overlaps() and r.size:
+            f(s.t, *other, out=r.t.view(torch.bool))
+        else:
+            r.assign(f(s.t, *other).to(torch.uint8))
+
+    def against_number(r: Tensor, s: Tensor, value: float) -> None:
+        compare(r, s, cast_number(value, s.ty))
 
     def against_tensor(r: Tensor, s: Tensor, other: Tensor) -> None:
         check_counts("t src", s, other)
-        r.resize(s.size)
-        r.assign(f(s.t, other.t.reshape(s.size or (0,))).to(torch.uint8))
+        compare(r, s, other.t.reshape(s.size or (0,)))
 
-    for signature in ("BR T n", "X T n"):
-        torch_function(name, signature)(against_number)
-    for signature in ("BR T T", "X T T"):
-        torch_function(name, signature)(against_tensor)
+    for result in ("BR", "X"):
+        torch_function(name, f"{result} T n", small=small("v"))(against_number)
+        torch_function(name, f"{result} T T", small=small("y"))(against_tensor)
 
 
-for _name in ("lt", "gt", "le", "ge", "eq", "ne"):
+for _name in _NAMES:
     _comparison(_name, getattr(torch, _name))
 
 
-@torch_function("equal", "T T")
+@torch_function("equal", "T T", small=("equal",))
 def equal(a: Tensor, b: Tensor) -> bool:
     return a.size == b.size and bool((a.t == b.t).all())

@@ -384,13 +384,13 @@ def nonzero(r: Tensor, t: Tensor) -> None:
     r.assign(t.t.nonzero() + 1)
 
 
-def _whether(name: str, of: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    @torch_function(name, "T", types=("Byte",))
+def _whether(name: str, of: Callable[[torch.Tensor], torch.Tensor], step: str) -> None:
+    @torch_function(name, "T", types=("Byte",), small=("whole", "0", step, "total == 0" if name == "all" else "false"))
     def run(t: Tensor) -> bool:
         if not t.numel:
             raise TorchError("bad argument #1 (empty Tensor)")
         return bool(of(t.t.bool()))
 
 
-_whether("all", torch.all)
-_whether("any", torch.any)
+_whether("all", torch.all, "if x == 0 then return false end")
+_whether("any", torch.any, "if x ~= 0 then return true end")

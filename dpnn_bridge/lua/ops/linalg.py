@@ -20,8 +20,8 @@ def _lapack(name: str, inputs: str, results: int) -> Callable[[Callable[..., Non
             code(*outs, *args)
             return outs[0] if results == 1 else tuple(outs)
 
-        torch_function(name, f"{given} {inputs}", types=FLOAT_TYPES, modes="f")(code)
-        torch_function(name, inputs, types=FLOAT_TYPES, modes="f")(fresh)
+        torch_function(name, f"{given} {inputs}", types=FLOAT_TYPES, modes="f", small=(name,))(code)
+        torch_function(name, inputs, types=FLOAT_TYPES, modes="f", small=(name,))(fresh)
         return code
 
     return register

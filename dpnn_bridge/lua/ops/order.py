@@ -13,22 +13,20 @@ from dpnn_bridge.torch7.quicksort import EXACT_LIMIT, positions, select_position
 def _extremum(name: str, greatest: bool) -> None:
     """Select extrema: NaN has precedence, then the first of equal values."""
 
-    @torch_function(name, "T")
+    step = f"if not (x {'<=' if greatest else '>='} total) and total == total then total, place = x, k end"
+
+    @torch_function(name, "T", small=("whole", "at(q, iq)", step.replace(", place = x, k", " = x"), "tonumber(total)"))
     def whole(t: Tensor) -> float:
         if not t.numel:
             raise TorchError("bad argument #1 (tensor must have one dimension)")
         return (t.t.max() if greatest else t.t.min()).item()
 
-    @torch_function(name, "R IR T i")
+    @torch_function(name, "R IR T i", small=("along", "at(q, j)", step, "total"))
     def along(r: Tensor, index: Tensor, t: Tensor, dim: int) -> None:
         resized_first(r, t, check_dim(t, dim))
-        x = t.t
-        best = x.amax(dim, keepdim=True) if greatest else x.amin(dim, keepdim=True)
-        hits = x == best
-        if x.is_floating_point():
-            hits = torch.where(torch.isnan(best), torch.isnan(x), hits)
-        index.assign(hits.to(torch.uint8).argmax(dim, keepdim=True) + 1)
-        r.assign(best)
+        values, places = (t.t.max if greatest else t.t.min)(dim, keepdim=True)
+        r.assign(values)
+        index.assign(places.add_(1))
 
 
 _extremum("max", greatest=True)
@@ -42,13 +40,13 @@ def _store(r: Tensor, index: Tensor, x: torch.Tensor, order: torch.Tensor, dim: 
     r.assign(values.movedim(-1, dim))
 
 
-@torch_function("sort", "R IR T i=last b=0")
+@torch_function("sort", "R IR T i=last b=0", small=("sort",))
 def sort(r: Tensor, index: Tensor, t: Tensor, dim: int, descending: bool) -> None:
     x = t.t.movedim(check_dim(t, dim), -1)
     _store(r, index, x, positions(x, lambda v: sort_positions(v, descending), descending), dim)
 
 
-@torch_function("topk", "R IR T n=1 i=last b=0 b=0")
+@torch_function("topk", "R IR T n=1 i=last b=0 b=0", small=("topk",))
 def topk(r: Tensor, index: Tensor, t: Tensor, k: float, dim: int, greatest: bool, ordered: bool) -> None:
     """Select the k extrema; unordered results have quickselect's order."""
     k, n = int(k), t.size[check_dim(t, dim, 3)]
@@ -85,18 +83,18 @@ def _kth(r: Tensor, index: Tensor, t: Tensor, k: int, dim: int) -> None:
     _store(r, index, x, positions(x, lambda v: select_positions(v, k - 1)).narrow(-1, k - 1, 1), dim)
 
 
-@torch_function("kthvalue", "R IR T n i=last")
+@torch_function("kthvalue", "R IR T n i=last", small=("kthvalue",))
 def kthvalue(r: Tensor, index: Tensor, t: Tensor, k: float, dim: int) -> None:
     _kth(r, index, t, int(k), dim)
 
 
-@torch_function("median", "R IR T i=last")
+@torch_function("median", "R IR T i=last", small=("median",))
 def median(r: Tensor, index: Tensor, t: Tensor, dim: int) -> None:
     """Compute the median; of two middle values, the lower one."""
     _kth(r, index, t, (t.size[check_dim(t, dim, 3)] + 1) // 2, dim)
 
 
-@torch_function("mode", "R IR T i=last")
+@torch_function("mode", "R IR T i=last", small=("mode",))
 def mode(r: Tensor, index: Tensor, t: Tensor, dim: int) -> None:
     """Compute the mode: the smallest of the most frequent values, with its last sorted position."""
     resized_first(r, t, check_dim(t, dim, 3))

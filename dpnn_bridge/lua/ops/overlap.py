@@ -11,7 +11,7 @@ import numpy as np
 
 from dpnn_bridge.lua.dispatch import FLOAT_TYPES
 from dpnn_bridge.lua.ops.copying import clone, contiguous, copy_into
-from dpnn_bridge.lua.ops.elementwise import apart
+from dpnn_bridge.lua.ops.pointwise import apart
 from dpnn_bridge.lua.ops.shape import selected, transposed
 from dpnn_bridge.lua.tensor import IN_ORDER, Tensor, cast_number
 

@@ -40,7 +40,7 @@ local function source_of(ty, count)
    local limit = native.limits[ty]
    local exact = limit[1] and string.format('value >= %d and value <= %d and floor(value) == value', limit[1], limit[2]) or 'true'
    local source = VISIT:gsub('ELEMENTS', ELEMENTS[count]):gsub('EXACT', exact)
-   return ty == 'Long' and source:gsub('at(%b())', 'tonumber(at%1)') or source
+   return (ty == 'Long' or ty == 'Int') and source:gsub('at(%b())', 'tonumber(at%1)') or source
 end
 local visitors = {}
 for ty in pairs(native.limits) do
@@ -174,7 +174,7 @@ local function concatenated(list, d, object, R)
    local e, f, g, h = d == 1 and total or first[1], d == 2 and total or first[3], d == 3 and total or first[5], d == 4 and total or first[7]
    if not R then
       object, R = native.new_tensor(first.ty, n, e, f, g, h)
-   elseif not native.resize(object, R, n, e, f, g, h) or not R.dense then
+   elseif not native.resize(R, n, e, f, g, h) or not R.dense then
       return nil
    end
    local from = 0

@@ -101,7 +101,7 @@ end
 
 -- index ----------------------------------------------------------------------------------------------------------------
 -- r = the slices of S along d that I names
-local function index(object, R, S, d, I)
+local function index(R, S, d, I)
    if not dimension(S, d) or S.n > 4 or not vector(I, S[2 * d - 1])
       or (R.block and (R.block == S.block or R.block == I.block)) then
       return false
@@ -110,7 +110,7 @@ local function index(object, R, S, d, I)
    local m, a, b, c, e = I[1], S[1], S[3], S[5], S[7]
    if not outer or outer * m * inner > MANY then return false end
    if d == 1 then a = m elseif d == 2 then b = m elseif d == 3 then c = m else e = m end
-   if not resize(object, R, S.n, a, b, c, e) or not R.dense then return false end
+   if not resize(R, S.n, a, b, c, e) or not R.dense then return false end
    kernel(S.ty, 'index')(outer, m, inner, I.block.data, I.offset, I[2], data(R), R.offset, m * inner, inner, 1,
                          data(S), S.offset, so, sl, si)
    return true
@@ -192,10 +192,10 @@ local function masked_copy(S, M, T)
    return true
 end
 
-local function masked_select(object, R, S, M)
+local function masked_select(R, S, M)
    local count, rows, columns, sr, sc, mr, mc = under(S, M)
    if not count or count == 0 or R.block and (R.block == S.block or R.block == M.block) then return false end
-   if not resize(object, R, 1, count) or not R.dense then return false end
+   if not resize(R, 1, count) or not R.dense then return false end
    kernel(S.ty, 'maskedSelect')(rows, columns, M.block.data, M.offset, mr, mc, data(S), S.offset, sr, sc, data(R), R.offset)
    return true
 end
@@ -217,10 +217,10 @@ for ty in pairs(native.kinds) do
    define('index', function(self, S, n, a, b, c)
       if n == 2 then
          local object, R = fresh(ty)
-         return index(object, R, S, a, state(b, 'Long')) and object
+         return index(R, S, a, state(b, 'Long')) and object
       elseif n == 3 then
          local T = state(a, ty)
-         return T and index(self, S, T, b, state(c, 'Long')) and c
+         return T and index(S, T, b, state(c, 'Long')) and c
       end
    end)
    for _, name in ipairs {'indexCopy', 'indexAdd'} do
@@ -231,7 +231,7 @@ for ty in pairs(native.kinds) do
       if n == 2 then
          local I = state(b, 'Long')
          local object, R = fresh(ty)
-         return I and I.n > 0 and resize_as(object, R, I) and at_places('gather', R, S, a, I) and object
+         return I and I.n > 0 and resize_as(R, I) and at_places('gather', R, S, a, I) and object
       elseif n == 3 then
          local T, I = state(a, ty), state(c, 'Long')
          return T and I and S.n > 0 and same_size(S, I) and at_places('gather', S, T, b, I) and self
@@ -251,10 +251,10 @@ for ty in pairs(native.kinds) do
    define('maskedSelect', function(self, S, n, a, b)
       if n == 1 then
          local object, R = fresh(ty)
-         return masked_select(object, R, S, state(a, 'Byte')) and object
+         return masked_select(R, S, state(a, 'Byte')) and object
       elseif n == 2 then
          local T = state(a, ty)
-         return T and masked_select(self, S, T, state(b, 'Byte')) and b
+         return T and masked_select(S, T, state(b, 'Byte')) and b
       end
    end)
 
@@ -265,7 +265,7 @@ for ty in pairs(native.kinds) do
       local S = M and state(self, ty)
       if S then
          local object, R = fresh(ty)
-         if masked_select(object, R, S, M) then return object, true end
+         if masked_select(R, S, M) then return object, true end
       end
       return index_slow(self, key)
    end

@@ -21,8 +21,7 @@ local function sized(c, X)
    local P = X and (states[c] or native.read(c))
    if not P or P.ty ~= X.ty then return nil end
    if not same_size(P, X) then
-      if not native.resize_as(c, P, X) then return nil end
-      if P.handle then handles[c] = handles[c] end  -- Python's object follows now: moved() was told of c, not of its tensor
+      if not native.resize_as(P, X) then return nil end
    end
    return P.block and P
 end

@@ -3,17 +3,21 @@
 local bridge, py = ...
 local ffi, native = bridge.ffi, bridge.native
 local states, read = native.states, native.read
-local C = ffi.C
+local C, float, format = ffi.C, ffi.typeof 'float', string.format
 local loops = {}
 native.loops = loops
 
 --- elements up to which a loop of Lua does the work: as fast as a call to Python, and with the bits of C's functions
 loops.FEW = 4096
 
-ffi.cdef [[
-double exp(double x); double log(double x); double log1p(double x); double tanh(double x); double pow(double x, double y);
-float expf(float x); float logf(float x); float log1pf(float x); float tanhf(float x); float powf(float x, float y);
-]]
+-- functions of C's library, in double and in float
+local C_NAMES = {
+   'exp', 'log', 'log1p', 'pow', 'fmod', 'atan2', 'sin', 'cos', 'tan', 'asin', 'acos', 'atan', 'sinh', 'cosh', 'tanh', 'round', 'trunc',
+}
+for _, name in ipairs(C_NAMES) do
+   local arguments = (name == 'pow' or name == 'fmod' or name == 'atan2') and '(T x, T y);' or '(T x);'
+   for suffix, ty in pairs {[''] = 'double', f = 'float'} do ffi.cdef((ty .. ' ' .. name .. suffix .. arguments:gsub('T', ty))) end
+end
 
 -- rows, columns, and the two strides of a state with at most two levels; nothing for others
 local function spans(S)
@@ -63,31 +67,42 @@ function loops.layout(A, B, D, E)
    return rows, columns, a, b, c, d, e, f, g, h
 end
 
--- What the source of a kernel says in short. at(p, i) is an element, see elements.lua; R(x) rounds to the element type. Both are written out: a function of their own would be compiled before the loop is,
--- which then leaves for it at each element.
+-- What the source of a loop says in short, written out for the element type: a function of its own would be compiled before
+-- the loop is, which then leaves for it at each element. at(p, i) is an element, see elements.lua; R(x) rounds to the element
+-- type; U(x) has the bits of an integer, without their sign.
 local SHORT = {
-   Double = {at = native.at.Double, R = '(X)'},
-   Float = {at = native.at.Float, R = 'tonumber(cast(float, X))'},
+   Double = {at = native.at.Double}, Float = {at = native.at.Float, R = 'tonumber(cast(float, X))'},
+   Char = {U = 'band(X, 0xFF)'}, Short = {U = 'band(X, 0xFFFF)'}, Int = {at = '(P[I] + 0LL)', U = 'tobit(X)'},
 }
-local WHOLE = {at = 'P[I]', R = '(X)'}
-local FUNCTIONS = {Double = 'C.exp, C.log, C.log1p, C.tanh, C.pow', Float = 'C.expf, C.logf, C.log1pf, C.tanhf, C.powf'}
-local float = ffi.typeof('float')
-
-local function written_out(source, short)
-   return (source:gsub('%f[%w_]at(%b())', function(arguments)
+local function written_out(source, ty)
+   local short = SHORT[ty] or {}
+   local at = short.at or 'P[I]'
+   source = source:gsub('%f[%w_]at(%b())', function(arguments)
       local p, i = arguments:match('^%((.-), (.*)%)$')
-      return (short.at:gsub('[PI]', {P = p, I = i}))
-   end):gsub('%f[%w_]R(%b())', function(x)
-      return (short.R:gsub('X', function() return written_out(x:sub(2, -2), short) end))
+      return (at:gsub('[PI]', {P = p, I = i}))
+   end)
+   return (source:gsub('%f[%w_]([RU])(%b())', function(name, x)
+      return ((short[name] or '(X)'):gsub('X', function() return written_out(x:sub(2, -2), ty) end))
    end))
 end
 
+local PRELUDE = [[
+local C, cast, words, float = ...
+local band, bor, bxor, lshift, rshift, tobit = bit.band, bit.bor, bit.bxor, bit.lshift, bit.rshift, bit.tobit
+local sqrt, abs, floor, ceil, min, max, tonumber = math.sqrt, math.abs, math.floor, math.ceil, math.min, math.max, tonumber
+]]
 -- Lua source as a function, with what the element type brings
 function loops.compile(ty, source, name)
-   local prelude = 'local C, cast, words, band, float = ...\nlocal exp, log, log1p, tanh, pow = ' .. (FUNCTIONS[ty] or FUNCTIONS.Double)
-      .. '\nlocal sqrt, abs, floor, ceil = math.sqrt, math.abs, math.floor, math.ceil\n'
-   return assert(bridge.load(prelude .. written_out(source, SHORT[ty] or WHOLE), '=' .. name))(C, ffi.cast, native.words, bit.band, float)
+   local lines = {PRELUDE}
+   for _, f in ipairs(C_NAMES) do
+      if source:find('%f[%w_.]' .. f .. '%(') then lines[#lines + 1] = format('local %s = C.%s%s\n', f, f, ty == 'Float' and 'f' or '') end
+   end
+   lines[#lines + 1] = written_out(source, ty)
+   return assert(bridge.load(table.concat(lines), '=' .. name))(C, ffi.cast, native.words, float)
 end
+
+-- Lua source with words in capitals replaced
+function loops.written(source, parts) return (source:gsub('%f[%w_]%u%u+%f[^%w_]', parts)) end
 
 -- kernels of an element type and a name, each made of source(name) when it is first used
 function loops.kernels(source, label)
@@ -104,12 +119,18 @@ function loops.kernels(source, label)
    end
 end
 
+-- one loop for elements that lie one after the other, and one for rows of them
 local POINTWISE = [[
-return function(rows, columns, p, a, b, q, c, d, r, e, f, s, g, h, ip, iq, ir, is, v, w)
+return function(count, p, q, r, s, ip, iq, ir, is, v, w)
+   for i = 0, count - 1 do
+      NEXT
+      p[ip + i] = EXPRESSION
+   end
+end, function(rows, columns, p, q, r, s, ip, iq, ir, is, v, w, a, b, c, d, e, f, g, h)
    for i = 1, rows do
       local jp, jq, jr, js = ip, iq, ir, is
       for j = 1, columns do
-         local x, y, z = at(q, jq), at(r, jr), at(s, js)
+         ROWS
          p[jp] = EXPRESSION
          jp, jq, jr, js = jp + b, jq + d, jr + f, js + h
       end
@@ -117,6 +138,29 @@ return function(rows, columns, p, a, b, q, c, d, r, e, f, s, g, h, ip, iq, ir, i
    end
 end
 ]]
+local OPERANDS = {x = 'q', y = 'r', z = 's'}
+
+-- the two loops of an expression over elements of a type, into those of another: made when they are first used
+local compiled = {}
+local function pointwise_loops(ty, into, expression)
+   local of = compiled[ty] or {}
+   compiled[ty], of[into] = of, of[into] or {}
+   local found = of[into][expression]
+   if not found then
+      local next, rows = {}, {}
+      for _, operand in ipairs {'x', 'y', 'z'} do
+         if expression:find('%f[%w_]' .. operand .. '%f[^%w_(]') then  -- an element that is not used is not read
+            local p = OPERANDS[operand]
+            next[#next + 1] = format('local %s = at(%s, i%s + i)', operand, p, p)
+            rows[#rows + 1] = format('local %s = at(%s, j%s)', operand, p, p)
+         end
+      end
+      local source = loops.written(POINTWISE, {NEXT = table.concat(next, ' '), ROWS = table.concat(rows, ' '), EXPRESSION = expression})
+      found = {loops.compile(ty, source, expression)}
+      of[into][expression] = found
+   end
+   return found[1], found[2]
+end
 
 local REDUCE = [[
 return function(rows, columns, q, c, d, r, e, f, iq, ir, v)
@@ -134,36 +178,34 @@ return function(rows, columns, q, c, d, r, e, f, iq, ir, v)
 end
 ]]
 
---- element-wise results from x, y, z (elements of the sources) and v, w (numbers); R rounds to the element type
+--- Element-wise results from x, y, z (elements of the sources) and v, w (numbers). Most are declared beside PyTorch's, in
+--- ops/elementwise.py; these have another way to their arguments.
 local expressions = {
-   add = 'x + v', sub = 'x - v', mul = 'x * v', div = 'x / v', cadd = 'x + y', csub = 'x - y',
-   cadd_scaled = 'x + R(v * y)', csub_scaled = 'x - R(v * y)', cmul = 'x * y', cdiv = 'x / y',
-   addcmul = 'x + R(R(v * y) * z)', addcdiv = 'x + R(R(v * y) / z)',
-   clamp = 'x < v and v or (x > w and w or x)', cmax = 'x > y and x or y', cmin = 'x < y and x or y',
-   cmax_number = 'x > v and x or v', cmin_number = 'x < v and x or v',
-   copy = 'x', neg = '-x', abs = 'abs(x)', sqrt = 'sqrt(x)', rsqrt = '1 / R(sqrt(x))', cinv = '1 / x',
-   square = 'x * x', cube = 'R(x * x) * x', floor = 'floor(x)', ceil = 'ceil(x)', reversed_sub = 'v - x',
-   sign = 'x > 0 and 1 or (x < 0 and -1 or 0)',
-   exp = 'exp(x)', log = 'log(x)', log1p = 'log1p(x)', power = 'pow(x, v)', tanh = 'tanh(x)', sigmoid = '1 / R(1 + exp(-x))',
-   fill = 'v', lt = 'x < y and 1 or 0', gt = 'x > y and 1 or 0', le = 'x <= y and 1 or 0', ge = 'x >= y and 1 or 0',
-   eq = 'x == y and 1 or 0', ne = 'x ~= y and 1 or 0', lt_number = 'x < v and 1 or 0', gt_number = 'x > v and 1 or 0',
-   le_number = 'x <= v and 1 or 0', ge_number = 'x >= v and 1 or 0', eq_number = 'x == v and 1 or 0', ne_number = 'x ~= v and 1 or 0',
+   add = 'x + v', sub = 'x - v', reversed_sub = 'v - x', mul = 'x * v', div = 'x / v', cadd = 'x + y', csub = 'x - y', copy = 'x',
+   number = 'tonumber(x)', rest = 'v == 0 and 0 / 0 or x - v * floor(R(x / v))',
 }
 loops.expressions = expressions
-local pointwise = loops.kernels(function(name)
-   return (POINTWISE:gsub('EXPRESSION', function() return expressions[name] end))
-end, ' of elements')
 
--- p = expression of x, y, z, for states of equally many elements; false where their arrangements do not meet
-function loops.pointwise(name, P, X, Y, Z, v, w)
-   local rows, columns, a, b, c, d, e, f, g, h = loops.layout(P, X, Y, Z)
-   if not rows then return false end
+-- run the loops of an expression on states of equally many elements; false where their arrangements do not meet
+local function run(dense, strided, P, X, Y, Z, v, w)
    local q = X.block.data
    local r, ir, s, is = q, X.offset, q, X.offset
-   if Y then r, ir = Y.block.data, Y.offset else e, f = c, d end
-   if Z then s, is = Z.block.data, Z.offset else g, h = c, d end
-   pointwise(X.ty, name)(rows, columns, P.block.data, a, b, q, c, d, r, e, f, s, g, h, P.offset, X.offset, ir, is, v or 0, w or 0)
+   if Y then r, ir = Y.block.data, Y.offset end
+   if Z then s, is = Z.block.data, Z.offset end
+   if P.dense and X.dense and (not Y or Y.dense) and (not Z or Z.dense) then
+      dense(X.count, P.block.data, q, r, s, P.offset, X.offset, ir, is, v, w)
+      return true
+   end
+   local rows, columns, a, b, c, d, e, f, g, h = loops.layout(P, X, Y, Z)
+   if not rows then return false end
+   strided(rows, columns, P.block.data, q, r, s, P.offset, X.offset, ir, is, v, w, a, b, c, d, e, f, g, h)
    return true
+end
+
+-- p = expression of x, y, z
+function loops.pointwise(name, P, X, Y, Z, v, w)
+   local dense, strided = pointwise_loops(X.ty, P.ty, expressions[name])
+   return run(dense, strided, P, X, Y, Z, v or 0, w or 0)
 end
 
 local reductions = {
@@ -171,6 +213,7 @@ local reductions = {
    absolutes = {'0', 'total = total + abs(x)'}, prod = {'1', 'total = total * x'},
    max = {'at(q, iq)', 'if not (x <= total) and total == total then total = x end'},
    min = {'at(q, iq)', 'if not (x >= total) and total == total then total = x end'},
+   differences = {'0', 'total = total + (x - x)'}, zeros = {'0', 'if x == 0 then total = total + 1 end'},
    squared_differences = {'0', 'local t = x - y total = total + t * t'},
 }
 local reduction = loops.kernels(function(name)
@@ -186,4 +229,69 @@ function loops.reduce(name, X, Y, v)
    local r, ir = q, X.offset
    if Y then r, ir = Y.block.data, Y.offset else e, f = c, d end
    return reduction(X.ty, name)(rows, columns, q, c, d, r, e, f, X.offset, ir, v or 0)
+end
+
+-- families of dispatch.lua ---------------------------------------------------------------------------------------------
+local cell = ffi.new('float[1]')
+-- a number as the element type has it; nothing where Python must decide
+local function number_of(ty, x)
+   if ty == 'Double' then return x end
+   if ty ~= 'Float' then return native.fits(ty, x) and x or nil end
+   cell[0] = x
+   return cell[0]
+end
+native.number_of = number_of
+
+local REAL = {Float = true, Double = true}
+local function is_finite(S)  -- x - x is 0 then, and NaN otherwise
+   return loops.reduce('differences', S) == 0
+end
+
+-- result = expression(first, ...): the result takes the shape of the first. The second expression may be used where all
+-- elements are finite: it has no branches, which a processor would guess wrong.
+function native.families.pointwise(plan, expression, of_finite)
+   local ty = plan.ty
+   local dense, strided = pointwise_loops(ty, plan.slots[1].ty, expression)
+   local dense_finite, strided_finite
+   if of_finite and ty ~= 'Long' and ty ~= 'Int' then dense_finite, strided_finite = pointwise_loops(ty, plan.slots[1].ty, of_finite) end
+   return function(R, X, Y, Z, v, w)
+      X = X or R
+      local count = X.count
+      -- Torch7 copies the first to the result before it reads these
+      if Z and R ~= X and (R.block == Y.block or R.block == Z.block) then return nil end
+      if count == 0 or count > loops.FEW or (Y and Y.count ~= count) or (Z and Z.count ~= count) then return nil end
+      if R ~= X and not native.resize_as(R, X) then return nil end
+      if v then
+         v = number_of(ty, v)
+         if not v then return nil end
+      end
+      if w then
+         w = number_of(ty, w)
+         if not w then return nil end
+      end
+      if dense_finite and (not REAL[ty] or is_finite(X) and (not Y or is_finite(Y)) and (v or 0) - (v or 0) == 0) then
+         return run(dense_finite, strided_finite, R, X, Y, Z, v, w) or nil
+      end
+      return run(dense, strided, R, X, Y, Z, v, w) or nil
+   end
+end
+
+-- the same for divisions of integers, which a divisor 0 makes an error
+function native.families.divided(plan, divisor, expression)
+   local divide = native.families.pointwise(plan, expression)
+   return function(R, X, second, v)
+      if divisor == 'v' then
+         v = second
+         return v ~= 0 and divide(R, X, nil, nil, v) or nil
+      end
+      return loops.reduce('zeros', second) == 0 and divide(R, X, second) or nil
+   end
+end
+
+-- exponents that TH computes without C's pow
+local POWERS = {[1] = 'x', [2] = 'x * x', [3] = 'R(x * x) * x', [0.5] = 'sqrt(x)', [-0.5] = '1 / R(sqrt(x))', [-1] = '1 / x'}
+function native.families.power(plan)
+   local others, special = native.families.pointwise(plan, 'pow(x, v)'), {}
+   for exponent, expression in pairs(POWERS) do special[exponent] = native.families.pointwise(plan, expression) end
+   return function(R, X, exponent) return (special[exponent] or others)(R, X, nil, nil, exponent) end
 end

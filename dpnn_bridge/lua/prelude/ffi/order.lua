@@ -1,9 +1,9 @@
 -- Sorting and order statistics of small tensors: Torch7's quicksort and quickselect, which decide how equal numbers and
 -- NaN are left (dpnn_bridge/torch7/quicksort.py has them for Python).
 local bridge, py = ...
-local ffi, native, metatables = bridge.ffi, bridge.native, bridge.metatables
-local state, fresh, slices, resize, loops = native.state, native.fresh, native.slices, native.resize, native.loops
-local type, select, floor, rshift = type, select, math.floor, bit.rshift
+local ffi, native = bridge.ffi, bridge.native
+local families, slices, shaped, loops = native.families, native.slices, native.shaped, native.loops
+local floor, rshift = math.floor, bit.rshift
 
 local MOST = loops.FEW
 local SMALL = 10  -- subfiles up to so many elements are left to one insertion sort
@@ -49,19 +49,21 @@ end
 
 local function sort(n)
    local count = 0
-   local function later(left, right)
-      if right - left + 1 > SMALL then
-         waiting[2 * count], waiting[2 * count + 1] = left, right
-         count = count + 1
-      end
+   if n - 1 > SMALL then
+      waiting[0], waiting[1], count = 0, n - 1, 1
    end
-   if n - 1 > SMALL then later(0, n - 1) end
    while count > 0 do
       count = count - 1
       local left, right = waiting[2 * count], waiting[2 * count + 1]
       local i, j = partition(left, right)
-      later(left, j - 1)
-      later(i, right)
+      if j - left > SMALL then
+         waiting[2 * count], waiting[2 * count + 1] = left, j - 1
+         count = count + 1
+      end
+      if right - i + 1 > SMALL then
+         waiting[2 * count], waiting[2 * count + 1] = i, right
+         count = count + 1
+      end
    end
    insertion_sort(n)
 end
@@ -80,83 +82,92 @@ local function choose(n, k)
    end
 end
 
--- values and positions first .. first + count - 1 of each slice of S along d, after work(n) on it
-local function arrange(S, d, first, count, work, descending, object, R, index, I)
-   if type(d) ~= 'number' or floor(d) ~= d or d < 1 or d > S.n or S.n > 4 or S.count == 0 or S.count > MOST then return nil end
-   local outer, n, inner, so, sl, si = slices(S, d)
-   if not outer then return nil end
-   if not R then object, R = fresh(S.ty) end
-   if not I then index, I = fresh('Long') end
-   if R.block and R.block == S.block then return nil end
-   local a, b, c, e = S[1], S[3], S[5], S[7]
-   if d == 1 then a = count elseif d == 2 then b = count elseif d == 3 then c = count else e = count end
-   if not resize(object, R, S.n, a, b, c, e) or not resize(index, I, S.n, a, b, c, e) or not (R.dense and I.dense) then return nil end
-   local get, p, q, sign = native.get[S.ty], R.block.data, I.block.data, descending and -1 or 1
-   for o = 0, outer - 1 do
-      for i = 0, inner - 1 do
-         local from = S.offset + o * so + i * si
-         for k = 0, n - 1 do
-            x[k], at[k] = sign * get(S, from + k * sl), k
-            if x[k] ~= x[k] then return nil end
-         end
-         work(n)
-         local to = o * count * inner + i
-         for k = 0, count - 1 do
-            p[R.offset + to + k * inner], q[I.offset + to + k * inner] = sign * x[first + k], at[first + k] + 1
+local LOAD = [[
+return function(x, places, q, from, step, n, sign)
+   local sum = 0
+   for k = 0, n - 1 do
+      local value = sign * tonumber(at(q, from + k * step))
+      x[k], places[k] = value, k
+      sum = sum + (value - value)
+   end
+   return sum == 0
+end
+]]
+
+-- values and positions first .. first + count - 1 of each slice of S along d, after work(n) on it; nothing where an element is
+-- infinite or NaN
+local function arranger(plan)
+   local load = loops.compile(plan.ty, LOAD, plan.name)
+   return function(R, I, S, d, first, count, work, sign)
+      if not native.is_dimension(S, d) then return nil end
+      local outer, n, inner, so, sl, si = slices(S, d)
+      if not outer or R.block and R.block == S.block or not shaped(R, S, d, count) or not shaped(I, S, d, count) then return nil end
+      local p, q, data = R.block.data, I.block.data, S.block.data
+      for o = 0, outer - 1 do
+         for i = 0, inner - 1 do
+            if not load(x, at, data, S.offset + o * so + i * si, sl, n, sign) then return nil end
+            local from = work(n) or first
+            local to = o * count * inner + i
+            for k = 0, count - 1 do
+               p[R.offset + to + k * inner], q[I.offset + to + k * inner] = sign * x[from + k], at[from + k] + 1
+            end
          end
       end
-   end
-   return object, index
-end
-
--- what is left of the arguments after results: f(S, object, R, index, I, rest ...)
-local function with_results(f)
-   return function(ty, n, a, b, c, ...)
-      local A, B, C = state(a, ty), state(b), state(c)
-      if A and B and C and B.ty == 'Long' and C.ty == ty and B ~= A then return f(C, a, A, b, B, n - 3, ...) end
-      if A and not B then return f(A, nil, nil, nil, nil, n - 1, b, c, ...) end
+      return true
    end
 end
 
-local calls = {
-   sort = with_results(function(S, object, R, index, I, n, d, descending)
-      if n == 1 and type(d) == 'boolean' then d, descending = S.n, d end
-      if n == 0 or d == nil then d = S.n end
-      if n > 2 or (descending ~= nil and type(descending) ~= 'boolean') then return nil end
-      return arrange(S, d, 0, S[2 * d - 1] or 0, sort, descending, object, R, index, I)
-   end),
-   kthvalue = with_results(function(S, object, R, index, I, n, k, d)
-      d = d or S.n
-      local size = type(d) == 'number' and S[2 * d - 1]
-      if n < 1 or n > 2 or type(k) ~= 'number' or floor(k) ~= k or not size or k < 1 or k > size then return nil end
-      return arrange(S, d, k - 1, 1, function(m) choose(m, k - 1) end, false, object, R, index, I)
-   end),
-   median = with_results(function(S, object, R, index, I, n, d)
-      d = d or S.n
-      local size = type(d) == 'number' and S[2 * d - 1]
-      if n > 1 or not size then return nil end
-      local k = floor((size + 1) / 2) - 1
-      return arrange(S, d, k, 1, function(m) choose(m, k) end, false, object, R, index, I)
-   end),
-}
+function families.sort(plan)
+   local arrange = arranger(plan)
+   return function(R, I, S, d, descending) return arrange(R, I, S, d, 0, S[2 * d - 1] or 0, sort, descending and -1 or 1) end
+end
 
-for name, call in pairs(calls) do
-   for _, ty in ipairs {'Byte', 'Char', 'Short', 'Int', 'Long', 'Float', 'Double'} do
-      local mt = metatables['torch.' .. ty .. 'Tensor']
-      local slow = mt[name]
-      mt[name] = function(...)
-         local values, places = call(ty, select('#', ...), ...)
-         if values then return values, places end
-         return slow(...)
-      end
+local function at_rank(R, I, S, d, k, arrange)
+   local size = S[2 * d - 1]
+   if floor(k) ~= k or not size or k < 1 or k > size then return nil end
+   return arrange(R, I, S, d, k - 1, 1, function(n) choose(n, k - 1) end, 1)
+end
+function families.kthvalue(plan)
+   local arrange = arranger(plan)
+   return function(R, I, S, k, d) return at_rank(R, I, S, d, k, arrange) end
+end
+function families.median(plan)
+   local arrange = arranger(plan)
+   return function(R, I, S, d) return at_rank(R, I, S, d, floor(((S[2 * d - 1] or 0) + 1) / 2), arrange) end
+end
+
+-- the end of the longest run of equal numbers, the first of them
+local function longest_run(n)
+   sort(n)
+   local best, last, length = 0, 0, 0
+   for k = 0, n - 1 do
+      length = k > 0 and x[k] == x[k - 1] and length + 1 or 1
+      if length > best then best, last = length, k end
    end
-   local slow = torch[name]
-   torch[name] = function(...)
-      local S = state((...))
-      if S and native.get[S.ty] then
-         local values, places = call(S.ty, select('#', ...), ...)
-         if values then return values, places end
+   return last
+end
+function families.mode(plan)
+   local arrange = arranger(plan)
+   return function(R, I, S, d) return arrange(R, I, S, d, 0, 1, longest_run, 1) end
+end
+
+-- the k greatest or smallest; what is not ordered stays as quickselect left it
+function families.topk(plan)
+   local arrange = arranger(plan)
+   return function(R, I, S, k, d, greatest, ordered)
+      local size = S[2 * d - 1]
+      if floor(k) ~= k or not size or k < 1 or k > size then return nil end
+      local skip = greatest and size - k or 0
+      local function work(n)
+         if not greatest then choose(n, k - 1) elseif skip > 0 then choose(n, skip - 1) end
+         if ordered then
+            local count, sign = greatest and k or k - 1, greatest and -1 or 1  -- the k-th smallest is at its place
+            for i = 0, count - 1 do x[i], at[i] = sign * x[skip + i], at[skip + i] end
+            sort(count)
+            for i = 0, count - 1 do x[i] = sign * x[i] end
+            return greatest and 0 or nil
+         end
       end
-      return slow(...)
+      return arrange(R, I, S, d, skip, k, work, 1)
    end
 end

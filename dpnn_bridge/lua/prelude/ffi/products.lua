@@ -1,11 +1,9 @@
--- Products of small matrices and vectors: PyTorch's own BLAS, called without Python. Where the library does not export
--- it, products go to Python like everything else.
+-- Products of small matrices and vectors. Real numbers: PyTorch's own BLAS, called without Python; where the library does not
+-- export it, they go to Python like everything else. Integers: a loop.
 local bridge, py = ...
-local ffi, native, metatables = bridge.ffi, bridge.native, bridge.metatables
-local states, read, wrap = native.states, native.read, native.wrap
-local resize, resize_as, loops = native.resize, native.resize_as, native.loops
-local reduce, pointwise = loops.reduce, loops.pointwise
-local type, select = type, select
+local ffi, native = bridge.ffi, bridge.native
+local families, states, state, loops = native.families, native.states, native.state, native.loops
+local type = type
 
 local MOST = 65536 -- elements of a matrix; larger ones take so long that a call to Python does not count
 
@@ -18,19 +16,21 @@ void Pgemm_(const char *ta, const char *tb, const int *m, const int *n, const in
             const int *lda, const T *b, const int *ldb, const T *beta, T *c, const int *ldc);
 void Pgemv_(const char *t, const int *m, const int *n, const T *alpha, const T *a, const int *lda, const T *x,
             const int *incx, const T *beta, T *y, const int *incy);
+T Pdot_(const int *n, const T *x, const int *incx, const T *y, const int *incy);
 ]]):gsub('%f[%w]P', letter):gsub('%f[%w]T%f[%W]', name)
       ffi.cdef(declarations)
    end
    ffi.cdef 'int MKL_Set_Num_Threads_Local(int count);'
-   ok = pcall(function() return blas.dgemm_, blas.sgemm_, blas.dgemv_, blas.sgemv_ end)
+   ok = pcall(function() return blas.dgemm_, blas.sgemm_, blas.dgemv_, blas.sgemv_, blas.ddot_, blas.sdot_ end)
 end
-if not ok then return end
 
 -- MKL starts threads for the smallest product, which then wait for each other: below so many multiplications it has one
 local ALONE = 65536
-local one_thread = pcall(function() return blas.MKL_Set_Num_Threads_Local end) and blas.MKL_Set_Num_Threads_Local
+local one_thread = ok and pcall(function() return blas.MKL_Set_Num_Threads_Local end) and blas.MKL_Set_Num_Threads_Local
 
 local ints, letters = ffi.new('int[8]'), {n = ffi.new('char[2]', 'n'), t = ffi.new('char[2]', 't')}
+
+native.blas, native.alone = ok and blas, one_thread
 
 -- how BLAS sees a matrix of rows x columns with strides a, b: 'n' by rows (as the transposed of a Fortran matrix),
 -- 't' by columns, and its leading dimension
@@ -42,170 +42,183 @@ local function orientation(rows, columns, a, b)
    if columns == 1 and b == 1 and a >= 1 then return 'n', a end
 end
 
-local of = {}
-for _, element in ipairs {{'Double', 'double', blas.dgemm_, blas.dgemv_}, {'Float', 'float', blas.sgemm_, blas.sgemv_}} do
-   local ty, name, gemm, gemv = element[1], element[2], element[3], element[4]
+-- R = beta * R + alpha * A * B of sizes m x k, k x n, as places and two strides; false where there is no way
+local function real_product(name, gemm, gemv)
    local factors = ffi.new(name .. '[2]')
-   of[ty] = {}
-
-   -- R = beta * R + alpha * A * B; sizes m x k, k x n, as places and strides
-   of[ty].gemm = function(m, n, k, beta, alpha, R, ra, A, pa, a1, a2, B, pb, b1, b2)
+   local function by_rows(m, n, k, beta, alpha, R, pr, r1, A, pa, a1, a2, B, pb, b1, b2)
       local ta, lda = orientation(m, k, a1, a2)
       local tb, ldb = orientation(k, n, b1, b2)
       if not ta or not tb then return false end
       factors[0], factors[1] = alpha, beta
-      ints[0], ints[1], ints[2], ints[3], ints[4], ints[5] = n, m, k, ldb, lda, ra
+      ints[0], ints[1], ints[2], ints[3], ints[4], ints[5] = n, m, k, ldb, lda, r1
+      gemm(letters[tb], letters[ta], ints, ints + 1, ints + 2, factors, B + pb, ints + 3, A + pa, ints + 4, factors + 1, R + pr, ints + 5)
+      return true
+   end
+   local function by_vector(m, n, beta, alpha, R, pr, r1, A, pa, a1, a2, B, pb, b1)
+      local t, lda = orientation(m, n, a1, a2)
+      if not t or b1 < 1 or r1 < 1 then return false end
+      factors[0], factors[1] = alpha, beta
+      ints[2], ints[3], ints[4] = lda, b1, r1
+      if t == 'n' then ints[0], ints[1] = n, m else ints[0], ints[1] = m, n end
+      gemv(letters[t == 'n' and 't' or 'n'], ints, ints + 1, factors, A + pa, ints + 2, B + pb, ints + 3, factors + 1, R + pr, ints + 4)
+      return true
+   end
+   return function(m, n, k, beta, alpha, R, pr, r1, r2, A, pa, a1, a2, B, pb, b1, b2, is_vector)
       local alone = one_thread and m * n * k < ALONE
       local threads = alone and one_thread(1)
-      gemm(letters[tb], letters[ta], ints, ints + 1, ints + 2, factors, B + pb, ints + 3, A + pa, ints + 4, factors + 1,
-           R, ints + 5)
+      local done
+      if is_vector then done = by_vector(m, k, beta, alpha, R, pr, r1, A, pa, a1, a2, B, pb, b1)
+      elseif (r2 == 1 or n == 1) and r1 >= n then done = by_rows(m, n, k, beta, alpha, R, pr, r1, A, pa, a1, a2, B, pb, b1, b2)
+      elseif r1 == 1 and r2 >= m then done = by_rows(n, m, k, beta, alpha, R, pr, r2, B, pb, b2, b1, A, pa, a2, a1)
+      end
       if alone then one_thread(threads) end
+      return done
+   end
+end
+
+-- C's arithmetic of integers is that of 64 bits, cut to the type when it is stored
+local WHOLE = [[
+return function(m, n, k, beta, alpha, R, pr, r1, r2, A, pa, a1, a2, B, pb, b1, b2)
+   for i = 0, m - 1 do
+      for j = 0, n - 1 do
+         local total, p, q, to = 0LL, pa + i * a1, pb + j * b2, pr + i * r1 + j * r2
+         for _ = 1, k do
+            total = total + at(A, p) * at(B, q)
+            p, q = p + a2, q + b1
+         end
+         R[to] = beta * (0LL + at(R, to)) + alpha * total
+      end
+   end
+   return true
+end
+]]
+local of = ok and {
+   Double = real_product('double', blas.dgemm_, blas.dgemv_), Float = real_product('float', blas.sgemm_, blas.sgemv_),
+} or {}
+local function product_of(ty)
+   if not of[ty] and ty ~= 'Double' and ty ~= 'Float' then
+      local loop = loops.compile(ty, WHOLE, 'product')
+      of[ty] = function(m, n, k, ...) return m * n * k <= 65536 and loop(m, n, k, ...) end
+   end
+   return of[ty]
+end
+
+-- sizes and strides of one product r + a b for each form: m, n, k, and two strides of each
+local function matrices(R, A, B) return A[1], B[3], A[3], R[2], R[4], A[2], A[4], B[2], B[4] end
+local function vector(R, A, B) return A[1], 1, A[3], R[2], 1, A[2], A[4], B[2], 1, true end
+local function outer(R, A, B) return A[1], B[1], 1, R[2], R[4], A[2], 1, B[1], B[2] end
+local function batch(R, A, B) return A[3], B[5], A[5], R[4], R[6], A[4], A[6], B[4], B[6] end
+local function summed(R, A, B) return A[3], B[5], A[5], R[2], R[4], A[4], A[6], B[4], B[6] end
+-- form, dimensions of the factors and of the result; whether sizes fit
+local FORMS = {
+   mm = {matrices, 2, 2, 2, function(R, A, B) return A[3] == B[1] and R[1] == A[1] and R[3] == B[3] end},
+   mv = {vector, 2, 1, 1, function(R, A, B) return A[3] == B[1] and R[1] == A[1] end},
+   r = {outer, 1, 1, 2, function(R, A, B) return R[1] == A[1] and R[3] == B[1] end},
+   bmm = {batch, 3, 3, 3, function(R, A, B)
+      return A[1] == B[1] and A[5] == B[3] and R[1] == A[1] and R[3] == A[3] and R[5] == B[5]
+   end},
+   sum = {summed, 3, 3, 2, function(R, A, B) return A[1] == B[1] and A[5] == B[3] and R[1] == A[3] and R[3] == B[5] end},
+}
+
+-- r = beta * m + alpha * a b; nothing where Python must
+local function added(ty, form)
+   local sizes, a_dims, b_dims, dims, fit = unpack(FORMS[form])
+   local product = product_of(ty)
+   return product and function(R, M, A, B, beta, alpha)
+      if M.n ~= dims or A.n ~= a_dims or B.n ~= b_dims or not (M.block and A.block and B.block) or M.count > MOST or A.count > MOST
+         or B.count > MOST or not fit(M, A, B) then
+         return nil
+      end
+      if R.block and (R.block == A.block or R.block == B.block) then return nil end
+      if R ~= M and not (native.resize_as(R, M) and loops.pointwise('copy', R, M)) then return nil end
+      for d = 2, 2 * R.n, 2 do if R[d] == 0 and R[d - 1] > 1 then return nil end end
+      local m, n, k, r1, r2, a1, a2, b1, b2, is_vector = sizes(R, A, B)
+      local count, r, a, b = 1, 0, 0, 0
+      if a_dims == 3 then
+         count, r, a, b = A[1], dims == 3 and R[2] or 0, A[2], B[2]
+      end
+      local p, q, s = R.block.data, A.block.data, B.block.data
+      for i = 0, count - 1 do
+         if not product(m, n, k, (i == 0 or r ~= 0) and beta or 1, alpha, p, R.offset + i * r, r1, r2, q, A.offset + i * a, a1, a2,
+                        s, B.offset + i * b, b1, b2, is_vector) then
+            return nil
+         end
+      end
       return true
    end
+end
 
-   -- y = beta * y + alpha * A * x
-   of[ty].gemv = function(m, n, beta, alpha, y, incy, A, pa, a1, a2, x, incx)
-      local t, lda = orientation(m, n, a1, a2)
-      if not t or incx < 1 or incy < 1 then return false end
-      factors[0], factors[1] = alpha, beta
-      ints[2], ints[3], ints[4] = lda, incx, incy
-      if t == 'n' then ints[0], ints[1] = n, m else ints[0], ints[1] = m, n end
-      local alone = one_thread and m * n < ALONE
-      local threads = alone and one_thread(1)
-      gemv(letters[t == 'n' and 't' or 'n'], ints, ints + 1, factors, A + pa, ints + 2, x, ints + 3, factors + 1, y, ints + 4)
-      if alone then one_thread(threads) end
-      return true
+-- r = beta * m + alpha * product, with one number (alpha) or two
+function families.added(plan, form)
+   local add = added(plan.ty, form)
+   local two = #plan.slots == 6
+   return add and function(R, M, A, B, first, second)
+      local beta, alpha = two and first or 1, two and second or first
+      beta, alpha = native.number_of(plan.ty, beta), native.number_of(plan.ty, alpha)
+      return beta and alpha and add(R, M, A, B, beta, alpha) or nil
    end
 end
 
-local function matrix(S) return S and S.n == 2 and S.block and S.count <= MOST end
-local function vector(S) return S and S.n == 1 and S.block and S.count <= MOST end
-
--- r = beta * m + alpha * a * b
-local function addmm(object, R, beta, M, alpha, A, B)
-   if not (matrix(R) and matrix(M) and matrix(A) and matrix(B)) or A[3] ~= B[1] or M[1] ~= A[1] or M[3] ~= B[3] then return false end
-   if R ~= M then
-      if R.block and (R.block == A.block or R.block == B.block) then return false end
-      if not resize_as(object, R, M) or not pointwise('copy', R, M) then return false end
-   end
-   if R.block == A.block or R.block == B.block then return false end
-   local rows, columns = R[1], R[3]
-   local ra, rb = R[2], R[4]
-   if not (rb == 1 and ra >= columns) then
-      if not (columns == 1 and ra == 1) then return false end
-   end
-   return of[R.ty].gemm(rows, columns, A[3], beta, alpha, R.block.data + R.offset, ra, A.block.data, A.offset, A[2], A[4],
-                        B.block.data, B.offset, B[2], B[4])
-end
-
-local function addr(object, R, beta, M, alpha, X, Y)
-   if not (matrix(M) and vector(X) and vector(Y)) or M[1] ~= X[1] or M[3] ~= Y[1] then return false end
-   if R ~= M or R.block == X.block or R.block == Y.block or R[4] ~= 1 or R[2] < R[3] or Y[2] ~= 1 then return false end
-   return of[R.ty].gemm(R[1], R[3], 1, beta, alpha, R.block.data + R.offset, R[2], X.block.data, X.offset, X[2], 1,
-                        Y.block.data, Y.offset, Y[1], 1)
-end
-
-local function addmv(object, R, beta, M, alpha, A, X)
-   if not (vector(M) and matrix(A) and vector(X)) or A[3] ~= X[1] or M[1] ~= A[1] then return false end
-   if R ~= M or R.block == A.block or R.block == X.block then return false end
-   return of[R.ty].gemv(A[1], A[3], beta, alpha, R.block.data + R.offset, R[2], A.block.data, A.offset, A[2], A[4],
-                        X.block.data + X.offset, X[2])
-end
-
-local function operand(ty, x)
-   local S = type(x) == 'userdata' and (states[x] or read(x))
-   return S and S.ty == ty and S
-end
-
-for _, ty in ipairs {'Float', 'Double'} do
-   local mt = metatables['torch.' .. ty .. 'Tensor']
-   local function added(name, f)
-      local slow = mt[name]
-      -- (a, b) | (m, a, b) | (alpha, a, b) | (beta, m, alpha, a, b) | (m, alpha, a, b) | (beta, alpha, a, b)
-      mt[name] = function(self, ...)
-         local n, a, b, c, d, e = select('#', ...), ...
-         local R = operand(ty, self)
-         if R and n >= 2 and n <= 5 then
-            local beta, M, alpha, x, y = 1, R, 1, nil, nil
-            if n == 2 then x, y = a, b
-            elseif n == 3 then
-               if type(a) == 'number' then alpha = a else M = operand(ty, a) end
-               x, y = b, c
-            elseif n == 4 then
-               if type(a) == 'number' then
-                  beta = a
-                  if type(b) == 'number' then alpha = b else M = false end
-               else
-                  M = operand(ty, a)
-                  if type(b) == 'number' then alpha = b else M = false end
-               end
-               x, y = c, d
-            else
-               beta, M, alpha, x, y = a, operand(ty, b), c, d, e
-               if type(beta) ~= 'number' or type(alpha) ~= 'number' then M = false end
-            end
-            if M and f(self, R, beta, M, alpha, operand(ty, x), operand(ty, y)) then return self end
-         end
-         return slow(self, ...)
+local function zero(R) ffi.fill(R.block.data + R.offset, R.count * native.kinds[R.ty].size) end
+-- r = product: it is added to zeros, so that no sum is -0
+function families.product(plan, form)
+   local add = added(plan.ty, form)
+   if not add then return nil end
+   if plan.slots[1].kind == 'result' then
+      return function(R, A, B)
+         if not R.block or R.block == A.block or R.block == B.block or R.count == 0 then return nil end
+         if R.dense then zero(R) elseif not loops.pointwise('mul', R, R, nil, nil, 0) then return nil end
+         return add(R, R, A, B, 1, 1)
       end
    end
-   added('addmm', addmm)
-   added('addr', addr)
-   added('addmv', addmv)
-
-   local function plain(name, f, shaped)
-      local slow = mt[name]
-      mt[name] = function(self, a, b, ...)
-         local R, A, B = operand(ty, self), operand(ty, a), operand(ty, b)
-         if R and A and B and R.block and select('#', ...) == 0 and shaped(R, A, B) then
-            mt.zero(self)
-            if f(self, R, 1, R, 1, A, B) then return self end
-         end
-         return slow(self, a, b, ...)
-      end
-   end
-   plain('mm', addmm, function(R, A, B) return R.n == 2 and R.dense and A.n == 2 and B.n == 2 end)
-   plain('mv', addmv, function(R, A, B) return R.n == 1 and A.n == 2 and B.n == 1 end)
-   plain('ger', addr, function(R, A, B) return R.n == 2 and A.n == 1 and B.n == 1 end)
-
-   local dot = mt.dot
-   mt.dot = function(self, other, ...)
-      local S, T = operand(ty, self), operand(ty, other)
-      if S and T and S.count == T.count and S.count > 0 and S.count <= loops.FEW and ty == 'Double' then
-         local value = reduce('products', S, T)
-         if value then return value end
-      end
-      return dot(self, other, ...)
-   end
-
-   -- torch.mm(a, b), torch.mv(a, b), a * b
-   local function product(A, B)
-      if not (A and B and A.n == 2 and A.block and B.block and (B.n == 2 or B.n == 1) and A[3] == B[1] and A.ty == B.ty) then return nil end
-      local object, R = native.new_tensor(A.ty, B.n, A[1], B[3])
+   return function(A, B)
+      local n, a, b, c = FORMS[form][4], A[1], B[3], nil
+      if form == 'r' then b = B[1] elseif form == 'bmm' then a, b, c = A[1], A[3], B[5] end
+      if not a or n > 1 and not b or n > 2 and not c then return nil end
+      local object, R = native.new_tensor(A.ty, n, a, b, c)
       if not object then return nil end
-      ffi.fill(R.block.data, R.count * native.kinds[A.ty].size)  -- the product is added to zeros: no sum is -0
-      if (B.n == 2 and addmm or addmv)(nil, R, 1, R, 1, A, B) then return object end
+      zero(R)
+      return add(R, R, A, B, 1, 1) and object or nil
    end
-   local times = mt.__mul__
-   mt.__mul__ = function(a, b)
-      local A = operand(ty, a)
-      local B = A and A.n == 2 and operand(ty, b)
-      return B and product(A, B) or times(a, b)
-   end
-   if ty == 'Double' then
-      for _, name in ipairs {'mm', 'mv'} do
-         local slow = torch[name]
-         torch[name] = function(...)
-            local n, a, b = select('#', ...), ...
-            if n == 2 and type(a) == 'userdata' and type(b) == 'userdata' then
-               local A, B = states[a] or read(a), states[b] or read(b)
-               if A and B and (A.ty == 'Double' or A.ty == 'Float') and B.n == (name == 'mm' and 2 or 1) then
-                  local result = product(A, B)
-                  if result then return result end
-               end
-            end
-            return slow(...)
-         end
+end
+
+-- the dot product: of real numbers by BLAS, of integers in the arithmetic of their type
+function families.dot(plan)
+   local ty = plan.ty
+   if ty == 'Double' or ty == 'Float' then
+      local dot = ok and (ty == 'Double' and blas.ddot_ or blas.sdot_)
+      return dot and function(A, B)
+         if A.count ~= B.count or A.count == 0 or A.count > MOST then return nil end
+         local rows, columns, _, a, _, b = loops.layout(A, B)
+         if rows ~= 1 or a < 1 or b < 1 then return nil end
+         ints[0], ints[1], ints[2] = columns, a, b
+         local threads = one_thread and one_thread(1)
+         local value = dot(ints, A.block.data + A.offset, ints + 1, B.block.data + B.offset, ints + 2)
+         if one_thread then one_thread(threads) end
+         return value
       end
+   end
+   local sum = families.whole({ty = ty, name = 'dot', slots = {{}, {kind = 'tensor'}}}, '0LL', 'total = total + x * y', 'total')
+   local element = ffi.typeof(native.kinds[ty].name)
+   return function(A, B)
+      local total = A.dense and B.dense and A.count == B.count and sum(A, B)
+      return total and tonumber(ffi.cast(element, total)) or nil
+   end
+end
+
+-- a * b of matrices and vectors
+for _, ty in ipairs {'Float', 'Double'} do
+   local mt = bridge.metatables['torch.' .. ty .. 'Tensor']
+   local times = mt.__mul__
+   local forms = {}
+   mt.__mul__ = function(a, b)
+      local A, B = state(a, ty), state(b, ty)
+      if A and B and A.n == 2 and (B.n == 1 or B.n == 2) then
+         local form = B.n == 2 and 'mm' or 'mv'
+         forms[form] = forms[form] or families.product({ty = ty, slots = {{}}}, form)
+         local object = forms[form] and forms[form](A, B)
+         if object then return object end
+      end
+      return times(a, b)
    end
 end

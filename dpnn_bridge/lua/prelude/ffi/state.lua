@@ -1,7 +1,7 @@
 -- With LuaJIT, Lua keeps the geometry of tensors itself, and reads and writes their memory through ffi: a call that
 -- needs no more than that does not ask Python. A state is a table
 --
---    {ty=, block=, offset=, n=, count=, dense=, handle=, current=, [2k-1] = size of dimension k, [2k] = its stride}
+--    {ty=, block=, offset=, n=, count=, dense=, object=, handle=, current=, [2k-1] = size of dimension k, [2k] = its stride}
 --
 -- with block = {ty=, data=, size=, handle=, memory=}: a typed pointer, elements, and Python's storage object or memory of
 -- Lua's own. Python's object of a tensor is made when it is first needed, and follows when Lua has moved the view
@@ -23,7 +23,7 @@ collectgarbage('setpause', 400)
 local function kind(name, size)
    -- memory lies as PyTorch's does: where its first element lies decides how a library rounds
    local memory = ffi.typeof('struct __attribute__((aligned(64))) { ' .. name .. ' values[?]; }')
-   return {pointer = ffi.typeof(name .. ' *'), size = size, memory = memory}
+   return {name = name, pointer = ffi.typeof(name .. ' *'), size = size, memory = memory}
 end
 local kinds = {
    Byte = kind('uint8_t', 1), Char = kind('int8_t', 1), Short = kind('int16_t', 2), Int = kind('int32_t', 4),
@@ -41,6 +41,11 @@ native.states, native.storages = states, storages
 local function keep(known, object, value)
    known[object] = value
    hold(object, value)
+end
+local function keep_state(object, S)
+   S.object = object
+   keep(states, object, S)
+   return S
 end
 
 -- count and dense from sizes and strides
@@ -92,8 +97,7 @@ local function read(object)
    local handle = handles[object]
    if type(handle) ~= 'userdata' then return nil end
    local S = take({}, handle, py.describe_tensor(handle))
-   if S then keep(states, object, S) end
-   return S
+   return S and keep_state(object, S)
 end
 native.read = read
 
@@ -206,7 +210,7 @@ for ty in pairs(kinds) do class[ty] = metatables['torch.' .. ty .. 'Tensor'] end
 -- a new tensor on a state
 function native.wrap(S)
    local object = newproxy(false)
-   keep(states, object, S)
+   keep_state(object, S)
    return rawsetmt(object, class[S.ty])
 end
 
@@ -218,8 +222,9 @@ function native.wrap_storage(block)
    return rawsetmt(object, storage_class[block.ty])
 end
 
--- to be called when the state of an object has got another view
-function native.moved(object, S)
+-- to be called when a state has got another view
+function native.moved(S)
+   local object = S.object
    S.current = false
    if S.described then S.described = nil end
    rawset(handles, object, nil)

@@ -11,7 +11,7 @@ local function whole(x) return type(x) == 'number' and floor(x) == x end
 local function view(S, offset, n)
    local V = {
       S[1], S[2], S[3], S[4], S[5], S[6], S[7], S[8],
-      ty = S.ty, block = S.block, offset = offset, n = n, count = 0, dense = true, handle = false, current = false,
+      ty = S.ty, block = S.block, offset = offset, n = n, count = 0, dense = true, handle = false, current = false, object = false,
    }
    for k = 9, 2 * n do V[k] = S[k] end
    return V
@@ -35,11 +35,11 @@ native.narrowed, native.selected = narrowed, selected
 -- a new state of sizes a, b, c, d (the n first of them), contiguous at the beginning of a block
 local function whole_of(ty, block, n, a, b, c, d)
    if n == 1 then
-      return {a, 1, ty = ty, block = block, offset = 0, n = n, count = a, dense = true, handle = false, current = false}
+      return {a, 1, ty = ty, block = block, offset = 0, n = n, count = a, dense = true, handle = false, current = false, object = false}
    elseif n == 2 then
-      return {a, b, b, 1, ty = ty, block = block, offset = 0, n = n, count = a * b, dense = true, handle = false, current = false}
+      return {a, b, b, 1, ty = ty, block = block, offset = 0, n = n, count = a * b, dense = true, handle = false, current = false, object = false}
    end
-   local S = {a, b * c, b, c, c, 1, ty = ty, block = block, offset = 0, n = n, count = a * b * c, dense = true, handle = false, current = false}
+   local S = {a, b * c, b, c, c, 1, ty = ty, block = block, offset = 0, n = n, count = a * b * c, dense = true, handle = false, current = false, object = false}
    if n == 4 then
       S[2], S[4], S[6], S[7], S[8], S.count = b * c * d, c * d, d, d, 1, a * b * c * d
    end
@@ -57,8 +57,8 @@ local function shape(S, n, a, b, c, d)
    S.count, S.dense = step * a, true
 end
 
--- Torch7's resize of an object to n <= 4 sizes > 0; false where Python must
-local function resize(object, S, n, a, b, c, d)
+-- Torch7's resize of a tensor to n <= 4 sizes > 0; false where Python must
+local function resize(S, n, a, b, c, d)
    if n == S.n and S[1] == a and (n < 2 or S[3] == b) and (n < 3 or S[5] == c) and (n < 4 or S[7] == d) then return true end
    local count = a * (n > 1 and b or 1) * (n > 2 and c or 1) * (n > 3 and d or 1)
    local block = S.block
@@ -71,7 +71,7 @@ local function resize(object, S, n, a, b, c, d)
       return false
    end
    shape(S, n, a, b, c, d)
-   moved(object, S)
+   moved(S)
    return true
 end
 
@@ -82,8 +82,8 @@ local function same_sizes(S, T)
 end
 
 -- the same to the sizes of another state
-local function resize_as(object, S, T)
-   if T.n >= 1 and T.n <= 4 then return resize(object, S, T.n, T[1], T[3], T[5], T[7]) end
+local function resize_as(S, T)
+   if T.n >= 1 and T.n <= 4 then return resize(S, T.n, T[1], T[3], T[5], T[7]) end
    return same_sizes(S, T)
 end
 native.resize, native.resize_as = resize, resize_as
@@ -117,7 +117,7 @@ native.new_like = new_like
 
 -- a new tensor without elements
 function native.fresh(ty)
-   local R = {ty = ty, block = false, offset = 0, n = 0, count = 0, dense = true, handle = false, current = false}
+   local R = {ty = ty, block = false, offset = 0, n = 0, count = 0, dense = true, handle = false, current = false, object = false}
    return wrap(R), R
 end
 
@@ -218,34 +218,34 @@ end
 
 define('resize', function(self, S, slow, ...)
    local n, a, b, c, d = select('#', ...), ...
-   if positive(n, a, b, c, d) and resize(self, S, n, a, b, c, d) then return self end
+   if positive(n, a, b, c, d) and resize(S, n, a, b, c, d) then return self end
    local m, e, f, g, h = sizes_of(n, a, b, c, d)
    if m ~= n or e ~= a then
-      if positive(m, e, f, g, h) and resize(self, S, m, e, f, g, h) then return self end
+      if positive(m, e, f, g, h) and resize(S, m, e, f, g, h) then return self end
    end
    return slow(self, ...)
 end)
 
 define('resizeAs', function(self, S, slow, other, ...)
    local T = states[other] or read(other)
-   if T and T.ty == S.ty and resize_as(self, S, T) then return self end
+   if T and T.ty == S.ty and resize_as(S, T) then return self end
    return slow(self, other, ...)
 end)
 
 -- the object becomes the view that T is
-local function become(object, S, T)
+local function become(S, T)
    if T ~= S then
       S.block, S.offset, S.n, S.count, S.dense = T.block, T.offset, T.n, T.count, T.dense
       for k = 1, 2 * T.n do S[k] = T[k] end
-      moved(object, S)
+      moved(S)
    end
-   return object
+   return S.object
 end
 define('set', function(self, S, slow, ...)
    local other = ...
    local T = select('#', ...) == 1 and (states[other] or read(other))
    if not T or T.ty ~= S.ty then return slow(self, ...) end
-   return become(self, S, T)
+   return become(S, T)
 end)
 
 -- a view of the elements of S with other sizes
@@ -287,7 +287,7 @@ local function reshaping(name, f)
          for k = 2, 2 * V.n, 2 do V[k] = S[k] end
          measure(V)
       end
-      return become(self, S, V)
+      return become(S, V)
    end
    define(name, function(self, S, slow, ...)
       local n, first = select('#', ...), ...

@@ -1,0 +1,134 @@
+-- Copies of small tensors, conversions between element types, and the operators of Lua on tensors of real numbers.
+local bridge, py = ...
+local ffi, native, metatables = bridge.ffi, bridge.native, bridge.metatables
+local states, read, state, fresh, new_like = native.states, native.read, native.state, native.fresh, native.new_like
+local resize_as, loops = native.resize_as, native.loops
+local pointwise, FEW = loops.pointwise, loops.FEW
+local type, select, ipairs = type, select, ipairs
+
+local WIDE = {Int = true, Long = true}  -- their elements are 64-bit integers in loops, which must become numbers
+
+-- zero, copy, clone: of all types
+for ty, kind in pairs(native.kinds) do
+   local mt = metatables['torch.' .. ty .. 'Tensor']
+   local zero, copy, clone = mt.zero, mt.copy, mt.clone
+   mt.zero = function(self, ...)
+      local S = states[self] or read(self)
+      if S and S.ty == ty and S.count > 0 and S.dense and S.count <= FEW then
+         ffi.fill(S.block.data + S.offset, S.count * kind.size)
+         return self
+      end
+      return zero(self, ...)
+   end
+   mt.copy = function(self, source, ...)
+      local S, T = states[self] or read(self), states[source] or read(source)
+      if S and T and S.ty == ty and S.count == T.count and S.count > 0 and S.count <= FEW then
+         if T.ty == ty then
+            if S.dense and T.dense then
+               if S.block ~= T.block then
+                  ffi.copy(S.block.data + S.offset, T.block.data + T.offset, S.count * kind.size)
+                  return self
+               end
+            elseif S.block ~= T.block and ty ~= 'Half' and pointwise('copy', S, T) then
+               return self
+            end
+         elseif (ty == 'Double' or ty == 'Float') and T.ty ~= 'Half' and T.ty ~= 'Long' and pointwise(WIDE[T.ty] and 'number' or 'copy', S, T) then
+            return self
+         end
+      end
+      return copy(self, source, ...)
+   end
+   mt.clone = function(self, ...)
+      local S = states[self] or read(self)
+      if S and S.ty == ty and S.n > 0 and S.count <= FEW then
+         local object = new_like(S)
+         if object then return mt.copy(object, self) end
+      end
+      return clone(self, ...)
+   end
+end
+
+-- t:long(), t:double(), t:type('torch.LongTensor') ... where C's conversion is exact
+local limits = {Byte = {0, 255}, Char = {-128, 127}, Short = {-32768, 32767}, Int = {-2^31, 2^31 - 1}, Long = {-2^53, 2^53}}
+local from_long = {Float = {-2^24, 2^24}}  -- others are rounded twice on the way
+local TYPES = {'Byte', 'Char', 'Short', 'Int', 'Long', 'Float', 'Double'}
+local function converted(S, ty)
+   if S.count == 0 or S.count > FEW or S.n > 4 then return nil end
+   local limit = limits[ty] or (S.ty == 'Long' and from_long[ty])
+   if limit then
+      local low, high = loops.reduce('min', S), loops.reduce('max', S)
+      if not low or not (low >= limit[1] and high <= limit[2]) then return nil end
+   end
+   local object, R = fresh(ty)
+   return resize_as(R, S) and pointwise(WIDE[S.ty] and 'number' or 'copy', R, S) and object
+end
+local method = {Byte = 'byte', Char = 'char', Short = 'short', Int = 'int', Long = 'long', Float = 'float', Double = 'double'}
+for _, from in ipairs(TYPES) do
+   local mt = metatables['torch.' .. from .. 'Tensor']
+   for _, ty in ipairs(TYPES) do
+      local slow = mt[method[ty]]
+      if ty ~= from and slow then
+         mt[method[ty]] = function(self, ...)
+            local S = state(self, from)
+            local found = S and converted(S, ty)
+            if found then return found end
+            return slow(self, ...)
+         end
+      elseif slow then
+         mt[method[ty]] = function(self, ...)
+            if state(self, from) then return self end
+            return slow(self, ...)
+         end
+      end
+   end
+   local slow = mt.type
+   mt.type = function(self, name, ...)
+      if name == nil and select('#', ...) == 0 then
+         if state(self, from) then return 'torch.' .. from .. 'Tensor' end
+      elseif type(name) == 'string' then
+         local ty = name:match('^torch%.(%a+)Tensor$')
+         local S = ty and state(self, from)
+         if S and S.ty == ty then return self end
+         local object = S and method[ty] and converted(S, ty)
+         if object then return object end
+      end
+      return slow(self, name, ...)
+   end
+end
+
+-- operators ------------------------------------------------------------------------------------------------------------
+-- the elements of a tensor as a new tensor, by an expression
+local function computed(name, X, Y, v)
+   if X.count == 0 or X.count > FEW or Y and Y.count ~= X.count then return nil end
+   local object, R = new_like(X)
+   v = v and native.number_of(X.ty, v)
+   return object and pointwise(name, R, X, Y, nil, v) and object
+end
+for _, ty in ipairs {'Float', 'Double'} do
+   local mt = metatables['torch.' .. ty .. 'Tensor']
+   local function operator(key, by_tensor, by_number, reversed)
+      local slow = mt[key]
+      mt[key] = function(a, b)
+         local X, Y, object = state(a, ty), state(b, ty), nil
+         if X and type(b) == 'number' then
+            object = computed(by_number, X, nil, b)
+         elseif X and Y and by_tensor then
+            object = computed(by_tensor, X, Y)
+         elseif Y and reversed and type(a) == 'number' then
+            object = computed(reversed, Y, nil, a)
+         end
+         if object then return object end
+         return slow(a, b)
+      end
+   end
+   operator('__add__', 'cadd', 'add', 'add')
+   operator('__sub__', 'csub', 'sub', 'reversed_sub')
+   operator('__mul__', nil, 'mul', 'mul')
+   operator('__div__', nil, 'div')
+   operator('__mod__', nil, 'rest')
+   local negative = mt.__unm__
+   mt.__unm__ = function(a, ...)
+      local X = state(a, ty)
+      return X and computed('mul', X, nil, -1) or negative(a, ...)
+   end
+end

@@ -1,0 +1,133 @@
+-- Calls on small tensors that do not reach Python. What a call means is decided in dispatch.py alone: for arguments of kinds
+-- that a function has not seen, Lua asks for a plan, which names a family of loops and says where each argument comes from.
+local bridge, py = ...
+local native, metatables = bridge.native, bridge.metatables
+local states, storages, read, fresh = native.states, native.storages, native.read, native.fresh
+local type, select, concat, format = type, select, table.concat, string.format
+
+--- name -> f(plan, what the declaration says ...): a function of results, tensors and the other arguments of a signature.
+--- It returns nothing where Python must compute.
+local families = {}
+native.families = families
+
+-- kinds of arguments as numbers below 128, for the key of a plan
+local KINDS, TYPES = {[1] = 'number', [2] = 'boolean'}, {}
+for letter in ('NVULTSARF'):gmatch '.' do
+   KINDS[#KINDS + 1] = letter
+   TYPES[letter] = #KINDS
+end
+for i, ty in ipairs(bridge.element_types) do
+   TYPES[ty] = 8 + 8 * i
+   for n = 0, 7 do KINDS[TYPES[ty] + n] = ty .. n end
+end
+local function kind_of(x)
+   local kind = type(x)
+   if kind == 'number' then return 1 end
+   if kind == 'userdata' then
+      local S = states[x] or (not storages[x] and read(x))
+      return S and S.n < 8 and TYPES[S.ty] + S.n or 0
+   elseif kind == 'boolean' then return 2
+   elseif kind == 'string' then return TYPES[x] or 0
+   end
+   return 0
+end
+local MOST = 7  -- arguments
+local function key_of(n, a, b, c, d, e, f, g)
+   local key = 1
+   if n > 0 then key = 128 + kind_of(a) end
+   if n > 1 then key = 128 * key + kind_of(b) end
+   if n > 2 then key = 128 * key + kind_of(c) end
+   if n > 3 then key = 128 * key + kind_of(d) end
+   if n > 4 then key = 128 * key + kind_of(e) end
+   if n > 5 then key = 128 * key + kind_of(f) end
+   if n > 6 then key = 128 * key + kind_of(g) end
+   return key
+end
+
+local LETTERS = {'a', 'b', 'c', 'd', 'e', 'f', 'g'}
+-- Source of a call: the states of results and tensors and the other arguments, in this order, go to a function of a family.
+local function source_of(plan, n)
+   local arguments, lines, results, tensors, plain = concat(LETTERS, ', ', 1, n), {}, {}, {}, {}
+   local first, source
+   for k = 1, plan.fresh or 0 do  -- a family's own results
+      results[k], tensors[k] = 'n' .. k, 'r' .. k
+      lines[k] = format("local n%d, r%d = fresh '%s'", k, k, plan.ty)
+   end
+   for k, slot in ipairs(plan.slots) do
+      local name, given = 's' .. k, LETTERS[slot.source]
+      if slot.kind == 'plain' then
+         plain[#plain + 1] = given or slot.value == 'last' and source .. '.n'
+            or format(type(slot.value) == 'string' and '%q' or '%s', tostring(slot.value))
+      else
+         if given then
+            lines[#lines + 1] = format('local %s = states[%s]', name, given)
+         elseif slot.value == 'same' then
+            name = first
+         else
+            given = 'o' .. k
+            lines[#lines + 1] = format("local %s, %s = fresh '%s'", given, name, slot.value == 'new' and plan.ty or slot.value)
+         end
+         first = first or name
+         if slot.kind == 'result' then results[#results + 1] = given else source = source or name end
+         tensors[#tensors + 1] = name
+      end
+   end
+   if plan.family == 'pointwise' then
+      for k = #tensors + 1, 4 do tensors[k] = 'nil' end
+   end
+   for _, name in ipairs(plain) do tensors[#tensors + 1] = name end
+   return format([[
+local run, states, fresh, slow = ...
+return function(%s)
+   %s
+   local x = run(%s)
+   if x ~= nil then return %s end
+   return slow(%s)
+end]], arguments, concat(lines, '\n   '), concat(tensors, ', '), #results > 0 and concat(results, ', ') or 'x', arguments)
+end
+
+-- how to make a call with arguments like these; `slow`, the call of Python, where there is no other way
+local function make(name, ty, slow, n, ...)
+   local kinds, operand = {}, nil
+   for i = 1, n do
+      local kind = KINDS[kind_of((select(i, ...)))]
+      if not kind then return slow end
+      kinds[i] = kind
+      operand = operand or i < 3 and #kind > 1 and kind:match '^(%u%a+)%d$'
+   end
+   local plan = py.plan(name, ty, unpack(kinds, 1, n))
+   if not plan then return slow end
+   plan.ty, plan.name = ty or operand, name
+   for _, slot in ipairs(plan.slots) do
+      local kind = kinds[slot.source]
+      if slot.kind ~= 'plain' then
+         slot.ty = kind and kind:sub(1, -2) or (slot.value == 'Long' or slot.value == 'Byte') and slot.value or plan.ty
+      end
+   end
+   local family = families[plan.family]
+   local f = family and family(plan, unpack(plan.needs))
+   return f and assert(bridge.load(source_of(plan, n), '=' .. name))(f, states, fresh, slow) or slow
+end
+
+local function caller(name, ty, slow)
+   local calls = {}
+   return function(...)
+      local n, a, b, c, d, e, f, g = select('#', ...), ...
+      if n > MOST then return slow(...) end
+      local key = key_of(n, a, b, c, d, e, f, g)
+      local call = calls[key]
+      if not call then
+         call = make(name, ty, slow, n, ...)
+         calls[key] = call
+      end
+      return call(...)
+   end
+end
+
+for name, where in pairs(py.loops()) do
+   for _, ty in ipairs(where.types) do
+      local mt = metatables['torch.' .. ty .. 'Tensor']
+      mt[name] = caller(name, ty, mt[name])
+   end
+   if where['function'] then torch[name] = caller(name, nil, torch[name]) end
+end

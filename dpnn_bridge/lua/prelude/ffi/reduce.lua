@@ -1,0 +1,257 @@
+-- Families of loops that reduce small tensors, to a number or along one dimension, with the order and the rounding of TH.
+local bridge, py = ...
+local native = bridge.native
+local families, loops, fresh, resize = native.families, native.loops, native.fresh, native.resize
+local type, floor, sqrt = type, math.floor, math.sqrt
+local FEW = loops.FEW
+
+local function few(S) return S.count > 0 and S.count <= FEW end
+
+-- to a number ----------------------------------------------------------------------------------------------------------
+-- start, step, and what becomes of the total; v is the number among the arguments, n how many elements there are
+local WHOLE = [[
+return function(rows, columns, q, c, d, r, e, f, iq, ir, v, n)
+   local total = START
+   for i = 1, rows do
+      local jq, jr = iq, ir
+      for j = 1, columns do
+         local x = at(q, jq)
+         SECOND
+         STEP
+         jq, jr = jq + d, jr + f
+      end
+      iq, ir = iq + c, ir + e
+   end
+   return FINISH
+end
+]]
+function families.whole(plan, start, step, finish)
+   local second = step:find '%f[%w_]y%f[^%w_]' and 'local y = at(r, jr)' or ''
+   local source = loops.written(WHOLE, {START = start, STEP = step, FINISH = finish, SECOND = second})
+   local run = loops.compile(plan.ty, source, plan.name)
+   local function reduce(X, Y, v)
+      if not few(X) or Y and Y.count ~= X.count then return nil end
+      local rows, columns, c, d, e, f = loops.layout(X, Y)
+      if not rows then return nil end
+      local q = X.block.data
+      local r, ir = q, X.offset
+      if Y then r, ir = Y.block.data, Y.offset end
+      return run(rows, columns, q, c, d, r, e, f, X.offset, ir, v, X.count)
+   end
+   if plan.slots[2] and plan.slots[2].kind == 'tensor' then return reduce end
+   return function(X, v) return reduce(X, nil, v) end
+end
+
+function families.spread(plan, finish)
+   local sum = families.whole(plan, '0', 'total = total + x', 'total / n')
+   local squares = families.whole({ty = plan.ty, name = plan.name, slots = {}}, '0', 'local t = x - v total = total + t * t', 'total')
+   return function(X, biased)
+      local mean = sum(X)
+      local total = mean and squares(X, mean)
+      if not total then return nil end
+      total = total / (X.count - (biased and 0 or 1))
+      return finish == 'root' and sqrt(total) or total
+   end
+end
+
+function families.numel() return function(S) return S.count end end
+function families.trace(plan)
+   local get = native.get[plan.ty]
+   return function(S)
+      if S.n ~= 2 or not S.block then return nil end
+      local total, place, step = 0, S.offset, S[2] + S[4]
+      for _ = 1, S[1] < S[3] and S[1] or S[3] do
+         total = total + get(S, place)
+         place = place + step
+      end
+      return total
+   end
+end
+function families.equal(plan)
+   local unequal = families.whole(plan, '0', 'if x ~= y then return 1 end', 'total')
+   return function(X, Y)
+      if X.n ~= Y.n then return false end
+      for k = 1, 2 * X.n, 2 do if X[k] ~= Y[k] then return false end end
+      local found = unequal(X, Y)
+      return found and found == 0
+   end
+end
+
+-- along a dimension ----------------------------------------------------------------------------------------------------
+-- dimensions from first to last as one: how many elements, and the step between them; nothing where it is not equal
+local function joined(S, first, last)
+   local count, step = 1, 0
+   for k = last, first, -1 do
+      local size, own = S[2 * k - 1], S[2 * k]
+      if size ~= 1 then
+         if count == 1 then step = own elseif own ~= count * step then return nil end
+         count = count * size
+      end
+   end
+   return count, step
+end
+
+-- a tensor as slices along dimension d: how many in front and behind (outer, inner), the size, and the three strides;
+-- nothing where the dimensions of one side do not lie at equal steps
+local function slices(S, d)
+   local outer, outer_step = joined(S, 1, d - 1)
+   local inner, inner_step = joined(S, d + 1, S.n)
+   if not outer or not inner then return nil end
+   return outer, S[2 * d - 1], inner, outer_step, S[2 * d], inner_step
+end
+native.slices = slices
+
+function native.is_dimension(S, d)
+   return type(d) == 'number' and floor(d) == d and d >= 1 and d <= S.n and few(S)
+end
+
+-- resize R to the sizes of S, but `size` in dimension d; false where it is not contiguous then, or Python must
+function native.shaped(R, S, d, size)
+   local n = S.n
+   if n > 4 then return false end
+   return resize(R, n, d == 1 and size or S[1], d == 2 and size or S[3], d == 3 and size or S[5], d == 4 and size or S[7])
+      and R.dense
+end
+
+local ALONG = [[
+return function(outer, n, inner, so, sl, si, q, iq, p, ip, t, it, v)
+   for o = 0, outer - 1 do
+      for i = 0, inner - 1 do
+         local j = iq + o * so + i * si
+         local total, other, place = START, 0, 1
+         for k = 1, n do
+            local x = at(q, j)
+            STEP
+            j = j + sl
+         end
+         p[ip] = FINISH
+         PLACE
+         ip, it = ip + 1, it + 1
+      end
+   end
+end
+]]
+local function along_loop(plan, start, step, finish, places)
+   local source = loops.written(ALONG, {START = start, STEP = step, FINISH = finish, PLACE = places and 't[it] = place' or ''})
+   return loops.compile(plan.ty, source, plan.name .. ' along a dimension')
+end
+-- TH sums in double along adjacent elements, else in the type of the elements: another step and finish
+function families.along(plan, start, step, finish, step_apart, finish_apart)
+   local places = plan.slots[2].kind == 'result'
+   local run = along_loop(plan, start, step, finish, places)
+   local apart = step_apart and along_loop(plan, start, step_apart, finish_apart or finish) or run
+   local function reduce(R, I, S, d, v)
+      if not native.is_dimension(S, d) then return nil end
+      local outer, n, inner, so, sl, si = slices(S, d)
+      if not outer or R.block and R.block == S.block or not native.shaped(R, S, d, 1) or I and not native.shaped(I, S, d, 1) then return nil end
+      local p = R.block.data
+      local f = sl == 1 and run or apart
+      f(outer, n, inner, so, sl, si, S.block.data, S.offset, p, R.offset, I and I.block.data or p, I and I.offset or 0, v)
+      return true
+   end
+   if places then return reduce end
+   if plan.slots[3].token == 'i' then return function(R, S, d, v) return reduce(R, nil, S, d, v) end end
+   return function(R, S, v, d) return v > 0 and reduce(R, nil, S, d, v) or nil end
+end
+
+local SCAN = [[
+return function(outer, n, inner, so, sl, si, q, iq, po, pl, pi, p, ip)
+   for o = 0, outer - 1 do
+      for i = 0, inner - 1 do
+         local j, to, total = iq + o * so + i * si, ip + o * po + i * pi, START
+         for k = 1, n do
+            local x = at(q, j)
+            STEP
+            p[to] = total
+            j, to = j + sl, to + pl
+         end
+      end
+   end
+end
+]]
+function families.scan(plan, start, step)
+   local run = loops.compile(plan.ty, loops.written(SCAN, {START = start, STEP = step}), plan.name)
+   return function(R, S, d)
+      if not native.is_dimension(S, d) or R.block and R.block == S.block or not native.resize_as(R, S) then return nil end
+      local outer, n, inner, so, sl, si = slices(S, d)
+      local outer_r, _, inner_r, po, pl, pi = slices(R, d)
+      if not outer or outer_r ~= outer or inner_r ~= inner then return nil end
+      run(outer, n, inner, so, sl, si, S.block.data, S.offset, po, pl, pi, R.block.data, R.offset)
+      return true
+   end
+end
+
+local RENORM = [[
+return function(outer, n, inner, so, sl, si, q, iq, po, pl, pi, p, ip, power, limit)
+   for k = 0, n - 1 do
+      local from, to, total = iq + k * sl, ip + k * pl, 0
+      for o = 0, outer - 1 do
+         for i = 0, inner - 1 do
+            local x = abs(at(q, from + o * so + i * si))
+            if power == 1 then total = total + x elseif power == 2 then total = total + x * x else total = total + pow(x, power) end
+         end
+      end
+      local norm = R(C.pow(R(total), 1 / power))
+      local scale = norm > limit and R(limit / (norm + 1e-7)) or 1
+      for o = 0, outer - 1 do
+         for i = 0, inner - 1 do p[to + o * po + i * pi] = at(q, from + o * so + i * si) * scale end
+      end
+   end
+end
+]]
+function families.renorm(plan)
+   local run = loops.compile(plan.ty, RENORM, plan.name)
+   return function(R, S, power, d, limit)
+      if not native.is_dimension(S, d) or S.n < 2 or power <= 0 or (R ~= S and R.block and R.block == S.block) or not native.resize_as(R, S) then return nil end
+      local outer, n, inner, so, sl, si = slices(S, d)
+      local outer_r, _, inner_r, po, pl, pi = slices(R, d)
+      if not outer or outer_r ~= outer or inner_r ~= inner then return nil end
+      run(outer, n, inner, so, sl, si, S.block.data, S.offset, po, pl, pi, R.block.data, R.offset, power, limit)
+      return true
+   end
+end
+
+local HISTOGRAM = [[
+return function(rows, columns, q, iq, c, d, p, ip, bins, low, high)
+   for k = 0, bins - 1 do p[ip + k] = 0 end
+   for i = 1, rows do
+      local j = iq
+      for _ = 1, columns do
+         local x = at(q, j)
+         if x >= low and x <= high then
+            local k = floor(R(R(R(x - low) / R(high - low)) * bins))
+            if k >= bins then k = bins - 1 end
+            p[ip + k] = at(p, ip + k) + 1
+         end
+         j = j + d
+      end
+      iq = iq + c
+   end
+end
+]]
+function families.histogram(plan, rows_apart)
+   local run = loops.compile(plan.ty, HISTOGRAM, plan.name)
+   return function(R, S, bins, low, high)
+      if not few(S) or floor(bins) ~= bins or bins < 1 or bins * S.count > 65536 or R.block and R.block == S.block or rows_apart and S.n > 2 then return nil end
+      if low == high then
+         low, high = loops.reduce('min', S), loops.reduce('max', S)
+         if not low then return nil end
+      end
+      if low == high then low, high = low - 1, high + 1 end
+      if not (high - low < math.huge) then return nil end
+      local rows, columns, c, d = loops.layout(S)
+      if not rows then return nil end
+      if not rows_apart then
+         if not resize(R, 1, bins) or not R.dense then return nil end
+         run(rows, columns, S.block.data, S.offset, c, d, R.block.data, R.offset, bins, low, high)
+         return true
+      end
+      rows, columns, c, d = 1, S[1], 0, S[2]
+      if S.n == 2 then rows, columns, c, d = S[1], S[3], S[2], S[4] end
+      if not resize(R, 2, rows, bins) or not R.dense then return nil end
+      for i = 0, rows - 1 do
+         run(1, columns, S.block.data, S.offset + i * c, 0, d, R.block.data, R.offset + i * bins, bins, low, high)
+      end
+      return true
+   end
+end
