@@ -106,7 +106,7 @@ def _bitwise(name: str, f: Callable[..., torch.Tensor], word: str) -> None:
     torch_function("c" + name, "r s T", types=FLOAT_TYPES)(refuse)
 
 
-@torch_function("add", "r s n=1 T", small=("pointwise", "x + R(v * y)"))
+@torch_function("add", "r s n=1 T", small=("scaled", "x + R(v * y)"))
 def add_tensor(r: Tensor, s: Tensor, value: float, other: Tensor) -> None:
     number = _scalar(value, s)
     if number == 0 and r is s and r.is_contiguous() and other.is_contiguous() and r.numel == other.numel:
@@ -114,7 +114,7 @@ def add_tensor(r: Tensor, s: Tensor, value: float, other: Tensor) -> None:
     pointwise(torch.add if number == 1 else partial(torch.add, alpha=number), r, s, other)
 
 
-@torch_function("csub", "r s n=1 T", small=("pointwise", "x - R(v * y)"))
+@torch_function("csub", "r s n=1 T", small=("scaled", "x - R(v * y)"))
 def csub_tensor(r: Tensor, s: Tensor, value: float, other: Tensor) -> None:
     pointwise(partial(torch.sub, alpha=_scalar(value, s)), r, s, other)
 

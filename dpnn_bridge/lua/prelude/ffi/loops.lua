@@ -181,7 +181,7 @@ end
 --- Element-wise results from x, y, z (elements of the sources) and v, w (numbers). Most are declared beside PyTorch's, in
 --- ops/elementwise.py; these have another way to their arguments.
 local expressions = {
-   add = 'x + v', sub = 'x - v', reversed_sub = 'v - x', mul = 'x * v', div = 'x / v', cadd = 'x + y', csub = 'x - y', copy = 'x',
+   add = 'x + v', sub = 'x - v', reversed_sub = 'v - x', mul = 'x * v', div = 'x / v', cadd = 'x + y', csub = 'x - y', copy = 'x', nought = '0',
    number = 'tonumber(x)', rest = 'v == 0 and 0 / 0 or x - v * floor(R(x / v))',
 }
 loops.expressions = expressions
@@ -274,6 +274,12 @@ function native.families.pointwise(plan, expression, of_finite)
       end
       return run(dense, strided, R, X, Y, Z, v, w) or nil
    end
+end
+
+-- the same for sums with a multiple, but for 0, of which a BLAS does nothing
+function native.families.scaled(plan, expression)
+   local add = native.families.pointwise(plan, expression)
+   return function(R, X, Y, v) return v ~= 0 and add(R, X, Y, nil, v) or nil end
 end
 
 -- the same for divisions of integers, which a divisor 0 makes an error

@@ -120,6 +120,13 @@ local FORMS = {
    sum = {summed, 3, 3, 2, function(R, A, B) return A[1] == B[1] and A[5] == B[3] and R[1] == A[3] and R[3] == B[5] end},
 }
 
+-- set to 0; nothing where the arrangement is not plain
+local function zero(R)
+   if not R.dense then return loops.pointwise('nought', R, R) or nil end
+   ffi.fill(R.block.data + R.offset, R.count * native.kinds[R.ty].size)
+   return true
+end
+
 -- r = beta * m + alpha * a b; nothing where Python must
 local function added(ty, form)
    local sizes, a_dims, b_dims, dims, fit = unpack(FORMS[form])
@@ -132,6 +139,10 @@ local function added(ty, form)
       if R.block and (R.block == A.block or R.block == B.block) then return nil end
       if R ~= M and not (native.resize_as(R, M) and loops.pointwise('copy', R, M)) then return nil end
       for d = 2, 2 * R.n, 2 do if R[d] == 0 and R[d - 1] > 1 then return nil end end
+      if beta == 0 then  -- the product is added to zeros: no sum is -0
+         if not zero(R) then return nil end
+         beta = 1
+      end
       local m, n, k, r1, r2, a1, a2, b1, b2, is_vector = sizes(R, A, B)
       local count, r, a, b = 1, 0, 0, 0
       if a_dims == 3 then
@@ -159,16 +170,14 @@ function families.added(plan, form)
    end
 end
 
-local function zero(R) ffi.fill(R.block.data + R.offset, R.count * native.kinds[R.ty].size) end
--- r = product: it is added to zeros, so that no sum is -0
+-- r = product
 function families.product(plan, form)
    local add = added(plan.ty, form)
    if not add then return nil end
    if plan.slots[1].kind == 'result' then
       return function(R, A, B)
          if not R.block or R.block == A.block or R.block == B.block or R.count == 0 then return nil end
-         if R.dense then zero(R) elseif not loops.pointwise('mul', R, R, nil, nil, 0) then return nil end
-         return add(R, R, A, B, 1, 1)
+         return add(R, R, A, B, 0, 1)
       end
    end
    return function(A, B)
@@ -177,8 +186,7 @@ function families.product(plan, form)
       if not a or n > 1 and not b or n > 2 and not c then return nil end
       local object, R = native.new_tensor(A.ty, n, a, b, c)
       if not object then return nil end
-      zero(R)
-      return add(R, R, A, B, 1, 1) and object or nil
+      return add(R, R, A, B, 0, 1) and object or nil
    end
 end
 
