@@ -76,8 +76,6 @@ def _method_entries(state: LuaState) -> dict[str, Any]:
     def plan(name: str, ty: str | None, *kinds: str) -> Any:
         """Return how LuaJIT calls a method of a type, or a function of torch, with arguments of these kinds."""
         values = tuple(map(_stand_in, kinds))
-        if ty is None and not any(type(v) is Tensor for v in values[:2]):
-            return None
         found = FUNCTIONS[name].plan(ty or _dispatch_type(state, values)[0], values, ty is not None)
         if found is None:
             return None

@@ -191,8 +191,8 @@ class Slot(NamedTuple):
     @classmethod
     def of(cls, arg: _Arg, source: int) -> Slot:
         kind = "result" if arg.is_result else "tensor" if arg.kind in "sTIFDN" else "plain"
-        names = {id(_NEW): "new", id(_NEW_LONG): "Long", id(_NEW_BYTE): "Byte", id(_LAST): "last", id(...): "same"}
-        return cls(kind, arg.kind, source, names.get(id(arg.default), arg.default))
+        names = {_NEW: "new", _NEW_LONG: "Long", _NEW_BYTE: "Byte", _LAST: "last", ...: "same", _GENERATOR: None}
+        return cls(kind, arg.kind, source, names.get(arg.default, arg.default))
 
 
 def sizes_of(values: Iterable[Any]) -> tuple[int, ...]:

@@ -148,7 +148,7 @@ _added("addbmm", 2, (3, 3), _batch_product, overlap.add_bmm)
 _added("baddbmm", 3, (3, 3), _batch_product, overlap.badd_mm)
 
 
-@torch_function("cross", "R T T i=0")
+@torch_function("cross", "R T T i=0", small=("cross",))
 def cross(r: Tensor, a: Tensor, b: Tensor, dim: int) -> None:
     if a.size != b.size:
         raise TorchError(f"inconsistent tensor sizes {a.shape_text} {b.shape_text}")

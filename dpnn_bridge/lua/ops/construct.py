@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from dpnn_bridge.lua.dispatch import FLOAT_TYPES, torch_function
+from dpnn_bridge.lua.dispatch import FLOAT_TYPES, INTEGER_TYPES, torch_function
 from dpnn_bridge.lua.ops.shape import point_to
 from dpnn_bridge.lua.tensor import DTYPES, Tensor, TorchError, cast_number
 
@@ -27,21 +27,21 @@ def tensor_of_numbers(ty: str, numbers: Sequence[float], sizes: Sequence[int]) -
     return Tensor.fresh(values.view(tuple(sizes)))
 
 
-@torch_function("zeros", "r L")
+@torch_function("zeros", "r L", small=("constant", "nought"))
 def zeros(r: Tensor, sizes: tuple[int, ...]) -> None:
     r.resize(sizes)
     if r.size:
         r.t.zero_()
 
 
-@torch_function("ones", "r L")
+@torch_function("ones", "r L", small=("constant", "one"))
 def ones(r: Tensor, sizes: tuple[int, ...]) -> None:
     r.resize(sizes)
     if r.size:
         r.t.fill_(1)
 
 
-@torch_function("eye", "r n n=0")
+@torch_function("eye", "r n n=0", small=("eye",))
 def eye(r: Tensor, rows: float, columns: float) -> None:
     n, m = int(rows), int(columns)
     if n <= 0:
@@ -49,7 +49,8 @@ def eye(r: Tensor, rows: float, columns: float) -> None:
     r.assign(torch.eye(n, m if m > 0 else n))
 
 
-@torch_function("range", "r n n n=1")
+@torch_function("range", "r n n n=1", types=INTEGER_TYPES)
+@torch_function("range", "r n n n=1", types=FLOAT_TYPES, small=("range",))
 def range_(r: Tensor, first: float, last: float, step: float) -> None:
     if r.ty not in FLOAT_TYPES:
         first, last, step = int(first), int(last), int(step)
@@ -77,27 +78,27 @@ def _check_points(name: str, first: float, last: float, count: float) -> int:
     return n
 
 
-@torch_function("linspace", "r n n n=100", types=FLOAT_TYPES)
+@torch_function("linspace", "r n n n=100", types=FLOAT_TYPES, small=("linspace",))
 def linspace(r: Tensor, first: float, last: float, count: float) -> None:
     n, dtype = _check_points("linspace", first, last, count), DTYPES[r.ty]
     steps = torch.arange(n, dtype=dtype) * torch.tensor(last - first, dtype=dtype)
     _fill(r, first + steps / torch.tensor(float(max(n - 1, 1)), dtype=dtype))
 
 
-@torch_function("logspace", "r n n n=100", types=FLOAT_TYPES)
+@torch_function("logspace", "r n n n=100", types=FLOAT_TYPES, small=("logspace",))
 def logspace(r: Tensor, first: float, last: float, count: float) -> None:
     n, dtype = _check_points("logspace", first, last, count), DTYPES[r.ty]
     step = torch.tensor((last - first) / max(n - 1, 1), dtype=dtype)
     _fill(r, torch.pow(10.0, (first + torch.arange(n, dtype=dtype) * step).double()))
 
 
-@torch_function("tril", "R T n=0")
+@torch_function("tril", "R T n=0", small=("band", "lower"))
 def tril(r: Tensor, t: Tensor, k: float) -> None:
     _check_matrix(t)
     r.assign(torch.tril(t.t, int(k)))
 
 
-@torch_function("triu", "R T n=0")
+@torch_function("triu", "R T n=0", small=("band", "upper"))
 def triu(r: Tensor, t: Tensor, k: float) -> None:
     _check_matrix(t)
     r.assign(torch.triu(t.t, int(k)))
@@ -108,7 +109,7 @@ def _check_matrix(t: Tensor) -> None:
         raise TorchError(f"bad argument #1 (expected a matrix, got a {t.dim}D tensor)")
 
 
-@torch_function("diag", "R T n=0")
+@torch_function("diag", "R T n=0", small=("diag",))
 def diag(r: Tensor, t: Tensor, k: float) -> None:
     if t.dim not in (1, 2):
         raise TorchError("bad argument #1 (matrix or a vector expected)")

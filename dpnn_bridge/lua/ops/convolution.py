@@ -58,7 +58,8 @@ def _declare(name: str, space: int, flip: bool) -> None:
         r.assign(cast_tensor(result, image.ty))
 
     for a, b in ((space, space), (space + 1, space + 1), (space + 1, space + 2)):
-        torch_function(name, f"R T{a} T{b} c=VF")(run)
+        small = ("convolve", "flip" if flip else "") if a == b == space else ()
+        torch_function(name, f"R T{a} T{b} c=VF", small=small)(run)
 
 
 _declare("conv2", 2, flip=True)

@@ -195,7 +195,7 @@ def _pivoted_cholesky(a: torch.Tensor, limit: float) -> tuple[torch.Tensor, torc
     return lower, pivots
 
 
-@torch_function("pstrf", "T c=UL n=-1", types=FLOAT_TYPES, modes="f")
+@torch_function("pstrf", "T c=UL n=-1", types=FLOAT_TYPES, modes="f", small=("pstrf",))
 def pstrf(a: Tensor, uplo: str, limit: float) -> tuple[Tensor, Tensor]:
     lower, pivots = _pivoted_cholesky(_matrix(a, square=True), limit)
     factor = Tensor(a.ty)

@@ -197,7 +197,7 @@ def dist(a: Tensor, b: Tensor, p: float) -> float:
     return _number(_power_root(_power_sum(x, p, 0), p, x))
 
 
-@torch_function("match", "r T T n=1")
+@torch_function("match", "r T T n=1", small=("match",))
 def match(r: Tensor, a: Tensor, b: Tensor, gain: float) -> None:
     """Compute squared distances between all rows of two matrices, times a gain."""
     x, y = a.t.reshape(a.size[0], -1), b.t.reshape(b.size[0], -1)

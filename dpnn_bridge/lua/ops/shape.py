@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from dpnn_bridge.lua.dispatch import (
-    ALL_TYPES,
     check_int,
     check_tensor,
     describe,
@@ -388,7 +387,7 @@ def repeat_tensor(*args: Any) -> Tensor:
     return r
 
 
-@torch_function("reshape", "R T L", types=ALL_TYPES)
+@torch_function("reshape", "R T L", small=("reshape",))
 def reshape(r: Tensor, t: Tensor, sizes: tuple[int, ...]) -> None:
     values = t.t.clone()
     r.resize(sizes)

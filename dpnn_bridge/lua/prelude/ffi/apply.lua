@@ -1,5 +1,4 @@
--- Lua functions over the elements of tensors (apply, map, map2), tables of them, and functions that make small tensors:
--- range, zeros, ones, cat.
+-- Lua functions over the elements of tensors (apply, map, map2), tables of them, and concatenation.
 local bridge, py = ...
 local native, metatables = bridge.native, bridge.metatables
 local states, storages, read, loops, view, wrap = native.states, native.storages, native.read, native.loops, native.view, native.wrap
@@ -90,25 +89,6 @@ for ty in pairs(native.kinds) do
    end
 end
 
-local range = torch.range
-function torch.range(...)
-   local n, first, last, step = select('#', ...), ...
-   step = step or 1
-   local ty = bridge.default_type
-   if n >= 2 and n <= 3 and type(first) == 'number' and type(last) == 'number' and type(step) == 'number'
-      and (ty == 'Double' or ty == 'Float') and (step > 0 and last >= first or step < 0 and last <= first) then
-      local count = floor((last - first) / step) + 1
-      local object = count <= loops.FEW and metatables['torch.' .. ty .. 'Tensor'].new(count)
-      local S = object and states[object]
-      if S then
-         local data = S.block.data
-         for i = 0, count - 1 do data[S.offset + i] = i * step + first end
-         return object
-      end
-   end
-   return range(...)
-end
-
 -- nested tables of numbers
 local function table_of(get, S, d, place)
    local values, size, step = {}, S[2 * d - 1], S[2 * d]
@@ -136,22 +116,6 @@ for ty in pairs(native.kinds) do
          for i = 1, block.size do values[i] = get(S, i - 1) end
          return values
       end
-   end
-end
-
--- torch.zeros(2, 3), torch.ones(storage)
-for name, value in pairs {zeros = 0, ones = 1} do
-   local slow = torch[name]
-   torch[name] = function(...)
-      local n, first = select('#', ...), ...
-      local plain = n > 0 and native.get[bridge.default_type]
-      for i = 1, n do plain = plain and type((select(i, ...))) == 'number' end
-      if plain or n == 1 and storages[first] and storages[first].ty == 'Long' and bridge.default_type ~= 'Long' then
-         local mt = metatables['torch.' .. bridge.default_type .. 'Tensor']
-         local object = mt.new(...)
-         if states[object] then return mt.fill(object, value) end
-      end
-      return slow(...)
    end
 end
 

@@ -51,11 +51,13 @@ local function source_of(plan, n)
    local first, source
    for k = 1, plan.fresh or 0 do  -- a family's own results
       results[k], tensors[k] = 'n' .. k, 'r' .. k
-      lines[k] = format("local n%d, r%d = fresh '%s'", k, k, plan.ty)
+      lines[k] = format("local n%d, r%d = fresh '%s'", k, k, plan.fresh_types and plan.fresh_types[k] or plan.ty)
    end
    for k, slot in ipairs(plan.slots) do
       local name, given = 's' .. k, LETTERS[slot.source]
-      if slot.kind == 'plain' then
+      if slot.token == 'L' then  -- sizes: how many, and each
+         plain[#plain + 1] = concat({tostring(n - slot.source + 1), unpack(LETTERS, slot.source, n)}, ', ')
+      elseif slot.kind == 'plain' then
          plain[#plain + 1] = given or slot.value == 'last' and source .. '.n'
             or format(type(slot.value) == 'string' and '%q' or '%s', tostring(slot.value))
       else
@@ -97,7 +99,7 @@ local function make(name, ty, slow, n, ...)
    end
    local plan = py.plan(name, ty, unpack(kinds, 1, n))
    if not plan then return slow end
-   plan.ty, plan.name = ty or operand, name
+   plan.ty, plan.name = ty or operand or bridge.default_type, name
    for _, slot in ipairs(plan.slots) do
       local kind = kinds[slot.source]
       if slot.kind ~= 'plain' then
@@ -110,10 +112,11 @@ local function make(name, ty, slow, n, ...)
 end
 
 local function caller(name, ty, slow)
-   local calls = {}
+   local calls, default_type = {}, bridge.default_type
    return function(...)
       local n, a, b, c, d, e, f, g = select('#', ...), ...
       if n > MOST then return slow(...) end
+      if not ty and bridge.default_type ~= default_type then calls, default_type = {}, bridge.default_type end
       local key = key_of(n, a, b, c, d, e, f, g)
       local call = calls[key]
       if not call then

@@ -181,7 +181,7 @@ end
 --- Element-wise results from x, y, z (elements of the sources) and v, w (numbers). Most are declared beside PyTorch's, in
 --- ops/elementwise.py; these have another way to their arguments.
 local expressions = {
-   add = 'x + v', sub = 'x - v', reversed_sub = 'v - x', mul = 'x * v', div = 'x / v', cadd = 'x + y', csub = 'x - y', copy = 'x', nought = '0',
+   add = 'x + v', sub = 'x - v', reversed_sub = 'v - x', mul = 'x * v', div = 'x / v', cadd = 'x + y', csub = 'x - y', copy = 'x', nought = '0', one = '1',
    number = 'tonumber(x)', rest = 'v == 0 and 0 / 0 or x - v * floor(R(x / v))',
 }
 loops.expressions = expressions

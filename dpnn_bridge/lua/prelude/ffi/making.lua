@@ -1,0 +1,291 @@
+-- Families of loops that make small tensors: triangles, diagonals, ranges, products that are no matrix products, convolutions,
+-- and Cholesky's factors with pivots.
+local bridge, py = ...
+local ffi, native = bridge.ffi, bridge.native
+local families, loops, resize, resize_as, slices = native.families, native.loops, native.resize, native.resize_as, native.slices
+local floor, min, max = math.floor, math.min, math.max
+local FEW = loops.FEW
+
+local function few(S) return S.count > 0 and S.count <= FEW end
+local function apart(R, S) return not R.block or R.block ~= S.block end
+local function whole(x) return floor(x) == x end
+
+local BAND = [[
+return function(rows, columns, p, ip, a, b, q, iq, c, d, low, high)
+   for i = 0, rows - 1 do
+      for j = 0, columns - 1 do
+         p[ip + i * a + j * b] = j - i >= low and j - i <= high and at(q, iq + i * c + j * d) or 0
+      end
+   end
+end
+]]
+-- tril, triu: the elements up to a diagonal, or from it on
+function families.band(plan, which)
+   local run = loops.compile(plan.ty, BAND, plan.name)
+   return function(R, S, k)
+      if S.n ~= 2 or not few(S) or not whole(k) or not (R == S or apart(R, S)) or not resize_as(R, S) then return nil end
+      local low, high = -FEW, k
+      if which == 'upper' then low, high = k, FEW end
+      run(S[1], S[3], R.block.data, R.offset, R[2], R[4], S.block.data, S.offset, S[2], S[4], low, high)
+      return true
+   end
+end
+
+local MOVE = [[
+return function(n, p, ip, a, q, iq, c) for i = 0, n - 1 do p[ip + i * a] = at(q, iq + i * c) end end
+]]
+function families.diag(plan)
+   local move = loops.compile(plan.ty, MOVE, plan.name)
+   return function(R, S, k)
+      if not few(S) or not whole(k) or not apart(R, S) then return nil end
+      local down, right = max(-k, 0), max(k, 0)
+      if S.n == 1 then
+         local n = S[1] + down + right
+         if n * n > FEW or not resize(R, 2, n, n) or not loops.pointwise('nought', R, R) then return nil end
+         move(S[1], R.block.data, R.offset + down * R[2] + right * R[4], R[2] + R[4], S.block.data, S.offset, S[2])
+         return true
+      end
+      local n = S.n == 2 and min(S[1] - down, S[3] - right) or 0
+      if n < 1 or not resize(R, 1, n) then return nil end
+      move(n, R.block.data, R.offset, R[2], S.block.data, S.offset + down * S[2] + right * S[4], S[2] + S[4])
+      return true
+   end
+end
+
+function families.eye()
+   return function(R, rows, columns)
+      if columns <= 0 then columns = rows end
+      if not whole(rows) or not whole(columns) or rows < 1 or rows * columns > FEW or not resize(R, 2, rows, columns)
+         or not loops.pointwise('nought', R, R) then
+         return nil
+      end
+      local data, step = R.block.data, R[2] + R[4]
+      for i = 0, min(rows, columns) - 1 do data[R.offset + i * step] = 1 end
+      return true
+   end
+end
+
+-- sizes as arguments: how many, and the first four; a tensor of one value
+function families.constant(plan, value)
+   return function(R, n, a, b, c, d)
+      local count = a and a > 0 and a * (b or 1) * (c or 1) * (d or 1)
+      if not count or n > 4 or count > FEW or not whole(a) or b and not (b > 0 and whole(b)) or c and not (c > 0 and whole(c))
+         or d and not (d > 0 and whole(d)) or not resize(R, n, a, b, c, d) then
+         return nil
+      end
+      return loops.pointwise(value, R, R) or nil
+   end
+end
+
+local SEQUENCE = [[
+return function(rows, columns, p, ip, a, b, first, step, last)
+   local k = 0
+   for i = 0, rows - 1 do
+      for j = 0, columns - 1 do
+         p[ip + i * a + j * b] = EXPRESSION
+         k = k + 1
+      end
+   end
+end
+]]
+-- a sequence of numbers, by an expression of k: a result with so many elements keeps its shape
+local function sequence(plan, expression)
+   local run = loops.compile(plan.ty, loops.written(SEQUENCE, {EXPRESSION = expression}), plan.name)
+   return function(R, count, first, step, last)
+      if not (count >= 1 and count <= FEW) or R.count ~= count and not resize(R, 1, count) then return nil end
+      local rows, columns, a, b = loops.layout(R)
+      if not rows then return nil end
+      run(rows, columns, R.block.data, R.offset, a, b, first, step, last)
+      return true
+   end
+end
+function families.range(plan)
+   local fill = sequence(plan, 'k * step + first')
+   return function(R, first, last, step)
+      if step == 0 or (step > 0) ~= (last >= first) and first ~= last then return nil end
+      return fill(R, floor((last - first) / step) + 1, first, step)
+   end
+end
+function families.linspace(plan)
+   local fill = sequence(plan, 'R(first) + R(R(k * R(step)) / R(last))')
+   return function(R, first, last, count)
+      if not whole(count) or count < 2 then return nil end
+      return fill(R, count, first, last - first, count - 1)
+   end
+end
+function families.logspace(plan)
+   local fill = sequence(plan, 'C.pow(10, R(first + R(k * R(step))))')
+   return function(R, first, last, count)
+      if not whole(count) or count < 2 then return nil end
+      return fill(R, count, first, (last - first) / (count - 1))
+   end
+end
+
+function families.reshape()
+   return function(R, S, n, a, b, c, d)
+      if not few(S) or not apart(R, S) or n > 4 then return nil end
+      local count = a * (b or 1) * (c or 1) * (d or 1)
+      if count ~= S.count or a < 1 or not whole(a) or b and not (b > 0 and whole(b)) or c and not (c > 0 and whole(c))
+         or d and not (d > 0 and whole(d)) or not resize(R, n, a, b, c, d) then
+         return nil
+      end
+      return R.dense and loops.pointwise('copy', R, S) or nil
+   end
+end
+
+local CROSS = [[
+return function(outer, inner, p, ip, po, pl, pi, q, iq, qo, ql, qi, r, ir, ro, rl, ri)
+   for o = 0, outer - 1 do
+      for i = 0, inner - 1 do
+         local k, m, n = ip + o * po + i * pi, iq + o * qo + i * qi, ir + o * ro + i * ri
+         local a, b, c, d, e, f = at(q, m), at(q, m + ql), at(q, m + 2 * ql), at(r, n), at(r, n + rl), at(r, n + 2 * rl)
+         p[k], p[k + pl], p[k + 2 * pl] = R(b * f) - R(c * e), R(c * d) - R(a * f), R(a * e) - R(b * d)
+      end
+   end
+end
+]]
+function families.cross(plan)
+   local run = loops.compile(plan.ty, CROSS, plan.name)
+   return function(R, A, B, d)
+      if A.n ~= B.n or not few(A) or not apart(R, A) or not apart(R, B) or d < 0 or not whole(d) or d > A.n then return nil end
+      for k = 1, 2 * A.n, 2 do
+         if A[k] ~= B[k] then return nil end
+         if d == 0 and A[k] == 3 then d = (k + 1) / 2 end
+      end
+      if d == 0 or A[2 * d - 1] ~= 3 or not resize_as(R, A) then return nil end
+      local outer, _, inner, ro, rl, ri = slices(R, d)
+      local outer_a, _, inner_a, ao, al, ai = slices(A, d)
+      local outer_b, _, inner_b, bo, bl, bi = slices(B, d)
+      if not outer or outer_a ~= outer or outer_b ~= outer or inner_a ~= inner or inner_b ~= inner then return nil end
+      run(outer, inner, R.block.data, R.offset, ro, rl, ri, A.block.data, A.offset, ao, al, ai, B.block.data, B.offset, bo, bl, bi)
+      return true
+   end
+end
+
+local DISTANCES = [[
+return function(rows, columns, n, p, ip, pr, pc, q, iq, qr, qc, r, ir, rr, rc, gain)
+   for i = 0, rows - 1 do
+      for j = 0, columns - 1 do
+         local total = 0
+         for k = 0, n - 1 do
+            local difference = R(at(q, iq + i * qr + k * qc) - at(r, ir + j * rr + k * rc))
+            total = R(total + R(difference * difference))
+         end
+         p[ip + i * pr + j * pc] = gain * total
+      end
+   end
+end
+]]
+function families.match(plan)
+   local run = loops.compile(plan.ty, DISTANCES, plan.name)
+   return function(R, A, B, gain)
+      gain = native.number_of(plan.ty, gain)
+      if not gain or A.n ~= 2 or B.n ~= 2 or A[3] ~= B[3] or not few(A) or not few(B) or not apart(R, A) or not apart(R, B)
+         or A[1] * B[1] > FEW or not resize(R, 2, A[1], B[1]) then
+         return nil
+      end
+      run(A[1], B[1], A[3], R.block.data, R.offset, R[2], R[4], A.block.data, A.offset, A[2], A[4], B.block.data, B.offset, B[2], B[4], gain)
+      return true
+   end
+end
+
+-- an image and a kernel of up to three dimensions; positions of the kernel that leave the image are skipped
+local CONVOLVE = [[
+return function(d1, d2, d3, p, ip, a1, a2, a3, q, iq, b1, b2, b3, r, ir, c1, c2, c3, n1, n2, n3, m1, m2, m3, o1, o2, o3)
+   for i = 0, d1 - 1 do for j = 0, d2 - 1 do for k = 0, d3 - 1 do
+      local total = 0
+      for u = max(0, o1 - i), min(m1, n1 + o1 - i) - 1 do
+         for v = max(0, o2 - j), min(m2, n2 + o2 - j) - 1 do
+            for w = max(0, o3 - k), min(m3, n3 + o3 - k) - 1 do
+               total = total + at(q, iq + (i + u - o1) * b1 + (j + v - o2) * b2 + (k + w - o3) * b3) * at(r, ir + u * c1 + v * c2 + w * c3)
+            end
+         end
+      end
+      p[ip + i * a1 + j * a2 + k * a3] = total
+   end end end
+end
+]]
+function families.convolve(plan, flip)
+   local run = loops.compile(plan.ty, CONVOLVE, plan.name)
+   return function(R, S, K, how)
+      local n = S.n
+      if K.n ~= n or not few(S) or not few(K) or not apart(R, S) or not apart(R, K) then return nil end
+      local sizes, image, kernel, steps, strides, first, edge = {1, 1, 1}, {1, 1, 1}, {1, 1, 1}, {0, 0, 0}, {0, 0, 0}, K.offset, {0, 0, 0}
+      local count = 1
+      for d = 1, n do
+         local k = 3 - n + d
+         image[k], steps[k], kernel[k], strides[k] = S[2 * d - 1], S[2 * d], K[2 * d - 1], K[2 * d]
+         if how == 'F' then
+            edge[k], sizes[k] = kernel[k] - 1, image[k] + kernel[k] - 1
+         else
+            sizes[k] = image[k] - kernel[k] + 1
+         end
+         if sizes[k] < 1 then return nil end
+         count = count * sizes[k]
+         if flip == 'flip' then first, strides[k] = first + (kernel[k] - 1) * strides[k], -strides[k] end
+      end
+      if count * K.count > 65536 or not resize(R, n, sizes[4 - n], sizes[5 - n], sizes[3]) then return nil end
+      local o = 2 * n
+      run(sizes[1], sizes[2], sizes[3], R.block.data, R.offset, n == 3 and R[2] or 0, R[o - 2], R[o], S.block.data, S.offset,
+          steps[1], steps[2], steps[3], K.block.data, first, strides[1], strides[2], strides[3], image[1], image[2], image[3],
+          kernel[1], kernel[2], kernel[3], edge[1], edge[2], edge[3])
+      return true
+   end
+end
+
+-- Cholesky's factor of a matrix whose rows and columns are exchanged, so that the greatest remainder comes first
+local CHOLESKY = [[
+return function(n, a, l, rest, pivots, limit)
+   for k = 0, n - 1 do
+      local best = k
+      for i = k + 1, n - 1 do if rest[i] > rest[best] then best = i end end
+      if not (rest[best] > limit) then return false end
+      rest[k], rest[best], pivots[k], pivots[best] = rest[best], rest[k], pivots[best], pivots[k]
+      for j = 0, n - 1 do
+         a[k * n + j], a[best * n + j] = a[best * n + j], a[k * n + j]
+         l[k * n + j], l[best * n + j] = l[best * n + j], l[k * n + j]
+      end
+      for i = 0, n - 1 do a[i * n + k], a[i * n + best] = a[i * n + best], a[i * n + k] end
+      local root = sqrt(rest[k])
+      l[k * n + k] = root
+      for i = k + 1, n - 1 do
+         local total = 0
+         for j = 0, k - 1 do total = total + l[i * n + j] * l[k * n + j] end
+         local value = R(R(a[i * n + k] - R(total)) / R(root))
+         l[i * n + k] = value
+         rest[i] = rest[i] - R(value * value)
+      end
+   end
+   return true
+end
+]]
+local MOST = 64
+local matrix, lower, rest = ffi.new('double[?]', MOST * MOST), ffi.new('double[?]', MOST * MOST), ffi.new('double[?]', MOST)
+function families.pstrf(plan)
+   local factorize = loops.compile(plan.ty, CHOLESKY, plan.name)
+   plan.fresh, plan.fresh_types = 2, {plan.ty, 'Int'}
+   local get = native.get[plan.ty]
+   return function(R, P, A, uplo, limit)
+      local n = A[1]
+      if A.n ~= 2 or n ~= A[3] or n > MOST or not resize(P, 1, n) or not resize(R, 2, n, n) then return nil end
+      local greatest, p = 0, P.block.data
+      for i = 0, n - 1 do
+         for j = 0, n - 1 do
+            matrix[i * n + j], lower[i * n + j] = get(A, A.offset + i * A[2] + j * A[4]), 0
+         end
+         rest[i], p[P.offset + i] = matrix[i * (n + 1)], i + 1
+         greatest = max(greatest, rest[i])
+      end
+      if limit < 0 then limit = n * (plan.ty == 'Float' and 2 ^ -23 or 2 ^ -52) * greatest end
+      if not factorize(n, matrix, lower, rest, p + P.offset, limit) then return nil end
+      R[2], R[4] = 1, n  -- column by column
+      native.moved(native.measure(R))
+      local data = R.block.data
+      for i = 0, n - 1 do
+         for j = 0, n - 1 do
+            data[R.offset + i * R[2] + j * R[4]] = uplo == 'U' and lower[j * n + i] or lower[i * n + j]
+         end
+      end
+      return true
+   end
+end
