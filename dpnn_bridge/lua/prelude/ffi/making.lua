@@ -193,7 +193,7 @@ end
 local CONVOLVE = [[
 return function(d1, d2, d3, p, ip, a1, a2, a3, q, iq, b1, b2, b3, r, ir, c1, c2, c3, n1, n2, n3, m1, m2, m3, o1, o2, o3)
    for i = 0, d1 - 1 do for j = 0, d2 - 1 do for k = 0, d3 - 1 do
-      local total = 0
+      local total = NONE
       for u = max(0, o1 - i), min(m1, n1 + o1 - i) - 1 do
          for v = max(0, o2 - j), min(m2, n2 + o2 - j) - 1 do
             for w = max(0, o3 - k), min(m3, n3 + o3 - k) - 1 do
@@ -206,7 +206,8 @@ return function(d1, d2, d3, p, ip, a1, a2, a3, q, iq, b1, b2, b3, r, ir, c1, c2,
 end
 ]]
 function families.convolve(plan, flip)
-   local run = loops.compile(plan.ty, CONVOLVE, plan.name)
+   local none = (plan.ty == 'Float' or plan.ty == 'Double') and '0' or '0LL'  -- integers wrap as in C
+   local run = loops.compile(plan.ty, loops.written(CONVOLVE, {NONE = none}), plan.name)
    return function(R, S, K, how)
       local n = S.n
       if K.n ~= n or not few(S) or not few(K) or not apart(R, S) or not apart(R, K) then return nil end

@@ -232,7 +232,7 @@ end
 function families.histogram(plan, rows_apart)
    local run = loops.compile(plan.ty, HISTOGRAM, plan.name)
    return function(R, S, bins, low, high)
-      if not few(S) or floor(bins) ~= bins or bins < 1 or bins * S.count > 65536 or R.block and R.block == S.block or rows_apart and S.n > 2 then return nil end
+      if not few(S) or floor(bins) ~= bins or bins < 1 or bins * S.count > 65536 or R.block and R.block == S.block or rows_apart and S.n ~= 2 then return nil end
       if low == high then
          low, high = loops.reduce('min', S), loops.reduce('max', S)
          if not low then return nil end
@@ -246,8 +246,7 @@ function families.histogram(plan, rows_apart)
          run(rows, columns, S.block.data, S.offset, c, d, R.block.data, R.offset, bins, low, high)
          return true
       end
-      rows, columns, c, d = 1, S[1], 0, S[2]
-      if S.n == 2 then rows, columns, c, d = S[1], S[3], S[2], S[4] end
+      rows, columns, c, d = S[1], S[3], S[2], S[4]
       if not resize(R, 2, rows, bins) or not R.dense then return nil end
       for i = 0, rows - 1 do
          run(1, columns, S.block.data, S.offset + i * c, 0, d, R.block.data, R.offset + i * bins, bins, low, high)
