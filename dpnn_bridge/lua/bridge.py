@@ -185,11 +185,10 @@ class LuaBridge:
         return self._runtime.torch["getmetatable"](name) is not None
 
     def definition(self, name: str) -> str:
-        """Return the file, or the name of other code of the user, that defines a class; empty if a package does."""
-        source = self.helper("source_of")(name) or ""
-        path = Path(to_system(source[1:]))
-        own = source in self._ran or (source and not in_package(path, self.lua_path))
-        return (path.name or "Lua code") if own else ""
+        """Return the file of the user that defines a class or how it computes; empty if packages do."""
+        sources = [(s, Path(to_system(s[1:]))) for s in self.helper("sources_of")(name).values()]
+        own = (path for s, path in sources if s in self._ran or not in_package(path, self.lua_path))
+        return next((path.name or "Lua code" for path in own), "")
 
     def defines(self, name: str) -> bool:
         """Return whether code of the user, and not a package such as nn, defines the class."""

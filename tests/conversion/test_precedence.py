@@ -242,6 +242,18 @@ def test_a_plugin_for_one_variant_leaves_the_others() -> None:
     assert again["modules"][2]["weight"].shape == (2, 3)
 
 
+def test_a_method_that_a_lua_file_replaces_takes_precedence(tmp_path: Path) -> None:
+    pytest.importorskip("lupa")
+    (tmp_path / "patch.lua").write_text(
+        "require 'nn'\nfunction nn.ReLU:updateOutput(x) self.output = x * 7 return self.output end\n"
+    )
+    dpnn_bridge.write_t7(tmp_path / "a.t7", nn.Sequential(nn.ReLU(), nn.Tanh()).double())
+    x = torch.randn(2, 3, dtype=torch.float64)
+    model = dpnn_bridge.load(tmp_path / "a.t7", lua=tmp_path / "patch.lua")
+    torch.testing.assert_close(model(x), torch.tanh(7 * x))
+    assert [type(m).__name__ for m in model.children()] == ["LuaModule", "Tanh"]
+
+
 def test_a_package_that_a_lua_file_requires_is_not_the_users_own(tmp_path: Path) -> None:
     pytest.importorskip("lupa")
     from dpnn_bridge.lua import LuaBridge

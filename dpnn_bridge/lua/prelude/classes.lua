@@ -12,7 +12,16 @@ bridge.metatables, bridge.names = metatables, names
 
 -- the chunk that a class was defined in, but for those of the bridge
 local sources, getinfo = {}, bridge.debug.getinfo
-function bridge.source_of(tname) return sources[tname] end
+-- the chunks that a class, and the methods with which it computes, were defined in, but for those of the bridge
+function bridge.sources_of(tname)
+   local result, class = {sources[tname]}, metatables[tname]
+   for _, name in ipairs {'updateOutput', 'updateGradInput', 'accGradParameters', 'forward', 'backward'} do
+      local method = class and rawget(class, name)
+      local source = type(method) == 'function' and getinfo(method, 'S').source
+      if source and not source:match('^=dpnn_bridge/') then result[#result + 1] = source end
+   end
+   return result
+end
 local function note_source(tname)
    local level, info = 3, nil
    repeat
