@@ -3,7 +3,7 @@
 >>> import dpnn_bridge
 >>> print(dpnn_bridge.inspect("model.t7"))                                   # doctest: +SKIP
 >>> model = dpnn_bridge.load("model.t7")                                     # doctest: +SKIP
->>> dpnn_bridge.convert("model.t7", "model.onnx", input=image)             # doctest: +SKIP
+>>> dpnn_bridge.convert("model.t7", "model.onnx", input=image)               # doctest: +SKIP
 >>> dpnn_bridge.verify("model.t7", "model.onnx", input=image).ok             # doctest: +SKIP
 
 Files::
