@@ -30,6 +30,8 @@ class DenseConnectLayerCustom(nn.Sequential):
         ``nn.DenseConnectLayerCustom(nChannels, opt)``, DenseNet models/DenseConnectLayer.lua
     """
 
+    fx_leaf = True
+
     def __init__(self, net1: nn.Module, net2: nn.Module) -> None:
         super().__init__(net1, net2)
 

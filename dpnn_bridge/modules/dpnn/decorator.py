@@ -43,6 +43,7 @@ class DontCast(Decorator):
         Torch7 knows devices as types, so there the decorated module also stays where it is.
     """
 
+    fx_leaf = True  # the types of its tensors decide
     outer: Tensor
 
     def __init__(

@@ -114,6 +114,8 @@ class SpatialFovea(nn.Module):
         ``nn.SpatialFovea{nInputPlane=, ratios=, processors=, …}``, nnx SpatialFovea.lua
     """
 
+    fx_leaf = True
+
     def __init__(
         self,
         processors: list[nn.Module],
