@@ -168,7 +168,7 @@ class UnsupportedClassError(ConversionError):
             if c.reason:
                 lines.append(f"    {printable(c.reason)}")
             if c.mapped_by:
-                lines.append(f"    the file was written with {shortened(printable(c.mapped_by), 120)}")
+                lines.append(f"    the file was written with {shortened(printable(c.mapped_by))}")
             fields = ", ".join(shortened(printable(name), 60) for name in c.fields[:MOST_FIELDS]) or "none"
             lines.append(f"    fields: {fields}{', …' if len(c.fields) > MOST_FIELDS else ''}")
             if c.nearest:

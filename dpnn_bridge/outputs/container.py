@@ -32,6 +32,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from dpnn_bridge.base.display import printable, shortened
 from dpnn_bridge.conversion.customized import check_customized
 from dpnn_bridge.conversion.flat import layout, place
 from dpnn_bridge.conversion.lua_context import LuaConversion
@@ -196,7 +197,7 @@ def _check_placeholders(module: nn.Module, unexpected: Iterable[str], source: st
     names = sorted(unexpected)
     for path, part in module.named_modules() if names else ():
         if isinstance(part, Placeholder) and _below(path, names):
-            by = f" ({part.mapped_by})" if part.mapped_by else ""
+            by = f" ({shortened(printable(part.mapped_by))})" if part.mapped_by else ""
             raise ConversionError(
                 f"{source}: its tensors are stored as its mapping{by} arranged them, and that mapping is not loaded; "
                 "pass the plugin that the file was written with (--plugin, plugins=)",

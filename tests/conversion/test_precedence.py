@@ -197,6 +197,14 @@ def test_a_file_of_a_plugin_needs_it(name: str, written: Callable[..., Path]) ->
     ) as other:
         dpnn_bridge.load(path, allow_unsupported=True)
     assert (other.value.path, other.value.class_name) == ("0", "nn.Linear")
+    content = pack(dpnn_bridge.load(path.with_name("a.t7")))
+    content["graph"] = content["graph"].replace(
+        '"object": "nn.Linear"', '"object": "nn.Linear", "mapping": "\\u001b\\n"'
+    )
+    torch.save(content, path.with_name("hostile.pt"))
+    for options in ({}, {"allow_unsupported": True}):
+        with pytest.raises(ConversionError, match=r"written with \\x1b\\n|mapping \(\\x1b\\n\)"):
+            dpnn_bridge.load(path.with_name("hostile.pt"), **options)
 
 
 def test_a_source_has_the_class_of_a_plugin_and_says_so(written: Callable[..., Path]) -> None:
