@@ -15,6 +15,7 @@ from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.files import load
+from dpnn_bridge.porting.biases import differ_in_biases, missing_range
 from dpnn_bridge.porting.explain import Explanation, located
 from dpnn_bridge.porting.later import later_deviations
 from dpnn_bridge.porting.networks import (
@@ -29,7 +30,7 @@ from dpnn_bridge.porting.networks import (
     trace,
 )
 from dpnn_bridge.porting.notes import notes_of
-from dpnn_bridge.porting.probe import check_deterministic, differ_beyond, has_ranges
+from dpnn_bridge.porting.probe import check_deterministic, differ_beyond, has_ranges, sorted_outputs
 from dpnn_bridge.porting.proof import prove
 from dpnn_bridge.porting.report import Deviation, Match, PortReport
 from dpnn_bridge.porting.search import Search
@@ -142,7 +143,7 @@ class Port:
             *search.windows.values(),
             *notes_of(search.placement, self.source, self.model, tape),
         ]
-        return self._report(search, values, self._beyond(search), distance, notes)
+        return self._report(search, values, self._beyond(search) or self._with_other_biases(search), distance, notes)
 
     def _check_deterministic(self) -> None:
         """Refuse networks that differ because one of them is not deterministic."""
@@ -168,6 +169,19 @@ class Port:
         hint = "an operation before has another range there (a clip as in ReLU6, a threshold)"
         why = f"equal on the example, and not on an input that is much larger: {hint}; {proof.failed.why}"
         return replace(found, reason=why)
+
+    def _with_other_biases(self, search: Search) -> Deviation | None:
+        """Return the ReLU or clip that one of the networks lacks, which the biases of the file hide."""
+        source, target = self._runs()
+        first, second = self.examples
+
+        def both() -> tuple[Any, Any]:
+            return sorted_outputs(source(second)), sorted_outputs(target(second))
+
+        if not differ_in_biases(search, self.model, both):
+            return None
+        self._run_source(first)
+        return missing_range(search)
 
     def _runs(self) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
         """Return functions that run both networks as they are."""

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from dpnn_bridge.porting.comparison import ContradictionError, shape_text
-from dpnn_bridge.porting.events import Event
+from dpnn_bridge.porting.events import Event, event_key
 from dpnn_bridge.porting.flow import ancestors, through_views
 from dpnn_bridge.porting.networks import short_line
 from dpnn_bridge.porting.recurrent import unmendable
@@ -77,11 +79,26 @@ class Explanation:
             if node.index in seen:
                 continue
             seen.add(node.index)
-            wrong = [n for n in node.inputs if not n.constant and n.index not in self.search.known]
+            wrong = [n for n in node.inputs if not n.constant and not self._is_right(n)]
             front += wrong
-            if not wrong and (node is self.found.node or node.index not in self.search.known):
+            if not wrong and (node is self.found.node or not self._is_right(node)):
                 roots.append(node)
         return min(roots, key=lambda n: (n.op in ARRANGING, n.index), default=None)
+
+    def _is_right(self, node: Node) -> bool:
+        """Return whether a node gives a value of the source, or was compared with the layer that it has weights of."""
+        if node.index in self.search.known or node.event is None or node is self.found.node:
+            return node.index in self.search.known
+        placed = self.search.placement.placed.get(event_key(self.search.tape, node.event))
+        if placed is None or not placed.assignment.layers or node.index not in self.search.gives:
+            return False
+        return not placed.assignment.parts or self._has_sibling(node)
+
+    def _has_sibling(self, node: Node) -> bool:
+        """Return whether another operation of the same kind, with the rest of a layer, takes what a node takes."""
+        others = [other for maker in node.inputs for other in through_views(maker)]
+        others += [other for other in self.search.tape.nodes if node.event.slot in other.reads]
+        return any(o is not node and o.event is not None and o.event.kind == node.event.kind for o in others)
 
     def _output_nodes(self) -> list[Node]:
         tape = self.search.tape
@@ -92,18 +109,23 @@ class Explanation:
     def _of_root(self, node: Node) -> Deviation:
         takes = self.search.takes.get(node.index, [])
         there = list(dict.fromkeys(n for p in takes for n in self._consumers(p)))
-        same = [n for n in there if name_of(n) == name_of(node)]
+        there.sort(key=self._has_counterpart)
+        same = [n for n in there if _is_alike(node, n)]
         if same:
             return self._of_same_kind(node, same)
         if there:
             other = there[0]
-            if node.op == other.op or ("norm" in name_of(node) and "norm" in name_of(other)):
+            if "norm" in name_of(node) and "norm" in name_of(other):
                 return self._of_same_kind(node, [other])
             return self._of_neutral(node, other) or self._of_other_kind(node, other)
         ends = [Fingerprint.of(output) for output in self.source.output]
         if any(_among(p, ends) for p in takes):
             return located(node, "", f"{described(node)} here takes the source's output; the source ends before it")
         return located(node, "", f"{described(node)}: {self.found.why}")
+
+    def _has_counterpart(self, other: Node) -> bool:
+        """Return whether an operation of the target gives what a node of the source gives."""
+        return any(_among(p, given) for given in self.search.gives.values() for p in other.gives[:1])
 
     def _of_other_kind(self, node: Node, other: Node) -> Deviation:
         """Explain that the source does something else with the value, perhaps before it does the same."""
@@ -133,8 +155,13 @@ class Explanation:
         if weighed:
             _, other, why = min(weighed, key=lambda x: x[0])
             return self._at(node, other, f"{name_of(node)}: {'; '.join(why)}")
-        order = self._ordering(node)
         other = there[0]
+        here, source = self._operand(node, other)
+        if source is not None and any(_among(p, source.takes) for p in self.search.takes.get(node.index, [])):
+            reason = f"{name_of(node)} takes a value here that in the source goes through {described(source)} first"
+            missing = f"{reason}: {name_of(source)} is missing here"
+            return self._at(node, source, missing, self._operand_of(node, source))
+        order = self._ordering(node)
         if order is not None:
             reason = f"{described(order)} gives the source's values in another order or on another side; seen in "
             self.repair = Repair(node, other)
@@ -142,11 +169,6 @@ class Explanation:
         if not self.found.matched and self.found.node is node and self.found.layer is not None:
             used = f"{name_of(node)} {self.found.why}: there the source uses the layer {self._path(other)}"
             return located(node, self.found.layer.name, used)
-        here, source = self._operand(node, other)
-        if source is not None and any(_among(p, source.takes) for p in self.search.takes.get(node.index, [])):
-            reason = f"{name_of(node)} takes a value here that in the source goes through {described(source)} first"
-            missing = f"{reason}: {name_of(source)} is missing here"
-            return self._at(node, source, missing, self._operand_of(node, source))
         if here is not None and source is not None:
             reason = f"{name_of(node)} takes the result of {described(here)} here, of {described(source)} in the source"
             self.repair = Repair(node, other)
@@ -218,18 +240,32 @@ class Explanation:
             if computes and any(p.matches(print, self.source.tolerance) for p in node.takes):
                 yield node
 
+    def _printed(self, node: Node) -> list[Fingerprint]:
+        """Return the fingerprints of what a node gives, and of its first step where it is a sequence."""
+        value = self.search.env[node.outs[0].number]
+        steps = [value[0], value[:, 0]] if isinstance(value, Tensor) and value.dim() > 2 and value.numel() else []
+        return self.search.gives.get(node.index, []) + [Fingerprint.of(step) for step in steps]
+
     def _of_output(self) -> Deviation:
         """Explain an output that is not the source's although all values are."""
         nodes = self._output_nodes()
         if not nodes:
             return Deviation("", "", "", self.found.why)
-        for node in nodes if len(self.source.output) == 1 else ():
-            after = [n for p in self.search.gives.get(node.index, []) for n in self._consumers(p)]
-            if after and "another order" not in self.found.why:
+        ends = [Fingerprint.of(output) for output in self.source.output]
+        for node in nodes if "another order" not in self.found.why else ():
+            given = [p for p in self._printed(node) if not _among(p, ends)]
+            after = [n for p in given for n in self._consumers(p)]
+            if after:
                 reason = f"the source goes on with {described(after[0])}, missing here: {self.found.why}"
                 return located(node, self._path(after[0]), reason)
         layer = self.found.layer.name if self.found.layer is not None else ""
         return Deviation("", short_line(nodes[-1].line), layer, self.found.why)
+
+
+def _is_alike(node: Node, other: Node) -> bool:
+    """Return whether two operations are of one kind; a product with a number is another kind than one of tensors."""
+    scalars = {"factor", "divisor", "constant"}
+    return name_of(node) == name_of(other) and scalars & options_of(node).keys() == scalars & options_of(other).keys()
 
 
 def of_layer(node: Node, layer: Layer, otherwise: str) -> str:

@@ -143,7 +143,8 @@ def moved_index(tape: Tape, event: Event, shape: Sequence[int]) -> Tensor | None
     origin = tape.shapes[slot.number]
     index = torch.arange(math.prod(origin)).reshape(origin)
     for node in reversed(chain):
-        index = node.func(*replaced(node.args, lambda v, i=index: i if isinstance(v, Slot) else v), **node.kwargs)
+        i = index.contiguous()  # a view is allowed then, whatever the memory format was
+        index = node.func(*replaced(node.args, lambda v, i=i: i if isinstance(v, Slot) else v), **node.kwargs)
     if index.numel() != math.prod(shape) or not origin or origin[0] != shape[0]:
         return None
     return index.reshape(*shape)[0]

@@ -20,21 +20,30 @@ ROUNDED = 1e-4
 
 
 #: operations that compute something else for large numbers than for small ones
-_RANGES = (
-    "hardtanh clamp clamp_min clamp_max threshold softplus where minimum maximum hardsigmoid hardswish hardshrink gt ge"
-    " lt le nan_to_num round floor ceil remainder fmod _local_scalar_dense is_nonzero bitwise_and masked_fill"
+_RANGES = frozenset(
+    (
+        "hardtanh clamp clamp_min clamp_max threshold softplus where minimum maximum hardsigmoid hardswish hardshrink"
+        " gt ge lt le nan_to_num round floor ceil remainder fmod _local_scalar_dense is_nonzero bitwise_and masked_fill"
+        " relu leaky_relu elu _prelu_kernel abs"
+    ).split()
 )
 
 
 def has_ranges(tape: Tape) -> bool:
     """Return whether a network may compute something else on a much larger input."""
-    ranges = set(_RANGES.split())
-    return any(node.op in ranges and not node.constant and not _is_relu(node) for node in tape.nodes)
+    return any(is_ranged(node) and not node.constant and not _is_relu(node) for node in tape.nodes)
+
+
+def is_ranged(node: Node) -> bool:
+    """Return whether an operation computes something else for some numbers than for others."""
+    return node.op in _RANGES
 
 
 def _is_relu(node: Node) -> bool:
     """Return whether an operation is a ReLU, whose other side every example reaches."""
-    return node.op in ("threshold", "clamp_min", "clamp") and list(node.options().values()) in ([0, 0], [0], [0, None])
+    if node.op in ("threshold", "clamp_min", "clamp"):
+        return list(node.options().values()) in ([0, 0], [0], [0, None])
+    return node.op in ("relu", "leaky_relu", "elu", "_prelu_kernel", "abs")
 
 
 def scaled(example: Any, factor: float) -> Any:
@@ -56,10 +65,10 @@ def differ_beyond(model: Callable[[Any], Any], module: Callable[[Any], Any], exa
         if far is None:
             return None
         try:
-            want, got = _sorted(model(far)), _sorted(module(far))
+            want, got = sorted_outputs(model(far)), sorted_outputs(module(far))
         except RuntimeError:  # double and single precision do not mix everywhere
             return None
-        if all(bool(w.isfinite().all()) for w in want) and _distance(got, want) > ROUNDED:
+        if all(bool(w.isfinite().all()) for w in want) and distance_of(got, want) > ROUNDED:
             return far
     return None
 
@@ -72,23 +81,24 @@ def check_deterministic(module: nn.Module, call: Call, example: Any, what: str) 
     """
     try:
         with torch.no_grad():
-            one, other = (_sorted(call(for_a_run(module, call), example)) for _ in range(2))
+            one, other = (sorted_outputs(call(for_a_run(module, call), example)) for _ in range(2))
     except Exception:  # the run that is recorded says what is wrong
         return
-    if (distance := _distance(one, other)) > DOUBLE:
+    if (distance := distance_of(one, other)) > DOUBLE:
         raise ConversionError(
             f"{what} is not deterministic: two runs on the same input differ by {distance:.1e}; draw no random "
             "numbers in evaluation mode"
         )
 
 
-def _sorted(value: Any) -> list[Tensor]:
+def sorted_outputs(value: Any) -> list[Tensor]:
     """Return the real outputs without their layout, which two implementations need not share."""
     found = [t for t in leaves(value) if isinstance(t, Tensor) and t.is_floating_point()]
     return sorted((t.detach().double().flatten().sort().values for t in found), key=len)
 
 
-def _distance(got: list[Tensor], want: list[Tensor]) -> float:
+def distance_of(got: list[Tensor], want: list[Tensor]) -> float:
+    """Return the largest difference of sorted outputs."""
     if [len(t) for t in got] != [len(t) for t in want]:
         return float("inf")
     if len({len(t) for t in want}) < len(want):  # outputs of one size may come in another order

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,8 @@ _GATHERING = "cat stack copy zeros_like empty constant_pad_nd index fill zero in
 #: operations whose results need not be values of the source
 ARRANGING = VIEWS | frozenset(_GATHERING.split())
 _SECONDS, _BACKTRACKS = 8.0, 3000
+#: steps of a sequence that are looked at one by one, at most
+_STEPS = 128
 #: what speaks for a search or against it: an event with the right result counts as this many values of the source; a
 #: value that is none, and a part of the source that is used twice, outweigh this many
 _VERIFIED, _STRANGE, _TWICE = 3, 1, 10
@@ -246,17 +248,11 @@ class Search:
             self.env[slot.number] = tensor
 
     def knows(self, slot: Slot) -> bool:
-        """Return whether a value, or each of its gates or halves of channels, is a value of the source."""
+        """Return whether a value, or each of its gates, halves of channels or steps, is a value of the source."""
         tensor = self.env[slot.number]
         if self.source.knows(self.prints.of(slot.number, tensor)):
             return True
-        dims = [d for d in dict.fromkeys((tensor.dim() - 1, 1)) if 0 <= d < tensor.dim() and tensor.shape[d]]
-        return any(
-            tensor.shape[dim] % parts == 0
-            and all(self.source.knows(Fingerprint.of(t)) for t in tensor.chunk(parts, dim))
-            for dim in dims
-            for parts in (2, 3, 4)
-        )
+        return any(all(self.source.knows(Fingerprint.of(t)) for t in parts) for parts in _parts_of(tensor))
 
     def _look(self, node: Node) -> None:
         """Compare the result of an operation with the source's values."""
@@ -372,6 +368,15 @@ class Search:
             parts.setdefault(index, set()).add((part, count))
         covered = {index for index, found in parts.items() if any(len(found) >= count for _, count in found)}
         return [layer for layer in self.source.needed() if layer.index not in whole | covered]
+
+
+def _parts_of(tensor: Tensor) -> Iterator[Sequence[Tensor]]:
+    """Yield the gates, halves of channels and steps of a sequence that a value may be made of."""
+    for dim in dict.fromkeys((tensor.dim() - 1, 1)):
+        if 0 <= dim < tensor.dim() and tensor.shape[dim]:
+            yield from (tensor.chunk(parts, dim) for parts in (2, 3, 4) if tensor.shape[dim] % parts == 0)
+    if tensor.dim() > 2:
+        yield from (tensor.unbind(dim) for dim in (0, 1) if 1 < tensor.shape[dim] <= _STEPS)
 
 
 def _last_readers(tape: Tape) -> dict[int, list[int]]:

@@ -226,13 +226,14 @@ class Source:
         weights = {k: values for k, (values, _) in found.items()}
         key = (event.kind, *((k, digest) for k, (_, digest) in found.items()))
         layer = self._by_weights.get(key)
+        roots = list(dict.fromkeys(n for w in event.weights.values() if w for n in tape.root_names(w.slot)))
         if layer is None:
-            roots = list(dict.fromkeys(n for w in event.weights.values() if w for n in tape.root_names(w.slot)))
             learned = any(n in tape.parameters for n in roots)
             name = self.names(event.node.owner)
             layer = Layer(len(self.layers), event.kind, name, weights, event.options, roots, learned)
             self._by_weights[key] = layer
             self.layers.append(layer)
+        layer.roots = list(dict.fromkeys([*layer.roots, *roots]))
         self._hold(event, "input")
         for k, w in event.weights.items():
             if w is not None:

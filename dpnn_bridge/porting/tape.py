@@ -55,7 +55,7 @@ class Node:
         single: the network computes this in single precision.
         origins: bit set of the events that the node depends on.
         event: the use of weights that the node is, or None.
-        drawn: results of an operation that draws random numbers.
+        drawn: results of an operation that draws random numbers from a generator of its own.
         takes, gives: fingerprints of the activations that it read and of its results, where an observer stored them.
     """
 
@@ -290,15 +290,16 @@ class Recorder(EagerMode):
         )
         self._connect(node, tensors)
         tape.nodes.append(node)
-        if torch.Tag.nondeterministic_seeded in func.tags and "generator" not in kwargs and not _is_mute(name, args):
-            tape.random = tape.random or node
+        state = torch.get_rng_state() if torch.Tag.nondeterministic_seeded in func.tags else None
         try:
             out = self._run(node, func, args, kwargs)
         except Exception:
             tape.nodes.pop()
             raise
         made = [t for t in leaves(out) if isinstance(t, Tensor)]
-        if torch.Tag.nondeterministic_seeded in func.tags:
+        if state is not None and not torch.equal(state, torch.get_rng_state()):
+            tape.random = tape.random or node
+        if kwargs.get("generator") is not None:
             node.drawn = [t.clone() for t in made]
         for tensor in made:
             slot = self._slot(tensor)
@@ -369,11 +370,6 @@ def _structure(value: Any, slot: Callable[[Tensor], Any]) -> list[Any]:
 
 def _memory(tensor: Tensor) -> tuple[Any, ...]:
     return storage_id(tensor), tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype
-
-
-def _is_mute(name: str, args: tuple[Any, ...]) -> bool:
-    """Return whether a random operation draws nothing: dropout in evaluation mode."""
-    return name == "native_dropout" and len(args) > 2 and args[2] is False
 
 
 def _line() -> str:

@@ -1,0 +1,133 @@
+"""Compare two networks that were proven equal with other biases: those of the file may hide a missing ReLU.
+
+A ReLU in front of a maximum over time changes nothing as long as every maximum is positive. Equal shifts of the biases
+of both networks make every operation with several ranges visible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.porting.comparison import Placed
+from dpnn_bridge.porting.explain import located
+from dpnn_bridge.porting.probe import ROUNDED, distance_of, is_ranged
+from dpnn_bridge.porting.report import Deviation
+from dpnn_bridge.porting.search import Search
+from dpnn_bridge.porting.source import Source
+from dpnn_bridge.porting.tape import Node, Tape
+from dpnn_bridge.porting.wording import described
+
+#: sizes of the shifts, relative to what a channel is likely to hold
+_FACTORS = (1.0, 10.0)
+#: operations without an input or a result of real numbers
+_MASKS = frozenset(("gt", "ge", "lt", "le", "bitwise_and", "_local_scalar_dense", "is_nonzero"))
+_HERE = "equal with these weights and this example, not with other biases"
+
+
+def differ_in_biases(search: Search, model: nn.Module, runs: Callable[[], tuple[Any, Any]]) -> bool:
+    """Return whether two networks with different counts of ReLUs and clips differ when their biases are shifted.
+
+    Args:
+        search: the search that found the weights.
+        model: the source's module.
+        runs: runs both networks on one input.
+    """
+    if _count(search.tape) == _count(search.source.tape):
+        return False
+    for factor in _FACTORS:
+        with torch.no_grad(), _shifted(search, model, factor):
+            try:
+                want, got = runs()
+            except RuntimeError:  # double and single precision do not mix everywhere
+                return False
+        if distance_of(got, want) > ROUNDED:
+            return True
+    return False
+
+
+def missing_range(search: Search) -> Deviation:
+    """Return the ReLU or clip that one of the networks has, and the other has not.
+
+    Args:
+        search: a search whose source ran on the same example.
+    """
+    target, source = search.tape, search.source
+    for node in (n for n in source.tape.nodes if _ranges(n)):
+        if not any(p.matches(node.gives[0]) for given in search.gives.values() for p in given):
+            for here in _takers(search, node):
+                missing = f"in the source goes through {described(node)} first: it is missing here"
+                return located(here, source.names(node.owner), f"{described(here)} takes a value that {missing}; {_HERE}")
+    for node in (n for n in target.nodes if _ranges(n)):
+        print = search.takes[node.index][0]
+        if print.matches(search.gives[node.index][0]) and not _is_ranged_in(source, print):
+            return located(node, "", f"{described(node)} here, nothing of this kind in the source; {_HERE}")
+    return Deviation("", "", "", f"{_HERE}: the networks have other ReLUs or clips")
+
+
+def _ranges(node: Node) -> bool:
+    return is_ranged(node) and not node.constant and node.op not in _MASKS
+
+
+def _count(tape: Tape) -> int:
+    return sum(map(_ranges, tape.nodes))
+
+
+def _takers(search: Search, node: Node) -> Iterator[Node]:
+    """Yield the operations of the target that take what a node of the source takes."""
+    for here in search.tape.nodes:
+        if any(p.matches(node.takes[0]) for p in search.takes.get(here.index, ())):
+            yield here
+
+
+def _is_ranged_in(source: Source, print: Any) -> bool:
+    return any(_ranges(n) and n.takes[0].matches(print) for n in source.tape.nodes)
+
+
+@contextmanager
+def _shifted(search: Search, model: nn.Module, factor: float) -> Iterator[None]:
+    """Shift the biases that both networks have, each in the same way."""
+    generator = torch.Generator().manual_seed(0)
+    parameters = dict(model.named_parameters())
+    shifts: dict[int, Tensor] = {}
+    changed: dict[int, tuple[Tensor, Tensor]] = {}
+    for placed in search.placement.placed.values():
+        there = _biases(placed, parameters)
+        if not there:
+            continue
+        here, index = placed.event.weights[_name(placed)].view, placed.assignment.layers[0].index  # type: ignore[union-attr]
+        if index not in shifts:
+            scale = factor * (here.abs().max() + _norm(placed))
+            shifts[index] = torch.randn(here.numel(), generator=generator, dtype=torch.float64) * scale
+        for tensor in (here, *there):
+            if tensor.data_ptr() not in changed:
+                changed[tensor.data_ptr()] = tensor, tensor.clone()
+                tensor.add_(shifts[index].reshape(tensor.shape))
+    try:
+        yield
+    finally:
+        for tensor, before in changed.values():
+            tensor.copy_(before)
+
+
+def _name(placed: Placed) -> str:
+    return "weight" if placed.event.kind == "add" else "bias"
+
+
+def _biases(placed: Placed, parameters: dict[str, nn.Parameter]) -> list[Tensor]:
+    """Return the source's parameters that an event's bias is equal to; empty where it is made of several."""
+    weight = placed.event.weights.get(_name(placed))
+    if weight is None or len(placed.assignment.layers) != 1:
+        return []
+    roots = (parameters[r].detach() for r in placed.assignment.layers[0].roots if r in parameters)
+    sized = (t for t in roots if t.numel() == weight.view.numel())
+    return [t for t in sized if torch.equal(t.flatten(), weight.view.flatten())]
+
+
+def _norm(placed: Placed) -> float:
+    weight = placed.event.tensor("weight")
+    return 0.0 if weight is None else float(weight.norm() / len(weight) ** 0.5)
