@@ -22,6 +22,7 @@ from dpnn_bridge.porting.networks import (
     Call,
     call_source,
     call_target,
+    check_registered,
     double_copy,
     for_a_run,
     inputs,
@@ -101,6 +102,7 @@ class Port:
         allowed: set[str],
         later: bool,
     ) -> None:
+        check_registered(module)
         self.user, self.allowed, self.examples, self.later = module, allowed, examples, later
         self.model, self.target = double_copy(model, "the model"), double_copy(module, "the module")
         self.call_source, self.call_target = call_source, call_target

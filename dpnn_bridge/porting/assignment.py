@@ -7,6 +7,7 @@ mended by arranging weights? :mod:`dpnn_bridge.porting.rearranging` has the assi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -161,7 +162,7 @@ def absorbing(event: Event, source: Source, biases: list[MovedBias]) -> Iterator
             if len({len(b.bias) for b in moved}) > 1:
                 continue
             bias = torch.stack([b.bias for b in moved]).sum(0)
-            if event.kind in ("add", "sub") and max(event.sizes, default=0) == len(bias):
+            if event.kind in ("add", "sub") and math.prod(event.sizes) == len(bias):
                 value = -bias if event.kind == "sub" else bias
                 build = partial(dict, weight=value)
                 yield Assignment((), build, lambda e: None, form, "bias moved", moved=moved, trivial=True)

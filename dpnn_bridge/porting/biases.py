@@ -61,7 +61,9 @@ def missing_range(search: Search) -> Deviation:
         if not any(p.matches(node.gives[0]) for given in search.gives.values() for p in given):
             for here in _takers(search, node):
                 missing = f"in the source goes through {described(node)} first: it is missing here"
-                return located(here, source.names(node.owner), f"{described(here)} takes a value that {missing}; {_HERE}")
+                return located(
+                    here, source.names(node.owner), f"{described(here)} takes a value that {missing}; {_HERE}"
+                )
     for node in (n for n in target.nodes if _ranges(n)):
         print = search.takes[node.index][0]
         if print.matches(search.gives[node.index][0]) and not _is_ranged_in(source, print):
@@ -95,15 +97,13 @@ def _shifted(search: Search, model: nn.Module, factor: float) -> Iterator[None]:
     parameters = dict(model.named_parameters())
     shifts: dict[int, Tensor] = {}
     changed: dict[int, tuple[Tensor, Tensor]] = {}
-    for placed in search.placement.placed.values():
-        there = _biases(placed, parameters)
-        if not there:
-            continue
-        here, index = placed.event.weights[_name(placed)].view, placed.assignment.layers[0].index  # type: ignore[union-attr]
+    found = [(placed, *_biases(placed, parameters)) for placed in search.placement.placed.values()]
+    for placed, *tensors in (f for f in found if len(f) > 1):
+        index = placed.assignment.layers[0].index
         if index not in shifts:
-            scale = factor * (here.abs().max() + _norm(placed))
-            shifts[index] = torch.randn(here.numel(), generator=generator, dtype=torch.float64) * scale
-        for tensor in (here, *there):
+            scale = factor * (tensors[0].abs().max() + _norm(placed))
+            shifts[index] = torch.randn(tensors[0].numel(), generator=generator, dtype=torch.float64) * scale
+        for tensor in tensors:
             if tensor.data_ptr() not in changed:
                 changed[tensor.data_ptr()] = tensor, tensor.clone()
                 tensor.add_(shifts[index].reshape(tensor.shape))
@@ -119,13 +119,14 @@ def _name(placed: Placed) -> str:
 
 
 def _biases(placed: Placed, parameters: dict[str, nn.Parameter]) -> list[Tensor]:
-    """Return the source's parameters that an event's bias is equal to; empty where it is made of several."""
+    """Return an event's bias and the source's parameters that are equal to it; empty where there are none."""
     weight = placed.event.weights.get(_name(placed))
     if weight is None or len(placed.assignment.layers) != 1:
         return []
     roots = (parameters[r].detach() for r in placed.assignment.layers[0].roots if r in parameters)
     sized = (t for t in roots if t.numel() == weight.view.numel())
-    return [t for t in sized if torch.equal(t.flatten(), weight.view.flatten())]
+    there = [t for t in sized if torch.equal(t.flatten(), weight.view.flatten())]
+    return [weight.view, *there] if there else []
 
 
 def _norm(placed: Placed) -> float:

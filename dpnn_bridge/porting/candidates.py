@@ -6,7 +6,7 @@ from typing import Any
 
 from dpnn_bridge.porting.assignment import Assignment, absorbing, neutral, taken_over
 from dpnn_bridge.porting.events import Event
-from dpnn_bridge.porting.flow import gates, signature, sums_with, through_views
+from dpnn_bridge.porting.flow import parts_of, signature, sums_with, through_views
 from dpnn_bridge.porting.joining import joined
 from dpnn_bridge.porting.pieces import of_pieces
 from dpnn_bridge.porting.placement import Placement
@@ -19,8 +19,8 @@ def candidates(
     event: Event, tape: Tape, source: Source, placement: Placement, signatures: dict[int, Any]
 ) -> list[Assignment]:
     """Return the assignments that may fit, the likeliest first."""
-    form = event.linear_form
-    count = gates(event.node, form[1], tape.shapes) if form else 1
+    sizes = _parts(event, tape)
+    count = len(sizes)
     found = list(taken_over(event, source))
     if any(n.event is not None and n.event.kind == "batch norm" for n in through_views(event.node)):
         found = [a for a in found if a.fold is None]
@@ -30,8 +30,8 @@ def candidates(
         found += rearranged(event, source, tape)
     if not found:
         found += joined(event, source)
-    if event.linear_form and (count > 1 or not found):
-        found += of_pieces(event, source, count)
+    if sizes and (count > 1 or not found):
+        found += of_pieces(event, source, sizes)
     if not found:
         found += rearranged(event, source, tape)
     found += absorbing(event, source, placement.biases)
@@ -46,6 +46,14 @@ def candidates(
         return taken, a.trivial, end is None or signatures[end.index] != wanted, a.fold is not None
 
     return sorted(found, key=cost)
+
+
+def _parts(event: Event, tape: Tape) -> tuple[int, ...]:
+    """Return the sizes of the parts that the target divides the outputs into; empty for another kind of event."""
+    if event.kind == "conv" and event.options["groups"] == 1:
+        return parts_of(event.node, event.sizes[0], tape.shapes, 1)
+    form = event.linear_form
+    return parts_of(event.node, form[1], tape.shapes) if form else ()
 
 
 def _like_neighbours(found: list[Assignment], event: Event, placement: Placement) -> list[Assignment]:

@@ -46,6 +46,7 @@ class Event:
         output: the result, once it is known.
         slot: the activation on the tape.
         adds: the operation also adds the result to another activation.
+        factors: the two activations whose products are the input.
     """
 
     kind: str
@@ -57,6 +58,7 @@ class Event:
     output: Tensor | None = None
     slot: Slot | None = None
     adds: bool = False
+    factors: tuple[Tensor, ...] = ()
     _forms: dict[Form, Callable[[], Tensor]] | None = None
     _seen: dict[Form, Tensor] = field(default_factory=dict)
 
@@ -245,6 +247,7 @@ def _bilinear(op: _Operation) -> Event | None:
         return None
     products = a[0][:, :, None] * a[2][:, None, :]
     event = op.event("linear", products.flatten(1), weight=op.weight(1, lambda t: t.flatten(1)), bias=None)
+    event.factors = a[0].clone(), a[2].clone()
     return event
 
 

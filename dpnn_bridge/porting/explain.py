@@ -19,7 +19,7 @@ from dpnn_bridge.porting.recurrent import unmendable
 from dpnn_bridge.porting.report import Deviation
 from dpnn_bridge.porting.search import ARRANGING, Search
 from dpnn_bridge.porting.source import Layer
-from dpnn_bridge.porting.tape import VIEWS, Node, Slot
+from dpnn_bridge.porting.tape import VIEWS, Node, Slot, Tape
 from dpnn_bridge.porting.values import Fingerprint
 from dpnn_bridge.porting.wording import described, differences, name_of, options_of
 
@@ -67,7 +67,20 @@ class Explanation:
             here, there, why = recurrent
             return located(here, self._path(there), why)
         root = self._root()
-        return self._of_output() if root is None else self._of_root(root)
+        return self._of_unknown_use(root) or (self._of_output() if root is None else self._of_root(root))
+
+    def _of_unknown_use(self, root: Node | None) -> Deviation | None:
+        """Explain an operation up to the root that takes a parameter in a way that is no known layer."""
+        weights = self.search.tape.weights
+        for node in self.search.tape.nodes[: None if root is None else root.index + 1]:
+            taken = [] if node.constant or node.op in ARRANGING or node.event is not None else node.reads
+            for slot in (s for s in taken if s.number in weights and self.search.tape.is_learned(s.number)):
+                name = ", ".join(self.search.tape.root_names(slot.number))
+                known = "write it as one of torch.nn.functional: linear, conv2d, bilinear, embedding, a norm"
+                return located(
+                    node, "", f"{described(node)} uses the parameter {name} in a form that port does not know; {known}"
+                )
+        return None
 
     def _root(self) -> Node | None:
         """Return the first operation that gives no value of the source though all that it takes are such values."""
@@ -173,9 +186,10 @@ class Explanation:
             reason = f"{name_of(node)} takes the result of {described(here)} here, of {described(source)} in the source"
             self.repair = Repair(node, other)
             return located(here, self._path(other), reason)
-        reason = (
-            f"{name_of(node)} takes the same value as the source's and gives another one: the order of elements differs"
-        )
+        takes = self.search.takes.get(node.index, [])
+        same_values = all(_among(p, other.takes) for p in takes) and len(takes) == len(other.takes)
+        why = "the order of elements differs" if same_values else "another operand differs"
+        reason = f"{name_of(node)} takes the same value as the source's and gives another one: {why}"
         return self._at(node, other, reason)
 
     def _contrast(self, node: Node, other: Node) -> list[str]:
@@ -222,7 +236,9 @@ class Explanation:
     def _at(self, node: Node, other: Node, reason: str, operand: Slot | None = None) -> Deviation:
         """Return a deviation at a node, where another node of the source gives what is right."""
         self.repair = Repair(node, other, operand)
-        return located(node, self._path(other), reason)
+        parts = [(_composite(self.search.tape, node), "here"), (_composite(self.source.tape, other), "in the source")]
+        named = ", ".join(f"{module} {where}" for module, where in parts if module)
+        return located(node, self._path(other), f"{reason} (part of {named})" if named else reason)
 
     def _operand_of(self, node: Node, other: Node) -> Slot | None:
         """Return the operand of a node that is also one of another node of the source."""
@@ -251,6 +267,8 @@ class Explanation:
         nodes = self._output_nodes()
         if not nodes:
             return Deviation("", "", "", self.found.why)
+        if self.search.tape.failure is not None:
+            return located(nodes[-1], "", self.found.why)
         ends = [Fingerprint.of(output) for output in self.source.output]
         for node in nodes if "another order" not in self.found.why else ():
             given = [p for p in self._printed(node) if not _among(p, ends)]
@@ -260,6 +278,15 @@ class Explanation:
                 return located(node, self._path(after[0]), reason)
         layer = self.found.layer.name if self.found.layer is not None else ""
         return Deviation("", short_line(nodes[-1].line), layer, self.found.why)
+
+
+def _composite(tape: Tape, node: Node) -> str:
+    """Return the module that runs an operation where it is a layer of several operations; empty for others."""
+    module = tape.modules.get(node.owner)
+    if module is None or not node.owner or any(True for _ in module.children()):
+        return ""
+    steps = (n for n in tape.nodes if n.owner == node.owner and n.op not in VIEWS and not n.constant)
+    return repr(module) if sum(1 for _ in steps) > 1 and node.event is None else ""
 
 
 def _is_alike(node: Node, other: Node) -> bool:

@@ -12,6 +12,8 @@ from dpnn_bridge.porting.events import Event
 from dpnn_bridge.porting.tape import PARTS, VIEWS, Node, Slot, Tape, replaced
 
 _REACH = 12
+#: gates of a recurrent layer, and other parts of one result, at most
+_GATES = 4
 #: what a recurrent layer may do to all gates at once
 _POINTWISE = frozenset(("sigmoid", "tanh", "hardsigmoid", "relu"))
 
@@ -70,32 +72,61 @@ def sums_with(node: Node, other: Node) -> bool:
     return any(id(n) in added for n in (other, *through_sums(other)))
 
 
-def gates(node: Node, outputs: int, shape: dict[int, tuple[int, ...]]) -> int:
-    """Return the number of equal parts of a result's last dimension, 1 if it is not divided.
+def parts_of(node: Node, outputs: int, shape: dict[int, tuple[int, ...]], dim: int = -1) -> tuple[int, ...]:
+    """Return the sizes of the parts that a network divides a result into, ``(outputs,)`` if it does not.
 
     Args:
         node: the event.
-        outputs: size of the last dimension.
+        outputs: size of the dimension that holds the outputs.
         shape: shapes by slot number.
+        dim: that dimension: 1 for a convolution.
     """
     for at in [node, *through_sums(node, _POINTWISE)]:
+        taken: dict[int, tuple[int, int]] = {}
         for consumer in at.consumers:
-            if consumer.op in PARTS and consumer.outs:
-                part = shape[consumer.outs[0].number]
-                whole = shape[consumer.reads[0].number]
-                if not part or not whole:
-                    continue
-                if (
-                    whole[-1] == outputs
-                    and part[-1] * 2 <= outputs
-                    and outputs % part[-1] == 0
-                    and outputs // part[-1] <= 4
-                ):
-                    return outputs // part[-1]
-                for count in whole[-2:-1] + whole[:1]:
-                    if count * whole[-1] == outputs and 2 <= count <= 4:
-                        return count  # viewed as (…, gates, size) or (gates, …, size)
-    return 1
+            if consumer.op not in PARTS or not consumer.outs:
+                continue
+            whole, parts = shape[consumer.reads[0].number], [shape[s.number] for s in consumer.outs]
+            if not whole or not all(parts) or len(whole) <= dim:
+                continue
+            if whole[dim] == outputs and len(parts[0]) == len(whole):
+                if len(parts) > 1:
+                    return _even([p[dim] for p in parts])
+                if parts[0][dim] < outputs:
+                    taken[consumer.index] = _slice(consumer, parts[0][dim])
+            for count in whole[-2:-1] + whole[:1] if dim == -1 else ():
+                if count * whole[-1] == outputs and 2 <= count <= 4:
+                    return (whole[-1],) * count  # viewed as (…, gates, size) or (gates, …, size)
+        if taken:
+            return _sizes(sorted(set(taken.values())), outputs)
+    return (outputs,)
+
+
+def _slice(node: Node, size: int) -> tuple[int, int]:
+    """Return where a slice begins and how long it is."""
+    start = node.options().get("start")
+    return (start if isinstance(start, int) and start >= 0 else 0), size
+
+
+def _sizes(taken: list[tuple[int, int]], outputs: int) -> tuple[int, ...]:
+    """Return the sizes of slices that lie side by side; equal parts where slices of one size leave a gap."""
+    at, sizes = 0, []
+    for start, size in taken:
+        if start == at:
+            sizes.append(size)
+            at += size
+    if at != outputs:
+        size = min(size for _, size in taken)
+        sizes = [size] * (outputs // size) if outputs % size == 0 else [outputs]
+    return _even(sizes)
+
+
+def _even(sizes: list[int]) -> tuple[int, ...]:
+    """Return the sizes of parts; where the smallest one divides all others, up to four equal parts."""
+    least, total = min(sizes), sum(sizes)
+    if least and total // least <= _GATES and not any(size % least for size in sizes):
+        return (least,) * (total // least)
+    return tuple(sizes) if len(sizes) <= _GATES else (total,)
 
 
 def ancestors(node: Node) -> Iterator[Node]:

@@ -6,7 +6,6 @@ Two towers of convolutions and norms in one network are grouped convolutions and
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import combinations, islice
 
 import torch
 from torch import Tensor
@@ -16,7 +15,6 @@ from dpnn_bridge.porting.events import Event, Form
 from dpnn_bridge.porting.source import Layer, Source
 
 _CHANNELWISE = ("batch norm", "prelu", "mul", "add")
-_MOST = 64
 
 
 def joined(event: Event, source: Source) -> Iterator[Assignment]:
@@ -30,9 +28,8 @@ def joined(event: Event, source: Source) -> Iterator[Assignment]:
         if groups > 1:
             yield from _grouped(event, form, source)
         else:
-            yield from _same_input(event, form, source)
             yield from _summed(event, form, source)
-            yield from _part_of_conv(event, form, source)
+            yield from _group_of_conv(event, form, source)
 
 
 def _channels(rows: Tensor, count: int, low: int, high: int) -> Tensor:
@@ -119,24 +116,6 @@ def _grouped(event: Event, form: Form, source: Source) -> Iterator[Assignment]:
         yield _assignment(layers, form, lambda: _weights(layers), expect)
 
 
-def _same_input(event: Event, form: Form, source: Source) -> Iterator[Assignment]:
-    """Yield a convolution whose outputs are those of several layers that take the same input."""
-    _, kernel, outputs, inputs, _ = form
-    rows = event.rows_in(form)
-    fitting = [
-        x
-        for x in source.layers
-        if x.kind == "conv" and x.forms[0] == ("conv", kernel, x.forms[0][2], inputs, 1) and x.forms[0][2] < outputs
-    ]
-    fitting = [x for x in fitting if x.respond(rows, x.forms[0]) is not None]
-    counts = range(len(fitting), 1, -1)
-    for layers in islice((c for n in counts for c in combinations(fitting, n)), _MOST):
-        if sum(x.forms[0][2] for x in layers) == outputs:
-            chosen = list(layers)
-            expect = lambda e, chosen=chosen: [x.respond(e.rows_in(form), x.forms[0]) for x in chosen]  # noqa: E731
-            yield _assignment(chosen, form, lambda chosen=chosen: _weights(chosen), expect)  # type: ignore[misc]
-
-
 def _summed(event: Event, form: Form, source: Source) -> Iterator[Assignment]:
     """Yield a convolution of joined channels whose result is the sum of those of several layers."""
     _, kernel, outputs, inputs, _ = form
@@ -163,19 +142,15 @@ def _summed(event: Event, form: Form, source: Source) -> Iterator[Assignment]:
         yield Assignment(tuple(layers), build, expect, form, how)
 
 
-def _part(event: Event, layer: Layer, number: int, count: int, whole: bool) -> Assignment | None:
-    """Return a part of the channels of a layer, which takes all of the event's input or the same part of its own.
-
-    Args:
-        whole: the part takes all of the layer's input.
-    """
+def _part(event: Event, layer: Layer, number: int, count: int) -> Assignment | None:
+    """Return a part of the channels of a layer, which takes the same part of the layer's input."""
     form, theirs = event.forms[0], layer.forms[0]
 
     def given(e: Event) -> Tensor | None:
         rows = e.rows_in(form)
         for x, y in layer.pairs_of(theirs):
             size = x.shape[1] // count
-            mine = x if whole else x[:, number * size : (number + 1) * size]
+            mine = x[:, number * size : (number + 1) * size]
             if mine.shape == rows.shape and bool((mine - rows).abs().max() <= layer.tolerance * rows.abs().max()):
                 size = y.shape[1] // count
                 return y[:, number * size : (number + 1) * size]
@@ -193,18 +168,18 @@ def _part_of_norm(event: Event, form: Form, source: Source) -> Iterator[Assignme
     for layer in source.layers:
         if layer.kind == event.kind and layer.forms[0][1] > form[1] and layer.forms[0][1] % form[1] == 0:
             count = layer.forms[0][1] // form[1]
-            parts = (_part(event, layer, i, count, whole=False) for i in range(count))
+            parts = (_part(event, layer, i, count) for i in range(count))
             yield from (part for part in parts if part is not None)
 
 
-def _part_of_conv(event: Event, form: Form, source: Source) -> Iterator[Assignment]:
-    """Yield one group of a convolution, or a part of the outputs of one without groups."""
+def _group_of_conv(event: Event, form: Form, source: Source) -> Iterator[Assignment]:
+    """Yield one group of a convolution."""
     _, kernel, outputs, inputs, _ = form
     for layer in source.layers:
         theirs = layer.forms[0]
         if layer.kind != "conv" or theirs[1] != kernel or theirs[3] != inputs or theirs[2] % outputs:
             continue
         count = theirs[2] // outputs
-        if count > 1 and theirs[4] in (1, count):
-            parts = (_part(event, layer, i, count, whole=theirs[4] == 1) for i in range(count))
+        if count > 1 and theirs[4] == count:
+            parts = (_part(event, layer, i, count) for i in range(count))
             yield from (part for part in parts if part is not None)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.conversion.places import lua_paths
-from dpnn_bridge.errors import DpnnBridgeError, OptionError
-from dpnn_bridge.porting.events import event_of
+from dpnn_bridge.errors import ConversionError, DpnnBridgeError, OptionError
+from dpnn_bridge.porting.events import event_key, event_of
 from dpnn_bridge.porting.tape import Node, Recorder, Tape, leaves, replaced
 
 Call = Callable[[nn.Module, Any], Any]
@@ -30,6 +30,26 @@ def double_copy(module: nn.Module, what: str) -> nn.Module:
         raise OptionError(
             f"{what} cannot be copied ({type(e).__name__}: {e}); pass a module that copy.deepcopy takes"
         ) from e
+
+
+def check_registered(module: nn.Module) -> None:
+    """Refuse a network with layers in a plain list or dict, which ``state_dict()`` does not contain.
+
+    Raises:
+        ConversionError: there is one.
+    """
+    own = {id(t) for t in (*module.parameters(), *module.buffers())}
+    for name, inner in module.named_modules():
+        for attribute, value in vars(inner).items():
+            if not isinstance(value, (list, tuple, dict)) or attribute.startswith("_"):
+                continue
+            given = (v for v in leaves(value) if isinstance(v, (nn.Module, nn.Parameter)))
+            tensors = (t for v in given for t in ([v] if isinstance(v, nn.Parameter) else v.parameters()))
+            if any(id(t) not in own for t in tensors):
+                place = f"{name}.{attribute}" if name else attribute
+                right = "torch.nn.ModuleDict" if isinstance(value, dict) else "torch.nn.ModuleList"
+                what = f"the module keeps layers in {place}, a {type(value).__name__}"
+                raise ConversionError(f"{what}, so they are none of its parameters; make it a {right}")
 
 
 def _double(tensor: Tensor) -> Tensor:
@@ -125,12 +145,14 @@ def lua_path_of(model: nn.Module) -> Callable[[str], str]:
 
 def trace(module: nn.Module, call: Call, example: Any, single: frozenset[str]) -> Tape:
     """Return the target's tape: which operations are events, before any weight is known."""
+    firsts: dict[Any, Node] = {}
 
     def observe(tape: Tape, node: Node, args: Any, kwargs: Any, run: Callable[[], Any]) -> Any:
         node.event = event_of(tape, node, args)
         if node.event is not None:
             node.event.input = torch.empty(0)
-            node.origins |= 1 << node.index
+            first = firsts.setdefault(event_key(tape, node.event), node)  # where its weights are decided
+            node.origins |= 1 << node.index | first.origins
         return run()
 
     return Recorder(module, example, observe, single).run(module, lambda m: call(m, example))

@@ -19,7 +19,8 @@ from dpnn_bridge.porting.flow import sums_with
 from dpnn_bridge.porting.source import Layer, Source
 from dpnn_bridge.porting.values import Fingerprint, matching_rows
 
-_MOST, _MOST_ORDERS = 12, 500
+#: pieces and orders that are tried, layers side by side, and parts of one layer, at most
+_MOST, _MOST_ORDERS, _MOST_SIDES, _PARTS = 12, 500, 64, 4
 #: orders of gates that libraries use, before the others
 _USUAL = ((0, 1, 3, 2), (0, 2, 1, 3), (0, 3, 1, 2), (0, 2, 3, 1), (1, 0, 2))
 
@@ -29,7 +30,7 @@ class Piece:
     """A part of a layer.
 
     Attributes:
-        form: the linear form of the layer.
+        form: the form in which the layer is seen.
         part, count: which part of the outputs, of how many.
         low, high: columns of the layer's inputs.
     """
@@ -43,18 +44,20 @@ class Piece:
 
     @property
     def whole(self) -> bool:
-        return self.high - self.low == self.form[2]
+        return self.high - self.low == _inputs(self.form)
 
     @property
     def size(self) -> int:
-        return self.form[1] // self.count
+        return _outputs(self.form) // self.count
 
     def of(self, values: Tensor) -> Tensor:
         """Return the part of outputs, the first dimension of values."""
         return values[self.part * self.size : (self.part + 1) * self.size]
 
     def matrix(self) -> Tensor:
-        return self.of(self.layer.matrix())[:, self.low : self.high]
+        weight = self.layer.values["weight"] if self.form[0] == "conv" else self.layer.matrix()
+        assert weight is not None
+        return self.of(weight)[:, self.low : self.high]
 
     def bias(self) -> Tensor | None:
         """Return the bias; of a layer that is split by columns, the piece with the first column has it."""
@@ -65,33 +68,62 @@ class Piece:
         """Return the output of this part of the layer for rows, None if the layer never took them."""
         if self.whole:
             given = self.layer.respond(rows, self.form)
-            return None if given is None else given[:, self.part * self.size : (self.part + 1) * self.size]
+            return None if given is None else given.chunk(self.count, 1)[self.part]
         result, bias = rows @ self.matrix().t(), self.bias()
         return result if bias is None else result + bias
 
 
-def of_pieces(event: Event, source: Source, gates: int) -> Iterator[Assignment]:
-    """Yield the gates in any order, from one layer or from several; a part of a layer that computes several gates."""
-    form = event.linear_form
+def _outputs(form: Form) -> int:
+    return form[2] if form[0] == "conv" else form[1]
+
+
+def _inputs(form: Form) -> int:
+    return form[3] if form[0] == "conv" else form[2]
+
+
+def _family(form: Form) -> Form:
+    """Return a form without its number of outputs."""
+    place = 2 if form[0] == "conv" else 1
+    return form[:place] + form[place + 1 :]
+
+
+def of_pieces(event: Event, source: Source, sizes: tuple[int, ...]) -> Iterator[Assignment]:
+    """Yield the gates in any order, from one layer or from several; a part of a layer that computes several gates.
+
+    Args:
+        sizes: of the parts that the target divides the outputs into.
+    """
+    form = event.forms[0] if event.kind == "conv" else event.linear_form
     if form is None:
         return
-    size, rows = form[1] // gates, event.rows_in(form)
-    pieces = list(_pieces(source, rows, size))
-    yield from _selected(event, form, pieces, gates)
-    if not pieces:
-        yield from _selected(event, form, list(_columns(source, rows, size)), gates)
-        yield from _joined(event, form, source, gates)
+    pieces = [p for size in dict.fromkeys(sizes) for p in _pieces(source, event.rows_in(form), form, size)]
+    yield from _selected(event, form, pieces, sizes)
+    if len(sizes) == 1:
+        yield from _side_by_side(event, form, list(_whole(source, event.rows_in(form), form)))
+    if not pieces and (linear := event.linear_form) is not None:
+        columns = [p for size in dict.fromkeys(sizes) for p in _columns(source, event.rows_in(linear), size)]
+        yield from _selected(event, linear, columns, sizes)
+        if len(set(sizes)) == 1:
+            yield from _joined(event, linear, source, len(sizes))
 
 
-def _pieces(source: Source, rows: Tensor, size: int) -> Iterator[Piece]:
+def _pieces(source: Source, rows: Tensor, form: Form, size: int) -> Iterator[Piece]:
     """Yield the parts of layers that take rows."""
     for layer in source.layers:
-        for form in layer.forms:
-            if form[0] == "linear" and form[2] == rows.shape[1] and form[1] % size == 0 and form[1] // size <= 4:
-                if layer.respond(rows, form) is not None:
-                    count = form[1] // size
-                    yield from (Piece(layer, form, i, count, 0, form[2]) for i in range(count))
+        for theirs in layer.forms:
+            if _family(theirs) == _family(form) and _outputs(theirs) % size == 0 and _outputs(theirs) // size <= _PARTS:
+                if layer.respond(rows, theirs) is not None:
+                    count = _outputs(theirs) // size
+                    yield from (Piece(layer, theirs, i, count, 0, _inputs(theirs)) for i in range(count))
                 break
+
+
+def _whole(source: Source, rows: Tensor, form: Form) -> Iterator[Piece]:
+    """Yield the layers that take rows, whatever number of outputs they have."""
+    for layer in source.layers:
+        theirs = next((f for f in layer.forms if _family(f) == _family(form)), None)
+        if theirs is not None and layer.respond(rows, theirs) is not None:
+            yield Piece(layer, theirs, 0, 1, 0, _inputs(theirs))
 
 
 def _columns(source: Source, rows: Tensor, size: int) -> Iterator[Piece]:
@@ -99,7 +131,7 @@ def _columns(source: Source, rows: Tensor, size: int) -> Iterator[Piece]:
     for layer in source.layers:
         for form in layer.forms:
             width = rows.shape[1]
-            if form[0] != "linear" or form[2] <= width or form[1] % size or form[1] // size > 4:
+            if form[0] != "linear" or form[2] <= width or form[1] % size or form[1] // size > _PARTS:
                 continue
             taken, count = torch.cat(layer.inputs(form)), form[1] // size
             for low in dict.fromkeys((0, form[2] - width)):
@@ -107,25 +139,33 @@ def _columns(source: Source, rows: Tensor, size: int) -> Iterator[Piece]:
                     yield from (Piece(layer, form, i, count, low, low + width) for i in range(count))
 
 
-def _selected(event: Event, form: Form, pieces: list[Piece], gates: int) -> Iterator[Assignment]:
-    for chosen in _selections(pieces, gates):
+def _selected(event: Event, form: Form, pieces: list[Piece], sizes: tuple[int, ...]) -> Iterator[Assignment]:
+    for chosen in _selections(pieces, sizes):
         first = chosen[0]
         same = all(p.layer is first.layer for p in chosen)
         order = tuple(p.part for p in chosen)
-        if same and len(chosen) == first.count and first.whole and order == tuple(range(gates)):
+        if same and len(chosen) == first.count and first.whole and order == tuple(range(len(sizes))):
             continue  # the layer as it is
         yield _assigned(event, form, chosen, order if same and len(chosen) == first.count else None)
 
 
-def _selections(pieces: list[Piece], gates: int) -> Iterator[tuple[Piece, ...]]:
+def _selections(pieces: list[Piece], sizes: tuple[int, ...]) -> Iterator[tuple[Piece, ...]]:
     """Yield ordered selections of pieces: of one layer in its order or another, or of several layers."""
+    gates = len(sizes)
     orders = sorted(permutations(range(gates)), key=lambda p: (p != tuple(range(gates)), p not in _USUAL, p))
-    whole = [p for p in pieces if p.count == gates and p.part == 0] if gates > 1 else []
+    whole = [p for p in pieces if p.count == gates and p.part == 0] if gates > 1 and len(set(sizes)) == 1 else []
     for first in whole:
         parts = [p for p in pieces if p.layer is first.layer and p.low == first.low]
         yield from (tuple(parts[i] for i in order) for order in orders)
     if not whole and len(pieces) <= _MOST:
-        yield from permutations(pieces, gates)
+        yield from (c for c in permutations(pieces, gates) if tuple(p.size for p in c) == sizes)
+
+
+def _side_by_side(event: Event, form: Form, whole: list[Piece]) -> Iterator[Assignment]:
+    """Yield several layers in whole whose outputs are concatenated."""
+    counts = range(min(len(whole), _MOST), 1, -1)
+    chosen = (c for n in counts for c in permutations(whole, n) if sum(p.size for p in c) == _outputs(form))
+    yield from (_assigned(event, form, pieces, None) for pieces in islice(chosen, _MOST_SIDES))
 
 
 def _assigned(event: Event, form: Form, chosen: tuple[Piece, ...], order: tuple[int, ...] | None) -> Assignment:
@@ -133,8 +173,8 @@ def _assigned(event: Event, form: Form, chosen: tuple[Piece, ...], order: tuple[
         biases = [p.bias() for p in chosen]
         bias = None
         if any(b is not None for b in biases):
-            none = torch.zeros(chosen[0].size, dtype=torch.float64)
-            bias = torch.cat([none if b is None else b for b in biases])
+            found = zip(chosen, biases, strict=True)
+            bias = torch.cat([torch.zeros(p.size, dtype=torch.float64) if b is None else b for p, b in found])
         return {"weight": native(event, torch.cat([p.matrix() for p in chosen])), "bias": bias}
 
     def expect(e: Event) -> Tensor | None:
@@ -168,13 +208,13 @@ def _joined(event: Event, form: Form, source: Source, gates: int) -> Iterator[As
     rows, size = event.rows_in(form), form[1] // gates
     pairs: list[tuple[Piece, Piece]] = []
     for split in sorted({f[2] for layer in source.layers for f in layer.forms if f[0] == "linear" and f[2] < form[2]}):
-        right = list(_pieces(source, rows[:, split:], size))
-        left = list(_pieces(source, rows[:, :split], size)) if right else []
+        right = list(_pieces(source, rows[:, split:], ("linear", size, form[2] - split), size))
+        left = list(_pieces(source, rows[:, :split], ("linear", size, split), size)) if right else []
         pairs += [(a, b) for a in left for b in right if _are_added(a.layer, b.layer)]
     likely = sorted(pairs, key=lambda pair: not _is_sum(pair, rows, source))
     distinct = (c for c in permutations(likely, gates) if all(len(set(side)) == gates for side in zip(*c, strict=True)))
     for chosen in islice(distinct, _MOST_ORDERS):
-        yield _side_by_side(event, form, chosen)
+        yield _added(event, form, chosen)
 
 
 def _are_added(layer: Layer, other: Layer) -> bool:
@@ -188,7 +228,8 @@ def _is_sum(pair: tuple[Piece, Piece], rows: Tensor, source: Source) -> bool:
     return y is not None and z is not None and source.knows(Fingerprint.of(y + z))
 
 
-def _side_by_side(event: Event, form: Form, chosen: tuple[tuple[Piece, Piece], ...]) -> Assignment:
+def _added(event: Event, form: Form, chosen: tuple[tuple[Piece, Piece], ...]) -> Assignment:
+    """Return sums of pieces over joined inputs."""
     left = _assigned(event, form, tuple(a for a, _ in chosen), None)
     right = _assigned(event, form, tuple(b for _, b in chosen), None)
     split = chosen[0][0].form[2]

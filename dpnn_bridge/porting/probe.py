@@ -20,13 +20,12 @@ ROUNDED = 1e-4
 
 
 #: operations that compute something else for large numbers than for small ones
-_RANGES = frozenset(
-    (
-        "hardtanh clamp clamp_min clamp_max threshold softplus where minimum maximum hardsigmoid hardswish hardshrink"
-        " gt ge lt le nan_to_num round floor ceil remainder fmod _local_scalar_dense is_nonzero bitwise_and masked_fill"
-        " relu leaky_relu elu _prelu_kernel abs"
-    ).split()
+_NAMES = (
+    "hardtanh clamp clamp_min clamp_max threshold softplus where minimum maximum hardsigmoid hardswish hardshrink gt ge"
+    " lt le nan_to_num round floor ceil remainder fmod _local_scalar_dense is_nonzero bitwise_and masked_fill relu"
+    " leaky_relu elu _prelu_kernel abs"
 )
+_RANGES = frozenset(_NAMES.split())
 
 
 def has_ranges(tape: Tape) -> bool:

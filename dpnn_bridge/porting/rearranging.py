@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from dpnn_bridge.porting.assignment import Assignment, Weights, weights_of
+from dpnn_bridge.porting.assignment import Assignment, Weights, native, weights_of
 from dpnn_bridge.porting.events import Event, Form
 from dpnn_bridge.porting.flow import moved_index, unflattened
 from dpnn_bridge.porting.source import Layer, Source
@@ -23,6 +23,8 @@ def rearranged(event: Event, source: Source, tape: Tape) -> Iterator[Assignment]
     """Yield the input channels, pixels or words in another order."""
     if event.kind == "embedding":
         yield from _offset(event, source)
+    if event.kind == "linear":
+        yield from _contracted(event, source)
     if event.kind in ("conv", "transposed conv") and event.input.dim() == 4:
         yield from _transposed(event, source)
     if event.kind not in ("linear", "conv", "transposed conv", *_BY_CHANNEL) or event.options.get("groups", 1) != 1:
@@ -137,6 +139,23 @@ def _transposed(event: Event, source: Source) -> Iterator[Assignment]:
 
         if expect(event) is not None:
             yield Assignment((layer,), build, expect, form, "transposed: height and width exchanged")
+
+
+def _contracted(event: Event, source: Source) -> Iterator[Assignment]:
+    """Yield a bilinear form whose target multiplies with one factor first, as ``torch.einsum`` does."""
+    form = event.forms[0]
+    for layer in source.layers:
+        factors = layer.events[0].factors if layer.events else ()
+        for side, factor in enumerate(factors):
+            if factor.shape != event.input.shape or difference(factor, event.input) > DOUBLE:
+                continue
+            matrix = layer.matrix()
+            weight = matrix.reshape(len(matrix), factors[0].shape[1], factors[1].shape[1]).movedim(1 + side, 2)
+            for order in (weight, weight.transpose(0, 1)) if weight[..., 0].numel() == form[1] else ():
+                value = order.reshape(form[1:])
+                expect = lambda e, value=value: e.input @ value.t()  # noqa: E731
+                build = lambda value=value: {"weight": native(event, value), "bias": None}  # noqa: E731
+                yield Assignment((layer,), build, expect, form, "one factor of a bilinear form", trivial=True)  # type: ignore[misc]
 
 
 def _offset(event: Event, source: Source) -> Iterator[Assignment]:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from dpnn_bridge.base.notebook import table
+
 if TYPE_CHECKING:
     from dpnn_bridge.porting.sides import Step
 
@@ -87,6 +89,12 @@ class PortReport:
             "later": [asdict(deviation) for deviation in self.later],
             "matches": [asdict(m) for m in self.matches],
         }
+
+    def _repr_html_(self) -> str:
+        """Return the verdict and the table of the parameters, for notebooks."""
+        head, *lines = str(self).splitlines()
+        rows = [(m.parameter, m.source, m.form) for m in self.matches]
+        return table(head, ("parameter", "source", "form"), rows, lines)
 
     def __str__(self) -> str:
         if self.equal:

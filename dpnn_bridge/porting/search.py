@@ -32,11 +32,12 @@ from dpnn_bridge.porting.writing import Journal, Parameters
 _GATHERING = "cat stack copy zeros_like empty constant_pad_nd index fill zero index_select gather"
 #: operations whose results need not be values of the source
 ARRANGING = VIEWS | frozenset(_GATHERING.split())
-_SECONDS, _BACKTRACKS = 8.0, 3000
+#: seconds and steps back of a search; seconds once an operation is known to deviate
+_SECONDS, _BACKTRACKS, _SECONDS_MORE = 8.0, 3000, 1.5
 #: steps of a sequence that are looked at one by one, at most
 _STEPS = 128
-#: what speaks for a search or against it: an event with the right result counts as this many values of the source; a
-#: value that is none, and a part of the source that is used twice, outweigh this many
+#: what speaks for a search or against it: an event with the right result counts as this many values of the source; an
+#: odd node, and a part of the source that is used twice, outweigh this many
 _VERIFIED, _STRANGE, _TWICE = 3, 1, 10
 
 
@@ -72,7 +73,7 @@ class Search:
         output, outputs: the tensors that the target gives with the weights found, and their comparison.
         parameters: the weights found.
         placement: which event has which.
-        known, strange: indices of the nodes that give a value of the source, and of those that do not.
+        known: indices of the nodes that give a value of the source.
         takes, gives: fingerprints of what a node took and gave.
         patches: node index -> a value of the source in the place of a wrong one.
         windows: node index -> arguments of a pooling that differ and make no difference here.
@@ -98,7 +99,6 @@ class Search:
         self.forced: dict[int, int] = {}
         self.marks: dict[int, int] = {}
         self.known: set[int] = set()
-        self.strange: set[int] = set()
         self.windows: dict[int, str] = {}
         self.takes: dict[int, list[Fingerprint]] = {}
         self.gives: dict[int, list[Fingerprint]] = {}
@@ -143,15 +143,15 @@ class Search:
             if best is None or (right > most and not found.exhausted):
                 best, most, decisions = found, right, {c.node.index: c.taken for c in self.choices}
             back = self._back(found)
-            if back is None or time.thread_time() - began > _SECONDS:
+            if back is None or time.thread_time() - began > (_SECONDS_MORE if self.allowed else _SECONDS):
                 break
             at = back
         return best, decisions
 
     def _worth(self, at: int) -> int:
-        """Score the decisions before a node: values of the source minus other values."""
+        """Score the decisions before a node: values of the source minus operations that leave them."""
         known = sum(_VERIFIED if self.tape.nodes[i].event is not None else 1 for i in self.known if i < at)
-        strange = sum(index < at for index in self.strange)
+        strange = sum(index < at for index in self.odd)
         twice = sum(n - 1 for use, n in self.placement.used.items() if use[0] not in self.additions)
         return known - _STRANGE * strange - _TWICE * twice
 
@@ -258,7 +258,6 @@ class Search:
         """Compare the result of an operation with the source's values."""
         self.gives[node.index] = self._prints(node.outs)
         self.known.discard(node.index)
-        self.strange.discard(node.index)
         if all(self.knows(slot) for slot in node.outs):
             self.known.add(node.index)
             if "pool" in node.op:
@@ -268,10 +267,7 @@ class Search:
             return
         if node.op in ARRANGING or not self.env[node.outs[0].number].is_floating_point():
             return
-        self.strange.add(node.index)
-        if node.event is not None:
-            return
-        if all(self.source.knows(p) for p in self.takes[node.index]):
+        if node.event is None and all(self.source.knows(p) for p in self.takes[node.index]):
             self.odd[node.index] = node
             self.journal.add(lambda: self.odd.pop(node.index, None))
             if self._is_strict(node) and any(node.origins >> c.node.index & 1 for c in self.choices):

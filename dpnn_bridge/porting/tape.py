@@ -162,6 +162,7 @@ class Tape:
         dropouts: (module, line, rate) of calls of dropout functions.
         shapes: slot number -> shape.
         size: number of slots.
+        modules: name -> module of the network.
     """
 
     def __init__(self) -> None:
@@ -178,6 +179,7 @@ class Tape:
         self.dropouts: list[tuple[str, str, float]] = []
         self.shapes: dict[int, tuple[int, ...]] = {}
         self.size = 0
+        self.modules: dict[str, nn.Module] = {}
 
     def weight_key(self, slot: int) -> Any:
         """Identify weights in every tape of one module: by a name, or by operations on names."""
@@ -221,6 +223,7 @@ class Recorder(EagerMode):
         super().__init__()
         self.single = single
         self.tape, self.observer, self.owners = Tape(), observer, [""]
+        self.tape.modules = dict(module.named_modules())
         self._slots: dict[int, Slot] = {}
         self._alive: list[Any] = []  # an id stands for a tensor only while that lives
         self._written: dict[int, Node] = {}  # storage -> node that last changed it in place

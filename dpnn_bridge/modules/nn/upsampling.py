@@ -101,6 +101,9 @@ class UpsamplingBilinear2d(nn.UpsamplingBilinear2d):
         output = upsample_linear(batch, target_size(batch, self.size, self.scale_factor))
         return output.squeeze(0) if input.dim() == 3 else output
 
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, align_corners=True"
+
     class Lua(LuaClass):
         computed_fields = ("scale_factor", "oheight", "owidth")
         constants = SIZES
