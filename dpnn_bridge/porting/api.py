@@ -15,7 +15,7 @@ from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.files import load
-from dpnn_bridge.porting.biases import differ_in_biases, missing_range
+from dpnn_bridge.porting.biases import OTHER_BIASES, OTHER_INPUT, differ_in_biases, missing_range
 from dpnn_bridge.porting.explain import Explanation, located
 from dpnn_bridge.porting.later import later_deviations
 from dpnn_bridge.porting.networks import (
@@ -135,7 +135,8 @@ class Port:
         proof = prove(for_a_run(self.target, self.call_target), self.call_target, second, search, self.single)
         if proof.failed is not None:
             self._check_deterministic()
-            return self._report(search, values, proof.deviation(), proof.difference, [])
+            hidden = self._missing_range(search, OTHER_INPUT)
+            return self._report(search, values, hidden or proof.deviation(), proof.difference, [])
         idle = _idle(search)
         if idle is not None:
             return self._report(search, values, idle, proof.difference, [])
@@ -175,15 +176,19 @@ class Port:
     def _with_other_biases(self, search: Search) -> Deviation | None:
         """Return the ReLU or clip that one of the networks lacks, which the biases of the file hide."""
         source, target = self._runs()
-        first, second = self.examples
+        example = self.examples[1]
 
         def both() -> tuple[Any, Any]:
-            return sorted_outputs(source(second)), sorted_outputs(target(second))
+            return sorted_outputs(source(example)), sorted_outputs(target(example))
 
         if not differ_in_biases(search, self.model, both):
             return None
-        self._run_source(first)
-        return missing_range(search)
+        what = f"the networks have other ReLUs or clips; equal {OTHER_BIASES}"
+        return self._missing_range(search, OTHER_BIASES) or Deviation("", "", "", what)
+
+    def _missing_range(self, search: Search, when: str) -> Deviation | None:
+        self._run_source(self.examples[0])
+        return missing_range(search, when)
 
     def _runs(self) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
         """Return functions that run both networks as they are."""

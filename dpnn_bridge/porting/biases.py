@@ -26,7 +26,7 @@ from dpnn_bridge.porting.wording import described
 _FACTORS = (1.0, 10.0)
 #: operations without an input or a result of real numbers
 _MASKS = frozenset(("gt", "ge", "lt", "le", "bitwise_and", "_local_scalar_dense", "is_nonzero"))
-_HERE = "equal with these weights and this example, not with other biases"
+OTHER_BIASES, OTHER_INPUT = "with these weights, not with other biases", "on the first input and not on the second"
 
 
 def differ_in_biases(search: Search, model: nn.Module, runs: Callable[[], tuple[Any, Any]]) -> bool:
@@ -50,25 +50,28 @@ def differ_in_biases(search: Search, model: nn.Module, runs: Callable[[], tuple[
     return False
 
 
-def missing_range(search: Search) -> Deviation:
-    """Return the ReLU or clip that one of the networks has, and the other has not.
+def missing_range(search: Search, when: str) -> Deviation | None:
+    """Return the ReLU or clip that one of the networks has, and the other has not; None where it is not found.
 
     Args:
         search: a search whose source ran on the same example.
+        when: where the networks are equal all the same.
     """
     target, source = search.tape, search.source
+    if _count(target) == _count(source.tape):
+        return None
     for node in (n for n in source.tape.nodes if _ranges(n)):
         if not any(p.matches(node.gives[0]) for given in search.gives.values() for p in given):
             for here in _takers(search, node):
                 missing = f"in the source goes through {described(node)} first: it is missing here"
                 return located(
-                    here, source.names(node.owner), f"{described(here)} takes a value that {missing}; {_HERE}"
+                    here, source.names(node.owner), f"{described(here)} takes a value that {missing}; equal {when}"
                 )
     for node in (n for n in target.nodes if _ranges(n)):
         print = search.takes[node.index][0]
         if print.matches(search.gives[node.index][0]) and not _is_ranged_in(source, print):
-            return located(node, "", f"{described(node)} here, nothing of this kind in the source; {_HERE}")
-    return Deviation("", "", "", f"{_HERE}: the networks have other ReLUs or clips")
+            return located(node, "", f"{described(node)} here, nothing of this kind in the source; equal {when}")
+    return None
 
 
 def _ranges(node: Node) -> bool:

@@ -67,6 +67,9 @@ class Explanation:
             here, there, why = recurrent
             return located(here, self._path(there), why)
         root = self._root()
+        if root is not None and not any(self._consumed(root)):
+            self._look_at_parts()
+            root = self._root()
         return self._of_unknown_use(root) or (self._of_output() if root is None else self._of_root(root))
 
     def _of_unknown_use(self, root: Node | None) -> Deviation | None:
@@ -107,6 +110,19 @@ class Explanation:
             return False
         return not placed.assignment.parts or self._has_sibling(node)
 
+    def _look_at_parts(self) -> None:
+        """Take parts of the source's channels for values too, as two towers have them that are one in the source."""
+        self.source.run_with_parts()
+        for index, prints in self.search.gives.items():
+            if prints and all(map(self.source.knows, prints)):
+                self.search.known.add(index)
+
+    def _consumed(self, node: Node) -> list[list[Node]]:
+        """Return what the source does with each value that a node takes, or with each part of it."""
+        taken = list(self.search.takes.get(node.index, []))
+        taken += [p for slot in node.reads for p in self.search.parts.get(slot.number, [])]
+        return [list(self._consumers(print)) for print in taken]
+
     def _has_sibling(self, node: Node) -> bool:
         """Return whether another operation of the same kind, with the rest of a layer, takes what a node takes."""
         others = [other for maker in node.inputs for other in through_views(maker)]
@@ -121,7 +137,10 @@ class Explanation:
 
     def _of_root(self, node: Node) -> Deviation:
         takes = self.search.takes.get(node.index, [])
-        there = list(dict.fromkeys(n for p in takes for n in self._consumers(p)))
+        consumed = [found for found in self._consumed(node) if found]
+        others = [found for found in consumed if not any(_is_alike(node, n) for n in found)]
+        there = list(dict.fromkeys(n for found in others[:1] if len(consumed) > 1 for n in found))
+        there = there or list(dict.fromkeys(n for found in consumed for n in found))
         there.sort(key=self._has_counterpart)
         same = [n for n in there if _is_alike(node, n)]
         if same:

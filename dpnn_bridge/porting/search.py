@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -75,6 +76,7 @@ class Search:
         placement: which event has which.
         known: indices of the nodes that give a value of the source.
         takes, gives: fingerprints of what a node took and gave.
+        parts: slot number -> fingerprints of the source's values that a value is made of.
         patches: node index -> a value of the source in the place of a wrong one.
         windows: node index -> arguments of a pooling that differ and make no difference here.
     """
@@ -102,6 +104,7 @@ class Search:
         self.windows: dict[int, str] = {}
         self.takes: dict[int, list[Fingerprint]] = {}
         self.gives: dict[int, list[Fingerprint]] = {}
+        self.parts: dict[int, list[Fingerprint]] = {}
         self.additions = {layer.addition.index for layer in source.layers if layer.addition is not None}
         self.signatures = {layer.index: layer.signature() for layer in source.layers}
 
@@ -252,7 +255,12 @@ class Search:
         tensor = self.env[slot.number]
         if self.source.knows(self.prints.of(slot.number, tensor)):
             return True
-        return any(all(self.source.knows(Fingerprint.of(t)) for t in parts) for parts in _parts_of(tensor))
+        for parts in _parts_of(tensor):
+            prints = list(takewhile(self.source.knows, map(Fingerprint.of, parts)))
+            if len(prints) == len(parts):
+                self.parts[slot.number] = prints
+                return True
+        return False
 
     def _look(self, node: Node) -> None:
         """Compare the result of an operation with the source's values."""

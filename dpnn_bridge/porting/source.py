@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -142,8 +143,16 @@ class Source:
         self._by_weights: dict[Any, Layer] = {}
         self._digests: dict[Any, Any] = {}
 
-    def record(self, module: nn.Module, call: Callable[[nn.Module, Any], Any], example: Any) -> None:
-        """Run the network; what the layers took and gave in an earlier run is forgotten."""
+    def record(
+        self, module: nn.Module, call: Callable[[nn.Module, Any], Any], example: Any, parts: bool = False
+    ) -> None:
+        """Run the network; what the layers took and gave in an earlier run is forgotten.
+
+        Args:
+            module, call, example: what to run, and how.
+            parts: halves, thirds and quarters of the channels count as values too.
+        """
+        self._parts, self.run_with_parts = parts, partial(self.record, module, call, example, parts=True)
         self.table: Table[Value] = Table()
         self.gates: Table[None] = Table()
         self._prints = Prints()
@@ -175,7 +184,7 @@ class Source:
         for slot, tensor in zip(node.reads, (t for t in leaves((args, kwargs)) if isinstance(t, Tensor)), strict=True):
             if slot.number not in tape.weights:
                 print = self._prints.of(id(tensor), tensor)
-                node.takes.append(print)
+                node.takes += [print, *self._chunks(tensor)]
                 if slot.number in tape.constants:
                     self.table.add(print, Value(None, print, tuple(tensor.shape)))
         if event is not None:
@@ -191,7 +200,10 @@ class Source:
         for tensor in leaves(out):
             if isinstance(tensor, Tensor):
                 print = self._prints.of(id(tensor), tensor)
-                node.gives.append(print)
+                chunks = self._chunks(tensor)
+                node.gives += [print, *chunks]
+                for chunk in chunks:
+                    self.table.add(chunk, Value(node, chunk, tuple(tensor.shape)))
                 if node.op not in VIEWS or not any(p.count == print.count for p in node.takes):
                     self.table.add(print, Value(node, print, tuple(tensor.shape)))
                 if node.op in _GATED:
@@ -203,6 +215,13 @@ class Source:
             node.event = event
             node.origins |= 1 << node.index
         return out
+
+    def _chunks(self, tensor: Tensor) -> list[Fingerprint]:
+        """Return the fingerprints of parts of the channels, which another network may hold as tensors of their own."""
+        if not self._parts or tensor.dim() < 2 or not tensor.is_floating_point():
+            return []
+        counts = (n for n in (2, 3, 4) if tensor.shape[1] and tensor.shape[1] % n == 0)
+        return [Fingerprint.of(part) for n in counts for part in tensor.chunk(n, 1)]
 
     def _hold(self, event: Event, name: str) -> None:
         """Keep a tensor of the network with an event, which gets a copy when the network changes it."""

@@ -257,3 +257,49 @@ def test_a_norm_on_the_other_side_of_an_activation_is_named() -> None:
     assert report.first is not None
     assert report.first.layer == "n"
     assert "takes the result of convolution here, the result of relu in the source" in report.first.reason
+
+
+class Grouped(nn.Module):
+    """Two towers as grouped convolutions and one norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 12, 3, padding=1, groups=2)
+        self.norm, self.third = nn.BatchNorm2d(12), nn.Conv2d(12, 8, 3, groups=2)
+        self.linear, self.activation = nn.Linear(8, 4), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(self.activation(self.norm(self.second(F.relu(self.first(x))))), 2)
+        return self.linear(F.relu(self.third(x)).mean((2, 3)))
+
+
+class Towers(nn.Module):
+    """The same with a module for each tower."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.linear, self.activation = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 4), nn.ReLU()
+        self.towers = nn.ModuleList(
+            [nn.ModuleList([nn.Conv2d(4, 6, 3, padding=1), nn.BatchNorm2d(6), nn.Conv2d(6, 4, 3)]) for _ in range(2)]
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = []
+        for i, (half, tower) in enumerate(zip(F.relu(self.first(x)).chunk(2, 1), self.towers, strict=True)):
+            convolution, norm, last = tower
+            half = norm(convolution(half))
+            half = self.activation(half) if i else F.relu(half)
+            outputs.append(F.relu(last(F.max_pool2d(half, 2))))
+        return self.linear(torch.cat(outputs, 1).mean((2, 3)))
+
+
+@pytest.mark.parametrize(("source", "target"), [(Grouped, Towers), (Towers, Grouped)])
+@pytest.mark.parametrize(("activation", "reason"), [(nn.Tanh(), "goes into relu"), (nn.Identity(), "relu is missing")])
+def test_a_tower_with_another_activation_is_explained(
+    source: type[nn.Module], target: type[nn.Module], activation: nn.Module, reason: str
+) -> None:
+    net = target()
+    net.activation = activation
+    report = dpnn_bridge.port(filled(source(), 0), net, lambda seed: randn(2, 3, 10, 10, seed=seed))
+    assert report.first is not None
+    assert reason in report.first.reason

@@ -141,3 +141,36 @@ def test_a_module_that_is_not_deterministic_is_refused(tmp_path: Path) -> None:
     dpnn_bridge.save(tmp_path / "model.t7", relu_net(nn.ReLU()))
     with pytest.raises(ConversionError, match="the module is not deterministic"):
         dpnn_bridge.port(tmp_path / "model.t7", Drifting(), small_images)
+
+
+def test_layers_in_a_plain_list_are_refused() -> None:
+    class Listed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convs = [nn.Conv2d(3, 8, 3)]
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.convs[0](x)
+
+    with pytest.raises(ConversionError, match=r"layers in convs, a list.*ModuleList"):
+        dpnn_bridge.port(relu_net(nn.ReLU()), nn.Sequential(Listed())[0], small_images)
+
+
+def test_a_forward_that_fails_is_named_with_its_error() -> None:
+    class Failing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = relu_net(nn.ReLU())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat(map(self.net, [x]))  # type: ignore[arg-type]
+
+    report = dpnn_bridge.port(relu_net(nn.ReLU()), Failing(), small_images)
+    assert report.first is not None
+    assert report.first.reason.startswith("the module's forward fails: TypeError")
+
+
+def test_a_notebook_shows_the_verdict_and_the_parameters() -> None:
+    html = dpnn_bridge.port(LENET, Net(), images)._repr_html_()
+    assert "equal: largest relative difference" in html
+    assert "<td" in html
