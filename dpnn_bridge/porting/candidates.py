@@ -10,7 +10,7 @@ from dpnn_bridge.porting.flow import parts_of, signature, sums_with, through_vie
 from dpnn_bridge.porting.joining import joined
 from dpnn_bridge.porting.pieces import of_pieces
 from dpnn_bridge.porting.placement import Placement
-from dpnn_bridge.porting.rearranging import rearranged
+from dpnn_bridge.porting.rearranging import outputs_exchanged, rearranged
 from dpnn_bridge.porting.source import Source
 from dpnn_bridge.porting.tape import Tape
 
@@ -26,6 +26,8 @@ def candidates(
         found = [a for a in found if a.fold is None]
     for plain in found:
         plain.gates, plain.order = count, tuple(range(count))
+    if event.kind == "linear" and count == 1:
+        found += [other for plain in found[:1] for other in outputs_exchanged(event, plain, tape)]
     if event.kind == "embedding" and not found:
         found += rearranged(event, source, tape)
     if not found:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -212,7 +213,7 @@ class Explanation:
         return self._at(node, other, reason)
 
     def _contrast(self, node: Node, other: Node) -> list[str]:
-        why = [differences(options_of(node), options_of(other))] if node.op == other.op else []
+        why = [differences(*self._options(node, other))] if node.op == other.op else []
         if name_of(node) != name_of(other):
             why.insert(0, f"{name_of(node)} here, {name_of(other)} in the source")
         here, there = node.event, other.event
@@ -228,6 +229,16 @@ class Explanation:
         elif here is not None and there is None and node.op == other.op:
             why.append("weights here, none in the source")
         return [w for w in why if w]
+
+    def _options(self, node: Node, other: Node) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the arguments of both; dimensions count from the last one where the numbers of dimensions differ."""
+        options, ranks = (options_of(node), options_of(other)), []
+        for tape, at in ((self.search.tape, node), (self.source.tape, other)):
+            ranks.append(len(tape.shapes[at.reads[0].number]) if at.reads else 0)
+        for given, rank in zip(options, ranks, strict=True) if ranks[0] != ranks[1] else ():
+            if isinstance(given.get("dim"), int) and given["dim"] >= 0:
+                given["dim"] -= rank
+        return options
 
     def _ordering(self, node: Node) -> Node | None:
         """Return the operation right before one that may have put the right values into another order."""

@@ -14,6 +14,7 @@ from dpnn_bridge.porting.tape import PARTS, VIEWS, Node, Slot, Tape, replaced
 _REACH = 12
 #: gates of a recurrent layer, and other parts of one result, at most
 _GATES = 4
+_RESHAPING = frozenset(("view", "_unsafe_view", "reshape", "_reshape_alias"))
 #: what a recurrent layer may do to all gates at once
 _POINTWISE = frozenset(("sigmoid", "tanh", "hardsigmoid", "relu"))
 
@@ -127,6 +128,22 @@ def _even(sizes: list[int]) -> tuple[int, ...]:
     if least and total // least <= _GATES and not any(size % least for size in sizes):
         return (least,) * (total // least)
     return tuple(sizes) if len(sizes) <= _GATES else (total,)
+
+
+def unflattened_results(tape: Tape, node: Node, outputs: int) -> Iterator[tuple[int, int]]:
+    """Yield the sizes (a, b) that a network views the last dimension of a result as."""
+    front, seen = [node], {id(node)}
+    while front:
+        for consumer in front.pop().consumers:
+            if id(consumer) in seen or consumer.op not in VIEWS:
+                continue
+            seen.add(id(consumer))
+            front.append(consumer)
+            whole, viewed = (tape.shapes[s.number] for s in (consumer.reads[0], consumer.outs[0]))
+            if consumer.op not in _RESHAPING or whole[-1:] != (outputs,) or len(viewed) < 2 or 1 in viewed[-2:]:
+                continue
+            if viewed[-2] * viewed[-1] == outputs:
+                yield viewed[-2], viewed[-1]
 
 
 def ancestors(node: Node) -> Iterator[Node]:

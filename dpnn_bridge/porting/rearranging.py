@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dpnn_bridge.porting.assignment import Assignment, Weights, native, weights_of
 from dpnn_bridge.porting.events import Event, Form
-from dpnn_bridge.porting.flow import moved_index, unflattened
+from dpnn_bridge.porting.flow import moved_index, unflattened, unflattened_results
 from dpnn_bridge.porting.source import Layer, Source
 from dpnn_bridge.porting.tape import Tape
 from dpnn_bridge.porting.values import DOUBLE, difference, layouts, permutation
@@ -141,6 +141,21 @@ def _transposed(event: Event, source: Source) -> Iterator[Assignment]:
             yield Assignment((layer,), build, expect, form, "transposed: height and width exchanged")
 
 
+def outputs_exchanged(event: Event, plain: Assignment, tape: Tape) -> Iterator[Assignment]:
+    """Yield a layer with its outputs in another order, where the target views them as (a, b) and not as (b, a)."""
+    for count, size in unflattened_results(tape, event.node, plain.form[1]):
+        order = torch.arange(count * size).reshape(size, count).t().flatten()
+
+        def build(order: Tensor = order) -> Weights:
+            return {name: None if w is None else w[order] for name, w in plain.weights.items()}
+
+        def expect(e: Event, order: Tensor = order) -> Tensor | None:
+            rows = plain.expect(e)
+            return None if rows is None else rows[:, order]
+
+        yield Assignment(plain.layers, build, expect, plain.form, f"outputs as {count} x {size}", trivial=True)
+
+
 def _contracted(event: Event, source: Source) -> Iterator[Assignment]:
     """Yield a bilinear form whose target multiplies with one factor first, as ``torch.einsum`` does."""
     form = event.forms[0]
@@ -150,7 +165,7 @@ def _contracted(event: Event, source: Source) -> Iterator[Assignment]:
             if factor.shape != event.input.shape or difference(factor, event.input) > DOUBLE:
                 continue
             matrix = layer.matrix()
-            weight = matrix.reshape(len(matrix), factors[0].shape[1], factors[1].shape[1]).movedim(1 + side, 2)
+            weight = matrix.reshape(len(matrix), *(f.shape[1] for f in factors)).movedim(1 + side, 2)
             for order in (weight, weight.transpose(0, 1)) if weight[..., 0].numel() == form[1] else ():
                 value = order.reshape(form[1:])
                 expect = lambda e, value=value: e.input @ value.t()  # noqa: E731

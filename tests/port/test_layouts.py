@@ -259,6 +259,21 @@ def test_a_norm_on_the_other_side_of_an_activation_is_named() -> None:
     assert "takes the result of convolution here, the result of relu in the source" in report.first.reason
 
 
+def test_outputs_that_are_viewed_the_other_way() -> None:
+    """nn.Maxout of Torch7 has the pieces in front of the units; most implementations have them behind."""
+
+    def net(forward: Callable[[Net, Tensor], Tensor]) -> Net:
+        return Net(forward, first=nn.Linear(8, 18), second=nn.Linear(6, 10), last=nn.Linear(5, 3))
+
+    def there(m: Any, x: Tensor) -> Tensor:
+        return m.last(m.second(m.first(x).view(-1, 3, 6).amax(1)).view(-1, 2, 5).amax(1))
+
+    def here(m: Any, x: Tensor) -> Tensor:
+        return m.last(m.second(m.first(x).view(-1, 6, 3).amax(-1)).view(-1, 5, 2).amax(-1))
+
+    prove(filled(net(there), 0), net(here), lambda seed: randn(4, 8, seed=seed))
+
+
 class Grouped(nn.Module):
     """Two towers as grouped convolutions and one norm."""
 
@@ -286,7 +301,7 @@ class Towers(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         outputs = []
         for i, (half, tower) in enumerate(zip(F.relu(self.first(x)).chunk(2, 1), self.towers, strict=True)):
-            convolution, norm, last = tower
+            convolution, norm, last = tower.children()
             half = norm(convolution(half))
             half = self.activation(half) if i else F.relu(half)
             outputs.append(F.relu(last(F.max_pool2d(half, 2))))
