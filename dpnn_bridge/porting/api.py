@@ -86,7 +86,8 @@ def port(
     """
     source_module = model if isinstance(model, nn.Module) else load(model, key=key)
     runs = source or call_source, target or call_target
-    return Port(source_module, module, inputs(example), *runs, set(allow_unset), later).run()
+    with torch.random.fork_rng(devices=[]):
+        return Port(source_module, module, inputs(example), *runs, set(allow_unset), later).run()
 
 
 class Port:

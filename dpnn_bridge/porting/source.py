@@ -235,6 +235,9 @@ class Source:
 
     def _add_gates(self, tensor: Tensor) -> None:
         """Store the halves, thirds and quarters of rows, which another network may hold as tensors of their own."""
+        if tensor.dim() == 3 and tensor.shape[1] <= 4:  # (rows, gates, size)
+            for part in tensor.unbind(1):
+                self.gates.add(Fingerprint.of(part), None)
         for parts in (2, 3, 4) if tensor.dim() == 2 else ():
             if tensor.shape[1] % parts == 0:
                 for part in tensor.chunk(parts, 1):

@@ -298,6 +298,8 @@ class Recorder(EagerMode):
             out = self._run(node, func, args, kwargs)
         except Exception:
             tape.nodes.pop()
+            for maker in node.inputs:
+                maker.consumers.remove(node)
             raise
         made = [t for t in leaves(out) if isinstance(t, Tensor)]
         if state is not None and not torch.equal(state, torch.get_rng_state()):

@@ -143,6 +143,17 @@ def test_a_module_that_is_not_deterministic_is_refused(tmp_path: Path) -> None:
         dpnn_bridge.port(tmp_path / "model.t7", Drifting(), small_images)
 
 
+def test_random_numbers_that_a_network_draws_are_not_missing_afterwards() -> None:
+    class Noisy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + torch.randn_like(x)
+
+    before = torch.get_rng_state()
+    with pytest.raises(ConversionError, match="draws random numbers"):
+        dpnn_bridge.port(relu_net(nn.ReLU()), nn.Sequential(Noisy()), small_images)
+    assert torch.equal(before, torch.get_rng_state())
+
+
 def test_layers_in_a_plain_list_are_refused() -> None:
     class Listed(nn.Module):
         def __init__(self) -> None:
@@ -163,11 +174,11 @@ def test_a_forward_that_fails_is_named_with_its_error() -> None:
             self.net = relu_net(nn.ReLU())
 
         def forward(self, x: Tensor) -> Tensor:
-            return torch.cat(map(self.net, [x]))  # type: ignore[arg-type]
+            return self.net(x).view(3)
 
     report = dpnn_bridge.port(relu_net(nn.ReLU()), Failing(), small_images)
     assert report.first is not None
-    assert report.first.reason.startswith("the module's forward fails: TypeError")
+    assert report.first.reason.startswith("the module's forward fails: RuntimeError")
 
 
 def test_a_notebook_shows_the_verdict_and_the_parameters() -> None:
