@@ -148,9 +148,10 @@ def test_random_numbers_that_a_network_draws_are_not_missing_afterwards() -> Non
         def forward(self, x: Tensor) -> Tensor:
             return x + torch.randn_like(x)
 
+    model = relu_net(nn.ReLU())
     before = torch.get_rng_state()
     with pytest.raises(ConversionError, match="draws random numbers"):
-        dpnn_bridge.port(relu_net(nn.ReLU()), nn.Sequential(Noisy()), small_images)
+        dpnn_bridge.port(model, nn.Sequential(Noisy()), small_images)
     assert torch.equal(before, torch.get_rng_state())
 
 
