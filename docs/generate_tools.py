@@ -10,11 +10,11 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import math
 import re
 import sys
 import tempfile
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,10 @@ import torch
 from torch import Tensor, nn
 
 import dpnn_bridge
+from dpnn_bridge.cli.inputs import example_input
 from dpnn_bridge.compare import nested
 from dpnn_bridge.conversion.lua_values import to_value
+from dpnn_bridge.modules.inputs import input_shapes
 from dpnn_bridge.objects import LuaObject
 from dpnn_bridge.outputs.dynamic import Dynamic
 
@@ -33,6 +35,8 @@ TARGET = ROOT / "docs" / "ecosystem.md"
 BEGIN, END = "<!-- tools: written by docs/generate_tools.py -->", "<!-- end of tools -->"
 #: signal-to-noise ratio that a result in less precision must have, in dB
 LEAST_SQNR = 15.0
+#: layers whose SQNR is listed one by one
+MOST_LAYERS = 16
 
 
 def models() -> Iterator[tuple[str, nn.Module, Any]]:
@@ -63,10 +67,20 @@ def models() -> Iterator[tuple[str, nn.Module, Any]]:
 
 
 def _read(name: str, model: Path, reference: Path) -> Iterator[tuple[str, nn.Module, Any]]:
+    """Yield the model of a file with the input of its reference, or several models with inputs that they take."""
     table = dpnn_bridge.read_t7(reference)
-    if table.get("input") is not None and dpnn_bridge.inspect(model).models:
-        module = dpnn_bridge.load(model).float().eval()
-        yield name, module, nested.cast(to_value(table["input"]), torch.float32)
+    if table.get("input") is None or not dpnn_bridge.inspect(model).models:
+        return
+    loaded = dpnn_bridge.load(model)
+    if isinstance(loaded, nn.ModuleDict):
+        for key, module in loaded.items():
+            if shapes := input_shapes(module.float().eval()):
+                torch.manual_seed(0)
+                yield f"{name} {key}", module, example_input(shapes, module)
+        return
+    x = to_value(table["input"])
+    x = [x[key] for key in ("source", "source_size", "target")] if isinstance(x, dict) else x  # OpenNMT's
+    yield name, loaded.float().eval(), nested.cast(x, torch.float32)
 
 
 # ---------------------------------------------------------------------- the tools
@@ -76,11 +90,24 @@ def fx(model: nn.Module, x: Any) -> Any:
 
 
 def exported(model: nn.Module, x: Any) -> Any:
-    """``torch.export.export`` with a batch of any size."""
-    dynamic = Dynamic.of(True, x)
-    *_, example = dynamic.examples(x, model)
-    program = torch.export.export(model, (example,), dynamic_shapes=(dynamic.shapes(example),), strict=False)
-    return program.module()(x if _batch(x) > 1 else example), model(x if _batch(x) > 1 else example)
+    """``torch.export.export`` with a batch of any size, in the first or second dimension."""
+    error: Exception | None = None
+    for axis in ("batch=0", "batch=1"):
+        try:
+            dynamic = Dynamic.of(axis, x)
+            examples = dynamic.examples(x, model)
+            shapes = (dynamic.shapes(examples[-1]),)
+            program = torch.export.export(copy.deepcopy(model), (examples[-1],), dynamic_shapes=shapes, strict=False)
+            found = program.module()
+            return [_seeded(found, e) for e in examples], [_seeded(copy.deepcopy(model), e) for e in examples]
+        except Exception as e:
+            error = error or e
+    raise error or AssertionError
+
+
+def _seeded(module: Any, x: Any) -> Any:
+    torch.manual_seed(0)
+    return module(x)
 
 
 def traced(model: nn.Module, x: Any) -> Any:
@@ -148,11 +175,43 @@ def row(model: nn.Module, x: Any, tools: list[str] | None = None) -> dict[str, s
     return found
 
 
+# ---------------------------------------------------------------------- where precision is lost
+def layers(model: nn.Module, x: Any) -> list[tuple[str, float]]:
+    """Layer -> SQNR of its result in dB, where torchao made the weights of all linear layers 8-bit numbers."""
+    results: list[list[tuple[str, Tensor]]] = []
+    for run in (lambda module, x: module(x), int8):
+        module, found = copy.deepcopy(model), []
+        for path, layer in module.named_modules():
+            if type(layer) is nn.Linear:
+                note = lambda m, args, output, path=path, found=found: found.append((path, output))  # noqa: E731
+                layer.register_forward_hook(note)
+        torch.manual_seed(0)
+        with torch.no_grad():
+            run(module, nested.copied(x))
+        results.append(found)
+    return [(path, _sqnr(mine, exact)) for (path, exact), (_, mine) in zip(*results, strict=True)]
+
+
+def layer_cells(found: list[tuple[str, float]], output: str) -> str:
+    """Return the cells of a model in the table of layers: every layer in order, the worst one, and the output."""
+    finite = [(path, value) for path, value in found if value != float("inf")]
+    path, worst = min(finite, key=lambda layer: layer[1])
+    shown = " ".join(f"{value:.0f}" for _, value in finite[:MOST_LAYERS])
+    more = f" … ({len(finite)} calls)" if len(finite) > MOST_LAYERS else ""
+    return f"{shown}{more} | `{path or 'the model'}`: {worst:.0f} | {output.removesuffix(' dB')}"
+
+
+def _sqnr(result: Tensor, expected: Tensor) -> float:
+    noise = float((result.double() - expected.double()).square().sum())
+    signal = float(expected.double().square().sum())
+    return 10 * math.log10(signal / noise) if noise and signal else float("inf")
+
+
 def _judged(result: Any, expected: Any, lossy: bool) -> str:
     pairs = list(zip(_tensors(result), _tensors(expected), strict=True))
     noise = sum(float((a.double() - b.double()).square().sum()) for a, b in pairs)
     signal = sum(float(b.double().square().sum()) for _, b in pairs)
-    sqnr = 10 * float(torch.log10(torch.tensor(signal / noise))) if noise and signal else float("inf")
+    sqnr = 10 * math.log10(signal / noise) if noise and signal else float("inf")
     if lossy:
         return "exact" if sqnr == float("inf") else f"{sqnr:.0f} dB" if sqnr >= LEAST_SQNR else f"no: {sqnr:.0f} dB"
     return "yes" if sqnr > 80 or noise < 1e-10 else f"no: computes something else, {sqnr:.0f} dB"
@@ -162,43 +221,74 @@ def _tensors(value: Any) -> list[Tensor]:
     return [v for v in nested.leaves(value) if isinstance(v, Tensor) and v.is_floating_point()]
 
 
-def _batch(x: Any) -> int:
-    return min((t.shape[0] for t in _tensors(x) if t.dim()), default=1)
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+
+
+#: pattern of a message -> the reason that it stands for
+REASONS = {
+    r"Constraints violated|same reduction dim|channels, but got s\d+": "the model takes one size, or there is no batch",
+    r"captions of \d+ tokens, found s\d+": "the first dimension is the length of a caption",
+    r"Could not guard on data-dependent|torch._check": "a result decides what runs next",
+    r"Attempted to wrap RNN, GRU, or LSTM": "PyTorch excludes nn.LSTM unless `torch._dynamo.config.allow_rnn` is set",
+    r"Failed to trace builtin operator": "the model prints",
+    r"Tracer cannot infer type of|can be output from traced": "the output is a list of lists, which TorchScript lacks",
+    r"Observed exception": "the first call clones a module; call the model once before",
+    r"shape '\[\d+, 1\]' is invalid": "the lengths of the sentences are beside the batch",
+    r"Attempting to broadcast a dimension of length s\d+": "the input is a list of words and targets",
+    r"draws random numbers": "the model draws random numbers",
+    r"Unsupported input dtype: torch.float64": "a layer stays in double precision, which torchao does not take",
+}
 
 
 def _reason(error: Exception) -> str:
+    for pattern, reason in REASONS.items():
+        if re.search(pattern, str(error)):
+            return reason
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()] or [type(error).__name__]
     return re.sub(r"^\S*m\.onnx: ", "", lines[0]).replace("|", "/")[:110]
 
 
-def document(rows: dict[str, dict[str, str]]) -> str:
-    """Return the section of the page: counts, the table, and the reasons."""
+def document(rows: dict[str, dict[str, str]], by_layer: dict[str, list[tuple[str, float]]]) -> str:
+    """Return the section of the page: counts and reasons, every model, and the SQNR of its layers."""
     lines = ["| Tool | Works | Reasons where it does not |", "|---|---|---|"]
     for tool, (function, _) in TOOLS.items():
         cells = [found[tool] for found in rows.values()]
-        failed = Counter(cell.removeprefix("no: ") for cell in cells if cell.startswith("no"))
-        reasons = "; ".join(f"{n} x {why}" for why, n in failed.most_common())
+        failed: dict[str, list[str]] = {}
+        for name, found in rows.items():
+            if found[tool].startswith("no"):
+                failed.setdefault(found[tool].removeprefix("no: "), []).append(name.removeprefix("nn."))
+        ordered = sorted(failed.items(), key=lambda entry: -len(entry[1]))
+        reasons = "; ".join(f"{len(names)} x {why} ({_listed(names)})" for why, names in ordered)
+        works = len(cells) - sum(map(len, failed.values()))
         title = (function.__doc__ or tool).rstrip(".").replace("``", "`")
-        lines.append(f"| {title} | {len(cells) - sum(failed.values())} of {len(cells)} | {reasons or '-'} |")
+        lines.append(f"| {title} | {works} of {len(cells)} | {reasons or '-'} |")
     short = [[name, *("no" if v.startswith("no") else v for v in found.values())] for name, found in rows.items()]
     table = ["| Model | " + " | ".join(TOOLS) + " |", "|---" * (len(TOOLS) + 1) + "|"]
     table += ["| " + " | ".join(cells) + " |" for cells in short]
-    return "\n".join([*lines, "", "<details><summary>Every model</summary>", "", *table, "", "</details>"])
+    every = ["<details><summary>Every model</summary>", "", *table, "", "</details>"]
+    sqnr = ["| Model | Layers, first to last | Worst layer | Output |", "|---|---|---|---|"]
+    sqnr += [f"| {name} | {layer_cells(layers, rows[name]['int8 weights'])} |" for name, layers in by_layer.items()]
+    title = "8-bit weights: SQNR of every quantized layer and of the output, in dB"
+    quantized = [f"<details><summary>{title}</summary>", "", *sqnr, "", "</details>"]
+    return "\n".join([*lines, "", *every, "", *quantized])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--only")
     wanted = parser.parse_args().only
-    rows = {}
+    rows, by_layer = {}, {}
     for name, model, x in models():
         if wanted in (None, name):
             rows[name] = row(model, x)
-            print(name, rows[name], file=sys.stderr, flush=True)
+            if not rows[name]["int8 weights"].startswith("no"):
+                by_layer[name] = layers(model, x)
+            print(json.dumps([name, rows[name], by_layer.get(name)]), flush=True)
     if wanted is None:
         before, _, rest = TARGET.read_text(encoding="utf-8").partition(BEGIN)
         after = rest.partition(END)[2]
-        TARGET.write_text(f"{before}{BEGIN}\n\n{document(rows)}\n\n{END}{after}", encoding="utf-8")
+        TARGET.write_text(f"{before}{BEGIN}\n\n{document(rows, by_layer)}\n\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

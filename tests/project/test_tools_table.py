@@ -34,6 +34,15 @@ def test_a_tool_works_if_it_computes_what_the_model_computes() -> None:
     assert wrong["jit.trace, freeze"].startswith("no: computes something else")
 
 
+def test_layers_are_listed_with_the_worst() -> None:
+    rows = {"net": {tool: "no: the model prints" if tool == "compile" else "yes" for tool in generate_tools.TOOLS}}
+    rows["net"]["int8 weights"] = "41 dB"
+    text = generate_tools.document(rows, {"net": [("0", 44.4), ("1.fc", 39.6), ("2", float("inf"))]})
+    assert "| net | 44 40 | `1.fc`: 40 | 41 |" in text
+    assert "| 0 of 1 | 1 x the model prints (net) |" in text
+    assert generate_tools._reason(RuntimeError("Tracer cannot infer type of [x]")).startswith("the output is a list")
+
+
 def test_the_page_counts_at_least_forty_architectures_and_gives_reasons() -> None:
     section = PAGE.partition(generate_tools.BEGIN)[2].partition(generate_tools.END)[0]
     counts = re.findall(r"^\| .+ \| (\d+) of (\d+) \| (.+) \|$", section, re.M)
@@ -49,7 +58,7 @@ def test_the_page_counts_at_least_forty_architectures_and_gives_reasons() -> Non
 def test_every_tool_on_every_architecture() -> None:
     rows = {name: generate_tools.row(model, x) for name, model, x in generate_tools.models()}
     assert len(rows) >= 40
-    found = generate_tools.document(rows)
+    found = generate_tools.document(rows, {})
     counts = re.findall(r"^\| .+ \| (\d+) of \d+ \|", found, re.M)
     stated = re.findall(r"^\| .+ \| (\d+) of \d+ \|", PAGE, re.M)
     assert [int(n) for n in counts] >= [int(n) for n in stated]
