@@ -315,6 +315,19 @@ def test_stock_lstm_frees_what_it_kept_and_gives_gradients_of_gradients() -> Non
         outputs.sum().backward()
 
 
+@pytest.mark.parametrize("which", [0, 1], ids=["outputs", "last cell"])
+def test_stock_lstm_takes_tensors_of_any_layout(which: int) -> None:
+    parts = [torch.randn(shape) for shape in ((2, 3, 3), (8, 3), (2, 8), (8,), (1, 2), (2, 3))]
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        x, weight, recurrent, bias, hidden, cell = (v.detach().to(dtype).requires_grad_() for v in parts)
+        weights, start = LSTMWeights(weight, recurrent.t(), bias, "ifgo"), (hidden.expand(3, 2), cell.t())
+        result = lstm_sequence(x.transpose(1, 2), weights, *start)[which]
+        result.transpose(0, 1).square().sum().backward()
+        found.append([result, *(v.grad for v in (x, weight, recurrent, bias, hidden, cell))])
+    torch.testing.assert_close(*found, check_dtype=False, rtol=1e-4, atol=1e-5)
+
+
 def test_lstm_of_other_devices_is_the_same() -> None:
     x, weight, recurrent, bias, hidden, cell = _tensors((4, 2, 3), (8, 3), (8, 2), (8,), (2, 2), (2, 2))
     outputs, last = _torch_lstm(x, weight, recurrent, bias, hidden, cell)

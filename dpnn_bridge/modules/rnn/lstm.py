@@ -104,8 +104,8 @@ class _OneDNN(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, recurrent: Tensor, bias: Tensor, hidden: Tensor, cell: Tensor
     ) -> tuple[Tensor, Tensor]:
         train = any(ctx.needs_input_grad)
-        inputs = [v.detach().contiguous() for v in (x, weight, recurrent, bias)]
-        inputs += [torch.zeros_like(bias), hidden.detach().unsqueeze(0), cell.detach().unsqueeze(0)]
+        inputs = [x, weight, recurrent, bias, torch.zeros_like(bias), hidden.unsqueeze(0), cell.unsqueeze(0)]
+        inputs = [value.detach().contiguous() for value in inputs]  # the operation reads them as if they were
         size = (recurrent.shape[1], 1)
         with torch.set_grad_enabled(train):  # without, it keeps nothing for backward
             results = torch.ops.aten.mkldnn_rnn_layer(*inputs, False, [], _LSTM, *size, True, False, False, train)
