@@ -26,7 +26,7 @@ SUFFIXES = [s for s in suffixes() if s != ".json"]
 
 def save(path: Path) -> None:
     pytest.importorskip(NEEDS.get(path.suffix, "torch"), reason="optional extra is not installed")
-    options: dict[str, Any] = {"example": torch.ones(2, 3)} if "example" in format_of(path).options else {}
+    options: dict[str, Any] = {"input": torch.ones(2, 3)} if "input" in format_of(path).options else {}
     torch.manual_seed(0)
     dpnn_bridge.save(path, nn.Sequential(nn.Linear(3, 2), nn.Tanh()).eval(), **options)
 
@@ -36,7 +36,7 @@ def fault(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], list[str]]:
     """Lets the first tries of everything that writes fail, so many of them; says which files were tried."""
 
     def install(number: int, count: int) -> list[str]:
-        real, tries = reading.patiently, []
+        real, tries = reading.retry_eagain, []
 
         def faulty(act: Callable[[], Any], name: str) -> Any:
             failures = iter(range(count))
@@ -52,7 +52,7 @@ def fault(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], list[str]]:
             return real(one, name)
 
         for module in (writing, manifest):
-            monkeypatch.setattr(module, "patiently", faulty)
+            monkeypatch.setattr(module, "retry_eagain", faulty)
         return tries
 
     return install
