@@ -126,7 +126,7 @@ MOST_CLASSES, MOST_FIELDS = 50, 40
 
 @dataclass
 class UnsupportedClass:
-    """One class that cannot be converted: where it is and what it holds.
+    """A class that cannot be converted, with its paths and fields.
 
     Attributes:
         class_name: the Lua class.

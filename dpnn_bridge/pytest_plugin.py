@@ -1,4 +1,4 @@
-"""Run fixture files as pytest tests: ``pytest --t7-fixtures DIR`` makes every fixture file in a folder one test.
+"""Run fixture files as pytest tests: ``pytest --t7-fixtures DIR`` runs one test per fixture file in a folder.
 
 A fixture folder contains data. No code in it is run: its conftest.py, test files and configuration are ignored.
 PyTorch is imported when the first fixture runs, so other test suites do not wait for the import.
@@ -25,7 +25,7 @@ KNOWN_DIFFERENCES = pytest.StashKey[list[KnownDifference]]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("dpnn_bridge", "parity with Torch7")
     group.addoption("--t7-fixtures", action="append", default=[], metavar="DIR", help="folder of .t7 fixture files")
-    group.addoption("--t7-device", default="cpu", metavar="DEVICE", help="where the fixtures run (default: cpu)")
+    group.addoption("--t7-device", default="cpu", metavar="DEVICE", help="device that runs the fixtures (default: cpu)")
     group.addoption(
         "--t7-rtol", type=float, metavar="X", help="accepted relative difference (1e-10 double, 1e-5 single)"
     )
@@ -55,10 +55,10 @@ def _inside(path: Path, folders: list[Path]) -> bool:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_load_initial_conftests(early_config: Any, parser: Any, args: list[str]) -> Any:
-    """Ignore configuration in a fixture folder, before anything of it takes effect.
+    """Ignore the configuration file in a fixture folder before it takes effect.
 
-    pytest takes the word behind ``--t7-fixtures`` for a folder of tests as long as it does not know the option, and
-    then reads the configuration file there.
+    Until this plugin registers ``--t7-fixtures``, pytest takes the option's value for a folder of tests and reads the
+    configuration file in that folder.
     """
     known = early_config.known_args_namespace
     folders = [Path(folder).resolve() for folder in known.t7_fixtures]
@@ -66,8 +66,7 @@ def pytest_load_initial_conftests(early_config: Any, parser: Any, args: list[str
         options = early_config.getini("addopts")
         if args[: len(options)] == options:
             del args[: len(options)]
-        trusted = [entry for entry in sys.path if not entry or not _inside(Path(entry).resolve(), folders)]
-        sys.path[:] = trusted
+        sys.path[:] = [entry for entry in sys.path if not entry or not _inside(Path(entry).resolve(), folders)]
         settings = vars(early_config)["_inicfg" if "_inicfg" in vars(early_config) else "inicfg"]
         settings.clear()
         early_config._inicache.clear()
@@ -80,13 +79,13 @@ def pytest_load_initial_conftests(early_config: Any, parser: Any, args: list[str
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Remove what the command names in a fixture folder from pytest's own collection."""
+    """Remove arguments in a fixture folder from pytest's own collection."""
     folders = _folders(config)
     named = [arg for arg in config.args if _inside(_path(arg), folders)]
     if named and config.args_source is pytest.Config.ArgsSource.ARGS:
         config.option.t7_named = [str(_path(arg)) for arg in named]
-        config.option.t7_alone = len(named) == len(config.args)
-    if getattr(config.option, "t7_alone", False):  # workers of xdist know it from here
+        config.option.t7_only = len(named) == len(config.args)
+    if getattr(config.option, "t7_only", False):  # the options are passed on to workers of pytest-xdist
         config.args[:] = []
     else:
         config.args[:] = [arg for arg in config.args if arg not in named]
@@ -103,7 +102,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Collect the fixtures: all of a folder, unless the command names some in it."""
+    """Collect the fixtures that the command names in a folder, or all fixtures of the folder."""
     named = [Path(path) for path in getattr(config.option, "t7_named", [])]
     if _folders(config):
         _check_device(_option(config, "--t7-device"))
@@ -115,7 +114,7 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
 
 
 def _check_device(device: str) -> None:
-    if device == "cpu":  # PyTorch takes long to load
+    if device == "cpu":  # needs no import of PyTorch, which is slow
         return
     from dpnn_bridge.compare.precision import check_device
 
@@ -156,7 +155,7 @@ class FixtureItem(pytest.Item):
         load_plugins(_option(self.config, "--t7-plugin"))
         fixture = read_t7(self.path)
         if not is_fixture(fixture) or not is_comparable(fixture):
-            pytest.skip("no fixture: a table with a module, its input and what it computed")
+            pytest.skip("not a fixture: expected a table with a module, its input and its results")
         tolerance = Tolerance() if rtol is None else Tolerance(rtol, rtol)
         result = check(fixture, device=device, tolerance=tolerance)
         mark_known(result.differences, self.config.stash[KNOWN_DIFFERENCES], self.path.stem)

@@ -98,7 +98,7 @@ class T7Reader:
         use_int_heuristic: whole numbers are ints; otherwise all numbers are floats.
         utf8_decode_strings: strings are ``str``; otherwise bytes. Class names are always bytes.
         force_deserialize_classes: refused, as in torchfile.
-        force_8bytes_long: longs have 8 bytes; they are found out anyway.
+        force_8bytes_long: ignored, because the size of longs is detected.
     """
 
     def __init__(self, fileobj: Any, **kwargs: Any) -> None:

@@ -18,7 +18,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from dpnn_bridge.base.folders import signals_later, temporary_folder
+from dpnn_bridge.base.folders import defer_signals, temporary_folder
 from dpnn_bridge.base.remote import Place, beside, check_upload, place_of, upload, withdraw
 from dpnn_bridge.base.writing import move, open_output, write_file
 from dpnn_bridge.errors import OutputError, OutputExistsError
@@ -159,9 +159,9 @@ def replacing(
         raise
 
 
-def write_text(path: StrPath, text: str, *, inputs: Iterable[StrPath] = ()) -> None:
+def write_text(path: StrPath, text: str) -> None:
     """Write a text file completely or not at all, replacing an existing one."""
-    with replacing(path, force=True, inputs=inputs) as temporary:
+    with replacing(path, force=True) as temporary:
         write_file(temporary, text)
 
 
@@ -178,7 +178,7 @@ def _put_all(others: list[tuple[Path, Place]], last: tuple[Path, Place], force: 
     Where a store may show the last one although it reports an error, the others stay.
     """
     put: list[Place] = []
-    with nullcontext() if isinstance(last[1], str) else signals_later():
+    with nullcontext() if isinstance(last[1], str) else defer_signals():
         try:
             for file, place in [*others, last]:
                 if isinstance(place, str):

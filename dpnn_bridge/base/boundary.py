@@ -22,7 +22,7 @@ def wrap_errors(kind: type[DpnnBridgeError], doing: str) -> Callable[[Callable[P
 
     Args:
         kind: error class for third-party exceptions, except OSError and those about arguments.
-        doing: what the function does, for messages: ``"reading the file"``.
+        doing: the operation, for messages: ``"reading the file"``.
     """
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:

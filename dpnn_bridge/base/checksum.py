@@ -13,7 +13,7 @@ _CHUNK = 1 << 20
 
 
 def sha256_of(file: str | os.PathLike[str] | IO[bytes]) -> str:
-    """Return the checksum of a file, or of what is left of an open one, in hexadecimal digits."""
+    """Return the checksum of a file, or of the rest of an open file, in hexadecimal digits."""
     if not isinstance(file, (str, os.PathLike)):
         digest = hashlib.sha256()
         while part := file.read(_CHUNK):

@@ -10,7 +10,7 @@ LONGEST_NAME = 120
 
 
 def printable(text: str) -> str:
-    """Return ``text`` with what a terminal would act on, or could not show, as escapes."""
+    """Return ``text`` with escapes for control characters and characters that cannot be displayed."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

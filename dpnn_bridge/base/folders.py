@@ -1,4 +1,4 @@
-"""Create temporary folders that are removed however the program ends, and handle signals.
+"""Create temporary folders that are removed when the program ends for any reason, and handle signals.
 
 A folder is removed when its ``with`` block ends, or when SIGINT, SIGTERM or SIGHUP end the program. After SIGKILL or a
 power failure, it is removed when the next temporary folder is created beside it. The owner of a folder locks it.
@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 from dpnn_bridge.base.exclusive import of_the_process
 
-if sys.platform != "win32":  # there, folders of programs that were killed stay
+if sys.platform != "win32":  # on Windows, folders of killed programs remain
     import fcntl
 
 _NAME = re.compile(r"\.dpnn-[0-9a-f]{16}")
@@ -29,10 +29,10 @@ _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if
 
 _lock = threading.RLock()  # a signal may interrupt the thread that holds it
 _folders: dict[Path, int | None] = {}
-#: a folder of so many entries is not looked through each time, so that writing many files takes linear time
+#: a parent with at least this many entries is not searched every time, so that writing many files takes linear time
 _MANY = 100
-_unseen: dict[Path, int] = {}  # how many times more a folder need not be looked through
-_waiting: list[int] | None = None  # signals that came while files are moved
+_searches_to_skip: dict[Path, int] = {}  # parent -> number of searches for abandoned folders to skip
+_waiting: list[int] | None = None  # signals during :func:`defer_signals`
 
 
 @contextmanager
@@ -40,11 +40,11 @@ def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
     """Create a hidden folder for the duration of the ``with`` block.
 
     Args:
-        parent: where it is made; default: where the system keeps temporary files.
+        parent: the folder that contains it; default: the system's folder for temporary files.
     """
     parent = Path(tempfile.gettempdir()) if parent is None else parent
-    with ending_in_order():
-        _look_for_abandoned(parent)
+    with clean_up_on_signals():
+        _search_abandoned(parent)
         folder = _make_folder(parent)
         try:
             yield folder
@@ -56,19 +56,19 @@ def _make_folder(parent: Path) -> Path:
     with _lock:
         while True:
             folder = parent / f".dpnn-{secrets.token_hex(8)}"
-            _folders[folder] = None  # first, so that a signal finds it
+            _folders[folder] = None  # before it exists, so that a signal handler removes it
             try:
                 folder.mkdir(mode=0o700)
             except BaseException:
                 del _folders[folder]
                 raise
-            if _hold(folder):
+            if _lock_folder(folder):
                 return folder
             _remove(folder)
 
 
-def _hold(folder: Path) -> bool:
-    """Lock a new folder; return False if another program took it for an abandoned one."""
+def _lock_folder(folder: Path) -> bool:
+    """Lock a new folder; return False if another program removed it as abandoned."""
     if sys.platform == "win32":
         return True
     try:
@@ -81,7 +81,7 @@ def _hold(folder: Path) -> bool:
         os.close(descriptor)
         return False
     except OSError:
-        pass  # a file system without locks: no other program can take it either
+        pass  # a file system without locks: no other program can lock it either
     _folders[folder] = descriptor
     return folder.exists()
 
@@ -94,20 +94,20 @@ def _remove(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _look_for_abandoned(parent: Path) -> None:
-    if (more := _unseen.pop(parent, 0)) > 0:
-        _unseen[parent] = more - 1
+def _search_abandoned(parent: Path) -> None:
+    if (remaining := _searches_to_skip.pop(parent, 0)) > 0:
+        _searches_to_skip[parent] = remaining - 1
     else:
         remove_abandoned(parent)
 
 
 def remove_abandoned(parent: Path) -> None:
-    """Remove the folders of programs that were killed."""
+    """Remove the folders of killed programs."""
     if sys.platform == "win32" or not parent.is_dir():
         return
     entries = list(os.scandir(parent))
     if len(entries) >= _MANY:
-        _unseen[parent] = len(entries) // _MANY
+        _searches_to_skip[parent] = len(entries) // _MANY
     for entry in entries:
         if not _NAME.fullmatch(entry.name) or not entry.is_dir(follow_symlinks=False) or Path(entry.path) in _folders:
             continue
@@ -121,7 +121,7 @@ def remove_abandoned(parent: Path) -> None:
 
 
 def remove_temporary() -> None:
-    """Remove all temporary folders of this program, which is about to end; no thread makes new ones afterwards."""
+    """Remove all temporary folders before the program ends, and keep other threads from creating new ones."""
     _lock.acquire()
     for folder in list(_folders):
         shutil.rmtree(folder, ignore_errors=True)
@@ -129,7 +129,7 @@ def remove_temporary() -> None:
 
 # ---------------------------------------------------------------------- signals
 class Terminated(KeyboardInterrupt):
-    """A signal asks the program to end. No ``except Exception`` stops it.
+    """Raised for a signal that ends the program. ``except Exception`` does not catch it.
 
     Attributes:
         exit_code: exit code of a program that the signal ended.
@@ -141,11 +141,11 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def ending_in_order() -> Iterator[None]:
+def clean_up_on_signals() -> Iterator[None]:
     """Remove incomplete files on signals that end the program, then raise, so that ``finally`` blocks run.
 
-    SIGINT raises KeyboardInterrupt, the others :class:`Terminated`. Where the program has
-    handlers of its own, or this is not the main thread, nothing is changed.
+    SIGINT raises KeyboardInterrupt, the others :class:`Terminated`. Signals for which the program has its own handlers
+    are not changed, and none in other threads than the main thread.
     """
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
@@ -161,10 +161,10 @@ def ending_in_order() -> Iterator[None]:
 
 
 @contextmanager
-def signals_later() -> Iterator[None]:
-    """Delay the signals that :func:`ending_in_order` handles, for a short ``with`` block."""
+def defer_signals() -> Iterator[None]:
+    """Delay the signals that :func:`clean_up_on_signals` handles, for a short ``with`` block."""
     global _waiting
-    if threading.current_thread() is not threading.main_thread():  # only that one is interrupted
+    if threading.current_thread() is not threading.main_thread():  # Python handles signals in the main thread
         yield
         return
     _waiting = []
@@ -197,10 +197,10 @@ def _end_at_once(number: int, _frame: Any) -> NoReturn:
 
 @of_the_process
 @contextmanager
-def importing_nothing_from_here() -> Iterator[None]:
+def ignore_working_directory() -> Iterator[None]:
     """Prevent new Python processes from importing modules of the working directory.
 
-    multiprocessing starts them with ``python -c``, for which that folder comes first. Python 3.10 has no way out.
+    multiprocessing starts them with ``python -c``, which searches that folder first. Python 3.10 ignores this setting.
     """
     added = "PYTHONSAFEPATH" not in os.environ
     os.environ.setdefault("PYTHONSAFEPATH", "1")

@@ -20,19 +20,19 @@ from dpnn_bridge.errors import DpnnBridgeError, T7FormatError
 
 T = TypeVar("T")
 
-#: seconds between tries of what the system could not do at once, as on network file systems
+#: seconds between attempts of an operation that returns EAGAIN, as on network file systems
 _PAUSES = (0.0, 0.001, 0.01, 0.1, 0.5, 1.0, 2.0)
 
 
-def patiently(act: Callable[[], T | None], name: str) -> T:
-    """Call ``act`` until it gives something; EINTR never reaches Python.
+def retry_eagain(act: Callable[[], T | None], name: str) -> T:
+    """Call a function again while it returns EAGAIN. (Python itself repeats calls after EINTR.)
 
     Args:
         act: Reads, writes or moves a file; raises BlockingIOError or returns None for EAGAIN.
-        name: Of the file.
+        name: Name of the file, for the error.
 
     Raises:
-        OSError: The system refuses, for some seconds in the case of EAGAIN; ``filename`` is ``name``.
+        OSError: The function fails, or returns EAGAIN for some seconds.
     """
     for pause in _PAUSES:
         try:
@@ -48,8 +48,8 @@ def patiently(act: Callable[[], T | None], name: str) -> T:
     raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), name)
 
 
-def refusal(error: BaseException | None) -> OSError | None:
-    """Return the OSError that caused an error, or None. zipfile mistakes it for a damaged archive."""
+def causing_os_error(error: BaseException | None) -> OSError | None:
+    """Return the OSError that caused an error, or None. zipfile reports an OSError as a damaged archive."""
     while error is not None:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: an offset in the file
             return error
@@ -62,8 +62,8 @@ def open_archive(path: str | os.PathLike[str]) -> Iterator[ZipFile]:
     """Open a zip archive for reading.
 
     Raises:
-        T7FormatError: It is damaged, also where that shows while the block reads it.
-        OSError: As :func:`patiently`.
+        T7FormatError: The archive is damaged, also if this is found while the block reads it.
+        OSError: See :func:`retry_eagain`.
     """
     try:
         with open_input(path) as file, ZipFile(file) as archive:
@@ -71,22 +71,22 @@ def open_archive(path: str | os.PathLike[str]) -> Iterator[ZipFile]:
     except DpnnBridgeError:
         raise
     except (OSError, EOFError, zlib.error, BadZipFile, ValueError, RuntimeError, struct.error) as error:
-        if (refused := refusal(error)) is not None:
-            raise refused from error
+        if (cause := causing_os_error(error)) is not None:
+            raise cause from error
         raise T7FormatError(f"the archive is damaged: {error}", source=os.fspath(path)) from error
 
 
 class _InputFile(io.FileIO):
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        return patiently(lambda: super(_InputFile, self).readinto(buffer), os.fsdecode(self.name))
+        return retry_eagain(lambda: super(_InputFile, self).readinto(buffer), os.fsdecode(self.name))
 
     def read(self, size: int | None = -1) -> bytes:
-        return io.RawIOBase.read(self, -1 if size is None else size) or b""  # by way of readinto
+        return io.RawIOBase.read(self, -1 if size is None else size) or b""  # calls readinto
 
     def readall(self) -> bytes:
         return io.RawIOBase.readall(self) or b""
 
 
 def open_input(path: str | os.PathLike[str], opener: Callable[[str, int], int] | None = None) -> io.BufferedReader:
-    """Open a file for reading bytes, as ``open(path, "rb")``; reading it is done by :func:`patiently`."""
+    """Open a file for reading bytes, as ``open(path, "rb")``, and read it with :func:`retry_eagain`."""
     return io.BufferedReader(_InputFile(path, opener=opener))

@@ -42,7 +42,7 @@ def read_index(index: Path) -> Index:
     """Return the content of an index.
 
     Raises:
-        T7FormatError: it is no index, or names something else than files beside it.
+        T7FormatError: the file is not an index, or names files outside its folder.
     """
     try:
         content = json.loads(read_file(index, _MOST_BYTES))

@@ -8,17 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dpnn_bridge.base.reading import patiently
+from dpnn_bridge.base.reading import retry_eagain
 
 
 class _OutputFile(io.FileIO):
     def write(self, data: Any) -> int:
-        return patiently(lambda: super(_OutputFile, self).write(data), os.fsdecode(self.name))
+        return retry_eagain(lambda: super(_OutputFile, self).write(data), os.fsdecode(self.name))
 
 
 def open_output(path: str | os.PathLike[str]) -> io.BufferedWriter:
-    """Open a file for writing bytes, as ``open(path, "wb")``; opening and writing it is done by :func:`patiently`."""
-    return io.BufferedWriter(patiently(lambda: _OutputFile(path, "wb"), os.fspath(path)))
+    """Open a file for writing bytes, as ``open(path, "wb")``, and write it with :func:`retry_eagain`."""
+    return io.BufferedWriter(retry_eagain(lambda: _OutputFile(path, "wb"), os.fspath(path)))
 
 
 def write_file(path: str | os.PathLike[str], content: str) -> None:
@@ -28,10 +28,10 @@ def write_file(path: str | os.PathLike[str], content: str) -> None:
 
 
 def move(how: Callable[[Path, Path], object], source: Path, target: Path) -> None:
-    """Rename or link a file, by ``os.replace``, ``os.rename`` or ``os.link``, done by :func:`patiently`."""
+    """Rename or link a file, by ``os.replace``, ``os.rename`` or ``os.link``, done by :func:`retry_eagain`."""
 
     def moved() -> bool:
         how(source, target)
         return True
 
-    patiently(moved, os.fspath(target))
+    retry_eagain(moved, os.fspath(target))

@@ -32,7 +32,7 @@ from dpnn_bridge.base.remote import Place, absolute, beside, is_there, listed, p
 from dpnn_bridge.base.shards import checksum_of
 from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.base.version import package_version
-from dpnn_bridge.batch.executors import why_lost, workers
+from dpnn_bridge.batch.executors import failure_message, workers
 from dpnn_bridge.batch.manifest import Line, Manifest
 from dpnn_bridge.errors import DpnnBridgeError, MissingFileError, OutputError, OutputExistsError
 from dpnn_bridge.outputs.options import ConvertKeywords
@@ -308,7 +308,7 @@ def _present(task: Task, line: Line | None, options: dict[str, Any]) -> Outcome:
 
 
 def _own(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options that change what is written."""
+    """Return the options that change the output."""
     return {name: value for name, value in options.items() if name not in ("to", "force", "checksum")}
 
 
@@ -346,7 +346,7 @@ def _run_in(executor: Executor, calls: Sequence[Call], options: dict[str, Any]) 
             try:
                 outcome = future.result()
             except Exception as e:  # the executor's own, such as of a task whose workers died again and again
-                outcome = Outcome(futures[future], "failed", why_lost(e), 1)
+                outcome = Outcome(futures[future], "failed", failure_message(e), 1)
             yield replace(outcome, task=futures[future])
     finally:
         for future in futures:

@@ -18,17 +18,17 @@ from functools import partial
 from typing import Any
 
 from dpnn_bridge.base.extras import missing_package
-from dpnn_bridge.base.folders import ending_in_order, importing_nothing_from_here, remove_temporary
+from dpnn_bridge.base.folders import clean_up_on_signals, ignore_working_directory, remove_temporary
 from dpnn_bridge.errors import OptionError
 
 
-def why_lost(error: Exception) -> str:
+def failure_message(error: Exception) -> str:
     """Return the message for a call that an executor did not complete."""
     if isinstance(error, BrokenProcessPool):
-        return "a worker process died, perhaps for lack of memory; use fewer --jobs for what is left"
+        return "a worker process died, perhaps for lack of memory; run the command again with fewer --jobs"
     if isinstance(error, ModuleNotFoundError):
-        return f"a worker lacks a package: {error}; install dpnn_bridge and what it needs where the workers are"
-    return f"the executor gave up: {type(error).__name__}: {error}"
+        return f"a worker lacks a package: {error}; install dpnn_bridge and its requirements on the workers"
+    return f"the executor failed: {type(error).__name__}: {error}"
 
 
 # ---------------------------------------------------------------------- processes
@@ -39,7 +39,7 @@ def workers(jobs: int) -> Iterator[Executor]:
     context = multiprocessing.get_context("spawn")
     watched, held = context.Pipe(duplex=False)  # workers end when it closes, which it does when this process ends
     start = partial(_start_worker, jobs, watched, logging.root.manager.disable)
-    with ending_in_order(), importing_nothing_from_here():
+    with clean_up_on_signals(), ignore_working_directory():
         pool = ProcessPoolExecutor(jobs, context, start)
         try:
             yield pool
@@ -53,7 +53,7 @@ def workers(jobs: int) -> Iterator[Executor]:
 
 
 def _start_worker(jobs: int, watched: Any, silent: int) -> None:
-    """Initialize a worker: ignore interrupts, end with the parent, use its verbosity."""
+    """Initialize a worker: ignore interrupts, end with the parent process, use its log level."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, args=(watched,), daemon=True).start()
     if silent:
@@ -75,8 +75,8 @@ def _end_with_parent(watched: Any) -> None:
 class DaskExecutor(Executor):
     """The workers of a Dask cluster.
 
-    Other than with ``Client.get_executor()``, calls end when the scheduler does, and a worker that lacks a package says
-    so, where it would die of a call that names one.
+    Unlike ``Client.get_executor()``, it ends calls when the scheduler ends. A worker that lacks a package reports an
+    error and continues.
 
     Args:
         client: a ``distributed.Client``.
@@ -89,25 +89,25 @@ class DaskExecutor(Executor):
         from distributed.protocol.pickle import dumps
 
         call = dumps(partial(function, *arguments, **options))
-        # a function of no module goes to the workers as it is
-        theirs = self._client.submit(lambda: pickle.loads(call)(), pure=False)
-        ours: Future[Any] = Future()
-        ours.add_done_callback(lambda done: theirs.cancel() if done.cancelled() else None)
-        self._client.loop.add_callback(self._hand_on, theirs, ours)
-        return ours
+        # a lambda is pickled by value, so the workers need not import it
+        dask_future = self._client.submit(lambda: pickle.loads(call)(), pure=False)
+        future: Future[Any] = Future()
+        future.add_done_callback(lambda done: dask_future.cancel() if done.cancelled() else None)
+        self._client.loop.add_callback(self._copy_result, dask_future, future)
+        return future
 
-    async def _hand_on(self, theirs: Any, ours: Future[Any]) -> None:
+    async def _copy_result(self, dask_future: Any, future: Future[Any]) -> None:
         result, error = None, None
         try:
-            result = await theirs
+            result = await dask_future
         except (Exception, asyncio.CancelledError) as raised:
-            error = ConnectionError("the Dask scheduler is gone") if theirs.cancelled() else raised
-        if not ours.set_running_or_notify_cancel():
+            error = ConnectionError("the Dask scheduler is gone") if dask_future.cancelled() else raised
+        if not future.set_running_or_notify_cancel():
             return
         if error is None:
-            ours.set_result(result)
+            future.set_result(result)
         else:
-            ours.set_exception(error)
+            future.set_exception(error)
 
 
 @contextmanager
@@ -115,11 +115,11 @@ def dask_executor(address: str) -> Iterator[Executor]:
     """Yield an executor for the workers of a Dask cluster. Check that each has this package.
 
     Args:
-        address: of the scheduler, such as ``tcp://host:8786``.
+        address: address of the scheduler, such as ``tcp://host:8786``.
 
     Raises:
         MissingPackageError: dask.distributed is not installed.
-        OptionError: nobody answers there.
+        OptionError: no scheduler answers at the address.
     """
     try:
         from distributed import Client
@@ -131,5 +131,5 @@ def dask_executor(address: str) -> Iterator[Executor]:
         raise OptionError(f"no Dask scheduler answers at {address}: {e}") from e
     with client:
         if not client.scheduler_info()["workers"]:
-            logging.getLogger(__name__).warning("%s has no workers yet; what is to be done waits for them", address)
+            logging.getLogger(__name__).warning("%s has no workers yet; waiting for workers", address)
         yield DaskExecutor(client)

@@ -24,27 +24,27 @@ from pathlib import Path
 from typing import Any
 
 from dpnn_bridge.base.boundary import wrap_errors
-from dpnn_bridge.base.reading import open_input, patiently
+from dpnn_bridge.base.reading import open_input, retry_eagain
 from dpnn_bridge.base.regular import check_file
 from dpnn_bridge.base.remote import place_of
 from dpnn_bridge.errors import OptionError, OutputError, T7FormatError
 
 Line = dict[str, Any]
 
-#: what every line has
+#: required entries of a line
 _NEEDED = ("source", "target", "verdict")
-#: bytes of a manifest, some two million lines, and of a line
+#: maximum size of a manifest (about two million lines) and of a line in bytes
 _MOST_BYTES, _LONGEST_LINE = 1 << 30, 1 << 20
 
 
 class Manifest:
-    """A manifest that lines are added to.
+    """A manifest to append lines to.
 
     Args:
-        path: the file; it may be there already.
+        path: a new or existing file.
 
     Raises:
-        OptionError: it is the address of one in a store, which adds nothing to a file.
+        OptionError: the path is an address in a store, which cannot append to a file.
         T7FormatError: the file is not a manifest.
     """
 
@@ -63,21 +63,22 @@ class Manifest:
         return self._last.get(target)
 
     def add(self, line: Line) -> None:
-        """Append a line, with one call of the system.
+        """Append a line in one write.
 
         Raises:
-            OutputError: the system refuses.
+            OutputError: the line cannot be written.
         """
         self._last[line["target"]] = line
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "ab+", buffering=0) as file:
-                torn = file.tell() and (file.seek(-1, 2), file.read(1))[1] != b"\n"  # a program was killed as it wrote
-                text = b"\n" * bool(torn) + json.dumps(line).encode() + b"\n"
-                if patiently(lambda: file.write(text), str(self.path)) < len(text):
+                # a program that was killed may have left an incomplete last line
+                incomplete = file.tell() and (file.seek(-1, 2), file.read(1))[1] != b"\n"
+                text = b"\n" * bool(incomplete) + json.dumps(line).encode() + b"\n"
+                if retry_eagain(lambda: file.write(text), str(self.path)) < len(text):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
-            reason = f"{error.strerror}; run the same command again when there is a way, which does what is missing"
+            reason = f"{error.strerror}; solve this and run the same command again to convert the missing files"
             raise OutputError(f"cannot write the manifest {self.path}: {reason}") from error
 
 
@@ -85,8 +86,8 @@ def last_lines(path: Path) -> dict[str, Line]:
     """Return the last line of each target, by target.
 
     Raises:
-        T7FormatError: a line is damaged, other than by a program that ended while it wrote it.
-        NotT7Error: it is no regular file, or too large.
+        T7FormatError: a line is damaged. Incomplete lines of killed programs are ignored.
+        NotT7Error: the path is not a regular file, or the file is too large.
     """
     return {line["target"]: line for line in _lines(path)}
 
@@ -106,7 +107,7 @@ def _parsed(path: Path) -> Iterator[Line]:
                     raise ValueError(f"it lacks one of {', '.join(_NEEDED)}")
             except ValueError as error:
                 if text.startswith(b"{") and not text.rstrip().endswith(b"}"):
-                    continue  # a program ended while it wrote it
+                    continue  # an incomplete line of a killed program
                 raise T7FormatError(
                     f"line {number} is not a manifest line: {error}; remove the line, or name another file",
                     source=str(path),

@@ -33,7 +33,7 @@ class Bytecode:
 
 
 def describe_bytecode(data: bytes) -> Bytecode:
-    """Read the header of ``data``; whatever it contains, this returns."""
+    """Read the header of ``data``; never raise an error."""
     if data[:3] == b"\x1bLJ":
         dialect, read = f"LuaJIT {data[3]}" if len(data) > 3 else "LuaJIT", _luajit
     elif data[:4] == b"\x1bLua" and len(data) > 4:

@@ -18,7 +18,7 @@ LISTED = 6
 
 
 def without_module(root: Any, source: str = "") -> str:
-    """Return the message for a file that contains no module: what it is, which file it names, what to do next."""
+    """Return the message for a file without a module: its content, a file that it names, and the next step."""
     named = named_file(root)
     if named is not None:
         place, name = named

@@ -280,7 +280,7 @@ def _below(path: str, label: str) -> str:
 
 
 def _kind(value: Any) -> tuple[str, str]:
-    """Return the kind of a value, and what it is in words."""
+    """Return the kind of a value and its description."""
     if value is None:
         return "nil", "nil"
     if isinstance(value, bool):

@@ -75,7 +75,7 @@ class Model:
 
     @property
     def supported(self) -> str:
-        """``supported``, or what is not."""
+        """``supported``, or the unsupported classes."""
         if self.problem:
             return f"cannot be converted: {self.problem}"
         if self.unsupported:

@@ -33,7 +33,7 @@ class ExampleInput:
 
     Args:
         specs: the descriptions.
-        dtype: floating point type of random inputs; default: what the model takes.
+        dtype: floating point type of random inputs; default: the dtype of the model.
     """
 
     specs: tuple[str, ...]

@@ -151,11 +151,11 @@ def _read(file: LocalFile, options: ReadOptions) -> tuple[Any, Encoding]:
     try:
         return read_local(file, options)
     except NotT7Error:
-        from dpnn_bridge.legacy.pickles import Pickled, holds_legacy, read
+        from dpnn_bridge.legacy.pickles import PickleEncoding, holds_legacy, read
 
         if not holds_legacy(file.path):
             raise
-        return read(file), Pickled()
+        return read(file), PickleEncoding()
 
 
 def print_tree(description: Description, console: Console, *, verbose: bool = False) -> None:

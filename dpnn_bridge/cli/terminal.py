@@ -59,7 +59,7 @@ class Command(click.Command):
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):  # what the terminal's encoding lacks becomes an escape
+            if isinstance(stream, io.TextIOWrapper):  # characters that the terminal's encoding lacks become escapes
                 stream.reconfigure(errors="backslashreplace")
         with _printable_usage_errors():
             return super().make_context(*args, **kwargs)
@@ -95,7 +95,7 @@ def _printable_usage_errors() -> Iterator[None]:
 
 
 def say(text: Any = "", *, err: bool = False) -> None:
-    """Print text, with escapes for what a terminal would act on."""
+    """Print text, with escapes for control characters."""
     click.echo(printable_lines(str(text)), err=err)
 
 
@@ -125,7 +125,7 @@ def _be_quiet(ctx: click.Context, _: click.Parameter, quiet: bool) -> bool:
 
 
 class SourceType(click.ParamType):
-    """A file to read: a path, an address such as ``https://…``, or ``-`` for what is piped in."""
+    """A file to read: a path, an address such as ``https://…``, or ``-`` for stdin."""
 
     name = "file"
 
@@ -156,7 +156,7 @@ def piped(source: Any) -> Any:
 
 
 def keep_inputs(*inputs: Any) -> None:
-    """Let no output of the command that runs replace one of its inputs, whatever writes the output.
+    """Prevent the running command from replacing one of its inputs.
 
     Args:
         *inputs: Files that the command reads, with the shards of an index; what is not a local file, such as
@@ -214,7 +214,7 @@ version_option = click.version_option(package_name="dpnn-bridge")
 def console(*, stderr: bool = False) -> Console:
     """Return the console of a command: plain with NO_COLOR, and without line breaks if stdout is not a terminal.
 
-    Text is taken as it is, without rich's markup, and with escapes for what a terminal would act on.
+    Text is printed without rich's markup, and with escapes for control characters.
     """
     from rich.console import Console
     from rich.segment import Segment

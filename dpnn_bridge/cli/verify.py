@@ -45,8 +45,10 @@ if TYPE_CHECKING:
 @click.option(
     "--reference", type=click.Path(path_type=Path), help="A .t7 table with input, output, gradInput, …, after."
 )
-@click.option("--weights", type=click.Path(path_type=Path), help="state_dict for CONVERTED, if that is FILE.py:NET.")
-@click.option("--all", "later", is_flag=True, help="List the deviations after the first one too, for FILE.py:NET.")
+@click.option(
+    "--weights", type=click.Path(path_type=Path), help="state_dict for CONVERTED, if CONVERTED is FILE.py:NET."
+)
+@click.option("--all", "later", is_flag=True, help="List every deviation, not only the first, for FILE.py:NET.")
 @click.option("--input", "inputs", multiple=True, help="Input: a .t7, .npy or .pt file, or a shape such as 1x3x32x32.")
 @click.option("--output", "outputs", multiple=True, help="Output of Torch7 for --input: a .t7, .npy or .pt file.")
 @click.option(
@@ -91,7 +93,7 @@ if TYPE_CHECKING:
 @quiet_option
 @click.option("-v", "--verbose", is_flag=True, help="Print every comparison, not only the worst of each layer.")
 @version_option
-def verify_command(weights: Path | None, later: bool, **given: Any) -> None:
+def verify_command(weights: Path | None, later: bool, **options: Any) -> None:
     """Compare MODEL with Torch7's results, layer by layer.
 
     \b
@@ -122,9 +124,9 @@ def verify_command(weights: Path | None, later: bool, **given: Any) -> None:
 
     Marks: ✓ equal, ≈ rounding only, ≠ random or known, ✗ different, · not compared.
     """
-    if _verify_network(weights, later, given):
+    if _verify_network(weights, later, options):
         return
-    request = Request(**given)
+    request = Request(**options)
     if request.model.suffix == ".jsonl":
         accept_only("a manifest", "trust_manifest", "plugin", "jobs", "dask", "as_json", "verbose")
         if request.converted is not None:
@@ -141,30 +143,38 @@ def verify_command(weights: Path | None, later: bool, **given: Any) -> None:
         try:
             result = _verified(request)
         except ModelNotFoundError:
-            same = _same_data(request)
-            if same is None:
+            is_equal = _equal_data(request)
+            if is_equal is None:
                 raise
             accept_only("data without a model", "key", "dtype", "plugin", "as_json", "verbose")
             result = None
     if result is None:
-        _print_data(request, same)
+        _print_data(request, is_equal)
     else:
         _print(request, result)
 
 
-def _verify_network(weights: Path | None, later: bool, given: dict[str, Any]) -> bool:
-    """Judge a port where CONVERTED names a network; return False where it names a file."""
+def _verify_network(weights: Path | None, later: bool, options: dict[str, Any]) -> bool:
+    """Verify the user's implementation if CONVERTED is FILE.py:NET; return False if CONVERTED is a file."""
     from dpnn_bridge.cli.port import is_network, verify_network
 
-    text = str(given["converted"] or "")
-    if is_network(text) and not os.path.exists(text):
-        accept_only("FILE.py:NET", "weights", "later", "inputs", "key", "html", "as_json", "verbose")
-    else:
+    network = str(options["converted"] or "")
+    if not is_network(network) or os.path.exists(network):
         if weights is not None or later:
             raise click.UsageError(f"--{'all' if weights is None else 'weights'} needs CONVERTED as FILE.py:NET")
         return False
-    how = {name: given[name] for name in ("as_json", "quiet", "verbose")} | {"later": later, "report_to": given["html"]}
-    verify_network(given["model"], text, weights, given["inputs"], given["key"], **how)
+    accept_only("FILE.py:NET", "weights", "later", "inputs", "key", "html", "as_json", "verbose")
+    printing = {name: options[name] for name in ("as_json", "quiet", "verbose")}
+    verify_network(
+        options["model"],
+        network,
+        weights,
+        options["inputs"],
+        options["key"],
+        later=later,
+        report_to=options["html"],
+        **printing,
+    )
     return True
 
 
@@ -199,10 +209,10 @@ class Request:
     verbose: bool
 
     def check(self) -> None:
-        """Refuse options of a manifest, and outputs that would replace an input.
+        """Check that the options fit together, and that the report replaces no input.
 
         Raises:
-            UsageError: An option is for a manifest.
+            UsageError: An option needs a manifest.
             OutputError: The report would replace an input.
         """
         if self.jobs > 1 or self.dask or self.trust_manifest:
@@ -246,7 +256,7 @@ def _verified(request: Request) -> Verification:
 
 
 def _print(request: Request, result: Verification) -> None:
-    """Write and print what was found; exit with 4 if something differs."""
+    """Write and print the result; exit with code 4 if something differs."""
     if request.html is not None:
         from dpnn_bridge.pictures.report import report
 
@@ -265,8 +275,8 @@ def _print(request: Request, result: Verification) -> None:
         sys.exit(VerificationError.exit_code)
 
 
-def _same_data(request: Request) -> bool | None:
-    """Return whether CONVERTED equals data without a model; None if the key has a model or no entry."""
+def _equal_data(request: Request) -> bool | None:
+    """Return whether CONVERTED equals a file without a model; None if there is a model, or no entry at the key."""
     if request.converted is None:
         return None
     from dpnn_bridge.checkpoints.find import candidates, follow
@@ -280,20 +290,20 @@ def _same_data(request: Request) -> bool | None:
     return is_converted(request.model, request.converted, key=request.key, dtype=request.dtype)
 
 
-def _print_data(request: Request, same: bool | None) -> None:
+def _print_data(request: Request, is_equal: bool | None) -> None:
     model, converted = request.model, request.converted
     if request.as_json:
-        found = {"model": str(model), "converted": str(converted), "verdict": "equal" if same else "different"}
-        click.echo(json.dumps({**found, "ok": same}, indent=2))
-    elif same and not request.quiet:
-        click.echo(f"PASS: data without a model; {converted} holds what {model} gives")
-    if not same:
-        raise VerificationError(f"data without a model; {converted} does not contain the current data of {model}")
+        found = {"model": str(model), "converted": str(converted), "verdict": "equal" if is_equal else "different"}
+        click.echo(json.dumps({**found, "ok": is_equal}, indent=2))
+    elif is_equal and not request.quiet:
+        click.echo(f"PASS: data without a model; {converted} contains the data of {model}")
+    if not is_equal:
+        raise VerificationError(f"data without a model; {converted} differs from the data of {model}. Convert it again")
 
 
 # ---------------------------------------------------------------------- a manifest
 def _verify_manifest(request: Request) -> None:
-    """Check the files of a manifest; print counts by verdict, then what is wrong."""
+    """Check the files of a manifest; print the number of files for each verdict, then the errors."""
     from dpnn_bridge.parity.manifest_check import check_manifest
 
     with (
@@ -323,9 +333,9 @@ def _verify_manifest(request: Request) -> None:
         sys.exit(VerificationError.exit_code)
 
 
-# ---------------------------------------------------------------------- what options name
+# ---------------------------------------------------------------------- inputs
 def _example(request: Request) -> Any:
-    """Return the input; the model decides the type of a shape without one."""
+    """Return the input; the model determines the dtype of random inputs given as shapes."""
     from dpnn_bridge.cli.inputs import example_input, shapes_alone
     from dpnn_bridge.conversion.options import Options
     from dpnn_bridge.errors import DpnnBridgeError
@@ -333,6 +343,6 @@ def _example(request: Request) -> Any:
 
     options = Options(allow_unsupported=request.allow_unsupported)
     if not request.dtype and shapes_alone(request.inputs):
-        with suppress(DpnnBridgeError):  # `verify` reads the model as well, and says what is wrong with it
+        with suppress(DpnnBridgeError):  # `verify` reads the model again, and reports the error
             return example_input(request.inputs, load_with_report(request.model, request.key, options)[0])
     return example_input(request.inputs, request.dtype)

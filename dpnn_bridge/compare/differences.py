@@ -32,7 +32,7 @@ class Tolerance:
         return self.double if tensor.dtype == torch.float64 else self.single
 
     def in_single(self) -> Tolerance:
-        """Return the tolerance where the computation is in single precision, whatever type its results are cast to."""
+        """Return the tolerance for a computation in single precision, for results of any dtype."""
         return replace(self, double=self.single)
 
 
@@ -42,17 +42,17 @@ class Difference:
 
     Attributes:
         name: name of the comparison, such as ``gradParams[2]``.
-        error: largest difference relative to the largest expected value; inf when shapes or kinds differ.
+        error: largest difference relative to the largest expected value; inf if shapes or kinds differ.
         tolerance: accepted difference.
-        message: where and how, when it failed.
+        message: place and kind of a difference beyond the tolerance.
         absolute: largest absolute difference.
-        index: the element with the largest difference, counted from 0; None when all are equal or shapes differ.
-        expected, found: the values there.
-        cosine: cosine of the angle between both tensors, 1 where they are equal.
-        snr: signal-to-noise ratio in dB, the expected values over what is added to them; inf where they are equal.
-        excuse: verdict on an accepted difference beyond the tolerance; None for others.
-        reason: why it is none.
-        rounding: how far rounding may move it, relative to the largest expected value, where that was measured.
+        index: index of the element with the largest difference, from 0; None if all are equal or the shapes differ.
+        expected, found: the values of this element.
+        cosine: cosine of the angle between both tensors; 1 if they are equal.
+        snr: signal-to-noise ratio in dB, where the noise is found minus expected; inf if they are equal.
+        excuse: verdict on a difference beyond the tolerance that was accepted; otherwise None.
+        reason: reason for accepting the difference.
+        rounding: measured effect of rounding, relative to the largest expected value; 0 if it was not measured.
     """
 
     name: str
@@ -76,22 +76,22 @@ class Difference:
 
     @property
     def ok(self) -> bool:
-        """Whether it is no failure."""
+        """Whether the comparison passed: equal, or different with an accepted reason."""
         return self.verdict is not Verdict.DIFFERENT
 
     @property
     def is_gradient(self) -> bool:
-        """Whether a backward computed it."""
+        """Whether the compared value was computed by a backward pass."""
         return ".grad" in f".{self.name}" or self.name.rpartition(".")[2] == "backward"
 
     @property
     def is_computed(self) -> bool:
-        """Whether it is of a result; differences of parameters are never accepted."""
+        """Whether the compared value is a result. Differences of parameters are never accepted."""
         return not self.name.startswith("params")
 
     @property
     def mismatched(self) -> bool:
-        """Whether shapes or kinds differ, so that there are no elements to speak of."""
+        """Whether shapes or kinds differ, so that no elements were compared."""
         return self.error == float("inf") and self.index is None
 
 

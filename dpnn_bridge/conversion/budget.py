@@ -1,4 +1,4 @@
-"""Limit the memory of a conversion to a fixed amount plus a multiple of what the file really contains.
+"""Limit the memory of a conversion to a fixed amount plus a multiple of the size of the file's content.
 
 A few bytes can declare a layer of a billion channels, an LSTM of a billion layers, a view that repeats one element, or
 modules that contain each other twice at every level. Each allocation and repetition by a class mapping is compared with

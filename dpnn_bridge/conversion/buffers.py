@@ -1,4 +1,4 @@
-"""List the names of tensors and tables that Torch7's packages refill in every call."""
+"""List the names of tensors and tables that Torch7's packages overwrite in every call."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ _NAMES = """
 """
 
 #: private fields of nn, dpnn, rnn and nnx that are buffers in every class that has them. Other fields with an
-#: underscore are significant (``_pulls``, ``_remember``) and are kept, unless a mapping names them in ``scratch``.
+#: underscore are state (``_pulls``, ``_remember``) and are kept, unless a mapping names them in ``scratch``.
 BUFFERS = frozenset(_NAMES.split())

@@ -1,4 +1,4 @@
-"""Define what a class mapping may use of the conversion that calls it, in each direction."""
+"""Define the interface of a conversion for class mappings, in both directions."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class TorchContext(Protocol):
             *keys: how ``obj`` is reached from the current place, for messages.
 
         Raises:
-            ConversionError: ``obj`` is no object, contains itself, or lacks what its class needs.
+            ConversionError: ``obj`` is not an object, contains itself, or lacks a field that its class needs.
         """
         ...
 
@@ -58,7 +58,7 @@ class TorchContext(Protocol):
         """Make the tensor ``obj[name]`` the parameter or buffer that ``spec`` names; one region gives one parameter.
 
         Raises:
-            ConversionError: the number of elements is not what the module's other fields say.
+            ConversionError: the number of elements does not match the module's other fields.
         """
         ...
 

@@ -10,14 +10,14 @@ from torch import nn
 
 from dpnn_bridge.errors import ConversionError
 
-#: where PyTorch keeps the hooks of a module that change what it computes -> what they are called
+#: attribute with the hooks of a module that change its results -> name for messages
 _HOOKS = {
     "_forward_pre_hooks": "forward pre-hook",
     "_forward_hooks": "forward hook",
     "_backward_pre_hooks": "backward pre-hook",
     "_backward_hooks": "backward hook",
 }
-#: where PyTorch keeps the hooks of a parameter that change its gradient -> what they are called
+#: attribute with the hooks of a parameter that change its gradient -> name for messages
 _PARAMETER_HOOKS = {
     "_backward_hooks": "hook",
     "_post_accumulate_grad_hooks": "post-accumulate-grad hook",

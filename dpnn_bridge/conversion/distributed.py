@@ -1,6 +1,6 @@
-"""Gather parameters that are distributed over processes (FSDP2, tensor parallelism).
+"""Gather and distribute parameters (FSDP2, tensor parallelism).
 
-Every process of the group calls these functions, in the same order.
+The functions are collective: every process of the group calls them in the same order.
 """
 
 from __future__ import annotations
@@ -10,28 +10,25 @@ from typing import Any
 from torch import Tensor
 
 
-def is_spread(tensor: Tensor | None) -> bool:
-    """Return whether each process holds a part of a tensor."""
-    return hasattr(tensor, "full_tensor")  # only a DTensor has it, whose module takes long to import
+def is_distributed(tensor: Any) -> bool:
+    """Return whether a tensor is a DTensor, without the slow import of its module."""
+    return hasattr(tensor, "full_tensor")
 
 
-def gathered(tensor: Tensor) -> Tensor:
+def full(tensor: Any) -> Tensor:
     """Return all elements of a tensor, on every process."""
-    whole = getattr(tensor, "full_tensor", None)
-    return tensor if whole is None else whole()
+    return tensor.full_tensor() if is_distributed(tensor) else tensor
 
 
-def local(tensor: Tensor) -> Tensor:
-    """Return this process's part of a tensor, in the same memory."""
-    part = getattr(tensor, "to_local", None)
-    return tensor if part is None else part()
+def local(tensor: Any) -> Tensor:
+    """Return this process's shard of a tensor, which shares its memory."""
+    return tensor.to_local() if is_distributed(tensor) else tensor
 
 
-def scattered(value: Tensor, like: Tensor) -> Tensor:
-    """Return this process's part of a value, distributed like another tensor of its shape."""
-    spread: Any = like
-    if not is_spread(like):
+def distribute_like(value: Tensor, other: Any) -> Tensor:
+    """Distribute a tensor like another tensor of the same shape."""
+    if not is_distributed(other):
         return value
     from torch.distributed.tensor import distribute_tensor
 
-    return distribute_tensor(value, spread.device_mesh, spread.placements)
+    return distribute_tensor(value, other.device_mesh, other.placements)

@@ -1,4 +1,4 @@
-"""Faster ways of computing the same: they are tried first, and left out where a program is written or recorded."""
+"""Use a faster version of a method, except where operations are traced, compiled or transformed."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from dpnn_bridge.conversion.tracing import is_traced
 
 
 def faster(attempt: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorate a method so that another function is tried first.
+    """Decorate a method with a faster version, which is called first.
 
-    Source that is copied into a ``.py`` is without this decorator.
+    A ``.py`` output contains the method without this decorator.
 
     Args:
-        attempt: takes the arguments of the method, and returns what the method would, or None where it cannot.
+        attempt: faster version of the method with the same arguments; returns None if it does not apply.
     """
 
     def decorated(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -32,7 +32,7 @@ def faster(attempt: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callab
 
 
 def is_plain() -> bool:
-    """Return whether PyTorch runs operations as they come, and nothing compiles, traces, casts or transforms them."""
+    """Return whether operations run eagerly: nothing compiles, traces, casts or transforms them."""
     return not (
         torch.compiler.is_compiling()
         or is_traced()

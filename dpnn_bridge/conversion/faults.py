@@ -1,4 +1,4 @@
-"""Declare faults of Torch7 in a class, where Torch7's values are not a reference."""
+"""Declare faults of Torch7 in a class. Results that a fault affects are no reference."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class Fault:
     """One fault of a Lua class, declared in its mapping.
 
     Attributes:
-        compared: patterns of what it spoils: ``output``, ``gradInput``, ``gradParams`` (all gradients of parameters),
-            ``forward`` and ``backward`` (calls that Torch7 refuses).
+        compared: patterns of the affected results: ``output``, ``gradInput``, ``gradParams`` (all gradients of
+            parameters), ``forward`` and ``backward`` (calls that Torch7 refuses).
         reason: description for the report.
-        mode: ``"train"`` or ``"eval"`` where it happens in one mode only.
-        when: whether a module of the class has it.
-        spreads: gradients that pass through the module carry the fault to the layers before it.
+        mode: ``"train"`` or ``"eval"`` if the fault occurs in one mode only.
+        when: returns whether a module of the class has the fault.
+        spreads: whether the fault also affects layers that run on results of the module.
     """
 
     compared: tuple[str, ...]
@@ -28,10 +28,10 @@ class Fault:
     when: Callable[[nn.Module], bool] = lambda module: True
     spreads: bool = True
 
-    def happens(self, module: nn.Module) -> bool:
-        """Return whether Torch7 gets it wrong for this module in its present mode."""
+    def applies_to(self, module: nn.Module) -> bool:
+        """Return whether a module has the fault in its current mode."""
         return self.mode in (None, "train" if module.training else "eval") and self.when(module)
 
-    def spoils(self, comparison: str) -> bool:
-        """Return whether a comparison of this kind is spoiled."""
+    def affects(self, comparison: str) -> bool:
+        """Return whether the fault affects a comparison of this kind."""
         return any(fnmatchcase(comparison, pattern) for pattern in self.compared)

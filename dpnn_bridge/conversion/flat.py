@@ -11,14 +11,14 @@ from torch import nn
 
 from dpnn_bridge.base.contiguous import is_contiguous
 from dpnn_bridge.conversion import registry
-from dpnn_bridge.conversion.distributed import is_spread
+from dpnn_bridge.conversion.distributed import is_distributed
 from dpnn_bridge.conversion.fields import get_tensor, grad_field, record_of, resolve
 from dpnn_bridge.conversion.ties import tie_of
 from dpnn_bridge.objects import ORIGINS, LuaStorage, LuaTensor
 
 
 class Place(NamedTuple):
-    """The place of a tensor in its file: which storage, its length, and the elements that were the tensor's."""
+    """The place of a tensor in its file: storage, length of the storage, first element and size of the tensor."""
 
     origin: int
     length: int
@@ -27,7 +27,7 @@ class Place(NamedTuple):
 
 
 def place_of(tensor: Any) -> Place | None:
-    """Return the place of a contiguous tensor; None for what is none, or has no elements."""
+    """Return the place of a contiguous tensor; None for other tensors and values, and without elements."""
     if not isinstance(tensor, LuaTensor) or tensor.storage is None or not tensor.size:
         return None
     if not is_contiguous(tensor.shape, tensor.stride):
@@ -52,8 +52,9 @@ def place(root: nn.Module, known: Any) -> None:
     """Store the places of :func:`layout` in the modules of a model.
 
     Args:
-        root: the net.
-        known: from a file. Other values are ignored, and so are places in storages that the model does not fill.
+        root: the model.
+        known: result of :func:`layout` from a file. Invalid values and places in storages that the model does not fill
+            are ignored.
     """
     origins: dict[int, int] = {}
     modules = dict(root.named_modules())
@@ -69,10 +70,10 @@ class FlatStorages:
     """The storages of a model that its tensors fill completely, as in their file.
 
     Args:
-        root: the net.
-        gradients: those of the gradients too.
-        load: ``load(module, name, field, gradient)`` gives the elements of a field as an array, in Lua's order.
-        kind: ``kind(module, field)`` gives its tensor class.
+        root: the model.
+        gradients: whether to include the storages of gradients.
+        load: ``load(module, name, field, gradient)`` returns the elements of a field as an array, in Lua's order.
+        kind: ``kind(module, field)`` returns the tensor class of a field.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class FlatStorages:
                         self._members[place.origin].setdefault(place.start, (place, (module, name, field, gradient)))
 
     def find(self, place: Place) -> LuaStorage | None:
-        """Return the storage that holds a place, None if the model does not fill it."""
+        """Return the storage of a place; None if the model does not fill the storage."""
         if place.origin not in self._made:
             self._made[place.origin] = self._make(place)
         return self._made[place.origin]
@@ -106,8 +107,8 @@ class FlatStorages:
         def load() -> np.ndarray:
             return np.concatenate([self._load(*what) for _, what in members])
 
-        # of parameters that are spread over processes only one may write: all of them collect the elements now
-        spread = any(is_spread(get_tensor(module, field.attribute)) for _, (module, _, field, _) in members)
-        storage = LuaStorage(kinds.pop().replace("Tensor", "Storage"), place.length, load() if spread else load)
+        # only one process writes the file, so all processes gather distributed parameters now
+        distributed = any(is_distributed(get_tensor(module, field.attribute)) for _, (module, _, field, _) in members)
+        storage = LuaStorage(kinds.pop().replace("Tensor", "Storage"), place.length, load() if distributed else load)
         storage.replaces = place.origin
         return storage

@@ -1,4 +1,4 @@
-"""Measure what operations take, and limit it, where sizes come from a file.
+"""Measure and limit the memory and computation of operations whose sizes come from a file.
 
 A file of a few bytes can declare a layer of a billion channels, an upsampling by 1,000, a padding of a million, or an
 endlessly repeated layer. :class:`OperationMeter` is a context manager that measures each PyTorch operation before it
@@ -25,16 +25,16 @@ from dpnn_bridge.conversion.result_sizes import RESULTS
 from dpnn_bridge.errors import ConversionLimitError
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 
-#: bytes that results may take in one run: always, and for each byte, table and object of what file and input contain
+#: limit of results in bytes per run: a constant, and a factor for each byte, table and object of the file and the input
 BYTES, PER_BYTE = 1 << 26, 1 << 10
-#: elementary steps (an element read or written, a product): always, and for each of these
+#: limit of element reads, element writes and multiply-adds ("steps"): a constant, and a factor as above
 STEPS, STEPS_PER_BYTE = 1 << 29, 1 << 17
-#: steps that an operation takes, however small it is
+#: steps that every operation counts in addition
 EACH = 1 << 17
-#: steps that each view takes which it gives, and a call of a module
+#: steps of each returned view, and of a call of a module
 LIGHT = 1 << 15
 
-#: whose results together have no more elements than what they take
+#: operations whose results together have at most as many elements as their inputs
 _NO_LARGER_NAMES = """
     cat stack copy clone _to_copy zeros_like ones_like empty_like full_like rand_like randn_like _unsafe_view
     _reshape_alias _softmax _log_softmax _softmax_backward_data _log_softmax_backward_data native_batch_norm
@@ -43,17 +43,17 @@ _NO_LARGER_NAMES = """
     flip roll nll_loss_forward nll_loss2d_forward nonzero _unique2 _local_scalar_dense scalar_tensor
 """
 _NO_LARGER = frozenset(_NO_LARGER_NAMES.split())
-#: that broadcast what they take, and have no mark that says so
+#: pointwise operations that broadcast their inputs and lack the tag ``pointwise``
 _BROADCASTING_NAMES = """
     floor_divide mse_loss smooth_l1_loss huber_loss binary_cross_entropy where lerp addcmul
 """
 _BROADCASTING = frozenset(_BROADCASTING_NAMES.split())
-#: made of sizes alone
+#: operations that create a tensor from sizes
 _SIZED_NAMES = """
     empty zeros ones rand randn full new_empty new_zeros new_ones new_full empty_strided
 """
 _SIZED = frozenset(_SIZED_NAMES.split())
-#: the position of the kernel among the arguments of those that read a window for each result
+#: operations that read a window for each result -> position of the kernel size among the arguments
 _WINDOW = {
     "max_pool2d_with_indices": 1,
     "max_pool3d_with_indices": 1,
@@ -90,14 +90,14 @@ class ResourceLimits:
     """The resource limits of one run.
 
     Args:
-        sources: values as files contain them; the bytes of their storages count once.
-        more: bytes beside these.
+        sources: values of files; the bytes of each storage count once.
+        more: additional bytes.
     """
 
     def __init__(self, sources: Iterable[Any] = (), more: int = 0) -> None:
         stored, values, _ = extent(list(sources))
-        worth = stored + values + more
-        self.bytes, self.steps = BYTES + PER_BYTE * worth, STEPS + STEPS_PER_BYTE * worth
+        size = stored + values + more
+        self.bytes, self.steps = BYTES + PER_BYTE * size, STEPS + STEPS_PER_BYTE * size
 
 
 class OperationCost(NamedTuple):
@@ -107,7 +107,7 @@ class OperationCost(NamedTuple):
         kept: Bytes of its results.
         scratch: Bytes that it frees again.
         steps: Elements read, written and multiplied.
-        makes: Whether it only makes a tensor, of sizes or of another one.
+        makes: Whether it only creates or copies a tensor.
     """
 
     kept: int
@@ -125,14 +125,14 @@ class EagerMode(TorchDispatchMode):
 
 
 class OperationMeter(EagerMode):
-    """While the block runs, every operation is measured before it happens, and :meth:`take` gets its cost."""
+    """While active, measures every operation before it runs and passes its cost to :meth:`take`."""
 
     def __init__(self) -> None:
         super().__init__()
         self._known: dict[Any, OperationCost] = {}
 
     def take(self, cost: OperationCost) -> None:
-        """Take what an operation costs; raise to prevent it."""
+        """Count the cost of an operation; raise an error to prevent the operation."""
         raise NotImplementedError
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -169,10 +169,10 @@ class OperationMeter(EagerMode):
 
 
 class ResourceLimitMode(OperationMeter):
-    """While the block runs, operations happen only as far as limits allow; calls of modules count as well.
+    """While active, limits the resources of all operations; calls of modules count as well.
 
     Raises:
-        ConversionLimitError: from the operation that asks for more.
+        ConversionLimitError: raised by the operation that exceeds a limit.
     """
 
     def __init__(self, limits: ResourceLimits) -> None:
@@ -190,7 +190,7 @@ class ResourceLimitMode(OperationMeter):
         super().__exit__(*error)
 
     def _called(self, *_: Any) -> None:
-        if threading.get_ident() == self._thread:  # the hook is one of all threads
+        if threading.get_ident() == self._thread:  # the hook is global to all threads
             self.take(OperationCost(0, 0, LIGHT))
 
     def take(self, cost: OperationCost) -> None:
@@ -284,9 +284,9 @@ def _of_indices(args: Any) -> tuple[int, int]:
     """Estimate the number of elements in ``value[indices]``: broadcast indices times the other dimensions."""
     value, indices = args[:2]
     taken = [i for i in indices if i is not None]
-    gone = sum(i.dim() if i.dtype == torch.bool else 1 for i in taken)
+    indexed = sum(i.dim() if i.dtype == torch.bool else 1 for i in taken)
     free = sum(i is None for i in indices)
-    rest = math.prod([*value.shape[gone + free :], *([max(value.shape)] * free)])
+    rest = math.prod([*value.shape[indexed + free :], *([max(value.shape)] * free)])
     return _broadcast([i for i in taken if i.dtype != torch.bool] or taken) * rest, 0
 
 
@@ -299,7 +299,7 @@ def _of_matrices(a: Tensor, b: Tensor) -> tuple[int, int]:
     return made, made * a.shape[-1]
 
 
-#: what is worked out from the arguments: elements that are made, and products beside them
+#: functions that compute the number of created elements and of multiply-adds from the arguments
 _FORMULAS: dict[str, Callable[[Any], tuple[int, int]]] = {
     **dict.fromkeys(_SIZED, _of_sizes),
     "index": _of_indices,

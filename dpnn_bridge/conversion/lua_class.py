@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 #: a parameter of a module: its owner, Lua field and where its torch tensor is
 ParameterSite = tuple[nn.Module, str, Field]
 
-#: fields that every Torch7 module may have and that do not affect what it computes
+#: fields that any Torch7 module can have and that do not affect its results
 TRANSIENT = frozenset({"output", "gradInput", "train", "_type"})
 
 

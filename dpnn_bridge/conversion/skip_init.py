@@ -9,16 +9,16 @@ from typing import Any
 from torch.overrides import TorchFunctionMode
 
 #: functions of ``torch.nn.init`` and methods of tensors that fill a tensor with random numbers
-_DRAWING = frozenset(
+_RANDOM_FILLS = frozenset(
     {"uniform_", "normal_", "trunc_normal_", "orthogonal_"}
     | {f"{kind}_{law}_" for kind in ("kaiming", "xavier") for law in ("uniform", "normal")}
 )
 
 
 class SkipInit(TorchFunctionMode):
-    """While active, the functions that initialise a tensor at random leave it as it is.
+    """While active, functions that fill a tensor with random numbers do nothing.
 
-    Building a module then touches no memory of its parameters and takes no numbers from PyTorch's generator.
+    Building a module then does not touch the memory of its parameters or PyTorch's random generator.
     """
 
     def __init__(self) -> None:
@@ -27,13 +27,13 @@ class SkipInit(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self.active and getattr(func, "__name__", "") in _DRAWING:
+        if self.active and getattr(func, "__name__", "") in _RANDOM_FILLS:
             return args[0] if args else kwargs["tensor"]
         return func(*args, **kwargs)
 
     @contextmanager
     def during(self, *, active: bool) -> Iterator[None]:
-        """Enable or disable random initialization inside the ``with`` block."""
+        """Activate or deactivate the mode inside the ``with`` block."""
         before, self.active = self.active, active
         try:
             with self:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.conversion.distributed import gathered
+from dpnn_bridge.conversion.distributed import full
 from dpnn_bridge.conversion.fields import Field, record_of, resolve
 from dpnn_bridge.conversion.ties import tie_of
 from dpnn_bridge.errors import OptionError
@@ -18,7 +18,7 @@ def as_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     """Return a floating point dtype from itself or from its name: ``"float16"``, ``"torch.float16"``, ``"half"``.
 
     Raises:
-        OptionError: there is no such floating point dtype.
+        OptionError: the name is not that of a floating point dtype.
     """
     if dtype is None or isinstance(dtype, torch.dtype):
         return dtype
@@ -45,7 +45,7 @@ def field_value(module: nn.Module, name: str, spec: Field, *, gradient: bool = F
     tensor = tie.parameter() if tie else getattr(owner, leaf)
     if gradient:
         tensor = tensor.grad if tensor.grad is not None else torch.zeros_like(tensor)
-    tensor = gathered(tensor.detach())
+    tensor = full(tensor.detach())
     if tensor.is_sparse:  # the gradient of an nn.Embedding(sparse=True)
         tensor = tensor.to_dense()
     if tie:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.base.exclusive import Exclusive
-from dpnn_bridge.conversion.distributed import gathered
+from dpnn_bridge.conversion.distributed import full
 
 if TYPE_CHECKING:
     from dpnn_bridge.conversion.fields import Field
@@ -52,7 +52,7 @@ class Tie:
 
     def lua_view(self, tensor: Tensor) -> Tensor:
         """Return the tied part of the source's parameter or gradient, in Lua's arrangement."""
-        layout, tensor = self.source.field.layout, gathered(tensor)
+        layout, tensor = self.source.field.layout, full(tensor)
         flat = (layout.to_lua(tensor, self.source.module) if layout else tensor).reshape(-1)
         return flat.as_strided(self.shape, self.stride, self.offset)
 

@@ -211,7 +211,7 @@ def _sort(found: Checkpoint, table: Mapping[Any, Any] | list[Any], plain: Callab
 
 
 def vocabulary_of(value: Any) -> dict[str, int] | None:
-    """Return token -> number from a table in either direction, or a list of tokens; None when it is no vocabulary.
+    """Return token -> number from a table in either direction, or a list of tokens; None for other tables.
 
     Of several in one list, such as words and characters, the first.
     """

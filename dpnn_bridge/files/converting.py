@@ -66,7 +66,7 @@ def convert(
         to: format name when the suffix of ``dst`` does not say it.
         force: replace an existing ``dst``, which is refused otherwise (:func:`save` replaces).
         sha256: refuse a file with another checksum.
-        checksum: take the SHA-256 of what is written into the report: ``metadata["written"]``.
+        checksum: store the SHA-256 of the output in the report, as ``metadata["written"]``.
         progress: called with the name of each step as it begins.
         **options: fields of :class:`~dpnn_bridge.outputs.options.ConvertOptions`, such as ``key``, ``dtype`` and
             ``plugins``; a format takes some of them.

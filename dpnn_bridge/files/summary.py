@@ -31,7 +31,7 @@ from dpnn_bridge.conversion.places import module_names
 from dpnn_bridge.conversion.torch_context import TorchConversion
 from dpnn_bridge.errors import ConversionError, ModelNotFoundError, T7FormatError
 from dpnn_bridge.files import load_with_report
-from dpnn_bridge.legacy.pickles import Pickled, read_source
+from dpnn_bridge.legacy.pickles import PickleEncoding, read_source
 from dpnn_bridge.loaders.origin import LocalFile, Origin, local_file
 from dpnn_bridge.loaders.t7_reader import read_all
 from dpnn_bridge.modules.fit import shape_warnings
@@ -89,7 +89,7 @@ def summarize(origin: Origin, key: str | None = None, example: Callable[[nn.Modu
         root, encoding = contents
         size = file.path.stat().st_size
         found = Summary(file.name, size, str(encoding), "")
-        if not isinstance(encoding, Pickled):
+        if not isinstance(encoding, PickleEncoding):
             _objects(found, file)
         if key:
             root = follow(root, key)

@@ -184,7 +184,7 @@ class Module(_Shared):
         self.train = False
 
     def clearState(self) -> Any:
-        """Empty what the last call left."""
+        """Empty the buffers of the last call."""
         return running.cleared(self)
 
     def apply(self, callback: Callable[[Any], Any]) -> None:

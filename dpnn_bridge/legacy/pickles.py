@@ -29,17 +29,19 @@ from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTensor, element_dtype
 from dpnn_bridge.outputs.formats import is_converted_file
 from dpnn_bridge.outputs.pt_file import records
 
-#: how the old format begins: a pickle of this number
+#: first number in a file of the old format
 MAGIC = 0x1950A86A20F9469CFC6C
-#: where classes of ``torch.legacy.nn`` are from
-FROM = ("torch.legacy.nn", "dpnn_bridge.legacy")
-#: bytes of a pickle in which the first of them shows, and the most that a pickle without its tensors has
-HEAD, LARGEST = 1 << 16, 1 << 28
+#: modules that define classes of ``torch.legacy.nn``
+LEGACY_MODULES = ("torch.legacy.nn", "dpnn_bridge.legacy")
+#: bytes at the start of a pickle that are searched for the name of such a module
+HEADER_SIZE = 1 << 16
+#: maximum size of a pickle without its tensors
+MAX_PICKLE = 1 << 28
 
 
 @dataclass(frozen=True)
-class Pickled(Encoding):
-    """That a file is a pickle."""
+class PickleEncoding(Encoding):
+    """The encoding of a pickle."""
 
     def __str__(self) -> str:
         return "pickle of torch.legacy.nn"
@@ -49,10 +51,10 @@ def read_source(file: LocalFile) -> tuple[Any, Encoding] | None:
     """Read a Torch7 file or a pickle of ``torch.legacy.nn``; return None for a converted file.
 
     Raises:
-        T7Error: it cannot be read.
+        T7Error: the file cannot be read.
     """
     if holds_legacy(file.path):
-        return read(file), Pickled()
+        return read(file), PickleEncoding()
     return None if is_converted_file(file.path) else read_local(file)
 
 
@@ -60,25 +62,25 @@ def holds_legacy(path: Path) -> bool:
     """Return whether a file is a pickle that names classes of ``torch.legacy.nn``."""
     try:
         source = FileSource(path)
-        head = source.read(0, HEAD)
+        head = source.read(0, HEADER_SIZE)
         if head.startswith(b"PK\x03\x04"):
             found = records(path, source).get("data.pkl")
-            head = source.read(found.start, min(found.size, HEAD)) if found is not None else b""
-    except (OSError, ValueError, LookupError, zipfile.BadZipFile, RuntimeError):  # whoever reads it says what is wrong
+            head = source.read(found.start, min(found.size, HEADER_SIZE)) if found is not None else b""
+    except (OSError, ValueError, LookupError, zipfile.BadZipFile, RuntimeError):  # the reader reports the error
         return False
-    return head.startswith(b"\x80") and any(name.encode() in head for name in FROM)
+    return head.startswith(b"\x80") and any(name.encode() in head for name in LEGACY_MODULES)
 
 
 def read(file: LocalFile) -> Any:
     """Return the Lua value of a pickle.
 
     Raises:
-        NotT7Error: it contains more than classes of ``torch.legacy.nn``, tensors and plain data.
-        T7FormatError: it is damaged.
+        NotT7Error: the pickle contains more than classes of ``torch.legacy.nn``, tensors and plain data.
+        T7FormatError: the pickle is damaged.
     """
     source = FileSource(file.path, file.name)
     try:
-        value = _zipped(file.path, source) if source.read(0, 2) == b"PK" else _old(source)
+        value = _read_zip(file.path, source) if source.read(0, 2) == b"PK" else _read_old_format(source)
         return _Graph().value(value)
     except (NotT7Error, T7FormatError):
         raise
@@ -87,59 +89,63 @@ def read(file: LocalFile) -> Any:
 
 
 # ---------------------------------------------------------------------- the two formats
-class _File:
-    """A part of a source as an open file, which never reads beyond its end."""
+class _FilePart:
+    """A byte range of a source with the interface of an open file."""
 
     def __init__(self, source: FileSource, start: int = 0, size: int | None = None) -> None:
-        self._source, self.place = source, start
+        self._source, self.position = source, start
         self._stop = source.size if size is None else start + size
         self._buffer, self._first = b"", 0
 
     def read(self, size: int) -> bytes:
-        size = min(size, self._stop - self.place, LARGEST)
-        if self.place < self._first or self.place + size > self._first + len(self._buffer):
-            self._first = self.place
-            self._buffer = self._source.read(self.place, min(max(size, HEAD), self._stop - self.place))
-        data = self._buffer[self.place - self._first :][:size]
-        self.place += len(data)
+        size = min(size, self._stop - self.position, MAX_PICKLE)
+        if self.position < self._first or self.position + size > self._first + len(self._buffer):
+            self._first = self.position
+            self._buffer = self._source.read(self.position, min(max(size, HEADER_SIZE), self._stop - self.position))
+        data = self._buffer[self.position - self._first :][:size]
+        self.position += len(data)
         return data
 
     def readline(self) -> bytes:
-        start = self.place
-        line = self.read(HEAD).partition(b"\n")[0] + b"\n"
-        self.place = min(start + len(line), self._stop)
+        start = self.position
+        line = self.read(HEADER_SIZE).partition(b"\n")[0] + b"\n"
+        self.position = min(start + len(line), self._stop)
         return line
 
 
-def _old(source: FileSource) -> Any:
-    """Read the old format: numbers and facts, the pickle, the keys of the storages, their elements, in sequence."""
-    file, places = _File(source), dict[str, int]()
-    head = [_Unpickler(file, source, places).load() for _ in range(3)]
-    if head[0] != MAGIC or head[1] != 1001 or not isinstance(head[2], dict):
+def _read_old_format(source: FileSource) -> Any:
+    """Read the format before ZIP files.
+
+    A file is a sequence of pickles (magic number, version, properties of the machine, the content, the keys of the
+    storages) and of the elements of each storage.
+    """
+    file, offsets = _FilePart(source), dict[str, int]()
+    header = [_Unpickler(file, source, offsets).load() for _ in range(3)]
+    if header[0] != MAGIC or header[1] != 1001 or not isinstance(header[2], dict):
         raise T7FormatError("the pickle does not start like those of torch.save", source=source.name)
-    if head[2].get("little_endian") is False:
+    if header[2].get("little_endian") is False:
         raise T7FormatError("the pickle was written by a machine with another byte order", source=source.name)
-    unpickler = _Unpickler(file, source, places)
-    value, keys = unpickler.load(), _Unpickler(file, source, places).load()
+    unpickler = _Unpickler(file, source, offsets)
+    value, keys = unpickler.load(), _Unpickler(file, source, offsets).load()
     for key in keys:
         if not isinstance(key, str):
             raise T7FormatError("the key of a storage is not a string", source=source.name)
         (count,) = struct.unpack("<q", file.read(8))
-        places[key] = file.place
-        file.place += unpickler.bytes_of(key, count)
-    if missing := set(unpickler.storages) - set(places):
+        offsets[key] = file.position
+        file.position += unpickler.bytes_of(key, count)
+    if missing := set(unpickler.storages) - set(offsets):
         raise T7FormatError(f"the storage {shortened(min(missing))!r} is missing", source=source.name)
     return value
 
 
-def _zipped(path: Path, source: FileSource) -> Any:
+def _read_zip(path: Path, source: FileSource) -> Any:
     found = records(path, source)
     order = found.get("byteorder")
     if order is not None and source.read(order.start, order.size) != b"little":
         raise T7FormatError("the pickle was written by a machine with another byte order", source=source.name)
-    places = {name.removeprefix("data/"): r.start for name, r in found.items() if name.startswith("data/")}
+    offsets = {name.removeprefix("data/"): r.start for name, r in found.items() if name.startswith("data/")}
     record = found["data.pkl"]
-    unpickler = _Unpickler(_File(source, record.start, record.size), source, places)
+    unpickler = _Unpickler(_FilePart(source, record.start, record.size), source, offsets)
     value = unpickler.load()
     for key, storage in unpickler.storages.items():
         if unpickler.bytes_of(key, storage.size) > found[f"data/{key}"].size:
@@ -148,74 +154,68 @@ def _zipped(path: Path, source: FileSource) -> Any:
 
 
 # ---------------------------------------------------------------------- the pickle
-class Stand:
-    """An inert object of ``torch.legacy.nn``, with its fields as attributes."""
+class InertObject:
+    """An object of ``torch.legacy.nn`` without behavior. Its fields are attributes."""
 
     kind = ""
 
 
 class Size(tuple):
-    """An inert ``torch.Size``."""
+    """A ``torch.Size`` without behavior."""
 
 
-#: the base of all classes, which pickles of Python 2 name
-_OBJECT = {("__builtin__", "object"), ("builtins", "object")}
-
-
-#: for what other programs register, and for sets, which no model has
+#: opcodes that are refused, because no model needs them
 _EXTENSIONS = (pickle.EXT1, pickle.EXT2, pickle.EXT4)
 _SETS = (pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET)
-#: for what takes memory before it is read, or time whenever it is a key, and which no model has
+#: opcodes that allocate memory before they read, or create integers that are slow to hash
 _LARGE = (pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER, pickle.LONG4)
 
 
-class _Name(str):
-    """The name of something that is not called."""
+class _ClassName(str):
+    """The name of a class that is not called."""
 
 
-def _stand(name: str) -> type[Stand]:
-    return type(name, (Stand,), {"kind": name})
-
-
-class _Unpickler(pickle._Unpickler):  # the one in Python: its memo takes no memory for numbers that are skipped
-    """Carries out a pickle without importing or calling what it names.
+class _Unpickler(pickle._Unpickler):  # Python's version: its memo allocates nothing for unused ids
+    """Reads a pickle without importing or calling anything that it names.
 
     Args:
-        file: where the pickle is.
-        source: where the elements of storages are.
-        places: key of a storage -> its first byte there, known when elements are read.
+        file: contains the pickle.
+        source: contains the elements of storages.
+        offsets: key of a storage -> its first byte in ``source``; filled before the elements are read.
     """
 
     dispatch: Any = dict(pickle._Unpickler.dispatch)
     stack: Any
 
-    def __init__(self, file: _File, source: FileSource, places: dict[str, int]) -> None:
+    def __init__(self, file: _FilePart, source: FileSource, offsets: dict[str, int]) -> None:
         super().__init__(file, encoding="utf-8", errors="surrogateescape")
-        self._source, self._places = source, places
-        self._classes: dict[str, type[Stand]] = {}
+        self._source, self._offsets = source, offsets
+        self._classes: dict[str, type[InertObject]] = {}
         self.storages: dict[str, LuaStorage] = {}
-        self._numbers = self._pairs = 0
-        ordered, plain = self._mappings = self._mapping(OrderedDict), self._mapping(dict)
+        self._other_keys = self._pairs = 0
+        ordered, unordered = self._mappings = self._mapping(OrderedDict), self._mapping(dict)
         self._callable: dict[tuple[str, str], Callable[..., Any]] = {
             ("collections", "OrderedDict"): ordered,
-            ("torch", "Size"): lambda sizes=(): Size(n if n == -1 else _natural(n) for n in _few(sizes)),
+            ("torch", "Size"): lambda sizes=(): Size(
+                n if n == -1 else _check_size(n) for n in _check_dimensions(sizes)
+            ),
             ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
             ("torch._utils", "_rebuild_tensor"): self._tensor,
             ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
             ("torch._thnn.utils", "_unpickle_backend"): lambda name: None,
-            ("torch.utils.serialization.read_lua_file", "hashable_uniq_dict"): plain,
+            ("torch.utils.serialization.read_lua_file", "hashable_uniq_dict"): unordered,
         }
 
     def refuse(self, what: str) -> NotT7Error:
         return NotT7Error(
-            f"{self._source.name}: the pickle holds {printable(shortened(what))}; of pickles only classes of "
-            "torch.legacy.nn, tensors and plain data are read. Save what you need of it in the program that wrote it"
+            f"{self._source.name}: the pickle contains {printable(shortened(what))}, which is not supported; only "
+            "classes of torch.legacy.nn, tensors and plain data are read. Save only these in the program that wrote it"
         )
 
     def find_class(self, module: str, name: str) -> Any:
-        if module.startswith(FROM) and name.isidentifier():
+        if module.startswith(LEGACY_MODULES) and name.isidentifier():
             if name not in self._classes:
-                self._classes[name] = _stand(name)
+                self._classes[name] = type(name, (InertObject,), {"kind": name})
             return self._classes[name]
         if (module, name) in self._callable:
             return self._callable[module, name]
@@ -224,29 +224,29 @@ class _Unpickler(pickle._Unpickler):  # the one in Python: its memo takes no mem
         if module in ("torch", "torch.cuda", "__builtin__", "builtins") and (
             name.endswith("Storage") or name == "object"
         ):
-            return _Name(name)
+            return _ClassName(name)
         raise self.refuse(f"{module}.{name}")
 
     def _new(self, kind: Any, *_: Any) -> Any:
         if kind in self._mappings:
             return {}
-        if isinstance(kind, type) and issubclass(kind, Stand):
+        if isinstance(kind, type) and issubclass(kind, InertObject):
             return kind()
         raise self.refuse(f"an object of {_named(kind)}")
 
     def persistent_load(self, pid: Any) -> LuaStorage:
         kind, name, key, _, count, *view = pid
-        dtype = element_dtype(f"torch.{name.replace('Bool', 'Byte')}") if isinstance(name, _Name) else None
+        dtype = element_dtype(f"torch.{name.replace('Bool', 'Byte')}") if isinstance(name, _ClassName) else None
         if kind != "storage" or dtype is None or not isinstance(key, str):
             raise self.refuse(f"a storage of {_named(name)}")
         if key not in self.storages:
-            place, size = self._places, _natural(count)
+            offsets, size = self._offsets, _check_size(count)
             self.storages[key] = LuaStorage(
                 f"torch.{name.replace('Bool', 'Byte')}",
                 size,
-                lambda: self._source.load(place[key], dtype.newbyteorder("<"), size),
+                lambda: self._source.load(offsets[key], dtype.newbyteorder("<"), size),
                 lambda start, stop: self._source.load(
-                    place[key] + start * dtype.itemsize, dtype.newbyteorder("<"), stop - start
+                    offsets[key] + start * dtype.itemsize, dtype.newbyteorder("<"), stop - start
                 ),
             )
         if not view or view[0] is None:
@@ -254,19 +254,20 @@ class _Unpickler(pickle._Unpickler):  # the one in Python: its memo takes no mem
         raise self.refuse("a storage that is a view of another")
 
     def bytes_of(self, key: Any, count: int) -> int:
-        """Return the number of bytes of a storage, which was met before and has so many elements."""
+        """Return the size of a storage in bytes, after a check of its number of elements."""
         storage = self.storages[key]
         size = storage.size * storage.dtype.itemsize
-        if count != storage.size or self._places[key] + size > self._source.size:
+        if count != storage.size or self._offsets[key] + size > self._source.size:
             raise T7FormatError(f"the storage {shortened(key)!r} is truncated", source=self._source.name)
         return size
 
     def _tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> LuaTensor:
         if not isinstance(storage, LuaStorage) or len(size) != len(stride):
-            raise ValueError("a tensor is not made of a storage, sizes and strides")
+            raise ValueError("expected a tensor of a storage, sizes and strides")
         kind = storage.class_name.replace("Storage", "Tensor")
-        size, stride = _few(size), _few(stride)
-        size, stride, offset = [*map(_natural, size)] or [1], [*map(_natural, stride)] or [1], _natural(offset)
+        size = [*map(_check_size, _check_dimensions(size))] or [1]
+        stride = [*map(_check_size, _check_dimensions(stride))] or [1]
+        offset = _check_size(offset)
         if not math.prod(size):
             return LuaTensor.empty(kind)
         if offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True)) >= storage.size:
@@ -285,23 +286,23 @@ class _Unpickler(pickle._Unpickler):  # the one in Python: its memo takes no mem
         return make
 
     def _check_keys(self, keys: list[Any]) -> None:
-        """Limit the number of keys that are not strings: they may collide, which takes quadratic time.
+        """Limit the number of keys that are not strings: their hashes may collide, which takes quadratic time.
 
-        Tuples are refused: a hash visits a shared part as often as it occurs, and recurses without a limit.
+        Refuse tuples: hashing a nested tuple can take exponential time and unlimited recursion.
         """
         if any(isinstance(key, tuple) for key in keys):
             raise self.refuse("a key that is a tuple")
-        self._numbers += sum(type(key) is not str for key in keys)
-        if self._numbers > SAFE:
+        self._other_keys += sum(type(key) is not str for key in keys)
+        if self._other_keys > SAFE:
             raise self.refuse(f"more than {SAFE:,} keys that are not strings")
 
     def _check_pairs(self, count: int) -> None:
-        """Limit the pairs that are copied from dicts and lists, which the file may contain once and name often."""
+        """Limit the number of copied pairs: a small file can copy the same dict very often."""
         self._pairs += count
         if self._pairs > self._source.size:
             raise self.refuse("more copies of one dict than a model has")
 
-    # ------------------------------------------------------------------ instructions that would call or set anything
+    # ------------------------------------------------------------------ opcodes that would call or set anything
     def load_reduce(self) -> None:
         arguments = self.stack.pop()
         function = self.stack[-1]
@@ -314,18 +315,18 @@ class _Unpickler(pickle._Unpickler):  # the one in Python: its memo takes no mem
         arguments = self.stack.pop()
         kind = self.stack[-1]
         if arguments != ():
-            raise self.refuse("an object made of arguments")
+            raise self.refuse("an object with constructor arguments")
         self.stack[-1] = self._new(kind)
 
     def load_build(self) -> None:
         state = self.stack.pop()
         target = self.stack[-1]
         fields = state[0] if isinstance(state, tuple) and len(state) == 2 else state
-        if isinstance(target, Stand) and isinstance(fields, dict):
+        if isinstance(target, InertObject) and isinstance(fields, dict):
             self._check_pairs(len(fields))
             target.__dict__.update((k, v) for k, v in fields.items() if isinstance(k, str))
-        elif not isinstance(target, OrderedDict):  # whose attributes are facts about a state_dict
-            raise self.refuse("the state of an object that has none")
+        elif not isinstance(target, OrderedDict):  # a state_dict has attributes with metadata
+            raise self.refuse("the state of an object that cannot have one")
 
     def load_setitem(self) -> None:
         self._check_keys([self.stack[-2]])
@@ -340,7 +341,7 @@ class _Unpickler(pickle._Unpickler):  # the one in Python: its memo takes no mem
         super().load_dict()  # type: ignore[misc]
 
     def load_refused(self) -> None:
-        raise self.refuse("an instruction that makes objects")
+        raise self.refuse("an opcode that creates objects")
 
     dispatch[pickle.REDUCE[0]] = load_reduce
     dispatch[pickle.NEWOBJ[0]] = load_newobj
@@ -352,29 +353,29 @@ class _Unpickler(pickle._Unpickler):  # the one in Python: its memo takes no mem
         dispatch[_code[0]] = load_refused
 
 
-def _natural(value: Any) -> int:
+def _check_size(value: Any) -> int:
     if type(value) is not int or not 0 <= value < 1 << 48:
-        raise ValueError(f"{_named(value)} is no size")
+        raise ValueError(f"expected a size, found {_named(value)}")
     return value
 
 
-def _few(sizes: Any) -> Any:
+def _check_dimensions(sizes: Any) -> Any:
     if len(sizes) > MAX_DIMENSIONS:
         raise ValueError(f"a tensor has {len(sizes):,} dimensions")
     return sizes
 
 
 def _named(value: Any) -> str:
-    """Return what an error calls a value; the text of a list or tuple could be exponentially long."""
+    """Return the text of a value for an error message; the repr of a list or tuple could be exponentially long."""
     return repr(value) if isinstance(value, (str, int)) else f"a {type(value).__name__}"
 
 
 # ---------------------------------------------------------------------- as Lua objects
 class _Graph(LuaGraph):
-    """The Lua objects of what was read."""
+    """Converts the content of a pickle to Lua objects."""
 
     def describe(self, value: Any) -> Described | None:
-        if not isinstance(value, Stand):
+        if not isinstance(value, InertObject):
             return None
         state = {k: v for k, v in value.__dict__.items() if k != "_backend"}
         if isinstance(state.get("_type"), str):

@@ -84,7 +84,7 @@ class Graph:
             part.output = plain(output)
 
     def write_back(self) -> None:
-        """Copy what the pass changed in tensors that are no views into the fields that they came from."""
+        """Copy changed tensors that are not views back to their fields."""
         for part, module in self.pairs:
             computed = CHANGED.get(part._kind, {})
             for name, spec in registry.spec_of(module).fields_of(module).items():

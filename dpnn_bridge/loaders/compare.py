@@ -26,7 +26,7 @@ def difference(a: Any, b: Any, *, exact_nan: bool = True, shared: bool = True) -
     Args:
         a, b: Lua values.
         exact_nan: whether the bits of a nan count; ASCII files do not keep them.
-        shared: whether it counts what is shared with what; files without references do not keep it.
+        shared: whether sharing must agree; files without references do not preserve it.
     """
     partner: dict[int, Any] = {}
     origin: dict[int, Any] = {}

@@ -54,7 +54,7 @@ OLD_PYTORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 _BESIDE = "look for the model file beside it"
 
-#: beginning of the file, what it is, what to do
+#: first bytes of the file, its kind, next step
 _OTHERS: list[tuple[bytes, str, str]] = [
     (rb"(?s)PK\x03\x04.{26}[^/\x00]*\.npy", "a numpy archive", "open it with numpy.load"),
     (rb"PK\x03\x04|PK\x05\x06", "a zip archive, probably a PyTorch checkpoint", "load it with torch.load"),

@@ -12,36 +12,36 @@ from typing import Any
 
 from dpnn_bridge.loaders.stream import LimitError
 
-#: so many entries cannot take long whatever their keys are
+#: number of entries that are fast with any keys
 SAFE = 1 << 12
-#: places that a dict may look at for each key on average; keys that nobody chose take two or three
+#: maximum number of probed slots per key on average; random keys need two or three
 MOST_PROBES = 32
-#: a part and the entries before it have at most so many pairs, so that a part that collides ends soon
+#: maximum product of the sizes of a part and of the entries before it, and of a part, to limit the time of collisions
 _PAIRS, _SMALLEST, _LARGEST = 1 << 26, 1 << 10, 1 << 13
 
 
 class HashFloodGuard:
-    """The places of a dict that are taken, as CPython (``lookdict`` in ``dictobject.c``) takes them.
+    """A model of the used slots of a dict, with the probing of CPython (``lookdict`` in ``dictobject.c``).
 
     Attributes:
-        numbers: how many keys so far may collide with others.
+        numbers: number of keys so far that may collide with others.
     """
 
     def __init__(self) -> None:
         self.numbers = 0
         self._seen = 0
         self._dense = True
-        self._taken = bytearray()
+        self._used = bytearray()
 
     def check(self, keys: dict[Any, Any], more: int) -> None:
-        """Raise when the keys of a dict, which is to grow by ``more``, collide.
+        """Check the keys of a dict before ``more`` entries are added.
 
         Raises:
-            LimitError: they do.
+            LimitError: the keys collide too often.
         """
         count = len(keys)
         added = max(0, count - self._seen)
-        if set(map(type, islice(reversed(keys), added))) <= {str}:  # whose hash has a secret
+        if set(map(type, islice(reversed(keys), added))) <= {str}:  # hashes of strings have a random seed
             self._dense = self._dense and not added
             self._seen = count
             return
@@ -57,36 +57,38 @@ class HashFloodGuard:
         size = 8
         while size * 2 // 3 < count + more:
             size *= 2
-        if size != len(self._taken):
-            self._taken, new = bytearray(size), [key for key in keys if type(key) is not str]
-        taken, mask, left = self._taken, size - 1, MOST_PROBES * len(new) + SAFE
+        if size != len(self._used):
+            self._used, new = bytearray(size), [key for key in keys if type(key) is not str]
+        used, mask, probes_left = self._used, size - 1, MOST_PROBES * len(new) + SAFE
         for key in new:
-            rest = hash(key) & 0xFFFFFFFFFFFFFFFF
-            place = rest & mask
-            while taken[place]:
-                rest >>= 5
-                place = (place * 5 + rest + 1) & mask
-                left -= 1
-                if not left:
+            perturb = hash(key) & 0xFFFFFFFFFFFFFFFF
+            slot = perturb & mask
+            while used[slot]:
+                perturb >>= 5
+                slot = (slot * 5 + perturb + 1) & mask
+                probes_left -= 1
+                if not probes_left:
                     raise LimitError(f"the keys of a table of {count} entries were chosen to collide")
-            taken[place] = 1
+            used[slot] = 1
 
 
 class Parts:
     """Large tables that are being filled.
 
     Attributes:
-        open: identity of a dict -> how many entries are to come, and its places.
+        open: ``id`` of a dict -> number of remaining entries, and its guard.
     """
 
     def __init__(self) -> None:
         self.open: dict[int, tuple[int, HashFloodGuard]] = {}
 
     def first(self, entries: dict[Any, Any], count: int) -> int:
-        """Return how many entries of a table are read before the first call of :meth:`next`."""
+        """Return the number of entries to read before the first call of :meth:`next`."""
         if count > SAFE:
-            entries[0] = None  # a dict that had a key which is no string keeps the hashes beside the keys; others look
-            del entries[0]  # for each in the string itself, anywhere in memory, which takes twice as long
+            # a dict that once had a key other than a string stores the hashes beside the keys. Other dicts read each
+            # hash from the string object, which takes twice as long
+            entries[0] = None
+            del entries[0]
             self.open[id(entries)] = count - SAFE, HashFloodGuard()
         return min(count, SAFE)
 
@@ -107,5 +109,5 @@ class Parts:
 
 
 def part_of(count: int) -> int:
-    """Return how many keys a dict may take before the next check, for a number of keys that may collide."""
+    """Return the number of keys to read before the next check, for a number of keys that may collide."""
     return max(_SMALLEST, min(_LARGEST, _PAIRS // max(count, 1)))

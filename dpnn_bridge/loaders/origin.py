@@ -17,7 +17,7 @@ from typing import IO, Any, NamedTuple
 
 from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.base.folders import temporary_folder
-from dpnn_bridge.base.reading import open_input, refusal
+from dpnn_bridge.base.reading import causing_os_error, open_input
 from dpnn_bridge.base.remote import beside, download, place_of, without_query
 from dpnn_bridge.base.shards import shards_of
 from dpnn_bridge.base.suffixes import INDEX
@@ -162,7 +162,7 @@ def _unpacked(path: Path, folder: Path, name: str) -> Path:
     except MemoryError as e:
         raise T7LimitError("decompressing it takes more memory than available", source=name) from e
     except (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, ValueError, RuntimeError) as e:
-        if (refused := refusal(e)) is not None:
+        if (refused := causing_os_error(e)) is not None:
             raise refused from e
         raise T7FormatError(f"cannot be decompressed: {e}", source=name) from e
     return path

@@ -16,7 +16,7 @@ from dpnn_bridge.loaders.stream import LimitError, StreamError
 from dpnn_bridge.objects import BOOLEAN_KEYS, LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype
 
 NIL, NUMBER, STRING, TABLE, TORCH, BOOLEAN, FUNCTION_6, FUNCTION_7, FUNCTION_8 = range(9)
-#: Integers up to here are what they say in a double; beyond, a number stays a float.
+#: Integers up to this limit are exact in a double; larger numbers stay floats.
 LARGEST_EXACT = 1 << 53
 #: numpy and torch go no further.
 MAX_DIMENSIONS = 32

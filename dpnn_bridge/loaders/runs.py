@@ -83,7 +83,7 @@ class Runs:
         return pos + used, len(keys)
 
     def _kind(self, buffer: bytes, pos: int) -> Kind | None:
-        """Return the type code and length at ``pos``; None where it is no value that runs are of."""
+        """Return the type code and length at ``pos``; None for a value that runs do not contain."""
         code, size = self._head(buffer, pos)
         if code == STRING:
             return (code, size) if 0 <= size < SHORT else None

@@ -28,7 +28,7 @@ _EMPTIED = {
     "nn.NCEModule": _NCE,
 }
 
-#: what the ``type`` method of a class empties instead of casting it
+#: fields that the ``type`` method of a class empties and does not cast
 _EMPTIED_BY_CAST = {
     **dict.fromkeys(
         (
@@ -48,7 +48,7 @@ _EMPTIED_BY_CAST = {
     "nn.SelectTable": ("output", "gradInput"),
     "nn.LookupTable": ("_count", "_input"),
 }
-#: what it removes
+#: fields that it removes
 _REMOVED_BY_CAST = {
     "nn.Max": ("_indices",),
     "nn.Min": ("_indices",),
@@ -59,7 +59,7 @@ _REMOVED_BY_CAST = {
     "nn.ReinforceGamma": ("_logOutput", "_logScale"),
     "nn.SpatialUniformCrop": ("coord",),
 }
-#: what it leaves as it is
+#: fields that it does not change
 _KEPT_BY_CAST = {
     "nn.ArgMax": ("_indices",),
     "nn.DontCast": ("modules", "module"),
@@ -126,7 +126,7 @@ class _Copier:
             self.pending.pop()()
 
     def copy(self, value: Any, cast: str | None) -> Any:
-        """Return the copy of a value whose tensors become ``cast``; what it contains follows in :meth:`finish`."""
+        """Return the copy of a value with tensors of type ``cast``; :meth:`finish` fills containers."""
         if isinstance(value, LuaObject) and value.class_name == "nn.Serial" and value.get("tensortype"):
             cast = cast if not self.copies else value["tensortype"]  # an inner nn.Serial has its own type
         key = id(value), cast

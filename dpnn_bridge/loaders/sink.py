@@ -11,17 +11,17 @@ import numpy as np
 from dpnn_bridge.errors import LuaValueError
 from dpnn_bridge.objects import LuaStorage, elements
 
-#: Bytes that are gathered before they go to the file.
+#: Size of the buffer in bytes.
 _BUFFER = 1 << 20
-#: Elements of a storage that are converted at a time.
+#: Number of elements of a storage that are converted at once.
 _CHUNK = 1 << 20
 
 
 class BinarySink:
-    """Binary mode.
+    """Writes Torch7's binary format.
 
     Args:
-        file: where the bytes go.
+        file: the open file.
         long_size: bytes of a C ``long``, 4 or 8.
         big_endian: byte order.
     """
@@ -79,13 +79,13 @@ class BinarySink:
             self._file.write(np.ascontiguousarray(array[start : start + _CHUNK], item).view(np.uint8).data)
 
     def flush(self) -> None:
-        """Hand everything to the file."""
+        """Write the buffer to the file."""
         self._file.write(self._buffer)
         self._buffer.clear()
 
 
 class AsciiSink:
-    """ASCII mode, printed as current Torch7 prints it: ``%.9g`` for float and half, ``%.17g`` for double."""
+    """Writes Torch7's ASCII format: ``%.9g`` for float and half, ``%.17g`` for double."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -104,7 +104,7 @@ class AsciiSink:
 
     def double(self, value: float) -> None:
         """Write a C ``double``."""
-        self._line(_printed(np.array([value])))
+        self._line(_formatted(np.array([value])))
 
     def bytes(self, value: bytes) -> None:
         """Write raw bytes."""
@@ -124,7 +124,7 @@ class AsciiSink:
         if storage.dtype.itemsize == 1:
             self.bytes(array.tobytes())
         else:
-            self._line(_printed(array))
+            self._line(_formatted(array))
 
     def _line(self, words: Iterable[str]) -> None:
         line = " ".join(words)
@@ -132,11 +132,11 @@ class AsciiSink:
             self._file.write(line.encode() + b"\n")
 
     def flush(self) -> None:
-        """Hand everything to the file."""
+        """Do nothing: there is no buffer."""
 
 
-def _printed(array: np.ndarray) -> Iterable[str]:
-    """Return the numbers as C's printf prints them, with the sign of a nan."""
+def _formatted(array: np.ndarray) -> Iterable[str]:
+    """Format numbers as C's printf does, including the sign of NaN."""
     if array.dtype.kind == "i":
         return map(str, array.tolist())
     form = ("%.17g" if array.dtype == np.float64 else "%.9g").__mod__

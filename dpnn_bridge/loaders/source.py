@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from dpnn_bridge.base.reading import patiently
+from dpnn_bridge.base.reading import retry_eagain
 from dpnn_bridge.base.regular import check_file
 from dpnn_bridge.errors import T7FormatError
 
@@ -57,7 +57,7 @@ class FileSource:
     """A file that stays open while something still refers to its bytes.
 
     Raises:
-        T7Error: It is no regular file, see :func:`~dpnn_bridge.base.regular.check_file`.
+        T7Error: The path is not a regular file, see :func:`~dpnn_bridge.base.regular.check_file`.
     """
 
     def __init__(self, path: str | os.PathLike[str], name: str | None = None) -> None:
@@ -98,10 +98,10 @@ class FileSource:
 
     def _read_at(self, position: int, buffer: memoryview) -> int:
         if sys.platform != "win32" and hasattr(os, "preadv"):  # leaves the file position, which forked processes share
-            return patiently(lambda: os.preadv(self._file.fileno(), [buffer], position), self.name)
+            return retry_eagain(lambda: os.preadv(self._file.fileno(), [buffer], position), self.name)
         with self._lock:
             self._file.seek(position)
-            return patiently(lambda: self._file.readinto(buffer), self.name)
+            return retry_eagain(lambda: self._file.readinto(buffer), self.name)
 
 
 def _empty(count: int, dtype: np.dtype) -> np.ndarray:

@@ -17,27 +17,27 @@ from dpnn_bridge.modules.nn.nngraph import GModule
 from dpnn_bridge.modules.rnn.memory import forget
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
 
-#: heights and widths of published models' inputs, the cheapest first
+#: usual heights and widths of inputs of published models, the cheapest first
 SIDES = (32, 28, 64, 96, 128, 224, 227, 231, 256, 299)
-#: other inputs to try for models that convolve images
+#: other heights and widths to try for convolutional models
 OTHER_SIDES = tuple(side for side in range(16, 257, 4) if side not in SIDES)
-#: seconds after which no other input is tried
+#: maximum duration of the search in seconds
 LONGEST = 2.0
-#: elements of a list that is tried
+#: maximum number of inputs of a model
 MOST_INPUTS = 100
 
 Sizes = tuple[int, ...]
 
 
-def input_shapes(module: nn.Module, worth: int | None = None, source: LuaObject | None = None) -> list[str]:
-    """Return an input that the module takes, as ``--input`` takes it: one shape, or one for each element of a list.
+def input_shapes(module: nn.Module, file_size: int | None = None, source: LuaObject | None = None) -> list[str]:
+    """Return an input that the module accepts, in the form of ``--input``: one shape for each input.
 
-    Empty when none is found. The module runs in evaluation mode; the state of its recurrent modules is lost.
+    The list is empty if none was found. The module runs in evaluation mode; its recurrent modules lose their states.
 
     Args:
         module: the model.
-        worth: bytes of the file that it comes from: running it takes no more than they allow. None: what it asks for.
-        source: the object that it was made of, which may remember the sizes of its last input.
+        file_size: size of the model's file in bytes, which limits the resources of a run. None: no limits.
+        source: the Lua object of the model, which may contain the sizes of its last input.
     """
     started = perf_counter()
     try:
@@ -45,7 +45,7 @@ def input_shapes(module: nn.Module, worth: int | None = None, source: LuaObject 
             for shapes in chain(_remembered(source), _candidates(module)):
                 if perf_counter() - started > LONGEST:
                     break
-                limited = nullcontext() if worth is None else ResourceLimitMode(ResourceLimits(more=worth))
+                limited = nullcontext() if file_size is None else ResourceLimitMode(ResourceLimits(more=file_size))
                 if _runs(module, shapes, limited):
                     return [f"{'x'.join(map(str, size))}{':int64' if counts else ''}" for size, counts in shapes]
     finally:
@@ -64,25 +64,25 @@ def _runs(module: nn.Module, shapes: list[tuple[Sizes, bool]], bounded: Abstract
         return False
     if not isinstance(output, Tensor) or output.dim() < 2 or values[0].dim() == 1:
         return True
-    # a View makes several samples of a larger image
+    # a View can turn a larger image into several samples, so check the batch size
     if values[0].dim() == 3:
         return output.dim() > 2 or len(output) in values[0].shape
     return len(output) in [v.shape[0] for v in values if v.dim() > 1]
 
 
 def _remembered(source: Any) -> Iterator[list[tuple[Sizes, bool]]]:
-    """Yield the last input that a file's module or its first layer saw, one sample of it first.
+    """Yield the sizes of the last input of the model or its first layer: first one sample, then the batch.
 
-    A file that was not cleared contains the gradient of that input, and cudnn's layers note its sizes.
+    A file that was saved without ``clearState`` contains the gradient of this input. cudnn's layers store its sizes.
     """
-    passed: list[LuaObject] = []
-    while isinstance(source, LuaObject) and source not in passed:
-        passed.append(source)
-        gradient, noted = source.get("gradInput"), source.get("iSize")
+    visited: list[LuaObject] = []
+    while isinstance(source, LuaObject) and source not in visited:
+        visited.append(source)
+        gradient, stored = source.get("gradInput"), source.get("iSize")
         inputs = [gradient[i] for i in gradient] if isinstance(gradient, LuaTable) else [gradient]
         sizes = [t.shape if isinstance(t, LuaTensor) else () for t in inputs]
-        if isinstance(noted, LuaStorage) and noted.size < 6 and not all(sizes):
-            sizes = [tuple(map(int, noted.numpy()))]
+        if isinstance(stored, LuaStorage) and stored.size < 6 and not all(sizes):
+            sizes = [tuple(map(int, stored.numpy()))]
         if sizes and all(size and all(size) for size in sizes):
             yield [((1, *size[1:]), False) for size in sizes]
             yield [(size, False) for size in sizes]
@@ -92,12 +92,12 @@ def _remembered(source: Any) -> Iterator[list[tuple[Sizes, bool]]]:
 
 
 def _candidates(module: nn.Module) -> Iterator[list[tuple[Sizes, bool]]]:
-    """Yield the inputs worth trying, the likeliest first: sizes, and whether the elements are indices."""
+    """Yield the inputs to try, the likeliest first: sizes, and whether the elements are indices."""
     count = next((m.num_inputs for m in _firsts(module) if isinstance(m, GModule)), 1)
     one = list(_single(module))
     if count == 1:
         yield from ([candidate] for candidate in one)
-    elif count <= MOST_INPUTS:  # states beside it are as wide as what the linear layers take or give
+    elif count <= MOST_INPUTS:  # recurrent states have the width of an input or output of a linear layer
         linear = [m for m in module.modules() if isinstance(m, nn.Linear)]
         widths = dict.fromkeys([m.in_features for m in linear] + [m.out_features for m in linear])
         index = [((1,), True)] if any(hasattr(m, "index_base") for m in module.modules()) else []
@@ -136,7 +136,7 @@ def _single(module: nn.Module) -> Iterator[tuple[Sizes, bool]]:
         yield from (((9, 1, width), False), ((1, 100, width), False), ((1, width, 100), False))
     images = [(channels, side, side) for side, channels in product(SIDES, (3, 1))]
     yield from (((1, *image), False) for image in images)
-    yield from ((image, False) for image in images)  # layers of old take one image at a time
+    yield from ((image, False) for image in images)  # layers of old versions take single images
     if convolution:
         yield from (((1, convolution.in_channels, side, side), False) for side in OTHER_SIDES)
 

@@ -25,7 +25,7 @@ class Models(nn.ModuleDict):
         models: key -> model.
 
     Lua:
-        A table with several modules. There is no Lua class of this.
+        A table with several modules. This container has no Lua class.
     """
 
     def __getitem__(self, key: str) -> nn.Module:

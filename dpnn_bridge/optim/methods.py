@@ -33,7 +33,7 @@ class Method:
         factors: optional flat vectors of the configuration -> names in the state.
         numbers: Lua numbers -> names in the state.
         fill: setting -> state that begins with that value.
-        scratch: Lua tensors that Torch7 needs beside the buffers, whatever they contain -> Lua class or None.
+        scratch: Lua tensors that Torch7 needs besides the buffers, with any content -> Lua class or None.
         without_buffers: the method may have steps but no buffers.
     """
 

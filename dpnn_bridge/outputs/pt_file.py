@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from dpnn_bridge.base.display import printable, shortened
-from dpnn_bridge.base.reading import open_input, refusal
+from dpnn_bridge.base.reading import causing_os_error, open_input
 from dpnn_bridge.errors import NotT7Error, T7FormatError
 from dpnn_bridge.loaders.encoding import OLD_PYTORCH
 from dpnn_bridge.loaders.hash_flood import SAFE, HashFloodGuard
@@ -90,7 +90,7 @@ def read(path: Path, name: str = "") -> Any:
         found = records(path, source)
         return _Loader(source, found).load()
     except (zipfile.BadZipFile, NotImplementedError) as error:
-        if (refused := refusal(error)) is not None:
+        if (refused := causing_os_error(error)) is not None:
             raise refused from error
         with open_input(path) as file:
             head = file.read(len(OLD_PYTORCH))

@@ -65,7 +65,7 @@ def verify(
         known_differences: JSON file of comparisons that may differ, each with its reason.
         plugins: Python files that register classes with ``@lua_class``.
         allow_unsupported: Replace unknown classes by placeholders.
-        unbounded: Run the model whatever memory and time its sizes ask for.
+        unbounded: Run the model without limits of memory and time.
 
     Returns:
         Every layer with its comparisons; ``.ok``, ``.verdict`` and ``.to_dict()`` summarize them. Without a reference,
@@ -73,7 +73,7 @@ def verify(
 
     Raises:
         OptionError: Two arguments exclude each other, or PyTorch cannot use the device.
-        VerificationError: The reference is none.
+        VerificationError: The reference is invalid.
         T7Error: A file cannot be read.
         ConversionError: A file cannot be converted, or the model cannot run.
 
@@ -120,7 +120,7 @@ def _known(path: StrPath) -> list[KnownDifference]:
         raise OptionError(f"known_differences= (--known-differences): {error}") from None
 
 
-#: what a program prints to stdout would stand in the result of a command
+#: redirects the output of Lua code, because stdout is the result of a command
 _PRINT_TO_STDERR = """
 io.output(io.stderr)
 function print(...)

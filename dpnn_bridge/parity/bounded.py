@@ -1,4 +1,4 @@
-"""Limit runs of a model to the resources that its files allow. An error names the module that needs more."""
+"""Limit the memory and time of a run, and name the module that exceeds a limit."""
 
 from __future__ import annotations
 
@@ -13,37 +13,36 @@ from dpnn_bridge.conversion.limits import ResourceLimitMode, ResourceLimits
 from dpnn_bridge.errors import ConversionLimitError
 from dpnn_bridge.parity.layers import tree
 
-#: a context for a run of a model, forward or backward
-Bounds = Callable[[nn.Module], AbstractContextManager[object]]
+#: context manager that limits one run of a model, forward or backward
+RunLimits = Callable[[nn.Module], AbstractContextManager[object]]
 
 ADVICE = (
-    "a size in it is damaged, or was made to exhaust memory. If you trust the file, bounded=False "
-    "(--unbounded) runs it "
-    "anyway"
+    "a size in it is damaged, or was made to exhaust memory. If you trust the file, bounded=False (--unbounded) runs "
+    "it anyway"
 )
 
 
-def bounds(allowance: ResourceLimits) -> Bounds:
-    """Return a context that limits the resources of each run.
+def run_limits(limits: ResourceLimits) -> RunLimits:
+    """Return a context manager that limits the resources of one run.
 
-    The context that it makes raises a :class:`ConversionLimitError` with the path of the layer.
+    It raises a :class:`ConversionLimitError` with the path of the layer that exceeds a limit.
     """
 
     @contextmanager
-    def running(model: nn.Module) -> Iterator[None]:
-        mode = ResourceLimitMode(allowance)
+    def limited(model: nn.Module) -> Iterator[None]:
+        mode = ResourceLimitMode(limits)
         try:
             with mode:
                 yield
         except ConversionLimitError as error:
-            path, class_name = _place(model, error.__traceback__)
+            path, class_name = _innermost_module(model, error.__traceback__)
             raise ConversionLimitError(f"{error}: {ADVICE}", path=path, class_name=class_name) from error
 
-    return running
+    return limited
 
 
-def _place(model: nn.Module, traceback: TracebackType | None) -> tuple[str, str]:
-    """Return path and Lua class of the innermost module in an error's traceback; None in backward."""
+def _innermost_module(model: nn.Module, traceback: TracebackType | None) -> tuple[str, str]:
+    """Return path and Lua class of the innermost module in a traceback; empty strings in a backward pass."""
     nodes = {id(node.module): node for node in tree(model)}
     found = ("", "")
     while traceback is not None:

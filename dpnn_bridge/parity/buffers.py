@@ -17,7 +17,7 @@ LayerT = TypeVar("LayerT", bound=Hashable)
 def is_filled(value: Any) -> bool:
     """Return whether a result field of a Lua module has content: a tensor with elements, a number, a table of them.
 
-    The number 0 is what a criterion contains that has not run, or that does not keep its loss.
+    A criterion contains the number 0 before its first run, or if it does not store its loss.
     """
     return all(map(_is_filled_leaf, _parts(value)))
 

@@ -22,7 +22,7 @@ from dpnn_bridge.outputs.format import Format
 from dpnn_bridge.outputs.formats import format_of
 from dpnn_bridge.outputs.verification import traceable
 from dpnn_bridge.outputs.written import Results, Written, run_modules
-from dpnn_bridge.parity.bounded import Bounds
+from dpnn_bridge.parity.bounded import RunLimits
 from dpnn_bridge.parity.folded import compare_folded
 from dpnn_bridge.parity.layer_results import BITS, NamedLayers, compare_results, failed
 from dpnn_bridge.parity.verification import Verification
@@ -36,7 +36,7 @@ def compare_converted(
     options: Options,
     dtype: torch.dtype | None,
     key: str,
-    running: Bounds,
+    running: RunLimits,
 ) -> None:
     """Add the comparisons with a converted file to the layers of ``result``.
 
@@ -48,7 +48,7 @@ def compare_converted(
         options: how the model was converted.
         dtype: dtype of the model's cast; None casts neither.
         key: path of the model in the file it came from, for files that contain several.
-        running: bounds what a run may take.
+        running: limits the resources of a run.
     """
     path = Path(path)
     format = format_of(path)
@@ -73,7 +73,7 @@ def _opened(
     options: Options,
     dtype: torch.dtype | None,
     key: str,
-    running: Bounds,
+    running: RunLimits,
 ) -> Written:
     if format.rebuilt:
         other = relocate(_loaded(path, options, key).to(next(_devices(module), torch.device("cpu")), dtype))

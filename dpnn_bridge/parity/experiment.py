@@ -18,7 +18,7 @@ from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.errors import DpnnBridgeError
 from dpnn_bridge.objects import LuaObject, LuaTable
-from dpnn_bridge.parity.bounded import Bounds
+from dpnn_bridge.parity.bounded import RunLimits
 from dpnn_bridge.parity.buffers import is_filled, is_restored, lua_tensors, overwritten, storages
 from dpnn_bridge.parity.faults import Faults
 from dpnn_bridge.parity.fixture import check_module, floating_buffers
@@ -33,11 +33,11 @@ class Outcome:
     """The results of one run.
 
     Attributes:
-        module, nodes, calls: the model that ran, its tree, and what each of its modules returned.
+        module, nodes, calls: the model that ran, its tree, and the results of each of its modules.
         whole: comparisons of the whole model.
         layers: comparisons of each layer of the tree.
-        unclear: layer -> why a result that differs says nothing: Torch7 does not contain it any more.
-        doubtful: layers whose results agree within the tolerance, though Torch7's memory may contain them inexactly.
+        not_comparable: layer -> why its stored result is not that of the run, such as a buffer that Torch7 reused.
+        inexact: layers that agree within the tolerance, although their stored results may have been changed.
         overwritten: layer -> the layer that overwrote its output in Torch7's memory.
     """
 
@@ -46,8 +46,8 @@ class Outcome:
     calls: dict[int, Calls]
     whole: list[Difference]
     layers: list[list[Difference]] = field(default_factory=list)
-    unclear: dict[int, str] = field(default_factory=dict)
-    doubtful: set[int] = field(default_factory=set)
+    not_comparable: dict[int, str] = field(default_factory=dict)
+    inexact: set[int] = field(default_factory=set)
     overwritten: dict[int, int] = field(default_factory=dict)
 
     def entry(self, i: int) -> Calls | None:
@@ -55,7 +55,7 @@ class Outcome:
         return self.calls.get(id(self.nodes[i].module))
 
     def order(self) -> dict[int, int]:
-        """Return ``id(module)`` -> when its last call ended."""
+        """Return ``id(module)`` -> position of its last call among all calls, by their ends."""
         return {i: entry.last for i, entry in self.calls.items()}
 
     def by_key(self) -> dict[Key, Difference]:
@@ -63,12 +63,13 @@ class Outcome:
         found = {(-1, d.name): d for d in self.whole}
         return found | {(i, d.name): d for i, layer in enumerate(self.layers) for d in layer}
 
-    def questionable(self, least: float) -> dict[Key, Difference]:
-        """Return comparisons that fail, and forward comparisons with a difference above ``least``."""
+    def rounding_candidates(self, threshold: float) -> dict[Key, Difference]:
+        """Return the comparisons for the rounding test: failures, and outputs with an error above ``threshold``."""
         return {
             key: d
             for key, d in self.by_key().items()
-            if not d.ok or (d.excuse is None and not d.is_gradient and key[0] not in self.doubtful and d.error > least)
+            if not d.ok
+            or (d.excuse is None and not d.is_gradient and key[0] not in self.inexact and d.error > threshold)
         }
 
     def values(self) -> Iterator[tuple[int, str, Any]]:
@@ -85,22 +86,21 @@ class Outcome:
 
 
 class Experiment:
-    """A model and its reference, to run as often as a verdict needs.
+    """A model and its reference, which can run several times.
 
     Args:
-        fresh: makes the model, in the mode it is to run in; recurrent modules remember their last run.
+        fresh: creates the model in the mode of the run. Each run needs a new one: recurrent modules keep states.
         table: the reference.
-        after: Lua object whose modules contain the results of this very call, or None.
-        device, dtype: where and in which precision to run.
+        after: Lua object whose modules contain the results of the run, or None.
+        device, dtype: device and precision of the run.
         single: whether the results, or Torch7's, are in single precision.
         tolerance, gradient_tolerance: accepted differences.
-        measured: whether results of forward in single precision must agree as far as rounding lets them, though they
-            are within the tolerance.
+        measured: whether outputs in single precision need the rounding test even within the tolerance.
         gradients: run backward if the reference contains gradients.
-        options: how the model was converted.
-        remake: computes the reference again in another precision, where that is possible.
-        mark: accepts comparisons that are known to differ.
-        running: bounds what a run may take.
+        options: options of the conversion.
+        remake: computes the reference again in another precision, or None.
+        mark: accepts known differences.
+        running: limits the resources of a run.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Experiment:
         options: Options,
         remake: Callable[[torch.dtype], LuaTable] | None = None,
         mark: Callable[[list[Difference]], None] = lambda differences: None,
-        running: Bounds = nullcontext,
+        running: RunLimits = nullcontext,
     ) -> None:
         self.fresh, self.table, self.after = fresh, table, after
         self.device, self.dtype, self.options, self.mark = device, dtype, options, mark
@@ -226,12 +226,12 @@ class Experiment:
                 if not values or obj is None or not is_filled(obj.get(name)) or is_restored(obj):
                     nothing = "Torch7 kept no result here" if values else "does not run as a module of its own"
                     if name == "output":
-                        outcome.unclear[i] = nothing
+                        outcome.not_comparable[i] = nothing
                     continue
                 found = _compare_result(name, values[-1], to_value(obj[name]), tolerance)
                 self.mark(found)
                 for d in (d for d in found if not d.ok):
-                    faults.excuse(d, node.module, name, order)
+                    faults.accept(d, node.module, name, order)
                 if not all(d.ok for d in found):
                     reason = ""
                     if i in lost:
@@ -241,10 +241,10 @@ class Experiment:
                     elif agrees[name] and (name == "gradInput" or any(d.mismatched for d in found)):
                         reason = "is computed in another way here; that of the model agrees"
                     if reason:
-                        outcome.unclear.setdefault(i, f"{name}: {reason}")
+                        outcome.not_comparable.setdefault(i, f"{name}: {reason}")
                         continue
                 if i in lost or len(values) > 1:
-                    outcome.doubtful.add(i)
+                    outcome.inexact.add(i)
                 outcome.layers[i] += found
 
     @staticmethod

@@ -17,13 +17,19 @@ from dpnn_bridge.parity.layers import tree
 ONE_BUFFER = Fault(
     ("output", "gradInput", "gradParams"),
     "one object is in several places of the model, and Torch7 gives all of them its one buffer, so that later "
-    "results overwrite earlier ones; here each has its own",
+    "results overwrite earlier ones; the converted model has a buffer for each place",
 )
 
 
 @dataclass
-class _Case:
-    """A fault with the module that has it, and the modules in that one."""
+class _FaultyModule:
+    """A module with a fault.
+
+    Attributes:
+        fault: the fault.
+        module: the module.
+        inside: ``id`` of the module and of all modules inside it.
+    """
 
     fault: Fault
     module: nn.Module
@@ -31,61 +37,63 @@ class _Case:
 
 
 class Faults:
-    """The faults of Torch7 in one model, in its present mode."""
+    """The faults of Torch7 in one model, in its current mode."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         nodes = list(tree(model))
         places = Counter(id(child) for node in nodes for child in registry.spec_of(node.module).children(node.module))
-        self.cases = [
-            _Case(fault, node.module, {id(m) for m in node.module.modules()})
+        self.faulty_modules = [
+            _FaultyModule(fault, node.module, {id(m) for m in node.module.modules()})
             for node in nodes
             for fault in (
                 *registry.spec_of(node.module).faults,
                 *([ONE_BUFFER] if places[id(node.module)] > 1 else []),
             )
-            if fault.happens(node.module)
+            if fault.applies_to(node.module)
         ]
 
     def mark(self, differences: Iterable[Difference], order: Mapping[int, int]) -> None:
         """Accept the comparisons of the whole model that a fault affects.
 
         Args:
-            differences: as :func:`~dpnn_bridge.parity.fixture.check_module` names them.
-            order: ``id(module)`` -> when its last call ended.
+            differences: with the names that :func:`~dpnn_bridge.parity.fixture.check_module` gives.
+            order: ``id(module)`` -> position of its last call among all calls, by their ends.
         """
-        failed = [d for d in differences if not d.ok] if self.cases else []
+        failed = [d for d in differences if not d.ok] if self.faulty_modules else []
         for difference in failed:
             owner, name = self._owner(difference.name)
-            self.excuse(difference, owner, name, order)
+            self.accept(difference, owner, name, order)
 
-    def excuse(self, difference: Difference, owner: nn.Module, name: str, order: Mapping[int, int] | None) -> None:
+    def accept(self, difference: Difference, owner: nn.Module, name: str, order: Mapping[int, int] | None) -> None:
         """Accept one comparison if a fault affects it.
 
         Args:
-            difference: of a result of ``owner``.
+            difference: the difference of a result of ``owner``.
             owner: the module, or the model itself.
             name: ``output``, ``gradInput``, the field of a gradient such as ``gradWeight``, or ``backward``.
-            order: None when the module ran on Torch7's own values, so that only faults inside of it count.
+            order: None if the module ran on Torch7's own values. Then only faults inside the module count.
         """
-        for case in self.cases:
+        for faulty in self.faulty_modules:
             gradient = name.startswith("grad")
             kinds = (name, "gradParams") if gradient and name != "gradInput" else (name,)
-            if any(map(case.fault.spoils, kinds)) and self._reaches(case, owner, gradient, order):
-                place = "" if case.module is self.model else f" ({type(case.module).__name__})"
-                accept_known(difference, f"{case.fault.reason}{place}")
+            if any(map(faulty.fault.affects, kinds)) and self._reaches(faulty, owner, gradient, order):
+                place = "" if faulty.module is self.model else f" ({type(faulty.module).__name__})"
+                accept_known(difference, f"{faulty.fault.reason}{place}")
                 return
 
-    def _reaches(self, case: _Case, owner: nn.Module, gradient: bool, order: Mapping[int, int] | None) -> bool:
-        if id(owner) in case.inside or any(m is case.module for m in owner.modules()):
+    def _reaches(
+        self, faulty: _FaultyModule, owner: nn.Module, gradient: bool, order: Mapping[int, int] | None
+    ) -> bool:
+        if id(owner) in faulty.inside or any(m is faulty.module for m in owner.modules()):
             return True
         if order is None:
             return False
-        here, there = order.get(id(owner), 0), order.get(id(case.module), 0)
-        return case.fault.spreads and (here <= there if gradient else here >= there)
+        position, position_of_fault = order.get(id(owner), 0), order.get(id(faulty.module), 0)
+        return faulty.fault.spreads and (position <= position_of_fault if gradient else position >= position_of_fault)
 
     def _owner(self, name: str) -> tuple[nn.Module, str]:
-        """Return the module that a comparison of the whole model belongs to, and what of it is compared."""
+        """Return the module and the result that a comparison of the whole model belongs to."""
         kind, _, rest = name.partition("[")
         if kind in ("params", "gradParams") and rest:
             sites = list(registry.parameters(self.model))

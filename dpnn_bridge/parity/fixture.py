@@ -28,7 +28,7 @@ from dpnn_bridge.conversion.noise import has_noise, paired, replayed
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.errors import ConversionError, DpnnBridgeError, VerificationError
 from dpnn_bridge.objects import LuaObject, LuaTable
-from dpnn_bridge.parity.bounded import Bounds
+from dpnn_bridge.parity.bounded import RunLimits
 from dpnn_bridge.parity.faults import Faults
 from dpnn_bridge.parity.gradients import (
     _viewed,
@@ -79,7 +79,7 @@ def check_module(
     gradient_tolerance: Tolerance | None = None,
     gradients: bool = True,
     options: Options | None = None,
-    running: Bounds = nullcontext,
+    running: RunLimits = nullcontext,
 ) -> Result:
     """Implement :func:`check` for an existing module.
 
@@ -87,19 +87,19 @@ def check_module(
 
     Args:
         module: module to run, in the fixture's training or evaluation mode.
-        fixture: a table with ``input``, ``output`` and whatever else is to be compared.
+        fixture: a table with ``input``, ``output`` and the other results to compare.
         device: where to run.
         dtype: casts the module and its inputs; default: as they are.
         tolerance: defaults to ``Tolerance()``.
         gradient_tolerance: of ``gradInput`` and ``gradParams``; defaults to ``tolerance``.
         gradients: run backward when the fixture contains gradients.
         options: how the fixture's ``after`` was converted, to compare updated buffers.
-        running: bounds what forward and backward may take.
+        running: limits the resources of forward and backward.
     """
     module = module.to(device=device, dtype=dtype)
     tolerance = tolerance or Tolerance()
     faults = Faults(module)
-    with ordered(module) if faults.cases else nullcontext({}) as order:
+    with ordered(module) if faults.faulty_modules else nullcontext({}) as order:
         allowed = tolerance, gradient_tolerance or tolerance
         result = _checked(module, fixture, device, dtype, *allowed, gradients, options, running)
     faults.mark(result.differences, order)
@@ -115,7 +115,7 @@ def _checked(
     gradient_tolerance: Tolerance,
     gradients: bool,
     options: Options | None,
-    running: Bounds,
+    running: RunLimits,
 ) -> Result:
     if dtype not in (None, torch.float64) or any(p.dtype == torch.float32 for p in module.parameters()):
         tolerance, gradient_tolerance = tolerance.in_single(), gradient_tolerance.in_single()

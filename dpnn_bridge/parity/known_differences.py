@@ -87,7 +87,7 @@ def read_known_differences(path: str | os.PathLike[str]) -> list[KnownDifference
     """Read the file.
 
     Raises:
-        ValueError: it is no JSON list of objects with ``files``, ``compared`` and ``reason``.
+        ValueError: the file is not a JSON list of objects with ``files``, ``compared`` and ``reason``.
         NotT7Error: it cannot be read.
     """
     try:

@@ -28,13 +28,13 @@ from dpnn_bridge.errors import ConversionError, ConversionLimitError, OptionErro
 from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.outputs.written import Results, Written, run_modules
 from dpnn_bridge.parity.accepted import accept_random, accept_rounding
-from dpnn_bridge.parity.bounded import Bounds
+from dpnn_bridge.parity.bounded import RunLimits
 from dpnn_bridge.parity.judge import draws_of
 from dpnn_bridge.parity.layers import tree
 from dpnn_bridge.parity.rounding import distances
 from dpnn_bridge.parity.verification import Layer, Verification
 
-#: what a traced graph may differ by, since it computes in another order
+#: accepted difference of a traced graph, which sums in another order
 TRACED = Tolerance(1e-8, 1e-4)
 #: in single precision no more than so much, or so many times our own distance from the result in double precision
 TRACED_LEAST, TRACED_MARGIN = 32 * torch.finfo(torch.float32).eps, 5
@@ -43,7 +43,7 @@ MEMORIES = ((0, 1), (1, 0), (3, 0), (8, 1))
 #: how far the file's result may be from the source's, in multiples of the largest distance between runs of the source:
 #: these are a sample of a few layouts
 MEMORY_MARGIN = 4
-#: bits are compared, whatever the size of the values
+#: bits are compared, independent of the size of the values
 BITS = Tolerance(0.0, 0.0, torch.finfo(torch.float64).tiny)
 
 
@@ -69,16 +69,16 @@ class NamedLayers:
 
 
 class Source:
-    """The model that a file was made from, to run as often as a comparison needs.
+    """The model that was converted. Each run uses a copy, because recurrent modules keep their states.
 
     Args:
-        module: The model, which stays as it is: recurrent modules remember their last run.
+        module: The model.
         layers: Its layers.
         value: Its input.
-        running: Bounds what a run may take.
+        running: Limits the resources of a run.
     """
 
-    def __init__(self, module: nn.Module, layers: NamedLayers, value: Any, running: Bounds) -> None:
+    def __init__(self, module: nn.Module, layers: NamedLayers, value: Any, running: RunLimits) -> None:
         self.module, self.names, self.value, self.running = module, layers.by_name.keys(), value, running
 
     def run(
@@ -128,17 +128,19 @@ def _threads(count: int) -> Iterator[None]:
 
 
 def compare_results(
-    layers: NamedLayers, module: nn.Module, written: Written, table: LuaTable, path: Path, running: Bounds
+    layers: NamedLayers, module: nn.Module, written: Written, table: LuaTable, path: Path, running: RunLimits
 ) -> None:
-    """Add the comparisons of what every layer returns; each gets what the model's gave, and answers for itself alone.
+    """Compare the results of every layer.
+
+    Each layer of the file runs on the input of the model's layer, so that a deviation does not reach later layers.
 
     Args:
-        layers: What they are added to.
+        layers: Receives the comparisons.
         module: The model.
-        written: The file.
-        table: Holds the ``input``, where there is one.
-        path: Of the file, for messages.
-        running: Bounds what a run may take.
+        written: The converted file.
+        table: Contains the ``input``, if there is one.
+        path: Path of the file, for messages.
+        running: Limits the resources of a run.
     """
     if written.run is None:
         return

@@ -42,7 +42,7 @@ def lua_reference(
         gradients: run backward; without a ``gradOutput`` on random numbers.
 
     Raises:
-        LuaBridgeError: there is no Lua code for a class, or it raised.
+        LuaBridgeError: a class has no Lua code, or its code raised an error.
     """
     require_sources(bridge, obj)
     with bridge.errors():
@@ -88,7 +88,7 @@ def require_sources(bridge: LuaBridge, obj: LuaObject) -> None:
     nothing.
 
     Raises:
-        LuaBridgeError: names the classes for which there is no Lua code.
+        LuaBridgeError: classes have no Lua code; the message names them.
     """
     names = {o.class_name for o in _objects(obj)}
 

@@ -21,7 +21,7 @@ from dpnn_bridge.base.display import shortened
 from dpnn_bridge.base.remote import place_of
 from dpnn_bridge.base.shards import checksum_of
 from dpnn_bridge.base.suffixes import INDEX
-from dpnn_bridge.batch.executors import why_lost
+from dpnn_bridge.batch.executors import failure_message
 from dpnn_bridge.batch.manifest import Line, last_lines
 from dpnn_bridge.errors import DpnnBridgeError, ModelNotFoundError, NotT7Error, VerificationError
 from dpnn_bridge.files.converting import is_converted
@@ -73,8 +73,8 @@ def check_manifest(
             ``.py`` files, which are read by other programs or run. By default such lines are refused.
 
     Raises:
-        T7FormatError: It is no manifest.
-        NotT7Error: It is no regular file.
+        T7FormatError: The file is not a manifest.
+        NotT7Error: The path is not a regular file.
     """
     lines = last_lines(Path(path)).values()
     names = tuple(os.fspath(plugin) for plugin in plugins)
@@ -87,7 +87,7 @@ def check_manifest(
         try:
             yield future.result()
         except Exception as e:
-            yield _checked(futures[future], FAILED, why_lost(e))
+            yield _checked(futures[future], FAILED, failure_message(e))
 
 
 def check_line(line: Line, plugins: tuple[str, ...] = (), folder: str | None = None) -> Checked:

@@ -40,7 +40,7 @@ def record(
     gradients: bool = True,
     force: bool = False,
 ) -> None:
-    """Run a module and write a fixture with what it computed.
+    """Run a module and write a fixture with its results.
 
     The file says that PyTorch computed it (``provenance.pytorch``), so that it cannot be taken for Torch7's values.
 
@@ -103,11 +103,11 @@ def assert_parity(
     gradient_rtol: float | None = None,
     gradients: bool = True,
 ) -> None:
-    """Assert that a module computes what a fixture or reference says.
+    """Assert that the results of a module agree with a fixture or reference.
 
     Args:
         module: the module, converted or written by hand. It runs in the mode that the fixture names.
-        fixture: a ``.t7`` file or its table: ``input``, ``output`` and whatever else is to be compared (``gradOutput``,
+        fixture: a ``.t7`` file or its table: ``input``, ``output`` and the other results to compare (``gradOutput``,
             ``gradInput``, ``gradParams`` in the order of Torch7's ``parameters()``, ``params``, ``target``).
         device: where to run.
         dtype: in which precision; default: that of the module.

@@ -55,7 +55,9 @@ def judge_rounding(experiment: Experiment, outcome: Outcome, given: Mapping[int,
     """
     least = _least(experiment)
     waiting = {
-        key: d for key, d in outcome.questionable(floor(experiment)).items() if d.is_computed and not d.mismatched
+        key: d
+        for key, d in outcome.rounding_candidates(floor(experiment)).items()
+        if d.is_computed and not d.mismatched
     }
     if waiting:
         _repeat_both(experiment, given, waiting)

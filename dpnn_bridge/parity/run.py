@@ -43,7 +43,7 @@ def compare_with_reference(result: Verification, experiment: Experiment, outcome
     random: list[str] = []
     local = outcome
     discard_aliased(experiment, outcome, result.notes)
-    if outcome.questionable(floor(experiment)):
+    if outcome.rounding_candidates(floor(experiment)):
         random = drawing_layers(experiment)
         if experiment.after is not None and len(outcome.nodes) > 1:
             given = experiment.given(outcome)
@@ -63,8 +63,8 @@ def compare_with_reference(result: Verification, experiment: Experiment, outcome
         entry = outcome.entry(i)
         layer.order = entry.last if entry else 0
         layer.differences += found
-        if i in local.unclear and not any(d.name.startswith("output") for d in found):
-            layer.note = local.unclear[i]
+        if i in local.not_comparable and not any(d.name.startswith("output") for d in found):
+            layer.note = local.not_comparable[i]
         if i in local.overwritten and layer.note:
             layer.overwritten_by = result.layers[local.overwritten[i]].path
     if experiment.after is None and len(outcome.nodes) > 1 and OTHER_INPUT not in result.notes:

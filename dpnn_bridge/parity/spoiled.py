@@ -21,7 +21,7 @@ def discard_aliased(experiment: Experiment, outcome: Outcome, notes: list[str]) 
         outcome.whole = [d for d in outcome.whole if not any(d is f for f in failed)]
         if any(not d.ok for d in outcome.layers[layer]):
             outcome.layers[layer] = [d for d in outcome.layers[layer] if d.ok]
-            outcome.unclear[layer] = f"the reference's {field} was saved after this layer changed it"
+            outcome.not_comparable[layer] = f"the reference's {field} was saved after this layer changed it"
         if failed:
             notes.append(
                 f"Not compared: {', '.join(d.name for d in failed[:4])}{' …' if len(failed) > 4 else ''}. The "

@@ -17,7 +17,7 @@ from dpnn_bridge.objects import LuaObject, LuaTable
 
 _SOURCE = Path(__file__).with_name("torch7_judge.lua")
 
-#: what is asked of a written file: everything that a user of Torch7 does with a model
+#: checks of a written file: the operations that users of Torch7 apply to a model
 STEPS = (
     "load",
     "cast",

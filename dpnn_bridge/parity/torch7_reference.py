@@ -11,7 +11,7 @@ from dpnn_bridge.loaders.t7_writer import write_t7
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.parity.torch7_judge import class_names, job, judge
 
-#: other precisions run as in the file
+#: other dtypes run in the precision of the file
 _TYPES = {torch.float64: "torch.DoubleTensor", torch.float32: "torch.FloatTensor"}
 
 
@@ -24,18 +24,18 @@ def torch7_reference(
     dtype: torch.dtype | None = None,
     gradients: bool = True,
 ) -> LuaTable:
-    """Run an object in real Torch7 and return a table like those of a fixture, with the module ``after`` its run.
+    """Run a model in real Torch7 and return its results as a table with the fields of a fixture.
 
     Args:
         program: path of ``th`` or ``luajit``.
         obj: the object as read from a file.
         module: the converted module, in the mode of both runs.
         table: contains ``input``, ``target`` for criterions, and may contain ``gradOutput``, ``reward`` and ``seed``.
-        dtype: casts the model in Torch7; half precision runs as in the file.
-        gradients: run backward; without a ``gradOutput`` on random numbers.
+        dtype: dtype to which Torch7 casts the model; half precision runs in the precision of the file.
+        gradients: whether to run backward. Without a ``gradOutput`` it is random.
 
     Raises:
-        LuaBridgeError: Torch7 cannot be run, lacks a package, took too long, or could not run the model.
+        LuaBridgeError: Torch7 cannot be run, lacks a package, exceeds the time limit, or cannot run the model.
     """
     steps = [
         "load",
@@ -44,24 +44,23 @@ def torch7_reference(
         "forward",
         *(["zeroGradParameters", "backward", "gradParams"] if gradients else []),
     ]
-    given = {
+    values = {
         k: table[k] for k in ("input", "target", "gradOutput", "reward", "scale", "seed") if table.get(k) is not None
     }
-    # flags that differ between layers are those of the file
-    uniform = all(m.training == module.training for m in module.modules())
-    mode = ("train" if module.training else "eval") if uniform else None
+    one_mode = all(m.training == module.training for m in module.modules())
+    mode = ("train" if module.training else "eval") if one_mode else None  # None keeps the modes of the file
     with temporary_folder() as folder:
         file = folder / "model.t7"
         write_t7(file, obj, verify=False)
-        given.setdefault("seed", 1)
+        values.setdefault("seed", 1)
         kind = _TYPES.get(dtype) if dtype else None
-        wanted = job(file, class_names(obj), [*steps, "after"], mode=mode, type=kind, **given)
-        result = judge([wanted], program=program)[0]
+        run = job(file, class_names(obj), [*steps, "after"], mode=mode, type=kind, **values)
+        result = judge([run], program=program)[0]
     for step in ("load", "cast", "forward"):
         if "error" in result[step]:
             raise LuaBridgeError(f"Torch7 cannot {step} the model: {result[step]['error']}")
     reference = LuaTable((name, table[name]) for name in ("mode", "reward", "scale") if table.get(name) is not None)
-    reference.update((name, table[name]) for name in ("input", "target") if name in given)
+    reference.update((name, table[name]) for name in ("input", "target") if name in values)
     reference["output"] = result["forward"]["value"]
     if gradients:
         reference["gradOutput"] = result.get("gradOutput")

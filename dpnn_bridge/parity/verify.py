@@ -26,7 +26,7 @@ from dpnn_bridge.conversion.lua_values import lua_value, to_value
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaObject, LuaTable
-from dpnn_bridge.parity.bounded import bounds
+from dpnn_bridge.parity.bounded import run_limits
 from dpnn_bridge.parity.buffers import is_filled
 from dpnn_bridge.parity.converted import compare_converted
 from dpnn_bridge.parity.experiment import Experiment, Outcome
@@ -83,13 +83,13 @@ def verify(
         lua: A :class:`~dpnn_bridge.lua.LuaBridge` whose ``lua_path`` has the original sources. What the model computes
             there on the same input is the reference in place of any stored values.
         torch7: Path of a real Torch7 (``th`` or ``luajit``), which runs the model in the same way.
-        known: Differences from Torch7 that are no failures, see :mod:`~dpnn_bridge.parity.known_differences`.
+        known: Accepted differences from Torch7, see :mod:`~dpnn_bridge.parity.known_differences`.
         bounded: Limit memory and time by the size of the files and the input, see
             :mod:`dpnn_bridge.conversion.limits`.
 
     Raises:
         OptionError: PyTorch cannot use the device.
-        VerificationError: the reference is none.
+        VerificationError: the reference is invalid.
         T7Error, ConversionError: a file cannot be read or converted, or the model cannot run.
         ConversionLimitError: running it takes more than the size of the files allows; names the layer.
     """
@@ -103,7 +103,7 @@ def verify(
     if dtype is None:
         subject.table = in_its_type(module, subject.table)
     result = _described(subject, module, reference, converted, str(device), dtype)
-    running = bounds(_allowance(subject, converted)) if bounded else nullcontext
+    running = run_limits(_allowance(subject, converted)) if bounded else nullcontext
     if converted is not None:
         other = subject.fresh().to(device=device, dtype=dtype)
         compare_converted(result, other, converted, subject.table, subject.options, dtype, subject.key, running)
@@ -238,7 +238,7 @@ def _belongs(outcome: Outcome) -> bool:
 def _run_only(
     result: Verification, module: nn.Module, table: LuaTable, device: str | torch.device, dtype: torch.dtype | None
 ) -> None:
-    """Run a model that there is no reference for, so that one knows at least that it runs."""
+    """Run a model without a reference, to check that it runs."""
     value = nested.cast(to_value(table["input"], device=device), dtype)
     module.to(device=device, dtype=dtype)
     with torch.no_grad(), full_precision():

@@ -162,7 +162,7 @@ class Generator:
         """Continue where ``data`` of :meth:`get_state` left off.
 
         Raises:
-            ValueError: the size is wrong or the bytes are no state of a seeded generator.
+            ValueError: the size is wrong, or the bytes are not the state of a seeded generator.
         """
         if len(data) != _BYTES:
             raise ValueError(f"RNG state is wrong size: expected {_BYTES} bytes, got {len(data)}")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.conversion import registry
-from dpnn_bridge.conversion.distributed import gathered, scattered
+from dpnn_bridge.conversion.distributed import distribute_like, full
 from dpnn_bridge.conversion.fields import Layout, resolve
 from dpnn_bridge.conversion.lua_class import ParameterSite
 from dpnn_bridge.conversion.ties import tie_of
@@ -39,19 +39,19 @@ class FlatField(NamedTuple):
 
     def to_lua(self, tensor: Tensor) -> Tensor:
         """Return a tensor shaped like the parameter as a vector in Lua's order."""
-        tensor = gathered(tensor)
+        tensor = full(tensor)
         if self.layout is not None and self.module is not None:
             tensor = self.layout.to_lua(tensor, self.module)
         return tensor.reshape(-1)
 
     def to_torch(self, vector: Tensor) -> Tensor:
         """Return a vector in Lua's order in the shape, dtype and on the device of the parameter, spread as that is."""
-        return scattered(self._arranged(vector.to(self.parameter.device, self.parameter.dtype)), self.parameter)
+        return distribute_like(self._arranged(vector.to(self.parameter.device, self.parameter.dtype)), self.parameter)
 
     def _arranged(self, vector: Tensor) -> Tensor:
         if self.layout is None or self.module is None:
             return vector.reshape(self.parameter.shape)
-        shape = self.layout.to_lua(gathered(self.parameter.detach()), self.module).shape
+        shape = self.layout.to_lua(full(self.parameter.detach()), self.module).shape
         return self.layout.to_torch(vector.reshape(shape), self.module)
 
     def window(self, vector: Tensor) -> Tensor:

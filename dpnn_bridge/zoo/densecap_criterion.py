@@ -82,7 +82,7 @@ class LogisticCriterion(nn.Module):
     """Mean logistic loss of every class against all others.
 
     Args:
-        index_base: of the classes; ``index_base - 1`` is none of them.
+        index_base: number of the first class; ``index_base - 1`` means no class.
 
     Shape:
         - Input: scores :math:`(N, C)`; target :math:`(N)`.

@@ -1,4 +1,4 @@
-"""Gated layers of forks of torch-rnn (antihutka/torch-rnn, AlekzNet/rnn-chatbot)."""
+"""GRU layers of forks of torch-rnn (antihutka/torch-rnn, AlekzNet/rnn-chatbot)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dpnn_bridge.zoo.torch_rnn import SequenceRNN, SequenceRNNClass
 
 @lua_class("nn.GRU")
 class GRU(SequenceRNN):
-    """GRU over a batch of sequences, whose reset gate acts before the product with the weight.
+    """GRU over a batch of sequences. The reset gate multiplies the state before the matrix product.
 
     Args:
         input_dim: size D of the inputs.
@@ -46,8 +46,8 @@ class GRU(SequenceRNN):
         states = []
         for step in from_input.unbind(1):
             update, reset = torch.sigmoid(step[:, : 2 * H] + state @ recurrent).chunk(2, 1)
-            fresh = torch.tanh(step[:, 2 * H :] + (reset * state) @ candidate)
-            state = state - update * state + update * fresh
+            proposed = torch.tanh(step[:, 2 * H :] + (reset * state) @ candidate)
+            state = state - update * state + update * proposed
             states.append(state)
         return torch.stack(states, 1)
 
@@ -57,7 +57,7 @@ class GRU(SequenceRNN):
 
 @lua_class("nn.GRIDGRU")
 class GridGRU(GRU):
-    """A GRU along time and, from its states, a second one along depth, whose state is the input.
+    """A GRU along time, followed by a GRU along depth. The input of the layer is the state of the second GRU.
 
     Args:
         input_dim: size D of the inputs.
@@ -90,8 +90,8 @@ class GridGRU(GRU):
         states = self._states(x, initial[0][0], along_time, self.bias[: 3 * H])
         gates, candidate = (states @ along_depth[D:] + self.bias[3 * H :]).split([2 * D, D], 2)
         update, reset = torch.sigmoid(gates + x @ along_depth[:D, : 2 * D]).chunk(2, 2)
-        fresh = torch.tanh(candidate + (reset * x) @ along_depth[:D, 2 * D :])
-        return x - update * x + update * fresh, states[:, -1:].transpose(0, 1)
+        proposed = torch.tanh(candidate + (reset * x) @ along_depth[:D, 2 * D :])
+        return x - update * x + update * proposed, states[:, -1:].transpose(0, 1)
 
     class Lua(SequenceRNNClass):
         scratch = (*SequenceRNNClass.scratch, "gatesd", "buffer1d", "buffer2d", "buffer3d", "grad_a_bufferd")

@@ -20,10 +20,10 @@ from dpnn_bridge.torch7.gradient import with_gradient_of, zero_gradient
 
 @lua_class("nn.BBoxNorm")
 class BBoxNorm(nn.Module):
-    """Scales box regressions back in evaluation; in training returns its input.
+    """Denormalizes box regressions in evaluation; returns its input in training.
 
     Args:
-        mean, std: shape :math:`(1, 4)`, kept as buffers.
+        mean, std: mean and standard deviation, buffers of shape :math:`(1, 4)`.
 
     Shape:
         - Input: :math:`(N, 4 C)`.
@@ -91,10 +91,10 @@ class NoBackprop(nn.Sequential):
 
 @lua_class("nn.ModeSwitch")
 class ModeSwitch(nn.Sequential):
-    """One module in training, another one in evaluation; the parameters of both stay as they are.
+    """Runs one module in training and another module in evaluation. Their parameters get no gradients.
 
     Args:
-        train_module, eval_module: the two.
+        *modules: the module for training and the module for evaluation.
 
     Shape:
         - Input, output: those of the active module.
@@ -118,9 +118,9 @@ class ModeSwitch(nn.Sequential):
 
 @lua_class("nn.Foveal")
 class Foveal(nn.Module):
-    """Each box and three larger ones around its centre: 1.5, 2 and 4 times its size.
+    """Returns each box and three larger boxes around its centre: 1.5, 2 and 4 times its size.
 
-    The largest starts 1.5 sizes before the box. Computed in single precision; there is no gradient.
+    The largest box starts 1.5 sizes before the given box. Coordinates have single precision; there is no gradient.
 
     Shape:
         - Input: :math:`(N, 5)`, rows ``image, x1, y1, x2, y2``.
@@ -146,10 +146,11 @@ class Foveal(nn.Module):
 
 @lua_class("nn.ContextRegion")
 class ContextRegion(nn.Module):
-    """Boxes enlarged around their centres by a constant map; their gradient is zero.
+    """Scales boxes around their centres by a constant factor; the gradient of the input is zero.
 
     Args:
-        transform: shape :math:`(4, 4)`, kept as a buffer; made of ``(1 + scale) / 2`` and ``(1 - scale) / 2``.
+        transform: matrix of shape :math:`(4, 4)`, a buffer; its elements are ``(1 + scale) / 2``, ``(1 - scale) / 2``
+            and 0.
 
     Shape:
         - Input: :math:`(N, 5)`, rows ``image, x1, y1, x2, y2``.
@@ -178,17 +179,17 @@ class ContextRegion(nn.Module):
 
 @lua_class("nn.SelectBoxes")
 class SelectBoxes(nn.Module):
-    """The box of the most likely class; there is no gradient.
+    """Returns the box of the most likely class; there is no gradient.
 
     Args:
-        mean, std: shape :math:`(1, 4)`; the boxes are scaled by them if given.
+        mean, std: tensors of shape :math:`(1, 4)` that denormalize the boxes, or None.
 
     Shape:
         - Input: ``[scores, boxes]``, :math:`(N, C)` and :math:`(N, 4 C)`.
         - Output: :math:`(N, 4)`.
 
     Lua:
-        ``nn.SelectBoxes()``, multipathnet modules/SelectBoxes.lua; ``mean`` and ``std`` are set from outside
+        ``nn.SelectBoxes()``, multipathnet modules/SelectBoxes.lua; the caller sets the fields ``mean`` and ``std``
     """
 
     mean: Tensor | None
@@ -243,11 +244,11 @@ class ConvertFrom(nn.Module):
 
 @lua_class("nn.SequentialSplitBatch")
 class SequentialSplitBatch(nn.Sequential):
-    """Runs a large batch in parts. Of a list, the first member goes into every part, and the second is divided.
+    """Runs a large batch in parts. In a list ``[features, boxes]`` only the boxes are split.
 
     Args:
-        *modules: applied one after the other.
-        batch_size: rows of one part.
+        *modules: applied in sequence.
+        batch_size: number of rows of one part.
 
     Shape:
         - Input: :math:`(N, *)`, or ``[features, boxes]``.
@@ -282,9 +283,9 @@ class SequentialSplitBatch(nn.Sequential):
 
 @lua_class("nn.BBoxRegressionCriterion")
 class BBoxRegressionCriterion(Loss):
-    """Smooth L1 distance of the regressed boxes, of which only the target class counts; class 1 is background.
+    """Smooth L1 loss of the boxes that were regressed for the target class; class 1 is background.
 
-    The gradient is that of the distance, also where the input does not count.
+    Inputs of other classes count as 0 in the loss, but their gradient is not masked.
 
     Args:
         index_base: number of the first class.

@@ -22,7 +22,7 @@ class Seq2Seq(nn.Module):
 
     Shape:
         - Input: ``[source, target]``, tokens :math:`(S, N)` and :math:`(T, N)`, 0 for padding.
-        - Output: what the decoder returns, log probabilities :math:`(T, N, V)`.
+        - Output: the output of the decoder, log probabilities :math:`(T, N, V)`.
 
     Lua:
         ``neuralconvo.Seq2Seq(vocabSize, hiddenSize)``, neuralconvo seq2seq.lua

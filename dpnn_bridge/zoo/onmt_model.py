@@ -16,7 +16,7 @@ from dpnn_bridge.zoo.onmt import reset_masks
 
 
 def tensors(value: Any) -> list[Any]:
-    """Return a list of what a step returned, which is a bare tensor where there is only one."""
+    """Return the outputs of a step as a list; a single output is a tensor."""
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 

@@ -13,6 +13,7 @@ from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
 from dpnn_bridge.conversion.noise import noise_of
 from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.modules.nn.convolution import SPATIAL
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.torch7.gradient import add_gradient, with_gradient_of
 
@@ -199,13 +200,7 @@ class BinarySpatialConvolution(nn.Module):
 
     class Lua(LuaClass):
         computed_fields = ("weight",)
-        scalars = {
-            "nInputPlane": "in_channels",
-            "nOutputPlane": "out_channels",
-            ("kH", "kW"): "kernel_size",
-            ("dH", "dW"): "stride",
-            ("padH", "padW"): "padding",
-        }
+        scalars = SPATIAL
         tensors = ("alphas",)
         scratch = ("finput", "fgradInput", "columns_binary")
         checked_by = "formula"

@@ -1,4 +1,4 @@
-"""Single layers of training code: tardis and torch-rnn reverse sequences; noise, constants, one-hot rows, sums."""
+"""Single layers of training scripts: reversed sequences (tardis, torch-rnn), noise, constants, one-hot, sums."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ReverseTensor(nn.Module):
 
     Args:
         dim: the dimension, counted from 1.
-        backprop: whether the input gets a gradient; else it gets zeros.
+        backprop: whether the gradient is passed back; otherwise the gradient of the input is zero.
 
     Shape:
         - Input, output: :math:`(*)`.
@@ -73,18 +73,18 @@ class ReverseSequence(ReverseTensor):
 
 @lua_class("nn.LookupTableOneHot")
 class LookupTableOneHot(nn.Module):
-    """A vector with a one at its place for each index.
+    """Encodes indices as one-hot vectors.
 
     Args:
-        size: how many indices there are.
-        index_base: the first of them.
+        size: number of indices.
+        index_base: the smallest index.
 
     Shape:
         - Input: :math:`(T)` or :math:`(N, T)`, indices.
         - Output: :math:`(T, size)` or :math:`(N, T, size)`.
 
     Raises:
-        IndexError: an index is none of them.
+        IndexError: an index is out of range.
 
     Lua:
         ``nn.LookupTableOneHot(input_size)``, LookupTableOneHot.lua
@@ -137,7 +137,7 @@ class NormalizeBySum(nn.Module):
 
 @lua_class("nn.GlobalSum")
 class GlobalSum(nn.Module):
-    """The mean over the first dimension, for each of its elements.
+    """Replaces every element by the mean over the first dimension.
 
     Shape:
         - Input, output: :math:`(T, *)`.
@@ -156,7 +156,7 @@ class GlobalSum(nn.Module):
 
 @lua_class("nn.NoBP")
 class NoBP(nn.Module):
-    """Returns its input, which gets a gradient of zeros.
+    """Returns its input; the gradient of the input is zero.
 
     Shape:
         - Input, output: :math:`(*)`.
@@ -176,10 +176,10 @@ class NoBP(nn.Module):
 
 @lua_class("nn.MyMul")
 class MyMul(nn.Module):
-    """Multiplies by one learned number, which starts as a given one.
+    """Multiplies by one learned number.
 
     Args:
-        value: where it starts.
+        value: its initial value.
 
     Shape:
         - Input, output: :math:`(*)`.
@@ -207,7 +207,7 @@ class Noise(nn.Module):
     """Adds normal noise in training.
 
     Args:
-        variance: its standard deviation, whatever it is called.
+        variance: the standard deviation of the noise; the name is Torch7's.
 
     Shape:
         - Input, output: :math:`(*)`.
@@ -252,11 +252,11 @@ class AppendConstant(nn.Module):
 
     Args:
         values: one or several numbers.
-        dimension: counted from 1; the last one of inputs that have fewer.
+        dimension: counted from 1; the last dimension if the input has fewer.
 
     Shape:
         - Input: :math:`(*)`.
-        - Output: larger in that dimension by the number of constants.
+        - Output: the input's shape; ``dimension`` is larger by the number of constants.
 
     Lua:
         ``nn.AppendConstant(constant_value, dimension)``, AppendConstant.lua
@@ -270,9 +270,8 @@ class AppendConstant(nn.Module):
         dim = min(self.dimension, input.dim()) - 1
         sizes = list(input.shape)
         sizes[dim] = len(self.values)
-        alone = [1] * input.dim()
-        alone[dim] = len(self.values)
-        return torch.cat([input, input.new_tensor(self.values).view(alone).expand(sizes)], dim)
+        trailing = [1] * (input.dim() - dim - 1)
+        return torch.cat([input, input.new_tensor(self.values).view(-1, *trailing).expand(sizes)], dim)
 
     def extra_repr(self) -> str:
         return f"{self.values}, dimension={self.dimension}"
@@ -308,7 +307,7 @@ class SpatialReplicatePadding(nn.Module):
         ``nn.SpatialReplicatePadding(padH, padW)``, SpatialReplicatePadding.lua
 
     Differs from torch:
-        Torch7 cuts one row and one column too many out of the gradient, and raises.
+        Torch7 narrows the gradient by one row and one column too many, and raises an error.
     """
 
     def __init__(self, height: int, width: int) -> None:

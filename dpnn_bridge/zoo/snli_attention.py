@@ -1,4 +1,4 @@
-"""Layers of attention over memory tapes (cheng6076/SNLI-attention): sums over tables, masks, a masked loss."""
+"""Layers of cheng6076/SNLI-attention: sums and means of lists, masks, a masked loss."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dpnn_bridge.torch7.gradient import with_gradient_of, with_penalty
 
 @lua_class("nn.AddScalar", "nn.ReplicateAdd")
 class AddScalar(nn.Module):
-    """Adds a matrix to every block of columns of another.
+    """Adds a matrix ``y`` to every block of columns of a wider matrix ``x``.
 
     Shape:
         - Input: ``[x, y]``, :math:`(N, kD)` and :math:`(N, D)`.
@@ -71,14 +71,14 @@ class CAveTable(nn.Module):
 
 @lua_class("nn.MaskAveTable")
 class MaskAveTable(nn.Module):
-    """The mean of those time steps that a mask leaves.
+    """The mean of the time steps whose mask is 1.
 
     Shape:
         - Input: ``[steps, mask]``: a list of T tensors :math:`(N, D)`, and :math:`(N, T)`.
         - Output: :math:`(N, D)`.
 
     Differs from torch:
-        The first step enters the sum whatever its mask is, and gets the gradient that its mask lets through.
+        The forward pass always adds the first step, even if its mask is 0. The gradient uses the mask.
 
     Lua:
         ``nn.MaskAveTable()``, SNLI-attention util/MaskAveTable.lua
@@ -95,7 +95,7 @@ class MaskAveTable(nn.Module):
 
 @lua_class("nn.Maskh")
 class Maskh(nn.Module):
-    """The current state where the mask is 1, else the one before.
+    """Returns the current state where the mask is 1, otherwise the previous state.
 
     Shape:
         - Input: ``[previous, current, mask]``, :math:`(N, D)` twice and :math:`(N)`.
@@ -134,7 +134,7 @@ class TableAddTensor(nn.Module):
 
 @lua_class("nn.TableLinear")
 class TableLinear(nn.Linear):
-    """One linear layer for every tensor of a list.
+    """Applies one linear layer to every tensor of a list.
 
     Shape:
         - Input: a list of tensors :math:`(N, D)` or :math:`(D)`.
@@ -156,12 +156,12 @@ class TableLinear(nn.Linear):
 
 @lua_class("nn.SumKeepdim")
 class SumKeepdim(nn.Module):
-    """The sum, or mean, along one dimension, which keeps its place.
+    """The sum or mean over one dimension, with ``keepdim=True``.
 
     Args:
         dimension: counted from 1, or from the end if negative.
-        n_input_dims: dimensions of a sample; the input may have one more.
-        size_average: the mean.
+        n_input_dims: number of dimensions of one sample; an input with one more is a batch.
+        size_average: whether to return the mean.
 
     Shape:
         - Input: :math:`(*)`.
@@ -190,18 +190,19 @@ class SumKeepdim(nn.Module):
 
 @lua_class("nn.MaskedLoss")
 class MaskedLoss(nn.Module):
-    """The negative log likelihood of those targets that are not 0.
+    """The negative log likelihood, without the targets 0.
 
     Args:
-        index_base: 1 as in Lua or 0; a target below it is left out.
+        index_base: number of the first class, 1 as in Lua or 0; smaller targets are ignored.
 
     Shape:
         - Input: ``[log probabilities, targets]``, :math:`(N, C)` and :math:`(N)`.
-        - Output: ``[loss, right, counted]``: the sum, how many targets are the likeliest class, and how many count.
+        - Output: ``[loss, correct, counted]``: the sum of the losses, the number of targets with the largest score, and
+          the number of targets that are not ignored.
 
     Differs from torch:
-        The gradient is that of the loss divided by N, whatever comes from behind. In one repository the loss itself is
-        divided as well (cheng6076/mlm); the class there has the same name and fields.
+        The gradient is that of the loss divided by N. It ignores ``gradOutput``. A class of the same name and fields in
+        cheng6076/mlm divides the loss as well.
 
     Lua:
         ``nn.MaskedLoss()``, SNLI-attention util/MaskedLoss.lua
@@ -215,9 +216,9 @@ class MaskedLoss(nn.Module):
         scores, target = input[0], input[1].long() - self.index_base
         counted = target >= 0
         picked = scores.gather(1, target.clamp(min=0)[:, None])[:, 0] * counted
-        right = (scores.amax(1) == picked) & counted
+        correct = (scores.amax(1) == picked) & counted
         loss = with_penalty(-picked.detach().sum(), -picked.sum() / len(target))
-        return [loss, right.sum().to(scores.dtype), counted.sum().to(scores.dtype)]
+        return [loss, correct.sum().to(scores.dtype), counted.sum().to(scores.dtype)]
 
     class Lua(LuaClass):
         indexed = True

@@ -164,7 +164,7 @@ class STMM(nn.Module):
 
     Args:
         net: maps ``[features, features of the frame before, memory]`` to ``[memory, update gate, reset gate]``.
-        videos: number of videos N; set it, and ``frames``, to what the input contains.
+        videos: number of videos N. Set ``videos`` and ``frames`` to the numbers in the input.
         frames: frames T of each.
         in_channels: channels D of the features.
         memory_channels: channels M of the memory.

@@ -20,7 +20,7 @@ class ResidualDrop(nn.Sequential):
     Args:
         net: the residual.
         skip: the other path.
-        death_rate: how often training closes the gate; in evaluation the residual is scaled by what is left.
+        death_rate: probability of a closed gate in training; evaluation scales the residual by ``1 - death_rate``.
         gate: whether the branch is used in training. The training script draws it for every batch.
 
     Shape:

@@ -1,4 +1,4 @@
-"""Losses of neural-style and fast-neural-style that are layers of a network."""
+"""Layers of neural-style and fast-neural-style that add the gradient of a loss."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from dpnn_bridge.torch7.gradient import add_gradient
 
 @lua_class("nn.ContentLoss")
 class ContentLoss(nn.Module):
-    """Returns its input; compares it with a target; backward adds the gradient of the comparison.
+    """Returns its input; backward adds the gradient of a loss between the input and a target.
 
     Args:
-        crit: compares input and target.
+        crit: the loss.
         strength: factor of the loss.
-        normalize: divide the gradient by the sum of its absolute values.
-        mode: ``"none"`` does nothing, ``"capture"`` makes the input the target, ``"loss"`` compares.
+        normalize: whether to divide the gradient by the sum of its absolute values.
+        mode: ``"none"`` does nothing, ``"capture"`` makes the input the target, ``"loss"`` computes the loss.
 
     Attributes:
-        target: target of the comparison, a buffer; None before it was captured.
-        loss: that of the last input.
+        target: a buffer; None before ``"capture"``.
+        loss: the loss of the last input.
 
     Shape:
-        - Input: :math:`(*)`. One of another size than the target only passes.
+        - Input: :math:`(*)`. If its size differs from the target's, there is no loss.
         - Output: the input.
 
     Lua:
@@ -59,10 +59,10 @@ class ContentLoss(nn.Module):
         if self.mode == "capture":
             self.capture(self.features(input.detach()))
         elif self.mode == "loss" and self.target is not None:
-            return self._compared(input, self.target)
+            return self._add_loss(input, self.target)
         return input
 
-    def _compared(self, input: Tensor, target: Tensor) -> Tensor:
+    def _add_loss(self, input: Tensor, target: Tensor) -> Tensor:
         leaf = input.detach().requires_grad_()
         with torch.enable_grad():
             features = self.features(leaf)
@@ -71,11 +71,11 @@ class ContentLoss(nn.Module):
             if features.numel() != target.numel():
                 return input
             loss = self.crit(features, target.reshape(features.shape))
-        (slope,) = torch.autograd.grad(loss, leaf)
+        (gradient,) = torch.autograd.grad(loss, leaf)
         self.loss = self.strength * loss.detach()
         if self.normalize:
-            slope = slope / (slope.abs().sum() + 1e-8)
-        return add_gradient(input, slope * self.strength)
+            gradient = gradient / (gradient.abs().sum() + 1e-8)
+        return add_gradient(input, gradient * self.strength)
 
     def extra_repr(self) -> str:
         return f"strength={self.strength}, mode={self.mode!r}"
@@ -100,15 +100,15 @@ class ContentLoss(nn.Module):
 
 @lua_class("nn.StyleLoss")
 class StyleLoss(ContentLoss):
-    """Returns its input; compares its Gram matrix with a target; backward adds the gradient of the comparison.
+    """Like :class:`ContentLoss`, for the Gram matrix of the input.
 
     Args:
-        crit, strength, normalize, mode: as :class:`ContentLoss`.
-        gram: the Gram matrix, which is divided by the number of elements of the input.
-        blend_weight: with several captured inputs, the weight of each in the target; None keeps the last alone.
+        crit, strength, normalize, mode: see :class:`ContentLoss`.
+        gram: computes the Gram matrix, which is then divided by the number of elements of the input.
+        blend_weight: weight of the next captured input in the target; None replaces the target.
 
     Attributes:
-        target, loss: as :class:`ContentLoss`.
+        target, loss: see :class:`ContentLoss`.
 
     Shape:
         - Input: :math:`(C, H, W)`.
@@ -153,14 +153,14 @@ class StyleLoss(ContentLoss):
 
 @lua_class("nn.StyleLoss")
 class AggregatedStyleLoss(ContentLoss):
-    """Returns its input; compares an aggregate of it with a target; backward adds the gradient of the comparison.
+    """Like :class:`ContentLoss`, for a statistic of the input.
 
     Args:
-        crit, strength, normalize, mode: as :class:`ContentLoss`.
-        agg: the aggregate: a normalized Gram matrix or the means of the channels.
+        crit, strength, normalize, mode: see :class:`ContentLoss`.
+        agg: computes the statistic: a normalized Gram matrix or the means of the channels.
 
     Attributes:
-        target, loss: as :class:`ContentLoss`. The target of one sample serves a whole batch.
+        target, loss: see :class:`ContentLoss`. A target of one sample is broadcast to the batch.
 
     Shape:
         - Input: :math:`(N, C, H, W)`.

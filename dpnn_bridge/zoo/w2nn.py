@@ -12,6 +12,7 @@ from dpnn_bridge.conversion.contexts import TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
 from dpnn_bridge.conversion.noise import noise_of
 from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.modules.nn.convolution import SPATIAL
 from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.torch7.gradient import scale_gradient, with_gradient_of
 
@@ -207,13 +208,7 @@ class FixedConv2d(nn.Conv2d):
     """
 
     class Lua(LuaClass):
-        scalars = {
-            "nInputPlane": "in_channels",
-            "nOutputPlane": "out_channels",
-            ("kH", "kW"): "kernel_size",
-            ("dH", "dW"): "stride",
-            ("padH", "padW"): "padding",
-        }
+        scalars = SPATIAL
         defaults = {"padH": 0, "padW": 0}
         tensors = ("weight",)
         constant_kwargs = {"bias": False}

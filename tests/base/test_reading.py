@@ -48,7 +48,7 @@ def fault(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int, int, int], lis
     """Lets the reads of files with a text in their name fail, from one on, so many of them; says which were read."""
 
     def install(name: str, number: int, first: int, count: int) -> list[str]:
-        real, reads = reading.patiently, []
+        real, reads = reading.retry_eagain, []
 
         def faulty(read: Callable[[], Any], file: str) -> Any:
             def one() -> Any:
@@ -60,8 +60,8 @@ def fault(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int, int, int], lis
 
             return real(one, file)
 
-        monkeypatch.setattr(reading, "patiently", faulty)
-        monkeypatch.setattr(source, "patiently", faulty)
+        monkeypatch.setattr(reading, "retry_eagain", faulty)
+        monkeypatch.setattr(source, "retry_eagain", faulty)
         return reads
 
     return install

@@ -19,7 +19,7 @@ from torch import nn
 
 from dpnn_bridge import read_t7, write_t7
 from dpnn_bridge.base.exclusive import Exclusive, of_the_process
-from dpnn_bridge.base.folders import importing_nothing_from_here
+from dpnn_bridge.base.folders import ignore_working_directory
 from dpnn_bridge.compare.precision import full_precision
 from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.lua_class import LuaClass
@@ -179,7 +179,7 @@ def test_a_state_of_the_process_is_restored_by_the_last_thread(monkeypatch: pyte
 
     def work() -> bool:
         for _ in range(100):
-            with importing_nothing_from_here(), full_precision():
+            with ignore_working_directory(), full_precision():
                 if os.environ.get("PYTHONSAFEPATH") != "1" or torch.backends.cuda.matmul.allow_tf32:
                     return False
         return True
@@ -190,12 +190,12 @@ def test_a_state_of_the_process_is_restored_by_the_last_thread(monkeypatch: pyte
         assert torch.backends.cuda.matmul.allow_tf32
 
         def first() -> None:  # enters first and leaves first
-            with importing_nothing_from_here():
+            with ignore_working_directory():
                 inside.wait()
 
         thread = threading.Thread(target=first)
         thread.start()
-        with importing_nothing_from_here():
+        with ignore_working_directory():
             inside.wait()
             thread.join()
             assert os.environ["PYTHONSAFEPATH"] == "1"

@@ -108,7 +108,7 @@ def test_hsm_sums_the_losses_of_cluster_and_class(base: int) -> None:
     assert [p.shape for p in training.parameters(module)[0]] == [t.shape for t in tensors.values()]
     agree(module(x[1], torch.tensor(4 - 1 + base)), expected[1][0])
     obj["unk_index"] = 2
-    with pytest.raises(ConversionError, match="unk_index must be 0"):
+    with pytest.raises(ConversionError, match="expected unk_index 0"):
         to_torch(obj)
 
 

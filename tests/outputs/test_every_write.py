@@ -59,19 +59,19 @@ def run(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
     for file in inputs.iterdir():
         (tmp_path / file.name).symlink_to(file)
     (tmp_path / "out").mkdir()
-    real = writing.patiently
+    real = writing.retry_eagain
 
     def ran(command: str, full: int) -> tuple[Result, int]:
         writes = 0
 
-        def patiently(act: Callable[[], Any], name: str) -> Any:
+        def retry_eagain(act: Callable[[], Any], name: str) -> Any:
             nonlocal writes
             writes += "out/" in name
             if "out/" in name and writes >= full:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
             return real(act, name)
 
-        monkeypatch.setattr(writing, "patiently", patiently)
+        monkeypatch.setattr(writing, "retry_eagain", retry_eagain)
         return CliRunner().invoke(main, command.split()), writes
 
     return ran

@@ -186,8 +186,8 @@ def test_layers_behind_a_fault_are_judged_for_themselves() -> None:
         model([torch.randn(2, size, dtype=torch.float64)])
     (before, behind) = (compare("gradInput", torch.ones(1), torch.zeros(1))[0] for _ in range(2))
     faults = Faults(model)
-    faults.excuse(before, model[0], "gradInput", order)
-    faults.excuse(behind, model[1], "gradInput", order)
+    faults.accept(before, model[0], "gradInput", order)
+    faults.accept(behind, model[1], "gradInput", order)
     assert (before.verdict, behind.verdict) == (Verdict.KNOWN, Verdict.DIFFERENT)
 
 

@@ -11,8 +11,8 @@ from dpnn_bridge.legacy.nn.activations import MulConstant, Power, Sqrt, Square
 from dpnn_bridge.legacy.nn.containers import Sequential
 
 
-class _Rounding(Module):
-    """A pooling whose number of windows is rounded up or down."""
+class _CeilMode(Module):
+    """Base of poolings with ``ceil_mode``."""
 
     ceil_mode: bool
 
@@ -25,18 +25,20 @@ class _Rounding(Module):
         return self
 
 
-class SpatialMaxPooling(_Rounding):
-    def __init__(self, kW: int, kH: int, dW: Any = None, dH: Any = None, padW: int = 0, padH: int = 0) -> None:
-        super().__init__(kW=kW, kH=kH, dW=dW or kW, dH=dH or kH, padW=padW, padH=padH)
-        self.ceil_mode = False
-        self.indices = torch.LongTensor()
-
+class _SpatialPooling(_CeilMode):
     def __repr__(self) -> str:
         padding = f", {self.padW}, {self.padH}" if self.padW or self.padH else ""
         return f"{super().__repr__()}({self.kW}x{self.kH}, {self.dW}, {self.dH}{padding})"
 
 
-class SpatialAveragePooling(_Rounding):
+class SpatialMaxPooling(_SpatialPooling):
+    def __init__(self, kW: int, kH: int, dW: Any = None, dH: Any = None, padW: int = 0, padH: int = 0) -> None:
+        super().__init__(kW=kW, kH=kH, dW=dW or kW, dH=dH or kH, padW=padW, padH=padH)
+        self.ceil_mode = False
+        self.indices = torch.LongTensor()
+
+
+class SpatialAveragePooling(_SpatialPooling):
     def __init__(self, kW: int, kH: int, dW: int = 1, dH: int = 1, padW: int = 0, padH: int = 0) -> None:
         super().__init__(kW=kW, kH=kH, dW=dW, dH=dH, padW=padW, padH=padH)
         self.ceil_mode = False
@@ -50,10 +52,6 @@ class SpatialAveragePooling(_Rounding):
     def setCountExcludePad(self) -> Any:
         self.count_include_pad = False
         return self
-
-    def __repr__(self) -> str:
-        padding = f", {self.padW}, {self.padH}" if self.padW or self.padH else ""
-        return f"{super().__repr__()}({self.kW}x{self.kH}, {self.dW}, {self.dH}{padding})"
 
 
 class SpatialLPPooling(Sequential):
@@ -110,7 +108,7 @@ class TemporalMaxPooling(Module):
         self.dW = dW or kW
 
 
-class VolumetricMaxPooling(_Rounding):
+class VolumetricMaxPooling(_CeilMode):
     def __init__(
         self,
         kT: int,

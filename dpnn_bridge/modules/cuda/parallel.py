@@ -87,7 +87,7 @@ class ModelParallelTable(nn.Sequential):
         dimension: where the outputs are joined, counted from 1.
 
     Shape:
-        - Input: whatever every member takes.
+        - Input: an input of every member.
         - Output: a tensor, or nested lists of tensors as the members return.
 
     Lua:

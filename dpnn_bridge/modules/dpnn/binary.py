@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.modules.nn.convolution import SPATIAL
 from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.torch7.gradient import scale_gradient, with_gradient_of
 
@@ -68,13 +69,7 @@ class SpatialBinaryConvolution(nn.Conv2d):
 
     class Lua(LuaClass):
         computed_fields = ("iwh", "owh")
-        scalars = {
-            "nInputPlane": "in_channels",
-            "nOutputPlane": "out_channels",
-            ("kH", "kW"): "kernel_size",
-            ("dH", "dW"): "stride",
-            ("padH", "padW"): "padding",
-        }
+        scalars = SPATIAL
         defaults = {"padH": 0, "padW": 0}
         tensors = ("weight",)
         scratch = ("finput", "fgradInput", "tempWeight", "alphas", "gradInputAlphas", "wmask")

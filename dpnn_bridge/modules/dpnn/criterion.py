@@ -25,7 +25,7 @@ class ModuleCriterion(Criterion):
         cast_target: whether casts reach ``target_module``.
 
     Shape:
-        - Input, Target: what the modules take.
+        - Input, Target: those of the modules.
         - Output: the criterion's.
 
     Lua:

@@ -40,7 +40,7 @@ def alias_table(probabilities: Tensor) -> tuple[Tensor, Tensor]:
         alias[small] = large
         keep[large] -= 1 - keep[small]
         (smaller if keep[large] < 1 else larger).append(large)
-    for k in smaller + larger:  # what is left differs from 1 by rounding only
+    for k in smaller + larger:  # the others differ from 1 by rounding only
         keep[k] = 1.0
     return torch.tensor(alias), torch.tensor(keep, dtype=torch.float64)
 

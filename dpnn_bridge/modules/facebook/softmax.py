@@ -1,4 +1,4 @@
-"""Hierarchical softmaxes of fbnn: a cluster, then a class in it."""
+"""Hierarchical softmax losses of fbnn: first a cluster, then a class in the cluster."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from dpnn_bridge.objects import LuaObject, LuaTensor
 
 @lua_class("nn.HSM")
 class HSM(nn.Module):
-    """Negative log likelihood of a class: that of its cluster and that of the class among those of the cluster.
+    """Negative log likelihood of a class: the sum of the losses of its cluster and of the class in the cluster.
 
     Args:
-        mapping: cluster of each class and place of the class in it, both counted from 1, :math:`(C, 2)`.
+        mapping: for each class its cluster and its position in the cluster, both counted from 1, :math:`(C, 2)`.
         in_features: size D of the input.
-        index_base: of the targets.
+        index_base: number of the first class.
 
     Attributes:
         cluster_weight, cluster_bias: :math:`(clusters, D)` and :math:`(clusters)`.
-        class_weight, class_bias: :math:`(C, D)` and :math:`(C)`, cluster after cluster.
+        class_weight, class_bias: :math:`(C, D)` and :math:`(C)`, ordered by cluster.
 
     Shape:
         - Input: :math:`(N, D)` or :math:`(D)`; target :math:`(N)`, or one number.
@@ -51,27 +51,27 @@ class HSM(nn.Module):
         super().__init__()
         self.register_buffer("mapping", mapping.long(), persistent=False)
         self.in_features, self.index_base = in_features, index_base
-        self.counts = torch.bincount(mapping[:, 0].long() - 1).tolist()  # of the classes in each cluster
+        self.counts = torch.bincount(mapping[:, 0].long() - 1).tolist()  # number of classes in each cluster
         for name, rows in (("cluster", len(self.counts)), ("class", len(mapping))):
             self.register_parameter(f"{name}_weight", nn.Parameter(torch.empty(rows, in_features, device=device)))
             self.register_parameter(f"{name}_bias", nn.Parameter(torch.empty(rows, device=device)))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the parameters as fbnn does."""
+        """Initialize the parameters from a normal distribution, as fbnn does."""
         for parameter in self.parameters():
             nn.init.normal_(parameter, std=0.1)
 
     def forward(self, input: Tensor, target: Tensor | int) -> Tensor:
         x = input.reshape(-1, self.in_features)
         classes = torch.as_tensor(target, device=x.device).reshape(-1).long() - self.index_base
-        cluster, place = (self.mapping[classes] - 1).unbind(1)
+        cluster, position = (self.mapping[classes] - 1).unbind(1)
         loss = F.cross_entropy(F.linear(x, self.cluster_weight, self.cluster_bias), cluster, reduction="sum")
         for c in cluster.unique().tolist():
             start, rows = sum(self.counts[:c]), cluster == c
             members = slice(start, start + self.counts[c])
             scores = F.linear(x[rows], self.class_weight[members], self.class_bias[members])
-            loss = loss + F.cross_entropy(scores, place[rows], reduction="sum")
+            loss = loss + F.cross_entropy(scores, position[rows], reduction="sum")
         return loss
 
     def extra_repr(self) -> str:
@@ -96,7 +96,7 @@ class HSM(nn.Module):
         @classmethod
         def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
             if obj.get("unk_index") not in (None, 0):
-                raise ctx.error("unk_index must be 0; Torch7 does not compute with another either", obj)
+                raise ctx.error(f"expected unk_index 0, found {obj['unk_index']}; Torch7 supports no other value", obj)
             weight = obj["cluster_weight" if "cluster_weight" in obj else "clusterMatrix"]
             sizes = {"mapping": obj["mapping"].torch(), "in_features": weight.shape[1]}
             return {**sizes, "index_base": ctx.index_base}

@@ -41,7 +41,7 @@ def joined(tensors: Sequence[Tensor], dim: int) -> Tensor:
     """Concatenate tensors along ``dim`` as Torch7 does: each takes the other sizes of the first, element by element.
 
     Args:
-        tensors: each with the number of elements that its place has, of whatever shape.
+        tensors: each with the number of elements of its slice, in any shape.
         dim: counted from 0.
 
     Raises:

@@ -38,7 +38,7 @@ class ConcatTable(nn.Sequential):
         *modules: the members.
 
     Shape:
-        - Input: anything that every member takes.
+        - Input: an input of every member.
         - Output: list with one result per member.
 
     Lua:
@@ -82,10 +82,10 @@ class Concat(SlicedWithArguments):
 
     Args:
         *modules: the members.
-        dimension: where the results are joined, counted from 1.
+        dimension: dimension along which the results are joined, counted from 1.
 
     Shape:
-        - Input: :math:`(*)`, whatever every member takes.
+        - Input: :math:`(*)`, an input of every member.
         - Output: the members' outputs, joined as by :class:`~dpnn_bridge.modules.nn.table.JoinTable`.
 
     Lua:
@@ -111,15 +111,15 @@ class Concat(SlicedWithArguments):
 
 @lua_class("nn.DepthConcat")
 class DepthConcat(Concat):
-    """Like :class:`Concat`, with smaller outputs centred in zeros of the largest size of every other dimension.
+    """Like :class:`Concat`, but pads smaller outputs with zeros to the largest size in every other dimension.
 
     Args:
         *modules: the members.
-        dimension: where the results are joined, counted from 1.
+        dimension: dimension along which the results are joined, counted from 1.
 
     Shape:
-        - Input: :math:`(*)`, whatever every member takes.
-        - Output: the members' outputs, padded before by ``floor((largest - size) / 2)`` and joined.
+        - Input: :math:`(*)`, an input of every member.
+        - Output: the members' outputs, joined. An output is centred: ``floor((largest - size) / 2)`` zeros precede it.
 
     Lua:
         ``nn.DepthConcat(dim)``, DepthConcat.lua
@@ -150,8 +150,8 @@ class Parallel(SlicedWithArguments):
 
     Args:
         *modules: the members.
-        input_dimension: where the input is sliced, counted from 1.
-        output_dimension: where the results are joined, counted from 1.
+        input_dimension: dimension along which the input is sliced, counted from 1.
+        output_dimension: dimension along which the results are joined, counted from 1.
 
     Shape:
         - Input: :math:`(*)` with at most as many slices as there are members.
@@ -191,9 +191,9 @@ class MapTable(SlicedWithArguments):
     """Applies one module to every element of a list.
 
     Args:
-        *modules: the module, and clones of it for the second element, the third, …. Missing ones are made from the
-            first when a list is longer than all before it; :meth:`resize` makes them beforehand, for an optimiser.
-        shared: the clones have the module's own parameters. Else they are independent.
+        *modules: the module, and clones of it for the second element, the third, …. ``forward`` adds clones of the
+            first if the list is longer; call :meth:`resize` before creating an optimizer.
+        shared: whether the clones share the module's parameters.
 
     Shape:
         - Input: list of anything that the module takes.
@@ -210,7 +210,7 @@ class MapTable(SlicedWithArguments):
         self.shared = shared
 
     def resize(self, length: int) -> None:
-        """Make clones until lists of ``length`` elements can be processed."""
+        """Add clones until there are ``length`` members."""
         while len(self) < length:
             shared = {id(p): p for p in self[0].parameters()} if self.shared else {}
             self.append(copy.deepcopy(self[0], shared))
@@ -241,12 +241,13 @@ class MapTable(SlicedWithArguments):
         @classmethod
         def upgrade(cls, obj: LuaObject) -> LuaObject:
             """Take the first of ``modules`` from the field ``module`` if the list is empty."""
-            only = [] if obj.get("modules") else [m for m in [obj.get("module")] if m is not None]
-            return super().upgrade(obj.changed(modules=LuaTable.from_list(only)) if only else obj)
+            if not obj.get("modules") and obj.get("module") is not None:
+                obj = obj.changed(modules=LuaTable.from_list([obj["module"]]))
+            return super().upgrade(obj)
 
         @classmethod
         def replay(cls, module: nn.Module, after: LuaObject) -> None:
-            """Make as many clones as Torch7 made, each of which has noise of its own."""
+            """Create as many clones as Torch7 did, because each clone draws its own noise."""
             assert isinstance(module, MapTable)
             if isinstance(clones := after.get("modules"), LuaTable):
                 module.resize(len(clones.as_list()))
@@ -259,22 +260,22 @@ class MapTable(SlicedWithArguments):
 
 @lua_class("nn.Bottle")
 class Bottle(Decorator):
-    r"""Applies a module with one batch dimension to inputs with several, folded into one.
+    r"""Flattens several batch dimensions to one, applies a module, and restores the batch dimensions.
 
     Args:
         module: the module to apply.
-        n_input_dims: number of dimensions that the module takes, the batch included.
-        n_output_dims: number of dimensions that it returns; default: the same.
+        n_input_dims: number of dimensions of the module's input, including the batch.
+        n_output_dims: number of dimensions of the module's output; default: ``n_input_dims``.
 
     Shape:
-        - Input: :math:`(N_1, …, N_k, *)`.
-        - Output: :math:`(N_1, …, N_k, *)` with what the module makes of the last ``n_input_dims - 1`` dimensions.
+        - Input: :math:`(N_1, …, N_k, *)`, where the module's input is :math:`(N, *)`.
+        - Output: :math:`(N_1, …, N_k, *)`, where the module's output is :math:`(N, *)`.
 
     Lua:
         ``nn.Bottle(module, nInputDim, nOutputDim)``, Bottle.lua
 
     Raises:
-        ValueError: the module returns another number of dimensions than ``n_output_dims``.
+        ValueError: the module's output does not have ``n_output_dims`` dimensions.
     """
 
     def __init__(self, module: nn.Module, n_input_dims: int = 2, n_output_dims: int | None = None) -> None:
@@ -303,10 +304,8 @@ class Bottle(Decorator):
         @classmethod
         def to_lua(cls, module: Bottle, ctx: LuaContext) -> dict[str, Any]:
             kind = ctx.type_of(module)
-            most = (
-                min(n, MAX_DIMENSIONS) for n in (module.n_input_dims, module.n_output_dims)
-            )  # they come from a file
-            inputs, outputs = (np.zeros(n, element_dtype(kind)) for n in most)
+            counts = (module.n_input_dims, module.n_output_dims)  # a damaged file can contain any numbers
+            inputs, outputs = (np.zeros(min(n, MAX_DIMENSIONS), element_dtype(kind)) for n in counts)
             return {
                 **super().to_lua(module, ctx),
                 "dimDelta": module.n_input_dims - module.n_output_dims,
@@ -318,7 +317,7 @@ class Bottle(Decorator):
 # ---------------------------------------------------------------------- base classes
 @lua_class("nn.Module")
 class Module(nn.Module):
-    """Torch7's abstract base, which returns its ``output``, whatever the input.
+    """Torch7's abstract base. It ignores its input and returns its ``output``.
 
     Attributes:
         output: the tensor in the file, or None.
@@ -342,7 +341,7 @@ class Module(nn.Module):
 
 @lua_class("nn.Container")
 class Container(Members, Module):
-    """Torch7's abstract base of containers: it contains members and runs none.
+    """Torch7's abstract base of containers. It does not run its members.
 
     Args:
         *modules: the members.

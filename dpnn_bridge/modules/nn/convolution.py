@@ -1,4 +1,4 @@
-"""Convolutions and transposed convolutions that stock torch.nn computes."""
+"""Convolutions and transposed convolutions that are stock torch.nn modules."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from dpnn_bridge.conversion.contexts import TorchContext
 from dpnn_bridge.conversion.fields import Field, Layout
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.modules.nn.plainer import OneOfSeveral
+from dpnn_bridge.modules.nn.simplest_class import SimplestClass
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
-#: what cudnn.torch leaves in the file of a module that ran
+#: buffers that cudnn.torch saves with a module after its first forward pass
 CUDNN_SCRATCH = ("buffer", "extraBuffer")
 
 
 class Convolution(LuaClass):
-    """Base of all convolutions: two sizes, a weight and, unless ``noBias()`` was called, a bias."""
+    """Base of all convolutions. They have a weight and, unless ``noBias()`` was called, a bias."""
 
     tensors = ("weight", "bias")
     optional = {"bias": "bias"}
     scratch = ("finput", "fgradInput", "ones", *CUDNN_SCRATCH)
 
 
-class StockConvolution(Convolution, OneOfSeveral):
+class StockConvolution(Convolution, SimplestClass):
     """Convolutions that a stock torch class computes."""
 
-    plain = {"padding": 0, "output_padding": 0, "dilation": 1, "groups": 1, "padding_mode": "zeros"}
+    neutral = {"padding": 0, "output_padding": 0, "dilation": 1, "groups": 1, "padding_mode": "zeros"}
 
     @classmethod
     def represents(cls, module: Any) -> bool:
@@ -58,7 +58,7 @@ class Spatial(StockConvolution):
 
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
-        padding = obj.get("padding")  # before padW and padH there was one number
+        padding = obj.get("padding")  # older versions have one number instead of padW and padH
         if padding is not None:
             obj = obj.changed(padW=padding, padH=padding, padding=None)
         return super().upgrade(obj)
@@ -129,8 +129,8 @@ def size_from_second_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[An
     return input, size
 
 
-def sized(module: nn.Module) -> nn.Module:
-    """Return a transposed convolution whose input may be ``[x, target]``, see :func:`size_from_second_input`."""
+def accept_size_input(module: nn.Module) -> nn.Module:
+    """Let a transposed convolution accept an input ``[x, target]``, see :func:`size_from_second_input`."""
     module.register_forward_pre_hook(size_from_second_input)
     return module
 
@@ -142,7 +142,7 @@ class FullConvolution(StockConvolution):
 
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
-        return sized(super().build(obj, ctx))
+        return accept_size_input(super().build(obj, ctx))
 
 
 @lua_class("nn.SpatialFullConvolution", "cudnn.SpatialFullConvolution")
@@ -165,10 +165,10 @@ class VolumetricFullConvolution(FullConvolution):
         if "adjW" in obj or not isinstance(weight, LuaTensor):
             return super().upgrade(obj)
         pads = {f"pad{d}": obj.get(f"p{d}") or obj.get(f"pad{d}") or 0 for d in "THW"}
-        gone = dict.fromkeys(("pT", "pH", "pW"))
+        removed = dict.fromkeys(("pT", "pH", "pW"))
         grad = obj.get("gradWeight")
         return obj.changed(
-            **{**gone, **pads, "adjT": 0, "adjH": 0, "adjW": 0},
+            **{**removed, **pads, "adjT": 0, "adjH": 0, "adjW": 0},
             weight=transposed(weight),
             gradWeight=transposed(grad) if isinstance(grad, LuaTensor) and grad.size else grad,
         )
@@ -181,7 +181,7 @@ def transposed(tensor: LuaTensor) -> LuaTensor:
     return LuaTensor(tensor.class_name, tuple(shape), tuple(stride), tensor.offset, tensor.storage)
 
 
-# ---------------------------------------------------------------------- over time
+# ---------------------------------------------------------------------- temporal convolutions
 class TemporalConvolution(nn.Conv1d):
     """Convolution over time.
 

@@ -308,7 +308,7 @@ def numbers(value: LuaTable | LuaStorage | LuaTensor) -> list[float]:
 
 # ---------------------------------------------------------------------- a criterion as a module
 class _UnitGradient(torch.autograd.Function):
-    """The identity; its gradient is 1 whatever comes from above."""
+    """Returns its input; the gradient is 1 for any incoming gradient."""
 
     @staticmethod
     def forward(loss: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from dpnn_bridge.conversion.registry import lua_class, spec_of
 from dpnn_bridge.modules.nn.criterion import Criterion, LossClass, class_indices, filled, nll_loss, reduction
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
-#: Torch7's and PyTorch's mark for "no class"; it is the same number whatever classes count from
+#: the target for "no class" in Torch7 and PyTorch; it does not depend on ``index_base``
 NO_CLASS = -100
 
 #: means "no class is ignored" where Torch7 has no ``ignoreIndex``

@@ -1,4 +1,4 @@
-"""Members of containers by position, as ``nn.Sequential`` has them."""
+"""Access the members of containers by position, as in ``nn.Sequential``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 class Members(nn.Module):
-    """Base of containers that are no chain: ``len``, iteration, ``container[0]``, and slices as ``nn.ModuleList``.
+    """Base of containers that do not run their members in sequence. It has the interface of ``nn.ModuleList``.
 
     Args:
         *modules: the members; they become the submodules ``"0"``, ``"1"``, …
@@ -39,17 +39,17 @@ class Members(nn.Module):
         return nn.ModuleList(members[index]) if isinstance(index, slice) else members[index]
 
 
-def part(container: ModuleT, members: slice) -> ModuleT:
+def sliced(container: ModuleT, members: slice) -> ModuleT:
     """Return a container of the same class and arguments with some of the members, which are not copied."""
-    piece = copy.copy(container)
-    piece._modules = dict(list(container._modules.items())[members])
+    result = copy.copy(container)
+    result._modules = dict(list(container._modules.items())[members])
     if (record := record_of(container)) is not None:
-        piece.__dict__["lua_record"] = copy.copy(record)
-    return piece
+        result.__dict__["lua_record"] = copy.copy(record)
+    return result
 
 
 class SlicedWithArguments(nn.Sequential):
-    """Base of containers whose constructor takes more than members: their slices have the same arguments."""
+    """Base of containers whose constructor has further arguments. Slices keep these arguments."""
 
     def __getitem__(self, index: int | slice) -> Any:
-        return part(self, index) if isinstance(index, slice) else super().__getitem__(index)
+        return sliced(self, index) if isinstance(index, slice) else super().__getitem__(index)

@@ -56,7 +56,7 @@ class GModule(Members):
         num_inputs: how many elements the input must be a list of; 1 for an input that is passed as it is.
 
     Shape:
-        - Input: what the graph's input takes; a list when it has several inputs.
+        - Input: the input of the graph; a list if the graph has several inputs.
         - Output: a tensor, or a list when the graph has several outputs.
 
     Examples:

@@ -1,4 +1,4 @@
-"""Layers that normalise every sample on its own."""
+"""Layers that normalize each sample independently of the batch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dpnn_bridge.conversion.tracing import leaf
 
 
 class _Normalized(torch.autograd.Function):
-    """Rows over their p-norm, with the gradient that Torch7 computes."""
+    """Divides rows by their p-norm, with the gradient that Torch7 computes."""
 
     @staticmethod
     def forward(input: Tensor, p: float, eps: float) -> tuple[Tensor, Tensor]:
@@ -37,12 +37,12 @@ class _Normalized(torch.autograd.Function):
         cross = (input * grad).sum(1, keepdim=True)
         if p == math.inf:
             largest = input.abs().argmax(1, keepdim=True)
-            steep = torch.zeros_like(input).scatter(1, largest, input.gather(1, largest) / norm)
-            return (norm * grad - steep * cross) / norm.square(), None, None
-        size = input.abs() + ctx.eps if p < 2 else input.abs()  # Torch7 keeps 1/0 away for p < 2 only
-        steep = input if p == 2 else input * size.pow(p - 2)
+            slope = torch.zeros_like(input).scatter(1, largest, input.gather(1, largest) / norm)
+            return (norm * grad - slope * cross) / norm.square(), None, None
+        magnitude = input.abs() + ctx.eps if p < 2 else input.abs()  # Torch7 avoids 1/0 for p < 2 only
+        slope = input if p == 2 else input * magnitude.pow(p - 2)
         power = norm.pow(p)
-        return (power * grad - steep * cross) / (power * norm), None, None
+        return (power * grad - slope * cross) / (power * norm), None, None
 
 
 @lua_class("nn.Normalize")
@@ -50,7 +50,7 @@ class Normalize(nn.Module):
     """Divides a vector, or every row of a batch, by its p-norm.
 
     Args:
-        p: the norm, larger than 0; may be infinite.
+        p: the exponent of the norm, larger than 0; may be infinite.
         eps: added to the sum of the powers, before the root.
 
     Shape:
@@ -90,19 +90,19 @@ class Normalize(nn.Module):
 
 @lua_class("nn.LayerNormalization")
 class LayerNormalization(nn.Sequential):
-    """Layer normalization, made of the modules that Torch7 makes it of.
+    """Layer normalization as the same chain of modules as in Torch7.
 
     Args:
-        *modules: mean and its subtraction, :class:`Normalize`, a factor, gain and bias unless it is not affine.
+        *modules: subtraction of the mean, :class:`Normalize`, a factor and, if affine, gain and bias.
 
     Shape:
         - Input: :math:`(N, C)` or :math:`(C)`.
         - Output: the same.
 
     Differs from torch:
-        In a batch Torch7 subtracts the means of other rows: the means, C for each row, are laid out :math:`(C, N)` and
-        read as :math:`(N, C)`. Single samples and batches of one are what :class:`torch.nn.LayerNorm` gives with
-        ``eps / C``.
+        In a batch Torch7 subtracts the means of other rows: it stores the means, C for each row, as :math:`(C, N)` and
+        reads them as :math:`(N, C)`. For single samples and batches of one the result equals that of
+        :class:`torch.nn.LayerNorm` with ``eps / C``.
 
     Lua:
         ``nn.LayerNormalization(nOutput, bias, eps, affine)``, LayerNormalization.lua

@@ -45,10 +45,10 @@ class Padding(nn.Module):
 
     Args:
         dim: the dimension, counted from 1 in a single sample.
-        pad: number of entries; negative ones are counted from the start, positive ones from the end.
-        index: before which entry they go, counted from 1 on the side that ``pad`` says.
+        pad: number of entries. If negative, ``index`` counts from the start, otherwise from the end.
+        index: position of the new entries on that side; 1 puts them at the very start or end.
         value: the constant.
-        n_input_dim: dimensions of a single sample; with another number ``dim`` is counted after a batch dimension.
+        n_input_dim: number of dimensions of a single sample; an input with another number has a batch dimension first.
 
     Shape:
         - Input: :math:`(*, D, *)`.

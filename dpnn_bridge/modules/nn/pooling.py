@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.modules.nn.plainer import OneOfSeveral
+from dpnn_bridge.modules.nn.simplest_class import SimplestClass
 from dpnn_bridge.modules.nn.strides import guard_volumes
 from dpnn_bridge.objects import LuaObject
 
@@ -25,13 +25,13 @@ SPATIAL_DEFAULTS = {"padH": 0, "padW": 0, "ceil_mode": False}
 VOLUMETRIC_DEFAULTS = {"padT": 0, "padH": 0, "padW": 0, "ceil_mode": False}
 
 
-class Pooling(OneOfSeveral):
+class Pooling(SimplestClass):
     """Windows of one size. Where a file has no stride it is the window's size."""
 
     scratch = ("indices",)
     #: values of ``divisor_override`` that the class can mean
     divisors: tuple[int | None, ...] = (None,)
-    plain = {"padding": 0, "ceil_mode": False, "dilation": 1, "count_include_pad": True}
+    neutral = {"padding": 0, "ceil_mode": False, "dilation": 1, "count_include_pad": True}
 
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
@@ -56,7 +56,7 @@ class Pooling(OneOfSeveral):
 
 # ---------------------------------------------------------------------- maximum
 class _LowestPadding(nn.modules.pooling._MaxPoolNd):
-    """Pads with the lowest number there is, which is what a window that contains no element gives in Torch7."""
+    """Pads with the lowest finite number. In Torch7 this is the result of a window without elements."""
 
     kernel_size: tuple[int, ...]
     stride: tuple[int, ...]
@@ -142,7 +142,7 @@ class SpatialDilatedMaxPooling(Pooling):
 
 @lua_class("inn.SpatialMaxPooling")
 class InnSpatialMaxPooling(SpatialMaxPooling):
-    """Always in ceil mode, whatever the file says."""
+    """Always uses ceil mode, also if the file disables it."""
 
     import_only = True
 
@@ -217,7 +217,7 @@ class SpatialAverage(Pooling):
     scalars = {**SPATIAL, "count_include_pad": "count_include_pad"}
     defaults = {**SPATIAL_DEFAULTS, "count_include_pad": True}
     divisors = (None, 1)
-    #: what a file without the field ``divide`` means
+    #: value of ``divide`` for a file without this field
     divides: ClassVar[bool] = True
 
     @classmethod
@@ -265,7 +265,7 @@ class CudnnSpatialAveragePooling(SpatialAverage):
 
 @lua_class("inn.SpatialAveragePooling")
 class InnSpatialAveragePooling(SpatialAverage):
-    """Always in ceil mode, whatever the file says. Versions without ``divide`` had kernels of their own: averages."""
+    """Always uses ceil mode. Versions without the field ``divide`` compute averages."""
 
     import_only = True
 

@@ -20,12 +20,12 @@ def sizes_of(value: Any) -> tuple[int, ...]:
 
 
 def product(sizes: tuple[int, ...]) -> int:
-    """Return the number of elements of ``sizes``, a ``-1`` left out."""
+    """Return the product of ``sizes`` without ``-1``."""
     return math.prod([n for n in sizes if n >= 0])
 
 
 def batched_dim(input: Tensor, dim: int, num_input_dims: int | None) -> int:
-    """Convert Torch7's ``dim`` to a 0-based one: negative from the end, plus one for a batch."""
+    """Return the 0-based dimension for Torch7's ``dim``: negative from the end, shifted by one for a batch."""
     if dim < 0:
         return input.dim() + dim
     return dim if num_input_dims is not None and input.dim() == num_input_dims + 1 else dim - 1
@@ -37,11 +37,11 @@ class View(nn.Module):
 
     Args:
         *size: the new shape of one sample; one of the sizes may be -1.
-        num_input_dims: how many trailing dimensions of the input are one sample; None lets the sizes decide.
+        num_input_dims: number of trailing dimensions of one sample; None derives it from the sizes.
 
     Shape:
-        - Input: :math:`(*)`, a whole number of times ``size``.
-        - Output: ``size``, or :math:`(B, \text{size})` where :math:`B` is how often ``size`` goes into the input.
+        - Input: :math:`(*)`, with a multiple of the elements of ``size``.
+        - Output: ``size``, or :math:`(B, \text{size})` where :math:`B` is the multiple.
 
     Examples:
         >>> View(12)(torch.zeros(2, 3, 4)).shape
@@ -55,11 +55,11 @@ class View(nn.Module):
         ``nn.View(sizes...)``, View.lua
 
     Differs from torch:
-        ``nn.Flatten`` and ``nn.Unflatten`` keep a batch of one; this layer keeps it only when ``num_input_dims`` says
-        that it is a batch. An input that is not contiguous is copied where Torch7 refuses it.
+        ``nn.Flatten`` and ``nn.Unflatten`` keep a batch of one; this layer keeps it only with ``num_input_dims``. An
+        input that is not contiguous is copied; Torch7 raises an error.
 
     Raises:
-        ValueError: the input does not contain a whole number of samples.
+        ValueError: the number of elements is not a multiple of those of one sample.
     """
 
     def __init__(self, *size: int, num_input_dims: int | None = None) -> None:
@@ -103,8 +103,8 @@ class Reshape(nn.Module):
 
     Args:
         *size: the new shape of one sample.
-        batch_mode: whether the input's first dimension is a batch; None: it is unless the input has exactly the
-            elements of one sample in more than one row.
+        batch_mode: whether the input's first dimension is a batch; None: it is a batch unless the input has as many
+            elements as one sample and more than one row.
 
     Shape:
         - Input: :math:`(*)` or :math:`(N, *)`.
@@ -158,12 +158,12 @@ class Reshape(nn.Module):
 
 @lua_class("nn.Narrow")
 class Narrow(nn.Module):
-    """A range of one dimension.
+    """Selects a range of one dimension, like :meth:`torch.Tensor.narrow`.
 
     Args:
         dimension: counted from 1, or negative from the end.
-        index: first position, counted from 1; negative: drops ``length`` positions at the end.
-        length: number of positions; negative counts from the end, -1 being up to the last.
+        index: first position, counted from 1; if negative, the last ``length`` positions are removed.
+        length: number of positions; a negative value counts from the end, -1 for all positions up to the last.
 
     Shape:
         - Input: :math:`(*)`.
@@ -195,7 +195,7 @@ class Narrow(nn.Module):
 
 @lua_class("nn.Select")
 class Select(nn.Module):
-    """One position of a dimension, which disappears.
+    """Selects one position and removes the dimension, like :meth:`torch.Tensor.select`.
 
     Args:
         dimension: counted from 1, or negative from the end.
@@ -232,7 +232,7 @@ class Transpose(nn.Module):
 
     Args:
         *permutations: pairs of dimensions, counted from 1.
-        num_input_dims: number of dimensions of one sample; the dimensions before it are left alone.
+        num_input_dims: number of dimensions of one sample; dimensions before them are not changed.
 
     Shape:
         - Input: :math:`(*)`.
@@ -283,8 +283,8 @@ class Squeeze(nn.Module):
 
     Args:
         dim: counted from 1; None for all.
-        num_input_dims: number of dimensions of one sample; an input with one more is a batch, whose first dimension
-            stays.
+        num_input_dims: number of dimensions of one sample; an input with one more is a batch and keeps its first
+            dimension.
 
     Shape:
         - Input: :math:`(*)`.
@@ -323,7 +323,7 @@ class Unsqueeze(nn.Module):
     """Inserts a dimension of size 1.
 
     Args:
-        pos: where, counted from 1.
+        pos: position of the new dimension, counted from 1.
         num_input_dims: number of dimensions of one sample; an input with more has batch dimensions before them.
 
     Shape:

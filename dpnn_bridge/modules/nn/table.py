@@ -24,11 +24,12 @@ class JoinTable(nn.Module):
         n_input_dims: number of dimensions of one sample; inputs with one more are batches, which shifts ``dimension``.
 
     Shape:
-        - Input: list of tensors that differ in ``dimension`` only, or have as many elements as if they did.
-        - Output: the tensors, joined; the first decides the other sizes. Of an empty list a tensor without elements.
+        - Input: list of tensors. Only their sizes in ``dimension`` may differ; a tensor with as many elements as such a
+          tensor is reshaped.
+        - Output: the joined tensors, with the other sizes of the first; for an empty list a tensor without elements.
 
     Raises:
-        ValueError: the tensors do not fit, one has no elements, or the list is empty and ``dimension`` depends on it.
+        ValueError: the shapes do not fit, a tensor has no elements, or an empty list leaves ``dimension`` unknown.
 
     Lua:
         ``nn.JoinTable(dimension, nInputDims)``, JoinTable.lua
@@ -59,7 +60,7 @@ class JoinTable(nn.Module):
 
 @lua_class("nn.SplitTable")
 class SplitTable(nn.Module):
-    """Splits a tensor into the list of its slices along one dimension, which disappears.
+    """Returns the list of a tensor's slices along one dimension, like :func:`torch.unbind`.
 
     Args:
         dimension: counted from 1, or negative from the end.
@@ -92,13 +93,13 @@ class SplitTable(nn.Module):
 
 @lua_class("nn.SelectTable")
 class SelectTable(nn.Module):
-    """One element of a list or dict.
+    """Returns one element of a list or dict.
 
     Args:
         index: position counted from 1, or negative from the end; a string for a dict.
 
     Shape:
-        - Input: list of anything, or dict.
+        - Input: list or dict.
         - Output: the element.
 
     Lua:
@@ -126,14 +127,14 @@ class SelectTable(nn.Module):
 
 @lua_class("nn.NarrowTable")
 class NarrowTable(nn.Module):
-    """A range of a list.
+    """Returns a range of a list.
 
     Args:
         offset: first position, counted from 1.
         length: number of positions.
 
     Shape:
-        - Input: list of anything.
+        - Input: list.
         - Output: list of ``length`` elements.
 
     Lua:
@@ -159,7 +160,7 @@ class NarrowTable(nn.Module):
 
 @lua_class("nn.FlattenTable")
 class FlattenTable(nn.Module):
-    """Nested lists as one list.
+    """Flattens nested lists to one list.
 
     Shape:
         - Input: nested lists of tensors.

@@ -1,4 +1,4 @@
-"""The inverse of max pooling: values return to the positions of the maxima."""
+"""Max unpooling: moves values to the positions of the maxima."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dpnn_bridge.objects import LuaObject, LuaTensor
 
 
 def dims_of(pooling: nn.Module) -> int:
-    """Return the number of dimensions that a pooling works over."""
+    """Return the number of spatial dimensions of a pooling."""
     return 3 if isinstance(pooling, nn.MaxPool3d) else 2
 
 
@@ -27,17 +27,17 @@ def keep_indices(pooling: Any, args: tuple[Any, ...], output: tuple[Tensor, Tens
 
 
 class MaxUnpooling(nn.Module):
-    """Puts each value where the linked max pooling found its maximum, zeros elsewhere.
+    """Puts each value at the position of the maximum that a max pooling found; other elements are zero.
 
     Args:
-        pooling: the :class:`torch.nn.MaxPool2d` or :class:`torch.nn.MaxPool3d` whose last forward counts.
+        pooling: the :class:`torch.nn.MaxPool2d` or :class:`torch.nn.MaxPool3d`. Its last forward pass is used.
 
     Shape:
         - Input: shape of the pooling's output.
         - Output: shape of the pooling's input.
 
     Differs from torch:
-        Takes the indices from the pooling module, not as an argument.
+        The indices come from the pooling module, not from an argument.
 
     Lua:
         ``nn.SpatialMaxUnpooling(pooling)``, SpatialMaxUnpooling.lua; ``nn.VolumetricMaxUnpooling(pooling)``,
@@ -63,7 +63,7 @@ class MaxUnpooling(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         size, indices = self.pooling._input_size, self.pooling.indices
         if indices is None:
-            raise RuntimeError(f"unpooling needs the indices of its {self.pooling}, which has not run yet")
+            raise RuntimeError(f"unpooling needs the indices of {self.pooling}; run this pooling first")
         dims = len(size)
         output = input.new_zeros((*input.shape[:-dims], math.prod(size)))
         output = output.scatter(-1, indices.to(input.device).flatten(-dims), input.flatten(-dims))
@@ -72,7 +72,7 @@ class MaxUnpooling(nn.Module):
 
 class Unpooling(LuaClass):
     torch_type = MaxUnpooling
-    #: fields of the pooling that contain the size of its input
+    #: fields of the Lua pooling with the size of its input
     sizes: tuple[str, ...]
 
     @classmethod
@@ -85,13 +85,13 @@ class Unpooling(LuaClass):
         indices = obj["pooling"].get("indices")
         if module.pooling.indices is None and isinstance(indices, LuaTensor) and indices.size:
             module.pooling._input_size = tuple(obj["pooling"][name] for name in cls.sizes)
-            module.pooling.indices = cls.decoded(indices.torch().long(), module.pooling)
+            module.pooling.indices = cls.to_flat_indices(indices.torch().long(), module.pooling)
         return module
 
     @classmethod
     def handled(cls, module: nn.Module) -> set[str]:
-        shown = {name.replace("i", "o", 1) for name in cls.sizes} | {f"{k}{d}" for k in ("d", "pad") for d in "THW"}
-        return super().handled(module) | shown | {"pooling", "indices"}
+        displayed = {name.replace("i", "o", 1) for name in cls.sizes} | {f"{k}{d}" for k in ("d", "pad") for d in "THW"}
+        return super().handled(module) | displayed | {"pooling", "indices"}
 
     @classmethod
     def children(cls, module: nn.Module) -> list[nn.Module]:
@@ -101,20 +101,20 @@ class Unpooling(LuaClass):
     def to_lua(cls, module: Any, ctx: LuaContext) -> dict[str, Any]:
         pooling = ctx.to_lua(module.pooling)
         if module.pooling.indices is not None:
-            indices = cls.encoded(module.pooling.indices, module.pooling)
+            indices = cls.to_lua_indices(module.pooling.indices, module.pooling)
             pooling["indices"] = LuaTensor.from_numpy(indices.cpu().numpy(), "torch.LongTensor")
             for name, size in zip(cls.sizes, module.pooling._input_size, strict=True):
                 pooling[name] = size
         return {"pooling": pooling}
 
     @classmethod
-    def decoded(cls, indices: Tensor, pooling: Any) -> Tensor:
+    def to_flat_indices(cls, indices: Tensor, pooling: Any) -> Tensor:
         """Return the positions in the flattened input, counted from 0."""
         return indices - 1
 
     @classmethod
-    def encoded(cls, indices: Tensor, pooling: Any) -> Tensor:
-        """Undo :meth:`decoded`."""
+    def to_lua_indices(cls, indices: Tensor, pooling: Any) -> Tensor:
+        """Return the indices of Torch7; the inverse of :meth:`to_flat_indices`."""
         return indices + 1
 
 
@@ -125,13 +125,13 @@ class SpatialMaxUnpooling(Unpooling):
 
 @lua_class("nn.VolumetricMaxUnpooling")
 class VolumetricMaxUnpooling(Unpooling):
-    """Torch7 keeps the offset inside the window: t, h and w in the three low bytes, other bytes are undefined."""
+    """Torch7's indices are offsets in the window: t, h and w are the three low bytes. Other bytes are undefined."""
 
     sizes = ("itime", "iheight", "iwidth")
 
     @classmethod
     def starts(cls, pooling: Any, indices: Tensor) -> list[Tensor]:
-        """Return the first position of every window in each dimension, shaped to be added to ``indices``."""
+        """Return the start of every window in each dimension, in shapes that broadcast with ``indices``."""
         return [
             (torch.arange(n, device=indices.device) * stride - pad).view(-1, *[1] * following)
             for n, stride, pad, following in zip(
@@ -140,7 +140,7 @@ class VolumetricMaxUnpooling(Unpooling):
         ]
 
     @classmethod
-    def decoded(cls, indices: Tensor, pooling: Any) -> Tensor:
+    def to_flat_indices(cls, indices: Tensor, pooling: Any) -> Tensor:
         _, height, width = pooling._input_size
         starts = cls.starts(pooling, indices)
         t = (indices & 255) + starts[0]
@@ -149,7 +149,7 @@ class VolumetricMaxUnpooling(Unpooling):
         return (t * height + h) * width + w
 
     @classmethod
-    def encoded(cls, indices: Tensor, pooling: Any) -> Tensor:
+    def to_lua_indices(cls, indices: Tensor, pooling: Any) -> Tensor:
         _, height, width = pooling._input_size
         starts = cls.starts(pooling, indices)
         t = indices // (height * width) - starts[0]

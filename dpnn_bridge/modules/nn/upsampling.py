@@ -18,7 +18,7 @@ from dpnn_bridge.objects import LuaObject, LuaStorage
 def upsample_linear(input: Tensor, size: tuple[int, ...]) -> Tensor:
     """Interpolate the last dimensions linearly with aligned corners, at Torch7's positions.
 
-    Torch7 computes positions in single precision, whatever the type of the data.
+    Torch7 computes positions in single precision for every dtype of the data.
     """
     if input.dtype == torch.float64:
         for dim, wanted in enumerate(size, input.dim() - len(size)):
@@ -89,7 +89,7 @@ class UpsamplingBilinear2d(nn.UpsamplingBilinear2d):
         - Output: the same with the new height and width.
 
     Differs from torch:
-        Takes single samples. Positions have single precision, whatever the type of the data.
+        Accepts single samples. Positions have single precision for every dtype of the data.
 
     Lua:
         ``nn.SpatialUpSamplingBilinear(scale)`` or ``({oheight=h, owidth=w})``, SpatialUpSamplingBilinear.lua

@@ -70,7 +70,7 @@ class DistNLLCriterion(nn.Module):
 
 @lua_class("nn.DistMarginCriterion")
 class DistMarginCriterion(nn.Module):
-    """Hinge loss of every class that is no target against the smallest score of a target, the first listed of equals.
+    """Hinge loss of every other class against the smallest score of a target, the first listed of equals.
 
     Args:
         size_average: divide by the number of classes (not by the batch).

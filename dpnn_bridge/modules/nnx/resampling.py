@@ -23,7 +23,7 @@ _SIZES: dict[str, Any] = dict.fromkeys(("inputSize", "outputSize"), lambda kind:
 def bilinear(input: Tensor, height: int, width: int) -> Tensor:
     """Resample dimensions 1 and 2 of :math:`(K_1, H, W, K_2)`, the corners on the corners.
 
-    Positions and weights are single precision whatever the dtype, as in nnx's C code.
+    Positions and weights have single precision for every dtype, as in nnx's C code.
     """
     y0, y1, fy = _neighbours(input.shape[1], height, input.device)
     x0, x1, fx = _neighbours(input.shape[2], width, input.device)

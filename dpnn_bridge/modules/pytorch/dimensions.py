@@ -34,11 +34,6 @@ def dimensions(module: nn.Module, ctx: LuaContext) -> int | None:
     return ctx.dimensions[id(module)]
 
 
-def takes_matrices(module: nn.Module, ctx: LuaContext) -> bool:
-    """Return whether Torch7 gives ``module`` matrices or vectors, or raises before it."""
-    return dimensions(module, ctx) == 2
-
-
 def _shown(ctx: LuaContext) -> Iterator[tuple[int, int | None]]:
     """Yield ``id`` of every layer in a chain, and the dimensions of its input inferred from the layers before it."""
     for chain in _chains(ctx.root):

@@ -15,7 +15,7 @@ from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.modules.nn.reshape import product
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
-#: beyond all values of a tensor, and still one that single precision represents
+#: larger than the values of a tensor, but representable in single precision
 LARGEST = 3e38
 
 
@@ -25,9 +25,9 @@ def refuse(module: nn.Module, what: str, instead: str) -> NoReturn:
     Args:
         module: the layer.
         what: the option that has no counterpart.
-        instead: the nearest thing that works.
+        instead: the supported options.
     """
-    raise ConversionError(f"Torch7 has nothing for {what}; {instead}", class_name=type(module).__name__)
+    raise ConversionError(f"Torch7 has no layer for {what}; {instead}", class_name=type(module).__name__)
 
 
 class Parts:

@@ -1,4 +1,4 @@
-"""Upsampling."""
+"""Export upsampling layers as compositions of Lua classes."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ from dpnn_bridge.objects import LuaObject
 
 #: dimensions of the input of each mode
 DIMENSIONS = {"linear": 3, "bilinear": 4, "trilinear": 5}
-INSTEAD = (
-    "mode='nearest' with a whole scale_factor; 'linear', 'bilinear' and 'trilinear' with a whole scale_factor, or with "
-    "size and align_corners=True, can be written"
+SUPPORTED = (
+    "supported are mode='nearest' with an integer scale_factor; 'linear', 'bilinear' and 'trilinear' with an integer "
+    "scale_factor, or with size and align_corners=True"
 )
 
 
 @composition(nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d)
 def upsample(module: Any, ctx: LuaContext) -> LuaObject:
-    parts, factor, size = Parts(module, ctx), _factor(module), module.size
-    planar = isinstance(module, (nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d))
-    dims = 4 if planar else DIMENSIONS.get(module.mode, dimensions(module, ctx))
+    parts, factor, size = Parts(module, ctx), _integer_factor(module), module.size
+    is_2d = isinstance(module, (nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d))
+    dims = 4 if is_2d else DIMENSIONS.get(module.mode, dimensions(module, ctx))
     if module.mode == "nearest" and size is None and factor:
-        return _on_rows(parts, dims, _nearest(parts, factor, dims))
+        return _as_images(parts, dims, _nearest(parts, factor, dims))
     if module.mode in DIMENSIONS and module.align_corners and (size is not None or factor):
-        return _on_rows(parts, dims, _corners_aligned(parts, dims, size, factor))
+        return _as_images(parts, dims, _aligned_corners(parts, dims, size, factor))
     if module.mode in DIMENSIONS and not module.align_corners and size is None and factor:
-        return _on_rows(parts, dims, *_between_pixels(parts, dims, factor))
+        return _as_images(parts, dims, *_unaligned_corners(parts, dims, factor))
     option = f"mode={module.mode!r}, size={size}, scale_factor={module.scale_factor}"
-    return refuse(module, f"{option}, align_corners={module.align_corners}", INSTEAD)
+    return refuse(module, f"{option}, align_corners={module.align_corners}", SUPPORTED)
 
 
-def _factor(module: Any) -> int | None:
-    """Return the whole number that scales all sides."""
+def _integer_factor(module: Any) -> int | None:
+    """Return the scale factor if it is the same integer in all dimensions."""
     factors = {*module.scale_factor} if isinstance(module.scale_factor, tuple) else {module.scale_factor}
     factor = factors.pop() if len(factors) == 1 else None
     return int(factor) if factor is not None and factor == int(factor) else None
 
 
-def _on_rows(parts: Parts, dims: int | None, *layers: LuaObject) -> LuaObject:
-    """Export upsampling of images; :math:`(N, C, L)` becomes images with one row."""
+def _as_images(parts: Parts, dims: int | None, *layers: LuaObject) -> LuaObject:
+    """Apply layers for images; an input :math:`(N, C, L)` becomes images with one row."""
     return parts.lifted(*layers, parts.narrow(3, 1, 1)) if dims == 3 else parts.chain(*layers)
 
 
@@ -54,10 +54,12 @@ def _nearest(parts: Parts, factor: int, dims: int | None) -> LuaObject:
         sizes = {name: size_storage([0] * 4) for name in ("inputSize", "outputSize")}
         return parts("SpatialUpSamplingNearest", scale_factor=factor, **sizes)
     sizes = {name: size_storage([0] * 5) for name in ("inputSize", "outputSize")}
-    return parts("UpSampling", mode="nearest", scale_factor=factor, **sizes)  # refuses three dimensions
+    return parts(
+        "UpSampling", mode="nearest", scale_factor=factor, **sizes
+    )  # Torch7 refuses inputs of three dimensions
 
 
-def _corners_aligned(parts: Parts, dims: int | None, size: Any, factor: int | None) -> LuaObject:
+def _aligned_corners(parts: Parts, dims: int | None, size: Any, factor: int | None) -> LuaObject:
     sides: list[int] = [] if size is None else list(size) if isinstance(size, tuple) else [size] * ((dims or 4) - 2)
     sides = [1, *sides] if dims == 3 and sides else sides
     named = dict(zip(("owidth", "oheight", "odepth"), reversed(sides), strict=False))
@@ -67,15 +69,18 @@ def _corners_aligned(parts: Parts, dims: int | None, size: Any, factor: int | No
     return parts("SpatialUpSamplingBilinear", scale_factor=None if sides else factor, **named, **lengths)
 
 
-def _between_pixels(parts: Parts, dims: int | None, factor: int) -> list[LuaObject]:
-    """Interpolate with pixels as squares: the mean over the width of one input square, constant at the border."""
+def _unaligned_corners(parts: Parts, dims: int | None, factor: int) -> list[LuaObject]:
+    """Interpolate as with ``align_corners=False``.
+
+    Repeat each pixel, replicate the border, and average over windows of the width of one input pixel.
+    """
     fine, step = (factor, 1) if factor % 2 else (2 * factor, 2)
-    margin = (fine - step) // 2
+    border = (fine - step) // 2
     if dims == 5:
         fields = {f"k{c}": fine for c in "THW"} | {f"d{c}": step for c in "THW"}
         means = parts("VolumetricAveragePooling", **fields)
     else:
         fields = {f"k{c}": fine for c in "HW"} | {f"d{c}": step for c in "HW"} | {f"pad{c}": 0 for c in "HW"}
         means = parts("SpatialAveragePooling", **fields, ceil_mode=False, count_include_pad=True, divide=True)
-    rim = padded(parts, "replicate", [margin] * (6 if dims == 5 else 4)) if margin else parts.identity()
-    return [_nearest(parts, fine, dims), rim, means]
+    padding = padded(parts, "replicate", [border] * (6 if dims == 5 else 4)) if border else parts.identity()
+    return [_nearest(parts, fine, dims), padding, means]

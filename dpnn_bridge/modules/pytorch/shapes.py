@@ -61,7 +61,7 @@ def unflatten(module: Any, ctx: LuaContext) -> LuaObject:
     if module.dim not in (1, -1) or dims not in (None, 2):
         refuse(module, f"dim={module.dim} here", f"Unflatten(-1, sizes) can be written; {EXAMPLE}")
     fields = {"size": size_storage(sizes), "batchsize": size_storage([0, *sizes]), "nelement": math.prod(sizes)}
-    return parts("Reshape", **fields, batchMode=True)  # refuses inputs that are no matrices
+    return parts("Reshape", **fields, batchMode=True)  # Torch7 refuses inputs other than matrices
 
 
 # ---------------------------------------------------------------------- padding

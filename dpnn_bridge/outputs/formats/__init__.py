@@ -45,9 +45,9 @@ def suffix_of(path: str | os.PathLike[str], to: str | None = None) -> str:
     return suffix
 
 
-def format_of(path: str | os.PathLike[str], to: str | None = None) -> Format:
-    """Return the format of a file; for args and raises see :func:`suffix_of`."""
-    return format_named(suffix_of(path, to))
+def format_of(path: str | os.PathLike[str]) -> Format:
+    """Return the format of a file; for errors see :func:`suffix_of`."""
+    return format_named(suffix_of(path))
 
 
 def format_named(suffix: str) -> Format:

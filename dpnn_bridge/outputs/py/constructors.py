@@ -18,7 +18,7 @@ from dpnn_bridge.conversion.registry import spec_of
 from dpnn_bridge.conversion.ties import plain_type
 from dpnn_bridge.conversion.torch_context import TorchConversion
 from dpnn_bridge.errors import ConversionError
-from dpnn_bridge.modules.nn.convolution import size_from_second_input, sized
+from dpnn_bridge.modules.nn.convolution import accept_size_input, size_from_second_input
 from dpnn_bridge.modules.nn.nngraph import GModule
 from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.outputs.py.calls import Call, Value, code_of, literal
@@ -136,7 +136,7 @@ class Constructors:
         if isinstance(module, nn.Sequential):
             self._add_members(module, path)
         if id(module) in self._listed and size_from_second_input in module._forward_pre_hooks.values():
-            call = Call(self.closure.add(sized), [call])
+            call = Call(self.closure.add(accept_size_input), [call])
         return call
 
     def _add_members(self, module: nn.Module, path: str) -> None:

@@ -9,21 +9,22 @@ from torch import nn
 from dpnn_bridge.conversion.lua_class import LuaClass
 
 
-class OneOfSeveral(LuaClass):
-    """One of several Lua classes of a torch type, which differ in the options that they have fields for.
+class SimplestClass(LuaClass):
+    """Base of several Lua classes of one torch type. Each class has fields for some options of that type.
 
     Attributes:
-        plain: options of the torch type -> the value with which a class without a field for it computes the same; of
-            a tuple every element has it.
-        extra_option: the option that a plainer class lacks; modules with its plain value are of the plainer class.
+        neutral: the value of each option at which a class without a field for the option computes the same. In a
+            tuple every element must have this value.
+        extra_option: an option that a simpler class lacks. A module with the neutral value is exported as the simpler
+            class.
     """
 
-    plain: ClassVar[dict[str, Any]] = {}
+    neutral: ClassVar[dict[str, Any]] = {}
     extra_option: ClassVar[str] = ""
 
     @classmethod
     def represents(cls, module: nn.Module) -> bool:
-        used = {name for name, value in cls.plain.items() if not _has(module, name, value)}
+        used = {name for name, value in cls.neutral.items() if not _has(module, name, value)}
         return used <= set(cls.scalars.values()) and cls.extra_option in {"", *used}
 
 
