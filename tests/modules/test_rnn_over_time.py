@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import FIXTURES, manifest
@@ -193,6 +194,14 @@ def test_a_recognized_cell_takes_over_other_parameters() -> None:
     outputs = model(xs)
     memory.forget(step)
     torch.testing.assert_close(outputs[0], step(xs[0]))
+
+
+@pytest.mark.parametrize("values", [np.arange(2), torch.arange(2)], ids=["array", "tensor"])
+def test_values_beside_the_layers_of_a_cell_may_be_replaced(values: Any) -> None:
+    step: Any = fast_lstm(3, 4)
+    for note in (values, values + 1):
+        step.recurrent_module.note = note
+        assert recognized(step) is not None
 
 
 def test_recognition_of_a_sum_that_doubles_with_every_layer_gives_up() -> None:

@@ -38,7 +38,7 @@ class _Snapshot:
                 type(m) is kind and kind.forward is forward and m.__dict__ == attributes
                 for m, kind, forward, attributes in ((module, *self._root), *self._inner)
             )
-        except RuntimeError:  # two parameters were compared: another one has the name
+        except (RuntimeError, ValueError):  # two tensors or arrays were compared: another one has the name
             return False
 
 
