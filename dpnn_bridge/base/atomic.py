@@ -140,8 +140,6 @@ def replacing(
             try:
                 yield temporary
                 others = sorted(p for p in folder.iterdir() if parts and p != temporary)
-                for file in (*others, temporary):
-                    _set_mode(file)
                 check_output(target, force, inputs)
                 before = parts(target) if parts and isinstance(target, Path) else []
                 _put_all([(file, beside(target, file.name)) for file in others], (temporary, target), force)
@@ -217,19 +215,6 @@ def _put(temporary: Path, path: Path, force: bool) -> None:
         if e.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV):
             raise
         move(os.rename, temporary, path)  # a file system without hard links
-
-
-def _set_mode(path: Path) -> None:
-    """Give a file the mode of a new file: some libraries write files that only their owner can read."""
-    probe = path.with_name("mode" if path.name != "mode" else "modes")
-    descriptor = os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-    try:
-        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
-    finally:
-        os.close(descriptor)
-        probe.unlink()
-    if stat.S_IMODE(path.stat().st_mode) != mode:
-        path.chmod(mode)
 
 
 def _disk_error(error: BaseException | None) -> OSError | None:

@@ -12,6 +12,7 @@ import pytest
 
 import dpnn_bridge
 from dpnn_bridge.checkpoints.describe import describe
+from dpnn_bridge.conversion.budget import PER_VALUE, TENSORS, Budget
 from dpnn_bridge.errors import ConversionError, ConversionLimitError, DpnnBridgeError, T7FormatError, T7Warning
 from dpnn_bridge.loaders import dumps, loads, write_t7
 from dpnn_bridge.loaders.compare import difference
@@ -146,6 +147,28 @@ def test_declared_sizes(name: str, tmp_path: Path) -> None:
     if not name.startswith("repeater"):
         with pytest.raises(ConversionError):
             dpnn_bridge.load(tmp_path / "m.t7")
+
+
+def test_the_number_of_tensors_is_limited() -> None:
+    budget = Budget(LuaTable())
+    for _ in range(TENSORS + PER_VALUE):
+        budget.spend(0)
+    with pytest.raises(ConversionLimitError, match="more tensors than the file contains"):
+        budget.spend(0)
+
+
+def test_repeated_elements_are_limited_sooner_in_text(tmp_path: Path) -> None:
+    one = LuaStorage("torch.FloatStorage", 1, np.ones(1, np.float32))
+    write_t7(tmp_path / "m.t7", LuaTable({"x": LuaTensor("torch.FloatTensor", (1 << 21,), (0,), 0, one)}))
+    dpnn_bridge.convert(tmp_path / "m.t7", tmp_path / "m.npz")
+    with pytest.raises(ConversionLimitError, match="more memory than the file contains"):
+        dpnn_bridge.convert(tmp_path / "m.t7", tmp_path / "m.json")
+
+
+def test_modules_nested_too_deeply_are_named() -> None:
+    net = shared(110, module("nn.Identity"), lambda m: sequential([m]))
+    with pytest.raises(ConversionError, match="nested deeper than 100 levels"):
+        dpnn_bridge.to_torch(net)
 
 
 def test_views_of_one_storage(tmp_path: Path) -> None:

@@ -516,6 +516,14 @@ def test_a_hostile_message_is_an_error(name: str) -> None:
     writer.join()
 
 
+def test_values_are_nested_to_a_limit() -> None:
+    channel, theirs, _mine = channels()
+    text = b'{"blobs": [], "value": ' + b'{"l": [' * 450 + b"]}" * 450 + b"}"
+    os.write(theirs, struct.pack("<Q", len(text)) + text)
+    with pytest.raises(WireError, match="nested too deeply"):
+        channel.receive(repr, time.monotonic() + 30)
+
+
 def test_answers_without_an_end_end_at_the_deadline() -> None:
     channel, theirs, _mine = channels()
     os.write(theirs, message({"s": ["print", "x"]}) * 3)

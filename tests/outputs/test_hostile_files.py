@@ -129,6 +129,16 @@ def test_other_content(tmp_path: Path) -> None:
             dpnn_bridge.load(path)
 
 
+@pytest.mark.parametrize("view", [b"K\0K\x09\x85", b"K\x01K\x02\x85"], ids=["size", "offset"])
+def test_a_view_beyond_its_storage_is_refused_before_it_is_made(view: bytes, tmp_path: Path) -> None:
+    torch.save({"x": torch.arange(2.0)}, tmp_path / "x.pt")
+    data = (tmp_path / "x.pt").read_bytes()
+    assert data.count(b"K\0K\x02\x85") == 1  # offset and size
+    (tmp_path / "x.pt").write_bytes(data.replace(b"K\0K\x02\x85", view))
+    with pytest.raises(T7FormatError, match="reaches beyond its storage of 2 elements"):
+        pt_file.read(tmp_path / "x.pt")
+
+
 class Evil:
     def __reduce__(self) -> tuple[Any, ...]:
         return os.system, ("touch evil",)
