@@ -275,6 +275,7 @@ def header(entries: dict[str, Any], data: int) -> bytes:
         b"",
         (1 << 62).to_bytes(8, "little") + b"{}",
         header({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}, 4),
+        header({"a": {"dtype": "F32", "shape": [1 << 28], "data_offsets": [0, 0]}}, 0),
         header({"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}, 8),
         header({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, 8),
         header({"a": {"dtype": "F32", "shape": [-1, -1], "data_offsets": [0, 4]}}, 4),
