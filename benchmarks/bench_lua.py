@@ -1,15 +1,21 @@
 """Measure calls of Lua on the bridge and in Torch7.
 
     python benchmarks/bench_lua.py [--runtime lua51] [--sandbox]
+    python benchmarks/bench_lua.py --census [--types Double,Int] [--sizes 10,64] [--name '^add$'] [--all]
 
-If ``DPNN_TORCH7`` names a real Torch7, the operations run there too. Otherwise the column has stored times.
+If ``DPNN_TORCH7`` names a real Torch7, the operations run there too. Otherwise the column has stored times. ``--census``
+times every method that Torch7 has: of all element types, on matrices of 10 x 10, 64 x 64 and 1000 x 1000, contiguous
+and transposed, in both programs by turns. It takes about 20 minutes; two types on one size take one.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -125,12 +131,58 @@ def layer_times(bridge: LuaBridge, batch: int, count: int = 200) -> tuple[float,
     return times[0], times[1]
 
 
+def _times(lines: str | bytes) -> dict[str, float]:
+    """Return kind -> seconds of what census.lua returns."""
+    text = lines.decode("latin-1") if isinstance(lines, bytes) else lines
+    return {kind: float(seconds) for kind, _, seconds in (line.rpartition("\t") for line in text.splitlines())}
+
+
+def census(types: list[str], sizes: list[int], name: str) -> Iterator[tuple[str, float, float]]:
+    """Yield kind, and seconds on the bridge (infinite if it cannot) and in Torch7."""
+    code = Path(__file__).with_name("census.lua").read_text(encoding="utf-8")
+    for ty in types:
+        for size in sizes:
+            for transposed in (False, True):
+                (real,) = run_torch7(code, ty, size, transposed, name, timeout=3600)
+                ours = _times(LuaBridge().execute(code, ty, size, transposed, name))
+                for kind, seconds in _times(real).items():
+                    place = f"{ty:6} {size:4} {'transposed' if transposed else 'contiguous'} {kind}"
+                    yield place, ours.get(kind, float("inf")), seconds
+
+
+#: upper bounds of the ratios that the census counts
+_BOUNDS = (1, 1.2, 2, 3, 5, 10, 30, float("inf"))
+
+
+def print_census(types: list[str], sizes: list[int], name: str, everything: bool) -> None:
+    """Print the kinds that take more than three times as long as in Torch7, or all, and how many have which ratio."""
+    rows = sorted(census(types, sizes, name), key=lambda row: row[1] / row[2])
+    print(f"{'bridge':>10} {'Torch7':>10} {'ratio':>7}  microseconds")
+    for kind, ours, real in rows:
+        if everything or ours > 3 * real:
+            print(f"{1e6 * ours:10.2f} {1e6 * real:10.2f} {ours / real:7.1f}  {kind}")
+    for size in sizes:
+        ratios = [ours / real for kind, ours, real in rows if int(kind.split()[1]) == size]
+        below = [sum(ratio <= bound for ratio in ratios) for bound in _BOUNDS]
+        counts = ", ".join(f"{n} to {bound:g}" for n, bound in zip(below, _BOUNDS, strict=True))
+        print(f"{size} x {size}: {len(ratios)} kinds, median {statistics.median(ratios):.2f}; {counts}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="What calls of Lua cost on the bridge, and in Torch7.")
     parser.add_argument("--runtime", default="auto")
     parser.add_argument("--sandbox", action="store_true")
+    parser.add_argument("--census", action="store_true", help="time every method of every type; needs DPNN_TORCH7")
+    parser.add_argument("--types", default="Byte,Char,Short,Int,Long,Half,Float,Double", help="of the census")
+    parser.add_argument("--sizes", default="10,64,1000", help="rows and columns of the matrices of the census")
+    parser.add_argument("--name", default="", help="Lua pattern of the methods of the census")
+    parser.add_argument("--all", action="store_true", help="print all kinds of the census, not the slow ones alone")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.census:
+        sizes = [int(size) for size in options.sizes.split(",")]
+        print_census(options.types.split(","), sizes, options.name, options.all)
+        return
     start = time.perf_counter()
     bridge = LuaBridge(runtime=options.runtime, sandbox=options.sandbox, max_seconds=600)
     place = f"runtime {bridge.runtime}{', sandbox' * options.sandbox}"

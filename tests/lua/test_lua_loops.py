@@ -1,0 +1,104 @@
+"""Every loop that a declaration names gives what PyTorch's function beside it gives: arguments come from the signature."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("lupa.luajit21")
+
+from dpnn_bridge.lua import LuaBridge
+from dpnn_bridge.lua.dispatch import FUNCTIONS
+
+#: token -> argument in Lua; `T` and `s` take new tensors in turn
+ARGUMENTS = {"n": "2", "b": "true", "I": "places", "IR": "L()", "BR": "B()", "L": "3, 6", "N": "order"}
+#: the same routines of LAPACK on both sides, whose vectors may differ in sign and rounding; they have tests of their own
+LAPACK = ("eig", "svd", "symeig", "qr", "geqrf", "gels", "orgqr", "ormqr")
+
+CODE = """
+local ty, calls = ...
+local T, L, B, I = torch[ty .. 'Tensor'], torch.LongTensor, torch.ByteTensor, torch.IntTensor
+local answers = {}
+local function shown(x)
+   return torch.isTensor(x) and {torch.type(x), table.concat(x:size():totable(), ' '), x:clone()} or {tostring(torch.type(x)), x}
+end
+for _, call in ipairs(calls) do
+   for round = 1, 2 do
+      torch.manualSeed(7)
+      local function new(...) return T(...):copy(L(...):random(1, 9)) end
+      local m = new(6, 6)
+      local pool = {new(6, 6), new(6, 6), new(6, 6), new(6, 6)}
+      if round == 2 then
+         for k, t in ipairs(pool) do pool[k] = t:t() end
+         if ty ~= 'Byte' then pool[1]:add(-5) end
+      end
+      local env = {
+         torch = torch, T = T, L = L, B = B, new = new, a = pool[1], b = pool[2], c = pool[3], d = pool[4],
+         v = new(6), w = new(6), p = new(2, 6, 6), q = new(2, 6, 6),
+         places = L(6, 6):random(1, 6), order = I(),
+      }
+      local run = setfenv(assert(loadstring('return ' .. call)), env)
+      local found = {pcall(run)}
+      answers[#answers + 1] = {call, found[1] and shown(found[2]) or 'error', found[1] and found[3] ~= nil and shown(found[3]) or 'none', env.a:clone()}
+   end
+end
+return answers
+"""
+
+
+def _calls(ty: str) -> list[str]:
+    """Return a call of every signature with a loop, as a function and as a method."""
+    calls = []
+    for name, function in FUNCTIONS.items():
+        for (of, method), patterns in function._patterns.items():
+            for pattern in patterns if of == ty else ():
+                if pattern.small:
+                    calls.append(_call(name, pattern, method))
+    return sorted({call for call in calls if call})
+
+
+def _call(name: str, pattern: Any, method: bool) -> str:
+    names = {None: iter("abcd"), 1: iter("vw"), 2: iter("abcd"), 3: iter("pq")}
+    words = []
+    for k in pattern.given:
+        arg = pattern.args[k]
+        if arg.kind == "i":
+            words.append("2")
+        elif arg.kind == "c":
+            words.append(f"'{arg.letters[-1]}'")
+        elif arg.kind in ("r", "R"):
+            words.append("new(6, 6)")
+        elif arg.kind in ARGUMENTS:
+            words.append(ARGUMENTS[arg.kind])
+        else:
+            word = next(names[arg.dim], None)
+            if word is None:
+                return ""
+            words.append(word)
+    if method:
+        return f"{words[0]}:{name}({', '.join(words[1:])})" if words and not words[0][0].isdigit() else ""
+    return f"torch.{name}({', '.join(words)})"
+
+
+def _same(a: object, b: object, ty: str) -> bool:
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        tolerance = 1e-5 if ty == "Float" else 1e-11
+        return a.dtype == b.dtype and torch.allclose(
+            a.double(), b.double(), rtol=tolerance, atol=tolerance, equal_nan=True
+        )
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(_same(x, y, ty) for x, y in zip(a, b, strict=True))
+    if isinstance(a, float) or isinstance(b, float):
+        return _same(torch.tensor(a), torch.tensor(b), ty)
+    return a == b
+
+
+@pytest.mark.parametrize("ty", ["Char", "Float"])
+def test_loops_are_what_pytorch_computes(ty: str) -> None:
+    calls = [call for call in _calls(ty) if not any(f".{name}(" in call for name in LAPACK)]
+    assert len(calls) > 150
+    fast, slow = (LuaBridge(runtime=name).execute(CODE, ty, calls) for name in ("luajit21", "lua51"))
+    different = [(a, b) for a, b in zip(fast, slow, strict=True) if not _same(a, b, ty)]
+    assert not different, different[:3]
