@@ -188,7 +188,7 @@ def _run(module: nn.Module, value: Any, shapes: dict[int, str], size: int) -> st
         try:
             module(value)
         except Exception as error:
-            return f"{type(error).__name__}: {failure_reason(error)}"
+            return failure_reason(error)
     return ""
 
 
