@@ -315,8 +315,8 @@ def _composite(tape: Tape, node: Node) -> str:
     module = tape.modules.get(node.owner)
     if module is None or not node.owner or any(True for _ in module.children()):
         return ""
-    steps = (n for n in tape.nodes if n.owner == node.owner and n.op not in VIEWS and not n.constant)
-    return repr(module) if sum(1 for _ in steps) > 1 and node.event is None else ""
+    steps = {n.op for n in tape.nodes if n.owner == node.owner and n.op not in VIEWS and not n.constant}
+    return repr(module) if len(steps) > 1 and node.event is None else ""
 
 
 def _is_alike(node: Node, other: Node) -> bool:
