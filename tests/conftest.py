@@ -94,11 +94,23 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", default="cpu", help="where the parity fixtures run, such as cuda or strict")
+    parser.addoption("--one-of-each", action="store_true", help="one fixture of each class")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--device") == strict.NAME:
         strict.register()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--one-of-each"):
+        return
+    chosen: dict[str, pytest.Item] = {}
+    for item in items:
+        entry = getattr(item, "callspec", None) and item.callspec.params.get("entry")  # type: ignore[attr-defined]
+        if entry and (entry["class"] not in chosen or entry["name"].endswith("double_train")):
+            chosen[entry["class"]] = item
+    items[:] = chosen.values()
 
 
 def pytest_collection_finish() -> None:

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 import torch
 from conftest import FIXTURES, demand_parity, fixture_id, manifest
+from devices import xla
 
 from dpnn_bridge import parity
+from dpnn_bridge.errors import VerificationError
 from dpnn_bridge.loaders.t7_reader import read_t7
 
 
@@ -27,7 +29,12 @@ def test_computes_what_torch7_computed(entry: dict[str, Any], device: str, toler
     if entry["name"] == "BatchNormalization__eps0__double_eval" and not takes_no_epsilon():
         pytest.skip("this PyTorch has no batch normalization whose epsilon is 0")
     fixture = read_t7(FIXTURES / entry["file"])
-    demand_parity(parity.check(fixture, device=device, tolerance=tolerance), entry)
+    try:
+        demand_parity(parity.check(fixture, device=device, tolerance=tolerance), entry)
+    except VerificationError:
+        if device.startswith("xla") and entry["class"] in xla.FAULTS:
+            pytest.xfail(xla.FAULTS[entry["class"]])
+        raise
 
 
 @pytest.mark.parametrize("before", [(False, False), (True, False), (True, True)])
