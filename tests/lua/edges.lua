@@ -49,3 +49,11 @@ local x = torch.Tensor{{1, 2}, {3, 4}, {5, 6}}:select(2, 2) return x:maskedCopy(
 --> {2 2 4}
 return torch.FloatTensor{1.1, 3}:cpow(torch.FloatTensor{3.3, 0.7})
 --> {1.3696067333221436 2.1576693058013916}
+local t = torch.FloatTensor{{1.1, 2.3}, {3.7, -4.9}, {5.3, 6.1}} return torch.cross(t, t)
+--> {0 0 0 0 0 0}
+local x, y = torch.IntTensor{2^31-1, 3, 70000}, torch.IntTensor{5, 2^31-1, 70000} return torch.cross(x, y)
+--> {280000 420000 -14}
+local r = torch.Tensor{3} return (pcall(r.lt, r, torch.Tensor(), torch.Tensor{1})), r, torch.div(torch.ShortTensor(), 0)
+--> false {} {}
+local x, k = torch.Tensor{{1, 2}, {3, 4}}, torch.Tensor{{1/0, 1}} return torch.conv2(x, k, 'F'), torch.xcorr2(x, k, 'F')
+--> {inf inf 2 inf inf 4} {1 inf inf 3 inf inf}

@@ -288,6 +288,30 @@ def test_kernels_of_nnx_are_its_layers(bridge: LuaBridge, name: str, arguments: 
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
+def test_criterions_and_odd_inputs_of_nnx(bridge: LuaBridge) -> None:
+    """The margins follow the formula; of four dimensions, C averages the first elements of the last one."""
+    code = """
+    local nnx = require 'libnnx'
+    local x, t = torch.Tensor {{0.5, -1, 2}, {1, 0.2, -0.3}}, torch.Tensor {{1, 3, 0}, {2, 0, 0}}
+    local margin = {sizeAverage = true, gradInput = torch.Tensor()}
+    local loss = nnx.DistMarginCriterion_updateOutput(margin, x, t)
+    nnx.DistMarginCriterion_updateGradInput(margin, x, t)
+    local down = {rW = 2, rH = 2, output = torch.Tensor(1, 1, 1), gradInput = torch.Tensor(1, 2, 2, 3)}
+    nnx.SpatialDownSampling_updateOutput(down, torch.range(1, 12):view(1, 2, 2, 3))
+    nnx.SpatialDownSampling_updateGradInput(down, torch.Tensor(1, 1, 1):fill(4))
+    local radial = {maxh = 2, output = torch.Tensor(3, 3, 2)}
+    local ok, message = pcall(nnx.SpatialRadialMatching_updateOutput, radial, torch.ones(1, 3, 3), torch.ones(1, 3, 3))
+    return loss, margin.gradInput, down.output[1][1][1], down.gradInput, ok, message
+    """
+    loss, slopes, average, spread, ok, message = bridge.execute(code)  # type: ignore[misc]
+    assert loss == pytest.approx(2.3 / 3)
+    torch.testing.assert_close(slopes, torch.tensor([[0, 0, 0], [1, -2, 1]]).double() / 3)
+    assert average == (1 + 4 + 7 + 10) / 4
+    assert spread.tolist() == [[[[1, 0, 0], [1, 0, 0]], [[1, 0, 0], [1, 0, 0]]]]
+    assert not ok
+    assert "the second input is 3x3, the window needs 4x3" in message
+
+
 def test_the_tree_of_nnx_is_its_layer(bridge: LuaBridge) -> None:
     layer = nnx.SoftMaxTree.from_hierarchy(4, {6: [7, 8], 7: [1, 2, 3], 8: [4, 5]}, root=6).double()
     generator = torch.Generator().manual_seed(3)

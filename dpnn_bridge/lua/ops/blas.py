@@ -158,4 +158,6 @@ def cross(r: Tensor, a: Tensor, b: Tensor, dim: int) -> None:
             raise TorchError("no dimension of size 3")
     if dim >= a.dim or a.size[dim] != 3:
         raise TorchError(f"bad argument #3 (dimension {dim + 1} does not have size 3)")
-    r.assign(torch.linalg.cross(a.t, b.t, dim=dim))
+    x, y = a.t.movedim(dim, 0), b.t.movedim(dim, 0)
+    ahead, behind = [1, 2, 0], [2, 0, 1]
+    r.assign((x[ahead] * y[behind] - x[behind] * y[ahead]).movedim(0, dim))  # two products, each rounded

@@ -16,13 +16,16 @@ def _convolve(planes: torch.Tensor, kernels: torch.Tensor, full: bool, flip: boo
     space = planes.dim() - 1
     if not full and any(a < b for a, b in zip(planes.shape[1:], kernels.shape[2:], strict=True)):
         raise TorchError("bad argument #2 (input image is smaller than kernel)")
-    if flip:
-        kernels = kernels.flip(list(range(2, 2 + space)))
-    padding = [n - 1 for n in kernels.shape[2:]] if full else [0] * space
+    turned = kernels.flip(list(range(2, 2 + space)))
     if not planes.is_floating_point():
-        return _convolve_integers(planes, kernels, padding, groups)
-    f = F.conv2d if space == 2 else F.conv3d
-    return f(planes.unsqueeze(0), kernels, padding=padding, groups=groups).squeeze(0)
+        padding = [n - 1 for n in kernels.shape[2:]] if full else [0] * space
+        return _convolve_integers(planes, turned if flip else kernels, padding, groups)
+    if not full:
+        f = F.conv2d if space == 2 else F.conv3d
+        return f(planes.unsqueeze(0), turned if flip else kernels, groups=groups).squeeze(0)
+    f = F.conv_transpose2d if space == 2 else F.conv_transpose3d  # nothing is multiplied by padding, as infinity is NaN
+    spread = kernels if flip else turned
+    return f(planes.unsqueeze(0), spread if groups > 1 else spread.transpose(0, 1), groups=groups).squeeze(0)
 
 
 def _convolve_integers(

@@ -52,7 +52,7 @@ def _with_tensor(
 
 
 def _int_divide(x: torch.Tensor, y: Any) -> torch.Tensor:
-    if (y == 0) if not isinstance(y, torch.Tensor) else bool((y == 0).any()):
+    if x.numel() and ((y == 0) if not isinstance(y, torch.Tensor) else bool((y == 0).any())):
         raise TorchError("division by zero")
     return torch.div(x, y, rounding_mode="trunc")
 

@@ -93,9 +93,13 @@ function nnx.SpatialUpSampling_updateGradInput(self, input, gradOutput)
    scattered(self.gradInput:zero(), rows, columns, gradOutput)
 end
 
-function nnx.SpatialDownSampling_updateOutput(self, input) averaged(four(input:contiguous()), four(self.output), self.rH, self.rW) end
+-- of four dimensions, C looks at the first element of the last one only
+local function first_element(t) return t:dim() == 4 and t:narrow(4, 1, 1) or four(t:contiguous()) end
+function nnx.SpatialDownSampling_updateOutput(self, input) averaged(first_element(input), four(self.output), self.rH, self.rW) end
 function nnx.SpatialDownSampling_updateGradInput(self, gradOutput)
-   spread(four(gradOutput:contiguous()), four(self.gradInput), self.rH, self.rW, whole_factor(self.rH, self.rW))
+   if gradOutput:dim() ~= 3 then error("bad argument #2 to 'SpatialDownSampling_updateGradInput' (gradOutput must be 3D Tensor)", 3) end
+   local factor = whole_factor(self.rH, self.rW)
+   spread(four(gradOutput:contiguous()), first_element(self.gradInput:zero()), self.rH, self.rW, factor)
 end
 
 local SIMPLE, AVERAGE, BILINEAR = 0, 1, 2

@@ -79,18 +79,70 @@ end
 
 -- SpatialMatching, SpatialRadialMatching: a pixel of one image and those of a window of another --------------------------
 local kernels = torch.getmetatable('torch.DoubleTensor').THNN
+local function check_window(one, two, height, width)
+   local rows, columns = one:size(2) + height - 1, one:size(3) + width - 1
+   if two:size(2) < rows or two:size(3) < columns then  -- C reads what lies behind it
+      error(('the second input is %dx%d, the window needs %dx%d'):format(two:size(2), two:size(3), rows, columns), 4)
+   end
+end
 function nnx.SpatialMatching_updateOutput(self, one, two)
+   if not self.full_output then check_window(one, two, self.maxh, self.maxw) end
    kernels.SpatialMatching_updateOutput(one, two, self.output, self.maxh, self.maxw, self.full_output)
 end
 function nnx.SpatialMatching_updateGradInput(self, one, two, gradOutput)
    kernels.SpatialMatching_updateGradInput(one, two, gradOutput, self.gradInput1, self.gradInput2, self.maxh, self.maxw, self.full_output)
 end
 function nnx.SpatialRadialMatching_updateOutput(self, one, two)
+   check_window(one, two, self.maxh, 1)
    kernels.SpatialMatching_updateOutput(one, two, self.output, self.maxh, 1, false)
    self.output:resize(one:size(2), one:size(3), self.maxh)
 end
 function nnx.SpatialRadialMatching_updateGradInput(self, one, two, gradOutput)
    kernels.SpatialMatching_updateGradInput(one, two, gradOutput, self.gradInput1, self.gradInput2, self.maxh, 1, false)
+end
+
+-- DistMarginCriterion: the least score of a target against those of all others ---------------------------------------------
+local function each_sample(input, target, visit)
+   assert(input:dim() == 1 or input:dim() == 2, 'vector or matrix expected')
+   assert(input:dim() == 1 and target:nElement() == input:size(1) or target:isSameSizeAs(input), 'inconsistent target size')
+   local count = input:size(input:dim())
+   local scores, targets = input:contiguous():view(-1, count), target:contiguous():view(-1, count)
+   assert(targets:min() >= 0 and targets:max() <= count, 'target out of range')
+   for row = 1, scores:size(1) do
+      local values, wanted, least, place = scores[row]:totable(), {}, math.huge, nil
+      for _, i in ipairs(targets[row]:totable()) do
+         i = math.floor(i)
+         if i == 0 then break end
+         wanted[i] = true
+         if values[i] < least then least, place = values[i], i end
+      end
+      visit(row, place, function(f)
+         for i, value in ipairs(values) do
+            if not wanted[i] then f(i, 1 - least + value) end
+         end
+      end)
+   end
+   return count
+end
+function nnx.DistMarginCriterion_updateOutput(self, input, target)
+   local sum = 0
+   local count = each_sample(input, target, function(_, _, each_other)
+      each_other(function(_, margin) sum = sum + math.max(margin, 0) end)
+   end)
+   self.output = self.sizeAverage and sum / count or sum
+   return self.output
+end
+function nnx.DistMarginCriterion_updateGradInput(self, input, target)
+   local gradInput = self.gradInput:resizeAs(input):zero()
+   local rows, g = gradInput:view(-1, input:size(input:dim())), self.sizeAverage and 1 / input:size(input:dim()) or 1
+   each_sample(input, target, function(row, place, each_other)
+      local sum = 0
+      each_other(function(i, margin)
+         if margin > 0 then rows[row][i], sum = g, sum - g end
+      end)
+      if place then rows[row][place] = sum end
+   end)
+   return gradInput
 end
 
 -- SoftMaxTree -----------------------------------------------------------------------------------------------------------
