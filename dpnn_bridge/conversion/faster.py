@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import wraps
 from typing import Any
 
 import torch
 
 from dpnn_bridge.conversion.tracing import is_traced
+
+_ALLOWED = ContextVar("faster versions are allowed", default=True)
 
 
 def faster(attempt: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -31,10 +35,21 @@ def faster(attempt: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callab
     return decorated
 
 
+@contextmanager
+def without_faster() -> Iterator[None]:
+    """Call the methods themselves inside the ``with`` block, as a ``.py`` output does."""
+    token = _ALLOWED.set(False)
+    try:
+        yield
+    finally:
+        _ALLOWED.reset(token)
+
+
 def is_plain() -> bool:
     """Return whether operations run eagerly: nothing compiles, traces, casts or transforms them."""
     return not (
         torch.compiler.is_compiling()
+        or not _ALLOWED.get()
         or is_traced()
         or torch.is_autocast_enabled()
         or torch.is_autocast_enabled("cpu")

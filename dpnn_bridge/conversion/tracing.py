@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import wraps
 from typing import Any
 
@@ -46,6 +48,21 @@ def _recorded(forward: Forward, is_leaf: Callable[[Any], bool]) -> Forward:
     return recorded
 
 
+_AS_TRACED = ContextVar("modules run as they are traced", default=False)
+
+
+@contextmanager
+def as_traced() -> Iterator[None]:
+    """Run modules inside the ``with`` block as ``torch.jit.trace`` records them: none changes its weights."""
+    token = _AS_TRACED.set(True)
+    try:
+        yield
+    finally:
+        _AS_TRACED.reset(token)
+
+
 def is_traced() -> bool:
     """Return whether ``torch.jit.trace`` is recording. A program that changes its weights cannot be frozen."""
-    return torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    if torch.compiler.is_compiling():
+        return False
+    return torch.jit.is_tracing() or _AS_TRACED.get()  # pyright: ignore[reportPrivateImportUsage]

@@ -17,6 +17,7 @@ from dpnn_bridge.compare.differences import Tolerance, compare
 from dpnn_bridge.conversion.failure import failure_reason
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.placeholder import Placeholder
+from dpnn_bridge.conversion.tracing import as_traced
 from dpnn_bridge.errors import ConversionError, DpnnBridgeError, OptionError, VerificationError
 
 
@@ -49,13 +50,13 @@ def rounding_of(module: nn.Module, example: Any, expected: Any) -> float:
 
 
 def run(module: nn.Module, example: Any) -> Any:
-    """Return the output of a module without gradients.
+    """Return the output of a module without gradients, and leave its weights as they are.
 
     Raises:
         ConversionError: the module does not take the example.
     """
     try:
-        with torch.no_grad():
+        with torch.no_grad(), as_traced():
             return module(example)
     except Exception as e:
         raise ConversionError(f"the model cannot run on the example input: {failure_reason(e)}") from e

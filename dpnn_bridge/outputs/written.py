@@ -27,6 +27,8 @@ class Written:
         example: an input of the form the file was made for, or None.
         complete: whether every tensor of the model must be there under its name.
         exact: whether it runs the model's own operations, so that results are the same bits.
+        faster: whether it runs faster versions of methods where the model does, see
+            :mod:`dpnn_bridge.conversion.faster`.
         note: remark for the report.
         dynamic: which sizes of the input vary.
     """
@@ -37,6 +39,7 @@ class Written:
     example: Any = None
     complete: bool = True
     exact: bool = True
+    faster: bool = True
     note: str = ""
     dynamic: Dynamic | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ import dpnn_bridge
 from dpnn_bridge.compare import memory, nested
 from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.conversion.lua_values import to_value
-from dpnn_bridge.modules.nn import Narrow
+from dpnn_bridge.modules.nn import LookupTable, Narrow
+from dpnn_bridge.modules.rnn import LookupTableMaskZero, SeqLSTM
 from dpnn_bridge.outputs.formats import py as program
 from dpnn_bridge.parity import converted, layer_results
 from dpnn_bridge.parity.verification import summary
@@ -72,6 +74,29 @@ def test_views_and_copies_take_other_ways_through_a_function(tmp_path: Path, mon
     net = nn.Sequential(nn.Linear(40, 60), Narrow(2, 3, 41), nn.Sigmoid(), nn.Linear(41, 1000), nn.Tanh())
     dpnn_bridge.write_t7(tmp_path / "model.t7", net)
     assert alarms(tmp_path / "model.t7", tmp_path / "model.t7", torch.randn(7, 40), monkeypatch) == []
+
+
+def test_a_program_has_no_faster_versions_of_methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    net = SeqLSTM(20, 50).double()
+    dpnn_bridge.write_t7(tmp_path / "model.t7", net)
+    dpnn_bridge.save(tmp_path / "m.py", net)
+    assert alarms(tmp_path / "model.t7", tmp_path / "m.py", torch.randn(10, 8, 20).double(), monkeypatch) == []
+
+
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+@pytest.mark.parametrize(
+    "table", [LookupTableMaskZero(6, 4), LookupTable(6, 4, max_norm=0.5)], ids=lambda m: type(m).__name__
+)
+def test_writing_changes_no_weight(suffix: str, table: nn.Module, tmp_path: Path) -> None:
+    """A layer that changes its weights when it runs is written with those it had."""
+    pytest.importorskip("onnxscript", reason="optional extra is not installed")
+    net = nn.Sequential(table := copy.deepcopy(table), nn.Tanh()).eval()
+    before = copy.deepcopy(table.weight)
+    dpnn_bridge.write_t7(tmp_path / "model.t7", net)
+    dpnn_bridge.save(tmp_path / f"m{suffix}", net, input=(x := torch.tensor([[1, 2, 3]])))
+    assert torch.equal(table.weight, before)
+    assert verify(tmp_path / "model.t7", tmp_path / f"m{suffix}", input=x).verdict is Verdict.EQUAL
 
 
 def test_a_moved_tensor_is_the_same_elsewhere() -> None:

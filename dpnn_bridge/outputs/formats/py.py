@@ -83,7 +83,7 @@ class Py(Format):
                 return run_modules(modules, lambda: built(value), given)
 
         note = "was run to build the model; it holds no weights and got those of MODEL"
-        return Written(found, run=run, complete=False, note=note)
+        return Written(found, run=run, complete=False, faster=False, note=note)
 
 
 def _load_state_dict(module: nn.Module, state_dict: dict[str, Tensor]) -> None:
