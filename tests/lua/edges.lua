@@ -57,3 +57,17 @@ local r = torch.Tensor{3} return (pcall(r.lt, r, torch.Tensor(), torch.Tensor{1}
 --> false {} {}
 local x, k = torch.Tensor{{1, 2}, {3, 4}}, torch.Tensor{{1/0, 1}} return torch.conv2(x, k, 'F'), torch.xcorr2(x, k, 'F')
 --> {inf inf 2 inf inf 4} {1 inf inf 3 inf inf}
+local x, e = torch.IntTensor(), torch.IntTensor() return x:cfmod(e), x:cmod(e), x:cdiv(e), x:cremainder(e), torch.cmod(torch.IntTensor(2), e, e)
+--> {} {} {} {} {}
+local x, v = torch.Tensor{-1, 0, 2}, 0/0 return torch.clamp(x, 0.5, v), torch.clamp(x, v, 0.5), torch.clamp(x, -1/0, v), torch.clamp(x, 1/0, 1), torch.cmax(x, v), torch.cmin(x, -1/0)
+--> {0.5 0.5 2} {-1 0 0.5} {-1 0 2} {inf inf inf} {nan nan nan} {-inf -inf -inf}
+local x = torch.Tensor{{1, 2}, {2, 1}} return (pcall(torch.renorm, x, 0/0, 1, 1)), (pcall(torch.pstrf, torch.Tensor{{0/0, 1}, {1, 2}}))
+--> false false
+local x = torch.Tensor{{4, 1}, {2, 3}} return torch.pstrf(x)[1][2], torch.pstrf(x, 'L')[2][1]
+--> 0.5 1
+local r, e = torch.Tensor{1, 2}, torch.Tensor() return torch.cat(r, e, e), torch.IntTensor{1, 2}:csub(-2^31, torch.IntTensor{1, 2})
+--> {1 2} {-2147483647 2}
+local r, x = torch.zeros(2, 2), torch.Tensor{{1, 2}, {3, 4}} return (pcall(r.gather, r, x, 1, torch.LongTensor{{2, 9}, {1, 1}})), r, x:scatter(2, torch.LongTensor{{2, 1}, {1, 1}}, x), (pcall(x.scatter, x, 1, torch.LongTensor{{2, 1}, {1, 3}}, 5)), x
+--> false {3 0 1 0} {5 5 5 4} false {5 5 5 4}
+local x = torch.Tensor{{1, 2}, {3, 4}} return x.gather(x, x, 1, torch.LongTensor{{2, 2}, {1, 1}})
+--> {3 4 3 4}

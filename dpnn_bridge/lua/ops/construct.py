@@ -136,14 +136,13 @@ def cat_list(r: Tensor, tensors: list[Any], dim: int) -> None:
 
 
 def _concatenate(r: Tensor, tensors: list[Tensor], dim: int) -> None:
-    """Empty tensors are skipped; missing dimensions have size 1; the default dimension is the last one."""
+    """Empty tensors are skipped (the result stays as it is if all are); the default dimension is the last one."""
     parts = [t for t in tensors if t.numel]
     dims = max((t.dim for t in parts), default=0)
     d = max(dims - 1, 0) if dim == -2 else dim
     if d < 0:
         raise TorchError(f"bad argument #4 (invalid dimension {dim + 1})")
     if not parts:
-        r.resize(())
         return
     dims = max(dims, d + 1)
     views = [t.t.reshape(t.size + (1,) * (dims - t.dim)) for t in parts]

@@ -1,7 +1,7 @@
 """Arithmetic and functions of elements, each with PyTorch's function and the expression of LuaJIT's loops.
 
 ``small`` are expressions of x, y, z (elements) and v, w (numbers), see prelude/ffi/loops.lua. The second, without
-branches, is for elements that are all finite.
+branches, is for elements and numbers that are all finite.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def add_tensor(r: Tensor, s: Tensor, value: float, other: Tensor) -> None:
 
 @torch_function("csub", "r s n=1 T", small=("scaled", "x - R(v * y)"))
 def csub_tensor(r: Tensor, s: Tensor, value: float, other: Tensor) -> None:
-    pointwise(partial(torch.sub, alpha=_scalar(value, s)), r, s, other)
+    pointwise(partial(torch.add, alpha=_scalar(-value, s)), r, s, other)
 
 
 _with_number("add", torch.add, "x + v")

@@ -1,4 +1,4 @@
-"""Brackets, index*, gather and scatter, masks."""
+"""Brackets, index*, masks."""
 
 from __future__ import annotations
 
@@ -271,58 +271,6 @@ def index_fill(t: Tensor, dim: Any = None, index: Any = None, value: Any = None,
     if valid < len(places):
         raise TorchError("index out of range")
     return value
-
-
-# ---- gather, scatter
-
-
-def _check_positions(index: Tensor, limit: int) -> torch.Tensor:
-    zero_based = index.t - 1
-    if bool(((zero_based < 0) | (zero_based >= limit)).any()):
-        raise TorchError("Invalid index in gather/scatter")
-    return zero_based
-
-
-def _check_gather(t: Tensor, dim: int, index: Tensor, other: Tensor) -> None:
-    if not 0 <= dim < t.dim:
-        raise TorchError("bad argument #3 (Index dimension is out of bounds)")
-    if index.dim != t.dim or other.dim != t.dim:
-        raise TorchError("bad argument #4 (Index tensor must have same dimensions as input tensor)")
-    for d in range(t.dim):
-        if d != dim and index.size[d] != t.size[d]:
-            raise TorchError("bad argument #4 (Index tensor must have same size as input tensor apart from dim)")
-
-
-@torch_function("gather", "T i I")
-def gather_new(t: Tensor, dim: int, index: Tensor) -> Tensor:
-    _check_gather(t, dim, index, index)
-    return Tensor.fresh(torch.gather(t.t, dim, _check_positions(index, t.size[dim])))
-
-
-@torch_function("gather", "X T i I")
-def gather_into(r: Tensor, t: Tensor, dim: int, index: Tensor) -> None:
-    _check_gather(t, dim, index, r)
-    if any(a != b for d, (a, b) in enumerate(zip(r.size, index.size, strict=True)) if d != dim):
-        raise TorchError("bad argument #1 (result must have the size of the index apart from dim)")
-    if r.size[dim] < index.size[dim]:
-        raise TorchError("bad argument #1 (result is smaller than the index)")
-    values = torch.gather(t.t, dim, _check_positions(index, t.size[dim]))
-    narrowed(r, dim, 0, index.size[dim]).write(values)
-
-
-@torch_function("scatter", "X i I T")
-def scatter(r: Tensor, dim: int, index: Tensor, source: Tensor) -> None:
-    _check_gather(r, dim, index, source)
-    places = _check_positions(index, r.size[dim])
-    if any(a > b for a, b in zip(index.size, source.size, strict=True)):
-        raise TorchError("bad argument #4 (source is smaller than the index)")
-    r.t.scatter_(dim, places, source.t)
-
-
-@torch_function("scatter", "X i I n")
-def scatter_fill(r: Tensor, dim: int, index: Tensor, value: float) -> None:
-    _check_gather(r, dim, index, index)
-    r.t.scatter_(dim, _check_positions(index, r.size[dim]), cast_number(value, r.ty))
 
 
 # ---- masks

@@ -175,7 +175,7 @@ def potri(r: Tensor, factor: Tensor, uplo: str) -> None:
 
 
 def _pivoted_cholesky(a: torch.Tensor, limit: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the lower factor L and pivots p with a[p][:, p] = L L'."""
+    """Return the lower factor L and pivots p with a[p][:, p] = L L', from the lower triangle of a."""
     a = a.clone()
     n = len(a)
     lower, pivots = torch.zeros_like(a), torch.arange(n)
@@ -183,7 +183,7 @@ def _pivoted_cholesky(a: torch.Tensor, limit: float) -> tuple[torch.Tensor, torc
     limit = n * torch.finfo(a.dtype).eps * float(rest.max()) if limit < 0 else limit
     for k in range(n):
         best = k + int(rest[k:].argmax())
-        if float(rest[best]) <= limit:
+        if not float(rest[best]) > limit:  # as NaN also is
             raise TorchError("Lapack Error pstrf : matrix is rank deficient or not positive semidefinite")
         swap = torch.arange(n)
         swap[[k, best]] = swap[[best, k]]
@@ -197,7 +197,8 @@ def _pivoted_cholesky(a: torch.Tensor, limit: float) -> tuple[torch.Tensor, torc
 
 @torch_function("pstrf", "T c=UL n=-1", types=FLOAT_TYPES, modes="f", small=("pstrf",))
 def pstrf(a: Tensor, uplo: str, limit: float) -> tuple[Tensor, Tensor]:
-    lower, pivots = _pivoted_cholesky(_matrix(a, square=True), limit)
+    matrix = _matrix(a, square=True)
+    lower, pivots = _pivoted_cholesky(matrix.mT if uplo == "U" else matrix, limit)
     factor = Tensor(a.ty)
     _columns(factor, lower.mT if uplo == "U" else lower)
     return factor, Tensor.fresh((pivots + 1).int())

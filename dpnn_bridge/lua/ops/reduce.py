@@ -212,7 +212,7 @@ def renorm(r: Tensor, s: Tensor, p: float, dim: int, limit: float) -> None:
     check_dim(s, dim, 3)
     if s.dim < 2:
         raise TorchError(f"bad argument #1 (need at least 2 dimensions, got {s.dim} dimensions)")
-    if p <= 0:
+    if not p > 0:  # as NaN also is
         raise TorchError("bad argument #2 (non-positive-norm not supported)")
     x = s.t
     total = _power_sum(x if p != 2 else wide(x), p, [d for d in range(s.dim) if d != dim]).to(x.dtype)

@@ -19,8 +19,10 @@ for _, name in ipairs(C_NAMES) do
    for suffix, ty in pairs {[''] = 'double', f = 'float'} do ffi.cdef((ty .. ' ' .. name .. suffix .. arguments:gsub('T', ty))) end
 end
 
--- rows, columns, and the two strides of a state with at most two levels; nothing for others
+-- rows, columns, and the two strides of a state with at most two levels; nothing for others, and for one without elements,
+-- which may have no memory
 local function spans(S)
+   if S.count == 0 then return end
    if S.dense then return 1, S.count, 0, 1 end
    local n = S.n
    if n == 1 then return 1, S[1], 0, S[2] end
@@ -248,7 +250,7 @@ local function is_finite(S)  -- x - x is 0 then, and NaN otherwise
 end
 
 -- result = expression(first, ...): the result takes the shape of the first. The second expression may be used where all
--- elements are finite: it has no branches, which a processor would guess wrong.
+-- elements and numbers are finite: it has no branches, which a processor would guess wrong.
 function native.families.pointwise(plan, expression, of_finite)
    local ty = plan.ty
    local dense, strided = pointwise_loops(ty, plan.slots[1].ty, expression)
@@ -269,7 +271,7 @@ function native.families.pointwise(plan, expression, of_finite)
          w = number_of(ty, w)
          if not w then return nil end
       end
-      if dense_finite and (not REAL[ty] or is_finite(X) and (not Y or is_finite(Y)) and (v or 0) - (v or 0) == 0) then
+      if dense_finite and (not REAL[ty] or ((v or 0) + (w or 0)) * 0 == 0 and is_finite(X) and (not Y or is_finite(Y))) then
          return run(dense_finite, strided_finite, R, X, Y, Z, v, w) or nil
       end
       return run(dense, strided, R, X, Y, Z, v, w) or nil

@@ -269,10 +269,11 @@ function families.pstrf(plan)
    return function(R, P, A, uplo, limit)
       local n = A[1]
       if A.n ~= 2 or n ~= A[3] or n > MOST or not resize(P, 1, n) or not resize(R, 2, n, n) then return nil end
-      local greatest, p = 0, P.block.data
+      local greatest, p, row, column = 0, P.block.data, A[2], A[4]
+      if uplo == 'U' then row, column = column, row end  -- the triangle that is read becomes the lower one
       for i = 0, n - 1 do
          for j = 0, n - 1 do
-            matrix[i * n + j], lower[i * n + j] = get(A, A.offset + i * A[2] + j * A[4]), 0
+            matrix[i * n + j], lower[i * n + j] = get(A, A.offset + i * row + j * column), 0
          end
          rest[i], p[P.offset + i] = matrix[i * (n + 1)], i + 1
          greatest = max(greatest, rest[i])

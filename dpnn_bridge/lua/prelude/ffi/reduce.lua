@@ -202,7 +202,7 @@ end
 function families.renorm(plan)
    local run = loops.compile(plan.ty, RENORM, plan.name)
    return function(R, S, power, d, limit)
-      if not native.is_dimension(S, d) or S.n < 2 or power <= 0 or (R ~= S and R.block and R.block == S.block) or not native.resize_as(R, S) then return nil end
+      if not native.is_dimension(S, d) or S.n < 2 or not (power > 0) or (R ~= S and R.block and R.block == S.block) or not native.resize_as(R, S) then return nil end
       local outer, n, inner, so, sl, si = slices(S, d)
       local outer_r, _, inner_r, po, pl, pi = slices(R, d)
       if not outer or outer_r ~= outer or inner_r ~= inner then return nil end
