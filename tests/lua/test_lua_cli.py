@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,31 @@ def test_an_error_shows_file_and_line(tmp_path: Path) -> None:
 
 def test_a_hash_bang_line_is_skipped(tmp_path: Path) -> None:
     assert _run(_script(tmp_path, "#!/usr/bin/env th\nos.exit(4)"))[0] == 4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="page faults are counted in /proc")
+def test_new_tensors_use_the_memory_of_dead_ones(tmp_path: Path) -> None:
+    script = _script(
+        tmp_path,
+        """
+        local function faults()
+           return tonumber(io.open('/proc/self/stat'):read('*a'):match('%) %S+' .. (' %S+'):rep(6) .. ' (%d+)'))
+        end
+        local function make()
+           local kept = {}
+           for i = 1, 12 do kept[i] = torch.zeros(1000000) end
+           kept = nil
+           collectgarbage() collectgarbage()
+        end
+        make() make()
+        local before = faults()
+        make()
+        print(faults() - before)
+        """,
+    )
+    code = "from dpnn_bridge.cli.lua import lua_command; lua_command()"
+    done = subprocess.run([sys.executable, "-c", code, script], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 5000  # 12 tensors have 23438 pages
 
 
 def test_the_sandbox_has_no_files(tmp_path: Path) -> None:
