@@ -71,3 +71,5 @@ local r, x = torch.zeros(2, 2), torch.Tensor{{1, 2}, {3, 4}} return (pcall(r.gat
 --> false {3 0 1 0} {5 5 5 4} false {5 5 5 4}
 local x = torch.Tensor{{1, 2}, {3, 4}} return x.gather(x, x, 1, torch.LongTensor{{2, 2}, {1, 1}})
 --> {3 4 3 4}
+local x = torch.Tensor{0, -1, 3}:mul(-0.0) return torch.sign(x), torch.FloatTensor{0, 2}:mul(-1):sign()
+--> {0 0 0} {0 -1}

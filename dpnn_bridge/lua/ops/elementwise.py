@@ -286,7 +286,7 @@ for _name, (_f, _small) in _UNARY.items():
 _unary("abs", torch.abs, "x < 0 and -x or x", types=("Int", "Long"), numbers=True)
 _unary("neg", torch.neg, "-x")
 _unary("cinv", torch.reciprocal, "1 / x")
-_SIGN = ("x > 0 and 1 or (x < 0 and -1 or 0)", "max(-1, min(1, x * 1e300 * 1e300))")
+_SIGN = ("x > 0 and 1 or (x < 0 and -1 or 0)", "max(-1, min(1, x * 1e300 * 1e300)) + 0")  # -0 + 0 is 0
 _unary("sign", lambda x: torch.nan_to_num(torch.sign(x)), *_SIGN)
 _unary("sign", torch.sign, *_SIGN, types=INTEGER_TYPES)
 
