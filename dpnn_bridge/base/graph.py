@@ -32,7 +32,7 @@ def given_name(fields: Mapping[Any, Any] | LuaTable) -> str:
 def node_name(attributes: Mapping[Any, Any] | LuaTable) -> str:
     """Return the name that ``annotate`` gave a node of nngraph with these fields, or an empty string."""
     annotations = attributes.get("annotations")
-    name = annotations.get("name") if isinstance(annotations, LuaTable) else None
+    name = annotations.get("name") if isinstance(annotations, (Mapping, LuaTable)) else None
     return name if isinstance(name, str) else ""
 
 

@@ -43,23 +43,30 @@ def rounding_of(module: nn.Module, example: Any, expected: Any) -> float:
 
     Normalizing few or nearly equal values magnifies the rounding errors of single precision.
     """
-    precise = nested.leaves(run(copy.deepcopy(module).double(), nested.cast(example, torch.float64)))
+    with as_traced():
+        precise = nested.leaves(run(copy.deepcopy(module).double(), nested.cast(example, torch.float64)))
     tolerance = Tolerance(0.0, 0.0)
     found = [v.double() if isinstance(v, Tensor) else v for v in nested.leaves(expected)]
     return min(1e-3, max((d.error for d in compare("output", found, list(precise), tolerance)), default=0.0))
 
 
 def run(module: nn.Module, example: Any) -> Any:
-    """Return the output of a module without gradients, and leave its weights as they are.
+    """Return the output of a module without gradients.
 
     Raises:
         ConversionError: the module does not take the example.
     """
     try:
-        with torch.no_grad(), as_traced():
+        with torch.no_grad():
             return module(example)
     except Exception as e:
         raise ConversionError(f"the model cannot run on the example input: {failure_reason(e)}") from e
+
+
+def run_traceable(module: nn.Module, example: Any) -> Any:
+    """Return the output of a module as a tracer records it; no weight changes."""
+    with as_traced():
+        return run(traceable(module), example)
 
 
 def traceable(module: nn.Module) -> nn.Module:
@@ -94,11 +101,11 @@ def check_program(
 
 def _check_outputs(path: Path, outputs: Any, module: nn.Module, example: Any, what: str) -> None:
     """Raise :class:`VerificationError` unless ``outputs``, from the file that was written, are the module's."""
-    expected = run(traceable(module), example)
+    expected = run_traceable(module, example)
     try:
         same_outputs(path, outputs, expected, what)
     except VerificationError as e:
-        again = list(nested.leaves(run(traceable(module), example)))
+        again = list(nested.leaves(run_traceable(module, example)))
         if any(not d.ok for d in compare("output", again, list(nested.leaves(expected)))):
             raise VerificationError(
                 f"{path}: the model draws random numbers, so the results of {what} cannot be compared with it"

@@ -23,7 +23,7 @@ from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.outputs.dynamic import Dynamic
 from dpnn_bridge.outputs.format import ExportContext, Format
 from dpnn_bridge.outputs.value_names import input_names, output_names
-from dpnn_bridge.outputs.verification import check_program, need_example, run, traceable
+from dpnn_bridge.outputs.verification import check_program, need_example, run_traceable, traceable
 from dpnn_bridge.outputs.written import GraphNode, Results, Written, results_of_modules, with_scopes
 
 ORIGIN = "dpnn_bridge_origin"
@@ -153,7 +153,7 @@ class Onnx(Format):
         need_example(context.example, ".onnx")
         onnx, _ = _libraries()
         # the model's own complaint about the example is clearer than the tracer's
-        output = run(traceable(module), context.example)
+        output = run_traceable(module, context.example)
         inputs = input_names(module, context.example, context.options.get("input_names"))
         outputs = output_names(module, output, context.options.get("output_names"))
         dynamic = Dynamic.of(context.options.get("dynamic", False), context.example, inputs)

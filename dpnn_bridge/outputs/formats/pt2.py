@@ -18,6 +18,7 @@ from dpnn_bridge.outputs.verification import (
     need_example,
     need_whole_zip,
     run,
+    run_traceable,
     traceable,
 )
 from dpnn_bridge.outputs.written import GraphNode, Results, Written, results_of_modules
@@ -60,9 +61,7 @@ class Pt2(Format):
 
     def write(self, module: nn.Module, path: Path, context: ExportContext) -> None:
         need_example(context.example, ".pt2")
-        run(
-            traceable(module), context.example
-        )  # the model's own complaint about the example is clearer than the tracer's
+        run_traceable(module, context.example)  # its own complaint about the example is clearer than the tracer's
         dynamic = Dynamic.of(context.options.get("dynamic", False), context.example)
         *_, example = context.written = dynamic.examples(context.example, module)
         try:
