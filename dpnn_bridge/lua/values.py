@@ -25,7 +25,7 @@ import torch
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.lua.runtime import Runtime
 from dpnn_bridge.lua.tensor import Storage, Tensor
-from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
+from dpnn_bridge.objects import BOOLEAN_KEYS, LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 from dpnn_bridge.torch7.random import Generator
 
 
@@ -88,8 +88,40 @@ def read_object(runtime: Runtime, value: Any) -> Any:
 
 
 def write_object(runtime: Runtime, value: Any) -> Any:
-    """Return the inert object of a live Lua value, as ``torch.save`` writes it."""
+    """Return the inert object of a live Lua value, as ``torch.save`` writes it, with the entries of tables sorted."""
     from dpnn_bridge.loaders.t7_reader import loads
 
     storage = runtime.bridge["handle"](runtime.torch["serializeToStorage"](value))
-    return loads(storage.flat.view(torch.uint8).numpy().tobytes())
+    result = loads(storage.flat.view(torch.uint8).numpy().tobytes())
+    _sort_tables(result)
+    return result
+
+
+def _sort_tables(root: Any) -> None:
+    """Sort the entries of all tables of an object in place.
+
+    The order of ``pairs``, in which Lua writes them, is another in every process.
+    """
+    queue, seen = [root], set[int]()
+    while queue:
+        value = queue.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, LuaTable):
+            entries = sorted(value.entries.items(), key=lambda entry: (_rank(entry[0]), _rank(entry[1])))
+            value.entries = dict(entries)
+            queue += [part for entry in entries for part in entry]
+        elif isinstance(value, LuaObject):
+            queue += [value.payload, *value.header]
+        elif isinstance(value, LuaFunction):
+            queue.append(value.upvalues)
+
+
+def _rank(value: Any) -> tuple[int, float, str]:
+    """Return the place of a key among others: numbers, then strings, booleans, and compound values, equal by rank."""
+    if isinstance(value, str):
+        return 1, 0, value
+    if value in BOOLEAN_KEYS.values():
+        return 2, value.value, ""
+    return (0, value, "") if isinstance(value, (int, float)) else (3, 0, "")

@@ -9,16 +9,14 @@ import hashlib
 import inspect
 import json
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_type_hints
 
 from dpnn_bridge.base.arguments import check_types
 from dpnn_bridge.base.checksum import sha256_of
-from dpnn_bridge.base.regular import read_file
 from dpnn_bridge.errors import OptionError
+from dpnn_bridge.outputs.required import with_required
 
 if TYPE_CHECKING:
     import torch
@@ -250,7 +248,7 @@ class ConvertOptions:
             chosen["example"] = chosen.pop("input")  # its earlier name: outputs made before remain up to date
         for name in ("plugins", "lua"):
             if name in chosen and (paths := _paths(chosen[name])):
-                chosen[name] = [sha256_of(path) for path in (paths if name == "plugins" else _with_required(paths))]
+                chosen[name] = [sha256_of(path) for path in with_required(paths, python=name == "plugins")]
         try:
             text = json.dumps([*arguments, *([chosen] if chosen else [])], sort_keys=True, default=_plain)
         except TypeError:
@@ -258,8 +256,6 @@ class ConvertOptions:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-#: a string in Lua that may name a file
-_NAME = re.compile(r"""['"]([\w./-]+)['"]""")
 #: options of every format
 _COMMON = ("key", "dtype", "plugins", "lua", "sandbox", "allow_unsupported")
 #: options of how modules are built, which only a program shows
@@ -309,23 +305,6 @@ def _paths(value: Any) -> list[StrPath]:
     if isinstance(value, (str, os.PathLike)):
         return [value]
     return list(value) if isinstance(value, (tuple, list)) else []
-
-
-def _with_required(paths: Sequence[StrPath]) -> list[StrPath]:
-    """Return Lua files with those that they name in strings, for ``require`` or ``dofile``, in their folders."""
-    found = dict[Path, StrPath]()
-    queue = [(Path(os.path.realpath(path)), path) for path in paths]
-    homes = [file.parent for file, _ in queue]
-    while queue:
-        file, path = queue.pop(0)
-        if file in found:
-            continue
-        found[file] = path
-        for name in dict.fromkeys(_NAME.findall(read_file(file).decode("latin-1"))):
-            places = (name, f"{name.replace('.', '/')}.lua", f"{name.replace('.', '/')}/init.lua")
-            named = (home / place for home in [*homes, file.parent] for place in places if place.endswith(".lua"))
-            queue += [(Path(os.path.realpath(f)), f) for f in named if f.is_file()]
-    return list(found.values())
 
 
 def _plain(value: Any) -> Any:

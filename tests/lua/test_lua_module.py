@@ -15,6 +15,7 @@ import dpnn_bridge
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.lua import LuaBridge
 from dpnn_bridge.objects import LuaObject
+from dpnn_bridge.outputs.container import pack
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "scaled_power.lua"
 
@@ -74,6 +75,39 @@ def test_it_is_written_and_loaded_again(bridge: LuaBridge, tmp_path: Path, suffi
     again = dpnn_bridge.load(path, lua=bridge)
     assert again.class_name == "nn.ScaledPower"
     assert torch.equal(again(x), layer(x))
+
+
+def test_what_is_written_does_not_depend_on_the_order_of_pairs() -> None:
+    """The order of ``pairs`` is another in every process; here it is that in which the fields were set."""
+    contents = []
+    for order in (1, -1):
+        bridge = LuaBridge()
+        made = bridge.execute(
+            """
+            require 'nn'
+            local order = ...
+            local Kept, parent = torch.class('nn.Kept', 'nn.Module')
+            local shared, names = torch.ones(2), {}
+            for i = 1, 40 do names[i] = 'field' .. i end
+            local keys = {names, names[1], true, 2.5}
+            local kept = nn.Kept()
+            kept.kept = {}
+            for i = order == 1 and 1 or 40, order == 1 and 40 or 1, order do
+               kept[names[i]] = torch.Tensor(2):fill(i)
+               kept.kept[names[i]] = {i}
+            end
+            for i = order == 1 and 1 or 4, order == 1 and 4 or 1, order do kept.kept[keys[i]] = i end
+            for _, name in ipairs(order == 1 and {'weight', 'alias'} or {'alias', 'weight'}) do kept[name] = shared end
+            kept.gradWeight = torch.zeros(2)
+            return kept
+            """,
+            order,
+        )
+        contents.append(pack(bridge.wrap(made)))
+    one, other = contents
+    assert one["graph"] == other["graph"]
+    assert list(one["state_dict"]) == list(other["state_dict"])
+    assert [c.tolist() for c in one["constants"]] == [c.tolist() for c in other["constants"]]
 
 
 def test_a_file_with_a_class_that_only_lua_knows_converts(bridge: LuaBridge, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from dpnn_bridge.outputs import formats
 from dpnn_bridge.outputs.format import Format
 from dpnn_bridge.outputs.formats import format_named, suffixes
 from dpnn_bridge.outputs.options import ConvertOptions
+from dpnn_bridge.outputs.required import with_required
 
 MODEL = SAMPLES / "torch-demos__mnist_convnet" / "model.t7"
 
@@ -220,6 +221,39 @@ def test_files_count_by_content(tmp_path: Path) -> None:
     before = ConvertOptions.of({"lua": a}).digest()
     a.write_text("return 2")
     assert ConvertOptions.of({"lua": a}).digest() != before
+
+
+@pytest.mark.parametrize(
+    ("plugin", "helper"),
+    [
+        ("import torch, helper", "helper.py"),
+        ("def late():\n    from helper import *", "helper.py"),
+        ("import layers.deep.one", "layers/deep/one.py"),
+        ("from layers.deep import one", "layers/__init__.py"),
+        ("from layers import first", "layers/deep/one.py"),  # which first.py imports
+        ("importlib.import_module('layers.deep.one')", "layers/deep/one.py"),
+        ("exec(open(os.path.join(here, 'layers/deep/one.py')).read())", "layers/deep/one.py"),
+        ("sys.path.insert(0, os.path.join(here, 'layers'))\nimport deep.one", "layers/deep/one.py"),
+    ],
+)
+def test_what_a_plugin_imports_counts(plugin: str, helper: str, tmp_path: Path) -> None:
+    (tmp_path / "layers" / "deep").mkdir(parents=True)
+    for name in ("helper", "other", "layers/__init__", "layers/deep/one"):
+        (tmp_path / f"{name}.py").write_text("")
+    (tmp_path / "layers" / "first.py").write_text("from .deep.one import Layer\nfrom ..helper import *")
+    file = tmp_path / "p.py"
+    file.write_text(plugin)
+    before = ConvertOptions.of({"plugins": [file]}).digest()
+    (tmp_path / "other.py").write_text("changed = True")
+    assert ConvertOptions.of({"plugins": [file]}).digest() == before
+    (tmp_path / helper).write_text("changed = True")
+    assert ConvertOptions.of({"plugins": [file]}).digest() != before
+
+
+def test_installed_packages_do_not_count(tmp_path: Path) -> None:
+    plugin = tmp_path / "p.py"
+    plugin.write_text(f"sys.path += [{str(Path(dpnn_bridge.__file__).parents[1])!r}]\nimport dpnn_bridge")
+    assert with_required([plugin], python=True) == [plugin]
 
 
 def test_defaults_count_as_they_did() -> None:

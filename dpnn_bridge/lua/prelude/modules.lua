@@ -44,14 +44,25 @@ function bridge.run(f, ...)
    return results(xpcall(dofile, said))
 end
 
--- the tensors of module:parameters() with names: the path of the field that holds each
+-- pairs in an order that is the same in every process
+local function in_order(object)
+   local keys, i = {}, 0
+   for key in pairs(object) do keys[#keys + 1] = key end
+   table.sort(keys, function(a, b) return tostring(a) < tostring(b) end)
+   return function()
+      i = i + 1
+      if i <= #keys then return keys[i], object[keys[i]] end
+   end
+end
+
+-- the tensors of module:parameters() with names: the path of the field that holds each, the first where several do
 function bridge.parameters(module)
    local weights, gradients = module:parameters()
    local names, found, seen = {}, {}, {}
    local function search(object, path)
       if seen[object] then return end
       seen[object] = true
-      for key, value in pairs(object) do
+      for key, value in in_order(object) do
          local name = path == '' and tostring(key) or path .. '.' .. tostring(key)
          if torch.isTensor(value) then
             local pointer = torch.pointer(value)
@@ -78,7 +89,7 @@ function bridge.buffers(module, names)
    local function search(object, path)
       if seen[object] then return end
       seen[object] = true
-      for key, value in pairs(object) do
+      for key, value in in_order(object) do
          local name = path .. tostring(key)
          if torch.isTensor(value) and value:nElement() > 0 and type(key) == 'string' and not known[name]
             and not scratch[key] and not key:find('^_') and not key:find('^grad') then

@@ -1,0 +1,84 @@
+"""Find the files that Lua and Python files of a user load, which decide the result of a conversion as well.
+
+Nothing is run: what a file names is looked up, so that the answer is the same before and after the file is loaded.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import sysconfig
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from pathlib import Path
+
+from dpnn_bridge.base.regular import read_file
+
+StrPath = str | os.PathLike[str]
+#: what may name a file, a folder or a module
+_NAME = re.compile(r"[\w./-]+")
+#: a string in Lua that may name a file
+_STRING = re.compile(rf"""['"]({_NAME.pattern})['"]""")
+#: where packages are installed: none of their files is the user's own
+_INSTALLED = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")]
+_INSTALLED.append(Path(__file__).resolve().parents[1])
+
+
+def with_required(paths: Sequence[StrPath], *, python: bool) -> list[StrPath]:
+    """Return files with those that they load from their folders, and so on.
+
+    Args:
+        paths: Lua files, which load what their strings name for ``require`` and ``dofile``; or Python files.
+        python: they are Python files. These load what their ``import`` statements and their strings name. Folders that
+            the strings name are searched as well: the file may add them to ``sys.path``. Installed packages do not
+            count.
+
+    Raises:
+        MissingFileError, NotT7Error: a file cannot be read.
+    """
+    names_in: Callable[[bytes], tuple[list[str], list[str]]] = _names_in_python if python else _names_in_lua
+    found = dict[Path, StrPath]()
+    queue = [(Path(os.path.realpath(path)), path) for path in paths]
+    homes = dict.fromkeys(file.parent for file, _ in queue)
+    while queue:
+        file, path = queue.pop(0)
+        if file in found:
+            continue
+        found[file] = path
+        files, folders = names_in(read_file(file))
+        places = [home / name for home in [*homes, file.parent] for name in folders]
+        homes |= dict.fromkeys(place for place in places if os.path.isdir(place))
+        named = [home / name for name in files for home in [*homes, file.parent]]
+        there = [(Path(os.path.realpath(f)), f) for f in named if os.path.isfile(f)]
+        queue += [(real, f) for real, f in there if not any(map(real.is_relative_to, _INSTALLED))]
+    return list(found.values())
+
+
+def _names_in_lua(text: bytes) -> tuple[list[str], list[str]]:
+    """Return the files that a Lua file may load, and the folders that it may search."""
+    names = list(dict.fromkeys(_STRING.findall(text.decode("latin-1"))))
+    stems = [name.replace(".", "/") for name in names]
+    whole = [name for name in names if name.endswith(".lua")]
+    return [*whole, *(f"{stem}{end}" for stem in stems for end in (".lua", "/init.lua"))], []
+
+
+def _names_in_python(text: bytes) -> tuple[list[str], list[str]]:
+    """Return the files that a Python file may load, and the folders that it may search."""
+    try:
+        nodes = list(ast.walk(ast.parse(text)))
+    except (SyntaxError, ValueError):  # loading it says what is wrong
+        return [], []
+    texts = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    strings = list(dict.fromkeys(text for text in texts if _NAME.fullmatch(text)))
+    modules = [name if "/" in name else name.replace(".", "/") for name in strings]
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            modules += [alias.name.replace(".", "/") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above, package = "../" * (node.level - 1), (node.module or "").replace(".", "/")
+            modules += [f"{above}{package}/{alias.name}".removeprefix("/") for alias in node.names]
+    # a package runs its __init__.py before its modules
+    stems = dict.fromkeys(stem for name in modules for stem in accumulate(name.split("/"), "{}/{}".format))
+    whole = [name for name in strings if name.endswith(".py")]
+    return [*whole, *(f"{stem}{end}" for stem in stems for end in (".py", "/__init__.py"))], strings
