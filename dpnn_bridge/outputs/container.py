@@ -3,7 +3,7 @@
 ``graph`` is the object graph of the model without its tensors, as JSON text (a pickled graph takes 20 times as long)::
 
     {"root": value, "nodes": [node, …], "flat": {module: {field: [storage, length, start, size]}},
-     "unmapped": [name of a module, …]}
+     "unmapped": [name of a module, …], "names": {module: [name of a child, …]}}
 
     value    null, boolean, number, string, or [i], which refers to nodes[i]
     node     {"table": [[key, value], …]}
@@ -16,9 +16,9 @@
 
 ``mapping`` is there if a plugin or Lua file of a user converts the object, and names it.
 ``flat`` lists the tensors that were adjacent in one storage of the ``.t7`` file, ``unmapped`` which modules were
-placeholders, whose tensors are constants; both may be missing. Loading builds
-the module from the graph with the same registry as a .t7 file, then takes the tensors from ``state_dict``. See
-docs/pt-format.md.
+placeholders, whose tensors are constants, ``names`` the children of each ``nn.Sequential`` that does not number them
+from 0; all three may be missing. Loading builds the module from the graph with the same registry as a .t7 file, then
+takes the tensors from ``state_dict``. See docs/pt-format.md.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def _rebuilt(
     """Return the module of a graph with its report, the graph's ``flat``, and the tensors that the module gets."""
     try:
         state_dict, metadata = content["state_dict"], content["metadata"]
-        root, mapped_by, flat, unmapped = decode(content["graph"], content["constants"], state_dict)
+        root, mapped_by, flat, unmapped, names = decode(content["graph"], content["constants"], state_dict)
         if not isinstance(metadata, dict):
             raise TypeError("the metadata are not a dict")
     except (LookupError, TypeError, ValueError) as e:
@@ -139,15 +139,43 @@ def _rebuilt(
     ctx.mapped_by = mapped_by
     module = ctx.to_torch(root)
     ctx.finish()
+    _name_children(module, names, source)
     ctx.report.metadata = metadata
     return module, ctx.report, flat, _of_placeholders(module, unmapped, state_dict)
 
 
 def _about(module: nn.Module) -> dict[str, Any]:
-    """Return the optional parts of a graph: flat storages and names of placeholders."""
+    """Return the optional parts of a graph: flat storages, names of placeholders and of children."""
     unmapped = [name for name, part in module.named_modules() if isinstance(part, Placeholder)]
-    found = {"flat": layout(module), "unmapped": unmapped}
+    sequences = {name: part for name, part in module.named_modules() if isinstance(part, nn.Sequential)}
+    children = {path: [n for n, m in part._modules.items() if m is not None] for path, part in sequences.items()}
+    names = {path: own for path, own in children.items() if own != [str(i) for i in range(len(own))]}
+    found = {"flat": layout(module), "unmapped": unmapped, "names": names}
     return {name: value for name, value in found.items() if value}
+
+
+def _name_children(module: nn.Module, names: dict[str, list[str]], source: str) -> None:
+    """Give the children of each ``nn.Sequential`` their names, from the outside in.
+
+    What is inside a placeholder, or was built otherwise, is left to the comparison with ``state_dict``.
+    """
+    for path, own in names.items():
+        try:
+            part = module.get_submodule(path)
+        except AttributeError:
+            continue
+        children = list(part._modules.values())
+        if not isinstance(part, nn.Sequential) or len(children) != len(own):
+            continue
+        part._modules.clear()
+        try:
+            for name, child in zip(own, children, strict=True):
+                part.add_module(name, child)
+            if len(part._modules) != len(own):
+                raise KeyError("two children have one name")
+        except KeyError as e:
+            message = f"the object graph is damaged (names: {str(e)[:300]}); convert the .t7 file again"
+            raise T7FormatError(message, source=source) from e
 
 
 def _of_placeholders(

@@ -27,8 +27,10 @@ class GraphError(ValueError):
     """The graph is damaged."""
 
 
-def decode(text: Any, constants: Any, state_dict: Any) -> tuple[Any, dict[int, str], Any, list[str]]:
-    """Return the root of a graph, the mappings by the ``id`` of objects, ``flat``, unchecked, and ``unmapped``.
+def decode(
+    text: Any, constants: Any, state_dict: Any
+) -> tuple[Any, dict[int, str], Any, list[str], dict[str, list[str]]]:
+    """Return the root of a graph, the mappings by the ``id`` of objects, ``flat``, unchecked, ``unmapped``, ``names``.
 
     Args:
         text: the graph as JSON.
@@ -45,7 +47,11 @@ def decode(text: Any, constants: Any, state_dict: Any) -> tuple[Any, dict[int, s
     nodes = _of(_of(graph, dict, "the graph").get("nodes"), list, "nodes")
     decoder = _Decoder(nodes, _of(constants, list, "constants"), _of(state_dict, dict, "state_dict"))
     unmapped = [_text(name) for name in _of(graph.get("unmapped", []), list, "unmapped")]
-    return decoder.decode(graph["root"]), decoder.mapped_by, graph.get("flat"), unmapped
+    names = {
+        path: [_text(name) for name in _of(children, list, "names")]
+        for path, children in _of(graph.get("names", {}), dict, "names").items()
+    }
+    return decoder.decode(graph["root"]), decoder.mapped_by, graph.get("flat"), unmapped, names
 
 
 class _Decoder:

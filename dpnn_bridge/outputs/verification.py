@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import ZIP_STORED, BadZipFile, ZipFile
@@ -44,7 +44,7 @@ def rounding_of(module: nn.Module, example: Any, expected: Any) -> float:
     Normalizing few or nearly equal values magnifies the rounding errors of single precision.
     """
     with as_traced():
-        precise = nested.leaves(run(copy.deepcopy(module).double(), nested.cast(example, torch.float64)))
+        precise = nested.leaves(run(copied(module).double(), nested.cast(example, torch.float64)))
     tolerance = Tolerance(0.0, 0.0)
     found = [v.double() if isinstance(v, Tensor) else v for v in nested.leaves(expected)]
     return min(1e-3, max((d.error for d in compare("output", found, list(precise), tolerance)), default=0.0))
@@ -71,7 +71,13 @@ def run_traceable(module: nn.Module, example: Any) -> Any:
 
 def traceable(module: nn.Module) -> nn.Module:
     """Return a copy in evaluation mode on the same tensors: tracing leaves its symbols in modules that keep a state."""
-    return copy.deepcopy(module, {id(t): t for t in [*module.parameters(), *module.buffers()]}).eval()
+    return copied(module, {id(t): t for t in [*module.parameters(), *module.buffers()]}).eval()
+
+
+def copied(module: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
+    """Return a deep copy, also of a module that keeps a result with its graph, as weight_norm and pruning do."""
+    kept = (t for part in module.modules() for t in nested.tensors(vars(part)) if not t.is_leaf)
+    return copy.deepcopy(module, {id(t): t.detach().clone() for t in kept} | (memo or {}))
 
 
 def check_program(
@@ -156,7 +162,7 @@ def check_loads(module: nn.Module, build: Callable[[Options], nn.Module], *, sam
         reason = e if isinstance(e, DpnnBridgeError) else as_ours(e, ConversionError, "loading")
         raise ConversionError(f"the written model cannot be loaded again: {reason}") from e
     if same_names:
-        _check_names(module.state_dict(), again.state_dict(), module)
+        _check_names(module, again)
 
 
 def _options_of(module: nn.Module, pending: bool) -> Options:
@@ -174,8 +180,29 @@ def _options_of(module: nn.Module, pending: bool) -> Options:
     return Options(allow_unsupported=unbuilt or "unknown", pending=pending, **lua)
 
 
-def _check_names(written: Mapping[str, Tensor], loaded: Mapping[str, Tensor], module: nn.Module) -> None:
-    modules = dict(module.named_modules())
+def not_rebuilt(root: nn.Module, name: str, file: str) -> ConversionError:
+    """Return the error for a tensor or module that a file does not rebuild, because code added it to a layer.
+
+    Args:
+        root: The model.
+        name: The tensor or module, as in ``state_dict``.
+        file: What is written, such as ``"a .py file"``.
+    """
+    path, _, own = name.rpartition(".")
+    module = root.get_submodule(path)
+    child = module._modules.get(own)
+    kind = "parameter" if own in module._parameters else "buffer"
+    what = f"{kind} {own!r}" if child is None else f"child {own!r} ({type(child).__name__})"
+    return ConversionError(
+        f"its {what} is not made by the constructor of its class, so {file} cannot rebuild it; create it in the "
+        "constructor of a class of your own, registered with @lua_class, or save a .npz file, which holds all weights",
+        path=path,
+        class_name=type(module).__name__,
+    )
+
+
+def _check_names(module: nn.Module, again: nn.Module) -> None:
+    written, loaded, modules = module.state_dict(), again.state_dict(), dict(module.named_modules())
     for name in [*written, *(n for n in loaded if n not in written)]:
         ours, theirs = (str(tuple(t.shape)) if (t := d.get(name)) is not None else "none" for d in (written, loaded))
         if ours == theirs:
@@ -185,6 +212,11 @@ def _check_names(written: Mapping[str, Tensor], loaded: Mapping[str, Tensor], mo
             owner = owner.rpartition(".")[0]
         if isinstance(modules[owner], Placeholder):  # its class is mapped by now
             continue
+        if name not in loaded:
+            built = {path for path, _ in again.named_modules(remove_duplicate=False)}
+            while (owner := name.rpartition(".")[0]) not in built:
+                name = owner
+            raise not_rebuilt(module, name, "the file")
         raise ConversionError(
             f"the written file would load {name} as {theirs}, but the module has {ours}; the mapping of its class "
             "lacks a constructor argument",

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from samples import SAMPLES
+from torch.nn.utils import prune
 
 import dpnn_bridge
 from dpnn_bridge.conversion.lua_values import to_value
@@ -169,6 +170,23 @@ def test_a_model_with_a_state_is_traced_on_a_copy(tmp_path: Path) -> None:
     dpnn_bridge.save(tmp_path / "m.pt2", model, input=x)
     assert all(type(b) is torch.Tensor for b in model.buffers())
     assert isinstance(model(x), torch.Tensor)
+
+
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+def test_a_model_that_computes_its_weights_is_traced(suffix: str, tmp_path: Path) -> None:
+    pytest.importorskip(NEEDS.get(suffix, "torch"), reason="optional extra is not installed")
+    torch.manual_seed(0)
+    normalized = torch.nn.utils.weight_norm(torch.nn.Linear(2, 2))
+    pruned = prune.l1_unstructured(torch.nn.Linear(2, 2), "weight", 0.5)
+    spectral = torch.nn.utils.spectral_norm(torch.nn.Linear(2, 2))
+    model, x = torch.nn.Sequential(normalized, pruned, spectral), torch.randn(1, 2)
+    model(x).sum().backward()
+    with torch.no_grad():
+        normalized.get_parameter("weight_g").mul_(2)  # what the last run computed is out of date
+    dpnn_bridge.save(tmp_path / f"m{suffix}", model, input=x)
+    assert not normalized.weight.is_leaf
+    if suffix == ".pt2":
+        torch.testing.assert_close(torch.export.load(tmp_path / "m.pt2").module()(x), model.eval()(x))
 
 
 def test_an_example_that_the_model_refuses(tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import runpy
 import struct
 import subprocess
 import sys
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ from torch import nn
 import dpnn_bridge
 from dpnn_bridge import LuaClass, lua_class
 from dpnn_bridge.compare.bits import same_bits
-from dpnn_bridge.errors import ConversionError, LuaValueError, OptionError
+from dpnn_bridge.errors import ConversionError, LuaValueError, OptionError, T7FormatError
+from dpnn_bridge.modules.nn.container import ConcatTable
 from dpnn_bridge.objects import LuaObject
 
 #: models of different make: a stock network, a graph, tied weights, several layers of the project's own
@@ -101,6 +104,42 @@ def test_weights_go_into_a_stock_network(tmp_path: Path) -> None:
     assert torch.equal(other(torch.ones(4)), model(torch.ones(4)))
     again = dpnn_bridge.load(tmp_path / "m.safetensors")
     assert again[0].weight is again[2].weight
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".py"])
+def test_children_keep_their_names(suffix: str, tmp_path: Path) -> None:
+    shared = nn.Sequential(OrderedDict(q=nn.Linear(2, 2)))
+    gap = nn.Sequential(nn.Linear(2, 2))
+    gap.add_module("5", nn.Linear(2, 2))
+    both = ConcatTable(OrderedDict([("a-b", nn.Linear(2, 2)), ("0", nn.Tanh()), ("c", shared)]))  # type: ignore[arg-type]
+    model = nn.Sequential(OrderedDict([("fc", shared), ("1", nn.ReLU()), ("0", gap), ("class", both)]))
+    path, x = tmp_path / f"m{suffix}", torch.randn(3, 2)
+    dpnn_bridge.save(path, model)
+    again = runpy.run_path(str(path))["build"]() if suffix == ".py" else dpnn_bridge.load(path)
+    again.load_state_dict(model.state_dict())
+    assert [n for n, _ in again.named_modules()] == [n for n, _ in model.named_modules()]
+    assert all(torch.equal(a, b) for a, b in zip(again(x), model(x), strict=True))
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".py"])
+def test_what_was_added_to_a_layer_is_named(suffix: str, tmp_path: Path) -> None:
+    sequence, layer = nn.Sequential(nn.Linear(2, 2)), nn.ReLU()
+    sequence.extra, layer.child = nn.Parameter(torch.ones(2)), nn.Linear(2, 2)
+    for added, what in ((sequence, "parameter 'extra'"), (layer, r"child 'child' \(Linear\)")):
+        with pytest.raises(ConversionError, match=rf"its {what} is not made by .*own, registered .*\.npz") as caught:
+            dpnn_bridge.save(tmp_path / f"m{suffix}", nn.Sequential(OrderedDict(part=added)))
+        assert (caught.value.path, caught.value.class_name) == ("part", type(added).__name__)
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("names", [["a.b", "c"], ["a", "a"], ["forward", "a"], ["", "a"], "ab", [1, 2]])
+def test_damaged_names_of_children(names: Any, tmp_path: Path) -> None:
+    dpnn_bridge.save(tmp_path / "m.pt", nn.Sequential(OrderedDict(a=nn.Tanh(), b=nn.Tanh())))
+    content = torch.load(tmp_path / "m.pt")
+    content["graph"] = json.dumps(json.loads(content["graph"]) | {"names": {"": names}})
+    torch.save(content, tmp_path / "m.pt")
+    with pytest.raises(T7FormatError, match=r"m\.pt: the object graph is damaged .*convert the \.t7 file again"):
+        dpnn_bridge.load(tmp_path / "m.pt")
 
 
 def test_files_of_earlier_versions_load(tmp_path: Path) -> None:

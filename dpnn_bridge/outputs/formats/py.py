@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import runpy
 from collections import defaultdict
 from pathlib import Path
@@ -19,7 +18,7 @@ from dpnn_bridge.errors import VerificationError
 from dpnn_bridge.outputs.format import ExportContext, Format
 from dpnn_bridge.outputs.py.program import Program
 from dpnn_bridge.outputs.py.settings import Pair, settings, tensors
-from dpnn_bridge.outputs.verification import run, same_outputs
+from dpnn_bridge.outputs.verification import copied, not_rebuilt, run, same_outputs
 from dpnn_bridge.outputs.written import Results, Written, run_modules
 
 #: begins the last line
@@ -43,6 +42,8 @@ class Py(Format):
             built = runpy.run_path(str(path))["build"]()
             _load_state_dict(built, module.state_dict())
         except Exception as e:
+            if isinstance(e, _OtherNamesError) and (added := _added(module, context.written.pairs(built))):
+                raise not_rebuilt(module, added, "a .py file") from e
             raise VerificationError(f"the generated Python does not rebuild the model: {type(e).__name__}: {e}") from e
         pairs = context.written.pairs(built)
         _check_tensors(path, pairs)
@@ -50,7 +51,7 @@ class Py(Format):
             raise VerificationError(f"{path}: the generated Python lacks the statement {missing[0]}")
         if context.example is not None:
             torch.manual_seed(0)
-            expected = run(copy.deepcopy(module), context.example)
+            expected = run(copied(module), context.example)
             torch.manual_seed(0)
             same_outputs(path, run(built, context.example), expected, "the generated Python")
 
@@ -86,11 +87,27 @@ class Py(Format):
         return Written(found, run=run, complete=False, faster=False, note=note)
 
 
+class _OtherNamesError(ValueError):
+    """A model has other parameters and buffers."""
+
+
+def _added(module: nn.Module, pairs: list[Pair]) -> str:
+    """Return the name of the first tensor that the fresh model lacks; empty if there is none."""
+    names = {id(m): f"{name}." if name else "" for name, m in module.named_modules()}
+    lacking = (
+        f"{names[id(wanted)]}{name}"
+        for _, wanted, fresh in pairs
+        for name in tensors(wanted)
+        if name not in tensors(fresh) and name not in wanted._non_persistent_buffers_set
+    )
+    return next(lacking, "")
+
+
 def _load_state_dict(module: nn.Module, state_dict: dict[str, Tensor]) -> None:
     """Load a state_dict like ``module.load_state_dict``, in linear time.
 
     Raises:
-        ValueError: names or shapes differ.
+        _OtherNamesError: names or shapes differ.
     """
     wrong: list[str] = []
 
@@ -105,7 +122,7 @@ def _load_state_dict(module: nn.Module, state_dict: dict[str, Tensor]) -> None:
 
     load(module, dict(state_dict), "")
     if wrong:
-        raise ValueError(f"the state_dict does not fit: {', '.join(wrong[:8])}{', …' if wrong[8:] else ''}")
+        raise _OtherNamesError(f"the state_dict does not fit: {', '.join(wrong[:8])}{', …' if wrong[8:] else ''}")
 
 
 def _check_tensors(path: Path, pairs: list[Pair]) -> None:

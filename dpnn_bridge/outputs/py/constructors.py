@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from collections.abc import Iterator
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -114,7 +115,7 @@ class Constructors:
                 class_name=getattr(module, "class_name", kind.__name__),
             )
         call = Call(self.closure.add(kind))
-        members = iter([(n, m) for n, m in module._modules.items() if m is not None and n.isdigit()])
+        members = iter(_numbered(module))
         for p in _parameters(kind):
             if p.kind is p.VAR_POSITIONAL:
                 values = module.__dict__.get(p.name)  # such as the sizes of View(*sizes)
@@ -141,9 +142,11 @@ class Constructors:
 
     def _add_members(self, module: nn.Module, path: str) -> None:
         """Record the members of containers that have their own names."""
+        numbered = dict(_numbered(module))
         for name, child in module._modules.items():
-            if child is not None and not name.isdigit():
-                self.added.append((module, name, self.value_of(child, f"{path}.{name}")))
+            if child is not None and name not in numbered:
+                position = len(self.added)  # before what is added to the child
+                self.added.insert(position, (module, name, self.value_of(child, f"{path}.{name}")))
 
     def _argument(self, module: nn.Module, parameter: inspect.Parameter, path: str, members: Iterator[Any]) -> Any:
         """Return the value of a constructor argument: the attribute, a member, or from Lua fields."""
@@ -202,6 +205,14 @@ def _referenced(module: nn.Module) -> list[nn.Module]:
         return live_children(module)
     others = [v for v in vars(module).values() if isinstance(v, nn.Module)]
     return [m for m in module._modules.values() if m is not None] + others
+
+
+def _numbered(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the members that a constructor numbers: in a sequence those before any with another name."""
+    members = list(module._modules.items())
+    if isinstance(module, nn.Sequential):
+        members = [m for _, m in takewhile(lambda m: m[1][0] == str(m[0]), enumerate(members))]
+    return [(n, m) for n, m in members if m is not None and n.isdigit()]
 
 
 def _plain_type(module: nn.Module) -> type[nn.Module]:

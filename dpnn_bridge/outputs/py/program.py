@@ -6,7 +6,6 @@ nngraph graph, and the source of every class that PyTorch does not have.
 
 from __future__ import annotations
 
-import copy
 import keyword
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +21,7 @@ from dpnn_bridge.outputs.py.closure import SourceClosure
 from dpnn_bridge.outputs.py.constructors import Constructors
 from dpnn_bridge.outputs.py.helpers import tie
 from dpnn_bridge.outputs.py.settings import Pair, settings
-from dpnn_bridge.outputs.verification import run
+from dpnn_bridge.outputs.verification import copied, not_rebuilt, run
 
 HEADER = """{title} as a PyTorch module, written by dpnn_bridge.
 
@@ -78,7 +77,14 @@ class Program:
     def pairs(self, built: nn.Module) -> list[Pair]:
         """Return the modules of the model with those of one that this program built."""
         modules = {id(m): m for m in self._module.modules()}
-        return [Pair(path, modules[i], eval(path, {"model": built})) for i, path in self._paths.items()]
+        pairs: list[Pair] = []
+        for i, path in self._paths.items():
+            try:
+                pairs.append(Pair(path, modules[i], eval(path, {"model": built})))
+            except (AttributeError, LookupError):
+                name = next(name for name, m in self._module.named_modules() if m is modules[i])
+                raise not_rebuilt(self._module, name, "a .py file") from None
+        return pairs
 
     def _text(self, settings: list[str]) -> str:
         if any(line.startswith("tie(") for line in settings):
@@ -122,12 +128,12 @@ def _paths(root: nn.Module, graphs: dict[int, dict[str, str]]) -> dict[int, str]
         if id(module) in paths:
             return
         paths[id(module)] = path
-        for name, child in module._modules.items():
+        for position, (name, child) in enumerate(module._modules.items()):
             if id(module) in graphs:
                 name = graphs[id(module)].get(name, "")
             if child is None or not name:
                 continue
-            if name.isdigit() and isinstance(module, (nn.Sequential, nn.ModuleList)):
+            if name == str(position) and isinstance(module, (nn.Sequential, nn.ModuleList)):
                 walk(child, f"{path}[{name}]")
             else:
                 plain = name.isidentifier() and name.isascii() and not keyword.iskeyword(name)
@@ -148,7 +154,7 @@ def _shapes(module: nn.Module, example: Any) -> tuple[str, dict[int, str]]:
 
         return record
 
-    model = copy.deepcopy(module).eval()
+    model = copied(module).eval()
     for ours, theirs in zip(module.modules(), model.modules(), strict=True):
         theirs.register_forward_hook(recording(id(ours)))
     output = run(model, example)

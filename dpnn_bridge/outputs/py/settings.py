@@ -134,7 +134,7 @@ def _frozen(pairs: list[Pair]) -> Iterator[str]:
             yield f"{path}.requires_grad_(False)"
             continue
         for name, parameter in wanted.named_parameters(recurse=False):
-            if parameter.requires_grad != getattr(fresh, name).requires_grad:
+            if parameter.requires_grad != getattr(fresh, name, parameter).requires_grad:
                 yield f"{path}.{name}.requires_grad_({parameter.requires_grad})"
 
 
