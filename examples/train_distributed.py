@@ -127,6 +127,7 @@ def train(arguments: argparse.Namespace) -> None:
     checkpoint["optimState"] = optim.to_lua(optimizer, model)
     if rank == 0:
         dpnn_bridge.write_t7(arguments.target, checkpoint)
+    dist.barrier()  # a process that ends while others still use its connections can end with SIGABRT
 
 
 def main() -> None:

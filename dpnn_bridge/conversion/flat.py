@@ -7,12 +7,14 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from dpnn_bridge.base.contiguous import is_contiguous
 from dpnn_bridge.conversion import registry
-from dpnn_bridge.conversion.distributed import is_distributed
+from dpnn_bridge.conversion.distributed import full, is_distributed
 from dpnn_bridge.conversion.fields import get_tensor, grad_field, record_of, resolve
+from dpnn_bridge.conversion.parametrized import current
 from dpnn_bridge.conversion.ties import tie_of
 from dpnn_bridge.objects import ORIGINS, LuaStorage, LuaTensor
 
@@ -85,16 +87,32 @@ class FlatStorages:
         for module in root.modules():
             record = record_of(module)
             for name, field in registry.spec_of(module).fields_of(module).items() if record else ():
+                owner, leaf = resolve(module, field.attribute)
+                if owner._parameters.get(leaf, module) is None:
+                    continue
                 for gradient in (False, True)[: 1 + gradients]:
                     place = record.places.get(grad_field(name, field) if gradient else name) if record else None
-                    if place is not None and tie_of(*resolve(module, field.attribute)) is None:
+                    if place is not None and tie_of(owner, leaf) is None:
                         self._members[place.origin].setdefault(place.start, (place, (module, name, field, gradient)))
 
-    def find(self, place: Place) -> LuaStorage | None:
-        """Return the storage of a place; None if the model does not fill the storage."""
+    def find(self, place: Place, tensor: Tensor) -> LuaStorage | None:
+        """Return the storage of a place; None if the model does not fill the storage, or with another tensor.
+
+        Layers that share a weight have one place. Parametrizations and pruning can make the weights differ.
+        """
+        if not self._contains(place, tensor):
+            return None
         if place.origin not in self._made:
             self._made[place.origin] = self._make(place)
         return self._made[place.origin]
+
+    def _contains(self, place: Place, tensor: Tensor) -> bool:
+        """Return whether the parameter or buffer of a place, or that of its gradient, is this one or has its values."""
+        if place.start not in self._members[place.origin]:
+            return False
+        module, _, field, _ = self._members[place.origin][place.start][1]
+        other = current(module, field.attribute)
+        return other is tensor or (other is not None and torch.equal(full(other), full(tensor)))
 
     def _make(self, place: Place) -> LuaStorage | None:
         members = [self._members[place.origin][start] for start in sorted(self._members[place.origin])]

@@ -15,6 +15,7 @@ from dpnn_bridge.base.graph import without_entries
 from dpnn_bridge.conversion import fields, lua_class, registry, tensors
 from dpnn_bridge.conversion.contexts import LuaContext
 from dpnn_bridge.conversion.customized import overridden
+from dpnn_bridge.conversion.distributed import full
 from dpnn_bridge.conversion.fields import Field, record_of
 from dpnn_bridge.conversion.flat import FlatStorages
 from dpnn_bridge.conversion.lua_values import lua_storage, numpy_dtype, strided
@@ -67,7 +68,7 @@ class LuaConversion(LuaContext):
         self._tensors: dict[tuple[Any, ...], LuaTensor] = {}
         self._restored: dict[Any, Any] = {}
         self._alive: list[Any] = []
-        self._twins: dict[tuple[Any, ...], nn.Module] = {}
+        self._twins: dict[tuple[Any, ...], list[nn.Module]] = {}
 
     def to_lua(self, module: nn.Module) -> LuaObject:
         if id(module) in self._objects:
@@ -160,8 +161,12 @@ class LuaConversion(LuaContext):
         return None if twin is None else self.to_lua(self.with_parameters_of_first(twin, module))
 
     def with_parameters_of_first(self, twin: nn.Module, source: nn.Module) -> nn.Module:
-        first = self._twins.setdefault((type(twin), *map(id, source.parameters())), twin)
-        twin._parameters = first._parameters
+        key = (type(twin), *map(id, source.parameters()))
+        for first in self._twins.setdefault(key, []):
+            if _same_values(first, twin):
+                twin._parameters = first._parameters
+                return twin
+        self._twins[key].append(twin)
         return twin
 
     def pairs(self) -> list[tuple[nn.Module, LuaObject]]:
@@ -304,7 +309,7 @@ class LuaConversion(LuaContext):
         key = (id(tensor), spec.layout, kind, gradient, number)
         shape = tuple(value.shape)
         place = record.places.get(fields.grad_field(name, spec) if gradient else name) if record else None
-        flat = self._flat.find(place) if self._flat and place and value.numel() == place.size else None
+        flat = self._flat.find(place, tensor) if self._flat and place and value.numel() == place.size else None
         if flat is not None and place is not None and (key, shape) not in self._tensors:
             self._alive.append(tensor)
             self._tensors[key, shape] = LuaTensor(
@@ -328,6 +333,15 @@ class LuaConversion(LuaContext):
     def constant(self, tensor: Tensor, module: nn.Module) -> LuaTensor:
         kind = self.class_of(tensor, module)
         return strided(kind, tuple(tensor.shape), lua_storage(kind, tensor.detach()))
+
+
+def _same_values(one: nn.Module, other: nn.Module) -> bool:
+    """Return whether two modules of one class have equal parameters: what computes them may differ."""
+    a, b = one._parameters, other._parameters
+    return a.keys() == b.keys() and all(
+        x is y or (x is not None and y is not None and torch.equal(full(x), full(y)))
+        for x, y in zip(a.values(), b.values(), strict=True)
+    )
 
 
 def _advice(module: nn.Module) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
+from dpnn_bridge.conversion.fields import get_tensor
 from dpnn_bridge.conversion.modes import evaluating
 
 
@@ -66,6 +68,16 @@ def baked(module: nn.Module) -> nn.Module | None:
         twin.__dict__.pop(name, None)
         twin.register_parameter(name, nn.Parameter(value.detach().clone()))
     return twin
+
+
+def current(module: nn.Module, attribute: str) -> Tensor | None:
+    """Return a tensor of a module by its attribute, and leave parametrizations as they are.
+
+    Spectral normalization takes a step whenever its weight is read in training.
+    """
+    lists = module._modules.get("parametrizations")
+    with evaluating(lists) if lists is not None else nullcontext():
+        return get_tensor(module, attribute)
 
 
 def _reduce(module: Any, protocol: Any) -> tuple[Any, ...]:

@@ -109,3 +109,48 @@ def test_a_wrong_memory_of_the_storage_is_ignored(flat: Any) -> None:
     content["graph"] = json.dumps({**graph, "flat": flat})
     net = to_lua(container.unpack(content, Options())[0])
     assert net["modules"][1]["weight"].storage.size == 12
+
+
+class Times(torch.nn.Module):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight * self.factor
+
+
+def sharing(gradients: bool) -> torch.nn.Module:
+    """``l`` and ``l:clone("weight", "bias")``, which may share gradients as well."""
+    first = to_lua(torch.nn.Linear(2, 2).double())
+    names = ("weight", "bias", "gradWeight", "gradBias")[: 4 if gradients else 2]
+    flat = {name: LuaStorage("torch.DoubleStorage", 6, np.arange(6.0)) for name in ("", "grad")}
+    for name in ("weight", "bias", "gradWeight", "gradBias"):
+        own = first[name]
+        start = 4 if name.lower().endswith("bias") else 0
+        first[name] = LuaTensor(own.class_name, own.shape, own.stride, start, flat["grad" if "grad" in name else ""])
+    second = to_lua(torch.nn.Linear(2, 2).double())
+    for name in names:
+        second[name] = first[name]
+    return to_torch(fresh("nn.Sequential", "torch.DoubleTensor", first, second))
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_shared_weights_that_are_computed_in_different_ways_are_written_apart(gradients: bool) -> None:
+    x = torch.randn(3, 2, dtype=torch.float64)
+    net = sharing(gradients)
+    for layer, factor in zip(net, (1.0, 2.0), strict=True):  # type: ignore[call-overload]
+        torch.nn.utils.parametrize.register_parametrization(layer, "weight", Times(factor))
+    torch.testing.assert_close(to_torch(to_lua(net))(x), net(x), rtol=1e-12, atol=0)
+    net = sharing(gradients)
+    for layer, mask in zip(net, ([[1, 0], [1, 1]], [[0, 1], [1, 1]]), strict=True):  # type: ignore[call-overload]
+        torch.nn.utils.prune.custom_from_mask(layer, "weight", torch.tensor(mask))
+    torch.testing.assert_close(to_torch(to_lua(net))(x), net(x), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_one_of_two_layers_that_share_a_bias_may_lose_it(which: int) -> None:
+    x = torch.randn(3, 2, dtype=torch.float64)
+    net = sharing(True)
+    net[which].bias = None  # type: ignore[index]
+    torch.testing.assert_close(to_torch(to_lua(net))(x), net(x), rtol=1e-12, atol=0)
