@@ -54,6 +54,8 @@ def draw(
     """
     if unfold is not None and not dot and not mermaid:
         raise click.UsageError("--unfold needs --dot or --mermaid")
+    if dot and mermaid:
+        raise click.UsageError("--dot and --mermaid both print to stdout; omit one of them")
     if html is None and not dot and not mermaid:
         return False
     if not isinstance(source, Path):

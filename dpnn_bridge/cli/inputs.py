@@ -58,7 +58,7 @@ class ExampleInput:
         return [*(sha256_of(spec) if spec in files else spec for spec in self.specs), self.dtype]
 
 
-def example_input(specs: Sequence[str], dtype: str | nn.Module | None = None) -> Any:
+def example_input(specs: Sequence[str], dtype: str | nn.Module | None = None, option: str = "--input") -> Any:
     """Return one input from its description, or a list from several.
 
     Args:
@@ -66,13 +66,14 @@ def example_input(specs: Sequence[str], dtype: str | nn.Module | None = None) ->
             or a ``.t7``, ``.npy`` or ``.pt`` file.
         dtype: floating point type of random inputs, or the model that takes them: its own type, and indices where its
             first layer looks rows up, unless another description names its type; default float32.
+        option: the option that the descriptions come from, for messages.
 
     Raises:
         OptionError: a description is neither.
     """
     typed = any((shape := _SHAPE.fullmatch(spec)) and shape[2] for spec in specs)
     kind = _dtype_of(dtype, typed) if isinstance(dtype, nn.Module) else dtype
-    values = [_one(spec, kind) for spec in specs]
+    values = [_one(spec, kind, option) for spec in specs]
     return values[0] if len(values) == 1 else values
 
 
@@ -90,16 +91,17 @@ def shapes_alone(specs: Sequence[str]) -> bool:
     return any(re.fullmatch(r"\d+(?:x\d+)*", spec) for spec in specs)
 
 
-def _one(spec: str, dtype: str | None) -> Any:
+def _one(spec: str, dtype: str | None, option: str) -> Any:
+    where = f"{option} {spec}"
     if shape := _SHAPE.fullmatch(spec):
-        return wrap_errors(OptionError, f"--input {spec}")(_drawn)(spec, shape, dtype)
-    return wrap_errors(T7Error, f"--input {spec}")(_read)(spec)
+        return wrap_errors(OptionError, where)(_drawn)(where, shape, dtype)
+    return wrap_errors(T7Error, where)(_read)(spec, where)
 
 
-def _drawn(spec: str, shape: re.Match[str], dtype: str | None) -> Any:
+def _drawn(where: str, shape: re.Match[str], dtype: str | None) -> Any:
     kind = getattr(torch, shape[2] or dtype or "float32", None)
     if not isinstance(kind, torch.dtype):
-        raise OptionError(f"--input {spec}: {shape[2]} is not a torch dtype")
+        raise OptionError(f"{where}: {shape[2]} is not a torch dtype")
     size = [int(n) for n in shape[1].split("x")]
     generator = torch.Generator().manual_seed(0)
     return (
@@ -107,20 +109,23 @@ def _drawn(spec: str, shape: re.Match[str], dtype: str | None) -> Any:
     )
 
 
-def _read(spec: str) -> Any:
+def _read(spec: str, where: str) -> Any:
     path = Path(spec)
     if "\0" in spec or not path.is_file():
-        raise OptionError(f"--input {spec}: neither a shape such as 1x3x224x224 nor a file")
+        raise OptionError(f"{where}: neither a shape such as 1x3x224x224 nor a file")
     if path.suffix == ".npy":
-        return torch.from_numpy(_array(path))
+        return torch.from_numpy(_array(path, where))
     if path.suffix in PICKLED:
         return pt_file.read(path)
     return to_value(read_t7(path))
 
 
-def _array(path: Path) -> np.ndarray:
-    with open_input(path) as file:
-        header = ArrayHeader(file)
-        if header.nbytes > path.stat().st_size:
-            raise T7FormatError(f"it is truncated: its array of {header.shape} does not fit into the file")
-        return header.elements(file)
+def _array(path: Path, where: str) -> np.ndarray:
+    try:
+        with open_input(path) as file:
+            header = ArrayHeader(file)
+            if header.nbytes > path.stat().st_size:
+                raise T7FormatError(f"it is truncated: its array of {header.shape} does not fit into the file")
+            return header.elements(file)
+    except T7FormatError as error:
+        raise T7FormatError(f"{error}; write the file with numpy.save", source=where) from error

@@ -9,7 +9,7 @@ from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -37,6 +37,9 @@ from dpnn_bridge.errors import ModelNotFoundError, VerificationError
 
 if TYPE_CHECKING:
     from dpnn_bridge.parity.verification import Verification
+
+#: options that say how classes are converted
+_CLASSES = ("plugin", "lua", "sandbox", "partial_sandbox", "allow_unsupported")
 
 
 @click.command("dpnn-verify", cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
@@ -79,6 +82,9 @@ if TYPE_CHECKING:
     help="JSON file of comparisons that may differ, each with its reason.",
 )
 @click.option("--plugin", multiple=True, type=click.Path(path_type=Path), help="Python file with @lua_class mappings.")
+@click.option("--lua", multiple=True, type=click.Path(path_type=Path), help="Lua file that defines classes.")
+@click.option("--sandbox", is_flag=True, help="Run the --lua files in a process that can only compute.")
+@click.option("--partial-sandbox", is_flag=True, help="Like --sandbox, also if the kernel cannot confine the process.")
 @click.option(
     "--allow-unsupported", is_flag=True, help="Insert placeholders for unknown classes. They raise when they run."
 )
@@ -93,7 +99,7 @@ if TYPE_CHECKING:
 @quiet_option
 @click.option("-v", "--verbose", is_flag=True, help="Print every comparison, not only the worst of each layer.")
 @version_option
-def verify_command(weights: Path | None, later: bool, **options: Any) -> None:
+def verify_command(weights: Path | None, later: bool, partial_sandbox: bool, **options: Any) -> None:
     """Compare MODEL with Torch7's results, layer by layer.
 
     \b
@@ -126,9 +132,13 @@ def verify_command(weights: Path | None, later: bool, **options: Any) -> None:
     """
     if _verify_network(weights, later, options):
         return
+    if partial_sandbox:
+        options["sandbox"] = "partial"
     request = Request(**options)
+    if request.sandbox and not request.lua:
+        raise click.UsageError("--sandbox and --partial-sandbox need --lua")
     if request.model.suffix == ".jsonl":
-        accept_only("a manifest", "trust_manifest", "plugin", "jobs", "dask", "as_json", "verbose")
+        accept_only("a manifest", "trust_manifest", *_CLASSES, "jobs", "dask", "as_json", "verbose")
         if request.converted is not None:
             raise click.UsageError(f"a manifest names its files; omit {request.converted}")
         _verify_manifest(request)
@@ -146,7 +156,7 @@ def verify_command(weights: Path | None, later: bool, **options: Any) -> None:
             is_equal = _equal_data(request)
             if is_equal is None:
                 raise
-            accept_only("data without a model", "key", "dtype", "plugin", "as_json", "verbose")
+            accept_only("data without a model", "key", "dtype", *_CLASSES, "as_json", "verbose")
             result = None
     if result is None:
         _print_data(request, is_equal)
@@ -198,6 +208,8 @@ class Request:
     gradient_rtol: float | None
     known_differences: Path | None
     plugin: tuple[Path, ...]
+    lua: tuple[Path, ...]
+    sandbox: bool | Literal["partial"]
     allow_unsupported: bool
     trust_manifest: bool
     unbounded: bool
@@ -219,9 +231,13 @@ class Request:
             raise click.UsageError("--jobs, --dask and --trust-manifest need a manifest, MODEL.jsonl")
         self._keep_inputs()
 
+    def classes(self) -> dict[str, Any]:
+        """Return the arguments that say how classes are converted; None and False where the command line does not."""
+        return {"lua": self.lua or None, "sandbox": self.sandbox, "allow_unsupported": self.allow_unsupported}
+
     def _keep_inputs(self) -> None:
         files = (self.model, self.converted, self.reference, self.known_differences, self.torch7)
-        keep_inputs(*files, *self.plugin, *self.inputs, *self.outputs)
+        keep_inputs(*files, *self.plugin, *self.lua, *self.inputs, *self.outputs)
         if self.html is not None:
             real = Path(os.path.realpath(self.html))
             if real.suffix == ".lua" and any(real.is_relative_to(os.path.realpath(p)) for p in self.lua_path):
@@ -239,7 +255,7 @@ def _verified(request: Request) -> Verification:
         request.converted,
         reference=request.reference,
         input=_example(request) if request.inputs else None,
-        output=example_input(request.outputs, request.dtype) if request.outputs else None,
+        output=example_input(request.outputs, request.dtype, "--output") if request.outputs else None,
         lua_path=request.lua_path,
         torch7=request.torch7,
         key=request.key,
@@ -250,7 +266,7 @@ def _verified(request: Request) -> Verification:
         rtol=request.rtol,
         gradient_rtol=request.gradient_rtol,
         known_differences=request.known_differences,
-        allow_unsupported=request.allow_unsupported,
+        **request.classes(),
         unbounded=request.unbounded,
     )
 
@@ -313,7 +329,9 @@ def _verify_manifest(request: Request) -> None:
         done = []
         plugins = tuple(os.path.realpath(p) for p in request.plugin)
         trusted = request.trust_manifest
-        for checked in check_manifest(request.model, executor=executor, plugins=plugins, trusted=trusted):
+        lua = tuple(os.path.abspath(path) for path in request.lua) or None
+        how = {**request.classes(), "plugins": plugins, "lua": lua, "trusted": trusted}
+        for checked in check_manifest(request.model, executor=executor, **how):
             done.append(checked)
             progress(f"{len(done)} files checked")
     done.sort(key=lambda c: c.target)
@@ -337,12 +355,10 @@ def _verify_manifest(request: Request) -> None:
 def _example(request: Request) -> Any:
     """Return the input; the model determines the dtype of random inputs given as shapes."""
     from dpnn_bridge.cli.inputs import example_input, shapes_alone
-    from dpnn_bridge.conversion.options import Options
     from dpnn_bridge.errors import DpnnBridgeError
-    from dpnn_bridge.files import load_with_report
+    from dpnn_bridge.files import load
 
-    options = Options(allow_unsupported=request.allow_unsupported)
     if not request.dtype and shapes_alone(request.inputs):
         with suppress(DpnnBridgeError):  # `verify` reads the model again, and reports the error
-            return example_input(request.inputs, load_with_report(request.model, request.key, options)[0])
+            return example_input(request.inputs, load(request.model, key=request.key, **request.classes()))
     return example_input(request.inputs, request.dtype)

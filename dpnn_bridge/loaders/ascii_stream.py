@@ -43,7 +43,7 @@ class AsciiStream:
         """Return the next word, wherever it ends, and the newline behind it."""
         match = _TOKEN.match(self._text, self.position)
         if match is None:
-            raise StreamError("truncated")
+            raise StreamError("truncated: a number expected, none left")
         stop = match.end()
         if stop == self.size:
             raise StreamError(f"truncated: the file ends in the number {_shown(match[1])}")
@@ -147,10 +147,10 @@ class AsciiStream:
         stop = text.find(b"\n", start, start + _LONGEST_NUMBER * count)
         if count and (stop < 0 or text.count(b" ", start, stop) != count - 1):  # not as Torch7 lays them out
             stop = start
-            for _ in range(count):
+            for i in range(count):
                 match = _TOKEN.match(text, stop)
                 if match is None:
-                    raise StreamError("truncated")
+                    raise StreamError(f"truncated: {count} numbers expected, {i} left")
                 stop = match.end()
         elif not count:
             return start

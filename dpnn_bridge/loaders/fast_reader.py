@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -225,7 +225,7 @@ class FastReader(Reader):
                                 break
                         if not stack:
                             if pos > end:
-                                raise StreamError("truncated")
+                                self._read_truncated()
                             stream.at, self.count = pos, count
                             return root.get(1)
                         value = owner
@@ -256,6 +256,14 @@ class FastReader(Reader):
                 break
             left -= count
         return pos, left
+
+    def _read_truncated(self) -> NoReturn:
+        """Read a stream whose last value reaches into the padding with the base class, which names that value."""
+        ours = self.stream
+        stream = BinaryStream(ours.source, long_size=ours.long_size, big_endian=ours.order == ">")
+        limits = {"max_depth": self.max_depth, "max_objects": self.max_objects}
+        Reader(stream, referenced=self.referenced, **limits).read_all()
+        raise StreamError("truncated")  # the file has grown since
 
     def _shared(self, strings: Sequence[str]) -> list[str]:
         """Decode strings, each distinct string once."""

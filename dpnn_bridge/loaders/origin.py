@@ -164,7 +164,8 @@ def _unpacked(path: Path, folder: Path, name: str) -> Path:
     except (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, ValueError, RuntimeError) as e:
         if (refused := causing_os_error(e)) is not None:
             raise refused from e
-        raise T7FormatError(f"cannot be decompressed: {e}", source=name) from e
+        advice = "the file is damaged or incomplete: copy or download it again"
+        raise T7FormatError(f"cannot be decompressed: {e}; {advice}", source=name) from e
     return path
 
 

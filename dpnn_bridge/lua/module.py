@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -263,6 +264,14 @@ class LuaModule(_LuaFunctionality, Placeholder):
         self.bridge.method(self.lua, "type", names[probe.dtype])
         self._bind()
         return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LuaModule:
+        """Return a copy in the same Lua state, of the object as ``torch.save`` would write it now."""
+        copied = memo[id(self)] = LuaModule(self.bridge, self.bridge.to_lua(copy.deepcopy(self.obj)))
+        copied.path, copied.training = self.path, self.training
+        for ours, theirs in zip(copied._weights, self._weights, strict=True):
+            ours.requires_grad_(theirs.requires_grad)
+        return copied
 
     def extra_repr(self) -> str:
         return f"{self.class_name}, in {self.bridge.runtime}"

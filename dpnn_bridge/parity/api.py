@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from dpnn_bridge.compare.differences import Tolerance
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.tensors import as_dtype
 from dpnn_bridge.errors import ConversionError, NotT7Error, OptionError
+from dpnn_bridge.files import classes_in_lua
 from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.parity import verify as verification
 from dpnn_bridge.parity.known_differences import KnownDifference, read_known_differences
@@ -41,6 +43,8 @@ def verify(
     gradient_rtol: float | None = None,
     known_differences: StrPath | None = None,
     plugins: Sequence[StrPath] = (),
+    lua: Any = None,
+    sandbox: bool | Literal["partial"] = False,
     allow_unsupported: bool = False,
     unbounded: bool = False,
 ) -> Verification:
@@ -64,6 +68,8 @@ def verify(
         gradient_rtol: Accepted relative difference of gradients; default 1e-10 in double precision, else 1e-3.
         known_differences: JSON file of comparisons that may differ, each with its reason.
         plugins: Python files that register classes with ``@lua_class``.
+        lua: A :class:`~dpnn_bridge.lua.LuaBridge` or Lua files that define classes, see :func:`dpnn_bridge.load`.
+        sandbox: Run these Lua files in a process that can only compute.
         allow_unsupported: Replace unknown classes by placeholders.
         unbounded: Run the model without limits of memory and time.
 
@@ -90,6 +96,10 @@ def verify(
         raise OptionError(f"{computes} computes the output: omit output= (--output)")
     if reference is not None and input is not None:
         raise OptionError("reference= (--reference) contains the input; omit input= (--input) and output= (--output)")
+    for name, tolerance in (("rtol", rtol), ("gradient_rtol", gradient_rtol)):
+        if tolerance is not None and not 0 <= tolerance < math.inf:
+            option = f"{name}= (--{name.replace('_', '-')})"
+            raise OptionError(f"{option} is {tolerance}; pass a finite number that is not negative, such as 1e-6")
     known = [] if known_differences is None else _known(known_differences)
     load_plugins(plugins)
     return verification.verify(
@@ -105,7 +115,7 @@ def verify(
         gradients=backward,
         tolerance=None if rtol is None else Tolerance(rtol, rtol),
         gradient_tolerance=None if gradient_rtol is None else Tolerance(gradient_rtol, gradient_rtol),
-        options=Options(allow_unsupported=allow_unsupported),
+        options=Options(allow_unsupported=allow_unsupported, **classes_in_lua(lua, sandbox)),
         lua=_bridge(lua_path) if lua_path else None,
         torch7=None if torch7 is None else str(torch7),
         known=known,

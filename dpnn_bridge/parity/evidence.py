@@ -14,6 +14,9 @@ FIXTURES = Path(__file__).with_name("fixtures_by_class.json")
 #: written by docs/generate_random_instances.py from a run of tests/differential
 RANDOM_INSTANCES = Path(__file__).with_name("random_instances_by_class.json")
 
+#: modules that no mapping made -> the evidence for them
+UNMAPPED = {"LuaModule": "not tested: its Lua code runs", "Placeholder": "not tested: a placeholder, which cannot run"}
+
 
 @cache
 def fixtures_by_class() -> dict[str, int]:
@@ -27,8 +30,12 @@ def random_instances_by_class() -> dict[str, int]:
     return json.loads(RANDOM_INSTANCES.read_text(encoding="utf-8"))
 
 
-def evidence_of(class_name: str) -> dict[str, Any]:
+def evidence_of(class_name: str, torch_type: str) -> dict[str, Any]:
     """Return how a class was tested.
+
+    Args:
+        class_name: its name in Lua; that of PyTorch's class where the module never was Lua's.
+        torch_type: the class of its module.
 
     Returns:
         ``checked_by``: ``"torch7"``, ``"formula"``, ``"structure"`` or ``"not a Torch7 class"``; ``fixtures`` and
@@ -36,8 +43,9 @@ def evidence_of(class_name: str) -> dict[str, Any]:
         ``evidence``: all in words.
     """
     blocks = registry.blocks_of(class_name)
-    if not blocks:
-        return {"checked_by": "not a Torch7 class", "fixtures": 0, "random_instances": 0, "evidence": "PyTorch's own"}
+    if torch_type in UNMAPPED or not blocks:
+        evidence = UNMAPPED.get(torch_type, "PyTorch's own")
+        return {"checked_by": "not a Torch7 class", "fixtures": 0, "random_instances": 0, "evidence": evidence}
     counts = fixtures_by_class()
     name = class_name if counts.get(class_name) else max(blocks[0].names, key=lambda n: counts.get(n, 0))
     count, checked_by = counts.get(name, 0), blocks[0].checked_by

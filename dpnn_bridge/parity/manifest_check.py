@@ -13,7 +13,7 @@ from concurrent.futures import Executor, as_completed
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.atomic import StrPath
@@ -23,7 +23,9 @@ from dpnn_bridge.base.shards import checksum_of
 from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.batch.executors import failure_message
 from dpnn_bridge.batch.manifest import Line, last_lines
+from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.errors import DpnnBridgeError, ModelNotFoundError, NotT7Error, VerificationError
+from dpnn_bridge.files import classes_in_lua
 from dpnn_bridge.files.converting import is_converted
 from dpnn_bridge.loaders.origin import local_file
 from dpnn_bridge.outputs.formats import is_data_file
@@ -59,9 +61,30 @@ class Checked:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Classes:
+    """How the classes of a manifest's files are converted, as in :func:`check_manifest`; pickled for workers."""
+
+    plugins: tuple[str, ...] = ()
+    lua: Any = None
+    sandbox: bool | Literal["partial"] = False
+    allow_unsupported: bool = False
+
+    def options(self) -> Options:
+        """Return the options of the conversion, with a bridge of this process."""
+        return Options(allow_unsupported=self.allow_unsupported, **classes_in_lua(self.lua, self.sandbox))
+
+
 @checks_arguments
 def check_manifest(
-    path: str | Path, *, executor: Executor | None = None, plugins: Sequence[StrPath] = (), trusted: bool = False
+    path: str | Path,
+    *,
+    executor: Executor | None = None,
+    plugins: Sequence[StrPath] = (),
+    lua: Any = None,
+    sandbox: bool | Literal["partial"] = False,
+    allow_unsupported: bool = False,
+    trusted: bool = False,
 ) -> Iterator[Checked]:
     """Check every target of a manifest; yield results as they come.
 
@@ -69,6 +92,9 @@ def check_manifest(
         path: The manifest.
         executor: What runs the checks, see :func:`dpnn_bridge.batch.run`; default: this process.
         plugins: Python files that register classes.
+        lua: Lua files that define classes; without an executor also a :class:`~dpnn_bridge.lua.LuaBridge`.
+        sandbox: Run these Lua files in a process that can only compute.
+        allow_unsupported: Replace unknown classes by placeholders.
         trusted: The manifest is your own: its lines may name addresses, which are fetched, and ``.onnx``, ``.pt2`` and
             ``.py`` files, which are read by other programs or run. By default such lines are refused.
 
@@ -77,12 +103,12 @@ def check_manifest(
         NotT7Error: The path is not a regular file.
     """
     lines = last_lines(Path(path)).values()
-    names = tuple(os.fspath(plugin) for plugin in plugins)
+    classes = Classes(tuple(os.fspath(plugin) for plugin in plugins), lua, sandbox, allow_unsupported)
     folder = None if trusted else os.path.realpath(os.path.dirname(os.path.abspath(path)))
     if executor is None:
-        yield from (check_line(line, names, folder) for line in lines)
+        yield from (check_line(line, classes, folder) for line in lines)
         return
-    futures = {executor.submit(check_line, line, names, folder): line for line in lines}
+    futures = {executor.submit(check_line, line, classes, folder): line for line in lines}
     for future in as_completed(futures):
         try:
             yield future.result()
@@ -90,19 +116,20 @@ def check_manifest(
             yield _checked(futures[future], FAILED, failure_message(e))
 
 
-def check_line(line: Line, plugins: tuple[str, ...] = (), folder: str | None = None) -> Checked:
+def check_line(line: Line, classes: Classes, folder: str | None = None) -> Checked:
     """Check one line of a manifest.
 
     Args:
         line: The line.
-        plugins: Python files that register classes.
+        classes: How classes are converted.
         folder: That of the manifest; None if the manifest is trusted.
     """
     if line["verdict"] == FAILED:
         return _checked(line, FAILED, str(line.get("message", "")))
     if folder is not None and (reason := _why_not(line, folder)):
         return _checked(line, REFUSED, reason)
-    load_plugins(plugins)
+    load_plugins(classes.plugins)
+    options = classes.options()
     try:
         places = {name: place_of(line[name]) for name in ("source", "target")}
         for place in places.values():  # before a copy of another file is made for it
@@ -115,7 +142,7 @@ def check_line(line: Line, plugins: tuple[str, ...] = (), folder: str | None = N
                 if checksum_of(file.path) != line.get(checksum):
                     return _checked(line, "different", f"{line[name]} has changed since the conversion")
                 paths.append(file.path)
-            return _compared(line, *paths)
+            return _compared(line, paths[0], paths[1], options)
     except NotT7Error as e:
         return _checked(line, MISSING, str(e))
     except DpnnBridgeError as e:
@@ -145,11 +172,11 @@ def _is_below(path: str, folder: str) -> bool:
     return os.path.commonpath([path, folder]) == folder
 
 
-def _compared(line: Line, source: Path, target: Path) -> Checked:
+def _compared(line: Line, source: Path, target: Path, options: Options) -> Checked:
     try:
         if target.suffix == ".json" and not target.name.endswith(INDEX):
             raise ModelNotFoundError("data")
-        result = verify(source, target, key=line.get("key"))
+        result = verify(source, target, key=line.get("key"), options=options)
     except ModelNotFoundError:  # data
         same = is_converted(source, target, key=line.get("key"))
         return _checked(line, "equal" if same else "different", "" if same else "the source data has changed", same)

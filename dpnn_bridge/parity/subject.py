@@ -15,7 +15,7 @@ from dpnn_bridge.conversion.lua_values import lua_value, to_value
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.errors import ModelNotFoundError, NoReferenceError
-from dpnn_bridge.files import load
+from dpnn_bridge.files import load_with_report
 from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.outputs.formats import is_converted_file
@@ -41,14 +41,14 @@ class Subject:
         self, path: StrPath, reference: StrPath | LuaTable | None, key: str | None, mode: str | None, options: Options
     ) -> None:
         self.path, self.options, self.mode = path, options, mode
-        self.obj, self.table, self.key = _read(path, reference, key)
+        self.obj, self.table, self.key = _read(path, reference, key, options)
         self.notes: dict[str, None] = {}
         self._as_saved: list[bool] = []
 
     def fresh(self) -> nn.Module:
         """Convert the model, in the mode it is to run in."""
         converted = convert_object(self.obj, self.options, self.key) if self.obj is not None else None
-        module, report = converted or (load(self.path), Report())
+        module, report = converted or (load_with_report(self.path, None, self.options)[0], Report())
         self.notes.update(dict.fromkeys(report.notes))
         self._as_saved = [m.training for m in module.modules()]
         _set_mode(module, self.table, self.mode)
@@ -68,7 +68,7 @@ class Subject:
 
 
 def _read(
-    model: StrPath, reference: StrPath | LuaTable | None, key: str | None
+    model: StrPath, reference: StrPath | LuaTable | None, key: str | None, options: Options
 ) -> tuple[LuaObject | None, LuaTable, str]:
     """Return the model's object (None for a file that torch reads), the reference table, the key."""
     table = reference if isinstance(reference, LuaTable) else LuaTable()
@@ -82,7 +82,7 @@ def _read(
     if is_fixture(root) and reference is None and key is None:
         return root["module"], root, ""
     try:
-        obj, key, _ = select(root, key, str(model))
+        obj, key, _ = select(root, key, str(model), knows=options.knows)
     except ModelNotFoundError:
         if isinstance(root, LuaTable) and "input" in root:
             raise NoReferenceError(

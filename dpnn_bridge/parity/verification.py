@@ -181,7 +181,7 @@ class Verification:
         """Return the Lua classes used: torch type, number of modules, what their numbers are checked against."""
         counts = Counter((layer.class_name, layer.torch_type) for layer in self.layers)
         return [
-            {"class_name": name, "torch_type": torch_type, "count": count, **evidence_of(name)}
+            {"class_name": name, "torch_type": torch_type, "count": count, **evidence_of(name, torch_type)}
             for (name, torch_type), count in counts.most_common()
         ]
 

@@ -24,6 +24,7 @@ from dpnn_bridge.conversion import fields
 from dpnn_bridge.conversion.limits import ResourceLimits
 from dpnn_bridge.conversion.lua_values import lua_value, to_value
 from dpnn_bridge.conversion.options import Options
+from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.parity.bounded import run_limits
@@ -299,5 +300,6 @@ def _dtype_name(module: nn.Module, dtype: torch.dtype | None) -> str:
 def _layer(node: Node) -> Layer:
     record = fields.record_of(node.module)
     torch_type = type_name(type(node.module))
-    name = record.class_name if record else torch_type
+    unmapped = node.module.class_name if isinstance(node.module, Placeholder) else ""
+    name = record.class_name if record else unmapped or torch_type
     return Layer(node.path, node.depth, name, torch_type, parameter_count(node.module))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import click
@@ -42,6 +43,13 @@ REFUSED = {
     "inspect m.t7 --html o.html --unfold 1": "--unfold needs --dot or --mermaid",
     "inspect m.t7 --json --input 1x1x32x32": "the tree (--raw) does not take --input",
     "inspect m.t7 --raw --plugin p.py": "the tree (--raw) does not take --plugin",
+    "inspect m.t7 --dot --mermaid": "omit one of them",
+    "verify m.t7 --rtol nan": "--rtol is nan; pass a finite number",
+    "verify m.t7 --gradient-rtol inf": "--gradient-rtol is inf; pass a finite number",
+    "verify m.t7 --rtol -1": "--rtol",
+    "verify m.t7 --partial-sandbox": "need --lua",
+    "verify m.t7 --lua none.lua": "--lua: none.lua: cannot be opened",
+    "verify m.t7 --output none.npy": "--output none.npy: neither",
     "verify m.t7 n.py:net --torch7 th": "FILE.py:NET does not take --torch7",
     "verify m.jsonl --html o.html": "a manifest does not take --html",
     "verify m.jsonl o.pt": "omit o.pt",
@@ -65,6 +73,19 @@ def test_options_of_another_form_are_refused(tmp_path: Path, monkeypatch: pytest
             wrong.append((words, result.exit_code, result.output[-200:]))
     assert wrong == []
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "words", ["convert m.t7 o.onnx --input b.npy", "verify m.t7 --input b.npy", "verify m.t7 --output b.npy"]
+)
+def test_a_damaged_array_is_named_with_its_option(words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m.t7").symlink_to(LENET)
+    Path("b.npy").write_bytes(b"no array" * 9)
+    command, *arguments = words.split()
+    result = CliRunner().invoke(COMMANDS[command], arguments)
+    assert result.exit_code == 3
+    assert re.search(rf"error: {arguments[-2]} \S*b.npy: not a numpy array", result.stderr)
 
 
 def test_files_beside_the_result_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

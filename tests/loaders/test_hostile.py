@@ -190,6 +190,16 @@ def test_every_truncation_is_noticed(name: str) -> None:
             use(loads(data[:size]))
 
 
+@pytest.mark.parametrize(("last", "at"), [(True, "a.b"), ("word", "a.b"), (1.5, "a.b"), (LuaTable(), "a.b")])
+@pytest.mark.parametrize("mode", ["binary", "ascii"])
+def test_a_truncation_in_the_last_value_names_it(mode: Any, last: Any, at: str) -> None:
+    data = dumps(LuaTable({"a": LuaTable({"b": last})}), mode=mode).rstrip()
+    for lost in (1, 2, 3) if mode == "binary" else (1,):
+        with pytest.raises(T7FormatError, match=r"truncated.*(expected, .*left|ends in)") as raised:
+            loads(data[:-lost])
+        assert raised.value.path == at
+
+
 def test_a_file_truncated_after_it_was_opened(tmp_path: Path) -> None:
     path = tmp_path / "m.t7"
     data = dumps(LuaTensor.from_numpy(np.arange(10_000.0)))

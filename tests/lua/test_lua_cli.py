@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -17,10 +18,13 @@ pytest.importorskip("lupa")
 import dpnn_bridge
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.lua import lua_command
+from dpnn_bridge.cli.verify import verify_command
 from dpnn_bridge.errors import LuaBridgeError, OptionError
 from dpnn_bridge.lua import LuaBridge
 from dpnn_bridge.lua.torch7 import run_torch7
 from dpnn_bridge.objects import LuaTensor
+
+SCALED_POWER = str(Path(__file__).parents[2] / "examples" / "scaled_power.lua")
 
 
 def _run(*arguments: str, input: str | None = None) -> tuple[int, str]:
@@ -121,19 +125,86 @@ def test_without_anything_to_do_it_says_how_to_use_it() -> None:
 
 
 def test_dpnn_convert_takes_a_lua_file_for_unknown_classes(tmp_path: Path) -> None:
-    layers = Path(__file__).parents[2] / "examples" / "scaled_power.lua"
-    bridge = LuaBridge.from_files([layers])
+    bridge = LuaBridge.from_files([SCALED_POWER])
     source = tmp_path / "net.t7"
     bridge.execute(f"torch.save({str(source)!r}, nn.Sequential():add(nn.ScaledPower(3, 2)):add(nn.Linear(3, 2)))")
     target = tmp_path / "net.pt"
     refused = CliRunner().invoke(convert_command, [str(source), str(target)])
     assert refused.exit_code == 5
     assert "--lua" in refused.stderr
-    done = CliRunner().invoke(convert_command, [str(source), str(target), "--lua", str(layers)])
+    done = CliRunner().invoke(convert_command, [str(source), str(target), "--lua", SCALED_POWER])
     assert done.exit_code == 0, done.output
     x = torch.tensor([[1.0, -2.0, 3.0]], dtype=torch.float64)
     model: Any = dpnn_bridge.load(target, lua=bridge)
     torch.testing.assert_close(model[0](x), torch.tensor([[1.0, -4.0, 9.0]], dtype=torch.float64))
+
+
+@pytest.fixture(scope="module")
+def scaled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with a layer in Lua, its results after a forward on two samples, converted files and manifests."""
+    folder = tmp_path_factory.mktemp("scaled")
+    LuaBridge.from_files([SCALED_POWER]).execute(
+        f"""
+        local net = nn.Sequential():add(nn.ScaledPower(3, 2)):add(nn.Linear(3, 2))
+        net:forward(torch.ones(5, 3))
+        torch.save({str(folder / "net.t7")!r}, net)
+        local x, dy = torch.randn(2, 3), torch.randn(2, 2)
+        local y, dx = net:forward(x):clone(), net:backward(x, dy):clone()
+        torch.save({str(folder / "ref.t7")!r}, {{input = x, output = y, gradOutput = dy, gradInput = dx, after = net}})
+        """
+    )
+    for name, option in (("lua", ["--lua", SCALED_POWER]), ("placeholder", ["--allow-unsupported"])):
+        target = ["--out-dir", str(folder / name), "--manifest", str(folder / f"{name}.jsonl")]
+        done = CliRunner().invoke(convert_command, [str(folder / "net.t7"), *target, *option])
+        assert done.exit_code == 0, done.output
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("net.t7 lua/net.pt --input 2x3 --lua LUA", 0),
+        ("net.t7 lua/net.pt --input 2x3", 5),
+        ("net.t7 --reference ref.t7 --lua LUA", 0),
+        ("lua/net.pt --reference ref.t7 --lua LUA", 0),
+        ("lua.jsonl --lua LUA", 0),
+        ("lua.jsonl", 4),
+        ("placeholder.jsonl --allow-unsupported", 0),
+        ("placeholder.jsonl", 4),
+    ],
+)
+def test_dpnn_verify_takes_what_the_file_was_converted_with(
+    words: str, code: int, scaled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(scaled)
+    result = CliRunner().invoke(verify_command, words.replace("LUA", SCALED_POWER).split())
+    assert result.exit_code == code, result.output
+
+
+def test_dpnn_verify_finds_a_changed_weight_of_a_lua_layer(scaled: Path) -> None:
+    model: Any = dpnn_bridge.load(scaled / "net.t7", lua=[SCALED_POWER])
+    with torch.no_grad():
+        model[0].weight[1] += 1e-9
+    dpnn_bridge.write_t7(scaled / "changed.t7", model)
+    result = dpnn_bridge.verify(scaled / "changed.t7", reference=scaled / "ref.t7", lua=[SCALED_POWER])
+    different = [layer.class_name for layer in result.layers if not layer.ok]
+    assert different == ["nn.Sequential", "nn.ScaledPower"]
+    result = dpnn_bridge.verify(scaled / "net.t7", scaled / "changed.t7", lua=[SCALED_POWER])
+    assert not result.ok
+    evidence = {found["class_name"]: found["evidence"] for found in result.classes()}
+    assert evidence["nn.ScaledPower"] == "not tested: its Lua code runs"
+
+
+def test_a_copy_of_a_lua_module_is_another_object(scaled: Path) -> None:
+    model: Any = dpnn_bridge.load(scaled / "net.t7", lua=[SCALED_POWER])
+    model[0].weight.requires_grad_(False)
+    x = torch.randn(2, 3, dtype=torch.float64)
+    expected, other = model(x), copy.deepcopy(model)
+    assert torch.equal(other(x), expected)
+    assert not other[0].weight.requires_grad
+    other[0].weight.mul_(2)
+    assert torch.equal(model(x), expected)
+    assert not torch.equal(other(x), expected)
 
 
 def test_run_torch7_brings_the_values_of_another_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,7 +98,7 @@ def test_options_of_commands_are_arguments_of_functions() -> None:
             dpnn_bridge.convert,
             "all_models into out_dir jobs dask manifest report partial_sandbox card",
         ),
-        verify_command: (dpnn_bridge.verify, "weights later jobs dask trust_manifest html"),
+        verify_command: (dpnn_bridge.verify, "weights later jobs dask trust_manifest html partial_sandbox"),
         inspect_command: (dpnn_bridge.inspect, "raw limit depth mode long_size big_endian html dot mermaid unfold"),
     }
     printing = {"as_json", "quiet", "verbose", "version", "list_classes", "help"}
