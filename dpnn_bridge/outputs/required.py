@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import os
 import re
-import sysconfig
+import site
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -21,7 +21,7 @@ _NAME = re.compile(r"[\w./-]+")
 #: a string in Lua that may name a file
 _STRING = re.compile(rf"""['"]({_NAME.pattern})['"]""")
 #: where packages are installed: none of their files is the user's own
-_INSTALLED = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")]
+_INSTALLED = [Path(path).resolve() for path in (Path(os.__file__).parent, *site.getsitepackages())]
 _INSTALLED.append(Path(__file__).resolve().parents[1])
 
 
