@@ -51,8 +51,7 @@ def is_plain() -> bool:
         torch.compiler.is_compiling()
         or not _ALLOWED.get()
         or is_traced()
-        or torch.is_autocast_enabled()
-        or torch.is_autocast_enabled("cpu")
+        or torch._C._is_any_autocast_enabled()
         or torch._C._are_functorch_transforms_active()  # pyright: ignore[reportAttributeAccessIssue]
         or torch.autograd.forward_ad._current_level >= 0
     )
