@@ -13,13 +13,14 @@ import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 from dpnn_bridge.base.folders import defer_signals, temporary_folder
 from dpnn_bridge.base.remote import Place, beside, check_upload, place_of, upload, withdraw
+from dpnn_bridge.base.scoped import scoped
 from dpnn_bridge.base.writing import move, open_output, write_file
 from dpnn_bridge.errors import OutputError, OutputExistsError
 
@@ -37,14 +38,9 @@ _NOTHING = "; nothing was written"
 _kept: ContextVar[tuple[StrPath, ...]] = ContextVar("inputs that no output replaces", default=())
 
 
-@contextmanager
-def keeping(inputs: Iterable[StrPath]) -> Iterator[None]:
+def keeping(inputs: Iterable[StrPath]) -> AbstractContextManager[None]:
     """Refuse to replace these files by outputs inside the ``with`` block."""
-    before = _kept.set((*_kept.get(), *inputs))
-    try:
-        yield
-    finally:
-        _kept.reset(before)
+    return scoped(_kept, (*_kept.get(), *inputs))
 
 
 def check_output(path: StrPath, force: bool, inputs: Iterable[StrPath] = ()) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from functools import wraps
 from typing import Any
 
 import torch
 
+from dpnn_bridge.base.scoped import scoped
 from dpnn_bridge.conversion.tracing import is_traced
 
 _ALLOWED = ContextVar("faster versions are allowed", default=True)
@@ -35,14 +36,9 @@ def faster(attempt: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callab
     return decorated
 
 
-@contextmanager
-def without_faster() -> Iterator[None]:
+def without_faster() -> AbstractContextManager[None]:
     """Call the methods themselves inside the ``with`` block, as a ``.py`` output does."""
-    token = _ALLOWED.set(False)
-    try:
-        yield
-    finally:
-        _ALLOWED.reset(token)
+    return scoped(_ALLOWED, False)
 
 
 def is_plain() -> bool:

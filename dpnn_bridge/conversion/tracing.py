@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from functools import wraps
 from typing import Any
 
 import torch
 from torch import fx, nn
+
+from dpnn_bridge.base.scoped import scoped
 
 Forward = Callable[..., Any]
 
@@ -48,21 +50,28 @@ def _recorded(forward: Forward, is_leaf: Callable[[Any], bool]) -> Forward:
     return recorded
 
 
-_AS_TRACED = ContextVar("modules run as they are traced", default=False)
+_ASSUMED = ContextVar("modules run as they are traced", default=False)
 
 
-@contextmanager
-def as_traced() -> Iterator[None]:
+def as_traced() -> AbstractContextManager[None]:
     """Run modules inside the ``with`` block as ``torch.jit.trace`` records them: none changes its weights."""
-    token = _AS_TRACED.set(True)
-    try:
-        yield
-    finally:
-        _AS_TRACED.reset(token)
+    return scoped(_ASSUMED, True)
 
 
+def or_assumed(function: Callable[[], bool]) -> Callable[[], bool]:
+    """Decorate a function that tells whether modules are traced: it also returns True inside :func:`as_traced`.
+
+    A ``.py`` output contains the function without this decorator.
+    """
+
+    @wraps(function)
+    def either() -> bool:
+        return function() or (not torch.compiler.is_compiling() and _ASSUMED.get())
+
+    return either
+
+
+@or_assumed
 def is_traced() -> bool:
     """Return whether ``torch.jit.trace`` is recording. A program that changes its weights cannot be frozen."""
-    if torch.compiler.is_compiling():
-        return False
-    return torch.jit.is_tracing() or _AS_TRACED.get()  # pyright: ignore[reportPrivateImportUsage]
+    return torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]

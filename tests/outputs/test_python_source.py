@@ -30,6 +30,7 @@ from dpnn_bridge.modules.nn.affine import CMul
 from dpnn_bridge.modules.nn.arithmetic import CAddTable
 from dpnn_bridge.modules.nn.container import ConcatTable
 from dpnn_bridge.modules.nn.linear import Cosine
+from dpnn_bridge.modules.nn.lookup import LookupTable
 from dpnn_bridge.modules.nn.nngraph import GModule, GraphNode
 from dpnn_bridge.modules.nn.unpooling import MaxUnpooling
 from dpnn_bridge.objects import LuaObject, LuaTable
@@ -224,6 +225,12 @@ def test_graph_is_written_out(tmp_path: Path) -> None:
     assert "GraphNode" not in source
     inner = rebuilt(nn.Sequential(graph(), nn.Sequential(nn.ReLU())), tmp_path)
     assert sorted(inner.state_dict()) == ["0.left_side.bias", "0.left_side.weight", "0.linear.bias", "0.linear.weight"]
+
+
+def test_a_program_has_no_state_of_the_converter(tmp_path: Path) -> None:
+    source = source_of(LookupTable(5, 3, max_norm=1.0), tmp_path)
+    assert "return torch.jit.is_tracing()" in source
+    assert "ContextVar" not in source
 
 
 def test_names_of_members_are_unique(tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ def _top_level(module: ModuleType) -> tuple[str, dict[str, ast.stmt]]:
 
 
 #: decorators that a definition needs only in this package
-_HERE = {"lua_class", "faster", "checks_arguments"}
+_HERE = {"lua_class", "faster", "or_assumed", "checks_arguments"}
 
 
 def _without_mappings(source: str) -> str:
