@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -18,6 +19,13 @@ def is_distributed(tensor: Any) -> bool:
 def full(tensor: Any) -> Tensor:
     """Return all elements of a tensor, on every process."""
     return tensor.full_tensor() if is_distributed(tensor) else tensor
+
+
+def is_equal(one: Any, other: Any) -> bool:
+    """Return whether two tensors are one, or have equal elements; None equals None alone."""
+    if one is other or one is None or other is None:
+        return one is other
+    return torch.equal(full(one), full(other))
 
 
 def local(tensor: Any) -> Tensor:

@@ -7,12 +7,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.base.contiguous import is_contiguous
 from dpnn_bridge.conversion import registry
-from dpnn_bridge.conversion.distributed import full, is_distributed
+from dpnn_bridge.conversion.distributed import is_distributed, is_equal
 from dpnn_bridge.conversion.fields import get_tensor, grad_field, record_of, resolve
 from dpnn_bridge.conversion.parametrized import current
 from dpnn_bridge.conversion.ties import tie_of
@@ -88,7 +87,7 @@ class FlatStorages:
             record = record_of(module)
             for name, field in registry.spec_of(module).fields_of(module).items() if record else ():
                 owner, leaf = resolve(module, field.attribute)
-                if owner._parameters.get(leaf, module) is None:
+                if leaf in owner._parameters and owner._parameters[leaf] is None:
                     continue
                 for gradient in (False, True)[: 1 + gradients]:
                     place = record.places.get(grad_field(name, field) if gradient else name) if record else None
@@ -111,8 +110,7 @@ class FlatStorages:
         if place.start not in self._members[place.origin]:
             return False
         module, _, field, _ = self._members[place.origin][place.start][1]
-        other = current(module, field.attribute)
-        return other is tensor or (other is not None and torch.equal(full(other), full(tensor)))
+        return is_equal(current(module, field.attribute), tensor)
 
     def _make(self, place: Place) -> LuaStorage | None:
         members = [self._members[place.origin][start] for start in sorted(self._members[place.origin])]

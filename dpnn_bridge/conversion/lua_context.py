@@ -15,7 +15,7 @@ from dpnn_bridge.base.graph import without_entries
 from dpnn_bridge.conversion import fields, lua_class, registry, tensors
 from dpnn_bridge.conversion.contexts import LuaContext
 from dpnn_bridge.conversion.customized import overridden
-from dpnn_bridge.conversion.distributed import full
+from dpnn_bridge.conversion.distributed import is_equal
 from dpnn_bridge.conversion.fields import Field, record_of
 from dpnn_bridge.conversion.flat import FlatStorages
 from dpnn_bridge.conversion.lua_values import lua_storage, numpy_dtype, strided
@@ -338,10 +338,7 @@ class LuaConversion(LuaContext):
 def _same_values(one: nn.Module, other: nn.Module) -> bool:
     """Return whether two modules of one class have equal parameters: what computes them may differ."""
     a, b = one._parameters, other._parameters
-    return a.keys() == b.keys() and all(
-        x is y or (x is not None and y is not None and torch.equal(full(x), full(y)))
-        for x, y in zip(a.values(), b.values(), strict=True)
-    )
+    return a.keys() == b.keys() and all(is_equal(a[name], b[name]) for name in a)
 
 
 def _advice(module: nn.Module) -> str:

@@ -47,10 +47,8 @@ def baked(module: nn.Module) -> nn.Module | None:
     """
     values: dict[str, Tensor] = {}
     if parametrize.is_parametrized(module):
-        lists = module.parametrizations
-        assert isinstance(lists, nn.ModuleDict)
-        with evaluating(lists):  # spectral normalization takes a step whenever its weight is read in training
-            values = {name: getattr(module, name) for name in lists}
+        lists: Any = module.parametrizations
+        values = {name: value for name in lists if (value := current(module, name)) is not None}
     for hook in weight_hooks(module):
         if isinstance(hook, prune.BasePruningMethod):
             values[hook._tensor_name] = hook.apply_mask(module)  # type: ignore[attr-defined]

@@ -108,10 +108,10 @@ def _mapping_of(cls: Any) -> type[LuaClass]:
 
 def _inner_mapping(module: type[nn.Module], place: str) -> type[LuaClass]:
     mapping = module.__dict__.get("Lua")
-    others = [n for n, v in vars(module).items() if isinstance(v, type) and issubclass(v, LuaClass) and n != "Lua"]
-    if mapping is None and others:
-        raise TypeError(f"{place}: its mapping is called {others[0]}; name it Lua: class Lua(LuaClass)")
     if mapping is None:
+        other = next((n for n, v in vars(module).items() if isinstance(v, type) and issubclass(v, LuaClass)), None)
+        if other is not None:
+            raise TypeError(f"{place}: its mapping is called {other}; name it Lua: class Lua(LuaClass)")
         mapping = type(
             "Lua", (LuaClass,), {"__module__": module.__module__, "__qualname__": f"{module.__qualname__}.Lua"}
         )

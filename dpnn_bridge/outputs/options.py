@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_type_hints
 
 from dpnn_bridge.base.arguments import check_types
+from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.errors import OptionError
 from dpnn_bridge.outputs.required import with_required
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from dpnn_bridge.outputs.format import Format
 
-StrPath = str | os.PathLike[str]
 
 #: names of types that models are cast to on the command line
 DTYPES = ("float16", "bfloat16", "float32", "float64")

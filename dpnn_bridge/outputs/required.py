@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
 
+from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.regular import read_file
 
-StrPath = str | os.PathLike[str]
 #: what may name a file, a folder or a module
 _NAME = re.compile(r"[\w./-]+")
 #: a string in Lua that may name a file

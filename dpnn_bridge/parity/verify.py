@@ -116,10 +116,24 @@ def verify(
     elif converted is None:
         subject.take_leftovers(module)
     if is_comparable(subject.table):
-        how = {"device": str(device), "dtype": dtype, "gradients": gradients, "remake": remake, "running": running}
-        how["mark"] = partial(mark_known, known=known, file=Path(model).stem)
         precision = _Precision(subject, module, dtype, tolerance, gradient_tolerance, remade=remake is not None)
-        _compare(result, subject, module, precision, **how)
+        experiment = Experiment(
+            subject.fresh,
+            subject.table,
+            _after(subject, len(result.layers), precision.accepted, result.notes),
+            device=str(device),
+            dtype=dtype,
+            single=precision.single,
+            tolerance=precision.tolerance,
+            gradient_tolerance=precision.gradient_tolerance,
+            measured=precision.measured,
+            gradients=gradients,
+            options=subject.options,
+            remake=remake,
+            mark=partial(mark_known, known=known, file=Path(model).stem),
+            running=running,
+        )
+        _compare(result, experiment, module)
     elif "input" in subject.table and converted is None:
         with running(module):
             _run_only(result, module, subject.table, device, dtype)
@@ -181,20 +195,8 @@ def _described(
     return result
 
 
-def _compare(result: Verification, subject: Subject, module: nn.Module, precision: _Precision, **how: Any) -> None:
+def _compare(result: Verification, experiment: Experiment, module: nn.Module) -> None:
     """Run the experiment, unless its reference turns out to be none."""
-    after = _after(subject, len(result.layers), precision.accepted, result.notes)
-    experiment = Experiment(
-        subject.fresh,
-        subject.table,
-        after,
-        single=precision.single,
-        tolerance=precision.tolerance,
-        gradient_tolerance=precision.gradient_tolerance,
-        measured=precision.measured,
-        options=subject.options,
-        **how,
-    )
     outcome = experiment.run(module)
     leftover = experiment.table.get(LEFTOVER)
     if leftover and not _belongs(outcome):

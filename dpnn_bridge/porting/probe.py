@@ -22,27 +22,26 @@ ROUNDED = 1e-4
 #: operations that compute something else for large numbers than for small ones
 _NAMES = (
     "hardtanh clamp clamp_min clamp_max threshold softplus where minimum maximum hardsigmoid hardswish hardshrink gt ge"
-    " lt le nan_to_num round floor ceil remainder fmod _local_scalar_dense is_nonzero bitwise_and masked_fill relu"
-    " leaky_relu elu _prelu_kernel abs"
+    " lt le nan_to_num round floor ceil remainder fmod _local_scalar_dense is_nonzero bitwise_and masked_fill"
 )
 _RANGES = frozenset(_NAMES.split())
+#: operations that compute something else for negative numbers, which every example reaches
+_SIGNED = frozenset(("relu", "leaky_relu", "elu", "_prelu_kernel", "abs"))
 
 
 def has_ranges(tape: Tape) -> bool:
     """Return whether a network may compute something else on a much larger input."""
-    return any(is_ranged(node) and not node.constant and not _is_relu(node) for node in tape.nodes)
+    return any(node.op in _RANGES and not node.constant and not _is_relu(node) for node in tape.nodes)
 
 
 def is_ranged(node: Node) -> bool:
     """Return whether an operation computes something else for some numbers than for others."""
-    return node.op in _RANGES
+    return node.op in _RANGES or node.op in _SIGNED
 
 
 def _is_relu(node: Node) -> bool:
     """Return whether an operation is a ReLU, whose other side every example reaches."""
-    if node.op in ("threshold", "clamp_min", "clamp"):
-        return list(node.options().values()) in ([0, 0], [0], [0, None])
-    return node.op in ("relu", "leaky_relu", "elu", "_prelu_kernel", "abs")
+    return node.op in ("threshold", "clamp_min", "clamp") and list(node.options().values()) in ([0, 0], [0], [0, None])
 
 
 def scaled(example: Any, factor: float) -> Any:

@@ -164,21 +164,38 @@ local function pointwise_loops(ty, into, expression)
    return found[1], found[2]
 end
 
+-- a number from the elements of one state or two: start, step, and what becomes of the total; v is the number among the
+-- arguments, n how many elements there are
 local REDUCE = [[
-return function(rows, columns, q, c, d, r, e, f, iq, ir, v)
+return function(rows, columns, q, c, d, r, e, f, iq, ir, v, n)
    local total = START
    for i = 1, rows do
       local jq, jr = iq, ir
       for j = 1, columns do
-         local x, y = at(q, jq), at(r, jr)
+         local x = at(q, jq)
+         SECOND
          STEP
          jq, jr = jq + d, jr + f
       end
       iq, ir = iq + c, ir + e
    end
-   return total
+   return FINISH
 end
 ]]
+function loops.reduction(start, step, finish)
+   local second = step:find '%f[%w_]y%f[^%w_]' and 'local y = at(r, jr)' or ''
+   return loops.written(REDUCE, {START = start, STEP = step, FINISH = finish or 'total', SECOND = second})
+end
+
+-- run such a loop; nothing where the arrangements of the states do not meet
+function loops.run_reduction(loop, X, Y, v)
+   local rows, columns, c, d, e, f = loops.layout(X, Y)
+   if not rows then return nil end
+   local q = X.block.data
+   local r, ir = q, X.offset
+   if Y then r, ir = Y.block.data, Y.offset end
+   return loop(rows, columns, q, c, d, r, e, f, X.offset, ir, v or 0, X.count)
+end
 
 --- Element-wise results from x, y, z (elements of the sources) and v, w (numbers). Most are declared beside PyTorch's, in
 --- ops/elementwise.py; these have another way to their arguments.
@@ -218,20 +235,10 @@ local reductions = {
    differences = {'0', 'total = total + (x - x)'}, zeros = {'0', 'if x == 0 then total = total + 1 end'},
    squared_differences = {'0', 'local t = x - y total = total + t * t'},
 }
-local reduction = loops.kernels(function(name)
-   local start, step = reductions[name][1], reductions[name][2]
-   return (REDUCE:gsub('START', start):gsub('STEP', step))
-end, ' of all elements')
+local reduction = loops.kernels(function(name) return loops.reduction(unpack(reductions[name])) end, ' of all elements')
 
--- a number from the elements of one state or two; nothing where their arrangements do not meet
-function loops.reduce(name, X, Y, v)
-   local rows, columns, c, d, e, f = loops.layout(X, Y)
-   if not rows then return nil end
-   local q = X.block.data
-   local r, ir = q, X.offset
-   if Y then r, ir = Y.block.data, Y.offset else e, f = c, d end
-   return reduction(X.ty, name)(rows, columns, q, c, d, r, e, f, X.offset, ir, v or 0)
-end
+-- a number from the elements of one state or two, by name
+function loops.reduce(name, X, Y, v) return loops.run_reduction(reduction(X.ty, name), X, Y, v) end
 
 -- families of dispatch.lua ---------------------------------------------------------------------------------------------
 local cell = ffi.new('float[1]')

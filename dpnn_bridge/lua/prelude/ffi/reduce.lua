@@ -8,35 +8,11 @@ local FEW = loops.FEW
 local function few(S) return S.count > 0 and S.count <= FEW end
 
 -- to a number ----------------------------------------------------------------------------------------------------------
--- start, step, and what becomes of the total; v is the number among the arguments, n how many elements there are
-local WHOLE = [[
-return function(rows, columns, q, c, d, r, e, f, iq, ir, v, n)
-   local total = START
-   for i = 1, rows do
-      local jq, jr = iq, ir
-      for j = 1, columns do
-         local x = at(q, jq)
-         SECOND
-         STEP
-         jq, jr = jq + d, jr + f
-      end
-      iq, ir = iq + c, ir + e
-   end
-   return FINISH
-end
-]]
 function families.whole(plan, start, step, finish)
-   local second = step:find '%f[%w_]y%f[^%w_]' and 'local y = at(r, jr)' or ''
-   local source = loops.written(WHOLE, {START = start, STEP = step, FINISH = finish, SECOND = second})
-   local run = loops.compile(plan.ty, source, plan.name)
+   local loop = loops.compile(plan.ty, loops.reduction(start, step, finish), plan.name)
    local function reduce(X, Y, v)
       if not few(X) or Y and Y.count ~= X.count then return nil end
-      local rows, columns, c, d, e, f = loops.layout(X, Y)
-      if not rows then return nil end
-      local q = X.block.data
-      local r, ir = q, X.offset
-      if Y then r, ir = Y.block.data, Y.offset end
-      return run(rows, columns, q, c, d, r, e, f, X.offset, ir, v, X.count)
+      return loops.run_reduction(loop, X, Y, v)
    end
    if plan.slots[2] and plan.slots[2].kind == 'tensor' then return reduce end
    return function(X, v) return reduce(X, nil, v) end
