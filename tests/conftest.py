@@ -5,15 +5,19 @@ from __future__ import annotations
 import functools
 import gc
 import inspect
+import itertools
 import json
 import os
+import random
 import re
 import signal
 import sys
 import threading
+import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -25,6 +29,7 @@ from dpnn_bridge.compare.precision import check_device
 from dpnn_bridge.errors import OptionError
 from dpnn_bridge.objects import LuaTensor
 from dpnn_bridge.parity.known_differences import known_reasons, mark_known, read_known_differences
+from dpnn_bridge.torch7.random import Generator as Torch7Generator
 
 #: the repository's fixtures, or a folder with a larger set of the same form
 FIXTURES = Path(os.environ.get("DPNN_FIXTURES") or Path(__file__).parent.parent / "fixtures")
@@ -117,6 +122,31 @@ def pytest_collection_finish() -> None:
     """Hide the thousands of tests from the garbage collector, which takes a tenth of their time otherwise."""
     gc.collect()
     gc.freeze()
+
+
+def _seed(name: str) -> None:
+    """Seed every generator, and those that Lua makes without a seed, so that no result depends on luck."""
+    seed = zlib.crc32(name.encode())
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    fresh = itertools.count(seed)
+
+    def take(generator: Torch7Generator) -> int:
+        generator.manual_seed(taken := next(fresh))
+        return taken
+
+    Torch7Generator.seed = take  # type: ignore[method-assign]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    _seed(item.nodeid.partition("::")[0])  # fixtures of a file are the same whichever test asks first
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    _seed(item.nodeid)
 
 
 @pytest.fixture(scope="session")
