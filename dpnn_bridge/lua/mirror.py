@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +88,15 @@ def _adopt(ty: str, size: float, address: float) -> tuple[Storage, int]:
     return storage, target
 
 
-def mirror_entries() -> dict[str, Any]:
-    """Return the functions that ``prelude/ffi`` finds in ``py``."""
+def mirror_entries(account: Callable[[int], None]) -> dict[str, Any]:
+    """Return the functions that ``prelude/ffi`` finds in ``py``; ``account`` is told of bytes that Lua does not see."""
+
+    def resize_storage(storage: Storage, size: float) -> None:
+        account((int(size) - storage.size) * storage.flat.itemsize)
+        storage.resize(int(size))
+
     return {
+        "resize_storage": resize_storage,
         "changes": ctypes.addressof(changes),
         "describe_tensor": _describe,
         "storage_of": _storage_of,

@@ -11,18 +11,24 @@ from dpnn_bridge.lua.state import LuaState
 from dpnn_bridge.lua.system import system_entries
 
 #: parts of the prelude that LuaJIT's ffi allows
-_WITH_FFI = (
-    *("ffi/state", "ffi/views", "ffi/elements", "ffi/dispatch", "ffi/loops", "ffi/copying"),
-    *(
-        "ffi/reduce",
-        "ffi/indexing",
-        "ffi/apply",
-        "ffi/order",
-        "ffi/products",
-        "ffi/lapack",
-        "ffi/kernels",
-        "ffi/random",
-    ),
+_WITH_FFI = tuple(
+    f"ffi/{part}"
+    for part in (
+        *(
+            "state",
+            "views",
+            "elements",
+            "dispatch",
+            "loops",
+            "copying",
+            "reduce",
+            "making",
+            "indexing",
+            "apply",
+            "order",
+        ),
+        *("products", "lapack", "kernels", "random"),
+    )
 )
 
 
@@ -33,7 +39,7 @@ class Runtime(LuaState):
         super().__init__(*args, **kwargs)
         self.register_builtins(
             builtin_entries(self)
-            | mirror_entries()
+            | mirror_entries(self.account)
             | system_entries(self)
             | random_entries(self)
             | file_entries(self)

@@ -130,6 +130,7 @@ class LuaState:
         self.generator = Generator()
         self.bridge = self.lua.table()
         self._api = self.lua.table()
+        self._api["negative_zero"] = module.as_attrgetter(-0.0)  # as a number it would arrive as the integer 0
 
     def run_prelude(self, name: str) -> Any:
         """Run one of the package's own Lua files."""
@@ -172,9 +173,9 @@ class LuaState:
             self.bridge["stop_counting"]()
             self._counting = False
 
-    def _account(self, answer: Tensor) -> None:
+    def account(self, size: int) -> None:
         """Have Lua collect after so many bytes of new tensors, which it does not see as its own memory."""
-        self._fresh_bytes += answer.numel * DTYPES[answer.ty].itemsize
+        self._fresh_bytes += size
         if self._fresh_bytes > _COLLECT_AFTER:
             self._fresh_bytes = 0
             self.bridge["collect"]()
@@ -188,7 +189,7 @@ class LuaState:
             try:
                 answer = code(*args)
                 if type(answer) is Tensor:
-                    self._account(answer)
+                    self.account(answer.numel * DTYPES[answer.ty].itemsize)
                 return encode(answer, args)
             except TorchError as error:
                 return _ERROR, for_lua(str(error))

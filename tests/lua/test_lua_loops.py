@@ -108,3 +108,9 @@ def test_loops_are_what_pytorch_computes(ty: str, known: str, least: int) -> Non
     fast, slow = (LuaBridge(runtime=name).execute(CODE, ty, calls) for name in ("luajit21", "lua51"))
     different = [(a, b) for a, b in zip(fast, slow, strict=True) if not _same(a, b, ty)]
     assert not different, different[:3]
+
+
+def test_every_family_that_a_declaration_names_is_loaded() -> None:
+    families = LuaBridge(runtime="luajit21")._runtime.bridge["native"]["families"]
+    named = {p.small[0] for f in FUNCTIONS.values() for ps in f._patterns.values() for p in ps if p.small}
+    assert [name for name in sorted(named) if families[name] is None] == []

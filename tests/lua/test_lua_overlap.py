@@ -1,4 +1,4 @@
-"""Products whose result is one of their factors, and indices into their own source; the numbers are Torch7's."""
+"""Results that overlap their sources: products, indices, functions along a dimension. The numbers are Torch7's."""
 
 from __future__ import annotations
 
@@ -45,3 +45,115 @@ def test_a_result_that_is_a_source(code: str, expected: str) -> None:
         code,
     )
     assert found == expected
+
+
+#: V(x, offset, sizes ..., strides ...) is a view of the memory of x; L() an index to be filled
+ALONG_A_DIMENSION = [
+    ("r = torch.range(1, 12) torch.sum(V(r, 2, 1, 1, 4, 1), V(r, 1, 3, 4, 4, 1), 1)", "1 11 17 19 21 6 7 8 9 10 11 12"),
+    ("r = torch.range(1, 12) torch.sum(V(r, 2, 3, 1, 1, 1), V(r, 1, 3, 3, 3, 1), 2)", "1 6 15 24 5 6 7 8 9 10 11 12"),
+    (
+        "r = torch.range(1, 12):int() torch.prod(V(r, 4, 1, 4, 4, 1), V(r, 1, 3, 4, 4, 1), 1)",
+        "1 2 3 18 60 33 96 8 9 10 11 12",
+    ),
+    (
+        "r = torch.range(1, 12) torch.mean(V(r, 3, 3, 1, 1, 1), V(r, 1, 3, 4, 4, 1), 2)",
+        "1 2 2.5 6.5 10.5 6 7 8 9 10 11 12",
+    ),
+    (
+        "r = torch.range(12, 1, -1) torch.max(V(r, 2, 1, 4, 4, 1), L(), V(r, 1, 3, 4, 4, 1), 1)",
+        "12 12 12 12 12 7 6 5 4 3 2 1",
+    ),
+    (
+        "r = torch.range(12, 1, -1) torch.min(V(r, 3, 3, 1, 1, 1), L(), V(r, 1, 3, 4, 4, 1), 2)",
+        "12 11 9 5 1 7 6 5 4 3 2 1",
+    ),
+    ("r = torch.range(1, 12) torch.var(V(r, 2, 3, 1, 1, 1), V(r, 1, 3, 3, 3, 1), 2)", "1 1 1 1 5 6 7 8 9 10 11 12"),
+    (
+        "r = torch.range(1, 12) torch.norm(V(r, 2, 1, 3, 3, 1), V(r, 1, 3, 3, 3, 1), 1, 1)",
+        "1 12 25 40 5 6 7 8 9 10 11 12",
+    ),
+    (
+        "r = torch.range(1, 12):int() torch.cumsum(V(r, 3, 2, 4, 4, 1), V(r, 1, 2, 4, 4, 1), 2)",
+        "1 2 1 3 4 7 4 11 15 26 11 12",
+    ),
+    ("r = torch.range(1, 12) torch.cumprod(V(r, 2, 2, 2, 2, 1), V(r, 1, 2, 2, 1, 2), 1)", "1 1 3 1 3 6 7 8 9 10 11 12"),
+    (
+        "r = torch.range(1, 12) torch.renorm(V(r, 2, 2, 3, 3, 1), V(r, 1, 2, 3, 3, 1), 1, 1, 4)",
+        "1 0.66666665555556 0.44444442962963 0.29629628148148 0.1049180267498 0.037151300995181 "
+        "0.013155214679418 8 9 10 11 12",
+    ),
+    ("r = torch.range(1, 12) torch.histc(V(r, 5, 4, 1), V(r, 1, 12, 1), 4, 1, 8)", "1 2 3 4 4 2 0 0 9 10 11 12"),
+    (
+        "r = torch.range(12, 1, -1) torch.sort(V(r, 2, 2, 4, 4, 1), L(), V(r, 1, 2, 4, 1, 2))",
+        "12 6 8 10 12 8 12 12 12 3 2 1",
+    ),
+    (
+        "r = torch.range(12, 1, -1) torch.topk(V(r, 2, 3, 2, 2, 1), L(), V(r, 1, 3, 4, 4, 1), 2, 2, true, true)",
+        "12 12 11 8 7 4 3 5 4 3 2 1",
+    ),
+    (
+        "r = torch.range(12, 1, -1) torch.median(V(r, 2, 3, 1, 1, 1), L(), V(r, 1, 3, 4, 4, 1), 2)",
+        "12 10 6 2 8 7 6 5 4 3 2 1",
+    ),
+    (
+        "r = torch.IntTensor{1, 1, 2, 2, 2, 3, 1, 1, 1, 3, 3, 2} torch.mode(V(r, 5, 3, 1, 1, 1), L(), V(r, "
+        "1, 3, 4, 4, 1), 2)",
+        "1 1 2 2 1 1 3 1 1 3 3 2",
+    ),
+    (
+        "r = torch.range(1, 12) torch.cross(V(r, 2, 3, 2, 2, 1), V(r, 1, 3, 2, 2, 1), V(r, 4, 3, 2, 2, 1), 1)",
+        "1 -6 318 12 -96 -30 1110 8 9 10 11 12",
+    ),
+    ("r = torch.range(1, 12) torch.tril(V(r, 2, 3, 3, 3, 1), V(r, 1, 3, 3, 3, 1))", "1 1 0 0 0 0 0 0 0 0 11 12"),
+    ("r = torch.range(1, 12) torch.triu(V(r, 4, 3, 3, 3, 1), V(r, 1, 3, 3, 3, 1))", "1 2 3 1 2 3 0 2 3 0 0 3"),
+    ("r = torch.range(1, 12) torch.diag(V(r, 2, 3, 3, 3, 1), V(r, 3, 3, 1))", "1 0 0 0 0 0 0 0 0 0 11 12"),
+    (
+        "r = torch.range(1, 12) torch.match(V(r, 2, 2, 2, 2, 1), V(r, 1, 2, 2, 2, 1), V(r, 5, 2, 2, 2, 1), 1)",
+        "1 32 612 368453 135752084050 6 7 8 9 10 11 12",
+    ),
+    (
+        "r = torch.range(1, 12) torch.cat(V(r, 2, 2, 4, 4, 1), V(r, 3, 2, 2, 1, 2), V(r, 1, 2, 2, 2, 1), 2)",
+        "1 3 5 1 3 4 4 5 1 10 11 12",
+    ),
+    ("r = torch.range(1, 12) V(r, 3, 10, 1):copy(V(r, 1, 10, 1))", "1 2 1 2 3 4 3 4 7 8 7 8"),
+    ("r = torch.range(1, 12):int() V(r, 3, 10, 1):copy(V(r, 1, 10, 1))", "1 2 1 2 1 2 1 2 1 2 1 2"),
+    (
+        "local m = torch.range(1, 12):view(3, 4) torch.match(torch.Tensor(), m:view(3, 2, 2), m, 1) local a "
+        "= m:view(3, 2, 2) torch.match(torch.Tensor(), a, m, 1) r = torch.Tensor{a:dim(), a:size(2)}",
+        "2 4",
+    ),
+    ("r = torch.Tensor(4097):fill(-0):pow(-1) r = torch.Tensor{r[1], r[4097]}", "-inf -inf"),
+    ("local x = torch.ones(4097):mul(-0) x = x:cinv() r = torch.Tensor{x[4097]}", "-inf"),
+    (
+        "local a = torch.Tensor{{1, -9, -7}, {-7, 0, 3}, {-4, -3, 6}, {4, 3, -6}}:t() local b = "
+        "torch.Tensor{{8, 8, 8}}:t() torch.gels(b, a, b, a) r = b:clone():mul(1000):floor()",
+        "-1177 -1804 431 -432",
+    ),
+    (
+        "local x = torch.range(1, 200):float():view(1, 200):div(7) r = torch.renorm(x, 2, 1, 5):narrow(2, "
+        "190, 3):clone():mul(2 ^ 24)",
+        "9723753 9774931 9826108",
+    ),
+]
+
+
+def test_a_result_along_a_dimension_that_overlaps_its_source() -> None:
+    found = LuaBridge().execute(
+        """
+        function V(x, offset, ...)
+           local n, a, sizes, strides = select('#', ...) / 2, {...}, {}, {}
+           for k = 1, n do sizes[k], strides[k] = a[k], a[n + k] end
+           return x.new(x:storage(), offset, torch.LongStorage(sizes), torch.LongStorage(strides))
+        end
+        L = torch.LongTensor
+        local found = {}
+        for k, code in ipairs(...) do
+           assert(loadstring(code))()
+           found[k] = table.concat(r:clone():view(-1):totable(), ' ')
+        end
+        return found
+        """,
+        [code for code, _ in ALONG_A_DIMENSION],
+    )
+    different = [(code, a, b) for (code, a), b in zip(ALONG_A_DIMENSION, found, strict=True) if a != b]
+    assert not different

@@ -11,6 +11,7 @@ from dpnn_bridge.lua.dispatch import torch_function
 from dpnn_bridge.lua.ops import overlap
 from dpnn_bridge.lua.ops.copying import copy_into
 from dpnn_bridge.lua.ops.elementwise import fill
+from dpnn_bridge.lua.ops.slices import resized, slices
 from dpnn_bridge.lua.tensor import Tensor, TorchError, cast_number, shape_text
 
 
@@ -158,6 +159,11 @@ def cross(r: Tensor, a: Tensor, b: Tensor, dim: int) -> None:
             raise TorchError("no dimension of size 3")
     if dim >= a.dim or a.size[dim] != 3:
         raise TorchError(f"bad argument #3 (dimension {dim + 1} does not have size 3)")
+    if resized(r, a, dim, 3) or overlap.overlapping(r, b):
+        for x, y, to in slices(dim, a, b, r):
+            for k, ahead, behind in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
+                to.t[k] = x.t[ahead] * y.t[behind] - x.t[behind] * y.t[ahead]
+        return
     x, y = a.t.movedim(dim, 0), b.t.movedim(dim, 0)
     ahead, behind = [1, 2, 0], [2, 0, 1]
     r.assign((x[ahead] * y[behind] - x[behind] * y[ahead]).movedim(0, dim))  # two products, each rounded

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from dpnn_bridge.lua.dispatch import FLOAT_TYPES, INTEGER_TYPES, torch_function
-from dpnn_bridge.lua.ops.shape import point_to
+from dpnn_bridge.lua.ops.copying import copy_into
+from dpnn_bridge.lua.ops.elementwise import fill
+from dpnn_bridge.lua.ops.overlap import overlapping
+from dpnn_bridge.lua.ops.pointwise import pointwise
+from dpnn_bridge.lua.ops.shape import narrowed, point_to
+from dpnn_bridge.lua.ops.slices import resized_like
 from dpnn_bridge.lua.tensor import DTYPES, Tensor, TorchError, cast_number
 
 
@@ -23,7 +28,7 @@ def new_tensor(ty: str, *args: Any) -> Tensor:
 def tensor_of_numbers(ty: str, numbers: Sequence[float], sizes: Sequence[int]) -> Tensor:
     if not numbers:
         return Tensor(ty)
-    values = torch.tensor([cast_number(-0.0 if v == "-0" else v, ty) for v in numbers], dtype=DTYPES[ty])
+    values = torch.tensor([cast_number(v, ty) for v in numbers], dtype=DTYPES[ty])
     return Tensor.fresh(values.view(tuple(sizes)))
 
 
@@ -94,19 +99,30 @@ def logspace(r: Tensor, first: float, last: float, count: float) -> None:
 
 @torch_function("tril", "R T n=0", small=("band", "lower"))
 def tril(r: Tensor, t: Tensor, k: float) -> None:
-    _check_matrix(t)
-    r.assign(torch.tril(t.t, int(k)))
+    _band(torch.tril, r, t, int(k))
 
 
 @torch_function("triu", "R T n=0", small=("band", "upper"))
 def triu(r: Tensor, t: Tensor, k: float) -> None:
-    _check_matrix(t)
-    r.assign(torch.triu(t.t, int(k)))
+    _band(torch.triu, r, t, int(k))
 
 
-def _check_matrix(t: Tensor) -> None:
+def _band(f: Callable[..., torch.Tensor], r: Tensor, t: Tensor, k: int) -> None:
     if t.dim != 2:
         raise TorchError(f"bad argument #1 (expected a matrix, got a {t.dim}D tensor)")
+    if not resized_like(r, t):
+        r.assign(f(t.t, k))
+        return
+    assert r.storage is not None
+    flat = r.storage.flat
+    kept = f(torch.ones(t.size, dtype=torch.uint8), k).bool()
+    for to, source, mask in zip(r.places().view(t.size), t.places().view(t.size), kept, strict=True):
+        if f is torch.tril:  # zeros are written first there, and last by triu
+            flat[to[~mask]] = 0
+        for target, origin in zip(to[mask].tolist(), source[mask].tolist(), strict=True):
+            flat[target] = flat[origin]
+        if f is torch.triu:
+            flat[to[~mask]] = 0
 
 
 @torch_function("diag", "R T n=0", small=("diag",))
@@ -117,7 +133,22 @@ def diag(r: Tensor, t: Tensor, k: float) -> None:
     if t.dim == 2 and not -t.size[0] < k < t.size[1]:
         r.resize(())
         raise TorchError(f"bad argument #2 (a matrix of {t.shape_text} has no diagonal {k})")
-    r.assign(torch.diag(t.t, k))
+    above, below = max(k, 0), max(-k, 0)
+    if t.dim == 1:
+        source, n = t.alias(), t.size[0] + above + below
+        r.resize((n, n))
+        fill(r, 0)
+        pointwise(lambda x: x, _diagonal(r, above, below, source.size[0]), source)
+    else:
+        n = min(t.size[0] - below, t.size[1] - above)
+        source = _diagonal(t, above, below, n)
+        r.resize((n,))
+        pointwise(lambda x: x, r, source)
+
+
+def _diagonal(t: Tensor, above: int, below: int, n: int) -> Tensor:
+    rows, columns = t.stride
+    return Tensor(t.ty, t.storage, t.offset + above * columns + below * rows, (n,), (rows + columns,))
 
 
 @torch_function("cat", "R T T i=-1")
@@ -145,8 +176,16 @@ def _concatenate(r: Tensor, tensors: list[Tensor], dim: int) -> None:
     if not parts:
         return
     dims = max(dims, d + 1)
-    views = [t.t.reshape(t.size + (1,) * (dims - t.dim)) for t in parts]
-    shapes = {tuple(v.shape[:d]) + tuple(v.shape[d + 1 :]) for v in views}
-    if len(shapes) > 1:
+    sizes = [t.size + (1,) * (dims - t.dim) for t in parts]
+    if len({(*size[:d], *size[d + 1 :]) for size in sizes}) > 1:
         raise TorchError("inconsistent tensor sizes")
-    r.assign(torch.cat(views, d))
+    r.resize((*sizes[0][:d], sum(size[d] for size in sizes), *sizes[0][d + 1 :]))
+    first, in_one_piece = 0, d == 0 and r.is_contiguous() and all(t.is_contiguous() for t in parts)
+    for t in parts:  # one after the other: the result may be one of them
+        count = t.size[d] if d < t.dim else 1
+        part = narrowed(r, d, first, count)
+        if in_one_piece and overlapping(part, t):
+            part.write(t.t.clone())
+        else:
+            copy_into(part, t)
+        first += count

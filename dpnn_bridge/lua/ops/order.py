@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from dpnn_bridge.lua.dispatch import check_dim, torch_function
-from dpnn_bridge.lua.ops.reduce import resized_first
+from dpnn_bridge.lua.ops.copying import copy_into
+from dpnn_bridge.lua.ops.shape import narrowed
+from dpnn_bridge.lua.ops.slices import by_slices, repeated, resized
 from dpnn_bridge.lua.tensor import Tensor, TorchError
 from dpnn_bridge.torch7.quicksort import EXACT_LIMIT, positions, select_positions, sort_positions
 
@@ -23,7 +27,9 @@ def _extremum(name: str, greatest: bool) -> None:
 
     @torch_function(name, "R IR T i", small=("along", "at(q, j)", step, "total"))
     def along(r: Tensor, index: Tensor, t: Tensor, dim: int) -> None:
-        resized_first(r, t, check_dim(t, dim))
+        if resized(r, t, check_dim(t, dim)):
+            _extremum_in_order(along, greatest, r, index, t, dim)
+            return
         values, places = (t.t.max if greatest else t.t.min)(dim, keepdim=True)
         r.assign(values)
         index.assign(places.add_(1))
@@ -31,6 +37,31 @@ def _extremum(name: str, greatest: bool) -> None:
 
 _extremum("max", greatest=True)
 _extremum("min", greatest=False)
+
+
+def _extremum_in_order(
+    along: Callable[..., None], greatest: bool, r: Tensor, index: Tensor, t: Tensor, dim: int
+) -> None:
+    """Select as TH does: slice by slice if elements are adjacent, else element by element from the first slice on."""
+    if t.stride[dim] == 1:
+        by_slices(lambda to, at, source: along(to, at, source, 0), dim, t, r, index)
+        return
+    index.assign(torch.ones(r.size, dtype=torch.int64))
+    copy_into(r, narrowed(t, dim, 0, 1))
+    if t.size[dim] == 1:
+        return
+    best = repeated(r, dim, t.size[dim])
+    assert r.storage is not None
+    assert index.storage is not None
+    flat, found = r.storage.flat.numpy(), index.storage.flat.numpy()
+    number = torch.arange(1, t.size[dim] + 1).reshape([-1 if d == dim else 1 for d in range(t.dim)]).expand(t.size)
+    at = repeated(index, dim, t.size[dim]).places()
+    for k, source, to, place in zip(
+        number.reshape(-1).tolist(), t.places().tolist(), best.places().tolist(), at.tolist(), strict=True
+    ):
+        x, limit = flat[source], flat[to]
+        if not (x <= limit if greatest else x >= limit) and limit == limit:
+            flat[to], found[place] = x, k
 
 
 def _store(r: Tensor, index: Tensor, x: torch.Tensor, order: torch.Tensor, dim: int) -> None:
@@ -42,6 +73,12 @@ def _store(r: Tensor, index: Tensor, x: torch.Tensor, order: torch.Tensor, dim: 
 
 @torch_function("sort", "R IR T i=last b=0", small=("sort",))
 def sort(r: Tensor, index: Tensor, t: Tensor, dim: int, descending: bool) -> None:
+    if r is not t and resized(r, t, check_dim(t, dim), t.size[dim]):
+        copy_into(r, t)
+        t = r
+    if r is t and r.overlaps():
+        by_slices(lambda to, at, source: sort(to, at, source, 0, descending), dim, t, r, index)
+        return
     x = t.t.movedim(check_dim(t, dim), -1)
     _store(r, index, x, positions(x, lambda v: sort_positions(v, descending), descending), dim)
 
@@ -52,6 +89,12 @@ def topk(r: Tensor, index: Tensor, t: Tensor, k: float, dim: int, greatest: bool
     k, n = int(k), t.size[check_dim(t, dim, 3)]
     if not 0 < k <= n:
         raise TorchError(f"bad argument #2 (k not in range for dimension: {k} of {n})")
+    overlap = resized(r, t, dim, k)
+    if r is t:  # TH reads as many elements as there were
+        t = Tensor(r.ty, r.storage, r.offset, (*r.size[:dim], n, *r.size[dim + 1 :]), r.stride)
+    if overlap:
+        by_slices(lambda to, at, source: topk(to, at, source, k, 0, greatest, ordered), dim, t, r, index)
+        return
     x = t.t.movedim(dim, -1)
     if x.numel() > EXACT_LIMIT:
         order = torch.topk(x, k, largest=greatest).indices
@@ -77,8 +120,11 @@ def _kth(r: Tensor, index: Tensor, t: Tensor, k: int, dim: int) -> None:
     n = t.size[check_dim(t, dim, 3)]
     if not 0 < k <= n:
         raise TorchError(f"bad argument #3 (selected index {k} out of range)")
-    resized_first(r, t, dim)
+    overlap = resized(r, t, dim)
     k = min(k, t.size[dim])
+    if overlap:
+        by_slices(lambda to, at, source: _kth(to, at, source, k, 0), dim, t, r, index)
+        return
     x = t.t.movedim(dim, -1)
     _store(r, index, x, positions(x, lambda v: select_positions(v, k - 1)).narrow(-1, k - 1, 1), dim)
 
@@ -97,7 +143,9 @@ def median(r: Tensor, index: Tensor, t: Tensor, dim: int) -> None:
 @torch_function("mode", "R IR T i=last", small=("mode",))
 def mode(r: Tensor, index: Tensor, t: Tensor, dim: int) -> None:
     """Compute the mode: the smallest of the most frequent values, with its last sorted position."""
-    resized_first(r, t, check_dim(t, dim, 3))
+    if resized(r, t, check_dim(t, dim, 3)):
+        by_slices(lambda to, at, source: mode(to, at, source, 0), dim, t, r, index)
+        return
     x = t.t.movedim(dim, -1)
     order = positions(x, sort_positions)
     values = x.gather(-1, order)

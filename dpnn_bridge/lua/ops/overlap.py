@@ -16,13 +16,13 @@ from dpnn_bridge.lua.ops.shape import selected, transposed
 from dpnn_bridge.lua.tensor import IN_ORDER, Tensor, cast_number
 
 
-def overlapping(r: Tensor, x: Tensor, y: Tensor) -> bool:
-    """Return whether the result ``r`` overwrites what is still to be read of a factor, or of itself."""
+def overlapping(r: Tensor, *sources: Tensor) -> bool:
+    """Return whether the result ``r`` overwrites what is still to be read of a source, or of itself."""
     if r.storage is None or not 0 < r.numel <= IN_ORDER:
         return False
     if r.overlaps():
         return True
-    shared = [f for f in (x, y) if f.storage is not None and f.storage.block is r.storage.block]
+    shared = [f for f in sources if f.storage is not None and f.storage.block is r.storage.block]
     return any(not apart(f, r) for f in shared)
 
 

@@ -8,6 +8,11 @@ from collections.abc import Callable
 import torch
 
 from dpnn_bridge.lua.dispatch import FLOAT_TYPES, INTEGER_TYPES, check_dim, torch_function
+from dpnn_bridge.lua.ops.copying import copy_into
+from dpnn_bridge.lua.ops.overlap import overlapping
+from dpnn_bridge.lua.ops.pointwise import pointwise
+from dpnn_bridge.lua.ops.shape import narrowed
+from dpnn_bridge.lua.ops.slices import by_slices, repeated, resized, resized_like, scan, slices
 from dpnn_bridge.lua.tensor import IN_ORDER, Tensor, TorchError, cast_number, square_root
 
 
@@ -22,21 +27,28 @@ def _sum(x: torch.Tensor, dim: int) -> torch.Tensor:
     return x.cumsum(dim).select(dim, -1)
 
 
-def resized_first(r: Tensor, t: Tensor, dim: int, start: float | None = None) -> None:
-    """Resize a result that is also the source first, as Torch7 does; sums start from ``start``."""
-    if r is t:
-        r.resize((*t.size[:dim], 1, *t.size[dim + 1 :]))
-        if start is not None and t.stride[dim] != 1:
-            r.t.fill_(start)
-
-
 def _number(value: torch.Tensor) -> float:
     return value.item()
+
+
+def _accumulate(
+    f: Callable[..., torch.Tensor], step: Callable[..., torch.Tensor], start: float, r: Tensor, t: Tensor, dim: int
+) -> None:
+    """Reduce along ``dim`` as TH does: slices of adjacent elements by ``f``, others by ``step`` from ``start`` on."""
+    if not resized(r, t, dim):
+        r.assign(f(wide(t.t), dim).unsqueeze(dim))
+    elif t.stride[dim] == 1:
+        by_slices(lambda to, source: to.write(f(wide(source.t), 0)), dim, t, r)
+    else:
+        r.write(torch.full(r.size, start, dtype=r.t.dtype))
+        total = repeated(r, dim, t.size[dim])
+        pointwise(step, total, total, t)
 
 
 def _reduction(
     name: str,
     f: Callable[..., torch.Tensor],
+    step_of: Callable[..., torch.Tensor],
     empty: float,
     types: tuple[str, ...],
     start: str,
@@ -53,15 +65,14 @@ def _reduction(
 
     @torch_function(name, "R T i", types=types, small=("along", start, step, "total", apart or step))
     def along(r: Tensor, t: Tensor, dim: int) -> None:
-        resized_first(r, t, check_dim(t, dim), empty)
-        r.assign(f(wide(t.t), dim).unsqueeze(dim))
+        _accumulate(f, step_of, empty, r, t, check_dim(t, dim))
 
 
 _ADD, _MULTIPLY = "total = total + x", "total = total * x"
-_reduction("sum", _sum, 0, FLOAT_TYPES, "0", _ADD, "total = R(total + x)")
-_reduction("sum", _sum, 0, INTEGER_TYPES, "0", _ADD)
-_reduction("prod", torch.prod, 1, FLOAT_TYPES, "1", _MULTIPLY)
-_reduction("prod", torch.prod, 1, INTEGER_TYPES, "1LL", _MULTIPLY)
+_reduction("sum", _sum, torch.add, 0, FLOAT_TYPES, "0", _ADD, "total = R(total + x)")
+_reduction("sum", _sum, torch.add, 0, INTEGER_TYPES, "0", _ADD)
+_reduction("prod", torch.prod, torch.mul, 1, FLOAT_TYPES, "1", _MULTIPLY)
+_reduction("prod", torch.prod, torch.mul, 1, INTEGER_TYPES, "1LL", _MULTIPLY)
 
 
 @torch_function("mean", "T", types=FLOAT_TYPES, small=("whole", "0", _ADD, "total / n"))
@@ -78,8 +89,8 @@ def mean(t: Tensor) -> float:
     small=("along", "0", _ADD, "R(total) / n", "total = R(total + x)", "total / n"),
 )
 def mean_along(r: Tensor, t: Tensor, dim: int) -> None:
-    resized_first(r, t, check_dim(t, dim), 0)
-    r.assign(_sum(wide(t.t), dim).unsqueeze(dim) / t.size[dim])
+    _accumulate(_sum, torch.add, 0, r, t, check_dim(t, dim))
+    pointwise(torch.div, r, r, numbers=(t.size[dim],))
 
 
 def _root(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -106,7 +117,9 @@ def _spread(name: str, finish: Callable[[torch.Tensor, torch.Tensor], torch.Tens
 
     @torch_function(name, "R T i b=0", types=FLOAT_TYPES, small=("along", "0", step, total))
     def along(r: Tensor, t: Tensor, dim: int, biased: bool) -> None:
-        resized_first(r, t, check_dim(t, dim))
+        if resized(r, t, check_dim(t, dim)):
+            by_slices(lambda to, source: along(to, source, 0, biased), dim, t, r)
+            return
         n = t.size[dim]
         mean = wide(t.t).sum(dim, keepdim=True) / n
         squares = wide(t.t * t.t).sum(dim, keepdim=True)
@@ -131,24 +144,36 @@ def numel(t: Tensor) -> int:
     return t.numel
 
 
-def _scan(name: str, f: Callable[..., torch.Tensor], types: tuple[str, ...], *small: str) -> None:
-    @torch_function(name, "R T i=1", types=types, small=("scan", *small))
+def _scan(
+    name: str,
+    f: Callable[..., torch.Tensor],
+    step: Callable[..., torch.Tensor],
+    types: tuple[str, ...],
+    start: str,
+    step_in_lua: str,
+) -> None:
+    @torch_function(name, "R T i=1", types=types, small=("scan", start, step_in_lua))
     def run(r: Tensor, t: Tensor, dim: int) -> None:
         check_dim(t, dim)
-        r.assign(f(wide(t.t), dim))
+        if resized_like(r, t):
+            scan(step, wide(t.t.new_tensor(int(start[0]))), r, t, dim)
+        else:
+            r.assign(f(wide(t.t), dim))
 
 
-_scan("cumsum", torch.cumsum, FLOAT_TYPES, "0", _ADD)
-_scan("cumsum", torch.cumsum, INTEGER_TYPES, "0LL", _ADD)
-_scan("cumprod", torch.cumprod, FLOAT_TYPES, "1", _MULTIPLY)
-_scan("cumprod", torch.cumprod, INTEGER_TYPES, "1LL", _MULTIPLY)
+_scan("cumsum", torch.cumsum, torch.add, FLOAT_TYPES, "0", _ADD)
+_scan("cumsum", torch.cumsum, torch.add, INTEGER_TYPES, "0LL", _ADD)
+_scan("cumprod", torch.cumprod, torch.mul, FLOAT_TYPES, "1", _MULTIPLY)
+_scan("cumprod", torch.cumprod, torch.mul, INTEGER_TYPES, "1LL", _MULTIPLY)
 
 
-def _power_sum(x: torch.Tensor, p: float, dim: int | list[int]) -> torch.Tensor:
-    """Return the sum of |x|^p: powers in the element type, the sum in double."""
-    if p == 0:
-        return (x != 0).double().sum(dim, keepdim=True)
-    return torch.pow(x.abs(), x.new_tensor(float(p))).double().sum(dim, keepdim=True)
+def _powers(x: torch.Tensor, p: float) -> torch.Tensor:
+    """Return |x|^p, computed in the element type, in double."""
+    return (x != 0).double() if p == 0 else torch.pow(x.abs(), x.new_tensor(float(p))).double()
+
+
+def _power_sum(x: torch.Tensor, p: float, dim: int) -> torch.Tensor:
+    return _powers(x, p).sum(dim, keepdim=True)
 
 
 def _power_root(total: torch.Tensor, p: float, like: torch.Tensor) -> torch.Tensor:
@@ -178,7 +203,9 @@ def norm(t: Tensor, p: float) -> float:
     small=("along", "0", "total = total + pow(abs(x), v)", "pow(R(total), R(1 / v))"),
 )
 def norm_along(r: Tensor, t: Tensor, p: float, dim: int) -> None:
-    resized_first(r, t, check_dim(t, dim, 3))
+    if resized(r, t, check_dim(t, dim, 3)):
+        by_slices(lambda to, source: norm_along(to, source, p, 0), dim, t, r)
+        return
     total = _power_sum(t.t, p, dim)
     r.assign(total if p == 0 else _power_root(total, p, t.t))
 
@@ -200,11 +227,29 @@ def dist(a: Tensor, b: Tensor, p: float) -> float:
 @torch_function("match", "r T T n=1", small=("match",))
 def match(r: Tensor, a: Tensor, b: Tensor, gain: float) -> None:
     """Compute squared distances between all rows of two matrices, times a gain."""
-    x, y = a.t.reshape(a.size[0], -1), b.t.reshape(b.size[0], -1)
+    r.resize((a.size[0], b.size[0]))
+    for m in (a, b):
+        if m.is_contiguous():  # others TH copies first
+            m.resize((m.size[0], m.numel // m.size[0]))
+    x, y = (m.t.contiguous().view(m.size[0], -1) for m in (a, b))
     if x.shape[1] != y.shape[1]:
         raise TorchError("bad argument #3 (m1 and m2 must have the same inner vector dim)")
+    if overlapping(r, a, b):
+        _match_in_order(r, x, y, cast_number(gain, r.ty))
+        return
     difference = x[:, None, :] - y[None, :, :]
     r.assign(cast_number(gain, r.ty) * (difference * difference).sum(-1, dtype=x.dtype))
+
+
+def _match_in_order(r: Tensor, x: torch.Tensor, y: torch.Tensor, gain: float) -> None:
+    """Write the distances one after the other, as TH does; they may be among the numbers to come."""
+    assert r.storage is not None
+    flat = r.storage.flat
+    for i, row in enumerate(x):
+        for j, other in enumerate(y):
+            difference = row - other
+            total = gain * (difference * difference).sum(dtype=x.dtype)
+            flat[r.offset + i * len(y) + j] = total
 
 
 @torch_function("renorm", "r s n i n", types=FLOAT_TYPES, small=("renorm",))
@@ -214,11 +259,33 @@ def renorm(r: Tensor, s: Tensor, p: float, dim: int, limit: float) -> None:
         raise TorchError(f"bad argument #1 (need at least 2 dimensions, got {s.dim} dimensions)")
     if not p > 0:  # as NaN also is
         raise TorchError("bad argument #2 (non-positive-norm not supported)")
+    if resized_like(r, s):
+        for i in range(s.size[dim]):
+            to, row = narrowed(r, dim, i, 1), narrowed(s, dim, i, 1)
+            norm, scale = _norm_and_scale(row.t, p, dim, limit)
+            if norm.item() > limit:
+                pointwise(torch.mul, to, row, numbers=(scale.item(),))
+            else:
+                copy_into(to, row)
+        return
     x = s.t
-    total = _power_sum(x if p != 2 else wide(x), p, [d for d in range(s.dim) if d != dim]).to(x.dtype)
+    norms, scales = _norm_and_scale(x, p, dim, limit)
+    r.assign(torch.where(norms > limit, x * scales, x))
+
+
+def _norm_and_scale(x: torch.Tensor, p: float, dim: int, limit: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the norms of what lies at each place of ``dim``, and the factors that bring them to the limit."""
+    rows = x.movedim(dim, -1).reshape(-1, x.shape[dim])
+    powers = _powers(wide(rows) if p == 2 else rows, p)
+    if len(rows) > IN_ORDER:
+        total = powers.sum(0).to(x.dtype)
+    else:
+        total = x.new_zeros(rows.shape[1])
+        for row in powers:  # TH's total has the element type
+            total = (total + row).to(x.dtype)
+    total = total.view([-1 if d == dim else 1 for d in range(x.dim())])
     norms = torch.pow(total.double(), 1 / p).to(x.dtype)
-    scale = (limit / (norms.double() + 1e-7)).to(x.dtype)
-    r.assign(torch.where(norms > limit, x * scale, x))
+    return norms, (limit / (norms.double() + 1e-7)).to(x.dtype)
 
 
 def _bins(low: float, high: float, x: torch.Tensor) -> tuple[float, float]:
@@ -229,10 +296,11 @@ def _bins(low: float, high: float, x: torch.Tensor) -> tuple[float, float]:
 
 @torch_function("histc", "R T n=100 n=0 n=0", types=FLOAT_TYPES, small=("histogram",))
 def histc(r: Tensor, t: Tensor, bins: float, low: float, high: float) -> None:
-    if r is t:
+    if r.storage is not None:
         r.resize((int(bins),))
-        _count_within(r.t[None], low, high)
-        return
+        if overlapping(r, t):
+            _count_in_order(r, t, low, high)
+            return
     x = t.t.reshape(-1)
     r.assign(_histogram(x, int(bins), *_bins(low, high, x)))
 
@@ -241,23 +309,27 @@ def histc(r: Tensor, t: Tensor, bins: float, low: float, high: float) -> None:
 def bhistc(r: Tensor, t: Tensor, bins: float, low: float, high: float) -> None:
     if t.dim != 2:
         raise TorchError(f"bad argument #2 (invalid dimension {t.dim}, the input must be a 2d tensor)")
-    if r is t:
+    if r.storage is not None:
         r.resize((t.size[0], int(bins)))
-        _count_within(r.t, low, high)
-        return
+        if overlapping(r, t):
+            _count_in_order(r, t, low, high)
+            return
     limits = _bins(low, high, t.t)
     r.assign(torch.stack([_histogram(row, int(bins), *limits) for row in t.t]))
 
 
-def _count_within(rows: torch.Tensor, low: float, high: float) -> None:
-    """Count the elements of each row in the row itself, as Torch7 does if the result is also the source."""
-    rows.fill_(0)
-    low, high = _bins(low, high, rows)
-    bins = rows.shape[1]
-    for row in rows:
-        for i in range(bins):
-            if low <= row[i] <= high:
-                row[min(int((float(row[i]) - low) / (high - low) * bins), bins - 1)] += 1
+def _count_in_order(r: Tensor, t: Tensor, low: float, high: float) -> None:
+    """Count elements as TH does: the bins, which lie one after the other, may be among the elements to come."""
+    r.write(torch.zeros(r.size))
+    low, high = _bins(low, high, t.t)
+    for row, to in slices(1, t, r) if r.dim == 2 else [(t, r)]:
+        assert to.storage is not None
+        assert row.storage is not None
+        bins, flat = to.storage.flat[to.offset : to.offset + to.size[0]], row.storage.flat
+        for place in row.places().tolist():
+            x = flat[place].item()
+            if low <= x <= high:
+                bins[min(int((x - low) / (high - low) * len(bins)), len(bins) - 1)] += 1
 
 
 def _histogram(x: torch.Tensor, bins: int, low: float, high: float) -> torch.Tensor:

@@ -30,7 +30,7 @@ local function list(values)
 end
 
 function argument(value)
-   if type(value) == 'number' then return value end
+   if type(value) == 'number' then return value == 0 and 1 / value < 0 and py.negative_zero or value end
    local handle = handles[value]
    if handle ~= nil then return handle end
    if type(value) == 'table' then return list(value) end
@@ -141,7 +141,7 @@ local function flatten(value)
       if depth > #sizes then
          v = type(v) == 'string' and tonumber(v) or v
          if type(v) ~= 'number' then error('invalid element (not a number)', 0) end
-         flat[#flat + 1] = v == 0 and 1 / v < 0 and '-0' or v  -- Python would get the integer 0
+         flat[#flat + 1] = argument(v)
          return
       end
       if type(v) ~= 'table' then error('invalid tensor definition', 0) end

@@ -164,10 +164,10 @@ return function(outer, n, inner, so, sl, si, q, iq, po, pl, pi, p, ip, power, li
       for o = 0, outer - 1 do
          for i = 0, inner - 1 do
             local x = abs(at(q, from + o * so + i * si))
-            if power == 1 then total = total + x elseif power == 2 then total = total + x * x else total = total + pow(x, power) end
+            total = R(total + (power == 1 and x or power == 2 and x * x or pow(x, power)))
          end
       end
-      local norm = R(C.pow(R(total), 1 / power))
+      local norm = R(C.pow(total, 1 / power))
       local scale = norm > limit and R(limit / (norm + 1e-7)) or 1
       for o = 0, outer - 1 do
          for i = 0, inner - 1 do p[to + o * po + i * pi] = at(q, from + o * so + i * si) * scale end

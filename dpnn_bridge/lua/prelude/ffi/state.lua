@@ -154,17 +154,6 @@ local function new_block(ty, count)
 end
 native.new_block = new_block
 
--- more room in a block that Python does not know; false where it does
-local function grow(block, count)
-   local size = kinds[block.ty].size
-   if block.handle or count * size > SMALL then return false end
-   local larger = allocate(block.ty, count)
-   ffi.copy(larger.data, block.data, block.size * size)
-   block.data, block.size, block.memory = larger.data, count, larger.memory
-   return true
-end
-native.grow = grow
-
 -- Python's object for a block; what Lua had in memory of its own moves to PyTorch's
 local function storage_handle(block)
    if not block then return nil end
@@ -174,6 +163,25 @@ local function storage_handle(block)
       blocks[block.id] = block
    end
    return block.handle
+end
+
+-- more room in a block: what becomes large moves to PyTorch's memory
+local function grow(block, count)
+   local size = kinds[block.ty].size
+   if block.handle or count * size > SMALL then
+      py.resize_storage(storage_handle(block), count)
+      locate(block)
+      return
+   end
+   local larger = allocate(block.ty, count)
+   ffi.copy(larger.data, block.data, block.size * size)
+   block.data, block.size, block.memory = larger.data, count, larger.memory
+end
+
+-- room for so many elements from the first of a state on
+function native.make_room(S, count)
+   if not S.block then S.block = allocate(S.ty, 0) end
+   if S.offset + count > S.block.size then grow(S.block, S.offset + count) end
 end
 
 -- Python's object for what Lua made or moved

@@ -2,7 +2,7 @@
 local bridge, py = ...
 local native, handles, metatables = bridge.native, bridge.handles, bridge.metatables
 local states, storages, read, wrap, measure, moved = native.states, native.storages, native.read, native.wrap, native.measure, native.moved
-local new_block, grow, wrap_storage, read_storage = native.new_block, native.grow, native.wrap_storage, native.read_storage
+local new_block, make_room, wrap_storage, read_storage = native.new_block, native.make_room, native.wrap_storage, native.read_storage
 local type, select, tonumber, floor = type, select, tonumber, math.floor
 
 local function whole(x) return type(x) == 'number' and floor(x) == x end
@@ -57,19 +57,13 @@ local function shape(S, n, a, b, c, d)
    S.count, S.dense = step * a, true
 end
 
+local MANY = 2 ^ 26  -- elements for which Python may find no memory, an error of its own
 -- Torch7's resize of a tensor to n <= 4 sizes > 0; false where Python must
 local function resize(S, n, a, b, c, d)
    if n == S.n and S[1] == a and (n < 2 or S[3] == b) and (n < 3 or S[5] == c) and (n < 4 or S[7] == d) then return true end
    local count = a * (n > 1 and b or 1) * (n > 2 and c or 1) * (n > 3 and d or 1)
-   local block = S.block
-   local need = S.offset + count
-   if not block then
-      block = new_block(S.ty, need)
-      if not block then return false end
-      S.block = block
-   elseif need > block.size and not grow(block, need) then
-      return false
-   end
+   if count > MANY then return false end
+   make_room(S, count)
    shape(S, n, a, b, c, d)
    moved(S)
    return true
