@@ -262,7 +262,8 @@ def kept(run: Run) -> int:
     found: dict[int, int] = {}
 
     def note(value: Tensor) -> Tensor:
-        if not value.is_leaf or not value.requires_grad:
+        whole = value if value._base is None else value._base  # a view of a parameter is none of what is kept
+        if not whole.is_leaf or not whole.requires_grad:
             found[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
         return value
 

@@ -339,7 +339,7 @@ def test_stock_lstm_takes_tensors_of_any_layout(which: int) -> None:
 
 def test_lstm_of_other_devices_is_the_same() -> None:
     x, weight, recurrent, bias, hidden, cell = _tensors((4, 2, 3), (8, 3), (8, 2), (8,), (2, 2), (2, 2))
-    outputs, last = _torch_lstm(x, weight, recurrent, bias, hidden, cell)
+    outputs, last = _torch_lstm("ifgo", x, weight, recurrent, bias, hidden, cell)
     expected, cells = lstm_steps(x, weight, recurrent, bias, None, hidden, cell, None)
     torch.testing.assert_close((outputs, last), (expected, cells[-1]))
 

@@ -43,8 +43,8 @@ class StepModule(AbstractRecurrent):
         self.input_size, self.output_size = input_size, output_size
         self.user_prev_output: Tensor | None = None
 
-    def _previous(self, input: Tensor) -> Any:
-        state = super()._previous(input)
+    def _state_before(self, input: Tensor) -> Any:
+        state = super()._state_before(input)
         output = first_tensor(state)
         if output.dim() == input.dim() and output.shape[:-1] != input.shape[:-1]:
             raise ValueError(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dpnn_bridge.modules.rnn.products import AddedProduct, differentiable, product
+from dpnn_bridge.modules.rnn.products import Products, differentiable, product, weight_gradient
 
 
 def gru_steps(
@@ -51,32 +51,32 @@ class GRUSequence(torch.autograd.Function):
     ) -> Tensor:
         T, N, H = *x.shape[:2], hidden.shape[1]
         gates = product(x.reshape(T * N, -1), weight, bias).view(T, N, 3 * H)
-        outputs = x.new_empty(T, N, H)
-        of_gates, of_candidate = (AddedProduct(part, N, T) for part in recurrent.split([2 * H, H]))
-        parts = (gates[..., : 2 * H], *gates.split(H, 2), outputs)
-        before = hidden
+        states = x.new_empty(T + 1, N, H)
+        states[0] = before = hidden
+        of_gates, of_candidate = (Products(part, N, T) for part in recurrent.split([2 * H, H]))
+        parts = (gates[..., : 2 * H], *gates.split(H, 2), states[1:])
         for t, (both, reset, update, candidate, output) in enumerate(zip(*(p.unbind(0) for p in parts), strict=True)):
-            of_gates(both, before).sigmoid_()
-            of_candidate(candidate, reset * before).tanh_()
+            torch.sigmoid(of_gates(before, both), out=both)
+            torch.tanh(of_candidate(reset * before, candidate), out=candidate)
             ends = (candidate, before) if keeps else (before, candidate)
             torch.lerp(*ends, update, out=output)
             if mask is not None:
                 output.masked_fill_(mask[t], 0)
             before = output
         ctx.keeps = keeps
-        ctx.save_for_backward(x, weight, recurrent, bias, hidden, mask, gates, outputs)
-        return outputs.clone()  # which may be changed in place
+        ctx.save_for_backward(x, weight, recurrent, bias, hidden, mask, gates, states)
+        return states[1:].clone()  # which may be changed in place
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        *inputs, gates, outputs = ctx.saved_tensors
+        *inputs, gates, states = ctx.saved_tensors
         if torch.is_grad_enabled():  # the gradient itself is to be differentiated
             steps = partial(gru_steps, keeps=ctx.keeps)
             return differentiable(lambda *a: [steps(*a)], inputs, ctx.needs_input_grad, gradients)
-        x, weight, recurrent, _, hidden, mask = inputs
-        T, N, H = outputs.shape
+        x, weight, recurrent, _, _, mask = inputs
+        T, N, H = *x.shape[:2], recurrent.shape[1]
         reset, update, candidate = gates.split(H, 2)
-        before = torch.cat([hidden.unsqueeze(0), outputs[:-1]])
+        before = states[:-1]
         # the derivatives of the output by what comes before the transfer functions, for all steps at once
         local = torch.addcmul(gates, gates, gates, value=-1)
         by_reset, by_update, by_candidate = local.split(H, 2)
@@ -89,14 +89,14 @@ class GRUSequence(torch.autograd.Function):
             local[..., H:].masked_fill_(mask, 0)
         dhidden = _backward_steps(gradients[0], local, reset, kept, recurrent)
         flat, flat_x, needs = local.view(T * N, -1), x.reshape(T * N, -1), ctx.needs_input_grad
-        drecurrent = None
-        if needs[2]:
-            by_gates = product(flat[:, : 2 * H].t(), before.view(T * N, H).t())
-            by_candidates = product(flat[:, 2 * H :].t(), before.mul_(reset).view(T * N, H).t())
-            drecurrent = torch.cat([by_gates, by_candidates])
+        drecurrent = torch.empty_like(recurrent) if needs[2] else None
+        if drecurrent is not None:
+            parts = zip(drecurrent.split([2 * H, H]), flat.split([2 * H, H], 1), (before, before * reset), strict=True)
+            for part, gradient, factor in parts:
+                part.copy_(weight_gradient(gradient, factor.view(T * N, H), recurrent))
         return (
             product(flat, weight.t()).view(x.shape) if needs[0] else None,
-            product(flat.t(), flat_x.t()) if needs[1] else None,
+            weight_gradient(flat, flat_x, weight) if needs[1] else None,
             drecurrent,
             flat.sum(0) if needs[3] else None,
             dhidden if needs[4] else None,
@@ -112,16 +112,15 @@ def _backward_steps(given: Tensor, local: Tensor, reset: Tensor, kept: Tensor, r
         The gradient of the initial state.
     """
     T, N, H = reset.shape
-    hiddens = given.new_zeros(T + 1, N, H)  # of the outputs, from the initial one on
-    hiddens[1:] = given
-    of_gates, of_candidate = (AddedProduct(part.t(), N, T) for part in recurrent.split([2 * H, H]))
-    dhidden, products = hiddens[T], given.new_zeros(T, N, H)
+    of_gates, of_candidate = (Products(part.t(), N, T) for part in recurrent.split([2 * H, H]))
     others = local.unflatten(2, (3, H))[:, :, 1:]
-    parts = (local[..., : 2 * H], others, *local.split(H, 2)[::2], reset, kept, hiddens[:-1], products)
-    steps = [*zip(*(p.unbind(0) for p in parts), strict=True)]
-    for gates, update_and_candidate, by_reset, by_candidate, r, k, earlier, zeros in reversed(steps):
+    parts = (local[..., : 2 * H], others, *local.split(H, 2)[::2], reset, kept)
+    dhidden = given[-1]
+    earlier = [dhidden.new_zeros(N, H), *given[:-1]]
+    steps = [*zip(earlier, *(p.unbind(0) for p in parts), strict=True)]
+    for output, gates, update_and_candidate, by_reset, by_candidate, r, k in reversed(steps):
         update_and_candidate.mul_(dhidden.unsqueeze(1))
-        through = of_candidate(zeros, by_candidate)
+        through = of_candidate(by_candidate)
         by_reset.mul_(through)
-        dhidden = of_gates(earlier.addcmul_(dhidden, k).addcmul_(through, r), gates)
+        dhidden = of_gates(gates, torch.addcmul(output, dhidden, k).addcmul_(through, r))
     return dhidden

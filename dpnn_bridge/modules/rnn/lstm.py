@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dpnn_bridge.modules.rnn.lstm_kernel import LSTMSequence, lstm_steps
-from dpnn_bridge.modules.rnn.products import differentiable, has_onednn
+from dpnn_bridge.modules.rnn.products import differentiable, has_onednn, in_layout
 
 #: the order of the gates in ``torch.nn.LSTM``
 TORCH_ORDER = "ifgo"
@@ -50,14 +51,13 @@ def lstm_sequence(
     Returns:
         The outputs :math:`(T, N, H)`, the last cell, and a function that returns the cells :math:`(T, N, H)`.
     """
-    weight, recurrent, bias = weights.weight, weights.recurrent, weights.bias
-    if weights.order != TORCH_ORDER:
-        weight, recurrent, bias = _Arranged.apply(weights.order, TORCH_ORDER, weight, recurrent, bias)
+    order, values = weights.order, (weights.weight, weights.recurrent, weights.bias)
     run = _fused(x) if mask is None and weights.peepholes is None else None
     if run is not None:
-        outputs, last = run(x, weight, recurrent, bias, hidden, cell)
-        return outputs, last, lambda: _cells(x, weight, recurrent, bias, hidden, cell, outputs)
-    outputs, cells = LSTMSequence.apply(x, weight, recurrent, bias, weights.peepholes, hidden, cell, mask)
+        outputs, last = run(order, x, *values, hidden, cell)
+        return outputs, last, lambda: _cells(order, x, *values, hidden, cell, outputs)
+    values = _Arranged.apply(order, *values) if order != TORCH_ORDER else values
+    outputs, cells = LSTMSequence.apply(x, *values, weights.peepholes, hidden, cell, mask)
     return outputs, cells[-1], lambda: cells
 
 
@@ -69,29 +69,38 @@ def _fused(x: Tensor) -> Callable[..., tuple[Tensor, Tensor]] | None:
 
 
 class _Arranged(torch.autograd.Function):
-    """Tensors with the blocks of their gates in another order."""
+    """Tensors with the blocks of their gates in PyTorch's order."""
 
     @staticmethod
-    def forward(ctx: Any, order: str, wanted: str, *values: Tensor) -> tuple[Tensor, ...]:
-        ctx.orders = wanted, order
-        return arranged(values, order, wanted)
+    def forward(ctx: Any, order: str, *values: Tensor) -> tuple[Tensor, ...]:
+        ctx.order, ctx.row_major = order, [value.is_contiguous() for value in values]
+        return arranged(values, order)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        return None, None, *arranged(gradients, *ctx.orders)
+        return None, *_arranged_back(gradients, ctx.order, ctx.row_major)
 
 
-def arranged(values: Sequence[Tensor], order: str, wanted: str) -> tuple[Tensor, ...]:
-    """Return tensors with the blocks of their gates in another order."""
+def arranged(values: Sequence[Tensor], order: str, wanted: str = TORCH_ORDER) -> tuple[Tensor, ...]:
+    """Return tensors with the blocks of their gates in another order, row-major in memory."""
+    values = tuple(value.contiguous() for value in values)
+    if order == wanted:
+        return values
     places = [order.index(name) for name in wanted]
     return tuple(torch.cat([blocks[k] for k in places]) for blocks in (value.chunk(4) for value in values))
 
 
+def _arranged_back(gradients: Sequence[Tensor], order: str, row_major: Sequence[bool]) -> list[Tensor]:
+    """Return gradients of arranged tensors as those of the tensors, in the memory layouts of these."""
+    return [*map(in_layout, arranged(gradients, TORCH_ORDER, order), row_major)]
+
+
 def _torch_lstm(
-    x: Tensor, weight: Tensor, recurrent: Tensor, bias: Tensor, hidden: Tensor, cell: Tensor
+    order: str, x: Tensor, weight: Tensor, recurrent: Tensor, bias: Tensor, hidden: Tensor, cell: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Run ``torch.lstm``; the outputs may be changed in place."""
-    weights, state = [weight, recurrent, bias, torch.zeros_like(bias)], [hidden.unsqueeze(0), cell.unsqueeze(0)]
+    weights = [*_Arranged.apply(order, weight, recurrent, bias), torch.zeros_like(bias)]
+    state = [hidden.unsqueeze(0), cell.unsqueeze(0)]
     outputs, _, last = torch.lstm(x, state, weights, True, 1, 0.0, torch.is_grad_enabled(), False, False)
     return outputs.clone(), last[0]
 
@@ -101,55 +110,75 @@ class _OneDNN(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, recurrent: Tensor, bias: Tensor, hidden: Tensor, cell: Tensor
+        ctx: Any, order: str, x: Tensor, weight: Tensor, recurrent: Tensor, bias: Tensor, hidden: Tensor, cell: Tensor
     ) -> tuple[Tensor, Tensor]:
         train = any(ctx.needs_input_grad)
-        inputs = [x, weight, recurrent, bias, torch.zeros_like(bias), hidden.unsqueeze(0), cell.unsqueeze(0)]
-        inputs = [value.detach().contiguous() for value in inputs]  # the operation reads them as if they were
-        size = (recurrent.shape[1], 1)
+        inputs, size = _operands(order, x, weight, recurrent, bias, hidden, cell), (recurrent.shape[1], 1)
         with torch.set_grad_enabled(train):  # without, it keeps nothing for backward
             results = torch.ops.aten.mkldnn_rnn_layer(*inputs, False, [], _LSTM, *size, True, False, False, train)
         outputs, _, last, _ = results
         if not train:
             return outputs, last[0]
+        ctx.order = order
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, weight, recurrent, bias, hidden, cell, *inputs, *results)
+        ctx.save_for_backward(x, weight, recurrent, bias, hidden, cell, *results)
         return outputs.clone(), last[0].clone()  # which may be changed in place
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         *saved, workspace = ctx.saved_tensors
+        values, results, order = saved[:6], saved[6:], ctx.order
         if torch.is_grad_enabled():  # the gradient itself is to be differentiated
-            return differentiable(_outputs_and_last_cell, saved[:6], ctx.needs_input_grad, gradients)
+            steps = partial(_outputs_and_last_cell, order)
+            return None, *differentiable(steps, values, ctx.needs_input_grad[1:], gradients)
         given, last = gradients
         last = None if last is None else last.unsqueeze(0)
-        size = (saved[2].shape[1], 1)
+        size, weights = (values[2].shape[1], 1), values[1:4]
         found = torch.ops.aten.mkldnn_rnn_layer_backward(
-            *saved[6:], given, None, last, False, _LSTM, *size, True, True, False, [], False, workspace
+            *(*_operands(order, *values), *results, given, None, last),
+            *(False, _LSTM, *size, True, True, False, [], False, workspace),
         )
-        *parameters, _, hidden, cell = found
-        return *parameters, hidden[0], cell[0]
+        x, *parameters, _, hidden, cell = found
+        parameters = _arranged_back(parameters, order, [value.is_contiguous() for value in weights])
+        return None, x, *parameters, hidden[0], cell[0]
 
 
 #: what the operations of a recurrent layer call an LSTM
 _LSTM = 2
 
 
+def _operands(
+    order: str, x: Tensor, weight: Tensor, recurrent: Tensor, bias: Tensor, hidden: Tensor, cell: Tensor
+) -> list[Tensor]:
+    """Return the tensors that the operations take, which they read as if they were contiguous."""
+    weights = arranged((weight.detach(), recurrent.detach(), bias.detach()), order)
+    states = (hidden.unsqueeze(0), cell.unsqueeze(0))
+    return [x.detach().contiguous(), *weights, torch.zeros_like(bias), *(s.detach().contiguous() for s in states)]
+
+
 def _outputs_and_last_cell(
-    x: Tensor, weight: Tensor, recurrent: Tensor, bias: Tensor, hidden: Tensor, cell: Tensor
+    order: str, x: Tensor, weight: Tensor, recurrent: Tensor, bias: Tensor, hidden: Tensor, cell: Tensor
 ) -> tuple[Tensor, Tensor]:
+    weight, recurrent, bias = arranged((weight, recurrent, bias), order)
     outputs, cells = lstm_steps(x, weight, recurrent, bias, None, hidden, cell, None)
     return outputs, cells[-1]
 
 
 def _cells(
-    x: Tensor, weight: Tensor, recurrent: Tensor, bias: Tensor, hidden: Tensor, cell: Tensor, outputs: Tensor
+    order: str,
+    x: Tensor,
+    weight: Tensor,
+    recurrent: Tensor,
+    bias: Tensor,
+    hidden: Tensor,
+    cell: Tensor,
+    outputs: Tensor,
 ) -> Tensor:
     """Return the cells after all steps, from the outputs: ``torch.lstm`` returns the last one only."""
     before = torch.cat([hidden.unsqueeze(0), outputs[:-1]])
-    i, f, g, _ = (x @ weight.t() + bias + before @ recurrent.t()).chunk(4, 2)
+    gates = dict(zip(order, (x @ weight.t() + bias + before @ recurrent.t()).chunk(4, 2), strict=True))
     cells = []
-    for forget, new in zip(f.sigmoid(), i.sigmoid() * g.tanh(), strict=True):
+    for forget, new in zip(gates["f"].sigmoid(), gates["i"].sigmoid() * gates["g"].tanh(), strict=True):
         cell = forget * cell + new
         cells.append(cell)
     return torch.stack(cells)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dpnn_bridge.modules.rnn.products import AddedProduct, differentiable, product
+from dpnn_bridge.modules.rnn.products import Products, differentiable, product, weight_gradient
 
 
 def lstm_steps(
@@ -64,11 +64,11 @@ class LSTMSequence(torch.autograd.Function):
         T, N, H = *x.shape[:2], recurrent.shape[1]
         gates = product(x.reshape(T * N, -1), weight, bias).view(T, N, 4, H)
         cells, squashed, outputs = (x.new_empty(T, N, H) for _ in range(3))
-        add_product = AddedProduct(recurrent, N, T)
+        of_hidden = Products(recurrent, N, T)
         parts = (gates.flatten(2), gates[:, :, :2], *gates.unbind(2), cells, cells.unsqueeze(2), squashed, outputs)
         hidden_before, cell_before, broadcast = hidden, cell, cell.unsqueeze(1)
         for t, (step, both, i, f, g, o, c, c_, th, h) in enumerate(zip(*(p.unbind(0) for p in parts), strict=True)):
-            add_product(step, hidden_before)
+            of_hidden.add_to(step, hidden_before)
             if peepholes is not None:
                 both.addcmul_(broadcast, peepholes[:2])
             both.sigmoid_()
@@ -112,8 +112,8 @@ class LSTMSequence(torch.autograd.Function):
         needs = ctx.needs_input_grad
         return (
             product(flat, weight.t()).view(x.shape) if needs[0] else None,
-            product(flat.t(), x.reshape(T * N, -1).t()) if needs[1] else None,
-            product(flat.t(), before_h.t()) if needs[2] else None,
+            weight_gradient(flat, x.reshape(T * N, -1), weight) if needs[1] else None,
+            weight_gradient(flat, before_h, recurrent) if needs[2] else None,
             flat.sum(0) if needs[3] else None,
             torch.stack([(d * c).sum((0, 1)) for d, c in ((di, before), (df, before), (do, cells))])
             if needs[4]
@@ -134,19 +134,18 @@ def _backward_steps(
     """
     T, N, H = by_cell.shape
     given, given_cells = gradients
-    hiddens = by_cell.new_zeros(T + 1, N, H)  # of the outputs, from the initial one on
-    if given is not None:
-        hiddens[1:] = given
-    dcell, add_product = by_cell.new_zeros(N, H), AddedProduct(recurrent.t(), N, T)
-    dhidden, broadcast = hiddens[T], dcell.unsqueeze(1)
-    parts = (local.flatten(2), local[:, :, :3], local[:, :, 3], by_cell, carried, hiddens[:-1])
-    steps = zip(*(p.unbind(0) for p in parts), strict=True)
-    for t, (step, others, output, through, kept, hidden_before) in reversed([*enumerate(steps)]):
+    dcell, by_hidden = by_cell.new_zeros(N, H), Products(recurrent.t(), N, T)
+    given = by_cell.new_zeros(()).expand(T, N, H) if given is None else given
+    dhidden, broadcast = given[-1], dcell.unsqueeze(1)
+    parts = (local.flatten(2), local[:, :, :3], local[:, :, 3], by_cell, carried)
+    earlier = [None, *given[:-1].contiguous()]
+    steps = zip(earlier, *(p.unbind(0) for p in parts), strict=True)
+    for t, (output, step, others, by_output, through, kept) in reversed([*enumerate(steps)]):
         if given_cells is not None:
             dcell += given_cells[t]
         dcell.addcmul_(dhidden, through)
-        output.mul_(dhidden)
+        by_output.mul_(dhidden)
         others.mul_(broadcast)
         dcell.mul_(kept)
-        dhidden = add_product(hidden_before, step)
+        dhidden = by_hidden(step, output)
     return dhidden, dcell

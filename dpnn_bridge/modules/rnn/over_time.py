@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial, reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from dpnn_bridge.modules.nn.reshape import Narrow
 from dpnn_bridge.modules.nn.table import SplitTable
 from dpnn_bridge.modules.rnn.algebra import Term, UnknownModuleError, expression
+from dpnn_bridge.modules.rnn.dropout import LazyDropout
 from dpnn_bridge.modules.rnn.gated import GRU, LSTM, StepModule
 from dpnn_bridge.modules.rnn.mask import MaskZero, zero_rows
 from dpnn_bridge.modules.rnn.recognition import Cell, RNNCell, cell_of
 from dpnn_bridge.modules.rnn.recurrence import Recursor
-from dpnn_bridge.modules.rnn.recurrent import AbstractRecurrent
+from dpnn_bridge.modules.rnn.recurrent import AbstractRecurrent, dropouts_in
 from dpnn_bridge.modules.rnn.row_wise import is_bare, is_row_wise, on_all_rows
 from dpnn_bridge.modules.rnn.structure import while_unchanged
 
@@ -79,25 +80,33 @@ def _runs(module: nn.Module, steps: int) -> list[Run]:
         return [run for runs in members for run in runs] if all(members) else []
     if isinstance(module, StepModule) and forward in (LSTM.forward, GRU.forward):
         found = recognized(module) if _goes_on_for(module, steps) else None
-        return [] if found is None else [partial(_step_module, module, *found)]
+        return [] if found is None else [partial(_step_module, module, found)]
     return [partial(on_all_rows, module)] if is_row_wise(module) else []
 
 
 def _finished(module: Recursor, outputs: Tensor) -> Tensor:
     """Leave a Recursor as it is after all time steps; return the outputs."""
-    module.pass_steps(len(outputs), [outputs])
+    module.pass_steps(len(outputs), [outputs], dropouts_in(module))
     return outputs
 
 
 # ---------------------------------------------------------------------- step modules
-def recognized(module: StepModule) -> tuple[Cell, MaskZero | None] | None:
-    """Return the cell that a step module computes, and the mask around it; None if it computes something else."""
+class Recognized(NamedTuple):
+    """The cell that a step module computes, the mask around the cell, and the dropout that would keep masks."""
+
+    cell: Cell
+    mask: MaskZero | None
+    dropouts: list[LazyDropout]
+
+
+def recognized(module: StepModule) -> Recognized | None:
+    """Return what a step module computes; None if that is no known cell."""
     return _recognized(module.recurrent_module, module.state_names)
 
 
 @while_unchanged
-def _recognized(inner: nn.Module, state_names: tuple[str, ...]) -> tuple[Cell, MaskZero | None] | None:
-    mask = None
+def _recognized(inner: nn.Module, state_names: tuple[str, ...]) -> Recognized | None:
+    mask, dropouts = None, dropouts_in(inner)
     if isinstance(inner, MaskZero) and type(inner).forward is MaskZero.forward and is_bare(inner):
         inner, mask = inner.module, inner
         if mask.input_dims != 1:
@@ -110,7 +119,7 @@ def _recognized(inner: nn.Module, state_names: tuple[str, ...]) -> tuple[Cell, M
     cell = cell_of(outputs if isinstance(outputs, list) else [outputs], states)
     if cell is None or cell.input is not x or (mask is not None and isinstance(cell, RNNCell)):
         return None
-    return cell, mask
+    return Recognized(cell, mask, dropouts)
 
 
 def _counts_dimensions(module: nn.Module) -> bool:
@@ -126,9 +135,10 @@ def _goes_on_for(module: AbstractRecurrent, steps: int) -> bool:
     return module._backward_ran or module.step - module._run_start + steps <= module.rho
 
 
-def _step_module(module: StepModule, cell: Cell, mask: MaskZero | None, x: Tensor) -> Tensor:
+def _step_module(module: StepModule, found: Recognized, x: Tensor) -> Tensor:
     """Return the outputs of a step module for inputs :math:`(T, N, I)` or :math:`(T, I)`."""
-    previous = module._previous(x[0])
+    cell, mask, dropouts = found
+    previous = module._state_before(x[0])
     state = previous if isinstance(previous, list) else [previous]
     single = x.dim() == 2
     batch = x.unsqueeze(1) if single else x
@@ -142,6 +152,6 @@ def _step_module(module: StepModule, cell: Cell, mask: MaskZero | None, x: Tenso
         each = [v.squeeze(0) for v in values] if single else list(values)
         return each if len(module.state_names) > 1 else each[0]
 
-    module.pass_steps(len(x), [outputs, *last[1:]])
+    module.pass_steps(len(x), [outputs, *last[1:]], dropouts)
     module.keep(of_step(*last), lambda: [of_step(*values) for values in zip(*states(), strict=True)], len(x))
     return outputs.squeeze(1) if single else outputs

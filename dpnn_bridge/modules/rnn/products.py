@@ -13,8 +13,8 @@ from torch import Tensor
 
 #: a product of fewer multiply-adds takes less time than oneDNN's preparations
 _SMALL = 750_000
-#: from so many products with one weight on, arranging the weight for oneDNN pays
-_MANY = 10
+#: from so many elements times products on, arranging a weight for oneDNN pays
+_MANY = 1_500_000
 
 
 def fit(x: Tensor, weight: Tensor, state: Sequence[Tensor], size: int) -> bool:
@@ -55,23 +55,31 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def _dense(matrix: Tensor) -> Tensor:
     """Return the matrix without gaps between its rows or columns, over which oneDNN would go element by element."""
-    return matrix if matrix.is_contiguous() or matrix.t().is_contiguous() else matrix.contiguous()
+    if matrix.stride(0) == 1:
+        return matrix.t().contiguous().t()
+    return matrix.contiguous()
 
 
-class Transposed(torch.autograd.Function):
-    """A matrix transposed, in memory too, as is its gradient: to cut or join others takes several times as long."""
-
-    @staticmethod
-    def forward(ctx: Any, matrix: Tensor) -> Tensor:
-        return matrix.t().contiguous()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient.t().contiguous()
+def in_layout(matrix: Tensor, row_major: bool) -> Tensor:
+    """Return a matrix in a memory layout: to cut or join gradients of another one takes several times as long."""
+    return matrix if row_major else matrix.t().contiguous().t()
 
 
-class AddedProduct:
-    """Computes ``addend + x @ weight.t()`` for many ``x``, without autograd.
+def weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """Compute the gradient of ``weight`` in ``x @ weight.t()``, without autograd, in the memory layout of ``weight``.
+
+    Args:
+        gradient: of the product, :math:`(N, O)`.
+        x: :math:`(N, I)`.
+        weight: :math:`(O, I)`.
+    """
+    if weight.is_contiguous():
+        return product(gradient.t(), x.t())
+    return product(x.t(), gradient.t()).t()
+
+
+class Products:
+    """Computes ``x @ weight.t()``, plus an addend, for many ``x``, without autograd.
 
     Args:
         weight: :math:`(O, I)`.
@@ -81,21 +89,31 @@ class AddedProduct:
 
     def __init__(self, weight: Tensor, rows: int, count: int) -> None:
         self._transposed = weight.t()
-        self._packed: Tensor | None = None
+        self._weight: Tensor | None = None
         if _takes_onednn(weight.new_empty(rows, 0), weight):
-            many, weight = count >= _MANY, _dense(weight)
-            self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows) if many else weight
+            weight = _dense(weight)
+            pays = weight.is_contiguous() and count * weight.numel() >= _MANY
+            self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, rows) if pays else weight
 
-    def __call__(self, addend: Tensor, x: Tensor) -> Tensor:
-        """Return ``addend``, to which the product was added in place.
+    def __call__(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
+        """Return the product, or its sum with ``addend``, as a new tensor.
 
         Args:
-            addend: :math:`(N, O)`.
             x: :math:`(N, I)`.
+            addend: :math:`(N, O)`, or None.
         """
-        if self._packed is None:
-            return addend.addmm_(x, self._transposed)
-        return addend.copy_(torch.ops.mkldnn._linear_pointwise.binary(x, addend, self._packed, None, "add"))
+        if self._weight is None:
+            return x.mm(self._transposed) if addend is None else torch.addmm(addend, x, self._transposed)
+        if addend is None:
+            return torch.ops.mkldnn._linear_pointwise(x, self._weight, None, "none", [], "")
+        return torch.ops.mkldnn._linear_pointwise.binary(x, addend, self._weight, None, "add")
+
+    def add_to(self, addend: Tensor, x: Tensor) -> None:
+        """Add the product to ``addend`` in place."""
+        if self._weight is None:
+            addend.addmm_(x, self._transposed)
+        else:
+            addend.copy_(self(x, addend))
 
 
 def differentiable(

@@ -50,16 +50,18 @@ class AbstractRecurrent(Memory):
         self._rewards: dict[int, Tensor] = {}
 
     # ------------------------------------------------------------------ one time step
-    def _begin(self) -> list[LazyDropout]:
-        """Start a step: dropout inside, which is returned, uses the mask of this step."""
-        dropouts = dropouts_in(self)
-        for dropout in dropouts:
+    def _begin(self) -> None:
+        """Start a step: dropout inside uses the mask of this step."""
+        for dropout in dropouts_in(self):
             dropout.step = self.step
-        return dropouts
 
     def _previous(self, input: Any) -> Any:
-        """Return the state that the present step starts from."""
+        """Start a step; return the state that it starts from."""
         self._begin()
+        return self._state_before(input)
+
+    def _state_before(self, input: Any) -> Any:
+        """Return the state that the present step starts from."""
         if self._backward_ran or self.step - self._run_start >= self.rho:
             self.detach_own()
         if self.step == 1:
@@ -93,17 +95,18 @@ class AbstractRecurrent(Memory):
         return output
 
     # ------------------------------------------------------------------ many time steps at once
-    def pass_steps(self, steps: int, results: list[Tensor]) -> None:
+    def pass_steps(self, steps: int, results: list[Tensor], dropouts: list[LazyDropout]) -> None:
         """End time steps that were computed at once, as one call for each would leave the module.
 
         Args:
             steps: their number.
             results: every gradient that reaches a time step goes through one of them.
+            dropouts: the layers of :func:`dropouts_in`.
         """
         first, end = self.step, self.step + steps
-        self.step = end - 1
-        dropouts = self._begin()
         self.step = end
+        for dropout in dropouts:
+            dropout.step = end - 1
         for result in results:
             if result.requires_grad:
                 result.register_hook(lambda gradient: self._note_backward(range(end - 1, first - 1, -1), dropouts))

@@ -10,14 +10,14 @@ from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.rnn.cells import gru_of
 from dpnn_bridge.modules.rnn.gated import GRU
 from dpnn_bridge.modules.rnn.gru_kernel import GRUSequence
-from dpnn_bridge.modules.rnn.products import Transposed, fit
+from dpnn_bridge.modules.rnn.products import fit
 from dpnn_bridge.modules.rnn.seq_lstm import SequenceModule, SequenceModuleClass
 
 
 def _gru_at_once(module: SeqGRU, x: Tensor, start: list[Tensor]) -> tuple[Tensor, list[Tensor]] | None:
     if not x.numel() or not fit(x, module.weight, start, module.output_size):
         return None
-    weight, recurrent = map(Transposed.apply, module.weight.split([module.input_size, module.output_size]))
+    weight, recurrent = (part.t() for part in module.weight.split([module.input_size, module.output_size]))
     output = GRUSequence.apply(x, weight, recurrent, module.bias, start[0], module._masked(x), True)
     return output, [output[-1].clone()]
 

@@ -19,7 +19,7 @@ from dpnn_bridge.modules.rnn.cells import fast_lstm_of
 from dpnn_bridge.modules.rnn.gated import FastLSTM
 from dpnn_bridge.modules.rnn.lstm import LSTMWeights, lstm_sequence
 from dpnn_bridge.modules.rnn.memory import Memory, Remembering, in_type_of
-from dpnn_bridge.modules.rnn.products import Transposed, fit
+from dpnn_bridge.modules.rnn.products import fit
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
 
@@ -187,7 +187,7 @@ class SequenceModuleClass(LuaClass):
 def _lstm_at_once(module: SeqLSTM, x: Tensor, start: list[Tensor]) -> tuple[Tensor, list[Tensor]] | None:
     if module.weight_o is not None or not x.numel() or not fit(x, module.weight, start, module.output_size):
         return None
-    weight, recurrent = map(Transposed.apply, module.weight.split([module.input_size, module.output_size]))
+    weight, recurrent = (part.t() for part in module.weight.split([module.input_size, module.output_size]))
     weights = LSTMWeights(weight, recurrent, module.bias, "ifog")
     output, cell, _ = lstm_sequence(x, weights, start[0], start[1], module._masked(x))
     return output, [output[-1].clone(), cell]

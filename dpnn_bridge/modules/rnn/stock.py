@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dpnn_bridge.modules.nn.nngraph import GModule
 from dpnn_bridge.modules.rnn.algebra import Term, depends_on
 from dpnn_bridge.modules.rnn.gated import StepModule
-from dpnn_bridge.modules.rnn.lstm import TORCH_ORDER, LSTMWeights, arranged
+from dpnn_bridge.modules.rnn.lstm import LSTMWeights, arranged
 from dpnn_bridge.modules.rnn.over_time import recognized
 from dpnn_bridge.modules.rnn.recognition import Cell, LSTMCell, RNNCell, stacked
 from dpnn_bridge.modules.rnn.recurrence import Recursor
@@ -76,7 +76,7 @@ def _layers(module: nn.Module) -> tuple[list[_Layer], float]:
         return [_lstm(LSTMWeights(weight, recurrent, module.bias, "ifog"), projection)], 0.0
     if isinstance(module, StepModule):
         found = recognized(module)
-        return ([], 0.0) if found is None or found[1] is not None else (_of_cells([found[0]]), 0.0)
+        return ([], 0.0) if found is None or found.mask is not None else (_of_cells([found.cell]), 0.0)
     plan = step_model(module, module.num_inputs - 1) if isinstance(module, GModule) else None
     cells, chances = ([], set()) if plan is None else _chain(plan)
     return (_of_cells(cells), max(chances, default=0.0)) if len(chances) < 2 else ([], 0.0)
@@ -124,5 +124,5 @@ def _of_cells(cells: list[Cell]) -> list[_Layer]:
 
 def _lstm(weights: LSTMWeights, projection: Tensor | None = None) -> _Layer:
     values = [weights.weight, weights.recurrent, weights.bias]
-    weight, recurrent, bias = arranged(values, weights.order, TORCH_ORDER)
+    weight, recurrent, bias = arranged(values, weights.order)
     return _Layer(nn.LSTM, weight, recurrent, bias, projection)
