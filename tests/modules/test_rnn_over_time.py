@@ -19,6 +19,7 @@ from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.modules.nn.activation import LogSoftMax
 from dpnn_bridge.modules.nn.arithmetic import CAddTable
 from dpnn_bridge.modules.nn.container import ConcatTable, ParallelTable
+from dpnn_bridge.modules.nn.dropout import Dropout
 from dpnn_bridge.modules.nn.table import SelectTable, SplitTable
 from dpnn_bridge.modules.rnn.cells import fast_lstm, gru
 from dpnn_bridge.modules.rnn.dropout import LazyDropout
@@ -26,7 +27,7 @@ from dpnn_bridge.modules.rnn.gated import GRU, LSTM
 from dpnn_bridge.modules.rnn.gru_kernel import GRUSequence
 from dpnn_bridge.modules.rnn.lstm import LSTMWeights, _torch_lstm, lstm_sequence
 from dpnn_bridge.modules.rnn.lstm_kernel import LSTMSequence, lstm_steps
-from dpnn_bridge.modules.rnn.mask import MaskZero
+from dpnn_bridge.modules.rnn.mask import MaskZero, TrimZero
 from dpnn_bridge.modules.rnn.over_time import recognized
 from dpnn_bridge.modules.rnn.recurrence import Recursor
 from dpnn_bridge.modules.rnn.recurrent import AbstractRecurrent
@@ -43,13 +44,17 @@ def peephole_lstm() -> LSTM:
     return lstm.float()
 
 
-def masked(step: Any) -> Any:
-    step.recurrent_module = MaskZero(step.recurrent_module, 1)
+def masked(step: Any, mask: type[MaskZero] = MaskZero) -> Any:
+    step.recurrent_module = mask(step.recurrent_module, 1)
     return step
 
 
 def stack() -> Recursor:
     return Recursor(nn.Sequential(gru(3, 4), nn.Linear(4, 5), nn.Tanh(), fast_lstm(5, 4), MaskZero(nn.Linear(4, 2), 1)))
+
+
+def dropout() -> Recursor:
+    return Recursor(nn.Sequential(nn.Dropout(), gru(3, 4), Dropout(0.4, v2=False), nn.Linear(4, 5), nn.Dropout(0.3)))
 
 
 MODULES = {
@@ -60,6 +65,7 @@ MODULES = {
     "masked gru": lambda: masked(gru(3, 4)),
     "masked lstm": lambda: masked(peephole_lstm()),
     "stack": stack,
+    "dropout": dropout,
     "linear": lambda: Recursor(nn.Linear(3, 2)),
 }
 
@@ -72,6 +78,7 @@ def sequence(single: bool, dtype: torch.dtype) -> Tensor:
 
 def results(model: Sequencer, xs: Tensor, as_list: bool) -> dict[str, list[Tensor]]:
     """Two calls, the second of which goes on from the first, and their gradients."""
+    torch.manual_seed(0)
     found: dict[str, list[Tensor]] = {}
     for call in ("first", "second"):
         inputs = xs.clone().requires_grad_()
@@ -91,6 +98,23 @@ def results(model: Sequencer, xs: Tensor, as_list: bool) -> dict[str, list[Tenso
     return found
 
 
+def stepwise(model: Sequencer) -> Sequencer:
+    """Return a copy that makes one call for each time step."""
+    copied = copy.deepcopy(model)
+    for m in copied.modules():
+        m.register_forward_hook(lambda *_: None)
+    return copied
+
+
+def assert_same(found: dict[str, list[Tensor]], expected: dict[str, list[Tensor]]) -> None:
+    for name, values in expected.items():
+        if name.endswith("counts"):
+            assert found[name] == values
+            continue
+        for value, other in zip(found[name], values, strict=True):
+            torch.testing.assert_close(value, other)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float", "double"])
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("form", ["tensor", "list", "single"])
@@ -101,10 +125,7 @@ def test_a_sequence_at_once_is_what_its_steps_are(
     xs = sequence(form == "single", dtype)
     model = Sequencer(MODULES[kind]()).to(dtype).train(training)
     model.remember()
-    stepwise = copy.deepcopy(model)
-    for m in stepwise.modules():
-        m.register_forward_hook(lambda *_: None)
-    expected = results(stepwise, xs, form == "list")
+    expected = results(stepwise(model), xs, form == "list")
 
     def stepped(*_: Any) -> None:
         raise AssertionError("one call for a time step")
@@ -113,12 +134,33 @@ def test_a_sequence_at_once_is_what_its_steps_are(
         monkeypatch.setattr(step_module, "forward", stepped)
     found = results(model, xs, form == "list")
     monkeypatch.undo()
-    for name, values in expected.items():
-        if name.endswith("counts"):
-            assert found[name] == values
-            continue
-        for value, other in zip(found[name], values, strict=True):
-            torch.testing.assert_close(value, other)
+    assert_same(found, expected)
+
+
+@pytest.mark.parametrize("rows", [slice(1), slice(2)], ids=["one row", "all rows"])
+def test_trimmed_rows_are_those_of_steps(rows: slice, monkeypatch: pytest.MonkeyPatch) -> None:
+    xs = sequence(False, torch.float64) + 0.5
+    xs[2, rows] = 0
+    model = Sequencer(masked(fast_lstm(3, 4), TrimZero)).double()
+    model.remember()
+    expected, forward, steps = results(stepwise(model), xs, False), LSTM.forward, []
+    monkeypatch.setattr(LSTM, "forward", lambda *a: steps.append(a) or forward(*a))
+    assert_same(results(model, xs, False), expected)
+    assert bool(steps) == (rows == slice(2))  # whose gradient reaches the parameters, which the kernels do not know
+
+
+@pytest.mark.parametrize("name", ["FastLSTM__dropout_maskZero__double_train", "GRU__dropout_trimZero__double_train"])
+def test_a_cell_with_dropout_inside_is_recognized_in_evaluation(name: str) -> None:
+    fixture = dpnn_bridge.read_t7(FIXTURES / f"rnn/head/{name.split('__')[0]}/{name}.t7")
+    step = dpnn_bridge.to_torch(fixture["module"])
+    assert isinstance(step, (LSTM, GRU))
+    memory.forget(step)
+    assert recognized(step.train()) is None  # each gate has a mask of its own for each time step
+    model = Sequencer(step).double().eval()
+    assert recognized(step) is not None
+    xs = torch.randn(5, 2, step.input_size or 0, dtype=torch.float64)
+    xs[2, 0] = 0
+    assert_same(results(model, xs, False), results(stepwise(model), xs, False))
 
 
 def test_without_hooks_a_sequence_gives_what_torch7_gave() -> None:

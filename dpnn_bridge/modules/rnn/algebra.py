@@ -14,13 +14,16 @@ from dpnn_bridge.modules.nn.container import ConcatTable, ParallelTable
 from dpnn_bridge.modules.nn.elementwise import AddConstant, MulConstant
 from dpnn_bridge.modules.nn.nngraph import GModule
 from dpnn_bridge.modules.nn.reshape import Narrow, Reshape
-from dpnn_bridge.modules.nn.table import FlattenTable, NarrowTable, SelectTable, SplitTable
+from dpnn_bridge.modules.nn.table import FlattenTable, JoinTable, NarrowTable, SelectTable, SplitTable
 from dpnn_bridge.modules.rnn.dropout import LazyDropout
 from dpnn_bridge.modules.rnn.misc import SAdd
 from dpnn_bridge.modules.rnn.row_wise import is_bare, is_row_wise
 
 #: a longer sum or product is no part of a cell; a file could double one with every layer
 _MOST_PARTS = 16
+#: dimension and number of dimensions of a sample that mean the features of a batch, and its blocks of features
+_OF_FEATURES = ((2, None), (1, 1), (-1, None), (-1, 1))
+_OF_BLOCKS = ((2, None), (1, 2), (-2, None), (-2, 2))
 
 
 class UnknownModuleError(Exception):
@@ -33,8 +36,8 @@ class Term(NamedTuple):
     Args:
         kind: ``"input"`` (name), ``"linear"`` (term, module, first row, row after the last), ``"bias"`` (module, first
             element, element after the last), ``"scale"`` (term, module), ``"affine"`` (term, factor, addend),
-            ``"sigmoid"`` and ``"tanh"`` (term), ``"sum"`` and ``"product"`` (terms), ``"blocks"`` (term, number, size),
-            and ``"module"`` (term, module) for what computes each row by itself.
+            ``"sigmoid"`` and ``"tanh"`` (term), ``"sum"`` and ``"product"`` (terms), ``"joined"`` (terms side by side),
+            ``"blocks"`` (term, number, size), and ``"module"`` (term, module) for what computes each row by itself.
         args: what the kind says.
     """
 
@@ -88,9 +91,15 @@ def rows(term: Term, start: int, stop: int) -> Term:
         module, first, last = args
         return Term(kind, (module, *_range(first, last, start, stop)))
     if kind == "sum":
-        return Term(kind, tuple(rows(t, start, stop) for t in args))
+        return _flat(kind, [rows(t, start, stop) for t in args])
     if kind in ("sigmoid", "tanh"):
         return Term(kind, (rows(args[0], start, stop),))
+    if kind == "joined":
+        for part in args:
+            size = _size(part)
+            if 0 <= start < stop <= size:
+                return part if stop - start == size else rows(part, start, stop)
+            start, stop = start - size, stop - size
     raise UnknownModuleError(kind)
 
 
@@ -106,6 +115,8 @@ def _size(term: Term) -> int:
         return args[-1] - args[-2]
     if kind in ("sum", "sigmoid", "tanh"):
         return _size(args[0])
+    if kind == "joined":
+        return sum(map(_size, args))
     raise UnknownModuleError(kind)
 
 
@@ -127,15 +138,17 @@ def _linear(module: Any, value: Any) -> Term:
 
 
 def _nary(kind: str) -> Callable[[Any, Any], Term]:
-    def rule(module: Any, value: Any) -> Term:
-        parts: list[Term] = []
-        for part in map(_term, _list(value)):
-            parts += part.args if part.kind == kind else [part]
-        if not 1 < len(parts) <= _MOST_PARTS:
-            raise UnknownModuleError(kind)
-        return Term(kind, tuple(parts))
+    return lambda module, value: _flat(kind, [*map(_term, _list(value))])
 
-    return rule
+
+def _flat(kind: str, terms: list[Term]) -> Term:
+    """Return the sum or product of terms, whose own sums or products become parts of it."""
+    parts: list[Term] = []
+    for term in terms:
+        parts += term.args if term.kind == kind else [term]
+    if not 1 < len(parts) <= _MOST_PARTS:
+        raise UnknownModuleError(kind)
+    return Term(kind, tuple(parts))
 
 
 def _affine(term: Term, factor: float, addend: float) -> Term:
@@ -168,7 +181,7 @@ def _split(module: Any, value: Any) -> list[Term]:
     if not isinstance(value, Term) or value.kind != "blocks":
         raise UnknownModuleError("SplitTable")
     term, count, size = value.args
-    if (module.dimension, module.n_input_dims) not in ((2, None), (1, 2), (-2, None), (-2, 2)):
+    if (module.dimension, module.n_input_dims) not in _OF_BLOCKS:
         raise UnknownModuleError("SplitTable")
     return [rows(term, k * size, (k + 1) * size) for k in range(count)]
 
@@ -177,6 +190,14 @@ def _narrow(module: Any, value: Any) -> Term:
     if module.dimension not in (2, -1) or module.index < 1 or module.length < 1:
         raise UnknownModuleError("Narrow")
     return rows(_term(value), module.index - 1, module.index - 1 + module.length)
+
+
+def _join(module: Any, value: Any) -> Term:
+    """Return terms side by side: the first dimension is the batch."""
+    parts = [*map(_term, _list(value))]
+    if (module.dimension, module.n_input_dims) not in _OF_FEATURES or not 0 < len(parts) <= _MOST_PARTS:
+        raise UnknownModuleError("JoinTable")
+    return Term("joined", tuple(parts))
 
 
 def _select_table(module: Any, value: Any) -> Any:
@@ -254,6 +275,7 @@ _RULES: dict[Any, Callable[[Any, Any], Any]] = {
     MulConstant.forward: lambda module, value: _affine(_term(value), _constant(module), 0.0),
     Reshape.forward: _reshape,
     SplitTable.forward: _split,
+    JoinTable.forward: _join,
     Narrow.forward: _narrow,
     SelectTable.forward: _select_table,
     NarrowTable.forward: lambda module, value: _list(value)[module.offset - 1 :][: max(module.length, 0)],

@@ -10,19 +10,44 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.modules.nn.reshape import Narrow
-from dpnn_bridge.modules.nn.table import SplitTable
+from dpnn_bridge.modules.nn.table import JoinTable, SplitTable
 from dpnn_bridge.modules.rnn.algebra import Term, UnknownModuleError, expression
 from dpnn_bridge.modules.rnn.dropout import LazyDropout
 from dpnn_bridge.modules.rnn.gated import GRU, LSTM, StepModule
-from dpnn_bridge.modules.rnn.mask import MaskZero, zero_rows
+from dpnn_bridge.modules.rnn.mask import MaskZero, TrimZero, zero_rows
 from dpnn_bridge.modules.rnn.recognition import Cell, RNNCell, cell_of
 from dpnn_bridge.modules.rnn.recurrence import Recursor
 from dpnn_bridge.modules.rnn.recurrent import AbstractRecurrent, dropouts_in
-from dpnn_bridge.modules.rnn.row_wise import is_bare, is_row_wise, on_all_rows
+from dpnn_bridge.modules.rnn.row_wise import is_bare, is_random, is_row_wise, on_all_rows, output_of
 from dpnn_bridge.modules.rnn.structure import while_unchanged
 
-#: computes all time steps at once, from the inputs to the outputs of a module
-Run = Callable[[Tensor], Tensor]
+
+class Stage(NamedTuple):
+    """A module over all time steps.
+
+    Attributes:
+        run: computes all outputs from all inputs.
+        output: returns a tensor on the meta device like the output of one time step, from one like its input; None if
+            unknown.
+    """
+
+    run: Callable[[Tensor], Tensor]
+    output: Callable[[Tensor], Tensor | None]
+
+
+class _Dropped:
+    """The random factors of a dropout layer at all time steps."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self._factors: list[Tensor] = []
+
+    def draw(self, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> None:
+        """Draw the factors of the next time step."""
+        self._factors.append(self.module(torch.ones(shape, dtype=dtype, device=device)))
+
+    def __call__(self, value: Tensor) -> Tensor:
+        return value * torch.stack(self._factors)
 
 
 def at_once(module: nn.Module, inputs: list[Any] | Tensor) -> Any:
@@ -36,11 +61,12 @@ def at_once(module: nn.Module, inputs: list[Any] | Tensor) -> Any:
         The outputs :math:`(T, *)`, a list of them for a list; or None where that is not possible: then nothing has
         happened.
     """
-    runs = _runs(module, len(inputs)) if len(inputs) else []
-    x = _stacked(inputs) if runs else None
-    if x is None:
+    stages = _stages(module, len(inputs)) if len(inputs) else []
+    x = _stacked(inputs) if stages else None
+    if x is None or not _drawn(stages, x):
         return None
-    outputs = reduce(lambda value, run: run(value), runs, x)
+    outputs = reduce(lambda value, stage: stage.run(value), stages, x)
+    outputs = outputs.clone() if outputs.data_ptr() == x.data_ptr() else outputs
     return outputs if isinstance(inputs, Tensor) else list(_Parted.apply(outputs))
 
 
@@ -67,21 +93,43 @@ def _stacked(inputs: list[Any] | Tensor) -> Tensor | None:
     return inputs if inputs.dim() in (2, 3) and inputs.numel() else None
 
 
-def _runs(module: nn.Module, steps: int) -> list[Run]:
-    """Return the functions that compute the outputs for all time steps, in order; empty if unknown."""
+def _drawn(stages: list[Stage], x: Tensor) -> bool:
+    """Draw random factors in the order of one call per time step; return False if their sizes are unknown."""
+    layers: list[tuple[_Dropped, Tensor]] = []
+    value: Tensor | None = torch.empty_like(x[0], device="meta")
+    left = sum(isinstance(stage.run, _Dropped) for stage in stages)
+    for stage in stages if left else ():
+        if value is None:
+            return False
+        if isinstance(stage.run, _Dropped):
+            layers.append((stage.run, value))
+            if len(layers) == left:
+                break
+        value = stage.output(value)
+    with torch.no_grad():
+        for _ in x if left else ():
+            for layer, like in layers:
+                layer.draw(like.shape, like.dtype, x.device)
+    return True
+
+
+def _stages(module: nn.Module, steps: int) -> list[Stage]:
+    """Return what computes the outputs for all time steps, in order; nothing if that is unknown."""
     if not is_bare(module):
         return []
     forward = type(module).forward
     if isinstance(module, Recursor) and forward is Recursor.forward:
-        inner = _runs(module.module, steps)
-        return [*inner, partial(_finished, module)] if inner else []
+        inner = _stages(module.module, steps)
+        return [*inner, Stage(partial(_finished, module), lambda value: value)] if inner else []
     if isinstance(module, nn.Sequential) and forward is nn.Sequential.forward:
-        members = [_runs(member, steps) for member in module]
-        return [run for runs in members for run in runs] if all(members) else []
+        members = [_stages(member, steps) for member in module]
+        return [stage for stages in members for stage in stages] if all(members) else []
     if isinstance(module, StepModule) and forward in (LSTM.forward, GRU.forward):
         found = recognized(module) if _goes_on_for(module, steps) else None
-        return [] if found is None else [partial(_step_module, module, found)]
-    return [partial(on_all_rows, module)] if is_row_wise(module) else []
+        return [] if found is None else [Stage(partial(_step_module, module, found), found.cell.output)]
+    if is_random(module):
+        return [Stage(_Dropped(module), lambda value: value)]
+    return [Stage(partial(on_all_rows, module), partial(output_of, module))] if is_row_wise(module) else []
 
 
 def _finished(module: Recursor, outputs: Tensor) -> Tensor:
@@ -107,7 +155,7 @@ def recognized(module: StepModule) -> Recognized | None:
 @while_unchanged
 def _recognized(inner: nn.Module, state_names: tuple[str, ...]) -> Recognized | None:
     mask, dropouts = None, dropouts_in(inner)
-    if isinstance(inner, MaskZero) and type(inner).forward is MaskZero.forward and is_bare(inner):
+    if isinstance(inner, MaskZero) and type(inner).forward in (MaskZero.forward, TrimZero.forward) and is_bare(inner):
         inner, mask = inner.module, inner
         if mask.input_dims != 1:
             return None
@@ -125,7 +173,7 @@ def _recognized(inner: nn.Module, state_names: tuple[str, ...]) -> Recognized | 
 def _counts_dimensions(module: nn.Module) -> bool:
     """Return whether a layer inside counts dimensions from the first, which is not the batch of a single sample."""
     return any(
-        isinstance(m, (SplitTable, Narrow)) and m.dimension > 0 and getattr(m, "n_input_dims", None) is None
+        isinstance(m, (SplitTable, JoinTable, Narrow)) and m.dimension > 0 and getattr(m, "n_input_dims", None) is None
         for m in module.modules()
     )
 
@@ -143,9 +191,10 @@ def _step_module(module: StepModule, found: Recognized, x: Tensor) -> Tensor:
     single = x.dim() == 2
     batch = x.unsqueeze(1) if single else x
     state = [s.unsqueeze(0) for s in state] if single else state
-    if not cell.takes(batch, state) or (single and _counts_dimensions(module)):
-        return torch.stack([module(step) for step in x])
     zero = None if mask is None else zero_rows(batch.flatten(0, 1), 1).view(*batch.shape[:2], 1)
+    leaks = isinstance(mask, TrimZero) and zero is not None and bool(zero.all(1).any())  # a step without other rows
+    if leaks or not cell.takes(batch, state) or (single and _counts_dimensions(module)):
+        return torch.stack([module(step) for step in x])
     outputs, last, states = cell.sequence(batch, state, zero)
 
     def of_step(*values: Tensor) -> Any:

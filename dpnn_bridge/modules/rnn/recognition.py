@@ -68,6 +68,11 @@ class Cell:
         size = recurrent.weight.shape[1]
         return x.shape[2] == inner.weight.shape[1] and fit(x, recurrent.weight, state, size)
 
+    def output(self, value: Tensor) -> Tensor:
+        """Return a tensor like the output of one time step, from one like its input."""
+        (recurrent, *_) = next(iter(self.gates.values())).state[0]
+        return value.new_empty(*value.shape[:-1], recurrent.weight.shape[1])
+
 
 class LSTMCell(Cell):
     """A cell with input, forget and output gate; :attr:`gates` has the keys of ``"ifgo"``, ``g`` the candidate."""

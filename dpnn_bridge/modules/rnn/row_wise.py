@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from dpnn_bridge.modules.nn.activation import LogSoftMax, SoftMax
+from dpnn_bridge.modules.nn.dropout import Dropout
 from dpnn_bridge.modules.nn.lookup import LookupTable
 from dpnn_bridge.modules.rnn.mask import LookupTableMaskZero, MaskZero
 
@@ -14,6 +15,7 @@ _ROW_WISE = {
     *(kind.forward for kind in (nn.Linear, nn.Sigmoid, nn.Tanh, nn.ReLU, nn.Identity, nn.Softplus)),
     *(kind.forward for kind in (SoftMax, LogSoftMax, LookupTable, LookupTableMaskZero)),
 }
+_DROPOUT = {nn.Dropout.forward, Dropout.forward}
 
 
 def is_bare(module: nn.Module) -> bool:
@@ -37,7 +39,32 @@ def is_row_wise(module: nn.Module) -> bool:
         return module.input_dims == 1 and is_row_wise(module.module)
     if isinstance(module, nn.Embedding) and (module.max_norm is not None or module.scale_grad_by_freq):
         return False
-    return (forward in _ROW_WISE or getattr(module, "row_wise", False)) and not getattr(module, "inplace", False)
+    if forward in _DROPOUT and (module.training or getattr(module, "stochastic_inference", False)):
+        return False
+    known = forward in _ROW_WISE or forward in _DROPOUT or getattr(module, "row_wise", False)
+    return known and not getattr(module, "inplace", False)
+
+
+def is_random(module: nn.Module) -> bool:
+    """Return whether a module multiplies its input by random numbers, and does nothing else."""
+    return (
+        type(module).forward in _DROPOUT and module.training and is_bare(module) and not getattr(module, "inplace", 0)
+    )
+
+
+def output_of(module: nn.Module, value: Tensor) -> Tensor | None:
+    """Return a tensor of the shape and type of a row-wise module's output, on the meta device; None if unknown.
+
+    Args:
+        module: the module.
+        value: a tensor of the shape and type of its input, on the meta device.
+    """
+    module = module.module if isinstance(module, MaskZero) else module
+    if isinstance(module, nn.Embedding):
+        return module.weight.new_empty(*value.shape, module.embedding_dim, device="meta")
+    if isinstance(module, nn.Linear):
+        return value.new_empty(*value.shape[:-1], module.out_features)
+    return value if type(module).forward in _ROW_WISE | _DROPOUT else None
 
 
 def on_all_rows(module: nn.Module, x: Tensor) -> Tensor:

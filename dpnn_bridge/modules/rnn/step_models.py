@@ -139,6 +139,8 @@ class _Run:
         if term.kind == "sum":
             parts = [t.args[0].bias[slice(*t.args[1:])] if t.kind == "bias" else self._value(t) for t in term.args]
             return reduce(torch.add, parts)
+        if term.kind == "joined":
+            return torch.cat([*map(self._value, term.args)], -1)
         if term.kind == "product":
             return reduce(torch.mul, map(self._value, term.args))
         if term.kind in ("sigmoid", "tanh"):
