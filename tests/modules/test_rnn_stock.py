@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -58,3 +60,16 @@ def test_a_simple_recurrent_layer_becomes_one_of_torch() -> None:
 def test_what_no_layer_of_torch_computes_is_refused(make: Any) -> None:
     with pytest.raises(ValueError, match=r"no layer of torch\.nn computes"):
         memory.to_stock(make())
+
+
+def test_a_written_program_says_how_to_convert_its_recurrent_layers(tmp_path: Path) -> None:
+    odd: Any = fast_lstm(3, 4)
+    odd.recurrent_module[0][0][1][1] = nn.Linear(5, 16, bias=False)
+    model = nn.Sequential(Sequencer(fast_lstm(3, 4)), Sequencer(gru(4, 2)), SeqLSTM(2, 3), Sequencer(odd))
+    dpnn_bridge.write_t7(tmp_path / "net.t7", model)
+    dpnn_bridge.convert(tmp_path / "net.t7", tmp_path / "net.py")
+    text = ast.get_docstring(ast.parse((tmp_path / "net.py").read_text())) or ""
+    *_, load, first, second = text.splitlines()
+    assert load.strip() == "model = dpnn_bridge.load('net.t7')"
+    names = {"dpnn_bridge": dpnn_bridge, "model": dpnn_bridge.load(tmp_path / "net.t7")}
+    assert [repr(eval(line.strip(), names)) for line in (first, second)] == ["LSTM(3, 4)", "LSTM(2, 3)"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -64,6 +65,24 @@ def to_stock(module: nn.Module) -> nn.LSTM | nn.RNN:
             for parameter, value in zip(stock._all_weights[k], values, strict=False):
                 getattr(stock, parameter).copy_(value)
     return stock.train(module.training)
+
+
+def stock_layers(model: nn.Module) -> Iterator[tuple[str, nn.LSTM | nn.RNN]]:
+    """Yield the name of each outermost module that :func:`to_stock` converts, and the layer of ``torch.nn``."""
+    above: str | None = None
+    for name, module in model.named_modules():
+        inside = above is not None and (not above or name.startswith(f"{above}."))
+        if inside or not isinstance(module, (Sequencer, Recursor, SeqLSTM, StepModule, GModule)):
+            continue
+        try:
+            layer = to_stock(module)
+        except (
+            ValueError,
+            RuntimeError,
+        ):  # torch.nn computes something else, or sizes do not fit, as calls will report
+            continue
+        yield name, layer
+        above = name
 
 
 def _layers(module: nn.Module) -> tuple[list[_Layer], float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import keyword
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from dpnn_bridge.conversion.customized import check_customized
 from dpnn_bridge.conversion.registry import mapped_by, spec_of
 from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.modules.rnn.stock import stock_layers
 from dpnn_bridge.outputs.format import ExportContext
 from dpnn_bridge.outputs.py.calls import Call, blocks, in_docstring, indented, literal, text_of, without_repeats
 from dpnn_bridge.outputs.py.closure import SourceClosure
@@ -27,6 +29,12 @@ HEADER = """{title} as a PyTorch module, written by dpnn_bridge.
 
     model = load("model.pt")    # dpnn-convert {source} model.pt writes the weights
 """
+
+STOCK = """Recurrent layers that torch.nn computes as well, with other names and another order of the gates:
+
+    model = dpnn_bridge.load({arguments})"""
+#: how many recurrent layers the docstring lists
+MOST_STOCK = 8
 
 LOAD = '''
 def load(path: str) -> nn.Module:
@@ -103,8 +111,22 @@ class Program:
         title = source if metadata.get("source") else type(self._module).__name__
         title = f"{in_docstring(metadata['key'])} of {title}" if metadata.get("key") else title
         plugins = sorted({by for m in self._module.modules() if (by := mapped_by(spec_of(m)))})
-        more = [self._shapes, f"Classes of plugins: {in_docstring(', '.join(plugins))}." if plugins else ""]
+        more = [
+            self._shapes,
+            self._stock(),
+            f"Classes of plugins: {in_docstring(', '.join(plugins))}." if plugins else "",
+        ]
         return HEADER.format(title=title, source=source) + "".join(f"\n{text}\n" for text in more if text)
+
+    def _stock(self) -> str:
+        """Return how to convert recurrent layers to layers of ``torch.nn``, whose weights are arranged otherwise."""
+        lines = []
+        for name, layer in islice(stock_layers(self._module), MOST_STOCK):
+            place = f"model.get_submodule({in_docstring(literal(name))})" if name else "model"
+            lines.append(f"    dpnn_bridge.memory.to_stock({place})    # {layer}")
+        source, key = (self._context.metadata.get(name) for name in ("source", "key"))
+        arguments = f"{source or 'model.t7'!r}" + (f", key={key!r}" if key else "")
+        return "\n".join([STOCK.format(arguments=in_docstring(arguments)), *lines]) if lines else ""
 
     def _build(self, settings: list[str]) -> str:
         lines = [f"{name} = {text_of(call)}" for name, call in self._constructors.definitions]
