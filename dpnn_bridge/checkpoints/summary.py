@@ -49,6 +49,7 @@ class Model:
         problem: why it cannot be converted, else empty.
         refused: why it does not run on the example, else empty.
         inputs: shapes of an input that runs through it, as ``--input`` takes them; empty where none is known.
+        likely: shapes of an input of its kind, to be adapted where ``inputs`` is empty.
         notes: what does not fit inside it.
         architecture: the published architecture with the shapes of its weights, or None.
     """
@@ -65,6 +66,7 @@ class Model:
     problem: str = ""
     refused: str = ""
     inputs: list[str] = field(default_factory=list)
+    likely: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     architecture: Architecture | None = None
 
@@ -165,7 +167,8 @@ def lines(found: Summary) -> Iterator[tuple[str, str]]:
 
 def input_options(model: Model) -> str:
     """Return the options that give a model its input."""
-    return " ".join(f"--input {shape}" for shape in model.inputs) or "--input SHAPE    # such as 1x3x224x224"
+    known, likely = (" ".join(f"--input {shape}" for shape in shapes) for shapes in (model.inputs, model.likely))
+    return known or f"--input SHAPE    # such as {likely.removeprefix('--input ')}"
 
 
 def _table(layers: list[Layer]) -> list[str]:

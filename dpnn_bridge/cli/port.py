@@ -118,7 +118,9 @@ def run(
         later: also find the deviations after the first one.
     """
     if not inputs:
-        raise click.UsageError("pass --input: a shape such as 1x3x224x224, or a file with an input")
+        from dpnn_bridge.modules.inputs import input_options
+
+        raise click.UsageError(f"pass an input: a shape, such as {input_options(network)}, or a file")
     with steps(quiet) as progress:
         progress("loading PyTorch")
         from dpnn_bridge.files import load

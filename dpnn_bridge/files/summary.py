@@ -35,7 +35,7 @@ from dpnn_bridge.legacy.pickles import PickleEncoding, read_source
 from dpnn_bridge.loaders.origin import LocalFile, Origin, local_file
 from dpnn_bridge.loaders.t7_reader import read_all
 from dpnn_bridge.modules.fit import shape_warnings
-from dpnn_bridge.modules.inputs import input_shapes
+from dpnn_bridge.modules.inputs import input_shapes, likely_shapes
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
 from dpnn_bridge.plugins import load_plugins
 
@@ -155,7 +155,7 @@ def _measure(model: Model, module: nn.Module, example: Callable[[nn.Module], Any
     model.modules = len(list(module.modules()))
     model.parameters = sum(p.numel() for p in parameters)
     model.bytes = sum(p.numel() * p.element_size() for p in parameters)
-    model.architecture = architecture_of(module)
+    model.architecture, model.likely = architecture_of(module), likely_shapes(module)
     model.dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in parameters})
     model.notes = shape_warnings(module)
     shapes: dict[int, str] = {}

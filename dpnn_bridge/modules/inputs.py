@@ -21,6 +21,8 @@ from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
 SIDES = (32, 28, 64, 96, 128, 224, 227, 231, 256, 299)
 #: other heights and widths to try for convolutional models
 OTHER_SIDES = tuple(side for side in range(16, 257, 4) if side not in SIDES)
+#: height and width of an image in a shape that is to be adapted
+TYPICAL = (224, 224)
 #: maximum duration of the search in seconds
 LONGEST = 2.0
 #: maximum number of inputs of a model
@@ -47,10 +49,29 @@ def input_shapes(module: nn.Module, file_size: int | None = None, source: LuaObj
                     break
                 limited = nullcontext() if file_size is None else ResourceLimitMode(ResourceLimits(more=file_size))
                 if _runs(module, shapes, limited):
-                    return [f"{'x'.join(map(str, size))}{':int64' if counts else ''}" for size, counts in shapes]
+                    return _texts(shapes)
     finally:
         forget(module)
     return []
+
+
+def likely_shapes(module: nn.Module) -> list[str]:
+    """Return an input of the kind that the first layers expect, whose heights, widths and lengths are to be adapted."""
+    shapes = next(_candidates(module), [((1, 3, 0, 0), False)])
+    return _texts(
+        [((*size[:2], *TYPICAL) if len(size) == 4 and size[2] != 1 else size, counts) for size, counts in shapes]
+    )
+
+
+def input_options(module: nn.Module, source: LuaObject | None = None) -> str:
+    """Return the options of a command that give a module its input: accepted shapes, otherwise likely ones."""
+    size = sum(parameter.nbytes for parameter in module.parameters())
+    shapes = input_shapes(module, size, source) or likely_shapes(module)
+    return " ".join(f"--input {shape}" for shape in shapes)
+
+
+def _texts(shapes: list[tuple[Sizes, bool]]) -> list[str]:
+    return [f"{'x'.join(map(str, size))}{':int64' if counts else ''}" for size, counts in shapes]
 
 
 def _runs(module: nn.Module, shapes: list[tuple[Sizes, bool]], bounded: AbstractContextManager[Any]) -> bool:

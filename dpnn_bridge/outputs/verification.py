@@ -19,6 +19,7 @@ from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.conversion.tracing import as_traced
 from dpnn_bridge.errors import ConversionError, DpnnBridgeError, OptionError, VerificationError
+from dpnn_bridge.modules.inputs import input_options
 
 
 def same_outputs(path: Path, actual: Any, expected: Any, what: str, rounding: float = 0.0) -> None:
@@ -119,11 +120,10 @@ def _check_outputs(path: Path, outputs: Any, module: nn.Module, example: Any, wh
         same_outputs(path, outputs, expected, what, rounding_of(traceable(module), example, expected))
 
 
-def need_example(example: Any, suffix: str) -> None:
+def need_example(example: Any, suffix: str, module: nn.Module) -> None:
     """Raise :class:`OptionError` without an example input."""
     if example is None:
-        shapes = "dpnn-inspect names shapes that fit"
-        raise OptionError(f"{suffix} needs an example input: --input 1x3x224x224 (input=tensor); {shapes}")
+        raise OptionError(f"{suffix} needs an example input, such as {input_options(module)} (input=tensor)")
 
 
 def need_whole_zip(path: Path) -> None:

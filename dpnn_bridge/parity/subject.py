@@ -17,6 +17,7 @@ from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.errors import ModelNotFoundError, NoReferenceError
 from dpnn_bridge.files import load_with_report
 from dpnn_bridge.loaders.t7_reader import read_t7
+from dpnn_bridge.modules.inputs import input_options
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.outputs.formats import is_converted_file
 from dpnn_bridge.parity.buffers import is_filled
@@ -54,10 +55,11 @@ class Subject:
         _set_mode(module, self.table, self.mode)
         return module
 
-    def need_input(self) -> None:
+    def need_input(self, module: nn.Module) -> None:
         """Raise :class:`NoReferenceError` without an input to run the model on."""
         if "input" not in self.table:
-            raise NoReferenceError(f"{self.path}: no input for the model; pass one, such as --input 1x3x224x224")
+            options = input_options(module, self.obj)
+            raise NoReferenceError(f"{self.path}: no input for the model; pass one, such as {options}")
 
     def take_leftovers(self, module: nn.Module) -> None:
         """Take what Torch7 left in the model's buffers as the reference, until a run shows that it is none."""

@@ -110,7 +110,7 @@ def verify(
         compare_converted(result, other, converted, subject.table, subject.options, dtype, subject.key, running)
     remake = _maker(lua, torch7, subject, module, gradients)
     if remake is not None:
-        subject.need_input()
+        subject.need_input(module)
         subject.table = remake(dtype)
         result.reference, result.computed_by = ("the Lua sources", "") if lua is not None else ("Torch7", torch7 or "")
     elif converted is None:

@@ -321,6 +321,35 @@ def test_inputs_of_small_nets() -> None:
     assert input_shapes(torch.nn.Sequential(torch.nn.Bilinear(2, 2, 2))) == []
 
 
+@pytest.mark.parametrize(
+    ("layers", "options"),
+    [
+        ([torch.nn.Conv2d(6, 2, 3)], "--input 1x6x32x32"),
+        ([torch.nn.Conv2d(6, 1, 3), torch.nn.Flatten(), torch.nn.Linear(31 * 33, 1)], "--input 1x6x224x224"),
+        ([torch.nn.Embedding(5, 2), torch.nn.Flatten(), torch.nn.Linear(10, 1)], "--input 1x9:int64"),
+    ],
+)
+def test_every_hint_about_the_input_is_about_this_model(
+    layers: list[Any], options: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dpnn_bridge.modules.inputs.LONGEST", 0.1)
+    dpnn_bridge.write_t7(tmp_path / "m.t7", torch.nn.Sequential(*layers))
+    fits = re.escape(options.removeprefix("--input "))
+    assert re.search(f"--input (SHAPE    # such as )?{fits}\n", run(inspect_command, tmp_path / "m.t7").stdout)
+    (tmp_path / "net.py").write_text(
+        "import dpnn_bridge\n\ndef net():\n    return dpnn_bridge.load(__file__[:-6] + 'm.t7')\n"
+    )
+    for command, arguments in (
+        (convert_command, [tmp_path / "m.onnx"]),
+        (convert_command, [tmp_path / "m.pt2"]),
+        (convert_command, [tmp_path / "m.pt", "--into", f"{tmp_path}/net.py:net"]),
+        (verify_command, ["--torch7", sys.executable]),
+    ):
+        result = run(command, tmp_path / "m.t7", *arguments)
+        assert result.exit_code in (2, 3), result.output
+        assert f"such as {options}" in result.stderr
+
+
 def test_inputs_of_maps_between_planes_and_of_graphs_whose_inputs_differ() -> None:
     assert input_shapes(SpatialConvolutionMap(16, 4, 8, (5, 5))) == ["1x16x32x32"]
     inputs = [GraphNode(), GraphNode((0,), splits=2), GraphNode((1,), select=1), GraphNode((1,), select=2)]

@@ -150,7 +150,7 @@ class Onnx(Format):
     program = traced = True
 
     def write(self, module: nn.Module, path: Path, context: ExportContext) -> None:
-        need_example(context.example, ".onnx")
+        need_example(context.example, ".onnx", module)
         onnx, _ = _libraries()
         # the model's own complaint about the example is clearer than the tracer's
         output = run_traceable(module, context.example)

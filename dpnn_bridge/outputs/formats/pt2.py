@@ -60,7 +60,7 @@ class Pt2(Format):
     program = traced = True
 
     def write(self, module: nn.Module, path: Path, context: ExportContext) -> None:
-        need_example(context.example, ".pt2")
+        need_example(context.example, ".pt2", module)
         run_traceable(module, context.example)  # its own complaint about the example is clearer than the tracer's
         dynamic = Dynamic.of(context.options.get("dynamic", False), context.example)
         *_, example = context.written = dynamic.examples(context.example, module)
