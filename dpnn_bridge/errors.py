@@ -120,6 +120,8 @@ class ConversionError(DpnnBridgeError):
         super().__init__(f"{where}: {message}" if where else message)
 
 
+#: page about the export to Torch7, for messages
+EXPORT_GUIDE = "docs/how-to/back-to-torch7.md"
 #: classes without a mapping that a message names, and fields of each
 MOST_CLASSES, MOST_FIELDS = 50, 40
 

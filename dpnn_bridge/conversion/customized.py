@@ -1,4 +1,4 @@
-"""Detect hooks and replaced ``forward`` functions of a module, which no file can store."""
+"""Detect what no file can store of a module: hooks, a replaced ``forward``, TorchScript."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterator
 from types import FunctionType
 
+import torch
 from torch import nn
 
 from dpnn_bridge.errors import ConversionError
@@ -33,7 +34,7 @@ def check_customized(root: nn.Module, kind: str) -> None:
 
     Raises:
         ConversionError: A module has a ``forward`` of its own, or a hook that is neither PyTorch's nor this package's
-            nor from the file of the module's class, whose constructor adds it again.
+            nor from the file of the module's class, whose constructor adds it again; or it is TorchScript.
     """
     for path, module in root.named_modules():
         if not _ours(vars(module).get("forward", nn.Module.forward)):
@@ -42,6 +43,8 @@ def check_customized(root: nn.Module, kind: str) -> None:
         elif (found := next(_foreign(module), None)) is not None:
             what = f"it has a {found}"
             advice = "remove it (handle.remove()) and let a module compute what it adds"
+        elif isinstance(module, torch.jit.ScriptModule):
+            what, advice = "it is TorchScript", "save the module that was scripted or traced"
         else:
             continue
         raise ConversionError(

@@ -23,7 +23,7 @@ from dpnn_bridge.conversion.parametrized import baked
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.conversion.stock import StockLayer, check_shapes, computes_weight, is_stock
 from dpnn_bridge.conversion.ties import tie_of
-from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.errors import EXPORT_GUIDE, ConversionError, LuaValueError
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype, tensor_class
 
 
@@ -80,9 +80,10 @@ class LuaConversion(LuaContext):
             return self._unmapped(module) if isinstance(module, Placeholder) else self._written(module)
         except ConversionError as error:
             path = next((name for name, m in self.root.named_modules() if m is module), "")
-            if error.path or not path or type(error) is not ConversionError:
+            if error.path or not path or type(error) not in (ConversionError, LuaValueError):
                 raise
-            raise ConversionError(error.reason, path=path, class_name=error.class_name) from error
+            name = error.class_name or type(module).__name__
+            raise type(error)(error.reason, path=path, class_name=name) from error
 
     def _unmapped(self, module: Placeholder) -> LuaObject:
         obj = module.obj
@@ -136,7 +137,7 @@ class LuaConversion(LuaContext):
         if new and not stock and (base := overridden(module, types)) is not None:
             raise ConversionError(
                 f"its forward differs from that of {base.__name__}, its class in the file; register it with "
-                "@lua_class, or move the difference to another module",
+                f"@lua_class, or move the difference to another module; see {EXPORT_GUIDE}",
                 class_name=type(module).__name__,
             )
         return spec
@@ -302,6 +303,9 @@ class LuaConversion(LuaContext):
         assert tensor is not None
         kind = self.class_of(tensor, module)
         value = tensors.field_value(module, name, spec, gradient=gradient)
+        if self.compose and value.is_meta:
+            reason = f"its {name} is on the meta device, without values; load them (to_empty, load_state_dict)"
+            raise ConversionError(reason, class_name=type(module).__name__)
         record = record_of(module)
         number = record.gradients.get(name, 0) if gradient and record else 0
         if number:  # the gradient is in the first one
@@ -345,6 +349,8 @@ def _advice(module: nn.Module) -> str:
     """Return advice for a module without a Lua class."""
     if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         return "save its .module"
+    if isinstance(module, torch.fx.GraphModule):
+        return "save the module that was traced"
     if type(module).__module__.startswith("torch.nn."):
-        return "save the model's state_dict, or put the layer together of others"
-    return "register one with @lua_class"
+        return f"save the model's state_dict, or put the layer together of others; see {EXPORT_GUIDE}"
+    return f"build it of layers and containers, or register one with @lua_class; see {EXPORT_GUIDE}"

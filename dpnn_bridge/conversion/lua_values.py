@@ -73,10 +73,22 @@ def tensor_type(obj: LuaObject) -> str | None:
 
 def numpy_dtype(tensor: Tensor) -> np.dtype:
     """Return the numpy dtype for a torch tensor; float32 for dtypes that Torch7 lacks, such as bfloat16."""
+    return in_numpy(torch.empty(0, dtype=tensor.dtype)).dtype
+
+
+def in_numpy(tensor: Tensor) -> np.ndarray:
+    """Return the elements of a tensor, as float32 where numpy lacks their type, such as bfloat16.
+
+    Raises:
+        LuaValueError: they are no numbers of Torch7, such as those of complex32 and quantized tensors.
+    """
+    host = tensor.detach().cpu().resolve_conj()
     try:
-        return torch.empty(0, dtype=tensor.dtype).numpy().dtype
+        return host.numpy()
     except TypeError:
-        return np.dtype(np.float32)
+        if not host.is_floating_point():
+            raise LuaValueError(f"Torch7 has no tensor of type {host.dtype}; cast it, such as with .float()") from None
+        return host.float().numpy()
 
 
 def emptied(value: Any, memo: dict[int, Any]) -> LuaTensor | LuaStorage | LuaTable:
@@ -125,8 +137,7 @@ def lua_storage(tensor_class_name: str, value: Tensor) -> LuaStorage:
     assert dtype is not None
 
     def load() -> np.ndarray:
-        host = value.to("cpu", torch.float32) if value.dtype == torch.bfloat16 else value.cpu()
-        return np.array(host.numpy(), dtype=dtype, order="C").reshape(-1)
+        return np.array(in_numpy(value), dtype=dtype, order="C").reshape(-1)
 
     return LuaStorage(tensor_class_name.replace("Tensor", "Storage"), value.numel(), load)
 
@@ -163,16 +174,12 @@ def lua_value(value: Any, module: Callable[[Any], Any] | None = None) -> Any:
         LuaValueError: an array has elements that Torch7 knows no type for.
     """
     if isinstance(value, Tensor):
-        host = value.detach().cpu().resolve_conj()
-        value = (host.float() if host.dtype == torch.bfloat16 else host).numpy().copy()
+        value = in_numpy(value).copy()
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.ndarray):
         array = value.astype(np.uint8) if value.dtype == np.bool_ else value
-        try:
-            return LuaTensor.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
-        except KeyError:
-            raise LuaValueError(f"Torch7 has no tensor of type {value.dtype}; cast the array") from None
+        return LuaTensor.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
     if isinstance(value, bytes):
         return value.decode("utf-8", "surrogateescape")
     if isinstance(value, (list, tuple)):

@@ -19,7 +19,7 @@ import dpnn_bridge
 from dpnn_bridge.conversion import parametrized, to_lua, to_torch
 from dpnn_bridge.conversion.customized import check_customized
 from dpnn_bridge.conversion.lua_values import lua_value, to_value
-from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.errors import EXPORT_GUIDE, ConversionError
 from dpnn_bridge.modules.nn import CAddTable, ConcatTable, MulConstant
 from dpnn_bridge.modules.pytorch.criterion import NEAREST_LOSS
 from dpnn_bridge.modules.pytorch.layers import NEAREST
@@ -193,6 +193,10 @@ class _Half(nn.Sequential):
         return iter([*super().__iter__()][:1])
 
 
+class _Without(nn.Module):
+    pass
+
+
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
@@ -205,6 +209,11 @@ class _Half(nn.Sequential):
         (_patched(), "forward was replaced on the instance"),
         (_Standardized(3, 2, 3), "differs from that of Conv2d"),
         (_Half(nn.Linear(3, 3), nn.Tanh()), "differs from that of Sequential"),
+        (_Without(), "build it of layers and containers, or register one with @lua_class; see docs/how-to"),
+        (torch.jit.trace(nn.Linear(3, 2), torch.ones(1, 3)), "it is TorchScript"),
+        (torch.fx.symbolic_trace(nn.Linear(3, 2)), "save the module that was traced"),
+        (nn.Linear(3, 2, device="meta"), "its weight is on the meta device"),
+        (nn.Linear(3, 2, dtype=torch.complex64), "Torch7 has no tensor of type complex64"),
     ],
     ids=[
         "forward",
@@ -216,6 +225,11 @@ class _Half(nn.Sequential):
         "patched",
         "convolution",
         "iteration",
+        "own",
+        "script",
+        "graph",
+        "meta",
+        "complex",
     ],
 )
 def test_what_a_file_cannot_hold_is_refused_by_name(layer: nn.Module, message: str, tmp_path: Path) -> None:
@@ -291,6 +305,7 @@ def test_what_torch7_cannot_express_is_refused(layer: nn.Module, message: str) -
         to_lua(layer)
     assert type(layer).__name__ in str(error.value)
     assert message in str(error.value)
+    assert f"see {EXPORT_GUIDE}" in str(error.value) or message == "run the model once"
 
 
 def test_every_public_layer_is_written_or_named() -> None:

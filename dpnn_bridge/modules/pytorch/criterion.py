@@ -92,7 +92,7 @@ if hasattr(nn, "LinearCrossEntropyLoss"):
 
 
 def _without_counterpart(module: nn.Module, ctx: LuaContext) -> LuaObject:
-    return refuse(module, "this loss", NEAREST_LOSS[type(module)])
+    return refuse(module, "it", NEAREST_LOSS[type(module)])
 
 
 composition(*NEAREST_LOSS)(_without_counterpart)

@@ -103,7 +103,7 @@ NEAREST = {
 
 
 def _without_counterpart(module: nn.Module, ctx: LuaContext) -> LuaObject:
-    return refuse(module, "this layer", NEAREST[type(module)])
+    return refuse(module, "it", NEAREST[type(module)])
 
 
 composition(*NEAREST)(_without_counterpart)

@@ -11,7 +11,7 @@ from dpnn_bridge.conversion.contexts import LuaContext
 from dpnn_bridge.conversion.fields import Field
 from dpnn_bridge.conversion.lua_class import size_storage
 from dpnn_bridge.conversion.lua_values import fresh
-from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.errors import EXPORT_GUIDE, ConversionError
 from dpnn_bridge.modules.nn.reshape import product
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
@@ -27,7 +27,8 @@ def refuse(module: nn.Module, what: str, instead: str) -> NoReturn:
         what: the option that has no counterpart.
         instead: the supported options.
     """
-    raise ConversionError(f"Torch7 has no layer for {what}; {instead}", class_name=type(module).__name__)
+    message = f"Torch7 has no layer for {what}; {instead}; see {EXPORT_GUIDE}"
+    raise ConversionError(message, class_name=type(module).__name__)
 
 
 class Parts:
