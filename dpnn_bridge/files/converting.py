@@ -217,7 +217,8 @@ def is_converted(
 ) -> bool:
     """Return whether ``dst`` is whole and what :func:`convert` made of ``src`` with these arguments.
 
-    A file may say what it was made of; others (``.t7``, ``.pt``, data) are compared with what the input gives now.
+    A file may say what it was made of, by checksums of the input and the options. Others (``.t7``, ``.pt``, data) are
+    compared with what the input gives now, so that options which change nothing make no other result.
 
     Args:
         src, dst, to: as for :func:`convert`.
@@ -236,8 +237,10 @@ def is_converted(
             return False
         if made_of:
             with local_file(src) as file:
-                return made_of == origin_text(checksum_of(file.path), chosen)
-        if not format.data:
+                same = made_of == origin_text(checksum_of(file.path), chosen)
+            if same or format.origin_beside:
+                return same
+        elif not format.data:
             return False
         with temporary_folder() as folder:
             again = folder / PurePath(there.path).name

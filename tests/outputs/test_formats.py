@@ -284,6 +284,16 @@ def test_a_batch_with_another_plugin_is_not_skipped(tmp_path: Path) -> None:
     assert states == ["converted", "skipped", "failed"]
 
 
+@pytest.mark.parametrize("suffix", [".pt", ".t7"])
+def test_a_batch_with_options_that_change_nothing_is_skipped(suffix: str, tmp_path: Path) -> None:
+    dpnn_bridge.write_t7(tmp_path / "double.t7", torch.nn.Linear(3, 2).double())
+    tasks = [Task(tmp_path / "double.t7", tmp_path / f"m{suffix}")]
+    manifest = tmp_path / "done.jsonl"
+    options: list[dict[str, Any]] = [{}, {"dtype": "float64"}, {"allow_unsupported": True}, {"dtype": "float32"}]
+    states = [o.status for chosen in options for o in run(tasks, manifest=manifest, **chosen)]
+    assert states == ["converted", "skipped", "skipped", "failed"]
+
+
 def test_a_source_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     convert(MODEL, tmp_path / "m.npz")
     with pytest.raises(dpnn_bridge.errors.T7Error, match=r"none\.t7"):
