@@ -282,8 +282,8 @@ def main() -> None:
     for name, model, x in models():
         if wanted in (None, name):
             rows[name] = row(model, x)
-            if not rows[name]["int8 weights"].startswith("no"):
-                by_layer[name] = layers(model, x)
+            if not rows[name]["int8 weights"].startswith("no") and (found := layers(model, x)):
+                by_layer[name] = found  # empty where the weights are used without a call of their layers
             print(json.dumps([name, rows[name], by_layer.get(name)]), flush=True)
     if wanted is None:
         before, _, rest = TARGET.read_text(encoding="utf-8").partition(BEGIN)

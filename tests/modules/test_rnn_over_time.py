@@ -209,6 +209,10 @@ def test_hooks_inside_see_every_time_step() -> None:
     assert len(seen) == 5
 
 
+class _Packed(torch.Tensor):
+    """Stands for a quantized weight, which torchao can multiply, but neither split nor join."""
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -218,6 +222,9 @@ def test_hooks_inside_see_every_time_step() -> None:
         lambda m: setattr(m.recurrent_module[0][1], "index", 1),
         lambda m: m.recurrent_module[0][0][1][2].register_forward_hook(lambda *_: None),
         lambda m: setattr(m.recurrent_module[0][0][1][0][0], "__class__", type("Linear", (nn.Linear,), {"forward": 0})),
+        lambda m: setattr(
+            m.recurrent_module[0][0][1][0][0], "weight", nn.Parameter(torch.ones(16, 3).as_subclass(_Packed))
+        ),
     ],
 )
 def test_a_cell_that_was_changed_is_not_recognized(change: Callable[[Any], None]) -> None:

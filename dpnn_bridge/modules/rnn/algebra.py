@@ -17,6 +17,7 @@ from dpnn_bridge.modules.nn.reshape import Narrow, Reshape
 from dpnn_bridge.modules.nn.table import FlattenTable, JoinTable, NarrowTable, SelectTable, SplitTable
 from dpnn_bridge.modules.rnn.dropout import LazyDropout
 from dpnn_bridge.modules.rnn.misc import SAdd
+from dpnn_bridge.modules.rnn.products import is_ordinary
 from dpnn_bridge.modules.rnn.row_wise import is_bare, is_row_wise
 
 #: a longer sum or product is no part of a cell; a file could double one with every layer
@@ -133,6 +134,8 @@ def _list(value: Any) -> list[Any]:
 
 
 def _linear(module: Any, value: Any) -> Term:
+    if not is_ordinary(module._parameters.get("weight")):
+        raise UnknownModuleError("a weight of a subclass")
     term = Term("linear", (_term(value), module, 0, module.out_features))
     return term if module.bias is None else Term("sum", (term, Term("bias", (module, 0, module.out_features))))
 

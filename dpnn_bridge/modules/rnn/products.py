@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 #: a product of fewer multiply-adds takes less time than oneDNN's preparations
 _SMALL = 750_000
@@ -17,10 +17,15 @@ _SMALL = 750_000
 _MANY = 1_500_000
 
 
+def is_ordinary(weight: Tensor | None) -> bool:
+    """Return whether a weight is a tensor of PyTorch, not of a subclass, whose operations may be few (quantized)."""
+    return weight is None or type(weight) in (Tensor, nn.Parameter)
+
+
 def fit(x: Tensor, weight: Tensor, state: Sequence[Tensor], size: int) -> bool:
     """Return whether input, weight and state are of one type on one device, and the state :math:`(N, \\text{size})`."""
     kinds = {(v.dtype, v.device) for v in (x, weight, *state)}
-    return len(kinds) == 1 and all(v.shape == (x.shape[1], size) for v in state)
+    return len(kinds) == 1 and is_ordinary(weight) and all(v.shape == (x.shape[1], size) for v in state)
 
 
 def has_onednn() -> bool:
