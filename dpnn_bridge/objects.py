@@ -26,7 +26,6 @@ import numpy as np
 
 from dpnn_bridge.base.elements import Elements
 from dpnn_bridge.base.exclusive import Exclusive
-from dpnn_bridge.errors import LuaValueError
 
 if TYPE_CHECKING:
     import torch
@@ -58,15 +57,8 @@ def element_dtype(class_name: str) -> np.dtype | None:
 
 
 def tensor_class(dtype: np.dtype | type) -> str:
-    """Return the CPU tensor class of a dtype: ``float32`` -> ``torch.FloatTensor``.
-
-    Raises:
-        LuaValueError: Torch7 has none.
-    """
-    kind = _CPU_PREFIX.get(np.dtype(dtype))
-    if kind is None:
-        raise LuaValueError(f"Torch7 has no tensor of type {np.dtype(dtype)}; cast it, such as with .float()")
-    return f"{kind}Tensor"
+    """Return the CPU tensor class of a numpy dtype: ``float32`` -> ``torch.FloatTensor``."""
+    return _CPU_PREFIX[np.dtype(dtype)] + "Tensor"
 
 
 ORIGINS = count()  # numbers of storages: a new one says which storage of a file it replaces

@@ -161,14 +161,14 @@ def lines(found: Summary) -> Iterator[tuple[str, str]]:
     yield "", ""
     for command in found.next:
         yield "bold", f"next: {command}"
-    shapes = f"; shapes of the outputs: {input_options(found.models[0])}" if found.models else ""
-    yield "dim", f"every entry: --raw{shapes}"
+    runs = found.models and not found.models[0].problem
+    yield "dim", "every entry: --raw" + (f"; shapes of the outputs: {input_options(found.models[0])}" if runs else "")
 
 
 def input_options(model: Model) -> str:
     """Return the options that give a model its input."""
-    known, likely = (" ".join(f"--input {shape}" for shape in shapes) for shapes in (model.inputs, model.likely))
-    return known or f"--input SHAPE    # such as {likely.removeprefix('--input ')}"
+    known = " ".join(f"--input {shape}" for shape in model.inputs)
+    return known or f"--input SHAPE    # such as {' --input '.join(model.likely)}"
 
 
 def _table(layers: list[Layer]) -> list[str]:

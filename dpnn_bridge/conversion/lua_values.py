@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.base.contiguous import contiguous_strides
 from dpnn_bridge.errors import ConversionLimitError, LuaValueError
-from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype
+from dpnn_bridge.objects import ELEMENT_DTYPES, LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype
 
 #: the longest storage of sizes
 MAX_SIZES = 16
@@ -72,8 +72,19 @@ def tensor_type(obj: LuaObject) -> str | None:
 
 
 def numpy_dtype(tensor: Tensor) -> np.dtype:
-    """Return the numpy dtype for a torch tensor; float32 for dtypes that Torch7 lacks, such as bfloat16."""
-    return in_numpy(torch.empty(0, dtype=tensor.dtype)).dtype
+    """Return the numpy dtype for a torch tensor; float32 for dtypes that Torch7 lacks, such as bfloat16.
+
+    Raises:
+        LuaValueError: its elements are no numbers of Torch7, such as complex ones.
+    """
+    dtype = in_numpy(torch.empty(0, dtype=tensor.dtype)).dtype
+    if dtype not in ELEMENT_DTYPES.values():
+        raise _no_tensor_of(dtype)
+    return dtype
+
+
+def _no_tensor_of(dtype: np.dtype | torch.dtype) -> LuaValueError:
+    return LuaValueError(f"Torch7 has no tensor of type {dtype}; cast it, such as with .float()")
 
 
 def in_numpy(tensor: Tensor) -> np.ndarray:
@@ -87,7 +98,7 @@ def in_numpy(tensor: Tensor) -> np.ndarray:
         return host.numpy()
     except TypeError:
         if not host.is_floating_point():
-            raise LuaValueError(f"Torch7 has no tensor of type {host.dtype}; cast it, such as with .float()") from None
+            raise _no_tensor_of(host.dtype) from None
         return host.float().numpy()
 
 
@@ -179,7 +190,10 @@ def lua_value(value: Any, module: Callable[[Any], Any] | None = None) -> Any:
         return value.item()
     if isinstance(value, np.ndarray):
         array = value.astype(np.uint8) if value.dtype == np.bool_ else value
-        return LuaTensor.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+        try:
+            return LuaTensor.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+        except KeyError:
+            raise _no_tensor_of(value.dtype) from None
     if isinstance(value, bytes):
         return value.decode("utf-8", "surrogateescape")
     if isinstance(value, (list, tuple)):

@@ -111,7 +111,7 @@ def _converted(file: LocalFile, example: Callable[[nn.Module], Any] | None) -> S
     size = file.path.stat().st_size
     model.unsupported = sorted({c.class_name for c in report.unsupported})
     _measure(model, module, example, size)
-    model.inputs = [] if model.unsupported else input_shapes(module, size)
+    _find_inputs(model, module, size)
     metadata = report.metadata or {}
     source = metadata.get("source", "a model of PyTorch")
     what = f"a model that dpnn_bridge converted from {source}"
@@ -145,9 +145,14 @@ def _model(key: str, obj: LuaObject, example: Callable[[nn.Module], Any] | None,
     model.unsupported = sorted({c.class_name for c in context.report.unsupported})
     model.reasons = [c.reason for c in context.report.unsupported if c.reason]
     _measure(model, module, example, size)
-    if first and not model.unsupported and not model.problem:
-        model.inputs = input_shapes(module, size, obj)
+    if first:
+        _find_inputs(model, module, size, obj)
     return model
+
+
+def _find_inputs(model: Model, module: nn.Module, size: int, source: LuaObject | None = None) -> None:
+    model.inputs = [] if model.unsupported else input_shapes(module, size, source)
+    model.likely = [] if model.inputs else likely_shapes(module)
 
 
 def _measure(model: Model, module: nn.Module, example: Callable[[nn.Module], Any] | None, size: int) -> None:
@@ -155,7 +160,7 @@ def _measure(model: Model, module: nn.Module, example: Callable[[nn.Module], Any
     model.modules = len(list(module.modules()))
     model.parameters = sum(p.numel() for p in parameters)
     model.bytes = sum(p.numel() * p.element_size() for p in parameters)
-    model.architecture, model.likely = architecture_of(module), likely_shapes(module)
+    model.architecture = architecture_of(module)
     model.dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in parameters})
     model.notes = shape_warnings(module)
     shapes: dict[int, str] = {}

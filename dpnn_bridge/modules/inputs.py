@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.checkpoints.architectures import architecture_of
 from dpnn_bridge.conversion.limits import ResourceLimitMode, ResourceLimits
 from dpnn_bridge.conversion.modes import evaluating
 from dpnn_bridge.modules.nn.nngraph import GModule
@@ -44,7 +45,7 @@ def input_shapes(module: nn.Module, file_size: int | None = None, source: LuaObj
     started = perf_counter()
     try:
         with evaluating(module):
-            for shapes in chain(_remembered(source), _candidates(module)):
+            for shapes in chain(_remembered(source), _published(module), _candidates(module)):
                 if perf_counter() - started > LONGEST:
                     break
                 limited = nullcontext() if file_size is None else ResourceLimitMode(ResourceLimits(more=file_size))
@@ -110,6 +111,13 @@ def _remembered(source: Any) -> Iterator[list[tuple[Sizes, bool]]]:
             return
         layers = source.get("modules")
         source = layers.get(1) if isinstance(layers, LuaTable) else None
+
+
+def _published(module: nn.Module) -> Iterator[list[tuple[Sizes, bool]]]:
+    """Yield the input of the published architecture with the same weights."""
+    known = architecture_of(module)
+    if known is not None:
+        yield [(tuple(map(int, known.input.split("x"))), False)]
 
 
 def _candidates(module: nn.Module) -> Iterator[list[tuple[Sizes, bool]]]:
