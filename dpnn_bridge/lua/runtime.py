@@ -11,24 +11,9 @@ from dpnn_bridge.lua.state import LuaState
 from dpnn_bridge.lua.system import system_entries
 
 #: parts of the prelude that LuaJIT's ffi allows
-_WITH_FFI = tuple(
-    f"ffi/{part}"
-    for part in (
-        *(
-            "state",
-            "views",
-            "elements",
-            "dispatch",
-            "loops",
-            "copying",
-            "reduce",
-            "making",
-            "indexing",
-            "apply",
-            "order",
-        ),
-        *("products", "lapack", "kernels", "random"),
-    )
+_WITH_FFI = (
+    *("state", "views", "elements", "dispatch", "subviews", "loops", "copying", "reduce", "making", "indexing"),
+    *("apply", "order", "products", "lapack", "kernels", "random", "multinomial"),
 )
 
 
@@ -50,7 +35,7 @@ class Runtime(LuaState):
             "classes",
             "tensor",
             "methods",
-            *(_WITH_FFI if self.bridge["ffi"] else ()),
+            *(f"ffi/{part}" for part in _WITH_FFI if self.bridge["ffi"]),
             "file",
             "tester",
             "cmdline",

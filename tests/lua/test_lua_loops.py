@@ -114,3 +114,42 @@ def test_every_family_that_a_declaration_names_is_loaded() -> None:
     families = LuaBridge(runtime="luajit21")._runtime.bridge["native"]["families"]
     named = {p.small[0] for f in FUNCTIONS.values() for ps in f._patterns.values() for p in ps if p.small}
     assert [name for name in sorted(named) if families[name] is None] == []
+
+
+#: views, draws and others that LuaJIT answers without a declared loop; x is 2 x 3 x 4, m 2 x 3, n its transposed
+WITHOUT_A_DECLARATION = """
+x:sub(1, 2, 2, -1)|x:sub(-1, -1)|x:sub(2, 1)|x:unfold(3, 2, 2)|x:unfold(1, 3, 1)|x:permute(3, 1, 2)|x:permute(1, 1, 2)
+x:permute(1, 2, 3):isSetTo(x)|x.new(x):isSetTo(x)|x:isSize(x:size())|x:isSize(m:size())|x:elementSize()
+x:typeAs(torch.IntTensor())|x:narrow(1, 1, 1):squeeze()|x:narrow(2, 1, 1):squeeze(2)|x:squeeze(9)
+torch.Tensor(1):fill(3):squeeze()|x:cmod(x:clone():fill(2)):nonzero()|n:nonzero()|m:dot(n:t())|m:t():dot(n)
+m[1] * m[2]|n:select(1, 1) * m:select(2, 1)|torch.gather(x, 1, L(1, 3, 4):fill(2))
+torch.gather(x.new(1, 3, 4), x, 1, L(1, 3, 4):fill(2))|n:clone():t():ger(n:select(1, 1), m[1])
+n:addr(2, 3, m[1], n:select(1, 1))|torch.rand(2, 3)|m:rand(2)|torch.rand(L(3):storage():fill(2))
+torch.randn(torch.FloatTensor(), 4)|torch.randperm(7)|torch.IntTensor():randperm(5)|torch.randperm(L(), 4)
+n:bernoulli(n:clone():fill(0.3))|torch.bernoulli(n)|torch.multinomialAliasSetup(m[1]:div(6))|A(m[1]:div(6))
+x:topk(2, 3, true)|x:topk(2, 3, false, true)|x:kthvalue(2, 2)
+"""
+
+
+def test_what_needs_no_declaration_is_what_python_answers() -> None:
+    calls = [call for line in WITHOUT_A_DECLARATION.strip().splitlines() for call in line.split("|")]
+    code = """
+        L = torch.LongTensor
+        function A(p)  -- draws by the alias method
+           local r = L(9)
+           torch.multinomialAlias(r, torch.multinomialAliasSetup(p))
+           return r
+        end
+        local answers = {}
+        for k, call in ipairs(...) do
+           torch.manualSeed(5)
+           x, m, n = torch.range(1, 24):view(2, 3, 4), torch.range(1, 6):view(2, 3), torch.range(1, 6):view(2, 3):t()
+           local found = {pcall(assert(loadstring('return ' .. call)))}
+           for i = 1, 3 do found[i] = tostring(torch.type(found[i]) == 'table' and found[i][1] or found[i]) end
+           answers[k] = call .. ': ' .. table.concat(found, ' ')
+        end
+        return answers
+        """
+    fast, slow = (LuaBridge(runtime=name).execute(code, calls) for name in ("luajit21", "lua51"))
+    assert fast == slow
+    assert "false" not in "".join(line for line in fast if not line.startswith(("x:", "x.")))

@@ -327,7 +327,7 @@ def masked_copy(t: Tensor, mask: Any = None, source: Any = None, *_: Any) -> Ten
     return t
 
 
-@torch_function("nonzero", "IR T")
+@torch_function("nonzero", "IR T", small=("nonzero",))
 def nonzero(r: Tensor, t: Tensor) -> None:
     r.assign(t.t.nonzero() + 1)
 

@@ -171,12 +171,12 @@ def _alias_setup(p: Tensor, aliases: Tensor, q: Tensor) -> tuple[Tensor, Tensor]
     while small and large:
         a, b = small[-1], large[-1]
         table[a] = b
-        scaled[b] -= 1.0 - scaled[a]
+        scaled[b] = scaled[b].double() - (1.0 - scaled[a].double())
         if float(scaled[b]) < 1:
             small[-1] = large.pop()
         else:
             small.pop()
-    if float(scaled.min()) <= 0:
+    if not float(scaled.min()) > 0:
         raise TorchError("bad argument #2 (q_min is less than 0)")
     if float(scaled.max()) > 1:
         scaled = scaled / scaled.max()
@@ -186,7 +186,7 @@ def _alias_setup(p: Tensor, aliases: Tensor, q: Tensor) -> tuple[Tensor, Tensor]
     return aliases, q
 
 
-@torch_function("multinomialAliasSetup_", "T", types=FLOAT_TYPES, modes="f")
+@torch_function("multinomialAliasSetup_", "T", types=FLOAT_TYPES, modes="f", small=("alias_setup",))
 def alias_setup(p: Tensor) -> tuple[Tensor, Tensor]:
     return _alias_setup(p, Tensor("Long"), Tensor(p.ty))
 
@@ -196,7 +196,7 @@ def alias_setup_into(p: Tensor, aliases: Tensor, q: Tensor) -> tuple[Tensor, Ten
     return _alias_setup(p, aliases, q)
 
 
-@torch_function("multinomialAlias_", "I G I T", types=FLOAT_TYPES)
+@torch_function("multinomialAlias_", "I G I T", types=FLOAT_TYPES, small=("alias_draw",))
 def alias_draw(r: Tensor, g: Generator, aliases: Tensor, q: Tensor) -> Tensor:
     aliases.t.sub_(1)
     table, limits = aliases.t.reshape(-1).tolist(), q.t.reshape(-1).tolist()

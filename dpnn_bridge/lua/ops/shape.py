@@ -287,8 +287,8 @@ def _squeeze(r: Tensor, t: Tensor, dim: int | None) -> float | None:
     return None
 
 
-torch_function("squeeze", "R T")(lambda r, t: _squeeze(r, t, None))
-torch_function("squeeze", "R T i")(_squeeze)
+torch_function("squeeze", "R T", small=("squeeze",))(lambda r, t: _squeeze(r, t, None))
+torch_function("squeeze", "R T i", small=("squeeze",))(_squeeze)
 
 
 def _with_result(first: Tensor, *rest: Any) -> tuple[Tensor, Tensor, tuple[Any, ...]]:

@@ -20,6 +20,7 @@ bridge.open = not py.sandbox and io.open or nil
 
 local ok, ffi = pcall(require, 'ffi')
 bridge.ffi = ok and not py.sandbox and ffi or nil
+if bridge.ffi then jit.opt.start('maxtrace=8000', 'maxmcode=65536') end  -- beyond its limits LuaJIT forgets all traces
 function bridge.refresh() end  -- replaced by ffi/state.lua
 if not ok then
    -- enough for Lua files that only look at the generator through ffi, as nn.RReLU does

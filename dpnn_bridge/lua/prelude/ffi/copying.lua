@@ -81,6 +81,12 @@ for _, from in ipairs(TYPES) do
          end
       end
    end
+   local type_as = mt.typeAs
+   mt.typeAs = function(self, other, ...)
+      local T = type(other) == 'userdata' and (states[other] or read(other))
+      if T then return mt.type(self, 'torch.' .. T.ty .. 'Tensor') end
+      return type_as(self, other, ...)
+   end
    local slow = mt.type
    mt.type = function(self, name, ...)
       if name == nil and select('#', ...) == 0 then

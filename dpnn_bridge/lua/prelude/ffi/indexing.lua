@@ -283,3 +283,48 @@ for ty in pairs(native.kinds) do
       return newindex_slow(self, key, value)
    end
 end
+
+-- positions of the elements that are not 0: one row for each
+local NONZERO = [[
+return function(sizes, steps, n, q, iq, p, ip)
+   local count = 0
+   for a = 1, sizes[1] do for b = 1, sizes[2] do for c = 1, sizes[3] do
+      local j = iq + (a - 1) * steps[1] + (b - 1) * steps[2] + (c - 1) * steps[3]
+      for d = 1, sizes[4] do
+         if at(q, j) ~= 0 then
+            if p then
+               local to = ip + count * n
+               if n > 3 then p[to + n - 4] = a end
+               if n > 2 then p[to + n - 3] = b end
+               if n > 1 then p[to + n - 2] = c end
+               p[to + n - 1] = d
+            end
+            count = count + 1
+         end
+         j = j + steps[4]
+      end
+   end end end
+   return count
+end
+]]
+function native.families.nonzero(plan)
+   local find = loops.compile(plan.ty, NONZERO, plan.name)
+   return function(R, S)
+      local n = S.n
+      if S.count == 0 or S.count > loops.FEW or n > 4 or R.block == S.block then return nil end
+      local sizes, steps = {1, 1, 1, 1}, {0, 0, 0, 0}
+      for k = 1, n do sizes[4 - n + k], steps[4 - n + k] = S[2 * k - 1], S[2 * k] end
+      local count = find(sizes, steps, n, S.block.data, S.offset)
+      if count == 0 or not resize(R, 2, count, n) or not R.dense then return nil end
+      find(sizes, steps, n, S.block.data, S.offset, R.block.data, R.offset)
+      return true
+   end
+end
+
+-- the function torch.gather is the method of its first tensor
+local gather = torch.gather
+function torch.gather(self, ...)
+   local S = native.state(self)
+   if S and S.ty ~= 'Half' then return metatables['torch.' .. S.ty .. 'Tensor'].gather(self, ...) end
+   return gather(self, ...)
+end

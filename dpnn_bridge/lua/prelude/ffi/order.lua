@@ -94,11 +94,11 @@ return function(x, places, q, from, step, n, sign)
 end
 ]]
 
--- values and positions first .. first + count - 1 of each slice of S along d, after work(n) on it; nothing where an element is
+-- values and positions first .. first + count - 1 of each slice of S along d, after work(n, k) on it; nothing where an element is
 -- infinite or NaN
 local function arranger(plan)
    local load = loops.compile(plan.ty, LOAD, plan.name)
-   return function(R, I, S, d, first, count, work, sign)
+   return function(R, I, S, d, first, count, work, sign, k)
       if not native.is_dimension(S, d) then return nil end
       local outer, n, inner, so, sl, si = slices(S, d)
       if not outer or R.block and R.block == S.block or not shaped(R, S, d, count) or not shaped(I, S, d, count) then return nil end
@@ -106,10 +106,10 @@ local function arranger(plan)
       for o = 0, outer - 1 do
          for i = 0, inner - 1 do
             if not load(x, at, data, S.offset + o * so + i * si, sl, n, sign) then return nil end
-            local from = work(n) or first
+            local from = work(n, k) or first
             local to = o * count * inner + i
-            for k = 0, count - 1 do
-               p[R.offset + to + k * inner], q[I.offset + to + k * inner] = sign * x[from + k], at[from + k] + 1
+            for j = 0, count - 1 do
+               p[R.offset + to + j * inner], q[I.offset + to + j * inner] = sign * x[from + j], at[from + j] + 1
             end
          end
       end
@@ -125,7 +125,7 @@ end
 local function at_rank(R, I, S, d, k, arrange)
    local size = S[2 * d - 1]
    if floor(k) ~= k or not size or k < 1 or k > size then return nil end
-   return arrange(R, I, S, d, k - 1, 1, function(n) choose(n, k - 1) end, 1)
+   return arrange(R, I, S, d, k - 1, 1, choose, 1, k - 1)
 end
 function families.kthvalue(plan)
    local arrange = arranger(plan)
@@ -154,20 +154,23 @@ end
 -- the k greatest or smallest; what is not ordered stays as quickselect left it
 function families.topk(plan)
    local arrange = arranger(plan)
+   local function choose_greatest(n, k) if n > k then choose(n, n - k - 1) end end
+   local function choose_smallest(n, k) choose(n, k - 1) end
+   local function sort_greatest(n, k)
+      choose_greatest(n, k)
+      for i = 0, k - 1 do x[i], at[i] = -x[n - k + i], at[n - k + i] end
+      sort(k)
+      for i = 0, k - 1 do x[i] = -x[i] end
+      return 0
+   end
+   local function sort_smallest(n, k)
+      choose(n, k - 1)
+      sort(k - 1)  -- the k-th smallest is at its place
+   end
    return function(R, I, S, k, d, greatest, ordered)
       local size = S[2 * d - 1]
       if floor(k) ~= k or not size or k < 1 or k > size then return nil end
-      local skip = greatest and size - k or 0
-      local function work(n)
-         if not greatest then choose(n, k - 1) elseif skip > 0 then choose(n, skip - 1) end
-         if ordered then
-            local count, sign = greatest and k or k - 1, greatest and -1 or 1  -- the k-th smallest is at its place
-            for i = 0, count - 1 do x[i], at[i] = sign * x[skip + i], at[skip + i] end
-            sort(count)
-            for i = 0, count - 1 do x[i] = sign * x[i] end
-            return greatest and 0 or nil
-         end
-      end
-      return arrange(R, I, S, d, skip, k, work, 1)
+      if greatest then return arrange(R, I, S, d, size - k, k, ordered and sort_greatest or choose_greatest, 1, k) end
+      return arrange(R, I, S, d, 0, k, ordered and sort_smallest or choose_smallest, 1, k)
    end
 end

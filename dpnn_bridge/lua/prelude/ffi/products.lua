@@ -39,7 +39,8 @@ local function orientation(rows, columns, a, b)
    if a == 1 and b >= rows then return 't', b end
    if rows == 1 and b == 1 then return 'n', columns end
    if columns == 1 and a == 1 then return 't', rows end
-   if columns == 1 and b == 1 and a >= 1 then return 'n', a end
+   if rows == 1 and b >= 1 then return 't', b end
+   if columns == 1 and a >= 1 then return 'n', a end
 end
 
 -- R = beta * R + alpha * A * B of sizes m x k, k x n, as places and two strides; false where there is no way
@@ -197,13 +198,13 @@ function families.dot(plan)
       local dot = ok and (ty == 'Double' and blas.ddot_ or blas.sdot_)
       return dot and function(A, B)
          if A.count ~= B.count or A.count == 0 or A.count > MOST then return nil end
-         local rows, columns, _, a, _, b = loops.layout(A, B)
-         if rows ~= 1 or a < 1 or b < 1 then return nil end
+         local rows, columns, down_a, a, down_b, b = loops.layout(A, B)
+         if not rows or a < 1 or b < 1 then return nil end
          ints[0], ints[1], ints[2] = columns, a, b
-         local threads = one_thread and one_thread(1)
-         local value = dot(ints, A.block.data + A.offset, ints + 1, B.block.data + B.offset, ints + 2)
+         local threads, total, p, q = one_thread and one_thread(1), 0, A.block.data + A.offset, B.block.data + B.offset
+         for i = 0, rows - 1 do total = total + dot(ints, p + i * down_a, ints + 1, q + i * down_b, ints + 2) end
          if one_thread then one_thread(threads) end
-         return value
+         return total
       end
    end
    local sum = families.whole({ty = ty, name = 'dot', slots = {{}, {kind = 'tensor'}}}, '0LL', 'total = total + x * y', 'total')
@@ -219,6 +220,7 @@ for _, ty in ipairs {'Float', 'Double'} do
    local mt = bridge.metatables['torch.' .. ty .. 'Tensor']
    local times = mt.__mul__
    local forms = {}
+   local dot
    mt.__mul__ = function(a, b)
       local A, B = state(a, ty), state(b, ty)
       if A and B and A.n == 2 and (B.n == 1 or B.n == 2) then
@@ -226,6 +228,10 @@ for _, ty in ipairs {'Float', 'Double'} do
          forms[form] = forms[form] or families.product({ty = ty, slots = {{}}}, form)
          local object = forms[form] and forms[form](A, B)
          if object then return object end
+      elseif A and B and A.n == 1 and B.n == 1 then
+         dot = dot or families.dot {ty = ty}
+         local value = dot and dot(A, B)
+         if value then return value end
       end
       return times(a, b)
    end

@@ -50,6 +50,7 @@ end
 
 -- draws, of up to two arguments --------------------------------------------------------------------------------------
 local function unit() return word() * (1 / 4294967296) end
+native.unit = unit
 local function uniform(a, b) return unit() * (b - a) + a end
 local function normal(mean, deviation)
    if g.valid ~= 0 then
@@ -122,6 +123,12 @@ local function drawn_as_real()
    return class == 'torch.DoubleTensor' or class == 'torch.FloatTensor'
 end
 
+-- the method that stands for a function of torch: that of the type of its first tensor
+local function method_of(x, name)
+   local S = type(x) == 'userdata' and native.state(x)
+   return S and metatables['torch.' .. S.ty .. 'Tensor'][name]
+end
+
 for name, rule in pairs(draws) do
    local draw, least, first, second, right = unpack(rule, 1, 5)
    local most = (name == 'bernoulli' or least == 1) and 1 or 2
@@ -144,6 +151,8 @@ for name, rule in pairs(draws) do
    local slow = torch[name]
    torch[name] = function(...)
       local n, v, w = select('#', ...), ...
+      local method = method_of(v, name)
+      if method then return method(...) end
       if n >= least and n <= most and numbers(n, v, w) and (not REAL[name] or drawn_as_real()) then
          v, w = v or first, w or second
          if right(v, w) then return draw(v, w) end
@@ -188,15 +197,24 @@ function torch.random(...)
 end
 
 -- bernoulli with a probability for each element
-local function draw_each(S, Q)
-   local get = native.get[Q.ty]
-   for i = Q.offset, Q.offset + Q.count - 1 do
-      local p = get(Q, i)
-      if not (p >= 0 and p <= 1) then return false end
+local EACH = [[
+return function(unit, rows, columns, p, ip, a, b, q, iq, c, d)
+   for i = 0, rows - 1 do
+      for j = 0, columns - 1 do
+         local x = at(q, iq + i * c + j * d)
+         if not (x >= 0 and x <= 1) then return false end
+      end
    end
-   local data, place, from = S.block.data, S.offset, Q.offset
-   for i = 0, S.count - 1 do data[place + i] = unit() <= get(Q, from + i) and 1 or 0 end
+   for i = 0, rows - 1 do
+      for j = 0, columns - 1 do p[ip + i * a + j * b] = unit() <= at(q, iq + i * c + j * d) and 1 or 0 end
+   end
    return true
+end
+]]
+local each = loops.kernels(function() return EACH end, ' of each')
+local function draw_each(S, Q)
+   local rows, columns, a, b, c, d = loops.layout(S, Q)
+   return rows and each(Q.ty, 'draws')(unit, rows, columns, S.block.data, S.offset, a, b, Q.block.data, Q.offset, c, d)
 end
 for ty in pairs(limits) do
    local mt = metatables['torch.' .. ty .. 'Tensor']
@@ -205,121 +223,58 @@ for ty in pairs(limits) do
       local probabilities = ...
       local Q = select('#', ...) == 1 and type(probabilities) == 'userdata' and (states[probabilities] or read(probabilities))
       local S = Q and (Q.ty == 'Float' or Q.ty == 'Double') and filled(self, ty)
-      if S and S.dense and Q.dense and Q.count == S.count and draw_each(S, Q) then return self end
+      if S and Q.block and Q.count == S.count and draw_each(S, Q) then return self end
       return slow(self, ...)
    end
 end
 
--- fresh tensors ------------------------------------------------------------------------------------------------------
+-- fresh draws --------------------------------------------------------------------------------------------------------
 for name, method in pairs {rand = 'uniform', randn = 'normal'} do
+   for _, ty in ipairs {'Float', 'Double'} do
+      local mt = metatables['torch.' .. ty .. 'Tensor']
+      local slow = mt[name]
+      mt[name] = function(self, ...)
+         local n, first = select('#', ...), ...
+         local sizes = n > 0
+         for i = 1, n do sizes = sizes and type((select(i, ...))) == 'number' end
+         if sizes or (n == 1 and storages[first] and storages[first].ty == 'Long') then return mt[method](mt.resize(self, ...)) end
+         return slow(self, ...)
+      end
+   end
    local slow = torch[name]
    torch[name] = function(...)
-      local n, first = select('#', ...), ...
+      local drawn = method_of((...), name)
+      if drawn then return drawn(...) end
+      if select('#', ...) == 0 or not drawn_as_real() or type((...)) == 'userdata' and not storages[(...)] then return slow(...) end
       local mt = metatables['torch.' .. bridge.default_type .. 'Tensor']
-      local real = bridge.default_type == 'Double' or bridge.default_type == 'Float'
-      local sizes = n > 0 and real
-      for i = 1, n do sizes = sizes and type((select(i, ...))) == 'number' end
-      if sizes or (real and n == 1 and storages[first] and storages[first].ty == 'Long') then return mt[method](mt.new(...)) end
-      return slow(...)
+      return mt[name](mt.new(), ...)
    end
 end
 
-local function permute(data, first, n)
-   for i = 0, n - 1 do data[first + i] = i + 1 end
+local function permute(data, first, step, n)
+   for i = 0, n - 1 do data[first + i * step] = i + 1 end
    for i = 0, n - 2 do
-      local a, b = first + i, first + i + word() % (n - i)
+      local a, b = first + i * step, first + (i + word() % (n - i)) * step
       data[a], data[b] = data[b], data[a]
+   end
+end
+for ty, limit in pairs(limits) do
+   local mt = metatables['torch.' .. ty .. 'Tensor']
+   local slow = mt.randperm
+   mt.randperm = function(self, ...)
+      local count, S = ..., states[self] or read(self)
+      if S and S.ty == ty and select('#', ...) == 1 and type(count) == 'number' and floor(count) == count and count > 0 and count <= limit then
+         mt.resize(self, count)
+         permute(S.block.data, S.offset, S[2], count)
+         return self
+      end
+      return slow(self, ...)
    end
 end
 local randperm = torch.randperm
 function torch.randperm(...)
-   local count, ty = ..., bridge.default_type
-   if select('#', ...) == 1 and type(count) == 'number' and floor(count) == count and count > 0 and count <= (limits[ty] or 0) then
-      local object = metatables['torch.' .. ty .. 'Tensor'].new(count)
-      local S = filled(object, ty)
-      permute(S.block.data, S.offset, count)
-      return object
-   end
+   local method, mt = method_of((...), 'randperm'), metatables['torch.' .. bridge.default_type .. 'Tensor']
+   if method then return method(...) end
+   if select('#', ...) == 1 and limits[bridge.default_type] then return mt.randperm(mt.new(), ...) end
    return randperm(...)
-end
-
--- multinomial --------------------------------------------------------------------------------------------------------
-local scratch = ffi.new('double[?]', 64)
-local room = 64
-
--- cumulated probabilities of a row into scratch; false where their sum is not positive
-local function cumulate(get, P, place, step, n)
-   local total = 0
-   for i = 0, n - 1 do
-      total = total + get(P, place + i * step)
-      scratch[i] = total
-   end
-   if not (total > 0) then return false end
-   for i = 0, n - 1 do scratch[i] = scratch[i] / total end
-   return true
-end
-
-local function draw_row(n, count, replace, to, place, step)
-   for k = 0, count - 1 do
-      local u = unit()
-      scratch[n - 1] = 1
-      local low, high = 0, n
-      while high > low do
-         local middle = low + floor((high - low) / 2)
-         if scratch[middle] < u then low = middle + 1 else high = middle end
-      end
-      to[place + k * step] = low + 1
-      if not replace then
-         local taken = scratch[low] - (low > 0 and scratch[low - 1] or 0)
-         for i = low, n - 1 do scratch[i] = scratch[i] - taken end
-         for i = 0, n - 1 do scratch[i] = scratch[i] / (1 - taken) end
-      end
-   end
-end
-
--- whether the LongTensor got its draws
-local function multinomial(object, P, count, replace)
-   local I = states[object] or read(object)
-   if not (I and I.ty == 'Long' and P and P.block and (P.ty == 'Float' or P.ty == 'Double') and (P.n == 1 or P.n == 2))
-      or type(count) ~= 'number' or floor(count) ~= count or count < 1 or (replace ~= nil and type(replace) ~= 'boolean') then
-      return false
-   end
-   local rows, n, down, step = 1, P[1], 0, P[2]
-   if P.n == 2 then rows, n, down, step = P[1], P[3], P[2], P[4] end
-   if not replace and count > n then return false end
-   if n > room then scratch, room = ffi.new('double[?]', n), n end
-   local get = native.get[P.ty]
-   for i = 0, rows - 1 do
-      if not cumulate(get, P, P.offset + i * down, step, n) then return false end
-   end
-   local resize = metatables['torch.LongTensor'].resize
-   if P.n == 1 then resize(object, count) else resize(object, rows, count) end
-   for i = 0, rows - 1 do
-      cumulate(get, P, P.offset + i * down, step, n)
-      draw_row(n, count, replace, I.block.data, I.offset + (P.n == 2 and i * I[2] or 0), I[2 * I.n])
-   end
-   return true
-end
-
-local function probabilities(x, ty)
-   local P = type(x) == 'userdata' and (states[x] or read(x))
-   return P and (not ty or P.ty == ty) and P or nil
-end
-for _, ty in ipairs {'Float', 'Double'} do
-   local mt = metatables['torch.' .. ty .. 'Tensor']
-   local slow = mt.multinomial
-   mt.multinomial = function(self, ...)
-      local p, count, replace = ...
-      if select('#', ...) <= 3 and multinomial(self, probabilities(p, ty), count, replace) then return self end
-      return slow(self, ...)
-   end
-end
-local slow = torch.multinomial
-function torch.multinomial(...)
-   local p, count, replace = ...
-   if select('#', ...) <= 3 and type(count) == 'number' then
-      local result = metatables['torch.LongTensor'].new()
-      if multinomial(result, probabilities(p), count, replace) then return result end
-   end
-   return slow(...)
 end

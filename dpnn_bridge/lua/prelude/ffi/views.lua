@@ -8,12 +8,13 @@ local type, select, tonumber, floor = type, select, tonumber, math.floor
 local function whole(x) return type(x) == 'number' and floor(x) == x end
 
 -- a new state with type and block of S, and sizes and strides too as far as they are not changed
-local function view(S, offset, n)
+local function view(S, offset, n, is_same)
    local V = {
       S[1], S[2], S[3], S[4], S[5], S[6], S[7], S[8],
       ty = S.ty, block = S.block, offset = offset, n = n, count = 0, dense = true, handle = false, current = false, object = false,
    }
    for k = 9, 2 * n do V[k] = S[k] end
+   if is_same then V.count, V.dense = S.count, S.dense end
    return V
 end
 native.view = view
@@ -235,6 +236,7 @@ local function become(S, T)
    end
    return S.object
 end
+native.become = become
 define('set', function(self, S, slow, ...)
    local other = ...
    local T = select('#', ...) == 1 and (states[other] or read(other))
@@ -315,9 +317,9 @@ define('contiguous', function(self, S, slow)
    return slow(self)
 end)
 
-for ty in pairs(native.kinds) do
-   local mt = metatables['torch.' .. ty .. 'Tensor']
-   for name, f in pairs(methods) do
+-- put methods, by name, before those of Python
+function native.install(mt, ty, more)
+   for name, f in pairs(more) do
       local slow = mt[name]
       if slow then
          mt[name] = function(self, ...)
@@ -327,6 +329,11 @@ for ty in pairs(native.kinds) do
          end
       end
    end
+end
+
+for ty in pairs(native.kinds) do
+   local mt = metatables['torch.' .. ty .. 'Tensor']
+   native.install(mt, ty, methods)
 
    -- torch.XTensor(), torch.XTensor(2, 3), t.new(2, 3)
    local function instead(slow)
@@ -335,6 +342,8 @@ for ty in pairs(native.kinds) do
          if n == 0 then
             return (native.fresh(ty))
          end
+         local T = n == 1 and type(a) == 'userdata' and (states[a] or read(a))
+         if T and T.ty == ty and T.n > 0 then return wrap(view(T, T.offset, T.n, true)) end
          if ty ~= 'Long' then n, a, b, c, d = sizes_of(n, a, b, c, d) end
          if type(a) == 'number' and positive(n, a, b, c, d) then
             local object = new_tensor(ty, n, a, b, c, d)
