@@ -17,16 +17,17 @@ _NAMES = {
     "gt": (">", "{more}"),
     "le": ("<=", "1 - {more}"),
     "ge": (">=", "1 - {less}"),
-    "eq": ("==", "1 - {less} - {more}"),
-    "ne": ("~=", "{less} + {more}"),
+    "eq": ("==", "1 - {apart}"),
+    "ne": ("~=", "{apart}"),
 }
 
 
 def _comparison(name: str, f: Callable[..., torch.Tensor]) -> None:
     def small(other: str) -> tuple[str, ...]:
         less, more = (f"max(0, min(1, ({a} - {b}) * 1e300 * 1e300))" for a, b in ((other, "x"), ("x", other)))
+        apart = f"min(1, abs((x - {other}) * 1e300 * 1e300))"
         sign, finite = _NAMES[name]
-        return "pointwise", f"x {sign} {other} and 1 or 0", finite.format(less=less, more=more)
+        return "pointwise", f"x {sign} {other} and 1 or 0", finite.format(less=less, more=more, apart=apart)
 
     def compare(r: Tensor, s: Tensor, *other: Any) -> None:
         """Resize the result, and write into its memory where that is only the result's."""

@@ -48,6 +48,15 @@ return function(rows, columns, x, ix, xr, xc, p, ip, pr, pc, q, iq, v)
    return iq
 end
 ]]
+-- the same for a number, whose bits are in v: a mask x is 0 or 1, and no branch is taken that a processor could guess wrong
+local FILL_BY_MASK = {
+   [8] = [[local keep, j = x[jx] - 1, 2 * jp
+           p[j] = bor(band(p[j], keep), band(v[0], bnot(keep)))
+           p[j + 1] = bor(band(p[j + 1], keep), band(v[1], bnot(keep)))]],
+   [4] = 'local keep = x[jx] - 1 p[jp] = bor(band(p[jp], keep), band(v[0], bnot(keep)))',
+}
+FILL_BY_MASK[2], FILL_BY_MASK[1] = FILL_BY_MASK[4], FILL_BY_MASK[4]
+local function filling_by_mask(size) return (BY_MASK:gsub('if x%[jx%].-end', function() return FILL_BY_MASK[size] end)) end
 local KTH_P, CHOSEN_P = 'p[ip + o * po + k * pl + i * pi]', 'p[ip + o * po + chosen * pl + i * pi]'
 local KTH_Q, CHOSEN_Q = 'q[iq + o * qo + k * ql + i * qi]', 'q[iq + o * qo + chosen * ql + i * qi]'
 local sources = {
@@ -59,13 +68,20 @@ local sources = {
    indexFill = {BY_SLICE, CHOSEN_P .. ' = v'},
    gather = {BY_ELEMENT, KTH_P .. ' = ' .. CHOSEN_Q}, scatter = {BY_ELEMENT, CHOSEN_P .. ' = ' .. KTH_Q},
    scatterFill = {BY_ELEMENT, CHOSEN_P .. ' = v'},
-   maskedFill = {BY_MASK, 'p[jp] = v'}, maskedCopy = {BY_MASK, 'p[jp] = q[iq] iq = iq + 1'},
+   maskedCopy = {BY_MASK, 'p[jp] = q[iq] iq = iq + 1'},
    maskedSelect = {BY_MASK, 'q[iq] = p[jp] iq = iq + 1'},
 }
 local kernel = loops.kernels(function(name)
    local loop, step = sources[name][1], sources[name][2]
    return (loop:gsub('STEP', function() return step end))
 end)
+
+local fill_kernels = {}
+local function fill_kernel(ty)
+   local size = native.kinds[ty].size
+   fill_kernels[size] = fill_kernels[size] or loops.compile('Byte', filling_by_mask(size), 'maskedFill')
+   return fill_kernels[size]
+end
 
 local function state(x, ty)
    local S = native.state(x, ty)
@@ -180,8 +196,10 @@ local function masked_fill(S, M, value)
    if not fits(S.ty, value) then return false end
    local count, rows, columns, sr, sc, mr, mc = under(S, M)
    if not count then return false end
-   local p = S.block.data
-   kernel(S.ty, 'maskedFill')(rows, columns, M.block.data, M.offset, mr, mc, p, S.offset, sr, sc, p, 0, value)
+   local kind = native.kinds[S.ty]
+   local cell, word = ffi.new(kind.name .. '[1]', value), kind.size == 8 and bits.Int or bits[S.ty]
+   local p = ffi.cast(word, S.block.data)
+   fill_kernel(S.ty)(rows, columns, M.block.data, M.offset, mr, mc, p, S.offset, sr, sc, p, 0, ffi.cast(word, cell))
    return true
 end
 

@@ -76,30 +76,30 @@ local SHORT = {
    Double = {at = native.at.Double}, Float = {at = native.at.Float, R = 'tonumber(cast(float, X))'},
    Char = {U = 'band(X, 0xFF)'}, Short = {U = 'band(X, 0xFFFF)'}, Int = {at = '(P[I] + 0LL)', U = 'tobit(X)'},
 }
-local function written_out(source, ty)
+local function written_out(source, ty, plain)
    local short = SHORT[ty] or {}
-   local at = short.at or 'P[I]'
+   local at = not plain and short.at or 'P[I]'
    source = source:gsub('%f[%w_]at(%b())', function(arguments)
       local p, i = arguments:match('^%((.-), (.*)%)$')
       return (at:gsub('[PI]', {P = p, I = i}))
    end)
    return (source:gsub('%f[%w_]([RU])(%b())', function(name, x)
-      return ((short[name] or '(X)'):gsub('X', function() return written_out(x:sub(2, -2), ty) end))
+      return ((short[name] or '(X)'):gsub('X', function() return written_out(x:sub(2, -2), ty, plain) end))
    end))
 end
 
 local PRELUDE = [[
 local C, cast, words, float = ...
-local band, bor, bxor, lshift, rshift, tobit = bit.band, bit.bor, bit.bxor, bit.lshift, bit.rshift, bit.tobit
+local band, bor, bxor, bnot, lshift, rshift, tobit = bit.band, bit.bor, bit.bxor, bit.bnot, bit.lshift, bit.rshift, bit.tobit
 local sqrt, abs, floor, ceil, min, max, tonumber = math.sqrt, math.abs, math.floor, math.ceil, math.min, math.max, tonumber
 ]]
--- Lua source as a function, with what the element type brings
-function loops.compile(ty, source, name)
+-- Lua source as a function, with what the element type brings; `plain`: no element is NaN
+function loops.compile(ty, source, name, plain)
    local lines = {PRELUDE}
    for _, f in ipairs(C_NAMES) do
       if source:find('%f[%w_.]' .. f .. '%(') then lines[#lines + 1] = format('local %s = C.%s%s\n', f, f, ty == 'Float' and 'f' or '') end
    end
-   lines[#lines + 1] = written_out(source, ty)
+   lines[#lines + 1] = written_out(source, ty, plain)
    return assert(bridge.load(table.concat(lines), '=' .. name))(C, ffi.cast, native.words, float)
 end
 
@@ -144,10 +144,11 @@ local OPERANDS = {x = 'q', y = 'r', z = 's'}
 
 -- the two loops of an expression over elements of a type, into those of another: made when they are first used
 local compiled = {}
-local function pointwise_loops(ty, into, expression)
+local function pointwise_loops(ty, into, expression, plain)
    local of = compiled[ty] or {}
    compiled[ty], of[into] = of, of[into] or {}
-   local found = of[into][expression]
+   local key = plain and 'finite ' .. expression or expression
+   local found = of[into][key]
    if not found then
       local next, rows = {}, {}
       for _, operand in ipairs {'x', 'y', 'z'} do
@@ -158,8 +159,8 @@ local function pointwise_loops(ty, into, expression)
          end
       end
       local source = loops.written(POINTWISE, {NEXT = table.concat(next, ' '), ROWS = table.concat(rows, ' '), EXPRESSION = expression})
-      found = {loops.compile(ty, source, expression)}
-      of[into][expression] = found
+      found = {loops.compile(ty, source, expression, plain)}
+      of[into][key] = found
    end
    return found[1], found[2]
 end
@@ -232,7 +233,7 @@ local reductions = {
    absolutes = {'0', 'total = total + abs(x)'}, prod = {'1', 'total = total * x'},
    max = {'at(q, iq)', 'if not (x <= total) and total == total then total = x end'},
    min = {'at(q, iq)', 'if not (x >= total) and total == total then total = x end'},
-   differences = {'0', 'total = total + (x - x)'}, zeros = {'0', 'if x == 0 then total = total + 1 end'},
+   zeros = {'0', 'if x == 0 then total = total + 1 end'},
    squared_differences = {'0', 'local t = x - y total = total + t * t'},
 }
 local reduction = loops.kernels(function(name) return loops.reduction(unpack(reductions[name])) end, ' of all elements')
@@ -251,9 +252,24 @@ local function number_of(ty, x)
 end
 native.number_of = number_of
 
-local REAL = {Float = true, Double = true}
-local function is_finite(S)  -- x - x is 0 then, and NaN otherwise
-   return loops.reduce('differences', S) == 0
+-- whether all elements are finite: no exponent consists of ones, so that one more in it does not reach the sign
+local FINITE = [[
+return function(rows, columns, q, c, d, j)
+   local w, found = cast(words, q), 0
+   for i = 1, rows do
+      for k = 0, columns - 1 do found = bor(found, band(w[HIGH * (j + k * d) + HIGH - 1], 0x7FFFFFFF) + ONE) end
+      j = j + c
+   end
+   return found >= 0
+end
+]]
+local REAL = {Float = {HIGH = '1', ONE = '0x800000'}, Double = {HIGH = '2', ONE = '0x100000'}}
+local finite = {}
+for ty, parts in pairs(REAL) do finite[ty] = loops.compile(ty, loops.written(FINITE, parts), 'finite') end
+local function is_finite(S)
+   if not finite[S.ty] then return true end
+   local rows, columns, c, d = spans(S)
+   return rows and finite[S.ty](rows, columns, S.block.data, c, d, S.offset)
 end
 
 -- result = expression(first, ...): the result takes the shape of the first. The second expression may be used where all
@@ -262,7 +278,7 @@ function native.families.pointwise(plan, expression, of_finite)
    local ty = plan.ty
    local dense, strided = pointwise_loops(ty, plan.slots[1].ty, expression)
    local dense_finite, strided_finite
-   if of_finite and ty ~= 'Long' and ty ~= 'Int' then dense_finite, strided_finite = pointwise_loops(ty, plan.slots[1].ty, of_finite) end
+   if of_finite and ty ~= 'Long' and ty ~= 'Int' then dense_finite, strided_finite = pointwise_loops(ty, plan.slots[1].ty, of_finite, true) end
    return function(R, X, Y, Z, v, w)
       X = X or R
       local count = X.count
@@ -278,7 +294,7 @@ function native.families.pointwise(plan, expression, of_finite)
          w = number_of(ty, w)
          if not w then return nil end
       end
-      if dense_finite and (not REAL[ty] or ((v or 0) + (w or 0)) * 0 == 0 and is_finite(X) and (not Y or is_finite(Y))) then
+      if dense_finite and ((v or 0) + (w or 0)) * 0 == 0 and is_finite(X) and (not Y or is_finite(Y)) then
          return run(dense_finite, strided_finite, R, X, Y, Z, v, w) or nil
       end
       return run(dense, strided, R, X, Y, Z, v, w) or nil

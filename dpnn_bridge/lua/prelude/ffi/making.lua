@@ -13,9 +13,11 @@ local function whole(x) return floor(x) == x end
 local BAND = [[
 return function(rows, columns, p, ip, a, b, q, iq, c, d, low, high)
    for i = 0, rows - 1 do
-      for j = 0, columns - 1 do
-         p[ip + i * a + j * b] = j - i >= low and j - i <= high and at(q, iq + i * c + j * d) or 0
-      end
+      local to, from = ip + i * a, iq + i * c
+      local first, last = min(columns, max(0, i + low)), max(-1, min(columns - 1, i + high))
+      for j = 0, first - 1 do p[to + j * b] = 0 end
+      for j = first, last do p[to + j * b] = at(q, from + j * d) end
+      for j = max(first, last + 1), columns - 1 do p[to + j * b] = 0 end
    end
 end
 ]]
@@ -191,23 +193,25 @@ end
 
 -- an image and a kernel of up to three dimensions; positions of the kernel that leave the image are skipped
 local CONVOLVE = [[
-return function(d1, d2, d3, p, ip, a1, a2, a3, q, iq, b1, b2, b3, r, ir, c1, c2, c3, n1, n2, n3, m1, m2, m3, o1, o2, o3)
-   for i = 0, d1 - 1 do for j = 0, d2 - 1 do for k = 0, d3 - 1 do
-      local total = NONE
+return function(row, d1, d2, d3, p, ip, a1, a2, a3, q, iq, b1, b2, b3, r, ir, c1, c2, c3, n1, n2, n3, m1, m2, m3, o1, o2, o3)
+   for i = 0, d1 - 1 do for j = 0, d2 - 1 do
+      for k = 0, d3 - 1 do row[k] = 0 end
       for u = max(0, o1 - i), min(m1, n1 + o1 - i) - 1 do
          for v = max(0, o2 - j), min(m2, n2 + o2 - j) - 1 do
-            for w = max(0, o3 - k), min(m3, n3 + o3 - k) - 1 do
-               total = total + at(q, iq + (i + u - o1) * b1 + (j + v - o2) * b2 + (k + w - o3) * b3) * at(r, ir + u * c1 + v * c2 + w * c3)
+            for w = 0, m3 - 1 do
+               local from, y = iq + (i + u - o1) * b1 + (j + v - o2) * b2 + (w - o3) * b3, at(r, ir + u * c1 + v * c2 + w * c3)
+               for k = max(0, o3 - w), min(d3, n3 + o3 - w) - 1 do row[k] = row[k] + at(q, from + k * b3) * y end
             end
          end
       end
-      p[ip + i * a1 + j * a2 + k * a3] = total
-   end end end
+      local to = ip + i * a1 + j * a2
+      for k = 0, d3 - 1 do p[to + k * a3] = row[k] end
+   end end
 end
 ]]
 function families.convolve(plan, flip)
-   local none = (plan.ty == 'Float' or plan.ty == 'Double') and '0' or '0LL'  -- integers wrap as in C
-   local run = loops.compile(plan.ty, loops.written(CONVOLVE, {NONE = none}), plan.name)
+   local kind = (plan.ty == 'Float' or plan.ty == 'Double') and 'double' or 'int64_t'  -- integers wrap as in C
+   local run, row = loops.compile(plan.ty, CONVOLVE, plan.name), ffi.new(kind .. '[?]', 2 * FEW)
    return function(R, S, K, how)
       local n = S.n
       if K.n ~= n or not few(S) or not few(K) or not apart(R, S) or not apart(R, K) then return nil end
@@ -227,7 +231,7 @@ function families.convolve(plan, flip)
       end
       if count * K.count > 65536 or not resize(R, n, sizes[4 - n], sizes[5 - n], sizes[3]) then return nil end
       local o = 2 * n
-      run(sizes[1], sizes[2], sizes[3], R.block.data, R.offset, n == 3 and R[2] or 0, R[o - 2], R[o], S.block.data, S.offset,
+      run(row, sizes[1], sizes[2], sizes[3], R.block.data, R.offset, n == 3 and R[2] or 0, R[o - 2], R[o], S.block.data, S.offset,
           steps[1], steps[2], steps[3], K.block.data, first, strides[1], strides[2], strides[3], image[1], image[2], image[3],
           kernel[1], kernel[2], kernel[3], edge[1], edge[2], edge[3])
       return true
