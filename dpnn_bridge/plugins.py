@@ -8,16 +8,26 @@ from collections.abc import Sequence
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import CodeType
 
 from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.boundary import wrap_errors
+from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.base.exclusive import Exclusive
 from dpnn_bridge.base.regular import MOST_BYTES, check_file
+from dpnn_bridge.conversion import registry
 from dpnn_bridge.errors import ConversionError, NotT7Error, OptionError
+from dpnn_bridge.outputs.required import with_required
+
+#: path of a plugin -> name of its module, and the checksums of the files that it loads, as they were when it ran
+_loaded: dict[Path, tuple[str, dict[str, str]]] = {}
 
 
 def load_plugins(plugins: Sequence[StrPath]) -> None:
-    """Run Python files that register classes with ``@lua_class``; each only once.
+    """Run Python files that register classes with ``@lua_class``.
+
+    Each runs once, and again when it, or a file of its folder that it imports, has changed. What it registers stays
+    registered until the process ends, as with any module that is imported.
 
     Raises:
         OptionError: a file is missing.
@@ -30,18 +40,48 @@ def load_plugins(plugins: Sequence[StrPath]) -> None:
         except NotT7Error as error:
             raise OptionError(f"plugins= (--plugin): {error}") from error
         with Exclusive(path):
-            if path not in _loaded_plugins:
-                wrap_errors(ConversionError, f"loading the plugin {plugin}")(_import_file)(path)
-                _loaded_plugins.add(path)
+            wrap_errors(ConversionError, f"loading the plugin {plugin}")(_update)(path)
 
 
-def _import_file(path: Path) -> None:
-    """Run a Python file as a module that ``inspect`` and ``pickle`` find."""
-    name = f"dpnn_bridge_plugin_{path.stem}"
+def _update(path: Path) -> None:
+    """Run a plugin that has not run, or not as it is now."""
+    files = {os.path.realpath(file): sha256_of(file) for file in with_required([path], python=True)}
+    name, before = _loaded.get(path, ("", {}))
+    if files == before:
+        return
+    _loaded.pop(path, None)
+    if name:
+        registry.withdraw(name)
+        changed = before.keys() | files.keys()
+        for imported, module in list(sys.modules.items()):
+            if os.path.realpath(getattr(module, "__file__", None) or "") in changed - {str(path)}:
+                del sys.modules[imported]
+    _loaded[path] = _import_file(path, name), files
+
+
+class _SourceLoader(SourceFileLoader):
+    """Compiles the file: Python's cache does not notice a change of the same size in the same second."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
+def _import_file(path: Path, name: str) -> str:
+    """Run a Python file as a module that ``inspect`` and ``pickle`` find.
+
+    Args:
+        path: The file.
+        name: Of the module when the file ran before; else empty.
+
+    Returns:
+        The name of the module.
+    """
     with Exclusive(_import_file):  # another thread may be importing a file of the same name
-        while name in sys.modules:
-            name += "_"
-        loader = SourceFileLoader(name, str(path))
+        if not name:
+            name = f"dpnn_bridge_plugin_{path.stem}"
+            while name in sys.modules:
+                name += "_"
+        loader = _SourceLoader(name, str(path))
         spec = spec_from_file_location(name, path, loader=loader)
         assert spec is not None
         module = sys.modules[name] = module_from_spec(spec)
@@ -50,6 +90,4 @@ def _import_file(path: Path) -> None:
     except BaseException:
         del sys.modules[name]
         raise
-
-
-_loaded_plugins: set[Path] = set()
+    return name

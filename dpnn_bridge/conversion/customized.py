@@ -1,4 +1,4 @@
-"""Detect what no file can store of a module: hooks, a replaced ``forward``, TorchScript."""
+"""Detect what no file can store of a module: hooks, and a replaced ``forward``."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import inspect
 from collections.abc import Iterator
 from types import FunctionType
 
-import torch
 from torch import nn
 
+from dpnn_bridge.conversion.storable import check_tensors
 from dpnn_bridge.errors import ConversionError
 
 #: attribute with the hooks of a module that change its results -> name for messages
@@ -34,8 +34,9 @@ def check_customized(root: nn.Module, kind: str) -> None:
 
     Raises:
         ConversionError: A module has a ``forward`` of its own, or a hook that is neither PyTorch's nor this package's
-            nor from the file of the module's class, whose constructor adds it again; or it is TorchScript.
+            nor from the file of the module's class, whose constructor adds it again; or no file can store its tensors.
     """
+    check_tensors(root, layers=True)
     for path, module in root.named_modules():
         if not _ours(vars(module).get("forward", nn.Module.forward)):
             what = "its forward was replaced on the instance"
@@ -43,8 +44,6 @@ def check_customized(root: nn.Module, kind: str) -> None:
         elif (found := next(_foreign(module), None)) is not None:
             what = f"it has a {found}"
             advice = "remove it (handle.remove()) and let a module compute what it adds"
-        elif isinstance(module, torch.jit.ScriptModule):
-            what, advice = "it is TorchScript", "save the module that was scripted or traced"
         else:
             continue
         raise ConversionError(

@@ -9,13 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.compare import nested
+from dpnn_bridge.conversion.failure import failure_reason
 from dpnn_bridge.conversion.modes import evaluating
+from dpnn_bridge.errors import ConversionError
 
 
 def seen(model: nn.Module, example: Any) -> dict[int, int]:
     """Map ``id`` of every module that takes one tensor to its number of dimensions in a run on ``example``.
 
     Modules that ran on inputs of several numbers of dimensions are left out.
+
+    Raises:
+        ConversionError: the model does not take the example.
     """
     found: dict[int, set[int]] = {}
 
@@ -26,5 +31,8 @@ def seen(model: nn.Module, example: Any) -> dict[int, int]:
     with ExitStack() as stack, evaluating(model), torch.no_grad():
         for module in model.modules():
             stack.callback(module.register_forward_pre_hook(note).remove)
-        model(nested.copied(example))
+        try:
+            model(nested.copied(example))
+        except Exception as e:
+            raise ConversionError(f"the model cannot run on the example input: {failure_reason(e)}") from e
     return {key: min(dims) for key, dims in found.items() if len(dims) == 1}

@@ -21,7 +21,7 @@ from dpnn_bridge.conversion.flat import FlatStorages
 from dpnn_bridge.conversion.lua_values import lua_storage, numpy_dtype, strided
 from dpnn_bridge.conversion.parametrized import baked
 from dpnn_bridge.conversion.placeholder import Placeholder
-from dpnn_bridge.conversion.stock import StockLayer, check_shapes, computes_weight, is_stock
+from dpnn_bridge.conversion.stock import StockLayer, computes_weight, is_stock
 from dpnn_bridge.conversion.ties import tie_of
 from dpnn_bridge.errors import EXPORT_GUIDE, ConversionError, LuaValueError
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype, tensor_class
@@ -147,7 +147,6 @@ class LuaConversion(LuaContext):
         inner = module._modules.get("_orig_mod")
         if inner is not None:  # what torch.compile made
             return self.to_lua(inner)
-        check_shapes(module)
         twin = baked(module)
         if twin is not None:
             return self.to_lua(self.with_parameters_of_first(twin, module))
@@ -303,9 +302,6 @@ class LuaConversion(LuaContext):
         assert tensor is not None
         kind = self.class_of(tensor, module)
         value = tensors.field_value(module, name, spec, gradient=gradient)
-        if self.compose and value.is_meta:
-            reason = f"its {name} is on the meta device, without values; load them (to_empty, load_state_dict)"
-            raise ConversionError(reason, class_name=type(module).__name__)
         record = record_of(module)
         number = record.gradients.get(name, 0) if gradient and record else 0
         if number:  # the gradient is in the first one
@@ -349,8 +345,8 @@ def _advice(module: nn.Module) -> str:
     """Return advice for a module without a Lua class."""
     if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         return "save its .module"
-    if isinstance(module, torch.fx.GraphModule):
-        return "save the module that was traced"
+    if "_orig_mod" in module._modules:
+        return "save its ._orig_mod, the model that torch.compile took"
     if type(module).__module__.startswith("torch.nn."):
         return f"save the model's state_dict, or put the layer together of others; see {EXPORT_GUIDE}"
     return f"build it of layers and containers, or register one with @lua_class; see {EXPORT_GUIDE}"

@@ -153,6 +153,18 @@ def _without(known: list[type[LuaClass]], cls: type[LuaClass]) -> list[type[LuaC
     return [c for c in known if is_built_in(c) or (c.__module__, c.__qualname__) != place]
 
 
+def withdraw(module: str) -> None:
+    """Forget the mappings that a module registered, except for modules of its own classes, which may exist."""
+    with Exclusive(lua_class):
+        for name, known in list(_BY_NAME.items()):
+            _BY_NAME[name] = [c for c in known if c.__module__ != module]
+            if not _BY_NAME[name]:
+                del _BY_NAME[name]
+        for torch_type, known in list(_BY_TYPE.items()):
+            if torch_type.__module__ != module:
+                _BY_TYPE[torch_type] = [c for c in known if c.__module__ != module]
+
+
 def _by_precedence(same_type: list[type[LuaClass]]) -> list[type[LuaClass]]:
     """Return the mappings of one torch type in the order in which the export tries them."""
     own = {name for c in same_type if is_built_in(c) for name in c.names}

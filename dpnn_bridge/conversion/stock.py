@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from dpnn_bridge.conversion.fields import Field
@@ -68,16 +67,6 @@ class StockLayer(LuaClass):
         arguments, passed = _arguments(module)
         fields = {name: ctx.tensor(module, name, spec) for name, spec in cls.fields_of(module).items()}
         return {"arguments": json.dumps(arguments), "passed": " ".join(passed), **fields}
-
-
-def check_shapes(module: nn.Module, path: str = "") -> None:
-    """Refuse a lazy layer that has not run.
-
-    Raises:
-        ConversionError: it is one.
-    """
-    if any(is_lazy(p) for p in module.parameters(recurse=False)):
-        raise ConversionError("it has no shape yet; run the model once", path=path, class_name=type(module).__name__)
 
 
 def check_parametrizations(module: nn.Module, fields: Iterable[Field], path: str) -> None:

@@ -33,6 +33,7 @@ import torch
 from torch import nn
 
 from dpnn_bridge.base.display import printable, shortened
+from dpnn_bridge.compare.bits import same_bits
 from dpnn_bridge.conversion.customized import check_customized
 from dpnn_bridge.conversion.flat import layout, place
 from dpnn_bridge.conversion.lua_context import LuaConversion
@@ -40,7 +41,7 @@ from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.conversion.registry import spec_of
 from dpnn_bridge.conversion.report import Report
-from dpnn_bridge.conversion.stock import check_parametrizations, check_shapes
+from dpnn_bridge.conversion.stock import check_parametrizations
 from dpnn_bridge.conversion.torch_context import TorchConversion
 from dpnn_bridge.errors import ConversionError, T7FormatError
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
@@ -60,7 +61,6 @@ def pack(module: nn.Module, metadata: dict[str, Any] | None = None) -> dict[str,
     """
     check_customized(module, "a .pt or .safetensors file")
     for path, part in module.named_modules():
-        check_shapes(part, path)
         check_parametrizations(part, spec_of(part).fields_of(part).values(), path)
     state_dict = {k: v.detach() for k, v in module.state_dict().items()}
     ctx = LuaConversion(gradients=False, compose=False)
@@ -199,7 +199,8 @@ def load_tensors(module: nn.Module, state_dict: dict[str, torch.Tensor], source:
     """Take over the tensors of ``state_dict`` without a copy; tied parameters stay tied.
 
     Raises:
-        T7FormatError: names, shapes or types differ from those of the graph.
+        T7FormatError: names, shapes or types differ from those of the graph, or the values of one parameter that has
+            several names.
     """
     own = module.state_dict(keep_vars=True)
     _check_placeholders(module, state_dict.keys() - own.keys(), source)
@@ -208,16 +209,25 @@ def load_tensors(module: nn.Module, state_dict: dict[str, torch.Tensor], source:
         raise T7FormatError(
             f"damaged: state_dict does not fit the graph: missing {missing}, unexpected {extra}", source=source
         )
-    done: set[int] = set()
+    done: dict[int, str] = {}
     for name, tensor in own.items():
         if tensor.shape != state_dict[name].shape:
             shapes = f"{tuple(state_dict[name].shape)} for {tuple(tensor.shape)}"
             raise T7FormatError(f"damaged: {name} does not fit the graph: shape {shapes}", source=source)
         if isinstance(tensor, nn.Parameter) and tensor.is_floating_point() != state_dict[name].is_floating_point():
             raise T7FormatError(f"damaged: {name} is of type {state_dict[name].dtype}", source=source)
-        if id(tensor) not in done:
-            done.add(id(tensor))
+        first = done.setdefault(id(tensor), name)
+        if first == name:
             tensor.data = state_dict[name]
+        elif not _same_memory(tensor, state_dict[name]) and not same_bits(tensor, state_dict[name]):
+            raise T7FormatError(
+                f"{first} and {name} are one parameter of the model and have different values in the file; change both",
+                source=source,
+            )
+
+
+def _same_memory(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.is_meta or b.is_meta or (a.data_ptr() == b.data_ptr() and a.stride() == b.stride() and a.dtype == b.dtype)
 
 
 def _check_placeholders(module: nn.Module, unexpected: Iterable[str], source: str) -> None:

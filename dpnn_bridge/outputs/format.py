@@ -54,6 +54,7 @@ class Format:
             load, and ``.t7``.
         traced: it contains a traced graph, which computes in another order.
         several: a model takes several files.
+        bfloat16: it has this dtype. Without it such tensors become float32, so no model is cast to it.
         origin_beside: the source of a model is in its metadata. That takes the checksum of the input before
             anything is written; False where the format takes it at the end, or says nothing of it.
     """
@@ -68,6 +69,7 @@ class Format:
     rebuilt = False
     traced = False
     several = False
+    bfloat16 = True
     origin_beside = True
 
     def write(self, module: nn.Module, path: Path, context: ExportContext) -> None:

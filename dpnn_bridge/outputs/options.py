@@ -224,8 +224,14 @@ class ConvertOptions:
             where: for the message.
 
         Raises:
-            OptionError: the format does not take one that was chosen.
+            OptionError: the format does not take one that was chosen, or has no such dtype.
         """
+        from dpnn_bridge.conversion.tensors import as_dtype
+
+        if not format.bfloat16 and str(as_dtype(self.dtype)) == "torch.bfloat16":
+            raise OptionError(
+                f"{where}: dtype= (--dtype): {format.suffix} has no bfloat16; choose float16 or float32, or .pt"
+            )
         build = _BUILD if format.program else ()
         own = {name: value for name, value in self.chosen().items() if name not in (*_COMMON, *build)}
         check_options(own, format, where, build)

@@ -15,6 +15,7 @@ from dpnn_bridge.base.atomic import StrPath, replacing
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.shards import replaced_by
 from dpnn_bridge.base.suffixes import INDEX, index_of
+from dpnn_bridge.conversion.storable import check_tensors
 from dpnn_bridge.errors import ConversionError, OptionError
 from dpnn_bridge.modules.several import Models
 from dpnn_bridge.outputs.format import ExportContext, Format
@@ -90,6 +91,7 @@ def export(
 
 
 def _check_module(module: nn.Module, path: StrPath, format: Format) -> None:
+    check_tensors(module)
     if not format.models:
         others = ", ".join(suffix for suffix in suffixes() if format_named(suffix).models)
         raise ConversionError(

@@ -25,7 +25,7 @@ from dpnn_bridge.conversion.limits import ResourceLimits
 from dpnn_bridge.conversion.lua_values import lua_value, to_value
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.placeholder import Placeholder
-from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.errors import ConversionError, OptionError
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.parity.bounded import run_limits
 from dpnn_bridge.parity.buffers import is_filled
@@ -97,6 +97,7 @@ def verify(
     check_device(device)
     subject = Subject(model, reference, key, mode, options or Options())
     if input is not None:
+        _need_elements(input)
         subject.table = LuaTable(
             [("input", lua_value(input)), *([("output", lua_value(output))] if output is not None else [])]
         )
@@ -168,6 +169,14 @@ class _Precision:
         gradients = gradient_tolerance or half or GRADIENT
         self.tolerance = self.accepted.in_single() if self.single else self.accepted
         self.gradient_tolerance = gradients.in_single() if self.single else gradients
+
+
+def _need_elements(value: Any) -> None:
+    """Refuse an empty batch: an empty tensor of Torch7 has no sizes, so the model would run on another input."""
+    for leaf in nested.leaves(value):
+        shape = tuple(getattr(leaf, "shape", ()))
+        if len(shape) > 1 and 0 in shape:
+            raise OptionError(f"input= (--input) of shape {shape} has no elements; pass at least one sample")
 
 
 def _described(

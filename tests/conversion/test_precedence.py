@@ -167,6 +167,26 @@ def test_plugin_then_lua_then_what_is_built_in(tmp_path: Path) -> None:
     assert written["modules"][1].class_name == "nn.Linear"
 
 
+@pytest.mark.parametrize("where", ["plugin", "helper"])
+def test_a_plugin_that_changed_runs_again(where: str, tmp_path: Path) -> None:
+    plugin, helper = tmp_path / "mine.py", tmp_path / "factor_of_mine.py"
+    files = {"plugin": plugin, "helper": helper}
+    start = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\nimport factor_of_mine as other\nfactor = 2\n"
+    plugin.write_text(start + PLUGIN.replace("2 *", "factor * other.factor *"))
+    helper.write_text("factor = 2\n")
+    layer = nn.Linear(3, 2).double()
+    dpnn_bridge.write_t7(tmp_path / "a.t7", layer)
+    x, found = torch.randn(4, 3, dtype=torch.float64), []
+    for value in (2, 3, 3):  # the size of the file and the second of its change stay the same
+        files[where].write_text(files[where].read_text().replace("factor = 2", f"factor = {value}"))
+        first = dpnn_bridge.load(tmp_path / "a.t7", plugins=[plugin])
+        found.append(round(float((first(x) / layer(x)).mean()), 6))
+        assert dpnn_bridge.to_lua(first).class_name == "nn.Linear"
+    assert found == [4, 6, 6]
+    plugin.write_text("")  # what it registered goes
+    assert type(dpnn_bridge.load(tmp_path / "a.t7", plugins=[plugin])) is nn.Linear
+
+
 @pytest.fixture
 def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Convert two layers with options, and forget the plugins among them."""

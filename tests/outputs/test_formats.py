@@ -157,6 +157,14 @@ def test_how_modules_are_built_is_for_programs(option: dict[str, Any], tmp_path:
             convert(MODEL, tmp_path / "n.py", index_base=wrong)
 
 
+@pytest.mark.parametrize("suffix", [".npz", ".t7"])
+def test_a_dtype_that_a_format_lacks_is_refused(suffix: str, tmp_path: Path) -> None:
+    """Its float32 tensors would be other bits than those of the model, for whoever compares them."""
+    with pytest.raises(OptionError, match=rf"{suffix} has no bfloat16; choose float16 or float32"):
+        convert(MODEL, tmp_path / f"m{suffix}", dtype="bfloat16")
+    assert not list(tmp_path.iterdir())
+
+
 # ---------------------------------------------------------------------- provenance
 PLUGIN = """
 import torch

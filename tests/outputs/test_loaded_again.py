@@ -142,6 +142,24 @@ def test_damaged_names_of_children(names: Any, tmp_path: Path) -> None:
         dpnn_bridge.load(tmp_path / "m.pt")
 
 
+def test_a_parameter_with_two_names_has_one_value(tmp_path: Path) -> None:
+    """A file in which one of them was changed is refused: one of the values would be dropped."""
+    layer = nn.Linear(3, 3)
+    dpnn_bridge.write_t7(tmp_path / "m.t7", nn.Sequential(layer, nn.Tanh(), layer))
+    dpnn_bridge.convert(tmp_path / "m.t7", tmp_path / "m.pt")
+    content = torch.load(tmp_path / "m.pt", weights_only=True)
+    content["state_dict"] = {name: t.clone() for name, t in content["state_dict"].items()}
+    torch.save(content, tmp_path / "apart.pt")
+    loaded = dpnn_bridge.load(tmp_path / "apart.pt")
+    assert loaded[0].weight is loaded[2].weight
+    content["state_dict"]["2.weight"][0, 0] += 1e-3
+    torch.save(content, tmp_path / "changed.pt")
+    with pytest.raises(T7FormatError, match=r"0\.weight and 2\.weight are one parameter"):
+        dpnn_bridge.load(tmp_path / "changed.pt")
+    with pytest.raises(T7FormatError, match=r"0\.weight and 2\.weight are one parameter"):
+        dpnn_bridge.verify(tmp_path / "m.t7", tmp_path / "changed.pt")
+
+
 def test_files_of_earlier_versions_load(tmp_path: Path) -> None:
     """They hold constants as tensors, and tied tensors once."""
     shared = nn.Linear(4, 4)

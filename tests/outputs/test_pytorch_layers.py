@@ -252,6 +252,45 @@ def test_no_format_drops_what_was_added_to_a_module(layer: nn.Module, suffix: st
     assert not list(tmp_path.iterdir())
 
 
+def _without_values() -> dict[str, nn.Module]:
+    quantized = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Tanh(), nn.Linear(3, 2)))
+    return {
+        "on the meta device": nn.Linear(3, 2, device="meta"),
+        "run the model once": nn.LazyLinear(2),
+        "tensor of type complex64": nn.Linear(3, 2, dtype=torch.complex64),
+        "it is TorchScript": torch.jit.script(nn.Linear(3, 2)),
+        "a traced graph": torch.fx.symbolic_trace(nn.Linear(3, 2)),
+        "quantized": quantized[1],
+        "torch.sparse_coo": _sparse(),
+    }
+
+
+def _sparse() -> nn.Module:
+    layer = nn.Linear(3, 2)
+    layer.weight = nn.Parameter(layer.weight.detach().to_sparse())
+    return layer
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+def test_tensors_that_are_no_plain_ones_are_named(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors", reason="optional extra is not installed")
+    for message, layer in _without_values().items():
+        for suffix in (".t7", ".pt", ".safetensors", ".py"):
+            with pytest.raises(ConversionError, match=re.escape(message)) as error:
+                dpnn_bridge.save(tmp_path / f"a{suffix}", nn.Sequential(nn.Tanh(), layer))
+            assert error.value.path == "1", (suffix, layer)
+        if message in ("on the meta device", "run the model once", "quantized"):
+            with pytest.raises(ConversionError, match="1"):
+                dpnn_bridge.save(tmp_path / "a.npz", nn.Sequential(nn.Tanh(), layer))
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_example_that_the_model_does_not_take_is_named(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Tanh(), nn.Linear(3, 2))
+    with pytest.raises(ConversionError, match=r"cannot run on the example input: .*Linear\(.*got 2x4: "):
+        dpnn_bridge.save(tmp_path / "a.t7", net, input=torch.randn(2, 4))
+
+
 class _Doubling(nn.Tanh):
     def __init__(self) -> None:
         super().__init__()

@@ -16,6 +16,7 @@ import dpnn_bridge
 from dpnn_bridge.compare import memory, nested
 from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.conversion.lua_values import to_value
+from dpnn_bridge.errors import OptionError
 from dpnn_bridge.modules.nn import LookupTable, Narrow
 from dpnn_bridge.modules.rnn import LookupTableMaskZero, SeqLSTM
 from dpnn_bridge.outputs.formats import py as program
@@ -97,6 +98,14 @@ def test_writing_changes_no_weight(suffix: str, table: nn.Module, tmp_path: Path
     dpnn_bridge.save(tmp_path / f"m{suffix}", net, input=(x := torch.tensor([[1, 2, 3]])))
     assert torch.equal(table.weight, before)
     assert verify(tmp_path / "model.t7", tmp_path / f"m{suffix}", input=x).verdict is Verdict.EQUAL
+
+
+def test_an_empty_batch_is_refused(tmp_path: Path) -> None:
+    """A tensor without elements has no sizes in Torch7: the model would run on something else."""
+    dpnn_bridge.write_t7(tmp_path / "m.t7", nn.Sequential(nn.Embedding(7, 4), nn.Tanh()))
+    for value in (torch.zeros(0, 5, dtype=torch.int64), [torch.ones(1, 5), torch.ones(5, 0)]):
+        with pytest.raises(OptionError, match="has no elements; pass at least one sample"):
+            dpnn_bridge.verify(tmp_path / "m.t7", tmp_path / "m.t7", input=value)
 
 
 def test_a_moved_tensor_is_the_same_elsewhere() -> None:

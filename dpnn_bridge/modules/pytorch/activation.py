@@ -60,8 +60,36 @@ def selu(module: nn.SELU, ctx: LuaContext) -> LuaObject:
     return parts.chain(_elu(parts, SELU_ALPHA), parts.times(SELU_SCALE))
 
 
+@composition(nn.ELU)
+def elu(module: nn.ELU, ctx: LuaContext) -> None:
+    """Refuse a negative alpha: nn takes the gradient from the sign of the output."""
+    _need_positive_alpha(module)
+
+
+def _need_positive_alpha(module: nn.ELU | nn.CELU) -> None:
+    if module.alpha < 0:
+        refuse(module, f"alpha={module.alpha}, which is negative", "alpha=0 and more can be written")
+
+
+@composition(nn.Softplus)
+def softplus(module: nn.Softplus, ctx: LuaContext) -> None:
+    """Refuse a low threshold: nn compares the output with it in backward, where PyTorch compares the input."""
+    if module.threshold < 20:
+        refuse(module, f"threshold={module.threshold}", "threshold=20 and more can be written")
+
+
+@composition(nn.GLU)
+def glu(module: nn.GLU, ctx: LuaContext) -> LuaObject | None:
+    """Move a dimension that is counted from the end to the end, which nn halves if the class has no dimension."""
+    if module.dim >= -1:
+        return None
+    parts = Parts(module, ctx)
+    return _moved(parts, module.dim, -1, parts("GatedLinearUnit"), from_end=True)
+
+
 @composition(nn.CELU)
 def celu(module: nn.CELU, ctx: LuaContext) -> LuaObject:
+    _need_positive_alpha(module)
     parts = Parts(module, ctx)
     return parts.chain(parts.times(1 / module.alpha), _elu(parts, 1.0), parts.times(module.alpha))
 

@@ -15,11 +15,21 @@ from dpnn_bridge.modules.pytorch.shapes import EXAMPLE
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
 
+@composition(nn.Dropout)
+def dropout(module: nn.Dropout, ctx: LuaContext) -> None:
+    """Refuse a dropout of all elements, which nn divides by zero."""
+    _need_some_left(module)
+
+
+def _need_some_left(module: Any) -> None:
+    if module.p == 1:
+        refuse(module, "p=1", "p < 1 can be written")
+
+
 @composition(nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 def plane_dropout(module: Any, ctx: LuaContext) -> LuaObject:
     """Export dropout of planes: nn does not scale up in training, and scales down in evaluation."""
-    if module.p == 1:
-        refuse(module, "p=1", "p < 1 can be written, or Dropout(1)")
+    _need_some_left(module)
     parts = Parts(module, ctx)
     name = "VolumetricDropout" if isinstance(module, nn.Dropout3d) else "SpatialDropout"
     dropped = parts(name, p=module.p, stochastic_inference=False, noise=LuaTensor.empty(parts.kind))

@@ -100,8 +100,8 @@ def batch_norm(module: Any, ctx: LuaContext) -> LuaObject | None:
 
 @composition(nn.LocalResponseNorm)
 def local_response_norm(module: nn.LocalResponseNorm, ctx: LuaContext) -> LuaObject | None:
-    if module.size % 2 == 0:
-        refuse(module, f"size={module.size}, which is even", "take an odd size")
+    if module.size % 2 == 0 or module.size < 3:
+        refuse(module, f"size={module.size}", "take an odd size of 3 or more")
     if dimensions(module, ctx) == 4:
         return None
     parts = Parts(module, ctx)  # nn takes three dimensions for one image: all but the planes become its height

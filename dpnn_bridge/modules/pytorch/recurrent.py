@@ -29,6 +29,8 @@ def _sequence(module: Any, ctx: LuaContext, make: Callable[[str, int], nn.Module
         ctx: the conversion.
         make: gives a module on :math:`(T, N, *)` for the suffix of its parameters and the number of its features.
     """
+    if module.dropout == 1:
+        refuse(module, "dropout=1", "dropout below 1 can be written")
     parts, size, layers = Parts(module, ctx), module.input_size, list[LuaObject]()
     for number in range(module.num_layers):
         if number and module.dropout:

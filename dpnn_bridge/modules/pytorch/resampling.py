@@ -25,6 +25,8 @@ SUPPORTED = (
 @composition(nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d)
 def upsample(module: Any, ctx: LuaContext) -> LuaObject:
     parts, factor, size = Parts(module, ctx), _integer_factor(module), module.size
+    if size is None and factor == 1:  # which nn refuses
+        return parts.identity()
     is_2d = isinstance(module, (nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d))
     dims = 4 if is_2d else DIMENSIONS.get(module.mode, dimensions(module, ctx))
     if module.mode == "nearest" and size is None and factor:

@@ -14,7 +14,7 @@ from dpnn_bridge.base.display import shortened
 from dpnn_bridge.base.reading import open_archive
 from dpnn_bridge.base.writing import open_output
 from dpnn_bridge.compare.bits import same_tensors
-from dpnn_bridge.errors import T7FormatError, VerificationError
+from dpnn_bridge.errors import ConversionError, T7FormatError, VerificationError
 from dpnn_bridge.outputs import data
 from dpnn_bridge.outputs.format import ExportContext, Format
 from dpnn_bridge.outputs.npy import ArrayHeader
@@ -24,7 +24,10 @@ from dpnn_bridge.outputs.written import Written
 
 def _weights(module: nn.Module) -> dict[str, Tensor]:
     """Convert bfloat16, which numpy lacks, to float32, which represents it exactly."""
-    return {k: (v.float() if v.dtype == torch.bfloat16 else v).detach().cpu() for k, v in module.state_dict().items()}
+    weights = module.state_dict()
+    if other := next((k for k, v in weights.items() if not isinstance(v, Tensor)), None):
+        raise ConversionError(f"{other} is no tensor; of a quantized model pass the one before its quantization")
+    return {k: (v.float() if v.dtype == torch.bfloat16 else v).detach().cpu() for k, v in weights.items()}
 
 
 def _write(path: Path, arrays: Mapping[str, np.ndarray], comment: str = "") -> None:
@@ -40,6 +43,7 @@ class Npz(Format):
     """The weights as arrays under their ``state_dict`` names; data as arrays."""
 
     suffix = ".npz"
+    bfloat16 = False
     data = True
 
     def write(self, module: nn.Module, path: Path, context: ExportContext) -> None:

@@ -29,6 +29,7 @@ class T7(Format):
     """The ``.t7`` format."""
 
     suffix = ".t7"
+    bfloat16 = False
     options = ("input", "tensor_type", *(f.name for f in fields(WriteOptions)))
     data = rebuilt = True
     origin_beside = False  # Torch7 would not read a file with anything beside the object
