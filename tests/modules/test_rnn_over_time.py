@@ -149,18 +149,21 @@ def test_trimmed_rows_are_those_of_steps(rows: slice, monkeypatch: pytest.Monkey
     assert bool(steps) == (rows == slice(2))  # whose gradient reaches the parameters, which the kernels do not know
 
 
-@pytest.mark.parametrize("name", ["FastLSTM__dropout_maskZero__double_train", "GRU__dropout_trimZero__double_train"])
-def test_a_cell_with_dropout_inside_is_recognized_in_evaluation(name: str) -> None:
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize(
+    "name", [f"{n}__double_train" for n in ("FastLSTM__dropout_maskZero", "GRU__dropout_trimZero", "GRU__dropout_mono")]
+)
+def test_a_cell_with_dropout_inside_has_the_masks_of_its_steps(name: str, training: bool) -> None:
     fixture = dpnn_bridge.read_t7(FIXTURES / f"rnn/head/{name.split('__')[0]}/{name}.t7")
     step = dpnn_bridge.to_torch(fixture["module"])
     assert isinstance(step, (LSTM, GRU))
     memory.forget(step)
-    assert recognized(step.train()) is None  # each gate has a mask of its own for each time step
-    model = Sequencer(step).double().eval()
+    model = Sequencer(nn.Sequential(nn.Dropout(0.2), step, nn.Dropout(0.2))).double().train(training)
     assert recognized(step) is not None
     xs = torch.randn(5, 2, step.input_size or 0, dtype=torch.float64)
     xs[2, 0] = 0
-    assert_same(results(model, xs, False), results(stepwise(model), xs, False))
+    expected = results(stepwise(model), xs, False)
+    assert_same(results(model, xs, False), expected)
 
 
 def test_without_hooks_a_sequence_gives_what_torch7_gave() -> None:

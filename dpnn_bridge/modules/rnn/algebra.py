@@ -38,7 +38,8 @@ class Term(NamedTuple):
         kind: ``"input"`` (name), ``"linear"`` (term, module, first row, row after the last), ``"bias"`` (module, first
             element, element after the last), ``"scale"`` (term, module), ``"affine"`` (term, factor, addend),
             ``"sigmoid"`` and ``"tanh"`` (term), ``"sum"`` and ``"product"`` (terms), ``"joined"`` (terms side by side),
-            ``"blocks"`` (term, number, size), and ``"module"`` (term, module) for what computes each row by itself.
+            ``"blocks"`` (term, number, size), ``"dropped"`` (term, module) for a mask of each time step, and
+            ``"module"`` (term, module) for what computes each row by itself.
         args: what the kind says.
     """
 
@@ -232,9 +233,9 @@ def _parallel(module: Any, value: Any) -> list[Any]:
 
 def _dropout(module: Any, value: Any) -> Any:
     if module.training and module.p:
-        if isinstance(module, LazyDropout):
-            raise UnknownModuleError("a mask that lasts")
-        return Term("module", (_term(value), module))
+        if isinstance(module, LazyDropout) and not module.lazy:
+            raise UnknownModuleError("a mask for each call")
+        return Term("dropped" if isinstance(module, LazyDropout) else "module", (_term(value), module))
     return value if getattr(module, "v2", True) or not module.p else _affine(_term(value), 1 - module.p, 0.0)
 
 

@@ -28,11 +28,15 @@ def gru_steps(
     for t, step in enumerate((x @ weight.t() + bias).unbind(0)):
         reset, update = (step[:, :size] + hidden @ recurrent[:size].t()).sigmoid().chunk(2, 1)
         candidate = (step[:, size:] + (reset * hidden) @ recurrent[size:].t()).tanh()
-        hidden = torch.lerp(candidate, hidden, update) if keeps else torch.lerp(hidden, candidate, update)
-        if mask is not None:
-            hidden = hidden.masked_fill(mask[t], 0)
+        hidden = gru_state(candidate, update, hidden, keeps, None if mask is None else mask[t])
         outputs.append(hidden)
     return torch.stack(outputs)
+
+
+def gru_state(candidate: Tensor, update: Tensor, hidden: Tensor, keeps: bool, mask: Tensor | None) -> Tensor:
+    """Return the output of a time step."""
+    hidden = torch.lerp(candidate, hidden, update) if keeps else torch.lerp(hidden, candidate, update)
+    return hidden if mask is None else hidden.masked_fill(mask, 0)
 
 
 class GRUSequence(torch.autograd.Function):

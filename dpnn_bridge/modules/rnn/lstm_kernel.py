@@ -32,18 +32,26 @@ def lstm_steps(
     """
     outputs, cells = [], []
     for t, step in enumerate((x @ weight.t() + bias).unbind(0)):
-        i, f, g, o = (step + hidden @ recurrent.t()).chunk(4, 1)
-        if peepholes is not None:
-            i, f = i + peepholes[0] * cell, f + peepholes[1] * cell
-        cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
-        if mask is not None:
-            cell = cell.masked_fill(mask[t], 0)
-        if peepholes is not None:
-            o = o + peepholes[2] * cell
-        hidden = o.sigmoid() * cell.tanh()  # zero where the cell is
+        gates = (step + hidden @ recurrent.t()).chunk(4, 1)
+        hidden, cell = lstm_state(gates, cell, peepholes, None if mask is None else mask[t])
         outputs.append(hidden)
         cells.append(cell)
     return torch.stack(outputs), torch.stack(cells)
+
+
+def lstm_state(
+    gates: tuple[Tensor, ...], cell: Tensor, peepholes: Tensor | None, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return output and cell of a time step, from its gates before peepholes and the cell of the step before."""
+    i, f, g, o = gates
+    if peepholes is not None:
+        i, f = i + peepholes[0] * cell, f + peepholes[1] * cell
+    cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+    if mask is not None:
+        cell = cell.masked_fill(mask, 0)
+    if peepholes is not None:
+        o = o + peepholes[2] * cell
+    return o.sigmoid() * cell.tanh(), cell  # zero where the cell is
 
 
 class LSTMSequence(torch.autograd.Function):

@@ -29,25 +29,12 @@ class Stage(NamedTuple):
         run: computes all outputs from all inputs.
         output: returns a tensor on the meta device like the output of one time step, from one like its input; None if
             unknown.
+        draw: draws the random numbers of the next time step for inputs like a tensor.
     """
 
     run: Callable[[Tensor], Tensor]
     output: Callable[[Tensor], Tensor | None]
-
-
-class _Dropped:
-    """The random factors of a dropout layer at all time steps."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-        self._factors: list[Tensor] = []
-
-    def draw(self, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> None:
-        """Draw the factors of the next time step."""
-        self._factors.append(self.module(torch.ones(shape, dtype=dtype, device=device)))
-
-    def __call__(self, value: Tensor) -> Tensor:
-        return value * torch.stack(self._factors)
+    draw: Callable[[Tensor], None] | None = None
 
 
 def at_once(module: nn.Module, inputs: list[Any] | Tensor) -> Any:
@@ -94,23 +81,37 @@ def _stacked(inputs: list[Any] | Tensor) -> Tensor | None:
 
 
 def _drawn(stages: list[Stage], x: Tensor) -> bool:
-    """Draw random factors in the order of one call per time step; return False if their sizes are unknown."""
-    layers: list[tuple[_Dropped, Tensor]] = []
+    """Draw random numbers in the order of one call per time step; return False if their shapes are unknown."""
+    if not any(stage.draw for stage in stages):
+        return True
+    draws: list[Callable[[], None]] = []
     value: Tensor | None = torch.empty_like(x[0], device="meta")
-    left = sum(isinstance(stage.run, _Dropped) for stage in stages)
-    for stage in stages if left else ():
-        if value is None:
-            return False
-        if isinstance(stage.run, _Dropped):
-            layers.append((stage.run, value))
-            if len(layers) == left:
-                break
-        value = stage.output(value)
+    for stage in stages:
+        if stage.draw is not None:
+            if value is None or (isinstance(stage.run, _CellSteps) and value.dim() != 2):
+                return False
+            draws.append(partial(stage.draw, torch.ones_like(value, device=x.device)))
+        value = None if value is None else stage.output(value)
     with torch.no_grad():
-        for _ in x if left else ():
-            for layer, like in layers:
-                layer.draw(like.shape, like.dtype, x.device)
+        for _ in x:
+            for draw in draws:
+                draw()
     return True
+
+
+class _Dropout:
+    """A layer with dropout over all time steps."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._factors: list[Tensor] = []
+
+    def draw(self, ones: Tensor) -> None:
+        """Draw the factors of the next time step, for inputs of the shape of ``ones``."""
+        self._factors.append(self._module(ones))
+
+    def __call__(self, value: Tensor) -> Tensor:
+        return value * torch.stack(self._factors)
 
 
 def _stages(module: nn.Module, steps: int) -> list[Stage]:
@@ -126,9 +127,13 @@ def _stages(module: nn.Module, steps: int) -> list[Stage]:
         return [stage for stages in members for stage in stages] if all(members) else []
     if isinstance(module, StepModule) and forward in (LSTM.forward, GRU.forward):
         found = recognized(module) if _goes_on_for(module, steps) else None
-        return [] if found is None else [Stage(partial(_step_module, module, found), found.cell.output)]
+        if found is None:
+            return []
+        run = _CellSteps(module, found)
+        return [Stage(run, found.cell.output, run.draw if found.cell.dropouts else None)]
     if is_random(module):
-        return [Stage(_Dropped(module), lambda value: value)]
+        layer = _Dropout(module)
+        return [Stage(layer, lambda value: value, layer.draw)]
     return [Stage(partial(on_all_rows, module), partial(output_of, module))] if is_row_wise(module) else []
 
 
@@ -140,7 +145,7 @@ def _finished(module: Recursor, outputs: Tensor) -> Tensor:
 
 # ---------------------------------------------------------------------- step modules
 class Recognized(NamedTuple):
-    """The cell that a step module computes, the mask around the cell, and the dropout that would keep masks."""
+    """The cell that a step module computes, the mask around it, and the layers with dropout in the order of calls."""
 
     cell: Cell
     mask: MaskZero | None
@@ -154,7 +159,7 @@ def recognized(module: StepModule) -> Recognized | None:
 
 @while_unchanged
 def _recognized(inner: nn.Module, state_names: tuple[str, ...]) -> Recognized | None:
-    mask, dropouts = None, dropouts_in(inner)
+    mask, dropouts = None, [m for m in inner.modules() if isinstance(m, LazyDropout) and m.p]
     if isinstance(inner, MaskZero) and type(inner).forward in (MaskZero.forward, TrimZero.forward) and is_bare(inner):
         inner, mask = inner.module, inner
         if mask.input_dims != 1:
@@ -183,24 +188,45 @@ def _goes_on_for(module: AbstractRecurrent, steps: int) -> bool:
     return module._backward_ran or module.step - module._run_start + steps <= module.rho
 
 
-def _step_module(module: StepModule, found: Recognized, x: Tensor) -> Tensor:
-    """Return the outputs of a step module for inputs :math:`(T, N, I)` or :math:`(T, I)`."""
-    cell, mask, dropouts = found
-    previous = module._state_before(x[0])
-    state = previous if isinstance(previous, list) else [previous]
-    single = x.dim() == 2
-    batch = x.unsqueeze(1) if single else x
-    state = [s.unsqueeze(0) for s in state] if single else state
-    zero = None if mask is None else zero_rows(batch.flatten(0, 1), 1).view(*batch.shape[:2], 1)
-    leaks = isinstance(mask, TrimZero) and zero is not None and bool(zero.all(1).any())  # a step without other rows
-    if leaks or not cell.takes(batch, state) or (single and _counts_dimensions(module)):
-        return torch.stack([module(step) for step in x])
-    outputs, last, states = cell.sequence(batch, state, zero)
+class _CellSteps:
+    """A step module over all time steps.
 
-    def of_step(*values: Tensor) -> Any:
-        each = [v.squeeze(0) for v in values] if single else list(values)
-        return each if len(module.state_names) > 1 else each[0]
+    Args:
+        module: the step module.
+        found: what it computes.
+    """
 
-    module.pass_steps(len(x), [outputs, *last[1:]], dropouts)
-    module.keep(of_step(*last), lambda: [of_step(*values) for values in zip(*states(), strict=True)], len(x))
-    return outputs.squeeze(1) if single else outputs
+    def __init__(self, module: StepModule, found: Recognized) -> None:
+        self._module, self._found = module, found
+        self._masks: dict[LazyDropout, list[Tensor]] = {layer: [] for layer in found.cell.dropouts}
+
+    def draw(self, inputs: Tensor) -> None:
+        """Draw the masks of the next time step, for inputs of the shape :math:`(N, I)` of ``inputs``."""
+        states = inputs.new_empty(self._found.cell.output(inputs).shape)
+        of_inputs = {id(gate.dropouts[0]) for gate in self._found.cell.gates.values()}
+        for layer in self._found.dropouts:
+            masks = self._masks[layer]
+            layer.step = self._module.step + len(masks)
+            masks.append(layer._mask(inputs if id(layer) in of_inputs else states))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the outputs for inputs :math:`(T, N, I)` or :math:`(T, I)`."""
+        (cell, mask, dropouts), module = self._found, self._module
+        previous = module._state_before(x[0])
+        state = previous if isinstance(previous, list) else [previous]
+        single = x.dim() == 2
+        batch = x.unsqueeze(1) if single else x
+        state = [s.unsqueeze(0) for s in state] if single else state
+        zero = None if mask is None else zero_rows(batch.flatten(0, 1), 1).view(*batch.shape[:2], 1)
+        leaks = isinstance(mask, TrimZero) and zero is not None and bool(zero.all(1).any())  # a step without other rows
+        if leaks or not cell.takes(batch, state) or (single and _counts_dimensions(module)):
+            return torch.stack([module(step) for step in x])
+        outputs, last, states = cell.sequence(batch, state, zero, self._masks or None)
+
+        def of_step(*values: Tensor) -> Any:
+            each = [v.squeeze(0) for v in values] if single else list(values)
+            return each if len(module.state_names) > 1 else each[0]
+
+        module.pass_steps(len(x), [outputs, *last[1:]], dropouts)
+        module.keep(of_step(*last), lambda: [of_step(*values) for values in zip(*states(), strict=True)], len(x))
+        return outputs.squeeze(1) if single else outputs

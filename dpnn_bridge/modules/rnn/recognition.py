@@ -10,10 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.modules.rnn.algebra import Term, depends_on
+from dpnn_bridge.modules.rnn.dropout import LazyDropout
+from dpnn_bridge.modules.rnn.dropped_cells import dropped_gru, dropped_lstm
 from dpnn_bridge.modules.rnn.gru_kernel import GRUSequence
-from dpnn_bridge.modules.rnn.lstm import LSTMWeights, lstm_sequence
+from dpnn_bridge.modules.rnn.lstm import TORCH_ORDER, LSTMWeights, lstm_sequence
 from dpnn_bridge.modules.rnn.products import fit
 
+#: the masks of layers with dropout for each time step
+Masks = Mapping[LazyDropout, list[Tensor]]
 #: a range of the rows of a parameter: its module, the first row, the row after the last
 Range = tuple[Any, int, int]
 
@@ -27,12 +31,14 @@ class Gate:
         state: the matrices of the state.
         bias: the biases.
         peephole: the vector that multiplies the cell, or None.
+        dropouts: the layers through which the gate sees input and state; none, or one of each.
     """
 
     input: list[Range] = field(default_factory=list)
     state: list[Range] = field(default_factory=list)
     bias: list[Range] = field(default_factory=list)
     peephole: nn.Module | None = None
+    dropouts: list[LazyDropout] = field(default_factory=list)
 
 
 @dataclass
@@ -47,19 +53,33 @@ class Cell:
     input: Term
     gates: Mapping[str, Gate]
 
-    def sequence(self, x: Tensor, state: list[Tensor], mask: Tensor | None) -> tuple[Tensor, list[Tensor], Any]:
+    def sequence(
+        self, x: Tensor, state: list[Tensor], mask: Tensor | None, masks: Masks | None = None
+    ) -> tuple[Tensor, list[Tensor], Any]:
         """Compute the outputs of a whole sequence.
 
         Args:
             x: :math:`(T, N, I)`.
             state: the state at the start, output first, each :math:`(N, H)`.
             mask: time steps whose state is zero, :math:`(T, N, 1)`, or None.
+            masks: of each layer of :attr:`dropouts` for each time step; None without such layers.
 
         Returns:
             The outputs :math:`(T, N, H)`, the last state, which shares no memory with them, and a function that returns
             the states after all time steps, each :math:`(T, N, H)`.
         """
         raise NotImplementedError
+
+    @property
+    def dropouts(self) -> list[LazyDropout]:
+        """The layers with dropout inside the gates."""
+        return [layer for gate in self.gates.values() for layer in gate.dropouts]
+
+    def _factors(self, masks: Masks, order: str) -> tuple[Tensor, Tensor]:
+        """Return the masks of the input, :math:`(gates, T, N, I)`, and those of the state, :math:`(T, gates, N, H)`."""
+        layers = zip(*(self.gates[name].dropouts for name in order), strict=True)
+        of_input, of_state = ([torch.stack(masks[layer]) for layer in each] for each in layers)
+        return torch.stack(of_input), torch.stack(of_state, 1)
 
     def takes(self, x: Tensor, state: list[Tensor]) -> bool:
         """Return whether input, state and weights are of one type, on one device, and of sizes that belong together."""
@@ -77,14 +97,21 @@ class Cell:
 class LSTMCell(Cell):
     """A cell with input, forget and output gate; :attr:`gates` has the keys of ``"ifgo"``, ``g`` the candidate."""
 
-    def sequence(self, x: Tensor, state: list[Tensor], mask: Tensor | None) -> tuple[Tensor, list[Tensor], Any]:
+    def sequence(
+        self, x: Tensor, state: list[Tensor], mask: Tensor | None, masks: Masks | None = None
+    ) -> tuple[Tensor, list[Tensor], Any]:
         hidden, cell = state
+        if masks is not None:
+            w = self.weights(TORCH_ORDER)
+            values, factors = (w.weight, w.recurrent, w.bias, w.peepholes), self._factors(masks, TORCH_ORDER)
+            outputs, all_cells = dropped_lstm(x, factors, *values, hidden, cell, mask)
+            return outputs, [outputs[-1].clone(), all_cells[-1]], lambda: [outputs, all_cells]
         outputs, last, cells = lstm_sequence(x, self.weights(), hidden, cell, mask)
         return outputs, [outputs[-1].clone(), last], lambda: [outputs, cells()]
 
-    def weights(self) -> LSTMWeights:
-        """Return the parameters."""
-        order = _natural_order(self.gates)
+    def weights(self, order: str | None = None) -> LSTMWeights:
+        """Return the parameters in an order of the gates; None: the one that costs least."""
+        order = _natural_order(self.gates) if order is None else order
         weight, bias, recurrent = stacked(self.gates, order)
         peepholes = [self.gates[name].peephole for name in "ifo"]
         if all(p is None for p in peepholes):
@@ -97,8 +124,11 @@ class LSTMCell(Cell):
 class RNNCell(Cell):
     """A cell that is the hyperbolic tangent of one gate, ``"n"``."""
 
-    def sequence(self, x: Tensor, state: list[Tensor], mask: Tensor | None) -> tuple[Tensor, list[Tensor], Any]:
+    def sequence(
+        self, x: Tensor, state: list[Tensor], mask: Tensor | None, masks: Masks | None = None
+    ) -> tuple[Tensor, list[Tensor], Any]:
         assert mask is None, "torch.rnn_tanh takes no mask"
+        assert masks is None, "torch.rnn_tanh takes no masks"
         weight, bias, recurrent = stacked(self.gates, "n")
         weights = [weight, recurrent, bias, torch.zeros_like(bias)]
         train = torch.is_grad_enabled()
@@ -116,9 +146,15 @@ class GRUCell(Cell):
 
     keeps: bool = True
 
-    def sequence(self, x: Tensor, state: list[Tensor], mask: Tensor | None) -> tuple[Tensor, list[Tensor], Any]:
+    def sequence(
+        self, x: Tensor, state: list[Tensor], mask: Tensor | None, masks: Masks | None = None
+    ) -> tuple[Tensor, list[Tensor], Any]:
         weight, bias, recurrent = stacked(self.gates, "rzc")
-        outputs = GRUSequence.apply(x, weight, recurrent, bias, state[0], mask, self.keeps)
+        values = (weight, recurrent, bias, state[0], mask, self.keeps)
+        if masks is None:
+            outputs = GRUSequence.apply(x, *values)
+        else:
+            outputs = dropped_gru(x, self._factors(masks, "rzc"), *values)
         return outputs, [outputs[-1].clone()], lambda: [outputs]
 
 
@@ -216,7 +252,8 @@ def _is_rest(term: Term, share: Term) -> bool:
 
 
 def _gru(candidate: Term, update: Term, hidden: Term, keeps: bool) -> GRUCell | None:
-    gated = [t.args[0] for t in _parts(candidate) if t.kind == "linear" and t.args[0].kind == "product"]
+    seen = [_seen(t.args[0])[0] for t in _parts(candidate) if t.kind == "linear"]
+    gated = [value for value in seen if value.kind == "product"]
     resets = [gate for value in gated for gate, old in _pairs(value, "product") if old is hidden]
     if not resets or any(r is not resets[0] for r in resets) or resets[0].kind != "sigmoid":
         return None
@@ -240,9 +277,11 @@ def _cell(
         gate = found[name] = Gate()
         for part in _parts(term):
             if part.kind == "linear":
-                inner, *rows = part.args
-                (gate.state if inner is states[name] else gate.input).append(tuple(rows))
-                if inner is not states[name]:
+                (inner, dropouts), rows = _seen(part.args[0]), part.args[1:]
+                of_state = inner is states[name]
+                (gate.state if of_state else gate.input).append(rows)
+                gate.dropouts = [*gate.dropouts, *dropouts] if of_state else [*dropouts, *gate.dropouts]
+                if not of_state:
                     inputs.append(inner)
             elif part.kind == "bias":
                 gate.bias.append(part.args)
@@ -251,10 +290,21 @@ def _cell(
             else:
                 return None
     counts = {(len(g.input), len(g.state), len(g.bias)) for g in found.values()}
-    same = len(counts) == 1 and all(counts.copy().pop()[:2])
+    same = len(counts) == 1 and all(counts.copy().pop()[:2]) and _consistent([g.dropouts for g in found.values()])
     if not same or any(x is not inputs[0] for x in inputs) or depends_on(inputs[0], recurrent):
         return None
     return kind(inputs[0], found, **options)
+
+
+def _seen(term: Term) -> tuple[Term, list[LazyDropout]]:
+    """Return a term without dropout, and the dropout."""
+    return (term.args[0], [term.args[1]]) if term.kind == "dropped" else (term, [])
+
+
+def _consistent(dropouts: list[list[LazyDropout]]) -> bool:
+    """Return whether no gate has dropout, or each sees input and state through layers of its own."""
+    layers = {id(layer) for each in dropouts for layer in each}
+    return not layers or (all(len(each) == 2 for each in dropouts) and len(layers) == 2 * len(dropouts))
 
 
 def _parts(term: Term) -> tuple[Term, ...]:

@@ -92,7 +92,9 @@ def step_model(model: nn.Module, count: int) -> StepModel | None:
     for places in [*permutations(range(count), 2), *((i,) for i in range(count))]:
         cell = None if cells.keys() & set(places) else cell_of([values[i] for i in places], [before[i] for i in places])
         cells.update(dict.fromkeys(places, (cell, places)) if cell is not None else {})
-    return StepModel(x, before, values[:count], values[count:], cells) if len(cells) == count else None
+    if len(cells) < count or any(cell.dropouts for cell, _ in cells.values()):
+        return None
+    return StepModel(x, before, values[:count], values[count:], cells)
 
 
 class _Run:

@@ -131,6 +131,8 @@ def _of_cells(cells: list[Cell]) -> list[_Layer]:
     """Return the layers that compute the same as cells, none if one of them is of another kind."""
     layers = []
     for cell in cells:
+        if cell.dropouts:
+            return []
         if isinstance(cell, LSTMCell) and (weights := cell.weights()).peepholes is None:
             layers.append(_lstm(weights))
         elif isinstance(cell, RNNCell):
