@@ -124,6 +124,8 @@ def _compare_tensors(layers: NamedLayers, module: nn.Module, written: Written) -
     absent: dict[str, None] = {}
     for name, ours in state.items():
         owner, _, leaf = name.rpartition(".")
+        if leaf == "num_batches_tracked" and getattr(module.get_submodule(owner), "momentum", None) is not None:
+            continue  # Torch7 does not count batches, and nothing is computed of their number
         layer = layers.of(owner)
         theirs = written.tensors.get(name)
         if theirs is None and not written.complete:

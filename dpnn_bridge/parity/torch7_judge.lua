@@ -22,16 +22,22 @@ local function missing(classes)
 end
 
 local function require_packages(classes)
-   local reasons = {}
+   local reasons, absent = {}, {}
    for _, package in ipairs(PACKAGES) do
       local names = missing(classes)
       if #names == 0 then return end
       local ok, reason = pcall(require, package)
-      if not ok then table.insert(reasons, package .. ': ' .. tostring(reason):match('^[^\n]*')) end
+      if not ok and tostring(reason):find("module '" .. package .. "' not found", 1, true) then
+         table.insert(absent, package)
+      elseif not ok then
+         table.insert(reasons, package .. ': ' .. tostring(reason):match('^[^\n]*'))
+      end
    end
    local names = missing(classes)
    if #names > 0 then
-      error('no class ' .. table.concat(names, ', ') .. ' in the packages of this Torch7 (' .. table.concat(reasons, '; ') .. ')', 0)
+      if #absent > 0 then table.insert(reasons, 'without ' .. table.concat(absent, ', ')) end
+      error('no class ' .. table.concat(names, ', ') .. ' in the packages of this Torch7 (' .. table.concat(reasons, '; ')
+         .. '); install the package, or compare with its Lua sources (--lua-path)', 0)
    end
 end
 

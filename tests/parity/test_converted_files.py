@@ -197,6 +197,14 @@ def test_a_weight_under_another_name_is_not_taken_for_a_constant(
     ]
 
 
+def test_batches_that_a_norm_counted_are_no_result(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2)).eval()
+    dpnn_bridge.write_t7(tmp_path / "model.t7", net)
+    net[0].num_batches_tracked += 30  # type: ignore[operator]
+    dpnn_bridge.save(tmp_path / "model.pt", net)
+    assert verify(tmp_path / "model.t7", converted=tmp_path / "model.pt").ok
+
+
 def test_a_file_in_another_precision_is_compared_in_it(model: Path, tmp_path: Path) -> None:
     dpnn_bridge.convert(model, tmp_path / "half.pt", dtype=torch.float16)
     result = verify(model, tmp_path / "half.pt", input=residual_input())
