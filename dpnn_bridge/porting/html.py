@@ -94,7 +94,10 @@ def _boxes(steps: list[Step], rows: list[int], column: int, wrong: int | None) -
 
 def _label(step: Step) -> str:
     """Return the end of the layer's name, and the beginning of the operation."""
-    name = step.name if len(step.name) <= _NAME else f"…{step.name[-_NAME:]}"
+    name = step.name
+    if len(name) > _NAME:
+        end = name[-_NAME:]
+        name = f"…{end[max(0, end.find('.')) :]}"  # whole parts of a path
     text = f"{name} {step.text}".strip()
     return text if len(text) <= _LABEL else f"{text[: _LABEL - 1]}…"
 

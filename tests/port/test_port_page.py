@@ -57,6 +57,13 @@ def test_the_deviation_is_marked() -> None:
     assert html.count("<path class=layer ") == 1
 
 
+def test_a_long_path_is_cut_between_its_parts() -> None:
+    nested = nn.Sequential(nn.Sequential(nn.Sequential(nn.Sequential(nn.Linear(3, 2)))))
+    example = torch.randn(2, 3)
+    lua = dpnn_bridge.to_torch(dpnn_bridge.to_lua(nested))
+    assert ">….modules[1].modules[1] linear" in port_page(dpnn_bridge.port(lua, nested, example), "net")
+
+
 @pytest.mark.parametrize("suffix", ["html", "json"])
 def test_the_command_writes_it(tmp_path: Path, suffix: str) -> None:
     (tmp_path / "my_models.py").write_text(NETWORK)
