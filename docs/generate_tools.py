@@ -259,8 +259,9 @@ REASONS = {
 
 
 def _reason(error: Exception) -> str:
-    where = traceback.extract_tb(error.__traceback__)[-1].name
-    message = str(error).strip() or f"{type(error).__name__} in {where}"
+    message = str(error).strip()
+    if not message:
+        message = f"{type(error).__name__} in {traceback.extract_tb(error.__traceback__)[-1].name}"
     for pattern, reason in REASONS.items():
         if re.search(pattern, message):
             return reason
