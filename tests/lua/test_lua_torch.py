@@ -372,3 +372,15 @@ def test_adding_zero_times_a_tensor_is_no_operation_of_blas() -> None:
         found = _run(code, n)
         assert isinstance(found, tuple)
         assert [math.isnan(v) for v in found] == [False, True, n > 1], n
+
+
+def test_a_convolution_of_planes_has_the_bits_of_each_plane() -> None:
+    difference = LuaBridge().execute(
+        """
+        torch.manualSeed(7)
+        local x, k = torch.rand(19, 14, 13), torch.rand(3, 4, 3)
+        local planes = torch.conv3(torch.repeatTensor(x, 2, 1, 1, 1), torch.repeatTensor(k, 2, 1, 1, 1))
+        return (torch.conv3(x, k) - planes[2]):abs():max()
+        """
+    )
+    assert difference == 0

@@ -11,34 +11,29 @@ from dpnn_bridge.lua.dispatch import torch_function
 from dpnn_bridge.lua.tensor import Tensor, TorchError, cast_tensor
 
 
-def _convolve(planes: torch.Tensor, kernels: torch.Tensor, full: bool, flip: bool, groups: int) -> torch.Tensor:
-    """Correlate planes (C x ...) with kernels (K x C/groups x ...)."""
+def _convolve(planes: torch.Tensor, kernels: torch.Tensor, full: bool, flip: bool) -> torch.Tensor:
+    """Correlate planes (C x ...) with kernels (K x C x ...)."""
     space = planes.dim() - 1
     if not full and any(a < b for a, b in zip(planes.shape[1:], kernels.shape[2:], strict=True)):
         raise TorchError("bad argument #2 (input image is smaller than kernel)")
     turned = kernels.flip(list(range(2, 2 + space)))
     if not planes.is_floating_point():
         padding = [n - 1 for n in kernels.shape[2:]] if full else [0] * space
-        return _convolve_integers(planes, turned if flip else kernels, padding, groups)
+        return _convolve_integers(planes, turned if flip else kernels, padding)
     if not full:
         f = F.conv2d if space == 2 else F.conv3d
-        return f(planes.unsqueeze(0), turned if flip else kernels, groups=groups).squeeze(0)
+        return f(planes.unsqueeze(0), turned if flip else kernels).squeeze(0)
     f = F.conv_transpose2d if space == 2 else F.conv_transpose3d  # nothing is multiplied by padding, as infinity is NaN
     spread = kernels if flip else turned
-    return f(planes.unsqueeze(0), spread if groups > 1 else spread.transpose(0, 1), groups=groups).squeeze(0)
+    return f(planes.unsqueeze(0), spread.transpose(0, 1)).squeeze(0)
 
 
-def _convolve_integers(
-    planes: torch.Tensor, kernels: torch.Tensor, padding: Sequence[int], groups: int
-) -> torch.Tensor:
-    """Correlate in 64 bits, which wrap as C's integers do; ``groups`` is 1 or the number of planes."""
+def _convolve_integers(planes: torch.Tensor, kernels: torch.Tensor, padding: Sequence[int]) -> torch.Tensor:
+    """Correlate in 64 bits, which wrap as C's integers do."""
     windows = F.pad(planes, [n for n in reversed(padding) for _ in range(2)])
     for d, n in enumerate(kernels.shape[2:], 1):
         windows = windows.unfold(d, n, 1)
     inner = list(range(-len(padding), 0))
-    if groups > 1:
-        shape = (len(kernels), *[1] * len(padding), *kernels.shape[2:])
-        return (windows * kernels.reshape(shape)).sum(inner)
     columns = windows.movedim(inner, list(range(1, len(padding) + 1))).flatten(0, len(padding))
     return torch.tensordot(kernels.flatten(1), columns, 1)
 
@@ -49,15 +44,16 @@ def _declare(name: str, space: int, flip: bool) -> None:
         exact = x if x.is_floating_point() else x.long()
         k = k.to(exact.dtype)
         if image.dim == space:
-            result = _convolve(exact[None], k[None, None], full, flip, 1)[0]
+            result = _convolve(exact[None], k[None, None], full, flip)[0]
         elif kernel.dim == space + 1:
             if image.size[0] != kernel.size[0]:
                 raise TorchError("bad argument #2 (invalid number of input/kernel planes)")
-            result = _convolve(exact, k[:, None], full, flip, image.size[0])
+            pairs = zip(exact, k, strict=True)  # with the bits of each plane alone
+            result = torch.stack([_convolve(x[None], k[None, None], full, flip)[0] for x, k in pairs])
         else:
             if kernel.size[1] != image.size[0]:
                 raise TorchError("bad argument #2 (invalid number of input planes)")
-            result = _convolve(exact, k, full, flip, 1)
+            result = _convolve(exact, k, full, flip)
         r.assign(cast_tensor(result, image.ty))
 
     for a, b in ((space, space), (space + 1, space + 1), (space + 1, space + 2)):
