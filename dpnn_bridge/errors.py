@@ -55,9 +55,12 @@ class FileAccessError(DpnnBridgeError, OSError):
 
 
 class T7Error(DpnnBridgeError):
-    """The input cannot be read as a Torch7 file."""
+    """The input cannot be read as a Torch7 file; its message is one line, whatever names the file contains."""
 
     exit_code = 3
+
+    def __str__(self) -> str:
+        return super().__str__().replace("\n", "\\n")
 
 
 class NotT7Error(T7Error):

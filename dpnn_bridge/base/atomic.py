@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,24 @@ _NOTHING = "; nothing was written"
 
 
 # ---------------------------------------------------------------------- what may be written
-_kept: ContextVar[tuple[StrPath, ...]] = ContextVar("inputs that no output replaces", default=())
+#: suffix of programs that no command writes: Lua requires them by names that are not known before
+_LUA = ".lua"
+_kept: ContextVar[tuple[Callable[[], Iterable[StrPath]], ...]] = ContextVar("inputs that are kept", default=())
 
 
-def keeping(inputs: Iterable[StrPath]) -> AbstractContextManager[None]:
-    """Refuse to replace these files by outputs inside the ``with`` block."""
-    return scoped(_kept, (*_kept.get(), *inputs))
+def keeping(inputs: Callable[[], Iterable[StrPath]]) -> AbstractContextManager[None]:
+    """Refuse to replace files by outputs inside the ``with`` block.
+
+    Args:
+        inputs: Returns the files, when an output is checked.
+    """
+    return scoped(_kept, (*_kept.get(), inputs))
+
+
+def imported_files() -> list[str]:
+    """Return the Python files that this process has imported, but for those of its installation."""
+    files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+    return [file for file in files if file and not file.startswith((sys.prefix, sys.base_prefix))]
 
 
 def check_output(path: StrPath, force: bool, inputs: Iterable[StrPath] = ()) -> None:
@@ -73,7 +86,9 @@ def check_output(path: StrPath, force: bool, inputs: Iterable[StrPath] = ()) -> 
         raise _cannot_write(path, e) from None
     if not stat.S_ISREG(found.st_mode):
         raise OutputError(f"{path} is {_kind(found.st_mode)}, which is never replaced; choose another name")
-    for source in (*inputs, *_kept.get()):
+    if os.path.realpath(path).endswith(_LUA):
+        raise OutputError(f"{path} is a Lua file, which is never replaced; choose another name")
+    for source in chain(inputs, *(files() for files in _kept.get())):
         with suppress(OSError, ValueError):
             if os.path.samestat(found, os.stat(source)):
                 raise OutputError(f"{path} is the input {source}, which is never replaced; choose another name")

@@ -10,6 +10,8 @@ from dpnn_bridge.errors import MissingFileError, NotT7Error
 
 #: bytes of an input that is read as a whole: a program, a list, a line of a manifest
 MOST_BYTES = 1 << 24
+#: folders of the kernel: it says that their files are regular, but they may have no end, or wait for an event
+_KERNEL = ("/proc/", "/sys/")
 
 
 def check_file(path: str | os.PathLike[str], most: int | None = None) -> None:
@@ -47,7 +49,7 @@ def read_file(path: str | os.PathLike[str], most: int = MOST_BYTES) -> bytes:
 def _check(path: str | os.PathLike[str], status: os.stat_result, most: int | None) -> None:
     if stat.S_ISDIR(status.st_mode):
         raise NotT7Error(f"{os.fspath(path)}: is a directory; name a file in it, or all files with /*.t7")
-    if not stat.S_ISREG(status.st_mode):
+    if not stat.S_ISREG(status.st_mode) or os.path.realpath(path).startswith(_KERNEL):
         raise NotT7Error(f"{os.fspath(path)}: is not a regular file; copy its content to a regular file first")
     if most is not None and status.st_size > most:
         raise _too_large(path, most)

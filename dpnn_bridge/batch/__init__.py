@@ -26,7 +26,7 @@ from typing import Any
 from typing_extensions import Unpack
 
 from dpnn_bridge.base.arguments import checks_arguments, renamed
-from dpnn_bridge.base.atomic import check_output
+from dpnn_bridge.base.atomic import check_output, imported_files, keeping
 from dpnn_bridge.base.folders import remove_abandoned
 from dpnn_bridge.base.remote import Place, absolute, beside, is_there, listed, place_of, without_query
 from dpnn_bridge.base.shards import checksum_of
@@ -365,6 +365,12 @@ def _run_in_workers(calls: Sequence[Call], jobs: int, options: dict[str, Any]) -
                 yield Outcome(call[0], "failed", message, DpnnBridgeError.exit_code)
 
 
+def _run_in_worker(task: Task, line: Line | None, **options: Any) -> Outcome:
+    """Run one conversion in a process of its own, which replaces no program that it has imported."""
+    with keeping(imported_files):
+        return run_one(task, line, **options)
+
+
 def _until_one_dies(
     waiting: deque[Call], jobs: int, options: dict[str, Any]
 ) -> Generator[Outcome, None, Sequence[Call]]:
@@ -376,7 +382,7 @@ def _until_one_dies(
             while waiting and len(running) < jobs:
                 call = waiting.popleft()
                 try:
-                    running[pool.submit(run_one, *call, **options)] = call
+                    running[pool.submit(_run_in_worker, *call, **options)] = call
                 except BrokenProcessPool:
                     lost.append(call)
                     break

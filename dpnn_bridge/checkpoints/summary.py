@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from dpnn_bridge.base.display import printable
 from dpnn_bridge.base.notebook import table
 from dpnn_bridge.checkpoints.architectures import Architecture
 from dpnn_bridge.checkpoints.describe import format_bytes
@@ -81,8 +82,8 @@ class Model:
         if self.problem:
             return f"cannot be converted: {self.problem}"
         if self.unsupported:
-            reasons = "".join(f"\n  {reason}" for reason in self.reasons)
-            return f"NOT supported: {', '.join(self.unsupported)}{reasons}"
+            reasons = "".join(f"\n  {printable(reason)}" for reason in self.reasons)
+            return f"NOT supported: {', '.join(map(printable, self.unsupported))}{reasons}"
         return f"supported; does not run on this input: {self.refused}" if self.refused else "supported"
 
 
@@ -146,7 +147,8 @@ def lines(found: Summary) -> Iterator[tuple[str, str]]:
         size = f"{model.parameters:,} parameters{memory}"
         modules = f"{model.modules} module{'s' * (model.modules != 1)}"
         yield "", ""
-        yield "bold green", f"model{f' {model.key}' if model.key else ''}: {model.lua}, {modules}, {size}"
+        name = printable(f"model {model.key}".rstrip() + f": {model.lua}")
+        yield "bold green", f"{name}, {modules}, {size}"
         yield ("green" if model.supported == "supported" else "red"), model.supported
         for note in model.notes:
             yield "yellow", f"note: {note}"
@@ -179,7 +181,8 @@ def _table(layers: list[Layer]) -> list[str]:
             rows.append((f"… {len(layers) - LAYERS} more", "", "", "", "", ""))
         else:
             count = f"{layer.parameters:,}" if layer.parameters else ""
-            rows.append((layer.path, layer.name, layer.lua, layer.torch, count, layer.shape))
+            texts = map(printable, (layer.path, layer.name, layer.lua, layer.torch))
+            rows.append((*texts, count, layer.shape))
     left_out = {i for i, values in ((1, "name"), (5, "shape")) if not any(getattr(layer, values) for layer in layers)}
     columns = [i for i in range(6) if i not in left_out]
     widths = [min(max(len(row[i]) for row in rows), 32) for i in range(6)]

@@ -26,6 +26,7 @@ from dpnn_bridge.cli.terminal import (
     FolderType,
     SourceType,
     accept_only,
+    check_apart,
     console,
     dask_option,
     executor_of,
@@ -253,14 +254,12 @@ class _Request:
             keep_inputs(self.manifest)
         if self.out_dir is None and isinstance(self.files[1], Path):
             check_output(self.files[1], True)
-        if self.card is not None:
-            if os.path.abspath(self.card) == os.path.abspath(self.files[1]):
-                raise click.UsageError("--card and OUT are the same file")
-            check_output(self.card, True)
-        if self.report is not None:
-            if os.path.abspath(self.report) == os.path.abspath(self.files[1]):
-                raise click.UsageError("--report and OUT are the same file")
-            check_output(self.report, True)
+        if self.out_dir is None:
+            written = index_of(self.files[1]) if self.sharded else self.files[1]
+            check_apart(None if written == "-" else place_of(written), self.card, self.report)
+        for page in (self.card, self.report):
+            if page is not None:
+                check_output(page, True)
 
     def _load(self, progress: Callable[[str], None]) -> Any:
         """Import PyTorch and parse the options that need it. Refuse options that a format does not accept."""
@@ -327,6 +326,7 @@ class _Request:
         else:
             target = place_of(index_of(self.files[1])) if self.sharded else self.files[1]
             tasks = batch.tasks_for_models(self.files[0], target, keys=model_keys(self.files[0]))
+        check_apart(self.manifest, *(task.target for task in tasks))
         with executor_of(1, self.dask) as executor:
             how = {"jobs": self.jobs, "executor": executor, "manifest": self.manifest, "force": self.force}
             outcomes = batch.run(tasks, to=self.to, **how, **self.options)

@@ -6,7 +6,6 @@ import ast
 import importlib
 import importlib.util
 import json
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dpnn_bridge.base.atomic import after, check_output, replacing, write_text
-from dpnn_bridge.cli.terminal import console, keep_inputs, plain_table, say, say_written, steps
+from dpnn_bridge.cli.terminal import check_apart, console, keep_inputs, plain_table, say, say_written, steps
 from dpnn_bridge.errors import OptionError, VerificationError
 
 if TYPE_CHECKING:
@@ -69,7 +68,9 @@ def _arguments(text: str, whole: str) -> tuple[list[Any], dict[str, Any]]:
 
 def _module(place: str) -> Any:
     if not place.endswith(".py"):
-        return importlib.import_module(place)
+        module = importlib.import_module(place)
+        keep_inputs(getattr(module, "__file__", None))
+        return module
     path = Path(place)
     if not path.is_file():
         raise OptionError(f"{place}: no such file")
@@ -77,16 +78,13 @@ def _module(place: str) -> Any:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    before = set(sys.modules)
     sys.modules[path.stem] = module
-    folder = str(path.parent.resolve())
-    sys.path.insert(0, folder)
+    sys.path.insert(0, str(path.parent.resolve()))
     try:
         spec.loader.exec_module(module)
     finally:
         sys.path.pop(0)
-    files = [getattr(sys.modules[name], "__file__", None) or "" for name in set(sys.modules) - before]
-    keep_inputs(path, *(file for file in files if file.startswith(folder)))
+    keep_inputs(path)
     return module
 
 
@@ -143,8 +141,7 @@ def convert_into(files: Sequence[Any], into: str, inputs: Sequence[str], key: st
     if len(files) != 2 or Path(str(files[1])).suffix not in (".pt", ".pth", ".safetensors"):
         raise click.UsageError("--into takes IN.t7 and one output: OUT.pt, OUT.pth or OUT.safetensors")
     source, target, page = Path(files[0]), Path(files[1]), how["report_to"]
-    if page is not None and os.path.abspath(page) == os.path.abspath(target):
-        raise click.UsageError("--report and OUT are the same file")
+    check_apart(target, page)
     keep_inputs(source, *inputs)
     network = network_of(into)
     check_output(target, how["force"])

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from dpnn_bridge.base.atomic import keeping
+from dpnn_bridge.base.atomic import imported_files, keeping
 from dpnn_bridge.base.boundary import as_ours
 from dpnn_bridge.base.display import printable, printable_lines
 from dpnn_bridge.base.folders import Terminated
@@ -66,7 +66,7 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with _printable_usage_errors():
+            with _printable_usage_errors(), keeping(imported_files):
                 return super().invoke(ctx)
         except DpnnBridgeError as error:
             say(f"error: {in_options(str(error))}", err=True)
@@ -168,7 +168,25 @@ def keep_inputs(*inputs: Any) -> None:
         if os.fspath(index).endswith(INDEX):
             with suppress(DpnnBridgeError):  # the reader says what is wrong with it
                 shards += shards_of(Path(index))
-    click.get_current_context().with_resource(keeping([*files, *shards]))
+    click.get_current_context().with_resource(keeping(lambda: [*files, *shards]))
+
+
+def check_apart(*outputs: Any) -> None:
+    """Refuse two outputs of a command that are one file, also through linked folders.
+
+    Args:
+        *outputs: Local files; None, ``-`` and addresses are left out.
+
+    Raises:
+        UsageError: Two are the same file.
+    """
+    found: dict[str, Path] = {}
+    for output in outputs:
+        if isinstance(output, Path):
+            place = os.path.normcase(os.path.join(os.path.realpath(output.parent), output.name))
+            if place in found:
+                raise click.UsageError(f"two outputs are the same file: {found[place]} and {output}")
+            found[place] = output
 
 
 def accept_only(form: str, *names: str) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from dpnn_bridge.base.atomic import check_output, write_text
+from dpnn_bridge.base.display import printable
 from dpnn_bridge.cli.checklist import print_checklist
 from dpnn_bridge.cli.terminal import (
     DTYPES,
@@ -239,9 +240,6 @@ class Request:
         files = (self.model, self.converted, self.reference, self.known_differences, self.torch7)
         keep_inputs(*files, *self.plugin, *self.lua, *self.inputs, *self.outputs)
         if self.html is not None:
-            real = Path(os.path.realpath(self.html))
-            if real.suffix == ".lua" and any(real.is_relative_to(os.path.realpath(p)) for p in self.lua_path):
-                keep_inputs(real)
             check_output(self.html, True)
 
 
@@ -342,11 +340,12 @@ def _verify_manifest(request: Request) -> None:
         click.echo(json.dumps({**report, "lines": [c.to_dict() for c in done]}, indent=2))
     elif not request.quiet:
         for c in done if request.verbose else []:
-            say(f"{c.verdict}: {c.target}")
+            say(f"{c.verdict}: {printable(c.target)}")
         verdicts = ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
         say(f"{len(done)} file{'s' * (len(done) != 1)}: {verdicts or 'nothing was converted'}")
     for c in failed if not request.as_json else []:
-        say(f"error: {c.target}: {c.verdict}{f': {in_options(c.message)}' if c.message else ''}", err=True)
+        text = f"{c.target}: {c.verdict}{f': {in_options(c.message)}' if c.message else ''}"
+        say(f"error: {printable(text)}", err=True)  # one line, whatever a manifest contains
     if failed:
         sys.exit(VerificationError.exit_code)
 

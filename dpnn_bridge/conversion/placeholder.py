@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from dpnn_bridge.base.display import printable
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaObject
 
@@ -31,4 +32,4 @@ class Placeholder(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        return self.class_name
+        return printable(self.class_name)

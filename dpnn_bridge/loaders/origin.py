@@ -18,6 +18,7 @@ from typing import IO, Any, NamedTuple
 from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.base.folders import temporary_folder
 from dpnn_bridge.base.reading import causing_os_error, open_input
+from dpnn_bridge.base.regular import check_file
 from dpnn_bridge.base.remote import beside, download, place_of, without_query
 from dpnn_bridge.base.shards import shards_of
 from dpnn_bridge.base.suffixes import INDEX
@@ -93,6 +94,7 @@ def local_file(origin: Origin, sha256: str | None = None, *, unpack: bool = True
             opened = io.BytesIO(origin) if isinstance(origin, (bytes, bytearray, memoryview)) else origin
             path = _copy(opened, folder / _base(name))
         if os.path.isfile(path):  # is_file() raises for a name that is too long
+            check_file(path)
             if sha256 is not None:
                 _check_sum(path, sha256, name)
             path = _unpacked(path, folder, name) if unpack else path

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from dpnn_bridge.base.boundary import wrap_errors
+from dpnn_bridge.base.display import printable
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.objects import LuaObject
@@ -30,6 +32,15 @@ class ObjectBridge(Protocol):
     def push(self, obj: Any, tensors: Tensors) -> None: ...
     def forward(self, obj: Any, input: Any, tensors: Tensors) -> Any: ...
     def backward(self, obj: Any, input: Any, grad_output: Any, tensors: Tensors) -> tuple[Any, list[torch.Tensor]]: ...
+
+
+#: what a Lua class, or a sandbox that its code took over, answers may be anything
+_read_answers = wrap_errors(LuaBridgeError, "reading what Lua answered")
+
+
+def _attribute(name: str) -> str:
+    """Return the attribute for a tensor that Lua names."""
+    return name.replace(".", "_") or "_"
 
 
 def _flatten(value: Any, tensors: list[torch.Tensor]) -> Any:
@@ -158,23 +169,24 @@ class LuaModule(_LuaFunctionality, Placeholder):
         self._names: list[str] = []
         self._bind(first=True)
 
+    @_read_answers
     def _bind(self, first: bool = False) -> None:
         """Make parameters and buffers views of what Lua contains now."""
         names, weights, self._gradients, buffers = self.bridge.state_of(self.lua)
         self._names = []
         for name, weight in zip(names, weights, strict=True):
-            attribute = name.replace(".", "_")
-            while attribute in self._names:
+            attribute = _attribute(name)
+            while attribute in self._names or (attribute not in self._parameters and hasattr(self, attribute)):
                 attribute += "_"
             self._names.append(attribute)
             known = self._parameters.get(attribute)
             if known is None:
-                self.register_parameter(attribute, nn.Parameter(weight))
+                self.register_parameter(attribute, nn.Parameter(weight, weight.is_floating_point()))
             else:
                 known.data = weight
         self._state = [("", n) for n in self._names]
         for name, value in buffers:
-            attribute = name.replace(".", "_")
+            attribute = _attribute(name)
             if attribute in self._buffers:
                 self._buffers[attribute] = value
             elif first and not hasattr(self, attribute):
@@ -219,6 +231,7 @@ class LuaModule(_LuaFunctionality, Placeholder):
         outputs = _Forward.apply(run, back, *leaves, *self._weights)
         return _restore(state["shape"], list(outputs))
 
+    @_read_answers
     def _run_forward(self, state: dict[str, Any]) -> list[torch.Tensor]:
         outputs: list[torch.Tensor] = []
         state["shape"] = _flatten(self.bridge.forward(self.lua, state["input"], self._tensors()), outputs)
@@ -232,6 +245,7 @@ class LuaModule(_LuaFunctionality, Placeholder):
             self._buffers[name].copy_(value)  # type: ignore[union-attr]
         return all(torch.equal(a, b) for a, b in zip(outputs, state["outputs"], strict=True))
 
+    @_read_answers
     def _backward(
         self, state: dict[str, Any], gradients: list[torch.Tensor | None], inputs: list[torch.Tensor]
     ) -> list[torch.Tensor | None]:
@@ -274,7 +288,7 @@ class LuaModule(_LuaFunctionality, Placeholder):
         return copied
 
     def extra_repr(self) -> str:
-        return f"{self.class_name}, in {self.bridge.runtime}"
+        return f"{printable(self.class_name)}, in {self.bridge.runtime}"
 
 
 class LuaCriterion(_LuaFunctionality, nn.Module):
@@ -306,12 +320,14 @@ class LuaCriterion(_LuaFunctionality, nn.Module):
         aim = self._lua_copy(_flatten(target, targets), targets)
         method = self.bridge.method
 
+        @_read_answers
         def run(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
             state["input"] = self._lua_copy(shape, list(tensors))
             loss = state["loss"] = method(self.lua, "forward", state["input"], aim)
             dtype = next((t.dtype for t in tensors if t.is_floating_point()), torch.float64)
             return (torch.as_tensor(loss, dtype=dtype).reshape(()).clone(),)
 
+        @_read_answers
         def back(gradients: tuple[torch.Tensor | None, ...]) -> list[torch.Tensor | None]:
             self._return_to(step, lambda: method(self.lua, "forward", state["input"], aim) == state["loss"])
             result: list[torch.Tensor] = []

@@ -89,9 +89,12 @@ class Channel:
         try:
             content = json.loads(text, parse_int=_integer, object_pairs_hook=_pairs)
             _check(isinstance(content, dict) and content.keys() == {"value", "blobs"}, "another text")
-            forms = [_form(form) for form in content["blobs"]]
-            _check(sum(size for *_, size in forms) <= self._limit, "more bytes than its memory holds")
-            blobs = [_blob(kind, shape, self._read(size, deadline)) for kind, shape, size in forms]
+            blobs, room = [], self._limit
+            for form in content["blobs"]:
+                kind, shape, size = _form(form)
+                room -= size
+                _check(room >= 0, "more bytes than its memory holds")
+                blobs.append(_blob(kind, shape, self._read(size, deadline)))
             return _Decoder(blobs, remote, deadline).decode(content["value"], 0)
         except (WireError, TimeoutError):
             raise
@@ -101,6 +104,8 @@ class Channel:
             raise WireError(f"the process sent an invalid message ({type(error).__name__})") from None
 
     def _read(self, count: int, deadline: float) -> bytearray:
+        if time.monotonic() > deadline:
+            raise TimeoutError
         data = bytearray(count)
         rest = memoryview(data)
         while rest:

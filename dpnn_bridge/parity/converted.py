@@ -17,7 +17,7 @@ from dpnn_bridge.compare.differences import Difference, compare_tensor
 from dpnn_bridge.compare.memory import relocate
 from dpnn_bridge.conversion.faster import without_faster
 from dpnn_bridge.conversion.options import Options
-from dpnn_bridge.errors import ModelNotFoundError, T7Error
+from dpnn_bridge.errors import ConversionError, ModelNotFoundError, T7Error
 from dpnn_bridge.files import load_with_report
 from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.outputs.format import Format
@@ -54,6 +54,10 @@ def compare_converted(
     """
     path = Path(path)
     format = format_of(path)
+    if not format.models:
+        raise ConversionError(
+            f"{path}: {format.suffix} stores data, and the other file contains a model; name both files of a model"
+        )
     if format.traced:
         module = traceable(module)
     written = _opened(path, format, module, options, dtype, key, running)

@@ -114,7 +114,7 @@ def _entry(entry: Any, place: str) -> KnownDifference:
         raise ValueError(f"{place}: message must be a pattern and measured an object")
     try:
         numbers = {name: Measured(**{k: float(v) for k, v in m.items()}) for name, m in measured.items()}
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, TypeError, ValueError, OverflowError):
         raise ValueError(f"{place}: measured must name expected, found and snr for each comparison") from None
     return KnownDifference(tuple(entry["files"]), tuple(entry["compared"]), entry["reason"], message, numbers)
 

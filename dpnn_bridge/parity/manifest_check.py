@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.atomic import StrPath
+from dpnn_bridge.base.boundary import as_ours
 from dpnn_bridge.base.display import shortened
 from dpnn_bridge.base.remote import place_of
 from dpnn_bridge.base.shards import checksum_of
@@ -24,7 +25,7 @@ from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.batch.executors import failure_message
 from dpnn_bridge.batch.manifest import Line, last_lines
 from dpnn_bridge.conversion.options import Options
-from dpnn_bridge.errors import DpnnBridgeError, ModelNotFoundError, NotT7Error, VerificationError
+from dpnn_bridge.errors import DpnnBridgeError, ModelNotFoundError, NotT7Error, T7Error, VerificationError
 from dpnn_bridge.files import classes_in_lua
 from dpnn_bridge.files.converting import is_converted
 from dpnn_bridge.loaders.origin import local_file
@@ -126,11 +127,11 @@ def check_line(line: Line, classes: Classes, folder: str | None = None) -> Check
     """
     if line["verdict"] == FAILED:
         return _checked(line, FAILED, str(line.get("message", "")))
-    if folder is not None and (reason := _why_not(line, folder)):
-        return _checked(line, REFUSED, reason)
     load_plugins(classes.plugins)
     options = classes.options()
     try:
+        if folder is not None and (reason := _why_not(line, folder)):
+            return _checked(line, REFUSED, reason)
         places = {name: place_of(line[name]) for name in ("source", "target")}
         for place in places.values():  # before a copy of another file is made for it
             if not isinstance(place, str) and not os.path.isfile(place):
@@ -147,6 +148,8 @@ def check_line(line: Line, classes: Classes, folder: str | None = None) -> Check
         return _checked(line, MISSING, str(e))
     except DpnnBridgeError as e:
         return _checked(line, "different" if isinstance(e, VerificationError) else FAILED, str(e))
+    except (OSError, ValueError) as e:  # a failing disk, a name that no file can have: the other lines are checked
+        return _checked(line, FAILED, str(as_ours(e, T7Error, "reading the files")))
 
 
 def _why_not(line: Line, folder: str) -> str:

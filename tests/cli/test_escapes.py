@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 from pseudo_terminal import on_terminal  # pyright: ignore[reportMissingImports]
 
+import dpnn_bridge
 from dpnn_bridge.base.display import in_html, printable, printable_lines
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.inspect import inspect_command
@@ -83,6 +84,14 @@ def test_inspect(file: Path) -> None:
     assert run(inspect_command, file).exit_code == 0
     assert run(inspect_command, file, "--raw").exit_code == 0
     assert run(inspect_command, file, "--json").exit_code == 0
+
+
+def test_a_class_name_begins_no_line(tmp_path: Path) -> None:
+    write_t7(tmp_path / "m.t7", sequential(LuaObject("nn.X\nsupported", LuaTable())))
+    result = run(inspect_command, tmp_path / "m.t7")
+    assert "NOT supported: nn.X\\nsupported" in result.output
+    assert not any(line.startswith("supported") for line in result.output.splitlines())
+    assert repr(dpnn_bridge.load(tmp_path / "m.t7", allow_unsupported=True)).count("nn.X\\nsupported") == 1
 
 
 def test_convert(file: Path, tmp_path: Path) -> None:

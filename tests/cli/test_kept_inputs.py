@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from torch import nn
 
 import dpnn_bridge
+from dpnn_bridge import batch
 from dpnn_bridge.base.shards import shards_of
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.inspect import inspect_command
@@ -49,6 +50,10 @@ CASES = [
     (convert_command, "model.t7 new.pt --into net.py:Net --input 1x3 --report OUT", "net.py"),
     (convert_command, "model.t7 new.pt --into net.py:Net --input 1x3 --report OUT", "helper.py"),
     (convert_command, "model.t7 new.pt --into net.py:Net --input x.npy --report OUT", "x.npy"),
+    (convert_command, "model.t7 new.pt --into net:Net --input 1x3 --report OUT", "net.py"),
+    (convert_command, "model.t7 OUT --to py --force --plugin importing.py", "helper.py"),
+    (convert_command, "model.t7 new.pt --lua layer.lua --report OUT", "lua/Layer.lua"),
+    (inspect_command, "model.t7 --plugin importing.py --html OUT", "helper.py"),
     (convert_command, "model.t7 new.pt --into net.py:Net --input 1x3 --report new.pt", "model.t7"),
     (convert_command, "model.t7 model.pt --into net.py:Net --force --input model.pt", "model.pt"),
     (verify_command, "model.t7 net.py:Net --input 1x3 --html OUT", "net.py"),
@@ -77,6 +82,17 @@ def hard_link(file: Path) -> Path:
 NAMES = (same, through_a_folder, symbolic_link, hard_link)
 NAMED = [(*case, name) for case in CASES for name in (NAMES if "OUT" in case[1] else NAMES[:1])]
 NAMED = [case for case in NAMED if case[2:] != ("lua/Layer.lua", hard_link)]  # replacing the link leaves the file
+#: conversions of which two outputs are one file
+TWICE = (
+    "model.t7 new/o.pt --report linked/o.pt",
+    "model.t7 linked/o.pt --card new/o.pt",
+    "model.t7 o.pt --card page --report page",
+    "model.t7 o.safetensors --max-shard-size 10 --report o.safetensors.index.json",
+    "model.t7 o.safetensors --max-shard-size 10 --card o.safetensors.index.json",
+    "model.t7 --out-dir new --manifest linked/model.pt",
+    "model.t7 o.pt --all --manifest o.model.pt",
+    "model.t7 new/o.pt --into torch.nn:Linear(3,2) --input 1x3 --report linked/o.pt",
+)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +107,9 @@ def test_inputs_stay(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delitem(sys.modules, "helper", raising=False)
+    for imported in ("helper", "net"):
+        monkeypatch.delitem(sys.modules, imported, raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
     model = nn.Sequential(nn.Linear(3, 2))
     dpnn_bridge.write_t7("model.t7", model)
     dpnn_bridge.write_t7("ref.t7", {"input": np.ones((1, 3)), "output": np.ones((1, 2))})
@@ -104,6 +122,7 @@ def test_inputs_stay(
     (tmp_path / "lua").mkdir()
     texts = {
         "plugin.py": "import torch\n",
+        "importing.py": "import helper\n",
         "known.json": "[]",
         "empty.py": "",
         "model.json": "",
@@ -122,3 +141,27 @@ def test_inputs_stay(
     assert (tmp_path / file).read_bytes() == before
     assert result.exit_code in (2, 6), result.output
     assert "never replaced" in result.stderr or "the same file" in result.stderr
+
+
+@pytest.mark.parametrize("arguments", TWICE)
+def test_two_outputs_are_never_one_file(arguments: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    dpnn_bridge.write_t7("model.t7", nn.Sequential(nn.Linear(3, 2)))
+    (tmp_path / "new").mkdir()
+    (tmp_path / "linked").symlink_to("new")
+    result = CliRunner().invoke(convert_command, arguments.split())
+    assert result.exit_code == 2, result.output
+    assert "two outputs are the same file" in result.stderr
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["linked", "model.t7", "new"]
+
+
+def test_a_worker_replaces_no_program_that_it_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "helper", raising=False)
+    (tmp_path / "helper.py").write_text("# the only copy\n")
+    (tmp_path / "importing.py").write_text("import helper\n")
+    dpnn_bridge.write_t7(tmp_path / "model.t7", nn.Sequential(nn.Linear(3, 2)))
+    task = batch.Task(tmp_path / "model.t7", tmp_path / "helper.py", None)
+    outcome = batch._run_in_worker(task, None, force=True, plugins=[tmp_path / "importing.py"])
+    assert "which is never replaced" in outcome.message
+    assert (tmp_path / "helper.py").read_text() == "# the only copy\n"

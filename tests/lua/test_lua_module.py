@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ pytest.importorskip("lupa")
 import dpnn_bridge
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.lua import LuaBridge
+from dpnn_bridge.lua.module import LuaCriterion, LuaModule
 from dpnn_bridge.objects import LuaObject
 from dpnn_bridge.outputs.container import pack
 
@@ -272,3 +275,46 @@ def test_only_modules_of_known_classes_are_converted(bridge: LuaBridge) -> None:
     bridge.execute("torch.class('NotAModule')")
     assert bridge.convert(LuaObject("NotAModule")) is None
     assert bridge.convert(LuaObject("nn.Unheard")) is None
+
+
+@pytest.mark.parametrize(
+    ("state", "names"),
+    [
+        (
+            (["forward", "_parameters", ""], [torch.ones(2)] * 3, [torch.ones(2)] * 3, []),
+            ["forward_", "_parameters_", "_"],
+        ),
+        ((["weight"], [torch.ones(2, dtype=torch.int64)], [torch.ones(2)], [("", torch.ones(1))]), ["weight"]),
+        ((["weight"], [], [], []), None),
+        (None, None),
+        (([1], [torch.ones(2)], [torch.ones(2)], []), None),
+    ],
+)
+def test_any_state_is_a_module_or_one_error(state: Any, names: list[str] | None) -> None:
+    bridge: Any = types.SimpleNamespace(state_of=lambda obj: state, runtime="lua51", type_of=lambda obj: "nn.X\n")
+    if names is None:
+        with pytest.raises(LuaBridgeError, match="reading what Lua answered"):
+            LuaModule(bridge, None)
+        return
+    module = LuaModule(bridge, None)
+    assert list(module._parameters) == names
+    assert repr(module) == "LuaModule(nn.X\\n, in lua51)"
+
+
+@pytest.mark.parametrize("answer", [None, 5])
+def test_any_gradient_is_one_error(answer: Any) -> None:
+    bridge: Any = types.SimpleNamespace(
+        state_of=lambda obj: (["weight"], [torch.ones(2)], [torch.ones(2)], []),
+        to_lua=lambda value: value,
+        type_of=lambda obj: "nn.X",
+        forward=lambda obj, input, tensors: torch.ones(2),
+        backward=lambda obj, input, grad_output, tensors: answer,
+        method=lambda obj, name, *args: 1.0 if name == "forward" else answer,
+    )
+    output = LuaModule(bridge, None)(torch.ones(2))
+    with pytest.raises(LuaBridgeError, match="reading what Lua answered"):
+        output.sum().backward()
+    x = torch.ones(2, requires_grad=True)
+    loss = LuaCriterion(bridge, None)(x, x.detach())
+    with pytest.raises(LuaBridgeError, match="reading what Lua answered"):
+        loss.backward()

@@ -559,8 +559,9 @@ def test_an_answer_takes_no_more_time_than_its_size(name: str) -> None:
 
 
 def test_an_answer_is_taken_apart_until_the_deadline() -> None:
-    data = message({"l": [{"l": []}] * 400_000})  # takes a second
-    for seconds in (0.02, 0.3):
+    values = message({"l": [{"l": []}] * 400_000})  # takes a second
+    text = json.dumps({"value": None, "blobs": [["float64", [0]]] * 200_000}).encode()  # the same
+    for seconds, data in ((0.02, values), (0.3, values), (0.3, struct.pack("<Q", len(text)) + text)):
         channel, theirs, _mine = channels(1 << 30)
         writer = threading.Thread(target=_send, args=(theirs, data), daemon=True)
         writer.start()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 import tracemalloc
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 from zipfile import ZIP_DEFLATED, ZIP_LZMA, ZipFile
@@ -299,6 +301,39 @@ def test_an_archive_that_unfolds_to_much_is_one_error(head: bytes, code: int, tm
     assert result.exit_code == code, result.output
     assert peak < 64 << 20
     assert time.process_time() - start < 10
+
+
+@pytest.mark.parametrize("names", [range(20_000), ["x"] * 20_000], ids=["other names", "one name"])
+def test_an_archive_that_lists_many_arrays_is_one_error(names: Sequence[object], tmp_path: Path) -> None:
+    dpnn_bridge.save(tmp_path / "m.t7", nn.Linear(4, 3))
+    with warnings.catch_warnings(), ZipFile(tmp_path / "m.npz", "w") as archive:
+        warnings.simplefilter("ignore")  # of the names
+        for name in names:
+            archive.writestr(f"{name}.npy", npy((0,)))
+    start = time.process_time()
+    result = CliRunner().invoke(verify_command, [str(tmp_path / "m.t7"), str(tmp_path / "m.npz")])
+    assert result.exit_code == 4
+    assert "contains 20,000 arrays, and the model has 2 tensors" in result.stderr
+    assert time.process_time() - start < 5  # took 12
+
+
+def test_an_array_that_an_archive_names_twice_is_one_error(tmp_path: Path) -> None:
+    dpnn_bridge.save(tmp_path / "m.t7", nn.Linear(4, 3))
+    with ZipFile(tmp_path / "m.npz", "w") as archive:
+        archive.writestr("weight.npy", npy((3, 4)) + bytes(48))
+        with pytest.warns(UserWarning, match="Duplicate"):
+            archive.writestr("weight.npy", npy((3, 4)) + bytes(48))
+    result = CliRunner().invoke(verify_command, [str(tmp_path / "m.t7"), str(tmp_path / "m.npz")])
+    assert result.exit_code == 3
+    assert "contains weight twice" in result.stderr
+
+
+def test_data_are_not_compared_with_a_model(tmp_path: Path) -> None:
+    dpnn_bridge.save(tmp_path / "m.t7", nn.Linear(4, 3))
+    (tmp_path / "m.json").write_text("[]")
+    result = CliRunner().invoke(verify_command, [str(tmp_path / "m.t7"), str(tmp_path / "m.json")])
+    assert result.exit_code == 5
+    assert ".json stores data" in result.stderr
 
 
 def test_an_archive_of_other_methods_is_refused(tmp_path: Path) -> None:

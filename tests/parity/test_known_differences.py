@@ -169,6 +169,10 @@ def test_a_gradient_that_layers_share_counts_once_in_the_sum() -> None:
         ('[{"files": "*", "compared": ["*"], "reason": "r"}]', "files"),
         ('[{"files": ["*"], "compared": ["*"], "reason": "r", "message": 1}]', "message"),
         ('[{"files": ["*"], "compared": ["*"], "reason": "r", "measured": {"a b": {"found": 1}}}]', "snr"),
+        (
+            f'[{{"files": ["*"], "compared": ["*"], "reason": "r", "measured": {{"a b": {{"snr": 1{"0" * 400}}}}}}}]',
+            "snr",
+        ),
     ],
 )
 def test_a_damaged_file_of_known_differences_is_refused(content: str, message: str, tmp_path: Path) -> None:

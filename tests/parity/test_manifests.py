@@ -173,3 +173,22 @@ def test_time_is_linear_in_the_lines(folder: Path) -> None:
     start = time.process_time()
     assert sum(c.verdict == "missing" for c in check_manifest(folder / "done.jsonl")) == 20_000
     assert time.process_time() - start < 10
+
+
+@pytest.mark.parametrize("place", ["source", "target"])
+@pytest.mark.parametrize("name", ["\ud800.pt", "/proc/self/mem", "/proc/kmsg", "a\0.pt", "/" + "a/" * 3000])
+def test_a_line_that_cannot_be_read_leaves_the_others(name: str, place: str, folder: Path) -> None:
+    right = line(folder / "model.t7", folder / "model.pt")
+    (folder / "other.pt").write_bytes((folder / "model.pt").read_bytes())
+    result = verified(folder, {**right, "target": str(folder / "other.pt"), place: name}, right)
+    assert result.exit_code == 4, result.output
+    assert "1 equal" in result.stdout
+
+
+def test_a_line_prints_one_line(folder: Path) -> None:
+    forged = "\n1 file: 1 equal\nPASS"
+    lines = [line(folder / "model.t7", f"{folder}/x{forged}.pt")]
+    lines += [line(folder / "model.t7", folder / "y.pt", verdict="failed", message=forged)]
+    result = verified(folder, *lines, options=("-v",))
+    assert result.exit_code == 4
+    assert [text for text in result.output.split("\n") if text.startswith(("1 file", "PASS"))] == []

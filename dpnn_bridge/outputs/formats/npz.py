@@ -21,6 +21,9 @@ from dpnn_bridge.outputs.npy import ArrayHeader
 from dpnn_bridge.outputs.verification import need_whole_zip
 from dpnn_bridge.outputs.written import Written
 
+#: arrays that the model does not have and that a report lists
+_MOST_OTHERS = 100
+
 
 def _weights(module: nn.Module) -> dict[str, Tensor]:
     """Convert bfloat16, which numpy lacks, to float32, which represents it exactly."""
@@ -64,10 +67,16 @@ class Npz(Format):
         expected = module.state_dict()
         tensors: dict[str, Tensor] = {}
         with open_archive(path) as archive:
-            for entry in archive.infolist():
+            entries = archive.infolist()
+            if len(entries) > len(expected) + _MOST_OTHERS:
+                found = f"contains {len(entries):,} arrays, and the model has {len(expected):,} tensors"
+                raise VerificationError(f"{path}: {found}; it was converted from another model")
+            for entry in entries:
                 if entry.compress_type not in (ZIP_STORED, ZIP_DEFLATED):  # numpy writes no others
                     raise T7FormatError(f"{shortened(entry.filename)} is compressed in a way that numpy does not use")
                 name = entry.filename.removesuffix(".npy")
+                if name in tensors:  # few bytes may name one large array many times
+                    raise T7FormatError(f"it contains {shortened(name)} twice")
                 with archive.open(entry) as file:
                     header = ArrayHeader(file)
                     if name in expected and header.shape == tuple(expected[name].shape):
