@@ -1,7 +1,8 @@
 """Measure how the time of each command grows with its input: ``python benchmarks/growth.py --out growth.json``.
 
 Files of thirty shapes, made of modules, graphs, tables and text, with n, 2n and 4n elements go through every command
-and every format. CPU time, in this process, without the start of Python.
+and every format; then manifests, shards and references of n elements through the command that reads them. CPU time, in
+this process, without the start of Python.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -182,12 +184,55 @@ COMMANDS: dict[str, tuple[Any, list[str]]] = {
     ".py": (convert_command, ["{in}", "{out}.py"]),
     "verify": (verify_command, ["{in}"]),
 }
+
+
+# ---------------------------------------------------------------------- inputs of one command
+def manifest_of(n: int, folder: Path, suffix: str) -> tuple[Any, list[str]]:
+    line = {"source": f"{folder}/none.t7", "verdict": "equal", "sha256": "", "target_sha256": "", "key": None}
+    file = folder / f"{n}.jsonl"
+    file.write_text("".join(json.dumps({**line, "target": f"{folder}/{i}{suffix}"}) + "\n" for i in range(n)))
+    return verify_command, [str(file)]
+
+
+def shards_of(n: int, folder: Path) -> tuple[Any, list[str]]:
+    """Write a model of n tensors in 100 shards."""
+    source = folder / f"{n}.t7"
+    write_t7(source, container([linear() for _ in range(n // 2)]))
+    size = ["--max-shard-size", str(max(8, 8 * n // 100))]
+    return convert_command, [str(source), f"{folder}/{n}.safetensors", *size, "--force"]
+
+
+def index_of(n: int, folder: Path) -> tuple[Any, list[str]]:
+    command, arguments = shards_of(n, folder)
+    command.main([*arguments, "-q"], standalone_mode=False)
+    return inspect_command, [f"{folder}/{n}.safetensors.index.json"]
+
+
+def reference_of(n: int, folder: Path, kind: str) -> tuple[Any, list[str]]:
+    """Write a layer, and a reference with n outputs, or with n entries of other names."""
+    model, file = folder / "layer.t7", folder / f"{n}-{kind}.t7"
+    write_t7(model, linear())
+    many = {f"x{i}": tensor() for i in range(n)}
+    results = {"output": Table.from_list(list(many.values()))} if kind == "outputs" else {"output": tensor(1), **many}
+    write_t7(file, Table({"input": tensor(1), **results}))
+    return verify_command, [str(model), "--reference", str(file)]
+
+
+#: name -> the command and its arguments for n elements
+INPUTS: dict[str, Callable[[int, Path], tuple[Any, list[str]]]] = {
+    "manifests: missing files": lambda n, folder: manifest_of(n, folder, ".pt"),
+    "manifests: programs": lambda n, folder: manifest_of(n, folder, ".py"),
+    "shards: written": shards_of,
+    "shards: read": index_of,
+    "references: outputs": lambda n, folder: reference_of(n, folder, "outputs"),
+    "references: other entries": lambda n, folder: reference_of(n, folder, "entries"),
+}
 #: seconds after which a command is ended, and from which a larger file is not tried
 ENDED, ENOUGH = 60.0, float(os.environ.get("ENOUGH", 8.0))
 
 
-def measured(shape: str, command: str, n: int, folder: Path) -> tuple[float, str]:
-    """Seconds of the processor, and how it ended."""
+def prepared(shape: str, command: str, n: int, folder: Path) -> tuple[Any, list[str]]:
+    """Return the command and its arguments for a shape of n elements."""
     source = folder / f"{list(SHAPES).index(shape)}-{n}.t7"
     if not source.exists():
         write_t7(source, SHAPES[shape](n))
@@ -195,6 +240,11 @@ def measured(shape: str, command: str, n: int, folder: Path) -> tuple[float, str
     arguments = [w.replace("{in}", str(source)).replace("{out}", str(source.with_suffix(""))) for w in words]
     if run is convert_command:
         arguments += ["--force"]
+    return run, arguments
+
+
+def measured(run: Any, arguments: list[str]) -> tuple[float, str]:
+    """Return the seconds of the processor, and how the command ended."""
     gc.collect()
     gc.freeze()  # what is there already is not looked through again while the command runs
     start = time.process_time()
@@ -231,16 +281,25 @@ def main(out: Path, only: str, table: bool, n: int, most: int) -> None:
     signal.signal(signal.SIGPROF, _end)
     figures = json.loads(out.read_text()) if out.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
         for shape in SHAPES:
             for command in COMMANDS:
-                name = f"{shape} | {command}"
-                if name in figures or only not in name:
-                    continue
-                figures[name] = series(shape, command, n, most, Path(folder))
-                click.echo(f"{name}: {figures[name]}")
-                out.write_text(json.dumps(figures, indent=1))
-            for file in Path(folder).iterdir():
+                make = partial(prepared, shape, command, folder=place)
+                measure(figures, f"{shape} | {command}", only, out, lambda: series(make, n, most))  # noqa: B023
+            for file in place.iterdir():
                 file.unlink()
+        for name, inputs in INPUTS.items():
+            make = partial(inputs, folder=place)
+            measure(figures, name, only, out, lambda: series(make, n, most))  # noqa: B023
+
+
+def measure(figures: dict[str, Any], name: str, only: str, out: Path, run: Callable[[], dict[str, Any]]) -> None:
+    """Measure a series that is not there yet, and store it."""
+    if name in figures or only not in name:
+        return
+    figures[name] = run()
+    click.echo(f"{name}: {figures[name]}")
+    out.write_text(json.dumps(figures, indent=1))
 
 
 def growth(found: dict[str, Any]) -> float:
@@ -259,16 +318,20 @@ def print_table(figures: dict[str, Any]) -> None:
         largest = max((int(n) for f in found if f for n in f["seconds"]), default=0)
         cells = [f"{growth(f):.1f}" if f else "" for f in found]
         click.echo(f"| {shape} | {largest:,} | {' | '.join(cells)} |")
+    click.echo("\n| | largest n | growth |\n|---|---|---|")
+    for name in INPUTS:
+        if found := figures.get(name):
+            click.echo(f"| {name} | {max(map(int, found['seconds'])):,} | {growth(found):.1f} |")
 
 
-def series(shape: str, command: str, n: int, most: int, folder: Path) -> dict[str, Any]:
-    """Measure the times for n, 2n, 4n, … and for a file of almost nothing."""
-    measured(shape, command, 2, folder)  # imports
-    least, _ = measured(shape, command, 2, folder)
+def series(make: Callable[[int], tuple[Any, list[str]]], n: int, most: int) -> dict[str, Any]:
+    """Measure the times for n, 2n, 4n, … and for an input of almost nothing."""
+    measured(*make(2))  # imports
+    least, _ = measured(*make(2))
     found: dict[str, Any] = {"least": round(least, 3), "seconds": {}, "ended": ""}
     while n <= most:
         try:
-            seconds, found["ended"] = measured(shape, command, n, folder)
+            seconds, found["ended"] = measured(*make(n))
         except _Ended:
             found["ended"] = f"more than {ENDED:g} s"
             break
