@@ -175,7 +175,7 @@ def input_options(model: Model) -> str:
 
 def _table(layers: list[Layer]) -> list[str]:
     shown = layers if len(layers) <= LAYERS + 1 else [*layers[: LAYERS - 4], None, *layers[-4:]]
-    rows = [("layer", "name", "Lua", "PyTorch", "parameters", "output")]
+    rows: list[tuple[str, ...]] = [("layer", "name", "Lua", "PyTorch", "parameters", "output")]
     for layer in shown:
         if layer is None:
             rows.append((f"… {len(layers) - LAYERS} more", "", "", "", "", ""))

@@ -51,7 +51,7 @@ CASES = [
     (convert_command, "model.t7 new.pt --into net.py:Net --input 1x3 --report OUT", "helper.py"),
     (convert_command, "model.t7 new.pt --into net.py:Net --input x.npy --report OUT", "x.npy"),
     (convert_command, "model.t7 new.pt --into net:Net --input 1x3 --report OUT", "net.py"),
-    (convert_command, "model.t7 OUT --to py --force --plugin importing.py", "helper.py"),
+    (convert_command, "model.t7 OUT --to pt --force --plugin importing.py", "helper.py"),
     (convert_command, "model.t7 new.pt --lua layer.lua --report OUT", "lua/Layer.lua"),
     (inspect_command, "model.t7 --plugin importing.py --html OUT", "helper.py"),
     (convert_command, "model.t7 new.pt --into net.py:Net --input 1x3 --report new.pt", "model.t7"),
