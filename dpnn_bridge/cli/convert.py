@@ -307,7 +307,8 @@ class _Request:
             raise ConversionError(f"{self.card}: a model card needs a model; {self.files[1]} contains data")
         source, target = self.files
         target = Path(index_of(target)) if self.sharded else target
-        how = {name: self.options[name] for name in ("key", "plugins", "allow_unsupported") if name in self.options}
+        names = ("key", "plugins", "lua", "sandbox", "allow_unsupported", "index_base")
+        how = {name: self.options[name] for name in names if name in self.options}
         example, model = self.options.get("input"), load(source, **how)
         if example is None and (shapes := input_shapes(model, source.stat().st_size)):
             example = ExampleInput.of(shapes, None)

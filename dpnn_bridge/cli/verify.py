@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from dpnn_bridge.parity.verification import Verification
 
 #: options that say how classes are converted
-_CLASSES = ("plugin", "lua", "sandbox", "partial_sandbox", "allow_unsupported")
+_CLASSES = ("plugin", "lua", "sandbox", "partial_sandbox", "allow_unsupported", "index_base")
 
 
 @click.command("dpnn-verify", cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
@@ -88,6 +88,12 @@ _CLASSES = ("plugin", "lua", "sandbox", "partial_sandbox", "allow_unsupported")
 @click.option("--partial-sandbox", is_flag=True, help="Like --sandbox, also if the kernel cannot confine the process.")
 @click.option(
     "--allow-unsupported", is_flag=True, help="Insert placeholders for unknown classes. They raise when they run."
+)
+@click.option(
+    "--index-base",
+    type=click.Choice(["0", "1"]),
+    default="1",
+    help="First index of inputs and outputs of CONVERTED that are indices, as it was converted. Default: 1.",
 )
 @click.option(
     "--trust-manifest", is_flag=True, help="Download the addresses and run the programs that the manifest names."
@@ -212,6 +218,7 @@ class Request:
     lua: tuple[Path, ...]
     sandbox: bool | Literal["partial"]
     allow_unsupported: bool
+    index_base: str
     trust_manifest: bool
     unbounded: bool
     jobs: int
@@ -234,7 +241,8 @@ class Request:
 
     def classes(self) -> dict[str, Any]:
         """Return the arguments that say how classes are converted; None and False where the command line does not."""
-        return {"lua": self.lua or None, "sandbox": self.sandbox, "allow_unsupported": self.allow_unsupported}
+        own = {"sandbox": self.sandbox, "allow_unsupported": self.allow_unsupported}
+        return {"lua": self.lua or None, "index_base": int(self.index_base), **own}
 
     def _keep_inputs(self) -> None:
         files = (self.model, self.converted, self.reference, self.known_differences, self.torch7)

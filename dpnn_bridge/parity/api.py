@@ -46,6 +46,7 @@ def verify(
     lua: Any = None,
     sandbox: bool | Literal["partial"] = False,
     allow_unsupported: bool = False,
+    index_base: Literal[0, 1] = 1,
     unbounded: bool = False,
 ) -> Verification:
     """Compare a model, layer by layer, with results of Torch7, with the Lua sources, or with its converted file.
@@ -71,6 +72,7 @@ def verify(
         lua: A :class:`~dpnn_bridge.lua.LuaBridge` or Lua files that define classes, see :func:`dpnn_bridge.load`.
         sandbox: Run these Lua files in a process that can only compute.
         allow_unsupported: Replace unknown classes by placeholders.
+        index_base: First index of the inputs and outputs of ``converted``, as it was converted.
         unbounded: Run the model without limits of memory and time.
 
     Returns:
@@ -96,6 +98,10 @@ def verify(
         raise OptionError(f"{computes} computes the output: omit output= (--output)")
     if reference is not None and input is not None:
         raise OptionError("reference= (--reference) contains the input; omit input= (--input) and output= (--output)")
+    if index_base == 0 and (converted is None or reference is not None or output is not None or lua_path or torch7):
+        raise OptionError(
+            "index_base= (--index-base): 0 needs a converted file and no results of Torch7, which count from 1"
+        )
     for name, tolerance in (("rtol", rtol), ("gradient_rtol", gradient_rtol)):
         if tolerance is not None and not 0 <= tolerance < math.inf:
             option = f"{name}= (--{name.replace('_', '-')})"
@@ -115,7 +121,7 @@ def verify(
         gradients=backward,
         tolerance=None if rtol is None else Tolerance(rtol, rtol),
         gradient_tolerance=None if gradient_rtol is None else Tolerance(gradient_rtol, gradient_rtol),
-        options=Options(allow_unsupported=allow_unsupported, **classes_in_lua(lua, sandbox)),
+        options=Options(index_base=index_base, allow_unsupported=allow_unsupported, **classes_in_lua(lua, sandbox)),
         lua=_bridge(lua_path) if lua_path else None,
         torch7=None if torch7 is None else str(torch7),
         known=known,

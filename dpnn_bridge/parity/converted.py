@@ -59,6 +59,9 @@ def compare_converted(
             f"{path}: {format.suffix} stores data, and the other file contains a model; name both files of a model"
         )
     if format.traced:
+        if module.training:
+            result.mode = result.mode if result.reference else "eval"
+            result.notes.append(f"{path.name} contains the model in evaluation mode, and was compared in this mode.")
         module = traceable(module)
     written = _opened(path, format, module, options, dtype, key, running)
     if written.note:

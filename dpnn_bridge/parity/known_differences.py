@@ -93,7 +93,7 @@ def read_known_differences(path: str | os.PathLike[str]) -> list[KnownDifference
     try:
         entries = json.loads(read_file(path))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{os.fspath(path)}: {error}") from None
+        raise ValueError(f"{os.fspath(path)}: expected a list of entries as JSON: {error}") from None
     if not isinstance(entries, list):
         raise ValueError(f"{os.fspath(path)}: expected a list of entries")
     return [_entry(entry, f"{os.fspath(path)}: entry {i}") for i, entry in enumerate(entries, 1)]

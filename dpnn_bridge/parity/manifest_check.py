@@ -70,10 +70,12 @@ class Classes:
     lua: Any = None
     sandbox: bool | Literal["partial"] = False
     allow_unsupported: bool = False
+    index_base: Literal[0, 1] = 1
 
     def options(self) -> Options:
         """Return the options of the conversion, with a bridge of this process."""
-        return Options(allow_unsupported=self.allow_unsupported, **classes_in_lua(self.lua, self.sandbox))
+        own = classes_in_lua(self.lua, self.sandbox)
+        return Options(index_base=self.index_base, allow_unsupported=self.allow_unsupported, **own)
 
 
 @checks_arguments
@@ -85,6 +87,7 @@ def check_manifest(
     lua: Any = None,
     sandbox: bool | Literal["partial"] = False,
     allow_unsupported: bool = False,
+    index_base: Literal[0, 1] = 1,
     trusted: bool = False,
 ) -> Iterator[Checked]:
     """Check every target of a manifest; yield results as they come.
@@ -96,6 +99,7 @@ def check_manifest(
         lua: Lua files that define classes; without an executor also a :class:`~dpnn_bridge.lua.LuaBridge`.
         sandbox: Run these Lua files in a process that can only compute.
         allow_unsupported: Replace unknown classes by placeholders.
+        index_base: First index of the inputs and outputs of the targets, as they were converted.
         trusted: The manifest is your own: its lines may name addresses, which are fetched, and ``.onnx``, ``.pt2`` and
             ``.py`` files, which are read by other programs or run. By default such lines are refused.
 
@@ -104,7 +108,7 @@ def check_manifest(
         NotT7Error: The path is not a regular file.
     """
     lines = last_lines(Path(path)).values()
-    classes = Classes(tuple(os.fspath(plugin) for plugin in plugins), lua, sandbox, allow_unsupported)
+    classes = Classes(tuple(os.fspath(plugin) for plugin in plugins), lua, sandbox, allow_unsupported, index_base)
     folder = None if trusted else os.path.realpath(os.path.dirname(os.path.abspath(path)))
     if executor is None:
         yield from (check_line(line, classes, folder) for line in lines)

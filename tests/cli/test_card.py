@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from samples import SAMPLES
+from torch import nn
 
 import dpnn_bridge
 from dpnn_bridge.base.checksum import sha256_of
@@ -21,6 +22,13 @@ def converted(folder: Path, monkeypatch: pytest.MonkeyPatch, words: str) -> Resu
     if not (folder / "model.t7").exists():
         (folder / "model.t7").symlink_to(MODEL)
     return CliRunner().invoke(convert_command, words.split())
+
+
+def test_a_card_compares_a_file_as_it_was_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dpnn_bridge.write_t7(tmp_path / "words.t7", nn.Sequential(nn.Embedding(5, 3)))
+    words = "words.t7 words.pt2 --index-base 0 --input 2x3 --card README.md"
+    assert converted(tmp_path, monkeypatch, words).exit_code == 0
+    assert "PASS: forward equal" in (tmp_path / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_card_states_provenance_and_what_was_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

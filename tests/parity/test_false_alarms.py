@@ -13,6 +13,7 @@ from samples import SAMPLES
 from torch import nn
 
 import dpnn_bridge
+from dpnn_bridge.batch import Task, run
 from dpnn_bridge.compare import memory, nested
 from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.conversion.lua_values import to_value
@@ -21,6 +22,7 @@ from dpnn_bridge.modules.nn import LookupTable, Narrow
 from dpnn_bridge.modules.rnn import LookupTableMaskZero, SeqLSTM
 from dpnn_bridge.outputs.formats import py as program
 from dpnn_bridge.parity import converted, layer_results
+from dpnn_bridge.parity.manifest_check import check_manifest
 from dpnn_bridge.parity.verification import summary
 from dpnn_bridge.parity.verify import verify
 
@@ -106,6 +108,29 @@ def test_an_empty_batch_is_refused(tmp_path: Path) -> None:
     for value in (torch.zeros(0, 5, dtype=torch.int64), [torch.ones(1, 5), torch.ones(5, 0)]):
         with pytest.raises(OptionError, match="has no elements; pass at least one sample"):
             dpnn_bridge.verify(tmp_path / "m.t7", tmp_path / "m.t7", input=value)
+
+
+def test_a_file_whose_indices_start_at_0_is_compared_as_it_was_converted(tmp_path: Path) -> None:
+    dpnn_bridge.write_t7(tmp_path / "m.t7", nn.Sequential(nn.Embedding(5, 3), nn.ReLU()))
+    task, how = Task(tmp_path / "m.t7", tmp_path / "m.pt2"), {"input": torch.zeros(2, 3).long(), "index_base": 0}
+    assert [o.status for o in run([task], manifest=tmp_path / "done.jsonl", **how)] == ["converted"]
+    for value in (None, torch.tensor([[0, 4, 1], [2, 2, 3]])):  # None: the file's own input
+        result = dpnn_bridge.verify(tmp_path / "m.t7", tmp_path / "m.pt2", input=value, index_base=0)
+        assert result.verdict is Verdict.EQUAL
+    assert dpnn_bridge.verify(tmp_path / "m.t7", tmp_path / "m.pt2").verdict is Verdict.DIFFERENT
+    for base, verdict in ((0, "equal"), (1, "different")):
+        (line,) = check_manifest(tmp_path / "done.jsonl", index_base=base, trusted=True)
+        assert line.verdict == verdict
+    with pytest.raises(OptionError, match="needs a converted file"):
+        dpnn_bridge.verify(tmp_path / "m.t7", index_base=0)
+
+
+def test_a_traced_file_is_said_to_be_compared_in_evaluation(tmp_path: Path) -> None:
+    dpnn_bridge.write_t7(tmp_path / "m.t7", nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5)))
+    dpnn_bridge.convert(tmp_path / "m.t7", tmp_path / "m.pt2", input=torch.ones(2, 3))
+    result = dpnn_bridge.verify(tmp_path / "m.t7", tmp_path / "m.pt2", mode="train")
+    assert (result.verdict, result.mode) == (Verdict.EQUAL, "eval")
+    assert any("evaluation mode" in note for note in result.notes)
 
 
 def test_a_moved_tensor_is_the_same_elsewhere() -> None:
