@@ -159,7 +159,10 @@ def compare_results(
     except Exception as e:
         if "input" in table:
             raise ConversionError(f"the model cannot run on the input: {failure_reason(e)}") from e
-        layers.result.notes.append("Only tensors were compared; name an input (--input) to run the layers as well.")
+        why = f"MODEL cannot run on the input in {path.name}: {failure_reason(e)}"
+        layers.result.notes.append(
+            f"{why}. Only tensors were compared; name an input (--input) to run the layers as well."
+        )
         return
     torch.manual_seed(0)
     try:

@@ -112,7 +112,7 @@ def test_an_empty_batch_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_whose_indices_start_at_0_is_compared_as_it_was_converted(tmp_path: Path) -> None:
     dpnn_bridge.write_t7(tmp_path / "m.t7", nn.Sequential(nn.Embedding(5, 3), nn.ReLU()))
-    task, how = Task(tmp_path / "m.t7", tmp_path / "m.pt2"), {"input": torch.zeros(2, 3).long(), "index_base": 0}
+    task, how = Task(tmp_path / "m.t7", tmp_path / "m.pt2"), {"input": torch.ones(2, 3).long(), "index_base": 0}
     assert [o.status for o in run([task], manifest=tmp_path / "done.jsonl", **how)] == ["converted"]
     for value in (None, torch.tensor([[0, 4, 1], [2, 2, 3]])):  # None: the file's own input
         result = dpnn_bridge.verify(tmp_path / "m.t7", tmp_path / "m.pt2", input=value, index_base=0)
