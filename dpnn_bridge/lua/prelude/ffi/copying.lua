@@ -17,6 +17,8 @@ for ty, kind in pairs(native.kinds) do
       if S and S.ty == ty and S.count > 0 and S.dense and S.count <= FEW then
          ffi.fill(S.block.data + S.offset, S.count * kind.size)
          return self
+      elseif S and S.ty == ty and S.count > 0 and S.count <= FEW and ty ~= 'Half' and pointwise('nought', S, S) then
+         return self
       end
       return zero(self, ...)
    end

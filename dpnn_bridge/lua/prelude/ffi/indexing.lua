@@ -205,7 +205,12 @@ end
 
 local function masked_copy(S, M, T)
    local count, rows, columns, sr, sc, mr, mc = under(S, M)
-   if not count or not T or not T.block or not T.dense or T.count < count or T.block == S.block then return false end
+   if not count or not T or not T.block or T.count < count or T.block == S.block then return false end
+   if not T.dense then
+      local _, C = native.new_like(T)
+      if not C or not loops.pointwise('copy', C, T) then return false end
+      T = C
+   end
    kernel(S.ty, 'maskedCopy')(rows, columns, M.block.data, M.offset, mr, mc, data(S), S.offset, sr, sc, data(T), T.offset)
    return true
 end

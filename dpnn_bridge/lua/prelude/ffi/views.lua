@@ -312,10 +312,7 @@ end
 reshaping('view', view_of)
 reshaping('expand', expansion)
 
-define('contiguous', function(self, S, slow)
-   if S.dense then return self end
-   return slow(self)
-end)
+define('contiguous', function(self, S) return S.dense and self or metatables['torch.' .. S.ty .. 'Tensor'].clone(self) end)
 
 -- put methods, by name, before those of Python
 function native.install(mt, ty, more)
