@@ -369,3 +369,12 @@ def test_a_step_is_that_of_torch7() -> None:
         optim.adam(lambda at: (0.0, at), x, None)
     with pytest.raises(ConversionError, match="no line search"):
         optim.lbfgs(lambda at: (0.0, at), x, {"lineSearch": max})
+
+
+def test_random_maps_give_every_output_different_inputs() -> None:
+    table = nn.SpatialConvolutionMap.maps.random(7, 9, 3)
+    inputs, outputs = table.long().t()
+    assert outputs.tolist() == [k // 3 for k in range(27)]
+    draws = inputs.split(6)  # six of seven inputs are used of each permutation
+    assert all(len(set(draw.tolist())) == len(draw) for draw in draws)
+    assert set(inputs.tolist()) == set(range(7))
