@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import re
+import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import torch
 from torch import nn
 
 import dpnn_bridge
-from dpnn_bridge.base import reading, writing
+from dpnn_bridge.base import folders, reading, writing
 from dpnn_bridge.batch import manifest
 from dpnn_bridge.batch.manifest import Manifest
 from dpnn_bridge.errors import OutputError
@@ -107,3 +109,9 @@ def test_a_line_of_a_manifest_is_tried_again(tmp_path: Path, fault: Any) -> None
     Manifest(tmp_path / "done.jsonl").add({"target": "m.pt"})
     assert len(tries) == 3
     assert (tmp_path / "done.jsonl").read_text() == '{"target": "m.pt"}\n'
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no modes")
+def test_nobody_else_sees_temporary_folders(tmp_path: Path) -> None:
+    with folders.temporary_folder(tmp_path) as folder:
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700

@@ -68,6 +68,7 @@ def test_an_error_can_be_caught_in_lua_as_text(bridge: LuaBridge) -> None:
     ok, message = bridge.execute("return pcall(function() torch.Tensor(2):add('x') end)")
     assert ok is False
     assert "invalid arguments: DoubleTensor string" in message
+    assert "expected arguments: [*DoubleTensor*] DoubleTensor [number] DoubleTensor | [*DoubleTensor*]" in message
 
 
 def test_storages_keep_their_identity_while_lua_collects(bridge: LuaBridge) -> None:
