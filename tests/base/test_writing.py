@@ -115,3 +115,9 @@ def test_a_line_of_a_manifest_is_tried_again(tmp_path: Path, fault: Any) -> None
 def test_nobody_else_sees_temporary_folders(tmp_path: Path) -> None:
     with folders.temporary_folder(tmp_path) as folder:
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_a_manifest_makes_the_folders_above_it(tmp_path: Path) -> None:
+    path = tmp_path / "runs" / "today" / "m.jsonl"
+    Manifest(path).add({"target": "a.pt", "status": "done"})
+    assert '"a.pt"' in path.read_text()
