@@ -66,7 +66,8 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with _printable_usage_errors(), keeping(imported_files):
+            ctx.with_resource(keeping(imported_files))  # ends after those of keep_inputs
+            with _printable_usage_errors():
                 return super().invoke(ctx)
         except DpnnBridgeError as error:
             say(f"error: {in_options(str(error))}", err=True)

@@ -15,6 +15,7 @@ from torch import nn
 
 import dpnn_bridge
 from dpnn_bridge import batch
+from dpnn_bridge.base import atomic
 from dpnn_bridge.base.shards import shards_of
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.inspect import inspect_command
@@ -141,6 +142,7 @@ def test_inputs_stay(
     assert (tmp_path / file).read_bytes() == before
     assert result.exit_code in (2, 6), result.output
     assert "never replaced" in result.stderr or "the same file" in result.stderr
+    assert atomic._kept.get() == ()  # the next command of this process begins without these inputs
 
 
 @pytest.mark.parametrize("arguments", TWICE)
