@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib.util import cache_from_source, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import CodeType
 
@@ -52,15 +53,18 @@ def _update(path: Path) -> None:
     _loaded.pop(path, None)
     if name:
         registry.withdraw(name)
-        changed = before.keys() | files.keys()
-        for imported, module in list(sys.modules.items()):
-            if os.path.realpath(getattr(module, "__file__", None) or "") in changed - {str(path)}:
-                del sys.modules[imported]
+        imported = (before.keys() | files.keys()) - {str(path)}
+        for module_name, module in list(sys.modules.items()):
+            if os.path.realpath(getattr(module, "__file__", None) or "") in imported:
+                del sys.modules[module_name]
+        for file in imported:  # Python's cache does not notice a change of the same size in the same second
+            with suppress(OSError):
+                os.unlink(cache_from_source(file))
     _loaded[path] = _import_file(path, name), files
 
 
 class _SourceLoader(SourceFileLoader):
-    """Compiles the file: Python's cache does not notice a change of the same size in the same second."""
+    """Compiles the file without a cache, which would lie beside it."""
 
     def get_code(self, fullname: str) -> CodeType:
         return self.source_to_code(self.get_data(self.path), self.path)
