@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.base.storage import storage_id
 from dpnn_bridge.modules.nn.reshape import Narrow
 from dpnn_bridge.modules.nn.table import JoinTable, SplitTable
 from dpnn_bridge.modules.rnn.algebra import Term, UnknownModuleError, expression
@@ -53,7 +54,7 @@ def at_once(module: nn.Module, inputs: list[Any] | Tensor) -> Any:
     if x is None or not _drawn(stages, x):
         return None
     outputs = reduce(lambda value, stage: stage.run(value), stages, x)
-    outputs = outputs.clone() if outputs.data_ptr() == x.data_ptr() else outputs
+    outputs = outputs.clone() if storage_id(outputs) == storage_id(x) else outputs
     return outputs if isinstance(inputs, Tensor) else list(_Parted.apply(outputs))
 
 
