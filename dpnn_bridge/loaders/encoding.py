@@ -147,14 +147,15 @@ def transfer_damage(data: bytes) -> str:
     again = "transfer the original again in binary mode"
     if line_ends_changed(data):
         return f"its line ends were changed: each line feed follows a carriage return; {again}"
-    foreign = sum(byte > 127 for byte in data[:_SAMPLE])
-    if foreign > 16 and _TEXT_BYTES.fullmatch(data[:_SAMPLE]):
+    sample = data[:_SAMPLE]
+    if len(sample.translate(None, _ASCII_BYTES)) > 16 and _TEXT_BYTES.fullmatch(sample):
         lost = " and bytes were lost" if b"\xef\xbf\xbd" in data else ""
         return f"all bytes of this file are UTF-8: it was converted as if it were text{lost}; {again}"
     return ""
 
 
 _SAMPLE = 1 << 16
+_ASCII_BYTES = bytes(range(128))
 #: UTF-8, cut anywhere
 _TEXT_BYTES = re.compile(
     rb"(?:[\x00-\x7f]|[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3})+[\xc2-\xf4]?[\x80-\xbf]{0,2}"

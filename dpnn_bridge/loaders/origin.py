@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import functools
 import gzip
 import io
 import lzma
@@ -11,7 +12,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
@@ -82,9 +83,10 @@ def local_file(origin: Origin, sha256: str | None = None, *, unpack: bool = True
     name = name_of(origin)
     if isinstance(origin, (str, os.PathLike)):
         origin = place_of(origin)
-    with temporary_folder() as folder:
+    with ExitStack() as stack:
+        folder = functools.cache(lambda: stack.enter_context(temporary_folder()))  # a plain file needs none
         if isinstance(origin, str):
-            path = folder / _base(name)
+            path = folder() / _base(name)
             download(origin, path)
             for shard in shards_of(path) if path.name.endswith(INDEX) else ():
                 download(str(beside(origin, shard.name)), shard)
@@ -92,13 +94,13 @@ def local_file(origin: Origin, sha256: str | None = None, *, unpack: bool = True
             path = Path(origin)
         else:
             opened = io.BytesIO(origin) if isinstance(origin, (bytes, bytearray, memoryview)) else origin
-            path = _copy(opened, folder / _base(name))
+            path = _copy(opened, folder() / _base(name))
         if os.path.isfile(path):  # is_file() raises for a name that is too long
             check_file(path)
             if sha256 is not None:
                 _check_sum(path, sha256, name)
             path = _unpacked(path, folder, name) if unpack else path
-        if unpack and folder in path.parents:
+        if unpack and path != origin:
             path = _with_suffix(path)
         yield LocalFile(path, name)
 
@@ -133,7 +135,7 @@ def _check_sum(path: Path, expected: str, name: str) -> None:
         raise VerificationError(f"{name}: its SHA-256 is {found}, expected {expected}")
 
 
-def _unpacked(path: Path, folder: Path, name: str) -> Path:
+def _unpacked(path: Path, folder: Callable[[], Path], name: str) -> Path:
     """Return the file inside a compressed one; any other file is itself."""
     try:
         with open_input(path) as file:
@@ -144,23 +146,19 @@ def _unpacked(path: Path, folder: Path, name: str) -> Path:
     stem = path.name
     for suffix in _SUFFIXES:
         stem = stem.removesuffix(suffix)
-    target = folder / "unpacked" / stem
     try:
         for magic, unpack in _COMPRESSED.items():
             if head.startswith(magic):
-                target.parent.mkdir()
                 with open_input(path) as packed, unpack(packed) as file:
-                    return _copy(file, target, allowed, name)
+                    return _copy(file, _empty(folder()) / stem, allowed, name)
         if head.startswith(b"PK\x03\x04") and (member := _member(path, name)):
-            target.parent.mkdir()
-            target = target.with_name(_base(member))
             with open_input(path) as whole, zipfile.ZipFile(whole) as archive:
                 if archive.getinfo(member).compress_type not in _METHODS:
                     raise NotT7Error(
                         f"{name}: a zip archive with another method than deflate and bzip2; extract it first"
                     )
                 with archive.open(member) as file:
-                    return _copy(file, target, allowed, name)
+                    return _copy(file, _empty(folder()) / _base(member), allowed, name)
     except MemoryError as e:
         raise T7LimitError("decompressing it takes more memory than available", source=name) from e
     except (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, ValueError, RuntimeError) as e:
@@ -169,6 +167,12 @@ def _unpacked(path: Path, folder: Path, name: str) -> Path:
         advice = "the file is damaged or incomplete: copy or download it again"
         raise T7FormatError(f"cannot be decompressed: {e}; {advice}", source=name) from e
     return path
+
+
+def _empty(parent: Path) -> Path:
+    folder = parent / "unpacked"
+    folder.mkdir()
+    return folder
 
 
 class _XzFile(io.RawIOBase):

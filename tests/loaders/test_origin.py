@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 from samples import SAMPLES
+from torch import nn
 
 import dpnn_bridge
 from dpnn_bridge.checkpoints.describe import describe
@@ -172,3 +173,15 @@ def test_several_objects_of_a_file_that_was_cut(tmp_path: Path) -> None:
     assert [dict(v) for v in whole] == [{"a": 1}, {"b": 2}]
     with pytest.raises(T7FormatError, match="truncated"):
         read_all(path, strict=True)
+
+
+def test_a_plain_file_needs_no_folder_for_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container whose file system is read-only."""
+
+    def missing() -> str:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", missing)
+    dpnn_bridge.save(tmp_path / "m.t7", nn.Linear(2, 2))
+    dpnn_bridge.convert(tmp_path / "m.t7", tmp_path / "m.pt")
+    assert dpnn_bridge.load(tmp_path / "m.pt").weight.shape == (2, 2)
