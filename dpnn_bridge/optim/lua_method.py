@@ -1,0 +1,219 @@
+"""Describe one method of ``optim``: the optimizer, and the names of its settings and its state in Lua."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.objects import LuaFunction, LuaTable, LuaTensor, tensor_class
+from dpnn_bridge.optim.exact import double
+from dpnn_bridge.optim.full_batch import rprop
+from dpnn_bridge.training.flat_vector import FlatField, split_flat
+
+
+@dataclass(frozen=True)
+class Method:
+    """One function of the ``optim`` package, and its mapping to an optimizer in both directions.
+
+    Attributes:
+        optimizer: the class made from its table.
+        stock: classes of torch whose state has the same meaning; the export accepts them too.
+        settings: Lua field -> (argument, Torch7's default). ``"betas.1"`` is the second element of a tuple.
+        constant_kwargs: arguments that Torch7 does not have, with the value its formula amounts to.
+        buffers: flat Lua vectors -> names in the optimizer's state.
+        factors: optional flat vectors of the configuration -> names in the state.
+        numbers: Lua numbers -> names in the state.
+        fill: setting -> state that begins with that value.
+        scratch: Lua tensors that Torch7 needs besides the buffers, with any content -> Lua class or None.
+        without_buffers: the method may have steps but no buffers.
+    """
+
+    optimizer: type[Optimizer]
+    stock: tuple[type[Optimizer], ...] = ()
+    settings: dict[str, tuple[str, Any]] = field(default_factory=dict)
+    constant_kwargs: dict[str, Any] = field(default_factory=dict)
+    buffers: dict[str, str] = field(default_factory=dict)
+    factors: dict[str, str] = field(default_factory=dict)
+    numbers: dict[str, str] = field(default_factory=dict)
+    fill: dict[str, str] = field(default_factory=dict)
+    scratch: dict[str, str | None] = field(default_factory=dict)
+    without_buffers: bool = False
+
+    # ------------------------------------------------------------------ Lua -> torch
+    def arguments(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the keyword arguments of the optimizer."""
+        arguments: dict[str, Any] = {}
+        for name, (argument, default) in self.settings.items():
+            value = config.get(name)
+            value = value if isinstance(value, (bool, int, float)) else default
+            argument, _, index = argument.partition(".")
+            if not index:
+                arguments[argument] = value
+            else:
+                arguments.setdefault(argument, {})[int(index)] = value
+        return {k: (v[0], v[1]) if isinstance(v, dict) else v for k, v in arguments.items()}
+
+    def load(
+        self, optimizer: Optimizer, fields: list[FlatField], config: Mapping[str, Any], state: Mapping[str, Any]
+    ) -> None:
+        """Fill the optimizer's state."""
+        vectors = {
+            **{n: (state, to) for n, to in self.buffers.items()},
+            **{n: (config, to) for n, to in self.factors.items()},
+        }
+        for name, (table, attribute) in vectors.items():
+            if not is_vector(table.get(name)):
+                continue
+            for f, value in zip(fields, split_flat(fields, table[name], f"the field {name!r}"), strict=True):
+                optimizer.state[f.parameter][attribute] = value.clone()
+        found = [name for name in self.buffers if is_vector(state.get(name))]
+        if found and len(found) < len(self.buffers):
+            missing = sorted(set(self.buffers) - set(found))
+            raise ConversionError(f"the state has {found} but not {missing}; is it of another method, or incomplete?")
+        if not found:
+            for name, attribute in self.fill.items():
+                for f in fields if config.get(name) else ():
+                    initial = torch.full_like(f.parameter, float(config[name]), requires_grad=False)
+                    optimizer.state[f.parameter].update({attribute: initial, "step": torch.tensor(0.0)})
+        if found or self.without_buffers:
+            for f in fields:
+                optimizer.state[f.parameter].update(self.counted(state))
+
+    def counted(self, state: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Return the numbers of a Lua state as optimizers keep them."""
+        values = {"step": torch.tensor(0.0)}
+        for name, attribute in self.numbers.items():
+            if state.get(name) is not None:
+                values[attribute] = torch.tensor(float(state[name])) if attribute == "step" else double(state[name])
+        return values
+
+    def create(self, parameters: list[nn.Parameter], config: Mapping[str, Any]) -> Optimizer:
+        """Return the optimizer, without state."""
+        return self.optimizer(parameters, **self.arguments(config))
+
+    # ------------------------------------------------------------------ torch -> Lua
+    def save(self, optimizer: Optimizer, fields: list[FlatField]) -> LuaTable:
+        """Return the Lua table of configuration and state."""
+        table = self.configuration(optimizer)
+        states = [optimizer.state.get(f.parameter, {}) for f in fields]
+        for name, attribute in {**self.buffers, **self.factors}.items():
+            if any(attribute in s for s in states):
+                parts = [
+                    f.to_lua(s[attribute] if attribute in s else torch.zeros_like(f.parameter.detach()))
+                    for f, s in zip(fields, states, strict=True)
+                ]
+                table[name] = lua_vector(torch.cat(parts))
+        for name, attribute in self.numbers.items():
+            values = [float(s[attribute]) for s in states if attribute in s]
+            if values:
+                table[name] = integral(max(values) if attribute == "step" else values[0])
+        if any(name in table for name in self.buffers):
+            kind = next(table[name].class_name for name in self.buffers if name in table)
+            for name, class_name in self.scratch.items():
+                table[name] = LuaTensor.empty(class_name or kind)
+        return table
+
+    def configuration(self, optimizer: Optimizer) -> LuaTable:
+        """Return the hyperparameters.
+
+        Raises:
+            ConversionError: groups differ, or a setting has no place in Torch7.
+        """
+        first, *others = optimizer.param_groups
+        for group in others:
+            different = sorted(k for k in first if k != "params" and group.get(k) != first[k])
+            if different:
+                raise ConversionError(
+                    f"Torch7 has one set of hyperparameters; the parameter groups differ in {different}"
+                )
+        for argument, value in self.constant_kwargs.items():
+            if first.get(argument, value) != value:
+                raise ConversionError(f"Torch7 does not support {argument}={first[argument]}; its formula has {value}")
+        table = LuaTable()
+        for name, (argument, default) in self.settings.items():
+            argument, _, index = argument.partition(".")
+            value = first.get(argument, default)
+            value = value[int(index)] if index and isinstance(value, (tuple, list)) else value
+            table[name] = value if isinstance(value, bool) else integral(float(value))
+        return table
+
+
+class RpropMethod(Method):
+    """``optim.rprop``, torch's own where a step is one iteration on whole parameters."""
+
+    def create(self, parameters: list[nn.Parameter], config: Mapping[str, Any]) -> Optimizer:
+        niter, arguments = config.get("niter") or 1, self.arguments(config)
+        del arguments["niter"]
+        return rprop(parameters, niter, **arguments)
+
+
+class LBFGSMethod(Method):
+    """``optim.lbfgs``, whose state belongs to the whole vector."""
+
+    vectors = {"d": "d", "g_old": "prev_flat_grad"}
+    lists = {"old_dirs": "old_stps", "old_stps": "old_dirs"}  # Torch7 calls the steps directions, torch the differences
+    scalars = {"t": "t", "Hdiag": "H_diag", "f_old": "prev_loss", "nIter": "n_iter", "funcEval": "func_evals"}
+
+    def load(
+        self, optimizer: Optimizer, fields: list[FlatField], config: Mapping[str, Any], state: Mapping[str, Any]
+    ) -> None:
+        if isinstance(config.get("lineSearch"), LuaFunction):
+            raise ConversionError(
+                "lineSearch is a Lua function, which is never run; remove the field to step without it"
+            )
+
+        def vector(value: Any, name: str) -> Tensor:
+            return torch.cat([part.reshape(-1) for part in split_flat(fields, value, name)])
+
+        values: dict[str, Any] = {to: state[name] for name, to in self.scalars.items() if state.get(name) is not None}
+        for name, to in self.vectors.items():
+            if state.get(name) is not None:
+                values[to] = vector(state[name], name)
+        for name, to in self.lists.items():
+            if state.get(name) is not None:
+                values[to] = [vector(v, name) for v in LuaTable(state[name]).as_list()]
+        optimizer.state[fields[0].parameter].update(values)
+
+    def save(self, optimizer: Optimizer, fields: list[FlatField]) -> LuaTable:
+        table = self.configuration(optimizer)
+        order = optimizer.param_groups[0]["params"]
+        state = optimizer.state.get(order[0], {})
+
+        def vector(value: Tensor) -> LuaTensor:
+            parts = dict(zip(map(id, order), value.split([p.numel() for p in order]), strict=True))
+            lua = [f.to_lua(parts[id(f.parameter)].view_as(f.parameter)) for f in fields]
+            return lua_vector(torch.cat(lua))
+
+        for name, to in self.scalars.items():
+            if to in state:
+                table[name] = integral(float(state[to]))
+        for name, to in self.vectors.items():
+            if state.get(to) is not None:
+                table[name] = vector(state[to])
+        for name, to in self.lists.items():
+            if state.get(to) is not None:
+                table[name] = LuaTable.from_list(vector(v) for v in state[to])
+        return table
+
+
+def is_vector(value: Any) -> bool:
+    """Return whether a field is a tensor; ``stepsize`` is a number before the first step and a tensor after it."""
+    return isinstance(value, (LuaTensor, Tensor))
+
+
+def lua_vector(value: Tensor) -> LuaTensor:
+    """Return a torch vector as a Lua tensor of the same precision."""
+    host = value.detach().cpu()
+    array = (host.float() if host.dtype == torch.bfloat16 else host).numpy().copy()
+    return LuaTensor.from_numpy(array, tensor_class(array.dtype))
+
+
+def integral(value: float) -> int | float:
+    """Return a number like the reader: an int if it is integral."""
+    return int(value) if float(value).is_integer() else value
