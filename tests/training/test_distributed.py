@@ -78,8 +78,7 @@ def run(*arguments: object) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", EXAMPLE]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run([*command, *map(str, arguments)], env=environment, capture_output=True, text=True)
-    # PyTorch aborts a process now and then whose threads still end after its work; the files tell whether that is done
-    assert done.returncode == 0 or "terminate called without an active exception" in done.stderr, done.stderr
+    assert done.returncode == 0, done.stderr
 
 
 def test_two_processes_with_ddp(tmp_path: Path) -> None:
