@@ -57,16 +57,43 @@ def causing_os_error(error: BaseException | None) -> OSError | None:
     return None
 
 
+#: bytes of the directory of a zip archive: that of 100,000 tensors takes about 10 MB
+_LARGEST_DIRECTORY = 1 << 26
+
+
+class _ArchiveFile(io.BufferedReader):
+    """A file whose reads are limited while ``ZipFile`` reads the directory of the archive, which it does at once."""
+
+    largest_read: int | None = _LARGEST_DIRECTORY
+
+    def read(self, size: int | None = -1) -> bytes:
+        if self.largest_read is not None and size is not None and size > self.largest_read:
+            raise BadZipFile(f"its directory takes {size:,} bytes, more than that of any model")
+        return super().read(size)
+
+
+@contextmanager
+def open_zip(path: str | os.PathLike[str]) -> Iterator[ZipFile]:
+    """Open a zip archive for reading, with a directory of bounded size.
+
+    Raises:
+        BadZipFile, OSError, ValueError: As of ``zipfile.ZipFile``, while it is opened or read.
+    """
+    with _ArchiveFile(_InputFile(path)) as file, ZipFile(file) as archive:
+        file.largest_read = None
+        yield archive
+
+
 @contextmanager
 def open_archive(path: str | os.PathLike[str]) -> Iterator[ZipFile]:
-    """Open a zip archive for reading.
+    """Open a zip archive as :func:`open_zip`, with errors of this package.
 
     Raises:
         T7FormatError: The archive is damaged, also if this is found while the block reads it.
         OSError: See :func:`retry_eagain`.
     """
     try:
-        with open_input(path) as file, ZipFile(file) as archive:
+        with open_zip(path) as archive:
             yield archive
     except DpnnBridgeError:
         raise

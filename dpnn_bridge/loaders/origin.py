@@ -18,7 +18,7 @@ from typing import IO, Any, NamedTuple
 
 from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.base.folders import temporary_folder
-from dpnn_bridge.base.reading import causing_os_error, open_input
+from dpnn_bridge.base.reading import causing_os_error, open_input, open_zip
 from dpnn_bridge.base.regular import check_file
 from dpnn_bridge.base.remote import beside, download, place_of, without_query
 from dpnn_bridge.base.shards import shards_of
@@ -152,7 +152,7 @@ def _unpacked(path: Path, folder: Callable[[], Path], name: str) -> Path:
                 with open_input(path) as packed, unpack(packed) as file:
                     return _copy(file, _empty(folder()) / stem, allowed, name)
         if head.startswith(b"PK\x03\x04") and (member := _member(path, name)):
-            with open_input(path) as whole, zipfile.ZipFile(whole) as archive:
+            with open_zip(path) as archive:
                 if archive.getinfo(member).compress_type not in _METHODS:
                     raise NotT7Error(
                         f"{name}: a zip archive with another method than deflate and bzip2; extract it first"
@@ -205,7 +205,7 @@ class _XzFile(io.RawIOBase):
 
 def _member(path: Path, name: str) -> str | None:
     """Return the one file in a zip archive; None for one that PyTorch or numpy wrote."""
-    with open_input(path) as whole, zipfile.ZipFile(whole) as archive:
+    with open_zip(path) as archive:
         names = [n for n in archive.namelist() if not n.endswith("/") and not n.startswith("__MACOSX")]
     if any(n.endswith(("data.pkl", ".npy", "/version")) for n in names):
         return None

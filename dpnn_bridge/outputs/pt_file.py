@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from dpnn_bridge.base.display import printable, shortened
-from dpnn_bridge.base.reading import causing_os_error, open_input
+from dpnn_bridge.base.reading import causing_os_error, open_input, open_zip
 from dpnn_bridge.errors import NotT7Error, T7FormatError
 from dpnn_bridge.loaders.encoding import OLD_PYTORCH
 from dpnn_bridge.loaders.hash_flood import SAFE, HashFloodGuard
@@ -119,7 +119,7 @@ def records(path: Path, source: FileSource) -> dict[str, Record]:
         BadZipFile, _DamagedError: a record is compressed, overlaps another or reaches outside of the file.
     """
     try:
-        with open_input(path) as file, zipfile.ZipFile(file) as archive:
+        with open_zip(path) as archive:
             entries, end = sorted(archive.infolist(), key=lambda e: e.header_offset), archive.start_dir
     except OSError as error:
         if error.errno != errno.EINVAL:

@@ -6,12 +6,13 @@ import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import ZIP_STORED, BadZipFile, ZipFile
+from zipfile import ZIP_STORED, BadZipFile
 
 import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.base.boundary import as_ours
+from dpnn_bridge.base.reading import open_zip
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.differences import Tolerance, compare
 from dpnn_bridge.conversion.failure import failure_reason
@@ -130,7 +131,7 @@ def need_whole_zip(path: Path) -> None:
     """Raise :class:`VerificationError` unless the file is a zip archive whose parts have the right checksums."""
     try:
         size = path.stat().st_size
-        with ZipFile(path) as archive:
+        with open_zip(path) as archive:
             entries = archive.infolist()
             if any(e.compress_type != ZIP_STORED for e in entries) or sum(e.file_size for e in entries) > size:
                 raise VerificationError(f"{path}: its records are compressed or overlap, unlike those of any output")

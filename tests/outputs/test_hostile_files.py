@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import struct
 import time
 import warnings
 import zipfile
@@ -240,6 +241,18 @@ def test_what_an_archive_repeats_is_refused(tmp_path: Path) -> None:
     for name, reason in (("twice", "duplicate"), ("often", "repeat their elements"), ("far", "and strides")):
         with pytest.raises(T7FormatError, match=reason):
             pt_file.read(tmp_path / f"{name}.pt")
+
+
+@pytest.mark.parametrize("name", ["x.pt", "x.zip"])
+def test_a_directory_larger_than_any_model_needs(name: str, tmp_path: Path) -> None:
+    """It would be read whole, and take ten times its size in memory."""
+    size = 3 << 30
+    with open(tmp_path / name, "wb") as file:
+        file.write(b"PK\x03\x04".ljust(30, b"\0"))
+        file.seek(30 + size)  # no block of the disk holds the zeros
+        file.write(struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 1, 1, size, 30, 0))
+    with pytest.raises(DpnnBridgeError, match="directory takes 3,221,225,472 bytes"):
+        dpnn_bridge.load(tmp_path / name)
 
 
 def test_numbers_that_json_does_not_have(tmp_path: Path) -> None:

@@ -6,12 +6,12 @@ import io
 import pickle
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.base.reading import open_zip
 from dpnn_bridge.compare.bits import same_bits, same_in_file, same_tensors
 from dpnn_bridge.errors import VerificationError
 from dpnn_bridge.loaders.source import FileSource
@@ -104,7 +104,7 @@ class Pt(Format):
 
     def origin(self, path: Path) -> str | None:
         need_whole_zip(path)
-        with ZipFile(path) as archive:
+        with open_zip(path) as archive:
             return archive.comment.decode() or None
 
     def same_content(self, one: Path, other: Path) -> bool:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile
 
 import torch
 from torch import Tensor, fx, nn
 
 from dpnn_bridge.base.atomic import PatientFile
+from dpnn_bridge.base.reading import open_zip
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.outputs.dynamic import Dynamic
 from dpnn_bridge.outputs.format import ExportContext, Format
@@ -80,7 +80,7 @@ class Pt2(Format):
 
     def origin(self, path: Path) -> str | None:
         need_whole_zip(path)
-        with ZipFile(path) as archive:
+        with open_zip(path) as archive:
             name = next(n for n in archive.namelist() if n.endswith(f"/{ORIGIN}"))
             return archive.read(name).decode()
 
