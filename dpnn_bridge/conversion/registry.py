@@ -38,6 +38,7 @@ from torch import nn
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.display import type_name
 from dpnn_bridge.base.exclusive import Exclusive
+from dpnn_bridge.conversion.constructor import settings_repr
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite, PlainModule
 from dpnn_bridge.conversion.stock import PREFIX, StockLayer
@@ -64,7 +65,8 @@ ClassT = TypeVar("ClassT", bound=type)
 def lua_class(*names: str) -> Callable[[ClassT], ClassT]:
     """Register a class mapping, or a module class with an inner class ``Lua``, under its Lua names, canonical first.
 
-    A module class without an inner class ``Lua`` needs no more than its names: it has no fields.
+    A module class without an inner class ``Lua`` needs no more than its names: it has no fields. A module class without
+    an ``extra_repr`` shows the arguments of its constructor.
 
     A mapping of a user takes precedence over a built-in mapping of the same Lua name. The export uses it for modules
     created in PyTorch only if no built-in mapping has their type, or if it matches every object of a Lua name of such a
@@ -119,6 +121,8 @@ def _inner_mapping(module: type[nn.Module], place: str) -> type[LuaClass]:
     if not isinstance(mapping, type) or not issubclass(mapping, LuaClass):
         raise TypeError(f"{place}.Lua is no mapping; make it a subclass of LuaClass: class Lua(LuaClass)")
     mapping.torch_type = module
+    if module.extra_repr is nn.Module.extra_repr:
+        module.extra_repr = settings_repr  # type: ignore[method-assign, assignment]
     return mapping
 
 

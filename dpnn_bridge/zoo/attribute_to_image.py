@@ -99,9 +99,6 @@ class LinearMix(nn.Module):
     def forward(self, input: list[Tensor]) -> Any:
         return F.linear(torch.cat(input, -1), self.weight, self.bias)
 
-    def extra_repr(self) -> str:
-        return f"{self.x_features}, {self.y_features}, {self.out_features}"
-
     class Lua(LuaClass):
         scalars = {"inputSize_x": "x_features", "inputSize_y": "y_features", "outputSize": "out_features"}
         tensors = ("weight", "bias")
@@ -218,9 +215,6 @@ class Reparametrize(Sampler):
     def __init__(self, dimension: int) -> None:
         super().__init__()
         self.dimension = dimension
-
-    def extra_repr(self) -> str:
-        return f"{self.dimension}"
 
     class Lua(LuaClass):
         scalars = ("dimension",)

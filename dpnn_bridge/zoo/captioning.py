@@ -113,9 +113,6 @@ class DenseCapLanguageModel(nn.Module):
         words = torch.cat([captions, none], 1).masked_fill(end, self.vocab_size + self.index_base)
         return torch.cat([none, words], 1)
 
-    def extra_repr(self) -> str:
-        return f"vocab_size={self.vocab_size}, seq_length={self.seq_length}"
-
     class Lua(LuaClass):
         computed_fields = ("idx_to_token",)
         indexed = True
@@ -195,9 +192,6 @@ class NeuralTalkLanguageModel(nn.Module):
         written = torch.cat([words.new_ones(2), words.any(1)])
         return torch.stack(outputs).masked_fill(~written[:, None, None], 0)
 
-    def extra_repr(self) -> str:
-        return f"vocab_size={self.vocab_size}, seq_length={self.seq_length}"
-
     class Lua(LuaClass):
         checked_by = "formula"
         test = "test_a_caption_starts_with_the_image"
@@ -273,9 +267,6 @@ class FeatExpander(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         return input.repeat_interleave(self.n, 0) if self.n != 1 else input
-
-    def extra_repr(self) -> str:
-        return f"{self.n}"
 
     class Lua(LuaClass):
         scalars = ("n",)

@@ -47,9 +47,6 @@ class OneHot(nn.Module):
         self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype  # the layers behind it are cast as well
         return self
 
-    def extra_repr(self) -> str:
-        return f"{self.size}"
-
     class Lua(LuaClass):
         indexed = True
         scalars = {"outputSize": "size"}

@@ -44,9 +44,6 @@ class SpatialSymmetricPadding(nn.Module):
         value = input.detach()[:, :, rows][:, :, :, columns]
         return with_gradient_of(value, F.pad(input, (self.pad_l, self.pad_r, self.pad_t, self.pad_b)))
 
-    def extra_repr(self) -> str:
-        return f"l={self.pad_l}, r={self.pad_r}, t={self.pad_t}, b={self.pad_b}"
-
     class Lua(LuaClass):
         scalars = ("pad_l", "pad_r", "pad_t", "pad_b")
 

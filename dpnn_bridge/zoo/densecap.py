@@ -90,9 +90,6 @@ class MakeAnchors(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         return self.boxes(input).flatten(0, 1).expand(input.shape[0], -1, -1, -1)
 
-    def extra_repr(self) -> str:
-        return f"x0={self.x0}, y0={self.y0}, sx={self.sx}, sy={self.sy}"
-
     class Lua(LuaClass):
         scalars = ("x0", "y0", "sx", "sy")
         tensors = ("anchors",)
@@ -147,9 +144,6 @@ class ReshapeBoxFeatures(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         return input.unflatten(1, (self.k, -1)).permute(0, 1, 3, 4, 2).flatten(1, 3)
 
-    def extra_repr(self) -> str:
-        return f"{self.k}"
-
     class Lua(LuaClass):
         scalars = ("k",)
         scratch = ("input_perm", "gradInput_perm")
@@ -199,9 +193,6 @@ class RegularizeLayer(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         return scale_gradient(add_gradient(input, input.detach() * self.weight), self.grad_scale)
-
-    def extra_repr(self) -> str:
-        return f"{self.weight}, {self.grad_scale}"
 
     class Lua(LuaClass):
         scalars = {"w": "weight", "gradMul": "grad_scale"}
@@ -258,9 +249,6 @@ class BoxToAffine(nn.Module):
         rows = [h / self.height, zero, (2 * y - 1 - self.height) / (self.height - 1)]
         rows += [zero, w / self.width, (2 * x - 1 - self.width) / (self.width - 1)]
         return torch.stack(rows, 1).unflatten(1, (2, 3))
-
-    def extra_repr(self) -> str:
-        return f"{self.height}, {self.width}"
 
     class Lua(LuaClass):
         scalars = {"H": "height", "W": "width"}

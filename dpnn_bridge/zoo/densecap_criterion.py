@@ -41,9 +41,6 @@ class BoxRegressionCriterion(nn.Module):
         far = (wanted.detach().abs() > 10).any(1, keepdim=True)
         return self.weight * self.smooth_l1(transforms.masked_fill(far, 0), wanted.masked_fill(far, 0))
 
-    def extra_repr(self) -> str:
-        return f"weight={self.weight}"
-
     class Lua(WithoutParameters):
         members = ("smooth_l1",)
         scalars = {"w": "weight"}

@@ -169,9 +169,6 @@ class LocalizationLayer(nn.Module):
             "box_reg_loss": self.box_reg_weight * moves,
         }
 
-    def extra_repr(self) -> str:
-        return f"nms_thresh={self.nms_thresh}, max_proposals={self.max_proposals}"
-
     class Lua(PartsInTables):
         inside = {
             "nets": {

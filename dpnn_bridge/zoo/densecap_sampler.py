@@ -80,9 +80,6 @@ class BoxSampler(nn.Module):
             raise ValueError("BoxSampler: every box is the best one of a target, none is left to be negative")
         return torch.randint(total, (count,)) if total < count else torch.randperm(total)[:count]
 
-    def extra_repr(self) -> str:
-        return f"low_thresh={self.low_thresh}, high_thresh={self.high_thresh}, batch_size={self.batch_size}"
-
     class Lua(LuaClass):
         indexed = True
         members = ("box_iou",)

@@ -43,9 +43,6 @@ class Unpool(nn.Module):
         corner[0, 0] = 1
         return torch.kron(input, corner)
 
-    def extra_repr(self) -> str:
-        return f"{self.in_channels}, kernel_size={self.kernel_size}, size={self.size}"
-
     class Lua(LuaClass):
         scalars = {"nInputPlane": "in_channels", "k": "kernel_size", ("oheight", "owidth"): "size"}
         scratch = ("mask",)
@@ -93,9 +90,6 @@ class ChannelDropout(nn.Module):
         kept = torch.ones(input.shape[1], dtype=input.dtype, device=input.device)
         kept[: self.channels] = noise
         return input * kept.view(-1, 1, 1)
-
-    def extra_repr(self) -> str:
-        return f"{self.channels}, p={self.p}, stochastic_inference={self.stochastic_inference}"
 
     class Lua(LuaClass):
         scalars = {"nChannels": "channels", "p": "p", "stochastic_inference": "stochastic_inference"}

@@ -51,9 +51,6 @@ class Scale(nn.Module):
         grey = 0.299 * red + 0.587 * green + 0.114 * blue
         return _resized(_resized(grey, self.width).t(), self.height).t().unsqueeze(0)
 
-    def extra_repr(self) -> str:
-        return f"{self.height}, {self.width}"
-
     class Lua(LuaClass):
         scalars = ("height", "width")
 

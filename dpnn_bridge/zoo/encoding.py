@@ -37,9 +37,6 @@ class Aggregate(nn.Module):
         weights, residuals = input
         return torch.einsum("...nk,...nkd->...kd", weights, residuals)
 
-    def extra_repr(self) -> str:
-        return f"{self.K}, {self.D}"
-
     class Lua(LuaClass):
         scalars = ("K", "D")
         checked_by = "formula"
@@ -89,9 +86,6 @@ class Encoding(nn.Module):
         residuals = input.unsqueeze(-2) - self.weight
         near = scale_gradient(-residuals.square().sum(-1) * self.bias, -1)
         return torch.einsum("...nk,...nkd->...kd", near.softmax(-1), residuals)
-
-    def extra_repr(self) -> str:
-        return f"{self.K}, {self.D}"
 
     class Lua(LuaClass):
         scalars = ("K", "D")

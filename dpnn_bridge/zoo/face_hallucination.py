@@ -58,9 +58,6 @@ class SpatialGlimpseInverse(nn.Module):
         source = torch.arange(size, device=place.device) + border - start[:, None]
         return source.clamp(0, length - 1), (source >= 0) & (source < length)
 
-    def extra_repr(self) -> str:
-        return f"{self.height}, {self.width}, residual={self.residual}"
-
     class Lua(LuaClass):
         scalars = ("height", "width", "residual")
         defaults = {"residual": False}

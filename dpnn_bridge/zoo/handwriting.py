@@ -105,9 +105,6 @@ class MixtureCriterion(nn.Module):
             loss, surrogate = loss / len(input), surrogate / len(input)
         return with_gradient_of(loss, surrogate)
 
-    def extra_repr(self) -> str:
-        return f"size_average={self.size_average}"
-
     class Lua(LuaClass):
         scalars = {"sizeAverage": "size_average"}
         defaults: dict[str, Any] = {"sizeAverage": False}

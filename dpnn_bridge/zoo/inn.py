@@ -176,9 +176,6 @@ class SpatialStochasticPooling(nn.Module):
         picked = (mass >= threshold).byte().argmax(-1, keepdim=True)
         return windows.gather(-1, picked).squeeze(-1)
 
-    def extra_repr(self) -> str:
-        return f"{self.kernel_size}, stride={self.stride}"
-
     class Lua(LuaClass):
         scalars = {("kH", "kW"): "kernel_size", ("dH", "dW"): "stride"}
         scratch = ("indices",)
@@ -256,9 +253,6 @@ class ROIPooling(nn.Module):
         begin, end = i[:-1] * step, i[1:] * step
         begin, end = (round_half_away(begin), round_half_away(end)) if self.v2 else (begin.floor(), end.ceil())
         return tuple((first[:, None] + b).clamp(0, size).long() for b in (begin, end))  # type: ignore[return-value]
-
-    def extra_repr(self) -> str:
-        return f"{self.output_size}, spatial_scale={self.spatial_scale}, v2={self.v2}"
 
     class Lua(LuaClass):
         indexed = True

@@ -39,9 +39,6 @@ class ExpOut(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         return input @ self.constant_vector
 
-    def extra_repr(self) -> str:
-        return f"{self.labels}"
-
     class Lua(LuaClass):
         tensors = ("constant_vector",)
         sizes = {"constant_vector": "labels"}

@@ -65,9 +65,6 @@ class MSDNetLayer(nn.Sequential):
             results.append(module([input[i], input[i - 1], input[i]] if i else [input[0], input[0]]))
         return results
 
-    def extra_repr(self) -> str:
-        return f"in_scales={self.in_scales}, out_scales={self.out_scales}"
-
     class Lua(LuaClass):
         computed_fields = ("discard",)
         container = True
@@ -108,9 +105,6 @@ class JointTrainModule(nn.Sequential):
             features = block(features)
             scores.append(classifier(features[-1]))
         return scores
-
-    def extra_repr(self) -> str:
-        return f"blocks={self.blocks}"
 
     class Lua(LuaClass):
         container = True

@@ -40,9 +40,6 @@ class GramMatrix(nn.Module):
         gram = features @ features.transpose(-1, -2)
         return gram / input.shape[-3:].numel() if self.normalize else gram
 
-    def extra_repr(self) -> str:
-        return f"normalize={self.normalize}"
-
     class Lua(LuaClass):
         scalars = ("normalize",)
         defaults = {"normalize": False}
@@ -122,9 +119,6 @@ class Inspiration(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         return ((self.weight @ self.target).t() @ input.flatten(-2)).view_as(input)
-
-    def extra_repr(self) -> str:
-        return f"{self.channels}"
 
     class Lua(LuaClass):
         scalars = {"C": "channels"}

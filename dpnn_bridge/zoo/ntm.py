@@ -148,9 +148,6 @@ class SmoothCosineSimilarity(nn.Module):
         norms = torch.linalg.vector_norm(matrix, dim=1) * torch.linalg.vector_norm(vector)
         return matrix @ vector / (norms + self.smooth)
 
-    def extra_repr(self) -> str:
-        return f"{self.smooth}"
-
     class Lua(LuaClass):
         scalars = ("smooth",)
         scratch = ("rownorms", "dot", "knorm")

@@ -215,9 +215,6 @@ class VariationalDropout(nn.Module):
         """Forget the mask; call it before every sequence."""
         self.mask = None
 
-    def extra_repr(self) -> str:
-        return f"p={self.p}"
-
     class Lua(LuaClass):
         """The mask counts while ``noiseInit[1]`` is 1."""
 
@@ -295,9 +292,6 @@ class JoinReplicateTable(nn.Module):
         )
         size = max(x.shape[replicate] for x in input)
         return torch.cat([x.expand(*x.shape[:replicate], size, *x.shape[replicate + 1 :]) for x in input], join)
-
-    def extra_repr(self) -> str:
-        return f"{self.dimension_replicate}, {self.dimension_join}"
 
     class Lua(LuaClass):
         scalars = {

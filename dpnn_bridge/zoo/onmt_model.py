@@ -122,9 +122,6 @@ class BiEncoder(nn.Module):
     def _merged(self, a: Tensor, b: Tensor) -> Tensor:
         return torch.cat([a, b], -1) if self.merge == "concat" else a + b
 
-    def extra_repr(self) -> str:
-        return f"merge={self.merge}"
-
     class Lua(_Part):
         test = "test_a_sentence_is_read_both_ways"
 

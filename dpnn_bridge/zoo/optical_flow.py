@@ -47,9 +47,6 @@ class CostVolMulti(nn.Module):
             total = total + torch.stack(costs, 1)
         return total / (C * len(frames))
 
-    def extra_repr(self) -> str:
-        return f"window={self.window}, forward_in_time={self.forward_in_time}"
-
     class Lua(LuaClass):
         scalars = {"win": "window", "fwd": "forward_in_time"}
         constants = {"gradInput": empty_table, "verbose": False}

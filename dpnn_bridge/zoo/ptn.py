@@ -40,9 +40,6 @@ class PerspectiveGridGenerator(nn.Module):
         points = self.base_grid.flatten(0, 2) @ input.transpose(-1, -2)
         return points.unflatten(-2, (self.depth, self.height, self.width))
 
-    def extra_repr(self) -> str:
-        return f"{self.depth}, {self.height}, {self.width}"
-
     class Lua(LuaClass):
         scalars = ("depth", "height", "width")
         tensors = {"baseGrid": "base_grid"}

@@ -89,9 +89,6 @@ class PyramidPacker(nn.Module):
         """Return the first place behind a pixel."""
         return ((pixel - 1) // self.step + 1) * self.step + 1
 
-    def extra_repr(self) -> str:
-        return f"{self.scales}"
-
     class Lua(WithScales):
         test = "test_scales_stand_below_and_beside_each_other"
         constants = {"dim_width": 1, "dim_height": 1, "dimz": 1, "step_width": 4, "step_height": 4}
@@ -139,9 +136,6 @@ class PyramidUnPacker(nn.Module):
             rows, columns = ((size - self.kernel) // self.step + 1 for size in (height, width))
             parts.append(features.narrow(1, y, rows).narrow(2, x, columns))
         return parts
-
-    def extra_repr(self) -> str:
-        return f"step={self.step}, kernel={self.kernel}"
 
     class Lua(WithScales):
         test = "test_maps_of_the_scales_are_cut_out"

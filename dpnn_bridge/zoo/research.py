@@ -112,9 +112,6 @@ class Normalization(nn.Module):
         norm = torch.linalg.vector_norm(input, dim=1, keepdim=True)
         return input / torch.where(norm > self.threshold, norm, torch.ones_like(norm))
 
-    def extra_repr(self) -> str:
-        return f"{self.threshold}"
-
     class Lua(LuaClass):
         scalars = {"thresh": "threshold"}
         scratch = ("norm", "buffer")
@@ -194,9 +191,6 @@ class BinarySpatialConvolution(nn.Module):
         padH, padW = self.padding
         padded = F.pad(signs, (padW, padW, padH, padH), value=-1)
         return F.conv2d(padded, self.signs, stride=self.stride) * self.alphas.view(-1, 1, 1)
-
-    def extra_repr(self) -> str:
-        return f"{self.in_channels}, {self.out_channels}, {self.kernel_size}, {self.stride}, {self.padding}"
 
     class Lua(LuaClass):
         computed_fields = ("weight",)
@@ -328,9 +322,6 @@ class LstmLayer(nn.Module):
             cell, hidden, output = self.unit([x, cell, hidden])
             outputs.append(output)
         return outputs[::-1] if self.reverse else outputs
-
-    def extra_repr(self) -> str:
-        return f"reverse={self.reverse}"
 
     class Lua(WithoutClones):
         members = {"lstmUnit": "unit"}

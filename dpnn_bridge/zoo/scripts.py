@@ -54,9 +54,6 @@ class BinaryStochastic(nn.Module):
         bits = (probability.detach() * 2).floor().clamp(0, 1)
         return with_gradient_of(bits * (self.hi - self.lo) + self.lo, probability)
 
-    def extra_repr(self) -> str:
-        return f"lo={self.lo}, hi={self.hi}"
-
     class Lua(LuaClass):
         scalars = ("lo", "hi")
         defaults = {"lo": 0, "hi": 1}
@@ -110,9 +107,6 @@ class TripletEmbeddingCriterion(nn.Module):
         anchor, positive, negative = input
         distance = (anchor - positive).square().sum(1) + self.alpha - (anchor - negative).square().sum(1)
         return distance.relu().sum() / len(anchor)
-
-    def extra_repr(self) -> str:
-        return f"alpha={self.alpha}"
 
     class Lua(WithoutParameters):
         scalars = ("alpha",)

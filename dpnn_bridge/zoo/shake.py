@@ -55,9 +55,6 @@ class ShakeShakeTable(nn.Module):
         drawn = torch.rand(x.shape[0] if self.shake_image else 1, dtype=x.dtype, device=x.device)
         return drawn.expand(x.shape[0])
 
-    def extra_repr(self) -> str:
-        return f"forward={self.forward_shake}, backward={self.backward_shake}, image={self.shake_image}"
-
     class Lua(LuaClass):
         @classmethod
         def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:

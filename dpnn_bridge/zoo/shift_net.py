@@ -104,9 +104,6 @@ class InnerTripleShift(nn.Module):
         moved = with_gradient_of(moved.where(missing, 0), moved.where(~known, 0))
         return torch.cat([decoder, encoder, moved.view_as(encoder)], 1)
 
-    def extra_repr(self) -> str:
-        return f"{self.name!r}, threshold={self.threshold}, triple_weight={self.triple_weight}"
-
     class Lua(LuaClass):
         scalars = {
             "cls": "name",

@@ -37,9 +37,6 @@ class ReverseTensor(nn.Module):
         output = (input if self.backprop else input.detach()).flip(self.dim - 1)
         return output if self.backprop else zero_gradient(output, input)
 
-    def extra_repr(self) -> str:
-        return f"dim={self.dim}, backprop={self.backprop}"
-
     class Lua(LuaClass):
         scalars = {"dim": "dim", "bprop": "backprop"}
         defaults = {"dim": 1, "bprop": True}
@@ -99,9 +96,6 @@ class LookupTableOneHot(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         return zero_gradient(self.eye[input.long() - self.index_base], input)
-
-    def extra_repr(self) -> str:
-        return f"{self.size}, index_base={self.index_base}"
 
     class Lua(LuaClass):
         indexed = True
@@ -223,9 +217,6 @@ class Noise(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         return input + self.variance * torch.randn_like(input) if self.training else input
 
-    def extra_repr(self) -> str:
-        return f"{self.variance}"
-
     class Lua(LuaClass):
         scalars = ("variance",)
         computed_fields = ("active",)
@@ -273,9 +264,6 @@ class AppendConstant(nn.Module):
         trailing = [1] * (input.dim() - dim - 1)
         return torch.cat([input, input.new_tensor(self.values).view(-1, *trailing).expand(sizes)], dim)
 
-    def extra_repr(self) -> str:
-        return f"{self.values}, dimension={self.dimension}"
-
     class Lua(LuaClass):
         scalars = ("dimension",)
         computed_fields = ("constant_value",)
@@ -317,9 +305,6 @@ class SpatialReplicatePadding(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         sides = (self.width, self.width, self.height, self.height)
         return nn.functional.pad(input, sides, mode="replicate")
-
-    def extra_repr(self) -> str:
-        return f"{self.height}, {self.width}"
 
     class Lua(LuaClass):
         scalars = {"padH": "height", "padW": "width"}

@@ -89,9 +89,6 @@ class MaskZeroCopy(Decorator):
         self.last = output.detach()
         return output
 
-    def extra_repr(self) -> str:
-        return f"input_dims={self.input_dims}"
-
     class Lua(Decorator.Lua):
         scalars = {"nInputDim": "input_dims"}
         scratch = ("zeroMask", "gradOutput")

@@ -75,9 +75,6 @@ class StereoJoin(nn.Module):
         shifted = nn.functional.pad(right, (self.disp_max - 1, 0)).unfold(2, self.disp_max, 1)
         return -(left.unsqueeze(-1) * shifted).sum(0).flip(-1).permute(2, 0, 1).unsqueeze(0)
 
-    def extra_repr(self) -> str:
-        return f"{self.disp_max}"
-
     class Lua(LuaClass):
         scalars = ("disp_max",)
         scratch = ("output_L",)

@@ -51,9 +51,6 @@ class AdaLinearScale(nn.Module):
         scale = 1 / bound
         return with_gradient_of(value.clamp(min=0).minimum(bound) * scale, input.where(inside, 0) * scale)
 
-    def extra_repr(self) -> str:
-        return f"{self.std_multiplier}"
-
     class Lua(LuaClass):
         scalars = ("std_multiplier",)
         constants = {"upper_bound": 1}
@@ -114,9 +111,6 @@ class MatchTrans(nn.Module):
         alone = centre.to(affinity.dtype).view(1, 1, -1, 1)
         return torch.where(mass < 1e-7, alone, affinity / mass)
 
-    def extra_repr(self) -> str:
-        return f"{self.window}"
-
     class Lua(LuaClass):
         scalars = {"K": "window"}
         constants = {"gradInput": empty_table, "epsilon": 1e-8}
@@ -147,9 +141,6 @@ class VidFlip(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         return input.unflatten(0, (self.videos, self.frames)).flip(1).flatten(0, 1)
-
-    def extra_repr(self) -> str:
-        return f"{self.videos}, {self.frames}"
 
     class Lua(LuaClass):
         scalars = {"N": "videos", "T": "frames"}
@@ -196,9 +187,6 @@ class STMM(nn.Module):
             memory = self.net([features[:, t], features[:, max(t - 1, 0)], memory])[0]
             outputs.append(memory)
         return torch.stack(outputs, 1).flatten(0, 1)
-
-    def extra_repr(self) -> str:
-        return f"videos={self.videos}, frames={self.frames}"
 
     class Lua(LuaClass):
         """Torch7's flat ``weight`` is written as the list of the parameters in ``net``, which it accepts as well."""
@@ -250,9 +238,6 @@ class FixedIndex(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         return input.index_select(self.dimension - 1, self.index - 1)
 
-    def extra_repr(self) -> str:
-        return f"dimension={self.dimension}"
-
     class Lua(LuaClass):
         scalars = ("dimension",)
         tensors = ("index",)
@@ -301,9 +286,6 @@ class ImageRoiPooling(nn.Module):
             if len(rows):
                 output = output.index_copy(0, rows, self.net([features[i], boxes[rows]]))
         return zero_gradient(output, rois)
-
-    def extra_repr(self) -> str:
-        return f"{self.height}, {self.width}, {self.spatial_scale}"
 
     class Lua(LuaClass):
         members = ("net", "box_to_affine")

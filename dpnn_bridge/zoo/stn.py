@@ -45,9 +45,6 @@ class AffineGridGeneratorBHWD(nn.Module):
         points = self.base_grid.flatten(0, 1) @ input.transpose(-1, -2)
         return points.unflatten(-2, (self.height, self.width))
 
-    def extra_repr(self) -> str:
-        return f"{self.height}, {self.width}"
-
     class Lua(LuaClass):
         scalars = ("height", "width")
         tensors = {"baseGrid": "base_grid"}
@@ -124,9 +121,6 @@ class AffineTransformMatrixGenerator(nn.Module):
         cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
         linear = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)
         return torch.cat([linear, linear @ shift.unsqueeze(-1)], -1)
-
-    def extra_repr(self) -> str:
-        return f"rotation={self.use_rotation}, scale={self.use_scale}, translation={self.use_translation}"
 
     class Lua(LuaClass):
         scalars = {"useRotation": "use_rotation", "useScale": "use_scale", "useTranslation": "use_translation"}

@@ -46,9 +46,6 @@ class ResidualDrop(nn.Sequential):
         scaled = residual * (1 - self.death_rate)
         return skip(input) + (with_gradient_of(scaled, residual) if self.gate else scaled.detach())
 
-    def extra_repr(self) -> str:
-        return f"death_rate={self.death_rate}, gate={self.gate}"
-
     class Lua(LuaClass):
         computed_fields = ("net", "skip")
         container = True

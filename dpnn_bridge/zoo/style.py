@@ -94,9 +94,6 @@ class AdaptiveInstanceNormalization(nn.Module):
         normalized = F.instance_norm(content, eps=self.eps)
         return normalized * std[:, :, None, None] + statistics.mean(2)[:, :, None, None]
 
-    def extra_repr(self) -> str:
-        return f"{self.num_features}, eps={self.eps}"
-
     class Lua(LuaClass):
         scalars = {"nOutput": "num_features", "eps": "eps", "disabled": "disabled"}
         defaults = {"disabled": False}
@@ -136,9 +133,6 @@ class ShaveImage(nn.Module):
         H, W = input.shape[-2:]
         return input[..., self.size : H - self.size, self.size : W - self.size]
 
-    def extra_repr(self) -> str:
-        return f"{self.size}"
-
     class Lua(LuaClass):
         scalars = ("size",)
 
@@ -171,9 +165,6 @@ class TotalVariation(nn.Module):
             dx, dy = here - input[..., :-1, 1:], here - input[..., 1:, :-1]
             extra = F.pad(dx + dy, (0, 1, 0, 1)) - F.pad(dx, (1, 0, 0, 1)) - F.pad(dy, (0, 1, 1, 0))
         return add_gradient(input, extra * self.strength)
-
-    def extra_repr(self) -> str:
-        return f"{self.strength}"
 
     class Lua(LuaClass):
         scalars = ("strength",)
@@ -209,9 +200,6 @@ class SpatialCircularPadding(nn.Module):
         bordered = F.pad(across, ends) + F.pad(down, sides) - F.pad(input, (*sides[:2], *ends[2:]))
         return with_gradient_of(F.pad(input, (*sides[:2], *ends[2:]), mode="circular"), bordered)
 
-    def extra_repr(self) -> str:
-        return f"l={self.pad_l}, r={self.pad_r}, t={self.pad_t}, b={self.pad_b}"
-
     class Lua(LuaClass):
         scalars = ("pad_l", "pad_r", "pad_t", "pad_b")
 
@@ -239,9 +227,6 @@ class GenNoise(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         N, _, *size = input.shape
         return torch.randn(N, self.num_planes, *size, dtype=input.dtype, device=input.device) * self.mult
-
-    def extra_repr(self) -> str:
-        return f"{self.num_planes}, mult={self.mult}"
 
     class Lua(LuaClass):
         scalars = ("num_planes", "mult")
@@ -286,9 +271,6 @@ class NoiseOverInput(nn.Module):
             return with_gradient_of(self.fix_value, input)
         kept = input[:, :3] if input.shape[1] == 6 else input[:, :0]
         return with_gradient_of(torch.cat([kept, torch.rand_like(input[:, kept.shape[1] :])], 1), input)
-
-    def extra_repr(self) -> str:
-        return "" if self.action is None else f"action={self.action!r}"
 
     class Lua(LuaClass):
         scalars = ("action",)
@@ -338,9 +320,6 @@ class NoiseFill(nn.Module):
         """Return ``input`` with ``fresh`` in its last channels."""
         kept = input[:, : input.shape[1] - self.num_noise_channels]
         return with_gradient_of(torch.cat([kept, fresh], 1), input)
-
-    def extra_repr(self) -> str:
-        return f"{self.num_noise_channels}, mult={self.mult}"
 
     class Lua(LuaClass):
         scalars = ("num_noise_channels", "mult")

@@ -77,9 +77,6 @@ class ContentLoss(nn.Module):
             gradient = gradient / (gradient.abs().sum() + 1e-8)
         return add_gradient(input, gradient * self.strength)
 
-    def extra_repr(self) -> str:
-        return f"strength={self.strength}, mode={self.mode!r}"
-
     class Lua(LuaClass):
         members = ("crit",)
         scalars = ("strength", "normalize", "mode")

@@ -100,9 +100,6 @@ class SequenceRNN(nn.Module):
         w, u = weight.t().split([self.input_dim, self.hidden_dim], 1)
         return [w.contiguous(), u.contiguous(), bias, torch.zeros_like(bias)]
 
-    def extra_repr(self) -> str:
-        return f"{self.input_dim}, {self.hidden_dim}, remember_states={self.remember_states}"
-
 
 class SequenceRNNClass(LuaClass):
     """The states of the last call are in fields ``output`` and ``cell``; they count unless ``h0`` is empty."""
@@ -325,9 +322,6 @@ class TemporalCrossEntropyCriterion(nn.Module):
             input.flatten(0, 1), target.flatten().long() - self.index_base, ignore_index=-1, reduction="sum"
         )
         return total / ((N if self.batch_average else 1) * (T if self.time_average else 1))
-
-    def extra_repr(self) -> str:
-        return f"batch_average={self.batch_average}, time_average={self.time_average}"
 
     class Lua(LuaClass):
         indexed = True

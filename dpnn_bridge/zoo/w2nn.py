@@ -100,9 +100,6 @@ class AuxiliaryLossTable(nn.Module):
     def forward(self, input: list[Tensor]) -> Tensor | list[Tensor]:
         return list(input) if self.training else input[self.i - 1]
 
-    def extra_repr(self) -> str:
-        return f"{self.i}"
-
     class Lua(LuaClass):
         scalars = ("i",)
         scratch = ("output_table", "output_tensor")
@@ -175,9 +172,6 @@ class GradWeight(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         return scale_gradient(input, self.factor)
-
-    def extra_repr(self) -> str:
-        return f"{self.factor}"
 
     class Lua(LuaClass):
         scalars = {"constant_scalar": "factor"}

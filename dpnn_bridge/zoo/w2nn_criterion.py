@@ -42,9 +42,6 @@ class ClippedMSECriterion(nn.Module):
         square = (with_gradient_of(input.clamp(self.min, self.max), input) - target).square().mean()
         return with_gradient_of(square, square / 2)
 
-    def extra_repr(self) -> str:
-        return f"{self.min}, {self.max}"
-
     class Lua(LuaClass):
         scalars = ("min", "max")
         scratch = ("diff", "diff_pow2", "instance_loss")
@@ -81,9 +78,6 @@ class ClippedWeightedHuberCriterion(nn.Module):
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         difference = with_gradient_of((input.clamp(*self.clip) - target) * self.weight, input)
         return F.huber_loss(difference, torch.zeros_like(difference), delta=self.gamma)
-
-    def extra_repr(self) -> str:
-        return f"gamma={self.gamma}, clip={self.clip}"
 
     class Lua(LuaClass):
         scalars = ("gamma",)
@@ -164,9 +158,6 @@ class LBPCriterion(nn.Module):
         side = round((x.shape[1] / self.ch) ** 0.5)
         return x.reshape(-1, self.ch, side, side)
 
-    def extra_repr(self) -> str:
-        return f"ch={self.ch}, n={self.n}, gamma={self.gamma}"
-
     class Lua(WithoutParameters):
         members = ("filter1", "filter2")
         scalars = ("ch", "n", "gamma")
@@ -206,9 +197,6 @@ class SSIMCriterion(nn.Module):
         similarity = (2 * mean1 * mean2 + self.c1) * (2 * covariance + self.c2)
         norm = (mean1 * mean1 + mean2 * mean2 + self.c1) * (variance1 + variance2 + self.c2)
         return (similarity / norm).mean()
-
-    def extra_repr(self) -> str:
-        return f"ch={self.ch}"
 
     class Lua(WithoutParameters):
         members = ("conv",)

@@ -20,6 +20,9 @@ from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.conversion.registry import known_names, lua_class
+from dpnn_bridge.modules.dpnn import PrintSize
+from dpnn_bridge.modules.nn import CMul, Sum
+from dpnn_bridge.modules.rnn import MaskZero
 from dpnn_bridge.objects import LuaObject, LuaTable
 
 KNOWN_NAMES = known_names()
@@ -133,6 +136,15 @@ def test_every_own_module_is_documented(kind: type[nn.Module]) -> None:
     doc = kind.__dict__.get("__doc__") or ""
     assert doc.strip(), "a docstring is missing"
     assert "Lua:" in doc, "a section 'Lua:' with constructor and source file is missing"
+
+
+def test_a_module_shows_the_arguments_of_its_constructor() -> None:
+    """Numbers and text, and flags that differ from their default; a hostile text is escaped and shortened."""
+    assert repr(PrintSize("\x1b[31m" + "x" * 300)).startswith("PrintSize(prefix='\\x1b[31mxxx")
+    assert len(repr(PrintSize("x" * 300))) < 200
+    assert repr(CMul(3, 4)) == "CMul(size=(3, 4))"
+    assert repr(Sum(1, squeeze=False)) == "Sum(dimension=1, squeeze=False)"
+    assert repr(MaskZero(nn.Tanh(), 1)).startswith("MaskZero(\n  input_dims=1\n  (module): Tanh()")
 
 
 @pytest.mark.parametrize("name", sorted(FIRST))

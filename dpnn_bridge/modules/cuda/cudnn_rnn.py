@@ -127,9 +127,6 @@ class CudnnRNN(nn.Module):
             identity = torch.eye(columns, dtype=like.dtype, device=like.device).repeat(rows // columns, 1)
             setattr(self.rnn, f"weight_ih_l0{suffix}", nn.Parameter(identity, requires_grad=False))
 
-    def extra_repr(self) -> str:
-        return f"remember_states={self.remember_states}"
-
     class Lua(LuaClass):
         optional = dict.fromkeys(("hiddenInput", "cellInput", "hiddenOutput", "cellOutput"))
         scratch = (

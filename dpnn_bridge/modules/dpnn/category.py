@@ -64,9 +64,6 @@ class OneHot(nn.Module):
         output = self.like.new_zeros(*index.shape, self.output_size).scatter_(-1, index.unsqueeze(-1), 1)
         return zero_gradient(output, input) if isinstance(input, Tensor) else output
 
-    def extra_repr(self) -> str:
-        return f"{self.output_size}, index_base={self.index_base}"
-
     class Lua(LuaClass):
         indexed = True
         scalars = {"outputSize": "output_size"}
@@ -104,10 +101,6 @@ class ArgMax(nn.Module):
         dim = self.dim if input.dim() > self.n_input_dim else self.dim - 1
         index = input.argmax(dim, keepdim=input.dim() == 1) + self.index_base
         return index if self.as_long else zero_gradient(index.to(input.dtype), input)
-
-    def extra_repr(self) -> str:
-        samples = "" if self.n_input_dim == 9999 else f", n_input_dim={self.n_input_dim}"
-        return f"{self.dim}{samples}, as_long={self.as_long}, index_base={self.index_base}"
 
     class Lua(LuaClass):
         indexed = True
@@ -160,9 +153,6 @@ class CategoricalEntropy(nn.Module):
         if self.min_entropy is not None:
             gradient = torch.where(self.entropy < self.min_entropy, gradient, torch.zeros_like(gradient))
         return add_gradient(input, gradient)
-
-    def extra_repr(self) -> str:
-        return f"{self.scale}" if self.min_entropy is None else f"{self.scale}, min_entropy={self.min_entropy}"
 
     class Lua(LuaClass):
         computed_fields = ("entropy",)

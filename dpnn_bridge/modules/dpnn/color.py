@@ -139,9 +139,6 @@ class PCAColorTransform(ColorNoise):
         alphas = like.new_empty(n, self.channels()).normal_(0, self.std) * self.eigen_values.reshape(-1)
         return alphas @ self.eigen_vectors.t()
 
-    def extra_repr(self) -> str:
-        return f"std={self.std}"
-
     class Lua(ColorNoiseClass):
         scalars = ("std",)
         tensors = {"eigenVectors": "eigen_vectors", "eigenValues": "eigen_values"}

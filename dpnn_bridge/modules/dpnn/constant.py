@@ -40,9 +40,6 @@ class Clip(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         return with_gradient_of(input.detach().clamp(self.minval, max(self.minval, self.maxval)), input)
 
-    def extra_repr(self) -> str:
-        return f"{self.minval}, {self.maxval}"
-
     class Lua(LuaClass):
         scalars = ("minval", "maxval")
 
@@ -119,9 +116,6 @@ class PrintSize(nn.Module):
         if isinstance(value, list):
             return [self._watched(v) for v in value]
         return _PrintGradient.apply(value, self.prefix) if isinstance(value, Tensor) and value.requires_grad else value
-
-    def extra_repr(self) -> str:
-        return self.prefix
 
     class Lua(LuaClass):
         scalars = ("prefix",)

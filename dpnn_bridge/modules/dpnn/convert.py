@@ -38,9 +38,6 @@ class Collapse(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         return input.reshape(input.shape[0], -1) if input.dim() > self.n_input_dim else input.reshape(-1)
 
-    def extra_repr(self) -> str:
-        return str(self.n_input_dim)
-
     class Lua(LuaClass):
         scalars = {"nInputDim": "n_input_dim"}
 
@@ -118,9 +115,6 @@ class Convert(nn.Module):
         if target == "bt" and source == "b":
             return input.unsqueeze(1)
         raise ValueError(f"Convert cannot convert from shape {source!r} to {target!r}")
-
-    def extra_repr(self) -> str:
-        return "" if self.input_shape == "b*" else f"{self.input_shape!r}, {self.output_shape!r}"
 
     class Lua(LuaClass):
         scalars = {"inputShape": "input_shape", "outputShape": "output_shape"}

@@ -58,9 +58,6 @@ class ModuleCriterion(Criterion):
         self.target_module = target_module
         return self
 
-    def extra_repr(self) -> str:
-        return "" if self.cast_target else "cast_target=False"
-
     class Lua(Criterion.Lua):
         scalars = {"castTarget": "cast_target"}
         constants = {}
@@ -125,9 +122,6 @@ class BinaryLogisticRegression(Criterion):
         loss = (-elementwise(target, input) * input).exp().add(1).log().sum()
         return loss / input.numel() if self.size_average else loss
 
-    def extra_repr(self) -> str:
-        return f"size_average={self.size_average}"
-
     class Lua(Criterion.Lua):
         scalars = {"sizeAverage": "size_average"}
 
@@ -164,9 +158,6 @@ class SpatialBinaryLogisticRegression(Criterion):
         loss = (-target.to(input.dtype) * input).exp().add(1).log().sum()
         n = input.shape[0] if self.size_average and input.dim() == 4 else 1
         return loss / (2 * n * input.shape[-2] * input.shape[-1])
-
-    def extra_repr(self) -> str:
-        return f"size_average={self.size_average}"
 
     class Lua(Criterion.Lua):
         scalars = {"sizeAverage": "size_average"}

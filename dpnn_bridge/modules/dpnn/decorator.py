@@ -75,9 +75,6 @@ class DontCast(Decorator):
             self.module._apply(without_cast)
         return super()._apply(fn, recurse=False)
 
-    def extra_repr(self) -> str:
-        return f"castin={self.castin}, castout={self.castout}" if self.castin or self.castout else ""
-
     class Lua(Decorator.Lua):
         keeps_types = True
         scalars = ("castin", "castout")
@@ -121,9 +118,6 @@ class Serial(Decorator):
     def __init__(self, module: nn.Module, tensortype: str | None = None) -> None:
         super().__init__(module)
         self.tensortype = tensortype
-
-    def extra_repr(self) -> str:
-        return self.tensortype or ""
 
     class Lua(Decorator.Lua):
         scalars = ("tensortype",)
@@ -185,9 +179,6 @@ class NaN(Decorator):
         if isinstance(value, dict):
             return {k: self._observed(v) for k, v in value.items()}
         return _NoteGradOutput.apply(value, self) if isinstance(value, Tensor) and value.requires_grad else value
-
-    def extra_repr(self) -> str:
-        return f"id={self.id}"
 
     class Lua(Decorator.Lua):
         scalars = ("id",)

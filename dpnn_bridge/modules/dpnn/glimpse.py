@@ -67,10 +67,6 @@ class SpatialReSampling(nn.Module):
             raise ValueError(f"SpatialReSampling needs o{name} or r{name}")
         return int(size if size is not None else ratio * old)  # type: ignore[operator]
 
-    def extra_repr(self) -> str:
-        names = ("owidth", "oheight", "rwidth", "rheight")
-        return ", ".join(f"{n}={getattr(self, n)}" for n in names if getattr(self, n) is not None)
-
     class Lua(LuaClass):
         scalars = ("owidth", "oheight", "rwidth", "rheight")
         defaults = {"owidth": None, "oheight": None, "rwidth": None, "rheight": None}
@@ -169,9 +165,6 @@ class SpatialGlimpse(nn.Module):
         if self.pooling == "average":
             return F.avg_pool2d(window, (window.shape[2] // height, window.shape[3] // width))
         return resampled(window, height, width)
-
-    def extra_repr(self) -> str:
-        return f"{self.size}, depth={self.depth}, scale={self.scale}, pooling={self.pooling}"
 
     class Lua(LuaClass):
         scalars = {("height", "width"): "size", "depth": "depth", "scale": "scale"}
@@ -284,10 +277,6 @@ class SpatialUniformCrop(nn.Module):
         fy, fx = fy[:, :, None], fx[:, None, :]
         top_half = weighted(y0, x0, (1 - fx) * (1 - fy)) + weighted(y0, x1, fx * (1 - fy))
         return top_half + weighted(y1, x0, (1 - fx) * fy) + weighted(y1, x1, fx * fy)
-
-    def extra_repr(self) -> str:
-        size = f"{self.oheight}, {self.owidth}"
-        return size if self.scale is None else f"{size}, scale={self.scale}"
 
     class Lua(LuaClass):
         scalars = ("oheight", "owidth")

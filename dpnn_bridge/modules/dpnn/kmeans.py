@@ -137,9 +137,6 @@ class Kmeans(nn.Module):
         if samples.dim() != 2 or samples.shape[1] != self.dim:
             raise ValueError(f"Kmeans takes samples of shape (N, {self.dim}), found {tuple(samples.shape)}")
 
-    def extra_repr(self) -> str:
-        return f"{self.k}, {self.dim}" if self.scale is None else f"{self.k}, {self.dim}, scale={self.scale}"
-
     class Lua(LuaClass):
         computed_fields = ("loss",)
         indexed = True

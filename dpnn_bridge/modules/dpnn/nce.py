@@ -263,9 +263,6 @@ class NCECriterion(Criterion):
             noise_gradient = model_noise / noise_divisor / (model_noise + self.epsilon) / n
         return with_gradient_of(loss, (gradient * model).sum() + (noise_gradient * model_noise).sum())
 
-    def extra_repr(self) -> str:
-        return f"size_average={self.size_average}"
-
     class Lua(Criterion.Lua):
         scalars = {"sizeAverage": "size_average"}
 

@@ -49,9 +49,6 @@ class WhiteNoise(nn.Module):
             return input + torch.empty_like(input).normal_(self.mean, self.std)
         return refuse_gradient(input + self.mean if self.mean else input, TRAINING_ONLY.format("WhiteNoise"))
 
-    def extra_repr(self) -> str:
-        return f"mean={self.mean}, std={self.std}"
-
     class Lua(LuaClass):
         scalars = ("mean", "std")
         scratch = ("noise",)
@@ -88,9 +85,6 @@ class TotalDropout(nn.Module):
         if self.training:
             return input * input.new_empty(()).bernoulli_(1 - self.p)
         return refuse_gradient(input, TRAINING_ONLY.format("TotalDropout"))
-
-    def extra_repr(self) -> str:
-        return f"p={self.p}"
 
     class Lua(LuaClass):
         scalars = ("p",)
@@ -138,9 +132,6 @@ class SpatialRegionDropout(nn.Module):
         kept = torch.stack([y >= rows, y < height - rows, x >= columns, x < width - columns])
         region = torch.randint(4, (1,), device=input.device)
         return input * (kept.index_select(0, region)[0].to(input.dtype) / (1 - self.p))
-
-    def extra_repr(self) -> str:
-        return f"p={self.p}"
 
     class Lua(LuaClass):
         computed_fields = ("regionType",)

@@ -110,9 +110,6 @@ class Reinforce(nn.Module):
             raise RuntimeError(f"{name}: {len(reward)} rewards do not fit an input of shape {tuple(input.shape)}")
         return reward.reshape(-1, *[1] * (input.dim() - 1)).expand_as(input)
 
-    def extra_repr(self) -> str:
-        return "stochastic=True" if self.stochastic else ""
-
     class Lua(LuaClass):
         """Base of the REINFORCE mappings.
 

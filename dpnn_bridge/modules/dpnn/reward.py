@@ -93,9 +93,6 @@ class ClassReward(Criterion):
         baseline_loss = self.criterion(baseline, self.reward.reshape(baseline.shape))
         return _Broadcast.apply(with_gradient_of(loss, baseline_loss), prediction, self, self.vr_reward)
 
-    def extra_repr(self) -> str:
-        return f"scale={self.scale}, size_average={self.size_average}"
-
 
 class ClassRewardClass(Criterion.Lua):
     scalars = {"scale": "scale", "sizeAverage": "size_average"}

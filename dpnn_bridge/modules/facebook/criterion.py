@@ -40,9 +40,6 @@ class TrueNLLCriterion(Criterion):
         losses = -(x.gather(1, classes) + 1e-8).log()
         return losses.mean() if self.size_average else losses.sum()
 
-    def extra_repr(self) -> str:
-        return f"size_average={self.size_average}"
-
     class Lua(Criterion.Lua):
         indexed = True
         scalars = {"sizeAverage": "size_average"}
@@ -87,9 +84,6 @@ class ClassNLLCriterionWithUNK(Criterion):
             return self.crit(input, target)
         known = classes != unknown
         return F.nll_loss(batch[known], classes[known], reduction="sum")
-
-    def extra_repr(self) -> str:
-        return f"unk_index={self.unk_index}"
 
     class Lua(Criterion.Lua):
         computed_fields = ("unk_index",)

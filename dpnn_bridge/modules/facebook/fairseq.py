@@ -65,9 +65,6 @@ class BeamableMM(MM):
         shared = super().forward([a[:, 0].unflatten(0, (-1, self.beam)), b[:: self.beam]])
         return with_gradient_of(shared.flatten(0, 1).unsqueeze(1), plain)
 
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, beam={self.beam}"
-
     class Lua(MM.Lua):
         scalars = {**MM.Lua.scalars, "beam": "beam"}
         defaults = {**MM.Lua.defaults, "beam": 0}
@@ -98,9 +95,6 @@ class CAddTableMulConstant(nn.Module):
             first = first + other
         return first * self.factor
 
-    def extra_repr(self) -> str:
-        return f"{self.factor}"
-
     class Lua(LuaClass):
         scalars = {"constant_scalar": "factor"}
         constants = {"gradInput": empty_table}
@@ -128,9 +122,6 @@ class GradMultiply(nn.Sequential):
     def forward(self, input: Any) -> Any:  # type: ignore[override]
         scaled = {name: scale_gradient(p, self.factor) for name, p in self[0].named_parameters()}
         return functional_call(self[0], scaled, (input,))
-
-    def extra_repr(self) -> str:
-        return f"factor={self.factor}"
 
     class Lua(LuaClass):
         container = True

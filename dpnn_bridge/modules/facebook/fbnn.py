@@ -89,9 +89,6 @@ class NestedDropout(nn.Module):
         kept = torch.floor(uniform.log() / torch.log1p(torch.tensor(-self.p))) + 1
         return input * (place <= kept) / (1 - self.p) ** place
 
-    def extra_repr(self) -> str:
-        return f"p={self.p}"
-
     class Lua(LuaClass):
         scalars = ("p",)
         scratch = ("noise",)
@@ -184,9 +181,6 @@ class Upsample(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         return input.repeat_interleave(self.factor, -2).repeat_interleave(self.factor, -1)
-
-    def extra_repr(self) -> str:
-        return f"{self.factor}"
 
     class Lua(LuaClass):
         scalars = ("factor",)
@@ -309,9 +303,6 @@ class KMaxPooling(nn.Module):
         k = self.wanted(input.shape[0])
         rows = torch.sort(input.detach(), stable=True, dim=0, descending=True).indices[:k].sort(0).values
         return F.pad(input.gather(0, rows), (0, 0, 0, k - rows.shape[0]))
-
-    def extra_repr(self) -> str:
-        return f"k={self.k}, k_dynamic={self.k_dynamic}"
 
     class Lua(LuaClass):
         scalars = ("k", "k_dynamic")

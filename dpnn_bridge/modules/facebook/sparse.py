@@ -168,9 +168,6 @@ class SparseNLLCriterion(Criterion):
         total = -(x.gather(1, classes.long() - self.index_base) * probabilities).sum()
         return total / len(x) if self.size_average else total
 
-    def extra_repr(self) -> str:
-        return f"{self.K}, size_average={self.size_average}"
-
     class Lua(Criterion.Lua):
         indexed = True
         scalars = {"K": "K", "do_target_check": "do_target_check", "sizeAverage": "size_average"}

@@ -63,9 +63,6 @@ class CMul(nn.Module):
         rows, weight = spread(self.weight, input)
         return (rows * weight).reshape(input.shape)
 
-    def extra_repr(self) -> str:
-        return ", ".join(map(str, self.weight.shape))
-
     class Lua(LuaClass):
         tensors = ("weight",)
         scratch = ("size",)
@@ -113,9 +110,6 @@ class CAdd(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         rows, bias = spread(self.bias, input)
         return (rows + bias).reshape(input.shape)
-
-    def extra_repr(self) -> str:
-        return ", ".join(map(str, self.bias.shape))
 
     class Lua(CMul.Lua):
         tensors = ("bias",)
@@ -189,9 +183,6 @@ class Add(nn.Module):
             return input + self.bias
         rows = input.reshape(input.shape[0], -1)
         return (rows + self.bias.reshape(1, -1).expand(rows.shape)).reshape(input.shape)
-
-    def extra_repr(self) -> str:
-        return "scalar=True" if self.scalar else ", ".join(map(str, self.bias.shape))
 
     class Lua(LuaClass):
         tensors = ("bias",)

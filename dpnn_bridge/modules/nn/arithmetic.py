@@ -238,9 +238,6 @@ class MixtureTable(nn.Module):
         sizes[dim - 1] = count
         return (gates.reshape(sizes) * experts).sum(dim - 1)
 
-    def extra_repr(self) -> str:
-        return "" if self.dim is None else f"dim={self.dim}"
-
     class Lua(LuaClass):
         scalars = ("dim",)
         defaults = {"dim": None}

@@ -99,9 +99,6 @@ class Concat(SlicedWithArguments):
     def forward(self, input: Any) -> Tensor:  # type: ignore[override]
         return joined([module(input) for module in self], self.dimension - 1)
 
-    def extra_repr(self) -> str:
-        return f"dimension={self.dimension}"
-
     class Lua(LuaClass):
         container = True
         scalars = ("dimension",)
@@ -177,9 +174,6 @@ class Parallel(SlicedWithArguments):
         outputs = [module(x) for module, x in zip(self, slices, strict=False)]
         return joined(outputs, self.output_dimension - 1)
 
-    def extra_repr(self) -> str:
-        return f"input_dimension={self.input_dimension}, output_dimension={self.output_dimension}"
-
     class Lua(LuaClass):
         container = True
         scalars = {"inputDimension": "input_dimension", "outputDimension": "output_dimension"}
@@ -218,9 +212,6 @@ class MapTable(SlicedWithArguments):
     def forward(self, input: list[Any]) -> list[Any]:  # type: ignore[override]
         self.resize(len(input))
         return [module(x) for module, x in zip(self, input, strict=False)]
-
-    def extra_repr(self) -> str:
-        return "" if self.shared else "shared=False"
 
     class Lua(LuaClass):
         container = True
@@ -293,9 +284,6 @@ class Bottle(Decorator):
         if output.dim() != self.n_output_dims:
             raise ValueError(f"the module returned {tuple(output.shape)}, expected {self.n_output_dims} dimensions")
         return output.reshape(*batch[:-1], output.shape[0] // batch[:-1].numel(), *output.shape[1:])
-
-    def extra_repr(self) -> str:
-        return f"n_input_dims={self.n_input_dims}, n_output_dims={self.n_output_dims}"
 
     class Lua(Decorator.Lua):
         scalars = {"nInputDim": "n_input_dims", "nOutputDim": "n_output_dims"}

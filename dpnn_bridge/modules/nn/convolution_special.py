@@ -229,12 +229,6 @@ class SpatialConvolutionLocal(nn.Module):
             output = output + self.bias
         return output.squeeze(0) if input.dim() == 3 else output
 
-    def extra_repr(self) -> str:
-        return (
-            f"{self.in_channels}, {self.out_channels}, output_size={self.output_size}, "
-            f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
-        )
-
     class Lua(Convolution):
         scalars = {**SPATIAL, ("oH", "oW"): "output_size"}
         defaults = SPATIAL_DEFAULTS

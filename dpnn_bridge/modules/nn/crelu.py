@@ -38,9 +38,6 @@ class CReLU(nn.Sequential):
         size[channel] *= 2
         return super().forward(rows).view(size)
 
-    def extra_repr(self) -> str:
-        return f"n_input_dims={self.n_input_dims}"
-
     class Lua(LuaClass):
         container = True
         scalars = {"nInputDims": "n_input_dims"}

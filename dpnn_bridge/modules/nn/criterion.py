@@ -132,9 +132,6 @@ class Loss(Criterion):
         """Return the mean or sum over all elements."""
         return losses.mean() if self.reduction == "mean" else losses.sum()
 
-    def extra_repr(self) -> str:
-        return "" if self.reduction == "mean" else f"reduction={self.reduction!r}"
-
 
 def filled(value: float) -> Callable[[str], LuaTensor]:
     """Return a function that makes the tensor with one element that Torch7 needs before the first call."""
@@ -205,9 +202,6 @@ class WeightedCriterions(nn.ModuleList):
     def criterions(self) -> list[nn.Module]:
         """The members."""
         return list(self)
-
-    def extra_repr(self) -> str:
-        return f"weights={self.weights}"
 
 
 @lua_class("nn.MultiCriterion")

@@ -80,9 +80,6 @@ class L1HingeEmbeddingCriterion(Criterion):
         target = torch.as_tensor(target, device=distance.device).reshape(())
         return torch.where(target == -1, hinge(self.margin - distance), distance)
 
-    def extra_repr(self) -> str:
-        return f"margin={self.margin}"
-
     class Lua(PairClass):
         scalars = ("margin",)
         defaults = {"margin": 1}
@@ -119,9 +116,6 @@ class CosineEmbeddingCriterion(Loss):
         target = elementwise(target, cosine)
         losses = torch.where(target == -1, F.relu(cosine - self.margin), torch.where(target == 1, 1 - cosine, cosine))
         return self.reduced(torch.where(losses > 0, losses, losses.detach()))
-
-    def extra_repr(self) -> str:
-        return ", ".join(filter(None, [f"margin={self.margin}", super().extra_repr()]))
 
     class Lua(LossClass, PairClass):
         scalars = ("margin",)
@@ -161,9 +155,6 @@ class MarginRankingCriterion(Loss):
             a, b, target = a.reshape(-1)[:1], b.reshape(-1)[:1], target.reshape(1)
         losses = hinge(self.margin - elementwise(target, a) * (a - elementwise(b, a)))
         return losses.sum() / target.shape[0] if self.reduction == "mean" else losses.sum()
-
-    def extra_repr(self) -> str:
-        return ", ".join(filter(None, [f"margin={self.margin}", super().extra_repr()]))
 
     class Lua(LossClass, PairClass):
         scalars = ("margin",)

@@ -230,9 +230,6 @@ class MarginCriterion(Loss):
     def forward(self, input: Tensor, target: Any = None) -> Tensor:
         return self.reduced(F.relu(self.margin - input * elementwise(target, input)))
 
-    def extra_repr(self) -> str:
-        return ", ".join(filter(None, [f"margin={self.margin}", super().extra_repr()]))
-
     class Lua(LossClass):
         scalars = ("margin",)
         defaults = {"margin": 1}

@@ -138,9 +138,6 @@ class SpatialDropout(nn.Module):
         maps = input.shape[: -self.spatial_dims]
         return input * input.new_empty(*maps, *[1] * self.spatial_dims).bernoulli_(1 - self.p)
 
-    def extra_repr(self) -> str:
-        return f"p={self.p}" + (", stochastic_inference=True" if self.stochastic_inference else "")
-
     class Lua(LuaClass):
         scalars = ("p", "stochastic_inference")
         defaults = {"stochastic_inference": False}

@@ -146,9 +146,6 @@ class Power(nn.Module):
             return with_gradient_of(input.pow(0), input * (0 / input.detach()))
         return input.pow(self.pow)
 
-    def extra_repr(self) -> str:
-        return f"{self.pow}"
-
     class Lua(LuaClass):
         scalars = ("pow",)
 
@@ -174,9 +171,6 @@ class MulConstant(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         return input * self.constant_scalar
-
-    def extra_repr(self) -> str:
-        return f"{self.constant_scalar}"
 
     class Lua(LuaClass):
         scalars = ("constant_scalar",)
@@ -209,9 +203,6 @@ class AddConstant(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         return input + self.constant_scalar
-
-    def extra_repr(self) -> str:
-        return "" if isinstance(self.constant_scalar, Tensor) else f"{self.constant_scalar}"
 
     class Lua(LuaClass):
         computed_fields = ("constant_scalar",)

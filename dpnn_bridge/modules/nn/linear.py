@@ -91,9 +91,6 @@ class Cosine(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         return F.linear(input, self.weight) / _length(self.weight).squeeze(-1) / _length(input)
 
-    def extra_repr(self) -> str:
-        return f"in_features={self.weight.shape[1]}, out_features={self.weight.shape[0]}"
-
     class Lua(LuaClass):
         tensors = ("weight",)
         sizes = {"weight": ("out_features", "in_features")}
@@ -151,9 +148,6 @@ class Euclidean(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         return _Norm.apply(input.unsqueeze(-1) - self.weight)
-
-    def extra_repr(self) -> str:
-        return f"in_features={self.weight.shape[0]}, out_features={self.weight.shape[1]}"
 
     class Lua(LuaClass):
         tensors = ("weight",)

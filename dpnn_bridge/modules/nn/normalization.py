@@ -79,9 +79,6 @@ class Normalize(nn.Module):
         rows = input.unsqueeze(0) if input.dim() == 1 else input
         return _Normalized.apply(rows, float(self.p), self.eps)[0].view(input.shape)
 
-    def extra_repr(self) -> str:
-        return f"{self.p}" if self.eps == 1e-10 else f"{self.p}, eps={self.eps}"
-
     class Lua(LuaClass):
         scalars = ("p", "eps")
         defaults = {"eps": 1e-10}

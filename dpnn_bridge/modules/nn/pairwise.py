@@ -121,9 +121,6 @@ class PairwiseDistance(nn.Module):
         scale = (distance + 1e-6).pow(1 - self.norm).unsqueeze(1)
         return scale * (difference if self.norm <= 2 else difference * difference.abs().pow(self.norm - 2))
 
-    def extra_repr(self) -> str:
-        return f"norm={self.norm}"
-
     class Lua(LuaClass):
         scalars = ("norm",)
         defaults = {"norm": 2}
@@ -158,9 +155,6 @@ class MM(nn.Module):
             raise ValueError(f"expected two matrices or two batches, found {tuple(a.shape)} and {tuple(b.shape)}")
         a, b = a.mT if self.transpose_a else a, b.mT if self.transpose_b else b
         return a.mm(b) if a.dim() == 2 else a.bmm(b)
-
-    def extra_repr(self) -> str:
-        return f"transpose_a={self.transpose_a}, transpose_b={self.transpose_b}"
 
     class Lua(PairClass):
         scalars = {"transA": "transpose_a", "transB": "transpose_b"}
@@ -197,9 +191,6 @@ class MV(nn.Module):
         matrix = matrix.mT if self.transpose else matrix
         return matrix.matmul(vector.unsqueeze(-1)).squeeze(-1)
 
-    def extra_repr(self) -> str:
-        return f"transpose={self.transpose}"
-
     class Lua(PairClass):
         scalars = {"trans": "transpose"}
         defaults = {"trans": False}
@@ -227,9 +218,6 @@ class Index(nn.Module):
 
     def forward(self, input: list[Tensor]) -> Tensor:
         return input[0].index_select(self.dimension - 1, input[1].long() - self.index_base)
-
-    def extra_repr(self) -> str:
-        return f"dimension={self.dimension}, index_base={self.index_base}"
 
     class Lua(PairClass):
         indexed = True

@@ -84,9 +84,6 @@ class Copy(nn.Module):
             self.like = self.like.to(dtype)
         return self
 
-    def extra_repr(self) -> str:
-        return f"{self.dtype}" + (", dont_cast=True" if self.dont_cast else "")
-
     class Lua(LuaClass):
         is_identity = True
 
@@ -172,9 +169,6 @@ class GradientReversal(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         return scale_gradient(input, -self.lambd)
 
-    def extra_repr(self) -> str:
-        return f"{self.lambd}"
-
     class Lua(LuaClass):
         version = 2
         scalars = {"lambda": "lambd"}
@@ -235,9 +229,6 @@ class L1Penalty(nn.Module):
         self.loss = weight * input.detach().abs().sum()
         output = add_gradient(input, weight * input.detach().sign())
         return output if self.provide_output else scale_gradient(output, 0.0)
-
-    def extra_repr(self) -> str:
-        return f"{self.weight}, size_average={self.size_average}, provide_output={self.provide_output}"
 
     class Lua(LuaClass):
         scalars = {"l1weight": "weight", "sizeAverage": "size_average", "provideOutput": "provide_output"}

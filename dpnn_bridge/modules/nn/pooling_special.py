@@ -79,9 +79,6 @@ class TemporalDynamicKMaxPooling(nn.Module):
             kept = positions(input.detach().mT, _descending, descending=True).mT[..., :k, :]
         return input.gather(-2, kept.sort(dim=-2).values)
 
-    def extra_repr(self) -> str:
-        return f"{self.min_k}, factor={self.factor}"
-
     class Lua(LuaClass):
         scalars = {"minK": "min_k", "factor": "factor"}
         scratch = ("indices",)
@@ -151,9 +148,6 @@ class FeatureLPPooling(nn.Module):
         total = input.unfold(1 if self.batch_mode else 0, self.width, self.stride).pow(self.power).sum(-1)
         zero = total == 0
         return total.masked_fill(zero, 1).pow(1 / self.power).masked_fill(zero, 0)
-
-    def extra_repr(self) -> str:
-        return f"{self.width}, stride={self.stride}, power={self.power}, batch_mode={self.batch_mode}"
 
     class Lua(LuaClass):
         scalars = ("width", "stride", "power", "batch_mode")

@@ -24,10 +24,6 @@ class Reduction(nn.Module):
         """Return the 0-based dimension that disappears."""
         return batched_dim(input, self.dimension, self.n_input_dims)
 
-    def extra_repr(self) -> str:
-        text = f"dimension={self.dimension}"
-        return text if self.n_input_dims is None else f"{text}, n_input_dims={self.n_input_dims}"
-
 
 class ReductionClass(LuaClass):
     scalars = {"dimension": "dimension", "nInputDims": "n_input_dims"}
@@ -66,9 +62,6 @@ class Sum(Reduction):
     def forward(self, input: Tensor) -> Tensor:
         reduce = torch.mean if self.size_average else torch.sum
         return reduce(input, self.reduced_dim(input), keepdim=not self.squeeze or input.dim() == 1)
-
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, size_average={self.size_average}" + ("" if self.squeeze else ", squeeze=False")
 
     class Lua(ReductionClass):
         scalars = {**ReductionClass.scalars, "sizeAverage": "size_average", "squeeze": "squeeze"}

@@ -36,10 +36,6 @@ class Replicate(nn.Module):
         dim = self.dim if batch else self.dim - 1
         return input.unsqueeze(dim).expand(*input.shape[:dim], self.n_features, *input.shape[dim:])
 
-    def extra_repr(self) -> str:
-        text = f"{self.n_features}, dim={self.dim}"
-        return text if self.n_input_dims is None else f"{text}, n_input_dims={self.n_input_dims}"
-
     class Lua(LuaClass):
         scalars = {"nfeatures": "n_features", "dim": "dim", "ndim": "n_input_dims"}
         defaults = {"dim": 1, "ndim": None}

@@ -78,10 +78,6 @@ class View(nn.Module):
             return input.reshape(self.size)
         return input.reshape(batch, *self.size)
 
-    def extra_repr(self) -> str:
-        text = ", ".join(map(str, self.size))
-        return text if self.num_input_dims is None else f"{text}, num_input_dims={self.num_input_dims}"
-
     class Lua(LuaClass):
         scalars = {"numInputDims": "num_input_dims"}
         defaults = {"numInputDims": None}
@@ -133,10 +129,6 @@ class Reshape(nn.Module):
             single = input.numel() == math.prod(self.size) and input.shape[0] != 1
         return input.reshape(self.size) if single else input.reshape(input.shape[0], *self.size)
 
-    def extra_repr(self) -> str:
-        text = ", ".join(map(str, self.size))
-        return text if self.batch_mode is None else f"{text}, batch_mode={self.batch_mode}"
-
     class Lua(LuaClass):
         scalars = {"batchMode": "batch_mode"}
         defaults = {"batchMode": None}
@@ -185,9 +177,6 @@ class Narrow(nn.Module):
             return input.narrow(dim, 0, input.shape[dim] - length)
         return input.narrow(dim, self.index - 1, length)
 
-    def extra_repr(self) -> str:
-        return f"dimension={self.dimension}, index={self.index}, length={self.length}"
-
     class Lua(LuaClass):
         scalars = ("dimension", "index", "length")
         defaults = {"length": 1}
@@ -218,9 +207,6 @@ class Select(nn.Module):
         dim = batched_dim(input, self.dimension, None)
         output = input.select(dim, self.index if self.index < 0 else self.index - 1)
         return output.reshape(1) if output.dim() == 0 else output
-
-    def extra_repr(self) -> str:
-        return f"dimension={self.dimension}, index={self.index}"
 
     class Lua(LuaClass):
         scalars = ("dimension", "index")
@@ -256,10 +242,6 @@ class Transpose(nn.Module):
         for a, b in self.permutations:
             input = input.transpose(a - 1 + offset, b - 1 + offset)
         return input.contiguous()
-
-    def extra_repr(self) -> str:
-        text = ", ".join(map(str, self.permutations))
-        return text if self.num_input_dims is None else f"{text}, num_input_dims={self.num_input_dims}"
 
     class Lua(LuaClass):
         scalars = {"numInputDims": "num_input_dims"}
@@ -309,10 +291,6 @@ class Squeeze(nn.Module):
                 output = output.reshape(1, *(output.shape or (1,)))
         return output.reshape(1) if output.dim() == 0 else output
 
-    def extra_repr(self) -> str:
-        shown = {"dim": self.dim, "num_input_dims": self.num_input_dims}
-        return ", ".join(f"{k}={v}" for k, v in shown.items() if v is not None)
-
     class Lua(LuaClass):
         scalars = {"dim": "dim", "numInputDims": "num_input_dims"}
         defaults = {"dim": None, "numInputDims": None}
@@ -342,10 +320,6 @@ class Unsqueeze(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         dims = self.num_input_dims or input.dim()
         return input.unsqueeze(input.dim() - dims + self.pos - 1)
-
-    def extra_repr(self) -> str:
-        text = f"{self.pos}"
-        return text if self.num_input_dims is None else f"{text}, num_input_dims={self.num_input_dims}"
 
     class Lua(LuaClass):
         scalars = {"pos": "pos", "numInputDims": "num_input_dims"}

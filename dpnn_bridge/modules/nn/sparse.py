@@ -107,9 +107,6 @@ class SparseLinear(nn.Module):
             sizes, entries = lengths(input), torch.cat(input) if input else self.weight.new_empty(0, 2)
         return row_numbers(sizes, len(entries)), entries[:, 0].long() - self.index_base, entries[:, 1], len(sizes)
 
-    def extra_repr(self) -> str:
-        return f"in_features={self.weight.shape[1]}, out_features={self.weight.shape[0]}, index_base={self.index_base}"
-
     class Lua(LuaClass):
         faults = (
             Fault(
@@ -213,10 +210,6 @@ class IndexLinear(nn.Module):
         if isinstance(keys, Tensor):
             return keys, values, lengths([keys]), True
         return torch.cat(keys), torch.cat(values), lengths(keys), False
-
-    def extra_repr(self) -> str:
-        text = f"in_features={self.weight.shape[0]}, out_features={self.bias.shape[0]}, offset={self.offset}"
-        return f"{text}, normalize=True" if self.normalize else text
 
     class Lua(LuaClass):
         faults = (

@@ -53,9 +53,6 @@ class SpatialSubSampling(nn.Module):
         weight = self.weight.flatten()[: self.in_channels]
         return total * weight.view(-1, 1, 1) + self.bias.view(-1, 1, 1)
 
-    def extra_repr(self) -> str:
-        return f"{self.in_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
-
     class Lua(LuaClass):
         scalars = {"nInputPlane": "in_channels", ("kH", "kW"): "kernel_size", ("dH", "dW"): "stride"}
         defaults = {"dH": 1, "dW": 1}
@@ -97,9 +94,6 @@ class TemporalSubSampling(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         return input.unfold(-2, self.kernel_size, self.stride).sum(-1) * self.weight + self.bias
-
-    def extra_repr(self) -> str:
-        return f"{self.frame_size}, kernel_size={self.kernel_size}, stride={self.stride}"
 
     class Lua(LuaClass):
         scalars = {"inputFrameSize": "frame_size", "kW": "kernel_size", "dW": "stride"}

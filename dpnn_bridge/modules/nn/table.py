@@ -47,10 +47,6 @@ class JoinTable(nn.Module):
             return torch.empty(0)
         return joined(input, batched_dim(input[0], self.dimension, self.n_input_dims))
 
-    def extra_repr(self) -> str:
-        text = f"dimension={self.dimension}"
-        return text if self.n_input_dims is None else f"{text}, n_input_dims={self.n_input_dims}"
-
     class Lua(LuaClass):
         scalars = {"dimension": "dimension", "nInputDims": "n_input_dims"}
         defaults = {"nInputDims": None}
@@ -117,9 +113,6 @@ class SelectTable(nn.Module):
             raise IndexError(f"index {self.index} does not exist in a list of {len(input)}")
         return input[self.index if self.index < 0 else self.index - 1]
 
-    def extra_repr(self) -> str:
-        return repr(self.index)
-
     class Lua(LuaClass):
         scalars = ("index",)
         constants = {"gradInput": empty_table}
@@ -148,9 +141,6 @@ class NarrowTable(nn.Module):
     @leaf
     def forward(self, input: list[Any]) -> list[Any]:
         return input[self.offset - 1 : self.offset - 1 + max(self.length, 0)]
-
-    def extra_repr(self) -> str:
-        return f"offset={self.offset}, length={self.length}"
 
     class Lua(LuaClass):
         scalars = ("offset", "length")

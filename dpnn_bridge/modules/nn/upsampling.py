@@ -166,9 +166,6 @@ class UpSampling(nn.Module):
             raise ValueError("expected 4 dimensions, since the size has no depth; found 5")
         return upsample_linear(input, target_size(input, size, self.scale_factor))
 
-    def extra_repr(self) -> str:
-        return f"mode={self.mode}, " + (f"size={self.size}" if self.size else f"scale_factor={self.scale_factor}")
-
     class Lua(LuaClass):
         computed_fields = ("scale_factor", "odepth", "oheight", "owidth")
         scalars = ("mode",)

@@ -53,9 +53,6 @@ class DistNLLCriterion(nn.Module):
             input = input.log() if self.probability else input.log_softmax(-1)
         return -(input * wanted).sum()
 
-    def extra_repr(self) -> str:
-        return f"distance={self.distance}, probability={self.probability}, log_probability={self.log_probability}"
-
     class Lua(LuaClass):
         """The inner layers (``targetSoftMax`` …) have no parameters and are kept as they are."""
 
@@ -95,9 +92,6 @@ class DistMarginCriterion(nn.Module):
         least = scores.gather(1, target.clamp(min=0)).masked_fill(~listed, float("inf")).min(1, keepdim=True).values
         loss = F.relu(1 - least + scores).masked_fill(is_target, 0).sum()
         return loss / input.shape[-1] if self.size_average else loss
-
-    def extra_repr(self) -> str:
-        return f"size_average={self.size_average}"
 
     class Lua(LuaClass):
         indexed = True
@@ -192,9 +186,6 @@ class CTCCriterion(nn.Module):
             reduction="sum",
         )
         return with_gradient_of(losses / len(rows), losses)
-
-    def extra_repr(self) -> str:
-        return f"batch_first={self.batch_first}"
 
     class Lua(LuaClass):
         scalars = {"batchFirst": "batch_first"}

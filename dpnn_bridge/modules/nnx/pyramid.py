@@ -70,9 +70,6 @@ class SpatialPyramid(nn.Module):
             padder.pad_b = self.y + math.floor(height / 2) - input.shape[1]
         return self.focused_pipeline(input)
 
-    def extra_repr(self) -> str:
-        return f"ratios={self.ratios}, focused={self.focused}"
-
     class Lua(LuaClass):
         """``parameters()`` lists those of the pipeline in use; both contain the same processors."""
 
@@ -158,9 +155,6 @@ class SpatialFovea(nn.Module):
     def _resampled(self, x: Tensor, ratio: float) -> Tensor:
         height, width = (int(ratio * n) for n in x.shape[1:])
         return bilinear(x.unsqueeze(-1), height, width).squeeze(-1)
-
-    def extra_repr(self) -> str:
-        return f"ratios={self.ratios}, fov={self.fov}, sub={self.sub}, bilinear={self.bilinear}, focus={self.focus}"
 
     class Lua(LuaClass):
         """Torch7 creates samplers and paddings at every call, so they are not parts of the module."""

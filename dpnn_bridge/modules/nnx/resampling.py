@@ -183,9 +183,6 @@ class SpatialDownSampling(nn.Module):
         blocks = input[:, :height, :width].unflatten(2, (-1, rW)).unflatten(1, (-1, rH))
         return blocks.sum((2, 4)) * float(np.float32(1) / np.float32(rH * rW))
 
-    def extra_repr(self) -> str:
-        return f"{self.ratio}"
-
     class Lua(LuaClass):
         scalars = {("rH", "rW"): "ratio"}
 
@@ -223,9 +220,6 @@ class SpatialMaxSampling(nn.Module):
                 better = inside & (value > best)
                 best, index = torch.where(better, value, best), torch.where(better, place, index)
         return input.flatten(1).gather(1, index.flatten(1)).view_as(best)
-
-    def extra_repr(self) -> str:
-        return f"{self.size}"
 
     class Lua(LuaClass):
         scalars = {("oheight", "owidth"): "size"}
@@ -267,9 +261,6 @@ class SpatialPadding(nn.Module):
         pads = [(0, 0)] * input.dim()
         pads[self.y_dim - 1], pads[self.x_dim - 1] = (self.pad_t, self.pad_b), (self.pad_l, self.pad_r)
         return F.pad(input, [p for pair in reversed(pads) for p in pair], value=self.value)
-
-    def extra_repr(self) -> str:
-        return f"l={self.pad_l}, r={self.pad_r}, t={self.pad_t}, b={self.pad_b}"
 
     class Lua(LuaClass):
         scalars = {

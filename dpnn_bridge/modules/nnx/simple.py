@@ -39,9 +39,6 @@ class SaturatedLU(nn.Module):
         raised = torch.where(input < self.threshold, torch.full_like(input, self.value), input)
         return torch.where(raised > self.threshold2, torch.full_like(input, self.value2), raised)
 
-    def extra_repr(self) -> str:
-        return f"{self.threshold}, {self.value}, {self.threshold2}, {self.value2}"
-
     class Lua(LuaClass):
         scalars = {"threshold": "threshold", "val": "value", "threshold2": "threshold2", "val2": "value2"}
 
@@ -141,9 +138,6 @@ class Balance(nn.Module):
         total = scaled.sum(1, keepdim=True)
         return with_gradient_of(scaled / total, input / total / frequency)
 
-    def extra_repr(self) -> str:
-        return f"{self.n_batch}"
-
     class Lua(LuaClass):
         scalars = {"nBatch": "n_batch", "batchSize": "batch_size", "startIdx": "start"}
         tensors = {"inputCache": "cache"}
@@ -192,9 +186,6 @@ class PushTable(nn.Module):
             self._pushed = None
         return pushed
 
-    def extra_repr(self) -> str:
-        return f"{self.index}"
-
     class Lua(LuaClass):
         computed_fields = ("_pulls",)
         scalars = {"_index": "index"}
@@ -234,9 +225,6 @@ class PullTable(nn.Module):
     def forward(self, input: Any) -> list[Any]:
         rest = list(input) if isinstance(input, (list, tuple)) else [input]
         return [*rest[: self.index - 1], self.push.take(), *rest[self.index - 1 :]]
-
-    def extra_repr(self) -> str:
-        return f"{self.index}"
 
     class Lua(LuaClass):
         computed_fields = ("_push",)

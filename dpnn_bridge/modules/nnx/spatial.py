@@ -162,9 +162,6 @@ class SpatialColorTransform(nn.Module):
             )
         return self.linear(input)
 
-    def extra_repr(self) -> str:
-        return self.transform
-
     class Lua(WithoutParameters):
         members = ("linear",)
         scalars = ("transform",)
@@ -211,9 +208,6 @@ class SpatialGraph(nn.Module):
         pull_a, pull_b = (product / (aa + 1e-12)).detach(), (product / (bb + 1e-12)).detach()
         return with_gradient_of(value, (pull_a * aa + pull_b * bb) / 2 - product / (1 + 1e-12))
 
-    def extra_repr(self) -> str:
-        return f"dist={self.dist}, normalize={self.normalize}"
-
     class Lua(LuaClass):
         scalars = ("dist", "normalize")
         constants = {"connex": 4}
@@ -256,9 +250,6 @@ class SpatialMatching(nn.Module):
     def _distance(self, first: Tensor, second: Tensor) -> Tensor:
         return (first[..., None, None] - self._windows(second)).square().sum(0)
 
-    def extra_repr(self) -> str:
-        return f"{self.window}, full_output={self.full_output}"
-
     class Lua(LuaClass):
         scalars = {("maxh", "maxw"): "window", "full_output": "full_output"}
         scratch = ("gradInput1", "gradInput2")
@@ -288,9 +279,6 @@ class SpatialRadialMatching(nn.Module):
         first, second = input
         rows = second[:, : first.shape[1] + self.window - 1].unfold(1, self.window, 1)
         return (first[..., None] - rows).square().sum(0)
-
-    def extra_repr(self) -> str:
-        return f"{self.window}"
 
     class Lua(LuaClass):
         scalars = {"maxh": "window"}

@@ -62,9 +62,6 @@ class RecurrentAttention(Memory, Remembering):
             outputs.append(seen)
         return outputs
 
-    def extra_repr(self) -> str:
-        return f"num_steps={self.num_steps}, hidden_size={self.hidden_size}"
-
     class Lua(AbstractSequencerClass):
         faults = (
             Fault(

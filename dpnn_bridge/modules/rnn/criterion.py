@@ -45,9 +45,6 @@ class SequencerCriterion(Criterion):
         loss = torch.stack([self.criterion(x, y) for x, y in zip(input, target, strict=True)]).sum()
         return loss / len(input) if self.size_average else loss
 
-    def extra_repr(self) -> str:
-        return "size_average=True" if self.size_average else ""
-
     class Lua(Criterion.Lua):
         members = ("criterion",)
         scalars = {"sizeAverage": "size_average"}
@@ -125,9 +122,6 @@ class MaskZeroCriterion(Criterion):
         if mask.all():
             return sum(t.sum() for t in leaves(kept))  # type: ignore[return-value]
         return self.criterion(kept, map_tensors(lambda t: t[~mask], target))
-
-    def extra_repr(self) -> str:
-        return f"input_dims={self.input_dims}"
 
     class Lua(Criterion.Lua):
         members = ("criterion",)

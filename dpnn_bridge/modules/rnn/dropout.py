@@ -80,9 +80,6 @@ class LazyDropout(nn.Module):
         self.masks = {step: fn(mask) for step, mask in self.masks.items()}
         return self
 
-    def extra_repr(self) -> str:
-        return f"p={self.p}, lazy={self.lazy}, mono={self.mono}" + ("" if self.v2 else ", v2=False")
-
     class Lua(LuaClass):
         computed_fields = ("noise", "flag")
         scalars = ("p", "v2", "lazy", "mono")

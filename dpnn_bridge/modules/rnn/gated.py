@@ -57,9 +57,6 @@ class StepModule(AbstractRecurrent):
         assert self.output_size is not None
         return input.new_zeros(*input.shape[:-1], self.output_size)
 
-    def extra_repr(self) -> str:
-        return f"{self.input_size}, {self.output_size}"
-
 
 class _SizedClass(AbstractRecurrentClass):
     scalars = {"rho": "rho", "inputSize": "input_size", "outputSize": "output_size"}

@@ -76,9 +76,6 @@ class MaskZero(Decorator):
         mask = zero_rows(input, self.input_dims)
         return masked_call(self.module, input, mask)
 
-    def extra_repr(self) -> str:
-        return f"input_dims={self.input_dims}"
-
     class Lua(Decorator.Lua):
         scalars = {"nInputDim": "input_dims"}
         scratch = ("zeroMask", "gradOutput")

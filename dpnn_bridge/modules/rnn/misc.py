@@ -35,9 +35,6 @@ class SAdd(nn.Module):
         output = input + self.addend
         return -output if self.negate else output
 
-    def extra_repr(self) -> str:
-        return f"{self.addend}" + (", negate=True" if self.negate else "")
-
     class Lua(LuaClass):
         scalars = ("addend", "negate")
         defaults = {"negate": False}

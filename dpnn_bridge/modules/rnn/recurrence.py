@@ -187,9 +187,6 @@ class Recurrence(AbstractRecurrent):
         if len(state) > 1 and state[1]:
             set_hidden_state(self.module, step, state[1][0])
 
-    def extra_repr(self) -> str:
-        return f"output_size={self.output_size}, input_dims={self.input_dims}"
-
     class Lua(_ModuleFieldClass):
         scalars = {"rho": "rho", "nInputDim": "input_dims"}
         defaults = {"rho": 9999}
@@ -300,9 +297,6 @@ class NormStabilizer(AbstractRecurrent):
         """Return Torch7's :math:`\\beta / T \\sum_t \\text{mean}_n (\\|h_t\\| + \\|h_{t-1}\\|)^2`, with a plus."""
         pairs = zip(self._norms, self._norms[1:], strict=False)
         return self.beta * torch.stack([(a + b).square().mean() for a, b in pairs]).sum() / len(self._norms)
-
-    def extra_repr(self) -> str:
-        return f"beta={self.beta}"
 
     class Lua(AbstractRecurrentClass):
         scalars = ("rho", "beta")

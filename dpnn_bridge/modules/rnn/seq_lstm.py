@@ -130,10 +130,6 @@ class SequenceModule(Memory, Remembering):
         values = {name: self.__dict__[name] for name in ("initial", "final", *self._state_names())}
         return map_tensors(lambda t: fn(t.detach()), values)
 
-    def extra_repr(self) -> str:
-        flags = [n for n in ("batch_first", "mask_zero") if getattr(self, n)]
-        return ", ".join([f"{self.input_size}, {self.output_size}", *(f"{n}=True" for n in flags)])
-
 
 class SequenceModuleClass(LuaClass):
     """The state of the last call is in the last time step of ``_output`` and ``cell``."""

@@ -132,9 +132,6 @@ class Repeater(Memory, Remembering):
         self.rho = rho
         max_bptt_step(self.module, rho)
 
-    def extra_repr(self) -> str:
-        return f"rho={self.rho}"
-
     class Lua(AbstractSequencerClass):
         scalars = ("rho",)
 
@@ -254,9 +251,6 @@ class SeqReverseSequence(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         return input.flip(self.dim - 1)
-
-    def extra_repr(self) -> str:
-        return f"dim={self.dim}"
 
     class Lua(LuaClass):
         scalars = ("dim",)

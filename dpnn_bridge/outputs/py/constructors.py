@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from dpnn_bridge.conversion import to_lua
+from dpnn_bridge.conversion.constructor import constructor_parameters
 from dpnn_bridge.conversion.parametrized import computed_weights, weight_hooks
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.conversion.registry import spec_of
@@ -116,7 +117,7 @@ class Constructors:
             )
         call = Call(self.closure.add(kind))
         members = iter(_numbered(module))
-        for p in _parameters(kind):
+        for p in constructor_parameters(kind):
             if p.kind is p.VAR_POSITIONAL:
                 values = module.__dict__.get(p.name)  # such as the sizes of View(*sizes)
                 named = enumerate(values) if values is not None else members
@@ -218,28 +219,6 @@ def _numbered(module: nn.Module) -> list[tuple[str, nn.Module]]:
 def _plain_type(module: nn.Module) -> type[nn.Module]:
     """Return the class of a module without the one that ties or parametrizations put in front."""
     return plain_type(parametrize.type_before_parametrizations(module))
-
-
-def _parameters(kind: type) -> list[inspect.Parameter]:
-    """Return the arguments of a constructor; where it passes ``*args, **kwargs`` on, those of its base class."""
-    chain = iter(kind.__mro__)
-    own = list(inspect.signature(next(chain).__init__).parameters.values())
-    rest = inspect.Parameter.VAR_KEYWORD
-    while any(p.kind is rest for p in own):
-        base = next(chain)
-        if base is nn.Module:
-            break
-        named = [p for p in own if p.kind not in (p.VAR_POSITIONAL, rest)]
-        inherited = inspect.signature(base.__init__).parameters.values()
-        inherited = [p for p in inherited if p.name not in {q.name for q in named}]
-        if len(named) + 1 == len(own):  # **kwargs alone
-            own = [*named, *(p.replace(kind=p.KEYWORD_ONLY) for p in inherited if p.kind is not rest)]
-            own += [p for p in inherited if p.kind is rest]
-        else:
-            own = [*inherited, *named]
-    fixed = {"self", "device"} | ({"mode"} if issubclass(kind, nn.RNNBase) else set())
-    fixed |= {"dtype"} if kind.__module__.startswith("torch.nn.") else set()
-    return [p for p in own if p.name not in fixed and p.kind is not rest]
 
 
 def _computed(module: nn.Module, path: str) -> ConversionError:

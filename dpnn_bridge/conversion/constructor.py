@@ -1,0 +1,52 @@
+"""Inspect constructors of modules. Classes of this package store each argument in an attribute of its name."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+
+from dpnn_bridge.base.display import shortened
+
+
+def constructor_parameters(kind: type) -> list[inspect.Parameter]:
+    """Return the arguments of a constructor; where it passes ``*args, **kwargs`` on, those of its base class."""
+    chain = iter(kind.__mro__)
+    own = list(inspect.signature(next(chain).__init__).parameters.values())
+    rest = inspect.Parameter.VAR_KEYWORD
+    while any(p.kind is rest for p in own):
+        base = next(chain)
+        if base is nn.Module:
+            break
+        named = [p for p in own if p.kind not in (p.VAR_POSITIONAL, rest)]
+        inherited = inspect.signature(base.__init__).parameters.values()
+        inherited = [p for p in inherited if p.name not in {q.name for q in named}]
+        if len(named) + 1 == len(own):  # **kwargs alone
+            own = [*named, *(p.replace(kind=p.KEYWORD_ONLY) for p in inherited if p.kind is not rest)]
+            own += [p for p in inherited if p.kind is rest]
+        else:
+            own = [*inherited, *named]
+    fixed = {"self", "device"} | ({"mode"} if issubclass(kind, nn.RNNBase) else set())
+    fixed |= {"dtype"} if kind.__module__.startswith("torch.nn.") else set()
+    return [p for p in own if p.name not in fixed and p.kind is not rest]
+
+
+def settings_repr(module: nn.Module) -> str:
+    """Return the constructor's arguments that are numbers or text, ``dimension=1, index=2``, as an ``extra_repr``.
+
+    A flag with its default is left out.
+    """
+    shown = []
+    for parameter in constructor_parameters(type(module)):
+        value = getattr(module, parameter.name, None)
+        if _is_plain(value) and not (isinstance(value, bool) and value is parameter.default):
+            shown.append(f"{parameter.name}={shortened(repr(value))}")
+    return ", ".join(shown)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (tuple, list)):
+        return all(map(_is_plain, value))
+    return isinstance(value, (bool, int, float, str, torch.dtype))
