@@ -32,7 +32,7 @@ from dpnn_bridge.modules.rnn.over_time import recognized
 from dpnn_bridge.modules.rnn.recurrence import Recursor
 from dpnn_bridge.modules.rnn.recurrent import AbstractRecurrent
 from dpnn_bridge.modules.rnn.seq_gru import SeqGRU
-from dpnn_bridge.modules.rnn.seq_lstm import SeqLSTM
+from dpnn_bridge.modules.rnn.seq_lstm import SeqLSTM, SeqLSTMP
 from dpnn_bridge.modules.rnn.sequencer import Repeater, Sequencer
 
 
@@ -224,6 +224,7 @@ class _Packed(torch.Tensor):
         lambda m: m.recurrent_module.append(ConcatTable(nn.Identity(), nn.Identity())),
         lambda m: setattr(m.recurrent_module[0][1], "index", 1),
         lambda m: m.recurrent_module[0][0][1][2].register_forward_hook(lambda *_: None),
+        lambda m: m.recurrent_module._modules.update({"0": m.recurrent_module._modules.pop("0")}),
         lambda m: setattr(m.recurrent_module[0][0][1][0][0], "__class__", type("Linear", (nn.Linear,), {"forward": 0})),
         lambda m: setattr(
             m.recurrent_module[0][0][1][0][0], "weight", nn.Parameter(torch.ones(16, 3).as_subclass(_Packed))
@@ -325,14 +326,17 @@ def _tensors(*shapes: tuple[int, ...]) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("mask", [None, torch.tensor([[0, 0], [0, 1], [1, 0]]).bool().unsqueeze(2)])
-@pytest.mark.parametrize("peepholes", [False, True])
-def test_gradients_of_the_lstm_kernel_are_derivatives(peepholes: bool, mask: Tensor | None) -> None:
-    *inputs, vectors = _tensors((3, 2, 2), (8, 2), (8, 2), (8,), (2, 2), (2, 2), (3, 2))
+@pytest.mark.parametrize("added", ["", "peepholes", "projection"])
+def test_gradients_of_the_lstm_kernel_are_derivatives(added: str, mask: Tensor | None) -> None:
+    features = 3 if added == "projection" else 2
+    inputs = _tensors((3, 2, 2), (8, 2), (8, features), (8,), (2, features), (2, 2), (3, 2))
 
     def run(*v: Tensor) -> Any:
-        return LSTMSequence.apply(*v[:4], v[6] if peepholes else None, *v[4:6], mask)
+        return LSTMSequence.apply(
+            *v[:4], *(v[6] if added == name else None for name in ("peepholes", "projection")), *v[4:6], mask
+        )
 
-    inputs += [vectors] if peepholes else []
+    inputs = inputs if added else inputs[:-1]
     assert torch.autograd.gradcheck(run, inputs)
     assert torch.autograd.gradgradcheck(run, inputs)
 
@@ -345,7 +349,7 @@ def test_gradients_of_the_gru_kernel_are_derivatives(keeps: bool, mask: Tensor |
     assert torch.autograd.gradgradcheck(lambda *v: GRUSequence.apply(*v, mask, keeps), inputs)
 
 
-@pytest.mark.parametrize("make", [lambda: SeqLSTM(70, 90), lambda: SeqGRU(70, 90)])
+@pytest.mark.parametrize("make", [lambda: SeqLSTM(70, 90), lambda: SeqLSTMP(70, 90, 80), lambda: SeqGRU(70, 90)])
 @pytest.mark.parametrize("mask_zero", [False, True])
 def test_products_by_onednn_are_products(make: Callable[[], Any], mask_zero: bool) -> None:
     single = make()
@@ -392,7 +396,7 @@ def test_stock_lstm_takes_tensors_of_any_layout(which: int) -> None:
 def test_lstm_of_other_devices_is_the_same() -> None:
     x, weight, recurrent, bias, hidden, cell = _tensors((4, 2, 3), (8, 3), (8, 2), (8,), (2, 2), (2, 2))
     outputs, last = _torch_lstm("ifgo", x, weight, recurrent, bias, hidden, cell)
-    expected, cells = lstm_steps(x, weight, recurrent, bias, None, hidden, cell, None)
+    expected, cells = lstm_steps(x, weight, recurrent, bias, None, None, hidden, cell, None)
     torch.testing.assert_close((outputs, last), (expected, cells[-1]))
 
 

@@ -8,11 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dpnn_bridge.modules.rnn.products import Products, differentiable, product, weight_gradient
+from dpnn_bridge.modules.rnn.products import Products, differentiable, gate_sums, product, weight_gradient
 
 
 def gru_steps(
-    x: Tensor, weight: Tensor, recurrent: Tensor, bias: Tensor, hidden: Tensor, mask: Tensor | None, keeps: bool
+    x: Tensor,
+    weight: Tensor,
+    recurrent: Tensor,
+    bias: Tensor,
+    hidden: Tensor,
+    mask: Tensor | None,
+    keeps: bool,
+    factors: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Compute the outputs of a sequence by operations that autograd knows, one time step after the other.
 
@@ -23,20 +30,17 @@ def gru_steps(
         hidden: the state at the start, :math:`(N, H)`.
         mask: which outputs are zero, :math:`(T, N, 1)`, or None.
         keeps: the update gate is the share of the old state, else that of the candidate.
+        factors: for dropout, as of :func:`~dpnn_bridge.modules.rnn.products.gate_sums`.
     """
-    size, outputs = 2 * hidden.shape[1], []
-    for t, step in enumerate((x @ weight.t() + bias).unbind(0)):
-        reset, update = (step[:, :size] + hidden @ recurrent[:size].t()).sigmoid().chunk(2, 1)
-        candidate = (step[:, size:] + (reset * hidden) @ recurrent[size:].t()).tanh()
-        hidden = gru_state(candidate, update, hidden, keeps, None if mask is None else mask[t])
+    sums, outputs = gate_sums(x, weight, recurrent, bias, 3, factors), []
+    for t in range(x.shape[0]):
+        reset, update = (gate.sigmoid() for gate in sums(t, hidden, slice(2)))
+        (candidate,) = sums(t, reset * hidden, slice(2, 3))
+        ends = (candidate.tanh(), hidden) if keeps else (hidden, candidate.tanh())
+        hidden = torch.lerp(*ends, update)
+        hidden = hidden if mask is None else hidden.masked_fill(mask[t], 0)
         outputs.append(hidden)
     return torch.stack(outputs)
-
-
-def gru_state(candidate: Tensor, update: Tensor, hidden: Tensor, keeps: bool, mask: Tensor | None) -> Tensor:
-    """Return the output of a time step."""
-    hidden = torch.lerp(candidate, hidden, update) if keeps else torch.lerp(hidden, candidate, update)
-    return hidden if mask is None else hidden.masked_fill(mask, 0)
 
 
 class GRUSequence(torch.autograd.Function):
@@ -57,11 +61,14 @@ class GRUSequence(torch.autograd.Function):
         gates = product(x.reshape(T * N, -1), weight, bias).view(T, N, 3 * H)
         states = x.new_empty(T + 1, N, H)
         states[0] = before = hidden
+        gated = torch.empty_like(hidden)
         of_gates, of_candidate = (Products(part, N, T) for part in recurrent.split([2 * H, H]))
         parts = (gates[..., : 2 * H], *gates.split(H, 2), states[1:])
         for t, (both, reset, update, candidate, output) in enumerate(zip(*(p.unbind(0) for p in parts), strict=True)):
-            torch.sigmoid(of_gates(before, both), out=both)
-            torch.tanh(of_candidate(reset * before, candidate), out=candidate)
+            of_gates.add_to(both, before)
+            both.sigmoid_()
+            of_candidate.add_to(candidate, torch.mul(reset, before, out=gated))
+            candidate.tanh_()
             ends = (candidate, before) if keeps else (before, candidate)
             torch.lerp(*ends, update, out=output)
             if mask is not None:
@@ -126,5 +133,6 @@ def _backward_steps(given: Tensor, local: Tensor, reset: Tensor, kept: Tensor, r
         update_and_candidate.mul_(dhidden.unsqueeze(1))
         through = of_candidate(by_candidate)
         by_reset.mul_(through)
-        dhidden = of_gates(gates, torch.addcmul(output, dhidden, k).addcmul_(through, r))
+        dhidden = torch.addcmul(output, dhidden, k).addcmul_(through, r)
+        of_gates.add_to(dhidden, gates)
     return dhidden

@@ -23,10 +23,11 @@ class LSTMWeights:
 
     Args:
         weight: of the input, :math:`(4 H, I)`.
-        recurrent: of the output of the step before, :math:`(4 H, H)`.
+        recurrent: of the output of the step before, :math:`(4 H, H)`; :math:`(4 H, O)` with a projection.
         bias: :math:`(4 H)`.
         order: the gates in the order of the rows: ``i`` input, ``f`` forget, ``g`` candidate, ``o`` output.
         peepholes: of the gates i, f and o, :math:`(3, H)`, or None.
+        projection: of what the cell gives to the output, :math:`(O, H)`, or None.
     """
 
     weight: Tensor
@@ -34,6 +35,7 @@ class LSTMWeights:
     bias: Tensor
     order: str
     peepholes: Tensor | None = None
+    projection: Tensor | None = None
 
 
 def lstm_sequence(
@@ -52,12 +54,13 @@ def lstm_sequence(
         The outputs :math:`(T, N, H)`, the last cell, and a function that returns the cells :math:`(T, N, H)`.
     """
     order, values = weights.order, (weights.weight, weights.recurrent, weights.bias)
-    run = _fused(x) if mask is None and weights.peepholes is None else None
+    added = weights.peepholes, weights.projection
+    run = _fused(x) if mask is None and all(v is None for v in added) else None
     if run is not None:
         outputs, last = run(order, x, *values, hidden, cell)
         return outputs, last, lambda: _cells(order, x, *values, hidden, cell, outputs)
     values = _Arranged.apply(order, *values) if order != TORCH_ORDER else values
-    outputs, cells = LSTMSequence.apply(x, *values, weights.peepholes, hidden, cell, mask)
+    outputs, cells = LSTMSequence.apply(x, *values, *added, hidden, cell, mask)
     return outputs, cells[-1], lambda: cells
 
 
@@ -160,7 +163,7 @@ def _outputs_and_last_cell(
     order: str, x: Tensor, weight: Tensor, recurrent: Tensor, bias: Tensor, hidden: Tensor, cell: Tensor
 ) -> tuple[Tensor, Tensor]:
     weight, recurrent, bias = arranged((weight, recurrent, bias), order)
-    outputs, cells = lstm_steps(x, weight, recurrent, bias, None, hidden, cell, None)
+    outputs, cells = lstm_steps(x, weight, recurrent, bias, None, None, hidden, cell, None)
     return outputs, cells[-1]
 
 

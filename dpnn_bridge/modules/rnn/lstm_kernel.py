@@ -1,4 +1,4 @@
-"""A whole sequence of LSTM steps, with or without peepholes, in few operations."""
+"""A whole sequence of LSTM steps, with or without peepholes and projection, in few operations."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dpnn_bridge.modules.rnn.products import Products, differentiable, product, weight_gradient
+from dpnn_bridge.modules.rnn.products import Products, differentiable, gate_sums, product, weight_gradient
 
 
 def lstm_steps(
@@ -16,42 +16,39 @@ def lstm_steps(
     recurrent: Tensor,
     bias: Tensor,
     peepholes: Tensor | None,
+    projection: Tensor | None,
     hidden: Tensor,
     cell: Tensor,
     mask: Tensor | None,
+    factors: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute the outputs and cells of a sequence by operations that autograd knows, one time step after the other.
 
     Args:
         x: :math:`(T, N, I)`.
-        weight, recurrent, bias: of input and state, :math:`(4 H, I)`, :math:`(4 H, H)` and :math:`(4 H)`; rows of
+        weight, recurrent, bias: of input and output, :math:`(4 H, I)`, :math:`(4 H, O)` and :math:`(4 H)`; rows of
             input gate, forget gate, candidate and output gate, as in ``torch.nn.LSTM``.
         peepholes: of the three gates, :math:`(3, H)`, or None.
-        hidden, cell: output and cell at the start, :math:`(N, H)`.
+        projection: of what the cell gives to the output, :math:`(O, H)`, or None.
+        hidden, cell: output and cell at the start, :math:`(N, O)` and :math:`(N, H)`.
         mask: which outputs and cells are zero, :math:`(T, N, 1)`, or None.
+        factors: for dropout, as of :func:`~dpnn_bridge.modules.rnn.products.gate_sums`.
     """
-    outputs, cells = [], []
-    for t, step in enumerate((x @ weight.t() + bias).unbind(0)):
-        gates = (step + hidden @ recurrent.t()).chunk(4, 1)
-        hidden, cell = lstm_state(gates, cell, peepholes, None if mask is None else mask[t])
+    sums, outputs, cells = gate_sums(x, weight, recurrent, bias, 4, factors), [], []
+    for t in range(x.shape[0]):
+        i, f, g, o = sums(t, hidden)
+        if peepholes is not None:
+            i, f = i + peepholes[0] * cell, f + peepholes[1] * cell
+        cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+        if mask is not None:
+            cell = cell.masked_fill(mask[t], 0)
+        if peepholes is not None:
+            o = o + peepholes[2] * cell
+        hidden = o.sigmoid() * cell.tanh()  # zero where the cell is
+        hidden = hidden if projection is None else hidden @ projection.t()
         outputs.append(hidden)
         cells.append(cell)
     return torch.stack(outputs), torch.stack(cells)
-
-
-def lstm_state(
-    gates: tuple[Tensor, ...], cell: Tensor, peepholes: Tensor | None, mask: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Return output and cell of a time step, from its gates before peepholes and the cell of the step before."""
-    i, f, g, o = gates
-    if peepholes is not None:
-        i, f = i + peepholes[0] * cell, f + peepholes[1] * cell
-    cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
-    if mask is not None:
-        cell = cell.masked_fill(mask, 0)
-    if peepholes is not None:
-        o = o + peepholes[2] * cell
-    return o.sigmoid() * cell.tanh(), cell  # zero where the cell is
 
 
 class LSTMSequence(torch.autograd.Function):
@@ -65,17 +62,28 @@ class LSTMSequence(torch.autograd.Function):
         recurrent: Tensor,
         bias: Tensor,
         peepholes: Tensor | None,
+        projection: Tensor | None,
         hidden: Tensor,
         cell: Tensor,
         mask: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        T, N, H = *x.shape[:2], recurrent.shape[1]
+        T, N, H = *x.shape[:2], cell.shape[1]
         gates = product(x.reshape(T * N, -1), weight, bias).view(T, N, 4, H)
         cells, squashed, outputs = (x.new_empty(T, N, H) for _ in range(3))
-        of_hidden = Products(recurrent, N, T)
-        parts = (gates.flatten(2), gates[:, :, :2], *gates.unbind(2), cells, cells.unsqueeze(2), squashed, outputs)
+        projected = outputs if projection is None else x.new_empty(T, N, len(projection))
+        of_hidden, of_output = Products(recurrent, N, T), None if projection is None else Products(projection, N, T)
+        parts = (
+            gates.flatten(2),
+            gates[:, :, :2],
+            *gates.unbind(2),
+            cells,
+            cells.unsqueeze(2),
+            squashed,
+            outputs,
+            projected,
+        )
         hidden_before, cell_before, broadcast = hidden, cell, cell.unsqueeze(1)
-        for t, (step, both, i, f, g, o, c, c_, th, h) in enumerate(zip(*(p.unbind(0) for p in parts), strict=True)):
+        for t, (step, both, i, f, g, o, c, c_, th, r, h) in enumerate(zip(*(p.unbind(0) for p in parts), strict=True)):
             of_hidden.add_to(step, hidden_before)
             if peepholes is not None:
                 both.addcmul_(broadcast, peepholes[:2])
@@ -85,18 +93,22 @@ class LSTMSequence(torch.autograd.Function):
                 c.masked_fill_(mask[t], 0)
             if peepholes is not None:
                 o.addcmul_(c, peepholes[2])
-            torch.mul(torch.tanh(c, out=th), o.sigmoid_(), out=h)
+            torch.mul(torch.tanh(c, out=th), o.sigmoid_(), out=r)
+            if of_output is not None:
+                h.copy_(of_output(r))
             hidden_before, cell_before, broadcast = h, c, c_
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, weight, recurrent, bias, peepholes, hidden, cell, mask, gates, cells, squashed)
-        return outputs, cells
+        ctx.save_for_backward(
+            *(x, weight, recurrent, bias, peepholes, projection, hidden, cell, mask), *(gates, cells, squashed)
+        )
+        return projected, cells
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         *inputs, gates, cells, squashed = ctx.saved_tensors
         if torch.is_grad_enabled():  # the gradient itself is to be differentiated
             return differentiable(lstm_steps, inputs, ctx.needs_input_grad, gradients)
-        x, weight, recurrent, _, peepholes, hidden, cell, mask = inputs
+        x, weight, recurrent, _, peepholes, projection, hidden, cell, mask = inputs
         T, N, H = cells.shape
         i, f, g, o = gates.unbind(2)
         before, outputs = torch.cat([cell.unsqueeze(0), cells[:-1]]), squashed * o
@@ -115,9 +127,13 @@ class LSTMSequence(torch.autograd.Function):
             carried = carried.masked_fill(mask, 0)
             local.masked_fill_(mask.unsqueeze(3), 0)
             by_cell.masked_fill_(mask, 0)
-        dhidden, dcell = _backward_steps(gradients, local, by_cell, carried, recurrent)
-        flat, before_h = local.view(T * N, 4 * H), torch.cat([hidden.unsqueeze(0), outputs[:-1]]).view(T * N, H)
-        needs = ctx.needs_input_grad
+        dhidden, dcell, projected = _backward_steps(gradients, local, by_cell, carried, recurrent, projection)
+        flat, needs, dprojection = local.view(T * N, 4 * H), ctx.needs_input_grad, None
+        if projection is not None:
+            outputs = outputs.view(T * N, H)
+            dprojection = weight_gradient(torch.cat(projected), outputs, projection) if needs[5] else None
+            outputs = product(outputs, projection).view(T, N, -1)
+        before_h = torch.cat([hidden.unsqueeze(0), outputs[:-1]]).view(T * N, -1)
         return (
             product(flat, weight.t()).view(x.shape) if needs[0] else None,
             weight_gradient(flat, x.reshape(T * N, -1), weight) if needs[1] else None,
@@ -126,34 +142,44 @@ class LSTMSequence(torch.autograd.Function):
             torch.stack([(d * c).sum((0, 1)) for d, c in ((di, before), (df, before), (do, cells))])
             if needs[4]
             else None,
-            dhidden if needs[5] else None,
-            dcell if needs[6] else None,
+            dprojection,
+            dhidden if needs[6] else None,
+            dcell if needs[7] else None,
             None,
         )
 
 
 def _backward_steps(
-    gradients: tuple[Tensor | None, ...], local: Tensor, by_cell: Tensor, carried: Tensor, recurrent: Tensor
-) -> tuple[Tensor, Tensor]:
+    gradients: tuple[Tensor | None, ...],
+    local: Tensor,
+    by_cell: Tensor,
+    carried: Tensor,
+    recurrent: Tensor,
+    projection: Tensor | None,
+) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Multiply ``local`` in place by the gradients of outputs and cells, from the last step to the first.
 
     Returns:
-        The gradients of the initial output and cell.
+        The gradients of the initial output and cell, and with a projection those of its results.
     """
     T, N, H = by_cell.shape
     given, given_cells = gradients
     dcell, by_hidden = by_cell.new_zeros(N, H), Products(recurrent.t(), N, T)
-    given = by_cell.new_zeros(()).expand(T, N, H) if given is None else given
-    dhidden, broadcast = given[-1], dcell.unsqueeze(1)
+    given = by_cell.new_zeros(()).expand(T, N, recurrent.shape[1]) if given is None else given
+    by_result = None if projection is None else Products(projection.t(), N, T)
+    dhidden, broadcast, projected = given[-1], dcell.unsqueeze(1), []
     parts = (local.flatten(2), local[:, :, :3], local[:, :, 3], by_cell, carried)
     earlier = [None, *given[:-1].contiguous()]
     steps = zip(earlier, *(p.unbind(0) for p in parts), strict=True)
     for t, (output, step, others, by_output, through, kept) in reversed([*enumerate(steps)]):
         if given_cells is not None:
             dcell += given_cells[t]
+        if by_result is not None:
+            projected.append(dhidden)
+            dhidden = by_result(dhidden)
         dcell.addcmul_(dhidden, through)
         by_output.mul_(dhidden)
         others.mul_(broadcast)
         dcell.mul_(kept)
         dhidden = by_hidden(step, output)
-    return dhidden, dcell
+    return dhidden, dcell, projected[::-1]

@@ -140,7 +140,7 @@ def _stages(module: nn.Module, steps: int) -> list[Stage]:
 
 def _finished(module: Recursor, outputs: Tensor) -> Tensor:
     """Leave a Recursor as it is after all time steps; return the outputs."""
-    module.pass_steps(len(outputs), [outputs], dropouts_in(module))
+    module.pass_steps(outputs.shape[0], [outputs], dropouts_in(module))
     return outputs
 
 
@@ -228,6 +228,6 @@ class _CellSteps:
             each = [v.squeeze(0) for v in values] if single else list(values)
             return each if len(module.state_names) > 1 else each[0]
 
-        module.pass_steps(len(x), [outputs, *last[1:]], dropouts)
-        module.keep(of_step(*last), lambda: [of_step(*values) for values in zip(*states(), strict=True)], len(x))
+        module.pass_steps(x.shape[0], [outputs, *last[1:]], dropouts)
+        module.keep(of_step(*last), lambda: [of_step(*values) for values in zip(*states(), strict=True)], x.shape[0])
         return outputs.squeeze(1) if single else outputs

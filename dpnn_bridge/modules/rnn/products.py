@@ -1,4 +1,4 @@
-"""What the kernels for whole sequences share: matrix products, and gradients of gradients.
+"""What the kernels for whole sequences share: matrix products, sums of gates, and gradients of gradients.
 
 Products are left to oneDNN where it is faster than the BLAS that PyTorch was built with.
 """
@@ -119,6 +119,34 @@ class Products:
             addend.addmm_(x, self._transposed)
         else:
             addend.copy_(self(x, addend))
+
+
+def gate_sums(
+    x: Tensor, weight: Tensor, recurrent: Tensor, bias: Tensor, gates: int, factors: tuple[Tensor, Tensor] | None
+) -> Callable[..., tuple[Tensor, ...]]:
+    """Return a function that computes the sums of the gates of a time step, by operations that autograd knows.
+
+    Args:
+        x: :math:`(T, N, I)`.
+        weight, recurrent, bias: of input and state, one gate below the other.
+        gates: their number.
+        factors: of the input of each gate, :math:`(gates, T, N, I)`, and of the state, :math:`(T, gates, N, H)`, for
+            dropout; 1 in place of N if all rows have the same. None: no dropout.
+
+    Returns:
+        A function of the time step, the state :math:`(N, H)` and a range of gates, which returns their sums.
+    """
+    by_input, by_state = (m.reshape(gates, -1, m.shape[1]).transpose(1, 2) for m in (weight, recurrent))
+    dropped = x.expand(gates, *x.shape) if factors is None else x * factors[0]
+    sums = torch.baddbmm(bias.reshape(gates, 1, -1), dropped.reshape(gates, -1, x.shape[2]), by_input)
+    steps = sums.view(gates, *x.shape[:2], -1).unbind(1)
+
+    def of_step(t: int, state: Tensor, chosen: slice = slice(None)) -> tuple[Tensor, ...]:
+        addend, matrices = steps[t][chosen], by_state[chosen]
+        states = state.expand(len(addend), *state.shape) if factors is None else state * factors[1][t, chosen]
+        return torch.baddbmm(addend, states, matrices).unbind(0)
+
+    return of_step
 
 
 def differentiable(

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from dpnn_bridge.modules.rnn.algebra import Term, depends_on
 from dpnn_bridge.modules.rnn.dropout import LazyDropout
-from dpnn_bridge.modules.rnn.dropped_cells import dropped_gru, dropped_lstm
-from dpnn_bridge.modules.rnn.gru_kernel import GRUSequence
+from dpnn_bridge.modules.rnn.gru_kernel import GRUSequence, gru_steps
 from dpnn_bridge.modules.rnn.lstm import TORCH_ORDER, LSTMWeights, lstm_sequence
+from dpnn_bridge.modules.rnn.lstm_kernel import lstm_steps
 from dpnn_bridge.modules.rnn.products import fit
 
 #: the masks of layers with dropout for each time step
@@ -104,7 +104,7 @@ class LSTMCell(Cell):
         if masks is not None:
             w = self.weights(TORCH_ORDER)
             values, factors = (w.weight, w.recurrent, w.bias, w.peepholes), self._factors(masks, TORCH_ORDER)
-            outputs, all_cells = dropped_lstm(x, factors, *values, hidden, cell, mask)
+            outputs, all_cells = lstm_steps(x, *values, None, hidden, cell, mask, factors)
             return outputs, [outputs[-1].clone(), all_cells[-1]], lambda: [outputs, all_cells]
         outputs, last, cells = lstm_sequence(x, self.weights(), hidden, cell, mask)
         return outputs, [outputs[-1].clone(), last], lambda: [outputs, cells()]
@@ -116,7 +116,7 @@ class LSTMCell(Cell):
         peepholes = [self.gates[name].peephole for name in "ifo"]
         if all(p is None for p in peepholes):
             return LSTMWeights(weight, recurrent, bias, order)
-        zeros = torch.zeros_like(bias[: len(bias) // 4])
+        zeros = torch.zeros_like(bias[: bias.shape[0] // 4])
         vectors = torch.stack([zeros if p is None else p.weight for p in peepholes])  # type: ignore[misc]
         return LSTMWeights(weight, recurrent, bias, order, vectors)
 
@@ -151,10 +151,8 @@ class GRUCell(Cell):
     ) -> tuple[Tensor, list[Tensor], Any]:
         weight, bias, recurrent = stacked(self.gates, "rzc")
         values = (weight, recurrent, bias, state[0], mask, self.keeps)
-        if masks is None:
-            outputs = GRUSequence.apply(x, *values)
-        else:
-            outputs = dropped_gru(x, self._factors(masks, "rzc"), *values)
+        factors = None if masks is None else self._factors(masks, "rzc")
+        outputs = GRUSequence.apply(x, *values) if factors is None else gru_steps(x, *values, factors)
         return outputs, [outputs[-1].clone()], lambda: [outputs]
 
 
@@ -167,7 +165,7 @@ def stacked(gates: Mapping[str, Gate], order: str) -> tuple[Tensor, Tensor, Tens
     assert weight is not None
     assert recurrent is not None
     bias = _summed([gate.bias for gate in chosen], "bias")
-    return weight, weight.new_zeros(len(weight)) if bias is None else bias, recurrent
+    return weight, weight.new_zeros(weight.shape[0]) if bias is None else bias, recurrent
 
 
 def _natural_order(gates: Mapping[str, Gate]) -> str:
@@ -196,7 +194,7 @@ def _joined(ranges: list[Range], name: str) -> Tensor:
     values = []
     for module, start, stop in merged:
         value = getattr(module, name)
-        values.append(value if (start, stop) == (0, len(value)) else value[start:stop])
+        values.append(value if (start, stop) == (0, value.shape[0]) else value[start:stop])
     return values[0] if len(values) == 1 else torch.cat(values)
 
 

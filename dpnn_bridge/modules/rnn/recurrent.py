@@ -104,7 +104,7 @@ class AbstractRecurrent(Memory):
             dropouts: the layers of :func:`dropouts_in`.
         """
         first, end = self.step, self.step + steps
-        self.step = end
+        self.__dict__["step"] = end
         for dropout in dropouts:
             dropout.step = end - 1
         for result in results:
@@ -121,12 +121,11 @@ class AbstractRecurrent(Memory):
         """
         last = self.step - 1
         if self.training:
-            self.states = self._all_states()
-            self._earlier = (last - steps + 1, earlier)
-            self.states[last] = state
+            states = self._all_states() | {last: state}
+            self.__dict__.update(states=states, _earlier=(last - steps + 1, earlier), _given=False)
         else:
-            self.states = {t: s for t, s in self.states.items() if t == 0} | {last: state}
-        self._given = False
+            states = {t: s for t, s in self.states.items() if t == 0} | {last: state}
+            self.__dict__.update(states=states, _given=False)
 
     def _note_backward(self, steps: Sequence[int], dropouts: list[LazyDropout]) -> None:
         self._backward_ran = True
@@ -143,9 +142,9 @@ class AbstractRecurrent(Memory):
 
     # ------------------------------------------------------------------ memory
     def forget_own(self) -> None:
-        self.states = {t: s for t, s in self.states.items() if t == 0 and not self.training}
-        self.step = self._run_start = 1
-        self._start, self._earlier, self._backward_ran, self._given = None, None, False, False
+        states = {t: s for t, s in self.states.items() if t == 0 and not self.training}
+        run = {"_run_start": 1, "_start": None, "_earlier": None, "_backward_ran": False, "_given": False}
+        self.__dict__.update(run, states=states, step=1)  # PyTorch would search for seven parameters
 
     def detach_own(self) -> None:
         if self._given and not self._backward_ran:  # what the user set may belong to another module's graph

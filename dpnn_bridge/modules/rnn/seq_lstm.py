@@ -181,11 +181,13 @@ class SequenceModuleClass(LuaClass):
 
 
 def _lstm_at_once(module: SeqLSTM, x: Tensor, start: list[Tensor]) -> tuple[Tensor, list[Tensor]] | None:
-    if module.weight_o is not None or not x.numel() or not fit(x, module.weight, start, module.output_size):
-        return None
+    (hidden, cell), last = start, module.weight_o
+    fitting = fit(x, module.weight, [hidden], module.output_size) and fit(x, module.weight, [cell], module.hidden_size)
+    if not fitting or not x.numel() or (last is not None and (x.is_cuda or not fit(x, last, [], 0))):
+        return None  # cuDNN's own LSTM has a projection
     weight, recurrent = (part.t() for part in module.weight.split([module.input_size, module.output_size]))
-    weights = LSTMWeights(weight, recurrent, module.bias, "ifog")
-    output, cell, _ = lstm_sequence(x, weights, start[0], start[1], module._masked(x))
+    weights = LSTMWeights(weight, recurrent, module.bias, "ifog", projection=None if last is None else last.t())
+    output, cell, _ = lstm_sequence(x, weights, hidden, cell, module._masked(x))
     return output, [output[-1].clone(), cell]
 
 

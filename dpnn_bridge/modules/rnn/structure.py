@@ -35,17 +35,20 @@ class _Snapshot:
         """Return whether nothing was changed; takes a fraction of a microsecond for each module."""
         try:
             return all(
-                type(m) is kind and kind.forward is forward and m.__dict__ == attributes
-                for m, kind, forward, attributes in ((module, *self._root), *self._inner)
+                type(m) is kind
+                and kind.forward is forward
+                and m.__dict__ == attributes
+                and (len(order) < 2 or [*m._modules] == order)  # which dicts do not compare
+                for m, kind, forward, attributes, order in ((module, *self._root), *self._inner)
             )
         except (RuntimeError, ValueError):  # two tensors or arrays were compared: another one has the name
             return False
 
 
 def _content(module: nn.Module) -> tuple[Any, ...]:
-    """Return class, forward and attributes, with copies of containers, which may be changed in place."""
+    """Return class, forward, attributes with copies of containers, which may be changed in place, and their order."""
     attributes = {k: v.copy() if isinstance(v, (dict, list, set)) else v for k, v in module.__dict__.items()}
-    return type(module), type(module).forward, attributes
+    return type(module), type(module).forward, attributes, [*module._modules]
 
 
 def while_unchanged(find: Callable[..., _T | None]) -> Callable[..., _T | None]:
