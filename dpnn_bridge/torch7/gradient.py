@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
 from torch import Tensor
 
 
-class _WithGradientOf(torch.autograd.Function):
+class _Function(torch.autograd.Function):
+    """Base of functions whose ``apply`` need not find out at every call which arguments ``forward`` takes."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.forward.__signature__ = inspect.signature(cls.forward)  # type: ignore[attr-defined]
+
+
+class _WithGradientOf(_Function):
     @staticmethod
     def forward(value: Tensor, surrogate: Tensor) -> Tensor:
         return value.view_as(value)
@@ -22,7 +31,7 @@ class _WithGradientOf(torch.autograd.Function):
         return None, grads[0]
 
 
-class _AddGradient(torch.autograd.Function):
+class _AddGradient(_Function):
     @staticmethod
     def forward(input: Tensor, extra: Tensor) -> Tensor:
         return input.view_as(input)
@@ -36,7 +45,7 @@ class _AddGradient(torch.autograd.Function):
         return grads[0] + ctx.saved_tensors[0], None
 
 
-class _ScaleGradient(torch.autograd.Function):
+class _ScaleGradient(_Function):
     @staticmethod
     def forward(input: Tensor, factor: float | Tensor) -> Tensor:
         return input.view_as(input)
@@ -70,7 +79,7 @@ def scale_gradient(input: Tensor, factor: float | Tensor) -> Tensor:
     return _ScaleGradient.apply(input, factor)
 
 
-class _RefuseGradient(torch.autograd.Function):
+class _RefuseGradient(_Function):
     @staticmethod
     def forward(input: Tensor, message: str) -> Tensor:
         return input.view_as(input)
@@ -89,7 +98,7 @@ def refuse_gradient(input: Tensor, message: str) -> Tensor:
     return _RefuseGradient.apply(input, message) if input.requires_grad else input
 
 
-class _ConstantGradient(torch.autograd.Function):
+class _ConstantGradient(_Function):
     @staticmethod
     def forward(value: Tensor, source: Tensor, gradient: float) -> Tensor:
         return value.view_as(value)

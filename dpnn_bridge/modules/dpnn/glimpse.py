@@ -145,16 +145,20 @@ class SpatialGlimpse(nn.Module):
     @staticmethod
     def _window(image: Tensor, location: Tensor, size: tuple[float, float]) -> Tensor:
         """Return the windows of one depth, at full resolution, with zeros outside the image."""
-        clamped, outside = [], []
-        for i, (length, g) in enumerate(zip(image.shape[2:], size, strict=True)):
+        clamped: list[Tensor] = []
+        outside: list[Tensor] = []
+        square = image.shape[2] == image.shape[3] and size[0] == size[1]  # rows and columns at once
+        for chosen in [slice(2)] if square else [slice(1), slice(1, 2)]:
+            length, g = image.shape[2:][chosen][0], size[chosen][0]
             pad = math.floor((g - 1) / 2)
             last = length + 2 * pad - g
             if last < 0:
                 raise ValueError(f"a glimpse of {size} does not fit the padded image of shape {tuple(image.shape)}")
-            first = (location[:, i, None] * last).clamp(0, last).long()
+            first = (location[:, chosen, None] * last).clamp(0, last).long()
             place = first + torch.arange(-pad, int(g) - pad, device=image.device)
-            clamped.append(place.clamp(0, length - 1))
-            outside.append(place != clamped[-1])
+            inside = place.clamp(0, length - 1)
+            clamped += inside.unbind(1)
+            outside += (place != inside).unbind(1)
         window = pixels(image, *clamped)
         return window.masked_fill_(outside[0][:, None, :, None] | outside[1][:, None, None, :], 0)
 
