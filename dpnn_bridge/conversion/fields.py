@@ -13,8 +13,8 @@ from torch import Tensor, nn
 class Layout(NamedTuple):
     """The memory layouts of a tensor in Lua and in PyTorch. Both functions take ``(tensor, module)``."""
 
-    to_torch: Callable[[Tensor, nn.Module], Tensor]
-    to_lua: Callable[[Tensor, nn.Module], Tensor]
+    to_torch: Callable[[Tensor, Any], Tensor]
+    to_lua: Callable[[Tensor, Any], Tensor]
 
 
 class Field(NamedTuple):

@@ -65,8 +65,8 @@ ClassT = TypeVar("ClassT", bound=type)
 def lua_class(*names: str) -> Callable[[ClassT], ClassT]:
     """Register a class mapping, or a module class with an inner class ``Lua``, under its Lua names, canonical first.
 
-    A module class without an inner class ``Lua`` needs no more than its names: it has no fields. A module class without
-    an ``extra_repr`` shows the arguments of its constructor.
+    A module class without an inner class ``Lua`` has the mapping of its base class; without that it has no fields. A
+    module class without an ``extra_repr`` shows the arguments of its constructor.
 
     A mapping of a user takes precedence over a built-in mapping of the same Lua name. The export uses it for modules
     created in PyTorch only if no built-in mapping has their type, or if it matches every object of a Lua name of such a
@@ -91,7 +91,7 @@ def lua_class(*names: str) -> Callable[[ClassT], ClassT]:
 
 
 def _mapping_of(cls: Any) -> type[LuaClass]:
-    """Return a mapping, or the inner class ``Lua`` of a module class; a plain one where the class has none of its own.
+    """Return a mapping, or the inner class ``Lua`` of a module class; without one of its own, that of its base class.
 
     Raises:
         TypeError: It is neither, or the mapping has no module class.
@@ -114,9 +114,8 @@ def _inner_mapping(module: type[nn.Module], place: str) -> type[LuaClass]:
         other = next((n for n, v in vars(module).items() if isinstance(v, type) and issubclass(v, LuaClass)), None)
         if other is not None:
             raise TypeError(f"{place}: its mapping is called {other}; name it Lua: class Lua(LuaClass)")
-        mapping = type(
-            "Lua", (LuaClass,), {"__module__": module.__module__, "__qualname__": f"{module.__qualname__}.Lua"}
-        )
+        base = getattr(module, "Lua", LuaClass)
+        mapping = type("Lua", (base,), {"__module__": module.__module__, "__qualname__": f"{module.__qualname__}.Lua"})
         module.Lua = mapping  # type: ignore[attr-defined]
     if not isinstance(mapping, type) or not issubclass(mapping, LuaClass):
         raise TypeError(f"{place}.Lua is no mapping; make it a subclass of LuaClass: class Lua(LuaClass)")

@@ -68,8 +68,7 @@ class Models(nn.ModuleDict):
             return Models({key: ctx.to_torch(model, "models", key) for key, model in obj["models"].items()})
 
         @classmethod
-        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-            assert isinstance(module, Models)
+        def to_lua(cls, module: Models, ctx: LuaContext) -> dict[str, Any]:
             models = LuaTable({key: ctx.to_lua(model) for key, model in module.items()})
             record = record_of(module)
             return {"models": models} if record and "table" in record.fields else {"models": models, "table": models}

@@ -188,8 +188,7 @@ class SpatialConvolutionUpsample(nn.Conv2d):
             return {**super().arguments(obj, ctx), "groups": obj.get("groups") or 1}
 
         @classmethod
-        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-            assert isinstance(module, SpatialConvolutionUpsample)
+        def to_lua(cls, module: SpatialConvolutionUpsample, ctx: LuaContext) -> dict[str, Any]:
             return {
                 **super().to_lua(module, ctx),
                 "nInputPlaneU": module.in_channels,
@@ -224,6 +223,5 @@ class Reparametrize(Sampler):
         test = "test_reparametrize_draws_around_the_mean"
 
         @classmethod
-        def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any]:
-            assert isinstance(module, Reparametrize)
+        def replay(cls, module: Reparametrize, after: LuaObject) -> Callable[..., Any]:
             return lambda input: module.sampled(input, noise_of(after, "eps", input[0]))

@@ -133,8 +133,7 @@ class DenseCapLanguageModel(nn.Module):
             return {**super().arguments(obj, ctx), **views, "words": words}
 
         @classmethod
-        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-            assert isinstance(module, DenseCapLanguageModel)
+        def to_lua(cls, module: DenseCapLanguageModel, ctx: LuaContext) -> dict[str, Any]:
             return {**super().to_lua(module, ctx), "idx_to_token": LuaTable(module.words)}
 
 

@@ -58,8 +58,7 @@ class OneHot(nn.Module):
             return {**super().arguments(obj, ctx), "dtype": dtype}
 
         @classmethod
-        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-            assert isinstance(module, OneHot)
+        def to_lua(cls, module: OneHot, ctx: LuaContext) -> dict[str, Any]:
             eye = torch.eye(
                 module.size, dtype=module.dtype
             )  # Lua makes it where there is none, and not where it is empty
@@ -106,10 +105,9 @@ class HLogSoftMax(nn.Module):
 
         @classmethod
         def parameters(
-            cls, module: nn.Module, inner: Callable[[nn.Module], Iterator[ParameterSite]]
+            cls, module: HLogSoftMax, inner: Callable[[nn.Module], Iterator[ParameterSite]]
         ) -> Iterator[ParameterSite]:
             """Yield weight and bias of the clusters, then biases and weights of the classes."""
-            assert isinstance(module, HLogSoftMax)
             yield from inner(module.cluster_model)
             classes = list(inner(module.class_model))
             yield from sorted(

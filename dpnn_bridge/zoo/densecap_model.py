@@ -373,8 +373,7 @@ class DenseCapModel(nn.Module):
             return {**arguments, "parts": {name: places[id(part)] for name, part in parts.items()}}
 
         @classmethod
-        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-            assert isinstance(module, DenseCapModel)
+        def to_lua(cls, module: DenseCapModel, ctx: LuaContext) -> dict[str, Any]:
             fields, record = super().to_lua(module, ctx), record_of(module)
             nets = ctx.restore(record.fields["nets"]) if record else LuaTable()
             nets.update({name: ctx.to_lua(module._part(name)) for name in module.parts})

@@ -96,8 +96,7 @@ class ChannelDropout(nn.Module):
         scratch = ("noise",)
 
         @classmethod
-        def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any] | None:
-            assert isinstance(module, ChannelDropout)
+        def replay(cls, module: ChannelDropout, after: LuaObject) -> Callable[..., Any] | None:
             if not module.training and not module.stochastic_inference:
                 return None
             return lambda input: module.dropped(input, noise_of(after, "noise", input))

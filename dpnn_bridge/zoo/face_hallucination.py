@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dpnn_bridge.conversion.contexts import LuaContext
 from dpnn_bridge.conversion.lua_class import LuaClass, plain_object
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.modules.dpnn.reward import ClassReward, ClassRewardClass
+from dpnn_bridge.modules.dpnn.reward import ClassReward
 from dpnn_bridge.objects import LuaTable, LuaTensor
 from dpnn_bridge.torch7.gradient import with_gradient_of, zero_gradient
 
@@ -118,8 +118,8 @@ class VRMSEReward(ClassReward):
         reward = 4 - error.sum((1, 2, 3)) / image.shape[2:].numel() + self.area_scale * area
         return self.rewarded(error.mean(), reward, image, baseline)
 
-    class Lua(ClassRewardClass):
-        scalars = {**ClassRewardClass.scalars, "areaScale": "area_scale"}
+    class Lua(ClassReward.Lua):
+        scalars = {**ClassReward.Lua.scalars, "areaScale": "area_scale"}
         constants = {"errorC": plain_object("nn.MSECriterion", sizeAverage=True)}
         checked_by = "formula"
         test = "test_a_small_error_and_a_large_area_are_rewarded"

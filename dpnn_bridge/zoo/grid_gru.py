@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.zoo.torch_rnn import SequenceRNN, SequenceRNNClass
+from dpnn_bridge.zoo.torch_rnn import SequenceRNN
 
 
 @lua_class("nn.GRU")
@@ -51,7 +51,7 @@ class GRU(SequenceRNN):
             states.append(state)
         return torch.stack(states, 1)
 
-    class Lua(SequenceRNNClass):
+    class Lua(SequenceRNN.Lua):
         state_fields = ("output",)
 
 
@@ -93,6 +93,6 @@ class GridGRU(GRU):
         proposed = torch.tanh(candidate + (reset * x) @ along_depth[:D, 2 * D :])
         return x - update * x + update * proposed, states[:, -1:].transpose(0, 1)
 
-    class Lua(SequenceRNNClass):
-        scratch = (*SequenceRNNClass.scratch, "gatesd", "buffer1d", "buffer2d", "buffer3d", "grad_a_bufferd")
+    class Lua(SequenceRNN.Lua):
+        scratch = (*SequenceRNN.Lua.scratch, "gatesd", "buffer1d", "buffer2d", "buffer3d", "grad_a_bufferd")
         state_fields = ("cell",)

@@ -136,9 +136,6 @@ class SpatialPyramidPooling(Concat):
     def forward(self, input: Tensor) -> Tensor:
         return torch.cat([module(input) for module in self], input.dim() - 3)
 
-    class Lua(Concat.Lua):
-        pass
-
 
 @lua_class("inn.SpatialStochasticPooling")
 class SpatialStochasticPooling(nn.Module):

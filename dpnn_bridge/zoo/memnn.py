@@ -45,8 +45,7 @@ class WeightedLookupTableSkinny(LookupTable):
         test = "test_a_skinny_table_multiplies_its_rows"
 
         @classmethod
-        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-            assert isinstance(module, WeightedLookupTableSkinny)
+        def to_lua(cls, module: WeightedLookupTableSkinny, ctx: LuaContext) -> dict[str, Any]:
             rows = 10_000  # as long as MemNN makes the queue
             return {
                 **super().to_lua(module, ctx),

@@ -73,8 +73,7 @@ class MSDNetLayer(nn.Sequential):
         constants = dict.fromkeys(("output", "gradInput", "real_input", "gIn"), empty_table)
 
         @classmethod
-        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-            assert isinstance(module, MSDNetLayer)
+        def to_lua(cls, module: MSDNetLayer, ctx: LuaContext) -> dict[str, Any]:
             return {**super().to_lua(module, ctx), "discard": module.in_scales - module.out_scales}
 
 

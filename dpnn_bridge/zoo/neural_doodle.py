@@ -77,12 +77,10 @@ class MaskNoiseFillClass(LuaClass):
         return "n_colors" in obj
 
     @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, MaskNoiseFill)
+    def to_lua(cls, module: MaskNoiseFill, ctx: LuaContext) -> dict[str, Any]:
         size = module.n_colors * (1 + module.num_mask_noise_times) + module.num_noise_channels
         return {**super().to_lua(module, ctx), "out_size": size}
 
     @classmethod
-    def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any]:
-        assert isinstance(module, MaskNoiseFill)
+    def replay(cls, module: MaskNoiseFill, after: LuaObject) -> Callable[..., Any]:
         return lambda input: torch.cat([input, noise_of(after, "output", input)[:, module.n_colors :]], 1)

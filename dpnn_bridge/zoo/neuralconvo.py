@@ -56,7 +56,6 @@ class Seq2Seq(nn.Module):
             return {**arguments, **{k: ctx.to_torch(obj[name], name) for k, name in inner.items()}}
 
         @classmethod
-        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-            assert isinstance(module, Seq2Seq)
+        def to_lua(cls, module: Seq2Seq, ctx: LuaContext) -> dict[str, Any]:
             inner = {"encoderLSTM": module.encoder_lstm, "decoderLSTM": module.decoder_lstm}
             return {**super().to_lua(module, ctx), **{k: ctx.to_lua(m) for k, m in inner.items()}}

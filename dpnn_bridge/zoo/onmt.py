@@ -133,9 +133,8 @@ class WordEmbedding(Network):
 
         @classmethod
         def parameters(
-            cls, module: nn.Module, inner: Callable[[nn.Module], Iterator[ParameterSite]]
+            cls, module: WordEmbedding, inner: Callable[[nn.Module], Iterator[ParameterSite]]
         ) -> Iterator[ParameterSite]:
-            assert isinstance(module, WordEmbedding)
             return iter(()) if module.all_fixed else super().parameters(module, inner)
 
 
@@ -223,15 +222,13 @@ class VariationalDropout(nn.Module):
         scratch = ("sharedNoise",)
 
         @classmethod
-        def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
-            assert isinstance(module, VariationalDropout)
+        def fill(cls, module: VariationalDropout, obj: LuaObject, ctx: TorchContext) -> None:
             drawn, mask = obj.get("noiseInit"), obj.get("sharedNoise")
             if isinstance(drawn, LuaTensor) and drawn.size and drawn.numpy()[0] and isinstance(mask, LuaTensor):
                 module.mask = mask.torch().clone()
 
         @classmethod
-        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-            assert isinstance(module, VariationalDropout)
+        def to_lua(cls, module: VariationalDropout, ctx: LuaContext) -> dict[str, Any]:
             drawn = torch.tensor([0.0 if module.mask is None else 1.0])
             noise = torch.zeros(1, 1) if module.mask is None else module.mask
             kind = ctx.type_of(module)
@@ -242,8 +239,7 @@ class VariationalDropout(nn.Module):
             }
 
         @classmethod
-        def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any] | None:
-            assert isinstance(module, VariationalDropout)
+        def replay(cls, module: VariationalDropout, after: LuaObject) -> Callable[..., Any] | None:
             if module.p == 0 or not module.training:
                 return None
 

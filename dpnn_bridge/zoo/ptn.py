@@ -49,8 +49,7 @@ class PerspectiveGridGenerator(nn.Module):
         test = "test_perspective_grid_maps_every_point"
 
         @classmethod
-        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-            assert isinstance(module, PerspectiveGridGenerator)
+        def to_lua(cls, module: PerspectiveGridGenerator, ctx: LuaContext) -> dict[str, Any]:
             batch = ctx.constant(module.base_grid.unsqueeze(0), module)
             return {**super().to_lua(module, ctx), "batchGrid": batch}
 

@@ -102,8 +102,7 @@ class PyramidPacker(nn.Module):
             return {"scales": [float(scale) for scale in obj["scales"].as_list()]}
 
         @classmethod
-        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-            assert isinstance(module, PyramidPacker)
+        def to_lua(cls, module: PyramidPacker, ctx: LuaContext) -> dict[str, Any]:
             output = ctx.constant(torch.zeros(1, 1, 1), module)
             return {**cls.constants, "scales": LuaTable.from_list(module.scales), "output": output}
 

@@ -61,8 +61,7 @@ class Sampler(nn.Module):
         constants = {"gradInput": empty_table}
 
         @classmethod
-        def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any]:
-            assert isinstance(module, Sampler)
+        def replay(cls, module: Sampler, after: LuaObject) -> Callable[..., Any]:
             return lambda input: module.sampled(input, noise_of(after, "eps", input[0]))
 
 
@@ -201,9 +200,8 @@ class BinarySpatialConvolution(nn.Module):
         test = "test_computes_what_the_formula_gives"
 
         @classmethod
-        def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
+        def fill(cls, module: BinarySpatialConvolution, obj: LuaObject, ctx: TorchContext) -> None:
             super().fill(module, obj, ctx)
-            assert isinstance(module, BinarySpatialConvolution)
             weight = obj.get("weight")
             if not isinstance(weight, LuaTensor):
                 raise ctx.error(
@@ -214,8 +212,7 @@ class BinarySpatialConvolution(nn.Module):
             module.signs = signs.view_as(module.signs).to(module.alphas.dtype)
 
         @classmethod
-        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-            assert isinstance(module, BinarySpatialConvolution)
+        def to_lua(cls, module: BinarySpatialConvolution, ctx: LuaContext) -> dict[str, Any]:
             fields = super().to_lua(module, ctx)
             bits = F.pad((module.signs > 0).flatten(1).long(), (0, -module.signs[0].numel() % 32)).unflatten(
                 1, (-1, 32)

@@ -67,9 +67,8 @@ class ShakeShakeTable(nn.Module):
             return {**super().to_lua(module, ctx), **tables}
 
         @classmethod
-        def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any] | None:
+        def replay(cls, module: ShakeShakeTable, after: LuaObject) -> Callable[..., Any] | None:
             """Return a forward with the last weights in ``constant_tensor``, in training those of backward."""
-            assert isinstance(module, ShakeShakeTable)
             x = after.get("output")
             if not isinstance(x, LuaTable) or not ((module.training and module.forward_shake) or module.backward_shake):
                 return None

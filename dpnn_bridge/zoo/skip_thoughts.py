@@ -103,7 +103,6 @@ class MaskZeroCopy(Decorator):
                 module.last = to_value(output)
 
         @classmethod
-        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-            assert isinstance(module, MaskZeroCopy)
+        def to_lua(cls, module: MaskZeroCopy, ctx: LuaContext) -> dict[str, Any]:
             fields = super().to_lua(module, ctx)
             return fields if module.last is None else {**fields, "output": ctx.constant(module.last, module)}

@@ -300,8 +300,7 @@ class ImageRoiPooling(nn.Module):
             return "spatial_scale" in obj
 
         @classmethod
-        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-            assert isinstance(module, ImageRoiPooling)
+        def to_lua(cls, module: ImageRoiPooling, ctx: LuaContext) -> dict[str, Any]:
             assert isinstance(module.net, nn.Sequential)
             branch = module.net[0][1]  # type: ignore[index]
             return {**super().to_lua(module, ctx), "box_branch": ctx.to_lua(branch)}

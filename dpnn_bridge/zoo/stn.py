@@ -51,8 +51,7 @@ class AffineGridGeneratorBHWD(nn.Module):
         scratch = ("batchGrid",)
 
         @classmethod
-        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-            assert isinstance(module, AffineGridGeneratorBHWD)
+        def to_lua(cls, module: AffineGridGeneratorBHWD, ctx: LuaContext) -> dict[str, Any]:
             batch = ctx.constant(module.base_grid.unsqueeze(0), module)
             return {**super().to_lua(module, ctx), "batchGrid": batch}
 
@@ -128,8 +127,7 @@ class AffineTransformMatrixGenerator(nn.Module):
         scratch = ("rotationOutput", "scaleOutput")
 
         @classmethod
-        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-            assert isinstance(module, AffineTransformMatrixGenerator)
+        def to_lua(cls, module: AffineTransformMatrixGenerator, ctx: LuaContext) -> dict[str, Any]:
             if module.full_mode:
                 return {"fullMode": True}
             return {**super().to_lua(module, ctx), "fullMode": False}

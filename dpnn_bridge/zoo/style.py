@@ -325,8 +325,7 @@ class NoiseFill(nn.Module):
         scalars = ("num_noise_channels", "mult")
 
         @classmethod
-        def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any]:
-            assert isinstance(module, NoiseFill)
+        def replay(cls, module: NoiseFill, after: LuaObject) -> Callable[..., Any]:
             channels = module.num_noise_channels
             return lambda input: module.filled(input, noise_of(after, "output", input)[:, input.shape[1] - channels :])
 

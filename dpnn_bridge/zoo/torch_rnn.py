@@ -100,51 +100,48 @@ class SequenceRNN(nn.Module):
         w, u = weight.t().split([self.input_dim, self.hidden_dim], 1)
         return [w.contiguous(), u.contiguous(), bias, torch.zeros_like(bias)]
 
+    class Lua(LuaClass):
+        """The states of the last call are in fields ``output`` and ``cell``; they count unless ``h0`` is empty."""
 
-class SequenceRNNClass(LuaClass):
-    """The states of the last call are in fields ``output`` and ``cell``; they count unless ``h0`` is empty."""
+        scalars = ("input_dim", "hidden_dim", "remember_states")
+        tensors = ("weight", "bias")
+        scratch = (
+            "cell",
+            "gates",
+            "buffer1",
+            "buffer2",
+            "buffer3",
+            "grad_a_buffer",
+            "h0",
+            "c0",
+            "grad_c0",
+            "grad_h0",
+            "grad_x",
+        )
+        state_fields: tuple[str, ...] = ()
 
-    scalars = ("input_dim", "hidden_dim", "remember_states")
-    tensors = ("weight", "bias")
-    scratch = (
-        "cell",
-        "gates",
-        "buffer1",
-        "buffer2",
-        "buffer3",
-        "grad_a_buffer",
-        "h0",
-        "c0",
-        "grad_c0",
-        "grad_h0",
-        "grad_x",
-    )
-    state_fields: tuple[str, ...] = ()
+        @classmethod
+        def matches(cls, obj: LuaObject) -> bool:
+            return "hidden_dim" in obj
 
-    @classmethod
-    def matches(cls, obj: LuaObject) -> bool:
-        return "hidden_dim" in obj
+        @classmethod
+        def fill(cls, module: SequenceRNN, obj: LuaObject, ctx: TorchContext) -> None:
+            super().fill(module, obj, ctx)
+            states = [obj.get(name) for name in cls.state_fields]
+            h0 = obj.get("h0")
+            started = isinstance(h0, LuaTensor) and h0.size > 0
+            if module.remember_states and started and all(isinstance(s, LuaTensor) and s.ndim == 3 for s in states):
+                module.last = torch.stack([s.torch()[:, -1] for s in states if isinstance(s, LuaTensor)])
 
-    @classmethod
-    def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
-        super().fill(module, obj, ctx)
-        assert isinstance(module, SequenceRNN)
-        states = [obj.get(name) for name in cls.state_fields]
-        h0 = obj.get("h0")
-        started = isinstance(h0, LuaTensor) and h0.size > 0
-        if module.remember_states and started and all(isinstance(s, LuaTensor) and s.ndim == 3 for s in states):
-            module.last = torch.stack([s.torch()[:, -1] for s in states if isinstance(s, LuaTensor)])
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        fields = super().to_lua(module, ctx)
-        assert isinstance(module, SequenceRNN)
-        if module.last is not None:
-            for name, state in zip(cls.state_fields, module.last, strict=True):
-                fields[name] = ctx.constant(state.unsqueeze(1), module)
-            zeros = torch.zeros_like(module.last[0])
-            fields.update((name, ctx.constant(zeros, module)) for name in ("h0", "c0")[: module.states])
-        return fields
+        @classmethod
+        def to_lua(cls, module: SequenceRNN, ctx: LuaContext) -> dict[str, Any]:
+            fields = super().to_lua(module, ctx)
+            if module.last is not None:
+                for name, state in zip(cls.state_fields, module.last, strict=True):
+                    fields[name] = ctx.constant(state.unsqueeze(1), module)
+                zeros = torch.zeros_like(module.last[0])
+                fields.update((name, ctx.constant(zeros, module)) for name in ("h0", "c0")[: module.states])
+            return fields
 
 
 @lua_class("nn.LSTM")
@@ -178,8 +175,8 @@ class LSTM(SequenceRNN):
         output, hidden, cell = torch.lstm(x, [hidden, cell], weights, True, 1, 0.0, False, False, True)
         return output, torch.cat([cell, hidden])
 
-    class Lua(SequenceRNNClass):
-        constants = dict.fromkeys(SequenceRNNClass.scratch, LuaTensor.empty)
+    class Lua(SequenceRNN.Lua):
+        constants = dict.fromkeys(SequenceRNN.Lua.scratch, LuaTensor.empty)
         state_fields = ("cell", "output")
 
 
@@ -215,7 +212,7 @@ class VanillaRNN(SequenceRNN):
         weights = self._weights(self.weight, self.bias)
         return torch.rnn_tanh(x, initial[0], weights, True, 1, 0.0, False, False, True)
 
-    class Lua(SequenceRNNClass):
+    class Lua(SequenceRNN.Lua):
         constants = dict.fromkeys(("buffer1", "buffer2", "h0", "grad_h0", "grad_x"), LuaTensor.empty)
         state_fields = ("output",)
 

@@ -144,8 +144,7 @@ class ShakeShakeTable(nn.Module):
         constants = dict.fromkeys(("alpha", "beta", "first", "second"), LuaTensor.empty)
 
         @classmethod
-        def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any] | None:
-            assert isinstance(module, ShakeShakeTable)
+        def replay(cls, module: ShakeShakeTable, after: LuaObject) -> Callable[..., Any] | None:
             if not module.training:
                 return None
             return lambda x: module.mixed(x[0], x[1], noise_of(after, "alpha", x[0]), noise_of(after, "beta", x[0]))

@@ -91,8 +91,7 @@ class ClippedWeightedHuberCriterion(nn.Module):
             return {**super().arguments(obj, ctx), "clip": tuple(obj["clip"].as_list())}
 
         @classmethod
-        def to_lua(cls, module: nn.Module, ctx: Any) -> dict[str, Any]:
-            assert isinstance(module, ClippedWeightedHuberCriterion)
+        def to_lua(cls, module: ClippedWeightedHuberCriterion, ctx: Any) -> dict[str, Any]:
             return {**super().to_lua(module, ctx), "clip": LuaTable.from_list(module.clip)}
 
 

@@ -169,8 +169,7 @@ class CudnnRNN(nn.Module):
             return CudnnRNN(rnn, cls.scalar(obj, "rememberStates"), skip)
 
         @classmethod
-        def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
-            assert isinstance(module, CudnnRNN)
+        def fill(cls, module: CudnnRNN, obj: LuaObject, ctx: TorchContext) -> None:
             gradient = obj.get("gradWeight")
             keep = ctx.options.gradients and isinstance(gradient, LuaTensor) and gradient.size > 0
             module.set_flat(obj["weight"].torch(), gradient.torch() if keep and gradient is not None else None)
@@ -187,8 +186,7 @@ class CudnnRNN(nn.Module):
             return {**given, **last} if module.remember_states else given
 
         @classmethod
-        def fields_of(cls, module: nn.Module) -> dict[str, Field]:
-            assert isinstance(module, CudnnRNN)
+        def fields_of(cls, module: CudnnRNN) -> dict[str, Field]:
             return {"weight": _FLAT, **{k: Field(v) for k, v in cls._states(module).items()}}
 
         @classmethod
@@ -203,8 +201,7 @@ class CudnnRNN(nn.Module):
             yield module, "weight", _FLAT
 
         @classmethod
-        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-            assert isinstance(module, CudnnRNN)
+        def to_lua(cls, module: CudnnRNN, ctx: LuaContext) -> dict[str, Any]:
             rnn = module.rnn
             fields = {
                 **super().to_lua(module, ctx),

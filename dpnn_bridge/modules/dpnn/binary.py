@@ -85,8 +85,7 @@ class SpatialBinaryConvolution(nn.Conv2d):
             return obj.changed(weight=real)
 
         @classmethod
-        def to_lua(cls, module: nn.Module, ctx: Any) -> dict[str, Any]:
-            assert isinstance(module, SpatialBinaryConvolution)
+        def to_lua(cls, module: SpatialBinaryConvolution, ctx: Any) -> dict[str, Any]:
             kernel = module.kernel_size[0] * module.kernel_size[1]
             sizes = {"iwh": module.in_channels * kernel, "owh": module.out_channels * kernel}
             return {**super().to_lua(module, ctx), **sizes}

@@ -160,8 +160,7 @@ class CategoricalEntropy(nn.Module):
         defaults = {"minEntropy": None}
 
         @classmethod
-        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-            assert isinstance(module, CategoricalEntropy)
+        def to_lua(cls, module: CategoricalEntropy, ctx: LuaContext) -> dict[str, Any]:
             fields = super().to_lua(module, ctx)
             if record_of(module) is None:
                 fields["minusOne"] = ctx.constant(torch.tensor([-float(module.scale)]), module)

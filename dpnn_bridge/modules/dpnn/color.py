@@ -41,22 +41,19 @@ class ColorNoise(nn.Module):
         """Return ``input`` with the given noise of shape ``(n, C)`` or ``(C)``."""
         return input + noise.reshape(*input.shape[:-2], 1, 1)
 
+    class Lua(LuaClass):
+        scratch = ("noise",)
+        computed_fields = ("inputChannels",)
 
-class ColorNoiseClass(LuaClass):
-    scratch = ("noise",)
-    computed_fields = ("inputChannels",)
+        @classmethod
+        def replay(cls, module: ColorNoise, after: LuaObject) -> Callable[[Tensor], Tensor] | None:
+            if not module.training or not stored_noise(after):
+                return None
+            return lambda x: module.with_noise(x, noise_of(after, "noise", x))
 
-    @classmethod
-    def replay(cls, module: nn.Module, after: LuaObject) -> Callable[[Tensor], Tensor] | None:
-        assert isinstance(module, ColorNoise)
-        if not module.training or not stored_noise(after):
-            return None
-        return lambda x: module.with_noise(x, noise_of(after, "noise", x))
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, ColorNoise)
-        return {**super().to_lua(module, ctx), "inputChannels": module.channels()}
+        @classmethod
+        def to_lua(cls, module: ColorNoise, ctx: LuaContext) -> dict[str, Any]:
+            return {**super().to_lua(module, ctx), "inputChannels": module.channels()}
 
 
 @lua_class("nn.SimpleColorTransform")
@@ -92,7 +89,7 @@ class SimpleColorTransform(ColorNoise):
     def draw(self, n: int, like: Tensor) -> Tensor:
         return like.new_empty(n, self.channels()).uniform_(-1, 1) * self.range.reshape(-1)
 
-    class Lua(ColorNoiseClass):
+    class Lua(ColorNoise.Lua):
         tensors = ("range",)
         tensor_args = ("range",)
 
@@ -139,7 +136,7 @@ class PCAColorTransform(ColorNoise):
         alphas = like.new_empty(n, self.channels()).normal_(0, self.std) * self.eigen_values.reshape(-1)
         return alphas @ self.eigen_vectors.t()
 
-    class Lua(ColorNoiseClass):
+    class Lua(ColorNoise.Lua):
         scalars = ("std",)
         tensors = {"eigenVectors": "eigen_vectors", "eigenValues": "eigen_values"}
         tensor_args = ("eigenVectors", "eigenValues")
@@ -191,6 +188,5 @@ class SpatialFeatNormalization(nn.Module):
         tensor_args = ("mean", "std")
 
         @classmethod
-        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-            assert isinstance(module, SpatialFeatNormalization)
+        def to_lua(cls, module: SpatialFeatNormalization, ctx: LuaContext) -> dict[str, Any]:
             return {**super().to_lua(module, ctx), "noOfFeats": len(module.mean)}

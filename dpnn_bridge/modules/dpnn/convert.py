@@ -127,8 +127,7 @@ class Convert(nn.Module):
             return {**super().arguments(obj, ctx), "dtype": torch_dtype(kind)}
 
         @classmethod
-        def to_lua(cls, module: nn.Module, ctx: Any) -> dict[str, Any]:
-            assert isinstance(module, Convert)
+        def to_lua(cls, module: Convert, ctx: Any) -> dict[str, Any]:
             source, target = module.input_shape, module.output_shape
             any_shape = source == "b*"
             fields = {

@@ -90,8 +90,7 @@ class DontCast(Decorator):
             }
 
         @classmethod
-        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-            assert isinstance(module, DontCast)
+        def to_lua(cls, module: DontCast, ctx: LuaContext) -> dict[str, Any]:
             fields = super().to_lua(module, ctx)
             outer = ctx.class_of(module.outer, module)
             fields.update(output=LuaTensor.empty(outer), gradInput=LuaTensor.empty(outer))

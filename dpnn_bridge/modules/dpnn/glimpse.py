@@ -185,8 +185,7 @@ class SpatialGlimpse(nn.Module):
             return {**super().arguments(obj, ctx), "pooling": "average" if average else "bilinear"}
 
         @classmethod
-        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-            assert isinstance(module, SpatialGlimpse)
+        def to_lua(cls, module: SpatialGlimpse, ctx: LuaContext) -> dict[str, Any]:
             fields = super().to_lua(module, ctx)
             if record_of(module) is None:
                 height, width = module.size
@@ -294,8 +293,7 @@ class SpatialUniformCrop(nn.Module):
             return {**super().arguments(obj, ctx), "scale": scale}
 
         @classmethod
-        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-            assert isinstance(module, SpatialUniformCrop)
+        def to_lua(cls, module: SpatialUniformCrop, ctx: LuaContext) -> dict[str, Any]:
             fields = super().to_lua(module, ctx)
             if record_of(module) is None and module.scale is not None:
                 fields["scale"] = LuaTable.from_list(module.scale)
@@ -303,8 +301,7 @@ class SpatialUniformCrop(nn.Module):
             return fields
 
         @classmethod
-        def replay(cls, module: nn.Module, after: LuaObject) -> Callable[[Tensor], Tensor] | None:
-            assert isinstance(module, SpatialUniformCrop)
+        def replay(cls, module: SpatialUniformCrop, after: LuaObject) -> Callable[[Tensor], Tensor] | None:
             coord, scales = after.get("coord"), after.get("scales")
             if not module.training or not isinstance(coord, LuaTensor):
                 return None

@@ -98,9 +98,6 @@ class Inception(Decorator):
             branches.append(conv(n + 1, reduce_size[n + 1]))
         return cls(DepthConcat(*(nn.Sequential(*branch) for branch in branches), dimension=2))
 
-    class Lua(Decorator.Lua):
-        pass
-
 
 @lua_class("nn.FireModule")
 class FireModule(Decorator):

@@ -146,15 +146,13 @@ class Kmeans(nn.Module):
         optional = {"clusterSampleCount": None}
 
         @classmethod
-        def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
+        def fill(cls, module: Kmeans, obj: LuaObject, ctx: TorchContext) -> None:
             super().fill(module, obj, ctx)
             loss = obj.get("loss")
             module.loss = torch.tensor(float(loss or 0))
-            assert isinstance(module, Kmeans)
             if not has_tensor(obj, "clusterSampleCount"):
                 module.cluster_sample_count = torch.zeros(module.k, dtype=module.weight.dtype)
 
         @classmethod
-        def to_lua(cls, module: nn.Module, ctx: Any) -> dict[str, Any]:
-            assert isinstance(module, Kmeans)
+        def to_lua(cls, module: Kmeans, ctx: Any) -> dict[str, Any]:
             return {**super().to_lua(module, ctx), "loss": float(module.loss)}

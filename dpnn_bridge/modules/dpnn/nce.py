@@ -194,8 +194,7 @@ class NCEModule(nn.Linear):
             return module
 
         @classmethod
-        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-            assert isinstance(module, NCEModule)
+        def to_lua(cls, module: NCEModule, ctx: LuaContext) -> dict[str, Any]:
             fields, kind = super().to_lua(module, ctx), ctx.type_of(module)
             fields["output"] = LuaTable.from_list(LuaTensor.empty(kind) for _ in range(4))
             fields["gradInput"] = LuaTable.from_list(LuaTensor.empty(kind) for _ in range(2))
@@ -209,8 +208,7 @@ class NCEModule(nn.Linear):
             return fields
 
         @classmethod
-        def replay(cls, module: nn.Module, after: LuaObject) -> Callable[[Any], Any] | None:
-            assert isinstance(module, NCEModule)
+        def replay(cls, module: NCEModule, after: LuaObject) -> Callable[[Any], Any] | None:
             if (module.normalized and not module.training) or not isinstance(after.get("sampleidx"), LuaTensor):
                 return None
             index = after["sampleidx"].torch().long() - 1
@@ -330,8 +328,7 @@ class Bigrams(nn.Module):
             return bigrams(tables, obj["nsample"], index_base=ctx.index_base)
 
         @classmethod
-        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-            assert isinstance(module, Bigrams)
+        def to_lua(cls, module: Bigrams, ctx: LuaContext) -> dict[str, Any]:
             fields = super().to_lua(module, ctx)
             if record_of(module) is not None:
                 return fields

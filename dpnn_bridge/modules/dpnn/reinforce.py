@@ -135,8 +135,7 @@ class Reinforce(nn.Module):
             return {k: v for k, v in fields.items() if k not in cls.before_2016 or v == cls.before_2016[k]}
 
         @classmethod
-        def replay(cls, module: nn.Module, after: LuaObject) -> Callable[[Any], Tensor] | None:
-            assert isinstance(module, Reinforce)
+        def replay(cls, module: Reinforce, after: LuaObject) -> Callable[[Any], Tensor] | None:
             output = after.get("output")
             if not (module.training or module.stochastic) or not isinstance(output, LuaTensor):
                 return None
@@ -164,9 +163,6 @@ class ReinforceBernoulli(Reinforce):
     def gradients(self, sample: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         p = inputs[0]
         return (-(sample - p) / ((1 - p) * p) * self.reward_as(p),)
-
-    class Lua(Reinforce.Lua):
-        pass
 
 
 @lua_class("nn.ReinforceCategorical")

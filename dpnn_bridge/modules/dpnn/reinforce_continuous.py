@@ -56,36 +56,35 @@ class _TwoParameters(Reinforce):
         text = f"{self.name}={tuple(second.shape) if isinstance(second, Tensor) else second}"
         return f"{text}, stochastic=True" if self.stochastic else text
 
+    class Lua(Reinforce.Lua):
+        """``stdev`` or ``scale`` is a number, a tensor, or missing when the input contains it."""
 
-class TwoParametersClass(Reinforce.Lua):
-    """``stdev`` or ``scale`` is a number, a tensor, or missing when the input contains it."""
+        @classmethod
+        def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+            second = obj.get(cls.torch_type.name)
+            if isinstance(second, LuaTensor):
+                second = second.torch()
+            return {**super().arguments(obj, ctx), cls.torch_type.name: second}
 
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        second = obj.get(cls.torch_type.name)
-        if isinstance(second, LuaTensor):
-            second = second.torch()
-        return {**super().arguments(obj, ctx), cls.torch_type.name: second}
+        @classmethod
+        def fields_of(cls, module: nn.Module) -> dict[str, Field]:
+            name = cls.torch_type.name
+            return {name: Field(name)} if name in module._buffers else {}
 
-    @classmethod
-    def fields_of(cls, module: nn.Module) -> dict[str, Field]:
-        name = cls.torch_type.name
-        return {name: Field(name)} if name in module._buffers else {}
+        @classmethod
+        def handled(cls, module: nn.Module) -> set[str]:
+            return super().handled(module) | {cls.torch_type.name}
 
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return super().handled(module) | {cls.torch_type.name}
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        fields = super().to_lua(module, ctx)
-        second = getattr(module, cls.torch_type.name)
-        if second is None:
-            kind = ctx.type_of(module)
-            fields["gradInput"] = LuaTable.from_list([LuaTensor.empty(kind), LuaTensor.empty(kind)])
-        elif not isinstance(second, Tensor):
-            fields[cls.torch_type.name] = second
-        return fields
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            fields = super().to_lua(module, ctx)
+            second = getattr(module, cls.torch_type.name)
+            if second is None:
+                kind = ctx.type_of(module)
+                fields["gradInput"] = LuaTable.from_list([LuaTensor.empty(kind), LuaTensor.empty(kind)])
+            elif not isinstance(second, Tensor):
+                fields[cls.torch_type.name] = second
+            return fields
 
 
 @lua_class("nn.ReinforceNormal")
@@ -139,7 +138,7 @@ class ReinforceNormal(_TwoParameters):
             return grad_mean, grad_stdev / (stdev**3 + 1e-8) * self.reward_as(stdev)
         return grad_mean, grad_stdev / stdev**3
 
-    class Lua(TwoParametersClass):
+    class Lua(_TwoParameters.Lua):
         scalars = {**Reinforce.Lua.scalars, "rewardsStdev": "rewards_stdev"}
         defaults = {**Reinforce.Lua.defaults, "rewardsStdev": True}
         before_2016 = {"rewardsStdev": False}
@@ -189,5 +188,5 @@ class ReinforceGamma(_TwoParameters):
             return (grad_shape,)
         return grad_shape, -(sample / scale**2 - shape / scale) * self.reward_as(scale)
 
-    class Lua(TwoParametersClass):
+    class Lua(_TwoParameters.Lua):
         pass

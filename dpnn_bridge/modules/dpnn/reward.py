@@ -93,31 +93,29 @@ class ClassReward(Criterion):
         baseline_loss = self.criterion(baseline, self.reward.reshape(baseline.shape))
         return _Broadcast.apply(with_gradient_of(loss, baseline_loss), prediction, self, self.vr_reward)
 
+    class Lua(Criterion.Lua):
+        scalars = {"scale": "scale", "sizeAverage": "size_average"}
+        computed_fields = ("module", "criterion")
+        scratch = ("reward", "vrReward")
 
-class ClassRewardClass(Criterion.Lua):
-    scalars = {"scale": "scale", "sizeAverage": "size_average"}
-    computed_fields = ("module", "criterion")
-    scratch = ("reward", "vrReward")
+        @classmethod
+        def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+            return {
+                **super().arguments(obj, ctx),
+                "module": ctx.to_torch(obj["module"], "module"),
+                "criterion": ctx.to_torch(obj["criterion"], "criterion"),
+            }
 
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {
-            **super().arguments(obj, ctx),
-            "module": ctx.to_torch(obj["module"], "module"),
-            "criterion": ctx.to_torch(obj["criterion"], "criterion"),
-        }
+        @classmethod
+        def children(cls, module: nn.Module) -> list[nn.Module]:
+            return []  # a criterion has no parameters in Torch7
 
-    @classmethod
-    def children(cls, module: nn.Module) -> list[nn.Module]:
-        return []  # a criterion has no parameters in Torch7
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, ClassReward)
-        fields = super().to_lua(module, ctx)
-        if record_of(module) is None:
-            fields["gradInput"] = LuaTable.from_list([LuaTensor.empty(ctx.type_of(module.module))])
-        return {**fields, "module": ctx.to_lua(module.module), "criterion": ctx.to_lua(module.criterion)}
+        @classmethod
+        def to_lua(cls, module: ClassReward, ctx: LuaContext) -> dict[str, Any]:
+            fields = super().to_lua(module, ctx)
+            if record_of(module) is None:
+                fields["gradInput"] = LuaTable.from_list([LuaTensor.empty(ctx.type_of(module.module))])
+            return {**fields, "module": ctx.to_lua(module.module), "criterion": ctx.to_lua(module.criterion)}
 
 
 @lua_class("nn.VRClassReward")
@@ -164,7 +162,7 @@ class VRClassReward(ClassReward):
     def correct(self, prediction: Tensor, target: Tensor) -> Tensor:
         return prediction.argmax(-1).reshape(-1) + self.index_base == target.reshape(-1)
 
-    class Lua(ClassRewardClass):
+    class Lua(ClassReward.Lua):
         indexed = True
 
 
@@ -193,5 +191,5 @@ class BinaryClassReward(ClassReward):
             raise ValueError(f"BinaryClassReward takes predictions and targets of shape (N), found {shapes}")
         return (prediction > 0.5) == (target == 1)
 
-    class Lua(ClassRewardClass):
+    class Lua(ClassReward.Lua):
         pass

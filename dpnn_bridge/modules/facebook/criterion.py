@@ -108,8 +108,7 @@ class ClassNLLCriterionWithUNK(Criterion):
             }
 
         @classmethod
-        def to_lua(cls, module: nn.Module, ctx: Any) -> dict[str, Any]:
-            assert isinstance(module, ClassNLLCriterionWithUNK)
+        def to_lua(cls, module: ClassNLLCriterionWithUNK, ctx: Any) -> dict[str, Any]:
             fields = super().to_lua(module, ctx)
             unknown = module.unk_index
             return fields if unknown is None else {**fields, "unk_index": unknown + 1 - module.index_base}

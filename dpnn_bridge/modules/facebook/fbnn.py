@@ -335,9 +335,6 @@ class GroupKMaxPooling(KMaxPooling):
         kept = input.gather(-2, rows.unsqueeze(-1).expand(*rows.shape, input.shape[-1]))
         return F.pad(kept, (0, 0, 0, k - rows.shape[-1]))
 
-    class Lua(KMaxPooling.Lua):
-        pass
-
 
 @lua_class("nn.WeightedLookupTable")
 class WeightedLookupTable(LookupTable):

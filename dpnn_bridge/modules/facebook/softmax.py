@@ -102,8 +102,7 @@ class HSM(nn.Module):
             return {**sizes, "index_base": ctx.index_base}
 
         @classmethod
-        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-            assert isinstance(module, HSM)
+        def to_lua(cls, module: HSM, ctx: LuaContext) -> dict[str, Any]:
             fields = super().to_lua(module, ctx)
             if record_of(module) is not None:
                 return fields

@@ -237,9 +237,8 @@ class MapTable(SlicedWithArguments):
             return super().upgrade(obj)
 
         @classmethod
-        def replay(cls, module: nn.Module, after: LuaObject) -> None:
+        def replay(cls, module: MapTable, after: LuaObject) -> None:
             """Create as many clones as Torch7 did, because each clone draws its own noise."""
-            assert isinstance(module, MapTable)
             if isinstance(clones := after.get("modules"), LuaTable):
                 module.resize(len(clones.as_list()))
 

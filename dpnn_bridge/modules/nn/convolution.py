@@ -111,7 +111,9 @@ class VolumetricDilatedConvolution(StockConvolution):
 
 
 # ---------------------------------------------------------------------- transposed convolutions
-def size_from_second_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+def size_from_second_input(
+    module: nn.ConvTranspose2d | nn.ConvTranspose3d, args: tuple[Any, ...]
+) -> tuple[Any, ...] | None:
     """Give the output the size of ``target`` for an input ``[x, target]`` (forward pre-hook).
 
     Torch7 takes ``(size + 2*pad - kernel) % stride`` from the target as the extra size on one side.
@@ -119,7 +121,6 @@ def size_from_second_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[An
     if isinstance(args[0], Tensor):
         return None
     input, target = args[0]
-    assert isinstance(module, (nn.ConvTranspose2d, nn.ConvTranspose3d))
     size = []
     for dim, (kernel, stride, pad) in enumerate(zip(module.kernel_size, module.stride, module.padding, strict=True)):
         at = dim - len(module.kernel_size)
@@ -208,9 +209,8 @@ class TemporalConvolution(nn.Conv1d):
         return super().forward(input.transpose(-1, -2)).transpose(-1, -2)
 
 
-def channels_first(weight: Tensor, module: nn.Module) -> Tensor:
+def channels_first(weight: Tensor, module: nn.Conv1d) -> Tensor:
     """Convert Lua's ``nOut x (kW*nIn)`` to PyTorch's ``nOut x nIn x kW``."""
-    assert isinstance(module, nn.Conv1d)
     return weight.reshape(module.out_channels, module.kernel_size[0], module.in_channels).transpose(1, 2)
 
 

@@ -21,44 +21,20 @@ def parameter(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.zeros(shape))
 
 
-def by_input_plane(weight: Tensor, module: nn.Module) -> Tensor:
+def by_input_plane(weight: Tensor, module: SpatialDepthWiseConvolution) -> Tensor:
     """Convert Lua's ``multiplier x (nIn*kH*kW)`` to PyTorch's ``nIn*multiplier x 1 x kH x kW``."""
-    assert isinstance(module, SpatialDepthWiseConvolution)
     planes = weight.reshape(module.multiplier, module.in_channels, -1).transpose(0, 1)
     return planes.reshape(module.out_channels, 1, *module.kernel_size)
 
 
-def bias_by_input_plane(bias: Tensor, module: nn.Module) -> Tensor:
+def bias_by_input_plane(bias: Tensor, module: SpatialDepthWiseConvolution) -> Tensor:
     """Convert Lua's ``multiplier x nIn`` to PyTorch's ``nIn*multiplier``."""
-    assert isinstance(module, SpatialDepthWiseConvolution)
     return bias.reshape(module.multiplier, module.in_channels).t().reshape(-1)
 
 
-def by_multiplier(tensor: Tensor, module: nn.Module) -> Tensor:
+def by_multiplier(tensor: Tensor, module: SpatialDepthWiseConvolution) -> Tensor:
     """Convert PyTorch's ``nIn*multiplier x …`` to Lua's two dimensions ``multiplier x (nIn*…)``."""
-    assert isinstance(module, SpatialDepthWiseConvolution)
     return tensor.reshape(module.in_channels, module.multiplier, -1).transpose(0, 1).reshape(module.multiplier, -1)
-
-
-class ConnectionTable(LuaClass):
-    scalars = {
-        "nInputPlane": "in_channels",
-        "nOutputPlane": "out_channels",
-        ("kH", "kW"): "kernel_size",
-        ("dH", "dW"): "stride",
-    }
-    defaults = {"dH": 1, "dW": 1}
-    tensors = {"weight": "weight", "bias": "bias", "connTable": "connection_table"}
-    sizes = {"connTable": ("connections", None)}
-
-    @classmethod
-    def upgrade(cls, obj: LuaObject) -> LuaObject:
-        """Add the table in the type of the weights, which Torch7 needs and some files lack."""
-        obj = super().upgrade(obj)
-        table, weight = obj.get("connTable"), obj.get("weight")
-        if not isinstance(table, LuaTensor) or not isinstance(weight, LuaTensor) or table.dtype == weight.dtype:
-            return obj
-        return obj.changed(connTable=LuaTensor.from_numpy(table.numpy().astype(weight.dtype), weight.class_name))
 
 
 # ---------------------------------------------------------------------- by plane
@@ -294,8 +270,25 @@ class SpatialConvolutionMap(nn.Module):
             f"kernel_size={self.kernel_size}, stride={self.stride}"
         )
 
-    class Lua(ConnectionTable):
-        pass
+    class Lua(LuaClass):
+        scalars = {
+            "nInputPlane": "in_channels",
+            "nOutputPlane": "out_channels",
+            ("kH", "kW"): "kernel_size",
+            ("dH", "dW"): "stride",
+        }
+        defaults = {"dH": 1, "dW": 1}
+        tensors = {"weight": "weight", "bias": "bias", "connTable": "connection_table"}
+        sizes = {"connTable": ("connections", None)}
+
+        @classmethod
+        def upgrade(cls, obj: LuaObject) -> LuaObject:
+            """Add the table in the type of the weights, which Torch7 needs and some files lack."""
+            obj = super().upgrade(obj)
+            table, weight = obj.get("connTable"), obj.get("weight")
+            if not isinstance(table, LuaTensor) or not isinstance(weight, LuaTensor) or table.dtype == weight.dtype:
+                return obj
+            return obj.changed(connTable=LuaTensor.from_numpy(table.numpy().astype(weight.dtype), weight.class_name))
 
 
 @lua_class("nn.SpatialFullConvolutionMap")
@@ -315,6 +308,3 @@ class SpatialFullConvolutionMap(SpatialConvolutionMap):
 
     def forward(self, input: Tensor) -> Tensor:
         return F.conv_transpose2d(self.connected(input), self.dense_weight().transpose(0, 1), self.bias, self.stride)
-
-    class Lua(ConnectionTable):
-        pass

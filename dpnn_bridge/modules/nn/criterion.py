@@ -232,8 +232,7 @@ class MultiCriterion(WeightedCriterions):
             return cls.torch_type(criterions, numbers(obj["weights"])[: len(criterions)], **cls.arguments(obj, ctx))
 
         @classmethod
-        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-            assert isinstance(module, WeightedCriterions)
+        def to_lua(cls, module: WeightedCriterions, ctx: LuaContext) -> dict[str, Any]:
             return {
                 **super().to_lua(module, ctx),
                 "criterions": LuaTable.from_list(ctx.to_lua(m) for m in cls.children(module)),
@@ -286,7 +285,7 @@ class ParallelCriterion(WeightedCriterions):
             return {"repeat_target": obj.get("repeatTarget") not in (None, False)}
 
         @classmethod
-        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        def to_lua(cls, module: ParallelCriterion, ctx: LuaContext) -> dict[str, Any]:
             fields = {**super().to_lua(module, ctx), "gradInput": LuaTable()}
             return {**fields, "repeatTarget": True} if module.repeat_target else fields
 
@@ -349,7 +348,6 @@ class CriterionTable(nn.Module):
             return {"criterion": ctx.to_torch(obj["criterion"], "criterion")}
 
         @classmethod
-        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-            assert isinstance(module, CriterionTable)
+        def to_lua(cls, module: CriterionTable, ctx: LuaContext) -> dict[str, Any]:
             criterion = ctx.to_lua(module.criterion)
             return {"criterion": criterion, "gradInput": LuaTable.from_list([criterion["gradInput"]])}

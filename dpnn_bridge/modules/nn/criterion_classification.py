@@ -114,8 +114,7 @@ class ClassNLLCriterionClass(NLLClass):
         return {**super().arguments(obj, ctx), "ignore_index": ignore_index(obj, ctx)}
 
     @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, nn.NLLLoss)
+    def to_lua(cls, module: nn.NLLLoss, ctx: LuaContext) -> dict[str, Any]:
         number = module.ignore_index
         return {
             **super().to_lua(module, ctx),
@@ -195,8 +194,7 @@ class CrossEntropyCriterionClass(LossClass):
         assign_weights(module, obj["nll"], ctx)
 
     @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, nn.CrossEntropyLoss)
+    def to_lua(cls, module: nn.CrossEntropyLoss, ctx: LuaContext) -> dict[str, Any]:
         nll = ClassNLLCriterion(module.weight, module.ignore_index, module.reduction, index_base(module))
         return {
             **super().to_lua(module, ctx),
@@ -303,8 +301,7 @@ class SpatialCrossEntropyCriterion(SpatialClassNLLCriterion):
             assign_weights(module, obj["nll"], ctx)
 
         @classmethod
-        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-            assert isinstance(module, SpatialCrossEntropyCriterion)
+        def to_lua(cls, module: SpatialCrossEntropyCriterion, ctx: LuaContext) -> dict[str, Any]:
             nll = SpatialClassNLLCriterion(module.weight, module.reduction, module.index_base)
             return {**super().to_lua(module, ctx), "nll": part_to_lua(nll, module, ctx)}
 
@@ -344,7 +341,6 @@ class VolumetricCrossEntropyCriterion(SpatialCrossEntropyCriterion):
             assign_weights(module, obj["scec"]["nll"], ctx)
 
         @classmethod
-        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-            assert isinstance(module, VolumetricCrossEntropyCriterion)
+        def to_lua(cls, module: VolumetricCrossEntropyCriterion, ctx: LuaContext) -> dict[str, Any]:
             scec = SpatialCrossEntropyCriterion(module.weight, module.reduction, module.index_base)
             return {**super().to_lua(module, ctx), "scec": part_to_lua(scec, module, ctx)}

@@ -212,6 +212,3 @@ class L1Cost(Criterion):
 
     def forward(self, input: Tensor, target: Any = None) -> Tensor:
         return input.abs().sum()
-
-    class Lua(Criterion.Lua):
-        pass

@@ -166,6 +166,3 @@ class VolumetricDropout(SpatialDropout):
     """
 
     spatial_dims = 3
-
-    class Lua(SpatialDropout.Lua):
-        pass

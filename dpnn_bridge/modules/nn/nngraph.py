@@ -209,8 +209,7 @@ class GModule(Members):
             return [m for name, m in module._modules.items() if name.isdigit() and m is not None]
 
         @classmethod
-        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-            assert isinstance(module, GModule)
+        def to_lua(cls, module: GModule, ctx: LuaContext) -> dict[str, Any]:
             data = []
             for node in module.nodes:
                 entry = LuaTable({"annotations": LuaTable(), "mapindex": LuaTable(), "reverseMap": LuaTable()})

@@ -24,10 +24,9 @@ class Reduction(nn.Module):
         """Return the 0-based dimension that disappears."""
         return batched_dim(input, self.dimension, self.n_input_dims)
 
-
-class ReductionClass(LuaClass):
-    scalars = {"dimension": "dimension", "nInputDims": "n_input_dims"}
-    defaults = {"dimension": 1, "nInputDims": None}
+    class Lua(LuaClass):
+        scalars = {"dimension": "dimension", "nInputDims": "n_input_dims"}
+        defaults = {"dimension": 1, "nInputDims": None}
 
 
 @lua_class("nn.Sum", "nn.Mean")
@@ -63,9 +62,9 @@ class Sum(Reduction):
         reduce = torch.mean if self.size_average else torch.sum
         return reduce(input, self.reduced_dim(input), keepdim=not self.squeeze or input.dim() == 1)
 
-    class Lua(ReductionClass):
-        scalars = {**ReductionClass.scalars, "sizeAverage": "size_average", "squeeze": "squeeze"}
-        defaults = {**ReductionClass.defaults, "sizeAverage": False, "squeeze": True}
+    class Lua(Reduction.Lua):
+        scalars = {**Reduction.Lua.scalars, "sizeAverage": "size_average", "squeeze": "squeeze"}
+        defaults = {**Reduction.Lua.defaults, "sizeAverage": False, "squeeze": True}
 
         @classmethod
         def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
@@ -98,9 +97,6 @@ class Max(Reduction):
     def forward(self, input: Tensor) -> Tensor:
         return input.max(self.reduced_dim(input), keepdim=input.dim() == 1).values
 
-    class Lua(ReductionClass):
-        pass
-
 
 @lua_class("nn.Min")
 class Min(Reduction):
@@ -121,6 +117,3 @@ class Min(Reduction):
     @leaf
     def forward(self, input: Tensor) -> Tensor:
         return input.min(self.reduced_dim(input), keepdim=input.dim() == 1).values
-
-    class Lua(ReductionClass):
-        pass

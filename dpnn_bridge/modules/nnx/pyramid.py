@@ -84,8 +84,7 @@ class SpatialPyramid(nn.Module):
             return {**super().arguments(obj, ctx), "ratios": obj["ratios"].as_list(), **lists}
 
         @classmethod
-        def children(cls, module: nn.Module) -> list[nn.Module]:
-            assert isinstance(module, SpatialPyramid)
+        def children(cls, module: SpatialPyramid) -> list[nn.Module]:
             return [module.focused_pipeline if module.focused else module.unfocused_pipeline]
 
 
@@ -177,13 +176,11 @@ class SpatialFovea(nn.Module):
             }
 
         @classmethod
-        def children(cls, module: nn.Module) -> list[nn.Module]:
-            assert isinstance(module, SpatialFovea)
+        def children(cls, module: SpatialFovea) -> list[nn.Module]:
             return list(module.processors)
 
         @classmethod
-        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-            assert isinstance(module, SpatialFovea)
+        def to_lua(cls, module: SpatialFovea, ctx: LuaContext) -> dict[str, Any]:
             fields, record = super().to_lua(module, ctx), record_of(module)
             if module.focus is not None:
                 return {**fields, "focused": True, "x": module.focus[0], "y": module.focus[1]}
@@ -225,6 +222,5 @@ class SpatialRecursiveFovea(nn.Module):
             return {"processors": ctx.children(obj, "processors")}
 
         @classmethod
-        def children(cls, module: nn.Module) -> list[nn.Module]:
-            assert isinstance(module, SpatialRecursiveFovea)
+        def children(cls, module: SpatialRecursiveFovea) -> list[nn.Module]:
             return list(module.processors)

@@ -139,8 +139,7 @@ class SpatialReSamplingExClass(LuaClass):
     constants = _SIZES
 
     @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, SpatialReSamplingEx)
+    def to_lua(cls, module: SpatialReSamplingEx, ctx: LuaContext) -> dict[str, Any]:
         return {**super().to_lua(module, ctx), "mode_c": _MODES.index(module.mode)}
 
 

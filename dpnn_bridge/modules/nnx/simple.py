@@ -74,8 +74,7 @@ class PixelSort(LuaClass):
     scalars = {"downscaleFactor": "downscale_factor"}
 
     @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, nn.PixelUnshuffle)
+    def to_lua(cls, module: nn.PixelUnshuffle, ctx: LuaContext) -> dict[str, Any]:
         return {**super().to_lua(module, ctx), "downscaleFactorSquared": module.downscale_factor**2}
 
 
@@ -192,8 +191,7 @@ class PushTable(nn.Module):
         constants = {"_forward": False, "_gradInput": LuaTensor.empty, "gradInput": empty_table, "output": empty_table}
 
         @classmethod
-        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-            assert isinstance(module, PushTable)
+        def to_lua(cls, module: PushTable, ctx: LuaContext) -> dict[str, Any]:
             pulls = LuaTable.from_list(ctx.to_lua(pull) for pull in module.pulls)
             return {**super().to_lua(module, ctx), "_pulls": pulls}
 
@@ -236,8 +234,7 @@ class PullTable(nn.Module):
             return {**super().arguments(obj, ctx), "push": ctx.to_torch(obj["_push"], "_push")}
 
         @classmethod
-        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-            assert isinstance(module, PullTable)
+        def to_lua(cls, module: PullTable, ctx: LuaContext) -> dict[str, Any]:
             return {**super().to_lua(module, ctx), "_push": ctx.to_lua(module.push)}
 
 

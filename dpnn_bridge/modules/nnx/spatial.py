@@ -124,10 +124,9 @@ class SpatialClassifier(nn.Module):
 
         @classmethod
         def stepped(
-            cls, module: nn.Module, inner: Callable[[nn.Module], Iterator[ParameterSite]]
+            cls, module: SpatialClassifier, inner: Callable[[nn.Module], Iterator[ParameterSite]]
         ) -> Iterator[ParameterSite]:
             """Yield the parameters of the classifier, which ``parameters()`` does not list."""
-            assert isinstance(module, SpatialClassifier)
             return inner(module.classifier)
 
 

@@ -192,8 +192,7 @@ class SoftMaxTree(nn.Module):
         resets = {"batchSize": 0}
 
         @classmethod
-        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-            assert isinstance(module, SoftMaxTree)
+        def to_lua(cls, module: SoftMaxTree, ctx: LuaContext) -> dict[str, Any]:
             fields = super().to_lua(module, ctx)
             if record_of(module) is None:
                 fields.update(_counted(module), _gradInput=LuaTensor.empty(ctx.type_of(module)))

@@ -80,8 +80,7 @@ class RecurrentAttention(Memory, Remembering):
             return {**super().arguments(obj, ctx), "hidden_size": obj["hiddenSize"].as_list()}
 
         @classmethod
-        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-            assert isinstance(module, RecurrentAttention)
+        def to_lua(cls, module: RecurrentAttention, ctx: LuaContext) -> dict[str, Any]:
             fields = super().to_lua(module, ctx)
             rnn, action = fields["modules"].as_list()
             fields |= {"rnn": rnn, "action": action, "hiddenSize": LuaTable.from_list(module.hidden_size)}

@@ -90,8 +90,7 @@ class LazyDropout(nn.Module):
             return obj.get("lazy") is True or obj.get("mono") is True
 
         @classmethod
-        def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
-            assert isinstance(module, LazyDropout)
+        def fill(cls, module: LazyDropout, obj: LuaObject, ctx: TorchContext) -> None:
             cls.fill_step(module, obj, 1)
 
         @staticmethod
@@ -104,8 +103,7 @@ class LazyDropout(nn.Module):
                 module.stale.add(step)
 
         @classmethod
-        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-            assert isinstance(module, LazyDropout)
+        def to_lua(cls, module: LazyDropout, ctx: LuaContext) -> dict[str, Any]:
             return super().to_lua(module, ctx) | cls.step_to_lua(module, 1, ctx)
 
         @staticmethod

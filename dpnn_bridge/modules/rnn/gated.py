@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dpnn_bridge.compare.nested import first_tensor
 from dpnn_bridge.conversion.contexts import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.modules.rnn.recurrent import AbstractRecurrent, AbstractRecurrentClass, state_entry
+from dpnn_bridge.modules.rnn.recurrent import AbstractRecurrent, state_entry
 from dpnn_bridge.objects import LuaObject, LuaTable
 
 
@@ -57,15 +57,14 @@ class StepModule(AbstractRecurrent):
         assert self.output_size is not None
         return input.new_zeros(*input.shape[:-1], self.output_size)
 
+    class Lua(AbstractRecurrent.Lua):
+        scalars = {"rho": "rho", "inputSize": "input_size", "outputSize": "output_size"}
+        defaults = {"rho": 9999}
 
-class _SizedClass(AbstractRecurrentClass):
-    scalars = {"rho": "rho", "inputSize": "input_size", "outputSize": "output_size"}
-    defaults = {"rho": 9999}
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        fields = {"cells": LuaTable(), "gradCells": LuaTable()} | super().to_lua(module, ctx)
-        return fields | {"zeroTensor": cls.zeros_to_lua(module, ctx)}
+        @classmethod
+        def to_lua(cls, module: StepModule, ctx: LuaContext) -> dict[str, Any]:
+            fields = {"cells": LuaTable(), "gradCells": LuaTable()} | super().to_lua(module, ctx)
+            return fields | {"zeroTensor": cls.zeros_to_lua(module, ctx)}
 
 
 @lua_class("nn.GRU")
@@ -117,9 +116,6 @@ class GRU(StepModule):
             for target, value in zip(own, [wr, br, wz, bz, ur, uz, *parameters[3:]], strict=True):
                 target.copy_(value)
 
-    class Lua(_SizedClass):
-        pass
-
 
 @lua_class("nn.MuFuRu")
 class MuFuRu(GRU):
@@ -137,9 +133,6 @@ class MuFuRu(GRU):
     Lua:
         ``nn.MuFuRu(inputSize, outputSize, ops, rho)``, Mufuru.lua
     """
-
-    class Lua(_SizedClass):
-        pass
 
 
 @lua_class("nn.LSTM")
@@ -181,7 +174,7 @@ class LSTM(StepModule):
         values = [g if g is not None else k for g, k in zip(given, known, strict=True)]
         return [self._zeros(input) if v is None else v for v in values]
 
-    class Lua(_SizedClass):
+    class Lua(StepModule.Lua):
         @classmethod
         def state_from_lua(cls, obj: LuaObject, step: int) -> Any:
             state = [state_entry(obj, "outputs", step), state_entry(obj, "cells", step)]
@@ -208,6 +201,3 @@ class FastLSTM(LSTM):
     Lua:
         ``nn.FastLSTM(inputSize, outputSize, rho, eps, momentum, affine, p, mono)``, FastLSTM.lua
     """
-
-    class Lua(LSTM.Lua):
-        pass

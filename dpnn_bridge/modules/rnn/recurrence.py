@@ -14,7 +14,7 @@ from dpnn_bridge.conversion.lua_values import fresh
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.rnn.memory import get_hidden_state, max_bptt_step, set_hidden_state
 from dpnn_bridge.modules.rnn.misc import CopyGrad
-from dpnn_bridge.modules.rnn.recurrent import AbstractRecurrent, AbstractRecurrentClass, shared_clone
+from dpnn_bridge.modules.rnn.recurrent import AbstractRecurrent, shared_clone
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
 from dpnn_bridge.torch7.gradient import with_penalty
 
@@ -68,9 +68,9 @@ class Recurrent(AbstractRecurrent):
     def _initial(self, input: Any) -> None:
         return None
 
-    class Lua(AbstractRecurrentClass):
+    class Lua(AbstractRecurrent.Lua):
         given = {}
-        scratch = (*AbstractRecurrentClass.scratch, "initialModule")
+        scratch = (*AbstractRecurrent.Lua.scratch, "initialModule")
         members = {
             "startModule": "start_module",
             "inputModule": "input_module",
@@ -114,7 +114,7 @@ def _container(class_name: str, modules: list[LuaObject], kind: str, train: bool
     return fresh(class_name, kind, *modules, train=train, **tables)
 
 
-class _ModuleFieldClass(AbstractRecurrentClass):
+class _ModuleFieldClass(AbstractRecurrent.Lua):
     """Step modules whose member is called ``module``; in Lua that field stays when a mask is put around the member."""
 
     @classmethod
@@ -197,8 +197,7 @@ class Recurrence(AbstractRecurrent):
             return {**super().arguments(obj, ctx), "output_size": _sizes(obj["outputSize"])}
 
         @classmethod
-        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-            assert isinstance(module, Recurrence)
+        def to_lua(cls, module: Recurrence, ctx: LuaContext) -> dict[str, Any]:
             fields = super().to_lua(module, ctx) | {"typeTensor": LuaTensor.empty(ctx.type_of(module))}
             if module.step > 1:
                 fields["zeroTensor"] = cls.zeros_to_lua(module, ctx)
@@ -298,6 +297,6 @@ class NormStabilizer(AbstractRecurrent):
         pairs = zip(self._norms, self._norms[1:], strict=False)
         return self.beta * torch.stack([(a + b).square().mean() for a, b in pairs]).sum() / len(self._norms)
 
-    class Lua(AbstractRecurrentClass):
+    class Lua(AbstractRecurrent.Lua):
         scalars = ("rho", "beta")
         given = {}

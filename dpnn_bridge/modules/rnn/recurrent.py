@@ -194,145 +194,140 @@ class AbstractRecurrent(Memory):
         values = map_tensors(lambda t: fn(t.detach()), values)
         return {**values, "_start": None, "_earlier": None, "_backward_ran": False}
 
+    class Lua(LuaClass):
+        """The step modules of rnn. Clones for each time step, which Torch7 keeps, are dropped: autograd needs none."""
+
+        faults = (
+            Fault(
+                ("gradInput", "gradParams"),
+                "backward in evaluation uses buffers that every step overwrote, and gives wrong gradients in Torch7",
+                mode="eval",
+            ),
+        )
+        scalars = ("rho",)
+        defaults = {"rho": 99999}
+        scratch = (
+            *("sharedClones", "outputs", "gradInputs", "gradOutputs", "cells", "gradCells", "zeroTensor"),
+            *("cell", "gradPrevOutput", "userGradPrevOutput", "userGradPrevCell"),
+        )
+        #: attributes that contain a tensor given by the user -> Lua field
+        given: ClassVar[dict[str, str]] = GIVEN
+
+        @classmethod
+        def matches(cls, obj: LuaObject) -> bool:
+            return obj.get("recurrentModule") is not None
+
+        @classmethod
+        def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+            inner = ctx.to_torch(obj["recurrentModule"], "recurrentModule")
+            return cls.torch_type(inner, **cls.arguments(obj, ctx))
+
+        @classmethod
+        def fill(cls, module: AbstractRecurrent, obj: LuaObject, ctx: TorchContext) -> None:
+            super().fill(module, obj, ctx)
+            module.step = module._run_start = obj.get("step") or 1
+            for step in {0, module.step - 1}:
+                state = cls.state_from_lua(obj, step)
+                if state is not None:
+                    module.states[step] = state
+            for attribute, name in cls.given.items():
+                if isinstance(obj.get(name), LuaTensor) and obj[name].size:
+                    setattr(module, attribute, to_value(obj[name]))
+            if dropouts_in(module):
+                cls.fill_masks(module, obj)
+
+        @classmethod
+        def fill_masks(cls, module: nn.Module, obj: LuaObject) -> None:
+            """Take over the dropout masks of the clones of all time steps."""
+            for step in obj["sharedClones"]:
+                for inner, clone in cls.step_modules(module, obj, step):
+                    for child, child_obj in paired(inner, clone):
+                        if isinstance(child, LazyDropout):
+                            LazyDropout.Lua.fill_step(child, child_obj, step)
+
+        @classmethod
+        def state_from_lua(cls, obj: LuaObject, step: int) -> Any:
+            """Return the hidden state after a time step as ``obj`` contains it, or None."""
+            return state_entry(obj, "outputs", step)
+
+        @classmethod
+        def state_to_lua(cls, state: Any) -> dict[str, Any]:
+            """Return name of a Lua table of states -> its entry for one hidden state."""
+            return {"outputs": state}
+
+        @classmethod
+        def handled(cls, module: nn.Module) -> set[str]:
+            names = {"recurrentModule", "modules", "step"}
+            return super().handled(module) | names | {n for a, n in cls.given.items() if hasattr(module, a)}
+
+        @classmethod
+        def inner_to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            """Return the fields that contain modules."""
+            inner = ctx.to_lua(cls.children(module)[0])
+            return {
+                "recurrentModule": inner,
+                "modules": LuaTable.from_list([inner]),
+                "sharedClones": cls.clones_to_lua(cls.children(module)[0], inner, ctx),
+            }
+
+        @classmethod
+        def clones_to_lua(cls, module: nn.Module, inner: LuaObject, ctx: LuaContext) -> LuaTable:
+            """Build ``sharedClones``: the module itself, and clones for steps with their own dropout masks."""
+            clones = LuaTable.from_list([inner])
+            for step in sorted({step for d in dropouts_in(module) for step in d.masks.keys() | d.stale} - {1}):
+                clones[step] = shared_clone(inner)
+                for child, obj in paired(module, clones[step]):
+                    if isinstance(child, LazyDropout):
+                        obj.fields.update(LazyDropout.Lua.step_to_lua(child, step, ctx))
+            return clones
+
+        @classmethod
+        def to_lua(cls, module: AbstractRecurrent, ctx: LuaContext) -> dict[str, Any]:
+            fields: dict[str, Any] = super().to_lua(module, ctx) | cls.inner_to_lua(module, ctx) | {"step": module.step}
+            for name in ("outputs", "gradInputs", "_gradOutputs", "gradOutputs"):
+                fields[name] = LuaTable()
+            for step, state in module.states.items():
+                if step in (0, module.step - 1):
+                    for name, value in cls.state_to_lua(state).items():
+                        fields.setdefault(name, LuaTable())[step] = _lua_value(value, module, ctx)
+            for attribute, name in cls.given.items():
+                value = getattr(module, attribute, None)
+                if value is not None:
+                    fields[name] = ctx.constant(value, module)
+            return fields
+
+        @classmethod
+        def zeros_to_lua(cls, module: AbstractRecurrent, ctx: LuaContext) -> Any:
+            """Build ``zeroTensor``, which Torch7 resizes at the first step only: zeros like the last output."""
+            if module.step == 1 or module.step - 1 not in module.states:
+                return LuaTensor.empty(ctx.type_of(module))
+            output = cls.state_to_lua(module.states[module.step - 1])["outputs"]
+            return _lua_value(map_tensors(torch.zeros_like, output), module, ctx)
+
+        # ------------------------------------------------------------------ parity
+        @classmethod
+        def step_modules(cls, module: nn.Module, after: LuaObject, step: int) -> list[tuple[nn.Module, Any]]:
+            """Return the modules inside with the Lua objects that ran time step ``step`` in their place."""
+            return [(cls.children(module)[0], after["sharedClones"].get(step))]
+
+        @classmethod
+        def replay(cls, module: AbstractRecurrent, after: LuaObject) -> Callable[[Any], Any] | None:
+            """Replay the random numbers of each time step's clone."""
+            if not module.training or not cls.children(module):
+                return None
+
+            def forward(input: Any) -> Any:
+                with ExitStack() as stack:
+                    for inner, obj in cls.step_modules(module, after, module.step):
+                        stack.enter_context(replayed(inner, obj))
+                    return type(module).forward(module, input)
+
+            return forward
+
 
 def dropouts_in(module: nn.Module) -> list[LazyDropout]:
     """Return the layers in ``module`` that keep a mask for each time step."""
     return [m for m in modules_in(module) if isinstance(m, LazyDropout) and m.p]
-
-
-class AbstractRecurrentClass(LuaClass):
-    """The step modules of rnn. Clones for each time step, which Torch7 keeps, are dropped: autograd needs none."""
-
-    faults = (
-        Fault(
-            ("gradInput", "gradParams"),
-            "backward in evaluation works on buffers that every step overwrote, and gives wrong gradients in Torch7",
-            mode="eval",
-        ),
-    )
-    scalars = ("rho",)
-    defaults = {"rho": 99999}
-    scratch = (
-        *("sharedClones", "outputs", "gradInputs", "gradOutputs", "cells", "gradCells", "zeroTensor"),
-        *("cell", "gradPrevOutput", "userGradPrevOutput", "userGradPrevCell"),
-    )
-    #: attributes that contain a tensor given by the user -> Lua field
-    given: ClassVar[dict[str, str]] = GIVEN
-
-    @classmethod
-    def matches(cls, obj: LuaObject) -> bool:
-        return obj.get("recurrentModule") is not None
-
-    @classmethod
-    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
-        inner = ctx.to_torch(obj["recurrentModule"], "recurrentModule")
-        return cls.torch_type(inner, **cls.arguments(obj, ctx))
-
-    @classmethod
-    def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
-        super().fill(module, obj, ctx)
-        assert isinstance(module, AbstractRecurrent)
-        module.step = module._run_start = obj.get("step") or 1
-        for step in {0, module.step - 1}:
-            state = cls.state_from_lua(obj, step)
-            if state is not None:
-                module.states[step] = state
-        for attribute, name in cls.given.items():
-            if isinstance(obj.get(name), LuaTensor) and obj[name].size:
-                setattr(module, attribute, to_value(obj[name]))
-        if dropouts_in(module):
-            cls.fill_masks(module, obj)
-
-    @classmethod
-    def fill_masks(cls, module: nn.Module, obj: LuaObject) -> None:
-        """Take over the dropout masks of the clones of all time steps."""
-        for step in obj["sharedClones"]:
-            for inner, clone in cls.step_modules(module, obj, step):
-                for child, child_obj in paired(inner, clone):
-                    if isinstance(child, LazyDropout):
-                        LazyDropout.Lua.fill_step(child, child_obj, step)
-
-    @classmethod
-    def state_from_lua(cls, obj: LuaObject, step: int) -> Any:
-        """Return the hidden state after a time step as ``obj`` contains it, or None."""
-        return state_entry(obj, "outputs", step)
-
-    @classmethod
-    def state_to_lua(cls, state: Any) -> dict[str, Any]:
-        """Return name of a Lua table of states -> its entry for one hidden state."""
-        return {"outputs": state}
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        names = {"recurrentModule", "modules", "step"}
-        return super().handled(module) | names | {n for a, n in cls.given.items() if hasattr(module, a)}
-
-    @classmethod
-    def inner_to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        """Return the fields that contain modules."""
-        inner = ctx.to_lua(cls.children(module)[0])
-        return {
-            "recurrentModule": inner,
-            "modules": LuaTable.from_list([inner]),
-            "sharedClones": cls.clones_to_lua(cls.children(module)[0], inner, ctx),
-        }
-
-    @classmethod
-    def clones_to_lua(cls, module: nn.Module, inner: LuaObject, ctx: LuaContext) -> LuaTable:
-        """Build ``sharedClones``: the module itself, and clones for steps with their own dropout masks."""
-        clones = LuaTable.from_list([inner])
-        for step in sorted({step for d in dropouts_in(module) for step in d.masks.keys() | d.stale} - {1}):
-            clones[step] = shared_clone(inner)
-            for child, obj in paired(module, clones[step]):
-                if isinstance(child, LazyDropout):
-                    obj.fields.update(LazyDropout.Lua.step_to_lua(child, step, ctx))
-        return clones
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, AbstractRecurrent)
-        fields: dict[str, Any] = super().to_lua(module, ctx) | cls.inner_to_lua(module, ctx) | {"step": module.step}
-        for name in ("outputs", "gradInputs", "_gradOutputs", "gradOutputs"):
-            fields[name] = LuaTable()
-        for step, state in module.states.items():
-            if step in (0, module.step - 1):
-                for name, value in cls.state_to_lua(state).items():
-                    fields.setdefault(name, LuaTable())[step] = _lua_value(value, module, ctx)
-        for attribute, name in cls.given.items():
-            value = getattr(module, attribute, None)
-            if value is not None:
-                fields[name] = ctx.constant(value, module)
-        return fields
-
-    @classmethod
-    def zeros_to_lua(cls, module: nn.Module, ctx: LuaContext) -> Any:
-        """Build ``zeroTensor``, which Torch7 resizes only at the first step: zeros like the last output, or empty."""
-        assert isinstance(module, AbstractRecurrent)
-        if module.step == 1 or module.step - 1 not in module.states:
-            return LuaTensor.empty(ctx.type_of(module))
-        output = cls.state_to_lua(module.states[module.step - 1])["outputs"]
-        return _lua_value(map_tensors(torch.zeros_like, output), module, ctx)
-
-    # ------------------------------------------------------------------ parity
-    @classmethod
-    def step_modules(cls, module: nn.Module, after: LuaObject, step: int) -> list[tuple[nn.Module, Any]]:
-        """Return the modules inside with the Lua objects that ran time step ``step`` in their place."""
-        return [(cls.children(module)[0], after["sharedClones"].get(step))]
-
-    @classmethod
-    def replay(cls, module: nn.Module, after: LuaObject) -> Callable[[Any], Any] | None:
-        """Replay the random numbers of each time step's clone."""
-        assert isinstance(module, AbstractRecurrent)
-        if not module.training or not cls.children(module):
-            return None
-
-        def forward(input: Any) -> Any:
-            with ExitStack() as stack:
-                for inner, obj in cls.step_modules(module, after, module.step):
-                    stack.enter_context(replayed(inner, obj))
-                return type(module).forward(module, input)
-
-        return forward
 
 
 def shared_clone(value: Any, memo: dict[int, Any] | None = None) -> Any:

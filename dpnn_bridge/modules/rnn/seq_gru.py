@@ -11,7 +11,7 @@ from dpnn_bridge.modules.rnn.cells import gru_of
 from dpnn_bridge.modules.rnn.gated import GRU
 from dpnn_bridge.modules.rnn.gru_kernel import GRUSequence
 from dpnn_bridge.modules.rnn.products import fit
-from dpnn_bridge.modules.rnn.seq_lstm import SequenceModule, SequenceModuleClass
+from dpnn_bridge.modules.rnn.seq_lstm import SequenceModule
 
 
 def _gru_at_once(module: SeqGRU, x: Tensor, start: list[Tensor]) -> tuple[Tensor, list[Tensor]] | None:
@@ -76,7 +76,7 @@ class SeqGRU(SequenceModule):
         """Return a step module with copies of the same parameters."""
         return gru_of(self.weight, self.bias, self.input_size, self.output_size)
 
-    class Lua(SequenceModuleClass):
+    class Lua(SequenceModule.Lua):
         scalars = {"inputSize": "input_size", "outputSize": "output_size", "batchfirst": "batch_first"}
         scalars |= {"maskzero": "mask_zero"}
         defaults = {"batchfirst": False, "maskzero": False}

@@ -130,54 +130,51 @@ class SequenceModule(Memory, Remembering):
         values = {name: self.__dict__[name] for name in ("initial", "final", *self._state_names())}
         return map_tensors(lambda t: fn(t.detach()), values)
 
+    class Lua(LuaClass):
+        """The state of the last call is in the last time step of ``_output`` and ``cell``."""
 
-class SequenceModuleClass(LuaClass):
-    """The state of the last call is in the last time step of ``_output`` and ``cell``."""
+        scratch = (
+            *("gates", "buffer1", "buffer2", "buffer3", "grad_a_buffer", "grad_c0", "grad_h0", "grad_x"),
+            *("cell", "zeroMask", "next_h", "grad_next_h", "userGradPrevOutput", "userGradPrevCell", "gradPrevOutput"),
+        )
+        tensors = ("weight", "bias")
+        #: for each part of the state: its field of the whole sequence, of the start, of the user
+        state_fields: ClassVar[tuple[tuple[str, str, str], ...]] = (("_output", "h0", "userPrevOutput"),)
 
-    scratch = (
-        *("gates", "buffer1", "buffer2", "buffer3", "grad_a_buffer", "grad_c0", "grad_h0", "grad_x"),
-        *("cell", "zeroMask", "next_h", "grad_next_h", "userGradPrevOutput", "userGradPrevCell", "gradPrevOutput"),
-    )
-    tensors = ("weight", "bias")
-    #: for each part of the state: its field of the whole sequence, of the start, of the user
-    state_fields: ClassVar[tuple[tuple[str, str, str], ...]] = (("_output", "h0", "userPrevOutput"),)
+        @classmethod
+        def fill(cls, module: SequenceModule, obj: LuaObject, ctx: TorchContext) -> None:
+            super().fill(module, obj, ctx)
+            module.remembering = obj.get("_remember")
+            final = [_full(obj.get(sequence)) for sequence, _, _ in cls.state_fields]
+            if all(f is not None for f in final):
+                module.final = [to_value(f)[-1].clone() for f in final]
+            initial = [obj.get(start) for _, start, _ in cls.state_fields]
+            if any(_full(s) is not None for s in initial):
+                module.initial = [to_value(s) for s in initial]
+            for attribute, (_, _, user) in zip(module._state_names(), cls.state_fields, strict=True):
+                if _full(obj.get(user)) is not None:
+                    setattr(module, attribute, to_value(obj[user]))
 
-    @classmethod
-    def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
-        super().fill(module, obj, ctx)
-        assert isinstance(module, SequenceModule)
-        module.remembering = obj.get("_remember")
-        final = [_full(obj.get(sequence)) for sequence, _, _ in cls.state_fields]
-        if all(f is not None for f in final):
-            module.final = [to_value(f)[-1].clone() for f in final]
-        initial = [obj.get(start) for _, start, _ in cls.state_fields]
-        if any(_full(s) is not None for s in initial):
-            module.initial = [to_value(s) for s in initial]
-        for attribute, (_, _, user) in zip(module._state_names(), cls.state_fields, strict=True):
-            if _full(obj.get(user)) is not None:
-                setattr(module, attribute, to_value(obj[user]))
+        @classmethod
+        def handled(cls, module: nn.Module) -> set[str]:
+            return super().handled(module) | {"_remember"} | {n for names in cls.state_fields for n in names}
 
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return super().handled(module) | {"_remember"} | {n for names in cls.state_fields for n in names}
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, SequenceModule)
-        fields = super().to_lua(module, ctx) | {"_remember": module.remembering or "neither"}
-        kind = ctx.type_of(module)
-        for name in cls.scratch[:8]:
-            fields.setdefault(name, LuaTensor.empty(kind))
-        for i, (sequence, start, user) in enumerate(cls.state_fields):
-            if module.final:
-                fields[sequence] = ctx.constant(module.final[i].unsqueeze(0), module)
-            elif sequence != "_output":  # which Torch7 makes itself
-                fields[sequence] = LuaTensor.empty(kind)
-            fields[start] = ctx.constant(module.initial[i], module) if module.initial else LuaTensor.empty(kind)
-            value = getattr(module, module._state_names()[i])
-            if value is not None:
-                fields[user] = ctx.constant(value, module)
-        return fields
+        @classmethod
+        def to_lua(cls, module: SequenceModule, ctx: LuaContext) -> dict[str, Any]:
+            fields = super().to_lua(module, ctx) | {"_remember": module.remembering or "neither"}
+            kind = ctx.type_of(module)
+            for name in cls.scratch[:8]:
+                fields.setdefault(name, LuaTensor.empty(kind))
+            for i, (sequence, start, user) in enumerate(cls.state_fields):
+                if module.final:
+                    fields[sequence] = ctx.constant(module.final[i].unsqueeze(0), module)
+                elif sequence != "_output":  # which Torch7 makes itself
+                    fields[sequence] = LuaTensor.empty(kind)
+                fields[start] = ctx.constant(module.initial[i], module) if module.initial else LuaTensor.empty(kind)
+                value = getattr(module, module._state_names()[i])
+                if value is not None:
+                    fields[user] = ctx.constant(value, module)
+            return fields
 
 
 def _lstm_at_once(module: SeqLSTM, x: Tensor, start: list[Tensor]) -> tuple[Tensor, list[Tensor]] | None:
@@ -291,11 +288,11 @@ class SeqLSTM(SequenceModule):
             raise TypeError(f"{type(self).__name__} has no step module with a projection")
         return fast_lstm_of(self.weight, self.bias, self.input_size, self.output_size)
 
-    class Lua(SequenceModuleClass):
+    class Lua(SequenceModule.Lua):
         scalars = {"inputsize": "input_size", "outputsize": "output_size", "batchfirst": "batch_first"}
         scalars |= {"maskzero": "mask_zero"}
         defaults = {"batchfirst": False, "maskzero": False}
-        state_fields = (*SequenceModuleClass.state_fields, ("cell", "c0", "userPrevCell"))
+        state_fields = (*SequenceModule.Lua.state_fields, ("cell", "c0", "userPrevCell"))
 
         @classmethod
         def upgrade(cls, obj: LuaObject) -> LuaObject:
@@ -344,7 +341,7 @@ class SeqLSTMP(SeqLSTM):
 
     class Lua(SeqLSTM.Lua):
         scalars = {**SeqLSTM.Lua.scalars, "hiddensize": "hidden_size"}
-        tensors = {**SequenceModuleClass.tensors, "weightO": "weight_o"}
+        tensors = {**SequenceModule.Lua.tensors, "weightO": "weight_o"}
 
 
 def _full(value: Any) -> Any:

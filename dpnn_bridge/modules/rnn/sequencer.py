@@ -227,9 +227,6 @@ class SeqBRNN(Decorator):
         ``nn.SeqBRNN(inputDim, hiddenDim, batchFirst, merge)``, SeqBRNN.lua
     """
 
-    class Lua(Decorator.Lua):
-        pass
-
 
 @lua_class("nn.SeqReverseSequence")
 class SeqReverseSequence(nn.Module):
