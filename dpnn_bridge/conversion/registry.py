@@ -42,7 +42,7 @@ from dpnn_bridge.conversion.constructor import settings_repr
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite, PlainModule
 from dpnn_bridge.conversion.stock import PREFIX, StockLayer
-from dpnn_bridge.conversion.tracing import leaf_without_members
+from dpnn_bridge.conversion.tracing import record_as_leaf
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaObject
 
@@ -137,7 +137,7 @@ def _register(cls: type[LuaClass], names: tuple[str, ...]) -> None:
     types = cls.torch_type if isinstance(cls.torch_type, tuple) else (cls.torch_type,)
     for torch_type in types:
         _add_lua_names(torch_type, cls)
-        leaf_without_members(torch_type)
+        record_as_leaf(torch_type)
         if cls.import_only:
             continue
         same_type = _without(_BY_TYPE.get(torch_type, []), cls)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from functools import wraps
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import fx, nn
@@ -14,40 +14,43 @@ from torch import fx, nn
 from dpnn_bridge.base.scoped import scoped
 
 Forward = Callable[..., Any]
+_ModuleT = TypeVar("_ModuleT", bound=nn.Module)
 
 
 def leaf(forward: Forward) -> Forward:
-    """Let ``torch.fx`` record the module as one step, as it does with the layers of ``torch.nn``.
+    """Let ``torch.fx`` record a module as one step, as it does with the layers of ``torch.nn``.
 
-    A tracer that runs the forward would fail where it asks for a size. The root of a trace is run as any other.
+    A tracer that runs the forward would fail where it asks for a size. The root of a trace is run, and a module that
+    contains others, so that the layers inside are steps; unless its class has the attribute ``fx_leaf``.
     """
-    return _recorded(forward, lambda module: True)
 
-
-def leaf_without_members(kind: type[nn.Module]) -> None:
-    """Make modules of a class single steps for ``torch.fx`` where they contain no other modules.
-
-    Those that contain some are run, so that the layers inside are steps; a class with the attribute ``fx_leaf`` is one.
-    """
-    owner: Any = next((c for c in kind.__mro__ if "forward" in c.__dict__), nn.Module)
-    if owner.__module__.startswith("dpnn_bridge.") and not hasattr(owner.forward, "is_leaf"):
-        owner.forward = _recorded(
-            owner.forward, lambda module: not module._modules or getattr(module, "fx_leaf", False)
-        )
-
-
-def _recorded(forward: Forward, is_leaf: Callable[[Any], bool]) -> Forward:
     @wraps(forward)
     def recorded(self: nn.Module, input: Any, *args: Any, **kwargs: Any) -> Any:
         first = input[0] if isinstance(input, (list, tuple)) and input else input
-        if isinstance(first, fx.Proxy) and isinstance(first.tracer, fx.Tracer) and is_leaf(self):
+        if isinstance(first, fx.Proxy) and isinstance(first.tracer, fx.Tracer):
             path = first.tracer.path_of_module(self)
-            if path:
+            if path and (not self._modules or getattr(self, "fx_leaf", False)):
                 return first.tracer.create_proxy("call_module", path, (input, *args), kwargs)
         return forward(self, input, *args, **kwargs)
 
-    recorded.is_leaf = is_leaf  # type: ignore[attr-defined]
+    recorded.is_recorded = True  # type: ignore[attr-defined]
     return recorded
+
+
+def record_as_leaf(kind: type[_ModuleT]) -> type[_ModuleT]:
+    """Apply :func:`leaf` to the ``forward`` of a class of this package, once; every type of a mapping has it.
+
+    A ``.py`` output shows the decorator of ``forward``.
+    """
+    owner: Any = next((c for c in kind.__mro__ if "forward" in c.__dict__), nn.Module)
+    if owner.__module__.startswith("dpnn_bridge.") and not is_recorded(owner):
+        owner.forward = leaf(owner.forward)
+    return kind
+
+
+def is_recorded(kind: type) -> bool:
+    """Return whether :func:`leaf` was applied to the ``forward`` that a class defines."""
+    return hasattr(kind.__dict__.get("forward"), "is_recorded")
 
 
 _ASSUMED = ContextVar("modules run as they are traced", default=False)

@@ -28,7 +28,7 @@ from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.modules.nn.affine import CMul
 from dpnn_bridge.modules.nn.arithmetic import CAddTable
-from dpnn_bridge.modules.nn.container import ConcatTable
+from dpnn_bridge.modules.nn.container import ConcatTable, DepthConcat
 from dpnn_bridge.modules.nn.linear import Cosine
 from dpnn_bridge.modules.nn.lookup import LookupTable
 from dpnn_bridge.modules.nn.nngraph import GModule, GraphNode
@@ -313,6 +313,11 @@ def test_copied_classes_come_without_examples_and_remarks_for_tools(tmp_path: Pa
     assert ">>>" not in source
     assert "type: ignore" not in source
     assert {line for line in source.splitlines() if line.strip() == "Lua:"} == {"    Lua:"}
+
+
+def test_fx_records_copied_classes_as_one_step(tmp_path: Path) -> None:
+    built = rebuilt(nn.Sequential(Cosine(2, 3), DepthConcat(nn.Linear(3, 2), dimension=2)), tmp_path)
+    assert [node.target for node in torch.fx.symbolic_trace(built).graph.nodes][1:-1] == ["0", "1"]
 
 
 @pytest.mark.parametrize(

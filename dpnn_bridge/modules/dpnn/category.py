@@ -12,7 +12,6 @@ from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_values import fresh
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.tracing import leaf
 from dpnn_bridge.modules.dpnn.decorator import torch_dtype
 from dpnn_bridge.modules.nn.indices import must_check_ranges
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
@@ -51,7 +50,6 @@ class OneHot(nn.Module):
         self.output_size, self.index_base = output_size, index_base
         self.register_buffer("like", torch.empty(0, dtype=dtype), persistent=False)
 
-    @leaf
     def forward(self, input: Tensor | float) -> Tensor:
         index = torch.as_tensor(input, device=self.like.device).long() - self.index_base
         if must_check_ranges(index):

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from dpnn_bridge.base.display import printable
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.tracing import leaf
 from dpnn_bridge.torch7.gradient import with_gradient_of, zero_gradient
 
 
@@ -71,7 +70,6 @@ class Constant(nn.Module):
         self.register_buffer("value", value if isinstance(value, Tensor) else torch.tensor([float(value)]))
         self.n_input_dim = n_input_dim
 
-    @leaf
     def forward(self, input: Any) -> Tensor:
         if self.n_input_dim is None or input.dim() <= self.n_input_dim:
             output = self.value.clone()

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from dpnn_bridge.conversion.contexts import TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.tracing import leaf
 from dpnn_bridge.modules.dpnn.decorator import torch_dtype
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
@@ -34,7 +33,6 @@ class Collapse(nn.Module):
         super().__init__()
         self.n_input_dim = n_input_dim
 
-    @leaf
     def forward(self, input: Tensor) -> Tensor:
         return input.reshape(input.shape[0], -1) if input.dim() > self.n_input_dim else input.reshape(-1)
 
@@ -88,7 +86,6 @@ class Convert(nn.Module):
             raise ValueError("both shapes of Convert must be 'b*', or neither")
         self.register_buffer("like", torch.empty(0, dtype=dtype), persistent=False)
 
-    @leaf
     def forward(self, input: Tensor) -> Tensor:
         input = input.to(self.like)
         if self.input_shape == "b*":

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.noise import noise_of
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.tracing import leaf
 from dpnn_bridge.modules.nn.dropout import stored_noise
 from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.torch7.gradient import refuse_gradient
@@ -43,7 +42,6 @@ class WhiteNoise(nn.Module):
         super().__init__()
         self.mean, self.std = mean, std
 
-    @leaf
     def forward(self, input: Tensor) -> Tensor:
         if self.training:
             return input + torch.empty_like(input).normal_(self.mean, self.std)

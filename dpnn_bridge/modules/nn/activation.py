@@ -14,7 +14,6 @@ from dpnn_bridge.conversion.lua_class import LuaClass, plain_object
 from dpnn_bridge.conversion.lua_values import fresh
 from dpnn_bridge.conversion.noise import noise_of
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.tracing import leaf
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
@@ -78,7 +77,6 @@ class PReLU(nn.PReLU):
         ``nn.PReLU(nOutputPlane)``, PReLU.lua
     """
 
-    @leaf
     def forward(self, input: Tensor) -> Tensor:
         if input.dim() == 1:
             return super().forward(input.unsqueeze(0)).squeeze(0)
@@ -203,7 +201,6 @@ class SoftMax(nn.Softmax):
         super().__init__()
         self.instance = instance
 
-    @leaf
     def forward(self, input: Tensor) -> Tensor:
         if self.instance and input.dim() > 2:
             return F.softmax(input.flatten(plane_dim(input)), -1).reshape(input.shape)
@@ -231,7 +228,6 @@ class LogSoftMax(nn.LogSoftmax):
         super().__init__()
         self.instance = instance
 
-    @leaf
     def forward(self, input: Tensor) -> Tensor:
         if self.instance and input.dim() > 2:
             return F.log_softmax(input.flatten(plane_dim(input)), -1).reshape(input.shape)
@@ -252,7 +248,6 @@ class SoftMin(nn.Softmin):
         ``nn.SoftMin()``, SoftMin.lua
     """
 
-    @leaf
     def forward(self, input: Tensor) -> Tensor:
         return F.softmax(-input, plane_dim(input))
 

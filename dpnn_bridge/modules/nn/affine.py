@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass, size_storage
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.tracing import leaf
 from dpnn_bridge.objects import LuaObject
 
 
@@ -58,7 +57,6 @@ class CMul(nn.Module):
         bound = 1 / math.sqrt(self.weight.numel())
         nn.init.uniform_(self.weight, -bound, bound)
 
-    @leaf
     def forward(self, input: Tensor) -> Tensor:
         rows, weight = spread(self.weight, input)
         return (rows * weight).reshape(input.shape)
@@ -106,7 +104,6 @@ class CAdd(nn.Module):
         bound = 1 / math.sqrt(self.bias.numel())
         nn.init.uniform_(self.bias, -bound, bound)
 
-    @leaf
     def forward(self, input: Tensor) -> Tensor:
         rows, bias = spread(self.bias, input)
         return (rows + bias).reshape(input.shape)
@@ -177,7 +174,6 @@ class Add(nn.Module):
         bound = 1 / math.sqrt(self.bias.shape[0])
         nn.init.uniform_(self.bias, -bound, bound)
 
-    @leaf
     def forward(self, input: Tensor) -> Tensor:
         if self.scalar or input.shape == self.bias.shape:
             return input + self.bias

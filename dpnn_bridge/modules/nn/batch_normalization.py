@@ -11,7 +11,7 @@ from dpnn_bridge.conversion.contexts import TorchContext
 from dpnn_bridge.conversion.fields import Field, Layout
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.tracing import leaf
+from dpnn_bridge.conversion.tracing import record_as_leaf
 from dpnn_bridge.modules.nn.strides import plain_strides
 from dpnn_bridge.objects import LuaObject
 
@@ -36,10 +36,10 @@ def normalised_without_eps(module: nn.modules.batchnorm._BatchNorm, input: Tenso
     return output
 
 
+@record_as_leaf
 class WithoutEps(nn.modules.batchnorm._BatchNorm):
     """Mixin for layers without eps, which PyTorch refuses in training."""
 
-    @leaf
     def forward(self, input: Tensor) -> Tensor:
         return normalised_without_eps(self, input) if self.training else super().forward(input)
 

@@ -14,7 +14,6 @@ from torch.nn import functional as F
 from dpnn_bridge.conversion.contexts import LuaContext
 from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite, empty_sizes, empty_table
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.tracing import leaf
 from dpnn_bridge.loaders.reader import MAX_DIMENSIONS
 from dpnn_bridge.modules.nn.arithmetic import joined
 from dpnn_bridge.modules.nn.decorator import Decorator
@@ -122,7 +121,8 @@ class DepthConcat(Concat):
         ``nn.DepthConcat(dim)``, DepthConcat.lua
     """
 
-    @leaf
+    fx_leaf = True
+
     def forward(self, input: Any) -> Tensor:
         outputs = [module(input) for module in self]
         dims = outputs[0].dim()
@@ -268,12 +268,13 @@ class Bottle(Decorator):
         ValueError: the module's output does not have ``n_output_dims`` dimensions.
     """
 
+    fx_leaf = True
+
     def __init__(self, module: nn.Module, n_input_dims: int = 2, n_output_dims: int | None = None) -> None:
         super().__init__(module)
         self.n_input_dims = n_input_dims
         self.n_output_dims = n_input_dims if n_output_dims is None else n_output_dims
 
-    @leaf
     def forward(self, input: Tensor) -> Tensor:
         extra = input.dim() - self.n_input_dims
         if extra <= 0:

@@ -6,7 +6,6 @@ from torch import Tensor, nn
 
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.tracing import leaf
 
 
 @lua_class("nn.CReLU")
@@ -26,11 +25,12 @@ class CReLU(nn.Sequential):
         ``nn.CReLU(nInputDims, inplace)``, CReLU.lua
     """
 
+    fx_leaf = True
+
     def __init__(self, *modules: nn.Module, n_input_dims: int) -> None:
         super().__init__(*modules)
         self.n_input_dims = n_input_dims
 
-    @leaf
     def forward(self, input: Tensor) -> Tensor:  # type: ignore[override]
         channel = 1 if input.dim() == self.n_input_dims + 1 else 0
         rows = input.flatten(1) if channel else input.reshape(1, -1)

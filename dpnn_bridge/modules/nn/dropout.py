@@ -12,7 +12,6 @@ from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.noise import noise_of
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.tracing import leaf
 from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.torch7.gradient import with_gradient_of
 
@@ -129,7 +128,6 @@ class SpatialDropout(nn.Module):
         super().__init__()
         self.p, self.stochastic_inference = p, stochastic_inference
 
-    @leaf
     def forward(self, input: Tensor) -> Tensor:
         if input.dim() - self.spatial_dims not in (1, 2):
             raise ValueError(f"expected {self.spatial_dims + 1} or more dimensions, found shape {tuple(input.shape)}")

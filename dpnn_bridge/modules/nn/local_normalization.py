@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite
 from dpnn_bridge.conversion.registry import lua_class, parameters
-from dpnn_bridge.conversion.tracing import leaf
 
 
 class LocalResponseNorm(nn.LocalResponseNorm):
@@ -30,7 +29,6 @@ class LocalResponseNorm(nn.LocalResponseNorm):
         ``nn.SpatialCrossMapLRN(size, alpha, beta, k)``, SpatialCrossMapLRN.lua
     """
 
-    @leaf
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input.unsqueeze(0)).squeeze(0) if input.dim() == 3 else super().forward(input)
 

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.tracing import leaf
 
 
 class _Normalized(torch.autograd.Function):
@@ -72,7 +71,6 @@ class Normalize(nn.Module):
         super().__init__()
         self.p, self.eps = p, eps
 
-    @leaf
     def forward(self, input: Tensor) -> Tensor:
         if input.dim() > 2:
             raise ValueError(f"expected a vector or a batch of vectors, found shape {tuple(input.shape)}")

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass, empty_sizes
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.tracing import leaf
 from dpnn_bridge.objects import LuaObject
 
 EDGES: dict[str | tuple[str, ...], str] = {("pad_l", "pad_r", "pad_t", "pad_b"): "padding"}
@@ -62,7 +61,6 @@ class Padding(nn.Module):
         super().__init__()
         self.dim, self.pad, self.index, self.value, self.n_input_dim = dim, pad, index, value, n_input_dim
 
-    @leaf
     def forward(self, input: Tensor) -> Tensor:
         dim = self.dim if self.n_input_dim in (None, input.dim()) else self.dim + 1
         dim = dim - 1 if dim > 0 else dim

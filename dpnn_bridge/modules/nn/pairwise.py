@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from dpnn_bridge.conversion.contexts import LuaContext
 from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.tracing import leaf
 from dpnn_bridge.modules.nn.arithmetic import check_dimensions, shaped_like
 from dpnn_bridge.objects import LuaTensor
 from dpnn_bridge.torch7.gradient import with_gradient_of
@@ -49,7 +48,6 @@ class DotProduct(nn.Module):
         ``nn.DotProduct()``, DotProduct.lua
     """
 
-    @leaf
     def forward(self, input: list[Tensor]) -> Tensor:
         first, second = rows_of(input)
         return (first * second).sum(1)
@@ -73,7 +71,6 @@ class CosineDistance(nn.Module):
         ``1e-12`` is added to each squared norm, where :class:`torch.nn.CosineSimilarity` clamps the norms.
     """
 
-    @leaf
     def forward(self, input: list[Tensor]) -> Tensor:
         first, second = rows_of(input)
         squares = [1 / (x.square().sum(1) + 1e-12) for x in (first, second)]
@@ -107,7 +104,6 @@ class PairwiseDistance(nn.Module):
         super().__init__()
         self.norm = norm
 
-    @leaf
     def forward(self, input: list[Tensor]) -> Tensor:
         first, second = rows_of(input)
         difference = first - second
@@ -148,7 +144,6 @@ class MM(nn.Module):
         super().__init__()
         self.transpose_a, self.transpose_b = transpose_a, transpose_b
 
-    @leaf
     def forward(self, input: list[Tensor]) -> Tensor:
         a, b = input
         if a.dim() not in (2, 3) or a.dim() != b.dim():
@@ -180,7 +175,6 @@ class MV(nn.Module):
         super().__init__()
         self.transpose = transpose
 
-    @leaf
     def forward(self, input: list[Tensor]) -> Tensor:
         matrix, vector = input
         if matrix.dim() not in (2, 3) or vector.dim() != matrix.dim() - 1:

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from dpnn_bridge.conversion.contexts import TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.tracing import leaf
 from dpnn_bridge.modules.nn.reshape import batched_dim
 from dpnn_bridge.objects import LuaObject
 
@@ -57,7 +56,6 @@ class Sum(Reduction):
         super().__init__(dimension, n_input_dims)
         self.size_average, self.squeeze = size_average, squeeze
 
-    @leaf
     def forward(self, input: Tensor) -> Tensor:
         reduce = torch.mean if self.size_average else torch.sum
         return reduce(input, self.reduced_dim(input), keepdim=not self.squeeze or input.dim() == 1)
@@ -93,7 +91,6 @@ class Max(Reduction):
         ``nn.Max(dimension, nInputDims)``, Max.lua
     """
 
-    @leaf
     def forward(self, input: Tensor) -> Tensor:
         return input.max(self.reduced_dim(input), keepdim=input.dim() == 1).values
 
@@ -114,6 +111,5 @@ class Min(Reduction):
         ``nn.Min(dimension, nInputDims)``, Min.lua
     """
 
-    @leaf
     def forward(self, input: Tensor) -> Tensor:
         return input.min(self.reduced_dim(input), keepdim=input.dim() == 1).values

@@ -6,7 +6,6 @@ from torch import Tensor, nn
 
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.tracing import leaf
 
 
 @lua_class("nn.Replicate")
@@ -30,7 +29,6 @@ class Replicate(nn.Module):
         super().__init__()
         self.n_features, self.dim, self.n_input_dims = n_features, dim, n_input_dims
 
-    @leaf
     def forward(self, input: Tensor) -> Tensor:
         batch = self.n_input_dims is not None and input.dim() > self.n_input_dims
         dim = self.dim if batch else self.dim - 1

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass, size_storage
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.tracing import leaf
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable
 
 
@@ -66,7 +65,6 @@ class View(nn.Module):
         super().__init__()
         self.size, self.num_input_dims = tuple(size), num_input_dims
 
-    @leaf
     def forward(self, input: Tensor) -> Tensor:
         dims = input.dim() if self.num_input_dims is None else self.num_input_dims
         split = max(input.dim() - dims, 0)
@@ -122,7 +120,6 @@ class Reshape(nn.Module):
         super().__init__()
         self.size, self.batch_mode = tuple(size), batch_mode
 
-    @leaf
     def forward(self, input: Tensor) -> Tensor:
         single = self.batch_mode is False
         if self.batch_mode is None:
@@ -169,7 +166,6 @@ class Narrow(nn.Module):
         super().__init__()
         self.dimension, self.index, self.length = dimension, index, length
 
-    @leaf
     def forward(self, input: Tensor) -> Tensor:
         dim = batched_dim(input, self.dimension, None)
         length = self.length if self.length >= 0 else input.shape[dim] - self.index + self.length + 2
@@ -202,7 +198,6 @@ class Select(nn.Module):
         super().__init__()
         self.dimension, self.index = dimension, index
 
-    @leaf
     def forward(self, input: Tensor) -> Tensor:
         dim = batched_dim(input, self.dimension, None)
         output = input.select(dim, self.index if self.index < 0 else self.index - 1)
@@ -236,7 +231,6 @@ class Transpose(nn.Module):
         super().__init__()
         self.permutations, self.num_input_dims = tuple(permutations), num_input_dims
 
-    @leaf
     def forward(self, input: Tensor) -> Tensor:
         offset = 0 if self.num_input_dims is None else input.dim() - self.num_input_dims
         for a, b in self.permutations:
@@ -280,7 +274,6 @@ class Squeeze(nn.Module):
         super().__init__()
         self.dim, self.num_input_dims = dim, num_input_dims
 
-    @leaf
     def forward(self, input: Tensor) -> Tensor:
         if self.dim is not None:
             output = input.squeeze(batched_dim(input, self.dim, self.num_input_dims))
@@ -316,7 +309,6 @@ class Unsqueeze(nn.Module):
         super().__init__()
         self.pos, self.num_input_dims = pos, num_input_dims
 
-    @leaf
     def forward(self, input: Tensor) -> Tensor:
         dims = self.num_input_dims or input.dim()
         return input.unsqueeze(input.dim() - dims + self.pos - 1)

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from dpnn_bridge.conversion.lua_class import LuaClass, empty_sizes, empty_table
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.tracing import leaf
 from dpnn_bridge.modules.nn.arithmetic import check_dimensions, joined
 from dpnn_bridge.modules.nn.reshape import batched_dim
 
@@ -39,7 +38,6 @@ class JoinTable(nn.Module):
         super().__init__()
         self.dimension, self.n_input_dims = dimension, n_input_dims
 
-    @leaf
     def forward(self, input: list[Tensor]) -> Tensor:
         if not input:
             if self.dimension < 0 or self.n_input_dims is not None:
@@ -74,7 +72,6 @@ class SplitTable(nn.Module):
         super().__init__()
         self.dimension, self.n_input_dims = dimension, n_input_dims
 
-    @leaf
     def forward(self, input: Tensor) -> list[Tensor]:
         check_dimensions(input)
         slices = input.unbind(batched_dim(input, self.dimension, self.n_input_dims))
@@ -138,7 +135,6 @@ class NarrowTable(nn.Module):
         super().__init__()
         self.offset, self.length = offset, length
 
-    @leaf
     def forward(self, input: list[Any]) -> list[Any]:
         return input[self.offset - 1 : self.offset - 1 + max(self.length, 0)]
 

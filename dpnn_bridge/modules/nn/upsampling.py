@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass, size_storage
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.tracing import leaf
 from dpnn_bridge.objects import LuaObject, LuaStorage
 
 
@@ -67,7 +66,6 @@ class UpsamplingNearest2d(nn.UpsamplingNearest2d):
     def __init__(self, scale_factor: float) -> None:
         super().__init__(scale_factor=scale_factor)
 
-    @leaf
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input.unsqueeze(0)).squeeze(0) if input.dim() == 3 else super().forward(input)
 
@@ -95,7 +93,6 @@ class UpsamplingBilinear2d(nn.UpsamplingBilinear2d):
         ``nn.SpatialUpSamplingBilinear(scale)`` or ``({oheight=h, owidth=w})``, SpatialUpSamplingBilinear.lua
     """
 
-    @leaf
     def forward(self, input: Tensor) -> Tensor:
         batch = input.unsqueeze(0) if input.dim() == 3 else input
         output = upsample_linear(batch, target_size(batch, self.size, self.scale_factor))
@@ -155,7 +152,6 @@ class UpSampling(nn.Module):
         super().__init__()
         self.mode, self.scale_factor, self.size = mode, scale_factor, size
 
-    @leaf
     def forward(self, input: Tensor) -> Tensor:
         if input.dim() not in (4, 5):
             raise ValueError(f"expected 4 or 5 dimensions, found shape {tuple(input.shape)}")

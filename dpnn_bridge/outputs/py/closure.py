@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import nn
 
+from dpnn_bridge.conversion import tracing
 from dpnn_bridge.errors import ConversionError
 
 Key = tuple[str, str]  # the module and the name there
@@ -83,6 +84,8 @@ class SourceClosure:
             home = sys.modules[key[0]]
             for used in sorted({n.id for n in _names(statement).used} - {key[1]}):
                 self._add(home, used)
+            if _recorded_forward(home, statement) is not None:
+                self._add(tracing, "leaf")
             self._order.append(key)
         return self._names[key]
 
@@ -110,6 +113,10 @@ class SourceClosure:
             line = lines[node.lineno - 1]
             if node.id != text:
                 lines[node.lineno - 1] = line[: node.col_offset] + text.encode() + line[node.end_col_offset :]
+        forward = _recorded_forward(module, statement)
+        if forward is not None:  # a decorator that the class has in this package without a word in its source
+            leaf = f"    @{self._known(tracing, 'leaf')}\n".encode()
+            lines[forward.lineno - 1] = leaf + lines[forward.lineno - 1]
         decorators = getattr(statement, "decorator_list", [])
         first = min([statement.lineno, *(d.lineno for d in decorators)])
         text = b"\n".join(lines[first - 1 : statement.end_lineno]).decode()
@@ -152,6 +159,13 @@ def _is_own(statement: ast.ImportFrom, module: ModuleType) -> bool:
     return bool(statement.level) or (statement.module or "").partition(".")[0] in own
 
 
+def _recorded_forward(module: ModuleType, statement: ast.stmt) -> ast.FunctionDef | None:
+    """Return the ``forward`` of a class whose modules are single steps for ``torch.fx``; None for other statements."""
+    if not isinstance(statement, ast.ClassDef) or not tracing.is_recorded(getattr(module, statement.name)):
+        return None
+    return next(n for n in statement.body if isinstance(n, ast.FunctionDef) and n.name == "forward")
+
+
 @lru_cache
 def _top_level(module: ModuleType) -> tuple[str, dict[str, ast.stmt]]:
     """Return a module's source and its top-level statements by the names they bind."""
@@ -170,7 +184,7 @@ def _top_level(module: ModuleType) -> tuple[str, dict[str, ast.stmt]]:
 
 
 #: decorators that a definition needs only in this package
-_HERE = {"lua_class", "faster", "or_assumed", "checks_arguments"}
+_HERE = {"lua_class", "faster", "or_assumed", "checks_arguments", "record_as_leaf"}
 
 
 def _without_mappings(source: str) -> str:
