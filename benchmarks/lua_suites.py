@@ -72,9 +72,11 @@ class Outcome:
         return ", ".join(filter(None, [count, f"{self.seconds:.0f} s", self.stopped]))
 
 
-def run(command: list[str], folder: Path, paths: str, log: Path, limit: float) -> tuple[int, str]:
-    """Exit code and text of a program; -1 when it took longer than ``limit`` seconds."""
-    environment = os.environ | {"TH_LUA_PATH": paths}
+def run(program: list[str], source: str, folder: Path, log: Path, limit: float) -> tuple[int, str]:
+    """Exit code and text of a program that runs Lua code; -1 when it took longer than ``limit`` seconds."""
+    script = log.with_suffix(".lua")
+    script.write_text(f"{source}\n")
+    command = [*program, str(script)]
     with log.open("a", errors="replace") as out:
         out.write(f"$ {shlex.join(command)}\n")
         out.flush()
@@ -86,7 +88,6 @@ def run(command: list[str], folder: Path, paths: str, log: Path, limit: float) -
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
-                env=environment,
                 timeout=limit,
                 check=False,
             ).returncode
@@ -117,17 +118,16 @@ def outcome(suite: Suite, program: list[str], paths: str, checkouts: Path, log: 
     log.write_text("")
     folder = checkouts / suite.folder
     start, stopped = processor(), ""
+    found = f"package.path = package.path .. ';{paths}' "  # a th that sets LUA_PATH itself does not keep ours
     if suite.code:
-        script = log.with_suffix(".lua")
-        script.write_text(f"torch.manualSeed(1) {suite.code}\n")
-        code, text = run([*program, str(script)], folder, paths, log, limit)
+        code, text = run(program, f"{found}torch.manualSeed(1) {suite.code}", folder, log, limit)
         passed, ended, tests = counts(text)
         if ended < tests or not tests:
             stopped = f"stopped after {limit:.0f} s" if code == -1 else f"ended with exit code {code}"
     else:
         scripts = sorted(folder.glob(suite.files))
         tests = len(scripts)
-        codes = [run([*program, s.name], folder, paths, log, limit)[0] for s in scripts]
+        codes = [run(program, f"{found}dofile '{s.name}'", folder, log, limit)[0] for s in scripts]
         passed = codes.count(0)
         if cut := [s.name for s, code in zip(scripts, codes, strict=True) if code == -1]:
             stopped = f"stopped after {limit:.0f} s: {', '.join(cut)}"

@@ -24,7 +24,8 @@ arguments is tried last, as in the wrapper. Lua gets the return value of the cod
 arguments.
 
 LuaJIT has loops over the memory of small tensors, so that a call does not reach Python. A declaration names its loop:
-``small=("pointwise", "x + v")`` is a family of prelude/ffi and what the family needs. What a call means is decided here
+``small=("pointwise", "x + v")`` is a family of prelude/ffi and what the family needs. It may also name functions of
+PyTorch that LuaJIT calls without Python. What a call means is decided here
 for both sides: Lua asks once how to make a call with arguments of certain kinds (:meth:`Function.plan`).
 """
 

@@ -27,7 +27,8 @@ def _comparison(name: str, f: Callable[..., torch.Tensor]) -> None:
         less, more = (f"max(0, min(1, ({a} - {b}) * 1e300 * 1e300))" for a, b in ((other, "x"), ("x", other)))
         apart = f"min(1, abs((x - {other}) * 1e300 * 1e300))"
         sign, finite = _NAMES[name]
-        return "pointwise", f"x {sign} {other} and 1 or 0", finite.format(less=less, more=more, apart=apart)
+        loop, of_finite = f"x {sign} {other} and 1 or 0", finite.format(less=less, more=more, apart=apart)
+        return "pointwise", loop, of_finite, f"{name}.Tensor_out"
 
     def compare(r: Tensor, s: Tensor, *other: Any) -> None:
         """Resize the result, and write into its memory where that is only the result's."""

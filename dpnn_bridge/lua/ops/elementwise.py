@@ -1,7 +1,8 @@
 """Arithmetic and functions of elements, each with PyTorch's function and the expression of LuaJIT's loops.
 
 ``small`` are expressions of x, y, z (elements) and v, w (numbers), see prelude/ffi/loops.lua. The second, without
-branches, is for elements and numbers that are all finite.
+branches, is for elements and numbers that are all finite. The third and fourth name functions of PyTorch that have
+the bits of the first, always or where all is finite.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def _bitwise(name: str, f: Callable[..., torch.Tensor], word: str) -> None:
     torch_function("c" + name, "r s T", types=FLOAT_TYPES)(refuse)
 
 
-@torch_function("add", "r s n=1 T", small=("scaled", "x + R(v * y)"))
+@torch_function("add", "r s n=1 T", small=("scaled", "x + R(v * y)", "", "add"))
 def add_tensor(r: Tensor, s: Tensor, value: float, other: Tensor) -> None:
     number = _scalar(value, s)
     if number == 0 and r is s and r.is_contiguous() and other.is_contiguous() and r.numel == other.numel:
@@ -114,17 +115,17 @@ def add_tensor(r: Tensor, s: Tensor, value: float, other: Tensor) -> None:
     pointwise(torch.add if number == 1 else partial(torch.add, alpha=number), r, s, other)
 
 
-@torch_function("csub", "r s n=1 T", small=("scaled", "x - R(v * y)"))
+@torch_function("csub", "r s n=1 T", small=("scaled", "x - R(v * y)", "", "sub"))
 def csub_tensor(r: Tensor, s: Tensor, value: float, other: Tensor) -> None:
     pointwise(partial(torch.add, alpha=_scalar(-value, s)), r, s, other)
 
 
-_with_number("add", torch.add, "x + v")
-_with_number("csub", torch.sub, "x - v")
-_with_number("mul", torch.mul, "x * v")
-_with_tensor("cmul", torch.mul, "x * y")
-_with_number("div", torch.div, "x / v", types=FLOAT_TYPES)
-_with_tensor("cdiv", torch.div, "x / y", types=FLOAT_TYPES)
+_with_number("add", torch.add, "x + v", "", "add")
+_with_number("csub", torch.sub, "x - v", "", "sub")
+_with_number("mul", torch.mul, "x * v", "", "mul.out")
+_with_tensor("cmul", torch.mul, "x * y", "", "mul.out")
+_with_number("div", torch.div, "x / v", "", "div.out", types=FLOAT_TYPES)
+_with_tensor("cdiv", torch.div, "x / y", "", "div.out", types=FLOAT_TYPES)
 _with_number("div", _int_divide, "v", "x / v", types=INTEGER_TYPES, family="divided")
 _with_tensor("cdiv", _int_divide, "y", "x / y", types=INTEGER_TYPES, family="divided")
 for _types, _left, _right in (
@@ -165,7 +166,10 @@ def _between(x: torch.Tensor, low: float, high: float) -> torch.Tensor:
 @torch_function(
     "clamp",
     "r s n n",
-    small=("pointwise", "x < v and v or (x > w and w or x)", "v <= w and max(v, min(w, x)) or x < v and v or w"),
+    small=(
+        *("pointwise", "x < v and v or (x > w and w or x)", "v <= w and max(v, min(w, x)) or x < v and v or w"),
+        "clamp_min.Tensor_out clamp_max.Tensor_out",
+    ),
 )
 def clamp(r: Tensor, s: Tensor, low: float, high: float) -> None:
     low, high = _scalar(low, s), _scalar(high, s)
@@ -213,11 +217,13 @@ def _extremum(name: str, f: Callable[..., torch.Tensor], word: str, sign: str) -
         whole = s.ty not in FLOAT_TYPES and not numbers
         pointwise(f if whole else run, r, s, *others, numbers=numbers)
 
-    @torch_function(name, "R s T", small=("pointwise", f"x {sign} y and x or y", f"{word}(x, y)"))
+    vector = "maximum.out" if sign == ">" else "minimum.out"
+
+    @torch_function(name, "R s T", small=("pointwise", f"x {sign} y and x or y", f"{word}(x, y)", "", vector))
     def with_tensor(r: Tensor, s: Tensor, other: Tensor) -> None:
         choose(r, s, other)
 
-    @torch_function(name, "R s n", small=("pointwise", f"x {sign} v and x or v", f"{word}(x, v)"))
+    @torch_function(name, "R s n", small=("pointwise", f"x {sign} v and x or v", f"{word}(x, v)", "", vector))
     def with_number(r: Tensor, s: Tensor, value: float) -> None:
         choose(r, s, numbers=(_scalar(value, s),))
 
@@ -232,7 +238,7 @@ def zero(r: Tensor) -> None:
 
 
 @torch_function("fill", "X n", types=("Half",))
-@torch_function("fill", "X n", small=("pointwise", "v"))
+@torch_function("fill", "X n", small=("pointwise", "v", "", "fill"))
 def fill(r: Tensor, value: float) -> None:
     number = _scalar(value, r)
     if r.numel:
@@ -281,13 +287,14 @@ def _unary(
             return float(f(torch.tensor(float(value), dtype=torch.float64)))
 
 
+_EXACT = ("abs", "ceil", "floor", "trunc", "frac")  # PyTorch's functions have the same bits
 for _name, (_f, _small) in _UNARY.items():
-    _unary(_name, _f, _small, numbers=True)
+    _unary(_name, _f, _small, "", f"{_name}.out" if _name in _EXACT else "", numbers=True)
 _unary("abs", torch.abs, "x < 0 and -x or x", types=("Int", "Long"), numbers=True)
-_unary("neg", torch.neg, "-x")
-_unary("cinv", torch.reciprocal, "1 / x")
+_unary("neg", torch.neg, "-x", "", "neg.out")
+_unary("cinv", torch.reciprocal, "1 / x", "", "reciprocal.out")
 _SIGN = ("x > 0 and 1 or (x < 0 and -1 or 0)", "max(-1, min(1, x * 1e300 * 1e300)) + 0")  # -0 + 0 is 0
-_unary("sign", lambda x: torch.nan_to_num(torch.sign(x)), *_SIGN)
+_unary("sign", lambda x: torch.nan_to_num(torch.sign(x)), *_SIGN, "", "sign.out")
 _unary("sign", torch.sign, *_SIGN, types=INTEGER_TYPES)
 
 

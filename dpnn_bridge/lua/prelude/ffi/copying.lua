@@ -3,7 +3,8 @@ local bridge, py = ...
 local ffi, native, metatables = bridge.ffi, bridge.native, bridge.metatables
 local states, read, state, fresh, new_like = native.states, native.read, native.state, native.fresh, native.new_like
 local resize_as, loops = native.resize_as, native.loops
-local pointwise, FEW = loops.pointwise, loops.FEW
+local pointwise, FEW, LONG = loops.pointwise, loops.FEW, loops.LONG
+local packed, vectors = native.packed, native.vectors
 local type, select, ipairs = type, select, ipairs
 
 local WIDE = {Int = true, Long = true}  -- their elements are 64-bit integers in loops, which must become numbers
@@ -14,7 +15,7 @@ for ty, kind in pairs(native.kinds) do
    local zero, copy, clone = mt.zero, mt.copy, mt.clone
    mt.zero = function(self, ...)
       local S = states[self] or read(self)
-      if S and S.ty == ty and S.count > 0 and S.dense and S.count <= FEW then
+      if S and S.ty == ty and S.count > 0 and packed(S) then
          ffi.fill(S.block.data + S.offset, S.count * kind.size)
          return self
       elseif S and S.ty == ty and S.count > 0 and S.count <= FEW and ty ~= 'Half' and pointwise('nought', S, S) then
@@ -24,16 +25,16 @@ for ty, kind in pairs(native.kinds) do
    end
    mt.copy = function(self, source, ...)
       local S, T = states[self] or read(self), states[source] or read(source)
-      if S and T and S.ty == ty and S.count == T.count and S.count > 0 and S.count <= FEW then
+      if S and T and S.ty == ty and S.count == T.count and S.count > 0 and S.block ~= T.block then
          if T.ty == ty then
-            if S.dense and T.dense then
-               if S.block ~= T.block then
-                  ffi.copy(S.block.data + S.offset, T.block.data + T.offset, S.count * kind.size)
-                  return self
-               end
-            elseif S.block ~= T.block and ty ~= 'Half' and pointwise('copy', S, T) then
+            if S.dense and T.dense or packed(S) and native.same_geometry(S, T) then
+               ffi.copy(S.block.data + S.offset, T.block.data + T.offset, S.count * kind.size)
+               return self
+            elseif ty ~= 'Half' and (S.count > LONG and vectors.copy(S, T) or S.count <= FEW and pointwise('copy', S, T)) then
                return self
             end
+         elseif S.count > FEW then
+            return copy(self, source, ...)
          elseif (ty == 'Double' or ty == 'Float') and T.ty ~= 'Half' and T.ty ~= 'Long' and pointwise(WIDE[T.ty] and 'number' or 'copy', S, T) then
             return self
          end
@@ -42,7 +43,7 @@ for ty, kind in pairs(native.kinds) do
    end
    mt.clone = function(self, ...)
       local S = states[self] or read(self)
-      if S and S.ty == ty and S.n > 0 and S.count <= FEW then
+      if S and S.ty == ty and S.n > 0 and S.count > 0 then
          local object = new_like(S)
          if object then return mt.copy(object, self) end
       end
@@ -62,7 +63,8 @@ local function converted(S, ty)
       if not low or not (low >= limit[1] and high <= limit[2]) then return nil end
    end
    local object, R = fresh(ty)
-   return resize_as(R, S) and pointwise(WIDE[S.ty] and 'number' or 'copy', R, S) and object
+   if not resize_as(R, S) then return nil end
+   return (S.count > LONG and vectors.copy(R, S) or pointwise(WIDE[S.ty] and 'number' or 'copy', R, S)) and object
 end
 local method = {Byte = 'byte', Char = 'char', Short = 'short', Int = 'int', Long = 'long', Float = 'float', Double = 'double'}
 for _, from in ipairs(TYPES) do

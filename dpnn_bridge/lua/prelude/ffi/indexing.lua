@@ -10,9 +10,11 @@ local MANY = 65536
 local bits = {}  -- element type -> pointer to integers of its size: what is only moved is moved as bits
 for ty, kind in pairs(native.kinds) do bits[ty] = ffi.typeof('int' .. 8 * kind.size .. '_t *') end
 
--- over slices: p, q have outer x (their own sizes) x inner elements, x names m slices; k-th slice, and the chosen one
+-- over slices: p, q have outer x (their own sizes) x inner elements, x names m slices; k-th slice, and the chosen one. A loop of
+-- one round is the outer one.
 local BY_SLICE = [[
 return function(outer, m, inner, x, ix, step, p, ip, po, pl, pi, q, iq, qo, ql, qi, v)
+   if inner == 1 then outer, inner, po, pi, qo, qi = 1, outer, pi, po, qi, qo end
    for k = 0, m - 1 do
       local chosen = tonumber(x[ix + k * step]) - 1
       for o = 0, outer - 1 do
@@ -24,6 +26,7 @@ end
 -- over elements: x has one place for each of its outer x m x inner elements
 local BY_ELEMENT = [[
 return function(outer, m, inner, x, ix, xo, xl, xi, p, ip, po, pl, pi, q, iq, qo, ql, qi, v)
+   if inner == 1 then outer, inner, xo, xi, po, pi, qo, qi = 1, outer, xi, xo, pi, po, qi, qo end
    for o = 0, outer - 1 do
       for k = 0, m - 1 do
          for i = 0, inner - 1 do
@@ -34,29 +37,23 @@ return function(outer, m, inner, x, ix, xo, xl, xi, p, ip, po, pl, pi, q, iq, qo
    end
 end
 ]]
--- over elements and their masks x
+-- over elements and their masks x, which are 0 or 1: no branch is taken that a processor could guess wrong. Copies end at q[last].
 local BY_MASK = [[
-return function(rows, columns, x, ix, xr, xc, p, ip, pr, pc, q, iq, v)
+return function(rows, columns, x, ix, xr, xc, p, ip, pr, pc, q, iq, last, v)
+   local zero = v * 0  -- of the type of the elements
    for i = 1, rows do
       local jx, jp = ix, ip
       for j = 1, columns do
-         if x[jx] ~= 0 then STEP end
+         STEP
          jx, jp = jx + xc, jp + pc
       end
       ix, ip = ix + xr, ip + pr
    end
-   return iq
 end
 ]]
--- the same for a number, whose bits are in v: a mask x is 0 or 1, and no branch is taken that a processor could guess wrong
-local FILL_BY_MASK = {
-   [8] = [[local keep, j = x[jx] - 1, 2 * jp
-           p[j] = bor(band(p[j], keep), band(v[0], bnot(keep)))
-           p[j + 1] = bor(band(p[j + 1], keep), band(v[1], bnot(keep)))]],
-   [4] = 'local keep = x[jx] - 1 p[jp] = bor(band(p[jp], keep), band(v[0], bnot(keep)))',
-}
-FILL_BY_MASK[2], FILL_BY_MASK[1] = FILL_BY_MASK[4], FILL_BY_MASK[4]
-local function filling_by_mask(size) return (BY_MASK:gsub('if x%[jx%].-end', function() return FILL_BY_MASK[size] end)) end
+local function moved_by_mask(value)
+   return ('local keep = zero + x[jx] - 1 p[jp] = bor(band(p[jp], keep), band(VALUE, bnot(keep)))'):gsub('VALUE', value)
+end
 local KTH_P, CHOSEN_P = 'p[ip + o * po + k * pl + i * pi]', 'p[ip + o * po + chosen * pl + i * pi]'
 local KTH_Q, CHOSEN_Q = 'q[iq + o * qo + k * ql + i * qi]', 'q[iq + o * qo + chosen * ql + i * qi]'
 local sources = {
@@ -68,20 +65,14 @@ local sources = {
    indexFill = {BY_SLICE, CHOSEN_P .. ' = v'},
    gather = {BY_ELEMENT, KTH_P .. ' = ' .. CHOSEN_Q}, scatter = {BY_ELEMENT, CHOSEN_P .. ' = ' .. KTH_Q},
    scatterFill = {BY_ELEMENT, CHOSEN_P .. ' = v'},
-   maskedCopy = {BY_MASK, 'p[jp] = q[iq] iq = iq + 1'},
-   maskedSelect = {BY_MASK, 'q[iq] = p[jp] iq = iq + 1'},
+   maskedFill = {BY_MASK, (moved_by_mask('v'))},
+   maskedCopy = {BY_MASK, 'if iq <= last then ' .. moved_by_mask('q[iq]') .. ' iq = iq + x[jx] end'},
+   maskedSelect = {BY_MASK, 'if iq <= last then q[iq] = p[jp] iq = iq + x[jx] end'},
 }
 local kernel = loops.kernels(function(name)
    local loop, step = sources[name][1], sources[name][2]
    return (loop:gsub('STEP', function() return step end))
 end)
-
-local fill_kernels = {}
-local function fill_kernel(ty)
-   local size = native.kinds[ty].size
-   fill_kernels[size] = fill_kernels[size] or loops.compile('Byte', filling_by_mask(size), 'maskedFill')
-   return fill_kernels[size]
-end
 
 local function state(x, ty)
    local S = native.state(x, ty)
@@ -175,20 +166,39 @@ end
 local function same_size(A, B) return beside(A, B, 0) end
 
 -- masks ----------------------------------------------------------------------------------------------------------------
+-- sum and union of masks, four in a word: up to 255 words are added before their bytes are
+local words = ffi.typeof 'const int32_t *'  -- LuaJIT converts unsigned words slowly
+local function count_by_four(w, n)
+   local count, odd = 0, 0
+   for start = 0, n - 1, 255 do
+      local sum = 0
+      for k = start, math.min(start + 255, n) - 1 do
+         sum, odd = bit.tobit(sum + w[k]), bit.bor(odd, w[k])
+      end
+      count = count + bit.band(sum, 0xFF) + bit.band(bit.rshift(sum, 8), 0xFF) + bit.band(bit.rshift(sum, 16), 0xFF) + bit.rshift(sum, 24)
+   end
+   return count, odd
+end
 -- arrangement of S under the mask M, and how many are chosen; nothing where Python must decide
 local function under(S, M)
    if not (S and M) or S.count == 0 or S.count ~= M.count or S.count > MANY or S.block == M.block then return nil end
    local rows, columns, sr, sc, mr, mc = loops.layout(S, M)
    if not rows then return nil end
-   local x, count = M.block.data, 0
-   for i = 0, rows - 1 do
-      local j = M.offset + i * mr
-      for _ = 1, columns do
-         if x[j] > 1 then return nil end
-         count = count + x[j]
-         j = j + mc
+   local x, count, odd, from, last = M.block.data, 0, 0, M.offset, 0
+   if native.packed(M) then
+      last = M.count - M.count % 4
+      count, odd = count_by_four(ffi.cast(words, x + from), last / 4)
+      for j = from + last, from + M.count - 1 do count, odd = count + x[j], bit.bor(odd, x[j]) end
+   else
+      for i = 0, rows - 1 do
+         local j = from + i * mr
+         for _ = 1, columns do
+            count, odd = count + x[j], bit.bor(odd, x[j])
+            j = j + mc
+         end
       end
    end
+   if bit.band(odd, 0xFEFEFEFE) ~= 0 then return nil end
    return count, rows, columns, sr, sc, mr, mc
 end
 
@@ -196,10 +206,8 @@ local function masked_fill(S, M, value)
    if not fits(S.ty, value) then return false end
    local count, rows, columns, sr, sc, mr, mc = under(S, M)
    if not count then return false end
-   local kind = native.kinds[S.ty]
-   local cell, word = ffi.new(kind.name .. '[1]', value), kind.size == 8 and bits.Int or bits[S.ty]
-   local p = ffi.cast(word, S.block.data)
-   fill_kernel(S.ty)(rows, columns, M.block.data, M.offset, mr, mc, p, S.offset, sr, sc, p, 0, ffi.cast(word, cell))
+   local cell, p = ffi.new(native.kinds[S.ty].name .. '[1]', value), data(S)
+   kernel(S.ty, 'maskedFill')(rows, columns, M.block.data, M.offset, mr, mc, p, S.offset, sr, sc, p, 0, 0, ffi.cast(bits[S.ty], cell)[0])
    return true
 end
 
@@ -211,7 +219,8 @@ local function masked_copy(S, M, T)
       if not C or not loops.pointwise('copy', C, T) then return false end
       T = C
    end
-   kernel(S.ty, 'maskedCopy')(rows, columns, M.block.data, M.offset, mr, mc, data(S), S.offset, sr, sc, data(T), T.offset)
+   kernel(S.ty, 'maskedCopy')(rows, columns, M.block.data, M.offset, mr, mc, data(S), S.offset, sr, sc, data(T), T.offset,
+                              T.offset + count - 1, data(T)[T.offset])
    return true
 end
 
@@ -219,7 +228,8 @@ local function masked_select(R, S, M)
    local count, rows, columns, sr, sc, mr, mc = under(S, M)
    if not count or count == 0 or R.block and (R.block == S.block or R.block == M.block) then return false end
    if not resize(R, 1, count) or not R.dense then return false end
-   kernel(S.ty, 'maskedSelect')(rows, columns, M.block.data, M.offset, mr, mc, data(S), S.offset, sr, sc, data(R), R.offset)
+   kernel(S.ty, 'maskedSelect')(rows, columns, M.block.data, M.offset, mr, mc, data(S), S.offset, sr, sc, data(R), R.offset,
+                                R.offset + count - 1, data(R)[R.offset])
    return true
 end
 

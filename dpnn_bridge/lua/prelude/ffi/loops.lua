@@ -2,13 +2,14 @@
 -- first used. They visit the logical elements in order, as TH does. Large tensors go to PyTorch.
 local bridge, py = ...
 local ffi, native = bridge.ffi, bridge.native
-local states, read = native.states, native.read
+local states, read, vectors, packed = native.states, native.read, native.vectors, native.packed
 local C, float, format = ffi.C, ffi.typeof 'float', string.format
 local loops = {}
 native.loops = loops
 
---- elements up to which a loop of Lua does the work: as fast as a call to Python, and with the bits of C's functions
-loops.FEW = 4096
+--- elements up to which a loop of Lua does the work: as fast as a call to Python, and with the bits of C's functions. Without
+--- such functions a loop is so up to MANY; from LONG on PyTorch's vector code is faster than a loop with branches.
+loops.FEW, loops.MANY, loops.LONG = 4096, 32768, 1024
 
 -- functions of C's library, in double and in float
 local C_NAMES = {
@@ -93,11 +94,17 @@ local C, cast, words, float = ...
 local band, bor, bxor, bnot, lshift, rshift, tobit = bit.band, bit.bor, bit.bxor, bit.bnot, bit.lshift, bit.rshift, bit.tobit
 local sqrt, abs, floor, ceil, min, max, tonumber = math.sqrt, math.abs, math.floor, math.ceil, math.min, math.max, tonumber
 ]]
+local function calls(source, f) return source:find('%f[%w_.]' .. f .. '%(') end
+local function calls_c(source)
+   for _, f in ipairs(C_NAMES) do
+      if calls(source, f) or source:find('C.' .. f, 1, true) then return true end
+   end
+end
 -- Lua source as a function, with what the element type brings; `plain`: no element is NaN
 function loops.compile(ty, source, name, plain)
    local lines = {PRELUDE}
    for _, f in ipairs(C_NAMES) do
-      if source:find('%f[%w_.]' .. f .. '%(') then lines[#lines + 1] = format('local %s = C.%s%s\n', f, f, ty == 'Float' and 'f' or '') end
+      if calls(source, f) then lines[#lines + 1] = format('local %s = C.%s%s\n', f, f, ty == 'Float' and 'f' or '') end
    end
    lines[#lines + 1] = written_out(source, ty, plain)
    return assert(bridge.load(table.concat(lines), '=' .. name))(C, ffi.cast, native.words, float)
@@ -206,13 +213,21 @@ local expressions = {
 }
 loops.expressions = expressions
 
+local function follows(P, X)
+   return P == X or native.same_geometry(P, X) and (P.block ~= X.block or P.offset == X.offset)
+end
+-- whether all fill memory without gaps in one order of dimensions, such as transposed matrices: their loop is that of dense ones
+local function in_one_order(P, X, Y, Z)
+   return packed(P) and follows(P, X) and (not Y or follows(P, Y)) and (not Z or follows(P, Z))
+end
+
 -- run the loops of an expression on states of equally many elements; false where their arrangements do not meet
 local function run(dense, strided, P, X, Y, Z, v, w)
    local q = X.block.data
    local r, ir, s, is = q, X.offset, q, X.offset
    if Y then r, ir = Y.block.data, Y.offset end
    if Z then s, is = Z.block.data, Z.offset end
-   if P.dense and X.dense and (not Y or Y.dense) and (not Z or Z.dense) then
+   if P.dense and X.dense and (not Y or Y.dense) and (not Z or Z.dense) or in_one_order(P, X, Y, Z) then
       dense(X.count, P.block.data, q, r, s, P.offset, X.offset, ir, is, v, w)
       return true
    end
@@ -268,23 +283,29 @@ local finite = {}
 for ty, parts in pairs(REAL) do finite[ty] = loops.compile(ty, loops.written(FINITE, parts), 'finite') end
 local function is_finite(S)
    if not finite[S.ty] then return true end
+   if packed(S) then return finite[S.ty](1, S.count, S.block.data, 0, 1, S.offset) end
    local rows, columns, c, d = spans(S)
    return rows and finite[S.ty](rows, columns, S.block.data, c, d, S.offset)
 end
 
 -- result = expression(first, ...): the result takes the shape of the first. The second expression may be used where all
--- elements and numbers are finite: it has no branches, which a processor would guess wrong.
-function native.families.pointwise(plan, expression, of_finite)
-   local ty = plan.ty
-   local dense, strided = pointwise_loops(ty, plan.slots[1].ty, expression)
+-- elements and numbers are finite: it has no branches, which a processor would guess wrong. `vector` names PyTorch's function
+-- with the same bits, `vector_of_finite` one that has them where all are finite.
+function native.families.pointwise(plan, expression, of_finite, vector, vector_of_finite)
+   local ty, into = plan.ty, plan.slots[1].ty
+   if of_finite == '' then of_finite = nil end
+   local dense, strided = pointwise_loops(ty, into, expression)
    local dense_finite, strided_finite
-   if of_finite and ty ~= 'Long' and ty ~= 'Int' then dense_finite, strided_finite = pointwise_loops(ty, plan.slots[1].ty, of_finite, true) end
+   if of_finite and ty ~= 'Long' and ty ~= 'Int' then dense_finite, strided_finite = pointwise_loops(ty, into, of_finite, true) end
+   local most = calls_c(expression) and loops.FEW or loops.MANY
+   local compute, compute_finite = vectors.of(vector, ty, into), vectors.of(vector_of_finite, ty, into)
+   local long = not (compute or compute_finite) and math.huge or (into ~= ty or not (vector or '.'):find('.', 1, true)) and loops.LONG or loops.FEW
    return function(R, X, Y, Z, v, w)
       X = X or R
       local count = X.count
       -- Torch7 copies the first to the result before it reads these
       if Z and R ~= X and (R.block == Y.block or R.block == Z.block) then return nil end
-      if count == 0 or count > loops.FEW or (Y and Y.count ~= count) or (Z and Z.count ~= count) then return nil end
+      if count == 0 or count > most and count <= long or (Y and Y.count ~= count) or (Z and Z.count ~= count) then return nil end
       if R ~= X and not native.resize_as(R, X) then return nil end
       if v then
          v = number_of(ty, v)
@@ -294,16 +315,18 @@ function native.families.pointwise(plan, expression, of_finite)
          w = number_of(ty, w)
          if not w then return nil end
       end
+      if compute and count > long and compute(R, X, Y, v, w) then return true end
       if dense_finite and ((v or 0) + (w or 0)) * 0 == 0 and is_finite(X) and (not Y or is_finite(Y)) then
-         return run(dense_finite, strided_finite, R, X, Y, Z, v, w) or nil
+         if compute_finite and count > long and compute_finite(R, X, Y, v, w) then return true end
+         if count <= most then return run(dense_finite, strided_finite, R, X, Y, Z, v, w) or nil end
       end
-      return run(dense, strided, R, X, Y, Z, v, w) or nil
+      return count <= most and run(dense, strided, R, X, Y, Z, v, w) or nil
    end
 end
 
 -- the same for sums with a multiple, but for 0, of which a BLAS does nothing
-function native.families.scaled(plan, expression)
-   local add = native.families.pointwise(plan, expression)
+function native.families.scaled(plan, ...)
+   local add = native.families.pointwise(plan, ...)
    return function(R, X, Y, v) return v ~= 0 and add(R, X, Y, nil, v) or nil end
 end
 

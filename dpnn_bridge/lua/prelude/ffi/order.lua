@@ -1,176 +1,185 @@
--- Sorting and order statistics of small tensors: Torch7's quicksort and quickselect, which decide how equal numbers and
--- NaN are left (dpnn_bridge/torch7/quicksort.py has them for Python).
+-- Sorting and order statistics: Torch7's quicksort and quickselect, which decide how equal numbers and NaN are left
+-- (dpnn_bridge/torch7/quicksort.py has them for Python).
 local bridge, py = ...
 local ffi, native = bridge.ffi, bridge.native
 local families, slices, shaped, loops = native.families, native.slices, native.shaped, native.loops
-local floor, rshift = math.floor, bit.rshift
+local floor = math.floor
 
-local MOST = loops.FEW
-local SMALL = 10  -- subfiles up to so many elements are left to one insertion sort
-local x, at = ffi.new('double[?]', MOST), ffi.new('int32_t[?]', MOST)  -- the numbers of one slice and their positions
-local waiting = ffi.new('int32_t[?]', 2 * MOST)
-
-local function swap(a, b)
-   x[a], x[b] = x[b], x[a]
-   at[a], at[b] = at[b], at[a]
+local MOST, LONGEST = 4194304, 65536  -- elements of a tensor, and of one slice
+local x, at, waiting, room = nil, nil, nil, 0  -- the numbers of one slice, their positions, subfiles that are not sorted yet
+local function make_room(n)
+   if n <= room then return end
+   room = math.max(n, 4096)
+   x, at, waiting = ffi.new('double[?]', room), ffi.new('int32_t[?]', room), ffi.new('int32_t[?]', 2 * room)
 end
 
--- split around the median of three; where the halves begin (right) and end (left)
-local function partition(left, right)
-   swap(rshift(left + right, 1), left + 1)
-   if x[left + 1] > x[right] then swap(left + 1, right) end
-   if x[left] > x[right] then swap(left, right) end
-   if x[left + 1] > x[left] then swap(left + 1, left) end
-   local i, j, pivot = left + 1, right, x[left]
+-- Each algorithm is part of one function over all slices, whose loops take one decision in each round: LuaJIT compiles what is
+-- between two loops as the way from one to the other, but interprets a function that is called and has loops of its own.
+local parts = {}
+parts.SWAP = 'x[A], x[B], at[A], at[B] = x[B], x[A], at[B], at[A]'
+local function swap(a, b) return (parts.SWAP:gsub('%f[%w]([AB])%f[%W]', {A = a, B = b})) end
+
+-- split left .. right around the median of three; the halves begin (right) at i and end (left) at j
+local PARTITION = table.concat({
+   'local middle = rshift(left + right, 1)',
+   swap('middle', 'left + 1'),
+   'if x[left + 1] > x[right] then ' .. swap('left + 1', 'right') .. ' end',
+   'if x[left] > x[right] then ' .. swap('left', 'right') .. ' end',
+   'if x[left + 1] > x[left] then ' .. swap('left + 1', 'left') .. ' end',
+   [[
+   local pivot, up = x[left], 1
+   i, j = left + 2, right
    while true do
-      i = i + 1
-      while x[i] < pivot do i = i + 1 end
-      j = j - 1
-      while x[j] > pivot do j = j - 1 end
-      if j < i then break end
-      swap(i, j)
-   end
-   swap(left, j)
-   return i, j
-end
-
-local function insertion_sort(n)
-   for i = n - 2, 0, -1 do
-      if x[i] > x[i + 1] then
-         local value, place, j = x[i], at[i], i + 1
-         repeat
-            x[j - 1], at[j - 1] = x[j], at[j]
-            j = j + 1
-         until not (j < n and x[j] < value)
-         x[j - 1], at[j - 1] = value, place
+      if up == 1 then  -- a number: the type of a boolean changes with its value
+         if x[i] < pivot then i = i + 1 else up, j = 0, j - 1 end
+      elseif x[j] > pivot then
+         j = j - 1
+      elseif j < i then
+         break
+      else]],
+   swap('i', 'j'),
+   [[
+         i, up = i + 1, 1
       end
-   end
-end
+   end]],
+   swap('left', 'j'),
+}, '\n')
 
-local function sort(n)
-   local count = 0
-   if n - 1 > SMALL then
-      waiting[0], waiting[1], count = 0, n - 1, 1
-   end
-   while count > 0 do
-      count = count - 1
-      local left, right = waiting[2 * count], waiting[2 * count + 1]
-      local i, j = partition(left, right)
-      if j - left > SMALL then
-         waiting[2 * count], waiting[2 * count + 1] = left, j - 1
-         count = count + 1
-      end
-      if right - i + 1 > SMALL then
-         waiting[2 * count], waiting[2 * count + 1] = i, right
-         count = count + 1
-      end
-   end
-   insertion_sort(n)
-end
-
--- the k-th smallest (from 0) comes to its place
-local function choose(n, k)
-   local left, right = 0, n - 1
-   while left < right do
-      if right == left + 1 then
-         if x[left] > x[right] then swap(left, right) end
-         return
-      end
-      local i, j = partition(left, right)
-      if j <= k then left = i end
-      if j >= k then right = j - 1 end
-   end
-end
-
-local LOAD = [[
-return function(x, places, q, from, step, n, sign)
-   local sum = 0
-   for k = 0, n - 1 do
-      local value = sign * tonumber(at(q, from + k * step))
-      x[k], places[k] = value, k
-      sum = sum + (value - value)
-   end
-   return sum == 0
-end
-]]
-
--- values and positions first .. first + count - 1 of each slice of S along d, after work(n, k) on it; nothing where an element is
--- infinite or NaN
-local function arranger(plan)
-   local load = loops.compile(plan.ty, LOAD, plan.name)
-   return function(R, I, S, d, first, count, work, sign, k)
-      if not native.is_dimension(S, d) then return nil end
-      local outer, n, inner, so, sl, si = slices(S, d)
-      if not outer or R.block and R.block == S.block or not shaped(R, S, d, count) or not shaped(I, S, d, count) then return nil end
-      local p, q, data = R.block.data, I.block.data, S.block.data
-      for o = 0, outer - 1 do
-         for i = 0, inner - 1 do
-            if not load(x, at, data, S.offset + o * so + i * si, sl, n, sign) then return nil end
-            local from = work(n, k) or first
-            local to = o * count * inner + i
-            for j = 0, count - 1 do
-               p[R.offset + to + j * inner], q[I.offset + to + j * inner] = sign * x[from + j], at[from + j] + 1
-            end
+-- the first n numbers; subfiles up to ten elements are left to one insertion sort
+local SORT = [[
+   do
+      local waits = 0
+      if n > 11 then waiting[0], waiting[1], waits = 0, n - 1, 1 end
+      while waits > 0 do
+         waits = waits - 1
+         local left, right, i, j = waiting[2 * waits], waiting[2 * waits + 1]
+         PARTITION
+         if j - left > 10 then
+            waiting[2 * waits], waiting[2 * waits + 1] = left, j - 1
+            waits = waits + 1
+         end
+         if right - i + 1 > 10 then
+            waiting[2 * waits], waiting[2 * waits + 1] = i, right
+            waits = waits + 1
          end
       end
-      return true
+      local i, j, value, place = n - 1, n, x[n - 1], at[n - 1]
+      while n > 0 do
+         if j < n and x[j] < value then
+            x[j - 1], at[j - 1] = x[j], at[j]
+            j = j + 1
+         else
+            x[j - 1], at[j - 1] = value, place
+            i = i - 1
+            if i < 0 then break end
+            j, value, place = i + 1, x[i], at[i]
+         end
+      end
+   end
+]]
+-- the k-th smallest (from 0) comes to its place
+local CHOOSE = [[
+   do
+      local left, right, i, j = 0, n - 1
+      while left < right do
+         if right == left + 1 then
+            if x[left] > x[right] then SWAP end
+            break
+         end
+         PARTITION
+         if j <= k then left = i end
+         if j >= k then right = j - 1 end
+      end
+   end
+]]
+SORT = SORT:gsub('PARTITION', PARTITION)
+CHOOSE = CHOOSE:gsub('PARTITION', PARTITION):gsub('SWAP', swap('left', 'right'))
+
+-- values and positions from `first` on of each slice, after WORK on it; false where an element is infinite or NaN
+local SLICES = [[
+return function(outer, inner, so, si, sl, size, data, from, p, ip, t, it, x, at, waiting, sign, first, count, k)
+   for o = 0, outer - 1 do
+      for i = 0, inner - 1 do
+         local start, sum, n, first = from + o * so + i * si, 0, size, first
+         for j = 0, n - 1 do
+            local value = sign * tonumber(at(data, start + j * sl))
+            x[j], at[j] = value, j
+            sum = sum + (value - value)
+         end
+         if sum ~= 0 then return false end
+         WORK
+         local to, place = ip + o * count * inner + i, it + o * count * inner + i
+         for j = first, first + count - 1 do
+            p[to], t[place] = sign * x[j], at[j] + 1
+            to, place = to + inner, place + inner
+         end
+      end
+   end
+   return true
+end
+]]
+local function arranger(plan, work)
+   local run = loops.compile(plan.ty, (SLICES:gsub('WORK', function() return work end)), plan.name)
+   return function(R, I, S, d, sign, first, count, k)
+      if not native.is_dimension(S, d, MOST) then return nil end
+      local outer, n, inner, so, sl, si = slices(S, d)
+      if not outer or n > LONGEST or R.block and R.block == S.block or not shaped(R, S, d, count) or not shaped(I, S, d, count) then return nil end
+      make_room(n)
+      return run(outer, inner, so, si, sl, n, S.block.data, S.offset, R.block.data, R.offset, I.block.data, I.offset, x, at, waiting, sign,
+                 first, count, k) or nil
    end
 end
 
 function families.sort(plan)
-   local arrange = arranger(plan)
-   return function(R, I, S, d, descending) return arrange(R, I, S, d, 0, S[2 * d - 1] or 0, sort, descending and -1 or 1) end
+   local arrange = arranger(plan, SORT)
+   return function(R, I, S, d, descending) return arrange(R, I, S, d, descending and -1 or 1, 0, S[2 * d - 1] or 0) end
 end
 
 local function at_rank(R, I, S, d, k, arrange)
    local size = S[2 * d - 1]
    if floor(k) ~= k or not size or k < 1 or k > size then return nil end
-   return arrange(R, I, S, d, k - 1, 1, choose, 1, k - 1)
+   return arrange(R, I, S, d, 1, k - 1, 1, k - 1)
 end
 function families.kthvalue(plan)
-   local arrange = arranger(plan)
+   local arrange = arranger(plan, CHOOSE)
    return function(R, I, S, k, d) return at_rank(R, I, S, d, k, arrange) end
 end
 function families.median(plan)
-   local arrange = arranger(plan)
+   local arrange = arranger(plan, CHOOSE)
    return function(R, I, S, d) return at_rank(R, I, S, d, floor(((S[2 * d - 1] or 0) + 1) / 2), arrange) end
 end
 
 -- the end of the longest run of equal numbers, the first of them
-local function longest_run(n)
-   sort(n)
-   local best, last, length = 0, 0, 0
-   for k = 0, n - 1 do
-      length = k > 0 and x[k] == x[k - 1] and length + 1 or 1
-      if length > best then best, last = length, k end
+local LONGEST_RUN = SORT .. [[
+   local best, length = 1, 1
+   first = 0
+   for j = 1, n - 1 do
+      if x[j] == x[j - 1] then length = length + 1 else length = 1 end
+      if length > best then best, first = length, j end
    end
-   return last
-end
+]]
 function families.mode(plan)
-   local arrange = arranger(plan)
-   return function(R, I, S, d) return arrange(R, I, S, d, 0, 1, longest_run, 1) end
+   local arrange = arranger(plan, LONGEST_RUN)
+   return function(R, I, S, d) return arrange(R, I, S, d, 1, 0, 1) end
 end
 
 -- the k greatest or smallest; what is not ordered stays as quickselect left it
+local GREATEST = 'do local k = n - k - 1 if k >= 0 then ' .. CHOOSE .. ' end end first = n - k'
+local SMALLEST = 'do local k = k - 1 ' .. CHOOSE .. ' end'
+local SORTED_GREATEST = GREATEST .. [[
+   for i = 0, k - 1 do x[i], at[i] = -x[n - k + i], at[n - k + i] end
+   do local n = k ]] .. SORT .. [[ end
+   for i = 0, k - 1 do x[i] = -x[i] end
+   first = 0
+]]
+local SORTED_SMALLEST = SMALLEST .. ' do local n = k - 1 ' .. SORT .. ' end'  -- the k-th smallest is at its place
 function families.topk(plan)
-   local arrange = arranger(plan)
-   local function choose_greatest(n, k) if n > k then choose(n, n - k - 1) end end
-   local function choose_smallest(n, k) choose(n, k - 1) end
-   local function sort_greatest(n, k)
-      choose_greatest(n, k)
-      for i = 0, k - 1 do x[i], at[i] = -x[n - k + i], at[n - k + i] end
-      sort(k)
-      for i = 0, k - 1 do x[i] = -x[i] end
-      return 0
-   end
-   local function sort_smallest(n, k)
-      choose(n, k - 1)
-      sort(k - 1)  -- the k-th smallest is at its place
-   end
-   return function(R, I, S, k, d, greatest, ordered)
+   local greatest, smallest = arranger(plan, GREATEST), arranger(plan, SMALLEST)
+   local sorted_greatest, sorted_smallest = arranger(plan, SORTED_GREATEST), arranger(plan, SORTED_SMALLEST)
+   return function(R, I, S, k, d, largest, ordered)
       local size = S[2 * d - 1]
       if floor(k) ~= k or not size or k < 1 or k > size then return nil end
-      if greatest then return arrange(R, I, S, d, size - k, k, ordered and sort_greatest or choose_greatest, 1, k) end
-      return arrange(R, I, S, d, 0, k, ordered and sort_smallest or choose_smallest, 1, k)
+      local arrange = largest and (ordered and sorted_greatest or greatest) or ordered and sorted_smallest or smallest
+      return arrange(R, I, S, d, 1, 0, k, k)
    end
 end

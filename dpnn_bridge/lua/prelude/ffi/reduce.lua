@@ -3,7 +3,7 @@ local bridge, py = ...
 local native = bridge.native
 local families, loops, fresh, resize = native.families, native.loops, native.fresh, native.resize
 local type, floor, sqrt = type, math.floor, math.sqrt
-local FEW = loops.FEW
+local FEW, MOST = loops.FEW, 16384  -- MOST: along a dimension, as fast as a call to Python
 
 local function few(S) return S.count > 0 and S.count <= FEW end
 
@@ -77,8 +77,8 @@ local function slices(S, d)
 end
 native.slices = slices
 
-function native.is_dimension(S, d)
-   return type(d) == 'number' and floor(d) == d and d >= 1 and d <= S.n and few(S)
+function native.is_dimension(S, d, most)
+   return type(d) == 'number' and floor(d) == d and d >= 1 and d <= S.n and S.count > 0 and S.count <= most
 end
 
 -- resize R to the sizes of S, but `size` in dimension d; false where it is not contiguous then, or Python must
@@ -117,7 +117,7 @@ function families.along(plan, start, step, finish, step_apart, finish_apart)
    local run = along_loop(plan, start, step, finish, places)
    local apart = step_apart and along_loop(plan, start, step_apart, finish_apart or finish) or run
    local function reduce(R, I, S, d, v)
-      if not native.is_dimension(S, d) then return nil end
+      if not native.is_dimension(S, d, MOST) then return nil end
       local outer, n, inner, so, sl, si = slices(S, d)
       if not outer or R.block and R.block == S.block or not native.shaped(R, S, d, 1) or I and not native.shaped(I, S, d, 1) then return nil end
       local p = R.block.data
@@ -148,7 +148,7 @@ end
 function families.scan(plan, start, step)
    local run = loops.compile(plan.ty, loops.written(SCAN, {START = start, STEP = step}), plan.name)
    return function(R, S, d)
-      if not native.is_dimension(S, d) or R.block and R.block == S.block or not native.resize_as(R, S) then return nil end
+      if not native.is_dimension(S, d, FEW) or R.block and R.block == S.block or not native.resize_as(R, S) then return nil end
       local outer, n, inner, so, sl, si = slices(S, d)
       local outer_r, _, inner_r, po, pl, pi = slices(R, d)
       if not outer or outer_r ~= outer or inner_r ~= inner then return nil end
@@ -159,6 +159,7 @@ end
 
 local RENORM = [[
 return function(outer, n, inner, so, sl, si, q, iq, po, pl, pi, p, ip, power, limit)
+   if inner == 1 then outer, inner, so, si, po, pi = 1, outer, si, so, pi, po end  -- a loop of one round is the outer one
    for k = 0, n - 1 do
       local from, to, total = iq + k * sl, ip + k * pl, 0
       for o = 0, outer - 1 do
@@ -178,7 +179,7 @@ end
 function families.renorm(plan)
    local run = loops.compile(plan.ty, RENORM, plan.name)
    return function(R, S, power, d, limit)
-      if not native.is_dimension(S, d) or S.n < 2 or not (power > 0) or (R ~= S and R.block and R.block == S.block) or not native.resize_as(R, S) then return nil end
+      if not native.is_dimension(S, d, FEW) or S.n < 2 or not (power > 0) or (R ~= S and R.block and R.block == S.block) or not native.resize_as(R, S) then return nil end
       local outer, n, inner, so, sl, si = slices(S, d)
       local outer_r, _, inner_r, po, pl, pi = slices(R, d)
       if not outer or outer_r ~= outer or inner_r ~= inner then return nil end

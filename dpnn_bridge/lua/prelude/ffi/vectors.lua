@@ -1,0 +1,168 @@
+-- Functions of PyTorch on the memory of tensors, called through its C interface: no call of Python, and vector instructions,
+-- which LuaJIT does not have. PyTorch before 2.7 has no such interface: there, loops and Python compute.
+local bridge, py = ...
+local ffi, native = bridge.ffi, bridge.native
+local vectors = {}
+native.vectors = vectors
+
+ffi.cdef [[
+int aoti_torch_create_tensor_from_blob(void *data, int64_t dimensions, const int64_t *sizes, const int64_t *strides, int64_t offset,
+                                       int32_t dtype, int32_t device_type, int32_t device, void **tensor);
+int aoti_torch_delete_tensor_object(void *tensor);
+int aoti_torch_call_dispatcher(const char *name, const char *overload, uint64_t *stack);
+int32_t aoti_torch_dtype_bool(), aoti_torch_dtype_uint8(), aoti_torch_dtype_int8(), aoti_torch_dtype_int16(), aoti_torch_dtype_int32(),
+        aoti_torch_dtype_int64(), aoti_torch_dtype_float32(), aoti_torch_dtype_float64();
+]]
+local found, torch = pcall(ffi.load, py.libtorch)
+found = found and pcall(function() return torch.aoti_torch_create_tensor_from_blob, torch.aoti_torch_call_dispatcher end)
+vectors.available = found
+
+local dtypes = found and {
+   Bool = torch.aoti_torch_dtype_bool(), Byte = torch.aoti_torch_dtype_uint8(), Char = torch.aoti_torch_dtype_int8(),
+   Short = torch.aoti_torch_dtype_int16(), Int = torch.aoti_torch_dtype_int32(), Long = torch.aoti_torch_dtype_int64(),
+   Float = torch.aoti_torch_dtype_float32(), Double = torch.aoti_torch_dtype_float64(),
+} or {}
+local MOST = 8  -- dimensions
+local sizes, strides, tensor = ffi.new('int64_t[?]', MOST), ffi.new('int64_t[?]', MOST), ffi.new('void *[1]')
+local stack = ffi.new('uint64_t[8]')
+local scalar = {}
+for ty, kind in pairs(native.kinds) do scalar[ty] = ffi.new(kind.name .. '[1]') end
+
+local function push(place, data, n, dtype)
+   torch.aoti_torch_create_tensor_from_blob(data, n, sizes, strides, 0, dtype, 0, -1, tensor)
+   stack[place] = ffi.cast('uint64_t', tensor[0])
+end
+local function push_state(place, S, flat, dtype)
+   local n = S.n
+   if flat then
+      n, sizes[0], strides[0] = 1, S.count, 1
+   else
+      for k = 1, n do sizes[k - 1], strides[k - 1] = S[2 * k - 1], S[2 * k] end
+   end
+   push(place, S.block.data + S.offset, n, dtype or dtypes[S.ty])
+end
+local function push_number(place, ty, x)
+   scalar[ty][0] = x
+   push(place, scalar[ty], 0, dtypes[ty])
+end
+-- the call takes its arguments, and gives `results` tensors to be released
+local function call(name, overload, results)
+   local failed = torch.aoti_torch_call_dispatcher(name, overload, stack)
+   if failed ~= 0 then return false end
+   for k = 0, results - 1 do torch.aoti_torch_delete_tensor_object(ffi.cast('void *', stack[k])) end
+   return true
+end
+
+-- whether the dimensions of S fill memory without gaps, in whatever order
+local function packed(S)
+   if S.dense then return true end
+   local expected, n = 1, S.n
+   for _ = 1, n do
+      for k = 1, n do
+         if S[2 * k] == expected and S[2 * k - 1] > 1 then
+            expected = expected * S[2 * k - 1]
+            break
+         end
+      end
+   end
+   return expected == S.count
+end
+native.packed = packed
+
+local function same_sizes(A, B)
+   if A.n ~= B.n then return false end
+   for k = 1, 2 * A.n, 2 do if A[k] ~= B[k] then return false end end
+   return true
+end
+-- whether two states have the same elements in the same order, in the same or in other memory
+local function same_geometry(A, B)
+   if A.n ~= B.n then return false end
+   for k = 1, 2 * A.n do if A[k] ~= B[k] then return false end end
+   return true
+end
+native.same_geometry = same_geometry
+-- whether R may be written while S is read
+local function apart(R, S) return R.block ~= S.block or R.offset == S.offset and same_geometry(R, S) end
+
+-- R = f(X, Y), R = f(X, v) or R = f(X) by PyTorch's f.overload; false where the memory does not allow it
+local function compute(name, overload, truth, R, X, Y, v)
+   if R.n > MOST or not packed(R) or not apart(R, X) or Y and not apart(R, Y) then return false end
+   local flat = R.dense and X.dense and (not Y or Y.dense)
+   if not flat and not (same_sizes(R, X) and (not Y or same_sizes(R, Y))) then return false end
+   local place = 1
+   push_state(0, X, flat)
+   if Y then push_state(1, Y, flat) elseif v then push_number(1, X.ty, v) end
+   if Y or v then place = 2 end
+   push_state(place, R, flat, truth)
+   return call(name, overload, 1)
+end
+-- R = X + v Y, or X + v where there is no Y, by BLAS. Its bits are those of one rounding, as TH's are where v Y is exact
+local PIECE = 4096
+local ones, factor, counts, axpys = {}, {}, ffi.new('int[2]', PIECE, 1), {}
+for ty, letter in pairs {Float = 's', Double = 'd'} do
+   local name = native.kinds[ty].name
+   ffi.cdef(('void %saxpy_(const int *n, const %s *a, const %s *x, const int *step_x, %s *y, const int *step_y);'):format(letter, name, name, name))
+   axpys[ty] = found and select(2, pcall(function() return torch[letter .. 'axpy_'] end))
+   ones[ty], factor[ty] = ffi.new(name .. '[?]', PIECE), ffi.new(name .. '[1]')
+   for k = 0, PIECE - 1 do ones[ty][k] = 1 end
+end
+local function axpy(ty, sign)
+   local run = axpys[ty]
+   if type(run) ~= 'cdata' then return nil end
+   return function(R, X, Y, v)
+      if v == 0 or R.count > 16 * PIECE or Y and v ~= 1 and v ~= -1 or not packed(R) or R ~= X and (R.block == X.block or not same_geometry(R, X))
+         or Y and (R.block == Y.block or not same_geometry(R, Y)) then
+         return false
+      end
+      local p = R.block.data + R.offset
+      if R ~= X then ffi.copy(p, X.block.data + X.offset, R.count * native.kinds[ty].size) end
+      factor[ty][0] = sign * v
+      local q = Y and Y.block.data + Y.offset
+      for start = 0, R.count - 1, PIECE do
+         counts[0] = math.min(PIECE, R.count - start)
+         run(counts, factor[ty], q and q + start or ones[ty], counts + 1, p + start, counts + 1)
+      end
+      return true
+   end
+end
+
+-- all elements of R become v: the first, which are then copied, twice as many each time
+local function fill(ty)
+   local size = native.kinds[ty].size
+   return function(R, _, _, v)
+      if not packed(R) then return false end
+      local p, done = R.block.data + R.offset, math.min(R.count, 512)
+      for k = 0, done - 1 do p[k] = v end
+      while done < R.count do
+         local more = math.min(done, R.count - done)
+         ffi.copy(p + done, p, more * size)
+         done = done + more
+      end
+      return true
+   end
+end
+
+-- a function of R, X, Y, v and w for 'f.overload', or for two that follow each other: a lower and an upper bound; nothing
+-- where there is none
+function vectors.of(name, ty, into)
+   if not found or not name or name == '' or not dtypes[ty] then return nil end
+   if name == 'fill' then return fill(ty) end
+   if name == 'add' or name == 'sub' then return axpy(ty, name == 'add' and 1 or -1) end
+   local f, overload, second, second_overload = name:match '^([%w_]+)%.([%w_]+) ?([%w_]*)%.?([%w_]*)$'
+   local truth = into == 'Byte' and ty ~= 'Byte' and dtypes.Bool or nil
+   f = 'aten::' .. f
+   if second == '' then return function(R, X, Y, v) return compute(f, overload, truth, R, X, Y, v) end end
+   second = 'aten::' .. second
+   return function(R, X, _, v, w)
+      return v <= w and compute(f, overload, truth, R, X, nil, v) and compute(second, second_overload, truth, R, R, nil, w)
+   end
+end
+
+-- R = X, whose elements R's type must hold
+function vectors.copy(R, X)
+   if R.n > MOST or not dtypes[R.ty] or not dtypes[X.ty] or not packed(R) or R.block == X.block or not same_sizes(R, X) then return false end
+   push_state(0, R)
+   push_state(1, X)
+   stack[2] = 0
+   return call('aten::copy_', '', 1)
+end
