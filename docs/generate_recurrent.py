@@ -88,7 +88,7 @@ def plot(measured: list[Row]) -> str:
 if __name__ == "__main__":
     measured, page = rows(Path(sys.argv[1]).read_text(encoding="utf-8")), DOCS / "benchmarks.md"
     before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    picture = "![Times relative to stock PyTorch and to Torch7](images/recurrent.svg)"
+    picture = "![Times of one thread, relative to stock PyTorch and to Torch7](images/recurrent.svg)"
     section = f"{BEGIN}\n\nMeasured on {sys.argv[2]}.\n\n{picture}\n\n{table(measured)}\n\n"
     page.write_text(before + section + END + rest.partition(END)[2], encoding="utf-8")
     (DOCS / "images" / "recurrent.svg").write_text(plot(measured), encoding="utf-8")
