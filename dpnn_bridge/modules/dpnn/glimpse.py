@@ -154,13 +154,13 @@ class SpatialGlimpse(nn.Module):
             last = length + 2 * pad - g
             if last < 0:
                 raise ValueError(f"a glimpse of {size} does not fit the padded image of shape {tuple(image.shape)}")
-            first = (location[:, chosen, None] * last).clamp(0, last).long()
-            place = first + torch.arange(-pad, int(g) - pad, device=image.device)
+            first = (location[:, chosen] * last).clamp(0, last).long()
+            place = first.unsqueeze(2) + torch.arange(-pad, int(g) - pad, device=image.device)
             inside = place.clamp(0, length - 1)
             clamped += inside.unbind(1)
             outside += (place != inside).unbind(1)
         window = pixels(image, *clamped)
-        return window.masked_fill_(outside[0][:, None, :, None] | outside[1][:, None, None, :], 0)
+        return window.masked_fill_((outside[0].unsqueeze(2) | outside[1].unsqueeze(1)).unsqueeze(1), 0)
 
     def _shrunk(self, window: Tensor, depth: int) -> Tensor:
         height, width = self.size
@@ -207,8 +207,8 @@ def cropped(image: Tensor, top: Tensor, left: Tensor, height: int, width: int) -
 
 def pixels(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Select pixels at rows (N, h) and columns (N, w) from each image of a batch (N, C, H, W)."""
-    index = torch.add(columns[:, None, :], rows[:, :, None], alpha=image.shape[3]).flatten(1)
-    gathered = image.flatten(2).gather(2, index[:, None].expand(-1, image.shape[1], -1))
+    index = torch.add(columns.unsqueeze(1), rows.unsqueeze(2), alpha=image.shape[3]).flatten(1)
+    gathered = image.flatten(2).gather(2, index.unsqueeze(1).expand(-1, image.shape[1], -1))
     return gathered.unflatten(2, (rows.shape[1], columns.shape[1]))
 
 
