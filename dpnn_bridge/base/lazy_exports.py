@@ -16,8 +16,8 @@ def lazy_exports(package: str, homes: Mapping[str, str]) -> LazyExports:
 
     Args:
         package: its ``__name__``.
-        homes: name -> module that defines it, relative to ``dpnn_bridge``; a package with a dot behind it has the
-            name as a module.
+        homes: name -> module that defines it, relative to ``dpnn_bridge``. With a dot at the end, as in ``"legacy."``,
+            the name is itself a module, of that package.
     """
 
     def find(name: str) -> Any:

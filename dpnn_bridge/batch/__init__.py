@@ -44,7 +44,7 @@ class Task:
 
     Attributes:
         source, target: the files, or their URLs.
-        key: the model inside ``source``, None for the one that it is about.
+        key: path of the model in ``source``; None: it is detected.
     """
 
     source: Place

@@ -10,11 +10,11 @@ class Verdict(str, Enum):
     """The verdict of a comparison, from the best to the worst. Only :attr:`DIFFERENT` is a failure.
 
     Attributes:
-        EQUAL: within the tolerance; in single precision also as near as rounding lets two results be.
-        ROUNDING: beyond it, and rounding errors explain that, see :mod:`dpnn_bridge.parity.rounding`.
-        RANDOM: depends on random numbers that nothing in the reference tells: it needs a seed, or the noise.
-        KNOWN: a known fault of Torch7, or a difference that is listed as known; always with its reason.
-        DIFFERENT: none of these: the two compute something else.
+        EQUAL: within the tolerance, and in single precision within the limit of the rounding test.
+        ROUNDING: beyond the tolerance, and explained by rounding, see :mod:`dpnn_bridge.parity.rounding`.
+        RANDOM: depends on random numbers, and the reference has neither a seed nor the noise.
+        KNOWN: a known fault of Torch7, or a listed known difference; always with its reason.
+        DIFFERENT: none of these.
     """
 
     EQUAL = "equal"

@@ -14,9 +14,9 @@ from dpnn_bridge.compare import nested
 from dpnn_bridge.errors import OptionError
 from dpnn_bridge.outputs.verification import traceable
 
-#: name of an axis -> its index, and how many dimensions a tensor that has it has at least
+#: name of an axis -> its index, and the least number of dimensions of a tensor with that axis
 AXES = {"batch": (0, 1), "length": (-1, 2), "depth": (-3, 4), "height": (-2, 3), "width": (-1, 3)}
-#: sizes of the batch that are tried; in the file one sample keeps the size that Torch7's nn.View drops
+#: sizes of the batch that are tried; not 1: for one sample nn.View drops the dimension, and a traced graph keeps it
 BATCHES = (2, 3, 5)
 
 _SPEC = re.compile(r"(?:(?P<input>[^:,=]+):)?(?P<axes>[^:]+)")

@@ -55,8 +55,8 @@ class Format:
         traced: it contains a traced graph, which computes in another order.
         several: a model takes several files.
         bfloat16: it has this dtype. Without it such tensors become float32, so no model is cast to it.
-        origin_beside: the source of a model is in its metadata. That takes the checksum of the input before
-            anything is written; False where the format takes it at the end, or says nothing of it.
+        origin_beside: the metadata state what the file was made of, so the checksum of the input is needed before the
+            file is written. False: the format stores it at the end, or not at all.
     """
 
     suffix = ""

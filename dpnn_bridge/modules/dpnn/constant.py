@@ -50,7 +50,7 @@ class Constant(nn.Module):
     Args:
         value: the constant.
         n_input_dim: dimensions of one input sample; the constant is repeated for each sample of an input with more
-            dimensions. None: it is given as it is.
+            dimensions. None: the output is the constant itself.
 
     Attributes:
         value: the constant as a buffer; it is not trained.

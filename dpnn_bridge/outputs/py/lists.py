@@ -1,4 +1,4 @@
-"""Find the modules of a model that may be called with a list, from its structure."""
+"""Find the modules of a model that may get a list as their input."""
 
 from __future__ import annotations
 
