@@ -115,7 +115,8 @@ def load_local(
 ) -> tuple[nn.Module, Report]:
     """Return the model of a file, of which :func:`read_source` gave ``contents``, with its report."""
     if contents is None:
-        module, report = container.unpack(_read_pytorch(file), options, file.name)
+        content = format_of(file.path).load(file.path, file.name)
+        module, report = container.unpack(content, options, file.name)
         return (_chosen(module, key, file.name) if key and isinstance(module, Models) else module), report
     root, encoding = contents
     obj, key, others = select(root, key, file.name, together=True, knows=options.knows)
@@ -144,10 +145,6 @@ def _chosen(models: Models, key: str, name: str) -> nn.Module:
     if key not in models:
         raise ModelNotFoundError(f"{name}: no entry at key {key!r}. Models in the file: {', '.join(models)}")
     return models[key]
-
-
-def _read_pytorch(file: LocalFile) -> Any:
-    return format_of(file.path).load(file.path, file.name)
 
 
 def classes_in_lua(lua: Any, sandbox: bool | Literal["partial"]) -> dict[str, Any]:

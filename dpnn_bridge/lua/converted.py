@@ -70,7 +70,7 @@ class Converted:
                 self._put(obj, to_lua(state.module, gradients=False))
             if isinstance(state.output, torch.Tensor) and state.output.dim() == 0:
                 return state, state.output.item()
-            return state, values.to_lua(self.runtime, _detached(state.output))
+            return state, values.to_lua(self.runtime, _mapped(state.output, torch.detach))
         except Exception as error:
             return None, f"{self.runtime.bridge['typename'](obj)}: {error}"
 
@@ -267,10 +267,6 @@ def _mapped(value: Any, f: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_mapped(v, f) for v in value]
     return value
-
-
-def _detached(value: Any) -> Any:
-    return _mapped(value, lambda t: t.detach())
 
 
 def _tensors(value: Any) -> list[torch.Tensor]:

@@ -29,7 +29,7 @@ def page(result: Verification, graph: str = "", facts: Sequence[tuple[str, str]]
         graph: HTML of a picture of the model.
         facts: further pairs of a name and a value for its head.
     """
-    ran = _ran(result)
+    ran = sorted((layer for layer in result.layers if layer.differences), key=lambda layer: layer.order)
     numbers = {id(layer): i for i, layer in enumerate(ran, 1)}
     failed = [d for d in result.differences if not d.ok]
     first = result.first_deviating
@@ -59,11 +59,6 @@ def page(result: Verification, graph: str = "", facts: Sequence[tuple[str, str]]
         elements=f"{sum(result.histogram.values()):,}",
         classes=[{**c, "lua": _name(c["class_name"]), "torch": _name(c["torch_type"])} for c in result.classes()],
     )
-
-
-def _ran(result: Verification) -> list[Layer]:
-    """Return the layers that were compared with a reference, in the order in which they ran."""
-    return sorted((layer for layer in result.layers if layer.differences), key=lambda layer: layer.order)
 
 
 # ---------------------------------------------------------------------- head

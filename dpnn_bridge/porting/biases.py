@@ -68,8 +68,8 @@ def missing_range(search: Search, when: str) -> Deviation | None:
                     here, source.names(node.owner), f"{described(here)} takes a value that {missing}; equal {when}"
                 )
     for node in (n for n in target.nodes if _ranges(n)):
-        print = search.takes[node.index][0]
-        if print.matches(search.gives[node.index][0]) and not _is_ranged_in(source, print):
+        fingerprint = search.takes[node.index][0]
+        if fingerprint.matches(search.gives[node.index][0]) and not _is_ranged_in(source, fingerprint):
             return located(node, "", f"{described(node)} here, nothing of this kind in the source; equal {when}")
     return None
 
@@ -89,8 +89,8 @@ def _takers(search: Search, node: Node) -> Iterator[Node]:
             yield here
 
 
-def _is_ranged_in(source: Source, print: Any) -> bool:
-    return any(_ranges(n) and n.takes[0].matches(print) for n in source.tape.nodes)
+def _is_ranged_in(source: Source, fingerprint: Any) -> bool:
+    return any(_ranges(n) and n.takes[0].matches(fingerprint) for n in source.tape.nodes)
 
 
 @contextmanager

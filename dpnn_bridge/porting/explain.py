@@ -114,15 +114,15 @@ class Explanation:
     def _look_at_parts(self) -> None:
         """Take parts of the source's channels for values too, as two towers have them that are one in the source."""
         self.source.run_with_parts()
-        for index, prints in self.search.gives.items():
-            if prints and all(map(self.source.knows, prints)):
+        for index, fingerprints in self.search.gives.items():
+            if fingerprints and all(map(self.source.knows, fingerprints)):
                 self.search.known.add(index)
 
     def _consumed(self, node: Node) -> list[list[Node]]:
         """Return what the source does with each value that a node takes, or with each part of it."""
         taken = list(self.search.takes.get(node.index, []))
         taken += [p for slot in node.reads for p in self.search.parts.get(slot.number, [])]
-        return [list(self._consumers(print)) for print in taken]
+        return [list(self._consumers(fingerprint)) for fingerprint in taken]
 
     def _has_sibling(self, node: Node) -> bool:
         """Return whether another operation of the same kind, with the rest of a layer, takes what a node takes."""
@@ -257,9 +257,9 @@ class Explanation:
         makers = [v.node for p in theirs for v in self.source.table.find(p) if v.node is not None]
         return mine, makers[0] if makers else None
 
-    def _made(self, node: Node, prints: list[Fingerprint]) -> Node | None:
+    def _made(self, node: Node, fingerprints: list[Fingerprint]) -> Node | None:
         for at in ancestors(node):
-            if at.op not in VIEWS and any(_among(p, self.search.gives.get(at.index, [])) for p in prints):
+            if at.op not in VIEWS and any(_among(p, self.search.gives.get(at.index, [])) for p in fingerprints):
                 return at
         return None
 
@@ -274,16 +274,16 @@ class Explanation:
         """Return the operand of a node that is also one of another node of the source."""
         slots = [s for s in node.reads if s.number not in self.search.tape.weights]
         pairs = zip(slots, self.search.takes.get(node.index, []), strict=False)
-        return next((slot for slot, print in pairs if _among(print, other.takes)), None)
+        return next((slot for slot, fingerprint in pairs if _among(fingerprint, other.takes)), None)
 
     def _path(self, node: Node) -> str:
         return self.source.names(node.owner)
 
-    def _consumers(self, print: Fingerprint) -> Iterator[Node]:
+    def _consumers(self, fingerprint: Fingerprint) -> Iterator[Node]:
         """Yield what the source does with a value, views skipped."""
         for node in self.source.tape.nodes:
             computes = node.op not in VIEWS and not node.op.startswith(_FACTORIES)
-            if computes and any(p.matches(print, self.source.tolerance) for p in node.takes):
+            if computes and any(p.matches(fingerprint, self.source.tolerance) for p in node.takes):
                 yield node
 
     def _printed(self, node: Node) -> list[Fingerprint]:
@@ -335,5 +335,5 @@ def of_layer(node: Node, layer: Layer, otherwise: str) -> str:
     return f"{name_of(node)}: {'; '.join([w for w in why if w] or [otherwise])}"
 
 
-def _among(print: Fingerprint, others: list[Fingerprint]) -> bool:
-    return any(print.matches(other) for other in others)
+def _among(fingerprint: Fingerprint, others: list[Fingerprint]) -> bool:
+    return any(fingerprint.matches(other) for other in others)

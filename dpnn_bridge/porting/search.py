@@ -26,7 +26,7 @@ from dpnn_bridge.porting.outputs import match_outputs
 from dpnn_bridge.porting.placement import Placement
 from dpnn_bridge.porting.source import Layer, Source
 from dpnn_bridge.porting.tape import VIEWS, Node, Slot, Tape, leaves, replaced
-from dpnn_bridge.porting.values import DOUBLE, Fingerprint, Prints, difference
+from dpnn_bridge.porting.values import DOUBLE, Fingerprint, Fingerprints, difference
 from dpnn_bridge.porting.wording import differences, options_of
 from dpnn_bridge.porting.writing import Journal, Parameters
 
@@ -93,7 +93,7 @@ class Search:
         self._fixed = {storage_id(t) for t in self.env if t is not None}
         self._releases = _last_readers(tape)
         self.placement = Placement(self.parameters, self.journal, source)
-        self.prints = Prints()
+        self.fingerprints = Fingerprints()
         self.odd: dict[int, Node] = {}
         self.allowed: set[tuple[str, str, str]] = set()
         self.lenient = False
@@ -196,21 +196,21 @@ class Search:
         elif patch.operand is not None:
             number = patch.operand.number
             before, self.env[number] = self.env[number], patch.value
-            self.prints.drop(number)
+            self.fingerprints.drop(number)
             self._step(node)
             self.env[number] = before
-            self.prints.drop(number)
+            self.fingerprints.drop(number)
         else:
             self._replace_result(node, patch)
 
     def _replace_result(self, node: Node, patch: Patch) -> None:
         """Take the source's value for the result of a node."""
-        self.takes[node.index] = self._prints(node.reads)
+        self.takes[node.index] = self._fingerprints(node.reads)
         shape = self.tape.shapes[node.outs[0].number]
         value = patch.value.reshape(shape) if patch.value.numel() == math.prod(shape) else patch.value
         if node.mutates:
             changed = node.changed(node.args, node.kwargs)[0]
-            self.prints.forget(self.env[changed.number])
+            self.fingerprints.forget(self.env[changed.number])
             self.env[changed.number].copy_(value)
         self._store(node, [value, *(torch.zeros(self.tape.shapes[s.number]) for s in node.outs[1:])])
         if patch.layer is not None:
@@ -224,14 +224,14 @@ class Search:
         kwargs = {k: replaced(v, self._value) for k, v in node.kwargs.items()}
         if node.mutates:
             changed = node.changed(args, kwargs)[0]
-            self.prints.forget(changed)
+            self.fingerprints.forget(changed)
             if self.choices or storage_id(changed) in self._fixed:
                 self.journal.save(changed)
-                self.journal.add(lambda: self.prints.forget(changed))
+                self.journal.add(lambda: self.fingerprints.forget(changed))
         if node.constant:
             self._store(node, node.run(args, kwargs))
             return
-        self.takes[node.index] = self._prints(node.reads)
+        self.takes[node.index] = self._fingerprints(node.reads)
         event = event_of(self.tape, node, args)
         if event is None:
             self._store(node, node.run(args, kwargs))
@@ -242,29 +242,29 @@ class Search:
     def _value(self, value: Any) -> Any:
         return self.env[value.number] if isinstance(value, Slot) else value
 
-    def _prints(self, slots: list[Slot]) -> list[Fingerprint]:
-        return [self.prints.of(s.number, self.env[s.number]) for s in slots if s.number not in self.tape.weights]
+    def _fingerprints(self, slots: list[Slot]) -> list[Fingerprint]:
+        return [self.fingerprints.of(s.number, self.env[s.number]) for s in slots if s.number not in self.tape.weights]
 
     def _store(self, node: Node, out: Any) -> None:
         for slot, tensor in zip(node.outs, (t for t in leaves(out) if isinstance(t, Tensor)), strict=True):
-            self.prints.drop(slot.number)
+            self.fingerprints.drop(slot.number)
             self.env[slot.number] = tensor
 
     def knows(self, slot: Slot) -> bool:
         """Return whether a value, or each of its gates, halves of channels or steps, is a value of the source."""
         tensor = self.env[slot.number]
-        if self.source.knows(self.prints.of(slot.number, tensor)):
+        if self.source.knows(self.fingerprints.of(slot.number, tensor)):
             return True
         for parts in _parts_of(tensor):
-            prints = list(takewhile(self.source.knows, map(Fingerprint.of, parts)))
-            if len(prints) == len(parts):
-                self.parts[slot.number] = prints
+            fingerprints = list(takewhile(self.source.knows, map(Fingerprint.of, parts)))
+            if len(fingerprints) == len(parts):
+                self.parts[slot.number] = fingerprints
                 return True
         return False
 
     def _look(self, node: Node) -> None:
         """Compare the result of an operation with the source's values."""
-        self.gives[node.index] = self._prints(node.outs)
+        self.gives[node.index] = self._fingerprints(node.outs)
         self.known.discard(node.index)
         if all(self.knows(slot) for slot in node.outs):
             self.known.add(node.index)

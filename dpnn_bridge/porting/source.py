@@ -15,7 +15,7 @@ from dpnn_bridge.base.storage import storage_id
 from dpnn_bridge.porting.events import LINEAR, Event, Form, Weight, event_of
 from dpnn_bridge.porting.flow import signature, through_views
 from dpnn_bridge.porting.tape import VIEWS, Node, Recorder, Tape, leaves
-from dpnn_bridge.porting.values import DOUBLE, SINGLE, SUMS, Fingerprint, Prints, Reference, Table, matching_rows
+from dpnn_bridge.porting.values import DOUBLE, SINGLE, SUMS, Fingerprint, Fingerprints, Reference, Table, matching_rows
 
 #: operations on all gates of a recurrent layer at once
 _GATED = frozenset(("addmm", "mm", "add", "sigmoid", "baddbmm"))
@@ -26,8 +26,7 @@ class Value:
     """A value of the source: the node that gives it, or None for an input."""
 
     node: Node | None
-    print: Fingerprint
-    tensor_shape: tuple[int, ...]
+    fingerprint: Fingerprint
 
 
 @dataclass(eq=False)
@@ -155,7 +154,7 @@ class Source:
         self._parts, self.run_with_parts = parts, partial(self.record, module, call, example, parts=True)
         self.table: Table[Value] = Table()
         self.gates: Table[None] = Table()
-        self._prints = Prints()
+        self._fingerprints = Fingerprints()
         self._alive: list[Any] = []
         self._held: dict[int, list[tuple[Event, str]]] = {}
         for layer in self.layers:
@@ -183,15 +182,15 @@ class Source:
         event = event_of(tape, node, args)
         for slot, tensor in zip(node.reads, (t for t in leaves((args, kwargs)) if isinstance(t, Tensor)), strict=True):
             if slot.number not in tape.weights:
-                print = self._prints.of(id(tensor), tensor)
-                node.takes += [print, *self._chunks(tensor)]
+                fingerprint = self._fingerprints.of(id(tensor), tensor)
+                node.takes += [fingerprint, *self._chunks(tensor)]
                 if slot.number in tape.constants:
-                    self.table.add(print, Value(None, print, tuple(tensor.shape)))
+                    self.table.add(fingerprint, Value(None, fingerprint))
         if event is not None:
             self._store(tape, event)
         if node.mutates:
             changed = node.changed(args, kwargs)
-            self._prints.forget(*changed)
+            self._fingerprints.forget(*changed)
             self._copy_held(changed)
         out = run()
         self._alive.append((args, kwargs, out))
@@ -199,13 +198,13 @@ class Source:
             self.captured[node.index] = next(leaves(out)).detach().clone()
         for tensor in leaves(out):
             if isinstance(tensor, Tensor):
-                print = self._prints.of(id(tensor), tensor)
+                fingerprint = self._fingerprints.of(id(tensor), tensor)
                 chunks = self._chunks(tensor)
-                node.gives += [print, *chunks]
+                node.gives += [fingerprint, *chunks]
                 for chunk in chunks:
-                    self.table.add(chunk, Value(node, chunk, tuple(tensor.shape)))
-                if node.op not in VIEWS or not any(p.count == print.count for p in node.takes):
-                    self.table.add(print, Value(node, print, tuple(tensor.shape)))
+                    self.table.add(chunk, Value(node, chunk))
+                if node.op not in VIEWS or not any(p.count == fingerprint.count for p in node.takes):
+                    self.table.add(fingerprint, Value(node, fingerprint))
                 if node.op in _GATED:
                     self._add_gates(tensor)
         if event is not None:
@@ -283,9 +282,9 @@ class Source:
             layer for layer in self.layers if layer.learned and any(origins >> e.node.index & 1 for e in layer.events)
         ]
 
-    def knows(self, print: Fingerprint) -> bool:
+    def knows(self, fingerprint: Fingerprint) -> bool:
         """Return whether a tensor, whatever the order of its elements, is a value of the last run or a gate in one."""
-        found = self.table.find(print, self.tolerance), self.gates.find(print, self.tolerance)
+        found = self.table.find(fingerprint, self.tolerance), self.gates.find(fingerprint, self.tolerance)
         return any(True for values in found for _ in values)
 
 

@@ -60,28 +60,28 @@ class Table(Generic[T]):
     def __init__(self) -> None:
         self._bins: dict[tuple[int, int], list[tuple[Fingerprint, T]]] = {}
 
-    def add(self, print: Fingerprint, value: T) -> None:
-        self._bins.setdefault(_bin(print), []).append((print, value))
+    def add(self, fingerprint: Fingerprint, value: T) -> None:
+        self._bins.setdefault(_bin(fingerprint), []).append((fingerprint, value))
 
-    def find(self, print: Fingerprint, tolerance: float = SUMS) -> Iterator[T]:
-        count, at = _bin(print)
+    def find(self, fingerprint: Fingerprint, tolerance: float = SUMS) -> Iterator[T]:
+        count, at = _bin(fingerprint)
         reach = max(1, math.ceil(tolerance * _BINS))
         for offset in range(-reach, reach + 1):
             for other, value in self._bins.get((count, at + offset), ()):
-                if print.matches(other, tolerance):
+                if fingerprint.matches(other, tolerance):
                     yield value
 
-    def __contains__(self, print: object) -> bool:
-        return isinstance(print, Fingerprint) and any(True for _ in self.find(print))
+    def __contains__(self, fingerprint: object) -> bool:
+        return isinstance(fingerprint, Fingerprint) and any(True for _ in self.find(fingerprint))
 
 
-def _bin(print: Fingerprint) -> tuple[int, int]:
-    if not math.isfinite(print.absolute) or print.absolute <= 0:
-        return print.count, -(2**62)
-    return print.count, round(math.log(print.absolute) * _BINS)
+def _bin(fingerprint: Fingerprint) -> tuple[int, int]:
+    if not math.isfinite(fingerprint.absolute) or fingerprint.absolute <= 0:
+        return fingerprint.count, -(2**62)
+    return fingerprint.count, round(math.log(fingerprint.absolute) * _BINS)
 
 
-class Prints:
+class Fingerprints:
     """Fingerprints of the tensors of a run, worked out once for each state of a tensor."""
 
     def __init__(self) -> None:

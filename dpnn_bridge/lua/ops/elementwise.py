@@ -82,10 +82,6 @@ def remainder(x: torch.Tensor, y: Any) -> torch.Tensor:
     return torch.where(y == 0, torch.nan, x.double() - y.double() * whole).to(x.dtype)
 
 
-def cast_back(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    return values.to(like.dtype) if like.is_floating_point() else values.to(torch.int64).to(like.dtype)
-
-
 def _shift_left(x: torch.Tensor, y: Any) -> torch.Tensor:
     return x * 2.0**y if x.is_floating_point() else shifted(torch.bitwise_left_shift, x, y)
 

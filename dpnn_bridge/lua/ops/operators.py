@@ -10,10 +10,6 @@ from dpnn_bridge.lua.ops.pointwise import pointwise
 from dpnn_bridge.lua.tensor import Tensor, TorchError, cast_number
 
 
-def _copy(t: Tensor) -> Tensor:
-    return Tensor.fresh(t.t.clone())
-
-
 @native("__add__", types=ALL_TYPES)
 def op_add(a: Any, b: Any) -> Tensor:
     return _plus(a, b, 1)
@@ -32,7 +28,7 @@ def _same_type(a: Any, b: Any) -> None:
 def _plus(a: Any, b: Any, sign: int) -> Tensor:
     _same_type(a, b)
     if isinstance(a, Tensor):
-        result = _copy(a)
+        result = Tensor.fresh(a.t.clone())
         if isinstance(b, Tensor):
             pointwise(lambda x, y: x + sign * y, result, result, b)
         else:

@@ -1,6 +1,6 @@
 -- Tensors and storages: userdata whose data live in Python, and the binding of Python code to Lua functions.
 local bridge, py = ...
-local rawgetmt, rawsetmt = bridge.getmetatable, bridge.setmetatable
+local rawsetmt = bridge.setmetatable
 local type, select, error, tonumber, pairs, ipairs, unpack = type, select, error, tonumber, pairs, ipairs, unpack
 local newproxy = newproxy
 local metatables, typename = bridge.metatables, bridge.typename

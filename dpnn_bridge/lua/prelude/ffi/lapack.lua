@@ -85,7 +85,6 @@ end
 
 -- name -> needed routines, results, f(W, routine ..., results ..., arguments ...); nothing where Python must: also where a
 -- routine fails, which Python reports
-local functions = {}
 local function define(name, results, routines, f)
    families[name] = function(plan)
       local W, found = workshop(plan.ty), {}
