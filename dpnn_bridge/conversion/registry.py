@@ -109,16 +109,15 @@ def _mapping_of(cls: Any) -> type[LuaClass]:
 
 
 def _inner_mapping(module: type[nn.Module], place: str) -> type[LuaClass]:
-    mapping = module.__dict__.get("Lua")
-    if mapping is None:
-        other = next((n for n, v in vars(module).items() if isinstance(v, type) and issubclass(v, LuaClass)), None)
-        if other is not None:
-            raise TypeError(f"{place}: its mapping is called {other}; name it Lua: class Lua(LuaClass)")
-        base = getattr(module, "Lua", LuaClass)
-        mapping = type("Lua", (base,), {"__module__": module.__module__, "__qualname__": f"{module.__qualname__}.Lua"})
-        module.Lua = mapping  # type: ignore[attr-defined]
+    mapping, own = getattr(module, "Lua", LuaClass), "Lua" in vars(module)
+    other = next((n for n, v in vars(module).items() if isinstance(v, type) and issubclass(v, LuaClass)), None)
+    if not own and other is not None:
+        raise TypeError(f"{place}: its mapping is called {other}; name it Lua: class Lua(LuaClass)")
     if not isinstance(mapping, type) or not issubclass(mapping, LuaClass):
         raise TypeError(f"{place}.Lua is no mapping; make it a subclass of LuaClass: class Lua(LuaClass)")
+    if not own:
+        names = {"__module__": module.__module__, "__qualname__": f"{module.__qualname__}.Lua"}
+        mapping = module.Lua = type("Lua", (mapping,), names)  # type: ignore[attr-defined]
     mapping.torch_type = module
     if module.extra_repr is nn.Module.extra_repr:
         module.extra_repr = settings_repr  # type: ignore[method-assign, assignment]

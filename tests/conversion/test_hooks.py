@@ -110,3 +110,17 @@ def test_a_declaration_of_another_kind_is_refused(declare: Any, message: str) ->
     with pytest.raises(TypeError, match=message):
         declare()
     assert "my.A" not in registry._BY_NAME
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_a_subclass_has_the_mapping_of_its_base_class() -> None:
+    base = _layer(Lua=_mapping(scalars=("power",)))
+    one, other = (lua_class(f"my.{name}")(type(name, (base,), {"__module__": "plugin"})) for name in "AB")
+    for kind, name in ((one, "my.A"), (other, "my.B")):
+        module = kind()
+        module.power = 3  # type: ignore[assignment]
+        obj = to_lua(module)
+        assert isinstance(obj, LuaObject)
+        assert (obj.class_name, obj["power"]) == (name, 3)
+    with pytest.raises(TypeError, match=r"C\.Lua is no mapping"):
+        lua_class("my.C")(type("C", (_layer(Lua=int),), {"__module__": "plugin"}))
