@@ -1,37 +1,7 @@
-"""Implement the functions and methods of the ``torch`` package, one file per area. Importing registers them all."""
+"""Implement the functions and methods of the ``torch`` package, one file per area. Importing registers all files."""
 
-from dpnn_bridge.lua.ops import (
-    blas,
-    comparison,
-    construct,
-    convolution,
-    copying,
-    elementwise,
-    gather,
-    indexing,
-    linalg,
-    operators,
-    order,
-    reduce,
-    sampling,
-    shape,
-    storage,
-)
+import importlib
+import pkgutil
 
-__all__ = [
-    "blas",
-    "comparison",
-    "construct",
-    "convolution",
-    "copying",
-    "elementwise",
-    "gather",
-    "indexing",
-    "linalg",
-    "operators",
-    "order",
-    "reduce",
-    "sampling",
-    "shape",
-    "storage",
-]
+for _area in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_area.name}")

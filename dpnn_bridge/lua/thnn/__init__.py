@@ -1,15 +1,11 @@
-"""Implement the kernels behind nn's Lua files with PyTorch. Importing registers them all."""
+"""Implement the kernels behind nn's Lua files with PyTorch, one file per family. Importing registers all files."""
 
-from dpnn_bridge.lua.thnn import activation, convolution, criterion, normalization, pooling, resampling, sparse
+import importlib
+import pkgutil
+
 from dpnn_bridge.lua.thnn.registry import KERNELS
 
-__all__ = [
-    "KERNELS",
-    "activation",
-    "convolution",
-    "criterion",
-    "normalization",
-    "pooling",
-    "resampling",
-    "sparse",
-]
+__all__ = ["KERNELS"]
+
+for _family in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_family.name}")
