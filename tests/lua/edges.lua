@@ -73,3 +73,9 @@ local x = torch.Tensor{{1, 2}, {3, 4}} return x.gather(x, x, 1, torch.LongTensor
 --> {3 4 3 4}
 local x = torch.Tensor{0, -1, 3}:mul(-0.0) return torch.sign(x), torch.FloatTensor{0, 2}:mul(-1):sign()
 --> {0 0 0} {0 -1}
+return torch.LongTensor{{-1, 0}, {0, -1}}:rshift(1):trace()
+--> -2
+local x = torch.FloatTensor{{1e30, 2}, {1e10, 3}, {0, 4}} return x:prod(1), x:t():contiguous():prod(2), x:t():prod(2)
+--> {nan 24} {0 24} {nan 24}
+local x = torch.range(1, 70):view(1, 70):expand(70, 70):clone():fmod(3) local v, i = x:sort(2) return v[3][70], i[3][1], i[3][69], (select(2, x:kthvalue(9)))[1][1], (select(2, x:mode()))[1][1], (select(2, x:topk(2)))[1][2]
+--> 2 27 38 42 10 21

@@ -36,7 +36,8 @@ def _accumulate(
 ) -> None:
     """Reduce along ``dim`` as TH does: slices of adjacent elements by ``f``, others by ``step`` from ``start`` on."""
     if not resized(r, t, dim):
-        r.assign(f(wide(t.t), dim).unsqueeze(dim))
+        x = t.t if step is torch.mul and t.stride[dim] != 1 else wide(t.t)  # a product of floats may overflow
+        r.assign(f(x, dim).unsqueeze(dim))
     elif t.stride[dim] == 1:
         by_slices(lambda to, source: to.write(f(wide(source.t), 0)), dim, t, r)
     else:
@@ -71,7 +72,7 @@ def _reduction(
 _ADD, _MULTIPLY = "total = total + x", "total = total * x"
 _reduction("sum", _sum, torch.add, 0, FLOAT_TYPES, "0", _ADD, "total = R(total + x)")
 _reduction("sum", _sum, torch.add, 0, INTEGER_TYPES, "0", _ADD)
-_reduction("prod", torch.prod, torch.mul, 1, FLOAT_TYPES, "1", _MULTIPLY)
+_reduction("prod", torch.prod, torch.mul, 1, FLOAT_TYPES, "1", _MULTIPLY, "total = R(total * x)")
 _reduction("prod", torch.prod, torch.mul, 1, INTEGER_TYPES, "1LL", _MULTIPLY)
 
 

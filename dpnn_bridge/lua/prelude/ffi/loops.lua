@@ -8,8 +8,8 @@ local loops = {}
 native.loops = loops
 
 --- elements up to which a loop of Lua does the work: as fast as a call to Python, and with the bits of C's functions. Without
---- such functions a loop is so up to MANY; from LONG on PyTorch's vector code is faster than a loop with branches.
-loops.FEW, loops.MANY, loops.LONG = 4096, 32768, 1024
+--- such functions a loop is so up to MANY; from LONG on a call of PyTorch's vector code is faster than a slow loop.
+loops.FEW, loops.MANY, loops.LONG = 4096, 32768, 2048
 
 -- functions of C's library, in double and in float
 local C_NAMES = {
@@ -288,6 +288,13 @@ local function is_finite(S)
    return rows and finite[S.ty](rows, columns, S.block.data, c, d, S.offset)
 end
 
+-- whether a loop takes longer than one vector function from LONG elements on: it has branches for truth values, divides, or
+-- calls C; and whether the function is a call of BLAS or C, which takes no time of its own
+local function is_slow(expression, vector, has_branches)
+   if not vector:find('.', 1, true) then return true end
+   return not vector:find(' ', 1, true) and (has_branches or calls_c(expression) or expression:find('/', 1, true))
+end
+
 -- result = expression(first, ...): the result takes the shape of the first. The second expression may be used where all
 -- elements and numbers are finite: it has no branches, which a processor would guess wrong. `vector` names PyTorch's function
 -- with the same bits, `vector_of_finite` one that has them where all are finite.
@@ -299,7 +306,7 @@ function native.families.pointwise(plan, expression, of_finite, vector, vector_o
    if of_finite and ty ~= 'Long' and ty ~= 'Int' then dense_finite, strided_finite = pointwise_loops(ty, into, of_finite, true) end
    local most = calls_c(expression) and loops.FEW or loops.MANY
    local compute, compute_finite = vectors.of(vector, ty, into), vectors.of(vector_of_finite, ty, into)
-   local long = not (compute or compute_finite) and math.huge or (into ~= ty or not (vector or '.'):find('.', 1, true)) and loops.LONG or loops.FEW
+   local long = not (compute or compute_finite) and math.huge or compute and is_slow(expression, vector, into ~= ty) and loops.LONG or loops.FEW
    return function(R, X, Y, Z, v, w)
       X = X or R
       local count = X.count

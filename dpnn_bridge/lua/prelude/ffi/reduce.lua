@@ -32,15 +32,16 @@ end
 
 function families.numel() return function(S) return S.count end end
 function families.trace(plan)
-   local get = native.get[plan.ty]
+   local whole = plan.ty == 'Long'  -- whose sum is one of 64 bits
+   local get = whole and function(S, place) return S.block.data[place] end or native.get[plan.ty]
    return function(S)
       if S.n ~= 2 or not S.block then return nil end
-      local total, place, step = 0, S.offset, S[2] + S[4]
+      local total, place, step = whole and 0LL or 0, S.offset, S[2] + S[4]
       for _ = 1, S[1] < S[3] and S[1] or S[3] do
          total = total + get(S, place)
          place = place + step
       end
-      return total
+      return tonumber(total)
    end
 end
 function families.equal(plan)
