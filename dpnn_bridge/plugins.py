@@ -24,11 +24,14 @@ from dpnn_bridge.outputs.required import with_required
 _loaded: dict[Path, tuple[str, dict[str, str]]] = {}
 
 
-def load_plugins(plugins: Sequence[StrPath]) -> None:
+def load_plugins(plugins: Sequence[StrPath]) -> list[Path]:
     """Run Python files that register classes with ``@lua_class``.
 
-    Each runs once, and again when it, or a file of its folder that it imports, has changed. What it registers stays
+    Each runs once, and again when it, or a file of its folder that it names, has changed. What it registers stays
     registered until the process ends, as with any module that is imported.
+
+    Returns:
+        All plugins that decide results from now on, those of earlier calls first.
 
     Raises:
         OptionError: a file is missing.
@@ -42,6 +45,7 @@ def load_plugins(plugins: Sequence[StrPath]) -> None:
             raise OptionError(f"plugins= (--plugin): {error}") from error
         with Exclusive(path):
             wrap_errors(ConversionError, f"loading the plugin {plugin}")(_update)(path)
+    return [path for path in list(_loaded) if path.exists()]
 
 
 def _update(path: Path) -> None:
@@ -57,7 +61,9 @@ def _update(path: Path) -> None:
         for module_name, module in list(sys.modules.items()):
             if os.path.realpath(getattr(module, "__file__", None) or "") in imported:
                 del sys.modules[module_name]
-        for file in imported:  # Python's cache does not notice a change of the same size in the same second
+        for file in (
+            name for name in imported if name.endswith(".py")
+        ):  # Python's cache does not notice a change of the same size in the same second
             with suppress(OSError):
                 os.unlink(cache_from_source(file))
     _loaded[path] = _import_file(path, name), files

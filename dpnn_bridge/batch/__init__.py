@@ -285,7 +285,7 @@ def _make_folder(folder: Path) -> None:
 
 def _present(task: Task, line: Line | None, options: dict[str, Any]) -> Outcome:
     """Return the outcome of a task whose target exists."""
-    from dpnn_bridge.files.converting import is_converted
+    from dpnn_bridge.files.converting import in_effect, is_converted
     from dpnn_bridge.loaders.origin import local_file
     from dpnn_bridge.outputs.options import ConvertOptions, origin_text
 
@@ -293,7 +293,8 @@ def _present(task: Task, line: Line | None, options: dict[str, Any]) -> Outcome:
     proof: dict[str, Any] = {}
     if is_file and options.get("checksum"):
         with local_file(task.source) as source:
-            origin = origin_text(checksum_of(source.path), ConvertOptions.of({"key": task.key, **_own(options)}))
+            chosen = in_effect(ConvertOptions.of({"key": task.key, **_own(options)}))
+            origin = origin_text(checksum_of(source.path), chosen)
         proof = _proof(origin, _checksum_there(task.target))
     made_of = {name: value for name, value in proof.items() if name != "target_sha256"}
     if line is not None and line["verdict"] == "equal" and made_of.items() <= line.items():

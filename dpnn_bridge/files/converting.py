@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -82,7 +82,7 @@ def convert(
     own = chosen.of_format(format, os.fspath(dst))
     inputs = (*([place_of(src)] if isinstance(src, (str, os.PathLike)) and not is_url(src) else []), *chosen.files())
     check_output(path, force, inputs)
-    load_plugins(chosen.plugins)
+    chosen = in_effect(chosen)
     step = progress or (lambda text: None)
     step(f"reading {name_of(src)}")
     rebuilding = _options_of(chosen, format)
@@ -96,6 +96,14 @@ def convert(
             report.notes += unread(contents[1])
             return report
         return task.write_model(contents, rebuilding)
+
+
+def in_effect(options: ConvertOptions) -> ConvertOptions:
+    """Load the plugins of a call; return its options with all plugins that decide the result, for its provenance.
+
+    Plugins of earlier calls are among them, because they stay registered.
+    """
+    return replace(options, plugins=load_plugins(options.plugins))
 
 
 @dataclass
@@ -237,7 +245,7 @@ def is_converted(
             return False
         if made_of:
             with local_file(src) as file:
-                same = made_of == origin_text(checksum_of(file.path), chosen)
+                same = made_of == origin_text(checksum_of(file.path), in_effect(chosen))
             if same or format.origin_beside:
                 return same
         elif not format.data:

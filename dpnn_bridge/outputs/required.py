@@ -18,8 +18,9 @@ from dpnn_bridge.base.regular import read_file
 
 #: what may name a file, a folder or a module
 _NAME = re.compile(r"[\w./-]+")
-#: a string in Lua that may name a file
-_STRING = re.compile(rf"""['"]({_NAME.pattern})['"]""")
+#: a string in Lua that may name a file, and what may be one in any language
+_STRING = re.compile(r"""['"]([^'"\\\n]{1,255})['"]""")
+_FILE = re.compile(r"[^\0\n]{1,255}")
 #: where packages are installed: none of their files is the user's own
 _INSTALLED = [Path(path).resolve() for path in (Path(os.__file__).parent, *site.getsitepackages())]
 _INSTALLED.append(Path(__file__).resolve().parents[1])
@@ -29,7 +30,8 @@ def with_required(paths: Sequence[StrPath], *, python: bool) -> list[StrPath]:
     """Return files with those that they load from their folders, and so on.
 
     Args:
-        paths: Lua files, which load what their strings name for ``require`` and ``dofile``; or Python files.
+        paths: Lua files, which load what their strings name for ``require`` and ``dofile``; or Python files. Any other
+            file that a string names counts as well: it may be a table of constants.
         python: they are Python files. These load what their ``import`` statements and their strings name. Folders that
             the strings name are searched as well: the file may add them to ``sys.path``. Installed packages do not
             count.
@@ -38,6 +40,7 @@ def with_required(paths: Sequence[StrPath], *, python: bool) -> list[StrPath]:
         MissingFileError, NotT7Error: a file cannot be read.
     """
     names_in: Callable[[bytes], tuple[list[str], list[str]]] = _names_in_python if python else _names_in_lua
+    suffix = ".py" if python else ".lua"
     found = dict[Path, StrPath]()
     queue = [(Path(os.path.realpath(path)), path) for path in paths]
     homes = dict.fromkeys(file.parent for file, _ in queue)
@@ -46,6 +49,8 @@ def with_required(paths: Sequence[StrPath], *, python: bool) -> list[StrPath]:
         if file in found:
             continue
         found[file] = path
+        if file.suffix != suffix and path not in paths:  # data
+            continue
         files, folders = names_in(read_file(file))
         places = [home / name for home in [*homes, file.parent] for name in folders]
         homes |= dict.fromkeys(place for place in places if os.path.isdir(place))
@@ -57,10 +62,14 @@ def with_required(paths: Sequence[StrPath], *, python: bool) -> list[StrPath]:
 
 def _names_in_lua(text: bytes) -> tuple[list[str], list[str]]:
     """Return the files that a Lua file may load, and the folders that it may search."""
-    names = list(dict.fromkeys(_STRING.findall(text.decode("latin-1"))))
-    stems = [name.replace(".", "/") for name in names]
-    whole = [name for name in names if name.endswith(".lua")]
-    return [*whole, *(f"{stem}{end}" for stem in stems for end in (".lua", "/init.lua"))], []
+    names = list(dict.fromkeys(_STRING.findall(text.decode("utf-8", "surrogateescape"))))
+    stems = [name.replace(".", "/") for name in names if _NAME.fullmatch(name)]
+    return [*_below(names), *(f"{stem}{end}" for stem in stems for end in (".lua", "/init.lua"))], []
+
+
+def _below(names: list[str]) -> list[str]:
+    """Return names of files, also those that a string of a folder stands in front of: ``f"{here}/scale.json"``."""
+    return [*names, *(name.lstrip("/") for name in names if name.startswith("/"))]
 
 
 def _names_in_python(text: bytes) -> tuple[list[str], list[str]]:
@@ -70,7 +79,8 @@ def _names_in_python(text: bytes) -> tuple[list[str], list[str]]:
     except (SyntaxError, ValueError):  # loading it says what is wrong
         return [], []
     texts = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
-    strings = list(dict.fromkeys(text for text in texts if _NAME.fullmatch(text)))
+    texts = [text for text in dict.fromkeys(texts) if _FILE.fullmatch(text)]
+    strings = [text for text in texts if _NAME.fullmatch(text)]
     modules = [name if "/" in name else name.replace(".", "/") for name in strings]
     for node in nodes:
         if isinstance(node, ast.Import):
@@ -80,5 +90,4 @@ def _names_in_python(text: bytes) -> tuple[list[str], list[str]]:
             modules += [f"{above}{package}/{alias.name}".removeprefix("/") for alias in node.names]
     # a package runs its __init__.py before its modules
     stems = dict.fromkeys(stem for name in modules for stem in accumulate(name.split("/"), "{}/{}".format))
-    whole = [name for name in strings if name.endswith(".py")]
-    return [*whole, *(f"{stem}{end}" for stem in stems for end in (".py", "/__init__.py"))], strings
+    return [*_below(texts), *(f"{stem}{end}" for stem in stems for end in (".py", "/__init__.py"))], strings

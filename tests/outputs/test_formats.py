@@ -258,6 +258,41 @@ def test_what_a_plugin_imports_counts(plugin: str, helper: str, tmp_path: Path) 
     assert ConvertOptions.of({"plugins": [file]}).digest() != before
 
 
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        ("plugins", "json.load(open(os.path.join(here, 'scale of layers.json')))"),
+        ("plugins", "json.load(open(f'{here}/scale of layers.json'))"),
+        ("lua", "scale = torch.load('scale of layers.json')"),
+    ],
+)
+def test_data_that_a_file_of_classes_reads_counts(option: str, text: str, tmp_path: Path) -> None:
+    file, data = tmp_path / "classes", tmp_path / "scale of layers.json"
+    file.write_text(text)
+    data.write_bytes(b"1")
+    before = ConvertOptions.of({option: [file]}).digest()
+    data.write_bytes(b"2 'classes' \xff")
+    assert ConvertOptions.of({option: [file]}).digest() != before
+
+
+def test_a_plugin_of_an_earlier_call_counts(tmp_path: Path) -> None:
+    """It stays registered, so it decides what later calls without it give."""
+    plugin, target = tmp_path / "p.py", tmp_path / "m.npz"
+    plugin.write_text("")
+    convert(MODEL, target)
+    assert is_converted(MODEL, target)
+    (task,) = tasks = [Task(MODEL, tmp_path / "n.npz")]
+    manifest = tmp_path / "done.jsonl"
+    assert [o.status for o in run(tasks, manifest=manifest)] == ["converted"]
+    dpnn_bridge.load(MODEL, plugins=[plugin])
+    assert not is_converted(MODEL, target)
+    assert [o.status for o in run(tasks, manifest=manifest)] == ["failed"]
+    assert [o.status for o in run(tasks, manifest=manifest, force=True)] == ["converted"]
+    assert is_converted(MODEL, task.target, plugins=[plugin])
+    plugin.unlink()
+    assert is_converted(MODEL, target)
+
+
 def test_installed_packages_do_not_count(tmp_path: Path) -> None:
     plugin = tmp_path / "p.py"
     plugin.write_text(f"sys.path += [{str(Path(dpnn_bridge.__file__).parents[1])!r}]\nimport dpnn_bridge")
