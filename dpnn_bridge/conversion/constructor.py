@@ -14,23 +14,28 @@ from dpnn_bridge.base.display import shortened
 def constructor_parameters(kind: type) -> list[inspect.Parameter]:
     """Return the arguments of a constructor; where it passes ``*args, **kwargs`` on, those of its base class."""
     chain = iter(kind.__mro__)
-    own = list(inspect.signature(next(chain).__init__).parameters.values())
+    own = _without_self(next(chain))
     rest = inspect.Parameter.VAR_KEYWORD
     while any(p.kind is rest for p in own):
         base = next(chain)
-        if base is nn.Module:
+        if base in (nn.Module, object):
             break
         named = [p for p in own if p.kind not in (p.VAR_POSITIONAL, rest)]
-        inherited = inspect.signature(base.__init__).parameters.values()
-        inherited = [p for p in inherited if p.name not in {q.name for q in named}]
+        inherited = [p for p in _without_self(base) if p.name not in {q.name for q in named}]
         if len(named) + 1 == len(own):  # **kwargs alone
             own = [*named, *(p.replace(kind=p.KEYWORD_ONLY) for p in inherited if p.kind is not rest)]
             own += [p for p in inherited if p.kind is rest]
         else:
             own = [*inherited, *named]
-    fixed = {"self", "device"} | ({"mode"} if issubclass(kind, nn.RNNBase) else set())
+    fixed = {"device"} | ({"mode"} if issubclass(kind, nn.RNNBase) else set())
     fixed |= {"dtype"} if kind.__module__.startswith("torch.nn.") else set()
     return [p for p in own if p.name not in fixed and p.kind is not rest]
+
+
+def _without_self(kind: type) -> list[inspect.Parameter]:
+    """Return the parameters of a constructor but for the object itself, whatever its name is."""
+    first, *others = inspect.signature(kind.__init__).parameters.values()  # type: ignore[misc]
+    return [first, *others] if first.kind is first.VAR_POSITIONAL else others
 
 
 def settings_repr(module: nn.Module) -> str:

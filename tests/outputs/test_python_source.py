@@ -25,7 +25,7 @@ from dpnn_bridge import memory, plugins, training
 from dpnn_bridge.compare import nested
 from dpnn_bridge.conversion import fields, registry, to_torch
 from dpnn_bridge.conversion.lua_values import to_value
-from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.errors import ConversionError, VerificationError
 from dpnn_bridge.modules.nn.affine import CMul
 from dpnn_bridge.modules.nn.arithmetic import CAddTable
 from dpnn_bridge.modules.nn.container import ConcatTable, DepthConcat
@@ -335,6 +335,48 @@ def test_fx_records_copied_classes_as_one_step(tmp_path: Path) -> None:
 def test_rebuilds(module: nn.Module, tmp_path: Path) -> None:
     built = rebuilt(module, tmp_path)
     assert [t.dtype for t in built.parameters()] == [t.dtype for t in module.parameters()]
+
+
+class Renamed(nn.Module):
+    def __init__(this, size: int) -> None:  # noqa: N805
+        super().__init__()
+        this.size = size
+        this.linear = nn.Linear(size, 2)
+
+    def forward(this, input: torch.Tensor) -> torch.Tensor:  # noqa: N805
+        return this.linear(input)
+
+
+class Forwarded(Renamed):
+    def __init__(me, *args: Any, **kwargs: Any) -> None:  # noqa: N805
+        super().__init__(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.AdaptiveAvgPool2d((None, None)),
+        nn.AdaptiveMaxPool3d((None, None, None)),
+        nn.AdaptiveMaxPool2d((None, 2)),
+        Renamed(4),
+        Forwarded(4),
+    ],
+    ids=str,
+)
+def test_arguments_are_those_of_the_constructor(module: nn.Module, tmp_path: Path) -> None:
+    x = torch.randn(2, 3, 4, 4)
+    assert torch.equal(rebuilt(module, tmp_path)(x), module(x))
+
+
+def test_a_module_without_a_constructor_of_its_own(tmp_path: Path) -> None:
+    assert type(rebuilt(nn.Module(), tmp_path)) is nn.Module
+
+
+def test_a_shape_that_the_constructor_does_not_give_is_named(tmp_path: Path) -> None:
+    layer = nn.Linear(2, 3)
+    layer.weight = nn.Parameter(torch.ones(4, 2))
+    with pytest.raises(VerificationError, match=r"rebuild the model: the state_dict .* size mismatch for weight"):
+        source_of(layer, tmp_path)
 
 
 def test_class_of_a_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

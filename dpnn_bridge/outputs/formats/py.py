@@ -44,7 +44,7 @@ class Py(Format):
         except Exception as e:
             if isinstance(e, _OtherNamesError) and (added := _added(module, context.written.pairs(built))):
                 raise not_rebuilt(module, added, "a .py file") from e
-            raise VerificationError(f"the generated Python does not rebuild the model: {type(e).__name__}: {e}") from e
+            raise VerificationError(f"the generated Python does not rebuild the model: {_reason(e)}") from e
         pairs = context.written.pairs(built)
         _check_tensors(path, pairs)
         if missing := settings(pairs):
@@ -69,7 +69,7 @@ class Py(Format):
             built = runpy.run_path(str(path))["build"]()
             _load_state_dict(built, module.state_dict())
         except (Exception, SystemExit) as e:
-            raise VerificationError(f"{path} does not build this model: {type(e).__name__}: {e}") from e
+            raise VerificationError(f"{path} does not build this model: {_reason(e)}") from e
         names = {id(m): name for name, m in module.named_modules()}
         pairs = Program(module, ExportContext()).pairs(relocate(built).train(module.training))
         modules = {names[id(ours)]: theirs for _, ours, theirs in pairs}
@@ -89,6 +89,10 @@ class Py(Format):
 
 class _OtherNamesError(ValueError):
     """A model has other parameters and buffers."""
+
+
+def _reason(error: BaseException) -> str:
+    return str(error) if isinstance(error, _OtherNamesError) else f"{type(error).__name__}: {error}"
 
 
 def _added(module: nn.Module, pairs: list[Pair]) -> str:

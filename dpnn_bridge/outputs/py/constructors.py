@@ -247,12 +247,12 @@ _SIZED = (nn.modules.pooling.__name__, nn.modules.padding.__name__)
 
 
 def _simplified(module: nn.Module, parameter: inspect.Parameter, value: Any) -> Any:
-    """Return the shortest value of an argument: PyTorch's layers take 3 for (3, 3)."""
+    """Return the shortest value of an argument: PyTorch's layers take 3 for (3, 3), but not None for (None, None)."""
     home = type(module).__module__
     if home == nn.modules.pooling.__name__ and parameter.name == "stride" and value == module.kernel_size:
         return None
     sized = isinstance(module, nn.modules.conv._ConvNd) or home in _SIZED
-    return value[0] if sized and isinstance(value, tuple) and len(set(value)) == 1 else value
+    return value[0] if sized and isinstance(value, tuple) and len(set(value)) == 1 and value[0] is not None else value
 
 
 def _camel(name: str) -> str:
