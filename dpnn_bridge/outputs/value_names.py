@@ -24,26 +24,33 @@ def input_names(module: nn.Module, example: Any, given: Sequence[str] | None = N
     return _names("input", len(nested.tensors(example)), given, labels)
 
 
-def output_names(module: nn.Module, output: Any, given: Sequence[str] | None = None) -> list[str]:
+def output_names(
+    module: nn.Module, output: Any, given: Sequence[str] | None = None, inputs: Sequence[str] = ()
+) -> list[str]:
     """Return the names of the outputs: as given, as the nodes of the graph or the last layer are called, or ``output``.
 
     Raises:
-        OptionError: ``given`` has another number of names, or one twice.
+        OptionError: ``given`` has another number of names, one twice, or one of ``inputs``.
     """
     labels = _output_labels(module) if isinstance(module, GModule) else [_layer_name(module)]
-    return _names("output", len(nested.tensors(output)), given, labels)
+    return _names("output", len(nested.tensors(output)), given, labels, inputs)
 
 
-def _names(kind: str, count: int, given: Sequence[str] | None, labels: list[str]) -> list[str]:
+def _names(
+    kind: str, count: int, given: Sequence[str] | None, labels: list[str], taken: Sequence[str] = ()
+) -> list[str]:
     if given is not None:
         option = f"{kind}_names= (--{kind}-names)"
         if len(given) != count or len(set(given)) != count or not all(given):
             found = f"found {', '.join(given) or 'none'}"
             raise OptionError(f"{option}: expected {count} different name{'s' * (count != 1)}, {found}")
+        if both := sorted({*given} & {*taken}):
+            raise OptionError(f"{option}: {both[0]} is the name of an input; choose another")
         return list(given)
     numbered = [kind] if count == 1 else [f"{kind}_{i + 1}" for i in range(count)]
     clean = [re.sub(r"\W+", "_", label).strip("_") for label in labels]
-    return clean if len(clean) == count and all(clean) and len(set(clean)) == count else numbered
+    usable = len(clean) == count and all(clean) and len({*clean, *taken}) == count + len(taken)
+    return clean if usable else numbered
 
 
 def _input_labels(graph: GModule) -> list[str]:

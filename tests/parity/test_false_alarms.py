@@ -18,7 +18,7 @@ from dpnn_bridge.compare import memory, nested
 from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.errors import OptionError
-from dpnn_bridge.modules.nn import LookupTable, Narrow
+from dpnn_bridge.modules.nn import LookupTable, Narrow, Padding, Reshape
 from dpnn_bridge.modules.rnn import LookupTableMaskZero, SeqLSTM
 from dpnn_bridge.outputs.formats import py as program
 from dpnn_bridge.parity import converted, layer_results
@@ -100,6 +100,18 @@ def test_writing_changes_no_weight(suffix: str, table: nn.Module, tmp_path: Path
     dpnn_bridge.save(tmp_path / f"m{suffix}", net, input=(x := torch.tensor([[1, 2, 3]])))
     assert torch.equal(table.weight, before)
     assert verify(tmp_path / "model.t7", tmp_path / f"m{suffix}", input=x).verdict is Verdict.EQUAL
+
+
+def test_an_output_of_a_graph_has_no_name_of_an_operation(tmp_path: Path) -> None:
+    """A reshape to the same sizes is left out, so that the padding before it gives the output."""
+    pytest.importorskip("onnxscript", reason="optional extra is not installed")
+    net = nn.Sequential(nn.Sequential(nn.Tanh(), nn.Sequential(nn.Sigmoid(), Padding(2, 1))), Reshape(5)).eval()
+    dpnn_bridge.write_t7(tmp_path / "model.t7", net)
+    for names in ({}, {"input_names": ["sigmoid"], "output_names": ["tanh"]}):  # names of operations
+        dpnn_bridge.save(tmp_path / "m.onnx", net, input=(x := torch.randn(2, 4)), **names)
+        assert verify(tmp_path / "model.t7", tmp_path / "m.onnx", input=x).verdict is Verdict.EQUAL
+    with pytest.raises(OptionError, match=r"output_names= \(--output-names\): x is the name of an input"):
+        dpnn_bridge.save(tmp_path / "m.onnx", net, input=x, input_names=["x"], output_names=["x"])
 
 
 def test_an_empty_batch_is_refused(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -115,13 +116,30 @@ def _scopes(node: Any) -> frozenset[str] | None:
 
 
 def _note_scopes(program: torch.onnx.ONNXProgram) -> None:
-    """Note again which modules an operation is in, where the optimizer of torch.onnx put a new one in its place."""
+    """Note again which modules an operation is in, where the optimizer of torch.onnx put a new one in its place.
+
+    The outputs of the graph have names of their own, which are not those of the operations that give them.
+    """
     assert program.exported_program is not None
     modules = {n.name: n.meta.get("nn_module_stack") or {} for n in program.exported_program.graph.nodes}
+    outputs = {value.name for value in program.model.graph.outputs}
     for node in program.model.graph:
         for name in (value.name for value in node.outputs if SCOPES not in node.metadata_props):
-            if name in modules:
+            if name in modules and name not in outputs:
                 node.metadata_props[SCOPES] = repr([*(scope for scope, _ in modules[name].values()), name])
+
+
+def _name_uniquely(graph: Any) -> None:
+    """Rename values inside a graph that have the name of an input or output: those are the user's choice."""
+    chosen = [*graph.inputs, *graph.outputs]
+    inner = [value for node in graph for value in node.outputs] + list(graph.initializers.values())
+    inner = [value for value in inner if not any(value is other for other in chosen)]
+    names = {value.name for value in chosen}
+    taken = names | {value.name for value in inner}
+    for value in inner:
+        if value.name in names:
+            value.name = next(name for i in count(1) if (name := f"{value.name}_{i}") not in taken)
+            taken.add(value.name)
 
 
 def _example(inputs: list[Any]) -> Any:
@@ -155,7 +173,7 @@ class Onnx(Format):
         # the model's own complaint about the example is clearer than the tracer's
         output = run_traceable(module, context.example)
         inputs = input_names(module, context.example, context.options.get("input_names"))
-        outputs = output_names(module, output, context.options.get("output_names"))
+        outputs = output_names(module, output, context.options.get("output_names"), inputs)
         dynamic = Dynamic.of(context.options.get("dynamic", False), context.example, inputs)
         *_, example = context.written = dynamic.examples(context.example, module)
         try:
@@ -175,6 +193,7 @@ class Onnx(Format):
         assert program is not None
         _check_opset(program, context.options.get("opset"))
         _note_scopes(program)
+        _name_uniquely(program.model.graph)
         if "origin" in context.metadata:
             program.model.metadata_props[ORIGIN] = context.metadata["origin"]
         context.metadata.setdefault("version", package_version())
