@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
-from torch import nn
+from torch import Tensor, nn
 
 from dpnn_bridge.checkpoints.find import SEVERAL
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
@@ -76,6 +76,12 @@ class Models(nn.ModuleDict):
         @classmethod
         def serialize(cls, obj: LuaObject) -> Any:
             return obj["table"]
+
+
+def tensors_at(key: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of one of several models, by their names in it; none where they are not those of several."""
+    prefix = f"{_name(key)}."
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _name(key: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from dpnn_bridge.conversion.faster import without_faster
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.errors import ConversionError, ModelNotFoundError, T7Error
 from dpnn_bridge.files import load_with_report
+from dpnn_bridge.modules.several import Models, tensors_at
 from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.outputs.format import Format
 from dpnn_bridge.outputs.formats import format_of
@@ -99,7 +101,12 @@ def _opened(
 
         return Written(other.state_dict(), run=run)
     check_file(path, MOST_BYTES if format.suffix == ".py" else None)
-    return wrap_errors(T7Error, f"reading {path}")(format.open)(path, module)
+    opened = wrap_errors(T7Error, f"reading {path}")(format.open)
+    if key and format.data:
+        of_several = opened(path, Models({key: module}))
+        if found := tensors_at(key, of_several.tensors):
+            return replace(of_several, tensors=found)
+    return opened(path, module)
 
 
 def _loaded(path: Path, options: Options, key: str) -> nn.Module:

@@ -25,6 +25,7 @@ from dpnn_bridge.compare.precision import full_precision
 from dpnn_bridge.conversion.failure import failure_reason
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.errors import ConversionError, ConversionLimitError, OptionError
+from dpnn_bridge.modules.several import Models
 from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.outputs.written import Results, Written, run_modules
 from dpnn_bridge.parity.accepted import accept_random, accept_rounding
@@ -171,7 +172,8 @@ def compare_results(
     device = next((t.device for t in [*module.parameters(), *module.buffers()]), torch.device("cpu"))
     value = to_value(table["input"], device=device) if "input" in table else written.example
     if value is None:
-        layers.result.notes.append("Only tensors were compared; with an input (--input) the layers run as well.")
+        needs = "a key (--key) and an input" if isinstance(module, Models) else "an input"
+        layers.result.notes.append(f"Only tensors were compared; with {needs} (--input) the layers run as well.")
         return
     floats = {t.dtype for t in module.state_dict().values() if t.is_floating_point()}
     value = nested.cast(value, floats.pop() if len(floats) == 1 else None)

@@ -35,14 +35,22 @@ class Subject:
         table: The reference; other fields take its place as they become known.
         key: Path of the model in its file.
         options: How it is converted.
+        together: Several models of one file are the subject, as they are converted; else that is an error.
         notes: Remarks of conversions.
     """
 
     def __init__(
-        self, path: StrPath, reference: StrPath | LuaTable | None, key: str | None, mode: str | None, options: Options
+        self,
+        path: StrPath,
+        reference: StrPath | LuaTable | None,
+        key: str | None,
+        mode: str | None,
+        options: Options,
+        *,
+        together: bool = False,
     ) -> None:
         self.path, self.options, self.mode = path, options, mode
-        self.obj, self.table, self.key = _read(path, reference, key, options)
+        self.obj, self.table, self.key = _read(path, reference, key, options, together)
         self.notes: dict[str, None] = {}
         self._as_saved: list[bool] = []
 
@@ -70,7 +78,7 @@ class Subject:
 
 
 def _read(
-    model: StrPath, reference: StrPath | LuaTable | None, key: str | None, options: Options
+    model: StrPath, reference: StrPath | LuaTable | None, key: str | None, options: Options, together: bool
 ) -> tuple[LuaObject | None, LuaTable, str]:
     """Return the model's object (None for a file that torch reads), the reference table, the key."""
     table = reference if isinstance(reference, LuaTable) else LuaTable()
@@ -84,7 +92,7 @@ def _read(
     if is_fixture(root) and reference is None and key is None:
         return root["module"], root, ""
     try:
-        obj, key, _ = select(root, key, str(model), knows=options.knows)
+        obj, key, _ = select(root, key, str(model), together=together, knows=options.knows)
     except ModelNotFoundError:
         if isinstance(root, LuaTable) and "input" in root:
             raise NoReferenceError(

@@ -95,7 +95,8 @@ def verify(
         ConversionLimitError: running it takes more than the size of the files allows; names the layer.
     """
     check_device(device)
-    subject = Subject(model, reference, key, mode, options or Options())
+    only_tensors = converted is not None and input is None and reference is None
+    subject = Subject(model, reference, key, mode, options or Options(), together=only_tensors)
     if input is not None:
         _need_elements(input)
         subject.table = LuaTable(

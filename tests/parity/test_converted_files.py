@@ -22,6 +22,7 @@ import dpnn_bridge
 from dpnn_bridge.cli.verify import verify_command
 from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.conversion.lua_values import to_value
+from dpnn_bridge.errors import ModelNotFoundError
 from dpnn_bridge.outputs.formats import format_of
 from dpnn_bridge.outputs.written import GraphNode, Written, results_of_modules
 from dpnn_bridge.parity.converted import _renamed
@@ -365,3 +366,22 @@ def test_an_input_that_lies_is_one_error(head: bytes, tmp_path: Path) -> None:
     (tmp_path / "x.npy").write_bytes(head + bytes(16))
     result = CliRunner().invoke(verify_command, [str(tmp_path / "m.t7"), "--input", str(tmp_path / "x.npy")])
     assert (result.exit_code, result.output.count("\n")) == (3, 1), result.output
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".npz", ".t7"])
+def test_a_file_of_several_models(suffix: str, tmp_path: Path) -> None:
+    source, file, x = tmp_path / "models.t7", tmp_path / f"m{suffix}", torch.ones(2, 3)
+    encoder, decoder = nn.Linear(3, 3), nn.Sequential(nn.Tanh(), nn.Linear(3, 3))
+    models = {"enc": {"net": encoder}, "dec": {"net": decoder}}
+    dpnn_bridge.write_t7(source, models)
+    dpnn_bridge.convert(source, file)
+    result = dpnn_bridge.verify(source, file)
+    assert (result.verdict, len(result.differences)) == (Verdict.EQUAL, 4)
+    for key in ("enc.net", "dec.net"):
+        assert dpnn_bridge.verify(source, file, key=key, input=x).verdict is Verdict.EQUAL
+    with pytest.raises(ModelNotFoundError, match="choose one with key="):
+        dpnn_bridge.verify(source, file, input=x)
+    decoder[1].bias.data[1] += 1e-3
+    dpnn_bridge.write_t7(source, models)
+    for key, verdict in ((None, Verdict.DIFFERENT), ("dec.net", Verdict.DIFFERENT), ("enc.net", Verdict.EQUAL)):
+        assert dpnn_bridge.verify(source, file, key=key).verdict is verdict
