@@ -19,7 +19,7 @@ from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.boundary import as_ours
 from dpnn_bridge.base.display import shortened
-from dpnn_bridge.base.remote import place_of
+from dpnn_bridge.base.remote import Place, place_of
 from dpnn_bridge.base.shards import checksum_of
 from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.batch.executors import failure_message
@@ -129,17 +129,15 @@ def check_line(line: Line, classes: Classes, folder: str | None = None) -> Check
         classes: How classes are converted.
         folder: That of the manifest; None if the manifest is trusted.
     """
-    if line["verdict"] == FAILED:
-        return _checked(line, FAILED, str(line.get("message", "")))
+    try:
+        places = _places(line, folder)
+    except (DpnnBridgeError, OSError, ValueError) as e:
+        return _fault(line, e)
+    if isinstance(places, Checked):
+        return places
     load_plugins(classes.plugins)
     options = classes.options()
     try:
-        if folder is not None and (reason := _why_not(line, folder)):
-            return _checked(line, REFUSED, reason)
-        places = {name: place_of(line[name]) for name in ("source", "target")}
-        for place in places.values():  # before a copy of another file is made for it
-            if not isinstance(place, str) and not os.path.isfile(place):
-                return _checked(line, MISSING, f"{place} is missing")
         with ExitStack() as stack:
             paths = []
             for name, checksum in (("source", "sha256"), ("target", "target_sha256")):
@@ -148,12 +146,32 @@ def check_line(line: Line, classes: Classes, folder: str | None = None) -> Check
                     return _checked(line, "different", f"{line[name]} has changed since the conversion")
                 paths.append(file.path)
             return _compared(line, paths[0], paths[1], options)
-    except NotT7Error as e:
-        return _checked(line, MISSING, str(e))
-    except DpnnBridgeError as e:
-        return _checked(line, "different" if isinstance(e, VerificationError) else FAILED, str(e))
-    except (OSError, ValueError) as e:  # a failing disk, a name that no file can have: the other lines are checked
-        return _checked(line, FAILED, str(as_ours(e, T7Error, "reading the files")))
+    except (DpnnBridgeError, OSError, ValueError) as e:
+        return _fault(line, e)
+
+
+def _places(line: Line, folder: str | None) -> dict[str, Place] | Checked:
+    """Return where the files of a line are, or the result of a line whose files are not to be read."""
+    if line["verdict"] == FAILED:
+        return _checked(line, FAILED, str(line.get("message", "")))
+    if folder is not None and (reason := _why_not(line, folder)):
+        return _checked(line, REFUSED, reason)
+    places = {name: place_of(line[name]) for name in ("source", "target")}
+    for place in places.values():  # before a copy of another file is made for it
+        if not isinstance(place, str) and not os.path.isfile(place):
+            return _checked(line, MISSING, f"{place} is missing")
+    return places
+
+
+def _fault(line: Line, error: Exception) -> Checked:
+    """Return the result of a line whose files cannot be read or compared; the other lines are checked."""
+    if isinstance(error, NotT7Error):
+        return _checked(line, MISSING, str(error))
+    if isinstance(error, DpnnBridgeError):
+        return _checked(line, "different" if isinstance(error, VerificationError) else FAILED, str(error))
+    return _checked(
+        line, FAILED, str(as_ours(error, T7Error, "reading the files"))
+    )  # a failing disk, an impossible name
 
 
 def _why_not(line: Line, folder: str) -> str:

@@ -192,3 +192,14 @@ def test_a_line_prints_one_line(folder: Path) -> None:
     result = verified(folder, *lines, options=("-v",))
     assert result.exit_code == 4
     assert [text for text in result.output.split("\n") if text.startswith(("1 file", "PASS"))] == []
+
+
+def test_lua_files_run_for_lines_whose_files_are_read(folder: Path) -> None:
+    (folder / "a.lua").write_text("error('it ran')")
+    model, options = folder / "model.t7", ("--lua", str(folder / "a.lua"))
+    others = [line(model, folder / "evil.py"), line(model, folder / "none.pt"), line(model, 1, verdict="failed")]
+    result = verified(folder, *others, options=options)
+    assert result.exit_code == 4, result.output
+    assert "it ran" not in result.output
+    result = verified(folder, *others, line(model, folder / "model.pt"), options=options)
+    assert result.exit_code == 7, result.output
