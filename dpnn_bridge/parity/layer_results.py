@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,26 +107,35 @@ class Source:
         with torch.no_grad(), full_precision(), _threads(threads), self.running(module):
             return run_modules(modules, lambda: module(value), given)
 
-    def summands(self, name: str, given: Results, index: tuple[int, ...]) -> int:
-        """Count the elements of a layer's input that an element of its output depends on; 0 if nobody can tell."""
-        layer = self.module.get_submodule(name)
-        alone, inputs = copy.deepcopy(layer), []
-        handle = layer.register_forward_pre_hook(lambda _, args: inputs.append(nested.copied(args)))
+    def inputs(self, names: Collection[str], given: Results) -> dict[str, tuple[Any, ...]]:
+        """Run a copy of the model, and return the first arguments of each of these layers that runs."""
+        found: dict[str, tuple[Any, ...]] = {}
+
+        def record(name: str, _: nn.Module, args: tuple[Any, ...]) -> None:
+            if name not in found:
+                found[name] = nested.copied(args)
+
+        hooks = [self.module.get_submodule(n).register_forward_pre_hook(partial(record, n)) for n in names]
         try:
             self.run(given)
-            taken = [
-                nested.map_tensors(lambda t: t.detach().requires_grad_(t.is_floating_point()), a) for a in inputs[0]
-            ]
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return found
+
+    def summands(self, name: str, inputs: tuple[Any, ...], index: tuple[int, ...]) -> int:
+        """Count the elements of a layer's input that an element of its output depends on; 0 if nobody can tell."""
+        layer = copy.deepcopy(self.module.get_submodule(name))
+        try:
+            taken = [nested.map_tensors(lambda t: t.detach().requires_grad_(t.is_floating_point()), a) for a in inputs]
             leaves = [t for t in nested.tensors(taken) if t.requires_grad]
-            with torch.enable_grad(), full_precision(), self.running(alone):
-                (output,) = nested.tensors(alone(*nested.map_tensors(torch.clone, taken)))
+            with torch.enable_grad(), full_precision(), self.running(layer):
+                (output,) = nested.tensors(layer(*nested.map_tensors(torch.clone, taken)))
                 gradients = torch.autograd.grad(output[index], leaves, allow_unused=True)
         except ConversionLimitError:
             raise
         except Exception:  # a layer without gradients
             return 0
-        finally:
-            handle.remove()
         return sum(int(g.count_nonzero()) for g in gradients if g is not None)
 
     def spread(self, base: Results, given: Results) -> dict[str, dict[str, float]]:
@@ -258,6 +268,7 @@ def _compare_graph(layers: NamedLayers, source: Source, ours: Results, theirs: R
     """Compare the results of a traced graph, which computes in another order."""
     allowed = _rounding(source, ours)
     whole_is_layer = any(v is theirs.get("") for name, v in theirs.items() if name)
+    sums: list[tuple[str, Difference]] = []
     for name, found in theirs.items():
         layer = layers.by_name.get(name)
         if layer is None or name not in ours or (name == "" and whole_is_layer):
@@ -267,16 +278,18 @@ def _compare_graph(layers: NamedLayers, source: Source, ours: Results, theirs: R
         compared = _nearly(ours[name], found, source, allowed.get(name))
         if name in allowed:
             inner = max((n for n in theirs if theirs[n] is found), key=len)  # whose result a container passes on
-            _accept_sums(compared, source, inner, ours)
+            sums += [(inner, d) for d in compared]
         layer.converted += compared
+    _accept_sums(sums, source, ours)
 
 
-def _accept_sums(compared: list[Difference], source: Source, name: str, ours: Results) -> None:
-    """Accept differences in single precision that come of adding up many values one after the other."""
-    for d in compared:
-        if d.ok or d.index is None or d.error > TRACED.single:
-            continue
-        count = source.summands(name, ours, d.index)
+def _accept_sums(compared: list[tuple[str, Difference]], source: Source, ours: Results) -> None:
+    """Accept differences of layers in single precision that come of adding up many values one after the other."""
+    asked = [(n, d) for n, d in compared if not d.ok and d.index is not None and d.error <= TRACED.single]
+    inputs = source.inputs({name for name, _ in asked}, ours) if asked else {}
+    for name, d in asked:
+        assert d.index is not None
+        count = source.summands(name, inputs[name], d.index) if name in inputs else 0
         limit = SUM_MARGIN * math.sqrt(count) * torch.finfo(torch.float32).eps
         if d.error <= limit:
             accept_rounding(d, f"rounding explains it: an element depends on {count:,} elements of the input", limit)
@@ -305,7 +318,7 @@ def _compare_at_another_size(layers: NamedLayers, source: Source, written: Writt
     allowed = _rounding(other, ours)
     compared = _nearly(ours[""], theirs[""], other, allowed.get(""))
     if allowed:
-        _accept_sums(compared, other, "", {})
+        _accept_sums([("", d) for d in compared], other, {})
     for d in compared:
         d.name = d.name.replace("output", name, 1)
         layers.result.whole.append(d)
