@@ -73,9 +73,24 @@ def compare_converted(
     absent = _compare_tensors(layers, module, written)
     with nullcontext() if written.faster else without_faster():
         compare_results(layers, module, written, table, path, running)
+    if format.program:
+        _note_index_base(result, module, path, options)
     if absent:
         names = ", ".join(absent[:6]) + (f" and {len(absent) - 6} more" if absent[6:] else "")
         result.notes.append(f"{path.name} has no tensors like {names}: their layers are compared by outputs only.")
+
+
+def _note_index_base(result: Verification, module: nn.Module, path: Path, options: Options) -> None:
+    """Say that a file with other results may have been converted with another first index."""
+    found = [*result.whole, *(d for layer in result.layers for d in layer.converted)]
+    if any(not d.ok and d.name.startswith(("output", "converted")) for d in found) and any(
+        hasattr(m, "index_base") for m in module.modules()
+    ):
+        other = 1 - options.index_base
+        result.notes.append(
+            f"Indices start at {options.index_base} in this comparison. If {path.name} was converted with "
+            f"index_base={other} (--index-base {other}), pass index_base={other} (--index-base {other}) here too."
+        )
 
 
 def _opened(

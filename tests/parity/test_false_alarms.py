@@ -130,7 +130,10 @@ def test_a_file_whose_indices_start_at_0_is_compared_as_it_was_converted(tmp_pat
     for value in (None, torch.tensor([[0, 4, 1], [2, 2, 3]])):  # None: the file's own input
         result = dpnn_bridge.verify(tmp_path / "m.t7", tmp_path / "m.pt2", input=value, index_base=0)
         assert result.verdict is Verdict.EQUAL
-    assert dpnn_bridge.verify(tmp_path / "m.t7", tmp_path / "m.pt2").verdict is Verdict.DIFFERENT
+        assert not any("index_base" in note for note in result.notes)
+    result = dpnn_bridge.verify(tmp_path / "m.t7", tmp_path / "m.pt2")
+    assert result.verdict is Verdict.DIFFERENT
+    assert any("If m.pt2 was converted with index_base=0" in note for note in result.notes)
     for base, verdict in ((0, "equal"), (1, "different")):
         (line,) = check_manifest(tmp_path / "done.jsonl", index_base=base, trusted=True)
         assert line.verdict == verdict
