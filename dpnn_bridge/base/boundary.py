@@ -6,6 +6,7 @@ pass through. Any other exception becomes an error of this package with the orig
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
@@ -34,7 +35,7 @@ def wrap_errors(kind: type[DpnnBridgeError], doing: str) -> Callable[[Callable[P
                 raise
             except (Exception, SystemExit) as error:  # a plugin may call sys.exit
                 if _is_wrong_call(error):
-                    raise OptionError(f"{function.__name__}: {error}") from error
+                    raise OptionError(f"{function.__name__}: {_wrong_call(error)}") from error
                 raise as_ours(error, kind, doing) from error
 
         return guarded
@@ -60,6 +61,12 @@ def as_ours(error: BaseException, kind: type[DpnnBridgeError], doing: str) -> Dp
     if isinstance(error, RecursionError):
         return kind(f"{doing}: it is nested too deeply")
     return kind(f"{doing}: {type(error).__name__}{f': {message}' if message else ''}")
+
+
+def _wrong_call(error: BaseException) -> str:
+    """Return what is wrong with a call; of a class of options the user knows the fields, as arguments."""
+    unknown = re.fullmatch(r"\w+\.__init__\(\) got an (unexpected keyword argument '\w+')(.*)", str(error))
+    return f"{unknown[1]}{unknown[2]}" if unknown else str(error)
 
 
 def _is_wrong_call(error: BaseException) -> bool:

@@ -101,6 +101,7 @@ def _arguments(module: Any) -> tuple[dict[str, Any], list[str]]:
     """
     kind, names = type(module), _names(module)
     arguments = {name: getattr(module, name) for name in names if name not in _PLACES and hasattr(module, name)}
+    arguments = {name: value for name, value in arguments.items() if not inspect.ismethod(value)}  # nn.ModuleList's
     passed = {name: module._buffers[name] for name in arguments if module._buffers.get(name) is not None}
     plain = {
         name: value is not None if name in module._parameters else value

@@ -78,7 +78,9 @@ def export(
     check_values(options)
     path, format = target_of(path, to, options.get("max_shard_size"))
     _check_module(module, path, format)
-    check_options((name for name, value in options.items() if value is not None), format, os.fspath(path))
+    known = FormatKeywords.__annotations__
+    given = (name for name, value in options.items() if value is not None or name not in known)
+    check_options(given, format, os.fspath(path))
     own = dict(options)
     context = ExportContext(own.pop("input", None), metadata or {}, own, origin)
     if origin is not None and format.origin_beside and (made_of := origin()) is not None:

@@ -139,3 +139,8 @@ def test_weight_norm_over_rows_of_a_linear_layer_is_kept() -> None:
     back = saved(layer)
     assert parametrize.is_parametrized(back)
     torch.testing.assert_close(back(x), layer(x))
+
+
+@pytest.mark.parametrize("kind", [nn.ModuleList, nn.ModuleDict])
+def test_an_argument_with_the_name_of_a_method(kind: type[nn.Module]) -> None:
+    assert type(saved(kind())) is kind
