@@ -102,6 +102,7 @@ def test_options_that_there_are_not(tmp_path: Path) -> None:
         with pytest.raises(OptionError) as caught:
             call()
         assert isinstance(caught.value, TypeError)
+        assert "__init__" not in str(caught.value)
     with pytest.raises(DpnnBridgeError):
         dpnn_bridge.load(tmp_path / "x.t7", device="nowhere")
 
