@@ -37,7 +37,10 @@ LAYERS, UNITS = 40, 150
 
 FORKSERVER = multiprocessing.get_context("forkserver")
 FORKSERVER.set_forkserver_preload(
-    [f"dpnn_bridge.{name}" for name in ("cli.convert", "cli.inspect", "cli.verify", "parity.html", "outputs.pt2")]
+    [
+        f"dpnn_bridge.{name}"
+        for name in ("cli.convert", "cli.inspect", "cli.verify", "parity.html", "outputs.formats.pt2")
+    ]
     + ["safetensors.torch", "torch._dynamo", "torch.export", "onnxscript", "torch.onnx._internal.exporter._compat"]
 )
 
