@@ -1,4 +1,4 @@
-"""Copy tensors to memory with another layout, where equal values give results with other last bits.
+"""Copy modules, and tensors to memory with another layout, where equal values give results with other last bits.
 
 The address and alignment of a tensor determine where vector instructions, blocks of a matrix product and the parts of
 threads begin. Then sums run in another order, or elements take another path through the same function.
@@ -6,8 +6,13 @@ threads begin. Then sums run in another order, or elements take another path thr
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+
+from dpnn_bridge.compare import nested
 
 
 def moved(tensor: Tensor, offset: int = 0) -> Tensor:
@@ -23,6 +28,12 @@ def moved(tensor: Tensor, offset: int = 0) -> Tensor:
     extent = 1 + sum((size - 1) * stride for size, stride in zip(dense.shape, dense.stride(), strict=True))
     block = dense.new_empty(offset + extent)
     return block.as_strided(dense.shape, dense.stride(), offset).copy_(dense)
+
+
+def copied(module: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
+    """Return a deep copy, also of a module that keeps a result with its graph, as weight_norm and pruning do."""
+    kept = (t for part in module.modules() for t in nested.tensors(vars(part)) if not t.is_leaf)
+    return copy.deepcopy(module, {id(t): t.detach().clone() for t in kept} | (memo or {}))
 
 
 def relocate(module: nn.Module, offset: int = 0) -> nn.Module:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.compare import nested
+from dpnn_bridge.compare.memory import copied
 from dpnn_bridge.conversion.failure import failure_reason
-from dpnn_bridge.conversion.modes import evaluating
 from dpnn_bridge.errors import ConversionError
 
 
@@ -24,15 +24,16 @@ def seen(model: nn.Module, example: Any) -> dict[int, int]:
     """
     found: dict[int, set[int]] = {}
 
-    def note(module: nn.Module, args: tuple[Any, ...]) -> None:
+    def note(key: int, _: nn.Module, args: tuple[Any, ...]) -> None:
         if args and isinstance(args[0], Tensor):
-            found.setdefault(id(module), set()).add(args[0].dim())
+            found.setdefault(key, set()).add(args[0].dim())
 
-    with ExitStack() as stack, evaluating(model), torch.no_grad():
-        for module in model.modules():
-            stack.callback(module.register_forward_pre_hook(note).remove)
-        try:
-            model(nested.copied(example))
-        except Exception as e:
-            raise ConversionError(f"the model cannot run on the example input: {failure_reason(e)}") from e
+    copy = copied(model, {id(p): p for p in model.parameters()}).eval()  # a run changes states that modules keep
+    for ours, theirs in zip(model.modules(), copy.modules(), strict=True):
+        theirs.register_forward_pre_hook(partial(note, id(ours)))
+    try:
+        with torch.no_grad():
+            copy(nested.copied(example))
+    except Exception as e:
+        raise ConversionError(f"the model cannot run on the example input: {failure_reason(e)}") from e
     return {key: min(dims) for key, dims in found.items() if len(dims) == 1}

@@ -53,6 +53,7 @@ class Format:
         rebuilt: whether :func:`dpnn_bridge.load` rebuilds the module, so that all of it can be compared: formats that
             load, and ``.t7``.
         traced: it contains a traced graph, which computes in another order.
+        keeps_state: what recurrent modules keep between calls is in the file; else it starts new sequences.
         several: a model takes several files.
         bfloat16: it has this dtype. Without it such tensors become float32, so no model is cast to it.
         origin_beside: the metadata state what the file was made of, so the checksum of the input is needed before the
@@ -68,6 +69,7 @@ class Format:
     loads = False
     rebuilt = False
     traced = False
+    keeps_state = True
     several = False
     bfloat16 = True
     origin_beside = True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from dpnn_bridge.base.boundary import as_ours
 from dpnn_bridge.base.reading import open_zip
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.differences import Tolerance, compare
+from dpnn_bridge.compare.memory import copied
 from dpnn_bridge.conversion.failure import failure_reason
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.placeholder import Placeholder
@@ -74,12 +74,6 @@ def run_traceable(module: nn.Module, example: Any) -> Any:
 def traceable(module: nn.Module) -> nn.Module:
     """Return a copy in evaluation mode on the same tensors: tracing leaves its symbols in modules that keep a state."""
     return copied(module, {id(t): t for t in [*module.parameters(), *module.buffers()]}).eval()
-
-
-def copied(module: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
-    """Return a deep copy, also of a module that keeps a result with its graph, as weight_norm and pruning do."""
-    kept = (t for part in module.modules() for t in nested.tensors(vars(part)) if not t.is_leaf)
-    return copy.deepcopy(module, {id(t): t.detach().clone() for t in kept} | (memo or {}))
 
 
 def check_program(

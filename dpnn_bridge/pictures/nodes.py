@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from dpnn_bridge.base.arguments import renamed
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.display import in_html, printable, shortened, type_name
-from dpnn_bridge.compare.nested import copied
+from dpnn_bridge.compare import nested
+from dpnn_bridge.compare.memory import copied
 from dpnn_bridge.conversion import registry, to_lua
 from dpnn_bridge.conversion.failure import failure_reason
 from dpnn_bridge.conversion.fields import record_of
@@ -114,7 +115,7 @@ def model_graph(module: nn.Module, input: Any = None, *, histograms: bool = Fals
 
     Args:
         module: any module; converted ones have their Lua names.
-        input: an input, for shapes; the model runs once, in the mode that it is in, without gradients.
+        input: an input, for shapes; a copy of the model runs once, in its mode, without gradients.
         histograms: look at the elements of all tensors.
     """
     shapes = _shapes(module, input) if input is not None else {}
@@ -229,16 +230,17 @@ def _shapes(module: nn.Module, example: Any) -> dict[int, tuple[str, str]]:
     """Return the shapes of the first call of every module."""
     found: dict[int, tuple[str, str]] = {}
 
-    def ran(m: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        found.setdefault(id(m), (shape_text(args[0]) if args else "", shape_text(output)))
+    def ran(key: int, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        found.setdefault(key, (shape_text(args[0]) if args else "", shape_text(output)))
 
-    with ExitStack() as stack, torch.no_grad():
-        for m in module.modules():
-            stack.callback(m.register_forward_hook(ran).remove)
-        try:
-            module(copied(example))
-        except Exception as error:
-            raise ConversionError(f"the model cannot run on the input: {failure_reason(error)}") from error
+    copy = copied(module, {id(p): p for p in module.parameters()})  # a run changes statistics and states
+    for ours, theirs in zip(module.modules(), copy.modules(), strict=True):
+        theirs.register_forward_hook(partial(ran, id(ours)))
+    try:
+        with torch.no_grad():
+            copy(nested.copied(example))
+    except Exception as error:
+        raise ConversionError(f"the model cannot run on the input: {failure_reason(error)}") from error
     return found
 
 

@@ -216,3 +216,28 @@ def test_a_runtime_may_add_up_many_values_one_after_the_other(tmp_path: Path, mo
     norm.eps = 2e-4
     dpnn_bridge.write_t7(other, nn.Sequential(norm, nn.ReLU(), again).eval())
     assert verify(other, file, input=x).verdict is Verdict.DIFFERENT
+
+
+def test_a_sequence_that_a_file_continues_and_another_begins(tmp_path: Path) -> None:
+    """A .py begins a new sequence, all other formats continue the one that the model was saved in."""
+    model = SeqLSTM(3, 4).double().eval()
+    model.remember()
+    x = torch.randn(5, 2, 3, dtype=torch.float64)
+    model(x)
+    dpnn_bridge.save(tmp_path / "m.t7", model)
+    for suffix in (".t7", ".pt", ".py", ".pt2"):
+        options = {} if suffix == ".pt" else {"input": x}
+        dpnn_bridge.convert(tmp_path / "m.t7", tmp_path / f"out{suffix}", **options)
+        result = verify(tmp_path / "m.t7", tmp_path / f"out{suffix}", input=x)
+        assert result.verdict is Verdict.EQUAL, (suffix, summary(result))
+
+
+@pytest.mark.parametrize("suffix", [".t7", ".py", ".pt2"])
+def test_writing_a_model_leaves_its_sequence(suffix: str, tmp_path: Path) -> None:
+    model = SeqLSTM(3, 4).eval()
+    model.remember()
+    x = torch.randn(5, 2, 3)
+    model(x)
+    expected = copy.deepcopy(model)(x)
+    dpnn_bridge.save(tmp_path / f"m{suffix}", model, input=x)
+    assert torch.equal(model(x), expected)

@@ -145,3 +145,10 @@ def test_commands_draw(tmp_path: Path) -> None:
     assert "1x32x28x28" in run("--input", "1x1x32x32")
     words = run("--dot", "--input", "1x3", model=LENET.parents[1] / "torch-rnn__lstm" / "model.t7")
     assert "1×3" in words, "an input of a lookup table is indices"
+
+
+def test_drawing_changes_no_statistics() -> None:
+    model = nn.BatchNorm1d(3)
+    node = model_graph(model, torch.randn(4, 3))
+    assert node.output == "4×3"
+    assert model.num_batches_tracked == 0

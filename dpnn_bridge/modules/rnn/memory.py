@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.compare.memory import copied
 from dpnn_bridge.compare.nested import first_tensor, map_tensors
 from dpnn_bridge.conversion.fields import submodules
 from dpnn_bridge.modules.rnn.structure import modules_in
@@ -99,6 +100,18 @@ def forget(module: nn.Module) -> None:
     for m in modules_in(module):
         if (own := getattr(type(m), "forget_own", None)) is not None:
             own(m)
+
+
+def at_start(module: nn.Module) -> nn.Module:
+    """Return a copy at the start of a sequence, also without states given by :func:`set_hidden_state`."""
+    copy = copied(module)
+    modes = {m: m.training for m in copy.modules()}
+    for m in modes:
+        m.training = True  # evaluation mode would keep given states
+    forget(copy)
+    for m, training in modes.items():
+        m.training = training
+    return copy
 
 
 def detach(module: nn.Module) -> None:

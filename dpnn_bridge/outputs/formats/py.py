@@ -15,10 +15,11 @@ from dpnn_bridge.base.writing import write_file
 from dpnn_bridge.compare.bits import same_bits
 from dpnn_bridge.compare.memory import relocate
 from dpnn_bridge.errors import VerificationError
+from dpnn_bridge.modules.rnn.memory import at_start
 from dpnn_bridge.outputs.format import ExportContext, Format
 from dpnn_bridge.outputs.py.program import Program
 from dpnn_bridge.outputs.py.settings import Pair, settings, tensors
-from dpnn_bridge.outputs.verification import copied, not_rebuilt, run, same_outputs
+from dpnn_bridge.outputs.verification import not_rebuilt, run, same_outputs
 from dpnn_bridge.outputs.written import Results, Written, run_modules
 
 #: begins the last line
@@ -31,6 +32,7 @@ class Py(Format):
     suffix = ".py"
     options = ("input",)
     program = True
+    keeps_state = False
 
     def write(self, module: nn.Module, path: Path, context: ExportContext) -> None:
         program = context.written = Program(module, context)
@@ -51,7 +53,7 @@ class Py(Format):
             raise VerificationError(f"{path}: the generated Python lacks the statement {missing[0]}")
         if context.example is not None:
             torch.manual_seed(0)
-            expected = run(copied(module), context.example)
+            expected = run(at_start(module), context.example)
             torch.manual_seed(0)
             same_outputs(path, run(built, context.example), expected, "the generated Python")
 
