@@ -79,3 +79,7 @@ local x = torch.FloatTensor{{1e30, 2}, {1e10, 3}, {0, 4}} return x:prod(1), x:t(
 --> {nan 24} {0 24} {nan 24}
 local x = torch.range(1, 70):view(1, 70):expand(70, 70):clone():fmod(3) local v, i = x:sort(2) return v[3][70], i[3][1], i[3][69], (select(2, x:kthvalue(9)))[1][1], (select(2, x:mode()))[1][1], (select(2, x:topk(2)))[1][2]
 --> 2 27 38 42 10 21
+local x = torch.ByteTensor(4, 3):fill(200) local y = x:clone():t():clone():t() return x:dot(x), y:dot(y), x:dot(y), x:select(2, 1):dot(x:select(2, 2))
+--> 0 768 768 0
+local x, n = torch.IntTensor{-5, -5, -5}, torch.IntTensor{1, 31, 33} return torch.clshift(x, n), torch.crshift(x, n)
+--> {-10 -2147483648 -10} {2147483645 1 2147483645}

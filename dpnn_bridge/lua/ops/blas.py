@@ -121,7 +121,8 @@ def _added(name: str, dim: int, dims: tuple[int, int], product: Product, in_orde
             copy_into(r, m)
             in_order(r, beta, alpha, x, y)
             return
-        start = torch.zeros_like(m.t) if beta == 0 else m.t if beta == 1 else beta * m.t
+        zero = m.t.new_zeros(() if alpha != 0 else m.size)
+        start = zero if beta == 0 else m.t if beta == 1 else beta * m.t
         for values in products if alpha != 0 else ():  # BLAS does not look at the factors if alpha is 0
             start = start + (values if alpha == 1 else alpha * values)
         r.write(start)

@@ -124,14 +124,14 @@ _with_number("div", torch.div, "x / v", "", "div.out", types=FLOAT_TYPES)
 _with_tensor("cdiv", torch.div, "x / y", "", "div.out", types=FLOAT_TYPES)
 _with_number("div", _int_divide, "v", "x / v", types=INTEGER_TYPES, family="divided")
 _with_tensor("cdiv", _int_divide, "y", "x / y", types=INTEGER_TYPES, family="divided")
-for _types, _left, _right in (
-    (FLOAT_TYPES, "x * 2 ^ {}", "x / 2 ^ {}"),
-    (INTEGER_TYPES, "lshift(U(x), {})", "rshift(U(x), {})"),
+for _types, _left, _right, _count in (
+    (FLOAT_TYPES, "x * 2 ^ {}", "x / 2 ^ {}", "y"),
+    (INTEGER_TYPES, "lshift(U(x), {})", "rshift(U(x), {})", "tobit(y)"),  # LuaJIT compiles no shift by 64 bits
 ):
     _with_number("lshift", _shift_left, _left.format("v"), types=_types)
     _with_number("rshift", _shift_right, _right.format("v"), types=_types)
-    _with_tensor("clshift", _shift_left, _left.format("y"), types=_types)
-    _with_tensor("crshift", _shift_right, _right.format("y"), types=_types)
+    _with_tensor("clshift", _shift_left, _left.format(_count), types=_types)
+    _with_tensor("crshift", _shift_right, _right.format(_count), types=_types)
 #: types -> family, and expressions of fmod and remainder. C's % of integers and Lua's of numbers have different signs.
 _MODULO = (
     (FLOAT_TYPES, (), "fmod(x, {0})", "{0} == 0 and 0 / 0 or x - {0} * floor(R(x / {0}))"),

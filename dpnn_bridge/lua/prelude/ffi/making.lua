@@ -168,7 +168,7 @@ local DISTANCES = [[
 return function(rows, columns, n, p, ip, pr, pc, q, iq, qr, qc, r, ir, rr, rc, gain)
    for i = 0, rows - 1 do
       for j = 0, columns - 1 do
-         local total = 0
+         local total = ZERO
          for k = 0, n - 1 do
             local difference = R(at(q, iq + i * qr + k * qc) - at(r, ir + j * rr + k * rc))
             total = R(total + R(difference * difference))
@@ -179,7 +179,8 @@ return function(rows, columns, n, p, ip, pr, pc, q, iq, qr, qc, r, ir, rr, rc, g
 end
 ]]
 function families.match(plan)
-   local run = loops.compile(plan.ty, DISTANCES, plan.name)
+   local zero = (plan.ty == 'Int' or plan.ty == 'Long') and '0LL' or '0'  -- of the type of the sum, or nothing is compiled
+   local run = loops.compile(plan.ty, loops.written(DISTANCES, {ZERO = zero}), plan.name)
    return function(R, A, B, gain)
       gain = native.number_of(plan.ty, gain)
       if not gain or A.n ~= 2 or B.n ~= 2 or A[3] ~= B[3] or not few(A) or not few(B) or not apart(R, A) or not apart(R, B)

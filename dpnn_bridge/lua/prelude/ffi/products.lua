@@ -93,13 +93,26 @@ return function(m, n, k, beta, alpha, R, pr, r1, r2, A, pa, a1, a2, B, pb, b1, b
    return true
 end
 ]]
+-- the same where k is 1: above, LuaJIT would interpret an inner loop of one round
+local OUTER = [[
+return function(m, n, k, beta, alpha, R, pr, r1, r2, A, pa, a1, a2, B, pb, b1, b2)
+   for i = 0, m - 1 do
+      local x, q, to = alpha * (0LL + at(A, pa + i * a1)), pb, pr + i * r1
+      for _ = 1, n do
+         R[to] = beta * (0LL + at(R, to)) + x * at(B, q)
+         q, to = q + b2, to + r2
+      end
+   end
+   return true
+end
+]]
 local of = ok and {
    Double = real_product('double', blas.dgemm_, blas.dgemv_), Float = real_product('float', blas.sgemm_, blas.sgemv_),
 } or {}
 local function product_of(ty)
    if not of[ty] and ty ~= 'Double' and ty ~= 'Float' then
-      local loop = loops.compile(ty, WHOLE, 'product')
-      of[ty] = function(m, n, k, ...) return m * n * k <= 65536 and loop(m, n, k, ...) end
+      local loop, outer = loops.compile(ty, WHOLE, 'product'), loops.compile(ty, OUTER, 'outer product')
+      of[ty] = function(m, n, k, ...) return m * n * k <= 65536 and (k == 1 and outer or loop)(m, n, k, ...) end
    end
    return of[ty]
 end
@@ -191,7 +204,37 @@ function families.product(plan, form)
    end
 end
 
--- the dot product: of real numbers by BLAS, of integers in the arithmetic of their type
+-- how many elements lie at equal distances, from the last dimension on
+local function run_length(S)
+   local length, step = 1, 0
+   for k = 2 * S.n, 2, -2 do
+      local size, stride = S[k - 1], S[k]
+      if length > 1 and stride ~= step * length then break end
+      if size > 1 then
+         if length == 1 then step = stride end
+         length = length * size
+      end
+   end
+   return length
+end
+
+local DOT_OF_ROWS = [[
+return function(rows, columns, q, c, d, r, e, f, iq, ir)
+   local total = 0LL
+   for i = 1, rows do
+      local sum, jq, jr = 0LL, iq, ir
+      for j = 1, columns do
+         sum = sum + at(q, jq) * at(r, jr)
+         jq, jr = jq + d, jr + f
+      end
+      total = total + cast('ELEMENT', sum)
+      iq, ir = iq + c, ir + e
+   end
+   return total
+end
+]]
+
+-- the dot product: of real numbers by BLAS, of integers in the arithmetic of their type in each evenly spaced run
 function families.dot(plan)
    local ty = plan.ty
    if ty == 'Double' or ty == 'Float' then
@@ -208,10 +251,17 @@ function families.dot(plan)
       end
    end
    local sum = families.whole({ty = ty, name = 'dot', slots = {{}, {kind = 'tensor'}}}, '0LL', 'total = total + x * y', 'total')
+   local rows = loops.compile(ty, DOT_OF_ROWS:gsub('ELEMENT', native.kinds[ty].name), 'dot of rows')
    local element = ffi.typeof(native.kinds[ty].name)
    return function(A, B)
-      local total = A.dense and B.dense and A.count == B.count and sum(A, B)
-      return total and tonumber(ffi.cast(element, total)) or nil
+      local run, other = run_length(A), run_length(B)
+      if A.count ~= B.count or A.count > MOST or not (A.block and B.block) then return nil end
+      if run == A.count and other == A.count then
+         local total = sum(A, B)
+         return total and tonumber(ffi.cast(element, total)) or nil
+      end
+      if A.n ~= 2 or B.n ~= 2 or A[1] ~= B[1] or A[3] ~= B[3] or run < A[3] or other < A[3] then return nil end
+      return tonumber(rows(A[1], A[3], A.block.data, A[2], A[4], B.block.data, B[2], B[4], A.offset, B.offset))
    end
 end
 
