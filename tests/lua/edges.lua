@@ -83,3 +83,5 @@ local x = torch.ByteTensor(4, 3):fill(200) local y = x:clone():t():clone():t() r
 --> 0 768 768 0
 local x, n = torch.IntTensor{-5, -5, -5}, torch.IntTensor{1, 31, 33} return torch.clshift(x, n), torch.crshift(x, n)
 --> {-10 -2147483648 -10} {2147483645 1 2147483645}
+return torch.ByteTensor():range(2^40, 2^40 + 6, 2), torch.CharTensor():range(126, 130)
+--> {0 2 4 6} {126 127 -128 -127 -126}

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from dpnn_bridge.lua.dispatch import FLOAT_TYPES, INTEGER_TYPES, torch_function
+from dpnn_bridge.lua.dispatch import FLOAT_TYPES, torch_function
 from dpnn_bridge.lua.ops.copying import copy_into
 from dpnn_bridge.lua.ops.elementwise import fill
 from dpnn_bridge.lua.ops.overlap import overlapping
@@ -54,18 +54,17 @@ def eye(r: Tensor, rows: float, columns: float) -> None:
     r.assign(torch.eye(n, m if m > 0 else n))
 
 
-@torch_function("range", "r n n n=1", types=INTEGER_TYPES)
-@torch_function("range", "r n n n=1", types=FLOAT_TYPES, small=("range",))
+@torch_function("range", "r n n n=1", small=("range",))
 def range_(r: Tensor, first: float, last: float, step: float) -> None:
+    dtype = torch.float64
     if r.ty not in FLOAT_TYPES:
-        first, last, step = int(first), int(last), int(step)
+        dtype, first, last, step = torch.int64, int(first), int(last), int(step)
     if step == 0:
         raise TorchError("bad argument #3 (step must be a non-null number)")
     if (step > 0) != (last >= first) and first != last:
         raise TorchError("bad argument #2 (upper bound and larger bound incoherent with step sign)")
     count = math.floor((last - first) / step) + 1
-    values = torch.arange(count, dtype=torch.float64) * step + first
-    _fill(r, values)
+    _fill(r, torch.arange(count, dtype=dtype) * step + first)
 
 
 def _fill(r: Tensor, values: torch.Tensor) -> None:

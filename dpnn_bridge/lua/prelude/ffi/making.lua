@@ -102,8 +102,10 @@ local function sequence(plan, expression)
    end
 end
 function families.range(plan)
-   local fill = sequence(plan, 'k * step + first')
+   local fill, real = sequence(plan, 'k * step + first'), plan.ty == 'Float' or plan.ty == 'Double'
+   local function fits(x) return real or whole(x) and x > -2 ^ 31 and x < 2 ^ 31 end
    return function(R, first, last, step)
+      if not (fits(first) and fits(last) and fits(step)) then return nil end
       if step == 0 or (step > 0) ~= (last >= first) and first ~= last then return nil end
       return fill(R, floor((last - first) / step) + 1, first, step)
    end
