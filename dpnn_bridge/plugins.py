@@ -50,7 +50,7 @@ def load_plugins(plugins: Sequence[StrPath]) -> list[Path]:
 
 def _update(path: Path) -> None:
     """Run a plugin that has not run, or not as it is now."""
-    files = {os.path.realpath(file): sha256_of(file) for file in with_required([path], python=True)}
+    files = _checksums(path)
     name, before = _loaded.get(path, ("", {}))
     if files == before:
         return
@@ -66,7 +66,13 @@ def _update(path: Path) -> None:
         ):  # Python's cache does not notice a change of the same size in the same second
             with suppress(OSError):
                 os.unlink(cache_from_source(file))
-    _loaded[path] = _import_file(path, name), files
+    name = _import_file(path, name)
+    code = {file: checksum for file, checksum in files.items() if file.endswith(".py")}
+    _loaded[path] = name, _checksums(path) | code  # data that the plugin itself writes are as it left them
+
+
+def _checksums(path: Path) -> dict[str, str]:
+    return {os.path.realpath(file): sha256_of(file) for file in with_required([path], python=True)}
 
 
 class _SourceLoader(SourceFileLoader):

@@ -20,6 +20,7 @@ from dpnn_bridge.errors import ConversionError, ConversionLimitError, Unsupporte
 from dpnn_bridge.files import load_with_report
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.outputs.container import pack
+from dpnn_bridge.plugins import load_plugins
 
 pytestmark = pytest.mark.usefixtures("own_registry")
 
@@ -165,6 +166,13 @@ def test_plugin_then_lua_then_what_is_built_in(tmp_path: Path) -> None:
     assert notes == "nn.Linear: dpnn_bridge_plugin_mine.DoubledClass takes precedence over the built-in mapping"
     written = to_lua(dpnn_bridge.load(tmp_path / "a.t7"))
     assert written["modules"][1].class_name == "nn.Linear"
+
+
+def test_a_plugin_that_writes_a_file_that_it_names_runs_once(tmp_path: Path) -> None:
+    (tmp_path / "log.py").write_text(f"with open({str(tmp_path / 'ran')!r}, 'a') as file: file.write('x')\n")
+    for _ in range(2):
+        load_plugins([tmp_path / "log.py"])
+    assert (tmp_path / "ran").read_text() == "x"
 
 
 @pytest.mark.parametrize("where", ["plugin", "helper"])
