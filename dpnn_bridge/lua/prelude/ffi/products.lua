@@ -266,7 +266,7 @@ function families.dot(plan)
 end
 
 -- a * b of matrices and vectors
-for _, ty in ipairs {'Float', 'Double'} do
+for _, ty in ipairs {'Float', 'Double', 'Byte', 'Char', 'Short', 'Int', 'Long'} do
    local mt = bridge.metatables['torch.' .. ty .. 'Tensor']
    local times = mt.__mul__
    local forms = {}
