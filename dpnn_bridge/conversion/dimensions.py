@@ -5,13 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.compare import nested
-from dpnn_bridge.compare.memory import copied
-from dpnn_bridge.conversion.failure import failure_reason
-from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.conversion.example_run import run, watched_copy
 
 
 def seen(model: nn.Module, example: Any) -> dict[int, int]:
@@ -28,12 +25,6 @@ def seen(model: nn.Module, example: Any) -> dict[int, int]:
         if args and isinstance(args[0], Tensor):
             found.setdefault(key, set()).add(args[0].dim())
 
-    copy = copied(model, {id(p): p for p in model.parameters()}).eval()  # a run changes states that modules keep
-    for ours, theirs in zip(model.modules(), copy.modules(), strict=True):
-        theirs.register_forward_pre_hook(partial(note, id(ours)))
-    try:
-        with torch.no_grad():
-            copy(nested.copied(example))
-    except Exception as e:
-        raise ConversionError(f"the model cannot run on the example input: {failure_reason(e)}") from e
+    copy = watched_copy(model, lambda module, key: module.register_forward_pre_hook(partial(note, key)))
+    run(copy.eval(), nested.copied(example))
     return {key: min(dims) for key, dims in found.items() if len(dims) == 1}

@@ -15,7 +15,7 @@ from dpnn_bridge.base.reading import open_zip
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.differences import Tolerance, compare
 from dpnn_bridge.compare.memory import copied
-from dpnn_bridge.conversion.failure import failure_reason
+from dpnn_bridge.conversion.example_run import run
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.conversion.tracing import as_traced
@@ -50,19 +50,6 @@ def rounding_of(module: nn.Module, example: Any, expected: Any) -> float:
     tolerance = Tolerance(0.0, 0.0)
     found = [v.double() if isinstance(v, Tensor) else v for v in nested.leaves(expected)]
     return min(1e-3, max((d.error for d in compare("output", found, list(precise), tolerance)), default=0.0))
-
-
-def run(module: nn.Module, example: Any) -> Any:
-    """Return the output of a module without gradients.
-
-    Raises:
-        ConversionError: the module does not take the example.
-    """
-    try:
-        with torch.no_grad():
-            return module(example)
-    except Exception as e:
-        raise ConversionError(f"the model cannot run on the example input: {failure_reason(e)}") from e
 
 
 def run_traceable(module: nn.Module, example: Any) -> Any:

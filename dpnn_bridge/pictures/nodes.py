@@ -15,9 +15,8 @@ from dpnn_bridge.base.arguments import renamed
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.display import in_html, printable, shortened, type_name
 from dpnn_bridge.compare import nested
-from dpnn_bridge.compare.memory import copied
 from dpnn_bridge.conversion import registry, to_lua
-from dpnn_bridge.conversion.failure import failure_reason
+from dpnn_bridge.conversion.example_run import run, watched_copy
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.noise import paired
 from dpnn_bridge.conversion.places import module_names
@@ -233,14 +232,8 @@ def _shapes(module: nn.Module, example: Any) -> dict[int, tuple[str, str]]:
     def ran(key: int, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         found.setdefault(key, (shape_text(args[0]) if args else "", shape_text(output)))
 
-    copy = copied(module, {id(p): p for p in module.parameters()})  # a run changes statistics and states
-    for ours, theirs in zip(module.modules(), copy.modules(), strict=True):
-        theirs.register_forward_hook(partial(ran, id(ours)))
-    try:
-        with torch.no_grad():
-            copy(nested.copied(example))
-    except Exception as error:
-        raise ConversionError(f"the model cannot run on the input: {failure_reason(error)}") from error
+    copy = watched_copy(module, lambda m, key: m.register_forward_hook(partial(ran, key)))
+    run(copy, nested.copied(example), "the input")
     return found
 
 

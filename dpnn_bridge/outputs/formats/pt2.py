@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from dpnn_bridge.base.atomic import PatientFile
 from dpnn_bridge.base.reading import open_zip
+from dpnn_bridge.conversion.example_run import run
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.outputs.dynamic import Dynamic
 from dpnn_bridge.outputs.format import ExportContext, Format
@@ -17,7 +18,6 @@ from dpnn_bridge.outputs.verification import (
     check_program,
     need_example,
     need_whole_zip,
-    run,
     run_traceable,
     traceable,
 )

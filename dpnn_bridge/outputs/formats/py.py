@@ -14,12 +14,13 @@ from dpnn_bridge.base.display import printable
 from dpnn_bridge.base.writing import write_file
 from dpnn_bridge.compare.bits import same_bits
 from dpnn_bridge.compare.memory import relocate
+from dpnn_bridge.conversion.example_run import run
 from dpnn_bridge.errors import VerificationError
 from dpnn_bridge.modules.rnn.memory import at_start
 from dpnn_bridge.outputs.format import ExportContext, Format
 from dpnn_bridge.outputs.py.program import Program
 from dpnn_bridge.outputs.py.settings import Pair, settings, tensors
-from dpnn_bridge.outputs.verification import not_rebuilt, run, same_outputs
+from dpnn_bridge.outputs.verification import not_rebuilt, same_outputs
 from dpnn_bridge.outputs.written import Results, Written, run_modules
 
 #: begins the last line

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.compare.memory import copied
 from dpnn_bridge.conversion.customized import check_customized
+from dpnn_bridge.conversion.example_run import run
 from dpnn_bridge.conversion.registry import mapped_by, spec_of
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.modules.rnn.stock import stock_layers
@@ -24,7 +25,7 @@ from dpnn_bridge.outputs.py.closure import SourceClosure
 from dpnn_bridge.outputs.py.constructors import Constructors
 from dpnn_bridge.outputs.py.helpers import tie
 from dpnn_bridge.outputs.py.settings import Pair, settings
-from dpnn_bridge.outputs.verification import not_rebuilt, run
+from dpnn_bridge.outputs.verification import not_rebuilt
 
 HEADER = """{title} as a PyTorch module, written by dpnn_bridge.
 

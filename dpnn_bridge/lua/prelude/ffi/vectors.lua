@@ -1,7 +1,8 @@
 -- Functions of PyTorch on the memory of tensors, called through its C interface: no call of Python, and vector instructions,
--- which LuaJIT does not have. PyTorch before 2.7 has no such interface: there, loops and Python compute.
+-- which LuaJIT does not have. Where the library does not export it, loops and Python compute.
 local bridge, py = ...
 local ffi, native = bridge.ffi, bridge.native
+local same_sizes = native.same_sizes
 local vectors = {}
 native.vectors = vectors
 
@@ -15,7 +16,6 @@ int32_t aoti_torch_dtype_bool(), aoti_torch_dtype_uint8(), aoti_torch_dtype_int8
 ]]
 local found, torch = pcall(ffi.load, py.libtorch)
 found = found and pcall(function() return torch.aoti_torch_create_tensor_from_blob, torch.aoti_torch_call_dispatcher end)
-vectors.available = found
 
 local dtypes = found and {
    Bool = torch.aoti_torch_dtype_bool(), Byte = torch.aoti_torch_dtype_uint8(), Char = torch.aoti_torch_dtype_int8(),
@@ -69,11 +69,6 @@ local function packed(S)
 end
 native.packed = packed
 
-local function same_sizes(A, B)
-   if A.n ~= B.n then return false end
-   for k = 1, 2 * A.n, 2 do if A[k] ~= B[k] then return false end end
-   return true
-end
 -- whether two states have the same elements in the same order, in the same or in other memory
 local function same_geometry(A, B)
    if A.n ~= B.n then return false end

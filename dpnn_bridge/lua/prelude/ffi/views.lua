@@ -81,7 +81,7 @@ local function resize_as(S, T)
    if T.n >= 1 and T.n <= 4 then return resize(S, T.n, T[1], T[3], T[5], T[7]) end
    return same_sizes(S, T)
 end
-native.resize, native.resize_as = resize, resize_as
+native.resize, native.resize_as, native.same_sizes = resize, resize_as, same_sizes
 
 -- a new tensor of n <= 4 sizes > 0, or nil where Python must
 local function new_tensor(ty, n, a, b, c, d)

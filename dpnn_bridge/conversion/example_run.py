@@ -1,0 +1,44 @@
+"""Run a model on an example."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from dpnn_bridge.compare.memory import copied
+from dpnn_bridge.conversion.failure import failure_reason
+from dpnn_bridge.errors import ConversionError
+
+
+def run(module: nn.Module, example: Any, name: str = "the example input") -> Any:
+    """Return the output of a module without gradients.
+
+    Args:
+        module: The module.
+        example: Its input.
+        name: Of the input, for messages.
+
+    Raises:
+        ConversionError: the module does not take the example.
+    """
+    try:
+        with torch.no_grad():
+            return module(example)
+    except Exception as e:
+        raise ConversionError(f"the model cannot run on {name}: {failure_reason(e)}") from e
+
+
+def watched_copy(module: nn.Module, watch: Callable[[nn.Module, int], object]) -> nn.Module:
+    """Return a copy on the same parameters to run in place of a module, whose states and statistics a run would change.
+
+    Args:
+        module: The module.
+        watch: Gets each module of the copy, and the ``id`` of its original, to register a hook.
+    """
+    copy = copied(module, {id(p): p for p in module.parameters()})
+    for ours, theirs in zip(module.modules(), copy.modules(), strict=True):
+        watch(theirs, id(ours))
+    return copy
