@@ -61,9 +61,8 @@ def _update(path: Path) -> None:
         for module_name, module in list(sys.modules.items()):
             if os.path.realpath(getattr(module, "__file__", None) or "") in imported:
                 del sys.modules[module_name]
-        for file in (
-            name for name in imported if name.endswith(".py")
-        ):  # Python's cache does not notice a change of the same size in the same second
+        # Python's cache does not notice a change of the same size in the same second
+        for file in (name for name in imported if name.endswith(".py")):
             with suppress(OSError):
                 os.unlink(cache_from_source(file))
     name = _import_file(path, name)

@@ -169,9 +169,8 @@ def _fault(line: Line, error: Exception) -> Checked:
         return _checked(line, MISSING, str(error))
     if isinstance(error, DpnnBridgeError):
         return _checked(line, "different" if isinstance(error, VerificationError) else FAILED, str(error))
-    return _checked(
-        line, FAILED, str(as_ours(error, T7Error, "reading the files"))
-    )  # a failing disk, an impossible name
+    # a failing disk, a name that no file can have
+    return _checked(line, FAILED, str(as_ours(error, T7Error, "reading the files")))
 
 
 def _why_not(line: Line, folder: str) -> str:
