@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import runpy
 import sys
+import zipfile
 from pathlib import Path
+from types import CodeType, ModuleType
 
 from dpnn_bridge.base.display import printable
-from dpnn_bridge.base.regular import MOST_BYTES, check_file
-from dpnn_bridge.errors import DpnnBridgeError
+from dpnn_bridge.base.regular import read_file
+from dpnn_bridge.errors import MissingPackageError, NotT7Error
 from dpnn_bridge.legacy.installation import install
+from dpnn_bridge.legacy.python2 import compiled, translate_imports
 
 USAGE = """usage: python -m dpnn_bridge.legacy SCRIPT.py [ARGUMENT ...]
        python -m dpnn_bridge.legacy -m MODULE [ARGUMENT ...]
 
-Runs a script that imports load_lua, torch.legacy or torchfile, with those of dpnn_bridge."""
+Runs a script of 2016 to 2019 that imports load_lua, torch.legacy or torchfile, with those of dpnn_bridge. Python 2 is
+translated."""
 
 
 def main() -> int:
@@ -31,22 +36,34 @@ def main() -> int:
     if arguments[0] == "-m":
         sys.argv[:] = arguments[1:]
         sys.path.insert(0, "")
+        translate_imports(Path.cwd())
         runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
         return 0
     script = Path(arguments[0])
     if not script.exists():
         print(f"no script {script}: check the path\n\n{USAGE}", file=sys.stderr)
         return 2
-    if not script.is_dir():  # a folder is run by its __main__.py
-        try:
-            check_file(script, MOST_BYTES)
-        except DpnnBridgeError as error:
-            print(printable(str(error)), file=sys.stderr)
-            return 2
+    try:
+        code = _code(script)
+    except (NotT7Error, MissingPackageError) as error:
+        print(printable(str(error)), file=sys.stderr)
+        return 2 if isinstance(error, NotT7Error) else error.exit_code
     sys.argv[:] = arguments
     sys.path[0] = str(script.resolve().parent)
-    runpy.run_path(str(script), run_name="__main__")
+    translate_imports(script.resolve() if script.is_dir() else Path(sys.path[0]))
+    if code is None:
+        runpy.run_path(str(script), run_name="__main__")
+    else:
+        module = sys.modules["__main__"] = ModuleType("__main__")
+        module.__file__ = str(script)
+        exec(code, vars(module))
     return 0
+
+
+def _code(script: Path) -> CodeType | None:
+    """Return the code of a script, or None for a folder or an archive: Python runs the ``__main__.py`` in it."""
+    source = b"" if script.is_dir() else read_file(script)
+    return None if script.is_dir() or zipfile.is_zipfile(io.BytesIO(source)) else compiled(source, str(script))
 
 
 if __name__ == "__main__":

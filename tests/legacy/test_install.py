@@ -63,6 +63,46 @@ def test_a_script_runs_unchanged(folder: Path) -> None:
     assert "beside it" in as_module.stdout, as_module.stderr
 
 
+PYTHON2 = """
+from models import of_both, widths
+import old
+def at_once(x, async=False):
+    return x.cpu(), async
+x = torch.zeros(1)
+print "%d" % (7 / 2), -7 / 2, 7 / 2., `1`,
+print >>sys.stderr, "to stderr"
+n = [9]
+n[0] /= 2
+x /= 2
+try:
+    raise ValueError, "old"
+except ValueError, error:
+    print error, n, old.HALF, widths.OF[0], widths.total(), at_once(x, async=True)[1], isinstance(u"a", unicode)
+def tabs():
+    if True:
+\treturn __file__
+print tabs(), 0777
+"""
+
+
+def test_python_2_runs(folder: Path) -> None:
+    """Syntax and quotients are Python 2's, also of modules beside the script and of packages with their own imports."""
+    (folder / "old" / "two.py").write_text(SCRIPT.replace("print(", "print (") + PYTHON2)
+    (folder / "old" / "old.py").write_text("from __future__ import division\nHALF = [1 / 2 for _ in xrange(1)]\n")
+    (folder / "old" / "models").mkdir()
+    (folder / "old" / "models" / "__init__.py").write_text("import widths\n")
+    (folder / "old" / "models" / "of_both.py").write_text("from .widths import OF\nxrange = range\n")
+    (folder / "old" / "models" / "widths.py").write_text(
+        "OF = map(lambda (a, b): a / b, [(3, 2)])\n\n\ndef total():\n    return sum(v for _, v in {1: 2}.iteritems())\n"
+    )
+    expected = "3 -4 3.5 1 old [4] [0.5] 1 2 True True\nold/two.py 511\n"
+    ran = run("old/two.py", str(LENET), cwd=folder)
+    assert ran.stdout.endswith(expected), ran.stderr
+    assert "to stderr" in ran.stderr
+    assert ran.stderr.count("is Python 2 and runs translated to Python 3") == 4
+    assert not list(folder.rglob("*.pyc"))
+
+
 def test_wrong_usage(folder: Path) -> None:
     assert run(cwd=folder).returncode == 2
     missing = run("nothing.py", cwd=folder)
