@@ -50,6 +50,11 @@ def test_torch_knows_the_module(obj: LuaObject, stock: type[nn.Module]) -> None:
     assert type(to_torch(obj)) is stock
 
 
+def test_repetition_without_a_factor_is_refused_as_in_torch7() -> None:
+    with pytest.raises(ConversionError, match="requires a scale_factor"):
+        to_torch(lua("nn.UpSampling", mode="nearest", oheight=4, owidth=6))
+
+
 def test_convolution_of_the_first_versions_lacks_most_fields() -> None:
     weight, bias = torch.randn(4, 18), torch.randn(4)
     old = lua("nn.SpatialConvolutionMM", kW=3, kH=3, nInputPlane=2, nOutputPlane=4, weight=weight, bias=bias)

@@ -143,20 +143,23 @@ class UpSampling(nn.Module):
         ``nn.UpSampling(scale, mode)`` or ``nn.UpSampling({odepth=t, oheight=h, owidth=w}, mode)``, UpSampling.lua
 
     Raises:
-        ValueError: the input has neither 4 nor 5 dimensions, or 5 and the size has no depth.
+        ValueError: repetition without a factor; or the input has neither 4 nor 5 dimensions, or 5 and the size has no
+            depth.
     """
 
     def __init__(
         self, mode: str, scale_factor: int | None = None, size: tuple[int | None, int, int] | None = None
     ) -> None:
         super().__init__()
+        if mode == "nearest" and scale_factor is None:
+            raise ValueError("upsampling by repetition (mode 'nearest') requires a scale_factor")
         self.mode, self.scale_factor, self.size = mode, scale_factor, size
 
     def forward(self, input: Tensor) -> Tensor:
         if input.dim() not in (4, 5):
             raise ValueError(f"expected 4 or 5 dimensions, found shape {tuple(input.shape)}")
         if self.mode == "nearest":
-            return F.interpolate(input, scale_factor=float(self.scale_factor or 1), mode="nearest")
+            return F.interpolate(input, scale_factor=self.scale_factor, mode="nearest")
         size = self.size and self.size[5 - input.dim() :]
         if size and size[0] is None:
             raise ValueError("expected 4 dimensions, since the size has no depth; found 5")
