@@ -31,6 +31,7 @@ class LuaClass(Hooks):
     Attributes:
         names: Lua class names, canonical first (set by the decorator).
         torch_type: Module class, or a tuple. Import creates the first unless ``build`` chooses; export accepts all.
+            An inner class ``Lua`` names only the other classes: its module class is the first.
         computed_fields: Other fields that ``to_lua`` computes, so the metadata need not store them; added to those of
             the parent's mapping.
         version: Class version that ``to_lua`` writes (``__version`` in Lua).
@@ -156,8 +157,7 @@ class LuaClass(Hooks):
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
         """Return the torch module of ``obj``. :meth:`fill` sets its tensors afterwards."""
         children = ctx.children(obj) if cls.container else []
-        kind = cls.torch_type[0] if isinstance(cls.torch_type, tuple) else cls.torch_type
-        return kind(*children, **cls.arguments(obj, ctx))
+        return torch_types(cls)[0](*children, **cls.arguments(obj, ctx))
 
     @classmethod
     def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
@@ -290,6 +290,11 @@ class LuaClass(Hooks):
     def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any] | None:
         """Return a forward function that uses the random numbers in ``after``; None if the module is not random."""
         return None
+
+
+def torch_types(mapping: type[LuaClass]) -> tuple[Any, ...]:
+    """Return the PyTorch classes of a mapping; the import creates the first."""
+    return mapping.torch_type if isinstance(mapping.torch_type, tuple) else (mapping.torch_type,)
 
 
 def has_tensor(obj: LuaObject, name: str) -> bool:

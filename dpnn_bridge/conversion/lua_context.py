@@ -133,8 +133,7 @@ class LuaConversion(LuaContext):
             raise ConversionError(
                 f"no Lua class is registered for this torch module; {_advice(module)}", class_name=type(module).__name__
             )
-        types = spec.torch_type if isinstance(spec.torch_type, tuple) else (spec.torch_type,)
-        if new and not stock and (base := overridden(module, types)) is not None:
+        if new and not stock and (base := overridden(module, lua_class.torch_types(spec))) is not None:
             raise ConversionError(
                 f"its forward differs from that of {base.__name__}, its class in the file; register it with "
                 f"@lua_class, or move the difference to another module; see {EXPORT_GUIDE}",

@@ -40,7 +40,7 @@ from dpnn_bridge.base.display import type_name
 from dpnn_bridge.base.exclusive import Exclusive
 from dpnn_bridge.conversion.constructor import settings_repr
 from dpnn_bridge.conversion.fields import record_of
-from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite, PlainModule
+from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite, PlainModule, torch_types
 from dpnn_bridge.conversion.stock import PREFIX, StockLayer
 from dpnn_bridge.conversion.tracing import record_as_leaf
 from dpnn_bridge.errors import ConversionError
@@ -99,13 +99,12 @@ def _mapping_of(cls: Any) -> type[LuaClass]:
     if not isinstance(cls, type) or not issubclass(cls, (LuaClass, nn.Module)):
         raise TypeError(f"lua_class: expected a subclass of torch.nn.Module or LuaClass, found {cls!r:.80}")
     place = f"{cls.__module__}.{cls.__qualname__}"
-    if issubclass(cls, LuaClass):
-        types = cls.torch_type if isinstance(cls.torch_type, tuple) else (cls.torch_type,)
-        known = [t for t in types if isinstance(t, type) and issubclass(t, nn.Module)]
-        if len(known) < len(types) or (nn.Module in known and cls.build.__func__ is LuaClass.build.__func__):  # type: ignore[attr-defined]
-            raise TypeError(f"{place}: torch_type is {cls.torch_type!r}; expected a module class, or a tuple of them")
-        return cls
-    return _inner_mapping(cls, place)
+    mapping = cls if issubclass(cls, LuaClass) else _inner_mapping(cls, place)
+    types = torch_types(mapping)
+    known = [t for t in types if isinstance(t, type) and issubclass(t, nn.Module)]
+    if len(known) < len(types) or (nn.Module in known and mapping.build.__func__ is LuaClass.build.__func__):  # type: ignore[attr-defined]
+        raise TypeError(f"{place}: torch_type is {mapping.torch_type!r}; expected a module class, or a tuple of them")
+    return mapping
 
 
 def _inner_mapping(module: type[nn.Module], place: str) -> type[LuaClass]:
@@ -118,7 +117,8 @@ def _inner_mapping(module: type[nn.Module], place: str) -> type[LuaClass]:
     if not own:
         names = {"__module__": module.__module__, "__qualname__": f"{module.__qualname__}.Lua"}
         mapping = module.Lua = type("Lua", (mapping,), names)  # type: ignore[attr-defined]
-    mapping.torch_type = module
+    others = [t for t in torch_types(mapping) if t is not module] if "torch_type" in vars(mapping) else []
+    mapping.torch_type = (module, *others) if others else module
     if module.extra_repr is nn.Module.extra_repr:
         module.extra_repr = settings_repr  # type: ignore[method-assign, assignment]
     return mapping
@@ -133,8 +133,7 @@ def _register(cls: type[LuaClass], names: tuple[str, ...]) -> None:
         if rival is not None and _takes_every_object(cls):
             raise ValueError(f"{name} is registered in {rival.__module__} and in {cls.__module__}")
         _BY_NAME[name] = sorted([*known, cls], key=lambda c: (is_built_in(c), _takes_every_object(c)))
-    types = cls.torch_type if isinstance(cls.torch_type, tuple) else (cls.torch_type,)
-    for torch_type in types:
+    for torch_type in torch_types(cls):
         _add_lua_names(torch_type, cls)
         record_as_leaf(torch_type)
         if cls.import_only:
@@ -325,8 +324,7 @@ def known_names() -> dict[str, list[type[LuaClass]]]:
 
 def torch_name(spec: type[LuaClass]) -> str:
     """Return the PyTorch classes of a mapping, for tables."""
-    types = spec.torch_type if isinstance(spec.torch_type, tuple) else (spec.torch_type,)
-    return ", ".join(dict.fromkeys(map(type_name, types)))
+    return ", ".join(dict.fromkeys(map(type_name, torch_types(spec))))
 
 
 def nearest_name(name: str) -> str | None:

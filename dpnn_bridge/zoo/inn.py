@@ -12,7 +12,7 @@ from dpnn_bridge.conversion.contexts import LuaContext
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.container import Concat
-from dpnn_bridge.modules.nn.local_normalization import SpatialCrossMapLRN
+from dpnn_bridge.modules.nn.local_normalization import LocalResponseNorm
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 
@@ -99,7 +99,7 @@ class MeanSubtraction(nn.Module):
 
 
 @lua_class("inn.SpatialCrossResponseNormalization")
-class SpatialCrossResponseNormalization(SpatialCrossMapLRN):
+class SpatialCrossResponseNormalization(LocalResponseNorm.Lua):
     """Another name of ``nn.SpatialCrossMapLRN``."""
 
     import_only = True

@@ -95,6 +95,10 @@ def _mapping(**body: Any) -> type[LuaClass]:
             lambda: lua_class("my.A")(_mapping(torch_type="nn.Linear")),
             "torch_type is 'nn.Linear'; expected a module class",
         ),
+        (
+            lambda: lua_class("my.A")(_layer(Lua=_mapping(torch_type="nn.Linear"))),
+            "torch_type is .*'nn.Linear'.; expected a module class",
+        ),
         (lambda: lua_class("my.A")(type("A", (), {})), "expected a subclass of torch.nn.Module or LuaClass"),
         (lambda: lua_class("my.A")(max), "expected a subclass of torch.nn.Module or LuaClass"),  # type: ignore[type-var]
         (lambda: lua_class()(_layer()), 'found none; write @lua_class\\("my.Layer"\\)'),

@@ -17,7 +17,7 @@ from torch import nn
 
 from dpnn_bridge import parity, read_t7, to_lua, to_torch
 from dpnn_bridge.conversion import registry
-from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_class import LuaClass, torch_types
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.conversion.registry import known_names, lua_class
 from dpnn_bridge.modules.dpnn import PrintSize
@@ -37,15 +37,11 @@ FIRST = {
 }
 
 
-def types_of(block: type[LuaClass]) -> tuple[type[nn.Module], ...]:
-    return block.torch_type if isinstance(block.torch_type, tuple) else (block.torch_type,)
-
-
 def is_stock(kind: type[nn.Module]) -> bool:
     return kind.__module__.startswith("torch.nn.")
 
 
-OWN = list(dict.fromkeys(t for block in BLOCKS for t in types_of(block) if not is_stock(t)))
+OWN = list(dict.fromkeys(t for block in BLOCKS for t in torch_types(block) if not is_stock(t)))
 
 
 def block_id(block: type) -> str:
@@ -125,7 +121,7 @@ def test_variants_of_a_name_are_told_apart() -> None:
 
 @pytest.mark.parametrize("block", BLOCKS, ids=block_id)
 def test_every_block_has_a_torch_type(block: type[LuaClass]) -> None:
-    assert all(issubclass(t, nn.Module) for t in types_of(block))
+    assert all(issubclass(t, nn.Module) for t in torch_types(block))
     if block.checked_by == "torch7":
         found = any(name.encode() in STRINGS for name in block.names)
         assert found, f"no fixture holds any of {', '.join(block.names)}; say in `checked_by` what parity rests on"

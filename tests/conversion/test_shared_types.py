@@ -11,13 +11,9 @@ from torch import nn
 
 from dpnn_bridge import to_lua, to_torch
 from dpnn_bridge.conversion import registry
-from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_class import LuaClass, torch_types
 from dpnn_bridge.modules.nn.convolution import TemporalConvolution
 from dpnn_bridge.modules.nn.unpooling import MaxUnpooling
-
-
-def torch_types(block: Block) -> tuple[type[nn.Module], ...]:
-    return block.torch_type if isinstance(block.torch_type, tuple) else (block.torch_type,)
 
 
 def born_in_pytorch(module: nn.Module) -> nn.Module:

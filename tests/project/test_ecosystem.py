@@ -23,6 +23,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 import dpnn_bridge
 from dpnn_bridge import to_torch
 from dpnn_bridge.conversion import registry, to_lua
+from dpnn_bridge.conversion.lua_class import torch_types
 from dpnn_bridge.objects import LuaObject
 
 INPUTS = {
@@ -283,8 +284,7 @@ def test_every_class_that_counts_takes_the_switch_from_the_caller() -> None:
 
     for name, blocks in registry.known_names().items():
         for block in blocks:
-            kinds = block.torch_type if isinstance(block.torch_type, tuple) else (block.torch_type,)
-            for kind in kinds:
+            for kind in torch_types(block):
                 parameter = inspect.signature(kind.__init__).parameters.get("index_base")
                 assert parameter is None or parameter.default == 1, name
 

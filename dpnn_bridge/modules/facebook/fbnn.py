@@ -14,7 +14,7 @@ from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.noise import noise_of
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.tracing import is_traced
-from dpnn_bridge.modules.nn.lookup import LookupTable, LookupTableClass
+from dpnn_bridge.modules.nn.lookup import LookupTable
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
 
@@ -354,7 +354,7 @@ class WeightedLookupTable(LookupTable):
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input[:, 0].detach()) * input[:, 1:].detach()
 
-    class Lua(LookupTableClass):
+    class Lua(LookupTable.Lua):
         version = 2
         checked_by = "structure"
         test = "test_object_becomes_a_module_and_an_object_again"

@@ -172,6 +172,14 @@ class GatedLinearUnit(LuaClass):
 
 
 # ---------------------------------------------------------------------- the softmax family
+def over_planes(softmax: Callable[[Tensor, int], Tensor], input: Tensor, instance: bool) -> Tensor:
+    """Apply ``softmax`` over the classes; with ``instance`` over all elements of a sample together."""
+    dim = plane_dim(input)
+    if instance and input.dim() > 2:
+        return softmax(input.flatten(dim), -1).reshape(input.shape)
+    return softmax(input, dim)
+
+
 def plane_dim(input: Tensor) -> int:
     """Return the dimension of the classes: the first of a vector or of maps, the second of a batch of either.
 
@@ -181,78 +189,6 @@ def plane_dim(input: Tensor) -> int:
     if not 1 <= input.dim() <= 4:
         raise ValueError(f"expected 1 to 4 dimensions, found shape {tuple(input.shape)}")
     return 0 if input.dim() in (1, 3) else 1
-
-
-class SoftMax(nn.Softmax):
-    r"""Softmax over the classes, whose dimension follows from the shape of the input.
-
-    Args:
-        instance: normalise over all elements of a sample together instead of over the planes at each position.
-
-    Shape:
-        - Input: :math:`(C)`, :math:`(N, C)`, :math:`(C, H, W)` or :math:`(N, C, H, W)`.
-        - Output: the same shape.
-
-    Lua:
-        ``nn.SoftMax()``, SoftMax.lua; ``cudnn.SoftMax()`` with ``instance=True``
-    """
-
-    def __init__(self, instance: bool = False) -> None:
-        super().__init__()
-        self.instance = instance
-
-    def forward(self, input: Tensor) -> Tensor:
-        if self.instance and input.dim() > 2:
-            return F.softmax(input.flatten(plane_dim(input)), -1).reshape(input.shape)
-        return F.softmax(input, plane_dim(input))
-
-    def extra_repr(self) -> str:
-        return "instance=True" if self.instance else ""
-
-
-class LogSoftMax(nn.LogSoftmax):
-    r"""Logarithm of the softmax over the classes, whose dimension follows from the shape of the input.
-
-    Args:
-        instance: normalise over all elements of a sample together instead of over the planes at each position.
-
-    Shape:
-        - Input: :math:`(C)`, :math:`(N, C)`, :math:`(C, H, W)` or :math:`(N, C, H, W)`.
-        - Output: the same shape.
-
-    Lua:
-        ``nn.LogSoftMax()``, LogSoftMax.lua; ``cudnn.LogSoftMax()`` with ``instance=True``
-    """
-
-    def __init__(self, instance: bool = False) -> None:
-        super().__init__()
-        self.instance = instance
-
-    def forward(self, input: Tensor) -> Tensor:
-        if self.instance and input.dim() > 2:
-            return F.log_softmax(input.flatten(plane_dim(input)), -1).reshape(input.shape)
-        return F.log_softmax(input, plane_dim(input))
-
-    def extra_repr(self) -> str:
-        return "instance=True" if self.instance else ""
-
-
-class SoftMin(nn.Softmin):
-    r"""Softmax of the negated input, over the classes.
-
-    Shape:
-        - Input: :math:`(C)`, :math:`(N, C)`, :math:`(C, H, W)` or :math:`(N, C, H, W)`.
-        - Output: the same shape.
-
-    Lua:
-        ``nn.SoftMin()``, SoftMin.lua
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.softmax(-input, plane_dim(input))
-
-    def extra_repr(self) -> str:
-        return ""
 
 
 class StockSoftMax(LuaClass):
@@ -281,19 +217,84 @@ class StockSoftMax(LuaClass):
 
 
 @lua_class("nn.SoftMax", "nn.SpatialSoftMax")
-class SoftMaxClass(StockSoftMax):
-    torch_type = (SoftMax, nn.Softmax)
+class SoftMax(nn.Softmax):
+    r"""Softmax over the classes, whose dimension follows from the shape of the input.
+
+    Args:
+        instance: normalise over all elements of a sample together instead of over the planes at each position.
+
+    Shape:
+        - Input: :math:`(C)`, :math:`(N, C)`, :math:`(C, H, W)` or :math:`(N, C, H, W)`.
+        - Output: the same shape.
+
+    Lua:
+        ``nn.SoftMax()``, SoftMax.lua; ``cudnn.SoftMax()`` with ``instance=True``
+    """
+
+    def __init__(self, instance: bool = False) -> None:
+        super().__init__()
+        self.instance = instance
+
+    def forward(self, input: Tensor) -> Tensor:
+        return over_planes(F.softmax, input, self.instance)
+
+    def extra_repr(self) -> str:
+        return "instance=True" if self.instance else ""
+
+    class Lua(StockSoftMax):
+        torch_type = nn.Softmax
 
 
 @lua_class("nn.LogSoftMax", "nn.SpatialLogSoftMax")
-class LogSoftMaxClass(StockSoftMax):
-    torch_type = (LogSoftMax, nn.LogSoftmax)
+class LogSoftMax(nn.LogSoftmax):
+    r"""Logarithm of the softmax over the classes, whose dimension follows from the shape of the input.
+
+    Args:
+        instance: normalise over all elements of a sample together instead of over the planes at each position.
+
+    Shape:
+        - Input: :math:`(C)`, :math:`(N, C)`, :math:`(C, H, W)` or :math:`(N, C, H, W)`.
+        - Output: the same shape.
+
+    Lua:
+        ``nn.LogSoftMax()``, LogSoftMax.lua; ``cudnn.LogSoftMax()`` with ``instance=True``
+    """
+
+    def __init__(self, instance: bool = False) -> None:
+        super().__init__()
+        self.instance = instance
+
+    def forward(self, input: Tensor) -> Tensor:
+        return over_planes(F.log_softmax, input, self.instance)
+
+    def extra_repr(self) -> str:
+        return "instance=True" if self.instance else ""
+
+    class Lua(StockSoftMax):
+        torch_type = nn.LogSoftmax
 
 
 @lua_class("nn.SoftMin")
-class SoftMinClass(StockSoftMax):
-    torch_type = (SoftMin, nn.Softmin)
-    scratch = ("mininput",)
+class SoftMin(nn.Softmin):
+    r"""Softmax of the negated input, over the classes.
+
+    Shape:
+        - Input: :math:`(C)`, :math:`(N, C)`, :math:`(C, H, W)` or :math:`(N, C, H, W)`.
+        - Output: the same shape.
+
+    Lua:
+        ``nn.SoftMin()``, SoftMin.lua
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.softmax(-input, plane_dim(input))
+
+    def extra_repr(self) -> str:
+        return ""
+
+    class Lua(StockSoftMax):
+        torch_type = nn.Softmin
+        scratch = ("mininput",)
 
 
 @lua_class("cudnn.SoftMax", "cudnn.LogSoftMax", "cudnn.SpatialSoftMax", "cudnn.SpatialLogSoftMax")

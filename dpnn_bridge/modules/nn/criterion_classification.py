@@ -36,6 +36,36 @@ def _sample_nll(criterion: ClassNLLCriterion | CrossEntropyCriterion, log_probs:
     return nll_loss(log_probs, target, criterion.weight, criterion.ignore_index - base, criterion.reduction)
 
 
+class WeightsClass(LossClass):
+    """A criterion with optional ``weights``, one for each class."""
+
+    tensors = {"weights": "weight"}
+
+
+class IndexedClass(WeightsClass):
+    """A criterion whose targets are class numbers."""
+
+    indexed = True
+
+
+class NLLClass(IndexedClass):
+    """A criterion with buffers that Torch7 needs before the first call."""
+
+    scratch = ("output_tensor", "total_weight_tensor", "target")
+    buffers = ()
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        kind = ctx.type_of(module)
+        return {
+            **super().to_lua(module, ctx),
+            "output_tensor": filled(0)(kind),
+            "total_weight_tensor": filled(1)(kind),
+            "target": filled(0)("torch.LongTensor"),
+        }
+
+
+@lua_class("nn.ClassNLLCriterion")
 class ClassNLLCriterion(nn.NLLLoss):
     r"""Negative log likelihood :math:`-w_t x_t`, averaged by the weights of the targets.
 
@@ -73,53 +103,22 @@ class ClassNLLCriterion(nn.NLLLoss):
     def forward(self, input: Tensor, target: Any) -> Tensor:
         return _sample_nll(self, input, target)
 
+    class Lua(NLLClass):
+        torch_type = nn.NLLLoss
+        computed_fields = ("ignoreIndex",)
+        defaults = {"ignoreIndex": NO_CLASS}
 
-class WeightsClass(LossClass):
-    """A criterion with optional ``weights``, one for each class."""
+        @classmethod
+        def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+            return {**super().arguments(obj, ctx), "ignore_index": ignore_index(obj, ctx)}
 
-    tensors = {"weights": "weight"}
-
-
-class IndexedClass(WeightsClass):
-    """A criterion whose targets are class numbers."""
-
-    indexed = True
-
-
-class NLLClass(IndexedClass):
-    """A criterion with buffers that Torch7 needs before the first call."""
-
-    scratch = ("output_tensor", "total_weight_tensor", "target")
-    buffers = ()
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        kind = ctx.type_of(module)
-        return {
-            **super().to_lua(module, ctx),
-            "output_tensor": filled(0)(kind),
-            "total_weight_tensor": filled(1)(kind),
-            "target": filled(0)("torch.LongTensor"),
-        }
-
-
-@lua_class("nn.ClassNLLCriterion")
-class ClassNLLCriterionClass(NLLClass):
-    torch_type = (ClassNLLCriterion, nn.NLLLoss)
-    computed_fields = ("ignoreIndex",)
-    defaults = {"ignoreIndex": NO_CLASS}
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {**super().arguments(obj, ctx), "ignore_index": ignore_index(obj, ctx)}
-
-    @classmethod
-    def to_lua(cls, module: nn.NLLLoss, ctx: LuaContext) -> dict[str, Any]:
-        number = module.ignore_index
-        return {
-            **super().to_lua(module, ctx),
-            "ignoreIndex": number if number == NO_CLASS else number - index_base(module) + 1,
-        }
+        @classmethod
+        def to_lua(cls, module: nn.NLLLoss, ctx: LuaContext) -> dict[str, Any]:
+            number = module.ignore_index
+            return {
+                **super().to_lua(module, ctx),
+                "ignoreIndex": number if number == NO_CLASS else number - index_base(module) + 1,
+            }
 
 
 def index_base(module: nn.Module) -> int:
@@ -133,6 +132,7 @@ def ignore_index(obj: LuaObject, ctx: TorchContext) -> int:
     return number if number == NO_CLASS else number - 1 + ctx.index_base
 
 
+@lua_class("nn.CrossEntropyCriterion")
 class CrossEntropyCriterion(nn.CrossEntropyLoss):
     r"""Negative log likelihood of the softmax of the input; input and target are squeezed first.
 
@@ -172,35 +172,33 @@ class CrossEntropyCriterion(nn.CrossEntropyLoss):
         target = torch.as_tensor(target, device=input.device).squeeze()
         return _sample_nll(self, F.log_softmax(scores, -1), target)
 
+    class Lua(LossClass):
+        torch_type = nn.CrossEntropyLoss
+        computed_fields = ("nll", "oldSizeAverage")
+        constants = {"output": 0, "lsm": plain_object("nn.LogSoftMax")}
 
-@lua_class("nn.CrossEntropyCriterion")
-class CrossEntropyCriterionClass(LossClass):
-    torch_type = (CrossEntropyCriterion, nn.CrossEntropyLoss)
-    computed_fields = ("nll", "oldSizeAverage")
-    constants = {"output": 0, "lsm": plain_object("nn.LogSoftMax")}
+        @classmethod
+        def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+            nll, own = obj["nll"], obj.get("sizeAverage")
+            average = own if own != obj.get("oldSizeAverage") else nll.get("sizeAverage", True)
+            return {
+                "reduction": reduction(average),
+                "ignore_index": ignore_index(nll, ctx),
+                "index_base": ctx.index_base,
+            }
 
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        nll, own = obj["nll"], obj.get("sizeAverage")
-        average = own if own != obj.get("oldSizeAverage") else nll.get("sizeAverage", True)
-        return {
-            "reduction": reduction(average),
-            "ignore_index": ignore_index(nll, ctx),
-            "index_base": ctx.index_base,
-        }
+        @classmethod
+        def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
+            assign_weights(module, obj["nll"], ctx)
 
-    @classmethod
-    def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
-        assign_weights(module, obj["nll"], ctx)
-
-    @classmethod
-    def to_lua(cls, module: nn.CrossEntropyLoss, ctx: LuaContext) -> dict[str, Any]:
-        nll = ClassNLLCriterion(module.weight, module.ignore_index, module.reduction, index_base(module))
-        return {
-            **super().to_lua(module, ctx),
-            "oldSizeAverage": module.reduction == "mean",
-            "nll": part_to_lua(nll, module, ctx),
-        }
+        @classmethod
+        def to_lua(cls, module: nn.CrossEntropyLoss, ctx: LuaContext) -> dict[str, Any]:
+            nll = ClassNLLCriterion(module.weight, module.ignore_index, module.reduction, index_base(module))
+            return {
+                **super().to_lua(module, ctx),
+                "oldSizeAverage": module.reduction == "mean",
+                "nll": part_to_lua(nll, module, ctx),
+            }
 
 
 def assign_weights(module: nn.Module, nll: LuaObject, ctx: TorchContext) -> None:

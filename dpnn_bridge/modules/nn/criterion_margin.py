@@ -37,6 +37,7 @@ class _BinaryCrossEntropy(torch.autograd.Function):
         return grad_output * (input - target) / ((1 - input + EPSILON) * (input + EPSILON)), None
 
 
+@lua_class("nn.BCECriterion")
 class BCECriterion(Loss):
     r"""Mean or sum of :math:`-w (t \log(x + \epsilon) + (1 - t) \log(1 - x + \epsilon))`, :math:`\epsilon = 10^{-12}`.
 
@@ -71,12 +72,11 @@ class BCECriterion(Loss):
         weight = expanded(self.weight, target)
         return self.reduced(losses if weight is None else losses * weight.reshape(losses.shape))
 
-
-@lua_class("nn.BCECriterion")
-class BCECriterionClass(WeightsClass):
-    torch_type = (BCECriterion, nn.BCELoss)
+    class Lua(WeightsClass):
+        torch_type = nn.BCELoss
 
 
+@lua_class("nn.MultiLabelSoftMarginCriterion")
 class MultiLabelSoftMarginCriterion(nn.BCEWithLogitsLoss):
     r"""Mean or sum over all elements of the cross entropy between :math:`\sigma(x)` and the target.
 
@@ -108,23 +108,22 @@ class MultiLabelSoftMarginCriterion(nn.BCEWithLogitsLoss):
         weight = None if weight is None else weight.reshape(input.shape)
         return F.binary_cross_entropy_with_logits(input, target, weight, reduction=self.reduction)
 
+    class Lua(WeightsClass):
+        torch_type = nn.BCEWithLogitsLoss
+        constants = {"output": 0, "sigmoid": plain_object("nn.Sigmoid")}
+        averages = False
 
-@lua_class("nn.MultiLabelSoftMarginCriterion")
-class MultiLabelSoftMarginCriterionClass(WeightsClass):
-    torch_type = (MultiLabelSoftMarginCriterion, nn.BCEWithLogitsLoss)
-    constants = {"output": 0, "sigmoid": plain_object("nn.Sigmoid")}
-    averages = False
-
-    @classmethod
-    def upgrade(cls, obj: LuaObject) -> LuaObject:
-        """Upgrade files from before 2017: a sigmoid ``lsm``, and a binary cross entropy ``nll`` with the settings."""
-        nll = obj.get("nll")
-        if not isinstance(nll, LuaObject):
-            return super().upgrade(obj)
-        average = nll.get("sizeAverage", True)
-        return obj.changed(sizeAverage=average, weights=nll.get("weights"), sigmoid=obj["lsm"], nll=None, lsm=None)
+        @classmethod
+        def upgrade(cls, obj: LuaObject) -> LuaObject:
+            """Upgrade files of before 2017: a sigmoid ``lsm``, a binary cross entropy ``nll`` with the settings."""
+            nll = obj.get("nll")
+            if not isinstance(nll, LuaObject):
+                return super().upgrade(obj)
+            average = nll.get("sizeAverage", True)
+            return obj.changed(sizeAverage=average, weights=nll.get("weights"), sigmoid=obj["lsm"], nll=None, lsm=None)
 
 
+@lua_class("nn.MultiLabelMarginCriterion")
 class MultiLabelMarginCriterion(nn.MultiLabelMarginLoss):
     r"""Sum of :math:`\max(0, 1 - x_t + x_j) / C` over the target classes t and all other classes j.
 
@@ -151,13 +150,11 @@ class MultiLabelMarginCriterion(nn.MultiLabelMarginLoss):
     def forward(self, input: Tensor, target: Any) -> Tensor:
         return super().forward(input, class_indices(target, input, self.index_base))
 
-
-@lua_class("nn.MultiLabelMarginCriterion")
-class MultiLabelMarginCriterionClass(LossClass):
-    torch_type = (MultiLabelMarginCriterion, nn.MultiLabelMarginLoss)
-    indexed = True
-    constants = {"output": 0, "isTarget": LuaTensor.empty}
-    scratch = ("isTarget",)
+    class Lua(LossClass):
+        torch_type = nn.MultiLabelMarginLoss
+        indexed = True
+        constants = {"output": 0, "isTarget": LuaTensor.empty}
+        scratch = ("isTarget",)
 
 
 @lua_class("nn.MultiMarginCriterion")
@@ -235,6 +232,7 @@ class MarginCriterion(Loss):
         defaults = {"margin": 1}
 
 
+@lua_class("nn.SoftMarginCriterion")
 class SoftMarginCriterion(nn.SoftMarginLoss):
     r"""Mean or sum of :math:`\log(1 + e^{-x t})`.
 
@@ -261,10 +259,8 @@ class SoftMarginCriterion(nn.SoftMarginLoss):
             losses.mean() if self.reduction == "mean" else losses.sum(), super().forward(input, target)
         )
 
-
-@lua_class("nn.SoftMarginCriterion")
-class SoftMarginCriterionClass(LossClass):
-    torch_type = (SoftMarginCriterion, nn.SoftMarginLoss)
+    class Lua(LossClass):
+        torch_type = nn.SoftMarginLoss
 
 
 def simplex(n: int) -> Tensor:

@@ -11,6 +11,7 @@ from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.criterion import Criterion, Loss, LossClass, elementwise
 
 
+@lua_class("nn.AbsCriterion")
 class AbsCriterion(Loss):
     r"""Mean or sum of :math:`|x - t|`; the gradient where :math:`x = t` is that of :math:`x > t`.
 
@@ -33,12 +34,11 @@ class AbsCriterion(Loss):
         difference = input - elementwise(target, input)
         return self.reduced(torch.where(difference >= 0, difference, -difference))
 
-
-@lua_class("nn.AbsCriterion")
-class AbsCriterionClass(LossClass):
-    torch_type = (AbsCriterion, nn.L1Loss)
+    class Lua(LossClass):
+        torch_type = nn.L1Loss
 
 
+@lua_class("nn.MSECriterion")
 class MSECriterion(nn.MSELoss):
     r"""Mean or sum of :math:`(x - t)^2`.
 
@@ -60,12 +60,11 @@ class MSECriterion(nn.MSELoss):
     def forward(self, input: Tensor, target: Any) -> Tensor:
         return super().forward(input, elementwise(target, input))
 
-
-@lua_class("nn.MSECriterion")
-class MSECriterionClass(LossClass):
-    torch_type = (MSECriterion, nn.MSELoss)
+    class Lua(LossClass):
+        torch_type = nn.MSELoss
 
 
+@lua_class("nn.SmoothL1Criterion")
 class SmoothL1Criterion(nn.SmoothL1Loss):
     r"""Mean or sum of :math:`d^2 / 2` where :math:`|d| < 1`, else :math:`|d| - 1/2`, with :math:`d = x - t`.
 
@@ -87,10 +86,8 @@ class SmoothL1Criterion(nn.SmoothL1Loss):
     def forward(self, input: Tensor, target: Any) -> Tensor:
         return super().forward(input, elementwise(target, input))
 
-
-@lua_class("nn.SmoothL1Criterion")
-class SmoothL1CriterionClass(LossClass):
-    torch_type = (SmoothL1Criterion, nn.SmoothL1Loss)
+    class Lua(LossClass):
+        torch_type = nn.SmoothL1Loss
 
 
 @lua_class("nn.WeightedMSECriterion")
@@ -164,6 +161,7 @@ class SpatialAutoCropMSECriterion(MSECriterion):
         pass
 
 
+@lua_class("nn.DistKLDivCriterion")
 class DistKLDivCriterion(Loss):
     r"""Mean or sum of :math:`t (\log t - x)`, where :math:`t \le 0` of 0.
 
@@ -192,10 +190,8 @@ class DistKLDivCriterion(Loss):
         losses = target * (torch.where(counted, target, 1).log() - input)
         return self.reduced(torch.where(counted, losses, 0))
 
-
-@lua_class("nn.DistKLDivCriterion")
-class DistKLDivCriterionClass(LossClass):
-    torch_type = (DistKLDivCriterion, nn.KLDivLoss)
+    class Lua(LossClass):
+        torch_type = nn.KLDivLoss
 
 
 @lua_class("nn.L1Cost")

@@ -12,6 +12,7 @@ from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite
 from dpnn_bridge.conversion.registry import lua_class, parameters
 
 
+@lua_class("nn.SpatialCrossMapLRN", "cudnn.SpatialCrossMapLRN")
 class LocalResponseNorm(nn.LocalResponseNorm):
     """Local response normalization across planes.
 
@@ -32,13 +33,11 @@ class LocalResponseNorm(nn.LocalResponseNorm):
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input.unsqueeze(0)).squeeze(0) if input.dim() == 3 else super().forward(input)
 
-
-@lua_class("nn.SpatialCrossMapLRN", "cudnn.SpatialCrossMapLRN")
-class SpatialCrossMapLRN(LuaClass):
-    torch_type = (LocalResponseNorm, nn.LocalResponseNorm)
-    scalars = ("size", "alpha", "beta", "k")
-    defaults = {"alpha": 1e-4, "beta": 0.75, "k": 1}
-    scratch = ("scale", "paddedRatio", "accumRatio", "padded", "accum")
+    class Lua(LuaClass):
+        torch_type = nn.LocalResponseNorm
+        scalars = ("size", "alpha", "beta", "k")
+        defaults = {"alpha": 1e-4, "beta": 0.75, "k": 1}
+        scratch = ("scale", "paddedRatio", "accumRatio", "padded", "accum")
 
 
 class Estimating(nn.Module):

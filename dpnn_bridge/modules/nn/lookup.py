@@ -16,6 +16,7 @@ from dpnn_bridge.modules.nn.indices import says_where_indices_start
 from dpnn_bridge.objects import LuaObject
 
 
+@lua_class("nn.LookupTable", "nn.LookupTableEmbedding_train")
 class LookupTable(nn.Embedding):
     """:class:`torch.nn.Embedding` whose indices count from 1 and may be floating point numbers.
 
@@ -83,37 +84,35 @@ class LookupTable(nn.Embedding):
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, index_base={self.index_base}"
 
+    class Lua(LuaClass):
+        torch_type = nn.Embedding
+        version = 4
+        tensors = ("weight",)
+        constants = {"paddingValue": 0}
 
-@lua_class("nn.LookupTable", "nn.LookupTableEmbedding_train")
-class LookupTableClass(LuaClass):
-    torch_type = (LookupTable, nn.Embedding)
-    version = 4
-    tensors = ("weight",)
-    constants = {"paddingValue": 0}
+        @classmethod
+        def build(cls, obj: LuaObject, ctx: TorchContext) -> LookupTable:
+            rows, columns = obj["weight"].shape
+            padding = obj.get("paddingValue") or 0
+            return LookupTable(
+                rows,
+                columns,
+                padding - 1 if 1 <= padding <= rows else None,
+                obj.get("maxNorm"),
+                obj.get("normType") or 2,
+                bool(obj.get("shouldScaleGradByFreq")),
+                index_base=ctx.index_base,
+            )
 
-    @classmethod
-    def build(cls, obj: LuaObject, ctx: TorchContext) -> LookupTable:
-        rows, columns = obj["weight"].shape
-        padding = obj.get("paddingValue") or 0
-        return LookupTable(
-            rows,
-            columns,
-            padding - 1 if 1 <= padding <= rows else None,
-            obj.get("maxNorm"),
-            obj.get("normType") or 2,
-            bool(obj.get("shouldScaleGradByFreq")),
-            index_base=ctx.index_base,
-        )
-
-    @classmethod
-    def to_lua(cls, module: nn.Embedding, ctx: LuaContext) -> dict[str, Any]:
-        fields = super().to_lua(module, ctx)
-        if module.padding_idx is not None:
-            fields["paddingValue"] = module.padding_idx + 1
-        if module.max_norm is not None:
-            fields["maxNorm"] = module.max_norm
-        if module.norm_type != 2:
-            fields["normType"] = module.norm_type
-        if module.scale_grad_by_freq:
-            fields["shouldScaleGradByFreq"] = True
-        return fields
+        @classmethod
+        def to_lua(cls, module: nn.Embedding, ctx: LuaContext) -> dict[str, Any]:
+            fields = super().to_lua(module, ctx)
+            if module.padding_idx is not None:
+                fields["paddingValue"] = module.padding_idx + 1
+            if module.max_norm is not None:
+                fields["maxNorm"] = module.max_norm
+            if module.norm_type != 2:
+                fields["normType"] = module.norm_type
+            if module.scale_grad_by_freq:
+                fields["shouldScaleGradByFreq"] = True
+            return fields

@@ -14,7 +14,7 @@ from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.tracing import is_traced
 from dpnn_bridge.modules.nn.container import ConcatTable, ParallelTable
 from dpnn_bridge.modules.nn.decorator import Decorator
-from dpnn_bridge.modules.nn.lookup import LookupTable, LookupTableClass
+from dpnn_bridge.modules.nn.lookup import LookupTable
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
 
@@ -203,7 +203,7 @@ class LookupTableMaskZero(LookupTable):
         rows = super().forward(input)
         return torch.where((input.long() == 0).unsqueeze(-1), rows - rows.detach(), rows)
 
-    class Lua(LookupTableClass):
+    class Lua(LookupTable.Lua):
         version = 1
 
         @classmethod
