@@ -41,7 +41,7 @@ _LUA = ".lua"
 _kept: ContextVar[tuple[Callable[[], Iterable[StrPath]], ...]] = ContextVar("inputs that are kept", default=())
 
 
-def keeping(inputs: Callable[[], Iterable[StrPath]]) -> AbstractContextManager[None]:
+def protecting(inputs: Callable[[], Iterable[StrPath]]) -> AbstractContextManager[None]:
     """Refuse to replace files by outputs inside the ``with`` block.
 
     Args:
@@ -62,7 +62,7 @@ def check_output(path: StrPath, force: bool, inputs: Iterable[StrPath] = ()) -> 
     Args:
         path: the output.
         force: whether an existing file may be replaced.
-        inputs: files that are read, which are never replaced, in addition to those of :func:`keeping`.
+        inputs: files that are read, which are never replaced, in addition to those of :func:`protecting`.
 
     Raises:
         OutputExistsError: a file exists and ``force`` is False.
@@ -107,7 +107,7 @@ def _cannot_write(path: Path, error: Exception) -> OutputError:
 
 
 @contextmanager
-def after(written: StrPath) -> Iterator[None]:
+def after_writing(written: StrPath) -> Iterator[None]:
     """Let errors about a second output of a command say that the first one exists."""
     try:
         yield

@@ -26,7 +26,7 @@ from typing import Any
 from typing_extensions import Unpack
 
 from dpnn_bridge.base.arguments import checks_arguments, renamed
-from dpnn_bridge.base.atomic import check_output, imported_files, keeping
+from dpnn_bridge.base.atomic import check_output, imported_files, protecting
 from dpnn_bridge.base.folders import remove_abandoned
 from dpnn_bridge.base.remote import Place, absolute, beside, is_there, listed, place_of, without_query
 from dpnn_bridge.base.shards import checksum_of
@@ -63,7 +63,7 @@ class Outcome:
         exit_code: of the error, else 0.
         facts: number of modules and parameters, unsupported classes.
         seconds: how long it took.
-        proof: for a manifest: checksums of source, arguments and target.
+        checksums: for a manifest: checksums of source, arguments and target.
     """
 
     task: Task
@@ -72,7 +72,7 @@ class Outcome:
     exit_code: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
-    proof: dict[str, Any] = field(default_factory=dict)
+    checksums: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
@@ -84,7 +84,7 @@ class Outcome:
         places = {"source": absolute(self.task.source), "target": absolute(self.task.target)}
         verdict = "failed" if self.status == "failed" else "equal"
         made = {"verdict": verdict, "seconds": round(self.seconds, 3), "dpnn_bridge": package_version()}
-        return {**self.to_dict(), **places, **self.proof, **made, "host": socket.gethostname()}
+        return {**self.to_dict(), **places, **self.checksums, **made, "host": socket.gethostname()}
 
 
 @checks_arguments
@@ -272,8 +272,8 @@ def _run_one(task: Task, line: Line | None, options: dict[str, Any]) -> Outcome:
         "parameters": report.metadata["parameters"],
         "unsupported": len(report.unsupported),
     }
-    proof = _proof(report.metadata["origin"], report.metadata["written"]) if options.get("checksum") else {}
-    return Outcome(task, "converted", facts=facts, proof=proof)
+    checksums = _checksums(report.metadata["origin"], report.metadata["written"]) if options.get("checksum") else {}
+    return Outcome(task, "converted", facts=facts, checksums=checksums)
 
 
 def _make_folder(folder: Path) -> None:
@@ -290,19 +290,19 @@ def _present(task: Task, line: Line | None, options: dict[str, Any]) -> Outcome:
     from dpnn_bridge.outputs.options import ConvertOptions, origin_text
 
     is_file = isinstance(task.target, str) or os.path.isfile(task.target)
-    proof: dict[str, Any] = {}
+    checksums: dict[str, Any] = {}
     if is_file and options.get("checksum"):
         with local_file(task.source) as source:
             chosen = in_effect(ConvertOptions.of({"key": task.key, **_own(options)}))
             origin = origin_text(checksum_of(source.path), chosen)
-        proof = _proof(origin, _checksum_there(task.target))
-    made_of = {name: value for name, value in proof.items() if name != "target_sha256"}
+        checksums = _checksums(origin, _checksum_there(task.target))
+    made_of = {name: value for name, value in checksums.items() if name != "target_sha256"}
     if line is not None and line["verdict"] == "equal" and made_of.items() <= line.items():
-        done = proof.items() <= line.items()
+        done = checksums.items() <= line.items()
     else:
         done = is_file and is_converted(task.source, task.target, key=task.key, **options)
     if done:
-        return Outcome(task, "skipped", proof=proof)
+        return Outcome(task, "skipped", checksums=checksums)
     differs = "exists and differs from the current result of this input"
     message = f"{task.target} {differs}; use --force (force=True) to replace it"
     return Outcome(task, "failed", message, OutputExistsError.exit_code)
@@ -324,14 +324,14 @@ def _checksum_there(target: Place) -> str:
         return ""
 
 
-def _proof(origin: str | None, written: str) -> dict[str, Any]:
+def _checksums(origin: str | None, written: str) -> dict[str, Any]:
     source, _, arguments = (origin or "").partition(":")[2].partition("-")
     return {"sha256": source, "arguments": arguments, "target_sha256": written}
 
 
 def _is_of(line: Line | None, outcome: Outcome) -> bool:
     """Return whether a manifest's line of a target equals an outcome."""
-    return line is not None and line["verdict"] == "equal" and outcome.proof.items() <= line.items()
+    return line is not None and line["verdict"] == "equal" and outcome.checksums.items() <= line.items()
 
 
 Call = tuple[Task, Line | None]
@@ -368,7 +368,7 @@ def _run_in_workers(calls: Sequence[Call], jobs: int, options: dict[str, Any]) -
 
 def _run_in_worker(task: Task, line: Line | None, **options: Any) -> Outcome:
     """Run one conversion in a process of its own, which replaces no program that it has imported."""
-    with keeping(imported_files):
+    with protecting(imported_files):
         return run_one(task, line, **options)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dpnn_bridge.base.atomic import after, check_output, write_text
+from dpnn_bridge.base.atomic import after_writing, check_output, write_text
 from dpnn_bridge.base.folders import temporary_folder
 from dpnn_bridge.base.remote import place_of
 from dpnn_bridge.base.suffixes import INDEX, index_of
@@ -26,16 +26,16 @@ from dpnn_bridge.cli.terminal import (
     FolderType,
     SourceType,
     accept_only,
-    check_apart,
+    check_distinct,
     console,
     dask_option,
     executor_of,
     in_options,
     jobs_option,
     json_option,
-    keep_inputs,
     load_torch,
     piped,
+    protect_inputs,
     quiet_option,
     say,
     say_written,
@@ -248,15 +248,15 @@ class _Request:
     def _check_files(self) -> None:
         """Raise when an output would replace an input."""
         named = [file for name in ("plugins", "lua", "input") for file in self.options.get(name, ())]
-        keep_inputs(*named, *(self.files if self.out_dir is not None else self.files[:1]))
+        protect_inputs(*named, *(self.files if self.out_dir is not None else self.files[:1]))
         if self.manifest is not None and os.path.isfile(self.manifest):
             check_output(self.manifest, True)
-            keep_inputs(self.manifest)
+            protect_inputs(self.manifest)
         if self.out_dir is None and isinstance(self.files[1], Path):
             check_output(self.files[1], True)
         if self.out_dir is None:
             written = index_of(self.files[1]) if self.sharded else self.files[1]
-            check_apart(None if written == "-" else place_of(written), self.card, self.report)
+            check_distinct(None if written == "-" else place_of(written), self.card, self.report)
         for page in (self.card, self.report):
             if page is not None:
                 check_output(page, True)
@@ -281,7 +281,7 @@ class _Request:
             with _output(self.files[1], self.suffix) as target:
                 how = {"to": self.to, "force": self.force, "sha256": self.sha256, "progress": progress}
                 done = converting.convert(piped(self.files[0]), target, **how, **self.options)
-        with after(self.files[1]):
+        with after_writing(self.files[1]):
             if self.report is not None:
                 write_text(self.report, json.dumps(done.to_dict(), indent=2) + "\n")
             if self.card is not None:
@@ -327,7 +327,7 @@ class _Request:
         else:
             target = place_of(index_of(self.files[1])) if self.sharded else self.files[1]
             tasks = batch.tasks_for_models(self.files[0], target, keys=model_keys(self.files[0]))
-        check_apart(self.manifest, *(task.target for task in tasks))
+        check_distinct(self.manifest, *(task.target for task in tasks))
         with executor_of(1, self.dask) as executor:
             how = {"jobs": self.jobs, "executor": executor, "manifest": self.manifest, "force": self.force}
             outcomes = batch.run(tasks, to=self.to, **how, **self.options)

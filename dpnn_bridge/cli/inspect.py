@@ -18,9 +18,9 @@ from dpnn_bridge.cli.terminal import (
     console,
     in_options,
     json_option,
-    keep_inputs,
     load_torch,
     piped,
+    protect_inputs,
     quiet_option,
     say,
     steps,
@@ -100,7 +100,7 @@ def inspect_command(
         accept_only("a picture", *picture, "key", "inputs", "plugin")
     elif raw:
         accept_only("the tree (--raw)", "raw", "limit", "depth", *options, "as_json", "verbose")
-    keep_inputs(source, *plugin, *inputs)
+    protect_inputs(source, *plugin, *inputs)
     if draw(source, key=key, inputs=inputs, plugins=plugin, quiet=quiet, **picture):
         return
     if options["long_size"]:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dpnn_bridge.base.atomic import after, check_output, replacing, write_text
-from dpnn_bridge.cli.terminal import check_apart, console, keep_inputs, plain_table, say, say_written, steps
+from dpnn_bridge.base.atomic import after_writing, check_output, replacing, write_text
+from dpnn_bridge.cli.terminal import check_distinct, console, plain_table, protect_inputs, say, say_written, steps
 from dpnn_bridge.errors import OptionError, VerificationError
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def _arguments(text: str, whole: str) -> tuple[list[Any], dict[str, Any]]:
 def _module(place: str) -> Any:
     if not place.endswith(".py"):
         module = importlib.import_module(place)
-        keep_inputs(getattr(module, "__file__", None))
+        protect_inputs(getattr(module, "__file__", None))
         return module
     path = Path(place)
     if not path.is_file():
@@ -84,7 +84,7 @@ def _module(place: str) -> Any:
         spec.loader.exec_module(module)
     finally:
         sys.path.pop(0)
-    keep_inputs(path)
+    protect_inputs(path)
     return module
 
 
@@ -141,8 +141,8 @@ def convert_into(files: Sequence[Any], into: str, inputs: Sequence[str], key: st
     if len(files) != 2 or Path(str(files[1])).suffix not in (".pt", ".pth", ".safetensors"):
         raise click.UsageError("--into takes IN.t7 and one output: OUT.pt, OUT.pth or OUT.safetensors")
     source, target, page = Path(files[0]), Path(files[1]), how["report_to"]
-    check_apart(target, page)
-    keep_inputs(source, *inputs)
+    check_distinct(target, page)
+    protect_inputs(source, *inputs)
     network = network_of(into)
     check_output(target, how["force"])
     if page is not None:
@@ -153,7 +153,7 @@ def convert_into(files: Sequence[Any], into: str, inputs: Sequence[str], key: st
         show(report, title=f"{source} into {into}", **how)
         raise VerificationError(f"{into} does not compute what {source} computes; {target} was not written")
     save_weights(target, network, how["force"])
-    with after(target):
+    with after_writing(target):
         show(report, title=f"{source} into {into}", **how)
     if not (how["quiet"] or how["as_json"]):
         say(f"{source} -> {target}: the state_dict of {into}")
@@ -180,7 +180,7 @@ def verify_network(
     Raises:
         VerificationError: it does not compute the same.
     """
-    keep_inputs(model, weights, *inputs)
+    protect_inputs(model, weights, *inputs)
     network = network_of(text)
     if how["report_to"] is not None:
         check_output(how["report_to"], True)

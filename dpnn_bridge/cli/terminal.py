@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from dpnn_bridge.base.atomic import imported_files, keeping
+from dpnn_bridge.base.atomic import imported_files, protecting
 from dpnn_bridge.base.boundary import as_ours
 from dpnn_bridge.base.display import printable, printable_lines
 from dpnn_bridge.base.folders import Terminated
@@ -66,7 +66,7 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            ctx.with_resource(keeping(imported_files))  # ends after those of keep_inputs
+            ctx.with_resource(protecting(imported_files))  # ends after those of protect_inputs
             with _printable_usage_errors():
                 return super().invoke(ctx)
         except DpnnBridgeError as error:
@@ -156,7 +156,7 @@ def piped(source: Any) -> Any:
     return sys.stdin.buffer if source == "-" else source
 
 
-def keep_inputs(*inputs: Any) -> None:
+def protect_inputs(*inputs: Any) -> None:
     """Prevent the running command from replacing one of its inputs.
 
     Args:
@@ -169,10 +169,10 @@ def keep_inputs(*inputs: Any) -> None:
         if os.fspath(index).endswith(INDEX):
             with suppress(DpnnBridgeError):  # the reader says what is wrong with it
                 shards += shards_of(Path(index))
-    click.get_current_context().with_resource(keeping(lambda: [*files, *shards]))
+    click.get_current_context().with_resource(protecting(lambda: [*files, *shards]))
 
 
-def check_apart(*outputs: Any) -> None:
+def check_distinct(*outputs: Any) -> None:
     """Refuse two outputs of a command that are one file, also through linked folders.
 
     Args:

@@ -26,8 +26,8 @@ from dpnn_bridge.cli.terminal import (
     in_options,
     jobs_option,
     json_option,
-    keep_inputs,
     load_torch,
+    protect_inputs,
     quiet_option,
     say,
     say_written,
@@ -237,16 +237,16 @@ class Request:
         """
         if self.jobs > 1 or self.dask or self.trust_manifest:
             raise click.UsageError("--jobs, --dask and --trust-manifest need a manifest, MODEL.jsonl")
-        self._keep_inputs()
+        self._protect_inputs()
 
     def classes(self) -> dict[str, Any]:
         """Return the arguments that say how classes are converted; None and False where the command line does not."""
         own = {"sandbox": self.sandbox, "allow_unsupported": self.allow_unsupported}
         return {"lua": self.lua or None, "index_base": int(self.index_base), **own}
 
-    def _keep_inputs(self) -> None:
+    def _protect_inputs(self) -> None:
         files = (self.model, self.converted, self.reference, self.known_differences, self.torch7)
-        keep_inputs(*files, *self.plugin, *self.lua, *self.inputs, *self.outputs)
+        protect_inputs(*files, *self.plugin, *self.lua, *self.inputs, *self.outputs)
         if self.html is not None:
             check_output(self.html, True)
 

@@ -50,7 +50,7 @@ class Difference:
         expected, found: the values of this element.
         cosine: cosine of the angle between both tensors; 1 if they are equal.
         snr: signal-to-noise ratio in dB, where the noise is found minus expected; inf if they are equal.
-        excuse: verdict on a difference beyond the tolerance that was accepted; otherwise None.
+        accepted: verdict on a difference beyond the tolerance that was accepted; otherwise None.
         reason: reason for accepting the difference.
         rounding: measured effect of rounding, relative to the largest expected value; 0 if it was not measured.
     """
@@ -65,14 +65,14 @@ class Difference:
     found: float = 0.0
     cosine: float = 1.0
     snr: float = float("inf")
-    excuse: Verdict | None = None
+    accepted: Verdict | None = None
     reason: str = ""
     rounding: float = 0.0
 
     @property
     def verdict(self) -> Verdict:
         """The verdict of the comparison."""
-        return Verdict.EQUAL if self.error <= self.tolerance else self.excuse or Verdict.DIFFERENT
+        return Verdict.EQUAL if self.error <= self.tolerance else self.accepted or Verdict.DIFFERENT
 
     @property
     def ok(self) -> bool:

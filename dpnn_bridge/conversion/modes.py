@@ -9,12 +9,19 @@ from torch import nn
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put every module in evaluation mode inside the ``with`` block, then restore the modes."""
+def restoring_modes(model: nn.Module) -> Iterator[None]:
+    """Restore the training and evaluation modes of all modules after the ``with`` block."""
     before = {module: module.training for module in model.modules()}
-    model.eval()
     try:
         yield
     finally:
         for module, training in before.items():
             module.training = training  # not train(), which makes some modules forget
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put every module in evaluation mode inside the ``with`` block, then restore the modes."""
+    with restoring_modes(model):
+        model.eval()
+        yield

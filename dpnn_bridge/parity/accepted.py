@@ -39,13 +39,13 @@ def accept_rounding(difference: Difference, reason: str = "rounding errors expla
 
 def accept_as(difference: Difference, other: Difference) -> None:
     """Accept a difference for the reason that another one was accepted for."""
-    if other.excuse is not None:
-        _accept(difference, other.excuse, other.reason)
+    if other.accepted is not None:
+        _accept(difference, other.accepted, other.reason)
 
 
 def _accept(difference: Difference, verdict: Verdict, reason: str) -> None:
     if not difference.ok:
-        difference.excuse, difference.reason = verdict, reason
+        difference.accepted, difference.reason = verdict, reason
 
 
 def known_reasons(differences: Iterable[Difference]) -> dict[str, list[str]]:

@@ -20,7 +20,7 @@ from dpnn_bridge.conversion.faster import without_faster
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.errors import ConversionError, ModelNotFoundError, T7Error
 from dpnn_bridge.files import load_with_report
-from dpnn_bridge.modules.rnn.memory import at_start
+from dpnn_bridge.modules.rnn.memory import at_sequence_start
 from dpnn_bridge.modules.several import Models, tensors_at
 from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.outputs.format import Format
@@ -67,7 +67,7 @@ def compare_converted(
             result.notes.append(f"{path.name} contains the model in evaluation mode, and was compared in this mode.")
         module = traceable(module)
     if not format.keeps_state:
-        module = at_start(module)
+        module = at_sequence_start(module)
     written = _opened(path, format, module, options, dtype, key, running)
     if written.note:
         result.notes.append(f"{path.name} {written.note}.")

@@ -69,7 +69,7 @@ class Outcome:
             key: d
             for key, d in self.by_key().items()
             if not d.ok
-            or (d.excuse is None and not d.is_gradient and key[0] not in self.inexact and d.error > threshold)
+            or (d.accepted is None and not d.is_gradient and key[0] not in self.inexact and d.error > threshold)
         }
 
     def values(self) -> Iterator[tuple[int, str, Any]]:

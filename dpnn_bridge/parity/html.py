@@ -43,7 +43,7 @@ def page(result: Verification, graph: str = "", facts: Sequence[tuple[str, str]]
         graph=Markup(graph),
         headline=headline(result),
         verdicts=verdicts(result),
-        excused=sum(d.excuse is not None for d in result.differences),
+        accepted=sum(d.accepted is not None for d in result.differences),
         failed=len(failed),
         first=first and _place(first, numbers),
         failure=found and f"{_field(first, found) if first else found.name}: {_sentence(found)}",
@@ -77,7 +77,7 @@ def _sentence(d: Difference) -> str:
 
 def _facts(result: Verification) -> Iterator[tuple[str, str]]:
     """Yield the numbers that one looks for first."""
-    worst = max((d.error for d in result.differences if d.excuse is None), default=0.0)
+    worst = max((d.error for d in result.differences if d.accepted is None), default=0.0)
     compared = sum(bool(layer.differences or layer.converted) for layer in result.layers)
     yield "comparisons", f"{len(result.differences):,}"
     yield "largest relative difference", "other shapes" if math.isinf(worst) else _number(worst) if worst else "none"
@@ -119,7 +119,7 @@ def _legend(differences: list[Difference]) -> Iterator[tuple[str, str, str]]:
     yield "grad", "◆", "gradient"
     if any(not d.ok for d in differences):
         yield "bad", "●", "too large"
-    if any(d.excuse is not None for d in differences):
+    if any(d.accepted is not None for d in differences):
         yield "known", "●", "accepted"
 
 
@@ -128,7 +128,7 @@ def _dot(layer: Layer, d: Difference, x: float, y: float, r: float) -> dict[str,
     place = f"{layer.path or 'model'} ({layer.class_name}) {_field(layer, d)}"
     return {
         "gradient": gradient,
-        "kind": "known" if d.excuse is not None else "bad" if not d.ok else "grad" if gradient else "good",
+        "kind": "known" if d.accepted is not None else "bad" if not d.ok else "grad" if gradient else "good",
         **{"x": round(x, 1), "y": y, "r": round(r, 1)},
         "title": f"{place}: {_number(d.error)}, allowed {_number(d.tolerance)}",
     }

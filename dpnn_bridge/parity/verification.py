@@ -161,7 +161,7 @@ class Verification:
     @property
     def worst(self) -> Difference | None:
         """The difference that uses up most of its tolerance, of those without an accepted reason."""
-        return worst([d for d in self.differences if d.excuse is None])
+        return worst([d for d in self.differences if d.accepted is None])
 
     def __repr__(self) -> str:
         return f"Verification({self.model}: {summary(self)})"
@@ -211,7 +211,7 @@ def worst(differences: Sequence[Difference]) -> Difference | None:
 
 def _plain(difference: Difference) -> dict[str, Any]:
     data = {**asdict(difference), "ok": difference.ok, "verdict": difference.verdict}
-    del data["excuse"]
+    del data["accepted"]
     return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in data.items()}
 
 

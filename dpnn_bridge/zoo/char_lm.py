@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite, empty_table
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.modules.nn.indices import says_where_indices_start
+from dpnn_bridge.modules.nn.indices import explains_index_base
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
 
@@ -38,7 +38,7 @@ class OneHot(nn.Module):
 
     row_wise = True
 
-    @says_where_indices_start
+    @explains_index_base
     def forward(self, input: Tensor) -> Tensor:
         return F.one_hot(input.long() - self.index_base, self.size).to(self.dtype)
 

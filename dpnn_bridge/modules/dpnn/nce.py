@@ -16,7 +16,7 @@ from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.tracing import is_traced
 from dpnn_bridge.modules.nn.criterion import Criterion
-from dpnn_bridge.modules.nn.indices import says_where_indices_start
+from dpnn_bridge.modules.nn.indices import explains_index_base
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.torch7.gradient import with_gradient_of
 
@@ -128,7 +128,7 @@ class NCEModule(nn.Linear):
         noise = draw(self.alias, self.keep, *((self.k,) if self.batch_noise else (len(x), self.k)))
         return self.contrasted(x, target.long() - self.index_base, noise)
 
-    @says_where_indices_start
+    @explains_index_base
     def contrasted(self, x: Tensor, target: Tensor, noise: Tensor) -> list[Tensor]:
         """Return the four probabilities for given noise, which like the target counts from 0."""
         weight = F.embedding(target, self.weight)  # unlike self.weight[target] it refuses negative indices

@@ -20,7 +20,7 @@ def must_check_ranges(index: torch.Tensor) -> bool:
     return index.device.type not in ("cuda", "meta") and not torch.compiler.is_compiling()
 
 
-def says_where_indices_start(forward: Callable[..., T]) -> Callable[..., T]:
+def explains_index_base(forward: Callable[..., T]) -> Callable[..., T]:
     """Add to the error for an index outside a module with ``index_base`` what Torch7's users need to know."""
 
     @wraps(forward)
@@ -31,12 +31,12 @@ def says_where_indices_start(forward: Callable[..., T]) -> Callable[..., T]:
             if not isinstance(error, IndexError) and "lass values must be" not in str(error):  # of F.one_hot
                 raise
             rows = getattr(self, "num_embeddings", None) or getattr(self, "out_features", None) or self.size
-            raise IndexError(f"{str(error).rstrip('.')}: {where_indices_start(self.index_base, rows)}") from error
+            raise IndexError(f"{str(error).rstrip('.')}: {index_range(self.index_base, rows)}") from error
 
     return explained
 
 
-def where_indices_start(base: int, rows: int) -> str:
+def index_range(base: int, rows: int) -> str:
     """Return ``indices start at 1 and end at … index_base=0``."""
     last = base + rows - 1
     if base == 0:

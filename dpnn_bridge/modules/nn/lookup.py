@@ -12,7 +12,7 @@ from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.tracing import is_traced
-from dpnn_bridge.modules.nn.indices import says_where_indices_start
+from dpnn_bridge.modules.nn.indices import explains_index_base
 from dpnn_bridge.objects import LuaObject
 
 
@@ -65,7 +65,7 @@ class LookupTable(nn.Embedding):
         )
         self.index_base = index_base
 
-    @says_where_indices_start
+    @explains_index_base
     def forward(self, input: Tensor) -> Tensor:
         index = input.long() - self.index_base
         if self.max_norm is None or torch.compiler.is_compiling():

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dpnn_bridge.compare.memory import copied
 from dpnn_bridge.compare.nested import first_tensor, map_tensors
 from dpnn_bridge.conversion.fields import submodules
+from dpnn_bridge.conversion.modes import restoring_modes
 from dpnn_bridge.modules.rnn.structure import modules_in
 
 #: what ``remember`` accepts: when the state of the last call is where the next one starts
@@ -102,15 +103,13 @@ def forget(module: nn.Module) -> None:
             own(m)
 
 
-def at_start(module: nn.Module) -> nn.Module:
+def at_sequence_start(module: nn.Module) -> nn.Module:
     """Return a copy at the start of a sequence, also without states given by :func:`set_hidden_state`."""
     copy = copied(module)
-    modes = {m: m.training for m in copy.modules()}
-    for m in modes:
-        m.training = True  # evaluation mode would keep given states
-    forget(copy)
-    for m, training in modes.items():
-        m.training = training
+    with restoring_modes(copy):
+        for m in copy.modules():
+            m.training = True  # evaluation mode would keep given states
+        forget(copy)
     return copy
 
 

@@ -16,7 +16,7 @@ from dpnn_bridge.compare.bits import same_bits
 from dpnn_bridge.compare.memory import relocate
 from dpnn_bridge.conversion.example_run import run
 from dpnn_bridge.errors import VerificationError
-from dpnn_bridge.modules.rnn.memory import at_start
+from dpnn_bridge.modules.rnn.memory import at_sequence_start
 from dpnn_bridge.outputs.format import ExportContext, Format
 from dpnn_bridge.outputs.py.program import Program
 from dpnn_bridge.outputs.py.settings import Pair, settings, tensors
@@ -54,7 +54,7 @@ class Py(Format):
             raise VerificationError(f"{path}: the generated Python lacks the statement {missing[0]}")
         if context.example is not None:
             torch.manual_seed(0)
-            expected = run(at_start(module), context.example)
+            expected = run(at_sequence_start(module), context.example)
             torch.manual_seed(0)
             same_outputs(path, run(built, context.example), expected, "the generated Python")
 
