@@ -42,7 +42,10 @@ def compiled(data: bytes, path: str, package: bool = False) -> CodeType:
         SyntaxError: The file is neither Python 3 nor Python 2.
         MissingPackageError: It must be translated and fissix is not installed.
     """
-    source = decode_source(data)
+    try:
+        source = decode_source(data)
+    except UnicodeDecodeError:
+        return compile(data, path, "exec", dont_inherit=True)  # raises the error that names the line
     try:
         tree = ast.parse(source, path)
     except SyntaxError as error:
@@ -106,7 +109,7 @@ def _translated(source: str, path: str, package: bool, error: SyntaxError | None
         tree = ast.parse(str(translator.refactor_string(f"{indented}\n", path)), path)
     except (ParseError, TokenError, SyntaxError):
         raise (error or SyntaxError(f"cannot be translated from Python 2: {path}")) from None
-    if not re.search(r"(?m)^from __future__ import .*\bdivision\b", source):
+    if not re.search(r"(?m)^from __future__ import (?:\([^)]*|.*)\bdivision\b", source):
         _divide_integers(tree)
     print(f"{path}: is Python 2 and runs translated to Python 3", file=sys.stderr)
     return compile(tree, path, "exec", dont_inherit=True)

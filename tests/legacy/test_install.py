@@ -88,7 +88,8 @@ print tabs(), 0777
 def test_python_2_runs(folder: Path) -> None:
     """Syntax and quotients are Python 2's, also of modules beside the script and of packages with their own imports."""
     (folder / "old" / "two.py").write_text(SCRIPT.replace("print(", "print (") + PYTHON2)
-    (folder / "old" / "old.py").write_text("from __future__ import division\nHALF = [1 / 2 for _ in xrange(1)]\n")
+    imports = "from __future__ import (print_function,\n    division)\n"
+    (folder / "old" / "old.py").write_text(imports + "HALF = [1 / 2 for _ in xrange(1)]\n")
     (folder / "old" / "models").mkdir()
     (folder / "old" / "models" / "__init__.py").write_text("import widths\n")
     (folder / "old" / "models" / "of_both.py").write_text("from .widths import OF\nxrange = range\n")
