@@ -151,24 +151,7 @@ def verify_command(weights: Path | None, later: bool, partial_sandbox: bool, **o
         _verify_manifest(request)
         return
     request.check()
-    with steps(request.quiet or request.as_json) as progress:
-        load_torch(progress)
-        from dpnn_bridge.plugins import load_plugins
-
-        load_plugins(request.plugin)
-        progress(f"running {request.model}")
-        try:
-            result = _verified(request)
-        except ModelNotFoundError:
-            is_equal = _equal_data(request)
-            if is_equal is None:
-                raise
-            accept_only("data without a model", "key", "dtype", *_CLASSES, "as_json", "verbose")
-            result = None
-    if result is None:
-        _print_data(request, is_equal)
-    else:
-        _print(request, result)
+    _verify_model(request)
 
 
 def _verify_network(weights: Path | None, later: bool, options: dict[str, Any]) -> bool:
@@ -252,6 +235,28 @@ class Request:
 
 
 # ---------------------------------------------------------------------- one model
+def _verify_model(request: Request) -> None:
+    """Compare a model, or data without a model, and print the result."""
+    with steps(request.quiet or request.as_json) as progress:
+        load_torch(progress)
+        from dpnn_bridge.plugins import load_plugins
+
+        load_plugins(request.plugin)
+        progress(f"running {request.model}")
+        try:
+            result = _verified(request)
+        except ModelNotFoundError:
+            is_equal = _equal_data(request)
+            if is_equal is None:
+                raise
+            accept_only("data without a model", "key", "dtype", *_CLASSES, "as_json", "verbose")
+            result = None
+    if result is None:
+        _print_data(request, is_equal)
+    else:
+        _print(request, result)
+
+
 def _verified(request: Request) -> Verification:
     from dpnn_bridge.cli.inputs import example_input
     from dpnn_bridge.parity.api import verify

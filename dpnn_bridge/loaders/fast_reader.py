@@ -84,6 +84,7 @@ class FastReader(Reader):
         self._plain = _PlainClasses()
         self._runs = Runs(stream.order, self._shared)
 
+    # one long loop on purpose: a function call for each value would take longer than reading the value
     @np.errstate(invalid="ignore")  # of signaling nans in runs
     def _read(self, stack: list[Frame]) -> Any:
         stream, memo, strings, plain = self.stream, self.memo, self._strings, self._plain
