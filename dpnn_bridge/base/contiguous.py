@@ -1,4 +1,4 @@
-"""Arrange elements in row-major order without gaps, as in a new tensor."""
+"""Compute places of elements: row-major order without gaps, as in a new tensor, and the extent of a view."""
 
 from __future__ import annotations
 
@@ -23,3 +23,8 @@ def is_contiguous(shape: Sequence[int], strides: Sequence[int]) -> bool:
                 return False
             step *= size
     return True
+
+
+def last_offset(shape: Sequence[int], strides: Sequence[int]) -> int:
+    """Return the distance of the last element from the first one in memory, of a view with elements."""
+    return sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dpnn_bridge.objects import BOOLEAN_KEYS, LuaObject, LuaTable
+from dpnn_bridge.objects import BOOLEAN_KEYS, LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 
 #: fields in which Lua code keeps the name of a module: loadcaffe and nngraph, then what projects chose
 NAME_FIELDS = ("name", "_name", "layer_name")
@@ -34,6 +34,26 @@ def node_name(attributes: Mapping[Any, Any] | LuaTable) -> str:
     annotations = attributes.get("annotations")
     name = annotations.get("name") if isinstance(annotations, (Mapping, LuaTable)) else None
     return name if isinstance(name, str) else ""
+
+
+def values_in(root: Any) -> Iterator[LuaTable | LuaObject | LuaFunction | LuaTensor | LuaStorage]:
+    """Yield each table, object, function, tensor and storage of a graph once, also those in keys of tables."""
+    seen: set[int] = set()
+    stack = [root]
+    while stack:
+        value = stack.pop()
+        if not isinstance(value, (LuaTable, LuaObject, LuaFunction, LuaTensor, LuaStorage)) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        yield value
+        if isinstance(value, LuaTable):
+            stack += [*value.keys(), *value.values()]
+        elif isinstance(value, LuaObject):
+            stack += [*value.header, value.payload]
+        elif isinstance(value, LuaFunction):
+            stack.append(value.upvalues)
+        elif isinstance(value, LuaTensor):
+            stack.append(value.storage)
 
 
 def without_entries(value: LuaTable | LuaObject) -> LuaTable | LuaObject:

@@ -339,6 +339,12 @@ def empty_sizes(kind: str) -> LuaStorage:
     return size_storage()
 
 
+def constant_fields(mapping: type[LuaClass], kind: str) -> dict[str, Any]:
+    """Return new values of the ``constants`` of a mapping for tensors of class ``kind``, and an empty ``gradInput``."""
+    fields = {"gradInput": LuaTensor.empty, **mapping.constants}
+    return {name: value(kind) if callable(value) else value for name, value in fields.items()}
+
+
 def plain_object(class_name: str, **fields: Any) -> Callable[[str], LuaObject]:
     """Return a new module of a class without tensors, for ``constants``."""
     return lambda kind: fresh(class_name, kind, **fields)

@@ -110,8 +110,7 @@ class LuaConversion(LuaContext):
         obj["train"] = module.training
         obj["output"] = LuaTensor.empty(kind)
         if name is None:
-            for key, value in {"gradInput": LuaTensor.empty, **spec.constants}.items():
-                obj[key] = value(kind) if callable(value) else value
+            obj.update(lua_class.constant_fields(spec, kind))
         with self.apart(module) if spec.keeps_types else nullcontext():
             if record is not None:
                 obj.header = tuple(self.restore(value) for value in record.header)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.legacy.values import mapped, tensors
+from dpnn_bridge.compare.nested import map_tensors, tensors
 
 _SCALE: list[float | None] = [None]
 
@@ -25,7 +25,7 @@ def accumulating(scale: float | None) -> Iterator[None]:
 
 
 def _restored(shape: Any, values: Iterator[Any]) -> Any:
-    return mapped(shape, lambda _: next(values))
+    return map_tensors(lambda _: next(values), shape)
 
 
 class _Pass(torch.autograd.Function):
@@ -54,6 +54,6 @@ class Foreign(nn.Module):
         self.__dict__["part"] = part
 
     def forward(self, input: Any) -> Any:
-        shape = [mapped(input, torch.detach)]
+        shape = [map_tensors(torch.detach, input)]
         outputs = _Pass.apply(self.part, shape, *tensors(input))
         return _restored(shape[1], iter(outputs))

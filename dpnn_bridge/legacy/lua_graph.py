@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from dpnn_bridge.conversion import registry
+from dpnn_bridge.conversion.lua_class import constant_fields
 from dpnn_bridge.legacy import fields
 from dpnn_bridge.legacy.fields import size_storage
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
@@ -36,9 +37,8 @@ def add_constants(obj: LuaObject) -> None:
     spec = registry.find(obj)
     kind = obj.get("_type")
     kind = kind if isinstance(kind, str) else "torch.FloatTensor"
-    for key, value in {"gradInput": LuaTensor.empty, **spec.constants}.items() if spec is not None else ():
-        if key not in obj:
-            obj[key] = value(kind) if callable(value) else value
+    for key, value in constant_fields(spec, kind).items() if spec is not None else ():
+        obj.setdefault(key, value)
 
 
 class LuaGraph:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dpnn_bridge.base.contiguous import last_offset
 from dpnn_bridge.base.display import printable, shortened
 from dpnn_bridge.errors import NotT7Error, T7FormatError
 from dpnn_bridge.legacy.lua_graph import Described, LuaGraph, add_constants
@@ -270,7 +271,7 @@ class _Unpickler(pickle._Unpickler):  # Python's version: its memo allocates not
         offset = _check_size(offset)
         if not math.prod(size):
             return LuaTensor.empty(kind)
-        if offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True)) >= storage.size:
+        if offset + last_offset(size, stride) >= storage.size:
             raise ValueError("a tensor reaches beyond its storage")
         if math.prod(size) > max(storage.size, MAX_REPEATED):
             raise ValueError(f"a tensor repeats its storage to {math.prod(size):,} elements")

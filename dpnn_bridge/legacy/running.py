@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.base.storage import storage_id
+from dpnn_bridge.compare.nested import map_tensors, tensors
 from dpnn_bridge.conversion import Options, registry
 from dpnn_bridge.conversion.buffers import BUFFERS
 from dpnn_bridge.conversion.fields import get_tensor, grad_field
@@ -23,7 +24,7 @@ from dpnn_bridge.conversion.torch_context import TorchConversion
 from dpnn_bridge.legacy.encoding import Encoder, is_foreign
 from dpnn_bridge.legacy.fields import CHANGED
 from dpnn_bridge.legacy.foreign import Foreign, accumulating
-from dpnn_bridge.legacy.values import equal, mapped, tensors
+from dpnn_bridge.legacy.values import equal
 from dpnn_bridge.legacy.viewed import Viewed
 from dpnn_bridge.legacy.views import Views
 from dpnn_bridge.training.lua_parameters import LuaParameter, all_parameters
@@ -74,8 +75,8 @@ class Graph:
 
     def _enter(self, part: Any, module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         """Give a module separate inputs, whose gradients belong to this use alone, and record them."""
-        inputs = tuple(mapped(x, lambda t: t.view_as(t) if t.requires_grad else t) for x in arguments)
-        part._call = Call(tuple(mapped(x, torch.detach) for x in inputs), inputs, None, module, self)
+        inputs = tuple(map_tensors(lambda t: t.view_as(t) if t.requires_grad else t, x) for x in arguments)
+        part._call = Call(tuple(map_tensors(torch.detach, x) for x in inputs), inputs, None, module, self)
         return inputs
 
     def _leave(self, part: Any, module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
@@ -99,7 +100,7 @@ def plain(value: Any) -> Any:
     """Convert results to torch.legacy's form: tensors without gradients; a loss is a number."""
     if isinstance(value, Tensor) and value.dim() == 0:
         return value.item()
-    return mapped(value, lambda t: t.data)
+    return map_tensors(lambda t: t.data, value)
 
 
 def _foreign(encoder: Encoder, obj: Any) -> nn.Module | None:
@@ -162,10 +163,10 @@ def converted(root: Any, **options: Any) -> nn.Module:
 def forward(root: Any, arguments: tuple[Any, ...]) -> Any:
     """Run an object, and record the pass in it and in all modules inside it."""
     graph = graph_of(root)
-    leaves = [mapped(x, _leaf) for x in arguments[:1]] + [mapped(x, torch.detach) for x in arguments[1:]]
+    leaves = [map_tensors(_leaf, x) for x in arguments[:1]] + [map_tensors(torch.detach, x) for x in arguments[1:]]
     with torch.enable_grad():
         output = graph.module(*leaves)
-    root._call = root._call._replace(given=tuple(mapped(x, lambda t: t.detach().clone()) for x in arguments))
+    root._call = root._call._replace(given=tuple(map_tensors(lambda t: t.detach().clone(), x) for x in arguments))
     graph.write_back()
     root.output = plain(output)
     return root.output
@@ -212,8 +213,8 @@ def backward(
     with accumulating(scale):
         gradients = _gradients(outputs, leaves, given)
     for part, c in calls:
-        part.gradInput = mapped(
-            c.inputs[0], lambda t: gradients.get(id(t), None) if id(t) in gradients else torch.zeros_like(t.data)
+        part.gradInput = map_tensors(
+            lambda t: gradients[id(t)] if id(t) in gradients else torch.zeros_like(t.data), c.inputs[0]
         )
     for part, name, entry in sites:
         parameter = entry.parameter
@@ -227,8 +228,8 @@ def backward(
 
 def _differentiable(output: Any, given: Any) -> tuple[list[Tensor], list[Tensor] | None]:
     """Return the tensors of an output that depend on input or parameters, and their gradients."""
-    outputs = list(tensors(output))
-    gradients = list(tensors(given))
+    outputs = tensors(output)
+    gradients = tensors(given)
     if not gradients and len(outputs) == 1:  # of a loss
         gradients = [torch.full_like(outputs[0], 1 if given is None else given)]
     pairs = [(o, g.detach().reshape(o.shape)) for o, g in zip(outputs, gradients, strict=True) if o.requires_grad]

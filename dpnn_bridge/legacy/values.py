@@ -2,34 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
-
-
-def mapped(value: Any, function: Callable[[Tensor], Any]) -> Any:
-    """Return a nested value with ``function`` applied to each tensor; tuples become lists."""
-    if isinstance(value, Tensor):
-        return function(value)
-    if isinstance(value, (list, tuple)):
-        return [mapped(v, function) for v in value]
-    if isinstance(value, dict):
-        return {k: mapped(v, function) for k, v in value.items()}
-    return value
-
-
-def tensors(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors of a nested value in order."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for entry in value:
-            yield from tensors(entry)
-    elif isinstance(value, dict):
-        for entry in value.values():
-            yield from tensors(entry)
 
 
 def equal(first: Any, second: Any) -> bool:

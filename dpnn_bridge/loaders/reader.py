@@ -7,6 +7,7 @@ import math
 import re
 from typing import Any, NoReturn
 
+from dpnn_bridge.base.contiguous import last_offset
 from dpnn_bridge.base.display import printable
 from dpnn_bridge.base.graph import key_text
 from dpnn_bridge.errors import T7FormatError, T7LimitError
@@ -330,7 +331,7 @@ def check_view(tensor: LuaTensor) -> None:
     available = storage.size if storage is not None else 0
     if math.prod(n or 1 for n in shape) > max(available, MAX_REPEATED):
         raise LimitError(f"{tensor.class_name} with sizes {shape} over a storage of {available} elements")
-    last = offset + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))
+    last = offset + last_offset(shape, stride)
     if min(shape) and (offset < 0 or last >= available):
         raise StreamError(
             f"{tensor.class_name} with sizes {shape}, strides {stride} and offset {offset} reaches beyond its storage "

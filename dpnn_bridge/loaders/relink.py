@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
+from dpnn_bridge.base.graph import values_in
+from dpnn_bridge.objects import LuaStorage, LuaTensor
 
 
 def relink(root: Any) -> None:
     """Move tensors to the storages that replace theirs; where two storages replace one, neither does."""
-    tensors = _tensors(root)
+    tensors = [value for value in values_in(root) if isinstance(value, LuaTensor)]
     claims: dict[int, dict[int, LuaStorage]] = defaultdict(dict)
     for tensor in tensors:
         if tensor.storage is not None and tensor.storage.replaces >= 0:
@@ -25,20 +26,3 @@ def relink(root: Any) -> None:
         for claim in new.values() if len(new) == 1 else ():
             if storage is not None and claim.size == storage.size:
                 tensor.storage, tensor.class_name = claim, claim.class_name.replace("Storage", "Tensor")
-
-
-def _tensors(root: Any) -> list[LuaTensor]:
-    found, stack, seen = [], [root], set()
-    while stack:
-        value = stack.pop()
-        if not isinstance(value, (LuaTensor, LuaTable, LuaObject, LuaFunction)) or id(value) in seen:
-            continue
-        seen.add(id(value))
-        if isinstance(value, LuaTensor):
-            found.append(value)
-        elif isinstance(value, LuaFunction):
-            stack.append(value.upvalues)
-        else:
-            stack.extend(value.keys())
-            stack.extend(value.values())
-    return found

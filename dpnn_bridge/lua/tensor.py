@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from dpnn_bridge.base.contiguous import contiguous_strides, is_contiguous
+from dpnn_bridge.base.contiguous import contiguous_strides, is_contiguous, last_offset
 
 DTYPES = {
     "Byte": torch.uint8,
@@ -300,7 +300,7 @@ class Tensor:
                 strides[d] = wanted[d]
             else:
                 strides[d] = 1 if d == n - 1 else size[d + 1] * strides[d + 1]
-        need = self.offset + 1 + sum((a - 1) * s for a, s in zip(size, strides, strict=True))
+        need = self.offset + 1 + last_offset(size, strides)
         storage = self.storage if self.storage is not None else Storage(self.ty)
         if need > storage.size:
             storage.resize(need)

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dpnn_bridge.base.contiguous import last_offset
 from dpnn_bridge.base.display import printable, shortened
 from dpnn_bridge.base.reading import causing_os_error, open_input, open_zip
 from dpnn_bridge.errors import NotT7Error, T7FormatError
@@ -287,7 +288,7 @@ class _Loader:
         if len(shape) != len(stride):
             raise _DamagedError(f"a tensor has {len(shape)} sizes and {len(stride)} strides")
         count = math.prod(shape)
-        last = offset + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))
+        last = offset + last_offset(shape, stride)
         if count and last >= storage.numel():
             raise _DamagedError(f"a tensor of shape {shape} reaches beyond its storage of {storage.numel()} elements")
         if max([0, *shape, *stride]) > 1 << 48:

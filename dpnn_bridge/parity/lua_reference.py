@@ -7,12 +7,12 @@ Torch7's C code. Only stored outputs of real Torch7, or :mod:`dpnn_bridge.lua.to
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from dpnn_bridge.base.graph import values_in
 from dpnn_bridge.compare.nested import cast, random_like
 from dpnn_bridge.conversion.lua_values import lua_value, to_value
 from dpnn_bridge.errors import LuaBridgeError
@@ -90,7 +90,7 @@ def require_sources(bridge: LuaBridge, obj: LuaObject) -> None:
     Raises:
         LuaBridgeError: classes have no Lua code; the message names them.
     """
-    names = {o.class_name for o in _objects(obj)}
+    names = {value.class_name for value in values_in(obj) if isinstance(value, LuaObject)}
 
     def missing() -> list[str]:
         return sorted(name for name in names if not bridge.has_class(name))
@@ -110,17 +110,3 @@ def require_sources(bridge: LuaBridge, obj: LuaObject) -> None:
             f"no Lua source for {', '.join(missing())}: name a folder with checkouts of nn and the other packages that "
             f"the model needs, or the file that defines the class{tried}"
         )
-
-
-def _objects(root: Any) -> Iterator[LuaObject]:
-    """Yield every object of a graph once."""
-    stack, seen = [root], set()
-    while stack:
-        value = stack.pop()
-        if not isinstance(value, (LuaObject, LuaTable)) or id(value) in seen:
-            continue
-        seen.add(id(value))
-        if isinstance(value, LuaObject):
-            yield value
-        payload = value.payload if isinstance(value, LuaObject) else value
-        stack.extend(payload.values() if isinstance(payload, LuaTable) else ())

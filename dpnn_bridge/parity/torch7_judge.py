@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from dpnn_bridge.base.folders import temporary_folder
+from dpnn_bridge.base.graph import values_in
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.lua.torch7 import run_torch7
-from dpnn_bridge.objects import LuaObject, LuaTable
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 _SOURCE = Path(__file__).with_name("torch7_judge.lua")
 
@@ -81,38 +82,12 @@ def judge(jobs: Sequence[LuaTable], *, program: str | None = None) -> list[LuaTa
 def _read(path: Path) -> LuaTable:
     """Return a result; it is in memory, since its file goes away."""
     table = read_t7(path)
-    for value in _tensors(table):
-        value.numpy()
-    return table
-
-
-def _tensors(root: Any) -> list[Any]:
-    from dpnn_bridge.objects import LuaTensor
-
-    found, stack, seen = [], [root], set()
-    while stack:
-        value = stack.pop()
-        if id(value) in seen:
-            continue
+    for value in values_in(table):
         if isinstance(value, LuaTensor):
-            found.append(value)
-        if isinstance(value, (LuaTable, LuaObject)):
-            seen.add(id(value))
-            stack.extend(value.values())
-    return found
+            value.numpy()
+    return table
 
 
 def class_names(root: Any) -> list[str]:
     """Return the classes of all objects of a graph, except tensors and storages."""
-    names, stack, seen = set(), [root], set()
-    while stack:
-        value = stack.pop()
-        if not isinstance(value, (LuaTable, LuaObject)) or id(value) in seen:
-            continue
-        seen.add(id(value))
-        if isinstance(value, LuaObject):
-            names.add(value.class_name)
-            stack.extend(value.header)
-        stack.extend(value.values())
-        stack.extend(value.keys())
-    return sorted(names)
+    return sorted({value.class_name for value in values_in(root) if isinstance(value, LuaObject)})

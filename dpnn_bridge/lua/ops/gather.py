@@ -72,19 +72,19 @@ def scatter(r: Tensor, dim: int, index: Tensor, source: Tensor) -> None:
     _check_sizes(r, dim, index, source)
     if any(a > b for a, b in zip(index.size, source.size, strict=True)):
         raise TorchError("bad argument #4 (source is smaller than the index)")
-    places = _places(dim, index, r)
-    if places is None or overlapping(r, index, source):
-        _one_by_one(False, r, dim, index, source)
-    else:
-        r.t.scatter_(dim, places, source.t)
+    _scatter(r, dim, index, source)
 
 
 @torch_function("scatter", "X i I n")
 def scatter_fill(r: Tensor, dim: int, index: Tensor, value: float) -> None:
     _check_sizes(r, dim, index, index)
     values = Tensor.fresh(torch.full((1,), cast_number(value, r.ty), dtype=r.t.dtype).expand(index.size))
+    _scatter(r, dim, index, values)
+
+
+def _scatter(r: Tensor, dim: int, index: Tensor, source: Tensor) -> None:
     places = _places(dim, index, r)
-    if places is None or overlapping(r, index, values):
-        _one_by_one(False, r, dim, index, values)
+    if places is None or overlapping(r, index, source):
+        _one_by_one(False, r, dim, index, source)
     else:
-        r.t.scatter_(dim, places, values.t)
+        r.t.scatter_(dim, places, source.t)

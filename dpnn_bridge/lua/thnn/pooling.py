@@ -265,19 +265,21 @@ def volumetric_dilated_max_gradient(
 
 @kernel("VolumetricMaxUnpooling_updateOutput")
 def volumetric_unpool(input: Tensor, output: Tensor, indices: Tensor, *n: float) -> None:
-    sizes = reordered(n[0:3])
-    starts = _window_starts(input.size[-3:], reordered(n[3:6]), reordered(n[6:9]))
-    _unpool(input, output, indices, _unpack(_positions(indices), sizes, starts, (1, 1, 1)), sizes)
+    _unpool(input, output, indices, *_unpool_places(input, indices, n))
 
 
 @kernel("VolumetricMaxUnpooling_updateGradInput")
 def volumetric_unpool_gradient(
     input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Tensor, *n: float
 ) -> None:
+    _unpool_gradient(input, grad_output, grad_input, indices, *_unpool_places(input, indices, n))
+
+
+def _unpool_places(input: Tensor, indices: Tensor, n: Sequence[Any]) -> tuple[torch.Tensor, tuple[int, ...]]:
+    """Return the places in the output that the indices name, and the sizes of the output."""
     sizes = reordered(n[0:3])
     starts = _window_starts(input.size[-3:], reordered(n[3:6]), reordered(n[6:9]))
-    places = _unpack(_positions(indices), sizes, starts, (1, 1, 1))
-    _unpool_gradient(input, grad_output, grad_input, indices, places, sizes)
+    return _unpack(_positions(indices), sizes, starts, (1, 1, 1)), sizes
 
 
 # ---- sequences: frames x features, positions are 0-based within the window

@@ -12,7 +12,7 @@ from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_values import fresh
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.modules.dpnn.decorator import torch_dtype
+from dpnn_bridge.modules.dpnn.decorator import result_dtype
 from dpnn_bridge.modules.nn.indices import must_check_ranges
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.torch7.gradient import add_gradient, zero_gradient
@@ -68,9 +68,7 @@ class OneHot(nn.Module):
 
         @classmethod
         def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-            output, kind = obj.get("output"), obj.get("_type")
-            kind = output.class_name if isinstance(output, LuaTensor) else kind
-            return {**super().arguments(obj, ctx), "dtype": torch_dtype(kind)}
+            return {**super().arguments(obj, ctx), "dtype": result_dtype(obj)}
 
 
 @lua_class("nn.ArgMax")

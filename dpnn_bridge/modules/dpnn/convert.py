@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from dpnn_bridge.conversion.contexts import TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.modules.dpnn.decorator import torch_dtype
-from dpnn_bridge.objects import LuaObject, LuaTensor
+from dpnn_bridge.modules.dpnn.decorator import result_dtype
+from dpnn_bridge.objects import LuaObject
 
 
 @lua_class("nn.Collapse")
@@ -119,9 +119,7 @@ class Convert(nn.Module):
 
         @classmethod
         def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-            output, kind = obj.get("output"), obj.get("_type")
-            kind = output.class_name if isinstance(output, LuaTensor) else kind
-            return {**super().arguments(obj, ctx), "dtype": torch_dtype(kind)}
+            return {**super().arguments(obj, ctx), "dtype": result_dtype(obj)}
 
         @classmethod
         def to_lua(cls, module: Convert, ctx: Any) -> dict[str, Any]:

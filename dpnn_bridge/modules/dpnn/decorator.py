@@ -224,6 +224,12 @@ def torch_dtype(tensor_class_name: str | None) -> torch.dtype | None:
     return None if dtype is None else getattr(torch, dtype.name)
 
 
+def result_dtype(obj: LuaObject) -> torch.dtype | None:
+    """Return the torch dtype of a module's last result, or else that of its parameters."""
+    output = obj.get("output")
+    return torch_dtype(output.class_name if isinstance(output, LuaTensor) else obj.get("_type"))
+
+
 def _tensors(value: Any) -> Iterator[LuaTensor]:
     if isinstance(value, LuaTensor):
         yield value
