@@ -22,6 +22,13 @@ from dpnn_bridge.objects import LuaObject
 class _Shared(Viewed):
     """The common methods of modules and criterions."""
 
+    def __init__(self, output: Any, fields: dict[str, Any]) -> None:
+        self.gradInput: Any = torch.Tensor()
+        self.output = output
+        self._type = self.gradInput.type()
+        for name, value in fields.items():
+            setattr(self, name, value)
+
     def to_torch(self, **options: Any) -> torch.nn.Module:
         """Return the ``torch.nn`` module of this object, with parameters of its own.
 
@@ -78,11 +85,7 @@ class Module(_Shared):
     """The base of all modules."""
 
     def __init__(self, **fields: Any) -> None:
-        self.gradInput: Any = torch.Tensor()
-        self.output: Any = torch.Tensor()
-        self._type = self.output.type()
-        for name, value in fields.items():
-            setattr(self, name, value)
+        super().__init__(torch.Tensor(), fields)
 
     def __repr__(self) -> str:
         return self._lua_class if self._kind else f"nn.{type(self).__name__}"
@@ -274,10 +277,8 @@ class Container(Module):
 class Criterion(_Shared):
     """The base of all criterions."""
 
-    def __init__(self) -> None:
-        self.gradInput: Any = torch.Tensor()
-        self.output: Any = 0
-        self._type = self.gradInput.type()
+    def __init__(self, **fields: Any) -> None:
+        super().__init__(0, fields)
 
     def __repr__(self) -> str:
         return self._lua_class

@@ -47,20 +47,17 @@ class SpatialSoftMax(Module):
 
 class Sqrt(Module):
     def __init__(self, b: float = 0, eps: float = 0) -> None:
-        super().__init__()
-        self.eps = eps
+        super().__init__(eps=eps)
 
 
 class Power(Module):
     def __init__(self, p: float) -> None:
-        super().__init__()
-        self.pow = p
+        super().__init__(pow=p)
 
 
 class TanhShrink(Module):
     def __init__(self) -> None:
-        super().__init__()
-        self.tanh = Tanh()
+        super().__init__(tanh=Tanh())
 
 
 class _SoftMaximum(Module):
@@ -91,9 +88,7 @@ class SoftMin(_SoftMaximum):
 
 class _WithConstant(Module):
     def __init__(self, constant_scalar: float, inplace: bool = False) -> None:
-        super().__init__()
-        self.constant_scalar = constant_scalar
-        self.inplace = inplace
+        super().__init__(constant_scalar=constant_scalar, inplace=inplace)
 
 
 class AddConstant(_WithConstant):
@@ -106,10 +101,7 @@ class MulConstant(_WithConstant):
 
 class Threshold(Module):
     def __init__(self, threshold: float = 0, value: float = 0, inplace: bool = False) -> None:
-        super().__init__()
-        self.threshold = threshold
-        self.value = value
-        self.inplace = inplace
+        super().__init__(threshold=threshold, value=value, inplace=inplace)
         self.validateParameters()
 
     def validateParameters(self) -> None:
@@ -126,16 +118,13 @@ class ReLU(Threshold):
 
 class ReLU6(Module):
     def __init__(self, inplace: bool = False) -> None:
-        super().__init__()
-        self.inplace = inplace
+        super().__init__(inplace=inplace)
 
 
 class ELU(Module):
     def __init__(self, alpha: float = 1.0, inplace: bool = False) -> None:
         assert type(alpha) is float
-        super().__init__()
-        self.alpha = alpha
-        self.inplace = inplace
+        super().__init__(alpha=alpha, inplace=inplace)
 
 
 class LeakyReLU(Module):
@@ -150,18 +139,12 @@ class LeakyReLU(Module):
 class RReLU(Module):
     def __init__(self, lower: float = 1.0 / 8, upper: float = 1.0 / 3, inplace: bool = False) -> None:
         assert 0 <= lower <= upper
-        super().__init__()
-        self.lower = lower
-        self.upper = upper
-        self.inplace = inplace
-        self.noise = torch.Tensor()
-        self.train = True
+        super().__init__(lower=lower, upper=upper, inplace=inplace, noise=torch.Tensor(), train=True)
 
 
 class PReLU(Module):
     def __init__(self, nOutputPlane: int = 0) -> None:
-        super().__init__()
-        self.nOutputPlane = nOutputPlane
+        super().__init__(nOutputPlane=nOutputPlane)
         self._new_parameters(weight=nOutputPlane or 1)
         self.weight.fill_(0.25)
 
@@ -169,10 +152,7 @@ class PReLU(Module):
 class HardTanh(Module):
     def __init__(self, min_value: float = -1, max_value: float = 1, inplace: bool = False) -> None:
         assert max_value > min_value
-        super().__init__()
-        self.min_val = min_value
-        self.max_val = max_value
-        self.inplace = inplace
+        super().__init__(min_val=min_value, max_val=max_value, inplace=inplace)
 
 
 class Clamp(HardTanh):
@@ -182,8 +162,7 @@ class Clamp(HardTanh):
 
 class _Shrink(Module):
     def __init__(self, lambd: float = 0.5) -> None:
-        super().__init__()
-        self.lambd = lambd
+        super().__init__(lambd=lambd)
 
 
 class HardShrink(_Shrink):
@@ -196,15 +175,12 @@ class SoftShrink(_Shrink):
 
 class SoftPlus(Module):
     def __init__(self, beta: float = 1, threshold: float = 20) -> None:
-        super().__init__()
-        self.beta = beta
-        self.threshold = threshold
+        super().__init__(beta=beta, threshold=threshold)
 
 
 class GradientReversal(Module):
     def __init__(self, lambd: float = 1) -> None:
-        super().__init__()
-        self.lambd = lambd
+        super().__init__(lambd=lambd)
 
     def setLambda(self, lambd: float) -> None:
         self.lambd = lambd
@@ -212,10 +188,7 @@ class GradientReversal(Module):
 
 class L1Penalty(Module):
     def __init__(self, l1weight: float, sizeAverage: bool = False, provideOutput: bool = True) -> None:
-        super().__init__()
-        self.l1weight = l1weight
-        self.sizeAverage = sizeAverage
-        self.provideOutput = provideOutput
+        super().__init__(l1weight=l1weight, sizeAverage=sizeAverage, provideOutput=provideOutput)
 
     @property
     def loss(self) -> Any:
@@ -226,10 +199,7 @@ class L1Penalty(Module):
 
 class _Noise(Module):
     def __init__(self, p: float = 0.5) -> None:
-        super().__init__()
-        self.p = p
-        self.train = True
-        self.noise = torch.Tensor()
+        super().__init__(p=p, train=True, noise=torch.Tensor())
 
     def setp(self, p: float) -> None:
         self.p = p

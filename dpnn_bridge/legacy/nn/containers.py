@@ -61,16 +61,14 @@ class _OfTables(Module):
     """A module whose gradient is a table."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.gradInput = []
+        super().__init__(gradInput=[])
 
 
 class _OfPairs(Module):
     """A module of two tensors."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.gradInput = [torch.Tensor(), torch.Tensor()]
+        super().__init__(gradInput=[torch.Tensor(), torch.Tensor()])
 
 
 class CAddTable(_OfTables):
@@ -169,12 +167,9 @@ class MaskedSelect(Module):
 
 class SplitTable(Module):
     def __init__(self, dimension: int) -> None:
-        super().__init__()
-        self.dimension = dimension
+        super().__init__(dimension=dimension)
 
 
 class CriterionTable(Module):
     def __init__(self, criterion: Any) -> None:
-        super().__init__()
-        self.criterion = criterion
-        self.gradInput = [criterion.gradInput]
+        super().__init__(criterion=criterion, gradInput=[criterion.gradInput])

@@ -185,12 +185,7 @@ class SpatialFullConvolution(_Convolution):
 
 class SpatialSubSampling(Module):
     def __init__(self, nInputPlane: int, kW: int, kH: int, dW: int = 1, dH: int = 1) -> None:
-        super().__init__()
-        self.nInputPlane = nInputPlane
-        self.kW = kW
-        self.kH = kH
-        self.dW = dW
-        self.dH = dH
+        super().__init__(nInputPlane=nInputPlane, kW=kW, kH=kH, dW=dW, dH=dH)
         self._new_parameters(weight=nInputPlane, bias=nInputPlane)
         self.reset()
 
@@ -200,11 +195,7 @@ class SpatialSubSampling(Module):
 
 class TemporalConvolution(Module):
     def __init__(self, inputFrameSize: int, outputFrameSize: int, kW: int, dW: int = 1) -> None:
-        super().__init__()
-        self.inputFrameSize = inputFrameSize
-        self.outputFrameSize = outputFrameSize
-        self.kW = kW
-        self.dW = dW
+        super().__init__(inputFrameSize=inputFrameSize, outputFrameSize=outputFrameSize, kW=kW, dW=dW)
         self._new_parameters(weight=(outputFrameSize, inputFrameSize * kW), bias=(outputFrameSize,))
         self.reset()
 
@@ -214,10 +205,7 @@ class TemporalConvolution(Module):
 
 class TemporalSubSampling(Module):
     def __init__(self, inputFrameSize: int, kW: int, dW: int = 1) -> None:
-        super().__init__()
-        self.inputFrameSize = inputFrameSize
-        self.kW = kW
-        self.dW = dW
+        super().__init__(inputFrameSize=inputFrameSize, kW=kW, dW=dW)
         self._new_parameters(weight=inputFrameSize, bias=inputFrameSize)
         self.reset()
 

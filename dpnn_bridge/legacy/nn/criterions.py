@@ -14,8 +14,7 @@ from dpnn_bridge.legacy.nn.activations import LogSoftMax, Sigmoid
 
 class _Averaged(Criterion):
     def __init__(self, sizeAverage: bool = True) -> None:
-        super().__init__()
-        self.sizeAverage = sizeAverage
+        super().__init__(sizeAverage=sizeAverage)
 
 
 class AbsCriterion(_Averaged):
@@ -51,18 +50,13 @@ class BCECriterion(Criterion):
     def __init__(self, weights: Tensor | None = None, sizeAverage: bool = True) -> None:
         if weights is not None and weights.dim() != 1:
             raise ValueError("weights input should be 1D Tensor")
-        super().__init__()
-        self.sizeAverage = sizeAverage
-        self.weights = weights
+        super().__init__(sizeAverage=sizeAverage, weights=weights)
 
 
 class _NegativeLogLikelihood(Criterion):
     def __init__(self, weights: Tensor | None = None, sizeAverage: bool = True, ignore_index: int = -100) -> None:
         assert weights is None or weights.dim() == 1
-        super().__init__()
-        self.sizeAverage = sizeAverage
-        self.ignore_index = ignore_index
-        self.weights = weights
+        super().__init__(sizeAverage=sizeAverage, ignore_index=ignore_index, weights=weights)
 
 
 class ClassNLLCriterion(_NegativeLogLikelihood):
@@ -75,16 +69,12 @@ class SpatialClassNLLCriterion(_NegativeLogLikelihood):
 
 class CrossEntropyCriterion(Criterion):
     def __init__(self, weights: Tensor | None = None) -> None:
-        super().__init__()
-        self.lsm = LogSoftMax()
-        self.nll = ClassNLLCriterion(weights)
+        super().__init__(lsm=LogSoftMax(), nll=ClassNLLCriterion(weights))
 
 
 class MultiLabelSoftMarginCriterion(Criterion):
     def __init__(self, weights: Tensor | None = None) -> None:
-        super().__init__()
-        self.lsm = Sigmoid()
-        self.nll = BCECriterion(weights)
+        super().__init__(lsm=Sigmoid(), nll=BCECriterion(weights))
 
 
 class MultiMarginCriterion(Criterion):
@@ -92,11 +82,7 @@ class MultiMarginCriterion(Criterion):
         if p not in (1, 2):
             raise ValueError("only p == 1 and p == 2 supported")
         assert weights is None or weights.dim() == 1
-        super().__init__()
-        self.p = p
-        self.margin = margin
-        self.sizeAverage = sizeAverage
-        self.weights = weights
+        super().__init__(p=p, margin=margin, sizeAverage=sizeAverage, weights=weights)
 
 
 class MarginCriterion(Criterion):
@@ -108,19 +94,14 @@ class MarginCriterion(Criterion):
 
 class HingeEmbeddingCriterion(Criterion):
     def __init__(self, margin: float = 1, sizeAverage: bool = True) -> None:
-        super().__init__()
-        self.margin = margin
-        self.sizeAverage = sizeAverage
+        super().__init__(margin=margin, sizeAverage=sizeAverage)
 
 
 class _OfPairs(Criterion):
     """A criterion whose input is a pair."""
 
     def __init__(self, margin: float = 0, sizeAverage: bool = True) -> None:
-        super().__init__()
-        self.margin = margin
-        self.sizeAverage = sizeAverage
-        self.gradInput = [torch.Tensor(), torch.Tensor()]
+        super().__init__(margin=margin, sizeAverage=sizeAverage, gradInput=[torch.Tensor(), torch.Tensor()])
 
 
 class CosineEmbeddingCriterion(_OfPairs):
@@ -133,16 +114,12 @@ class MarginRankingCriterion(_OfPairs):
 
 class L1HingeEmbeddingCriterion(Criterion):
     def __init__(self, margin: float = 1) -> None:
-        super().__init__()
-        self.margin = float(margin)
-        self.gradInput = [torch.Tensor(), torch.Tensor()]
+        super().__init__(margin=float(margin), gradInput=[torch.Tensor(), torch.Tensor()])
 
 
 class WeightedMSECriterion(Criterion):
     def __init__(self, weight: Tensor, sizeAverage: bool = True) -> None:
-        super().__init__()
-        self.weight = weight.clone()
-        self.sizeAverage = sizeAverage
+        super().__init__(weight=weight.clone(), sizeAverage=sizeAverage)
 
 
 class ClassSimplexCriterion(MSECriterion):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dpnn_bridge.legacy.module import Module
 from dpnn_bridge.legacy.nn.containers import MM, ParallelTable, Sequential
-from dpnn_bridge.legacy.nn.shapes import Identity
+from dpnn_bridge.legacy.nn.shapes import Identity, sizes_of
 
 
 class Linear(Module):
@@ -66,8 +66,7 @@ class Mul(Module):
 
 class CMul(Module):
     def __init__(self, *args: Any) -> None:
-        super().__init__()
-        self.size = args[0] if len(args) == 1 and isinstance(args[0], torch.Size) else torch.Size(args)
+        super().__init__(size=sizes_of(args))
         self._new_parameters(weight=self.size)
         self.reset()
 
@@ -207,6 +206,4 @@ class VolumetricBatchNormalization(BatchNormalization):
 class Normalize(Module):
     def __init__(self, p: float, eps: float = 1e-10) -> None:
         assert p > 0
-        super().__init__()
-        self.p = p
-        self.eps = eps
+        super().__init__(p=p, eps=eps)

@@ -17,11 +17,7 @@ from dpnn_bridge.legacy.nn.shapes import Replicate, SpatialZeroPadding
 
 class SpatialCrossMapLRN(Module):
     def __init__(self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1) -> None:
-        super().__init__()
-        self.size = size
-        self.alpha = alpha
-        self.beta = beta
-        self.k = k
+        super().__init__(size=size, alpha=alpha, beta=beta, k=k)
 
 
 def _checked(kernel: Tensor | None, name: str) -> Tensor:
@@ -59,8 +55,7 @@ def _replicate(planes: int) -> Replicate:
 
 class SpatialSubtractiveNormalization(Module):
     def __init__(self, nInputPlane: int = 1, kernel: Tensor | None = None) -> None:
-        super().__init__()
-        self.nInputPlane = nInputPlane
+        super().__init__(nInputPlane=nInputPlane)
         self.kernel = _checked(kernel, type(self).__name__)
         self.kernel.div_(self.kernel.sum() * nInputPlane)
         self.meanestimator = _estimator(nInputPlane, self.kernel).add(_replicate(nInputPlane))
@@ -73,8 +68,7 @@ class SpatialDivisiveNormalization(Module):
     def __init__(
         self, nInputPlane: int = 1, kernel: Tensor | None = None, threshold: float = 1e-4, thresval: float | None = None
     ) -> None:
-        super().__init__()
-        self.nInputPlane = nInputPlane
+        super().__init__(nInputPlane=nInputPlane)
         self.kernel = _checked(kernel, type(self).__name__)
         self.threshold = threshold
         self.thresval = threshold if thresval is None else thresval
@@ -93,8 +87,7 @@ class SpatialContrastiveNormalization(Module):
     def __init__(
         self, nInputPlane: int = 1, kernel: Tensor | None = None, threshold: float = 1e-4, thresval: float = 1e-4
     ) -> None:
-        super().__init__()
-        self.nInputPlane = nInputPlane
+        super().__init__(nInputPlane=nInputPlane)
         self.kernel = _checked(kernel, type(self).__name__)
         self.threshold = threshold
         self.thresval = thresval or threshold

@@ -69,18 +69,14 @@ class SpatialLPPooling(Sequential):
 
 class SpatialAdaptiveMaxPooling(Module):
     def __init__(self, w: int, h: int) -> None:
-        super().__init__()
-        self.w = w
-        self.h = h
+        super().__init__(w=w, h=h)
 
 
 class SpatialFractionalMaxPooling(Module):
     def __init__(self, poolSizeW: int, poolSizeH: int, arg1: float, arg2: float) -> None:
         assert poolSizeW >= 2
         assert poolSizeH >= 2
-        super().__init__()
-        self.poolSizeW = poolSizeW
-        self.poolSizeH = poolSizeH
+        super().__init__(poolSizeW=poolSizeW, poolSizeH=poolSizeH)
         self.randomSamples: Any = None
         self.newRandomPool = False
         sizes = arg1 >= 1 and arg2 >= 1
@@ -97,15 +93,12 @@ class SpatialMaxUnpooling(Module):
     def __init__(self, poolingModule: Any) -> None:
         assert isinstance(poolingModule, SpatialMaxPooling)
         assert (poolingModule.kH, poolingModule.kW) == (poolingModule.dH, poolingModule.dW)
-        super().__init__()
-        self.pooling = poolingModule
+        super().__init__(pooling=poolingModule)
 
 
 class TemporalMaxPooling(Module):
     def __init__(self, kW: int, dW: Any = None) -> None:
-        super().__init__()
-        self.kW = kW
-        self.dW = dW or kW
+        super().__init__(kW=kW, dW=dW or kW)
 
 
 class VolumetricMaxPooling(_CeilMode):
@@ -156,5 +149,4 @@ class VolumetricMaxUnpooling(Module):
             poolingModule.dH,
             poolingModule.dW,
         )
-        super().__init__()
-        self.pooling = poolingModule
+        super().__init__(pooling=poolingModule)

@@ -20,11 +20,13 @@ class Contiguous(Module):
 
 class Copy(Module):
     def __init__(self, intype: Any, outtype: Any, dontCast: bool = False) -> None:
-        super().__init__()
-        self.dontCast = dontCast
-        self.gradInput = intype()
-        self.output = outtype()
+        super().__init__(dontCast=dontCast, gradInput=intype(), output=outtype())
         self._type = self.output.type()
+
+
+def sizes_of(args: tuple[Any, ...]) -> torch.Size:
+    """Return the sizes that a constructor takes as numbers or as one ``torch.Size``."""
+    return args[0] if len(args) == 1 and isinstance(args[0], torch.Size) else torch.Size(args)
 
 
 class View(Module):
@@ -33,7 +35,7 @@ class View(Module):
         self.resetSize(*args)
 
     def resetSize(self, *args: Any) -> Any:
-        self.size = args[0] if len(args) == 1 and isinstance(args[0], torch.Size) else torch.Size(args)
+        self.size = sizes_of(args)
         self.numElements = abs(math.prod(self.size))
         return self
 
@@ -43,8 +45,7 @@ class View(Module):
 
 class Reshape(Module):
     def __init__(self, *args: Any) -> None:
-        super().__init__()
-        self.size = args[0] if len(args) == 1 and isinstance(args[0], torch.Size) else torch.Size(args)
+        super().__init__(size=sizes_of(args))
         self.nelement = math.prod(self.size)
         self.batchsize = torch.Size((1, *self.size))  # what Torch7 puts the size of a batch into
 
@@ -54,49 +55,38 @@ class Reshape(Module):
 
 class Transpose(Module):
     def __init__(self, *args: Any) -> None:
-        super().__init__()
-        self.permutations = args
+        super().__init__(permutations=args)
 
 
 class Replicate(Module):
     def __init__(self, nf: int, dim: int = 0) -> None:
         assert dim >= 0
-        super().__init__()
-        self.nfeatures = nf
-        self.dim = dim
+        super().__init__(nfeatures=nf, dim=dim)
 
 
 class Squeeze(Module):
     def __init__(self, dim: int | None = None) -> None:
-        super().__init__()
-        self.dim = dim
+        super().__init__(dim=dim)
 
 
 class Unsqueeze(Module):
     def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.dim = dim
+        super().__init__(dim=dim)
 
 
 class Select(Module):
     def __init__(self, dimension: int, index: int) -> None:
-        super().__init__()
-        self.dimension = dimension
-        self.index = index
+        super().__init__(dimension=dimension, index=index)
 
 
 class Narrow(Module):
     def __init__(self, dimension: int, offset: int, length: int = 1) -> None:
-        super().__init__()
-        self.dimension = dimension
-        self.index = offset
-        self.length = length
+        super().__init__(dimension=dimension, index=offset, length=length)
 
 
 class _Reduction(Module):
     def __init__(self, dimension: int = 0) -> None:
-        super().__init__()
-        self.dimension = dimension
+        super().__init__(dimension=dimension)
 
 
 class Max(_Reduction):
@@ -109,9 +99,7 @@ class Min(_Reduction):
 
 class Sum(Module):
     def __init__(self, dimension: int = 0, sizeAverage: bool = False) -> None:
-        super().__init__()
-        self.dimension = dimension
-        self.sizeAverage = sizeAverage
+        super().__init__(dimension=dimension, sizeAverage=sizeAverage)
 
 
 class Mean(Sum):
@@ -121,13 +109,7 @@ class Mean(Sum):
 
 class Padding(Module):
     def __init__(self, dim: int, pad: int, value: float = 0, index: int = 0, nInputDim: int = 0) -> None:
-        super().__init__()
-        self.value = value
-        self.index = index
-        self.dim = dim
-        self.pad = pad
-        self.nInputDim = nInputDim
-        self.outputSize = torch.Size()
+        super().__init__(value=value, index=index, dim=dim, pad=pad, nInputDim=nInputDim, outputSize=torch.Size())
 
 
 class _SpatialPadding(Module):
