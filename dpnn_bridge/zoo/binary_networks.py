@@ -14,8 +14,7 @@ class BinActiveZ(nn.Module):
     """The sign; its gradient passes where the input lies between -1 and 1.
 
     Shape:
-        - Input: :math:`(*)`.
-        - Output: the same shape.
+        - Input, output: :math:`(*)`.
 
     Lua:
         ``nn.BinActiveZ()``, XNOR-Net newLayers/BinActiveZ.lua

@@ -66,8 +66,7 @@ class ChannelDropout(nn.Module):
         stochastic_inference: drops them in evaluation too.
 
     Shape:
-        - Input: :math:`(N, C, H, W)`.
-        - Output: the same.
+        - Input, output: :math:`(N, C, H, W)`.
 
     Lua:
         ``nn.ChannelDropout(n, p, stochasticInference)``, sparse-to-dense modules/ChannelDropout.lua

@@ -16,8 +16,7 @@ class Rectifier(nn.ReLU):
     """:class:`torch.nn.ReLU` under its name in DQN.
 
     Shape:
-        - Input: :math:`(*)`.
-        - Output: the same.
+        - Input, output: :math:`(*)`.
 
     Lua:
         ``nn.Rectifier()``, dqn Rectifier.lua

@@ -23,8 +23,7 @@ class YHat(nn.Module):
     """Raw outputs as parameters of a mixture of Gaussians. The gradient passes unchanged.
 
     Shape:
-        - Input: :math:`(N, 121)`.
-        - Output: the same.
+        - Input, output: :math:`(N, 121)`.
 
     Differs from torch:
         The gradient of :class:`MixtureCriterion` is that of the raw outputs already.

@@ -24,8 +24,7 @@ class ConstAffine(nn.Module):
         num_features: number of planes.
 
     Shape:
-        - Input: :math:`(N, C)` or :math:`(N, C, H, W)`.
-        - Output: the same.
+        - Input, output: :math:`(N, C)` or :math:`(N, C, H, W)`.
 
     Attributes:
         a: factors, a buffer of shape :math:`(C)`.
@@ -68,8 +67,7 @@ class MeanSubtraction(nn.Module):
         mean: the image, :math:`(C, H, W)`, kept as a buffer.
 
     Shape:
-        - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
-        - Output: the same.
+        - Input, output: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
 
     Lua:
         ``inn.MeanSubtraction(mean)``, imagine-nn MeanSubtraction.lua

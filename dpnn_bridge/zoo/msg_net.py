@@ -100,8 +100,7 @@ class Inspiration(nn.Module):
         target: :math:`G`, a buffer, to be set to the Gram matrix of a style.
 
     Shape:
-        - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
-        - Output: the same.
+        - Input, output: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
 
     Lua:
         ``nn.Inspiration(C)``, MSG-Net modules/Inspiration.lua

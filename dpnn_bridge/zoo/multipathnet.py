@@ -26,8 +26,7 @@ class BBoxNorm(nn.Module):
         mean, std: mean and standard deviation, buffers of shape :math:`(1, 4)`.
 
     Shape:
-        - Input: :math:`(N, 4 C)`.
-        - Output: the same.
+        - Input, output: :math:`(N, 4 C)`.
 
     Differs from torch:
         Torch7 overwrites its input in evaluation and has no backward there.
@@ -153,8 +152,7 @@ class ContextRegion(nn.Module):
             and 0.
 
     Shape:
-        - Input: :math:`(N, 5)`, rows ``image, x1, y1, x2, y2``.
-        - Output: the same.
+        - Input, output: :math:`(N, 5)`, rows ``image, x1, y1, x2, y2``.
 
     Lua:
         ``nn.ContextRegion(scale)``, multipathnet modules/ContextRegion.lua

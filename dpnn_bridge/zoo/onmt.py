@@ -186,8 +186,7 @@ class VariationalDropout(nn.Module):
         p: probability of an element to be zeroed.
 
     Shape:
-        - Input: :math:`(*)`.
-        - Output: the same.
+        - Input, output: :math:`(*)`.
 
     Attributes:
         mask: factors of the elements, a buffer, or None before the first step.

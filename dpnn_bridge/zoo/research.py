@@ -134,7 +134,7 @@ class Binary(nn.Module):
 
     Shape:
         - Input: :math:`(*)`. Torch7 overwrites it in evaluation.
-        - Output: the same.
+        - Output: the same shape.
 
     Lua:
         ``bnn.Binary()``, bnn.torch Binary.lua

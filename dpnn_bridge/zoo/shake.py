@@ -96,8 +96,7 @@ class MulConstantSlices(nn.Module):
         constants: :math:`(N)`, not trained.
 
     Shape:
-        - Input: :math:`(N, *)`.
-        - Output: the same.
+        - Input, output: :math:`(N, *)`.
 
     Lua:
         ``nn.MulConstantSlices(constant_tensor, inplace)``, shake-shake models/mulconstantslices.lua

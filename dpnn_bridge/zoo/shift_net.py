@@ -19,8 +19,7 @@ class MaxCoord(nn.Module):
         inplace: kept for Torch7.
 
     Shape:
-        - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
-        - Output: the same.
+        - Input, output: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
 
     Lua:
         ``nn.MaxCoord(inplace)``, Shift-Net lib/MaxCoord.lua, style-swap

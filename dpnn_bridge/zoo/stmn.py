@@ -29,8 +29,7 @@ class AdaLinearScale(nn.Module):
         std_multiplier: the factor.
 
     Shape:
-        - Input: :math:`(*)`.
-        - Output: the same.
+        - Input, output: :math:`(*)`.
 
     Lua:
         ``nn.AdaLinearScale(std_multiplier)``, STMN modules/AdaLinearScale.lua
@@ -128,8 +127,7 @@ class VidFlip(nn.Module):
         frames: frames T of each.
 
     Shape:
-        - Input: :math:`(N T, D, H, W)`.
-        - Output: the same.
+        - Input, output: :math:`(N T, D, H, W)`.
 
     Lua:
         ``nn.VidFlip(N, T)``, STMN modules/VidFlip.lua

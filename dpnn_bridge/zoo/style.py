@@ -247,7 +247,7 @@ class NoiseOverInput(nn.Module):
 
     Shape:
         - Input: :math:`(N, C, H, W)`. Of 6 planes, which the stylization models take, only the last 3 become noise.
-        - Output: the same.
+        - Output: the same shape.
 
     Lua:
         ``nn.GenNoise()`` without fields, texture_nets supplementary/utils.lua, and for 6 planes
@@ -301,8 +301,7 @@ class NoiseFill(nn.Module):
         mult: upper end of the noise.
 
     Shape:
-        - Input: :math:`(N, C, *)`.
-        - Output: the same.
+        - Input, output: :math:`(N, C, *)`.
 
     Lua:
         ``nn.NoiseFill(num_noise_channels)``, texture_nets src/utils.lua

@@ -23,7 +23,7 @@ class InplaceClip01(nn.Module):
 
     Shape:
         - Input: :math:`(*)`. Torch7 overwrites it.
-        - Output: the same.
+        - Output: the same shape.
 
     Lua:
         ``w2nn.InplaceClip01()``, waifu2x lib/InplaceClip01.lua
@@ -41,8 +41,7 @@ class LeakyReLU(nn.LeakyReLU):
         negative_slope: slope for negative values.
 
     Shape:
-        - Input: :math:`(*)`.
-        - Output: the same.
+        - Input, output: :math:`(*)`.
 
     Lua:
         ``w2nn.LeakyReLU(negative_scale)``, waifu2x lib/LeakyReLU.lua

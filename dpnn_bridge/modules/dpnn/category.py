@@ -121,8 +121,7 @@ class CategoricalEntropy(nn.Module):
         entropy: entropy of the last batch's average distribution, in nats.
 
     Shape:
-        - Input: :math:`(N, C)`, probabilities.
-        - Output: the same.
+        - Input, output: :math:`(N, C)`, probabilities.
 
     Lua:
         ``nn.CategoricalEntropy(scale, minEntropy)``, CategoricalEntropy.lua

@@ -67,8 +67,7 @@ class SimpleColorTransform(ColorNoise):
         range: the same, as a buffer.
 
     Shape:
-        - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
-        - Output: the same shape.
+        - Input, output: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
 
     Raises:
         RuntimeError: in a backward pass through the layer in evaluation.
@@ -109,8 +108,7 @@ class PCAColorTransform(ColorNoise):
         eigen_vectors, eigen_values: the same, as buffers.
 
     Shape:
-        - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
-        - Output: the same shape.
+        - Input, output: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
 
     Raises:
         RuntimeError: in a backward pass through the layer in evaluation.
@@ -155,8 +153,7 @@ class SpatialFeatNormalization(nn.Module):
         mean, std: the same, as buffers; they are not trained.
 
     Shape:
-        - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
-        - Output: the same shape.
+        - Input, output: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
 
     Lua:
         ``nn.SpatialFeatNormalization(mean, std)``, SpatialFeatNormalization.lua

@@ -22,8 +22,7 @@ class Clip(nn.Module):
         maxval: largest output.
 
     Shape:
-        - Input: :math:`(*)`.
-        - Output: the same shape.
+        - Input, output: :math:`(*)`.
 
     Lua:
         ``nn.Clip(minval, maxval)``, Clip.lua

@@ -28,8 +28,7 @@ class WhiteNoise(nn.Module):
         std: standard deviation of the noise.
 
     Shape:
-        - Input: :math:`(*)`.
-        - Output: the same shape.
+        - Input, output: :math:`(*)`.
 
     Raises:
         RuntimeError: in a backward pass through the layer in evaluation.
@@ -65,8 +64,7 @@ class TotalDropout(nn.Module):
         p: probability that the input is zeroed.
 
     Shape:
-        - Input: :math:`(*)`.
-        - Output: the same shape.
+        - Input, output: :math:`(*)`.
 
     Raises:
         RuntimeError: in a backward pass through the layer in evaluation.
@@ -101,8 +99,7 @@ class SpatialRegionDropout(nn.Module):
         p: part of the rows or columns that is zeroed.
 
     Shape:
-        - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
-        - Output: the same shape.
+        - Input, output: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
 
     Raises:
         ValueError: p of the rows or columns is less than one.

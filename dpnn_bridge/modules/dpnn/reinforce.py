@@ -41,8 +41,7 @@ class Reinforce(nn.Module):
         reward: the reward of each sample, set by :meth:`reinforce`.
 
     Shape:
-        - Input: :math:`(N, *)`, or :math:`(*)` with a single reward.
-        - Output: the same shape.
+        - Input, output: :math:`(N, *)`, or :math:`(*)` with a single reward.
 
     Raises:
         RuntimeError: in a backward pass when no reward was given.
@@ -150,8 +149,7 @@ class ReinforceBernoulli(Reinforce):
         stochastic: sample in evaluation too; otherwise evaluation gives the probabilities.
 
     Shape:
-        - Input: :math:`(N, *)`, or :math:`(*)` with a single reward.
-        - Output: the same shape.
+        - Input, output: :math:`(N, *)`, or :math:`(*)` with a single reward.
 
     Lua:
         ``nn.ReinforceBernoulli(stochastic)``, ReinforceBernoulli.lua

@@ -23,8 +23,7 @@ class L2Normalize(nn.Module):
     """Vectors of length 1, without a constant against division by zero.
 
     Shape:
-        - Input: :math:`(N, D)` or :math:`(D)`.
-        - Output: the same.
+        - Input, output: :math:`(N, D)` or :math:`(D)`.
 
     Lua:
         ``fbnn.L2Normalize()``, fbnn L2Normalize.lua; ``nn.L2Normalize()``, karpathy's L2Normalize.lua

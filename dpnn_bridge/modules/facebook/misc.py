@@ -90,8 +90,7 @@ class IndividualDropout(nn.Module):
         keep: probability that a unit is kept, :math:`(D)`, kept as a buffer.
 
     Shape:
-        - Input: :math:`(N, D)`.
-        - Output: the same.
+        - Input, output: :math:`(N, D)`.
 
     Lua:
         ``fbnn.IndividualDropout(p)``, fbnn IndividualDropout.lua, whose field ``p`` contains ``1 - p``

@@ -110,8 +110,7 @@ class SparseThreshold(nn.Module):
         module: the threshold.
 
     Shape:
-        - Input: :math:`(*, 2)`, an index and a value in each row.
-        - Output: the same.
+        - Input, output: :math:`(*, 2)`, an index and a value in each row.
 
     Lua:
         ``nn.SparseThreshold(threshold, value)``, fbnn SparseThreshold.lua

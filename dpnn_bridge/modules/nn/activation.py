@@ -70,8 +70,7 @@ class PReLU(nn.PReLU):
         num_parameters: number of slopes: 1, or the size of dimension 2 of a batch.
 
     Shape:
-        - Input: :math:`(N, C, *)`, or :math:`(C)`.
-        - Output: the same shape.
+        - Input, output: :math:`(N, C, *)`, or :math:`(C)`.
 
     Lua:
         ``nn.PReLU(nOutputPlane)``, PReLU.lua
@@ -224,8 +223,7 @@ class SoftMax(nn.Softmax):
         instance: normalise over all elements of a sample together instead of over the planes at each position.
 
     Shape:
-        - Input: :math:`(C)`, :math:`(N, C)`, :math:`(C, H, W)` or :math:`(N, C, H, W)`.
-        - Output: the same shape.
+        - Input, output: :math:`(C)`, :math:`(N, C)`, :math:`(C, H, W)` or :math:`(N, C, H, W)`.
 
     Lua:
         ``nn.SoftMax()``, SoftMax.lua; ``cudnn.SoftMax()`` with ``instance=True``
@@ -253,8 +251,7 @@ class LogSoftMax(nn.LogSoftmax):
         instance: normalise over all elements of a sample together instead of over the planes at each position.
 
     Shape:
-        - Input: :math:`(C)`, :math:`(N, C)`, :math:`(C, H, W)` or :math:`(N, C, H, W)`.
-        - Output: the same shape.
+        - Input, output: :math:`(C)`, :math:`(N, C)`, :math:`(C, H, W)` or :math:`(N, C, H, W)`.
 
     Lua:
         ``nn.LogSoftMax()``, LogSoftMax.lua; ``cudnn.LogSoftMax()`` with ``instance=True``
@@ -279,8 +276,7 @@ class SoftMin(nn.Softmin):
     r"""Softmax of the negated input, over the classes.
 
     Shape:
-        - Input: :math:`(C)`, :math:`(N, C)`, :math:`(C, H, W)` or :math:`(N, C, H, W)`.
-        - Output: the same shape.
+        - Input, output: :math:`(C)`, :math:`(N, C)`, :math:`(C, H, W)` or :math:`(N, C, H, W)`.
 
     Lua:
         ``nn.SoftMin()``, SoftMin.lua
@@ -330,8 +326,7 @@ class VolumetricSoftMax(nn.Softmax):
         log: give the logarithm.
 
     Shape:
-        - Input: :math:`(C, T, H, W)` or :math:`(N, C, T, H, W)`.
-        - Output: the same shape.
+        - Input, output: :math:`(C, T, H, W)` or :math:`(N, C, T, H, W)`.
 
     Lua:
         ``cudnn.VolumetricSoftMax(fast)``, VolumetricSoftMax.lua of cudnn.torch

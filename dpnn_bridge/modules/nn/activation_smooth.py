@@ -20,8 +20,7 @@ class NegativeELU(nn.Module):
         alpha: :math:`\alpha < 0`.
 
     Shape:
-        - Input: :math:`(*)`.
-        - Output: the same shape.
+        - Input, output: :math:`(*)`.
 
     Differs from torch:
         Where the *output* is positive the gradient is 1, which for a negative :math:`\alpha` is everywhere but at 0.
@@ -61,8 +60,7 @@ class EarlySoftplus(nn.Softplus):
         threshold: of :math:`\beta x`, below 20.
 
     Shape:
-        - Input: :math:`(*)`.
-        - Output: the same shape.
+        - Input, output: :math:`(*)`.
 
     Differs from torch:
         The gradient is 1 where :math:`\beta y` is above the threshold, and :math:`1 - e^{-\beta y}` elsewhere. In torch

@@ -36,8 +36,7 @@ class CMul(nn.Module):
         *size: shape of the weight: that of a sample, or that of the input with 1 where it is repeated.
 
     Shape:
-        - Input: ``size`` or :math:`(N, *)`.
-        - Output: the same shape.
+        - Input, output: ``size`` or :math:`(N, *)`.
 
     Attributes:
         weight: the weights, of shape ``size``.
@@ -83,8 +82,7 @@ class CAdd(nn.Module):
         *size: shape of the bias: that of a sample, or that of the input with 1 where it is repeated.
 
     Shape:
-        - Input: ``size`` or :math:`(N, *)`.
-        - Output: the same shape.
+        - Input, output: ``size`` or :math:`(N, *)`.
 
     Attributes:
         bias: the biases, of shape ``size``.
@@ -117,8 +115,7 @@ class Mul(nn.Module):
     """Multiplies by one weight.
 
     Shape:
-        - Input: :math:`(*)`.
-        - Output: the same shape.
+        - Input, output: :math:`(*)`.
 
     Attributes:
         weight: the factor, of shape :math:`(1)`.
@@ -152,8 +149,7 @@ class Add(nn.Module):
         scalar: one bias for all elements.
 
     Shape:
-        - Input: :math:`(D)` or :math:`(N, *)` with :math:`D` elements in a sample; :math:`(*)` with ``scalar``.
-        - Output: the same shape.
+        - Input, output: :math:`(D)` or :math:`(N, *)` with :math:`D` elements in a sample; :math:`(*)` with ``scalar``.
 
     Attributes:
         bias: the biases, of shape :math:`(D)` or :math:`(1)`.

@@ -36,8 +36,7 @@ class Dropout(nn.Module):
         stochastic_inference: drop elements in evaluation too.
 
     Shape:
-        - Input: :math:`(*)`.
-        - Output: the same shape.
+        - Input, output: :math:`(*)`.
 
     Lua:
         ``nn.Dropout(p, v1, inplace, stochasticInference)``, Dropout.lua
@@ -111,8 +110,7 @@ class SpatialDropout(nn.Module):
         stochastic_inference: drop maps in evaluation too.
 
     Shape:
-        - Input: :math:`(C, H, W)` or :math:`(N, C, H, W)`.
-        - Output: the same shape.
+        - Input, output: :math:`(C, H, W)` or :math:`(N, C, H, W)`.
 
     Lua:
         ``nn.SpatialDropout(p, stochasticInference)``, SpatialDropout.lua
@@ -156,8 +154,7 @@ class VolumetricDropout(SpatialDropout):
         stochastic_inference: drop volumes in evaluation too.
 
     Shape:
-        - Input: :math:`(C, T, H, W)` or :math:`(N, C, T, H, W)`.
-        - Output: the same shape.
+        - Input, output: :math:`(C, T, H, W)` or :math:`(N, C, T, H, W)`.
 
     Lua:
         ``nn.VolumetricDropout(p, stochasticInference)``, VolumetricDropout.lua

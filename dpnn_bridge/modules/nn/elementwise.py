@@ -20,8 +20,7 @@ class Abs(nn.Module):
     """The absolute value; its gradient at 0 is that of positive numbers.
 
     Shape:
-        - Input: :math:`(*)`.
-        - Output: the same shape.
+        - Input, output: :math:`(*)`.
 
     Lua:
         ``nn.Abs()``, Abs.lua
@@ -39,8 +38,7 @@ class Exp(nn.Module):
     """The exponential function.
 
     Shape:
-        - Input: :math:`(*)`.
-        - Output: the same shape.
+        - Input, output: :math:`(*)`.
 
     Lua:
         ``nn.Exp()``, Exp.lua
@@ -55,8 +53,7 @@ class Log(nn.Module):
     """The natural logarithm.
 
     Shape:
-        - Input: :math:`(*)`.
-        - Output: the same shape.
+        - Input, output: :math:`(*)`.
 
     Lua:
         ``nn.Log()``, Log.lua
@@ -71,8 +68,7 @@ class Square(nn.Module):
     """The square.
 
     Shape:
-        - Input: :math:`(*)`.
-        - Output: the same shape.
+        - Input, output: :math:`(*)`.
 
     Lua:
         ``nn.Square()``, Square.lua
@@ -102,8 +98,7 @@ class Sqrt(nn.Module):
     """The square root; its gradient at 0 is 0. Torch7 keeps a number ``eps`` with it and does not use it.
 
     Shape:
-        - Input: :math:`(*)`.
-        - Output: the same shape.
+        - Input, output: :math:`(*)`.
 
     Lua:
         ``nn.Sqrt(eps)``, Sqrt.lua
@@ -127,8 +122,7 @@ class Power(nn.Module):
         pow: the exponent.
 
     Shape:
-        - Input: :math:`(*)`.
-        - Output: the same shape.
+        - Input, output: :math:`(*)`.
 
     Differs from torch:
         The gradient of the power 0 at 0 is NaN, :math:`0 \\cdot 0^{-1}`.
@@ -158,8 +152,7 @@ class MulConstant(nn.Module):
         constant_scalar: the factor.
 
     Shape:
-        - Input: :math:`(*)`.
-        - Output: the same shape.
+        - Input, output: :math:`(*)`.
 
     Lua:
         ``nn.MulConstant(constant, inplace)``, MulConstant.lua
@@ -185,8 +178,7 @@ class AddConstant(nn.Module):
         constant_scalar: the number, or a vector with one number for each element of the input's last dimension.
 
     Shape:
-        - Input: :math:`(*)`; :math:`(D)` or :math:`(N, D)` with a vector.
-        - Output: the same shape.
+        - Input, output: :math:`(*)`; :math:`(D)` or :math:`(N, D)` with a vector.
 
     Lua:
         ``nn.AddConstant(constant, inplace)``, AddConstant.lua

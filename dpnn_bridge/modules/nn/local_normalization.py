@@ -20,8 +20,7 @@ class LocalResponseNorm(nn.LocalResponseNorm):
         size, alpha, beta, k: as in :class:`torch.nn.LocalResponseNorm`.
 
     Shape:
-        - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
-        - Output: the same.
+        - Input, output: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
 
     Differs from torch:
         Three dimensions are a single image, not a batch of sequences.
@@ -88,8 +87,7 @@ class SpatialSubtractiveNormalization(Estimating):
         meanestimator: gives the averages.
 
     Shape:
-        - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
-        - Output: the same.
+        - Input, output: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
 
     Lua:
         ``nn.SpatialSubtractiveNormalization(nInputPlane, kernel)``, SpatialSubtractiveNormalization.lua
@@ -113,8 +111,7 @@ class SpatialDivisiveNormalization(Estimating):
         value: the replacement.
 
     Shape:
-        - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
-        - Output: the same.
+        - Input, output: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
 
     Lua:
         ``nn.SpatialDivisiveNormalization(nInputPlane, kernel, threshold, thresval)``, SpatialDivisiveNormalization.lua
@@ -149,8 +146,7 @@ class SpatialContrastiveNormalization(nn.Module):
         normalizer: both.
 
     Shape:
-        - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
-        - Output: the same.
+        - Input, output: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
 
     Lua:
         ``nn.SpatialContrastiveNormalization(nInputPlane, kernel, threshold, thresval)``,

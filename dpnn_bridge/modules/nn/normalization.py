@@ -53,8 +53,7 @@ class Normalize(nn.Module):
         eps: added to the sum of the powers, before the root.
 
     Shape:
-        - Input: :math:`(N, C)` or :math:`(C)`.
-        - Output: the same.
+        - Input, output: :math:`(N, C)` or :math:`(C)`.
 
     Differs from torch:
         :func:`torch.nn.functional.normalize` bounds the norm from below instead of adding to the sum. The gradient for
@@ -91,8 +90,7 @@ class LayerNormalization(nn.Sequential):
         *modules: subtraction of the mean, :class:`Normalize`, a factor and, if affine, gain and bias.
 
     Shape:
-        - Input: :math:`(N, C)` or :math:`(C)`.
-        - Output: the same.
+        - Input, output: :math:`(N, C)` or :math:`(C)`.
 
     Differs from torch:
         In a batch Torch7 subtracts the means of other rows: it stores the means, C for each row, as :math:`(C, N)` and

@@ -32,8 +32,7 @@ class Contiguous(nn.Module):
     """A contiguous copy of its input, or the input itself when it is contiguous.
 
     Shape:
-        - Input: :math:`(*)`.
-        - Output: the same shape.
+        - Input, output: :math:`(*)`.
 
     Lua:
         ``nn.Contiguous()``, Contiguous.lua
@@ -52,8 +51,7 @@ class Copy(nn.Module):
         dont_cast: keep that type when the module is cast (``model.half()``).
 
     Shape:
-        - Input: :math:`(*)`.
-        - Output: the same shape.
+        - Input, output: :math:`(*)`.
 
     Lua:
         ``nn.Copy(intype, outtype, forceCopy, dontCast)``, Copy.lua
@@ -155,8 +153,7 @@ class GradientReversal(nn.Module):
         lambd: the gradient is multiplied by ``-lambd``.
 
     Shape:
-        - Input: :math:`(*)`.
-        - Output: the same shape.
+        - Input, output: :math:`(*)`.
 
     Lua:
         ``nn.GradientReversal(lambda)``, GradientReversal.lua
@@ -183,8 +180,7 @@ class ZeroGrad(nn.Module):
     """Returns its input and stops the gradient: the layers before it receive zeros.
 
     Shape:
-        - Input: tensor or nested list of tensors.
-        - Output: the same.
+        - Input, output: tensor or nested list of tensors.
 
     Lua:
         ``nn.ZeroGrad()``, ZeroGrad.lua
@@ -207,8 +203,7 @@ class L1Penalty(nn.Module):
         provide_output: pass the gradient from behind on as well; else it is dropped.
 
     Shape:
-        - Input: :math:`(*)`.
-        - Output: the same shape.
+        - Input, output: :math:`(*)`.
 
     Attributes:
         loss: the penalty of the last call, without gradient; None before the first.

@@ -24,8 +24,7 @@ class SaturatedLU(nn.Module):
         threshold2, value2: values above ``threshold2`` become ``value2``.
 
     Shape:
-        - Input: :math:`(*)`.
-        - Output: the same.
+        - Input, output: :math:`(*)`.
 
     Lua:
         ``nn.SaturatedLU(threshold, value, threshold2, value2)``, nnx SaturatedLU.lua
@@ -48,8 +47,7 @@ class Minus(nn.Module):
     """Changes the sign.
 
     Shape:
-        - Input: :math:`(*)`.
-        - Output: the same.
+        - Input, output: :math:`(*)`.
 
     Lua:
         ``nn.Minus()``, nnx Minus.lua
