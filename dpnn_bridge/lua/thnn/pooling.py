@@ -54,10 +54,8 @@ def _max2d(input: Tensor, output: Tensor, indices: Tensor, numbers: Sequence[Any
         y, at = torch.ops.aten.max_pool2d_with_indices(torch.where(x > least, x, -math.inf), *geometry)
         empty = y <= least
         y, at = y.masked_fill(empty, least), at.masked_fill(empty, -1)
-    if single:
-        y, at = y[0], at[0]
-    output.assign(y)
-    indices.assign(at + 1)
+    output.assign(y[0] if single else y)
+    indices.assign((at[0] if single else at) + 1)
 
 
 def _max2d_gradient(input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Tensor, *_: Any) -> None:
