@@ -18,13 +18,13 @@ from typing import IO, Any, NamedTuple
 
 from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.base.folders import temporary_folder
-from dpnn_bridge.base.reading import causing_os_error, open_input, open_zip
+from dpnn_bridge.base.reading import causing_os_error, open_archive, open_input, open_zip
 from dpnn_bridge.base.regular import check_file
 from dpnn_bridge.base.remote import beside, download, place_of, without_query
 from dpnn_bridge.base.shards import shards_of
 from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.base.writing import open_output
-from dpnn_bridge.errors import NotT7Error, T7Error, T7FormatError, T7LimitError, VerificationError
+from dpnn_bridge.errors import DpnnBridgeError, NotT7Error, T7Error, T7FormatError, T7LimitError, VerificationError
 
 #: what functions that read files take
 Origin = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]
@@ -34,7 +34,6 @@ _COMPRESSED: dict[bytes, Callable[[Any], Any]] = {
     b"BZh": bz2.open,
     b"\xfd7zXZ\0": lambda packed: _XzFile(packed),
 }
-_SUFFIXES = (".gz", ".bz2", ".xz", ".zip")
 #: how the parts of a zip archive may be compressed; the window of others has any size
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
 #: bytes that unpacking an .xz file may take; `xz -9` asks for 65 MiB
@@ -143,14 +142,11 @@ def _unpacked(path: Path, folder: Callable[[], Path], name: str) -> Path:
     except OSError:  # the reader says what is wrong
         return path
     allowed = max(_ALWAYS_FINE, _LARGEST_RATIO * path.stat().st_size)
-    stem = path.name
-    for suffix in _SUFFIXES:
-        stem = stem.removesuffix(suffix)
     try:
         for magic, unpack in _COMPRESSED.items():
             if head.startswith(magic):
                 with open_input(path) as packed, unpack(packed) as file:
-                    return _copy(file, _empty(folder()) / stem, allowed, name)
+                    return _copy(file, _empty(folder()) / path.name, allowed, name)
         if head.startswith(b"PK\x03\x04") and (member := _member(path, name)):
             with open_zip(path) as archive:
                 if archive.getinfo(member).compress_type not in _METHODS:
@@ -215,12 +211,20 @@ def _member(path: Path, name: str) -> str | None:
     return wanted[0]
 
 
+def _has_pickle(path: Path) -> bool:
+    try:
+        with open_archive(path) as archive:
+            return any(name.endswith("data.pkl") for name in archive.namelist())
+    except DpnnBridgeError:  # the reader of .pt says what is damaged
+        return True
+
+
 def _with_suffix(path: Path) -> Path:
     """Name a copy with the suffix of its content, also if the origin has no name."""
     with open_input(path) as file:
         head = file.read(16)
     wanted = ""
-    if head.startswith((b"PK\x03\x04", b"\x80\x02")):
+    if head.startswith(b"\x80\x02") or (head.startswith(b"PK\x03\x04") and _has_pickle(path)):
         wanted = ".pt"
     elif head[8:10] == b'{"':
         wanted = ".safetensors"

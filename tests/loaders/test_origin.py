@@ -14,6 +14,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from samples import SAMPLES
@@ -117,6 +118,10 @@ def test_what_cannot_be_unpacked() -> None:
         read_t7(zipped("a\nb", "c.x"))
     with pytest.raises(NotT7Error, match="text that begins with 'data'"):
         read_t7(gzip.compress(b"data"))
+    arrays = io.BytesIO()
+    np.savez(arrays, weight=np.ones(2))
+    with pytest.raises(NotT7Error, match="a numpy archive"):
+        dpnn_bridge.load(gzip.compress(arrays.getvalue()))
 
 
 def test_what_unfolds_too_far_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
