@@ -31,6 +31,15 @@ def check_file(path: str | os.PathLike[str], most: int | None = None) -> None:
         raise _cannot_open(path, error) from error
 
 
+def is_accepted(path: str | os.PathLike[str]) -> bool:
+    """Return whether :func:`check_file` accepts a file of any size."""
+    try:
+        check_file(path)
+    except NotT7Error:
+        return False
+    return True
+
+
 def read_file(path: str | os.PathLike[str], most: int = MOST_BYTES) -> bytes:
     """Read a regular file of bounded size; for errors see :func:`check_file`."""
     check_file(path, most)  # opening a device may act on it

@@ -254,7 +254,8 @@ class ConvertOptions:
             chosen["example"] = chosen.pop("input")  # its earlier name: outputs made before remain up to date
         for name in ("plugins", "lua"):
             if name in chosen and (paths := _paths(chosen[name])):
-                chosen[name] = [sha256_of(path) for path in with_required(paths, python=name == "plugins")]
+                files = with_required(paths, python=name == "plugins", sandbox=name == "lua" and bool(self.sandbox))
+                chosen[name] = [sha256_of(path) for path in files]
         try:
             text = json.dumps([*arguments, *([chosen] if chosen else [])], sort_keys=True, default=_plain)
         except TypeError:

@@ -14,7 +14,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from dpnn_bridge.base.atomic import StrPath
-from dpnn_bridge.base.regular import read_file
+from dpnn_bridge.base.regular import is_accepted, read_file
 
 #: what may name a file, a folder or a module
 _NAME = re.compile(r"[\w./-]+")
@@ -26,7 +26,7 @@ _INSTALLED = [Path(path).resolve() for path in (Path(os.__file__).parent, *site.
 _INSTALLED.append(Path(__file__).resolve().parents[1])
 
 
-def with_required(paths: Sequence[StrPath], *, python: bool) -> list[StrPath]:
+def with_required(paths: Sequence[StrPath], *, python: bool, sandbox: bool = False) -> list[StrPath]:
     """Return files with those that they load from their folders, and so on.
 
     Args:
@@ -35,6 +35,8 @@ def with_required(paths: Sequence[StrPath], *, python: bool) -> list[StrPath]:
         python: they are Python files. These load what their ``import`` statements and their strings name. Folders that
             the strings name are searched as well: the file may add them to ``sys.path``. Installed packages do not
             count.
+        sandbox: they run in a sandbox, which reads only Lua files below their folders. Nothing else that they name is
+            looked at.
 
     Raises:
         MissingFileError, NotT7Error: a file cannot be read.
@@ -44,6 +46,7 @@ def with_required(paths: Sequence[StrPath], *, python: bool) -> list[StrPath]:
     found = dict[Path, StrPath]()
     queue = [(Path(os.path.realpath(path)), path) for path in paths]
     homes = dict.fromkeys(file.parent for file, _ in queue)
+    roots = tuple(homes)
     while queue:
         file, path = queue.pop(0)
         if file in found:
@@ -55,7 +58,9 @@ def with_required(paths: Sequence[StrPath], *, python: bool) -> list[StrPath]:
         places = [home / name for home in [*homes, file.parent] for name in folders]
         homes |= dict.fromkeys(place for place in places if os.path.isdir(place))
         named = [home / name for name in files for home in [*homes, file.parent]]
-        there = [(Path(os.path.realpath(f)), f) for f in named if os.path.isfile(f)]
+        there = [(Path(os.path.realpath(f)), f) for f in named if is_accepted(f)]
+        if sandbox:
+            there = [(f, name) for f, name in there if f.suffix == suffix and any(map(f.is_relative_to, roots))]
         queue += [(real, f) for real, f in there if not any(map(real.is_relative_to, _INSTALLED))]
     return list(found.values())
 

@@ -341,3 +341,24 @@ def test_a_source_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     convert(MODEL, tmp_path / "m.npz")
     with pytest.raises(dpnn_bridge.errors.T7Error, match=r"none\.t7"):
         is_converted(tmp_path / "none.t7", tmp_path / "m.npz")
+
+
+def test_a_lua_file_in_a_sandbox_makes_nobody_read_another_file(tmp_path: Path) -> None:
+    home, outside = tmp_path / "home", tmp_path / "outside.lua"
+    home.mkdir()
+    file, part = home / "classes.lua", home / "part.lua"
+    for path in (outside, part, home / "data.json"):
+        path.write_text("")
+    (home / "link.lua").symlink_to(outside)
+    file.write_text(f"require 'part' x = {{'{outside}', '../outside.lua', 'link.lua', 'data.json', '/proc/kmsg'}}")
+    assert with_required([file], python=False, sandbox=True) == [file, part]
+    assert outside in with_required([file], python=False)
+    before = ConvertOptions.of({"lua": file, "sandbox": True}).digest()
+    outside.write_text("-- changed")
+    assert ConvertOptions.of({"lua": file, "sandbox": True}).digest() == before
+
+
+def test_files_of_the_kernel_do_not_count(tmp_path: Path) -> None:
+    plugin = tmp_path / "p.py"
+    plugin.write_text("memory = open('/proc/meminfo').read()")
+    assert with_required([plugin], python=True) == [plugin]
