@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any, Union
 
 #: precedes a comment until the source is complete; no literal contains it, since it is not printable
 COMMENT = "\x1f"
+_WORD = re.compile(r"\w+")
 #: what fits stays on one line
 WIDTH = 88
 
@@ -116,11 +118,11 @@ def blocks(roots: Iterable[Call], variables: Iterable[str]) -> list[str]:
 
     for root in roots:
         collect(root)
-    names = list(variables)
+    names = set(variables)
     functions, numbers = list[str](), Counter[str]()
     for code, calls in sorted(calls_of.items(), key=lambda item: len(item[0])):
         first = calls[0]
-        if counts[code] == 1 or not first.name or code.count("\n") < 5 or any(name in code for name in names):
+        if counts[code] == 1 or not first.name or code.count("\n") < 5 or names.intersection(_WORD.findall(code)):
             continue
         kinds = {child.name for child in first.calls()}
         kind = "residual" if {"ConcatTable", "CAddTable"} <= kinds else "block"

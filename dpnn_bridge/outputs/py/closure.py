@@ -8,7 +8,7 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache, lru_cache
 from itertools import chain, count
 from types import ModuleType
@@ -30,6 +30,7 @@ class SourceClosure:
         self._order: list[Key] = []
         self._names: dict[Key, str] = {}
         self._taken = {"build", "load"}
+        self._candidates: dict[str, Iterator[str]] = {}
 
     def add(self, obj: Any) -> str:
         """Make a class or function available and return the expression that names it."""
@@ -46,7 +47,8 @@ class SourceClosure:
 
     def unique(self, name: str) -> str:
         """Return ``name``, with a number where it is taken; from now on it is."""
-        name = next(n for n in chain([name], (f"{name}{i}" for i in count(2))) if n not in self._taken)
+        candidates = self._candidates.setdefault(name, chain([name], (f"{name}{i}" for i in count(2))))
+        name = next(n for n in candidates if n not in self._taken)
         self._taken.add(name)
         return name
 

@@ -67,7 +67,7 @@ class GraphClasses:
 
     def __init__(self, constructors: ModuleCalls) -> None:
         self._constructors = constructors
-        self._classes: list[_GraphClass] = []
+        self._classes: dict[Any, _GraphClass] = {}
         self.names: dict[int, dict[str, str]] = {}
 
     def call(self, graph: GModule, path: str, hint: str) -> Call:
@@ -81,19 +81,17 @@ class GraphClasses:
         self._constructors.closure.add(Graph)
         written = _GraphClass(graph, path, self._constructors)
         self.names[id(graph)] = written.names
-        same = next((c for c in self._classes if c.signature == written.signature), None)
-        if same is None:
-            written.name = self._constructors.closure.unique(hint or ("Subgraph" if path else "Net"))
-            self._classes.append(written)
-        return Call((same or written).name, list(written.arguments))
+        known = self._classes.setdefault(written.signature, written)
+        known.name = known.name or self._constructors.closure.unique(hint or ("Subgraph" if path else "Net"))
+        return Call(known.name, list(written.arguments))
 
     def calls(self) -> list[Call]:
         """Return the calls in the constructors of all classes."""
-        return [Call("", list(c.calls.values())) for c in self._classes]
+        return [Call("", list(c.calls.values())) for c in self._classes.values()]
 
     def definitions(self) -> list[str]:
         """Return the source of all classes, each after those it uses."""
-        return [c.text() for c in self._classes]
+        return [c.text() for c in self._classes.values()]
 
 
 class _GraphClass:
@@ -117,7 +115,9 @@ class _GraphClass:
         used = set(re.findall(r"\w+", " ".join(codes.values())))
         self.arguments = [v for v in constructors.variables.values() if v in used]
         self._numbers = {c: name for c, name in self.names.items() if c != name and graph.get_submodule(c).state_dict()}
-        self.signature = (self._input, [s for s, _ in self._steps], self.arguments, self._numbers, codes)
+        steps = tuple(step for step, _ in self._steps)
+        same = frozenset(self._numbers.items()), frozenset(codes.items())
+        self.signature = (self._input, steps, tuple(self.arguments), *same)
 
     def _members(self, graph: GModule, path: str, constructors: ModuleCalls) -> dict[str, str]:
         """Choose names and write the calls; equal modules without a state become one."""
@@ -131,10 +131,10 @@ class _GraphClass:
             name = identifier(label) if isinstance(label, str) and not code else ""
             kept.setdefault(key, (name or kind_of(module), []))[1].append(child)
         bases = Counter(base for base, _ in kept.values())
+        candidates = {b: chain([b] if uses == 1 else [], map(f"{b}{{}}".format, count(1))) for b, uses in bases.items()}
         taken, names = set(graph._modules), dict[str, str]()
         for base, children in kept.values():
-            numbered = (f"{base}{n}" for n in count(1))
-            name = next(n for n in chain([base] if bases[base] == 1 else [], numbered) if n not in taken)
+            name = next(n for n in candidates[base] if n not in taken)
             taken.add(name)
             names.update(dict.fromkeys(children, name))
             module = graph.get_submodule(children[0])
@@ -175,6 +175,7 @@ class _Forward:
         self._last_use: dict[int, int] = {}
         self._variables: dict[int, str] = {}
         self._used = set[str]()
+        self._new = (f"x{n}" for n in count(1))
         for i, node in enumerate(self._nodes):
             value = self._values[i] = self._value(i)
             self._labels[value] = self._labels[value] or identifier(node.label)
@@ -257,8 +258,7 @@ class _Forward:
     def _named(self, value: int, released: list[str]) -> str:
         """Return a variable for a value: as its node is annotated, that of what it is made of, or a new one."""
         generic = [name for name in released if re.fullmatch(r"x\d*", name)]
-        new = (f"x{n}" for n in count(1))
-        names = chain([self._labels[value], *generic[:1], "x" if value == -1 else ""], new)
+        names = chain([self._labels[value], *generic[:1], "x" if value == -1 else ""], self._new)
         name = next(n for n in names if n and (n in released or n not in self._used))
         self._used.add(name)
         self._variables[value] = name

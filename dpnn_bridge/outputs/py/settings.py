@@ -54,13 +54,15 @@ def tensors(module: nn.Module) -> dict[str, Tensor]:
 
 def _dtypes(pairs: list[Pair]) -> Iterator[str]:
     """Yield casts: of the whole model to the type that most tensors have, then of modules with another."""
+    known = {id(p.fresh): p for p in pairs}
     kinds = Counter(t.dtype for p in pairs for t in tensors(p.wanted).values() if t.is_floating_point())
     common = [dtype for dtype, _ in kinds.most_common(1) if any(dtype in _casts(p) for p in pairs)]
     for pair, dtypes in chain([(pairs[0], common)], ((p, _casts(p)) for p in pairs)):
         for dtype in dtypes:
-            before = sum(map(len, map(_casts, pairs)))
+            inside = [known[id(m)] for m in pair.fresh.modules() if id(m) in known]
+            before = sum(map(len, map(_casts, inside)))
             pair.fresh.to(dtype)
-            if sum(map(len, map(_casts, pairs))) < before:
+            if sum(map(len, map(_casts, inside))) < before:
                 yield f"{pair.path}.to({dtype})"
             else:  # some modules keep their types
                 pair.fresh.to(torch.get_default_dtype())
@@ -102,23 +104,26 @@ def _ties(pairs: list[Pair]) -> Iterator[str]:
     paths = {id(p.wanted): p.path for p in pairs}
     ties = [(p, name, t) for p in pairs for name, t in p.wanted.__dict__.get("ties", {}).items()]
     ties = [(p, name, t) for p, name, t in ties if name not in vars(p.fresh).get("tied_to", {})]
+    positions: dict[tuple[nn.Module, str], Tensor] = {}
     for owner in dict.fromkeys(t.source.owner for _, _, t in ties if t.source.leaf == "shared_elements"):
         yield f"{paths[id(owner)]}.shared_elements = nn.Parameter(torch.empty({owner.shared_elements.numel()}))"
     for pair, name, t in ties:
         source = paths.get(id(t.source.owner))
-        view = _view(t)
+        parameter = t.source.owner, t.source.leaf
+        if parameter not in positions:
+            positions[parameter] = torch.arange(t.parameter().numel())
+        view = _view(t, positions[parameter])
         if source is None or view is None:
             raise ConversionError(f"the tie of its {name} to another module cannot be written", path=pair.path)
         yield f'tie({pair.path}, "{name}", {source}, "{t.source.leaf}", {", ".join(map(str, view))})'
 
 
-def _view(t: Tie) -> tuple[Any, ...] | None:
-    """Return shape, stride and offset of a tied tensor in its source; None if it is not a view."""
-    source = t.parameter()
-    positions = t.arranged(torch.arange(source.numel()).reshape(source.shape))
+def _view(t: Tie, elements: Tensor) -> tuple[Any, ...] | None:
+    """Return shape, stride and offset of a tied tensor in its source, of 0, 1, 2, … ; None if it is not a view."""
+    positions = t.arranged(elements.reshape(t.parameter().shape))
     offset = int(positions.flatten()[0])
     stride = tuple(int(positions.narrow(d, int(n > 1), 1).flatten()[0]) - offset for d, n in enumerate(positions.shape))
-    view = torch.arange(source.numel()).as_strided(positions.shape, stride, offset)
+    view = elements.as_strided(positions.shape, stride, offset)
     return (tuple(positions.shape), stride, offset) if torch.equal(view, positions) else None
 
 
