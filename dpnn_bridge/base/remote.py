@@ -41,11 +41,13 @@ def is_url(origin: Any) -> bool:
 
 
 def place_of(name: str | os.PathLike[str]) -> Place:
-    """Return the path of a file on this machine, ``file://`` URLs among them; the URL of any other."""
+    """Return the path of a file on this machine, ``file://`` and ``local://`` URLs among them; the URL of any other."""
     if isinstance(name, str) and name.startswith("file://"):
         from urllib.request import url2pathname  # knows drives; loads the web
 
         return Path(url2pathname("/" + name.removeprefix("file://").partition("/")[2]))
+    if isinstance(name, str) and name.startswith("local://"):
+        return Path(name.removeprefix("local://"))
     return name if isinstance(name, str) and is_url(name) else Path(name)
 
 
@@ -151,8 +153,20 @@ def _next(source: Any, url: str) -> bytes:
 
 def check_upload(url: str, force: bool) -> None:
     """Raise :class:`OutputError` unless a file may be written to a URL, as far as this is known before."""
+    if _is_local(_store(url)[0]):
+        raise OutputError(f"{url} is a file of this machine; name it by its path")
     if not force and is_there(url):
         raise OutputExistsError(f"{url} exists; use --force (force=True) to replace it")
+
+
+def _is_local(files: Any) -> bool:
+    """Return whether a file system is this machine's, or a cache of it."""
+    from fsspec import AbstractFileSystem
+    from fsspec.implementations.local import LocalFileSystem
+
+    while isinstance(inner := getattr(files, "fs", None), AbstractFileSystem):
+        files = inner
+    return isinstance(files, LocalFileSystem)
 
 
 def upload(file: Path, url: str) -> None:

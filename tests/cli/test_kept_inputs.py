@@ -145,6 +145,17 @@ def test_inputs_stay(
     assert atomic._kept.get() == ()  # the next command of this process begins without these inputs
 
 
+@pytest.mark.parametrize("address", ["local://", "simplecache::file://", "filecache::local://"])
+def test_an_address_of_an_input_is_no_way_around(address: str, tmp_path: Path) -> None:
+    pytest.importorskip("fsspec", reason="optional extra is not installed")
+    source = tmp_path / "a.t7"
+    dpnn_bridge.write_t7(source, nn.Sequential(nn.Linear(2, 2)))
+    before = source.stat().st_ino
+    result = CliRunner().invoke(convert_command, [str(source), f"{address}{source}", "--force"])
+    assert (result.exit_code, "never replaced" in result.stderr or "by its path" in result.stderr) == (6, True)
+    assert source.stat().st_ino == before
+
+
 @pytest.mark.parametrize("arguments", TWICE)
 def test_two_outputs_are_never_one_file(arguments: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
