@@ -131,11 +131,13 @@ def tasks_for_models(source: Place, target: Place, keys: Sequence[str]) -> list[
     name = PurePosixPath(target).name
     suffix = INDEX if name.endswith(INDEX) else PurePosixPath(name).suffix
     stem = name.removesuffix(suffix)
+    last: dict[str, int] = {}
     for key in keys:
         room = _LONGEST_NAME - len(os.fsencode(f"{stem}.{suffix}"))
-        name, number = _file_name(key, room), 1
+        name = _file_name(key, room)
+        first = name.casefold()
         while name.casefold() in tasks:
-            number += 1
+            number = last[first] = last.get(first, 1) + 1
             name = f"{_file_name(key, room - len(str(number)) - 1)}-{number}"
         tasks[name.casefold()] = Task(source, beside(target, f"{stem}.{name}{suffix}"), key)
     _check_targets([task.target for task in tasks.values()], [source])

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import dpnn_bridge
+from dpnn_bridge.batch import tasks_for_models
 from dpnn_bridge.outputs.py import settings
 from dpnn_bridge.outputs.py.closure import SourceClosure
 
@@ -48,6 +49,14 @@ def test_many_modules_of_one_kind_get_names_in_linear_time() -> None:
     names = {closure.unique("shared_linear") for _ in range(20_000)}
     assert len(names) == 20_000
     assert time.process_time() - start < 2  # it took 8 s
+
+
+def test_models_whose_keys_give_one_name_get_others_in_linear_time(tmp_path: Path) -> None:
+    keys = ["".join("!?"[i >> bit & 1] for bit in range(12)) for i in range(4000)]
+    start = time.process_time()
+    tasks = tasks_for_models(tmp_path / "m.t7", tmp_path / "m.pt", keys)
+    assert len({task.target for task in tasks}) == 4000
+    assert time.process_time() - start < 2  # it took 16 s
 
 
 def test_a_program_takes_the_weights_that_pytorch_would_load(tmp_path: Path) -> None:
