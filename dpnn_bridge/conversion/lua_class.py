@@ -287,6 +287,11 @@ class LuaClass(Hooks):
         return None
 
     @classmethod
+    def last_ran(cls, module: nn.Module, after: LuaObject) -> list[tuple[nn.Module, LuaObject]] | None:
+        """Return the modules inside with the objects that ran last in their place; None: those of ``modules``."""
+        return None
+
+    @classmethod
     def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any] | None:
         """Return a forward function that uses the random numbers in ``after``; None if the module is not random."""
         return None

@@ -36,21 +36,31 @@ def has_noise(module: nn.Module, after: Any) -> bool:
     )
 
 
-def paired(module: nn.Module, obj: LuaObject) -> Iterator[tuple[nn.Module, LuaObject]]:
-    """Yield every module of a tree with its object in another Lua object of the same structure."""
+def paired(module: nn.Module, obj: LuaObject, *, last_ran: bool = False) -> Iterator[tuple[nn.Module, LuaObject]]:
+    """Yield every module of a tree with its object in another Lua object of the same structure.
+
+    Args:
+        module: the root of the tree.
+        obj: its object.
+        last_ran: of the clones for each time step, take the one that ran last, which contains its results.
+    """
     yield module, obj
     spec = registry.spec_of(module)
+    if last_ran and (ran := spec.last_ran(module, obj)) is not None:
+        for child, child_obj in ran:
+            yield from paired(child, child_obj, last_ran=True)
+        return
     table = obj.get("modules")
     if not isinstance(table, LuaTable):
         for name, attribute in spec.members.items():
             if isinstance(member := obj.get(name), LuaObject):
-                yield from paired(getattr(module, attribute), member)
+                yield from paired(getattr(module, attribute), member, last_ran=last_ran)
         return
     children = spec.children(module)
     objects = [o for o in table.as_list() if isinstance(o, LuaObject)]
     if len(children) == len(objects):
         for child, child_obj in zip(children, objects, strict=True):
-            yield from paired(child, child_obj)
+            yield from paired(child, child_obj, last_ran=last_ran)
 
 
 @contextmanager

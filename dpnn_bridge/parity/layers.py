@@ -154,10 +154,10 @@ def ordered(model: nn.Module) -> Iterator[dict[int, int]]:
 
 # ---------------------------------------------------------------------- Torch7's side
 def object_of(nodes: list[Node], obj: LuaObject) -> dict[int, LuaObject]:
-    """Map ``id(module)`` to its object in a Lua object of the same structure, such as ``after``."""
+    """Map ``id(module)`` to the object that holds its last results, in a Lua object such as ``after``."""
     from dpnn_bridge.conversion.noise import paired
 
-    return {id(module): found for module, found in paired(nodes[0].module, obj)}
+    return {id(module): found for module, found in paired(nodes[0].module, obj, last_ran=True)}
 
 
 def parameter_count(module: nn.Module) -> int:

@@ -22,6 +22,10 @@ from dpnn_bridge.parity.spoiled import discard_aliased
 from dpnn_bridge.parity.verification import Layer, Verification
 
 OTHER_INPUT = "The results that Torch7 left in the model file belong to another input; they are not used."
+EARLIER_CALL = (
+    "The results that Torch7 left in the model file are those of an earlier call: the model continues a sequence, so a "
+    "call on the same input gives others. They are not used."
+)
 WITHOUT_LAYERS = (
     "For those of each layer, save the module after its forward (without clearState) as the field `after` of the "
     "reference."

@@ -26,6 +26,7 @@ from dpnn_bridge.conversion.lua_values import lua_value, to_value
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.errors import ConversionError, OptionError
+from dpnn_bridge.modules.rnn.memory import at_start
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.parity.bounded import run_limits
 from dpnn_bridge.parity.buffers import is_filled
@@ -34,7 +35,7 @@ from dpnn_bridge.parity.experiment import Experiment, Outcome
 from dpnn_bridge.parity.fixture import called
 from dpnn_bridge.parity.known_differences import KnownDifference, mark_known
 from dpnn_bridge.parity.layers import Node, parameter_count, tree
-from dpnn_bridge.parity.run import OTHER_INPUT, compare_with_reference
+from dpnn_bridge.parity.run import EARLIER_CALL, OTHER_INPUT, compare_with_reference
 from dpnn_bridge.parity.subject import LEFTOVER, Subject, in_its_type, is_comparable, is_fixture
 from dpnn_bridge.parity.verification import Layer, Verification
 
@@ -212,6 +213,9 @@ def _compare(result: Verification, experiment: Experiment, module: nn.Module) ->
     if leftover and not _belongs(outcome):
         result.notes.append(OTHER_INPUT)
         return
+    if leftover and not all(d.ok for d in outcome.whole) and _continues(experiment, outcome):
+        result.notes.append(EARLIER_CALL)
+        return
     if leftover:
         result.reference = "the results that Torch7 left in the model file"
     compare_with_reference(result, experiment, outcome)
@@ -246,6 +250,13 @@ def _belongs(outcome: Outcome) -> bool:
     compared = [(entry.last, found) for i, found in enumerate(outcome.layers) if (entry := outcome.entry(i)) and found]
     first = min(compared, key=lambda pair: pair[0])[1] if compared else outcome.whole
     return all(d.ok for d in first if d.name.startswith("output"))
+
+
+def _continues(experiment: Experiment, outcome: Outcome) -> bool:
+    """Return whether the model continues the sequence of an earlier call: from its start the output is another."""
+    begun = experiment.run(at_start(experiment.fresh()))
+    ours, theirs = (run.calls[id(run.module)].outputs[-1] for run in (outcome, begun))
+    return not all(d.ok for d in compare("output", theirs, ours, Tolerance(0.0, 0.0)))
 
 
 def _run_only(

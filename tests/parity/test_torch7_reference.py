@@ -91,6 +91,22 @@ def test_every_layer_is_compared(model: Path, mode: str, dtype: str) -> None:
 
 @pytest.mark.torch7
 @torch7
+@pytest.mark.parametrize("class_name", ["LSTM", "FastLSTM", "GRU", "MuFuRu"])
+def test_a_sequence_that_the_file_begins_is_continued(class_name: str, tmp_path: Path) -> None:
+    script = f"""
+    require 'rnn'
+    local net = nn.Sequential():add(nn.Linear(3, 3)):add(nn.{class_name}(3, 2))
+    for _ = 1, 2 do net:forward(torch.randn(4, 3)) end
+    return net
+    """
+    dpnn_bridge.write_t7(tmp_path / "model.t7", run_torch7(script, program=PROGRAM))
+    for mode in ("train", "eval"):
+        result = verify_model(tmp_path / "model.t7", input=torch.randn(4, 3).double(), torch7=PROGRAM, mode=mode)
+        assert result.ok
+
+
+@pytest.mark.torch7
+@torch7
 def test_torch7_counts_and_not_what_the_file_holds(deviating: Path) -> None:
     """The weight is another than the one with which the stored values were made."""
     assert verify(deviating)[0] == 4

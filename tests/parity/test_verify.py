@@ -18,8 +18,12 @@ import dpnn_bridge
 from dpnn_bridge import parity
 from dpnn_bridge.cli.verify import verify_command
 from dpnn_bridge.conversion import noise
-from dpnn_bridge.conversion.lua_values import to_value
+from dpnn_bridge.conversion.lua_values import lua_value, to_value
 from dpnn_bridge.errors import OptionError, OutputExistsError
+from dpnn_bridge.modules.nn import CAddTable
+from dpnn_bridge.modules.rnn import Recurrence
+from dpnn_bridge.modules.rnn.recurrent import shared_clone
+from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.parity.verify import verify
 
 SAMPLE = SAMPLES / "torch-demos__mnist_convnet"
@@ -75,6 +79,35 @@ def test_results_left_in_the_model_file_are_used(tmp_path: Path) -> None:
         result = verify(tmp_path / "model.t7", **another)
         assert result.verdict is None
         assert result.reference == ""
+
+
+def test_of_a_step_module_the_clone_that_ran_last_is_compared(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 3), Recurrence(nn.Sequential(CAddTable(), nn.Tanh()), 3, 1)).double()
+    x = torch.randn(2, 3).double()
+    first, once = net(x), dpnn_bridge.to_lua(net)
+    second, twice = net(x), dpnn_bridge.to_lua(net)
+    for obj, output in ((once, first), (twice, second)):
+        linear, step = obj["modules"].as_list()
+        linear["output"], step["output"], obj["output"] = (
+            lua_value(net[0](x).detach()),
+            None,
+            lua_value(output.detach()),
+        )
+        clones = step["sharedClones"]
+        for number, result in enumerate((first, second)[: step["step"] - 1], 1):
+            clones[number] = clones[1] if number == 1 else shared_clone(clones[1])
+            clones[number]["output"] = lua_value(result.detach())
+    dpnn_bridge.write_t7(tmp_path / "model.t7", once)
+    reference = LuaTable([("mode", "train"), ("input", lua_value(x)), ("output", twice["output"]), ("after", twice)])
+    result = verify(tmp_path / "model.t7", reference=reference)
+    assert result.ok
+    assert "modules[2].modules[1]" in {layer.path for layer in result.layers if layer.differences}
+    clones[2]["output"] = lua_value(second.detach() + 1e-3)
+    assert not verify(tmp_path / "model.t7", reference=reference).ok
+    result = verify(tmp_path / "model.t7", input=x, mode="train")  # the model continues the sequence
+    assert result.verdict is None
+    assert any("continues a sequence" in note for note in result.notes)
 
 
 def test_converted_file_returns_the_same_bits_in_every_layer(tmp_path: Path) -> None:

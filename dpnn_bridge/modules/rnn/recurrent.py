@@ -311,6 +311,14 @@ class AbstractRecurrent(Memory):
             return [(cls.children(module)[0], after["sharedClones"].get(step))]
 
         @classmethod
+        def last_ran(cls, module: nn.Module, after: LuaObject) -> list[tuple[nn.Module, LuaObject]] | None:
+            """Return the clone of the last time step; in evaluation mode Torch7 runs the module itself."""
+            clones, last = after.get("sharedClones"), int(after.get("step") or 1) - 1
+            if after.get("train") is False or not isinstance(clones, LuaTable) or last not in clones:
+                return None
+            return cls.step_modules(module, after, last)
+
+        @classmethod
         def replay(cls, module: AbstractRecurrent, after: LuaObject) -> Callable[[Any], Any] | None:
             """Replay the random numbers of each time step's clone."""
             if not module.training or not cls.children(module):
