@@ -59,7 +59,7 @@ def as_ours(error: BaseException, kind: type[DpnnBridgeError], doing: str) -> Dp
     if isinstance(error, MemoryError):
         return kind(f"{doing}: not enough memory")
     if isinstance(error, RecursionError):
-        return kind(f"{doing}: it is nested too deeply")
+        return kind(f"{doing}: it is nested too deeply, or contains itself")
     return kind(f"{doing}: {type(error).__name__}{f': {message}' if message else ''}")
 
 

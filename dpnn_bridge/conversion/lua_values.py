@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.base.contiguous import contiguous_strides
+from dpnn_bridge.base.graph import key_text
+from dpnn_bridge.conversion.storable import of_tensor
 from dpnn_bridge.errors import ConversionLimitError, LuaValueError
 from dpnn_bridge.objects import ELEMENT_DTYPES, LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype
 
@@ -83,8 +85,14 @@ def numpy_dtype(tensor: Tensor) -> np.dtype:
     return dtype
 
 
-def _no_tensor_of(dtype: np.dtype | torch.dtype) -> LuaValueError:
-    return LuaValueError(f"Torch7 has no tensor of type {dtype}; cast it, such as with .float()")
+def _no_tensor_of(dtype: np.dtype | torch.dtype, path: str = "") -> LuaValueError:
+    number = isinstance(dtype, torch.dtype) or dtype.kind in "biufc"
+    cast = "cast it to another dtype" if number else "write it as a list of strings or numbers, tolist()"
+    return LuaValueError(f"{_place(path)}Torch7 has no tensor of type {dtype}; {cast}")
+
+
+def _place(path: str) -> str:
+    return f"{path.removeprefix('.')}: " if path else ""
 
 
 def in_numpy(tensor: Tensor) -> np.ndarray:
@@ -174,17 +182,20 @@ class Convertible(Protocol):
         ...
 
 
-def lua_value(value: Any, module: Callable[[Any], Any] | None = None) -> Any:
+def lua_value(value: Any, module: Callable[[Any], Any] | None = None, path: str = "") -> Any:
     """Convert a nested value of tensors, arrays, numbers and strings to Lua values; keep Lua values.
 
     Args:
         value: the value.
         module: turns a module into a Lua object, where there may be some.
+        path: its place, for messages.
 
     Raises:
-        LuaValueError: an array has elements that Torch7 knows no type for.
+        LuaValueError: an array has elements that Torch7 knows no type for, or two keys of a dict are one in Lua.
     """
     if isinstance(value, Tensor):
+        if reason := of_tensor(value):
+            raise LuaValueError(f"{_place(path)}the tensor is {reason}")
         value = in_numpy(value).copy()
     if isinstance(value, np.generic):
         return value.item()
@@ -193,11 +204,17 @@ def lua_value(value: Any, module: Callable[[Any], Any] | None = None) -> Any:
         try:
             return LuaTensor.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
         except KeyError:
-            raise _no_tensor_of(value.dtype) from None
+            raise _no_tensor_of(value.dtype, path) from None
     if isinstance(value, bytes):
         return value.decode("utf-8", "surrogateescape")
-    if isinstance(value, (list, tuple)):
-        return LuaTable((i, lua_value(v, module)) for i, v in enumerate(value, 1))  # None leaves a gap, as nil
+    if isinstance(value, (list, tuple)):  # None leaves a gap, as nil
+        return LuaTable((i, lua_value(v, module, f"{path}[{i}]")) for i, v in enumerate(value, 1))
     if isinstance(value, dict):
-        return LuaTable((lua_value(k), lua_value(v, module)) for k, v in value.items())
+        table = LuaTable()
+        for key, inner in value.items():
+            name = lua_value(key, path=path)
+            if name in table:
+                raise LuaValueError(f"{_place(path)}two keys of the dict are {name!r} in Lua; rename one of them")
+            table[name] = lua_value(inner, module, path + key_text(name))
+        return table
     return module(value) if module is not None and isinstance(value, (nn.Module, Convertible)) else value

@@ -31,6 +31,20 @@ def check_tensors(root: nn.Module, *, layers: bool = False) -> None:
             raise ConversionError(reason, path=path, class_name=type(module).__name__)
 
 
+def of_tensor(tensor: Tensor) -> str:
+    """Return what a tensor is whose elements cannot be read from its memory, and what to do; empty for others."""
+    if tensor.is_meta and deferred_of(tensor) is None:
+        return "on the meta device, without values; load them (to_empty, load_state_dict)"
+    if tensor.is_nested:
+        return "a nested tensor; write its parts, unbind()"
+    if tensor.layout != torch.strided or tensor.is_quantized:
+        kind = "quantized" if tensor.is_quantized else tensor.layout
+        return f"{kind}; expected a plain tensor, such as its to_dense() or dequantize()"
+    if tensor.is_neg() or tensor.is_conj():
+        return "a view whose sign changes when it is read; expected a plain tensor, its resolve_neg().resolve_conj()"
+    return ""
+
+
 def _of_class(module: nn.Module) -> str:
     if isinstance(module, torch.jit.ScriptModule):
         return "it is TorchScript, whose layers cannot be read; save the module that was scripted or traced"
@@ -49,11 +63,8 @@ def _of_tensors(tensors: Iterable[tuple[str, Tensor]], *, real: bool) -> str:
     for name, tensor in tensors:
         if is_lazy(tensor):
             return "it has no shape yet; run the model once"
-        if tensor.is_meta and deferred_of(tensor) is None:
-            return f"its {name} is on the meta device, without values; load them (to_empty, load_state_dict)"
-        if tensor.layout != torch.strided or tensor.is_quantized:
-            kind = "quantized" if tensor.is_quantized else tensor.layout
-            return f"its {name} is {kind}; expected a plain tensor, such as {name}.to_dense() or {name}.dequantize()"
+        if reason := of_tensor(tensor):
+            return f"its {name} is {reason}"
         if real and tensor.is_complex():
             kind = str(tensor.dtype).removeprefix("torch.")
             return f"its {name} is complex: Torch7 has no tensor of type {kind}; .npz and .pt2 have"

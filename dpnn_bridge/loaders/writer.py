@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from dpnn_bridge.base.graph import format_path
 from dpnn_bridge.errors import LuaValueError
 from dpnn_bridge.loaders.reader import BOOLEAN, FUNCTION_6, NIL, NUMBER, STRING, TABLE, TORCH
 from dpnn_bridge.loaders.serializers import SERIALIZERS, Serializer
@@ -40,7 +42,11 @@ class Writer:
         open_ids: set[int] = set()
         while stack:
             for value in stack[-1][1]:
-                parts = self._begin(value)
+                try:
+                    parts = self._begin(value)
+                except LuaValueError as error:
+                    place = _place([outer for outer, _ in stack[1:]], value)
+                    raise LuaValueError(f"{place}: {error}" if place else str(error)) from None
                 if parts is not None:
                     if id(value) in open_ids:  # only possible where nothing refers back
                         raise LuaValueError(f"{value!r} contains itself; writing it needs references")
@@ -85,7 +91,10 @@ class Writer:
         elif isinstance(value, (float, np.floating)):
             self._number(float(value))
         else:
-            raise LuaValueError(f"{kind.__module__}.{kind.__qualname__} is not a Lua value; see dpnn_bridge.objects")
+            raise LuaValueError(
+                f"{kind.__module__}.{kind.__qualname__} is not a Lua value; expected a number, string, boolean, or a "
+                "LuaTable, LuaTensor or LuaObject of dpnn_bridge.objects (dpnn_bridge.to_lua converts modules)"
+            )
         return None
 
     def _number(self, value: int | float) -> None:
@@ -140,3 +149,14 @@ class Writer:
         self.sink.longs(tensor.stride)
         self.sink.long(tensor.offset + 1)
         return iter((tensor.storage,))
+
+
+def _place(above: list[Any], value: Any) -> str:
+    """Return the path of a value, from the tables and objects that contain it, the outermost first."""
+    chain = [*above, value]
+    keys = [
+        next((key for key, part in outer.items() if part is inner), None)
+        for outer, inner in pairwise(chain)
+        if isinstance(outer, LuaTable)
+    ]
+    return format_path([key for key in keys if key is not None])

@@ -39,6 +39,7 @@ class Data:
         values: how many numbers, strings and booleans.
         tables: how many tables and objects that contain them.
         dropped: paths of functions, and of tables inside themselves, which no format contains.
+        ambiguous: keys of one table with the same text, such as ``1`` and ``"1"``, which only ``.t7`` distinguishes.
         characters: how many the names of all values have.
     """
 
@@ -48,6 +49,7 @@ class Data:
     values: int = 0
     tables: int = 0
     dropped: list[str] = field(default_factory=list)
+    ambiguous: list[str] = field(default_factory=list)
     characters: int = 0
 
 
@@ -94,7 +96,9 @@ def _plain(value: Any, path: str, found: Data, above: tuple[int, ...], budget: B
             if not isinstance(key, (str, int, float, bool)):
                 found.dropped.append(f"{path}: an entry whose key is a {type(key).__name__}")
                 continue
-            name = str(key).lower() if isinstance(key, bool) else str(key)
+            name = _text(str(key).lower() if isinstance(key, bool) else str(key))
+            if name in items:
+                found.ambiguous.append(f"two keys of {path or 'the table'} have the name {name!r}")
             plain = _plain(inner, (path + key_text(key)).removeprefix("."), found, above, budget)
             if plain is not None:
                 items[name] = plain
@@ -131,12 +135,22 @@ def _text(value: str) -> str:
     return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def cleaned(value: Any, array: Callable[[np.ndarray], Any]) -> Any:
-    """Convert strings to a form that every format supports, and arrays to the format's form."""
+def cleaned(found: Data, array: Callable[[np.ndarray], Any]) -> Any:
+    """Convert strings to a form that every format supports, and arrays to the format's form.
+
+    Raises:
+        ConversionError: two keys of a table would have one name.
+    """
+    if found.ambiguous:
+        raise ConversionError(f"{found.ambiguous[0]}; .t7 distinguishes them, or select another part with key= (--key)")
+    return _cleaned(found.plain, array)
+
+
+def _cleaned(value: Any, array: Callable[[np.ndarray], Any]) -> Any:
     if isinstance(value, dict):
-        return {_text(k): cleaned(v, array) for k, v in value.items()}
+        return {k: _cleaned(v, array) for k, v in value.items()}
     if isinstance(value, list):
-        return [cleaned(v, array) for v in value]
+        return [_cleaned(v, array) for v in value]
     if isinstance(value, np.ndarray):
         return array(value)
     return _text(value) if isinstance(value, str) else value

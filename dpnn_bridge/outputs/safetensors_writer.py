@@ -79,7 +79,9 @@ def write(path: Path, parts: Mapping[str, Part], strings: dict[str, str]) -> Non
     at = 0
     for name, part in ordered:
         if part.dtype not in _NAMES:
-            raise ConversionError(f".safetensors does not support the dtype {part.dtype} of {name}; .pt does")
+            raise ConversionError(
+                f".safetensors does not support the dtype {part.dtype} of {name}; select another with dtype= (--dtype)"
+            )
         header[name] = {"dtype": _NAMES[part.dtype], "shape": list(part.shape), "data_offsets": [at, at + part.size]}
         at += part.size
     text = json.dumps(header).encode()

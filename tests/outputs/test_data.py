@@ -72,6 +72,33 @@ def test_what_no_tensor_holds(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"opt": [1, {"x": {1}}]}, r"opt\[2\]\.x: builtins.set is not a Lua value"),
+        (LuaTable({"opt": LuaTable({"x": [1]})}), r"opt\.x: builtins.list is not a Lua value"),
+        ({"names": np.array(["a"])}, r"names: Torch7 has no tensor of type <U1; write it as a list"),
+        ({"x": torch.eye(2).to_sparse()}, r"x: the tensor is torch.sparse_coo"),
+        ({"x": torch.ones(2, dtype=torch.complex64).conj().imag}, r"x: the tensor is a view whose sign"),
+        ({"opt": {b"a": 1, "a": 2}}, r"opt: two keys of the dict are 'a' in Lua"),
+    ],
+)
+def test_a_value_that_lua_lacks_is_named_with_its_place(value: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(LuaValueError, match=f"^{message}"):
+        dpnn_bridge.write_t7(tmp_path / "c.t7", value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("keys", [(1, "1"), (True, "true"), (1.5, "1.5"), ("\udcff", "\\xff")])
+@pytest.mark.parametrize("suffix", [".npz", ".json", ".pt"])
+def test_keys_with_one_name_are_not_merged(keys: tuple[Any, Any], suffix: str, tmp_path: Path) -> None:
+    dpnn_bridge.write_t7(tmp_path / "d.t7", LuaTable({"a": LuaTable((k, i) for i, k in enumerate(keys))}))
+    with pytest.raises(ConversionError, match=r"^two keys of a have the name"):
+        dpnn_bridge.convert(tmp_path / "d.t7", tmp_path / f"d{suffix}")
+    dpnn_bridge.convert(tmp_path / "d.t7", tmp_path / "again.t7")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["again.t7", "d.t7"]
+
+
 def test_npz_and_safetensors_have_names_with_dots(source: Path, tmp_path: Path) -> None:
     report = dpnn_bridge.convert(source, tmp_path / "s.npz")
     assert report.metadata["tensors"] == 4

@@ -23,7 +23,7 @@ class Json(Format):
     text = True
 
     def write_data(self, found: data.Data, path: Path) -> None:
-        text = _text(data.cleaned(found.plain, np.ndarray.tolist))
+        text = _text(data.cleaned(found, np.ndarray.tolist))
         write_file(path, text)
         if _text(json.loads(path.read_text(encoding="utf-8"))) != text:
             raise VerificationError(f"{path}: differs after reading back")

@@ -86,7 +86,7 @@ class Npz(Format):
         return Written(tensors, note="holds weights and no layers")
 
     def write_data(self, found: data.Data, path: Path) -> None:
-        cleaned = data.flat(data.cleaned(found.plain, np.ascontiguousarray))
+        cleaned = data.flat(data.cleaned(found, np.ascontiguousarray))
         arrays = {name: np.asarray(leaf) for name, leaf in cleaned.items()}
         # a zip archive ends names at a zero byte and counts their bytes in 16 bits; numpy leaves ".npy" away
         taken = {f"{name}.npy" for name in arrays}

@@ -117,7 +117,7 @@ class Pt(Format):
         return _same(a, b)
 
     def write_data(self, found: data.Data, path: Path) -> None:
-        plain = data.cleaned(found.plain, lambda array: torch.from_numpy(np.array(array)))
+        plain = data.cleaned(found, lambda array: torch.from_numpy(np.array(array)))
         pt_writer.save(plain, path)
         expected = {n: v for n, v in data.leaves(plain) if isinstance(v, Tensor)}
         read = {n: v for n, v in data.leaves(torch.load(path, weights_only=True)) if isinstance(v, Tensor)}

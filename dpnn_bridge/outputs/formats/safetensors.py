@@ -40,7 +40,7 @@ class Safetensors(Format):
         return safetensors_file.same_content(one, other)
 
     def write_data(self, found: data.Data, path: Path) -> None:
-        flat = data.flat(data.cleaned(found.plain, np.ascontiguousarray))
+        flat = data.flat(data.cleaned(found, np.ascontiguousarray))
         arrays = {name: leaf for name, leaf in flat.items() if isinstance(leaf, np.ndarray)}
         rest = {name: leaf for name, leaf in flat.items() if not isinstance(leaf, np.ndarray)}
         data.need_names(arrays, ".safetensors", lambda name: name != "__metadata__")
