@@ -26,7 +26,7 @@ from dpnn_bridge.conversion.lua_values import lua_value, to_value
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.errors import ConversionError, OptionError
-from dpnn_bridge.modules.rnn.memory import at_start
+from dpnn_bridge.modules.rnn.memory import at_sequence_start
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.parity.bounded import run_limits
 from dpnn_bridge.parity.buffers import is_filled
@@ -254,7 +254,7 @@ def _belongs(outcome: Outcome) -> bool:
 
 def _continues(experiment: Experiment, outcome: Outcome) -> bool:
     """Return whether the model continues the sequence of an earlier call: from its start the output is another."""
-    begun = experiment.run(at_start(experiment.fresh()))
+    begun = experiment.run(at_sequence_start(experiment.fresh()))
     ours, theirs = (run.calls[id(run.module)].outputs[-1] for run in (outcome, begun))
     return not all(d.ok for d in compare("output", theirs, ours, Tolerance(0.0, 0.0)))
 
