@@ -81,6 +81,11 @@ def get_tensor(module: nn.Module, attribute: str) -> Tensor | None:
     return getattr(owner, leaf, None)
 
 
+def own_tensor(owner: nn.Module, leaf: str) -> Tensor | None:
+    """Return a parameter or buffer of a module itself; None for one that is computed, or missing."""
+    return owner._parameters.get(leaf, owner._buffers.get(leaf))
+
+
 def resolve(module: nn.Module, attribute: str) -> tuple[nn.Module, str]:
     """Return ``(owner, name)`` of a dotted attribute."""
     *path, leaf = attribute.split(".")

@@ -243,10 +243,8 @@ class LuaConversion(LuaContext):
 
     def _own_tensor(self, module: nn.Module) -> Tensor | None:
         """Return the first floating point tensor of the module's own fields."""
-        places = (
-            fields.resolve(module, spec.attribute) for spec in registry.spec_of(module).fields_of(module).values()
-        )
-        found = (owner._parameters.get(leaf, owner._buffers.get(leaf)) for owner, leaf in places)
+        specs = registry.spec_of(module).fields_of(module).values()
+        found = (fields.own_tensor(*fields.resolve(module, spec.attribute)) for spec in specs)
         return next((t for t in found if t is not None and t.is_floating_point()), None)
 
     def cast_class(self, name: str) -> str:

@@ -7,10 +7,10 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import parametrize
 
-from dpnn_bridge.conversion.fields import Field
+from dpnn_bridge.conversion.fields import Field, own_tensor
 from dpnn_bridge.conversion.lua_class import LuaClass, tensor_of
 from dpnn_bridge.conversion.parametrized import computed_weights, weight_hooks
 from dpnn_bridge.errors import ConversionError
@@ -117,7 +117,7 @@ def _arguments(module: Any) -> tuple[dict[str, Any], list[str]]:
         if _settings(twin).get(name) != value:
             raise _changed(module, f"{name}={value!r:.80}, which no arguments give")
     for name, tensor in {**module._parameters, **module._buffers}.items():
-        shape, own = (None if t is None else tuple(t.shape) for t in (tensor, _tensor(twin, name)))
+        shape, own = (None if t is None else tuple(t.shape) for t in (tensor, own_tensor(twin, name)))
         if shape != own:
             raise _changed(module, f"{name} of shape {shape}, where they give {own}")
     return plain, [*passed]
@@ -130,10 +130,6 @@ def _names(module: nn.Module) -> list[str]:
     own = {nn.LSTM: ["proj_size"], nn.RNN: ["nonlinearity"]}.get(type(module), [])
     names = [*inspect.signature(nn.RNNBase.__init__).parameters][1:]
     return [name for name in names if name not in ("mode", "proj_size")] + own
-
-
-def _tensor(module: nn.Module, name: str) -> Tensor | None:
-    return module._parameters.get(name, module._buffers.get(name))
 
 
 def _settings(module: nn.Module) -> dict[str, Any]:

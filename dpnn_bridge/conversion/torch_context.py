@@ -184,7 +184,7 @@ class TorchConversion(TorchContext):
         """Refuse a module that keeps values of its constructor where the file should have given them."""
         for name, field in spec.fields_of(module).items():
             owner, leaf = fields.resolve(module, field.attribute)
-            tensor = owner._parameters.get(leaf, owner._buffers.get(leaf))
+            tensor = fields.own_tensor(owner, leaf)
             if tensor is None or (id(owner), leaf) in self._filled:
                 continue
             if spec.optional.get(name, "") is not None:
@@ -249,7 +249,7 @@ class TorchConversion(TorchContext):
     def assign(self, module: nn.Module, spec: Field, name: str, obj: LuaObject) -> None:
         tensor, grad = obj[name], obj.get(fields.grad_field(name, spec))
         owner, leaf = fields.resolve(module, spec.attribute)
-        current = owner._parameters.get(leaf, owner._buffers.get(leaf))
+        current = fields.own_tensor(owner, leaf)
         shape = None if current is None else current.shape
         if current is not None and spec.layout is None and current.numel() != tensor.size:
             raise self.error(

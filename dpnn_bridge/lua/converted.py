@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dpnn_bridge.compare import nested
 from dpnn_bridge.conversion import registry, to_lua, to_torch
 from dpnn_bridge.conversion.fields import grad_field
 from dpnn_bridge.conversion.torch_context import TorchConversion
@@ -70,12 +71,12 @@ class Converted:
                 self._put(obj, to_lua(state.module, gradients=False))
             if isinstance(state.output, torch.Tensor) and state.output.dim() == 0:
                 return state, state.output.item()
-            return state, values.to_lua(self.runtime, _mapped(state.output, torch.detach))
+            return state, values.to_lua(self.runtime, nested.map_tensors(torch.detach, state.output))
         except Exception as error:
             return None, f"{self.runtime.bridge['typename'](obj)}: {error}"
 
     def _run(self, module: nn.Module, inputs: list[Any]) -> _State:
-        arguments = [_mapped(x, lambda t: t.detach().clone().requires_grad_(t.is_floating_point())) for x in inputs]
+        arguments = nested.map_tensors(lambda t: t.detach().clone().requires_grad_(t.is_floating_point()), inputs)
         state = _State(module, arguments)
         with torch.enable_grad(), Draws(self.runtime.generator):
             state.output = module(*arguments)
@@ -101,9 +102,7 @@ class Converted:
 
     def gradient(self, state: _State) -> Any:
         """Return the gradient of the input."""
-        return values.to_lua(
-            self.runtime, _mapped(state.input, lambda t: t.grad if t.grad is not None else torch.zeros_like(t))
-        )
+        return values.to_lua(self.runtime, nested.gradients(state.input))
 
     def parameters(self, obj: Any, name: str) -> Any:
         """Return an object's parameters and their gradients in Torch7's order; None where it cannot be converted."""
@@ -225,12 +224,14 @@ class _State:
 
     def fits(self, module: nn.Module, inputs: list[Any]) -> bool:
         """Return whether the forward was one of these weights and inputs."""
-        return _same(_stored(self.module), _stored(module)) and _same(_tensors(self.inputs), _tensors(inputs))
+        return _same(_stored(self.module), _stored(module)) and _same(
+            nested.tensors(self.inputs), nested.tensors(inputs)
+        )
 
     def backward(self, grad_output: Any) -> None:
         """Put gradients into ``grad`` of the inputs and parameters, those of this backward alone."""
-        outputs, leaves = _tensors(self.output), [*_tensors(self.input), *self.module.parameters()]
-        given = [None] * len(outputs) if grad_output is None else _tensors(grad_output)
+        outputs, leaves = nested.tensors(self.output), [*nested.tensors(self.input), *self.module.parameters()]
+        given = [None] * len(outputs) if grad_output is None else nested.tensors(grad_output)
         leaves = [t for t in leaves if t.requires_grad]
         pairs = [
             (o, None if g is None else g.reshape(o.shape))
@@ -259,17 +260,3 @@ def _stored(module: nn.Module) -> list[torch.Tensor]:
 def _same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
     kinds = [[(t.shape, t.dtype) for t in tensors] for tensors in (first, second)]
     return kinds[0] == kinds[1] and all(map(torch.equal, first, second))
-
-
-def _mapped(value: Any, f: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return f(value)
-    if isinstance(value, (list, tuple)):
-        return [_mapped(v, f) for v in value]
-    return value
-
-
-def _tensors(value: Any) -> list[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        return [value]
-    return [t for v in value for t in _tensors(v)] if isinstance(value, (list, tuple)) else []

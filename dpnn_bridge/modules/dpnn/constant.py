@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.base.display import printable
+from dpnn_bridge.compare.nested import map_tensors
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.torch7.gradient import with_gradient_of, zero_gradient
@@ -107,12 +108,7 @@ class PrintSize(nn.Module):
 
     def forward(self, input: Any) -> Any:
         print(f"{printable(self.prefix)}:input\n {_sizes(input)}")
-        return self._watched(input)
-
-    def _watched(self, value: Any) -> Any:
-        if isinstance(value, list):
-            return [self._watched(v) for v in value]
-        return _PrintGradient.apply(value, self.prefix) if isinstance(value, Tensor) and value.requires_grad else value
+        return map_tensors(lambda t: _PrintGradient.apply(t, self.prefix) if t.requires_grad else t, input)
 
     class Lua(LuaClass):
         scalars = ("prefix",)
@@ -131,6 +127,4 @@ class _PrintGradient(torch.autograd.Function):
 
 
 def _sizes(value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        return [_sizes(v) for v in value]
-    return tuple(value.shape) if isinstance(value, Tensor) else value
+    return map_tensors(lambda t: tuple(t.shape), value)
