@@ -89,23 +89,12 @@ def verify(
         >>> result = dpnn_bridge.verify("model.t7", reference="ref.t7")   # doctest: +SKIP
         >>> result.ok, result.first_deviating                             # doctest: +SKIP
     """
-    if output is not None and input is None:
-        raise OptionError("output= (--output) needs input= (--input)")
-    if lua_path and torch7 is not None:
-        raise OptionError("lua_path= (--lua-path) and torch7= (--torch7) both compute a reference: omit one of them")
-    if (lua_path or torch7 is not None) and output is not None:
-        computes = "lua_path= (--lua-path)" if lua_path else "torch7= (--torch7)"
-        raise OptionError(f"{computes} computes the output: omit output= (--output)")
-    if reference is not None and input is not None:
-        raise OptionError("reference= (--reference) contains the input; omit input= (--input) and output= (--output)")
+    _check_references(output, input, reference, lua_path, torch7)
     if index_base == 0 and (converted is None or reference is not None or output is not None or lua_path or torch7):
         raise OptionError(
             "index_base= (--index-base): 0 needs a converted file and no results of Torch7, which count from 1"
         )
-    for name, tolerance in (("rtol", rtol), ("gradient_rtol", gradient_rtol)):
-        if tolerance is not None and not 0 <= tolerance < math.inf:
-            option = f"{name}= (--{name.replace('_', '-')})"
-            raise OptionError(f"{option} is {tolerance}; pass a finite number that is not negative, such as 1e-6")
+    tolerance, gradient_tolerance = _tolerance("rtol", rtol), _tolerance("gradient_rtol", gradient_rtol)
     known = [] if known_differences is None else _known(known_differences)
     load_plugins(plugins)
     return verification.verify(
@@ -119,14 +108,36 @@ def verify(
         device=device,
         dtype=as_dtype(dtype),
         gradients=backward,
-        tolerance=None if rtol is None else Tolerance(rtol, rtol),
-        gradient_tolerance=None if gradient_rtol is None else Tolerance(gradient_rtol, gradient_rtol),
+        tolerance=tolerance,
+        gradient_tolerance=gradient_tolerance,
         options=Options(index_base=index_base, allow_unsupported=allow_unsupported, **classes_in_lua(lua, sandbox)),
         lua=_bridge(lua_path) if lua_path else None,
         torch7=None if torch7 is None else str(torch7),
         known=known,
         bounded=not unbounded,
     )
+
+
+def _check_references(
+    output: Any, input: Any, reference: Any, lua_path: Sequence[StrPath], torch7: StrPath | None
+) -> None:
+    """Refuse arguments that name two references, or an output without its input."""
+    if output is not None and input is None:
+        raise OptionError("output= (--output) needs input= (--input)")
+    if lua_path and torch7 is not None:
+        raise OptionError("lua_path= (--lua-path) and torch7= (--torch7) both compute a reference: omit one of them")
+    if (lua_path or torch7 is not None) and output is not None:
+        computes = "lua_path= (--lua-path)" if lua_path else "torch7= (--torch7)"
+        raise OptionError(f"{computes} computes the output: omit output= (--output)")
+    if reference is not None and input is not None:
+        raise OptionError("reference= (--reference) contains the input; omit input= (--input) and output= (--output)")
+
+
+def _tolerance(name: str, value: float | None) -> Tolerance | None:
+    if value is not None and not 0 <= value < math.inf:
+        option = f"{name}= (--{name.replace('_', '-')})"
+        raise OptionError(f"{option} is {value}; pass a finite number that is not negative, such as 1e-6")
+    return None if value is None else Tolerance(value, value)
 
 
 def _known(path: StrPath) -> list[KnownDifference]:

@@ -99,10 +99,7 @@ def verify(
     only_tensors = converted is not None and input is None and reference is None
     subject = Subject(model, reference, key, mode, options or Options(), together=only_tensors)
     if input is not None:
-        _need_elements(input)
-        subject.table = LuaTable(
-            [("input", lua_value(input)), *([("output", lua_value(output))] if output is not None else [])]
-        )
+        subject.table = _reference_of(input, output)
     module = subject.fresh()
     if dtype is None:
         subject.table = in_its_type(module, subject.table)
@@ -173,12 +170,21 @@ class _Precision:
         self.gradient_tolerance = gradients.in_single() if self.single else gradients
 
 
-def _need_elements(value: Any) -> None:
-    """Refuse an empty batch: an empty tensor of Torch7 has no sizes, so the model would run on another input."""
-    for leaf in nested.leaves(value):
+def _reference_of(input: Any, output: Any) -> LuaTable:
+    """Return a reference with an input and, unless it is None, its output.
+
+    Raises:
+        OptionError: the input is an empty batch: an empty tensor of Torch7 has no sizes, so the model would run on
+            another input.
+    """
+    for leaf in nested.leaves(input):
         shape = tuple(getattr(leaf, "shape", ()))
         if len(shape) > 1 and 0 in shape:
             raise OptionError(f"input= (--input) of shape {shape} has no elements; pass at least one sample")
+    table = LuaTable([("input", lua_value(input))])
+    if output is not None:
+        table["output"] = lua_value(output)
+    return table
 
 
 def _described(
