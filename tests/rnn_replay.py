@@ -106,7 +106,7 @@ class Replay:
         while path:
             key = path.pop(0)
             if key == "modules":
-                module = registry.spec_of(module).children(module)[path.pop(0) - 1]
+                module = registry.mapping_of(module).children(module)[path.pop(0) - 1]
             else:
                 module = getattr(module, key)
         return module

@@ -92,7 +92,7 @@ def to_lua(module: nn.Module, *, gradients: bool = True, tensor_type: str | None
         )
     dimensions = None if input is None else seen(module, input)
     ctx = LuaConversion(gradients=gradients, tensor_type=tensor_type, dimensions=dimensions)
-    return registry.spec_of(module).serialize(ctx.to_lua(module))
+    return registry.mapping_of(module).serialize(ctx.to_lua(module))
 
 
 def to_lua_value(value: Any) -> Any:
@@ -108,6 +108,6 @@ def to_lua_value(value: Any) -> Any:
         if isinstance(module, Convertible):
             return module.to_lua(memo)
         check_customized(module, "a .t7 file")
-        return registry.spec_of(module).serialize(context.to_lua(unshared(module)))
+        return registry.mapping_of(module).serialize(context.to_lua(unshared(module)))
 
     return lua_value(value, convert)

@@ -85,7 +85,7 @@ class FlatStorages:
         self._made: dict[int, LuaStorage | None] = {}
         for module in root.modules():
             record = record_of(module)
-            for name, field in registry.spec_of(module).fields_of(module).items() if record else ():
+            for name, field in registry.mapping_of(module).fields_of(module).items() if record else ():
                 owner, leaf = resolve(module, field.attribute)
                 if leaf in owner._parameters and owner._parameters[leaf] is None:
                     continue

@@ -98,47 +98,47 @@ class LuaConversion(LuaContext):
             self._objects[id(module)] = made
             self._alive.append(module)
             return made
-        spec = self._block(module)
-        name = record.class_name if record is not None and record.class_name in spec.names else None
-        obj = LuaObject(name or spec.name_of(module), version=spec.version_of(module))
+        mapping = self._mapping(module)
+        name = record.class_name if record is not None and record.class_name in mapping.names else None
+        obj = LuaObject(name or mapping.name_of(module), version=mapping.version_of(module))
         self._objects[id(module)] = obj
         self._alive += [module, obj]
-        if by := registry.mapped_by(spec):
+        if by := registry.mapped_by(mapping):
             self.mapped_by[id(obj)] = by
         kind = self.type_of(module)
         obj["_type"] = kind
         obj["train"] = module.training
         obj["output"] = LuaTensor.empty(kind)
         if name is None:
-            obj.update(lua_class.constant_fields(spec, kind))
-        with self.apart(module) if spec.keeps_types else nullcontext():
+            obj.update(lua_class.constant_fields(mapping, kind))
+        with self.apart(module) if mapping.keeps_types else nullcontext():
             if record is not None:
                 obj.header = tuple(self.restore(value) for value in record.header)
                 for key, value in record.scratch.items():
                     obj[key] = self.restore(value)
                 for key, value in record.fields.items():
                     obj[key] = self.restore(value)
-            for key, value in {**spec.resets, **spec.to_lua(module, self)}.items():
-                if value is not None or key not in spec.resets:
+            for key, value in {**mapping.resets, **mapping.to_lua(module, self)}.items():
+                if value is not None or key not in mapping.resets:
                     obj[key] = value
         return obj
 
-    def _block(self, module: nn.Module) -> type[lua_class.LuaClass]:
+    def _mapping(self, module: nn.Module) -> type[lua_class.LuaClass]:
         """Return the mapping that exports a module, or raise an error."""
         new = record_of(module) is None
         stock = new and not self.compose and is_stock(module)
-        spec = StockLayer if stock else registry.spec_of(module)
-        if spec is lua_class.PlainModule:
+        mapping = StockLayer if stock else registry.mapping_of(module)
+        if mapping is lua_class.PlainModule:
             raise ConversionError(
                 f"no Lua class is registered for this torch module; {_advice(module)}", class_name=type(module).__name__
             )
-        if new and not stock and (base := overridden(module, lua_class.torch_types(spec))) is not None:
+        if new and not stock and (base := overridden(module, lua_class.torch_types(mapping))) is not None:
             raise ConversionError(
                 f"its forward differs from that of {base.__name__}, its class in the file; register it with "
                 f"@lua_class, or move the difference to another module; see {EXPORT_GUIDE}",
                 class_name=type(module).__name__,
             )
-        return spec
+        return mapping
 
     def _composed(self, module: nn.Module) -> LuaObject | None:
         """Return a layer of PyTorch that no Lua class is, as a composition; parametrizations are computed for good."""
@@ -153,7 +153,7 @@ class LuaConversion(LuaContext):
 
     def _baked(self, module: nn.Module) -> LuaObject | None:
         """Return a layer from a file, to which code added what computes a weight, with the current weight."""
-        if not computes_weight(module, registry.spec_of(module).fields_of(module).values()):
+        if not computes_weight(module, registry.mapping_of(module).fields_of(module).values()):
             return None
         twin = baked(module)
         return None if twin is None else self.to_lua(self.with_parameters_of_first(twin, module))
@@ -243,7 +243,7 @@ class LuaConversion(LuaContext):
 
     def _own_tensor(self, module: nn.Module) -> Tensor | None:
         """Return the first floating point tensor of the module's own fields."""
-        specs = registry.spec_of(module).fields_of(module).values()
+        specs = registry.mapping_of(module).fields_of(module).values()
         found = (fields.own_tensor(*fields.resolve(module, spec.attribute)) for spec in specs)
         return next((t for t in found if t is not None and t.is_floating_point()), None)
 

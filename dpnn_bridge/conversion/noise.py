@@ -23,7 +23,7 @@ def replayed(module: nn.Module, after: Any) -> Iterator[None]:
     with ExitStack() as stack:
         if isinstance(after, LuaObject):
             for child, obj in paired(module, after):
-                forward = registry.spec_of(child).replay(child, obj)
+                forward = registry.mapping_of(child).replay(child, obj)
                 if forward is not None:
                     stack.enter_context(_forward_replaced(child, forward))
         yield
@@ -32,7 +32,7 @@ def replayed(module: nn.Module, after: Any) -> Iterator[None]:
 def has_noise(module: nn.Module, after: Any) -> bool:
     """Return whether ``after`` contains what at least one random module drew."""
     return isinstance(after, LuaObject) and any(
-        registry.spec_of(child).replay(child, obj) is not None for child, obj in paired(module, after)
+        registry.mapping_of(child).replay(child, obj) is not None for child, obj in paired(module, after)
     )
 
 
@@ -45,18 +45,18 @@ def paired(module: nn.Module, obj: LuaObject, *, last_ran: bool = False) -> Iter
         last_ran: of the clones for each time step, take the one that ran last, which contains its results.
     """
     yield module, obj
-    spec = registry.spec_of(module)
-    if last_ran and (ran := spec.last_ran(module, obj)) is not None:
+    mapping = registry.mapping_of(module)
+    if last_ran and (ran := mapping.last_ran(module, obj)) is not None:
         for child, child_obj in ran:
             yield from paired(child, child_obj, last_ran=True)
         return
     table = obj.get("modules")
     if not isinstance(table, LuaTable):
-        for name, attribute in spec.members.items():
+        for name, attribute in mapping.members.items():
             if isinstance(member := obj.get(name), LuaObject):
                 yield from paired(getattr(module, attribute), member, last_ran=last_ran)
         return
-    children = spec.children(module)
+    children = mapping.children(module)
     objects = [o for o in table.as_list() if isinstance(o, LuaObject)]
     if len(children) == len(objects):
         for child, child_obj in zip(children, objects, strict=True):

@@ -264,39 +264,40 @@ def find(obj: LuaObject) -> type[LuaClass] | None:
         return StockLayer
     for package in _packages():
         discover(package)
-        for spec in _BY_NAME.get(obj.class_name, ()):
-            if spec.matches(obj):
-                return spec
+        for mapping in _BY_NAME.get(obj.class_name, ()):
+            if mapping.matches(obj):
+                return mapping
     return None
 
 
-def takes_precedence(spec: type[LuaClass], name: str) -> bool:
+def takes_precedence(mapping: type[LuaClass], name: str) -> bool:
     """Return whether a mapping of a user takes precedence over a built-in one of the same Lua name."""
-    if is_built_in(spec):
+    if is_built_in(mapping):
         return False
     discover(ZOO)
     return any(map(is_built_in, _BY_NAME[name]))
 
 
-def mapped_by(spec: type[LuaClass]) -> str:
+def mapped_by(mapping: type[LuaClass]) -> str:
     """Return the name of a mapping of a user and its file or module, for messages; empty for a built-in mapping."""
-    if is_built_in(spec):
+    if is_built_in(mapping):
         return ""
-    home = spec.__module__
+    home = mapping.__module__
     file = getattr(sys.modules.get(home), "__file__", None)
-    return f"{spec.__qualname__.removesuffix('.Lua')} of {os.path.basename(file) if file and '.' not in home else home}"
+    place = os.path.basename(file) if file and "." not in home else home
+    return f"{mapping.__qualname__.removesuffix('.Lua')} of {place}"
 
 
-def spec_of(module: nn.Module) -> type[LuaClass]:
+def mapping_of(module: nn.Module) -> type[LuaClass]:
     """Return the mapping for a torch module: of its Lua class, else of its type, else :class:`PlainModule`."""
     record = record_of(module)
     for package in _packages():
         discover(package)
-        for spec in _BY_NAME.get(record.class_name, ()) if record else ():
-            if isinstance(module, spec.torch_type):
-                return spec
-        candidates = (spec for t in type(module).__mro__ if t is not nn.Module for spec in _BY_TYPE.get(t, ()))
-        found = next((spec for spec in candidates if spec.represents(module)), None)
+        for mapping in _BY_NAME.get(record.class_name, ()) if record else ():
+            if isinstance(module, mapping.torch_type):
+                return mapping
+        candidates = (mapping for t in type(module).__mro__ if t is not nn.Module for mapping in _BY_TYPE.get(t, ()))
+        found = next((mapping for mapping in candidates if mapping.represents(module)), None)
         if found is not None:
             return found
     return PlainModule
@@ -304,10 +305,10 @@ def spec_of(module: nn.Module) -> type[LuaClass]:
 
 def parameters(module: nn.Module) -> Iterator[ParameterSite]:
     """Return every parameter of a module as ``(owner, Lua field, Field)`` in the order of Torch7's ``parameters()``."""
-    return spec_of(module).parameters(module, parameters)
+    return mapping_of(module).parameters(module, parameters)
 
 
-def blocks_of(name: str) -> list[type[LuaClass]]:
+def mappings_of(name: str) -> list[type[LuaClass]]:
     """Return the mappings that are registered under a Lua name, in the order in which they are tried."""
     for package in _packages():
         discover(package)
@@ -322,9 +323,9 @@ def known_names() -> dict[str, list[type[LuaClass]]]:
     return dict(sorted(_BY_NAME.items()))
 
 
-def torch_name(spec: type[LuaClass]) -> str:
+def torch_name(mapping: type[LuaClass]) -> str:
     """Return the PyTorch classes of a mapping, for tables."""
-    return ", ".join(dict.fromkeys(map(type_name, torch_types(spec))))
+    return ", ".join(dict.fromkeys(map(type_name, torch_types(mapping))))
 
 
 def nearest_name(name: str) -> str | None:

@@ -113,21 +113,21 @@ class TorchConversion(TorchContext):
 
     def _convert(self, obj: LuaObject) -> nn.Module:
         """Return the module of an object: by a plugin, a Lua file of the user, or a built-in mapping."""
-        spec = self._block(obj)
+        mapping = self._mapping(obj)
         own = self.options.overrides is not None and self.options.overrides(obj.class_name)
-        if spec is None or (own and registry.is_built_in(spec)):
+        if mapping is None or (own and registry.is_built_in(mapping)):
             module = self._in_lua(obj)
             if module is not None:
-                if spec is not None:
+                if mapping is not None:
                     self.report.note(f"{obj.class_name}: the Lua class takes precedence over the built-in mapping")
                 return module
-        if spec is None or (registry.is_built_in(spec) and id(obj) in self.mapped_by):
+        if mapping is None or (registry.is_built_in(mapping) and id(obj) in self.mapped_by):
             return self._placeholder(obj)
-        if registry.takes_precedence(spec, obj.class_name):
-            place = f"{spec.__module__}.{spec.__qualname__}"
+        if registry.takes_precedence(mapping, obj.class_name):
+            place = f"{mapping.__module__}.{mapping.__qualname__}"
             self.report.note(f"{obj.class_name}: {place} takes precedence over the built-in mapping")
         try:
-            return self._built(obj, spec)
+            return self._built(obj, mapping)
         except ConversionLimitError:
             raise
         except ConversionError as error:
@@ -135,7 +135,7 @@ class TorchConversion(TorchContext):
                 raise
             return self._placeholder(obj, error)
 
-    def _block(self, obj: LuaObject) -> type[LuaClass] | None:
+    def _mapping(self, obj: LuaObject) -> type[LuaClass] | None:
         try:
             return registry.find(obj)
         except Exception as e:
@@ -151,18 +151,18 @@ class TorchConversion(TorchContext):
             self.report.add(self.path, obj.class_name, module)
         return module
 
-    def _built(self, obj: LuaObject, spec: type[LuaClass]) -> nn.Module:
+    def _built(self, obj: LuaObject, mapping: type[LuaClass]) -> nn.Module:
         module, missing = None, len(self._unsupported)
         try:
-            obj = spec.upgrade(obj)
+            obj = mapping.upgrade(obj)
             with self._skip_init.during(active=True):
-                module = spec.build(obj, self)
+                module = mapping.build(obj, self)
             if record_of(module) is None:
                 module.__dict__["lua_record"] = LuaRecord(obj.class_name, tensor_type=tensor_type(obj))
-                module.training = obj.get("train", spec.default_training) is not False
-            spec.fill(module, obj, self)
-            self._check_filled(module, obj, spec)
-            self._remember(module, obj, spec)
+                module.training = obj.get("train", mapping.default_training) is not False
+            mapping.fill(module, obj, self)
+            self._check_filled(module, obj, mapping)
+            self._remember(module, obj, mapping)
         except Exception as e:
             if module is not None:
                 self.sharing.discard(module)
@@ -174,20 +174,20 @@ class TorchConversion(TorchContext):
             if len(self._unsupported) > missing:
                 detail = "it holds a module of a class without a mapping"
             raise self.error(f"cannot build the module: {detail}", obj) from e
-        self.report.add(self.path, obj.class_name, module, is_identity=spec.is_identity)
+        self.report.add(self.path, obj.class_name, module, is_identity=mapping.is_identity)
         return module
 
     def filled(self, owner: nn.Module, *names: str) -> None:
         self._filled.update((id(owner), name) for name in names)
 
-    def _check_filled(self, module: nn.Module, obj: LuaObject, spec: type[LuaClass]) -> None:
+    def _check_filled(self, module: nn.Module, obj: LuaObject, mapping: type[LuaClass]) -> None:
         """Refuse a module that keeps values of its constructor where the file should have given them."""
-        for name, field in spec.fields_of(module).items():
+        for name, field in mapping.fields_of(module).items():
             owner, leaf = fields.resolve(module, field.attribute)
             tensor = fields.own_tensor(owner, leaf)
             if tensor is None or (id(owner), leaf) in self._filled:
                 continue
-            if spec.optional.get(name, "") is not None:
+            if mapping.optional.get(name, "") is not None:
                 raise self.error(f"the field {name!r} of shape {tuple(tensor.shape)} is missing or empty", obj)
             self.filled(owner, leaf)
         stack = [("", module)]
@@ -199,7 +199,7 @@ class TorchConversion(TorchContext):
                 if parameter is not None and (id(owner), leaf) not in self._filled:
                     raise self.error(
                         f"no field maps to the parameter {path}{leaf} of {type(module).__name__}: name it in `tensors` "
-                        f"of {spec.__module__}.{spec.__qualname__}",
+                        f"of {mapping.__module__}.{mapping.__qualname__}",
                         obj,
                     )
             stack += [(f"{path}{name}.", inner) for name, inner in owner._modules.items() if inner is not None]
@@ -279,14 +279,14 @@ class TorchConversion(TorchContext):
             parameter.grad = arrange(contiguous_copy(grad))
 
     # ------------------------------------------------------------------ the rest of the fields
-    def _remember(self, module: nn.Module, obj: LuaObject, spec: type[LuaClass]) -> None:
+    def _remember(self, module: nn.Module, obj: LuaObject, mapping: type[LuaClass]) -> None:
         record = record_of(module)
         if record is None:
             return
         record.header = tuple(self.keep(value, "header") for value in obj.header)
-        handled = spec.handled(module)
+        handled = mapping.handled(module)
         for key, value in obj.items():
-            is_buffer = key not in spec.resets and (key in RESULTS or key in spec.scratch or key in BUFFERS)
+            is_buffer = key not in mapping.resets and (key in RESULTS or key in mapping.scratch or key in BUFFERS)
             if is_buffer and isinstance(value, (LuaTensor, LuaStorage, LuaTable)):
                 record.scratch[key] = emptied(value, self._emptied)
                 self._alive.append(value)

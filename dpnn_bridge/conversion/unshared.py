@@ -35,7 +35,7 @@ def _uses(module: nn.Module) -> list[tuple[str, nn.Module]]:
 
     A module in a field of another one (``members``) may be there only to be set, not to run again.
     """
-    if record_of(module) is not None or not registry.spec_of(module).container:
+    if record_of(module) is not None or not registry.mapping_of(module).container:
         return []
     return [(name, child) for name, child in module._modules.items() if child is not None]
 

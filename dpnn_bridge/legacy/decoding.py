@@ -86,8 +86,8 @@ def class_of(obj: LuaObject) -> type[Viewed]:
     name = SAME.get(name, name)
     if namespace == "nn" and name in nn.CLASSES:
         return nn.CLASSES[name]
-    spec = registry.find(obj)
-    canonical = spec.names[0].rpartition(".")[2] if spec is not None else ""
+    mapping = registry.find(obj)
+    canonical = mapping.names[0].rpartition(".")[2] if mapping is not None else ""
     general = Criterion if name.endswith("Criterion") else Container if "modules" in obj else Module
     return made_class(obj.class_name, nn.CLASSES.get(name) or nn.CLASSES.get(canonical) or general)
 

@@ -34,10 +34,10 @@ class Described(NamedTuple):
 
 def add_constants(obj: LuaObject) -> None:
     """Add the fields that Torch7 needs in an object and that ``torch.legacy.nn`` had not."""
-    spec = registry.find(obj)
+    mapping = registry.find(obj)
     kind = obj.get("_type")
     kind = kind if isinstance(kind, str) else "torch.FloatTensor"
-    for key, value in constant_fields(spec, kind).items() if spec is not None else ():
+    for key, value in constant_fields(mapping, kind).items() if mapping is not None else ():
         obj.setdefault(key, value)
 
 

@@ -88,7 +88,7 @@ class Graph:
         """Copy changed tensors that are not views back to their fields."""
         for part, module in self.pairs:
             computed = CHANGED.get(part._kind, {})
-            for name, spec in registry.spec_of(module).fields_of(module).items():
+            for name, spec in registry.mapping_of(module).fields_of(module).items():
                 tensor, field = get_tensor(module, spec.attribute), part._fields.get(name)
                 if name in computed or not isinstance(tensor, Tensor) or not isinstance(field, Tensor):
                     continue
@@ -246,7 +246,7 @@ def _gradients(outputs: list[Tensor], leaves: list[Tensor], given: list[Tensor] 
 def _sites(parts: list[tuple[Any, nn.Module]]) -> Any:
     """Yield every parameter of converted modules with the object and field that it is."""
     for part, module in parts:
-        for name, spec in registry.spec_of(module).fields_of(module).items():
+        for name, spec in registry.mapping_of(module).fields_of(module).items():
             if is_parameter(module, spec.attribute) and isinstance(part._fields.get(name), Tensor):
                 entry = LuaParameter(module, name, spec)
                 if entry.parameter.requires_grad:
@@ -276,8 +276,9 @@ def gradient_of(part: Any, name: str, spec: Any = "") -> Tensor:
 
 def cleared(part: Any) -> Any:
     """Empty the results and buffers of one object and forget its last pass."""
-    spec = registry.find(Encoder().value(part)) if not is_foreign(part) else None
-    for name in {*RESULTS, *BUFFERS, *(spec.scratch if spec else ())} - {"_ones"}:  # which Add does not create again
+    mapping = registry.find(Encoder().value(part)) if not is_foreign(part) else None
+    scratch = mapping.scratch if mapping else ()
+    for name in {*RESULTS, *BUFFERS, *scratch} - {"_ones"}:  # which Add does not create again
         value = part._fields.get(name)
         if isinstance(value, Tensor):
             part._fields[name] = value.new_empty(0)

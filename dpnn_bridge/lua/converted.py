@@ -23,13 +23,13 @@ from dpnn_bridge.torch7.draws import Draws
 
 def registered(name: str) -> tuple[str | None, int]:
     """Return ``"module"``, ``"container"`` or ``"criterion"``, and the version, of a class that the registry knows."""
-    if not registry.blocks_of(name):
+    if not registry.mappings_of(name):
         return None, 0
-    spec = registry.find(LuaObject(name))
-    version = spec.version if spec is not None else 1
+    mapping = registry.find(LuaObject(name))
+    version = mapping.version if mapping is not None else 1
     if name.endswith("Criterion"):
         return "criterion", version
-    return "container" if spec is not None and spec.container else "module", version
+    return "container" if mapping is not None and mapping.container else "module", version
 
 
 class Converted:

@@ -39,7 +39,7 @@ from dpnn_bridge.conversion.flat import layout, place
 from dpnn_bridge.conversion.lua_context import LuaConversion
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.placeholder import Placeholder
-from dpnn_bridge.conversion.registry import spec_of
+from dpnn_bridge.conversion.registry import mapping_of
 from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.conversion.stock import check_parametrizations
 from dpnn_bridge.conversion.torch_context import TorchConversion
@@ -61,7 +61,7 @@ def pack(module: nn.Module, metadata: dict[str, Any] | None = None) -> dict[str,
     """
     check_customized(module, "a .pt or .safetensors file")
     for path, part in module.named_modules():
-        check_parametrizations(part, spec_of(part).fields_of(part).values(), path)
+        check_parametrizations(part, mapping_of(part).fields_of(part).values(), path)
     state_dict = {k: v.detach() for k, v in module.state_dict().items()}
     ctx = LuaConversion(gradients=False, compose=False)
     root = ctx.to_lua(module)

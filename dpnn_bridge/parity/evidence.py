@@ -42,15 +42,15 @@ def evidence_of(class_name: str, torch_type: str) -> dict[str, Any]:
         ``random_instances``: how many were computed by Torch7, for this name or another name of the same class;
         ``evidence``: all in words.
     """
-    blocks = registry.blocks_of(class_name)
-    if torch_type in UNMAPPED or not blocks:
+    mappings = registry.mappings_of(class_name)
+    if torch_type in UNMAPPED or not mappings:
         evidence = UNMAPPED.get(torch_type, "PyTorch's own")
         return {"checked_by": "not a Torch7 class", "fixtures": 0, "random_instances": 0, "evidence": evidence}
     counts = fixtures_by_class()
-    name = class_name if counts.get(class_name) else max(blocks[0].names, key=lambda n: counts.get(n, 0))
-    count, checked_by = counts.get(name, 0), blocks[0].checked_by
+    name = class_name if counts.get(class_name) else max(mappings[0].names, key=lambda n: counts.get(n, 0))
+    count, checked_by = counts.get(name, 0), mappings[0].checked_by
     drawn = random_instances_by_class()
-    instances = drawn.get(class_name) or max(drawn.get(n, 0) for n in blocks[0].names)
+    instances = drawn.get(class_name) or max(drawn.get(n, 0) for n in mappings[0].names)
     words = {
         "formula": "values computed from the formula of its source",
         "structure": "read, built and written back",

@@ -42,12 +42,13 @@ class Faults:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         nodes = list(tree(model))
-        places = Counter(id(child) for node in nodes for child in registry.spec_of(node.module).children(node.module))
+        children = (registry.mapping_of(node.module).children(node.module) for node in nodes)
+        places = Counter(id(child) for inner in children for child in inner)
         self.faulty_modules = [
             _FaultyModule(fault, node.module, {id(m) for m in node.module.modules()})
             for node in nodes
             for fault in (
-                *registry.spec_of(node.module).faults,
+                *registry.mapping_of(node.module).faults,
                 *([ONE_BUFFER] if places[id(node.module)] > 1 else []),
             )
             if fault.applies_to(node.module)

@@ -249,8 +249,8 @@ def _is_working(name: str, module: nn.Module, tensor: Tensor) -> bool:
 
 def _is_older(obj: LuaObject) -> bool:
     """Return whether ``obj`` is of an older version of its class, whose statistics Torch7 converts on load."""
-    spec = registry.find(obj)
-    return spec is not None and obj.version < spec.version
+    mapping = registry.find(obj)
+    return mapping is not None and obj.version < mapping.version
 
 
 def _statistics(module: nn.Module, like: nn.Module, skipped: set[int]) -> dict[str, Tensor]:

@@ -70,7 +70,7 @@ def _joined(sites: Sequence[ParameterSite], i: int, expected: Sequence[Tensor]) 
     for (module, field, _), gradient in zip(sites, expected, strict=True):
         if any(module is clone for clone in clones):
             gradients.setdefault(field, []).append(gradient)
-    return registry.spec_of(owner).joined_gradient(owner, name, gradients)
+    return registry.mapping_of(owner).joined_gradient(owner, name, gradients)
 
 
 def memory_of(table: Any) -> list[Any]:

@@ -37,12 +37,12 @@ def tree(module: nn.Module, path: str = "", depth: int = 0, seen: set[int] | Non
         return
     seen.add(id(module))
     yield Node(path, depth, module)
-    spec = registry.spec_of(module)
+    mapping = registry.mapping_of(module)
     prefix = f"{path}." if path else ""
-    for name, attribute in spec.members.items():
+    for name, attribute in mapping.members.items():
         if isinstance(member := getattr(module, attribute, None), nn.Module):
             yield from tree(member, f"{prefix}{name}", depth + 1, seen)
-    for i, child in enumerate(spec.children(module), 1):
+    for i, child in enumerate(mapping.children(module), 1):
         yield from tree(child, f"{prefix}modules[{i}]", depth + 1, seen)
 
 
@@ -162,7 +162,7 @@ def object_of(nodes: list[Node], obj: LuaObject) -> dict[int, LuaObject]:
 
 def parameter_count(module: nn.Module) -> int:
     """Return the elements of a module's own parameters, without those of the modules in it."""
-    inside = {id(p) for child in registry.spec_of(module).children(module) for p in child.parameters()}
+    inside = {id(p) for child in registry.mapping_of(module).children(module) for p in child.parameters()}
     return sum(p.numel() for p in module.parameters() if id(p) not in inside)
 
 

@@ -161,11 +161,11 @@ class _Builder:
             steps = [step.module for step in module.nodes if step.module is not None]
             places = {name: f"{prefix}modules[{i}]" for i, name in enumerate(module._modules, 1)}
             return [(places[name], module.get_submodule(name)) for name in steps]
-        spec = registry.spec_of(module)
-        members = [(f"{prefix}{name}", getattr(module, attribute, None)) for name, attribute in spec.members.items()]
+        mapping = registry.mapping_of(module)
+        members = [(f"{prefix}{name}", getattr(module, attribute, None)) for name, attribute in mapping.members.items()]
         found = [(place, m) for place, m in members if isinstance(m, nn.Module)]
         listed = {id(m) for _, m in found}
-        inner = [(f"{prefix}modules[{i}]", m) for i, m in enumerate(spec.children(module), 1)]
+        inner = [(f"{prefix}modules[{i}]", m) for i, m in enumerate(mapping.children(module), 1)]
         return [*found, *((place, m) for place, m in inner if id(m) not in listed)]
 
 

@@ -100,9 +100,9 @@ def flat_fields(target: nn.Module | Iterable[nn.Parameter], package: Package = "
 
 
 def _hidden(module: nn.Module) -> Iterator[ParameterSite]:
-    spec = registry.spec_of(module)
-    yield from spec.hidden_parameters(module)
-    for child in spec.children(module):
+    mapping = registry.mapping_of(module)
+    yield from mapping.hidden_parameters(module)
+    for child in mapping.children(module):
         yield from _hidden(child)
 
 

@@ -83,7 +83,7 @@ def children(module: nn.Module) -> list[nn.Module]:
 
     A parametrization whose tensors belong to the Lua module around the layer (``nn.WeightNorm``) is none.
     """
-    found = registry.spec_of(module).children(module)
+    found = registry.mapping_of(module).children(module)
     return found if direction_outside(module) is None else [c for c in found if c is not module.parametrizations]
 
 
@@ -96,23 +96,23 @@ def direction_outside(module: nn.Module) -> nn.Parameter | None:
 
 def own_parameters(module: nn.Module) -> list[LuaParameter]:
     """Return the parameters of a module without its submodules'."""
-    spec = registry.spec_of(module)
-    if not spec.children(module):
+    mapping = registry.mapping_of(module)
+    if not mapping.children(module):
         return [LuaParameter(*entry) for entry in registry.parameters(module)]
-    fields = spec.fields_of(module).items()
+    fields = mapping.fields_of(module).items()
     return [LuaParameter(module, n, f) for n, f in fields if tensors.is_parameter(module, f.attribute)]
 
 
 def changed_parameters(module: nn.Module) -> list[LuaParameter]:
     """Return the parameters that dpnn's recursive functions change in a module itself; none for containers."""
-    return [] if "modules" in registry.spec_of(module).handled(module) else own_parameters(module)
+    return [] if "modules" in registry.mapping_of(module).handled(module) else own_parameters(module)
 
 
 def stepped_parameters(module: nn.Module) -> Iterator[LuaParameter]:
     """Yield :func:`all_parameters`, each as often as Torch7's ``updateParameters`` changes it."""
 
     def sites(inner: nn.Module) -> Iterator[ParameterSite]:
-        return registry.spec_of(inner).stepped(inner, sites)
+        return registry.mapping_of(inner).stepped(inner, sites)
 
     for entry in sites(module):
         yield LuaParameter(*entry)

@@ -31,7 +31,7 @@ class Documented(LuaClass):
 
     @classmethod
     def handled(cls, module: nn.Module) -> set[str]:
-        return registry.spec_of(module).handled(module)
+        return registry.mapping_of(module).handled(module)
 
 
 class DocumentedLinear(Documented):

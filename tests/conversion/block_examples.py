@@ -196,7 +196,7 @@ def noted() -> Iterator[None]:
         return block
 
     def called(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-        block = registry.spec_of(module)
+        block = registry.mapping_of(module)
         if block not in _CALLS:
             try:
                 made = Call(module, arguments).copy()

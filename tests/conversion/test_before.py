@@ -30,7 +30,7 @@ def converted(name: str) -> torch.nn.Module:
 
 def assert_same(old: torch.nn.Module, new: torch.nn.Module) -> None:
     assert repr(old) == repr(new)
-    assert registry.spec_of(old) is registry.spec_of(new)
+    assert registry.mapping_of(old) is registry.mapping_of(new)
     torch.testing.assert_close(old.state_dict(), new.state_dict(), rtol=0, atol=0, equal_nan=True)
 
 
@@ -65,14 +65,14 @@ def test_plugins_may_use_the_earlier_names_of_hooks(tmp_path: Path) -> None:
             written = dpnn_bridge.to_lua(module)["wrapped"]
             assert (written.class_name, "square" in written) == (f"before.{name}", False)
     made = type(module)(torch.ones(1), 1, 1)
-    assert registry.spec_of(made).names[0] == "before.Square"  # the other is for files only
+    assert registry.mapping_of(made).names[0] == "before.Square"  # the other is for files only
     renamed = [w for w in caught if "of LuaClass is called" in str(w.message)]
     assert {Path(w.filename).name for w in renamed} == {"plugin_hooks.py"}
     assert [new for new in RENAMED.values() if not any(f"{new!r} now" in str(w.message) for w in renamed)] == []
 
 
 def test_hooks_are_read_by_their_earlier_names() -> None:
-    block = registry.blocks_of("nn.Copy")[0]
+    block = registry.mappings_of("nn.Copy")[0]
     assert {new: getattr(block, old) for old, new in RENAMED.items()} == {
         new: getattr(block, new) for new in RENAMED.values()
     }

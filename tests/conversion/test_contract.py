@@ -67,7 +67,7 @@ def test_what_its_parity_rests_on(block: Block) -> None:
         return
 
     def disturb(module: nn.Module, arguments: Any, output: Any) -> Any:
-        return disturbed(output) if registry.spec_of(module) is block else output
+        return disturbed(output) if registry.mapping_of(module) is block else output
 
     hook = register_module_forward_hook(disturb)
     try:

@@ -77,7 +77,7 @@ def test_a_name_is_registered_once_outside_too() -> None:
 def test_a_block_that_is_defined_again_replaces_itself() -> None:
     lua_class("my.Layer")(a_block("Cell", "__main__", torch_type=nn.Bilinear))
     again = lua_class("my.Layer")(a_block("Cell", "__main__", torch_type=nn.Bilinear))
-    assert registry.blocks_of("my.Layer") == [again]
+    assert registry.mappings_of("my.Layer") == [again]
     assert again in registry._BY_TYPE[nn.Bilinear]
 
 
@@ -85,13 +85,13 @@ def test_a_block_that_is_defined_again_replaces_itself() -> None:
 @pytest.mark.parametrize("name", ["nn.Linear", "nn.LSTM", "nn.NoiseFill", "dpnn.Convert"])
 @pytest.mark.parametrize("when", ["always", "matching", "not matching"])
 def test_blocks_from_outside_come_first(name: str, when: str) -> None:
-    own = registry.blocks_of(name)
+    own = registry.mappings_of(name)
     matches = {"matches": classmethod(lambda cls, obj: "mine" in obj)} if when != "always" else {}
     theirs = lua_class(name)(a_block("Theirs", "some_plugin", **matches))
     obj = LuaObject(name, LuaTable([("mine", True)] if when == "matching" else []))
     found = registry.find(obj)
     assert (found is theirs) == (when != "not matching")
-    assert registry.blocks_of(name) == [theirs, *own]
+    assert registry.mappings_of(name) == [theirs, *own]
 
 
 @pytest.mark.usefixtures("own_registry")
@@ -110,7 +110,7 @@ def test_a_block_from_outside_writes_modules_of_pytorch_if_it_has_the_name(
     names: tuple[str, ...], declared: dict[str, Any], wins: bool
 ) -> None:
     theirs = lua_class(*names)(a_block("Theirs", "some_plugin", torch_type=nn.Linear, **declared))
-    assert (registry.spec_of(nn.Linear(2, 3)) is theirs) == wins
+    assert (registry.mapping_of(nn.Linear(2, 3)) is theirs) == wins
 
 
 def test_variants_of_a_name_are_told_apart() -> None:

@@ -39,12 +39,12 @@ def reduced(value: Any, memo: dict[int, Any] | None = None) -> Any:
         return value
     if id(value) in memo:
         return memo[id(value)]
-    spec = None
+    mapping = None
     if isinstance(value, LuaObject):
-        spec = registry.find(value)
-        upgraded = spec.upgrade(value) if spec else value
-        spec = registry.find(upgraded)
-        copy: Any = LuaObject(upgraded.class_name, version=spec.version if spec else value.version)
+        mapping = registry.find(value)
+        upgraded = mapping.upgrade(value) if mapping else value
+        mapping = registry.find(upgraded)
+        copy: Any = LuaObject(upgraded.class_name, version=mapping.version if mapping else value.version)
         items = upgraded.fields.items()
     else:
         copy, items = LuaTable(), value.items()
@@ -52,14 +52,14 @@ def reduced(value: Any, memo: dict[int, Any] | None = None) -> Any:
     for k, v in items:
         if isinstance(value, LuaTable) and "mapindex" in value and k in NODE_BUFFERS:
             continue
-        is_gradient = isinstance(k, str) and k.startswith("grad") and spec is not None
-        is_buffer = spec is not None and (k in RESULTS or k in spec.scratch or k in BUFFERS)
+        is_gradient = isinstance(k, str) and k.startswith("grad") and mapping is not None
+        is_buffer = mapping is not None and (k in RESULTS or k in mapping.scratch or k in BUFFERS)
         if isinstance(v, LuaFunction) or (k in RESULTS and is_module(value)) or is_gradient:
             continue
         if k == "running_std":  # its square is what is kept
             v = LuaTensor.from_numpy(v.numpy().round(5))
         copy[reduced(k, memo)] = LuaTensor.empty() if is_buffer else reduced(v, memo)
-    for k, v in {**spec.defaults, **spec.constants}.items() if spec else ():
+    for k, v in {**mapping.defaults, **mapping.constants}.items() if mapping else ():
         copy.setdefault(k, v)  # what an old file lacks is written
     return copy
 

@@ -44,7 +44,7 @@ def test_one_block_claims_a_module_of_a_shared_type(torch_type: type[nn.Module],
     claims = [b for b in own if b.represents(module)]
     specific = [b for b in claims if not registry._takes_every_module(b)]
     assert len(specific or claims) == 1
-    assert registry.spec_of(module) is (specific or claims)[0]
+    assert registry.mapping_of(module) is (specific or claims)[0]
 
 
 def test_two_blocks_that_take_every_module_of_a_type_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +58,7 @@ def test_two_blocks_that_take_every_module_of_a_type_are_refused(monkeypatch: py
     with pytest.raises(ValueError, match=r"Mine is the torch_type of First in .* and of Second"):
         registry.lua_class("my.Second")(type("Second", (LuaClass,), {"torch_type": Mine}))
     third = registry.lua_class("my.Third")(type("Third", (LuaClass,), {"torch_type": Mine, "import_only": True}))
-    assert registry.spec_of(Mine()).names == ("my.First",)
+    assert registry.mapping_of(Mine()).names == ("my.First",)
     assert third.names == ("my.Third",)
 
 

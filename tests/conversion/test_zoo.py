@@ -21,9 +21,9 @@ LOADED = "print(any(n.startswith('dpnn_bridge.zoo.') for n in sys.modules))"
         ("registry.find(LuaObject('nn.Linear'))", False),
         ("to_lua(nn.Linear(2, 3))", False),
         ("registry.find(LuaObject('nn.NoiseFill', LuaTable([('num_noise_channels', 2)])))", True),
-        ("registry.blocks_of('nn.Nonsense')", True),
+        ("registry.mappings_of('nn.Nonsense')", True),
         ("registry.known_names()", True),
-        ("assert registry.spec_of(nn.InstanceNorm2d(2)).names == ('nn.InstanceNormalization',)", True),
+        ("assert registry.mapping_of(nn.InstanceNorm2d(2)).names == ('nn.InstanceNormalization',)", True),
     ],
 )
 def test_it_is_loaded_when_a_class_of_it_is_looked_up(lookup: str, loads: bool) -> None:

@@ -45,9 +45,9 @@ def linear(inputs: int, outputs: int, seed: int = 0) -> LuaObject:
     ],
 )
 def test_fields_decide_which_class_it_is(class_name: str, fields: tuple[str, ...], block: str) -> None:
-    spec = registry.find(lua(class_name, **dict.fromkeys(fields, LuaTable())))
-    assert spec is not None
-    assert spec.__qualname__ == block
+    mapping = registry.find(lua(class_name, **dict.fromkeys(fields, LuaTable())))
+    assert mapping is not None
+    assert mapping.__qualname__ == block
 
 
 def test_an_unknown_variant_is_unknown() -> None:

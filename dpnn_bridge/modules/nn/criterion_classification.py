@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.fields import Field, LuaRecord
 from dpnn_bridge.conversion.lua_class import constant_fields, plain_object
-from dpnn_bridge.conversion.registry import lua_class, spec_of
+from dpnn_bridge.conversion.registry import lua_class, mapping_of
 from dpnn_bridge.modules.nn.criterion import Criterion, LossClass, class_indices, filled, nll_loss, reduction
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
@@ -209,10 +209,10 @@ def assign_weights(module: nn.Module, nll: LuaObject, ctx: TorchContext) -> None
 
 def part_to_lua(part: nn.Module, whole: nn.Module, ctx: LuaContext) -> LuaObject:
     """Return the Lua object of a criterion that in torch is part of another one, whose tensor type it takes."""
-    spec, kind = spec_of(part), ctx.type_of(whole)
-    part.__dict__["lua_record"] = LuaRecord(spec.names[0], tensor_type=kind)
+    mapping, kind = mapping_of(part), ctx.type_of(whole)
+    part.__dict__["lua_record"] = LuaRecord(mapping.names[0], tensor_type=kind)
     obj = ctx.to_lua(part)
-    for name, value in constant_fields(spec, kind).items():
+    for name, value in constant_fields(mapping, kind).items():
         obj.setdefault(name, value)
     return obj
 

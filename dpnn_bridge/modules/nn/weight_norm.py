@@ -14,7 +14,7 @@ from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.fields import Field, Layout, record_of
 from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite, size_storage
 from dpnn_bridge.conversion.parametrized import make_picklable
-from dpnn_bridge.conversion.registry import lua_class, spec_of
+from dpnn_bridge.conversion.registry import lua_class, mapping_of
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 #: what Torch7 adds to the squared norm
@@ -60,7 +60,7 @@ class Scaled(nn.Module):
 def as_rows(weight: Tensor, module: Any) -> Tensor:
     """Return a weight in torch's arrangement as Torch7's ``v``: one row for each direction."""
     inner = module.module
-    layout, record = spec_of(inner).fields_of(inner)["weight"].layout, record_of(inner)
+    layout, record = mapping_of(inner).fields_of(inner)["weight"].layout, record_of(inner)
     if layout is not None:
         weight = layout.to_lua(weight, inner)
     elif record is not None:
@@ -167,7 +167,7 @@ class WeightNorm(nn.Module):
 
         @classmethod
         def hidden_parameters(cls, module: Any) -> Iterator[ParameterSite]:
-            yield module.module, "weight", spec_of(module.module).fields_of(module.module)["weight"]
+            yield module.module, "weight", mapping_of(module.module).fields_of(module.module)["weight"]
 
 
 def accumulated(module: WeightNorm, rows: Any) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from dpnn_bridge.conversion import to_lua
 from dpnn_bridge.conversion.constructor import constructor_parameters
 from dpnn_bridge.conversion.parametrized import computed_weights, weight_hooks
 from dpnn_bridge.conversion.placeholder import Placeholder
-from dpnn_bridge.conversion.registry import spec_of
+from dpnn_bridge.conversion.registry import mapping_of
 from dpnn_bridge.conversion.ties import plain_type
 from dpnn_bridge.conversion.torch_context import TorchConversion
 from dpnn_bridge.errors import ConversionError
@@ -156,7 +156,7 @@ class Constructors:
         if inspect.ismethod(value):
             value = parameter.empty
         if value is parameter.empty and parameter.default is parameter.empty:
-            value = next(members, ("", parameter.empty))[1] if spec_of(module).container else parameter.empty
+            value = next(members, ("", parameter.empty))[1] if mapping_of(module).container else parameter.empty
             if value is parameter.empty:
                 value = _from_lua(module).get(name, parameter.empty)
             if value is parameter.empty:
@@ -234,9 +234,9 @@ def _computed(module: nn.Module, path: str) -> ConversionError:
 
 def _from_lua(module: nn.Module) -> dict[str, Any]:
     """Return the arguments as they follow from the module's Lua fields; submodules are the module's own."""
-    spec = spec_of(module)
+    mapping = mapping_of(module)
     try:
-        arguments = spec.arguments(spec.upgrade(to_lua(module, gradients=False)), TorchConversion())
+        arguments = mapping.arguments(mapping.upgrade(to_lua(module, gradients=False)), TorchConversion())
     except (ConversionError, KeyError):
         return {}
     return {k: v for k, v in arguments.items() if not isinstance(v, nn.Module)}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dpnn_bridge.compare.memory import copied
 from dpnn_bridge.conversion.customized import check_customized
 from dpnn_bridge.conversion.example_run import run
-from dpnn_bridge.conversion.registry import mapped_by, spec_of
+from dpnn_bridge.conversion.registry import mapped_by, mapping_of
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.modules.rnn.stock import stock_layers
 from dpnn_bridge.outputs.format import ExportContext
@@ -112,7 +112,7 @@ class Program:
         source = in_docstring(metadata.get("source") or "model.t7")
         title = source if metadata.get("source") else type(self._module).__name__
         title = f"{in_docstring(metadata['key'])} of {title}" if metadata.get("key") else title
-        plugins = sorted({by for m in self._module.modules() if (by := mapped_by(spec_of(m)))})
+        plugins = sorted({by for m in self._module.modules() if (by := mapped_by(mapping_of(m)))})
         more = [
             self._shapes,
             self._stock(),
