@@ -32,7 +32,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from dpnn_bridge.base.display import printable, printable_lines, shortened
+from dpnn_bridge.base.display import counted, printable, printable_lines, shortened
 
 
 class DpnnBridgeError(Exception):
@@ -166,7 +166,7 @@ class UnsupportedClassError(ConversionError):
             (misfits, "that the built-in mapping cannot convert"),
             (absent, "of a plugin or Lua file that is not loaded"),
         )
-        lines = [" and ".join(f"{n} Lua class{'es' * (n != 1)} {what}" for n, what in counts if n) + ":"]
+        lines = [" and ".join(f"{counted(n, 'Lua class')} {what}" for n, what in counts if n) + ":"]
         for c in classes[:MOST_CLASSES]:
             more = f" and {len(c.paths) - 1} more" if len(c.paths) > 1 else ""
             lines.append(f"  {shortened(printable(c.class_name))} at {c.paths[0] or 'root'}{more}")

@@ -29,6 +29,12 @@ def shortened(text: str, longest: int = LONGEST_NAME) -> str:
     return f"{text[:half]}… ({len(text) - 2 * half} more characters) …{text[-half:]}"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: ``1 file``, ``2 classes``."""
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"
+
+
 def in_html(text: str) -> str:
     """Return ``text`` for an HTML page: neither markup nor control characters."""
     return escape("\n".join(map(printable, text.split("\n"))))

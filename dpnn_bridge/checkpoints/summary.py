@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from dpnn_bridge.base.display import printable
+from dpnn_bridge.base.display import counted, printable
 from dpnn_bridge.base.notebook import table
 from dpnn_bridge.checkpoints.architectures import Architecture
 from dpnn_bridge.checkpoints.describe import format_bytes
@@ -145,7 +145,7 @@ def lines(found: Summary) -> Iterator[tuple[str, str]]:
     for i, model in enumerate(found.models):
         memory = f" ({format_bytes(model.bytes)} of {', '.join(model.dtypes)})" if model.dtypes else ""
         size = f"{model.parameters:,} parameters{memory}"
-        modules = f"{model.modules} module{'s' * (model.modules != 1)}"
+        modules = counted(model.modules, "module")
         yield "", ""
         name = printable(f"model {model.key}".rstrip() + f": {model.lua}")
         yield "bold green", f"{name}, {modules}, {size}"

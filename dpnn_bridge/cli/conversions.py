@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from dpnn_bridge.base.display import counted
 from dpnn_bridge.cli.terminal import console, in_options, plain_table, say
 
 if TYPE_CHECKING:
@@ -22,22 +23,16 @@ def print_one(done: Report, files: Sequence[Any], verbose: bool, seconds: float)
     """Print a line, the notes, and with ``verbose`` the table."""
     if verbose:
         print_table(done, console())
-    count = done.metadata.get("modules", 0)
-    facts = [f"{count} module{'s' * (count != 1)}", f"{done.metadata['parameters']:,} parameters"]
+    facts = [counted(done.metadata.get("modules", 0), "module"), f"{done.metadata['parameters']:,} parameters"]
     if "tensors" in done.metadata:  # data without a model
-        tensors, values = done.metadata["tensors"], done.metadata["values"]
-        facts = [
-            "data without a model",
-            f"{tensors} tensor{'s' * (tensors != 1)}",
-            f"{values:,} other value{'s' * (values != 1)}",
-        ]
+        tensors, values = counted(done.metadata["tensors"], "tensor"), counted(done.metadata["values"], "other value")
+        facts = ["data without a model", tensors, values]
     if done.metadata.get("key"):
         facts.insert(0, f"key {done.metadata['key']}")
     if done.unsupported:
-        many = len(done.unsupported) != 1
-        facts.append(f"{len(done.unsupported)} unsupported class{'es' * many}")
+        facts.append(counted(len(done.unsupported), "unsupported class"))
     if done.dropped:
-        facts.append(f"{len(done.dropped)} value{'s' * (len(done.dropped) != 1)} dropped")
+        facts.append(f"{counted(len(done.dropped), 'value')} dropped")
     say(f"{files[0]} -> {files[1]}: {', '.join(facts)}, {seconds:.1f} s")
     for note in done.notes:
         say(f"note: {in_options(note)}")
@@ -62,7 +57,7 @@ def print_many(done: Sequence[Outcome], verbose: bool) -> None:
     if verbose or len(done) <= MOST_ROWS:
         _print_rows(done)
     counts = ", ".join(f"{n} {status}" for status, n in sorted(Counter(o.status for o in done).items()))
-    say(f"{len(done)} file{'s' * (len(done) != 1)}: {counts}")
+    say(f"{counted(len(done), 'file')}: {counts}")
 
 
 def _print_rows(done: Sequence[Outcome]) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from dpnn_bridge.base.atomic import check_output, write_text
-from dpnn_bridge.base.display import printable
+from dpnn_bridge.base.display import counted, printable
 from dpnn_bridge.cli.checklist import print_checklist
 from dpnn_bridge.cli.terminal import (
     DTYPES,
@@ -355,7 +355,7 @@ def _verify_manifest(request: Request) -> None:
         for c in done if request.verbose else []:
             say(f"{c.verdict}: {printable(c.target)}")
         verdicts = ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
-        say(f"{len(done)} file{'s' * (len(done) != 1)}: {verdicts or 'nothing was converted'}")
+        say(f"{counted(len(done), 'file')}: {verdicts or 'nothing was converted'}")
     for c in failed if not request.as_json else []:
         text = f"{c.target}: {c.verdict}{f': {in_options(c.message)}' if c.message else ''}"
         say(f"error: {printable(text)}", err=True)  # one line, whatever a manifest contains

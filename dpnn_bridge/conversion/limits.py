@@ -65,8 +65,7 @@ _WINDOW = {
 
 
 def extent(root: Any) -> tuple[int, int, int]:
-    """Return the bytes of all storages below a value or list, the number of containers, and the number of entries;
-    each once."""
+    """Return the bytes of all storages in a value or list, and the numbers of values and table entries, each once."""
     seen: set[int] = set()
     stored, entries, stack = 0, 0, list(root) if isinstance(root, list) else [root]
     while stack:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.boundary import wrap_errors
-from dpnn_bridge.base.display import printable, shortened
+from dpnn_bridge.base.display import counted, printable, shortened
 from dpnn_bridge.base.graph import format_path
 from dpnn_bridge.checkpoints.architectures import architecture_of
 from dpnn_bridge.checkpoints.contents import description, named_file
@@ -217,7 +217,7 @@ def _what(found: Summary, root: Any, models: list[LuaObject]) -> None:
         return
     found.what = description(root).split(":", 1)[0]
     if found.models:
-        found.what = f"{found.what} with {len(found.models)} model{'s' * (len(found.models) > 1)}"
+        found.what = f"{found.what} with {counted(len(found.models), 'model')}"
     else:
         found.what += ", no model"
     inside = {id(m) for m in models}

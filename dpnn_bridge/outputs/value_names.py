@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from dpnn_bridge.base.display import counted
 from dpnn_bridge.compare import nested
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.errors import OptionError
@@ -43,7 +44,7 @@ def _names(
         option = f"{kind}_names= (--{kind}-names)"
         if len(given) != count or len(set(given)) != count or not all(given):
             found = f"found {', '.join(given) or 'none'}"
-            raise OptionError(f"{option}: expected {count} different name{'s' * (count != 1)}, {found}")
+            raise OptionError(f"{option}: expected {counted(count, 'different name')}, {found}")
         if both := sorted({*given} & {*taken}):
             raise OptionError(f"{option}: {both[0]} is the name of an input; choose another")
         return list(given)
