@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
 from block_examples import BLOCKS, Block, block_id, example
 from conftest import FIXTURES
 from lua_equal import differences
+from torch import nn
 
 from dpnn_bridge import to_lua, to_torch
 from dpnn_bridge.conversion import registry
@@ -65,6 +67,18 @@ def test_an_optional_tensor_that_a_file_lacks_stays_away(block: Block, name: str
     if block.optional[name] is not None:
         assert not has_tensor(back, name)
     assert differences(back, to_lua(to_torch(back))) == []
+
+
+def test_indices_of_a_module_made_in_python_begin_at_1() -> None:
+    kinds, left = set[type[nn.Module]](), [nn.Module]
+    while left:
+        found = left.pop().__subclasses__()
+        kinds.update(found)
+        left += found
+    settings = {kind: inspect.signature(kind.__init__).parameters for kind in kinds if "dpnn_bridge" in kind.__module__}
+    bases = {kind: s["index_base"].default for kind, s in settings.items() if "index_base" in s}
+    assert len(bases) > 10
+    assert set(bases.values()) == {1}
 
 
 # ---------------------------------------------------------------------- what constructors of Torch7 set

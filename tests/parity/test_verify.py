@@ -24,6 +24,7 @@ from dpnn_bridge.modules.nn import CAddTable
 from dpnn_bridge.modules.rnn import Recurrence
 from dpnn_bridge.modules.rnn.recurrent import shared_clone
 from dpnn_bridge.objects import LuaTable
+from dpnn_bridge.parity.verification import headline
 from dpnn_bridge.parity.verify import verify
 
 SAMPLE = SAMPLES / "torch-demos__mnist_convnet"
@@ -38,6 +39,7 @@ def test_every_layer_of_a_fixture_is_compared() -> None:
     result = verify(RESIDUAL)
     assert result.ok
     assert result.computed_by.startswith("Torch7 ")
+    assert f"(computed by {result.computed_by})" in headline(result)
     compared = {layer.path for layer in result.layers if any(d.name.startswith("output") for d in layer.differences)}
     assert {"modules[1]", "modules[2]", "modules[5].modules[1].modules[1]"} <= compared
     gradients = {d.name for layer in result.layers for d in layer.differences if "grad" in d.name}
