@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dpnn_bridge.errors import VerificationError
+from dpnn_bridge.torch7.gradient import with_gradient_of
 
 
 def map_tensors(function: Callable[..., Any], value: Any, *others: Any, path: str = "") -> Any:
@@ -160,19 +161,9 @@ def replaced(value: Any, given: Any) -> Any:
     """Return ``value`` with the numbers of ``given``; gradients go to what computed ``value``."""
     if isinstance(value, Tensor):
         theirs = like(value, given)
-        return value if theirs is None else _Replaced.apply(value, theirs)
+        return value if theirs is None else with_gradient_of(theirs.clone(), value)
     if isinstance(value, list) and isinstance(given, list) and len(given) == len(value):
         return [replaced(v, g) for v, g in zip(value, given, strict=True)]
     if isinstance(value, dict) and isinstance(given, dict):
         return {k: replaced(v, given.get(k)) for k, v in value.items()}
     return value
-
-
-class _Replaced(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, given: Tensor) -> Tensor:
-        return given.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return grads[0], None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -67,6 +68,13 @@ def with_gradient_of(value: Tensor, surrogate: Tensor) -> Tensor:
         surrogate: a tensor of the same shape through which the gradient flows.
     """
     return _WithGradientOf.apply(value.detach(), surrogate)
+
+
+def notice_gradient(input: Tensor, notice: Callable[[Tensor], None]) -> Tensor:
+    """Return ``input`` itself; a backward pass through it calls ``notice`` with its gradient."""
+    output = input.view_as(input)
+    output.register_hook(notice)
+    return output
 
 
 def add_gradient(input: Tensor, extra: Tensor) -> Tensor:

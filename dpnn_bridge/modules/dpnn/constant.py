@@ -11,7 +11,7 @@ from dpnn_bridge.base.display import printable
 from dpnn_bridge.compare.nested import map_tensors
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.torch7.gradient import with_gradient_of, zero_gradient
+from dpnn_bridge.torch7.gradient import notice_gradient, with_gradient_of, zero_gradient
 
 
 @lua_class("nn.Clip")
@@ -108,22 +108,13 @@ class PrintSize(nn.Module):
 
     def forward(self, input: Any) -> Any:
         print(f"{printable(self.prefix)}:input\n {_sizes(input)}")
-        return map_tensors(lambda t: _PrintGradient.apply(t, self.prefix) if t.requires_grad else t, input)
+        return map_tensors(lambda t: notice_gradient(t, self._print_gradient) if t.requires_grad else t, input)
+
+    def _print_gradient(self, gradient: Tensor) -> None:
+        print(f"{printable(self.prefix)}:gradOutput\n {_sizes(gradient)}")
 
     class Lua(LuaClass):
         scalars = ("prefix",)
-
-
-class _PrintGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, input: Tensor, prefix: str) -> Tensor:
-        ctx.prefix = prefix
-        return input.view_as(input)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        print(f"{printable(ctx.prefix)}:gradOutput\n {_sizes(grads[0])}")
-        return grads[0], None
 
 
 def _sizes(value: Any) -> Any:

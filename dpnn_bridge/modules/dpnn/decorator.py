@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.compare.nested import cast, has_nan
+from dpnn_bridge.compare.nested import cast, has_nan, map_tensors
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.decorator import Decorator
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor, element_dtype, tensor_class
+from dpnn_bridge.torch7.gradient import notice_gradient
 
 
 @lua_class("nn.DontCast")
@@ -162,62 +163,34 @@ class NaN(Decorator):
 
     def _watched(self, value: Any) -> Any:
         """Return ``value`` whose gradient is checked; also when nobody asks for it, as Torch7 always computes it."""
-        if isinstance(value, list):
-            return [self._watched(v) for v in value]
-        if isinstance(value, dict):
-            return {k: self._watched(v) for k, v in value.items()}
-        if not torch.is_grad_enabled() or not isinstance(value, Tensor) or not value.is_floating_point():
+        if not torch.is_grad_enabled():
             return value
-        return _CheckGradInput.apply(value if value.requires_grad else value.detach().requires_grad_(), self)
+        return map_tensors(lambda t: notice_gradient(_with_grad(t), self._check) if t.is_floating_point() else t, value)
+
+    def _check(self, gradient: Tensor) -> None:
+        """Raise for NaN in the gradient of the input or of the parameters."""
+        if has_nan(gradient):
+            raise self.found("gradOutput" if self._grad_output_has_nan else "gradInput")
+        if has_nan([p.grad for p in self.module.parameters()]):
+            raise self.found("gradParameters")
 
     def _observed(self, value: Any) -> Any:
         """Return ``value`` that notes whether its gradient has NaN."""
         self._grad_output_has_nan = False
-        if isinstance(value, list):
-            return [self._observed(v) for v in value]
-        if isinstance(value, dict):
-            return {k: self._observed(v) for k, v in value.items()}
-        return _NoteGradOutput.apply(value, self) if isinstance(value, Tensor) and value.requires_grad else value
+        return map_tensors(lambda t: notice_gradient(t, self._note) if t.requires_grad else t, value)
+
+    def _note(self, gradient: Tensor) -> None:
+        self._grad_output_has_nan |= has_nan(gradient)
 
     class Lua(Decorator.Lua):
         scalars = ("id",)
 
 
-class _NoteGradOutput(torch.autograd.Function):
-    """Identity whose backward notes NaN in the gradient of a :class:`NaN` module's output."""
-
-    @staticmethod
-    def forward(ctx: Any, input: Tensor, module: NaN) -> Tensor:
-        ctx.module = module
-        return input.view_as(input)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        ctx.module._grad_output_has_nan |= has_nan(grads[0])
-        return grads[0], None
-
-
-class _CheckGradInput(torch.autograd.Function):
-    """Identity whose backward raises for NaN in the gradient of a :class:`NaN` module's input or parameters."""
-
-    @staticmethod
-    def forward(ctx: Any, input: Tensor, module: NaN) -> Tensor:
-        ctx.module = module
-        return input.view_as(input)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        module = ctx.module
-        if has_nan(grads[0]):
-            raise module.found("gradOutput" if module._grad_output_has_nan else "gradInput")
-        if has_nan([p.grad for p in module.parameters()]):
-            raise module.found("gradParameters")
-        return grads[0], None
+def _with_grad(tensor: Tensor) -> Tensor:
+    return tensor if tensor.requires_grad else tensor.detach().requires_grad_()
 
 
 # ---------------------------------------------------------------------- shared
-
-
 def torch_dtype(tensor_class_name: str | None) -> torch.dtype | None:
     """Return the torch dtype of a Lua tensor class, None for None."""
     dtype = element_dtype(tensor_class_name) if tensor_class_name else None

@@ -19,6 +19,7 @@ from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype
+from dpnn_bridge.torch7.gradient import with_penalty
 
 
 # ---------------------------------------------------------------------- targets
@@ -300,22 +301,6 @@ def numbers(value: LuaTable | LuaStorage | LuaTensor) -> list[float]:
 
 
 # ---------------------------------------------------------------------- a criterion as a module
-class _UnitGradient(torch.autograd.Function):
-    """Returns its input; the gradient is 1 for any incoming gradient."""
-
-    @staticmethod
-    def forward(loss: Tensor) -> Tensor:
-        return loss.clone()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> Tensor:  # type: ignore[override]
-        return torch.ones_like(grad_output)
-
-
 @lua_class("nn.CriterionTable")
 class CriterionTable(nn.Module):
     """A criterion as a module, which takes input and target in one list.
@@ -338,7 +323,8 @@ class CriterionTable(nn.Module):
         self.criterion = criterion
 
     def forward(self, input: list[Any]) -> Tensor:
-        return _UnitGradient.apply(self.criterion(input[0], detached(input[1])))  # type: ignore[return-value]
+        loss = self.criterion(input[0], detached(input[1]))
+        return with_penalty(loss.detach(), loss)  # its gradient is 1, whatever comes from above
 
     class Lua(LuaClass):
         computed_fields = ("criterion",)

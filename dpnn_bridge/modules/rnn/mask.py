@@ -16,6 +16,7 @@ from dpnn_bridge.modules.nn.container import ConcatTable, ParallelTable
 from dpnn_bridge.modules.nn.decorator import Decorator
 from dpnn_bridge.modules.nn.lookup import LookupTable
 from dpnn_bridge.objects import LuaObject, LuaTensor
+from dpnn_bridge.torch7.gradient import with_gradient_of
 
 
 def zero_rows(input: Any, dims: int) -> Tensor:
@@ -40,6 +41,11 @@ def zero_rows(input: Any, dims: int) -> Tensor:
 def without_rows(value: Any, mask: Tensor) -> Any:
     """Return ``value`` with zeros in the rows of every tensor that ``mask`` selects; no gradient flows there."""
     return map_tensors(lambda t: t.masked_fill(_spread(mask, t), 0), value)
+
+
+def zero_values(value: Any, mask: Tensor) -> Any:
+    """Return ``value`` with zeros in the rows of every tensor that ``mask`` selects; their gradient flows as before."""
+    return map_tensors(lambda t: with_gradient_of(t.masked_fill(_spread(mask, t), 0), t), value)
 
 
 def _spread(mask: Tensor, like: Tensor) -> Tensor:
@@ -96,23 +102,7 @@ def masked_call(module: nn.Module, input: Any, mask: Tensor) -> Any:
     if not has_parameters or any(True for _ in module.children()):
         return without_rows(module(input), mask)
     stopped = map_tensors(lambda t: torch.where(_spread(mask, t), t.detach(), t), input)
-    return map_tensors(lambda t: _ZeroValue.apply(t, _spread(mask, t)), module(stopped))
-
-
-class _ZeroValue(torch.autograd.Function):
-    """Zeros where the mask is set, in the value only."""
-
-    @staticmethod
-    def forward(input: Tensor, mask: Tensor) -> Tensor:
-        return input.masked_fill(mask, 0)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return grads[0], None
+    return zero_values(module(stopped), mask)
 
 
 def trimmed_call(module: nn.Module, input: Any, rows: Tensor) -> Any:
@@ -151,7 +141,7 @@ class TrimZero(MaskZero):
             output = trimmed_call(self.module, input, ~mask | leaking)
         else:
             output = without_rows(self.module(input), mask & ~leaking)
-        return map_tensors(lambda t: _ZeroValue.apply(t, _spread(leaking, t)), output)
+        return zero_values(output, leaking)
 
     class Lua(MaskZero.Lua):
         faults = (
