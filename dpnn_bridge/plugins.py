@@ -56,7 +56,7 @@ def _update(path: Path) -> None:
         return
     _loaded.pop(path, None)
     if name:
-        registry.withdraw(name)
+        registry.unregister(name)
         imported = (before.keys() | files.keys()) - {str(path)}
         for module_name, module in list(sys.modules.items()):
             if os.path.realpath(getattr(module, "__file__", None) or "") in imported:

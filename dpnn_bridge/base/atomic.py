@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from dpnn_bridge.base.folders import defer_signals, temporary_folder
-from dpnn_bridge.base.remote import Place, beside, check_upload, place_of, upload, withdraw
+from dpnn_bridge.base.remote import Place, beside, check_upload, place_of, remove_upload, upload
 from dpnn_bridge.base.scoped import scoped
 from dpnn_bridge.base.writing import move, open_output, write_file
 from dpnn_bridge.errors import OutputError, OutputExistsError
@@ -201,7 +201,7 @@ def _put_all(others: list[tuple[Path, Place]], last: tuple[Path, Place], force: 
                 if isinstance(place, Path):
                     place.unlink(missing_ok=True)
                 elif last[1] not in put:
-                    withdraw(place)
+                    remove_upload(place)
             raise
 
 

@@ -202,7 +202,7 @@ def upload(file: Path, url: str) -> None:
         raise VerificationError(f"{url}: differs after reading back; it was removed")
 
 
-def withdraw(url: str) -> None:
+def remove_upload(url: str) -> None:
     """Remove a file that :func:`upload` put, if the store lets it."""
     with suppress(Exception):
         files, path = _own_store(url)

@@ -154,7 +154,7 @@ def _without(known: list[type[LuaClass]], cls: type[LuaClass]) -> list[type[LuaC
     return [c for c in known if is_built_in(c) or (c.__module__, c.__qualname__) != place]
 
 
-def withdraw(module: str) -> None:
+def unregister(module: str) -> None:
     """Forget the mappings that a module registered, except for modules of its own classes, which may exist."""
     with Exclusive(lua_class):
         for name, known in list(_BY_NAME.items()):

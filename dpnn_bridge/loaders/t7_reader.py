@@ -156,7 +156,7 @@ def _whole_objects(source: Source, options: ReadOptions) -> list[Any]:
     best: list[Any] = []
     for encoding in encodings(head, options.mode, options.big_endian, options.long_size):
         reader, found = _reader(source, encoding, options), []
-        with _collector_at_rest(), suppress(T7FormatError):
+        with _without_garbage_collection(), suppress(T7FormatError):
             while reader.stream.remaining > 0:
                 found.append(reader.read())
         best = max(best, found, key=len)
@@ -192,7 +192,7 @@ def _read(source: Source, read: Callable[[Reader], T], options: ReadOptions) -> 
     for encoding in encodings(head, options.mode, options.big_endian, options.long_size):
         reader = _reader(source, encoding, options)
         try:
-            with _collector_at_rest():
+            with _without_garbage_collection():
                 value = read(reader)
         except T7LimitError:
             raise
@@ -202,7 +202,7 @@ def _read(source: Source, read: Callable[[Reader], T], options: ReadOptions) -> 
         if failures and not _fits_to_the_end(reader):
             continue
         trailing = _trailing(reader)
-        if trailing > max(_FEW, source.size // 2) and not _goes_on(reader):
+        if trailing > max(_FEW, source.size // 2) and not _has_next_object(reader):
             raise T7FormatError(
                 f"the other {trailing:,} bytes after the first object are not Torch7 objects: the file is damaged, or "
                 "was written before the first release of Torch7 (2012), in another format",
@@ -237,7 +237,7 @@ def _fits_to_the_end(reader: Reader) -> bool:
         return False
 
 
-def _goes_on(reader: Reader) -> bool:
+def _has_next_object(reader: Reader) -> bool:
     """Return whether another object follows."""
     try:
         return reader.read() is not None
@@ -256,7 +256,7 @@ def _reader(source: Source, encoding: Encoding, options: ReadOptions) -> Reader:
 
 
 @contextmanager
-def _collector_at_rest() -> Iterator[None]:
+def _without_garbage_collection() -> Iterator[None]:
     """Disable garbage collection while a graph is built: it would take longer than reading."""
     enabled = gc.isenabled()
     gc.disable()

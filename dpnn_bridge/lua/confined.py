@@ -37,7 +37,7 @@ _OWN_MEMORY = 64 << 20
 #: milliseconds between checks that the program is running
 _LOOKS = 500
 #: subpackages that are imported before files become inaccessible
-_ROOMS = ("checkpoints", "compare", "conversion", "loaders", "lua", "modules", "torch7", "training")
+_SUBPACKAGES = ("checkpoints", "compare", "conversion", "loaders", "lua", "modules", "torch7", "training")
 _CODECS = ("ascii", "latin-1", "utf-8", "utf-16", "utf-32", "unicode_escape", "raw_unicode_escape", "idna", "hex")
 #: what needs files when it first runs: the base of nn, packages, kernels, linear algebra, printing, files in memory
 _WARM_UP = """
@@ -86,8 +86,8 @@ def _end_with(source: int, program: int) -> None:
 def _import_all() -> None:
     for codec in _CODECS:
         codecs.lookup(codec)
-    for room in _ROOMS:
-        package = importlib.import_module(f"dpnn_bridge.{room}")
+    for name in _SUBPACKAGES:
+        package = importlib.import_module(f"dpnn_bridge.{name}")
         for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if not info.name.endswith("confined"):
                 importlib.import_module(info.name)

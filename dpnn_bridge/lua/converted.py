@@ -59,7 +59,7 @@ class Converted:
         """
         try:
             module = self._module(obj, name)
-            if before is not None and _goes_on(module):
+            if before is not None and _keeps_state(module):
                 raise LuaBridgeError(
                     "continues from its last step, which needs its own Lua sources: add to lua_path "
                     "checkouts of nn, dpnn "
@@ -246,11 +246,11 @@ class _State:
             leaf.grad = torch.zeros_like(leaf) if gradient is None else gradient
 
 
-def _goes_on(module: nn.Module) -> bool:
+def _keeps_state(module: nn.Module) -> bool:
     """Return whether a call of a module starts from what the last one left."""
     if isinstance(module, Remembering):
         return module.remembers
-    return isinstance(module, Memory) or any(map(_goes_on, module.children()))
+    return isinstance(module, Memory) or any(map(_keeps_state, module.children()))
 
 
 def _stored(module: nn.Module) -> list[torch.Tensor]:

@@ -154,7 +154,7 @@ def _places(line: Line, folder: str | None) -> dict[str, Place] | Checked:
     """Return where the files of a line are, or the result of a line whose files are not to be read."""
     if line["verdict"] == FAILED:
         return _checked(line, FAILED, str(line.get("message", "")))
-    if folder is not None and (reason := _why_not(line, folder)):
+    if folder is not None and (reason := _refusal_reason(line, folder)):
         return _checked(line, REFUSED, reason)
     places = {name: place_of(line[name]) for name in ("source", "target")}
     for place in places.values():  # before a copy of another file is made for it
@@ -173,7 +173,7 @@ def _fault(line: Line, error: Exception) -> Checked:
     return _checked(line, FAILED, str(as_ours(error, T7Error, "reading the files")))
 
 
-def _why_not(line: Line, folder: str) -> str:
+def _refusal_reason(line: Line, folder: str) -> str:
     """Return why a line of an untrusted manifest is refused; empty if it is accepted."""
     for name in (line["source"], line["target"]):
         if "://" in name or "\0" in name or name[:2] in ("//", "\\\\"):

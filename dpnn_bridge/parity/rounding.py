@@ -67,7 +67,7 @@ def judge_rounding(experiment: Experiment, outcome: Outcome, given: Mapping[int,
     precise = _precise(experiment, outcome, given)
     exact, own = precise.by_key() if precise is not None else {}, dict.fromkeys(waiting, 0.0)
     for run, units in enumerate((0, *PERTURBATION_ULPS)):
-        other = outcome if not run and experiment.runs_single else _nudged(experiment, given, run, units)
+        other = outcome if not run and experiment.runs_single else _perturbed(experiment, given, run, units)
         moved = _distances(precise or outcome, other)
         for key, d in waiting.items():
             distance = moved.get(key, 0.0) / (1 if d.is_gradient else max(1, units))
@@ -165,7 +165,7 @@ def distances(name: str, exact: Any, moved: Any) -> dict[str, float]:
     return found
 
 
-def _nudged(experiment: Experiment, given: Mapping[int, Given] | None, seed: int, units: int) -> Outcome:
+def _perturbed(experiment: Experiment, given: Mapping[int, Given] | None, seed: int, units: int) -> Outcome:
     """Return a run in the reference's precision, weights and inputs moved by up to so many units in the last place."""
     generator = torch.Generator().manual_seed(seed)
     eps = units * torch.finfo(torch.float32 if experiment.single else torch.float64).eps

@@ -14,11 +14,11 @@ from dpnn_bridge.compare.differences import Difference, Tolerance, errors, scale
 from dpnn_bridge.conversion import fields, registry
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.parity.accepted import accept_as
+from dpnn_bridge.parity.aliased import discard_aliased
 from dpnn_bridge.parity.experiment import Experiment, Outcome
 from dpnn_bridge.parity.judge import drawing_layers, judge
 from dpnn_bridge.parity.layers import decades, object_of
 from dpnn_bridge.parity.rounding import floor
-from dpnn_bridge.parity.spoiled import discard_aliased
 from dpnn_bridge.parity.verification import Layer, Verification
 
 OTHER_INPUT = "The results that Torch7 left in the model file belong to another input; they are not used."

@@ -69,7 +69,7 @@ class Subject:
             options = input_options(module, self.obj)
             raise NoReferenceError(f"{self.path}: no input for the model; pass one, such as {options}")
 
-    def take_leftovers(self, module: nn.Module) -> None:
+    def take_stored_results(self, module: nn.Module) -> None:
         """Take what Torch7 left in the model's buffers as the reference, until a run shows that it is none."""
         if self.obj is None or is_comparable(self.table) or "input" not in self.table:
             return

@@ -114,7 +114,7 @@ def verify(
         subject.table = remake(dtype)
         result.reference, result.computed_by = ("the Lua sources", "") if lua is not None else ("Torch7", torch7 or "")
     elif converted is None:
-        subject.take_leftovers(module)
+        subject.take_stored_results(module)
     if is_comparable(subject.table):
         precision = _Precision(subject, module, dtype, tolerance, gradient_tolerance, remade=remake is not None)
         experiment = Experiment(

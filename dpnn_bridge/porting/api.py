@@ -71,7 +71,7 @@ def port(
         target: ``target(module, example)`` runs the module. By default ``module(example)``, a tuple as arguments.
         allow_unset: Names of parameters of the module that may stay as they are.
         later: Also list the deviations after the first one, in ``report.later``. Each of them supposes that those
-            before it are mended.
+            before it are fixed.
 
     Returns:
         The report; see :class:`~dpnn_bridge.porting.PortReport`.

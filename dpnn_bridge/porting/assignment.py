@@ -1,7 +1,7 @@
 """Which weights of the source an event of the target may get, and in which form.
 
 Every function here answers one question: the source and the target lay the same map out differently; can that be
-mended by arranging weights? :mod:`dpnn_bridge.porting.rearranging` has the assignments with another order of elements,
+fixed by arranging weights? :mod:`dpnn_bridge.porting.rearranging` has the assignments with another order of elements,
 :mod:`dpnn_bridge.porting.pieces` and :mod:`dpnn_bridge.porting.joining` those that take layers apart.
 """
 

@@ -91,7 +91,7 @@ class Event:
             self._seen[form] = self._lazy()[form]()
         return self._seen[form]
 
-    def let_go(self) -> None:
+    def release_input(self) -> None:
         """Forget the input; the forms are known all the same."""
         self._forms = dict.fromkeys(self.forms, lambda: self.input)
         self.input = self.input.new_empty(0)

@@ -16,7 +16,7 @@ from dpnn_bridge.porting.comparison import ContradictionError, shape_text
 from dpnn_bridge.porting.events import Event, event_key
 from dpnn_bridge.porting.flow import ancestors, through_views
 from dpnn_bridge.porting.networks import short_line
-from dpnn_bridge.porting.recurrent import unmendable
+from dpnn_bridge.porting.recurrent import unfixable
 from dpnn_bridge.porting.report import Deviation
 from dpnn_bridge.porting.search import ARRANGING, Search
 from dpnn_bridge.porting.source import Layer
@@ -63,7 +63,7 @@ class Explanation:
         if found.node is not None and found.layer is not None and found.matched:
             self.repair = Repair(found.node, found.layer.events[0].node, layer=found.layer.index)
             return located(found.node, found.layer.name, of_layer(found.node, found.layer, found.why))
-        recurrent = unmendable(self.search)
+        recurrent = unfixable(self.search)
         if recurrent is not None:
             here, there, why = recurrent
             return located(here, self._path(there), why)

@@ -15,7 +15,7 @@ _MOST = 40
 def later_deviations(
     first: Explanation, deviation: Deviation, record: Callable[[], None], restart: Callable[[dict[int, Patch]], Search]
 ) -> Iterator[Deviation]:
-    """Yield the deviations that remain when those before them are mended.
+    """Yield the deviations that remain when those before them are fixed.
 
     Args:
         first: the explanation of the first deviation.

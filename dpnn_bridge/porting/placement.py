@@ -45,7 +45,7 @@ class Placement:
         placed = Placed(event, assignment, offset)
         self.compare(event, placed, out)
         if not any(moved.event is event for moved in self.biases):
-            event.let_go()
+            event.release_input()
         self.placed[key] = placed
         self.journal.add(lambda: self.placed.pop(key, None))
         for use in assignment.uses():

@@ -84,7 +84,7 @@ def prove(
                         layer.forget()
             except ContradictionError as found:
                 failed = found
-            event.let_go()
+            event.release_input()
         return out
 
     def run(m: nn.Module) -> Any:

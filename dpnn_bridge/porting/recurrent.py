@@ -1,4 +1,4 @@
-"""Two differences between recurrent layers that no weights can mend."""
+"""Two differences between recurrent layers that no weights can fix."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PEEPHOLE = (
 )
 
 
-def unmendable(search: Search) -> tuple[Node, Node, str] | None:
+def unfixable(search: Search) -> tuple[Node, Node, str] | None:
     """Return how a recurrent layer of the target differs from the source for any weights.
 
     Returns:

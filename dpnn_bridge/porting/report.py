@@ -60,7 +60,7 @@ class PortReport:
         notes: differences that matter in training only, moved biases, layouts.
         unused: Lua paths of layers that the source's output depends on and that no parameter was set from.
         unset: parameters of the module that nothing was found for.
-        later: the deviations that remain when those before them are mended; empty unless asked for.
+        later: the deviations that remain when those before them are fixed; empty unless asked for.
         sides: the operations of the source and of the module, for :func:`~dpnn_bridge.porting.port_page`.
     """
 
@@ -101,5 +101,5 @@ class PortReport:
             head = f"equal: largest relative difference {self.difference:.1e}, {len(self.matches)} parameters"
         else:
             head = f"not equal: {self.first}"
-        later = [f"  if that is mended, {deviation}" for deviation in self.later]
+        later = [f"  if that is fixed, {deviation}" for deviation in self.later]
         return "\n".join([head, *later, *(f"  {note}" for note in self.notes)])

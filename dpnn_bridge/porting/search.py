@@ -142,7 +142,7 @@ class Search:
             found, at = self._forwards(at)
             if found is None:
                 return None, {}
-            right = self._worth(at)
+            right = self._score(at)
             if best is None or (right > most and not found.exhausted):
                 best, most, decisions = found, right, {c.node.index: c.taken for c in self.choices}
             back = self._back(found)
@@ -151,7 +151,7 @@ class Search:
             at = back
         return best, decisions
 
-    def _worth(self, at: int) -> int:
+    def _score(self, at: int) -> int:
         """Score the decisions before a node: values of the source minus operations that leave them."""
         known = sum(_VERIFIED if self.tape.nodes[i].event is not None else 1 for i in self.known if i < at)
         strange = sum(index < at for index in self.odd)

@@ -71,7 +71,7 @@ class Layer:
     def forget(self) -> None:
         """Forget the uses of an earlier run."""
         for event in self.events:
-            event.let_go()
+            event.release_input()
             event.output = None
         self.events.clear()
         self.pairs.clear()

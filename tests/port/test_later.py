@@ -46,7 +46,7 @@ def test_each_deviation_is_listed_as_if_those_before_were_mended() -> None:
     assert len(found) == len(words)
     assert all(word in deviation.reason for word, deviation in zip(words, found, strict=True))
     assert found[1].layer == "layers.n2"
-    assert str(report).count("if that is mended, ") == 3
+    assert str(report).count("if that is fixed, ") == 3
     assert len(report.to_dict()["later"]) == 3
 
 
