@@ -12,8 +12,8 @@ from dpnn_bridge.lua.system import system_entries
 
 #: parts of the prelude that LuaJIT's ffi allows
 _WITH_FFI = (
-    *("state", "views", "elements", "dispatch", "subviews", "vectors", "loops", "copying", "reduce", "making"),
-    *("indexing", "apply", "order", "products", "lapack", "kernels", "random", "multinomial"),
+    *("state", "geometry", "views", "elements", "dispatch", "subviews", "vectors", "loops", "copying", "reduce"),
+    *("making", "indexing", "apply", "order", "products", "lapack", "kernels", "random", "multinomial"),
 )
 
 

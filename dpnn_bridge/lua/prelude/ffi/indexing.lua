@@ -3,7 +3,7 @@
 local bridge, py = ...
 local ffi, native, metatables = bridge.ffi, bridge.native, bridge.metatables
 local loops, fits = native.loops, native.fits
-local slices, resize, resize_as, fresh = native.slices, native.resize, native.resize_as, native.fresh
+local slices, resize, resize_as, same_sizes, fresh = native.slices, native.resize, native.resize_as, native.same_sizes, native.fresh
 local type, select, floor = type, select, math.floor
 
 local MANY = 65536
@@ -163,7 +163,6 @@ local function at_places(name, P, Q, d, I, value)
    kernel(P.ty, name)(outer, m, inner, I.block.data, I.offset, xo, xl, xi, p, P.offset, po, pl, pi, q, Q.offset, qo, ql, qi, value)
    return true
 end
-local function same_size(A, B) return beside(A, B, 0) end
 
 -- masks ----------------------------------------------------------------------------------------------------------------
 -- sum and union of masks, four in a word: up to 255 words are added before their bytes are
@@ -267,7 +266,7 @@ for ty in pairs(native.kinds) do
          return I and I.n > 0 and resize_as(R, I) and at_places('gather', R, S, a, I) and object
       elseif n == 3 then
          local T, I = state(a, ty), state(c, 'Long')
-         return T and I and S.n > 0 and same_size(S, I) and at_places('gather', S, T, b, I) and self
+         return T and I and S.n > 0 and same_sizes(S, I) and at_places('gather', S, T, b, I) and self
       end
    end)
    define('scatter', function(self, S, n, d, I, source)
@@ -277,7 +276,7 @@ for ty in pairs(native.kinds) do
          return fits(ty, source) and at_places('scatterFill', S, S, d, I, source) and self
       end
       local T = state(source, ty)
-      return T and same_size(T, I) and at_places('scatter', S, T, d, I) and self
+      return T and same_sizes(T, I) and at_places('scatter', S, T, d, I) and self
    end)
    define('maskedFill', function(_, S, n, M, value) return n == 2 and masked_fill(S, state(M, 'Byte'), value) and value end)
    define('maskedCopy', function(self, S, n, M, T) return n == 2 and masked_copy(S, state(M, 'Byte'), state(T, ty)) and self end)

@@ -2,18 +2,12 @@
 local bridge, py = ...
 local native = bridge.native
 local states, loops, handles = native.states, native.loops, bridge.handles
-local pointwise, reduce, expressions, FEW = loops.pointwise, loops.reduce, loops.expressions, loops.FEW
+local same_size, pointwise, reduce, expressions, FEW = native.same_sizes, loops.pointwise, loops.reduce, loops.expressions, loops.FEW
 local type, select = type, select
 
 local function state(c, ty)
    local S = states[c]
    return S and S.block and S.count > 0 and (not ty or S.ty == ty) and (S.ty == 'Double' or S.ty == 'Float') and S
-end
-
-local function same_size(S, T)
-   if S.n ~= T.n then return false end
-   for k = 1, 2 * S.n, 2 do if S[k] ~= T[k] then return false end end
-   return true
 end
 
 -- a result of the size of X

@@ -47,8 +47,7 @@ end
 function families.equal(plan)
    local unequal = families.whole(plan, '0', 'if x ~= y then return 1 end', 'total')
    return function(X, Y)
-      if X.n ~= Y.n then return false end
-      for k = 1, 2 * X.n, 2 do if X[k] ~= Y[k] then return false end end
+      if not native.same_sizes(X, Y) then return false end
       local found = unequal(X, Y)
       return found and found == 0
    end

@@ -2,7 +2,7 @@
 -- which LuaJIT does not have. Where the library does not export it, loops and Python compute.
 local bridge, py = ...
 local ffi, native = bridge.ffi, bridge.native
-local same_sizes = native.same_sizes
+local same_sizes, same_geometry, packed = native.same_sizes, native.same_geometry, native.packed
 local vectors = {}
 native.vectors = vectors
 
@@ -53,29 +53,6 @@ local function call(name, overload, results)
    return true
 end
 
--- whether the dimensions of S fill memory without gaps, in whatever order
-local function packed(S)
-   if S.dense then return true end
-   local expected, n = 1, S.n
-   for _ = 1, n do
-      for k = 1, n do
-         if S[2 * k] == expected and S[2 * k - 1] > 1 then
-            expected = expected * S[2 * k - 1]
-            break
-         end
-      end
-   end
-   return expected == S.count
-end
-native.packed = packed
-
--- whether two states have the same elements in the same order, in the same or in other memory
-local function same_geometry(A, B)
-   if A.n ~= B.n then return false end
-   for k = 1, 2 * A.n do if A[k] ~= B[k] then return false end end
-   return true
-end
-native.same_geometry = same_geometry
 -- whether R may be written while S is read
 local function apart(R, S) return R.block ~= S.block or R.offset == S.offset and same_geometry(R, S) end
 

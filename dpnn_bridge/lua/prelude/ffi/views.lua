@@ -1,120 +1,13 @@
--- Geometry in Lua: sizes, views, resizing, new tensors. What is not the plain case goes to Python, with its errors.
-local bridge, py = ...
-local native, handles, metatables = bridge.native, bridge.handles, bridge.metatables
+-- Sizes, views, resizing and new tensors without Python. What is not the plain case goes to Python, with its errors.
+local bridge = ...
+local native, metatables = bridge.native, bridge.metatables
 local states, storages, read, wrap, measure, moved = native.states, native.storages, native.read, native.wrap, native.measure, native.moved
-local new_block, make_room, wrap_storage, read_storage = native.new_block, native.make_room, native.wrap_storage, native.read_storage
+local new_block, wrap_storage, read_storage = native.new_block, native.wrap_storage, native.read_storage
+local view, narrowed, selected, shape, same_sizes = native.view, native.narrowed, native.selected, native.shape, native.same_sizes
+local resize, resize_as, new_tensor = native.resize, native.resize_as, native.new_tensor
 local type, select, tonumber, floor = type, select, tonumber, math.floor
 
 local function whole(x) return type(x) == 'number' and floor(x) == x end
-
--- a new state with type and block of S, and sizes and strides too as far as they are not changed
-local function view(S, offset, n, is_same)
-   local V = {
-      S[1], S[2], S[3], S[4], S[5], S[6], S[7], S[8],
-      ty = S.ty, block = S.block, offset = offset, n = n, count = 0, dense = true, handle = false, current = false, object = false,
-   }
-   for k = 9, 2 * n do V[k] = S[k] end
-   if is_same then V.count, V.dense = S.count, S.dense end
-   return V
-end
-native.view = view
-
-local function narrowed(S, d, first, count)
-   local V = view(S, S.offset + first * S[2 * d], S.n)
-   V[2 * d - 1] = count
-   return measure(V)
-end
-
-local function selected(S, d, at)
-   local n = S.n - 1
-   local V = view(S, S.offset + at * S[2 * d], n)
-   for k = 2 * d - 1, 2 * n do V[k] = S[k + 2] end
-   return measure(V)
-end
-native.narrowed, native.selected = narrowed, selected
-
--- a new state of sizes a, b, c, d (the n first of them), contiguous at the beginning of a block
-local function whole_of(ty, block, n, a, b, c, d)
-   if n == 1 then
-      return {a, 1, ty = ty, block = block, offset = 0, n = n, count = a, dense = true, handle = false, current = false, object = false}
-   elseif n == 2 then
-      return {a, b, b, 1, ty = ty, block = block, offset = 0, n = n, count = a * b, dense = true, handle = false, current = false, object = false}
-   end
-   local S = {a, b * c, b, c, c, 1, ty = ty, block = block, offset = 0, n = n, count = a * b * c, dense = true, handle = false, current = false, object = false}
-   if n == 4 then
-      S[2], S[4], S[6], S[7], S[8], S.count = b * c * d, c * d, d, d, 1, a * b * c * d
-   end
-   return S
-end
-
--- set sizes a, b, c, d (the n first of them), contiguous; false where Python must
-local function shape(S, n, a, b, c, d)
-   S.n = n
-   local step = 1
-   if n == 4 then S[7], S[8], step = d, step, step * d end
-   if n >= 3 then S[5], S[6], step = c, step, step * c end
-   if n >= 2 then S[3], S[4], step = b, step, step * b end
-   S[1], S[2] = a, step
-   S.count, S.dense = step * a, true
-end
-
-local MANY = 2 ^ 26  -- elements for which Python may find no memory, an error of its own
--- Torch7's resize of a tensor to n <= 4 sizes > 0; false where Python must
-local function resize(S, n, a, b, c, d)
-   if n == S.n and S[1] == a and (n < 2 or S[3] == b) and (n < 3 or S[5] == c) and (n < 4 or S[7] == d) then return true end
-   local count = a * (n > 1 and b or 1) * (n > 2 and c or 1) * (n > 3 and d or 1)
-   if count > MANY then return false end
-   make_room(S, count)
-   shape(S, n, a, b, c, d)
-   moved(S)
-   return true
-end
-
-local function same_sizes(S, T)
-   if T.n ~= S.n then return false end
-   for k = 1, 2 * T.n, 2 do if S[k] ~= T[k] then return false end end
-   return true
-end
-
--- the same to the sizes of another state
-local function resize_as(S, T)
-   if T.n >= 1 and T.n <= 4 then return resize(S, T.n, T[1], T[3], T[5], T[7]) end
-   return same_sizes(S, T)
-end
-native.resize, native.resize_as, native.same_sizes = resize, resize_as, same_sizes
-
--- a new tensor of n <= 4 sizes > 0, or nil where Python must
-local function new_tensor(ty, n, a, b, c, d)
-   local block = new_block(ty, a * (n > 1 and b or 1) * (n > 2 and c or 1) * (n > 3 and d or 1))
-   if not block then return nil end
-   local R = whole_of(ty, block, n, a, b, c, d)
-   return wrap(R), R
-end
-native.new_tensor = new_tensor
-
--- the same of the sizes of a state
-local function new_like(S)
-   local n = S.n
-   if n >= 1 and n <= 4 then return new_tensor(S.ty, n, S[1], S[3], S[5], S[7]) end
-   local block = n > 0 and new_block(S.ty, S.count)
-   if not block then return nil end
-   local R = view(S, 0, n)
-   R.block = block
-   local step = 1
-   for k = 2 * n - 1, 1, -2 do
-      R[k + 1] = step
-      step = step * S[k]
-   end
-   R.count = step
-   return wrap(R), R
-end
-native.new_like = new_like
-
--- a new tensor without elements
-function native.fresh(ty)
-   local R = {ty = ty, block = false, offset = 0, n = 0, count = 0, dense = true, handle = false, current = false, object = false}
-   return wrap(R), R
-end
 
 local function storage_of_longs(n, S, first)
    local block = new_block('Long', n)
@@ -153,9 +46,7 @@ define('isContiguous', function(_, S) return S.dense end)
 define('isSameSizeAs', function(self, S, slow, other, ...)
    local T = states[other] or read(other)
    if not T or T.ty ~= S.ty then return slow(self, other, ...) end
-   if T.n ~= S.n then return false end
-   for k = 1, 2 * S.n, 2 do if S[k] ~= T[k] then return false end end
-   return true
+   return same_sizes(S, T)
 end)
 
 define('storage', function(self, S, slow)
