@@ -1,4 +1,4 @@
--- Copies of small tensors, conversions between element types, and the operators of Lua on tensors of real numbers.
+-- Copies of small tensors, conversions between element types, and the operators of Lua on tensors.
 local bridge, py = ...
 local ffi, native, metatables = bridge.ffi, bridge.native, bridge.metatables
 local states, read, state, fresh, new_like = native.states, native.read, native.state, native.fresh, native.new_like
@@ -8,6 +8,29 @@ local packed, vectors = native.packed, native.vectors
 local type, select, ipairs = type, select, ipairs
 
 local WIDE = {Int = true, Long = true}  -- their elements are 64-bit integers in loops, which must become numbers
+
+-- R = X of another type, where C's conversion is exact; false where Python must
+local limits = {Byte = {0, 255}, Char = {-128, 127}, Short = {-32768, 32767}, Int = {-2^31, 2^31 - 1}, Long = {-2^53, 2^53}}
+local from_long = {Float = {-2^24, 2^24}}  -- others are rounded twice on the way
+-- what the elements of X must be; nothing where R's type holds them all
+local function bounds(ty, from)
+   local limit, own = limits[ty] or from == 'Long' and from_long[ty], limits[from]
+   return not (limit and own and own[1] >= limit[1] and own[2] <= limit[2]) and limit or nil
+end
+local function convert(R, X)
+   if R.ty == 'Half' or X.ty == 'Half' then return false end
+   local limit = bounds(R.ty, X.ty)
+   if limit then
+      local low, high
+      if X.count > LONG then
+         low, high = vectors.limits(X)
+      else
+         low, high = loops.reduce('min', X), loops.reduce('max', X)
+      end
+      if not (low and low >= limit[1] and high <= limit[2]) then return false end
+   end
+   return X.count > LONG and vectors.copy(R, X) or X.count <= FEW and pointwise(WIDE[X.ty] and 'number' or 'copy', R, X)
+end
 
 -- zero, copy, clone: of all types
 for ty, kind in pairs(native.kinds) do
@@ -33,9 +56,7 @@ for ty, kind in pairs(native.kinds) do
             elseif ty ~= 'Half' and (S.count > LONG and vectors.copy(S, T) or S.count <= FEW and pointwise('copy', S, T)) then
                return self
             end
-         elseif S.count > FEW then
-            return copy(self, source, ...)
-         elseif (ty == 'Double' or ty == 'Float') and T.ty ~= 'Half' and T.ty ~= 'Long' and pointwise(WIDE[T.ty] and 'number' or 'copy', S, T) then
+         elseif convert(S, T) then
             return self
          end
       end
@@ -51,20 +72,11 @@ for ty, kind in pairs(native.kinds) do
    end
 end
 
--- t:long(), t:double(), t:type('torch.LongTensor') ... where C's conversion is exact
-local limits = {Byte = {0, 255}, Char = {-128, 127}, Short = {-32768, 32767}, Int = {-2^31, 2^31 - 1}, Long = {-2^53, 2^53}}
-local from_long = {Float = {-2^24, 2^24}}  -- others are rounded twice on the way
+-- t:long(), t:double(), t:type('torch.LongTensor') ...
 local TYPES = {'Byte', 'Char', 'Short', 'Int', 'Long', 'Float', 'Double'}
 local function converted(S, ty)
-   if S.count == 0 or S.count > FEW or S.n > 4 then return nil end
-   local limit = limits[ty] or (S.ty == 'Long' and from_long[ty])
-   if limit then
-      local low, high = loops.reduce('min', S), loops.reduce('max', S)
-      if not low or not (low >= limit[1] and high <= limit[2]) then return nil end
-   end
    local object, R = fresh(ty)
-   if not resize_as(R, S) then return nil end
-   return (S.count > LONG and vectors.copy(R, S) or pointwise(WIDE[S.ty] and 'number' or 'copy', R, S)) and object
+   return S.count > 0 and S.n <= 4 and resize_as(R, S) and convert(R, S) and object
 end
 local method = {Byte = 'byte', Char = 'char', Short = 'short', Int = 'int', Long = 'long', Float = 'float', Double = 'double'}
 for _, from in ipairs(TYPES) do
@@ -106,39 +118,33 @@ for _, from in ipairs(TYPES) do
    end
 end
 
--- operators ------------------------------------------------------------------------------------------------------------
--- the elements of a tensor as a new tensor, by an expression
-local function computed(name, X, Y, v)
-   if X.count == 0 or X.count > FEW or Y and Y.count ~= X.count then return nil end
-   local object, R = new_like(X)
-   v = v and native.number_of(X.ty, v)
-   return object and pointwise(name, R, X, Y, nil, v) and object
-end
-for _, ty in ipairs {'Float', 'Double'} do
+-- operators: a method's result in a new tensor -------------------------------------------------------------------------
+for _, ty in ipairs(TYPES) do
    local mt = metatables['torch.' .. ty .. 'Tensor']
+   local real = ty == 'Float' or ty == 'Double'
    local function operator(key, by_tensor, by_number, reversed)
       local slow = mt[key]
+      local function fits(x) return type(x) == 'number' and native.number_of(ty, x) end
       mt[key] = function(a, b)
-         local X, Y, object = state(a, ty), state(b, ty), nil
-         if X and type(b) == 'number' then
-            object = computed(by_number, X, nil, b)
-         elseif X and Y and by_tensor then
-            object = computed(by_tensor, X, Y)
-         elseif Y and reversed and type(a) == 'number' then
-            object = computed(reversed, Y, nil, a)
+         local X, Y = state(a, ty), state(b, ty)
+         if X and Y then
+            if by_tensor and X.count > 0 and X.count == Y.count then return mt[by_tensor]((fresh(ty)), a, b) end
+         elseif X and X.count > 0 then
+            if fits(b) and (real or b ~= 0) then return mt[by_number]((fresh(ty)), a, b) end
+         elseif reversed and Y and Y.count > 0 and fits(a) then
+            return mt[reversed]((fresh(ty)), b, a)
          end
-         if object then return object end
          return slow(a, b)
       end
    end
-   operator('__add__', 'cadd', 'add', 'add')
-   operator('__sub__', 'csub', 'sub', 'reversed_sub')
+   operator('__add__', 'add', 'add', 'add')
+   operator('__sub__', 'csub', 'csub')
    operator('__mul__', nil, 'mul', 'mul')
    operator('__div__', nil, 'div')
-   operator('__mod__', nil, 'rest')
-   local negative = mt.__unm__
+   operator('__mod__', nil, 'remainder')
+   local negative, one = mt.__unm__, ty == 'Byte' and 255 or -1
    mt.__unm__ = function(a, ...)
       local X = state(a, ty)
-      return X and computed('mul', X, nil, -1) or negative(a, ...)
+      return X and X.count > 0 and mt.mul((fresh(ty)), a, one) or negative(a, ...)
    end
 end

@@ -306,7 +306,13 @@ function native.families.pointwise(plan, expression, of_finite, vector, vector_o
    if of_finite and ty ~= 'Long' and ty ~= 'Int' then dense_finite, strided_finite = pointwise_loops(ty, into, of_finite, true) end
    local most = calls_c(expression) and loops.FEW or loops.MANY
    local compute, compute_finite = vectors.of(vector, ty, into), vectors.of(vector_of_finite, ty, into)
-   local long = not (compute or compute_finite) and math.huge or compute and is_slow(expression, vector, into ~= ty) and loops.LONG or loops.FEW
+   local long = loops.FEW
+   if not REAL[ty] then  -- all elements are finite, and PyTorch takes several of them at once
+      compute, long = compute or compute_finite, loops.LONG
+   elseif compute and is_slow(expression, vector, into ~= ty) then
+      long = loops.LONG
+   end
+   if not (compute or compute_finite) then long = math.huge end
    return function(R, X, Y, Z, v, w)
       X = X or R
       local count = X.count

@@ -131,6 +131,19 @@ function vectors.of(name, ty, into)
    end
 end
 
+-- the least and the greatest element of X; nothing where the memory does not allow it
+local function extremum(name, X)
+   local result = scalar[X.ty]
+   push_state(0, X)
+   push(1, result, 0, dtypes[X.ty])
+   return call(name, 'unary_out', 1) and tonumber(result[0]) or nil
+end
+function vectors.limits(X)
+   if X.n > MOST or X.n == 0 or not dtypes[X.ty] then return nil end
+   local least = extremum('aten::min', X)
+   return least, least and extremum('aten::max', X)
+end
+
 -- R = X, whose elements R's type must hold
 function vectors.copy(R, X)
    if R.n > MOST or not dtypes[R.ty] or not dtypes[X.ty] or not packed(R) or R.block == X.block or not same_sizes(R, X) then return false end
