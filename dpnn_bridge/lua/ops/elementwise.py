@@ -195,12 +195,20 @@ def _addcdiv(r: Tensor, s: Tensor, value: float, a: Tensor, b: Tensor) -> None:
     pointwise(lambda x, y, z: x + divide(number * c_int(y), z), r, _copied(r, s), a, b)
 
 
-for _name, _code, _small in (
-    ("addcmul", _addcmul, "x + R(R(v * y) * z)"),
-    ("addcdiv", _addcdiv, "x + R(R(v * y) / z)"),
-):
-    torch_function(_name, "r s n=1 T T", types=FLOAT_TYPES, small=("pointwise", _small))(_code)
-    torch_function(_name, "r s n=1 T T", types=INTEGER_TYPES)(_code)
+#: types -> expressions of addcmul and addcdiv. C computes in 32 bits, or in 64 for Long, and cuts quotients.
+_ADDED = (
+    (FLOAT_TYPES, "x + R(R(v * y) * z)", "x + R(R(v * y) / z)"),
+    (("Byte", "Char", "Short"), "tobit(x + v * y * z)", "x + tonumber(cast('int32_t', tobit(v * y) / z))"),
+    (("Int",), "x + v * y * z", "x + cast('int32_t', tonumber(tobit(v * y)) / tonumber(z))"),
+    (("Long",), "x + v * y * z", "x + v * y / z"),
+)
+for _types, _product, _quotient in _ADDED:
+    for _name, _code, _family, _small in (
+        ("addcmul", _addcmul, "pointwise", (_product,)),
+        ("addcdiv", _addcdiv, "pointwise" if _types == FLOAT_TYPES else "divided", (_quotient,)),
+    ):
+        _divisor = ("z",) if _family == "divided" else ()
+        torch_function(_name, "r s n=1 T T", types=_types, small=(_family, *_divisor, *_small))(_code)
 
 
 def _extremum(name: str, f: Callable[..., torch.Tensor], word: str, sign: str) -> None:

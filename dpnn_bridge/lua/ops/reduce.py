@@ -56,7 +56,7 @@ def _reduction(
     step: str,
     apart: str = "",
 ) -> None:
-    """Declare with the start and the step of LuaJIT's loops; ``apart`` is the step if elements are not adjacent."""
+    """Declare with the start and the step of LuaJIT's loops; ``apart`` is the step if elements are not adjacent, or ``product``."""
 
     @torch_function(name, "T", types=types, small=("whole", start, step, "tonumber(total)"))
     def whole(t: Tensor) -> float:
@@ -71,7 +71,7 @@ def _reduction(
 
 _ADD, _MULTIPLY = "total = total + x", "total = total * x"
 _reduction("sum", _sum, torch.add, 0, FLOAT_TYPES, "0", _ADD, "total = R(total + x)")
-_reduction("sum", _sum, torch.add, 0, INTEGER_TYPES, "0", _ADD)
+_reduction("sum", _sum, torch.add, 0, INTEGER_TYPES, "0", _ADD, "product")
 _reduction("prod", torch.prod, torch.mul, 1, FLOAT_TYPES, "1", _MULTIPLY, "total = R(total * x)")
 _reduction("prod", torch.prod, torch.mul, 1, INTEGER_TYPES, "1LL", _MULTIPLY)
 

@@ -346,10 +346,12 @@ end
 -- the same for divisions of integers, which a divisor 0 makes an error
 function native.families.divided(plan, divisor, expression)
    local divide = native.families.pointwise(plan, expression)
-   return function(R, X, second, v)
+   return function(R, X, second, Z, v)
       if divisor == 'v' then
          v = second
          return v ~= 0 and divide(R, X, nil, nil, v) or nil
+      elseif divisor == 'z' then
+         return loops.reduce('zeros', Z) == 0 and divide(R, X, second, Z, v) or nil
       end
       return loops.reduce('zeros', second) == 0 and divide(R, X, second) or nil
    end

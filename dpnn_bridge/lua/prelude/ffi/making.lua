@@ -21,14 +21,32 @@ return function(rows, columns, p, ip, a, b, q, iq, c, d, low, high)
    end
 end
 ]]
+-- the same of rows of adjacent elements
+local function band_of_rows(rows, columns, p, a, q, c, low, high, size)
+   for i = 0, rows - 1 do
+      local first, last = min(columns, max(0, i + low)), max(-1, min(columns - 1, i + high))
+      local to, from, behind = p + i * a, q + i * c, max(first, last + 1)
+      if first > 0 then ffi.fill(to, first * size) end
+      if to ~= from and last >= first then ffi.copy(to + first, from + first, (last + 1 - first) * size) end
+      if columns > behind then ffi.fill(to + behind, (columns - behind) * size) end
+   end
+end
 -- tril, triu: the elements up to a diagonal, or from it on
 function families.band(plan, which)
-   local run = loops.compile(plan.ty, BAND, plan.name)
+   local run, size, far = loops.compile(plan.ty, BAND, plan.name), native.kinds[plan.ty].size, 2 ^ 31
    return function(R, S, k)
-      if S.n ~= 2 or not few(S) or not whole(k) or not (R == S or apart(R, S)) or not resize_as(R, S) then return nil end
-      local low, high = -FEW, k
-      if which == 'upper' then low, high = k, FEW end
-      run(S[1], S[3], R.block.data, R.offset, R[2], R[4], S.block.data, S.offset, S[2], S[4], low, high)
+      if S.n ~= 2 or S.count == 0 or not whole(k) or not (R == S or apart(R, S)) or not resize_as(R, S) then return nil end
+      local low, high = -far, k
+      if which == 'upper' then low, high = k, far end
+      local rows, columns, a, b, c, d = S[1], S[3], R[2], R[4], S[2], S[4]
+      if a == 1 and c == 1 then rows, columns, a, b, c, d, low, high = columns, rows, b, a, d, c, -high, -low end
+      if b == 1 and d == 1 then
+         band_of_rows(rows, columns, R.block.data + R.offset, a, S.block.data + S.offset, c, low, high, size)
+      elseif few(S) then
+         run(rows, columns, R.block.data, R.offset, a, b, S.block.data, S.offset, c, d, low, high)
+      else
+         return nil
+      end
       return true
    end
 end

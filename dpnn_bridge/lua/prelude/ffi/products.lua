@@ -2,7 +2,7 @@
 -- export it, they go to Python like everything else. Integers: a loop.
 local bridge, py = ...
 local ffi, native = bridge.ffi, bridge.native
-local families, states, state, loops = native.families, native.states, native.state, native.loops
+local families, state, loops, vectors = native.families, native.state, native.loops, native.vectors
 local type = type
 
 local MOST = 65536 -- elements of a matrix; larger ones take so long that a call to Python does not count
@@ -77,43 +77,38 @@ local function real_product(name, gemm, gemv)
    end
 end
 
--- C's arithmetic of integers is that of 64 bits, cut to the type when it is stored
-local WHOLE = [[
-return function(m, n, k, beta, alpha, R, pr, r1, r2, A, pa, a1, a2, B, pb, b1, b2)
+-- integers: PyTorch's product, and a loop where it is a part of a sum. C's arithmetic is that of 64 bits, cut to the type when
+-- it is stored
+local SUM = [[
+return function(m, n, beta, alpha, R, pr, r1, r2, T)
    for i = 0, m - 1 do
-      for j = 0, n - 1 do
-         local total, p, q, to = 0LL, pa + i * a1, pb + j * b2, pr + i * r1 + j * r2
-         for _ = 1, k do
-            total = total + at(A, p) * at(B, q)
-            p, q = p + a2, q + b1
-         end
-         R[to] = beta * (0LL + at(R, to)) + alpha * total
-      end
-   end
-   return true
-end
-]]
--- the same where k is 1: above, LuaJIT would interpret an inner loop of one round
-local OUTER = [[
-return function(m, n, k, beta, alpha, R, pr, r1, r2, A, pa, a1, a2, B, pb, b1, b2)
-   for i = 0, m - 1 do
-      local x, q, to = alpha * (0LL + at(A, pa + i * a1)), pb, pr + i * r1
+      local to, from = pr + i * r1, i * n
       for _ = 1, n do
-         R[to] = beta * (0LL + at(R, to)) + x * at(B, q)
-         q, to = q + b2, to + r2
+         R[to] = beta * (0LL + at(R, to)) + alpha * (0LL + at(T, from))
+         to, from = to + r2, from + 1
       end
    end
    return true
 end
 ]]
+local function whole_product(ty)
+   local name = native.kinds[ty].name
+   local sum, room, product = loops.compile(ty, SUM, 'sum with a product'), 0, nil
+   return function(m, n, k, beta, alpha, R, pr, r1, r2, A, pa, a1, a2, B, pb, b1, b2, is_vector)
+      if beta == 0 and alpha == 1 then
+         return vectors.multiply(ty, m, n, k, R + pr, r1, r2, A + pa, a1, a2, B + pb, b1, b2, is_vector)
+      end
+      if m * n > room then room, product = m * n, ffi.new(name .. '[?]', m * n) end
+      return vectors.multiply(ty, m, n, k, product, n, 1, A + pa, a1, a2, B + pb, b1, b2, is_vector)
+         and sum(m, n, beta, alpha, R, pr, r1, r2, product)
+   end
+end
+
 local of = ok and {
    Double = real_product('double', blas.dgemm_, blas.dgemv_), Float = real_product('float', blas.sgemm_, blas.sgemv_),
 } or {}
 local function product_of(ty)
-   if not of[ty] and ty ~= 'Double' and ty ~= 'Float' then
-      local loop, outer = loops.compile(ty, WHOLE, 'product'), loops.compile(ty, OUTER, 'outer product')
-      of[ty] = function(m, n, k, ...) return m * n * k <= 65536 and (k == 1 and outer or loop)(m, n, k, ...) end
-   end
+   if not of[ty] and ty ~= 'Double' and ty ~= 'Float' then of[ty] = whole_product(ty) end
    return of[ty]
 end
 
@@ -144,7 +139,7 @@ end
 -- r = beta * m + alpha * a b; nothing where Python must
 local function added(ty, form)
    local sizes, a_dims, b_dims, dims, fit = unpack(FORMS[form])
-   local product = product_of(ty)
+   local product, real = product_of(ty), ty == 'Double' or ty == 'Float'
    return product and function(R, M, A, B, beta, alpha)
       if M.n ~= dims or A.n ~= a_dims or B.n ~= b_dims or not (M.block and A.block and B.block) or M.count > MOST or A.count > MOST
          or B.count > MOST or not fit(M, A, B) then
@@ -153,7 +148,7 @@ local function added(ty, form)
       if R.block and (R.block == A.block or R.block == B.block) then return nil end
       if R ~= M and not (native.resize_as(R, M) and loops.pointwise('copy', R, M)) then return nil end
       for d = 2, 2 * R.n, 2 do if R[d] == 0 and R[d - 1] > 1 then return nil end end
-      if beta == 0 then  -- the product is added to zeros: no sum is -0
+      if beta == 0 and real then  -- the product is added to zeros: no sum is -0
          if not zero(R) then return nil end
          beta = 1
       end
@@ -204,8 +199,8 @@ function families.product(plan, form)
    end
 end
 
--- how many elements lie at equal distances, from the last dimension on
-local function run_length(S)
+-- how many elements lie at equal distances, from the last dimension on, and the distance
+local function run_of(S)
    local length, step = 1, 0
    for k = 2 * S.n, 2, -2 do
       local size, stride = S[k - 1], S[k]
@@ -215,9 +210,10 @@ local function run_length(S)
          length = length * size
       end
    end
-   return length
+   return length, step
 end
 
+local FEW_PRODUCTS = 1024  -- up to which a loop takes less time than a call of PyTorch
 local DOT_OF_ROWS = [[
 return function(rows, columns, q, c, d, r, e, f, iq, ir)
    local total = 0LL
@@ -250,15 +246,15 @@ function families.dot(plan)
          return total
       end
    end
-   local sum = families.whole({ty = ty, name = 'dot', slots = {{}, {kind = 'tensor'}}}, '0LL', 'total = total + x * y', 'total')
    local rows = loops.compile(ty, DOT_OF_ROWS:gsub('ELEMENT', native.kinds[ty].name), 'dot of rows')
-   local element = ffi.typeof(native.kinds[ty].name)
    return function(A, B)
-      local run, other = run_length(A), run_length(B)
+      local run, a = run_of(A)
+      local other, b = run_of(B)
       if A.count ~= B.count or A.count > MOST or not (A.block and B.block) then return nil end
       if run == A.count and other == A.count then
-         local total = sum(A, B)
-         return total and tonumber(ffi.cast(element, total)) or nil
+         local p, q = A.block.data, B.block.data
+         if run <= FEW_PRODUCTS then return tonumber(rows(1, run, p, 0, a, q, 0, b, A.offset, B.offset)) end
+         return vectors.dot(ty, run, p + A.offset, a, q + B.offset, b)
       end
       if A.n ~= 2 or B.n ~= 2 or A[1] ~= B[1] or A[3] ~= B[3] or run < A[3] or other < A[3] then return nil end
       return tonumber(rows(A[1], A[3], A.block.data, A[2], A[4], B.block.data, B[2], B[4], A.offset, B.offset))

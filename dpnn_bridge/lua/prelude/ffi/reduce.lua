@@ -1,7 +1,7 @@
 -- Families of loops that reduce small tensors, to a number or along one dimension, with the order and the rounding of TH.
 local bridge, py = ...
 local native = bridge.native
-local families, loops, fresh, resize = native.families, native.loops, native.fresh, native.resize
+local families, loops, vectors, resize = native.families, native.loops, native.vectors, native.resize
 local type, floor, sqrt = type, math.floor, math.sqrt
 local FEW, MOST = loops.FEW, 16384  -- MOST: along a dimension, as fast as a call to Python
 
@@ -111,8 +111,11 @@ local function along_loop(plan, start, step, finish, places)
    local source = loops.written(ALONG, {START = start, STEP = step, FINISH = finish, PLACE = places and 't[it] = place' or ''})
    return loops.compile(plan.ty, source, plan.name .. ' along a dimension')
 end
--- TH sums in double along adjacent elements, else in the type of the elements: another step and finish
+-- TH sums in double along adjacent elements, else in the type of the elements: another step and finish. Sums of integers,
+-- which have one value in any order, are a product.
 function families.along(plan, start, step, finish, step_apart, finish_apart)
+   local is_product = step_apart == 'product'
+   if is_product then step_apart = nil end
    local places = plan.slots[2].kind == 'result'
    local run = along_loop(plan, start, step, finish, places)
    local apart = step_apart and along_loop(plan, start, step_apart, finish_apart or finish) or run
@@ -121,6 +124,11 @@ function families.along(plan, start, step, finish, step_apart, finish_apart)
       local outer, n, inner, so, sl, si = slices(S, d)
       if not outer or R.block and R.block == S.block or not native.shaped(R, S, d, 1) or I and not native.shaped(I, S, d, 1) then return nil end
       local p = R.block.data
+      if is_product and S.count > loops.LONG and (outer == 1 or inner == 1) then
+         local m, step = outer, so
+         if outer == 1 then m, step = inner, si end
+         if vectors.sums(S.ty, m, n, p + R.offset, S.block.data + S.offset, step, sl) then return true end
+      end
       local f = sl == 1 and run or apart
       f(outer, n, inner, so, sl, si, S.block.data, S.offset, p, R.offset, I and I.block.data or p, I and I.offset or 0, v)
       return true

@@ -45,6 +45,11 @@ local function push_number(place, ty, x)
    scalar[ty][0] = x
    push(place, scalar[ty], 0, dtypes[ty])
 end
+-- a matrix of m x n, or a vector of m, with steps a and b
+local function push_matrix(place, data, ty, m, a, n, b)
+   sizes[0], strides[0], sizes[1], strides[1] = m, a, n or 1, b or 1
+   push(place, data, n and 2 or 1, dtypes[ty])
+end
 -- the call takes its arguments, and gives `results` tensors to be released
 local function call(name, overload, results)
    local failed = torch.aoti_torch_call_dispatcher(name, overload, stack)
@@ -71,12 +76,15 @@ end
 -- R = X + v Y, or X + v where there is no Y, by BLAS. Its bits are those of one rounding, as TH's are where v Y is exact
 local PIECE = 4096
 local ones, factor, counts, axpys = {}, {}, ffi.new('int[2]', PIECE, 1), {}
+for ty, kind in pairs(native.kinds) do
+   ones[ty] = ffi.new(kind.name .. '[?]', PIECE)
+   for k = 0, PIECE - 1 do ones[ty][k] = 1 end
+end
 for ty, letter in pairs {Float = 's', Double = 'd'} do
    local name = native.kinds[ty].name
    ffi.cdef(('void %saxpy_(const int *n, const %s *a, const %s *x, const int *step_x, %s *y, const int *step_y);'):format(letter, name, name, name))
    axpys[ty] = found and select(2, pcall(function() return torch[letter .. 'axpy_'] end))
-   ones[ty], factor[ty] = ffi.new(name .. '[?]', PIECE), ffi.new(name .. '[1]')
-   for k = 0, PIECE - 1 do ones[ty][k] = 1 end
+   factor[ty] = ffi.new(name .. '[1]')
 end
 local function axpy(ty, sign)
    local run = axpys[ty]
@@ -129,6 +137,34 @@ function vectors.of(name, ty, into)
       if R.count > 16 * PIECE then return false end  -- Python's one pass takes less time than these two
       return v <= w and compute(f, overload, truth, R, X, nil, v) and compute(second, second_overload, truth, R, R, nil, w)
    end
+end
+
+-- R = A B of integers, m x k and k x n, as memory and two steps; the memory of R is not that of A or B
+function vectors.multiply(ty, m, n, k, R, r1, r2, A, a1, a2, B, b1, b2, is_vector)
+   if not dtypes[ty] then return false end
+   push_matrix(0, A, ty, m, a1, k, a2)
+   if is_vector then
+      push_matrix(1, B, ty, k, b1)
+      push_matrix(2, R, ty, m, r1)
+   else
+      push_matrix(1, B, ty, k, b1, n, b2)
+      push_matrix(2, R, ty, m, r1, n, r2)
+   end
+   return call(is_vector and 'aten::mv' or k == 1 and 'aten::mul' or 'aten::mm', 'out', 1)
+end
+
+-- R's m elements, which are adjacent, are the sums of n integers of X at steps a and b each
+function vectors.sums(ty, m, n, R, X, a, b)
+   return n <= PIECE and vectors.multiply(ty, m, 1, n, R, 1, 1, X, a, b, ones[ty], 1, 1, true)
+end
+
+-- the sum of the products of two vectors of integers, in their type
+function vectors.dot(ty, n, A, a, B, b)
+   if not dtypes[ty] then return nil end
+   push_matrix(0, A, ty, n, a)
+   push_matrix(1, B, ty, n, b)
+   push(2, scalar[ty], 0, dtypes[ty])
+   return call('aten::dot', 'out', 1) and tonumber(scalar[ty][0]) or nil
 end
 
 -- the least and the greatest element of X; nothing where the memory does not allow it
