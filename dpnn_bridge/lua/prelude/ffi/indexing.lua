@@ -1,4 +1,4 @@
--- Elements by index and by mask on small tensors: index, indexCopy, indexAdd, indexFill, gather, scatter, maskedFill,
+-- Elements by index and by mask without Python: index, indexCopy, indexAdd, indexFill, gather, scatter, maskedFill,
 -- maskedCopy, maskedSelect and t[mask]. What is not the plain case goes to Python.
 local bridge, py = ...
 local ffi, native, metatables = bridge.ffi, bridge.native, bridge.metatables
@@ -6,7 +6,6 @@ local loops, fits = native.loops, native.fits
 local slices, resize, resize_as, same_sizes, fresh = native.slices, native.resize, native.resize_as, native.same_sizes, native.fresh
 local type, select, floor = type, select, math.floor
 
-local MANY = 65536
 local bits = {}  -- element type -> pointer to integers of its size: what is only moved is moved as bits
 for ty, kind in pairs(native.kinds) do bits[ty] = ffi.typeof('int' .. 8 * kind.size .. '_t *') end
 
@@ -23,15 +22,19 @@ return function(outer, m, inner, x, ix, step, p, ip, po, pl, pi, q, iq, qo, ql, 
    end
 end
 ]]
--- over elements: x has one place for each of its outer x m x inner elements
+-- over elements: x has one place for each of outer x m x inner elements of a; c is where it points to
 local BY_ELEMENT = [[
-return function(outer, m, inner, x, ix, xo, xl, xi, p, ip, po, pl, pi, q, iq, qo, ql, qi, v)
-   if inner == 1 then outer, inner, xo, xi, po, pi, qo, qi = 1, outer, xi, xo, pi, po, qi, qo end
+return function(outer, m, inner, x, ix, xo, xl, xi, a, ia, ao, al, ai, c, ic, co, cl, ci, v)
+   if inner == 1 then  -- a loop of one round is the outer one, and a short step the inner one
+      if xl <= xo then inner, m, xi, ai, ci = m, 1, xl, al, 0 else inner, outer, xi, ai, ci = outer, 1, xo, ao, co end
+   end
    for o = 0, outer - 1 do
       for k = 0, m - 1 do
-         for i = 0, inner - 1 do
-            local chosen = tonumber(x[ix + o * xo + k * xl + i * xi]) - 1
+         local jx, ja, jc = ix + o * xo + k * xl, ia + o * ao + k * al, ic + o * co
+         for i = 1, inner do
+            local chosen = jc + (tonumber(x[jx]) - 1) * cl
             STEP
+            jx, ja, jc = jx + xi, ja + ai, jc + ci
          end
       end
    end
@@ -63,8 +66,7 @@ local sources = {
       p[j] = at(p, j) + at(q, iq + o * qo + k * ql + i * qi)
    ]]},
    indexFill = {BY_SLICE, CHOSEN_P .. ' = v'},
-   gather = {BY_ELEMENT, KTH_P .. ' = ' .. CHOSEN_Q}, scatter = {BY_ELEMENT, CHOSEN_P .. ' = ' .. KTH_Q},
-   scatterFill = {BY_ELEMENT, CHOSEN_P .. ' = v'},
+   gather = {BY_ELEMENT, 'a[ja] = c[chosen]'}, scatter = {BY_ELEMENT, 'c[chosen] = a[ja]'}, scatterFill = {BY_ELEMENT, 'c[chosen] = v'},
    maskedFill = {BY_MASK, (moved_by_mask('v'))},
    maskedCopy = {BY_MASK, 'if iq <= last then ' .. moved_by_mask('q[iq]') .. ' iq = iq + x[jx] end'},
    maskedSelect = {BY_MASK, 'if iq <= last then q[iq] = p[jp] iq = iq + x[jx] end'},
@@ -79,12 +81,16 @@ local function state(x, ty)
    return S and S.ty ~= 'Half' and S or nil
 end
 local function dimension(S, d)
-   return type(d) == 'number' and floor(d) == d and d >= 1 and d <= S.n and S.count > 0 and S.count <= MANY
+   return type(d) == 'number' and floor(d) == d and d >= 1 and d <= S.n and S.count > 0
 end
 local function data(S) return ffi.cast(bits[S.ty], S.block.data) end
--- whether the elements of a small I are all in 1 .. limit
+-- whether the elements of I are all in 1 .. limit
 local function in_range(I, limit)
-   if I.count == 0 or I.count > MANY then return false end
+   if I.count == 0 then return false end
+   if I.count > loops.LONG then
+      local low, high = native.vectors.limits(I)
+      if low then return low >= 1 and high <= limit end
+   end
    local outer, m, inner, so, sl, si = slices(I, 1)
    if not outer then return false end
    local x = I.block.data
@@ -106,6 +112,17 @@ local function beside(S, T, d)
    return true
 end
 
+local function bytes(S) return native.kinds[S.ty].size end
+local ROW = 16
+-- the same as BY_SLICE for slices whose rows of at least ROW elements are adjacent: from the chosen ones, or to them
+local function move_rows(outer, m, inner, x, ix, step, p, ip, po, pl, _, q, iq, qo, ql, _, size, to_chosen)
+   for k = 0, m - 1 do
+      local chosen = tonumber(x[ix + k * step]) - 1
+      local to, from = p + (ip + (to_chosen and chosen or k) * pl), q + (iq + (to_chosen and k or chosen) * ql)
+      for o = 0, outer - 1 do ffi.copy(to + o * po, from + o * qo, inner * size) end
+   end
+end
+
 -- index ----------------------------------------------------------------------------------------------------------------
 -- r = the slices of S along d that I names
 local function index(R, S, d, I)
@@ -115,11 +132,11 @@ local function index(R, S, d, I)
    end
    local outer, _, inner, so, sl, si = slices(S, d)
    local m, a, b, c, e = I[1], S[1], S[3], S[5], S[7]
-   if not outer or outer * m * inner > MANY then return false end
+   if not outer then return false end
    if d == 1 then a = m elseif d == 2 then b = m elseif d == 3 then c = m else e = m end
    if not resize(R, S.n, a, b, c, e) or not R.dense then return false end
-   kernel(S.ty, 'index')(outer, m, inner, I.block.data, I.offset, I[2], data(R), R.offset, m * inner, inner, 1,
-                         data(S), S.offset, so, sl, si)
+   local run = si == 1 and inner >= ROW and move_rows or kernel(S.ty, 'index')
+   run(outer, m, inner, I.block.data, I.offset, I[2], data(R), R.offset, m * inner, inner, 1, data(S), S.offset, so, sl, si, bytes(S), false)
    return true
 end
 
@@ -132,9 +149,12 @@ local function into(name, T, d, I, S)
    local outer, _, inner, to, tl, ti = slices(T, d)
    local outer_s, m, inner_s, so, sl, si = slices(S, d)
    if not outer or outer_s ~= outer or inner_s ~= inner then return false end
-   local p, q = T.block.data, S.block.data
-   if name == 'indexCopy' then p, q = data(T), data(S) end
-   kernel(T.ty, name)(outer, m, inner, I.block.data, I.offset, I[2], p, T.offset, to, tl, ti, q, S.offset, so, sl, si)
+   local p, q, run = T.block.data, S.block.data, kernel(T.ty, name)
+   if name == 'indexCopy' then
+      p, q = data(T), data(S)
+      if ti == 1 and si == 1 and inner >= ROW then run = move_rows end
+   end
+   run(outer, m, inner, I.block.data, I.offset, I[2], p, T.offset, to, tl, ti, q, S.offset, so, sl, si, bytes(T), true)
    return true
 end
 
@@ -147,20 +167,20 @@ local function index_fill(T, d, I, value)
    return true
 end
 
--- gather, scatter: `name` moves between P and Q at the places of I; P or Q has the sizes of I
-local function at_places(name, P, Q, d, I, value)
-   local whole = name == 'gather' and Q or P
-   if not dimension(whole, d) or not I or not beside(I, whole, d) or not in_range(I, whole[2 * d - 1]) or I.block == P.block
-      or (Q ~= P and Q.block == P.block) then
+-- gather, scatter: `name` moves between A, which has the sizes of I, and the places of C that I names
+local function at_places(name, A, C, d, I, value)
+   local R = name == 'gather' and A or C
+   if not dimension(C, d) or not I or not beside(I, C, d) or not in_range(I, C[2 * d - 1]) or I.block == R.block
+      or (A ~= C and A.block == C.block) then
       return false
    end
    local outer, m, inner, xo, xl, xi = slices(I, d)
-   local outer_p, _, inner_p, po, pl, pi = slices(P, d)
-   local outer_q, _, inner_q, qo, ql, qi = slices(Q, d)
-   if not outer or outer_p ~= outer or outer_q ~= outer or inner_p ~= inner or inner_q ~= inner then return false end
-   local p, q = P.block.data, Q.block.data
-   if not value then p, q = data(P), data(Q) end
-   kernel(P.ty, name)(outer, m, inner, I.block.data, I.offset, xo, xl, xi, p, P.offset, po, pl, pi, q, Q.offset, qo, ql, qi, value)
+   local outer_a, _, inner_a, ao, al, ai = slices(A, d)
+   local outer_c, _, inner_c, co, cl, ci = slices(C, d)
+   if not outer or outer_a ~= outer or outer_c ~= outer or inner_a ~= inner or inner_c ~= inner then return false end
+   local a, c = A.block.data, C.block.data
+   if not value then a, c = data(A), data(C) end
+   kernel(A.ty, name)(outer, m, inner, I.block.data, I.offset, xo, xl, xi, a, A.offset, ao, al, ai, c, C.offset, co, cl, ci, value)
    return true
 end
 
@@ -180,7 +200,7 @@ local function count_by_four(w, n)
 end
 -- arrangement of S under the mask M, and how many are chosen; nothing where Python must decide
 local function under(S, M)
-   if not (S and M) or S.count == 0 or S.count ~= M.count or S.count > MANY or S.block == M.block then return nil end
+   if not (S and M) or S.count == 0 or S.count ~= M.count or S.block == M.block then return nil end
    local rows, columns, sr, sc, mr, mc = loops.layout(S, M)
    if not rows then return nil end
    local x, count, odd, from, last = M.block.data, 0, 0, M.offset, 0
@@ -276,7 +296,7 @@ for ty in pairs(native.kinds) do
          return fits(ty, source) and at_places('scatterFill', S, S, d, I, source) and self
       end
       local T = state(source, ty)
-      return T and same_sizes(T, I) and at_places('scatter', S, T, d, I) and self
+      return T and same_sizes(T, I) and at_places('scatter', T, S, d, I) and self
    end)
    define('maskedFill', function(_, S, n, M, value) return n == 2 and masked_fill(S, state(M, 'Byte'), value) and value end)
    define('maskedCopy', function(self, S, n, M, T) return n == 2 and masked_copy(S, state(M, 'Byte'), state(T, ty)) and self end)

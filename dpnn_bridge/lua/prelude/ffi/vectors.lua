@@ -26,7 +26,7 @@ local MOST = 8  -- dimensions
 local sizes, strides, tensor = ffi.new('int64_t[?]', MOST), ffi.new('int64_t[?]', MOST), ffi.new('void *[1]')
 local stack = ffi.new('uint64_t[8]')
 local scalar = {}
-for ty, kind in pairs(native.kinds) do scalar[ty] = ffi.new(kind.name .. '[1]') end
+for ty, kind in pairs(native.kinds) do scalar[ty] = ffi.new(kind.name .. '[2]') end
 
 local function push(place, data, n, dtype)
    torch.aoti_torch_create_tensor_from_blob(data, n, sizes, strides, 0, dtype, 0, -1, tensor)
@@ -168,16 +168,14 @@ function vectors.dot(ty, n, A, a, B, b)
 end
 
 -- the least and the greatest element of X; nothing where the memory does not allow it
-local function extremum(name, X)
-   local result = scalar[X.ty]
-   push_state(0, X)
-   push(1, result, 0, dtypes[X.ty])
-   return call(name, 'unary_out', 1) and tonumber(result[0]) or nil
-end
 function vectors.limits(X)
-   if X.n > MOST or X.n == 0 or not dtypes[X.ty] then return nil end
-   local least = extremum('aten::min', X)
-   return least, least and extremum('aten::max', X)
+   local dtype, found = dtypes[X.ty], scalar[X.ty]
+   if X.n > MOST or X.n == 0 or not dtype then return nil end
+   push_state(0, X, packed(X))  -- in whatever order
+   stack[1], stack[2] = 0, 0
+   push(3, found, 0, dtype)
+   push(4, found + 1, 0, dtype)
+   if call('aten::aminmax', 'out', 2) then return tonumber(found[0]), tonumber(found[1]) end
 end
 
 -- R = X, whose elements R's type must hold
