@@ -77,7 +77,7 @@ class File:
 
     def _binary_type(self, ty: str) -> np.dtype:
         dtype = np.dtype(np.int32) if ty == "Long" and self.long_size == 4 else _NUMPY[ty]
-        return dtype.newbyteorder(self.byte_order)  # type: ignore[arg-type]
+        return dtype if self.byte_order == "=" else dtype.newbyteorder(self.byte_order)  # type: ignore[arg-type]
 
     # ---- elements
 
@@ -128,7 +128,7 @@ class File:
         if not len(values):
             return 0
         if self.binary:
-            data = values.astype(self._binary_type(ty)).tobytes()
+            data = values.astype(self._binary_type(ty), copy=False).tobytes()
         elif ty in ("Byte", "Char"):
             data = values.tobytes()
         else:

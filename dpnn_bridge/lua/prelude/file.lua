@@ -318,16 +318,26 @@ function torch.load(filename, mode, referenced)
 end
 torch.saveobj, torch.loadobj = torch.save, torch.load
 
-function torch.serializeToStorage(object, mode)
+local function written(object, mode)
    local file = torch.MemoryFile()
-   file = file[mode or 'binary'](file)
+   file[mode or 'binary'](file)
    file:writeObject(object)
+   return file
+end
+function torch.serializeToStorage(object, mode)
+   local file = written(object, mode)
    local storage = file:storage()
    storage:resize(storage:size() - 1)
    file:close()
    return storage
 end
-function torch.serialize(object, mode) return torch.serializeToStorage(object, mode):string() end
+function torch.serialize(object, mode)
+   local file = written(object, mode)
+   file:seek(1)
+   local text = file:readString('*a')
+   file:close()
+   return text
+end
 
 function torch.deserializeFromStorage(storage, mode)
    return torch.deserialize(torch.CharTensor(storage):clone():storage():string(), mode)  -- of a CharTensor too

@@ -77,7 +77,10 @@ if ffi then
    for ty, name in pairs(c_types) do pointer['torch.' .. ty .. 'Tensor'] = ffi.typeof(name .. '*') end
 
    function Tensor.data(self)
-      local address = py.address(handles[self])
+      local S = bridge.native.states[self]
+      local block = S and S.block
+      -- memory of Lua's own moves when Python first gets it
+      local address = block and block.handle and block.data + S.offset or py.address(handles[self])
       if not address then return nil end
       local data = ffi.cast(pointer[typename(self)], address)
       keep[data] = self

@@ -209,6 +209,18 @@ rawgetmt(handles).__index = function(_, object)
    if kind == 'userdata' or kind == 'cdata' then return materialise(object) end
 end
 
+-- whether two objects are one; Python's object of a tensor stays the same
+local same = bridge.same
+local function pointer(S)
+   S.pointer = S.pointer or py.pointer(S.handle)
+   return S.pointer
+end
+function bridge.same(a, b)
+   local S, T = states[a], states[b]
+   if not S or not T then return same(a, b) end
+   return S == T or S.handle and T.handle and pointer(S) == pointer(T) or false
+end
+
 -- userdata -----------------------------------------------------------------------------------------------------------
 local cdata_of = setmetatable({}, {__mode = 'kv'})  -- userdata -> what cdata() gave
 native.cdata_of = cdata_of
