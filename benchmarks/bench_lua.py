@@ -5,7 +5,8 @@
 
 If ``DPNN_TORCH7`` names a real Torch7, the operations run there too. Otherwise the column has stored times.
 ``--census`` times every method that Torch7 has: of all element types, on matrices of 10 x 10, 64 x 64 and 1000 x 1000,
-contiguous and transposed, in both programs by turns. It takes about 20 minutes; two types on one size take one.
+contiguous and transposed, in both programs by turns, with dpnn-lua's memory settings. It takes about 20 minutes; two types
+on one size take one.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 import torch
 
+from dpnn_bridge.cli.lua import keep_freed_memory
 from dpnn_bridge.lua import LuaBridge
 from dpnn_bridge.lua.torch7 import VARIABLE, run_torch7
 
@@ -180,6 +182,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.census:
+        keep_freed_memory()
         sizes = [int(size) for size in options.sizes.split(",")]
         print_census(options.types.split(","), sizes, options.name, options.all)
         return

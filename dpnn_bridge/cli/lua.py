@@ -85,7 +85,7 @@ def lua_command(
         limits["max_seconds"] = max_seconds
     if max_memory is not None:
         limits["max_memory"] = max_memory << 20
-    _keep_freed_memory()
+    keep_freed_memory()
     try:
         bridge = LuaBridge(lua_path, runtime=runtime, sandbox="partial" if partial_sandbox else sandbox, **limits)
         _take_exit(bridge)
@@ -114,7 +114,7 @@ def lua_command(
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Have glibc keep what dead tensors leave: a new tensor takes a page fault for each 4 KiB of new memory."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:

@@ -125,27 +125,23 @@ local function concatenated(list, d, object, R)
    local n = first and first.n
    d = d or n
    if not first or n < 1 or n > 4 or type(d) ~= 'number' or floor(d) ~= d or d < 1 or d > n or not native.get[first.ty] then return nil end
-   local total, count = 0, 0
+   local total = 0
    for i = 1, #list do
       local S = native.state(list[i], first.ty)
       if not S or S.n ~= n or R and S.block == R.block then return nil end
       for k = 1, n do
          if k ~= d and S[2 * k - 1] ~= first[2 * k - 1] then return nil end
       end
-      total, count = total + S[2 * d - 1], count + S.count
+      total = total + S[2 * d - 1]
    end
-   if count > loops.FEW then return nil end
    local e, f, g, h = d == 1 and total or first[1], d == 2 and total or first[3], d == 3 and total or first[5], d == 4 and total or first[7]
-   if not R then
-      object, R = native.new_tensor(first.ty, n, e, f, g, h)
-   elseif not native.resize(R, n, e, f, g, h) or not R.dense then
-      return nil
-   end
+   if not R then object, R = native.fresh(first.ty) end
+   if not native.resize(R, n, e, f, g, h) or not R.dense then return nil end
    local from = 0
    for i = 1, #list do
       local S = states[list[i]]
       local V = native.narrowed(R, d, from, S[2 * d - 1])
-      if not loops.pointwise('copy', V, S) then metatables['torch.' .. S.ty .. 'Tensor'].copy(wrap(V), list[i]) end
+      if S.count > loops.LONG or not loops.pointwise('copy', V, S) then metatables['torch.' .. S.ty .. 'Tensor'].copy(wrap(V), list[i]) end
       from = from + S[2 * d - 1]
    end
    return object

@@ -128,6 +128,21 @@ local function packed(S)
 end
 native.packed = packed
 
+-- whether no element of S is two: each dimension steps over all that the smaller ones reach
+function native.disjoint(S)
+   if S.dense then return true end
+   for k = 1, 2 * S.n, 2 do
+      local step, reach = S[k + 1], 0
+      if S[k] > 1 then
+         for j = 1, 2 * S.n, 2 do
+            if j ~= k and S[j] > 1 and S[j + 1] <= step then reach = reach + (S[j] - 1) * S[j + 1] end
+         end
+         if step <= reach then return false end
+      end
+   end
+   return true
+end
+
 -- whether two states have the same elements in the same order, in the same or in other memory
 local function same_geometry(A, B)
    if A.n ~= B.n then return false end

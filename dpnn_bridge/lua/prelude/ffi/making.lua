@@ -184,29 +184,73 @@ function families.cross(plan)
    end
 end
 
+-- four sums at a time, which do not wait for each other
 local DISTANCES = [[
 return function(rows, columns, n, p, ip, pr, pc, q, iq, qr, qc, r, ir, rr, rc, gain)
    for i = 0, rows - 1 do
-      for j = 0, columns - 1 do
-         local total = ZERO
-         for k = 0, n - 1 do
-            local difference = R(at(q, iq + i * qr + k * qc) - at(r, ir + j * rr + k * rc))
-            total = R(total + R(difference * difference))
+      for j = 0, columns - 1, 4 do
+         local from, a, b, c, d = iq + i * qr, ZERO, ZERO, ZERO, ZERO
+         local ra = ir + j * rr
+         local rb, rd = j + 1 < columns and ra + rr or ra, j + 3 < columns and ra + 3 * rr or ra
+         local re = j + 2 < columns and ra + 2 * rr or ra
+         for k = 1, n do
+            local x = at(q, from)
+            local e, f, g, h = R(x - at(r, ra)), R(x - at(r, rb)), R(x - at(r, re)), R(x - at(r, rd))
+            a, b, c, d = R(a + R(e * e)), R(b + R(f * f)), R(c + R(g * g)), R(d + R(h * h))
+            from, ra, rb, re, rd = from + qc, ra + rc, rb + rc, re + rc, rd + rc
          end
-         p[ip + i * pr + j * pc] = gain * total
+         local to = ip + i * pr + j * pc
+         p[to] = gain * a
+         if j + 1 < columns then p[to + pc] = gain * b end
+         if j + 2 < columns then p[to + 2 * pc] = gain * c end
+         if j + 3 < columns then p[to + 3 * pc] = gain * d end
       end
    end
 end
 ]]
+-- the distances of integers by a product of doubles, where it and all sums are exact: |x|^2 + |y|^2 - 2 x y
+local BY_PRODUCT = [[
+return function(rows, columns, n, p, ip, pr, pc, x, y, xy, norms, gain)
+   for i = 0, columns - 1 do
+      local total = 0
+      for k = i * n, i * n + n - 1 do total = total + y[k] * y[k] end
+      norms[i] = total
+   end
+   for i = 0, rows - 1 do
+      local own, to, from = 0, ip + i * pr, i * columns
+      for k = i * n, i * n + n - 1 do own = own + x[k] * x[k] end
+      for j = 0, columns - 1 do
+         p[to] = gain * cast('int64_t', own + norms[j] - 2 * xy[from + j])
+         to = to + pc
+      end
+   end
+end
+]]
+local function largest(S)
+   local low, high = native.vectors.limits(S)
+   return low and max(-low, high) or math.huge
+end
+local function match_by_product(run, R, A, B, gain)
+   if (largest(A) + largest(B)) ^ 2 * A[3] > 2 ^ 53 then return nil end
+   local mt = bridge.metatables['torch.' .. A.ty .. 'Tensor']
+   local x, y = mt.double(A.object):contiguous(), mt.double(B.object):contiguous()
+   local xy = x * y:t()
+   local X, Y, P = native.states[x], native.states[y], native.states[xy]
+   run(A[1], B[1], A[3], R.block.data, R.offset, R[2], R[4], X.block.data, Y.block.data, P.block.data, ffi.new('double[?]', B[1]), gain)
+   return true
+end
 function families.match(plan)
    local zero = (plan.ty == 'Int' or plan.ty == 'Long') and '0LL' or '0'  -- of the type of the sum, or nothing is compiled
    local run = loops.compile(plan.ty, loops.written(DISTANCES, {ZERO = zero}), plan.name)
+   local whole = plan.ty ~= 'Float' and plan.ty ~= 'Double'
+   local by_product = whole and loops.compile(plan.ty, BY_PRODUCT, plan.name)
    return function(R, A, B, gain)
       gain = native.number_of(plan.ty, gain)
-      if not gain or A.n ~= 2 or B.n ~= 2 or A[3] ~= B[3] or not few(A) or not few(B) or not apart(R, A) or not apart(R, B)
-         or A[1] * B[1] > FEW or not resize(R, 2, A[1], B[1]) then
+      if not gain or A.n ~= 2 or B.n ~= 2 or A[3] ~= B[3] or A.count == 0 or B.count == 0 or not apart(R, A)
+         or not apart(R, B) or not resize(R, 2, A[1], B[1]) then
          return nil
       end
+      if whole and A[1] * B.count > 32768 and match_by_product(by_product, R, A, B, gain) then return true end
       run(A[1], B[1], A[3], R.block.data, R.offset, R[2], R[4], A.block.data, A.offset, A[2], A[4], B.block.data, B.offset, B[2], B[4], gain)
       return true
    end

@@ -2,7 +2,7 @@
 -- which LuaJIT does not have. Where the library does not export it, loops and Python compute.
 local bridge, py = ...
 local ffi, native = bridge.ffi, bridge.native
-local same_sizes, same_geometry, packed = native.same_sizes, native.same_geometry, native.packed
+local same_sizes, same_geometry, packed, disjoint = native.same_sizes, native.same_geometry, native.packed, native.disjoint
 local vectors = {}
 native.vectors = vectors
 
@@ -63,7 +63,7 @@ local function apart(R, S) return R.block ~= S.block or R.offset == S.offset and
 
 -- R = f(X, Y), R = f(X, v) or R = f(X) by PyTorch's f.overload; false where the memory does not allow it
 local function compute(name, overload, truth, R, X, Y, v)
-   if R.n > MOST or not packed(R) or not apart(R, X) or Y and not apart(R, Y) then return false end
+   if R.n > MOST or not disjoint(R) or not apart(R, X) or Y and not apart(R, Y) then return false end
    local flat = R.dense and X.dense and (not Y or Y.dense)
    if not flat and not (same_sizes(R, X) and (not Y or same_sizes(R, Y))) then return false end
    local place = 1
@@ -180,7 +180,7 @@ end
 
 -- R = X, whose elements R's type must hold
 function vectors.copy(R, X)
-   if R.n > MOST or not dtypes[R.ty] or not dtypes[X.ty] or not packed(R) or R.block == X.block or not same_sizes(R, X) then return false end
+   if R.n > MOST or not dtypes[R.ty] or not dtypes[X.ty] or not disjoint(R) or R.block == X.block or not same_sizes(R, X) then return false end
    push_state(0, R)
    push_state(1, X)
    stack[2] = 0
