@@ -99,14 +99,15 @@ local source = 'local o, count = ... local ' .. list .. ' = o.' .. list:gsub(', 
 local function seconds(form)
    local run = loadstring(source:format(form))
    if not run or not pcall(run, o, 1) then return nil end
-   local least, count, passed = big and 0.003 or 0.001, 1, nil
+   local least, count, passed, most = big and 0.003 or 0.001, 1, nil, nil
    repeat
       collectgarbage()
       local start = clock()
       run(o, count)
       passed = clock() - start
-      if passed < least then count = math.min(math.ceil(count * math.max(1.5, math.min(20, least / math.max(passed, 1e-7)))), big and 200 or 1e6) end
-   until passed >= least or count >= (big and 200 or 1e6)
+      most = big and passed / count > 1e-5 and 200 or 1e6  -- fewer where a new tensor may be large
+      if passed < least then count = math.min(math.ceil(count * math.max(1.5, math.min(20, least / math.max(passed, 1e-7)))), most) end
+   until passed >= least or count >= most
    local times = {passed / count}
    for round = 1, passed > 0.3 and 0 or passed > 0.05 and 2 or 2 do
       if big then collectgarbage() end

@@ -32,14 +32,14 @@ def tensor_of_numbers(ty: str, numbers: Sequence[float], sizes: Sequence[int]) -
     return Tensor.fresh(values.view(tuple(sizes)))
 
 
-@torch_function("zeros", "r L", small=("constant", "nought"))
+@torch_function("zeros", "r L", small=("constant", "0"))
 def zeros(r: Tensor, sizes: tuple[int, ...]) -> None:
     r.resize(sizes)
     if r.size:
         r.t.zero_()
 
 
-@torch_function("ones", "r L", small=("constant", "one"))
+@torch_function("ones", "r L", small=("constant", "1"))
 def ones(r: Tensor, sizes: tuple[int, ...]) -> None:
     r.resize(sizes)
     if r.size:

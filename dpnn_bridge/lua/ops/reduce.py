@@ -181,6 +181,9 @@ def _power_root(total: torch.Tensor, p: float, like: torch.Tensor) -> torch.Tens
     return torch.pow(total.to(like.dtype), like.new_tensor(1 / p))
 
 
+#: elements up to which LuaJIT's loop takes less time than PyTorch's functions
+_AT_ANY_SIZE = str(1 << 26)
+
 _NORM = (
     "0",
     "total = total + (v == 2 and x * x or v == 1 and abs(x) or v == 0 and (x == 0 and 0 or 1) or pow(abs(x), v))",
@@ -188,7 +191,7 @@ _NORM = (
 )
 
 
-@torch_function("norm", "T n=2", types=FLOAT_TYPES, small=("whole", *_NORM))
+@torch_function("norm", "T n=2", types=FLOAT_TYPES, small=("whole", *_NORM, _AT_ANY_SIZE))
 def norm(t: Tensor, p: float) -> float:
     x = t.t.reshape(-1)
     if p == 2:
@@ -211,7 +214,7 @@ def norm_along(r: Tensor, t: Tensor, p: float, dim: int) -> None:
     r.assign(total if p == 0 else _power_root(total, p, t.t))
 
 
-_DIST = ("0", "total = total + pow(abs(R(x - y)), v)", "v == 0 and 1 / 0 or R(pow(R(total), R(1 / v)))")
+_DIST = ("0", "total = R(total + pow(abs(R(x - y)), v))", "v == 0 and 1 / 0 or R(pow(total, R(1 / v)))", _AT_ANY_SIZE)
 
 
 @torch_function("dist", "T T n=2", types=FLOAT_TYPES, small=("whole", *_DIST))
@@ -285,7 +288,7 @@ def _norm_and_scale(x: torch.Tensor, p: float, dim: int, limit: float) -> tuple[
         for row in powers:  # TH's total has the element type
             total = (total + row).to(x.dtype)
     total = total.view([-1 if d == dim else 1 for d in range(x.dim())])
-    norms = torch.pow(total.double(), 1 / p).to(x.dtype)
+    norms = torch.pow(total.double(), x.new_tensor(1 / p).double()).to(x.dtype)
     return norms, (limit / (norms.double() + 1e-7)).to(x.dtype)
 
 

@@ -21,15 +21,19 @@ local function convert(R, X)
    if R.ty == 'Half' or X.ty == 'Half' then return false end
    local limit = bounds(R.ty, X.ty)
    if limit then
-      local low, high
-      if X.count > LONG then
-         low, high = vectors.limits(X)
-      else
-         low, high = loops.reduce('min', X), loops.reduce('max', X)
-      end
+      local low, high = loops.limits(X)
       if not (low and low >= limit[1] and high <= limit[2]) then return false end
    end
    return X.count > LONG and vectors.copy(R, X) or X.count <= FEW and pointwise(WIDE[X.ty] and 'number' or 'copy', R, X)
+end
+
+-- all elements of S become 0; nothing where Python must
+function native.zero(S)
+   if packed(S) then
+      ffi.fill(S.block.data + S.offset, S.count * native.kinds[S.ty].size)
+      return true
+   end
+   return S.count <= FEW and S.ty ~= 'Half' and pointwise('nought', S, S) or nil
 end
 
 -- zero, copy, clone: of all types
@@ -38,13 +42,7 @@ for ty, kind in pairs(native.kinds) do
    local zero, copy, clone = mt.zero, mt.copy, mt.clone
    mt.zero = function(self, ...)
       local S = states[self] or read(self)
-      if S and S.ty == ty and S.count > 0 and packed(S) then
-         ffi.fill(S.block.data + S.offset, S.count * kind.size)
-         return self
-      elseif S and S.ty == ty and S.count > 0 and S.count <= FEW and ty ~= 'Half' and pointwise('nought', S, S) then
-         return self
-      end
-      return zero(self, ...)
+      return S and S.ty == ty and S.count > 0 and native.zero(S) and self or zero(self, ...)
    end
    mt.copy = function(self, source, ...)
       local S, T = states[self] or read(self), states[source] or read(source)

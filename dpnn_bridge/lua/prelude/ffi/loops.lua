@@ -207,10 +207,7 @@ end
 
 --- Element-wise results from x, y, z (elements of the sources) and v, w (numbers). Most are declared beside PyTorch's, in
 --- ops/elementwise.py; these have another way to their arguments.
-local expressions = {
-   add = 'x + v', sub = 'x - v', reversed_sub = 'v - x', mul = 'x * v', div = 'x / v', cadd = 'x + y', csub = 'x - y', copy = 'x', nought = '0', one = '1',
-   number = 'tonumber(x)', rest = 'v == 0 and 0 / 0 or x - v * floor(R(x / v))',
-}
+local expressions = {copy = 'x', nought = '0', number = 'tonumber(x)'}
 loops.expressions = expressions
 
 local function follows(P, X)
@@ -255,6 +252,12 @@ local reduction = loops.kernels(function(name) return loops.reduction(unpack(red
 
 -- a number from the elements of one state or two, by name
 function loops.reduce(name, X, Y, v) return loops.run_reduction(reduction(X.ty, name), X, Y, v) end
+
+-- the least and the greatest element; nothing, or NaN, where there is none
+function loops.limits(X)
+   if X.count > loops.LONG then return vectors.limits(X) end
+   return loops.reduce('min', X), loops.reduce('max', X)
+end
 
 -- families of dispatch.lua ---------------------------------------------------------------------------------------------
 local cell = ffi.new('float[1]')

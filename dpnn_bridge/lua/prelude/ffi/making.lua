@@ -2,7 +2,7 @@
 -- and Cholesky's factors with pivots.
 local bridge, py = ...
 local ffi, native = bridge.ffi, bridge.native
-local families, loops, resize, resize_as, slices = native.families, native.loops, native.resize, native.resize_as, native.slices
+local families, loops, resize, resize_as, slices, zero = native.families, native.loops, native.resize, native.resize_as, native.slices, native.zero
 local floor, min, max = math.floor, math.min, math.max
 local FEW = loops.FEW
 
@@ -57,11 +57,11 @@ return function(n, p, ip, a, q, iq, c) for i = 0, n - 1 do p[ip + i * a] = at(q,
 function families.diag(plan)
    local move = loops.compile(plan.ty, MOVE, plan.name)
    return function(R, S, k)
-      if not few(S) or not whole(k) or not apart(R, S) then return nil end
+      if S.count == 0 or not whole(k) or not apart(R, S) then return nil end
       local down, right = max(-k, 0), max(k, 0)
       if S.n == 1 then
          local n = S[1] + down + right
-         if n * n > FEW or not resize(R, 2, n, n) or not loops.pointwise('nought', R, R) then return nil end
+         if not resize(R, 2, n, n) or not zero(R) then return nil end
          move(S[1], R.block.data, R.offset + down * R[2] + right * R[4], R[2] + R[4], S.block.data, S.offset, S[2])
          return true
       end
@@ -75,10 +75,7 @@ end
 function families.eye()
    return function(R, rows, columns)
       if columns <= 0 then columns = rows end
-      if not whole(rows) or not whole(columns) or rows < 1 or rows * columns > FEW or not resize(R, 2, rows, columns)
-         or not loops.pointwise('nought', R, R) then
-         return nil
-      end
+      if not whole(rows) or not whole(columns) or rows < 1 or not resize(R, 2, rows, columns) or not zero(R) then return nil end
       local data, step = R.block.data, R[2] + R[4]
       for i = 0, min(rows, columns) - 1 do data[R.offset + i * step] = 1 end
       return true
@@ -89,11 +86,11 @@ end
 function families.constant(plan, value)
    return function(R, n, a, b, c, d)
       local count = a and a > 0 and a * (b or 1) * (c or 1) * (d or 1)
-      if not count or n > 4 or count > FEW or not whole(a) or b and not (b > 0 and whole(b)) or c and not (c > 0 and whole(c))
+      if not count or n > 4 or not whole(a) or b and not (b > 0 and whole(b)) or c and not (c > 0 and whole(c))
          or d and not (d > 0 and whole(d)) or not resize(R, n, a, b, c, d) then
          return nil
       end
-      return loops.pointwise(value, R, R) or nil
+      return bridge.metatables['torch.' .. R.ty .. 'Tensor'].fill(R.object, tonumber(value))
    end
 end
 
@@ -235,8 +232,8 @@ local function match_by_product(run, R, A, B, gain)
    local mt = bridge.metatables['torch.' .. A.ty .. 'Tensor']
    local x, y = mt.double(A.object):contiguous(), mt.double(B.object):contiguous()
    local xy = x * y:t()
-   local X, Y, P = native.states[x], native.states[y], native.states[xy]
-   run(A[1], B[1], A[3], R.block.data, R.offset, R[2], R[4], X.block.data, Y.block.data, P.block.data, ffi.new('double[?]', B[1]), gain)
+   local X, Y, P = native.state(x), native.state(y), native.state(xy)
+   run(A[1], B[1], A[3], R.block.data, R.offset, R[2], R[4], X.block.data + X.offset, Y.block.data + Y.offset, P.block.data + P.offset, ffi.new('double[?]', B[1]), gain)
    return true
 end
 function families.match(plan)

@@ -5,7 +5,6 @@ local ffi, native = bridge.ffi, bridge.native
 local families, state, loops, vectors = native.families, native.state, native.loops, native.vectors
 local type = type
 
-local MOST = 65536 -- elements of a matrix; larger ones take so long that a call to Python does not count
 
 local ok, blas = pcall(ffi.load, py.libtorch)
 if ok then
@@ -129,27 +128,19 @@ local FORMS = {
    sum = {summed, 3, 3, 2, function(R, A, B) return A[1] == B[1] and A[5] == B[3] and R[1] == A[3] and R[3] == B[5] end},
 }
 
--- set to 0; nothing where the arrangement is not plain
-local function zero(R)
-   if not R.dense then return loops.pointwise('nought', R, R) or nil end
-   ffi.fill(R.block.data + R.offset, R.count * native.kinds[R.ty].size)
-   return true
-end
-
 -- r = beta * m + alpha * a b; nothing where Python must
 local function added(ty, form)
    local sizes, a_dims, b_dims, dims, fit = unpack(FORMS[form])
    local product, real = product_of(ty), ty == 'Double' or ty == 'Float'
    return product and function(R, M, A, B, beta, alpha)
-      if M.n ~= dims or A.n ~= a_dims or B.n ~= b_dims or not (M.block and A.block and B.block) or M.count > MOST or A.count > MOST
-         or B.count > MOST or not fit(M, A, B) then
+      if M.n ~= dims or A.n ~= a_dims or B.n ~= b_dims or not (M.block and A.block and B.block) or not fit(M, A, B) then
          return nil
       end
       if R.block and (R.block == A.block or R.block == B.block) then return nil end
       if R ~= M and not (native.resize_as(R, M) and loops.pointwise('copy', R, M)) then return nil end
       for d = 2, 2 * R.n, 2 do if R[d] == 0 and R[d - 1] > 1 then return nil end end
       if beta == 0 and real then  -- the product is added to zeros: no sum is -0
-         if not zero(R) then return nil end
+         if not native.zero(R) then return nil end
          beta = 1
       end
       local m, n, k, r1, r2, a1, a2, b1, b2, is_vector = sizes(R, A, B)
@@ -236,7 +227,7 @@ function families.dot(plan)
    if ty == 'Double' or ty == 'Float' then
       local dot = ok and (ty == 'Double' and blas.ddot_ or blas.sdot_)
       return dot and function(A, B)
-         if A.count ~= B.count or A.count == 0 or A.count > MOST then return nil end
+         if A.count ~= B.count or A.count == 0 then return nil end
          local rows, columns, down_a, a, down_b, b = loops.layout(A, B)
          if not rows or a < 1 or b < 1 then return nil end
          ints[0], ints[1], ints[2] = columns, a, b
@@ -250,7 +241,7 @@ function families.dot(plan)
    return function(A, B)
       local run, a = run_of(A)
       local other, b = run_of(B)
-      if A.count ~= B.count or A.count > MOST or not (A.block and B.block) then return nil end
+      if A.count ~= B.count or not (A.block and B.block) then return nil end
       if run == A.count and other == A.count then
          local p, q = A.block.data, B.block.data
          if run <= FEW_PRODUCTS then return tonumber(rows(1, run, p, 0, a, q, 0, b, A.offset, B.offset)) end

@@ -8,10 +8,12 @@ local FEW, MOST = loops.FEW, 16384  -- MOST: along a dimension, as fast as a cal
 local function few(S) return S.count > 0 and S.count <= FEW end
 
 -- to a number ----------------------------------------------------------------------------------------------------------
-function families.whole(plan, start, step, finish)
+-- up to `most` elements: PyTorch's sums of more are faster
+function families.whole(plan, start, step, finish, most)
    local loop = loops.compile(plan.ty, loops.reduction(start, step, finish), plan.name)
+   most = tonumber(most) or FEW
    local function reduce(X, Y, v)
-      if not few(X) or Y and Y.count ~= X.count then return nil end
+      if X.count == 0 or X.count > most or Y and Y.count ~= X.count then return nil end
       return loops.run_reduction(loop, X, Y, v)
    end
    if plan.slots[2] and plan.slots[2].kind == 'tensor' then return reduce end
@@ -78,7 +80,7 @@ end
 native.slices = slices
 
 function native.is_dimension(S, d, most)
-   return type(d) == 'number' and floor(d) == d and d >= 1 and d <= S.n and S.count > 0 and S.count <= most
+   return type(d) == 'number' and floor(d) == d and d >= 1 and d <= S.n and S.count > 0 and S.count <= (most or S.count)
 end
 
 -- resize R to the sizes of S, but `size` in dimension d; false where it is not contiguous then, or Python must
@@ -156,7 +158,7 @@ end
 function families.scan(plan, start, step)
    local run = loops.compile(plan.ty, loops.written(SCAN, {START = start, STEP = step}), plan.name)
    return function(R, S, d)
-      if not native.is_dimension(S, d, FEW) or R.block and R.block == S.block or not native.resize_as(R, S) then return nil end
+      if not native.is_dimension(S, d) or R.block and R.block == S.block or not native.resize_as(R, S) then return nil end
       local outer, n, inner, so, sl, si = slices(S, d)
       local outer_r, _, inner_r, po, pl, pi = slices(R, d)
       if not outer or outer_r ~= outer or inner_r ~= inner then return nil end
@@ -176,7 +178,7 @@ return function(outer, n, inner, so, sl, si, q, iq, po, pl, pi, p, ip, power, li
             total = R(total + (power == 1 and x or power == 2 and x * x or pow(x, power)))
          end
       end
-      local norm = R(C.pow(total, 1 / power))
+      local norm = R(C.pow(total, R(1 / power)))
       local scale = norm > limit and R(limit / (norm + 1e-7)) or 1
       for o = 0, outer - 1 do
          for i = 0, inner - 1 do p[to + o * po + i * pi] = at(q, from + o * so + i * si) * scale end
@@ -187,7 +189,7 @@ end
 function families.renorm(plan)
    local run = loops.compile(plan.ty, RENORM, plan.name)
    return function(R, S, power, d, limit)
-      if not native.is_dimension(S, d, FEW) or S.n < 2 or not (power > 0) or (R ~= S and R.block and R.block == S.block) or not native.resize_as(R, S) then return nil end
+      if not native.is_dimension(S, d) or S.n < 2 or not (power > 0) or (R ~= S and R.block and R.block == S.block) or not native.resize_as(R, S) then return nil end
       local outer, n, inner, so, sl, si = slices(S, d)
       local outer_r, _, inner_r, po, pl, pi = slices(R, d)
       if not outer or outer_r ~= outer or inner_r ~= inner then return nil end
@@ -217,9 +219,9 @@ end
 function families.histogram(plan, rows_apart)
    local run = loops.compile(plan.ty, HISTOGRAM, plan.name)
    return function(R, S, bins, low, high)
-      if not few(S) or floor(bins) ~= bins or bins < 1 or bins * S.count > 65536 or R.block and R.block == S.block or rows_apart and S.n ~= 2 then return nil end
+      if S.count == 0 or floor(bins) ~= bins or bins < 1 or R.block and R.block == S.block or rows_apart and S.n ~= 2 then return nil end
       if low == high then
-         low, high = loops.reduce('min', S), loops.reduce('max', S)
+         low, high = loops.limits(S)
          if not low then return nil end
       end
       if low == high then low, high = low - 1, high + 1 end
