@@ -5,8 +5,8 @@
 
 If ``DPNN_TORCH7`` names a real Torch7, the operations run there too. Otherwise the column has stored times.
 ``--census`` times every method that Torch7 has: of all element types, on matrices of 10 x 10, 64 x 64 and 1000 x 1000,
-contiguous and transposed, in both programs by turns, with dpnn-lua's memory settings. It takes about 20 minutes; two types
-on one size take one.
+contiguous and transposed, in both programs by turns, with dpnn-lua's memory settings. It takes about 20 minutes;
+two types on one size take one.
 """
 
 from __future__ import annotations

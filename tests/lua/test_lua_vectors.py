@@ -36,7 +36,21 @@ show(x:sort(1)) show(x:sort(2, true)) show(x:kthvalue(20, 1)) show(x:median()) s
 show(x:topk(3, 1, true, true)) show(x:topk(4, 2)) show(x:topk(4, 2, true)) show(x:topk(5, 2, false, true))
 x:narrow(2, 2, 30):add(1):mul(2):fill(3)
 x[{5, 7}] = y[1][1]
-show(x)
+show(x, x + y, x - y, x + 1, 2 - x, x * 2, -x, x % 3, x * y, x * y[2], torch.ger(x[1], y[2]), x:sum(1), x:sum(2))
+show(torch.addmm(x, 2, x, y), torch.addmv(x[1], 3, x, y[1]), torch.addr(0, x, 1, x[1], y[2]), torch.match(x, y, 2))
+show(torch.addcmul(x, 2, x, y), torch.addcdiv(x, -2, x, y), torch.triu(x, 1), x:clone():tril(-2))
+show(torch.diag(x, 3), torch.diag(x[1]), x:reshape(n * n))
+show(x:byte(), x:short(), x:double(), torch.IntTensor(n, n):copy(x), torch.cat(x, y, 1), torch.cat({x, y, x}, 2))
+local places, at = L(n):random(1, n), L(n, n):random(1, n)
+local function changed(name, ...)
+   local t = x:clone()
+   t[name](t, ...)
+   return t
+end
+show(x:index(1, places), x:index(2, places), changed('indexCopy', 1, places, y), changed('indexCopy', 2, places, y))
+show(changed('indexAdd', 2, places, y), changed('indexFill', 1, places, 3), x:gather(1, at), x:gather(2, at))
+show(x:clone():scatter(1, at, y), x:clone():scatter(2, at, 3), x:cumsum(1), x:cumsum(2), torch.eye(n), torch.ones(n, n))
+local dots = {x:dot(y), x[1]:dot(y[2]), x[1] * y[2], x:storage() == x:storage(), x == y}
 if ty == 'Double' then
    y[2][3], y[1][2], y[3][1] = 0 / 0, math.huge, -math.huge
    show(y:gt(1), torch.clamp(y, 0, 1), torch.cmax(y, 1), torch.sign(y), torch.abs(y), torch.add(y, 2), torch.trunc(y))
@@ -44,7 +58,7 @@ if ty == 'Double' then
    local shared = x[1]:clone():view(1, n):expand(n, n)  -- elements that share memory
    show(shared:add(x), shared:mul(2), shared:fill(3))
 end
-return results
+return results, dots
 """
 
 
@@ -52,11 +66,21 @@ def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
     return a.dtype == b.dtype and torch.equal(*(torch.nan_to_num(t.double(), nan=-77.0) for t in (a, b)))
 
 
-@pytest.mark.parametrize(("ty", "transposed"), [("Double", False), ("Double", True), ("Byte", True)])
+@pytest.mark.parametrize(("ty", "transposed"), [("Double", False), ("Double", True), ("Byte", True), ("Int", False)])
 def test_vector_functions_and_loops_are_what_python_computes(ty: str, transposed: bool) -> None:
     fast, slow = (LuaBridge(runtime=name).execute(CODE, ty, transposed) for name in ("luajit21", "lua51"))
-    assert len(fast) == len(slow) > 55
-    assert [k for k, (a, b) in enumerate(zip(fast, slow, strict=True)) if not _same(a, b)] == []
+    assert len(fast[0]) == len(slow[0]) > 55
+    assert [k for k, (a, b) in enumerate(zip(fast[0], slow[0], strict=True)) if not _same(a, b)] == []
+    assert fast[1] == slow[1]
+
+
+def test_renorm_and_dist_of_floats_give_what_torch7_printed() -> None:
+    scaled, distance = LuaBridge(runtime="luajit21").execute(
+        "return torch.FloatTensor{{100, 200, 300}}:renorm(3, 1, 7),"
+        "torch.FloatTensor{16777216, 1, 1, 1}:dist(torch.FloatTensor(4):zero(), 1)"
+    )
+    assert torch.equal(scaled, torch.tensor([[2.11997366, 4.23994732, 6.35992098]]))
+    assert distance == 16777216
 
 
 def test_no_call_on_a_middle_tensor_reaches_python(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,5 +99,12 @@ def test_no_call_on_a_middle_tensor_reaches_python(monkeypatch: pytest.MonkeyPat
     bridge.execute(
         "x:gt(2) x:eq(y) y:add(1) y:add(x) y:mul(2) y:clamp(1, 5) y:cmax(x) y:fill(2) y:copy(x:t()) y:sum(1)"
         "x:sort(1) x:kthvalue(2) x:mode() x:t():gt(2) x:maskedFill(x:gt(2), 1)"
+        " for _, ty in ipairs {'Int', 'Byte'} do"
+        "   local z, e = torch[ty .. 'Tensor'](70, 70):fill(3), torch[ty .. 'Tensor'](70, 70):copy(y)"
+        "   e:cmax(z):cmin(2):clamp(1, 3):addcmul(2, z, e):addcdiv(2, z, e) torch.addmm(3, e, 2, z, e)"
+        "   local a, b = z + e - 1, -(z * e % 5) z:sum(1) z:dot(e) torch.match(z, e) a:copy(y) b:cat(a, e)"
+        " end "
+        " x:renorm(2, 1, 3) x:cumsum(2) x:histc(5) x:norm(1) x:triu() x:eye(70, 70)"
+        "y:indexAdd(1, torch.range(1, 70):long(), x)"
     )
     assert calls == []

@@ -56,7 +56,8 @@ def _reduction(
     step: str,
     apart: str = "",
 ) -> None:
-    """Declare with the start and the step of LuaJIT's loops; ``apart`` is the step if elements are not adjacent, or ``product``."""
+    """Declare with the start and the step of LuaJIT's loops; ``apart`` is the step if elements are not adjacent,
+    or ``product``: sums of integers have one value in any order."""
 
     @torch_function(name, "T", types=types, small=("whole", start, step, "tonumber(total)"))
     def whole(t: Tensor) -> float:

@@ -16,6 +16,7 @@ int32_t aoti_torch_dtype_bool(), aoti_torch_dtype_uint8(), aoti_torch_dtype_int8
 ]]
 local found, torch = pcall(ffi.load, py.libtorch)
 found = found and pcall(function() return torch.aoti_torch_create_tensor_from_blob, torch.aoti_torch_call_dispatcher end)
+vectors.available = found
 
 local dtypes = found and {
    Bool = torch.aoti_torch_dtype_bool(), Byte = torch.aoti_torch_dtype_uint8(), Char = torch.aoti_torch_dtype_int8(),
