@@ -113,13 +113,20 @@ local function beside(S, T, d)
 end
 
 local function bytes(S) return native.kinds[S.ty].size end
-local ROW = 16
+local ROW, adders = 16, {Float = native.vectors.adder 'Float', Double = native.vectors.adder 'Double'}
 -- the same as BY_SLICE for slices whose rows of at least ROW elements are adjacent: from the chosen ones, or to them
 local function move_rows(outer, m, inner, x, ix, step, p, ip, po, pl, _, q, iq, qo, ql, _, size, to_chosen)
    for k = 0, m - 1 do
       local chosen = tonumber(x[ix + k * step]) - 1
       local to, from = p + (ip + (to_chosen and chosen or k) * pl), q + (iq + (to_chosen and k or chosen) * ql)
       for o = 0, outer - 1 do ffi.copy(to + o * po, from + o * qo, inner * size) end
+   end
+end
+-- the same for sums
+local function add_rows(outer, m, inner, x, ix, step, p, ip, po, pl, _, q, iq, qo, ql, _, add)
+   for k = 0, m - 1 do
+      local to, from = p + (ip + (tonumber(x[ix + k * step]) - 1) * pl), q + (iq + k * ql)
+      for o = 0, outer - 1 do add(inner, to + o * po, from + o * qo) end
    end
 end
 
@@ -149,12 +156,16 @@ local function into(name, T, d, I, S)
    local outer, _, inner, to, tl, ti = slices(T, d)
    local outer_s, m, inner_s, so, sl, si = slices(S, d)
    if not outer or outer_s ~= outer or inner_s ~= inner then return false end
-   local p, q, run = T.block.data, S.block.data, kernel(T.ty, name)
+   if inner == 1 then outer, inner, ti, si = 1, outer, to, so end
+   local p, q, run, more = T.block.data, S.block.data, kernel(T.ty, name), nil
+   local has_rows = ti == 1 and si == 1 and inner >= ROW
    if name == 'indexCopy' then
       p, q = data(T), data(S)
-      if ti == 1 and si == 1 and inner >= ROW then run = move_rows end
+      if has_rows then run, more = move_rows, bytes(T) end
+   elseif has_rows and adders[T.ty] then
+      run, more = add_rows, adders[T.ty]
    end
-   run(outer, m, inner, I.block.data, I.offset, I[2], p, T.offset, to, tl, ti, q, S.offset, so, sl, si, bytes(T), true)
+   run(outer, m, inner, I.block.data, I.offset, I[2], p, T.offset, to, tl, ti, q, S.offset, so, sl, si, more, true)
    return true
 end
 

@@ -300,52 +300,59 @@ function families.convolve(plan, flip)
    end
 end
 
--- Cholesky's factor of a matrix whose rows and columns are exchanged, so that the greatest remainder comes first
-local CHOLESKY = [[
-return function(n, a, l, rest, pivots, limit)
+-- Cholesky's factor l of a matrix a whose rows and columns are exchanged, so that the greatest remainder comes first
+local function swap_rows(x, n, i, k) for j = 0, n - 1 do x[k * n + j], x[i * n + j] = x[i * n + j], x[k * n + j] end end
+local function factorize(n, a, l, rest, column, pivots, limit, round)
+   local sizes, numbers, letter = ffi.new('int[4]', 0, 0, n, 1), ffi.new('double[2]', 1, 0), ffi.new('char[2]', 't')
    for k = 0, n - 1 do
       local best = k
       for i = k + 1, n - 1 do if rest[i] > rest[best] then best = i end end
       if not (rest[best] > limit) then return false end
-      rest[k], rest[best], pivots[k], pivots[best] = rest[best], rest[k], pivots[best], pivots[k]
-      for j = 0, n - 1 do
-         a[k * n + j], a[best * n + j] = a[best * n + j], a[k * n + j]
-         l[k * n + j], l[best * n + j] = l[best * n + j], l[k * n + j]
+      if best ~= k then
+         rest[k], rest[best], pivots[k], pivots[best] = rest[best], rest[k], pivots[best], pivots[k]
+         swap_rows(a, n, best, k)
+         swap_rows(l, n, best, k)
+         for i = 0, n - 1 do a[i * n + k], a[i * n + best] = a[i * n + best], a[i * n + k] end
       end
-      for i = 0, n - 1 do a[i * n + k], a[i * n + best] = a[i * n + best], a[i * n + k] end
-      local root = sqrt(rest[k])
+      local root = round(math.sqrt(rest[k]))
       l[k * n + k] = root
+      sizes[0], sizes[1] = k, n - k - 1
+      if k > 0 and k < n - 1 then  -- what the columns so far add to this one
+         native.blas.dgemv_(letter, sizes, sizes + 1, numbers, l + (k + 1) * n, sizes + 2, l + k * n, sizes + 3, numbers + 1, column, sizes + 3)
+      end
       for i = k + 1, n - 1 do
-         local total = 0
-         for j = 0, k - 1 do total = total + l[i * n + j] * l[k * n + j] end
-         local value = R(R(a[i * n + k] - R(total)) / R(root))
+         local value = round(round(a[i * n + k] - round(k > 0 and column[i - k - 1] or 0)) / root)
          l[i * n + k] = value
-         rest[i] = rest[i] - R(value * value)
+         rest[i] = rest[i] - round(value * value)
       end
    end
    return true
 end
-]]
-local MOST = 64
-local matrix, lower, rest = ffi.new('double[?]', MOST * MOST), ffi.new('double[?]', MOST * MOST), ffi.new('double[?]', MOST)
+local function identity(x) return x end
 function families.pstrf(plan)
-   local factorize = loops.compile(plan.ty, CHOLESKY, plan.name)
+   if not native.blas then return nil end
+   local round = plan.ty == 'Float' and function(x) return tonumber(ffi.cast('float', x)) end or identity
+   local room, matrix, lower, rest, column = 0, nil, nil, nil, nil
    plan.fresh, plan.fresh_types = 2, {plan.ty, 'Int'}
    local get = native.get[plan.ty]
    return function(R, P, A, uplo, limit)
       local n = A[1]
-      if A.n ~= 2 or n ~= A[3] or n > MOST or not resize(P, 1, n) or not resize(R, 2, n, n) then return nil end
-      local greatest, p, row, column = 0, P.block.data, A[2], A[4]
-      if uplo == 'U' then row, column = column, row end  -- the triangle that is read becomes the lower one
+      if A.n ~= 2 or n ~= A[3] or not resize(P, 1, n) or not resize(R, 2, n, n) then return nil end
+      if n > room then
+         room, matrix, lower = n, ffi.new('double[?]', n * n), ffi.new('double[?]', n * n)
+         rest, column = ffi.new('double[?]', n), ffi.new('double[?]', n)
+      end
+      local greatest, p, down, right = 0, P.block.data, A[2], A[4]
+      if uplo == 'U' then down, right = right, down end  -- the triangle that is read becomes the lower one
       for i = 0, n - 1 do
          for j = 0, n - 1 do
-            matrix[i * n + j], lower[i * n + j] = get(A, A.offset + i * row + j * column), 0
+            matrix[i * n + j], lower[i * n + j] = get(A, A.offset + i * down + j * right), 0
          end
          rest[i], p[P.offset + i] = matrix[i * (n + 1)], i + 1
          greatest = max(greatest, rest[i])
       end
       if limit < 0 then limit = n * (plan.ty == 'Float' and 2 ^ -23 or 2 ^ -52) * greatest end
-      if not factorize(n, matrix, lower, rest, p + P.offset, limit) then return nil end
+      if not factorize(n, matrix, lower, rest, column, p + P.offset, limit, round) then return nil end
       R[2], R[4] = 1, n  -- column by column
       native.moved(native.measure(R))
       local data = R.block.data

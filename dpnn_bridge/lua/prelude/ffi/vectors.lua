@@ -107,6 +107,15 @@ local function axpy(ty, sign)
    end
 end
 
+-- f(n, p, q): n elements at p become the sums with those at q; nothing where there is none
+function vectors.adder(ty)
+   local run = axpys[ty]
+   return type(run) == 'cdata' and function(n, p, q)
+      factor[ty][0], counts[0] = 1, n
+      run(counts, factor[ty], q, counts + 1, p, counts + 1)
+   end
+end
+
 -- all elements of R become v: the first, which are then copied, twice as many each time
 local function fill(ty)
    local size = native.kinds[ty].size
