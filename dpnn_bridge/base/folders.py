@@ -29,6 +29,8 @@ _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if
 
 _lock = threading.RLock()  # a signal may interrupt the thread that holds it
 _folders: dict[Path, int | None] = {}
+#: how often a folder is deleted while it gets new files
+_ATTEMPTS = 100
 #: a parent with at least this many entries is not searched every time, so that writing many files takes linear time
 _MANY = 100
 _searches_to_skip: dict[Path, int] = {}  # parent -> number of searches for abandoned folders to skip
@@ -86,9 +88,17 @@ def _lock_folder(folder: Path) -> bool:
     return folder.exists()
 
 
+def _delete(folder: Path) -> None:
+    """Delete a folder, also if another thread adds files to it until it is gone."""
+    for _ in range(_ATTEMPTS):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not os.path.lexists(folder):
+            return
+
+
 def _remove(folder: Path) -> None:
     with _lock:
-        shutil.rmtree(folder, ignore_errors=True)
+        _delete(folder)
         descriptor = _folders.pop(folder, None)
         if descriptor is not None:
             os.close(descriptor)
@@ -115,7 +125,7 @@ def remove_abandoned(parent: Path) -> None:
             descriptor = os.open(entry.path, os.O_RDONLY)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(entry.path, ignore_errors=True)
+                _delete(Path(entry.path))
             finally:
                 os.close(descriptor)
 
@@ -124,7 +134,7 @@ def remove_temporary() -> None:
     """Remove all temporary folders before the program ends, and keep other threads from creating new ones."""
     _lock.acquire()
     for folder in list(_folders):
-        shutil.rmtree(folder, ignore_errors=True)
+        _delete(folder)
 
 
 # ---------------------------------------------------------------------- signals
@@ -185,7 +195,7 @@ def _end(number: int, _frame: Any) -> None:
             signal.signal(other, _end_at_once)
     with _lock:
         for folder in list(_folders):
-            shutil.rmtree(folder, ignore_errors=True)
+            _delete(folder)
     raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -83,6 +84,15 @@ def replaced_by(index: Path) -> list[Path]:
     stem = re.escape(index.name.removesuffix(INDEX))
     own = re.compile(rf"{stem}-\d{{5}}-of-\d{{5}}(-[0-9a-f]+)?\.safetensors")
     return [file for file in found if own.fullmatch(file.name)]
+
+
+def state_of(path: Path) -> list[tuple[int, ...]]:
+    """Return what changes when another program replaces or overwrites an input; of an index, also of its shards."""
+    try:
+        files = [path, *(shards_of(path) if path.name.endswith(INDEX) else ())]
+        return [(s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns) for s in map(os.stat, files)]
+    except (OSError, T7FormatError):  # reading it says what is wrong
+        return []
 
 
 def checksum_of(path: Path) -> str:

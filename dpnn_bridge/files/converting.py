@@ -18,7 +18,7 @@ from dpnn_bridge.base.atomic import StrPath, check_output, replacing
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.folders import temporary_folder
 from dpnn_bridge.base.remote import is_url, place_of
-from dpnn_bridge.base.shards import checksum_of
+from dpnn_bridge.base.shards import checksum_of, state_of
 from dpnn_bridge.base.version import package_version
 from dpnn_bridge.checkpoints.architectures import architecture_of
 from dpnn_bridge.checkpoints.contents import named_file
@@ -119,6 +119,13 @@ class _Conversion:
     force: bool
     checksum: bool
 
+    def __post_init__(self) -> None:
+        self._before = state_of(self.file.path) if self._stores_origin else []
+
+    @property
+    def _stores_origin(self) -> bool:
+        return self.checksum or self.format.origin_beside
+
     def write_data(self, value: Any) -> Report:
         """Write data without a model."""
         if self.options.dtype is not None:
@@ -129,20 +136,27 @@ class _Conversion:
             report = _data_report(found, self.file.name, self.options.key, named_file(value))
             if self.checksum:
                 report.metadata |= {"origin": self._origin(), "written": checksum_of(temporary)}
+                self._check_unchanged()
         return report
 
     def write_model(self, contents: tuple[Any, Encoding] | None, rebuilding: Options) -> Report:
         """Write a model."""
         with ThreadPoolExecutor(1) as pool:  # for the checksum, beside reading and writing
-            wanted = self.checksum or self.format.origin_beside
-            made_of = pool.submit(self._origin).result if wanted else None
+            made_of = pool.submit(self._origin).result if self._stores_origin else None
             module, report = load_local(self.file, contents, self.options.key, rebuilding)
             cast(module, as_dtype(self.options.dtype))
             self._describe(module, report)
             own = dict(self.own)
             if callable(own.get("input")) and not isinstance(own["input"], torch.Tensor):
                 own["input"] = own["input"](module)
-            on_verified = (lambda path: report.metadata.update(written=checksum_of(path))) if self.checksum else None
+
+            def on_verified(path: Path) -> None:
+                if self.checksum:
+                    report.metadata["written"] = checksum_of(path)
+                if made_of is not None:
+                    report.metadata["origin"] = made_of()
+                    self._check_unchanged()
+
             export(
                 module,
                 self.path,
@@ -154,12 +168,15 @@ class _Conversion:
                 origin=made_of,
                 **own,
             )
-            if made_of is not None:
-                report.metadata["origin"] = made_of()
         return report
 
     def _origin(self) -> str | None:
         return origin_text(checksum_of(self.file.path), self.options)
+
+    def _check_unchanged(self) -> None:
+        """Raise if the input may be another file than the one whose checksum the output stores."""
+        if state_of(self.file.path) != self._before:
+            raise T7Error(f"{self.file.name}: changed while it was converted; nothing was written. Convert it again")
 
     def _describe(self, module: nn.Module, report: Report) -> None:
         report.source = Path(self.file.name)

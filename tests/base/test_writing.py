@@ -117,6 +117,21 @@ def test_nobody_else_sees_temporary_folders(tmp_path: Path) -> None:
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
+def test_a_folder_goes_although_another_thread_writes_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker's thread ends it while its main thread writes."""
+    folder, rmdir, added = tmp_path / ".dpnn-0123456789abcdef", os.rmdir, iter(range(3))
+    folder.mkdir()
+
+    def remove(*args: Any, **options: Any) -> None:
+        if (number := next(added, None)) is not None:
+            (folder / str(number)).touch()
+        rmdir(*args, **options)
+
+    monkeypatch.setattr(os, "rmdir", remove)
+    folders._remove(folder)
+    assert not folder.exists()
+
+
 def test_a_manifest_makes_the_folders_above_it(tmp_path: Path) -> None:
     path = tmp_path / "runs" / "today" / "m.jsonl"
     Manifest(path).add({"target": "a.pt", "status": "done"})

@@ -26,7 +26,7 @@ from dpnn_bridge.base import atomic
 from dpnn_bridge.base.atomic import PatientFile, replacing, write_text
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.verify import verify_command
-from dpnn_bridge.errors import OutputError, OutputExistsError
+from dpnn_bridge.errors import OutputError, OutputExistsError, T7Error
 from dpnn_bridge.files.converting import convert, is_converted
 from dpnn_bridge.objects import LuaTable, LuaTensor
 from dpnn_bridge.outputs.formats import format_of, suffixes
@@ -247,6 +247,25 @@ def test_done_is_what_is_whole_and_of_this_input(suffix: str, tmp_path: Path) ->
     for damaged in (b"", whole[:-1], whole[: len(whole) // 2]):
         target.write_bytes(damaged)
         assert not is_converted(MODEL, target, **example)
+
+
+@pytest.mark.parametrize("how", ["replaced", "overwritten"])
+@pytest.mark.parametrize(("name", "checksum"), [("m.npz", False), ("m.pt", True), ("d.json", True)])
+def test_an_input_that_changes_meanwhile_is_one_error(how: str, name: str, checksum: bool, tmp_path: Path) -> None:
+    """The output would store the checksum of another input, so it would be taken for that of the new one."""
+    files = tmp_path / "m.t7", tmp_path / "new.t7"
+    for number, file in enumerate(files):
+        weight = LuaTensor.from_numpy(torch.full((3,), float(number)).numpy())
+        dpnn_bridge.write_t7(file, LuaTable({"a": weight}) if name[0] == "d" else torch.nn.Linear(2, 2))
+
+    def change(step: str) -> None:
+        if step.startswith("writing"):
+            files[1].replace(files[0]) if how == "replaced" else files[0].write_bytes(files[1].read_bytes())
+
+    with pytest.raises(T7Error, match="changed while it was converted"):
+        convert(files[0], tmp_path / name, checksum=checksum, progress=change)
+    assert not (tmp_path / name).exists()
+    convert(files[0], tmp_path / name, checksum=checksum)
 
 
 @pytest.mark.parametrize("name", ["d.json", "d.npz", "d.pt", "d.safetensors"])
