@@ -16,6 +16,7 @@ from typing_extensions import Unpack
 from dpnn_bridge.base.arguments import checks_arguments, renamed
 from dpnn_bridge.base.atomic import StrPath, check_output, replacing
 from dpnn_bridge.base.boundary import wrap_errors
+from dpnn_bridge.base.display import printable
 from dpnn_bridge.base.folders import temporary_folder
 from dpnn_bridge.base.remote import is_url, place_of
 from dpnn_bridge.base.shards import checksum_of, state_of
@@ -181,7 +182,7 @@ class _Conversion:
     def _describe(self, module: nn.Module, report: Report) -> None:
         report.source = Path(self.file.name)
         report.metadata |= {
-            "source": PurePath(self.file.name).name,
+            "source": printable(PurePath(self.file.name).name),
             "dpnn_bridge": package_version(),
             "torch": str(torch.__version__),
             "modules": sum(1 for _ in module.modules()),

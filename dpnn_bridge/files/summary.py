@@ -119,7 +119,7 @@ def _converted(file: LocalFile, example: Callable[[nn.Module], Any] | None) -> S
     checkpoint = metadata.get("checkpoint")
     found.beside = [str(k) for k in checkpoint][:ENTRIES] if isinstance(checkpoint, dict) else []
     onto = f".onnx {input_options(model)}" if not model.unsupported else f".t7 {_WITH_CLASSES}"
-    found.next = [f"dpnn-convert {shlex.quote(file.name)} {_stem(file.name)}{onto}"]
+    found.next = [f"dpnn-convert {_quoted(file.name)} {_stem(file.name)}{onto}"]
     return found
 
 
@@ -238,10 +238,10 @@ def _fitting(text: str) -> str:
 
 
 def _next(found: Summary, name: str, root: Any) -> None:
-    quoted, stem = shlex.quote(name), _stem(name)
+    quoted, stem = _quoted(name), _stem(name)
     if not found.models:
         if (other := named_file(root)) is not None:
-            found.next.append(f"dpnn-inspect {shlex.quote(str(PurePath(name).parent / PurePath(other[1]).name))}")
+            found.next.append(f"dpnn-inspect {_quoted(str(PurePath(name).parent / PurePath(other[1]).name))}")
         best = ".npz      # or .safetensors, .json, .pt" if _holds_tensors(root) else ".json     # or .npz, .pt"
         found.next.append(f"dpnn-convert {quoted} {stem}{best}")
         return
@@ -271,7 +271,12 @@ def _stem(name: str) -> str:
     stem = PurePath(name.rpartition("/")[2]).name
     for suffix in (".gz", ".zip", ".xz", ".bz2", ".t7", ".pt", ".pth", ".net", ".th"):
         stem = stem.removesuffix(suffix)
-    return shlex.quote(stem or "out")
+    return _quoted(stem or "out")
+
+
+def _quoted(name: str) -> str:
+    """Return a file name for a command line, where a leading dash begins an option."""
+    return shlex.quote(f"./{name}" if name.startswith("-") else name)
 
 
 __all__ = ["Layer", "Model", "Summary", "inspect", "lines", "summarize"]

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -456,3 +457,16 @@ def test_a_criterion_stands_beside_the_model(tmp_path: Path) -> None:
     text = run(inspect_command, tmp_path / "training.t7").stdout
     assert "with 1 model\n" in text
     assert "criterion: an object of class nn.MSECriterion" in text
+
+
+def test_a_suggested_command_takes_names_for_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name with a leading dash would be an option, such as ``--plugin=x.t7``."""
+    monkeypatch.chdir(tmp_path)
+    name = "--plugin=$(id).t7"
+    write_t7(name, LuaObject("nn.Tanh", LuaTable()))
+    lines = run(inspect_command, "--", name).stdout.splitlines()
+    (command,) = [line.removeprefix("next: ") for line in lines if line.startswith("next: ")]
+    assert shlex.split(command) == ["dpnn-convert", f"./{name}", "./--plugin=$(id).pt"]
+    assert run(convert_command, *shlex.split(command)[1:]).exit_code == 0
+    write_t7("latest.t7", LuaTable({"modelFile": "--html=model.t7"}))
+    assert "dpnn-inspect ./--html=model.t7" in run(inspect_command, "latest.t7").stdout
