@@ -150,6 +150,7 @@ REFUSED: list[tuple[nn.Module, str]] = [
     (nn.Upsample(scale_factor=1.5), "'nearest' with an integer scale_factor"),
     (nn.Upsample(scale_factor=(2, 3)), "'nearest' with an integer scale_factor"),
     (nn.Upsample(size=16), "'nearest' with an integer scale_factor"),
+    (nn.Upsample(size=(16, 16), mode="bilinear"), "mode='bilinear', size=(16, 16)"),
     (nn.BatchNorm2d(3, momentum=None), "give momentum a number"),
     (nn.InstanceNorm2d(3, track_running_stats=True), "one without running statistics"),
     (nn.SyncBatchNorm(3), "BatchNorm2d and the others"),

@@ -40,6 +40,7 @@ def test_every_layer_of_a_fixture_is_compared() -> None:
     assert result.ok
     assert result.computed_by.startswith("Torch7 ")
     assert f"(computed by {result.computed_by})" in headline(result)
+    assert [verify(RESIDUAL, mode=mode).mode for mode in ("train", "eval")] == ["train", "eval"]
     compared = {layer.path for layer in result.layers if any(d.name.startswith("output") for d in layer.differences)}
     assert {"modules[1]", "modules[2]", "modules[5].modules[1].modules[1]"} <= compared
     gradients = {d.name for layer in result.layers for d in layer.differences if "grad" in d.name}
