@@ -15,6 +15,7 @@ from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.objects import LuaObject
 
 
+@lua_class("nn.NoiseFill")
 class MaskNoiseFill(nn.Module):
     """Appends noise to the channels of a mask: the mask times uniform noise, then uniform noise.
 
@@ -60,27 +61,21 @@ class MaskNoiseFill(nn.Module):
         factors = f"mult_noise_mask={self.mult_noise_mask}, mult_noise={self.mult_noise}"
         return f"{self.num_noise_channels}, {self.num_mask_noise_times}, {self.n_colors}, {factors}"
 
+    class Lua(LuaClass):
+        scalars = ("num_noise_channels", "num_mask_noise_times", "n_colors", "mult_noise_mask", "mult_noise")
+        computed_fields = ("out_size",)
+        checked_by = "formula"
+        test = "test_a_doodle_keeps_its_mask_and_gets_noise"
 
-@lua_class("nn.NoiseFill")
-class MaskNoiseFillClass(LuaClass):
-    torch_type = MaskNoiseFill
-    scalars = {
-        name: name
-        for name in ("num_noise_channels", "num_mask_noise_times", "n_colors", "mult_noise_mask", "mult_noise")
-    }
-    computed_fields = ("out_size",)
-    checked_by = "formula"
-    test = "test_a_doodle_keeps_its_mask_and_gets_noise"
+        @classmethod
+        def matches(cls, obj: LuaObject) -> bool:
+            return "n_colors" in obj
 
-    @classmethod
-    def matches(cls, obj: LuaObject) -> bool:
-        return "n_colors" in obj
+        @classmethod
+        def to_lua(cls, module: MaskNoiseFill, ctx: LuaContext) -> dict[str, Any]:
+            size = module.n_colors * (1 + module.num_mask_noise_times) + module.num_noise_channels
+            return {**super().to_lua(module, ctx), "out_size": size}
 
-    @classmethod
-    def to_lua(cls, module: MaskNoiseFill, ctx: LuaContext) -> dict[str, Any]:
-        size = module.n_colors * (1 + module.num_mask_noise_times) + module.num_noise_channels
-        return {**super().to_lua(module, ctx), "out_size": size}
-
-    @classmethod
-    def replay(cls, module: MaskNoiseFill, after: LuaObject) -> Callable[..., Any]:
-        return lambda input: torch.cat([input, noise_of(after, "output", input)[:, module.n_colors :]], 1)
+        @classmethod
+        def replay(cls, module: MaskNoiseFill, after: LuaObject) -> Callable[..., Any]:
+            return lambda input: torch.cat([input, noise_of(after, "output", input)[:, module.n_colors :]], 1)

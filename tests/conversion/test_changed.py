@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dpnn_bridge.base.graph import without_entries
 from dpnn_bridge.conversion.lua_values import fresh
-from dpnn_bridge.modules.cuda.parallel import DataParallelTableClass
+from dpnn_bridge.modules.cuda.parallel import DataParallelTable
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 
@@ -40,7 +40,7 @@ def test_a_fresh_object_has_a_type_and_empty_results_of_its_own() -> None:
 def test_the_first_replica_of_several_takes_the_place_of_all() -> None:
     replicas = LuaTable.from_list([LuaObject("nn.Tanh"), LuaObject("nn.Tanh")])
     fields = {"modules": replicas, "impl": LuaTable(), "gpuAssignments": LuaTable.from_list([3, 4])}
-    upgraded = DataParallelTableClass.upgrade(LuaObject("nn.DataParallelTable", LuaTable(fields), version=1))
+    upgraded = DataParallelTable.Lua.upgrade(LuaObject("nn.DataParallelTable", LuaTable(fields), version=1))
     assert upgraded["modules"].as_list() == [replicas[1]]
     assert upgraded.header == (fields["gpuAssignments"],)
     assert "impl" not in upgraded

@@ -69,10 +69,10 @@ def test_a_file_that_was_imported_by_itself_hides_no_variant_of_another() -> Non
     program = (
         "import dpnn_bridge.zoo.style\nfrom dpnn_bridge.conversion import registry\n"
         "from dpnn_bridge.objects import LuaObject, LuaTable\n"
-        "print(registry.find(LuaObject('nn.NoiseFill', LuaTable([('n_colors', 3)]))).__name__)"
+        "print(registry.find(LuaObject('nn.NoiseFill', LuaTable([('n_colors', 3)]))).__qualname__)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "MaskNoiseFillClass\n"
+    assert done.stdout == "MaskNoiseFill.Lua\n"
 
 
 def test_a_module_that_never_was_is_not_there() -> None:

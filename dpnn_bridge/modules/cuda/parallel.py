@@ -12,6 +12,7 @@ from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.objects import LuaObject, LuaTable
 
 
+@lua_class("nn.DataParallelTable")
 class DataParallelTable(nn.Sequential):
     """Container of one module, which Torch7 replicates over GPUs for each batch.
 
@@ -29,33 +30,30 @@ class DataParallelTable(nn.Sequential):
         fbcunn DataParallel.lua
     """
 
+    class Lua(LuaClass):
+        container = True
+        is_identity = True
+        version = 2
+        checked_by = "structure"
+        test = "test_data_parallel_table_is_its_first_replica"
+        scratch = ("inputGpu", "gradOutputGpu", "outputGpu", "gradInputGpu")
+        constants = {
+            **dict.fromkeys(scratch, empty_table),
+            "dimension": 1,
+            "flattenParams": False,
+            "usenccl": False,
+            "needsSync": False,
+            "typeStr": "torch.CudaTensor",
+        }
 
-@lua_class("nn.DataParallelTable")
-class DataParallelTableClass(LuaClass):
-    torch_type = DataParallelTable
-    container = True
-    is_identity = True
-    version = 2
-    checked_by = "structure"
-    test = "test_data_parallel_table_is_its_first_replica"
-    scratch = ("inputGpu", "gradOutputGpu", "outputGpu", "gradInputGpu")
-    constants = {
-        **dict.fromkeys(scratch, empty_table),
-        "dimension": 1,
-        "flattenParams": False,
-        "usenccl": False,
-        "needsSync": False,
-        "typeStr": "torch.CudaTensor",
-    }
-
-    @classmethod
-    def upgrade(cls, obj: LuaObject) -> LuaObject:
-        """Return the first replica alone, without what Torch7 derives from it; the GPUs precede the fields."""
-        gpus = obj.get("gpuAssignments") or LuaTable.from_list([1])
-        modules = LuaTable.from_list(obj["modules"].as_list()[:1])
-        copy = obj.changed(impl=None, flattenedParams=None, buffer=None, gpuAssignments=gpus, modules=modules)
-        copy.version, copy.header = cls.version, (gpus,)
-        return copy
+        @classmethod
+        def upgrade(cls, obj: LuaObject) -> LuaObject:
+            """Return the first replica alone, without what Torch7 derives from it; the GPUs precede the fields."""
+            gpus = obj.get("gpuAssignments") or LuaTable.from_list([1])
+            modules = LuaTable.from_list(obj["modules"].as_list()[:1])
+            copy = obj.changed(impl=None, flattenedParams=None, buffer=None, gpuAssignments=gpus, modules=modules)
+            copy.version, copy.header = cls.version, (gpus,)
+            return copy
 
 
 @lua_class("nn.DataParallel")
@@ -113,7 +111,7 @@ class ModelParallelTable(nn.Sequential):
         container = True
         version = 2
         scalars = ("dimension",)
-        scratch = (*DataParallelTableClass.scratch, *DataParallel.scratch, "gradInputAddBuffer")
+        scratch = (*DataParallelTable.Lua.scratch, *DataParallel.scratch, "gradInputAddBuffer")
         checked_by = "structure"
         test = "test_model_parallel_table_joins_nested_outputs"
 
@@ -136,7 +134,7 @@ class ParallelBranches(nn.Sequential):
         outputs = [branch(input) for branch in self[0].children()]
         return torch.stack(outputs).sum(0)
 
-    class Lua(DataParallelTableClass):
+    class Lua(DataParallelTable.Lua):
         is_identity = False
         version = 3
         checked_by = "structure"

@@ -52,6 +52,7 @@ def rounded(ratio: float, size: int) -> int:
     return math.floor(ratio * size + 0.5)
 
 
+@lua_class("nn.SpatialReSamplingEx")
 class SpatialReSamplingEx(nn.Module):
     """Resamples two neighbouring dimensions of a tensor.
 
@@ -113,34 +114,30 @@ class SpatialReSamplingEx(nn.Module):
         size = f"size=({self.oheight}, {self.owidth})" if self.owidth else f"ratio=({self.rheight}, {self.rwidth})"
         return f"{self.mode}, {size}"
 
+    class Lua(LuaClass):
+        computed_fields = ("mode_c",)
+        scalars = {
+            "mode": "mode",
+            "owidth": "owidth",
+            "oheight": "oheight",
+            "rwidth": "rwidth",
+            "rheight": "rheight",
+            "yDim": "y_dim",
+            "xDim": "x_dim",
+        }
+        defaults = {"owidth": None, "oheight": None, "rwidth": None, "rheight": None, "yDim": 2, "xDim": 3}
+        constants = _SIZES
+
+        @classmethod
+        def to_lua(cls, module: SpatialReSamplingEx, ctx: LuaContext) -> dict[str, Any]:
+            return {**super().to_lua(module, ctx), "mode_c": _MODES.index(module.mode)}
+
 
 def block_mean(x: Tensor, dH: int, dW: int) -> Tensor:
     """Return the means of blocks of :math:`(K_1, H, W, K_2)`; the forward pass divides by a single precision number."""
     K1, H, W, K2 = x.shape
     total = x.reshape(K1, H // dH, dH, W // dW, dW, K2).sum((2, 4))
     return with_gradient_of(total * float(np.float32(1) / np.float32(dH * dW)), total / (dH * dW))
-
-
-@lua_class("nn.SpatialReSamplingEx")
-class SpatialReSamplingExClass(LuaClass):
-    torch_type = SpatialReSamplingEx
-    computed_fields = ("mode_c",)
-    scalars = {
-        "mode": "mode",
-        "owidth": "owidth",
-        "oheight": "oheight",
-        "rwidth": "rwidth",
-        "rheight": "rheight",
-        "yDim": "y_dim",
-        "xDim": "x_dim",
-    }
-    defaults = {"owidth": None, "oheight": None, "rwidth": None, "rheight": None, "yDim": 2, "xDim": 3}
-
-    constants = _SIZES
-
-    @classmethod
-    def to_lua(cls, module: SpatialReSamplingEx, ctx: LuaContext) -> dict[str, Any]:
-        return {**super().to_lua(module, ctx), "mode_c": _MODES.index(module.mode)}
 
 
 @lua_class("nn.SpatialUpSampling")
@@ -151,7 +148,6 @@ class SpatialUpSampling(LuaClass):
     import_only = True
     scalars = {"dW": "rwidth", "dH": "rheight", "yDim": "y_dim", "xDim": "x_dim"}
     defaults = {"yDim": 2, "xDim": 3}
-
     constants = _SIZES
 
 
