@@ -17,6 +17,8 @@ from dpnn_bridge.compare.nested import cast, random_like
 from dpnn_bridge.conversion.lua_values import lua_value, to_value
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.objects import LuaObject, LuaTable
+from dpnn_bridge.parity.subject import in_its_type
+from dpnn_bridge.parity.torch7_judge import CAST_IN_SEQUENCE, TYPES
 
 if TYPE_CHECKING:
     from dpnn_bridge.lua.bridge import LuaBridge
@@ -38,7 +40,7 @@ def lua_reference(
         obj: the object as read from a file.
         module: the converted module, in the mode of both runs.
         table: contains ``input``, ``target`` for criterions, and may contain ``gradOutput`` and ``reward``.
-        dtype: runs in double precision if it is ``torch.float64``.
+        dtype: dtype to which Lua casts the model; half precision runs in the precision of the file.
         gradients: run backward; without a ``gradOutput`` on random numbers.
 
     Raises:
@@ -49,9 +51,11 @@ def lua_reference(
         live = bridge.to_lua(obj)
     if all(m.training == module.training for m in module.modules()) and live["evaluate"] is not None:
         bridge.call(live["training" if module.training else "evaluate"], live)
-    dtype = dtype if dtype == torch.float64 else None  # Lua has no half precision
-    if dtype is not None:
-        bridge.call(live["double"], live)
+    kind = TYPES.get(dtype) if dtype else None
+    if kind is None:
+        dtype, table = None, in_its_type(module, table)
+    else:
+        bridge.execute(CAST_IN_SEQUENCE, live, kind, name="cast_in_sequence.lua")
     wanted = [to_value(table[name]) for name in ("input", "target") if table.get(name) is not None]
     arguments = [cast(copy.deepcopy(value), dtype) for value in wanted]
     result = LuaTable((name, table[name]) for name in ("input", "target", "mode") if table.get(name) is not None)

@@ -6,7 +6,8 @@
 --   file, ascii, keys       the .t7 file, whether it is ASCII, and the keys that lead to the module inside it
 --   classes                 names of all classes in the file; packages are required until they are defined
 --   steps                   names of the functions below that are to run, in this order
---   input, target, gradOutput, reward, scale, forwards, seed, type, mode, rate, garbage, params, other      what they need
+--   input, target, gradOutput, reward, scale, forwards, seed, type, keeps_state, mode, rate, garbage, params, other
+--                           what they need
 --
 -- A result is a table: step -> {value = …} or {error = message}, and for `backward` also the gradOutput that was used.
 -- After an error in `load` nothing else runs.
@@ -121,9 +122,13 @@ function steps.garbage(run, job)
    collectgarbage()
 end
 
--- casts the module, as its users would
+-- casts the module as its users would, or without the loss of its state
 function steps.cast(run, job)
-   if job.type then run.module:type(job.type) end
+   if job.type and job.keeps_state then
+      cast_in_sequence(run.module, job.type)
+   elseif job.type then
+      run.module:type(job.type)
+   end
    if run.module.heavySerial then run.module:heavySerial() end -- dpnn.Serial may leave results out of files
 end
 

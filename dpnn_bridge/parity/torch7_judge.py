@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dpnn_bridge.base.folders import temporary_folder
 from dpnn_bridge.base.graph import values_in
 from dpnn_bridge.errors import LuaBridgeError
@@ -17,6 +19,11 @@ from dpnn_bridge.lua.torch7 import run_torch7
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 _SOURCE = Path(__file__).with_name("torch7_judge.lua")
+#: Lua code that casts a module in the middle of a sequence; its arguments are the module and the tensor type
+CAST_IN_SEQUENCE = Path(__file__).with_name("cast_in_sequence.lua").read_text(encoding="utf-8")
+
+#: dtypes to which Torch7 casts a model; others run in the precision of the file
+TYPES = {torch.float64: "torch.DoubleTensor", torch.float32: "torch.FloatTensor"}
 
 #: checks of a written file: the operations that users of Torch7 apply to a model
 STEPS = (
@@ -57,11 +64,12 @@ def judge(jobs: Sequence[LuaTable], *, program: str | None = None) -> list[LuaTa
         LuaBridgeError: Torch7 cannot be run.
     """
     results: list[LuaTable] = []
+    source = f"local function cast_in_sequence(...)\n{CAST_IN_SEQUENCE}end\n{_SOURCE.read_text(encoding='utf-8')}"
     with temporary_folder() as folder:
         while len(results) < len(jobs):
             rest, error = jobs[len(results) :], None
             try:
-                run_torch7(_SOURCE.read_text(encoding="utf-8"), LuaTable.from_list(rest), str(folder), program=program)
+                run_torch7(source, LuaTable.from_list(rest), str(folder), program=program)
             except LuaBridgeError as e:
                 error = e
             done = 0

@@ -9,10 +9,8 @@ from dpnn_bridge.base.folders import temporary_folder
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.loaders.t7_writer import write_t7
 from dpnn_bridge.objects import LuaObject, LuaTable
-from dpnn_bridge.parity.torch7_judge import class_names, job, judge
-
-#: other dtypes run in the precision of the file
-_TYPES = {torch.float64: "torch.DoubleTensor", torch.float32: "torch.FloatTensor"}
+from dpnn_bridge.parity.subject import in_its_type
+from dpnn_bridge.parity.torch7_judge import TYPES, class_names, job, judge
 
 
 def torch7_reference(
@@ -37,6 +35,9 @@ def torch7_reference(
     Raises:
         LuaBridgeError: Torch7 cannot be run, lacks a package, exceeds the time limit, or cannot run the model.
     """
+    kind = TYPES.get(dtype) if dtype else None
+    if kind is None:
+        table = in_its_type(module, table)
     steps = [
         "load",
         "cast",
@@ -53,8 +54,7 @@ def torch7_reference(
         file = folder / "model.t7"
         write_t7(file, obj, verify=False)
         values.setdefault("seed", 1)
-        kind = _TYPES.get(dtype) if dtype else None
-        run = job(file, class_names(obj), [*steps, "after"], mode=mode, type=kind, **values)
+        run = job(file, class_names(obj), [*steps, "after"], mode=mode, type=kind, keeps_state=True, **values)
         result = judge([run], program=program)[0]
     for step in ("load", "cast", "forward"):
         if "error" in result[step]:

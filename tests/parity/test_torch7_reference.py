@@ -101,8 +101,9 @@ def test_a_sequence_that_the_file_begins_is_continued(class_name: str, tmp_path:
     """
     dpnn_bridge.write_t7(tmp_path / "model.t7", run_torch7(script, program=PROGRAM))
     for mode in ("train", "eval"):
-        result = verify_model(tmp_path / "model.t7", input=torch.randn(4, 3).double(), torch7=PROGRAM, mode=mode)
-        assert result.ok
+        for dtype in (None, torch.float32):
+            value = torch.randn(4, 3).double()
+            assert verify_model(tmp_path / "model.t7", input=value, torch7=PROGRAM, mode=mode, dtype=dtype).ok
 
 
 @pytest.mark.torch7

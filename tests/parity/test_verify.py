@@ -147,6 +147,8 @@ def test_original_lua_sources_are_a_reference(tmp_path: Path) -> None:
     assert result.ok
     assert result.reference == "the Lua sources"
     assert [d.name for d in result.layers[0].differences] == ["output", "weight", "bias"]
+    for dtype in (torch.float32, torch.bfloat16):  # the model is in double precision
+        assert verify(tmp_path / "linear.t7", input=x.float(), lua=bridge, gradients=False, dtype=dtype).ok
 
 
 # ---------------------------------------------------------------------- the command
