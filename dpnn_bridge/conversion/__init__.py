@@ -19,6 +19,7 @@ from dpnn_bridge.conversion.lua_context import LuaConversion
 from dpnn_bridge.conversion.lua_values import Convertible, lua_value
 from dpnn_bridge.conversion.options import OptionKeywords, Options
 from dpnn_bridge.conversion.report import Report
+from dpnn_bridge.conversion.settings import plain_settings
 from dpnn_bridge.conversion.torch_context import TorchConversion
 from dpnn_bridge.conversion.unshared import unshared
 from dpnn_bridge.errors import ConversionError, OptionError
@@ -83,16 +84,17 @@ def to_lua(module: nn.Module, *, gradients: bool = True, tensor_type: str | None
             ``forward``).
     """
     check_customized(module, "a .t7 file")
-    module = unshared(module)
     kind = None if tensor_type is None else element_dtype(str(tensor_type))
     if tensor_type is not None and (kind is None or kind.kind != "f" or not str(tensor_type).endswith("Tensor")):
         raise OptionError(
             f"tensor_type={tensor_type!r}: expected a class of floating point tensors, such as 'torch.FloatTensor', "
             "'torch.DoubleTensor' or 'torch.CudaTensor'"
         )
-    dimensions = None if input is None else seen(module, input)
-    ctx = LuaConversion(gradients=gradients, tensor_type=tensor_type, dimensions=dimensions)
-    return registry.mapping_of(module).serialize(ctx.to_lua(module))
+    with plain_settings(module):
+        module = unshared(module)
+        dimensions = None if input is None else seen(module, input)
+        ctx = LuaConversion(gradients=gradients, tensor_type=tensor_type, dimensions=dimensions)
+        return registry.mapping_of(module).serialize(ctx.to_lua(module))
 
 
 def to_lua_value(value: Any) -> Any:
@@ -108,6 +110,7 @@ def to_lua_value(value: Any) -> Any:
         if isinstance(module, Convertible):
             return module.to_lua(memo)
         check_customized(module, "a .t7 file")
-        return registry.mapping_of(module).serialize(context.to_lua(unshared(module)))
+        with plain_settings(module):
+            return registry.mapping_of(module).serialize(context.to_lua(unshared(module)))
 
     return lua_value(value, convert)

@@ -15,6 +15,7 @@ from dpnn_bridge.base.atomic import StrPath, replacing
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.shards import replaced_by
 from dpnn_bridge.base.suffixes import INDEX, index_of
+from dpnn_bridge.conversion.settings import plain_settings
 from dpnn_bridge.conversion.storable import check_tensors
 from dpnn_bridge.errors import ConversionError, OptionError
 from dpnn_bridge.modules.several import Models
@@ -86,8 +87,9 @@ def export(
     if origin is not None and format.origin_beside and (made_of := origin()) is not None:
         context.metadata = {**context.metadata, "origin": made_of}
     with replacing(path, force=force, inputs=inputs, parts=replaced_by if format.several else None) as temporary:
-        format.write(module, temporary, context)
-        format.verify(module, temporary, context)
+        with plain_settings(module):
+            format.write(module, temporary, context)
+            format.verify(module, temporary, context)
         if on_verified is not None:
             on_verified(temporary)
 

@@ -352,9 +352,21 @@ class Forwarded(Renamed):
         super().__init__(*args, **kwargs)
 
 
+class Normalized(nn.Sequential):
+    def __init__(self, planes: int) -> None:
+        super().__init__(nn.Conv2d(3, planes, 3), nn.BatchNorm2d(planes))
+
+
+class Residual(Normalized):
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return input[..., 1:-1, 1:-1] + super().forward(input)
+
+
 @pytest.mark.parametrize(
     "module",
     [
+        Normalized(3),
+        nn.Sequential(Normalized(3), nn.Tanh()),
         nn.AdaptiveAvgPool2d((None, None)),
         nn.AdaptiveMaxPool3d((None, None, None)),
         nn.AdaptiveMaxPool2d((None, 2)),
@@ -366,6 +378,11 @@ class Forwarded(Renamed):
 def test_arguments_are_those_of_the_constructor(module: nn.Module, tmp_path: Path) -> None:
     x = torch.randn(2, 3, 4, 4)
     assert torch.equal(rebuilt(module, tmp_path)(x), module(x))
+
+
+def test_an_argument_that_a_sequence_with_its_own_forward_does_not_keep_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConversionError, match=r"^0 \(Residual\): the value of its .* argument 'planes' is not known"):
+        source_of(nn.Sequential(Residual(3)), tmp_path)
 
 
 def test_a_module_without_a_constructor_of_its_own(tmp_path: Path) -> None:

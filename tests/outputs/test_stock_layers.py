@@ -7,6 +7,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pytorch_layers import LAYERS, LOSSES, REFUSED, WITH_EXAMPLE
@@ -144,3 +145,16 @@ def test_weight_norm_over_rows_of_a_linear_layer_is_kept() -> None:
 @pytest.mark.parametrize("kind", [nn.ModuleList, nn.ModuleDict])
 def test_an_argument_with_the_name_of_a_method(kind: type[nn.Module]) -> None:
     assert type(saved(kind())) is kind
+
+
+@pytest.mark.parametrize("suffix", [".t7", ".pt", ".py"])
+def test_settings_that_are_numbers_of_numpy_or_lists(suffix: str, tmp_path: Path) -> None:
+    size: Any = np.prod([4, 3, 6])
+    net = nn.Sequential(nn.Conv2d(np.int64(3), 4, np.int64(3)), nn.MaxPool2d([2, 1]), nn.LeakyReLU(np.float64(0.2)))  # type: ignore[arg-type]
+    net.extend([nn.Flatten(), nn.Linear(size, 2)])
+    x = torch.randn(2, 3, 8, 8)
+    dpnn_bridge.save(tmp_path / f"m{suffix}", net.eval(), input=x if suffix != ".pt" else None)
+    if suffix != ".py":  # whose outputs were compared
+        torch.testing.assert_close(dpnn_bridge.load(tmp_path / f"m{suffix}")(x), net(x))
+    assert net[4].in_features is size  # the model is as it was
+    assert net[1].kernel_size == [2, 1]

@@ -14,6 +14,8 @@ from torch.nn.utils import parametrize
 
 from dpnn_bridge.conversion import to_lua
 from dpnn_bridge.conversion.constructor import constructor_parameters
+from dpnn_bridge.conversion.customized import overridden
+from dpnn_bridge.conversion.lua_class import torch_types
 from dpnn_bridge.conversion.parametrized import computed_weights, weight_hooks
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.conversion.registry import mapping_of
@@ -108,7 +110,7 @@ class Constructors:
     def _call(self, module: nn.Module, path: str, hint: str) -> Call:
         if isinstance(module, GModule):
             return self.graphs.call(module, path, hint)
-        kind = _plain_type(module)
+        kind = _sequence_of(module) or _plain_type(module)
         if isinstance(module, Placeholder) or kind.__module__.startswith("dpnn_bridge.lua."):
             raise ConversionError(
                 ".py needs a PyTorch module for every class; register one for this class with @lua_class",
@@ -156,7 +158,9 @@ class Constructors:
         if inspect.ismethod(value):
             value = parameter.empty
         if value is parameter.empty and parameter.default is parameter.empty:
-            value = next(members, ("", parameter.empty))[1] if mapping_of(module).container else parameter.empty
+            mapping = mapping_of(module)
+            takes = mapping.container and nn.Sequential not in torch_types(mapping)
+            value = next(members, ("", parameter.empty))[1] if takes else parameter.empty
             if value is parameter.empty:
                 value = _from_lua(module).get(name, parameter.empty)
             if value is parameter.empty:
@@ -219,6 +223,14 @@ def _numbered(module: nn.Module) -> list[tuple[str, nn.Module]]:
 def _plain_type(module: nn.Module) -> type[nn.Module]:
     """Return the class of a module without the one that ties or parametrizations put in front."""
     return plain_type(parametrize.type_before_parametrizations(module))
+
+
+def _sequence_of(module: nn.Module) -> type[nn.Module] | None:
+    """Return ``nn.Sequential`` for a subclass that only builds its members, from arguments that it does not keep."""
+    if type(module) is nn.Sequential or nn.Sequential not in torch_types(mapping_of(module)):
+        return None
+    takes_members = any(p.kind is p.VAR_POSITIONAL for p in constructor_parameters(type(module)))
+    return nn.Sequential if not takes_members and overridden(module, (nn.Sequential,)) is None else None
 
 
 def _computed(module: nn.Module, path: str) -> ConversionError:
