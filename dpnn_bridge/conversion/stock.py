@@ -120,6 +120,8 @@ def _arguments(module: Any) -> tuple[dict[str, Any], list[str]]:
         shape, own = (None if t is None else tuple(t.shape) for t in (tensor, own_tensor(twin, name)))
         if shape != own:
             raise _changed(module, f"{name} of shape {shape}, where they give {own}")
+        if name in module._buffers and name in twin._parameters:
+            raise _changed(module, f"{name} as a buffer, where they give a parameter")
     return plain, [*passed]
 
 

@@ -18,10 +18,10 @@ def as_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     """Return a floating point dtype from itself or from its name: ``"float16"``, ``"torch.float16"``, ``"half"``.
 
     Raises:
-        OptionError: the name is not that of a floating point dtype.
+        OptionError: it is not a floating point dtype.
     """
-    if dtype is None or isinstance(dtype, torch.dtype):
-        return dtype
+    if dtype is None:
+        return None
     name = str(dtype).removeprefix("torch.")
     found = getattr(torch, _DTYPE_NAMES.get(name, name), None)
     if not isinstance(found, torch.dtype) or not found.is_floating_point:

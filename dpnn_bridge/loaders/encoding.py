@@ -57,7 +57,11 @@ _BESIDE = "look for the model file beside it"
 #: first bytes of the file, its kind, next step
 _OTHERS: list[tuple[bytes, str, str]] = [
     (rb"(?s)PK\x03\x04.{26}[^/\x00]*\.npy", "a numpy archive", "open it with numpy.load"),
-    (rb"PK\x03\x04|PK\x05\x06", "a zip archive, probably a PyTorch checkpoint", "load it with torch.load"),
+    (
+        rb"PK\x03\x04|PK\x05\x06",
+        "a zip archive, probably a PyTorch checkpoint",
+        "load it with torch.load, a .pt2 with torch.export.load",
+    ),
     (re.escape(OLD_PYTORCH), "a PyTorch checkpoint, a pickle as versions before 1.6 wrote", "load it with torch.load"),
     (
         rb"\x80[\x02-\x05]|[(}\]][dl]?p\d|c[a-z_]+\n\w+\np\d",

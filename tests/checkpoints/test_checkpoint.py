@@ -13,7 +13,7 @@ from torch import nn
 
 import dpnn_bridge
 from dpnn_bridge import load_checkpoint, to_lua, write_t7
-from dpnn_bridge.errors import ModelNotFoundError
+from dpnn_bridge.errors import ModelNotFoundError, OptionError
 from dpnn_bridge.objects import LuaTable, LuaTensor
 
 WITH_VOCABULARY = ["torch-rnn__lstm", "neuraltalk2__LanguageModel", "rnn__recurrent-language-model_lstm"]
@@ -95,5 +95,6 @@ def test_dtype_by_name() -> None:
     path = SAMPLES / "torch-demos__mnist_convnet" / "model.t7"
     for name, dtype in (("float16", torch.float16), ("torch.float64", torch.float64), ("half", torch.float16)):
         assert next(dpnn_bridge.load(path, dtype=name).parameters()).dtype == dtype
-    with pytest.raises(ValueError, match="expected a floating point dtype such as 'float16'"):
-        dpnn_bridge.load(path, dtype="flaot16")
+    for wrong in ("flaot16", torch.int32, torch.complex64):
+        with pytest.raises(OptionError, match="expected a floating point dtype such as 'float16'"):
+            dpnn_bridge.load(path, dtype=wrong)

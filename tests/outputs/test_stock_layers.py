@@ -17,7 +17,7 @@ from torch.nn.utils import parametrizations, parametrize, weight_norm
 import dpnn_bridge
 from dpnn_bridge.conversion import to_lua
 from dpnn_bridge.conversion.options import Options
-from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.errors import ConversionError, OptionError, VerificationError
 from dpnn_bridge.outputs import container
 
 STOCK = {
@@ -158,3 +158,20 @@ def test_settings_that_are_numbers_of_numpy_or_lists(suffix: str, tmp_path: Path
         torch.testing.assert_close(dpnn_bridge.load(tmp_path / f"m{suffix}")(x), net(x))
     assert net[4].in_features is size  # the model is as it was
     assert net[1].kernel_size == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "message"), [(".pt", "weight as a buffer, where"), (".py", "weight is a buffer, and")]
+)
+def test_a_weight_that_is_a_buffer_does_not_become_a_parameter(suffix: str, message: str, tmp_path: Path) -> None:
+    layer = nn.Linear(3, 2)
+    weight = layer.weight.detach()
+    del layer.weight
+    layer.register_buffer("weight", weight)
+    with pytest.raises((ConversionError, VerificationError), match=message):
+        dpnn_bridge.save(tmp_path / f"m{suffix}", nn.Sequential(layer))
+
+
+def test_metadata_are_plain_data(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="metadata=: expected numbers"):
+        dpnn_bridge.save(tmp_path / "m.pt", nn.Linear(3, 2), metadata={"of": object()})

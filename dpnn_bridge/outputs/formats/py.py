@@ -144,6 +144,8 @@ def _check_tensors(path: Path, pairs: list[Pair]) -> None:
                     f"{path}: {place}.{name} is another tensor in the generated Python: its shape, type or value does "
                     "not follow from the arguments of constructors"
                 )
+            if name in ours._buffers and name in theirs._parameters:
+                raise VerificationError(f"{path}: {place}.{name} is a buffer, and a parameter in the generated Python")
 
 
 FORMAT = Py()
