@@ -216,3 +216,13 @@ def test_errors_say_what_does_not_fit() -> None:
         optim.to_lua(torch.optim.NAdam(params))
     with pytest.raises(ValueError, match="pass step\\(\\) a closure"):
         optim.NAG(params).step()
+
+
+OWN = [(name, m.optimizer) for name, m in METHODS.items() if m.optimizer.__module__.startswith("dpnn_bridge.")]
+
+
+@pytest.mark.parametrize(("name", "kind"), OWN, ids=[name for name, _ in OWN])
+def test_defaults_of_constructors_are_torch7s(name: str, kind: Any) -> None:
+    made, of_lua = kind(two_parameters()), optim.from_lua(name, {}, two_parameters())
+    settings = [{k: v for k, v in o.param_groups[0].items() if k != "params"} for o in (made, of_lua)]
+    assert settings[0] == settings[1]
