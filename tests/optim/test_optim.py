@@ -224,5 +224,5 @@ OWN = [(name, m.optimizer) for name, m in METHODS.items() if m.optimizer.__modul
 @pytest.mark.parametrize(("name", "kind"), OWN, ids=[name for name, _ in OWN])
 def test_defaults_of_constructors_are_torch7s(name: str, kind: Any) -> None:
     made, of_lua = kind(two_parameters()), optim.from_lua(name, {}, two_parameters())
-    settings = [{k: v for k, v in o.param_groups[0].items() if k != "params"} for o in (made, of_lua)]
-    assert settings[0] == settings[1]
+    settings = {k: v for k, v in of_lua.param_groups[0].items() if k != "params"}
+    assert {k: made.param_groups[0][k] for k in settings} == settings
