@@ -74,6 +74,11 @@ class Outcome:
     seconds: float = 0.0
     checksums: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def proof(self) -> dict[str, Any]:
+        """The earlier name of :attr:`checksums`."""
+        return self.checksums
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
         task = {"source": str(self.task.source), "target": str(self.task.target), "key": self.task.key}

@@ -75,6 +75,11 @@ class Difference:
         return Verdict.EQUAL if self.error <= self.tolerance else self.accepted or Verdict.DIFFERENT
 
     @property
+    def excuse(self) -> Verdict | None:
+        """The earlier name of :attr:`accepted`."""
+        return self.accepted
+
+    @property
     def ok(self) -> bool:
         """Whether the comparison passed: equal, or different with an accepted reason."""
         return self.verdict is not Verdict.DIFFERENT

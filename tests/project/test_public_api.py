@@ -14,9 +14,12 @@ import pytest
 
 import dpnn_bridge
 from dpnn_bridge.base.moved import MOVED
+from dpnn_bridge.batch import Outcome, Task
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.inspect import inspect_command
 from dpnn_bridge.cli.verify import verify_command
+from dpnn_bridge.compare.differences import Difference
+from dpnn_bridge.compare.verdict import Verdict
 
 PUBLIC = {
     "dpnn_bridge": "LuaClass convert errors inspect load load_flat lua_class optim parity port read_t7 save to_lua"
@@ -50,6 +53,13 @@ PUBLIC = {
 def test_public_names_are_there(module: str) -> None:
     found = importlib.import_module(module)
     assert [name for name in PUBLIC[module].split() if not hasattr(found, name)] == []
+
+
+def test_renamed_attributes_have_their_earlier_names() -> None:
+    difference = Difference("output", 1.0, 0.1, accepted=Verdict.KNOWN)
+    assert difference.excuse is Verdict.KNOWN
+    checksums = {"sha256": "00"}
+    assert Outcome(Task("a.t7", "a.pt"), "converted", checksums=checksums).proof is checksums
 
 
 @pytest.mark.parametrize("name", MOVED)
