@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 import dpnn_bridge
-from dpnn_bridge.base import reading
+from dpnn_bridge.base import reading, regular
 from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.base.writing import open_output
 from dpnn_bridge.errors import DpnnBridgeError, FileAccessError, NotT7Error
@@ -121,3 +121,11 @@ def test_a_full_disk_while_unpacking_is_one_error(files: Path, monkeypatch: pyte
     monkeypatch.setattr(origin, "open_output", lambda path: open_output("/dev/full"))
     with pytest.raises(FileAccessError, match=r"[Nn]o space left on device"):
         dpnn_bridge.load(files / "m.t7.gz")
+
+
+def test_a_file_that_grows_while_it_is_read_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "p.py").write_bytes(b"12345")
+    assert regular.read_file(tmp_path / "p.py", 5) == b"12345"
+    monkeypatch.setattr(regular, "_check", lambda *arguments: None)  # it was smaller
+    with pytest.raises(NotT7Error, match="is larger than"):
+        regular.read_file(tmp_path / "p.py", 4)

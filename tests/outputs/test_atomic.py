@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -284,6 +285,13 @@ def test_a_present_python_file_is_not_executed(tmp_path: Path) -> None:
     (tmp_path / "m.py").write_text(f"open({str(tmp_path / 'marker')!r}, 'w')\n")
     assert not is_converted(MODEL, tmp_path / "m.py")
     assert not (tmp_path / "marker").exists()
+    os.truncate(tmp_path / "m.py", 1 << 26)
+    tracemalloc.start()
+    try:
+        assert format_of(Path("m.py")).origin(tmp_path / "m.py") is None
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_batch_names_present_files_that_are_something_else(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import runpy
 from collections import defaultdict
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.base.display import printable
+from dpnn_bridge.base.reading import open_input
 from dpnn_bridge.base.writing import write_file
 from dpnn_bridge.compare.bits import same_bits
 from dpnn_bridge.compare.memory import relocate
@@ -25,6 +27,8 @@ from dpnn_bridge.outputs.written import Results, Written, run_modules
 
 #: begins the last line
 ORIGIN = "# converted by dpnn_bridge from "
+#: bytes at the end of a file that are searched for that line
+_LONGEST_LINE = 1 << 12
 
 
 class Py(Format):
@@ -60,7 +64,9 @@ class Py(Format):
 
     def origin(self, path: Path) -> str | None:
         """Read the source comment from the last line, without executing the file; a truncated file has none."""
-        before, _, last = path.read_text(encoding="utf-8").rpartition(f"\n{ORIGIN}")
+        with open_input(path) as file:
+            file.seek(-min(_LONGEST_LINE, file.seek(0, io.SEEK_END)), io.SEEK_END)
+            before, _, last = file.read().decode(errors="replace").rpartition(f"\n{ORIGIN}")
         return last[:-1] if before and last.endswith("\n") else None
 
     def open(self, path: Path, module: nn.Module) -> Written:
