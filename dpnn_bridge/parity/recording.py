@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.version import package_version
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.differences import Tolerance
+from dpnn_bridge.compare.memory import copied
 from dpnn_bridge.compare.precision import full_precision
 from dpnn_bridge.conversion import to_lua
 from dpnn_bridge.conversion.lua_values import lua_value
@@ -40,7 +40,7 @@ def record(
     gradients: bool = True,
     force: bool = False,
 ) -> None:
-    """Run a module and write a fixture with its results.
+    """Run a copy of a module and write a fixture with its results.
 
     The file says that PyTorch computed it (``provenance.pytorch``), so that it cannot be taken for Torch7's values.
 
@@ -74,10 +74,10 @@ def record(
         ]
     )
     try:
-        table["module"] = to_lua(copy.deepcopy(module))  # as it is before the run
+        table["module"] = to_lua(module)
     except ConversionError:  # a layer without Lua class: the fixture contains values only
         table["module"] = None
-    inputs = nested.require_grad(nested.copied(input))
+    module, inputs = copied(module), nested.require_grad(nested.copied(input))
     with full_precision(), torch.set_grad_enabled(gradients):
         output = module(inputs) if target is None else module(inputs, target)
         table["output"] = lua_value(output)

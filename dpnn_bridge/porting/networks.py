@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.conversion.places import lua_paths
 from dpnn_bridge.errors import ConversionError, DpnnBridgeError, OptionError
+from dpnn_bridge.modules.rnn.memory import forget
 from dpnn_bridge.porting.events import event_key, event_of
 from dpnn_bridge.porting.tape import Node, Recorder, Tape, leaves, replaced
 
@@ -20,10 +21,12 @@ Call = Callable[[nn.Module, Any], Any]
 
 
 def double_copy(module: nn.Module, what: str) -> nn.Module:
-    """Copy a module to the CPU, in double precision and evaluation mode."""
+    """Copy a module to the CPU, in double precision and evaluation mode, at the start of a sequence."""
     try:
         double = {id(t): _double(t) for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()}
-        return copy.deepcopy(module, double).cpu().double().eval()
+        fresh = copy.deepcopy(module, double).cpu().double().train()
+        forget(fresh)  # in training mode also states that were given
+        return fresh.eval()
     except DpnnBridgeError:
         raise
     except Exception as e:

@@ -268,6 +268,15 @@ def test_record_and_assert(tmp_path: Path) -> None:
         parity.assert_parity(model, path)
 
 
+def test_recording_leaves_the_model_as_it_was(tmp_path: Path) -> None:
+    model, x = Recurrence(nn.Sequential(CAddTable(), nn.Linear(3, 3)), 3, 1).double(), torch.randn(2, 3).double()
+    model(x).sum().backward()
+    gradients = [p.grad for p in model.parameters()]
+    parity.record(model, x, tmp_path / "recorded.t7")
+    assert all(p.grad is g for p, g in zip(model.parameters(), gradients, strict=True))
+    parity.assert_parity(model, tmp_path / "recorded.t7")  # the same step of the sequence
+
+
 def test_record_of_a_model_without_lua_class(tmp_path: Path) -> None:
     class Mine(nn.Module):
         def __init__(self) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import dpnn_bridge
+from dpnn_bridge.modules.rnn import SeqLSTM
 
 
 class Net(nn.Module):
@@ -110,6 +111,15 @@ def test_words_with_other_indices(words: int) -> None:
     target = Net(lambda m, x: m.e(x).mean(1), e=nn.Embedding(words, 6))
     report = prove(filled(source, 0), target, lambda seed: indices(11, 4, 7, seed=seed))
     assert f"e: {words} words of the source's 15, whose indices are +1 (e)" in report.notes
+
+
+def test_networks_begin_a_sequence() -> None:
+    torch.manual_seed(0)
+    source, net = SeqLSTM(3, 4), Net(lambda self, x: self.rnn(x)[0], rnn=nn.LSTM(3, 4))  # type: ignore[operator]
+    source.remember("both")
+    source.eval()(torch.randn(5, 2, 3))  # its state is in the file of a model in use
+    report = dpnn_bridge.port(source, net, torch.randn(5, 2, 3))
+    assert report.equal, report
 
 
 def test_words_that_the_source_does_not_have_are_unset() -> None:
