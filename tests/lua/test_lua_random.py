@@ -132,3 +132,15 @@ def test_lua_and_python_draw_from_one_stream() -> None:
     expected, expected_state = LuaBridge(runtime="lua51").execute(DRAWS)
     assert torch.equal(mixed, expected)
     assert torch.equal(state, expected_state)
+
+
+@pytest.mark.parametrize("runtime", ["luajit21", "lua51"])
+def test_arguments_of_draws_of_floats_are_floats(runtime: str) -> None:
+    """The values are those that Torch7 printed; bounds in double give 0.167951271 and 0.291169167."""
+    from dpnn_bridge.lua import LuaBridge
+
+    drawn = LuaBridge(runtime=runtime).execute(
+        "torch.manualSeed(7) local t = torch.FloatTensor(3):uniform(-0.3, 0.3)"
+        "torch.manualSeed(7) return t[3], torch.FloatTensor(3):normal(0.1, 0.3)[1]"
+    )
+    assert [f"{x:.9g}" for x in drawn] == ["0.167951286", "0.291169196"]

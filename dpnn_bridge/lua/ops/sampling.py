@@ -58,7 +58,12 @@ def uniform(g: Generator, a: float, b: float) -> float:
 
 @torch_function("uniform", "X G n=0 n=1", types=FLOAT_TYPES)
 def uniform_(t: Tensor, g: Generator, a: float, b: float) -> None:
-    _store(t, g.uniforms(t.numel, a, b))
+    _store(t, g.uniforms(t.numel, *_of_type(t, a, b)))
+
+
+def _of_type(t: Tensor, *numbers: float) -> list[float]:
+    """Return the arguments of draws of real numbers, which Torch7 converts to the element type before it draws."""
+    return [float(np.float32(x)) if t.ty == "Float" else x for x in numbers]
 
 
 def _declare(name: str, draw: str, defaults: str, types: tuple[str, ...]) -> None:
@@ -72,6 +77,8 @@ def _declare(name: str, draw: str, defaults: str, types: tuple[str, ...]) -> Non
     @torch_function(name, f"X G {defaults}", types=types)
     @_checked
     def many(t: Tensor, g: Generator, *args: float) -> None:
+        if types is FLOAT_TYPES:
+            args = tuple(_of_type(t, *args))
         if draw == "normal":
             _store(t, g.normals(t.numel, *args))
         elif draw == "bernoulli":

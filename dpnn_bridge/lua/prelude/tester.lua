@@ -100,32 +100,46 @@ local function areStoragesEq(a, b, tolerance, negate)
    return sameContent(tensor(a), tensor(b), tolerance, negate, 'Storage')
 end
 
+-- level by level, so that the message names the shallowest difference
 local function areTablesEq(a, b, tolerance, negate)
-   local function compare(from, to)
-      for k, v in pairs(from) do
-         if to[k] == nil or not areEq(v, to[k], tolerance, false) then return false, k end
+   local queue, head = {{a, b, ''}}, 1
+   while queue[head] do
+      local first, second, place = unpack(queue[head])
+      head = head + 1
+      for key, value in pairs(first) do
+         local at, other = place .. tostring(key), second[key]
+         if other == nil then return negate, string.format('Entry %s missing in second table (is %s in first)', at, tostring(value)) end
+         if type(value) == 'table' and type(other) == 'table' then
+            queue[#queue + 1] = {value, other, at .. '.'}
+         else
+            local same, message = areEq(value, other, tolerance, false)
+            if not same then return negate, 'At table location ' .. at .. ': ' .. message end
+         end
       end
-      return true
+      for key, value in pairs(second) do
+         if first[key] == nil then
+            return negate, string.format('Entry %s missing in first table (is %s in second)', place .. tostring(key), tostring(value))
+         end
+      end
    end
-   local same, key = compare(a, b)
-   if same then same, key = compare(b, a) end
-   if negate then return not same, 'TableNE(==) violation' end
-   return same, string.format('TableEQ(==) violation: the tables differ at key %s', tostring(key))
+   return not negate, 'The tables are equal'
 end
 
 function areEq(got, expected, tolerance, negate)
-   if type(got) ~= type(expected) then return negate, string.format('EQ failed: values have different types (first: %s, second: %s)', type(got), type(expected)) end
-   if type(expected) == 'number' then
-      local success = math.abs(got - expected) <= tolerance or got == expected
-      if negate then success = not success end
-      return success, string.format('EQ failed: %s vs %s with tolerance=%s', tostring(got), tostring(expected), tostring(tolerance))
+   local kind = type(got)
+   if kind ~= type(expected) then
+      return negate, not negate and string.format('EQ failed: values have different types (first: %s, second: %s)', kind, type(expected)) or nil
    end
-   if torch.isTensor(expected) and torch.isTensor(got) then return areTensorsEq(got, expected, tolerance, negate) end
-   if torch.isStorage(expected) and torch.isStorage(got) then return areStoragesEq(got, expected, tolerance, negate) end
-   if type(expected) == 'table' then return areTablesEq(got, expected, tolerance, negate) end
-   local success = got == expected
+   if kind == 'table' then return areTablesEq(got, expected, tolerance, negate) end
+   if torch.isTensor(got) then return areTensorsEq(got, expected, tolerance, negate) end
+   if torch.isStorage(got) then return areStoragesEq(got, expected, tolerance, negate) end
+   local is_number = kind == 'number'
+   local success = is_number and math.abs(got - expected) <= tolerance or not is_number and got == expected
    if negate then success = not success end
-   return success, string.format('EQ failed: %s vs %s', tostring(got), tostring(expected))
+   if success then return true end
+   local function shown(x) return is_number and tostring(x) or string.format('%s (%s)', tostring(x), type(x)) end
+   local message = (negate and 'NE failed: %s == %s' or 'EQ failed: %s ~= %s'):format(shown(got), shown(expected))
+   return false, message .. (is_number and tolerance > 0 and ' with tolerance=' .. tostring(tolerance) or '')
 end
 
 function Tester:_eqOrNeq(got, expected, negate, ...)
@@ -140,7 +154,8 @@ function Tester:_assertTensorEqOrNeq(a, b, negate, ...)
    local tolerance, message = options(0, ...)
    local success, detail = areTensorsEq(a, b, tolerance, negate, self._assertTensorEqIgnoresDims)
    if self._assertTensorEqIgnoresDims and not negate and success and not a:isSameSizeAs(b) then
-      self:_warning('Tensors have the same content but different dimensions; use :eq to compare those as well.')
+      self:_warning('Tensors have the same content but different dimensions. For backwards compatibility, they are considered equal, '
+                    .. 'but this may change in the future. Consider using :eq to check for equality instead.')
    end
    return self:_assert_sub(success, message .. (detail or ''))
 end

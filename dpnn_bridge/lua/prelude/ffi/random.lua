@@ -142,6 +142,7 @@ for name, rule in pairs(draws) do
             if n >= least and n <= most and numbers(n, v, w) then
                local S = filled(self, ty)
                v, w = v or first, w or second
+               if v and REAL[name] then v, w = native.number_of(ty, v), w and native.number_of(ty, w) end  -- as Torch7 does
                if S and right(v, w, ty) and fill(S, v, w) then return self end
             end
             return slow(self, ...)
