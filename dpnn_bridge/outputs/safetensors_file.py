@@ -85,9 +85,11 @@ def index_metadata(path: Path) -> dict[str, str]:
 def _shards(path: Path) -> Iterator[Opened]:
     """Yield the shards of an index, as :func:`opened` gives them."""
     places, generation = read_shard_index(path)
-    for file in shards_of(path):
+    for number, file in enumerate(shards_of(path)):
         found = opened(file)
-        if generation and found[1].get("generation") != generation:
+        if not generation and not number:  # the index is of another program: its shards still belong together
+            generation = found[1].get("generation", "")
+        if found[1].get("generation", "") != generation:
             raise T7FormatError(
                 f"{file.name} belongs to another model than the index: it was replaced; convert the model again",
                 source=str(path),

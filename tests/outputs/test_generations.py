@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -180,6 +181,9 @@ def test_a_mix_is_refused(folder: Path) -> None:
         with pytest.raises(T7FormatError, match="belongs to another model than the index"):
             reading(one)
     assert not dpnn_bridge.files.converting.is_converted(folder / "two.t7", one)
+    one.write_text(re.sub('"generation": "[0-9a-f]+"', '"by": "another program"', one.read_text()))
+    with pytest.raises(T7FormatError, match="belongs to another model"):
+        dpnn_bridge.load(one)
 
 
 def test_only_shards_of_its_own_go(folder: Path) -> None:
