@@ -29,7 +29,7 @@ from dpnn_bridge.base.arguments import checks_arguments, renamed
 from dpnn_bridge.base.atomic import check_output, imported_files, protecting
 from dpnn_bridge.base.folders import remove_abandoned
 from dpnn_bridge.base.remote import Place, absolute, beside, is_there, listed, place_of, without_query
-from dpnn_bridge.base.shards import checksum_of
+from dpnn_bridge.base.shards import LONGEST_NAME, checksum_of
 from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.base.version import package_version
 from dpnn_bridge.batch.executors import failure_message, workers
@@ -138,7 +138,7 @@ def tasks_for_models(source: Place, target: Place, keys: Sequence[str]) -> list[
     stem = name.removesuffix(suffix)
     last: dict[str, int] = {}
     for key in keys:
-        room = _LONGEST_NAME - len(os.fsencode(f"{stem}.{suffix}"))
+        room = LONGEST_NAME - len(os.fsencode(f"{stem}.{suffix}"))
         name = _file_name(key, room)
         first = name.casefold()
         while name.casefold() in tasks:
@@ -172,10 +172,6 @@ def _check_targets(targets: Iterable[Place], sources: Sequence[Place]) -> None:
     for target in targets:
         if isinstance(target, Path) and os.path.isfile(target):
             check_output(target, True, [s for s in sources if isinstance(s, Path)])
-
-
-#: bytes of a file name on all common file systems
-_LONGEST_NAME = 255
 
 
 def _file_name(key: str, room: int) -> str:
