@@ -224,9 +224,10 @@ def failed(name: str, message: str) -> Difference:
 # ---------------------------------------------------------------------- the model's own operations
 def _compare_operations(layers: NamedLayers, source: Source, ours: Results, theirs: Results, complete: bool) -> None:
     """Compare the results of a file with the model's own operations; accept the distance of two runs."""
-    base = source.run(ours)  # on its own results, as the file ran
+    given = {name: value for name, value in ours.items() if name in theirs}
+    base = source.run(given)  # on its own results, where the file got them
     found = {name: _same_types(theirs[name], base[name]) for name in theirs if name in base}
-    spread = source.spread(base, ours) if any(not d.ok for each in found.values() for d in each) else {}
+    spread = source.spread(base, given) if any(not d.ok for each in found.values() for d in each) else {}
     for name, each in found.items():
         if (layer := layers.by_name.get(name)) is None:
             continue

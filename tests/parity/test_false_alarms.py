@@ -18,7 +18,7 @@ from dpnn_bridge.compare import memory, nested
 from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.errors import OptionError
-from dpnn_bridge.modules.nn import LookupTable, Narrow, Padding, Reshape
+from dpnn_bridge.modules.nn import CMulTable, GModule, GraphNode, LookupTable, Narrow, Padding, Reshape, Select
 from dpnn_bridge.modules.rnn import LookupTableMaskZero, SeqLSTM
 from dpnn_bridge.outputs.formats import py as program
 from dpnn_bridge.parity import converted, layer_results
@@ -241,3 +241,19 @@ def test_writing_a_model_leaves_its_sequence(suffix: str, tmp_path: Path) -> Non
     expected = copy.deepcopy(model)(x)
     dpnn_bridge.save(tmp_path / f"m{suffix}", model, input=x)
     assert torch.equal(model(x), expected)
+
+
+def test_a_program_that_uses_one_module_for_several_has_none_of_their_results(tmp_path: Path) -> None:
+    """Sigmoids of columns take another way through the function than those of copies."""
+    nodes = [GraphNode(), GraphNode((0,), "0"), GraphNode((1,), "1"), *(GraphNode((2,), str(i)) for i in (2, 3))]
+    nodes += [GraphNode((3,), "4"), GraphNode((4,), "5"), GraphNode((5, 6), "6"), GraphNode((7,), "7"), GraphNode((8,))]
+    gates = [nn.Linear(6, 10), Reshape(2, 5), Select(2, 1), Select(2, 2), nn.Sigmoid(), nn.Sigmoid()]
+    found = []
+    for seed in range(5):
+        torch.manual_seed(seed)
+        net = GModule(*copy.deepcopy(gates), CMulTable(), nn.BatchNorm1d(5), nodes=nodes).double().eval()
+        dpnn_bridge.write_t7(tmp_path / "model.t7", net)
+        dpnn_bridge.save(tmp_path / "model.py", net)
+        result = verify(tmp_path / "model.t7", tmp_path / "model.py", input=torch.randn(5, 6).double())
+        found.append(result.verdict)
+    assert found == [Verdict.EQUAL] * 5
