@@ -41,7 +41,7 @@ from dpnn_bridge.base.lazy_exports import lazy_exports
 from dpnn_bridge.base.moved import MovedModules
 
 if TYPE_CHECKING:
-    from dpnn_bridge import errors, optim, parity, training
+    from dpnn_bridge import errors, memory, optim, parity, pictures, training
     from dpnn_bridge.base.version import __version__
     from dpnn_bridge.conversion import to_lua, to_torch
     from dpnn_bridge.conversion.lua_class import LuaClass
@@ -71,9 +71,11 @@ _HOMES = {
     "lua_class": "conversion.registry",
     "lua_names": "conversion.places",
     "lua_paths": "conversion.places",
+    "memory": ".",
     "model_at": "conversion.places",
     "optim": ".",
     "parity": ".",
+    "pictures": ".",
     "port": "porting.api",
     "read_t7": "loaders.t7_reader",
     "save": "files",
@@ -98,9 +100,11 @@ __all__ = [
     "lua_class",
     "lua_names",
     "lua_paths",
+    "memory",
     "model_at",
     "optim",
     "parity",
+    "pictures",
     "port",
     "read_t7",
     "save",

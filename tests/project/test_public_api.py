@@ -22,8 +22,8 @@ from dpnn_bridge.compare.differences import Difference
 from dpnn_bridge.compare.verdict import Verdict
 
 PUBLIC = {
-    "dpnn_bridge": "LuaClass convert errors inspect load load_flat lua_class optim parity port read_t7 save to_lua"
-    " to_torch training verify write_t7",
+    "dpnn_bridge": "LuaClass convert errors inspect load load_flat lua_class memory optim parity pictures port read_t7"
+    " save to_lua to_torch training verify write_t7",
     "dpnn_bridge.checkpoints": "",
     "dpnn_bridge.conversion": "Field Layout LuaClass LuaContext Options TorchContext to_lua to_torch",
     "dpnn_bridge.errors": "ConversionError DpnnBridgeError LuaBridgeError ModelNotFoundError NotT7Error"
