@@ -62,8 +62,10 @@ def main() -> int:
 
 def _code(script: Path) -> CodeType | None:
     """Return the code of a script, or None for a folder or an archive: Python runs the ``__main__.py`` in it."""
-    source = b"" if script.is_dir() else read_file(script)
-    return None if script.is_dir() or zipfile.is_zipfile(io.BytesIO(source)) else compiled(source, str(script))
+    if script.is_dir():
+        return None
+    source = read_file(script)
+    return None if zipfile.is_zipfile(io.BytesIO(source)) else compiled(source, str(script))
 
 
 if __name__ == "__main__":

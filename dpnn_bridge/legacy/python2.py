@@ -1,8 +1,7 @@
 """Run Python 2, and Python 3 from before 3.7, by translation to today's Python.
 
 A file is translated if Python cannot compile it, or if it uses names that only Python 2 has and shows no regard for
-Python 3.
-fissix, the maintained form of Python's own ``2to3``, translates the syntax. Beside that, a quotient of
+Python 3. fissix, the maintained form of Python's own ``2to3``, translates the syntax. Beside that, a quotient of
 integers is an integer in Python 2, and ``async`` was the name of an argument (``x.cuda(async=True)``, now
 ``non_blocking``).
 """
@@ -57,7 +56,7 @@ def compiled(data: bytes, path: str, package: bool = False) -> CodeType:
     beside = Path(path).parent if package else None
     if _only_python2(tree, beside) and not _BOTH.search(source):
         return _translated(source, path, package, None)
-    return compile(source, path, "exec", dont_inherit=True)
+    return compile(tree, path, "exec", dont_inherit=True)
 
 
 def _only_python2(tree: ast.AST, package: Path | None) -> bool:
