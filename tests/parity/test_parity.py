@@ -14,20 +14,8 @@ from dpnn_bridge.errors import VerificationError
 from dpnn_bridge.loaders.t7_reader import read_t7
 
 
-def takes_no_epsilon() -> bool:
-    """Whether this PyTorch evaluates a batch normalization whose epsilon is 0; 2.10 refuses it."""
-    one = torch.ones(1)
-    try:
-        torch.nn.functional.batch_norm(one[None], one, one, eps=0)
-    except ValueError:
-        return False
-    return True
-
-
 @pytest.mark.parametrize("entry", manifest(kind=("module", "criterion")), ids=fixture_id)
 def test_computes_what_torch7_computed(entry: dict[str, Any], device: str, tolerance: parity.Tolerance) -> None:
-    if entry["name"] == "BatchNormalization__eps0__double_eval" and not takes_no_epsilon():
-        pytest.skip("this PyTorch has no batch normalization whose epsilon is 0")
     fixture = read_t7(FIXTURES / entry["file"])
     try:
         demand_parity(parity.check(fixture, device=device, tolerance=tolerance), entry)

@@ -16,9 +16,16 @@ from dpnn_bridge.modules.nn.strides import plain_strides
 from dpnn_bridge.objects import LuaObject
 
 
-def normalised_without_eps(module: nn.modules.batchnorm._BatchNorm, input: Tensor) -> Tensor:
-    """Normalize a training batch without eps, which PyTorch refuses; a constant feature gives its bias."""
+def _normalized(module: nn.modules.batchnorm._BatchNorm, input: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     features = [1, -1, *[1] * (input.dim() - 2)]
+    output = (input - mean.view(features)) * scale.view(features)
+    if module.weight is not None:
+        output = output * module.weight.view(features) + module.bias.view(features)
+    return output
+
+
+def _normalized_batch(module: nn.modules.batchnorm._BatchNorm, input: Tensor) -> Tensor:
+    """Normalize a training batch; a constant feature gives its bias."""
     dims = [d for d in range(input.dim()) if d != 1]
     variance, mean = torch.var_mean(input, dims, correction=0)
     total = variance + module.eps
@@ -30,18 +37,17 @@ def normalised_without_eps(module: nn.modules.batchnorm._BatchNorm, input: Tenso
         for running, value in new:
             if running is not None:
                 running.lerp_(value.to(running.dtype), module.momentum or 0.0)
-    output = (input - mean.view(features)) * scale.view(features)
-    if module.weight is not None:
-        output = output * module.weight.view(features) + module.bias.view(features)
-    return output
+    return _normalized(module, input, mean, scale)
 
 
 @record_as_leaf
 class WithoutEps(nn.modules.batchnorm._BatchNorm):
-    """Mixin for layers without eps, which PyTorch refuses in training."""
+    """Mixin for layers without eps, which PyTorch refuses in training, and before 2.11 in evaluation as well."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return normalised_without_eps(self, input) if self.training else super().forward(input)
+        if self.training or self.running_mean is None or self.running_var is None:
+            return _normalized_batch(self, input)
+        return _normalized(self, input, self.running_mean, (self.running_var + self.eps).rsqrt())
 
 
 class BatchNorm1dWithoutEps(WithoutEps, nn.BatchNorm1d):
