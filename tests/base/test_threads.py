@@ -132,18 +132,18 @@ def test_a_class_is_found_while_another_is_registered(monkeypatch: pytest.Monkey
     """A list that is being sorted looks empty to other threads."""
     linear = LuaObject("nn.Linear", LuaTable({"weight": 1}))
     assert find(linear) is not None
-    monkeypatch.setattr(registry, "_BY_NAME", {name: [*blocks] for name, blocks in registry._BY_NAME.items()})
+    monkeypatch.setattr(registry, "_BY_NAME", {name: [*mappings] for name, mappings in registry._BY_NAME.items()})
     looked = []
 
     own = registry.is_built_in
 
-    def look(cls: type[LuaClass]) -> bool:  # asked for while the blocks are put in order
+    def look(cls: type[LuaClass]) -> bool:  # asked for while the mappings are put in order
         looked.append(find(linear) is not None)
         return own(cls)
 
     monkeypatch.setattr(registry, "is_built_in", look)
     body = {"torch_type": type("M", (nn.Module,), {}), "matches": classmethod(lambda cls, obj: "race" in obj)}
-    registry.lua_class("nn.Linear")(type("Block", (LuaClass,), body))
+    registry.lua_class("nn.Linear")(type("Again", (LuaClass,), body))
     assert looked
     assert all(looked)
 

@@ -140,7 +140,7 @@ def test_a_file_that_names_another_points_there(root: LuaTable, tmp_path: Path) 
 
 def test_namespaces_cover_the_registry() -> None:
     known = registry.known_names().items()  # plugins of other tests among them
-    own = [name for name, blocks in known if any(b.__module__.startswith("dpnn_bridge.") for b in blocks)]
+    own = [name for name, found in known if any(mapping.__module__.startswith("dpnn_bridge.") for mapping in found)]
     names = [n.partition(".")[0] for n in own if "." in n]
     assert len(names) > 400
     assert set(names) - {"nngraph", "dpnn_bridge"} <= NAMESPACES

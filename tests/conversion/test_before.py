@@ -72,7 +72,7 @@ def test_plugins_may_use_the_earlier_names_of_hooks(tmp_path: Path) -> None:
 
 
 def test_hooks_are_read_by_their_earlier_names() -> None:
-    block = registry.mappings_of("nn.Copy")[0]
-    assert {new: getattr(block, old) for old, new in RENAMED.items()} == {
-        new: getattr(block, new) for new in RENAMED.values()
+    mapping = registry.mappings_of("nn.Copy")[0]
+    assert {new: getattr(mapping, old) for old, new in RENAMED.items()} == {
+        new: getattr(mapping, new) for new in RENAMED.values()
     }

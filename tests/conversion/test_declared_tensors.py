@@ -1,4 +1,4 @@
-"""What a block declares must be in the file: no converted module keeps values that its constructor made."""
+"""What a mapping declares must be in the file: no converted module keeps values that its constructor made."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_BY_TYPE", dict(registry._BY_TYPE))
 
 
-def block(**declared: Any) -> None:
+def mapping(**declared: Any) -> None:
     lua_class("my.Scale")(type("ScaleClass", (LuaClass,), {"torch_type": Scale, **declared}))
 
 
@@ -44,7 +44,7 @@ def scale(**fields: Any) -> Any:
 
 
 def test_a_declared_tensor_that_the_file_lacks_is_an_error() -> None:
-    block(tensors={**WEIGHTS, "bias": "bias"}, sizes={"weight": "size"})
+    mapping(tensors={**WEIGHTS, "bias": "bias"}, sizes={"weight": "size"})
     with pytest.raises(ConversionError, match=r"the field 'bias' of shape \(3,\) is missing or empty"):
         to_torch(scale())
     module = to_torch(scale(bias=random(3, seed=1)))
@@ -65,25 +65,25 @@ def test_a_conversion_may_take_what_the_file_holds(monkeypatch: pytest.MonkeyPat
 
 
 def test_an_optional_tensor_says_whether_it_is_there() -> None:
-    block(tensors={**WEIGHTS, "bias": "bias"}, sizes={"weight": "size"}, optional={"bias": "bias"})
+    mapping(tensors={**WEIGHTS, "bias": "bias"}, sizes={"weight": "size"}, optional={"bias": "bias"})
     assert to_torch(scale()).bias is None
     assert "bias" not in to_lua(to_torch(scale()))
     assert torch.equal(to_torch(scale(bias=random(3, seed=1))).get_parameter("bias"), random(3, seed=1))
 
 
 def test_an_optional_tensor_may_keep_what_the_constructor_made() -> None:
-    block(tensors={**WEIGHTS, "bias": "bias"}, sizes={"weight": "size"}, optional={"bias": None})
+    mapping(tensors={**WEIGHTS, "bias": "bias"}, sizes={"weight": "size"}, optional={"bias": None})
     assert torch.equal(to_torch(scale()).get_parameter("bias"), torch.zeros(3))
 
 
 def test_a_parameter_that_no_field_gives_is_an_error() -> None:
-    block(tensors={"weight": "weight"}, sizes={"weight": "size"}, constant_kwargs={"bias": False})
+    mapping(tensors={"weight": "weight"}, sizes={"weight": "size"}, constant_kwargs={"bias": False})
     with pytest.raises(ConversionError, match=r"no field maps to the parameter inner\.(weight|bias) of Scale"):
         to_torch(scale())
 
 
 def test_sizes_name_what_the_shape_should_be() -> None:
-    block(tensors=WEIGHTS, sizes={"weight": ("size", None)})
+    mapping(tensors=WEIGHTS, sizes={"weight": ("size", None)})
     with pytest.raises(ConversionError, match=r"'weight' has shape \(3,\), expected 2 dimensions \(size, any\)"):
         to_torch(scale())
     with pytest.raises(ConversionError, match="expected a tensor in field 'weight', found int"):

@@ -1,4 +1,4 @@
-"""Every default that a block declares is what its class does without the field."""
+"""Every default that a mapping declares is what its class does without the field."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import inspect
 from typing import Any
 
 import pytest
-from block_examples import BLOCKS, Block, block_id, example
 from conftest import FIXTURES
 from lua_equal import differences
+from mapping_examples import MAPPINGS, ClassMapping, example, mapping_id
 from torch import nn
 
 from dpnn_bridge import to_lua, to_torch
@@ -16,8 +16,8 @@ from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.lua_class import has_tensor
 from dpnn_bridge.objects import LuaTensor
 
-DEFAULTS = [(block, name) for block in BLOCKS for name in block.defaults]
-OPTIONAL = [(block, name) for block in BLOCKS for name in block.optional]
+DEFAULTS = [(mapping, name) for mapping in MAPPINGS for name in mapping.defaults]
+OPTIONAL = [(mapping, name) for mapping in MAPPINGS for name in mapping.optional]
 #: fields without which the file is an older one, whose other fields mean something else
 MARKS_OLD = {
     ("nn.VolumetricFullConvolution", "adjW"),  # before it the weight had outputs first
@@ -41,30 +41,30 @@ NOT_CONSTRUCTED = {
 }
 
 
-def cases(found: list[tuple[Block, str]]) -> Any:
-    return pytest.mark.parametrize(("block", "name"), found, ids=lambda v: v if isinstance(v, str) else block_id(v))
+def cases(found: list[tuple[ClassMapping, str]]) -> Any:
+    return pytest.mark.parametrize(("mapping", "name"), found, ids=lambda v: v if isinstance(v, str) else mapping_id(v))
 
 
 @cases(DEFAULTS)
-def test_a_field_that_a_file_lacks_has_its_default(block: Block, name: str) -> None:
+def test_a_field_that_a_file_lacks_has_its_default(mapping: ClassMapping, name: str) -> None:
     """Without the field the object converts to what it is with the default."""
-    obj = example(block)
+    obj = example(mapping)
     without = obj.changed({name: None})
-    if registry.find(without) is not block or (block.names[0], name) in MARKS_OLD:
+    if registry.find(without) is not mapping or (mapping.names[0], name) in MARKS_OLD:
         pytest.skip("the field tells this variant of the class from another")
-    given = obj.changed({name: block.defaults[name]})
+    given = obj.changed({name: mapping.defaults[name]})
     assert differences(to_lua(to_torch(without)), to_lua(to_torch(given))) == []
 
 
 @cases(OPTIONAL)
-def test_an_optional_tensor_that_a_file_lacks_stays_away(block: Block, name: str) -> None:
-    obj = example(block)
-    kept = LuaTensor.empty(obj[name].class_name) if name in obj and block.optional[name] is None else None
+def test_an_optional_tensor_that_a_file_lacks_stays_away(mapping: ClassMapping, name: str) -> None:
+    obj = example(mapping)
+    kept = LuaTensor.empty(obj[name].class_name) if name in obj and mapping.optional[name] is None else None
     without = obj.changed({name: kept})
-    if registry.find(without) is not block:
+    if registry.find(without) is not mapping:
         pytest.skip("the field tells this variant of the class from another")
     back = to_lua(to_torch(without))
-    if block.optional[name] is not None:
+    if mapping.optional[name] is not None:
         assert not has_tensor(back, name)
     assert differences(back, to_lua(to_torch(back))) == []
 
@@ -101,12 +101,12 @@ def value_of(text: str) -> Any:
 
 
 CONSTRUCTED = constructed() if (FIXTURES / "constructors.txt").exists() else {}
-MEASURED = [(b, lua, name) for b in BLOCKS for name in b.defaults for lua in b.names if lua in CONSTRUCTED]
+MEASURED = [(b, lua, name) for b in MAPPINGS for name in b.defaults for lua in b.names if lua in CONSTRUCTED]
 
 
-@pytest.mark.parametrize(("block", "lua", "name"), MEASURED, ids=lambda v: v if isinstance(v, str) else block_id(v))
-def test_default_is_that_of_torch7s_constructor(block: Block, lua: str, name: str) -> None:
-    measured, declared = CONSTRUCTED[lua].get(name), block.defaults[name]
+@pytest.mark.parametrize(("mapping", "lua", "name"), MEASURED, ids=lambda v: v if isinstance(v, str) else mapping_id(v))
+def test_default_is_that_of_torch7s_constructor(mapping: ClassMapping, lua: str, name: str) -> None:
+    measured, declared = CONSTRUCTED[lua].get(name), mapping.defaults[name]
     if (lua, name) in NOT_CONSTRUCTED:
         assert measured != declared, NOT_CONSTRUCTED[lua, name]
     else:

@@ -1,4 +1,4 @@
-"""The gradient of every registered block is the derivative of what it computes, in double precision.
+"""The gradient of every registered mapping is the derivative of what it computes, in double precision.
 
 Of each leaf (the inputs that are no indices, and the parameters) the derivative along a random direction is compared
 with the difference of two forwards, as ``torch.autograd.gradcheck`` does in its fast mode. Where Torch7's gradient is
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from block_examples import BLOCKS, Block, Call, block_id, call
+from mapping_examples import MAPPINGS, Call, ClassMapping, call, mapping_id
 from torch import Tensor, nn
 
 from dpnn_bridge import training
@@ -219,11 +219,11 @@ class Slopes:
         return value
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=block_id)
-def test_gradient_is_the_derivative(block: Block) -> None:
-    made, names = call(block), {block.names[0], block.__qualname__}
-    if made is None or block.names[0] in UNCHECKED:
-        pytest.skip(UNCHECKED.get(block.names[0], "never runs"))
+@pytest.mark.parametrize("mapping", MAPPINGS, ids=mapping_id)
+def test_gradient_is_the_derivative(mapping: ClassMapping) -> None:
+    made, names = call(mapping), {mapping.names[0], mapping.__qualname__}
+    if made is None or mapping.names[0] in UNCHECKED:
+        pytest.skip(UNCHECKED.get(mapping.names[0], "never runs"))
     found = Slopes(made, whole=False).differences()
     if found is None:
         found = Slopes(made, whole=True).differences()
@@ -236,5 +236,5 @@ def test_gradient_is_the_derivative(block: Block) -> None:
 
 
 def test_only_classes_are_named() -> None:
-    known = {name for block in BLOCKS for name in (block.names[0], block.__qualname__)}
+    known = {name for mapping in MAPPINGS for name in (mapping.names[0], mapping.__qualname__)}
     assert (listed(OTHER_GRADIENT) | listed(NO_GRADIENT) | UNCHECKED.keys()) - known == set()

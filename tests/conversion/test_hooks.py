@@ -1,4 +1,4 @@
-"""What a block may say: a misspelled hook is refused when the block is made, and no field of a file is lost."""
+"""What a mapping may say: a misspelled hook is refused when the mapping is made, and no field of a file is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever a block calls while it builds a module is measured before it happens, not only functions of a list."""
+"""Whatever a mapping calls while it builds a module is measured before it happens, not only functions of a list."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Objects of older versions of their class: a field that a block can do without is missing, and nothing is lost by it.
+"""Objects of older versions of their class lack a field that a mapping can do without, and nothing is lost by it.
 
 Such an object converts, and what is written of it converts again to a module that computes the same; or it is refused
 at once, with the reason.
@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import block_examples
+import mapping_examples
 import pytest
 import torch
-from block_examples import BLOCKS, NEVER_RUN, Block, Call, block_id, example
 from formula import lua
+from mapping_examples import MAPPINGS, NEVER_RUN, Call, ClassMapping, example, mapping_id
 from torch import nn
 
 import dpnn_bridge
@@ -24,7 +24,7 @@ from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaObject
 from dpnn_bridge.outputs.container import pack, unpack
 
-every_block = pytest.mark.parametrize("block", BLOCKS, ids=block_id)
+every_mapping = pytest.mark.parametrize("mapping", MAPPINGS, ids=mapping_id)
 
 
 def converted(obj: LuaObject) -> nn.Module | None:
@@ -48,19 +48,19 @@ def output(module: nn.Module, call: Call) -> Any:
         return None
 
 
-@every_block
-def test_what_older_files_lack(block: Block) -> None:
-    obj = example(block)
+@every_mapping
+def test_what_older_files_lack(mapping: ClassMapping) -> None:
+    obj = example(mapping)
     optional = []
     for name in [key for key in obj if isinstance(key, str) and key not in TRANSIENT]:
         older = obj.changed({name: None})
-        if block.matches(older) and (module := converted(older)) is not None:
+        if mapping.matches(older) and (module := converted(older)) is not None:
             optional.append(name)
             again(module)
     module = converted(obj.changed(dict.fromkeys(optional)))
-    if module is None or block.names[0] in NEVER_RUN:
+    if module is None or mapping.names[0] in NEVER_RUN:
         return
-    call = block_examples.call(block)
+    call = mapping_examples.call(mapping)
     assert call is not None
     expected = output(module, call)
     for way, other in again(module).items():

@@ -5,21 +5,21 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import block_examples
+import mapping_examples
 import pytest
 import torch
-from block_examples import BLOCKS, Block, Call, block_id
+from mapping_examples import MAPPINGS, Call, ClassMapping, mapping_id
 from torch import nn
 
 from dpnn_bridge.compare import nested
 from dpnn_bridge.memory import forget
 
-every_block = pytest.mark.parametrize("block", BLOCKS, ids=block_id)
+every_mapping = pytest.mark.parametrize("mapping", MAPPINGS, ids=mapping_id)
 
 
-def single(block: Block) -> Call:
-    """A call of a module of the block in single precision."""
-    made = block_examples.call(block)
+def single(mapping: ClassMapping) -> Call:
+    """A call of a module of the mapping in single precision."""
+    made = mapping_examples.call(mapping)
     if made is None:
         pytest.skip("never runs")
     call = made.copy()
@@ -34,9 +34,9 @@ def runs(module: nn.Module, arguments: Any) -> Any:
         return None
 
 
-@every_block
-def test_a_plain_call_follows_one_under_autocast(block: Block) -> None:
-    call = single(block)
+@every_mapping
+def test_a_plain_call_follows_one_under_autocast(mapping: ClassMapping) -> None:
+    call = single(mapping)
     module = copy.deepcopy(call.module)
     with torch.autocast("cpu", torch.bfloat16):
         first = runs(module, call.copy().arguments)
@@ -52,9 +52,9 @@ def test_a_plain_call_follows_one_under_autocast(block: Block) -> None:
         )
 
 
-@every_block
-def test_a_call_in_double_follows_one_in_single(block: Block) -> None:
-    call = single(block)
+@every_mapping
+def test_a_call_in_double_follows_one_in_single(mapping: ClassMapping) -> None:
+    call = single(mapping)
     if runs(call.copy().module.double(), nested.cast(call.arguments, torch.float64)) is None:
         pytest.skip("does not run so")
     module = copy.deepcopy(call.module)

@@ -5,23 +5,23 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-import block_examples
+import mapping_examples
 import pytest
 import torch
-from block_examples import BLOCKS, Block, Call, block_id
+from mapping_examples import MAPPINGS, Call, ClassMapping, mapping_id
 from torch import Tensor, nn
 
 from dpnn_bridge.compare import nested
 
-#: blocks that torch.fx cannot record
+#: mappings that torch.fx cannot record
 NOT_RECORDED: dict[str, str] = {}
 
-every_block = pytest.mark.parametrize("block", BLOCKS, ids=block_id)
+every_mapping = pytest.mark.parametrize("mapping", MAPPINGS, ids=mapping_id)
 
 
-def evaluated(block: Block) -> Call:
-    """A call of a module of the block in evaluation mode."""
-    made = block_examples.call(block)
+def evaluated(mapping: ClassMapping) -> Call:
+    """A call of a module of the mapping in evaluation mode."""
+    made = mapping_examples.call(mapping)
     if made is None:
         pytest.skip("never runs")
     call = made.copy()
@@ -33,9 +33,9 @@ def tensors(module: nn.Module) -> dict[str, Tensor]:
     return {n: t for n, t in [*module.named_parameters(), *module.named_buffers()] if t is not None}
 
 
-@every_block
-def test_evaluation_writes_into_no_parameter(block: Block) -> None:
-    call = evaluated(block)
+@every_mapping
+def test_evaluation_writes_into_no_parameter(mapping: ClassMapping) -> None:
+    call = evaluated(mapping)
     before = {name: (tensor, tensor._version) for name, tensor in tensors(call.module).items()}
     try:
         call.run()
@@ -46,10 +46,10 @@ def test_evaluation_writes_into_no_parameter(block: Block) -> None:
     assert parameters == []
 
 
-@every_block
-def test_a_frozen_trace_computes_the_same(block: Block) -> None:
+@every_mapping
+def test_a_frozen_trace_computes_the_same(mapping: ClassMapping) -> None:
     """Where it can be traced at all; a forward that writes into a constant ends the process."""
-    call = evaluated(block)
+    call = evaluated(mapping)
     arguments: Any = call.arguments
     with warnings.catch_warnings(), torch.no_grad(), torch.random.fork_rng():
         warnings.simplefilter("ignore")
@@ -68,12 +68,12 @@ def test_a_frozen_trace_computes_the_same(block: Block) -> None:
     torch.testing.assert_close(leaves[1], leaves[0], equal_nan=True)
 
 
-@every_block
-def test_fx_records_what_computes_the_same(block: Block) -> None:
+@every_mapping
+def test_fx_records_what_computes_the_same(mapping: ClassMapping) -> None:
     """Every module is one step of a graph, or the layers inside it are; only losses take more than one argument."""
-    call = evaluated(block)
-    if len(call.arguments) > 1 or block.names[0] in NOT_RECORDED:
-        pytest.skip(NOT_RECORDED.get(block.names[0], "takes more than one argument"))
+    call = evaluated(mapping)
+    if len(call.arguments) > 1 or mapping.names[0] in NOT_RECORDED:
+        pytest.skip(NOT_RECORDED.get(mapping.names[0], "takes more than one argument"))
     try:
         expected = list(nested.leaves(call.copy().run()))
     except Exception:

@@ -26,7 +26,7 @@ from dpnn_bridge.modules.rnn import MaskZero
 from dpnn_bridge.objects import LuaObject, LuaTable
 
 KNOWN_NAMES = known_names()
-BLOCKS = list(dict.fromkeys(block for blocks in KNOWN_NAMES.values() for block in blocks))
+MAPPINGS = list(dict.fromkeys(mapping for mappings in KNOWN_NAMES.values() for mapping in mappings))
 #: all Lua strings of all fixtures, in which the names of their classes occur
 STRINGS = b"".join((FIXTURES / e["file"]).read_bytes() for e in manifest())
 #: the smallest fixture of each class that runs forward
@@ -41,11 +41,11 @@ def is_stock(kind: type[nn.Module]) -> bool:
     return kind.__module__.startswith("torch.nn.")
 
 
-OWN = list(dict.fromkeys(t for block in BLOCKS for t in torch_types(block) if not is_stock(t)))
+OWN = list(dict.fromkeys(t for mapping in MAPPINGS for t in torch_types(mapping) if not is_stock(t)))
 
 
-def block_id(block: type) -> str:
-    return f"{block.__module__.rpartition('.')[2]}.{block.__qualname__}"
+def mapping_id(mapping: type) -> str:
+    return f"{mapping.__module__.rpartition('.')[2]}.{mapping.__qualname__}"
 
 
 def converted(entry: dict[str, Any]) -> tuple[LuaTable, nn.Module]:
@@ -53,7 +53,7 @@ def converted(entry: dict[str, Any]) -> tuple[LuaTable, nn.Module]:
     return fixture, to_torch(fixture["module"])
 
 
-def a_block(name: str, module: str, **declared: Any) -> type[LuaClass]:
+def a_mapping(name: str, module: str, **declared: Any) -> type[LuaClass]:
     return type(
         name, (LuaClass,), {"__module__": module, "torch_type": type(f"{name}Module", (nn.Module,), {})} | declared
     )
@@ -63,20 +63,20 @@ def a_block(name: str, module: str, **declared: Any) -> type[LuaClass]:
 @pytest.mark.parametrize("module", ["dpnn_bridge.modules.nn.again", "dpnn_bridge.zoo.again"])
 def test_a_name_is_registered_once(module: str) -> None:
     with pytest.raises(ValueError, match=r"nn\.Linear is registered in .*linear and in .*again"):
-        lua_class("nn.Linear")(a_block("Again", module))
+        lua_class("nn.Linear")(a_mapping("Again", module))
 
 
 @pytest.mark.usefixtures("own_registry")
 def test_a_name_is_registered_once_outside_too() -> None:
-    lua_class("nn.Linear")(a_block("First", "one_plugin"))
+    lua_class("nn.Linear")(a_mapping("First", "one_plugin"))
     with pytest.raises(ValueError, match=r"nn\.Linear is registered in one_plugin and in another_plugin"):
-        lua_class("nn.Linear")(a_block("Second", "another_plugin"))
+        lua_class("nn.Linear")(a_mapping("Second", "another_plugin"))
 
 
 @pytest.mark.usefixtures("own_registry")
-def test_a_block_that_is_defined_again_replaces_itself() -> None:
-    lua_class("my.Layer")(a_block("Cell", "__main__", torch_type=nn.Bilinear))
-    again = lua_class("my.Layer")(a_block("Cell", "__main__", torch_type=nn.Bilinear))
+def test_a_mapping_that_is_defined_again_replaces_itself() -> None:
+    lua_class("my.Layer")(a_mapping("Cell", "__main__", torch_type=nn.Bilinear))
+    again = lua_class("my.Layer")(a_mapping("Cell", "__main__", torch_type=nn.Bilinear))
     assert registry.mappings_of("my.Layer") == [again]
     assert again in registry._BY_TYPE[nn.Bilinear]
 
@@ -84,10 +84,10 @@ def test_a_block_that_is_defined_again_replaces_itself() -> None:
 @pytest.mark.usefixtures("own_registry")
 @pytest.mark.parametrize("name", ["nn.Linear", "nn.LSTM", "nn.NoiseFill", "dpnn.Convert"])
 @pytest.mark.parametrize("when", ["always", "matching", "not matching"])
-def test_blocks_from_outside_come_first(name: str, when: str) -> None:
+def test_mappings_from_outside_come_first(name: str, when: str) -> None:
     own = registry.mappings_of(name)
     matches = {"matches": classmethod(lambda cls, obj: "mine" in obj)} if when != "always" else {}
-    theirs = lua_class(name)(a_block("Theirs", "some_plugin", **matches))
+    theirs = lua_class(name)(a_mapping("Theirs", "some_plugin", **matches))
     obj = LuaObject(name, LuaTable([("mine", True)] if when == "matching" else []))
     found = registry.find(obj)
     assert (found is theirs) == (when != "not matching")
@@ -106,28 +106,28 @@ def test_blocks_from_outside_come_first(name: str, when: str) -> None:
         (("my.Linear",), {"represents": classmethod(lambda cls, module: module.in_features == 5)}, False),
     ],
 )
-def test_a_block_from_outside_writes_modules_of_pytorch_if_it_has_the_name(
+def test_a_mapping_from_outside_writes_modules_of_pytorch_if_it_has_the_name(
     names: tuple[str, ...], declared: dict[str, Any], wins: bool
 ) -> None:
-    theirs = lua_class(*names)(a_block("Theirs", "some_plugin", torch_type=nn.Linear, **declared))
+    theirs = lua_class(*names)(a_mapping("Theirs", "some_plugin", torch_type=nn.Linear, **declared))
     assert (registry.mapping_of(nn.Linear(2, 3)) is theirs) == wins
 
 
 def test_variants_of_a_name_are_told_apart() -> None:
-    for name, blocks in known_names().items():
-        general = [b for b in blocks if b.matches.__func__ is LuaClass.matches.__func__]  # type: ignore[attr-defined]
+    for name, mappings in known_names().items():
+        general = [b for b in mappings if b.matches.__func__ is LuaClass.matches.__func__]  # type: ignore[attr-defined]
         assert len(general) <= 1, name
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=block_id)
-def test_every_block_has_a_torch_type(block: type[LuaClass]) -> None:
-    assert all(issubclass(t, nn.Module) for t in torch_types(block))
-    if block.checked_by == "torch7":
-        found = any(name.encode() in STRINGS for name in block.names)
-        assert found, f"no fixture holds any of {', '.join(block.names)}; say in `checked_by` what parity rests on"
+@pytest.mark.parametrize("mapping", MAPPINGS, ids=mapping_id)
+def test_every_mapping_has_a_torch_type(mapping: type[LuaClass]) -> None:
+    assert all(issubclass(t, nn.Module) for t in torch_types(mapping))
+    if mapping.checked_by == "torch7":
+        found = any(name.encode() in STRINGS for name in mapping.names)
+        assert found, f"no fixture holds any of {', '.join(mapping.names)}; say in `checked_by` what parity rests on"
 
 
-@pytest.mark.parametrize("kind", OWN, ids=block_id)
+@pytest.mark.parametrize("kind", OWN, ids=mapping_id)
 def test_every_own_module_is_documented(kind: type[nn.Module]) -> None:
     doc = kind.__dict__.get("__doc__") or ""
     assert doc.strip(), "a docstring is missing"
@@ -230,7 +230,7 @@ def test_compiles_without_graph_break(name: str) -> None:
     assert all(d.ok for d in parity.compare("output", outputs(compiled, [input]), expected))
 
 
-def test_a_block_from_outside_leaves_stock_layers_alone() -> None:
+def test_a_mapping_from_outside_leaves_stock_layers_alone() -> None:
     """Also when its file is the first to be imported."""
     program = """
 from torch import nn

@@ -6,7 +6,7 @@ import copy
 from collections import Counter
 
 import pytest
-from block_examples import BLOCKS, Block, block_id, example
+from mapping_examples import MAPPINGS, ClassMapping, example, mapping_id
 from torch import nn
 
 from dpnn_bridge import to_lua, to_torch
@@ -25,21 +25,21 @@ def born_in_pytorch(module: nn.Module) -> nn.Module:
 
 
 SHARED = [
-    (torch_type, block)
-    for torch_type, count in Counter(t for b in BLOCKS for t in torch_types(b)).items()
-    for block in BLOCKS
-    if count > 1 and torch_type in torch_types(block)
+    (torch_type, mapping)
+    for torch_type, count in Counter(t for b in MAPPINGS for t in torch_types(b)).items()
+    for mapping in MAPPINGS
+    if count > 1 and torch_type in torch_types(mapping)
 ]
 
 
 @pytest.mark.parametrize(
-    ("torch_type", "block"), SHARED, ids=lambda v: v.__name__ if issubclass(v, nn.Module) else block_id(v)
+    ("torch_type", "mapping"), SHARED, ids=lambda v: v.__name__ if issubclass(v, nn.Module) else mapping_id(v)
 )
-def test_one_block_claims_a_module_of_a_shared_type(torch_type: type[nn.Module], block: Block) -> None:
-    """Of the project's blocks of a torch type one alone takes a module that came from no file."""
-    module = born_in_pytorch(to_torch(example(block)))
+def test_one_mapping_claims_a_module_of_a_shared_type(torch_type: type[nn.Module], mapping: ClassMapping) -> None:
+    """Of the project's mappings of a torch type one alone takes a module that came from no file."""
+    module = born_in_pytorch(to_torch(example(mapping)))
     if type(module) is not torch_type:
-        pytest.skip("the example is of the block's other type")
+        pytest.skip("the example is of the mapping's other type")
     own = filter(registry.is_built_in, registry._BY_TYPE[torch_type])  # other tests of the process register plugins
     claims = [b for b in own if b.represents(module)]
     specific = [b for b in claims if not registry._takes_every_module(b)]
@@ -47,7 +47,7 @@ def test_one_block_claims_a_module_of_a_shared_type(torch_type: type[nn.Module],
     assert registry.mapping_of(module) is (specific or claims)[0]
 
 
-def test_two_blocks_that_take_every_module_of_a_type_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_mappings_that_take_every_module_of_a_type_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_BY_NAME", "_BY_TYPE"):
         monkeypatch.setattr(registry, name, {k: [*v] for k, v in getattr(registry, name).items()})
 

@@ -304,7 +304,7 @@ def test_vectors_of_euclidean_are_drawn_within_the_bound_of_torch7() -> None:
     assert 0.05 < drawn.max() <= 0.1  # 1 / sqrt(inputSize), Euclidean.lua
 
 
-def test_the_record_does_not_keep_what_the_block_writes() -> None:
+def test_the_record_does_not_keep_what_the_mapping_writes() -> None:
     net = to_torch(lua("nn.Sequential", lua("nn.Tanh")))
     record = record_of(net)
     assert record is not None

@@ -34,7 +34,7 @@ def linear(inputs: int, outputs: int, seed: int = 0) -> LuaObject:
 
 
 @pytest.mark.parametrize(
-    ("class_name", "fields", "block"),
+    ("class_name", "fields", "expected"),
     [
         ("nn.LSTM", ("hidden_dim",), "LSTM.Lua"),
         ("nn.LanguageModel", ("rnns",), "LanguageModel.Lua"),
@@ -44,10 +44,10 @@ def linear(inputs: int, outputs: int, seed: int = 0) -> LuaObject:
         ("nn.ModelParallelTable", ("nResFunc",), "ParallelBranches.Lua"),
     ],
 )
-def test_fields_decide_which_class_it_is(class_name: str, fields: tuple[str, ...], block: str) -> None:
+def test_fields_decide_which_class_it_is(class_name: str, fields: tuple[str, ...], expected: str) -> None:
     mapping = registry.find(lua(class_name, **dict.fromkeys(fields, LuaTable())))
     assert mapping is not None
-    assert mapping.__qualname__ == block
+    assert mapping.__qualname__ == expected
 
 
 def test_an_unknown_variant_is_unknown() -> None:

@@ -15,7 +15,7 @@ import torch
 from conftest import FIXTURES, manifest
 from samples import SAMPLES, cases
 from standalone import executed
-from test_registry import OWN, block_id
+from test_registry import OWN, mapping_id
 from test_sharing import linear, sequential, storage, view
 from torch import nn
 from torch.nn.utils import prune
@@ -117,7 +117,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 # ---------------------------------------------------------------------- every class
-@pytest.mark.parametrize("kind", OWN, ids=block_id)
+@pytest.mark.parametrize("kind", OWN, ids=mapping_id)
 def test_source_of_every_class_stands_alone(kind: type[nn.Module]) -> None:
     closure = SourceClosure()
     name = closure.add(kind)

@@ -203,7 +203,7 @@ def modules() -> list[Path]:
 
 
 def test_every_class_is_the_same_in_pieces(tmp_path: Path) -> None:
-    """Whatever blocks do with parameters: the same state, or an error."""
+    """Whatever mappings do with parameters: the same state, or an error."""
     refused, same = [], 0
     for path in modules():
         try:

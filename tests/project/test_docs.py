@@ -217,7 +217,7 @@ def test_public_names_are_in_the_reference() -> None:
     assert [name for name in dpnn_bridge.__all__ if name not in shown] == ["__version__"]
 
 
-def test_every_hook_of_a_block_is_in_the_recipe() -> None:
+def test_every_hook_of_a_mapping_is_in_the_recipe() -> None:
     recipe = (ROOT / "CONTRIBUTING.md").read_text()
     hooks = {name for name in vars(LuaClass) if not name.startswith("_")} - {"names", "scalar"}
     assert {name for name in hooks if f"`{name}" not in recipe} == set()

@@ -282,9 +282,9 @@ def test_index_base_reaches_every_module() -> None:
 def test_every_class_that_counts_takes_the_switch_from_the_caller() -> None:
     import inspect
 
-    for name, blocks in registry.known_names().items():
-        for block in blocks:
-            for kind in torch_types(block):
+    for name, mappings in registry.known_names().items():
+        for mapping in mappings:
+            for kind in torch_types(mapping):
                 parameter = inspect.signature(kind.__init__).parameters.get("index_base")
                 assert parameter is None or parameter.default == 1, name
 

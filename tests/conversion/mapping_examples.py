@@ -1,7 +1,7 @@
-"""One object of every registered block, and one call of a module of it: from the fixtures, or from a test.
+"""One object of every registered mapping, and one call of a module of it: from the fixtures, or from a test.
 
-The example is the smallest fixture that holds an object of the block. Where no fixture does, the test that the block
-names in ``test`` is run, and what it converts and calls is noted.
+The example is the smallest fixture that holds an object of the mapping. Where no fixture does, the test that the
+mapping names in ``test`` is run, and what it converts and calls is noted.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.objects import LuaObject, LuaTable
 
-Block = type[LuaClass]
+ClassMapping = type[LuaClass]
 
 TESTS = [Path(__file__).parents[1] / room for room in ("modules", "checkpoints")]
-#: every block of a Lua class; the names of our own containers begin like this package
-BLOCKS: list[Block] = list(
-    dict.fromkeys(b for n, blocks in registry.known_names().items() if not n.startswith("dpnn_bridge.") for b in blocks)
+#: every mapping of a Lua class; the names of our own containers begin like this package
+MAPPINGS: list[ClassMapping] = list(
+    dict.fromkeys(m for n, found in registry.known_names().items() if not n.startswith("dpnn_bridge.") for m in found)
 )
 
 
-def block_id(block: Block) -> str:
-    return f"{block.__module__.removeprefix('dpnn_bridge.').removeprefix('modules.')}.{block.__qualname__}"
+def mapping_id(mapping: ClassMapping) -> str:
+    return f"{mapping.__module__.removeprefix('dpnn_bridge.').removeprefix('modules.')}.{mapping.__qualname__}"
 
 
 @dataclass(frozen=True)
@@ -114,13 +114,13 @@ def objects_of(path: Path) -> tuple[Any, list[LuaObject]]:
     return fixture, found
 
 
-def in_fixtures(block: Block) -> Iterator[tuple[Any, LuaObject]]:
-    """The fixtures that hold an object of a block, the smallest first, with the first such object."""
-    names = [name.encode() for name in block.names]
+def in_fixtures(mapping: ClassMapping) -> Iterator[tuple[Any, LuaObject]]:
+    """The fixtures that hold an object of a mapping, the smallest first, with the first such object."""
+    names = [name.encode() for name in mapping.names]
     for path in files():
         if any(name in content(path) for name in names):
             fixture, objects = objects_of(path)
-            found = next((obj for obj in objects if registry.find(obj) is block), None)
+            found = next((obj for obj in objects if registry.find(obj) is mapping), None)
             if found is not None:
                 yield fixture, found
 
@@ -180,30 +180,30 @@ def parameters_of(function: Any) -> Iterator[dict[str, Any]]:
 
 
 # ---------------------------------------------------------------------- what runs give
-_OBJECTS: dict[Block, LuaObject] = {}
-_CALLS: dict[Block, Call] = {}
+_OBJECTS: dict[ClassMapping, LuaObject] = {}
+_CALLS: dict[ClassMapping, Call] = {}
 
 
 @contextmanager
 def noted() -> Iterator[None]:
-    """While the block runs, the first object of each block that is converted and the first call are kept."""
+    """While the block runs, the first object of each mapping that is converted and the first call are kept."""
     find = registry.find
 
-    def found(obj: LuaObject) -> Block | None:
-        block = find(obj)
-        if block is not None and block not in _OBJECTS:
-            _OBJECTS[block] = copy.deepcopy(obj)
-        return block
+    def found(obj: LuaObject) -> ClassMapping | None:
+        mapping = find(obj)
+        if mapping is not None and mapping not in _OBJECTS:
+            _OBJECTS[mapping] = copy.deepcopy(obj)
+        return mapping
 
     def called(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-        block = registry.mapping_of(module)
-        if block not in _CALLS:
+        mapping = registry.mapping_of(module)
+        if mapping not in _CALLS:
             try:
                 made = Call(module, arguments).copy()
                 pickle.dumps(made.module)
             except (RuntimeError, AttributeError):  # it holds tensors with a history, or a function that a test put in
                 return
-            _CALLS[block] = made
+            _CALLS[mapping] = made
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "find", found)
@@ -215,47 +215,47 @@ def noted() -> Iterator[None]:
 
 
 @cache
-def example(block: Block) -> LuaObject:
-    """An object of a block's class."""
-    known = next(in_fixtures(block), None)
+def example(mapping: ClassMapping) -> LuaObject:
+    """An object of a mapping's class."""
+    known = next(in_fixtures(mapping), None)
     if known is not None:
         return known[1]
     _OBJECTS.clear()
     _CALLS.clear()
-    _note_test(block, _OBJECTS)
-    if block not in _OBJECTS and block in _CALLS:  # its test makes the module in PyTorch
-        _OBJECTS[block] = to_lua(_CALLS[block].module)
-    assert block in _OBJECTS, f"{block.test} converts no {block.names[0]}"
-    return _OBJECTS[block]
+    _note_test(mapping, _OBJECTS)
+    if mapping not in _OBJECTS and mapping in _CALLS:  # its test makes the module in PyTorch
+        _OBJECTS[mapping] = to_lua(_CALLS[mapping].module)
+    assert mapping in _OBJECTS, f"{mapping.test} converts no {mapping.names[0]}"
+    return _OBJECTS[mapping]
 
 
 @cache
-def call(block: Block) -> Call | None:
-    """A call of a module of the block, the same in any order of the tests; None for :data:`NEVER_RUN`."""
+def call(mapping: ClassMapping) -> Call | None:
+    """A call of a module of the mapping, the same in any order of the tests; None for :data:`NEVER_RUN`."""
     _CALLS.clear()
-    if block.names[0] in GIVEN:
-        return Call(to_torch(example(block)), GIVEN[block.names[0]])
-    runnable = (fixture for fixture, _ in in_fixtures(block) if runs(fixture))
-    if block.names[0] in PARTNERS:
-        return call_of(next(f for f in runnable if registry.find(f["module"]) is not block))
+    if mapping.names[0] in GIVEN:
+        return Call(to_torch(example(mapping)), GIVEN[mapping.names[0]])
+    runnable = (fixture for fixture, _ in in_fixtures(mapping) if runs(fixture))
+    if mapping.names[0] in PARTNERS:
+        return call_of(next(f for f in runnable if registry.find(f["module"]) is not mapping))
     for fixture in itertools.islice(runnable, 3):
-        if block in _CALLS:
+        if mapping in _CALLS:
             break
         made = call_of(fixture)
-        if registry.find(fixture["module"]) is block:  # some become modules that another block writes
-            _CALLS[block] = made.copy()
+        if registry.find(fixture["module"]) is mapping:  # some become modules that another mapping writes
+            _CALLS[mapping] = made.copy()
         with noted():
             made.run()
-    if block not in _CALLS and block.test and block.names[0] not in NEVER_RUN:
-        _note_test(block, _CALLS)
-    return _CALLS.get(block)
+    if mapping not in _CALLS and mapping.test and mapping.names[0] not in NEVER_RUN:
+        _note_test(mapping, _CALLS)
+    return _CALLS.get(mapping)
 
 
-def _note_test(block: Block, found: dict[Block, Any]) -> None:
-    assert block.test, f"no fixture holds an object of {block.names[0]}: name a test of it in `test`"
-    assert block.test in functions(), f"there is no test function {block.test} under tests/modules"
-    for test in runs_of(block.test):
+def _note_test(mapping: ClassMapping, found: dict[ClassMapping, Any]) -> None:
+    assert mapping.test, f"no fixture holds an object of {mapping.names[0]}: name a test of it in `test`"
+    assert mapping.test in functions(), f"there is no test function {mapping.test} under tests/modules"
+    for test in runs_of(mapping.test):
         with noted():
             test()
-        if block in found:
+        if mapping in found:
             return
