@@ -17,8 +17,8 @@ from dpnn_bridge.compare.nested import cast, random_like
 from dpnn_bridge.conversion.lua_values import lua_value, to_value
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.objects import LuaObject, LuaTable
-from dpnn_bridge.parity.subject import in_its_type
-from dpnn_bridge.parity.torch7_judge import CAST_IN_SEQUENCE, TYPES
+from dpnn_bridge.parity.subject import cast_in_lua
+from dpnn_bridge.parity.torch7_judge import CAST_IN_SEQUENCE
 
 if TYPE_CHECKING:
     from dpnn_bridge.lua.bridge import LuaBridge
@@ -51,11 +51,11 @@ def lua_reference(
         live = bridge.to_lua(obj)
     if all(m.training == module.training for m in module.modules()) and live["evaluate"] is not None:
         bridge.call(live["training" if module.training else "evaluate"], live)
-    kind = TYPES.get(dtype) if dtype else None
-    if kind is None:
-        dtype, table = None, in_its_type(module, table)
+    tensor_class, table = cast_in_lua(module, table, dtype)
+    if tensor_class is None:
+        dtype = None
     else:
-        bridge.execute(CAST_IN_SEQUENCE, live, kind, name="cast_in_sequence.lua")
+        bridge.execute(CAST_IN_SEQUENCE, live, tensor_class, name="cast_in_sequence.lua")
     wanted = [to_value(table[name]) for name in ("input", "target") if table.get(name) is not None]
     arguments = [cast(copy.deepcopy(value), dtype) for value in wanted]
     result = LuaTable((name, table[name]) for name in ("input", "target", "mode") if table.get(name) is not None)

@@ -24,6 +24,8 @@ from dpnn_bridge.parity.buffers import is_filled
 
 #: field of a reference that was taken from the model's own file
 LEFTOVER = "left in the model file"
+#: dtypes to which Torch7 casts a model; others run in the precision of the file
+_TENSOR_CLASSES = {torch.float64: "torch.DoubleTensor", torch.float32: "torch.FloatTensor"}
 
 
 class Subject:
@@ -132,3 +134,12 @@ def in_its_type(module: nn.Module, table: LuaTable) -> LuaTable:
     if any(type(m).__name__ in ("Copy", "DontCast") for m in module.modules()):  # takes another type
         return table
     return LuaTable([*table.items(), ("input", lua_value(nested.cast(value, *wanted)))])
+
+
+def cast_in_lua(module: nn.Module, table: LuaTable, dtype: torch.dtype | None) -> tuple[str | None, LuaTable]:
+    """Return the tensor class to which Lua casts a model for ``dtype``, and the reference to run the model on.
+
+    Without a cast the class is None, and the input has the floating point type of the model.
+    """
+    tensor_class = _TENSOR_CLASSES.get(dtype) if dtype else None
+    return tensor_class, table if tensor_class else in_its_type(module, table)

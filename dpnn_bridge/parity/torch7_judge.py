@@ -9,8 +9,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dpnn_bridge.base.folders import temporary_folder
 from dpnn_bridge.base.graph import values_in
 from dpnn_bridge.errors import LuaBridgeError
@@ -21,9 +19,6 @@ from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 _SOURCE = Path(__file__).with_name("torch7_judge.lua")
 #: Lua code that casts a module in the middle of a sequence; its arguments are the module and the tensor type
 CAST_IN_SEQUENCE = Path(__file__).with_name("cast_in_sequence.lua").read_text(encoding="utf-8")
-
-#: dtypes to which Torch7 casts a model; others run in the precision of the file
-TYPES = {torch.float64: "torch.DoubleTensor", torch.float32: "torch.FloatTensor"}
 
 #: checks of a written file: the operations that users of Torch7 apply to a model
 STEPS = (

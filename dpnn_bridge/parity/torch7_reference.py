@@ -9,8 +9,8 @@ from dpnn_bridge.base.folders import temporary_folder
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.loaders.t7_writer import write_t7
 from dpnn_bridge.objects import LuaObject, LuaTable
-from dpnn_bridge.parity.subject import in_its_type
-from dpnn_bridge.parity.torch7_judge import TYPES, class_names, job, judge
+from dpnn_bridge.parity.subject import cast_in_lua
+from dpnn_bridge.parity.torch7_judge import class_names, job, judge
 
 
 def torch7_reference(
@@ -35,9 +35,7 @@ def torch7_reference(
     Raises:
         LuaBridgeError: Torch7 cannot be run, lacks a package, exceeds the time limit, or cannot run the model.
     """
-    kind = TYPES.get(dtype) if dtype else None
-    if kind is None:
-        table = in_its_type(module, table)
+    tensor_class, table = cast_in_lua(module, table, dtype)
     steps = [
         "load",
         "cast",
@@ -54,7 +52,7 @@ def torch7_reference(
         file = folder / "model.t7"
         write_t7(file, obj, verify=False)
         values.setdefault("seed", 1)
-        run = job(file, class_names(obj), [*steps, "after"], mode=mode, type=kind, keeps_state=True, **values)
+        run = job(file, class_names(obj), [*steps, "after"], mode=mode, type=tensor_class, keeps_state=True, **values)
         result = judge([run], program=program)[0]
     for step in ("load", "cast", "forward"):
         if "error" in result[step]:

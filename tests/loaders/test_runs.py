@@ -121,6 +121,22 @@ def test_a_damaged_run_is_what_its_pairs_are(window: int, monkeypatch: pytest.Mo
     assert 20 < damaged < 100
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        LuaTable.from_list(["a", "b", "c"]),  # values and keys of a short table
+        LuaTable({"a": 1, "b": 2, "c": 3}),
+        LuaTable.from_list(f"word{i % 7:06d}" for i in range(1000)),
+    ],
+    ids=["values", "keys", "run"],
+)
+def test_no_more_strings_are_kept_than_the_limit(value: LuaTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dpnn_bridge.loaders.fast_reader._KEPT_STRINGS", 2)
+    reader = FastReader(BinaryStream(BytesSource(dumps(value))), **OPTIONS)
+    assert plain(reader.read()) == plain(value)
+    assert len(reader._strings) == 2
+
+
 def bits(number: int) -> bytes:
     """A Lua number of these bits."""
     return struct.pack("<iq", 1, number)

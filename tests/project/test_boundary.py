@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import pickle
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -141,6 +143,44 @@ def test_what_write_t7_cannot_write_is_an_error_of_both_kinds() -> None:
         with pytest.raises(kind) as caught:
             dumps(value)
         assert isinstance(caught.value, errors.LuaValueError)
+
+
+IDENTITY = LuaObject("nn.Identity", LuaTable())
+#: arguments of every public function that reads, converts, runs or writes
+CALLS: dict[str, tuple[Any, ...]] = {
+    "convert": ("m.t7", "m.pt"),
+    "inspect": ("m.t7",),
+    "load": ("m.t7",),
+    "load_checkpoint": ("m.t7",),
+    "load_flat": (nn.Identity(), torch.zeros(1)),
+    "load_lua": ("m.t7",),
+    "port": ("m.t7", nn.Identity(), torch.zeros(1)),
+    "read_t7": ("m.t7",),
+    "save": ("m.pt", nn.Identity()),
+    "to_lua": (nn.Identity(),),
+    "to_torch": (IDENTITY,),
+    "verify": ("m.t7",),
+    "write_t7": ("m.t7", 1),
+}
+#: public functions that look something up
+LOOKUPS = {"lua_class", "lua_names", "lua_paths", "model_at"}
+
+
+def test_calls_name_every_public_function() -> None:
+    public = {name for name in dpnn_bridge.__all__ if inspect.isfunction(getattr(dpnn_bridge, name))}
+    assert public == CALLS.keys() | LOOKUPS
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_foreign_error_inside_of_a_public_function_becomes_ours(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args: Any, **options: Any) -> None:
+        raise ZeroDivisionError("inside")
+
+    function = getattr(dpnn_bridge, name)
+    monkeypatch.setattr(inspect.unwrap(function), "__code__", fails.__code__)
+    with pytest.raises(DpnnBridgeError, match=r": ZeroDivisionError: inside$") as caught:
+        function(*CALLS[name])
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
 def test_errors_can_be_pickled() -> None:
