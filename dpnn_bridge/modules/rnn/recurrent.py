@@ -143,8 +143,9 @@ class AbstractRecurrent(Memory):
     # ------------------------------------------------------------------ memory
     def forget_own(self) -> None:
         states = {t: s for t, s in self.states.items() if t == 0 and not self.training}
-        run = {"_run_start": 1, "_start": None, "_earlier": None, "_backward_ran": False, "_given": False}
-        self.__dict__.update(run, states=states, step=1)  # PyTorch would search for seven parameters
+        start = {"_run_start": 1, "_start": None, "_earlier": None, "_backward_ran": False, "_given": False}
+        for name, value in {**start, "states": states, "step": 1}.items():
+            object.__setattr__(self, name, value)  # PyTorch's own would search for a parameter seven times
 
     def detach_own(self) -> None:
         if self._given and not self._backward_ran:  # what the user set may belong to another module's graph
