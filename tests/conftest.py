@@ -124,6 +124,10 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+#: what :func:`_seed` replaces
+SEED_OF_THE_SYSTEM = Torch7Generator.seed
+
+
 def _seed(name: str) -> None:
     """Seed every generator, and those that Lua makes without a seed, so that no result depends on luck."""
     seed = zlib.crc32(name.encode())

@@ -105,10 +105,15 @@ def _taken_over(event: Event, source: Source, forms: tuple[Form, ...]) -> Iterat
             plain = Assignment((layer,), partial(weights_of, event, layer, form), expect, form)
             if layer.kind != event.kind:
                 plain.how = f"{layer.kind} as {event.kind}"
-            yield plain
-            if layer.fold is not None:
-                yield _folded(plain, layer, layer.fold)
+            yield from with_fold(plain, layer)
             break
+
+
+def with_fold(plain: Assignment, layer: Layer) -> Iterator[Assignment]:
+    """Yield an assignment of a layer, and one into which the batch norm after the layer is folded."""
+    yield plain
+    if layer.fold is not None:
+        yield _folded(plain, layer, layer.fold)
 
 
 def weights_of(event: Event, layer: Layer, form: Form) -> Weights:
@@ -139,7 +144,8 @@ def _folded(plain: Assignment, layer: Layer, norm: Layer) -> Assignment:
             return None
         return (rows.reshape(len(rows), len(scale), -1) * scale[:, None] + shift[:, None]).reshape(rows.shape)
 
-    return Assignment(plain.layers, build, expect, plain.form, "batch norm folded in", fold=norm)
+    how = f"{plain.how}, batch norm folded in".removeprefix(", ")
+    return Assignment(plain.layers, build, expect, plain.form, how, fold=norm)
 
 
 def _affine(norm: Layer) -> tuple[Tensor, Tensor]:

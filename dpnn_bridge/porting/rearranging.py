@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from dpnn_bridge.porting.assignment import Assignment, Weights, native, weights_of
+from dpnn_bridge.porting.assignment import Assignment, Weights, native, weights_of, with_fold
 from dpnn_bridge.porting.events import Event, Form
 from dpnn_bridge.porting.flow import moved_index, unflattened, unflattened_results
 from dpnn_bridge.porting.source import Layer, Source
@@ -38,7 +38,7 @@ def rearranged(event: Event, source: Source, tape: Tape) -> Iterator[Assignment]
                 continue
             order = next(_orders(event, layer, form, count, source, tape), None)
             if order is not None:
-                yield _with_order(event, layer, form, order, count)
+                yield from with_fold(_with_order(event, layer, form, order, count), layer)
 
 
 def _pixels(event: Event, source: Source) -> Iterator[Assignment]:

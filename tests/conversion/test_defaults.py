@@ -23,14 +23,12 @@ MARKS_OLD = {
     ("nn.VolumetricFullConvolution", "adjW"),  # before it the weight had outputs first
     ("nn.ReinforceCategorical", "epsilon"),  # 0 until 2016
 }
-#: Lua class and field -> why a file that lacks the field means another value than constructors of today give
+#: Lua class and field -> why a default or constant is another value than constructors of today give
 NOT_CONSTRUCTED = {
     ("nn.Dropout", "v2"): "files without it are of version 1, which scaled in evaluation",
-    ("nn.Dropout", "stochastic_inference"): "newer than this Torch7, which does without: nil",
     ("nn.Mean", "sizeAverage"): "nil sums, as Sum.lua does; the report says that files before 2016 averaged",
     ("nn.NCEModule", "batchnoise"): "files without it are older and drew noise for each sample",
-    ("nn.NCEModule", "normalized"): "nil until something sets it",
-    ("nn.NCEModule", "logsoftmax"): "nil until something sets it",
+    ("nn.Profile", "name"): "the class of the module inside, for Torch7's printing",
     ("nn.ReinforceCategorical", "epsilon"): "no field in Torch7, where it is written into the formula",
     ("nn.ReinforceNormal", "rewardsStdev"): "only a fork has it",
     **{
@@ -101,13 +99,35 @@ def value_of(text: str) -> Any:
 
 
 CONSTRUCTED = constructed() if (FIXTURES / "constructors.txt").exists() else {}
-MEASURED = [(b, lua, name) for b in MAPPINGS for name in b.defaults for lua in b.names if lua in CONSTRUCTED]
 
 
-@pytest.mark.parametrize(("mapping", "lua", "name"), MEASURED, ids=lambda v: v if isinstance(v, str) else mapping_id(v))
-def test_default_is_that_of_torch7s_constructor(mapping: ClassMapping, lua: str, name: str) -> None:
-    measured, declared = CONSTRUCTED[lua].get(name), mapping.defaults[name]
+def measured_in(declarations: str) -> Any:
+    """Parametrizes a test by the fields of a declaration whose values constructors of Torch7 set."""
+    found = [
+        (mapping, lua, name)
+        for mapping in MAPPINGS
+        for name, value in getattr(mapping, declarations).items()
+        for lua in mapping.names
+        if lua in CONSTRUCTED and not callable(value)
+    ]
+    label = lambda v: v if isinstance(v, str) else mapping_id(v)  # noqa: E731
+    return pytest.mark.parametrize(("mapping", "lua", "name"), found, ids=label)
+
+
+def demand(value: Any, lua: str, name: str) -> None:
+    """Fails for a value that Torch7's constructor does not set; a field that it leaves nil counts as false."""
+    measured = CONSTRUCTED[lua].get(name)
     if (lua, name) in NOT_CONSTRUCTED:
-        assert measured != declared, NOT_CONSTRUCTED[lua, name]
+        assert measured != value, NOT_CONSTRUCTED[lua, name]
     else:
-        assert measured == declared
+        assert measured == value or (measured is None and value is False)
+
+
+@measured_in("defaults")
+def test_default_is_that_of_torch7s_constructor(mapping: ClassMapping, lua: str, name: str) -> None:
+    demand(mapping.defaults[name], lua, name)
+
+
+@measured_in("constants")
+def test_constant_is_that_of_torch7s_constructor(mapping: ClassMapping, lua: str, name: str) -> None:
+    demand(mapping.constants[name], lua, name)

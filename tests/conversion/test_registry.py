@@ -119,6 +119,10 @@ def test_variants_of_a_name_are_told_apart() -> None:
         assert len(general) <= 1, name
 
 
+def test_constants_belong_to_mappings_that_export_new_modules() -> None:
+    assert not [mapping_id(mapping) for mapping in MAPPINGS if mapping.import_only and "constants" in vars(mapping)]
+
+
 @pytest.mark.parametrize("mapping", MAPPINGS, ids=mapping_id)
 def test_every_mapping_has_a_torch_type(mapping: type[LuaClass]) -> None:
     assert all(issubclass(t, nn.Module) for t in torch_types(mapping))

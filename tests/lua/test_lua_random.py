@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import SEED_OF_THE_SYSTEM
 
 pytest.importorskip("lupa")
 
@@ -55,6 +56,13 @@ def test_scalar_draws_are_those_that_torch7_recorded() -> None:
     assert drawn == [value for _, value in record["values"][0]["t"]]
 
 
+def test_a_seed_of_the_system_is_a_number_that_lua_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.urandom", lambda n: b"\xff" * n)
+    drawn = Generator()
+    assert SEED_OF_THE_SYSTEM(drawn) == 2**53 - 1
+    assert drawn.get_state() == Generator(2**53 - 1).get_state()
+
+
 def test_a_state_continues_where_it_was_taken() -> None:
     first = Generator(7)
     first.normal(), first.words(700)
@@ -82,9 +90,9 @@ def test_whole_tensors_of_draws_are_the_single_draws(before: int, count: int) ->
     one, many = Generator(7), Generator(7)
     for g in (one, many):
         g.words(before)
-    for _ in range(2):  # the second round starts with a normal left over, where count is odd
-        assert many.normals(count, 0.5, 2.0).tolist() == [one.normal(0.5, 2.0) for _ in range(count)]
-        assert many.words(count).tolist() == [one.random() for _ in range(count)]
+    for n in (count, 2, count):  # after an odd number of draws a normal is left over
+        assert many.normals(n, 0.5, 2.0).tolist() == [one.normal(0.5, 2.0) for _ in range(n)]
+        assert many.words(n).tolist() == [one.random() for _ in range(n)]
         assert many.get_state() == one.get_state()
 
 

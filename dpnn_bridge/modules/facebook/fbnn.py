@@ -52,7 +52,6 @@ class LeakyReLU(LuaClass):
 
     torch_type = nn.PReLU
     tensors = ("weight",)
-    constants = {"nOutputPlane": 0}
     import_only = True  # torch's own PReLU is nn.PReLU
 
     @classmethod
@@ -268,7 +267,6 @@ class CrossMapNormalization(LuaClass):
     torch_type = nn.LocalResponseNorm
     scalars = {"size": "size", "scale": "alpha", "power": "beta"}
     scratch = ("squaredSum",)
-    constants = {"squaredSum": LuaTensor.empty}
     checked_by = "structure"
     test = "test_object_becomes_a_module_and_an_object_again"
     import_only = True  # nn has a class for it

@@ -72,7 +72,6 @@ class FbnnDropoutClass(LuaClass):
     torch_type = Dropout
     scalars = ("p",)
     scratch = ("noise",)
-    constants = {"noise": LuaTensor.empty}
     checked_by = "formula"
     test = "test_dropouts_of_fbnn"
     import_only = True  # nn.Dropout says more
@@ -156,7 +155,6 @@ class UnfoldedTemporalConvolutionClass(Temporal):
     }
     computed_fields = ("linear",)
     scratch = ("_paddedInput", "_paddedGradInput", "_unfoldedInput", "_linearGradOutput", "_unfoldedGradInput")
-    constants = dict.fromkeys(scratch, LuaTensor.empty)
     checked_by = "formula"
     test = "test_unfolded_convolution_pads_in_time"
     import_only = True  # nn.TemporalConvolution and cudnn.TemporalConvolution say more

@@ -190,7 +190,6 @@ class FasterLookupClass(LuaClass):
     indexed = True
     scalars = {"scaleGradByFreq": "scale_grad_by_freq"}
     defaults = {"scaleGradByFreq": False}
-    constants = {"skipBoundChecking": False, "concUpdates": False}
     checked_by = "formula"
     test = "test_faster_lookup_is_a_look_up_table"
     import_only = True  # nn.LookupTable says more

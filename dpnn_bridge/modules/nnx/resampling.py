@@ -148,7 +148,6 @@ class SpatialUpSampling(LuaClass):
     import_only = True
     scalars = {"dW": "rwidth", "dH": "rheight", "yDim": "y_dim", "xDim": "x_dim"}
     defaults = {"yDim": 2, "xDim": 3}
-    constants = _SIZES
 
 
 @lua_class("nn.SpatialDownSampling")

@@ -82,7 +82,6 @@ class MultiSoftMax(LuaClass):
 
     torch_type = nn.Softmax
     import_only = True  # nn.SoftMax takes more shapes
-    constants = dict.fromkeys(("_input", "_output", "_gradInput", "_gradOutput"), LuaTensor.empty)
 
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:

@@ -79,7 +79,6 @@ class SpatialLinear(LuaClass):
     scalars = {"fanin": "in_channels", "fanout": "out_channels"}
     tensors = ("weight", "bias")
     constant_kwargs = {"kernel_size": 1}
-    constants = {"weightDecay": 0}
     import_only = True  # other convolutions are nn.SpatialConvolution
 
 
