@@ -86,6 +86,7 @@ def test_inception_has_the_branches_of_its_configuration() -> None:
     net = Inception.create(3, [8, 6], [4, 4, 5, 7], batch_norm=True, pool=nn.MaxPool2d(3, 1, 1)).eval()
     x = torch.randn(2, 3, 9, 9)
     assert net(x).shape == (2, 8 + 6 + 5 + 7, 9, 9)
+    assert [m.padding[0] for m in net.modules() if isinstance(m, nn.Conv2d)] == [0, 2, 0, 1, 0, 0]
     torch.testing.assert_close(to_torch(to_lua(net))(x), net(x))
     with pytest.raises(ValueError, match="pass a batch"):
         net(x[0])

@@ -38,15 +38,16 @@ def test_the_broadcast_reward_is_torch7s(entry: dict[str, Any]) -> None:
         assert compare(name, found, to_value(fixture[name]))[0].ok
 
 
-def test_the_reward_arrives_before_the_gradients() -> None:
+@pytest.mark.parametrize("size_average", [True, False])
+def test_the_reward_arrives_before_the_gradients(size_average: bool) -> None:
     net = nn.Sequential(nn.Linear(4, 6), ReinforceNormal(0.5), nn.Linear(6, 3), nn.LogSoftmax(1))
     baseline = nn.Parameter(torch.full((8, 1), 0.4))
-    criterion = VRClassReward(net, scale=2)
+    criterion, n = VRClassReward(net, scale=2, size_average=size_average), 8 if size_average else 1
     x, target = torch.randn(8, 4), torch.randint(1, 4, (8,))
     prediction = net(x)
     (nn.functional.nll_loss(prediction, target - 1) + criterion([prediction, baseline], target)).backward()
     right = (prediction.argmax(1) + 1 == target).float()
-    torch.testing.assert_close(criterion.vr_reward, (2 * right - 0.4) / 8)
+    torch.testing.assert_close(criterion.vr_reward, (2 * right - 0.4) / n)
     sample = net[1].reward
     torch.testing.assert_close(sample, criterion.vr_reward)
     assert net[0].weight.grad is not None  # type: ignore[union-attr]

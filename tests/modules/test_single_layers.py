@@ -7,9 +7,13 @@ from typing import Any
 import pytest
 import torch
 from formula import DOUBLE, agree, converted, leaf, lua, random
+from torch import nn
 
 from dpnn_bridge.conversion import to_lua, to_torch
+from dpnn_bridge.modules.nn.padding import Padding
 from dpnn_bridge.objects import LuaTable, LuaTensor
+from dpnn_bridge.zoo.shake import MulConstantSlices
+from dpnn_bridge.zoo.stereo import StereoJoin
 
 
 @pytest.mark.parametrize(
@@ -34,6 +38,25 @@ def test_the_longest_sequence_of_a_newer_tardis_is_kept() -> None:
     written = to_lua(to_torch(lua("nn.ReverseTensor", dim=1, bprop=True, max_seq=1000, rev_index=places)))
     assert written["max_seq"] == 1000
     assert torch.equal(written["rev_index"].torch(), places)
+
+
+def test_squeeze_leaves_one_dimension() -> None:
+    assert converted(lua("nn.Squeeze"))(random(1, 1)).shape == (1,)
+    assert converted(lua("nn.Squeeze", dim=1))(random(1)).shape == (1,)
+
+
+@pytest.mark.parametrize("n_input_dim", [None, 2])
+def test_padding_made_in_python_is_written_with_the_dimensions_of_a_sample(n_input_dim: int | None) -> None:
+    assert to_lua(Padding(1, 2, n_input_dim=n_input_dim)).get("nInputDim") == n_input_dim
+
+
+@pytest.mark.parametrize(
+    ("module", "field", "value"),
+    [(StereoJoin(3), "direction", -1), (MulConstantSlices(torch.ones(2)), "inplace", False)],
+    ids=["StereoJoin", "MulConstantSlices"],
+)
+def test_fields_that_never_vary_are_those_of_the_lua_source(module: nn.Module, field: str, value: Any) -> None:
+    assert to_lua(module)[field] == value
 
 
 def test_one_hot_rows_are_those_of_the_table() -> None:

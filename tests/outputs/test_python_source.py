@@ -299,6 +299,12 @@ def test_same_parameter_in_two_modules(tmp_path: Path) -> None:
     assert [p.requires_grad for p in built.parameters()] == [True, False, True]
 
 
+def test_an_attribute_that_is_no_number_is_written(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Tanh())
+    model[0].limit = float("nan")
+    assert "nan" in source_of(model, tmp_path)
+
+
 def test_what_goes_without_saying_is_left_out(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, (3, 3), padding=(1, 1)), nn.ReLU(), nn.MaxPool2d((2, 2), (2, 2), (0, 0)))
     source = source_of(model, tmp_path)

@@ -62,8 +62,7 @@ class Padding(nn.Module):
         self.dim, self.pad, self.index, self.value, self.n_input_dim = dim, pad, index, value, n_input_dim
 
     def forward(self, input: Tensor) -> Tensor:
-        dim = self.dim if self.n_input_dim in (None, input.dim()) else self.dim + 1
-        dim = dim - 1 if dim > 0 else dim
+        dim = self.dim - 1 if self.n_input_dim in (None, input.dim()) else self.dim
         size = input.shape[dim]
         before = self.index - 1 if self.pad <= 0 else size - self.index + 1
         shape = list(input.shape)
