@@ -86,6 +86,20 @@ def test_names_of_nngraph_are_those_of_the_modules(tmp_path: Path) -> None:
     assert "i2h_1" in to_mermaid(model_graph(dpnn_bridge.load(tmp_path / "m.t7")))
 
 
+def test_a_summary_counts_objects_and_names_what_follows_the_last_one(tmp_path: Path) -> None:
+    file = tmp_path / "m.t7"
+    write_t7(file, LuaObject("nn.Identity", version=1))
+    dpnn_bridge.convert(file, tmp_path / "m.pt")
+    assert [dpnn_bridge.inspect(path).objects for path in (file, tmp_path / "m.pt")] == [1, 1]
+    size = file.stat().st_size
+    file.write_bytes(file.read_bytes() + b"\x63\0\0\0")
+    summary = dpnn_bridge.inspect(file)
+    assert summary.objects == 1
+    assert any(
+        note.startswith(f"after the first object, at byte {size}: unknown type code 99") for note in summary.notes
+    )
+
+
 def test_limits_shorten_the_tree_and_not_the_totals(tmp_path: Path) -> None:
     table = LuaTable.from_list(LuaObject("nn.Identity") for _ in range(50))
     write_t7(tmp_path / "m.t7", LuaTable({"list": table}))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import dpnn_bridge
 from dpnn_bridge.conversion.failure import failure_reason
-from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.errors import ConversionError, UnsupportedClass, UnsupportedClassError
 from dpnn_bridge.pictures import model_graph
 
 WHERE = "modules[2].modules[1], Linear(in_features=3, out_features=2, bias=True), got 1x2: mat1 and mat2"
@@ -34,6 +34,15 @@ def test_every_run_names_the_layer(tmp_path: Path) -> None:
     assert dpnn_bridge.inspect(tmp_path / "m.t7", input=x).models[0].refused.startswith(WHERE)
     with pytest.raises(RuntimeError, match=r"^mat1 and mat2 shapes"):
         loaded(x)  # a loaded model is stock: its error is PyTorch's
+
+
+def test_classes_that_cannot_be_converted_are_counted_by_their_reason() -> None:
+    plain = [UnsupportedClass(name, [name]) for name in ("nn.A", "nn.B")]
+    misfit, absent = UnsupportedClass("nn.C", ["c"], reason="size"), UnsupportedClass("nn.D", ["d"], mapped_by="my.lua")
+    assert str(UnsupportedClassError([*plain, misfit, absent])).startswith(
+        "2 Lua classes without a mapping and 1 Lua class that the built-in mapping cannot convert "
+        "and 1 Lua class of a plugin or Lua file that is not loaded:"
+    )
 
 
 def test_modules_without_a_lua_class_have_their_name_in_pytorch() -> None:

@@ -21,6 +21,7 @@ from samples import SAMPLES
 from torch import nn
 
 import dpnn_bridge
+from dpnn_bridge.base import remote
 from dpnn_bridge.checkpoints.describe import describe
 from dpnn_bridge.errors import NotT7Error, T7Error, T7FormatError, T7LimitError, VerificationError
 from dpnn_bridge.loaders import origin, read_all, read_t7, write_all
@@ -190,3 +191,12 @@ def test_a_plain_file_needs_no_folder_for_temporary_files(tmp_path: Path, monkey
     dpnn_bridge.save(tmp_path / "m.t7", nn.Linear(2, 2))
     dpnn_bridge.convert(tmp_path / "m.t7", tmp_path / "m.pt")
     assert dpnn_bridge.load(tmp_path / "m.pt").weight.shape == (2, 2)
+
+
+def test_a_thread_keeps_a_file_system_for_writing_until_fsspec_makes_another() -> None:
+    pytest.importorskip("fsspec")
+    first, path = remote._own_store("memory://folder/file")
+    assert path == "/folder/file"
+    assert remote._own_store("memory://other")[0] is first
+    type(first).clear_instance_cache()  # an equal one may stand for another server
+    assert remote._own_store("memory://other")[0] is not first

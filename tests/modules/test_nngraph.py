@@ -16,6 +16,7 @@ from dpnn_bridge.conversion import convert_object, to_lua, to_torch
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.modules.nn.members import Members
 from dpnn_bridge.modules.nn.nngraph import GModule, GraphNode, JustElement, JustTable, ModuleFromCriterion
 from dpnn_bridge.objects import LuaObject, LuaTable
 
@@ -188,6 +189,11 @@ def test_graph_out_of_order_is_an_error() -> None:
 def residual_of_known_modules() -> GModule:
     nodes = [GraphNode(), GraphNode((0,), "0"), GraphNode((1,), "1"), GraphNode((2,))]
     return GModule(nn.Tanh(), nn.ReLU(), nodes=nodes)
+
+
+def test_a_container_without_members_is_no_missing_module() -> None:
+    assert len(Members()) == 0
+    assert bool(Members())
 
 
 def test_just_element_and_just_table_are_inverse() -> None:

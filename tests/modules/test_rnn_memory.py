@@ -54,6 +54,11 @@ STEPS = [lambda: fast_lstm(3, 4), lambda: gru(3, 4), recurrent, recurrence]
 SEQUENCES = [lambda: SeqLSTM(3, 4), lambda: SeqGRU(3, 4), lambda: SeqLSTMP(3, 5, 4)]
 
 
+def test_recurrence_says_how_many_dimensions_it_takes() -> None:
+    with pytest.raises(ValueError, match="expects an input of 3 dimensions, or 4 for a batch, found 1"):
+        Recurrence(Affine(), 4, 3)(torch.zeros(3))
+
+
 @pytest.mark.parametrize("make", STEPS)
 def test_one_backward_trains_through_time(make) -> None:
     step, xs = make().double(), torch.randn(3, 2, 3, dtype=torch.float64)

@@ -19,6 +19,7 @@ from dpnn_bridge.modules.cuda import cudnn_rnn, parallel
 from dpnn_bridge.modules.nn import table
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.zoo import captioning, onmt, onmt_model, torch_rnn
+from dpnn_bridge.zoo.encoding import Encoding
 
 
 def tensor(*shape: int, seed: int = 0) -> LuaTensor:
@@ -203,6 +204,13 @@ def test_tensor_product() -> None:
 def test_division_by_a_number() -> None:
     module: Any = to_torch(lua("nn.ScalarDivTable"))
     torch.testing.assert_close(module([torch.tensor([2.0, 4.0]), torch.tensor([4.0])]), torch.tensor([0.5, 1.0]))
+
+
+def test_encoding_draws_its_parameters_within_the_bounds_of_its_lua_source() -> None:
+    drawn = Encoding(100, 4)
+    for parameter, bound in ((drawn.weight, 0.05), (drawn.bias, 0.1)):
+        assert 0.8 * bound < parameter.max() <= bound
+        assert -bound <= parameter.min() < -0.8 * bound
 
 
 def test_shake_shake_block_in_evaluation_is_the_mean_of_its_branches() -> None:
