@@ -1,4 +1,4 @@
-"""Detect what no file can store of a module: hooks, and a replaced ``forward``."""
+"""Detect what no file can store of a module: hooks, a replaced ``forward``, and stale settings."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from types import FunctionType
 
 from torch import nn
 
+from dpnn_bridge.conversion.stale import check_settings
 from dpnn_bridge.conversion.storable import check_tensors
 from dpnn_bridge.errors import ConversionError
 
@@ -34,7 +35,8 @@ def check_customized(root: nn.Module, kind: str) -> None:
 
     Raises:
         ConversionError: A module has a ``forward`` of its own, or a hook that is neither PyTorch's nor this package's
-            nor from the file of the module's class, whose constructor adds it again; or no file can store its tensors.
+            nor from the file of the module's class, whose constructor adds it again; a layer of PyTorch was changed
+            after construction, so that its settings do not describe it; or no file can store its tensors.
     """
     check_tensors(root, layers=True)
     for path, module in root.named_modules():
@@ -45,6 +47,7 @@ def check_customized(root: nn.Module, kind: str) -> None:
             what = f"it has a {found}"
             advice = "remove it (handle.remove()) and let a module compute what it adds"
         else:
+            check_settings(module, path)
             continue
         raise ConversionError(
             f"{what}, which {kind} cannot hold; {advice}", path=path, class_name=type(module).__name__

@@ -21,7 +21,8 @@ from dpnn_bridge.conversion.flat import FlatStorages
 from dpnn_bridge.conversion.lua_values import lua_storage, numpy_dtype, strided
 from dpnn_bridge.conversion.parametrized import baked
 from dpnn_bridge.conversion.placeholder import Placeholder
-from dpnn_bridge.conversion.stock import StockLayer, computes_weight, is_stock
+from dpnn_bridge.conversion.stale import check_settings, is_stock
+from dpnn_bridge.conversion.stock import StockLayer, computes_weight
 from dpnn_bridge.conversion.ties import tie_of
 from dpnn_bridge.errors import EXPORT_GUIDE, ConversionError, LuaValueError
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype, tensor_class
@@ -147,6 +148,7 @@ class LuaConversion(LuaContext):
             return self.to_lua(inner)
         twin = baked(module)
         if twin is not None:
+            check_settings(twin)
             return self.to_lua(self.with_parameters_of_first(twin, module))
         compose = registry.composition_of(module)
         return compose(module, self) if compose else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from torch.nn.utils import parametrize
 from dpnn_bridge.conversion.fields import Field, own_tensor
 from dpnn_bridge.conversion.lua_class import LuaClass, tensor_of
 from dpnn_bridge.conversion.parametrized import computed_weights, weight_hooks
+from dpnn_bridge.conversion.stale import arguments_of, twin_of
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaObject
 
@@ -21,14 +21,6 @@ if TYPE_CHECKING:
 
 #: prefix of the name of a class of ``torch.nn``
 PREFIX = "pytorch.nn."
-#: arguments that say where tensors are made, and of which type
-_PLACES = {"device", "dtype"}
-
-
-def is_stock(module: nn.Module) -> bool:
-    """Return whether a module is an unmodified layer of ``torch.nn`` without modules inside."""
-    kind = type(module)
-    return kind.__module__.startswith("torch.nn.modules.") and kind is not nn.Module and not module._modules
 
 
 class StockLayer(LuaClass):
@@ -99,18 +91,10 @@ def _arguments(module: Any) -> tuple[dict[str, Any], list[str]]:
     Raises:
         ConversionError: none do.
     """
-    kind, names = type(module), _names(module)
-    arguments = {name: getattr(module, name) for name in names if name not in _PLACES and hasattr(module, name)}
-    arguments = {name: value for name, value in arguments.items() if not inspect.ismethod(value)}  # nn.ModuleList's
-    passed = {name: module._buffers[name] for name in arguments if module._buffers.get(name) is not None}
-    plain = {
-        name: value is not None if name in module._parameters else value
-        for name, value in arguments.items()
-        if name not in passed
-    }
+    plain, passed = arguments_of(module)
     try:
         json.dumps(plain)
-        twin = kind(**plain, **passed, **({"device": "meta"} if "device" in names else {}))
+        twin = twin_of(type(module), plain, passed)
     except Exception as error:
         raise _changed(module, f"others ({error})") from None
     for name, value in _settings(module).items():
@@ -120,18 +104,7 @@ def _arguments(module: Any) -> tuple[dict[str, Any], list[str]]:
         shape, own = (None if t is None else tuple(t.shape) for t in (tensor, own_tensor(twin, name)))
         if shape != own:
             raise _changed(module, f"{name} of shape {shape}, where they give {own}")
-        if name in module._buffers and name in twin._parameters:
-            raise _changed(module, f"{name} as a buffer, where they give a parameter")
     return plain, [*passed]
-
-
-def _names(module: nn.Module) -> list[str]:
-    """Return the arguments of a layer's constructor; recurrent layers hand theirs on."""
-    if not isinstance(module, nn.RNNBase):
-        return [*inspect.signature(type(module).__init__).parameters][1:]
-    own = {nn.LSTM: ["proj_size"], nn.RNN: ["nonlinearity"]}.get(type(module), [])
-    names = [*inspect.signature(nn.RNNBase.__init__).parameters][1:]
-    return [name for name in names if name not in ("mode", "proj_size")] + own
 
 
 def _settings(module: nn.Module) -> dict[str, Any]:

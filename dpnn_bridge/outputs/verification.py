@@ -16,6 +16,7 @@ from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.differences import Tolerance, compare
 from dpnn_bridge.compare.memory import copied
 from dpnn_bridge.conversion.example_run import run
+from dpnn_bridge.conversion.limits import EagerMode
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.conversion.tracing import as_traced
@@ -23,7 +24,9 @@ from dpnn_bridge.errors import ConversionError, DpnnBridgeError, OptionError, Ve
 from dpnn_bridge.modules.inputs import input_options
 
 
-def same_outputs(path: Path, actual: Any, expected: Any, what: str, rounding: float = 0.0) -> None:
+def same_outputs(
+    path: Path, actual: Any, expected: Any, what: str, rounding: float = 0.0, *, in_single: bool = False
+) -> None:
     """Raise :class:`VerificationError` unless nested outputs agree.
 
     Args:
@@ -32,8 +35,10 @@ def same_outputs(path: Path, actual: Any, expected: Any, what: str, rounding: fl
         what: who computed ``actual``, for the message.
         rounding: how far rounding alone moves the outputs, see :func:`rounding_of`. The tolerance is ten times this,
             and at least 1e-4 of the outputs' scale (1e-8 in double precision).
+        in_single: A part of the model computes in single precision, whatever the outputs are.
     """
     tolerance = Tolerance(double=1e-8, single=max(1e-4, 10 * rounding))
+    tolerance = tolerance.in_single() if in_single else tolerance
     actual, expected = list(nested.leaves(actual)), list(nested.leaves(expected))
     failed = [d for d in compare("output", actual, expected, tolerance) if not d.ok]
     if failed:
@@ -99,7 +104,28 @@ def _check_outputs(path: Path, outputs: Any, module: nn.Module, example: Any, wh
             raise VerificationError(
                 f"{path}: the model draws random numbers, so the results of {what} cannot be compared with it"
             ) from e
-        same_outputs(path, outputs, expected, what, rounding_of(traceable(module), example, expected))
+        single, rounding = _computes_in_single(module, example), rounding_of(traceable(module), example, expected)
+        same_outputs(path, outputs, expected, what, rounding, in_single=single)
+
+
+class _Dtypes(EagerMode):
+    """While active, collects the floating point types of all results."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = set[torch.dtype]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        results = func(*args, **(kwargs or {}))
+        self.found |= {t.dtype for t in nested.tensors(results) if t.is_floating_point()}
+        return results
+
+
+def _computes_in_single(module: nn.Module, example: Any) -> bool:
+    """Return whether a part of the model computes in single or half precision (``nn.DontCast``, ``nn.Copy``)."""
+    with _Dtypes() as dtypes:
+        run_traceable(module, example)
+    return bool(dtypes.found - {torch.float64})
 
 
 def need_example(example: Any, suffix: str, module: nn.Module) -> None:

@@ -45,7 +45,7 @@ BY_SHAPE: dict[tuple[int, ...], list[nn.Module]] = {
         *(kind(dim) for kind in (nn.Softmax, nn.LogSoftmax, nn.Softmin) for dim in (0, 1, 2, -1, -2, -3)),
         nn.LayerNorm(7), nn.LayerNorm(7, bias=False), nn.LayerNorm((4, 7)),
         nn.LayerNorm((4, 7), elementwise_affine=False), nn.GroupNorm(1, 4), nn.GroupNorm(2, 4), nn.GroupNorm(4, 4),
-        nn.GroupNorm(2, 4, affine=False), nn.InstanceNorm1d(4), nn.InstanceNorm1d(4, affine=True),
+        nn.GroupNorm(2, 4, affine=False), nn.InstanceNorm1d(4), nn.InstanceNorm1d(2), nn.InstanceNorm1d(4, affine=True),
         nn.GLU(1), nn.Flatten(-2), nn.Unflatten(-1, (7, 1)), nn.Dropout1d(0.3), nn.PReLU(4),
         nn.MaxPool1d(2), nn.MaxPool1d(3, 2, 1, ceil_mode=True), nn.MaxPool1d(3, dilation=2), nn.AvgPool1d(3, 2, 1),
         nn.AvgPool1d(3, 2, 1, ceil_mode=True, count_include_pad=False), nn.LPPool1d(2, 3),

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from samples import SAMPLES
+from torch import nn
 from torch.nn.utils import prune
 
 import dpnn_bridge
@@ -25,6 +26,7 @@ from dpnn_bridge.errors import (
     VerificationError,
 )
 from dpnn_bridge.loaders import write_t7
+from dpnn_bridge.modules.dpnn.decorator import DontCast
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.outputs import ExportContext, export
 from dpnn_bridge.outputs.formats import format_named, suffixes
@@ -187,6 +189,14 @@ def test_a_model_that_computes_its_weights_is_traced(suffix: str, tmp_path: Path
     assert not normalized.weight.is_leaf
     if suffix == ".pt2":
         torch.testing.assert_close(torch.export.load(tmp_path / "m.pt2").module()(x), model.eval()(x))
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_a_double_model_with_a_part_in_single_precision(suffix: str, tmp_path: Path) -> None:
+    inner = DontCast(nn.Sequential(nn.Linear(40, 20), nn.Tanh(), nn.Linear(20, 3)), castin=True)
+    net = nn.Sequential(nn.Linear(30, 40), inner, nn.Linear(3, 2)).double().eval()
+    x = torch.randn(2, 30, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    dpnn_bridge.save(tmp_path / f"net{suffix}", net, input=x)
 
 
 def test_an_example_that_the_model_refuses(tmp_path: Path) -> None:

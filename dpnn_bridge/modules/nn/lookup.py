@@ -99,7 +99,7 @@ class LookupTable(nn.Embedding):
                 columns,
                 padding - 1 if 1 <= padding <= rows else None,
                 obj.get("maxNorm"),
-                obj.get("normType") or 2,
+                2 if (norm_type := obj.get("normType")) is None else norm_type,
                 bool(obj.get("shouldScaleGradByFreq")),
                 index_base=ctx.index_base,
             )

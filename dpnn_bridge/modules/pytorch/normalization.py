@@ -75,7 +75,11 @@ def group_norm(module: nn.GroupNorm, ctx: LuaContext) -> LuaObject:
 def instance_norm(module: Any, ctx: LuaContext) -> LuaObject:
     if module.track_running_stats:
         refuse(module, "track_running_stats=True", "one without running statistics can be written, or BatchNorm2d")
-    return _groups(module, ctx, module.num_features, module.num_features)
+    if module.affine:
+        return _groups(module, ctx, module.num_features, module.num_features)
+    parts, sides = Parts(module, ctx), int(type(module).__name__[-2])  # PyTorch then ignores num_features
+    planes = [parts.view(-1, sample=sides), parts("Unsqueeze", pos=2)]
+    return parts.shaped_as_input(*planes, *_normalized(parts, module.eps))
 
 
 # ---------------------------------------------------------------------- over the batch
