@@ -57,7 +57,7 @@ class Shards(Format):
         largest = parse_size(context.options.get("max_shard_size", LARGEST))
         try:
             content = container.pack(module, context.metadata)
-        except NotImplementedError as error:  # there are no elements
+        except RuntimeError as error:  # an operation found no elements
             raise ConversionError(COMPUTED) from error
         shards = _split(safetensors_writer.parts_of(module, content["state_dict"]), largest)
         generation = secrets.token_hex(4)
