@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dpnn_bridge.base.elements import Elements
+from dpnn_bridge.base.elements import Elements, unmasked
 from dpnn_bridge.base.exclusive import Exclusive
 
 if TYPE_CHECKING:
@@ -344,9 +344,9 @@ class LuaTensor(Elements):
         """Return a tensor on a contiguous copy of ``array`` (no copy when it is contiguous). Scalars become size 1.
 
         Raises:
-            TypeError: elements of ``class_name`` have another dtype.
+            TypeError: elements of ``class_name`` have another dtype, or the array is masked.
         """
-        array = np.ascontiguousarray(array)
+        array = np.ascontiguousarray(unmasked(array))
         expected = element_dtype(class_name) if class_name else None
         if expected is not None and array.dtype != expected:
             raise TypeError(f"{class_name} holds {expected}, the array {array.dtype}: use array.astype({expected})")

@@ -23,3 +23,10 @@ class Elements:
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return self.numpy().__dlpack_device__()
+
+
+def unmasked(value: Any) -> Any:
+    """Return ``value``; raise ``TypeError`` for a masked array of numpy, whose mask no tensor has."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError("the array is masked; expected a plain one, such as its filled(0) or compressed()")
+    return value

@@ -191,7 +191,8 @@ def lua_value(value: Any, module: Callable[[Any], Any] | None = None, path: str 
         path: its place, for messages.
 
     Raises:
-        LuaValueError: an array has elements that Torch7 knows no type for, or two keys of a dict are one in Lua.
+        LuaValueError: an array is masked or has elements that Torch7 knows no type for, or two keys of a dict are one
+            in Lua.
     """
     if isinstance(value, Tensor):
         if reason := of_tensor(value):
@@ -205,6 +206,8 @@ def lua_value(value: Any, module: Callable[[Any], Any] | None = None, path: str 
             return LuaTensor.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
         except KeyError:
             raise _no_tensor_of(value.dtype, path) from None
+        except TypeError as error:
+            raise LuaValueError(f"{_place(path)}{error}") from None
     if isinstance(value, bytes):
         return value.decode("utf-8", "surrogateescape")
     if isinstance(value, (list, tuple)):  # None leaves a gap, as nil

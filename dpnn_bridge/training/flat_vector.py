@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.boundary import wrap_errors
+from dpnn_bridge.base.elements import unmasked
 from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.distributed import distribute_like, full
 from dpnn_bridge.conversion.fields import Layout, resolve
@@ -114,8 +115,8 @@ def _computed(owner: nn.Module, leaf: str) -> nn.Parameter:
 
 
 def as_vector(vector: Any) -> Tensor:
-    """Return a Lua tensor or anything like a tensor as a torch tensor."""
-    return vector.torch() if isinstance(vector, LuaTensor) else torch.as_tensor(vector)
+    """Return a Lua tensor or anything like a tensor as a torch tensor; ``TypeError`` for a masked array."""
+    return vector.torch() if isinstance(vector, LuaTensor) else torch.as_tensor(unmasked(vector))
 
 
 def split_flat(fields: list[FlatField], vector: Any, what: str) -> list[Tensor]:

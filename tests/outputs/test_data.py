@@ -78,6 +78,8 @@ def test_what_no_tensor_holds(tmp_path: Path) -> None:
         ({"opt": [1, {"x": {1}}]}, r"opt\[2\]\.x: builtins.set is not a Lua value"),
         (LuaTable({"opt": LuaTable({"x": [1]})}), r"opt\.x: builtins.list is not a Lua value"),
         ({"names": np.array(["a"])}, r"names: Torch7 has no tensor of type <U1; write it as a list"),
+        ({"m": np.ma.masked_array([1.0, 2.0], mask=[0, 1])}, r"m: the array is masked; expected a plain one, such as"),
+        ({"m": np.ma.masked}, r"m: the array is masked"),
         ({"x": torch.eye(2).to_sparse()}, r"x: the tensor is torch.sparse_coo"),
         ({"x": torch.ones(2, dtype=torch.complex64).conj().imag}, r"x: the tensor is a view whose sign"),
         ({"opt": {b"a": 1, "a": 2}}, r"opt: two keys of the dict are 'a' in Lua"),
