@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
+from math import inf
 from os import PathLike
 from typing import Any
 
@@ -15,7 +16,15 @@ from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.files import load
-from dpnn_bridge.porting.biases import OTHER_BIASES, OTHER_INPUT, differ_in_biases, missing_range
+from dpnn_bridge.porting.biases import (
+    LARGER,
+    OTHER_BIASES,
+    OTHER_INPUT,
+    differ_in_biases,
+    missing_range,
+    other_range,
+)
+from dpnn_bridge.porting.constants import input_distance, of_constants
 from dpnn_bridge.porting.explain import Explanation, located
 from dpnn_bridge.porting.later import later_deviations
 from dpnn_bridge.porting.networks import (
@@ -30,7 +39,7 @@ from dpnn_bridge.porting.networks import (
     single_buffers,
     trace,
 )
-from dpnn_bridge.porting.notes import notes_of
+from dpnn_bridge.porting.notes import notes_of, of_rounding, overflowing
 from dpnn_bridge.porting.probe import check_deterministic, differ_beyond, has_ranges, sorted_outputs
 from dpnn_bridge.porting.proof import prove
 from dpnn_bridge.porting.report import Deviation, Match, PortReport
@@ -125,7 +134,10 @@ class Port:
         if found is not None:
             self._check_deterministic()
             explanation = Explanation(found, search)
-            report = self._report(search, values, explanation.deviation(), 0.0, [])
+            deviation = explanation.deviation()
+            distance = search.outputs.almost if found.node is None else input_distance(found, search)
+            deviation = of_constants(distance, found.node, tape, self.source, explanation.vague) or deviation
+            report = self._report(search, values, deviation, 0.0, [])
             if self.later and report.first is not None:
                 values.update({name: value.clone() for name, value in values.items()})
                 restart = partial(Search, tape, self.source, tensors)
@@ -136,7 +148,8 @@ class Port:
         proof = prove(for_a_run(self.target, self.call_target), self.call_target, second, search, self.single)
         if proof.failed is not None:
             self._check_deterministic()
-            hidden = self._missing_range(search, OTHER_INPUT)
+            almost = proof.outputs.almost if proof.failed.node is None else inf
+            hidden = of_constants(almost, None, proof.tape, self.source) or self._missing_range(search, OTHER_INPUT)
             return self._report(search, values, hidden or proof.deviation(), proof.difference, [])
         idle = _idle(search)
         if idle is not None:
@@ -146,8 +159,10 @@ class Port:
             *proof.outputs.notes,
             *search.windows.values(),
             *notes_of(search.placement, self.source, self.model, tape),
+            *of_rounding(self.user, values),
         ]
-        return self._report(search, values, self._beyond(search) or self._with_other_biases(search), distance, notes)
+        first = self._beyond(search) or self._with_other_biases(search) or overflowing(self.user, values)
+        return self._report(search, values, first, distance, notes)
 
     def _check_deterministic(self) -> None:
         """Refuse networks that differ because one of them is not deterministic."""
@@ -169,9 +184,13 @@ class Port:
         proof = prove(for_a_run(self.target, self.call_target), self.call_target, far, search, self.single)
         if proof.failed is None:
             return None
+        self._run_source(self.examples[0])
+        other = other_range(search)
+        if other is not None:
+            return other
         found = proof.deviation()
         hint = "an operation before has another range there (a clip as in ReLU6, a threshold)"
-        why = f"equal on the example, and not on an input that is much larger: {hint}; {proof.failed.why}"
+        why = f"equal {LARGER}: {hint}; {proof.failed.why}"
         return replace(found, reason=why)
 
     def _with_other_biases(self, search: Search) -> Deviation | None:

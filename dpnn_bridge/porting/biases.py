@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.porting.comparison import Placed
 from dpnn_bridge.porting.explain import located
-from dpnn_bridge.porting.probe import ROUNDED, distance_of, is_ranged
+from dpnn_bridge.porting.probe import ROUNDED, distance_of, is_ranged, limits_of
 from dpnn_bridge.porting.report import Deviation
 from dpnn_bridge.porting.search import Search
 from dpnn_bridge.porting.source import Source
@@ -26,6 +26,7 @@ from dpnn_bridge.porting.wording import described
 _FACTORS = (1.0, 10.0)
 #: operations without an input or a result of real numbers
 _MASKS = frozenset(("gt", "ge", "lt", "le", "bitwise_and", "_local_scalar_dense", "is_nonzero"))
+LARGER = "on the example, and not on an input that is much larger"
 OTHER_BIASES, OTHER_INPUT = "with these weights, not with other biases", "on the first input and not on the second"
 
 
@@ -72,6 +73,25 @@ def missing_range(search: Search, when: str) -> Deviation | None:
         if fingerprint.matches(search.gives[node.index][0]) and not _is_ranged_in(source, fingerprint):
             return located(node, "", f"{described(node)} here, nothing of this kind in the source; equal {when}")
     return None
+
+
+def other_range(search: Search) -> Deviation | None:
+    """Return the first operation whose counterpart in the source has other limits, as a ReLU for a ReLU6.
+
+    Args:
+        search: a search whose source ran on the same example.
+    """
+    for node in (n for n in search.tape.nodes if _ranges(n)):
+        values = search.takes[node.index][0], search.gives[node.index][0]
+        alike = [n for n in search.source.tape.nodes if _ranges(n) and _maps(n, *values)]
+        if alike and all(limits_of(n) != limits_of(node) for n in alike):
+            path = search.source.names(alike[0].owner)
+            return located(node, path, f"{described(node)} here, {described(alike[0])} in the source; equal {LARGER}")
+    return None
+
+
+def _maps(node: Node, taken: Any, given: Any) -> bool:
+    return taken.matches(node.takes[0]) and given.matches(node.gives[0])
 
 
 def _ranges(node: Node) -> bool:

@@ -6,9 +6,9 @@ from typing import Any
 
 from dpnn_bridge.porting.assignment import Assignment, absorbing, neutral, taken_over
 from dpnn_bridge.porting.events import Event
-from dpnn_bridge.porting.flow import parts_of, signature, sums_with, through_views
+from dpnn_bridge.porting.flow import parts_of, signature, sums_with, through_views, unflattened_results
 from dpnn_bridge.porting.joining import joined
-from dpnn_bridge.porting.pieces import of_pieces
+from dpnn_bridge.porting.pieces import interleaved, of_pieces
 from dpnn_bridge.porting.placement import Placement
 from dpnn_bridge.porting.rearranging import outputs_exchanged, rearranged
 from dpnn_bridge.porting.source import Source
@@ -32,8 +32,10 @@ def candidates(
         found += rearranged(event, source, tape)
     if not found:
         found += joined(event, source)
-    if sizes and (count > 1 or not found):
+    taken = all(a.uses() & placement.used.keys() for a in found)
+    if sizes and (count > 1 or taken):
         found += of_pieces(event, source, sizes)
+        found += interleaved(event, source, unflattened_results(tape, event.node, sum(sizes)))
     if not found:
         found += rearranged(event, source, tape)
     found += absorbing(event, source, placement.biases)

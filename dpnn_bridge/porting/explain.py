@@ -22,7 +22,7 @@ from dpnn_bridge.porting.search import ARRANGING, Search
 from dpnn_bridge.porting.source import Layer
 from dpnn_bridge.porting.tape import VIEWS, Node, Slot, Tape
 from dpnn_bridge.porting.values import Fingerprint
-from dpnn_bridge.porting.wording import described, differences, name_of, options_of
+from dpnn_bridge.porting.wording import alike_windows, described, differences, name_of, options_of
 
 _FACTORIES = ("zeros", "ones", "empty", "full", "new_", "arange", "linspace", "fill", "zero", "aminmax", "_local")
 #: what can put the right values into another order
@@ -52,11 +52,16 @@ def located(node: Node, source: str, reason: str) -> Deviation:
 
 
 class Explanation:
-    """The way from a contradiction to its cause."""
+    """The way from a contradiction to its cause.
+
+    Attributes:
+        vague: no operation was found that takes values of the source and gives one that is none.
+    """
 
     def __init__(self, found: ContradictionError, search: Search) -> None:
         self.found, self.search, self.source = found, search, search.source
         self.repair: Repair | None = None
+        self.vague = False
 
     def deviation(self) -> Deviation:
         found = self.found
@@ -71,6 +76,7 @@ class Explanation:
         if root is not None and not any(self._consumed(root)):
             self._look_at_parts()
             root = self._root()
+        self.vague = root is None or root is found.node or root.op in ARRANGING
         return self._of_unknown_use(root) or (self._of_output() if root is None else self._of_root(root))
 
     def _of_unknown_use(self, root: Node | None) -> Deviation | None:
@@ -202,7 +208,7 @@ class Explanation:
         if not self.found.matched and self.found.node is node and self.found.layer is not None:
             used = f"{name_of(node)} {self.found.why}: there the source uses the layer {self._path(other)}"
             return located(node, self.found.layer.name, used)
-        if here is not None and source is not None:
+        if here is not None and here.op not in _ORDERING and source is not None:
             reason = f"{name_of(node)} takes the result of {described(here)} here, of {described(source)} in the source"
             self.repair = Repair(node, other)
             return located(here, self._path(other), reason)
@@ -241,13 +247,14 @@ class Explanation:
         return options
 
     def _ordering(self, node: Node) -> Node | None:
-        """Return the operation right before one that may have put the right values into another order."""
+        """Return the only operation right before one that may have put the right values into another order."""
+        found = []
         for at in node.inputs:
             while at.op in VIEWS and at.op not in _ORDERING and at.inputs:
                 at = at.inputs[0]
             if at.op in _ORDERING and not at.constant:
-                return at
-        return None
+                found.append(at)
+        return found[0] if len(found) == 1 else None
 
     def _operand(self, node: Node, other: Node) -> tuple[Node | None, Node | None]:
         """Return what made the operand in which two operations differ, here and in the source."""
@@ -266,7 +273,7 @@ class Explanation:
     def _at(self, node: Node, other: Node, reason: str, operand: Slot | None = None) -> Deviation:
         """Return a deviation at a node, where another node of the source gives what is right."""
         self.repair = Repair(node, other, operand)
-        parts = [(_composite(self.search.tape, node), "here"), (_composite(self.source.tape, other), "in the source")]
+        parts = [(composite(self.search.tape, node), "here"), (composite(self.source.tape, other), "in the source")]
         named = ", ".join(f"{module} {where}" for module, where in parts if module)
         return located(node, self._path(other), f"{reason} (part of {named})" if named else reason)
 
@@ -304,13 +311,15 @@ class Explanation:
             given = [p for p in self._printed(node) if not _among(p, ends)]
             after = [n for p in given for n in self._consumers(p)]
             if after:
-                reason = f"the source goes on with {described(after[0])}, missing here: {self.found.why}"
+                module = composite(self.source.tape, after[0])
+                part = f" (part of {module})" if module else ""
+                reason = f"the source goes on with {described(after[0])}{part}, missing here: {self.found.why}"
                 return located(node, self._path(after[0]), reason)
         layer = self.found.layer.name if self.found.layer is not None else ""
         return Deviation("", short_line(nodes[-1].line), layer, self.found.why)
 
 
-def _composite(tape: Tape, node: Node) -> str:
+def composite(tape: Tape, node: Node) -> str:
     """Return the module that runs an operation where it is a layer of several operations; empty for others."""
     module = tape.modules.get(node.owner)
     if module is None or not node.owner or any(True for _ in module.children()):
@@ -328,7 +337,7 @@ def _is_alike(node: Node, other: Node) -> bool:
 def of_layer(node: Node, layer: Layer, otherwise: str) -> str:
     """Explain why an operation and a layer give other results for the same input: arguments or weights differ."""
     event: Event = node.event
-    why = [differences(options_of(node), layer.options)] if layer.kind == event.kind else []
+    why = [differences(*alike_windows(options_of(node), layer.options))] if layer.kind == event.kind else []
     for name, value in layer.values.items():
         if value is not None and name in event.weights and event.weights[name] is None:
             why.append(f"no {name} here, the source has one")

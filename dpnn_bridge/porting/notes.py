@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from dpnn_bridge.porting.networks import short_line
 from dpnn_bridge.porting.placement import Placement
+from dpnn_bridge.porting.report import Deviation
 from dpnn_bridge.porting.source import Source
 from dpnn_bridge.porting.tape import Tape
-from dpnn_bridge.porting.wording import differences
+from dpnn_bridge.porting.values import difference
+from dpnn_bridge.porting.wording import alike_windows, differences
 
 
 def notes_of(placement: Placement, source: Source, model: nn.Module, tape: Tape) -> Iterator[str]:
@@ -24,7 +27,7 @@ def notes_of(placement: Placement, source: Source, model: nn.Module, tape: Tape)
     """
     for placed in placement.placed.values():
         event, assignment = placed.event, placed.assignment
-        where, layer = event.node.owner or event.node.line, assignment.layer
+        where, layer = event.node.owner or short_line(event.node.line), assignment.layer
         if assignment.how:
             yield f"{where}: {assignment.how}" + (f" ({layer.name})" if layer else "")
         if layer is not None and layer.kind == event.kind and "momentum" in event.options:
@@ -33,7 +36,7 @@ def notes_of(placement: Placement, source: Source, model: nn.Module, tape: Tape)
             if differ:
                 yield f"{where}: {differ} ({layer.name}); this matters in training only"
         if layer is not None and layer.kind == event.kind == "conv" and not assignment.how:
-            differ = differences(event.options, layer.options)
+            differ = differences(*alike_windows(event.options, layer.options))
             if differ:
                 yield f"{where}: {differ} ({layer.name}); equal for inputs of this size, perhaps not for others"
     yield from _of_dropout(source, model, tape)
@@ -44,6 +47,29 @@ def notes_of(placement: Placement, source: Source, model: nn.Module, tape: Tape)
         where = node.owner or short_line(node.line)
         yield f"equal to single precision: the module computes this in float32 ({where})"
         return
+
+
+def of_rounding(module: nn.Module, values: dict[str, Tensor]) -> Iterator[str]:
+    """Yield the note that the module's tensors round the weights to half precision."""
+    rounded = [(v.to(t.dtype), v) for v, t in _filled(module, values) if t.dtype in (torch.float16, torch.bfloat16)]
+    if rounded:
+        worst, kind = max((difference(r.double(), v), str(r.dtype).removeprefix("torch.")) for r, v in rounded)
+        yield f"weights rounded to {kind}: largest relative difference {worst:.1e}"
+
+
+def overflowing(module: nn.Module, values: dict[str, Tensor]) -> Deviation | None:
+    """Return the first weight that is too large for the type of the module's tensor."""
+    for name, (value, tensor) in zip(values, _filled(module, values), strict=True):
+        if not torch.equal(value.isfinite(), value.to(tensor.dtype).isfinite()):
+            kind = str(tensor.dtype).removeprefix("torch.")
+            reason = f"{name} holds {float(value.abs().max()):.3g}, which {kind} does not hold; use module.float()"
+            return Deviation(name.rpartition(".")[0], "", "", reason)
+    return None
+
+
+def _filled(module: nn.Module, values: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+    tensors = {**dict(module.named_parameters(remove_duplicate=False)), **dict(module.named_buffers())}
+    return [(value, tensors[name]) for name, value in values.items()]
 
 
 def _of_dropout(source: Source, model: nn.Module, tape: Tape) -> Iterator[str]:

@@ -8,7 +8,7 @@ from itertools import combinations
 from torch import Tensor
 
 from dpnn_bridge.porting.source import Source
-from dpnn_bridge.porting.values import DOUBLE, SINGLE, Fingerprint, difference, layouts
+from dpnn_bridge.porting.values import ALMOST, DOUBLE, SINGLE, Fingerprint, difference, layouts
 
 
 @dataclass
@@ -19,12 +19,14 @@ class Outputs:
         problem: why the outputs are not equal; empty where they are.
         difference: the largest difference relative to the largest element.
         notes: layouts that differ, values that are no outputs of the source.
+        almost: the difference of an output that is almost equal, infinite where there is none.
     """
 
     problem: str = ""
     difference: float = 0.0
     notes: list[str] = field(default_factory=list)
     constant: bool = True
+    almost: float = float("inf")
 
 
 def match_outputs(got: list[Tensor], source: Source, single: bool = False) -> Outputs:
@@ -45,6 +47,10 @@ def match_outputs(got: list[Tensor], source: Source, single: bool = False) -> Ou
             result.difference = max(result.difference, distance)
             result.constant &= _is_constant(tensor)
             continue
+        if distance <= ALMOST:
+            return Outputs(
+                f"an output of shape {tuple(tensor.shape)} differs by {distance:.1e} relative", almost=distance
+            )
         if any(_distance(tensor, source.output[i]) <= tolerance for i in order):
             return Outputs("the module returns one output of the source twice")
         turned = next(
@@ -66,10 +72,12 @@ def match_outputs(got: list[Tensor], source: Source, single: bool = False) -> Ou
         hint = "return it, or choose outputs of the source with source=" if count > 1 else ""
         result.problem = f"the source's {which}of shape {shape} is not returned{inner}" + (f"; {hint}" if hint else "")
         return result
+    given = ", ".join(str(i + 1) for i in order)
     shapes = [source.output[i].shape for i in order]
     if any(i > j and a == b for (i, a), (j, b) in combinations(zip(order, shapes, strict=True), 2)):
-        given = ", ".join(str(i + 1) for i in order)
         result.problem = f"the outputs are in another order than the source's: here come its outputs {given}"
+    elif order != sorted(order):
+        result.notes.append(f"outputs in another order than the source's: here come its outputs {given}")
     return result
 
 

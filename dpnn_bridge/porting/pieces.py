@@ -6,7 +6,7 @@ its result into, in the order in which they make the right values.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice, permutations
 
@@ -100,10 +100,11 @@ def of_pieces(event: Event, source: Source, sizes: tuple[int, ...]) -> Iterator[
     yield from _selected(event, form, pieces, sizes)
     if len(sizes) == 1:
         yield from _side_by_side(event, form, list(_whole(source, event.rows_in(form), form)))
-    if not pieces and (linear := event.linear_form) is not None:
+    linear = event.linear_form
+    if linear is not None and (not pieces or len(sizes) == 1):
         columns = [p for size in dict.fromkeys(sizes) for p in _columns(source, event.rows_in(linear), size)]
         yield from _selected(event, linear, columns, sizes)
-        if len(set(sizes)) == 1:
+        if not pieces and len(set(sizes)) == 1:
             yield from _joined(event, linear, source, len(sizes))
 
 
@@ -168,23 +169,48 @@ def _side_by_side(event: Event, form: Form, whole: list[Piece]) -> Iterator[Assi
     yield from (_assigned(event, form, pieces, None) for pieces in islice(chosen, _MOST_SIDES))
 
 
-def _assigned(event: Event, form: Form, chosen: tuple[Piece, ...], order: tuple[int, ...] | None) -> Assignment:
+def interleaved(event: Event, source: Source, views: Iterable[tuple[int, int]]) -> Iterator[Assignment]:
+    """Yield layers whose outputs alternate, as queries, keys and values do that are joined head by head.
+
+    Args:
+        views: sizes (groups, outputs of each) that the target views its outputs as.
+    """
+    form = event.linear_form
+    for groups, width in views if form is not None else ():
+        whole = list(_whole(source, event.rows_in(form), form))
+        for count in (n for n in range(2, _PARTS + 1) if width % n == 0):
+            fitting = [p for p in whole if p.size * count == _outputs(form)]
+            for chosen in islice(permutations(fitting, count), _MOST_SIDES):
+                yield _assigned(event, form, chosen, None, groups)
+
+
+def _assigned(
+    event: Event, form: Form, chosen: tuple[Piece, ...], order: tuple[int, ...] | None, groups: int = 1
+) -> Assignment:
+    """Return the assignment of pieces, one after the other in each of several groups of outputs."""
+
+    def arranged(values: list[Tensor], dim: int) -> Tensor:
+        return torch.cat(
+            [part for parts in zip(*(v.chunk(groups, dim) for v in values), strict=True) for part in parts], dim
+        )
+
     def build() -> Weights:
         biases = [p.bias() for p in chosen]
         bias = None
         if any(b is not None for b in biases):
             found = zip(chosen, biases, strict=True)
-            bias = torch.cat([torch.zeros(p.size, dtype=torch.float64) if b is None else b for p, b in found])
-        return {"weight": native(event, torch.cat([p.matrix() for p in chosen])), "bias": bias}
+            bias = arranged([torch.zeros(p.size, dtype=torch.float64) if b is None else b for p, b in found], 0)
+        return {"weight": native(event, arranged([p.matrix() for p in chosen], 0)), "bias": bias}
 
     def expect(e: Event) -> Tensor | None:
         given = [p.respond(e.rows_in(form)) for p in chosen]
-        return None if any(y is None for y in given) else torch.cat([y for y in given if y is not None], 1)
+        return None if any(y is None for y in given) else arranged([y for y in given if y is not None], 1)
 
     layers = tuple(dict.fromkeys(p.layer for p in chosen))
     parts = tuple((p.layer.index, _number(p), p.count * (1 if p.whole else 2)) for p in chosen)
     trivial = not all(p.whole for p in chosen)
-    return Assignment(layers, build, expect, form, _how(chosen), parts, trivial, len(chosen), order)
+    how = _how(chosen) + (f", alternating in {groups} groups" if groups > 1 else "")
+    return Assignment(layers, build, expect, form, how, parts, trivial, len(chosen), order)
 
 
 def _number(piece: Piece) -> int:

@@ -39,6 +39,15 @@ def is_ranged(node: Node) -> bool:
     return node.op in _RANGES or node.op in _SIGNED
 
 
+def limits_of(node: Node) -> list[float]:
+    """Return the numbers in an operation's arguments; none for a ReLU, whatever it is called."""
+    return [] if _is_relu(node) else sorted(v for v in leaves(list(node.options().values())) if _is_number(v))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def _is_relu(node: Node) -> bool:
     """Return whether an operation is a ReLU, whose other side every example reaches."""
     return node.op in ("threshold", "clamp_min", "clamp") and list(node.options().values()) in ([0, 0], [0], [0, None])

@@ -22,7 +22,7 @@ from dpnn_bridge.porting.assignment import Assignment, MovedBias
 from dpnn_bridge.porting.candidates import candidates
 from dpnn_bridge.porting.comparison import ContradictionError
 from dpnn_bridge.porting.events import Event, event_key, event_of
-from dpnn_bridge.porting.outputs import match_outputs
+from dpnn_bridge.porting.outputs import Outputs, match_outputs
 from dpnn_bridge.porting.placement import Placement
 from dpnn_bridge.porting.source import Layer, Source
 from dpnn_bridge.porting.tape import VIEWS, Node, Slot, Tape, leaves, replaced
@@ -98,6 +98,7 @@ class Search:
         self.allowed: set[tuple[str, str, str]] = set()
         self.lenient = False
         self.choices: list[Choice] = []
+        self.outputs = Outputs()
         self.forced: dict[int, int] = {}
         self.marks: dict[int, int] = {}
         self.known: set[int] = set()

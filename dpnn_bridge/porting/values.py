@@ -16,6 +16,8 @@ from dpnn_bridge.base.storage import storage_id
 
 #: largest difference of equal values, relative to the largest of them: what double precision leaves, and single
 DOUBLE, SINGLE = 1e-10, 5e-6
+#: largest difference that another eps or another small constant is likely to make
+ALMOST = 1e-6
 #: the same for sums over a tensor
 SUMS = 1e-9
 _SAMPLE = 256

@@ -31,6 +31,7 @@ _NAMES = {
     "slice": "crop (slice)",
     "native_dropout": "dropout",
     "linalg_vector_norm": "norm",
+    "_scaled_dot_product_flash_attention_for_cpu": "scaled_dot_product_attention",
 }
 _KINDS = {
     "conv": "convolution",
@@ -102,6 +103,18 @@ def differences(here: dict[str, Any], there: dict[str, Any]) -> str:
         if k != "momentum" and not _same(here.get(k), there.get(k))
     ]
     return ", ".join(found)
+
+
+def alike_windows(here: dict[str, Any], there: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the options of two convolutions that match, without the leading dimensions that one has more."""
+    both = dict(here), dict(there)
+    for name in (k for k in here.keys() & there.keys() if isinstance(here[k], list) and isinstance(there[k], list)):
+        count = min(len(here[name]), len(there[name]))
+        for options in both:
+            extra = options[name][: len(options[name]) - count]
+            if all(v == _USUAL.get(name) for v in extra):
+                options[name] = options[name][len(extra) :]
+    return both
 
 
 def _same(a: Any, b: Any) -> bool:

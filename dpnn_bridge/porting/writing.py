@@ -7,13 +7,14 @@ parameters and buffers of a module, and writes a value through the operations th
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import permutations
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dpnn_bridge.base.storage import storage_id
-from dpnn_bridge.porting.tape import VIEWS, Node, Slot, Tape, replaced
+from dpnn_bridge.porting.tape import VIEWS, Node, Slot, Tape, leaves, replaced
 from dpnn_bridge.porting.values import SINGLE
 
 
@@ -100,10 +101,46 @@ class Parameters:
         if node.op == "div" and isinstance(node.args[1], Slot) and (buffers := self._power_iteration(node)):
             self._normalize(node, buffers, self.env[slot])
             return
+        normed = self._weight_norm(node)
+        if normed is not None:
+            self._write_normed(*normed, self.env[slot])
+            return
         args = replaced(list(node.args), lambda a: self.env[a.number] if isinstance(a, Slot) else a)
         for slots, value in inverse(node, self.env[slot], args):
             if slots.number in self.tape.weights:
                 self.write(slots.number, self.env[slots.number], value)
+
+    def _weight_norm(self, node: Node) -> tuple[Slot, Slot, Slot] | None:
+        """Return v, g and the norm of ``v * (g / norm(v))`` or ``v / norm(v) * g``; None for another operation."""
+        for quotient, factor in permutations(node.args[:2]) if node.op == "mul" else ():
+            made = self.tape.maker.get(quotient.number) if isinstance(quotient, Slot) else None
+            if made is None or made.op != "div" or not all(isinstance(a, Slot) for a in (*made.args[:2], factor)):
+                continue
+            norm = made.args[1]
+            for direction, length in permutations((made.args[0], factor)):
+                names = [set(self.tape.root_names(slot.number)) for slot in (direction, length, norm)]
+                if names[0] == names[2] and not names[0] & names[1]:
+                    return direction, length, norm
+        return None
+
+    def _write_normed(self, direction: Slot, length: Slot, norm: Slot, value: Tensor) -> None:
+        """Write a weight as its direction, and its norm as the length."""
+        self.write(direction.number, self.env[direction.number], value)
+        place = self.env[length.number]
+        shape = (*(1 for _ in range(value.dim() - place.dim())), *place.shape)
+        size = self._computed(norm).expand(value.shape)[tuple(slice(n) for n in shape)]
+        self.write(length.number, place, size.reshape(place.shape))
+
+    def _computed(self, slot: Slot) -> Tensor:
+        """Return a value that is made of parameters, from what they hold now."""
+        node = self.tape.maker.get(slot.number)
+        if node is None:
+            return self.env[slot.number]
+        args, kwargs = replaced((node.args, tuple(node.kwargs.items())), self._value_now)
+        return next(leaves(node.run(args, dict(kwargs))))
+
+    def _value_now(self, value: Any) -> Any:
+        return self._computed(value) if isinstance(value, Slot) else value
 
     def _power_iteration(self, node: Node) -> list[str]:
         """Return the buffers with the singular vectors of a spectral norm; empty for other divisions."""

@@ -328,3 +328,77 @@ def test_a_tower_with_another_activation_is_explained(
     report = dpnn_bridge.port(filled(source(), 0), net, lambda seed: randn(2, 3, 10, 10, seed=seed))
     assert report.first is not None
     assert reason in report.first.reason
+
+
+def _by_division(v: Tensor, g: Tensor, norm: Tensor) -> Tensor:
+    return v / norm * g
+
+
+def _by_factor(v: Tensor, g: Tensor, norm: Tensor) -> Tensor:
+    return v * (g / norm)
+
+
+@pytest.mark.parametrize("form", [_by_division, _by_factor])
+def test_weight_norm_in_steps(form: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        return m.last(F.linear(x, form(m.v, m.g, m.v.norm(dim=1, keepdim=True)), m.b))
+
+    target = Net(run, last=nn.Linear(4, 3))
+    target.v, target.g, target.b = (nn.Parameter(torch.zeros(s)) for s in ((4, 6), (4, 1), (4,)))  # type: ignore[assignment]
+    source = Net(lambda m, x: m.last(m.first(x)), first=nn.Linear(6, 4), last=nn.Linear(4, 3))
+    prove(filled(source, 0), target, lambda seed: randn(5, 6, seed=seed))
+
+
+def test_weight_norm_over_another_dimension() -> None:
+    def net(layer: nn.Module) -> Net:
+        return Net(lambda m, x: m.last(F.relu(m.first(x))), first=layer, last=nn.Conv2d(5, 2, 3))
+
+    normed = nn.utils.parametrizations.weight_norm(nn.ConvTranspose2d(3, 5, 4, 2), dim=1)
+    source = filled(net(nn.ConvTranspose2d(3, 5, 4, 2)), 0)
+    prove(source, net(normed), lambda seed: randn(2, 3, 5, 5, seed=seed))
+
+
+def test_columns_of_a_layer_whose_input_goes_into_another_one_too() -> None:
+    """Attention of OpenNMT: the query is an input of the first layer, and joined with the context for the last."""
+
+    def attended(m: Any, x: Tensor) -> Tensor:
+        c, q = x[:, 1:], x[:, 0]
+        return (torch.softmax((c * m.a(q)[:, None]).sum(-1), 1)[..., None] * c).sum(1)
+
+    first = nn.Linear(8, 8, bias=False)
+    source = Net(
+        lambda m, x: torch.tanh(m.o(torch.cat((attended(m, x), x[:, 0]), 1))), a=first, o=nn.Linear(16, 8, bias=False)
+    )
+    layers = {"a": nn.Linear(8, 8, bias=False), "w": nn.Linear(8, 8, bias=False), "u": nn.Linear(8, 8, bias=False)}
+    target = Net(lambda m, x: torch.tanh(m.w(attended(m, x)) + m.u(x[:, 0])), **layers)
+    prove(filled(source, 0), target, lambda seed: randn(2, 6, 8, seed=seed))
+
+
+def test_queries_keys_and_values_joined_head_by_head() -> None:
+    def heads(y: Tensor) -> Tensor:
+        return y.view(*y.shape[:2], 6, 2).transpose(1, 2)
+
+    def attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return (((q @ k.transpose(-1, -2)) / 2**0.5).softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+    def joined(m: Any, x: Tensor) -> Tensor:
+        parts = m.a(x).view(*x.shape[:2], 6, 6).chunk(3, -1)
+        return m.o(attended(*(p.transpose(1, 2) for p in parts)))
+
+    layers = {name: nn.Linear(12, 12) for name in "qkvo"}
+    source = Net(lambda m, x: m.o(attended(heads(m.q(x)), heads(m.k(x)), heads(m.v(x)))), **layers)
+    target = Net(joined, a=nn.Linear(12, 36), o=nn.Linear(12, 12))
+    report = prove(filled(source, 0), target, lambda seed: randn(2, 5, 12, seed=seed))
+    assert "a: joined: q, k, v, alternating in 6 groups (q)" in report.notes
+
+
+def test_a_convolution_over_a_line_of_an_image_has_no_note() -> None:
+    def net(layer: nn.Module, after: Callable[[Tensor], Tensor]) -> Net:
+        return Net(lambda m, x: m.l(after(m.c(x)).mean(2)), c=layer, l=nn.Linear(4, 2))
+
+    source = filled(net(nn.Conv2d(3, 4, (1, 2), dilation=(1, 4)), lambda y: y.squeeze(2)), 0)
+    target = filled(net(nn.Conv1d(3, 4, 2, dilation=4), lambda y: y), 1)
+    line = lambda m, x: m(x.unsqueeze(2))  # noqa: E731
+    report = dpnn_bridge.port(source, target, lambda seed: randn(2, 3, 12, seed=seed), source=line)
+    assert report.equal, report.first
+    assert not report.notes

@@ -1,0 +1,83 @@
+"""Explain results that are almost equal: a small constant such as an eps differs."""
+
+from __future__ import annotations
+
+from math import inf
+
+from dpnn_bridge.porting.comparison import ContradictionError
+from dpnn_bridge.porting.events import event_of
+from dpnn_bridge.porting.explain import composite, located
+from dpnn_bridge.porting.flow import ancestors
+from dpnn_bridge.porting.report import Deviation
+from dpnn_bridge.porting.search import Search
+from dpnn_bridge.porting.source import Source
+from dpnn_bridge.porting.tape import Node, Slot, Tape, leaves, replaced
+from dpnn_bridge.porting.values import ALMOST, DOUBLE, difference
+from dpnn_bridge.porting.wording import described, options_of
+
+#: the largest constant that counts as small
+_SMALL = 1e-3
+
+
+def input_distance(found: ContradictionError, search: Search) -> float:
+    """Return how far the input of an event is from that of a layer of the same form; infinite where there is none."""
+    node = found.node
+    if node is None or found.layer is not None or node.op not in ("addmm", "mm", "linear", "convolution"):
+        return inf
+    event = event_of(
+        search.tape, node, replaced(node.args, lambda v: search.env[v.number] if isinstance(v, Slot) else v)
+    )
+    if event is None:
+        return inf
+    form = event.forms[0]
+    layers = [layer for layer in search.source.layers if form in layer.forms]
+    rows = event.rows_in(form)
+    distances = (difference(rows, x) for layer in layers for x in layer.inputs(form))
+    return min((d for d in distances if d > DOUBLE), default=inf)
+
+
+def of_constants(distance: float, end: Node | None, tape: Tape, source: Source, vague: bool = True) -> Deviation | None:
+    """Explain a result that is almost equal.
+
+    Args:
+        distance: how far it is from the source's, relative to the largest element.
+        end: the operation whose input it is; None for an output.
+        tape: of the target.
+        source: the source.
+        vague: nothing better is known, so that an explanation without both constants is one too.
+    """
+    if distance > ALMOST:
+        return None
+    here, there = _with_constants(tape, end), _with_constants(source.tape, None)
+    shown = [{described(n) for n in nodes} for nodes in (here, there)]
+    mine = next((n for n in here if described(n) not in shown[1]), None)
+    theirs = next((n for n in there if described(n) not in shown[0]), None)
+    if not vague and (mine is None or theirs is None):
+        return None
+    what = f"{'an output' if end is None else 'its input'} differs by {distance:.1e} relative, more than rounding does"
+    if mine is None and theirs is None:
+        return located(end, "", what) if end is not None else Deviation("", "", "", what)
+    words = [_named(n, t, where) for n, t, where in ((mine, tape, "here"), (theirs, source.tape, "in the source")) if n]
+    path = source.names(theirs.owner) if theirs is not None else ""
+    at = mine or end or _ends(tape)[-1]
+    return located(at, path, f"{', '.join(words)}: {what}")
+
+
+def _named(node: Node, tape: Tape, where: str) -> str:
+    module = composite(tape, node)
+    return f"{described(node)} {where}" + (f" (part of {module})" if module else "")
+
+
+def _ends(tape: Tape) -> list[Node]:
+    return [tape.maker[s.number] for s in tape.output or () if isinstance(s, Slot) and s.number in tape.maker]
+
+
+def _with_constants(tape: Tape, end: Node | None) -> list[Node]:
+    """Return the operations with a small constant that lead to a node or to the outputs, the last one first."""
+    nodes = {n.index: n for e in (_ends(tape) if end is None else [end]) for n in (e, *ancestors(e))}
+    return [nodes[i] for i in sorted(nodes, reverse=True) if _has_constant(nodes[i])]
+
+
+def _has_constant(node: Node) -> bool:
+    constants = (v for v in leaves(list(options_of(node).values())) if isinstance(v, float))
+    return not node.constant and node.event is None and any(0 < abs(v) <= _SMALL for v in constants)
