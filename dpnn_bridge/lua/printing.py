@@ -10,20 +10,29 @@ import torch
 from dpnn_bridge.lua.tensor import Storage, Tensor
 
 _LINE = 80
+#: the decimals behind the four that are printed, of a number halfway between two of these
+_HALF = "5" + 19 * "0"
+
+
+def _rounded_away(value: float, kind: str) -> float:
+    """Return a number that prints with four decimals as th's LuaJIT prints ``value``: halves away from zero."""
+    if f"{value:.24{kind}}".partition(".")[2].startswith(_HALF, 4):
+        return math.nextafter(value, math.copysign(math.inf, value))
+    return value
 
 
 class _Format:
     """One format for all numbers of a storage: integers, fixed point (perhaps scaled) or scientific.
 
     Attributes:
-        width: characters per number.
+        width: characters per number; None if NaN hides them, and all columns stand in one line.
         scale: divisor of the numbers, 1 for none.
     """
 
     def __init__(self, values: torch.Tensor) -> None:
         values = values.double()
         self.scale = 1.0
-        self.width = 0
+        self.width: int | None = 0
         self._pattern = ""
         if not values.numel():
             return
@@ -31,7 +40,7 @@ class _Format:
         low, high = _extreme(sizes, smallest=True), _extreme(sizes, smallest=False)
         whole = bool((values == torch.ceil(values)).all())
         if math.isnan(low) or math.isnan(high):
-            self.width, self._pattern = 11, "%f"
+            self.width, self._pattern = None, "%f"
             return
         first, last = _exponent(low), _exponent(high)
         if whole:
@@ -51,7 +60,10 @@ class _Format:
             self._pattern = f"%{self.width}.4f"
 
     def __call__(self, value: float) -> str:
-        return self._pattern % (value / self.scale)
+        value /= self.scale
+        if ".4" in self._pattern:
+            value = _rounded_away(value, self._pattern[-1])
+        return self._pattern % value
 
     @property
     def heading(self) -> str:
@@ -75,7 +87,7 @@ def _vector(values: Sequence[float], form: _Format) -> str:
 def _matrix(rows: Sequence[Sequence[float]], form: _Format, indent: str = "") -> str:
     """Return the rows in blocks of as many columns as a line holds."""
     columns = len(rows[0])
-    per_line = (_LINE - len(indent)) // (form.width + 1)
+    per_line = columns if form.width is None else (_LINE - len(indent)) // (form.width + 1)
     text = indent
     for first in range(0, columns, per_line):
         last = min(first + per_line, columns)

@@ -13,7 +13,7 @@ from dpnn_bridge.lua.system import system_entries
 #: parts of the prelude that LuaJIT's ffi allows
 _WITH_FFI = (
     *("state", "geometry", "views", "elements", "dispatch", "subviews", "vectors", "loops", "copying", "reduce"),
-    *("making", "indexing", "apply", "order", "products", "lapack", "kernels", "random", "multinomial"),
+    *("making", "convolution", "indexing", "apply", "order", "products", "lapack", "kernels", "random", "multinomial"),
 )
 
 

@@ -138,3 +138,16 @@ def test_a_nan_of_any_bits_stays_one(name: str, bits: int) -> None:
 def test_the_negative_of_an_element_that_is_nan(bits: int) -> None:
     value = torch.from_numpy(np.array([bits], np.uint32).view(np.float32))
     assert math.isnan(LuaBridge().execute("local t = ... return -t[1]", value))
+
+
+@pytest.mark.parametrize("runtime", ["luajit21", "lua51"])
+def test_histograms_and_distances_compute_in_the_element_type(runtime: str) -> None:
+    """16777217 is no float, so that the edges are 16777215 and 16777216; |x - y|^0 is 1, to the power 1/0."""
+    found = LuaBridge(runtime=runtime).execute(
+        """
+        local t, one, x = torch.FloatTensor {16777216, 16777216}, torch.Tensor {1}, torch.Tensor {0 / 0, 1, 2}
+        return t:histc(3), t:view(1, 2):bhistc(3), x:histc(2), x:histc(2, 1, 2), one:dist(one, 0), x:dist(x, 0)
+        """
+    )
+    assert [t.tolist() for t in found[:4]] == [[0, 0, 2], [[0, 0, 2]], [0, 0], [1, 1]]
+    assert found[4:] == (1, float("inf"))

@@ -115,3 +115,22 @@ def test_numbers_halfway_are_rounded_away_from_zero(call: str, text: str, runtim
     assert bridge.execute(f"return string.format({call})") == text
     with pytest.raises(LuaBridgeError, match=r"^python:1: bad argument #2 to 'format' \(number expected, got table"):
         bridge.execute("local s = string.format('%.1f', {}) return s")
+
+
+@pytest.mark.parametrize("values", ["{0.03125, -0.09375, 2.00390625}", "{10000.5, 0.00390625}", "{312500, 0.3125}"])
+def test_halves_print_as_string_format_rounds_them(values: str) -> None:
+    """Away from zero, in fixed point and scientific."""
+    found, expected = LuaBridge().execute(
+        f"""
+        local t, form = torch.Tensor {values}, math.max(unpack {values}) > 1000 and '%11.4e' or '%7.4f'
+        local lines = {{}}
+        for k = 1, t:size(1) do lines[k] = form:format(t[k]):gsub('^ +', '') end
+        return tostring(t), table.concat(lines, ' ')
+        """
+    )
+    assert found.split("\n[")[0].split() == expected.split()
+
+
+def test_a_matrix_with_nan_prints_in_lines_of_all_columns() -> None:
+    text = LuaBridge().execute("return tostring(torch.Tensor(1, 100):fill(0 / 0))")
+    assert text.split("\n")[0] == " ".join(["nan"] * 100)

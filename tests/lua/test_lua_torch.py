@@ -61,6 +61,12 @@ def _run(code: str, *args: object) -> object:
         ("torch.renorm(T(3), 2, 1, 1)", "need at least 2 dimensions"),
         ("torch.renorm(T(3, 3), 0, 1, 1)", "non-positive-norm not supported"),
         ("torch.bhistc(T(2, 2, 2))", "the input must be a 2d tensor"),
+        ("T{1, 1 / 0}:histc(4)", "no bins from 1 to inf"),  # where Torch7 crashes
+        ("T{1, 2}:histc(4, -1 / 0, 3)", "no bins from -inf to 3"),
+        ("T{{1e308, -1e308}}:bhistc(4)", "no bins from -1e.308 to 1e.308"),
+        ("T{1e17}:histc(4)", "no bins"),
+        ("T{1, 2}:histc(0)", "0 bins"),
+        ("T():histc(4)", "tensor must have one dimension"),
         ("torch.multinomial(T(1, 1, 2):fill(1), 1)", "prob_dist must be 1 or 2 dim"),
         ("torch.multinomialAliasSetup(T{0, 1})", "q_min is less than 0"),
         ("T(2):isSize(2)", "LongStorage expected"),

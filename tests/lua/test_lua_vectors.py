@@ -108,3 +108,66 @@ def test_no_call_on_a_middle_tensor_reaches_python(monkeypatch: pytest.MonkeyPat
         "y:indexAdd(1, torch.range(1, 70):long(), x)"
     )
     assert calls == []
+
+
+#: what Torch7 computes with vector instructions that round once -> its bits
+_ROUNDED_ONCE = {
+    "x:clone():add(0.1, y)": "9.0205620750793972e-19 1.01",
+    "torch.csub(x, -0.1, y)": "9.0205620750793972e-19 1.01",
+    "spread:add(0.1, y)": "1.7347234759768071e-18 1.01",  # not contiguous: rounded twice
+    "a:conv2(k)": "0.10000000000000005 0.24000000000000002 0.38 0.52000000000000002 0.66000000000000003 "
+    "0.93999999999999995 1.0800000000000001 1.22 1.3599999999999999 1.5",
+    "a:narrow(2, 1, 3):conv2(k)": "0.10000000000000001 0.24000000000000005 0.93999999999999995 1.0800000000000001",
+    "a:narrow(2, 1, 3):t():xcorr2(k, 'F')": "0.090000000000000011 0.69999999999999996 1.6600000000000001 "
+    "0.90999999999999992 0.15000000000000002 0.66000000000000014 1.5 1.1099999999999999 0.21000000000000002 "
+    "0.80000000000000004 1.6400000000000001 1.1899999999999997 -0.089999999999999997 -0.24000000000000002 "
+    "-0.35999999999999993 0.15000000000000002",
+    "a:conv2(k:clone():zero(), 'F'):sum()": "0",
+    "torch.Tensor(4, 4):fill(1 / 0):conv2(torch.zeros(1, 1)):view(-1):narrow(1, 1, 1)": "nan",
+}
+
+
+@pytest.mark.parametrize("code", _ROUNDED_ONCE)
+def test_multiples_and_convolutions_are_rounded_as_in_torch7(code: str) -> None:
+    found = LuaBridge().execute(
+        """
+        local x, y, spread = torch.Tensor {-0.01, 1}, torch.Tensor {0.1, 0.1}, torch.zeros(2, 2):select(2, 1)
+        local a, k = torch.range(1, 18):div(10):view(3, 6), torch.Tensor {{0.1, -0.3}, {0.7, 0.9}}
+        spread:copy(x)
+        local result, text = EXPRESSION, {}
+        if type(result) == 'number' then result = torch.Tensor {result} end
+        result:clone():apply(function(v) text[#text + 1] = v == v and ('%.17g'):format(v) or 'nan' end)
+        return table.concat(text, ' ')
+        """.replace("EXPRESSION", code)
+    )
+    assert found == _ROUNDED_ONCE[code]
+
+
+@pytest.mark.parametrize("ty", ["Byte", "Char", "Short", "Int"])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_sums_of_integers_wrap(ty: str, transposed: bool) -> None:
+    """Of both orders in memory, with more elements than are added at once, and where the result is a source."""
+    found = LuaBridge().execute(
+        """
+        local ty, transposed = ...
+        local T, n = torch[ty .. 'Tensor'], 70
+        local both = T(2, n, n):copy(torch.LongTensor(2, n, n):random(0, 127))
+        local x, y = both[1], both[2]
+        if transposed then x, y = x:t(), y:t() end
+        local function same(result, f, ...)
+           local wide = {}
+           for k, t in ipairs {...} do wide[k] = t:long() end
+           local expected = f(unpack(wide)):type('torch.' .. ty .. 'Tensor')
+           return result:eq(expected):all()
+        end
+        local twice = x:clone():add(7, x)
+        return same(torch.add(x, 100), function(a) return a:clone():add(100) end, x),
+               same(torch.add(x, 3, y), function(a, b) return torch.add(a, 3, b) end, x, y),
+               same(torch.csub(y, 100, x), function(a, b) return torch.csub(a, 100, b) end, y, x),
+               same(twice, function(a) return a * 8 end, x),
+               same(x:clone():csub(3), function(a) return a:clone():csub(3) end, x)
+        """,
+        ty,
+        transposed,
+    )
+    assert found == (True,) * 5

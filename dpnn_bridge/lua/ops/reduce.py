@@ -215,7 +215,12 @@ def norm_along(r: Tensor, t: Tensor, p: float, dim: int) -> None:
     r.assign(total if p == 0 else _power_root(total, p, t.t))
 
 
-_DIST = ("0", "total = R(total + pow(abs(R(x - y)), v))", "v == 0 and 1 / 0 or R(pow(total, R(1 / v)))", _AT_ANY_SIZE)
+_DIST = (
+    "0",
+    "total = R(total + pow(abs(R(x - y)), v))",
+    "v == 0 and (n == 1 and 1 or 1 / 0) or R(pow(total, R(1 / v)))",
+    _AT_ANY_SIZE,
+)
 
 
 @torch_function("dist", "T T n=2", types=FLOAT_TYPES, small=("whole", *_DIST))
@@ -224,7 +229,7 @@ def dist(a: Tensor, b: Tensor, p: float) -> float:
     if a.numel != b.numel:
         raise TorchError(f"inconsistent tensor size, expected {a.shape_text} and {b.shape_text}")
     if p == 0:
-        return math.inf
+        return float(a.numel) if a.numel < 2 else math.inf
     x = a.t.reshape(-1) - b.t.reshape(-1)
     return _number(_power_root(_power_sum(x, p, 0), p, x))
 
@@ -293,51 +298,69 @@ def _norm_and_scale(x: torch.Tensor, p: float, dim: int, limit: float) -> tuple[
     return norms, (limit / (norms.double() + 1e-7)).to(x.dtype)
 
 
-def _bins(low: float, high: float, x: torch.Tensor) -> tuple[float, float]:
-    if low == high:
-        low, high = float(x.min()), float(x.max())
-    return (low - 1, high + 1) if low == high else (low, high)
+def _limits(low: float, high: float, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the edges of the bins in the element type: those given, or of the elements."""
+    first, last = x.new_tensor(low), x.new_tensor(high)
+    if first == last:
+        if not x.numel():
+            raise TorchError("bad argument #1 (tensor must have one dimension)")
+        first, last = x.min(), x.max()
+    return (first - 1, last + 1) if first == last else (first, last)
+
+
+def _number_of_bins(bins: float) -> int:
+    if bins < 1:  # Torch7 writes in front of the result then
+        raise TorchError(f"bad argument #2 ({bins:g} bins, expected at least one)")
+    return int(bins)
+
+
+def _bins_of(x: torch.Tensor, count: int, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+    """Return the bins of elements between the edges."""
+    places = (x - low) / (high - low) * count
+    if not places.isfinite().all():  # C makes them the lowest integer, and Torch7 writes far outside the result
+        raise TorchError(f"bad argument #1 (no bins from {low.item():g} to {high.item():g})")
+    return places.long().clamp(max=count - 1)
 
 
 @torch_function("histc", "R T n=100 n=0 n=0", types=FLOAT_TYPES, small=("histogram",))
 def histc(r: Tensor, t: Tensor, bins: float, low: float, high: float) -> None:
+    count = _number_of_bins(bins)
     if r.storage is not None:
-        r.resize((int(bins),))
+        r.resize((count,))
         if overlapping(r, t):
             _count_in_order(r, t, low, high)
             return
     x = t.t.reshape(-1)
-    r.assign(_histogram(x, int(bins), *_bins(low, high, x)))
+    r.assign(_histogram(x, count, *_limits(low, high, x)))
 
 
 @torch_function("bhistc", "R T n=100 n=0 n=0", types=FLOAT_TYPES, small=("histogram", "rows"))
 def bhistc(r: Tensor, t: Tensor, bins: float, low: float, high: float) -> None:
     if t.dim != 2:
         raise TorchError(f"bad argument #2 (invalid dimension {t.dim}, the input must be a 2d tensor)")
+    count = _number_of_bins(bins)
     if r.storage is not None:
-        r.resize((t.size[0], int(bins)))
+        r.resize((t.size[0], count))
         if overlapping(r, t):
             _count_in_order(r, t, low, high)
             return
-    limits = _bins(low, high, t.t)
-    r.assign(torch.stack([_histogram(row, int(bins), *limits) for row in t.t]))
+    limits = _limits(low, high, t.t)
+    r.assign(torch.stack([_histogram(row, count, *limits) for row in t.t]))
 
 
 def _count_in_order(r: Tensor, t: Tensor, low: float, high: float) -> None:
     """Count elements as TH does: the bins, which lie one after the other, may be among the elements to come."""
     r.write(torch.zeros(r.size))
-    low, high = _bins(low, high, t.t)
+    first, last = _limits(low, high, t.t)
     for row, to in slices(1, t, r) if r.dim == 2 else [(t, r)]:
         assert to.storage is not None
         assert row.storage is not None
         bins, flat = to.storage.flat[to.offset : to.offset + to.size[0]], row.storage.flat
         for place in row.places().tolist():
-            x = flat[place].item()
-            if low <= x <= high:
-                bins[min(int((x - low) / (high - low) * len(bins)), len(bins) - 1)] += 1
+            x = flat[place]
+            if first <= x <= last:
+                bins[_bins_of(x, len(bins), first, last)] += 1
 
 
-def _histogram(x: torch.Tensor, bins: int, low: float, high: float) -> torch.Tensor:
-    inside = x[(x >= low) & (x <= high)]
-    at = ((inside - low) / (high - low) * bins).long().clamp(max=bins - 1)
-    return torch.bincount(at, minlength=bins)
+def _histogram(x: torch.Tensor, bins: int, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+    return torch.bincount(_bins_of(x[(x >= low) & (x <= high)], bins, low, high), minlength=bins)

@@ -126,7 +126,7 @@ end
 local function add_rows(outer, m, inner, x, ix, step, p, ip, po, pl, _, q, iq, qo, ql, _, add)
    for k = 0, m - 1 do
       local to, from = p + (ip + (tonumber(x[ix + k * step]) - 1) * pl), q + (iq + k * ql)
-      for o = 0, outer - 1 do add(inner, to + o * po, from + o * qo) end
+      for o = 0, outer - 1 do add(inner, to + o * po, from + o * qo, 1) end
    end
 end
 

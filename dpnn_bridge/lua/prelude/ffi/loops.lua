@@ -291,13 +291,6 @@ local function is_finite(S)
    return rows and finite[S.ty](rows, columns, S.block.data, c, d, S.offset)
 end
 
--- whether a loop takes longer than one vector function from LONG elements on: it has branches for truth values, divides, or
--- calls C; and whether the function is a call of BLAS or C, which takes no time of its own
-local function is_slow(expression, vector, has_branches)
-   if not vector:find('.', 1, true) then return true end
-   return not vector:find(' ', 1, true) and (has_branches or calls_c(expression) or expression:find('/', 1, true))
-end
-
 -- result = expression(first, ...): the result takes the shape of the first. The second expression may be used where all
 -- elements and numbers are finite: it has no branches, which a processor would guess wrong. `vector` names PyTorch's function
 -- with the same bits, `vector_of_finite` one that has them where all are finite.
@@ -309,13 +302,8 @@ function native.families.pointwise(plan, expression, of_finite, vector, vector_o
    if of_finite and ty ~= 'Long' and ty ~= 'Int' then dense_finite, strided_finite = pointwise_loops(ty, into, of_finite, true) end
    local most = calls_c(expression) and loops.FEW or loops.MANY
    local compute, compute_finite = vectors.of(vector, ty, into), vectors.of(vector_of_finite, ty, into)
-   local long = loops.FEW
-   if not REAL[ty] then  -- all elements are finite, and PyTorch takes several of them at once
-      compute, long = compute or compute_finite, loops.LONG
-   elseif compute and is_slow(expression, vector, into ~= ty) then
-      long = loops.LONG
-   end
-   if not (compute or compute_finite) then long = math.huge end
+   if not REAL[ty] then compute = compute or compute_finite end  -- all elements are finite
+   local long = (compute or compute_finite) and loops.LONG or math.huge
    return function(R, X, Y, Z, v, w)
       X = X or R
       local count = X.count
@@ -340,10 +328,18 @@ function native.families.pointwise(plan, expression, of_finite, vector, vector_o
    end
 end
 
--- the same for sums with a multiple, but for 0, of which a BLAS does nothing
-function native.families.scaled(plan, ...)
-   local add = native.families.pointwise(plan, ...)
-   return function(R, X, Y, v) return v ~= 0 and add(R, X, Y, nil, v) or nil end
+-- the same for sums with a multiple, but for 0, of which a BLAS does nothing; of contiguous floats each is rounded once
+function native.families.scaled(plan, expression, of_finite, vector)
+   local add = native.families.pointwise(plan, expression, of_finite, vector)
+   local fused = REAL[plan.ty] and vectors.of(vector, plan.ty, plan.ty)
+   return function(R, X, Y, v)
+      X = X or R
+      if v == 0 then return nil end
+      if fused and X.dense and Y.dense and X.count > 0 and X.count == Y.count and (R == X or native.resize_as(R, X)) and fused(R, X, Y, v) then
+         return true
+      end
+      return add(R, X, Y, nil, v) or nil
+   end
 end
 
 -- the same for divisions of integers, which a divisor 0 makes an error

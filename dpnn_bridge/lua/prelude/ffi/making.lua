@@ -1,5 +1,5 @@
--- Families of loops that make small tensors: triangles, diagonals, ranges, products that are no matrix products, convolutions,
--- and Cholesky's factors with pivots.
+-- Families of loops that make small tensors: triangles, diagonals, ranges, products that are no matrix products, and
+-- Cholesky's factors with pivots.
 local bridge, py = ...
 local ffi, native = bridge.ffi, bridge.native
 local families, loops, resize, resize_as, slices, zero = native.families, native.loops, native.resize, native.resize_as, native.slices, native.zero
@@ -249,53 +249,6 @@ function families.match(plan)
       end
       if whole and A[1] * B.count > 32768 and match_by_product(by_product, R, A, B, gain) then return true end
       run(A[1], B[1], A[3], R.block.data, R.offset, R[2], R[4], A.block.data, A.offset, A[2], A[4], B.block.data, B.offset, B[2], B[4], gain)
-      return true
-   end
-end
-
--- an image and a kernel of up to three dimensions; positions of the kernel that leave the image are skipped
-local CONVOLVE = [[
-return function(row, d1, d2, d3, p, ip, a1, a2, a3, q, iq, b1, b2, b3, r, ir, c1, c2, c3, n1, n2, n3, m1, m2, m3, o1, o2, o3)
-   for i = 0, d1 - 1 do for j = 0, d2 - 1 do
-      for k = 0, d3 - 1 do row[k] = 0 end
-      for u = max(0, o1 - i), min(m1, n1 + o1 - i) - 1 do
-         for v = max(0, o2 - j), min(m2, n2 + o2 - j) - 1 do
-            for w = 0, m3 - 1 do
-               local from, y = iq + (i + u - o1) * b1 + (j + v - o2) * b2 + (w - o3) * b3, at(r, ir + u * c1 + v * c2 + w * c3)
-               for k = max(0, o3 - w), min(d3, n3 + o3 - w) - 1 do row[k] = row[k] + at(q, from + k * b3) * y end
-            end
-         end
-      end
-      local to = ip + i * a1 + j * a2
-      for k = 0, d3 - 1 do p[to + k * a3] = row[k] end
-   end end
-end
-]]
-function families.convolve(plan, flip)
-   local kind = (plan.ty == 'Float' or plan.ty == 'Double') and 'double' or 'int64_t'  -- integers wrap as in C
-   local run, row = loops.compile(plan.ty, CONVOLVE, plan.name), ffi.new(kind .. '[?]', 2 * FEW)
-   return function(R, S, K, how)
-      local n = S.n
-      if K.n ~= n or not few(S) or not few(K) or not apart(R, S) or not apart(R, K) then return nil end
-      local sizes, image, kernel, steps, strides, first, edge = {1, 1, 1}, {1, 1, 1}, {1, 1, 1}, {0, 0, 0}, {0, 0, 0}, K.offset, {0, 0, 0}
-      local count = 1
-      for d = 1, n do
-         local k = 3 - n + d
-         image[k], steps[k], kernel[k], strides[k] = S[2 * d - 1], S[2 * d], K[2 * d - 1], K[2 * d]
-         if how == 'F' then
-            edge[k], sizes[k] = kernel[k] - 1, image[k] + kernel[k] - 1
-         else
-            sizes[k] = image[k] - kernel[k] + 1
-         end
-         if sizes[k] < 1 then return nil end
-         count = count * sizes[k]
-         if flip == 'flip' then first, strides[k] = first + (kernel[k] - 1) * strides[k], -strides[k] end
-      end
-      if count * K.count > 65536 or not resize(R, n, sizes[4 - n], sizes[5 - n], sizes[3]) then return nil end
-      local o = 2 * n
-      run(row, sizes[1], sizes[2], sizes[3], R.block.data, R.offset, n == 3 and R[2] or 0, R[o - 2], R[o], S.block.data, S.offset,
-          steps[1], steps[2], steps[3], K.block.data, first, strides[1], strides[2], strides[3], image[1], image[2], image[3],
-          kernel[1], kernel[2], kernel[3], edge[1], edge[2], edge[3])
       return true
    end
 end

@@ -220,12 +220,15 @@ function families.histogram(plan, rows_apart)
    local run = loops.compile(plan.ty, HISTOGRAM, plan.name)
    return function(R, S, bins, low, high)
       if S.count == 0 or floor(bins) ~= bins or bins < 1 or R.block and R.block == S.block or rows_apart and S.n ~= 2 then return nil end
+      local ty = plan.ty
+      low, high = native.number_of(ty, low), native.number_of(ty, high)
       if low == high then
          low, high = loops.limits(S)
          if not low then return nil end
       end
-      if low == high then low, high = low - 1, high + 1 end
-      if not (high - low < math.huge) then return nil end
+      if low == high then low, high = native.number_of(ty, low - 1), native.number_of(ty, high + 1) end
+      local width = native.number_of(ty, high - low)
+      if not (width > 0 and width < math.huge) then return nil end
       local rows, columns, c, d = loops.layout(S)
       if not rows then return nil end
       if not rows_apart then

@@ -74,7 +74,7 @@ local function compute(name, overload, truth, R, X, Y, v)
    push_state(place, R, flat, truth)
    return call(name, overload, 1)
 end
--- R = X + v Y, or X + v where there is no Y, by BLAS. Its bits are those of one rounding, as TH's are where v Y is exact
+-- R = X + v Y, or X + v where there is no Y, by BLAS, which rounds once: as TH does with contiguous ones, or where v Y is exact
 local PIECE = 4096
 local ones, factor, counts, axpys = {}, {}, ffi.new('int[2]', PIECE, 1), {}
 for ty, kind in pairs(native.kinds) do
@@ -91,8 +91,8 @@ local function axpy(ty, sign)
    local run = axpys[ty]
    if type(run) ~= 'cdata' then return nil end
    return function(R, X, Y, v)
-      if v == 0 or R.count > 16 * PIECE or Y and v ~= 1 and v ~= -1 or not packed(R) or R ~= X and (R.block == X.block or not same_geometry(R, X))
-         or Y and (R.block == Y.block or not same_geometry(R, Y)) then
+      if v == 0 or R.count > 16 * PIECE or Y and v ~= 1 and v ~= -1 and not R.dense or not packed(R)
+         or R ~= X and (R.block == X.block or not same_geometry(R, X)) or Y and (R.block == Y.block or not same_geometry(R, Y)) then
          return false
       end
       local p = R.block.data + R.offset
@@ -107,12 +107,34 @@ local function axpy(ty, sign)
    end
 end
 
--- f(n, p, q): n elements at p become the sums with those at q; nothing where there is none
+-- f(n, p, q, v): v times the n elements at q are added to those at p, each rounded once; nothing where there is none
 function vectors.adder(ty)
    local run = axpys[ty]
-   return type(run) == 'cdata' and function(n, p, q)
-      factor[ty][0], counts[0] = 1, n
+   return type(run) == 'cdata' and function(n, p, q, v)
+      factor[ty][0], counts[0] = v, n
       run(counts, factor[ty], q, counts + 1, p, counts + 1)
+   end
+end
+
+-- the same of integers: the product of a matrix, whose two columns are X and Y where they lie, and of the factors 1 and v
+local function sum_of_columns(ty, sign)
+   local c_type, size = ffi.typeof(native.kinds[ty].name .. ' *'), native.kinds[ty].size
+   local factors, sums = ffi.new(native.kinds[ty].name .. '[2]'), nil
+   return function(R, X, Y, v)
+      if R.count > 16 * PIECE or not packed(R) or not same_geometry(R, X) or not apart(R, X) or Y and not (same_geometry(R, Y) and apart(R, Y)) then
+         return false
+      end
+      sums = sums or ffi.new(native.kinds[ty].name .. '[?]', PIECE)
+      local p, x, y = R.block.data + R.offset, X.block.data + X.offset, Y and Y.block.data + Y.offset
+      for start = 0, R.count - 1, PIECE do
+         local n, a, b = math.min(PIECE, R.count - start), x + start, y and y + start or ffi.cast(c_type, ones[ty])
+         local first = a < b  -- no step is negative
+         factors[first and 0 or 1], factors[first and 1 or 0] = 1, sign * (v or 1)
+         if not first then a, b = b, a end
+         if not vectors.multiply(ty, n, 1, 2, sums, 1, 1, a, 1, b - a, factors, 1, 1, true) then return false end
+         ffi.copy(p + start, sums, n * size)
+      end
+      return true
    end
 end
 
@@ -137,7 +159,10 @@ end
 function vectors.of(name, ty, into)
    if not found or not name or name == '' or not dtypes[ty] then return nil end
    if name == 'fill' then return fill(ty) end
-   if name == 'add' or name == 'sub' then return axpy(ty, name == 'add' and 1 or -1) end
+   if name == 'add' or name == 'sub' then
+      local family = axpys[ty] and axpy or ty ~= 'Long' and sum_of_columns  -- products of 64 bits take longer than a loop
+      return family and family(ty, name == 'add' and 1 or -1)
+   end
    local f, overload, second, second_overload = name:match '^([%w_]+)%.([%w_]+) ?([%w_]*)%.?([%w_]*)$'
    local truth = into == 'Byte' and ty ~= 'Byte' and dtypes.Bool or nil
    f = 'aten::' .. f
