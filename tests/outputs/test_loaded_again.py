@@ -20,9 +20,11 @@ from torch import nn
 import dpnn_bridge
 from dpnn_bridge import LuaClass, lua_class
 from dpnn_bridge.compare.bits import same_bits
+from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.errors import ConversionError, LuaValueError, OptionError, T7FormatError
 from dpnn_bridge.modules.nn.container import ConcatTable
 from dpnn_bridge.objects import LuaObject
+from dpnn_bridge.outputs.verification import _check_names
 
 #: models of different make: a stock network, a graph, tied weights, several layers of the project's own
 NAMES = (
@@ -130,6 +132,14 @@ def test_what_was_added_to_a_layer_is_named(suffix: str, tmp_path: Path) -> None
             dpnn_bridge.save(tmp_path / f"m{suffix}", nn.Sequential(OrderedDict(part=added)))
         assert (caught.value.path, caught.value.class_name) == ("part", type(added).__name__)
         assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mapping_that_lacks_an_argument_is_named_behind_a_placeholder() -> None:
+    placeholder = Placeholder(LuaObject("nn.Linear"), "0")
+    again = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    _check_names(nn.Sequential(placeholder, nn.Linear(2, 2)), again)
+    with pytest.raises(ConversionError, match=r"would load 1\.bias as \(2,\), but the module has none"):
+        _check_names(nn.Sequential(placeholder, nn.Linear(2, 2, bias=False)), again)
 
 
 @pytest.mark.parametrize("names", [["a.b", "c"], ["a", "a"], ["forward", "a"], ["", "a"], "ab", [1, 2]])
