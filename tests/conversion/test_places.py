@@ -36,6 +36,7 @@ def test_every_module_has_a_path_that_leads_back(name: str) -> None:
 def test_lua_counts_from_1() -> None:
     model = dpnn_bridge.load(SAMPLES / "torch-demos__mnist_convnet" / "model.t7")
     assert model_at(model, "modules[4]") is model_at(model, "3") is model[3]  # type: ignore[index]
+    assert model_at(model, "['modules'][4]") is model[3]  # type: ignore[index]
     with pytest.raises(ModelNotFoundError, match=r"no module at 'modules\[44\]'; did you mean modules\[4\]"):
         model_at(model, "modules[44]")
     with pytest.raises(ModelNotFoundError, match="lua_names and lua_paths of dpnn_bridge list all"):

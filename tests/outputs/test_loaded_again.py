@@ -16,6 +16,8 @@ import pytest
 import torch
 from samples import SAMPLES
 from torch import nn
+from torch.nn.utils import spectral_norm
+from torch.nn.utils.parametrizations import weight_norm
 
 import dpnn_bridge
 from dpnn_bridge import LuaClass, lua_class
@@ -140,6 +142,22 @@ def test_a_mapping_that_lacks_an_argument_is_named_behind_a_placeholder() -> Non
     _check_names(nn.Sequential(placeholder, nn.Linear(2, 2)), again)
     with pytest.raises(ConversionError, match=r"would load 1\.bias as \(2,\), but the module has none"):
         _check_names(nn.Sequential(placeholder, nn.Linear(2, 2, bias=False)), again)
+
+
+def test_a_weight_norm_over_rows_is_loaded_again(tmp_path: Path) -> None:
+    rows, columns = (weight_norm(nn.Linear(3, 2), dim=dim) for dim in (0, 1))
+    dpnn_bridge.save(tmp_path / "m.pt", rows)
+    x = torch.randn(4, 3)
+    torch.testing.assert_close(dpnn_bridge.load(tmp_path / "m.pt")(x), rows(x))
+    with pytest.raises(ConversionError, match="WeightNorm computes its weight"):
+        dpnn_bridge.save(tmp_path / "n.pt", columns)
+
+
+def test_a_spectral_norm_is_written_without_a_step_of_its_iteration() -> None:
+    layer = spectral_norm(nn.Linear(3, 2))
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    dpnn_bridge.to_lua(layer)
+    assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
 
 
 @pytest.mark.parametrize("names", [["a.b", "c"], ["a", "a"], ["forward", "a"], ["", "a"], "ab", [1, 2]])
