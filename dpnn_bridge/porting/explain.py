@@ -172,7 +172,11 @@ class Explanation:
         after = next((n for n in through_views(other) if name_of(n) == name_of(node)), None)
         if after is None:
             return self._at(node, other, reason)
-        return self._at(node, other, f"{reason} first: {name_of(other)} is missing here", self._operand_of(node, other))
+        if any(name_of(n) == name_of(other) for n in through_views(node)):
+            what = f"{name_of(other)} comes before {name_of(node)} there, and after it here; swap them"
+        else:
+            what = f"{name_of(other)} is missing here"
+        return self._at(node, other, f"{reason} first: {what}", self._operand_of(node, other))
 
     def _of_neutral(self, node: Node, other: Node) -> Deviation | None:
         """Explain a norm that changes nothing before a node, where the source has one with weights after it."""

@@ -54,3 +54,23 @@ def test_they_are_not_looked_for_unless_asked_for() -> None:
     report = dpnn_bridge.port(Net(False), Net(True), images)
     assert not report.equal
     assert report.later == []
+
+
+class Ordered(nn.Module):
+    """A convolution of single pixels and a mean, in either order: both give the same."""
+
+    def __init__(self, *, pool_first: bool) -> None:
+        super().__init__()
+        self.first, self.second, self.pool_first = nn.Conv2d(6, 4, 3), nn.Conv2d(4, 3, 1), pool_first
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.first(x))
+        return self.second(F.avg_pool2d(x, 2)) if self.pool_first else F.avg_pool2d(self.second(x), 2)
+
+
+def test_two_operations_in_the_other_order_are_named_as_such() -> None:
+    source = nn.Sequential(nn.Conv2d(6, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 1), nn.AvgPool2d(2))
+    assert dpnn_bridge.port(source, Ordered(pool_first=False), images(0)).equal
+    first = dpnn_bridge.port(source, Ordered(pool_first=True), images(0)).first
+    assert first is not None
+    assert first.reason.endswith("convolution comes before avg_pool2d there, and after it here; swap them")
