@@ -148,6 +148,12 @@ def test_uses_are_counted_through_nested_containers() -> None:
     torch.testing.assert_close(written(x), net(x))
 
 
+def test_a_matrix_is_unflattened_by_one_layer() -> None:
+    for dim in (1, -1):
+        written = to_lua(nn.Sequential(nn.Flatten(), nn.Unflatten(dim, (2, 3))))
+        assert written["modules"][2].class_name == "nn.Reshape"
+
+
 def test_an_example_shows_the_dimensions_of_each_use() -> None:
     relu, softmax = nn.ReLU(), nn.Softmax(1)
     net = nn.Sequential(nn.Conv1d(4, 6, 3), relu, softmax, nn.Flatten(), nn.Linear(30, 5), relu, softmax)

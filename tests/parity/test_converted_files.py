@@ -26,6 +26,7 @@ from dpnn_bridge.errors import ModelNotFoundError
 from dpnn_bridge.outputs.formats import format_of
 from dpnn_bridge.outputs.written import GraphNode, Written, results_of_modules
 from dpnn_bridge.parity.converted import _renamed
+from dpnn_bridge.parity.folded import _only_scaled
 from dpnn_bridge.parity.verification import Verification
 from dpnn_bridge.parity.verify import verify
 
@@ -123,6 +124,13 @@ def test_folded_weights_say_which_of_both_layers_is_another(part: str, tmp_path:
     result = verify(tmp_path / "model.t7", tmp_path / "other.onnx")
     assert result.first_deviating is not None
     assert result.first_deviating.path == ("modules[1]" if part == "conv" else "modules[3]")
+
+
+def test_weights_of_either_sign_show_whether_they_are_only_scaled() -> None:
+    expected = torch.tensor([[1.0, 2.0, -1.0, -2.0], [1.0, 3.0, -2.0, -5.0]])
+    layer = nn.Linear(4, 2)
+    assert _only_scaled(expected * torch.tensor([[1.1], [0.9]]), expected, layer)
+    assert not _only_scaled(torch.where(expected < 0, expected - 0.5, expected * 1.1), expected, layer)
 
 
 def test_a_changed_constant_in_python_source_is_found(model: Path, tmp_path: Path) -> None:

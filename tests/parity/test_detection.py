@@ -13,9 +13,11 @@ from torch import nn
 
 import dpnn_bridge
 from dpnn_bridge.compare import nested
+from dpnn_bridge.compare.differences import Tolerance
 from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.conversion.lua_values import lua_value, to_value
 from dpnn_bridge.objects import LuaTable
+from dpnn_bridge.parity.gradients import compare_grad_input
 from dpnn_bridge.parity.verification import Verification
 from dpnn_bridge.parity.verify import verify
 
@@ -141,3 +143,12 @@ def test_a_list_of_gradients_that_is_too_short_differs(tmp_path: Path) -> None:
     table["gradParams"] = LuaTable.from_list([lua_value(torch.zeros(3, 5))])
     table["after"] = dpnn_bridge.read_t7(tmp_path / "model.t7")
     assert verify(tmp_path / "model.t7", reference=table).gradients is Verdict.DIFFERENT
+
+
+def test_gradients_of_a_table_of_inputs_are_compared_by_key() -> None:
+    inputs = {name: torch.zeros(2, dtype=torch.float64, requires_grad=True) for name in ("a", "b")}
+    (inputs["a"] * 2 + inputs["b"] * 3).sum().backward()
+    expected = {"a": torch.full((2,), 2.0, dtype=torch.float64), "b": torch.ones(2, dtype=torch.float64)}
+    found = compare_grad_input("gradInput", inputs, expected, Tolerance())
+    assert [(d.name, d.ok) for d in found] == [("gradInput.a", True), ("gradInput.b", False)]
+    assert compare_grad_input("gradInput", 3, None, Tolerance()) == []
