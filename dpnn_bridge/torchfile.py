@@ -43,6 +43,12 @@ class hashable_uniq_dict(dict):  # noqa: N801 - torchfile's name
             raise AttributeError(key)
         return self[key] if key in self else self.get(key.encode())
 
+    def __missing__(self, key: object) -> Any:
+        other = key.encode() if isinstance(key, str) else None
+        if other not in self:
+            raise KeyError(key)
+        raise KeyError(f"{key}: strings are bytes, as {other!r}; load(path, utf8_decode_strings=True) gives text")
+
     def __eq__(self, other: object) -> bool:
         return self is other
 

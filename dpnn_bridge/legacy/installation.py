@@ -35,6 +35,7 @@ def _modules() -> dict[str, ModuleType]:
     found = {
         "torch.legacy": _module("torch.legacy", nn=nn, optim=optim, __path__=[]),
         "torch.legacy.nn": nn,
+        "torch.legacy.nn.utils": nn.utils,
         "torch.legacy.optim": optim,
         "torch.utils.serialization.read_lua_file": _module("torch.utils.serialization.read_lua_file", **readers),
         "torchfile": torchfile,

@@ -88,7 +88,8 @@ class Module(_Shared):
         super().__init__(torch.Tensor(), fields)
 
     def __repr__(self) -> str:
-        return self._lua_class if self._kind else f"nn.{type(self).__name__}"
+        own = running.is_foreign(self) or not self._kind
+        return f"nn.{type(self).__name__}" if own else self._lua_class
 
     # ------------------------------------------------------------------ computing
     def forward(self, input: Any) -> Any:

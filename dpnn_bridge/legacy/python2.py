@@ -2,8 +2,8 @@
 
 A file is translated if Python cannot compile it, or if it uses names that only Python 2 has and shows no regard for
 Python 3. fissix, the maintained form of Python's own ``2to3``, translates the syntax. Beside that, a quotient of
-integers is an integer in Python 2, and ``async`` was the name of an argument (``x.cuda(async=True)``, now
-``non_blocking``).
+integers is an integer in Python 2, torchfile's strings were text, and ``async`` was the name of an argument
+(``x.cuda(async=True)``, now ``non_blocking``).
 """
 
 from __future__ import annotations
@@ -108,10 +108,22 @@ def _translated(source: str, path: str, package: bool, error: SyntaxError | None
         tree = ast.parse(str(translator.refactor_string(f"{indented}\n", path)), path)
     except (ParseError, TokenError, SyntaxError):
         raise (error or SyntaxError(f"cannot be translated from Python 2: {path}")) from None
+    _import_text(tree)
     if not re.search(r"(?m)^from __future__ import (?:\([^)]*|.*)\bdivision\b", source):
         _divide_integers(tree)
     print(f"{path}: is Python 2 and runs translated to Python 3", file=sys.stderr)
     return compile(tree, path, "exec", dont_inherit=True)
+
+
+def _import_text(tree: ast.Module) -> None:
+    """Import the torchfile whose strings are text."""
+    text = "dpnn_bridge.legacy.text_torchfile"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "torchfile" and not node.level:
+            node.module = text
+        for alias in node.names if isinstance(node, ast.Import) else ():
+            if alias.name == "torchfile":
+                alias.name, alias.asname = text, alias.asname or alias.name
 
 
 def _divide_integers(tree: ast.Module) -> None:

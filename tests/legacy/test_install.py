@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import FIXTURES
 
+from dpnn_bridge import write_t7
 from dpnn_bridge.legacy import install, nn, uninstall
 
 LENET = FIXTURES / "samples" / "torch-demos__mnist_convnet" / "model.t7"
@@ -102,6 +103,16 @@ def test_python_2_runs(folder: Path) -> None:
     assert "to stderr" in ran.stderr
     assert ran.stderr.count("is Python 2 and runs translated to Python 3") == 4
     assert not list(folder.rglob("*.pyc"))
+
+
+@pytest.mark.parametrize("source", ["import torchfile", "import torchfile as torchfile", "from torchfile import load"])
+def test_strings_of_torchfile_are_text_in_python_2(folder: Path, source: str) -> None:
+    load = "load" if "from" in source else "torchfile.load"
+    lines = [source, "import sys", f"table = {load}(sys.argv[1])", 'print table["opt"]["name"], table.opt.size']
+    (folder / "two.py").write_text("\n".join(lines) + "\n")
+    write_t7(folder / "checkpoint.t7", {"opt": {"name": "Z\u00fcrich", "size": 3}})
+    ran = run("two.py", "checkpoint.t7", cwd=folder)
+    assert ran.stdout == "Z\u00fcrich 3\n", ran.stderr
 
 
 def test_wrong_usage(folder: Path) -> None:

@@ -63,6 +63,15 @@ def test_the_same_objects(path: Path) -> None:
         assert_same(mine, theirs)
 
 
+def test_a_missing_text_key_names_the_bytes(tmp_path: Path) -> None:
+    write_t7(tmp_path / "a.t7", LuaTable({"losses": 1.0}))
+    table = ours.load(tmp_path / "a.t7")
+    with pytest.raises(KeyError, match="losses: strings are bytes, as b'losses'; load"):
+        table["losses"]
+    with pytest.raises(KeyError, match=r"^'other'$"):
+        table["other"]
+
+
 def test_what_torchfile_cannot_read() -> None:
     others = [p for p in SAMPLE if p not in READABLE]
     assert len(others) > 10

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dpnn_bridge.legacy.module import Container, Criterion, Module
+from dpnn_bridge.legacy.nn import utils
 from dpnn_bridge.legacy.nn.activations import *
 from dpnn_bridge.legacy.nn.containers import *
 from dpnn_bridge.legacy.nn.convolution import *
