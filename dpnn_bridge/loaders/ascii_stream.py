@@ -12,7 +12,7 @@ import numpy as np
 
 from dpnn_bridge.errors import T7FormatError
 from dpnn_bridge.loaders.source import Source
-from dpnn_bridge.loaders.stream import StreamError
+from dpnn_bridge.loaders.stream import Stream, StreamError
 from dpnn_bridge.objects import LuaStorage, element_dtype
 
 _TOKEN = re.compile(rb"\s*(\S+)")
@@ -22,7 +22,7 @@ _LONGEST_TOKEN = 4096
 _INTEGER = re.compile(rb"[+-]?\d{1,19}")
 
 
-class AsciiStream:
+class AsciiStream(Stream):
     """ASCII mode. The text is in memory while the structure is read; the elements of storages are parsed when used."""
 
     #: bytes that a pair of a table takes at least: an empty string as key, nil as value
@@ -36,7 +36,6 @@ class AsciiStream:
 
     @property
     def remaining(self) -> int:
-        """Bytes from here to the end."""
         return self.size - self.position
 
     def _token(self) -> bytes:
@@ -117,23 +116,12 @@ class AsciiStream:
         """Read a long that counts things of at least ``least`` bytes each in binary mode, half of that here."""
         return self.check_count(self.long(), least // 2)
 
-    def check_count(self, count: int, least: int) -> int:
-        """Return ``count``, when as many things of at least ``least`` bytes can follow."""
-        if not 0 <= count * least <= self.remaining:
-            raise StreamError(
-                f"truncated or damaged: {count} entries announced, but only {self.remaining} bytes are left"
-            )
-        return count
-
     def storage(self, class_name: str) -> LuaStorage:
         """Read a count, and return that many elements, which stay in the source until they are used."""
         dtype = element_dtype(class_name)
         assert dtype is not None
         count = self.long()
-        if not 0 <= count <= self.remaining:
-            raise StreamError(
-                f"truncated or damaged: {class_name} of {count} elements, but only {self.remaining} bytes are left"
-            )
+        self.check_size(count, f"{class_name} of {count} elements")
         source, start = self.source, self.position
         if dtype.itemsize == 1:
             self.bytes(count)

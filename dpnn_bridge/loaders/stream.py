@@ -26,7 +26,26 @@ class LimitError(StreamError):
     """A stream exceeds a limit of the caller."""
 
 
-class BinaryStream:
+class Stream:
+    """Checks of sizes that a file announces, for binary and ASCII mode."""
+
+    @property
+    def remaining(self) -> int:
+        """Bytes from here to the end."""
+        raise NotImplementedError
+
+    def check_size(self, size: int, what: str) -> None:
+        """Raise an error if fewer than ``size`` bytes are left for ``what``."""
+        if not 0 <= size <= self.remaining:
+            raise StreamError(f"truncated or damaged: {what}, but only {self.remaining} bytes are left")
+
+    def check_count(self, count: int, least: int) -> int:
+        """Return ``count`` if as many values of at least ``least`` bytes can follow."""
+        self.check_size(count * least, f"{count} entries announced")
+        return count
+
+
+class BinaryStream(Stream):
     """Binary mode, seen through a window that moves over the source.
 
     Args:
@@ -55,7 +74,6 @@ class BinaryStream:
 
     @property
     def remaining(self) -> int:
-        """Bytes from here to the end."""
         return self.size - self.base - self.at
 
     def refill(self, count: int) -> None:
@@ -142,14 +160,6 @@ class BinaryStream:
         """Read a long that counts things of at least ``least`` bytes each."""
         return self.check_count(self.long(), least)
 
-    def check_count(self, count: int, least: int) -> int:
-        """Return ``count``, when as many things of at least ``least`` bytes can follow."""
-        if not 0 <= count * least <= self.remaining:
-            raise StreamError(
-                f"truncated or damaged: {count} entries announced, but only {self.remaining} bytes are left"
-            )
-        return count
-
     def storage(self, class_name: str) -> LuaStorage:
         """Read a count, and return that many elements, which stay in the source until they are used."""
         dtype = element_dtype(class_name)
@@ -157,10 +167,7 @@ class BinaryStream:
         item = np.dtype(f"i{self.long_size}") if dtype == np.int64 and "Long" in class_name else dtype
         item = item.newbyteorder(self.order)
         count = self.long()
-        if not 0 <= count * item.itemsize <= self.remaining:
-            raise StreamError(
-                f"truncated or damaged: {class_name} of {count} elements, but only {self.remaining} bytes are left"
-            )
+        self.check_size(count * item.itemsize, f"{class_name} of {count} elements")
         start, stop = self.at, self.at + count * item.itemsize
         self.at = stop
         if stop - start <= _SMALL and stop <= self.filled:

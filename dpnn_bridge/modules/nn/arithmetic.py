@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, fx, nn
@@ -147,6 +147,15 @@ class CDivTable(nn.Module):
         constants = {"gradInput": empty_table}
 
 
+def _chosen(input: list[Tensor], replaces: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Return the elements of the first tensor, replaced by those of later tensors for which ``replaces`` is true."""
+    output = input[0]
+    for other in input[1:]:
+        other = shaped_like(output, other)
+        output = torch.where(replaces(other, output), other, output)
+    return output
+
+
 @lua_class("nn.CMaxTable")
 class CMaxTable(nn.Module):
     """The element-wise maximum of a list of tensors; equal values send their gradient to the first.
@@ -163,11 +172,7 @@ class CMaxTable(nn.Module):
     """
 
     def forward(self, input: list[Tensor]) -> Tensor:
-        output = input[0]
-        for other in input[1:]:
-            other = shaped_like(output, other)
-            output = torch.where(other > output, other, output)
-        return output
+        return _chosen(input, torch.gt)
 
     class Lua(LuaClass):
         scratch = ("maxIdx", "mask", "maxVals", "gradMaxVals", "maskByteTensor")
@@ -190,11 +195,7 @@ class CMinTable(nn.Module):
     """
 
     def forward(self, input: list[Tensor]) -> Tensor:
-        output = input[0]
-        for other in input[1:]:
-            other = shaped_like(output, other)
-            output = torch.where(other < output, other, output)
-        return output
+        return _chosen(input, torch.lt)
 
     class Lua(LuaClass):
         scratch = ("minIdx", "mask", "minVals", "gradMaxVals", "maskByteTensor")
