@@ -124,9 +124,13 @@ def _chosen(options: dict[str, Any]) -> dict[str, Any]:
     type=FileType(),
     help="Append one line of JSON per file: checksums, verdict, seconds. dpnn-verify FILE.jsonl verifies the outputs.",
 )
-@click.option("--force", is_flag=True, help="Replace existing outputs.")
+@click.option("--force", is_flag=True, help="Replace existing outputs and model cards.")
 @sha256_option
-@click.option("--report", type=click.Path(path_type=Path), help="Write mappings as JSON, or a port as .json or .html.")
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path),
+    help="Write mappings as JSON, or a port as .json or .html. Replaces the file.",
+)
 @click.option(
     "--card",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -257,9 +261,9 @@ class _Request:
         if self.out_dir is None:
             written = index_of(self.files[1]) if self.sharded else self.files[1]
             check_distinct(None if written == "-" else place_of(written), self.card, self.report)
-        for page in (self.card, self.report):
+        for page, replaced in ((self.card, self.force), (self.report, True)):  # people complete a card by hand
             if page is not None:
-                check_output(page, True)
+                check_output(page, replaced)
 
     def _load(self, progress: Callable[[str], None]) -> Any:
         """Import PyTorch and parse the options that need it. Refuse options that a format does not accept."""

@@ -46,6 +46,18 @@ def test_a_card_states_provenance_and_what_was_verified(tmp_path: Path, monkeypa
     assert 'torch.load("lenet.pt", weights_only=True)' in card
 
 
+def test_a_card_that_was_completed_by_hand_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = tmp_path / "README.md"
+    card.write_text("license: mit")
+    words = "model.t7 lenet.pt --card README.md"
+    refused = converted(tmp_path, monkeypatch, words)
+    assert refused.exit_code == 6, refused.output
+    assert card.read_text() == "license: mit"
+    assert not (tmp_path / "lenet.pt").exists()
+    assert converted(tmp_path, monkeypatch, f"{words} --force").exit_code == 0
+    assert card.read_text(encoding="utf-8").startswith("---\nlibrary_name")
+
+
 @pytest.mark.parametrize(
     ("words", "code"),
     [
