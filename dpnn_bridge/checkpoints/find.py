@@ -173,7 +173,7 @@ def _rank(path: tuple[Any, ...]) -> tuple[int, ...]:
     return tuple(next((i for i, names in enumerate(PREFERRED) if p in names), len(PREFERRED)) for p in path)
 
 
-class Selected(NamedTuple):
+class Selection(NamedTuple):
     """The module that a file is about.
 
     Attributes:
@@ -194,7 +194,7 @@ def select(
     *,
     together: bool = False,
     knows: Callable[[str], bool] | None = None,
-) -> Selected:
+) -> Selection:
     """Return the module at ``key``, or the one the file is about.
 
     Args:
@@ -216,7 +216,7 @@ def select(
             close = difflib.get_close_matches(key, [c.key for c in found], n=1)
             hint = f" Did you mean {close[0]}?" if close else ""
             raise ModelNotFoundError(f"{source}: {what} at key {key!r}.{hint} {_listing(found)}")
-        return Selected(value, key, [])
+        return Selection(value, key, [])
     found = candidates(root, lambda obj: _is_registered(obj) or (knows is not None and knows(obj.class_name)))
     models = [c for c in found if not c.is_criterion] or found
     if not models:
@@ -227,9 +227,9 @@ def select(
             raise ModelNotFoundError(
                 f"{source}: the file holds several modules; choose one with key=. {_listing(found)}"
             )
-        return Selected(_several(root, equal), "", models[len(equal) :])
+        return Selection(_several(root, equal), "", models[len(equal) :])
     first, *others = models
-    return Selected(first.obj, first.key, [c for c in others if not c.is_criterion])
+    return Selection(first.obj, first.key, [c for c in others if not c.is_criterion])
 
 
 def _several(root: Any, found: list[Candidate]) -> LuaObject:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dpnn_bridge.base.storage import storage_id
 from dpnn_bridge.conversion.lua_values import numpy_dtype
-from dpnn_bridge.legacy.lua_graph import Described, LuaGraph, add_constants
+from dpnn_bridge.legacy.lua_graph import LuaDescription, LuaGraph, add_constants
 from dpnn_bridge.legacy.values import whole_storage
 from dpnn_bridge.legacy.viewed import Viewed
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTensor, tensor_class
@@ -39,19 +39,19 @@ class Encoder(LuaGraph):
         self.foreign: dict[int, Any] = {}
         self._storages: dict[tuple[int, torch.dtype], LuaStorage] = {}
 
-    def describe(self, value: Any) -> Described | None:
+    def describe(self, value: Any) -> LuaDescription | None:
         if "_typename" in getattr(value, "__dict__", ()):
             state = value.__dict__
-            return Described(state["_typename"], "", {}, state["_version_number"], state["_header"], state["_obj"])
+            return LuaDescription(state["_typename"], "", {}, state["_version_number"], state["_header"], state["_obj"])
         if not isinstance(value, Viewed):
             return None
         own = is_foreign(value) or value._own_module() is not None
         name = FOREIGN + type(value).__name__ if own else value._lua_class
         fields = {k: v for k, v in value.__dict__.items() if k not in ("_version", "_header")}
         version = value.__dict__.get("_version", 1)
-        return Described(name, value._kind, fields, version, value.__dict__.get("_header", ()))
+        return LuaDescription(name, value._kind, fields, version, value.__dict__.get("_header", ()))
 
-    def complete(self, value: Any, found: Described, obj: LuaObject) -> None:
+    def complete(self, value: Any, found: LuaDescription, obj: LuaObject) -> None:
         if not isinstance(value, Viewed):
             return
         self.pairs.append((value, obj))

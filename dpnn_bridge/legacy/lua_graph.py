@@ -12,7 +12,7 @@ from dpnn_bridge.legacy.fields import size_storage
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 
 
-class Described(NamedTuple):
+class LuaDescription(NamedTuple):
     """The Lua description of an object of ``torch.legacy``.
 
     Attributes:
@@ -52,7 +52,7 @@ class LuaGraph:
         self._alive: list[Any] = []
         self._waiting: list[Callable[[], None]] = []
 
-    def describe(self, value: Any) -> Described | None:
+    def describe(self, value: Any) -> LuaDescription | None:
         """Return the Lua object of an object; None for other values."""
         raise NotImplementedError
 
@@ -60,7 +60,7 @@ class LuaGraph:
         """Return the Lua tensor or storage of a value; None for other values."""
         return value if isinstance(value, (LuaTensor, LuaStorage)) else None
 
-    def complete(self, value: Any, found: Described, obj: LuaObject) -> None:
+    def complete(self, value: Any, found: LuaDescription, obj: LuaObject) -> None:
         """Complete the Lua object of an object, whose fields are set."""
 
     def value(self, value: Any) -> Any:
@@ -104,7 +104,7 @@ class LuaGraph:
         self._waiting.append(fill)
         return table
 
-    def _object(self, value: Any, found: Described) -> LuaObject:
+    def _object(self, value: Any, found: LuaDescription) -> LuaObject:
         obj = LuaObject(found.class_name, version=found.version, header=tuple(map(self._begun, found.header)))
         self._done[id(value)] = obj
 

@@ -19,7 +19,7 @@ from typing import Any
 from dpnn_bridge.base.contiguous import last_offset
 from dpnn_bridge.base.display import printable, shortened
 from dpnn_bridge.errors import NotT7Error, T7FormatError
-from dpnn_bridge.legacy.lua_graph import Described, LuaGraph, add_constants
+from dpnn_bridge.legacy.lua_graph import LuaDescription, LuaGraph, add_constants
 from dpnn_bridge.loaders.encoding import Encoding
 from dpnn_bridge.loaders.hash_flood import SAFE
 from dpnn_bridge.loaders.origin import LocalFile
@@ -375,13 +375,13 @@ def _named(value: Any) -> str:
 class _Graph(LuaGraph):
     """Converts the content of a pickle to Lua objects."""
 
-    def describe(self, value: Any) -> Described | None:
+    def describe(self, value: Any) -> LuaDescription | None:
         if not isinstance(value, InertObject):
             return None
         state = {k: v for k, v in value.__dict__.items() if k != "_backend"}
         if isinstance(state.get("_type"), str):
             state["_type"] = state["_type"].replace("torch.cuda.", "torch.")
-        return Described(f"nn.{type(value).kind}", type(value).kind, state)
+        return LuaDescription(f"nn.{type(value).kind}", type(value).kind, state)
 
-    def complete(self, value: Any, found: Described, obj: LuaObject) -> None:
+    def complete(self, value: Any, found: LuaDescription, obj: LuaObject) -> None:
         add_constants(obj)

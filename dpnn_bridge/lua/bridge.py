@@ -15,7 +15,7 @@ from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.loaders import loads
 from dpnn_bridge.loaders.t7_writer import dumps
 from dpnn_bridge.lua import values
-from dpnn_bridge.lua.converted import Converted
+from dpnn_bridge.lua.converted import ConvertedModules
 from dpnn_bridge.lua.environment import folders, in_package, read_source
 from dpnn_bridge.lua.messages import explained
 from dpnn_bridge.lua.module import LuaCriterion, LuaModule
@@ -77,7 +77,7 @@ class LuaBridge:
     def _start(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._ran: set[str] = set()  # names of the code that was run
-        runtime.register_builtins(Converted(runtime).entries())
+        runtime.register_builtins(ConvertedModules(runtime).entries())
 
     @classmethod
     def from_runtime(cls, runtime: Runtime) -> LuaBridge:

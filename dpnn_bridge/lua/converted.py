@@ -32,8 +32,8 @@ def registered(name: str) -> tuple[str | None, int]:
     return "container" if mapping is not None and mapping.container else "module", version
 
 
-class Converted:
-    """The functions that Lua calls as ``py.converted_*``."""
+class ConvertedModules:
+    """Converted modules for Lua, which calls these functions as ``py.converted_*``."""
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime

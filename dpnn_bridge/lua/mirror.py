@@ -19,8 +19,8 @@ from dpnn_bridge.base.exclusive import Exclusive
 from dpnn_bridge.lua.tensor import Storage, Tensor, changes
 
 
-class Shared:
-    """Blocks that Python code outside has got hold of: it may move them between two calls into Lua."""
+class SharedStorages:
+    """Memory that Python code outside of the bridge holds too. It may be moved between two calls into Lua."""
 
     def __init__(self) -> None:
         self._blocks: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -29,12 +29,12 @@ class Shared:
         """Share the memory of a tensor or storage with Python code."""
         storage = x.storage if isinstance(x, Tensor) else x
         if storage is not None:
-            with Exclusive((Shared, id(self))):
+            with Exclusive((SharedStorages, id(self))):
                 self._blocks.add(storage.block)
 
     def is_stale(self) -> list[int]:
         """Return the numbers of the blocks whose address in Lua is out of date."""
-        with Exclusive((Shared, id(self))):
+        with Exclusive((SharedStorages, id(self))):
             blocks = list(self._blocks)
         return [id(block) for block in blocks if block.is_stale]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from dpnn_bridge.base.extras import missing_package
 from dpnn_bridge.errors import LuaBridgeError
-from dpnn_bridge.lua.mirror import Shared
+from dpnn_bridge.lua.mirror import SharedStorages
 from dpnn_bridge.lua.tensor import DTYPES, Storage, Tensor, TorchError
 from dpnn_bridge.lua.text import for_lua
 from dpnn_bridge.torch7.random import Generator
@@ -125,7 +125,7 @@ class LuaState:
         self.lua_type: Callable[[Any], str | None] = module.lua_type
         self._counting = False
         self._fresh_bytes = 0
-        self.shared = Shared()
+        self.shared = SharedStorages()
         self.default_type = "Double"
         self.generator = Generator()
         self.bridge = self.lua.table()

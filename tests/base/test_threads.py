@@ -274,10 +274,10 @@ def test_one_bridge_takes_calls_from_many_threads() -> None:
 
 def test_blocks_are_shared_while_another_thread_looks_for_stale_ones() -> None:
     pytest.importorskip("lupa")
-    from dpnn_bridge.lua.mirror import Shared
+    from dpnn_bridge.lua.mirror import SharedStorages
     from dpnn_bridge.lua.tensor import Storage
 
-    shared, kept = Shared(), []
+    shared, kept = SharedStorages(), []
 
     def work() -> None:
         for _ in range(300):
