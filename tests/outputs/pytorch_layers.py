@@ -35,7 +35,7 @@ BY_SHAPE: dict[tuple[int, ...], list[nn.Module]] = {
         nn.LayerNorm(4), nn.LayerNorm(4, elementwise_affine=False),
         nn.BatchNorm1d(4), nn.BatchNorm1d(4, affine=False), nn.BatchNorm1d(4, track_running_stats=False),
         *(kind(dim) for kind in (nn.Softmax, nn.LogSoftmax, nn.Softmin) for dim in (0, 1, -1, -2)),
-        nn.GroupNorm(2, 4), nn.Flatten(), nn.Unflatten(1, (2, 2)), nn.GLU(), nn.PReLU(4),
+        nn.GroupNorm(2, 4), nn.Flatten(), nn.Flatten(-2), nn.Unflatten(1, (2, 2)), nn.GLU(), nn.PReLU(4),
         parametrizations.weight_norm(nn.Linear(4, 3)), parametrizations.weight_norm(nn.Linear(4, 3), dim=1),
         parametrizations.spectral_norm(nn.Linear(4, 3)), parametrizations.orthogonal(nn.Linear(4, 4)),
     ],
@@ -119,6 +119,7 @@ LAYERS = [(layer, shape) for shape, layers in BY_SHAPE.items() for layer in laye
 #: layers that are right once an example says how many dimensions there are
 WITH_EXAMPLE: list[tuple[nn.Module, tuple[int, ...], str]] = [
     (nn.Linear(7, 3), SEQUENCE, "nn.Bottle"),
+    (nn.LayerNorm(4), ROW, "nn.Sequential"),
     (nn.BatchNorm1d(4), SEQUENCE, "nn.Sequential"),
     (nn.SyncBatchNorm(4).eval(), IMAGE, "nn.SpatialBatchNormalization"),
     (nn.Softmax(1), MATRIX, "nn.SoftMax"),

@@ -25,7 +25,7 @@ def _divided_by_root_mean_square(parts: Parts, size: int, eps: float) -> LuaObje
 
 def _rows_of(parts: Parts, shape: tuple[int, ...], layers: list[LuaObject]) -> LuaObject:
     """Apply layers of matrices to the last dimensions of any tensor."""
-    if len(shape) == 1:
+    if len(shape) == 1 and dimensions(parts.module, parts.ctx) != 1:
         return parts.bottled(parts.chain(*layers))
     return parts.shaped_as_input(parts.view(-1, product(shape)), *layers)
 

@@ -42,7 +42,8 @@ def flatten(module: nn.Flatten, ctx: LuaContext) -> LuaObject:
         return parts.chain(parts("Contiguous"), parts.view(-1))
     if end == -1 and (start < 0 or dims is not None):
         merged = -start if start < 0 else (dims or 0) - start
-        return parts.bottled(parts("Collapse", nInputDim=1), merged + 1, 2) if merged > 1 else parts.identity()
+        flat = parts.chain(parts("Contiguous"), parts.view(-1, sample=merged))  # or of the whole input
+        return parts.bottled(flat, merged + 1, 2) if merged > 1 else parts.identity()
     known = f"from a negative start_dim to the end; {EXAMPLE}" if end == -1 else "to the end, end_dim=-1"
     return refuse(module, f"start_dim={module.start_dim}, end_dim={module.end_dim} here", f"Flatten(), or one {known}")
 
