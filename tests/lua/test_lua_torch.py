@@ -35,6 +35,8 @@ def _run(code: str, *args: object) -> object:
         ("torch.dot(T(2), T(3))", "inconsistent tensor size"),
         ("torch.cross(T(2, 3), T(3, 2))", "inconsistent tensor size"),
         ("torch.cross(T(2, 2), T(2, 2), 1)", "does not have size 3"),
+        ("torch.gesv(T(2, 1), T(2, 3))", r"A should be square, got \[2 x 3\]"),
+        ("torch.trtrs(T(3, 1), T(3, 2))", r"A should be square, got \[3 x 2\]"),
         ("torch.diag(T(2, 2, 2))", "matrix or a vector expected"),
         ("torch.cat({})", "invalid arguments"),
         ("torch.cat(T(), T(), 0)", "invalid dimension 0"),

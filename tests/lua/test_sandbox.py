@@ -760,3 +760,18 @@ def test_the_commands_run_lua_in_a_sandbox(tmp_path: Path) -> None:
     command = [*run, "convert", tmp_path / "m.t7", tmp_path / "m.pt", "--lua", layers, "--sandbox"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, marker.exists(), (tmp_path / "m.pt").exists()) == (0, False, True), done.stderr
+
+
+@pytest.mark.parametrize("replacement", ["nil", "function() error('mine') end"])
+def test_a_value_has_its_lua_type_where_a_script_replaced_torch_type(replacement: str) -> None:
+    with contextlib.closing(LuaBridge(sandbox=True)) as bridge:
+        value = bridge.execute(f"torch.type = {replacement}; return print")
+        assert isinstance(value, RemoteValue)
+        assert (value.kind, value.type_name) == ("function", "function")
+        assert bridge.execute("return 1") == 1
+
+
+def test_classes_of_the_sandbox_are_known(shared: LuaBridge) -> None:
+    shared.execute("require 'nn'; torch.class('nn.OfTheSandbox', 'nn.Module')")
+    assert shared.has_class("nn.OfTheSandbox")
+    assert not shared.has_class("nn.OfNobody")

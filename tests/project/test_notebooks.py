@@ -48,6 +48,7 @@ def test_every_result_is_small_html_without_scripts(results: dict[str, Any]) -> 
     assert "<details" in shown["graph"]
     assert "5×5" in shown["graph"]
     assert "convolution" in shown["graph"]
+    assert "recurrent" not in shown["graph"]  # the legend names the kinds of layers that there are
     assert "169,506" in shown["summary"]
 
 
