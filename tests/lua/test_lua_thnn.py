@@ -220,6 +220,8 @@ def test_index_linear_divides_by_the_largest_value_so_far() -> None:
         ("LookupTable_accGradParameters(i {4}, t(1, 2), t(3, 2), i(), nil, nil, false, 0, 1)", "1 <= input < 4"),
         ("LookupTable_accGradParameters(i {1}, t(1, 3), t(3, 2):t(), i(), nil, nil, false, 0, 1)", "be contiguous"),
         ("LookupTable_renorm(i {1}, t(3, 2), 1, 0)", "non-positive-norm not supported"),
+        ("BCECriterion_updateOutput(t {1.5}, t {1}, t(1), true)", "between 0~1, but got 1.500000"),
+        ("BCECriterion_updateOutput(t {0, -1}, t {1, 1}, t(1), true, t {1, 1})", "between 0~1, but got -1.000000"),
         ("SparseLinear_updateOutput(t(1, 2), t(1, 3), t(3, 4), t(3))", "must be in coo format, nnz x 3"),
         ("SparseLinear_updateOutput(t {{1, 5, 1}}, t(1, 3), t(3, 4), t(3))", "index out of bound"),
         ("SparseLinear_legacyUpdateOutput(t(1, 3), t(), t(3, 4), t(3))", "must be batchsize x nnz x 2"),

@@ -68,6 +68,10 @@ _pointwise(
 @kernel("BCECriterion_updateOutput")
 def bce(input: Tensor, target: Tensor, output: Tensor, average: bool, weights: Tensor | None = None) -> None:
     x, t = _pair(input, target)
+    beyond = x[~((x >= 0) & (x <= 1))]
+    if beyond.numel():
+        value = beyond[0].item()
+        raise TorchError(f"Assertion `x >= 0. && x <= 1.' failed. input value should be between 0~1, but got {value:f}")
     loss = torch.log(x + _BCE_EPSILON) * t + torch.log(1 - x + _BCE_EPSILON) * (1 - t)
     total = -(loss if weights is None else loss * weights.t.reshape(x.shape)).sum()
     _set(output, total / input.numel if average else total)

@@ -195,6 +195,7 @@ return function(rows, columns, q, iq, t, it)
    local sum = 0
    for j = 0, columns - 1 do
       local x, y = at(q, iq + j), at(t, it + j)
+      if not (x >= 0 and x <= 1) then return nil end  -- which Python refuses
       sum = R(sum - (C.log(x + 1e-12) * y + C.log(1 - x + 1e-12) * (1 - y)))
    end
    return sum
@@ -208,6 +209,7 @@ function kernels.BCECriterion_updateOutput(n, input, target, output, average, we
       return false
    end
    local total = cross_entropy(X.ty, 1, X.count, X.block.data, X.offset, T.block.data, T.offset)
+   if not total then return false end
    P.block.data[P.offset] = average and total / X.count or total
    return true
 end
