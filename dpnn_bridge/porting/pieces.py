@@ -176,7 +176,9 @@ def interleaved(event: Event, source: Source, views: Iterable[tuple[int, int]]) 
         views: sizes (groups, outputs of each) that the target views its outputs as.
     """
     form = event.linear_form
-    for groups, width in views if form is not None else ():
+    if form is None:
+        return
+    for groups, width in views:
         whole = list(_whole(source, event.rows_in(form), form))
         for count in (n for n in range(2, _PARTS + 1) if width % n == 0):
             fitting = [p for p in whole if p.size * count == _outputs(form)]
@@ -190,9 +192,8 @@ def _assigned(
     """Return the assignment of pieces, one after the other in each of several groups of outputs."""
 
     def arranged(values: list[Tensor], dim: int) -> Tensor:
-        return torch.cat(
-            [part for parts in zip(*(v.chunk(groups, dim) for v in values), strict=True) for part in parts], dim
-        )
+        parts = zip(*(v.chunk(groups, dim) for v in values), strict=True)
+        return torch.cat([part for group in parts for part in group], dim)
 
     def build() -> Weights:
         biases = [p.bias() for p in chosen]
