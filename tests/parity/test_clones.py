@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from formula import linear, lua, random
@@ -11,7 +12,9 @@ from dpnn_bridge.compare.differences import Tolerance
 from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.conversion import to_torch
 from dpnn_bridge.modules.nn import MapTable, WeightNorm
-from dpnn_bridge.parity.gradients import compare_gradients
+from dpnn_bridge.objects import LuaTable, LuaTensor
+from dpnn_bridge.parity.fixture import random_numbers
+from dpnn_bridge.parity.gradients import compare_gradients, memory_of
 from dpnn_bridge.training import parameters
 
 V, G = random(3, 4, seed=1), random(3, seed=2)
@@ -57,3 +60,21 @@ def test_no_other_value_is_excused(wrong: int) -> None:
     expected[wrong] = expected[wrong] + 1e-6
     found = compare_gradients(module, parameters(module)[1], expected, Tolerance())
     assert all(d.ok for d in found) == (expected[wrong].numel() == 0)
+
+
+def test_views_of_one_memory_are_known_as_one() -> None:
+    values = LuaTensor.from_numpy(np.zeros(6))
+    view = LuaTensor(values.class_name, (2,), (1,), 4, values.storage)
+    first, second, third = memory_of(LuaTable.from_list([values, view, values]))
+    assert first == third != second
+    assert memory_of(LuaTable.from_list([values, LuaTable()])) == []
+
+
+def test_numbers_of_a_seed_are_drawn_where_no_noise_is_stored() -> None:
+    module, x = to_torch(lua("nn.Dropout", p=0.5, v2=True, train=True)), torch.ones(1000)
+
+    def drawn() -> Tensor:
+        with random_numbers(module, LuaTable({"seed": 3, "after": lua("nn.Dropout", p=0.5)})):
+            return module(x)
+
+    assert torch.equal(drawn(), drawn())
