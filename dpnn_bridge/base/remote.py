@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from dpnn_bridge.base import web
 from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.base.display import shortened
 from dpnn_bridge.base.extras import missing_package
@@ -30,9 +30,6 @@ Place = Path | str
 _URL = re.compile(r"[a-z][a-z0-9+.-]*(::[a-z][a-z0-9+.-]*)*://")
 _CHUNK = 1 << 22
 _own = threading.local()
-#: seconds that a web server may be silent, or take to be reached; bytes that it must send in a second, on the average
-#: from then on
-PATIENCE, SLOWEST = 60, 1000
 
 
 def is_url(origin: Any) -> bool:
@@ -63,7 +60,7 @@ def beside(place: Place, name: str) -> Place:
 
 def without_query(url: str) -> str:
     """Return a URL without what follows the path of a web address; in a store's names ``?`` is a letter."""
-    return url.partition("?")[0] if url.startswith(("http://", "https://")) else url
+    return url.partition("?")[0] if web.is_web(url) else url
 
 
 def listed(pattern: str) -> list[Place]:
@@ -74,19 +71,30 @@ def listed(pattern: str) -> list[Place]:
         T7Error: the store cannot be asked.
     """
     place = place_of(pattern)
+    found: list[Place]
     if "*" not in pattern:
         return [place]
-    files, path = _store(os.fspath(place), _cannot_list)
     try:
-        files.invalidate_cache()
-        found = files.glob(re.sub(r"[\[?]", r"[\g<0>]", path), detail=True)
+        found = list(web.matching(pattern)) if web.is_web(pattern) else _matching(place)
+    except (T7Error, MissingPackageError):
+        raise
+    except ImportError as error:
+        raise _missing(pattern, error) from error
     except FileNotFoundError:  # the bucket
-        found = {}
+        found = []
     except Exception as error:
         raise _cannot_list(pattern, error) from error
-    names = sorted(name for name, info in found.items() if info["type"] != "directory")
-    if not names:
+    if not found:
         raise MissingFileError(f"{pattern}: no file matches")
+    return found
+
+
+def _matching(place: Place) -> list[Place]:
+    """Return the files of a store that match a pattern."""
+    files, path = _store(os.fspath(place), _cannot_list)
+    files.invalidate_cache()
+    found = files.glob(re.sub(r"[\[?]", r"[\g<0>]", path), detail=True)
+    names = sorted(name for name, info in found.items() if info["type"] != "directory")
     return [files.unstrip_protocol(name) if isinstance(place, str) else Path(name) for name in names]
 
 
@@ -109,44 +117,28 @@ def download(url: str, target: Path) -> None:
         MissingFileError: there is none.
         T7Error: it cannot be fetched, or does not end in reasonable time.
     """
-    start, written = time.monotonic(), 0
-    with _opened(url) as source, open_output(target) as file:
-        while part := _next(source, url):
-            written += file.write(part)
-            passed = time.monotonic() - start
-            if passed > PATIENCE and written < SLOWEST * passed:
-                raise T7Error(
-                    f"{url}: its server sends less than {SLOWEST:,} bytes a second; download it with another program"
-                )
+    with open_output(target) as file:
+        for part in _parts(url):
+            file.write(part)
 
 
-def _opened(url: str) -> Any:
-    """Return a file of a URL, open for reading bytes."""
+def _parts(url: str) -> Iterator[bytes]:
+    """Yield the content of a file in parts."""
     try:
+        if web.is_web(url):
+            yield from web.parts(url)
+            return
         import fsspec
 
-        if not url.startswith(("http://", "https://")):
-            return fsspec.open(url, "rb").open()  # type: ignore[union-attr]
-        from aiohttp import ClientTimeout
-
-        client = {
-            "timeout": ClientTimeout(total=None, sock_connect=PATIENCE, sock_read=PATIENCE),
-            "auto_decompress": False,
-            "headers": {"Accept-Encoding": "identity"},
-        }
-        files, path = fsspec.core.url_to_fs(url, client_kwargs=client)
-        return files.open(path, "rb", block_size=0, size=1)  # one request, read to its end: no size is asked for
+        with fsspec.open(url, "rb").open() as source:  # type: ignore[union-attr]
+            while part := source.read(_CHUNK):
+                yield part
+    except T7Error:
+        raise
     except ImportError as error:
         raise _missing(url, error) from error
     except FileNotFoundError as error:
         raise MissingFileError(f"{url}: file not found") from error
-    except Exception as error:
-        raise _cannot_fetch(url, error) from error
-
-
-def _next(source: Any, url: str) -> bytes:
-    try:
-        return source.read(_CHUNK)
     except Exception as error:
         raise _cannot_fetch(url, error) from error
 

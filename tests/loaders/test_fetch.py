@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import tempfile
 import threading
 import time
@@ -17,13 +18,14 @@ from click.testing import CliRunner
 from samples import SAMPLES
 
 import dpnn_bridge
-from dpnn_bridge.base import remote
+from dpnn_bridge.base import remote, web
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.errors import T7Error, T7LimitError
 
 pytest.importorskip("aiohttp", reason="optional extra is not installed")
 
 MODEL = (SAMPLES / "torch-demos__mnist_convnet" / "model.t7").read_bytes()
+CHUNKED = b"200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 BOMB = gzip.compress(bytes(70 << 20), 1)
 
 
@@ -37,7 +39,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         with suppress(OSError):
-            ANSWERS[self.path.strip("/").partition(".")[0]](self)
+            ANSWERS[re.split("[./]", self.path.strip("/"))[0]](self)
         self.close_connection = True
 
     def head(self, status: int = 200, **headers: Any) -> None:
@@ -55,6 +57,13 @@ class Handler(BaseHTTPRequestHandler):
         for byte in MODEL:
             self.wfile.write(bytes([byte]))
             time.sleep(0.05)
+
+    def slowly(self, start: bytes, endless: bytes, pause: float = 0.05) -> None:
+        """Send what is no content, without an end."""
+        self.wfile.write(b"HTTP/1.1 " + start)
+        while True:
+            self.wfile.write(endless)
+            time.sleep(pause)
 
     def headers_without_end(self) -> None:
         self.send_response(200)
@@ -80,6 +89,10 @@ ANSWERS: dict[str, Callable[[Handler], object]] = {
     "silent": lambda h: time.sleep(5),
     "drips": Handler.drip,
     "headers": Handler.headers_without_end,
+    "header-drips": lambda h: h.slowly(b"200 OK\r\nX: ", b"y"),
+    "continues": lambda h: h.slowly(b"100 Continue\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "chunk-size-drips": lambda h: h.slowly(CHUNKED, b"0"),
+    "chunk-extension": lambda h: h.slowly(CHUNKED + b"5;", b"a=b;" * 10_000, 0),
 }
 
 
@@ -97,6 +110,8 @@ def test_what_a_server_sends_is_read(name: str, server: str) -> None:
     assert sum(p.numel() for p in dpnn_bridge.load(f"{server}/{name}.t7").parameters()) == 169_506
 
 
+TIMEOUT = "cannot be fetched: .*Timeout"
+SLOW = (TIMEOUT, "sends less than")
 BAD = {
     "missing": "file not found",
     "fails": "cannot be fetched: ClientResponseError: 500",
@@ -109,15 +124,19 @@ BAD = {
     "garbage": "cannot be fetched",
     "page": "an HTML or XML page",
     "bomb": "decompresses to more than",
-    "silent": "cannot be fetched: .*Timeout",
+    "silent": TIMEOUT,
     "drips": "sends less than",
+    "header-drips": TIMEOUT,
+    "continues": TIMEOUT,
+    "chunk-size-drips": TIMEOUT,
+    "chunk-extension": TIMEOUT,
     "headers": "cannot be fetched",
 }
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_a_hostile_server_is_one_error(name: str, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "PATIENCE", 1 if name in ("silent", "drips") else 20)
+    monkeypatch.setattr(web, "PATIENCE", 1 if BAD[name] in SLOW else 20)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     url = f"{server}/{name}.t7"
     start = time.monotonic()
@@ -136,3 +155,54 @@ def test_a_server_that_fails_is_one_line_of_the_command(server: str, tmp_path: P
     assert done.stderr.startswith(f"error: {server}/breaks-off.t7: cannot be fetched: ")
     assert len(done.stderr.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+PAGE = """<a href="a.t7">a</a> <A class="x" HREF='b.t7'>b</A> <a href="sub/">sub</a> <a href="../">up</a>
+<a href="/c.t7">c</a> <a href="http://elsewhere.invalid/d.t7">d</a> <a href="e.t7?of=d">e</a> <a href="../g.t7">g</a>
+<a href="text.txt">h</a>"""
+PAGES: dict[str, Callable[[Handler], object]] = {
+    "list": lambda h: h.body(PAGE.encode() if h.path == "/list/" else b'<a href="f.t7">f</a>'),
+    "spaces": lambda h: h.body(b"<a" + b" " * 100_000),
+    "slashes": lambda h: h.body(b'<a href="' + b"/" * 100_000 + b'">'),
+    "endless-page": lambda h: (h.head(), h.slowly(b"", b"x" * 100_000, 0)),
+    "deep": lambda h: h.body(b'<a href="a/">a</a><a href="b/">b</a>'),
+    "not-there": ANSWERS["missing"],
+    "not-now": ANSWERS["fails"],
+    "no-answer": ANSWERS["header-drips"],
+}
+
+
+@pytest.fixture
+def pages(server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    for name, answer in PAGES.items():
+        monkeypatch.setitem(ANSWERS, name, answer)
+    return server
+
+
+def test_files_that_a_page_links_are_listed(pages: str) -> None:
+    """Below the folder of the pattern only."""
+    assert remote.listed(f"{pages}/list/*.t7") == [f"{pages}/list/a.t7", f"{pages}/list/b.t7"]
+    assert remote.listed(f"{pages}/list/*/*.t7") == [f"{pages}/list/sub/f.t7"]
+    assert [str(u)[-6:] for u in remote.listed(f"{pages}/list/**/*.t7")] == ["t/a.t7", "t/b.t7", "b/f.t7"]
+
+
+LISTINGS = {
+    "spaces": "no file matches",
+    "slashes": "no file matches",
+    "endless-page": "lists more than",
+    "deep": "lists more than",
+    "not-there": "no file matches",
+    "not-now": "its files cannot be listed: ClientResponseError: 500",
+    "no-answer": "its files cannot be listed: .*Timeout",
+}
+
+
+@pytest.mark.parametrize("name", LISTINGS)
+def test_a_hostile_page_is_one_error(name: str, pages: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "PATIENCE", 1 if name == "no-answer" else 20)
+    monkeypatch.setattr(web, "MOST_PAGES", 50)
+    start = time.monotonic()
+    with pytest.raises(T7Error, match=LISTINGS[name]) as caught:
+        remote.listed(f"{pages}/{name}/**/*.t7")
+    assert time.monotonic() - start < 20
+    assert len(str(caught.value)) < 1000

@@ -1,0 +1,123 @@
+"""Read from web servers. Each request takes bounded time and memory, whatever the server sends."""
+
+from __future__ import annotations
+
+import html
+import re
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+from urllib.parse import urljoin
+
+from dpnn_bridge.errors import T7Error, T7LimitError
+
+#: seconds that a server may take to answer, and between two parts of its answer; bytes that it must send per second, on
+#: average, after that time
+PATIENCE, SLOWEST = 60, 1000
+_CHUNK = 1 << 22
+#: limits of pages that list files: number, bytes and seconds of all that one pattern reads, and characters of a link
+MOST_PAGES, LARGEST_PAGES, LONGEST_LISTING, LONGEST_LINK = 1000, 1 << 24, 600, 2000
+_LINK = re.compile(r"""\bhref=(?:"([^"]*)"|'([^']*)')""", re.IGNORECASE)
+
+
+def is_web(url: str) -> bool:
+    """Return whether a URL is the address of a web server."""
+    return url.startswith(("http://", "https://"))
+
+
+def parts(url: str) -> Iterator[bytes]:
+    """Yield the content of a URL in parts as the server sends them, without decompression.
+
+    Raises:
+        T7Error: The server is too slow.
+        Exception: Any other error of fsspec and aiohttp.
+    """
+    from fsspec.asyn import sync
+    from fsspec.core import url_to_fs
+
+    client = {"auto_decompress": False, "headers": {"Accept-Encoding": "identity"}, "timeout": _client_timeout()}
+    files, path = url_to_fs(url, client_kwargs=client)
+    call: Callable[..., Any] = partial(sync, files.loop, timeout=PATIENCE)  # also ends what aiohttp's timeouts do not
+    response = call(partial(_response, files, path))
+    start, received = time.monotonic(), 0
+    try:
+        while part := call(response.content.read, _CHUNK):
+            yield part
+            received += len(part)
+            passed = time.monotonic() - start
+            if passed > PATIENCE and received < SLOWEST * passed:
+                raise T7Error(
+                    f"{url}: its server sends less than {SLOWEST:,} bytes a second; download it with another program"
+                )
+    finally:
+        files.loop.call_soon_threadsafe(response.close)
+
+
+def _client_timeout() -> Any:
+    from aiohttp import ClientTimeout
+
+    return ClientTimeout(total=None, sock_connect=PATIENCE, sock_read=PATIENCE)
+
+
+async def _response(files: Any, path: str) -> Any:
+    session = await files.set_session()
+    response = await session.get(files.encode_url(path))
+    if response.status == 404:
+        response.close()
+        raise FileNotFoundError(path)
+    response.raise_for_status()
+    return response
+
+
+def matching(pattern: str) -> list[str]:
+    """Return the files whose URLs match a pattern, as the pages of the server link them, in ``href="…"``.
+
+    ``*`` matches any name, ``**`` any folders.
+
+    Raises:
+        T7LimitError: The pages are too large, too many or too slow.
+        Exception: As of :func:`parts`.
+    """
+    base = pattern.partition("*")[0].rpartition("/")[0] + "/"
+    matches = re.compile("".join(_REGULAR.get(part) or re.escape(part) for part in re.split(r"(\*\*/?|\*)", pattern)))
+    deepest = None if "**" in pattern else pattern.count("/")
+    pages = _Pages(pattern)
+    found, folders, seen = [], [base], {base}
+    while folders:
+        for url in pages.links(folders.pop()):
+            if not url.startswith(base) or url in seen:
+                continue
+            seen.add(url)
+            if url.endswith("/"):
+                folders += [url] if deepest is None or url.count("/") <= deepest else []
+            elif matches.fullmatch(url):
+                found.append(url)
+    return sorted(found)
+
+
+#: parts of a pattern -> regular expressions
+_REGULAR = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*"}
+
+
+class _Pages:
+    """The pages that one pattern reads, within limits for all of them together."""
+
+    def __init__(self, pattern: str) -> None:
+        self._pattern = pattern
+        self._read, self._bytes, self._end = 0, 0, time.monotonic() + LONGEST_LISTING
+
+    def links(self, url: str) -> list[str]:
+        """Return the links of a page as URLs."""
+        self._read += 1
+        page = bytearray()
+        for part in parts(url):
+            page += part
+            self._bytes += len(part)
+            if self._read > MOST_PAGES or self._bytes > LARGEST_PAGES or time.monotonic() > self._end:
+                raise T7LimitError(
+                    f"{self._pattern}: its server lists more than {MOST_PAGES:,} folders, more than {LARGEST_PAGES:,} "
+                    f"bytes, or longer than {LONGEST_LISTING} seconds; name the files"
+                )
+        links = (html.unescape(a or b) for a, b in _LINK.findall(page.decode(errors="ignore")))
+        return [urljoin(url, link.partition("#")[0]) for link in links if "?" not in link and len(link) < LONGEST_LINK]
