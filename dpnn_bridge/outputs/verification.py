@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from zipfile import ZIP_STORED, BadZipFile
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.base.boundary import as_ours
+from dpnn_bridge.base.folders import temporary_folder
 from dpnn_bridge.base.reading import open_zip
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.differences import Tolerance, compare
@@ -22,6 +25,20 @@ from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.conversion.tracing import as_traced
 from dpnn_bridge.errors import ConversionError, DpnnBridgeError, OptionError, VerificationError
 from dpnn_bridge.modules.inputs import input_options
+
+
+@contextmanager
+def utf8_name(path: Path) -> Iterator[str]:
+    """Yield a name of a file for libraries in C++, which accept UTF-8 only: its own, or that of a temporary link."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        with temporary_folder() as folder:
+            link = folder / f"link{path.suffix.encode(errors='replace').decode()}"
+            link.symlink_to(os.path.abspath(path))
+            yield os.fspath(link)
+    else:
+        yield os.fspath(path)
 
 
 def same_outputs(

@@ -24,7 +24,7 @@ from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.outputs.dynamic import Dynamic
 from dpnn_bridge.outputs.format import ExportContext, Format
 from dpnn_bridge.outputs.value_names import input_names, output_names
-from dpnn_bridge.outputs.verification import check_program, need_example, run_traceable, traceable
+from dpnn_bridge.outputs.verification import check_program, need_example, run_traceable, traceable, utf8_name
 from dpnn_bridge.outputs.written import GraphNode, Results, Written, results_of_modules, with_scopes
 
 ORIGIN = "dpnn_bridge_origin"
@@ -206,8 +206,9 @@ class Onnx(Format):
 
     def verify(self, module: nn.Module, path: Path, context: ExportContext) -> None:
         onnx, _ = _libraries()
-        onnx.checker.check_model(str(path))
-        session = _session(str(path))
+        with utf8_name(path) as name:
+            onnx.checker.check_model(name)
+            session = _session(name)
         names = [i.name for i in session.get_inputs()]
 
         def compute(example: Any) -> list[Tensor]:

@@ -17,7 +17,7 @@ from dpnn_bridge.errors import VerificationError
 from dpnn_bridge.loaders.source import FileSource
 from dpnn_bridge.outputs import container, data, pt_file, pt_writer
 from dpnn_bridge.outputs.format import ExportContext, Format
-from dpnn_bridge.outputs.verification import need_whole_zip
+from dpnn_bridge.outputs.verification import need_whole_zip, utf8_name
 
 
 def _forms(tensors: dict[str, Tensor]) -> dict[str, Any]:
@@ -82,7 +82,8 @@ class Pt(Format):
 
     def verify(self, module: nn.Module, path: Path, context: ExportContext) -> None:
         written = context.written
-        read = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with utf8_name(path) as name:
+            read = torch.load(name, map_location="cpu", weights_only=True, mmap=True)
         if any(not _same(read[name], written[name]) for name in ("graph", "constants", "metadata")):
             raise VerificationError(f"{path}: the object graph differs after reading back")
         if _forms(read["state_dict"]) != _forms(written["state_dict"]):
@@ -120,7 +121,8 @@ class Pt(Format):
         plain = data.cleaned(found, lambda array: torch.from_numpy(np.array(array)))
         pt_writer.save(plain, path)
         expected = {n: v for n, v in data.leaves(plain) if isinstance(v, Tensor)}
-        read = {n: v for n, v in data.leaves(torch.load(path, weights_only=True)) if isinstance(v, Tensor)}
+        with utf8_name(path) as name:
+            read = {n: v for n, v in data.leaves(torch.load(name, weights_only=True)) if isinstance(v, Tensor)}
         same_tensors(path, read, expected)
 
 

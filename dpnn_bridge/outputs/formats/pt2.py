@@ -20,6 +20,7 @@ from dpnn_bridge.outputs.verification import (
     need_whole_zip,
     run_traceable,
     traceable,
+    utf8_name,
 )
 from dpnn_bridge.outputs.written import GraphNode, Results, Written, results_of_modules
 
@@ -75,7 +76,8 @@ class Pt2(Format):
             raise ConversionError(f"torch.export cannot export this model: {e}") from e
 
     def verify(self, module: nn.Module, path: Path, context: ExportContext) -> None:
-        loaded = torch.export.load(path).module()
+        with utf8_name(path) as name:
+            loaded = torch.export.load(name).module()
         check_program(path, lambda example: run(loaded, example), module, context.written, "the exported program")
 
     def origin(self, path: Path) -> str | None:
@@ -86,7 +88,8 @@ class Pt2(Format):
 
     def open(self, path: Path, module: nn.Module) -> Written:
         """Return the program, and what its operations give for each module of the model."""
-        program = torch.export.load(path)
+        with utf8_name(path) as name:
+            program = torch.export.load(name)
         example = program.example_inputs[0][0] if program.example_inputs and program.example_inputs[0] else None
         loaded = program.module()
         assert isinstance(loaded, fx.GraphModule)
