@@ -39,7 +39,7 @@ def parts(url: str) -> Iterator[bytes]:
     client = {"auto_decompress": False, "headers": {"Accept-Encoding": "identity"}, "timeout": _client_timeout()}
     files, path = url_to_fs(url, client_kwargs=client)
     call: Callable[..., Any] = partial(sync, files.loop, timeout=PATIENCE)  # also ends what aiohttp's timeouts do not
-    response = call(partial(_response, files, path))
+    response: Any = call(partial(_response, files, path))
     start, received = time.monotonic(), 0
     try:
         while part := call(response.content.read, _CHUNK):

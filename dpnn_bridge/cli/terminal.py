@@ -57,33 +57,41 @@ class Command(click.Command):
         with formatter.section("Exit codes"):
             formatter.write_dl([(str(code), meaning) for code, meaning in EXIT_CODES.items()])
 
-    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # characters that the terminal's encoding lacks become escapes
                 stream.reconfigure(errors="backslashreplace")
-        with _printable_usage_errors():
-            return super().make_context(*args, **kwargs)
+        with _errors_as_lines(info_name or ""), _printable_usage_errors():  # --help and --version print here
+            return super().make_context(info_name, args, parent, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
-            ctx.with_resource(protecting(imported_files))  # ends after those of protect_inputs
-            with _printable_usage_errors():
-                return super().invoke(ctx)
-        except DpnnBridgeError as error:
-            say(f"error: {in_options(str(error))}", err=True)
-            sys.exit(error.exit_code)
-        except Terminated as end:
-            sys.exit(end.exit_code)
-        except KeyboardInterrupt:
-            say("interrupted", err=True)
-            sys.exit(INTERRUPTED)
-        except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
+        ctx.with_resource(protecting(imported_files))  # ends after those of protect_inputs
+        with _errors_as_lines(ctx.info_name or ""), _printable_usage_errors():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _errors_as_lines(name: str) -> Iterator[None]:
+    """Print an error as one line and end the program with its exit code."""
+    try:
+        yield
+    except DpnnBridgeError as error:
+        say(f"error: {in_options(str(error))}", err=True)
+        sys.exit(error.exit_code)
+    except Terminated as end:
+        sys.exit(end.exit_code)
+    except KeyboardInterrupt:
+        say("interrupted", err=True)
+        sys.exit(INTERRUPTED)
+    except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
+        raise
+    except Exception as error:
+        if os.environ.get("DPNN_TRACEBACK"):
             raise
-        except Exception as error:
-            if os.environ.get("DPNN_TRACEBACK"):
-                raise
-            say(f"error: {as_ours(error, DpnnBridgeError, ctx.info_name or 'running')}", err=True)
-            sys.exit(DpnnBridgeError.exit_code)
+        say(f"error: {as_ours(error, DpnnBridgeError, name or 'running')}", err=True)
+        sys.exit(DpnnBridgeError.exit_code)
 
 
 @contextmanager

@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import runpy
 import sys
+import traceback
 import zipfile
 from pathlib import Path
 from types import CodeType, ModuleType
 
-from dpnn_bridge.base.display import printable
+from dpnn_bridge.base.display import printable, printable_lines
 from dpnn_bridge.base.regular import read_file
 from dpnn_bridge.errors import MissingPackageError, NotT7Error
 from dpnn_bridge.legacy.installation import install
@@ -26,7 +27,8 @@ def main() -> int:
     """Run the script that the command line names.
 
     Returns:
-        The exit status: 2 when no script is named or it is missing; otherwise that of the script.
+        The exit status: 2 when no script is named or it is missing, 1 when it is no
+        Python; otherwise that of the script.
     """
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help") or arguments == ["-m"]:
@@ -48,6 +50,9 @@ def main() -> int:
     except (NotT7Error, MissingPackageError) as error:
         print(printable(str(error)), file=sys.stderr)
         return 2 if isinstance(error, NotT7Error) else error.exit_code
+    except SyntaxError as error:
+        print(printable_lines("".join(traceback.format_exception_only(error)).rstrip()), file=sys.stderr)
+        return 1
     sys.argv[:] = arguments
     sys.path[0] = str(script.resolve().parent)
     translate_imports(script.resolve() if script.is_dir() else Path(sys.path[0]))

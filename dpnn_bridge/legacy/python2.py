@@ -38,9 +38,18 @@ def compiled(data: bytes, path: str, package: bool = False) -> CodeType:
         package: Whether the file is part of a package, where Python 2 looks for a module first.
 
     Raises:
-        SyntaxError: The file is neither Python 3 nor Python 2.
+        SyntaxError: The file is neither Python 3 nor Python 2, or is nested too deeply.
         MissingPackageError: It must be translated and fissix is not installed.
     """
+    try:
+        return _compiled(data, path, package)
+    except (RecursionError, MemoryError):
+        raise SyntaxError(f"nested too deeply: {path}") from None
+    except LookupError as error:
+        raise SyntaxError(f"{error}: {path}") from None
+
+
+def _compiled(data: bytes, path: str, package: bool) -> CodeType:
     try:
         source = decode_source(data)
     except UnicodeDecodeError:

@@ -15,7 +15,17 @@ from dpnn_bridge.base.storage import storage_id
 from dpnn_bridge.porting.events import LINEAR, Event, Form, Weight, event_of
 from dpnn_bridge.porting.flow import signature, through_views
 from dpnn_bridge.porting.tape import VIEWS, Node, Recorder, Tape, leaves
-from dpnn_bridge.porting.values import DOUBLE, SINGLE, SUMS, Fingerprint, Fingerprints, Reference, Table, matching_rows
+from dpnn_bridge.porting.values import (
+    DOUBLE,
+    SINGLE,
+    SUMS,
+    Fingerprint,
+    Fingerprints,
+    Reference,
+    RowIndex,
+    Table,
+    matching_rows,
+)
 
 #: operations on all gates of a recurrent layer at once
 _GATED = frozenset(("addmm", "mm", "add", "sigmoid", "baddbmm"))
@@ -140,6 +150,7 @@ class Source:
         self.wanted: set[int] = set()
         self.captured: dict[int, Tensor] = {}
         self._by_weights: dict[Any, Layer] = {}
+        self._takers: dict[Form, dict[int, RowIndex]] = {}
         self._digests: dict[Any, Any] = {}
 
     def record(
@@ -159,6 +170,7 @@ class Source:
         self._held: dict[int, list[tuple[Event, str]]] = {}
         for layer in self.layers:
             layer.forget()
+        self._takers.clear()
         kept: list[Any] = []
 
         def run(m: nn.Module) -> Any:
@@ -281,6 +293,25 @@ class Source:
         return [
             layer for layer in self.layers if layer.learned and any(origins >> e.node.index & 1 for e in layer.events)
         ]
+
+    def takers(self, event: Event, form: Form) -> set[int]:
+        """Return the indices of all layers that may respond to an event's rows, and few others; see ``respond``."""
+        if form not in self._takers:
+            found: dict[int, list[tuple[int, Tensor]]] = {}
+            for layer in self.layers:
+                inputs = layer.inputs(form) if form in layer.forms else []
+                for width in {x.shape[1] for x in inputs}:
+                    own = [x for x in inputs if x.shape[1] == width]
+                    own += [own[0].new_zeros(1, width)] * (form[0] == "linear")
+                    found.setdefault(width, []).extend((layer.index, x) for x in own)
+            self._takers[form] = {
+                width: RowIndex([index for index, _ in pairs], [x for _, x in pairs]) for width, pairs in found.items()
+            }
+        if not self._takers[form]:
+            return set()  # the rows, which may be many, are not made
+        rows = event.rows_in(form)
+        index = self._takers[form].get(rows.shape[1])
+        return set() if index is None else index.owners(rows, SINGLE)
 
     def knows(self, fingerprint: Fingerprint) -> bool:
         """Return whether a tensor, whatever the order of its elements, is a value of the last run or a gate in one."""

@@ -163,6 +163,31 @@ def matching_rows(rows: Tensor, others: Tensor, tolerance: float = DOUBLE) -> Te
     return found if difference(rows, others[found]) <= tolerance else None
 
 
+class RowIndex:
+    """Finds the owners of rows that :func:`matching_rows` may accept, without a comparison with each owner's rows."""
+
+    def __init__(self, owners: list[int], rows: list[Tensor]) -> None:
+        self._all = set(owners)
+        self._direction = _direction(rows[0].shape[1])
+        projected = torch.cat([r.double() @ self._direction for r in rows])
+        self._projected, order = projected.sort()
+        self._owners = torch.tensor(owners).repeat_interleave(torch.tensor([len(r) for r in rows]))[order]
+
+    def owners(self, rows: Tensor, tolerance: float) -> set[int]:
+        """Return all owners whose rows may equal these within a tolerance, and few others."""
+        if not rows.numel() or not bool(rows.double().isfinite().all()):
+            return self._all
+        rows = rows.double()
+        sizes = rows.abs().amax(1)
+        row = rows[sizes.argmax()]
+        # equal rows differ by the tolerance in each element; the rest is for rounding
+        margin = sizes.max() * (2 * tolerance + 1e-14 * len(row)) * self._direction.abs().sum()
+        projected = row @ self._direction
+        first = torch.searchsorted(self._projected, projected - margin)
+        last = torch.searchsorted(self._projected, projected + margin, right=True)
+        return set(self._owners[first:last].tolist())
+
+
 def permutation(channels: Tensor, others: Tensor) -> Tensor | None:
     """Return the order in which other channels are these, both (channel, values); None where there is none or several.
 

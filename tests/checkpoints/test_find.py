@@ -170,3 +170,25 @@ def test_surroundings() -> None:
     assert kept["opt"] == {"lr": 0.1, "sizes": [3, 4]}
     assert kept["mean"].tolist() == [1, 1, 1]
     assert surroundings(NET) is None
+
+
+PATHS = {
+    "one key": lambda n: table(**{"k" * n: NET}),
+    "two keys": lambda n: table(**{"a" * 1500: table(**{"b" * (n - 1500): NET})}),
+    "a number": lambda n: table(table(**{"k" * (n - 1): NET})),
+}
+
+
+@pytest.mark.parametrize("kind", PATHS)
+def test_the_longest_path_of_a_model(kind: str) -> None:
+    (found,) = candidates(PATHS[kind](2000))
+    assert found.obj is NET
+    assert candidates(PATHS[kind](2001)) == []
+
+
+def test_the_first_path_of_a_table_counts() -> None:
+    inner = table(**{"k" * 50: NET})
+    assert candidates(table(**{"a" * 1990: inner, "b": inner})) == []
+    assert [c.path[0] for c in candidates(table(**{"b": inner, "a" * 1990: inner}))] == ["b"]
+    (found,) = candidates(table(**{"a" * 2001: NET, "b": NET}))
+    assert found.path == ("b",)

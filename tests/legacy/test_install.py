@@ -115,6 +115,23 @@ def test_strings_of_torchfile_are_text_in_python_2(folder: Path, source: str) ->
     assert ran.stdout == "Z\u00fcrich 3\n", ran.stderr
 
 
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("x = " + "(" * 5000 + ")" * 5000, "nested too deeply"),
+        ("print 1\nx = " + "(" * 5000 + ")" * 5000, "nested too deeply"),
+        ("print 1\nx = " + "-" * 50_000 + "1", "nested too deeply"),
+        ("# coding: hex\nprint 1", "'hex' is not a text encoding"),
+        ("print 1 (", "'(' was never closed"),
+    ],
+    ids=range(5),
+)
+def test_what_is_no_python_is_one_error(source: str, message: str, folder: Path) -> None:
+    (folder / "bad.py").write_text(source)
+    ran = run("bad.py", cwd=folder)
+    assert (ran.returncode, message in ran.stderr, "Traceback" in ran.stderr) == (1, True, False)
+
+
 def test_wrong_usage(folder: Path) -> None:
     assert run(cwd=folder).returncode == 2
     missing = run("nothing.py", cwd=folder)

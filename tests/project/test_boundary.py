@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import os
 import pickle
+import subprocess
+import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -91,6 +93,23 @@ def test_a_full_disk(tmp_path: Path) -> None:
     with pytest.raises(FileAccessError, match="no space left on device") as caught:
         guarded(OSError(28, "No space left on device", str(tmp_path)))
     assert caught.value.errno == 28
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize(
+    ("command", "code", "message"),
+    [
+        ("convert --help", 1, "error: dpnn-convert: no space left on device"),
+        ("lua --version", 1, "error: dpnn-lua: no space left on device"),
+        ("lua -e print(1)", 7, "dpnn-lua: cannot print: No space left on device"),
+    ],
+)
+def test_what_cannot_be_printed_is_an_error(command: str, code: int, message: str) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "dpnn_bridge", *command.split()], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert (done.returncode, done.stderr.splitlines()[0]) == (code, message)
 
 
 def test_options_that_there_are_not(tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 -- Values as th shows them: show(depth, ...) prints tables with their fields down to a depth, tensors in them by their sizes.
-local write = io.write
+local function write(...)
+   local _, reason = io.write(...)
+   if reason and reason ~= 'Broken pipe' then error('cannot print: ' .. reason, 0) end
+end
 
 local function sizes(value)
    local class = torch.typename(value):match('torch%.(.+)')

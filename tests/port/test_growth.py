@@ -1,0 +1,61 @@
+"""The work of a port is linear in the number of layers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import dpnn_bridge
+from dpnn_bridge.porting.source import Layer
+from dpnn_bridge.porting.values import DOUBLE, SINGLE, RowIndex, matching_rows
+
+
+class Chain(nn.Module):
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(3, 3) for _ in range(layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = torch.tanh(layer(x))
+        return x
+
+
+def test_a_layer_is_compared_with_few_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = 0
+    respond = Layer.respond
+
+    def counted(self: Layer, rows: Tensor, form: tuple) -> Tensor | None:
+        nonlocal asked
+        asked += 1
+        return respond(self, rows, form)
+
+    monkeypatch.setattr(Layer, "respond", counted)
+    counts = []
+    for layers in (20, 40):
+        torch.manual_seed(layers)
+        source = nn.Sequential(*(m for _ in range(layers) for m in (nn.Linear(3, 3), nn.Tanh())))
+        dpnn_bridge.write_t7(tmp_path / "m.t7", source)
+        asked = 0
+        assert dpnn_bridge.port(tmp_path / "m.t7", Chain(layers), torch.randn(2, 3)).equal
+        counts.append(asked)
+    assert counts[1] <= 2.5 * counts[0]
+
+
+@pytest.mark.parametrize("tolerance", [DOUBLE, SINGLE])
+def test_an_index_misses_nobody_whose_rows_match(tolerance: float) -> None:
+    """Also where they differ as far as the tolerance allows, and where values are zero or infinite."""
+    torch.manual_seed(0)
+    owned = [torch.randn(4, 6, dtype=torch.float64) * 10.0 ** (i - 3) for i in range(6)]
+    owned += [torch.zeros(2, 6), torch.randn(3, 6).masked_fill(torch.eye(3, 6).bool(), torch.inf)]
+    index = RowIndex(list(range(len(owned))), owned)
+    for owner, rows in enumerate(owned):
+        finite = rows[rows.isfinite()].abs().max()
+        for sign in (torch.ones(rows.shape), torch.randn(rows.shape).sign()):
+            moved = rows.double() + 0.9 * tolerance * finite * sign
+            assert matching_rows(moved, rows, tolerance) is not None
+            assert owner in index.owners(moved, tolerance)
+    assert index.owners(torch.randn(2, 6) * 50, tolerance) in ({0}, set())
