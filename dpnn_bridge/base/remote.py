@@ -152,13 +152,21 @@ def check_upload(url: str, force: bool) -> None:
 
 
 def _is_local(files: Any) -> bool:
-    """Return whether a file system is this machine's, or a cache of it."""
+    """Return whether a file system is this machine's, or has it inside, whatever fsspec wraps around it."""
     from fsspec import AbstractFileSystem
     from fsspec.implementations.local import LocalFileSystem
 
-    while isinstance(inner := getattr(files, "fs", None), AbstractFileSystem):
-        files = inner
-    return isinstance(files, LocalFileSystem)
+    stack, seen = [files], set()
+    while stack:
+        found = stack.pop()
+        if isinstance(found, LocalFileSystem):
+            return True
+        if isinstance(found, AbstractFileSystem) and id(found) not in seen:
+            seen.add(id(found))
+            stack.extend(vars(found).values())
+        elif isinstance(found, dict):
+            stack.extend(value for value in found.values() if isinstance(value, AbstractFileSystem))
+    return False
 
 
 def upload(file: Path, url: str) -> None:

@@ -145,7 +145,16 @@ def test_inputs_stay(
     assert atomic._kept.get() == ()  # the next command of this process begins without these inputs
 
 
-@pytest.mark.parametrize("address", ["local://", "simplecache::file://", "filecache::local://"])
+ADDRESSES = (
+    "local://",
+    "simplecache::file://",
+    "filecache::local://",
+    "asyncwrapper::file://",
+    "dir::file://",
+)
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
 def test_an_address_of_an_input_is_no_way_around(address: str, tmp_path: Path) -> None:
     pytest.importorskip("fsspec", reason="optional extra is not installed")
     source = tmp_path / "a.t7"
