@@ -19,7 +19,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from dpnn_bridge.base.folders import defer_signals, temporary_folder
+from dpnn_bridge.base.folders import defer_signals, is_abandoned, temporary_folder
 from dpnn_bridge.base.remote import Place, beside, check_upload, place_of, remove_upload, upload
 from dpnn_bridge.base.scoped import scoped
 from dpnn_bridge.base.writing import move, open_output, write_file
@@ -66,12 +66,14 @@ def check_output(path: StrPath, force: bool, inputs: Iterable[StrPath] = ()) -> 
 
     Raises:
         OutputExistsError: a file exists and ``force`` is False.
-        OutputError: the path is never replaced: a directory, a device, a pipe, an input; the folder is missing;
-            or the store of a URL cannot be reached.
+        OutputError: the path is never replaced: a directory, a device, a pipe, an input; the folder is missing,
+            or is one that is removed; or the store of a URL cannot be reached.
     """
     path = place_of(path)
     if isinstance(path, str):
         return check_upload(path, force)
+    for folder in filter(is_abandoned, path.absolute().parents):
+        raise OutputError(f"cannot write {path}: {folder} has the name of a temporary folder, which is removed")
     try:
         found = path.stat()
     except (FileNotFoundError, NotADirectoryError):

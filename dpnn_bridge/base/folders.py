@@ -54,6 +54,11 @@ def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
             _remove(folder)
 
 
+def is_abandoned(folder: Path) -> bool:
+    """Return whether a folder has the name of a temporary one, but is none of this process; it is removed at some time."""
+    return _NAME.fullmatch(folder.name) is not None and folder not in _folders
+
+
 def _make_folder(parent: Path) -> Path:
     with _lock:
         while True:
@@ -119,7 +124,7 @@ def remove_abandoned(parent: Path) -> None:
     if len(entries) >= _MANY:
         _searches_to_skip[parent] = len(entries) // _MANY
     for entry in entries:
-        if not _NAME.fullmatch(entry.name) or not entry.is_dir(follow_symlinks=False) or Path(entry.path) in _folders:
+        if not is_abandoned(Path(entry.path)) or not entry.is_dir(follow_symlinks=False):
             continue
         with suppress(OSError):
             descriptor = os.open(entry.path, os.O_RDONLY)

@@ -165,6 +165,19 @@ def test_an_address_of_an_input_is_no_way_around(address: str, tmp_path: Path) -
     assert source.stat().st_ino == before
 
 
+def test_nothing_is_written_where_it_would_be_removed(tmp_path: Path) -> None:
+    """An archive or a store may contain a folder with the name of our temporary ones."""
+    name = ".dpnn-0123456789abcdef"
+    for source in (tmp_path / "in" / name / "a.t7", tmp_path / "in" / "b.t7"):
+        source.parent.mkdir(parents=True, exist_ok=True)
+        dpnn_bridge.write_t7(tmp_path / "m.t7", nn.Sequential(nn.Linear(2, 2)), force=True)
+        source.write_bytes((tmp_path / "m.t7").read_bytes())
+    sources = [str(tmp_path / "in" / name / "a.t7"), str(tmp_path / "in" / "b.t7")]
+    result = CliRunner().invoke(convert_command, [*sources, "--out-dir", str(tmp_path / "out")])
+    assert (result.exit_code, "has the name of a temporary folder" in result.stderr) == (6, True)
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["b.pt"]
+
+
 @pytest.mark.parametrize("arguments", TWICE)
 def test_two_outputs_are_never_one_file(arguments: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
