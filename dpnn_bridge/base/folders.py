@@ -55,7 +55,7 @@ def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
 
 
 def is_abandoned(folder: Path) -> bool:
-    """Return whether a folder has the name of a temporary one, but is none of this process; it is removed at some time."""
+    """Return whether a folder has the name of a temporary one, but is not of this process; it is removed sometime."""
     return _NAME.fullmatch(folder.name) is not None and folder not in _folders
 
 
