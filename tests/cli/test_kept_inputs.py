@@ -156,7 +156,9 @@ ADDRESSES = (
 
 @pytest.mark.parametrize("address", ADDRESSES)
 def test_an_address_of_an_input_is_no_way_around(address: str, tmp_path: Path) -> None:
-    pytest.importorskip("fsspec", reason="optional extra is not installed")
+    fsspec = pytest.importorskip("fsspec", reason="optional extra is not installed")
+    if address.partition("::")[0].removesuffix("://") not in fsspec.available_protocols():
+        pytest.skip("this version of fsspec has no such file system")
     source = tmp_path / "a.t7"
     dpnn_bridge.write_t7(source, nn.Sequential(nn.Linear(2, 2)))
     before = source.stat().st_ino
