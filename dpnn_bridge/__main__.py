@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from typing import Any
 
 import click
 
@@ -20,6 +21,14 @@ COMMANDS = {
 
 class Commands(click.Group):
     """The commands by their names without ``dpnn-``."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        from dpnn_bridge.cli.terminal import errors_as_lines
+
+        with errors_as_lines(info_name or ""):
+            return super().make_context(info_name, args, parent, **extra)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)

@@ -55,8 +55,20 @@ def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
 
 
 def is_abandoned(folder: Path) -> bool:
-    """Return whether a folder has the name of a temporary one, but is not of this process; it is removed sometime."""
-    return _NAME.fullmatch(folder.name) is not None and folder not in _folders
+    """Return whether a folder, which may be missing, has the name of a temporary one and no program that locks it."""
+    if sys.platform == "win32" or not _NAME.fullmatch(folder.name) or folder in _folders:
+        return False
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def _make_folder(parent: Path) -> Path:
@@ -124,7 +136,7 @@ def remove_abandoned(parent: Path) -> None:
     if len(entries) >= _MANY:
         _searches_to_skip[parent] = len(entries) // _MANY
     for entry in entries:
-        if not is_abandoned(Path(entry.path)) or not entry.is_dir(follow_symlinks=False):
+        if not _NAME.fullmatch(entry.name) or not entry.is_dir(follow_symlinks=False) or Path(entry.path) in _folders:
             continue
         with suppress(OSError):
             descriptor = os.open(entry.path, os.O_RDONLY)

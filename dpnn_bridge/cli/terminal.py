@@ -63,17 +63,17 @@ class Command(click.Command):
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # characters that the terminal's encoding lacks become escapes
                 stream.reconfigure(errors="backslashreplace")
-        with _errors_as_lines(info_name or ""), _printable_usage_errors():  # --help and --version print here
+        with errors_as_lines(info_name or ""), _printable_usage_errors():  # --help and --version print here
             return super().make_context(info_name, args, parent, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
         ctx.with_resource(protecting(imported_files))  # ends after those of protect_inputs
-        with _errors_as_lines(ctx.info_name or ""), _printable_usage_errors():
+        with errors_as_lines(ctx.info_name or ""), _printable_usage_errors():
             return super().invoke(ctx)
 
 
 @contextmanager
-def _errors_as_lines(name: str) -> Iterator[None]:
+def errors_as_lines(name: str) -> Iterator[None]:
     """Print an error as one line and end the program with its exit code."""
     try:
         yield
