@@ -129,28 +129,33 @@ def _rebuilt(
     """Return the module of a graph with its report, the graph's ``flat``, and the tensors that the module gets."""
     try:
         state_dict, metadata = content["state_dict"], content["metadata"]
-        root, mapped_by, flat, unmapped, names = decode(content["graph"], content["constants"], state_dict)
+        graph = decode(content["graph"], content["constants"], state_dict)
         if not isinstance(metadata, dict):
             raise TypeError("the metadata are not a dict")
     except (LookupError, TypeError, ValueError) as e:
         message = f"the object graph is damaged ({type(e).__name__}: {str(e)[:300]}); convert the .t7 file again"
         raise T7FormatError(message, source=source) from e
     ctx = TorchConversion(options)
-    ctx.mapped_by = mapped_by
-    module = ctx.to_torch(root)
+    ctx.mapped_by = graph.mapped_by
+    module = ctx.to_torch(graph.root)
     ctx.finish()
-    _name_children(module, names, source)
+    _name_children(module, graph.names, source)
+    parameters = dict(module.named_parameters())
+    for name in graph.frozen:
+        if name in parameters:  # one of a placeholder may be another by now
+            parameters[name].requires_grad_(False)
     ctx.report.metadata = metadata
-    return module, ctx.report, flat, _of_placeholders(module, unmapped, state_dict)
+    return module, ctx.report, graph.flat, _of_placeholders(module, graph.unmapped, state_dict)
 
 
 def _about(module: nn.Module) -> dict[str, Any]:
-    """Return the optional parts of a graph: flat storages, names of placeholders and of children."""
+    """Return the optional parts of a graph: flat storages, names of placeholders, children and frozen parameters."""
     unmapped = [name for name, part in module.named_modules() if isinstance(part, Placeholder)]
     sequences = {name: part for name, part in module.named_modules() if isinstance(part, nn.Sequential)}
     children = {path: [n for n, m in part._modules.items() if m is not None] for path, part in sequences.items()}
     names = {path: own for path, own in children.items() if own != [str(i) for i in range(len(own))]}
-    found = {"flat": layout(module), "unmapped": unmapped, "names": names}
+    frozen = [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
+    found = {"flat": layout(module), "unmapped": unmapped, "names": names, "frozen": frozen}
     return {name: value for name, value in found.items() if value}
 
 

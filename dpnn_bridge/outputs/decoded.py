@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,10 +27,26 @@ class GraphError(ValueError):
     """The graph is damaged."""
 
 
-def decode(
-    text: Any, constants: Any, state_dict: Any
-) -> tuple[Any, dict[int, str], Any, list[str], dict[str, list[str]]]:
-    """Return the root of a graph, the mappings by the ``id`` of objects, ``flat``, unchecked, ``unmapped``, ``names``.
+class Decoded(NamedTuple):
+    """The content of a graph.
+
+    Attributes:
+        root: the Lua value that it describes.
+        mapped_by: the mappings, by the ``id`` of objects.
+        flat: unchecked.
+        unmapped, names, frozen: as in the file.
+    """
+
+    root: Any
+    mapped_by: dict[int, str]
+    flat: Any
+    unmapped: list[str]
+    names: dict[str, list[str]]
+    frozen: list[str]
+
+
+def decode(text: Any, constants: Any, state_dict: Any) -> Decoded:
+    """Return the content of a graph.
 
     Args:
         text: the graph as JSON.
@@ -46,12 +62,14 @@ def decode(
         raise GraphError("the JSON is nested too deeply") from None
     nodes = _of(_of(graph, dict, "the graph").get("nodes"), list, "nodes")
     decoder = _Decoder(nodes, _of(constants, list, "constants"), _of(state_dict, dict, "state_dict"))
-    unmapped = [_text(name) for name in _of(graph.get("unmapped", []), list, "unmapped")]
+    unmapped, frozen = (
+        [_text(name) for name in _of(graph.get(part, []), list, part)] for part in ("unmapped", "frozen")
+    )
     names = {
         path: [_text(name) for name in _of(children, list, "names")]
         for path, children in _of(graph.get("names", {}), dict, "names").items()
     }
-    return decoder.decode(graph["root"]), decoder.mapped_by, graph.get("flat"), unmapped, names
+    return Decoded(decoder.decode(graph["root"]), decoder.mapped_by, graph.get("flat"), unmapped, names, frozen)
 
 
 class _Decoder:

@@ -96,6 +96,16 @@ def test_modes_and_frozen_statistics_are_kept() -> None:
     assert torch.equal(back[0].running_mean, net[0].running_mean)
 
 
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".safetensors.index.json"])
+def test_frozen_parameters_stay_frozen(suffix: str, tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Linear(3, 4), nn.GroupNorm(2, 4), nn.Linear(4, 2))
+    net[0].requires_grad_(False)
+    net[1].bias.requires_grad_(False)
+    dpnn_bridge.save(tmp_path / f"net{suffix}", net)
+    back = dpnn_bridge.load(tmp_path / f"net{suffix}")
+    assert [p.requires_grad for p in back.parameters()] == [p.requires_grad for p in net.parameters()]
+
+
 def with_attribute(layer: Any, **attributes: Any) -> nn.Module:
     for name, value in attributes.items():
         setattr(layer, name, value)
