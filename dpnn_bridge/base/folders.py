@@ -59,15 +59,27 @@ def is_abandoned(folder: Path) -> bool:
     if sys.platform == "win32" or not _NAME.fullmatch(folder.name) or folder in _folders:
         return False
     try:
-        descriptor = os.open(folder, os.O_RDONLY)
+        with _opened(folder) as is_free:
+            return is_free
     except OSError:
         return True
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[bool]:
+    """Open a folder for the ``with`` block, and lock it; yields False where it is locked or cannot be."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        yield _can_lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _can_lock(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return False
-    finally:
-        os.close(descriptor)
     return True
 
 
@@ -138,13 +150,9 @@ def remove_abandoned(parent: Path) -> None:
     for entry in entries:
         if not _NAME.fullmatch(entry.name) or not entry.is_dir(follow_symlinks=False) or Path(entry.path) in _folders:
             continue
-        with suppress(OSError):
-            descriptor = os.open(entry.path, os.O_RDONLY)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with suppress(OSError), _opened(Path(entry.path)) as is_free:
+            if is_free:
                 _delete(Path(entry.path))
-            finally:
-                os.close(descriptor)
 
 
 def remove_temporary() -> None:
