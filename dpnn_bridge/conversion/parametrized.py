@@ -60,7 +60,8 @@ def baked(module: nn.Module) -> nn.Module | None:
         return None
     kind: Any = parametrize.type_before_parametrizations(module)
     twin = kind.__new__(kind)
-    own = {n: p for n, p in module._parameters.items() if n.rpartition("_")[0] not in values}
+    sources = {name + end for name in values for end in ("_g", "_v", "_orig")}  # of the older norms and of pruning
+    own = {n: p for n, p in module._parameters.items() if n not in sources}
     twin.__dict__ |= {**module.__dict__, "_parameters": own, "_modules": {}, "_forward_pre_hooks": {}}
     for name, value in values.items():
         twin.__dict__.pop(name, None)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain, count
 from typing import Any
 
 import numpy as np
@@ -165,9 +166,12 @@ def _flat_source(group: list[_Entry], start: int, end: int) -> _Entry:
     storage = group[0].tensor.storage
     assert storage is not None
     flat = LuaTensor(group[0].tensor.class_name, (end - start,), (1,), start, storage)
-    value = nn.Parameter(contiguous_copy(flat))
-    first.owner.register_parameter("shared_elements", value)
-    site = Site(first.module, "", Field("shared_elements"), first.owner, "shared_elements")
+    elements = contiguous_copy(flat)
+    value = nn.Parameter(elements, requires_grad=elements.is_floating_point())
+    names = chain(["shared_elements"], (f"shared_elements_{i}" for i in count(2)))
+    name = next(name for name in names if not hasattr(first.owner, name))
+    first.owner.register_parameter(name, value)
+    site = Site(first.module, "", Field(name), first.owner, name)
     return _Entry(value, flat, [site], None, [])
 
 

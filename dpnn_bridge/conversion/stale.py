@@ -38,7 +38,10 @@ def arguments_of(module: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
     names = [name for name in _names(type(module)) if name not in _PLACES and hasattr(module, name)]
     values = {name: value for name in names if not inspect.ismethod(value := getattr(module, name))}  # nn.ModuleList's
     passed = {name: tensor for name in values if (tensor := module._buffers.get(name)) is not None}
-    plain = {n: v is not None if n in module._parameters else v for n, v in values.items() if n not in passed}
+    stated = {name: value for name, value in values.items() if name not in passed}
+    # bias=True, whether the bias is a parameter or computed, by a tie or by pruning
+    is_flag = {name for name, v in stated.items() if name in module._parameters or isinstance(v, Tensor)}
+    plain = {name: value is not None if name in is_flag else value for name, value in stated.items()}
     return plain, passed
 
 

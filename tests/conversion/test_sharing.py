@@ -173,6 +173,26 @@ def test_partial_overlap_is_one_flat_parameter() -> None:
     torch.testing.assert_close(model(x), expected)
 
 
+@pytest.mark.parametrize("suffix", [".t7", ".pt", ".py", ".safetensors"])
+def test_weights_and_biases_overlap_partially(suffix: str, tmp_path: Path) -> None:
+    """Each of the two flat parameters of one layer keeps its elements."""
+    s, biases = storage(6), storage(3)
+    model = to_torch(
+        sequential(
+            linear(view(s, (2, 2), (2, 1)), view(biases, (2,), (1,))),
+            linear(view(s, (2, 2), (2, 1), 2), view(biases, (2,), (1,), 1)),
+        )
+    )
+    assert sorted(p.numel() for p in model.parameters()) == [3, 6]
+    x = torch.randn(3, 2, dtype=torch.float64)
+    w, b = torch.from_numpy(s.copy()), torch.from_numpy(biases.copy())
+    expected = (x @ w[:4].view(2, 2).T + b[:2]) @ w[2:].view(2, 2).T + b[1:]
+    torch.testing.assert_close(model(x), expected)
+    dpnn_bridge.save(tmp_path / f"model{suffix}", model)
+    if suffix != ".py":  # saving it has compared the module that it builds
+        torch.testing.assert_close(dpnn_bridge.load(tmp_path / f"model{suffix}")(x), expected)
+
+
 def test_interleaved_views_without_common_elements_are_independent() -> None:
     s = storage(12)
     model = to_torch(sequential(linear(view(s, (3, 2), (4, 1))), linear(view(s, (3, 2), (4, 1), 2))))

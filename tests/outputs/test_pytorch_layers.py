@@ -311,9 +311,17 @@ def test_a_hook_of_the_constructor_is_part_of_the_class() -> None:
     check_customized(_Doubling(), "a file")
 
 
-def test_a_pruned_layer_is_written_with_its_mask() -> None:
-    layer = prune.random_unstructured(nn.Linear(4, 3), "weight", amount=5)
+@pytest.mark.parametrize(("name", "amount"), [("weight", 5), ("bias", 2)])
+def test_a_pruned_layer_is_written_with_its_mask(name: str, amount: int) -> None:
+    layer = prune.random_unstructured(nn.Linear(4, 3), name, amount=amount)
     torch.testing.assert_close(to_torch(to_lua(layer))(x := torch.randn(2, 4)), layer(x))
+
+
+def test_a_parameter_keeps_its_value_beside_a_computed_one_of_a_similar_name() -> None:
+    """``weight_hh_l0_reverse`` is no part of the weight norm of ``weight_hh_l0``."""
+    layer = nn.LSTM(3, 4, batch_first=True, bidirectional=True)
+    parametrizations.weight_norm(layer, "weight_hh_l0")
+    torch.testing.assert_close(to_torch(to_lua(layer))(x := torch.randn(2, 5, 3)), layer(x)[0])
 
 
 @pytest.mark.parametrize("compute", [prune.identity, torch.nn.utils.weight_norm, torch.nn.utils.spectral_norm])

@@ -105,8 +105,10 @@ def _ties(pairs: list[Pair]) -> Iterator[str]:
     ties = [(p, name, t) for p in pairs for name, t in p.wanted.__dict__.get("ties", {}).items()]
     ties = [(p, name, t) for p, name, t in ties if name not in vars(p.fresh).get("tied_to", {})]
     positions: dict[tuple[nn.Module, str], Tensor] = {}
-    for owner in dict.fromkeys(t.source.owner for _, _, t in ties if t.source.leaf == "shared_elements"):
-        yield f"{paths[id(owner)]}.shared_elements = nn.Parameter(torch.empty({owner.shared_elements.numel()}))"
+    # a flat parameter over several fields is no field itself
+    flat = {(paths.get(id(t.source.owner)), t.source.leaf): t.parameter() for _, _, t in ties if not t.source.name}
+    for (path, leaf), parameter in flat.items():
+        yield f"{path}.{leaf} = nn.Parameter(torch.empty({parameter.numel()}, dtype={parameter.dtype}))"
     for pair, name, t in ties:
         source = paths.get(id(t.source.owner))
         parameter = t.source.owner, t.source.leaf
