@@ -77,14 +77,14 @@ class LuaContext(Protocol):
     Attributes:
         gradients: whether ``.grad`` (or zeros) is written into the gradient fields.
         root: the module that is converted.
-        dimensions: ``id`` of modules -> number of dimensions of their input, where an example showed it.
-        shown: ``id`` of layers -> dimensions of their input as the layers before them say; None until it is asked for.
+        dimensions: ``id`` of modules that ran on an example -> dimensions of their input; None if they differed.
+        inferred: ``id`` of modules -> dimensions of their input, inferred from the layers before them, None if unknown.
     """
 
     gradients: bool
     root: nn.Module
-    dimensions: dict[int, int]
-    shown: dict[int, int | None] | None
+    dimensions: dict[int, int | None]
+    inferred: dict[int, int | None] | None
 
     def to_lua(self, module: nn.Module) -> LuaObject:
         """Return the Lua object of a module, the same one whenever the module is met again.

@@ -11,10 +11,10 @@ from dpnn_bridge.compare import nested
 from dpnn_bridge.conversion.example_run import run, watched_copy
 
 
-def seen(model: nn.Module, example: Any) -> dict[int, int]:
+def seen(model: nn.Module, example: Any) -> dict[int, int | None]:
     """Map ``id`` of every module that takes one tensor to its number of dimensions in a run on ``example``.
 
-    Modules that ran on inputs of several numbers of dimensions are left out.
+    A module that ran on inputs of several numbers of dimensions has None.
 
     Raises:
         ConversionError: the model does not take the example.
@@ -27,4 +27,4 @@ def seen(model: nn.Module, example: Any) -> dict[int, int]:
 
     copy = watched_copy(model, lambda module, key: module.register_forward_pre_hook(partial(note, key)))
     run(copy.eval(), nested.copied(example))
-    return {key: min(dims) for key, dims in found.items() if len(dims) == 1}
+    return {key: dims.pop() if len(dims) == 1 else None for key, dims in found.items()}

@@ -36,11 +36,11 @@ class LuaConversion(LuaContext):
         tensor_type: Lua type for all floating point tensors, such as ``torch.FloatTensor``; default: as in the file
             that the module came from, or what its dtype says.
         compose: write layers that no Lua class is as compositions, see ``registry.composition``.
-        dimensions: ``id`` of modules -> number of dimensions of their input, where an example showed it.
+        dimensions: ``id`` of modules that ran on an example -> dimensions of their input; None if they differed.
 
     Attributes:
         root: the module that is converted.
-        shown: ``id`` of layers -> dimensions of their input as the layers before them say; None until it is asked for.
+        inferred: ``id`` of modules -> dimensions of their input, inferred from the layers before them, None if unknown.
         sources: ``id(storage)`` -> the parameter or buffer whose elements the storage contains in the same order.
         derived: ``id`` of storages that contain a parameter or buffer in another arrangement, or a gradient.
         mapped_by: ``id`` of objects -> the mapping or Lua file of a user that converts them.
@@ -52,11 +52,11 @@ class LuaConversion(LuaContext):
         gradients: bool = True,
         tensor_type: str | None = None,
         compose: bool = True,
-        dimensions: dict[int, int] | None = None,
+        dimensions: dict[int, int | None] | None = None,
     ) -> None:
         self.gradients, self.tensor_type, self.compose = gradients, tensor_type, compose
         self.dimensions = dimensions or {}
-        self.shown: dict[int, int | None] | None = None
+        self.inferred: dict[int, int | None] | None = None
         self.root = nn.Module()
         self.sources: dict[int, Tensor] = {}
         self.derived: set[int] = set()

@@ -20,7 +20,7 @@ from dpnn_bridge.conversion import parametrized, to_lua, to_torch
 from dpnn_bridge.conversion.customized import check_customized
 from dpnn_bridge.conversion.lua_values import lua_value, to_value
 from dpnn_bridge.errors import EXPORT_GUIDE, ConversionError
-from dpnn_bridge.modules.nn import CAddTable, ConcatTable, MulConstant
+from dpnn_bridge.modules.nn import CAddTable, ConcatTable, MulConstant, ParallelTable
 from dpnn_bridge.modules.pytorch.criterion import NEAREST_LOSS
 from dpnn_bridge.modules.pytorch.layers import NEAREST
 from dpnn_bridge.objects import LuaTensor
@@ -162,6 +162,18 @@ def test_an_example_shows_the_dimensions_of_each_use() -> None:
     names = [m.class_name for m in obj["modules"].as_list()]
     assert (names[2], names[-1]) == ("nn.Sequential", "nn.SoftMax")
     torch.testing.assert_close(to_torch(obj)(x), net(x))
+
+
+@pytest.mark.parametrize("with_input", [False, True])
+def test_a_layer_of_two_containers_of_a_file_is_right_for_both(with_input: bool) -> None:
+    branches = [nn.Sequential(nn.Conv2d(3, 4, 3)), nn.Sequential(nn.Linear(5, 6))]
+    net = to_torch(to_lua(ParallelTable(*branches)))
+    softmax = nn.Softmax(-1)
+    for branch in net.children():
+        branch.append(softmax)  # type: ignore[operator]
+    x = [torch.randn(2, 3, 8, 8), torch.randn(2, 5)]
+    written = to_torch(to_lua(net, input=x if with_input else None))
+    torch.testing.assert_close(written(x), net(x))
 
 
 def test_a_net_of_thousands_of_layers() -> None:

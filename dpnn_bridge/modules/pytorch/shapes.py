@@ -10,7 +10,7 @@ from torch import nn
 from dpnn_bridge.conversion.contexts import LuaContext
 from dpnn_bridge.conversion.lua_class import size_storage
 from dpnn_bridge.conversion.registry import composition
-from dpnn_bridge.modules.pytorch.dimensions import dimensions
+from dpnn_bridge.modules.pytorch.input_dimensions import dimensions
 from dpnn_bridge.modules.pytorch.parts import Parts, refuse
 from dpnn_bridge.objects import LuaObject
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from torch import nn
 
 from dpnn_bridge.conversion.contexts import LuaContext
@@ -26,23 +24,40 @@ KEEPING: tuple[type[nn.Module], ...] = tuple(getattr(nn, name) for name in _NAME
 
 
 def dimensions(module: nn.Module, ctx: LuaContext) -> int | None:
-    """Return the dimensions of the input of ``module``, a batch, None where nothing shows it."""
-    if id(module) not in ctx.dimensions:
-        if ctx.shown is None:
-            ctx.shown = dict(_shown(ctx))
-        return ctx.shown.get(id(module))
-    return ctx.dimensions[id(module)]
+    """Return the number of dimensions of the input of ``module``, a batch; None if it is unknown or not always one."""
+    if id(module) in ctx.dimensions:
+        return ctx.dimensions[id(module)]
+    if ctx.inferred is None:
+        ctx.inferred = _inferred(ctx)
+    return ctx.inferred.get(id(module))
 
 
-def _shown(ctx: LuaContext) -> Iterator[tuple[int, int | None]]:
-    """Yield ``id`` of every layer in a chain, and the dimensions of its input inferred from the layers before it."""
-    for chain in _chains(ctx.root):
-        dims: int | None = None
-        for layer in chain:
-            dims = ctx.dimensions.get(id(layer), dims)
-            yield id(layer), dims
-            if not isinstance(layer, KEEPING):
-                dims = _after(layer, dims)
+def _inferred(ctx: LuaContext) -> dict[int, int | None]:
+    """Map ``id`` of every module to the dimensions of its input, as inferred from the layers before each of its uses.
+
+    A module whose uses differ has None, as :func:`~dpnn_bridge.conversion.dimensions.seen` has it.
+    """
+    inputs: dict[int, set[int | None]] = {}
+    outputs: dict[tuple[int, int | None], int | None] = {}
+
+    def output_of(module: nn.Module, dims: int | None) -> int | None:
+        """Return the dimensions of the output of a module; note those of the inputs of the modules in it."""
+        dims = ctx.dimensions.get(id(module), dims)
+        use = (id(module), dims)
+        if use not in outputs:
+            inputs.setdefault(id(module), set()).add(dims)
+            if type(module) is nn.Sequential:
+                for layer in module:
+                    dims = output_of(layer, dims)
+            else:
+                for child in module.children():
+                    output_of(child, None)
+                dims = dims if isinstance(module, KEEPING) else _after(module, dims)
+            outputs[use] = dims
+        return outputs[use]
+
+    output_of(ctx.root, None)
+    return {key: dims.pop() if len(dims) == 1 else None for key, dims in inputs.items()}
 
 
 def _after(layer: nn.Module, dims: int | None) -> int | None:
@@ -52,16 +67,3 @@ def _after(layer: nn.Module, dims: int | None) -> int | None:
     if isinstance(layer, nn.Flatten) and (layer.start_dim, layer.end_dim) != (1, -1):
         return None
     return next((n for n, types in AFTER.items() if isinstance(layer, types)), None)
-
-
-def _chains(root: nn.Module) -> Iterator[list[nn.Module]]:
-    """Yield every chain of layers that run one after the other."""
-    inner = {id(child) for m in root.modules() if type(m) is nn.Sequential for child in m}
-    for module in root.modules():
-        if type(module) is nn.Sequential and id(module) not in inner:
-            yield list(_flat(module))
-
-
-def _flat(module: nn.Module) -> Iterator[nn.Module]:
-    for child in module:  # type: ignore[attr-defined]
-        yield from _flat(child) if type(child) is nn.Sequential else [child]
