@@ -6,15 +6,14 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from importlib.machinery import SourceFileLoader
-from importlib.util import cache_from_source, module_from_spec, spec_from_file_location
+from importlib.util import cache_from_source
 from pathlib import Path
-from types import CodeType
 
 from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.base.exclusive import Exclusive
+from dpnn_bridge.base.import_file import import_file
 from dpnn_bridge.base.regular import MOST_BYTES, check_file
 from dpnn_bridge.conversion import registry
 from dpnn_bridge.errors import ConversionError, NotT7Error, OptionError
@@ -65,44 +64,10 @@ def _update(path: Path) -> None:
         for file in (name for name in imported if name.endswith(".py")):
             with suppress(OSError):
                 os.unlink(cache_from_source(file))
-    name = _import_file(path, name)
+    name = import_file(path, "dpnn_bridge_plugin", name).__name__
     code = {file: checksum for file, checksum in files.items() if file.endswith(".py")}
     _loaded[path] = name, _checksums(path) | code  # data that the plugin itself writes are as it left them
 
 
 def _checksums(path: Path) -> dict[str, str]:
     return {os.path.realpath(file): sha256_of(file) for file in with_required([path], python=True)}
-
-
-class _SourceLoader(SourceFileLoader):
-    """Compiles the file without a cache, which would lie beside it."""
-
-    def get_code(self, fullname: str) -> CodeType:
-        return self.source_to_code(self.get_data(self.path), self.path)
-
-
-def _import_file(path: Path, name: str) -> str:
-    """Run a Python file as a module that ``inspect`` and ``pickle`` find.
-
-    Args:
-        path: The file.
-        name: Of the module when the file ran before; else empty.
-
-    Returns:
-        The name of the module.
-    """
-    with Exclusive(_import_file):  # another thread may be importing a file of the same name
-        if not name:
-            name = f"dpnn_bridge_plugin_{path.stem}"
-            while name in sys.modules:
-                name += "_"
-        loader = _SourceLoader(name, str(path))
-        spec = spec_from_file_location(name, path, loader=loader)
-        assert spec is not None
-        module = sys.modules[name] = module_from_spec(spec)
-    try:
-        loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return name

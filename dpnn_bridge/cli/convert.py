@@ -185,10 +185,13 @@ def convert_command(
         return
     if into is not None:
         accept_only("--into", "into", "input", "key", "all_models", "force", "report", "as_json", "verbose")
-        from dpnn_bridge.cli.port import convert_into
+        from dpnn_bridge.cli.port import Comparison, convert_into
 
-        how = {name: options[name] for name in ("force", "as_json", "quiet", "verbose")}
-        convert_into(files, into, options["input"], options["key"], later=all_models, report_to=report, **how)
+        if len(files) != 2:
+            raise click.UsageError("--into takes IN.t7 and one output: OUT.pt, OUT.pth or OUT.safetensors")
+        shared = {name: options[name] for name in ("key", "as_json", "quiet", "verbose")}
+        comparison = Comparison(files[0], into, options["input"], later=all_models, report_to=report, **shared)
+        convert_into(comparison, Path(files[1]), options["force"])
         return
     request = _Request(files, to, all_models, out_dir, report, **options)
     if out_dir is None and not all_models:

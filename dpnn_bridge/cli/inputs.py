@@ -58,7 +58,9 @@ class ExampleInput:
         return [*(sha256_of(spec) if spec in files else spec for spec in self.specs), self.dtype]
 
 
-def example_input(specs: Sequence[str], dtype: str | nn.Module | None = None, option: str = "--input") -> Any:
+def example_input(
+    specs: Sequence[str], dtype: str | nn.Module | None = None, option: str = "--input", words: int | None = None
+) -> Any:
     """Return one input from its description, or a list from several.
 
     Args:
@@ -67,13 +69,15 @@ def example_input(specs: Sequence[str], dtype: str | nn.Module | None = None, op
         dtype: floating point type of random inputs, or the model that takes them: its own type, and indices where its
             first layer looks rows up, unless another description names its type; default float32.
         option: the option that the descriptions come from, for messages.
+        words: integers of a shape are random and below this number; default: ones.
 
     Raises:
         OptionError: a description is neither.
     """
+    generator = torch.Generator().manual_seed(0)
     typed = any((shape := _SHAPE.fullmatch(spec)) and shape[2] for spec in specs)
     kind = _dtype_of(dtype, typed) if isinstance(dtype, nn.Module) else dtype
-    values = [_one(spec, kind, option) for spec in specs]
+    values = [_one(spec, kind, option, words, generator) for spec in specs]
     return values[0] if len(values) == 1 else values
 
 
@@ -91,22 +95,26 @@ def shapes_alone(specs: Sequence[str]) -> bool:
     return any(re.fullmatch(r"\d+(?:x\d+)*", spec) for spec in specs)
 
 
-def _one(spec: str, dtype: str | None, option: str) -> Any:
+def _one(spec: str, dtype: str | None, option: str, words: int | None, generator: torch.Generator) -> Any:
     where = f"{option} {spec}"
     if shape := _SHAPE.fullmatch(spec):
-        return wrap_errors(OptionError, where)(_drawn)(where, shape, dtype)
+        return wrap_errors(OptionError, where)(_drawn)(where, shape, dtype, words, generator)
     return wrap_errors(T7Error, where)(_read)(spec, where)
 
 
-def _drawn(where: str, shape: re.Match[str], dtype: str | None) -> Any:
+def _drawn(
+    where: str, shape: re.Match[str], dtype: str | None, words: int | None, generator: torch.Generator
+) -> torch.Tensor:
     kind = getattr(torch, shape[2] or dtype or "float32", None)
     if not isinstance(kind, torch.dtype):
         raise OptionError(f"{where}: {shape[2]} is not a torch dtype")
     size = [int(n) for n in shape[1].split("x")]
-    generator = torch.Generator().manual_seed(0)
-    return (
-        torch.randn(size, dtype=kind, generator=generator) if kind.is_floating_point else torch.ones(size, dtype=kind)
-    )
+    if kind.is_floating_point or kind.is_complex:
+        return torch.randn(size, dtype=kind, generator=generator)
+    if words is None:
+        return torch.ones(size, dtype=kind)
+    highest = 2 if kind == torch.bool else min(words, torch.iinfo(kind).max)
+    return torch.randint(0, highest, size, dtype=kind, generator=generator)
 
 
 def _read(spec: str, where: str) -> Any:

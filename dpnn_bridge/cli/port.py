@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import ast
 import importlib
-import importlib.util
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from dpnn_bridge.base.atomic import after_writing, check_output, replacing, write_text
-from dpnn_bridge.cli.terminal import check_distinct, console, plain_table, protect_inputs, say, say_written, steps
+from dpnn_bridge.base.import_file import import_file
+from dpnn_bridge.cli.terminal import (
+    check_distinct,
+    console,
+    piped,
+    plain_table,
+    protect_inputs,
+    say,
+    say_written,
+    steps,
+)
 from dpnn_bridge.errors import OptionError, VerificationError
 
 if TYPE_CHECKING:
@@ -23,7 +34,131 @@ if TYPE_CHECKING:
 
     from dpnn_bridge.porting import PortReport
 
-_NETWORK = re.compile(r"(?P<place>.+?\.py|[A-Za-z_][\w.]*):(?P<name>[A-Za-z_][\w.]*)(?P<arguments>\(.*\))?", re.DOTALL)
+_NETWORK = re.compile(r"(?P<file>.+?\.py|[A-Za-z_][\w.]*):(?P<name>[A-Za-z_][\w.]*)(?P<arguments>\(.*\))?", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A Torch7 model, a network of the user's, and how their comparison is printed.
+
+    Attributes:
+        model: the Torch7 file, or its address.
+        network: the text that names the network, see :func:`network_of`.
+        inputs: descriptions of the inputs.
+        key: place of the model in the file.
+        later: also find the deviations after the first one.
+        report_to: file of the report, or None.
+        as_json, quiet, verbose: options of the same names.
+    """
+
+    model: Any
+    network: str
+    inputs: Sequence[str]
+    key: str | None
+    later: bool
+    report_to: Path | None
+    as_json: bool
+    quiet: bool
+    verbose: bool
+
+    @contextmanager
+    def opened(self) -> Iterator[nn.Module]:
+        """Create the network; its folder is on ``sys.path`` while the block runs.
+
+        Raises:
+            UsageError: there is no input.
+            OutputError: the report cannot be written, or would replace an input.
+        """
+        protect_inputs(self.model, *self.inputs)
+        with _importable(self.network):
+            network = network_of(self.network)
+            if not self.inputs:
+                from dpnn_bridge.modules.inputs import input_options
+
+                raise click.UsageError(f"pass an input: a shape, such as {input_options(network)}, or a file")
+            if self.report_to is not None:
+                check_output(self.report_to, True)
+            yield network
+
+    def run(self, network: nn.Module, *, judging: bool) -> PortReport:
+        """Port the weights of the model into the network, or judge the weights that it has."""
+        with steps(self.quiet or self.as_json) as progress:
+            progress("loading PyTorch")
+            from dpnn_bridge.files import load
+            from dpnn_bridge.porting import judge, port
+
+            example = example_of(self.inputs, network)
+            tensors = example if isinstance(example, tuple) else (example,)
+            indexed = any(hasattr(t, "is_floating_point") and not t.is_floating_point() for t in tensors)
+            source = load(piped(self.model), key=self.key, index_base=0 if indexed else 1)
+            progress("comparing both networks")
+            return (judge if judging else port)(source, network, example, later=self.later)
+
+    def show(self, report: PortReport, title: str) -> None:
+        """Write the report, and print it: as JSON, or as text with a table of the weights."""
+        if self.report_to is not None:
+            from dpnn_bridge.porting import port_page
+
+            page = self.report_to.suffix in (".html", ".htm")
+            text = port_page(report, title) if page else json.dumps(report.to_dict(), indent=2) + "\n"
+            write_text(self.report_to, text)
+        if self.as_json:
+            say(json.dumps(report.to_dict(), indent=2))
+            return
+        if self.quiet:
+            return
+        if self.verbose:
+            table = plain_table()
+            for column in ("parameter", "source", "form"):
+                table.add_column(column, overflow="fold")
+            for match in report.matches:
+                table.add_row(match.parameter, match.source, match.form)
+            console().print(table)
+        say(str(report))
+        if self.report_to is not None:
+            say_written(title, self.report_to, "report")
+
+
+def convert_into(comparison: Comparison, target: Path, force: bool) -> None:
+    """Write the state_dict of a network with the weights of a Torch7 model.
+
+    Raises:
+        UsageError: the suffix of the target is of another format, or target and report are one file.
+        VerificationError: the network is not proven to compute the same; no file is written.
+    """
+    if target.suffix not in (".pt", ".pth", ".safetensors"):
+        raise click.UsageError("--into writes OUT.pt, OUT.pth or OUT.safetensors")
+    check_distinct(target, comparison.report_to)
+    model, name = comparison.model, comparison.network
+    with comparison.opened() as network:
+        check_output(target, force)
+        report = comparison.run(network, judging=False)
+    title = f"{model} into {name}"
+    if not report.equal:
+        comparison.show(report, title)
+        raise VerificationError(f"{name} does not compute what {model} computes; {target} was not written")
+    save_weights(target, network, force)
+    with after_writing(target):
+        comparison.show(report, title)
+    if not (comparison.quiet or comparison.as_json):
+        say(f"{model} -> {target}: the state_dict of {name}")
+
+
+def verify_network(comparison: Comparison, weights: Path | None) -> None:
+    """Judge a port that has its weights.
+
+    Raises:
+        VerificationError: it does not compute the same.
+    """
+    protect_inputs(weights)
+    model, name = comparison.model, comparison.network
+    with comparison.opened() as network:
+        if weights is not None:
+            _load(network, weights)
+        report = comparison.run(network, judging=True)
+    comparison.show(report, f"{model} and {name}")
+    if not report.equal:
+        raise VerificationError(f"{name} does not compute what {model} computes")
 
 
 def is_network(text: str) -> bool:
@@ -33,6 +168,10 @@ def is_network(text: str) -> bool:
 
 def network_of(text: str) -> nn.Module:
     """Create the network that a text names. This runs its file, which no output of the command replaces.
+
+    Args:
+        text: ``FILE.py:NAME`` or ``PACKAGE:NAME``, with literal arguments in parentheses if NAME is a class or a
+            function; a module takes none.
 
     Raises:
         OptionError: the text names none, or it cannot be created.
@@ -44,9 +183,11 @@ def network_of(text: str) -> nn.Module:
 
     positional, named = _arguments(found["arguments"] or "()", text)
     try:
-        value: Any = _module(found["place"])
+        value: Any = _module(found["file"])
         for name in found["name"].split("."):
             value = getattr(value, name)
+        if isinstance(value, nn.Module) and found["arguments"]:
+            raise OptionError(f"{text}: {found['name']} is a module already; omit {found['arguments']}")
         network = value(*positional, **named) if not isinstance(value, nn.Module) else value
     except OptionError:
         raise
@@ -58,105 +199,58 @@ def network_of(text: str) -> nn.Module:
 
 
 def _arguments(text: str, whole: str) -> tuple[list[Any], dict[str, Any]]:
+    """Return the positional and the named arguments of a call in parentheses."""
+    expected = OptionError(f"{whole}: arguments must be literals in one call, as in Net(num_classes=10)")
     try:
         call = ast.parse(f"f{text}", mode="eval").body
-        assert isinstance(call, ast.Call)
-        return [ast.literal_eval(a) for a in call.args], {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
-    except (SyntaxError, ValueError, AssertionError) as e:
-        raise OptionError(f"{whole}: arguments must be literals, as in Net(num_classes=10)") from e
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+            raise expected
+        names = [k.arg for k in call.keywords if k.arg is not None]
+        if len(set(names)) < len(call.keywords):  # ``**{}``, or a name twice
+            raise expected
+        values = [ast.literal_eval(k.value) for k in call.keywords]
+        return [ast.literal_eval(a) for a in call.args], dict(zip(names, values, strict=True))
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as e:
+        raise expected from e
 
 
-def _module(place: str) -> Any:
-    if not place.endswith(".py"):
-        module = importlib.import_module(place)
+@contextmanager
+def _importable(network: str) -> Iterator[None]:
+    """Let the file of a network import its neighbours, also when it creates or runs the network."""
+    found = _NETWORK.fullmatch(network)
+    if found is None or not found["file"].endswith(".py"):
+        yield
+        return
+    folder = str(Path(found["file"]).resolve().parent)
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # the file removed it
+            sys.path.remove(folder)
+
+
+def _module(name: str) -> Any:
+    if not name.endswith(".py"):
+        module = importlib.import_module(name)
         protect_inputs(getattr(module, "__file__", None))
         return module
-    path = Path(place)
+    path = Path(name)
     if not path.is_file():
-        raise OptionError(f"{place}: no such file")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    sys.path.insert(0, str(path.parent.resolve()))
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.pop(0)
+        raise OptionError(f"{name}: no such file")
     protect_inputs(path)
-    return module
+    return import_file(path, "dpnn_bridge_network")
 
 
 def example_of(specs: Sequence[str], network: nn.Module) -> Any:
     """Return the example input of ``--input``; indices count from 0 and are below the size of the smallest table."""
-    import torch
     from torch import nn
 
     from dpnn_bridge.cli.inputs import example_input
 
     tables = [m.num_embeddings for m in network.modules() if isinstance(m, nn.Embedding)]
-    generator = torch.Generator().manual_seed(0)
-
-    def varied(value: Any) -> Any:
-        if not isinstance(value, torch.Tensor) or value.is_floating_point() or not bool((value == 1).all()):
-            return value
-        return torch.randint(0, min(tables, default=2), value.shape, generator=generator)
-
-    example = example_input(specs, "float32")
-    return tuple(map(varied, example)) if isinstance(example, list) else varied(example)
-
-
-def run(
-    model: Path, network: nn.Module, inputs: Sequence[str], key: str | None, *, judging: bool, later: bool, quiet: bool
-) -> PortReport:
-    """Port the weights of a file into a network, or judge the weights that it has.
-
-    Args:
-        later: also find the deviations after the first one.
-    """
-    if not inputs:
-        from dpnn_bridge.modules.inputs import input_options
-
-        raise click.UsageError(f"pass an input: a shape, such as {input_options(network)}, or a file")
-    with steps(quiet) as progress:
-        progress("loading PyTorch")
-        from dpnn_bridge.files import load
-        from dpnn_bridge.porting import judge, port
-
-        example = example_of(inputs, network)
-        tensors = example if isinstance(example, tuple) else (example,)
-        indexed = any(hasattr(t, "is_floating_point") and not t.is_floating_point() for t in tensors)
-        source = load(model, key=key, index_base=0 if indexed else 1)
-        progress("comparing both networks")
-        return (judge if judging else port)(source, network, example, later=later)
-
-
-def convert_into(files: Sequence[Any], into: str, inputs: Sequence[str], key: str | None, **how: Any) -> None:
-    """Write the state_dict of a network with the weights of a Torch7 model.
-
-    Raises:
-        VerificationError: the network is not proven to compute the same; no file is written.
-    """
-    if len(files) != 2 or Path(str(files[1])).suffix not in (".pt", ".pth", ".safetensors"):
-        raise click.UsageError("--into takes IN.t7 and one output: OUT.pt, OUT.pth or OUT.safetensors")
-    source, target, page = Path(files[0]), Path(files[1]), how["report_to"]
-    check_distinct(target, page)
-    protect_inputs(source, *inputs)
-    network = network_of(into)
-    check_output(target, how["force"])
-    if page is not None:
-        check_output(page, True)
-    quiet = how["quiet"] or how["as_json"]
-    report = run(source, network, inputs, key, judging=False, later=how["later"], quiet=quiet)
-    if not report.equal:
-        show(report, title=f"{source} into {into}", **how)
-        raise VerificationError(f"{into} does not compute what {source} computes; {target} was not written")
-    save_weights(target, network, how["force"])
-    with after_writing(target):
-        show(report, title=f"{source} into {into}", **how)
-    if not (how["quiet"] or how["as_json"]):
-        say(f"{source} -> {target}: the state_dict of {into}")
+    example = example_input(specs, "float32", words=min(tables, default=2))
+    return tuple(example) if isinstance(example, list) else example
 
 
 def save_weights(target: Path, network: nn.Module, force: bool) -> None:
@@ -172,27 +266,6 @@ def save_weights(target: Path, network: nn.Module, force: bool) -> None:
             pt_writer.save(state, temporary)
 
 
-def verify_network(
-    model: Path, text: str, weights: Path | None, inputs: Sequence[str], key: str | None, **how: Any
-) -> None:
-    """Judge a port that has its weights.
-
-    Raises:
-        VerificationError: it does not compute the same.
-    """
-    protect_inputs(model, weights, *inputs)
-    network = network_of(text)
-    if how["report_to"] is not None:
-        check_output(how["report_to"], True)
-    if weights is not None:
-        _load(network, weights)
-    quiet = how["quiet"] or how["as_json"]
-    report = run(model, network, inputs, key, judging=True, later=how["later"], quiet=quiet)
-    show(report, title=f"{model} and {text}", **how)
-    if not report.equal:
-        raise VerificationError(f"{text} does not compute what {model} computes")
-
-
 def _load(network: nn.Module, weights: Path) -> None:
     from dpnn_bridge.outputs import pt_file, safetensors_file
 
@@ -202,29 +275,3 @@ def _load(network: nn.Module, weights: Path) -> None:
         network.load_state_dict(state)
     except Exception as e:
         raise OptionError(f"--weights {weights}: {e}") from e
-
-
-def show(
-    report: PortReport, *, title: str, report_to: Path | None, as_json: bool, quiet: bool, verbose: bool, **_: Any
-) -> None:
-    """Print a report: as JSON, or as text with a table of the weights."""
-    if report_to is not None:
-        from dpnn_bridge.porting import port_page
-
-        page = report_to.suffix in (".html", ".htm")
-        write_text(report_to, port_page(report, title) if page else json.dumps(report.to_dict(), indent=2) + "\n")
-    if as_json:
-        say(json.dumps(report.to_dict(), indent=2))
-        return
-    if quiet:
-        return
-    if verbose:
-        table = plain_table()
-        for column in ("parameter", "source", "form"):
-            table.add_column(column, overflow="fold")
-        for match in report.matches:
-            table.add_row(match.parameter, match.source, match.form)
-        console().print(table)
-    say(str(report))
-    if report_to is not None:
-        say_written(title, report_to, "report")

@@ -158,7 +158,7 @@ def verify_command(weights: Path | None, later: bool, partial_sandbox: bool, **o
 
 def _verify_network(weights: Path | None, later: bool, options: dict[str, Any]) -> bool:
     """Verify the user's implementation if CONVERTED is FILE.py:NET; return False if CONVERTED is a file."""
-    from dpnn_bridge.cli.port import is_network, verify_network
+    from dpnn_bridge.cli.port import Comparison, is_network, verify_network
 
     network = str(options["converted"] or "")
     if not is_network(network) or os.path.exists(network):
@@ -166,17 +166,8 @@ def _verify_network(weights: Path | None, later: bool, options: dict[str, Any]) 
             raise click.UsageError(f"--{'all' if weights is None else 'weights'} needs CONVERTED as FILE.py:NET")
         return False
     accept_only("FILE.py:NET", "weights", "later", "inputs", "key", "html", "as_json", "verbose")
-    printing = {name: options[name] for name in ("as_json", "quiet", "verbose")}
-    verify_network(
-        options["model"],
-        network,
-        weights,
-        options["inputs"],
-        options["key"],
-        later=later,
-        report_to=options["html"],
-        **printing,
-    )
+    shared = {name: options[name] for name in ("model", "inputs", "key", "as_json", "quiet", "verbose")}
+    verify_network(Comparison(network=network, later=later, report_to=options["html"], **shared), weights)
     return True
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from click.testing import CliRunner, Result
 
 from dpnn_bridge.cli.convert import convert_command
+from dpnn_bridge.cli.inputs import example_input
+from dpnn_bridge.cli.port import example_of
 from dpnn_bridge.cli.verify import verify_command
 
 LENET = Path(__file__).parents[2] / "fixtures/samples/torch-demos__mnist_convnet/model.t7"
@@ -78,7 +82,9 @@ def test_a_changed_weight_is_named(tmp_path: Path, network: str) -> None:
     assert "fc1.weight differs" in judged.output
 
 
-@pytest.mark.parametrize("name", ["Nothing", "Net(open('x'))", "torch"])
+@pytest.mark.parametrize(
+    "name", ["Nothing", "Net(open('x'))", "torch", "Net(2)(3)", "Net(**{})", "Net(stride=2, stride=2)", "Net({[]: 1})"]
+)
 def test_what_names_no_network_is_wrong_usage(tmp_path: Path, network: str, name: str) -> None:
     done = convert(LENET, tmp_path / "out.pt", "--into", f"{network}:{name}")
     assert done.exit_code == 2
@@ -93,3 +99,58 @@ def test_a_missing_file_and_an_input_of_another_size_are_named(tmp_path: Path, n
     assert small.exit_code == 5
     assert "error: the Torch7 model fails on the input: RuntimeError" in small.stderr
     assert "check the shape of --input. In Python, source=" in small.stderr
+
+
+def test_the_arguments_of_what_is_a_module_already_are_refused(tmp_path: Path, network: str) -> None:
+    Path(network).write_text(f"{NETWORK}\nnet = Net()\n")
+    given = convert(LENET, tmp_path / "out.pt", "--into", f"{network}:net(stride=3)")
+    assert (given.exit_code, given.stderr) == (
+        2,
+        f"error: {network}:net(stride=3): net is a module already; omit (stride=3)\n",
+    )
+    assert convert(LENET, tmp_path / "out.pt", "--into", f"{network}:net").exit_code == 0
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_file_replaces_no_module_of_its_name(tmp_path: Path, broken: bool) -> None:
+    path = tmp_path / "json.py"
+    path.write_text(NETWORK + ("\n1 / 0\n" if broken else ""))
+    before = set(sys.modules)
+    done = convert(LENET, tmp_path / "out.pt", "--into", f"{path}:Net")
+    assert done.exit_code == (2 if broken else 0), done.output
+    assert sys.modules["json"] is json
+    own = {name for name in set(sys.modules) - before if "json" in name}
+    assert own == (set() if broken else {"dpnn_bridge_network_json"})
+
+
+def test_a_network_imports_its_neighbours_whenever_it_needs_them(tmp_path: Path) -> None:
+    (tmp_path / "neighbour_at_creation.py").write_text("STRIDE = 2")
+    (tmp_path / "neighbour_at_forward.py").write_text("")
+    source = NETWORK.replace("super().__init__()", "super().__init__(); from neighbour_at_creation import STRIDE")
+    source = source.replace("x = F.max", "import neighbour_at_forward; x = F.max", 1)
+    (tmp_path / "my_models.py").write_text(f"import sys\nsys.path.insert(0, 'added by the file')\n{source}")
+    before = list(sys.path)
+    try:
+        done = convert(LENET, tmp_path / "out.pt", "--into", f"{tmp_path / 'my_models.py'}:Net")
+        assert done.exit_code == 0, done.output
+        assert sys.path == ["added by the file", *before]
+    finally:
+        sys.path[:] = before
+
+
+def test_indices_of_shapes_are_random_and_those_of_a_file_are_its_own(tmp_path: Path) -> None:
+    net = torch.nn.ModuleList([torch.nn.Embedding(20, 4), torch.nn.Embedding(30, 4)])
+    numpy.save(tmp_path / "ones.npy", numpy.ones((2, 3), dtype=numpy.int64))
+    read, drawn = example_of([str(tmp_path / "ones.npy"), "2x3:int64"], net)
+    assert read.tolist() == [[1, 1, 1], [1, 1, 1]]
+    assert drawn.unique().numel() > 1
+    one, other = example_of(["2x3:int64", "2x3:int64"], net)
+    assert not torch.equal(one, other)
+    assert example_of(["9:bool"], net).dtype == torch.bool
+    assert example_of(["9:uint8"], net).max() < 20
+
+
+def test_inputs_of_one_shape_differ() -> None:
+    one, other = example_input(["2x3", "2x3"])
+    assert not torch.equal(one, other)
+    assert torch.equal(one, example_input(["2x3"]))

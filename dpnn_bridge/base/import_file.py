@@ -1,0 +1,43 @@
+"""Run a Python file of the user's as a module."""
+
+from __future__ import annotations
+
+import sys
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import CodeType, ModuleType
+
+from dpnn_bridge.base.exclusive import Exclusive
+
+
+class _SourceLoader(SourceFileLoader):
+    """Compiles the file without a cache, which would lie beside it."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
+def import_file(path: Path, prefix: str, name: str = "") -> ModuleType:
+    """Run a Python file as a module that ``inspect`` and ``pickle`` find; one that raises leaves no module.
+
+    Args:
+        path: The file.
+        prefix: Beginning of the module's name. The name of the file follows, so that no other module is replaced.
+        name: Name of the module when the file ran before; else empty.
+    """
+    with Exclusive(import_file):  # another thread may be importing a file of the same name
+        if not name:
+            name = f"{prefix}_{path.stem}"
+            while name in sys.modules:
+                name += "_"
+        loader = _SourceLoader(name, str(path))
+        spec = spec_from_file_location(name, path, loader=loader)
+        assert spec is not None
+        module = sys.modules[name] = module_from_spec(spec)
+    try:
+        loader.exec_module(module)
+    except BaseException:
+        sys.modules.pop(name, None)
+        raise
+    return module
