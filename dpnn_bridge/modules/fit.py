@@ -8,13 +8,18 @@ from torch import nn
 
 from dpnn_bridge.base.graph import format_path
 from dpnn_bridge.modules.nn.container import Concat
+from dpnn_bridge.modules.nn.crelu import CReLU
+from dpnn_bridge.modules.nn.padding import Padding
+from dpnn_bridge.modules.nnx.resampling import SpatialPadding
 
-#: kinds of layers after which there are as many planes as before, by the end of their names
+#: layers with as many channels in their output as in their input, by the end of their names
 _NAMES = """
     Pool1d Pool2d Pool3d Padding Pad2d Pad3d LU Tanh Sigmoid Threshold Dropout Dropout2d Identity NoiseOverInput
     Upsample UpsamplingNearest2d UpsamplingBilinear2d InstanceNorm2d
 """
 KEEPING = tuple(_NAMES.split())
+#: layers with such a name whose output may have other channels
+CHANGING = (nn.GLU, CReLU, Padding, SpatialPadding)
 _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d, nn.Conv3d, nn.ConvTranspose3d)
 
 
@@ -73,7 +78,8 @@ def _mismatches(model: nn.Module) -> list[tuple[str, Any, int]]:
             return planes
         if isinstance(module, _CONVOLUTIONS):
             return module.out_channels
-        return planes if type(module).__name__.endswith(KEEPING) else None
+        keeps = type(module).__name__.endswith(KEEPING) and not isinstance(module, CHANGING)
+        return planes if keeps else None
 
     walk(model, None, ())
     return found

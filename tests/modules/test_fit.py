@@ -11,7 +11,8 @@ from torch import nn
 import dpnn_bridge
 from dpnn_bridge.conversion import to_lua, to_torch
 from dpnn_bridge.modules.fit import plane_notes
-from dpnn_bridge.modules.nn import Concat
+from dpnn_bridge.modules.nn import Concat, CReLU
+from dpnn_bridge.modules.nn.padding import Padding
 
 
 def branch(planes: int, normalised: int) -> nn.Sequential:
@@ -36,6 +37,13 @@ def test_what_fits_or_is_not_known_gives_no_note(dimension: int) -> None:
     sides = Concat(branch(8, 8), branch(8, 8), dimension=dimension)
     assert plane_notes(nn.Sequential(sides, nn.BatchNorm2d(8 * (4 - dimension)))) == []
     assert plane_notes(nn.Sequential(nn.Conv2d(3, 4, 3), nn.PixelShuffle(2), nn.BatchNorm2d(1))) == []
+
+
+@pytest.mark.parametrize(
+    ("layer", "channels"), [(nn.GLU(1), 2), (CReLU(nn.Identity(), n_input_dims=3), 8), (Padding(2, 3), 7)]
+)
+def test_layers_that_change_the_channels_give_no_note(layer: nn.Module, channels: int) -> None:
+    assert plane_notes(nn.Sequential(nn.Conv2d(3, 4, 3), layer, nn.BatchNorm2d(channels))) == []
 
 
 @pytest.mark.parametrize("training", [False, True])
