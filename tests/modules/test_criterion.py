@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import FIXTURES, manifest
+from torch import nn
 
 import dpnn_bridge
 from dpnn_bridge import read_t7, to_lua, to_torch
 from dpnn_bridge.conversion.lua_values import to_value
+from dpnn_bridge.conversion.noise import has_noise, replayed
+from dpnn_bridge.modules.dpnn.criterion import BinaryLogisticRegression, ModuleCriterion
 from dpnn_bridge.modules.nn.criterion import CriterionTable, MultiCriterion, ParallelCriterion
 from dpnn_bridge.modules.nn.criterion_classification import (
     ClassNLLCriterion,
@@ -304,3 +308,27 @@ def test_dist_margin_sends_its_gradient_to_the_first_listed_of_equal_targets() -
     DistMarginCriterion()(scores, torch.tensor([[2, 1, 0]])).backward()
     assert scores.grad is not None
     torch.testing.assert_close(scores.grad, torch.tensor([[0, -1, 1]], dtype=torch.float64) / 3)
+
+
+def test_a_module_in_a_criterion_takes_the_noise_of_torch7() -> None:
+    criterion = ModuleCriterion(nn.MSELoss(reduction="sum"), nn.Dropout(0.5))
+    after = to_lua(criterion)
+    after["inputModule"]["noise"] = LuaTensor.from_numpy(np.array([2.0, 0.0, 2.0]))
+    assert has_noise(criterion, after)
+    with replayed(criterion, after):
+        assert float(criterion(torch.tensor([1.0, 2.0, 3.0]), torch.zeros(3))) == 4 + 36
+
+
+def test_a_cast_that_fails_leaves_the_modules_of_a_criterion() -> None:
+    def refuse(tensor: torch.Tensor) -> torch.Tensor:
+        raise TypeError("no")
+
+    criterion = ModuleCriterion(nn.MSELoss(), nn.Linear(2, 2), nn.Linear(3, 2), cast_target=False)
+    with pytest.raises(TypeError):
+        criterion._apply(refuse)
+    assert isinstance(criterion.target_module, nn.Linear)
+
+
+def test_a_matrix_of_scores_is_named_with_its_shape() -> None:
+    with pytest.raises(ValueError, match=r"expected target of shape \(N\), \(N, 1\) or \(1, N\), found \(2, 2\)"):
+        BinaryLogisticRegression()(torch.zeros(4), torch.ones(2, 2))

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.criterion import Criterion, elementwise
-from dpnn_bridge.objects import LuaObject
 
 
 @lua_class("nn.ModuleCriterion")
@@ -51,43 +49,23 @@ class ModuleCriterion(Criterion):
         return self.criterion(input, target)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ModuleCriterion:
-        target_module = self.target_module
-        if not self.cast_target:
-            self.target_module = None
-        super()._apply(fn, recurse)
-        self.target_module = target_module
-        return self
+        if self.cast_target:
+            return super()._apply(fn, recurse)
+        target_module, self.target_module = self.target_module, None
+        try:
+            return super()._apply(fn, recurse)
+        finally:
+            self.target_module = target_module
 
     class Lua(Criterion.Lua):
+        members = {"criterion": "criterion", "inputModule": "input_module", "targetModule": "target_module"}
         scalars = {"castTarget": "cast_target"}
         constants = {}
         scratch = ("input", "target")
-        parts: ClassVar[dict[str, str]] = {
-            "criterion": "criterion",
-            "inputModule": "input_module",
-            "targetModule": "target_module",
-        }
-
-        @classmethod
-        def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-            parts = {attribute: ctx.to_torch(obj[name], name) for name, attribute in cls.parts.items() if name in obj}
-            return {**super().arguments(obj, ctx), **parts}
-
-        @classmethod
-        def handled(cls, module: nn.Module) -> set[str]:
-            return {*super().handled(module), *cls.parts}
 
         @classmethod
         def children(cls, module: nn.Module) -> list[nn.Module]:
             return []  # a criterion has no parameters in Torch7
-
-        @classmethod
-        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-            fields = super().to_lua(module, ctx)
-            for name, attribute in cls.parts.items():
-                if (part := getattr(module, attribute)) is not None:
-                    fields[name] = ctx.to_lua(part)
-            return fields
 
 
 @lua_class("nn.BinaryLogisticRegression")
@@ -118,7 +96,9 @@ class BinaryLogisticRegression(Criterion):
         target = torch.as_tensor(target)
         for name, value in (("input", input), ("target", target)):
             if value.dim() not in (1, 2) or (value.dim() == 2 and 1 not in value.shape):
-                raise ValueError(f"BinaryLogisticRegression takes an {name} of shape (N) or (N, 1), {_found(value)}")
+                raise ValueError(
+                    f"BinaryLogisticRegression: expected {name} of shape (N), (N, 1) or (1, N), {_found(value)}"
+                )
         loss = (-elementwise(target, input) * input).exp().add(1).log().sum()
         return loss / input.numel() if self.size_average else loss
 
