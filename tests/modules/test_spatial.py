@@ -155,6 +155,15 @@ def batch_norm(**fields: Any) -> LuaObject:
     return lua("nn.SpatialBatchNormalization", version=2, eps=1e-5, momentum=0.1, affine=True, **fields)
 
 
+def test_batch_of_one_that_raises_leaves_the_mode() -> None:
+    layer = to_torch(to_lua(nn.BatchNorm2d(2)))
+    with pytest.raises((RuntimeError, TypeError)):
+        layer(torch.zeros(1, 2, 3, 3, dtype=torch.complex64))
+    assert layer.training
+    layer(torch.randn(4, 2, 3, 3))
+    assert not torch.equal(layer.running_mean, torch.zeros(2))
+
+
 def test_batch_of_one_is_normalised_with_the_running_statistics() -> None:
     module: Any = to_torch(batch_norm())
     assert isinstance(module, nn.BatchNorm2d)

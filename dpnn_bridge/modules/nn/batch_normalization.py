@@ -94,12 +94,12 @@ def before_single_sample(self: Any, input: tuple[Tensor]) -> tuple[Tensor]:
 
 
 def after_single_sample(self: Any, input: tuple[Tensor], output: Tensor) -> Tensor:
-    """Undo :func:`before_single_sample` (forward hook). Fusion moves the hook to the fused layer."""
-    if not isinstance(output, Tensor):
-        return output
+    """Undo :func:`before_single_sample` (forward hook, also after an error). Fusion moves it to the fused layer."""
     if hasattr(self, "is_single") and self.is_single:
         self.training = True
         self.is_single = False
+    if not isinstance(output, Tensor):
+        return output
     return plain_strides(output) if 1 in output.shape[1:] else output
 
 
@@ -125,7 +125,7 @@ class Normalization(LuaClass):
         module.num_batches_tracked = torch.tensor(0)
         module.batch_dims, module.is_single = cls.dims, False
         module.register_forward_pre_hook(before_single_sample)
-        module.register_forward_hook(after_single_sample)
+        module.register_forward_hook(after_single_sample, always_call=True)
         return module
 
     @classmethod
