@@ -373,6 +373,17 @@ def test_what_torch7_cannot_express_is_refused(layer: nn.Module, message: str) -
     assert f"see {EXPORT_GUIDE}" in str(error.value) or message == "run the model once"
 
 
+class Halves(nn.GLU):
+    pass
+
+
+def test_a_subclass_is_not_written_with_another_dimension() -> None:
+    assert to_lua(Halves(1))["dim"] == 2
+    assert "dim" not in to_lua(Halves(-1))
+    with pytest.raises(ConversionError, match="dim=-2"):
+        to_lua(Halves(-2))
+
+
 def test_every_public_layer_is_written_or_named() -> None:
     """No layer of torch.nn ends in the message for classes that nobody knows."""
     known = {type(m) for layer, *_ in [*LAYERS, *WITH_EXAMPLE, *REFUSED, *LOSSES] for m in layer.modules()}

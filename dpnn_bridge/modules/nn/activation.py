@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -37,7 +37,7 @@ class Threshold(Inplace):
 @lua_class("nn.ReLU", "cudnn.ReLU")
 class ReLU(Inplace):
     torch_type = nn.ReLU
-    constants = {"threshold": 0, "val": 0, "inplace": False}
+    constants = {**Inplace.constants, "threshold": 0, "val": 0}
 
 
 @lua_class("nn.ReLU6")
@@ -55,7 +55,7 @@ class LeakyReLU(Inplace):
 class RReLU(Inplace):
     torch_type = nn.RReLU
     scalars = ("lower", "upper")
-    constants = {"inplace": False, "noise": LuaTensor.empty}
+    constants = {**Inplace.constants, "noise": LuaTensor.empty}
     scratch = ("noise",)
 
     @classmethod
@@ -167,7 +167,12 @@ class GatedLinearUnit(LuaClass):
 
     @classmethod
     def to_lua(cls, module: nn.GLU, ctx: LuaContext) -> dict[str, Any]:
-        return {"dim": module.dim + 1} if module.dim >= 0 else {}
+        if module.dim < -1:  # of a subclass; the layer of PyTorch itself is a composition
+            raise ConversionError(
+                f"Torch7 counts dim={module.dim} from the start; give dim a number of 0 or more, or -1",
+                class_name=type(module).__name__,
+            )
+        return {"dim": module.dim + 1} if module.dim >= 0 else {}  # without a field it is the last dimension
 
 
 # ---------------------------------------------------------------------- the softmax family
@@ -194,14 +199,6 @@ class StockSoftMax(LuaClass):
     """A layer without arguments in Lua; torch's own does the same on a batch when its ``dim`` is 1."""
 
     @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {}
-
-    @classmethod
-    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
-        return cls.torch_type[0]()
-
-    @classmethod
     def represents(cls, module: nn.Module) -> bool:
         return not getattr(module, "instance", False)
 
@@ -215,12 +212,32 @@ class StockSoftMax(LuaClass):
         return {}
 
 
+class _OverClasses(nn.Module):
+    """Base of softmaxes over the classes, whose dimension follows from the shape of the input.
+
+    Args:
+        instance: normalise over all elements of a sample together instead of over the channels at each position.
+    """
+
+    softmax: ClassVar[Callable[..., Tensor]]
+
+    def __init__(self, instance: bool = False) -> None:
+        super().__init__()
+        self.instance = instance
+
+    def forward(self, input: Tensor) -> Tensor:
+        return over_planes(type(self).softmax, input, self.instance)
+
+    def extra_repr(self) -> str:
+        return "instance=True" if self.instance else ""
+
+
 @lua_class("nn.SoftMax", "nn.SpatialSoftMax")
-class SoftMax(nn.Softmax):
+class SoftMax(_OverClasses, nn.Softmax):
     r"""Softmax over the classes, whose dimension follows from the shape of the input.
 
     Args:
-        instance: normalise over all elements of a sample together instead of over the planes at each position.
+        instance: normalise over all elements of a sample together instead of over the channels at each position.
 
     Shape:
         - Input, output: :math:`(C)`, :math:`(N, C)`, :math:`(C, H, W)` or :math:`(N, C, H, W)`.
@@ -229,26 +246,18 @@ class SoftMax(nn.Softmax):
         ``nn.SoftMax()``, SoftMax.lua; ``cudnn.SoftMax()`` with ``instance=True``
     """
 
-    def __init__(self, instance: bool = False) -> None:
-        super().__init__()
-        self.instance = instance
-
-    def forward(self, input: Tensor) -> Tensor:
-        return over_planes(F.softmax, input, self.instance)
-
-    def extra_repr(self) -> str:
-        return "instance=True" if self.instance else ""
+    softmax = staticmethod(F.softmax)
 
     class Lua(StockSoftMax):
         torch_type = nn.Softmax
 
 
 @lua_class("nn.LogSoftMax", "nn.SpatialLogSoftMax")
-class LogSoftMax(nn.LogSoftmax):
+class LogSoftMax(_OverClasses, nn.LogSoftmax):
     r"""Logarithm of the softmax over the classes, whose dimension follows from the shape of the input.
 
     Args:
-        instance: normalise over all elements of a sample together instead of over the planes at each position.
+        instance: normalise over all elements of a sample together instead of over the channels at each position.
 
     Shape:
         - Input, output: :math:`(C)`, :math:`(N, C)`, :math:`(C, H, W)` or :math:`(N, C, H, W)`.
@@ -257,15 +266,7 @@ class LogSoftMax(nn.LogSoftmax):
         ``nn.LogSoftMax()``, LogSoftMax.lua; ``cudnn.LogSoftMax()`` with ``instance=True``
     """
 
-    def __init__(self, instance: bool = False) -> None:
-        super().__init__()
-        self.instance = instance
-
-    def forward(self, input: Tensor) -> Tensor:
-        return over_planes(F.log_softmax, input, self.instance)
-
-    def extra_repr(self) -> str:
-        return "instance=True" if self.instance else ""
+    softmax = staticmethod(F.log_softmax)
 
     class Lua(StockSoftMax):
         torch_type = nn.LogSoftmax
