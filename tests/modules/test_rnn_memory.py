@@ -243,6 +243,19 @@ def test_other_batch_size_needs_forget(make) -> None:
     assert model(torch.zeros(2, 5, 3)).shape == (2, 5, 4)
 
 
+@pytest.mark.parametrize("make", SEQUENCES)
+def test_initial_states_of_other_sizes_are_refused(make) -> None:
+    model, x = make(), torch.zeros(2, 5, 3)
+    with pytest.raises(ValueError, match=r"has shape \(1, 4\), the input needs \(5, 4\)"):
+        model([torch.zeros(1, 4), x])
+    with pytest.raises(ValueError, match="takes at most"):
+        model([torch.zeros(5, 4)] * 3 + [x])
+    model.user_prev_output = torch.zeros(1, 4)
+    with pytest.raises(ValueError, match="has shape"):
+        model(x)
+    assert model.user_prev_output is not None, "it is for the next call that runs"
+
+
 @pytest.mark.parametrize("make", STEPS[:2])
 def test_step_modules_do_not_broadcast_a_state_to_another_batch_size(make) -> None:
     step = make()
@@ -283,6 +296,17 @@ def test_hidden_states_of_containers_are_lists() -> None:
     assert [s.shape for s in state[2]] == [(1, 2), (1, 2)]
     memory.set_hidden_state(model, None, [torch.ones(1, 4), None, [torch.ones(1, 2)] * 2])
     assert torch.equal(memory.get_hidden_state(model[0]), torch.ones(1, 4))
+
+
+def test_start_of_a_recurrence_may_be_a_list() -> None:
+    pair = nn.Sequential(SelectTable(2), nn.Sequential())
+    step = Recurrence(pair, [[4], [2]], 1)
+    step.user_prev_output = [torch.ones(4), torch.zeros(2)]
+    obj = to_lua(step)
+    assert [t.shape for t in obj["userPrevOutput"].as_list()] == [(4,), (2,)]
+    again = to_torch(obj)
+    torch.testing.assert_close(again(torch.zeros(3)), step(torch.zeros(3)))
+    assert to_lua(again)["userPrevOutput"][1].shape == (4,)
 
 
 def test_state_that_was_not_saved_is_a_clear_error() -> None:

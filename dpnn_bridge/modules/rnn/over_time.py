@@ -186,7 +186,7 @@ def _counts_dimensions(module: nn.Module) -> bool:
 
 def _goes_on_for(module: AbstractRecurrent, steps: int) -> bool:
     """Return whether the state is not detached within the next time steps."""
-    return module._backward_ran or module.step - module._run_start + steps <= module.rho
+    return module.step - module._run_start + steps <= module.rho
 
 
 class _CellSteps:

@@ -13,7 +13,7 @@ from dpnn_bridge.base.graph import without_entries
 from dpnn_bridge.compare.nested import first_tensor, map_tensors
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.faults import Fault
-from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_class import LuaClass, has_tensor
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.conversion.noise import paired, replayed
 from dpnn_bridge.modules.dpnn.reinforce import Reinforce
@@ -232,7 +232,7 @@ class AbstractRecurrent(Memory):
                 if state is not None:
                     module.states[step] = state
             for attribute, name in cls.given.items():
-                if isinstance(obj.get(name), LuaTensor) and obj[name].size:
+                if has_tensor(obj, name) or isinstance(obj.get(name), LuaTable):
                     setattr(module, attribute, to_value(obj[name]))
             if dropouts_in(module):
                 cls.fill_masks(module, obj)
@@ -294,7 +294,7 @@ class AbstractRecurrent(Memory):
             for attribute, name in cls.given.items():
                 value = getattr(module, attribute, None)
                 if value is not None:
-                    fields[name] = ctx.constant(value, module)
+                    fields[name] = _lua_value(value, module, ctx)
             return fields
 
         @classmethod

@@ -48,7 +48,7 @@ class SeqGRU(SequenceModule):
         ``torch.nn.GRU`` applies the reset gate after the product with the state.
 
     Raises:
-        ValueError: the input is no batch of sequences, or a remembered state has another batch size.
+        ValueError: the input is no batch of sequences, or a state has another batch size or number of features.
     """
 
     def __init__(

@@ -84,29 +84,32 @@ class SequenceModule(Memory, Remembering):
         Args:
             x: the input, time first.
             given: none, ``[h0]`` or ``[c0, h0]``.
+
+        Raises:
+            ValueError: there are more states than the module has, or a state is not :math:`(N, H)`.
         """
         names = self._state_names()
-        sizes = [self.output_size, self.hidden_size][: len(names)]
+        if len(given) > len(names):
+            raise ValueError(f"{type(self).__name__} takes at most {len(names)} initial states, found {len(given)}")
         states: list[Tensor] = []
         own = list(self.initial) if self.initial is not None else [x.new_empty(0)] * len(names)
-        for i, (name, size) in enumerate(zip(names, sizes, strict=True)):
+        for i, (name, size) in enumerate(zip(names, (self.output_size, self.hidden_size), strict=False)):
             if i < len(given):
-                states.append(given[len(given) - 1 - i])
-                continue
-            user = getattr(self, name)
-            if user is not None:
-                own[i] = user
-                setattr(self, name, None)
+                states.append(given[-1 - i])
+            elif (user := getattr(self, name)) is not None:
+                states.append(user)
             elif own[i].numel() == 0 or not self.remembers or self.final is None:
-                own[i] = x.new_zeros(x.shape[1], size)
+                states.append(x.new_zeros(x.shape[1], size))
             else:
-                own[i] = in_type_of(x, self.final[i].detach())
-            if own[i].shape != (x.shape[1], size):
+                states.append(in_type_of(x, self.final[i].detach()))
+            if states[i].shape != (x.shape[1], size):
                 raise ValueError(
-                    f"{type(self).__name__}: the state to start from has shape {tuple(own[i].shape)}, the input needs "
-                    f"{(x.shape[1], size)}; call forget() when the batch size changes"
+                    f"{type(self).__name__}: the state to start from has shape {tuple(states[i].shape)}, the input "
+                    f"needs {(x.shape[1], size)}; call forget() when the batch size changes"
                 )
-            states.append(own[i])
+        for i in range(len(given), len(names)):
+            own[i] = states[i]
+            setattr(self, names[i], None)
         self.initial = own
         return states
 
@@ -220,7 +223,7 @@ class SeqLSTM(SequenceModule):
         state is kept for :meth:`remember`.
 
     Raises:
-        ValueError: the input is no batch of sequences, or a remembered state has another batch size.
+        ValueError: the input is no batch of sequences, or a state has another batch size or number of features.
     """
 
     weight_o: Tensor | None
