@@ -9,9 +9,7 @@ from torch import nn
 from dpnn_bridge.conversion.contexts import LuaContext
 from dpnn_bridge.conversion.registry import composition
 from dpnn_bridge.modules.nn.linear import Bilinear
-from dpnn_bridge.modules.pytorch.input_dimensions import dimensions
 from dpnn_bridge.modules.pytorch.parts import Parts, refuse
-from dpnn_bridge.modules.pytorch.shapes import EXAMPLE
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
 
@@ -70,20 +68,6 @@ def chain(module: nn.Sequential, ctx: LuaContext) -> LuaObject | None:
 def parallel(module: Any, ctx: LuaContext) -> LuaObject:
     """Export the model inside."""
     return ctx.to_lua(module.module)
-
-
-@composition(nn.SyncBatchNorm)
-def synchronized(module: nn.SyncBatchNorm, ctx: LuaContext) -> LuaObject:
-    """Export the batch normalization of one process."""
-    kinds = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
-    dims = dimensions(module, ctx)
-    if dims not in kinds:
-        refuse(module, "inputs of any number of dimensions", f"BatchNorm2d and the others can be written; {EXAMPLE}")
-    twin = kinds[dims](module.num_features, module.eps, module.momentum, device="meta")
-    twin.affine, twin.track_running_stats = module.affine, module.track_running_stats
-    twin._parameters, twin._buffers = module._parameters, module._buffers
-    ctx.dimensions[id(twin)] = dims
-    return ctx.to_lua(twin.train(module.training))
 
 
 #: layers that cannot be written, with the nearest thing that can

@@ -12,6 +12,7 @@ from dpnn_bridge.conversion.registry import composition
 from dpnn_bridge.modules.nn.reshape import product
 from dpnn_bridge.modules.pytorch.input_dimensions import dimensions
 from dpnn_bridge.modules.pytorch.parts import Parts, refuse
+from dpnn_bridge.modules.pytorch.shapes import EXAMPLE
 from dpnn_bridge.objects import LuaObject, element_dtype
 
 
@@ -93,13 +94,28 @@ def batch_norm(module: Any, ctx: LuaContext) -> LuaObject | None:
     if module.momentum is None:
         refuse(module, "a cumulative average (momentum=None)", "give momentum a number")
     if isinstance(module, nn.BatchNorm1d) and dimensions(module, ctx) == 3:
-        twin = nn.BatchNorm2d(
-            module.num_features, module.eps, module.momentum, affine=False, device=module.running_mean.device
-        )
-        twin.affine = module.affine
-        twin._parameters, twin._buffers = module._parameters, module._buffers
-        return parts.lifted(ctx.to_lua(twin.train(module.training)))
+        return parts.lifted(ctx.to_lua(_of_class(nn.BatchNorm2d, module)))
     return None
+
+
+@composition(nn.SyncBatchNorm)
+def synchronized(module: nn.SyncBatchNorm, ctx: LuaContext) -> LuaObject:
+    """Export the batch normalization of one process."""
+    kinds = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
+    dims = dimensions(module, ctx)
+    if dims not in kinds:
+        refuse(module, "inputs of any number of dimensions", f"BatchNorm2d and the others can be written; {EXAMPLE}")
+    twin = _of_class(kinds[dims], module)
+    ctx.dimensions[id(twin)] = dims
+    return ctx.to_lua(twin)
+
+
+def _of_class(kind: Any, module: Any) -> nn.Module:
+    """Return a batch normalization of another class with the parameters and statistics of ``module``."""
+    twin = kind(module.num_features, module.eps, module.momentum, device="meta")
+    twin.affine, twin.track_running_stats = module.affine, module.track_running_stats
+    twin._parameters, twin._buffers = module._parameters, module._buffers
+    return twin.train(module.training)
 
 
 @composition(nn.LocalResponseNorm)
