@@ -36,12 +36,13 @@ from dpnn_bridge.porting.networks import (
     for_a_run,
     inputs,
     lua_path_of,
+    sharing_memory,
     single_buffers,
     trace,
 )
 from dpnn_bridge.porting.notes import notes_of, of_rounding, overflowing
 from dpnn_bridge.porting.probe import check_deterministic, differ_beyond, has_ranges, sorted_outputs
-from dpnn_bridge.porting.proof import prove
+from dpnn_bridge.porting.proof import Proof, prove
 from dpnn_bridge.porting.report import Deviation, Match, PortReport
 from dpnn_bridge.porting.search import Search
 from dpnn_bridge.porting.sides import sides_of
@@ -144,13 +145,13 @@ class Port:
                 record = partial(self._run_source, first)
                 report.later = list(later_deviations(explanation, report.first, record, restart))
             return report
-        self._run_source(second)
-        proof = prove(for_a_run(self.target, self.call_target), self.call_target, second, search, self.single)
+        proof = self._prove(second, search)
         if proof.failed is not None:
             self._check_deterministic()
             almost = proof.outputs.almost if proof.failed.node is None else inf
             hidden = of_constants(almost, None, proof.tape, self.source) or self._missing_range(search, OTHER_INPUT)
-            return self._report(search, values, hidden or proof.deviation(), proof.difference, [])
+            first = hidden or self._of_shared_memory(proof) or proof.deviation()
+            return self._report(search, values, first, proof.difference, [])
         idle = _idle(search)
         if idle is not None:
             return self._report(search, values, idle, proof.difference, [])
@@ -163,6 +164,29 @@ class Port:
         ]
         first = self._beyond(search) or self._with_other_biases(search) or overflowing(self.user, values)
         return self._report(search, values, first, distance, notes)
+
+    def _prove(self, example: Any, search: Search) -> Proof:
+        """Run both networks on another input, and compare them."""
+        for keep in (False, True):
+            self._run_source(example)
+            target = for_a_run(self.target, self.call_target)
+            proof = prove(target, self.call_target, example, search, self.single, keep)
+            if proof.failed is None or not proof.used_more:
+                break
+        return proof
+
+    def _of_shared_memory(self, proof: Proof) -> Deviation | None:
+        """Return the weights of a layer that another parameter overwrote, as one that was tied by its ``data``."""
+        node = proof.failed.node if proof.failed is not None else None
+        if node is None or node.event is None:
+            return None
+        weights = [w for w in node.event.weights.values() if w is not None]
+        names = {name for w in weights for name in proof.tape.root_names(w.slot)}
+        shared = next((group for group in sharing_memory(self.target) if group & names), None)
+        if shared is None:
+            return None
+        hint = "and the source has other values for each: give each its own memory"
+        return located(node, "", f"{' and '.join(sorted(shared))} are one tensor here, {hint}")
 
     def _check_deterministic(self) -> None:
         """Refuse networks that differ because one of them is not deterministic."""
@@ -180,8 +204,7 @@ class Port:
         far = differ_beyond(source, target, self.examples[1])
         if far is None:
             return None
-        self._run_source(far)
-        proof = prove(for_a_run(self.target, self.call_target), self.call_target, far, search, self.single)
+        proof = self._prove(far, search)
         if proof.failed is None:
             return None
         self._run_source(self.examples[0])
@@ -245,13 +268,7 @@ class Port:
     def _report(
         self, search: Search, values: dict[str, Tensor], first: Deviation | None, difference: float, notes: list[str]
     ) -> PortReport:
-        matches = []
-        for placed in search.placement.placed.values():
-            a = placed.assignment
-            for w in placed.event.weights.values():
-                if w is not None:
-                    for name in search.tape.root_names(w.slot):
-                        matches.append(Match(name, ", ".join(dict.fromkeys(layer.name for layer in a.layers)), a.how))
+        matches = _matches(search)
         unset = [
             n
             for n, _ in self.user.named_parameters()
@@ -269,6 +286,19 @@ class Port:
         if report.equal:
             report.apply()
         return report
+
+
+def _matches(search: Search) -> list[Match]:
+    """Return one match for each parameter; one that several layers are parts of names all of them."""
+    sources: dict[str, tuple[list[str], list[str]]] = {}
+    for placed in search.placement.placed.values():
+        slots = [w.slot for w in placed.event.weights.values() if w is not None]
+        for name in dict.fromkeys(name for slot in slots for name in search.tape.root_names(slot)):
+            layers, forms = sources.setdefault(name, ([], []))
+            layers += [layer.name for layer in placed.assignment.layers]
+            forms += [placed.assignment.how] if placed.assignment.how else []
+    joined = {name: [", ".join(dict.fromkeys(texts)) for texts in found] for name, found in sources.items()}
+    return [Match(name, source, form) for name, (source, form) in joined.items()]
 
 
 def _flat(value: Any) -> list[Tensor]:

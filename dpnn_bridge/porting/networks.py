@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.base.storage import storage_id
 from dpnn_bridge.conversion.places import lua_paths
 from dpnn_bridge.errors import ConversionError, DpnnBridgeError, OptionError
 from dpnn_bridge.modules.rnn.memory import forget
@@ -18,13 +19,14 @@ from dpnn_bridge.porting.events import event_key, event_of
 from dpnn_bridge.porting.tape import Node, Recorder, Tape, leaves, replaced
 
 Call = Callable[[nn.Module, Any], Any]
+#: attributes of every module: registered children, hooks and the like
+_OWN_ATTRIBUTES = vars(nn.Module()).keys()
 
 
 def double_copy(module: nn.Module, what: str) -> nn.Module:
     """Copy a module to the CPU, in double precision and evaluation mode, at the start of a sequence."""
     try:
-        double = {id(t): _double(t) for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()}
-        fresh = copy.deepcopy(module, double).cpu().double().train()
+        fresh = copy.deepcopy(module, _doubles(module)).cpu().double().train()
         forget(fresh)  # in training mode also states that were given
         return fresh.eval()
     except DpnnBridgeError:
@@ -44,7 +46,7 @@ def check_registered(module: nn.Module) -> None:
     own = {id(t) for t in (*module.parameters(), *module.buffers())}
     for name, inner in module.named_modules():
         for attribute, value in vars(inner).items():
-            if not isinstance(value, (list, tuple, dict)) or attribute.startswith("_"):
+            if not isinstance(value, (list, tuple, dict)) or attribute in _OWN_ATTRIBUTES:
                 continue
             given = (v for v in leaves(value) if isinstance(v, (nn.Module, nn.Parameter)))
             tensors = (t for v in given for t in ([v] if isinstance(v, nn.Parameter) else v.parameters()))
@@ -55,9 +57,49 @@ def check_registered(module: nn.Module) -> None:
                 raise ConversionError(f"{what}, so they are none of its parameters; make it a {right}")
 
 
-def _double(tensor: Tensor) -> Tensor:
-    value = tensor.detach().to("cpu", torch.float64, copy=True)
-    return nn.Parameter(value, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else value
+def _doubles(module: nn.Module) -> dict[int, Tensor]:
+    """Return the double precision of the parameters and buffers, by id; tensors that share memory share it here too."""
+    tensors = {id(t): t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()}
+    found: dict[int, Tensor] = {}
+    for group in _overlapping(list(tensors.values())):
+        first, last = min(map(_begin, group)), max(map(_end, group))
+        whole = group[0].detach().as_strided((last - first,), (1,), first) if len(group) > 1 else group[0].detach()
+        whole = whole.to("cpu", torch.float64, copy=True)
+        for t in group:
+            value = whole.as_strided(t.shape, t.stride(), _begin(t) - first) if len(group) > 1 else whole
+            found[id(t)] = nn.Parameter(value, t.requires_grad) if isinstance(t, nn.Parameter) else value
+    return found
+
+
+def _overlapping(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
+    """Yield groups of tensors that lie in the same memory, as parameters that were tied by their ``data``."""
+    group: list[Tensor] = []
+    last: tuple[Any, ...] = ()
+    for tensor in sorted(tensors, key=lambda t: (storage_id(t), str(t.dtype), _begin(t))):
+        at = storage_id(tensor), tensor.dtype
+        if group and (at != last[:2] or _begin(tensor) >= last[2]):
+            yield group
+            group, last = [], ()
+        group.append(tensor)
+        last = *at, max([_end(tensor), *last[2:]])
+    if group:
+        yield group
+
+
+def sharing_memory(module: nn.Module) -> list[set[str]]:
+    """Return the names of different parameters and buffers that lie in the same memory."""
+    names = {id(t): name for name, t in (*module.named_parameters(), *module.named_buffers())}
+    tensors = [*module.parameters(), *module.buffers()]
+    return [{names[id(t)] for t in group} for group in _overlapping(tensors) if len(group) > 1]
+
+
+def _begin(tensor: Tensor) -> int:
+    return tensor.storage_offset()
+
+
+def _end(tensor: Tensor) -> int:
+    reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.storage_offset() + (reach + 1 if tensor.numel() else 0)
 
 
 def for_a_run(module: nn.Module, call: Call) -> nn.Module:
@@ -106,8 +148,6 @@ def _check_varied(example: Any) -> None:
 
 def doubled(example: Any) -> Any:
     """Copy an input to the CPU, floating point numbers in double precision."""
-    if isinstance(example, dict):
-        return {k: doubled(v) for k, v in example.items()}
     return replaced(example, lambda v: _doubled(v.cpu()) if isinstance(v, Tensor) else v)
 
 

@@ -27,14 +27,15 @@ class Proof:
     Attributes:
         difference: the largest relative difference of an event or the output.
         failed: the first contradiction, or None.
-        events: number of events compared.
+        outputs: the comparison of the outputs.
+        used_more: a layer is used more often than on the first input, by when its values were forgotten.
     """
 
     tape: Tape
     difference: float
     failed: ContradictionError | None
-    events: int
     outputs: Outputs
+    used_more: bool
 
     def deviation(self) -> Deviation:
         """Return where the module that fitted the first input differs on the second one."""
@@ -52,17 +53,25 @@ def prove(
     example: Any,
     search: Search,
     single: frozenset[str] = frozenset(),
+    keep: bool = False,
 ) -> Proof:
-    """Run a filled module and compare every event and the output with a run of the source on the same input."""
+    """Run a filled module and compare every event and the output with a run of the source on the same input.
+
+    Args:
+        module, call, example: what to run, and how.
+        search: the search that found the weights; its source ran on the same input.
+        single: names of buffers that were in single precision.
+        keep: remember the values of layers that were used as often as on the first input.
+    """
     placed, source, loose = search.placement.placed, search.source, search.parameters.normalized
     for layer in source.layers:
         layer.single |= loose
-    worst, failed, count = 0.0, None, 0
+    worst, failed, used_more = 0.0, None, False
     kept: list[Any] = []
     uses = _uses(search)
 
     def observe(tape: Tape, node: Node, args: Any, kwargs: Any, run: Callable[[], Any]) -> Any:
-        nonlocal worst, failed, count
+        nonlocal worst, failed, used_more
         event = event_of(tape, node, args)
         if event is not None:
             node.event = event
@@ -75,12 +84,13 @@ def prove(
             try:
                 if key not in placed:
                     raise ContradictionError(node, "runs on this input and did not on the first one")
+                layers = placed[key].assignment.layers
+                used_more |= any(uses[layer.index] <= 0 for layer in layers)
                 worst = max(worst, compare_event(event, placed[key], out, source))
                 placed[key].exercised |= exercises(event)
-                count += 1
-                for layer in placed[key].assignment.layers:
+                for layer in layers:
                     uses[layer.index] -= 1
-                    if not uses[layer.index]:
+                    if not uses[layer.index] and not keep:
                         layer.forget()
             except ContradictionError as found:
                 failed = found
@@ -98,7 +108,7 @@ def prove(
         failed = failed or ContradictionError(None, f"the module's forward fails on the second input: {tape.failure}")
     elif outputs.problem:
         failed = failed or ContradictionError(None, outputs.problem)
-    return Proof(tape, max(worst, outputs.difference), failed, count, outputs)
+    return Proof(tape, max(worst, outputs.difference), failed, outputs, used_more)
 
 
 def _uses(search: Search) -> Counter[int]:

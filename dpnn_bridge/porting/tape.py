@@ -6,6 +6,7 @@ slots. :mod:`dpnn_bridge.porting.search` runs such a program again with other we
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -33,8 +34,8 @@ _PRODUCTS = frozenset(("addmm", "mm", "linear", "bmm", "baddbmm", "convolution",
 #: operations that make constants which single precision rounds
 _COMPUTED = frozenset(("arange", "linspace", "logspace", "full", "affine_grid_generator"))
 _LOW = (torch.float32, torch.float16, torch.bfloat16)
-_OWN = str(Path(__file__).parents[1])
-_TORCH = str(Path(torch.__file__).parent)
+#: folders of this package and of PyTorch, which are not the user's; torchvision beside them is
+_NOT_THE_USERS = tuple(f"{folder}{os.sep}" for folder in (Path(torch.__file__).parent, Path(__file__).parents[1]))
 
 
 class Slot(NamedTuple):
@@ -124,9 +125,12 @@ def leaves(value: Any) -> Iterator[Any]:
 
 
 def replaced(value: Any, change: Callable[[Any], Any]) -> Any:
-    """Return the same nesting with ``change`` applied to every value in it."""
+    """Return the same nesting of lists, tuples and dicts with ``change`` applied to every value in it."""
+    if isinstance(value, dict):
+        return {k: replaced(v, change) for k, v in value.items()}
     if isinstance(value, (list, tuple)) and not isinstance(value, Slot):
-        return type(value)(replaced(v, change) for v in value)
+        values = [replaced(v, change) for v in value]
+        return type(value)(*values) if hasattr(value, "_fields") else type(value)(values)
     return change(value)
 
 
@@ -277,7 +281,7 @@ class Recorder(EagerMode):
             single |= any(t.is_floating_point() for t in tensors) or name in _COMPUTED
             kwargs["dtype"] = torch.float64
         if any(t.dtype in _LOW for t in tensors):
-            args, kwargs = replaced(args, self._double), {k: replaced(v, self._double) for k, v in kwargs.items()}
+            args, kwargs = replaced(args, self._double), replaced(kwargs, self._double)
             tensors = [t for t in leaves((args, kwargs)) if isinstance(t, Tensor)]
         tape = self.tape
         slotted = lambda v: self._known(v) if isinstance(v, Tensor) else v  # noqa: E731
@@ -285,7 +289,7 @@ class Recorder(EagerMode):
             len(tape.nodes),
             func,
             replaced(args, slotted),
-            {k: replaced(v, slotted) for k, v in kwargs.items()},
+            replaced(kwargs, slotted),
             [],
             self.owners[-1],
             _line(),
@@ -380,6 +384,6 @@ def _memory(tensor: Tensor) -> tuple[Any, ...]:
 def _line() -> str:
     """Return ``file:line`` of the innermost code outside of PyTorch and of this package."""
     frame: Any = sys._getframe(2)
-    while frame and frame.f_code.co_filename.startswith((_TORCH, _OWN)):
+    while frame and frame.f_code.co_filename.startswith(_NOT_THE_USERS):
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame else ""

@@ -186,3 +186,21 @@ def test_a_notebook_shows_the_verdict_and_the_parameters() -> None:
     html = dpnn_bridge.port(LENET, Net(), images)._repr_html_()
     assert "equal: largest relative difference" in html
     assert "<td" in html
+
+
+def test_the_line_is_in_the_package_beside_pytorch_that_has_the_network() -> None:
+    text = """
+class Pooled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        return F.avg_pool2d(self.layer(x), 2)
+"""
+    given: dict[str, Any] = {"nn": nn, "F": F}
+    exec(compile(text, f"{Path(torch.__file__).parent}vision/models.py", "exec"), given)
+    source = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2))
+    report = dpnn_bridge.port(source, given["Pooled"](), small_images)
+    assert report.first is not None
+    assert report.first.line.endswith("torchvision/models.py:8")
