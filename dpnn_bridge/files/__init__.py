@@ -36,7 +36,7 @@ from dpnn_bridge.modules.several import Models
 from dpnn_bridge.outputs import container
 from dpnn_bridge.outputs.formats import format_of
 from dpnn_bridge.outputs.options import FormatKeywords
-from dpnn_bridge.outputs.pt_file import is_plain
+from dpnn_bridge.outputs.plain import as_plain
 from dpnn_bridge.outputs.writing import export
 from dpnn_bridge.plugins import load_plugins
 
@@ -196,21 +196,21 @@ def save(
             ``.npz``, ``.onnx``, ``.pt2``, ``.py`` or ``.t7``.
         module: a converted module, or an object of :mod:`dpnn_bridge.legacy.nn`.
         to: format name when the suffix does not say it.
-        metadata: plain data to store beside the model, in ``.pt`` and ``.safetensors``.
+        metadata: plain data to store beside the model, in ``.pt`` and ``.safetensors``. The latter stores JSON, in
+            which tensors and tuples are lists and keys are strings.
         force: replace an existing file. That is the default here, as with ``torch.save``, since a training script
             writes the same file again; :func:`convert` and the commands refuse by default.
         **options: fields of :class:`~dpnn_bridge.outputs.options.ConvertOptions` that the format takes, such as
             ``input`` for ``.onnx``.
 
     Raises:
-        ConversionError: the format cannot contain this model.
+        ConversionError: the format cannot contain this model, or its metadata.
+        OptionError: ``metadata`` are no plain data.
         OutputError: the file cannot be written there, or exists and ``force`` is False.
         VerificationError: the file differs after reading back; nothing was written.
     """
     module = module.to_torch() if isinstance(module, Convertible) else module
-    if metadata is not None and not is_plain(metadata):
-        raise OptionError("metadata=: expected numbers, strings, bytes, tensors, and lists and dicts of these")
-    export(module, path, to=to, metadata=metadata, force=force, **options)
+    export(module, path, to=to, metadata=as_plain(metadata), force=force, **options)
 
 
 @checks_arguments

@@ -3,7 +3,7 @@
 ``graph`` is the object graph of the model without its tensors, as JSON text (a pickled graph takes 20 times as long)::
 
     {"root": value, "nodes": [node, …], "flat": {module: {field: [storage, length, start, size]}},
-     "unmapped": [name of a module, …], "names": {module: [name of a child, …]}}
+     "unmapped": [name of a module, …], "names": {module: [name of a child, …]}, "frozen": [name of a parameter, …]}
 
     value    null, boolean, number, string, or [i], which refers to nodes[i]
     node     {"table": [[key, value], …]}
@@ -17,8 +17,8 @@
 ``mapping`` is there if a plugin or Lua file of a user converts the object, and names it.
 ``flat`` lists the tensors that were adjacent in one storage of the ``.t7`` file, ``unmapped`` which modules were
 placeholders, whose tensors are constants, ``names`` the children of each ``nn.Sequential`` that does not number them
-from 0; all three may be missing. Loading builds the module from the graph with the same registry as a .t7 file, then
-takes the tensors from ``state_dict``. See docs/pt-format.md.
+from 0, ``frozen`` the parameters that take no gradient; all four may be missing. Loading builds the module from the
+graph with the same registry as a .t7 file, then takes the tensors from ``state_dict``. See docs/pt-format.md.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ from dpnn_bridge.conversion.torch_context import TorchConversion
 from dpnn_bridge.errors import ConversionError, T7FormatError
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 from dpnn_bridge.outputs.decoded import decode
+from dpnn_bridge.outputs.plain import unrepeated
 from dpnn_bridge.outputs.verification import check_loads
 
 FORMAT = "dpnn_bridge"
@@ -62,7 +63,7 @@ def pack(module: nn.Module, metadata: dict[str, Any] | None = None) -> dict[str,
     check_customized(module, "a .pt or .safetensors file")
     for path, part in module.named_modules():
         check_parametrizations(part, mapping_of(part).fields_of(part).values(), path)
-    state_dict = {k: v.detach() for k, v in module.state_dict().items()}
+    state_dict = {k: unrepeated(v.detach()) for k, v in module.state_dict().items()}
     ctx = LuaConversion(gradients=False, compose=False)
     root = ctx.to_lua(module)
     names: dict[int, str] = {}

@@ -327,15 +327,6 @@ def _natural(value: Any) -> int:
     return value
 
 
-def is_plain(value: Any) -> bool:
-    """Return whether a value is plain data, as :func:`check_plain` demands."""
-    try:
-        check_plain(value)
-    except _DamagedError:
-        return False
-    return True
-
-
 def check_plain(value: Any) -> None:
     """Raise unless a value is plain data that does not contain itself; lists and dicts may be shared."""
     done: set[int] = set()

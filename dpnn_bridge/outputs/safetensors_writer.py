@@ -23,6 +23,7 @@ from dpnn_bridge.conversion.budget import MOST_VALUES, PER_ENTRY
 from dpnn_bridge.conversion.deferred import COMPUTED, deferred_of
 from dpnn_bridge.errors import ConversionError, T7FormatError, VerificationError
 from dpnn_bridge.outputs import container, safetensors_file
+from dpnn_bridge.outputs.plain import json_text
 from dpnn_bridge.outputs.safetensors_file import LARGEST_HEADER
 
 _NAMES = {dtype: name for name, dtype in safetensors_file.DTYPES.items()}
@@ -134,7 +135,7 @@ def strings_of(content: dict[str, Any]) -> dict[str, str]:
         "version": str(content["version"]),
         "graph": content["graph"],
         "constants": json.dumps(constants),
-        "metadata": json.dumps(_as_json(content["metadata"]), default=lambda t: t.tolist()),
+        "metadata": json_text(_as_json(content["metadata"]), ".safetensors"),
     }
 
 

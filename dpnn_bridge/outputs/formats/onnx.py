@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import logging
 import warnings
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from dpnn_bridge.compare import nested
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.outputs.dynamic import Dynamic
 from dpnn_bridge.outputs.format import ExportContext, Format
+from dpnn_bridge.outputs.plain import json_text
 from dpnn_bridge.outputs.value_names import input_names, output_names
 from dpnn_bridge.outputs.verification import check_program, need_example, run_traceable, traceable, utf8_name
 from dpnn_bridge.outputs.written import GraphNode, Results, Written, results_of_modules, with_scopes
@@ -199,7 +199,7 @@ class Onnx(Format):
         context.metadata.setdefault("version", package_version())
         for name in ("source", "key", "version", "checkpoint"):  # the last holds vocabulary, mean, options, …
             if (value := context.metadata.get(name)) is not None:
-                text = value if isinstance(value, str) else json.dumps(value, default=lambda t: t.tolist())
+                text = value if isinstance(value, str) else json_text(value, ".onnx")
                 program.model.metadata_props[f"dpnn_bridge.{name}"] = text
         with open_output(path) as file:
             onnx.save_model(program.model_proto, file)

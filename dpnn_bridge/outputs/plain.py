@@ -1,0 +1,92 @@
+"""Prepare metadata for files, which contain plain data only."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from dpnn_bridge.conversion.storable import of_tensor
+from dpnn_bridge.errors import ConversionError, OptionError
+from dpnn_bridge.outputs.pt_file import DEEPEST
+
+_SCALARS = (bool, int, float, str, bytes)
+_EXPECTED = "expected numbers, strings, bytes, tensors, and lists and dicts of these"
+
+
+def as_plain(value: Any) -> Any:
+    """Return metadata in Python's own types, which every reader of a file accepts.
+
+    Values of derived types (``numpy.float64``, ``torch.Size``, ``Counter``) become values of the type that they extend.
+    Lists and dicts may be shared.
+
+    Raises:
+        OptionError: a value is no plain data, contains itself, or is nested too deeply; or a key of a dict is neither
+            a number nor a string.
+    """
+    done: dict[int, Any] = {}
+    open_ids: set[int] = set()
+
+    def plain(value: Any) -> Any:
+        value = value.item() if isinstance(value, np.generic) else value
+        if value is None:
+            return None
+        for kind in _SCALARS:
+            if isinstance(value, kind):
+                return value if type(value) is kind else kind.__new__(kind, value)
+        if isinstance(value, Tensor):
+            return _tensor(value)
+        if not isinstance(value, (dict, list, tuple)):
+            raise OptionError(f"metadata=: {_EXPECTED}; found a {type(value).__name__}")
+        if id(value) in open_ids or len(open_ids) > DEEPEST:
+            raise OptionError("metadata=: the values contain themselves, or are nested too deeply")
+        if id(value) not in done:
+            open_ids.add(id(value))
+            if isinstance(value, dict):
+                done[id(value)] = {_key(plain(k)): plain(v) for k, v in value.items()}
+            else:
+                done[id(value)] = (tuple if isinstance(value, tuple) else list)(map(plain, value))
+            open_ids.discard(id(value))
+        return done[id(value)]
+
+    return plain(value)
+
+
+def _key(key: Any) -> Any:
+    if not isinstance(key, (bool, int, float, str)):
+        raise OptionError(f"metadata=: expected numbers or strings as keys of a dict; found a {type(key).__name__}")
+    return key
+
+
+def _tensor(value: Tensor) -> Tensor:
+    if reason := of_tensor(value):
+        raise OptionError(f"metadata=: a tensor is {reason}")
+    return unrepeated(value.detach())
+
+
+def unrepeated(tensor: Tensor) -> Tensor:
+    """Return a tensor with each element in its own memory, which an expanded one has not."""
+    stored = tensor.untyped_storage().nbytes() // tensor.element_size()
+    return tensor.contiguous() if tensor.numel() > stored else tensor
+
+
+def json_text(metadata: Any, suffix: str) -> str:
+    """Return metadata as JSON, with tensors as nested lists.
+
+    Args:
+        metadata: plain data.
+        suffix: of the file, for the message.
+
+    Raises:
+        ConversionError: JSON has no such value.
+    """
+
+    def value_of(value: Any) -> Any:
+        if isinstance(value, Tensor) and not value.is_complex():
+            return value.tolist()
+        kind = f"tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+        raise ConversionError(f"{suffix} stores metadata as JSON, which has no {kind}; .pt stores it")
+
+    return json.dumps(metadata, default=value_of)
