@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
-from dpnn_bridge.base.display import printable
+from dpnn_bridge.base.display import printable, shortened
 from dpnn_bridge.base.graph import MAX_DEPTH, format_path
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 
@@ -23,8 +24,9 @@ def without_module(root: Any, source: str = "") -> str:
     if named is not None:
         place, name = named
         beside = Path(source).parent / name.replace("\\", "/").rpartition("/")[2]
-        where = f"{beside}, which exists" if source and beside.is_file() else "that file"
-        return f"{source}: the file holds no module but names another file, {place} = {name!r}: convert {where}."
+        where = f"{beside}, which exists" if source and os.path.isfile(beside) else "that file"
+        named_as = f"{place} = {shortened(name)!r}"
+        return f"{source}: the file holds no module but names another file, {named_as}: convert {where}."
     message = f"{source}: the file holds no module but {description(root)}."
     if isinstance(root, (LuaTable, LuaTensor, LuaObject)):
         message += " As data it converts to .npz, .safetensors, .json or .pt."

@@ -68,7 +68,7 @@ class Description:
     Attributes:
         file: its name.
         size: its bytes.
-        trailing: bytes behind the object that is described.
+        trailing: bytes after the object that is described.
         encoding: binary or ASCII, byte order, size of a long.
         nodes: the tree, each node before its children.
         classes: how many objects there are of each class.
@@ -123,7 +123,7 @@ class Description:
             )
         yield "", "", f"{self.tensors} tensors in {self.storages} storages, {format_bytes(self.tensor_bytes)}", "total"
         if self.trailing:
-            text = f"{self.trailing} bytes follow behind this object: more objects (read_all), or no part of it"
+            text = f"{self.trailing} bytes follow this object: more objects (read_all), or no part of it"
             yield "", "", text, "total"
         if self.functions:
             yield "", "", f"{self.functions} Lua functions, kept as bytes and never run", "total"

@@ -63,7 +63,7 @@ def load_lua(
         warnings.warn(
             "load_lua(torch_nn=True) is deprecated: use dpnn_bridge.load or dpnn_bridge.load_checkpoint",
             DeprecationWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
         return TorchNN(unknown_classes).value(root)
     return Decoder(unknown_classes, list_heuristic, int_heuristic).decode(root)

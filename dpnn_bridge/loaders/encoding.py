@@ -17,7 +17,7 @@ class Encoding:
         ascii: text instead of binary.
         big_endian: byte order of the machine that wrote a binary file.
         long_size: bytes of a C ``long`` in a binary file.
-        trailing: bytes of a file behind the object that was read.
+        trailing: bytes of a file after the object that was read.
     """
 
     ascii: bool = False

@@ -71,6 +71,8 @@ class ReadOptions:
 
 
 _reading = wrap_errors(T7Error, "reading")
+#: `stacklevel` of warnings in functions that `checks_arguments` and `_reading` wrap
+_OF_THE_CALLER = 4
 
 
 @checks_arguments
@@ -102,9 +104,9 @@ def read_t7(path: Origin, **options: Unpack[ReadKeywords]) -> Any:
     if encoding.trailing:
         name = printable(name_of(path))
         text = (
-            f"{name}: {encoding.trailing} bytes behind the object are not read; loaders.read_all reads several objects"
+            f"{name}: {encoding.trailing} bytes after the object are not read; loaders.read_all reads several objects"
         )
-        warnings.warn(text, T7Warning, stacklevel=3)
+        warnings.warn(text, T7Warning, stacklevel=_OF_THE_CALLER)
     return value
 
 
@@ -146,21 +148,26 @@ def read_all(path: Origin, *, strict: bool = False, **options: Unpack[ReadKeywor
             whole = [] if strict else _whole_objects(source, chosen)
             if not whole:
                 raise
-            warnings.warn(f"{error}; the {len(whole)} objects before it are complete", stacklevel=3)
+            text = f"{error}; the {len(whole)} objects before it are complete"
+            warnings.warn(text, T7Warning, stacklevel=_OF_THE_CALLER)
             return whole
 
 
 def _whole_objects(source: Source, options: ReadOptions) -> list[Any]:
     """Return the objects before the damage, with the encoding that makes sense of most."""
     head = source.read(0, 512)
-    best: list[Any] = []
+    best: tuple[list[Any], Reader | None] = [], None
     for encoding in encodings(head, options.mode, options.big_endian, options.long_size):
         reader, found = _reader(source, encoding, options), []
         with _without_garbage_collection(), suppress(T7FormatError):
             while reader.stream.remaining > 0:
                 found.append(reader.read())
-        best = max(best, found, key=len)
-    return best
+        if len(found) > len(best[0]):
+            best = found, reader
+    whole, reader = best
+    if reader is not None:
+        _load(reader, options)
+    return whole
 
 
 @checks_arguments
@@ -209,21 +216,25 @@ def _read(source: Source, read: Callable[[Reader], T], options: ReadOptions) -> 
                 offset=source.size - trailing,
                 source=source.name,
             )
-        if not options.lazy:
-            for storage in reader.storages:
-                storage.numpy()
+        _load(reader, options)
         return value, replace(encoding, trailing=trailing)
     if damage := transfer_damage(source.read(0, min(source.size, _LOOKED_AT))):
         raise T7FormatError(damage, source=source.name) from failures[0]
     raise max(failures, key=lambda error: error.offset or 0)
 
 
-#: bytes behind an object that are not looked at: a signature, padding
+def _load(reader: Reader, options: ReadOptions) -> None:
+    """Read the elements of all storages now, unless they may stay in the file."""
+    for storage in () if options.lazy else reader.storages:
+        storage.numpy()
+
+
+#: bytes after an object that are not looked at: a signature, padding
 _FEW = 4096
 
 
 def _trailing(reader: Reader) -> int:
-    """Return the bytes behind what was read; blanks at the end of an ASCII file are none."""
+    """Return the number of bytes after what was read; blanks at the end of an ASCII file are none."""
     stream = reader.stream
     blank = stream.remaining <= 64 and not stream.source.read(stream.position, 64).strip()
     return 0 if blank else max(0, stream.remaining)

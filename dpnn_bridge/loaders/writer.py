@@ -84,12 +84,8 @@ class Writer:
             return self._function(value)
         elif value is None:
             sink.int(NIL)
-        elif isinstance(value, (bool, np.bool_)):
-            return self._begin(bool(value))
-        elif isinstance(value, (int, np.integer)):
-            self._number(int(value))
-        elif isinstance(value, (float, np.floating)):
-            self._number(float(value))
+        elif (plain := as_plain(value)) is not value:
+            return self._begin(plain)
         else:
             raise LuaValueError(
                 f"{kind.__module__}.{kind.__qualname__} is not a Lua value; expected a number, string, boolean, or a "
@@ -149,6 +145,14 @@ class Writer:
         self.sink.longs(tensor.stride)
         self.sink.long(tensor.offset + 1)
         return iter((tensor.storage,))
+
+
+def as_plain(value: Any) -> Any:
+    """Return a number or boolean of numpy or of a subclass as Python's own; any other value unchanged."""
+    for kind, others in ((bool, np.bool_), (int, np.integer), (float, np.floating)):
+        if isinstance(value, (kind, others)):
+            return value if type(value) is kind else kind(value)
+    return value
 
 
 def _place(above: list[Any], value: Any) -> str:

@@ -138,6 +138,11 @@ def test_a_file_that_names_another_points_there(root: LuaTable, tmp_path: Path) 
         select(root, source=str(tmp_path / "latest.t7"))
 
 
+def test_a_name_that_no_file_can_have_is_shortened(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match=r"modelFile = 'x+… \(880 more characters\) …x+': convert that file"):
+        select(table(modelFile="x" * 1000), source=str(tmp_path / "latest.t7"))
+
+
 def test_namespaces_cover_the_registry() -> None:
     known = registry.known_names().items()  # plugins of other tests among them
     own = [name for name, found in known if any(mapping.__module__.startswith("dpnn_bridge.") for mapping in found)]

@@ -199,8 +199,9 @@ def test_damaged_files_and_options(tmp_path: Path) -> None:
 
 
 def test_modules_of_torch_nn_under_a_deprecated_option() -> None:
-    with pytest.warns(DeprecationWarning, match=r"use dpnn_bridge\.load"):
+    with pytest.warns(DeprecationWarning, match=r"use dpnn_bridge\.load") as caught:
         assert isinstance(load_lua(LENET, torch_nn=True), torch.nn.Sequential)
+    assert caught[0].filename == __file__
 
 
 def test_a_table_of_modules() -> None:

@@ -190,9 +190,10 @@ def test_an_ascii_number_at_the_end_is_cut() -> None:
 def test_trailing_bytes_are_reported(tmp_path: Path) -> None:
     path = tmp_path / "m.t7"
     path.write_bytes(dumps(module("nn.Identity")) + b"garbage")
-    with pytest.warns(T7Warning, match=r"m\.t7: 7 bytes behind the object are not read"):
+    with pytest.warns(T7Warning, match=r"m\.t7: 7 bytes after the object are not read") as caught:
         dpnn_bridge.read_t7(path)
-    assert any("7 bytes follow behind this object" in line for line in describe(path).lines())
+    assert caught[0].filename == __file__
+    assert any("7 bytes follow this object" in line for line in describe(path).lines())
     report = dpnn_bridge.convert(path, tmp_path / "m.pt")
     assert any("7 bytes after" in note for note in report.notes)
 

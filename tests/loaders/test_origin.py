@@ -23,9 +23,9 @@ from torch import nn
 import dpnn_bridge
 from dpnn_bridge.base import remote
 from dpnn_bridge.checkpoints.describe import describe
-from dpnn_bridge.errors import NotT7Error, T7Error, T7FormatError, T7LimitError, VerificationError
+from dpnn_bridge.errors import NotT7Error, T7Error, T7FormatError, T7LimitError, T7Warning, VerificationError
 from dpnn_bridge.loaders import origin, read_all, read_t7, write_all
-from dpnn_bridge.objects import LuaTable
+from dpnn_bridge.objects import LuaTable, LuaTensor
 
 LENET = SAMPLES / "torch-demos__mnist_convnet" / "model.t7"
 BYTES = LENET.read_bytes()
@@ -174,11 +174,22 @@ def test_several_objects_of_a_file_that_was_cut(tmp_path: Path) -> None:
         warnings.simplefilter("error")
         assert len(read_all(path)) == 3
     path.write_bytes(path.read_bytes()[:-3])
-    with pytest.warns(UserWarning, match=r"byte \d+: truncated.*; the 2 objects before it are complete"):
+    with pytest.warns(T7Warning, match=r"byte \d+: truncated.*; the 2 objects before it are complete") as caught:
         whole = read_all(path)
+    assert caught[0].filename == __file__
     assert [dict(v) for v in whole] == [{"a": 1}, {"b": 2}]
     with pytest.raises(T7FormatError, match="truncated"):
         read_all(path, strict=True)
+
+
+@pytest.mark.filterwarnings("ignore:.*objects before it are complete")
+@pytest.mark.parametrize("lazy", [True, False])
+def test_elements_of_a_file_that_was_cut_are_read_at_once_if_wanted(lazy: bool, tmp_path: Path) -> None:
+    path = tmp_path / "several.t7"
+    write_all(path, [LuaTensor.from_numpy(np.arange(10_000.0)), LuaTable({"a": 1})])
+    path.write_bytes(path.read_bytes()[:-3])
+    (tensor,) = read_all(path, lazy=lazy)
+    assert tensor.storage.loaded is not lazy
 
 
 def test_a_plain_file_needs_no_folder_for_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -206,6 +206,15 @@ def test_a_file_appears_complete_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     assert os.listdir(tmp_path) == ["m.t7"]
 
 
+@pytest.mark.parametrize("number", [np.int64(-3), np.uint8(3), np.float32(0.1), np.float64(0.1), np.bool_(True)])
+def test_numbers_of_numpy_are_numbers(number: Any, tmp_path: Path) -> None:
+    path = tmp_path / "m.t7"
+    write_t7(path, LuaTable({"a": number, np.int64(7): "b"}))
+    table = read_t7(path)
+    assert (table["a"], type(table["a"])) == (number.item(), type(number.item()))
+    assert table[7] == "b"
+
+
 def _umask() -> int:
     umask = os.umask(0)
     os.umask(umask)
