@@ -132,7 +132,21 @@ WITH_EXAMPLE: list[tuple[nn.Module, tuple[int, ...], str]] = [
     (nn.Flatten(2), IMAGE, "nn.Bottle"),
     (nn.Flatten(1, 3), IMAGE, "nn.Collapse"),
     (nn.Unflatten(1, (2, 2)), SEQUENCE, "nn.Sequential"),
-]
+    # one sample, or more dimensions than a batch
+    *((nn.Conv1d(4, 8, 3, **options), (4, 7), "nn.Sequential") for options in CONVOLUTIONS),
+    *((nn.ConvTranspose1d(4, 6, 3, **options), (4, 7), "nn.Sequential") for options in TRANSPOSED),
+    (nn.Conv2d(4, 6, 3, groups=2), (4, 8, 8), "nn.Concat"), (nn.Conv3d(4, 6, 3, groups=2), (4, 5, 5, 5), "nn.Concat"),
+    (nn.MaxPool1d(3, 2, 1, ceil_mode=True), (4, 7), "nn.Sequential"),
+    (nn.AvgPool1d(3, 2, 1), (4, 7), "nn.Sequential"), (nn.AdaptiveAvgPool1d(2), (4, 7), "nn.Sequential"),
+    (nn.AdaptiveMaxPool1d(3), (4, 7), "nn.Sequential"), (nn.AvgPool3d(2, padding=1), (4, 5, 5, 5), "nn.Sequential"),
+    (nn.ReplicationPad1d((1, 2)), (4, 7), "nn.Sequential"), (nn.CircularPad1d((2, 1)), (4, 7), "nn.Sequential"),
+    (nn.ConstantPad1d((-1, 2), 2.0), (4, 7), "nn.Sequential"), (nn.ZeroPad1d(1), (1, 2, 4, 7), "nn.Sequential"),
+    (nn.ConstantPad2d((1, 2, 0, 3), 2.0), (4, 8, 8), "nn.Sequential"),
+    (nn.ZeroPad3d((1, 0, 0, 1, 2, 0)), (1, 2, 4, 5, 5, 5), "nn.Sequential"),
+    (nn.InstanceNorm1d(4, affine=True), (4, 8), "nn.Sequential"),
+    (nn.InstanceNorm2d(4, affine=True), (4, 8, 8), "nn.Sequential"),
+    (nn.UpsamplingNearest2d(scale_factor=2), (2, 4, 7), "nn.Sequential"),
+]  # fmt: skip
 
 REFUSED: list[tuple[nn.Module, str]] = [
     (nn.ConvTranspose2d(3, 4, 3, dilation=2), "spread the weights"),

@@ -439,9 +439,9 @@ class TestInTorch7:
     def test_layers(self, tmp_path: Path) -> None:
         steps = ("load", "forward", "zeroGradParameters", "backward", "clone", "getParameters", "type")
         jobs, expected, problems = [], [], []
-        for i, (layer, shape) in enumerate(LAYERS):
+        for i, (layer, shape, *example) in enumerate([*LAYERS, *WITH_EXAMPLE]):
             layer, x, y, given, gradient = ran(layer, shape)
-            obj = to_lua(layer, tensor_type=DOUBLE)
+            obj = to_lua(layer, tensor_type=DOUBLE, input=x if example else None)
             dpnn_bridge.write_t7(tmp_path / f"{i}.t7", obj)
             values = {"input": lua_value(x), "gradOutput": lua_value(given)}
             jobs.append(job(tmp_path / f"{i}.t7", class_names(obj), steps, **values))

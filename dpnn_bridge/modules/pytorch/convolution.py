@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from dpnn_bridge.conversion.contexts import LuaContext
 from dpnn_bridge.conversion.lua_class import size_storage
 from dpnn_bridge.conversion.registry import composition
+from dpnn_bridge.modules.pytorch.input_dimensions import dimensions
 from dpnn_bridge.modules.pytorch.parts import Parts, refuse
 from dpnn_bridge.modules.pytorch.shapes import padded
 from dpnn_bridge.objects import LuaObject, LuaTensor
@@ -30,10 +31,10 @@ def convolution(module: Any, ctx: LuaContext) -> LuaObject | None:
     if module.padding_mode != "zeros" or any(low != high for low, high in sides):
         around = [p for low, high in reversed(sides) for p in (low, high)]
         layers, padding = [padded(Parts(module, ctx), module.padding_mode, around)], [0] * len(sides)
-    settings = _settings(module, {"k": module.kernel_size, "d": module.stride, "pad": padding}, 1)
+    settings = _settings({"k": module.kernel_size, "d": module.stride, "pad": padding})
     dilated = any(d != 1 for d in module.dilation)
     if dilated:
-        settings |= _settings(module, {"dilation": module.dilation}, 1)
+        settings |= _settings({"dilation": module.dilation})
     name = "Volumetric" if len(module.kernel_size) == 3 else "Spatial"
     return _composed(module, ctx, f"{name}{'Dilated' if dilated else ''}Convolution", settings, layers)
 
@@ -47,7 +48,7 @@ def transposed(module: Any, ctx: LuaContext) -> LuaObject | None:
         return None
     numbers = {"k": module.kernel_size, "d": module.stride, "pad": module.padding, "adj": module.output_padding}
     name = "Volumetric" if len(module.kernel_size) == 3 else "Spatial"
-    return _composed(module, ctx, f"{name}FullConvolution", _settings(module, numbers, 1), [])
+    return _composed(module, ctx, f"{name}FullConvolution", _settings(numbers), [])
 
 
 def _composed(module: Any, ctx: LuaContext, name: str, settings: dict[str, Any], before: list[LuaObject]) -> LuaObject:
@@ -55,10 +56,11 @@ def _composed(module: Any, ctx: LuaContext, name: str, settings: dict[str, Any],
     parts, groups = Parts(module, ctx), module.groups
     inputs, outputs = module.in_channels // groups, module.out_channels // groups
     kernel = (1,) * (2 - len(module.kernel_size)) + tuple(module.kernel_size)
-    planes = (inputs, outputs) if "Full" in name else (outputs, inputs)
+    sizes = (inputs, outputs) if "Full" in name else (outputs, inputs)
+    channels = 1 if dimensions(module, ctx) == len(module.kernel_size) + 1 else 2  # of one sample, or of a batch
 
     def group(i: int) -> LuaObject:
-        weight = parts.tensors("weight", (*planes, *kernel), i * int(np.prod([*planes, *kernel])))
+        weight = parts.tensors("weight", (*sizes, *kernel), i * math.prod([*sizes, *kernel]))
         bias = parts.tensors("bias", (outputs,), i * outputs)
         buffers = ("ones", "finput", "fgradInput") if "Full" in name else ("finput", "fgradInput")
         made = {buffer: LuaTensor.empty(parts.kind) for buffer in buffers}
@@ -68,22 +70,22 @@ def _composed(module: Any, ctx: LuaContext, name: str, settings: dict[str, Any],
         layers = [group(0)]
     else:
         branches = (
-            parts("Sequential", parts("Narrow", dimension=2, index=i * inputs + 1, length=inputs), group(i))
+            parts("Sequential", parts("Narrow", dimension=channels, index=i * inputs + 1, length=inputs), group(i))
             for i in range(groups)
         )
-        layers = [parts("Concat", *branches, dimension=2, outputSize=size_storage())]
+        layers = [parts("Concat", *branches, dimension=channels, outputSize=size_storage())]
     if len(module.kernel_size) > 1:
         return parts.chain(*before, *layers)
     return parts.chain(*before, parts.lifted(*layers))
 
 
-def _settings(module: Any, numbers: dict[str, Any], missing: int) -> dict[str, Any]:
+def _settings(numbers: dict[str, Any]) -> dict[str, Any]:
     """Return the numbers of each dimension under Lua's names; over one dimension the height is that of one row."""
     found: dict[str, Any] = {}
     for prefix, values in numbers.items():
         values = list(values)
         if len(values) == 1:
-            values = [0 if prefix in ("pad", "adj") else missing, *values]
+            values = [0 if prefix in ("pad", "adj") else 1, *values]
         found |= {f"{prefix}{letter}": value for letter, value in zip(LETTERS[-len(values) :], values, strict=True)}
     return found
 

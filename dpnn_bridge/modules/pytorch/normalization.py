@@ -58,28 +58,32 @@ def _normalized(parts: Parts, eps: float) -> list[LuaObject]:
     ]
 
 
-def _groups(module: Any, ctx: LuaContext, groups: int, planes: int) -> LuaObject:
-    parts = Parts(module, ctx)
-    layers = [parts("Collapse", nInputDim=1), parts.view(groups, -1, sample=1), *_normalized(parts, module.eps)]
-    factors = parts.affine(1, planes, 1)
-    if factors:
-        layers += [parts.view(planes, -1, sample=2), *factors]
-    return parts.shaped_as_input(*layers)
+def _groups(parts: Parts, groups: int, channels: int) -> list[LuaObject]:
+    """Normalize groups of the channels of a batch, which becomes :math:`(N, C, *)` with one last dimension."""
+    eps = parts.module.eps
+    layers = [parts("Collapse", nInputDim=1), parts.view(groups, -1, sample=1), *_normalized(parts, eps)]
+    factors = parts.affine(1, channels, 1)
+    return [*layers, parts.view(channels, -1, sample=2), *factors] if factors else layers
 
 
 @composition(nn.GroupNorm)
 def group_norm(module: nn.GroupNorm, ctx: LuaContext) -> LuaObject:
-    return _groups(module, ctx, module.num_groups, module.num_channels)
+    parts = Parts(module, ctx)
+    return parts.shaped_as_input(*_groups(parts, module.num_groups, module.num_channels))
 
 
 @composition(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 def instance_norm(module: Any, ctx: LuaContext) -> LuaObject:
     if module.track_running_stats:
         refuse(module, "track_running_stats=True", "one without running statistics can be written, or BatchNorm2d")
+    parts, sides = Parts(module, ctx), int(type(module).__name__[-2])
     if module.affine:
-        return _groups(module, ctx, module.num_features, module.num_features)
-    parts, sides = Parts(module, ctx), int(type(module).__name__[-2])  # PyTorch then ignores num_features
-    planes = [parts.view(-1, sample=sides), parts("Unsqueeze", pos=2)]
+        batch = [parts("Unsqueeze", pos=1)] if dimensions(module, ctx) == sides + 1 else []
+        return parts.shaped_as_input(*batch, *_groups(parts, module.num_features, module.num_features))
+    planes = [  # PyTorch then ignores num_features
+        parts.view(-1, sample=sides),
+        parts("Unsqueeze", pos=2),
+    ]
     return parts.shaped_as_input(*planes, *_normalized(parts, module.eps))
 
 

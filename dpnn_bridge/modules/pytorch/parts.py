@@ -87,7 +87,7 @@ class Parts:
         return self("Transpose", permutations=pairs, numInputDims=0 if from_end else None)
 
     def rows(self) -> LuaObject:
-        """Join all dimensions behind the first."""
+        """Join all dimensions after the first."""
         return self("Collapse", nInputDim=0)
 
     def shaped_as_input(self, *modules: LuaObject) -> LuaObject:
@@ -115,8 +115,9 @@ class Parts:
         return self("Bottle", module, nInputDim=inputs, nOutputDim=outputs, dimDelta=inputs - outputs, **shapes)
 
     def lifted(self, *modules: LuaObject) -> LuaObject:
-        """Apply layers of images to :math:`(N, C, L)`, as images with one row."""
-        return self("Sequential", self("Unsqueeze", pos=3), *modules, self("Squeeze", dim=3))
+        """Apply layers of images to :math:`(N, C, L)` or :math:`(C, L)`, as images with one row."""
+        unsqueeze, squeeze = self("Unsqueeze", pos=2, numInputDims=2), self("Squeeze", dim=2, numInputDims=3)
+        return self("Sequential", unsqueeze, *modules, squeeze)
 
     # ------------------------------------------------------------------ parameters
     def tensors(self, name: str, shape: tuple[int, ...], offset: int = 0, field: str = "") -> dict[str, LuaTensor]:

@@ -28,7 +28,7 @@ def upsample(module: Any, ctx: LuaContext) -> LuaObject:
     if size is None and factor == 1:  # which nn refuses
         return parts.identity()
     is_2d = isinstance(module, (nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d))
-    dims = 4 if is_2d else DIMENSIONS.get(module.mode, dimensions(module, ctx))
+    dims = DIMENSIONS.get(module.mode) or dimensions(module, ctx) or (4 if is_2d else None)
     if module.mode == "nearest" and size is None and factor:
         return _as_images(parts, dims, _nearest(parts, factor, dims))
     if module.mode in DIMENSIONS and module.align_corners and (size is not None or factor):

@@ -75,7 +75,7 @@ FRONT = ("pleft", "pright", "ptop", "pbottom", "pfront", "pback")
 
 
 def padded(parts: Parts, mode: str, sides: list[int]) -> LuaObject:
-    """Pad :math:`(N, C, *)`.
+    """Pad the last dimensions of the input of a layer.
 
     Args:
         parts: of the layer.
@@ -83,9 +83,7 @@ def padded(parts: Parts, mode: str, sides: list[int]) -> LuaObject:
         sides: before and after, the last dimension first.
     """
     if mode == "circular":
-        return parts.chain(
-            *(_ring(parts, 2 + len(sides) // 2 - i // 2, *sides[i : i + 2]) for i in range(0, len(sides), 2))
-        )
+        return parts.chain(*(_ring(parts, *pair) for pair in _pairs(parts, sides)))
     if len(sides) == 2:
         return parts.lifted(padded(parts, mode, [*sides, 0, 0]))
     if len(sides) == 6 and mode == "replicate":
@@ -100,8 +98,14 @@ def padded(parts: Parts, mode: str, sides: list[int]) -> LuaObject:
     return parts.chain(parts.bottled(planes, 3), parts.swap(3, 5), rows, parts.swap(3, 5))
 
 
+def _pairs(parts: Parts, sides: list[int]) -> list[tuple[int, int, int]]:
+    """Return each padded dimension, counted from 1, with its padding; an input of unknown dimensions is a batch."""
+    last = dimensions(parts.module, parts.ctx) or 2 + len(sides) // 2
+    return [(last - i // 2, *sides[i : i + 2]) for i in range(0, len(sides), 2)]  # the last dimension comes first
+
+
 def _ring(parts: Parts, dimension: int, before: int, after: int) -> LuaObject:
-    """Put the end of a dimension before its beginning, and the beginning behind the end."""
+    """Put the end of a dimension before its beginning, and the beginning after the end."""
     last = (
         parts.chain(parts("Select", dimension=dimension, index=-i), parts("Unsqueeze", pos=dimension))
         for i in range(before, 0, -1)
@@ -111,10 +115,9 @@ def _ring(parts: Parts, dimension: int, before: int, after: int) -> LuaObject:
 
 
 def constant(parts: Parts, value: float, sides: list[int]) -> LuaObject:
-    """Pad :math:`(N, C, *)` with a number; negative sides are cut off."""
+    """Pad the last dimensions of the input of a layer with a number; negative sides are cut off."""
     layers = []
-    for i in range(0, len(sides), 2):  # the last dimension comes first
-        dimension, before, after = 2 + len(sides) // 2 - i // 2, *sides[i : i + 2]
+    for dimension, before, after in _pairs(parts, sides):
         if min(before, after) < 0:
             layers.append(parts.narrow(dimension, 1 + max(-before, 0), -1 - max(-after, 0)))
         for pad in (-max(before, 0), max(after, 0)):
