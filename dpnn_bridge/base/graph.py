@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -76,9 +77,54 @@ _IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
 
 
 def key_text(key: Any) -> str:
-    """Return a table key as it is written behind the table's name."""
+    """Return a table key as it is written after the table's name."""
     if isinstance(key, str):
         return f".{key}" if _IDENTIFIER.fullmatch(key) else f"[{key!r}]"
-    if key in (BOOLEAN_KEYS[False], BOOLEAN_KEYS[True]):
-        return f"[{str(key.value).lower()}]"
+    if isinstance(key, bool) or key in BOOLEAN_KEYS.values():
+        return f"[{str(getattr(key, 'value', key)).lower()}]"
     return f"[{key!r}]"
+
+
+#: a name after a dot, a key in brackets, or a quoted key in brackets; the first name may lack its dot
+_STEP = re.compile(r"""\.([^.\[\]]+)|\[([^'"\[\]]+)\]|\[('(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*")\]""")
+
+
+def parse_path(path: str) -> list[Any] | None:
+    """Return the keys of a path such as ``protos.rnn`` or ``[1]['a b'][1.5][true]``, as :func:`format_path` writes it.
+
+    Returns:
+        The keys; names may consist of any characters but dots and brackets. None for other text.
+    """
+    keys: list[Any] = []
+    rest = path if path.startswith((".", "[")) or not path else f".{path}"
+    at = 0
+    while at < len(rest):
+        step = _STEP.match(rest, at)
+        if step is None:
+            return None
+        name, number, quoted = step.groups()
+        key = name or (_unquoted(quoted) if quoted else _number(number))
+        if key is None:
+            return None
+        keys.append(key)
+        at = step.end()
+    return keys
+
+
+def _number(text: str) -> int | float | bool | None:
+    """Return a number or boolean that is a key; None for other text."""
+    if text in ("true", "false"):
+        return text == "true"
+    if re.fullmatch(r"-?[0-9]{1,16}", text):
+        return int(text)
+    try:
+        return float(text) if text.isascii() and "_" not in text else None
+    except ValueError:
+        return None
+
+
+def _unquoted(text: str) -> str:
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, ValueError):  # typed by hand
+        return text[1:-1]

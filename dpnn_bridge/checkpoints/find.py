@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import ast
 import difflib
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from dpnn_bridge.base.display import shortened
-from dpnn_bridge.base.graph import format_path, is_module
+from dpnn_bridge.base.graph import format_path, is_module, parse_path
 from dpnn_bridge.checkpoints import contents, onmt
 from dpnn_bridge.errors import ModelNotFoundError, T7Error
 from dpnn_bridge.loaders import loads
@@ -31,6 +31,22 @@ NAMESPACES = frozenset(
 
 #: class of the object that represents several models in one table (dpnn_bridge.modules.several)
 SEVERAL = "dpnn_bridge.Models"
+
+#: how a binary .t7 of a table, a torch object or a function begins
+_SERIALIZED = tuple(code.to_bytes(4, "little") for code in (3, 4, 6, 7, 8))
+
+#: a name that is a number, as in ``protos.1``
+_INDEX = re.compile("[0-9]{1,16}")
+
+#: models of equal rank that are converted together, and that a message lists
+MOST_TOGETHER, LISTED = 1000, 20
+
+#: how deep in tables a model may be to be found, and how deep in strings and buffers that contain serialized objects
+DEEPEST_MODEL, DEEPEST_OPENED = 200, 4
+#: how often the elements of a storage are looked at, in different views
+MOST_VIEWS = 4
+#: characters of the keys that lead to a model: each model in a table repeats them
+LONGEST_MODEL_PATH = 2000
 
 
 @dataclass
@@ -66,15 +82,22 @@ def candidates(root: Any, is_known: Callable[[LuaObject], bool] | None = None) -
     """
     is_known = is_known or _is_registered
     found: list[Candidate] = []
-    seen: set[int] = set()
+    seen: set[Any] = set()
+    viewed: Counter[int] = Counter()  # elements of each storage in the views that were opened
     alive: list[Any] = []  # what was opened, whose identities are in `seen`
     stack: list[tuple[Any, _Step]] = [(root, _Step())]
     while stack:
         value, step = stack.pop()
-        held = value.storage if isinstance(value, LuaTensor) else value
-        if id(held) in seen or not isinstance(held, (LuaTable, LuaObject, LuaStorage, str)):
+        identity: Any = id(value)
+        if isinstance(value, (LuaTensor, LuaStorage)):
+            storage, start = (value.storage, value.offset) if isinstance(value, LuaTensor) else (value, 0)
+            identity = id(storage), start, value.size
+            if storage is None or viewed[id(storage)] > MOST_VIEWS * storage.size:
+                continue
+            viewed[id(storage)] += value.size
+        if identity in seen or not isinstance(value, (LuaTable, LuaObject, LuaTensor, LuaStorage, str)):
             continue
-        seen.add(id(held))
+        seen.add(identity)
         inner = opened(value) if step.opened < DEEPEST_OPENED else value
         if inner is not value:
             step = step._replace(opened=step.opened + (not isinstance(value, LuaTable)))
@@ -87,12 +110,6 @@ def candidates(root: Any, is_known: Callable[[LuaObject], bool] | None = None) -
             steps = [(v, step.to(k)) for k, v in reversed(list(items)) if isinstance(k, (str, int, float))]
             stack.extend((v, to) for v, to in steps if to.length <= LONGEST_MODEL_PATH)
     return sorted(found, key=lambda c: (c.is_criterion, _rank(c.path)))
-
-
-#: how deep in tables a model may be to be found, and how deep in strings and buffers that contain serialized objects
-DEEPEST_MODEL, DEEPEST_OPENED = 200, 4
-#: characters of the keys that lead to a model: each model in a table repeats them
-LONGEST_MODEL_PATH = 2000
 
 
 class _Step(NamedTuple):
@@ -130,10 +147,6 @@ def _is_registered(obj: LuaObject) -> bool:
     from dpnn_bridge.conversion import registry
 
     return registry.find(obj) is not None
-
-
-#: how a binary .t7 of a table, a torch object or a function begins
-_SERIALIZED = tuple(code.to_bytes(4, "little") for code in (3, 4, 6, 7, 8))
 
 
 def opened(value: Any) -> Any:
@@ -208,16 +221,20 @@ def select(
         ModelNotFoundError: there is none, or ``key`` leads nowhere; the message lists the candidates, or says what the
             file is.
     """
+
+    def is_known(obj: LuaObject) -> bool:
+        return _is_registered(obj) or (knows is not None and knows(obj.class_name))
+
     if key:
         value = follow(root, key)
         if not isinstance(value, LuaObject):
             what = "no entry" if value is None else f"a {type(value).__name__}, not a module,"
-            found = candidates(root)
+            found = candidates(root, is_known)
             close = difflib.get_close_matches(key, [c.key for c in found], n=1)
             hint = f" Did you mean {close[0]}?" if close else ""
             raise ModelNotFoundError(f"{source}: {what} at key {key!r}.{hint} {_listing(found)}")
         return Selection(value, key, [])
-    found = candidates(root, lambda obj: _is_registered(obj) or (knows is not None and knows(obj.class_name)))
+    found = candidates(root, is_known)
     models = [c for c in found if not c.is_criterion] or found
     if not models:
         raise ModelNotFoundError(contents.without_module(root, source))
@@ -247,32 +264,19 @@ def _several(root: Any, found: list[Candidate]) -> LuaObject:
     return LuaObject(SEVERAL, LuaTable({"models": models, "table": root}))
 
 
-#: models of equal rank that are converted together, and that a message lists
-MOST_TOGETHER, LISTED = 1000, 20
-
-
-#: a name, a number or a quoted key, as :func:`dpnn_bridge.base.graph.key_text` writes them
-_STEPS = re.compile(r"""([^.\[\]]+)(?=[.\[]|$)|\[(-?\d+)\]|\[('(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*")\]""")
-
-
 def follow(root: Any, key: str) -> Any:
     """Return the value at a path such as ``protos.rnn`` or ``[1][2].model``; None when it leads nowhere."""
+    steps = parse_path(key)
+    if steps is None:
+        return None
     value = opened(root)
-    for name, number, quoted in _STEPS.findall(key):
+    for step in steps:
         if not isinstance(value, (LuaTable, LuaObject)):
             return None
-        step: Any = int(number) if number else _unquoted(quoted) if quoted else name
-        if step not in value and isinstance(step, str) and step.isdigit():
+        if isinstance(step, str) and step not in value and _INDEX.fullmatch(step):
             step = int(step)
         value = opened(value.get(step))
     return value
-
-
-def _unquoted(text: str) -> str:
-    try:
-        return ast.literal_eval(text)
-    except (SyntaxError, ValueError):  # typed by hand
-        return text[1:-1]
 
 
 def _listing(found: list[Candidate]) -> str:

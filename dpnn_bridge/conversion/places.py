@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
 
 from dpnn_bridge.base.arguments import checks_arguments
-from dpnn_bridge.base.graph import format_path, given_name
+from dpnn_bridge.base.graph import format_path, given_name, parse_path
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_context import LuaConversion
 from dpnn_bridge.errors import ModelNotFoundError
 from dpnn_bridge.objects import LuaObject, LuaTable
-
-_STEP = re.compile(r"\.?([^.\[\]]+)|\[(-?\d+)\]|\[['\"](.*?)['\"]\]")
 
 
 @checks_arguments
@@ -38,16 +35,9 @@ def model_at(model: nn.Module, place: str) -> nn.Module:
     names = lua_names(model)
     if place in names:
         return names[place]
-    objects = _objects(model)
-    value: Any = objects[0][1]
-    at = 0
-    while at < len(place) and value is not None:
-        step = _STEP.match(place, at)
-        if step is None:
-            value = None
-            break
-        at = step.end()
-        key: Any = int(step[2]) if step[2] else step[1] or step[3]
+    objects, keys = _objects(model), parse_path(place)
+    value: Any = None if keys is None else objects[0][1]
+    for key in keys or ():
         value = value.get(key) if isinstance(value, (LuaTable, LuaObject)) else None
     found = next((module for module, obj in objects if obj is value), None) if value is not None else None
     if found is not None:

@@ -156,6 +156,38 @@ def test_key_that_leads_nowhere_lists_the_models() -> None:
         select(table(protos=table(rnn=NET)), "protos.cnn")
 
 
+def test_a_key_is_read_to_its_end() -> None:
+    """``[1.5]`` is another entry than ``[1]``, and what is no key names no model."""
+    root = LuaTable([(1, module("nn.Concat")), (1.5, module("nn.Parallel")), (True, module("nn.ParallelTable"))])
+    for candidate in candidates(root):
+        assert select(root, candidate.key)[0] is candidate.obj
+    for key in ("[1.25]", "[1]x", "[foo]", "²", "[1"):
+        with pytest.raises(ModelNotFoundError, match=r"no entry at key .*\[1\.5\] \(nn\.Parallel\), \[true\]"):
+            select(root, key)
+
+
+def test_a_message_lists_the_models_of_lua_classes_of_the_user() -> None:
+    with pytest.raises(ModelNotFoundError, match=r"Modules in the file: net \(my\.Scale\)"):
+        select(table(net=LuaObject("my.Scale", table(power=2))), "nut", knows=lambda name: name == "my.Scale")
+
+
+def test_each_view_of_a_buffer_is_opened() -> None:
+    first, second = (np.frombuffer(dumps(module(name)), np.uint8) for name in ("nn.Concat", "nn.Parallel"))
+    both = LuaTensor.from_numpy(np.concatenate([first, second]))
+    views = [
+        LuaTensor(both.class_name, (n,), (1,), start, both.storage)
+        for start, n in ((0, len(first)), (len(first), len(second)))
+    ]
+    assert [c.obj.class_name for c in candidates(table(*views))] == ["nn.Concat", "nn.Parallel"]
+
+
+def test_many_views_of_one_buffer_are_opened_in_bounded_time() -> None:
+    data = LuaTensor.from_numpy(np.tile(np.frombuffer(dumps(module()), np.uint8), 200))
+    size = data.size // 200
+    views = [LuaTensor(data.class_name, (data.size - i * size,), (1,), i * size, data.storage) for i in range(200)]
+    assert len(candidates(table(*views))) < 10
+
+
 def test_unknown_module_in_a_known_namespace_is_the_model() -> None:
     root = LuaObject("nn.MyContainer", table(modules=table(NET)))
     assert select(root)[0] is root
