@@ -14,6 +14,7 @@ from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.torch_context import TorchConversion
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.legacy import fields, nn
+from dpnn_bridge.legacy.lua_graph import class_version
 from dpnn_bridge.legacy.module import Container, Criterion, Module
 from dpnn_bridge.legacy.running import parameters_of
 from dpnn_bridge.legacy.viewed import Viewed
@@ -207,7 +208,7 @@ class Decoder:
             made.__dict__["_type"] = made._type.replace("torch.Cuda", "torch.").replace(
                 "torch.Tensor", "torch.FloatTensor"
             )
-        made.__dict__.update({"_version": obj.version} if obj.version != 1 else {})
+        made.__dict__.update({"_version": obj.version} if obj.version != class_version(obj) else {})
         made.__dict__.update({"_header": tuple(self.value(h, path) for h in obj.header)} if obj.header else {})
 
 

@@ -48,8 +48,8 @@ class Encoder(LuaGraph):
         own = is_foreign(value) or value._own_module() is not None
         name = FOREIGN + type(value).__name__ if own else value._lua_class
         fields = {k: v for k, v in value.__dict__.items() if k not in ("_version", "_header")}
-        version = value.__dict__.get("_version", 1)
-        return LuaDescription(name, value._kind, fields, version, value.__dict__.get("_header", ()))
+        header = value.__dict__.get("_header", ())
+        return LuaDescription(name, value._kind, fields, value.__dict__.get("_version"), header)
 
     def complete(self, value: Any, found: LuaDescription, obj: LuaObject) -> None:
         if not isinstance(value, Viewed):

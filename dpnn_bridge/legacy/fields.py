@@ -112,6 +112,18 @@ NONE: dict[str, tuple[str, ...]] = {
     "VolumetricMaxPooling": ("ceil_mode",),
     "WeightedEuclidean": ("fastBackward",),
 }
+#: class -> field that ``torch.legacy.nn`` had not -> its value where a file has none, and in objects without it
+ADDED: dict[str, dict[str, tuple[Any, Any]]] = {"Dropout": {"v2": (False, True)}}
+#: class -> setting that Torch7's class has not -> the value with which it computes
+_ONLY_PYTORCH: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("LogSoftMax", "SoftMax", "SoftMin"), {"dim": None}),
+    "VolumetricAveragePooling": {"padT": 0, "padW": 0, "padH": 0, "ceil_mode": False, "count_include_pad": True},
+}
+
+
+def only_pytorch(kind: str, fields: dict[Any, Any]) -> bool:
+    """Return whether an object of a class computes what Torch7's class of this name cannot."""
+    return any(fields.get(name, value) != value for name, value in _ONLY_PYTORCH.get(kind, {}).items())
 
 
 def to_legacy(kind: str, fields: dict[Any, Any]) -> dict[Any, Any]:
@@ -126,7 +138,8 @@ def to_legacy(kind: str, fields: dict[Any, Any]) -> dict[Any, Any]:
     for name, change in changes.items():
         if found.get(name) is not None:
             found[name] = change.to_legacy(found[name])
-    return {**dict.fromkeys(NONE.get(kind, ())), **found}
+    absent = {name: value for name, (value, _) in ADDED.get(kind, {}).items()}
+    return {**dict.fromkeys(NONE.get(kind, ())), **absent, **found}
 
 
 def to_lua(kind: str, fields: dict[Any, Any]) -> dict[Any, Any]:
@@ -134,4 +147,5 @@ def to_lua(kind: str, fields: dict[Any, Any]) -> dict[Any, Any]:
     names, changes = {v: k for k, v in RENAMED.get(kind, {}).items()}, CHANGED.get(kind, {})
     present = {k: v for k, v in fields.items() if v is not None}
     found = {names.get(k, k): changes[k].to_lua(v) if k in changes else v for k, v in present.items()}
-    return {k: v for k, v in found.items() if v is not None}
+    added = {name: value for name, (_, value) in ADDED.get(kind, {}).items()}
+    return {**added, **{k: v for k, v in found.items() if v is not None}}

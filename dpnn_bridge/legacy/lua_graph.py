@@ -19,7 +19,7 @@ class LuaDescription(NamedTuple):
         class_name: its Lua class.
         kind: the class of ``torch.legacy.nn`` whose fields it has.
         fields: its attributes.
-        version: of the Lua class.
+        version: of the Lua class; None: the current one.
         header: values that the class writes before its fields.
         payload: the fields of a class with its own serializer.
     """
@@ -27,7 +27,7 @@ class LuaDescription(NamedTuple):
     class_name: str
     kind: str
     fields: dict[Any, Any]
-    version: int = 1
+    version: int | None = None
     header: tuple[Any, ...] = ()
     payload: Any = ...
 
@@ -39,6 +39,12 @@ def add_constants(obj: LuaObject) -> None:
     kind = kind if isinstance(kind, str) else "torch.FloatTensor"
     for key, value in constant_fields(mapping, kind).items() if mapping is not None else ():
         obj.setdefault(key, value)
+
+
+def class_version(obj: LuaObject) -> int:
+    """Return the current version of an object's Lua class."""
+    mapping = registry.find(obj)
+    return 1 if mapping is None else mapping.version
 
 
 class LuaGraph:
@@ -105,7 +111,7 @@ class LuaGraph:
         return table
 
     def _object(self, value: Any, found: LuaDescription) -> LuaObject:
-        obj = LuaObject(found.class_name, version=found.version, header=tuple(map(self._begun, found.header)))
+        obj = LuaObject(found.class_name, header=tuple(map(self._begun, found.header)))
         self._done[id(value)] = obj
 
         def fill() -> None:
@@ -114,6 +120,7 @@ class LuaGraph:
             else:
                 for key, entry in fields.to_lua(found.kind, found.fields).items():
                     obj[self._begun(key)] = self._begun(entry)
+            obj.version = class_version(obj) if found.version is None else found.version
             self.complete(value, found, obj)
 
         self._waiting.append(fill)

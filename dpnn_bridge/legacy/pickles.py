@@ -19,6 +19,7 @@ from typing import Any
 from dpnn_bridge.base.contiguous import last_offset
 from dpnn_bridge.base.display import printable, shortened
 from dpnn_bridge.errors import NotT7Error, T7FormatError
+from dpnn_bridge.legacy.fields import only_pytorch
 from dpnn_bridge.legacy.lua_graph import LuaDescription, LuaGraph, add_constants
 from dpnn_bridge.loaders.encoding import Encoding
 from dpnn_bridge.loaders.hash_flood import SAFE
@@ -82,7 +83,7 @@ def read(file: LocalFile) -> Any:
     source = FileSource(file.path, file.name)
     try:
         value = _read_zip(file.path, source) if source.read(0, 2) == b"PK" else _read_old_format(source)
-        return _Graph().value(value)
+        return _Graph(source.name).value(value)
     except (NotT7Error, T7FormatError):
         raise
     except Exception as error:
@@ -373,7 +374,15 @@ def _named(value: Any) -> str:
 
 # ---------------------------------------------------------------------- as Lua objects
 class _Graph(LuaGraph):
-    """Converts the content of a pickle to Lua objects."""
+    """Converts the content of a pickle to Lua objects.
+
+    Args:
+        name: of the file, for messages.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._name = name
 
     def describe(self, value: Any) -> LuaDescription | None:
         if not isinstance(value, InertObject):
@@ -381,7 +390,13 @@ class _Graph(LuaGraph):
         state = {k: v for k, v in value.__dict__.items() if k != "_backend"}
         if isinstance(state.get("_type"), str):
             state["_type"] = state["_type"].replace("torch.cuda.", "torch.")
-        return LuaDescription(f"nn.{type(value).kind}", type(value).kind, state)
+        kind, version, header = type(value).kind, state.pop("_version", None), state.pop("_header", ())
+        if only_pytorch(kind, state):
+            raise NotT7Error(
+                f"{self._name}: the pickle contains a {kind} with settings that Torch7's nn.{kind} does not have; "
+                "replace it in the program that wrote it"
+            )
+        return LuaDescription(f"nn.{kind}", kind, state, version, header)
 
     def complete(self, value: Any, found: LuaDescription, obj: LuaObject) -> None:
         add_constants(obj)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from dpnn_bridge.legacy.fields import RENAMED
+from dpnn_bridge.legacy.fields import RENAMED, only_pytorch
 
 #: methods of Torch7's modules that PyTorch 0.4 did not have -> what to call
 _ONLY_TORCH7 = {
@@ -57,7 +57,12 @@ class Viewed:
 
     def _own_module(self) -> Any:
         """Return a module of PyTorch for what no Lua class computes, else None."""
-        return None
+        own = self._lua_class == f"nn.{self._kind}" and only_pytorch(self._kind, self._fields)
+        return self._in_pytorch() if own else None
+
+    def _in_pytorch(self) -> Any:
+        """Return the module for settings that Torch7's class does not have."""
+        raise NotImplementedError
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__

@@ -19,6 +19,8 @@ from dpnn_bridge import load, save, write_t7
 from dpnn_bridge.compare.nested import leaves
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.legacy import load_lua, nn
+from dpnn_bridge.loaders.t7_reader import read_t7
+from dpnn_bridge.objects import LuaObject, LuaTable
 
 STEP = 1e-6
 
@@ -211,10 +213,23 @@ CASES = {
     "View batch": of(nn.View, -1, 2, 20, input=(2, 2, 4, 5), expected=lambda x: x.view(-1, 2, 20)),
     "View split": of(nn.View, 2, 2, 2, 5, input=(2, 4, 5), expected=lambda x: x.view(2, 2, 2, 5)),
     "View middle": of(nn.View, 2, -1, 2, 5, input=(2, 4, 5), expected=lambda x: x.view(2, -1, 2, 5)),
-    "VolumetricAveragePooling": of(nn.VolumetricAveragePooling, 2, 2, 2, 2, 2, 2, 1, 1, 1, input=(2, 3, 5, 5, 5)),
+    "VolumetricAveragePooling": of(
+        nn.VolumetricAveragePooling, 2, 2, 2, input=(2, 3, 4, 4, 4), expected=lambda x: F.avg_pool3d(x, 2)
+    ),
+    "VolumetricAveragePooling padded": of(
+        nn.VolumetricAveragePooling,
+        *(2, 3, 3, 2, 2, 2, 1, 0, 1, True, False),
+        input=(2, 3, 5, 6, 5),
+        expected=lambda x: F.avg_pool3d(x, (2, 3, 3), 2, (1, 1, 0), ceil_mode=True, count_include_pad=False),
+    ),
     "VolumetricConvolution": of(nn.VolumetricConvolution, 3, 4, 2, 2, 2, 2, 2, 2, 1, 1, 1, input=(2, 3, 5, 5, 5)),
     "VolumetricFullConvolution": of(nn.VolumetricFullConvolution, 2, 3, 2, 2, 2, input=(1, 2, 4, 4, 4)),
     "VolumetricMaxPooling": of(nn.VolumetricMaxPooling, 2, 2, 2, 2, 2, 2, 1, 1, 1, input=(2, 3, 5, 5, 5)),
+    "VolumetricMaxPooling ceil": of(
+        lambda: nn.VolumetricMaxPooling(2, 2, 2).ceil(),
+        input=(2, 3, 5, 5, 5),
+        expected=lambda x: F.max_pool3d(x, 2, ceil_mode=True),
+    ),
     "VolumetricMaxUnpooling": of(
         lambda: unpooling(nn.VolumetricMaxPooling, nn.VolumetricMaxUnpooling, 2, 2, 2), input=(1, 2, 4, 4, 4)
     ),
@@ -312,7 +327,7 @@ def test_types_states_and_files(name: str, tmp_path: Path) -> None:
         for a, b in zip(leaves(module.forward(value)), leaves(expected), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
     expected = module.forward(value)
-    if name in ("LogSoftMax dim", "SoftMax dim"):
+    if name in ("LogSoftMax dim", "SoftMax dim", "VolumetricAveragePooling padded"):
         with pytest.raises(ConversionError, match="no Torch7 class"):
             write_t7(tmp_path / "module.t7", module)
         again = copy.deepcopy(module)
@@ -336,6 +351,36 @@ def test_noise(kind: str, size: tuple[int, ...]) -> None:
     assert not torch.equal(module.forward(value), first)
     module.evaluate()
     assert torch.equal(module.forward(value), module.forward(value))
+
+
+def test_dropout_does_not_scale_in_evaluation() -> None:
+    module, value = nn.Dropout(0.3), torch.randn(4, 3)
+    module.evaluate()
+    assert torch.equal(module.forward(value), value)
+    assert torch.equal(module.backward(value, value), value)
+
+
+def test_the_gradient_is_reversed_and_scaled() -> None:
+    module, value = nn.GradientReversal(0.25), torch.randn(4, 3)
+    assert torch.equal(module.forward(value), value)
+    assert torch.equal(module.backward(value, value), -0.25 * value)
+    module.setLambda(2)
+    module.forward(value)
+    assert torch.equal(module.backward(value, value), -2 * value)
+
+
+def test_files_have_the_current_version_of_a_class(tmp_path: Path) -> None:
+    made = [nn.GradientReversal(0.5), nn.LookupTable(4, 3), nn.BatchNormalization(2), nn.Tanh()]
+    write_t7(tmp_path / "made.t7", made)
+    versions = [m.version for m in read_t7(tmp_path / "made.t7").as_list()]
+    assert versions == [2, 4, 2, 1]
+    old = LuaObject("nn.GradientReversal", LuaTable({"lambda": 0.5, "_type": "torch.FloatTensor"}))
+    write_t7(tmp_path / "old.t7", old)
+    module = load_lua(tmp_path / "old.t7")
+    module.forward(torch.ones(2))
+    assert torch.equal(module.backward(torch.ones(2), torch.ones(2)), -torch.ones(2))  # as Torch7 reads version 1
+    write_t7(tmp_path / "again.t7", module)
+    assert read_t7(tmp_path / "again.t7").version == 1
 
 
 def test_fractional_pooling_keeps_its_regions() -> None:

@@ -124,6 +124,29 @@ def test_the_commands(classes: Any, tmp_path: Path, zipped: bool) -> None:
 
 
 @both
+def test_classes_that_compute_otherwise_in_older_files_of_torch7(classes: Any, tmp_path: Path, zipped: bool) -> None:
+    """A pickle has no versions of classes and no field ``v2``: PyTorch 0.4 had one version of each class."""
+    built = (
+        nn.Sequential().add(nn.Dropout(0.3)).add(nn.GradientReversal(0.5)).add(nn.VolumetricMaxPooling(2, 2, 2).ceil())
+    )
+    built.evaluate()
+    model = dpnn_bridge.load(save(as_pytorch_had_it(built, classes, {}), tmp_path / "net.pth", zipped))
+    x = torch.randn(1, 2, 5, 5, 5, requires_grad=True)
+    output = model(x)
+    assert torch.equal(output, torch.nn.functional.max_pool3d(x, 2, ceil_mode=True))
+    output.sum().backward()
+    assert x.grad is not None
+    assert x.grad.sum() == -0.5 * output.numel()
+
+
+@pytest.mark.parametrize("module", [nn.SoftMax(0), nn.VolumetricAveragePooling(2, 2, 2, padT=1)], ids=repr)
+def test_settings_that_torch7_has_not_are_an_error(classes: Any, tmp_path: Path, module: Any) -> None:
+    path = save(as_pytorch_had_it(module, classes, {}), tmp_path / "net.pth", False)
+    with pytest.raises(NotT7Error, match=f"net.pth: the pickle contains a {type(module).__name__} with settings"):
+        dpnn_bridge.load(path)
+
+
+@both
 def test_those_of_dpnn_bridge_itself(tmp_path: Path, zipped: bool) -> None:
     built = nn.Sequential().add(nn.Linear(3, 2)).add(nn.ReLU())
     x = torch.randn(4, 3)

@@ -66,10 +66,9 @@ class _SoftMaximum(Module):
         if dim is not None:
             self.dim = dim
 
-    def _own_module(self) -> Any:
+    def _in_pytorch(self) -> Any:
         """Build a softmax over the given dimension; Torch7 derives it from the number of dimensions."""
-        dim = self.__dict__.get("dim")
-        return None if dim is None else self._of_torch(dim)
+        return self._of_torch(self.dim)
 
     _of_torch: Any
 

@@ -140,6 +140,11 @@ class VolumetricAveragePooling(Module):
         self.ceil_mode = ceil_mode
         self.count_include_pad = count_include_pad
 
+    def _in_pytorch(self) -> Any:
+        """Build the pooling with padding; Torch7's has none."""
+        kernel, stride, padding = ([getattr(self, f"{name}{d}") for d in "THW"] for name in ("k", "d", "pad"))
+        return torch.nn.AvgPool3d(kernel, stride, padding, self.ceil_mode, self.count_include_pad)
+
 
 class VolumetricMaxUnpooling(Module):
     def __init__(self, poolingModule: Any) -> None:
