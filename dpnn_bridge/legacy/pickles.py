@@ -166,6 +166,10 @@ class Size(tuple):
     """A ``torch.Size`` without behavior."""
 
 
+def _size(sizes: Any = ()) -> Size:
+    return Size(n if n == -1 else _check_size(n) for n in _check_dimensions(sizes))
+
+
 #: opcodes that are refused, because no model needs them
 _EXTENSIONS = (pickle.EXT1, pickle.EXT2, pickle.EXT4)
 _SETS = (pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET)
@@ -198,9 +202,7 @@ class _Unpickler(pickle._Unpickler):  # Python's version: its memo allocates not
         ordered, unordered = self._mappings = self._mapping(OrderedDict), self._mapping(dict)
         self._callable: dict[tuple[str, str], Callable[..., Any]] = {
             ("collections", "OrderedDict"): ordered,
-            ("torch", "Size"): lambda sizes=(): Size(
-                n if n == -1 else _check_size(n) for n in _check_dimensions(sizes)
-            ),
+            ("torch", "Size"): _size,
             ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
             ("torch._utils", "_rebuild_tensor"): self._tensor,
             ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
@@ -316,9 +318,12 @@ class _Unpickler(pickle._Unpickler):  # Python's version: its memo allocates not
     def load_newobj(self) -> None:
         arguments = self.stack.pop()
         kind = self.stack[-1]
-        if arguments != ():
+        if kind is _size and isinstance(arguments, tuple):  # as PyTorch 0.1 to 1.0 pickled sizes
+            self.stack[-1] = _size(*arguments)
+        elif arguments != ():
             raise self.refuse("an object with constructor arguments")
-        self.stack[-1] = self._new(kind)
+        else:
+            self.stack[-1] = self._new(kind)
 
     def load_build(self) -> None:
         state = self.stack.pop()

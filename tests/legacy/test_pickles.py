@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import io
 import os
 import pickle
@@ -35,6 +36,18 @@ class Backend:
         return sys.modules["torch._thnn.utils"]._unpickle_backend, ("THNNFloatBackend",)
 
 
+class OldSize:
+    """A ``torch.Size`` that is pickled as PyTorch 0.1 to 1.0 did: as a new object, not by a call."""
+
+    __class__ = property(lambda self: torch.Size)  # type: ignore[assignment]
+
+    def __init__(self, sizes: torch.Size) -> None:
+        self.sizes = tuple(sizes)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return copyreg.__newobj__, (torch.Size, self.sizes)  # type: ignore[attr-defined]
+
+
 @pytest.fixture
 def classes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Makes classes as PyTorch 0.4 had them: one for each module, without any method of ours."""
@@ -62,6 +75,8 @@ def as_pytorch_had_it(value: Any, classes: Any, done: dict[int, Any]) -> Any:
     """An object of ``dpnn_bridge.legacy.nn`` as one of PyTorch 0.4's class with the same fields."""
     if isinstance(value, list):
         return [as_pytorch_had_it(v, classes, done) for v in value]
+    if isinstance(value, torch.Size):
+        return OldSize(value)
     if not isinstance(value, (nn.Module, nn.Criterion)):
         return value
     if id(value) not in done:
@@ -148,7 +163,7 @@ def test_settings_that_torch7_has_not_are_an_error(classes: Any, tmp_path: Path,
 
 @both
 def test_those_of_dpnn_bridge_itself(tmp_path: Path, zipped: bool) -> None:
-    built = nn.Sequential().add(nn.Linear(3, 2)).add(nn.ReLU())
+    built = nn.Sequential().add(nn.Linear(3, 2)).add(nn.ReLU()).add(nn.View(2, -1))
     x = torch.randn(4, 3)
     expected = built.forward(x)
     path = save(built, tmp_path / "net.pth", zipped)
