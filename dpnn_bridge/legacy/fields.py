@@ -116,7 +116,7 @@ NONE: dict[str, tuple[str, ...]] = {
 ADDED: dict[str, dict[str, tuple[Any, Any]]] = {"Dropout": {"v2": (False, True)}}
 #: class -> setting that Torch7's class has not -> the value with which it computes
 _ONLY_PYTORCH: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("LogSoftMax", "SoftMax", "SoftMin"), {"dim": None}),
+    **{name: {"dim": None} for name in ("LogSoftMax", "SoftMax", "SoftMin")},
     "VolumetricAveragePooling": {"padT": 0, "padW": 0, "padH": 0, "ceil_mode": False, "count_include_pad": True},
 }
 
