@@ -20,7 +20,7 @@ from dpnn_bridge.conversion.example_run import run
 from dpnn_bridge.errors import VerificationError
 from dpnn_bridge.modules.rnn.memory import at_sequence_start
 from dpnn_bridge.outputs.format import ExportContext, Format
-from dpnn_bridge.outputs.py.program import Program
+from dpnn_bridge.outputs.py.program import Program, new_process
 from dpnn_bridge.outputs.py.settings import Pair, settings, tensors
 from dpnn_bridge.outputs.verification import not_rebuilt, same_outputs
 from dpnn_bridge.outputs.written import Results, Written, run_modules
@@ -45,6 +45,10 @@ class Py(Format):
         write_file(path, program.text() + end)
 
     def verify(self, module: nn.Module, path: Path, context: ExportContext) -> None:
+        with new_process():
+            self._verify(module, path, context)
+
+    def _verify(self, module: nn.Module, path: Path, context: ExportContext) -> None:
         try:
             built = runpy.run_path(str(path))["build"]()
             _load_state_dict(built, module.state_dict())
@@ -75,8 +79,9 @@ class Py(Format):
         The file is run: it is the user's own.
         """
         try:
-            built = runpy.run_path(str(path))["build"]()
-            _load_state_dict(built, module.state_dict())
+            with new_process():
+                built = runpy.run_path(str(path))["build"]()
+                _load_state_dict(built, module.state_dict())
         except (Exception, SystemExit) as e:
             raise VerificationError(f"{path} does not build this model: {_reason(e)}") from e
         names = {id(m): name for name, m in module.named_modules()}

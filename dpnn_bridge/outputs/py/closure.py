@@ -77,13 +77,19 @@ class SourceClosure:
     def _add(self, module: ModuleType, name: str) -> str | None:
         """Return the name in the file of what ``name`` means in ``module``; None for a builtin."""
         key, statement = _origin(module, name)
+        home = sys.modules[key[0]]
         if statement is None:
+            if hasattr(home, key[1]) and not key[1].startswith("__"):
+                raise _uncopied(key, "is not defined by a statement of its own")
             return None
         if isinstance(statement, (ast.Import, ast.ImportFrom)):
             return self._import(module, statement, name)
         if key not in self._names:
+            if key[1] in _changed(home):
+                raise _uncopied(key, "is changed after its definition")
+            if names := sorted({n for node in ast.walk(statement) if isinstance(node, ast.Global) for n in node.names}):
+                raise _uncopied((key[0], names[0]), f"is changed by {key[1]}")
             self._names[key] = self.unique(key[1])
-            home = sys.modules[key[0]]
             for used in sorted({n.id for n in _names(statement).used} - {key[1]}):
                 self._add(home, used)
             if _recorded_forward(home, statement) is not None:
@@ -153,6 +159,44 @@ def _origin(module: ModuleType, name: str) -> tuple[Key, ast.stmt | None]:
         if not isinstance(getattr(home, alias.name, None), ModuleType):
             return _origin(home, alias.name)
     return (module.__name__, name), statement
+
+
+def _uncopied(key: Key, reason: str) -> ConversionError:
+    module, name = key
+    return ConversionError(f"{name} of the module {module} {reason}: .py cannot copy it; define it in one statement")
+
+
+@lru_cache
+def _changed(module: ModuleType) -> set[str]:
+    """Return the names whose values top-level statements of a module change after the statement that defines them."""
+    changed, defined = set[str](), set[str]()
+    for statement in ast.parse(inspect.getsource(module)).body:
+        if isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
+            bound = {statement.name}
+        elif isinstance(statement, ast.If) and ast.unparse(statement.test).startswith("__name__"):  # not when imported
+            continue
+        else:
+            nodes = list(ast.walk(statement))
+            changed |= {name for node in nodes if (name := _changed_by(node))}
+            bound = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+        changed |= bound & defined
+        defined |= bound
+    return changed
+
+
+def _changed_by(node: ast.AST) -> str:
+    """Return the name of the variable whose value a node changes in place; empty if there is none."""
+    if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
+        return node.target.id
+    call = (
+        isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Attribute)
+    )
+    part: Any = node.value.func if call else node  # type: ignore[attr-defined]
+    if not call and not (isinstance(part, (ast.Attribute, ast.Subscript)) and not isinstance(part.ctx, ast.Load)):
+        return ""
+    while isinstance(part, (ast.Attribute, ast.Subscript)):
+        part = part.value
+    return part.id if isinstance(part, ast.Name) else ""
 
 
 def _is_own(statement: ast.ImportFrom, module: ModuleType) -> bool:
@@ -279,7 +323,7 @@ def _bound(nodes: Iterable[ast.AST]) -> set[str]:
         elif isinstance(node, ast.ExceptHandler) and node.name:
             names.add(node.name)
         elif isinstance(node, ast.alias):
-            names.add(node.asname or node.name)
+            names.add((node.asname or node.name).partition(".")[0])
         stack.extend(ast.iter_child_nodes(node))
     return names
 

@@ -201,7 +201,12 @@ class Constructors:
         if id(value) in self._state and value.numel() > LITERAL:
             dtype = ", dtype=torch.int64" if value.dtype == torch.int64 else dtype
             return f"torch.ones({', '.join(map(str, value.shape))}{dtype})"
-        return f"torch.tensor({value.detach().cpu().tolist()!r}{dtype})"
+        return f"torch.tensor({_elements(value.detach().cpu().tolist())}{dtype})"
+
+
+def _elements(value: Any) -> str:
+    """Return the source of nested lists of numbers."""
+    return f"[{', '.join(map(_elements, value))}]" if isinstance(value, list) else literal(value)
 
 
 def _referenced(module: nn.Module) -> list[nn.Module]:

@@ -7,10 +7,12 @@ nngraph graph, and the source of every class that PyTorch does not have.
 from __future__ import annotations
 
 import keyword
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.compare.memory import copied
@@ -59,6 +61,19 @@ def load(path: str) -> nn.Module:
 LAYERS = "# ---------------------------------------------------------------------- what PyTorch does not have"
 
 
+@contextmanager
+def new_process() -> Iterator[None]:
+    """Run a program as in a new process: with PyTorch's default dtype and device. Keep the caller's random state."""
+    dtype = torch.get_default_dtype()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.random.fork_rng(devices), torch.device("cpu"):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+
+
 class Program:
     """The source of a model."""
 
@@ -77,12 +92,14 @@ class Program:
     def text(self) -> str:
         """Return the whole file."""
         namespace: dict[str, Any] = {"__name__": "generated"}
-        try:
-            exec(compile(self._text([]), "<generated>", "exec"), namespace)
-            built = namespace["build"]()
-        except (TypeError, ValueError, RuntimeError, AttributeError, NameError, IndexError, KeyError) as e:
-            raise ConversionError(f"the generated Python does not build the model: {type(e).__name__}: {e}") from e
-        return self._text(settings(self.pairs(built)))
+        with new_process():
+            try:
+                exec(compile(self._text([]), "<generated>", "exec"), namespace)
+                built = namespace["build"]()
+            except (TypeError, ValueError, RuntimeError, AttributeError, NameError, IndexError, KeyError) as e:
+                raise ConversionError(f"the generated Python does not build the model: {type(e).__name__}: {e}") from e
+            changes = settings(self.pairs(built))
+        return self._text(changes)
 
     def pairs(self, built: nn.Module) -> list[Pair]:
         """Return the modules of the model with those of one that this program built."""

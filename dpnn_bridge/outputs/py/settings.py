@@ -140,8 +140,9 @@ def _frozen(pairs: list[Pair]) -> Iterator[str]:
             done |= {id(m) for m in wanted.modules()}
             yield f"{path}.requires_grad_(False)"
             continue
+        others = tensors(fresh)
         for name, parameter in wanted.named_parameters(recurse=False):
-            if parameter.requires_grad != getattr(fresh, name, parameter).requires_grad:
+            if parameter.requires_grad != others.get(name, parameter).requires_grad:
                 yield f"{path}.{name}.requires_grad_({parameter.requires_grad})"
 
 

@@ -1,0 +1,97 @@
+"""What the converting process and a user's plugin contain beside the model does not change a ``.py`` file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from standalone import executed
+from test_python_source import PLUGIN, rebuilt, source_of
+from torch import nn
+
+from dpnn_bridge import plugins
+from dpnn_bridge.conversion import registry, to_torch
+from dpnn_bridge.errors import ConversionError, VerificationError
+from dpnn_bridge.objects import LuaObject, LuaTable
+
+
+# ---------------------------------------------------------------------- the process that converts
+@pytest.mark.parametrize("default", [torch.float16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_defaults_of_the_converter_are_not_those_of_the_program(
+    default: torch.dtype, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    torch.set_default_dtype(default)
+    try:
+        with torch.device("meta"):
+            source = source_of(nn.Sequential(nn.Linear(2, 3, device="cpu", dtype=dtype)), tmp_path)
+        assert torch.get_default_dtype() == default
+    finally:
+        torch.set_default_dtype(torch.float32)
+    weight = executed(source).build()[0].weight
+    assert (weight.dtype, weight.device.type) == (dtype, "cpu")
+
+
+def test_random_numbers_of_the_converter_are_kept(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.Dropout())
+    before = torch.get_rng_state()
+    source_of(model, tmp_path, input=torch.ones(1, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
+def test_weights_of_a_loss_are_any_numbers(dtype: torch.dtype, tmp_path: Path) -> None:
+    weights = torch.tensor([[1.0, float("inf")], [float("-inf"), float("nan")]], dtype=dtype)
+    built = executed(source_of(nn.BCELoss(weights), tmp_path)).build()
+    torch.testing.assert_close(built.weight, weights, equal_nan=True)
+
+
+def test_a_missing_parameter_is_named(tmp_path: Path) -> None:
+    layer = nn.MultiheadAttention(4, 2, kdim=3)  # its constructor does not keep the argument bias
+    with pytest.raises(VerificationError, match="the state_dict does not fit"):
+        source_of(nn.MultiheadAttention(4, 2, bias=False, kdim=3).requires_grad_(False), tmp_path)
+    assert rebuilt(layer, tmp_path).kdim == 3
+
+
+# ---------------------------------------------------------------------- names of a plugin
+@pytest.mark.parametrize(
+    ("definition", "reason"),
+    [
+        ("OTHER, FACTOR = 1, 2", "FACTOR of .* is not defined by a statement of its own"),
+        ("if True:\n    FACTOR = 2", "FACTOR of .* is not defined by a statement of its own"),
+        ("FACTOR = 1\nFACTOR += 1", "FACTOR of .* is changed after its definition"),
+        ("FACTOR = 1\nFACTOR = FACTOR + 1", "FACTOR of .* is changed after its definition"),
+        ("FACTOR = torch.ones(1)\nFACTOR[0] = 2", "FACTOR of .* is changed after its definition"),
+        ("FACTOR = torch.ones(1)\nFACTOR.add_(1)", "FACTOR of .* is changed after its definition"),
+        ("for FACTOR in (1, 2):\n    pass", "FACTOR of .* is not defined by a statement of its own"),
+        ("FACTOR = 2\n@torch.no_grad()\ndef count():\n    global FACTOR\n    FACTOR = 2", None),
+        ("FACTOR = 2\nif __name__ == '__main__':\n    FACTOR = 3", None),
+    ],
+)
+def test_a_name_of_a_plugin_is_copied_with_its_value_or_not_at_all(
+    definition: str, reason: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_BY_NAME", "_BY_TYPE"):
+        monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
+    code = PLUGIN.replace("self.factor\n\n@", "FACTOR\n\n@").replace(
+        "from torch", f"import torch\n{definition}\nfrom torch"
+    )
+    (tmp_path / "layers.py").write_text(code)
+    plugins.load_plugins([tmp_path / "layers.py"])
+    model = to_torch(LuaObject("mine.Scale", LuaTable({"factor": 3.0})))
+    if reason is None:
+        assert rebuilt(model, tmp_path)(torch.ones(1)) == 2
+    else:
+        with pytest.raises(ConversionError, match=reason):
+            source_of(model, tmp_path)
+
+
+def test_a_class_of_a_plugin_that_changes_a_global_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_BY_NAME", "_BY_TYPE"):
+        monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
+    body = "global CALLS\n        CALLS += 1\n        return input"
+    (tmp_path / "layers.py").write_text(f"CALLS = 0\n{PLUGIN.replace('return input * self.factor', body)}")
+    plugins.load_plugins([tmp_path / "layers.py"])
+    with pytest.raises(ConversionError, match=r"CALLS of .* is changed by Scale"):
+        source_of(to_torch(LuaObject("mine.Scale", LuaTable({"factor": 3.0}))), tmp_path)
