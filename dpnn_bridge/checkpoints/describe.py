@@ -6,12 +6,12 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from typing_extensions import Unpack
 
 from dpnn_bridge.base.boundary import wrap_errors
-from dpnn_bridge.base.display import printable, shortened
+from dpnn_bridge.base.display import counted, printable, shortened
 from dpnn_bridge.base.graph import given_name, is_module, key_text, node_name
 from dpnn_bridge.checkpoints.bytecode import describe_bytecode
 from dpnn_bridge.checkpoints.find import candidates, looks_like_module
@@ -23,6 +23,13 @@ from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, Lu
 
 #: returns the content of a file and its encoding
 Reads = Callable[[LocalFile, ReadOptions], tuple[Any, Encoding]]
+
+#: models that are listed, characters of a path and of a key, and levels of the tree
+MOST_MODELS, LONGEST_PATH, LONGEST_KEY, DEEPEST = 1000, 1000, 200, 200
+
+_COMPOUND = (LuaTable, LuaObject, LuaFunction, LuaTensor, LuaStorage)
+#: the position of the owner and the label of the value there; joined only where a path is shown
+_Position: TypeAlias = "tuple[_Position, str] | None"
 
 
 @dataclass
@@ -39,8 +46,8 @@ class Node:
         class_name: Lua class of objects, tensors and storages.
         name: the name that Lua code gave a module: its field ``name``, or nngraph's ``annotate``.
         shape, stride, offset: of a tensor; offset from 0.
-        bytes: bytes of the elements that a tensor shows or a storage contains; of the bytecode of a function.
-        first: path of the first occurrence of the object in the tree, for an object that was seen before.
+        bytes: bytes of the elements that a tensor views or a storage contains; of the bytecode of a function.
+        first: path of the first occurrence of the object in the file, for an object that was seen before.
         storage: number of the storage of a tensor, in order of appearance; equal numbers share memory.
         omitted: entries that are not listed, because of the limits.
     """
@@ -74,7 +81,7 @@ class Description:
         classes: how many objects there are of each class.
         tensors: number of tensors.
         storages: number of storages.
-        tensor_bytes: bytes of all storages; memory that several tensors show counts once.
+        tensor_bytes: bytes of all storages; memory that several tensors view counts once.
         functions: number of serialized Lua functions.
         models: key, as ``load`` and ``--key`` take it, and class of every module that could be converted on its own.
     """
@@ -111,22 +118,19 @@ class Description:
         nodes = list(_with_omissions(self.nodes))
         for node, bars in zip(nodes, _bars(nodes), strict=True):
             strided = verbose and node.shape
-            place = f", stride {'x'.join(map(str, node.stride or ()))}, offset {node.offset}" if strided else ""
-            yield bars, f"{node.key.removeprefix('.')}: " if node.key else "", node.text + place, node.kind
+            layout = f", stride {'x'.join(map(str, node.stride or ()))}, offset {node.offset}" if strided else ""
+            yield bars, f"{node.key.removeprefix('.')}: " if node.key else "", node.text + layout, node.kind
         yield "", "", "", ""
         for key, class_name in self.models.items():
-            yield (
-                "",
-                "",
-                f"model {class_name}, --key {key!r}" if key else f"model {class_name}, the file itself",
-                "model",
-            )
-        yield "", "", f"{self.tensors} tensors in {self.storages} storages, {format_bytes(self.tensor_bytes)}", "total"
+            where = f"--key {shortened(key, LONGEST_PATH)!r}" if key else "the file itself"
+            yield "", "", f"model {class_name}, {where}", "model"
+        tensors, storages = counted(self.tensors, "tensor"), counted(self.storages, "storage")
+        yield "", "", f"{tensors} in {storages}, {format_bytes(self.tensor_bytes)}", "total"
         if self.trailing:
-            text = f"{self.trailing} bytes follow this object: more objects (read_all), or no part of it"
+            text = f"{counted(self.trailing, 'byte')} after this object: more objects (read_all), or no part of it"
             yield "", "", text, "total"
         if self.functions:
-            yield "", "", f"{self.functions} Lua functions, kept as bytes and never run", "total"
+            yield "", "", f"{counted(self.functions, 'Lua function')}, kept as bytes and never run", "total"
         for name, count in sorted(self.classes.items(), key=lambda c: (-c[1], c[0])):
             yield "", f"{count:6} ", name, "object"
 
@@ -179,20 +183,14 @@ def describe(
     _Walk(description, limit, depth).walk(root)
     found = candidates(root, is_known=looks_like_module)[:MOST_MODELS]
     description.trailing = encoding.trailing
-    description.models = {shortened(c.key, LONGEST_PATH): c.obj.class_name for c in found}
+    description.models = {c.key: c.obj.class_name for c in found}
     return description
-
-
-#: models that are listed, characters of a path and of a key, and levels of the tree
-MOST_MODELS, LONGEST_PATH, LONGEST_KEY, DEEPEST = 1000, 1000, 200, 200
-
-_COMPOUND = (LuaTable, LuaObject, LuaFunction, LuaTensor, LuaStorage)
 
 
 class _Walk:
     def __init__(self, description: Description, limit: int, depth: int) -> None:
         self.description, self.limit, self.depth = description, limit, depth
-        self.paths: dict[int, str] = {}
+        self.positions: dict[int, _Position] = {}
         self.storages: dict[int, int] = {}
         self.classes: Counter[str] = Counter()
         self.modules: list[tuple[int, Node]] = []
@@ -200,21 +198,21 @@ class _Walk:
 
     def walk(self, root: Any) -> None:
         self.depth = min(self.depth, DEEPEST)
-        stack: list[tuple[Any, str, str, int, bool]] = [(root, "", "", 0, True)]
+        stack: list[tuple[Any, _Position, int, bool]] = [(root, None, 0, True)]
         while stack:
-            value, key, path, depth, listed = stack.pop()
+            value, position, depth, listed = stack.pop()
             listed = listed and depth <= self.depth
-            node = self.node(value, key, path, depth) if listed else None
+            node = self.node(value, position, depth) if listed else None
             children: list[tuple[str, Any]] = []
-            if isinstance(value, _COMPOUND) and id(value) not in self.paths:
-                self.paths[id(value)] = path or "the root"
+            if isinstance(value, _COMPOUND) and id(value) not in self.positions:
+                self.positions[id(value)] = position
                 self.count(value)
                 children = _children(value)
             if node is not None:
                 self.description.nodes.append(node)
                 node.omitted = len(children) if depth == self.depth else max(0, len(children) - self.limit)
             stack.extend(
-                (child, label, _below(path, label) if listed else "", depth + 1, listed and i < self.limit)
+                (child, (position, label), depth + 1, listed and i < self.limit)
                 for i, (label, child) in reversed(list(enumerate(children)))
             )
         for identity, node in self.modules:
@@ -249,9 +247,9 @@ class _Walk:
             self.description.tensor_bytes += storage.size * storage.dtype.itemsize
         return self.storages[id(storage)]
 
-    def node(self, value: Any, key: str, path: str, depth: int) -> Node:
+    def node(self, value: Any, position: _Position, depth: int) -> Node:
         kind, text = _kind(value)
-        node = Node(depth, key, path, kind, text)
+        node = Node(depth, position[1] if position else "", _path(position), kind, text)
         if isinstance(value, (LuaObject, LuaTensor, LuaStorage)):
             node.class_name = value.class_name
         if isinstance(value, LuaObject):
@@ -267,16 +265,22 @@ class _Walk:
             node.text += f", storage {node.storage}"
         elif isinstance(value, LuaFunction):
             node.bytes = len(value.bytecode)
-        if isinstance(value, _COMPOUND) and id(value) in self.paths:
-            node.first = self.paths[id(value)]
-            node.text += f", the same as {node.first}"
+        if isinstance(value, _COMPOUND) and id(value) in self.positions:
+            node.first = _path(self.positions[id(value)])
+            node.text += f", the same as {node.first or 'the root'}"
         return node
 
 
-def _below(path: str, label: str) -> str:
-    """Return the path of an entry; of a very long one the end."""
-    path = (path + label).removeprefix(".")
-    return path if len(path) <= LONGEST_PATH else "…" + path[-LONGEST_PATH // 2 :]
+def _path(position: _Position) -> str:
+    """Return the path of a position; of a very long one the end."""
+    labels: list[str] = []
+    length = 0
+    while position is not None and length <= LONGEST_PATH and len(labels) <= LONGEST_PATH:
+        position, label = position
+        labels.append(label)
+        length += len(label)
+    path = "".join(reversed(labels)).removeprefix(".")
+    return path if position is None and length <= LONGEST_PATH else "…" + path[-LONGEST_PATH // 2 :]
 
 
 def _kind(value: Any) -> tuple[str, str]:
@@ -304,16 +308,26 @@ def _kind(value: Any) -> tuple[str, str]:
 
 def _children(value: Any) -> list[tuple[str, Any]]:
     if isinstance(value, LuaTable):
-        return [(shortened(key_text(key), LONGEST_KEY), child) for key, child in value.entries.items()]
+        return list(_entries(value))
     if isinstance(value, LuaObject):
         header = [(f".<header {i}>", child) for i, child in enumerate(value.header, 1)]
         if isinstance(value.payload, LuaTable):
             return header + _children(value.payload)
         return header if value.payload is None or isinstance(value.payload, bytes) else [*header, ("", value.payload)]
     if isinstance(value, LuaFunction):
-        upvalues = value.upvalues if isinstance(value.upvalues, LuaTable) else LuaTable()
-        return _children(upvalues)
+        if isinstance(value.upvalues, LuaTable):
+            return _children(value.upvalues)
+        return [] if value.upvalues is None else [(".upvalues", value.upvalues)]
     return []
+
+
+def _entries(table: LuaTable) -> Iterator[tuple[str, Any]]:
+    """Yield the entries of a table with their labels; before an entry its key, if that contains others."""
+    for key, child in table.entries.items():
+        label = shortened(key_text(key), LONGEST_KEY)
+        if isinstance(key, _COMPOUND):
+            yield f"{label} (key)", key
+        yield label, child
 
 
 def _with_omissions(nodes: list[Node]) -> Iterator[Node]:
@@ -345,9 +359,11 @@ def _bars(nodes: list[Node]) -> list[str]:
 
 def format_bytes(count: int) -> str:
     """Return ``1234567`` as ``1.2 MB``."""
-    value = float(count)
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "bytes" or value >= 100 else f"{value:.1f} {unit}"
+    if count < 1000:
+        return counted(count, "byte")
+    value = count / 1000
+    for unit in ("kB", "MB", "GB"):
+        if value < 999.5:  # otherwise it is rounded to 1000
+            return f"{value:.0f} {unit}" if value >= 99.95 else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.1f} TB"

@@ -50,7 +50,7 @@ def test_tree_and_totals(model: Path) -> None:
         "└─ ['a b']: 1.5",
         "",
         "model nn.Sequential, the file itself",
-        "2 tensors in 1 storages, 24 bytes",
+        "2 tensors in 1 storage, 24 bytes",
         "     1 nn.Linear",
         "     1 nn.Sequential",
     ]
@@ -110,6 +110,42 @@ def test_limits_shorten_the_tree_and_not_the_totals(tmp_path: Path) -> None:
     assert [node.path for node in shallow.nodes] == ["", "list"]
     assert shallow.nodes[1].omitted == 50
     assert shallow.classes == {"nn.Identity": 50}
+
+
+def test_paths_of_first_occurrences_that_are_not_listed(tmp_path: Path) -> None:
+    """Below the depth or after the limit, an object has its own path, not that of the root."""
+    shared, root = LuaObject("nn.Identity"), LuaTable()
+    root["a"] = LuaTable({"b": LuaTable({"c": shared})})
+    root["d"], root["e"] = shared, root
+    write_t7(tmp_path / "m.t7", root)
+    nodes = {node.path: node for node in describe(tmp_path / "m.t7", depth=1).nodes}
+    assert (nodes["d"].first, nodes["d"].text) == ("a.b.c", "nn.Identity, the same as a.b.c")
+    assert (nodes["e"].first, nodes["e"].text) == ("", "table of 3, the same as the root")
+    assert nodes["e"].first in nodes
+
+
+def test_totals_count_objects_that_are_keys(tmp_path: Path) -> None:
+    key = LuaTensor.from_numpy(np.zeros(3))
+    write_t7(tmp_path / "m.t7", LuaTable({key: 1, LuaObject("nn.Identity"): LuaTable(), "last": 2}))
+    description = describe(tmp_path / "m.t7")
+    assert (description.tensors, description.tensor_bytes, description.classes) == (1, 24, {"nn.Identity": 1})
+    assert "├─ [<nn.Identity with no fields>] (key): nn.Identity" in list(description.lines())
+
+
+def test_long_keys_lead_to_their_models(tmp_path: Path) -> None:
+    models = {"a" * 800 + end + "b" * 800: LuaObject("nn.Identity") for end in ("x", "y")}
+    write_t7(tmp_path / "m.t7", LuaTable(models))
+    found = describe(tmp_path / "m.t7").models
+    assert list(found) == list(models)
+    assert dpnn_bridge.load(tmp_path / "m.t7", key=next(iter(found))) is not None
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(1, "1 byte"), (999, "999 bytes"), (1000, "1.0 kB"), (99_960, "100 kB"), (999_499, "999 kB"), (999_999, "1.0 MB")],
+)
+def test_sizes_are_rounded_to_three_digits(count: int, text: str) -> None:
+    assert format_bytes(count) == text
 
 
 def test_functions_are_named_and_not_run() -> None:

@@ -193,7 +193,7 @@ def test_trailing_bytes_are_reported(tmp_path: Path) -> None:
     with pytest.warns(T7Warning, match=r"m\.t7: 7 bytes after the object are not read") as caught:
         dpnn_bridge.read_t7(path)
     assert caught[0].filename == __file__
-    assert any("7 bytes follow this object" in line for line in describe(path).lines())
+    assert any("7 bytes after this object" in line for line in describe(path).lines())
     report = dpnn_bridge.convert(path, tmp_path / "m.pt")
     assert any("7 bytes after" in note for note in report.notes)
 
