@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 from torch import Tensor, nn
@@ -19,7 +18,8 @@ from dpnn_bridge.objects import LuaObject, LuaTable
 class Models(nn.ModuleDict):
     """The models of a file by key, as ``load(key=…)`` takes it: ``models["[1]"]``, ``models["protos.cnn"]``.
 
-    ``to_lua`` and ``write_t7`` give the file's table again. In ``state_dict`` a dot in a key is a slash.
+    ``to_lua`` and ``write_t7`` give the file's table again. In ``state_dict`` a dot in a key is a slash, a slash is
+    ``%2F`` and a percent sign ``%25``.
 
     Args:
         models: key -> model.
@@ -44,16 +44,10 @@ class Models(nn.ModuleDict):
         return iter(self.keys())
 
     def keys(self) -> Any:
-        return [name.replace("/", ".") for name in self._modules]
+        return [_key(name) for name in self._modules]
 
     def items(self) -> Any:
         return list(zip(self.keys(), self._modules.values(), strict=True))
-
-    def pop(self, key: str) -> nn.Module:
-        return super().pop(_name(key))
-
-    def update(self, modules: Mapping[str, nn.Module] | Iterable[tuple[str, nn.Module]]) -> None:
-        super().update({_name(k): m for k, m in dict(modules).items()})
 
     def forward(self, *inputs: Any) -> NoReturn:
         raise TypeError(f"the file contains several models; call one of them by its key: {', '.join(self.keys())}")
@@ -86,4 +80,9 @@ def tensors_at(key: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _name(key: str) -> str:
     """Return the name of a submodule, which may not contain a dot."""
-    return key.replace(".", "/")
+    return key.replace("%", "%25").replace("/", "%2F").replace(".", "/")
+
+
+def _key(name: str) -> str:
+    """Undo :func:`_name`."""
+    return name.replace("/", ".").replace("%2F", "/").replace("%25", "%")

@@ -151,3 +151,18 @@ def test_tensor_type_reaches_all(case: Case) -> None:
     models = dpnn_bridge.load(case[0], dtype=torch.float64)
     assert {p.dtype for p in models.parameters()} == {torch.float64}
     assert isinstance(next(iter(models.values()))(torch.zeros(1, 3, dtype=torch.float64)), Tensor)
+
+
+def test_keys_with_slashes_and_dots_are_different_keys(tmp_path: Path) -> None:
+    keys = ("a.b", "a/b", "50%", "50%2F")
+    table = LuaTable({key: dpnn_bridge.to_lua(nn.Linear(i + 1, 2)) for i, key in enumerate(keys)})
+    dpnn_bridge.write_t7(tmp_path / "net.t7", table)
+    models = dpnn_bridge.load(tmp_path / "net.t7")
+    assert len(models) == 4
+    for i, key in enumerate(models.keys()):
+        assert models[key].in_features == i + 1
+        assert dpnn_bridge.load(tmp_path / "net.t7", key=key).in_features == i + 1
+        assert key in models
+    models.update({key: nn.Linear(9, 9) for key in models})
+    assert models.pop(key).in_features == 9
+    assert len(models) == 3
