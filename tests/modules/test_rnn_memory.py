@@ -376,6 +376,21 @@ def test_lazy_dropout_notices_backward_even_when_its_input_needs_no_gradient() -
     assert dropout.stale == {1}
 
 
+def test_a_simple_recurrent_network_keeps_the_dropout_masks_of_all_steps() -> None:
+    def layer() -> nn.Sequential:
+        return nn.Sequential(LazyDropout(0.5), nn.Linear(4, 4))
+
+    step = Recurrent(nn.Identity(), layer(), layer(), nn.Tanh(), CAddTable())
+    for _ in range(2):  # in the second sequence each step has a mask of its own
+        memory.forget(step)
+        torch.stack([step(torch.ones(2, 4)) for _ in range(4)]).sum().backward()
+    memory.forget(step)
+    outputs = [step(torch.ones(2, 4)) for _ in range(3)]
+    again = to_torch(to_lua(step))
+    memory.forget(again)
+    torch.testing.assert_close([again(torch.ones(2, 4)) for _ in range(3)], outputs)
+
+
 def test_repeater_repeats_and_bisequencer_lm_hides_each_step_from_itself() -> None:
     assert len(Repeater(gru(3, 4), 3)(torch.zeros(2, 3))) == 3
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
-from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_class import LuaClass, has_tensor
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.conversion.noise import noise_of
 from dpnn_bridge.conversion.registry import lua_class
@@ -96,9 +96,10 @@ class LazyDropout(nn.Module):
         @staticmethod
         def fill_step(module: LazyDropout, obj: LuaObject, step: int) -> None:
             """Take over the mask of one time step from the Lua object that ran it."""
-            noise = obj.get("noise")
-            if isinstance(noise, LuaTensor) and noise.size:
-                module.masks[step] = to_value(noise)
+            module.masks.pop(step, None)
+            module.stale.discard(step)
+            if has_tensor(obj, "noise"):
+                module.masks[step] = to_value(obj["noise"])
             if obj.get("flag") is not False:
                 module.stale.add(step)
 

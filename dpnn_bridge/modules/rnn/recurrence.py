@@ -91,12 +91,13 @@ class Recurrent(AbstractRecurrent):
             parallel = _container("nn.ParallelTable", [input, feedback], kind, train)
             recurrent = _container("nn.Sequential", [parallel, merge, transfer], kind, train)
             first = [shared_clone(input), start, shared_clone(transfer)]
-            return {
+            fields = {
                 "recurrentModule": recurrent,
                 "initialModule": _container("nn.Sequential", first, kind, train),
                 "modules": LuaTable.from_list([start, input, feedback, transfer, merge]),
                 "sharedClones": LuaTable({2: recurrent}),
             }
+            return cls.with_clones(fields, module, ctx)
 
         @classmethod
         def step_modules(cls, module: nn.Module, after: LuaObject, step: int) -> list[tuple[nn.Module, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, ClassVar
 
@@ -240,11 +240,17 @@ class AbstractRecurrent(Memory):
         @classmethod
         def fill_masks(cls, module: nn.Module, obj: LuaObject) -> None:
             """Take over the dropout masks of the clones of all time steps."""
-            for step in obj["sharedClones"]:
-                for inner, clone in cls.step_modules(module, obj, step):
-                    for child, child_obj in paired(inner, clone):
-                        if isinstance(child, LazyDropout):
-                            LazyDropout.Lua.fill_step(child, child_obj, step)
+            for step in {1, *(obj.get("sharedClones") or ())}:
+                for child, child_obj in cls.dropouts_of(module, obj, step):
+                    LazyDropout.Lua.fill_step(child, child_obj, step)
+
+        @classmethod
+        def dropouts_of(cls, module: nn.Module, obj: Any, step: int) -> Iterator[tuple[LazyDropout, LuaObject]]:
+            """Yield the layers of :func:`dropouts_in` with the Lua objects that run a time step in their place."""
+            for inner, clone in cls.step_modules(module, obj, step):
+                for child, child_obj in paired(inner, clone) if isinstance(clone, LuaObject) else ():
+                    if isinstance(child, LazyDropout):
+                        yield child, child_obj
 
         @classmethod
         def state_from_lua(cls, obj: LuaObject, step: int) -> Any:
@@ -265,22 +271,19 @@ class AbstractRecurrent(Memory):
         def inner_to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
             """Return the fields that contain modules."""
             inner = ctx.to_lua(cls.children(module)[0])
-            return {
-                "recurrentModule": inner,
-                "modules": LuaTable.from_list([inner]),
-                "sharedClones": cls.clones_to_lua(cls.children(module)[0], inner, ctx),
-            }
+            clones, modules = LuaTable.from_list([inner]), LuaTable.from_list([inner])
+            return cls.with_clones({"recurrentModule": inner, "modules": modules, "sharedClones": clones}, module, ctx)
 
         @classmethod
-        def clones_to_lua(cls, module: nn.Module, inner: LuaObject, ctx: LuaContext) -> LuaTable:
-            """Build ``sharedClones``: the module itself, and clones for steps with their own dropout masks."""
-            clones = LuaTable.from_list([inner])
-            for step in sorted({step for d in dropouts_in(module) for step in d.masks.keys() | d.stale} - {1}):
-                clones[step] = shared_clone(inner)
-                for child, obj in paired(module, clones[step]):
-                    if isinstance(child, LazyDropout):
-                        obj.fields.update(LazyDropout.Lua.step_to_lua(child, step, ctx))
-            return clones
+        def with_clones(cls, fields: dict[str, Any], module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            """Return fields whose ``sharedClones`` have a clone for every time step with dropout masks of its own."""
+            clones = fields["sharedClones"]
+            own = {step for d in dropouts_in(module) for step in d.masks.keys() | d.stale}
+            for step in sorted({*own, *clones} - {1}):
+                clones.setdefault(step, shared_clone(fields["recurrentModule"]))
+                for child, obj in cls.dropouts_of(module, fields, step):
+                    obj.fields.update(LazyDropout.Lua.step_to_lua(child, step, ctx))
+            return fields
 
         @classmethod
         def to_lua(cls, module: AbstractRecurrent, ctx: LuaContext) -> dict[str, Any]:
