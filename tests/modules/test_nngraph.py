@@ -236,3 +236,10 @@ def test_modules_that_serial_wrote_twice_are_one(mode: str) -> None:
     written = to_lua(module)["modules"][1]["modules"][1]
     runs = [n["data"].get("module") for n in written["forwardnodes"].as_list()]
     assert all(any(m is own for own in written["modules"].as_list()) for m in runs if m is not None)
+
+
+def test_a_value_that_a_later_step_takes_can_be_the_output() -> None:
+    nodes = [GraphNode(), GraphNode((0,), "0"), GraphNode((1,), "1")]
+    graph = GModule(nn.Tanh(), nn.ReLU(), nodes=nodes, output_node=1)
+    x = torch.randn(3)
+    torch.testing.assert_close(graph(x), x.tanh())

@@ -84,6 +84,7 @@ class GModule(Members):
         self.input_node, self.output_node = input_node, output_node % len(nodes)
         self.num_inputs = num_inputs
         last_use = {source: i for i, node in enumerate(self.nodes) for source in node.inputs}
+        last_use[self.output_node] = len(self.nodes)
         #: for each step the values that no later step needs
         self._released = [
             [source for source in set(node.inputs) if last_use[source] == i] for i, node in enumerate(self.nodes)
