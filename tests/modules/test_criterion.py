@@ -332,3 +332,18 @@ def test_a_cast_that_fails_leaves_the_modules_of_a_criterion() -> None:
 def test_a_matrix_of_scores_is_named_with_its_shape() -> None:
     with pytest.raises(ValueError, match=r"expected target of shape \(N\), \(N, 1\) or \(1, N\), found \(2, 2\)"):
         BinaryLogisticRegression()(torch.zeros(4), torch.ones(2, 2))
+
+
+def test_one_number_is_the_class_of_a_batch_of_one() -> None:
+    scores = torch.tensor([[0.5, -1.0, 2.0]])
+    assert float(ClassNLLCriterion()(scores, 3)) == -2.0
+    with pytest.raises(ValueError, match=r"found \(2, 3\) and \(1,\)"):
+        ClassNLLCriterion()(scores.repeat(2, 1), 3)
+
+
+def test_the_mean_of_cosines_divides_by_the_first_size_of_the_target() -> None:
+    pair = [torch.eye(3), torch.tensor([[1.0, 1, 0], [0, 1, 0], [1, 0, 1]])]
+    loss = 2 * (1 - 0.5**0.5)
+    criterion = CosineEmbeddingCriterion()
+    for shape, count in (((3,), 3), ((1, 3), 1), ((3, 1), 3)):
+        torch.testing.assert_close(criterion(pair, torch.ones(shape)), torch.tensor(loss / count))

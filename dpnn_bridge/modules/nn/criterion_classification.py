@@ -28,7 +28,9 @@ def _sample_nll(criterion: ClassNLLCriterion | CrossEntropyCriterion, log_probs:
     target = class_indices(target, log_probs, base)
     if log_probs.dim() == 1:
         log_probs, target = log_probs.unsqueeze(0), target.reshape(-1)[:1]
-    if log_probs.dim() != 2 or target.dim() != 1:
+    elif target.dim() == 0:
+        target = target.reshape(1)
+    if log_probs.dim() != 2 or target.shape != log_probs.shape[:1]:
         raise ValueError(
             f"expected input (C,) with one target or (N, C) with targets (N,), "
             f"found {tuple(log_probs.shape)} and {tuple(target.shape)}"
@@ -77,7 +79,7 @@ class ClassNLLCriterion(nn.NLLLoss):
 
     Shape:
         - Input: :math:`(N, C)` or :math:`(C)`, logarithms of probabilities.
-        - Target: :math:`(N)`, or one number; integers or reals.
+        - Target: :math:`(N)`, or one number for one sample; integers or reals.
         - Output: scalar.
 
     Lua:

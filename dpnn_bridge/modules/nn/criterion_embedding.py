@@ -102,7 +102,8 @@ class CosineEmbeddingCriterion(Loss):
         ``nn.CosineEmbeddingCriterion([margin])``, CosineEmbeddingCriterion.lua
 
     Differs from torch:
-        the squared lengths grow by 1e-12 where torch limits them from below, and a loss of 0 has no gradient.
+        the squared lengths grow by 1e-12 where torch limits them from below, a loss of 0 has no gradient, and a target
+        :math:`(N, M)` divides by :math:`N`.
     """
 
     def __init__(self, margin: float = 0.0, reduction: str = "mean") -> None:
@@ -113,9 +114,11 @@ class CosineEmbeddingCriterion(Loss):
         a, b = (x.unsqueeze(0) if x.dim() == 1 else x for x in input)
         scale = (1 / ((a * a).sum(1) + EPSILON) * (1 / ((b * b).sum(1) + EPSILON))).sqrt()
         cosine = (a * b).sum(1) * scale
+        target = torch.as_tensor(target, device=cosine.device)
+        count = target.shape[0] if self.reduction == "mean" and target.dim() else 1
         target = elementwise(target, cosine)
         losses = torch.where(target == -1, F.relu(cosine - self.margin), torch.where(target == 1, 1 - cosine, cosine))
-        return self.reduced(torch.where(losses > 0, losses, losses.detach()))
+        return torch.where(losses > 0, losses, losses.detach()).sum() / count
 
     class Lua(LossClass, PairClass):
         scalars = ("margin",)
