@@ -28,13 +28,13 @@ def retry_eagain(act: Callable[[], T | None], name: str) -> T:
     """Call a function again while it returns EAGAIN. (Python itself repeats calls after EINTR.)
 
     Args:
-        act: Reads, writes or moves a file; raises BlockingIOError or returns None for EAGAIN.
+        act: Opens, reads, writes or moves a file; raises BlockingIOError or returns None for EAGAIN.
         name: Name of the file, for the error.
 
     Raises:
         OSError: The function fails, or returns EAGAIN for some seconds.
     """
-    for pause in _PAUSES:
+    for pause in (*_PAUSES, None):
         try:
             result = act()
         except BlockingIOError:
@@ -44,7 +44,8 @@ def retry_eagain(act: Callable[[], T | None], name: str) -> T:
             raise
         if result is not None:
             return result
-        time.sleep(pause)
+        if pause is not None:
+            time.sleep(pause)
     raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), name)
 
 
@@ -79,7 +80,7 @@ def open_zip(path: str | os.PathLike[str]) -> Iterator[ZipFile]:
     Raises:
         BadZipFile, OSError, ValueError: As of ``zipfile.ZipFile``, while it is opened or read.
     """
-    with _ArchiveFile(_InputFile(path)) as file, ZipFile(file) as archive:
+    with _ArchiveFile(retry_eagain(lambda: _InputFile(path), os.fsdecode(path))) as file, ZipFile(file) as archive:
         file.largest_read = None
         yield archive
 
@@ -108,12 +109,12 @@ class _InputFile(io.FileIO):
         return retry_eagain(lambda: super(_InputFile, self).readinto(buffer), os.fsdecode(self.name))
 
     def read(self, size: int | None = -1) -> bytes:
-        return io.RawIOBase.read(self, -1 if size is None else size) or b""  # calls readinto
+        return io.RawIOBase.read(self, -1 if size is None else size)  # calls readinto
 
     def readall(self) -> bytes:
-        return io.RawIOBase.readall(self) or b""
+        return io.RawIOBase.readall(self)
 
 
 def open_input(path: str | os.PathLike[str], opener: Callable[[str, int], int] | None = None) -> io.BufferedReader:
-    """Open a file for reading bytes, as ``open(path, "rb")``, and read it with :func:`retry_eagain`."""
-    return io.BufferedReader(_InputFile(path, opener=opener))
+    """Open a file for reading bytes, as ``open(path, "rb")``, with :func:`retry_eagain`."""
+    return io.BufferedReader(retry_eagain(lambda: _InputFile(path, opener=opener), os.fsdecode(path)))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 
+#: suffixes of files that contain Torch7 objects
+TORCH7 = (".t7", ".t7b", ".th", ".net", ".model")
+
 #: suffixes of files that ``torch.load`` reads
 PICKLED = (".pt", ".pth")
 

@@ -18,7 +18,7 @@ class _OutputFile(io.FileIO):
 
 def open_output(path: str | os.PathLike[str]) -> io.BufferedWriter:
     """Open a file for writing bytes, as ``open(path, "wb")``, and write it with :func:`retry_eagain`."""
-    return io.BufferedWriter(retry_eagain(lambda: _OutputFile(path, "wb"), os.fspath(path)))
+    return io.BufferedWriter(retry_eagain(lambda: _OutputFile(path, "wb"), os.fsdecode(path)))
 
 
 def write_file(path: str | os.PathLike[str], content: str) -> None:

@@ -8,10 +8,9 @@ from typing import Any
 
 from dpnn_bridge.base.display import printable, shortened
 from dpnn_bridge.base.graph import MAX_DEPTH, format_path
+from dpnn_bridge.base.suffixes import TORCH7
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 
-#: suffixes of files that contain Torch7 objects
-TORCH7_SUFFIXES = (".t7", ".t7b", ".th", ".net", ".model")
 #: keys under which training scripts name the file of the model
 NAMES_A_FILE = ("modelFile", "model_file", "modelPath", "model_path", "netFile", "checkpointFile", "weightsFile")
 #: entries of a table that a message lists
@@ -44,7 +43,7 @@ def named_file(root: Any) -> tuple[str, str] | None:
         return None
     texts = [(k, v) for k, v in root.items() if isinstance(k, str) and isinstance(v, str)]
     known = [(k, v) for k, v in texts if k in NAMES_A_FILE]
-    known += [(k, v) for k, v in texts if "model" in k.lower() and v.endswith(TORCH7_SUFFIXES)]
+    known += [(k, v) for k, v in texts if "model" in k.lower() and v.endswith(TORCH7)]
     return next(((format_path([k]), v) for k, v in known), None)
 
 

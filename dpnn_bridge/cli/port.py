@@ -17,6 +17,7 @@ import click
 
 from dpnn_bridge.base.atomic import after_writing, check_output, replacing, write_text
 from dpnn_bridge.base.import_file import import_file
+from dpnn_bridge.base.suffixes import PICKLED
 from dpnn_bridge.cli.terminal import (
     check_distinct,
     console,
@@ -126,7 +127,7 @@ def convert_into(comparison: Comparison, target: Path, force: bool) -> None:
         UsageError: the suffix of the target is of another format, or target and report are one file.
         VerificationError: the network is not proven to compute the same; no file is written.
     """
-    if target.suffix not in (".pt", ".pth", ".safetensors"):
+    if target.suffix not in (*PICKLED, ".safetensors"):
         raise click.UsageError("--into writes OUT.pt, OUT.pth or OUT.safetensors")
     check_distinct(target, comparison.report_to)
     model, name = comparison.model, comparison.network

@@ -16,6 +16,7 @@ from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.display import counted, printable, shortened
 from dpnn_bridge.base.graph import format_path
+from dpnn_bridge.base.suffixes import PICKLED, TORCH7
 from dpnn_bridge.checkpoints.architectures import architecture_of
 from dpnn_bridge.checkpoints.contents import description, named_file
 from dpnn_bridge.checkpoints.find import candidates, follow
@@ -269,7 +270,7 @@ def _holds_tensors(value: Any) -> bool:
 
 def _stem(name: str) -> str:
     stem = PurePath(name.rpartition("/")[2]).name
-    for suffix in (".gz", ".zip", ".xz", ".bz2", ".t7", ".pt", ".pth", ".net", ".th"):
+    for suffix in (".gz", ".zip", ".xz", ".bz2", *TORCH7, *PICKLED):
         stem = stem.removesuffix(suffix)
     return _quoted(stem or "out")
 

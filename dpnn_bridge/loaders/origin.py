@@ -22,7 +22,7 @@ from dpnn_bridge.base.reading import causing_os_error, open_archive, open_input,
 from dpnn_bridge.base.regular import check_file
 from dpnn_bridge.base.remote import beside, download, place_of, without_query
 from dpnn_bridge.base.shards import shards_of
-from dpnn_bridge.base.suffixes import INDEX
+from dpnn_bridge.base.suffixes import INDEX, PICKLED, TORCH7
 from dpnn_bridge.base.writing import open_output
 from dpnn_bridge.errors import DpnnBridgeError, NotT7Error, T7Error, T7FormatError, T7LimitError, VerificationError
 
@@ -205,7 +205,7 @@ def _member(path: Path, name: str) -> str | None:
         names = [n for n in archive.namelist() if not n.endswith("/") and not n.startswith("__MACOSX")]
     if any(n.endswith(("data.pkl", ".npy", "/version")) for n in names):
         return None
-    wanted = names if len(names) == 1 else [n for n in names if n.endswith((".t7", ".t7b", ".net", ".th"))]
+    wanted = names if len(names) == 1 else [n for n in names if n.endswith(TORCH7)]
     if len(wanted) != 1:
         raise NotT7Error(f"{name}: a zip archive of {len(names)} files, {', '.join(names[:8])}; extract it first")
     return wanted[0]
@@ -223,11 +223,11 @@ def _with_suffix(path: Path) -> Path:
     """Name a copy with the suffix of its content, also if the origin has no name."""
     with open_input(path) as file:
         head = file.read(16)
-    wanted = ""
+    fitting: tuple[str, ...] = ()
     if head.startswith(b"\x80\x02") or (head.startswith(b"PK\x03\x04") and _has_pickle(path)):
-        wanted = ".pt"
+        fitting = PICKLED
     elif head[8:10] == b'{"':
-        wanted = ".safetensors"
-    if wanted and path.suffix not in (wanted, ".pth"):
-        return path.rename(path.with_name(path.name + wanted))
+        fitting = (".safetensors",)
+    if fitting and path.suffix not in fitting:
+        return path.rename(path.with_name(path.name + fitting[0]))
     return path

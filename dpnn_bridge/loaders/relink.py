@@ -15,14 +15,12 @@ from dpnn_bridge.objects import LuaStorage, LuaTensor
 
 def relink(root: Any) -> None:
     """Move tensors to the storages that replace theirs; where two storages replace one, neither does."""
-    tensors = [value for value in values_in(root) if isinstance(value, LuaTensor)]
-    claims: dict[int, dict[int, LuaStorage]] = defaultdict(dict)
-    for tensor in tensors:
-        if tensor.storage is not None and tensor.storage.replaces >= 0:
-            claims[tensor.storage.replaces][id(tensor.storage)] = tensor.storage
-    for tensor in tensors if claims else ():
-        storage = tensor.storage
-        new = claims.get(storage.origin, {}) if storage is not None else {}
-        for claim in new.values() if len(new) == 1 else ():
-            if storage is not None and claim.size == storage.size:
-                tensor.storage, tensor.class_name = claim, claim.class_name.replace("Storage", "Tensor")
+    views = [(t, t.storage) for t in values_in(root) if isinstance(t, LuaTensor) and t.storage is not None]
+    replacements: dict[int, list[LuaStorage]] = defaultdict(list)  # those of a storage, by its `origin`
+    for storage in {id(storage): storage for _, storage in views}.values():
+        if storage.replaces >= 0:
+            replacements[storage.replaces].append(storage)
+    for tensor, storage in views if replacements else ():
+        found = replacements.get(storage.origin, ())
+        if len(found) == 1 and found[0].size == storage.size:
+            tensor.storage, tensor.class_name = found[0], found[0].class_name.replace("Storage", "Tensor")

@@ -95,6 +95,28 @@ def test_a_checksum_is_that_of_the_whole_file(files: Path, fault: Any) -> None:
     assert sha256_of(files / "m.t7") == expected
 
 
+def test_opening_a_file_is_tried_again(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"content")
+    answers = [BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))]
+
+    def opener(name: str, flags: int) -> int:
+        if answers:
+            raise answers.pop()
+        return os.open(name, flags)
+
+    with reading.open_input(tmp_path / "x", opener) as file:
+        assert file.read() == b"content"
+
+
+def test_no_pause_follows_the_last_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[Any] = []
+    monkeypatch.setattr(reading, "_PAUSES", (1.0, 2.0))
+    monkeypatch.setattr(reading.time, "sleep", events.append)
+    with pytest.raises(BlockingIOError):
+        reading.retry_eagain(lambda: events.append("attempt"), "x")
+    assert events == ["attempt", 1.0, "attempt", 2.0, "attempt"]
+
+
 def test_a_file_that_never_answers_is_an_error(files: Path, fault: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "_PAUSES", (0.0, 0.0))
     fault("m.t7", errno.EAGAIN, 1, 10**6)

@@ -182,6 +182,14 @@ def test_several_objects_of_a_file_that_was_cut(tmp_path: Path) -> None:
         read_all(path, strict=True)
 
 
+def test_a_copy_has_a_suffix_of_its_content() -> None:
+    """Whatever the suffix of its origin says."""
+    file = io.BytesIO(struct.pack("<Q", 2) + b'{"a":1}   ')
+    file.name = "weights.pth"  # type: ignore[attr-defined]
+    with origin.local_file(file) as local:
+        assert local.path.name == "weights.pth.safetensors"
+
+
 @pytest.mark.filterwarnings("ignore:.*objects before it are complete")
 @pytest.mark.parametrize("lazy", [True, False])
 def test_elements_of_a_file_that_was_cut_are_read_at_once_if_wanted(lazy: bool, tmp_path: Path) -> None:
