@@ -52,7 +52,7 @@ def _loops(function: Function, ty: str) -> dict[tuple[str, ...], tuple[_Pattern,
     """Return each loop of a type with a call that leads to it, a method where there is one."""
     found: dict[tuple[str, ...], tuple[_Pattern, bool]] = {}
     for (of, method), patterns in sorted(function._patterns.items()):
-        found |= {(*p.small, str(len(p.args))): (p, method) for p in patterns if of == ty and p.small}
+        found |= {(*p.small, *(str(arg.dim) for arg in p.args)): (p, method) for p in patterns if of == ty and p.small}
     return found
 
 
@@ -66,7 +66,7 @@ def _calls(ty: str, known: str = "") -> list[str]:
 
 
 def _call(name: str, pattern: _Pattern, method: bool) -> str:
-    names = {None: iter("abcd"), 1: iter("vw"), 2: iter("abcd"), 3: iter("pq")}
+    names = {None: iter("abcd"), 1: iter("vw"), 2: iter("abcd"), 3: iter("pq"), 4: iter(["p:repeatTensor(2, 1, 1, 1)"])}
     words = []
     for k in pattern.given:
         arg = pattern.args[k]

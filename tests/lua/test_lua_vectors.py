@@ -103,6 +103,8 @@ def test_no_call_on_a_middle_tensor_reaches_python(monkeypatch: pytest.MonkeyPat
         "   local z, e = torch[ty .. 'Tensor'](70, 70):fill(3), torch[ty .. 'Tensor'](70, 70):copy(y)"
         "   e:cmax(z):cmin(2):clamp(1, 3):addcmul(2, z, e):addcdiv(2, z, e) torch.addmm(3, e, 2, z, e)"
         "   local a, b = z + e - 1, -(z * e % 5) z:sum(1) z:dot(e) torch.match(z, e) a:copy(y) b:cat(a, e)"
+        "   z:bitand(3):mul(2.5) torch.addmm(0.5, a, 1.5, z, e) torch.conv2(z, e:narrow(1, 1, 3):narrow(2, 1, 3), 'F')"
+        "   z.new():randperm(300) torch.cpow(z:narrow(1, 1, 50), e:narrow(1, 1, 50))"
         " end "
         " x:renorm(2, 1, 3) x:cumsum(2) x:histc(5) x:norm(1) x:triu() x:eye(70, 70)"
         "y:indexAdd(1, torch.range(1, 70):long(), x)"
@@ -122,6 +124,12 @@ _ROUNDED_ONCE = {
     "0.90999999999999992 0.15000000000000002 0.66000000000000014 1.5 1.1099999999999999 0.21000000000000002 "
     "0.80000000000000004 1.6400000000000001 1.1899999999999997 -0.089999999999999997 -0.24000000000000002 "
     "-0.35999999999999993 0.15000000000000002",
+    "torch.conv2(a:view(1, 3, 6), k:view(1, 2, 2))": "0.10000000000000005 0.24000000000000002 0.38 "
+    "0.52000000000000002 0.66000000000000003 0.93999999999999995 1.0800000000000001 1.22 1.3599999999999999 1.5",
+    "torch.xcorr2(a:view(1, 3, 6):repeatTensor(2, 1, 1), k:view(1, 1, 2, 2):repeatTensor(2, 2, 1, 1), 'F'):sum(3)": (
+        "6.7199999999999989 17.399999999999999 27.480000000000004 -3.7200000000000002 "
+        "6.7199999999999989 17.399999999999999 27.480000000000004 -3.7200000000000002"
+    ),
     "a:conv2(k:clone():zero(), 'F'):sum()": "0",
     "torch.Tensor(4, 4):fill(1 / 0):conv2(torch.zeros(1, 1)):view(-1):narrow(1, 1, 1)": "nan",
 }

@@ -57,7 +57,7 @@ def _declare(name: str, space: int, flip: bool) -> None:
         r.assign(cast_tensor(result, image.ty))
 
     for a, b in ((space, space), (space + 1, space + 1), (space + 1, space + 2)):
-        small = ("convolve", "flip" if flip else "") if a == b == space else ()
+        small = ("convolve", str(space), "flip" if flip else "") if space == 2 or a == space else ()
         torch_function(name, f"R T{a} T{b} c=VF", small=small)(run)
 
 

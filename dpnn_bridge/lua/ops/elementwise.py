@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from dpnn_bridge.lua.dispatch import ALL_TYPES, FLOAT_TYPES, INTEGER_TYPES, torch_function
-from dpnn_bridge.lua.ops.integers import c_int, int_pow, shifted, without_sign
+from dpnn_bridge.lua.ops.integers import c_int, int_pow, left_shifted, right_shifted
 from dpnn_bridge.lua.ops.pointwise import check_counts, pointwise
 from dpnn_bridge.lua.tensor import Tensor, TorchError, cast_number, square_root
 
@@ -84,22 +84,19 @@ def remainder(x: torch.Tensor, y: Any) -> torch.Tensor:
 
 
 def _shift_left(x: torch.Tensor, y: Any) -> torch.Tensor:
-    return x * 2.0**y if x.is_floating_point() else shifted(torch.bitwise_left_shift, x, y)
+    return x * 2.0**y if x.is_floating_point() else left_shifted(x, y)
 
 
 def _shift_right(x: torch.Tensor, y: Any) -> torch.Tensor:
-    return x / 2.0**y if x.is_floating_point() else shifted(without_sign, x, y)
+    return x / 2.0**y if x.is_floating_point() else right_shifted(x, y)
 
 
 def _bitwise(name: str, f: Callable[..., torch.Tensor], word: str) -> None:
-    def run(x: torch.Tensor, y: Any) -> torch.Tensor:
-        return f(x, torch.as_tensor(y, dtype=x.dtype))
-
     def refuse(r: Tensor, s: Tensor, other: Any) -> None:
         raise TorchError(f"{name} is only supported for integer type tensors")
 
-    _with_number(name, run, f"{word}(x, v)", types=INTEGER_TYPES)
-    _with_tensor("c" + name, run, f"{word}(x, y)", types=INTEGER_TYPES)
+    _with_number(name, f, f"{word}(x, v)", "", f"{f.__name__}.Tensor_out", types=INTEGER_TYPES)
+    _with_tensor("c" + name, f, f"{word}(x, y)", "", f"{f.__name__}.Tensor_out", types=INTEGER_TYPES)
     torch_function(name, "r s n", types=FLOAT_TYPES)(refuse)
     torch_function("c" + name, "r s T", types=FLOAT_TYPES)(refuse)
 
@@ -161,7 +158,8 @@ _bitwise("bitand", torch.bitwise_and, "band")
 _bitwise("bitor", torch.bitwise_or, "bor")
 _bitwise("bitxor", torch.bitwise_xor, "bxor")
 _with_tensor("cpow", lambda x, y: torch.pow(x.double(), y.double()), "C.pow(x, y)", types=FLOAT_TYPES)
-_with_tensor("cpow", int_pow, types=INTEGER_TYPES)
+_with_tensor("cpow", int_pow, "max(min(C.pow(x, y), 0x80000000), -0x80000000)", types=("Byte", "Char", "Short", "Int"))
+_with_tensor("cpow", int_pow, "C.pow(x, y)", types=("Long",))
 
 
 def _between(x: torch.Tensor, low: float, high: float) -> torch.Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,16 +23,23 @@ def int_pow(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return torch.where(fits, values, -(2.0**bits)).to(torch.int64).to(x.dtype)
 
 
-def shifted(shift: Callable[..., torch.Tensor], x: torch.Tensor, y: Any) -> torch.Tensor:
-    """Shift in a type of C that contains the elements, by the number's last bits as x86 does."""
-    wide = 64 if x.dtype == torch.int64 else 32
-    places = torch.as_tensor(y, dtype=torch.int64) & (wide - 1)
+def left_shifted(x: torch.Tensor, y: Any) -> torch.Tensor:
+    """Shift to the left by as many bits as the elements of ``y``, or a number, say."""
+    return torch.bitwise_left_shift(x, _places(x, y))
+
+
+def right_shifted(x: torch.Tensor, y: Any) -> torch.Tensor:
+    """Shift to the right with zeros from the left."""
+    places, size = _places(x, y), 8 * x.element_size()
+    shifted = torch.bitwise_right_shift(x, places)
+    if x.dtype == torch.uint8:
+        return shifted
+    ones = torch.tensor(-1, dtype=x.dtype)
+    return shifted.bitwise_and_(~torch.bitwise_left_shift(ones, size - places))  # PyTorch repeats the sign
+
+
+def _places(x: torch.Tensor, y: Any) -> Any:
+    """Return by how many bits x86 shifts: the last bits of the number, as it has for C's ``int`` or ``long``."""
     size = 8 * x.element_size()
-    bits = x.to(torch.int64) if size == 64 else x.to(torch.int64) & ((1 << size) - 1)  # the unsigned type of C
-    return shift(bits, places).to(x.dtype)
-
-
-def without_sign(x: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """Shift the bits of 64-bit integers right, zeros from the left."""
-    lowest = torch.bitwise_left_shift(torch.ones_like(places), (64 - places) & 63) - 1  # 64 - places bits that are set
-    return (x >> places) & torch.where(places == 0, -1, lowest)
+    places = y & max(size - 1, 31)
+    return places.clamp(max=size) if isinstance(y, torch.Tensor) else min(places, size)

@@ -1,4 +1,4 @@
--- Families of conv2, xcorr2, conv3 and xcorr3, of one plane each.
+-- Families of conv2 and xcorr2, and of conv3 and xcorr3 of one plane each.
 local bridge, py = ...
 local ffi, native = bridge.ffi, bridge.native
 local families, loops, resize = native.families, native.loops, native.resize
@@ -27,22 +27,25 @@ return function(row, d1, d2, d3, p, ip, a1, a2, a3, q, iq, b1, b2, b3, r, ir, c1
 end
 ]]
 
--- Rows of the image, times a number of the kernel each, are added to rows of the result, as TH does from WIDTH columns on.
+-- Rows of an image, times a number of the kernel each, are added to rows of the result, as TH does from WIDTH columns on.
 local WIDTH = 4
+local ADD_ROW = [[
+return function(n, p, q, v)
+   for j = 0, n - 1 do p[j] = at(p, j) + at(q, j) * v end
+end
+]]
 -- the same with 0, with which a BLAS does nothing: infinity becomes NaN
 local function add_zeros(n, p, q)
    for j = 0, n - 1 do p[j] = p[j] + q[j] * 0 end
 end
-local function add_rows(add, R, S, K, is_full, flipped)
-   local rows, columns, height, width = S[1], S[3], K[1], K[3]
+local function add_plane(add, result, image, weights, rows, columns, height, width, is_full, turned)
    local out_rows, out_columns = is_full and rows or rows - height + 1, is_full and columns or columns - width + 1
-   local image, weights, step = S.block.data + S.offset, K.block.data + K.offset, is_full and columns + width - 1 or out_columns
-   local result, turned = R.block.data + R.offset, flipped ~= is_full
-   ffi.fill(result, R.count * native.kinds[R.ty].size)
+   local step, last = is_full and columns + width - 1 or out_columns, height * width - 1
    for i = 0, out_rows - 1 do
       for u = 0, height - 1 do
          for v = 0, width - 1 do
-            local weight = tonumber(weights[turned and K.count - 1 - u * width - v or u * width + v])
+            local place = u * width + v
+            local weight = weights[turned and last - place or place]
             local add = weight == 0 and add_zeros or add
             if is_full then
                add(out_columns, result + (i + u) * step + v, image + i * columns, weight)
@@ -56,23 +59,40 @@ end
 local function contiguous(S)
    return S.dense and S or native.state(bridge.metatables['torch.' .. S.ty .. 'Tensor'].contiguous(S.object))
 end
+-- an image and a kernel, planes with a kernel each, or planes with a bank of kernels, whose results are summed
 local function by_rows(add, R, S, K, is_full, flipped)
    if S.count == 0 or K.count == 0 or not apart(R, S) or not apart(R, K) then return false end
-   local sign = is_full and 1 or -1
-   local rows, columns = S[1] + sign * (K[1] - 1), S[3] + sign * (K[3] - 1)
-   if rows < 1 or (is_full and S[3] or columns) < WIDTH or not resize(R, 2, rows, columns) or not R.dense then return false end
-   add_rows(add, R, contiguous(S), contiguous(K), is_full, flipped)
+   local s, k, sign = 2 * S.n, 2 * K.n, is_full and 1 or -1
+   local rows, columns, height, width = S[s - 3], S[s - 1], K[k - 3], K[k - 1]
+   local out_rows, out_columns = rows + sign * (height - 1), columns + sign * (width - 1)
+   if out_rows < 1 or (is_full and columns or out_columns) < WIDTH then return false end
+   local planes, results, summed = S.n == 3 and S[1] or 1, 1, 1
+   if K.n == 3 then results = planes elseif K.n == 4 then results, summed = K[1], planes end
+   if K.n > 2 and K[k - 5] ~= planes then return false end
+   local sized = S.n == 2 and resize(R, 2, out_rows, out_columns) or S.n == 3 and resize(R, 3, results, out_rows, out_columns)
+   if not sized or not R.dense then return false end
+   S, K = contiguous(S), contiguous(K)
+   local result, image, weights = R.block.data + R.offset, S.block.data + S.offset, K.block.data + K.offset
+   ffi.fill(result, R.count * native.kinds[R.ty].size)
+   for i = 0, results - 1 do
+      for j = 0, summed - 1 do
+         local plane = K.n == 3 and i or j
+         add_plane(add, result + i * out_rows * out_columns, image + plane * rows * columns,
+                   weights + (i * summed + j) * height * width, rows, columns, height, width, is_full, flipped ~= is_full)
+      end
+   end
    return true
 end
 
-function families.convolve(plan, flip)
-   local add = native.vectors.adder(plan.ty)
+function families.convolve(plan, space, flip)
+   local is_real = plan.ty == 'Float' or plan.ty == 'Double'
+   local add = is_real and native.vectors.adder(plan.ty) or not is_real and loops.compile(plan.ty, ADD_ROW, 'convolution of rows')
    local kind = plan.ty == 'Float' and 'float' or plan.ty == 'Double' and 'double' or 'int64_t'  -- integers wrap as in C
    local run, row = loops.compile(plan.ty, CONVOLVE, plan.name), ffi.new(kind .. '[?]', 2 * FEW)
    return function(R, S, K, how)
       local n = S.n
-      if n == 2 and add and by_rows(add, R, S, K, how == 'F', flip == 'flip') then return true end
-      if K.n ~= n or not few(S) or not few(K) or not apart(R, S) or not apart(R, K) then return nil end
+      if space == '2' and add and by_rows(add, R, S, K, how == 'F', flip == 'flip') then return true end
+      if n ~= tonumber(space) or K.n ~= n or not few(S) or not few(K) or not apart(R, S) or not apart(R, K) then return nil end
       local sizes, image, kernel, steps, strides, first, edge = {1, 1, 1}, {1, 1, 1}, {1, 1, 1}, {0, 0, 0}, {0, 0, 0}, K.offset, {0, 0, 0}
       local count = 1
       for d = 1, n do

@@ -4,6 +4,7 @@ local bridge, py = ...
 local ffi, native = bridge.ffi, bridge.native
 local states, read, vectors, packed = native.states, native.read, native.vectors, native.packed
 local C, float, format = ffi.C, ffi.typeof 'float', string.format
+local ceil, floor = math.ceil, math.floor
 local loops = {}
 native.loops = loops
 
@@ -261,10 +262,13 @@ end
 
 -- families of dispatch.lua ---------------------------------------------------------------------------------------------
 local cell = ffi.new('float[1]')
--- a number as the element type has it; nothing where Python must decide
+-- a number as the element type has it, of integers without its fraction; nothing where Python must decide
 local function number_of(ty, x)
    if ty == 'Double' then return x end
-   if ty ~= 'Float' then return native.fits(ty, x) and x or nil end
+   if ty ~= 'Float' then
+      x = x < 0 and ceil(x) or floor(x)
+      return native.fits(ty, x) and x or nil
+   end
    cell[0] = x
    return cell[0]
 end
@@ -347,8 +351,8 @@ function native.families.divided(plan, divisor, expression)
    local divide = native.families.pointwise(plan, expression)
    return function(R, X, second, Z, v)
       if divisor == 'v' then
-         v = second
-         return v ~= 0 and divide(R, X, nil, nil, v) or nil
+         v = number_of(plan.ty, second)
+         return v and v ~= 0 and divide(R, X, nil, nil, v) or nil
       elseif divisor == 'z' then
          return loops.reduce('zeros', Z) == 0 and divide(R, X, second, Z, v) or nil
       end

@@ -259,12 +259,12 @@ local function permute(data, first, step, n)
       data[a], data[b] = data[b], data[a]
    end
 end
-for ty, limit in pairs(limits) do
+for ty in pairs(limits) do
    local mt = metatables['torch.' .. ty .. 'Tensor']
    local slow = mt.randperm
    mt.randperm = function(self, ...)
       local count, S = ..., states[self] or read(self)
-      if S and S.ty == ty and select('#', ...) == 1 and type(count) == 'number' and floor(count) == count and count > 0 and count <= limit then
+      if S and S.ty == ty and select('#', ...) == 1 and type(count) == 'number' and floor(count) == count and count > 0 and count < 2 ^ 31 then
          mt.resize(self, count)
          permute(S.block.data, S.offset, S[2], count)
          return self
