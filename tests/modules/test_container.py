@@ -12,9 +12,12 @@ from torch import nn
 from dpnn_bridge import parity, read_t7, to_torch, training
 from dpnn_bridge.compare import nested
 from dpnn_bridge.conversion.lua_values import to_value
+from dpnn_bridge.modules.dpnn.convert import Collapse
+from dpnn_bridge.modules.nn.affine import Add, CAdd, CMul
 from dpnn_bridge.modules.nn.arithmetic import MixtureTable
 from dpnn_bridge.modules.nn.container import Bottle, MapTable, Parallel
 from dpnn_bridge.modules.nn.pairwise import CosineDistance, DotProduct, PairwiseDistance
+from dpnn_bridge.modules.nn.reshape import View
 from dpnn_bridge.modules.nn.table import JoinTable, SplitTable
 
 WEIGHT_ONLY = [e for e in manifest(kind="module") if e["name"].startswith("Sequential__net_siamese_weightonly")]
@@ -86,3 +89,22 @@ def test_tensors_without_elements_have_no_dimensions(layer: nn.Module) -> None:
 def test_a_tensor_without_elements_is_not_split() -> None:
     with pytest.raises(ValueError, match="no dimensions"):
         SplitTable(1)(torch.empty(0))
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (Bottle(nn.Linear(4, 3)), (0, 5, 4)),
+        (Bottle(nn.Linear(4, 3)), (2, 0, 4)),
+        (CMul(3, 4), (0, 3, 4)),
+        (CAdd(12), (0, 3, 4)),
+        (Add(12), (0, 3, 4)),
+        (View(-1, num_input_dims=2), (0, 3, 4)),
+        (View(-1, 2, num_input_dims=2), (0, 3, 4)),
+        (Collapse(2), (0, 3, 4)),
+    ],
+)
+def test_an_empty_batch_has_the_shape_of_a_batch(layer: nn.Module, shape: tuple[int, ...]) -> None:
+    batch = layer(torch.randn([n or 6 for n in shape])).shape
+    expected = [0 if n == 0 else full for n, full in zip(shape, batch, strict=False)]
+    assert list(layer(torch.empty(shape)).shape) == [*expected, *batch[len(expected) :]]

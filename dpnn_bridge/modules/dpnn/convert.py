@@ -34,7 +34,7 @@ class Collapse(nn.Module):
         self.n_input_dim = n_input_dim
 
     def forward(self, input: Tensor) -> Tensor:
-        return input.reshape(input.shape[0], -1) if input.dim() > self.n_input_dim else input.reshape(-1)
+        return input.unsqueeze(1).flatten(1) if input.dim() > self.n_input_dim else input.reshape(-1)
 
     class Lua(LuaClass):
         scalars = {"nInputDim": "n_input_dim"}

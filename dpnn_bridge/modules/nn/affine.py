@@ -24,7 +24,7 @@ def spread(weight: Tensor, input: Tensor) -> tuple[Tensor, Tensor]:
         return input, weight.reshape(input.shape)
     if weight.dim() == input.dim():
         return input, weight.expand(input.shape)
-    rows = input.reshape(input.shape[0], -1)
+    rows = input.unsqueeze(1).flatten(1)  # of an empty batch as well
     return rows, weight.reshape(1, -1).expand(rows.shape)
 
 
@@ -173,7 +173,7 @@ class Add(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         if self.scalar or input.shape == self.bias.shape:
             return input + self.bias
-        rows = input.reshape(input.shape[0], -1)
+        rows = input.unsqueeze(1).flatten(1)
         return (rows + self.bias.reshape(1, -1).expand(rows.shape)).reshape(input.shape)
 
     class Lua(LuaClass):

@@ -283,7 +283,9 @@ class Bottle(Decorator):
         output = self.module(input.reshape(batch.numel(), *input.shape[extra + 1 :]))
         if output.dim() != self.n_output_dims:
             raise ValueError(f"the module returned {tuple(output.shape)}, expected {self.n_output_dims} dimensions")
-        return output.reshape(*batch[:-1], output.shape[0] // batch[:-1].numel(), *output.shape[1:])
+        same = output.shape[0] == batch.numel()
+        last = batch[-1] if same else output.shape[0] // batch[:-1].numel()
+        return output.reshape(*batch[:-1], last, *output.shape[1:])
 
     class Lua(Decorator.Lua):
         scalars = {"nInputDim": "n_input_dims", "nOutputDim": "n_output_dims"}

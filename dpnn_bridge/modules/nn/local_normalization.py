@@ -56,7 +56,7 @@ class Estimating(nn.Module):
 
     def coverage(self, input: Tensor) -> Tensor:
         """Return the average of ones: less than 1 where the neighbourhood reaches over the edge."""
-        ones = torch.ones_like(input[0] if input.dim() == 4 else input)
+        ones = input.new_ones(input.shape[-3:])
         with torch.no_grad():
             return self.meanestimator(ones).reshape(ones.shape)
 

@@ -72,9 +72,8 @@ class View(nn.Module):
         if wanted == 0 or elements % wanted:
             raise ValueError(f"input of shape {tuple(input.shape)} does not fit a view of {self.size}")
         batch = (1 if -1 in self.size else elements // wanted) * math.prod(input.shape[:split])
-        if split == 0 and batch == 1:
-            return input.reshape(self.size)
-        return input.reshape(batch, *self.size)
+        size = self.size if input.numel() else [elements // wanted if n == -1 else n for n in self.size]
+        return input.reshape(size if split == 0 and batch == 1 else [batch, *size])
 
     class Lua(LuaClass):
         scalars = {"numInputDims": "num_input_dims"}
