@@ -37,10 +37,10 @@ def node_name(attributes: Mapping[Any, Any] | LuaTable) -> str:
     return name if isinstance(name, str) else ""
 
 
-def values_in(root: Any) -> Iterator[LuaTable | LuaObject | LuaFunction | LuaTensor | LuaStorage]:
-    """Yield each table, object, function, tensor and storage of a graph once, also those in keys of tables."""
+def values_in(*roots: Any) -> Iterator[LuaTable | LuaObject | LuaFunction | LuaTensor | LuaStorage]:
+    """Yield each table, object, function, tensor and storage of graphs once, also those in keys of tables."""
     seen: set[int] = set()
-    stack = [root]
+    stack = [*roots]
     while stack:
         value = stack.pop()
         if not isinstance(value, (LuaTable, LuaObject, LuaFunction, LuaTensor, LuaStorage)) or id(value) in seen:
@@ -48,7 +48,8 @@ def values_in(root: Any) -> Iterator[LuaTable | LuaObject | LuaFunction | LuaTen
         seen.add(id(value))
         yield value
         if isinstance(value, LuaTable):
-            stack += [*value.keys(), *value.values()]
+            stack += value.entries.keys()
+            stack += value.entries.values()
         elif isinstance(value, LuaObject):
             stack += [*value.header, value.payload]
         elif isinstance(value, LuaFunction):

@@ -7,6 +7,8 @@ this budget before it happens.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -38,8 +40,17 @@ class Budget:
         self.tensors_left = TENSORS + PER_VALUE * values
         self._not_shown, self._per_repeat = stored, per_repeat
         self.visits: dict[int, int] = {}
-        #: False while code of the user runs
+        #: False while code of the user runs, see :meth:`watched`
         self.watching = True
+
+    @contextmanager
+    def watched(self, watching: bool) -> Iterator[None]:
+        """Count operations inside the ``with`` block, or not, and restore afterwards what was before."""
+        before, self.watching = self.watching, watching
+        try:
+            yield
+        finally:
+            self.watching = before
 
     def spend(self, count: int, what: str = "tensors", *, tensors: int = 1) -> None:
         """Take ``count`` bytes for one more tensor, or so many.

@@ -21,9 +21,10 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from dpnn_bridge.base.graph import values_in
 from dpnn_bridge.conversion.result_sizes import RESULTS
 from dpnn_bridge.errors import ConversionLimitError
-from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
+from dpnn_bridge.objects import LuaStorage, LuaTable
 
 #: limit of results in bytes per run: a constant, and a factor for each byte, table and object of the file and the input
 BYTES, PER_BYTE = 1 << 26, 1 << 10
@@ -66,23 +67,14 @@ _WINDOW = {
 
 def extent(root: Any) -> tuple[int, int, int]:
     """Return the bytes of all storages in a value or list, and the numbers of values and table entries, each once."""
-    seen: set[int] = set()
-    stored, entries, stack = 0, 0, list(root) if isinstance(root, list) else [root]
-    while stack:
-        value = stack.pop()
-        if not isinstance(value, (LuaTable, LuaObject, LuaTensor, LuaStorage, LuaFunction)) or id(value) in seen:
-            continue
-        seen.add(id(value))
+    stored = values = entries = 0
+    for value in values_in(*(root if isinstance(root, list) else [root])):
+        values += 1
         if isinstance(value, LuaTable):
-            entries += len(value.entries)
-            stack.extend(value.entries.values())
-        elif isinstance(value, LuaObject):
-            stack += [value.payload, *value.header]
-        elif isinstance(value, LuaTensor):
-            stack.append(value.storage)
+            entries += len(value)
         elif isinstance(value, LuaStorage):
             stored += value.size * value.dtype.itemsize
-    return stored, len(seen), entries
+    return stored, values, entries
 
 
 class ResourceLimits:

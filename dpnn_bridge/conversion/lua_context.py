@@ -226,9 +226,11 @@ class LuaConversion(LuaContext):
         """Derive the types of modules without tensors only from ``root``, inside the ``with`` block."""
         casts, self._casts = self._casts, {}
         net_type, self._net_type = self._net_type, None
-        self._find_casts(root)
-        yield
-        self._casts, self._net_type = casts, net_type
+        try:
+            self._find_casts(root)
+            yield
+        finally:
+            self._casts, self._net_type = casts, net_type
 
     def _elements(self, module: nn.Module, name: str, spec: Field, gradient: bool) -> np.ndarray:
         """Return the elements of a field in Lua's order."""

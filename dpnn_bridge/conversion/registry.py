@@ -125,19 +125,40 @@ def _inner_mapping(module: type[nn.Module], place: str) -> type[LuaClass]:
 
 
 def _register(cls: type[LuaClass], names: tuple[str, ...]) -> None:
-    """Register a mapping. The lists are replaced, not changed: another thread may be looking through them."""
-    cls.names = names
-    for name in names:
+    """Register a mapping, completely or not at all.
+
+    The lists are replaced, not changed: another thread may be looking through them.
+    """
+    by_name: dict[str, list[type[LuaClass]]] = {}
+    by_type: dict[type[nn.Module], list[type[LuaClass]]] = {}
+    declared, cls.names = cls.names, names
+    try:
+        _place(cls, by_name, by_type)
+    except ValueError:
+        cls.names = declared
+        raise
+    _BY_NAME.update(by_name)
+    _BY_TYPE.update(by_type)
+    for torch_type in torch_types(cls):
+        _add_lua_names(torch_type, cls)
+        record_as_leaf(torch_type)
+
+
+def _place(
+    cls: type[LuaClass], by_name: dict[str, list[type[LuaClass]]], by_type: dict[type[nn.Module], list[type[LuaClass]]]
+) -> None:
+    """Add the lists of mappings with this one, for each of its Lua names and torch types.
+
+    Raises:
+        ValueError: Another mapping takes every object of a name, or every module of a type, too.
+    """
+    for name in cls.names:
         known = _without(_BY_NAME.get(name, []), cls)
         rival = next((c for c in known if _takes_every_object(c) and is_built_in(c) == is_built_in(cls)), None)
         if rival is not None and _takes_every_object(cls):
             raise ValueError(f"{name} is registered in {rival.__module__} and in {cls.__module__}")
-        _BY_NAME[name] = sorted([*known, cls], key=lambda c: (is_built_in(c), _takes_every_object(c)))
-    for torch_type in torch_types(cls):
-        _add_lua_names(torch_type, cls)
-        record_as_leaf(torch_type)
-        if cls.import_only:
-            continue
+        by_name[name] = sorted([*known, cls], key=lambda c: (is_built_in(c), _takes_every_object(c)))
+    for torch_type in () if cls.import_only else torch_types(cls):
         same_type = _without(_BY_TYPE.get(torch_type, []), cls)
         rival = next((c for c in same_type if _takes_every_module(c) and is_built_in(c) == is_built_in(cls)), None)
         if rival is not None and _takes_every_module(cls):
@@ -145,7 +166,7 @@ def _register(cls: type[LuaClass], names: tuple[str, ...]) -> None:
                 f"{torch_type.__name__} is the torch_type of {rival.__qualname__} in {rival.__module__} and of "
                 f"{cls.__qualname__} in {cls.__module__}: one has to override `represents` or say `import_only`"
             )
-        _BY_TYPE[torch_type] = _by_precedence([*same_type, cls])
+        by_type[torch_type] = _by_precedence([*same_type, cls])
 
 
 def _without(known: list[type[LuaClass]], cls: type[LuaClass]) -> list[type[LuaClass]]:

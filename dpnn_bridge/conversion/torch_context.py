@@ -127,7 +127,8 @@ class TorchConversion(TorchContext):
             place = f"{mapping.__module__}.{mapping.__qualname__}"
             self.report.note(f"{obj.class_name}: {place} takes precedence over the built-in mapping")
         try:
-            return self._built(obj, mapping)
+            with self.budget.watched(True):
+                return self._built(obj, mapping)
         except ConversionLimitError:
             raise
         except ConversionError as error:
@@ -143,10 +144,8 @@ class TorchConversion(TorchContext):
 
     def _in_lua(self, obj: LuaObject) -> nn.Module | None:
         """Return the module of an object whose class is defined in the user's Lua files."""
-        with self._skip_init.during(active=False):
-            self.budget.watching = False
+        with self._skip_init.during(active=False), self.budget.watched(False):
             module = self.options.fallback(obj, self) if self.options.fallback else None
-            self.budget.watching = True
         if module is not None:
             self.report.add(self.path, obj.class_name, module)
         return module
@@ -315,6 +314,7 @@ class TorchConversion(TorchContext):
             self._kept[id(value)] = copy
             with self.at(*keys):
                 for k, v in value.items():
-                    copy[self.keep(k)] = self.keep(v, k)
+                    if (kept := self.keep(k)) is not None:
+                        copy[kept] = self.keep(v, k)
             return copy
         return value

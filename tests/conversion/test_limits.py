@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.conversion.budget import BYTES, Budget, BudgetMode
+from dpnn_bridge.conversion.options import Options
+from dpnn_bridge.conversion.torch_context import TorchConversion
 from dpnn_bridge.errors import ConversionLimitError
 from dpnn_bridge.objects import LuaObject, LuaTable
 
@@ -55,6 +58,25 @@ def test_what_takes_no_memory_is_free() -> None:
         torch.empty(1 << 40, device="meta")
         nn.Linear(1 << 20, 1 << 20, device="meta")
     assert budget.budget.bytes_left > BYTES - 200_000
+
+
+def test_layers_of_torch7_inside_those_of_the_user_are_measured() -> None:
+    """And after a layer of the user inside another one, the other one's code is not measured."""
+    watching: dict[str, bool] = {}
+
+    class Conversion(TorchConversion):
+        def _built(self, obj: LuaObject, mapping: Any) -> nn.Module:
+            watching[obj.class_name] = self.budget.watching
+            return super()._built(obj, mapping)
+
+    def fallback(obj: LuaObject, ctx: Any) -> nn.Module:
+        inner = ctx.children(obj)
+        watching[obj.class_name] = ctx.budget.watching
+        return nn.Sequential(*inner)
+
+    inner = LuaTable.from_list([LuaObject("their.Inner"), LuaObject("nn.Identity")])
+    Conversion(Options(fallback=fallback)).to_torch(LuaObject("their.Outer", LuaTable({"modules": inner})))
+    assert watching == {"their.Inner": False, "nn.Identity": True, "their.Outer": False}
 
 
 def test_code_of_the_user_is_not_measured() -> None:

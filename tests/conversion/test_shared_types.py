@@ -14,6 +14,7 @@ from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.lua_class import LuaClass, torch_types
 from dpnn_bridge.modules.nn.convolution import TemporalConvolution
 from dpnn_bridge.modules.nn.unpooling import MaxUnpooling
+from dpnn_bridge.objects import LuaFunction, LuaObject, LuaTable
 
 
 def born_in_pytorch(module: nn.Module) -> nn.Module:
@@ -57,9 +58,17 @@ def test_two_mappings_that_take_every_module_of_a_type_are_refused(monkeypatch: 
     registry.lua_class("my.First")(type("First", (LuaClass,), {"torch_type": Mine}))
     with pytest.raises(ValueError, match=r"Mine is the torch_type of First in .* and of Second"):
         registry.lua_class("my.Second")(type("Second", (LuaClass,), {"torch_type": Mine}))
+    assert registry.mappings_of("my.Second") == []
     third = registry.lua_class("my.Third")(type("Third", (LuaClass,), {"torch_type": Mine, "import_only": True}))
     assert registry.mapping_of(Mine()).names == ("my.First",)
     assert third.names == ("my.Third",)
+
+
+def test_functions_that_are_keys_are_left_out() -> None:
+    """As those that are values: an entry without a key could not be written."""
+    fields = LuaTable({"callbacks": LuaTable([(LuaFunction(b"code"), 1), ("kept", 2)])})
+    written = to_lua(to_torch(LuaObject("nn.Identity", fields)))
+    assert dict(written["callbacks"]) == {"kept": 2}
 
 
 def test_unpooling_made_in_pytorch_is_that_of_its_pooling() -> None:
