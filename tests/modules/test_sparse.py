@@ -11,6 +11,9 @@ from conftest import FIXTURES, fixture_id, manifest
 from dpnn_bridge import read_t7, to_torch
 from dpnn_bridge.compare import nested
 from dpnn_bridge.conversion.lua_values import to_value
+from dpnn_bridge.modules.facebook.softmax import HSM
+from dpnn_bridge.modules.facebook.sparse import SegSparseLinear
+from dpnn_bridge.modules.nn.criterion_margin import ClassSimplexCriterion
 from dpnn_bridge.modules.nn.sparse import IndexLinear, SparseLinear, running_maximum
 
 
@@ -108,3 +111,24 @@ def test_normalization_divides_by_the_largest_value_so_far() -> None:
     assert module.weight[:, :3].tolist() == [[4, 0.25, 1], [3, pytest.approx(1 / 3), 1]]
     module.eval()
     assert module([torch.tensor([1, 1]), torch.tensor([8.0, 2]), torch.tensor([1, 1])]).flatten().tolist() == [1, 0.5]
+
+
+ONE = torch.tensor([1.0])
+MAPPING = torch.tensor([[1, 1], [1, 2], [2, 1], [2, 2]])
+
+
+@pytest.mark.parametrize("index", [0, 5])
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda i: SparseLinear(4, 2)(torch.tensor([[i, 1.0]])),
+        lambda i: IndexLinear(4, 2)([torch.tensor([i]), ONE]),
+        lambda i: IndexLinear(4, 2, normalize=True)([torch.tensor([i]), ONE]),
+        lambda i: SegSparseLinear(4, 2)([ONE, torch.tensor([i]), ONE]),
+        lambda i: HSM(MAPPING, 3)(torch.zeros(1, 3), i),
+        lambda i: ClassSimplexCriterion(4)(torch.zeros(2, 4), torch.tensor([1, i])),
+    ],
+)
+def test_an_index_before_the_first_is_not_the_last(run: Any, index: int) -> None:
+    with pytest.raises(IndexError, match=r"indices start at 1, as in Lua, and end at 4; load\(…, index_base=0\)"):
+        run(index)

@@ -13,6 +13,7 @@ from dpnn_bridge.conversion.fields import Field, record_of
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.criterion_classification import ClassNLLCriterion
+from dpnn_bridge.modules.nn.indices import rows_at
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
 
@@ -65,7 +66,7 @@ class HSM(nn.Module):
     def forward(self, input: Tensor, target: Tensor | int) -> Tensor:
         x = input.reshape(-1, self.in_features)
         classes = torch.as_tensor(target, device=x.device).reshape(-1).long() - self.index_base
-        cluster, position = (self.mapping[classes] - 1).unbind(1)
+        cluster, position = (rows_at(self.mapping, classes, self.index_base) - 1).unbind(1)
         loss = F.cross_entropy(F.linear(x, self.cluster_weight, self.cluster_bias), cluster, reduction="sum")
         for c in cluster.unique().tolist():
             start, rows = sum(self.counts[:c]), cluster == c

@@ -11,6 +11,7 @@ from dpnn_bridge.conversion.contexts import LuaContext
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.criterion import Criterion
+from dpnn_bridge.modules.nn.indices import rows_at
 from dpnn_bridge.modules.nn.lookup import LookupTable
 from dpnn_bridge.modules.nn.sparse import SparseLinear, weighted_sum
 from dpnn_bridge.objects import LuaTensor
@@ -87,7 +88,8 @@ class SegSparseLinear(nn.Module):
         samples, keys, values = input
         rows = samples.long() - self.index_base
         count = batch_size if batch_size is not None else int(rows.max()) + 1
-        return weighted_sum(rows, values.detach(), self.weight[keys.long() - self.index_base], self.bias, count)
+        weight = rows_at(self.weight, keys.long() - self.index_base, self.index_base)
+        return weighted_sum(rows, values.detach(), weight, self.bias, count)
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[0]}, {self.weight.shape[1]}"

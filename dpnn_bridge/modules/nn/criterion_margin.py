@@ -13,6 +13,7 @@ from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.criterion import Loss, LossClass, class_indices, elementwise, expanded
 from dpnn_bridge.modules.nn.criterion_classification import IndexedClass, WeightsClass
 from dpnn_bridge.modules.nn.criterion_regression import MSECriterion
+from dpnn_bridge.modules.nn.indices import rows_at
 from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.torch7.gradient import with_gradient_of
 
@@ -296,6 +297,7 @@ class ClassSimplexCriterion(MSECriterion):
 
     Raises:
         ValueError: the input has not :math:`C` numbers for each target.
+        IndexError: there is no such class.
     """
 
     simplex: Tensor
@@ -306,7 +308,8 @@ class ClassSimplexCriterion(MSECriterion):
         self.register_buffer("simplex", simplex(n_classes).to(torch.get_default_dtype()))
 
     def forward(self, input: Tensor, target: Any) -> Tensor:
-        return super().forward(input, self.simplex[class_indices(target, input, self.index_base)])
+        classes = class_indices(target, input, self.index_base).reshape(-1)
+        return super().forward(input, rows_at(self.simplex, classes, self.index_base))
 
     def predictions(self, input: Tensor) -> Tensor:
         """Return the similarity of each sample to each class, shape :math:`(N, C)`. Lua: ``getPredictions``."""

@@ -20,6 +20,25 @@ def must_check_ranges(index: torch.Tensor) -> bool:
     return index.device.type not in ("cuda", "meta") and not torch.compiler.is_compiling()
 
 
+def rows_at(weight: torch.Tensor, index: torch.Tensor, base: int) -> torch.Tensor:
+    """Return the rows of a matrix at a vector of indices that count from 0.
+
+    Args:
+        weight: the matrix.
+        index: the indices. Unlike ``weight[index]`` this refuses negative ones, which are below the first.
+        base: number that the user of the module gives the first row, for the message.
+
+    Raises:
+        IndexError: there is no such row.
+    """
+    try:
+        return weight.index_select(0, index)
+    except (IndexError, RuntimeError) as error:
+        if "out of range" not in str(error):
+            raise
+        raise IndexError(f"{str(error).rstrip('.')}: {index_range(base, len(weight))}") from error
+
+
 def explains_index_base(forward: Callable[..., T]) -> Callable[..., T]:
     """Add to the error for an index outside a module with ``index_base`` what Torch7's users need to know."""
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite, has_tensor
 from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.modules.nn.indices import rows_at
 from dpnn_bridge.objects import LuaObject
 
 
@@ -228,8 +229,8 @@ class PartialLinear(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         columns = self.partition.long() - 1
-        bias = None if self.bias is None else self.bias[0, columns]
-        return F.linear(input, self.weight[columns], bias)
+        bias = None if self.bias is None else rows_at(self.bias[0], columns, 1)
+        return F.linear(input, rows_at(self.weight, columns, 1), bias)
 
     class Lua(LuaClass):
         computed_fields = ("network", "inputsize", "outputsize")

@@ -12,6 +12,7 @@ from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.faults import Fault
 from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
 from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.modules.nn.indices import rows_at
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.torch7.gradient import add_gradient
 
@@ -92,7 +93,7 @@ class SparseLinear(nn.Module):
         weight = self.weight
         if self.weight_decay:
             weight = add_gradient(weight, self.weight_decay * weight.detach())
-        output = weighted_sum(rows, values, weight.t()[columns], self.bias, n_rows)
+        output = weighted_sum(rows, values, rows_at(weight.t(), columns, self.index_base), self.bias, n_rows)
         return output[0] if isinstance(input, Tensor) and input.dim() == 2 and not is_sparse(input) else output
 
     def _entries(self, input: Tensor | list[Tensor]) -> tuple[Tensor, Tensor, Tensor, int]:
@@ -194,11 +195,11 @@ class IndexLinear(nn.Module):
         columns = keys.long() + (1 - self.index_base + self.offset)
         if not self.do_grad_input:
             values = values.detach()
-        weight = self.weight
+        weight = rows_at(self.weight, columns, self.index_base - 1 - self.offset)
         if self.normalize:
-            values = normalized(weight, columns, values, self.training) + weight[columns, 3]
+            values = normalized(self.weight, columns, values, self.training) + weight[:, 3]
             weight = weight[:, 4:]
-        output = weighted_sum(row_numbers(sizes, len(values)), values, weight[columns], self.bias, len(sizes))
+        output = weighted_sum(row_numbers(sizes, len(values)), values, weight, self.bias, len(sizes))
         return output[0] if single else output
 
     def _flat(self, input: list[Any]) -> tuple[Tensor, Tensor, Tensor, bool]:
