@@ -300,13 +300,14 @@ def _present(task: Task, line: Line | None, options: dict[str, Any]) -> Outcome:
             origin = origin_text(checksum_of(source.path), chosen)
         checksums = _checksums(origin, _checksum_there(task.target))
     made_of = {name: value for name, value in checksums.items() if name != "target_sha256"}
-    if line is not None and line["verdict"] == "equal" and made_of.items() <= line.items():
+    known = bool(made_of.get("arguments"))  # a function has no checksum
+    if known and line is not None and line["verdict"] == "equal" and made_of.items() <= line.items():
         done = checksums.items() <= line.items()
     else:
         done = is_file and is_converted(task.source, task.target, key=task.key, **options)
     if done:
         return Outcome(task, "skipped", checksums=checksums)
-    differs = "exists and differs from the current result of this input"
+    differs = "exists and is not known to be the result of this input with these options"
     message = f"{task.target} {differs}; use --force (force=True) to replace it"
     return Outcome(task, "failed", message, OutputExistsError.exit_code)
 
@@ -327,8 +328,8 @@ def _checksum_there(target: Place) -> str:
         return ""
 
 
-def _checksums(origin: str | None, written: str) -> dict[str, Any]:
-    source, _, arguments = (origin or "").partition(":")[2].partition("-")
+def _checksums(origin: str, written: str) -> dict[str, Any]:
+    source, _, arguments = origin.partition(":")[2].partition("-")
     return {"sha256": source, "arguments": arguments, "target_sha256": written}
 
 

@@ -251,6 +251,12 @@ def is_built_in(cls: type[LuaClass]) -> bool:
     return cls.__module__.startswith("dpnn_bridge.")
 
 
+def files_of_users() -> list[str]:
+    """Return the files that registered the mappings of users; an empty name for a cell of a notebook."""
+    names = {c.__module__ for known in list(_BY_NAME.values()) for c in known if not is_built_in(c)}
+    return sorted({getattr(sys.modules.get(name), "__file__", None) or "" for name in names})
+
+
 # ---------------------------------------------------------------------- lookup
 def discover(package: str = CORE) -> None:
     """Import the files of a package of mappings and those before it, and first every installed plugin, once."""

@@ -35,7 +35,7 @@ from dpnn_bridge.loaders.encoding import Encoding
 from dpnn_bridge.loaders.origin import LocalFile, Origin, local_file, name_of
 from dpnn_bridge.outputs import data
 from dpnn_bridge.outputs.format import Format
-from dpnn_bridge.outputs.options import ConvertKeywords, ConvertOptions, origin_text, shows_options
+from dpnn_bridge.outputs.options import ConvertKeywords, ConvertOptions, is_complete, origin_text, shows_options
 from dpnn_bridge.outputs.writing import export, target_of
 from dpnn_bridge.plugins import load_plugins
 
@@ -166,12 +166,12 @@ class _Conversion:
                 force=self.force,
                 inputs=self.inputs,
                 on_verified=on_verified,
-                origin=made_of,
+                origin=made_of and (lambda: origin if is_complete(origin := made_of()) else None),
                 **own,
             )
         return report
 
-    def _origin(self) -> str | None:
+    def _origin(self) -> str:
         return origin_text(checksum_of(self.file.path), self.options)
 
     def _check_unchanged(self) -> None:

@@ -11,13 +11,14 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_type_hints
 
 from dpnn_bridge.base.arguments import check_types
 from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.errors import OptionError
-from dpnn_bridge.outputs.required import with_required
+from dpnn_bridge.outputs.required import is_installed, with_required
 
 if TYPE_CHECKING:
     import torch
@@ -244,7 +245,8 @@ class ConvertOptions:
     def digest(self) -> str | None:
         """Return a checksum of everything that changes the result; files count by their content.
 
-        None if that is impossible: for a function or a :class:`~dpnn_bridge.lua.LuaBridge`.
+        None if that is impossible: for a function, a :class:`~dpnn_bridge.lua.LuaBridge`, or a class that a notebook
+        registered.
         """
         from dpnn_bridge.conversion.tensors import as_dtype
 
@@ -256,6 +258,11 @@ class ConvertOptions:
             if name in chosen and (paths := _paths(chosen[name])):
                 files = with_required(paths, python=name == "plugins", sandbox=name == "lua" and bool(self.sandbox))
                 chosen[name] = [sha256_of(path) for path in files]
+        own = _registering_files(chosen.get("plugins", []))
+        if own is None:
+            return None
+        if own:
+            chosen["registered"] = own
         try:
             text = json.dumps([*arguments, *([chosen] if chosen else [])], sort_keys=True, default=_plain)
         except TypeError:
@@ -276,10 +283,32 @@ def check_options(names: Iterable[str], format: Format, where: str, more: Sequen
         raise OptionError(f"{where}: {format.suffix} does not take {', '.join(map(_named, unknown))}; it takes {takes}")
 
 
-def origin_text(sha256: str, options: ConvertOptions) -> str | None:
-    """Return the checksum of an input, and that of the options; None where they have none."""
-    digest = options.digest()
-    return None if digest is None else f"sha256:{sha256}-{digest}"
+def origin_text(sha256: str, options: ConvertOptions) -> str:
+    """Return the checksum of an input, and that of the options; options without one leave its place empty."""
+    return f"sha256:{sha256}-{options.digest() or ''}"
+
+
+def is_complete(origin: str) -> bool:
+    """Return whether an origin identifies one result, so that an equal origin means an equal result."""
+    return not origin.endswith("-")
+
+
+def _registering_files(plugins: Sequence[str]) -> list[str] | None:
+    """Return the checksums of the files that registered classes, but for those of the plugins.
+
+    Args:
+        plugins: Checksums of the plugins and of what they load.
+
+    Returns:
+        None if a class was registered outside of files, or its file is gone.
+    """
+    from dpnn_bridge.conversion.registry import files_of_users
+
+    files = files_of_users()
+    if not all(map(os.path.isfile, files)):
+        return None
+    own = {sha256_of(file) for file in files if not is_installed(Path(file).resolve())}
+    return sorted(own - set(plugins))
 
 
 def shows_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -61,8 +61,13 @@ def with_required(paths: Sequence[StrPath], *, python: bool, sandbox: bool = Fal
         there = [(Path(os.path.realpath(f)), f) for f in named if is_accepted(f)]
         if sandbox:
             there = [(f, name) for f, name in there if f.suffix == suffix and any(map(f.is_relative_to, roots))]
-        queue += [(real, f) for real, f in there if not any(map(real.is_relative_to, _INSTALLED))]
+        queue += [(real, f) for real, f in there if not is_installed(real)]
     return list(found.values())
+
+
+def is_installed(path: Path) -> bool:
+    """Return whether a file belongs to Python or to an installed package, whose content does not count."""
+    return any(map(path.is_relative_to, _INSTALLED))
 
 
 def _names_in_lua(text: bytes) -> tuple[list[str], list[str]]:

@@ -221,7 +221,7 @@ def test_sources_and_targets_in_a_store(store: str, tmp_path: Path) -> None:
     code, _, err = run(verify_command, manifest, "--trust-manifest")
     assert (code, "has changed since the conversion" in err) == (4, True)
     code, _, err = run(convert_command, *command)
-    assert (code, "differs from the current result of this input" in err) == (6, True)
+    assert (code, "is not known to be the result of this input with these options" in err) == (6, True)
     assert run(convert_command, *command, "--force")[0] == run(verify_command, manifest, "--trust-manifest")[0] == 0
 
 
@@ -252,7 +252,10 @@ def test_a_shard_that_a_store_lost_is_not_done(memory: Any, tmp_path: Path) -> N
     assert run(convert_command, *command)[0] == run(convert_command, *command)[0] == 0
     memory.rm(next(name for name in memory.find("/zoo/out") if "-00002-of-00003" in name))
     code, _, err = run(convert_command, *command)
-    assert (code, "exists and differs from the current result of this input; use --force" in err) == (6, True)
+    assert (code, "exists and is not known to be the result of this input with these options; use --force" in err) == (
+        6,
+        True,
+    )
 
 
 def test_what_ends_while_it_is_sent_is_not_there(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -302,7 +302,7 @@ def test_a_batch_names_present_files_that_are_something_else(tmp_path: Path) -> 
     out.mkdir()
     (out / "a.pt").touch()
     code, output = run(*sources, "--out-dir", out)
-    assert (code, "exists and differs from the current result of this input" in output) == (6, True)
+    assert (code, "exists and is not known to be the result of this input with these options" in output) == (6, True)
     assert ((out / "a.pt").stat().st_size, is_converted(sources[1], out / "b.pt")) == (0, True)
     assert run(*sources, "--out-dir", out, "--force")[0] == 0
     code, output = run(*sources, "--out-dir", out)

@@ -1,0 +1,115 @@
+"""Skip an output only if everything that decides it is as it was."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import dpnn_bridge
+from dpnn_bridge import batch, parity
+
+SUFFIXES = (".pt", ".t7", ".npz", ".safetensors", ".py")
+
+
+def statuses(source: Path, suffix: str, **options: Any) -> list[str]:
+    """Convert one file with a manifest; return what became of it."""
+    tasks = batch.tasks_for([source], source.parent / "out", suffix)
+    outcomes = batch.run(tasks, manifest=source.parent / f"{suffix[1:]}.jsonl", **options)
+    return [outcome.status for outcome in outcomes]
+
+
+def write(path: Path, width: int) -> None:
+    dpnn_bridge.write_t7(path, nn.Sequential(nn.Linear(4, width), nn.Tanh()), force=True)
+
+
+@pytest.mark.parametrize("suffix", [".py", ".onnx"])
+def test_options_without_a_checksum_do_not_identify_a_result(suffix: str, tmp_path: Path) -> None:
+    """A function makes the input, so that equal options may give another file; the source is another one for sure."""
+    if suffix == ".onnx":
+        pytest.importorskip("onnxscript", reason="optional extra is not installed")
+    source, options = tmp_path / "a.t7", {"input": lambda model: torch.randn(2, 4)}
+    write(source, 3)
+    assert statuses(source, suffix, **options) == ["converted"]
+    checked = parity.check_manifest(tmp_path / f"{suffix[1:]}.jsonl", trusted=True)
+    assert Counter(line.verdict for line in checked) == {"equal": 1}  # the manifest has the checksum of the source
+    write(source, 5)
+    assert statuses(source, suffix, **options) == ["failed"]
+    assert statuses(source, suffix, **options, force=True) == ["converted"]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES[:-1])
+def test_a_lua_runtime_does_not_identify_a_result(suffix: str, tmp_path: Path) -> None:
+    lua = pytest.importorskip("dpnn_bridge.lua", reason="optional extra is not installed")
+    pytest.importorskip("lupa", reason="optional extra is not installed")
+    bridge, source = lua.LuaBridge(), tmp_path / "a.t7"
+    write(source, 3)
+    assert statuses(source, suffix, lua=bridge) == ["converted"]
+    write(source, 5)
+    assert statuses(source, suffix, lua=bridge) == ["failed"]
+
+
+def test_a_folder_is_no_output_that_is_done(tmp_path: Path) -> None:
+    source = tmp_path / "a.t7"
+    write(source, 3)
+    assert statuses(source, ".pt") == ["converted"]
+    (tmp_path / "out" / "a.pt").unlink()
+    (tmp_path / "out" / "a.pt").mkdir()
+    assert statuses(source, ".pt") == ["failed"]
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from dpnn_bridge import LuaClass, batch, lua_class
+
+
+@lua_class("my.Scale")
+class Scale(nn.Module):
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+
+    def forward(self, x):
+        return x * self.weight
+
+    class Lua(LuaClass):
+        tensors = {"weight": "weight"}
+        sizes = {"weight": "size"}
+
+
+suffixes = sys.argv[1:]
+tasks = [task for suffix in suffixes for task in batch.tasks_for([Path("a.t7")], Path("out"), suffix)]
+print(*(outcome.status for outcome in batch.run(tasks, manifest="done.jsonl")))
+"""
+
+
+def test_a_class_that_a_script_registers_is_part_of_the_input(tmp_path: Path) -> None:
+    from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+
+    weight = LuaTensor.from_numpy(np.ones(3))
+    dpnn_bridge.write_t7(tmp_path / "a.t7", LuaObject("my.Scale", LuaTable([("weight", weight)])))
+    script, suffixes = tmp_path / "convert.py", (".pt", ".npz", ".safetensors", ".py")
+
+    def ran(text: str) -> list[str]:
+        script.write_text(text)
+        done = subprocess.run([sys.executable, script, *suffixes], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split()
+
+    assert ran(SCRIPT) == ["converted"] * 4
+    assert ran(SCRIPT) == ["skipped"] * 4
+    assert ran(SCRIPT.replace("self.weight", "self.scale").replace('"weight": "weight"', '"weight": "scale"')) == (
+        ["failed"] * 4
+    )
