@@ -204,12 +204,28 @@ class Decoder:
             made.__dict__[key] = torch.Size(entry) if size else self.value(entry, (*path, key))
         self._inside -= 1
         _in_four_dimensions(made)
+        upgraded = obj.version < 2 and _upgraded(made)
         if isinstance(made.__dict__.get("_type"), str):
             made.__dict__["_type"] = made._type.replace("torch.Cuda", "torch.").replace(
                 "torch.Tensor", "torch.FloatTensor"
             )
-        made.__dict__.update({"_version": obj.version} if obj.version != class_version(obj) else {})
+        made.__dict__.update({"_version": obj.version} if obj.version != class_version(obj) and not upgraded else {})
         made.__dict__.update({"_header": tuple(self.value(h, path) for h in obj.header)} if obj.header else {})
+
+
+def _upgraded(made: Viewed) -> bool:
+    """Change an object of the first version of its class as Torch7 and PyTorch 0.4 did when they read it."""
+    if made._lua_class == "nn.GradientReversal":
+        made._fields["lambd"] = 1
+    elif made._lua_class == "nn.VolumetricMaxPooling":
+        made._fields["ceil_mode"] = False
+    elif isinstance(made, nn.BatchNormalization) and made._lua_class == f"nn.{made._kind}":
+        inverse_deviation = made._fields.pop("running_std", None)
+        if isinstance(inverse_deviation, torch.Tensor):
+            made._fields["running_var"] = inverse_deviation.pow(-2).sub(made.eps)
+    else:
+        return False
+    return True
 
 
 def _in_four_dimensions(made: Viewed) -> None:

@@ -24,6 +24,9 @@ __all__ = ["adadelta", "adagrad", "adam", "adamax", "asgd", "cg", "lbfgs", "nag"
 
 Evaluate = Callable[[Tensor], tuple[Any, Tensor]]
 
+#: method -> settings of Torch7 that PyTorch's function did not read
+_NOT_READ = {"adam": ("learningRateDecay",)}
+
 
 def _step(
     method: str, opfunc: Evaluate, x: Tensor, config: dict[str, Any] | None, state: dict[str, Any] | None
@@ -39,7 +42,7 @@ def _step(
     state = config if state is None else state
     if state is None:
         raise ValueError(f"{method} requires a dictionary to retain state between iterations")
-    config = {} if config is None else config
+    config = {k: v for k, v in (config or {}).items() if k not in _NOT_READ.get(method, ())}
     if config.get("lineSearch") is not None:
         raise ConversionError("lbfgs supports no line search; remove lineSearch from its configuration")
     parameter = nn.Parameter(x.detach(), requires_grad=False)

@@ -379,8 +379,11 @@ def test_files_have_the_current_version_of_a_class(tmp_path: Path) -> None:
     module = load_lua(tmp_path / "old.t7")
     module.forward(torch.ones(2))
     assert torch.equal(module.backward(torch.ones(2), torch.ones(2)), -torch.ones(2))  # as Torch7 reads version 1
+    module.setLambda(3)
+    module.forward(torch.ones(2))
+    assert torch.equal(module.backward(torch.ones(2), torch.ones(2)), torch.full((2,), -3.0))
     write_t7(tmp_path / "again.t7", module)
-    assert read_t7(tmp_path / "again.t7").version == 1
+    assert read_t7(tmp_path / "again.t7").version == 2
 
 
 def test_fractional_pooling_keeps_its_regions() -> None:

@@ -15,6 +15,7 @@ from conftest import FIXTURES
 import dpnn_bridge
 from dpnn_bridge.errors import T7Error, UnsupportedClassError
 from dpnn_bridge.legacy import T7Reader, TorchObject, load_lua, nn
+from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 SAMPLES = FIXTURES / "samples"
@@ -238,3 +239,14 @@ def test_types() -> None:
     assert net.forward(torch.ones(1, 2, dtype=torch.float64)).dtype == torch.float64
     assert net.float() is net
     assert net.get(1).bias.dtype == torch.float32
+
+
+def test_an_old_normalization_has_a_running_variance(tmp_path: Path) -> None:
+    """As PyTorch 0.4 and Torch7 read version 1, which kept an inverse deviation."""
+    path = FIXTURES / "nn/nn.BatchNormalization/BatchNormalization__legacy_running_std__double_train.t7"
+    old, module = read_t7(path)["module"], load_lua(path).module
+    expected = old["running_std"].torch().pow(-2) - old["eps"]
+    torch.testing.assert_close(module.running_var, expected)
+    assert not hasattr(module, "running_std")
+    dpnn_bridge.write_t7(tmp_path / "again.t7", module)
+    assert read_t7(tmp_path / "again.t7").version == 2

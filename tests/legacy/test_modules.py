@@ -371,6 +371,17 @@ def test_a_step_is_that_of_torch7() -> None:
         optim.lbfgs(lambda at: (0.0, at), x, {"lineSearch": max})
 
 
+def test_adam_reads_no_learning_rate_decay() -> None:
+    """PyTorch's function had no such setting, unlike Torch7's."""
+    steps = []
+    for settings in ({"learningRate": 0.1}, {"learningRate": 0.1, "learningRateDecay": 1.0}):
+        x = torch.ones(2)
+        for _ in range(3):
+            optim.adam(lambda x: (0.0, x.clone()), x, settings)
+        steps.append(x)
+    assert torch.equal(*steps)
+
+
 def test_random_maps_give_every_output_different_inputs() -> None:
     table = nn.SpatialConvolutionMap.maps.random(7, 9, 3)
     inputs, outputs = table.long().t()
