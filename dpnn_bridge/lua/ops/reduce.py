@@ -18,7 +18,11 @@ from dpnn_bridge.lua.tensor import IN_ORDER, Tensor, TorchError, cast_number, sq
 
 def wide(t: torch.Tensor) -> torch.Tensor:
     """Convert to the type in which TH accumulates."""
-    return t.double() if t.is_floating_point() else t.long()
+    return t.to(_wide_type(t))
+
+
+def _wide_type(t: torch.Tensor) -> torch.dtype:
+    return torch.float64 if t.is_floating_point() else torch.int64
 
 
 def _sum(x: torch.Tensor, dim: int) -> torch.Tensor:
@@ -29,6 +33,15 @@ def _sum(x: torch.Tensor, dim: int) -> torch.Tensor:
 
 def _number(value: torch.Tensor) -> float:
     return value.item()
+
+
+def _of_all(f: Callable[..., torch.Tensor], t: Tensor) -> float:
+    """Return the sum or the product of all elements, of many or of integers in the order of memory."""
+    x = t.t
+    if t.numel > IN_ORDER or not x.is_floating_point():
+        total = torch.sum if f is _sum else f
+        return _number(total(x, dtype=_wide_type(x)))
+    return _number(f(wide(x).reshape(-1), 0))
 
 
 def _accumulate(
@@ -63,7 +76,7 @@ def _reduction(
     def whole(t: Tensor) -> float:
         if not t.numel:
             return empty
-        return _number(f(wide(t.t).reshape(-1), 0))
+        return _of_all(f, t)
 
     @torch_function(name, "R T i", types=types, small=("along", start, step, "total", apart or step))
     def along(r: Tensor, t: Tensor, dim: int) -> None:
@@ -81,7 +94,7 @@ _reduction("prod", torch.prod, torch.mul, 1, INTEGER_TYPES, "1LL", _MULTIPLY)
 def mean(t: Tensor) -> float:
     if not t.numel:
         raise TorchError("bad argument #1 (empty Tensor)")
-    return _number(_sum(wide(t.t).reshape(-1), 0) / t.numel)
+    return _of_all(_sum, t) / t.numel
 
 
 @torch_function(
