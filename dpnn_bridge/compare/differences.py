@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,6 +13,9 @@ from torch import Tensor
 
 from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.errors import VerificationError
+
+#: first part of the names of comparisons with values that forward computed or used
+FORWARD = ("output", "after", "params", "converted")
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,9 @@ class Tolerance:
     floor: float = 1e-3
 
     def of(self, tensor: Tensor) -> float:
-        """Return the accepted difference for an expected tensor."""
+        """Return the accepted difference for an expected tensor; integers must be equal."""
+        if not tensor.is_floating_point():
+            return 0.0
         return self.double if tensor.dtype == torch.float64 else self.single
 
     def in_single(self) -> Tolerance:
@@ -87,7 +93,13 @@ class Difference:
     @property
     def is_gradient(self) -> bool:
         """Whether the compared value was computed by a backward pass."""
-        return ".grad" in f".{self.name}" or self.name.rpartition(".")[2] == "backward"
+        head, last = re.split(r"[.\[]", self.name)[0], self.name.rpartition(".")[2]
+        return head not in FORWARD and (head.startswith("grad") or last.startswith("grad") or last == "backward")
+
+    @property
+    def worst_element(self) -> tuple[tuple[int, ...] | None, str]:
+        """Index and value of the element with the largest difference, for comparisons: nan equals nan."""
+        return self.index, repr(self.found)
 
     @property
     def is_computed(self) -> bool:
@@ -141,7 +153,7 @@ def compare(name: str, actual: Any, expected: Any, tolerance: Tolerance | None =
     if isinstance(expected, Tensor):
         return [compare_tensor(name, actual, expected, tolerance)]
     if isinstance(expected, bool) or expected is None or isinstance(expected, str):
-        same = actual is expected or actual == expected
+        same = actual is expected or (not isinstance(actual, Tensor) and actual == expected)
         return [Difference(name, 0.0, 0.0) if same else mismatch(name, actual, repr(expected))]
     value = torch.as_tensor(actual) if isinstance(actual, (Tensor, int, float)) else None
     if value is None or value.numel() != 1:

@@ -133,10 +133,8 @@ def backward(output: Any, grad_output: Any) -> None:
     outputs = list(leaves(output))
     if grad_output is None:
         grads = [torch.ones_like(o) if isinstance(o, Tensor) else None for o in outputs]
-    elif isinstance(output, dict):
-        grads = list(leaves({k: grad_output[k] for k in output}))
     else:
-        grads = list(leaves(grad_output))
+        grads = list(leaves(_ordered_like(output, grad_output, "gradOutput")))
     if len(outputs) != len(grads):
         raise VerificationError(f"gradOutput has {len(grads)} tensors, the output {len(outputs)}")
     pairs = [
@@ -147,6 +145,16 @@ def backward(output: Any, grad_output: Any) -> None:
     if pairs:
         # scalars whose gradients are `grads`: with these as an argument, autograd would import SymPy
         torch.autograd.backward([(o * g).sum() for o, g in pairs])
+
+
+def _ordered_like(output: Any, given: Any, path: str) -> Any:
+    """Return ``given`` with the keys of its tables in the order of those of ``output``."""
+    if isinstance(output, dict):
+        _check_same(path, isinstance(given, dict) and output.keys() <= given.keys(), output, given)
+        return {k: _ordered_like(v, given[k], f"{path}.{k}") for k, v in output.items()}
+    if isinstance(output, (list, tuple)) and isinstance(given, (list, tuple)) and len(output) == len(given):
+        return [_ordered_like(o, g, f"{path}[{i}]") for i, (o, g) in enumerate(zip(output, given, strict=True), 1)]
+    return given
 
 
 # ---------------------------------------------------------------------- other numbers

@@ -39,7 +39,9 @@ def compare_folded(layers: NamedLayers, module: nn.Module, written: Written) -> 
                 what = f"with {layers.of(gone).path} folded in"
                 theirs = {leaf: written.tensors.get(f"{name}.{leaf}") for leaf in ("weight", "bias")}
                 folded = _folded(first, behind).items()
-                found[gone] = [_near(f"{k} {what}", t, *each) for k, each in folded if (t := theirs[k]) is not None]
+                compared = [_near(f"{k} {what}", t, *each) for k, each in folded if (t := theirs[k]) is not None]
+                if compared:
+                    found[gone] = compared
         if found:
             gone = min(found, key=lambda n: sum(d.error / (d.error + 1) for d in found[n]))
             if not all(d.ok for d in found[gone]):

@@ -99,7 +99,7 @@ def _plot(ran: list[Layer]) -> dict[str, Any]:
     radius = min(4.5, max(2.0, step / 3))
     limits: dict[float, str] = {}
     for d in (d for layer in ran for d in layer.differences if d.tolerance):
-        limits.setdefault(d.tolerance, "gradients" if "grad" in d.name else "outputs")
+        limits.setdefault(d.tolerance, "gradients" if d.is_gradient else "outputs")
     return {
         **{"width": width, "height": height, "left": left, "right": right},
         "grid": [(y(10.0**e), "equal" if e == low else _power(e)) for e in (-17, -14, -11, -8, -5, -2, 1)],
@@ -124,7 +124,7 @@ def _legend(differences: list[Difference]) -> Iterator[tuple[str, str, str]]:
 
 
 def _dot(layer: Layer, d: Difference, x: float, y: float, r: float) -> dict[str, Any]:
-    gradient = "grad" in d.name
+    gradient = d.is_gradient
     place = f"{layer.path or 'model'} ({layer.class_name}) {_field(layer, d)}"
     return {
         "gradient": gradient,

@@ -100,6 +100,6 @@ def _judge_random(
         again = experiment.run(seed=seed, given=given).by_key()
         for key, d in list(waiting.items()):
             other = again.get(key)
-            if other is None or (other.error, other.index, other.found) != (d.error, d.index, d.found):
+            if other is None or other.error != d.error or other.worst_element != d.worst_element:
                 accept_random(d, random, f"; {advice}")
                 del waiting[key]

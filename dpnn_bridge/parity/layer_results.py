@@ -268,14 +268,14 @@ def _joined(found: list[Difference]) -> list[Difference]:
 def _compare_graph(layers: NamedLayers, source: Source, ours: Results, theirs: Results) -> None:
     """Compare the results of a traced graph, which computes in another order."""
     allowed = _rounding(source, ours)
-    whole_is_layer = any(v is theirs.get("") for name, v in theirs.items() if name)
+    # of a table a graph shows the values that the layer computes, and not those that it passes on
+    names = [n for n in theirs if n in layers.by_name and (not n or isinstance(ours.get(n), Tensor))]
+    whole_is_layer = any(theirs[name] is theirs.get("") for name in names if name)
     sums: list[tuple[str, Difference]] = []
-    for name, found in theirs.items():
-        layer = layers.by_name.get(name)
-        if layer is None or name not in ours or (name == "" and whole_is_layer):
+    for name, found in ((n, theirs[n]) for n in names if n in ours):
+        layer = layers.by_name[name]
+        if name == "" and whole_is_layer:
             continue  # the output of the whole is compared where it is that of a layer
-        if name and not isinstance(ours[name], Tensor):
-            continue  # of a table a graph shows the values that the layer computes, and not those that it passes on
         compared = _nearly(ours[name], found, source, allowed.get(name))
         if name in allowed:
             inner = max((n for n in theirs if theirs[n] is found), key=len)  # whose result a container passes on

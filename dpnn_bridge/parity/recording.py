@@ -21,11 +21,11 @@ from dpnn_bridge.conversion import to_lua
 from dpnn_bridge.conversion.lua_values import lua_value
 from dpnn_bridge.conversion.tensors import as_dtype
 from dpnn_bridge.errors import ConversionError, VerificationError
-from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.loaders.t7_writer import write_t7
 from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.parity.fixture import check_module
 from dpnn_bridge.parity.gradients import zero_grad
+from dpnn_bridge.parity.subject import read_reference
 
 
 @checks_arguments
@@ -106,7 +106,7 @@ def assert_parity(
     """Assert that the results of a module agree with a fixture or reference.
 
     Args:
-        module: the module, converted or written by hand. It runs in the mode that the fixture names.
+        module: the module, converted or written by hand. A copy of it runs, in the mode that the fixture names.
         fixture: a ``.t7`` file or its table: ``input``, ``output`` and the other results to compare (``gradOutput``,
             ``gradInput``, ``gradParams`` in the order of Torch7's ``parameters()``, ``params``, ``target``).
         device: where to run.
@@ -117,12 +117,13 @@ def assert_parity(
         gradients: compare gradients when the fixture contains them.
 
     Raises:
+        NoReferenceError: the file or table contains no input.
         AssertionError: lists every comparison that failed, with the worst element and its index.
 
     Examples:
         >>> parity.assert_parity(MyPort(), "tests/fixtures/reference.t7", rtol=1e-4)   # doctest: +SKIP
     """
-    table = fixture if isinstance(fixture, LuaTable) else read_t7(fixture)
+    table, module = read_reference(fixture), copied(module)
     if table.get("mode") is not None:
         module.train(table["mode"] == "train")
     result = check_module(

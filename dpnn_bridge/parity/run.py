@@ -17,6 +17,7 @@ from dpnn_bridge.parity.accepted import accept_as
 from dpnn_bridge.parity.aliased import discard_aliased
 from dpnn_bridge.parity.experiment import Experiment, Outcome
 from dpnn_bridge.parity.judge import drawing_layers, judge
+from dpnn_bridge.parity.layer_results import NamedLayers
 from dpnn_bridge.parity.layers import decades, object_of
 from dpnn_bridge.parity.rounding import floor
 from dpnn_bridge.parity.verification import Layer, Verification
@@ -74,7 +75,7 @@ def compare_with_reference(result: Verification, experiment: Experiment, outcome
     if experiment.after is None and len(outcome.nodes) > 1 and OTHER_INPUT not in result.notes:
         result.notes.append(f"{_resolution(outcome, experiment)} {WITHOUT_LAYERS}")
     result.layers[0].differences += [d for d in outcome.whole if d.name.startswith(WHOLE)]
-    _place(result, local, experiment)
+    _place(result, local)
     if experiment.after is not None:
         lost = len(outcome.nodes) - len(object_of(outcome.nodes, experiment.after))
         if lost:
@@ -87,7 +88,7 @@ def _spread(outcome: Outcome, local: Outcome) -> None:
     before = outcome.by_key()
     for key, d in local.by_key().items():
         known = before.get(key)
-        if not d.ok and known and (d.index, d.found) == (known.index, known.found):
+        if not d.ok and known and d.worst_element == known.worst_element:
             accept_as(d, known)
 
 
@@ -109,27 +110,27 @@ WHOLE = ("output", "gradInput", "forward", "backward")
 UNPLACED = ("params", "gradParams", "after")
 
 
-def _place(result: Verification, outcome: Outcome, experiment: Experiment) -> None:
-    """Give every parameter, gradient and buffer to the layer that owns it."""
-    by_id = {id(node.module): layer for node, layer in zip(outcome.nodes, result.layers, strict=True)}
+def _place(result: Verification, outcome: Outcome) -> None:
+    """Give every parameter, gradient and buffer to the layer that owns it or contains its owner."""
+    layers = NamedLayers(result, outcome.module)
+    names = {id(m): name for name, m in outcome.module.named_modules()}
     owners = list(registry.parameters(outcome.module))
     for prefix in ("params[", "gradParams["):
         found = [d for d in outcome.whole if d.name.startswith(prefix)]
         for (owner, name, spec), difference in zip(owners, found if len(found) == len(owners) else [], strict=False):
-            _give(by_id.get(id(owner)), difference, name if prefix == "params[" else fields.grad_field(name, spec))
-    modules = {name: id(m) for name, m in outcome.module.named_modules()}
+            field = name if prefix == "params[" else fields.grad_field(name, spec)
+            _give(layers.of(names.get(id(owner), "")), difference, field)
     for difference in outcome.whole:
         kind, _, place = difference.name.partition(".")
         if kind in ("after", "params"):
             name, _, leaf = place.rpartition(".")
-            _give(by_id.get(modules.get(name, 0)), difference, leaf)
+            _give(layers.of(name), difference, leaf)
 
 
-def _give(layer: Layer | None, difference: Difference, field: str) -> None:
+def _give(layer: Layer, difference: Difference, field: str) -> None:
     """Put a comparison of the whole model to its layer, under the name of the Lua field."""
-    if layer is not None:
-        difference.name = f"{layer.path}.{field}" if layer.path else field
-        layer.differences.append(difference)
+    difference.name = f"{layer.path}.{field}" if layer.path else field
+    layer.differences.append(difference)
 
 
 def _histogram(outcome: Outcome, experiment: Experiment) -> Counter[int]:

@@ -83,11 +83,7 @@ def _read(
     model: StrPath, reference: StrPath | LuaTable | None, key: str | None, options: Options, together: bool
 ) -> tuple[LuaObject | None, LuaTable, str]:
     """Return the model's object (None for a file that torch reads), the reference table, the key."""
-    table = reference if isinstance(reference, LuaTable) else LuaTable()
-    if reference is not None and not isinstance(reference, LuaTable):
-        table = read_t7(reference)
-        if not isinstance(table, LuaTable) or "input" not in table:
-            raise NoReferenceError(f"{reference}: a reference is a table with the fields input, output, …")
+    table = LuaTable() if reference is None else read_reference(reference)
     if is_converted_file(model):
         return None, table, ""
     root = read_t7(model)
@@ -102,6 +98,19 @@ def _read(
             ) from None
         raise
     return obj, table, key
+
+
+def read_reference(reference: StrPath | LuaTable) -> LuaTable:
+    """Return a reference, from its file or its table, as a table of its own.
+
+    Raises:
+        NoReferenceError: it contains no input.
+    """
+    table = reference if isinstance(reference, LuaTable) else read_t7(reference)
+    if not isinstance(table, LuaTable) or "input" not in table:
+        name = "reference=" if isinstance(reference, LuaTable) else reference
+        raise NoReferenceError(f"{name}: a reference is a table with the fields input, output, …")
+    return LuaTable(table.items())
 
 
 def is_fixture(root: Any) -> bool:

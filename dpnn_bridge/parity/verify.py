@@ -240,6 +240,9 @@ def _maker(
 ) -> Callable[[torch.dtype | None], LuaTable] | None:
     """Return the function that computes the reference in a given precision; None if it is stored."""
     obj, table = subject.obj, subject.table
+    if obj is None and (lua is not None or torch7 is not None):
+        option = "lua_path= (--lua-path)" if lua is not None else "torch7= (--torch7)"
+        raise OptionError(f"{option} needs a .t7 file; {subject.path} is a file of PyTorch")
     if lua is not None and obj is not None:
         from dpnn_bridge.parity.lua_reference import lua_reference
 
