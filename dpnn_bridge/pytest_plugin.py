@@ -1,12 +1,14 @@
-"""Run fixture files as pytest tests: ``pytest --t7-fixtures DIR`` runs one test per fixture file in a folder.
+"""Run fixture files as pytest tests: ``pytest --t7-fixtures=DIR`` runs one test per fixture file in a folder.
 
-A fixture folder contains data. No code in it is run: its conftest.py, test files and configuration are ignored.
+A fixture folder contains data. No code in it is run: its conftest.py, test files and configuration are ignored. Write
+the option with ``=``: in a separate argument, pytest takes the folder for its root before this plugin can object.
 PyTorch is imported when the first fixture runs, so other test suites do not wait for the import.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -37,12 +39,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def _option(config: pytest.Config, name: str) -> Any:
-    return config.getoption(name)
-
-
 def _folders(config: pytest.Config) -> list[Path]:
-    return [Path(folder).resolve() for folder in _option(config, "--t7-fixtures")]
+    return [Path(folder).resolve() for folder in config.getoption("--t7-fixtures")]
 
 
 def _path(argument: str) -> Path:
@@ -89,8 +87,14 @@ def pytest_configure(config: pytest.Config) -> None:
         config.args[:] = []
     else:
         config.args[:] = [arg for arg in config.args if arg not in named]
+    for option, folder in zip(config.getoption("--t7-fixtures"), folders, strict=True):
+        if not folder.is_dir():
+            raise pytest.UsageError(f"--t7-fixtures: {option} is not a folder")
+    rtol = config.getoption("--t7-rtol")
+    if rtol is not None and not 0 <= rtol < math.inf:
+        raise pytest.UsageError(f"--t7-rtol: {rtol} is not a finite number of at least 0")
     try:
-        file = _option(config, "--t7-known-differences")
+        file = config.getoption("--t7-known-differences")
         config.stash[KNOWN_DIFFERENCES] = read_known_differences(file) if file else []
     except (NotT7Error, ValueError) as error:
         raise pytest.UsageError(f"--t7-known-differences: {error}") from None
@@ -104,13 +108,19 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
     """Collect the fixtures that the command names in a folder, or all fixtures of the folder."""
     named = [Path(path) for path in getattr(config.option, "t7_named", [])]
-    if _folders(config):
-        _check_device(_option(config, "--t7-device"))
-    for folder in _folders(config):
+    folders = _folders(config)
+    if folders:
+        _check_device(config.getoption("--t7-device"))
+    files: dict[Path, None] = {}  # folders may be in each other
+    for folder in folders:
         chosen = [path for path in named if path.is_relative_to(folder)] or [folder]
-        for file in sorted(folder.rglob("*.t7")):
-            if file.is_file() and _inside(file.resolve(), chosen):
-                items.extend(FixtureFile.from_parent(session, path=file).collect())
+        found = (file for file in sorted(folder.rglob("*.t7")) if file.is_file())
+        files |= dict.fromkeys(file for file in found if _inside(file.resolve(), chosen))
+    for path in named:
+        if not any(_inside(file.resolve(), [path]) for file in files):
+            raise pytest.UsageError(f"no .t7 file: {path}")
+    for file in files:
+        items.extend(FixtureFile.from_parent(session, path=file).collect())
 
 
 def _check_device(device: str) -> None:
@@ -151,17 +161,19 @@ class FixtureItem(pytest.Item):
         from dpnn_bridge.parity.verify import is_comparable, is_fixture
         from dpnn_bridge.plugins import load_plugins
 
-        device, rtol = _option(self.config, "--t7-device"), _option(self.config, "--t7-rtol")
-        load_plugins(_option(self.config, "--t7-plugin"))
+        device, rtol = self.config.getoption("--t7-device"), self.config.getoption("--t7-rtol")
+        load_plugins(self.config.getoption("--t7-plugin"))
         fixture = read_t7(self.path)
-        if not is_fixture(fixture) or not is_comparable(fixture):
+        if not is_fixture(fixture):
             pytest.skip("not a fixture: expected a table with a module, its input and its results")
+        if not is_comparable(fixture):
+            pytest.skip("an incomplete fixture: it contains a module and an input, and no results")
         tolerance = Tolerance() if rtol is None else Tolerance(rtol, rtol)
         result = check(fixture, device=device, tolerance=tolerance)
         mark_known(result.differences, self.config.stash[KNOWN_DIFFERENCES], self.path.stem)
         result.raise_for_failures()
         if reasons := known_reasons(result.differences):
-            pytest.xfail(KNOWN + "\n".join(reasons))
+            pytest.xfail(KNOWN + "\n".join(" ".join(reason.split()) for reason in reasons))
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """Format errors of this package as their message, others with a traceback."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dpnn_bridge.cli.terminal import plain_table
-from dpnn_bridge.compare.verdict import Verdict
+from dpnn_bridge.compare.verdict import MARKS, Verdict
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -14,6 +14,24 @@ if TYPE_CHECKING:
 
     from dpnn_bridge.compare.differences import Difference
     from dpnn_bridge.parity.verification import Layer, Verification
+
+#: colour of a verdict: yellow if differences were accepted or nothing was compared
+_COLOURS = {
+    Verdict.EQUAL: "green",
+    Verdict.ROUNDING: "green",
+    Verdict.RANDOM: "yellow",
+    Verdict.KNOWN: "yellow",
+    Verdict.DIFFERENT: "red",
+    None: "yellow",
+}
+#: heading of a column -> the number of a comparison in it
+NUMBERS: dict[str, Callable[[Difference], str]] = {
+    "max abs": lambda d: f"{d.absolute:.1e}",
+    "relative": lambda d: f"{d.error:.1e}",
+    "allowed": lambda d: f"{d.tolerance:.0e}" if d.tolerance else "0",
+    "cosine": lambda d: f"{d.cosine:.6f}",
+    "SNR dB": lambda d: f"{d.snr:.0f}",
+}
 
 
 def print_checklist(result: Verification, console: Console, *, verbose: bool = False) -> None:
@@ -34,10 +52,9 @@ def print_checklist(result: Verification, console: Console, *, verbose: bool = F
         console.print(Text(f"{verdict.text}: {_shortened(names)}: {reason}", "yellow"), soft_wrap=True)
     for note in result.notes:
         console.print(Text(f"note: {note}", "yellow"), soft_wrap=True)
-    marks = dict.fromkeys(_mark(d).plain for d in result.differences if d.verdict is not Verdict.EQUAL)
-    if marks:
-        console.print(Text(f"marks: {', '.join(f'{m} {LEGEND[m]}' for m in ['✓', *marks])}", "dim"), soft_wrap=True)
-    console.print(Text(summary(result), _STYLES[result.verdict]), soft_wrap=True)
+    if marks := _legend(result):
+        console.print(Text(f"marks: {', '.join(marks)}", "dim"), soft_wrap=True)
+    console.print(Text(summary(result), f"bold {_COLOURS[result.verdict]}"), soft_wrap=True)
 
 
 class _Checklist:
@@ -75,7 +92,7 @@ class _Checklist:
         name = "  " * layer.depth + (layer.path.rpartition(".")[2] or "model")
         if not shown:
             note = layer.note or self.evidence.get(layer.class_name, "")
-            self.table.add_row(Text("·", "dim"), name, layer.class_name, Text(note, "dim"))
+            self.table.add_row(Text(MARKS[None], "dim"), name, layer.class_name, Text(note, "dim"))
         for i, d in enumerate(shown):
             label = (name, layer.class_name) if i == 0 else ("", "")
             also = f" (of {len(compared)})" if self.wide and not self.verbose and len(compared) > 1 else ""
@@ -91,42 +108,19 @@ def _shortened(names: list[str]) -> str:
     return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
-#: style of the last line; yellow if differences were accepted or nothing was compared
-_STYLES = {
-    Verdict.EQUAL: "bold green",
-    Verdict.ROUNDING: "bold green",
-    Verdict.RANDOM: "bold yellow",
-    Verdict.KNOWN: "bold yellow",
-    Verdict.DIFFERENT: "bold red",
-    None: "bold yellow",
-}
-
-
-#: sign in front of a layer -> meaning
-LEGEND = {
-    "✓": "equal",
-    "≈": "rounding only",
-    "≠": "accepted, for the reason above",
-    "✗": "different",
-    "·": "not compared",
-}
+def _legend(result: Verification) -> list[str]:
+    """Return the signs of a table with their meanings; none if all that was compared is equal."""
+    verdicts = {d.verdict for d in result.differences}
+    if verdicts <= {Verdict.EQUAL}:
+        return []
+    marks = [f"{MARKS[v]} {v.text}" for v in Verdict if v in verdicts | {Verdict.EQUAL}]
+    return [*marks, f"{MARKS[None]} not compared"] if any(not layer.compared for layer in result.layers) else marks
 
 
 def _mark(difference: Difference) -> Any:
     from rich.text import Text
 
-    marks = {Verdict.EQUAL: ("✓", "green"), Verdict.ROUNDING: ("≈", "green"), Verdict.DIFFERENT: ("✗", "red")}
-    return Text(*marks.get(difference.verdict, ("≠", "yellow")))
-
-
-#: heading of a column -> the number of a comparison in it
-NUMBERS: dict[str, Callable[[Difference], str]] = {
-    "max abs": lambda d: f"{d.absolute:.1e}",
-    "relative": lambda d: f"{d.error:.1e}",
-    "allowed": lambda d: f"{d.tolerance:.0e}" if d.tolerance else "0",
-    "cosine": lambda d: f"{d.cosine:.6f}",
-    "SNR dB": lambda d: f"{d.snr:.0f}",
-}
+    return Text(MARKS[difference.verdict], _COLOURS[difference.verdict])
 
 
 def _cells(d: Difference, names: list[str]) -> list[str]:

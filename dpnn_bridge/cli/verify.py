@@ -135,9 +135,9 @@ def verify_command(weights: Path | None, later: bool, partial_sandbox: bool, **o
     files in data formats are checked, unless you pass --trust-manifest.
 
     The forward pass and the gradients have separate verdicts. `rounding only`: rounding explains the difference.
-    `random`: the reference needs a seed. `known fault of Torch7`: the report names it. `different`: all other cases.
+    `random`: the reference needs a seed. `known difference`: the report names the reason. `different`: all other cases.
 
-    Marks: ✓ equal, ≈ rounding only, ≠ random or known, ✗ different, · not compared.
+    Marks: ✓ equal, ≈ rounding only, ? random, ≠ known difference, ✗ different, · not compared.
     """
     if _verify_network(weights, later, options):
         return

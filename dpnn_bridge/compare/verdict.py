@@ -13,7 +13,7 @@ class Verdict(str, Enum):
         EQUAL: within the tolerance, and in single precision within the limit of the rounding test.
         ROUNDING: beyond the tolerance, and explained by rounding, see :mod:`dpnn_bridge.parity.rounding`.
         RANDOM: depends on random numbers, and the reference has neither a seed nor the noise.
-        KNOWN: a known fault of Torch7, or a listed known difference; always with its reason.
+        KNOWN: a known difference: a fault of Torch7, or an entry of the user's list; always with its reason.
         DIFFERENT: none of these.
     """
 
@@ -26,7 +26,7 @@ class Verdict(str, Enum):
     @property
     def text(self) -> str:
         """In words."""
-        return {"rounding": "rounding only", "known": "known fault of Torch7"}.get(self.value, self.value)
+        return {"rounding": "rounding only", "known": "known difference"}.get(self.value, self.value)
 
     @property
     def severity(self) -> int:
@@ -34,8 +34,15 @@ class Verdict(str, Enum):
         return list(Verdict).index(self)
 
 
-#: verdict -> the sign beside its colour
-MARKS = {Verdict.EQUAL: "✓", Verdict.ROUNDING: "≈", Verdict.RANDOM: "?", Verdict.KNOWN: "≠", Verdict.DIFFERENT: "✗"}
+#: verdict -> the sign beside its colour; None: not compared
+MARKS: dict[Verdict | None, str] = {
+    Verdict.EQUAL: "✓",
+    Verdict.ROUNDING: "≈",
+    Verdict.RANDOM: "?",
+    Verdict.KNOWN: "≠",
+    Verdict.DIFFERENT: "✗",
+    None: "·",
+}
 
 
 def worst_verdict(verdicts: Iterable[Verdict]) -> Verdict | None:

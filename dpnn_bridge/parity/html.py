@@ -12,8 +12,8 @@ from markupsafe import Markup
 from dpnn_bridge.base.display import in_html
 from dpnn_bridge.base.pages import rendered, static
 from dpnn_bridge.compare.differences import Difference
-from dpnn_bridge.compare.verdict import Verdict
-from dpnn_bridge.parity.verification import Layer, Verification, headline, reasons, verdicts
+from dpnn_bridge.compare.verdict import MARKS, Verdict
+from dpnn_bridge.parity.verification import Layer, Verification, headline, reasons, verdicts, what_differs
 
 #: relative differences below this are drawn on the axis
 SMALLEST = 1e-17
@@ -46,7 +46,7 @@ def page(result: Verification, graph: str = "", facts: Sequence[tuple[str, str]]
         accepted=sum(d.accepted is not None for d in result.differences),
         failed=len(failed),
         first=first and _place(first, numbers),
-        failure=found and f"{_field(first, found) if first else found.name}: {_sentence(found)}",
+        failure=found and f"{what_differs(first, found) if first else found.name}: {_sentence(found)}",
         facts=[*_facts(result), *facts],
         reasons=[(v.text.capitalize(), ", ".join(names), why) for (v, why), names in reasons(result).items()],
         compared=bool(ran),
@@ -125,7 +125,7 @@ def _legend(differences: list[Difference]) -> Iterator[tuple[str, str, str]]:
 
 def _dot(layer: Layer, d: Difference, x: float, y: float, r: float) -> dict[str, Any]:
     gradient = d.is_gradient
-    place = f"{layer.path or 'model'} ({layer.class_name}) {_field(layer, d)}"
+    place = f"{layer.path or 'model'} ({layer.class_name}) {what_differs(layer, d)}"
     return {
         "gradient": gradient,
         "kind": "known" if d.accepted is not None else "bad" if not d.ok else "grad" if gradient else "good",
@@ -163,16 +163,19 @@ def _below(layers: list[Layer], i: int) -> Iterator[Layer]:
 
 
 def _row(layer: Layer) -> dict[str, Any]:
-    d, count = layer.worst, len(layer.differences) + len(layer.converted)
-    kind, mark = ("none", "·") if d is None else ("good", "✓") if layer.ok else ("bad", "✗")
-    if d is not None and d.verdict not in (Verdict.EQUAL, Verdict.DIFFERENT):
-        kind, mark = "known", "≠"
+    d, count = layer.worst, len(layer.compared)
+    kinds = {None: "none", Verdict.EQUAL: "good", Verdict.DIFFERENT: "bad"}
     return {
-        **{"kind": kind, "mark": mark, "depth": layer.depth, "parameters": layer.parameters},
+        **{
+            "kind": kinds.get(layer.verdict, "known"),
+            "mark": MARKS[layer.verdict],
+            "depth": layer.depth,
+            "parameters": layer.parameters,
+        },
         "name": layer.path.rpartition(".")[2] or "model",
         "lua": _name(layer.class_name),
         "torch": _name(layer.torch_type.removeprefix("torch.")),
-        "compared": layer.note if d is None else f"{_field(layer, d)}{f', of {count}' if count > 1 else ''}",
+        "compared": layer.note if d is None else f"{what_differs(layer, d)}{f', of {count}' if count > 1 else ''}",
         **_numbers(d),
     }
 
@@ -180,10 +183,6 @@ def _row(layer: Layer) -> dict[str, Any]:
 def _name(text: str) -> Markup:
     """Return a class name that breaks between its words when it must."""
     return Markup(re.sub(r"(?<=[a-z.])(?=[A-Z])", "<wbr>", in_html(text)))
-
-
-def _field(layer: Layer, d: Difference) -> str:
-    return d.name.removeprefix(f"{layer.path}.") if layer.path else d.name
 
 
 def _numbers(d: Difference | None) -> dict[str, str]:

@@ -70,7 +70,7 @@ class Layer:
 
     @property
     def worst(self) -> Difference | None:
-        """The difference that uses up most of its tolerance."""
+        """The difference of the worst verdict that uses up most of its tolerance."""
         return worst(self.compared)
 
 
@@ -155,7 +155,9 @@ class Verification:
         if failing:
             return min(failing, key=lambda layer: layer.order)
         failing = [layer for layer in self.layers if not layer.ok]
-        inner = [a for a in failing if not any(b is not a and b.path.startswith(a.path) for b in failing)]
+        paths = [layer.path for layer in failing]
+        containers = {a for a in paths if any(b != a and b.startswith(f"{a}." if a else "") for b in paths)}
+        inner = [layer for layer in failing if layer.path not in containers]
         return max(inner, key=lambda layer: layer.order, default=None)
 
     @property
@@ -170,7 +172,7 @@ class Verification:
         rows = []
         for layer in self.layers:
             w = layer.worst
-            verdict = f"{MARKS[layer.verdict]} {layer.verdict.text}" if layer.verdict else "·"
+            verdict = f"{MARKS[layer.verdict]} {layer.verdict.text if layer.verdict else ''}".strip()
             place = "\u2003" * layer.depth + (layer.path or "the model")
             error = (f"{w.error:.1e}", f"{w.tolerance:.0e}") if w else ("", layer.note)
             rows.append((verdict, place, layer.class_name, w.name if w else "", *error))
@@ -205,8 +207,12 @@ _LISTS = ("differences", "converted")
 
 
 def worst(differences: Sequence[Difference]) -> Difference | None:
-    """Return the difference that uses up most of its tolerance, failures first."""
-    return max(differences, key=lambda d: (not d.ok, d.error / d.tolerance if d.tolerance else d.error), default=None)
+    """Return the difference of the worst verdict that uses up most of its tolerance."""
+
+    def used(d: Difference) -> tuple[int, float]:
+        return d.verdict.severity, d.error / d.tolerance if d.tolerance else d.error
+
+    return max(differences, key=used, default=None)
 
 
 def _plain(difference: Difference) -> dict[str, Any]:
@@ -281,4 +287,5 @@ def _unseen(differences: Sequence[Difference]) -> str:
 
 
 def what_differs(layer: Layer, difference: Difference) -> str:
+    """Return the name of a comparison of a layer without the path of the layer."""
     return difference.name.removeprefix(f"{layer.path}.") if layer.path else difference.name

@@ -20,6 +20,7 @@ from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.base.pages import rendered, static
 from dpnn_bridge.base.version import package_version
+from dpnn_bridge.compare import verdict
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.pictures.kinds import KINDS
 from dpnn_bridge.pictures.nodes import ModelNode, label_lines
@@ -29,7 +30,7 @@ _ROOM = "dpnn_bridge.pictures"
 _UNFOLDED = 40
 
 #: a sign beside the colour of each verdict
-MARKS = {"equal": "✓", "rounding": "≈", "random": "?", "known": "≠", "different": "✗"}
+MARKS = {verdict.value: mark for verdict, mark in verdict.MARKS.items() if verdict is not None}
 
 
 @dataclass(frozen=True)

@@ -114,8 +114,8 @@ def test_known_differences_are_reported_with_their_reason(tmp_path: Path) -> Non
     result = run("--known-differences", KNOWN_FILE)
     assert result.exit_code == 0, result.output
     assert "≠" in result.stdout
-    assert "known fault of Torch7: output, gradInput: Torch7 loses the weights for good" in result.stdout
-    assert result.stdout.splitlines()[-1].startswith("PASS: forward known fault of Torch7, gradients known fault of")
+    assert "known difference: output, gradInput: Torch7 loses the weights for good" in result.stdout
+    assert result.stdout.splitlines()[-1].startswith("PASS: forward known difference, gradients known difference")
     data = json.loads(run("--known-differences", KNOWN_FILE, "--json").stdout)
     assert (data["ok"], data["verdict"]) == (True, "known")
     assert [d["name"] for d in data["whole"] if d["reason"].startswith("Torch7 loses")] == ["output", "gradInput"]
@@ -123,7 +123,7 @@ def test_known_differences_are_reported_with_their_reason(tmp_path: Path) -> Non
     other.write_text('[{"files": ["*forward_twice*"], "compared": ["gradInput"], "reason": "one of two"}]')
     result = run("--known-differences", other)
     assert result.exit_code == 4
-    assert "FAIL: forward different, gradients known fault of Torch7; 1 of " in result.stdout
+    assert "FAIL: forward different, gradients known difference; 1 of " in result.stdout
 
 
 def test_a_parameter_whose_gradients_torch7_keeps_apart_has_their_sum(tmp_path: Path) -> None:

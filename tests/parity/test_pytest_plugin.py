@@ -97,3 +97,39 @@ def test_a_device_that_is_not_there_is_one_error(pytester: pytest.Pytester, fold
         result = run(pytester, *PLUGIN, "--t7-fixtures", str(folder), "--t7-device", device)
         assert result.ret == pytest.ExitCode.USAGE_ERROR
         result.stderr.fnmatch_lines([f"*--t7-device: device={device}*PyTorch cannot use this device*available: cpu*"])
+
+
+def test_a_file_in_two_folders_is_one_test(pytester: pytest.Pytester, folder: Path) -> None:
+    inner = folder / "inner"
+    inner.mkdir()
+    (folder / "good.t7").rename(inner / "good.t7")
+    again = [f"--t7-fixtures={path}" for path in (folder, inner, folder)]
+    run(pytester, *PLUGIN, *again).assert_outcomes(passed=1, failed=1, skipped=1)
+
+
+def test_options_that_select_nothing_are_errors(pytester: pytest.Pytester, folder: Path) -> None:
+    for message, *arguments in (
+        ("--t7-fixtures: *missing is not a folder", f"--t7-fixtures={folder / 'missing'}"),
+        ("no .t7 file: *typo.t7", f"--t7-fixtures={folder}", str(folder / "typo.t7"), str(folder / "good.t7")),
+        ("--t7-rtol: nan is not a finite number*", f"--t7-fixtures={folder}", "--t7-rtol=nan"),
+    ):
+        result = run(pytester, *PLUGIN, *arguments)
+        assert result.ret == pytest.ExitCode.USAGE_ERROR, message
+        result.stderr.fnmatch_lines([f"*{message}"])
+
+
+def test_a_fixture_without_results_is_incomplete(pytester: pytest.Pytester, folder: Path) -> None:
+    table = dpnn_bridge.read_t7(folder / "good.t7")
+    for name in ("output", "gradInput", "gradParams"):
+        del table[name]
+    dpnn_bridge.write_t7(folder / "good.t7", table, force=True)
+    result = run(pytester, *PLUGIN, f"--t7-fixtures={folder}", str(folder / "good.t7"), "-rs")
+    result.stdout.fnmatch_lines(["*an incomplete fixture: *no results*"])
+
+
+def test_a_reason_of_two_lines_counts_once(pytester: pytest.Pytester, folder: Path) -> None:
+    known = pytester.path / "known.json"
+    known.write_text('[{"files": ["bad"], "compared": ["*"], "reason": "a weight\\nof two lines"}]')
+    result = run(pytester, *PLUGIN, f"--t7-fixtures={folder}", "--t7-known-differences", str(known))
+    result.stdout.fnmatch_lines(["  1 fixture   a weight of two lines"])
+    result.stdout.no_fnmatch_line("  1 fixture   of two lines")

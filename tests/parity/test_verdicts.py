@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
 from conftest import FIXTURES, manifest
+from rich.console import Console
 from samples import SAMPLES
 from torch import Tensor, nn
 
 import dpnn_bridge
+from dpnn_bridge.cli.checklist import print_checklist
 from dpnn_bridge.cli.verify import verify_command
-from dpnn_bridge.compare.differences import Tolerance, compare
+from dpnn_bridge.compare.differences import Difference, Tolerance, compare
 from dpnn_bridge.compare.verdict import Verdict, worst_verdict
 from dpnn_bridge.conversion.lua_values import lua_value, to_value
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.parity.faults import Faults
+from dpnn_bridge.parity.html import _rows
+from dpnn_bridge.parity.verification import Layer, Verification
 from dpnn_bridge.parity.verify import verify
 
 DROPOUT = "Sequential__net_mlp_bn_dropout__double_train"
@@ -34,6 +39,34 @@ def test_the_worst_verdict_counts() -> None:
     assert worst_verdict([Verdict.EQUAL, Verdict.KNOWN, Verdict.RANDOM]) is Verdict.KNOWN
     assert worst_verdict([]) is None
     assert [v.value for v in sorted(Verdict, key=lambda v: v.severity)][-1] == "different"
+
+
+def layer(path: str, *differences: Difference) -> Layer:
+    return Layer(path, path.count("."), "nn.Any", "torch.nn.Any", 0, list(differences))
+
+
+def test_every_sign_has_its_meaning_and_a_layer_that_of_its_verdict() -> None:
+    """A difference with tolerance 0 does not hide behind one that uses up more of its tolerance."""
+    known = Difference("gradInput", 0.5, 0.0, accepted=Verdict.KNOWN, reason="listed")
+    nearly = Difference("output", 0.9e-10, 1e-10)
+    random = Difference("output", 1.0, 1e-10, accepted=Verdict.RANDOM, reason="drawn")
+    result = Verification("m.t7", "r.t7", "", "", "", "eval", "cpu", "")
+    result.layers = [layer("a", known, nearly), layer("b", random), layer("c")]
+    text = StringIO()
+    print_checklist(result, Console(file=text, width=200))
+    lines = text.getvalue().splitlines()
+    signs = {words[1]: words[0] for words in map(str.split, lines) if words[1:2] and words[1] in "abc"}
+    assert signs == {"a": "≠", "b": "?", "c": "·"}
+    assert "marks: ✓ equal, ? random, ≠ known difference, · not compared" in lines
+    assert [row["mark"] for row in _rows(result, {})] == ["≠", "?", "·"]
+
+
+def test_a_layer_does_not_contain_one_whose_name_begins_with_its_own() -> None:
+    wrong = Difference("gradInput", 1.0, 0.0)
+    result = Verification("m.t7", "r.t7", "", "", "", "eval", "cpu", "")
+    result.layers = [layer("unit", wrong), layer("units", wrong)]
+    result.layers[0].order, result.layers[1].order = 2, 1
+    assert result.first_deviating is result.layers[0]
 
 
 def test_metrics_of_a_comparison() -> None:

@@ -245,7 +245,7 @@ def test_html_page_of_a_pass_names_known_differences(tmp_path: Path) -> None:
     weights_shared = FIXTURES / "nn" / "nn.Sequential" / "Sequential__net_siamese_weightonly__double_train.t7"
     run(weights_shared, "--known-differences", KNOWN_FILE, "--html", tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
-    assert "✓ All comparisons agree except 4 that are accepted: forward equal, gradients known fault of Torch7" in page
+    assert "✓ All comparisons agree except 4 that are accepted: forward equal, gradients known difference" in page
     assert "the layers share weights and not gradients" in page
     assert page.count("class=known") >= 4
     assert "class=bad" not in page
