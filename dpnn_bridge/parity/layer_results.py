@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -32,7 +32,7 @@ from dpnn_bridge.outputs.written import Results, Written, run_modules
 from dpnn_bridge.parity.accepted import accept_random, accept_rounding
 from dpnn_bridge.parity.bounded import RunLimits
 from dpnn_bridge.parity.judge import draws_of
-from dpnn_bridge.parity.layers import tree
+from dpnn_bridge.parity.layers import Node, tree
 from dpnn_bridge.parity.rounding import distances
 from dpnn_bridge.parity.verification import Layer, Verification
 
@@ -52,18 +52,29 @@ BITS = Tolerance(0.0, 0.0, torch.finfo(torch.float64).tiny)
 
 
 class NamedLayers:
-    """The layers of a result by the names of PyTorch's modules."""
+    """The layers of a result by the names of PyTorch's modules.
 
-    def __init__(self, result: Verification, module: nn.Module) -> None:
-        nodes = {id(node.module): layer for node, layer in zip(tree(module), result.layers, strict=True)}
-        self.result = result
-        self.by_name: dict[str, Layer] = {n: nodes[id(m)] for n, m in module.named_modules() if id(m) in nodes}
+    Args:
+        result: With its layers, in the order of the tree.
+        module: The model.
+        nodes: Its tree before a run that may have changed it; default: as it is.
+    """
+
+    def __init__(self, result: Verification, module: nn.Module, nodes: Sequence[Node] | None = None) -> None:
+        pairs = zip(tree(module) if nodes is None else nodes, result.layers, strict=True)
+        self.by_id: dict[int, Layer] = {id(node.module): layer for node, layer in pairs}
+        self.result, self.names = result, {id(m): name for name, m in module.named_modules()}
+        self.by_name: dict[str, Layer] = {n: self.by_id[i] for i, n in self.names.items() if i in self.by_id}
 
     def of(self, name: str) -> Layer:
         """Return the layer that a module, or one that is hidden in it, represents."""
         while name not in self.by_name:
             name = name.rpartition(".")[0]
         return self.by_name[name]
+
+    def of_module(self, module: nn.Module) -> Layer:
+        """Return the layer of a module, or of the one that it is hidden in."""
+        return self.by_id.get(id(module)) or self.of(self.names.get(id(module), ""))
 
     def set_order(self, ran: Results) -> None:
         """Set the order of the layers to that in which they finished."""

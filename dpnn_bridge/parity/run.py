@@ -112,14 +112,13 @@ UNPLACED = ("params", "gradParams", "after")
 
 def _place(result: Verification, outcome: Outcome) -> None:
     """Give every parameter, gradient and buffer to the layer that owns it or contains its owner."""
-    layers = NamedLayers(result, outcome.module)
-    names = {id(m): name for name, m in outcome.module.named_modules()}
+    layers = NamedLayers(result, outcome.module, outcome.nodes)
     owners = list(registry.parameters(outcome.module))
     for prefix in ("params[", "gradParams["):
         found = [d for d in outcome.whole if d.name.startswith(prefix)]
         for (owner, name, spec), difference in zip(owners, found if len(found) == len(owners) else [], strict=False):
             field = name if prefix == "params[" else fields.grad_field(name, spec)
-            _give(layers.of(names.get(id(owner), "")), difference, field)
+            _give(layers.of_module(owner), difference, field)
     for difference in outcome.whole:
         kind, _, place = difference.name.partition(".")
         if kind in ("after", "params"):

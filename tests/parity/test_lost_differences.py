@@ -55,6 +55,10 @@ def test_a_weight_in_a_hidden_module_belongs_to_the_layer_around_it(tmp_path: Pa
     assert [layer.path for layer in result.layers if not layer.ok] == ["modules[1]"]
 
 
+def test_a_container_may_make_modules_in_its_run() -> None:
+    assert verify(FIXTURES / "nn" / "nn.MapTable" / "MapTable__shared__float_train.t7").verdict is Verdict.EQUAL
+
+
 @pytest.mark.parametrize("dtype", [None, torch.float64, torch.float16])
 def test_parameters_are_compared_in_every_precision(dtype: torch.dtype | None, tmp_path: Path) -> None:
     model = dpnn_bridge.to_torch(dpnn_bridge.to_lua(nn.Linear(5, 3))).eval()
