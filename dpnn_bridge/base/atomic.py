@@ -53,7 +53,8 @@ def protecting(inputs: Callable[[], Iterable[StrPath]]) -> AbstractContextManage
 def imported_files() -> list[str]:
     """Return the Python files that this process has imported, but for those of its installation."""
     files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
-    return [file for file in files if file and not file.startswith((sys.prefix, sys.base_prefix))]
+    installed = tuple(os.path.join(prefix, "") for prefix in (sys.prefix, sys.base_prefix))
+    return [file for file in files if file and not file.startswith(installed)]
 
 
 def check_output(path: StrPath, force: bool, inputs: Iterable[StrPath] = ()) -> None:

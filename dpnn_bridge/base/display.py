@@ -26,7 +26,7 @@ def shortened(text: str, longest: int = LONGEST_NAME) -> str:
     if len(text) <= longest:
         return text
     half = longest // 2
-    return f"{text[:half]}… ({len(text) - 2 * half} more characters) …{text[-half:]}"
+    return f"{text[:half]}… ({counted(len(text) - 2 * half, 'more character')}) …{text[-half:]}"
 
 
 def counted(number: int, noun: str) -> str:

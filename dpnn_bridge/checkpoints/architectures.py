@@ -45,7 +45,7 @@ def architecture_of(module: nn.Module) -> Architecture | None:
             if digest(shapes, shape) == known["digest"]:
                 call, _, given = name.partition("(")
                 classes = [f"num_classes={shape[1]}"] if shape[1] != known["classes"] else []
-                arguments = ", ".join([*([given.rstrip(")")] if given else []), *classes])
+                arguments = ", ".join([*([given.removesuffix(")")] if given else []), *classes])
                 return Architecture(f"{call}({arguments})" if arguments else call, known["input"])
     return None
 

@@ -121,6 +121,7 @@ class _Surroundings:
         return value.torch().clone()
 
     def _table(self, table: LuaTable) -> Any:
-        items = {k: self.plain(v) for k, v in table.items() if isinstance(k, (bool, int, float, str))}
+        items = {k: self.plain(v) for k, v in table.dict_items() if isinstance(k, (bool, int, float, str))}
         items = {k: v for k, v in items.items() if v is not None}
-        return list(items.values()) if items and list(items) == list(range(1, len(items) + 1)) else items
+        is_array = not any(isinstance(k, bool) for k in items) and list(items) == list(range(1, len(items) + 1))
+        return list(items.values()) if items and is_array else items

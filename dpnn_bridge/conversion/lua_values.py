@@ -48,7 +48,7 @@ class _Values:
             array = value.as_list()
             if len(array) == len(value):
                 return [self.of(v) for v in array]
-            return {k: self.of(v) for k, v in value.items()}
+            return {k: self.of(v) for k, v in value.dict_items()}
         if not isinstance(value, (LuaTensor, LuaStorage)):
             return value
         storage = value.storage if isinstance(value, LuaTensor) else value

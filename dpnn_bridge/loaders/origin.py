@@ -60,7 +60,7 @@ def name_of(origin: Origin) -> str:
     if isinstance(origin, (str, os.PathLike)):
         return os.fspath(origin)
     if isinstance(origin, (bytes, bytearray, memoryview)):
-        return f"<{len(origin)} bytes>"
+        return f"<{memoryview(origin).nbytes} bytes>"
     name = getattr(origin, "name", None)
     return name if isinstance(name, str) else f"<{type(origin).__name__}>"
 

@@ -13,6 +13,7 @@ import struct
 from collections.abc import Generator
 from typing import Any
 
+from dpnn_bridge.errors import LuaValueError
 from dpnn_bridge.loaders.stream import StreamError
 from dpnn_bridge.objects import LuaObject, LuaTable
 
@@ -103,8 +104,12 @@ class Vec(Serializer):
             table.entries[i] = yield
 
     def write(self, obj: LuaObject, file: Any) -> Writing:
-        file.long(len(obj.payload))
-        yield from obj.payload.values()
+        count = len(obj.payload)
+        if any(i not in obj.payload for i in range(1, count + 1)):
+            raise LuaValueError(f"a {obj.class_name} has the keys 1, 2, … alone; expected each of them up to {count}")
+        file.long(count)
+        for i in range(1, count + 1):
+            yield obj.payload.get(i)
 
 
 class DataSet(Serializer):

@@ -14,7 +14,7 @@ from typing_extensions import Unpack
 from dpnn_bridge.base.arguments import check_types, checks_arguments, hints_of
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.display import printable
-from dpnn_bridge.errors import T7Error, T7FormatError, T7LimitError, T7Warning
+from dpnn_bridge.errors import OptionError, T7Error, T7FormatError, T7LimitError, T7Warning
 from dpnn_bridge.loaders.ascii_stream import AsciiStream
 from dpnn_bridge.loaders.encoding import Encoding, check_head, encodings, transfer_damage
 from dpnn_bridge.loaders.fast_reader import FastReader
@@ -184,6 +184,8 @@ def loads(data: bytes | bytearray | memoryview | str | LuaStorage, **options: Un
     if isinstance(data, str):
         data = data.encode("utf-8", "surrogateescape")
     elif isinstance(data, LuaStorage):
+        if data.dtype.itemsize != 1:
+            raise OptionError(f"loads: argument data: expected a storage of bytes or characters, found {data!r}")
         data = data.numpy().tobytes()
     return _read(BytesSource(data), Reader.read, ReadOptions(**options))[0]
 

@@ -9,6 +9,7 @@ import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from torch import nn
 
 import dpnn_bridge
 from dpnn_bridge.base import folders, reading, writing
+from dpnn_bridge.base.atomic import imported_files
 from dpnn_bridge.batch import manifest
 from dpnn_bridge.batch.manifest import Manifest
 from dpnn_bridge.errors import OutputError
@@ -86,6 +88,17 @@ def test_a_disk_that_never_answers_is_an_error(tmp_path: Path, fault: Any, monke
         save(tmp_path / "m.t7")
     assert len(tries) == 3
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_files_of_an_installation_are_those_in_its_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not those in a folder whose name begins with its name."""
+    for name, file in {"own": "/x/env-project/own.py", "other": "/x/env/lib/other.py"}.items():
+        module = ModuleType(name)
+        module.__file__ = file
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(sys, "prefix", "/x/env")
+    assert "/x/env-project/own.py" in imported_files()
+    assert "/x/env/lib/other.py" not in imported_files()
 
 
 @pytest.mark.parametrize("force", [True, False])

@@ -11,6 +11,7 @@ import pytest
 from dpnn_bridge.checkpoints.contents import surroundings
 from dpnn_bridge.checkpoints.find import NAMESPACES, candidates, follow, select
 from dpnn_bridge.conversion import registry
+from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.errors import ModelNotFoundError
 from dpnn_bridge.loaders import dumps
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
@@ -197,6 +198,15 @@ def test_cycles_end() -> None:
     root = table(net=NET)
     root["self"] = root
     assert [c.key for c in candidates(root)] == ["net"]
+
+
+def test_boolean_keys_are_no_numbers() -> None:
+    both = LuaTable([(1, "one"), (True, "yes"), (False, "no")])
+    assert surroundings(table(both=both, flags=LuaTable([(True, "yes")]))) == {
+        "both": {1: "one", "true": "yes", False: "no"},
+        "flags": {True: "yes"},
+    }
+    assert to_value(both) == {1: "one", "true": "yes", False: "no"}
 
 
 def test_surroundings() -> None:

@@ -17,7 +17,7 @@ from conftest import FIXTURES
 from fuzz.graphs import walk
 from test_t7_differential import FILES, SAMPLE
 
-from dpnn_bridge.errors import OutputExistsError, T7FormatError, VerificationError
+from dpnn_bridge.errors import LuaValueError, OptionError, OutputExistsError, T7FormatError, VerificationError
 from dpnn_bridge.loaders import WriteOptions, dumps, loads, read_all, read_t7, write_all, write_t7
 from dpnn_bridge.loaders import t7_writer as t7_writer_module
 from dpnn_bridge.loaders.compare import difference
@@ -213,6 +213,19 @@ def test_numbers_of_numpy_are_numbers(number: Any, tmp_path: Path) -> None:
     table = read_t7(path)
     assert (table["a"], type(table["a"])) == (number.item(), type(number.item()))
     assert table[7] == "b"
+
+
+def test_a_vector_is_written_in_the_order_of_its_keys() -> None:
+    vector = LuaObject("tds.Vec", LuaTable([(2, "b"), (1, "a")]))
+    assert dict(loads(dumps(vector))) == {1: "a", 2: "b"}
+    del vector[1]
+    with pytest.raises(LuaValueError, match=r"a tds\.Vec has the keys 1, 2, … alone"):
+        dumps(vector)
+
+
+def test_storages_of_numbers_are_no_serialized_strings() -> None:
+    with pytest.raises(OptionError, match=r"a storage of bytes or characters, found <torch\.Double"):
+        loads(LuaStorage("torch.DoubleStorage", 3, np.zeros(3)))
 
 
 def _umask() -> int:
