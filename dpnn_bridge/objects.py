@@ -112,11 +112,6 @@ class LuaTable(MutableMapping):
             i += 1
         return values
 
-    def dict_items(self) -> Iterator[tuple[Any, Any]]:
-        """Yield the items for a dict: ``true`` beside 1 and ``false`` beside 0, one key in Python, become strings."""
-        for key, value in self.items():
-            yield (str(key).lower() if isinstance(key, bool) and int(key) in self else key), value
-
     def __getitem__(self, key: Any) -> Any:
         try:
             return self.entries[BOOLEAN_KEYS[key] if isinstance(key, bool) else key]

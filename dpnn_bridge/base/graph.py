@@ -58,6 +58,12 @@ def values_in(*roots: Any) -> Iterator[LuaTable | LuaObject | LuaFunction | LuaT
             stack.append(value.storage)
 
 
+def dict_items(table: LuaTable) -> Iterator[tuple[Any, Any]]:
+    """Yield the items for a dict: ``true`` beside 1 and ``false`` beside 0, one key in Python, become strings."""
+    for key, value in table.items():
+        yield (str(key).lower() if isinstance(key, bool) and int(key) in table else key), value
+
+
 def without_entries(value: LuaTable | LuaObject) -> LuaTable | LuaObject:
     """Return a new table, or a new object of the same class, version and header, whose entries are still to be copied.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dpnn_bridge.base.display import printable, shortened
-from dpnn_bridge.base.graph import MAX_DEPTH, format_path
+from dpnn_bridge.base.graph import MAX_DEPTH, dict_items, format_path
 from dpnn_bridge.base.suffixes import TORCH7
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 
@@ -121,7 +121,7 @@ class _Surroundings:
         return value.torch().clone()
 
     def _table(self, table: LuaTable) -> Any:
-        items = {k: self.plain(v) for k, v in table.dict_items() if isinstance(k, (bool, int, float, str))}
+        items = {k: self.plain(v) for k, v in dict_items(table) if isinstance(k, (bool, int, float, str))}
         items = {k: v for k, v in items.items() if v is not None}
         is_array = not any(isinstance(k, bool) for k in items) and list(items) == list(range(1, len(items) + 1))
         return list(items.values()) if items and is_array else items

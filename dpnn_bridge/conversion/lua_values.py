@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.base.contiguous import contiguous_strides
-from dpnn_bridge.base.graph import key_text
+from dpnn_bridge.base.graph import dict_items, key_text
 from dpnn_bridge.conversion.storable import of_tensor
 from dpnn_bridge.errors import ConversionLimitError, LuaValueError
 from dpnn_bridge.objects import ELEMENT_DTYPES, LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype
@@ -48,7 +48,7 @@ class _Values:
             array = value.as_list()
             if len(array) == len(value):
                 return [self.of(v) for v in array]
-            return {k: self.of(v) for k, v in value.dict_items()}
+            return {k: self.of(v) for k, v in dict_items(value)}
         if not isinstance(value, (LuaTensor, LuaStorage)):
             return value
         storage = value.storage if isinstance(value, LuaTensor) else value
