@@ -99,10 +99,8 @@ class LuaTable(MutableMapping):
 
     @classmethod
     def from_list(cls, values: Iterable[Any]) -> LuaTable:
-        """Return a table with keys 1, 2, …"""
-        table = cls()
-        table.entries = dict(enumerate(values, 1))
-        return table
+        """Return a table with keys 1, 2, …; None is a gap."""
+        return cls(enumerate(values, 1))
 
     def as_list(self) -> list[Any]:
         """Return the values at 1, 2, … up to the first gap, as Lua's ``ipairs`` visits them."""
@@ -345,8 +343,10 @@ class LuaTensor(Elements):
 
         Raises:
             TypeError: elements of ``class_name`` have another dtype, or the array is masked.
+            KeyError: no tensor class has its dtype.
         """
-        array = np.ascontiguousarray(unmasked(array))
+        array = np.asarray(unmasked(array))
+        array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
         expected = element_dtype(class_name) if class_name else None
         if expected is not None and array.dtype != expected:
             raise TypeError(f"{class_name} holds {expected}, the array {array.dtype}: use array.astype({expected})")

@@ -64,7 +64,7 @@ def _update(path: Path) -> None:
         for file in (name for name in imported if name.endswith(".py")):
             with suppress(OSError):
                 os.unlink(cache_from_source(file))
-    name = import_file(path, "dpnn_bridge_plugin", name).__name__
+    name = import_file(path, "dpnn_bridge_plugin", name, registry.unregister).__name__
     code = {file: checksum for file, checksum in files.items() if file.endswith(".py")}
     _loaded[path] = name, _checksums(path) | code  # data that the plugin itself writes are as it left them
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -18,13 +19,16 @@ class _SourceLoader(SourceFileLoader):
         return self.source_to_code(self.get_data(self.path), self.path)
 
 
-def import_file(path: Path, prefix: str, name: str = "") -> ModuleType:
+def import_file(
+    path: Path, prefix: str, name: str = "", forget: Callable[[str], object] = lambda name: None
+) -> ModuleType:
     """Run a Python file as a module that ``inspect`` and ``pickle`` find; one that raises leaves no module.
 
     Args:
         path: The file.
         prefix: Beginning of the module's name. The name of the file follows, so that no other module is replaced.
         name: Name of the module when the file ran before; else empty.
+        forget: Called with the name of the module if the file raises, to undo what it did before.
     """
     with Exclusive(import_file):  # another thread may be importing a file of the same name
         if not name:
@@ -39,5 +43,6 @@ def import_file(path: Path, prefix: str, name: str = "") -> ModuleType:
         loader.exec_module(module)
     except BaseException:
         sys.modules.pop(name, None)
+        forget(name)
         raise
     return module

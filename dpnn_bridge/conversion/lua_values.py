@@ -203,7 +203,7 @@ def lua_value(value: Any, module: Callable[[Any], Any] | None = None, path: str 
     if isinstance(value, np.ndarray):
         array = value.astype(np.uint8) if value.dtype == np.bool_ else value
         try:
-            return LuaTensor.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+            return LuaTensor.from_numpy(array)
         except KeyError:
             raise _no_tensor_of(value.dtype, path) from None
         except TypeError as error:

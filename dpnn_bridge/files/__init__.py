@@ -118,7 +118,7 @@ def load_local(
     if contents is None:
         content = format_of(file.path).load(file.path, file.name)
         module, report = container.unpack(content, options, file.name)
-        return (_chosen(module, key, file.name) if key and isinstance(module, Models) else module), report
+        return (_chosen(module, key, file.name, report) if key else module), report
     root, encoding = contents
     obj, key, others = select(root, key, file.name, together=True, knows=options.knows)
     module, report = convert_object(obj, options, key)
@@ -142,10 +142,13 @@ def unread(encoding: Encoding) -> list[str]:
     return [f"{encoding.trailing} bytes after the first object of the file are not read ({several})"]
 
 
-def _chosen(models: Models, key: str, name: str) -> nn.Module:
-    if key not in models:
-        raise ModelNotFoundError(f"{name}: no entry at key {key!r}. Models in the file: {', '.join(models)}")
-    return models[key]
+def _chosen(module: nn.Module, key: str, name: str, report: Report) -> nn.Module:
+    """Return the model of a converted file that has a key in the ``.t7`` file."""
+    own = (report.metadata or {}).get("key")
+    keys = list(module) if isinstance(module, Models) else [own if isinstance(own, str) and own else key]
+    if key not in keys:
+        raise ModelNotFoundError(f"{name}: no entry at key {key!r}. Models in the file: {', '.join(keys)}")
+    return module[key] if isinstance(module, Models) else module
 
 
 def classes_in_lua(lua: Any, sandbox: bool | Literal["partial"]) -> dict[str, Any]:

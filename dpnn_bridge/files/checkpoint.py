@@ -20,7 +20,7 @@ from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.conversion.options import OptionKeywords, Options
 from dpnn_bridge.conversion.torch_context import TorchConversion
 from dpnn_bridge.errors import ConversionError, ModelNotFoundError
-from dpnn_bridge.files import load_with_report
+from dpnn_bridge.files import load_local
 from dpnn_bridge.legacy.pickles import read_source
 from dpnn_bridge.loaders.origin import Origin, local_file
 from dpnn_bridge.modules.several import Models
@@ -33,6 +33,7 @@ _OPTIONS = re.compile(r"opts?$|options?$|config|arguments$|args$|(model|train)?_
 _CLASSES = re.compile(r"class(es|_?names?|_?list)$|labels?$|synsets?|categories", re.I)
 _OPTIMIZER = re.compile(r"optim|sgd_?state|adam|rmsprop|lmstate", re.I)
 _LOSSES = re.compile(r"loss|err(or)?s?$|history|perplexit|accurac", re.I)
+_INTEGER = re.compile(r"-?[0-9]+")
 _COUNTERS = re.compile(r"(epoch|iter|iteration|step|i|batch|it)s?$", re.I)
 _MEAN, _STD = (
     re.compile(r"(img_?|image_?|data_?)?means?$", re.I),
@@ -47,7 +48,7 @@ class Checkpoint:
     Attributes:
         models: key, as ``load(key=…)`` takes it -> model; the key is empty when the file is the model.
         criterions: the same for criterions.
-        vocabulary: token -> number, counted from 1 as in Lua; empty when the file has none.
+        vocabulary: token -> number, counted from 1 as in Lua, the first in the file; empty when the file has none.
         options: options of the training script.
         mean, std: of the training data, as tensors or numbers; None when the file has none.
         class_names: names of the classes, in the order of the outputs.
@@ -129,7 +130,7 @@ def load_checkpoint(path: Origin, **options: Unpack[OptionKeywords]) -> Checkpoi
     with local_file(path) as file:
         contents = read_source(file)
         if contents is None:
-            model, report = load_with_report(file.path, None, chosen)
+            model, report = load_local(file, None, None, chosen)
             key = (report.metadata or {}).get("key") or ""
             found = Checkpoint(models=dict(model.items()) if isinstance(model, Models) else {key: model})
             beside = (report.metadata or {}).get("checkpoint")
@@ -190,9 +191,9 @@ def _sort(found: Checkpoint, table: Mapping[Any, Any] | list[Any], plain: Callab
             continue
         if _OPTIMIZER.search(name) and isinstance(value, (dict, LuaTable, LuaObject)):
             found.optimizer[name] = value
-        elif _VOCABULARY.match(name) and (tokens := vocabulary_of(value)):
-            found.vocabulary = found.vocabulary or tokens
-        elif _CLASSES.search(name) and isinstance(value, list) and all(isinstance(v, str) for v in value):
+        elif _VOCABULARY.match(name) and (tokens := vocabulary_of(value)) and found.vocabulary in ({}, tokens):
+            found.vocabulary = tokens
+        elif _CLASSES.search(name) and not found.class_names and _are_names(value):
             found.class_names = value
         elif _OPTIONS.search(name) and isinstance(value, dict):
             found.options.update({str(k): v for k, v in value.items()})
@@ -204,10 +205,16 @@ def _sort(found: Checkpoint, table: Mapping[Any, Any] | list[Any], plain: Callab
             found.losses[name] = value
         elif _COUNTERS.match(name) and isinstance(value, (int, float)):
             found.counters[name] = value
-        elif isinstance(value, dict) and {"mean", "std"} <= value.keys() and len(value) <= 4:
-            found.mean, found.std = (value.get(k) for k in ("mean", "std"))
+        elif isinstance(value, dict) and {"mean", "std"} <= value.keys() and found.mean is None and found.std is None:
+            found.mean, found.std = value["mean"], value["std"]
+            if others := {k: v for k, v in value.items() if k not in ("mean", "std")}:
+                found.rest[name] = others
         else:
             found.rest[name] = value
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(v, str) for v in value)
 
 
 def vocabulary_of(value: Any) -> dict[str, int] | None:
@@ -223,7 +230,7 @@ def vocabulary_of(value: Any) -> dict[str, int] | None:
         return None
     if all(isinstance(v, int) for v in value.values()):
         return {str(k): v for k, v in value.items()}
-    if all(isinstance(v, str) for v in value.values()) and all(str(k).lstrip("-").isdigit() for k in value):
+    if all(isinstance(v, str) for v in value.values()) and all(_INTEGER.fullmatch(str(k)) for k in value):
         return {v: int(k) for k, v in value.items()}
     for name, inner in value.items():  # {word_to_idx = …, idx_to_word = …}
         if isinstance(inner, (dict, list)) and (tokens := vocabulary_of(inner)) and _VOCABULARY.match(str(name)):
@@ -243,7 +250,7 @@ def _from_models(found: Checkpoint) -> None:
                     found.vocabulary = vocabulary_of(_plainly(set(), Budget(value))(value)) or {}
                 elif _CLASSES.search(name) and not found.class_names:
                     names = _plainly(set(), Budget(value))(value)
-                    if isinstance(names, list) and all(isinstance(v, str) for v in names):
+                    if _are_names(names):
                         found.class_names = names
             for name in ("idx_to_token", "token_to_idx", "vocab"):
                 value = getattr(module, name, None)

@@ -31,7 +31,7 @@ from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.conversion.places import module_names
 from dpnn_bridge.conversion.torch_context import TorchConversion
 from dpnn_bridge.errors import ConversionError, ModelNotFoundError, T7FormatError
-from dpnn_bridge.files import load_with_report
+from dpnn_bridge.files import load_local
 from dpnn_bridge.legacy.pickles import PickleEncoding, read_source
 from dpnn_bridge.loaders.origin import LocalFile, Origin, local_file
 from dpnn_bridge.loaders.t7_reader import read_all
@@ -86,7 +86,7 @@ def summarize(origin: Origin, key: str | None = None, example: Callable[[nn.Modu
     with local_file(origin) as file:
         contents = read_source(file)
         if contents is None:
-            return _converted(file, example)
+            return _converted(file, key, example)
         root, encoding = contents
         size = file.path.stat().st_size
         found = Summary(file.name, size, str(encoding), "")
@@ -105,10 +105,10 @@ def summarize(origin: Origin, key: str | None = None, example: Callable[[nn.Modu
         return found
 
 
-def _converted(file: LocalFile, example: Callable[[nn.Module], Any] | None) -> Summary:
-    module, report = load_with_report(file.path, None, Options(allow_unsupported=True))
+def _converted(file: LocalFile, key: str | None, example: Callable[[nn.Module], Any] | None) -> Summary:
+    module, report = load_local(file, None, key, Options(allow_unsupported=True))
     record = record_of(module)
-    model = Model("", record.class_name if record else type(module).__name__)
+    model = Model(key or "", record.class_name if record else type(module).__name__)
     size = file.path.stat().st_size
     model.unsupported = sorted({c.class_name for c in report.unsupported})
     _measure(model, module, example, size)
@@ -119,8 +119,9 @@ def _converted(file: LocalFile, example: Callable[[nn.Module], Any] | None) -> S
     found = Summary(file.name, size, file.path.suffix[1:], what, [model])
     checkpoint = metadata.get("checkpoint")
     found.beside = [str(k) for k in checkpoint][:ENTRIES] if isinstance(checkpoint, dict) else []
-    onto = f".onnx {input_options(model)}" if not model.unsupported else f".t7 {_WITH_CLASSES}"
-    found.next = [f"dpnn-convert {_quoted(file.name)} {_stem(file.name)}{onto}"]
+    suffix, more = (".onnx", input_options(model)) if not model.unsupported else (".t7", _WITH_CLASSES)
+    chosen = f" --key {shlex.quote(key)}" if key else ""
+    found.next = [f"dpnn-convert {_quoted(file.name)} {_output(file.name, suffix)}{chosen} {more}"]
     return found
 
 
@@ -239,21 +240,22 @@ def _fitting(text: str) -> str:
 
 
 def _next(found: Summary, name: str, root: Any) -> None:
-    quoted, stem = _quoted(name), _stem(name)
+    quoted, output = _quoted(name), _output(name, ".pt")
     if not found.models:
         if (other := named_file(root)) is not None:
             found.next.append(f"dpnn-inspect {_quoted(str(PurePath(name).parent / PurePath(other[1]).name))}")
-        best = ".npz      # or .safetensors, .json, .pt" if _holds_tensors(root) else ".json     # or .npz, .pt"
-        found.next.append(f"dpnn-convert {quoted} {stem}{best}")
+        tensors = _holds_tensors(root)
+        others = "     # or .safetensors, .json, .pt" if tensors else "    # or .npz, .pt"
+        found.next.append(f"dpnn-convert {quoted} {_output(name, '.npz' if tensors else '.json')} {others}")
         return
     first = found.models[0]
     key = f" --key {shlex.quote(first.key)}" if first.key and len(found.models) > 1 else ""
     if first.unsupported or first.problem:
-        found.next.append(f"dpnn-convert {quoted} {stem}.pt{key} {_WITH_CLASSES}")
+        found.next.append(f"dpnn-convert {quoted} {output}{key} {_WITH_CLASSES}")
     else:
-        found.next.append(f"dpnn-convert {quoted} {stem}.pt{key}")
+        found.next.append(f"dpnn-convert {quoted} {output}{key}")
         if first.architecture:
-            found.next.append(f"dpnn-convert {quoted} {stem}.pt{key} {first.architecture}")
+            found.next.append(f"dpnn-convert {quoted} {output}{key} {first.architecture}")
 
 
 def _holds_tensors(value: Any) -> bool:
@@ -268,11 +270,13 @@ def _holds_tensors(value: Any) -> bool:
     return False
 
 
-def _stem(name: str) -> str:
+def _output(name: str, suffix: str) -> str:
+    """Return the name of an output for a command line: that of the input with another suffix, in this folder."""
     stem = PurePath(name.rpartition("/")[2]).name
-    for suffix in (".gz", ".zip", ".xz", ".bz2", *TORCH7, *PICKLED):
-        stem = stem.removesuffix(suffix)
-    return _quoted(stem or "out")
+    for other in (".gz", ".zip", ".xz", ".bz2", *TORCH7, *PICKLED, ".index.json", ".safetensors"):
+        stem = stem.removesuffix(other)
+    stem = stem or "out"
+    return _quoted(f"{stem}{suffix}" if name != f"{stem}{suffix}" else f"{stem}-converted{suffix}")
 
 
 def _quoted(name: str) -> str:

@@ -24,6 +24,8 @@ from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, Lu
 CLASS = "torch class"
 #: bytes that an element takes while it becomes text
 _AS_TEXT = 512
+#: how deep tables may be nested
+_DEEPEST = 200
 #: characters of the names of all values, which repeat the key of a table for each of its entries
 MOST_CHARACTERS = 1 << 28
 
@@ -38,7 +40,7 @@ class Data:
         tensors: how many.
         values: how many numbers, strings and booleans.
         tables: how many tables and objects that contain them.
-        dropped: paths of functions, and of tables inside themselves, which no format contains.
+        dropped: paths of functions, and of tables inside themselves or nested too deeply, which only ``.t7`` contains.
         ambiguous: keys of one table with the same text, such as ``1`` and ``"1"``, which only ``.t7`` distinguishes.
         characters: how many the names of all values have.
     """
@@ -83,7 +85,7 @@ def _plain(value: Any, path: str, found: Data, above: tuple[int, ...], budget: B
         except ConversionLimitError as error:
             raise ConversionLimitError(str(error), path=path or "the file") from None
         return value.numpy()
-    if isinstance(value, (LuaTable, LuaObject)) and id(value) not in above and len(above) < 200:
+    if isinstance(value, (LuaTable, LuaObject)) and id(value) not in above and len(above) < _DEEPEST:
         above = (*above, id(value))
         found.tables += 1
         budget.spend(0, "tables")
@@ -104,7 +106,8 @@ def _plain(value: Any, path: str, found: Data, above: tuple[int, ...], budget: B
                 items[name] = plain
         return items
     if isinstance(value, (LuaFunction, LuaTable, LuaObject)):
-        what = "a Lua function" if isinstance(value, LuaFunction) else "a table inside itself"
+        what = "a table inside itself" if id(value) in above else f"a table nested more than {_DEEPEST} deep"
+        what = "a Lua function" if isinstance(value, LuaFunction) else what
         found.dropped.append(f"{path or 'the file'}: {what}")
         return None
     found.values += value is not None

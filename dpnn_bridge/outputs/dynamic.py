@@ -116,7 +116,7 @@ class Dynamic:
         near = (n + 4, n + 2, n + 1, n - 1) if n < 16 else (n + 16, n + 8, n - 8)  # a pooling drops a smaller step
         sizes = [size for size in dict.fromkeys((2 * n, n + n // 2, n // 2, *near)) if 0 < size != n]
         found = []
-        for size in sizes[turn % 2 :] + sizes[: turn % 2]:
+        for size in sizes[turn % len(sizes) :] + sizes[: turn % len(sizes)]:
             try:
                 with torch.no_grad():
                     model(self.resized(example, {"batch": BATCHES[0], name: size}))

@@ -215,7 +215,7 @@ class ConvertOptions:
 
     def chosen(self) -> dict[str, Any]:
         """Return the options that are not at their defaults."""
-        return {f.name: v for f in fields(self) if not _same(v := getattr(self, f.name), f.default)}
+        return not_default({f.name: getattr(self, f.name) for f in fields(self)})
 
     def of_format(self, format: Format, where: str) -> dict[str, Any]:
         """Return the chosen options that belong to a format.
@@ -323,9 +323,15 @@ def shows_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def not_default(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that are not at their defaults, and those that do not exist."""
+    defaults = {f.name: f.default for f in fields(ConvertOptions)}
+    return {name: v for name, v in options.items() if name not in defaults or not _same(v, defaults[name])}
+
+
 def _same(value: Any, default: Any) -> bool:
-    """Return whether a value is the default; an empty list of files is."""
-    if isinstance(value, (tuple, list)) and not value and default in ((), None):
+    """Return whether a value is the default; an empty list of files, names or axes is."""
+    if isinstance(value, (tuple, list)) and not value and default in ((), None, False):
         return True
     return value is default or (type(value) is type(default) and value == default)
 

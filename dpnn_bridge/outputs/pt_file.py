@@ -105,6 +105,8 @@ def read(path: Path, name: str = "") -> Any:
             raise NotT7Error(
                 f"{name}: a Python pickle that torch.save did not write; if you trust it, open it with pickle.load"
             ) from error
+        if head[1:4] == bytes(3):  # the code of a Lua type in 4 bytes
+            raise NotT7Error(f"{name}: a Torch7 file, and not one of torch.save; rename it to *.t7") from error
         raise NotT7Error(f"{name}: was not written by torch.save: {error}") from error
     except (_DamagedError, StreamError) as error:
         raise T7FormatError(f"damaged, or more than plain data: {error}", source=name) from error

@@ -21,7 +21,7 @@ from dpnn_bridge.errors import ConversionError, OptionError
 from dpnn_bridge.modules.several import Models
 from dpnn_bridge.outputs.format import ExportContext, Format
 from dpnn_bridge.outputs.formats import format_named, suffix_of, suffixes
-from dpnn_bridge.outputs.options import FormatKeywords, check_options, check_values
+from dpnn_bridge.outputs.options import FormatKeywords, check_options, check_values, not_default
 
 
 def target_of(path: StrPath, to: str | None, max_shard_size: Any = None) -> tuple[StrPath, Format]:
@@ -79,9 +79,7 @@ def export(
     check_values(options)
     path, format = target_of(path, to, options.get("max_shard_size"))
     _check_module(module, path, format)
-    known = FormatKeywords.__annotations__
-    given = (name for name, value in options.items() if value is not None or name not in known)
-    check_options(given, format, os.fspath(path))
+    check_options(not_default(options), format, os.fspath(path))
     own = dict(options)
     context = ExportContext(own.pop("input", None), metadata or {}, own, origin)
     if origin is not None and format.origin_beside and (made_of := origin()) is not None:

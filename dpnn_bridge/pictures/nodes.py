@@ -42,7 +42,7 @@ class TensorSummary:
     Attributes:
         name: the attribute of the torch module.
         shape: sizes.
-        low, high, mean: of the elements; None for a tensor without finite elements.
+        low, high, mean: of the elements; None for a tensor without finite elements, or of complex numbers.
         histogram: how many of the elements (of a sample of them in large tensors) lie in each of 24 equal parts of
             ``[low, high]``.
     """
@@ -203,12 +203,12 @@ def _summary(name: str, tensor: Tensor, histogram: bool) -> TensorSummary:
     if not histogram or not tensor.numel() or tensor.is_meta:
         return summary
     values = tensor.detach().flatten()
-    values = values[:: max(1, len(values) // _SAMPLE)].to("cpu", torch.float64)
-    values = values[values.isfinite()]
-    if values.numel():
-        summary.low, summary.high = float(values.min()), float(values.max())
-        summary.mean = float(values.mean())
-        summary.histogram = [int(n) for n in torch.histc(values, BINS, summary.low, summary.high)]
+    values = values[values.isfinite()].to("cpu")
+    if values.numel() and not values.is_complex():
+        summary.low, summary.high = map(float, values.aminmax())
+        summary.mean = float(values.mean(dtype=torch.float64))
+        sample = values[:: max(1, len(values) // _SAMPLE)].double()
+        summary.histogram = [int(n) for n in torch.histc(sample, BINS, summary.low, summary.high)]
     return summary
 
 

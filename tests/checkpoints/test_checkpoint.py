@@ -98,3 +98,23 @@ def test_dtype_by_name() -> None:
     for wrong in ("flaot16", torch.int32, torch.complex64):
         with pytest.raises(OptionError, match="expected a floating point dtype such as 'float16'"):
             dpnn_bridge.load(path, dtype=wrong)
+
+
+def test_nothing_beside_the_models_is_dropped(tmp_path: Path) -> None:
+    data: dict[str, Any] = {
+        "word_to_idx": {"a": 1, "b": 2},
+        "idx_to_word": ["a", "b"],
+        "char_to_idx": {"x": 1},
+        "classes": ["cat", "dog"],
+        "attribute_labels": ["red"],
+        "mean": 0.5,
+        "norm": {"mean": 1, "std": 2},
+        "vocab": {"\u00b2": "a", "--1": "b"},
+    }
+    write_t7(tmp_path / "c.t7", data)
+    found = load_checkpoint(tmp_path / "c.t7")
+    assert (found.vocabulary, found.class_names, found.mean, found.std) == ({"a": 1, "b": 2}, ["cat", "dog"], 0.5, None)
+    assert found.rest == {name: data[name] for name in ("char_to_idx", "attribute_labels", "norm", "vocab")}
+    write_t7(tmp_path / "n.t7", {"norm": {"mean": 1, "std": 2, "scale": 3}})
+    found = load_checkpoint(tmp_path / "n.t7")
+    assert (found.mean, found.std, found.rest) == (1, 2, {"norm": {"scale": 3}})

@@ -195,6 +195,18 @@ def test_a_plugin_that_changed_runs_again(where: str, tmp_path: Path) -> None:
     assert type(dpnn_bridge.load(tmp_path / "a.t7", plugins=[plugin])) is nn.Linear
 
 
+def test_a_plugin_that_raises_registers_nothing(tmp_path: Path) -> None:
+    dpnn_bridge.write_t7(tmp_path / "a.t7", nn.Linear(3, 2))
+    (tmp_path / "mine.py").write_text(f"{PLUGIN}\nraise KeyError('no')\n")
+    with pytest.raises(ConversionError, match=r"loading the plugin .* KeyError"):
+        load_plugins([tmp_path / "mine.py"])
+    assert type(dpnn_bridge.load(tmp_path / "a.t7")) is nn.Linear
+    (tmp_path / "mine.py").write_text(PLUGIN)
+    assert type(dpnn_bridge.load(tmp_path / "a.t7", plugins=[tmp_path / "mine.py"])) is not nn.Linear
+    (tmp_path / "mine.py").write_text("")
+    load_plugins([tmp_path / "mine.py"])
+
+
 @pytest.fixture
 def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Convert two layers with options, and forget the plugins among them."""

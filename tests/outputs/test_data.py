@@ -14,9 +14,18 @@ from samples import SAMPLES
 from torch import nn
 
 import dpnn_bridge
-from dpnn_bridge.errors import ConversionError, ConversionLimitError, LuaValueError, ModelNotFoundError
-from dpnn_bridge.files.summary import lines, summarize
+from dpnn_bridge.errors import (
+    ConversionError,
+    ConversionLimitError,
+    LuaValueError,
+    ModelNotFoundError,
+    NotT7Error,
+    OptionError,
+    VerificationError,
+)
+from dpnn_bridge.files.summary import _output, lines, summarize
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
+from dpnn_bridge.outputs import pt_writer
 
 DATA: dict[str, Any] = {
     "mean": torch.tensor([0.4, 0.5]),
@@ -136,6 +145,28 @@ def test_objects_functions_and_circles(tmp_path: Path) -> None:
     report = dpnn_bridge.convert(tmp_path / "o.t7", tmp_path / "o.json")
     assert json.loads((tmp_path / "o.json").read_text()) == {"d": {"torch class": "my.Data", "x": [1, 1]}}
     assert [d.path for d in report.dropped] == ["d.f: a Lua function", "d.self: a table inside itself"]
+    report = dpnn_bridge.convert(tmp_path / "o.t7", tmp_path / "again.t7")
+    assert not report.dropped
+    assert isinstance(dpnn_bridge.read_t7(tmp_path / "again.t7")["d"]["f"], LuaFunction)
+
+
+def test_a_table_that_is_nested_too_deeply_is_named(tmp_path: Path) -> None:
+    table = LuaTable({"leaf": 1})
+    for _ in range(250):
+        table = LuaTable({"a": table})
+    dpnn_bridge.write_t7(tmp_path / "d.t7", table)
+    (dropped,) = dpnn_bridge.convert(tmp_path / "d.t7", tmp_path / "d.json").dropped
+    assert dropped.path.endswith(".a: a table nested more than 200 deep")
+
+
+def test_every_value_of_pt_data_is_compared(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = pt_writer.save
+    monkeypatch.setattr(
+        pt_writer, "save", lambda value, path: real({**value, "train": {**value["train"], "lr": 1}}, path)
+    )
+    with pytest.raises(VerificationError, match="the data differ after reading back"):
+        dpnn_bridge.convert(source, tmp_path / "s.pt")
+    assert not (tmp_path / "s.pt").exists()
 
 
 def test_tables_that_are_reached_in_very_many_ways_are_refused(tmp_path: Path, monkeypatch: Any) -> None:
@@ -226,3 +257,52 @@ def test_names_that_a_format_does_not_have(names: list[str], suffix: str, refuse
         dpnn_bridge.convert(tmp_path / "d.t7", tmp_path / f"d{suffix}")
     assert len(str(raised.value)) < 500
     assert [p.name for p in tmp_path.iterdir()] == ["d.t7"]
+
+
+def test_arrays_of_any_byte_order_and_gaps_of_a_list(tmp_path: Path) -> None:
+    for array in (np.arange(3, dtype=">f4"), np.arange(3, dtype="<f4")):
+        tensor = LuaTensor.from_numpy(array)
+        assert (tensor.class_name, tensor.numpy().tolist()) == ("torch.FloatTensor", [0, 1, 2])
+        assert LuaTensor.from_numpy(array, "torch.FloatTensor").dtype == np.float32
+    with pytest.raises(KeyError, match="bool"):
+        LuaTensor.from_numpy(np.array([True]))
+    table = LuaTable.from_list([1, None, 3])
+    assert dict(table) == {1: 1, 3: 3}
+    dpnn_bridge.write_t7(tmp_path / "t.t7", table)
+
+
+# ---------------------------------------------------------------------- keys and names
+def test_a_key_of_a_converted_file_is_the_one_it_was_converted_with(tmp_path: Path) -> None:
+    net = dpnn_bridge.to_lua(nn.Linear(2, 3))
+    other = dpnn_bridge.to_lua(nn.Linear(5, 3))
+    dpnn_bridge.write_t7(tmp_path / "m.t7", LuaTable({"a": net, "b": other}))
+    dpnn_bridge.convert(tmp_path / "m.t7", tmp_path / "one.pt", key="a")
+    dpnn_bridge.convert(tmp_path / "m.t7", tmp_path / "both.pt")
+    assert dpnn_bridge.load(tmp_path / "one.pt", key="a").in_features == 2
+    assert dpnn_bridge.inspect(tmp_path / "both.pt", key="b").models[0].parameters == 18
+    for name, keys in (("one.pt", "a"), ("both.pt", "a, b")):
+        for read in (dpnn_bridge.load, dpnn_bridge.inspect):
+            with pytest.raises(ModelNotFoundError, match=f"no entry at key 'c'. Models in the file: {keys}"):
+                read(tmp_path / name, key="c")
+
+
+def test_the_next_command_does_not_write_its_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    dpnn_bridge.save("my net.safetensors", nn.Linear(2, 3))
+    assert dpnn_bridge.inspect("my net.safetensors").next == [
+        "dpnn-convert 'my net.safetensors' 'my net.onnx' --input 1x2"
+    ]
+    assert _output("model.pt", ".pt") == "model-converted.pt"
+    dpnn_bridge.save("net.t7", nn.Linear(2, 3))
+    Path("net.t7").rename("net.pt")
+    with pytest.raises(NotT7Error, match=r"net.pt: a Torch7 file, and not one of torch.save; rename it to \*.t7"):
+        dpnn_bridge.inspect("net.pt")
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".npz"])
+def test_an_option_at_its_default_is_no_option_of_the_format(suffix: str, tmp_path: Path) -> None:
+    dpnn_bridge.save(tmp_path / f"m{suffix}", nn.Linear(2, 3), dynamic=False, input_names=[])
+    dpnn_bridge.save(tmp_path / "m.t7", nn.Linear(2, 3))
+    dpnn_bridge.convert(tmp_path / "m.t7", tmp_path / f"n{suffix}", dynamic=[])
+    with pytest.raises(OptionError, match="does not take dynamic="):
+        dpnn_bridge.save(tmp_path / f"o{suffix}", nn.Linear(2, 3), dynamic=True)

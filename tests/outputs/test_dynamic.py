@@ -57,7 +57,7 @@ def test_verification_runs_a_second_size(written: Path) -> None:
     result = dpnn_bridge.verify(written / "model.t7", written / "model.onnx", input=torch.randn(1, 3, 16, 16))
     assert result.verdict is Verdict.EQUAL
     (other,) = (d for d in result.whole if d.name.startswith("output for"))
-    assert other.name == "output for 5x3x8x24"
+    assert other.name == "output for 5x3x8x32"
 
 
 def test_an_exported_program_that_holds_at_one_size_is_refused(tmp_path: Path) -> None:
@@ -108,6 +108,9 @@ def test_a_size_that_the_model_does_not_take_is_named() -> None:
     shapes = [tuple(x.shape) for x in Dynamic.of("batch,height,width", example).examples(example, convolutional_of(1))]
     assert len(set(shapes)) == 3
     assert shapes[-1][2] != shapes[-1][3]
+    example = torch.zeros(1, 1, 8, 8, 8)
+    *_, last = Dynamic.of("batch,depth,height,width", example).examples(example, nn.Conv3d(1, 1, 3))
+    assert len({*last.shape[2:]}) == 3
 
 
 def convolutional_of(planes: int) -> nn.Module:

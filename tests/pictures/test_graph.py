@@ -152,3 +152,12 @@ def test_drawing_changes_no_statistics() -> None:
     node = model_graph(model, torch.randn(4, 3))
     assert node.output == "4×3"
     assert model.num_batches_tracked == 0
+
+
+def test_numbers_of_a_large_tensor_are_those_of_all_elements() -> None:
+    layer = nn.Linear(1000, 1000)
+    with torch.no_grad():
+        layer.weight[3, 7], layer.weight[0, 0] = 99, float("nan")
+    weight, _ = model_graph(layer, histograms=True).tensors
+    assert (weight.high, sum(weight.histogram) > 1 << 18) == (99, True)
+    assert weight.mean == pytest.approx(float(layer.weight.detach().double().nanmean()))

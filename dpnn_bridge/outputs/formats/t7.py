@@ -48,6 +48,7 @@ class T7(Format):
         check_loads(module, lambda options: convert_object(model, options)[0], same_names=False)
 
     def write_data(self, found: Data, path: Path) -> None:
+        found.dropped.clear()  # this format contains functions, and tables inside themselves
         write_t7(path, found.lua, verify=False)
         if different := difference(found.lua, read_t7(path), exact_nan=True, shared=True):
             raise VerificationError(f"{path}: the content differs after reading back: {different}")
