@@ -195,6 +195,9 @@ class UnsupportedClassError(ConversionError):
         if len(classes) == 1:
             self.path, self.class_name = classes[0].paths[0], classes[0].class_name
 
+    def __reduce__(self) -> tuple[type[UnsupportedClassError], tuple[list[UnsupportedClass]]]:
+        return type(self), (self.classes,)  # worker processes send errors to their parent
+
 
 class ModelNotFoundError(ConversionError):
     """No module was found in the file, none at ``key``, or several where one is needed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 import dpnn_bridge
 from dpnn_bridge.conversion.failure import failure_reason
-from dpnn_bridge.errors import ConversionError, UnsupportedClass, UnsupportedClassError
+from dpnn_bridge.errors import ConversionError, T7FormatError, UnsupportedClass, UnsupportedClassError
 from dpnn_bridge.pictures import model_graph
 
 WHERE = "modules[2].modules[1], Linear(in_features=3, out_features=2, bias=True), got 1x2: mat1 and mat2"
@@ -60,3 +61,14 @@ def test_modules_without_a_lua_class_have_their_name_in_pytorch() -> None:
     with pytest.raises(RuntimeError) as caught:
         nn.Linear(3, 2)(torch.zeros(1, 4))
     assert failure_reason(caught.value).startswith("mat1 and mat2")
+
+
+def test_errors_of_workers_reach_their_parent() -> None:
+    """Processes send errors as pickles."""
+    for error in (
+        UnsupportedClassError([UnsupportedClass("nn.Mine", ["model.modules[1]"], ("weight",))]),
+        T7FormatError("truncated", offset=3, path="model", source="m.t7"),
+        ConversionError("no weight", path="model", class_name="nn.Linear"),
+    ):
+        sent = pickle.loads(pickle.dumps(error))
+        assert (type(sent), str(sent), vars(sent)) == (type(error), str(error), vars(error))
