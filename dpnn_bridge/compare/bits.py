@@ -12,10 +12,8 @@ from torch import Tensor
 from dpnn_bridge.errors import VerificationError
 from dpnn_bridge.loaders.source import FileSource
 
-#: elements that are compared at once, so that they stay in the processor's cache
-CHUNK = 1 << 17
-#: bytes of a file that are compared at once
-_BYTES = 1 << 21
+#: bytes that are compared at once, so that they stay in the processor's cache
+CHUNK = 1 << 20
 
 
 def byte_array(tensor: Tensor) -> np.ndarray:
@@ -32,7 +30,8 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
     x, y = byte_array(a.contiguous()), byte_array(b.contiguous())
-    return all(np.array_equal(x[i : i + CHUNK], y[i : i + CHUNK]) for i in range(0, len(x), CHUNK))
+    step = CHUNK // x.itemsize
+    return all(np.array_equal(x[i : i + step], y[i : i + step]) for i in range(0, len(x), step))
 
 
 def same_in_file(tensor: Tensor, file: FileSource, start: int) -> bool:
@@ -41,9 +40,9 @@ def same_in_file(tensor: Tensor, file: FileSource, start: int) -> bool:
     They are read, and not mapped: mapped pages stay in memory as long as the mapping.
     """
     data = byte_array(tensor).view(np.uint8).data
-    read = bytearray(min(len(data), _BYTES))
-    for at in range(0, len(data), _BYTES):
-        part = data[at : at + _BYTES]
+    read = bytearray(min(len(data), CHUNK))
+    for at in range(0, len(data), CHUNK):
+        part = data[at : at + CHUNK]
         del read[len(part) :]
         with memoryview(read) as buffer:
             file.fill(start + at, buffer)

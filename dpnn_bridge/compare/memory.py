@@ -24,10 +24,10 @@ def moved(tensor: Tensor, offset: int = 0) -> Tensor:
     """
     if tensor.layout != torch.strided or tensor.is_meta or not tensor.numel():
         return tensor
-    dense = tensor.detach().clone()  # keeps strides but those that repeat elements
-    extent = 1 + sum((size - 1) * stride for size, stride in zip(dense.shape, dense.stride(), strict=True))
-    block = dense.new_empty(offset + extent)
-    return block.as_strided(dense.shape, dense.stride(), offset).copy_(dense)
+    source = tensor.detach()
+    strides = torch.empty_like(source, device="meta").stride()  # the tensor's own, without gaps and repeated elements
+    block = source.new_empty(offset + source.numel())
+    return block.as_strided(source.shape, strides, offset).copy_(source)
 
 
 def copied(module: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
