@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.errors import ConversionError, OptionError
 from dpnn_bridge.modules.rnn.memory import at_sequence_start
 from dpnn_bridge.objects import LuaObject, LuaTable
-from dpnn_bridge.parity.bounded import run_limits
+from dpnn_bridge.parity.bounded import RunLimits, run_limits
 from dpnn_bridge.parity.buffers import is_filled
 from dpnn_bridge.parity.converted import compare_converted
 from dpnn_bridge.parity.experiment import Experiment, Outcome
@@ -79,21 +79,15 @@ def verify(
     Args:
         model, converted, reference, input, output, key, mode, device, dtype: As in :func:`dpnn_bridge.verify`.
         gradients: Run backward when the reference contains gradients.
-        tolerance: Accepted relative difference; default :data:`OUTPUT`, wider for half precision.
-        gradient_tolerance: The same for gradients; default :data:`GRADIENT`.
+        tolerance, gradient_tolerance: Accepted relative differences; default :data:`OUTPUT` and :data:`GRADIENT`, wider
+            for half precision.
         options: How to convert.
-        lua: A :class:`~dpnn_bridge.lua.LuaBridge` whose ``lua_path`` has the original sources. What the model computes
-            there on the same input is the reference in place of any stored values.
-        torch7: Path of a real Torch7 (``th`` or ``luajit``), which runs the model in the same way.
+        lua: A :class:`~dpnn_bridge.lua.LuaBridge` whose ``lua_path`` has the original sources, which compute the
+            reference on the same input, in place of any stored values.
+        torch7: Path of a real Torch7 (``th`` or ``luajit``), which computes the reference in the same way.
         known: Accepted differences from Torch7, see :mod:`~dpnn_bridge.parity.known_differences`.
-        bounded: Limit memory and time by the size of the files and the input, see
-            :mod:`dpnn_bridge.conversion.limits`.
-
-    Raises:
-        OptionError: PyTorch cannot use the device.
-        VerificationError: the reference is invalid.
-        T7Error, ConversionError: a file cannot be read or converted, or the model cannot run.
-        ConversionLimitError: running it takes more than the size of the files allows; names the layer.
+        bounded: Limit memory and time by the size of the files and the input; beyond it raise
+            :class:`ConversionLimitError`, which names the layer. Other errors: as in :func:`dpnn_bridge.verify`.
     """
     check_device(device)
     only_tensors = converted is not None and input is None and reference is None
@@ -108,36 +102,83 @@ def verify(
     if converted is not None:
         other = subject.fresh().to(device=device, dtype=dtype)
         compare_converted(result, other, converted, subject.table, subject.options, dtype, subject.key, running)
-    remake = _maker(lua, torch7, subject, module, gradients)
+    settings = _Settings(str(device), dtype, gradients, tolerance, gradient_tolerance, known, running)
+    _compare_with_torch7(result, subject, module, settings, lua, torch7, stored=converted is None)
+    return result
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """How a model runs and which differences are accepted, as in :func:`verify`."""
+
+    device: str
+    dtype: torch.dtype | None
+    gradients: bool
+    tolerance: Tolerance | None
+    gradient_tolerance: Tolerance | None
+    known: Sequence[KnownDifference]
+    running: RunLimits
+
+
+def _compare_with_torch7(
+    result: Verification,
+    subject: Subject,
+    module: nn.Module,
+    settings: _Settings,
+    lua: Any,
+    torch7: str | None,
+    *,
+    stored: bool,
+) -> None:
+    """Compare with a reference, which Lua or Torch7 may compute; without one only run the model, to see that it runs.
+
+    Args:
+        result: Receives the comparisons.
+        subject: The model and its reference.
+        module: The model.
+        settings: How it runs.
+        lua, torch7: What computes the reference, or None.
+        stored: Results that Torch7 left in the model's file are a reference, and a model without one runs.
+    """
+    remake = _maker(lua, torch7, subject, module, settings.gradients)
     if remake is not None:
         subject.need_input(module)
-        subject.table = remake(dtype)
+        subject.table = remake(settings.dtype)
         result.reference, result.computed_by = ("the Lua sources", "") if lua is not None else ("Torch7", torch7 or "")
-    elif converted is None:
+    elif stored:
         subject.take_stored_results(module)
     if is_comparable(subject.table):
-        precision = _Precision(subject, module, dtype, tolerance, gradient_tolerance, remade=remake is not None)
-        experiment = Experiment(
-            subject.fresh,
-            subject.table,
-            _after(subject, len(result.layers), precision.accepted, result.notes),
-            device=str(device),
-            dtype=dtype,
-            single=precision.single,
-            tolerance=precision.tolerance,
-            gradient_tolerance=precision.gradient_tolerance,
-            measured=precision.measured,
-            gradients=gradients,
-            options=subject.options,
-            remake=remake,
-            mark=partial(mark_known, known=known, file=Path(model).stem),
-            running=running,
-        )
-        _compare(result, experiment, module)
-    elif "input" in subject.table and converted is None:
-        with running(module):
-            _run_only(result, module, subject.table, device, dtype)
-    return result
+        _compare(result, _experiment(result, subject, module, settings, remake), module)
+    elif "input" in subject.table and stored:
+        with settings.running(module):
+            _run_only(result, module, subject.table, settings.device, settings.dtype)
+
+
+def _experiment(
+    result: Verification,
+    subject: Subject,
+    module: nn.Module,
+    settings: _Settings,
+    remake: Callable[[torch.dtype | None], LuaTable] | None,
+) -> Experiment:
+    """Return the runs of a model against its reference."""
+    precision = _Precision(subject, module, settings, remade=remake is not None)
+    return Experiment(
+        subject.fresh,
+        subject.table,
+        _after(subject, len(result.layers), precision.accepted, result.notes),
+        device=settings.device,
+        dtype=settings.dtype,
+        single=precision.single,
+        tolerance=precision.tolerance,
+        gradient_tolerance=precision.gradient_tolerance,
+        measured=precision.measured,
+        gradients=settings.gradients,
+        options=subject.options,
+        remake=remake,
+        mark=partial(mark_known, known=settings.known, file=Path(subject.path).stem),
+        running=settings.running,
+    )
 
 
 class _Precision:
@@ -150,22 +191,14 @@ class _Precision:
         tolerance, gradient_tolerance: What is accepted.
     """
 
-    def __init__(
-        self,
-        subject: Subject,
-        module: nn.Module,
-        dtype: torch.dtype | None,
-        tolerance: Tolerance | None,
-        gradient_tolerance: Tolerance | None,
-        *,
-        remade: bool,
-    ) -> None:
+    def __init__(self, subject: Subject, module: nn.Module, settings: _Settings, *, remade: bool) -> None:
+        dtype, tolerance = settings.dtype, settings.tolerance
         doubled = remade and dtype == torch.float64
         self.single = dtype not in (None, torch.float64) or (not doubled and _is_single(module, subject.table))
         half = {torch.float16: HALF, torch.bfloat16: BFLOAT16}.get(dtype or _half(subject.table))  # type: ignore[arg-type]
         self.measured = tolerance is None and half is None
         self.accepted = tolerance or half or (replace(OUTPUT, floor=SMALL) if self.single else OUTPUT)
-        gradients = gradient_tolerance or half or GRADIENT
+        gradients = settings.gradient_tolerance or half or GRADIENT
         self.tolerance = self.accepted.in_single() if self.single else self.accepted
         self.gradient_tolerance = gradients.in_single() if self.single else gradients
 
