@@ -11,6 +11,7 @@ from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.base.display import printable, shortened
+from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.base.version import package_version
 from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.errors import ConversionError
@@ -26,6 +27,7 @@ _LOADING = {
     ".pt2": ("", 'import torch\n\nmodel = torch.export.load("{name}").module()'),
     ".py": ("", "import {stem}  # needs only torch"),
     ".t7": (_OURS, 'model = torch.load("{name}")  -- in Torch7'),
+    INDEX: (_OURS,),
 }
 
 
@@ -99,7 +101,8 @@ def _provenance(report: Report, target: Path) -> str:
 
 
 def _loading(target: Path) -> str:
-    programs = (program.format(name=target.name, stem=target.stem) for program in _LOADING.get(target.suffix, ()))
+    suffix = INDEX if target.name.endswith(INDEX) else target.suffix
+    programs = (program.format(name=target.name, stem=target.stem) for program in _LOADING.get(suffix, ()))
     return "\n".join(f"```python\n{program}\n```\n" for program in programs if program)
 
 

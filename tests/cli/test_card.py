@@ -46,6 +46,13 @@ def test_a_card_states_provenance_and_what_was_verified(tmp_path: Path, monkeypa
     assert 'torch.load("lenet.pt", weights_only=True)' in card
 
 
+def test_a_card_of_shards_says_how_to_load_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = "model.t7 net.safetensors --max-shard-size 300kB --card README.md"
+    result = converted(tmp_path, monkeypatch, words)
+    assert result.exit_code == 0, result.output
+    assert 'dpnn_bridge.load("net.safetensors.index.json")' in (tmp_path / "README.md").read_text(encoding="utf-8")
+
+
 def test_a_card_that_was_completed_by_hand_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     card = tmp_path / "README.md"
     card.write_text("license: mit")
