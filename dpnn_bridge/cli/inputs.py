@@ -72,7 +72,7 @@ def example_input(
         words: integers of a shape are random and below this number; default: ones.
 
     Raises:
-        OptionError: a description is neither.
+        OptionError: a description is neither; also a shape for another option than ``--input``.
     """
     generator = torch.Generator().manual_seed(0)
     typed = any((shape := _SHAPE.fullmatch(spec)) and shape[2] for spec in specs)
@@ -92,14 +92,14 @@ def _dtype_of(model: nn.Module, floating: bool) -> str:
 
 def shapes_alone(specs: Sequence[str]) -> bool:
     """Return whether one of them is a shape without a type, whose type the model decides."""
-    return any(re.fullmatch(r"\d+(?:x\d+)*", spec) for spec in specs)
+    return any((shape := _SHAPE.fullmatch(spec)) and not shape[2] for spec in specs)
 
 
 def _one(spec: str, dtype: str | None, option: str, words: int | None, generator: torch.Generator) -> Any:
     where = f"{option} {spec}"
-    if shape := _SHAPE.fullmatch(spec):
+    if (shape := _SHAPE.fullmatch(spec)) and option == "--input":  # nobody else takes random numbers
         return wrap_errors(OptionError, where)(_drawn)(where, shape, dtype, words, generator)
-    return wrap_errors(T7Error, where)(_read)(spec, where)
+    return wrap_errors(T7Error, where)(_read)(spec, where, option == "--input")
 
 
 def _drawn(
@@ -117,10 +117,10 @@ def _drawn(
     return torch.randint(0, highest, size, dtype=kind, generator=generator)
 
 
-def _read(spec: str, where: str) -> Any:
+def _read(spec: str, where: str, shapes: bool) -> Any:
     path = Path(spec)
     if "\0" in spec or not path.is_file():
-        raise OptionError(f"{where}: neither a shape such as 1x3x224x224 nor a file")
+        raise OptionError(f"{where}: {'neither a shape such as 1x3x224x224 nor' if shapes else 'not'} a file")
     if path.suffix == ".npy":
         return torch.from_numpy(_array(path, where))
     if path.suffix in PICKLED:

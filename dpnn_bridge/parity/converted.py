@@ -173,7 +173,7 @@ def _compare_tensors(layers: NamedLayers, module: nn.Module, written: Written) -
         for name in compare_folded(layers, module, written):
             absent.pop(name, None)
     if written.complete:
-        for name in written.tensors.keys() - state.keys():
+        for name in (n for n in written.tensors if n not in state):
             layers.result.whole.append(failed(f"converted {name}", "the model has no such tensor"))
     return list(absent)
 

@@ -215,6 +215,8 @@ def compare_results(
     try:
         with full_precision():
             theirs = written.run(nested.copied(value), {name: v for name, v in ours.items() if name})
+    except ConversionLimitError:
+        raise
     except Exception as e:
         layers.result.whole.append(failed("converted", f"{path.name} does not run on this input: {e}"))
         return

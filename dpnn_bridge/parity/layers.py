@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import torch
@@ -142,9 +143,10 @@ def _watched(value: Any, into: Any, key: Any, given: Any) -> Any:
 def ordered(model: nn.Module) -> Iterator[dict[int, int]]:
     """Record the order of calls: ``id(module)`` -> the number of its last call."""
     order: dict[int, int] = {}
+    numbers = count(1)
 
     def forwarded(module: nn.Module, *_: Any) -> None:
-        order[id(module)] = max(order.values(), default=0) + 1
+        order[id(module)] = next(numbers)
 
     with ExitStack() as stack:
         for node in tree(model):

@@ -25,7 +25,7 @@ from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.batch.executors import failure_message
 from dpnn_bridge.batch.manifest import Line, last_lines
 from dpnn_bridge.conversion.options import Options
-from dpnn_bridge.errors import DpnnBridgeError, ModelNotFoundError, NotT7Error, T7Error, VerificationError
+from dpnn_bridge.errors import DpnnBridgeError, MissingFileError, ModelNotFoundError, T7Error, VerificationError
 from dpnn_bridge.files import classes_in_lua
 from dpnn_bridge.files.converting import is_converted
 from dpnn_bridge.loaders.origin import local_file
@@ -165,7 +165,7 @@ def _places(line: Line, folder: str | None) -> dict[str, Place] | Checked:
 
 def _fault(line: Line, error: Exception) -> Checked:
     """Return the result of a line whose files cannot be read or compared; the other lines are checked."""
-    if isinstance(error, NotT7Error):
+    if isinstance(error, MissingFileError):
         return _checked(line, MISSING, str(error))
     if isinstance(error, DpnnBridgeError):
         return _checked(line, "different" if isinstance(error, VerificationError) else FAILED, str(error))

@@ -137,7 +137,9 @@ def _precise(experiment: Experiment, outcome: Outcome, given: Mapping[int, Given
 def _distances(precise: Outcome, other: Outcome) -> dict[Key, float]:
     """Return the distance of a run's results from the exact ones, for each comparison."""
     found: dict[Key, float] = {}
-    for (i, name, exact), (_, _, moved) in zip(precise.values(), other.values(), strict=False):
+    theirs = {(i, name): value for i, name, value in other.values()}
+    for i, name, exact in precise.values():
+        moved = theirs.get((i, name))
         for place, distance in distances(name, exact, moved).items():
             found[i, place] = max(found.get((i, place), 0.0), distance)
     return found

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import dpnn_bridge
 from dpnn_bridge import parity
 from dpnn_bridge.compare import nested
+from dpnn_bridge.compare.memory import moved
 from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.conversion.lua_values import lua_value, to_value
 from dpnn_bridge.errors import NoReferenceError, OptionError, VerificationError
@@ -144,6 +145,16 @@ def test_gradients_of_outputs_are_paired_by_key_at_any_depth() -> None:
     assert (a.grad, b.grad) == (pytest.approx(torch.full((2,), 3.0)), pytest.approx(torch.full((2,), 2.0)))
     with pytest.raises(VerificationError, match=r"gradOutput: expected a table with the keys a, found .* b"):
         nested.backward({"a": a * 1}, {"b": torch.ones(2)})
+
+
+def test_tensors_are_moved_with_their_strides_and_nothing_else() -> None:
+    dense = torch.arange(24.0).view(2, 3, 4).permute(2, 0, 1)
+    for tensor in (dense, torch.arange(24.0).view(4, 6)[:, ::2], torch.ones(3).expand(2, 3), torch.tensor(1.0)):
+        for offset in (0, 3):
+            found = moved(tensor, offset)
+            assert found.equal(tensor)
+            assert (found.storage_offset(), found.untyped_storage().nbytes()) == (offset, 4 * (offset + tensor.numel()))
+    assert moved(dense, 3).stride() == dense.stride()
 
 
 # ---------------------------------------------------------------------- references

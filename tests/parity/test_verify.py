@@ -194,6 +194,13 @@ def test_arrays_in_and_out(tmp_path: Path) -> None:
     assert run(*args).exit_code == 4
 
 
+def test_an_output_is_a_file_and_no_random_numbers() -> None:
+    model = SAMPLES / "torch-demos__mnist_convnet" / "model.t7"
+    result = run(model, "--input", "1x1x32x32", "--output", "1x10")
+    assert result.exit_code == 2
+    assert "--output 1x10: not a file" in result.stderr
+
+
 def test_precision_of_half_and_double() -> None:
     args = (SAMPLE / "model.t7", "--reference", SAMPLE / "ref.t7")
     assert run(*args, "--dtype", "float64").exit_code == 0
