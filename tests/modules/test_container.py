@@ -12,13 +12,17 @@ from torch import nn
 from dpnn_bridge import parity, read_t7, to_torch, training
 from dpnn_bridge.compare import nested
 from dpnn_bridge.conversion.lua_values import to_value
+from dpnn_bridge.modules.dpnn.category import ArgMax
 from dpnn_bridge.modules.dpnn.convert import Collapse
 from dpnn_bridge.modules.nn.affine import Add, CAdd, CMul
 from dpnn_bridge.modules.nn.arithmetic import MixtureTable
 from dpnn_bridge.modules.nn.container import Bottle, MapTable, Parallel
-from dpnn_bridge.modules.nn.pairwise import CosineDistance, DotProduct, PairwiseDistance
-from dpnn_bridge.modules.nn.reshape import View
+from dpnn_bridge.modules.nn.padding import Padding
+from dpnn_bridge.modules.nn.pairwise import CosineDistance, DotProduct, Index, PairwiseDistance
+from dpnn_bridge.modules.nn.reduction import Max, Min, Sum
+from dpnn_bridge.modules.nn.reshape import Narrow, Select, Squeeze, Transpose, Unsqueeze, View
 from dpnn_bridge.modules.nn.table import JoinTable, SplitTable
+from dpnn_bridge.modules.rnn.sequencer import SeqReverseSequence
 
 WEIGHT_ONLY = [e for e in manifest(kind="module") if e["name"].startswith("Sequential__net_siamese_weightonly")]
 
@@ -108,3 +112,23 @@ def test_an_empty_batch_has_the_shape_of_a_batch(layer: nn.Module, shape: tuple[
     batch = layer(torch.randn([n or 6 for n in shape])).shape
     expected = [0 if n == 0 else full for n, full in zip(shape, batch, strict=False)]
     assert list(layer(torch.empty(shape)).shape) == [*expected, *batch[len(expected) :]]
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        Select(0, 1), Select(1, 0), Select(-3, 1), Narrow(0, 1), Sum(0), Max(0), Min(-3), SplitTable(0), Squeeze(0),
+        Unsqueeze(0), Transpose((0, 1)), SeqReverseSequence(0), Padding(0, 1), ArgMax(0),
+        Parallel(nn.Identity(), input_dimension=0, output_dimension=1),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_dimensions_and_positions_count_from_one(layer: nn.Module) -> None:
+    with pytest.raises(IndexError, match="expected a"):
+        layer(torch.randn(2, 1))
+
+
+def test_other_lists_count_from_one() -> None:
+    for layer, input in ((JoinTable(0), [torch.randn(2, 3)]), (Index(0), [torch.randn(2, 3), torch.tensor([1])])):
+        with pytest.raises(IndexError, match="expected a dimension that counts from 1"):
+            layer(input)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
 from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.modules.nn.indices import from_one
 from dpnn_bridge.objects import LuaObject, LuaTable
 
 
@@ -104,7 +105,7 @@ class ModelParallelTable(nn.Sequential):
 
     def _joined(self, outputs: list[Any]) -> Any:
         if isinstance(outputs[0], Tensor):
-            return torch.cat(outputs, self.dimension - 1)
+            return torch.cat(outputs, from_one(self.dimension))
         return [self._joined(list(parts)) for parts in zip(*outputs, strict=True)]
 
     class Lua(LuaClass):

@@ -13,7 +13,7 @@ from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_values import fresh
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.dpnn.decorator import result_dtype
-from dpnn_bridge.modules.nn.indices import must_check_ranges
+from dpnn_bridge.modules.nn.indices import from_one, must_check_ranges
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.torch7.gradient import add_gradient, zero_gradient
 
@@ -94,7 +94,7 @@ class ArgMax(nn.Module):
         self.dim, self.n_input_dim, self.as_long, self.index_base = dim, n_input_dim, as_long, index_base
 
     def forward(self, input: Tensor) -> Tensor:
-        dim = self.dim if input.dim() > self.n_input_dim else self.dim - 1
+        dim = from_one(self.dim) + (input.dim() > self.n_input_dim)
         index = input.argmax(dim, keepdim=input.dim() == 1) + self.index_base
         return index if self.as_long else zero_gradient(index.to(input.dtype), input)
 

@@ -17,6 +17,7 @@ from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.loaders.reader import MAX_DIMENSIONS
 from dpnn_bridge.modules.nn.arithmetic import joined
 from dpnn_bridge.modules.nn.decorator import Decorator
+from dpnn_bridge.modules.nn.indices import from_one
 from dpnn_bridge.modules.nn.members import Members, SlicedWithArguments
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor, element_dtype
 
@@ -168,7 +169,7 @@ class Parallel(SlicedWithArguments):
         self.input_dimension, self.output_dimension = input_dimension, output_dimension
 
     def forward(self, input: Tensor) -> Tensor:
-        slices = input.unbind(self.input_dimension - 1)
+        slices = input.unbind(from_one(self.input_dimension))
         if len(slices) > len(self):
             raise ValueError(f"{len(slices)} slices along dimension {self.input_dimension} for {len(self)} members")
         outputs = [module(x) for module, x in zip(self, slices, strict=False)]

@@ -20,6 +20,17 @@ def must_check_ranges(index: torch.Tensor) -> bool:
     return index.device.type not in ("cuda", "meta") and not torch.compiler.is_compiling()
 
 
+def from_one(number: int, name: str = "dimension") -> int:
+    """Return a number that counts from 1 as one that counts from 0; negative ones count from the end in both.
+
+    Raises:
+        IndexError: it is 0, which would be the last.
+    """
+    if number == 0:
+        raise IndexError(f"expected a {name} that counts from 1, or from the end if it is negative; found 0")
+    return number if number < 0 else number - 1
+
+
 def rows_at(weight: torch.Tensor, index: torch.Tensor, base: int) -> torch.Tensor:
     """Return the rows of a matrix at a vector of indices that count from 0.
 

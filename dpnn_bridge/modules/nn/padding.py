@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass, empty_sizes
 from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.modules.nn.indices import from_one
 from dpnn_bridge.objects import LuaObject
 
 EDGES: dict[str | tuple[str, ...], str] = {("pad_l", "pad_r", "pad_t", "pad_b"): "padding"}
@@ -62,7 +63,7 @@ class Padding(nn.Module):
         self.dim, self.pad, self.index, self.value, self.n_input_dim = dim, pad, index, value, n_input_dim
 
     def forward(self, input: Tensor) -> Tensor:
-        dim = self.dim - 1 if self.n_input_dim in (None, input.dim()) else self.dim
+        dim = from_one(self.dim) + (self.n_input_dim not in (None, input.dim()))
         size = input.shape[dim]
         before = self.index - 1 if self.pad <= 0 else size - self.index + 1
         shape = list(input.shape)

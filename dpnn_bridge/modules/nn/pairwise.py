@@ -10,6 +10,7 @@ from dpnn_bridge.conversion.contexts import LuaContext
 from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.arithmetic import check_dimensions, shaped_like
+from dpnn_bridge.modules.nn.indices import from_one
 from dpnn_bridge.objects import LuaTensor
 from dpnn_bridge.torch7.gradient import with_gradient_of
 
@@ -211,7 +212,7 @@ class Index(nn.Module):
         self.dimension, self.index_base = dimension, index_base
 
     def forward(self, input: list[Tensor]) -> Tensor:
-        return input[0].index_select(self.dimension - 1, input[1].long() - self.index_base)
+        return input[0].index_select(from_one(self.dimension), input[1].long() - self.index_base)
 
     class Lua(PairClass):
         indexed = True

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass, size_storage
 from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.modules.nn.indices import from_one
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable
 
 
@@ -24,10 +25,16 @@ def product(sizes: tuple[int, ...]) -> int:
 
 
 def batched_dim(input: Tensor, dim: int, num_input_dims: int | None) -> int:
-    """Return the 0-based dimension for Torch7's ``dim``: negative from the end, shifted by one for a batch."""
+    """Return the 0-based dimension for Torch7's ``dim``: negative from the end, shifted by one for a batch.
+
+    Raises:
+        IndexError: there is no such dimension.
+    """
+    if dim < -input.dim():
+        raise IndexError(f"expected a dimension of at least {-input.dim()}, found {dim}")
     if dim < 0:
         return input.dim() + dim
-    return dim if num_input_dims is not None and input.dim() == num_input_dims + 1 else dim - 1
+    return from_one(dim) + (num_input_dims is not None and input.dim() == num_input_dims + 1)
 
 
 @lua_class("nn.View")
@@ -199,7 +206,7 @@ class Select(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         dim = batched_dim(input, self.dimension, None)
-        output = input.select(dim, self.index if self.index < 0 else self.index - 1)
+        output = input.select(dim, from_one(self.index, "position"))
         return output.reshape(1) if output.dim() == 0 else output
 
     class Lua(LuaClass):
@@ -233,7 +240,7 @@ class Transpose(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         offset = 0 if self.num_input_dims is None else input.dim() - self.num_input_dims
         for a, b in self.permutations:
-            input = input.transpose(a - 1 + offset, b - 1 + offset)
+            input = input.transpose(from_one(a + offset), from_one(b + offset))
         return input.contiguous()
 
     class Lua(LuaClass):
@@ -310,7 +317,7 @@ class Unsqueeze(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         dims = self.num_input_dims or input.dim()
-        return input.unsqueeze(input.dim() - dims + self.pos - 1)
+        return input.unsqueeze(input.dim() - dims + from_one(self.pos, "position"))
 
     class Lua(LuaClass):
         scalars = {"pos": "pos", "numInputDims": "num_input_dims"}

@@ -14,6 +14,7 @@ from dpnn_bridge.conversion.faults import Fault
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.decorator import Decorator
+from dpnn_bridge.modules.nn.indices import from_one
 from dpnn_bridge.modules.rnn.memory import Memory, Remembering, detach, forget, max_bptt_step
 from dpnn_bridge.modules.rnn.over_time import at_once
 from dpnn_bridge.objects import LuaObject, LuaTable
@@ -247,7 +248,7 @@ class SeqReverseSequence(nn.Module):
         self.dim = dim
 
     def forward(self, input: Tensor) -> Tensor:
-        return input.flip(self.dim - 1)
+        return input.flip(from_one(self.dim))
 
     class Lua(LuaClass):
         scalars = ("dim",)
