@@ -219,7 +219,7 @@ class LuaFunction:
 
     Attributes:
         bytecode: the output of ``string.dump``.
-        upvalues: the object written behind it.
+        upvalues: the object written after it.
         type_code: 6, 7 or 8, how the record was written.
     """
 

@@ -22,7 +22,7 @@ MOVED = {
 class MovedModules(MetaPathFinder, Loader):
     """A finder for the names in :data:`MOVED` and those below them; both names are one module.
 
-    It precedes the finder of files, which would import the files of a moved package a second time.
+    It is placed before Python's own finder, which would import the files of a moved package a second time.
     """
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:

@@ -13,7 +13,7 @@ from dpnn_bridge.conversion.places import lua_paths
 
 
 def failure_reason(error: BaseException) -> str:
-    """Return the first line of an error that a model raised, behind the layer and the sizes of its input.
+    """Return the first line of an error that a model raised, after the layer and the sizes of its input.
 
     Returns:
         Such as ``modules[1], Conv2d(3, 24, kernel_size=(3, 3)), got 1x4x32x32: Given groups=1, weight of size …``; the

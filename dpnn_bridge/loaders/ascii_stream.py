@@ -16,7 +16,7 @@ from dpnn_bridge.loaders.stream import Stream, StreamError
 from dpnn_bridge.objects import LuaStorage, element_dtype
 
 _TOKEN = re.compile(rb"\s*(\S+)")
-#: Characters of a number and the blank behind it; a longer search for the end of a line would not be linear.
+#: Characters of a number and the blank after it; a longer search for the end of a line would not be linear.
 _LONGEST_NUMBER = 64
 _LONGEST_TOKEN = 4096
 _INTEGER = re.compile(rb"[+-]?\d{1,19}")
@@ -39,7 +39,7 @@ class AsciiStream(Stream):
         return self.size - self.position
 
     def _token(self) -> bytes:
-        """Return the next word, wherever it ends, and the newline behind it."""
+        """Return the next word, wherever it ends, and the newline after it."""
         match = _TOKEN.match(self._text, self.position)
         if match is None:
             raise StreamError("truncated: a number expected, none left")

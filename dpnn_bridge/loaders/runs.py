@@ -65,7 +65,7 @@ class Runs:
         Returns:
             Where the next pair begins, and how many were read.
         """
-        room = min(len(buffer) - 8 - pos, _LARGEST)  # a head is looked at behind a pair
+        room = min(len(buffer) - 8 - pos, _LARGEST)  # the head after a pair is read too
         key = self._kind(buffer, pos) if room > _LONGEST else None
         value = key and self._kind(buffer, pos + _bytes(*key))
         if not key or not value or key[0] == BOOLEAN:

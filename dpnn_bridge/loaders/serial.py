@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
+from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.graph import without_entries
 from dpnn_bridge.errors import OptionError
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype, elements
@@ -68,6 +69,7 @@ _KEPT_BY_CAST = {
 }
 
 
+@checks_arguments
 def serial_form(module: LuaObject, mode: Mode | None = None, tensor_type: str | None = None) -> LuaObject:
     """Return the object that Torch7 writes for ``nn.Serial(module, tensor_type)`` after ``heavySerial()`` and so on.
 
@@ -82,6 +84,9 @@ def serial_form(module: LuaObject, mode: Mode | None = None, tensor_type: str | 
 
     Returns:
         An ``nn.Serial``, to be written with :func:`write_t7`.
+
+    Raises:
+        OptionError: ``mode`` or ``tensor_type`` is none.
 
     Examples:
         >>> write_t7("light.t7", serial_form(model, "light", "torch.FloatTensor"))
@@ -175,7 +180,7 @@ class _Copier:
                 copy[key] = self.copy(value, to)
         if cast and "_type" in obj and not kept:
             copy["_type"] = cast
-        if cast and name == "nn.GPU":
+        if cast and name == "nn.GPU" and obj.header:
             copy.header = (LuaTable({**obj.header[0], 1: cast}),)
         if _is_module(obj):
             copy["dpnn_typename"] = name

@@ -12,7 +12,7 @@ from dpnn_bridge.objects import LuaStorage, element_dtype
 
 #: Bytes of the window over the source: at first and after a jump, and at most, when reading continues without a jump.
 _FIRST_WINDOW, _LARGEST_WINDOW = 1 << 16, 1 << 21
-#: Zeros behind the last byte of the source, so that looking ahead needs no test.
+#: Zeros after the last byte of the source, so that looking ahead needs no test.
 PADDING = bytes(512)
 #: Storages up to this many bytes are kept from the window instead of being read again from the source.
 _SMALL = 4096
@@ -87,7 +87,7 @@ class BinaryStream(Stream):
         self._move(count)
 
     def head(self, unpack: Any) -> tuple[int, int]:
-        """Return the next eight bytes as two ints, zeros behind the end; they are to be read again."""
+        """Return the next eight bytes as two ints, zeros after the end; they are to be read again."""
         if self.at + 8 > self.filled:
             self._move(8)
         return unpack(self.buffer, self.at)

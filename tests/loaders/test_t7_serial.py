@@ -9,6 +9,7 @@ import pytest
 from conftest import FIXTURES, fixture_id, manifest
 from formula import lua
 
+from dpnn_bridge.errors import OptionError
 from dpnn_bridge.loaders import loads, read_t7
 from dpnn_bridge.loaders.serial import serial_form
 from dpnn_bridge.loaders.t7_writer import dumps
@@ -50,6 +51,16 @@ def assert_same(expected: Any, found: Any, where: str, partners: dict[int, Any])
         assert found == expected, where
     else:
         np.testing.assert_array_equal(found.numpy(), expected.numpy(), where)
+
+
+def test_a_mode_that_there_is_not_is_refused() -> None:
+    with pytest.raises(OptionError, match="mode: expected 'heavy', 'medium', 'light' or None, found 'Light'"):
+        serial_form(LuaObject("nn.Identity"), "Light")  # type: ignore[arg-type]
+
+
+def test_a_gpu_module_without_header_is_cast() -> None:
+    form = serial_form(LuaObject("nn.GPU", LuaTable({"modules": LuaTable()})), tensor_type="torch.FloatTensor")
+    assert form["module"].header == ()
 
 
 @pytest.mark.parametrize(("entry", "source"), PAIRS, ids=[fixture_id(e) for e, _ in PAIRS])
