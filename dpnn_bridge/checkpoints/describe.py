@@ -15,7 +15,7 @@ from dpnn_bridge.base.display import counted, printable, shortened
 from dpnn_bridge.base.graph import given_name, is_module, key_text, node_name
 from dpnn_bridge.checkpoints.bytecode import describe_bytecode
 from dpnn_bridge.checkpoints.find import candidates, looks_like_module
-from dpnn_bridge.errors import T7Error
+from dpnn_bridge.errors import OptionError, T7Error
 from dpnn_bridge.loaders.encoding import Encoding
 from dpnn_bridge.loaders.origin import LocalFile, Origin, local_file, name_of
 from dpnn_bridge.loaders.t7_reader import ReadKeywords, ReadOptions, read_local
@@ -171,10 +171,13 @@ def describe(
 
     Raises:
         T7Error: the file cannot be read.
+        OptionError: ``limit`` or ``depth`` is negative.
 
     Examples:
         >>> print(*describe("model.t7").lines(), sep="\\n")
     """
+    if limit < 0 or depth < 0:
+        raise OptionError(f"describe: limit={limit}, depth={depth}: expected numbers from 0")
     chosen = ReadOptions(**options)
     with local_file(path) as file:
         root, encoding = read(file, chosen)

@@ -36,6 +36,8 @@ _COMPRESSED: dict[bytes, Callable[[Any], Any]] = {
 }
 #: how the parts of a zip archive may be compressed; the window of others has any size
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
+#: flag of an encrypted part of a zip archive
+_ENCRYPTED = 1
 #: bytes that unpacking an .xz file may take; `xz -9` asks for 65 MiB
 _XZ_MEMORY = 1 << 27
 #: a compressed file may unfold to so many bytes, and beyond them to so many times its own size
@@ -149,6 +151,8 @@ def _unpacked(path: Path, folder: Callable[[], Path], name: str) -> Path:
                     return _copy(file, _empty(folder()) / path.name, allowed, name)
         if head.startswith(b"PK\x03\x04") and (member := _member(path, name)):
             with open_zip(path) as archive:
+                if archive.getinfo(member).flag_bits & _ENCRYPTED:
+                    raise NotT7Error(f"{name}: an encrypted zip archive; extract it first")
                 if archive.getinfo(member).compress_type not in _METHODS:
                     raise NotT7Error(
                         f"{name}: a zip archive with another method than deflate and bzip2; extract it first"

@@ -17,6 +17,7 @@ import dpnn_bridge
 from dpnn_bridge.checkpoints.bytecode import describe_bytecode
 from dpnn_bridge.checkpoints.describe import describe, format_bytes
 from dpnn_bridge.cli.inspect import inspect_command
+from dpnn_bridge.errors import OptionError
 from dpnn_bridge.loaders import read_t7, write_t7
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 from dpnn_bridge.pictures import model_graph, to_mermaid
@@ -122,6 +123,12 @@ def test_paths_of_first_occurrences_that_are_not_listed(tmp_path: Path) -> None:
     assert (nodes["d"].first, nodes["d"].text) == ("a.b.c", "nn.Identity, the same as a.b.c")
     assert (nodes["e"].first, nodes["e"].text) == ("", "table of 3, the same as the root")
     assert nodes["e"].first in nodes
+
+
+@pytest.mark.parametrize("name", ["limit", "depth"])
+def test_negative_limits_are_refused(name: str, model: Path) -> None:
+    with pytest.raises(OptionError, match=f"{name}=-1.*: expected numbers from 0"):
+        describe(model, **{name: -1})  # type: ignore[arg-type]
 
 
 def test_totals_count_objects_that_are_keys(tmp_path: Path) -> None:

@@ -162,6 +162,17 @@ def test_a_zip_whose_window_has_any_size_is_refused(method: int) -> None:
         read_t7(packed)
 
 
+def test_an_encrypted_archive_is_not_called_damaged() -> None:
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        archive.writestr("model.t7", BYTES)
+    packed = bytearray(data.getvalue())
+    for flags in (6, packed.index(b"PK\1\2") + 8):  # of the part, and of its entry in the directory
+        packed[flags] |= 1
+    with pytest.raises(NotT7Error, match="an encrypted zip archive; extract it first"):
+        read_t7(bytes(packed))
+
+
 def test_text_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(T7Error, match="open it with mode 'rb'"):
         read_t7(io.StringIO("4\n1\n"))  # type: ignore[arg-type]
