@@ -7,6 +7,7 @@ threads begin. Then sums run in another order, or elements take another path thr
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,19 +16,22 @@ from torch import Tensor, nn
 from dpnn_bridge.compare import nested
 
 
-def moved(tensor: Tensor, offset: int = 0) -> Tensor:
+def moved(tensor: Tensor, offset: int = 0, like: Tensor | None = None) -> Tensor:
     """Copy a tensor into memory of its own.
 
     Args:
         tensor: Any tensor; one that is sparse or contains no elements is returned as it is.
         offset: Elements between the boundary of an allocation (64 bytes) and the first element.
+        like: The elements get the order in memory that they have in this tensor, if it has the same shape; default:
+            their own order.
     """
     if tensor.layout != torch.strided or tensor.is_meta or not tensor.numel():
         return tensor
-    source = tensor.detach()
-    strides = torch.empty_like(source, device="meta").stride()  # the tensor's own, without gaps and repeated elements
-    block = source.new_empty(offset + source.numel())
-    return block.as_strided(source.shape, strides, offset).copy_(source)
+    if like is None or like.layout != torch.strided or like.shape != tensor.shape:
+        like = tensor
+    strides = torch.empty_like(like.detach(), device="meta").stride()  # without gaps and repeated elements
+    block = tensor.detach().new_empty(offset + tensor.numel())
+    return block.as_strided(tensor.shape, strides, offset).copy_(tensor.detach())
 
 
 def copied(module: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
@@ -36,8 +40,14 @@ def copied(module: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
     return copy.deepcopy(module, {id(t): t.detach().clone() for t in kept} | (memo or {}))
 
 
-def relocate(module: nn.Module, offset: int = 0) -> nn.Module:
-    """Move all parameters and buffers of a module as :func:`moved` does, in place; return the module."""
-    for tensor in [*module.parameters(), *module.buffers()]:
-        tensor.data = moved(tensor, offset)
+def relocate(module: nn.Module, offset: int = 0, like: Mapping[str, Tensor] | None = None) -> nn.Module:
+    """Move all parameters and buffers of a module as :func:`moved` does, in place; return the module.
+
+    Args:
+        module: The module.
+        offset: As of :func:`moved`.
+        like: Tensors whose order in memory those of the same name get.
+    """
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        tensor.data = moved(tensor, offset, (like or {}).get(name))
     return module

@@ -97,7 +97,13 @@ class Source:
         self.module, self.names, self.value, self.running = module, layers.by_name.keys(), value, running
 
     def run(
-        self, given: Results | None = None, *, offset: int = 0, threads: int = 0, dtype: torch.dtype | None = None
+        self,
+        given: Results | None = None,
+        *,
+        offset: int = 0,
+        threads: int = 0,
+        like: Mapping[str, Tensor] | None = None,
+        dtype: torch.dtype | None = None,
     ) -> Results:
         """Run a copy of the model.
 
@@ -105,9 +111,10 @@ class Source:
             given: Results that replace a layer's own.
             offset: Where its tensors lie in memory, see :func:`~dpnn_bridge.compare.memory.moved`.
             threads: How many compute; 0 leaves that as it is.
+            like: Tensors by name whose order in memory the model's get.
             dtype: In which precision; default: as it is.
         """
-        module = relocate(copy.deepcopy(self.module).to(dtype=dtype), offset)
+        module = relocate(copy.deepcopy(self.module).to(dtype=dtype), offset, like)
 
         def placed(value: Any) -> Any:
             return nested.map_tensors(lambda t: moved(t, offset), nested.cast(value, dtype))
@@ -149,9 +156,17 @@ class Source:
             return 0
         return sum(int(g.count_nonzero()) for g in gradients if g is not None)
 
-    def spread(self, base: Results, given: Results) -> dict[str, dict[str, float]]:
-        """Measure how far runs in other memory are from one: name of the layer -> part of its result -> distance."""
+    def spread(self, base: Results, given: Results, file: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
+        """Measure how far runs in other memory are from one: name of the layer -> part of its result -> distance.
+
+        Args:
+            base: Results of one run.
+            given: Results that replace a layer's own.
+            file: Tensors of the file. Their elements may have another order in memory, for which PyTorch may choose
+                another algorithm.
+        """
         runs = [given, *(self.run(given, offset=offset, threads=threads) for offset, threads in MEMORIES)]
+        runs.append(self.run(given, like=file))
         found: dict[str, dict[str, float]] = {}
         for name, value in base.items():
             parts = found.setdefault(name, {})
@@ -222,7 +237,7 @@ def compare_results(
         return
     layers.set_order(ours)
     if written.exact:
-        _compare_operations(layers, source, ours, theirs, written.complete)
+        _compare_operations(layers, source, ours, theirs, written)
     else:
         _compare_graph(layers, source, ours, theirs)
         if written.dynamic:
@@ -235,12 +250,13 @@ def failed(name: str, message: str) -> Difference:
 
 
 # ---------------------------------------------------------------------- the model's own operations
-def _compare_operations(layers: NamedLayers, source: Source, ours: Results, theirs: Results, complete: bool) -> None:
+def _compare_operations(layers: NamedLayers, source: Source, ours: Results, theirs: Results, written: Written) -> None:
     """Compare the results of a file with the model's own operations; accept the distance of two runs."""
     given = {name: value for name, value in ours.items() if name in theirs}
     base = source.run(given)  # on its own results, where the file got them
     found = {name: _same_types(theirs[name], base[name]) for name in theirs if name in base}
-    spread = source.spread(base, given) if any(not d.ok for each in found.values() for d in each) else {}
+    differs = any(not d.ok for each in found.values() for d in each)
+    spread = source.spread(base, given, written.tensors) if differs else {}
     for name, each in found.items():
         if (layer := layers.by_name.get(name)) is None:
             continue
@@ -249,7 +265,7 @@ def _compare_operations(layers: NamedLayers, source: Source, ours: Results, thei
         layer.converted += _joined(each)
     for name in (ours.keys() - theirs.keys()) & layers.by_name.keys():
         layer = layers.by_name[name]
-        if complete or not name:
+        if written.complete or not name:
             layer.converted.append(failed("output", "the layer does not run in the converted file"))
         else:  # a program computes some layers in the forward of the module around them
             layer.note = layer.note or "is no module of its own in the file"

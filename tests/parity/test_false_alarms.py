@@ -18,7 +18,17 @@ from dpnn_bridge.compare import memory, nested
 from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.errors import OptionError
-from dpnn_bridge.modules.nn import CMulTable, GModule, GraphNode, LookupTable, Narrow, Padding, Reshape, Select
+from dpnn_bridge.modules.nn import (
+    CMulTable,
+    GModule,
+    GraphNode,
+    LookupTable,
+    Narrow,
+    Padding,
+    Reshape,
+    Select,
+    TemporalConvolution,
+)
 from dpnn_bridge.modules.rnn import LookupTableMaskZero, SeqLSTM
 from dpnn_bridge.outputs.formats import py as program
 from dpnn_bridge.parity import converted, layer_results
@@ -196,6 +206,27 @@ def test_a_sum_may_be_as_far_off_as_runs_of_the_source_are(tmp_path: Path, monke
         monkeypatch.setattr(converted, "run_modules", run)
         verdicts.append(verify(tmp_path / "model.t7", tmp_path / "m.pt", input=x).verdict)
     assert verdicts == [Verdict.EQUAL, Verdict.EQUAL, Verdict.DIFFERENT]
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_file_may_store_weights_in_another_order(
+    swapped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch7's order in memory is not that of .safetensors; without vector instructions PyTorch's sums differ."""
+    pytest.importorskip("safetensors", reason="optional extra is not installed")
+    torch.manual_seed(0)
+    dpnn_bridge.write_t7(tmp_path / "m.t7", nn.Sequential(TemporalConvolution(6, 5, 2)))
+    dpnn_bridge.convert(tmp_path / "m.t7", tmp_path / "m.safetensors")
+    model, file = (tmp_path / "m.t7", tmp_path / "m.safetensors")[:: -1 if swapped else 1]
+    strides = {dpnn_bridge.load(name)[0].weight.stride() for name in (model, file)}  # type: ignore[index]
+    assert len(strides) == 2
+    forward, off = TemporalConvolution.forward, 1e-7
+
+    def in_order(layer: TemporalConvolution, x: torch.Tensor) -> torch.Tensor:
+        return forward(layer, x) * (1 + off * layer.weight.is_contiguous())
+
+    monkeypatch.setattr(TemporalConvolution, "forward", in_order)
+    assert verify(model, file, input=torch.randn(2, 7, 6)).verdict is Verdict.EQUAL
 
 
 def test_a_runtime_may_add_up_many_values_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
