@@ -36,6 +36,7 @@ from dpnn_bridge.porting.networks import (
     for_a_run,
     inputs,
     lua_path_of,
+    named_tensors,
     sharing_memory,
     single_buffers,
     trace,
@@ -94,10 +95,27 @@ def port(
         >>> report = dpnn_bridge.port("model.t7", Net(), torch.randn(2, 3, 224, 224))   # doctest: +SKIP
         >>> report.equal, report.first                                                   # doctest: +SKIP
     """
+    options = {"key": key, "source": source, "target": target, "allow_unset": allow_unset, "later": later}
+    return run_port(model, module, example, **options)[1]
+
+
+def run_port(
+    model: str | PathLike[str] | nn.Module,
+    module: nn.Module,
+    example: Any,
+    *,
+    key: str | None = None,
+    source: Call | None = None,
+    target: Call | None = None,
+    allow_unset: Iterable[str] = (),
+    later: bool = False,
+) -> tuple[Port, PortReport]:
+    """Run :func:`port`; return also what it has found, with both networks."""
     source_module = model if isinstance(model, nn.Module) else load(model, key=key)
     runs = source or call_source, target or call_target
     with torch.random.fork_rng(devices=[]):
-        return Port(source_module, module, inputs(example), *runs, set(allow_unset), later).run()
+        done = Port(source_module, module, inputs(example), *runs, set(allow_unset), later)
+        return done, done.run()
 
 
 class Port:
@@ -126,9 +144,8 @@ class Port:
         _check_random(tape, "the module")
         self._run_source(first)
         _check_random(self.source.tape, "the model")
-        tensors = {**dict(self.target.named_parameters(remove_duplicate=False)), **dict(self.target.named_buffers())}
-        tensors = {name: tensor for name, tensor in tensors.items() if name in tape.roots.values()}
-        search = Search(tape, self.source, tensors)
+        tensors = {n: t for n, t in named_tensors(self.target).items() if n in tape.roots.values()}
+        self.search = search = Search(tape, self.source, tensors)
         found = search.run()
         values = self._values(search)
         self.sides = sides_of(search)
@@ -145,7 +162,7 @@ class Port:
                 record = partial(self._run_source, first)
                 report.later = list(later_deviations(explanation, report.first, record, restart))
             return report
-        proof = self._prove(second, search)
+        proof = self.prove(second)
         if proof.failed is not None:
             self._check_deterministic()
             almost = proof.outputs.almost if proof.failed.node is None else inf
@@ -165,12 +182,12 @@ class Port:
         first = self._beyond(search) or self._with_other_biases(search) or overflowing(self.user, values)
         return self._report(search, values, first, distance, notes)
 
-    def _prove(self, example: Any, search: Search) -> Proof:
-        """Run both networks on another input, and compare them."""
+    def prove(self, example: Any, module: nn.Module | None = None) -> Proof:
+        """Run the source and the filled module, or another copy of the module, on an input and compare them."""
         for keep in (False, True):
             self._run_source(example)
-            target = for_a_run(self.target, self.call_target)
-            proof = prove(target, self.call_target, example, search, self.single, keep)
+            target = for_a_run(module or self.target, self.call_target)
+            proof = prove(target, self.call_target, example, self.search, self.single, keep)
             if proof.failed is None or not proof.used_more:
                 break
         return proof
@@ -204,7 +221,7 @@ class Port:
         far = differ_beyond(source, target, self.examples[1])
         if far is None:
             return None
-        proof = self._prove(far, search)
+        proof = self.prove(far)
         if proof.failed is None:
             return None
         self._run_source(self.examples[0])
@@ -326,7 +343,7 @@ def _check_random(tape: Tape, what: str) -> None:
 
 
 def _fill(module: nn.Module, values: dict[str, Tensor]) -> None:
-    tensors = {**dict(module.named_parameters(remove_duplicate=False)), **dict(module.named_buffers())}
+    tensors = named_tensors(module)
     with torch.no_grad():
         for name, value in values.items():
             tensors[name].copy_(value)

@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import isfinite
+from os import PathLike
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.porting.api import port
+from dpnn_bridge.base.arguments import checks_arguments
+from dpnn_bridge.base.boundary import wrap_errors
+from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.porting.api import Port, run_port
+from dpnn_bridge.porting.events import LINEAR, Event
+from dpnn_bridge.porting.flow import sums_with, through_sums, through_views
+from dpnn_bridge.porting.networks import doubled, named_tensors
 from dpnn_bridge.porting.report import Deviation, PortReport
+from dpnn_bridge.porting.search import Search
+from dpnn_bridge.porting.tape import Node, Slot
 from dpnn_bridge.porting.values import difference
+from dpnn_bridge.porting.writing import Journal, Parameters
 
-#: what storing weights in single precision leaves
-_STORED = 1e-6
+#: what storing weights in single precision leaves; of other types this many of their epsilons
+_STORED, _EPSILONS = 1e-6, 4
 
 
-def judge(model: Any, module: nn.Module, example: Any, **options: Any) -> PortReport:
+@checks_arguments
+@wrap_errors(ConversionError, "judging the weights")
+def judge(model: str | PathLike[str] | nn.Module, module: nn.Module, example: Any, **options: Any) -> PortReport:
     """Check whether a module with weights computes what a Torch7 model computes.
 
-    The weights of the model are ported into a copy of the module. Then the module's own weights are compared with them.
-    The two biases of a recurrent layer may be distributed in another way, as long as their sum is right.
+    The weights of the model are ported into a copy of the module. Then the weights that the module computes with are
+    compared with them. Biases that are added, or that a norm takes away, may be distributed in another way if the
+    module computes the same with them.
 
     Args:
         model, module, example: as for :func:`dpnn_bridge.port`; the module is not changed.
@@ -29,35 +46,141 @@ def judge(model: Any, module: nn.Module, example: Any, **options: Any) -> PortRe
         The report. ``first`` names the first parameter that differs.
     """
     filled = copy.deepcopy(module)
-    report = port(model, filled, example, **options)
+    port, report = run_port(model, filled, example, **options)
     if not report.equal:
         return report
-    mine, right = _tensors(module), _tensors(filled)
-    differ = [m for m in report.matches if difference(mine[m.parameter], right[m.parameter]) > _STORED]
-    if not differ:
+    differ = list(_differing(port.search, module, filled))
+    if differ and _are_shifts(differ) and _computes_the_same(port, differ):
+        names = dict.fromkeys(name for weight in differ for name in weight.names)
+        report.notes.append(f"biases are distributed otherwise: {', '.join(names)}")
         return report
-    names = list(dict.fromkeys(m.parameter for m in differ))
-    if _sums_agree(names, mine, right):
-        report.notes.append(f"biases that are added are distributed otherwise: {', '.join(names)}")
-        return report
-    first = differ[0]
-    distance = difference(mine[first.parameter], right[first.parameter])
-    reason = (
-        f"{first.parameter} differs from the source's values ({distance:.1e} relative); load them with dpnn_bridge.port"
-    )
-    report.equal, report.difference = False, max(report.difference, distance)
-    report.first = Deviation(first.parameter.rpartition(".")[0], "", first.source, reason)
+    if differ:
+        first = differ[0]
+        distance, parameter = _distance(first.mine, first.right), first.names[0]
+        size = f"{distance:.1e} relative" if isfinite(distance) else "it holds NaN or infinity"
+        what = (
+            f"{parameter} differs"
+            if len(first.names) == 1
+            else f"the weight made of {' and '.join(first.names)} differs"
+        )
+        reason = f"{what} from the source's values ({size}); load them with dpnn_bridge.port"
+        source = next((m.source for m in report.matches if m.parameter == parameter), "")
+        report.equal, report.difference = False, max(report.difference, distance)
+        report.first = Deviation(parameter.rpartition(".")[0], "", source, reason)
     return report
 
 
-def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    return {**dict(module.named_parameters(remove_duplicate=False)), **dict(module.named_buffers())}
+@dataclass(eq=False)
+class _Weight:
+    """A weight of an event that differs from the source's.
+
+    Attributes:
+        event: the first use of the weight.
+        name: its name in the event.
+        names: the parameters that it is made of.
+        mine, right: what the module computes with, and what it has to.
+    """
+
+    event: Event
+    name: str
+    names: list[str]
+    mine: Tensor
+    right: Tensor
+
+    @property
+    def sign(self) -> int:
+        """How the weight shifts the result: 1 where it is added, -1 where it is subtracted, 0 for no shift."""
+        added = "bias" if self.event.kind in LINEAR else "weight" if self.event.kind == "add" else ""
+        return 1 if self.name == added else -1 if (self.event.kind, self.name) == ("batch norm", "running_mean") else 0
 
 
-def _sums_agree(names: list[str], mine: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
-    """Return whether all that differs are the two biases of recurrent layers, and each pair has the right sum."""
-    if not all("bias_ih" in name or "bias_hh" in name for name in names):
+def _differing(search: Search, module: nn.Module, filled: nn.Module) -> Iterator[_Weight]:
+    """Yield the weights in which two modules differ: what parametrizations give, not what they are made of."""
+    mine, right = _computed(search, module), _computed(search, filled)
+    tensors, seen = named_tensors(module), set()
+    for placed in search.placement.placed.values():
+        for name, weight in placed.event.weights.items():
+            if weight is None or weight.slot in seen:
+                continue
+            seen.add(weight.slot)
+            names = search.tape.root_names(weight.slot)
+            values = mine(weight.slot), right(weight.slot)
+            epsilon = max(torch.finfo(tensors[n].dtype).eps for n in names)
+            if _distance(*values) > max(_STORED, _EPSILONS * epsilon):
+                yield _Weight(placed.event, name, names, *values)
+
+
+def _computed(search: Search, module: nn.Module) -> Callable[[int], Tensor]:
+    """Return a function that gives the value of a slot that is made of parameters, from those of a module."""
+    env: list[Any] = [None] * search.tape.size
+    for number, tensor in search.tape.constants.items():
+        env[number] = tensor.clone()
+    tensors = {name: doubled(tensor.detach().clone()) for name, tensor in named_tensors(module).items()}
+    parameters = Parameters(search.tape, env, tensors, Journal())
+    return lambda slot: parameters.computed(Slot(slot))
+
+
+def _distance(mine: Tensor, right: Tensor) -> float:
+    """Return the largest difference relative to the largest element of both."""
+    larger = max(mine, right, key=lambda t: float(t.abs().max()) if t.numel() else 0.0)
+    return difference(right if larger is mine else mine, larger)
+
+
+def _are_shifts(differ: list[_Weight]) -> bool:
+    """Return whether all that differs are shifts, and the shifts of the same sum or before the same norm cancel out."""
+    if not all(weight.sign for weight in differ):
         return False
-    firsts = {name.replace("bias_hh", "bias_ih") for name in names}
-    pairs = [(name, name.replace("bias_ih", "bias_hh")) for name in firsts]
-    return all(difference(mine[a] + mine[b], right[a] + right[b]) <= _STORED for a, b in pairs)
+    for group in _groups([w for w in differ if not _is_taken_away(w.event.node)]):
+        if len({w.mine.numel() for w in group}) > 1:
+            return False
+        sums = [sum(w.sign * t.flatten() for w, t in zip(group, ts, strict=True)) for ts in _sides(group)]
+        scale = max(float(t.abs().max()) for ts in _sides(group) for t in ts)
+        if not float((sums[0] - sums[1]).abs().max()) <= _STORED * scale:  # type: ignore[operator, union-attr]
+            return False
+    return True
+
+
+def _sides(group: list[_Weight]) -> tuple[list[Tensor], list[Tensor]]:
+    return [w.mine for w in group], [w.right for w in group]
+
+
+def _groups(shifts: list[_Weight]) -> list[list[_Weight]]:
+    """Return the shifts in groups of those that are added up."""
+    groups: list[list[_Weight]] = []
+    for shift in shifts:
+        near = [g for g in groups if any(_meet(shift.event.node, other.event.node) for other in g)]
+        groups = [g for g in groups if g not in near] + [[shift, *(w for g in near for w in g)]]
+    return groups
+
+
+def _meet(node: Node, other: Node) -> bool:
+    """Return whether two results are added, or one operation takes the result of the other, or a sum with it."""
+    return sums_with(node, other) or _precedes(node, other) or _precedes(other, node)
+
+
+def _precedes(node: Node, other: Node) -> bool:
+    return any(maker in other.inputs for maker in (node, *through_sums(node)))
+
+
+def _is_taken_away(node: Node) -> bool:
+    """Return whether only norms with statistics of their input take a result, which no shift changes."""
+    users = list(through_views(node))
+    own = ("instance norm", "batch norm over the batch")
+    return bool(users) and all(n.event is not None and n.event.kind in own for n in users)
+
+
+def _computes_the_same(port: Port, differ: list[_Weight]) -> bool:
+    """Return whether the networks are equal with the module's shifts, of which the last of each group is made exact."""
+    trial = copy.deepcopy(port.target)
+    tensors = named_tensors(trial)
+    with torch.no_grad():
+        for group in _groups(differ):
+            rest = torch.zeros(group[0].mine.numel(), dtype=torch.float64)
+            for weight in group:
+                if weight.names[1:] or tensors[weight.names[0]].numel() != weight.mine.numel():
+                    return False
+                tensor, delta = tensors[weight.names[0]], (weight.mine - weight.right).flatten()
+                last = weight is group[-1] and not _is_taken_away(weight.event.node)
+                tensor += (-rest * weight.sign if last else delta).reshape(tensor.shape)
+                rest += weight.sign * delta
+    return all(not port.prove(example, trial).outputs.problem for example in port.examples)

@@ -86,6 +86,11 @@ def _overlapping(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
         yield group
 
 
+def named_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters and buffers by name, a shared parameter under each of its names."""
+    return {**dict(module.named_parameters(remove_duplicate=False)), **dict(module.named_buffers())}
+
+
 def sharing_memory(module: nn.Module) -> list[set[str]]:
     """Return the names of different parameters and buffers that lie in the same memory."""
     names = {id(t): name for name, t in (*module.named_parameters(), *module.named_buffers())}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.porting.networks import short_line
+from dpnn_bridge.porting.networks import named_tensors, short_line
 from dpnn_bridge.porting.placement import Placement
 from dpnn_bridge.porting.report import Deviation
 from dpnn_bridge.porting.source import Source
@@ -68,7 +68,7 @@ def overflowing(module: nn.Module, values: dict[str, Tensor]) -> Deviation | Non
 
 
 def _filled(module: nn.Module, values: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
-    tensors = {**dict(module.named_parameters(remove_duplicate=False)), **dict(module.named_buffers())}
+    tensors = named_tensors(module)
     return [(value, tensors[name]) for name, value in values.items()]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from dpnn_bridge.base.notebook import table
@@ -81,10 +82,11 @@ class PortReport:
             self._fill()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain data for JSON."""
-        names = ("equal", "difference", "notes", "unused", "unset")
+        """Return the report as plain data for JSON; an infinite ``difference`` is the string ``"inf"``."""
         return {
-            **{name: getattr(self, name) for name in names},
+            "equal": self.equal,
+            "difference": self.difference if isfinite(self.difference) else str(self.difference),
+            **{name: getattr(self, name) for name in ("notes", "unused", "unset")},
             "first": asdict(self.first) if self.first else None,
             "later": [asdict(deviation) for deviation in self.later],
             "matches": [asdict(m) for m in self.matches],

@@ -128,10 +128,10 @@ class Parameters:
         self.write(direction.number, self.env[direction.number], value)
         place = self.env[length.number]
         shape = (*(1 for _ in range(value.dim() - place.dim())), *place.shape)
-        size = self._computed(norm).expand(value.shape)[tuple(slice(n) for n in shape)]
+        size = self.computed(norm).expand(value.shape)[tuple(slice(n) for n in shape)]
         self.write(length.number, place, size.reshape(place.shape))
 
-    def _computed(self, slot: Slot) -> Tensor:
+    def computed(self, slot: Slot) -> Tensor:
         """Return a value that is made of parameters, from what they hold now."""
         node = self.tape.maker.get(slot.number)
         if node is None:
@@ -140,7 +140,7 @@ class Parameters:
         return next(leaves(node.run(args, dict(kwargs))))
 
     def _value_now(self, value: Any) -> Any:
-        return self._computed(value) if isinstance(value, Slot) else value
+        return self.computed(value) if isinstance(value, Slot) else value
 
     def _power_iteration(self, node: Node) -> list[str]:
         """Return the buffers with the singular vectors of a spectral norm; empty for other divisions."""
