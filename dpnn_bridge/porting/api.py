@@ -42,7 +42,14 @@ from dpnn_bridge.porting.networks import (
     trace,
 )
 from dpnn_bridge.porting.notes import notes_of, of_rounding, overflowing
-from dpnn_bridge.porting.probe import check_deterministic, differ_beyond, has_ranges, sorted_outputs
+from dpnn_bridge.porting.probe import (
+    check_deterministic,
+    differ_beyond,
+    differ_on_padding,
+    has_masks,
+    has_ranges,
+    sorted_outputs,
+)
 from dpnn_bridge.porting.proof import Proof, prove
 from dpnn_bridge.porting.report import Deviation, Match, PortReport
 from dpnn_bridge.porting.search import Search
@@ -211,27 +218,25 @@ class Port:
         check_deterministic(self.target, self.call_target, self.examples[0], "the module")
 
     def _beyond(self, search: Search) -> Deviation | None:
-        """Return where the networks differ on an input that is much larger than the example, as behind a clip."""
+        """Return where the networks differ on an input unlike the example: much larger, as after a clip, or padded."""
         tapes = self.source.tape, search.tape
         if any(node.single for node in tapes[0].nodes):  # rounding alone may become large there
             return None
-        if not any(has_ranges(tape) for tape in tapes):
-            return None
-        source, target = self._runs()
-        far = differ_beyond(source, target, self.examples[1])
-        if far is None:
-            return None
-        proof = self.prove(far)
-        if proof.failed is None:
-            return None
-        self._run_source(self.examples[0])
-        other = other_range(search)
-        if other is not None:
-            return other
-        found = proof.deviation()
-        hint = "an operation before has another range there (a clip as in ReLU6, a threshold)"
-        why = f"equal {LARGER}: {hint}; {proof.failed.why}"
-        return replace(found, reason=why)
+        runs = self._runs()
+        if any(map(has_ranges, tapes)) and (far := differ_beyond(*runs, self.examples[1])) is not None:
+            proof = self.prove(far)
+            if proof.failed is not None:
+                self._run_source(self.examples[0])
+                hint = "an operation before has another range there (a clip as in ReLU6, a threshold)"
+                why = f"equal {LARGER}: {hint}; {proof.failed.why}"
+                return other_range(search) or replace(proof.deviation(), reason=why)
+        if any(map(has_masks, tapes)) and (zeros := differ_on_padding(*runs, self.examples[1])) is not None:
+            proof = self.prove(zeros)
+            if proof.failed is not None:
+                hint = "one of the networks masks zeros, as MaskZero does"
+                why = f"equal on the example, and not where steps of the input are zero: {hint}; {proof.failed.why}"
+                return replace(proof.deviation(), reason=why)
+        return None
 
     def _with_other_biases(self, search: Search) -> Deviation | None:
         """Return the ReLU or clip that one of the networks lacks, which the biases of the file hide."""

@@ -7,7 +7,7 @@ source does with the same values says what should be there.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -77,7 +77,17 @@ class Explanation:
             self._look_at_parts()
             root = self._root()
         self.vague = root is None or root is found.node or root.op in ARRANGING
-        return self._of_unknown_use(root) or (self._of_output() if root is None else self._of_root(root))
+        found = self._of_unknown_use(root) or (self._of_output() if root is None else self._of_root(root))
+        return replace(found, reason=found.reason + self._of_number(root))
+
+    def _of_number(self, root: Node | None) -> str:
+        """Return a hint to a number before the root that the module takes out of a result of weights."""
+        nodes = self.search.tape.nodes[: None if root is None else root.index]
+        taken = next((n for n in nodes if n.op == "_local_scalar_dense" and n.origins), None)
+        if taken is None:
+            return ""
+        what = f"the number that {short_line(taken.line)} takes out of a tensor (item, float, if) is the one"
+        return f"; {what} of the module's former weights: keep it a tensor"
 
     def _of_unknown_use(self, root: Node | None) -> Deviation | None:
         """Explain an operation up to the root that takes a parameter in a way that is no known layer."""

@@ -46,6 +46,10 @@ def match_outputs(got: list[Tensor], source: Source, single: bool = False) -> Ou
             order.append(at)
             result.difference = max(result.difference, distance)
             result.constant &= _is_constant(tensor)
+            order_of_dims = _order_of_dims(tensor, source.output[at], tolerance)
+            if order_of_dims is not None:
+                shapes = f"shape {tuple(tensor.shape)} is the source's of shape {tuple(source.output[at].shape)}"
+                result.notes.append(f"an output of {shapes} with its dimensions in the order {order_of_dims}")
             continue
         if distance <= ALMOST:
             return Outputs(
@@ -58,7 +62,10 @@ def match_outputs(got: list[Tensor], source: Source, single: bool = False) -> Ou
         )
         if turned is not None:
             return Outputs(f"the output is transposed: it has the dimensions {turned} of the source's")
-        values = list(source.table.find(Fingerprint.of(tensor), source.tolerance))
+        fingerprint = Fingerprint.of(tensor)
+        if any(Fingerprint.of(w).matches(fingerprint, source.tolerance) for w in source.output):
+            return Outputs(f"an output of shape {tuple(tensor.shape)} has the source's elements in another order")
+        values = list(source.table.find(fingerprint, source.tolerance))
         if not values:
             scale = f" ({distance:.1e} relative)" if distance != float("inf") else ""
             return Outputs(f"an output of shape {tuple(tensor.shape)} is no value of the source{scale}")
@@ -92,6 +99,14 @@ def _distance(a: Tensor, b: Tensor) -> float:
     if squeezed.shape == other.shape:
         return best
     return min([best, *(difference(squeezed, other.permute(p)) for p in layouts(other.shape, squeezed.shape))])
+
+
+def _order_of_dims(a: Tensor, b: Tensor, tolerance: float) -> tuple[int, ...] | None:
+    """Return the order in which one output has the dimensions of another, without those of size 1; None if the same."""
+    if difference(a.flatten(), b.flatten()) <= tolerance:
+        return None
+    a, b = a.squeeze(), b.squeeze()
+    return next((p for p in layouts(b.shape, a.shape) if difference(a, b.permute(p)) <= tolerance), None)
 
 
 def _is(a: Tensor, b: Tensor) -> bool:

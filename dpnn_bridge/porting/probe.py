@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,6 @@ FACTORS = (30.0, 1000.0)
 #: what rounding may become on such an input
 ROUNDED = 1e-4
 
-
 #: operations that compute something else for large numbers than for small ones
 _NAMES = (
     "hardtanh clamp clamp_min clamp_max threshold softplus where minimum maximum hardsigmoid hardswish hardshrink gt ge"
@@ -28,10 +28,18 @@ _RANGES = frozenset(_NAMES.split())
 #: operations that compute something else for negative numbers, which every example reaches
 _SIGNED = frozenset(("relu", "leaky_relu", "elu", "_prelu_kernel", "abs"))
 
+#: operations by which networks find the padding of a sequence
+_COMPARISONS = frozenset(("eq", "ne", "any", "all", "logical_not", "count_nonzero"))
+
 
 def has_ranges(tape: Tape) -> bool:
     """Return whether a network may compute something else on a much larger input."""
     return any(node.op in _RANGES and not node.constant and not _is_relu(node) for node in tape.nodes)
+
+
+def has_masks(tape: Tape) -> bool:
+    """Return whether a network may compute something else where the input is zero."""
+    return any(node.op in _COMPARISONS and not node.constant for node in tape.nodes)
 
 
 def is_ranged(node: Node) -> bool:
@@ -60,24 +68,48 @@ def scaled(example: Any, factor: float) -> Any:
     return replaced(example, lambda v: v * factor if isinstance(v, Tensor) and v.is_floating_point() else v)
 
 
-def differ_beyond(model: Callable[[Any], Any], module: Callable[[Any], Any], example: Any) -> Any:
-    """Compare the sorted outputs of two networks on scaled examples.
+def padded(example: Any) -> Iterator[Any]:
+    """Yield the example with zeros in the place of its first or last steps, along either of two dimensions."""
+    for dim in (0, 1):
+        for at_end in (False, True):
+            changed = replaced(example, partial(_padded, dim=dim, at_end=at_end))
+            if any(a is not b for a, b in zip(leaves(changed), leaves(example), strict=True)):
+                yield changed
 
-    Returns:
-        The first scaled example on which they differ; None if there is none. An input on which the model gives infinite
-        values, or one of the networks fails, shows nothing.
+
+def _padded(value: Any, dim: int, at_end: bool) -> Any:
+    rows = value.dim() - value.is_floating_point() if isinstance(value, Tensor) else 0  # vectors, or indices
+    if dim >= rows or value.dtype == torch.bool or value.shape[dim] < 2:
+        return value
+    size = value.shape[dim]
+    count = max(1, size // 3)
+    changed = value.clone()
+    changed.narrow(dim, size - count if at_end else 0, count).zero_()
+    return changed
+
+
+def differ_beyond(model: Callable[[Any], Any], module: Callable[[Any], Any], example: Any) -> Any:
+    """Return the first scaled example on which two networks differ; None if there is none."""
+    far = (scaled(example, factor) for factor in FACTORS)
+    return next((x for x in far if x is not None and _differ(model, module, x)), None)
+
+
+def differ_on_padding(model: Callable[[Any], Any], module: Callable[[Any], Any], example: Any) -> Any:
+    """Return a padded example if two networks differ on all of them: one of them may expect padding on one side."""
+    examples = list(padded(example))
+    return examples[-1] if examples and all(_differ(model, module, x) for x in examples) else None
+
+
+def _differ(model: Callable[[Any], Any], module: Callable[[Any], Any], example: Any) -> bool:
+    """Compare the sorted outputs of two networks.
+
+    An input on which the model gives infinite values, or one of the networks fails, shows nothing.
     """
-    for factor in FACTORS:
-        far = scaled(example, factor)
-        if far is None:
-            return None
-        try:
-            want, got = sorted_outputs(model(far)), sorted_outputs(module(far))
-        except Exception:  # precisions that do not mix, or a check of the user's that refuses large numbers
-            return None
-        if all(bool(w.isfinite().all()) for w in want) and distance_of(got, want) > ROUNDED:
-            return far
-    return None
+    try:
+        want, got = sorted_outputs(model(example)), sorted_outputs(module(example))
+    except Exception:  # precisions that do not mix, or a check of the user's that refuses such values
+        return False
+    return all(bool(w.isfinite().all()) for w in want) and distance_of(got, want) > ROUNDED
 
 
 def check_deterministic(module: nn.Module, call: Call, example: Any, what: str) -> None:
