@@ -23,7 +23,7 @@ from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.outputs import pt_file
 from dpnn_bridge.outputs.npy import ArrayHeader
 
-#: a shape and, behind a colon, a type; a colon may also follow a drive
+#: a shape and, after a colon, a type; a colon may also follow a drive
 _SHAPE = re.compile(r"(\d+(?:x\d+)*)(?::(\w+))?")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -18,14 +18,31 @@ def evaluated(closure: Callable[[], Any] | None) -> Any:
         return closure()
 
 
-class _Stepper(torch.optim.Optimizer):
-    """Base of the optimizers: one loop over the parameters and the decay of the learning rate."""
+class WithDefaults(torch.optim.Optimizer):
+    """Base of the optimizers with hyperparameters that the stock optimizer lacks.
 
-    def _set_default(self, name: str, value: Any) -> None:
+    Attributes:
+        own_defaults: these hyperparameters, with their values for a state_dict of the stock optimizer.
+    """
+
+    own_defaults: ClassVar[dict[str, Any]] = {}
+
+    def set_default(self, name: str, value: Any) -> None:
         """Add a hyperparameter that the stock optimizer lacks."""
         self.defaults[name] = value
         for group in self.param_groups:
             group.setdefault(name, value)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for name, value in self.own_defaults.items():
+            self.set_default(name, self.defaults.get(name, value))
+
+
+class _Stepper(WithDefaults):
+    """Base of the optimizers: one loop over the parameters and the decay of the learning rate."""
+
+    own_defaults: ClassVar[dict[str, Any]] = {"lr_decay": 0.0}
 
     def _with_gradient(self) -> Iterator[tuple[dict[str, Any], Tensor, dict[str, Any]]]:
         for group in self.param_groups:
@@ -67,7 +84,7 @@ class SGD(torch.optim.SGD, _Stepper):
     Lua:
         ``optim.sgd(opfunc, x, config, state)``, sgd.lua
 
-    Differs from torch:
+    Differs from PyTorch:
         the default dampening; ``lr_decay``; factors for each element.
     """
 
@@ -83,7 +100,7 @@ class SGD(torch.optim.SGD, _Stepper):
     ) -> None:
         dampening = momentum if dampening is None else dampening
         super().__init__(params, lr, momentum, dampening, weight_decay, nesterov)
-        self._set_default("lr_decay", lr_decay)
+        self.set_default("lr_decay", lr_decay)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -134,7 +151,7 @@ class Adam(torch.optim.Adam, _Stepper):
     Lua:
         ``optim.adam(opfunc, x, config, state)``, adam.lua
 
-    Differs from torch:
+    Differs from PyTorch:
         the step is :math:`lr \sqrt{1 - \beta_2^t} / (1 - \beta_1^t) \cdot m / (\sqrt{v} + \epsilon)`.
     """
 
@@ -148,7 +165,7 @@ class Adam(torch.optim.Adam, _Stepper):
         lr_decay: float = 0.0,
     ) -> None:
         super().__init__(params, lr, betas, eps, weight_decay)
-        self._set_default("lr_decay", lr_decay)
+        self.set_default("lr_decay", lr_decay)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -182,9 +199,11 @@ class ASGD(torch.optim.ASGD, _Stepper):
     Lua:
         ``optim.asgd(opfunc, x, config, state)``, asgd.lua
 
-    Differs from torch:
+    Differs from PyTorch:
         ``eta`` and ``mu`` have double precision; the default learning rate.
     """
+
+    own_defaults: ClassVar[dict[str, Any]] = {}
 
     def __init__(
         self, params: Any, lr: float = 1e-4, lambd: float = 1e-4, alpha: float = 0.75, t0: float = 1e6
@@ -234,7 +253,7 @@ class NAG(_Stepper):
     Lua:
         ``optim.nag(opfunc, x, config, state)``, nag.lua
 
-    Differs from torch:
+    Differs from PyTorch:
         :class:`torch.optim.SGD` with ``nesterov=True`` takes the gradient where the parameters are.
 
     Raises:

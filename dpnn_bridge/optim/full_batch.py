@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from dpnn_bridge.conversion.distributed import local
-from dpnn_bridge.optim.exact import evaluated
+from dpnn_bridge.optim.exact import WithDefaults, evaluated
 
 
 class _FullBatch(torch.optim.Optimizer):
@@ -34,7 +34,7 @@ class _FullBatch(torch.optim.Optimizer):
         return loss, torch.cat([g.reshape(-1) for g in grads])
 
 
-class Rprop(torch.optim.Rprop):
+class Rprop(torch.optim.Rprop, WithDefaults):
     """Resilient backpropagation with several iterations in one step, as ``optim.rprop`` does it.
 
     Args:
@@ -44,12 +44,14 @@ class Rprop(torch.optim.Rprop):
     Lua:
         ``optim.rprop(opfunc, x, config, state)``, rprop.lua, with ``niter``
 
-    Differs from torch:
+    Differs from PyTorch:
         ``niter``; parameters may be spread over processes.
 
     Raises:
         ValueError: a step of several iterations has no closure.
     """
+
+    own_defaults: ClassVar[dict[str, Any]] = {"niter": 1}
 
     def __init__(
         self,
@@ -60,9 +62,7 @@ class Rprop(torch.optim.Rprop):
         niter: int = 1,
     ) -> None:
         super().__init__(params, lr, etas, step_sizes)
-        for group in self.param_groups:
-            group.setdefault("niter", niter)
-        self.defaults["niter"] = niter
+        self.set_default("niter", niter)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """Run ``niter`` iterations.
@@ -112,7 +112,7 @@ class LBFGS(torch.optim.LBFGS, _FullBatch):
     Lua:
         ``optim.lbfgs(opfunc, x, config, state)``, lbfgs.lua, without ``lineSearch``
 
-    Differs from torch:
+    Differs from PyTorch:
         torch limits the largest element of the gradient, not the sum.
     """
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,7 @@ class Method:
         fill: setting -> state that begins with that value.
         scratch: Lua tensors that Torch7 needs besides the buffers, with any content -> Lua class or None.
         without_buffers: the method may have steps but no buffers.
+        unstepped: state -> value for a parameter without a step, of the parameter and its group; else zeros.
     """
 
     optimizer: type[Optimizer]
@@ -44,6 +45,7 @@ class Method:
     fill: dict[str, str] = field(default_factory=dict)
     scratch: dict[str, str | None] = field(default_factory=dict)
     without_buffers: bool = False
+    unstepped: dict[str, Callable[[Tensor, dict[str, Any]], Tensor]] = field(default_factory=dict)
 
     # ------------------------------------------------------------------ Lua -> torch
     def arguments(self, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,10 +106,13 @@ class Method:
         states = [optimizer.state.get(f.parameter, {}) for f in fields]
         for name, attribute in {**self.buffers, **self.factors}.items():
             if any(attribute in s for s in states):
-                parts = [
-                    f.to_lua(s[attribute] if attribute in s else torch.zeros_like(f.parameter.detach()))
+                initial = self.unstepped.get(attribute, lambda p, _: torch.zeros_like(p))
+                group = optimizer.param_groups[0]
+                values = [
+                    s[attribute] if attribute in s else initial(f.parameter.detach(), group)
                     for f, s in zip(fields, states, strict=True)
                 ]
+                parts = [f.to_lua(value) for f, value in zip(fields, values, strict=True)]
                 table[name] = lua_vector(torch.cat(parts))
         for name, attribute in self.numbers.items():
             values = [float(s[attribute]) for s in states if attribute in s]
@@ -187,7 +192,8 @@ class LBFGSMethod(Method):
 
         def vector(value: Tensor) -> LuaTensor:
             parts = dict(zip(map(id, order), value.split([p.numel() for p in order]), strict=True))
-            lua = [f.to_lua(parts[id(f.parameter)].view_as(f.parameter)) for f in fields]
+            zeros = torch.zeros_like  # parameters that are not trained do not move
+            lua = [f.to_lua(parts.get(id(p := f.parameter), zeros(p.detach())).view_as(p)) for f in fields]
             return lua_vector(torch.cat(lua))
 
         for name, to in self.scalars.items():

@@ -100,6 +100,7 @@ METHODS: dict[str, Method] = {
         constant_kwargs={"weight_decay": 0, "maximize": False},
         buffers={"ax": "ax"},
         numbers={"t": "step", "eta_t": "eta", "mu_t": "mu"},
+        unstepped={"ax": lambda p, group: p},
     ),
     "rprop": RpropMethod(
         Rprop,
@@ -114,6 +115,7 @@ METHODS: dict[str, Method] = {
         },
         constant_kwargs={"maximize": False},
         buffers={"delta": "prev", "stepsize": "step_size"},
+        unstepped={"step_size": lambda p, group: torch.full_like(p, group["lr"])},
         scratch={"sign": None, **dict.fromkeys(("psign", "nsign", "zsign", "dminmax"), "torch.ByteTensor")},
     ),
     "lbfgs": LBFGSMethod(

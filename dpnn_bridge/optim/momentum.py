@@ -52,7 +52,7 @@ class MomentumSGD(torch.optim.Optimizer):
         >>> sgd.step()
         >>> schedule.step()
 
-    Differs from torch:
+    Differs from PyTorch:
         :class:`torch.optim.SGD` starts the momentum with the first gradient itself; here the first step already is
         :math:`v = \mu g + (1 - d) g`. A parameter without gradient is left alone, and one that occurs twice is
         trained once.

@@ -71,7 +71,7 @@ class Placement:
             self.journal.add(lambda: setattr(placed, "exercised", False))
 
     def drop_biases(self, origins: int) -> None:
-        """Forget the biases of the events in a bit set: a norm behind them takes every constant away."""
+        """Forget the biases of the events in a bit set: a norm after them takes every constant away."""
         self._set_biases([b for b in self.biases if not origins >> b.event.node.index & 1])
 
     def _release(self, use: tuple[int, int, int]) -> None:

@@ -38,7 +38,7 @@ def unfixable(search: Search) -> tuple[Node, Node, str] | None:
 def _reset_before(tape: Tape) -> Iterator[Node]:
     """Yield the products of a gate and a state that go into a matrix product and through that into a tanh."""
     for node in _products(tape):
-        makers = {n.op for n in _behind(node)}
+        makers = {n.op for n in _makers(node)}
         if "sigmoid" in makers and "tanh" not in makers:  # the output gate of an LSTM multiplies a tanh
             for user in (n for m in through_views(node) for n in ((m,) if m.op != "cat" else tuple(through_views(m)))):
                 if user.event is not None and user.event.kind == "linear" and _reaches_tanh(user):
@@ -48,7 +48,7 @@ def _reset_before(tape: Tape) -> Iterator[Node]:
 def _reset_after(tape: Tape) -> Iterator[Node]:
     """Yield products of a gate and a matrix product that are added and go into a tanh."""
     for node in _products(tape):
-        makers = list(_behind(node))
+        makers = list(_makers(node))
         gated = any(n.op == "sigmoid" for n in makers)
         if gated and any(n.event is not None and n.event.kind == "linear" for n in makers) and _reaches_tanh(node):
             yield node
@@ -78,7 +78,7 @@ def _is_sigmoid(node: Node) -> bool:
     return node.op == "sigmoid" or (node.op == "add" and any(n.op == "sigmoid" for n in through_views(node)))
 
 
-def _behind(node: Node) -> Iterator[Node]:
+def _makers(node: Node) -> Iterator[Node]:
     """Yield the operations that made what a node takes, views skipped."""
     front = list(node.inputs)
     while front:

@@ -191,7 +191,7 @@ class RowIndex:
 def permutation(channels: Tensor, others: Tensor) -> Tensor | None:
     """Return the order in which other channels are these, both (channel, values); None where there is none or several.
 
-    Equal channels, as dead ones behind a ReLU, have the order that their neighbours suggest.
+    Equal channels, as dead ones after a ReLU, have the order that their neighbours suggest.
     """
     if channels.shape != others.shape or len(channels) < 2:
         return None
@@ -207,7 +207,7 @@ def permutation(channels: Tensor, others: Tensor) -> Tensor | None:
 
 
 def _untied(found: Tensor, order: Tensor, other: Tensor, ties: list[bool]) -> Tensor | None:
-    """Put equal channels behind or before their neighbours, as a concatenation of whole parts does.
+    """Put equal channels after or before their neighbours, as a concatenation of whole parts does.
 
     Args:
         found: the other channel for each channel.

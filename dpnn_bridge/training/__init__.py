@@ -28,6 +28,9 @@ from dpnn_bridge.training.lua_parameters import (
     stepped_parameters,
 )
 
+#: buffers that copies share with the original, as dpnn's ``dpnn_parameters`` say
+SHARED_BUFFERS = ("running_mean", "running_var", "unigrams", "Z", "alias", "keep")
+
 
 @checks_arguments
 def parameters(module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
@@ -261,10 +264,6 @@ def _clip(entries: list[LuaParameter], cutoff_norm: float, counted: Tensor | Non
 
 
 # ---------------------------------------------------------------------- copies, casts, files
-#: buffers that copies share with the original, as dpnn's ``dpnn_parameters`` say
-SHARED_BUFFERS = ("running_mean", "running_var", "unigrams", "Z", "alias", "keep")
-
-
 @checks_arguments
 def shared_clone(module: nn.Module, share_params: bool = True, share_grad_params: bool = True) -> nn.Module:
     """Return a copy that shares parameters, gradients or both, ``m:sharedClone(shareParams, shareGradParams)``.

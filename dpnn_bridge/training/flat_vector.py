@@ -62,6 +62,8 @@ class FlatField(NamedTuple):
             ConversionError: no strides give it, or the vector has another type.
         """
         if (vector.dtype, vector.device) == (self.parameter.dtype, self.parameter.device):
+            if not vector.numel():
+                return vector.view(self.parameter.shape)
             places = self._arranged(torch.arange(vector.numel(), device=vector.device))
             first, flat = int(places.flatten()[0]), torch.arange(vector.numel(), device=vector.device)
             strides = [
@@ -143,7 +145,7 @@ def flatten(module: nn.Module, *, gradients: bool = False, package: Package = "n
     Args:
         module: any module.
         gradients: return the gradients instead, zeros where there are none.
-        package: ``"dpnn"`` for what the function returns once that package is loaded: behind the parameters of
+        package: ``"dpnn"`` for what the function returns once that package is loaded: after the parameters of
             ``parameters()`` those of modules that no container lists, such as the layer in an ``nn.WeightNorm`` (its
             weight beside v and g) and the estimators of ``nn.SpatialContrastiveNormalization``.
     """
@@ -173,9 +175,10 @@ def get_parameters(module: nn.Module, *, package: Package = "nn") -> tuple[Tenso
     """
     fields = flat_fields(module, package)
     params, grads = flatten(module, package=package), flatten(module, gradients=True, package=package)
-    parts = zip(fields, *(v.split([f.size for f in fields]) for v in (params, grads)), strict=True)
-    for field, values, gradients in parts:
-        field.parameter.data, field.parameter.grad = field.window(values), field.window(gradients)
+    sizes = [f.size for f in fields]
+    windows = [[f.window(v) for f, v in zip(fields, vector.split(sizes), strict=True)] for vector in (params, grads)]
+    for field, values, gradients in zip(fields, *windows, strict=True):  # after the last error
+        field.parameter.data, field.parameter.grad = values, gradients
     return params, grads
 
 

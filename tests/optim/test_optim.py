@@ -226,3 +226,57 @@ def test_defaults_of_constructors_are_torch7s(name: str, kind: Any) -> None:
     made, of_lua = kind(two_parameters()), optim.from_lua(name, {}, two_parameters())
     settings = {k: v for k, v in of_lua.param_groups[0].items() if k != "params"}
     assert {k: made.param_groups[0][k] for k in settings} == settings
+
+
+STOCK = [
+    (optim.SGD, torch.optim.SGD, {"momentum": 0.9}),
+    (optim.Adam, torch.optim.Adam, {}),
+    (optim.ASGD, torch.optim.ASGD, {}),
+    (optim.Rprop, torch.optim.Rprop, {}),
+]
+
+
+@pytest.mark.parametrize(("ours", "stock", "options"), STOCK, ids=[s.__name__ for _, s, _ in STOCK])
+def test_the_state_of_a_stock_optimizer_is_taken_over(ours: Any, stock: Any, options: dict[str, Any]) -> None:
+    """What it has no hyperparameter for, such as a decay of the learning rate, stays as it was constructed."""
+    x = nn.Parameter(torch.ones(3))
+    before = stock([x], lr=0.1, **options)
+    x.grad = torch.ones(3)
+    before.step()
+    after = ours([x], lr=0.5)
+    after.load_state_dict(before.state_dict())
+    assert after.param_groups[0]["lr"] == 0.1
+    assert after.param_groups[0].keys() - {"lr_decay", "niter"} == before.param_groups[0].keys()
+    after.step()
+    assert set(after.state[x]) == set(before.state[x]) | {"step"}
+    again = copy.deepcopy(after)
+    assert again.param_groups[0].keys() == after.param_groups[0].keys()
+
+
+def test_the_state_of_a_layer_that_is_not_trained_is_that_of_the_beginning() -> None:
+    net = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
+    net[0].requires_grad_(False)
+    averaging, resilient = optim.ASGD(net.parameters()), optim.Rprop(net.parameters(), lr=0.3)
+    net(torch.randn(4, 3)).sum().backward()
+    averaging.step()
+    frozen = torch.cat([p.flatten() for p in net[0].parameters()])
+    assert torch.equal(tensor(optim.to_lua(averaging, net)["ax"])[:8], frozen)
+    resilient.step()
+    assert torch.equal(tensor(optim.to_lua(resilient, net)["stepsize"])[:8], torch.full((8,), 0.3))
+
+
+def test_the_history_of_lbfgs_has_zeros_for_what_it_does_not_train() -> None:
+    net = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
+    optimizer = optim.LBFGS(net[1].parameters(), max_iter=3)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = net(torch.ones(4, 3)).square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    direction = tensor(optim.to_lua(optimizer, net)["d"])
+    assert direction.numel() == 14
+    assert not direction[:8].any()
+    assert direction[8:].any()

@@ -15,6 +15,7 @@ from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.parity.fixture import floating_buffers
+from dpnn_bridge.training.flat_vector import FlatField, flatten, get_parameters
 
 RUNS = manifest(kind="training", set="nn")
 
@@ -136,3 +137,29 @@ TRANSPOSED = next(e for e in manifest(kind="module") if e["class"] == "nn.Tempor
 def test_a_vector_of_another_model_is_refused() -> None:
     with pytest.raises(ConversionError, match="the flat vector has 4 elements, the parameters have 3"):
         dpnn_bridge.load_flat(nn.Linear(2, 1), torch.zeros(4))
+
+
+def test_a_layer_without_elements_is_in_the_vector() -> None:
+    net = nn.Sequential(nn.Linear(0, 3), nn.Linear(3, 2))
+    values = flatten(net)
+    params, grads = get_parameters(net)
+    assert torch.equal(params, values)
+    params.zero_()
+    assert not any(p.any() for p in net.parameters())
+    assert len(grads) == len(values)
+
+
+def test_a_module_whose_parameters_are_no_view_of_one_vector_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
+    window, places = FlatField.window, [p.data_ptr() for p in net.parameters()]
+
+    def refusing(field: FlatField, vector: torch.Tensor) -> torch.Tensor:
+        if field.parameter is net[1].weight:
+            raise ConversionError("no view")
+        return window(field, vector)
+
+    monkeypatch.setattr(FlatField, "window", refusing)
+    with pytest.raises(ConversionError, match="no view"):
+        get_parameters(net)
+    assert [p.data_ptr() for p in net.parameters()] == places
+    assert all(p.grad is None for p in net.parameters())
