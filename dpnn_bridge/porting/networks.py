@@ -99,12 +99,12 @@ def sharing_memory(module: nn.Module) -> list[set[str]]:
 
 
 def _begin(tensor: Tensor) -> int:
-    return tensor.storage_offset()
+    return int(tensor.storage_offset())
 
 
 def _end(tensor: Tensor) -> int:
     reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return tensor.storage_offset() + (reach + 1 if tensor.numel() else 0)
+    return int(tensor.storage_offset() + (reach + 1 if tensor.numel() else 0))
 
 
 def for_a_run(module: nn.Module, call: Call) -> nn.Module:
