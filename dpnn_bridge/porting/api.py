@@ -45,9 +45,11 @@ from dpnn_bridge.porting.notes import notes_of, of_rounding, overflowing
 from dpnn_bridge.porting.probe import (
     check_deterministic,
     differ_beyond,
+    differ_on_batch,
     differ_on_padding,
     has_masks,
     has_ranges,
+    mixes_samples,
     sorted_outputs,
 )
 from dpnn_bridge.porting.proof import Proof, prove
@@ -218,7 +220,7 @@ class Port:
         check_deterministic(self.target, self.call_target, self.examples[0], "the module")
 
     def _beyond(self, search: Search) -> Deviation | None:
-        """Return where the networks differ on an input unlike the example: much larger, as after a clip, or padded."""
+        """Return where the networks differ on an input unlike the example: larger, padded, or with more samples."""
         tapes = self.source.tape, search.tape
         if any(node.single for node in tapes[0].nodes):  # rounding alone may become large there
             return None
@@ -231,12 +233,19 @@ class Port:
                 why = f"equal {LARGER}: {hint}; {proof.failed.why}"
                 return other_range(search) or replace(proof.deviation(), reason=why)
         if any(map(has_masks, tapes)) and (zeros := differ_on_padding(*runs, self.examples[1])) is not None:
-            proof = self.prove(zeros)
-            if proof.failed is not None:
-                hint = "one of the networks masks zeros, as MaskZero does"
-                why = f"equal on the example, and not where steps of the input are zero: {hint}; {proof.failed.why}"
-                return replace(proof.deviation(), reason=why)
+            hint = "and not where steps of the input are zero: one of the networks masks zeros, as MaskZero does"
+            return self._on(zeros, f"equal on the example, {hint}")
+        if mixes_samples(tapes[1]):
+            self._run_source(self.examples[1])
+            batch = differ_on_batch(*runs, self.examples, self.source.output)
+            if batch is not None:
+                return self._on(batch, "equal for one sample, and not for a batch of two: an operation mixes samples")
         return None
+
+    def _on(self, example: Any, when: str) -> Deviation | None:
+        """Return where the networks differ on another input."""
+        proof = self.prove(example)
+        return None if proof.failed is None else replace(proof.deviation(), reason=f"{when}; {proof.failed.why}")
 
     def _with_other_biases(self, search: Search) -> Deviation | None:
         """Return the ReLU or clip that one of the networks lacks, which the biases of the file hide."""

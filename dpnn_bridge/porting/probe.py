@@ -31,6 +31,13 @@ _SIGNED = frozenset(("relu", "leaky_relu", "elu", "_prelu_kernel", "abs"))
 #: operations by which networks find the padding of a sequence
 _COMPARISONS = frozenset(("eq", "ne", "any", "all", "logical_not", "count_nonzero"))
 
+#: operations that may compute one number of all samples
+_REDUCTIONS = (
+    "sum mean amax amin max min std var std_mean var_mean linalg_vector_norm norm prod logsumexp _softmax _log_softmax"
+    " cumsum argmax argmin sort topk"
+)
+_REDUCING = frozenset(_REDUCTIONS.split())
+
 
 def has_ranges(tape: Tape) -> bool:
     """Return whether a network may compute something else on a much larger input."""
@@ -40,6 +47,17 @@ def has_ranges(tape: Tape) -> bool:
 def has_masks(tape: Tape) -> bool:
     """Return whether a network may compute something else where the input is zero."""
     return any(node.op in _COMPARISONS and not node.constant for node in tape.nodes)
+
+
+def mixes_samples(tape: Tape) -> bool:
+    """Return whether a network reduces the first dimension of an activation, as ``x / x.norm()`` does."""
+    for node in tape.nodes:
+        if node.op in _REDUCING and not node.constant and node.reads:
+            dims, rank = node.options().get("dim"), len(tape.shapes[node.reads[0].number])
+            listed = dims if isinstance(dims, (list, tuple)) else () if dims is None else (dims,)
+            if not listed or {0, -rank} & set(listed):
+                return True
+    return False
 
 
 def is_ranged(node: Node) -> bool:
@@ -98,6 +116,31 @@ def differ_on_padding(model: Callable[[Any], Any], module: Callable[[Any], Any],
     """Return a padded example if two networks differ on all of them: one of them may expect padding on one side."""
     examples = list(padded(example))
     return examples[-1] if examples and all(_differ(model, module, x) for x in examples) else None
+
+
+def differ_on_batch(
+    model: Callable[[Any], Any], module: Callable[[Any], Any], examples: tuple[Any, Any], second: list[Tensor]
+) -> Any:
+    """Return both examples as one batch if each is one sample and the module mixes the samples of a batch.
+
+    Args:
+        model, module: run both networks.
+        examples: the first and the second input.
+        second: what the model gives for the second one; where its part of the batch is another, nothing is said.
+    """
+    pairs = list(zip(leaves(examples[0]), leaves(examples[1]), strict=True))
+    tensors = [(a, b) for a, b in pairs if isinstance(a, Tensor)]
+    if not all(a.dim() and len(a) == 1 and a.shape == b.shape for a, b in tensors):
+        return None
+    rest = (torch.cat((a, b)) if isinstance(a, Tensor) else a for a, b in pairs)
+    batch = replaced(examples[0], lambda _: next(rest))
+    try:
+        given = [t.detach().double() for t in leaves(model(batch)) if isinstance(t, Tensor) and t.is_floating_point()]
+    except Exception:  # the model takes one sample only
+        return None
+    alone = [t for t in second if t.is_floating_point()]
+    same = len(given) == len(alone) and all(difference(g[1:], a) <= ROUNDED for g, a in zip(given, alone, strict=True))
+    return batch if same and _differ(model, module, batch) else None
 
 
 def _differ(model: Callable[[Any], Any], module: Callable[[Any], Any], example: Any) -> bool:

@@ -118,3 +118,44 @@ def test_a_number_that_is_taken_out_of_a_tensor_is_named() -> None:
     assert report.first is not None
     assert "takes out of a tensor" in report.first.reason
     assert "keep it a tensor" in report.first.reason
+
+
+class Normed(nn.Module):
+    """Two linear layers with a norm between them: of each sample, or of all of them."""
+
+    def __init__(self, norm: Mask) -> None:
+        super().__init__()
+        self.a, self.b, self.norm = nn.Linear(5, 4), nn.Linear(4, 3), norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.a(x)
+        return self.b(hidden / self.norm(hidden))
+
+
+def of_each(hidden: Tensor) -> Tensor:
+    return hidden.norm(dim=1, keepdim=True)
+
+
+def of_all(hidden: Tensor) -> Tensor:
+    return hidden.norm()
+
+
+def of_samples(hidden: Tensor) -> Tensor:
+    return hidden.square().sum(0, keepdim=True).sum(1, keepdim=True).sqrt()
+
+
+def of_each_in_steps(hidden: Tensor) -> Tensor:
+    return torch.stack([sample.norm() for sample in hidden])[:, None]
+
+
+@pytest.mark.parametrize("here", [of_all, of_samples, of_each_in_steps])
+def test_an_operation_over_all_samples_is_found_with_one_sample(here: Mask) -> None:
+    report = dpnn_bridge.port(Normed(of_each), Normed(here), randn(1, 5))
+    assert report.equal is (here is of_each_in_steps), report
+    if report.first is not None:
+        assert report.first.reason.startswith("equal for one sample, and not for a batch of two")
+
+
+def test_a_source_that_takes_one_sample_says_nothing_about_batches() -> None:
+    assert dpnn_bridge.port(Normed(of_all), Normed(of_all), randn(1, 5)).equal
+    assert dpnn_bridge.port(Normed(of_all), Normed(of_each), randn(1, 5)).equal
