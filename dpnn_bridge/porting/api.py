@@ -178,7 +178,7 @@ class Port:
             hidden = of_constants(almost, None, proof.tape, self.source) or self._missing_range(search, OTHER_INPUT)
             first = hidden or self._of_shared_memory(proof) or proof.deviation()
             return self._report(search, values, first, proof.difference, [])
-        idle = _idle(search)
+        idle = _idle(search, self.source.output)
         if idle is not None:
             return self._report(search, values, idle, proof.difference, [])
         distance = max(proof.difference, self._single_difference(tape))
@@ -336,17 +336,27 @@ def _flat(value: Any) -> list[Tensor]:
     return [t.flatten() for t in leaves(value) if isinstance(t, Tensor) and t.is_floating_point()]
 
 
-def _idle(search: Search) -> Deviation | None:
-    """Return the first part of the target of which the example shows nothing."""
+def _idle(search: Search, second: list[Tensor]) -> Deviation | None:
+    """Return the first part of the target of which the example shows nothing.
+
+    Args:
+        second: what the source gives for the second input.
+    """
     for placed in search.placement.placed.values():
         if placed.assignment.layers and not placed.exercised:
             layer = placed.assignment.layer
             reason = "every input of this layer is zero, so nothing is proven; pass an example that reaches it"
             return located(placed.event.node, layer.name if layer else "", reason)
-    if search.outputs.constant:
+    if search.outputs.constant and not _vary(search.output, second):
         reason = "every element of the output is equal, so nothing is proven; pass another example"
         return Deviation("", "", "", reason)
     return None
+
+
+def _vary(first: list[Tensor], second: list[Tensor]) -> bool:
+    """Return whether outputs of equal elements have other ones for another input, as a single score."""
+    numbers = [torch.tensor(sorted(float(t.flatten()[0]) for t in ts if t.numel())) for ts in (first, second)]
+    return len(numbers[0]) == len(numbers[1]) and difference(*numbers) > SINGLE
 
 
 def _check_random(tape: Tape, what: str) -> None:

@@ -204,3 +204,14 @@ class Pooled(nn.Module):
     report = dpnn_bridge.port(source, given["Pooled"](), small_images)
     assert report.first is not None
     assert report.first.line.endswith("torchvision/models.py:8")
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_a_single_score_is_compared_on_two_inputs(constant: bool) -> None:
+    def net() -> nn.Sequential:
+        return nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 1), *([nn.Softmax(1)] if constant else []))
+
+    report = dpnn_bridge.port(net(), net(), torch.randn(1, 5))
+    assert report.equal is not constant, report
+    if report.first is not None:
+        assert "every element of the output is equal" in report.first.reason
