@@ -36,7 +36,7 @@ class SpatialConvolutionCUDA(nn.Conv2d):
         - Input: :math:`(C_{in}, H, W, N)`.
         - Output: :math:`(C_{out}, H_{out}, W_{out}, N)`.
 
-    Differs from torch:
+    Differs from PyTorch:
         The order of the dimensions.
 
     Lua:

@@ -23,7 +23,7 @@ class DataParallelTable(nn.Sequential):
     Shape:
         - Input, output: those of the module.
 
-    Differs from torch:
+    Differs from Torch7:
         Runs on one device; wrap the module in :class:`torch.nn.parallel.DistributedDataParallel` for several.
 
     Lua:

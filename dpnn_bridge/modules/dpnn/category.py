@@ -126,7 +126,7 @@ class CategoricalEntropy(nn.Module):
     Lua:
         ``nn.CategoricalEntropy(scale, minEntropy)``, CategoricalEntropy.lua
 
-    Differs from torch:
+    Differs from PyTorch:
         The normaliser, the sum over the whole batch, counts as a constant.
     """
 

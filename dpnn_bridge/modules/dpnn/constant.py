@@ -28,7 +28,7 @@ class Clip(nn.Module):
     Lua:
         ``nn.Clip(minval, maxval)``, Clip.lua
 
-    Differs from torch:
+    Differs from PyTorch:
         :func:`torch.clamp` gives no gradient where it bounds.
     """
 

@@ -69,8 +69,9 @@ class Convert(nn.Module):
     Lua:
         ``nn.Convert(inputShape, outputShape)``, Convert.lua
 
-    Differs from torch:
-        Torch7 builds its converter for the sample size of the first input; here every input may have its own.
+    Differs from Torch7:
+        Torch7 builds its converter for the sample size of the first input; here every input may have its own. Of a
+        single sample whose elements are not in row-major order Torch7 takes them in the order of the memory.
     """
 
     like: Tensor

@@ -83,7 +83,7 @@ class BinaryLogisticRegression(Criterion):
     Lua:
         ``nn.BinaryLogisticRegression(sizeAverage)``, BinaryLogisticRegression.lua
 
-    Differs from torch:
+    Differs from PyTorch:
         :class:`torch.nn.SoftMarginLoss` is the same without an overflow: here scores beyond the range of exp give an
         infinite loss and a gradient that is not a number, as in Torch7.
     """
@@ -121,7 +121,7 @@ class SpatialBinaryLogisticRegression(Criterion):
     Lua:
         ``nn.SpatialBinaryLogisticRegression()``, SpatialBinaryLogisticRegression.lua
 
-    Differs from torch:
+    Differs from PyTorch:
         As :class:`BinaryLogisticRegression`, nothing guards against an overflow.
     """
 

@@ -40,7 +40,7 @@ class DontCast(Decorator):
     Lua:
         ``nn.DontCast(module, castin, castout, moduleType)``, DontCast.lua
 
-    Differs from torch:
+    Differs from Torch7:
         Torch7 knows devices as types, so there the decorated module also stays where it is.
     """
 

@@ -39,7 +39,7 @@ class SpatialReSampling(nn.Module):
         ``nn.SpatialReSampling{rwidth=, rheight=, owidth=, oheight=}``, nnx SpatialReSampling.lua. There the first
         forward fixes the new size for good.
 
-    Differs from torch:
+    Differs from PyTorch:
         As :func:`torch.nn.functional.interpolate` with ``align_corners=True``, except that positions and weights are
         single precision whatever the dtype.
     """

@@ -236,7 +236,7 @@ class NCECriterion(Criterion):
     Lua:
         ``nn.NCECriterion()``, NCECriterion.lua
 
-    Differs from torch:
+    Differs from PyTorch:
         Torch7 adds 1e-7 to each divisor of its formula for the gradient, which so is not quite the derivative.
     """
 

@@ -218,7 +218,7 @@ class TrainTestLayer(nn.Sequential):
     Shape:
         - Input, output: those of the module in use.
 
-    Differs from torch:
+    Differs from Torch7:
         In Torch7 two functions copy parameters when the mode changes. Functions in files are not run: copy what the
         second module needs before you evaluate.
 

@@ -115,7 +115,7 @@ class NormalizedLinearNoBias(nn.Linear):
         - Input: :math:`(N, D)` or :math:`(D)`.
         - Output: :math:`(N, H)` or :math:`(H)`.
 
-    Differs from torch:
+    Differs from PyTorch:
         The bias exists, as in Torch7, and is never trained.
 
     Lua:

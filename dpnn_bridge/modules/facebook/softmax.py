@@ -34,7 +34,7 @@ class HSM(nn.Module):
         - Input: :math:`(N, D)` or :math:`(D)`; target :math:`(N)`, or one number.
         - Output: scalar, the sum over the samples.
 
-    Differs from torch:
+    Differs from Torch7:
         Torch7's code for the CPU approximates the exponential function, with an error of up to 1e-8.
 
     Lua:

@@ -68,7 +68,7 @@ class SegSparseLinear(nn.Module):
           ``batch_size`` is given.
         - Output: :math:`(N, D_{out})`.
 
-    Differs from torch:
+    Differs from PyTorch:
         The values get no gradient, as in Torch7.
 
     Lua:

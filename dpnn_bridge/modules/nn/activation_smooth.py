@@ -22,7 +22,7 @@ class NegativeELU(nn.Module):
     Shape:
         - Input, output: :math:`(*)`.
 
-    Differs from torch:
+    Differs from PyTorch:
         Where the *output* is positive the gradient is 1, which for a negative :math:`\alpha` is everywhere but at 0.
 
     Lua:
@@ -62,7 +62,7 @@ class EarlySoftplus(nn.Softplus):
     Shape:
         - Input, output: :math:`(*)`.
 
-    Differs from torch:
+    Differs from PyTorch:
         The gradient is 1 where :math:`\beta y` is above the threshold, and :math:`1 - e^{-\beta y}` elsewhere. In torch
         :math:`\beta x` decides.
 

@@ -167,7 +167,7 @@ class CMaxTable(nn.Module):
     Lua:
         ``nn.CMaxTable()``, CMaxTable.lua
 
-    Differs from torch:
+    Differs from PyTorch:
         :func:`torch.maximum` gives equal values half of the gradient each, and passes NaN on.
     """
 
@@ -190,7 +190,7 @@ class CMinTable(nn.Module):
     Lua:
         ``nn.CMinTable()``, CMinTable.lua
 
-    Differs from torch:
+    Differs from PyTorch:
         :func:`torch.minimum` gives equal values half of the gradient each, and passes NaN on.
     """
 

@@ -198,7 +198,7 @@ class TemporalConvolution(nn.Conv1d):
         - Input: :math:`(N, T, C_{in})` or :math:`(T, C_{in})`.
         - Output: :math:`(N, T_{out}, C_{out})` or :math:`(T_{out}, C_{out})`.
 
-    Differs from torch:
+    Differs from PyTorch:
         Time comes before the channels.
 
     Lua:

@@ -51,7 +51,7 @@ class SpatialDepthWiseConvolution(nn.Conv2d):
         - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
         - Output: the same with :math:`C \\cdot multiplier` planes, those of one input plane together.
 
-    Differs from torch:
+    Differs from PyTorch:
         For images that are not square Torch7 takes the height for the width in forward, but not in the gradient of the
         input. Both are as in Torch7.
 

@@ -85,7 +85,7 @@ class ClassNLLCriterion(nn.NLLLoss):
     Lua:
         ``nn.ClassNLLCriterion([weights], [sizeAverage], [ignoreIndex])``, ClassNLLCriterion.lua
 
-    Differs from torch:
+    Differs from PyTorch:
         classes count from 1, and a batch in which nothing counts gives 0, not nan.
 
     Raises:
@@ -152,7 +152,7 @@ class CrossEntropyCriterion(nn.CrossEntropyLoss):
     Lua:
         ``nn.CrossEntropyCriterion([weights], [sizeAverage])``, CrossEntropyCriterion.lua
 
-    Differs from torch:
+    Differs from PyTorch:
         classes count from 1, and a batch in which nothing counts gives 0, not nan.
 
     Raises:
@@ -236,7 +236,7 @@ class SpatialClassNLLCriterion(nn.NLLLoss):
     Lua:
         ``nn.SpatialClassNLLCriterion([weights], [sizeAverage])``, SpatialClassNLLCriterion.lua
 
-    Differs from torch:
+    Differs from PyTorch:
         classes count from 1 and none is ignored.
 
     Raises:

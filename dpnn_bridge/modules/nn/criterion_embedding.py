@@ -101,7 +101,7 @@ class CosineEmbeddingCriterion(Loss):
     Lua:
         ``nn.CosineEmbeddingCriterion([margin])``, CosineEmbeddingCriterion.lua
 
-    Differs from torch:
+    Differs from PyTorch:
         the squared lengths grow by 1e-12 where torch limits them from below, a loss of 0 has no gradient, and a target
         :math:`(N, M)` divides by :math:`N`.
     """
@@ -143,7 +143,7 @@ class MarginRankingCriterion(Loss):
     Lua:
         ``nn.MarginRankingCriterion([margin])``, MarginRankingCriterion.lua
 
-    Differs from torch:
+    Differs from PyTorch:
         the default margin is 1, and a target :math:`(N, M)` divides by :math:`N`.
     """
 

@@ -55,7 +55,7 @@ class BCECriterion(Loss):
         ``nn.BCECriterion([weights], [sizeAverage])``, BCECriterion.lua. It raises for inputs outside 0 … 1, which give
         nan here.
 
-    Differs from torch:
+    Differs from PyTorch:
         :class:`torch.nn.BCELoss` limits the logarithms to -100; here they reach -27.6.
 
     Raises:
@@ -93,7 +93,7 @@ class MultiLabelSoftMarginCriterion(nn.BCEWithLogitsLoss):
     Lua:
         ``nn.MultiLabelSoftMarginCriterion([weights], [sizeAverage])``, MultiLabelSoftMarginCriterion.lua
 
-    Differs from torch:
+    Differs from PyTorch:
         the sum of :class:`torch.nn.MultiLabelSoftMarginLoss` is smaller by the factor :math:`C`.
 
     Raises:
@@ -140,7 +140,7 @@ class MultiLabelMarginCriterion(nn.MultiLabelMarginLoss):
     Lua:
         ``nn.MultiLabelMarginCriterion()``, MultiLabelMarginCriterion.lua
 
-    Differs from torch:
+    Differs from PyTorch:
         classes count from 1, and 0 ends a list of targets.
     """
 
@@ -177,7 +177,7 @@ class MultiMarginCriterion(nn.MultiMarginLoss):
     Lua:
         ``nn.MultiMarginCriterion([p], [weights], [margin])``, MultiMarginCriterion.lua
 
-    Differs from torch:
+    Differs from PyTorch:
         classes count from 1.
     """
 
@@ -248,7 +248,7 @@ class SoftMarginCriterion(nn.SoftMarginLoss):
     Lua:
         ``nn.SoftMarginCriterion()``, SoftMarginCriterion.lua
 
-    Differs from torch:
+    Differs from PyTorch:
         a target of another shape is paired element by element, never broadcast; the exponential has double precision,
         so that a loss beyond 88 is finite. Its gradient is NaN there, as torch's.
     """

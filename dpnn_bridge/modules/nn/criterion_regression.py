@@ -26,7 +26,7 @@ class AbsCriterion(Loss):
     Lua:
         ``nn.AbsCriterion([sizeAverage])``, AbsCriterion.lua
 
-    Differs from torch:
+    Differs from PyTorch:
         :class:`torch.nn.L1Loss` has gradient 0 where input and target agree.
     """
 
@@ -53,7 +53,7 @@ class MSECriterion(nn.MSELoss):
     Lua:
         ``nn.MSECriterion([sizeAverage])``, MSECriterion.lua
 
-    Differs from torch:
+    Differs from PyTorch:
         a target of another shape is paired element by element, never broadcast.
     """
 
@@ -79,7 +79,7 @@ class SmoothL1Criterion(nn.SmoothL1Loss):
     Lua:
         ``nn.SmoothL1Criterion([sizeAverage])``, SmoothL1Criterion.lua
 
-    Differs from torch:
+    Differs from PyTorch:
         a target of another shape is paired element by element, never broadcast.
     """
 
@@ -176,7 +176,7 @@ class DistKLDivCriterion(Loss):
     Lua:
         ``nn.DistKLDivCriterion()``, DistKLDivCriterion.lua
 
-    Differs from torch:
+    Differs from PyTorch:
         :class:`torch.nn.KLDivLoss` gives nan for a logarithm of ``-inf`` whose target is 0.
 
     Raises:

@@ -41,7 +41,7 @@ class Dropout(nn.Module):
     Lua:
         ``nn.Dropout(p, v1, inplace, stochasticInference)``, Dropout.lua
 
-    Differs from torch:
+    Differs from PyTorch:
         In evaluation with ``stochastic_inference`` the gradient does not know which elements were dropped, as in
         Torch7: it is that of the layer without noise.
     """
@@ -115,9 +115,11 @@ class SpatialDropout(nn.Module):
     Lua:
         ``nn.SpatialDropout(p, stochasticInference)``, SpatialDropout.lua
 
-    Differs from torch:
-        :class:`torch.nn.Dropout2d` scales in training. Torch7 refuses backward in evaluation; this
-        layer gives the derivative.
+    Differs from PyTorch:
+        :class:`torch.nn.Dropout2d` scales in training.
+
+    Differs from Torch7:
+        Backward in evaluation gives the derivative; Torch7 refuses it.
     """
 
     spatial_dims = 2

@@ -25,7 +25,7 @@ class Abs(nn.Module):
     Lua:
         ``nn.Abs()``, Abs.lua
 
-    Differs from torch:
+    Differs from PyTorch:
         :func:`torch.abs` has gradient 0 at 0.
     """
 
@@ -103,7 +103,7 @@ class Sqrt(nn.Module):
     Lua:
         ``nn.Sqrt(eps)``, Sqrt.lua
 
-    Differs from torch:
+    Differs from PyTorch:
         :func:`torch.sqrt` has an infinite gradient at 0.
     """
 
@@ -124,7 +124,7 @@ class Power(nn.Module):
     Shape:
         - Input, output: :math:`(*)`.
 
-    Differs from torch:
+    Differs from PyTorch:
         The gradient of the power 0 at 0 is NaN, :math:`0 \\cdot 0^{-1}`.
 
     Lua:

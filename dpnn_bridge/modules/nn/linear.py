@@ -132,7 +132,7 @@ class Euclidean(nn.Module):
     Lua:
         ``nn.Euclidean(inputSize, outputSize)``, Euclidean.lua
 
-    Differs from torch:
+    Differs from PyTorch:
         The gradient divides by the distance plus ``1e-7``, so that it is finite where input and weight agree.
     """
 

@@ -22,7 +22,7 @@ class LocalResponseNorm(nn.LocalResponseNorm):
     Shape:
         - Input, output: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
 
-    Differs from torch:
+    Differs from PyTorch:
         Three dimensions are a single image, not a batch of sequences.
 
     Lua:

@@ -55,7 +55,7 @@ class Normalize(nn.Module):
     Shape:
         - Input, output: :math:`(N, C)` or :math:`(C)`.
 
-    Differs from torch:
+    Differs from PyTorch:
         :func:`torch.nn.functional.normalize` bounds the norm from below instead of adding to the sum. The gradient for
         p < 2 and for the infinite norm has Torch7's safeguards.
 
@@ -92,7 +92,7 @@ class LayerNormalization(nn.Sequential):
     Shape:
         - Input, output: :math:`(N, C)` or :math:`(C)`.
 
-    Differs from torch:
+    Differs from PyTorch:
         In a batch Torch7 subtracts the means of other rows: it stores the means, C for each row, as :math:`(C, N)` and
         reads them as :math:`(N, C)`. For single samples and batches of one the result equals that of
         :class:`torch.nn.LayerNorm` with ``eps / C``.

@@ -126,7 +126,7 @@ class RnnPadding(Padding):
     Shape:
         As in :class:`Padding`.
 
-    Differs from torch:
+    Differs from PyTorch:
         The gradient of the input is the input itself, as Torch7 computed it.
 
     Lua:

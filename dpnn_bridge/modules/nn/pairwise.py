@@ -68,7 +68,7 @@ class CosineDistance(nn.Module):
     Lua:
         ``nn.CosineDistance()``, CosineDistance.lua
 
-    Differs from torch:
+    Differs from PyTorch:
         ``1e-12`` is added to each squared norm, where :class:`torch.nn.CosineSimilarity` clamps the norms.
     """
 
@@ -95,10 +95,12 @@ class PairwiseDistance(nn.Module):
     Lua:
         ``nn.PairwiseDistance(p)``, PairwiseDistance.lua
 
-    Differs from torch:
+    Differs from PyTorch:
         :class:`torch.nn.PairwiseDistance` adds ``1e-6`` to the difference; Torch7 adds it to the norm, in the gradient
-        only, and leaves a factor out of the gradient for :math:`1 < p < 2`. For ``norm=1`` the gradient of a difference
-        of 0 is 0, where Torch7 draws a random sign.
+        only, and leaves a factor out of the gradient for :math:`1 < p < 2`.
+
+    Differs from Torch7:
+        For ``norm=1`` the gradient of a difference of 0 is 0; Torch7 draws a random sign.
     """
 
     def __init__(self, norm: float = 2) -> None:

@@ -56,7 +56,7 @@ class Copy(nn.Module):
     Lua:
         ``nn.Copy(intype, outtype, forceCopy, dontCast)``, Copy.lua
 
-    Differs from torch:
+    Differs from Torch7:
         Torch7 also uses this layer to copy between devices; here the model's owner moves it with ``.to()``.
     """
 
@@ -185,7 +185,7 @@ class ZeroGrad(nn.Module):
     Lua:
         ``nn.ZeroGrad()``, ZeroGrad.lua
 
-    Differs from torch:
+    Differs from PyTorch:
         After :meth:`torch.Tensor.detach` the parameters before have no gradient; here it is zero.
     """
 

@@ -88,7 +88,7 @@ class DilatedMaxPool2d(_LowestPadding, nn.MaxPool2d):
         - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
         - Output: the same with the pooled height and width.
 
-    Differs from torch:
+    Differs from PyTorch:
         A window without elements gives the lowest finite number and no gradient, not -inf and a gradient somewhere.
 
     Lua:
@@ -106,7 +106,7 @@ class DilatedMaxPool3d(_LowestPadding, nn.MaxPool3d):
         - Input: :math:`(N, C, T, H, W)` or :math:`(C, T, H, W)`.
         - Output: the same with the pooled duration, height and width.
 
-    Differs from torch:
+    Differs from PyTorch:
         See :class:`DilatedMaxPool2d`.
 
     Lua:
@@ -199,7 +199,7 @@ class UndividedAvgPool2d(nn.AvgPool2d):
         - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
         - Output: the same with the pooled height and width.
 
-    Differs from torch:
+    Differs from PyTorch:
         The average is multiplied by ``kH * kW``.
 
     Lua:

@@ -32,7 +32,7 @@ class TemporalMaxPooling(nn.MaxPool1d):
         - Input: :math:`(N, T, C)` or :math:`(T, C)`.
         - Output: the same with :math:`\\lfloor (T - k) / s \\rfloor + 1` frames.
 
-    Differs from torch:
+    Differs from PyTorch:
         Time comes before the channels.
 
     Lua:
@@ -132,7 +132,7 @@ class FeatureLPPooling(nn.Module):
         - Input: :math:`(N, C, *)` or :math:`(C, *)`.
         - Output: the same with :math:`(C - width) / stride + 1` features.
 
-    Differs from torch:
+    Differs from PyTorch:
         Values are not made absolute, so that odd powers of negative values count as negative. Where the output is 0 the
         gradient is 0.
 
@@ -165,7 +165,7 @@ class FixedFractionalMaxPool2d(nn.FractionalMaxPool2d):
         - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
         - Output: the same with the pooled height and width.
 
-    Differs from torch:
+    Differs from PyTorch:
         The windows are kept until a batch of another size comes.
 
     Lua:
@@ -187,7 +187,7 @@ class FixedFractionalMaxPool3d(nn.FractionalMaxPool3d):
         - Input: :math:`(N, C, H, W, T)` or :math:`(C, H, W, T)`.
         - Output: the same with the pooled sizes.
 
-    Differs from torch:
+    Differs from PyTorch:
         The windows are kept until a batch of another size comes.
 
     Lua:

@@ -60,9 +60,11 @@ class View(nn.Module):
     Lua:
         ``nn.View(sizes...)``, View.lua
 
-    Differs from torch:
-        ``nn.Flatten`` and ``nn.Unflatten`` keep a batch of one; this layer keeps it only with ``num_input_dims``. An
-        input that is not contiguous is copied; Torch7 raises an error.
+    Differs from PyTorch:
+        ``nn.Flatten`` and ``nn.Unflatten`` keep a batch of one; this layer keeps it only with ``num_input_dims``.
+
+    Differs from Torch7:
+        An input that is not contiguous is copied; Torch7 raises an error.
 
     Raises:
         ValueError: the number of elements is not a multiple of those of one sample.

@@ -57,7 +57,7 @@ class SparseLinear(nn.Module):
     Lua:
         ``nn.SparseLinear(inputSize, outputSize, doGradInput)``, SparseLinear.lua
 
-    Differs from torch:
+    Differs from Torch7:
         With ``do_grad_input`` Torch7 returns the gradient of all :math:`D_{in}` elements; autograd gives that of the
         values in the input.
     """
@@ -159,7 +159,7 @@ class IndexLinear(nn.Module):
     Lua:
         ``nn.IndexLinear(inputSize, outputSize, doGradInput, keysOffset, weight, bias, normalize)``, IndexLinear.lua
 
-    Differs from torch:
+    Differs from Torch7:
         Torch7 keeps the gradient of the weight as one row per key in the input and lists that table in place of a
         gradient tensor; here it is an ordinary gradient. With ``do_grad_input`` Torch7 returns the gradient of all
         :math:`D_{in}` values; autograd gives that of the values in the input.

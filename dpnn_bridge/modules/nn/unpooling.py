@@ -36,7 +36,7 @@ class MaxUnpooling(nn.Module):
         - Input: shape of the pooling's output.
         - Output: shape of the pooling's input.
 
-    Differs from torch:
+    Differs from PyTorch:
         The indices come from the pooling module, not from an argument.
 
     Lua:

@@ -56,7 +56,7 @@ class UpsamplingNearest2d(nn.UpsamplingNearest2d):
         - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
         - Output: the same, with ``scale_factor`` times the height and width.
 
-    Differs from torch:
+    Differs from PyTorch:
         Takes single samples.
 
     Lua:
@@ -86,7 +86,7 @@ class UpsamplingBilinear2d(nn.UpsamplingBilinear2d):
         - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
         - Output: the same with the new height and width.
 
-    Differs from torch:
+    Differs from PyTorch:
         Accepts single samples. Positions have single precision for every dtype of the data.
 
     Lua:

@@ -31,7 +31,7 @@ class Scaled(nn.Module):
         - g: :math:`(*)`, that of the weight with size 1 in ``dims``.
         - v, output: the weight's.
 
-    Differs from torch:
+    Differs from PyTorch:
         :func:`torch.nn.utils.parametrizations.weight_norm` adds nothing to the norm.
     """
 
@@ -97,7 +97,7 @@ class WeightNorm(nn.Module):
     Shape:
         As the module.
 
-    Differs from torch:
+    Differs from Torch7:
         Torch7 leaves the gradient of ``v`` in ``gradWeight``, and the next backward adds to it, that of a clone in an
         ``nn.MapTable`` or of a step in an ``nn.Sequencer`` as well: the gradient before goes through the normalization
         a second time, and that of ``g`` is lost.
@@ -202,7 +202,7 @@ class ClampedWeightNorm(nn.Module):
         - g: :math:`(outputs, 1)`; v: :math:`(outputs, inputs)`.
         - Output: :math:`(outputs, inputs)`.
 
-    Differs from torch:
+    Differs from PyTorch:
         the gradient of a clamped norm is that of the norm, divided by ``eps``.
     """
 

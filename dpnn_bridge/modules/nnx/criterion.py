@@ -161,7 +161,7 @@ class CTCCriterion(nn.Module):
           inputs.
         - Output: scalar, the mean over the batch.
 
-    Differs from torch:
+    Differs from PyTorch:
         The gradient is that of the sum over the batch, N times the derivative of what is returned: warp-ctc does not
         divide, and Torch7 divides the loss alone.
 

@@ -66,7 +66,7 @@ class SpatialReSamplingEx(nn.Module):
         - Input: :math:`(*, H, W, *)`.
         - Output: :math:`(*, H', W', *)`; both sizes must grow or both shrink.
 
-    Differs from torch:
+    Differs from PyTorch:
         ``bilinear`` aligns the corners; its weights, and the divisor of ``average``, are single precision numbers.
 
     Lua:

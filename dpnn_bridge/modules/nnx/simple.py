@@ -104,8 +104,11 @@ class Balance(nn.Module):
     Attributes:
         cache: the last batches, a buffer of shape :math:`(n\\_batch N, C)`.
 
-    Differs from torch:
+    Differs from PyTorch:
         The gradient only divides by the two sums and ignores that they depend on the input.
+
+    Differs from Torch7:
+        In evaluation the gradient passes unchanged; Torch7 divides it by the sums of the last batch in training.
 
     Lua:
         ``nn.Balance(nBatch)``, nnx Balance.lua
@@ -267,9 +270,12 @@ class QDRiemaNNLinear(nn.Linear):
         - Input: :math:`(N, D)`.
         - Output: :math:`(N, H)`.
 
-    Differs from torch:
+    Differs from PyTorch:
         Each backward updates the metric (buffers ``Mii``, ``M00``, ``M0i``) and scales the gradients of weight and bias
-        by it. Torch7 also rescales what had been accumulated before; clear the gradients before each backward.
+        by it.
+
+    Differs from Torch7:
+        Torch7 also rescales what had been accumulated before; clear the gradients before each backward.
 
     Lua:
         ``nnx.QDRiemaNNLinear(inputSize, outputSize, gamma, qdFlag)``, nnx QDRiemaNNLinear.lua

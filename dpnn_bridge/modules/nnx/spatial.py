@@ -177,7 +177,7 @@ class SpatialGraph(nn.Module):
         - Input: :math:`(C, H, W)`.
         - Output: :math:`(2, H, W)`; the last column of the first and the last row of the second plane are 0.
 
-    Differs from torch:
+    Differs from PyTorch:
         The gradient of the normalized cosine treats the norms' powers as 1, as nnx's C code does (its ``1/2`` is 0).
 
     Lua:

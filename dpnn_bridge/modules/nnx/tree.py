@@ -50,7 +50,7 @@ class SoftMaxTree(nn.Module):
         weight: :math:`(children, D)`, one row per node other than the root.
         bias: :math:`(children)`.
 
-    Differs from torch:
+    Differs from PyTorch:
         Uses Torch7's approximation of the exponential function in the value; the gradient is that of the softmax which
         results.
 

@@ -33,7 +33,7 @@ class RecurrentAttention(Memory, Remembering):
     Lua:
         ``nn.RecurrentAttention(rnn, action, nStep, hiddenSize)``, RecurrentAttention.lua
 
-    Differs from torch:
+    Differs from PyTorch:
         As in Torch7 no gradient flows from ``rnn`` into the action: it is trained by its reward.
     """
 

@@ -86,7 +86,7 @@ class GRU(StepModule):
     Lua:
         ``nn.GRU(inputSize, outputSize, rho, p, mono)``, GRU.lua
 
-    Differs from torch:
+    Differs from PyTorch:
         ``torch.nn.GRU`` applies the reset gate after the product with the state, and takes whole sequences.
     """
 
@@ -154,7 +154,7 @@ class LSTM(StepModule):
     Lua:
         ``nn.LSTM(inputSize, outputSize, rho, cell2gate, p, mono)``, LSTM.lua
 
-    Differs from torch:
+    Differs from PyTorch:
         ``torch.nn.LSTM`` has no peepholes and takes whole sequences.
     """
 

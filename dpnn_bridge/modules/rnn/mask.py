@@ -67,7 +67,7 @@ class MaskZero(Decorator):
     Lua:
         ``nn.MaskZero(module, nInputDim)``, MaskZero.lua
 
-    Differs from torch:
+    Differs from PyTorch:
         As in Torch7 the masked rows count in the gradients of the parameters of the *last* layer (a bias, in effect),
         though not in the gradient of the input. With a criterion that masks as well this makes no difference.
     """

@@ -44,7 +44,7 @@ class SeqGRU(SequenceModule):
     Lua:
         ``nn.SeqGRU(inputSize, outputSize)``, SeqGRU.lua
 
-    Differs from torch:
+    Differs from PyTorch:
         ``torch.nn.GRU`` applies the reset gate after the product with the state.
 
     Raises:

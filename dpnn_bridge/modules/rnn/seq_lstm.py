@@ -218,7 +218,7 @@ class SeqLSTM(SequenceModule):
     Lua:
         ``nn.SeqLSTM(inputsize, outputsize)``, SeqLSTM.lua
 
-    Differs from torch:
+    Differs from PyTorch:
         The same equations as ``torch.nn.LSTM``, whose kernels it runs; gates in another order, one bias, masks, and the
         state is kept for :meth:`remember`.
 
