@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from html import escape
+from typing import Any
 
 #: characters of a line of a message, and of a name in it
 LONGEST_LINE = 2000
@@ -27,6 +28,14 @@ def shortened(text: str, longest: int = LONGEST_NAME) -> str:
         return text
     half = longest // 2
     return f"{text[:half]}… ({counted(len(text) - 2 * half, 'more character')}) …{text[-half:]}"
+
+
+def described(value: Any) -> str:
+    """Return a value from a file for a message: a string or number as in Python, anything else by its type.
+
+    The ``repr`` of a list that contains another list several times may be exponentially long.
+    """
+    return shortened(repr(value)) if isinstance(value, (str, int, float)) else f"a {type(value).__name__}"
 
 
 def counted(number: int, noun: str) -> str:

@@ -93,8 +93,12 @@ def _make_folder(parent: Path) -> Path:
             except BaseException:
                 del _folders[folder]
                 raise
-            if _lock_folder(folder):
-                return folder
+            try:
+                if _lock_folder(folder):
+                    return folder
+            except BaseException:
+                _remove(folder)
+                raise
             _remove(folder)
 
 

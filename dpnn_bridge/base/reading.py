@@ -25,7 +25,7 @@ _PAUSES = (0.0, 0.001, 0.01, 0.1, 0.5, 1.0, 2.0)
 
 
 def retry_eagain(act: Callable[[], T | None], name: str) -> T:
-    """Call a function again while it returns EAGAIN. (Python itself repeats calls after EINTR.)
+    """Call a function again while it returns EAGAIN, or EINTR where Python does not repeat the call: renames, links.
 
     Args:
         act: Opens, reads, writes or moves a file; raises BlockingIOError or returns None for EAGAIN.
@@ -37,7 +37,7 @@ def retry_eagain(act: Callable[[], T | None], name: str) -> T:
     for pause in (*_PAUSES, None):
         try:
             result = act()
-        except BlockingIOError:
+        except (BlockingIOError, InterruptedError):
             result = None
         except OSError as error:
             error.filename = error.filename or name

@@ -23,11 +23,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from dpnn_bridge.base.atomic import replacing
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.reading import open_input, retry_eagain
 from dpnn_bridge.base.regular import check_file
 from dpnn_bridge.base.remote import place_of
-from dpnn_bridge.errors import OptionError, OutputError, T7FormatError
+from dpnn_bridge.base.writing import write_file
+from dpnn_bridge.errors import OptionError, OutputError, OutputExistsError, T7FormatError
 
 Line = dict[str, Any]
 
@@ -71,6 +73,8 @@ class Manifest:
         self._last[line["target"]] = line
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self._created(line):
+                return
             with open(self.path, "ab+", buffering=0) as file:
                 # a program that was killed may have left an incomplete last line
                 incomplete = file.tell() and (file.seek(-1, 2), file.read(1))[1] != b"\n"
@@ -80,6 +84,21 @@ class Manifest:
         except OSError as error:
             reason = f"{error.strerror}; solve this and run the same command again to convert the missing files"
             raise OutputError(f"cannot write the manifest {self.path}: {reason}") from error
+
+    def _created(self, line: Line) -> bool:
+        """Create the file with its first line, so that a full disk leaves no empty file; False if there is one."""
+        if self.path.exists():
+            return False
+        try:
+            with replacing(self.path, force=False) as temporary:
+                write_file(temporary, json.dumps(line) + "\n")
+        except OutputExistsError:  # another program has created it
+            return False
+        except OutputError as error:
+            if isinstance(error.__cause__, OSError):  # the caller says what a user can do
+                raise error.__cause__ from error
+            raise
+        return True
 
 
 def last_lines(path: Path) -> dict[str, Line]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dpnn_bridge.base.contiguous import last_offset
-from dpnn_bridge.base.display import printable, shortened
+from dpnn_bridge.base.display import described, printable, shortened
 from dpnn_bridge.errors import NotT7Error, T7FormatError
 from dpnn_bridge.legacy.fields import only_pytorch
 from dpnn_bridge.legacy.lua_graph import LuaDescription, LuaGraph, add_constants
@@ -236,13 +236,13 @@ class _Unpickler(pickle._Unpickler):  # Python's version: its memo allocates not
             return {}
         if isinstance(kind, type) and issubclass(kind, InertObject):
             return kind()
-        raise self.refuse(f"an object of {_named(kind)}")
+        raise self.refuse(f"an object of {described(kind)}")
 
     def persistent_load(self, pid: Any) -> LuaStorage:
         kind, name, key, _, count, *view = pid
         dtype = element_dtype(f"torch.{name.replace('Bool', 'Byte')}") if isinstance(name, _ClassName) else None
         if kind != "storage" or dtype is None or not isinstance(key, str):
-            raise self.refuse(f"a storage of {_named(name)}")
+            raise self.refuse(f"a storage of {described(name)}")
         if key not in self.storages:
             offsets, size = self._offsets, _check_size(count)
             self.storages[key] = LuaStorage(
@@ -362,7 +362,7 @@ class _Unpickler(pickle._Unpickler):  # Python's version: its memo allocates not
 
 def _check_size(value: Any) -> int:
     if type(value) is not int or not 0 <= value < 1 << 48:
-        raise ValueError(f"expected a size, found {_named(value)}")
+        raise ValueError(f"expected a size, found {described(value)}")
     return value
 
 
@@ -370,11 +370,6 @@ def _check_dimensions(sizes: Any) -> Any:
     if len(sizes) > MAX_DIMENSIONS:
         raise ValueError(f"a tensor has {len(sizes):,} dimensions")
     return sizes
-
-
-def _named(value: Any) -> str:
-    """Return the text of a value for an error message; the repr of a list or tuple could be exponentially long."""
-    return repr(value) if isinstance(value, (str, int)) else f"a {type(value).__name__}"
 
 
 # ---------------------------------------------------------------------- as Lua objects

@@ -25,6 +25,8 @@ from dpnn_bridge.base.extras import missing_package
 _NAMES = {"basestring", "execfile", "long", "raw_input", "reduce", "reload", "unichr", "unicode", "xrange"}
 _METHODS = {"has_key", "iteritems", "iterkeys", "itervalues"}
 _MODULES = {"cPickle", "ConfigParser", "cStringIO", "Queue", "StringIO", "urllib2", "urlparse"}
+#: calls, attributes and indices of one expression, and modules of one import: fissix takes cubic time for them
+_LONGEST_CHAIN = 64
 #: what a program that runs in both versions contains
 _BOTH = re.compile(r"\bversion_info\b|\bPY[23]\b|\bsix\b|\bImportError\b|\bNameError\b")
 
@@ -38,14 +40,15 @@ def compiled(data: bytes, path: str, package: bool = False) -> CodeType:
         package: Whether the file is part of a package, where Python 2 looks for a module first.
 
     Raises:
-        SyntaxError: The file is neither Python 3 nor Python 2, or is nested too deeply.
+        SyntaxError: The file is neither Python 3 nor Python 2, is nested too deeply, or must be translated and has an
+            expression of more than 64 calls, attributes and indices in a row.
         MissingPackageError: It must be translated and fissix is not installed.
     """
     try:
         return _compiled(data, path, package)
     except (RecursionError, MemoryError):
         raise SyntaxError(f"nested too deeply: {path}") from None
-    except LookupError as error:
+    except (LookupError, _TooLongError) as error:
         raise SyntaxError(f"{error}: {path}") from None
 
 
@@ -96,15 +99,30 @@ def _beside(name: str, package: Path) -> bool:
     return ((package / f"{name}.py").exists() or (package / name / "__init__.py").exists()) and find_spec(name) is None
 
 
+class _TooLongError(Exception):
+    """Translating a file would take very long."""
+
+
 @functools.cache
 def _translator(package: bool) -> Any:
     try:
+        from fissix.pygram import python_symbols
         from fissix.refactor import RefactoringTool, get_fixers_from_package
     except ImportError as error:
         raise missing_package("to run Python 2", "python2", error) from error
     logging.getLogger("RefactoringTool").setLevel(logging.ERROR)
     fixers = get_fixers_from_package("fissix.fixes")
-    return RefactoringTool([name for name in fixers if package or not name.endswith(".fix_import")])
+    chains = (python_symbols.power, python_symbols.dotted_as_names)
+
+    class Translator(RefactoringTool):
+        def refactor_tree(self, tree: Any, name: str) -> bool:
+            for node in tree.pre_order():
+                if node.type in chains and len(node.children) > _LONGEST_CHAIN:
+                    what = f"more than {_LONGEST_CHAIN} calls, attributes, indices or imported modules in a row"
+                    raise _TooLongError(f"line {node.get_lineno()} has {what}; split it to translate it from Python 2")
+            return super().refactor_tree(tree, name)
+
+    return Translator([name for name in fixers if package or not name.endswith(".fix_import")])
 
 
 def _translated(source: str, path: str, package: bool, error: SyntaxError | None) -> CodeType:

@@ -62,7 +62,7 @@ class Writer:
         sink, kind = self.sink, value.__class__
         if kind is str:
             sink.int(STRING)
-            sink.string(value.encode("utf-8", "surrogateescape"))
+            sink.string(_bytes(value))
         elif kind is int or kind is float:
             self._number(value)
         elif kind is LuaTable:
@@ -117,7 +117,7 @@ class Writer:
 
     def _class(self, class_name: str, version: int | float) -> None:
         self.sink.string(f"V {version}".encode())
-        self.sink.string(class_name.encode("utf-8", "surrogateescape"))
+        self.sink.string(_bytes(class_name))
 
     def _table(self, table: LuaTable) -> Iterator[Any] | None:
         if not self._head(TABLE, table):
@@ -164,3 +164,14 @@ def _place(above: list[Any], value: Any) -> str:
         if isinstance(outer, LuaTable)
     ]
     return format_path([key for key in keys if key is not None])
+
+
+def _bytes(text: str) -> bytes:
+    """Return the bytes of a Lua string, see :func:`dpnn_bridge.loaders.reader.text`."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise LuaValueError(
+            f"a string has half of a character, U+{ord(text[error.start]):04X} at position {error.start}, which UTF-8 "
+            "cannot store; write the whole character"
+        ) from error

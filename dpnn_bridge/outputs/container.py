@@ -32,8 +32,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from dpnn_bridge.base.display import printable, shortened
+from dpnn_bridge.base.display import described, printable, shortened
 from dpnn_bridge.compare.bits import same_bits
+from dpnn_bridge.conversion.budget import MOST_VALUES, PER_ENTRY
 from dpnn_bridge.conversion.customized import check_customized
 from dpnn_bridge.conversion.flat import layout, place
 from dpnn_bridge.conversion.lua_context import LuaConversion
@@ -99,7 +100,7 @@ def unpack(content: Any, options: Options, source: str = "") -> tuple[nn.Module,
         )
     version = content.get("version", 0)
     if type(version) is not int or version > VERSION:
-        raise ConversionError(f"{source}: format version {version!r}, this dpnn_bridge reads up to {VERSION}")
+        raise ConversionError(f"{source}: format version {described(version)}, this dpnn_bridge reads up to {VERSION}")
     module, report, flat, tensors = _rebuilt(content, options, source)
     load_tensors(module, tensors, source)
     place(module, flat)
@@ -119,6 +120,28 @@ def check(content: Any, module: nn.Module) -> None:
     check_loads(module, lambda options: _rebuilt(content, options, "")[0])
 
 
+def without_checkpoint(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Return the metadata without the tables that were beside the model; only these may share tables very often."""
+    return {k: v for k, v in metadata.items() if k != "checkpoint"}
+
+
+def is_small(value: Any) -> bool:
+    """Return whether plain data, printed with each shared list and dict as often as it is used, is of bounded size."""
+    sizes: dict[int, int] = {}
+    entries = 0
+
+    def size(value: Any) -> int:
+        nonlocal entries
+        if not isinstance(value, (dict, list, tuple)):
+            return max(1, value.numel()) if isinstance(value, torch.Tensor) else 1
+        if id(value) not in sizes:
+            entries += len(value)
+            sizes[id(value)] = 1 + sum(map(size, value.values() if isinstance(value, dict) else value))
+        return sizes[id(value)]
+
+    return size(value) <= MOST_VALUES + PER_ENTRY * entries
+
+
 def outlines(module: nn.Module) -> dict[str, torch.Tensor]:
     """Return the tensors of a ``state_dict`` without elements."""
     return {n: torch.empty(t.shape, dtype=t.dtype, device="meta") for n, t in module.state_dict().items()}
@@ -131,8 +154,8 @@ def _rebuilt(
     try:
         state_dict, metadata = content["state_dict"], content["metadata"]
         graph = decode(content["graph"], content["constants"], state_dict)
-        if not isinstance(metadata, dict):
-            raise TypeError("the metadata are not a dict")
+        if not isinstance(metadata, dict) or not is_small(without_checkpoint(metadata)):
+            raise TypeError("the metadata are not a dict, or contain a table very often")
     except (LookupError, TypeError, ValueError) as e:
         message = f"the object graph is damaged ({type(e).__name__}: {str(e)[:300]}); convert the .t7 file again"
         raise T7FormatError(message, source=source) from e

@@ -21,11 +21,12 @@ import torch
 from torch import Tensor
 
 from dpnn_bridge.base.contiguous import last_offset
-from dpnn_bridge.base.display import printable, shortened
+from dpnn_bridge.base.display import described, printable, shortened
 from dpnn_bridge.base.reading import causing_os_error, open_input, open_zip
 from dpnn_bridge.errors import NotT7Error, T7FormatError
 from dpnn_bridge.loaders.encoding import OLD_PYTORCH
 from dpnn_bridge.loaders.hash_flood import SAFE, HashFloodGuard
+from dpnn_bridge.loaders.reader import MAX_DIMENSIONS
 from dpnn_bridge.loaders.source import FileSource
 from dpnn_bridge.loaders.stream import StreamError
 
@@ -168,6 +169,7 @@ class _Loader:
         self.source, self.records = source, found
         self.storages: dict[str, Tensor] = {}
         self.repeated = 0
+        self.bytes_left = found["data.pkl"].size if "data.pkl" in found else 0
         self.large: dict[int, tuple[dict[Any, Any], HashFloodGuard]] = {}
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
@@ -266,20 +268,29 @@ class _Loader:
         if function == _TENSOR and len(arguments) >= 4:
             return self._tensor(*arguments[:4])
         if function == _BYTES and len(arguments) == 2 and arguments[1] == "latin1":
-            return _of(arguments[0], str).encode("latin1")
+            return self._encoded(_of(arguments[0], str))
         if function == _PARAMETER and arguments:
             return _of(arguments[0], Tensor)
         known = "with other arguments " if function in (_DICT, _TENSOR, _BYTES, _PARAMETER) else ""
         raise _DamagedError(f"it holds a {printable(shortened(function.replace(' ', '.')))} {known}".rstrip())
 
+    def _encoded(self, text: str) -> bytes:
+        """Return the bytes of a text; a small pickle could encode the same one very often."""
+        self.bytes_left -= len(text)
+        if self.bytes_left < 0:
+            raise _DamagedError("its pickle encodes more text than it contains")
+        return text.encode("latin1")
+
     def _storage(self, kind: Any, dtype: Any, key: Any, location: Any, count: Any) -> Tensor:
         """Return all elements of a storage."""
         if kind != "storage" or type(dtype) is not _Name or dtype not in DTYPES:
-            raise _DamagedError(f"a storage has the type {dtype!r:.60}")
+            raise _DamagedError(f"a storage has the type {described(dtype)}")
         name, element = f"data/{_of(key, str)}", DTYPES[dtype]
-        record = self.records.get(name)
-        if record is None or record.size != _natural(count) * element.itemsize:
-            raise _DamagedError(f"the storage {shortened(name)!r} of {count} elements is missing, or has another size")
+        record, count = self.records.get(name), _natural(count)
+        if record is None or record.size != count * element.itemsize:
+            raise _DamagedError(
+                f"the storage {shortened(name)!r} of {described(count)} elements is missing, or has another size"
+            )
         if name not in self.storages:
             self.storages[name] = torch.from_numpy(self.source.load(record.start, np.dtype(np.uint8), record.size))
         return self.storages[name].view(element) if count else torch.empty(0, dtype=element)
@@ -289,6 +300,8 @@ class _Loader:
         shape, stride = ([_natural(n) for n in _of(t, tuple)] for t in (shape, stride))
         if len(shape) != len(stride):
             raise _DamagedError(f"a tensor has {len(shape)} sizes and {len(stride)} strides")
+        if len(shape) > MAX_DIMENSIONS:  # the product of many sizes takes quadratic time
+            raise _DamagedError(f"a tensor has {len(shape):,} dimensions; at most {MAX_DIMENSIONS} are read")
         count = math.prod(shape)
         last = offset + last_offset(shape, stride)
         if count and last >= storage.numel():
@@ -325,7 +338,7 @@ def _of(value: Any, kind: type) -> Any:
 
 def _natural(value: Any) -> int:
     if type(value) is not int or value < 0:
-        raise _DamagedError(f"{value!r:.60} is no size")
+        raise _DamagedError(f"{described(value)} is no size")
     return value
 
 

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from dpnn_bridge.base.writing import open_output
 from dpnn_bridge.compare.bits import byte_array, same_in_file
-from dpnn_bridge.conversion.budget import MOST_VALUES, PER_ENTRY
 from dpnn_bridge.conversion.deferred import COMPUTED, deferred_of
 from dpnn_bridge.errors import ConversionError, T7FormatError, VerificationError
 from dpnn_bridge.outputs import container, safetensors_file
@@ -177,18 +176,4 @@ def _constants(strings: dict[str, str], tensors: dict[str, Tensor]) -> list[Tens
 
 def _as_json(metadata: dict[str, Any]) -> dict[str, Any]:
     """Return the metadata; without the checkpoint if its shared tables are too large for JSON."""
-    sizes: dict[int, int] = {}
-    entries = 0
-
-    def size(value: Any) -> int:
-        nonlocal entries
-        if not isinstance(value, (dict, list, tuple)):
-            return max(1, value.numel()) if isinstance(value, Tensor) else 1
-        if id(value) not in sizes:
-            entries += len(value)
-            sizes[id(value)] = 1 + sum(map(size, value.values() if isinstance(value, dict) else value))
-        return sizes[id(value)]
-
-    if size(metadata) <= MOST_VALUES + PER_ENTRY * entries:
-        return metadata
-    return {k: v for k, v in metadata.items() if k != "checkpoint"}
+    return metadata if container.is_small(metadata) else container.without_checkpoint(metadata)

@@ -101,14 +101,15 @@ def test_the_files_of_an_installation_are_those_in_its_folder(monkeypatch: pytes
     assert "/x/env/lib/other.py" not in imported_files()
 
 
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.EINTR])
 @pytest.mark.parametrize("force", [True, False])
-def test_a_move_is_tried_again(force: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_move_is_tried_again(force: bool, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "replace" if force else "link"
     real, failures = getattr(os, name), iter([1, 2])
 
     def busy(source: Any, target: Any) -> None:
         if next(failures, None):
-            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), source, None, target)
+            raise OSError(number, os.strerror(number), source, None, target)
         real(source, target)
 
     monkeypatch.setattr(os, name, busy)
@@ -118,10 +119,53 @@ def test_a_move_is_tried_again(force: bool, tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_line_of_a_manifest_is_tried_again(tmp_path: Path, fault: Any) -> None:
+    lines = Manifest(tmp_path / "done.jsonl")
+    lines.add({"target": "m.pt"})
     tries = fault(errno.EAGAIN, 2)
-    Manifest(tmp_path / "done.jsonl").add({"target": "m.pt"})
+    lines.add({"target": "n.pt"})
     assert len(tries) == 3
-    assert (tmp_path / "done.jsonl").read_text() == '{"target": "m.pt"}\n'
+    assert (tmp_path / "done.jsonl").read_text() == '{"target": "m.pt"}\n{"target": "n.pt"}\n'
+
+
+def test_a_full_disk_leaves_no_empty_manifest(tmp_path: Path, fault: Any) -> None:
+    fault(errno.ENOSPC, 10**6)
+    path = tmp_path / "done.jsonl"
+    with pytest.raises(OutputError, match=re.escape(f"cannot write the manifest {path}: No space left on device")):
+        Manifest(path).add({"target": "m.pt"})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_two_programs_that_create_a_manifest_both_add_their_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = Manifest(tmp_path / "m.jsonl"), Manifest(tmp_path / "m.jsonl")
+    real = manifest.write_file
+
+    def late(path: Path, text: str) -> None:
+        monkeypatch.setattr(manifest, "write_file", real)
+        first.add({"target": "a.pt"})
+        real(path, text)
+
+    monkeypatch.setattr(manifest, "write_file", late)
+    second.add({"target": "b.pt"})
+    assert (tmp_path / "m.jsonl").read_text().splitlines() == ['{"target": "a.pt"}', '{"target": "b.pt"}']
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not open folders")
+def test_a_folder_that_cannot_be_opened_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.open
+
+    def fails(path: Any, *args: Any, **options: Any) -> int:
+        if os.path.basename(path).startswith(".dpnn-") and not options:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return real(path, *args, **options)
+
+    monkeypatch.setattr(folders.os, "open", fails)
+    with pytest.raises(OutputError, match="Input/output error"):
+        dpnn_bridge.save(tmp_path / "m.t7", nn.Tanh())
+    monkeypatch.undo()
+    assert list(tmp_path.iterdir()) == []
+    assert not any(folder.parent == tmp_path for folder in folders._folders)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no modes")

@@ -121,10 +121,12 @@ def test_strings_of_torchfile_are_text_in_python_2(folder: Path, source: str) ->
         ("x = " + "(" * 5000 + ")" * 5000, "nested too deeply"),
         ("print 1\nx = " + "(" * 5000 + ")" * 5000, "nested too deeply"),
         ("print 1\nx = " + "-" * 50_000 + "1", "nested too deeply"),
+        ("print 1\nx = y" + ".z" * 20_000, "line 2 has more than 64 calls, attributes, indices or imported modules"),
+        ("print 1\nimport " + ", ".join(["y"] * 20_000), "line 2 has more than 64 calls, attributes, indices or"),
         ("# coding: hex\nprint 1", "'hex' is not a text encoding"),
         ("print 1 (", "'(' was never closed"),
     ],
-    ids=range(5),
+    ids=range(7),
 )
 def test_what_is_no_python_is_one_error(source: str, message: str, folder: Path) -> None:
     (folder / "bad.py").write_text(source)

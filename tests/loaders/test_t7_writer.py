@@ -317,3 +317,9 @@ def test_head_of_a_file_is_file_lua() -> None:
         struct.pack("<3i", 4, 1, 3) + b"V 1" + struct.pack("<i", 11) + b"nn.Identity"
         + struct.pack("<3i", 3, 2, 1) + struct.pack("<2i", 2, 5) + b"train" + struct.pack("<2i", 5, 1)
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("value", ["a\ud800", LuaTable({"a\ud800": 1}), LuaObject("a\ud800", LuaTable())])
+def test_half_of_a_character_is_one_error(value: Any, tmp_path: Path) -> None:
+    with pytest.raises(LuaValueError, match=r"half of a character, U\+D800 at position 1"):
+        write_t7(tmp_path / "x.t7", value)

@@ -202,6 +202,18 @@ def archive_of(*records: tuple[str, bytes], method: int = zipfile.ZIP_STORED) ->
 
 
 PLAIN = b"\x80\x02}."
+#: a tuple of lists, each of which contains the one before it twice
+DOUBLING = b"(]q\0" + b"".join(b"]q%c(h%ch%ce" % (i, i - 1, i - 1) for i in range(1, 27)) + b"t"
+HUGE = b"\x8a\xff" + b"\x7f" * 255
+
+
+def storage(kind: bytes = b"ctorch\nFloatStorage\n", size: bytes = b"K\1", after: bytes = b"") -> bytes:
+    """Return a pickle that reads a storage, or a tensor if ``after`` has its offset, sizes and strides."""
+    before = b"ctorch._utils\n_rebuild_tensor_v2\n(" if after else b""
+    texts = [b"X%c\0\0\0%s" % (len(text), text) for text in (b"storage", b"0", b"cpu")]
+    return b"\x80\x02" + before + b"(" + texts[0] + kind + texts[1] + texts[2] + size + b"tQ" + (after or b".")
+
+
 TRICKS: dict[str, Callable[[], bytes]] = {
     "a record twice": lambda: archive_of(("a/data.pkl", PLAIN), ("a/data.pkl", b"\x80\x02].")),
     "a record in two folders": lambda: archive_of(("a/data.pkl", PLAIN), ("b/data.pkl", PLAIN)),
@@ -217,6 +229,13 @@ TRICKS: dict[str, Callable[[], bytes]] = {
     "a pickle that is deep": lambda: archive_of(("a/data.pkl", b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".")),
     "a pickle with a huge number": lambda: archive_of(("a/data.pkl", b"\x80\x02\x8b\xff\xff\xff\x7f.")),
     "a pickle with a huge text": lambda: archive_of(("a/data.pkl", b"\x80\x02X\xff\xff\xff\x7f.")),
+    "a type that doubles": lambda: archive_of(("a/data.pkl", storage(kind=DOUBLING))),
+    "a size that doubles": lambda: archive_of(("a/data.pkl", storage(size=DOUBLING)), ("a/data/0", bytes(4))),
+    "a size of nothing that doubles": lambda: archive_of(("a/data.pkl", storage(size=DOUBLING))),
+    "a shape of huge numbers": lambda: archive_of(
+        ("a/data.pkl", storage(after=b"K\0(" + HUGE + b"q\2" + b"h\2" * 2000 + b"tq\3h\3tR.")),
+        ("a/data/0", bytes(4)),
+    ),
     "a pickle that doubles": lambda: archive_of(("a/data.pkl", b"\x80\x02)" + b"q\0h\0h\0\x86" * 200 + b".")),
 }
 
@@ -238,7 +257,14 @@ def test_what_an_archive_repeats_is_refused(tmp_path: Path) -> None:
     (tmp_path / "twice.pt").write_bytes(archive_of(("a/data.pkl", PLAIN), ("a/data.pkl", PLAIN)))
     torch.save(torch.zeros(1).expand(pt_file.MOST_REPEATED + 2), tmp_path / "often.pt")
     torch.save(torch.zeros(1).as_strided((1,), (1 << 50,)), tmp_path / "far.pt")
-    for name, reason in (("twice", "duplicate"), ("often", "repeat their elements"), ("far", "and strides")):
+    text = b"c_codecs\nencode\nq\0X\x10\0\0\0" + b"x" * 16 + b"q\1X\6\0\0\0latin1q\2" + b"h\0h\1h\2\x86R" * 50
+    (tmp_path / "text.pt").write_bytes(archive_of(("a/data.pkl", b"\x80\x02" + text + b".")))
+    for name, reason in (
+        ("text", "encodes more text"),
+        ("twice", "duplicate"),
+        ("often", "repeat their elements"),
+        ("far", "and strides"),
+    ):
         with pytest.raises(T7FormatError, match=reason):
             pt_file.read(tmp_path / f"{name}.pt")
 
@@ -306,6 +332,25 @@ def test_damaged_safetensors(data: bytes, tmp_path: Path) -> None:
     reason = "damaged|header is missing" + ("|not written by dpnn_bridge" if b"__metadata__" in data else "")
     with pytest.raises(DpnnBridgeError, match=rf"m\.safetensors.*({reason})"):
         dpnn_bridge.load(tmp_path / "m.safetensors")
+
+
+def test_a_shape_of_many_sizes_is_not_multiplied(tmp_path: Path) -> None:
+    entry = {"dtype": "F32", "shape": [(1 << 48) - 1] * 65, "data_offsets": [0, 0]}
+    (tmp_path / "m.safetensors").write_bytes(header({"a": entry}, 0))
+    with pytest.raises(DpnnBridgeError, match="'a' has 65 dimensions; at most 64"):
+        dpnn_bridge.load(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize("where", ["version", "metadata"])
+def test_shared_lists_are_not_printed_as_often_as_they_are_used(where: str, tmp_path: Path) -> None:
+    value: list[Any] = []
+    for _ in range(26):
+        value = [value, value]
+    torch.save(content(**{where: {"source": value} if where == "metadata" else value}), tmp_path / "m.pt")
+    start = time.process_time()
+    with pytest.raises(DpnnBridgeError, match=r"a list|a table very often"):
+        dpnn_bridge.load(tmp_path / "m.pt")
+    assert time.process_time() - start < 5
 
 
 def test_every_cut_of_a_pt_file(tmp_path: Path) -> None:
