@@ -112,7 +112,8 @@ def _translator(package: bool) -> Any:
         raise missing_package("to run Python 2", "python2", error) from error
     logging.getLogger("RefactoringTool").setLevel(logging.ERROR)
     fixers = get_fixers_from_package("fissix.fixes")
-    chains = (python_symbols.power, python_symbols.dotted_as_names)
+    symbols: Any = python_symbols
+    chains = (symbols.power, symbols.dotted_as_names)
 
     class Translator(RefactoringTool):
         def refactor_tree(self, tree: Any, name: str) -> bool:
