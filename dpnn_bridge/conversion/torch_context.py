@@ -296,10 +296,14 @@ class TorchConversion(TorchContext):
         if isinstance(value, LuaFunction):
             self.report.drop(format_path([*self._path, *keys], self._root), "a Lua function; code in data is never run")
             return None
-        if isinstance(value, LuaTensor):
+        if isinstance(value, (LuaTensor, LuaStorage)):
             if id(value) not in self._kept:
                 self.budget.spend(value.size * value.dtype.itemsize)
-                self._kept[id(value)] = LuaTensor.from_numpy(value.numpy().copy(), value.class_name)
+                self._kept[id(value)] = (
+                    LuaTensor.from_numpy(value.numpy().copy(), value.class_name)
+                    if isinstance(value, LuaTensor)
+                    else LuaStorage(value.class_name, value.size, value.copy())
+                )
                 self._alive.append(value)
             return self._kept[id(value)]
         if isinstance(value, LuaObject) and is_module(value) and registry.find(value):

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from pathlib import Path
 
+import numpy as np
 import pytest
 from mapping_examples import MAPPINGS, ClassMapping, example, mapping_id
 from torch import nn
 
-from dpnn_bridge import to_lua, to_torch
+from dpnn_bridge import read_t7, to_lua, to_torch, write_t7
 from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.lua_class import LuaClass, torch_types
 from dpnn_bridge.modules.nn.convolution import TemporalConvolution
 from dpnn_bridge.modules.nn.unpooling import MaxUnpooling
-from dpnn_bridge.objects import LuaFunction, LuaObject, LuaTable
+from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable
 
 
 def born_in_pytorch(module: nn.Module) -> nn.Module:
@@ -69,6 +71,18 @@ def test_functions_that_are_keys_are_left_out() -> None:
     fields = LuaTable({"callbacks": LuaTable([(LuaFunction(b"code"), 1), ("kept", 2)])})
     written = to_lua(to_torch(LuaObject("nn.Identity", fields)))
     assert dict(written["callbacks"]) == {"kept": 2}
+
+
+def test_a_model_does_not_read_its_file_again(tmp_path: Path) -> None:
+    """A storage in a field without an attribute is copied like a tensor there."""
+    path = tmp_path / "m.t7"
+    storage = LuaStorage("torch.LongStorage", 10_000, np.arange(10_000))
+    write_t7(path, LuaObject("nn.Identity", LuaTable({"sizes": storage, "again": storage})))
+    module = to_torch(read_t7(path))
+    path.write_bytes(b"")
+    written = to_lua(module)
+    assert written["sizes"].numpy().tolist() == list(range(10_000))
+    assert written["sizes"] is written["again"]
 
 
 def test_unpooling_made_in_pytorch_is_that_of_its_pooling() -> None:
