@@ -77,7 +77,8 @@ def to_lua(module: nn.Module, *, gradients: bool = True, tensor_type: str | None
         gradients: write gradient tensors, which Torch7 needs for training.
         tensor_type: Lua type of floating point tensors; default: as in the file the module came from.
         input: an input of the module. Layers of PyTorch take any number of dimensions where Torch7 has a class for
-            each (``nn.Linear`` on sequences, ``nn.Softmax(1)``); the module runs on it, to see how many there are.
+            each (``nn.Linear`` on sequences, ``nn.Softmax(1)``); the module runs on it, to see how many there are. A
+            module created in PyTorch without tensors has the type of the input.
 
     Raises:
         ConversionError: a submodule has no Lua class, or computes more than its class does (a hook, a replaced
@@ -93,7 +94,7 @@ def to_lua(module: nn.Module, *, gradients: bool = True, tensor_type: str | None
     with plain_settings(module):
         module = unshared(module)
         dimensions = None if input is None else seen(module, input)
-        ctx = LuaConversion(gradients=gradients, tensor_type=tensor_type, dimensions=dimensions)
+        ctx = LuaConversion(gradients=gradients, tensor_type=tensor_type, dimensions=dimensions, example=input)
         return registry.mapping_of(module).serialize(ctx.to_lua(module))
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.base.contiguous import contiguous_strides
 from dpnn_bridge.base.graph import without_entries
+from dpnn_bridge.compare import nested
 from dpnn_bridge.conversion import fields, lua_class, registry, tensors
 from dpnn_bridge.conversion.contexts import LuaContext
 from dpnn_bridge.conversion.customized import overridden
@@ -37,6 +38,7 @@ class LuaConversion(LuaContext):
             that the module came from, or what its dtype says.
         compose: write layers that no Lua class is as compositions, see ``registry.composition``.
         dimensions: ``id`` of modules that ran on an example -> dimensions of their input; None if they differed.
+        example: an input; its type is that of a model without tensors.
 
     Attributes:
         root: the module that is converted.
@@ -53,10 +55,13 @@ class LuaConversion(LuaContext):
         tensor_type: str | None = None,
         compose: bool = True,
         dimensions: dict[int, int | None] | None = None,
+        example: Any = None,
     ) -> None:
         self.gradients, self.tensor_type, self.compose = gradients, tensor_type, compose
         self.dimensions = dimensions or {}
         self.inferred: dict[int, int | None] | None = None
+        example_type = next((numpy_dtype(t) for t in nested.tensors(example) if t.is_floating_point()), np.float32)
+        self._default_type = tensor_class(np.dtype(example_type))
         self.root = nn.Module()
         self.sources: dict[int, Tensor] = {}
         self.derived: set[int] = set()
@@ -267,7 +272,7 @@ class LuaConversion(LuaContext):
         if tensor is None:
             tensor = next((t for t in [*module.parameters(), *module.buffers()] if t.is_floating_point()), None)
         if tensor is None:
-            return self.tensor_type or self._net_type or "torch.FloatTensor"
+            return self.tensor_type or self._net_type or self._default_type
         return self.class_of(tensor, module)
 
     def writes_gradient(self, module: nn.Module, name: str) -> bool:

@@ -505,3 +505,15 @@ class TestInTorch7:
             if not same or not all(map(torch.allclose, found, gradients)):
                 problems.append(f"{loss} {loss.__dict__}: {failed or result['forward']['value']}, not {value.item()}")
         assert not problems, "\n".join(problems)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_network_without_tensors_has_the_type_of_the_example(dtype: torch.dtype, tmp_path: Path) -> None:
+    """A FloatTensor as its output makes Torch7 refuse the DoubleTensor that it would be given."""
+    net = nn.Sequential(nn.Tanh(), nn.Sequential(nn.ReLU(), nn.Softmax(-1)))
+    dpnn_bridge.save(tmp_path / "net.t7", net, input=torch.randn(2, 4, dtype=dtype))
+    written = dpnn_bridge.read_t7(tmp_path / "net.t7")
+    expected = "torch.DoubleTensor" if dtype == torch.float64 else "torch.FloatTensor"
+    parts = [written, *written["modules"].values(), *written["modules"][2]["modules"].values()]
+    assert {(part["_type"], part["output"].class_name) for part in parts} == {(expected, expected)}
+    assert to_lua(net)["_type"] == "torch.FloatTensor"
