@@ -43,7 +43,7 @@ def _type_notes(module: nn.Module) -> list[str]:
 def plane_notes(model: nn.Module) -> list[str]:
     """Return a note on the batch normalizations that are made for other planes than reach them; empty without any.
 
-    Published files have such: the CUDA kernels of 2016 did not look, and read on behind the tensors.
+    Published files have such: the CUDA kernels of 2016 did not check, and read beyond the end of the tensors.
     """
     found = _mismatches(model)
     if not found:
@@ -52,7 +52,7 @@ def plane_notes(model: nn.Module) -> list[str]:
     more = f" (and {len(found) - 1} more: {', '.join(p for p, *_ in found[1:4])}{', …' * (len(found) > 4)})"
     return [
         f"{path or 'the model'} is a batch normalization of {layer.num_features} planes, and {planes} reach it"
-        f"{more if len(found) > 1 else ''}: only Torch7's CUDA kernels of 2016 ran that, reading behind their tensors; "
+        f"{more if len(found) > 1 else ''}: only Torch7's CUDA kernels of 2016 ran that, reading past their tensors; "
         "Torch7 on a CPU and this model raise"
     ]
 

@@ -293,7 +293,7 @@ def test_errors_say_what_was_expected() -> None:
         ClassNLLCriterion()(torch.ones(2, 3), torch.ones(2, 1))
     with pytest.raises(ValueError, match="3 weights need a target of shape"):
         BCECriterion(torch.ones(3))(torch.rand(2, 2), torch.ones(2, 2))
-    with pytest.raises(ValueError, match="2 dimensions behind C"):
+    with pytest.raises(ValueError, match="2 dimensions after C"):
         SpatialClassNLLCriterion()(torch.ones(2, 3), torch.ones(2))
     with pytest.raises(ValueError, match="must have one shape"):
         DistKLDivCriterion()(torch.ones(2), torch.ones(2, 1))

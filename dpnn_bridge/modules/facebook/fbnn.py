@@ -188,7 +188,7 @@ class Upsample(nn.Module):
 
 @lua_class("nn.SequentialCriterion")
 class SequentialCriterion(nn.Module):
-    """A criterion behind a module.
+    """Applies a module to the input of a criterion.
 
     Args:
         module: applied to the input.

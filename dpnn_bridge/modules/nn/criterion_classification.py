@@ -253,7 +253,7 @@ class SpatialClassNLLCriterion(nn.NLLLoss):
         target = class_indices(target, input, self.index_base)
         if input.dim() != self.spatial_dims + 2 or target.shape != input.shape[:1] + input.shape[2:]:
             raise ValueError(
-                f"expected input (N, C, ...) with {self.spatial_dims} dimensions behind C and a target without C, "
+                f"expected input (N, C, ...) with {self.spatial_dims} dimensions after C and a target without C, "
                 f"found {tuple(input.shape)} and {tuple(target.shape)}"
             )
         return nll_loss(input, target, self.weight, self.ignore_index, self.reduction)

@@ -200,7 +200,7 @@ class L1Penalty(nn.Module):
     Args:
         weight: factor of the norm.
         size_average: divide the norm by the number of elements.
-        provide_output: pass the gradient from behind on as well; else it is dropped.
+        provide_output: pass the gradient of the output on as well; else it is dropped.
 
     Shape:
         - Input, output: :math:`(*)`.
