@@ -12,7 +12,7 @@ from dpnn_bridge.conversion.storable import of_tensor
 from dpnn_bridge.errors import ConversionError, OptionError
 from dpnn_bridge.outputs.pt_file import DEEPEST
 
-_SCALARS = (bool, int, float, str, bytes)
+_SCALARS: tuple[Any, ...] = (bool, int, float, str, bytes)
 _EXPECTED = "expected numbers, strings, bytes, tensors, and lists and dicts of these"
 
 

@@ -133,3 +133,14 @@ def test_names_are_those_of_nodes() -> None:
     for wrong in (["a"], ["a", "a"], ["a", ""]):
         with pytest.raises(OptionError, match=r"output_names= \(--output-names\): expected 2 different names"):
             output_names(nn.Linear(1, 1), [x, x], wrong)
+
+
+class OfDict(nn.Module):
+    def forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        return 2 * inputs["a"] - inputs["b"]
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_a_model_that_takes_a_dict(suffix: str, tmp_path: Path) -> None:
+    example = {"b": torch.randn(2, 3), "a": torch.randn(2, 3)}
+    dpnn_bridge.save(tmp_path / f"m{suffix}", OfDict(), input=example, dynamic=True)

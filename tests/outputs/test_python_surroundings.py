@@ -95,3 +95,44 @@ def test_a_class_of_a_plugin_that_changes_a_global_is_refused(tmp_path: Path, mo
     plugins.load_plugins([tmp_path / "layers.py"])
     with pytest.raises(ConversionError, match=r"CALLS of .* is changed by Scale"):
         source_of(to_torch(LuaObject("mine.Scale", LuaTable({"factor": 3.0}))), tmp_path)
+
+
+ALIAS = """
+from math import {function} as factor
+{annotation}
+from torch import nn
+from dpnn_bridge import LuaClass, lua_class
+
+class {name}(nn.Module):
+    def forward(self, input: Other) -> Other:
+        return input * factor(2.0)
+
+@lua_class("mine.{name}")
+class Mapping(LuaClass):
+    torch_type = {name}
+"""
+
+
+def test_a_name_that_two_plugins_import_means_the_same_in_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_BY_NAME", "_BY_TYPE"):
+        monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
+    for name, function, other in (("Root", "sqrt", "Any"), ("Exp", "exp", "Any"), ("Again", "sqrt", "List")):
+        annotation = f"from typing import {other} as Other"
+        (tmp_path / f"{name}.py").write_text(ALIAS.format(name=name, function=function, annotation=annotation))
+        plugins.load_plugins([tmp_path / f"{name}.py"])
+    root, exp, again = (to_torch(LuaObject(f"mine.{name}")) for name in ("Root", "Exp", "Again"))
+    with pytest.raises(ConversionError, match=r"factor of the module .* means something else in another definition"):
+        source_of(nn.Sequential(root, exp), tmp_path)
+    torch.testing.assert_close(rebuilt(nn.Sequential(root, again), tmp_path)(torch.ones(1)), torch.full((1,), 2.0))
+
+
+def test_a_class_that_imports_this_package_when_it_runs_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_BY_NAME", "_BY_TYPE"):
+        monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
+    body = "from dpnn_bridge.modules.nn.arithmetic import CAddTable\n        return CAddTable()([input])"
+    (tmp_path / "layers.py").write_text(PLUGIN.replace("return input * self.factor", body))
+    plugins.load_plugins([tmp_path / "layers.py"])
+    with pytest.raises(ConversionError, match=r"Scale of the module .* imports when it runs"):
+        source_of(to_torch(LuaObject("mine.Scale", LuaTable({"factor": 3.0}))), tmp_path)

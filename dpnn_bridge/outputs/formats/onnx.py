@@ -180,7 +180,7 @@ class Onnx(Format):
             with _without_noise():
                 program = torch.onnx.export(
                     traceable(module),
-                    (example,),
+                    (example, {}) if isinstance(example, dict) else (example,),  # a dict at the end names arguments
                     dynamo=True,
                     verbose=False,
                     opset_version=context.options.get("opset"),

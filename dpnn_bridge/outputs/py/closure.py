@@ -14,6 +14,7 @@ from itertools import chain, count
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 
 from dpnn_bridge.conversion import tracing
@@ -30,6 +31,7 @@ class SourceClosure:
         self._order: list[Key] = []
         self._names: dict[Key, str] = {}
         self._taken = {"build", "load"}
+        self._imported: dict[str, Any] = {"torch": torch, "nn": nn}
         self._candidates: dict[str, Iterator[str]] = {}
 
     def add(self, obj: Any) -> str:
@@ -48,7 +50,7 @@ class SourceClosure:
     def unique(self, name: str) -> str:
         """Return ``name``, with a number where it is taken; from now on it is."""
         candidates = self._candidates.setdefault(name, chain([name], (f"{name}{i}" for i in count(2))))
-        name = next(n for n in candidates if n not in self._taken)
+        name = next(n for n in candidates if n not in self._taken and n not in self._imported)
         self._taken.add(name)
         return name
 
@@ -89,6 +91,8 @@ class SourceClosure:
                 raise _uncopied(key, "is changed after its definition")
             if names := sorted({n for node in ast.walk(statement) if isinstance(node, ast.Global) for n in node.names}):
                 raise _uncopied((key[0], names[0]), f"is changed by {key[1]}")
+            if any(isinstance(node, ast.ImportFrom) and _is_own(node, home) for node in ast.walk(statement)):
+                raise ConversionError(f"{key[1]} of the module {key[0]} imports when it runs: .py cannot copy it")
             self._names[key] = self.unique(key[1])
             for used in sorted({n.id for n in _names(statement).used} - {key[1]}):
                 self._add(home, used)
@@ -98,7 +102,10 @@ class SourceClosure:
         return self._names[key]
 
     def _import(self, module: ModuleType, statement: ast.Import | ast.ImportFrom, name: str) -> str:
+        """Add an import statement; the name must mean the same in all definitions of the file."""
         alias = next(a for a in statement.names if (a.asname or a.name).partition(".")[0] == name)
+        if not self._is_free(module, name):
+            raise _uncopied((module.__name__, name), "means something else in another definition")
         text = alias.name + (f" as {alias.asname}" if alias.asname else "")
         if isinstance(statement, ast.Import):
             self._imports.add(f"import {text}")
@@ -107,6 +114,11 @@ class SourceClosure:
         elif statement.module != "__future__":
             self._imports.add(f"from {statement.module} import {text}")
         return name
+
+    def _is_free(self, module: ModuleType, name: str) -> bool:
+        """Return whether a name that a module imports has no other meaning in the file; from now on it has this one."""
+        value = vars(module).get(name)
+        return name not in self._taken and self._imported.setdefault(name, value) is value
 
     # ------------------------------------------------------------------ the text of a definition
     def _text(self, key: Key) -> str:
@@ -142,7 +154,7 @@ class SourceClosure:
         if key in self._names or statement is None:
             return self._names.get(key, name)
         if isinstance(statement, (ast.Import, ast.ImportFrom)):
-            return self._import(module, statement, name)
+            return self._import(module, statement, name) if self._is_free(module, name) else name
         kind = getattr(sys.modules[key[0]], key[1])
         if isinstance(kind, type) and issubclass(kind, nn.Module):
             return "nn.Module"
