@@ -60,8 +60,8 @@ def _normalized(parts: Parts, eps: float) -> list[LuaObject]:
 
 def _groups(parts: Parts, groups: int, channels: int) -> list[LuaObject]:
     """Normalize groups of the channels of a batch, which becomes :math:`(N, C, *)` with one last dimension."""
-    eps = parts.module.eps
-    layers = [parts("Collapse", nInputDim=1), parts.view(groups, -1, sample=1), *_normalized(parts, eps)]
+    module: Any = parts.module
+    layers = [parts("Collapse", nInputDim=1), parts.view(groups, -1, sample=1), *_normalized(parts, module.eps)]
     factors = parts.affine(1, channels, 1)
     return [*layers, parts.view(channels, -1, sample=2), *factors] if factors else layers
 

@@ -101,7 +101,7 @@ def padded(parts: Parts, mode: str, sides: list[int]) -> LuaObject:
 def _pairs(parts: Parts, sides: list[int]) -> list[tuple[int, int, int]]:
     """Return each padded dimension, counted from 1, with its padding; an input of unknown dimensions is a batch."""
     last = dimensions(parts.module, parts.ctx) or 2 + len(sides) // 2
-    return [(last - i // 2, *sides[i : i + 2]) for i in range(0, len(sides), 2)]  # the last dimension comes first
+    return [(last - i // 2, sides[i], sides[i + 1]) for i in range(0, len(sides), 2)]  # the last dimension comes first
 
 
 def _ring(parts: Parts, dimension: int, before: int, after: int) -> LuaObject:
