@@ -83,7 +83,7 @@ def read(file: LocalFile) -> Any:
     source = FileSource(file.path, file.name)
     try:
         value = _read_zip(file.path, source) if source.read(0, 2) == b"PK" else _read_old_format(source)
-        return _Graph(source.name).value(value)
+        return _Graph().value(value)
     except (NotT7Error, T7FormatError):
         raise
     except Exception as error:
@@ -332,6 +332,8 @@ class _Unpickler(pickle._Unpickler):  # Python's version: its memo allocates not
         if isinstance(target, InertObject) and isinstance(fields, dict):
             self._check_pairs(len(fields))
             target.__dict__.update((k, v) for k, v in fields.items() if isinstance(k, str))
+            if only_pytorch(target.kind, target.__dict__):
+                raise self.refuse(f"a {target.kind} with settings that Torch7's nn.{target.kind} does not have")
         elif not isinstance(target, OrderedDict):  # a state_dict has attributes with metadata
             raise self.refuse("the state of an object that cannot have one")
 
@@ -370,15 +372,7 @@ def _check_dimensions(sizes: Any) -> Any:
 
 # ---------------------------------------------------------------------- as Lua objects
 class _Graph(LuaGraph):
-    """Converts the content of a pickle to Lua objects.
-
-    Args:
-        name: of the file, for messages.
-    """
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self._name = name
+    """Converts the content of a pickle to Lua objects."""
 
     def describe(self, value: Any) -> LuaDescription | None:
         if not isinstance(value, InertObject):
@@ -387,11 +381,6 @@ class _Graph(LuaGraph):
         if isinstance(state.get("_type"), str):
             state["_type"] = state["_type"].replace("torch.cuda.", "torch.")
         kind, version, header = type(value).kind, state.pop("_version", None), state.pop("_header", ())
-        if only_pytorch(kind, state):
-            raise NotT7Error(
-                f"{self._name}: the pickle contains a {kind} with settings that Torch7's nn.{kind} does not have; "
-                "replace it in the program that wrote it"
-            )
         return LuaDescription(f"nn.{kind}", kind, state, version, header)
 
     def complete(self, value: Any, found: LuaDescription, obj: LuaObject) -> None:
