@@ -236,6 +236,11 @@ class LuaClass(Hooks):
         return obj
 
     @classmethod
+    def header(cls, obj: LuaObject) -> tuple[Any, ...]:
+        """Return the values that the class writes besides its table, for an object whose fields are set."""
+        return obj.header
+
+    @classmethod
     def children(cls, module: nn.Module) -> list[nn.Module]:
         """Return the submodules in Torch7's order of ``modules``, which is also the order of ``parameters()``."""
         return submodules(module)

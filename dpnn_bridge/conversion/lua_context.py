@@ -127,6 +127,13 @@ class LuaConversion(LuaContext):
             for key, value in {**mapping.resets, **mapping.to_lua(module, self)}.items():
                 if value is not None or key not in mapping.resets:
                     obj[key] = value
+        obj.header = mapping.header(obj)
+        if record is None and not mapping.matches(obj):
+            raise ConversionError(
+                "a module that was created in PyTorch lacks fields of Torch7's object; export one that was read from a "
+                "Torch7 file",
+                class_name=obj.class_name,
+            )
         return obj
 
     def _mapping(self, module: nn.Module) -> type[lua_class.LuaClass]:

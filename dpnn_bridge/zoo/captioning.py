@@ -121,7 +121,7 @@ class DenseCapLanguageModel(nn.Module):
 
         @classmethod
         def matches(cls, obj: LuaObject) -> bool:
-            return "image_encoder" in obj
+            return "image_encoder" in obj and "view_in" in obj
 
         @classmethod
         def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:

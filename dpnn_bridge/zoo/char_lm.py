@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
+from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite, empty_table
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.indices import explains_index_base
@@ -110,9 +111,12 @@ class HLogSoftMax(nn.Module):
             """Yield weight and bias of the clusters, then biases and weights of the classes."""
             yield from inner(module.cluster_model)
             classes = list(inner(module.class_model))
-            yield from sorted(
-                classes, key=lambda site: site[0].__dict__["lua_record"].fields.get("name") != "class_bias"
-            )
+            yield from sorted(classes, key=lambda site: not _is_class_bias(site[0]))
+
+
+def _is_class_bias(module: nn.Module) -> bool:
+    record = record_of(module)
+    return record is not None and record.fields.get("name") == "class_bias"
 
 
 @lua_class("nn.TensorProd")

@@ -148,6 +148,10 @@ class SharpMask(nn.Module):
         scratch = ("inps",)
 
         @classmethod
+        def matches(cls, obj: LuaObject) -> bool:
+            return "refs" in obj
+
+        @classmethod
         def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
             refs = obj["refs"]
             refinements = [ctx.to_torch(refs[i], "refs", i) for i in range(len(refs))]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.conversion.contexts import LuaContext
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.objects import LuaObject
@@ -42,9 +45,16 @@ class DenseConnectLayerCustom(nn.Sequential):
     class Lua(LuaClass):
         """``net1`` and ``net2`` are the two ``modules``."""
 
+        computed_fields = ("net1", "net2")
         container = True
         scratch = ("input_c", "saved_bn_running_mean", "saved_bn_running_var")
 
         @classmethod
         def matches(cls, obj: LuaObject) -> bool:
             return "net2" in obj
+
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            fields = super().to_lua(module, ctx)
+            fields["net1"], fields["net2"] = fields["modules"].as_list()
+            return fields

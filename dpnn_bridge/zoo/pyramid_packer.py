@@ -13,6 +13,10 @@ from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.objects import LuaObject, LuaTable
 
+#: what Torch7's forward sets, whatever the constructor derived from the network
+STEP = 4
+KERNEL = 46
+
 
 def resized(source: int, target: int, like: Tensor) -> Tensor:
     """Return the matrix :math:`(target, source)` by which Torch7's ``image.scale(…, 'bilinear')`` resizes a row.
@@ -28,42 +32,28 @@ def resized(source: int, target: int, like: Tensor) -> Tensor:
     return covered.clamp(min=0) * target / source
 
 
-class WithScales(LuaClass):
-    """The scales are in the table and, after the table, once more in the file.
-
-    Forward sets the step to 4 and the kernel to 46 pixels, whatever the constructor found; so the fields do not count.
-    """
-
-    checked_by = "formula"
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {}
-
-
 @lua_class("nn.PyramidPacker")
 class PyramidPacker(nn.Module):
     """Several scales of an image in one image: the second below the first, the third beside that, and so on.
 
     Args:
-        scales: factors.
-        step: places are multiples of it.
+        scales: factors. Each image starts a multiple of :data:`STEP` pixels after the first.
 
     Shape:
         - Input: :math:`(C, H, W)`.
         - Output: ``[packed, coordinates]``, :math:`(C, H', W')` and :math:`(scales, 6)`: left, upper, right and lower
           pixel, counted from 1, width and height of each scale.
 
-    Differs from torch:
+    Differs from Torch7:
         The packed image gets a gradient to its input, which Torch7 does not define.
 
     Lua:
         ``nn.PyramidPacker(network, scales)``, e-lab PyramidPacker.lua; it returns two values
     """
 
-    def __init__(self, scales: list[float], step: int = 4) -> None:
+    def __init__(self, scales: list[float]) -> None:
         super().__init__()
-        self.scales, self.step = scales, step
+        self.scales = scales
 
     def forward(self, input: Tensor) -> list[Tensor]:
         boxes = self._boxes(*input.shape[1:])
@@ -86,12 +76,15 @@ class PyramidPacker(nn.Module):
         return boxes
 
     def _after(self, pixel: int) -> int:
-        """Return the first place behind a pixel."""
-        return ((pixel - 1) // self.step + 1) * self.step + 1
+        """Return the first position after a pixel."""
+        return ((pixel - 1) // STEP + 1) * STEP + 1
 
-    class Lua(WithScales):
+    class Lua(LuaClass):
+        """The scales are in the table and, after the table, once more in the file."""
+
+        checked_by = "formula"
         test = "test_scales_stand_below_and_beside_each_other"
-        constants = {"dim_width": 1, "dim_height": 1, "dimz": 1, "step_width": 4, "step_height": 4}
+        constants = {"dim_width": 1, "dim_height": 1, "dimz": 1, "step_width": STEP, "step_height": STEP}
 
         @classmethod
         def handled(cls, module: nn.Module) -> set[str]:
@@ -106,14 +99,16 @@ class PyramidPacker(nn.Module):
             output = ctx.constant(torch.zeros(1, 1, 1), module)
             return {**cls.constants, "scales": LuaTable.from_list(module.scales), "output": output}
 
+        @classmethod
+        def header(cls, obj: LuaObject) -> tuple[Any, ...]:
+            return tuple(obj["scales"].as_list())
+
 
 @lua_class("nn.PyramidUnPacker")
 class PyramidUnPacker(nn.Module):
-    """The maps of the single scales, cut out of the map that a network made of a packed image.
+    """The feature maps of the single scales, cut out of the map that a network made of a packed image.
 
-    Args:
-        step: pixels of the image between two places of the map.
-        kernel: pixels of the image that one place of the map sees.
+    The network computes one position of the map from :data:`KERNEL` pixels, every :data:`STEP` pixels.
 
     Shape:
         - Input: ``[map, coordinates]``, :math:`(C, H, W)` and :math:`(scales, 6)` of the :class:`PyramidPacker`.
@@ -123,20 +118,17 @@ class PyramidUnPacker(nn.Module):
         ``nn.PyramidUnPacker(network)``, e-lab PyramidUnPacker.lua; it takes two arguments
     """
 
-    def __init__(self, step: int = 4, kernel: int = 46) -> None:
-        super().__init__()
-        self.step, self.kernel = step, kernel
-
     def forward(self, input: list[Tensor]) -> list[Tensor]:
         features, coordinates = input
         parts = []
         for left, upper, _, _, width, height in coordinates.long().tolist():
-            y, x = (upper - 1) // self.step, (left - 1) // self.step
-            rows, columns = ((size - self.kernel) // self.step + 1 for size in (height, width))
+            y, x = (upper - 1) // STEP, (left - 1) // STEP
+            rows, columns = ((size - KERNEL) // STEP + 1 for size in (height, width))
             parts.append(features.narrow(1, y, rows).narrow(2, x, columns))
         return parts
 
-    class Lua(WithScales):
+    class Lua(LuaClass):
+        checked_by = "formula"
         test = "test_maps_of_the_scales_are_cut_out"
         scratch = ("out_tbl", "coordinates")
-        constants = {"step_width": 4, "step_height": 4, "ker_width": 46, "ker_height": 46}
+        constants = {"step_width": STEP, "step_height": STEP, "ker_width": KERNEL, "ker_height": KERNEL}

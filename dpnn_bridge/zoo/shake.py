@@ -15,6 +15,9 @@ from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.torch7.gradient import with_gradient_of
 
+#: Lua field, a string -> attribute
+FLAGS = {"forwardShake": "forward_shake", "backwardShake": "backward_shake", "shakeImage": "shake_image"}
+
 
 @lua_class("nn.ShakeShakeTable")
 class ShakeShakeTable(nn.Module):
@@ -56,15 +59,16 @@ class ShakeShakeTable(nn.Module):
         return drawn.expand(x.shape[0])
 
     class Lua(LuaClass):
+        computed_fields = tuple(FLAGS)
+
         @classmethod
         def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-            flags = {"forward_shake": "forwardShake", "backward_shake": "backwardShake", "shake_image": "shakeImage"}
-            return {attribute: obj[name] == "true" for attribute, name in flags.items()}
+            return {attribute: obj[name] == "true" for name, attribute in FLAGS.items()}
 
         @classmethod
         def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
             tables = {name: ctx.empty_tensors(module, 3) for name in ("output", "gradInput")}
-            return {**super().to_lua(module, ctx), **tables}
+            return {**super().to_lua(module, ctx), **_flags(module), **tables}
 
         @classmethod
         def replay(cls, module: ShakeShakeTable, after: LuaObject) -> Callable[..., Any] | None:
@@ -80,6 +84,11 @@ class ShakeShakeTable(nn.Module):
                 return module.weighed(input, alpha, beta)
 
             return forward
+
+
+def _flags(module: nn.Module) -> dict[str, str]:
+    """Return the Lua fields of the flags."""
+    return {name: "true" if getattr(module, attribute) else "false" for name, attribute in FLAGS.items()}
 
 
 def _quotient(output: Tensor, input: Tensor) -> Tensor:
@@ -149,6 +158,7 @@ class ShakeShakeBlock(ShakeShakeTable):
         return skip + x1 + x2
 
     class Lua(LuaClass):
+        computed_fields = tuple(FLAGS)
         members = ("net1", "net2", "skip")
         scratch = ("alpha", "beta")
         checked_by = "formula"
@@ -157,3 +167,7 @@ class ShakeShakeBlock(ShakeShakeTable):
         @classmethod
         def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
             return {**super().arguments(obj, ctx), **ShakeShakeTable.Lua.arguments(obj, ctx)}
+
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            return {**super().to_lua(module, ctx), **_flags(module)}

@@ -100,7 +100,7 @@ class L1Criterion(nn.Module):
     """Mean absolute difference.
 
     Shape:
-        - Input: :math:`(*)`; target the same, or a number for one dimension (compared with the first element).
+        - Input: :math:`(*)`; target the same. Input :math:`(N)` takes a number, compared with the first element.
         - Output: scalar.
 
     Lua:
@@ -109,6 +109,10 @@ class L1Criterion(nn.Module):
 
     def forward(self, input: Tensor, target: Any) -> Tensor:
         if input.dim() == 1:
+            if isinstance(target, Tensor) and target.numel() != 1:
+                raise ValueError(
+                    f"L1Criterion: input of one dimension takes a number as target, found {target.numel()}"
+                )
             return torch.cat([input[:1] - target, input[1:]]).abs().mean()
         return F.l1_loss(input, target)
 

@@ -265,6 +265,10 @@ class BatchBRNN(nn.Sequential):
         test = "test_deepspeech_layer_follows_the_size_of_its_input"
 
         @classmethod
+        def matches(cls, obj: LuaObject) -> bool:
+            return "view_in" in obj
+
+        @classmethod
         def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
             modules: LuaTable = obj["modules"]
             ids = [id(m) for m in modules.as_list()]

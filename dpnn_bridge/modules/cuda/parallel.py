@@ -45,7 +45,12 @@ class DataParallelTable(nn.Sequential):
             "usenccl": False,
             "needsSync": False,
             "typeStr": "torch.CudaTensor",
+            "gpuAssignments": lambda kind: LuaTable.from_list([1]),
         }
+
+        @classmethod
+        def header(cls, obj: LuaObject) -> tuple[Any, ...]:
+            return obj.header or (obj["gpuAssignments"],)
 
         @classmethod
         def upgrade(cls, obj: LuaObject) -> LuaObject:

@@ -14,7 +14,7 @@ from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.decorator import Decorator
-from dpnn_bridge.objects import LuaObject, LuaTensor
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.torch7.gradient import add_gradient, scale_gradient
 
 
@@ -119,6 +119,11 @@ class GPU(Decorator):
 
     class Lua(Decorator.Lua):
         is_identity = True
+        constants = {"device": 1, "outdevice": 1}
+
+        @classmethod
+        def header(cls, obj: LuaObject) -> tuple[Any, ...]:
+            return obj.header or (LuaTable.from_list([obj["_type"], obj["device"]]),)
 
 
 @lua_class("nn.Profile")

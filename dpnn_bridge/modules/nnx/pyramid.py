@@ -78,6 +78,10 @@ class SpatialPyramid(nn.Module):
         defaults = {"focused": False, "x": 0, "y": 0}
 
         @classmethod
+        def matches(cls, obj: LuaObject) -> bool:
+            return "ratios" in obj
+
+        @classmethod
         def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
             windows = {"window_widths": obj.get("winWidth"), "window_heights": obj.get("winHeight")}
             lists = {k: v.as_list() for k, v in windows.items() if isinstance(v, LuaTable)}
@@ -164,6 +168,10 @@ class SpatialFovea(nn.Module):
             *("gradUpsampled", "gradProcessed", "gradNarrowed", "gradPadded", "gradPreProcessed", "gradPyramid"),
             *("downsamplers", "padders", "upsamplers"),
         )
+
+        @classmethod
+        def matches(cls, obj: LuaObject) -> bool:
+            return "ratios" in obj
 
         @classmethod
         def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
