@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -22,6 +23,7 @@ from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.base.writing import open_output
 from dpnn_bridge.errors import DpnnBridgeError, FileAccessError, NotT7Error
 from dpnn_bridge.loaders import source
+from dpnn_bridge.objects import LuaTable, LuaTensor
 
 FORMATS = ("m.t7", "m.t7.gz", "m.t7.xz", "m.t7.bz2", "m.zip", "m.pt", "m.safetensors", "s.safetensors.index.json")
 
@@ -87,6 +89,15 @@ def test_what_the_system_asks_to_try_again_is_tried_again(name: str, files: Path
     assert len(reads) > 3
     expected = dpnn_bridge.load(files / "m.t7").state_dict()
     assert all(torch.equal(a, b) for a, b in zip(state.values(), expected.values(), strict=True))
+
+
+@pytest.mark.parametrize("name", ["m.npz", "data.npz", "data.json"])
+def test_what_was_written_is_read_back_with_the_same_patience(name: str, tmp_path: Path, fault: Any) -> None:
+    dpnn_bridge.save(tmp_path / "m.t7", nn.Linear(60, 50))
+    dpnn_bridge.write_t7(tmp_path / "data.t7", LuaTable({"a": LuaTensor.from_numpy(np.ones(2000))}))
+    reads = fault(name, errno.EAGAIN, 1, 3)
+    dpnn_bridge.convert((tmp_path / name).with_suffix(".t7"), tmp_path / name)
+    assert len(reads) > 3
 
 
 def test_a_checksum_is_that_of_the_whole_file(files: Path, fault: Any) -> None:

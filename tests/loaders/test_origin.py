@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import lzma
+import os
 import struct
 import tempfile
 import warnings
@@ -125,10 +126,13 @@ def test_what_cannot_be_unpacked() -> None:
         dpnn_bridge.load(gzip.compress(arrays.getvalue()))
 
 
-def test_what_unfolds_too_far_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(origin, "_ALWAYS_FINE", 1 << 20)
-    with pytest.raises(T7LimitError, match="decompresses to more than"):
-        read_t7(gzip.compress(bytes(1 << 22)))
+def test_what_unfolds_too_far_is_refused() -> None:
+    """More than 64 MiB, and more than a hundred times its size."""
+    with pytest.raises(T7LimitError, match="decompresses to more than 67,108,864 bytes"):
+        read_t7(gzip.compress(bytes((1 << 26) + 1)))
+    packed = gzip.compress(os.urandom(700_000) + bytes(80_000_000))
+    with pytest.raises(T7LimitError, match=f"decompresses to more than {100 * len(packed):,} bytes"):
+        read_t7(packed)
 
 
 def test_an_xz_that_asks_for_much_memory_is_refused() -> None:

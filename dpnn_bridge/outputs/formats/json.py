@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dpnn_bridge.base.reading import open_input
 from dpnn_bridge.base.writing import write_file
 from dpnn_bridge.errors import VerificationError
 from dpnn_bridge.outputs import data
@@ -25,7 +26,9 @@ class Json(Format):
     def write_data(self, found: data.Data, path: Path) -> None:
         text = _text(data.cleaned(found, np.ndarray.tolist))
         write_file(path, text)
-        if _text(json.loads(path.read_text(encoding="utf-8"))) != text:
+        with open_input(path) as file:
+            written = json.loads(file.read())
+        if _text(written) != text:
             raise VerificationError(f"{path}: differs after reading back")
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.base.display import shortened
-from dpnn_bridge.base.reading import open_archive
+from dpnn_bridge.base.reading import open_archive, open_input, open_zip
 from dpnn_bridge.base.writing import open_output
 from dpnn_bridge.compare.bits import same_tensors
 from dpnn_bridge.errors import ConversionError, T7FormatError, VerificationError
@@ -54,12 +54,12 @@ class Npz(Format):
         _write(path, arrays, context.metadata.get("origin", ""))
 
     def verify(self, module: nn.Module, path: Path, context: ExportContext) -> None:
-        with np.load(path, allow_pickle=False) as archive:
+        with open_input(path) as file, np.load(file, allow_pickle=False) as archive:
             same_tensors(path, {k: torch.from_numpy(archive[k]) for k in archive.files}, _weights(module))
 
     def origin(self, path: Path) -> str | None:
         need_whole_zip(path)
-        with ZipFile(path) as archive:
+        with open_zip(path) as archive:
             return archive.comment.decode()
 
     def open(self, path: Path, module: nn.Module) -> Written:
@@ -92,7 +92,7 @@ class Npz(Format):
         taken = {f"{name}.npy" for name in arrays}
         data.need_names(arrays, ".npz", lambda n: "\0" not in n and len(n.encode()) < 65_000 and n not in taken)
         _write(path, arrays)
-        with np.load(path, allow_pickle=False) as archive:
+        with open_input(path) as file, np.load(file, allow_pickle=False) as archive:
             for name, expected in arrays.items():
                 if archive[name].dtype != expected.dtype or archive[name].tobytes() != expected.tobytes():
                     raise VerificationError(f"{path}: {name} differs after reading back")
