@@ -24,7 +24,8 @@ class BoxSampler(nn.Module):
         high_thresh: a box above it at some target is positive, and so is the best box of each target.
         batch_size: boxes to draw; at most half of them are positive. Negative ones are drawn with replacement where
             there are too few.
-        bounds: smallest x and y, largest x and y; boxes beyond are neither, unless they are the best of a target.
+        bounds: smallest x and y, largest x and y; boxes beyond are neither, unless they are the best of a target. None
+            for any of them: no bounds, as in Torch7.
         index_base: of the indices.
 
     Shape:
@@ -109,7 +110,7 @@ class BoxSamplerHelper(nn.Module):
         - Output: three lists, for the positive boxes :math:`(P, D_i)`, for the target of each :math:`(P, D_j)` and for
           the negative boxes :math:`(M, D_i)`.
 
-    Differs from torch:
+    Differs from PyTorch:
         A box that was drawn several times gets the gradient of the last one, as in Torch7. Targets get none.
 
     Lua:

@@ -45,14 +45,14 @@ class MaxCoord(nn.Module):
 class InnerTripleShift(nn.Module):
     """Adds to decoder and encoder features those of the encoder moved into the missing part.
 
-    Each place of the missing part takes the encoder's features from the known place that resembles most its decoder's
-    features: the largest product with the encoder's features of length 1. Those get the gradient of where they went
-    to, scaled; the choice and the mask get none.
+    Each position of the missing part takes the encoder's features from the known position that is most similar to its
+    decoder's features: the largest product with the encoder's features of length 1. Those get the gradient of where
+    they went to, scaled; the choice and the mask get none.
 
     Args:
         name: name of the layer.
-        threshold: a place is missing where the mask is larger.
-        mask_threshold: places whose mask, 0 or 1, is smaller are known.
+        threshold: a position is missing where the mask is larger.
+        mask_threshold: positions whose mask, 0 or 1, is smaller are known.
         triple_weight: scale of the gradient of the moved features.
         shift_size, stride: 1; Torch7 has no other.
         fixed_mask: the mask never changes; Torch7 then keeps the first one.
@@ -62,7 +62,7 @@ class InnerTripleShift(nn.Module):
           counts.
         - Output: :math:`(N, 3 C, H, W)`.
 
-    Differs from torch:
+    Differs from Torch7:
         Looks at the mask of every call, also when it is fixed.
 
     Lua:
@@ -95,10 +95,10 @@ class InnerTripleShift(nn.Module):
         decoder, encoder = input[:, :channels], input[:, channels : 2 * channels]
         missing = (input[0, -1] > self.threshold).flatten()
         known = missing.to(input.dtype) < self.mask_threshold
-        wanted, offered = decoder.detach().flatten(2), encoder.detach().flatten(2)
-        offered = offered / (torch.linalg.vector_norm(offered, dim=1, keepdim=True) + 1e-8)
-        likeness = (wanted.transpose(1, 2) @ offered).masked_fill(~known, -torch.inf)
-        source = likeness.argmax(2, keepdim=True).transpose(1, 2).expand(-1, channels, -1)
+        queries, keys = decoder.detach().flatten(2), encoder.detach().flatten(2)
+        keys = keys / (torch.linalg.vector_norm(keys, dim=1, keepdim=True) + 1e-8)
+        similarity = (queries.transpose(1, 2) @ keys).masked_fill(~known, -torch.inf)
+        source = similarity.argmax(2, keepdim=True).transpose(1, 2).expand(-1, channels, -1)
         moved = scale_gradient(encoder.flatten(2), self.triple_weight).gather(2, source)
         moved = with_gradient_of(moved.where(missing, 0), moved.where(~known, 0))
         return torch.cat([decoder, encoder, moved.view_as(encoder)], 1)
