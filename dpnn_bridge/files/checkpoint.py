@@ -12,6 +12,7 @@ from typing_extensions import Unpack
 
 from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.boundary import wrap_errors
+from dpnn_bridge.base.graph import dict_items
 from dpnn_bridge.base.notebook import table
 from dpnn_bridge.checkpoints.find import candidates
 from dpnn_bridge.conversion.budget import Budget
@@ -173,7 +174,7 @@ def _plainly(modules: set[int], budget: Budget) -> Callable[[Any], Any]:
                 target.extend(v for v in map(plain, array) if v is not None)
             else:
                 names = (str, int, float, bool)
-                items = ((k, plain(v)) for k, v in fields.items() if isinstance(k, names))
+                items = ((k, plain(v)) for k, v in dict_items(fields) if isinstance(k, names))
                 target.update({k: v for k, v in items if v is not None})
         return done[id(value)]
 

@@ -24,6 +24,12 @@ def table(**items: Any) -> LuaTable:
     return LuaTable(items)
 
 
+def test_boolean_keys_beside_numbers_are_kept(tmp_path: Path) -> None:
+    options = table(seen=LuaTable([(1, "one"), (True, "yes")]))
+    write_t7(tmp_path / "m.t7", table(model=to_lua(nn.Linear(2, 2)), opt=options))
+    assert load_checkpoint(tmp_path / "m.t7").options["seen"] == {1: "one", "true": "yes"}
+
+
 def test_char_rnn(tmp_path: Path) -> None:
     found = load_checkpoint(CHAR_RNN)
     assert list(found.models) == ["protos.rnn"]
