@@ -24,7 +24,13 @@ _OWN_ATTRIBUTES = vars(nn.Module()).keys()
 
 
 def double_copy(module: nn.Module, what: str) -> nn.Module:
-    """Copy a module to the CPU, in double precision and evaluation mode, at the start of a sequence."""
+    """Copy a module to the CPU, in double precision and evaluation mode, at the start of a sequence.
+
+    Raises:
+        OptionError: it cannot be copied, or has no Python code to follow.
+    """
+    if any(isinstance(m, torch.jit.ScriptModule) for m in module.modules()):
+        raise OptionError(f"{what} contains a ScriptModule; pass the module that torch.jit.script or trace was given")
     try:
         fresh = copy.deepcopy(module, _doubles(module)).cpu().double().train()
         forget(fresh)  # in training mode also states that were given
@@ -147,6 +153,8 @@ def _check_varied(example: Any) -> None:
     tensors = [t for t in leaves(example) if isinstance(t, Tensor)]
     if not tensors:
         raise OptionError("example: expected a tensor, a tuple of tensors or a function of a seed")
+    if any(bool(t.isnan().any()) for t in tensors):
+        raise OptionError("example: it holds NaN, with which nothing can be compared")
     if all(t.numel() > 1 and bool((t == t.flatten()[0]).all()) for t in tensors):
         raise OptionError("example: all its elements are equal, which proves nothing; pass random numbers or an image")
 

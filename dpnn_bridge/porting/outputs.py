@@ -36,7 +36,7 @@ def match_outputs(got: list[Tensor], source: Source, single: bool = False) -> Ou
     """
     result = Outputs()
     if not got:
-        return Outputs("the module returns no tensor")
+        return Outputs("the module returns no tensor, and no list or dict of tensors; choose its outputs with target=")
     tolerance = SINGLE if single or any(n.single for n in source.tape.nodes[-1:]) else DOUBLE
     order: list[int] = []
     for tensor in got:

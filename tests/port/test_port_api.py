@@ -215,3 +215,47 @@ def test_a_single_score_is_compared_on_two_inputs(constant: bool) -> None:
     assert report.equal is not constant, report
     if report.first is not None:
         assert "every element of the output is equal" in report.first.reason
+
+
+class Added(nn.Module):
+    """A linear layer as one addition and product."""
+
+    def __init__(self, *shape: int, **scales: float) -> None:
+        super().__init__()
+        self.weight, self.bias, self.scales = nn.Parameter(torch.randn(5, 3)), nn.Parameter(torch.zeros(shape)), scales
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.bias, x, self.weight, **self.scales)
+
+
+def test_a_bias_without_dimensions_fits_a_layer_without_bias() -> None:
+    net = Added()
+    assert dpnn_bridge.port(nn.Linear(5, 3, bias=False), net, torch.randn(4, 5)).equal
+    assert net.bias == 0
+    report = dpnn_bridge.port(nn.Linear(5, 3), net, torch.randn(4, 5))
+    assert report.first is not None
+    assert "its bias is 1, the source's is 3" in report.first.reason
+
+
+def test_a_factor_of_a_product_is_named() -> None:
+    report = dpnn_bridge.port(nn.Linear(5, 3), Added(3, alpha=2.0), torch.randn(4, 5))
+    assert report.first is not None
+    assert report.first.reason == "linear: alpha 2 here, None in the source"
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_what_cannot_be_compared_is_refused() -> None:
+    x = torch.randn(4, 5)
+    with pytest.raises(OptionError, match="the module contains a ScriptModule"):
+        dpnn_bridge.port(nn.Linear(5, 3), nn.Sequential(torch.jit.script(nn.Linear(5, 3))), x)
+    with pytest.raises(OptionError, match="it holds NaN"):
+        dpnn_bridge.port(nn.Linear(5, 3), nn.Linear(5, 3), torch.where(x > 0, x, torch.nan))
+
+
+def test_outputs_that_are_no_numbers_are_not_called_random() -> None:
+    class Root(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(input).sqrt()
+
+    report = dpnn_bridge.port(Root(5, 3), Root(5, 3), torch.randn(4, 5))
+    assert not report.equal
