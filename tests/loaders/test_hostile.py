@@ -30,6 +30,7 @@ from dpnn_bridge.checkpoints.describe import describe
 from dpnn_bridge.errors import NotT7Error, T7Error, T7FormatError, T7LimitError
 from dpnn_bridge.loaders import dumps, loads, read_all, read_t7
 from dpnn_bridge.loaders.compare import difference
+from dpnn_bridge.loaders.source import FileSource
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 HOSTILE = FIXTURES / "hostile"
@@ -216,6 +217,24 @@ def test_a_file_truncated_after_it_was_opened(tmp_path: Path) -> None:
     tensor = read_t7(path, lazy=False)
     os.truncate(path, 5000)
     assert tensor.numpy()[-1] == 9999
+
+
+def test_a_file_is_read_as_often_as_security_md_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once; a damaged one twice with 8-byte and twice with 4-byte longs, and its first MiB to see what damaged it."""
+    data = dumps(LuaTable({f"k{i}": "x" * 200 for i in range(20_000)}))
+    real, counted = FileSource.fill, []
+
+    def fill(self: FileSource, start: int, buffer: memoryview) -> None:
+        counted.append(len(buffer))
+        real(self, start, buffer)
+
+    monkeypatch.setattr(FileSource, "fill", fill)
+    for cut, most in ((0, 1), (5, 4)):
+        (tmp_path / "x.t7").write_bytes(data[: len(data) - cut])
+        counted.clear()
+        with suppress(T7FormatError):
+            read_t7(tmp_path / "x.t7")
+        assert sum(counted) < 1.1 * most * len(data) + (1 << 20)
 
 
 def test_references_that_double_are_read_once() -> None:
