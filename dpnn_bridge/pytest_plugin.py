@@ -40,7 +40,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def _folders(config: pytest.Config) -> list[Path]:
-    return [Path(folder).resolve() for folder in config.getoption("--t7-fixtures")]
+    return [Path(folder).resolve() for folder in config.option.t7_fixtures]
 
 
 def _path(argument: str) -> Path:
@@ -87,14 +87,14 @@ def pytest_configure(config: pytest.Config) -> None:
         config.args[:] = []
     else:
         config.args[:] = [arg for arg in config.args if arg not in named]
-    for option, folder in zip(config.getoption("--t7-fixtures"), folders, strict=True):
+    for option, folder in zip(config.option.t7_fixtures, folders, strict=True):
         if not folder.is_dir():
             raise pytest.UsageError(f"--t7-fixtures: {option} is not a folder")
-    rtol = config.getoption("--t7-rtol")
+    rtol = config.option.t7_rtol
     if rtol is not None and not 0 <= rtol < math.inf:
         raise pytest.UsageError(f"--t7-rtol: {rtol} is not a finite number of at least 0")
     try:
-        file = config.getoption("--t7-known-differences")
+        file = config.option.t7_known_differences
         config.stash[KNOWN_DIFFERENCES] = read_known_differences(file) if file else []
     except (NotT7Error, ValueError) as error:
         raise pytest.UsageError(f"--t7-known-differences: {error}") from None
@@ -110,7 +110,7 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     named = [Path(path) for path in getattr(config.option, "t7_named", [])]
     folders = _folders(config)
     if folders:
-        _check_device(config.getoption("--t7-device"))
+        _check_device(config.option.t7_device)
     files: dict[Path, None] = {}  # folders may be in each other
     for folder in folders:
         chosen = [path for path in named if path.is_relative_to(folder)] or [folder]
@@ -161,8 +161,8 @@ class FixtureItem(pytest.Item):
         from dpnn_bridge.parity.verify import is_comparable, is_fixture
         from dpnn_bridge.plugins import load_plugins
 
-        device, rtol = self.config.getoption("--t7-device"), self.config.getoption("--t7-rtol")
-        load_plugins(self.config.getoption("--t7-plugin"))
+        device, rtol = self.config.option.t7_device, self.config.option.t7_rtol
+        load_plugins(self.config.option.t7_plugin)
         fixture = read_t7(self.path)
         if not is_fixture(fixture):
             pytest.skip("not a fixture: expected a table with a module, its input and its results")

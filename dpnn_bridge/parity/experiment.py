@@ -213,7 +213,8 @@ class Experiment:
         """Compare the results of every layer with those in its Lua object."""
         assert self.after is not None
         objects = object_of(outcome.nodes, self.after)
-        agrees = {n: all(d.ok for d in outcome.whole if d.name.startswith(n)) for n in ("output", "gradInput")}
+        whole = {n: [d.ok for d in outcome.whole if d.name.startswith(n)] for n in ("output", "gradInput")}
+        agrees = {name: bool(found) and all(found) for name, found in whole.items()}
         faults, order = Faults(outcome.module), None if on_given else outcome.order()
         for name in ("output", "gradInput") if self.backward else ("output",):
             lost = self._overwritten(outcome, objects, name)

@@ -59,7 +59,7 @@ class Subject:
     def fresh(self) -> nn.Module:
         """Convert the model, in the mode it is to run in."""
         converted = convert_object(self.obj, self.options, self.key) if self.obj is not None else None
-        module, report = converted or (load_with_report(self.path, None, self.options)[0], Report())
+        module, report = converted or (load_with_report(self.path, self.key or None, self.options)[0], Report())
         self.notes.update(dict.fromkeys(report.notes))
         self._as_saved = [m.training for m in module.modules()]
         _set_mode(module, self.table, self.mode)
@@ -85,7 +85,7 @@ def _read(
     """Return the model's object (None for a file that torch reads), the reference table, the key."""
     table = LuaTable() if reference is None else read_reference(reference)
     if is_converted_file(model):
-        return None, table, ""
+        return None, table, key or ""
     root = read_t7(model)
     if is_fixture(root) and reference is None and key is None:
         return root["module"], root, ""

@@ -91,6 +91,24 @@ def test_the_result_of_a_hidden_module_does_not_stand_for_that_of_the_model() ->
     assert not layers.of("").ok
 
 
+def test_a_gradient_of_the_model_that_was_not_compared_agrees_with_nothing(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = dpnn_bridge.to_torch(dpnn_bridge.to_lua(nn.Sequential(nn.Tanh(), nn.Linear(5, 3)))).eval()
+    dpnn_bridge.write_t7(tmp_path / "model.t7", model)
+    x = torch.randn(4, 5, dtype=torch.float32)
+    y = model(x)
+    y.sum().backward()
+    gradients = LuaTable.from_list([lua_value(p.grad) for p in model.parameters()])
+    after = dpnn_bridge.read_t7(tmp_path / "model.t7")
+    reference = table(x, y.detach(), gradOutput=lua_value(torch.ones(4, 3)), gradParams=gradients, after=after)
+    for gradient, verdict in (
+        (torch.ones(4, 3) @ model[1].weight, Verdict.EQUAL),
+        (torch.ones(4, 5), Verdict.DIFFERENT),
+    ):
+        after["modules"][2]["gradInput"] = lua_value(gradient.detach())
+        assert verify(tmp_path / "model.t7", reference=reference).gradients is verdict
+
+
 # ---------------------------------------------------------------------- random numbers
 def test_nan_is_no_random_number(tmp_path: Path) -> None:
     """Two runs that both give nan give the same."""
@@ -216,3 +234,13 @@ def test_assert_parity_leaves_the_module_as_it_was() -> None:
     assert net.training
     assert all(t.dtype == before[name].dtype and t.equal(before[name]) for name, t in net.state_dict().items())
     assert net[0].weight.grad.equal(torch.ones(3, 5))
+
+
+def test_a_key_selects_a_model_of_a_converted_file(tmp_path: Path) -> None:
+    models = {name: dpnn_bridge.to_lua(nn.Linear(5, 3)) for name in "ab"}
+    dpnn_bridge.write_t7(tmp_path / "two.t7", LuaTable(models.items()))
+    dpnn_bridge.convert(tmp_path / "two.t7", tmp_path / "two.pt")
+    x = torch.ones(2, 5)
+    y = dpnn_bridge.load(tmp_path / "two.t7", key="b")(x).detach()
+    found = {key: dpnn_bridge.verify(tmp_path / "two.pt", key=key, input=x, output=y).verdict for key in models}
+    assert found == {"a": Verdict.DIFFERENT, "b": Verdict.EQUAL}
