@@ -102,7 +102,7 @@ def test_a_gradient_of_the_model_that_was_not_compared_agrees_with_nothing(tmp_p
     after = dpnn_bridge.read_t7(tmp_path / "model.t7")
     reference = table(x, y.detach(), gradOutput=lua_value(torch.ones(4, 3)), gradParams=gradients, after=after)
     for gradient, verdict in (
-        (torch.ones(4, 3) @ model[1].weight, Verdict.EQUAL),
+        (torch.ones(4, 3) @ model.get_submodule("1").get_parameter("weight"), Verdict.EQUAL),
         (torch.ones(4, 5), Verdict.DIFFERENT),
     ):
         after["modules"][2]["gradInput"] = lua_value(gradient.detach())
