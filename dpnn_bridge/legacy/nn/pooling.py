@@ -142,8 +142,8 @@ class VolumetricAveragePooling(Module):
 
     def _in_pytorch(self) -> Any:
         """Build the pooling with padding; Torch7's has none."""
-        kernel, stride, padding = ([getattr(self, f"{name}{d}") for d in "THW"] for name in ("k", "d", "pad"))
-        return torch.nn.AvgPool3d(kernel, stride, padding, self.ceil_mode, self.count_include_pad)
+        sizes: Any = [tuple(getattr(self, f"{name}{d}") for d in "THW") for name in ("k", "d", "pad")]
+        return torch.nn.AvgPool3d(*sizes, self.ceil_mode, self.count_include_pad)
 
 
 class VolumetricMaxUnpooling(Module):
