@@ -143,7 +143,7 @@ class VolumetricAveragePooling(Module):
     def _in_pytorch(self) -> Any:
         """Build the pooling with padding; Torch7's has none."""
         sizes: Any = [tuple(getattr(self, f"{name}{d}") for d in "THW") for name in ("k", "d", "pad")]
-        return torch.nn.AvgPool3d(*sizes, self.ceil_mode, self.count_include_pad)
+        return torch.nn.AvgPool3d(*sizes, ceil_mode=self.ceil_mode, count_include_pad=self.count_include_pad)
 
 
 class VolumetricMaxUnpooling(Module):
