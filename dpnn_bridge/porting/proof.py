@@ -104,10 +104,9 @@ def prove(
     tape = Recorder(module, example, observe, single).run(module, run)
     got = [t.double() if t.is_floating_point() else t for t in leaves(kept) if isinstance(t, Tensor)]
     outputs = match_outputs(got, source, loose)
-    if tape.failure is not None:
-        failed = failed or ContradictionError(None, f"the module's forward fails on the second input: {tape.failure}")
-    elif outputs.problem:
-        failed = failed or ContradictionError(None, outputs.problem)
+    fails = f"the module's forward fails on the second input: {tape.failure}"
+    if problem := outputs.problem if tape.failure is None else fails:
+        failed = failed or ContradictionError(None, problem)
     return Proof(tape, max(worst, outputs.difference), failed, outputs, used_more)
 
 

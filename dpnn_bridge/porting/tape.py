@@ -6,6 +6,7 @@ slots. :mod:`dpnn_bridge.porting.search` runs such a program again with other we
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -184,24 +185,33 @@ class Tape:
         self.shapes: dict[int, tuple[int, ...]] = {}
         self.size = 0
         self.modules: dict[str, nn.Module] = {}
+        self._keys: dict[tuple[int, int], str] = {}  # of nodes and their outputs, which may be read many times
+        self._root_names: dict[int, list[str]] = {}
 
-    def weight_key(self, slot: int) -> Any:
-        """Identify weights in every tape of one module: by a name, or by operations on names."""
+    def weight_key(self, slot: int) -> str:
+        """Identify weights in every tape of one module: by a name, or by a digest of operations on names."""
         if slot in self.roots:
             return self.roots[slot]
         node = self.maker.get(slot)
         if node is None:
             return "constant"
-        at = next(i for i, s in enumerate(node.outs) if s.number == slot)
-        args = tuple(self.weight_key(x.number) if isinstance(x, Slot) else str(x) for x in leaves(node.args))
-        return (node.op, at, *args)
+        if (node.index, slot) not in self._keys:
+            at = next(i for i, s in enumerate(node.outs) if s.number == slot)
+            args = [self.weight_key(x.number) if isinstance(x, Slot) else str(x) for x in leaves(node.args)]
+            self._keys[node.index, slot] = hashlib.sha256(repr((node.op, at, *args)).encode()).hexdigest()
+        return self._keys[node.index, slot]
 
     def root_names(self, slot: int) -> list[str]:
         """Return the names of the parameters and buffers that a weight is made of."""
         if slot in self.roots:
             return [self.roots[slot]]
         node = self.maker.get(slot)
-        return [] if node is None else list(dict.fromkeys(n for s in node.reads for n in self.root_names(s.number)))
+        if node is None:
+            return []
+        if node.index not in self._root_names:
+            names = dict.fromkeys(n for s in node.reads for n in self.root_names(s.number))
+            self._root_names[node.index] = list(names)
+        return self._root_names[node.index]
 
     def is_learned(self, slot: int) -> bool:
         return any(name in self.parameters for name in self.root_names(slot))

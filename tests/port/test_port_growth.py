@@ -59,3 +59,17 @@ def test_an_index_misses_nobody_whose_rows_match(tolerance: float) -> None:
             assert matching_rows(moved, rows, tolerance) is not None
             assert owner in index.owners(moved, tolerance)
     assert index.owners(torch.randn(2, 6) * 50, tolerance) in ({0}, set())
+
+
+def test_a_weight_that_is_read_twice_at_every_step_takes_no_longer() -> None:
+    class Repeated(nn.Module):
+        def forward(self, weight: Tensor) -> Tensor:
+            for _ in range(40):
+                weight = weight * 0.9 + weight * 0.1
+            return weight
+
+    layer = nn.Linear(4, 3)
+    torch.nn.utils.parametrize.register_parametrization(layer, "weight", Repeated())
+    report = dpnn_bridge.port(nn.Sequential(nn.Linear(4, 3)), layer, torch.randn(2, 4))
+    assert not report.equal
+    assert "goes through add" in str(report)
