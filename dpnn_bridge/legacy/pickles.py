@@ -332,8 +332,9 @@ class _Unpickler(pickle._Unpickler):  # Python's version: its memo allocates not
         if isinstance(target, InertObject) and isinstance(fields, dict):
             self._check_pairs(len(fields))
             target.__dict__.update((k, v) for k, v in fields.items() if isinstance(k, str))
-            if only_pytorch(target.kind, target.__dict__):
-                raise self.refuse(f"a {target.kind} with settings that Torch7's nn.{target.kind} does not have")
+            kind = type(target).kind  # a field may have that name too
+            if only_pytorch(kind, target.__dict__):
+                raise self.refuse(f"a {kind} with settings that Torch7's nn.{kind} does not have")
         elif not isinstance(target, OrderedDict):  # a state_dict has attributes with metadata
             raise self.refuse("the state of an object that cannot have one")
 
