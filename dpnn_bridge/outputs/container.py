@@ -126,15 +126,20 @@ def without_checkpoint(metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_small(value: Any) -> bool:
-    """Return whether plain data, printed with each shared list and dict as often as it is used, is of bounded size."""
+    """Return whether plain data, printed with each shared value as often as it is used, is of bounded size."""
     sizes: dict[int, int] = {}
     entries = 0
 
     def size(value: Any) -> int:
         nonlocal entries
-        if not isinstance(value, (dict, list, tuple)):
-            return max(1, value.numel()) if isinstance(value, torch.Tensor) else 1
-        if id(value) not in sizes:
+        if not isinstance(value, (dict, list, tuple, torch.Tensor)):
+            return 1
+        if id(value) in sizes:
+            return sizes[id(value)]
+        if isinstance(value, torch.Tensor):
+            entries += min(value.numel(), value.untyped_storage().nbytes() // value.itemsize)  # what the file contains
+            sizes[id(value)] = max(1, value.numel())
+        else:
             entries += len(value)
             sizes[id(value)] = 1 + sum(map(size, value.values() if isinstance(value, dict) else value))
         return sizes[id(value)]

@@ -49,7 +49,7 @@ REFUSED = {
     "verify m.t7 --rtol -1": "--rtol",
     "verify m.t7 --partial-sandbox": "need --lua",
     "verify m.t7 --lua none.lua": "--lua: none.lua: cannot be opened",
-    "verify m.t7 --output none.npy": "--output none.npy: neither",
+    "verify m.t7 --output none.npy": "--output none.npy: not a file",
     "verify m.t7 n.py:net --torch7 th": "FILE.py:NET does not take --torch7",
     "verify m.jsonl --html o.html": "a manifest does not take --html",
     "verify m.jsonl o.pt": "omit o.pt",

@@ -143,6 +143,7 @@ UNCHECKED = {
     "DenseCapModel": "chooses boxes, and in training needs the true ones",
     "nn.LocalizationLayer": "chooses boxes, and in training needs the true ones",
     "nn.MaxCoord": "refuses backward, as in Torch7",
+    "nn.SparseLinear": "a value of 0 may have the index 0, which a value that is moved may not",
     "nn.WeightedLookupTable": "its indices and weights stand in one tensor",
 }
 

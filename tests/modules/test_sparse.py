@@ -132,3 +132,10 @@ MAPPING = torch.tensor([[1, 1], [1, 2], [2, 1], [2, 2]])
 def test_an_index_before_the_first_is_not_the_last(run: Any, index: int) -> None:
     with pytest.raises(IndexError, match=r"indices start at 1, as in Lua, and end at 4; load\(…, index_base=0\)"):
         run(index)
+
+
+def test_the_index_of_a_zero_is_not_looked_at() -> None:
+    """As in THNN, so that rows may be filled up with zeros."""
+    layer = SparseLinear(5, 2)
+    padded = layer(torch.tensor([[0.0, 0.0], [2.0, 1.0]]))
+    assert torch.equal(padded, layer(torch.tensor([[2.0, 1.0]])))

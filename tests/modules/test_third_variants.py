@@ -39,7 +39,7 @@ def linear(inputs: int, outputs: int, seed: int = 0) -> LuaObject:
     [
         ("nn.LSTM", ("hidden_dim",), "LSTM.Lua"),
         ("nn.LanguageModel", ("rnns",), "LanguageModel.Lua"),
-        ("nn.LanguageModel", ("image_encoder",), "DenseCapLanguageModel.Lua"),
+        ("nn.LanguageModel", ("image_encoder", "view_in"), "DenseCapLanguageModel.Lua"),
         ("nn.LanguageModel", ("core", "init_state"), "NeuralTalkLanguageModel.Lua"),
         ("nn.ModelParallelTable", ("dimension",), "ModelParallelTable.Lua"),
         ("nn.ModelParallelTable", ("nResFunc",), "ParallelBranches.Lua"),

@@ -93,6 +93,7 @@ class SparseLinear(nn.Module):
         weight = self.weight
         if self.weight_decay:
             weight = add_gradient(weight, self.weight_decay * weight.detach())
+        columns = columns.where((columns >= 0) & (columns < self.in_features) | (values != 0), 0)  # the index of a 0
         output = weighted_sum(rows, values, rows_at(weight.t(), columns, self.index_base), self.bias, n_rows)
         return output[0] if isinstance(input, Tensor) and input.dim() == 2 and not is_sparse(input) else output
 
