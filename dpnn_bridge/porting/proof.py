@@ -67,8 +67,7 @@ def prove(
     for layer in source.layers:
         layer.single |= loose
     worst, failed, used_more = 0.0, None, False
-    kept: list[Any] = []
-    uses = _uses(search)
+    kept, uses = list[Any](), _uses(search)
 
     def observe(tape: Tape, node: Node, args: Any, kwargs: Any, run: Callable[[], Any]) -> Any:
         nonlocal worst, failed, used_more
@@ -105,8 +104,8 @@ def prove(
     got = [t.double() if t.is_floating_point() else t for t in leaves(kept) if isinstance(t, Tensor)]
     outputs = match_outputs(got, source, loose)
     fails = f"the module's forward fails on the second input: {tape.failure}"
-    if problem := outputs.problem if tape.failure is None else fails:
-        failed = failed or ContradictionError(None, problem)
+    problem = outputs.problem if tape.failure is None else fails
+    failed = failed or (ContradictionError(None, problem) if problem else None)
     return Proof(tape, max(worst, outputs.difference), failed, outputs, used_more)
 
 
