@@ -23,6 +23,7 @@ OTHERWISE = {
     "LogSoftMax dim": "no class of Torch7 has a dimension",
     "LookupTable": "counts from 1",
     "SoftMax dim": "no class of Torch7 has a dimension",
+    "VolumetricAveragePooling padded": "no class of Torch7 has a padding",
 }
 
 LUA = """
