@@ -1,4 +1,4 @@
-"""The identity of a tensor's storage."""
+"""The identity and the size of a tensor's storage."""
 
 from __future__ import annotations
 
@@ -11,3 +11,8 @@ def storage_id(tensor: Tensor) -> int:
     Not its address, which some devices do not give and which all empty storages share.
     """
     return tensor.untyped_storage()._cdata
+
+
+def storage_elements(tensor: Tensor) -> int:
+    """Return how many elements the storage of a tensor has; a view may have fewer, an expanded tensor more."""
+    return tensor.untyped_storage().nbytes() // tensor.element_size()

@@ -10,7 +10,7 @@ import numpy as np
 
 from dpnn_bridge.base.display import LONGEST_LINE, shortened
 from dpnn_bridge.base.graph import key_text
-from dpnn_bridge.loaders.writer import as_plain
+from dpnn_bridge.loaders.writer import python_number
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor, elements
 
 _COMPOUND = (LuaTable, LuaObject, LuaTensor, LuaStorage, LuaFunction)
@@ -56,7 +56,7 @@ def difference(a: Any, b: Any, *, exact_nan: bool = True, shared: bool = True) -
 
 
 def _same_scalar(a: Any, b: Any, exact_nan: bool) -> bool:
-    a, b = as_plain(a), as_plain(b)
+    a, b = python_number(a), python_number(b)
     if isinstance(a, bool) or isinstance(b, bool) or not isinstance(a, (int, float)) or not isinstance(b, (int, float)):
         return type(a) is type(b) and a == b
     if a != a and b != b and not exact_nan:

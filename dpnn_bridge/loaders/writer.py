@@ -84,8 +84,8 @@ class Writer:
             return self._function(value)
         elif value is None:
             sink.int(NIL)
-        elif (plain := as_plain(value)) is not value:
-            return self._begin(plain)
+        elif (number := python_number(value)) is not value:
+            return self._begin(number)
         else:
             raise LuaValueError(
                 f"{kind.__module__}.{kind.__qualname__} is not a Lua value; expected a number, string, boolean, or a "
@@ -147,7 +147,7 @@ class Writer:
         return iter((tensor.storage,))
 
 
-def as_plain(value: Any) -> Any:
+def python_number(value: Any) -> Any:
     """Return a number or boolean of numpy or of a subclass as Python's own; any other value unchanged."""
     for kind, others in ((bool, np.bool_), (int, np.integer), (float, np.floating)):
         if isinstance(value, (kind, others)):

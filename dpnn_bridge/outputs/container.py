@@ -33,6 +33,7 @@ import torch
 from torch import nn
 
 from dpnn_bridge.base.display import described, printable, shortened
+from dpnn_bridge.base.storage import storage_elements
 from dpnn_bridge.compare.bits import same_bits
 from dpnn_bridge.conversion.budget import MOST_VALUES, PER_ENTRY
 from dpnn_bridge.conversion.customized import check_customized
@@ -137,7 +138,7 @@ def is_small(value: Any) -> bool:
         if id(value) in sizes:
             return sizes[id(value)]
         if isinstance(value, torch.Tensor):
-            entries += min(value.numel(), value.untyped_storage().nbytes() // value.itemsize)  # what the file contains
+            entries += min(value.numel(), storage_elements(value))  # what the file contains
             sizes[id(value)] = max(1, value.numel())
         else:
             entries += len(value)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from dpnn_bridge.base.storage import storage_elements
 from dpnn_bridge.conversion.storable import of_tensor
 from dpnn_bridge.errors import ConversionError, OptionError
 from dpnn_bridge.outputs.pt_file import DEEPEST
@@ -68,8 +69,7 @@ def _tensor(value: Tensor) -> Tensor:
 
 def unrepeated(tensor: Tensor) -> Tensor:
     """Return a tensor with each element in its own memory, which an expanded one has not."""
-    stored = tensor.untyped_storage().nbytes() // tensor.element_size()
-    return tensor.contiguous() if tensor.numel() > stored else tensor
+    return tensor.contiguous() if tensor.numel() > storage_elements(tensor) else tensor
 
 
 def json_text(metadata: Any, suffix: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dpnn_bridge.base.storage import storage_id
+from dpnn_bridge.base.storage import storage_elements, storage_id
 from dpnn_bridge.porting.tape import VIEWS, Node, Slot, Tape, leaves, replaced
 from dpnn_bridge.porting.values import SINGLE
 
@@ -60,10 +60,7 @@ class Parameters:
     def __init__(self, tape: Tape, env: list[Any], tensors: dict[str, Tensor], journal: Journal) -> None:
         self.tape, self.env, self.journal = tape, env, journal
         self.tensors = {name: t.detach() for name, t in tensors.items()}
-        self.written = {
-            n: torch.zeros(t.untyped_storage().nbytes() // t.element_size(), dtype=torch.bool)
-            for n, t in self.tensors.items()
-        }
+        self.written = {n: torch.zeros(storage_elements(t), dtype=torch.bool) for n, t in self.tensors.items()}
         self.normalized = False
         for number, name in tape.roots.items():
             env[number] = self.tensors[name]
