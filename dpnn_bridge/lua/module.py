@@ -151,7 +151,7 @@ class LuaModule(_LuaFunctionality, Placeholder):
     Lua:
         any class with updateOutput, updateGradInput and accGradParameters.
 
-    Differs from torch:
+    Differs from PyTorch:
         Lua keeps the state of one forward: a backward that belongs to an earlier one runs that forward again and raises
         when its outputs are not the same. No backward through gradients, no DataParallel, TorchScript or pickle. Runs
         on the CPU. Tensors that do not have the module's type raise, as in Torch7.

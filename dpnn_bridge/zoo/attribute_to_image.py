@@ -161,7 +161,7 @@ class SpatialConvolutionUpsample(nn.Conv2d):
         - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
         - Output: :math:`(N, C_{out} / f^2, f H, f W)`, or without N.
 
-    Differs from torch:
+    Differs from PyTorch:
         ``torch.nn.PixelShuffle`` interleaves the planes; this one only views them in another shape.
 
     Lua:

@@ -27,7 +27,7 @@ class SpatialSymmetricPadding(nn.Module):
         - Input: :math:`(N, C, H, W)`.
         - Output: :math:`(N, C, H + pad_t + pad_b, W + pad_l + pad_r)`.
 
-    Differs from torch:
+    Differs from PyTorch:
         The gradient treats the added part as constant, as in Torch7.
 
     Lua:
@@ -106,7 +106,7 @@ class SharpMask(nn.Module):
         - Input: :math:`(N, 3, H, W)`.
         - Output: the refined mask, :math:`(N, h w)`.
 
-    Differs from torch:
+    Differs from PyTorch:
         Only the refinements are trained; no gradient reaches the trunk.
 
     Lua:

@@ -25,7 +25,7 @@ class DenseConnectLayerCustom(nn.Sequential):
         - Input: :math:`(N, C, H, W)` or a list of such maps.
         - Output: the list with one more entry.
 
-    Differs from torch:
+    Differs from Torch7:
         Torch7 recomputes the first part on the way back to save memory (``optMemory`` 4); use
         :func:`torch.utils.checkpoint.checkpoint` for that.
 

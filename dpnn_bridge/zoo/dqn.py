@@ -34,7 +34,7 @@ class Scale(nn.Module):
         - Input: :math:`(3, H, W)`, or a batch, whose first image is taken.
         - Output: :math:`(1, H', W')`.
 
-    Differs from torch:
+    Differs from PyTorch:
         Enlarging is bilinear with aligned corners, shrinking is the mean of the covered area; both in single precision.
 
     Lua:

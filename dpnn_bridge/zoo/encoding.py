@@ -62,9 +62,12 @@ class Encoding(nn.Module):
         - Input: :math:`(B, N, D)` or :math:`(N, D)`.
         - Output: :math:`(B, K, D)` or :math:`(K, D)`.
 
-    Differs from torch:
-        The part of the gradient that goes through a has the opposite sign, as in Torch7. Gradients are summed over
-        backward passes, where Torch7 keeps the last. Torch7 has no backward pass for two dimensions.
+    Differs from PyTorch:
+        The part of the gradient that goes through a has the opposite sign, as in Torch7.
+
+    Differs from Torch7:
+        Gradients are summed over backward passes, where Torch7 keeps the last. Torch7 has no backward pass for two
+        dimensions.
 
     Lua:
         ``nn.Encoding(K, D)``, Deep-Encoding layers/encoding.lua

@@ -25,7 +25,7 @@ class YHat(nn.Module):
     Shape:
         - Input, output: :math:`(N, 121)`.
 
-    Differs from torch:
+    Differs from PyTorch:
         The gradient of :class:`MixtureCriterion` is that of the raw outputs already.
 
     Lua:
@@ -47,7 +47,7 @@ class Window(nn.Module):
         - Input: ``[x, text, position]``: :math:`(N, 30)`, one-hot :math:`(N, U, V)`, :math:`(N, 10)`; more is ignored.
         - Output: ``[characters, position, window]``: :math:`(N, V)`, :math:`(N, 10)`, :math:`(N, 1, U)`.
 
-    Differs from torch:
+    Differs from PyTorch:
         No gradient reaches the text, and none comes from the window.
 
     Lua:
@@ -82,7 +82,7 @@ class MixtureCriterion(nn.Module):
     Attributes:
         mask: which samples count, :math:`(N, 1)`; None for all. Torch7's scripts set it for every batch.
 
-    Differs from torch:
+    Differs from PyTorch:
         The gradient is that of the outputs before :class:`YHat`.
 
     Lua:

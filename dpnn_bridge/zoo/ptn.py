@@ -66,7 +66,7 @@ class BilinearSamplerPerspective(nn.Module):
           points are ``z, y, x``; -1 and 1 are the centres of the outermost cells. The fourth number does not count.
         - Output: :math:`(B, D', H', W', C)`, or without B.
 
-    Differs from torch:
+    Differs from PyTorch:
         ``grid_sample(align_corners=True)`` with channels last and z first.
 
     Lua:

@@ -36,7 +36,7 @@ class BinaryStochastic(nn.Module):
     Shape:
         - Input, output: :math:`(*)`.
 
-    Differs from torch:
+    Differs from PyTorch:
         The gradient is that of the sigmoid.
 
     Lua:

@@ -294,7 +294,7 @@ class SpatialReplicatePadding(nn.Module):
     Lua:
         ``nn.SpatialReplicatePadding(padH, padW)``, SpatialReplicatePadding.lua
 
-    Differs from torch:
+    Differs from Torch7:
         Torch7 narrows the gradient by one row and one column too many, and raises an error.
     """
 

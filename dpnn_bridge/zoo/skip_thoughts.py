@@ -59,8 +59,10 @@ class MaskZeroCopy(Decorator):
         - Input: one sample or a batch; of a list, the first tensor says what is masked.
         - Output: the module's.
 
-    Differs from torch:
+    Differs from PyTorch:
         As :class:`~dpnn_bridge.modules.rnn.mask.MaskZero`: masked rows count in the gradients of the last parameters.
+
+    Differs from Torch7:
         In training Torch7 has a clone, and an output of the call before, for each time step; here is one.
 
     Lua:

@@ -77,7 +77,7 @@ class MaskAveTable(nn.Module):
         - Input: ``[steps, mask]``: a list of T tensors :math:`(N, D)`, and :math:`(N, T)`.
         - Output: :math:`(N, D)`.
 
-    Differs from torch:
+    Differs from PyTorch:
         The forward pass always adds the first step, even if its mask is 0. The gradient uses the mask.
 
     Lua:
@@ -170,7 +170,7 @@ class SumKeepdim(nn.Module):
     Lua:
         ``nn.SumKeepdim(dimension, nInputDims, sizeAverage)``, SNLI-attention util/SumKeepdim.lua
 
-    Differs from torch:
+    Differs from Torch7:
         Torch7's backward raises unless the dimension has size 1.
     """
 
@@ -200,7 +200,7 @@ class MaskedLoss(nn.Module):
         - Output: ``[loss, correct, counted]``: the sum of the losses, the number of targets with the largest score, and
           the number of targets that are not ignored.
 
-    Differs from torch:
+    Differs from PyTorch:
         The gradient is that of the loss divided by N. It ignores ``gradOutput``. A class of the same name and fields in
         cheng6076/mlm divides the loss as well.
 

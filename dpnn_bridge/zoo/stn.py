@@ -25,7 +25,7 @@ class AffineGridGeneratorBHWD(nn.Module):
         - Input: :math:`(B, 2, 3)` or :math:`(2, 3)`; rows give y and x, columns act on y, x, 1.
         - Output: :math:`(B, H, W, 2)` or :math:`(H, W, 2)`.
 
-    Differs from torch:
+    Differs from PyTorch:
         ``affine_grid(align_corners=True)`` with y before x.
 
     Lua:
@@ -64,7 +64,7 @@ class BilinearSamplerBHWD(nn.Module):
         - Input: ``[images, grid]``, :math:`(B, H, W, D)` and :math:`(B, H', W', 2)`, or both without B.
         - Output: :math:`(B, H', W', D)`, or without B.
 
-    Differs from torch:
+    Differs from PyTorch:
         ``grid_sample(align_corners=True)`` with channels last and y before x.
 
     Lua:

@@ -27,7 +27,7 @@ class ResidualDrop(nn.Sequential):
         - Input: what both paths take.
         - Output: their sum.
 
-    Differs from torch:
+    Differs from PyTorch:
         In evaluation the gradient of the net is not scaled, and there is none while the gate is closed.
 
     Lua:

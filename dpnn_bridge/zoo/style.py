@@ -182,7 +182,7 @@ class SpatialCircularPadding(nn.Module):
         - Input: :math:`(N, C, H, W)`.
         - Output: :math:`(N, C, H + pad_t + pad_b, W + pad_l + pad_r)`.
 
-    Differs from torch:
+    Differs from PyTorch:
         The gradient that arrives in the four corners is lost, as in Torch7.
 
     Lua:
@@ -253,7 +253,7 @@ class NoiseOverInput(nn.Module):
         ``nn.GenNoise()`` without fields, texture_nets supplementary/utils.lua, and for 6 planes
         supplementary/stylization.ipynb
 
-    Differs from torch:
+    Differs from Torch7:
         Torch7 overwrites the input.
     """
 

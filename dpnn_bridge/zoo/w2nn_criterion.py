@@ -27,7 +27,7 @@ class ClippedMSECriterion(nn.Module):
         - Input: :math:`(N, *)`; target the same.
         - Output: scalar.
 
-    Differs from torch:
+    Differs from PyTorch:
         The gradient is :math:`(clamp(x) - t) / n`, without the factor 2 and also outside the bounds.
 
     Lua:
@@ -61,7 +61,7 @@ class ClippedWeightedHuberCriterion(nn.Module):
         - Input: :math:`(N, *)`; target the same.
         - Output: scalar.
 
-    Differs from torch:
+    Differs from PyTorch:
         The gradient lacks the weight's factor of the chain rule and also passes outside the bounds.
 
     Lua:
@@ -136,7 +136,7 @@ class LBPCriterion(nn.Module):
         - Input: :math:`(N, C, H, W)`, or :math:`(N, C H W)` of square images; target the same.
         - Output: scalar.
 
-    Differs from torch:
+    Differs from PyTorch:
         The gradient is scaled by :math:`n / numel(input)` instead of :math:`1 / numel(patterns)` and also passes where
         the input was clamped to [0, 1].
 
@@ -181,7 +181,7 @@ class SSIMCriterion(nn.Module):
         - Input: :math:`(N, C, H, W)`; target the same.
         - Output: scalar.
 
-    Differs from torch:
+    Differs from Torch7:
         Torch7 raises in backward; here the gradient is that of the value.
 
     Lua:
