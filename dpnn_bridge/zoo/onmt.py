@@ -11,9 +11,13 @@ from torch.nn import functional as F
 
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite, empty_sizes, empty_table
+from dpnn_bridge.conversion.lua_values import fresh
 from dpnn_bridge.conversion.noise import noise_of
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor, element_dtype
+
+#: name that OpenNMT gives the softmax of an attention layer
+ATTENTION = "softmaxAttn"
 
 
 @lua_class(
@@ -22,7 +26,6 @@ from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor, element_dtype
     "onmt.GRU",
     "onmt.GlobalAttention",
     "onmt.NoAttention",
-    "onmt.MaskedSoftmax",
     "onmt.FeaturesEmbedding",
     "onmt.Bridge",
 )
@@ -61,15 +64,35 @@ class Network(nn.Sequential):
             return {**fields, "net": fields["modules"][1]} if len(fields["modules"]) else fields
 
 
+@lua_class("onmt.MaskedSoftmax")
+class MaskedSoftmax(Network.Lua):
+    """A softmax that gives no weight to the padding of one batch.
+
+    The file of a decoder keeps the one of the last batch. :class:`~dpnn_bridge.zoo.onmt_model.Decoder` masks the
+    padding of every batch itself.
+    """
+
+    torch_type = Network
+    import_only = True
+
+    @classmethod
+    def upgrade(cls, obj: LuaObject) -> LuaObject:
+        """Replace the mask in a decoder by a plain softmax, as OpenNMT's ``Decoder.load`` does."""
+        if obj.get("name") != ATTENTION:
+            return super().upgrade(obj)
+        softmax = fresh("nn.SoftMax", obj["_type"])
+        return obj.changed(net=softmax, modules=LuaTable.from_list([softmax]))
+
+
 @lua_class("onmt.Generator", "onmt.FeaturesGenerator")
 class Generator(Network):
     """Log probabilities of the words, and of the features if there are any.
 
     Args:
-        *modules: one network with one output per kind.
+        *modules: one network that returns a list: the words first, then the features.
 
     Shape:
-        - Input: :math:`(N, H)`, or a list whose first entry that is.
+        - Input: :math:`(N, H)`, or a list of which the first entry is used.
         - Output: list of :math:`(N, V_i)`.
 
     Lua:
@@ -80,15 +103,30 @@ class Generator(Network):
         return super().forward(input[0] if isinstance(input, (list, tuple)) else input)
 
     class Lua(Network.Lua):
+        computed_fields = ("version",)
+
         @classmethod
         def upgrade(cls, obj: LuaObject) -> LuaObject:
-            """Upgrade to version 2, which returns a table; earlier files have a single softmax."""
+            """Upgrade to version 2, whose network returns a table, as OpenNMT's ``Generator.load`` does.
+
+            Earlier files have a single softmax, or a generator of the words inside that of the features.
+            """
             obj = super().upgrade(obj)
-            if obj.get("version") is not None or obj["net"].class_name == "nn.ConcatTable":
+            if obj.get("version") is not None:
                 return obj
-            modules = LuaTable.from_list([obj["net"]])
+            net = obj["net"]
+            branches = net["modules"].as_list() if net.class_name == "nn.ConcatTable" else [net]
+            words = (branches[0].get("modules") or {}).get(1)
+            if isinstance(words, LuaObject) and words.class_name == "onmt.Generator":
+                branches[0] = words["net"]
+            modules = LuaTable.from_list(branches)
             net = LuaObject("nn.ConcatTable", LuaTable({"_type": obj.get("_type"), "modules": modules}))
             return obj.changed(net=net, modules=LuaTable.from_list([net]), version=2)
+
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            fields = super().to_lua(module, ctx)
+            return {**fields, "version": 2} if fields["net"].class_name == "nn.ConcatTable" else fields
 
 
 @lua_class("onmt.WordEmbedding")
@@ -132,6 +170,12 @@ class WordEmbedding(Network):
         defaults = {"fix": False, "preTrainedVecSize": None}
 
         @classmethod
+        def upgrade(cls, obj: LuaObject) -> LuaObject:
+            """Upgrade files of March to May 2017, where only the missing gradient tells that all vectors are fixed."""
+            obj = super().upgrade(obj)
+            return obj if "fix" in obj or "gradWeight" in obj["net"] else obj.changed(fix=True)
+
+        @classmethod
         def parameters(
             cls, module: WordEmbedding, inner: Callable[[nn.Module], Iterator[ParameterSite]]
         ) -> Iterator[ParameterSite]:
@@ -165,8 +209,8 @@ class PositionEmbedding(nn.Module):
     def forward(self, input: list[Tensor]) -> Tensor:
         x, lengths = input
         T = x.shape[1]
-        place = torch.arange(T, device=x.device) - (T - lengths.to(x.device).long()[:, None]) + 1
-        return F.embedding(place.clamp(0, self.max_position), self.weight, padding_idx=0)
+        position = torch.arange(T, device=x.device) - (T - lengths.to(x.device).long()[:, None]) + 1
+        return F.embedding(position.clamp(0, self.max_position), self.weight, padding_idx=0)
 
     def extra_repr(self) -> str:
         return f"{self.max_position}, {self.weight.shape[1]}"
@@ -176,6 +220,7 @@ class PositionEmbedding(nn.Module):
         tensors = ("weight",)
         sizes = {"weight": (None, "size")}
         scratch = ("input",)
+        constants = {"dimension": 2, "input": LuaTensor.empty}
 
 
 @lua_class("onmt.VariationalDropout")
@@ -268,6 +313,10 @@ class JoinReplicateTable(nn.Module):
     Shape:
         - Input: list of tensors.
         - Output: the joined tensor.
+
+    Differs from Torch7:
+        The gradient of every repeated tensor is summed. If the tensor before it is not repeated, Torch7 leaves the
+        input expanded and does not sum its gradient.
 
     Lua:
         ``onmt.JoinReplicateTable(dimensionReplicate, dimensionJoin, nInputDims)``, OpenNMT

@@ -12,12 +12,26 @@ from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.objects import LuaObject, LuaTable
-from dpnn_bridge.zoo.onmt import reset_masks
+from dpnn_bridge.zoo.onmt import ATTENTION, reset_masks
 
 
 def tensors(value: Any) -> list[Any]:
     """Return the outputs of a step as a list; a single output is a tensor."""
     return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def step_input(source: Any, t: int) -> Any:
+    """Return the input of time step ``t`` as OpenNMT's networks take it.
+
+    Args:
+        source: words :math:`(T, N)`, or a list of words and features of this shape.
+        t: the time step.
+
+    Returns:
+        Words :math:`(N)`, ``[words, feature]`` or ``[words, [features]]``.
+    """
+    words, *features = (column[t] for column in tensors(source))
+    return [words, features if len(features) > 1 else features[0]] if features else words
 
 
 class _Part(LuaClass):
@@ -72,15 +86,13 @@ class Encoder(nn.Module):
 
     def forward(self, input: list[Any]) -> list[Any]:
         source, lengths = input
-        columns = tensors(source)
-        T, N = columns[0].shape[:2]
+        T, N = tensors(source)[0].shape[:2]
         like = next(self.parameters())
         states = [like.new_zeros(N, self.rnn_size)] * self.num_states
         reset_masks(self)
         outputs = []
         for t in range(T):
-            words = [column[t] for column in columns]
-            states = tensors(self.step([*states, words if isinstance(source, (list, tuple)) else words[0]]))
+            states = tensors(self.step([*states, step_input(source, t)]))
             real = (t >= T - lengths.to(like.device)).view(N, 1)
             states = [state * real for state in states]
             outputs.append(states[-1])
@@ -115,7 +127,7 @@ class BiEncoder(nn.Module):
         source, lengths = input
         turned = [_reversed(column, lengths) for column in tensors(source)]
         states, context = self.fwd(input)
-        back_states, back = self.bwd([turned if isinstance(source, (list, tuple)) else turned[0], lengths])
+        back_states, back = self.bwd([turned, lengths])
         back = _reversed(back.transpose(0, 1), lengths).transpose(0, 1)
         return [[self._merged(a, b) for a, b in zip(states, back_states, strict=True)], self._merged(context, back)]
 
@@ -131,7 +143,10 @@ class BiEncoder(nn.Module):
 
         @classmethod
         def lua_settings(cls, module: Any) -> dict[str, Any]:
-            return {"brnn_merge": module.merge}
+            rnn_size = module.fwd.rnn_size
+            hidden_size = 2 * rnn_size if module.merge == "concat" else rnn_size
+            sizes = {"numStates": module.fwd.num_states, "rnn_size": rnn_size, "hiddenSize": hidden_size}
+            return {"brnn_merge": module.merge, **sizes}
 
 
 def _reversed(x: Tensor, lengths: Tensor) -> Tensor:
@@ -156,8 +171,11 @@ class Decoder(nn.Module):
 
     Shape:
         - Input: ``[target, states, context, lengths]``: :math:`(T, N)` (or a list with features), what an encoder
-          returns and the lengths of the source sentences.
+          returns (or None instead of the states, for zeros) and the lengths of the source sentences.
         - Output: list of T lists of log probabilities :math:`(N, V)`.
+
+    Differs from Torch7:
+        No scheduled sampling: the input is always the word before, never a predicted one.
 
     Lua:
         ``onmt.Decoder``, OpenNMT onmt/modules/Decoder.lua
@@ -178,15 +196,14 @@ class Decoder(nn.Module):
     def outputs(self, input: list[Any]) -> list[Tensor]:
         """Return the outputs before the generator, one :math:`(N, H)` per word."""
         target, states, context, lengths = input
-        columns = tensors(target)
-        T, N = columns[0].shape[:2]
+        T, N = tensors(target)[0].shape[:2]
         output = context.new_zeros(N, self.rnn_size)
+        states = [output] * self.num_states if states is None else tensors(states)
         reset_masks(self)
         outputs = []
         with _padding_masked(self.step, lengths, context.shape[1]):
             for t in range(T):
-                words = [column[t] for column in columns]
-                inputs = [*states, words if isinstance(target, (list, tuple)) else words[0], context]
+                inputs = [*states, step_input(target, t), context]
                 *states, output = tensors(self.step([*inputs, output] if self.input_feed else inputs))
                 outputs.append(output)
         return outputs
@@ -200,7 +217,9 @@ class Decoder(nn.Module):
 
         @classmethod
         def lua_settings(cls, module: Any) -> dict[str, Any]:
-            return super().lua_settings(module) | {"inputFeed": int(module.input_feed)}
+            inputs = ("x", "context", "inputFeed") if module.input_feed else ("x", "context")
+            positions = LuaTable({name: module.num_states + i for i, name in enumerate(inputs, 1)})
+            return {**super().lua_settings(module), "inputFeed": module.input_feed, "inputIndex": positions}
 
 
 class _MaskedSoftmax:
@@ -216,7 +235,7 @@ class _MaskedSoftmax:
 
 
 class _padding_masked:  # noqa: N801 (a context manager)
-    """While active, softmax layers named ``softmaxAttn`` ignore the padding of the source."""
+    """While active, softmax layers of attention ignore the padding of the source."""
 
     def __init__(self, module: nn.Module, lengths: Tensor, size: int) -> None:
         masked = _MaskedSoftmax(lengths, size)
@@ -233,7 +252,7 @@ class _padding_masked:  # noqa: N801 (a context manager)
 def is_attention(module: nn.Module) -> bool:
     """Return whether a module is the softmax of an attention layer, by the name that OpenNMT gave it."""
     record = module.__dict__.get("lua_record")
-    return record is not None and record.fields.get("name") == "softmaxAttn"
+    return record is not None and record.fields.get("name") == ATTENTION
 
 
 @lua_class("onmt.Seq2Seq")
@@ -243,7 +262,8 @@ class Seq2Seq(nn.Module):
     Args:
         encoder: as :class:`Encoder`.
         decoder: as :class:`Decoder`.
-        bridge: turns the encoder's last states into the decoder's first.
+        bridge: turns the encoder's last states into the decoder's first. If it returns None, the decoder starts from
+            zeros; without a bridge the states stay as they are.
 
     Shape:
         - Input: ``[source, lengths, target]``.
@@ -263,7 +283,7 @@ class Seq2Seq(nn.Module):
         source, lengths, target = input
         states, context = self.encoder([source, lengths])
         if self.bridge is not None:
-            states = tensors(self.bridge(states))
+            states = self.bridge(states)
         return self.decoder([target, states, context, lengths])
 
     class Lua(LuaClass):

@@ -22,6 +22,7 @@ OPTIONAL = [(mapping, name) for mapping in MAPPINGS for name in mapping.optional
 MARKS_OLD = {
     ("nn.VolumetricFullConvolution", "adjW"),  # before it the weight had outputs first
     ("nn.ReinforceCategorical", "epsilon"),  # 0 until 2016
+    ("onmt.WordEmbedding", "fix"),  # until May 2017 the gradient was missing instead
 }
 #: Lua class and field -> why a default or constant is another value than constructors of today give
 NOT_CONSTRUCTED = {
