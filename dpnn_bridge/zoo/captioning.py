@@ -70,7 +70,7 @@ class DenseCapLanguageModel(nn.Module):
         return self._scores(torch.cat([self._encoded(images), self.lookup_table(tokens)], 1))
 
     def _encoded(self, images: Tensor) -> Tensor:
-        return self.image_encoder(images).reshape(images.shape[0], 1, -1)
+        return self.image_encoder(images).flatten(1).unsqueeze(1)
 
     def _scores(self, vectors: Tensor) -> Tensor:
         return over_time(self.rnn, vectors, self.joining, self.parting)
@@ -79,9 +79,17 @@ class DenseCapLanguageModel(nn.Module):
     def sample(self, images: Tensor) -> Tensor:
         """Return the tokens of one caption for each image, :math:`(N, seq\\_length)`."""
         recurrent = [m for m in self.rnn if isinstance(m, SequenceRNN)]
-        for module in recurrent:
-            module.reset_states()
-            module.remember_states = True
+        try:
+            for module in recurrent:
+                module.reset_states()
+                module.remember_states = True
+            return self._sampled(images)
+        finally:
+            for module in recurrent:
+                module.reset_states()
+                module.remember_states = False
+
+    def _sampled(self, images: Tensor) -> Tensor:
         self._scores(self._encoded(images))
         word = torch.full((images.shape[0], 1), self.vocab_size + self.index_base, device=images.device)
         words = []
@@ -92,9 +100,6 @@ class DenseCapLanguageModel(nn.Module):
             else:
                 word = torch.multinomial(scores.softmax(1), 1) + self.index_base
             words.append(word)
-        for module in recurrent:
-            module.reset_states()
-            module.remember_states = False
         return torch.cat(words, 1)
 
     def decode(self, tokens: Tensor) -> list[str]:
@@ -219,6 +224,9 @@ class LanguageModelCriterion(nn.Module):
         - Input: :math:`(T + 2, N, V + 1)`, as :class:`NeuralTalkLanguageModel` returns; target :math:`(T, N)`.
         - Output: scalar.
 
+    Raises:
+        ValueError: the numbers of time steps or of captions do not match.
+
     Lua:
         ``nn.LanguageModelCriterion()``, neuraltalk2 misc/LanguageModel.lua
     """
@@ -228,6 +236,11 @@ class LanguageModelCriterion(nn.Module):
         self.index_base = index_base
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        if input.dim() != 3 or (input.shape[0] - 2, input.shape[1]) != target.shape:
+            raise ValueError(
+                "LanguageModelCriterion takes scores (T + 2, N, V + 1) and words (T, N), "
+                f"found {tuple(input.shape)} and {tuple(target.shape)}"
+            )
         words = torch.cat([target.long() - self.index_base, target.new_full((1, target.shape[1]), -1).long()])
         no_word = words < 0
         end = no_word & (no_word.cumsum(0) == 1)
@@ -239,10 +252,7 @@ class LanguageModelCriterion(nn.Module):
     class Lua(LuaClass):
         checked_by = "formula"
         test = "test_captions_are_judged_word_by_word"
-
-        @classmethod
-        def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-            return {"index_base": ctx.index_base}
+        indexed = True
 
 
 @lua_class("nn.FeatExpander")
@@ -265,7 +275,11 @@ class FeatExpander(nn.Module):
         self.n = n
 
     def forward(self, input: Tensor) -> Tensor:
-        return input.repeat_interleave(self.n, 0) if self.n != 1 else input
+        if self.n == 1:
+            return input
+        if input.dim() != 2:
+            raise ValueError(f"FeatExpander takes features (N, D), found {tuple(input.shape)}")
+        return input.repeat_interleave(self.n, 0)
 
     class Lua(LuaClass):
         scalars = ("n",)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
 from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.modules.nn.pairwise import PairClass
 from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.torch7.gradient import add_gradient, scale_gradient
 from dpnn_bridge.zoo.densecap_boxes import corners
@@ -26,12 +27,10 @@ class ApplyBoxTransform(nn.Module):
     """
 
     def forward(self, input: list[Tensor]) -> Tensor:
-        boxes, transforms = input
-        centre, size = boxes.split(2, -1)
-        shift, scale = transforms.split(2, -1)
+        (centre, size), (shift, scale) = (x.unflatten(-1, (2, 2)).unbind(-2) for x in input)
         return torch.cat([shift * size + centre, scale.exp() * size], -1)
 
-    class Lua(LuaClass):
+    class Lua(PairClass):
         scratch = ("buffer", "output_view")
         constants = {"buffer": LuaTensor.empty}
 
@@ -49,19 +48,20 @@ class InvertBoxTransform(nn.Module):
     """
 
     def forward(self, input: list[Tensor]) -> Tensor:
-        anchors, targets = input
-        centre, size = anchors.split(2, -1)
-        wanted_centre, wanted_size = targets.split(2, -1)
+        (centre, size), (wanted_centre, wanted_size) = (x.unflatten(-1, (2, 2)).unbind(-2) for x in input)
         return torch.cat([(wanted_centre - centre) / size, (wanted_size / size).log()], -1)
+
+    class Lua(PairClass):
+        pass
 
 
 @lua_class("nn.MakeAnchors")
 class MakeAnchors(nn.Module):
-    """Anchor boxes at every place of a feature map; only the size of the input counts.
+    """Anchor boxes at every position of a feature map. They depend only on the size of the input.
 
     Args:
         anchors: widths and heights, :math:`(2, k)`, kept as a buffer.
-        x0, y0: centre of the receptive field of the first place.
+        x0, y0: centre of the receptive field of the first position.
         sx, sy: distance of the centres.
 
     Shape:
@@ -98,7 +98,7 @@ class MakeAnchors(nn.Module):
 
 @lua_class("nn.MakeBoxes")
 class MakeBoxes(MakeAnchors):
-    """Applies a map of transforms to the anchors at every place.
+    """Applies transforms to the anchors at every position of a feature map.
 
     Args:
         anchors, x0, y0, sx, sy: as :class:`MakeAnchors`.
@@ -124,10 +124,10 @@ class MakeBoxes(MakeAnchors):
 
 @lua_class("nn.ReshapeBoxFeatures")
 class ReshapeBoxFeatures(nn.Module):
-    """Puts the features of k boxes per place into rows.
+    """Puts the features of k boxes per position into rows.
 
     Args:
-        k: boxes per place.
+        k: boxes per position.
 
     Shape:
         - Input: :math:`(N, k D, H, W)`.
@@ -158,13 +158,20 @@ class PosSlicer(nn.Module):
         - Input: ``[features, truth]``, :math:`(N, *)` and :math:`(P, *)` or an empty tensor.
         - Output: :math:`(P, *)`, or all N rows.
 
+    Raises:
+        ValueError: P is larger than N.
+
     Lua:
         ``nn.PosSlicer()``, densecap modules/PosSlicer.lua
     """
 
     def forward(self, input: list[Tensor]) -> Tensor:
         features, truth = input
-        return features if truth.numel() == 0 else features[: truth.shape[0]]
+        if truth.numel() == 0:
+            return features
+        if len(truth) > len(features):
+            raise ValueError(f"PosSlicer: {len(truth)} ground truth rows, but {len(features)} rows of features")
+        return features[: len(truth)]
 
     class Lua(LuaClass):
         scratch = ("grad_features", "grad_gt_features")
@@ -306,6 +313,8 @@ class BilinearRoiPooling(nn.Module):
 
     def forward(self, input: list[Tensor]) -> Tensor:
         assert isinstance(self.box_to_affine, BoxToAffine)
+        if self.image_height is None or self.image_width is None:
+            raise ValueError("BilinearRoiPooling: set image_height and image_width to the size of the image first")
         self.box_to_affine.height, self.box_to_affine.width = self.image_height, self.image_width
         return self.net(input)
 

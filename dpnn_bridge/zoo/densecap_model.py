@@ -72,7 +72,7 @@ class LocalizationLayer(nn.Module):
         index_base: of the classes of the scores.
 
     Attributes:
-        losses: those of the last call in training: ``obj_loss_pos``, ``obj_loss_neg``, ``box_reg_loss``.
+        losses: values of the last call in training: ``obj_loss_pos``, ``obj_loss_neg``, ``box_reg_loss``.
 
     Shape:
         - Input: features :math:`(1, C, H, W)`; in training also boxes :math:`(1, B, 4)` and labels :math:`(1, B, L)`.
@@ -84,7 +84,8 @@ class LocalizationLayer(nn.Module):
         ``nn.LocalizationLayer(opt)``, densecap LocalizationLayer.lua
 
     Raises:
-        ValueError: the size of the image is not set; training without targets.
+        ValueError: the input is not one image; its size is not set; training without targets, or with another number of
+            labels than of boxes.
     """
 
     fx_leaf = True
@@ -122,16 +123,21 @@ class LocalizationLayer(nn.Module):
     def forward(self, input: Tensor, boxes: Tensor | None = None, labels: Tensor | None = None) -> list[Tensor]:
         if self.image_height is None or self.image_width is None:
             raise ValueError("LocalizationLayer: set image_height and image_width to the size of the image first")
+        if input.dim() != 4 or len(input) != 1:
+            raise ValueError(f"LocalizationLayer takes features of one image (1, C, H, W), found {tuple(input.shape)}")
         proposed = self.rpn(input)
         if not self.training:
             regions = self._best(proposed[0][0], proposed[3][0], self.image_height, self.image_width)
             return [self._pooled(input, regions), regions, input.new_empty(0), input.new_empty(0)]
         if boxes is None or labels is None:
             raise ValueError("in training the true boxes and labels are needed: pass them, or call eval() first")
+        if boxes.shape[:2] != labels.shape[:2]:
+            raise ValueError(f"each true box needs a label, found {tuple(boxes.shape)} and {tuple(labels.shape)}")
         positive, targets, negative = self._drawn(proposed, [boxes, labels])
         regions = torch.cat([positive[0], negative[0]])
-        self.losses = self._losses(positive, targets[0], negative)
-        features = with_penalty(self._pooled(input, regions), torch.stack([*self.losses.values()]).sum())
+        losses = self._losses(positive, targets[0], negative)
+        self.losses = {name: loss.detach() for name, loss in losses.items()}
+        features = with_penalty(self._pooled(input, regions), torch.stack([*losses.values()]).sum())
         return [features, regions, *targets]
 
     def _pooled(self, input: Tensor, regions: Tensor) -> Tensor:
@@ -212,7 +218,7 @@ class DenseCapModel(nn.Module):
 
     Args:
         net: two parts of a convolutional network, a :class:`LocalizationLayer` and the recognition network.
-        parts: name of a part, as in Lua's ``nets``, to its place in ``net``, as ``get_submodule`` takes it.
+        parts: name of a part, as in Lua's ``nets``, to its path in ``net``, as ``get_submodule`` takes it.
         objectness_crit, box_reg_crit, lm_crit: losses of the final scores, boxes and words.
         end_objectness_weight, captioning_weight: factors of the losses.
         final_nms_thresh: in evaluation, the largest overlap of two described boxes; 0 leaves all.
@@ -227,7 +233,7 @@ class DenseCapModel(nn.Module):
           training, with M drawn regions of which P are positive: :math:`(M, 1)`, then :math:`(P, 4)` three times,
           scores of words :math:`(P, L + 2, V + 1)`, and the targets :math:`(P, 4)` and :math:`(P, L)`.
 
-    Differs from torch:
+    Differs from PyTorch:
         No gradient reaches the image.
 
     Lua:
@@ -345,8 +351,8 @@ class DenseCapModel(nn.Module):
         }
         proposals = self.localization_layer.losses
         middle = {
-            "mid_objectness_loss": (proposals["obj_loss_pos"] + proposals["obj_loss_neg"]).detach(),
-            "mid_box_reg_loss": proposals["box_reg_loss"].detach(),
+            "mid_objectness_loss": proposals["obj_loss_pos"] + proposals["obj_loss_neg"],
+            "mid_box_reg_loss": proposals["box_reg_loss"],
         }
         return {**middle, **end, "total_loss": torch.stack([*middle.values(), *end.values()]).sum()}
 
@@ -357,6 +363,7 @@ class DenseCapModel(nn.Module):
             "opt": {name: name for name in ("end_objectness_weight", "captioning_weight", "final_nms_thresh")},
         }
         scalars = ("finetune_cnn",)
+        defaults = {"finetune_cnn": False}
         scratch = ("gt_boxes", "gt_labels")
         checked_by = "formula"
         test = "test_a_model_describes_the_boxes_that_are_left"
@@ -364,13 +371,13 @@ class DenseCapModel(nn.Module):
         @classmethod
         def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
             arguments = super().arguments(obj, ctx)
-            places = {id(module): place for place, module in arguments["net"].named_modules()}
+            paths = {id(module): path for path, module in arguments["net"].named_modules()}
             names = ("localization_layer", "recog_base", "objectness_branch", "box_reg_branch", "language_model")
             parts = {name: ctx.to_torch(obj["nets"][name], "nets", name) for name in names}
-            outside = [name for name, part in parts.items() if id(part) not in places]
+            outside = [name for name, part in parts.items() if id(part) not in paths]
             if outside:
                 raise ctx.error(f"the modules {outside} of 'nets' are not part of 'net'", obj)
-            return {**arguments, "parts": {name: places[id(part)] for name, part in parts.items()}}
+            return {**arguments, "parts": {name: paths[id(part)] for name, part in parts.items()}}
 
         @classmethod
         def to_lua(cls, module: DenseCapModel, ctx: LuaContext) -> dict[str, Any]:

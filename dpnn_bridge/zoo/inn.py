@@ -9,19 +9,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dpnn_bridge.conversion.contexts import LuaContext
-from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.container import Concat
 from dpnn_bridge.modules.nn.local_normalization import LocalResponseNorm
-from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+from dpnn_bridge.objects import LuaObject, LuaTensor
 
 
 @lua_class("inn.ConstAffine", "nn.SpatialConstDiagonal")
 class ConstAffine(nn.Module):
-    """Scales and shifts each plane by constants: a frozen batch normalization.
+    """Scales and shifts each channel by constants: a frozen batch normalization.
 
     Args:
-        num_features: number of planes.
+        num_features: number of channels.
 
     Shape:
         - Input, output: :math:`(N, C)` or :math:`(N, C, H, W)`.
@@ -44,6 +44,8 @@ class ConstAffine(nn.Module):
         self.register_buffer("b", torch.zeros(num_features))
 
     def forward(self, input: Tensor) -> Tensor:
+        if input.dim() not in (2, 4):
+            raise ValueError(f"ConstAffine takes (N, C) or (N, C, H, W), found {tuple(input.shape)}")
         shape = (-1,) + (1,) * (input.dim() - 2)
         return input * self.a.view(shape) + self.b.view(shape)
 
@@ -111,6 +113,12 @@ class SpatialSameResponseNormalization(LuaClass):
     import_only = True
     container = True
 
+    @classmethod
+    def upgrade(cls, obj: LuaObject) -> LuaObject:
+        """Upgrade files of 2015, in which the field ``modules`` is a Sequential."""
+        inner = obj.get("modules")
+        return obj.changed(modules=inner["modules"]) if isinstance(inner, LuaObject) else obj
+
 
 @lua_class("inn.SpatialPyramidPooling")
 class SpatialPyramidPooling(Concat):
@@ -134,6 +142,14 @@ class SpatialPyramidPooling(Concat):
     def forward(self, input: Tensor) -> Tensor:
         return torch.cat([module(input) for module in self], input.dim() - 3)
 
+    class Lua(Concat.Lua):
+        @classmethod
+        def upgrade(cls, obj: LuaObject) -> LuaObject:
+            """Upgrade files of 2015, which keep the branches in a field ``module``."""
+            if "module" not in obj:
+                return obj
+            return obj.changed(modules=obj["module"]["modules"], dimension=1, module=None, dimd=None)
+
 
 @lua_class("inn.SpatialStochasticPooling")
 class SpatialStochasticPooling(nn.Module):
@@ -147,7 +163,7 @@ class SpatialStochasticPooling(nn.Module):
 
     Shape:
         - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`, not negative.
-        - Output: :math:`(N, C, H_{out}, W_{out})`, N = 1 for three dimensions; sizes are rounded up.
+        - Output: :math:`(N, C, H_{out}, W_{out})` or :math:`(C, H_{out}, W_{out})`; sizes are rounded up.
 
     Lua:
         ``inn.SpatialStochasticPooling(kW, kH, dW, dH)``, imagine-nn SpatialStochasticPooling.lua
@@ -158,12 +174,10 @@ class SpatialStochasticPooling(nn.Module):
         self.kernel_size, self.stride = kernel_size, stride
 
     def forward(self, input: Tensor) -> Tensor:
-        if input.dim() == 3:
-            input = input.unsqueeze(0)
         (kH, kW), (dH, dW) = self.kernel_size, self.stride
         missing = [-(size - k) % d for size, k, d in zip(input.shape[-2:], (kH, kW), (dH, dW), strict=True)]
         padded = F.pad(input, (0, missing[1], 0, missing[0]))
-        windows = padded.unfold(2, kH, dH).unfold(3, kW, dW).flatten(-2)
+        windows = padded.unfold(-2, kH, dH).unfold(-2, kW, dW).flatten(-2)
         if not self.training:
             return windows.square().sum(-1) / (windows.sum(-1) + torch.finfo(torch.float32).tiny)
         mass = windows.detach().cumsum(-1)
@@ -185,12 +199,12 @@ class ROIPooling(nn.Module):
 
     Args:
         output_size: rows and columns of each pool.
-        spatial_scale: size of the maps relative to the image that the regions refer to.
+        spatial_scale: size of the feature maps relative to the image that the regions refer to.
         v2: bins with rounded borders and an exclusive end (files since 2016), else bins that overlap.
         index_base: of the batch index and the coordinates.
 
     Shape:
-        - Input: ``[maps, regions]``, :math:`(B, C, H, W)` and :math:`(N, 5)`: batch index, x1, y1, x2, y2.
+        - Input: ``[features, regions]``, :math:`(B, C, H, W)` and :math:`(N, 5)`: batch index, x1, y1, x2, y2.
         - Output: :math:`(N, C, H', W')`; a bin without pixels is 0.
 
     Lua:
@@ -204,9 +218,9 @@ class ROIPooling(nn.Module):
         self.output_size, self.spatial_scale, self.v2, self.index_base = output_size, spatial_scale, v2, index_base
 
     def forward(self, input: list[Tensor]) -> Tensor:
-        maps, regions = input
-        (B, C, H, W), (oH, oW) = maps.shape, self.output_size
-        flat = maps.permute(1, 0, 2, 3).reshape(C, B * H * W)
+        features, regions = input
+        (B, C, H, W), (oH, oW) = features.shape, self.output_size
+        flat = features.permute(1, 0, 2, 3).reshape(C, B * H * W)
         with torch.no_grad():
             index, empty = self._largest(flat, regions.detach(), H, W)
         pooled = flat.gather(1, index).masked_fill(empty, 0)
@@ -230,12 +244,12 @@ class ROIPooling(nn.Module):
             for dx in range(columns):
                 y, x = y0 + dy, x0 + dx
                 inside = (y < y1) & (x < x1)
-                place = torch.where(inside, start + y * W + x, 0)
-                value = flat.index_select(1, place)
+                position = torch.where(inside, start + y * W + x, 0)
+                value = flat.index_select(1, position)
                 better = inside & (value > best)
                 best, index, empty = (
                     torch.where(better, value, best),
-                    torch.where(better, place, index),
+                    torch.where(better, position, index),
                     empty & ~better,
                 )
         return index, empty
@@ -254,7 +268,7 @@ class ROIPooling(nn.Module):
         scalars = {("H", "W"): "output_size", "spatial_scale": "spatial_scale", "v2": "v2"}
         defaults = {"spatial_scale": 1, "v2": False}
         scratch = ("indices", "gradInput_boxes", "gradInput_rois")
-        constants = {"indices": LuaTensor.empty, "gradInput": lambda kind: LuaTable()}
+        constants = {"indices": LuaTensor.empty, "gradInput": empty_table}
         checked_by = "formula"
         test = "test_computes_what_the_formula_gives"
 
@@ -266,4 +280,5 @@ class ROIPooling(nn.Module):
 
 def round_half_away(x: Tensor) -> Tensor:
     """Round halves away from zero, as C's ``round``."""
-    return torch.sign(x) * torch.floor(x.abs() + 0.5)
+    whole = x.trunc()  # x + 0.5 would be rounded itself
+    return whole + torch.sign(x) * ((x - whole).abs() >= 0.5)

@@ -10,11 +10,10 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from dpnn_bridge.compare.nested import first_tensor, map_tensors
-from dpnn_bridge.conversion.contexts import TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.criterion import Criterion, Loss
-from dpnn_bridge.objects import LuaObject, LuaTable
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.torch7.gradient import with_gradient_of, zero_gradient
 
 
@@ -28,7 +27,7 @@ class BBoxNorm(nn.Module):
     Shape:
         - Input, output: :math:`(N, 4 C)`.
 
-    Differs from torch:
+    Differs from Torch7:
         Torch7 overwrites its input in evaluation and has no backward there.
 
     Lua:
@@ -46,7 +45,7 @@ class BBoxNorm(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         if self.training:
             return input
-        return (input.reshape(-1, 4) * self.std + self.mean).view_as(input)
+        return (input.unflatten(1, (-1, 4)) * self.std + self.mean).flatten(1)
 
     class Lua(LuaClass):
         tensors = ("mean", "std")
@@ -98,7 +97,7 @@ class ModeSwitch(nn.Sequential):
     Shape:
         - Input, output: those of the active module.
 
-    Differs from torch:
+    Differs from Torch7:
         Torch7 has no backward in evaluation.
 
     Lua:
@@ -211,6 +210,7 @@ class SelectBoxes(nn.Module):
         tensor_args = ("mean", "std")
         optional = {"mean": None, "std": None}
         scratch = ("gradInput_classes", "gradInput_boxes", "maxvals", "maxids", "ids")
+        constants = dict.fromkeys(("gradInput_classes", "gradInput_boxes"), LuaTensor.empty)
         checked_by = "formula"
         test = "test_select_boxes_takes_those_of_the_best_class"
 
@@ -236,6 +236,7 @@ class ConvertFrom(nn.Module):
 
     class Lua(LuaClass):
         scratch = ("gradInput1", "gradInput2")
+        constants = dict.fromkeys(scratch, LuaTensor.empty)
         checked_by = "formula"
         test = "test_convert_from_moves_and_scales_boxes"
 
@@ -312,7 +313,4 @@ class BBoxRegressionCriterion(Loss):
         constants = {**Criterion.Lua.constants, "sizeAverage": False}
         checked_by = "formula"
         test = "test_box_regression_counts_the_class_of_the_target"
-
-        @classmethod
-        def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-            return {"index_base": ctx.index_base}
+        indexed = True

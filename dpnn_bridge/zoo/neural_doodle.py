@@ -33,7 +33,7 @@ class MaskNoiseFill(nn.Module):
     Lua:
         ``nn.NoiseFill(num_noise_channels, num_mask_noise_times, n_colors)``, online-neural-doodle src/utils.lua
 
-    Differs from torch:
+    Differs from Torch7:
         The gradient of the input is that of the first ``n_colors`` channels of the output. Torch7 returns the gradient
         of all channels, which has another shape than the input where there is noise.
     """
@@ -51,6 +51,8 @@ class MaskNoiseFill(nn.Module):
         self.n_colors, self.mult_noise_mask, self.mult_noise = n_colors, mult_noise_mask, mult_noise
 
     def forward(self, input: Tensor) -> Tensor:
+        if input.dim() != 4 or input.shape[1] != self.n_colors:
+            raise ValueError(f"NoiseFill takes a mask (N, {self.n_colors}, H, W), found {tuple(input.shape)}")
         mask = input.detach()
         masked = [torch.rand_like(mask) * mask * self.mult_noise_mask for _ in range(self.num_mask_noise_times)]
         N, _, *size = input.shape

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.conversion.contexts import LuaContext
 from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
 from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.modules.nn.pairwise import PairClass
 from dpnn_bridge.torch7.gradient import with_gradient_of
 
 
@@ -38,25 +36,21 @@ class CircularConvolution(nn.Module):
 
 @lua_class("nn.OuterProd")
 class OuterProd(nn.Module):
-    """Outer product of two or three vectors.
+    """Outer product of two vectors, or of the rows of two matrices, or of three vectors.
 
     Shape:
-        - Input: list of vectors of sizes n, m and, if there is a third, p.
-        - Output: :math:`(n, m)` or :math:`(n, m, p)`.
+        - Input: list of two tensors :math:`(*, n)` and :math:`(*, m)`, or of three vectors of sizes n, m and p.
+        - Output: :math:`(*, n, m)` or :math:`(n, m, p)`.
 
     Lua:
         ``nn.OuterProd()``, torch-ntm layers/OuterProd.lua and lstm-char-cnn util/OuterProd.lua
     """
 
     def forward(self, input: list[Tensor]) -> Tensor:
-        return torch.einsum("i,j->ij" if len(input) == 2 else "i,j,k->ijk", *input)
+        return torch.einsum("...i,...j->...ij" if len(input) == 2 else "i,j,k->ijk", *input)
 
-    class Lua(LuaClass):
+    class Lua(PairClass):
         scratch = ("order", "size")
-
-        @classmethod
-        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-            return {**super().to_lua(module, ctx), "gradInput": ctx.empty_tensors(module, 2)}
 
 
 @lua_class("nn.PowTable")
@@ -67,7 +61,7 @@ class PowTable(nn.Module):
         - Input: ``[x, exponent]``, :math:`(D)` and :math:`(1)`.
         - Output: :math:`(D)`.
 
-    Differs from torch:
+    Differs from PyTorch:
         The exponent gets no gradient from elements that are not positive.
 
     Lua:
@@ -78,7 +72,8 @@ class PowTable(nn.Module):
         x, exponent = input
         power = x.pow(exponent.detach())
         log = torch.where(x > 0, x, 1).detach().log()
-        return with_gradient_of(power, power + power.detach() * log * exponent)
+        slope = torch.where(x > 0, power.detach() * log, 0)
+        return with_gradient_of(power, power + slope * exponent)
 
     class Lua(LuaClass):
         constants = {"gradInput": empty_table}

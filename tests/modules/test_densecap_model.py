@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
 from typing import Any
@@ -228,6 +229,18 @@ def test_proposals_are_trained_by_the_gradient_of_their_losses() -> None:
     # of three equal negative boxes only the last counts, by a third
     positive = -0.5 * (1 - chance[0]) + 0.5 * (1 - chance[1]) / 3
     agree(score.bias.grad, [positive, -positive, 0, 0])
+
+
+def test_a_trained_layer_can_be_copied() -> None:
+    layer = localization()
+    true, labels = torch.tensor([[[6.0, 3, 3, 6]]], dtype=DOUBLE), torch.tensor([[[4, 2]]])
+    layer(picture((2, 2, 2)), true, labels)
+    again = copy.deepcopy(layer)
+    assert again.losses == layer.losses
+    with pytest.raises(ValueError, match="each true box needs a label"):
+        layer(picture(), true, labels.expand(1, 2, 2))
+    with pytest.raises(ValueError, match="one image"):
+        layer.eval()(picture().expand(2, -1, -1, -1))
 
 
 def test_what_is_missing_is_said() -> None:
