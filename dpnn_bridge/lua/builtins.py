@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from dpnn_bridge.lua import ops  # noqa: F401  (ops registers what FUNCTIONS and NATIVE hold)
-from dpnn_bridge.lua.dispatch import FUNCTIONS, NATIVE, describe
+from dpnn_bridge.lua.arguments import describe
+from dpnn_bridge.lua.dispatch import FUNCTIONS, NATIVE
 from dpnn_bridge.lua.environment import Allocator
 from dpnn_bridge.lua.ops import construct, indexing
 from dpnn_bridge.lua.ops.storage import STORAGE_METHODS, get, mapped_storage, new_storage, put

@@ -17,7 +17,7 @@ A signature lists the arguments of Torch7's C wrapper, one token each::
     b    boolean; b=0 declares a default
     G    random generator, may be omitted
     L    sizes: a LongStorage or numbers, to the end of the call
-    c    letter; c=UL allows U (the default) and L
+    c    letter, the first of a string; c=UL allows U (the default) and L
 
 Alternatives are tried in the order of their declaration. Within one alternative, the form that omits the fewest
 arguments is tried last, as in the wrapper. Lua gets the return value of the code, or, if that is None, the result
@@ -36,12 +36,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from dpnn_bridge.lua.tensor import Storage, Tensor, TorchError, cast_number
+from dpnn_bridge.lua.arguments import as_number, check_int, describe
+from dpnn_bridge.lua.tensor import Storage, Tensor, TorchError
 from dpnn_bridge.torch7.random import Generator
 
 ALL_TYPES = ("Byte", "Char", "Short", "Int", "Long", "Float", "Double")
 FLOAT_TYPES = ("Float", "Double")
-INTEGER_TYPES = ("Byte", "Char", "Short", "Int", "Long")
 
 #: means a new tensor of the call's type, of Long, of Byte
 _NEW, _NEW_LONG, _NEW_BYTE, _GENERATOR, _LAST = (object() for _ in range(5))
@@ -81,21 +81,12 @@ def _parse(token: str) -> _Arg:
     return _Arg(kind, dim, bool(int(default)) if kind == "b" else float(default) if "." in default else int(default))
 
 
-def _as_number(value: Any) -> float | None:
-    if isinstance(value, str):
-        try:
-            return float(int(value, 16) if value.strip().lower().startswith("0x") else float(value))
-        except ValueError:
-            return None
-    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
-
-
 def _accepts(arg: _Arg, value: Any, ty: str) -> bool:
     kind = arg.kind
     if kind in ("r", "R", "s", "T", "X"):
         return isinstance(value, Tensor) and value.ty == ty and (arg.dim is None or arg.dim == value.dim)
     if kind in ("n", "i"):
-        return _as_number(value) is not None
+        return as_number(value) is not None
     if kind in ("I", "IR"):
         return isinstance(value, Tensor) and value.ty == "Long"
     if kind == "BR":
@@ -106,8 +97,8 @@ def _accepts(arg: _Arg, value: Any, ty: str) -> bool:
         return isinstance(value, Tensor) and value.ty == {"F": "Float", "D": "Double", "N": "Int"}[kind]
     if kind == "G":
         return isinstance(value, Generator)
-    if kind == "c":
-        return isinstance(value, str) and len(value) == 1 and value in arg.letters
+    if kind == "c":  # Torch7 looks at the first letter
+        return isinstance(value, str) and value != "" and value[0] in arg.letters
     if kind == "A":
         return isinstance(value, list)
     raise AssertionError(kind)
@@ -128,7 +119,7 @@ class _Pattern:
         if self.sizes:
             rest = values[fixed:]
             if not (len(rest) == 1 and isinstance(rest[0], Storage) and rest[0].ty == "Long") and (
-                not rest or any(_as_number(v) is None for v in rest)
+                not rest or any(as_number(v) is None for v in rest)
             ):
                 return False
         elif len(values) != fixed:
@@ -142,9 +133,11 @@ class _Pattern:
             if arg.kind == "L":
                 bound[k] = sizes_of(values[n:])
             elif arg.kind in ("n", "i"):
-                number = _as_number(values[n])
+                number = as_number(values[n])
                 assert number is not None
                 bound[k] = int(number) - 1 if arg.kind == "i" else number
+            elif arg.kind == "c":
+                bound[k] = values[n][0]
             else:
                 bound[k] = values[n]
         results = []
@@ -201,7 +194,7 @@ def sizes_of(values: Iterable[Any]) -> tuple[int, ...]:
     values = tuple(values)
     if len(values) == 1 and isinstance(values[0], Storage):
         return tuple(values[0].flat.tolist())
-    return tuple(int(v) for v in values)
+    return tuple(check_int(v, n) for n, v in enumerate(values, 1))
 
 
 def _patterns(
@@ -306,19 +299,6 @@ def _describe_arg(arg: _Arg, ty: str) -> str:
     return names.get(arg.kind, f"*{ty}Tensor*") + (f"~{arg.dim}D" if arg.dim else "")
 
 
-def describe(value: Any) -> str:
-    """Return Torch7's name for the type of an argument."""
-    if isinstance(value, (Tensor, Storage)):
-        return value.class_name.removeprefix("torch.")
-    if value is None:
-        return "nil"
-    if isinstance(value, bool):
-        return "boolean"
-    if isinstance(value, (int, float)):
-        return "number"
-    return {str: "string", list: "table", Generator: "Generator"}.get(type(value), "table")
-
-
 #: every function declared by the modules of :mod:`dpnn_bridge.lua.ops`
 FUNCTIONS: dict[str, Function] = {}
 #: methods that parse their own arguments: name -> (code, element types)
@@ -351,40 +331,3 @@ def native(*names: str, types: Iterable[str] = (*ALL_TYPES, "Half")) -> Callable
         return code
 
     return register
-
-
-def check_int(value: Any, position: int) -> int:
-    """Convert argument ``position`` to an integer, truncated towards zero."""
-    return int(check_number(value, position))
-
-
-def check_dim(t: Tensor, dim: int, position: int = 2) -> int:
-    """Return a dimension, counted from 0, that the tensor has."""
-    if not 0 <= dim < t.dim:
-        raise TorchError(f"bad argument #{position} (dimension {dim + 1} out of range of {t.dim}D tensor)")
-    return dim
-
-
-def dimension(t: Tensor, dim: Any) -> int:
-    """Return the second argument of a function, a dimension counted from 1, as one counted from 0."""
-    return check_dim(t, check_int(dim, 2) - 1)
-
-
-def check_number(value: Any, position: int) -> float:
-    number = _as_number(value)
-    if number is None:
-        raise TorchError(f"bad argument #{position} (number expected, got {describe(value)})")
-    return number
-
-
-def check_real(value: Any, position: int, ty: str) -> float:
-    """Convert argument ``position`` to type ``ty``; integer types accept any string, as C's strtol."""
-    if isinstance(value, str) and _as_number(value) is None and ty not in FLOAT_TYPES:
-        return 0
-    return cast_number(check_number(value, position), ty)
-
-
-def check_tensor(value: Any, position: int, ty: str) -> Tensor:
-    if not isinstance(value, Tensor) or value.ty != ty:
-        raise TorchError(f"bad argument #{position} (torch.{ty}Tensor expected, got {describe(value)})")
-    return value

@@ -17,8 +17,8 @@ import torch
 from dpnn_bridge.base.regular import read_file
 from dpnn_bridge.errors import LuaBridgeError, NotT7Error
 from dpnn_bridge.lua import files
+from dpnn_bridge.lua.arguments import describe
 from dpnn_bridge.lua.checkouts import find_module
-from dpnn_bridge.lua.dispatch import describe
 from dpnn_bridge.lua.messages import package_advice
 from dpnn_bridge.lua.state import LuaState
 from dpnn_bridge.lua.tensor import Tensor, TorchError

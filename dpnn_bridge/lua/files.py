@@ -21,7 +21,7 @@ import torch
 from dpnn_bridge.base.atomic import replacing
 from dpnn_bridge.base.writing import open_output
 from dpnn_bridge.errors import OutputError
-from dpnn_bridge.lua.dispatch import check_int, describe
+from dpnn_bridge.lua.arguments import check_int, describe
 from dpnn_bridge.lua.tensor import DTYPES, Storage, TorchError, cast_number
 from dpnn_bridge.lua.text import to_system
 

@@ -51,10 +51,16 @@ def shape_text(sizes: Sequence[int]) -> str:
 
 
 def cast_number(value: float, ty: str) -> float:
-    """Return a Lua number as C converts it to the element type ``ty`` (on x86): cut towards zero, then wrapped."""
+    """Return a Lua number as C converts it to the element type ``ty`` (on x86).
+
+    Floats are rounded, beyond the type's range to infinity; integers are cut towards zero, then wrapped.
+    """
     bits = _BITS.get(ty)
     if bits is None:
-        return value
+        if ty == "Double":
+            return value
+        single = ctypes.c_float(value).value
+        return single if ty == "Float" else torch.tensor(single).half().item()
     limit = 1 << (63 if bits == 64 else 31)
     if isinstance(value, float):
         value = math.trunc(value) if math.isfinite(value) else limit

@@ -201,13 +201,18 @@ class Generator:
         return rho * math.cos(2 * math.pi * x) * std + mean
 
     def exponential(self, rate: float) -> float:
-        return -1.0 / rate * math.log(1 - self.unit())
+        scale = -1.0 / rate if rate else -math.copysign(math.inf, rate)
+        return scale * math.log(1 - self.unit())
 
     def cauchy(self, median: float = 0.0, sigma: float = 1.0) -> float:
         return median + sigma * math.tan(math.pi * (self.unit() - 0.5))
 
     def log_normal(self, mean: float = 1.0, std: float = 2.0) -> float:
-        return math.exp(self.normal(mean, std))
+        logarithm = self.normal(mean, std)
+        try:
+            return math.exp(logarithm)
+        except OverflowError:
+            return math.inf
 
     def geometric(self, p: float) -> int:
         if not 0 < p < 1:

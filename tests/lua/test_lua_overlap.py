@@ -157,3 +157,63 @@ def test_a_result_along_a_dimension_that_overlaps_its_source() -> None:
     )
     different = [(code, a, b) for (code, a), b in zip(ALONG_A_DIMENSION, found, strict=True) if a != b]
     assert not different
+
+
+#: E is 2 x 3 with rows that share memory, as x:expand(2, 3) has them; r is shown
+ONE_AFTER_THE_OTHER = [
+    ("E:maskedFill(B{{1, 0, 1}, {0, 0, 0}}, 5) r = E[1]", "5 0 5"),
+    ("E[B{{1, 0, 1}, {0, 0, 0}}] = 7 r = E[1]", "7 0 7"),
+    ("E:maskedCopy(B{{1, 0, 1}, {0, 1, 1}}, D{1, 2, 3, 4}) r = E[1]", "1 3 4"),
+    ("E:indexCopy(1, L{1, 2}, D{{1, 2, 3}, {4, 5, 6}}) r = E[1]", "4 5 6"),
+    ("E:indexAdd(1, L{1, 2}, D{{1, 2, 3}, {4, 5, 6}}) r = E[1]", "5 7 9"),
+    ("E:indexAdd(2, L{1, 1}, D{{1, 2}, {3, 4}}) r = E[1]", "10 0 0"),
+    ("E.tril(E, D{{3, 2, 1}, {6, 5, 4}}) r = E[1]", "6 5 0"),
+    ("r = D{1, 2, 3} r:indexAdd(1, L{2, 3, 1}, r)", "7 3 6"),
+    ("r = D{1, 2, 3} r:indexCopy(1, L{2, 3, 1}, r)", "1 1 1"),
+    ("r = D{{1, 2}, {3, 4}} r:indexCopy(2, L{2, 1}, r:t())", "3 1 1 1"),
+    ("r = torch.range(1, 6) r:narrow(1, 2, 4):indexAdd(1, L{1, 2, 3, 4}, r:narrow(1, 1, 4))", "1 3 6 10 15 6"),
+    ("r = D(2, 3):zero() r:indexAdd(2, L{1, 2}, D{{{1, 2}, {3, 4}}})", "1 3 0 2 4 0"),
+    ("r = D(2, 3):zero() r:indexCopy(1, L{1, 2}, D(2, 1, 3):fill(3))", "3 3 3 3 3 3"),
+    ("r = D{1, 2, 3} pcall(r.maskedFill, r, B{1, 2, 1}, 7)", "7 2 3"),
+    ("r = D{1, 2, 3} pcall(r.maskedCopy, r, B{1, 2, 1}, D{7, 8, 9})", "7 2 3"),
+    ("r = D(1) pcall(r.maskedSelect, r, D{1, 2, 3}, B{1, 1}) r = D{r:size(1)}", "2"),
+    ("r = D(6):zero() D(r:storage(), 1, 3, 2):maskedSelect(D{7, 8, 9}, B{1, 1, 1})", "7 8 9 0 0 0"),
+    ("r = D{1, 2, 3, 4} r:narrow(1, 2, 2):maskedSelect(r, B{1, 1, 0, 0})", "1 1 1 4"),
+    ("r = D{{1, 0}, {0, 5}} local p = r:select(2, 1) r = torch.multinomial(p, 4, true):double():cat(p)", "1 1 1 1 1 0"),
+    (
+        "local v = L(4, 2):zero():select(2, 1) D{0, 0, 1}.multinomial(v, D{0, 0, 1}, 4, true) "
+        "r = v:clone():cat(L(v:stride()))",
+        "3 3 3 3 1",
+    ),
+    ("r = D{1, 2, 3} pcall(torch.multinomial, r, 0) r = D{r:dim()}", "2"),
+    ("r = F(1):zero() pcall(F.cat, r, D{1}, D{2})", "0"),
+]
+#: results for elements beyond 2 ^ 53, which no number of Lua is; a is 2 ^ 53 + 3, 1, 2, 3
+LONGS = [
+    ("r = a:sort():add(-2 ^ 53)", "1 2 3 3"),
+    ("r = a:sort(1, true):add(-2 ^ 53)", "3 3 2 1"),
+    ("r = a:topk(2):add(-2 ^ 53)", "1 2"),
+    ("r = a:kthvalue(1):add(-2 ^ 53)", "1"),
+    ("r = a:median():add(-2 ^ 53)", "2"),
+    ("r = a:mode():add(-2 ^ 53)", "3"),
+    ("r = a:mul(-1):sort():add(2 ^ 53)", "-3 -3 -2 -1"),
+]
+
+
+@pytest.mark.parametrize("runtime", ["luajit21", "lua51"])
+def test_both_runtimes_visit_elements_in_the_order_of_torch7(runtime: str) -> None:
+    cases = ONE_AFTER_THE_OTHER + LONGS
+    found = LuaBridge(runtime=runtime).execute(
+        """
+        D, F, L, B = torch.DoubleTensor, torch.FloatTensor, torch.LongTensor, torch.ByteTensor
+        local found = {}
+        for k, code in ipairs(...) do
+           E, a = D(1, 3):zero():expand(2, 3), L(4):fill(2 ^ 53):add(L{3, 1, 2, 3})
+           assert(loadstring(code))()
+           found[k] = table.concat(r:clone():view(-1):totable(), ' ')
+        end
+        return found
+        """,
+        [code for code, _ in cases],
+    )
+    assert [(code, b) for (code, a), b in zip(cases, found, strict=True) if a != b] == []

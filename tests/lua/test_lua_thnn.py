@@ -307,3 +307,66 @@ def test_depth_wise_kernels_leave_four_dimensions(kernel: str) -> None:
 def test_unpooling_checks_shapes(call: str, message: str) -> None:
     with pytest.raises(LuaBridgeError, match=message):
         BRIDGE.execute(f"local t, i = torch.DoubleTensor, torch.LongTensor t().THNN.SpatialMaxUnpooling_{call}")
+
+
+#: floats: each result as Torch7 rounds it, which converts settings to floats first and computes some steps in double
+ROUNDED = """
+local F, L = torch.FloatTensor, torch.LongTensor
+local x, g, out, grad = F{0.1, -0.3, 0.7, 1.3, -2.1}, F{0.3, 0.7, -0.9, 1.1, 0.2}, F(), F()
+local N = x.THNN
+local function c(t) return t:cdata() end
+local function text(t)
+   local v = {}
+   for i = 1, t:nElement() do v[i] = ('%.9g'):format(t:view(-1)[i]) end
+   return table.concat(v, ' ')
+end
+local found = {}
+local function layer(name, ...)
+   N[name .. '_updateOutput'](c(x), c(out), ...)
+   N[name .. '_updateGradInput'](c(x), c(g), c(grad), ...)
+   found[#found + 1] = name .. ' ' .. text(out) .. ' | ' .. text(grad)
+end
+local function of_output(name)
+   N[name .. '_updateOutput'](c(x), c(out))
+   N[name .. '_updateGradInput'](c(x), c(g), c(grad), c(out))
+   found[#found + 1] = name .. ' ' .. text(out) .. ' | ' .. text(grad)
+end
+layer('Threshold', 0.1, 0.3, false)
+layer('HardTanh', -0.3, 0.7, false)
+layer('LeakyReLU', 0.1, false)
+for _, name in ipairs {'Sigmoid', 'Tanh', 'SoftMax', 'LogSoftMax'} do of_output(name) end
+local loss, weight = F(1), F(1)
+N.MSECriterion_updateOutput(c(x), c(g), c(loss), false)
+N.MSECriterion_updateGradInput(c(x), c(g), c(grad), true)
+found[#found + 1] = 'MSE ' .. text(loss) .. ' | ' .. text(grad)
+local rows = F{{-0.1, -2.3}, {-0.7, -0.9}, {-1.1, -0.3}, {-3.3, -0.017}}
+N.ClassNLLCriterion_updateOutput(c(rows), c(L{1, 2, 2, 1}), c(loss), false, nil, c(weight), -100)
+found[#found + 1] = 'NLL ' .. text(loss)
+local table_ = F(3, 5):zero()
+local both, none = torch.cat(x:view(1, 5), g:view(1, 5), 1), {torch.IntTensor(), F(), L()}
+N.LookupTable_accGradParameters(c(L{2, 2}), c(both), c(table_), c(none[1]), c(none[2]), c(none[3]), false, 0, 0.3)
+found[#found + 1] = 'LookupTable ' .. text(table_[2])
+return found
+"""
+
+
+def test_small_floats_have_the_bits_of_torch7() -> None:
+    pytest.importorskip("lupa.luajit21")
+    found = BRIDGE.execute(ROUNDED)
+    assert found == [
+        "Threshold 0.300000012 0.300000012 0.699999988 1.29999995 0.300000012 | 0 0 -0.899999976 1.10000002 0",
+        "HardTanh 0.100000001 -0.300000012 0.699999988 0.699999988 -0.300000012 | 0.300000012 0 0 0 0",
+        "LeakyReLU 0.100000001 -0.0300000012 0.699999988 1.29999995 -0.209999993 | "
+        "0.300000012 0.0700000003 -0.899999976 1.10000002 0.0200000014",
+        "Sigmoid 0.524979174 0.425557494 0.668187737 0.785835028 0.109096833 | "
+        "0.0748128146 0.171120822 -0.199541599 0.185128167 0.0194389429",
+        "Tanh 0.0996679962 -0.291312635 0.604367793 0.861723125 -0.970451951 | "
+        "0.297019899 0.640595853 -0.571265578 0.283176571 0.0116446018",
+        "SoftMax 0.144438565 0.0968200639 0.26318422 0.479552895 0.0160042495 | "
+        "-0.0151586626 0.028566869 -0.343441933 0.333313793 -0.00328005268",
+        "LogSoftMax -1.934901 -2.33490109 -1.33490109 -0.734901071 -4.13490105 | "
+        "0.0977860093 0.564451873 -1.26845789 0.428625941 0.177594051",
+        "MSE 8.92999935 | -0.0800000057 -0.400000006 0.639999986 0.0799999759 -0.920000017",
+        "NLL 4.5999999",
+        "LookupTable 0.120000005 0.120000005 -0.0599999949 0.720000029 -0.569999993",
+    ]

@@ -50,7 +50,7 @@ def _run(code: str, *args: object) -> object:
         ("return 1 % T(2)", "expected, got number"),
         ("T()[1] = 2", "empty tensor"),
         ("T(2):index(1)", "LongTensor expected"),
-        ("T(2, 3):indexCopy(1, L{1}, T(1, 2))", "does not fit"),
+        ("T(2, 3):indexCopy(1, L{1}, T(1, 2))", "inconsistent tensor size"),
         ("T(2, 3):gather(1, L(2, 2):fill(1))", "same size as input tensor apart from dim"),
         ("T(2, 3):scatter(1, L(2, 3):fill(1), T(1, 3))", "source is smaller than the index"),
         ("torch.inverse(T(3))", "should be 2 dimensional"),

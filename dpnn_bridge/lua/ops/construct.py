@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
+from dpnn_bridge.lua.arguments import check_real
 from dpnn_bridge.lua.dispatch import FLOAT_TYPES, torch_function
 from dpnn_bridge.lua.ops.copying import copy_into
 from dpnn_bridge.lua.ops.elementwise import fill
@@ -28,8 +28,8 @@ def new_tensor(ty: str, *args: Any) -> Tensor:
 def tensor_of_numbers(ty: str, numbers: Sequence[float], sizes: Sequence[int]) -> Tensor:
     if not numbers:
         return Tensor(ty)
-    values = torch.tensor([cast_number(v, ty) for v in numbers], dtype=DTYPES[ty])
-    return Tensor.fresh(values.view(tuple(sizes)))
+    values = [check_real(v, 1, ty) if isinstance(v, str) else cast_number(v, ty) for v in numbers]
+    return Tensor.fresh(torch.tensor(values, dtype=DTYPES[ty]).view(tuple(sizes)))
 
 
 @torch_function("zeros", "r L", small=("constant", "0"))
@@ -63,7 +63,7 @@ def range_(r: Tensor, first: float, last: float, step: float) -> None:
         raise TorchError("bad argument #3 (step must be a non-null number)")
     if (step > 0) != (last >= first) and first != last:
         raise TorchError("bad argument #2 (upper bound and larger bound incoherent with step sign)")
-    count = math.floor((last - first) / step) + 1
+    count = int((last - first) / step + 1) if r.ty in FLOAT_TYPES else abs(last - first) // abs(step) + 1
     _fill(r, torch.arange(count, dtype=dtype) * step + first)
 
 
@@ -75,8 +75,10 @@ def _fill(r: Tensor, values: torch.Tensor) -> None:
         r.assign(values)
 
 
-def _check_points(name: str, first: float, last: float, count: float) -> int:
+def _check_points(r: Tensor, name: str, first: float, last: float, count: float) -> int:
     n = int(count)
+    if n == r.numel == 1 != r.dim:
+        raise TorchError("bad argument #1 (tensor must have one dimension)")
     if not (n > 1 or (n == 1 and first == last)):
         raise TorchError(f"bad argument #3 (invalid number of points for {name})")
     return n
@@ -84,16 +86,20 @@ def _check_points(name: str, first: float, last: float, count: float) -> int:
 
 @torch_function("linspace", "r n n n=100", types=FLOAT_TYPES, small=("linspace",))
 def linspace(r: Tensor, first: float, last: float, count: float) -> None:
-    n, dtype = _check_points("linspace", first, last, count), DTYPES[r.ty]
-    steps = torch.arange(n, dtype=dtype) * torch.tensor(last - first, dtype=dtype)
-    _fill(r, first + steps / torch.tensor(float(max(n - 1, 1)), dtype=dtype))
+    first, last = cast_number(first, r.ty), cast_number(last, r.ty)
+    _fill(r, _points(r, first, last, _check_points(r, "linspace", first, last, count)))
+
+
+def _points(r: Tensor, first: float, last: float, n: int) -> torch.Tensor:
+    """Return n points at equal distances, with each operation in the type of the result."""
+    steps = torch.arange(n, dtype=DTYPES[r.ty]) * (last - first)
+    return first + steps / max(n - 1, 1)
 
 
 @torch_function("logspace", "r n n n=100", types=FLOAT_TYPES, small=("logspace",))
 def logspace(r: Tensor, first: float, last: float, count: float) -> None:
-    n, dtype = _check_points("logspace", first, last, count), DTYPES[r.ty]
-    step = torch.tensor((last - first) / max(n - 1, 1), dtype=dtype)
-    _fill(r, torch.pow(10.0, (first + torch.arange(n, dtype=dtype) * step).double()))
+    first, last = cast_number(first, r.ty), cast_number(last, r.ty)
+    _fill(r, torch.pow(10.0, _points(r, first, last, _check_points(r, "logspace", first, last, count)).double()))
 
 
 @torch_function("tril", "R T n=0", small=("band", "lower"))
@@ -113,13 +119,14 @@ def _band(f: Callable[..., torch.Tensor], r: Tensor, t: Tensor, k: int) -> None:
         r.assign(f(t.t, k))
         return
     assert r.storage is not None
-    flat = r.storage.flat
+    assert t.storage is not None
+    flat, origins = r.storage.flat, t.storage.flat
     kept = f(torch.ones(t.size, dtype=torch.uint8), k).bool()
     for to, source, mask in zip(r.places().view(t.size), t.places().view(t.size), kept, strict=True):
         if f is torch.tril:  # zeros are written first there, and last by triu
             flat[to[~mask]] = 0
         for target, origin in zip(to[mask].tolist(), source[mask].tolist(), strict=True):
-            flat[target] = flat[origin]
+            flat[target] = origins[origin]
         if f is torch.triu:
             flat[to[~mask]] = 0
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from dpnn_bridge.lua.dispatch import describe, native
+from dpnn_bridge.lua.arguments import describe
+from dpnn_bridge.lua.dispatch import native
 from dpnn_bridge.lua.ops.pointwise import apart
 from dpnn_bridge.lua.tensor import DTYPES, IN_ORDER, Tensor, TorchError
 

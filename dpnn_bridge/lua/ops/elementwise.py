@@ -15,14 +15,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from dpnn_bridge.lua.dispatch import ALL_TYPES, FLOAT_TYPES, INTEGER_TYPES, torch_function
+from dpnn_bridge.lua.arguments import INTEGER_TYPES
+from dpnn_bridge.lua.dispatch import ALL_TYPES, FLOAT_TYPES, torch_function
 from dpnn_bridge.lua.ops.integers import c_int, int_pow, left_shifted, right_shifted
 from dpnn_bridge.lua.ops.pointwise import check_counts, pointwise
-from dpnn_bridge.lua.tensor import Tensor, TorchError, cast_number, square_root
+from dpnn_bridge.lua.tensor import TYPE_OF_DTYPE, Tensor, TorchError, cast_number, square_root
 
 
 def _scalar(value: float, t: Tensor) -> float:
     return cast_number(value, t.ty)
+
+
+def _power(base: float, exponent: float) -> float:
+    """Compute C's pow, also beyond the largest number."""
+    with np.errstate(all="ignore"):
+        return float(np.float64(base) ** np.float64(exponent))
 
 
 def _with_number(
@@ -83,12 +90,17 @@ def remainder(x: torch.Tensor, y: Any) -> torch.Tensor:
     return torch.where(y == 0, torch.nan, x.double() - y.double() * whole).to(x.dtype)
 
 
+def _power_of_two(x: torch.Tensor, y: Any) -> Any:
+    """Return 2 to the power ``y``, a tensor or a number, in the type of ``x``."""
+    return 2.0**y if isinstance(y, torch.Tensor) else cast_number(_power(2.0, y), TYPE_OF_DTYPE[x.dtype])
+
+
 def _shift_left(x: torch.Tensor, y: Any) -> torch.Tensor:
-    return x * 2.0**y if x.is_floating_point() else left_shifted(x, y)
+    return x * _power_of_two(x, y) if x.is_floating_point() else left_shifted(x, y)
 
 
 def _shift_right(x: torch.Tensor, y: Any) -> torch.Tensor:
-    return x / 2.0**y if x.is_floating_point() else right_shifted(x, y)
+    return x / _power_of_two(x, y) if x.is_floating_point() else right_shifted(x, y)
 
 
 def _bitwise(name: str, f: Callable[..., torch.Tensor], word: str) -> None:
@@ -103,6 +115,8 @@ def _bitwise(name: str, f: Callable[..., torch.Tensor], word: str) -> None:
 
 def _plus_multiple(r: Tensor, s: Tensor, number: float, other: Tensor) -> None:
     """Write ``s + number * other``: rounded once if all are contiguous, as in TH's vector code, else twice."""
+    if number == 0 and r is s and r.is_contiguous() and other.is_contiguous() and r.numel == other.numel:
+        return  # BLAS does not look at the other then
     if number == 1 or all(t.is_contiguous() for t in (r, s, other)):
         pointwise(partial(torch.add, alpha=number), r, s, other)
     else:
@@ -111,10 +125,7 @@ def _plus_multiple(r: Tensor, s: Tensor, number: float, other: Tensor) -> None:
 
 @torch_function("add", "r s n=1 T", small=("scaled", "x + R(v * y)", "", "add"))
 def add_tensor(r: Tensor, s: Tensor, value: float, other: Tensor) -> None:
-    number = _scalar(value, s)
-    if number == 0 and r is s and r.is_contiguous() and other.is_contiguous() and r.numel == other.numel:
-        return  # BLAS does not look at the other then
-    _plus_multiple(r, s, number, other)
+    _plus_multiple(r, s, _scalar(value, s), other)
 
 
 @torch_function("csub", "r s n=1 T", small=("scaled", "x - R(v * y)", "", "sub"))
@@ -131,7 +142,7 @@ _with_tensor("cdiv", torch.div, "x / y", "", "div.out", types=FLOAT_TYPES)
 _with_number("div", _int_divide, "v", "x / v", types=INTEGER_TYPES, family="divided")
 _with_tensor("cdiv", _int_divide, "y", "x / y", types=INTEGER_TYPES, family="divided")
 for _types, _left, _right, _count in (
-    (FLOAT_TYPES, "x * 2 ^ {}", "x / 2 ^ {}", "y"),
+    (FLOAT_TYPES, "x * R(2 ^ {})", "x / R(2 ^ {})", "y"),
     (INTEGER_TYPES, "lshift(U(x), {})", "rshift(U(x), {})", "tobit(y)"),  # LuaJIT compiles no shift by 64 bits
 ):
     _with_number("lshift", _shift_left, _left.format("v"), types=_types)
@@ -259,7 +270,7 @@ def fill(r: Tensor, value: float) -> None:
             r.t.fill_(number)
 
 
-# ---- functions of one argument; on numbers they compute in double
+# ---- functions of one argument, a tensor or a number
 
 
 def _round(x: torch.Tensor) -> torch.Tensor:
@@ -284,6 +295,15 @@ for _name in (
     _UNARY[_name] = (getattr(torch, _name), f"{_name}(x)")
 
 
+def _of_numbers(name: str, signature: str, f: Callable[..., float], types: tuple[str, ...] = FLOAT_TYPES) -> None:
+    """Declare ``torch.name`` of numbers, which have the default type, as has the result; C computes in double."""
+    for ty in types:
+
+        @torch_function(name, signature, types=(ty,))
+        def run(*values: float, ty: str = ty) -> float:
+            return cast_number(f(*(float(cast_number(x, ty)) for x in values)), ty)
+
+
 def _unary(
     name: str, f: Callable[..., torch.Tensor], *small: str, types: tuple[str, ...] = FLOAT_TYPES, numbers: bool = False
 ) -> None:
@@ -292,10 +312,7 @@ def _unary(
         pointwise(f, r, s)
 
     if numbers:
-
-        @torch_function(name, "n", types=types)
-        def on_number(value: float) -> float:
-            return float(f(torch.tensor(float(value), dtype=torch.float64)))
+        _of_numbers(name, "n", lambda x: float(f(torch.tensor(x, dtype=torch.float64))), types)
 
 
 _EXACT = ("abs", "ceil", "floor", "trunc", "frac")  # PyTorch's functions have the same bits
@@ -315,35 +332,25 @@ def lerp(r: Tensor, s: Tensor, end: Tensor, weight: float) -> None:
     pointwise(lambda x, y: x + weight * (y - x), r, s, end)
 
 
-@torch_function("lerp", "n n n", types=FLOAT_TYPES)
-def lerp_numbers(a: float, b: float, weight: float) -> float:
-    return a + weight * (b - a)
-
-
+_of_numbers("lerp", "n n n", lambda a, b, weight: a + weight * (b - a))
 _with_tensor("atan2", torch.atan2, "atan2(x, y)", types=FLOAT_TYPES)
-
-
-@torch_function("atan2", "n n", types=FLOAT_TYPES)
-def atan2_numbers(y: float, x: float) -> float:
-    return math.atan2(y, x)
-
+_of_numbers("atan2", "n n", math.atan2)
 
 _ROOTS = {0.5: "sqrt", -0.5: "rsqrt"}
 
 
 @torch_function("pow", "r s n", types=FLOAT_TYPES, small=("power",))
 def pow_number(r: Tensor, s: Tensor, exponent: float) -> None:
+    exponent = _scalar(exponent, s)
     if exponent in _ROOTS:
         return pointwise(_UNARY[_ROOTS[exponent]][0], r, s)
     pointwise(torch.pow, r, s, numbers=(exponent,))
 
 
-@torch_function("pow", "r n s", types=FLOAT_TYPES, small=("pointwise", "pow(v, x)"))
+@torch_function("pow", "r n s", types=FLOAT_TYPES, small=("pointwise", "C.pow(v, x)"))
 def pow_of_number(r: Tensor, base: float, s: Tensor) -> None:
-    pointwise(partial(torch.pow, base), r, s)
+    base = _scalar(base, s)
+    pointwise(lambda x: torch.pow(base, x.double()), r, s)
 
 
-@torch_function("pow", "n n", types=FLOAT_TYPES)
-def pow_numbers(base: float, exponent: float) -> float:
-    with np.errstate(all="ignore"):
-        return float(np.float64(base) ** np.float64(exponent))  # C's pow
+_of_numbers("pow", "n n", _power)

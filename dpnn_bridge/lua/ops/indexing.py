@@ -7,18 +7,11 @@ from typing import Any
 
 import torch
 
-from dpnn_bridge.lua.dispatch import (
-    ALL_TYPES,
-    check_number,
-    check_real,
-    check_tensor,
-    describe,
-    dimension,
-    native,
-    torch_function,
-)
+from dpnn_bridge.lua.arguments import as_number, check_number, check_real, check_tensor, describe, dimension
+from dpnn_bridge.lua.dispatch import ALL_TYPES, native, torch_function
 from dpnn_bridge.lua.ops.copying import copy_into
 from dpnn_bridge.lua.ops.elementwise import fill
+from dpnn_bridge.lua.ops.pointwise import pointwise
 from dpnn_bridge.lua.ops.shape import element, narrowed, selected
 from dpnn_bridge.lua.tensor import Storage, Tensor, TorchError, cast_number
 
@@ -47,6 +40,9 @@ def put_number(t: Tensor, index: float, value: Any) -> None:
     if not t.size:
         raise TorchError("bad argument #1 (empty tensor)")
     at = _place(int(index), t.size[0])
+    if isinstance(value, str):
+        check_number(value, 3)
+        value = check_real(value, 3, t.ty)
     if len(t.size) == 1 and not isinstance(value, Tensor):
         number = cast_number(check_number(value, 3), t.ty)
         if not 0 <= at < t.size[0]:
@@ -158,10 +154,12 @@ def put_object(t: Tensor, index: Any, value: Any) -> bool:
         t.storage.flat[place] = check_real(value, 3, t.ty)
         return True
     if isinstance(index, Tensor) and index.ty == "Byte":
-        if isinstance(value, Tensor):
+        if as_number(value) is not None:
+            masked_fill(t, index, value)
+        elif isinstance(value, Tensor) and value.ty == t.ty:
             masked_copy(t, index, value)
         else:
-            masked_fill(t, index, value)
+            raise TorchError(f"number or torch.{t.ty}Tensor expected")
         return True
     return False
 
@@ -219,23 +217,31 @@ def _index_within(r: Tensor, t: Tensor, d: int, index: Tensor) -> None:
         copy_into(narrowed(r, d, to, 1), narrowed(t, d, origin, 1))
 
 
-def _rows(t: Tensor, d: int, index: torch.Tensor, source: Tensor) -> torch.Tensor:
-    if source.dim == 0 or (source.dim > d and source.size[d] != len(index)) or source.numel == 0:
-        raise TorchError("bad argument #4 (Number of indices should be equal to source:size(dim))")
-    shape = (*t.size[:d], len(index), *t.size[d + 1 :])
-    if source.t.numel() != torch.Size(shape).numel():
-        raise TorchError(f"bad argument #4 (source {source.shape_text} does not fit {list(shape)})")
-    return source.t.reshape(shape)
-
-
 def _put_slices(
-    t: Tensor, d: int, index: Any, source: Any, put: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Any]
+    t: Tensor,
+    d: int,
+    index: Any,
+    source: Any,
+    put: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Any],
+    put_one: Callable[[Tensor, Tensor], Any],
 ) -> None:
-    """Call ``put(tensor, places, slices)`` for the places in front of the first one that is out of range."""
+    """Call ``put(tensor, places, slices)`` for the places in front of the first one that is out of range.
+
+    If elements share memory or slices have another shape, call ``put_one(slice, source)`` for each slice, as TH does.
+    """
     places = _vector(index, 3)
-    slices = _rows(t, d, places, check_tensor(source, 4, t.ty))
+    source = check_tensor(source, 4, t.ty)
+    if source.dim <= d:
+        raise TorchError(f"bad argument #4 (Indexing dim {d + 1} is out of bounds of tensor)")
+    if source.size[d] != len(places):
+        raise TorchError("bad argument #4 (Number of indices should be equal to source:size(dim))")
     valid = _count_valid(places, t.size[d])
-    put(t.t, places[:valid], slices.narrow(d, 0, valid))
+    is_apart = not t.overlaps() and not (t.storage and source.storage and t.storage.block is source.storage.block)
+    if is_apart and source.size == (*t.size[:d], len(places), *t.size[d + 1 :]):
+        put(t.t, places[:valid], source.t.narrow(d, 0, valid))
+    else:
+        for k, at in enumerate(places[:valid].tolist()):
+            put_one(narrowed(t, d, at, 1), narrowed(source, d, k, 1))
     if valid < len(places):
         raise TorchError("index out of range")
 
@@ -248,14 +254,21 @@ def index_copy(t: Tensor, dim: Any = None, index: Any = None, source: Any = None
         for place, values in zip(places.tolist(), slices.unbind(d), strict=True):
             to.select(d, place).copy_(values)
 
-    _put_slices(t, d, index, source, put)
+    _put_slices(t, d, index, source, put, copy_into)
     return source
 
 
 @native("indexAdd", types=ALL_TYPES)
 def index_add(t: Tensor, dim: Any = None, index: Any = None, source: Any = None, *_: Any) -> Any:
     d = dimension(t, dim)
-    _put_slices(t, d, index, source, lambda to, places, slices: to.index_add_(d, places, slices))
+    _put_slices(
+        t,
+        d,
+        index,
+        source,
+        lambda to, places, slices: to.index_add_(d, places, slices),
+        lambda to, values: pointwise(torch.add, to, to, values),
+    )
     return source
 
 
@@ -276,16 +289,21 @@ def index_fill(t: Tensor, dim: Any = None, index: Any = None, value: Any = None,
 # ---- masks
 
 
-def _check_mask(t: Tensor, mask: Any) -> torch.Tensor:
-    mask = check_tensor(mask, 3, "Byte")
+def _chosen(t: Tensor, mask: Tensor) -> tuple[torch.Tensor, bool]:
+    """Return which elements a mask chooses, up to its first value that is not 0 or 1, and whether there is one."""
     if mask.numel != t.numel:
         raise TorchError(
             f"inconsistent tensor size, expected src {t.shape_text} and mask {mask.shape_text} to have the same "
             f"number of elements, but got {t.numel} and {mask.numel} elements respectively"
         )
-    if mask.numel and int(mask.t.max()) > 1:
+    values = mask.t.reshape(-1)
+    wrong = (values > 1).nonzero()
+    return values[: int(wrong[0])].bool() if len(wrong) else values.bool(), len(wrong) > 0
+
+
+def _check_values(wrong: bool) -> None:
+    if wrong:
         raise TorchError("Mask tensor can take 0 and 1 values only")
-    return mask.t.bool().reshape(t.size or (0,))
 
 
 @native("maskedSelect", types=ALL_TYPES)
@@ -294,36 +312,48 @@ def masked_select(*args: Any) -> Tensor:
     t_ = check_tensor(t, 2, t.ty if isinstance(t, Tensor) else "Double")
     r = Tensor(t_.ty) if r is None else check_tensor(r, 1, t_.ty)
     mask = check_tensor(mask, 3, "Byte")
-    if r is t_:
-        r.resize((int(mask.t.sum()),))  # before the source is looked at
-    if mask.numel != t_.numel:
-        _check_mask(t_, mask)
-    if mask.numel and int(mask.t.max()) > 1:
-        raise TorchError("Mask tensor can take 0 and 1 values only")
-    r.assign(t_.t.reshape(-1)[mask.t.bool().reshape(-1)])
+    r.resize((int(mask.t.sum()),))  # before the source is looked at
+    chosen, wrong = _chosen(t_, mask)
+    if r.storage is not None and t_.storage is not None:
+        flat = r.storage.flat[r.offset :]  # of adjacent elements, whatever the strides of the result are
+        if r.storage.block is t_.storage.block:
+            for to, at in enumerate(t_.places()[: len(chosen)][chosen].tolist()):
+                flat[to] = r.storage.flat[at]
+        else:
+            values = t_.t.reshape(-1)[: len(chosen)][chosen]
+            flat[: len(values)] = values[: len(flat)]
+    _check_values(wrong)
     return r if len(args) == 2 else mask
 
 
 @native("maskedFill", types=ALL_TYPES)
 def masked_fill(t: Tensor, mask: Any = None, value: Any = None, *_: Any) -> Any:
-    t.write(t.t.masked_fill(_check_mask(t, mask), check_real(value, 3, t.ty)))
+    mask, number = check_tensor(mask, 3, "Byte"), check_real(value, 3, t.ty)
+    chosen, wrong = _chosen(t, mask)
+    if wrong or t.overlaps():
+        assert t.storage is not None
+        t.storage.flat[t.places()[: len(chosen)][chosen]] = number
+    else:
+        t.t.masked_fill_(chosen.reshape(t.t.shape), number)
+    _check_values(wrong)
     return value
 
 
 @native("maskedCopy", types=ALL_TYPES)
 def masked_copy(t: Tensor, mask: Any = None, source: Any = None, *_: Any) -> Tensor:
-    chosen = _check_mask(t, mask)
-    values = check_tensor(source, 3, t.ty).t.contiguous().reshape(-1)
-    count = int(chosen.sum())
-    places = t.places()[chosen.reshape(-1)] if t.size else torch.empty(0, dtype=torch.long)
-    if t.storage is not None and source.storage is not None and t.storage.pointer == source.storage.pointer:
-        flat = t.storage.flat  # what is copied may be what was written before
-        for to, origin in zip(places.tolist(), range(len(values)), strict=False):
-            flat[to] = values[origin]
-    elif t.storage is not None:
-        t.storage.flat[places[: len(values)]] = values[:count]
-    if count > len(values):
-        raise TorchError("Number of elements of src < number of ones in mask")
+    chosen, wrong = _chosen(t, check_tensor(mask, 3, "Byte"))
+    source = check_tensor(source, 3, t.ty)
+    values = source.t.contiguous().reshape(-1)
+    if t.storage is not None:
+        flat, places = t.storage.flat, t.places()[: len(chosen)][chosen]
+        if t.overlaps() or (source.storage is not None and t.storage.pointer == source.storage.pointer):
+            for to, origin in zip(places.tolist(), range(len(values)), strict=False):
+                flat[to] = values[origin]  # what is copied may be what was written before
+        else:
+            flat[places[: len(values)]] = values[: len(places)]
+        if len(places) > len(values):
+            raise TorchError("Number of elements of src < number of ones in mask")
+    _check_values(wrong)
     return t
 
 

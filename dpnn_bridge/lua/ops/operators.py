@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from dpnn_bridge.lua.dispatch import ALL_TYPES, check_number, check_real, native
+from dpnn_bridge.lua.arguments import check_number, check_real
+from dpnn_bridge.lua.dispatch import ALL_TYPES, native
 from dpnn_bridge.lua.ops.elementwise import divide, remainder
 from dpnn_bridge.lua.ops.pointwise import pointwise
 from dpnn_bridge.lua.tensor import Tensor, TorchError, cast_number

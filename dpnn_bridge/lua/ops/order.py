@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import torch
 
-from dpnn_bridge.lua.dispatch import check_dim, torch_function
+from dpnn_bridge.lua.arguments import check_dim
+from dpnn_bridge.lua.dispatch import torch_function
 from dpnn_bridge.lua.ops.copying import copy_into
 from dpnn_bridge.lua.ops.shape import narrowed
 from dpnn_bridge.lua.ops.slices import by_slices, repeated, resized

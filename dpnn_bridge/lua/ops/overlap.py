@@ -7,8 +7,6 @@ split into blocks).
 
 from __future__ import annotations
 
-import numpy as np
-
 from dpnn_bridge.lua.dispatch import FLOAT_TYPES
 from dpnn_bridge.lua.ops.copying import clone, contiguous, copy_into
 from dpnn_bridge.lua.ops.pointwise import apart
@@ -41,7 +39,7 @@ class _Elements:
         return self.offset + sum(i * s for i, s in zip(index, self.stride, strict=True))
 
     def cut(self, value: float) -> float:
-        return np.float32(value).item() if self.ty == "Float" else cast_number(value, self.ty)
+        return cast_number(value, self.ty)
 
     def __getitem__(self, index: tuple[int, ...]) -> float:
         return self.flat[self._place(index)].item()

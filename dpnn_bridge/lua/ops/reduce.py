@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import torch
 
-from dpnn_bridge.lua.dispatch import FLOAT_TYPES, INTEGER_TYPES, check_dim, torch_function
+from dpnn_bridge.lua.arguments import INTEGER_TYPES, check_dim
+from dpnn_bridge.lua.dispatch import FLOAT_TYPES, torch_function
 from dpnn_bridge.lua.ops.copying import copy_into
 from dpnn_bridge.lua.ops.overlap import overlapping
 from dpnn_bridge.lua.ops.pointwise import pointwise
@@ -201,13 +202,13 @@ _AT_ANY_SIZE = str(1 << 26)
 _NORM = (
     "0",
     "total = total + (v == 2 and x * x or v == 1 and abs(x) or v == 0 and (x == 0 and 0 or 1) or pow(abs(x), v))",
-    "v == 2 and sqrt(total) or v <= 1 and v >= 0 and v % 1 == 0 and total or R(pow(R(total), R(1 / v)))",
+    "v == 2 and sqrt(total) or v <= 1 and v >= 0 and v % 1 == 0 and total or R(pow(R(total), R(1 / R(v))))",
 )
 
 
 @torch_function("norm", "T n=2", types=FLOAT_TYPES, small=("whole", *_NORM, _AT_ANY_SIZE))
 def norm(t: Tensor, p: float) -> float:
-    x = t.t.reshape(-1)
+    x, p = t.t.reshape(-1), cast_number(p, t.ty)
     if p == 2:
         return math.sqrt(_sum(wide(x) * wide(x), 0).item())
     total = _power_sum(x, p, 0)
@@ -218,12 +219,13 @@ def norm(t: Tensor, p: float) -> float:
     "norm",
     "R T n i",
     types=FLOAT_TYPES,
-    small=("along", "0", "total = total + pow(abs(x), v)", "pow(R(total), R(1 / v))"),
+    small=("along", "0", "total = total + pow(abs(x), v)", "pow(R(total), R(1 / R(v)))"),
 )
 def norm_along(r: Tensor, t: Tensor, p: float, dim: int) -> None:
     if resized(r, t, check_dim(t, dim, 3)):
         by_slices(lambda to, source: norm_along(to, source, p, 0), dim, t, r)
         return
+    p = cast_number(p, t.ty)
     total = _power_sum(t.t, p, dim)
     r.assign(total if p == 0 else _power_root(total, p, t.t))
 
@@ -231,7 +233,7 @@ def norm_along(r: Tensor, t: Tensor, p: float, dim: int) -> None:
 _DIST = (
     "0",
     "total = R(total + pow(abs(R(x - y)), v))",
-    "v == 0 and (n == 1 and 1 or 1 / 0) or R(pow(total, R(1 / v)))",
+    "v == 0 and (n == 1 and 1 or 1 / 0) or R(pow(total, R(1 / R(v))))",
     _AT_ANY_SIZE,
 )
 
@@ -241,6 +243,7 @@ def dist(a: Tensor, b: Tensor, p: float) -> float:
     """Compute TH's sum of |a - b|^p, also for p = 0 (1 per element, to the power 1/0)."""
     if a.numel != b.numel:
         raise TorchError(f"inconsistent tensor size, expected {a.shape_text} and {b.shape_text}")
+    p = cast_number(p, a.ty)
     if p == 0:
         return float(a.numel) if a.numel < 2 else math.inf
     x = a.t.reshape(-1) - b.t.reshape(-1)
@@ -282,6 +285,7 @@ def renorm(r: Tensor, s: Tensor, p: float, dim: int, limit: float) -> None:
         raise TorchError(f"bad argument #1 (need at least 2 dimensions, got {s.dim} dimensions)")
     if not p > 0:  # as NaN also is
         raise TorchError("bad argument #2 (non-positive-norm not supported)")
+    p, limit = cast_number(p, s.ty), cast_number(limit, s.ty)
     if resized_like(r, s):
         for i in range(s.size[dim]):
             to, row = narrowed(r, dim, i, 1), narrowed(s, dim, i, 1)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from dpnn_bridge.lua.dispatch import ALL_TYPES, FLOAT_TYPES, torch_function
-from dpnn_bridge.lua.tensor import Tensor, TorchError
+from dpnn_bridge.lua.tensor import Tensor, TorchError, cast_number
 from dpnn_bridge.torch7.random import Generator
 
 _MODULUS = {"Double": 2**53 + 1, "Float": 2**24 + 1, "Long": 2**63, "Int": 2**31, "Short": 2**15, "Char": 2**7}
@@ -58,12 +58,7 @@ def uniform(g: Generator, a: float, b: float) -> float:
 
 @torch_function("uniform", "X G n=0 n=1", types=FLOAT_TYPES)
 def uniform_(t: Tensor, g: Generator, a: float, b: float) -> None:
-    _store(t, g.uniforms(t.numel, *_of_type(t, a, b)))
-
-
-def _of_type(t: Tensor, *numbers: float) -> list[float]:
-    """Return the arguments of draws of real numbers, which Torch7 converts to the element type before it draws."""
-    return [float(np.float32(x)) if t.ty == "Float" else x for x in numbers]
+    _store(t, g.uniforms(t.numel, cast_number(a, t.ty), cast_number(b, t.ty)))
 
 
 def _declare(name: str, draw: str, defaults: str, types: tuple[str, ...]) -> None:
@@ -78,7 +73,7 @@ def _declare(name: str, draw: str, defaults: str, types: tuple[str, ...]) -> Non
     @_checked
     def many(t: Tensor, g: Generator, *args: float) -> None:
         if types is FLOAT_TYPES:
-            args = tuple(_of_type(t, *args))
+            args = tuple(cast_number(x, t.ty) for x in args)
         if draw == "normal":
             _store(t, g.normals(t.numel, *args))
         elif draw == "bernoulli":
@@ -148,16 +143,21 @@ def random_(t: Tensor, g: Generator) -> None:
 
 
 def _multinomial(r: Tensor, g: Generator, p: Tensor, count: float, replace: bool) -> Tensor:
-    n = int(count)
+    n, is_vector = int(count), p.dim == 1
     if p.dim not in (1, 2):
         raise TorchError("bad argument #2 (prob_dist must be 1 or 2 dim)")
+    if is_vector:  # TH makes it a matrix of one row, of adjacent elements whatever the stride was
+        p.resize((1, p.size[0]))
     if n <= 0:
         raise TorchError("bad argument #2 (cannot sample n_sample <= 0 samples)")
     if not replace and n > p.size[-1]:
         raise TorchError("bad argument #2 (cannot sample n_sample > prob_dist:size(1) samples without replacement)")
     rows = p.t.double().reshape(-1, p.size[-1]).numpy()
-    draws = torch.tensor([g.multinomial(row, n, replace) for row in rows]) + 1
-    r.assign(draws[0] if p.dim == 1 else draws)
+    r.resize((len(rows), n))
+    r.write(torch.tensor([g.multinomial(row, n, replace) for row in rows]) + 1)
+    if is_vector:
+        r.resize((n,))
+        p.resize((p.size[1],))
     return r
 
 

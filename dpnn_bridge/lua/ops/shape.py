@@ -8,15 +8,8 @@ from typing import Any
 
 import torch
 
-from dpnn_bridge.lua.dispatch import (
-    check_int,
-    check_tensor,
-    describe,
-    dimension,
-    native,
-    sizes_of,
-    torch_function,
-)
+from dpnn_bridge.lua.arguments import check_int, check_tensor, describe, dimension
+from dpnn_bridge.lua.dispatch import native, sizes_of, torch_function
 from dpnn_bridge.lua.tensor import DTYPES, Storage, Tensor, TorchError
 
 

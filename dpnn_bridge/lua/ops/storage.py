@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from dpnn_bridge.lua.dispatch import check_int, check_real, describe
+from dpnn_bridge.lua.arguments import as_number, check_int, check_real, describe
 from dpnn_bridge.lua.tensor import DTYPES, Storage, TorchError, cast_number, cast_tensor
 from dpnn_bridge.lua.text import to_system
 
@@ -30,10 +30,13 @@ def _method(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 def new_storage(ty: str, *args: Any) -> Storage:
     """Return ``torch.*Storage(...)``: a size, a list of numbers, or a part of another storage."""
     if args and isinstance(args[0], list):
+        numbers = []
         for n, value in enumerate(args[0], 1):
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
+            number = as_number(value)
+            if number is None:
                 raise TorchError(f"element at index {n} is not a number")
-        return Storage(ty, flat=torch.tensor([cast_number(v, ty) for v in args[0]], dtype=DTYPES[ty]))
+            numbers.append(cast_number(number, ty))
+        return Storage(ty, flat=torch.tensor(numbers, dtype=DTYPES[ty]))
     if args and isinstance(args[0], Storage):
         source = args[0]
         if source.ty != ty:
@@ -102,7 +105,7 @@ def copy(s: Storage, source: Any, *_: Any) -> Storage:
 @_method("string")
 def string(s: Storage, text: Any = None, *_: Any) -> Storage | str:
     if isinstance(text, (str, int, float)) and not isinstance(text, bool):
-        data = str(text).encode("latin-1")
+        data = (text if isinstance(text, str) else f"{text:.14g}").encode("latin-1")
         s.resize(len(data))
         s.flat.view(torch.uint8).copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8)) if data else None
         return s

@@ -139,8 +139,7 @@ local function flatten(value)
    local flat = {}
    local function visit(v, depth)
       if depth > #sizes then
-         v = type(v) == 'string' and tonumber(v) or v
-         if type(v) ~= 'number' then error('invalid element (not a number)', 0) end
+         if type(v) ~= 'number' and not (type(v) == 'string' and tonumber(v)) then error('invalid element (not a number)', 0) end
          flat[#flat + 1] = argument(v)
          return
       end

@@ -124,7 +124,10 @@ local function concatenated(list, d, object, R)
    local first = native.state(list[1])
    local n = first and first.n
    d = d or n
-   if not first or n < 1 or n > 4 or type(d) ~= 'number' or floor(d) ~= d or d < 1 or d > n or not native.get[first.ty] then return nil end
+   if not first or R and R.ty ~= first.ty or n < 1 or n > 4 or type(d) ~= 'number' or floor(d) ~= d or d < 1 or d > n
+      or not native.get[first.ty] then
+      return nil
+   end
    local total = 0
    for i = 1, #list do
       local S = native.state(list[i], first.ty)

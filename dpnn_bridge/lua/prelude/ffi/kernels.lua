@@ -3,7 +3,7 @@ local bridge, py = ...
 local native = bridge.native
 local states, loops, handles = native.states, native.loops, bridge.handles
 local same_size, pointwise, reduce, expressions, FEW = native.same_sizes, loops.pointwise, loops.reduce, loops.expressions, loops.FEW
-local type, select = type, select
+local type, select, number_of = type, select, native.number_of
 
 local function state(c, ty)
    local S = states[c]
@@ -30,30 +30,30 @@ local function define(name, forward, backward, of_output, options)
       if (options == 2 and inplace) or (options == 1 and w) then return false end
       local X = state(input)
       local P = X and X.count <= FEW and sized(output, X)
-      return P and pointwise(up, P, X, nil, nil, v or 0, w or 0)
+      return P and pointwise(up, P, X, nil, nil, number_of(X.ty, v or 0), number_of(X.ty, w or 0))
    end
    if of_output then
-      kernels[down] = function(n, input, gradOutput, gradInput, output, v, w)
+      kernels[down] = function(n, input, gradOutput, gradInput, output)
          local Y, X = state(gradOutput), state(output)
          local P = Y and X and Y.ty == X.ty and same_size(X, Y) and X.count <= FEW and sized(gradInput, X)
-         return P and pointwise(down, P, X, Y, nil, v or 0, w or 0)
+         return P and pointwise(down, P, X, Y)
       end
    else
       kernels[down] = function(n, input, gradOutput, gradInput, v, w, inplace)
          if w == true or inplace then return false end
          local X, Y = state(input), state(gradOutput)
          local P = X and Y and Y.ty == X.ty and same_size(X, Y) and X.count <= FEW and sized(gradInput, X)
-         return P and pointwise(down, P, X, Y, nil, v or 0, w or 0)
+         return P and pointwise(down, P, X, Y, nil, number_of(X.ty, v or 0), number_of(X.ty, w or 0))
       end
    end
 end
 define('Abs', 'abs(x)', 'x >= 0 and y or -y')
 define('Square', 'x * x', 'R(2 * y) * x')
 define('Sqrt', 'sqrt(x)', 'x == 0 and 0 or 0.5 * R(y / x)', true)
-define('Sigmoid', '1 / R(1 + exp(-x))', 'R(y * R(1 - x)) * x', true)
-define('Tanh', 'tanh(x)', 'y * R(1 - R(x * x))', true)
+define('Sigmoid', '1 / R(1 + exp(-x))', 'y * (1 - x) * x', true)
+define('Tanh', 'tanh(x)', 'y * (1 - R(x * x))', true)
 define('Threshold', 'x > v and x or w', 'x > v and y or 0', false, 2)
-define('HardTanh', 'x <= v and v or (x <= w and x or w)', '(x <= v or x >= w) and 0 or y', false, 2)
+define('HardTanh', 'x < v and v or (x <= w and x or w)', '(x <= v or x >= w) and 0 or y', false, 2)
 define('LeakyReLU', 'x > 0 and x or x * v', 'x > 0 and y or y * v', false, 1)
 
 -- rows of a vector or a dense matrix
@@ -72,7 +72,7 @@ return function(rows, columns, p, ip, q, iq)
    for i = 1, rows do
       local top, sum = at(q, iq), 0
       for j = iq, iq + columns - 1 do if at(q, j) > top then top = at(q, j) end end
-      for j = iq, iq + columns - 1 do sum = sum + exp(at(q, j) - top) end
+      for j = iq, iq + columns - 1 do sum = sum + C.exp(R(at(q, j) - top)) end
       sum = top + C.log(sum)
       for j = 0, columns - 1 do p[ip + j] = at(q, iq + j) - sum end
       ip, iq = ip + columns, iq + columns
@@ -84,7 +84,7 @@ return function(rows, columns, p, ip, g, ig, y, iy)
    for i = 1, rows do
       local sum = 0
       for j = ig, ig + columns - 1 do sum = sum + at(g, j) end
-      for j = 0, columns - 1 do p[ip + j] = at(g, ig + j) - exp(at(y, iy + j)) * sum end
+      for j = 0, columns - 1 do p[ip + j] = at(g, ig + j) - C.exp(at(y, iy + j)) * sum end
       ip, ig, iy = ip + columns, ig + columns, iy + columns
    end
 end
@@ -95,7 +95,7 @@ return function(rows, columns, p, ip, q, iq)
       local top, sum = at(q, iq), 0
       for j = iq, iq + columns - 1 do if at(q, j) > top then top = at(q, j) end end
       for j = 0, columns - 1 do
-         local z = exp(at(q, iq + j) - top)
+         local z = R(C.exp(R(at(q, iq + j) - top)))
          p[ip + j] = z
          sum = sum + z
       end
@@ -139,7 +139,7 @@ soft('LogSoftMax', log_soft_max, log_soft_max_gradient)
 soft('SoftMax', soft_max, soft_max_gradient)
 
 -- criterions ---------------------------------------------------------------------------------------------------------
-expressions.MSECriterion_updateGradInput = 'v * (x - y)'
+expressions.MSECriterion_updateGradInput = 'v * R(x - y)'
 function kernels.MSECriterion_updateOutput(n, input, target, output, average)
    local X, T, P = state(input), state(target), state(output)
    if not (X and T and P and T.ty == X.ty and P.ty == X.ty and X.count == T.count and X.count <= FEW and P.count == 1) then return false end
@@ -151,7 +151,7 @@ end
 function kernels.MSECriterion_updateGradInput(n, input, target, gradInput, average)
    local X, T = state(input), state(target)
    local P = X and T and T.ty == X.ty and X.count == T.count and X.count <= FEW and sized(gradInput, X)
-   return P and pointwise('MSECriterion_updateGradInput', P, X, T, nil, average and 2 / X.count or 2)
+   return P and pointwise('MSECriterion_updateGradInput', P, X, T, nil, number_of(X.ty, average and 2 / X.count or 2))
 end
 
 -- classes as 0-based columns of dense rows, all in range; nothing otherwise
@@ -173,7 +173,7 @@ function kernels.ClassNLLCriterion_updateOutput(n, input, target, output, averag
    local rows, columns, data, first = classes(X, target, ignored)
    if not rows then return false end
    local get, iq, sum = native.get[X.ty], X.offset - 1, 0
-   for i = 0, rows - 1 do sum = sum - get(X, iq + i * columns + tonumber(data[first + i])) end
+   for i = 0, rows - 1 do sum = number_of(X.ty, sum - get(X, iq + i * columns + tonumber(data[first + i]))) end
    W.block.data[W.offset] = rows
    P.block.data[P.offset] = average and sum / rows or sum
    return true
@@ -216,25 +216,15 @@ end
 function kernels.BCECriterion_updateGradInput(n, input, target, gradInput, average, weights)
    local X, T = state(input), state(target)
    local P = not weights and X and T and T.ty == X.ty and X.count == T.count and X.count <= FEW and sized(gradInput, X)
-   return P and pointwise('BCECriterion_updateGradInput', P, X, T, nil, native.number_of(X.ty, average and 1 / X.count or 1))
+   return P and pointwise('BCECriterion_updateGradInput', P, X, T, nil, number_of(X.ty, average and 1 / X.count or 1))
 end
 
 -- lookup tables --------------------------------------------------------------------------------------------------------
-local add_rows = by_rows('LookupTable', [[
-return function(rows, columns, x, ix, g, ig, p, ip, padding, scale)
-   for i = 0, rows - 1 do
-      local chosen = tonumber(x[ix + i])
-      if chosen ~= padding then
-         local to = ip + (chosen - 1) * columns
-         for j = 0, columns - 1 do p[to + j] = at(p, to + j) + R(at(g, ig + j) * scale) end
-      end
-      ig = ig + columns
-   end
-end
-]])
+local adders = {Float = native.vectors.adder 'Float', Double = native.vectors.adder 'Double'}
 function kernels.LookupTable_accGradParameters(n, input, gradOutput, gradWeight, count, sorted, indices, by_frequency, padding, scale)
    local I, G, P = states[input], state(gradOutput), state(gradWeight)
-   if by_frequency or not (I and G and P) or I.ty ~= 'Long' or not (I.dense and G.dense and P.dense) or P.n ~= 2 or P.ty ~= G.ty
+   local add = G and adders[G.ty]
+   if by_frequency or not (I and add and P) or I.ty ~= 'Long' or not (I.dense and G.dense and P.dense) or P.n ~= 2 or P.ty ~= G.ty
       or I.count == 0 or I.count > FEW or G.count ~= I.count * P[3] or G.block == P.block then
       return false
    end
@@ -242,7 +232,12 @@ function kernels.LookupTable_accGradParameters(n, input, gradOutput, gradWeight,
    for i = I.offset, I.offset + I.count - 1 do
       if x[i] < 1 or x[i] > P[1] then return false end
    end
-   add_rows(G.ty, I.count, P[3], x, I.offset, G.block.data, G.offset, P.block.data, P.offset, padding or 0, scale or 1)
+   local columns, from, to = P[3], G.block.data + G.offset, P.block.data + P.offset
+   scale = scale or 1
+   for i = 0, I.count - 1 do
+      local chosen = tonumber(x[I.offset + i])
+      if chosen ~= padding then add(columns, to + (chosen - 1) * columns, from + i * columns, scale) end
+   end
    return true
 end
 

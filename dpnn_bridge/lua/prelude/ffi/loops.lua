@@ -242,12 +242,10 @@ function loops.pointwise(name, P, X, Y, Z, v, w)
 end
 
 local reductions = {
-   sum = {'0', 'total = total + x'}, squares = {'0', 'total = total + x * x'}, products = {'0', 'total = total + x * y'},
-   absolutes = {'0', 'total = total + abs(x)'}, prod = {'1', 'total = total * x'},
    max = {'at(q, iq)', 'if not (x <= total) and total == total then total = x end'},
    min = {'at(q, iq)', 'if not (x >= total) and total == total then total = x end'},
    zeros = {'0', 'if x == 0 then total = total + 1 end'},
-   squared_differences = {'0', 'local t = x - y total = total + t * t'},
+   squared_differences = {'0', 'local t = R(x - y) total = R(total + R(t * t))'},
 }
 local reduction = loops.kernels(function(name) return loops.reduction(unpack(reductions[name])) end, ' of all elements')
 
@@ -361,9 +359,13 @@ function native.families.divided(plan, divisor, expression)
 end
 
 -- exponents that TH computes without C's pow
-local POWERS = {[1] = 'x', [2] = 'x * x', [3] = 'R(x * x) * x', [0.5] = 'sqrt(x)', [-0.5] = '1 / R(sqrt(x))', [-1] = '1 / x'}
+local POWERS = {[1] = 'x', [2] = 'x * x', [3] = 'R(x * x) * x', [0.5] = 'sqrt(x)', [-0.5] = '1 / R(sqrt(x))', [-1] = '1 / x',
+                [-2] = '1 / R(x * x)'}
 function native.families.power(plan)
    local others, special = native.families.pointwise(plan, 'pow(x, v)'), {}
    for exponent, expression in pairs(POWERS) do special[exponent] = native.families.pointwise(plan, expression) end
-   return function(R, X, exponent) return (special[exponent] or others)(R, X, nil, nil, exponent) end
+   return function(R, X, exponent)
+      exponent = number_of(plan.ty, exponent)
+      return (special[exponent] or others)(R, X, nil, nil, exponent)
+   end
 end

@@ -122,22 +122,22 @@ function families.range(plan)
    return function(R, first, last, step)
       if not (fits(first) and fits(last) and fits(step)) then return nil end
       if step == 0 or (step > 0) ~= (last >= first) and first ~= last then return nil end
-      return fill(R, floor((last - first) / step) + 1, first, step)
+      return fill(R, floor((last - first) / step + 1), first, step)
    end
 end
-function families.linspace(plan)
-   local fill = sequence(plan, 'R(first) + R(R(k * R(step)) / R(last))')
+-- points at equal distances, by a sequence
+local function points(fill, plan)
    return function(R, first, last, count)
       if not whole(count) or count < 2 then return nil end
+      first, last = native.number_of(plan.ty, first), native.number_of(plan.ty, last)
       return fill(R, count, first, last - first, count - 1)
    end
 end
+function families.linspace(plan)
+   return points(sequence(plan, 'first + R(R(k * R(step)) / R(last))'), plan)
+end
 function families.logspace(plan)
-   local fill = sequence(plan, 'C.pow(10, R(first + R(k * R(step))))')
-   return function(R, first, last, count)
-      if not whole(count) or count < 2 then return nil end
-      return fill(R, count, first, (last - first) / (count - 1))
-   end
+   return points(sequence(plan, 'pow(10, R(first + R(R(k * R(step)) / R(last))))'), plan)
 end
 
 function families.reshape()

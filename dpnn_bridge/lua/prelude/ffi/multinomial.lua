@@ -46,6 +46,7 @@ local function multinomial(object, P, count, replace)
       return false
    end
    local rows, n, down, step = 1, P[1], 0, P[2]
+   if P.n == 1 and (step ~= 1 or I.n == 1 and I[2] ~= 1) then return false end  -- Torch7 takes elements side by side
    if P.n == 2 then rows, n, down, step = P[1], P[3], P[2], P[4] end
    if not replace and count > n then return false end
    if n > room then scratch, room = ffi.new('double[?]', n), n end

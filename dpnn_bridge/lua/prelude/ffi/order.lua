@@ -95,7 +95,7 @@ local CHOOSE = [[
 SORT = SORT:gsub('PARTITION', PARTITION)
 CHOOSE = CHOOSE:gsub('PARTITION', PARTITION):gsub('SWAP', swap('left', 'right'))
 
--- values and positions from `first` on of each slice, after WORK on it; false where an element is infinite or NaN
+-- values and positions from `first` on of each slice, after WORK on it; false where an element is infinite, NaN, or no exact double
 local SLICES = [[
 return function(outer, inner, so, si, sl, size, data, from, p, ip, t, it, x, at, waiting, sign, first, count, k)
    for o = 0, outer - 1 do
@@ -103,6 +103,7 @@ return function(outer, inner, so, si, sl, size, data, from, p, ip, t, it, x, at,
          local start, sum, n, first = from + o * so + i * si, 0, size, first
          for j = 0, n - 1 do
             local value = sign * tonumber(at(data, start + j * sl))
+            CHECK
             x[j], at[j] = value, j
             sum = sum + (value - value)
          end
@@ -119,11 +120,15 @@ return function(outer, inner, so, si, sl, size, data, from, p, ip, t, it, x, at,
 end
 ]]
 local function arranger(plan, work)
-   local run = loops.compile(plan.ty, (SLICES:gsub('WORK', function() return work end)), plan.name)
+   local parts = {WORK = work, CHECK = plan.ty == 'Long' and 'if value >= 2 ^ 53 or value <= -2 ^ 53 then return false end' or ''}
+   local run = loops.compile(plan.ty, loops.written(SLICES, parts), plan.name)
    return function(R, I, S, d, sign, first, count, k)
       if not native.is_dimension(S, d, MOST) then return nil end
       local outer, n, inner, so, sl, si = slices(S, d)
-      if not outer or n > LONGEST or R.block and R.block == S.block or not shaped(R, S, d, count) or not shaped(I, S, d, count) then return nil end
+      if not outer or n > LONGEST or R.block and R.block == S.block or I.block and I.block == S.block or not shaped(R, S, d, count)
+         or not shaped(I, S, d, count) then
+         return nil
+      end
       make_room(n)
       return run(outer, inner, so, si, sl, n, S.block.data, S.offset, R.block.data, R.offset, I.block.data, I.offset, x, at, waiting, sign,
                  first, count, k) or nil

@@ -193,6 +193,7 @@ function families.renorm(plan)
       local outer, n, inner, so, sl, si = slices(S, d)
       local outer_r, _, inner_r, po, pl, pi = slices(R, d)
       if not outer or outer_r ~= outer or inner_r ~= inner then return nil end
+      power, limit = native.number_of(plan.ty, power), native.number_of(plan.ty, limit)
       run(outer, n, inner, so, sl, si, S.block.data, S.offset, po, pl, pi, R.block.data, R.offset, power, limit)
       return true
    end

@@ -92,7 +92,8 @@ local function axpy(ty, sign)
    if type(run) ~= 'cdata' then return nil end
    return function(R, X, Y, v)
       if v == 0 or R.count > 16 * PIECE or Y and v ~= 1 and v ~= -1 and not R.dense or not packed(R)
-         or R ~= X and (R.block == X.block or not same_geometry(R, X)) or Y and (R.block == Y.block or not same_geometry(R, Y)) then
+         or R ~= X and (R.block == X.block or not same_geometry(R, X))
+         or Y and (not same_geometry(R, Y) or R.block == Y.block and (R ~= X or R.offset ~= Y.offset)) then
          return false
       end
       local p = R.block.data + R.offset

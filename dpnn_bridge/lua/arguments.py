@@ -1,0 +1,92 @@
+"""Read the arguments of a call as Torch7 does: numbers and strings of numbers, dimensions, tensors."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+
+from dpnn_bridge.lua.tensor import DTYPES, Storage, Tensor, TorchError, cast_number
+from dpnn_bridge.torch7.random import Generator
+
+INTEGER_TYPES = ("Byte", "Char", "Short", "Int", "Long")
+
+_SPACES = " \t\n\v\f\r"
+_NUMERAL = re.compile(
+    r"[-+]?(?:0x[\da-f.]+(?:p[-+]?\d+)?|[\d.]+(?:e[-+]?\d+)?|inf(?:inity)?|nan)", re.IGNORECASE | re.ASCII
+)
+_INTEGER = re.compile(rf"[{_SPACES}]*([-+]?)(?:0x([\da-f]+)|(0[0-7]*)|([1-9]\d*))", re.IGNORECASE | re.ASCII)
+
+
+def as_number(value: Any) -> float | None:
+    """Return a number, or that of a string which Lua takes for one; None for other values."""
+    if isinstance(value, str):
+        text = value.strip(_SPACES)
+        if not _NUMERAL.fullmatch(text):
+            return None
+        try:
+            return float.fromhex(text) if "x" in text.lower() else float(text)
+        except (ValueError, OverflowError):
+            return None
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def _integer_of(text: str) -> int:
+    """Return the integer that a string begins with, as C's ``strtol`` with base 0 does; 0 where it begins with none."""
+    found = _INTEGER.match(text)
+    if found is None:
+        return 0
+    sign, hexadecimal, octal, decimal = found.groups()
+    value = int(hexadecimal, 16) if hexadecimal else int(octal, 8) if octal else int(decimal)
+    return max(-(1 << 63), min(-value if sign == "-" else value, (1 << 63) - 1))
+
+
+def describe(value: Any) -> str:
+    """Return Torch7's name for the type of an argument."""
+    if isinstance(value, (Tensor, Storage)):
+        return value.class_name.removeprefix("torch.")
+    if value is None:
+        return "nil"
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, (int, float)):
+        return "number"
+    return {str: "string", list: "table", Generator: "Generator"}.get(type(value), "table")
+
+
+def check_int(value: Any, position: int) -> int:
+    """Convert argument ``position`` to an integer, truncated towards zero."""
+    return int(check_number(value, position))
+
+
+def check_dim(t: Tensor, dim: int, position: int = 2) -> int:
+    """Return a dimension, counted from 0, that the tensor has."""
+    if not 0 <= dim < t.dim:
+        raise TorchError(f"bad argument #{position} (dimension {dim + 1} out of range of {t.dim}D tensor)")
+    return dim
+
+
+def dimension(t: Tensor, dim: Any) -> int:
+    """Return the second argument of a function, a dimension counted from 1, as one counted from 0."""
+    return check_dim(t, check_int(dim, 2) - 1)
+
+
+def check_number(value: Any, position: int) -> float:
+    number = as_number(value)
+    if number is None:
+        raise TorchError(f"bad argument #{position} (number expected, got {describe(value)})")
+    return number
+
+
+def check_real(value: Any, position: int, ty: str) -> float:
+    """Convert argument ``position`` to type ``ty``; integer types read a string by C's strtol, which accepts any."""
+    if isinstance(value, str) and ty in INTEGER_TYPES:
+        return torch.tensor(_integer_of(value)).to(DTYPES[ty]).item()
+    return cast_number(check_number(value, position), ty)
+
+
+def check_tensor(value: Any, position: int, ty: str) -> Tensor:
+    if not isinstance(value, Tensor) or value.ty != ty:
+        raise TorchError(f"bad argument #{position} (torch.{ty}Tensor expected, got {describe(value)})")
+    return value
