@@ -52,7 +52,7 @@ class GRU(SequenceRNN):
         return torch.stack(states, 1)
 
     class Lua(SequenceRNN.Lua):
-        state_fields = ("output",)
+        state_fields = (("output", "h0"),)
 
 
 @lua_class("nn.GRIDGRU")
@@ -95,4 +95,4 @@ class GridGRU(GRU):
 
     class Lua(SequenceRNN.Lua):
         scratch = (*SequenceRNN.Lua.scratch, "gatesd", "buffer1d", "buffer2d", "buffer3d", "grad_a_bufferd")
-        state_fields = ("cell",)
+        state_fields = (("cell", "h0"),)

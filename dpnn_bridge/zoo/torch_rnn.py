@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
-from dpnn_bridge.conversion.lua_class import LuaClass, WithoutParameters
+from dpnn_bridge.conversion.lua_class import LuaClass, WithoutParameters, has_tensor, size_storage
+from dpnn_bridge.conversion.lua_values import fresh
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.objects import LuaObject, LuaTensor
+
+#: sizes of the views around layers that run on all time steps at once, before the first call
+_VIEWS = ((1, 1, -1), (1, -1))
 
 
 def over_time(
@@ -43,7 +47,8 @@ class SequenceRNN(nn.Module):
     Args:
         input_dim: size D of the inputs.
         hidden_dim: size H of the states.
-        remember_states: start from the last states of the previous call.
+        remember_states: start from the last states of the previous call. As in Torch7 a state counts as remembered
+            from the first call on that is not given it.
 
     Attributes:
         weight: :math:`(D + H, gates H)`, rows of the input first.
@@ -61,6 +66,7 @@ class SequenceRNN(nn.Module):
         self.weight = nn.Parameter(torch.empty(input_dim + hidden_dim, self.gates * hidden_dim, device=device))
         self.bias = nn.Parameter(torch.empty(self.gates * hidden_dim, device=device))
         self.register_buffer("last", None)
+        self._always_given: set[int] = set()  # positions of states that every call since the reset was given
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -76,20 +82,34 @@ class SequenceRNN(nn.Module):
 
     def forward(self, input: Tensor | list[Tensor]) -> Tensor:
         *given, x = input if isinstance(input, (list, tuple)) else [input]
-        zeros = x.new_zeros(x.shape[0], self.hidden_dim)
-        initial = [zeros] * self.states
-        if self.remember_states and self.last is not None:
-            if self.last.shape[1] != x.shape[0]:
+        first = self.states - len(given)
+        if first < 0:
+            raise ValueError(f"{type(self).__name__} takes at most {self.states} initial states, found {len(given)}")
+        if x.dim() != 3 or x.shape[2] != self.input_dim:
+            raise ValueError(
+                f"{type(self).__name__} expects an input of shape (N, T, {self.input_dim}), found {tuple(x.shape)}"
+            )
+        initial = [*(self._state(i, x) for i in range(first)), *given]
+        shape = (x.shape[0], self.hidden_dim)
+        for state in initial:
+            if state.shape != shape:
                 raise ValueError(
-                    f"the stored states have a batch size of {self.last.shape[1]}, the input of {x.shape[0]}; "
-                    "call reset_states() first"
+                    f"{type(self).__name__}: an initial state has shape {tuple(state.shape)}, the input needs {shape}; "
+                    "call reset_states() if the batch size changes"
                 )
-            initial = list(self.last)
-        initial[self.states - len(given) :] = given
         output, last = self._run(x, [state.unsqueeze(0) for state in initial])
         if self.remember_states:
-            self.last = last.detach().to(self.weight.dtype)  # under autocast it is of another
+            now = set(range(first, self.states))
+            self._always_given = now if self.last is None else self._always_given & now
+            counts = len(self._always_given) < self.states
+            self.last = last.detach().to(self.weight.dtype) if counts else None  # under autocast it is of another
         return output
+
+    def _state(self, i: int, x: Tensor) -> Tensor:
+        """Return an initial state that the call is not given: the remembered one, or zeros."""
+        if self.remember_states and self.last is not None and i not in self._always_given:
+            return self.last[i]
+        return x.new_zeros(x.shape[0], self.hidden_dim)
 
     def _run(self, x: Tensor, initial: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Return the outputs (N, T, H) and last states (states, N, H) from initial states (1, N, H)."""
@@ -101,7 +121,11 @@ class SequenceRNN(nn.Module):
         return [w.contiguous(), u.contiguous(), bias, torch.zeros_like(bias)]
 
     class Lua(LuaClass):
-        """The states of the last call are in fields ``output`` and ``cell``; they count unless ``h0`` is empty."""
+        """The last states are in ``output`` and ``cell``. If ``h0`` or ``c0`` is empty, that state is not used.
+
+        Attributes:
+            state_fields: for each state the fields of the whole sequence and of the start.
+        """
 
         scalars = ("input_dim", "hidden_dim", "remember_states")
         tensors = ("weight", "bias")
@@ -118,7 +142,7 @@ class SequenceRNN(nn.Module):
             "grad_h0",
             "grad_x",
         )
-        state_fields: tuple[str, ...] = ()
+        state_fields: ClassVar[tuple[tuple[str, str], ...]] = ()
 
         @classmethod
         def matches(cls, obj: LuaObject) -> bool:
@@ -127,20 +151,22 @@ class SequenceRNN(nn.Module):
         @classmethod
         def fill(cls, module: SequenceRNN, obj: LuaObject, ctx: TorchContext) -> None:
             super().fill(module, obj, ctx)
-            states = [obj.get(name) for name in cls.state_fields]
-            h0 = obj.get("h0")
-            started = isinstance(h0, LuaTensor) and h0.size > 0
-            if module.remember_states and started and all(isinstance(s, LuaTensor) and s.ndim == 3 for s in states):
+            states = [obj.get(sequence) for sequence, _ in cls.state_fields]
+            started = [has_tensor(obj, start) for _, start in cls.state_fields]
+            if not module.remember_states or not any(started):
+                return
+            if all(isinstance(s, LuaTensor) and s.ndim == 3 for s in states):
                 module.last = torch.stack([s.torch()[:, -1] for s in states if isinstance(s, LuaTensor)])
+                module._always_given = {i for i, each in enumerate(started) if not each}
 
         @classmethod
         def to_lua(cls, module: SequenceRNN, ctx: LuaContext) -> dict[str, Any]:
             fields = super().to_lua(module, ctx)
             if module.last is not None:
-                for name, state in zip(cls.state_fields, module.last, strict=True):
-                    fields[name] = ctx.constant(state.unsqueeze(1), module)
-                zeros = torch.zeros_like(module.last[0])
-                fields.update((name, ctx.constant(zeros, module)) for name in ("h0", "c0")[: module.states])
+                for i, ((sequence, start), state) in enumerate(zip(cls.state_fields, module.last, strict=True)):
+                    fields[sequence] = ctx.constant(state.unsqueeze(1), module)
+                    if i not in module._always_given:
+                        fields[start] = ctx.constant(torch.zeros_like(state), module)
             return fields
 
 
@@ -169,6 +195,12 @@ class LSTM(SequenceRNN):
     gates = 4
     states = 2
 
+    def reset_parameters(self) -> None:
+        """Draw the weight as torch-rnn does; the bias of the forget gate is 1."""
+        super().reset_parameters()
+        with torch.no_grad():
+            self.bias[self.hidden_dim : 2 * self.hidden_dim] = 1
+
     def _run(self, x: Tensor, initial: list[Tensor]) -> tuple[Tensor, Tensor]:
         cell, hidden = initial
         weights = self._weights(_candidate_before_output(self.weight), _candidate_before_output(self.bias))
@@ -177,7 +209,7 @@ class LSTM(SequenceRNN):
 
     class Lua(SequenceRNN.Lua):
         constants = dict.fromkeys(SequenceRNN.Lua.scratch, LuaTensor.empty)
-        state_fields = ("cell", "output")
+        state_fields = (("cell", "c0"), ("output", "h0"))
 
 
 def _candidate_before_output(x: Tensor) -> Tensor:
@@ -214,12 +246,12 @@ class VanillaRNN(SequenceRNN):
 
     class Lua(SequenceRNN.Lua):
         constants = dict.fromkeys(("buffer1", "buffer2", "h0", "grad_h0", "grad_x"), LuaTensor.empty)
-        state_fields = ("output",)
+        state_fields = (("output", "h0"),)
 
 
 @lua_class("nn.LanguageModel")
 class LanguageModel(nn.Module):
-    """Scores of the next token at every place of a batch of sequences.
+    """Scores of the next token at every time step of a batch of sequences.
 
     Args:
         net: embedding, recurrent layers and the output layer, in order.
@@ -289,7 +321,19 @@ class TemporalAdapter(nn.Module):
         return over_time(self.net, input, {0}, {len(self.net) - 1})
 
     class Lua(WithoutParameters):
+        computed_fields = ("view_in", "view_out")
         members = ("net",)
+
+        @classmethod
+        def to_lua(cls, module: TemporalAdapter, ctx: LuaContext) -> dict[str, Any]:
+            ends = {"view_in": ctx.to_lua(module.net[0]), "view_out": ctx.to_lua(module.net[-1])}
+            return {**super().to_lua(module, ctx), **ends}
+
+
+def _log_softmax(kind: str) -> LuaObject:
+    """Return a new ``lsm``: a log softmax between two views, to which the criterion gives sizes."""
+    views = [fresh("nn.View", kind, size=size_storage(size), numElements=1, numInputDims=len(size)) for size in _VIEWS]
+    return fresh("nn.Sequential", kind, views[0], fresh("nn.LogSoftMax", kind), views[1])
 
 
 @lua_class("nn.TemporalCrossEntropyCriterion")
@@ -305,6 +349,9 @@ class TemporalCrossEntropyCriterion(nn.Module):
         - Input: scores :math:`(N, T, C)`; target :math:`(N, T)`, classes or ``index_base - 1``.
         - Output: scalar.
 
+    Raises:
+        ValueError: the target has another shape.
+
     Lua:
         ``nn.TemporalCrossEntropyCriterion()``, torch-rnn TemporalCrossEntropyCriterion.lua
     """
@@ -314,6 +361,11 @@ class TemporalCrossEntropyCriterion(nn.Module):
         self.batch_average, self.time_average, self.index_base = batch_average, time_average, index_base
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        if input.dim() != 3 or target.shape != input.shape[:2]:
+            raise ValueError(
+                f"TemporalCrossEntropyCriterion expects scores (N, T, C) and a target (N, T), found "
+                f"{tuple(input.shape)} and {tuple(target.shape)}"
+            )
         N, T = target.shape
         total = F.cross_entropy(
             input.flatten(0, 1), target.flatten().long() - self.index_base, ignore_index=-1, reduction="sum"
@@ -324,4 +376,4 @@ class TemporalCrossEntropyCriterion(nn.Module):
         indexed = True
         scalars = ("batch_average", "time_average")
         scratch = ("grad_logprobs", "losses")
-        constants = dict.fromkeys(scratch, LuaTensor.empty)
+        constants = {**dict.fromkeys(scratch, LuaTensor.empty), "lsm": _log_softmax}
