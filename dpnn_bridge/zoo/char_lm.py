@@ -13,7 +13,7 @@ from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite, empty_table
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.modules.nn.indices import explains_index_base
+from dpnn_bridge.modules.nn.indices import explains_index_base, rows_at
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
 
@@ -24,10 +24,11 @@ class OneHot(nn.Module):
     Args:
         size: length of the vectors.
         index_base: of the indices.
+        dtype: type of the output; a cast of the module, as by ``double()``, changes it.
 
     Shape:
         - Input: :math:`(N)`.
-        - Output: :math:`(N, size)`, of the input's type where that is floating, else single precision.
+        - Output: :math:`(N, size)`.
 
     Lua:
         ``OneHot(size)``, char-rnn util/OneHot.lua (a class without namespace)
@@ -45,7 +46,7 @@ class OneHot(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> OneHot:
         super()._apply(fn, recurse)
-        self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype  # the layers behind it are cast as well
+        self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype  # the layers after it are cast as well
         return self
 
     class Lua(LuaClass):
@@ -60,9 +61,7 @@ class OneHot(nn.Module):
 
         @classmethod
         def to_lua(cls, module: OneHot, ctx: LuaContext) -> dict[str, Any]:
-            eye = torch.eye(
-                module.size, dtype=module.dtype
-            )  # Lua makes it where there is none, and not where it is empty
+            eye = torch.eye(module.size, dtype=module.dtype)  # which Lua makes only if the field is missing
             return {**super().to_lua(module, ctx), "_eye": ctx.constant(eye, module)}
 
 
@@ -73,12 +72,15 @@ class HLogSoftMax(nn.Module):
     Args:
         cluster_model: log probabilities of the clusters.
         class_model: ``[x, cluster]`` to log probabilities of the classes in that cluster.
-        mapping: cluster and place in the cluster of each class, counted from 1, a buffer of shape :math:`(classes, 2)`.
+        mapping: cluster of each class and position in that cluster, from 1, a buffer of shape :math:`(classes, 2)`.
         index_base: of the targets.
 
     Shape:
         - Input: :math:`(N, D)`; target :math:`(N)`.
         - Output: scalar, a mean over the batch.
+
+    Raises:
+        IndexError: a target is out of range.
 
     Lua:
         ``nn.HLogSoftMax(mapping, input_size)``, lstm-char-cnn util/HLogSoftMax.lua
@@ -92,11 +94,11 @@ class HLogSoftMax(nn.Module):
         self.register_buffer("mapping", mapping)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        places = self.mapping[target.long() - self.index_base]
-        cluster = places[:, 0] - 1
+        rows = rows_at(self.mapping, target.long() - self.index_base, self.index_base).long()
+        cluster, position = (rows - 1).unbind(1)
         loss = F.nll_loss(self.cluster_model(input), cluster)
         inner = self.class_model([input, cluster + self.index_base])
-        return loss + F.nll_loss(inner.view(input.shape[0], -1), places[:, 1] - 1)
+        return loss + F.nll_loss(inner.view(input.shape[0], -1), position)
 
     class Lua(LuaClass):
         indexed = True
@@ -130,6 +132,9 @@ class TensorProd(nn.Module):
     Shape:
         - Input: ``[a, b]``, :math:`(N, n)` and :math:`(N, m)`, or without N.
         - Output: :math:`(N, o)`, :math:`y_k = a^T W_k b + b_k`.
+
+    Differs from Torch7:
+        Torch7 adds to the gradients of the input that the last call left.
 
     Lua:
         ``nn.TensorProd(size1, size2, output_size)``, lstm-char-cnn util/TensorProd.lua

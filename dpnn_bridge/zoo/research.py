@@ -90,14 +90,13 @@ class KLDPenalty(nn.Module):
 
 @lua_class("nn.Normalization")
 class Normalization(nn.Module):
-    """Rows of length 1; rows that are not longer than a threshold are kept.
+    """Rows of length 1; rows that are not longer than a threshold are divided by one more than the threshold.
 
     Args:
-        threshold: the length.
+        threshold: the length; 0 in Torch7 unless it is set, so that only rows of zeros are kept.
 
     Shape:
-        - Input: :math:`(N, D)`.
-        - Output: :math:`(N, D)`.
+        - Input, output: :math:`(*, D)`.
 
     Lua:
         ``nn.Normalization()``, MemNN EntNet-babi/layers/Normalization.lua
@@ -108,8 +107,11 @@ class Normalization(nn.Module):
         self.threshold = threshold
 
     def forward(self, input: Tensor) -> Tensor:
-        norm = torch.linalg.vector_norm(input, dim=1, keepdim=True)
-        return input / torch.where(norm > self.threshold, norm, torch.ones_like(norm))
+        norm = torch.linalg.vector_norm(input.detach(), dim=-1, keepdim=True)
+        divisor = torch.where(norm <= self.threshold, self.threshold + 1, norm)
+        output = input / divisor
+        unit = output.detach()
+        return with_gradient_of(output, (input - unit * (unit * input).sum(-1, keepdim=True)) / divisor)
 
     class Lua(LuaClass):
         scalars = {"thresh": "threshold"}

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.modules.nn.indices import rows_at
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.torch7.gradient import zero_gradient
 
@@ -95,7 +96,8 @@ class LookupTableOneHot(nn.Module):
         self.register_buffer("eye", torch.eye(size))
 
     def forward(self, input: Tensor) -> Tensor:
-        return zero_gradient(self.eye[input.long() - self.index_base], input)
+        rows = rows_at(self.eye, input.long().flatten() - self.index_base, self.index_base)
+        return zero_gradient(rows.view(*input.shape, self.size), input)
 
     class Lua(LuaClass):
         indexed = True

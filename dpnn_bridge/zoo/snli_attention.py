@@ -78,7 +78,7 @@ class MaskAveTable(nn.Module):
         - Output: :math:`(N, D)`.
 
     Differs from PyTorch:
-        The forward pass always adds the first step, even if its mask is 0. The gradient uses the mask.
+        As in Torch7 the forward pass always adds the first step, even if its mask is 0. The gradient uses the mask.
 
     Lua:
         ``nn.MaskAveTable()``, SNLI-attention util/MaskAveTable.lua
@@ -201,8 +201,8 @@ class MaskedLoss(nn.Module):
           the number of targets that are not ignored.
 
     Differs from PyTorch:
-        The gradient is that of the loss divided by N. It ignores ``gradOutput``. A class of the same name and fields in
-        cheng6076/mlm divides the loss as well.
+        As in Torch7 the gradient is that of the loss divided by N. It ignores ``gradOutput``. A class of the same name
+        and fields in cheng6076/mlm divides the loss as well.
 
     Lua:
         ``nn.MaskedLoss()``, SNLI-attention util/MaskedLoss.lua
@@ -215,7 +215,7 @@ class MaskedLoss(nn.Module):
     def forward(self, input: list[Tensor]) -> list[Tensor]:
         scores, target = input[0], input[1].long() - self.index_base
         counted = target >= 0
-        picked = scores.gather(1, target.clamp(min=0)[:, None])[:, 0] * counted
+        picked = scores.gather(1, target.clamp(min=0)[:, None])[:, 0].where(counted, 0)
         correct = (scores.amax(1) == picked) & counted
         loss = with_penalty(-picked.detach().sum(), -picked.sum() / len(target))
         return [loss, correct.sum().to(scores.dtype), counted.sum().to(scores.dtype)]

@@ -70,8 +70,8 @@ class AdaLinearScale(nn.Module):
 class MatchTrans(nn.Module):
     """Carries features of the frame before to where its content is now.
 
-    Each place takes the mean of the features within a window, weighted by the cosine of current and previous maps
-    where it is positive; where none is, its own. The gradient reaches the features only.
+    Each position takes the mean of the features within a window, weighted by the cosine of the current and the previous
+    map where that is positive; where none is, its own. The gradient reaches the features only.
 
     Args:
         window: odd size of the window.
@@ -92,12 +92,12 @@ class MatchTrans(nn.Module):
         current, previous, features = input
         N, D, H, W = features.shape
         weights = self._weights(current.detach(), previous.detach())
-        places = self._windows(features)
-        output = (places * weights).sum(2).view(N, D, H, W)
+        neighbours = self._windows(features)
+        output = (neighbours * weights).sum(2).view(N, D, H, W)
         return zero_gradient(zero_gradient(output, current), previous)
 
     def _windows(self, map: Tensor) -> Tensor:
-        """Return the neighbours of every place, :math:`(N, C, K^2, H W)`."""
+        """Return the neighbours of every position, :math:`(N, C, K^2, H W)`."""
         return F.unfold(map, self.window, padding=self.window // 2).unflatten(1, (map.shape[1], -1))
 
     def _weights(self, current: Tensor, previous: Tensor) -> Tensor:
@@ -212,15 +212,15 @@ class STMM(nn.Module):
 
 @lua_class("nn.FixedIndex")
 class FixedIndex(nn.Module):
-    """Picks fixed places along one dimension.
+    """Picks fixed positions along one dimension.
 
     Args:
-        index: the places, counted from 1, a buffer.
+        index: the positions, counted from 1, a buffer.
         dimension: counted from 1.
 
     Shape:
         - Input: :math:`(*)`.
-        - Output: the same, with as many places as ``index`` has.
+        - Output: the same, with as many positions as ``index`` has.
 
     Lua:
         ``nn.FixedIndex(dimension, index)``, STMN modules/FixedIndex.lua
@@ -234,7 +234,7 @@ class FixedIndex(nn.Module):
         self.dimension = dimension
 
     def forward(self, input: Tensor) -> Tensor:
-        return input.index_select(self.dimension - 1, self.index - 1)
+        return input.index_select(self.dimension - 1, self.index.long() - 1)  # of floats after a cast to CUDA in Lua
 
     class Lua(LuaClass):
         scalars = ("dimension",)

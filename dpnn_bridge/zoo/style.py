@@ -15,7 +15,7 @@ from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.noise import noise_of
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.objects import LuaObject
-from dpnn_bridge.torch7.gradient import add_gradient, with_gradient_of
+from dpnn_bridge.torch7.gradient import add_gradient, with_gradient_of, zero_gradient
 
 
 class DisabledInstanceNorm2d(nn.InstanceNorm2d):
@@ -74,8 +74,14 @@ class AdaptiveInstanceNormalization(nn.Module):
         - Input: ``[content, style]``, each :math:`(N, C, H, W)` or :math:`(C, H, W)`; sizes may differ.
         - Output: :math:`(N, C, H, W)` of the content; :math:`(1, C, H, W)` for three dimensions.
 
+    Raises:
+        ValueError: content and style have other numbers of samples or channels.
+
     Lua:
         ``nn.AdaptiveInstanceNormalization(nOutput, disabled, eps)``, AdaIN-style lib/AdaptiveInstanceNormalization.lua
+
+    Differs from Torch7:
+        Torch7 has no gradient of it.
     """
 
     def __init__(self, num_features: int, eps: float = 1e-5, disabled: bool = False) -> None:
@@ -88,8 +94,13 @@ class AdaptiveInstanceNormalization(nn.Module):
             return content
         if content.dim() == 3:
             content, style = content.unsqueeze(0), style.unsqueeze(0)
-        N, C = content.shape[:2]
-        statistics = style.reshape(N, C, -1)
+        sizes = (content.shape[0], self.num_features)
+        if content.dim() != 4 or style.dim() != 4 or content.shape[:2] != sizes or style.shape[:2] != sizes:
+            raise ValueError(
+                f"AdaptiveInstanceNormalization expects content and style with {self.num_features} channels, and as "
+                f"many samples of both, found {tuple(content.shape)} and {tuple(style.shape)}"
+            )
+        statistics = style.flatten(2)
         std = statistics.var(2, unbiased=False).sqrt()
         normalized = F.instance_norm(content, eps=self.eps)
         return normalized * std[:, :, None, None] + statistics.mean(2)[:, :, None, None]
@@ -130,8 +141,7 @@ class ShaveImage(nn.Module):
         self.size = size
 
     def forward(self, input: Tensor) -> Tensor:
-        H, W = input.shape[-2:]
-        return input[..., self.size : H - self.size, self.size : W - self.size]
+        return F.pad(input, (-self.size,) * 4)
 
     class Lua(LuaClass):
         scalars = ("size",)
@@ -206,7 +216,7 @@ class SpatialCircularPadding(nn.Module):
 
 @lua_class("nn.GenNoise")
 class GenNoise(nn.Module):
-    """Normal noise of the size of its input, which gets no gradient.
+    """Normal noise of the size of its input, whose gradient is zero.
 
     Args:
         num_planes: channels of the noise.
@@ -226,7 +236,8 @@ class GenNoise(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         N, _, *size = input.shape
-        return torch.randn(N, self.num_planes, *size, dtype=input.dtype, device=input.device) * self.mult
+        noise = torch.randn(N, self.num_planes, *size, dtype=input.dtype, device=input.device)
+        return zero_gradient(noise * self.mult, input)
 
     class Lua(LuaClass):
         scalars = ("num_planes", "mult")
@@ -235,7 +246,7 @@ class GenNoise(nn.Module):
 
         @classmethod
         def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any]:
-            return lambda input: noise_of(after, "output", input)
+            return lambda input: zero_gradient(noise_of(after, "output", input), input)
 
 
 @lua_class("nn.GenNoise")
@@ -303,6 +314,9 @@ class NoiseFill(nn.Module):
     Shape:
         - Input, output: :math:`(N, C, *)`.
 
+    Raises:
+        ValueError: the input has fewer channels.
+
     Lua:
         ``nn.NoiseFill(num_noise_channels)``, texture_nets src/utils.lua
     """
@@ -312,6 +326,8 @@ class NoiseFill(nn.Module):
         self.num_noise_channels, self.mult = num_noise_channels, mult
 
     def forward(self, input: Tensor) -> Tensor:
+        if self.num_noise_channels > input.shape[1]:
+            raise ValueError(f"NoiseFill fills {self.num_noise_channels} channels, found shape {tuple(input.shape)}")
         fresh = torch.rand_like(input[:, : self.num_noise_channels]) * self.mult
         return self.filled(input, fresh)
 
@@ -331,7 +347,7 @@ class NoiseFill(nn.Module):
 
 @lua_class("nn.DummyGradOutput")
 class DummyGradOutput(nn.Module):
-    """Returns its input and lets no gradient through.
+    """Returns its input, whose gradient is zero.
 
     Shape:
         - Input: :math:`(*)`.
@@ -342,4 +358,4 @@ class DummyGradOutput(nn.Module):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        return input.detach()
+        return zero_gradient(input.detach(), input)

@@ -53,7 +53,12 @@ class ContentLoss(nn.Module):
 
     def capture(self, features: Tensor) -> None:
         """Make ``features`` the target."""
-        self.target = features.clone()
+        with torch.inference_mode(False):  # a tensor of inference mode could not be compared with in training
+            self.target = features.clone()
+
+    def target_of(self, features: Tensor, target: Tensor) -> Tensor:
+        """Return the target that ``features`` are compared with."""
+        return target
 
     def forward(self, input: Tensor) -> Tensor:
         if self.mode == "capture":
@@ -63,16 +68,17 @@ class ContentLoss(nn.Module):
         return input
 
     def _add_loss(self, input: Tensor, target: Tensor) -> Tensor:
-        leaf = input.detach().requires_grad_()
-        with torch.enable_grad():
-            features = self.features(leaf)
-            if len(features) > len(target) == 1:
-                target = target.expand_as(features)
-            if features.numel() != target.numel():
-                return input
-            loss = self.crit(features, target.reshape(features.shape))
-        (gradient,) = torch.autograd.grad(loss, leaf)
+        needed = torch.is_grad_enabled() and input.requires_grad
+        leaf = input.detach().requires_grad_() if needed else input
+        features = self.features(leaf)
+        target = self.target_of(features, target)
+        if features.numel() != target.numel():
+            return input
+        loss = self.crit(features, target.reshape(features.shape))
         self.loss = self.strength * loss.detach()
+        if not needed:
+            return input
+        (gradient,) = torch.autograd.grad(loss, leaf)
         if self.normalize:
             gradient = gradient / (gradient.abs().sum() + 1e-8)
         return add_gradient(input, gradient * self.strength)
@@ -131,10 +137,10 @@ class StyleLoss(ContentLoss):
         return self.gram(input) / input.numel()
 
     def capture(self, features: Tensor) -> None:
-        if self.blend_weight is None:
-            return super().capture(features)
-        blended = features * self.blend_weight
-        self.target = blended if self.target is None else self.target + blended
+        if self.blend_weight is not None:
+            features = features * self.blend_weight
+            features = features if self.target is None else self.target + features
+        super().capture(features)
 
     class Lua(ContentLoss.Lua):
         test = "test_a_blend_of_styles_is_captured_and_compared"
@@ -177,6 +183,9 @@ class AggregatedStyleLoss(ContentLoss):
 
     def features(self, input: Tensor) -> Tensor:
         return self.agg(input)
+
+    def target_of(self, features: Tensor, target: Tensor) -> Tensor:
+        return target.expand_as(features) if len(features) > len(target) == 1 else target
 
     class Lua(ContentLoss.Lua):
         test = "test_one_style_serves_a_batch"

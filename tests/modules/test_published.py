@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from formula import DOUBLE, agree, converted, leaf, lua, random
+from torch import nn
 
 from dpnn_bridge.conversion import to_lua, to_torch
 from dpnn_bridge.objects import LuaTensor
+from dpnn_bridge.zoo.char_lm import HLogSoftMax
 from dpnn_bridge.zoo.depth import ChannelDropout, Unpool
-from dpnn_bridge.zoo.style import NoiseOverInput
+from dpnn_bridge.zoo.style import AdaptiveInstanceNormalization, NoiseFill, NoiseOverInput, ShaveImage
 
 
 def test_noise_leaves_the_image_of_stylization_models() -> None:
@@ -80,3 +85,71 @@ def test_a_doodle_keeps_its_mask_and_gets_noise(noise: int, times: int) -> None:
     assert mask.grad is not None
     agree(mask.grad, torch.ones(2, 2, 3, 3))
     assert to_lua(module)["out_size"] == out.shape[1]
+
+
+def test_layers_that_let_no_gradient_pass_give_zeros() -> None:
+    for obj in (lua("nn.GenNoise", num_planes=2, mult=1.0), lua("nn.DummyGradOutput")):
+        module, x = to_torch(obj), leaf(1, 3, 2, 2)
+        module(x).sum().backward()
+        assert x.grad is not None
+        assert not x.grad.any()
+
+
+def test_noise_does_not_fill_more_channels_than_there_are() -> None:
+    with pytest.raises(ValueError, match=r"fills 4 channels, found shape \(1, 3, 2, 2\)"):
+        NoiseFill(4)(torch.zeros(1, 3, 2, 2))
+
+
+def test_a_border_wider_than_the_image_is_refused() -> None:
+    assert ShaveImage(1)(random(2, 3, 4, 5)).shape == (2, 3, 2, 3)
+    with pytest.raises(RuntimeError, match="negative"):
+        ShaveImage(3)(random(2, 3, 4, 5))
+
+
+@pytest.mark.parametrize("style", [(1, 3, 2, 4), (2, 2, 3, 4), (3, 2, 4)])
+def test_content_and_style_have_as_many_samples_and_channels(style: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"with 3 channels.*found \(2, 3, 4, 4\)"):
+        AdaptiveInstanceNormalization(3)([random(2, 3, 4, 4), random(*style)])
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.5])
+def test_short_rows_are_divided_by_one_more_than_the_threshold(threshold: float) -> None:
+    """The values and gradients of EntNet-babi's Normalization.lua, over the last dimension."""
+    module = converted(lua("nn.Normalization", thresh=threshold))
+    x = torch.stack([random(2, 3), 3 * random(2, 3, seed=1), torch.zeros(2, 3, dtype=DOUBLE)]).requires_grad_()
+    out, g = module(x), random(3, 2, 3, seed=2)
+    out.backward(g)
+    assert x.grad is not None
+    for i, j in np.ndindex(3, 2):
+        row, norm = x[i, j].detach(), float(x[i, j].detach().norm())
+        divisor = norm if norm > threshold else threshold + 1
+        unit = row / divisor
+        agree(out[i, j], unit)
+        agree(x.grad[i, j], (g[i, j] - unit * (unit @ g[i, j])) / divisor)
+
+
+def test_a_class_without_a_chance_may_be_that_of_ignored_targets() -> None:
+    scores = torch.tensor([[-torch.inf, 0.0], [-0.5, -1.0]], dtype=DOUBLE, requires_grad=True)
+    loss, correct, counted = converted(lua("nn.MaskedLoss"))([scores, torch.tensor([0, 1])])
+    loss.backward()
+    agree(torch.stack([loss, correct, counted]), [0.5, 1, 1])
+    assert scores.grad is not None
+    agree(scores.grad, [[0, 0], [-0.5, 0]])
+
+
+def test_targets_of_two_levels_are_in_range_and_may_be_floats() -> None:
+    def log_softmax(*modules: nn.Module) -> nn.Module:
+        return nn.Sequential(*modules, nn.LogSoftmax(1))
+
+    class ClassModel(nn.Module):
+        def forward(self, input: list[torch.Tensor]) -> torch.Tensor:
+            return torch.log_softmax(torch.zeros(len(input[0]), 2, dtype=DOUBLE), 1)
+
+    mapping = torch.tensor([[1.0, 1], [2, 1], [2, 2]])  # of floats after a cast to CUDA in Lua
+    loss = HLogSoftMax(log_softmax(nn.Linear(3, 2).double()), ClassModel(), mapping)
+    x = random(2, 3)
+    chances = loss.cluster_model(x)
+    agree(loss(x, torch.tensor([1, 3])), -(chances[0, 0] + chances[1, 1]) / 2 + math.log(2))
+    for target in (0, 4):
+        with pytest.raises(IndexError, match="indices start at 1, as in Lua, and end at 3"):
+            loss(x, torch.tensor([1, target]))

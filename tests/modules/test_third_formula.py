@@ -447,6 +447,10 @@ def test_content_is_compared_on_the_way() -> None:
     module(larger).sum().backward()
     assert larger.grad is not None
     agree(larger.grad, torch.ones(3, 4, 4))
+    module.target = target[:1]  # of other channels, not of a single sample
+    x.grad = None
+    module(x).backward(g)
+    agree(x.grad, g)
 
 
 def test_a_blend_of_styles_is_captured_and_compared() -> None:
@@ -486,3 +490,18 @@ def test_one_style_serves_a_batch() -> None:
     agree(x.grad, (3 * 2 * d / 6 / 4)[:, :, None, None].expand(2, 3, 2, 2))
     with pytest.raises(UnsupportedClassError, match="StyleLoss"):
         to_torch(lua("nn.StyleLoss", strength=1.0, targets=LuaTable()))  # a variant with masks
+
+
+def test_content_of_an_inference_is_compared() -> None:
+    target = random(3, 2, 2)
+    module = converted(lua("nn.ContentLoss", strength=5.0, crit=lua("nn.MSECriterion"), target=target))
+    with torch.inference_mode():
+        x = random(3, 2, 2, seed=1)
+        assert torch.equal(module(x), x)
+        module.mode = "capture"
+        module(x)
+    agree(module.loss, 5 * (x - target).square().mean())
+    module.mode, y = "loss", leaf(3, 2, 2, seed=2)
+    module(y).sum().backward()  # a target captured in inference is compared in training
+    assert y.grad is not None
+    agree(y.grad, 1 + 5 * 2 * (y.detach() - x) / 12)

@@ -151,6 +151,8 @@ def test_vid_flip_and_fixed_index() -> None:
     agree(converted(lua("nn.VidFlip", N=2, T=3))(x), x[[2, 1, 0, 5, 4, 3]])
     module = converted(lua("nn.FixedIndex", dimension=2, index=torch.tensor([2, 1, 1])))
     agree(module(x), x[:, [1, 0, 0]])
+    floats = torch.tensor([2.0, 1, 1])  # after a cast to CUDA in Lua
+    agree(to_torch(lua("nn.FixedIndex", dimension=2, index=floats))(x), x[:, [1, 0, 0]])
 
 
 def test_stmm_runs_its_cell_over_the_frames() -> None:
