@@ -21,10 +21,10 @@ from dpnn_bridge.modules.nn.table import SelectTable
 from dpnn_bridge.modules.rnn.cells import fast_lstm, gru
 from dpnn_bridge.modules.rnn.dropout import LazyDropout
 from dpnn_bridge.modules.rnn.mask import LookupTableMaskZero, MaskZero, TrimZero
-from dpnn_bridge.modules.rnn.recurrence import Recurrence, Recurrent, Recursor
+from dpnn_bridge.modules.rnn.recurrence import NormStabilizer, Recurrence, Recurrent, Recursor
 from dpnn_bridge.modules.rnn.seq_gru import SeqGRU
 from dpnn_bridge.modules.rnn.seq_lstm import SeqLSTM, SeqLSTMP
-from dpnn_bridge.modules.rnn.sequencer import BiSequencerLM, Repeater, Sequencer
+from dpnn_bridge.modules.rnn.sequencer import BiSequencer, BiSequencerLM, Repeater, Sequencer
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 
@@ -408,6 +408,31 @@ def test_repeater_repeats_and_bisequencer_lm_hides_each_step_from_itself() -> No
     assert xs[1].grad is None or not xs[1].grad.any()
     with pytest.raises(ValueError, match="at least 2 elements, found 1"):
         model(xs[:1])
+
+
+def test_both_directions_take_a_list() -> None:
+    x = torch.zeros(4, 2, 3)
+    for module in (BiSequencer(nn.Identity()), BiSequencerLM(nn.Identity(), nn.Identity(), nn.Identity())):
+        with pytest.raises(ValueError, match=r"expects a list with one element.*shape \(4, 2, 3\); pass list\(input\)"):
+            module(x)
+    assert len(BiSequencer(nn.Identity())(list(x))) == 4
+
+
+def test_the_loss_of_one_time_step_is_zero() -> None:
+    stabilizer = NormStabilizer()
+    with pytest.raises(RuntimeError, match="before a time step in training mode"):
+        stabilizer.update_loss()
+    stabilizer(torch.ones(2, 3))
+    assert stabilizer.update_loss() == 0
+    stabilizer(torch.ones(2, 3))
+    torch.testing.assert_close(stabilizer.update_loss(), torch.tensor(12.0 / 2))
+
+
+def test_a_projection_is_drawn_again() -> None:
+    module = SeqLSTMP(3, 5, 4)
+    before = [p.clone() for p in module.parameters()]
+    module.reset_parameters()
+    assert [torch.equal(p, q) for p, q in zip(module.parameters(), before, strict=True)] == [False, True, False]
 
 
 @pytest.mark.parametrize("make", [*(lambda m=m: Sequencer(m()) for m in STEPS), *SEQUENCES])

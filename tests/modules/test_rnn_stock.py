@@ -39,6 +39,8 @@ def test_the_layers_of_a_step_model_become_one_layer() -> None:
     _, (c1, h1, c2, h2) = memory.run_sequence(model, characters, [torch.zeros(2, 24).double()] * 4)
     _, states = stock(nn.functional.one_hot(characters - 1, 31).double())
     torch.testing.assert_close(states, (torch.stack([h1, h2]), torch.stack([c1, c2])))
+    assert stock.dropout == 0.1
+    assert not any(m.training for m in (stock, *model.modules()))
 
 
 def simple() -> nn.Module:

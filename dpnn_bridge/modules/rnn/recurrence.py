@@ -294,9 +294,16 @@ class NormStabilizer(AbstractRecurrent):
         return self._advance(output, input)
 
     def update_loss(self) -> Tensor:
-        """Return Torch7's :math:`\\beta / T \\sum_t \\text{mean}_n (\\|h_t\\| + \\|h_{t-1}\\|)^2`, with a plus."""
+        """Return Torch7's :math:`\\beta / T \\sum_t \\text{mean}_n (\\|h_t\\| + \\|h_{t-1}\\|)^2`, with a plus.
+
+        Raises:
+            RuntimeError: no time step ran in training mode.
+        """
+        if not self._norms:
+            raise RuntimeError("NormStabilizer has no loss before a time step in training mode")
         pairs = zip(self._norms, self._norms[1:], strict=False)
-        return self.beta * torch.stack([(a + b).square().mean() for a, b in pairs]).sum() / len(self._norms)
+        total = sum(((a + b).square().mean() for a, b in pairs), self._norms[0].new_zeros(()))
+        return self.beta * total / len(self._norms)
 
     class Lua(AbstractRecurrent.Lua):
         scalars = ("rho", "beta")

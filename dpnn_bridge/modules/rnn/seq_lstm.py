@@ -340,7 +340,13 @@ class SeqLSTMP(SeqLSTM):
         SequenceModule.__init__(self, input_size, hidden_size, output_size, 4, batch_first, mask_zero)
         self.user_prev_cell = None
         self.weight_o = nn.Parameter(torch.empty(hidden_size, output_size))
-        nn.init.normal_(self.weight_o, std=1 / math.sqrt(output_size + hidden_size))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weights as :class:`SequenceModule` does, that of the projection with :math:`1 / \\sqrt{O + H}`."""
+        super().reset_parameters()
+        if (weight := self._parameters.get("weight_o")) is not None:  # the base class draws before there is one
+            nn.init.normal_(weight, std=1 / math.sqrt(self.output_size + self.hidden_size))
 
     class Lua(SeqLSTM.Lua):
         scalars = {**SeqLSTM.Lua.scalars, "hiddensize": "hidden_size"}

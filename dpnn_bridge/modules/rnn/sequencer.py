@@ -145,6 +145,14 @@ class Repeater(Memory, Remembering):
             return obj.changed(module=obj["rnn"], rnn=None)
 
 
+def _check_list(module: nn.Module, input: Any) -> None:
+    if isinstance(input, Tensor):
+        raise ValueError(
+            f"{type(module).__name__} expects a list with one element for each time step, found a tensor of shape "
+            f"{tuple(input.shape)}; pass list(input)"
+        )
+
+
 @lua_class("nn.BiSequencer")
 class BiSequencer(Memory, Remembering, Decorator):
     """Runs one step module forwards and another backwards over a sequence and merges their outputs at every step.
@@ -159,7 +167,14 @@ class BiSequencer(Memory, Remembering, Decorator):
     Lua:
         ``nn.BiSequencer(forward, backward, merge)``, BiSequencer.lua. As in Torch7's last version, ``remember`` does
         not reach the sequencers inside; set it on ``module``.
+
+    Raises:
+        ValueError: the input is a tensor.
     """
+
+    def forward(self, input: list[Any]) -> list[Any]:
+        _check_list(self, input)
+        return super().forward(input)
 
     class Lua(AbstractSequencerClass):
         pass
@@ -184,7 +199,7 @@ class BiSequencerLM(Memory, Remembering):
         ``nn.BiSequencerLM(forward, backward, merge)``, BiSequencerLM.lua
 
     Raises:
-        ValueError: the sequence has fewer than two elements.
+        ValueError: the input is a tensor, or the sequence has fewer than two elements.
     """
 
     def __init__(self, fwd: nn.Module, bwd: nn.Module, merge: nn.Module) -> None:
@@ -192,6 +207,7 @@ class BiSequencerLM(Memory, Remembering):
         self.fwd, self.bwd, self.merge = fwd, bwd, merge
 
     def forward(self, input: list[Any]) -> Any:
+        _check_list(self, input)
         if len(input) < 2:
             raise ValueError(f"BiSequencerLM expects a list of at least 2 elements, found {len(input)}")
         forwards, backwards = self.fwd(input[:-1]), self.bwd(input[1:])

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.conversion.modes import restoring_modes
 from dpnn_bridge.modules.nn.nngraph import GModule
 from dpnn_bridge.modules.rnn.algebra import Term, depends_on
 from dpnn_bridge.modules.rnn.gated import StepModule
@@ -96,9 +97,19 @@ def _layers(module: nn.Module) -> tuple[list[_Layer], float]:
     if isinstance(module, StepModule):
         found = recognized(module)
         return ([], 0.0) if found is None or found.mask is not None else (_of_cells([found.cell]), 0.0)
-    plan = step_model(module, module.num_inputs - 1) if isinstance(module, GModule) else None
+    plan = _plan(module) if isinstance(module, GModule) else None
     cells, chances = ([], set()) if plan is None else _chain(plan)
     return (_of_cells(cells), max(chances, default=0.0)) if len(chances) < 2 else ([], 0.0)
+
+
+def _plan(model: GModule) -> StepModel | None:
+    """Return what a step model computes, if possible with the dropout that evaluation mode leaves out."""
+    states = model.num_inputs - 1
+    with restoring_modes(model):
+        for module in model.modules():
+            module.training |= isinstance(module, nn.Dropout)
+        plan = step_model(model, states)
+    return step_model(model, states) if plan is None else plan
 
 
 def _chain(plan: StepModel) -> tuple[list[Cell], set[float]]:
