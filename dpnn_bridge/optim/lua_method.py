@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 import torch
@@ -47,13 +48,21 @@ class Method:
     without_buffers: bool = False
     unstepped: dict[str, Callable[[Tensor, dict[str, Any]], Tensor]] = field(default_factory=dict)
 
+    def names(self) -> set[str]:
+        """Return the Lua fields of configuration and state."""
+        return {*self.settings, *self.buffers, *self.factors, *self.numbers, *self.fill, *self.scratch}
+
     # ------------------------------------------------------------------ Lua -> torch
     def arguments(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the keyword arguments of the optimizer."""
+        """Return the keyword arguments of the optimizer.
+
+        Raises:
+            ConversionError: a setting is not a number.
+        """
         arguments: dict[str, Any] = {}
         for name, (argument, default) in self.settings.items():
-            value = config.get(name)
-            value = value if isinstance(value, (bool, int, float)) else default
+            value = None if name in self.buffers and is_vector(config.get(name)) else config.get(name)
+            value = default if value is None else number(value, name)
             argument, _, index = argument.partition(".")
             if not index:
                 arguments[argument] = value
@@ -165,6 +174,9 @@ class LBFGSMethod(Method):
     lists = {"old_dirs": "old_stps", "old_stps": "old_dirs"}  # Torch7 calls the steps directions, torch the differences
     scalars = {"t": "t", "Hdiag": "H_diag", "f_old": "prev_loss", "nIter": "n_iter", "funcEval": "func_evals"}
 
+    def names(self) -> set[str]:
+        return super().names() | {*self.vectors, *self.lists, *self.scalars}
+
     def load(
         self, optimizer: Optimizer, fields: list[FlatField], config: Mapping[str, Any], state: Mapping[str, Any]
     ) -> None:
@@ -211,6 +223,19 @@ class LBFGSMethod(Method):
 def is_vector(value: Any) -> bool:
     """Return whether a field is a tensor; ``stepsize`` is a number before the first step and a tensor after it."""
     return isinstance(value, (LuaTensor, Tensor))
+
+
+def number(value: Any, name: str) -> bool | int | float:
+    """Return the value of a setting as a Python number.
+
+    Raises:
+        ConversionError: it is neither a number nor a tensor without dimensions.
+    """
+    if isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, Real) or (isinstance(value, Tensor) and value.dim() == 0):
+        return float(value)
+    raise ConversionError(f"the field {name!r} is of type {type(value).__name__}, expected a number")
 
 
 def lua_vector(value: Tensor) -> LuaTensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -23,6 +25,8 @@ RATE_DECAY = {"learningRateDecay": ("lr_decay", 0.0)}
 WEIGHT_DECAY = {"weightDecay": ("weight_decay", 0.0)}
 BETAS = {"beta1": ("betas.0", 0.9), "beta2": ("betas.1", 0.999)}
 STEPS = {"evalCounter": "step"}
+#: similarity of two names, by :mod:`difflib`, from which on one may be meant as the other
+_SIMILAR = 0.8
 
 METHODS: dict[str, Method] = {
     "sgd": Method(
@@ -160,10 +164,11 @@ def from_lua(
         state: the table with ``dfdx`` and the like; default: the same table, as most scripts have it.
 
     Returns:
-        An optimizer over all parameters whose next step equals Torch7's.
+        An optimizer over all parameters whose next step equals Torch7's. As in Torch7 a field that is no setting of the
+        method has no effect; a ``UserWarning`` names one that may be a misspelled setting.
 
     Raises:
-        ConversionError: the method is unknown, or the state does not fit the parameters.
+        ConversionError: the method is unknown, a setting is not a number, or the state does not fit the parameters.
 
     Examples:
         >>> model = dpnn_bridge.load("checkpoint.t7", key="model")                                # doctest: +SKIP
@@ -174,10 +179,31 @@ def from_lua(
     spec = METHODS.get(method.removeprefix("optim."))
     if spec is None:
         raise ConversionError(f"no optimizer for the method {method!r}; supported: {', '.join(METHODS)}")
+    for name, setting in misspelled(spec, config).items():
+        default = spec.settings[setting][1]
+        text = f"{method} has no setting {name!r} and uses {setting}={default}; did you mean {setting!r}?"
+        warnings.warn(text, stacklevel=3)
     fields = flat_fields(target)
     optimizer = spec.create([f.parameter for f in fields], config)
     spec.load(optimizer, fields, config, config if state is None else state)
     return optimizer
+
+
+def misspelled(spec: Method, config: Mapping[str, Any]) -> dict[str, str]:
+    """Return fields that are no names of ``optim`` -> the setting with a similar name that the table lacks."""
+    known = {name for method in METHODS.values() for name in method.names()}
+    wanted: dict[str, str] = {}
+    for name, (argument, _) in spec.settings.items():
+        if config.get(name) is None:
+            wanted |= {_plain(name): name, _plain(argument): name}
+    unknown = [name for name in config if isinstance(name, str) and name not in known]
+    similar = {name: get_close_matches(_plain(name), wanted, 1, _SIMILAR) for name in unknown}
+    return {name: wanted[matches[0]] for name, matches in similar.items() if matches}
+
+
+def _plain(name: str) -> str:
+    """Return a name as it is compared: without underscores, in lower case."""
+    return name.replace("_", "").lower()
 
 
 @checks_arguments

@@ -88,6 +88,20 @@ class MomentumSGD(torch.optim.Optimizer):
                 groups.setdefault(tuple(own.values()), {"params": [], **own})["params"].append(parameter)
         super().__init__(list(groups.values()), {"lr": lr, **options})
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take a state over; a group of another optimizer, as of :class:`torch.optim.SGD`, keeps the other options.
+
+        Raises:
+            ValueError: a group maximizes.
+        """
+        if any(group.get("maximize") for group in state["param_groups"]):
+            raise ValueError("MomentumSGD minimizes; a state_dict with maximize=True does not fit")
+        own = self.__dict__.get("param_groups", [])
+        super().__setstate__(state)
+        for group, before in zip(self.param_groups, own, strict=False):
+            for name in before.keys() - group.keys():
+                group[name] = before[name]
+
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Perform one step.

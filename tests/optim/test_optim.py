@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import FIXTURES, fixture_id, manifest
@@ -198,6 +200,44 @@ def test_rmsprop_may_begin_with_a_variance() -> None:
     p.grad = torch.ones_like(p)
     optimizer.step()
     assert p.tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "setting"),
+    [
+        ("sgd", "learning_rate", "learningRate=0.001"),
+        ("sgd", "lr", "learningRate=0.001"),
+        ("sgd", "weightdecay", "weightDecay=0.0"),
+        ("adam", "beta_2", "beta2=0.999"),
+        ("lbfgs", "maxIters", "maxIter=20"),
+    ],
+)
+def test_a_misspelled_setting_is_named(method: str, name: str, setting: str) -> None:
+    """Its default is used, as in Torch7."""
+    with pytest.warns(UserWarning, match=f"{method} has no setting '{name}' and uses {setting}; did you mean") as seen:
+        optimizer = optim.from_lua(method, {name: 0.5}, two_parameters())
+    assert seen[0].filename == __file__
+    argument, default = METHODS[method].settings[setting.split("=")[0]]
+    if argument in optimizer.param_groups[0]:
+        assert optimizer.param_groups[0][argument] == default
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_fields_of_other_methods_and_of_scripts_are_no_misspelled_settings(method: str) -> None:
+    others = {name: 1 for m in METHODS.values() for name in m.names()}
+    own = {name: default for name, (_, default) in METHODS[method].settings.items()}
+    script = {"verbose": True, "epoch": 3, "batchSize": 20, "learningRateMin": 1e-5, "maxIterations": 5, 1: 2}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optim.from_lua(method, {**script, **others, **own}, two_parameters(), {})
+
+
+def test_numbers_of_numpy_and_torch_are_settings() -> None:
+    config = {"learningRate": np.float32(0.5), "momentum": torch.tensor(0.25)}
+    group = optim.from_lua("sgd", config, two_parameters()).param_groups[0]
+    assert (group["lr"], group["momentum"]) == (0.5, 0.25)
+    with pytest.raises(ConversionError, match="the field 'learningRate' is of type str, expected a number"):
+        optim.from_lua("sgd", {"learningRate": "0.1"}, two_parameters())
 
 
 def test_errors_say_what_does_not_fit() -> None:

@@ -76,3 +76,24 @@ def test_schedulers_and_checkpoints_work() -> None:
     step(a, sgd)
     step(b, again)
     assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def test_the_state_of_a_stock_optimizer_is_taken_over() -> None:
+    a, x = nn.Linear(3, 2).double(), torch.randn(4, 3, dtype=torch.float64)
+    b = copy.deepcopy(a)
+    stock = torch.optim.SGD(a.parameters(), lr=0.1, momentum=0.9, dampening=0.5)
+    a(x).square().sum().backward()
+    stock.step()
+    b.load_state_dict(a.state_dict())
+    ours = MomentumSGD(b, lr=1, max_out_norm=1e6)
+    ours.load_state_dict(copy.deepcopy(stock.state_dict()))
+    assert ours.param_groups[0]["max_out_norm"] == 1e6
+    assert ours.param_groups[0]["lr"] == 0.1
+    for net, optimizer in ((a, stock), (b, ours)):
+        optimizer.zero_grad()
+        net(x).square().sum().backward()
+        optimizer.step()
+    for p, q in zip(a.parameters(), b.parameters(), strict=True):
+        torch.testing.assert_close(p, q)
+    with pytest.raises(ValueError, match="maximize=True does not fit"):
+        ours.load_state_dict(torch.optim.SGD(a.parameters(), lr=0.1, maximize=True).state_dict())
