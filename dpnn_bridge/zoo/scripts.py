@@ -71,7 +71,7 @@ class FlattenMaps(nn.Module):
         - Output: :math:`(C, HW)`.
 
     Lua:
-        ``nn.Flatten()``, of scripts that classify every place of an image
+        ``nn.Flatten()``, of scripts that classify every pixel of an image
     """
 
     def forward(self, input: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ class ResidualDrop(nn.Sequential):
         - Output: their sum.
 
     Differs from PyTorch:
-        In evaluation the gradient of the net is not scaled, and there is none while the gate is closed.
+        As in Torch7, in evaluation the gradient of the net is not scaled, and there is none while the gate is closed.
 
     Lua:
         ``nn.ResidualDrop(deathRate, nChannels, nOutChannels, stride)``, Stochastic_Depth ResidualDrop.lua

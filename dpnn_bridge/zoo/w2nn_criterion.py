@@ -28,7 +28,7 @@ class ClippedMSECriterion(nn.Module):
         - Output: scalar.
 
     Differs from PyTorch:
-        The gradient is :math:`(clamp(x) - t) / n`, without the factor 2 and also outside the bounds.
+        As in Torch7 the gradient is :math:`(clamp(x) - t) / n`, without the factor 2 and also outside the bounds.
 
     Lua:
         ``w2nn.ClippedMSECriterion(min, max)``, waifu2x lib/ClippedMSECriterion.lua
@@ -62,7 +62,7 @@ class ClippedWeightedHuberCriterion(nn.Module):
         - Output: scalar.
 
     Differs from PyTorch:
-        The gradient lacks the weight's factor of the chain rule and also passes outside the bounds.
+        As in Torch7 the gradient lacks the weight's factor of the chain rule and also passes outside the bounds.
 
     Lua:
         ``w2nn.ClippedWeightedHuberCriterion(w, gamma, clip)``, waifu2x lib/ClippedWeightedHuberCriterion.lua
@@ -137,8 +137,8 @@ class LBPCriterion(nn.Module):
         - Output: scalar.
 
     Differs from PyTorch:
-        The gradient is scaled by :math:`n / numel(input)` instead of :math:`1 / numel(patterns)` and also passes where
-        the input was clamped to [0, 1].
+        As in Torch7 the gradient is scaled by :math:`n / numel(input)`, not :math:`1 / numel(patterns)`, and passes
+        where the input was clamped to [0, 1] too.
 
     Lua:
         ``w2nn.LBPCriterion(ch, n, k, layers)``, waifu2x lib/LBPCriterion.lua
