@@ -54,7 +54,7 @@ class Tie:
         """Return the tied part of the source's parameter or gradient, in Lua's arrangement."""
         layout, tensor = self.source.field.layout, full(tensor)
         flat = (layout.to_lua(tensor, self.source.module) if layout else tensor).reshape(-1)
-        return flat.as_strided(self.shape, self.stride, self.offset)
+        return flat[self.offset :].as_strided(self.shape, self.stride)  # an offset would count from the storage's begin
 
     def parameter(self) -> nn.Parameter:
         """Return the parameter with the elements."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 
 import dpnn_bridge
 from dpnn_bridge import training
+from dpnn_bridge.compare.memory import relocate
 from dpnn_bridge.conversion import to_lua, to_torch
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
 
@@ -132,8 +134,9 @@ def test_tied_weight_gets_one_gradient(autoencoder: torch.nn.Module) -> None:
         copy.deepcopy,
         lambda m: pickle.loads(pickle.dumps(m)),
         lambda m: to_torch(to_lua(m)),
+        lambda m: relocate(m, 3),
     ],
-    ids=["float", "bfloat16_double", "to", "deepcopy", "pickle", "to_lua"],
+    ids=["float", "bfloat16_double", "to", "deepcopy", "pickle", "to_lua", "relocated"],
 )
 @pytest.mark.parametrize("used", [False, True], ids=["fresh", "used"])
 def test_ties_survive(autoencoder: torch.nn.Module, change, used: bool) -> None:
@@ -147,6 +150,19 @@ def test_ties_survive_files(autoencoder: torch.nn.Module, tmp_path: Path, suffix
     path = tmp_path / f"model{suffix}"
     (dpnn_bridge.save if suffix == ".pt" else dpnn_bridge.write_t7)(path, autoencoder)
     check_tied(dpnn_bridge.load(path))
+
+
+def test_a_tied_parameter_may_be_a_part_of_one_vector(autoencoder: torch.nn.Module, tmp_path: Path) -> None:
+    """As ``getParameters`` makes it, and as a ``.pt`` file of such a model gives it back."""
+    dpnn_bridge.save(tmp_path / "net.py", autoencoder)
+    program = runpy.run_path(str(tmp_path / "net.py"))["build"]()
+    for model in (autoencoder, program):
+        _, weight = training.get_parameters(torch.nn.Sequential(torch.nn.Linear(2, 2).double(), model))
+        assert len(weight) == 18
+        assert next(model.parameters()).storage_offset() == 6
+        check_tied(model)
+    dpnn_bridge.save(tmp_path / "net.pt", autoencoder)
+    check_tied(dpnn_bridge.load(tmp_path / "net.pt"))
 
 
 def test_ties_survive_state_dict(autoencoder: torch.nn.Module) -> None:

@@ -46,7 +46,7 @@ def tie(
 
     def view(self: Any) -> Any:
         elements = getattr(self.__dict__["tied_to"][name], source_name).reshape(-1)
-        return elements.as_strided(size, stride, offset)
+        return elements[offset:].as_strided(size, stride)
 
     del module._parameters[name]
     module.__dict__.setdefault("tied_to", {})[name] = source
