@@ -44,21 +44,31 @@ def checks_arguments(function: Callable[P, T]) -> Callable[P, T]:
     Raises:
         OptionError: By the returned function: an argument is missing, unknown or of another type.
     """
-    signature = inspect.signature(function)
-    variadic = [p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]
 
     @wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            given = dict(signature.bind(*args, **kwargs).arguments)
-        except TypeError as error:
-            raise OptionError(f"{function.__name__}: {error}") from None
-        for name in variadic:
-            given.pop(name, None)
-        check_types(function.__name__, hints_of(function), given)
+        bound(function, *args, **kwargs)
         return function(*args, **kwargs)
 
     return checked
+
+
+def bound(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """Return the arguments of a call by name, defaults included.
+
+    Raises:
+        OptionError: An argument is missing, unknown or of another type.
+    """
+    signature = _signature_of(function)
+    try:
+        call = signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise OptionError(f"{function.__name__}: {error}") from None
+    variadic = {p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD}
+    given = {name: value for name, value in call.arguments.items() if name not in variadic}
+    check_types(function.__name__, hints_of(function), given)
+    call.apply_defaults()
+    return call.arguments
 
 
 def renamed(**names: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
@@ -85,6 +95,9 @@ def renamed(**names: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
         return accepting
 
     return decorate
+
+
+_signature_of = cache(inspect.signature)
 
 
 @cache

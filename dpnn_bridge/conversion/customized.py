@@ -8,6 +8,8 @@ from types import FunctionType
 
 from torch import nn
 
+from dpnn_bridge.conversion.fields import record_of
+from dpnn_bridge.conversion.parametrized import weight_hooks
 from dpnn_bridge.conversion.stale import check_settings
 from dpnn_bridge.conversion.storable import check_tensors
 from dpnn_bridge.errors import ConversionError
@@ -26,12 +28,13 @@ _PARAMETER_HOOKS = {
 }
 
 
-def check_customized(root: nn.Module, kind: str) -> None:
+def check_customized(root: nn.Module, kind: str, *, complete: bool = False) -> None:
     """Refuse a model whose modules compute more than their classes and settings say.
 
     Args:
         root: The model.
         kind: What is written, for the message, such as ``"a .t7 file"``.
+        complete: It has the constructor's arguments of a layer that was created in PyTorch, and no other attributes.
 
     Raises:
         ConversionError: A module has a ``forward`` of its own, or a hook that is neither PyTorch's nor this package's
@@ -47,7 +50,8 @@ def check_customized(root: nn.Module, kind: str) -> None:
             what = f"it has a {found}"
             advice = "remove it (handle.remove()) and let a module compute what it adds"
         else:
-            check_settings(module, path)
+            by_arguments = complete and record_of(module) is None and not weight_hooks(module)
+            check_settings(module, path, complete=by_arguments)
             continue
         raise ConversionError(
             f"{what}, which {kind} cannot hold; {advice}", path=path, class_name=type(module).__name__

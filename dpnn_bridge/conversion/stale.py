@@ -55,20 +55,18 @@ def _names(kind: type[nn.Module]) -> tuple[str, ...]:
     return (*(name for name in names if name not in ("mode", "proj_size")), *own)
 
 
-def twin_of(kind: Any, plain: dict[str, Any], passed: dict[str, Tensor]) -> nn.Module:
-    """Construct a layer with these arguments, without memory for its parameters where the class allows that."""
-    device = {"device": "meta"} if "device" in _names(kind) else {}
-    with SkipInit():
-        return kind(**plain, **passed, **device)
-
-
-def check_settings(module: nn.Module, path: str = "") -> None:
+def check_settings(module: nn.Module, path: str = "", *, complete: bool = False) -> None:
     """Refuse a layer of ``torch.nn`` that its settings do not describe.
+
+    Args:
+        module: The layer.
+        path: Its place, for the message.
+        complete: The file has the arguments of the constructor and the tensors, and nothing else of the layer.
 
     Raises:
         ConversionError: A new layer with the same settings has other attributes or other shapes.
     """
-    if is_stock(module) and not parametrize.is_parametrized(module) and (found := _difference(module)):
+    if is_stock(module) and not parametrize.is_parametrized(module) and (found := _difference(module, complete)):
         raise ConversionError(
             f"{found}: it was changed after construction, and no file can store that; create the layer with the "
             "settings that it should have, and copy its weights",
@@ -77,27 +75,49 @@ def check_settings(module: nn.Module, path: str = "") -> None:
         )
 
 
-def _difference(module: nn.Module) -> str:
+def _twin_of(module: Any) -> nn.Module:
+    """Construct a layer with the settings of another, without memory for its parameters where the class allows that."""
+    plain, passed = arguments_of(module)
+    device = {"device": "meta"} if "device" in _names(type(module)) else {}
+    with SkipInit():
+        return type(module)(**plain, **passed, **device)
+
+
+def _difference(module: nn.Module, complete: bool) -> str:
     """Return how a layer differs from the one that its settings construct; empty if it does not."""
     try:
-        twin = twin_of(type(module), *arguments_of(module))
+        twin = _twin_of(module)
     except Exception as error:  # of PyTorch's constructors
         return f"its constructor does not take its settings ({error})"
+    return _other_attribute(module, twin, complete) or _other_shape(module, twin, complete)
+
+
+def _other_attribute(module: nn.Module, twin: nn.Module, complete: bool) -> str:
     unused = {_SIDES} if vars(twin).get("padding_mode") == "zeros" else set()
-    for name, value in vars(twin).items():
-        found = vars(module).get(name)
-        if name not in _COMMON | unused and _is_plain(value) and not _same(found, value):
+    own = {name for name in vars(module) if complete and not name.startswith("_")}
+    for name in [*vars(twin), *sorted(own - vars(twin).keys())]:
+        if name in _COMMON | unused or not (name in own or _is_plain(vars(twin)[name])):
+            continue
+        if name not in vars(twin):
+            return f"its {name} is {vars(module)[name]!r:.80}, and a new layer with its settings has no {name}"
+        found, value = vars(module).get(name), vars(twin)[name]
+        if not _same(found, value):
             return f"its {name} is {found!r:.80}, and a new layer with its settings has {value!r:.80}"
-    for name in (*twin._parameters, *twin._buffers):
+    return ""
+
+
+def _other_shape(module: nn.Module, twin: nn.Module, complete: bool) -> str:
+    more = (*module._parameters, *module._buffers) if complete else ()
+    for name in dict.fromkeys((*twin._parameters, *twin._buffers, *more)):
         if name not in module._parameters and name not in module._buffers:
             continue  # computed, by weight_norm or pruning
         found, made = own_tensor(module, name), own_tensor(twin, name)
         if name in module._buffers and name in twin._parameters:
             return f"its {name} is a buffer, and a new layer has a parameter (nn.Parameter(…, requires_grad=False))"
         shapes = [None if t is None else tuple(t.shape) for t in (found, made)]
-        if None in shapes and name in module._parameters:
+        if None in shapes and name in module._parameters and not complete:
             continue  # old files lack a factor or a bias
-        if shapes[0] != shapes[1] and not isinstance(module, _SIZED_BY_TENSORS):
+        if shapes[0] != shapes[1] and (complete or not isinstance(module, _SIZED_BY_TENSORS)):
             return f"its {name} has shape {shapes[0]}, and that of a new layer with its settings has {shapes[1]}"
     return ""
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from torch.nn.utils import parametrize
 
-from dpnn_bridge.conversion.fields import Field, own_tensor
+from dpnn_bridge.conversion.fields import Field
 from dpnn_bridge.conversion.lua_class import LuaClass, tensor_of
 from dpnn_bridge.conversion.parametrized import computed_weights, weight_hooks
-from dpnn_bridge.conversion.stale import arguments_of, twin_of
+from dpnn_bridge.conversion.stale import arguments_of
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaObject
 
@@ -56,9 +56,9 @@ class StockLayer(LuaClass):
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        arguments, passed = _arguments(module)
+        plain, passed = arguments_of(module)
         fields = {name: ctx.tensor(module, name, spec) for name, spec in cls.fields_of(module).items()}
-        return {"arguments": json.dumps(arguments), "passed": " ".join(passed), **fields}
+        return {"arguments": _as_json(plain, module), "passed": " ".join(passed), **fields}
 
 
 def check_parametrizations(module: nn.Module, fields: Iterable[Field], path: str) -> None:
@@ -85,39 +85,20 @@ def computes_weight(module: nn.Module, fields: Iterable[Field]) -> bool:
     return bool(weight_hooks(module) or (not outside and {name for name, _ in lists.named_parameters()} - kept))
 
 
-def _arguments(module: Any) -> tuple[dict[str, Any], list[str]]:
-    """Return the arguments that make a layer like ``module``, and the names of those that are tensors.
+def _as_json(arguments: dict[str, Any], module: nn.Module) -> str:
+    """Return the arguments of a layer's constructor as text.
 
     Raises:
-        ConversionError: none do.
+        ConversionError: One of them is a function, say.
     """
-    plain, passed = arguments_of(module)
     try:
-        json.dumps(plain)
-        twin = twin_of(type(module), plain, passed)
-    except Exception as error:
-        raise _changed(module, f"others ({error})") from None
-    for name, value in _settings(module).items():
-        if _settings(twin).get(name) != value:
-            raise _changed(module, f"{name}={value!r:.80}, which no arguments give")
-    for name, tensor in {**module._parameters, **module._buffers}.items():
-        shape, own = (None if t is None else tuple(t.shape) for t in (tensor, own_tensor(twin, name)))
-        if shape != own:
-            raise _changed(module, f"{name} of shape {shape}, where they give {own}")
-    return plain, [*passed]
-
-
-def _settings(module: nn.Module) -> dict[str, Any]:
-    """Return the attributes that users set."""
-    return {k: v for k, v in vars(module).items() if not k.startswith("_") and k not in ("training", "lua_record")}
-
-
-def _changed(module: nn.Module, what: str) -> ConversionError:
-    return ConversionError(
-        f"a .pt file stores the constructor arguments of a torch.nn layer, and this layer has {what}; "
-        "create the layer with its constructor only, or save the model's state_dict",
-        class_name=type(module).__name__,
-    )
+        return json.dumps(arguments)
+    except (TypeError, ValueError) as error:
+        raise ConversionError(
+            f"a .pt file stores the constructor arguments of a torch.nn layer, and one of them is no plain data "
+            f"({error}); save the model's state_dict",
+            class_name=type(module).__name__,
+        ) from None
 
 
 def _tuples(value: Any) -> Any:

@@ -62,7 +62,7 @@ def pack(module: nn.Module, metadata: dict[str, Any] | None = None) -> dict[str,
         ConversionError: a submodule has no Lua class, or computes more than its class does (a hook, a replaced
             ``forward``).
     """
-    check_customized(module, "a .pt or .safetensors file")
+    check_customized(module, "a .pt or .safetensors file", complete=True)
     for path, part in module.named_modules():
         check_parametrizations(part, mapping_of(part).fields_of(part).values(), path)
     state_dict = {k: unrepeated(v.detach()) for k, v in module.state_dict().items()}

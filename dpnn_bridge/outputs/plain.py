@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,19 @@ def unrepeated(tensor: Tensor) -> Tensor:
     return tensor.contiguous() if tensor.numel() > storage_elements(tensor) else tensor
 
 
+def _keys(value: Any) -> Iterator[list[Any]]:
+    """Yield the keys of each dict that has others than strings; a value that is shared counts once."""
+    stack, seen = [value], set[int]()
+    while stack:
+        value = stack.pop()
+        if id(value) in seen or not isinstance(value, (dict, list, tuple)):
+            continue
+        seen.add(id(value))
+        if isinstance(value, dict) and not all(isinstance(key, str) for key in value):
+            yield [*value]
+        stack += value.values() if isinstance(value, dict) else value
+
+
 def json_text(metadata: Any, suffix: str) -> str:
     """Return metadata as JSON, with tensors as nested lists.
 
@@ -80,8 +94,14 @@ def json_text(metadata: Any, suffix: str) -> str:
         suffix: of the file, for the message.
 
     Raises:
-        ConversionError: JSON has no such value.
+        ConversionError: JSON has no such value, or keys of one dict, such as 1 and "1", are the same in JSON.
     """
+    for keys in _keys(metadata):
+        texts: dict[str, Any] = {}
+        for key in keys:
+            if (other := texts.setdefault(key if isinstance(key, str) else json.dumps(key), key)) is not key:
+                what = f"{suffix} stores metadata as JSON, in which the keys {other!r} and {key!r} are the same"
+                raise ConversionError(f"{what}; .pt distinguishes them")
 
     def value_of(value: Any) -> Any:
         if isinstance(value, Tensor) and not value.is_complex():

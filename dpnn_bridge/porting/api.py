@@ -37,6 +37,7 @@ from dpnn_bridge.porting.networks import (
     inputs,
     lua_path_of,
     named_tensors,
+    running_networks,
     sharing_memory,
     single_buffers,
     trace,
@@ -63,6 +64,7 @@ from dpnn_bridge.porting.values import SINGLE, difference
 
 @checks_arguments
 @wrap_errors(ConversionError, "porting the weights")
+@running_networks()
 def port(
     model: str | PathLike[str] | nn.Module,
     module: nn.Module,
@@ -104,46 +106,28 @@ def port(
         >>> report = dpnn_bridge.port("model.t7", Net(), torch.randn(2, 3, 224, 224))   # doctest: +SKIP
         >>> report.equal, report.first                                                   # doctest: +SKIP
     """
-    options = {"key": key, "source": source, "target": target, "allow_unset": allow_unset, "later": later}
-    return run_port(model, module, example, **options)[1]
-
-
-def run_port(
-    model: str | PathLike[str] | nn.Module,
-    module: nn.Module,
-    example: Any,
-    *,
-    key: str | None = None,
-    source: Call | None = None,
-    target: Call | None = None,
-    allow_unset: Iterable[str] = (),
-    later: bool = False,
-) -> tuple[Port, PortReport]:
-    """Run :func:`port`; return also what it has found, with both networks."""
-    source_module = model if isinstance(model, nn.Module) else load(model, key=key)
-    runs = source or call_source, target or call_target
-    with torch.random.fork_rng(devices=[]):
-        done = Port(source_module, module, inputs(example), *runs, set(allow_unset), later)
-        return done, done.run()
+    return Port(model, module, example, key, source, target, allow_unset, later).run()
 
 
 class Port:
-    """One port: runs both networks, searches, proves and reports."""
+    """One port: runs both networks, searches, proves and reports. Its arguments are those of :func:`port`."""
 
     def __init__(
         self,
-        model: nn.Module,
+        model: str | PathLike[str] | nn.Module,
         module: nn.Module,
-        examples: tuple[Any, Any],
-        call_source: Call,
-        call_target: Call,
-        allowed: set[str],
+        example: Any,
+        key: str | None,
+        source: Call | None,
+        target: Call | None,
+        allow_unset: Iterable[str],
         later: bool,
     ) -> None:
+        model = model if isinstance(model, nn.Module) else load(model, key=key)
         check_registered(module)
-        self.user, self.allowed, self.examples, self.later = module, allowed, examples, later
+        self.user, self.allowed, self.examples, self.later = module, set(allow_unset), inputs(example), later
         self.model, self.target = double_copy(model, "the model"), double_copy(module, "the module")
-        self.call_source, self.call_target = call_source, call_target
+        self.call_source, self.call_target = source or call_source, target or call_target
         self.source = Source(lua_path_of(self.model), single_buffers(model))
         self.single = single_buffers(module)
 
@@ -313,7 +297,7 @@ class Port:
             reason = f"nothing of the source goes into {what}; {hint}"
             report.equal, report.first = False, Deviation(unset[0].rpartition(".")[0], "", "", reason)
         report.sides = self.sides
-        report._fill = lambda: _fill(self.user, values)
+        report._fill = partial(_fill, self.user, values)  # of the port, a report keeps these values alone
         if report.equal:
             report.apply()
         return report

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.base.arguments import checks_arguments
+from dpnn_bridge.base.arguments import bound, checks_arguments
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.errors import ConversionError
-from dpnn_bridge.porting.api import Port, run_port
+from dpnn_bridge.porting.api import Port, port
 from dpnn_bridge.porting.events import LINEAR, Event
 from dpnn_bridge.porting.flow import sums_with, through_sums, through_views
-from dpnn_bridge.porting.networks import doubled, named_tensors
+from dpnn_bridge.porting.networks import doubled, named_tensors, running_networks
 from dpnn_bridge.porting.report import Deviation, PortReport
 from dpnn_bridge.porting.search import Search
 from dpnn_bridge.porting.tape import Node, Slot
@@ -31,6 +31,7 @@ _STORED, _EPSILONS = 1e-6, 4
 
 @checks_arguments
 @wrap_errors(ConversionError, "judging the weights")
+@running_networks()
 def judge(model: str | PathLike[str] | nn.Module, module: nn.Module, example: Any, **options: Any) -> PortReport:
     """Check whether a module with weights computes what a Torch7 model computes.
 
@@ -46,11 +47,12 @@ def judge(model: str | PathLike[str] | nn.Module, module: nn.Module, example: An
         The report. ``first`` names the first parameter that differs.
     """
     filled = copy.deepcopy(module)
-    port, report = run_port(model, filled, example, **options)
+    done = Port(**bound(port, model, filled, example, **options))
+    report = done.run()
     if not report.equal:
         return report
-    differ = list(_differing(port.search, module, filled))
-    if differ and _are_shifts(differ) and _computes_the_same(port, differ):
+    differ = list(_differing(done.search, module, filled))
+    if differ and _are_shifts(differ) and _computes_the_same(done, differ):
         names = dict.fromkeys(name for weight in differ for name in weight.names)
         report.notes.append(f"biases are distributed otherwise: {', '.join(names)}")
         return report
@@ -169,9 +171,9 @@ def _is_taken_away(node: Node) -> bool:
     return bool(users) and all(n.event is not None and n.event.kind in own for n in users)
 
 
-def _computes_the_same(port: Port, differ: list[_Weight]) -> bool:
+def _computes_the_same(done: Port, differ: list[_Weight]) -> bool:
     """Return whether the networks are equal with the module's shifts, of which the last of each group is made exact."""
-    trial = copy.deepcopy(port.target)
+    trial = copy.deepcopy(done.target)
     tensors = named_tensors(trial)
     with torch.no_grad():
         for group in _groups(differ):
@@ -183,4 +185,4 @@ def _computes_the_same(port: Port, differ: list[_Weight]) -> bool:
                 last = weight is group[-1] and not _is_taken_away(weight.event.node)
                 tensor += (-rest * weight.sign if last else delta).reshape(tensor.shape)
                 rest += weight.sign * delta
-    return all(not port.prove(example, trial).outputs.problem for example in port.examples)
+    return all(not done.prove(example, trial).outputs.problem for example in done.examples)

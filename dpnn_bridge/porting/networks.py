@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import itertools
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,17 @@ from dpnn_bridge.porting.tape import Node, Recorder, Tape, leaves, replaced
 Call = Callable[[nn.Module, Any], Any]
 #: attributes of every module: registered children, hooks and the like
 _OWN_ATTRIBUTES = vars(nn.Module()).keys()
+
+
+@contextmanager
+def running_networks() -> Iterator[None]:
+    """Run networks inside the block without ``torch.compile``, and leave PyTorch's random numbers as they were.
+
+    A compiled function would be compiled again for each operation that a mode records.
+    """
+    compiles = "torch._dynamo" in sys.modules  # else nothing is compiled, and importing the compiler takes a second
+    with torch.random.fork_rng(devices=[]), torch.compiler.set_stance("force_eager") if compiles else nullcontext():
+        yield
 
 
 def double_copy(module: nn.Module, what: str) -> nn.Module:

@@ -84,3 +84,13 @@ def test_metadata_do_not_contain_themselves(tmp_path: Path) -> None:
     metadata["self"] = metadata
     with pytest.raises(OptionError, match="contain themselves"):
         loaded(tmp_path / "m.pt", metadata)
+
+
+@pytest.mark.parametrize("keys", [(1, "1"), ("2.5", 2.5), (True, "true"), (float("inf"), "Infinity")])
+def test_keys_that_are_one_in_json_are_refused_there(keys: tuple[Any, Any], tmp_path: Path) -> None:
+    value = dict(zip(keys, "ab", strict=True))
+    assert loaded(tmp_path / "m.pt", {"value": [value]})["value"] == [value]
+    with pytest.raises(ConversionError, match=re.escape(f"the keys {keys[0]!r} and {keys[1]!r} are the same; .pt")):
+        loaded(tmp_path / "m.safetensors", {"value": [value]})
+    assert not (tmp_path / "m.safetensors").exists()
+    assert loaded(tmp_path / "m.safetensors", {"value": {1: "a", "2": "b"}})["value"] == {"1": "a", "2": "b"}

@@ -124,8 +124,9 @@ UNKEPT = [
     (parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), "remove_parametrizations"),
     (parametrizations.weight_norm(nn.Linear(4, 4), dim=1), "remove_parametrizations"),
     (weight_norm(nn.Linear(4, 4)), "remove_weight_norm"),
-    (with_attribute(nn.ReLU(), scale=3.0), "scale=3.0"),
-    (with_attribute(nn.Linear(3, 4), weight=nn.Parameter(torch.ones(4, 5))), "weight of shape (4, 5)"),
+    (with_attribute(nn.ReLU(), scale=3.0), "its scale is 3.0"),
+    (nn.TripletMarginWithDistanceLoss(distance_function=torch.dist), "no plain data"),
+    (with_attribute(nn.Linear(3, 4), weight=nn.Parameter(torch.ones(4, 5))), "its weight has shape (4, 5)"),
     (nn.LazyLinear(3), "run the model once"),
     (nn.DataParallel(nn.Linear(3, 4)), "save its .module"),
     (nn.MultiheadAttention(4, 2), "state_dict"),
@@ -183,3 +184,11 @@ def test_a_weight_that_is_a_buffer_does_not_become_a_parameter(suffix: str, tmp_
 def test_metadata_are_plain_data(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="metadata=: expected numbers"):
         dpnn_bridge.save(tmp_path / "m.pt", nn.Linear(3, 2), metadata={"of": object()})
+
+
+def test_a_layer_is_compared_with_one_new_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, made = nn.Sequential(nn.GroupNorm(2, 4), nn.Linear(4, 3)), []
+    for kind in (nn.GroupNorm, nn.Linear):
+        monkeypatch.setattr(kind, "reset_parameters", lambda layer: made.append(type(layer)))
+    container.pack(net)
+    assert made == [nn.GroupNorm, nn.Linear]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 import dpnn_bridge
+from dpnn_bridge.errors import OptionError
 from dpnn_bridge.porting import PortReport, judge
 
 
@@ -103,3 +105,9 @@ def test_weights_that_are_no_numbers_differ() -> None:
     report = judge(source, net, x)
     assert "0.weight differs from the source's values (it holds NaN or infinity)" in str(report)
     json.loads(json.dumps(report.to_dict()), parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize(("options", "message"), [({"later": "x"}, "argument later"), ({"latest": True}, "latest")])
+def test_options_are_those_of_port(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=f"port: .*{message}"):
+        judge(nn.Linear(3, 2), nn.Linear(3, 2), torch.randn(4, 3), **options)

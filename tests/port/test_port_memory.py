@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -125,3 +128,22 @@ def test_layers_in_a_private_list_are_refused_too() -> None:
 
     with pytest.raises(ConversionError, match=r"layers in _layers, a list.*ModuleList"):
         dpnn_bridge.port(nn.Linear(5, 3), Listed(), randn(4, 5))
+
+
+def test_a_report_keeps_neither_network() -> None:
+    """Of a report that somebody keeps, only the weights remain."""
+    copies = list[weakref.ref[nn.Module]]()
+
+    class Watched(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            copies.append(weakref.ref(self))
+            return super().forward(input)
+
+    source, net = Watched(5, 3), Watched(5, 3)
+    report = dpnn_bridge.port(source, net, randn(4, 5))
+    gc.collect()
+    assert copies
+    assert [copy() for copy in copies if copy() is not None] == []
+    net.weight.data.zero_()
+    report.apply()
+    assert torch.equal(net.weight, source.weight)
