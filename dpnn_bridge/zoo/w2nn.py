@@ -117,9 +117,9 @@ class ShakeShakeTable(nn.Module):
         - Input: ``[x1, x2]``, both :math:`(N, *)`.
         - Output: :math:`2 ((1 - a) x1 + a x2)` with one a per sample in training, :math:`x1 + x2` in evaluation.
 
-    Differs from PyTorch:
-        The gradients are :math:`b g` and :math:`(1 - b) g` with another random b. Torch7's ``backward`` loses them
-        (it stores them in another field); here they arrive.
+    Differs from Torch7:
+        The gradients, :math:`b g` and :math:`(1 - b) g` with another random b, are returned. Torch7's ``backward``
+        loses them, because it stores them in another field.
 
     Lua:
         ``w2nn.ShakeShakeTable()``, waifu2x lib/ShakeShakeTable.lua
