@@ -18,6 +18,7 @@ from dpnn_bridge.conversion import to_lua, to_torch
 from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.modules.nn.arithmetic import CAddTable
 from dpnn_bridge.modules.nn.table import SelectTable
+from dpnn_bridge.modules.rnn.attention import RecurrentAttention
 from dpnn_bridge.modules.rnn.cells import fast_lstm, gru
 from dpnn_bridge.modules.rnn.dropout import LazyDropout
 from dpnn_bridge.modules.rnn.mask import LookupTableMaskZero, MaskZero, TrimZero
@@ -408,6 +409,19 @@ def test_repeater_repeats_and_bisequencer_lm_hides_each_step_from_itself() -> No
     assert xs[1].grad is None or not xs[1].grad.any()
     with pytest.raises(ValueError, match="at least 2 elements, found 1"):
         model(xs[:1])
+
+
+@pytest.mark.parametrize("make", [Sequencer, lambda m: Repeater(m, 2), lambda m: RecurrentAttention(m, m, 2, [3])])
+def test_a_layer_is_written_as_a_step_module(make: Any) -> None:
+    """Torch7's constructors do so: one layer would overwrite its output at every time step."""
+    model = make(nn.Linear(3, 3)).eval()
+    written = to_lua(model)
+    for inner in written["modules"].as_list():
+        assert (inner.class_name, inner["train"]) == ("nn.Recursor", False)
+        assert inner["module"].class_name == "nn.Linear"
+    assert to_lua(to_torch(written))["modules"].as_list()[0]["module"].class_name == "nn.Linear"
+    assert to_lua(make(gru(3, 3)))["modules"].as_list()[0].class_name == "nn.GRU"
+    assert isinstance(next(model.children()), nn.Linear)
 
 
 def test_both_directions_take_a_list() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,18 +11,28 @@ from dpnn_bridge.compare.nested import map_tensors
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.faster import faster
 from dpnn_bridge.conversion.faults import Fault
-from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.fields import record_of
+from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
+from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.decorator import Decorator
 from dpnn_bridge.modules.nn.indices import from_one
 from dpnn_bridge.modules.rnn.memory import Memory, Remembering, detach, forget, max_bptt_step
 from dpnn_bridge.modules.rnn.over_time import at_once
+from dpnn_bridge.modules.rnn.recurrence import Recursor
+from dpnn_bridge.modules.rnn.recurrent import AbstractRecurrent
 from dpnn_bridge.objects import LuaObject, LuaTable
 
 
 class AbstractSequencerClass(LuaClass):
-    """Sequence modules around one module, which the fields ``module`` and ``modules`` contain."""
+    """Sequence modules around one module, which the fields ``module`` and ``modules`` contain.
 
+    Attributes:
+        of_steps: whether Torch7 calls the modules once per time step. Its constructor then wraps one that is no step
+            module in a ``Recursor``, as the export does: every step would overwrite the output of the one before.
+    """
+
+    of_steps: ClassVar[bool] = True
     scratch = ("tableoutput", "tablegradInput", "tablegradinput")
     computed_fields = ("modules", "module", "rnn", "_remember")
 
@@ -37,13 +47,21 @@ class AbstractSequencerClass(LuaClass):
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
         assert isinstance(module, Remembering)
         assert isinstance(module, nn.Module)
-        children = [ctx.to_lua(m) for m in cls.children(module)]
+        children = [cls._step_module(m, module, ctx) for m in cls.children(module)]
         fields = super().to_lua(module, ctx) | {"modules": LuaTable.from_list(children)}
         if len(children) == 1:
             fields["module"] = children[0]
         if module.remembering is not None:
             fields["_remember"] = module.remembering
         return fields
+
+    @classmethod
+    def _step_module(cls, child: nn.Module, module: nn.Module, ctx: LuaContext) -> LuaObject:
+        if not cls.of_steps or record_of(module) or isinstance(child, (AbstractRecurrent, Placeholder)):
+            return ctx.to_lua(child)
+        recursor = Recursor(child)
+        recursor.training = module.training
+        return ctx.to_lua(recursor)
 
 
 @lua_class("nn.Sequencer")
@@ -135,6 +153,7 @@ class Repeater(Memory, Remembering):
 
     class Lua(AbstractSequencerClass):
         scalars = ("rho",)
+        constants = {"output": empty_table}
 
         @classmethod
         def upgrade(cls, obj: LuaObject) -> LuaObject:
@@ -177,7 +196,7 @@ class BiSequencer(Memory, Remembering, Decorator):
         return super().forward(input)
 
     class Lua(AbstractSequencerClass):
-        pass
+        of_steps = False
 
 
 @lua_class("nn.BiSequencerLM")
@@ -222,6 +241,7 @@ class BiSequencerLM(Memory, Remembering):
             ),
         )
         computed_fields = ("_fwd", "_bwd", "_merge")
+        of_steps = False
 
         @classmethod
         def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
