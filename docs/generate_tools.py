@@ -37,7 +37,7 @@ BEGIN, END = "<!-- tools: written by docs/generate_tools.py -->", "<!-- end of t
 #: signal-to-noise ratio that a result in less precision must have, in dB
 LEAST_SQNR = 15.0
 #: layers whose SQNR is listed one by one
-MOST_LAYERS = 16
+MAX_LAYERS = 16
 
 
 def models() -> Iterator[tuple[str, nn.Module, Any]]:
@@ -212,8 +212,8 @@ def layer_cells(found: list[tuple[str, float]], output: str) -> str:
     """Return the cells of a model in the table of layers: every layer in order, the worst one, and the output."""
     finite = [(path, value) for path, value in found if value != float("inf")]
     path, worst = min(finite, key=lambda layer: layer[1])
-    shown = " ".join(f"{value:.0f}" for _, value in finite[:MOST_LAYERS])
-    more = f" … ({len(finite)} calls)" if len(finite) > MOST_LAYERS else ""
+    shown = " ".join(f"{value:.0f}" for _, value in finite[:MAX_LAYERS])
+    more = f" … ({len(finite)} calls)" if len(finite) > MAX_LAYERS else ""
     return f"{shown}{more} | `{path or 'the model'}`: {worst:.0f} | {output.removesuffix(' dB')}"
 
 

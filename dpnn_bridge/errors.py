@@ -126,7 +126,7 @@ class ConversionError(DpnnBridgeError):
 #: page about the export to Torch7, for messages
 EXPORT_GUIDE = "docs/how-to/back-to-torch7.md"
 #: classes without a mapping that a message names, and fields of each
-MOST_CLASSES, MOST_FIELDS = 50, 40
+MAX_CLASSES, MAX_FIELDS = 50, 40
 
 
 @dataclass
@@ -167,19 +167,19 @@ class UnsupportedClassError(ConversionError):
             (absent, "of a plugin or Lua file that is not loaded"),
         )
         lines = [" and ".join(f"{counted(n, 'Lua class')} {what}" for n, what in counts if n) + ":"]
-        for c in classes[:MOST_CLASSES]:
+        for c in classes[:MAX_CLASSES]:
             more = f" and {len(c.paths) - 1} more" if len(c.paths) > 1 else ""
             lines.append(f"  {shortened(printable(c.class_name))} at {c.paths[0] or 'root'}{more}")
             if c.reason:
                 lines.append(f"    {printable(c.reason)}")
             if c.mapped_by:
                 lines.append(f"    the file was written with {shortened(printable(c.mapped_by))}")
-            fields = ", ".join(shortened(printable(name), 60) for name in c.fields[:MOST_FIELDS]) or "none"
-            lines.append(f"    fields: {fields}{', …' if len(c.fields) > MOST_FIELDS else ''}")
+            fields = ", ".join(shortened(printable(name), 60) for name in c.fields[:MAX_FIELDS]) or "none"
+            lines.append(f"    fields: {fields}{', …' if len(c.fields) > MAX_FIELDS else ''}")
             if c.nearest:
                 lines.append(f"    nearest known class: {c.nearest}")
-        if len(classes) > MOST_CLASSES:
-            lines.append(f"  … and {len(classes) - MOST_CLASSES} more")
+        if len(classes) > MAX_CLASSES:
+            lines.append(f"  … and {len(classes) - MAX_CLASSES} more")
         variant = "; for a variant of a known class, the mapping overrides `matches`" if misfits else ""
         again = "pass the plugin (--plugin, plugins=) or Lua file (--lua, lua=) that the file was written with"
         if absent == len(classes):
@@ -228,7 +228,7 @@ class LuaBridgeError(DpnnBridgeError):
 
 
 class MissingPackageError(DpnnBridgeError, ImportError):
-    """What was asked for needs an optional package, or a newer one; the message has the command that installs it."""
+    """A feature needs an optional package, or a newer version; the message has the command that installs it."""
 
     exit_code = 8
 

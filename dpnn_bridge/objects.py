@@ -1,4 +1,4 @@
-"""What a .t7 file contains: tables, objects, functions, tensors and storages. numpy only.
+"""Represent the content of a .t7 file: tables, objects, functions, tensors and storages. Needs only numpy.
 
 Lua value            Python value
 -----------------    ---------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.base.exclusive import Exclusive
 from dpnn_bridge.base.import_file import import_file
-from dpnn_bridge.base.regular import MOST_BYTES, check_file
+from dpnn_bridge.base.regular import MAX_BYTES, check_file
 from dpnn_bridge.conversion import registry
 from dpnn_bridge.errors import ConversionError, NotT7Error, OptionError
 from dpnn_bridge.outputs.required import with_required
@@ -39,7 +39,7 @@ def load_plugins(plugins: Sequence[StrPath]) -> list[Path]:
     for plugin in plugins:
         path = Path(os.path.realpath(plugin))  # resolve() raises for links in a circle
         try:
-            check_file(plugin, MOST_BYTES)
+            check_file(plugin, MAX_BYTES)
         except NotT7Error as error:
             raise OptionError(f"plugins= (--plugin): {error}") from error
         with Exclusive(path):

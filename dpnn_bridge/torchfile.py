@@ -21,7 +21,7 @@ from dpnn_bridge.loaders.t7_reader import read_all, read_t7
 from dpnn_bridge.objects import LuaFunction as _Function
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
 
-#: what torchfile raises for a damaged file
+#: the exception of torchfile for a damaged file
 T7ReaderException = T7Error
 
 

@@ -39,8 +39,6 @@ RESIDUAL = FIXTURES / "nn" / "nn.Sequential" / "Sequential__net_style_residual__
 KNOWN_FILE = Path(__file__).parent.parent / "fixtures" / "known_differences.json"
 KNOWN = read_known_differences(KNOWN_FILE)
 
-#: for tests of torch.compile in one graph, .pt2 and .onnx
-
 torch.set_num_threads(1)
 
 # a shell starts programs in the background with SIGINT ignored, which all programs that tests start would take over

@@ -27,18 +27,18 @@ from dpnn_bridge.errors import OutputError, OutputExistsError
 
 StrPath = str | os.PathLike[str]
 
-#: what a disk says, also where a library turned it into an error of its own
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
+#: error numbers of a disk, also if a library raises another exception for them
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
 
 
-#: ends the message if a program writes a single output
-_NOTHING = "; nothing was written"
+#: end of a message about the only output of a command
+_NOTHING_WRITTEN = "; nothing was written"
 
 
 # ---------------------------------------------------------------------- what may be written
-#: suffix of programs that no command writes: Lua requires them by names that are not known before
+#: no command writes files with this suffix, and Lua code may `require` any of them while it runs
 _LUA = ".lua"
-_kept: ContextVar[tuple[Callable[[], Iterable[StrPath]], ...]] = ContextVar("inputs that are kept", default=())
+_protected: ContextVar[tuple[Callable[[], Iterable[StrPath]], ...]] = ContextVar("protected inputs", default=())
 
 
 def protecting(inputs: Callable[[], Iterable[StrPath]]) -> AbstractContextManager[None]:
@@ -47,11 +47,11 @@ def protecting(inputs: Callable[[], Iterable[StrPath]]) -> AbstractContextManage
     Args:
         inputs: Returns the files, when an output is checked.
     """
-    return scoped(_kept, (*_kept.get(), inputs))
+    return scoped(_protected, (*_protected.get(), inputs))
 
 
 def imported_files() -> list[str]:
-    """Return the Python files that this process has imported, but for those of its installation."""
+    """Return the Python files that this process has imported, except those of its installation."""
     files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
     installed = tuple(os.path.join(prefix, "") for prefix in (sys.prefix, sys.base_prefix))
     return [file for file in files if file and not file.startswith(installed)]
@@ -67,8 +67,8 @@ def check_output(path: StrPath, force: bool, inputs: Iterable[StrPath] = ()) -> 
 
     Raises:
         OutputExistsError: a file exists and ``force`` is False.
-        OutputError: the path is never replaced: a directory, a device, a pipe, an input; the folder is missing,
-            or is one that is removed; or the store of a URL cannot be reached.
+        OutputError: the path is a directory, a device, a pipe or an input, which are never replaced; the folder is
+            missing or temporary; or the store of a URL cannot be reached.
     """
     path = place_of(path)
     if isinstance(path, str):
@@ -91,7 +91,7 @@ def check_output(path: StrPath, force: bool, inputs: Iterable[StrPath] = ()) -> 
         raise OutputError(f"{path} is {_kind(found.st_mode)}, which is never replaced; choose another name")
     if os.path.realpath(path).endswith(_LUA):
         raise OutputError(f"{path} is a Lua file, which is never replaced; choose another name")
-    for source in chain(inputs, *(files() for files in _kept.get())):
+    for source in chain(inputs, *(files() for files in _protected.get())):
         with suppress(OSError, ValueError):
             if os.path.samestat(found, os.stat(source)):
                 raise OutputError(f"{path} is the input {source}, which is never replaced; choose another name")
@@ -106,16 +106,16 @@ def _kind(mode: int) -> str:
 
 def _cannot_write(path: Path, error: Exception) -> OutputError:
     reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
-    return OutputError(f"cannot write {path}: {reason}{_NOTHING}")
+    return OutputError(f"cannot write {path}: {reason}{_NOTHING_WRITTEN}")
 
 
 @contextmanager
 def after_writing(written: StrPath) -> Iterator[None]:
-    """Let errors about a second output of a command say that the first one exists."""
+    """State in errors about a second output of a command that the first output exists."""
     try:
         yield
     except OutputError as error:
-        raise OutputError(f"{written} was written, but {str(error).removesuffix(_NOTHING)}") from error
+        raise OutputError(f"{written} was written, but {str(error).removesuffix(_NOTHING_WRITTEN)}") from error
 
 
 # ---------------------------------------------------------------------- writing
@@ -129,23 +129,23 @@ def replacing(
 ) -> Iterator[Path]:
     """Yield a temporary path that is moved to ``path`` if the ``with`` block succeeds, and removed otherwise.
 
-    Of several programs that write the same file without ``force``, one succeeds. The mode of the file is that of any
-    new file, as the umask says.
+    Of several programs that write the same file without ``force``, one succeeds. The umask determines the mode of the
+    file.
 
     Args:
-        path: the file to write, or a URL: the file is made on this machine and put there, see
+        path: the file to write, or a URL: the file is written on this machine and then uploaded, see
             :func:`dpnn_bridge.base.remote.upload`.
         force: replace an existing file.
         inputs: files that are never replaced.
-        parts: ``path`` names other files, which belong to it. Those that the block leaves beside the temporary path
-            have names of their own and appear first, so that ``path`` is the old set or the new one at any moment; then
-            those go that were needed before, which ``parts`` lists.
+        parts: for an index of other files; returns the files of an index. The block writes the new files, with new
+            names, beside the temporary path. They are moved first, then the index, and then the files of the old index
+            are removed. So ``path`` is the old index or the new one at any time.
 
     Raises:
-        OutputError: as :func:`check_output`, or the disk refused (full, read-only, …); nothing was written.
+        OutputError: as :func:`check_output`, or a disk error (full, read-only, …); nothing was written.
     """
     target, inputs = place_of(path), tuple(inputs)
-    if isinstance(target, Path):  # a store is asked when the file is whole, which takes as long as sending a small one
+    if isinstance(target, Path):  # for a URL, only before the upload: a request takes as long as a small upload
         check_output(path, force, inputs)
     path = Path(tempfile.gettempdir(), target.rpartition("/")[2]) if isinstance(target, str) else target
     try:
@@ -156,7 +156,7 @@ def replacing(
                 others = sorted(p for p in folder.iterdir() if parts and p != temporary)
                 check_output(target, force, inputs)
                 before = parts(target) if parts and isinstance(target, Path) else []
-                _put_all([(file, beside(target, file.name)) for file in others], (temporary, target), force)
+                _move_all([(file, beside(target, file.name)) for file in others], (temporary, target), force)
                 _discard(before, inputs)
             except Exception as error:
                 _name_target(error, folder, temporary, target)
@@ -184,10 +184,10 @@ def _name_target(error: Exception, folder: Path, temporary: Path, target: Place)
         error.args = (text, *error.args[1:])
 
 
-def _put_all(others: list[tuple[Path, Place]], last: tuple[Path, Place], force: bool) -> None:
-    """Move files to their places: others, whose names are new, and then the last one, or none of them.
+def _move_all(others: list[tuple[Path, Place]], last: tuple[Path, Place], force: bool) -> None:
+    """Move files to their destinations: others, whose names are new, and then the last one, or none of them.
 
-    Where a store may show the last one although it reports an error, the others stay.
+    If the upload of the last one fails, the store may contain it nevertheless; then the others stay.
     """
     put: list[Place] = []
     with nullcontext() if isinstance(last[1], str) else defer_signals():
@@ -209,7 +209,7 @@ def _put_all(others: list[tuple[Path, Place]], last: tuple[Path, Place], force: 
 
 
 def _discard(files: list[Path], inputs: Iterable[StrPath]) -> None:
-    """Remove files that nothing names any more, but for inputs; one that cannot be removed does no harm."""
+    """Remove files that no index names any more, except inputs. A file that cannot be removed does no harm."""
     for file in files:
         with suppress(OSError, OutputError):
             check_output(file, True, inputs)
@@ -221,7 +221,7 @@ def _put(temporary: Path, path: Path, force: bool) -> None:
         move(os.replace, temporary, path)
         return
     try:
-        # fails where something is, which a rename does on Windows alone
+        # fails if the path exists; a rename fails only on Windows
         move(os.rename if sys.platform == "win32" else os.link, temporary, path)
     except FileExistsError:
         raise OutputExistsError(f"{path} exists: another program has written it in the meantime") from None
@@ -232,20 +232,18 @@ def _put(temporary: Path, path: Path, force: bool) -> None:
 
 
 def _disk_error(error: BaseException | None) -> OSError | None:
-    """Return the error of the disk that an error goes back to."""
+    """Return the disk error among the causes of an exception."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        if isinstance(error, OSError) and error.errno in _DISK:
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
             return error
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return None
 
 
-class PatientFile(io.RawIOBase):
-    """A file whose ``write`` never raises, for libraries in C++ that end the program when it does.
-
-    Closing it, which a ``with`` block does, raises the error instead.
+class DeferredErrorFile(io.RawIOBase):
+    """A file whose errors are raised by ``close``, for C++ libraries that abort if ``write`` raises.
 
     Args:
         path: the file to write.

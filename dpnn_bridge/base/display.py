@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-#: characters of a line of a message, and of a name in it
+#: maximum number of characters: of one line of a message, and of a name in a message
 LONGEST_LINE = 2000
 LONGEST_NAME = 120
 
@@ -18,12 +18,12 @@ def printable(text: str) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """Return a message of several lines as :func:`printable` does; a very long line loses its middle."""
+    """Return a message of several lines, each as :func:`printable` returns it; the middle of a long line is omitted."""
     return "\n".join(shortened(printable(line), LONGEST_LINE) for line in text.split("\n"))
 
 
 def shortened(text: str, longest: int = LONGEST_NAME) -> str:
-    """Return ``text``, without its middle where it is longer than ``longest`` characters."""
+    """Return ``text``; the middle is omitted if the text is longer than ``longest`` characters."""
     if len(text) <= longest:
         return text
     half = longest // 2
@@ -31,7 +31,7 @@ def shortened(text: str, longest: int = LONGEST_NAME) -> str:
 
 
 def described(value: Any) -> str:
-    """Return a value from a file for a message: a string or number as in Python, anything else by its type.
+    """Describe a value from a file in a message: the ``repr`` of a string or number, otherwise the type.
 
     The ``repr`` of a list that contains another list several times may be exponentially long.
     """

@@ -29,9 +29,9 @@ _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if
 
 _lock = threading.RLock()  # a signal may interrupt the thread that holds it
 _folders: dict[Path, int | None] = {}
-#: how often a folder is deleted while it gets new files
+#: attempts to delete a folder while another thread adds files
 _ATTEMPTS = 100
-#: a parent with at least this many entries is not searched every time, so that writing many files takes linear time
+#: a parent with at least this many entries is searched only sometimes, so that writing many files takes linear time
 _MANY = 100
 _searches_to_skip: dict[Path, int] = {}  # parent -> number of searches for abandoned folders to skip
 _waiting: list[int] | None = None  # signals during :func:`defer_signals`
@@ -55,7 +55,7 @@ def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
 
 
 def is_abandoned(folder: Path) -> bool:
-    """Return whether a folder, which may be missing, has the name of a temporary one and no program that locks it."""
+    """Return whether a folder has the name of a temporary folder and no program locks it. It may be missing."""
     if sys.platform == "win32" or not _NAME.fullmatch(folder.name) or folder in _folders:
         return False
     try:
@@ -67,7 +67,7 @@ def is_abandoned(folder: Path) -> bool:
 
 @contextmanager
 def _opened(folder: Path) -> Iterator[bool]:
-    """Open a folder for the ``with`` block, and lock it; yields False where it is locked or cannot be."""
+    """Open and lock a folder for the ``with`` block; yield whether the lock succeeded."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         yield _can_lock(descriptor)
@@ -184,7 +184,7 @@ def clean_up_on_signals() -> Iterator[None]:
     """Remove incomplete files on signals that end the program, then raise, so that ``finally`` blocks run.
 
     SIGINT raises KeyboardInterrupt, the others :class:`Terminated`. Signals for which the program has its own handlers
-    are not changed, and none in other threads than the main thread.
+    are not changed. In other threads than the main thread, no signal is changed.
     """
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():

@@ -1,4 +1,4 @@
-"""Run a Python file of the user's as a module."""
+"""Run a Python file of the user as a module."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ from dpnn_bridge.base.exclusive import Exclusive
 
 
 class _SourceLoader(SourceFileLoader):
-    """Compiles the file without a cache, which would lie beside it."""
+    """Compiles the file and writes no ``__pycache__`` beside it."""
 
     def get_code(self, fullname: str) -> CodeType:
         return self.source_to_code(self.get_data(self.path), self.path)
 
 
 def import_file(
-    path: Path, prefix: str, name: str = "", forget: Callable[[str], object] = lambda name: None
+    path: Path, prefix: str, name: str = "", on_error: Callable[[str], object] = lambda name: None
 ) -> ModuleType:
-    """Run a Python file as a module that ``inspect`` and ``pickle`` find; one that raises leaves no module.
+    """Run a Python file as a module in ``sys.modules``, where ``inspect`` and ``pickle`` find it.
+
+    If the file raises, the module is removed again.
 
     Args:
         path: The file.
         prefix: Beginning of the module's name. The name of the file follows, so that no other module is replaced.
-        name: Name of the module when the file ran before; else empty.
-        forget: Called with the name of the module if the file raises, to undo what it did before.
+        name: Name of the module if the file has run before; otherwise empty.
+        on_error: Called with the name of the module if the file raises, to undo what it registered.
     """
     with Exclusive(import_file):  # another thread may be importing a file of the same name
         if not name:
@@ -43,6 +45,6 @@ def import_file(
         loader.exec_module(module)
     except BaseException:
         sys.modules.pop(name, None)
-        forget(name)
+        on_error(name)
         raise
     return module

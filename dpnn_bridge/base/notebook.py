@@ -8,7 +8,7 @@ from typing import Any
 from dpnn_bridge.base.display import in_html, shortened
 
 #: rows that are shown
-MOST_ROWS = 60
+MAX_ROWS = 60
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], notes: Sequence[str] = ()) -> str:
@@ -25,9 +25,9 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], not
     heads = "".join(f"<th style='{a}'>{_cell(name.lstrip('#'))}</th>" for name, a in zip(columns, align, strict=True))
     body = "".join(
         "<tr>" + "".join(f"<td style='{a}'>{_cell(v)}</td>" for v, a in zip(row, align, strict=True)) + "</tr>"
-        for row in rows[:MOST_ROWS]
+        for row in rows[:MAX_ROWS]
     )
-    below = [*([f"… {len(rows) - MOST_ROWS} more"] if len(rows) > MOST_ROWS else []), *notes]
+    below = [*([f"… {len(rows) - MAX_ROWS} more"] if len(rows) > MAX_ROWS else []), *notes]
     lines = "".join(f"<div style='opacity:.75'>{_cell(line)}</div>" for line in below)
     content = f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>" if rows else ""
     return f"<div><div style='font-weight:bold'>{_cell(title)}</div>{content}{lines}</div>"

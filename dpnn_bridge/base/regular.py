@@ -9,7 +9,7 @@ from dpnn_bridge.base.reading import open_input
 from dpnn_bridge.errors import MissingFileError, NotT7Error
 
 #: bytes of an input that is read as a whole: a program, a list, a line of a manifest
-MOST_BYTES = 1 << 24
+MAX_BYTES = 1 << 24
 #: folders of the kernel: it says that their files are regular, but they may have no end, or wait for an event
 _KERNEL = ("/proc/", "/sys/")
 
@@ -40,7 +40,7 @@ def is_accepted(path: str | os.PathLike[str]) -> bool:
     return True
 
 
-def read_file(path: str | os.PathLike[str], most: int = MOST_BYTES) -> bytes:
+def read_file(path: str | os.PathLike[str], most: int = MAX_BYTES) -> bytes:
     """Read a regular file of bounded size; for errors see :func:`check_file`."""
     check_file(path, most)  # opening a device may act on it
     try:

@@ -14,10 +14,10 @@ from dpnn_bridge.base.regular import read_file
 from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.errors import T7FormatError
 
-#: bytes of a file name on all common file systems
+#: maximum number of bytes of a file name on common file systems
 LONGEST_NAME = 255
-#: bytes of an index, which takes a hundred for each tensor
-_MOST_BYTES = 1 << 28
+#: maximum number of bytes of an index; it contains about 100 for each tensor
+_MAX_BYTES = 1 << 28
 
 
 class Index(NamedTuple):
@@ -34,7 +34,7 @@ class Index(NamedTuple):
 
 
 def shard_names(index: Path, count: int, generation: str) -> list[str]:
-    """Return the names of the shards of an index that is written."""
+    """Return the names of the shards for a new index."""
     stem, end = index.name.removesuffix(INDEX), f"-{generation}" if generation else ""
     return [f"{stem}-{i:05d}-of-{count:05d}{end}.safetensors" for i in range(1, count + 1)]
 
@@ -46,23 +46,23 @@ def read_index(index: Path) -> Index:
         T7FormatError: the file is not an index, or names files outside its folder.
     """
     try:
-        content = json.loads(read_file(index, _MOST_BYTES))
+        content = json.loads(read_file(index, _MAX_BYTES))
         places = content.get("weight_map") if isinstance(content, dict) else None
-        about = content.get("metadata") if isinstance(content, dict) else None
+        metadata = content.get("metadata") if isinstance(content, dict) else None
         if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
             raise ValueError("its weight_map does not map each tensor to a file")
         if not all(name.endswith(".safetensors") and _is_name(name) for name in set(places.values())):
             raise ValueError("a shard is not a file in the same folder")
     except (ValueError, RecursionError) as error:
         raise T7FormatError(f"the index is damaged: {error}", source=str(index)) from error
-    generation = about.get("generation") if isinstance(about, dict) else None
+    generation = metadata.get("generation") if isinstance(metadata, dict) else None
     if not isinstance(generation, str) or not re.fullmatch("[0-9a-f]{1,64}", generation):
         generation = ""
     return Index(places, generation)
 
 
 def _is_name(name: str) -> bool:
-    """Return whether a text can be the name of a file, in any folder."""
+    """Return whether a string is a file name without a folder."""
     return Path(name).name == name and name.isprintable() and len(name.encode()) <= LONGEST_NAME
 
 
@@ -75,8 +75,8 @@ def shards_of(index: Path) -> list[Path]:
     return [index.with_name(alone)]
 
 
-def replaced_by(index: Path) -> list[Path]:
-    """Return the shards that are unused after an index is replaced: those named after the index."""
+def obsolete_shards(index: Path) -> list[Path]:
+    """Return the shards that a new index replaces: those of the present index whose names begin with its own name."""
     try:
         found = shards_of(index)
     except (OSError, T7FormatError):
@@ -87,18 +87,19 @@ def replaced_by(index: Path) -> list[Path]:
 
 
 def state_of(path: Path) -> list[tuple[int, ...]]:
-    """Return what changes when another program replaces or overwrites an input; of an index, also of its shards."""
+    """Return device, inode, size and time of an input, and of the shards of an index, to detect changes."""
     try:
         files = [path, *(shards_of(path) if path.name.endswith(INDEX) else ())]
         return [(s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns) for s in map(os.stat, files)]
-    except (OSError, T7FormatError):  # reading it says what is wrong
+    except (OSError, T7FormatError):  # the reader reports the error
         return []
 
 
 def checksum_of(path: Path) -> str:
-    """Return the SHA-256 of an input or output; of an index, that of what ``sha256sum`` prints for it and its shards.
+    """Return the SHA-256 of an input or output.
 
-    An index that is damaged or lacks a shard has none: ``""``.
+    For an index it is the SHA-256 of the output of ``sha256sum`` for the index and its shards; ``""`` if the index is
+    damaged or a shard is missing.
     """
     if not path.name.endswith(INDEX):
         return sha256_of(path)

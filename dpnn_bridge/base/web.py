@@ -17,7 +17,7 @@ from dpnn_bridge.errors import T7Error, T7LimitError
 PATIENCE, SLOWEST = 60, 1000
 _CHUNK = 1 << 22
 #: limits of pages that list files: number, bytes and seconds of all that one pattern reads, and characters of a link
-MOST_PAGES, LARGEST_PAGES, LONGEST_LISTING, LONGEST_LINK = 1000, 1 << 24, 600, 2000
+MAX_PAGES, LARGEST_PAGES, LONGEST_LISTING, LONGEST_LINK = 1000, 1 << 24, 600, 2000
 _LINK = re.compile(r"""\bhref=(?:"([^"]*)"|'([^']*)')""", re.IGNORECASE)
 
 
@@ -114,9 +114,9 @@ class _Pages:
         for part in parts(url):
             page += part
             self._bytes += len(part)
-            if self._read > MOST_PAGES or self._bytes > LARGEST_PAGES or time.monotonic() > self._end:
+            if self._read > MAX_PAGES or self._bytes > LARGEST_PAGES or time.monotonic() > self._end:
                 raise T7LimitError(
-                    f"{self._pattern}: its server lists more than {MOST_PAGES:,} folders, more than {LARGEST_PAGES:,} "
+                    f"{self._pattern}: its server lists more than {MAX_PAGES:,} folders, more than {LARGEST_PAGES:,} "
                     f"bytes, or longer than {LONGEST_LISTING} seconds; name the files"
                 )
         links = (html.unescape(a or b) for a, b in _LINK.findall(page.decode(errors="ignore")))

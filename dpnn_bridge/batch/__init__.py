@@ -143,7 +143,7 @@ def tasks_for_models(source: Place, target: Place, keys: Sequence[str]) -> list[
 
 
 def _fitting(path: Path) -> list[Path]:
-    """Return the files that a pattern fits, which a shell left as it is; the path itself where it is none."""
+    """Return the files that match a pattern, if the shell has not expanded it; otherwise the path itself."""
     if os.path.lexists(path) or not glob.has_magic(os.fspath(path)):
         return [path]
     return sorted(map(Path, glob.glob(os.fspath(path), recursive=True))) or [path]

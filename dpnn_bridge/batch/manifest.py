@@ -36,7 +36,7 @@ Line = dict[str, Any]
 #: required entries of a line
 _NEEDED = ("source", "target", "verdict")
 #: maximum size of a manifest (about two million lines) and of a line in bytes
-_MOST_BYTES, _LONGEST_LINE = 1 << 30, 1 << 20
+_MAX_BYTES, _LONGEST_LINE = 1 << 30, 1 << 20
 
 
 class Manifest:
@@ -117,7 +117,7 @@ def _lines(path: Path) -> list[Line]:
 
 
 def _parsed(path: Path) -> Iterator[Line]:
-    check_file(path, _MOST_BYTES)
+    check_file(path, _MAX_BYTES)
     with open_input(path) as file:
         for number, text in enumerate(iter(lambda: file.readline(_LONGEST_LINE), b""), 1):
             try:

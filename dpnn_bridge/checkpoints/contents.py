@@ -91,7 +91,7 @@ def surroundings(root: Any) -> Any:
 #: elements of a tensor that is still kept beside the model
 LARGEST_KEPT = 100_000
 #: how often the elements of a storage are kept, in different views
-MOST_VIEWS = 4
+MAX_VIEWS = 4
 
 
 class _Surroundings:
@@ -116,7 +116,7 @@ class _Surroundings:
     def _tensor(self, value: LuaTensor) -> Any:
         if value.size and value.storage is not None:
             shown = self._shown[id(value.storage)] = self._shown.get(id(value.storage), 0) + value.size
-            if value.size > LARGEST_KEPT or shown > MOST_VIEWS * value.storage.size:
+            if value.size > LARGEST_KEPT or shown > MAX_VIEWS * value.storage.size:
                 return None
         return value.torch().clone()
 

@@ -25,7 +25,7 @@ from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, Lu
 Reads = Callable[[LocalFile, ReadOptions], tuple[Any, Encoding]]
 
 #: models that are listed, characters of a path and of a key, and levels of the tree
-MOST_MODELS, LONGEST_PATH, LONGEST_KEY, DEEPEST = 1000, 1000, 200, 200
+MAX_MODELS, LONGEST_PATH, LONGEST_KEY, DEEPEST = 1000, 1000, 200, 200
 
 _COMPOUND = (LuaTable, LuaObject, LuaFunction, LuaTensor, LuaStorage)
 #: the position of the owner and the label of the value there; joined only where a path is shown
@@ -164,8 +164,8 @@ def describe(
 
     Args:
         path: the file.
-        limit: list so many entries of a table at most.
-        depth: list so many levels at most; the totals count everything.
+        limit: maximum number of entries of a table to list.
+        depth: maximum number of levels to list; the totals count everything.
         read: returns the content of the file and its encoding.
         **options: see :class:`~dpnn_bridge.loaders.t7_reader.ReadOptions`.
 
@@ -184,7 +184,7 @@ def describe(
         size = os.stat(file.path).st_size
     description = Description(name_of(path), size, str(encoding))
     _Walk(description, limit, depth).walk(root)
-    found = candidates(root, is_known=looks_like_module)[:MOST_MODELS]
+    found = candidates(root, is_known=looks_like_module)[:MAX_MODELS]
     description.trailing = encoding.trailing
     description.models = {c.key: c.obj.class_name for c in found}
     return description

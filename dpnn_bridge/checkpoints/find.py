@@ -39,12 +39,12 @@ _SERIALIZED = tuple(code.to_bytes(4, "little") for code in (3, 4, 6, 7, 8))
 _INDEX = re.compile("[0-9]{1,16}")
 
 #: models of equal rank that are converted together, and that a message lists
-MOST_TOGETHER, LISTED = 1000, 20
+MAX_TOGETHER, LISTED = 1000, 20
 
 #: how deep in tables a model may be to be found, and how deep in strings and buffers that contain serialized objects
 DEEPEST_MODEL, DEEPEST_OPENED = 200, 4
 #: how often the elements of a storage are looked at, in different views
-MOST_VIEWS = 4
+MAX_VIEWS = 4
 #: characters of the keys that lead to a model: each model in a table repeats them
 LONGEST_MODEL_PATH = 2000
 
@@ -92,7 +92,7 @@ def candidates(root: Any, is_known: Callable[[LuaObject], bool] | None = None) -
         if isinstance(value, (LuaTensor, LuaStorage)):
             storage, start = (value.storage, value.offset) if isinstance(value, LuaTensor) else (value, 0)
             identity = id(storage), start, value.size
-            if storage is None or viewed[id(storage)] > MOST_VIEWS * storage.size:
+            if storage is None or viewed[id(storage)] > MAX_VIEWS * storage.size:
                 continue
             viewed[id(storage)] += value.size
         if identity in seen or not isinstance(value, (LuaTable, LuaObject, LuaTensor, LuaStorage, str)):
@@ -240,7 +240,7 @@ def select(
         raise ModelNotFoundError(contents.without_module(root, source))
     equal = [c for c in models if _rank(c.path) == _rank(models[0].path)]
     if len(equal) > 1:
-        if not together or len(equal) > MOST_TOGETHER:
+        if not together or len(equal) > MAX_TOGETHER:
             raise ModelNotFoundError(
                 f"{source}: the file holds several modules; choose one with key=. {_listing(found)}"
             )

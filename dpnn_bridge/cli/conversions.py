@@ -1,4 +1,4 @@
-"""Print what ``dpnn-convert`` did: one line for a file, a table for many, and what became of which class."""
+"""Print the results of ``dpnn-convert``: one line for a file, a table for many files, and a table of classes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dpnn_bridge.conversion.report import Report
 
 #: files that are listed one by one
-MOST_ROWS = 100
+MAX_ROWS = 100
 
 
 def print_one(done: Report, files: Sequence[Any], verbose: bool, seconds: float) -> None:
@@ -54,7 +54,7 @@ def print_table(report: Report, console: Console) -> None:
 
 def print_many(done: Sequence[Outcome], verbose: bool) -> None:
     """Print one row per file, unless there are too many files, and the number of files per status."""
-    if verbose or len(done) <= MOST_ROWS:
+    if verbose or len(done) <= MAX_ROWS:
         _print_rows(done)
     counts = ", ".join(f"{n} {status}" for status, n in sorted(Counter(o.status for o in done).items()))
     say(f"{counted(len(done), 'file')}: {counts}")

@@ -282,7 +282,7 @@ class _Request:
         return converting
 
     def convert_one(self) -> None:
-        """Convert a file and print what became of it."""
+        """Convert a file and print the result."""
         with steps(self.quiet or self.as_json) as progress:
             converting = self._load(progress)
             with _output(self.files[1], self.suffix) as target:

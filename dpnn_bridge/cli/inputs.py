@@ -23,13 +23,13 @@ from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.outputs import pt_file
 from dpnn_bridge.outputs.npy import ArrayHeader
 
-#: a shape and, after a colon, a type; a colon may also follow a drive
+#: a shape and, after a colon, a dtype
 _SHAPE = re.compile(r"(\d+(?:x\d+)*)(?::(\w+))?")
 
 
 @dataclass(frozen=True)
 class ExampleInput:
-    """An example input of a model from descriptions, see :func:`example_input`.
+    """Creates the example input of a model from descriptions, see :func:`example_input`.
 
     Args:
         specs: the descriptions.
@@ -59,30 +59,30 @@ class ExampleInput:
 
 
 def example_input(
-    specs: Sequence[str], dtype: str | nn.Module | None = None, option: str = "--input", words: int | None = None
+    specs: Sequence[str], dtype: str | nn.Module | None = None, option: str = "--input", index_limit: int | None = None
 ) -> Any:
     """Return one input from its description, or a list from several.
 
     Args:
-        specs: each a shape (``1x3x224x224``: normal random numbers; ``5x3:int64``: ones, since indices start there)
+        specs: each a shape (``1x3x224x224``: normal random numbers; ``5x3:int64``: ones, which are valid indices)
             or a ``.t7``, ``.npy`` or ``.pt`` file.
-        dtype: floating point type of random inputs, or the model that takes them: its own type, and indices where its
-            first layer looks rows up, unless another description names its type; default float32.
+        dtype: dtype of shapes without one; default float32. A model: the dtype of its parameters, or int64 if its first
+            layer takes indices and no description has a dtype.
         option: the option that the descriptions come from, for messages.
-        words: integers of a shape are random and below this number; default: ones.
+        index_limit: integers are random and below this number; default: ones.
 
     Raises:
-        OptionError: a description is neither; also a shape for another option than ``--input``.
+        OptionError: a description is neither a shape nor a file, or a shape for another option than ``--input``.
     """
     generator = torch.Generator().manual_seed(0)
     typed = any((shape := _SHAPE.fullmatch(spec)) and shape[2] for spec in specs)
     kind = _dtype_of(dtype, typed) if isinstance(dtype, nn.Module) else dtype
-    values = [_one(spec, kind, option, words, generator) for spec in specs]
+    values = [_from_spec(spec, kind, option, index_limit, generator) for spec in specs]
     return values[0] if len(values) == 1 else values
 
 
 def _dtype_of(model: nn.Module, floating: bool) -> str:
-    """Return the name of the type that a model's first layer takes, or of its parameters."""
+    """Return the name of the dtype of the parameters, or int64 if the first layer takes indices."""
     leaves = (m for m in model.modules() if not list(m.children()) and type(m) is not nn.Identity)
     first = next(leaves, model)
     if not floating and (isinstance(first, nn.Embedding) or hasattr(first, "index_base")):
@@ -90,20 +90,20 @@ def _dtype_of(model: nn.Module, floating: bool) -> str:
     return next((str(p.dtype) for p in model.parameters() if p.is_floating_point()), "float32").removeprefix("torch.")
 
 
-def shapes_alone(specs: Sequence[str]) -> bool:
-    """Return whether one of them is a shape without a type, whose type the model decides."""
+def has_untyped_shape(specs: Sequence[str]) -> bool:
+    """Return whether a description is a shape without a dtype."""
     return any((shape := _SHAPE.fullmatch(spec)) and not shape[2] for spec in specs)
 
 
-def _one(spec: str, dtype: str | None, option: str, words: int | None, generator: torch.Generator) -> Any:
+def _from_spec(spec: str, dtype: str | None, option: str, index_limit: int | None, generator: torch.Generator) -> Any:
     where = f"{option} {spec}"
-    if (shape := _SHAPE.fullmatch(spec)) and option == "--input":  # nobody else takes random numbers
-        return wrap_errors(OptionError, where)(_drawn)(where, shape, dtype, words, generator)
+    if (shape := _SHAPE.fullmatch(spec)) and option == "--input":  # other options are results, which are never random
+        return wrap_errors(OptionError, where)(_random)(where, shape, dtype, index_limit, generator)
     return wrap_errors(T7Error, where)(_read)(spec, where, option == "--input")
 
 
-def _drawn(
-    where: str, shape: re.Match[str], dtype: str | None, words: int | None, generator: torch.Generator
+def _random(
+    where: str, shape: re.Match[str], dtype: str | None, index_limit: int | None, generator: torch.Generator
 ) -> torch.Tensor:
     kind = getattr(torch, shape[2] or dtype or "float32", None)
     if not isinstance(kind, torch.dtype):
@@ -111,9 +111,9 @@ def _drawn(
     size = [int(n) for n in shape[1].split("x")]
     if kind.is_floating_point or kind.is_complex:
         return torch.randn(size, dtype=kind, generator=generator)
-    if words is None:
+    if index_limit is None:
         return torch.ones(size, dtype=kind)
-    highest = 2 if kind == torch.bool else min(words, torch.iinfo(kind).max)
+    highest = 2 if kind == torch.bool else min(index_limit, torch.iinfo(kind).max)
     return torch.randint(0, highest, size, dtype=kind, generator=generator)
 
 

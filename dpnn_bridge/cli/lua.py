@@ -67,10 +67,10 @@ def lua_command(
     script: Path | None,
     arguments: tuple[str, ...],
 ) -> None:
-    """Run SCRIPT as Torch7's `th` did, with PyTorch underneath. ARGUMENTS are the script's own.
+    """Run SCRIPT as Torch7's `th` did, with PyTorch underneath. ARGUMENTS are passed to the script.
 
-    The script finds its arguments in `arg` and `...`; what it passes to os.exit is the exit code. An error of Lua
-    gives exit code 7 and its traceback.
+    The script gets its arguments in `arg` and `...`. The argument of os.exit is the exit code. A Lua error prints its
+    traceback; its exit code is 7.
     """
     from dpnn_bridge.lua.bridge import LuaBridge
     from dpnn_bridge.lua.text import from_system
@@ -88,7 +88,7 @@ def lua_command(
     keep_freed_memory()
     try:
         bridge = LuaBridge(lua_path, runtime=runtime, sandbox="partial" if partial_sandbox else sandbox, **limits)
-        _take_exit(bridge)
+        _replace_os_exit(bridge)
         if seed is not None:
             bridge.manual_seed(seed)
         for name in (*(() if sandbox else ("xlua", "trepl")), *map(from_system, library)):  # as th does
@@ -115,17 +115,17 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep what dead tensors leave: a new tensor takes a page fault for each 4 KiB of new memory."""
+    """Let glibc keep freed memory: new memory costs a page fault for each 4 KiB."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:
         mallopt(_TRIM_THRESHOLD, 2**31 - 1)
-        mallopt(_MMAP_THRESHOLD, 32 << 20)  # the largest that glibc takes
+        mallopt(_MMAP_THRESHOLD, 32 << 20)  # the maximum
 
 
 _EXIT = "dpnn-lua exits with "
 
 
-def _take_exit(bridge: Any) -> None:
+def _replace_os_exit(bridge: Any) -> None:
     """Let os.exit end the command through Python, so that everything is flushed."""
     bridge.execute(
         f"""

@@ -40,11 +40,11 @@ _NETWORK = re.compile(r"(?P<file>.+?\.py|[A-Za-z_][\w.]*):(?P<name>[A-Za-z_][\w.
 
 @dataclass(frozen=True)
 class Comparison:
-    """A Torch7 model, a network of the user's, and how their comparison is printed.
+    """A Torch7 model, a network of the user, and how their comparison is printed.
 
     Attributes:
         model: the Torch7 file, or its address.
-        network: the text that names the network, see :func:`network_of`.
+        network: the name of the network, see :func:`network_of`.
         inputs: descriptions of the inputs.
         key: place of the model in the file.
         later: also find the deviations after the first one.
@@ -82,7 +82,7 @@ class Comparison:
             yield network
 
     def run(self, network: nn.Module, *, judging: bool) -> PortReport:
-        """Port the weights of the model into the network, or judge the weights that it has."""
+        """Port the weights of the model into the network, or verify the weights that it has."""
         with steps(self.quiet or self.as_json) as progress:
             progress("loading PyTorch")
             from dpnn_bridge.files import load
@@ -146,7 +146,7 @@ def convert_into(comparison: Comparison, target: Path, force: bool) -> None:
 
 
 def verify_network(comparison: Comparison, weights: Path | None) -> None:
-    """Judge a port that has its weights.
+    """Verify a network that already has the weights.
 
     Raises:
         VerificationError: it does not compute the same.
@@ -168,14 +168,14 @@ def is_network(text: str) -> bool:
 
 
 def network_of(text: str) -> nn.Module:
-    """Create the network that a text names. This runs its file, which no output of the command replaces.
+    """Create a network from its name. This runs the file, which no output of the command replaces.
 
     Args:
         text: ``FILE.py:NAME`` or ``PACKAGE:NAME``, with literal arguments in parentheses if NAME is a class or a
             function; a module takes none.
 
     Raises:
-        OptionError: the text names none, or it cannot be created.
+        OptionError: the text is not such a name, or the network cannot be created.
     """
     found = _NETWORK.fullmatch(text)
     if found is None:
@@ -199,9 +199,9 @@ def network_of(text: str) -> nn.Module:
     return network
 
 
-def _arguments(text: str, whole: str) -> tuple[list[Any], dict[str, Any]]:
+def _arguments(text: str, network: str) -> tuple[list[Any], dict[str, Any]]:
     """Return the positional and the named arguments of a call in parentheses."""
-    expected = OptionError(f"{whole}: arguments must be literals in one call, as in Net(num_classes=10)")
+    expected = OptionError(f"{network}: arguments must be literals in one call, as in Net(num_classes=10)")
     try:
         call = ast.parse(f"f{text}", mode="eval").body
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
@@ -217,7 +217,7 @@ def _arguments(text: str, whole: str) -> tuple[list[Any], dict[str, Any]]:
 
 @contextmanager
 def _importable(network: str) -> Iterator[None]:
-    """Let the file of a network import its neighbours, also when it creates or runs the network."""
+    """Let the file of a network import files of its folder, also when the network is created and runs."""
     found = _NETWORK.fullmatch(network)
     if found is None or not found["file"].endswith(".py"):
         yield
@@ -244,13 +244,13 @@ def _module(name: str) -> Any:
 
 
 def example_of(specs: Sequence[str], network: nn.Module) -> Any:
-    """Return the example input of ``--input``; indices count from 0 and are below the size of the smallest table."""
+    """Return the example input of ``--input``; indices are valid for the smallest nn.Embedding."""
     from torch import nn
 
     from dpnn_bridge.cli.inputs import example_input
 
     tables = [m.num_embeddings for m in network.modules() if isinstance(m, nn.Embedding)]
-    example = example_input(specs, "float32", words=min(tables, default=2))
+    example = example_input(specs, "float32", index_limit=min(tables, default=2))
     return tuple(example) if isinstance(example, list) else example
 
 

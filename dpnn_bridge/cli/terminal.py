@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 #: exit code after Ctrl-C, as shells have it
 INTERRUPTED = 130
 
-#: what messages say to Python's users and, in its place, to those of the command line
+#: text for callers of the Python API -> its replacement on the command line
 _TERMS = (
     (r" \((force=True|input=tensor|model\.float\(\))\)", ""),
     (r"\b(bounded=False|trusted=True|device=\S+) \((--[^)]+)\)", r"\2"),

@@ -359,11 +359,11 @@ def _verify_manifest(request: Request) -> None:
 # ---------------------------------------------------------------------- inputs
 def _example(request: Request) -> Any:
     """Return the input; the model determines the dtype of random inputs given as shapes."""
-    from dpnn_bridge.cli.inputs import example_input, shapes_alone
+    from dpnn_bridge.cli.inputs import example_input, has_untyped_shape
     from dpnn_bridge.errors import DpnnBridgeError
     from dpnn_bridge.files import load
 
-    if not request.dtype and shapes_alone(request.inputs):
+    if not request.dtype and has_untyped_shape(request.inputs):
         with suppress(DpnnBridgeError):  # `verify` reads the model again, and reports the error
             return example_input(request.inputs, load(request.model, key=request.key, **request.classes()))
     return example_input(request.inputs, request.dtype)

@@ -12,7 +12,7 @@ from torch import Tensor
 from dpnn_bridge.errors import VerificationError
 from dpnn_bridge.loaders.source import FileSource
 
-#: bytes that are compared at once, so that they stay in the processor's cache
+#: bytes that are compared at once, so that they stay in the CPU cache
 CHUNK = 1 << 20
 
 
@@ -20,7 +20,7 @@ def byte_array(tensor: Tensor) -> np.ndarray:
     """Return the bytes of a contiguous tensor as a 1-D array, of 8-byte integers if possible (6 times faster)."""
     if tensor.numel() == 0:
         return np.empty(0, np.int64)
-    flat = tensor.detach().cpu().as_strided((tensor.numel(),), (1,))  # the stride of a single element may be any
+    flat = tensor.detach().cpu().as_strided((tensor.numel(),), (1,))  # a single element may have any stride
     data = flat.view(torch.uint8).numpy()
     return data.view(np.int64) if len(data) % 8 == 0 else data
 
@@ -37,7 +37,7 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
 def same_in_file(tensor: Tensor, file: FileSource, start: int) -> bool:
     """Return whether the bytes of a file from ``start`` are those of a contiguous tensor.
 
-    They are read, and not mapped: mapped pages stay in memory as long as the mapping.
+    The file is read, not memory-mapped, because mapped pages stay in memory as long as the mapping.
     """
     data = byte_array(tensor).view(np.uint8).data
     read = bytearray(min(len(data), CHUNK))

@@ -1,7 +1,7 @@
-"""Copy modules, and tensors to memory with another layout, where equal values give results with other last bits.
+"""Copy modules and tensors, also to memory with another alignment, where the same computation rounds differently.
 
-The address and alignment of a tensor determine where vector instructions, blocks of a matrix product and the parts of
-threads begin. Then sums run in another order, or elements take another path through the same function.
+The alignment of a tensor determines which elements share a vector instruction, a block of a matrix product or a thread.
+With another alignment, a sum has another order, and an elementwise function may use its scalar code.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ def moved(tensor: Tensor, offset: int = 0, like: Tensor | None = None) -> Tensor
     """Copy a tensor into memory of its own.
 
     Args:
-        tensor: Any tensor; one that is sparse or contains no elements is returned as it is.
+        tensor: Any tensor. A sparse or empty tensor is returned unchanged.
         offset: Elements between the boundary of an allocation (64 bytes) and the first element.
-        like: The elements get the order in memory that they have in this tensor, if it has the same shape; default:
-            their own order.
+        like: A tensor whose memory format the copy gets, if the shapes are equal; default: that of ``tensor``.
     """
     if tensor.layout != torch.strided or tensor.is_meta or not tensor.numel():
         return tensor
@@ -35,7 +34,7 @@ def moved(tensor: Tensor, offset: int = 0, like: Tensor | None = None) -> Tensor
 
 
 def copied(module: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
-    """Return a deep copy, also of a module that keeps a result with its graph, as weight_norm and pruning do."""
+    """Return a deep copy, also of a module with non-leaf tensors, such as the weight that weight_norm computes."""
     kept = (t for part in module.modules() for t in nested.tensors(vars(part)) if not t.is_leaf)
     return copy.deepcopy(module, {id(t): t.detach().clone() for t in kept} | (memo or {}))
 
@@ -46,7 +45,7 @@ def relocate(module: nn.Module, offset: int = 0, like: Mapping[str, Tensor] | No
     Args:
         module: The module.
         offset: As of :func:`moved`.
-        like: Tensors whose order in memory those of the same name get.
+        like: Names of parameters and buffers -> tensors whose memory formats they get.
     """
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         tensor.data = moved(tensor, offset, (like or {}).get(name))

@@ -23,15 +23,15 @@ TENSORS, PER_VALUE = 2000, 100
 #: modules that a traversal of the model may visit, one that several share counted each time; per module of the file
 VISITS, PER_MODULE = 20_000, 16
 #: values that data may have in an output: always, and for each entry; a table reached in many ways counts as often
-MOST_VALUES, PER_ENTRY = 200_000, 4
+MAX_VALUES, PER_ENTRY = 200_000, 4
 
 
 class Budget:
-    """Counts what one conversion takes.
+    """Counts the bytes, tensors and module visits of one conversion.
 
     Args:
         root: the value to convert.
-        per_repeat: bytes that an element takes, beside its own size, if it is shown again: in text many.
+        per_repeat: bytes for each repeated element, besides its own size, such as those of its text.
     """
 
     def __init__(self, root: Any, per_repeat: int = 0) -> None:
@@ -40,12 +40,12 @@ class Budget:
         self.tensors_left = TENSORS + PER_VALUE * values
         self._not_shown, self._per_repeat = stored, per_repeat
         self.visits: dict[int, int] = {}
-        #: False while code of the user runs, see :meth:`watched`
+        #: False while the user's code runs, see :meth:`watched`
         self.watching = True
 
     @contextmanager
     def watched(self, watching: bool) -> Iterator[None]:
-        """Count operations inside the ``with`` block, or not, and restore afterwards what was before."""
+        """Count operations inside the ``with`` block, or do not."""
         before, self.watching = self.watching, watching
         try:
             yield
@@ -53,7 +53,7 @@ class Budget:
             self.watching = before
 
     def spend(self, count: int, what: str = "tensors", *, tensors: int = 1) -> None:
-        """Take ``count`` bytes for one more tensor, or so many.
+        """Take ``count`` bytes for ``tensors`` more tensors.
 
         Raises:
             ConversionLimitError: the budget has too few left.
@@ -67,7 +67,7 @@ class Budget:
             )
 
     def show(self, count: int, size: int) -> None:
-        """Take the memory for a view of ``count`` elements of ``size`` bytes; storages are free to be shown once."""
+        """Take the memory for ``count`` displayed elements of ``size`` bytes; repetitions also cost ``per_repeat``."""
         self._not_shown -= count * size
         repeated = min(count, max(0, -self._not_shown) // size)
         self.spend(count * size + repeated * self._per_repeat, "memory")

@@ -33,7 +33,7 @@ def constructor_parameters(kind: type) -> list[inspect.Parameter]:
 
 
 def _without_self(kind: type) -> list[inspect.Parameter]:
-    """Return the parameters of a constructor but for the object itself, whatever its name is."""
+    """Return the parameters of a constructor without ``self``, whatever its name is."""
     first, *others = inspect.signature(kind.__init__).parameters.values()  # type: ignore[misc]
     return [first, *others] if first.kind is first.VAR_POSITIONAL else others
 

@@ -18,7 +18,7 @@ class TorchContext(Protocol):
 
     Attributes:
         options: the caller's choices.
-        report: what became of each object.
+        report: the module of each object, and notes.
     """
 
     options: Options

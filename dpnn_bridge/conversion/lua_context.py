@@ -154,7 +154,7 @@ class LuaConversion(LuaContext):
         return mapping
 
     def _composed(self, module: nn.Module) -> LuaObject | None:
-        """Return a layer of PyTorch that no Lua class is, as a composition; parametrizations are computed for good."""
+        """Return a layer without a Lua class as a composition; a parametrized weight becomes a plain tensor."""
         inner = module._modules.get("_orig_mod")
         if inner is not None:  # what torch.compile made
             return self.to_lua(inner)

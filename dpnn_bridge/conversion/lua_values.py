@@ -32,7 +32,7 @@ def to_value(value: Any, *, device: str | torch.device = "cpu") -> Any:
 
 #: values of nested tables, one in several places counted each time; bytes of their tensors beyond those of
 #: the storages, which count :data:`PER_BYTE` times
-MOST_VALUES, BYTES, PER_BYTE = 100_000, 1 << 28, 16
+MAX_VALUES, BYTES, PER_BYTE = 100_000, 1 << 28, 16
 
 
 class _Values:
@@ -42,8 +42,8 @@ class _Values:
 
     def of(self, value: Any) -> Any:
         self.count += 1
-        if self.count > MOST_VALUES:
-            raise ConversionLimitError(f"a nested table has more than {MOST_VALUES} values, or contains itself")
+        if self.count > MAX_VALUES:
+            raise ConversionLimitError(f"a nested table has more than {MAX_VALUES} values, or contains itself")
         if isinstance(value, LuaTable):
             array = value.as_list()
             if len(array) == len(value):

@@ -170,7 +170,7 @@ def _place(
 
 
 def _without(known: list[type[LuaClass]], cls: type[LuaClass]) -> list[type[LuaClass]]:
-    """Return the mappings but for an earlier definition of the same one from outside this project."""
+    """Return the mappings without an earlier definition of ``cls``; built-in mappings always stay."""
     place = (cls.__module__, cls.__qualname__)
     return [c for c in known if is_built_in(c) or (c.__module__, c.__qualname__) != place]
 

@@ -159,7 +159,7 @@ def _really_overlap(group: list[_Entry]) -> bool:
 
 
 def _flat_source(group: list[_Entry], start: int, end: int) -> _Entry:
-    """Return a parameter over the whole extent of a group none of whose members covers it, held by the first member."""
+    """Return a new source for a group in which no parameter covers the others; the first member owns it."""
     from dpnn_bridge.conversion.fields import Field
 
     first = group[0].sites[0]

@@ -15,7 +15,7 @@ from dpnn_bridge.base.arguments import checks_arguments, renamed
 from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.lazy_exports import lazy_exports
-from dpnn_bridge.base.regular import MOST_BYTES, check_file
+from dpnn_bridge.base.regular import MAX_BYTES, check_file
 from dpnn_bridge.checkpoints.contents import surroundings, without_module
 from dpnn_bridge.checkpoints.find import SEVERAL, candidates, select
 from dpnn_bridge.compare.precision import check_device
@@ -161,7 +161,7 @@ def classes_in_lua(lua: Any, sandbox: bool | Literal["partial"]) -> dict[str, An
         files = [lua] if isinstance(lua, (str, os.PathLike)) else list(lua)
         for file in files:
             try:
-                check_file(file, MOST_BYTES)
+                check_file(file, MAX_BYTES)
             except NotT7Error as error:
                 raise OptionError(f"lua= (--lua): {error}") from error
         lua = LuaBridge.from_files(files, sandbox=sandbox)

@@ -73,7 +73,7 @@ def convert(
             ``plugins``; a format takes some of them.
 
     Returns:
-        The report of what became of what.
+        The report: the PyTorch module of each Lua object, and notes.
 
     Raises:
         T7Error, ConversionError, OutputError, OptionError, VerificationError: nothing was written.
@@ -109,7 +109,7 @@ def in_effect(options: ConvertOptions) -> ConvertOptions:
 
 @dataclass
 class _Conversion:
-    """One conversion, its input read."""
+    """One conversion of an open input."""
 
     file: LocalFile
     path: StrPath
@@ -227,7 +227,7 @@ def _data_report(written: data.Data, name: str, key: str | None, model: tuple[st
     return report
 
 
-# ---------------------------------------------------------------------- is it done?
+# ---------------------------------------------------------------------- up to date?
 @shows_options
 @renamed(example="input")
 @checks_arguments
@@ -241,10 +241,10 @@ def is_converted(
     checksum: bool = False,
     **options: Unpack[ConvertKeywords],
 ) -> bool:
-    """Return whether ``dst`` is whole and what :func:`convert` made of ``src`` with these arguments.
+    """Return whether ``dst`` is complete and equals the output of :func:`convert` for ``src`` and these arguments.
 
-    A file may say what it was made of, by checksums of the input and the options. Others (``.t7``, ``.pt``, data) are
-    compared with what the input gives now, so that options which change nothing make no other result.
+    Some files store the checksums of the input and the options. Others (``.t7``, ``.pt``, data) are compared with a new
+    conversion, so options that do not change the result do not matter.
 
     Args:
         src, dst, to: as for :func:`convert`.

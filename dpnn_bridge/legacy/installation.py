@@ -13,7 +13,7 @@ from dpnn_bridge import torchfile
 from dpnn_bridge.legacy import decoding, loading, nn, optim
 
 _MISSING = object()
-#: what was there before: an object with the name of its attribute, or ``sys.modules`` with a key
+#: replaced values: an object (or ``sys.modules``), the name of its attribute (or key), and the earlier value
 _replaced: list[tuple[Any, str, Any]] = []
 
 

@@ -69,7 +69,7 @@ def load_lua(
     return Decoder(unknown_classes, list_heuristic, int_heuristic).decode(root)
 
 
-#: what PyTorch 0.4 raised for a damaged file
+#: the exception of PyTorch 0.4 for a damaged file
 T7ReaderException = T7Error
 
 

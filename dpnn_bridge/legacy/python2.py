@@ -27,7 +27,7 @@ _METHODS = {"has_key", "iteritems", "iterkeys", "itervalues"}
 _MODULES = {"cPickle", "ConfigParser", "cStringIO", "Queue", "StringIO", "urllib2", "urlparse"}
 #: calls, attributes and indices of one expression, and modules of one import: fissix takes cubic time for them
 _LONGEST_CHAIN = 64
-#: what a program that runs in both versions contains
+#: names in programs that run in both versions of Python
 _BOTH = re.compile(r"\bversion_info\b|\bPY[23]\b|\bsix\b|\bImportError\b|\bNameError\b")
 
 

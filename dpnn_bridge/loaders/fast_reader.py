@@ -18,23 +18,8 @@ from typing import Any, NoReturn
 import numpy as np
 
 from dpnn_bridge.loaders.hash_flood import SAFE
-from dpnn_bridge.loaders.reader import (
-    BOOLEAN,
-    LARGEST_EXACT,
-    NO_KEY,
-    NUMBER,
-    STEPS,
-    STRING,
-    TABLE,
-    TORCH,
-    Frame,
-    Reader,
-    number,
-    resume,
-    store,
-    table_key,
-    text,
-)
+from dpnn_bridge.loaders.primitives import BOOLEAN, LARGEST_EXACT, NUMBER, STRING, TABLE, TORCH, number, text
+from dpnn_bridge.loaders.reader import NO_KEY, STEPS, Frame, Reader, resume, store, table_key
 from dpnn_bridge.loaders.runs import LEAST, SHORT, Runs
 from dpnn_bridge.loaders.serializers import SERIALIZERS
 from dpnn_bridge.loaders.stream import BinaryStream, StreamError

@@ -15,7 +15,7 @@ from dpnn_bridge.loaders.stream import LimitError
 #: number of entries that are fast with any keys
 SAFE = 1 << 12
 #: maximum number of probed slots per key on average; random keys need two or three
-MOST_PROBES = 32
+MAX_PROBES = 32
 #: maximum product of the sizes of a part and of the entries before it, and of a part, to limit the time of collisions
 _PAIRS, _SMALLEST, _LARGEST = 1 << 26, 1 << 10, 1 << 13
 
@@ -59,7 +59,7 @@ class HashFloodGuard:
             size *= 2
         if size != len(self._used):
             self._used, new = bytearray(size), [key for key in keys if type(key) is not str]
-        used, mask, probes_left = self._used, size - 1, MOST_PROBES * len(new) + SAFE
+        used, mask, probes_left = self._used, size - 1, MAX_PROBES * len(new) + SAFE
         for key in new:
             perturb = hash(key) & 0xFFFFFFFFFFFFFFFF
             slot = perturb & mask

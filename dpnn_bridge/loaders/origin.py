@@ -26,7 +26,7 @@ from dpnn_bridge.base.suffixes import INDEX, PICKLED, TORCH7
 from dpnn_bridge.base.writing import open_output
 from dpnn_bridge.errors import DpnnBridgeError, NotT7Error, T7Error, T7FormatError, T7LimitError, VerificationError
 
-#: what functions that read files take
+#: the type of the argument of functions that read files
 Origin = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]
 
 _COMPRESSED: dict[bytes, Callable[[Any], Any]] = {
@@ -38,9 +38,9 @@ _COMPRESSED: dict[bytes, Callable[[Any], Any]] = {
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
 #: flag of an encrypted part of a zip archive
 _ENCRYPTED = 1
-#: bytes that unpacking an .xz file may take; `xz -9` asks for 65 MiB
+#: maximum memory to decompress an .xz file; `xz -9` needs 65 MiB
 _XZ_MEMORY = 1 << 27
-#: a compressed file may unfold to so many bytes, and beyond them to so many times its own size
+#: a compressed file may expand to this many bytes; above that, to at most this many times its own size
 _ALWAYS_FINE, _LARGEST_RATIO = 1 << 26, 100
 _CHUNK = 1 << 20
 

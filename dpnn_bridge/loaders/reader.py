@@ -12,13 +12,23 @@ from dpnn_bridge.base.display import printable
 from dpnn_bridge.base.graph import key_text
 from dpnn_bridge.errors import T7FormatError, T7LimitError
 from dpnn_bridge.loaders.hash_flood import SAFE, HashFloodGuard, Parts, part_of
+from dpnn_bridge.loaders.primitives import (
+    BOOLEAN,
+    FUNCTION_6,
+    FUNCTION_7,
+    FUNCTION_8,
+    NIL,
+    NUMBER,
+    STRING,
+    TABLE,
+    TORCH,
+    number,
+    text,
+)
 from dpnn_bridge.loaders.serializers import SERIALIZERS
 from dpnn_bridge.loaders.stream import LimitError, StreamError
 from dpnn_bridge.objects import BOOLEAN_KEYS, LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype
 
-NIL, NUMBER, STRING, TABLE, TORCH, BOOLEAN, FUNCTION_6, FUNCTION_7, FUNCTION_8 = range(9)
-#: Integers up to this limit are exact in a double; larger numbers stay floats.
-LARGEST_EXACT = 1 << 53
 #: numpy and torch go no further.
 MAX_DIMENSIONS = 32
 #: A view may repeat the elements of its storage (stride 0), but only up to this many elements.
@@ -274,18 +284,6 @@ class Reader:
                 "describe it with dpnn_bridge.loaders.register_serializer)"
             )
         raise StreamError(message)
-
-
-def number(value: float) -> int | float:
-    """Return a Lua number as an int if it is integral."""
-    if value.is_integer() and -LARGEST_EXACT <= value <= LARGEST_EXACT and (value or math.copysign(1.0, value) > 0):
-        return int(value)
-    return value
-
-
-def text(raw: bytes) -> str:
-    """Return a Lua string; bytes that are not UTF-8 become surrogates."""
-    return raw.decode("utf-8", "surrogateescape")
 
 
 @functools.lru_cache(maxsize=64)

@@ -13,21 +13,21 @@ from typing import Any
 
 import numpy as np
 
-from dpnn_bridge.loaders.reader import BOOLEAN, LARGEST_EXACT, NUMBER, STRING, text
+from dpnn_bridge.loaders.primitives import BOOLEAN, LARGEST_EXACT, NUMBER, STRING, text
 
-#: Strings of fewer bytes are looked for.
+#: Only strings with fewer bytes are searched for.
 SHORT = 256
-#: So many pairs that take equally many bytes justify an array; so many others, with strings, justify a search.
+#: Minimum number of pairs for an array, if all have the same size in bytes; and for a search, if they contain strings.
 LEAST, _MANY = 64, 300
-#: A search begins where so many pairs are of the same types; after one in vain so many tables do without.
+#: A search begins after this many pairs of the same types. After a search without result, this many tables are skipped.
 _ALIKE, _PAUSE = 8, 16
-#: Bytes that are looked at together at most.
+#: Maximum number of bytes that are searched at once.
 _LARGEST = 1 << 18
 #: Bytes of a type code with a number or boolean, or with the length of a string.
 _SIZES = {NUMBER: 12, BOOLEAN: 8, STRING: 8}
-#: No pair takes more.
+#: Maximum size of a pair in bytes.
 _LONGEST = 2 * (_SIZES[STRING] + SHORT)
-#: So many of the first strings are looked at: where most occur once, none is kept to be found again.
+#: Number of first strings that decide whether equal strings are shared: not if most of them occur once.
 _SAMPLE = 256
 
 #: Type code, and length of a string.
@@ -58,7 +58,7 @@ class Runs:
 
         Args:
             entries: of the table.
-            left: so many at most.
+            left: maximum number of pairs.
             buffer: the window.
             pos: where the first pair begins.
 

@@ -17,7 +17,7 @@ _LIGHT = ("gradWeight", "gradBias")
 _BATCH_NORMALIZATION = ("buffer", "buffer2", "centered", "std", "normalized", "output", "gradInput")
 _CONVOLUTION = ("finput", "fgradinput", "_input", "_gradOutput")  # fgradInput is misspelt in dpnn, and so stays
 _NCE = ("sampleidx", "sampleprob", "_noiseidx", "_noiseprob", "_weight", "_gradWeight", "_gradOutput", "_tgradOutput")
-#: what classes empty in medium and light mode besides ``_MEDIUM`` (their ``dpnn_mediumEmpty``)
+#: fields that classes empty in medium and light mode besides ``_MEDIUM`` (their ``dpnn_mediumEmpty``)
 _EMPTIED = {
     "nn.BatchNormalization": _BATCH_NORMALIZATION,
     "nn.SpatialBatchNormalization": _BATCH_NORMALIZATION,
@@ -86,7 +86,7 @@ def serial_form(module: LuaObject, mode: Mode | None = None, tensor_type: str | 
         An ``nn.Serial``, to be written with :func:`write_t7`.
 
     Raises:
-        OptionError: ``mode`` or ``tensor_type`` is none.
+        OptionError: ``mode`` or ``tensor_type`` is invalid.
 
     Examples:
         >>> write_t7("light.t7", serial_form(model, "light", "torch.FloatTensor"))

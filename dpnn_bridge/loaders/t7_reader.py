@@ -236,7 +236,7 @@ _FEW = 4096
 
 
 def _trailing(reader: Reader) -> int:
-    """Return the number of bytes after what was read; blanks at the end of an ASCII file are none."""
+    """Return the number of unread bytes; blanks at the end of an ASCII file do not count."""
     stream = reader.stream
     blank = stream.remaining <= 64 and not stream.source.read(stream.position, 64).strip()
     return 0 if blank else max(0, stream.remaining)

@@ -10,7 +10,7 @@ import numpy as np
 
 from dpnn_bridge.base.graph import format_path
 from dpnn_bridge.errors import LuaValueError
-from dpnn_bridge.loaders.reader import BOOLEAN, FUNCTION_6, NIL, NUMBER, STRING, TABLE, TORCH
+from dpnn_bridge.loaders.primitives import BOOLEAN, FUNCTION_6, NIL, NUMBER, STRING, TABLE, TORCH
 from dpnn_bridge.loaders.serializers import SERIALIZERS, Serializer
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 
@@ -167,7 +167,7 @@ def _place(above: list[Any], value: Any) -> str:
 
 
 def _bytes(text: str) -> bytes:
-    """Return the bytes of a Lua string, see :func:`dpnn_bridge.loaders.reader.text`."""
+    """Return the bytes of a Lua string, see :func:`dpnn_bridge.loaders.primitives.text`."""
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:

@@ -27,7 +27,7 @@ TYPICAL = (224, 224)
 #: maximum duration of the search in seconds
 LONGEST = 2.0
 #: maximum number of inputs of a model
-MOST_INPUTS = 100
+MAX_INPUTS = 100
 
 Sizes = tuple[int, ...]
 
@@ -126,7 +126,7 @@ def _candidates(module: nn.Module) -> Iterator[list[tuple[Sizes, bool]]]:
     one = list(_single(module))
     if count == 1:
         yield from ([candidate] for candidate in one)
-    elif count <= MOST_INPUTS:  # recurrent states have the width of an input or output of a linear layer
+    elif count <= MAX_INPUTS:  # recurrent states have the width of an input or output of a linear layer
         linear = [m for m in module.modules() if isinstance(m, nn.Linear)]
         widths = dict.fromkeys([m.in_features for m in linear] + [m.out_features for m in linear])
         index = [((1,), True)] if any(hasattr(m, "index_base") for m in module.modules()) else []

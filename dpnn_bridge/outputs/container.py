@@ -35,7 +35,7 @@ from torch import nn
 from dpnn_bridge.base.display import described, printable, shortened
 from dpnn_bridge.base.storage import storage_elements
 from dpnn_bridge.compare.bits import same_bits
-from dpnn_bridge.conversion.budget import MOST_VALUES, PER_ENTRY
+from dpnn_bridge.conversion.budget import MAX_VALUES, PER_ENTRY
 from dpnn_bridge.conversion.customized import check_customized
 from dpnn_bridge.conversion.flat import layout, place
 from dpnn_bridge.conversion.lua_context import LuaConversion
@@ -145,7 +145,7 @@ def is_small(value: Any) -> bool:
             sizes[id(value)] = 1 + sum(map(size, value.values() if isinstance(value, dict) else value))
         return sizes[id(value)]
 
-    return size(value) <= MOST_VALUES + PER_ENTRY * entries
+    return size(value) <= MAX_VALUES + PER_ENTRY * entries
 
 
 def outlines(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from dpnn_bridge.base.display import shortened
 from dpnn_bridge.base.graph import key_text
-from dpnn_bridge.conversion.budget import MOST_VALUES, PER_ENTRY, Budget
+from dpnn_bridge.conversion.budget import MAX_VALUES, PER_ENTRY, Budget
 from dpnn_bridge.errors import ConversionError, ConversionLimitError
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 
@@ -27,7 +27,7 @@ _AS_TEXT = 512
 #: how deep tables may be nested
 _DEEPEST = 200
 #: characters of the names of all values, which repeat the key of a table for each of its entries
-MOST_CHARACTERS = 1 << 28
+MAX_CHARACTERS = 1 << 28
 
 
 @dataclass
@@ -72,12 +72,12 @@ def collect(value: Any, *, text: bool = False) -> Data:
 
 def _plain(value: Any, path: str, found: Data, above: tuple[int, ...], budget: Budget) -> Any:
     """Return lists, dicts, numbers, strings and numpy arrays."""
-    most = MOST_VALUES + PER_ENTRY * budget.entries
+    most = MAX_VALUES + PER_ENTRY * budget.entries
     if found.tensors + found.values + found.tables > most:
         raise ConversionLimitError(f"more than {most:,} values: its tables are referenced too often")
     found.characters += len(path)
-    if found.characters > MOST_CHARACTERS:
-        raise ConversionLimitError(f"the names of all values have more than {MOST_CHARACTERS:,} characters")
+    if found.characters > MAX_CHARACTERS:
+        raise ConversionLimitError(f"the names of all values have more than {MAX_CHARACTERS:,} characters")
     if isinstance(value, (LuaTensor, LuaStorage)):
         found.tensors += 1
         try:

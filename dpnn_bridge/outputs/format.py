@@ -22,8 +22,8 @@ class ExportContext:
         example: an input of the model, for formats that trace it and to compare outputs.
         metadata: plain data stored with the model where the format has a place for it.
         options: of one format, such as ``tensor_type`` for ``.t7``.
-        origin: returns what the model was made of, see :func:`dpnn_bridge.outputs.options.origin_text`, once that is
-            worked out; in most formats it is in the metadata.
+        origin: waits for the checksums and returns the provenance, see
+            :func:`dpnn_bridge.outputs.options.origin_text`. Most formats have it in the metadata.
         written: data of ``write`` that ``verify`` compares the file with.
     """
 
@@ -52,8 +52,8 @@ class Format:
         loads: whether :meth:`load` reads what a module is rebuilt from.
         rebuilt: whether :func:`dpnn_bridge.load` rebuilds the module, so that all of it can be compared: formats that
             load, and ``.t7``.
-        traced: it contains a traced graph, which computes in another order.
-        keeps_state: what recurrent modules keep between calls is in the file; else it starts new sequences.
+        traced: it contains a traced graph, whose sums may have another order.
+        keeps_state: it contains the states of recurrent modules; else the loaded model starts new sequences.
         several: a model takes several files.
         bfloat16: it has this dtype. Without it such tensors become float32, so no model is cast to it.
         origin_beside: the metadata state what the file was made of, so the checksum of the input is needed before the
@@ -108,7 +108,7 @@ class Format:
         """Return the :attr:`ExportContext.origin` that a file stores, or None.
 
         Raises:
-            Exception: the file is not whole, or another.
+            Exception: the file is incomplete, or of another format.
         """
         return None
 

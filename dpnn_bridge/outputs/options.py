@@ -294,7 +294,7 @@ def is_complete(origin: str) -> bool:
 
 
 def _registering_files(plugins: Sequence[str]) -> list[str] | None:
-    """Return the checksums of the files that registered classes, but for those of the plugins.
+    """Return the checksums of the files that registered classes, without the plugins.
 
     Args:
         plugins: Checksums of the plugins and of what they load.

@@ -51,7 +51,7 @@ _BYTES, _DICT, _TENSOR, _PARAMETER = (
     "torch._utils _rebuild_parameter",
 )
 #: elements that all views together may show beyond those that the file contains (stride 0)
-MOST_REPEATED = 1 << 22
+MAX_REPEATED = 1 << 22
 #: how deep lists and dicts may be nested
 DEEPEST = 200
 
@@ -309,7 +309,7 @@ class _Loader:
         if max([0, *shape, *stride]) > 1 << 48:
             raise _DamagedError(f"a tensor has shape {shape} and strides {stride}")
         self.repeated += max(0, count - storage.numel())
-        if self.repeated > MOST_REPEATED:
+        if self.repeated > MAX_REPEATED:
             raise _DamagedError("its tensors repeat their elements too often")
         return storage.as_strided(shape, stride, offset if count else 0)
 

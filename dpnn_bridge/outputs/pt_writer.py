@@ -33,11 +33,11 @@ from dpnn_bridge.outputs.pt_file import DTYPES
 _ALIGNMENT = 64
 #: bytes of a record's header beside its name and padding: what each has, its size in 64 bits, the head of the padding
 _HEAD = 30 + 20 + 4
-#: bytes that are written at once, and stay in the processor's cache meanwhile
+#: bytes that are written at once, so that they stay in the CPU cache
 _CHUNK = 1 << 21
 _STORAGES = {dtype: getattr(torch, name.removeprefix("torch ")) for name, dtype in DTYPES.items()}
 
-#: what tells a storage from others
+#: identifies a storage
 _Identity = tuple[int, int, torch.dtype]
 
 

@@ -16,12 +16,12 @@ from pathlib import Path
 from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.regular import is_accepted, read_file
 
-#: what may name a file, a folder or a module
+#: possible names of files, folders and modules
 _NAME = re.compile(r"[\w./-]+")
-#: a string in Lua that may name a file, and what may be one in any language
+#: a Lua string that may name a file, and a file name in any language
 _STRING = re.compile(r"""['"]([^'"\\\n]{1,255})['"]""")
 _FILE = re.compile(r"[^\0\n]{1,255}")
-#: where packages are installed: none of their files is the user's own
+#: folders of installed packages, which contain no files of the user
 _INSTALLED = [Path(path).resolve() for path in (Path(os.__file__).parent, *site.getsitepackages())]
 _INSTALLED.append(Path(__file__).resolve().parents[1])
 

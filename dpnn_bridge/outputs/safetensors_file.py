@@ -37,14 +37,14 @@ Opened = tuple[FileSource, dict[str, str], dict[str, Entry], int]
 #: bytes of a header, the limit of the safetensors library
 LARGEST_HEADER = 100_000_000
 #: dimensions of a tensor; the product of many sizes takes quadratic time
-_MOST_SIZES = 64
+_MAX_SIZES = 64
 
 
 def read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Return the metadata and the tensors of a file.
 
     Raises:
-        NotT7Error: it is none.
+        NotT7Error: the file is not a safetensors file.
         T7FormatError: it is damaged.
     """
     file = opened(path)
@@ -149,8 +149,8 @@ def _entries(header: dict[str, Any], size: int) -> dict[str, Entry]:
             raise ValueError(f"{name!r:.80} has the type {kind!r:.40}; supported: {', '.join(DTYPES)}")
         if not isinstance(shape, list) or not isinstance(offsets, list) or len(offsets) != 2:
             raise ValueError(f"{name!r:.80} has shape {shape!r:.80} at {offsets!r:.40}")
-        if len(shape) > _MOST_SIZES:
-            raise ValueError(f"{name!r:.80} has {len(shape):,} dimensions; at most {_MOST_SIZES} are read")
+        if len(shape) > _MAX_SIZES:
+            raise ValueError(f"{name!r:.80} has {len(shape):,} dimensions; at most {_MAX_SIZES} are read")
         dtype, (start, stop) = DTYPES[kind], offsets
         if any(type(n) is not int or not 0 <= n < 1 << 48 for n in (*shape, start, stop)):
             raise ValueError(f"{name!r:.80} has shape {shape!r:.80} at {start!r:.40}")

@@ -72,7 +72,7 @@ def write(path: Path, parts: Mapping[str, Part], strings: dict[str, str]) -> Non
     """Write a file.
 
     Raises:
-        ConversionError: a type is none of the format, or the metadata are too long for it.
+        ConversionError: the format has no such dtype, or the metadata are too long for it.
     """
     header: dict[str, Any] = {"__metadata__": strings}
     ordered = sorted(parts.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))  # aligned, as the library does

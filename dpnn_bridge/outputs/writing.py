@@ -13,7 +13,7 @@ from typing_extensions import Unpack
 from dpnn_bridge.base.arguments import checks_arguments, renamed
 from dpnn_bridge.base.atomic import StrPath, replacing
 from dpnn_bridge.base.boundary import wrap_errors
-from dpnn_bridge.base.shards import replaced_by
+from dpnn_bridge.base.shards import obsolete_shards
 from dpnn_bridge.base.suffixes import INDEX, index_of
 from dpnn_bridge.conversion.settings import plain_settings
 from dpnn_bridge.conversion.storable import check_tensors
@@ -84,7 +84,7 @@ def export(
     context = ExportContext(own.pop("input", None), metadata or {}, own, origin)
     if origin is not None and format.origin_beside and (made_of := origin()) is not None:
         context.metadata = {**context.metadata, "origin": made_of}
-    with replacing(path, force=force, inputs=inputs, parts=replaced_by if format.several else None) as temporary:
+    with replacing(path, force=force, inputs=inputs, parts=obsolete_shards if format.several else None) as temporary:
         with plain_settings(module):
             format.write(module, temporary, context)
             format.verify(module, temporary, context)

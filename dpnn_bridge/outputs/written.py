@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dpnn_bridge.compare.nested import copied, replaced
 from dpnn_bridge.outputs.dynamic import Dynamic
 
-#: what each layer returned, by the name of its module in the PyTorch model; "" is the model itself
+#: name of a module in the PyTorch model -> its result; "" is the model itself
 Results = dict[str, Any]
 
 

@@ -30,7 +30,7 @@ def discard_aliased(experiment: Experiment, outcome: Outcome, notes: list[str]) 
             )
 
 
-#: what is wrong in the reference -> the comparisons that say nothing then
+#: wrong field of the reference -> the comparisons that it invalidates
 _AFFECTED = {
     "input": ("output", "gradInput", "gradParams", "after."),
     "output": ("output",),

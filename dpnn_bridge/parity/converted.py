@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.boundary import wrap_errors
-from dpnn_bridge.base.regular import MOST_BYTES, check_file
+from dpnn_bridge.base.regular import MAX_BYTES, check_file
 from dpnn_bridge.compare.bits import same_bits
 from dpnn_bridge.compare.differences import Difference, compare_tensor
 from dpnn_bridge.compare.memory import relocate
@@ -118,7 +118,7 @@ def _opened(
                 return run_modules(modules, lambda: other(value), given)
 
         return Written(other.state_dict(), run=run)
-    check_file(path, MOST_BYTES if format.suffix == ".py" else None)
+    check_file(path, MAX_BYTES if format.suffix == ".py" else None)
     opened = wrap_errors(T7Error, f"reading {path}")(format.open)
     if key and format.data:
         of_several = opened(path, Models({key: module}))

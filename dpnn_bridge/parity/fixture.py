@@ -262,7 +262,7 @@ def _statistics(module: nn.Module, like: nn.Module, skipped: set[int]) -> dict[s
 
 
 #: forwards that a fixture may ask for
-MOST_FORWARDS = 1000
+MAX_FORWARDS = 1000
 
 
 def _forwards(fixture: LuaTable) -> int:
@@ -270,8 +270,8 @@ def _forwards(fixture: LuaTable) -> int:
     hooks = fixture.get("hooks")
     twice = isinstance(hooks, LuaTable) and hooks.get("fwd") == "twice"
     count = 2 if twice else int(fixture.get("forwards") or 1)
-    if count > MOST_FORWARDS:
-        raise VerificationError(f"the fixture requests {count} forward passes, more than {MOST_FORWARDS}")
+    if count > MAX_FORWARDS:
+        raise VerificationError(f"the fixture requests {count} forward passes, more than {MAX_FORWARDS}")
     return count
 
 

@@ -27,7 +27,7 @@ __all__ = ["KnownDifference", "known_reasons", "mark_known", "read_known_differe
 if TYPE_CHECKING:
     from dpnn_bridge.compare.differences import Difference
 
-#: what an entry must have
+#: required fields of an entry
 NEEDED = {"files", "compared", "reason"}
 
 
@@ -45,7 +45,7 @@ class Measured:
     snr: float
 
     def is_that_of(self, difference: Difference) -> bool:
-        """Return whether a comparison found the same, but for rounding."""
+        """Return whether a comparison found this difference, up to rounding."""
         return all(_same(a, getattr(difference, name)) for name, a in vars(self).items())
 
 

@@ -38,7 +38,7 @@ from dpnn_bridge.parity.verification import Layer, Verification
 
 #: accepted difference of a traced graph, which sums in another order
 TRACED = Tolerance(1e-8, 1e-4)
-#: in single precision no more than so much, or so many times our own distance from the result in double precision
+#: limit in single precision: this much, or a multiple of our own distance from the result in double precision
 TRACED_LEAST, TRACED_MARGIN = 32 * torch.finfo(torch.float32).eps, 5
 #: a runtime may add up n values one after the other, whose rounding errors grow with the square root of n
 SUM_MARGIN = 4

@@ -43,11 +43,11 @@ class Checked:
 
     Attributes:
         source, target, key: as in the line.
-        verdict: that of comparing the target with its source; ``"failed"`` where the conversion did, ``"missing"``
-            where one of the files is missing, ``"different"`` where one is another than in the line, ``"refused"``
-            where the line names what only a trusted manifest may.
-        message: description of the fault.
-        ok: whether nothing is.
+        verdict: verdict of the comparison of target and source; ``"failed"`` if the conversion failed, ``"missing"``
+            if a file is missing, ``"different"`` if a file has changed since, ``"refused"`` if only the line of a
+            trusted manifest may name such a file.
+        message: description of the fault, or empty.
+        ok: whether source and target were compared and are equal.
     """
 
     source: str
@@ -63,8 +63,8 @@ class Checked:
 
 
 @dataclass(frozen=True)
-class Classes:
-    """How the classes of a manifest's files are converted, as in :func:`check_manifest`; pickled for workers."""
+class ClassOptions:
+    """The arguments of :func:`check_manifest` for the conversion of classes; pickled for workers."""
 
     plugins: tuple[str, ...] = ()
     lua: Any = None
@@ -90,7 +90,7 @@ def check_manifest(
     index_base: Literal[0, 1] = 1,
     trusted: bool = False,
 ) -> Iterator[Checked]:
-    """Check every target of a manifest; yield results as they come.
+    """Check every target of a manifest; yield each result when its check ends.
 
     Args:
         path: The manifest.
@@ -100,15 +100,15 @@ def check_manifest(
         sandbox: Run these Lua files in a process that can only compute.
         allow_unsupported: Replace unknown classes by placeholders.
         index_base: First index of the inputs and outputs of the targets, as they were converted.
-        trusted: The manifest is your own: its lines may name addresses, which are fetched, and ``.onnx``, ``.pt2`` and
-            ``.py`` files, which are read by other programs or run. By default such lines are refused.
+        trusted: The manifest is your own. Its lines may name URLs, which are downloaded, ``.onnx`` and ``.pt2`` files,
+            which other programs read, and ``.py`` files, which are run. By default such lines are refused.
 
     Raises:
         T7FormatError: The file is not a manifest.
         NotT7Error: The path is not a regular file.
     """
     lines = last_lines(Path(path)).values()
-    classes = Classes(tuple(os.fspath(plugin) for plugin in plugins), lua, sandbox, allow_unsupported, index_base)
+    classes = ClassOptions(tuple(os.fspath(plugin) for plugin in plugins), lua, sandbox, allow_unsupported, index_base)
     folder = None if trusted else os.path.realpath(os.path.dirname(os.path.abspath(path)))
     if executor is None:
         yield from (check_line(line, classes, folder) for line in lines)
@@ -121,7 +121,7 @@ def check_manifest(
             yield _checked(futures[future], FAILED, failure_message(e))
 
 
-def check_line(line: Line, classes: Classes, folder: str | None = None) -> Checked:
+def check_line(line: Line, classes: ClassOptions, folder: str | None = None) -> Checked:
     """Check one line of a manifest.
 
     Args:
@@ -151,20 +151,20 @@ def check_line(line: Line, classes: Classes, folder: str | None = None) -> Check
 
 
 def _places(line: Line, folder: str | None) -> dict[str, Place] | Checked:
-    """Return where the files of a line are, or the result of a line whose files are not to be read."""
+    """Return the places of the files of a line, or the result if they must not be read."""
     if line["verdict"] == FAILED:
         return _checked(line, FAILED, str(line.get("message", "")))
     if folder is not None and (reason := _refusal_reason(line, folder)):
         return _checked(line, REFUSED, reason)
     places = {name: place_of(line[name]) for name in ("source", "target")}
-    for place in places.values():  # before a copy of another file is made for it
+    for place in places.values():  # before a source is downloaded in vain
         if not isinstance(place, str) and not os.path.isfile(place):
             return _checked(line, MISSING, f"{place} is missing")
     return places
 
 
 def _fault(line: Line, error: Exception) -> Checked:
-    """Return the result of a line whose files cannot be read or compared; the other lines are checked."""
+    """Return the result of a line whose files cannot be read or compared."""
     if isinstance(error, MissingFileError):
         return _checked(line, MISSING, str(error))
     if isinstance(error, DpnnBridgeError):

@@ -22,14 +22,14 @@ from dpnn_bridge.parity.accepted import accept_rounding
 from dpnn_bridge.parity.experiment import Experiment, Key, Outcome
 from dpnn_bridge.parity.layers import Given
 
-#: differences of so many units in the last place of the largest value are nothing but rounding
+#: differences of up to this many ulps of the largest value are rounding
 ULPS = 8
-#: how far the reference may be from the exact result, in multiples of the farthest of our own runs
+#: accepted error of the reference, as a multiple of the largest error of our own runs
 MARGIN = 4
-#: the same where a GPU computed it, whose libraries add up in ways (Winograd, Fourier) that are less exact
+#: the same for a reference of a GPU, whose algorithms (Winograd, FFT) are less exact
 GPU_ULPS, GPU_MARGIN = 128, 32
-#: runs with last bits moved, by so many units. More than one make gradients jump, as those in a deep net do where a
-#: pooling maximum or the sign in front of a ReLU changes; for outputs the effect counts for one unit
+#: runs with values perturbed by up to this many ulps. More than one makes gradients jump, as in a deep network where
+#: the maximum of a pooling window or the sign before a ReLU changes. For outputs, the effect is scaled to one ulp
 PERTURBATION_ULPS = (1, 1, 4, 4, 16, 16)
 
 
@@ -168,7 +168,7 @@ def distances(name: str, exact: Any, moved: Any) -> dict[str, float]:
 
 
 def _perturbed(experiment: Experiment, given: Mapping[int, Given] | None, seed: int, units: int) -> Outcome:
-    """Return a run in the reference's precision, weights and inputs moved by up to so many units in the last place."""
+    """Return a run in the reference's precision, weights and inputs perturbed by up to this many ulps."""
     generator = torch.Generator().manual_seed(seed)
     eps = units * torch.finfo(torch.float32 if experiment.single else torch.float64).eps
 

@@ -72,7 +72,7 @@ class Subject:
             raise NoReferenceError(f"{self.path}: no input for the model; pass one, such as {options}")
 
     def take_stored_results(self, module: nn.Module) -> None:
-        """Take what Torch7 left in the model's buffers as the reference, until a run shows that it is none."""
+        """Use the results in the model's buffers as the reference, unless a run shows that the input is another."""
         if self.obj is None or is_comparable(self.table) or "input" not in self.table:
             return
         if self._as_saved == [m.training for m in module.modules()] and is_filled(self.obj.get("output")):

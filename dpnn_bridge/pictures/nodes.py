@@ -252,7 +252,7 @@ def shape_text(value: Any) -> str:
 
 # ---------------------------------------------------------------------- in a notebook
 #: layers that a notebook draws; those behind them are counted
-MOST_LAYERS = 400
+MAX_LAYERS = 400
 
 _BRANCHES = {kind.__name__ for kind in FAN_OUT}
 _BOX = "border:1px solid {0};border-left:5px solid {0};border-radius:5px;padding:2px 8px;margin:2px;font-size:11px"
@@ -278,10 +278,10 @@ def label_lines(node: ModelNode) -> list[str]:
 def _inline(root: ModelNode) -> str:
     """Return the graph as HTML without scripts: containers fold, branches stand side by side."""
     nodes = list(root.walk())
-    shown = {id(node) for node in nodes[:MOST_LAYERS]}
+    shown = {id(node) for node in nodes[:MAX_LAYERS]}
     kinds = [kind for kind in KINDS if any(node.kind == kind for node in nodes)]
     legend = " ".join(f"<span style='{_SWATCH.format(KINDS[kind])}'>{kind}</span>" for kind in kinds)
-    more = f"<div>… {len(nodes) - MOST_LAYERS:,} more layers</div>" if len(nodes) > MOST_LAYERS else ""
+    more = f"<div>… {len(nodes) - MAX_LAYERS:,} more layers</div>" if len(nodes) > MAX_LAYERS else ""
     drawn = "".join(_boxes(root, shown, open_levels=1 if len(nodes) > 60 else 9))
     return f"<div style='font-family:sans-serif;font-size:11px'>{drawn}{more}<div>{legend}</div></div>"
 

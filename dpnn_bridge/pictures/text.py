@@ -9,7 +9,7 @@ from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.pictures.kinds import KINDS
 from dpnn_bridge.pictures.nodes import ModelNode, label_lines
 
-#: what Graphviz and Mermaid would read as more than text: quotes, escapes, entities, tags; in Mermaid also directives
+#: characters with a meaning in Graphviz and Mermaid: quotes, escapes, entities, tags; in Mermaid also directives
 #: (``%%{init: …}%%`` has an effect anywhere) and Markdown
 _DOT = str.maketrans({"\\": "\\\\", '"': '\\"', "&": "&amp;"})
 _MERMAID = str.maketrans({c: f"#{ord(c)};" for c in '&"<>#%`*\\'})

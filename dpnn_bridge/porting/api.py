@@ -1,4 +1,4 @@
-"""Port the weights of a Torch7 model into a network of the user's."""
+"""Port the weights of a Torch7 model into a network of the user."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from dpnn_bridge.porting.biases import (
     other_range,
 )
 from dpnn_bridge.porting.constants import input_distance, of_constants
-from dpnn_bridge.porting.explain import Explanation, located
+from dpnn_bridge.porting.explain import Explanation, deviation_at
 from dpnn_bridge.porting.later import later_deviations
 from dpnn_bridge.porting.networks import (
     Call,
@@ -196,7 +196,7 @@ class Port:
         if shared is None:
             return None
         hint = "and the source has other values for each: give each its own memory"
-        return located(node, "", f"{' and '.join(sorted(shared))} are one tensor here, {hint}")
+        return deviation_at(node, "", f"{' and '.join(sorted(shared))} are one tensor here, {hint}")
 
     def _check_deterministic(self) -> None:
         """Refuse networks that differ because one of them is not deterministic."""
@@ -330,7 +330,7 @@ def _idle(search: Search, second: list[Tensor]) -> Deviation | None:
         if placed.assignment.layers and not placed.exercised:
             layer = placed.assignment.layer
             reason = "every input of this layer is zero, so nothing is proven; pass an example that reaches it"
-            return located(placed.event.node, layer.name if layer else "", reason)
+            return deviation_at(placed.event.node, layer.name if layer else "", reason)
     if search.outputs.constant and not _vary(search.output, second):
         reason = "every element of the output is equal, so nothing is proven; pass another example"
         return Deviation("", "", "", reason)

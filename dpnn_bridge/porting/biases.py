@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.porting.comparison import Placed
-from dpnn_bridge.porting.explain import located
+from dpnn_bridge.porting.explain import deviation_at
 from dpnn_bridge.porting.probe import ROUNDED, distance_of, is_ranged, limits_of
 from dpnn_bridge.porting.report import Deviation
 from dpnn_bridge.porting.search import Search
@@ -44,7 +44,7 @@ def differ_in_biases(search: Search, model: nn.Module, runs: Callable[[], tuple[
         with torch.no_grad(), _shifted(search, model, factor):
             try:
                 want, got = runs()
-            except Exception:  # precisions that do not mix, or a check of the user's that refuses such values
+            except Exception:  # precisions that do not mix, or a check in the user's code that rejects such values
                 return False
         if distance_of(got, want) > ROUNDED:
             return True
@@ -62,16 +62,18 @@ def missing_range(search: Search, when: str) -> Deviation | None:
     if _count(target) == _count(source.tape):
         return None
     for node in (n for n in source.tape.nodes if _ranges(n)):
-        if not any(p.matches(node.gives[0]) for given in search.gives.values() for p in given):
+        if not any(
+            p.matches(node.result_fingerprints[0]) for given in search.result_fingerprints.values() for p in given
+        ):
             for here in _takers(search, node):
                 missing = f"in the source goes through {described(node)} first: it is missing here"
-                return located(
+                return deviation_at(
                     here, source.names(node.owner), f"{described(here)} takes a value that {missing}; equal {when}"
                 )
     for node in (n for n in target.nodes if _ranges(n)):
-        fingerprint = search.takes[node.index][0]
-        if fingerprint.matches(search.gives[node.index][0]) and not _is_ranged_in(source, fingerprint):
-            return located(node, "", f"{described(node)} here, nothing of this kind in the source; equal {when}")
+        fingerprint = search.input_fingerprints[node.index][0]
+        if fingerprint.matches(search.result_fingerprints[node.index][0]) and not _is_ranged_in(source, fingerprint):
+            return deviation_at(node, "", f"{described(node)} here, nothing of this kind in the source; equal {when}")
     return None
 
 
@@ -82,16 +84,18 @@ def other_range(search: Search) -> Deviation | None:
         search: a search whose source ran on the same example.
     """
     for node in (n for n in search.tape.nodes if _ranges(n)):
-        values = search.takes[node.index][0], search.gives[node.index][0]
+        values = search.input_fingerprints[node.index][0], search.result_fingerprints[node.index][0]
         alike = [n for n in search.source.tape.nodes if _ranges(n) and _maps(n, *values)]
         if alike and all(limits_of(n) != limits_of(node) for n in alike):
             path = search.source.names(alike[0].owner)
-            return located(node, path, f"{described(node)} here, {described(alike[0])} in the source; equal {LARGER}")
+            return deviation_at(
+                node, path, f"{described(node)} here, {described(alike[0])} in the source; equal {LARGER}"
+            )
     return None
 
 
 def _maps(node: Node, taken: Any, given: Any) -> bool:
-    return taken.matches(node.takes[0]) and given.matches(node.gives[0])
+    return taken.matches(node.input_fingerprints[0]) and given.matches(node.result_fingerprints[0])
 
 
 def _ranges(node: Node) -> bool:
@@ -105,12 +109,12 @@ def _count(tape: Tape) -> int:
 def _takers(search: Search, node: Node) -> Iterator[Node]:
     """Yield the operations of the target that take what a node of the source takes."""
     for here in search.tape.nodes:
-        if any(p.matches(node.takes[0]) for p in search.takes.get(here.index, ())):
+        if any(p.matches(node.input_fingerprints[0]) for p in search.input_fingerprints.get(here.index, ())):
             yield here
 
 
 def _is_ranged_in(source: Source, fingerprint: Any) -> bool:
-    return any(_ranges(n) and n.takes[0].matches(fingerprint) for n in source.tape.nodes)
+    return any(_ranges(n) and n.input_fingerprints[0].matches(fingerprint) for n in source.tape.nodes)
 
 
 @contextmanager

@@ -16,11 +16,11 @@ from dpnn_bridge.porting.wording import differences
 
 
 class ContradictionError(Exception):
-    """What the target computes at a node cannot be right with the weights before it.
+    """The result of the target at a node contradicts the weights that were assigned before the node.
 
     Attributes:
         node: the place, or None for the output.
-        why: the reason as far as it is known here.
+        why: the reason, if it is known.
         layer: the layer of the source that the event's weights come from.
         matched: the event has an input of that layer.
         exhausted: every assignment of the event led to a contradiction after it.
@@ -42,7 +42,7 @@ class Placed:
 
     Attributes:
         offset: how far the result is from the source's because biases moved, per output.
-        exercised: the event had an input that tells weights apart.
+        exercised: the result depends on the weights for the input of the event.
     """
 
     event: Event

@@ -6,7 +6,7 @@ from math import inf
 
 from dpnn_bridge.porting.comparison import ContradictionError
 from dpnn_bridge.porting.events import event_of
-from dpnn_bridge.porting.explain import composite, located
+from dpnn_bridge.porting.explain import composite, deviation_at
 from dpnn_bridge.porting.flow import ancestors
 from dpnn_bridge.porting.report import Deviation
 from dpnn_bridge.porting.search import Search
@@ -56,11 +56,11 @@ def of_constants(distance: float, end: Node | None, tape: Tape, source: Source, 
         return None
     what = f"{'an output' if end is None else 'its input'} differs by {distance:.1e} relative, more than rounding does"
     if mine is None and theirs is None:
-        return located(end, "", what) if end is not None else Deviation("", "", "", what)
+        return deviation_at(end, "", what) if end is not None else Deviation("", "", "", what)
     words = [_named(n, t, where) for n, t, where in ((mine, tape, "here"), (theirs, source.tape, "in the source")) if n]
     path = source.names(theirs.owner) if theirs is not None else ""
     at = mine or end or _ends(tape)[-1]
-    return located(at, path, f"{', '.join(words)}: {what}")
+    return deviation_at(at, path, f"{', '.join(words)}: {what}")
 
 
 def _named(node: Node, tape: Tape, where: str) -> str:

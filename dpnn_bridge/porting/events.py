@@ -22,7 +22,7 @@ LINEAR = ("linear", "conv", "transposed conv", "embedding")
 NORMS = ("batch norm", "batch norm over the batch", "instance norm", "layer norm", "group norm")
 _ONE_HOT = 5000
 #: elements of the windows of a convolution that are looked at one by one
-_MOST_IN_WINDOWS = 2_000_000
+_MAX_IN_WINDOWS = 2_000_000
 
 
 @dataclass
@@ -140,7 +140,7 @@ def _windows_are_few(event: Event) -> bool:
     """Return whether the windows of a convolution may be taken apart; not those of large images."""
     weight = event.tensor("weight")
     assert weight is not None
-    return event.input.numel() * weight[0, 0].numel() <= _MOST_IN_WINDOWS
+    return event.input.numel() * weight[0, 0].numel() <= _MAX_IN_WINDOWS
 
 
 def _windows(event: Event) -> Tensor:
@@ -295,10 +295,10 @@ def _layer_norm(op: _Operation, kind: str, weight: int) -> Event | None:
     return op.event(kind, op.args[0], options, weight=op.weight(weight), bias=op.weight(weight + 1))
 
 
-def _embedding(op: _Operation, table: int, indices: int) -> Event | None:
-    if not op.owned(table) or op.args[table].dim() != 2:
+def _embedding(op: _Operation, indices: int) -> Event | None:
+    if not op.owned(0) or op.args[0].dim() != 2:
         return None
-    return op.event("embedding", op.args[indices], weight=op.weight(table), bias=None)
+    return op.event("embedding", op.args[indices], weight=op.weight(0), bias=None)
 
 
 def _elementwise(op: _Operation) -> Event | None:
@@ -337,8 +337,8 @@ _READERS: dict[str, Callable[[_Operation], Event | None]] = {
     "mv": lambda op: _linear(op, 1, 0, None, lambda t: t),
     "native_layer_norm": lambda op: _layer_norm(op, "layer norm", 2),
     "native_group_norm": lambda op: _layer_norm(op, "group norm", 1),
-    "embedding": lambda op: _embedding(op, 0, 1),
-    "index_select": lambda op: _embedding(op, 0, 2) if op.args[1] == 0 else None,
+    "embedding": lambda op: _embedding(op, 1),
+    "index_select": lambda op: _embedding(op, 2) if op.args[1] == 0 else None,
     "index": lambda op: _embedding_by_index(op),
     "_prelu_kernel": lambda op: op.event("prelu", op.args[0], weight=op.weight(1)) if op.owned(1) else None,
 }

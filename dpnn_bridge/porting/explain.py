@@ -1,7 +1,7 @@
-"""Say why the target deviates: go back from a contradiction to the first operation that computes something else.
+"""Explain why the target deviates: go back from a contradiction to the first operation with another result.
 
-An operation is to blame when everything that it takes is a value of the source and what it gives is none. What the
-source does with the same values says what should be there.
+An operation is the cause if all its inputs are values of the source and its result is not. The operations of the source
+with the same inputs show what is expected.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from dpnn_bridge.porting.values import Fingerprint
 from dpnn_bridge.porting.wording import alike_windows, described, differences, name_of, options_of
 
 _FACTORIES = ("zeros", "ones", "empty", "full", "new_", "arange", "linspace", "fill", "zero", "aminmax", "_local")
-#: what can put the right values into another order
-_ORDERING = frozenset(
+#: operations that may reorder values
+_REORDERING = frozenset(
     ("constant_pad_nd", "cat", "stack", "flip", "roll", "index", "index_select", "slice", "pixel_shuffle")
 )
 
 
 @dataclass
 class Repair:
-    """What would be right at a node: the result of a node of the source.
+    """The expected value at a node: the result of a node of the source.
 
     Attributes:
-        operand: the operand that it stands for; None where it stands for the node's result.
+        operand: the operand that the value replaces; None if it replaces the node's result.
         layer: index of the source's layer whose weights the node has, or None.
     """
 
@@ -46,7 +46,7 @@ class Repair:
     layer: int | None = None
 
 
-def located(node: Node, source: str, reason: str) -> Deviation:
+def deviation_at(node: Node, source: str, reason: str) -> Deviation:
     """Return a deviation at an operation of the target."""
     return Deviation(node.owner, short_line(node.line), source, reason)
 
@@ -55,7 +55,7 @@ class Explanation:
     """The way from a contradiction to its cause.
 
     Attributes:
-        vague: no operation was found that takes values of the source and gives one that is none.
+        vague: no operation was found whose inputs are values of the source and whose result is not.
     """
 
     def __init__(self, found: ContradictionError, search: Search) -> None:
@@ -67,21 +67,23 @@ class Explanation:
         found = self.found
         if found.node is not None and found.layer is not None and found.matched:
             self.repair = Repair(found.node, found.layer.events[0].node, layer=found.layer.index)
-            return located(found.node, found.layer.name, of_layer(found.node, found.layer, found.why))
+            return deviation_at(found.node, found.layer.name, layer_deviation(found.node, found.layer, found.why))
         recurrent = unfixable(self.search)
         if recurrent is not None:
             here, there, why = recurrent
-            return located(here, self._path(there), why)
+            return deviation_at(here, self._path(there), why)
         root = self._root()
         if root is not None and not any(self._consumed(root)):
             self._look_at_parts()
             root = self._root()
         self.vague = root is None or root is found.node or root.op in ARRANGING
-        found = self._of_unknown_use(root) or (self._of_output() if root is None else self._of_root(root))
-        return replace(found, reason=found.reason + self._of_number(root))
+        found = self._explain_unknown_use(root) or (
+            self._explain_output() if root is None else self._explain_operation(root)
+        )
+        return replace(found, reason=found.reason + self._number_hint(root))
 
-    def _of_number(self, root: Node | None) -> str:
-        """Return a hint to a number before the root that the module takes out of a result of weights."""
+    def _number_hint(self, root: Node | None) -> str:
+        """Return a hint if the module converts a result that depends on weights to a Python number before the root."""
         nodes = self.search.tape.nodes[: None if root is None else root.index]
         taken = next((n for n in nodes if n.op == "_local_scalar_dense" and n.origins), None)
         if taken is None:
@@ -89,21 +91,21 @@ class Explanation:
         what = f"the number that {short_line(taken.line)} takes out of a tensor (item, float, if) is the one"
         return f"; {what} of the module's former weights: keep it a tensor"
 
-    def _of_unknown_use(self, root: Node | None) -> Deviation | None:
-        """Explain an operation up to the root that takes a parameter in a way that is no known layer."""
+    def _explain_unknown_use(self, root: Node | None) -> Deviation | None:
+        """Explain an operation up to the root that uses a parameter otherwise than a known layer."""
         weights = self.search.tape.weights
         for node in self.search.tape.nodes[: None if root is None else root.index + 1]:
             taken = [] if node.constant or node.op in ARRANGING or node.event is not None else node.reads
             for slot in (s for s in taken if s.number in weights and self.search.tape.is_learned(s.number)):
                 name = ", ".join(self.search.tape.root_names(slot.number))
                 known = "write it as one of torch.nn.functional: linear, conv2d, bilinear, embedding, a norm"
-                return located(
+                return deviation_at(
                     node, "", f"{described(node)} uses the parameter {name} in a form that port does not know; {known}"
                 )
         return None
 
     def _root(self) -> Node | None:
-        """Return the first operation that gives no value of the source though all that it takes are such values."""
+        """Return the first operation whose result is not a value of the source although all its inputs are."""
         front = [self.found.node] if self.found.node is not None else self._output_nodes()
         seen: set[int] = set()
         roots: list[Node] = []
@@ -119,29 +121,29 @@ class Explanation:
         return min(roots, key=lambda n: (n.op in ARRANGING, n.index), default=None)
 
     def _is_right(self, node: Node) -> bool:
-        """Return whether a node gives a value of the source, or was compared with the layer that it has weights of."""
+        """Return whether the result of a node is a value of the source, or was compared with that of its layer."""
         if node.index in self.search.known or node.event is None or node is self.found.node:
             return node.index in self.search.known
         placed = self.search.placement.placed.get(event_key(self.search.tape, node.event))
-        if placed is None or not placed.assignment.layers or node.index not in self.search.gives:
+        if placed is None or not placed.assignment.layers or node.index not in self.search.result_fingerprints:
             return False
         return not placed.assignment.parts or self._has_sibling(node)
 
     def _look_at_parts(self) -> None:
-        """Take parts of the source's channels for values too, as two towers have them that are one in the source."""
+        """Accept parts of the source's channels as values too: two towers may be one layer in the source."""
         self.source.run_with_parts()
-        for index, fingerprints in self.search.gives.items():
+        for index, fingerprints in self.search.result_fingerprints.items():
             if fingerprints and all(map(self.source.knows, fingerprints)):
                 self.search.known.add(index)
 
     def _consumed(self, node: Node) -> list[list[Node]]:
-        """Return what the source does with each value that a node takes, or with each part of it."""
-        taken = list(self.search.takes.get(node.index, []))
+        """Return the operations of the source on each input of a node, or on each part of it."""
+        taken = list(self.search.input_fingerprints.get(node.index, []))
         taken += [p for slot in node.reads for p in self.search.parts.get(slot.number, [])]
         return [list(self._consumers(fingerprint)) for fingerprint in taken]
 
     def _has_sibling(self, node: Node) -> bool:
-        """Return whether another operation of the same kind, with the rest of a layer, takes what a node takes."""
+        """Return whether another operation of the same kind, on the same input, has the rest of the layer."""
         others = [other for maker in node.inputs for other in through_views(maker)]
         others += [other for other in self.search.tape.nodes if node.event.slot in other.reads]
         return any(o is not node and o.event is not None and o.event.kind == node.event.kind for o in others)
@@ -152,8 +154,8 @@ class Explanation:
             return [node for node in tape.nodes if not node.constant][-1:]
         return [tape.maker[s.number] for s in tape.output if isinstance(s, Slot) and s.number in tape.maker]
 
-    def _of_root(self, node: Node) -> Deviation:
-        takes = self.search.takes.get(node.index, [])
+    def _explain_operation(self, node: Node) -> Deviation:
+        inputs = self.search.input_fingerprints.get(node.index, [])
         consumed = [found for found in self._consumed(node) if found]
         others = [found for found in consumed if not any(_is_alike(node, n) for n in found)]
         there = list(dict.fromkeys(n for found in others[:1] if len(consumed) > 1 for n in found))
@@ -161,35 +163,41 @@ class Explanation:
         there.sort(key=self._has_counterpart)
         same = [n for n in there if _is_alike(node, n)]
         if same:
-            return self._of_same_kind(node, same)
+            return self._explain_same_kind(node, same)
         if there:
             other = there[0]
             if "norm" in name_of(node) and "norm" in name_of(other):
-                return self._of_same_kind(node, [other])
-            return self._of_neutral(node, other) or self._of_other_kind(node, other)
+                return self._explain_same_kind(node, [other])
+            return self._explain_neutral_norm(node, other) or self._explain_other_kind(node, other)
         ends = [Fingerprint.of(output) for output in self.source.output]
-        if any(_among(p, ends) for p in takes):
-            return located(node, "", f"{described(node)} here takes the source's output; the source ends before it")
-        return located(node, "", f"{described(node)}: {self.found.why}")
+        if any(_is_among(p, ends) for p in inputs):
+            return deviation_at(
+                node, "", f"{described(node)} here takes the source's output; the source ends before it"
+            )
+        return deviation_at(node, "", f"{described(node)}: {self.found.why}")
 
     def _has_counterpart(self, other: Node) -> bool:
-        """Return whether an operation of the target gives what a node of the source gives."""
-        return any(_among(p, given) for given in self.search.gives.values() for p in other.gives[:1])
+        """Return whether an operation of the target has the result of a node of the source."""
+        return any(
+            _is_among(p, given)
+            for given in self.search.result_fingerprints.values()
+            for p in other.result_fingerprints[:1]
+        )
 
-    def _of_other_kind(self, node: Node, other: Node) -> Deviation:
-        """Explain that the source does something else with the value, perhaps before it does the same."""
+    def _explain_other_kind(self, node: Node, other: Node) -> Deviation:
+        """Explain that the source applies another operation to the value, perhaps before the same one."""
         reason = f"{described(node)} here takes a value that in the source goes into {described(other)}"
         after = next((n for n in through_views(other) if name_of(n) == name_of(node)), None)
         if after is None:
-            return self._at(node, other, reason)
+            return self._deviation_with_repair(node, other, reason)
         if any(name_of(n) == name_of(other) for n in through_views(node)):
             what = f"{name_of(other)} comes before {name_of(node)} there, and after it here; swap them"
         else:
             what = f"{name_of(other)} is missing here"
-        return self._at(node, other, f"{reason} first: {what}", self._operand_of(node, other))
+        return self._deviation_with_repair(node, other, f"{reason} first: {what}", self._shared_operand(node, other))
 
-    def _of_neutral(self, node: Node, other: Node) -> Deviation | None:
-        """Explain a norm that changes nothing before a node, where the source has one with weights after it."""
+    def _explain_neutral_norm(self, node: Node, other: Node) -> Deviation | None:
+        """Explain a norm without effect before a node, if the source has the norm after the node."""
         for placed in self.search.placement.placed.values():
             here, event = placed.event.node, other.event
             if event is None or placed.assignment.layers or placed.assignment.moved or placed.event.kind != event.kind:
@@ -199,40 +207,44 @@ class Explanation:
                 theirs = next((n for n in ancestors(other) if n.op not in VIEWS), None)
                 takes = [f"the result of {name_of(n)}" if n is not None else "the input" for n in (mine, theirs)]
                 reason = f"{name_of(here)} takes {takes[0]} here, {takes[1]} in the source"
-                return located(here, self._path(other), reason)
+                return deviation_at(here, self._path(other), reason)
         return None
 
-    def _of_same_kind(self, node: Node, there: list[Node]) -> Deviation:
+    def _explain_same_kind(self, node: Node, there: list[Node]) -> Deviation:
         """Explain how the same kind of operation on the value differs: by an argument, a weight or an operand."""
-        weighed = [(len(w), n, w) for n in there if (w := self._contrast(node, n))]
+        weighed = [(len(w), n, w) for n in there if (w := self._contrasts(node, n))]
         if weighed:
             _, other, why = min(weighed, key=lambda x: x[0])
-            return self._at(node, other, f"{name_of(node)}: {'; '.join(why)}")
+            return self._deviation_with_repair(node, other, f"{name_of(node)}: {'; '.join(why)}")
         other = there[0]
-        here, source = self._operand(node, other)
-        if source is not None and any(_among(p, source.takes) for p in self.search.takes.get(node.index, [])):
+        here, source = self._differing_operands(node, other)
+        if source is not None and any(
+            _is_among(p, source.input_fingerprints) for p in self.search.input_fingerprints.get(node.index, [])
+        ):
             reason = f"{name_of(node)} takes a value here that in the source goes through {described(source)} first"
             missing = f"{reason}: {name_of(source)} is missing here"
-            return self._at(node, source, missing, self._operand_of(node, source))
-        order = self._ordering(node)
+            return self._deviation_with_repair(node, source, missing, self._shared_operand(node, source))
+        order = self._reordering(node)
         if order is not None:
             reason = f"{described(order)} gives the source's values in another order or on another side; seen in "
             self.repair = Repair(node, other)
-            return located(order, self._path(other), f"{reason}{node.owner or 'the module'}, {name_of(node)}")
+            return deviation_at(order, self._path(other), f"{reason}{node.owner or 'the module'}, {name_of(node)}")
         if not self.found.matched and self.found.node is node and self.found.layer is not None:
             used = f"{name_of(node)} {self.found.why}: there the source uses the layer {self._path(other)}"
-            return located(node, self.found.layer.name, used)
-        if here is not None and here.op not in _ORDERING and source is not None:
+            return deviation_at(node, self.found.layer.name, used)
+        if here is not None and here.op not in _REORDERING and source is not None:
             reason = f"{name_of(node)} takes the result of {described(here)} here, of {described(source)} in the source"
             self.repair = Repair(node, other)
-            return located(here, self._path(other), reason)
-        takes = self.search.takes.get(node.index, [])
-        same_values = all(_among(p, other.takes) for p in takes) and len(takes) == len(other.takes)
+            return deviation_at(here, self._path(other), reason)
+        inputs = self.search.input_fingerprints.get(node.index, [])
+        same_values = all(_is_among(p, other.input_fingerprints) for p in inputs) and len(inputs) == len(
+            other.input_fingerprints
+        )
         why = "the order of elements differs" if same_values else "another operand differs"
         reason = f"{name_of(node)} takes the same value as the source's and gives another one: {why}"
-        return self._at(node, other, reason)
+        return self._deviation_with_repair(node, other, reason)
 
-    def _contrast(self, node: Node, other: Node) -> list[str]:
+    def _contrasts(self, node: Node, other: Node) -> list[str]:
         why = [differences(*self._options(node, other))] if node.op == other.op else []
         if name_of(node) != name_of(other):
             why.insert(0, f"{name_of(node)} here, {name_of(other)} in the source")
@@ -260,81 +272,90 @@ class Explanation:
                 given["dim"] -= rank
         return options
 
-    def _ordering(self, node: Node) -> Node | None:
-        """Return the only operation right before one that may have put the right values into another order."""
+    def _reordering(self, node: Node) -> Node | None:
+        """Return the operation before a node that may have reordered the right values, if there is exactly one."""
         found = []
         for at in node.inputs:
-            while at.op in VIEWS and at.op not in _ORDERING and at.inputs:
+            while at.op in VIEWS and at.op not in _REORDERING and at.inputs:
                 at = at.inputs[0]
-            if at.op in _ORDERING and not at.constant:
+            if at.op in _REORDERING and not at.constant:
                 found.append(at)
         return found[0] if len(found) == 1 else None
 
-    def _operand(self, node: Node, other: Node) -> tuple[Node | None, Node | None]:
-        """Return what made the operand in which two operations differ, here and in the source."""
-        mine = self._made(node, [p for p in self.search.takes.get(node.index, []) if not _among(p, other.takes)])
-        takes = self.search.takes.get(node.index, [])
-        theirs = [p for p in other.takes if not _among(p, takes)]
+    def _differing_operands(self, node: Node, other: Node) -> tuple[Node | None, Node | None]:
+        """Return the operations that computed the differing operand, in the target and in the source."""
+        mine = self._maker_of(
+            node,
+            [
+                p
+                for p in self.search.input_fingerprints.get(node.index, [])
+                if not _is_among(p, other.input_fingerprints)
+            ],
+        )
+        inputs = self.search.input_fingerprints.get(node.index, [])
+        theirs = [p for p in other.input_fingerprints if not _is_among(p, inputs)]
         makers = [v.node for p in theirs for v in self.source.table.find(p) if v.node is not None]
         return mine, makers[0] if makers else None
 
-    def _made(self, node: Node, fingerprints: list[Fingerprint]) -> Node | None:
+    def _maker_of(self, node: Node, fingerprints: list[Fingerprint]) -> Node | None:
         for at in ancestors(node):
-            if at.op not in VIEWS and any(_among(p, self.search.gives.get(at.index, [])) for p in fingerprints):
+            if at.op not in VIEWS and any(
+                _is_among(p, self.search.result_fingerprints.get(at.index, [])) for p in fingerprints
+            ):
                 return at
         return None
 
-    def _at(self, node: Node, other: Node, reason: str, operand: Slot | None = None) -> Deviation:
-        """Return a deviation at a node, where another node of the source gives what is right."""
+    def _deviation_with_repair(self, node: Node, other: Node, reason: str, operand: Slot | None = None) -> Deviation:
+        """Return a deviation at a node. The result of ``other``, a node of the source, is the expected value."""
         self.repair = Repair(node, other, operand)
         parts = [(composite(self.search.tape, node), "here"), (composite(self.source.tape, other), "in the source")]
         named = ", ".join(f"{module} {where}" for module, where in parts if module)
-        return located(node, self._path(other), f"{reason} (part of {named})" if named else reason)
+        return deviation_at(node, self._path(other), f"{reason} (part of {named})" if named else reason)
 
-    def _operand_of(self, node: Node, other: Node) -> Slot | None:
-        """Return the operand of a node that is also one of another node of the source."""
+    def _shared_operand(self, node: Node, other: Node) -> Slot | None:
+        """Return the operand of a node that is also an operand of a node of the source."""
         slots = [s for s in node.reads if s.number not in self.search.tape.weights]
-        pairs = zip(slots, self.search.takes.get(node.index, []), strict=False)
-        return next((slot for slot, fingerprint in pairs if _among(fingerprint, other.takes)), None)
+        pairs = zip(slots, self.search.input_fingerprints.get(node.index, []), strict=False)
+        return next((slot for slot, fingerprint in pairs if _is_among(fingerprint, other.input_fingerprints)), None)
 
     def _path(self, node: Node) -> str:
         return self.source.names(node.owner)
 
     def _consumers(self, fingerprint: Fingerprint) -> Iterator[Node]:
-        """Yield what the source does with a value, views skipped."""
+        """Yield the operations of the source that take a value, without views."""
         for node in self.source.tape.nodes:
             computes = node.op not in VIEWS and not node.op.startswith(_FACTORIES)
-            if computes and any(p.matches(fingerprint, self.source.tolerance) for p in node.takes):
+            if computes and any(p.matches(fingerprint, self.source.tolerance) for p in node.input_fingerprints):
                 yield node
 
-    def _printed(self, node: Node) -> list[Fingerprint]:
-        """Return the fingerprints of what a node gives, and of its first step where it is a sequence."""
+    def _result_fingerprints(self, node: Node) -> list[Fingerprint]:
+        """Return the fingerprints of a node's result, and of its first step if it is a sequence."""
         value = self.search.env[node.outs[0].number]
         steps = [value[0], value[:, 0]] if isinstance(value, Tensor) and value.dim() > 2 and value.numel() else []
-        return self.search.gives.get(node.index, []) + [Fingerprint.of(step) for step in steps]
+        return self.search.result_fingerprints.get(node.index, []) + [Fingerprint.of(step) for step in steps]
 
-    def _of_output(self) -> Deviation:
-        """Explain an output that is not the source's although all values are."""
+    def _explain_output(self) -> Deviation:
+        """Explain an output that differs from the source's although all other values agree."""
         nodes = self._output_nodes()
         if not nodes:
             return Deviation("", "", "", self.found.why)
         if self.search.tape.failure is not None:
-            return located(nodes[-1], "", self.found.why)
+            return deviation_at(nodes[-1], "", self.found.why)
         ends = [Fingerprint.of(output) for output in self.source.output]
         for node in nodes if "another order" not in self.found.why else ():
-            given = [p for p in self._printed(node) if not _among(p, ends)]
+            given = [p for p in self._result_fingerprints(node) if not _is_among(p, ends)]
             after = [n for p in given for n in self._consumers(p)]
             if after:
                 module = composite(self.source.tape, after[0])
                 part = f" (part of {module})" if module else ""
                 reason = f"the source goes on with {described(after[0])}{part}, missing here: {self.found.why}"
-                return located(node, self._path(after[0]), reason)
+                return deviation_at(node, self._path(after[0]), reason)
         layer = self.found.layer.name if self.found.layer is not None else ""
         return Deviation("", short_line(nodes[-1].line), layer, self.found.why)
 
 
 def composite(tape: Tape, node: Node) -> str:
-    """Return the module that runs an operation where it is a layer of several operations; empty for others."""
+    """Return the module that runs an operation, as text, if it is a layer of several operations; else empty."""
     module = tape.modules.get(node.owner)
     if module is None or not node.owner or any(True for _ in module.children()):
         return ""
@@ -343,13 +364,13 @@ def composite(tape: Tape, node: Node) -> str:
 
 
 def _is_alike(node: Node, other: Node) -> bool:
-    """Return whether two operations are of one kind; a product with a number is another kind than one of tensors."""
+    """Return whether two operations are of one kind. A product with a number and a product of tensors are two kinds."""
     scalars = {"factor", "divisor", "constant"}
     return name_of(node) == name_of(other) and scalars & options_of(node).keys() == scalars & options_of(other).keys()
 
 
-def of_layer(node: Node, layer: Layer, otherwise: str) -> str:
-    """Explain why an operation and a layer give other results for the same input: arguments or weights differ."""
+def layer_deviation(node: Node, layer: Layer, otherwise: str) -> str:
+    """Explain why an operation and a layer have different results for the same input: arguments or weights differ."""
     event: Event = node.event
     why = [differences(*alike_windows(options_of(node), layer.options))] if layer.kind == event.kind else []
     for name, value in layer.values.items():
@@ -358,5 +379,5 @@ def of_layer(node: Node, layer: Layer, otherwise: str) -> str:
     return f"{name_of(node)}: {'; '.join([w for w in why if w] or [otherwise])}"
 
 
-def _among(fingerprint: Fingerprint, others: list[Fingerprint]) -> bool:
+def _is_among(fingerprint: Fingerprint, others: list[Fingerprint]) -> bool:
     return any(fingerprint.matches(other) for other in others)

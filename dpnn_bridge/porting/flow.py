@@ -15,7 +15,7 @@ _REACH = 12
 #: gates of a recurrent layer, and other parts of one result, at most
 _GATES = 4
 _RESHAPING = frozenset(("view", "_unsafe_view", "reshape", "_reshape_alias"))
-#: what a recurrent layer may do to all gates at once
+#: functions that a recurrent layer may apply to all gates at once
 _POINTWISE = frozenset(("sigmoid", "tanh", "hardsigmoid", "relu"))
 
 

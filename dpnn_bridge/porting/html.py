@@ -10,7 +10,7 @@ from dpnn_bridge.porting.report import Deviation, PortReport
 from dpnn_bridge.porting.sides import Step
 
 #: steps of a network that are drawn
-_MOST = 400
+_MAX_STEPS = 400
 #: characters of a label, and of the layer's name in it
 _LABEL, _NAME = 52, 26
 _HEIGHT, _WIDTH, _GAP, _MARGIN = 26, 400, 120, 60
@@ -23,7 +23,7 @@ def port_page(report: PortReport, title: str) -> str:
         report: from :func:`dpnn_bridge.port`.
         title: heading, such as the names of the model and of the network.
     """
-    there, here = (steps[:_MOST] for steps in report.sides)
+    there, here = (steps[:_MAX_STEPS] for steps in report.sides)
     rows = _rows(there, here)
     wrong = _wrong(here, report.first)
     boxes = [*_boxes(there, rows[0], 0, None), *_boxes(here, rows[1], 1, wrong)]
@@ -36,7 +36,7 @@ def port_page(report: PortReport, title: str) -> str:
         more=static("dpnn_bridge.porting", "port.css"),
         boxes=boxes,
         joins=_joins(here, rows, wrong),
-        cut=max(map(len, report.sides)) > _MOST,
+        cut=max(map(len, report.sides)) > _MAX_STEPS,
         box_width=_WIDTH,
         width=2 * (_MARGIN + _WIDTH) + _GAP,
         height=_HEIGHT * (max([*rows[0], *rows[1]], default=0) + 2),

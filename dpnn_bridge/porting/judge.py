@@ -25,7 +25,7 @@ from dpnn_bridge.porting.tape import Node, Slot
 from dpnn_bridge.porting.values import difference
 from dpnn_bridge.porting.writing import Journal, Parameters
 
-#: what storing weights in single precision leaves; of other types this many of their epsilons
+#: accepted rounding of weights that are stored in single precision; in other types, in multiples of their epsilon
 _STORED, _EPSILONS = 1e-6, 4
 
 

@@ -9,7 +9,7 @@ from dpnn_bridge.porting.report import Deviation
 from dpnn_bridge.porting.search import Patch, Search
 
 #: values that are replaced at most; a step of a recurrent network is one
-_MOST = 40
+_MAX_DEVIATIONS = 40
 
 
 def later_deviations(
@@ -25,7 +25,7 @@ def later_deviations(
     """
     explanation, seen = first, {(deviation.layer, deviation.line)}
     patches: dict[int, Patch] = {}
-    for _ in range(_MOST):
+    for _ in range(_MAX_DEVIATIONS):
         repair = explanation.repair
         if repair is None or repair.node.index in patches:
             return

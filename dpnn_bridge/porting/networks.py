@@ -1,4 +1,4 @@
-"""Run both networks: in double precision and evaluation mode, on copies, so that nothing of the user's changes."""
+"""Run both networks: in double precision and evaluation mode, on copies, so that the user's modules do not change."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def check_registered(module: nn.Module) -> None:
                 place = f"{name}.{attribute}" if name else attribute
                 right = "torch.nn.ModuleDict" if isinstance(value, dict) else "torch.nn.ModuleList"
                 what = f"the module keeps layers in {place}, a {type(value).__name__}"
-                raise ConversionError(f"{what}, so they are none of its parameters; make it a {right}")
+                raise ConversionError(f"{what}, so their weights are not its parameters; make it a {right}")
 
 
 def _doubles(module: nn.Module) -> dict[int, Tensor]:
@@ -129,7 +129,7 @@ def _end(tensor: Tensor) -> int:
 def for_a_run(module: nn.Module, call: Call) -> nn.Module:
     """Return a copy of a module with buffers and other state of its own.
 
-    It shares the parameters, which no forward changes; a function of the user's gets its own.
+    It shares the parameters, which no forward changes; a function of the user gets a copy of them.
     """
     shared = call in (call_source, call_target)
     return copy.deepcopy(module, {id(p): p for p in module.parameters()} if shared else {})

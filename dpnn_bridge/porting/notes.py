@@ -1,4 +1,4 @@
-"""What a report says besides the verdict: differences that matter in training only, and what was rearranged."""
+"""Add notes to a report: differences that only affect training, and rearranged weights."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from dpnn_bridge.porting.source import Layer, Source
 from dpnn_bridge.porting.values import Fingerprint, matching_rows
 
 #: pieces and orders that are tried, layers side by side, and parts of one layer, at most
-_MOST, _MOST_ORDERS, _MOST_SIDES, _PARTS = 12, 500, 64, 4
+_MAX_PIECES, _MAX_ORDERS, _MAX_SIDES, _PARTS = 12, 500, 64, 4
 #: orders of gates that libraries use, before the others
 _USUAL = ((0, 1, 3, 2), (0, 2, 1, 3), (0, 3, 1, 2), (0, 2, 3, 1), (1, 0, 2))
 
@@ -158,15 +158,15 @@ def _selections(pieces: list[Piece], sizes: tuple[int, ...]) -> Iterator[tuple[P
     for first in whole:
         parts = [p for p in pieces if p.layer is first.layer and p.low == first.low]
         yield from (tuple(parts[i] for i in order) for order in orders)
-    if not whole and len(pieces) <= _MOST:
+    if not whole and len(pieces) <= _MAX_PIECES:
         yield from (c for c in permutations(pieces, gates) if tuple(p.size for p in c) == sizes)
 
 
 def _side_by_side(event: Event, form: Form, whole: list[Piece]) -> Iterator[Assignment]:
     """Yield several layers in whole whose outputs are concatenated."""
-    counts = range(min(len(whole), _MOST), 1, -1)
+    counts = range(min(len(whole), _MAX_PIECES), 1, -1)
     chosen = (c for n in counts for c in permutations(whole, n) if sum(p.size for p in c) == _outputs(form))
-    yield from (_assigned(event, form, pieces, None) for pieces in islice(chosen, _MOST_SIDES))
+    yield from (_assigned(event, form, pieces, None) for pieces in islice(chosen, _MAX_SIDES))
 
 
 def interleaved(event: Event, source: Source, views: Iterable[tuple[int, int]]) -> Iterator[Assignment]:
@@ -182,7 +182,7 @@ def interleaved(event: Event, source: Source, views: Iterable[tuple[int, int]]) 
         whole = list(_whole(source, event.rows_in(form), form))
         for count in (n for n in range(2, _PARTS + 1) if width % n == 0):
             fitting = [p for p in whole if p.size * count == _outputs(form)]
-            for chosen in islice(permutations(fitting, count), _MOST_SIDES):
+            for chosen in islice(permutations(fitting, count), _MAX_SIDES):
                 yield _assigned(event, form, chosen, None, groups)
 
 
@@ -240,7 +240,7 @@ def _joined(event: Event, form: Form, source: Source, gates: int) -> Iterator[As
         pairs += [(a, b) for a in left for b in right if _are_added(a.layer, b.layer)]
     likely = sorted(pairs, key=lambda pair: not _is_sum(pair, rows, source))
     distinct = (c for c in permutations(likely, gates) if all(len(set(side)) == gates for side in zip(*c, strict=True)))
-    for chosen in islice(distinct, _MOST_ORDERS):
+    for chosen in islice(distinct, _MAX_ORDERS):
         yield _added(event, form, chosen)
 
 

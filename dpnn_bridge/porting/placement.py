@@ -17,10 +17,10 @@ from dpnn_bridge.porting.writing import Journal, NoInverseError, Parameters
 
 
 class Placement:
-    """What was decided so far; every change goes through a journal.
+    """The assignments so far. The journal records every change.
 
     Attributes:
-        placed: what identifies the weights of an event -> the event with its assignment.
+        placed: key of the weights of an event -> the event with its assignment.
         used: parts of layers of the source, with the number of events that have them.
         biases: biases of the source that have no place yet.
     """

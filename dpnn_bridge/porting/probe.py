@@ -16,10 +16,10 @@ from dpnn_bridge.porting.values import DOUBLE, difference
 
 #: an example this many times as large reaches clips and thresholds that the example itself does not
 FACTORS = (30.0, 1000.0)
-#: what rounding may become on such an input
+#: accepted relative difference on such an input, where rounding errors grow
 ROUNDED = 1e-4
 
-#: operations that compute something else for large numbers than for small ones
+#: operations that treat large numbers differently from small ones
 _NAMES = (
     "hardtanh clamp clamp_min clamp_max threshold softplus where minimum maximum hardsigmoid hardswish hardshrink gt ge"
     " lt le nan_to_num round floor ceil remainder fmod _local_scalar_dense is_nonzero bitwise_and masked_fill"
@@ -150,7 +150,7 @@ def _differ(model: Callable[[Any], Any], module: Callable[[Any], Any], example: 
     """
     try:
         want, got = sorted_outputs(model(example)), sorted_outputs(module(example))
-    except Exception:  # precisions that do not mix, or a check of the user's that refuses such values
+    except Exception:  # precisions that do not mix, or a check in the user's code that rejects such values
         return False
     return all(bool(w.isfinite().all()) for w in want) and distance_of(got, want) > ROUNDED
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.porting.comparison import ContradictionError, compare_event
 from dpnn_bridge.porting.events import event_key, event_of
-from dpnn_bridge.porting.explain import located, of_layer
+from dpnn_bridge.porting.explain import deviation_at, layer_deviation
 from dpnn_bridge.porting.networks import Call
 from dpnn_bridge.porting.outputs import Outputs, match_outputs
 from dpnn_bridge.porting.placement import exercises
@@ -22,7 +22,7 @@ from dpnn_bridge.porting.tape import Node, Recorder, Tape, leaves
 
 @dataclass
 class Proof:
-    """What a run of the filled module showed.
+    """The result of a run of the filled module.
 
     Attributes:
         difference: the largest relative difference of an event or the output.
@@ -44,7 +44,7 @@ class Proof:
         why = f"equal on the first input and not on the second: {self.failed.why}"
         if node is None:
             return Deviation("", "", layer.name if layer else "", why)
-        return located(node, layer.name if layer else "", of_layer(node, layer, why) if layer else why)
+        return deviation_at(node, layer.name if layer else "", layer_deviation(node, layer, why) if layer else why)
 
 
 def prove(

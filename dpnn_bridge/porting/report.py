@@ -1,4 +1,4 @@
-"""What came of porting weights."""
+"""Define the report of a port."""
 
 from __future__ import annotations
 

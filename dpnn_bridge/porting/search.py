@@ -1,4 +1,4 @@
-"""Find the weights: run the target's tape, and give every event the weights of the source's layer with its input.
+"""Find the weights: run the target's tape, and assign to every event the weights of the source's layer with its input.
 
 When the target comes to an event, all weights before it are set, so its input equals the input of the right layer.
 Where several assignments fit, the first is taken and the tape is run on. At the first contradiction the search goes
@@ -35,10 +35,10 @@ _GATHERING = "cat stack copy zeros_like empty constant_pad_nd index fill zero in
 ARRANGING = VIEWS | frozenset(_GATHERING.split())
 #: seconds and steps back of a search; seconds once an operation is known to deviate
 _SECONDS, _BACKTRACKS, _SECONDS_MORE = 8.0, 3000, 1.5
-#: steps of a sequence that are looked at one by one, at most
+#: maximum number of steps of a sequence that are compared one by one
 _STEPS = 128
-#: what speaks for a search or against it: an event with the right result counts as this many values of the source; an
-#: odd node, and a part of the source that is used twice, outweigh this many
+#: weights in the score of a search, in values of the source: an event with the right result counts for it, an odd node
+#: and a part of the source that is used twice count against it
 _VERIFIED, _STRANGE, _TWICE = 3, 1, 10
 
 
@@ -47,7 +47,7 @@ class Patch:
     """A value of the source in the place of a wrong one.
 
     Attributes:
-        operand: the operand that it stands for, None for the result of the node.
+        operand: the operand that it replaces; None if it replaces the result of the node.
         layer: index of the layer of the source whose weights the node has, or None.
     """
 
@@ -70,15 +70,15 @@ class Search:
     """Runs a tape and assigns weights.
 
     Attributes:
-        odd: nodes that take values of the source and give one that is none.
-        output, outputs: the tensors that the target gives with the weights found, and their comparison.
+        odd: nodes whose inputs are values of the source and whose results are not.
+        output, outputs: the output of the target with the weights found, and its comparison.
         parameters: the weights found.
-        placement: which event has which.
-        known: indices of the nodes that give a value of the source.
-        takes, gives: fingerprints of what a node took and gave.
+        placement: the assignment of each event.
+        known: indices of the nodes whose results are values of the source.
+        input_fingerprints, result_fingerprints: node index -> fingerprints of its inputs and of its results.
         parts: slot number -> fingerprints of the source's values that a value is made of.
         patches: node index -> a value of the source in the place of a wrong one.
-        windows: node index -> arguments of a pooling that differ and make no difference here.
+        windows: node index -> arguments of a pooling that differ without effect on this input.
     """
 
     def __init__(
@@ -103,8 +103,8 @@ class Search:
         self.marks: dict[int, int] = {}
         self.known: set[int] = set()
         self.windows: dict[int, str] = {}
-        self.takes: dict[int, list[Fingerprint]] = {}
-        self.gives: dict[int, list[Fingerprint]] = {}
+        self.input_fingerprints: dict[int, list[Fingerprint]] = {}
+        self.result_fingerprints: dict[int, list[Fingerprint]] = {}
         self.parts: dict[int, list[Fingerprint]] = {}
         self.additions = {layer.addition.index for layer in source.layers if layer.addition is not None}
         self.signatures = {layer.index: layer.signature() for layer in source.layers}
@@ -172,13 +172,13 @@ class Search:
         return None, at
 
     def _release(self, at: int) -> None:
-        """Let go of the values that nothing reads any more, as long as the search cannot go back before their use."""
+        """Free the values that nothing reads any more, unless the search may go back before their use."""
         if not self.choices:
             for number in self._releases.get(at, ()):
                 self.env[number] = None
 
     def _back(self, found: ContradictionError) -> int | None:
-        """Go back to the last choice that a contradiction depends on; return None where there is none."""
+        """Go back to the last choice that a contradiction depends on; return None if there is no such choice."""
         conflicts = found.conflicts | (-1 if found.node is None else found.node.origins)
         while self.choices:
             choice = self.choices[-1]
@@ -205,8 +205,8 @@ class Search:
             self._replace_result(node, patch)
 
     def _replace_result(self, node: Node, patch: Patch) -> None:
-        """Take the source's value for the result of a node."""
-        self.takes[node.index] = self._fingerprints(node.reads)
+        """Replace the result of a node by the source's value."""
+        self.input_fingerprints[node.index] = self._fingerprints(node.reads)
         shape = self.tape.shapes[node.outs[0].number]
         value = patch.value.reshape(shape) if patch.value.numel() == math.prod(shape) else patch.value
         if node.mutates:
@@ -232,7 +232,7 @@ class Search:
         if node.constant:
             self._store(node, node.run(args, kwargs))
             return
-        self.takes[node.index] = self._fingerprints(node.reads)
+        self.input_fingerprints[node.index] = self._fingerprints(node.reads)
         event = event_of(self.tape, node, args)
         if event is None:
             self._store(node, node.run(args, kwargs))
@@ -265,7 +265,7 @@ class Search:
 
     def _look(self, node: Node) -> None:
         """Compare the result of an operation with the source's values."""
-        self.gives[node.index] = self._fingerprints(node.outs)
+        self.result_fingerprints[node.index] = self._fingerprints(node.outs)
         self.known.discard(node.index)
         if all(self.knows(slot) for slot in node.outs):
             self.known.add(node.index)
@@ -276,7 +276,7 @@ class Search:
             return
         if node.op in ARRANGING or not self.env[node.outs[0].number].is_floating_point():
             return
-        if node.event is None and all(self.source.knows(p) for p in self.takes[node.index]):
+        if node.event is None and all(self.source.knows(p) for p in self.input_fingerprints[node.index]):
             self.odd[node.index] = node
             self.journal.add(lambda: self.odd.pop(node.index, None))
             if self._is_strict(node) and any(node.origins >> c.node.index & 1 for c in self.choices):
@@ -284,10 +284,10 @@ class Search:
 
     def _compare_window(self, node: Node) -> None:
         """Note the arguments of a pooling that make no difference for an input of this size."""
+        taken = self.input_fingerprints[node.index][:1]
         for other in self.source.tape.nodes:
-            if other.op == node.op and other.takes and other.takes[0].matches(self.takes[node.index][0]):
-                differ = differences(options_of(node), options_of(other))
-                if differ:
+            if other.op == node.op and any(t.matches(p) for t in taken for p in other.input_fingerprints[:1]):
+                if differ := differences(options_of(node), options_of(other)):
                     where = f"{node.owner or node.line}: {differ} ({self.source.names(other.owner)})"
                     self.windows[node.index] = f"{where}; equal for inputs of this size, perhaps not for others"
                 return
@@ -330,11 +330,11 @@ class Search:
         raise contradiction
 
     def _is_strict(self, node: Node) -> bool:
-        """Return whether an operation that gives no value of the source is held against the choices before it."""
+        """Return whether a result that is not a value of the source contradicts the choices before it."""
         return not self.lenient and _site(node) not in self.allowed
 
     def _check_moved(self, node: Node, moved: tuple[MovedBias, ...], out: Any) -> None:
-        """Raise unless a sum with a bias is a value of the source, or of its layer in several steps."""
+        """Raise unless a sum with a bias is a value of the source, also of a layer of several operations."""
         result = next(leaves(out))
         if not self.source.knows(Fingerprint.of(result)):
             want = moved[0].result() if len(moved) == 1 else None

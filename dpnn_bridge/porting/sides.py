@@ -71,6 +71,10 @@ def _candidates(search: Search, node: Node) -> Iterator[int]:
         layers = placed.assignment.layers if placed is not None else ()
         yield from (use.node.index for layer in layers for use in layer.events)
         return
-    values = (v for fingerprint in search.gives.get(node.index, []) for v in search.source.table.find(fingerprint))
+    values = (
+        v
+        for fingerprint in search.result_fingerprints.get(node.index, [])
+        for v in search.source.table.find(fingerprint)
+    )
     nodes = [v.node for v in values if v.node is not None and v.node.op not in VIEWS]
     yield from (n.index for n in sorted(nodes, key=lambda n: n.op != node.op))

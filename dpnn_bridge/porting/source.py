@@ -195,7 +195,7 @@ class Source:
         for slot, tensor in zip(node.reads, (t for t in leaves((args, kwargs)) if isinstance(t, Tensor)), strict=True):
             if slot.number not in tape.weights:
                 fingerprint = self._fingerprints.of(id(tensor), tensor)
-                node.takes += [fingerprint, *self._chunks(tensor)]
+                node.input_fingerprints += [fingerprint, *self._chunks(tensor)]
                 if slot.number in tape.constants:
                     self.table.add(fingerprint, Value(None, fingerprint))
         if event is not None:
@@ -212,10 +212,10 @@ class Source:
             if isinstance(tensor, Tensor):
                 fingerprint = self._fingerprints.of(id(tensor), tensor)
                 chunks = self._chunks(tensor)
-                node.gives += [fingerprint, *chunks]
+                node.result_fingerprints += [fingerprint, *chunks]
                 for chunk in chunks:
                     self.table.add(chunk, Value(node, chunk))
-                if node.op not in VIEWS or not any(p.count == fingerprint.count for p in node.takes):
+                if node.op not in VIEWS or not any(p.count == fingerprint.count for p in node.input_fingerprints):
                     self.table.add(fingerprint, Value(node, fingerprint))
                 if node.op in _GATED:
                     self._add_gates(tensor)

@@ -1,4 +1,4 @@
-"""Record what a network computes: every ATen operation of a forward pass, with the places that it came from.
+"""Record every ATen operation of a forward pass, with the module and the line that called it.
 
 A :class:`Tape` is a straight-line program. Tensors are numbered slots; a node is one operation that reads and writes
 slots. :mod:`dpnn_bridge.porting.search` runs such a program again with other weights, from any node on.
@@ -58,7 +58,8 @@ class Node:
         origins: bit set of the events that the node depends on.
         event: the use of weights that the node is, or None.
         drawn: results of an operation that draws random numbers from a generator of its own.
-        takes, gives: fingerprints of the activations that it read and of its results, where an observer stored them.
+        input_fingerprints, result_fingerprints: of the activations that it reads and of its results, if an observer
+            stored them.
     """
 
     index: int
@@ -76,8 +77,8 @@ class Node:
     origins: int = 0
     event: Any = None
     drawn: list[Tensor] | None = None
-    takes: list[Any] = field(default_factory=list)
-    gives: list[Any] = field(default_factory=list)
+    input_fingerprints: list[Any] = field(default_factory=list)
+    result_fingerprints: list[Any] = field(default_factory=list)
 
     @property
     def op(self) -> str:
@@ -151,7 +152,7 @@ class _DropoutObserver(TorchFunctionMode):
 
 
 class Tape:
-    """What one forward pass did.
+    """The record of one forward pass.
 
     Attributes:
         nodes: the operations in order.
@@ -239,7 +240,7 @@ class Recorder(EagerMode):
         self.tape, self.observer, self.owners = Tape(), observer, [""]
         self.tape.modules = dict(module.named_modules())
         self._slots: dict[int, Slot] = {}
-        self._alive: list[Any] = []  # an id stands for a tensor only while that lives
+        self._alive: list[Any] = []  # keeps the tensors, because ids are reused
         self._written: dict[int, Node] = {}  # storage -> node that last changed it in place
         self._doubled: dict[int, Tensor] = {}
         self._by_memory: dict[tuple[Any, ...], Slot] = {}

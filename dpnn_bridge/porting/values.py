@@ -91,7 +91,7 @@ class Fingerprints:
         self._places: dict[int, set[int]] = {}
 
     def of(self, key: int, tensor: Tensor) -> Fingerprint:
-        """Return the fingerprint of a tensor that a key stands for as long as it lives."""
+        """Return the fingerprint of a tensor. The key identifies the tensor as long as the tensor exists."""
         found = self._known.get(key)
         if found is None:
             found = self._known[key] = Fingerprint.of(tensor)

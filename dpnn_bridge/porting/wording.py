@@ -131,7 +131,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _spread(values: Iterable[Any]) -> list[Any]:
-    """Return the sizes of a window without those that repeat: ``[2]`` stands for ``[2, 2]``."""
+    """Return the sizes of a window without repetition: ``[2]`` for ``[2, 2]``."""
     values = list(values)
     return values[:1] if len(set(map(str, values))) == 1 else values
 

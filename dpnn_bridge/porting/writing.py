@@ -23,10 +23,10 @@ class NoInverseError(Exception):
 
 
 class Journal:
-    """What was changed, to change it back.
+    """Records changes, to undo them.
 
     Attributes:
-        keeps: whether values that are about to be overwritten have to be kept, because something may be undone.
+        keeps: whether to copy values before they are overwritten, because the change may be undone.
     """
 
     def __init__(self) -> None:

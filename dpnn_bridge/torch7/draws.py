@@ -19,10 +19,10 @@ def torch7_random(seed: float | None) -> AbstractContextManager[Any]:
     """Make modules draw Torch7's random numbers after ``torch.manualSeed(seed)``.
 
     Dropout, normal, uniform and Bernoulli noise come from Torch7's generator in the order in which the modules run.
-    Other draws (``randint``, ``multinomial``) stay PyTorch's.
+    Other functions (``randint``, ``multinomial``) still use PyTorch's generator.
 
     Args:
-        seed: None leaves everything as it is.
+        seed: The seed; None changes nothing.
     """
     if seed is None:
         return nullcontext()
@@ -32,7 +32,7 @@ def torch7_random(seed: float | None) -> AbstractContextManager[Any]:
 
 
 class Draws(TorchFunctionMode):
-    """While it is entered, modules draw from a generator of Torch7's kind."""
+    """Replaces PyTorch's random functions by those of Torch7's generator inside a ``with`` block."""
 
     def __init__(self, generator: Generator) -> None:
         super().__init__()

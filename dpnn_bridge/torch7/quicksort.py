@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 _SMALL = 10
-#: beyond so many elements equal numbers come in PyTorch's order, since following Torch7's takes Python loops
+#: above this number of elements, equal numbers have PyTorch's order, because Torch7's order takes Python loops
 EXACT_LIMIT = 1 << 16
 
 

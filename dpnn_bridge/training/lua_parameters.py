@@ -81,7 +81,7 @@ class LuaParameter:
 def children(module: nn.Module) -> list[nn.Module]:
     """Return the submodules in the order of Torch7's ``modules``, a repeated one repeatedly.
 
-    A parametrization whose tensors belong to the Lua module around the layer (``nn.WeightNorm``) is none.
+    A parametrization does not count if its tensors belong to the Lua module around the layer (``nn.WeightNorm``).
     """
     found = registry.mapping_of(module).children(module)
     return found if direction_outside(module) is None else [c for c in found if c is not module.parametrizations]

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from torch import nn
 
 import dpnn_bridge
-from dpnn_bridge.base.regular import MOST_BYTES, read_file
+from dpnn_bridge.base.regular import MAX_BYTES, read_file
 from dpnn_bridge.batch.manifest import last_lines
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.inspect import inspect_command
@@ -138,7 +138,7 @@ def test_a_file_may_have_so_many_bytes(tmp_path: Path) -> None:
     assert read_file(file, 16) == b"x" * 16
     with pytest.raises(NotT7Error, match="larger than"):
         read_file(file, 15)
-    assert MOST_BYTES >= 1 << 20
+    assert MAX_BYTES >= 1 << 20
 
 
 def test_a_line_of_a_manifest_has_an_end(tmp_path: Path) -> None:

@@ -200,7 +200,7 @@ LISTINGS = {
 @pytest.mark.parametrize("name", LISTINGS)
 def test_a_hostile_page_is_one_error(name: str, pages: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(web, "PATIENCE", 1 if name == "no-answer" else 20)
-    monkeypatch.setattr(web, "MOST_PAGES", 50)
+    monkeypatch.setattr(web, "MAX_PAGES", 50)
     start = time.monotonic()
     with pytest.raises(T7Error, match=LISTINGS[name]) as caught:
         remote.listed(f"{pages}/{name}/**/*.t7")

@@ -24,7 +24,7 @@ from samples import SAMPLES
 
 import dpnn_bridge
 from dpnn_bridge.base import atomic
-from dpnn_bridge.base.atomic import PatientFile, replacing, write_text
+from dpnn_bridge.base.atomic import DeferredErrorFile, replacing, write_text
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.verify import verify_command
 from dpnn_bridge.errors import OutputError, OutputExistsError, T7Error
@@ -118,7 +118,7 @@ def test_a_place_where_nothing_can_be_written(name: str, tmp_path: Path) -> None
 
 
 def test_a_patient_file_reports_the_first_error_when_it_closes(full_disk: Path) -> None:
-    file = PatientFile(full_disk / "x")
+    file = DeferredErrorFile(full_disk / "x")
     assert [file.write(b"a" * 9000) for _ in range(3)] == [9000] * 3
     with pytest.raises(OSError, match=r"No space left|File too large"):
         file.close()
@@ -182,13 +182,13 @@ def test_the_mode_follows_the_umask(suffix: str, mask: int, tmp_path: Path) -> N
 
 
 def test_one_of_several_writers_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    together, put_all = threading.Barrier(8), atomic._put_all
+    together, put_all = threading.Barrier(8), atomic._move_all
 
     def put_together(*arguments: Any) -> None:
         together.wait(60)  # each has looked, and found nothing
         put_all(*arguments)
 
-    monkeypatch.setattr(atomic, "_put_all", put_together)
+    monkeypatch.setattr(atomic, "_move_all", put_together)
 
     def attempt(n: int) -> str:
         try:

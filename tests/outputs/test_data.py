@@ -172,7 +172,7 @@ def test_every_value_of_pt_data_is_compared(source: Path, tmp_path: Path, monkey
 def test_tables_that_are_reached_in_very_many_ways_are_refused(tmp_path: Path, monkeypatch: Any) -> None:
     from dpnn_bridge.outputs import data
 
-    monkeypatch.setattr(data, "MOST_VALUES", 10_000)
+    monkeypatch.setattr(data, "MAX_VALUES", 10_000)
     table = LuaTable({"x": 1})
     for _ in range(40):
         table = LuaTable({"a": table, "b": table})

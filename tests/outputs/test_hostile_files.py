@@ -255,7 +255,7 @@ def test_tricks_of_archives(name: str, tmp_path: Path, monkeypatch: pytest.Monke
 def test_what_an_archive_repeats_is_refused(tmp_path: Path) -> None:
     """Each alone is a file that would be read."""
     (tmp_path / "twice.pt").write_bytes(archive_of(("a/data.pkl", PLAIN), ("a/data.pkl", PLAIN)))
-    torch.save(torch.zeros(1).expand(pt_file.MOST_REPEATED + 2), tmp_path / "often.pt")
+    torch.save(torch.zeros(1).expand(pt_file.MAX_REPEATED + 2), tmp_path / "often.pt")
     torch.save(torch.zeros(1).as_strided((1,), (1 << 50,)), tmp_path / "far.pt")
     text = b"c_codecs\nencode\nq\0X\x10\0\0\0" + b"x" * 16 + b"q\1X\6\0\0\0latin1q\2" + b"h\0h\1h\2\x86R" * 50
     (tmp_path / "text.pt").write_bytes(archive_of(("a/data.pkl", b"\x80\x02" + text + b".")))

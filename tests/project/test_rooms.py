@@ -109,6 +109,24 @@ def test_the_page_about_the_architecture_names_every_room() -> None:
     places = [path.relative_to(PACKAGE).with_suffix("").parts for path in sources().values()]
     rooms = {place[1 if place[0] == "modules" else 0] for place in places}
     assert {room for room in rooms if not room.startswith("_")} <= named
+    assert {room.removeprefix("modules/") for room in ROOMS if not room.endswith("__")} <= named
+
+
+def test_the_table_of_the_architecture_has_the_order_of_the_rooms() -> None:
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table, early = (
+        page.partition("## Subpackages")[2],
+        page.partition("Some files come before")[2].partition("`tests/")[0],
+    )
+    labels = re.findall(r"^\| (`.+?`) \|", table.partition("**Public API.**")[0], re.MULTILINE)
+    listed = re.findall(r"`([\w/]+?)/?`", " ".join(labels))
+    assert listed == [room for room in ROOMS if room in listed]
+    place = {name: i for i, name in enumerate(ROOMS)}
+    folders = {
+        room: room.rpartition("/")[0] for room in ROOMS if room not in listed and not room.startswith("modules/")
+    }
+    before = {room for room, folder in folders.items() if folder in place and place[room] < place[folder]}
+    assert before == {name for name in re.findall(r"`([\w/]+)`", early) if name in folders}
 
 
 def test_no_circle() -> None:

@@ -37,7 +37,7 @@ class OneHot(nn.Module):
                 [1., 0., 0.]])
 
     Raises:
-        IndexError: a number is none of a category (on CUDA, an error of its kernel).
+        IndexError: a number is not the index of a category (on CUDA, the kernel's error).
 
     Lua:
         ``nn.OneHot(outputSize)``, OneHot.lua

@@ -19,7 +19,7 @@ from dpnn_bridge.objects import LuaObject, LuaTensor
 
 
 class Inplace(LuaClass):
-    """A layer with Torch7's ``inplace`` flag, which is obeyed only when the caller asks (``inplace=True``)."""
+    """A layer with Torch7's ``inplace`` flag, which has an effect only if the caller passes ``inplace=True``."""
 
     constants = {"inplace": False}
 

@@ -39,13 +39,14 @@ class LocalResponseNorm(nn.LocalResponseNorm):
         scratch = ("scale", "paddedRatio", "accumRatio", "padded", "accum")
 
 
-class Estimating(nn.Module):
-    """Base of subtractive and divisive normalization: averages that are corrected at the edges.
+class _NeighborhoodNormalization(nn.Module):
+    """Base of subtractive and divisive normalization.
 
-    The estimators are never trained. Their results have a dimension of size 1 more than the input.
+    The estimators are small networks that compute weighted averages. They are never trained. Their results have one
+    more dimension, of size 1, than the input.
 
     Attributes:
-        meanestimator: weighted average of a neighbourhood over all planes, with zeros outside the image.
+        meanestimator: weighted average over a neighborhood and all planes; pixels outside the image count as zero.
     """
 
     fx_leaf = True
@@ -55,14 +56,14 @@ class Estimating(nn.Module):
         self.meanestimator = meanestimator.requires_grad_(False)
 
     def coverage(self, input: Tensor) -> Tensor:
-        """Return the average of ones: less than 1 where the neighbourhood reaches over the edge."""
+        """Return the sum of the weights that are inside the image: less than 1 near the edges."""
         ones = input.new_ones(input.shape[-3:])
         with torch.no_grad():
             return self.meanestimator(ones).reshape(ones.shape)
 
 
-class Estimated(LuaClass):
-    """Torch7's estimators contain the kernel once for each plane; its own field ``kernel`` is not used any more."""
+class _EstimatorMapping(LuaClass):
+    """Mapping of both normalizations. Torch7 computes with the estimators and ignores its field ``kernel``."""
 
     resets = {"_inpsz": None}
     scratch = ("coef", "ones", "localsums", "adjustedsums", "localstds", "adjustedstds", "thresholdedstds")
@@ -80,11 +81,11 @@ class Estimated(LuaClass):
 
 
 @lua_class("nn.SpatialSubtractiveNormalization")
-class SpatialSubtractiveNormalization(Estimating):
-    """Subtracts the weighted average of every pixel's neighbourhood.
+class SpatialSubtractiveNormalization(_NeighborhoodNormalization):
+    """Subtracts from each pixel the weighted average of its neighborhood.
 
     Args:
-        meanestimator: gives the averages.
+        meanestimator: computes the average; :meth:`coverage` corrects it near the edges.
 
     Shape:
         - Input, output: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
@@ -96,18 +97,18 @@ class SpatialSubtractiveNormalization(Estimating):
     def forward(self, input: Tensor) -> Tensor:
         return input - self.meanestimator(input).reshape(input.shape) / self.coverage(input)
 
-    class Lua(Estimated):
+    class Lua(_EstimatorMapping):
         members = ("meanestimator",)
 
 
 @lua_class("nn.SpatialDivisiveNormalization")
-class SpatialDivisiveNormalization(Estimating):
-    """Divides by the weighted standard deviation of every pixel's neighbourhood, taken around zero.
+class SpatialDivisiveNormalization(_NeighborhoodNormalization):
+    """Divides each pixel by the weighted root mean square of its neighborhood.
 
     Args:
-        meanestimator: gives averages.
-        stdestimator: gives standard deviations.
-        threshold: deviations up to this one are replaced by ``value``.
+        meanestimator: computes averages, here of ones, for :meth:`coverage`.
+        stdestimator: computes root mean squares.
+        threshold: root mean squares up to this one are replaced by ``value``.
         value: the replacement.
 
     Shape:
@@ -132,7 +133,7 @@ class SpatialDivisiveNormalization(Estimating):
         deviation = self.stdestimator(input).reshape(input.shape) / self.coverage(input)
         return input / F.threshold(deviation, self.threshold, self.value)
 
-    class Lua(Estimated):
+    class Lua(_EstimatorMapping):
         members = ("meanestimator", "stdestimator")
         scalars = {"threshold": "threshold", "thresval": "value"}
         defaults = {"threshold": 1e-4, "thresval": 1e-4}
@@ -143,7 +144,7 @@ class SpatialContrastiveNormalization(nn.Module):
     """Subtractive, then divisive normalization.
 
     Args:
-        normalizer: both.
+        normalizer: both normalizations, as a Sequential.
 
     Shape:
         - Input, output: :math:`(N, C, H, W)` or :math:`(C, H, W)`.

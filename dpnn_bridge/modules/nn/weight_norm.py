@@ -17,7 +17,7 @@ from dpnn_bridge.conversion.parametrized import make_picklable
 from dpnn_bridge.conversion.registry import lua_class, mapping_of
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
-#: what Torch7 adds to the squared norm
+#: the constant that Torch7 adds to the squared norm
 EPS = 1e-4
 
 
@@ -160,7 +160,7 @@ class WeightNorm(nn.Module):
         @classmethod
         def joined_gradient(cls, module: Any, name: str, gradients: dict[str, list[Tensor]]) -> Tensor | None:
             """Remove the part that the second path through the normalization added to all clones but the first."""
-            if name == "bias":  # shared, but for the list of a clone, which loses it
+            if name == "bias":  # shared, but a clone's list lacks the gradient
                 return next((gradient for gradient in gradients["bias"] if gradient.numel()), None)
             again = accumulated(module, sum(gradient.flatten(1) for gradient in gradients["v"][:-1]))[name == "g"]
             return sum(gradient.reshape(again.shape) for gradient in gradients[name]) - again

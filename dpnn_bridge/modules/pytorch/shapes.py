@@ -14,7 +14,7 @@ from dpnn_bridge.modules.pytorch.input_dimensions import dimensions
 from dpnn_bridge.modules.pytorch.parts import Parts, refuse
 from dpnn_bridge.objects import LuaObject
 
-#: what lets a number of dimensions be known
+#: advice for layers whose mapping depends on the number of dimensions
 EXAMPLE = "save(path, model, input=tensor) shows how many dimensions the input has"
 
 

@@ -1,4 +1,4 @@
-"""What a module computes, as an expression: for recognizing recurrent cells by what they compute."""
+"""Represent the computation of a module as an expression, to recognize recurrent cells."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dpnn_bridge.modules.rnn.products import is_ordinary
 from dpnn_bridge.modules.rnn.row_wise import is_bare, is_row_wise
 
 #: a longer sum or product is no part of a cell; a file could double one with every layer
-_MOST_PARTS = 16
+_MAX_PARTS = 16
 #: dimension and number of dimensions of a sample that mean the features of a batch, and its blocks of features
 _OF_FEATURES = ((2, None), (1, 1), (-1, None), (-1, 1))
 _OF_BLOCKS = ((2, None), (1, 2), (-2, None), (-2, 2))
@@ -150,7 +150,7 @@ def _flat(kind: str, terms: list[Term]) -> Term:
     parts: list[Term] = []
     for term in terms:
         parts += term.args if term.kind == kind else [term]
-    if not 1 < len(parts) <= _MOST_PARTS:
+    if not 1 < len(parts) <= _MAX_PARTS:
         raise UnknownModuleError(kind)
     return Term(kind, tuple(parts))
 
@@ -199,7 +199,7 @@ def _narrow(module: Any, value: Any) -> Term:
 def _join(module: Any, value: Any) -> Term:
     """Return terms side by side: the first dimension is the batch."""
     parts = [*map(_term, _list(value))]
-    if (module.dimension, module.n_input_dims) not in _OF_FEATURES or not 0 < len(parts) <= _MOST_PARTS:
+    if (module.dimension, module.n_input_dims) not in _OF_FEATURES or not 0 < len(parts) <= _MAX_PARTS:
         raise UnknownModuleError("JoinTable")
     return Term("joined", tuple(parts))
 

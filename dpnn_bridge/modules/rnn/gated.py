@@ -27,7 +27,7 @@ class StepModule(AbstractRecurrent):
         user_prev_output: replaces the zeros at the start of every sequence, if not None.
     """
 
-    #: what the state consists of
+    #: names of the parts of the state
     state_names: ClassVar[tuple[str, ...]] = ("output",)
 
     def __init__(

@@ -146,7 +146,7 @@ class _OneDNN(torch.autograd.Function):
         return None, x, *parameters, hidden[0], cell[0]
 
 
-#: what the operations of a recurrent layer call an LSTM
+#: the number of the mode LSTM in PyTorch's recurrent operations
 _LSTM = 2
 
 

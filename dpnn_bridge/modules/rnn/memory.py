@@ -14,7 +14,7 @@ from dpnn_bridge.conversion.fields import submodules
 from dpnn_bridge.conversion.modes import restoring_modes
 from dpnn_bridge.modules.rnn.structure import modules_in
 
-#: what ``remember`` accepts: when the state of the last call is where the next one starts
+#: arguments of ``remember``: the modes in which a call starts from the state of the last call
 MODES = ("both", "eval", "train", "neither")
 
 

@@ -1,6 +1,6 @@
-"""What the kernels for whole sequences share: matrix products, sums of gates, and gradients of gradients.
+"""Shared code of the sequence kernels: matrix products, sums of gates, and second derivatives.
 
-Products are left to oneDNN where it is faster than the BLAS that PyTorch was built with.
+oneDNN computes the products if it is faster than PyTorch's BLAS.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 #: a product of fewer multiply-adds takes less time than oneDNN's preparations
 _SMALL = 750_000
-#: from so many elements times products on, arranging a weight for oneDNN pays
+#: minimum of elements times products for which reordering a weight for oneDNN saves time
 _MANY = 1_500_000
 
 

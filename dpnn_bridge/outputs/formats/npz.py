@@ -22,7 +22,7 @@ from dpnn_bridge.outputs.verification import need_whole_zip
 from dpnn_bridge.outputs.written import Written
 
 #: arrays that the model does not have and that a report lists
-_MOST_OTHERS = 100
+_MAX_OTHERS = 100
 
 
 def _weights(module: nn.Module) -> dict[str, Tensor]:
@@ -68,7 +68,7 @@ class Npz(Format):
         tensors: dict[str, Tensor] = {}
         with open_archive(path) as archive:
             entries = archive.infolist()
-            if len(entries) > len(expected) + _MOST_OTHERS:
+            if len(entries) > len(expected) + _MAX_OTHERS:
                 found = f"contains {len(entries):,} arrays, and the model has {len(expected):,} tensors"
                 raise VerificationError(f"{path}: {found}; it was converted from another model")
             for entry in entries:

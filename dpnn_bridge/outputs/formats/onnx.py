@@ -170,7 +170,7 @@ class Onnx(Format):
     def write(self, module: nn.Module, path: Path, context: ExportContext) -> None:
         need_example(context.example, ".onnx", module)
         onnx, _ = _libraries()
-        # the model's own complaint about the example is clearer than the tracer's
+        # the model's own error about the example is clearer than the tracer's
         output = run_traceable(module, context.example)
         inputs = input_names(module, context.example, context.options.get("input_names"))
         outputs = output_names(module, output, context.options.get("output_names"), inputs)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from dpnn_bridge.base.atomic import PatientFile
+from dpnn_bridge.base.atomic import DeferredErrorFile
 from dpnn_bridge.base.reading import open_zip
 from dpnn_bridge.conversion.example_run import run
 from dpnn_bridge.errors import ConversionError
@@ -32,7 +32,7 @@ def _scopes(node: fx.Node) -> frozenset[str]:
 
 
 class _Recording(fx.Interpreter):
-    """Runs a graph, keeps the results of modules, and passes on given ones in their place."""
+    """Runs a graph and records the results of modules. Given results replace those that the graph computes."""
 
     def __init__(self, module: fx.GraphModule, results: dict[str, str], given: Results) -> None:
         super().__init__(module)
@@ -47,9 +47,9 @@ class _Recording(fx.Interpreter):
         for scope in self._modules_of.get(n.name, ()):
             self.found[scope] = value
         for scope in self._modules_of.get(n.name, ()):
-            theirs = self._given.get(scope)
-            if isinstance(theirs, Tensor) and isinstance(value, Tensor) and theirs.shape == value.shape:
-                return theirs.to(value.dtype)
+            replacement = self._given.get(scope)
+            if isinstance(replacement, Tensor) and isinstance(value, Tensor) and replacement.shape == value.shape:
+                return replacement.to(value.dtype)
         return value
 
 
@@ -62,15 +62,15 @@ class Pt2(Format):
 
     def write(self, module: nn.Module, path: Path, context: ExportContext) -> None:
         need_example(context.example, ".pt2", module)
-        run_traceable(module, context.example)  # its own complaint about the example is clearer than the tracer's
+        run_traceable(module, context.example)  # the model's own error about the example is clearer than the tracer's
         dynamic = Dynamic.of(context.options.get("dynamic", False), context.example)
         *_, example = context.written = dynamic.examples(context.example, module)
         try:
-            with torch.no_grad():  # torch.export.load refuses programs that switch gradients off in between
-                # not strict is the default since PyTorch 2.8; strict mode refuses modules that remember a state
+            with torch.no_grad():  # torch.export.load rejects programs that disable gradients in between
+                # the default since PyTorch 2.8; strict mode rejects modules that keep a state
                 shapes = (dynamic.shapes(example),) if dynamic else None
                 program = torch.export.export(traceable(module), (example,), dynamic_shapes=shapes, strict=False)
-                with PatientFile(path) as file:
+                with DeferredErrorFile(path) as file:
                     torch.export.save(program, file, extra_files={ORIGIN: context.metadata.get("origin", "")})  # type: ignore[arg-type]
         except Exception as e:
             raise ConversionError(f"torch.export cannot export this model: {e}") from e
@@ -87,7 +87,7 @@ class Pt2(Format):
             return archive.read(name).decode()
 
     def open(self, path: Path, module: nn.Module) -> Written:
-        """Return the program, and what its operations give for each module of the model."""
+        """Return the program, with a function that returns the result of each module of the model."""
         with utf8_name(path) as name:
             program = torch.export.load(name)
         example = program.example_inputs[0][0] if program.example_inputs and program.example_inputs[0] else None

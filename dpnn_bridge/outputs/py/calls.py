@@ -13,7 +13,7 @@ from typing import Any, Union
 #: precedes a comment until the source is complete; no literal contains it, since it is not printable
 COMMENT = "\x1f"
 _WORD = re.compile(r"\w+")
-#: what fits stays on one line
+#: maximum length of a line
 WIDTH = 88
 
 Value = Union[str, "Call"]

@@ -54,10 +54,6 @@ class SourceClosure:
         self._taken.add(name)
         return name
 
-    def import_name(self, home: str, name: str) -> None:
-        """Add ``from home import name``."""
-        self._imports.add(f"from {home} import {name}")
-
     def definitions(self) -> dict[str, str]:
         """Return all definitions by their names, each after those it uses."""
         return {self._names[key]: self._text(key) for key in self._order}
@@ -158,7 +154,7 @@ class SourceClosure:
         kind = getattr(sys.modules[key[0]], key[1])
         if isinstance(kind, type) and issubclass(kind, nn.Module):
             return "nn.Module"
-        self.import_name("typing", "Any")
+        self._imports.add("from typing import Any")
         return "Any"
 
 

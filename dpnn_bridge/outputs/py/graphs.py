@@ -31,7 +31,7 @@ from dpnn_bridge.outputs.py.calls import (
 from dpnn_bridge.outputs.py.closure import SourceClosure
 from dpnn_bridge.outputs.py.helpers import Graph
 
-#: what members are called, by the beginning of their class; others are called by their class
+#: beginning of a class name -> name of the member; for other classes the class name itself
 NAMES = {
     "BatchNorm": "norm",
     "Conv": "conv",

@@ -38,7 +38,7 @@ STOCK = """Recurrent layers that torch.nn computes as well, with other names and
 
     model = dpnn_bridge.load({arguments})"""
 #: how many recurrent layers the docstring lists
-MOST_STOCK = 8
+MAX_STOCK = 8
 
 LOAD = '''
 def load(path: str) -> nn.Module:
@@ -140,7 +140,7 @@ class Program:
     def _stock(self) -> str:
         """Return how to convert recurrent layers to layers of ``torch.nn``, whose weights are arranged otherwise."""
         lines = []
-        for name, layer in islice(stock_layers(self._module), MOST_STOCK):
+        for name, layer in islice(stock_layers(self._module), MAX_STOCK):
             place = f"model.get_submodule({in_docstring(literal(name))})" if name else "model"
             lines.append(f"    dpnn_bridge.memory.to_stock({place})    # {layer}")
         source, key = (self._context.metadata.get(name) for name in ("source", "key"))

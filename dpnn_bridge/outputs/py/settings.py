@@ -15,7 +15,7 @@ from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.modules.nn.nngraph import GModule
 from dpnn_bridge.outputs.py.calls import literal
 
-#: what is no setting, is written in a way of its own, or says where in a sequence a module is: a fresh one starts
+#: attributes that are not settings, that other code writes, or that state the position in a sequence
 APART = {"training", "lua_record", "ties", "shared_buffers", "remembering", "step"}
 
 
@@ -28,7 +28,7 @@ class Pair(NamedTuple):
 
 
 def settings(pairs: list[Pair]) -> list[str]:
-    """Return the statements for all differences between the modules of two models, but for the values of tensors.
+    """Return the statements for all differences between the modules of two models, except the values of tensors.
 
     Args:
         pairs: the modules, each before those inside of it. The fresh ones may be cast.
