@@ -192,7 +192,8 @@ def check_loads(module: nn.Module, build: Callable[[Options], nn.Module], *, sam
 
 def _options_of(module: nn.Module, pending: bool) -> Options:
     """Return the options to load a module again, with the Lua bridges of its layers."""
-    bridges = list({id(b): b for m in module.modules() if (b := getattr(m, "bridge", None)) is not None}.values())
+    layers = [m.__dict__ for m in module.modules() if isinstance(m, Placeholder)]  # another module may contain a "bridge"
+    bridges = list({id(m["bridge"]): m["bridge"] for m in layers if "bridge" in m}.values())
 
     def in_lua(obj: Any, ctx: Any) -> nn.Module | None:
         return next((found for b in bridges if (found := b.convert(obj, ctx)) is not None), None)

@@ -240,7 +240,8 @@ class _padding_masked:  # noqa: N801 (a context manager)
     def __init__(self, module: nn.Module, lengths: Tensor, size: int) -> None:
         masked = _MaskedSoftmax(lengths, size)
         needed = bool((lengths != size).any())
-        self._hooks = [m.register_forward_hook(masked) for m in module.modules() if needed and is_attention(m)]
+        layers = [m for name, m in module.named_modules() if needed and is_attention(name, m)]
+        self._hooks = [layer.register_forward_hook(masked) for layer in layers]
 
     def __enter__(self) -> None: ...
 
@@ -249,10 +250,13 @@ class _padding_masked:  # noqa: N801 (a context manager)
             hook.remove()
 
 
-def is_attention(module: nn.Module) -> bool:
-    """Return whether a module is the softmax of an attention layer, by the name that OpenNMT gave it."""
+def is_attention(path: str, module: nn.Module) -> bool:
+    """Return whether a module is the softmax of an attention layer, by the name that OpenNMT gave it.
+
+    In a ``.py`` file it is the name of the attribute.
+    """
     record = module.__dict__.get("lua_record")
-    return record is not None and record.fields.get("name") == ATTENTION
+    return ATTENTION in (path.rpartition(".")[2], record and record.fields.get("name"))
 
 
 @lua_class("onmt.Seq2Seq")

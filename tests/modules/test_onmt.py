@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import FIXTURES
 from formula import agree, linear, lua, random
+from standalone import executed
 from torch import Tensor, nn
 
 import dpnn_bridge
@@ -15,6 +17,8 @@ from dpnn_bridge import training
 from dpnn_bridge.conversion import to_lua, to_torch
 from dpnn_bridge.modules.nn.container import ConcatTable
 from dpnn_bridge.objects import LuaObject, LuaTable
+from dpnn_bridge.outputs import ExportContext
+from dpnn_bridge.outputs.py import program
 from dpnn_bridge.zoo import onmt, onmt_model
 
 
@@ -157,3 +161,40 @@ def test_generators_of_2016_return_words_and_features() -> None:
     assert again["version"] == 2
     assert [m.class_name for m in again["net"]["modules"].as_list()] == ["nn.Sequential"] * 2
     assert again["net"]["modules"][1]["modules"][1].class_name == "nn.Linear"
+
+
+# ---------------------------------------------------------------------- other formats
+def attending_decoder() -> Any:
+    """Attends from its state, which stays as it is."""
+    attention = fixture("onmt.GlobalAttention/onmt.GlobalAttention__dot__float_train")
+    both = lua("nn.ConcatTable", lua("nn.SelectTable", index=1), lua("nn.SelectTable", index=3))
+    step = lua("nn.ConcatTable", lua("nn.SelectTable", index=1), lua("nn.Sequential", both, attention))
+    args = LuaTable({"numStates": 1, "rnnSize": 4, "inputFeed": False})
+    return to_torch(lua("onmt.Decoder", step, identity(), args=args)).double()
+
+
+def test_python_source_masks_the_padding() -> None:
+    decoder = attending_decoder()
+    built = executed(program.Program(decoder, ExportContext()).text()).build()
+    built.load_state_dict(decoder.state_dict())
+    given: Any = [torch.ones(1, 2, dtype=torch.long), [random(2, 4)], random(2, 3, 4, seed=1)]
+    padded, whole = ([*given, torch.tensor(lengths)] for lengths in ([3, 1], [3, 3]))
+    assert not decoder(padded)[0].equal(decoder(whole)[0])
+    for input in (padded, whole):
+        agree(built(input)[0], decoder(input)[0])
+
+
+@pytest.mark.parametrize("suffix", ["pt", "t7", "safetensors"])
+def test_a_model_with_a_bridge_can_be_saved(suffix: str, tmp_path: Path) -> None:
+    word = sequence(lua("nn.SelectTable", index=2), lua("nn.LookupTable", weight=random(5, 4)))
+    step = sequence(lua("nn.ConcatTable", lua("nn.SelectTable", index=1), word), lua("nn.CAddTable", inplace=False))
+    encoder = lua("onmt.Encoder", step, args=LuaTable({"numStates": 1, "rnnSize": 4}))
+    bridge = fixture("onmt.Bridge/onmt.Bridge__copy__float_train")
+    decoder = to_lua(attending_decoder())
+    model = to_torch(lua("onmt.Seq2Seq", encoder=encoder, decoder=decoder, bridge=bridge))
+    words = torch.tensor([[1, 2], [3, 4]])
+    input = [words, torch.tensor([2, 1]), words]
+    dpnn_bridge.save(tmp_path / f"model.{suffix}", model)
+    again = dpnn_bridge.load(tmp_path / f"model.{suffix}")
+    for output, expected in zip(again(input), model(input), strict=True):
+        agree(output, expected)
