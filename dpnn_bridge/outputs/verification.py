@@ -192,7 +192,7 @@ def check_loads(module: nn.Module, build: Callable[[Options], nn.Module], *, sam
 
 def _options_of(module: nn.Module, pending: bool) -> Options:
     """Return the options to load a module again, with the Lua bridges of its layers."""
-    layers = [m.__dict__ for m in module.modules() if isinstance(m, Placeholder)]  # another module may contain a "bridge"
+    layers = [m.__dict__ for m in module.modules() if isinstance(m, Placeholder)]  # others may contain a "bridge"
     bridges = list({id(m["bridge"]): m["bridge"] for m in layers if "bridge" in m}.values())
 
     def in_lua(obj: Any, ctx: Any) -> nn.Module | None:
