@@ -21,6 +21,8 @@ _KINDS = {
     ("f", 4): "float32",
     ("f", 8): "float64",
 }
+#: soft links that are followed for one path, as by HDF5
+_MOST_LINKS = 16
 
 
 def _h5py() -> Any:
@@ -29,6 +31,38 @@ def _h5py() -> Any:
     except ImportError:
         raise TorchError(f"hdf5 needs h5py, which is not installed: {install_advice('hdf5')}") from None
     return h5py
+
+
+def _object(opened: Any, path: str) -> Any:
+    """Return the group or data set at a path, or None.
+
+    Raises:
+        TorchError: a link on the way leads to another file, or the elements of the data set are in another file: the
+            script has named one file, and a file may name any.
+    """
+    h5py = _h5py()
+    found, names, links = opened["/"], path.encode().split(b"/"), 0
+    while names:
+        name = names.pop(0)
+        if name in (b"", b"."):
+            continue
+        try:
+            kind = found.id.links.get_info(name).type
+        except (AttributeError, KeyError):  # found is a data set; there is no such child
+            return None
+        if kind == h5py.h5l.TYPE_SOFT:
+            target = found.id.links.get_val(name)
+            found = opened["/"] if target.startswith(b"/") else found
+            names, links = target.split(b"/") + names, links + 1
+            if links > _MOST_LINKS:
+                return None
+        elif kind == h5py.h5l.TYPE_HARD:
+            found = found[name]
+        else:
+            raise TorchError(f"hdf5: {path} of {opened.filename} is a link to another file; open that file")
+    if isinstance(found, h5py.Dataset) and (found.external or found.is_virtual):
+        raise TorchError(f"hdf5: the elements of {path} of {opened.filename} are in other files; store them in it")
+    return found
 
 
 class Files:
@@ -61,7 +95,7 @@ class Files:
         opened = self._files.get(int(number))
         if opened is None:
             raise TorchError("hdf5: this file was closed")
-        found = opened.get(path)
+        found = _object(opened, path)
         if found is None:
             raise TorchError(f"HDF5Group:read() - no such child '{path}' in {opened.filename}")
         return found
@@ -105,7 +139,7 @@ class Files:
             options["maxshape"] = (None, *data.size[1:])
         if level is not None:
             options |= {"compression": "gzip", "compression_opts": int(level)}
-        if path in opened:
+        if _object(opened, path) is not None:
             raise TorchError(f"HDF5Group: error writing '{path}': it exists already")
         opened.create_dataset(path, data=data.t.numpy(), **options)
         return ()

@@ -194,6 +194,10 @@ def _pillow() -> Any:
     return Image
 
 
+#: formats of pictures that are read. Pillow has others: it passes PostScript, under any name, to another program
+_PICTURES = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+
+
 def load_image(path: str, depth: float | None, ty: str) -> Tensor:
     """Return a picture file as channels x height x width, 0 to 1 for floating types and 0 to 255 for bytes.
 
@@ -202,7 +206,7 @@ def load_image(path: str, depth: float | None, ty: str) -> Tensor:
     """
     image = _pillow()
     try:
-        with image.open(to_system(path)) as opened:
+        with image.open(to_system(path), formats=_PICTURES) as opened:
             modes = {1: "L", 3: "RGB", 4: "RGBA"}
             mode = modes.get(int(depth)) if depth else opened.mode if opened.mode in modes.values() else "RGB"
             pixels = opened.convert(mode)

@@ -1,0 +1,96 @@
+"""A picture or an HDF5 file that a script reads is data: it selects no program and no other file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dpnn_bridge.errors import LuaBridgeError
+from dpnn_bridge.lua import LuaBridge
+
+pytest.importorskip("lupa")
+
+
+@pytest.fixture(scope="module")
+def bridge() -> LuaBridge:
+    return LuaBridge()
+
+
+def test_a_picture_of_another_format_is_passed_to_no_program(
+    bridge: LuaBridge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    eps = pytest.importorskip("PIL.EpsImagePlugin")
+    passed = []
+    monkeypatch.setattr(eps, "Ghostscript", lambda *given: passed.append(given))
+    path = tmp_path / "x.png"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n")
+    with pytest.raises(LuaBridgeError, match="is not a readable image"):
+        bridge.execute("require('image').load(...)", str(path))
+    assert passed == []
+
+
+@pytest.mark.parametrize("suffix", ["bmp", "gif", "jpg", "png", "ppm", "tif", "webp"])
+def test_pictures_of_the_usual_formats_are_read(bridge: LuaBridge, suffix: str, tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    image.new("RGB", (5, 4), (10, 20, 30)).save(tmp_path / f"x.{suffix}")
+    picture = bridge.execute("return require('image').load(..., 3, 'byte')", str(tmp_path / f"x.{suffix}"))
+    assert picture.shape == (3, 4, 5)
+
+
+def stored_outside(h5py: Any, file: Any, folder: Path) -> None:
+    (folder / "raw").write_bytes(bytes(24))
+    file.create_dataset("x", (3,), "f8", external=[(str(folder / "raw"), 0, 24)])
+
+
+def seen_outside(h5py: Any, file: Any, folder: Path) -> None:
+    layout = h5py.VirtualLayout((3,), "f8")
+    layout[:] = h5py.VirtualSource(str(folder / "other.h5"), "x", (3,))
+    file.create_virtual_dataset("x", layout)
+
+
+def linked(h5py: Any, file: Any, folder: Path) -> None:
+    file["x"] = h5py.ExternalLink(str(folder / "other.h5"), "/x")
+
+
+def linked_twice(h5py: Any, file: Any, folder: Path) -> None:
+    file["group/outside"] = h5py.ExternalLink(str(folder / "other.h5"), "/")
+    file["x"] = h5py.SoftLink("group/outside/x")
+
+
+@pytest.mark.parametrize("make", [stored_outside, seen_outside, linked, linked_twice])
+def test_an_hdf5_file_leads_to_no_other_file(
+    bridge: LuaBridge, make: Callable[[Any, Any, Path], None], tmp_path: Path
+) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["x"] = np.arange(3.0)
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        make(h5py, file, tmp_path)
+    before = (tmp_path / "other.h5").read_bytes()
+    for how in ("read('x'):all()", "all()", "write('x', torch.ones(3))", "append('x', torch.ones(3))"):
+        with pytest.raises(LuaBridgeError, match=r"another file|other files"):
+            bridge.execute(f"local file = require('hdf5').open(..., 'r+') file:{how}", str(tmp_path / "x.h5"))
+    assert (tmp_path / "other.h5").read_bytes() == before
+
+
+def test_links_within_an_hdf5_file_are_followed(bridge: LuaBridge, tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["a/x"] = np.arange(3.0)
+        file["a/relative"], file["b/absolute"] = h5py.SoftLink("x"), h5py.SoftLink("/a/relative")
+        file["circle"], file["nothing"] = h5py.SoftLink("/circle"), h5py.SoftLink("/none")
+    code = """
+    local file = require('hdf5').open(..., 'r')
+    local values = file:read('b/absolute'):all()
+    local found = {}
+    for i, path in ipairs {'circle', 'nothing', 'a/x/y'} do found[i] = pcall(file.read, file, path) end
+    file:close()
+    return values, found
+    """
+    values, found = bridge.execute(code, str(tmp_path / "x.h5"))
+    assert values.tolist() == [0, 1, 2]
+    assert found == [False, False, False]
