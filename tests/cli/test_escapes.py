@@ -24,7 +24,7 @@ from dpnn_bridge.loaders import write_t7
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 #: what clears a screen, sets its title, links, goes back, breaks a line, opens and closes markup, is no UTF-8
-NASTY = "\x1b[2J\x1b]0;PWNED\x07\x9b31m\r\b\n[/red][bold]:bomb:[link=x]\u202e\udcff"
+NASTY = "\x1b[2J\x1b]0;PWNED\x07\x9b31m\r\b\n[/red][bold]:bomb:[link=x]<b>&\u202e\udcff"
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -119,6 +119,7 @@ def test_pages(file: Path, tmp_path: Path) -> None:
             text = re.sub(r"<script>.*?</script>", "", page.read_text(), flags=re.S)
             assert "[2J" in text
             assert all(line.isprintable() for line in text.replace("\t", "").split("\n"))
+            assert not re.search(r"&amp;(amp|lt|gt|#\d+);", text)  # escaped once
             page.unlink()
             made += 1
     assert made >= 1

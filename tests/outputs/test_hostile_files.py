@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickletools
 import struct
 import time
 import warnings
@@ -152,6 +153,40 @@ def test_more_than_plain_data(value: Any, tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(T7FormatError, match=r"x\.pt: damaged, or more than plain data"):
         dpnn_bridge.load("x.pt")
     assert [p.name for p in tmp_path.iterdir()] == ["x.pt"]
+
+
+#: instructions of a pickle that the reader carries out
+_READ_NAMES = """
+    PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE EMPTY_DICT EMPTY_LIST EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 GLOBAL
+    BINFLOAT BININT BININT1 BININT2 LONG1 BINUNICODE BINUNICODE8 SHORT_BINUNICODE BINBYTES BINBYTES8 SHORT_BINBYTES
+    BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET APPEND APPENDS SETITEM SETITEMS BINPERSID REDUCE BUILD
+"""
+READ = _READ_NAMES.split()
+#: an argument of each instruction that has one, by the number of its bytes; else so many zero bytes
+ARGUMENTS = {"stringnl": b"''\n", "stringnl_noescape_pair": b"a\nb\n", pickletools.UP_TO_NEWLINE: b"0\n"}
+SIZES = {pickletools.TAKEN_FROM_ARGUMENT1: 1, pickletools.TAKEN_FROM_ARGUMENT4: 4}
+SIZES |= {pickletools.TAKEN_FROM_ARGUMENT4U: 4, pickletools.TAKEN_FROM_ARGUMENT8U: 8}
+
+
+@pytest.mark.parametrize("instruction", [op for op in pickletools.opcodes if op.name not in READ], ids=lambda o: o.name)
+def test_an_instruction_that_plain_data_do_not_need_is_refused(instruction: Any, tmp_path: Path) -> None:
+    """Also where skipping it would leave a whole value."""
+    form, argument = instruction.arg, b""
+    if form is not None:
+        argument = ARGUMENTS.get(form.name, ARGUMENTS.get(form.n, bytes(max(0, SIZES.get(form.n, form.n)))))
+    with zipfile.ZipFile(tmp_path / "x.pt", "w") as archive:
+        archive.writestr("x/data.pkl", b"\x80\x02}" + instruction.code.encode("latin1") + argument + b".")
+    with pytest.raises(T7FormatError, match=f"has the instruction {instruction.name},|holds an object of a class"):
+        pt_file.read(tmp_path / "x.pt")
+
+
+def test_elements_in_another_byte_order_are_refused(tmp_path: Path) -> None:
+    torch.save({"x": torch.arange(2.0)}, tmp_path / "x.pt")
+    with zipfile.ZipFile(tmp_path / "x.pt") as archive, zipfile.ZipFile(tmp_path / "big.pt", "w") as changed:
+        for name in archive.namelist():
+            changed.writestr(name, b"big" if name.endswith("/byteorder") else archive.read(name))
+    with pytest.raises(T7FormatError, match="another byte order"):
+        pt_file.read(tmp_path / "big.pt")
 
 
 def test_what_contains_itself(tmp_path: Path) -> None:

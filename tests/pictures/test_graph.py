@@ -98,6 +98,7 @@ def test_names_from_a_file_cannot_leave_their_place() -> None:
     graph = model_graph(dpnn_bridge.to_torch(obj))
     html = page(graph, "<b>title</b>")
     assert "<script>alert" not in html
+    assert "<h1>&lt;b&gt;title&lt;/b&gt;</h1>" in html
     assert "<b>title" not in html
     assert "\x1b[31m" not in html
     data = re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.S)
