@@ -5,11 +5,13 @@ from __future__ import annotations
 import ast
 import importlib
 import json
+import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +51,7 @@ class Comparison:
         key: place of the model in the file.
         later: also find the deviations after the first one.
         report_to: file of the report, or None.
-        as_json, quiet, verbose: options of the same names.
+        as_json, quiet, verbose, unbounded: options of the same names.
     """
 
     model: Any
@@ -61,6 +63,7 @@ class Comparison:
     as_json: bool
     quiet: bool
     verbose: bool
+    unbounded: bool = True
 
     @contextmanager
     def opened(self) -> Iterator[nn.Module]:
@@ -93,7 +96,17 @@ class Comparison:
             indexed = any(hasattr(t, "is_floating_point") and not t.is_floating_point() for t in tensors)
             source = load(piped(self.model), key=self.key, index_base=0 if indexed else 1)
             progress("comparing both networks")
-            return (judge if judging else port)(source, network, example, later=self.later)
+            call = None if self.unbounded else self._limited(tensors)
+            return (judge if judging else port)(source, network, example, later=self.later, source=call)
+
+    def _limited(self, inputs: Sequence[Any]) -> Callable[..., Any]:
+        """Return a call of the model that may take the memory and time that its file and its inputs are worth."""
+        from dpnn_bridge.conversion.limits import ResourceLimits
+        from dpnn_bridge.parity.bounded import run_limits
+        from dpnn_bridge.porting.networks import call_source
+
+        given = sum(tensor.nbytes for tensor in inputs if hasattr(tensor, "nbytes"))
+        return partial(call_source, running=run_limits(ResourceLimits(more=os.path.getsize(self.model) + given)))
 
     def show(self, report: PortReport, title: str) -> None:
         """Write the report, and print it: as JSON, or as text with a table of the weights."""

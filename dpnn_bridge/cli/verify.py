@@ -165,8 +165,8 @@ def _verify_network(weights: Path | None, later: bool, options: dict[str, Any]) 
         if weights is not None or later:
             raise click.UsageError(f"--{'all' if weights is None else 'weights'} needs CONVERTED as FILE.py:NET")
         return False
-    accept_only("FILE.py:NET", "weights", "later", "inputs", "key", "html", "as_json", "verbose")
-    shared = {name: options[name] for name in ("model", "inputs", "key", "as_json", "quiet", "verbose")}
+    accept_only("FILE.py:NET", "weights", "later", "inputs", "key", "html", "as_json", "verbose", "unbounded")
+    shared = {name: options[name] for name in ("model", "inputs", "key", "as_json", "quiet", "verbose", "unbounded")}
     verify_network(Comparison(network=network, later=later, report_to=options["html"], **shared), weights)
     return True
 

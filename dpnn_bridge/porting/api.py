@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.boundary import wrap_errors
-from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.errors import ConversionError, ConversionLimitError
 from dpnn_bridge.files import load
 from dpnn_bridge.porting.biases import (
     LARGER,
@@ -259,6 +259,8 @@ class Port:
     def _run_source(self, example: Any) -> None:
         self.source.record(for_a_run(self.model, self.call_source), self.call_source, example)
         failure = self.source.tape.failure
+        if isinstance(failure, ConversionLimitError):
+            raise failure
         if failure is not None:
             what = f"{type(failure).__name__}: {failure}"
             hint = "check the shape of example= (--input). In Python, source= runs the model in another way"

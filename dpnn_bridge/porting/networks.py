@@ -6,7 +6,7 @@ import copy
 import itertools
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from dpnn_bridge.porting.events import event_key, event_of
 from dpnn_bridge.porting.tape import Node, Recorder, Tape, leaves, replaced
 
 Call = Callable[[nn.Module, Any], Any]
+Running = Callable[[nn.Module], AbstractContextManager[object]]
 #: attributes of every module: registered children, hooks and the like
 _OWN_ATTRIBUTES = vars(nn.Module()).keys()
 
@@ -131,7 +132,7 @@ def for_a_run(module: nn.Module, call: Call) -> nn.Module:
 
     It shares the parameters, which no forward changes; a function of the user gets a copy of them.
     """
-    shared = call in (call_source, call_target)
+    shared = getattr(call, "func", call) in (call_source, call_target)
     return copy.deepcopy(module, {id(p): p for p in module.parameters()} if shared else {})
 
 
@@ -141,11 +142,17 @@ def single_buffers(module: nn.Module) -> frozenset[str]:
     return frozenset(name for name, buffer in module.named_buffers() if buffer.dtype in low)
 
 
-def call_source(model: nn.Module, example: Any) -> Any:
-    """Call a converted module as Lua does, with one argument: several inputs are a list."""
+def call_source(model: nn.Module, example: Any, running: Running = nullcontext) -> Any:
+    """Call a converted module as Lua does, with one argument: several inputs are a list.
+
+    Args:
+        model, example: the module and its input.
+        running: context in which the module runs, such as one that limits its resources.
+    """
     if isinstance(example, tuple):
         example = example[0] if len(example) == 1 else list(example)
-    return model(example)
+    with running(model):
+        return model(example)
 
 
 def call_target(module: nn.Module, example: Any) -> Any:

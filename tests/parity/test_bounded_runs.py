@@ -227,6 +227,30 @@ def test_a_converted_file_that_grows_is_named(file: Any, tmp_path: Path) -> None
             verify(tmp_path / f"{model}.t7", tmp_path / f"{converted}.t7", input=torch.ones(IMAGE))
 
 
+@pytest.mark.parametrize("name", ["nearest", "repeated", "views", "calls"])
+def test_a_model_that_is_compared_with_a_network_is_bounded(name: str, file: Any, tmp_path: Path) -> None:
+    model, shape = GROWING[name]
+    path, network = file(model, shape), tmp_path / "net.py"
+    network.write_text("from torch import nn\nclass Net(nn.Tanh): pass\n")
+    words = [str(path), f"{network}:Net", "--key", "module", "--input", "x".join(map(str, shape))]
+    result = CliRunner().invoke(verify_command, words)
+    assert result.exit_code == ConversionLimitError.exit_code, result.output
+    assert "--unbounded runs it anyway" in result.output
+    assert len(result.output.splitlines()) == 1
+
+
+def test_who_trusts_a_model_compares_it_with_a_network_all_the_same(
+    file: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dpnn_bridge.conversion.limits.STEPS", 0)
+    monkeypatch.setattr("dpnn_bridge.conversion.limits.STEPS_PER_BYTE", 0)
+    path, network = file(layer("Tanh"), (2, 3)), tmp_path / "net.py"
+    network.write_text("from torch import nn\nclass Net(nn.Tanh): pass\n")
+    words = [str(path), f"{network}:Net", "--key", "module", "--input", "2x3"]
+    assert CliRunner().invoke(verify_command, words).exit_code == ConversionLimitError.exit_code
+    assert CliRunner().invoke(verify_command, [*words, "--unbounded"]).exit_code == 0
+
+
 def test_verifying_imports_neither_the_compiler_nor_sympy() -> None:
     folder = Path(__file__).parents[2] / "fixtures" / "samples" / "torch-demos__mnist_convnet"
     code = f"""
