@@ -15,17 +15,15 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from dpnn_bridge.base.file_set import FileSet, StrPath
 from dpnn_bridge.base.folders import defer_signals, is_abandoned, temporary_folder
 from dpnn_bridge.base.remote import Place, beside, check_upload, place_of, remove_upload, upload
 from dpnn_bridge.base.scoped import scoped
 from dpnn_bridge.base.writing import move, open_output, write_file
 from dpnn_bridge.errors import OutputError, OutputExistsError
-
-StrPath = str | os.PathLike[str]
 
 #: error numbers of a disk, also if a library raises another exception for them
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
@@ -38,10 +36,11 @@ _NOTHING_WRITTEN = "; nothing was written"
 # ---------------------------------------------------------------------- what may be written
 #: no command writes files with this suffix, and Lua code may `require` any of them while it runs
 _LUA = ".lua"
-_protected: ContextVar[tuple[Callable[[], Iterable[StrPath]], ...]] = ContextVar("protected inputs", default=())
+Files = Iterable[StrPath] | FileSet
+_protected: ContextVar[tuple[Callable[[], Files], ...]] = ContextVar("protected inputs", default=())
 
 
-def protecting(inputs: Callable[[], Iterable[StrPath]]) -> AbstractContextManager[None]:
+def protecting(inputs: Callable[[], Files]) -> AbstractContextManager[None]:
     """Refuse to replace files by outputs inside the ``with`` block.
 
     Args:
@@ -57,7 +56,7 @@ def imported_files() -> list[str]:
     return [file for file in files if file and not file.startswith(installed)]
 
 
-def check_output(path: StrPath, force: bool, inputs: Iterable[StrPath] = ()) -> None:
+def check_output(path: StrPath, force: bool, inputs: Files = ()) -> None:
     """Raise unless a file may be written to ``path``.
 
     Args:
@@ -91,10 +90,9 @@ def check_output(path: StrPath, force: bool, inputs: Iterable[StrPath] = ()) -> 
         raise OutputError(f"{path} is {_kind(found.st_mode)}, which is never replaced; choose another name")
     if os.path.realpath(path).endswith(_LUA):
         raise OutputError(f"{path} is a Lua file, which is never replaced; choose another name")
-    for source in chain(inputs, *(files() for files in _protected.get())):
-        with suppress(OSError, ValueError):
-            if os.path.samestat(found, os.stat(source)):
-                raise OutputError(f"{path} is the input {source}, which is never replaced; choose another name")
+    for files in (inputs, *(protected() for protected in _protected.get())):
+        if (source := FileSet.of(files).find(path, found)) is not None:
+            raise OutputError(f"{path} is the input {source}, which is never replaced; choose another name")
     if not force:
         raise OutputExistsError(f"{path} exists; use --force (force=True) to replace it")
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import glob
 import os
-import re
 import socket
 import time
 from collections import deque
@@ -13,36 +11,28 @@ from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Executor, Future,
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePath, PurePosixPath
-from typing import Any
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Unpack
 
 from dpnn_bridge.base.arguments import checks_arguments, renamed
-from dpnn_bridge.base.atomic import check_output, imported_files, protecting
+from dpnn_bridge.base.atomic import imported_files, protecting
 from dpnn_bridge.base.folders import remove_abandoned
-from dpnn_bridge.base.remote import Place, absolute, beside, is_there, listed, place_of, without_query
-from dpnn_bridge.base.shards import LONGEST_NAME, checksum_of
-from dpnn_bridge.base.suffixes import INDEX
+from dpnn_bridge.base.remote import Place, absolute, is_there, place_of
+from dpnn_bridge.base.shards import checksum_of
 from dpnn_bridge.base.version import package_version
 from dpnn_bridge.batch.executors import failure_message, workers
 from dpnn_bridge.batch.manifest import Line, Manifest
+from dpnn_bridge.batch.tasks import Task, tasks_for, tasks_for_models
 from dpnn_bridge.errors import DpnnBridgeError, MissingFileError, OutputError, OutputExistsError
 from dpnn_bridge.outputs.options import ConvertKeywords
 
+if TYPE_CHECKING:
+    from dpnn_bridge.files.source_cache import SourceCache
 
-@dataclass(frozen=True)
-class Task:
-    """One conversion.
-
-    Attributes:
-        source, target: the files, or their URLs.
-        key: path of the model in ``source``; None: it is detected.
-    """
-
-    source: Place
-    target: Place
-    key: str | None = None
+__all__ = ["Outcome", "Task", "run", "run_one", "tasks_for", "tasks_for_models"]
 
 
 @dataclass
@@ -85,95 +75,6 @@ class Outcome:
         return {**self.to_dict(), **places, **self.checksums, **made, "host": socket.gethostname()}
 
 
-@checks_arguments
-def tasks_for(sources: Sequence[Place], out_dir: Place, suffix: str) -> list[Task]:
-    """Return one task per file; outputs keep the names of the sources, and the folders below their common parent.
-
-    Args:
-        sources: paths and URLs; one with ``*`` matches files, unless a file has that name.
-        out_dir: a folder, or the URL of one.
-        suffix: of the outputs.
-
-    Raises:
-        OutputError: two sources would have one output, or one would be written over another or outside the folder.
-    """
-    sources = [found for s in sources for found in (listed(s) if isinstance(s, str) else _fitting(s))]
-    out_dir = place_of(out_dir)
-    # links keep their names: those of a cache lead to checksums
-    places = [_split_url(s) if isinstance(s, str) else _split_path(s) for s in sources]
-    parents: dict[str, list[str]] = {}
-    for store, place in places:
-        parents.setdefault(store, []).append(str(place.parent))
-    common = {store: os.path.commonpath(found) for store, found in parents.items()}
-    targets: dict[Place, Place] = {}
-    for source, (store, place) in zip(sources, places, strict=True):
-        stem = place.name if place.suffix[1:].isdigit() else place.stem  # model_1.5 is no file of type 5
-        below = place.relative_to(common[store]).with_name(stem + suffix)
-        if ".." in below.parts:
-            raise OutputError(f"{source} would be written outside of {out_dir}")
-        target = f"{out_dir.rstrip('/')}/{below.as_posix()}" if isinstance(out_dir, str) else out_dir / below
-        first = targets.setdefault(target, source)
-        if absolute(first) != absolute(source):
-            raise OutputExistsError(f"{source} and {first} would both be written to {target}")
-    _check_targets(targets, sources)
-    return [Task(source, target) for target, source in targets.items()]
-
-
-@checks_arguments
-def tasks_for_models(source: Place, target: Place, keys: Sequence[str]) -> list[Task]:
-    """Return one task per model of one file: ``out.pt`` and key ``protos.rnn`` give ``out.protos.rnn.pt``.
-
-    Keys that would give the same name, or one that no file can have, get another.
-    """
-    tasks: dict[str, Task] = {}
-    name = PurePosixPath(target).name
-    suffix = INDEX if name.endswith(INDEX) else PurePosixPath(name).suffix
-    stem = name.removesuffix(suffix)
-    last: dict[str, int] = {}
-    for key in keys:
-        room = LONGEST_NAME - len(os.fsencode(f"{stem}.{suffix}"))
-        name = _file_name(key, room)
-        first = name.casefold()
-        while name.casefold() in tasks:
-            number = last[first] = last.get(first, 1) + 1
-            name = f"{_file_name(key, room - len(str(number)) - 1)}-{number}"
-        tasks[name.casefold()] = Task(source, beside(target, f"{stem}.{name}{suffix}"), key)
-    _check_targets([task.target for task in tasks.values()], [source])
-    return list(tasks.values())
-
-
-def _fitting(path: Path) -> list[Path]:
-    """Return the files that match a pattern, if the shell has not expanded it; otherwise the path itself."""
-    if os.path.lexists(path) or not glob.has_magic(os.fspath(path)):
-        return [path]
-    return sorted(map(Path, glob.glob(os.fspath(path), recursive=True))) or [path]
-
-
-def _split_url(url: str) -> tuple[str, PurePath]:
-    """Return the store of a URL, and the path in it."""
-    store = url.partition("://")[0]
-    return store, PurePosixPath("/", without_query(url).partition("://")[2])
-
-
-def _split_path(path: Path) -> tuple[str, PurePath]:
-    """Return the drive of a file, empty where there is none, and its whole path."""
-    whole = PurePath(os.path.abspath(path))
-    return whole.drive, whole
-
-
-def _check_targets(targets: Iterable[Place], sources: Sequence[Place]) -> None:
-    for target in targets:
-        if isinstance(target, Path) and os.path.isfile(target):
-            check_output(target, True, [s for s in sources if isinstance(s, Path)])
-
-
-def _file_name(key: str, room: int) -> str:
-    """Return the part of a file name that represents a key: its letters, digits and a few signs, in so many bytes."""
-    name = key.replace("][", ".").strip("[]").replace("[", ".").replace("]", "").replace("'", "")
-    name = re.sub(r"[^\w.+=@-]", "_", name.encode("utf-8", "replace").decode())
-    return os.fsencode(name or "model")[: max(room, 1)].decode("utf-8", "ignore")
-
-
 @renamed(example="input")
 @checks_arguments
 def run(
@@ -208,7 +109,7 @@ def run(
     if executor is not None:
         outcomes = _run_in(executor, calls, each)
     elif jobs <= 1 or len(tasks) <= 1:
-        outcomes = (run_one(task, line, **each) for task, line in calls)
+        outcomes = _run_here(calls, each)
     else:
         outcomes = _run_in_workers(calls, min(jobs, len(tasks)), each)
     missing = _missing_folders(tasks)
@@ -282,6 +183,7 @@ def _make_folder(folder: Path) -> None:
 def _present(task: Task, line: Line | None, options: dict[str, Any]) -> Outcome:
     """Return the outcome of a task whose target exists."""
     from dpnn_bridge.files.converting import in_effect, is_converted
+    from dpnn_bridge.files.source_cache import checksum_once
     from dpnn_bridge.loaders.origin import local_file
     from dpnn_bridge.outputs.options import ConvertOptions, origin_text
 
@@ -290,7 +192,7 @@ def _present(task: Task, line: Line | None, options: dict[str, Any]) -> Outcome:
     if is_file and options.get("checksum"):
         with local_file(task.source) as source:
             chosen = in_effect(ConvertOptions.of({"key": task.key, **_own(options)}))
-            origin = origin_text(checksum_of(source.path), chosen)
+            origin = origin_text(checksum_once(source.path), chosen)
         checksums = _checksums(origin, _checksum_there(task.target))
     made_of = {name: value for name, value in checksums.items() if name != "target_sha256"}
     known = bool(made_of.get("arguments"))  # a function has no checksum
@@ -351,6 +253,16 @@ def _run_in(executor: Executor, calls: Sequence[Call], options: dict[str, Any]) 
             future.cancel()
 
 
+def _run_here(calls: Iterable[Call], options: dict[str, Any]) -> Iterator[Outcome]:
+    from dpnn_bridge.files.source_cache import SourceCache, using_cache
+
+    last = SourceCache()
+    for task, line in calls:
+        with using_cache(last):
+            outcome = run_one(task, line, **options)
+        yield outcome
+
+
 def _run_in_workers(calls: Sequence[Call], jobs: int, options: dict[str, Any]) -> Iterator[Outcome]:
     waiting = deque(calls)
     while waiting:
@@ -365,8 +277,17 @@ def _run_in_workers(calls: Sequence[Call], jobs: int, options: dict[str, Any]) -
 
 def _run_in_worker(task: Task, line: Line | None, **options: Any) -> Outcome:
     """Run one conversion in a process of its own, which replaces no program that it has imported."""
-    with protecting(imported_files):
+    from dpnn_bridge.files.source_cache import using_cache
+
+    with protecting(imported_files), using_cache(_cache_of_process()):
         return run_one(task, line, **options)
+
+
+@cache
+def _cache_of_process() -> SourceCache:
+    from dpnn_bridge.files.source_cache import SourceCache
+
+    return SourceCache()
 
 
 def _until_one_dies(

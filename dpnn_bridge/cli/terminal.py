@@ -23,6 +23,7 @@ from click.core import ParameterSource
 from dpnn_bridge.base.atomic import imported_files, protecting
 from dpnn_bridge.base.boundary import as_ours
 from dpnn_bridge.base.display import printable, printable_lines
+from dpnn_bridge.base.file_set import FileSet
 from dpnn_bridge.base.folders import Terminated
 from dpnn_bridge.base.shards import shards_of
 from dpnn_bridge.base.suffixes import INDEX
@@ -177,7 +178,8 @@ def protect_inputs(*inputs: Any) -> None:
         if os.fspath(index).endswith(INDEX):
             with suppress(DpnnBridgeError):  # the reader says what is wrong with it
                 shards += shards_of(Path(index))
-    click.get_current_context().with_resource(protecting(lambda: [*files, *shards]))
+    kept = FileSet([*files, *shards])
+    click.get_current_context().with_resource(protecting(lambda: kept))
 
 
 def check_distinct(*outputs: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
@@ -30,7 +31,7 @@ from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.conversion.tensors import as_dtype
 from dpnn_bridge.errors import ConversionError, DpnnBridgeError, OptionError, T7Error
 from dpnn_bridge.files import cast, classes_in_lua, load_local, unread
-from dpnn_bridge.legacy.pickles import read_source
+from dpnn_bridge.files.source_cache import checksum_once, read_once
 from dpnn_bridge.loaders.encoding import Encoding
 from dpnn_bridge.loaders.origin import LocalFile, Origin, local_file, name_of
 from dpnn_bridge.outputs import data
@@ -89,7 +90,7 @@ def convert(
     rebuilding = _options_of(chosen, format)
     with local_file(src, sha256) as file:
         task = _Conversion(file, Path(path) if not is_url(path) else path, format, chosen, own, inputs, force, checksum)
-        contents = read_source(file)
+        contents = read_once(file)
         value = _data(contents, chosen.key, rebuilding) if format.data else None
         step(f"writing {dst}")
         if contents is not None and value is not None:
@@ -143,7 +144,7 @@ class _Conversion:
     def write_model(self, contents: tuple[Any, Encoding] | None, rebuilding: Options) -> Report:
         """Write a model."""
         with ThreadPoolExecutor(1) as pool:  # for the checksum, beside reading and writing
-            made_of = pool.submit(self._origin).result if self._stores_origin else None
+            made_of = pool.submit(copy_context().run, self._origin).result if self._stores_origin else None
             module, report = load_local(self.file, contents, self.options.key, rebuilding)
             cast(module, as_dtype(self.options.dtype))
             self._describe(module, report)
@@ -172,7 +173,7 @@ class _Conversion:
         return report
 
     def _origin(self) -> str:
-        return origin_text(checksum_of(self.file.path), self.options)
+        return origin_text(checksum_once(self.file.path), self.options)
 
     def _check_unchanged(self) -> None:
         """Raise if the input may be another file than the one whose checksum the output stores."""
@@ -263,7 +264,7 @@ def is_converted(
             return False
         if made_of:
             with local_file(src) as file:
-                same = made_of == origin_text(checksum_of(file.path), in_effect(chosen))
+                same = made_of == origin_text(checksum_once(file.path), in_effect(chosen))
             if same or format.origin_beside:
                 return same
         elif not format.data:
