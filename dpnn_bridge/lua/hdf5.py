@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from dpnn_bridge.base.display import shortened
 from dpnn_bridge.base.extras import install_advice
 from dpnn_bridge.lua.tensor import Tensor, TorchError
-from dpnn_bridge.lua.text import to_system
+from dpnn_bridge.lua.text import from_system, to_system
 
 #: by size, as torch-hdf5 chooses: whole numbers of one byte are bytes, others signed
 _KINDS = {
@@ -21,8 +22,8 @@ _KINDS = {
     ("f", 4): "float32",
     ("f", 8): "float64",
 }
-#: soft links that are followed for one path, as by HDF5
-_MOST_LINKS = 16
+#: soft links that are followed for one path, as by HDF5, and groups on it
+_MOST_LINKS, _MOST_GROUPS = 16, 200
 
 
 def _h5py() -> Any:
@@ -38,26 +39,31 @@ def _object(opened: Any, path: str) -> Any:
 
     Raises:
         TorchError: a link on the way leads to another file, or the elements of the data set are in another file: the
-            script has named one file, and a file may name any.
+            script has named one file, and a file may name any. Or a group contains itself, so that reading all of it
+            would not end.
     """
     h5py = _h5py()
-    found, names, links = opened["/"], path.encode().split(b"/"), 0
+    found, names, links, passed = opened["/"], path.encode("latin-1").split(b"/"), 0, set[int]()
     while names:
         name = names.pop(0)
         if name in (b"", b"."):
             continue
         try:
             kind = found.id.links.get_info(name).type
-        except (AttributeError, KeyError):  # found is a data set; there is no such child
+        except (AttributeError, KeyError, RuntimeError):  # found is a data set; there is no such child
             return None
         if kind == h5py.h5l.TYPE_SOFT:
             target = found.id.links.get_val(name)
             found = opened["/"] if target.startswith(b"/") else found
-            names, links = target.split(b"/") + names, links + 1
+            names, links, passed = target.split(b"/") + names, links + 1, set()
             if links > _MOST_LINKS:
                 return None
         elif kind == h5py.h5l.TYPE_HARD:
             found = found[name]
+            address = h5py.h5o.get_info(found.id).addr
+            if address in passed or len(passed) > _MOST_GROUPS:
+                raise TorchError(f"hdf5: {shortened(path)} of {opened.filename} contains itself, or is too deep")
+            passed.add(address)
         else:
             raise TorchError(f"hdf5: {path} of {opened.filename} is a link to another file; open that file")
     if isinstance(found, h5py.Dataset) and (found.external or found.is_virtual):
@@ -105,7 +111,7 @@ class Files:
 
     def names(self, number: float, path: str) -> Any:
         """Return the names of a group's children."""
-        return self._table(list(self._find(number, path)))
+        return self._table([from_system(name) for name in self._find(number, path)])
 
     def size(self, number: float, path: str) -> Any:
         return self._table(list(self._find(number, path).shape))
@@ -141,7 +147,7 @@ class Files:
             options |= {"compression": "gzip", "compression_opts": int(level)}
         if _object(opened, path) is not None:
             raise TorchError(f"HDF5Group: error writing '{path}': it exists already")
-        opened.create_dataset(path, data=data.t.numpy(), **options)
+        opened.create_dataset(to_system(path), data=data.t.numpy(), **options)
         return ()
 
     def append(self, number: float, path: str, data: Tensor) -> tuple[()]:

@@ -77,6 +77,46 @@ def test_an_hdf5_file_leads_to_no_other_file(
     assert (tmp_path / "other.h5").read_bytes() == before
 
 
+def test_names_in_an_hdf5_file_are_bytes_of_utf_8(bridge: LuaBridge, tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["é/漢"] = np.arange(3.0)
+    code = """
+    local file = require('hdf5').open(..., 'r+')
+    local values = file:all()['é']['漢']
+    file:write('ü/字', values)
+    file:close()
+    return values
+    """
+    lua = code.encode().decode("latin-1")
+    assert bridge.execute(lua, str(tmp_path / "x.h5")).tolist() == [0, 1, 2]
+    with h5py.File(tmp_path / "x.h5") as file:
+        assert file["ü/字"][()].tolist() == [0, 1, 2]
+
+
+def endless(file: Any) -> None:
+    group = file.create_group("a")
+    group["up"] = group
+
+
+def wide(file: Any) -> None:
+    group = file.create_group("a")
+    group["one"], group["other"] = group, file["/"]
+
+
+def deep(file: Any) -> None:
+    file.create_group("a/" * 3000)
+
+
+@pytest.mark.parametrize("make", [endless, wide, deep])
+def test_all_of_an_hdf5_file_ends(bridge: LuaBridge, make: Callable[[Any], None], tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        make(file)
+    with pytest.raises(LuaBridgeError, match="contains itself, or is too deep"):
+        bridge.execute("require('hdf5').open(..., 'r'):all()", str(tmp_path / "x.h5"))
+
+
 def test_links_within_an_hdf5_file_are_followed(bridge: LuaBridge, tmp_path: Path) -> None:
     h5py = pytest.importorskip("h5py")
     with h5py.File(tmp_path / "x.h5", "w") as file:
