@@ -55,7 +55,7 @@ def test_the_models_of_a_file_are_converted_from_one_reading(suffix: str, reads:
     assert sorted(reads) == ["checksum_of", "read_source"]
     for task in tasks:
         alone = tmp_path / "alone" / Path(task.target).name
-        convert(source, alone, key=task.key)
+        convert(source, alone, key=task.key, checksum=True)
         assert Path(task.target).read_bytes() == alone.read_bytes()
     reads.clear()
     assert [o.status for o in batch.run(tasks, manifest=tmp_path / "done.jsonl")] == ["skipped"] * 4
