@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dpnn_bridge.conversion.contexts import TorchContext
+from dpnn_bridge.conversion.contexts import LuaContext
+from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_class import LuaClass, WithoutParameters
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.objects import LuaObject, LuaTensor
+from dpnn_bridge.objects import LuaTensor
 from dpnn_bridge.zoo.densecap import InvertBoxTransform
 
 
@@ -45,6 +46,11 @@ class BoxRegressionCriterion(nn.Module):
         members = ("smooth_l1",)
         scalars = {"w": "weight"}
         scratch = ("target_transforms", "mask")
+
+        @classmethod
+        def to_lua(cls, module: BoxRegressionCriterion, ctx: LuaContext) -> dict[str, Any]:
+            fields = {**super().to_lua(module, ctx), "gradInput": ctx.empty_tensors(module, 2)}
+            return fields if record_of(module) else {**fields, "invert_transform": ctx.to_lua(module.invert)}
 
 
 @lua_class("nn.OurCrossEntropyCriterion")
@@ -107,7 +113,4 @@ class LogisticCriterion(nn.Module):
         }
         checked_by = "structure"
         test = "test_a_model_is_the_same_after_t7_and_pt"
-
-        @classmethod
-        def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-            return {"index_base": ctx.index_base}
+        indexed = True

@@ -231,6 +231,12 @@ def test_proposals_are_trained_by_the_gradient_of_their_losses() -> None:
     agree(score.bias.grad, [positive, -positive, 0, 0])
 
 
+def test_a_new_loss_of_boxes_has_what_torch7_needs() -> None:
+    obj = to_lua(BoxRegressionCriterion(nn.SmoothL1Loss()))
+    assert obj["invert_transform"].class_name == "nn.InvertBoxTransform"
+    assert len(obj["gradInput"].as_list()) == 2
+
+
 def test_a_trained_layer_can_be_copied() -> None:
     layer = localization()
     true, labels = torch.tensor([[[6.0, 3, 3, 6]]], dtype=DOUBLE), torch.tensor([[[4, 2]]])
