@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import torch
@@ -223,12 +224,17 @@ class Decoder(nn.Module):
 
 
 class _MaskedSoftmax:
-    """Forward hook of the attention's softmax: no weight for the padding on the left of the source."""
+    """Forward hook of the attention's softmax: no weight for the padding on the left of the source.
+
+    Another thread that runs the same model has a hook of its own.
+    """
 
     def __init__(self, lengths: Tensor, size: int) -> None:
-        self.lengths, self.size = lengths, size
+        self.lengths, self.size, self.thread = lengths, size, threading.get_ident()
 
     def __call__(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        if threading.get_ident() != self.thread:
+            return output
         real = torch.arange(self.size, device=output.device) >= self.size - self.lengths.to(output.device)[:, None]
         kept = output * real
         return kept / (kept.sum(1, keepdim=True) + 1e-10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -198,3 +199,19 @@ def test_a_model_with_a_bridge_can_be_saved(suffix: str, tmp_path: Path) -> None
     again = dpnn_bridge.load(tmp_path / f"model.{suffix}")
     for output, expected in zip(again(input), model(input), strict=True):
         agree(output, expected)
+
+
+def test_threads_mask_their_own_padding() -> None:
+    decoder, other = attending_decoder(), []
+    given: Any = [torch.ones(1, 2, dtype=torch.long), [random(2, 4)], random(2, 3, 4, seed=1)]
+    padded, whole = ([*given, torch.tensor(lengths)] for lengths in ([3, 1], [3, 3]))
+    expected = [decoder(input)[0] for input in (padded, whole)]
+
+    def run_in_thread(module: nn.Module, args: Any) -> None:
+        hook.remove()
+        with ThreadPoolExecutor(1) as pool:
+            other.append(pool.submit(decoder, whole).result()[0])
+
+    hook = decoder.step.register_forward_pre_hook(run_in_thread)
+    agree(decoder(padded)[0], expected[0])
+    agree(other[0], expected[1])
