@@ -62,7 +62,7 @@ class hashable_uniq_dict(dict):  # noqa: N801 - torchfile's name
 
 
 class TorchObject:
-    """An object of a Torch7 class; ``obj.name`` and ``obj[b"name"]`` are its fields, None where there is none."""
+    """An object of a Torch7 class; ``obj.name`` and ``obj[b"name"]`` are its fields, None if there is none."""
 
     def __init__(self, typename: bytes, obj: Any = None, version_number: int = 0) -> None:
         self._typename, self._obj, self._version_number = typename, obj, version_number

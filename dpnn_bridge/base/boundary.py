@@ -64,7 +64,7 @@ def as_ours(error: BaseException, kind: type[DpnnBridgeError], doing: str) -> Dp
 
 
 def _wrong_call(error: BaseException) -> str:
-    """Return what is wrong with a call; of a class of options the user knows the fields, as arguments."""
+    """Describe a TypeError of a call. For a class of options, name only the argument."""
     unknown = re.fullmatch(r"\w+\.__init__\(\) got an (unexpected keyword argument '\w+')(.*)", str(error))
     return f"{unknown[1]}{unknown[2]}" if unknown else str(error)
 

@@ -39,5 +39,5 @@ class MovedModules(MetaPathFinder, Loader):
 
 
 def _current(name: str) -> str:
-    """Return the name that a module has now; empty where it has not moved."""
+    """Return the name that a module has now; empty if it has not moved."""
     return next((new + name[len(old) :] for old, new in MOVED.items() if f"{name}.".startswith(f"{old}.")), "")

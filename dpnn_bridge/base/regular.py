@@ -8,9 +8,9 @@ import stat
 from dpnn_bridge.base.reading import open_input
 from dpnn_bridge.errors import MissingFileError, NotT7Error
 
-#: bytes of an input that is read as a whole: a program, a list, a line of a manifest
+#: maximum number of bytes of an input that is read completely: a program, a list, a line of a manifest
 MAX_BYTES = 1 << 24
-#: folders of the kernel: it says that their files are regular, but they may have no end, or wait for an event
+#: folders of the kernel. Their files look regular, but reading them may never end or may block
 _KERNEL = ("/proc/", "/sys/")
 
 

@@ -33,12 +33,12 @@ _own = threading.local()
 
 
 def is_url(origin: Any) -> bool:
-    """Return whether an origin names something that is not on this machine, or is reached through fsspec."""
+    """Return whether an origin is on another machine, or needs fsspec."""
     return isinstance(origin, str) and _URL.match(origin) is not None
 
 
 def place_of(name: str | os.PathLike[str]) -> Place:
-    """Return the path of a file on this machine, ``file://`` and ``local://`` URLs among them; the URL of any other."""
+    """Return the path of a local file, also of a ``file://`` or ``local://`` URL; return any other URL unchanged."""
     if isinstance(name, str) and name.startswith("file://"):
         from urllib.request import url2pathname  # knows drives; loads the web
 
@@ -59,7 +59,7 @@ def beside(place: Place, name: str) -> Place:
 
 
 def without_query(url: str) -> str:
-    """Return a URL without what follows the path of a web address; in a store's names ``?`` is a letter."""
+    """Return a web address without its query and fragment. In the names of a store, ``?`` is an ordinary character."""
     return url.partition("?")[0] if web.is_web(url) else url
 
 
@@ -68,7 +68,7 @@ def listed(pattern: str) -> list[Place]:
 
     Raises:
         MissingFileError: there is none.
-        T7Error: the store cannot be asked.
+        T7Error: the store cannot be listed.
     """
     place = place_of(pattern)
     found: list[Place]
@@ -111,7 +111,7 @@ def is_there(url: str) -> bool:
 def download(url: str, target: Path) -> None:
     """Fetch a file.
 
-    What a web server sends is taken as it comes: nothing is unpacked on the way.
+    The response of a web server is stored as it is sent; no content encoding is decoded.
 
     Raises:
         MissingFileError: there is none.
@@ -152,7 +152,7 @@ def check_upload(url: str, force: bool) -> None:
 
 
 def _is_local(files: Any) -> bool:
-    """Return whether a file system is this machine's, or has it inside, whatever fsspec wraps around it."""
+    """Return whether a file system is the local one, also inside wrappers of fsspec."""
     from fsspec import AbstractFileSystem
     from fsspec.implementations.local import LocalFileSystem
 
@@ -203,7 +203,7 @@ def upload(file: Path, url: str) -> None:
 
 
 def remove_upload(url: str) -> None:
-    """Remove a file that :func:`upload` put, if the store lets it."""
+    """Remove a file that :func:`upload` wrote, if the store permits it."""
     with suppress(Exception):
         files, path = _own_store(url)
         files.rm(path)
@@ -252,7 +252,7 @@ def _store(url: str, cannot: Callable[[str, Exception], Exception] = _cannot_wri
 
 
 def _own_store(url: str) -> tuple[Any, str]:
-    """Return a file system that this thread alone writes with, since transactions belong to the whole of it."""
+    """Return a file system for this thread alone, because a transaction covers all writes of a file system."""
     shared, path = _store(url)
     own = _own.__dict__.setdefault("stores", {})
     if own.get(shared, [None])[0] is not shared:  # fsspec may have made an equal one, of another server

@@ -103,7 +103,7 @@ def _split_url(url: str) -> tuple[str, PurePath]:
 
 
 def _split_path(path: Path) -> tuple[str, PurePath]:
-    """Return the drive of a file, empty where there is none, and its whole path."""
+    """Return the drive of a file, empty if there is none, and its whole path."""
     whole = PurePath(os.path.abspath(path))
     return whole.drive, whole
 

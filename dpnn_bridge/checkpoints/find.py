@@ -218,7 +218,7 @@ def select(
         knows: names of classes that count as known beside the registry's.
 
     Raises:
-        ModelNotFoundError: there is none, or ``key`` leads nowhere; the message lists the candidates, or says what the
+        ModelNotFoundError: there is none, or ``key`` does not exist; the message lists the candidates, or says what the
             file is.
     """
 
@@ -265,7 +265,7 @@ def _several(root: Any, found: list[Candidate]) -> LuaObject:
 
 
 def follow(root: Any, key: str) -> Any:
-    """Return the value at a path such as ``protos.rnn`` or ``[1][2].model``; None when it leads nowhere."""
+    """Return the value at a path such as ``protos.rnn`` or ``[1][2].model``; None when it does not exist."""
     steps = parse_path(key)
     if steps is None:
         return None

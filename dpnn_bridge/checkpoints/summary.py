@@ -49,7 +49,7 @@ class Model:
         reasons: why not, for the latter.
         problem: why it cannot be converted, else empty.
         refused: why it does not run on the example, else empty.
-        inputs: shapes of an input that runs through it, as ``--input`` takes them; empty where none is known.
+        inputs: shapes of an input that runs through it, as ``--input`` takes them; empty if none is known.
         likely: shapes of an input of its kind, to be adapted where ``inputs`` is empty.
         notes: what does not fit inside it.
         architecture: the published architecture with the shapes of its weights, or None.

@@ -34,6 +34,7 @@ from dpnn_bridge.cli.terminal import (
     jobs_option,
     json_option,
     load_torch,
+    partial_sandbox_option,
     piped,
     protect_inputs,
     quiet_option,
@@ -107,7 +108,7 @@ def _chosen(options: dict[str, Any]) -> dict[str, Any]:
     help="Output format. Default: the suffix of OUT, or pt.",
 )
 @conversion_options
-@click.option("--partial-sandbox", is_flag=True, help="Like --sandbox, also if the kernel cannot confine the process.")
+@partial_sandbox_option
 @click.option(
     "--all", "all_models", is_flag=True, help="Convert all models to OUT.KEY.pt. With --into: all deviations."
 )

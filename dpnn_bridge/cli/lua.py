@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from dpnn_bridge.cli.lua_prompt import ending_at_once, prompt
-from dpnn_bridge.cli.terminal import Command, say, version_option
+from dpnn_bridge.cli.terminal import Command, partial_sandbox_option, say, version_option
 from dpnn_bridge.errors import DpnnBridgeError
 
 
@@ -42,7 +42,7 @@ from dpnn_bridge.errors import DpnnBridgeError
     help="Lua version. auto: LuaJIT if lupa has it, otherwise Lua 5.1.",
 )
 @click.option("--sandbox", is_flag=True, help="Run untrusted code in a process that can only compute.")
-@click.option("--partial-sandbox", is_flag=True, help="Like --sandbox, also if the kernel cannot confine the process.")
+@partial_sandbox_option
 @click.option(
     "--max-seconds", type=click.FloatRange(0, min_open=True), help="Time limit of a sandbox, wall-clock. Default: 60."
 )

@@ -70,7 +70,7 @@ def ending_at_once() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-#: seconds that a loop has to stop after Ctrl-C before the prompt says what else stops it
+#: seconds after Ctrl-C until the prompt explains how to stop the loop
 _PATIENCE = 1.0
 
 
@@ -117,7 +117,7 @@ def prompt(bridge: Any, ends: Callable[[LuaBridgeError], bool]) -> None:
 
     Args:
         bridge: where they run.
-        ends: whether an error is the script's own exit.
+        ends: returns whether an error is a call of os.exit.
     """
     from dpnn_bridge.lua.text import from_system, readable
 

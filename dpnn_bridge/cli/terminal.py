@@ -176,7 +176,7 @@ def protect_inputs(*inputs: Any) -> None:
     shards = []
     for index in files:
         if os.fspath(index).endswith(INDEX):
-            with suppress(DpnnBridgeError):  # the reader says what is wrong with it
+            with suppress(DpnnBridgeError):  # the reader reports what is wrong with it
                 shards += shards_of(Path(index))
     kept = FileSet([*files, *shards])
     click.get_current_context().with_resource(protecting(lambda: kept))
@@ -237,6 +237,10 @@ jobs_option = click.option(
 dask_option = click.option("--dask", metavar="ADDRESS", help="Use the workers of this Dask scheduler, tcp://host:8786.")
 
 
+partial_sandbox_option = click.option(
+    "--partial-sandbox", is_flag=True, help="Like --sandbox, also if the kernel cannot confine the process."
+)
+
 version_option = click.version_option(package_name="dpnn-bridge")
 
 
@@ -263,7 +267,7 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def plain_table(**options: Any) -> Table:
-    """Return a table without lines but one under its heading."""
+    """Return a table whose only line is under the heading."""
     from rich import box
     from rich.table import Table
 
@@ -292,9 +296,9 @@ def steps(quiet: bool) -> Iterator[Callable[[str], None]]:
 
 
 def load_torch(progress: Callable[[str], None]) -> None:
-    """Show the step and import PyTorch, with its objects left out of garbage collection.
+    """Show the step and import PyTorch; exclude its objects from garbage collection.
 
-    They are numerous and last until the process ends. Collections during and after the import would visit them all.
+    The objects are numerous and exist until the process ends. Every collection would visit them all.
     """
     progress("loading PyTorch")
     if "torch" in sys.modules or not gc.isenabled():

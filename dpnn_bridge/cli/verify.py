@@ -27,6 +27,7 @@ from dpnn_bridge.cli.terminal import (
     jobs_option,
     json_option,
     load_torch,
+    partial_sandbox_option,
     protect_inputs,
     quiet_option,
     say,
@@ -85,7 +86,7 @@ _CLASSES = ("plugin", "lua", "sandbox", "partial_sandbox", "allow_unsupported", 
 @click.option("--plugin", multiple=True, type=click.Path(path_type=Path), help="Python file with @lua_class mappings.")
 @click.option("--lua", multiple=True, type=click.Path(path_type=Path), help="Lua file that defines classes.")
 @click.option("--sandbox", is_flag=True, help="Run the --lua files in a process that can only compute.")
-@click.option("--partial-sandbox", is_flag=True, help="Like --sandbox, also if the kernel cannot confine the process.")
+@partial_sandbox_option
 @click.option(
     "--allow-unsupported", is_flag=True, help="Insert placeholders for unknown classes. They raise when they run."
 )
@@ -216,7 +217,7 @@ class Request:
         self._protect_inputs()
 
     def classes(self) -> dict[str, Any]:
-        """Return the arguments that say how classes are converted; None and False where the command line does not."""
+        """Return the arguments that say how classes are converted; None and False if the command line does not."""
         own = {"sandbox": self.sandbox, "allow_unsupported": self.allow_unsupported}
         return {"lua": self.lua or None, "index_base": int(self.index_base), **own}
 

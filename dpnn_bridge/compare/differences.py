@@ -198,7 +198,7 @@ def _alike(actual: Tensor, expected: Tensor) -> tuple[float, float]:
 
 
 def errors(actual: Tensor, expected: Tensor) -> Tensor:
-    """Return the absolute differences, 0 where both are equal or nan, inf where one of them is."""
+    """Return the absolute differences, 0 if both are equal or nan, inf where one of them is."""
     same = (actual == expected) | (actual.isnan() & expected.isnan())
     return torch.where(same, torch.zeros_like(actual), (actual - expected).abs()).nan_to_num(
         nan=float("inf"), posinf=float("inf")

@@ -89,7 +89,7 @@ def cast(value: Any, dtype: torch.dtype | None) -> Any:
 
 
 def detached(value: Any) -> Any:
-    """Return a nested value without its history."""
+    """Return a nested value detached from the autograd graph."""
     return map_tensors(Tensor.detach, value)
 
 
@@ -120,7 +120,7 @@ def require_grad(value: Any) -> Any:
 
 
 def gradients(value: Any) -> Any:
-    """Return the gradients that the leaves of a nested value collected, zeros where there are none."""
+    """Return the gradients that the leaves of a nested value collected, zeros if there are none."""
     return map_tensors(lambda t: t.grad if t.grad is not None else torch.zeros_like(t), value)
 
 

@@ -46,5 +46,5 @@ MARKS: dict[Verdict | None, str] = {
 
 
 def worst_verdict(verdicts: Iterable[Verdict]) -> Verdict | None:
-    """Return the worst of several; None where there are none, since nothing was compared."""
+    """Return the worst of several; None if there are none, since nothing was compared."""
     return max(verdicts, key=lambda v: v.severity, default=None)

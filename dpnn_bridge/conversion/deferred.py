@@ -61,7 +61,7 @@ def deferred_parameter(
 
     Args:
         tensor: the elements.
-        arrange: turns Lua's arrangement into torch's.
+        arrange: turns Lua's memory layout into torch's.
         whole: reads and arranges all of them.
         plain: whether they are in the file in torch's order.
     """

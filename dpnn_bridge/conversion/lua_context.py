@@ -44,7 +44,7 @@ class LuaConversion(LuaContext):
         root: the module that is converted.
         inferred: ``id`` of modules -> dimensions of their input, inferred from the layers before them, None if unknown.
         sources: ``id(storage)`` -> the parameter or buffer whose elements the storage contains in the same order.
-        derived: ``id`` of storages that contain a parameter or buffer in another arrangement, or a gradient.
+        derived: ``id`` of storages that contain a parameter or buffer in another memory layout, or a gradient.
         mapped_by: ``id`` of objects -> the mapping or Lua file of a user that converts them.
     """
 

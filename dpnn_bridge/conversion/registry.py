@@ -214,7 +214,7 @@ def _alias(attribute: str) -> property:
     return property(lambda module: getattr(module, attribute), write, doc=f"Lua's name of ``{attribute}``.")
 
 
-#: writes a layer of PyTorch as a composition of Lua objects; None where one of the registered classes is it
+#: writes a layer of PyTorch as a composition of Lua objects; None if one of the registered classes is it
 Composition = Callable[[Any, Any], "LuaObject | None"]
 
 _COMPOSITIONS: dict[type[nn.Module], Composition] = {}

@@ -73,8 +73,8 @@ class Sharing:
             site: where; the owner contains ``leaf`` as a parameter or buffer (possibly None).
             tensor: the elements.
             gradient: the tensor of the gradient, if there is one.
-            arrange: turns Lua's arrangement into torch's.
-            shape: torch's shape, None where Lua's is taken.
+            arrange: turns Lua's memory layout into torch's.
+            shape: torch's shape, None if Lua's is taken.
 
         Returns:
             Which of the parameter's gradients in Lua this is: 0 unless the parameter is shared and its gradient is not.

@@ -36,7 +36,7 @@ def is_parameter(module: nn.Module, attribute: str) -> bool:
 
 
 def field_value(module: nn.Module, name: str, spec: Field, *, gradient: bool = False) -> Tensor:
-    """Return a field's tensor, or its gradient (zeros when there is none), detached and in Lua's arrangement.
+    """Return a field's tensor, or its gradient (zeros when there is none), detached and in Lua's memory layout.
 
     It is a view of the torch tensor where the strides allow it.
     """

@@ -51,7 +51,7 @@ class Tie:
         self.shape, self.stride, self.offset, self.torch_shape = shape, stride, offset, torch_shape
 
     def lua_view(self, tensor: Tensor) -> Tensor:
-        """Return the tied part of the source's parameter or gradient, in Lua's arrangement."""
+        """Return the tied part of the source's parameter or gradient, in Lua's memory layout."""
         layout, tensor = self.source.field.layout, full(tensor)
         flat = (layout.to_lua(tensor, self.source.module) if layout else tensor).reshape(-1)
         return flat[self.offset :].as_strided(self.shape, self.stride)  # an offset would count from the storage's begin
@@ -61,7 +61,7 @@ class Tie:
         return getattr(self.source.owner, self.source.leaf)
 
     def compute(self) -> Tensor:
-        """Return the tied tensor in torch's arrangement; gradients flow to the source."""
+        """Return the tied tensor in torch's memory layout; gradients flow to the source."""
         return self.arranged(self.parameter())
 
     def arranged(self, source: Tensor) -> Tensor:

@@ -108,7 +108,7 @@ class TorchConversion(TorchContext):
             return module
 
     def converted(self, obj: LuaObject) -> nn.Module | None:
-        """Return the module that an object became, None where it was not met."""
+        """Return the module that an object became, None if it was not met."""
         return self._modules.get(id(obj))
 
     def _convert(self, obj: LuaObject) -> nn.Module:

@@ -198,7 +198,7 @@ def save(
         path: ``.pt`` (what :func:`load` rebuilds and ``torch.load(weights_only=True)`` reads), ``.safetensors``,
             ``.npz``, ``.onnx``, ``.pt2``, ``.py`` or ``.t7``.
         module: a converted module, or an object of :mod:`dpnn_bridge.legacy.nn`.
-        to: format name when the suffix does not say it.
+        to: format name when the suffix does not state it.
         metadata: plain data to store beside the model, in ``.pt`` and ``.safetensors``. The latter stores JSON, in
             which tensors and tuples are lists and keys are strings.
         force: replace an existing file. That is the default here, as with ``torch.save``, since a training script

@@ -65,7 +65,7 @@ def convert(
         src: a ``.t7`` file, or a ``.pt`` or ``.safetensors`` file written by :func:`save`; also a URL, an open file, or
             bytes.
         dst: the file to write, or the URL of one.
-        to: format name when the suffix of ``dst`` does not say it.
+        to: format name when the suffix of ``dst`` does not state it.
         force: replace an existing ``dst``, which is refused otherwise (:func:`save` replaces).
         sha256: refuse a file with another checksum.
         checksum: store the SHA-256 of the output in the report, as ``metadata["written"]``.

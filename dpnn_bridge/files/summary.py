@@ -59,7 +59,7 @@ def inspect(path: Origin, *, key: str | None = None, input: Any = None, plugins:
 
     Raises:
         T7Error: The file cannot be read.
-        ModelNotFoundError: ``key`` leads to nothing.
+        ModelNotFoundError: ``key`` does not exist.
 
     Examples:
         >>> found = dpnn_bridge.inspect("model.t7")              # doctest: +SKIP
@@ -81,7 +81,7 @@ def summarize(origin: Origin, key: str | None = None, example: Callable[[nn.Modu
 
     Raises:
         T7Error: the file cannot be read.
-        ModelNotFoundError: ``key`` leads nowhere.
+        ModelNotFoundError: ``key`` does not exist.
     """
     with local_file(origin) as file:
         contents = read_source(file)

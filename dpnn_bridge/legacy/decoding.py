@@ -47,7 +47,7 @@ class hashable_uniq_dict(dict):  # noqa: N801 - PyTorch 0.4's name
 class TorchObject(Module):
     """An object of a class that ``torch.legacy.nn`` had not.
 
-    ``obj.name`` and ``obj["name"]`` are its fields, None where there is none. It computes where the class is known.
+    ``obj.name`` and ``obj["name"]`` are its fields, None if there is none. It computes where the class is known.
     """
 
     def __init__(self, typename: str, obj: Any, version_number: int = 1, header: tuple[Any, ...] = ()) -> None:

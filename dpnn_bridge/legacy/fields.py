@@ -91,7 +91,7 @@ CHANGED: dict[str, dict[str, Change]] = {
     "Unsqueeze": {"dim": PLACE},
     "View": {"size": SIZE},
 }
-#: class -> fields that are None where the file has none
+#: class -> fields that are None if the file has none
 NONE: dict[str, tuple[str, ...]] = {
     "BCECriterion": ("buffer", "weights"),
     "BatchNormalization": ("weight", "bias", "gradWeight", "gradBias", "save_mean", "save_std"),

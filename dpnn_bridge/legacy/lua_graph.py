@@ -70,7 +70,7 @@ class LuaGraph:
         """Complete the Lua object of an object, whose fields are set."""
 
     def value(self, value: Any) -> Any:
-        """Return the Lua value of a value with everything in it, None where there is none."""
+        """Return the Lua value of a value with everything in it, None if there is none."""
         lua = self._begun(value)
         while self._waiting:
             self._waiting.pop()()

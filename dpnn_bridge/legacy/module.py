@@ -128,7 +128,7 @@ class Module(_Shared):
 
     # ------------------------------------------------------------------ parameters
     def parameters(self) -> tuple[list[Tensor], list[Tensor]] | None:
-        """Return ``(weights, gradients)``, None where there are none."""
+        """Return ``(weights, gradients)``, None if there are none."""
         names = [name for name in ("weight", "bias") if self._fields.get(name) is not None]
         return self._listed(names)
 

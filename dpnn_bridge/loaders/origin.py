@@ -141,7 +141,7 @@ def _unpacked(path: Path, folder: Callable[[], Path], name: str) -> Path:
     try:
         with open_input(path) as file:
             head = file.read(6)
-    except OSError:  # the reader says what is wrong
+    except OSError:  # the reader reports what is wrong
         return path
     allowed = max(_ALWAYS_FINE, _LARGEST_RATIO * path.stat().st_size)
     try:
@@ -219,7 +219,7 @@ def _has_pickle(path: Path) -> bool:
     try:
         with open_archive(path) as archive:
             return any(name.endswith("data.pkl") for name in archive.namelist())
-    except DpnnBridgeError:  # the reader of .pt says what is damaged
+    except DpnnBridgeError:  # the reader of .pt reports what is damaged
         return True
 
 

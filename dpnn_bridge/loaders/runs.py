@@ -90,7 +90,7 @@ class Runs:
         return (code, 0) if code in _SIZES else None
 
     def _equal(self, buffer: bytes, pos: int, room: int, left: int, key: Kind, value: Kind) -> Pairs | None:
-        """Return the pairs that take equally many bytes; None where they are few."""
+        """Return the pairs that take equally many bytes; None if they are few."""
         first = _bytes(*key)
         pair = first + _bytes(*value)
         most, last = min(left, room // pair), pos + (LEAST - 1) * pair
@@ -123,7 +123,7 @@ class Runs:
         return self._kept(_texts(lines.view(np.uint8), len(found), lambda: [raw.tobytes() for raw in found["data"]]))
 
     def _several(self, buffer: bytes, pos: int, room: int, left: int, key: int, value: int) -> Pairs | None:
-        """Return the pairs of strings, or of a string with a number or a boolean; None where they are few."""
+        """Return the pairs of strings, or of a string with a number or a boolean; None if they are few."""
         size = self._size(buffer, pos, room, left, (key, value) * _ALIKE)
         if not size:
             return None

@@ -86,7 +86,7 @@ def _names_in_python(text: bytes) -> tuple[list[str], list[str]]:
     """Return the files that a Python file may load, and the folders that it may search."""
     try:
         nodes = list(ast.walk(ast.parse(text)))
-    except (SyntaxError, ValueError):  # loading it says what is wrong
+    except (SyntaxError, ValueError):  # loading it reports what is wrong
         return [], []
     texts = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
     texts = [text for text in dict.fromkeys(texts) if _FILE.fullmatch(text)]

@@ -61,7 +61,7 @@ def export(
     Args:
         module: a converted module.
         path: the output; its suffix chooses the format.
-        to: format name when the suffix does not say it.
+        to: format name when the suffix does not state it.
         metadata: plain data to store beside the model.
         force: replace an existing file.
         inputs: files that are never replaced.

@@ -48,7 +48,7 @@ class GraphNode(NamedTuple):
     """One operation of a traced graph, with the values it takes and gives.
 
     Attributes:
-        scopes: Names of the modules it is in; None where that is unknown, as an exporter rewrote the operation.
+        scopes: Names of the modules it is in; None if that is unknown, as an exporter rewrote the operation.
     """
 
     scopes: frozenset[str] | None

@@ -53,7 +53,7 @@ class Calls:
 
     Attributes:
         outputs: results, detached.
-        grad_inputs: gradients of the input, nested like it; None where there was none.
+        grad_inputs: gradients of the input, nested like it; None if there was none.
         last: counts finished calls of all modules: when this one's last call ended.
     """
 

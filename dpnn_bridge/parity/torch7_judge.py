@@ -83,7 +83,7 @@ def judge(jobs: Sequence[LuaTable], *, program: str | None = None) -> list[LuaTa
 
 
 def _read(path: Path) -> LuaTable:
-    """Return a result; it is in memory, since its file goes away."""
+    """Return a result, read into memory because its file is deleted."""
     table = read_t7(path)
     for value in values_in(table):
         if isinstance(value, LuaTensor):

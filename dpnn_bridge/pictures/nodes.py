@@ -69,7 +69,7 @@ class ModelNode:
         input, output: shapes, when the model ran on an example.
         tensors: its own parameters and buffers.
         children: its modules; a module that occurs again is a node without children.
-        edges: data flow, between children and the sides of the container; empty where the class
+        edges: data flow, between children and the sides of the container; empty if the class
             decides that in its code.
         kind: a key of :data:`~dpnn_bridge.pictures.kinds.KINDS`, such as ``convolution``.
         form: channels, kernel, stride and padding in words.

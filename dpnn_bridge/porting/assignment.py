@@ -42,7 +42,7 @@ class Assignment:
     Attributes:
         layers: the source's layers; none for neutral weights and moved biases.
         build: gives name -> values in the layout of the event's kind.
-        expect: gives the right result for an event's rows, None where the layer never took them.
+        expect: gives the right result for an event's rows, None if the layer never took them.
         form: the form in which rows are compared.
         how: what was rearranged, for the report.
         parts: which parts of the layers, where it is not all of them: (layer, part, of how many).

@@ -52,7 +52,7 @@ def differ_in_biases(search: Search, model: nn.Module, runs: Callable[[], tuple[
 
 
 def missing_range(search: Search, when: str) -> Deviation | None:
-    """Return the ReLU or clip that one of the networks has, and the other has not; None where it is not found.
+    """Return the ReLU or clip that one of the networks has, and the other has not; None if it is not found.
 
     Args:
         search: a search whose source ran on the same example.
@@ -146,7 +146,7 @@ def _name(placed: Placed) -> str:
 
 
 def _biases(placed: Placed, parameters: dict[str, nn.Parameter]) -> list[Tensor]:
-    """Return an event's bias and the source's parameters that are equal to it; empty where there are none."""
+    """Return an event's bias and the source's parameters that are equal to it; empty if there are none."""
     weight = placed.event.weights.get(_name(placed))
     if weight is None or len(placed.assignment.layers) != 1:
         return []

@@ -20,7 +20,7 @@ _SMALL = 1e-3
 
 
 def input_distance(found: ContradictionError, search: Search) -> float:
-    """Return how far the input of an event is from that of a layer of the same form; infinite where there is none."""
+    """Return how far the input of an event is from that of a layer of the same form; infinite if there is none."""
     node = found.node
     if node is None or found.layer is not None or node.op not in ("addmm", "mm", "linear", "convolution"):
         return inf

@@ -40,7 +40,7 @@ class Event:
     Attributes:
         kind: ``"linear"``, ``"conv"``, ``"batch norm"``, ``"add"``, …
         input: the activation, for linear maps as rows.
-        weights: name -> weights, or None where the operation has none.
+        weights: name -> weights, or None if the operation has none.
         options: arguments that change the result.
         rows: turns the operation's result into rows of the kind's first form.
         output: the result, once it is known.

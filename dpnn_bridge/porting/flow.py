@@ -183,7 +183,7 @@ def moved_index(tape: Tape, event: Event, shape: Sequence[int]) -> Tensor | None
         shape: (samples, columns).
 
     Returns:
-        The position in a sample of the value, or None where nothing moved.
+        The position in a sample of the value, or None if nothing moved.
     """
     slot, chain = _moves(tape, event)
     if slot is None or not chain:

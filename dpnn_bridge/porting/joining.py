@@ -38,7 +38,7 @@ def _channels(rows: Tensor, count: int, low: int, high: int) -> Tensor:
 
 
 def _cat(values: list[Tensor | None]) -> Tensor | None:
-    """Return the weights of several layers, None where none has them."""
+    """Return the weights of several layers, None if none has them."""
     found = [v for v in values if v is not None]
     return torch.cat(found) if len(found) == len(values) and found else None
 

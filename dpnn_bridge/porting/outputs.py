@@ -16,10 +16,10 @@ class Outputs:
     """The result of a comparison.
 
     Attributes:
-        problem: why the outputs are not equal; empty where they are.
+        problem: why the outputs are not equal; empty if they are.
         difference: the largest difference relative to the largest element.
         notes: layouts that differ, values that are no outputs of the source.
-        almost: the difference of an output that is almost equal, infinite where there is none.
+        almost: the difference of an output that is almost equal, infinite if there is none.
     """
 
     problem: str = ""

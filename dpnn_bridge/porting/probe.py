@@ -80,7 +80,7 @@ def _is_relu(node: Node) -> bool:
 
 
 def scaled(example: Any, factor: float) -> Any:
-    """Return the example with its real numbers multiplied, None where it has none."""
+    """Return the example with its real numbers multiplied, None if it has none."""
     if not any(isinstance(v, Tensor) and v.is_floating_point() for v in leaves(example)):
         return None
     return replaced(example, lambda v: v * factor if isinstance(v, Tensor) and v.is_floating_point() else v)
@@ -165,7 +165,7 @@ def check_deterministic(module: nn.Module, call: Call, example: Any, what: str) 
         with torch.no_grad():
             runs = [sorted_outputs(call(for_a_run(module, call), example)) for _ in range(2)]
             one, other = ([t.nan_to_num() for t in outputs] for outputs in runs)  # a NaN is equal to nothing
-    except Exception:  # the run that is recorded says what is wrong
+    except Exception:  # the run that is recorded reports what is wrong
         return
     if (distance := distance_of(one, other)) > DOUBLE:
         raise ConversionError(

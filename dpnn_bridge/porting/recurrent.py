@@ -22,7 +22,7 @@ def unfixable(search: Search) -> tuple[Node, Node, str] | None:
     """Return how a recurrent layer of the target differs from the source for any weights.
 
     Returns:
-        The operation of the target, that of the source, and the reason; None where there is no such difference.
+        The operation of the target, that of the source, and the reason; None if there is no such difference.
     """
     target, source = search.tape, search.source.tape
     before, after = next(_reset_before(source), None), next(_reset_after(target), None)

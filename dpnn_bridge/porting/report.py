@@ -20,7 +20,7 @@ class Match:
     Attributes:
         parameter: name in the module.
         source: Lua path of the layer, or of several; empty for neutral values.
-        form: what was rearranged, such as ``"gates in the order (0, 1, 3, 2)"``; empty where nothing was.
+        form: what was rearranged, such as ``"gates in the order (0, 1, 3, 2)"``; empty if nothing was.
     """
 
     parameter: str

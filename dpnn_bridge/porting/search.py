@@ -114,7 +114,7 @@ class Search:
         """Assign weights to every event.
 
         Returns:
-            The contradiction that was left, with the search in the state in which it arose; None where all fits.
+            The contradiction that was left, with the search in the state in which it arose; None if all fits.
         """
         with torch.no_grad():
             while True:

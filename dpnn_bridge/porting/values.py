@@ -189,7 +189,7 @@ class RowIndex:
 
 
 def permutation(channels: Tensor, others: Tensor) -> Tensor | None:
-    """Return the order in which other channels are these, both (channel, values); None where there is none or several.
+    """Return the order in which other channels are these, both (channel, values); None if there is none or several.
 
     Equal channels, as dead ones after a ReLU, have the order that their neighbours suggest.
     """

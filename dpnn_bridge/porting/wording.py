@@ -96,7 +96,7 @@ def described(node: Node) -> str:
 
 
 def differences(here: dict[str, Any], there: dict[str, Any]) -> str:
-    """Return the arguments in which two operations of one kind differ; empty where in none."""
+    """Return the arguments in which two operations of one kind differ; empty if in none."""
     found = [
         f"{k} {_value(here.get(k))} here, {_value(there.get(k))} in the source"
         for k in dict.fromkeys([*here, *there])

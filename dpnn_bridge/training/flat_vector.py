@@ -31,7 +31,7 @@ class FlatField(NamedTuple):
     Attributes:
         parameter: the torch parameter.
         module: the module whose layout arranges it.
-        layout: Lua's arrangement, None where it is torch's.
+        layout: Lua's memory layout, None if it is torch's.
     """
 
     parameter: nn.Parameter
@@ -144,7 +144,7 @@ def flatten(module: nn.Module, *, gradients: bool = False, package: Package = "n
 
     Args:
         module: any module.
-        gradients: return the gradients instead, zeros where there are none.
+        gradients: return the gradients instead, zeros if there are none.
         package: ``"dpnn"`` for what the function returns once that package is loaded: after the parameters of
             ``parameters()`` those of modules that no container lists, such as the layer in an ``nn.WeightNorm`` (its
             weight beside v and g) and the estimators of ``nn.SpatialContrastiveNormalization``.

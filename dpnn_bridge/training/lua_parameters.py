@@ -21,9 +21,9 @@ class LuaParameter:
     """One entry of Torch7's ``parameters()``.
 
     Attributes:
-        module: the module whose layout arranges it.
+        module: the module whose ``Layout`` converts it.
         name: its Lua field.
-        field: how the field is kept in torch.
+        field: the attribute and the layout of the field in torch.
     """
 
     module: nn.Module
@@ -79,7 +79,7 @@ class LuaParameter:
 
 
 def children(module: nn.Module) -> list[nn.Module]:
-    """Return the submodules in the order of Torch7's ``modules``, a repeated one repeatedly.
+    """Return the submodules in the order of Torch7's ``modules``, each as often as it occurs.
 
     A parametrization does not count if its tensors belong to the Lua module around the layer (``nn.WeightNorm``).
     """

@@ -90,7 +90,7 @@ class _Sqrt(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         (root,) = ctx.saved_tensors
-        return torch.ops.aten.threshold_backward((grads[0] / root).mul_(0.5), root, 0)  # 0 where the root is
+        return torch.ops.aten.threshold_backward((grads[0] / root).mul_(0.5), root, 0)  # 0 if the root is
 
 
 @lua_class("nn.Sqrt")

@@ -58,7 +58,7 @@ class Scaled(nn.Module):
 
 
 def as_rows(weight: Tensor, module: Any) -> Tensor:
-    """Return a weight in torch's arrangement as Torch7's ``v``: one row for each direction."""
+    """Return a weight in torch's memory layout as Torch7's ``v``: one row for each direction."""
     inner = module.module
     layout, record = mapping_of(inner).fields_of(inner)["weight"].layout, record_of(inner)
     if layout is not None:

@@ -52,7 +52,7 @@ class Remembering:
     """A module that takes whole sequences and may continue the last one.
 
     Attributes:
-        remembering: one of :data:`MODES`, or None where nothing was ever set.
+        remembering: one of :data:`MODES`, or None if nothing was ever set.
     """
 
     remembering: str | None = None

@@ -42,7 +42,7 @@ class SAdd(nn.Module):
 
 @lua_class("nn.CopyGrad")
 class CopyGrad(nn.Identity):
-    """Passes its input through; in Torch7 the gradient is a tensor of its own, as it always is in PyTorch.
+    """Returns its input. In Torch7 it copies the gradient, which PyTorch always does.
 
     Shape:
         - Input, output: :math:`(*)`.
@@ -62,7 +62,7 @@ class LinearNoBias(LuaClass):
     sizes = {"weight": ("out_features", "in_features")}
     constant_kwargs = {"bias": False}
     scratch = ("addBuffer",)
-    import_only = True  # nn.Linear can be without bias as well, and needs no further package
+    import_only = True  # nn.Linear without bias is the same, and needs no further package
 
 
 @lua_class("nn.ExpandAs")
@@ -74,7 +74,7 @@ class ExpandAs(nn.Module):
         - Output: the list ``[a, b expanded]``.
 
     Lua:
-        ``nn.ExpandAs()``, ExpandAs.lua, which has to be loaded by hand
+        ``nn.ExpandAs()``, ExpandAs.lua, which rnn does not load itself
     """
 
     def forward(self, input: list[Tensor]) -> list[Tensor]:

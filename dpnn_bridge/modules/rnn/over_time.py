@@ -46,7 +46,7 @@ def at_once(module: nn.Module, inputs: list[Any] | Tensor) -> Any:
         inputs: one for each time step.
 
     Returns:
-        The outputs :math:`(T, *)`, a list of them for a list; or None where that is not possible: then nothing has
+        The outputs :math:`(T, *)`, a list of them for a list; or None if that is not possible: then nothing has
         happened.
     """
     stages = _stages(module, len(inputs)) if len(inputs) else []

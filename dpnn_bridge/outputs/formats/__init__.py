@@ -30,7 +30,7 @@ def suffix_of(path: str | os.PathLike[str], to: str | None = None) -> str:
 
     Args:
         path: the file.
-        to: the format, with or without a dot, where the name does not say it.
+        to: the format, with or without a dot, if the name does not state it.
 
     Raises:
         ConversionError: no such format.
