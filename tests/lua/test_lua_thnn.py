@@ -370,3 +370,96 @@ def test_small_floats_have_the_bits_of_torch7() -> None:
         "NLL 4.5999999",
         "LookupTable 0.120000005 0.120000005 -0.0599999949 0.720000029 -0.569999993",
     ]
+
+
+@pytest.mark.parametrize("name", ["AbsCriterion", "MSECriterion", "SmoothL1Criterion", "BCECriterion"])
+def test_the_gradient_of_an_empty_batch_is_empty(name: str) -> None:
+    call = f"{name}_updateGradInput(torch.Tensor(), torch.Tensor(), g, true)"
+    assert BRIDGE.execute(f"local g = torch.ones(3) torch.DoubleTensor().THNN.{call} return g:dim()") == 0
+
+
+def test_what_is_no_number_adds_nothing_to_a_margin() -> None:
+    nan, total, gradient = float("nan"), _real(0), _real(0, 0)
+    _call("MarginCriterion_updateOutput", _real(nan, 0.5), _real(1, 1), total, False, 1)
+    assert total.tolist() == [0.5]
+    _call("MultiMarginCriterion_updateOutput", _real(nan, 0.5, 0.5), torch.tensor([2]), total, False, 1, None, 1)
+    assert total.tolist() == [pytest.approx(1 / 3)]
+    gradient = _real(0, 0, 0)
+    _call("MultiMarginCriterion_updateGradInput", _real(nan, 0.5, 0.5), torch.tensor([2]), gradient, False, 2, None, 1)
+    assert gradient.tolist() == [0, pytest.approx(-2 / 3), pytest.approx(2 / 3)]
+
+
+@pytest.mark.parametrize("kernel", ["updateOutput", "updateGradInput"])
+@pytest.mark.parametrize(
+    ("input", "target", "message"),
+    [
+        ("2, 3, 2, 3", "2, 3, 2", "size mismatch .got input: 2x3x2x3, target: 2x3x2."),
+        ("2, 3, 6", "2, 2, 3", "4D tensors.*of dimension: 3"),
+        ("2, 3, 2, 3", "12", "3D tensors.*of dimension: 1"),
+    ],
+)
+def test_planes_of_classes_have_the_shape_of_their_input(kernel: str, input: str, target: str, message: str) -> None:
+    result = "t(1)" if kernel == "updateOutput" else f"t({input})"
+    with pytest.raises(LuaBridgeError, match=message):
+        BRIDGE.execute(
+            f"local t = torch.DoubleTensor t().THNN.SpatialClassNLLCriterion_{kernel}"
+            f"(t({input}), torch.LongTensor({target}):fill(1), {result}, true, nil, torch.ones(1))"
+        )
+
+
+def test_planes_of_classes_ignore_no_class() -> None:
+    with pytest.raises(LuaBridgeError, match="out of range"):
+        BRIDGE.execute(
+            "local t = torch.DoubleTensor t().THNN.SpatialClassNLLCriterion_updateOutput"
+            "(t(1, 3, 1, 1), torch.LongTensor(1, 1, 1):fill(-100), t(1), true, nil, t(1))"
+        )
+
+
+NAN, LEAST = float("nan"), torch.finfo(torch.float64).min
+
+
+def test_maxima_in_time_pass_over_what_is_no_number() -> None:
+    x = _real([NAN, 3], [2, NAN], [NAN, 1], [NAN, 5])
+    result = BRIDGE.execute(
+        """
+        local x, y, at, g = ..., torch.Tensor(), torch.LongTensor(), torch.Tensor()
+        x.THNN.TemporalMaxPooling_updateOutput(x, y, at, 2, 2)
+        x.THNN.TemporalMaxPooling_updateGradInput(x, torch.Tensor{{1, 2}, {3, 4}}, g, at, 2, 2)
+        return y, at, g
+        """,
+        x,
+    )
+    assert [r.tolist() for r in result] == [[[2, 3], [LEAST, 5]], [[1, 0], [-1, 1]], [[0, 2], [1, 0], [0, 0], [0, 4]]]
+
+
+def test_maxima_in_volumes_pass_over_what_is_no_number() -> None:
+    x = _real([[[NAN, 3, NAN, NAN]]])
+    code = """
+        local x, y, at = ..., torch.Tensor(), torch.LongTensor()
+        x.THNN.VolumetricMaxPooling_updateOutput(x, y, at, 1, 2, 1, 1, 2, 1, 0, 0, 0, false)
+        return y, at
+    """
+    y, at = BRIDGE.execute(code, x)
+    assert y.flatten().tolist() == [3, LEAST]
+    assert at.flatten().tolist() == [1 << 16, 0xFFFFFF]
+
+
+def test_adaptive_maxima_pass_over_what_is_no_number() -> None:
+    code = """
+        local x, y, at = ..., torch.Tensor(), torch.LongTensor()
+        x.THNN.SpatialAdaptiveMaxPooling_updateOutput(x, y, at, 2, 1)
+        return y, at
+    """
+    y, at = BRIDGE.execute(code, _real([[NAN, 3, 4, NAN]]))
+    assert y.flatten().tolist() == [3, 4]
+    assert at.flatten().tolist() == [1, 1, 2, 1]
+
+
+def test_labels_take_memory_by_their_number() -> None:
+    """A label is compared with all classes; a sample of 3,000 classes has one label, not 3,000."""
+    input, target = torch.zeros(4, 3000), torch.zeros(4, 3000, dtype=torch.int64)
+    target[:, 0] = torch.arange(1, 5)
+    output, marked = torch.zeros(1), torch.zeros(4, 3000)
+    code = "torch.FloatTensor().THNN.MultiLabelMarginCriterion_updateOutput(...)"
+    BRIDGE.execute(code, input, target, output, marked, True)
+    assert output.item() == pytest.approx(2999 / 3000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -14,6 +15,16 @@ _BCE_EPSILON = 1e-12
 
 def _set(output: Tensor, value: torch.Tensor) -> None:
     output.assign(value.reshape(1))
+
+
+def _share(count: int) -> float:
+    """Return one of ``count`` equal parts of 1, as C divides: infinity for 0."""
+    return 1 / count if count else math.inf
+
+
+def _positive(z: torch.Tensor) -> torch.Tensor:
+    """Return the positive part. NaN is none, as for THNN's ``z > 0``."""
+    return torch.where(z > 0, z, 0.0)
 
 
 def _pair(input: Tensor, target: Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -31,7 +42,7 @@ def _pointwise(name: str, loss: Callable[..., torch.Tensor], slope: Callable[...
 
     @kernel(f"{name}_updateGradInput")
     def update_grad_input(input: Tensor, target: Tensor, grad_input: Tensor, average: bool, *options: float) -> None:
-        norm = 1 / input.numel if average else 1.0
+        norm = _share(input.numel) if average else 1.0
         grad_input.assign(norm * slope(*_pair(input, target), *options))
 
 
@@ -55,7 +66,7 @@ _pointwise("SmoothL1Criterion", lambda x, t: _smooth((x - t).abs()), lambda x, t
 _pointwise("SoftMarginCriterion", _soft_margin, _soft_margin_slope)
 _pointwise(
     "MarginCriterion",
-    lambda x, t, margin: torch.clamp(margin - x * t, min=0),
+    lambda x, t, margin: _positive(margin - x * t),
     lambda x, t, margin: torch.where(x * t < margin, -t, 0.0),
 )
 _pointwise(
@@ -82,7 +93,7 @@ def bce_gradient(
     input: Tensor, target: Tensor, grad_input: Tensor, average: bool, weights: Tensor | None = None
 ) -> None:
     x, t = _pair(input, target)
-    norm = 1 / input.numel if average else 1.0
+    norm = _share(input.numel) if average else 1.0
     slope = -norm * (t - x) / ((1 - x + _BCE_EPSILON) * (x + _BCE_EPSILON))
     grad_input.assign(slope if weights is None else slope * weights.t.reshape(x.shape))
 
@@ -100,12 +111,12 @@ def l1_cost_gradient(input: Tensor, grad_output: Tensor | None, grad_input: Tens
 # ---- classes
 
 
-def _chosen(input: Tensor, target: Tensor, weights: Tensor | None, ignored: float) -> tuple[torch.Tensor, ...]:
+def _chosen(input: Tensor, target: Tensor, weights: Tensor | None, ignored: float | None) -> tuple[torch.Tensor, ...]:
     """Return the rows of scores, 0-based classes, whether each counts, and its weight. Classes are in dimension 1."""
     x = input.t
     rows = x.reshape(1, -1) if x.dim() == 1 else x.movedim(1, -1).reshape(-1, x.shape[1])
     classes = target.t.reshape(-1) - 1
-    counted = classes != int(ignored) - 1
+    counted = torch.ones_like(classes, dtype=torch.bool) if ignored is None else classes != int(ignored) - 1
     if bool((counted & ((classes < 0) | (classes >= rows.shape[1]))).any()):
         raise TorchError("Assertion `cur_target >= 0 && cur_target < n_classes' failed: target out of range")
     if weights is not None and weights.numel != rows.shape[1]:
@@ -124,7 +135,7 @@ def _nll_loss(
     average: bool,
     weights: Tensor | None,
     total_weight: Tensor,
-    ignored: float = -100,
+    ignored: float | None = None,
 ) -> None:
     rows, classes, _, weight = _chosen(input, target, weights, ignored)
     total = weight.sum()
@@ -140,7 +151,7 @@ def _nll_gradient(
     average: bool,
     weights: Tensor | None,
     total_weight: Tensor,
-    ignored: float = -100,
+    ignored: float | None = None,
 ) -> None:
     total = float(total_weight.t)
     if not total > 0:
@@ -156,28 +167,39 @@ def _nll_gradient(
     grad_input.assign(values.reshape(input.size))
 
 
-def _declare_nll() -> None:
-    def check(input: Tensor, target: Tensor) -> None:
-        if input.dim > 2:
-            raise TorchError("input tensor should be 1D or 2D")
-        if target.dim > 1:
-            raise TorchError("multi-target not supported")
+def _check_rows(input: Tensor, target: Tensor) -> None:
+    if input.dim > 2:
+        raise TorchError("input tensor should be 1D or 2D")
+    if target.dim > 1:
+        raise TorchError("multi-target not supported")
 
-    @kernel("ClassNLLCriterion_updateOutput")
-    def class_nll(input: Tensor, target: Tensor, *rest: object) -> None:
+
+def _check_planes(input: Tensor, target: Tensor) -> None:
+    if target.dim != 3:
+        dims = f"but got targets of dimension: {target.dim}"
+        raise TorchError(f"bad argument #3 (only batches of spatial targets supported (3D tensors) {dims})")
+    if input.dim != 4:
+        dims = f"but got input of dimension: {input.dim}"
+        raise TorchError(f"bad argument #2 (only batches of spatial inputs supported (4D tensors), {dims})")
+    if (input.size[0], *input.size[2:]) != target.size:
+        sizes = (f"{name}: {'x'.join(map(str, t.size))}" for name, t in (("got input", input), ("target", target)))
+        raise TorchError(f"size mismatch ({', '.join(sizes)})")
+
+
+def _declare_nll(name: str, check: Callable[[Tensor, Tensor], None]) -> None:
+    @kernel(f"{name}_updateOutput")
+    def loss(input: Tensor, target: Tensor, *rest: object) -> None:
         check(input, target)
         _nll_loss(input, target, *rest)  # type: ignore[arg-type]
 
-    @kernel("ClassNLLCriterion_updateGradInput")
-    def class_nll_gradient(input: Tensor, target: Tensor, *rest: object) -> None:
+    @kernel(f"{name}_updateGradInput")
+    def gradient(input: Tensor, target: Tensor, *rest: object) -> None:
         check(input, target)
         _nll_gradient(input, target, *rest)  # type: ignore[arg-type]
 
-    kernel("SpatialClassNLLCriterion_updateOutput")(_nll_loss)
-    kernel("SpatialClassNLLCriterion_updateGradInput")(_nll_gradient)
 
-
-_declare_nll()
+_declare_nll("ClassNLLCriterion", _check_rows)
+_declare_nll("SpatialClassNLLCriterion", _check_planes)
 
 
 def _margins(
@@ -191,7 +213,7 @@ def _margins(
     if bool(((classes < 0) | (classes >= x.shape[1])).any()):
         raise TorchError("bad argument #3 (target out of range)")
     z = margin - x.gather(1, classes[:, None]) + x
-    z = z.scatter(1, classes[:, None], 0.0).clamp(min=0)
+    z = _positive(z.scatter(1, classes[:, None], 0.0))
     weight = torch.ones_like(x[:, :1]) if weights is None else weights.t[classes][:, None]
     return z, classes, weight
 
@@ -237,6 +259,7 @@ def _labels(input: Tensor, target: Tensor) -> tuple[torch.Tensor, torch.Tensor, 
     if bool(((labels < -1) | (labels >= x.shape[1])).any()):
         raise TorchError("bad argument #3 (target out of range)")
     labels = torch.where((labels < 0).cumsum(1) > 0, -1, labels)
+    labels = labels[:, : int((labels >= 0).sum(1).max())]  # each is compared with all classes
     marked = torch.zeros(len(x), x.shape[1] + 1, dtype=x.dtype).scatter_(1, labels + 1, 1.0)[:, 1:]
     return x, labels, marked
 
@@ -245,7 +268,7 @@ def _label_margins(x: torch.Tensor, labels: torch.Tensor, marked: torch.Tensor) 
     """Return 1 - x[label] + x[other] for every label (dimension 1) and other class (dimension 2)."""
     z = 1 - x.gather(1, labels.clamp(min=0))[:, :, None] + x[:, None, :]
     valid = (labels >= 0)[:, :, None] & (marked == 0)[:, None, :]
-    return torch.where(valid, z.clamp(min=0), 0.0)
+    return torch.where(valid, _positive(z), 0.0)
 
 
 @kernel("MultiLabelMarginCriterion_updateOutput")

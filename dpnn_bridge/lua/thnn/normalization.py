@@ -39,7 +39,7 @@ def batch_normalization(
     momentum: float,
     eps: float,
 ) -> None:
-    """Compute the gradients; save_std is the inverse of the standard deviation."""
+    """Normalize, and update the running statistics in training; save_std is the inverse of the standard deviation."""
     x = input.t
     if train:
         n = x.numel() // x.shape[1]

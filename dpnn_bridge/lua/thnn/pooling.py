@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from dpnn_bridge.lua.tensor import Tensor, TorchError
 from dpnn_bridge.lua.thnn.registry import batched, check_shape, kernel, pull_back, reordered
@@ -18,7 +17,24 @@ def _check_pads(sizes: Sequence[int], pads: Sequence[int]) -> None:
         raise TorchError(f"pad should be smaller than half of kernel size, but got pad = {pads}, kernel = {sizes}")
 
 
-def _route_back(grad_input: Tensor, input: Tensor, places: torch.Tensor, grad: torch.Tensor, space: int) -> None:
+def _maxima(
+    pool: Callable[[torch.Tensor], Sequence[torch.Tensor]], x: torch.Tensor, dtype: torch.dtype | None = None
+) -> Sequence[torch.Tensor]:
+    """Return the maxima and positions of ``pool(x)`` as THNN finds them.
+
+    Its search begins at the lowest number of ``dtype``. What is not above that, NaN included, is never found: a window
+    of nothing else gives that number and the position -1.
+    """
+    least = torch.finfo(dtype or x.dtype).min
+    y, at = pool(x)
+    if y.min() > least:
+        return y, at
+    y, at = pool(torch.where(x > least, x, -math.inf))
+    empty = y <= least
+    return y.masked_fill(empty, least), at.masked_fill(empty, -1)
+
+
+def route_back(grad_input: Tensor, input: Tensor, places: torch.Tensor, grad: torch.Tensor, space: int) -> None:
     """Add each gradient to the place that its maximum came from (positions within a plane)."""
     shape = input.size
     planes = grad.reshape(*grad.shape[: grad.dim() - space], -1)
@@ -27,7 +43,7 @@ def _route_back(grad_input: Tensor, input: Tensor, places: torch.Tensor, grad: t
     grad_input.assign(result.reshape(shape))
 
 
-def _positions(indices: Tensor) -> torch.Tensor:
+def positions(indices: Tensor) -> torch.Tensor:
     """Convert positions: older versions of nn store them in a tensor of the input's type."""
     return indices.t.long()
 
@@ -45,25 +61,20 @@ def _max2d(input: Tensor, output: Tensor, indices: Tensor, numbers: Sequence[Any
     size, stride, pad = (reordered(numbers[n : n + 2]) for n in (0, 2, 4))
     _check_pads(size, pad)
     geometry = (size, stride, pad, reordered(dilation), numbers[-1])
-    least = torch.finfo(x.dtype).min  # where THNN's search begins: what is not above it, NaN included, is never found
     try:
-        y, at = torch.ops.aten.max_pool2d_with_indices(x, *geometry)
+        y, at = _maxima(lambda x: torch.ops.aten.max_pool2d_with_indices(x, *geometry), x)
     except RuntimeError as error:
         raise TorchError(f"Given input size: {input.shape_text}. {error}") from None
-    if not y.min() > least:
-        y, at = torch.ops.aten.max_pool2d_with_indices(torch.where(x > least, x, -math.inf), *geometry)
-        empty = y <= least
-        y, at = y.masked_fill(empty, least), at.masked_fill(empty, -1)
     output.assign(y[0] if single else y)
     indices.assign((at[0] if single else at) + 1)
 
 
 def _max2d_gradient(input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Tensor, *_: Any) -> None:
     _check_gradient(grad_output, indices.t)
-    places, gradient = _positions(indices) - 1, grad_output.t.reshape(indices.size)
+    places, gradient = positions(indices) - 1, grad_output.t.reshape(indices.size)
     if places.min() < 0:  # a window held nothing
         gradient, places = gradient.masked_fill(places < 0, 0), places.clamp(min=0)
-    _route_back(grad_input, input, places, gradient, 2)
+    route_back(grad_input, input, places, gradient, 2)
 
 
 @kernel("SpatialMaxPooling_updateOutput")
@@ -111,13 +122,13 @@ def _unpool_gradient(
 
 @kernel("SpatialMaxUnpooling_updateOutput")
 def spatial_unpool(input: Tensor, output: Tensor, indices: Tensor, width: float, height: float) -> None:
-    _unpool(input, output, indices, _positions(indices) - 1, (int(height), int(width)))
+    _unpool(input, output, indices, positions(indices) - 1, (int(height), int(width)))
 
 
 @kernel("SpatialMaxUnpooling_updateGradInput")
 def spatial_unpool_gradient(input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Tensor, *n: float) -> None:
     sizes = int(n[1]), int(n[0])
-    _unpool_gradient(input, grad_output, grad_input, indices, _positions(indices) - 1, sizes)
+    _unpool_gradient(input, grad_output, grad_input, indices, positions(indices) - 1, sizes)
 
 
 # ---- adaptive: position (row, column) within the window, 1-based
@@ -130,7 +141,8 @@ def _starts(count: int, size: int) -> torch.Tensor:
 @kernel("SpatialAdaptiveMaxPooling_updateOutput")
 def adaptive_max(input: Tensor, output: Tensor, indices: Tensor, width: float, height: float) -> None:
     x, single = batched(input.t, 2)
-    y, at = F.adaptive_max_pool2d(x, (int(height), int(width)), return_indices=True)
+    sizes = int(height), int(width)
+    y, at = _maxima(lambda x: torch.ops.aten.adaptive_max_pool2d(x, sizes), x, torch.float32)
     rows = at // x.shape[3] - _starts(int(height), x.shape[2])[:, None] + 1
     columns = at % x.shape[3] - _starts(int(width), x.shape[3])[None, :] + 1
     both = torch.stack([rows, columns])
@@ -141,9 +153,9 @@ def adaptive_max(input: Tensor, output: Tensor, indices: Tensor, width: float, h
 @kernel("SpatialAdaptiveMaxPooling_updateGradInput")
 def adaptive_max_gradient(input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Tensor) -> None:
     height, width = grad_output.size[-2:]
-    rows = _positions(indices)[0] - 1 + _starts(height, input.size[-2])[:, None]
-    columns = _positions(indices)[1] - 1 + _starts(width, input.size[-1])[None, :]
-    _route_back(grad_input, input, rows * input.size[-1] + columns, grad_output.t, 2)
+    rows = positions(indices)[0] - 1 + _starts(height, input.size[-2])[:, None]
+    columns = positions(indices)[1] - 1 + _starts(width, input.size[-1])[None, :]
+    route_back(grad_input, input, rows * input.size[-1] + columns, grad_output.t, 2)
 
 
 # ---- averages
@@ -222,8 +234,12 @@ def _max3d(input: Tensor, output: Tensor, indices: Tensor, n: Sequence[Any], dil
     size, stride, pad = (reordered(n[k : k + 3]) for k in (0, 3, 6))
     _check_pads(size, pad)
     steps = reordered(dilation)
-    y, at = F.max_pool3d(x, size, stride, pad, steps, n[9], return_indices=True)
+    try:
+        y, at = _maxima(lambda x: torch.ops.aten.max_pool3d_with_indices(x, size, stride, pad, steps, n[9]), x)
+    except RuntimeError as error:
+        raise TorchError(f"Given input size: {input.shape_text}. {error}") from None
     packed = _pack(at, x.shape[2:], _window_starts(y.shape[2:], stride, pad), steps)
+    packed = torch.where(at < 0, 0xFFFFFF, packed)
     output.assign(y[0] if single else y)
     indices.assign(packed[0] if single else packed)
 
@@ -233,8 +249,8 @@ def _max3d_gradient(
 ) -> None:
     stride, pad = reordered(n[0:3]), reordered(n[3:6])
     starts = _window_starts(grad_output.size[-3:], stride, pad)
-    places = _unpack(_positions(indices), input.size[-3:], starts, reordered(dilation))
-    _route_back(grad_input, input, places, grad_output.t, 3)
+    places = _unpack(positions(indices), input.size[-3:], starts, reordered(dilation))
+    route_back(grad_input, input, places, grad_output.t, 3)
 
 
 @kernel("VolumetricMaxPooling_updateOutput")
@@ -277,7 +293,7 @@ def _unpool_places(input: Tensor, indices: Tensor, n: Sequence[Any]) -> tuple[to
     """Return the places in the output that the indices name, and the sizes of the output."""
     sizes = reordered(n[0:3])
     starts = _window_starts(input.size[-3:], reordered(n[3:6]), reordered(n[6:9]))
-    return _unpack(_positions(indices), sizes, starts, (1, 1, 1)), sizes
+    return _unpack(positions(indices), sizes, starts, (1, 1, 1)), sizes
 
 
 # ---- sequences: frames x features, positions are 0-based within the window
@@ -288,9 +304,9 @@ def temporal_max(input: Tensor, output: Tensor, indices: Tensor, kw: float, dw: 
     if input.dim not in (2, 3) or input.size[-2] < kw:
         raise TorchError(f"input sequence smaller than kernel size. Got: {input.shape_text}, Expected: {int(kw)}")
     windows = input.t.unfold(-2, int(kw), int(dw))
-    best = windows.amax(-1)
+    best, at = _maxima(lambda windows: windows.max(-1), windows)
     output.assign(best)
-    indices.assign((windows == best.unsqueeze(-1)).to(torch.uint8).argmax(-1))
+    indices.assign(at)
 
 
 @kernel("TemporalMaxPooling_updateGradInput")
@@ -298,73 +314,10 @@ def temporal_max_gradient(
     input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Tensor, kw: float, dw: float
 ) -> None:
     _check_gradient(grad_output, indices.t)
-    frames = _positions(indices) + (torch.arange(indices.size[-2]) * int(dw))[:, None]
-    grad_input.assign(torch.zeros_like(input.t).scatter_add_(-2, frames, grad_output.t.reshape(frames.shape)))
-
-
-# ---- fractional: windows at pseudo-random places; positions are 1-based within the plane
-
-
-def _intervals(samples: torch.Tensor, size: int, count: int, pool: int) -> torch.Tensor:
-    """Return the first places of ``count`` windows for each sample."""
-    alpha = samples.new_tensor(float(size - pool)) / samples.new_tensor(float(count - 1))
-    steps = torch.arange(count, dtype=samples.dtype)
-    starts = ((steps + samples[..., None]) * alpha).long() - (samples[..., None] * alpha).long()
-    starts[..., -1] = size - pool
-    return starts
-
-
-def _fractional(
-    input: Tensor, output: Tensor, indices: Tensor, samples: Tensor, counts: Sequence[int], pools: Sequence[int]
-) -> None:
-    """Pool with ``counts`` and ``pools`` in the order of the dimensions; samples have the reverse order."""
-    space = len(counts)
-    x, single = batched(input.t, space)
-    plane = x.shape[2:]
-    if any(c + p - 1 >= n for c, p, n in zip(counts, pools, plane, strict=True)):
-        raise TorchError(f"pool size {list(pools)} too large relative to input {list(plane)}")
-    noise = samples.t.reshape(*x.shape[:2], space)
-    places = torch.zeros(*x.shape[:2], *[1] * (2 * space), dtype=torch.int64)
-    for d in range(space):
-        starts = _intervals(noise[..., space - 1 - d], plane[d], counts[d], pools[d])
-        shape = [*x.shape[:2], *[1] * (2 * space)]
-        shape[2 + d], shape[2 + space + d] = counts[d], pools[d]
-        inside = (starts[..., None] + torch.arange(pools[d])).reshape(shape)
-        places = places + inside * math.prod(plane[d + 1 :])
-    windows = places.flatten(2 + space).flatten(2, 1 + space)
-    values = x.flatten(2).gather(2, windows.flatten(2)).reshape(windows.shape)
-    best = values.argmax(-1, keepdim=True)
-    y = values.gather(-1, best).reshape(*x.shape[:2], *counts)
-    at = windows.gather(-1, best).reshape(y.shape) + 1
-    output.assign(y[0] if single else y)
-    indices.assign(at[0] if single else at)
-
-
-@kernel("SpatialFractionalMaxPooling_updateOutput")
-def spatial_fractional(
-    input: Tensor, output: Tensor, ow: float, oh: float, pw: float, ph: float, indices: Tensor, samples: Tensor
-) -> None:
-    _fractional(input, output, indices, samples, (int(oh), int(ow)), (int(ph), int(pw)))
-
-
-@kernel("SpatialFractionalMaxPooling_updateGradInput")
-def spatial_fractional_gradient(
-    input: Tensor, grad_output: Tensor, grad_input: Tensor, ow: float, oh: float, pw: float, ph: float, indices: Tensor
-) -> None:
-    places = _positions(indices) - 1  # -1 where a window held nothing
-    gradient = grad_output.t.reshape(places.shape).masked_fill(places < 0, 0)
-    _route_back(grad_input, input, places.clamp(min=0), gradient, 2)
-
-
-@kernel("VolumetricFractionalMaxPooling_updateOutput")
-def volumetric_fractional(input: Tensor, output: Tensor, *args: Any) -> None:
-    ot, ow, oh, pt, pw, ph = (int(v) for v in args[:6])
-    _fractional(input, output, args[6], args[7], (oh, ow, ot), (ph, pw, pt))
-
-
-@kernel("VolumetricFractionalMaxPooling_updateGradInput")
-def volumetric_fractional_gradient(input: Tensor, grad_output: Tensor, grad_input: Tensor, *args: Any) -> None:
-    _route_back(grad_input, input, _positions(args[6]) - 1, grad_output.t, 3)
+    places = positions(indices)  # -1 where a window held nothing
+    frames = places.clamp(min=0) + (torch.arange(indices.size[-2]) * int(dw))[:, None]
+    gradient = grad_output.t.reshape(frames.shape).masked_fill(places < 0, 0)
+    grad_input.assign(torch.zeros_like(input.t).scatter_add_(-2, frames, gradient))
 
 
 # ---- Lp pooling over features

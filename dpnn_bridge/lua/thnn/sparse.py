@@ -14,8 +14,10 @@ from dpnn_bridge.modules.nn.sparse import normalized
 def _rows(index: Tensor, count: int) -> torch.Tensor:
     """Return 0-based rows of a table."""
     rows = index.t.reshape(-1).long() - 1
-    if bool(((rows < 0) | (rows >= count)).any()):
-        raise TorchError(f"inputs need to be in the range 1 <= input < {count + 1}, but got {index.t.tolist()}")
+    beyond = rows[(rows < 0) | (rows >= count)]
+    if len(beyond):
+        value = int(beyond[0]) + 1
+        raise TorchError(f"inputs need to be in the range 1 <= input < {count + 1}, but got input of value: {value}")
     return rows
 
 

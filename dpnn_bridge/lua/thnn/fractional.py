@@ -1,0 +1,78 @@
+"""Fractional pooling: windows at pseudo-random places; positions are 1-based within the plane."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from dpnn_bridge.lua.tensor import Tensor, TorchError
+from dpnn_bridge.lua.thnn.pooling import positions, route_back
+from dpnn_bridge.lua.thnn.registry import batched, kernel
+
+
+def _intervals(samples: torch.Tensor, size: int, count: int, pool: int) -> torch.Tensor:
+    """Return the first places of ``count`` windows for each sample."""
+    alpha = samples.new_tensor(float(size - pool)) / samples.new_tensor(float(count - 1))
+    steps = torch.arange(count, dtype=samples.dtype)
+    starts = ((steps + samples[..., None]) * alpha).long() - (samples[..., None] * alpha).long()
+    starts[..., -1] = size - pool
+    return starts
+
+
+def _fractional(
+    input: Tensor, output: Tensor, indices: Tensor, samples: Tensor, counts: Sequence[int], pools: Sequence[int]
+) -> None:
+    """Pool with ``counts`` and ``pools`` in the order of the dimensions; samples have the reverse order."""
+    space = len(counts)
+    x, single = batched(input.t, space)
+    plane = x.shape[2:]
+    if any(c + p - 1 >= n for c, p, n in zip(counts, pools, plane, strict=True)):
+        raise TorchError(f"pool size {list(pools)} too large relative to input {list(plane)}")
+    noise = samples.t.reshape(*x.shape[:2], space)
+    places = torch.zeros(*x.shape[:2], *[1] * (2 * space), dtype=torch.int64)
+    for d in range(space):
+        starts = _intervals(noise[..., space - 1 - d], plane[d], counts[d], pools[d])
+        shape = [*x.shape[:2], *[1] * (2 * space)]
+        shape[2 + d], shape[2 + space + d] = counts[d], pools[d]
+        inside = (starts[..., None] + torch.arange(pools[d])).reshape(shape)
+        places = places + inside * math.prod(plane[d + 1 :])
+    windows = places.flatten(2 + space).flatten(2, 1 + space)
+    values = x.flatten(2).gather(2, windows.flatten(2)).reshape(windows.shape)
+    values = values.masked_fill(values.isnan(), -math.inf)  # never found
+    if bool((values == -math.inf).all(-1).any()):
+        raise TorchError("Assertion `maxVal != -THInf' failed: a window holds no number")
+    best = values.argmax(-1, keepdim=True)
+    y = values.gather(-1, best).reshape(*x.shape[:2], *counts)
+    at = windows.gather(-1, best).reshape(y.shape) + 1
+    output.assign(y[0] if single else y)
+    indices.assign(at[0] if single else at)
+
+
+@kernel("SpatialFractionalMaxPooling_updateOutput")
+def spatial_fractional(
+    input: Tensor, output: Tensor, ow: float, oh: float, pw: float, ph: float, indices: Tensor, samples: Tensor
+) -> None:
+    _fractional(input, output, indices, samples, (int(oh), int(ow)), (int(ph), int(pw)))
+
+
+@kernel("SpatialFractionalMaxPooling_updateGradInput")
+def spatial_fractional_gradient(
+    input: Tensor, grad_output: Tensor, grad_input: Tensor, ow: float, oh: float, pw: float, ph: float, indices: Tensor
+) -> None:
+    places = positions(indices) - 1  # -1 where a window held nothing
+    gradient = grad_output.t.reshape(places.shape).masked_fill(places < 0, 0)
+    route_back(grad_input, input, places.clamp(min=0), gradient, 2)
+
+
+@kernel("VolumetricFractionalMaxPooling_updateOutput")
+def volumetric_fractional(input: Tensor, output: Tensor, *args: Any) -> None:
+    ot, ow, oh, pt, pw, ph = (int(v) for v in args[:6])
+    _fractional(input, output, args[6], args[7], (oh, ow, ot), (ph, pw, pt))
+
+
+@kernel("VolumetricFractionalMaxPooling_updateGradInput")
+def volumetric_fractional_gradient(input: Tensor, grad_output: Tensor, grad_input: Tensor, *args: Any) -> None:
+    route_back(grad_input, input, positions(args[6]) - 1, grad_output.t, 3)
