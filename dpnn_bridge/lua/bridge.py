@@ -16,19 +16,17 @@ from dpnn_bridge.loaders import loads
 from dpnn_bridge.loaders.t7_writer import dumps
 from dpnn_bridge.lua import values
 from dpnn_bridge.lua.converted import ConvertedModules
-from dpnn_bridge.lua.environment import folders, in_package, read_source
+from dpnn_bridge.lua.environment import StrPath, folders, in_package, paths, read_source
 from dpnn_bridge.lua.messages import explained
 from dpnn_bridge.lua.module import LuaCriterion, LuaModule
 from dpnn_bridge.lua.runtime import Runtime
 from dpnn_bridge.lua.sandbox import RemoteValue, Sandbox
 from dpnn_bridge.lua.tensor import TYPE_OF_DTYPE
-from dpnn_bridge.lua.text import from_system, readable, to_system
+from dpnn_bridge.lua.text import as_bytes, from_system, readable, to_system
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 
 if TYPE_CHECKING:
     from dpnn_bridge.conversion.contexts import TorchContext
-
-StrPath = str | os.PathLike[str]
 
 
 class LuaBridge:
@@ -68,6 +66,8 @@ class LuaBridge:
         max_instructions: int = 1_000_000_000,
         max_seconds: float = 60,
     ) -> None:
+        if sandbox:
+            raise LuaBridgeError(f"{type(self).__name__} derives from LuaBridge and has no sandbox: use LuaBridge")
         self._start(Runtime(runtime, folders(lua_path)))
 
     def __new__(cls, *args: Any, sandbox: bool | Literal["partial"] = False, **options: Any) -> LuaBridge:
@@ -87,16 +87,17 @@ class LuaBridge:
         return bridge
 
     @classmethod
-    def from_files(cls, files: Sequence[StrPath], **options: Any) -> LuaBridge:
+    def from_files(cls, files: StrPath | Sequence[StrPath], **options: Any) -> LuaBridge:
         """Return a bridge that has run Lua files, such as those that define a user's layers.
 
         Args:
-            files: Lua files, in order. Their folders are searched by ``require``.
+            files: a Lua file, or several in order. Their folders are searched by ``require``.
             **options: as for :class:`LuaBridge`.
         """
-        homes = list(dict.fromkeys(Path(os.path.realpath(f)).parent for f in files))
-        bridge = cls([*options.pop("lua_path", ()), *homes], **options)
-        for file in files:
+        named = paths(files)
+        homes = list(dict.fromkeys(Path(os.path.realpath(f)).parent for f in named))
+        bridge = cls([*paths(options.pop("lua_path", ())), *homes], **options)
+        for file in named:
             bridge.run_file(file)
         return bridge
 
@@ -118,7 +119,7 @@ class LuaBridge:
         Returns:
             What the code returns, several values as a tuple.
         """
-        return self.run_source(code, f"={from_system(name)}", *args)
+        return self.run_source(as_bytes(code), f"={from_system(name)}", *args)
 
     def run_file(self, path: StrPath, *args: Any) -> Any:
         """Run a Lua file; ``...`` in it are the arguments."""
@@ -208,14 +209,13 @@ class LuaBridge:
 
     def new(self, class_name: str, *args: Any) -> Any:
         """Construct an object of a Lua class, as ``nn.Linear(3, 4)`` does in Lua."""
-        find = self._runtime.torch["getconstructortable"]
-        if find(class_name) is None and self._runtime.bridge["define_converted"] is not None:
-            self._runtime.bridge["define_converted"](class_name)  # nn's base is loaded, the class may be converted
-        constructor = find(class_name)
-        if constructor is None:
-            raise LuaBridgeError(f"no Lua class is called {class_name}: run or require the file that defines it first")
         with self.errors():
-            return self.helper("run")(constructor, *[self.to_lua(a) for a in args])
+            find, define = self._runtime.torch["getconstructortable"], self.helper("define_converted")
+            if find(class_name) is None and define is not None:
+                define(class_name)  # nn's base is loaded, the class may be converted
+            if (constructor := find(class_name)) is not None:
+                return self.helper("run")(constructor, *[self.to_lua(a) for a in args])
+        raise LuaBridgeError(f"no Lua class is called {class_name}: run or require the file that defines it first")
 
     def module(self, class_name: str, *args: Any) -> LuaModule:
         """Construct an object of a Lua module class and wrap it as a :class:`torch.nn.Module`."""
@@ -227,7 +227,9 @@ class LuaBridge:
 
     def wrap(self, obj: Any) -> LuaModule:
         """Return a Lua module as a :class:`torch.nn.Module` with autograd."""
-        return LuaModule(self, obj)
+        module = LuaModule(self, obj)
+        module.training = obj["train"] is not False
+        return module
 
     def convert(self, obj: LuaObject, ctx: TorchContext | None = None) -> LuaModule | None:
         """Convert an object of a Lua-only class for :func:`dpnn_bridge.load`.
@@ -241,9 +243,7 @@ class LuaBridge:
             live = self.to_lua(obj)
         if live["updateOutput"] is None or live["parameters"] is None:
             return None
-        module = self.wrap(live)
-        module.training = obj.get("train") is not False
-        return module
+        return self.wrap(live)
 
     def state_of(self, obj: Any) -> tuple[list[str], list[torch.Tensor], list[torch.Tensor], list[tuple[str, Any]]]:
         """Return names, parameters and gradients, and pairs of name and tensor for the other state."""

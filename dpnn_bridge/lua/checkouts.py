@@ -8,6 +8,9 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from dpnn_bridge.base.regular import read_file
+from dpnn_bridge.errors import NotT7Error
+
 #: folders in which a checkout keeps its Lua files; a package may be a folder or a file in each of them
 _INSIDE = ("", "lua", "src", "lib")
 #: where LuaRocks installs Lua files
@@ -24,7 +27,10 @@ def _rockspec(folder: Path) -> tuple[set[str], dict[str, str]]:
     names: set[str] = set()
     modules: dict[str, str] = {}
     for path in (*sorted(folder.glob("rock*/*.rockspec")), *sorted(folder.glob("*.rockspec"))):  # the last one counts
-        text = path.read_bytes().decode("latin-1")
+        try:
+            text = read_file(path).decode("latin-1")
+        except NotT7Error:  # no regular file: a link of a checkout may name a device
+            continue
         names.update(name.lower() for name in _PACKAGE.findall(text))
         modules |= {quoted or plain: file for quoted, plain, file in _MODULE.findall(text)}
     return names, modules

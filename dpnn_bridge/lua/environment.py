@@ -160,13 +160,18 @@ def file_entries(runtime: LuaState) -> dict[str, Any]:
     return entries
 
 
+def paths(named: StrPath | Sequence[StrPath]) -> list[Path]:
+    """Return one path, or several, as a list."""
+    return [Path(path) for path in ([named] if isinstance(named, (str, os.PathLike)) else named)]
+
+
 def folders(lua_path: StrPath | Sequence[StrPath]) -> list[Path]:
     """Return the folders that ``lua_path`` names."""
-    named = [lua_path] if isinstance(lua_path, (str, os.PathLike)) else list(lua_path)
+    named = paths(lua_path)
     for folder in named:
-        if not Path(folder).is_dir():
+        if not folder.is_dir():
             raise LuaBridgeError(f"lua_path names {folder}, which is not a folder")
-    return [Path(folder) for folder in named]
+    return named
 
 
 #: packages of Torch7's classes, which the registry maps

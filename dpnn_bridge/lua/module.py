@@ -2,40 +2,15 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
 
-from dpnn_bridge.base.boundary import wrap_errors
-from dpnn_bridge.base.display import printable
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.errors import LuaBridgeError
+from dpnn_bridge.lua.autograd import Forward, LuaFunctionality, ObjectBridge, flatten, read_answers, restore, same
 from dpnn_bridge.objects import LuaObject
-
-Tensors = Sequence[torch.Tensor | None]
-
-
-class ObjectBridge(Protocol):
-    """What a module asks of the :class:`~dpnn_bridge.lua.LuaBridge` in which its object lives."""
-
-    @property
-    def runtime(self) -> str: ...
-    def type_of(self, value: Any) -> str: ...
-    def to_lua(self, value: Any) -> Any: ...
-    def to_object(self, value: Any) -> LuaObject: ...
-    def definition(self, name: str) -> str: ...
-    def method(self, obj: Any, name: str, *args: Any) -> Any: ...
-    def state_of(self, obj: Any) -> tuple[list[str], list[torch.Tensor], list[torch.Tensor], list[tuple[str, Any]]]: ...
-    def push(self, obj: Any, tensors: Tensors) -> None: ...
-    def forward(self, obj: Any, input: Any, tensors: Tensors) -> Any: ...
-    def backward(self, obj: Any, input: Any, grad_output: Any, tensors: Tensors) -> tuple[Any, list[torch.Tensor]]: ...
-
-
-#: what a Lua class, or a sandbox that its code took over, answers may be anything
-_read_answers = wrap_errors(LuaBridgeError, "reading what Lua answered")
 
 
 def _attribute(name: str) -> str:
@@ -43,98 +18,7 @@ def _attribute(name: str) -> str:
     return name.replace(".", "_") or "_"
 
 
-def _flatten(value: Any, tensors: list[torch.Tensor]) -> Any:
-    """Move the tensors of nested lists and dicts to ``tensors``; return the rest, which tells where they were."""
-    if isinstance(value, torch.Tensor):
-        tensors.append(value)
-        return len(tensors) - 1
-    if isinstance(value, (list, tuple)):
-        return [_flatten(v, tensors) for v in value]
-    if isinstance(value, dict):
-        return {k: _flatten(v, tensors) for k, v in value.items()}
-    return (value,)
-
-
-def _restore(shape: Any, tensors: list[Any]) -> Any:
-    """Undo :func:`_flatten`."""
-    if isinstance(shape, int):
-        return tensors[shape]
-    if isinstance(shape, list):
-        return [_restore(s, tensors) for s in shape]
-    if isinstance(shape, dict):
-        return {k: _restore(s, tensors) for k, s in shape.items()}
-    return shape[0]
-
-
-class _Forward(torch.autograd.Function):
-    """One forward of a Lua module; its backward runs updateGradInput and accGradParameters."""
-
-    @staticmethod
-    def forward(ctx: Any, run: Callable[..., Any], back: Callable[..., Any], *tensors: torch.Tensor) -> Any:
-        ctx.back = back
-        outputs = run(*tensors)
-        ctx.mark_non_differentiable(*[o for o in outputs if not o.is_floating_point()])
-        return outputs
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor | None) -> Any:
-        if torch.is_grad_enabled():
-            raise LuaBridgeError(
-                "a Lua module computes its gradients in Lua, which autograd cannot differentiate again: "
-                "call backward without create_graph=True"
-            )
-        return None, None, *ctx.back(gradients)
-
-
-class _LuaFunctionality:
-    """The base of modules and criterions: the Lua object, and the state of its last forward."""
-
-    bridge: ObjectBridge
-    lua: Any
-    _step: int
-
-    def _start(self, bridge: ObjectBridge, obj: Any) -> None:
-        object.__setattr__(self, "bridge", bridge)
-        object.__setattr__(self, "lua", obj)
-        self._step = 0
-
-    @property
-    def class_name(self) -> str:
-        """Its Lua class, such as ``nn.Linear``."""
-        return self.bridge.type_of(self.lua)
-
-    def _next_step(self) -> int:
-        self._step += 1
-        return self._step
-
-    def _return_to(self, step: int, replay: Callable[[], bool]) -> None:
-        """Bring the Lua object back to the forward that a backward belongs to, by running that forward again.
-
-        Raises:
-            LuaBridgeError: the outputs are not the same (random numbers, changed parameters).
-        """
-        if step == self._step:
-            return
-        if not replay():
-            raise LuaBridgeError(
-                f"{self.class_name} ran forward again before this backward, and running the first forward once more "
-                "gives other outputs (it draws random numbers, or its parameters changed): a Lua module keeps the "
-                "state of its last forward only. Call backward after each forward, or wrap a clone for the second one"
-            )
-        self._step = step
-
-    def _lua_copy(self, shape: Any, tensors: list[torch.Tensor]) -> Any:
-        """Return the Lua values of copies, since Lua modules keep references to inputs and may overwrite them."""
-        return self.bridge.to_lua(_restore(shape, [t.detach().clone() for t in tensors]))
-
-    def __reduce__(self) -> Any:
-        raise LuaBridgeError(
-            f"{self.class_name} is in a Lua state and cannot be pickled: save its state_dict, or write it with "
-            "dpnn_bridge.save (.pt, .t7)"
-        )
-
-
-class LuaModule(_LuaFunctionality, Placeholder):
+class LuaModule(LuaFunctionality, Placeholder):
     """A Lua module as a PyTorch module.
 
     Parameters share memory with the tensors of ``module:parameters()``, so that an optimizer of PyTorch trains what Lua
@@ -165,14 +49,13 @@ class LuaModule(_LuaFunctionality, Placeholder):
         nn.Module.__init__(self)
         self._start(bridge, obj)
         self.path = ""
-        self._gradients: list[torch.Tensor] = []
         self._names: list[str] = []
         self._bind(first=True)
 
-    @_read_answers
+    @read_answers
     def _bind(self, first: bool = False) -> None:
         """Make parameters and buffers views of what Lua contains now."""
-        names, weights, self._gradients, buffers = self.bridge.state_of(self.lua)
+        names, weights, _, buffers = self.bridge.state_of(self.lua)
         self._names = []
         for name, weight in zip(names, weights, strict=True):
             attribute = _attribute(name)
@@ -183,8 +66,11 @@ class LuaModule(_LuaFunctionality, Placeholder):
             if known is None:
                 self.register_parameter(attribute, nn.Parameter(weight, weight.is_floating_point()))
             else:
+                gradient, known.grad = known.grad, None
                 known.data = weight
+                known.grad = None if gradient is None else gradient.to(weight.dtype)
         self._state = [("", n) for n in self._names]
+        self._shared = [*weights, *(value for _, value in buffers)]
         for name, value in buffers:
             attribute = _attribute(name)
             if attribute in self._buffers:
@@ -194,14 +80,27 @@ class LuaModule(_LuaFunctionality, Placeholder):
             self._state.append(("buffer", attribute))
 
     def _tensors(self) -> list[torch.Tensor | None]:
-        """Return the synchronized tensors: parameters, then buffers, in the order of ``state_of``."""
-        return [self._buffers.get(n) if kind else self._parameters.get(n) for kind, n in self._state]
+        """Return the synchronized tensors: parameters, then buffers, in the order of ``state_of``.
+
+        Memory that Python put in the place of Lua's (``load_state_dict(assign=True)``, ``parameter.data = …``) is
+        copied to Lua's first, and given up.
+        """
+        tensors = [self._buffers.get(n) if kind else self._parameters.get(n) for kind, n in self._state]
+        for own, shared in zip(tensors, self._shared, strict=True):
+            if own is None or own.data_ptr() == shared.data_ptr():
+                continue
+            if own.shape != shared.shape:
+                sizes = f"{list(own.shape)} in Python and {list(shared.shape)} in Lua"
+                raise LuaBridgeError(f"a tensor of {self.class_name} has the sizes {sizes}")
+            shared.copy_(own.detach())
+            own.data = shared
+        return tensors
 
     @property
     def obj(self) -> LuaObject:
         """The inert object, as ``torch.save`` would write it now."""
         self.bridge.push(self.lua, self._tensors())
-        return self.bridge.to_object(self.lua)
+        return super().obj
 
     @property
     def mapped_by(self) -> str:  # type: ignore[override]
@@ -215,7 +114,7 @@ class LuaModule(_LuaFunctionality, Placeholder):
     def forward(self, input: Any) -> Any:
         """Run ``updateOutput``; autograd later runs ``updateGradInput`` and ``accGradParameters``."""
         leaves: list[torch.Tensor] = []
-        shape = _flatten(input, leaves)
+        shape = flatten(input, leaves)
         count, step = len(leaves), self._next_step()
         state: dict[str, Any] = {}
 
@@ -224,41 +123,46 @@ class LuaModule(_LuaFunctionality, Placeholder):
             state["outputs"] = self._run_forward(state)
             return tuple(o.clone() for o in state["outputs"])
 
+        def replay() -> bool:
+            if self._replay(state):
+                return True
+            state["input"] = self._lua_copy(shape, leaves)  # a layer that works in place has overwritten the first
+            return self._replay(state)
+
         def back(gradients: tuple[torch.Tensor | None, ...]) -> list[torch.Tensor | None]:
-            self._return_to(step, lambda: self._replay(state))
-            return self._backward(state, list(gradients), leaves)
+            self._return_to(step, replay)
+            grad_input, own = self._backward(state, list(gradients))
+            parameters = [self._gradient_of("a parameter", *pair) for pair in zip(self._weights, own, strict=True)]
+            return [*self._input_gradients(shape, grad_input, leaves), *parameters]
 
-        outputs = _Forward.apply(run, back, *leaves, *self._weights)
-        return _restore(state["shape"], list(outputs))
+        outputs = Forward.apply(run, back, *leaves, *self._weights)
+        return restore(state["shape"], list(outputs))
 
-    @_read_answers
+    @read_answers
     def _run_forward(self, state: dict[str, Any]) -> list[torch.Tensor]:
         outputs: list[torch.Tensor] = []
-        state["shape"] = _flatten(self.bridge.forward(self.lua, state["input"], self._tensors()), outputs)
+        state["shape"] = flatten(self.bridge.forward(self.lua, state["input"], self._tensors()), outputs)
         return [o.clone() for o in outputs]
 
     def _replay(self, state: dict[str, Any]) -> bool:
         """Run a forward once more, buffers as they were after it; whether the outputs are the same."""
         kept = {name: b.clone() for name, b in self._buffers.items() if b is not None}
-        outputs = self._run_forward(state)
-        for name, value in kept.items():
-            self._buffers[name].copy_(value)  # type: ignore[union-attr]
-        return all(torch.equal(a, b) for a, b in zip(outputs, state["outputs"], strict=True))
+        try:
+            outputs = self._run_forward(state)
+        finally:
+            for name, value in kept.items():
+                self._buffers[name].copy_(value)  # type: ignore[union-attr]
+        return len(outputs) == len(state["outputs"]) and all(map(same, outputs, state["outputs"]))
 
-    @_read_answers
-    def _backward(
-        self, state: dict[str, Any], gradients: list[torch.Tensor | None], inputs: list[torch.Tensor]
-    ) -> list[torch.Tensor | None]:
-        given = self._lua_copy(state["shape"], [g for g in gradients if g is not None])
-        result: list[torch.Tensor] = []
+    @read_answers
+    def _backward(self, state: dict[str, Any], gradients: list[Any]) -> tuple[Any, list[Any]]:
+        """Return gradInput and the gradients of the parameters."""
+        pairs = zip(gradients, state["outputs"], strict=True)
+        given = self._lua_copy(state["shape"], [torch.zeros_like(o) if g is None else g for g, o in pairs])
         grad_input, own = self.bridge.backward(self.lua, state["input"], given, self._tensors())
-        _flatten(grad_input, result)
-        slopes: list[torch.Tensor | None] = [
-            g.clone().reshape(x.shape) if x.is_floating_point() and g.numel() == x.numel() else None
-            for g, x in zip(result, inputs, strict=False)
-        ]
-        slopes += [None] * (len(inputs) - len(slopes))
-        return [*slopes, *[g.clone() for g in own]]
+        if len(own) != len(self._names):
+            raise ValueError(f"{len(own)} gradients of {len(self._names)} parameters")
+        return grad_input, own
 
     def train(self, mode: bool = True) -> LuaModule:
         """Set the mode, in Lua with ``module:training()`` or ``module:evaluate()``."""
@@ -266,32 +170,26 @@ class LuaModule(_LuaFunctionality, Placeholder):
         self.bridge.method(self.lua, "training" if mode else "evaluate")
         return self
 
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> LuaModule:
-        """Apply ``.float()`` or ``.double()``, which change the type in Lua as well; other devices are out of reach."""
-        probe = fn(next((p.detach() for p in self._weights), torch.empty(0, dtype=torch.float64))[:0])
-        if probe.device.type != "cpu":
-            raise LuaBridgeError(f"{self.class_name} runs in Lua on the CPU and cannot move to {probe.device}")
-        names = {torch.float32: "torch.FloatTensor", torch.float64: "torch.DoubleTensor"}
-        if probe.dtype not in names:
-            raise LuaBridgeError(f"{self.class_name} computes in float or double, not in {probe.dtype}")
+    def _dtype(self) -> torch.dtype:
+        floating = (p.dtype for p in self._weights if p.is_floating_point())
+        return next(floating, None) or super()._dtype()
+
+    def _change_type(self, name: str) -> None:
         self.bridge.push(self.lua, self._tensors())
-        self.bridge.method(self.lua, "type", names[probe.dtype])
+        super()._change_type(name)
         self._bind()
-        return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LuaModule:
-        """Return a copy in the same Lua state, of the object as ``torch.save`` would write it now."""
-        copied = memo[id(self)] = LuaModule(self.bridge, self.bridge.to_lua(copy.deepcopy(self.obj)))
-        copied.path, copied.training = self.path, self.training
+        copied = super().__deepcopy__(memo)
         for ours, theirs in zip(copied._weights, self._weights, strict=True):
             ours.requires_grad_(theirs.requires_grad)
+            memo[id(theirs)] = ours  # an optimizer that is copied with the module has those of the copy
+        for name in copied._buffers.keys() & self._buffers.keys():
+            memo[id(self._buffers[name])] = copied._buffers[name]
         return copied
 
-    def extra_repr(self) -> str:
-        return f"{printable(self.class_name)}, in {self.bridge.runtime}"
 
-
-class LuaCriterion(_LuaFunctionality, nn.Module):
+class LuaCriterion(LuaFunctionality, nn.Module):
     """A Lua criterion as a PyTorch module: ``criterion(input, target)`` gives a scalar loss.
 
     Args:
@@ -313,31 +211,31 @@ class LuaCriterion(_LuaFunctionality, nn.Module):
     def forward(self, input: Any, target: Any = None) -> torch.Tensor:
         """Run ``updateOutput``; autograd later runs ``updateGradInput``."""
         leaves: list[torch.Tensor] = []
-        shape = _flatten(input, leaves)
+        shape = flatten(input, leaves)
         step = self._next_step()
         state: dict[str, Any] = {}
         targets: list[torch.Tensor] = []
-        aim = self._lua_copy(_flatten(target, targets), targets)
+        aim = self._lua_copy(flatten(target, targets), targets)
         method = self.bridge.method
 
-        @_read_answers
+        def loss_of(input: Any) -> torch.Tensor:
+            loss = method(self.lua, "forward", input, aim)
+            return torch.as_tensor(loss, dtype=torch.float64).reshape(()).clone()
+
+        @read_answers
         def run(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
             state["input"] = self._lua_copy(shape, list(tensors))
-            loss = state["loss"] = method(self.lua, "forward", state["input"], aim)
+            state["loss"] = loss_of(state["input"])
             dtype = next((t.dtype for t in tensors if t.is_floating_point()), torch.float64)
-            return (torch.as_tensor(loss, dtype=dtype).reshape(()).clone(),)
+            return (state["loss"].to(dtype, copy=True),)
 
-        @_read_answers
+        @read_answers
         def back(gradients: tuple[torch.Tensor | None, ...]) -> list[torch.Tensor | None]:
-            self._return_to(step, lambda: method(self.lua, "forward", state["input"], aim) == state["loss"])
-            result: list[torch.Tensor] = []
-            _flatten(method(self.lua, "backward", state["input"], aim), result)
-            scale = gradients[0]
-            assert scale is not None
-            return [g.reshape(x.shape) * scale for g, x in zip(result, leaves, strict=True)]
+            self._return_to(step, lambda: same(loss_of(state["input"]), state["loss"]))
+            found = self._input_gradients(shape, method(self.lua, "backward", state["input"], aim), leaves)
+            if not any(g is not None for g in found):
+                raise ValueError("no gradInput")
+            return [None if g is None else g * gradients[0] for g in found]
 
-        (loss,) = _Forward.apply(run, back, *leaves)
+        (loss,) = Forward.apply(run, back, *leaves)
         return loss
-
-    def extra_repr(self) -> str:
-        return f"{self.class_name}, in {self.bridge.runtime}"

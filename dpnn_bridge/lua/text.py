@@ -31,6 +31,13 @@ def readable(text: str) -> str:
     return _SEQUENCE.sub(decoded, text)
 
 
+def as_bytes(text: str) -> str:
+    """Return text of Python as a Lua string: one byte per character, or UTF-8 if a character is no byte."""
+    if text.isascii() or not _NO_BYTE.search(text):
+        return text
+    return text.encode("utf-8", "surrogateescape").decode("latin-1")
+
+
 def for_lua(text: str) -> str:
     """Return a message of Python as a Lua string: what is no byte becomes UTF-8."""
     return _NO_BYTE.sub(lambda found: found[0].encode("utf-8", "surrogateescape").decode("latin-1"), text)

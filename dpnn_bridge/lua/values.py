@@ -4,7 +4,7 @@
 Python                                 Lua
 =====================================  ==========================================
 None, bool, int, float, str            nil, boolean, number, number, string
-bytes                                  string
+bytes                                  string; a str beyond Latin-1 is encoded as UTF-8
 torch.Tensor                           tensor on the same memory
 list, tuple                            table 1, 2, …
 dict                                   table
@@ -22,16 +22,27 @@ from typing import Any
 
 import torch
 
+from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.lua.runtime import Runtime
 from dpnn_bridge.lua.tensor import Storage, Tensor
+from dpnn_bridge.lua.text import as_bytes
 from dpnn_bridge.objects import BOOLEAN_KEYS, LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 from dpnn_bridge.torch7.random import Generator
 
 
+@wrap_errors(LuaBridgeError, "passing a value to Lua")
 def to_lua(runtime: Runtime, value: Any) -> Any:
     """Return a Python value as Lua sees it."""
-    if value is None or isinstance(value, (bool, int, float, str)):
+    return _to_lua(runtime, value)
+
+
+def _to_lua(runtime: Runtime, value: Any) -> Any:
+    if isinstance(value, str):
+        return as_bytes(value)
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        return float(value)
+    if value is None or isinstance(value, (bool, int, float)):
         return value
     if isinstance(value, bytes):
         return value.decode("latin-1")
@@ -48,9 +59,9 @@ def to_lua(runtime: Runtime, value: Any) -> Any:
     if isinstance(value, (LuaObject, LuaTable, LuaStorage, LuaFunction)):
         return read_object(runtime, value)
     if isinstance(value, Mapping):
-        return runtime.lua.table_from({to_lua(runtime, k): to_lua(runtime, v) for k, v in value.items()})
+        return runtime.lua.table_from({_to_lua(runtime, k): _to_lua(runtime, v) for k, v in value.items()})
     if isinstance(value, (list, tuple)):
-        return runtime.lua.table_from([to_lua(runtime, v) for v in value])
+        return runtime.lua.table_from([_to_lua(runtime, v) for v in value])
     if runtime.lua_type(value) is not None:
         return value
     raise LuaBridgeError(f"a {type(value).__name__} has no counterpart in Lua")
@@ -60,8 +71,17 @@ def wrap(runtime: Runtime, handle: Tensor | Storage | Generator) -> Any:
     return runtime.bridge["wrap"](handle, handle.class_name)
 
 
+@wrap_errors(LuaBridgeError, "taking a value from Lua")
 def to_python(runtime: Runtime, value: Any) -> Any:
-    """Return a Lua value in Python; see the table above."""
+    """Return a Lua value in Python; see the table above.
+
+    Raises:
+        LuaBridgeError: a table contains itself, or has the keys 1 and true, which are one in Python.
+    """
+    return _to_python(runtime, value)
+
+
+def _to_python(runtime: Runtime, value: Any) -> Any:
     kind = runtime.lua_type(value)
     if kind is None:
         return value
@@ -74,9 +94,12 @@ def to_python(runtime: Runtime, value: Any) -> Any:
     if kind != "table" or runtime.bridge["typename"](value) is not None:
         return value
     keys = list(value.keys())
-    if sorted(k for k in keys if isinstance(k, int)) == list(range(1, len(keys) + 1)):
-        return [to_python(runtime, value[k]) for k in range(1, len(keys) + 1)]
-    return {to_python(runtime, k): to_python(runtime, v) for k, v in value.items()}
+    if sorted(k for k in keys if type(k) is int) == list(range(1, len(keys) + 1)):  # True is an int too
+        return [_to_python(runtime, value[k]) for k in range(1, len(keys) + 1)]
+    entries = {_to_python(runtime, k): _to_python(runtime, v) for k, v in value.items()}
+    if len(entries) != len(keys):
+        raise LuaBridgeError("a dict cannot hold a Lua table with the keys 1 and true: use to_object")
+    return entries
 
 
 def read_object(runtime: Runtime, value: Any) -> Any:

@@ -170,3 +170,57 @@ def test_the_stack_is_as_deep_as_in_a_script(bridge: LuaBridge) -> None:
         return found
     """
     assert bridge.execute(code) is True
+
+
+def test_true_is_another_key_than_one(bridge: LuaBridge) -> None:
+    assert bridge.execute("return {[true] = 5}") == {True: 5}
+    assert bridge.execute("return {[true] = 5, [false] = 6}") == {True: 5, False: 6}
+    with pytest.raises(LuaBridgeError, match="keys 1 and true"):
+        bridge.execute("return {7, [true] = 5}")
+
+
+def test_a_table_or_list_that_contains_itself_is_one_error(bridge: LuaBridge) -> None:
+    with pytest.raises(LuaBridgeError, match="contains itself"):
+        bridge.execute("local t = {} t[1] = t return t")
+    circle: list[object] = []
+    circle.append(circle)
+    with pytest.raises(LuaBridgeError, match="contains itself"):
+        bridge.execute("return ...", circle)
+
+
+@pytest.mark.parametrize("runtime", ["luajit21", "lua51"])
+def test_numbers_and_text_beyond_lua_s_are_converted(runtime: str) -> None:
+    bridge = LuaBridge(runtime=runtime)
+    assert bridge.execute("return ...", 1 << 80) == float(1 << 80)
+    assert bridge.execute("return ...", -(1 << 63) - 1) == -float(1 << 63)
+    assert bridge.execute("return #(...)", "日本") == 6
+    assert bridge.execute("return #'日本'") == 6
+    assert bridge.execute("return ...", "\xff") == "\xff"
+    with pytest.raises(LuaBridgeError):
+        bridge.execute("return ...", 10**400)
+
+
+def test_a_subclass_has_no_sandbox() -> None:
+    class Mine(LuaBridge):
+        pass
+
+    assert Mine().execute("return 1") == 1
+    with pytest.raises(LuaBridgeError, match="Mine derives from LuaBridge"):
+        Mine(sandbox=True)
+
+
+def test_one_path_is_no_list_of_letters(tmp_path: Path) -> None:
+    (tmp_path / "helpers").mkdir()
+    (tmp_path / "helpers" / "seven.lua").write_text("return 7")
+    (tmp_path / "main.lua").write_text("seven = require 'seven'")
+    for path in (tmp_path / "helpers", str(tmp_path / "helpers")):
+        bridge = LuaBridge.from_files(tmp_path / "main.lua", lua_path=path)
+        assert bridge.execute("return seven") == 7
+
+
+def test_a_rockspec_that_is_no_file_is_passed_over(tmp_path: Path) -> None:
+    checkout = tmp_path / "torch-tool"
+    (checkout / "folder.rockspec").mkdir(parents=True)
+    (checkout / "endless.rockspec").symlink_to("/dev/zero")
+    (checkout / "init.lua").write_text("return 5")
+    assert LuaBridge(tmp_path).require("tool") == 5

@@ -316,5 +316,5 @@ def test_any_gradient_is_one_error(answer: Any) -> None:
         output.sum().backward()
     x = torch.ones(2, requires_grad=True)
     loss = LuaCriterion(bridge, None)(x, x.detach())
-    with pytest.raises(LuaBridgeError, match="reading what Lua answered"):
+    with pytest.raises(LuaBridgeError, match=r"reading what Lua answered|gave a int as the gradient"):
         loss.backward()

@@ -55,30 +55,66 @@ local function in_order(object)
    end
 end
 
+-- visit(child, path) for the modules that a module holds: those of its list, then those of its fields
+local function each_child(object, path, visit)
+   if type(object.modules) == 'table' then
+      for i, child in ipairs(object.modules) do visit(child, path .. 'modules.' .. i .. '.') end
+   end
+   for key, value in in_order(object) do
+      if type(value) == 'table' and torch.isTypeOf(value, 'nn.Module') then visit(value, path .. tostring(key) .. '.') end
+   end
+end
+
+-- one string for all tensors on the same elements
+local function place(tensor)
+   local storage = tensor:storage()
+   if not storage then return torch.pointer(tensor) end
+   local numbers = {torch.pointer(storage), tensor:storageOffset()}
+   for d = 1, tensor:dim() do numbers[2 * d + 1], numbers[2 * d + 2] = tensor:size(d), tensor:stride(d) end
+   return table.concat(numbers, ' ')
+end
+
+-- module:parameters(), with each parameter once: a module may be in a container twice, or share memory with another.
+-- The third result has the list of a parameter's gradients, which may share memory or not.
+local function parameters(module)
+   local weights, gradients = module:parameters()
+   local own, groups, index = {}, {}, {}
+   for i, weight in ipairs(weights or {}) do
+      local at = place(weight)
+      if not index[at] then
+         index[at] = #own + 1
+         own[#own + 1], groups[#groups + 1] = weight, {}
+      end
+      local group, gradient = groups[index[at]], gradients and gradients[i]
+      if gradient then
+         for _, other in ipairs(group) do
+            if place(other) == place(gradient) then gradient = nil; break end
+         end
+         group[#group + 1] = gradient
+      end
+   end
+   return own, groups
+end
+
 -- the tensors of module:parameters() with names: the path of the field that holds each, the first where several do
 function bridge.parameters(module)
-   local weights, gradients = module:parameters()
-   local names, found, seen = {}, {}, {}
+   local weights, groups = parameters(module)
+   local names, gradients, found, seen = {}, {}, {}, {}
+   for i, group in ipairs(groups) do gradients[i] = group[1] or weights[i].new() end
    local function search(object, path)
       if seen[object] then return end
       seen[object] = true
       for key, value in in_order(object) do
-         local name = path == '' and tostring(key) or path .. '.' .. tostring(key)
          if torch.isTensor(value) then
             local pointer = torch.pointer(value)
-            if not found[pointer] then found[pointer] = name end
+            if not found[pointer] then found[pointer] = path .. tostring(key) end
          end
       end
-      for _, list in ipairs {object.modules or {}, {object.module}} do
-         for i, child in ipairs(list) do
-            local at = list == object.modules and 'modules.' .. i or 'module'
-            search(child, path == '' and at or path .. '.' .. at)
-         end
-      end
+      each_child(object, path, search)
    end
    search(module, '')
-   for i, weight in ipairs(weights or {}) do names[i] = found[torch.pointer(weight)] or 'parameter' .. i end
-   return names, weights or {}, gradients or {}
+   for i, weight in ipairs(weights) do names[i] = found[torch.pointer(weight)] or 'parameter' .. i end
+   return names, weights, gradients
 end
 
 -- other tensors that make up the state of a module: running means and the like, at any depth
@@ -96,7 +132,7 @@ function bridge.buffers(module, names)
             result[#result + 1] = {name, value}
          end
       end
-      for i, child in ipairs(object.modules or {}) do search(child, path .. 'modules.' .. i .. '.') end
+      each_child(object, path, search)
    end
    search(module, '')
    return result
@@ -104,13 +140,24 @@ end
 
 -- one backward: the gradient of the input, and those of the parameters for this backward alone
 function bridge.backward(module, input, gradOutput)
-   local _, gradients = module:parameters()
-   for _, g in ipairs(gradients or {}) do g:zero() end
-   if module.backward then return module:backward(input, gradOutput, 1), gradients or {} end
-   module:updateGradInput(input, gradOutput)
-   local gradInput = module.gradInput
-   module:accGradParameters(input, gradOutput, 1)
-   return gradInput, gradients or {}
+   local weights, groups = parameters(module)
+   for _, group in ipairs(groups) do
+      for _, g in ipairs(group) do g:zero() end
+   end
+   local gradInput
+   if module.backward then
+      gradInput = module:backward(input, gradOutput, 1)
+   else
+      module:updateGradInput(input, gradOutput)
+      gradInput = module.gradInput
+      module:accGradParameters(input, gradOutput, 1)
+   end
+   local gradients = {}
+   for i, group in ipairs(groups) do
+      gradients[i] = group[1] or weights[i].new()  -- without elements: there is none
+      for j = 2, #group do gradients[i] = torch.add(gradients[i], group[j]) end
+   end
+   return gradInput, gradients
 end
 
 function bridge.method(object, name, ...) return object[name](object, ...) end
