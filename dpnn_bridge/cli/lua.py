@@ -14,6 +14,10 @@ from dpnn_bridge.cli.lua_prompt import ending_at_once, prompt
 from dpnn_bridge.cli.terminal import Command, partial_sandbox_option, say, version_option
 from dpnn_bridge.errors import DpnnBridgeError
 
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+#: the error by which os.exit ends a script
+_EXIT = "dpnn-lua exits with "
+
 
 @click.command(
     "dpnn-lua",
@@ -111,9 +115,6 @@ def lua_command(
         sys.exit(code)
 
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-
-
 def keep_freed_memory() -> None:
     """Let glibc keep freed memory: new memory costs a page fault for each 4 KiB."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
@@ -122,18 +123,23 @@ def keep_freed_memory() -> None:
         mallopt(_MMAP_THRESHOLD, 32 << 20)  # the maximum
 
 
-_EXIT = "dpnn-lua exits with "
-
-
 def _replace_os_exit(bridge: Any) -> None:
-    """Let os.exit end the command through Python, so that everything is flushed."""
+    """Let os.exit end the command through Python, so that everything is flushed; no pcall of the script catches it."""
     bridge.execute(
         f"""
-        local flush = io.flush
+        local flush, protected, with_handler, resume, exit = io.flush, pcall, xpcall, coroutine.resume, nil
+        local function passed(...)
+           if exit then error(exit, 0) end
+           return ...
+        end
+        function pcall(...) return passed(protected(...)) end
+        function xpcall(...) return passed(with_handler(...)) end
+        function coroutine.resume(...) return passed(resume(...)) end
         os.exit = function(code)
-           pcall(flush)
+           protected(flush)
            if code == nil or code == true then code = 0 elseif code == false then code = 1 end
-           error('{_EXIT}' .. code .. '.', 0)
+           exit = '{_EXIT}' .. code .. '.'
+           error(exit, 0)
         end
         """
     )

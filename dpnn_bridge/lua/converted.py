@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -41,15 +41,26 @@ class ConvertedModules:
     def entries(self) -> dict[str, Any]:
         return {
             "registered": registered,
-            "converted_forward": self.forward,
-            "converted_backward": self.backward,
+            "converted_forward": self._reporting(self.forward),
+            "converted_backward": self._reporting(self.backward),
             "converted_gradient": self.gradient,
             "converted_accumulate": self.accumulate,
             "converted_parameters": self.parameters,
         }
 
+    def _reporting(self, code: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function for Lua that returns nil and a message where ``code(state, object, …)`` raises."""
+
+        def call(state: _State | None, obj: Any, *args: Any) -> Any:
+            try:
+                return code(state, obj, *args)
+            except Exception as error:
+                return None, f"{self.runtime.bridge['typename'](obj)}: {error}"
+
+        return call
+
     def forward(self, before: _State | None, obj: Any, name: str, *inputs: Any) -> Any:
-        """Return the state that a backward needs, and the output; None and a message when it cannot run.
+        """Return the state that a backward needs, and the output.
 
         Args:
             before: of an earlier forward that was not forgotten.
@@ -57,23 +68,19 @@ class ConvertedModules:
             name: the class whose method was called.
             *inputs: its input, and the target of a criterion.
         """
-        try:
-            module = self._module(obj, name)
-            if before is not None and _keeps_state(module):
-                raise LuaBridgeError(
-                    "continues from its last step, which needs its own Lua sources: add to lua_path "
-                    "checkouts of nn, dpnn "
-                    "and rnn, or call forget() before each sequence of one step"
-                )
-            state = self._run(module, [values.to_python(self.runtime, x) for x in inputs])
-            self._forget_noise(obj)
-            if state.has_moved():  # running statistics, norms that are kept
-                self._put(obj, to_lua(state.module, gradients=False))
-            if isinstance(state.output, torch.Tensor) and state.output.dim() == 0:
-                return state, state.output.item()
-            return state, values.to_lua(self.runtime, nested.map_tensors(torch.detach, state.output))
-        except Exception as error:
-            return None, f"{self.runtime.bridge['typename'](obj)}: {error}"
+        module = self._module(obj, name)
+        if before is not None and _keeps_state(module):
+            raise LuaBridgeError(
+                "continues from its last step, which needs its own Lua sources: add to lua_path checkouts of nn, dpnn "
+                "and rnn, or call forget() before each sequence of one step"
+            )
+        state = self._run(module, [values.to_python(self.runtime, x) for x in inputs])
+        self._forget_noise(obj)
+        if state.has_moved():  # running statistics, norms that are kept
+            self._put(obj, to_lua(state.module, gradients=False))
+        if isinstance(state.output, torch.Tensor) and state.output.dim() == 0:
+            return state, state.output.item()
+        return state, values.to_lua(self.runtime, nested.map_tensors(torch.detach, state.output))
 
     def _run(self, module: nn.Module, inputs: list[Any]) -> _State:
         arguments = nested.map_tensors(lambda t: t.detach().clone().requires_grad_(t.is_floating_point()), inputs)

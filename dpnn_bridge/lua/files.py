@@ -161,21 +161,12 @@ class File:
     def write_string(self, text: Any) -> int:
         return self._writing().write(str(text).encode("latin-1"))
 
-    def length(self) -> int:
-        stream = self.opened()
-        at = stream.tell()
-        end = stream.seek(0, io.SEEK_END)
-        stream.seek(at)
-        return end
-
     def seek(self, position: Any) -> None:
+        """Move to a position, on a disk also beyond the end."""
         place = check_int(position, 2) - 1
         if place < 0:
             raise TorchError("bad argument #2 (position has to be greater than 0!)")
-        if place > self.length():
-            self.fail(f"unable to seek at position {place}")
-        else:
-            self.stream.seek(place)
+        self.opened().seek(place)
 
     def close(self) -> None:
         stream, self.stream = self.opened(), None
@@ -208,6 +199,13 @@ class MemoryFile(File):
         else:
             mode = "rw" if source is None else source
         super().__init__(io.BytesIO(data), _check_mode(mode), "memory")
+
+    def seek(self, position: Any) -> None:
+        """Move to a position, at most to the end."""
+        if check_int(position, 2) - 1 > len(self.opened().getbuffer()):
+            self.fail(f"unable to seek at position {check_int(position, 2) - 1}")
+        else:
+            super().seek(position)
 
     def storage(self) -> Storage:
         """Return the content and a terminating 0."""
@@ -245,7 +243,11 @@ class SavedFile(DiskFile):
 
     def __init__(self, name: Any) -> None:
         self._place = ExitStack()
-        super().__init__(name, "w")
+        try:
+            super().__init__(name, "w")
+        except TorchError as error:
+            self._place.__exit__(TorchError, error, None)
+            raise
 
     def _open(self, name: str, mode: str) -> BinaryIO:
         path = Path(os.path.realpath(name))

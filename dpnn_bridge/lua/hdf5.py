@@ -97,10 +97,14 @@ class Files:
             opened.close()
         return ()
 
-    def _find(self, number: float, path: str) -> Any:
+    def _opened(self, number: float) -> Any:
         opened = self._files.get(int(number))
         if opened is None:
             raise TorchError("hdf5: this file was closed")
+        return opened
+
+    def _find(self, number: float, path: str) -> Any:
+        opened = self._opened(number)
         found = _object(opened, path)
         if found is None:
             raise TorchError(f"HDF5Group:read() - no such child '{path}' in {opened.filename}")
@@ -136,7 +140,7 @@ class Files:
         return Tensor.fresh(torch.from_numpy(values.reshape(data.shape or 1) if not bounds else values))
 
     def write(self, number: float, path: str, data: Tensor, level: float | None, *chunks: float) -> tuple[()]:
-        opened = self._files[int(number)]
+        opened = self._opened(number)
         options: dict[str, Any] = {}
         if chunks:
             if len(chunks) != data.dim:

@@ -32,7 +32,7 @@ class SharedStorages:
             with Exclusive((SharedStorages, id(self))):
                 self._blocks.add(storage.block)
 
-    def is_stale(self) -> list[int]:
+    def stale_blocks(self) -> list[int]:
         """Return the numbers of the blocks whose address in Lua is out of date."""
         with Exclusive((SharedStorages, id(self))):
             blocks = list(self._blocks)

@@ -26,6 +26,8 @@ from dpnn_bridge.lua.wire import Channel, WireError
 
 #: seconds that the process may take to start, on a machine that is busy
 _START = 120
+#: seconds of processor time that are limited: the kernel's numbers end
+_LONGEST_LIMIT = 1e9
 #: of a Lua file that require finds
 _LONGEST_FILE = 16 << 20
 #: characters of the name of a module
@@ -83,6 +85,8 @@ class Sandbox:
         partial: bool = False,
     ) -> None:
         _check_platform()
+        if not max_seconds > 0:
+            raise LuaBridgeError(f"max_seconds must be positive, not {max_seconds}")
         self.lua_path, self.max_seconds = list(lua_path), max_seconds
         self.released: list[int] = []
         self._lock = threading.RLock()
@@ -200,7 +204,7 @@ class Sandbox:
     # ---- the process
 
     def _limit_processor_time(self) -> None:
-        if sys.platform != "linux":
+        if sys.platform != "linux" or self.max_seconds > _LONGEST_LIMIT:
             return
         import resource
 

@@ -156,7 +156,7 @@ class LuaState:
 
     def sync_moved(self) -> None:
         """Tell Lua about memory that Python code outside has moved."""
-        for block in self.shared.is_stale():
+        for block in self.shared.stale_blocks():
             self.bridge["moved"](block)
 
     @contextmanager

@@ -152,6 +152,13 @@ def lfs_entries(runtime: LuaState) -> dict[str, Callable[..., Any]]:
 # ---- JSON
 
 
+def _quote(text: str) -> str:
+    """Return a Lua string as JSON, with the escapes of lua-cjson."""
+    quoted = json.dumps(text.encode("latin-1").decode("utf-8", "surrogateescape"), ensure_ascii=False)
+    quoted = quoted.replace("/", "\\/").replace("\x7f", "\\u007f")
+    return quoted.encode("utf-8", "surrogateescape").decode("latin-1")
+
+
 def json_entries(runtime: LuaState) -> dict[str, Callable[..., Any]]:
     """Return the functions of ``cjson``: Lua traverses the tables, Python reads and writes the text."""
     lua = runtime.lua
@@ -169,17 +176,13 @@ def json_entries(runtime: LuaState) -> dict[str, Callable[..., Any]]:
             return value
 
         try:
-            return build(json.loads(text.encode("latin-1")))
+            return build(json.loads(text.encode("latin-1"), parse_int=float))  # Lua's numbers
         except (ValueError, RecursionError) as error:
             return None, f"{error}"
 
     return {
         "decode": decode,
-        "quote": lambda text: (
-            json.dumps(text.encode("latin-1").decode("utf-8", "surrogateescape"), ensure_ascii=False)
-            .encode("utf-8", "surrogateescape")
-            .decode("latin-1")
-        ),
+        "quote": _quote,
     }
 
 

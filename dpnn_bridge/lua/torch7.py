@@ -38,7 +38,8 @@ def find_torch7() -> str | None:
         return named
     for name in _PROGRAMS:
         path = shutil.which(name)
-        if path and subprocess.run([path, "-e", "require 'torch'"], capture_output=True, check=False).returncode == 0:
+        command = [str(path), "-e", "require 'torch'"]
+        if path and subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False).returncode == 0:
             return path
     return None
 
@@ -62,6 +63,7 @@ def run_torch7(code: str, *arguments: Any, program: str | None = None, timeout: 
         >>> run_torch7("return (...):sum()", LuaTensor.from_numpy(np.ones(3)))   # doctest: +SKIP
         [3]
     """
+    source = "torch7= (--torch7)" if program else VARIABLE
     program = program or find_torch7()
     if program is None:
         raise LuaBridgeError(
@@ -73,7 +75,7 @@ def run_torch7(code: str, *arguments: Any, program: str | None = None, timeout: 
             _WRAPPER.format(folder=_quoted(str(folder)), count=len(arguments)), encoding="utf-8"
         )
         write_t7(folder / "arguments.t7", LuaTable(enumerate(arguments, 1)))
-        _run([program, str(folder / "main.lua")], timeout)
+        _run([program, str(folder / "main.lua")], timeout, source)
         if not (folder / "values.t7").exists():
             raise LuaBridgeError(
                 f"{program} returned nothing: is it Torch7's th, or a luajit that can require 'torch'?"
@@ -82,24 +84,29 @@ def run_torch7(code: str, *arguments: Any, program: str | None = None, timeout: 
     return [values.get(k) for k in range(1, int(values["n"]) + 1)]
 
 
-def _run(command: list[str], timeout: float) -> None:
-    """Run a program to its end; what it started ends with it."""
+def _run(command: list[str], timeout: float, source: str) -> None:
+    """Run a program, which ``source`` names, to its end; what it started ends with it."""
     try:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
         )
     except OSError as error:
-        raise OptionError(f"torch7= (--torch7): {command[0]} cannot be run: {error.strerror}") from None
-    timer = threading.Timer(timeout, _end, [process])
+        raise OptionError(f"{source}: {command[0]} cannot be run: {error.strerror}") from None
+    late = threading.Event()
+
+    def stop() -> None:
+        late.set()
+        _end(process)
+
+    timer = threading.Timer(timeout, stop)
     timer.start()
     try:
         printed, ended = _last_of(process)
         code = process.wait() if ended else None
     finally:
-        timed_out = not timer.is_alive()
         timer.cancel()
         _end(process)
-    if timed_out:
+    if late.is_set():
         raise LuaBridgeError(f"Torch7 took longer than {timeout:g} seconds")
     if code is None:
         raise LuaBridgeError(

@@ -39,6 +39,8 @@ _SLOWEST_TEXT = 16 << 20
 _DEEPEST = 400
 #: values that are decoded between two looks at the clock
 _BETWEEN_LOOKS = 1 << 10
+#: seconds of one call of poll, which takes at most 2**31 milliseconds
+_LONGEST_WAIT = 1e6
 #: digits of an integer: Lua's have at most 309
 _LONGEST_INTEGER = 400
 _DTYPES = ("uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64", "bfloat16", "bool")
@@ -125,9 +127,12 @@ def _wait(descriptor: int, to_write: bool, deadline: float) -> None:
         raise WireError("Windows cannot wait for a pipe")
     poll = select.poll()
     poll.register(descriptor, select.POLLOUT if to_write else select.POLLIN)
-    left = deadline - time.monotonic()
-    if left < 0 or not poll.poll(None if left == math.inf else left * 1000):  # late, though there may be more
-        raise TimeoutError
+    while True:
+        left = deadline - time.monotonic()
+        if left < 0:  # late, though there may be more
+            raise TimeoutError
+        if poll.poll(min(left, _LONGEST_WAIT) * 1000):
+            return
 
 
 def _check(condition: bool, what: str) -> None:

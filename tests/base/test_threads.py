@@ -283,7 +283,7 @@ def test_blocks_are_shared_while_another_thread_looks_for_stale_ones() -> None:
         for _ in range(300):
             kept.append(Storage("Double", 1))
             shared.add(kept[-1])
-            assert shared.is_stale() == []
+            assert shared.stale_blocks() == []
 
     together(work, 4)
 

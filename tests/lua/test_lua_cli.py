@@ -52,6 +52,21 @@ def test_the_exit_code_is_the_scripts(tmp_path: Path, code: str, status: int) ->
     assert _run(_script(tmp_path, code))[0] == status
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "pcall(os.exit, 3)",
+        "xpcall(function() os.exit(3) end, function() print('handled') end)",
+        "coroutine.resume(coroutine.create(function() os.exit(3) end))",
+        "coroutine.wrap(function() pcall(os.exit, 3) end)()",
+    ],
+)
+@pytest.mark.parametrize("options", [[], ["--runtime", "lua51"], ["--sandbox"]])
+def test_nothing_in_a_script_catches_its_exit(tmp_path: Path, options: list[str], code: str) -> None:
+    assert _run(*options, _script(tmp_path, f"{code} error('the script went on')"))[0] == 3
+    assert _run(*options, _script(tmp_path, "assert(not pcall(error, 'x') and pcall(tostring, 1)) os.exit(4)"))[0] == 4
+
+
 def test_an_error_shows_file_and_line(tmp_path: Path) -> None:
     status, output = _run(_script(tmp_path, "\nlocal t = torch.Tensor(2)\nt:add(torch.Tensor(3))"))
     assert status == 7
@@ -240,4 +255,7 @@ def test_run_torch7_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path
         run_torch7("return 1", program=str(slow), timeout=0.2)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(LuaBridgeError, match="Torch7 not found"):
+        run_torch7("return 1")
+    monkeypatch.setenv("DPNN_TORCH7", str(tmp_path / "th"))
+    with pytest.raises(OptionError, match=r"DPNN_TORCH7: .*/th cannot be run: No such file"):
         run_torch7("return 1")

@@ -122,6 +122,13 @@ def test_an_error_inside_names_the_class() -> None:
         BRIDGE.execute("nn.Linear(3, 2):forward(torch.ones(1, 4))")
 
 
+def test_an_error_in_a_backward_is_text_that_names_the_class() -> None:
+    code = "local m = nn.Tanh() m:forward(torch.ones(2)) return pcall(m.backward, m, torch.ones(2), torch.ones(3))"
+    ok, message = BRIDGE.execute(code)
+    assert not ok
+    assert message.startswith("nn.Tanh: ") or ": nn.Tanh: " in message
+
+
 def test_functions_among_the_fields_are_left_alone() -> None:
     assert BRIDGE.execute("local m = nn.Tanh() m.hook = print return m:forward(torch.zeros(2)):sum()") == 0
 

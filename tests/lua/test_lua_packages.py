@@ -490,3 +490,38 @@ def test_functions_of_image(bridge: LuaBridge) -> None:
     assert ratio == pytest.approx(math.exp((1 / 0.75) ** 2 / 2))  # what Torch7's formula gives
     assert (total, top, ok) == (pytest.approx(1), 1, False)
     assert "do this step in Python" in message
+
+
+def test_json_has_the_numbers_and_escapes_of_lua_cjson(bridge: LuaBridge) -> None:
+    code = """
+        local cjson = require 'cjson'
+        return cjson.decode('[12345678901234567890123, -0, 1e2]'), cjson.encode{'a/b', '\\127'}
+    """
+    numbers, text = bridge.execute(code)
+    assert numbers == [12345678901234567890123.0, 0, 100]
+    assert text == r'["a\/b","\u007f"]'
+
+
+def test_a_disk_file_seeks_beyond_its_end(bridge: LuaBridge, tmp_path: Path) -> None:
+    code = """
+        local f = torch.DiskFile(..., 'rw')
+        f:writeString('abc')
+        f:seek(6)
+        f:writeString('z')
+        f:close()
+        local m = torch.MemoryFile()
+        m:writeString('abc')
+        m:seek(4)
+        return pcall(m.seek, m, 5)
+    """
+    ok, message = bridge.execute(code, str(tmp_path / "f"))
+    assert (tmp_path / "f").read_bytes() == b"abc\0\0z"
+    assert not ok
+    assert "unable to seek at position 4" in message
+
+
+def test_an_hdf5_file_that_was_closed_is_not_written(bridge: LuaBridge, tmp_path: Path) -> None:
+    pytest.importorskip("h5py")
+    code = "local f = require('hdf5').open(..., 'w') f:close() f:write('x', torch.ones(2))"
+    with pytest.raises(LuaBridgeError, match="this file was closed"):
+        bridge.execute(code, str(tmp_path / "f.h5"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import os
 import platform
 import signal
@@ -775,3 +776,15 @@ def test_classes_of_the_sandbox_are_known(shared: LuaBridge) -> None:
     shared.execute("require 'nn'; torch.class('nn.OfTheSandbox', 'nn.Module')")
     assert shared.has_class("nn.OfTheSandbox")
     assert not shared.has_class("nn.OfNobody")
+
+
+@pytest.mark.parametrize("seconds", [math.inf, 1e10])
+def test_a_sandbox_without_a_time_limit(seconds: float) -> None:
+    bridge = LuaBridge(sandbox=True, max_seconds=seconds)
+    assert bridge.execute("return 1 + 1") == 2
+
+
+@pytest.mark.parametrize("seconds", [0, -1, math.nan])
+def test_a_time_limit_is_positive(seconds: float) -> None:
+    with pytest.raises(LuaBridgeError, match="max_seconds must be positive"):
+        LuaBridge(sandbox=True, max_seconds=seconds)

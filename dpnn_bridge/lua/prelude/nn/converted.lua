@@ -5,6 +5,12 @@ local states = setmetatable({}, {__mode = 'k'})  -- object -> what its last forw
 
 -- The methods of a class compute as that class does, also for an object of a subclass that is written in Lua. A backward
 -- runs the forward again where the last one had another input or other weights, as in a subclass that overrides it.
+local function backward(self, tname, ...)
+   local state, message = py.converted_backward(states[self], self, tname, ...)
+   if not state then error(message, 3) end
+   states[self] = state
+   return state
+end
 local function run(class, tname)
    function class:updateOutput(...)
       local state, output = py.converted_forward(states[self], self, tname, ...)
@@ -13,8 +19,7 @@ local function run(class, tname)
       return output
    end
    function class:updateGradInput(...)
-      states[self] = py.converted_backward(states[self], self, tname, ...)
-      self.gradInput = py.converted_gradient(states[self])
+      self.gradInput = py.converted_gradient(backward(self, tname, ...))
       return self.gradInput
    end
 end
@@ -32,8 +37,7 @@ local function converted_module(class, tname)
       for _, child in ipairs(self.modules or {}) do if child.forget then child:forget() end end
    end
    function class:accGradParameters(input, gradOutput, scale)
-      states[self] = py.converted_backward(states[self], self, tname, input, gradOutput)
-      py.converted_accumulate(states[self], self, scale or 1)
+      py.converted_accumulate(backward(self, tname, input, gradOutput), self, scale or 1)
    end
    if own_backward[tname] then
       local updateGradInput, accGradParameters = class.updateGradInput, class.accGradParameters
