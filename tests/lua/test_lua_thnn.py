@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,24 @@ def test_index_linear_divides_by_the_largest_value_so_far() -> None:
         ("ClassNLLCriterion_updateOutput(t(2, 3), i {1, 2, 3}, t(1), true, nil, t(1))", "2 samples but 3 targets"),
         ("ClassNLLCriterion_updateOutput(t(2, 3, 1), i {1, 1}, t(1), true, nil, t(1))", "should be 1D or 2D"),
         ("ClassNLLCriterion_updateOutput(t(2, 3), i {{1, 1}}, t(1), true, nil, t(1))", "multi-target not supported"),
+        ("MultiMarginCriterion_updateOutput(t(2, 3, 1), i {1, 1}, t(1), true, 1, nil, 1)", "vector or matrix expected"),
+        ("MultiMarginCriterion_updateOutput(t(2, 3), i {{1, 1}}, t(1), true, 1, nil, 1)", "inconsistent target size"),
+        ("MultiLabelMarginCriterion_updateOutput(t(1, 2), i {1, 0}, t(1), t(), true)", "inconsistent target size"),
+        (
+            "SpatialConvolutionLocal_updateOutput(t(1, 2, 2), t(), t(4, 1, 2), t(1, 2, 2), t(), t(), "
+            "1, 1, 1, 1, 0, 0, 2, 2, 2, 2)",
+            "size.1. == 2",
+        ),
+        (
+            "SpatialDepthWiseConvolution_updateOutput(t(1, 3, 3), t(), t(2, 2), t(2, 2), t(), t(), 1, 1, 1, 1, 0, 0)",
+            "size.1. == 2",
+        ),
+        (
+            "TemporalRowConvolution_updateOutput(t(1, 4), t(), t(3, 1, 2), t(3), t(), t(), 2, 1, 0, true)",
+            "size.1. == 3",
+        ),
+        ("SpatialSubSampling_updateOutput(t(2, 4, 4), t(), t(1), t(1), 2, 2, 1, 1)", "number of input planes"),
+        ("TemporalSubSampling_updateOutput(t(4, 1), t(), t(3), t(3), 2, 1, 3)", "Got: 1, Expected: 3"),
         ("MultiMarginCriterion_updateOutput(t(2, 3), i {1, 0}, t(1), true, 1, nil, 1)", "target out of range"),
         ("MultiMarginCriterion_updateOutput(t(2, 3), i {1}, t(1), true, 1, nil, 1)", "inconsistent target size"),
         ("MultiLabelMarginCriterion_updateOutput(t(3), i {1, 0}, t(1), t(), true)", "inconsistent target size"),
@@ -463,3 +482,32 @@ def test_labels_take_memory_by_their_number() -> None:
     code = "torch.FloatTensor().THNN.MultiLabelMarginCriterion_updateOutput(...)"
     BRIDGE.execute(code, input, target, output, marked, True)
     assert output.item() == pytest.approx(2999 / 3000)
+
+
+def test_an_infinite_pixel_reaches_its_neighbours_alone() -> None:
+    code = """
+        local x, y, g, d = ..., torch.Tensor(), torch.Tensor(), torch.zeros(1, 1, 1, 5)
+        x.THNN.SpatialUpSamplingBilinear_updateOutput(x, y, 1, 5)
+        d[1][1][1][1] = 1 / 0
+        x.THNN.SpatialUpSamplingBilinear_updateGradInput(d, g, 1, 1, 1, 3, 1, 5)
+        return y, g
+    """
+    y, g = BRIDGE.execute(code, torch.tensor([[[[math.inf, 1.0, 2.0]]]], dtype=torch.float64))
+    assert y.flatten()[2:].tolist() == [1, 1.5, 2]
+    assert g.flatten()[2] == 0
+
+
+def test_a_power_may_be_larger_than_any_single_number() -> None:
+    code = "local y = torch.FloatTensor() y.THNN.FeatureLPPooling_updateOutput(..., y, 2, 2, 2, false) return y"
+    assert BRIDGE.execute(code, torch.tensor([1e30, 1e30])).item() == pytest.approx(2**0.5 * 1e30)
+
+
+def test_a_window_without_a_maximum_has_no_gradient() -> None:
+    code = """
+        local x, y, at, g = ..., torch.Tensor(), torch.LongTensor(), torch.Tensor()
+        local kernels, size = x.THNN, {1, 2, 1, 1, 2, 1, 0, 0, 0, false}
+        kernels.VolumetricMaxPooling_updateOutput(x, y, at, unpack(size))
+        kernels.VolumetricMaxPooling_updateGradInput(x, torch.ones(1, 1, 1, 2), g, at, unpack(size))
+        return g
+    """
+    assert BRIDGE.execute(code, _real([[[NAN, 3, NAN, NAN]]])).flatten().tolist() == [0, 1, 0, 0]

@@ -19,6 +19,12 @@ from dpnn_bridge.lua.thnn.registry import KERNELS, batched, kernel, pull_back, r
 Forward = Callable[..., torch.Tensor]
 
 
+def _check_planes(x: torch.Tensor, planes: int) -> None:
+    """Raise unless a batch has so many input planes, which dimension 1 counts."""
+    if x.shape[1] != planes:
+        raise TorchError(f"Need input of dimension {x.dim()} and input.size[1] == {planes}, but got: {list(x.shape)}")
+
+
 class _Derived:
     """A layer that is one forward function, of (batch, weight, bias or None, *options); PyTorch derives the gradients.
 
@@ -180,6 +186,7 @@ def _depth_wise(
 ) -> torch.Tensor:
     """Convolve with weight nOutput x nInput x kH x kW: every input plane has its own nOutput kernels."""
     w = w.reshape(w.shape[0], -1, kh, kw)
+    _check_planes(x, w.shape[1])
     kernels = w.transpose(0, 1).reshape(-1, 1, kh, kw)
     biases = None if b is None else b.reshape(w.shape[0], -1).t().reshape(-1)
     return F.conv2d(x, kernels, biases, (dh, dw), (ph, pw), groups=x.shape[1])
@@ -214,6 +221,7 @@ def _local(
     out_h: int,
 ) -> torch.Tensor:
     """Convolve with a kernel of its own at each place: weight oH x oW x nOutput x nInput x kH x kW (or flattened)."""
+    _check_planes(x, math.prod(w.shape[3:] if w.dim() == 6 else w.shape[-1:]) // (kh * kw))
     patches = F.unfold(x, (kh, kw), padding=(ph, pw), stride=(dh, dw))
     planes = w.numel() // (out_h * out_w * patches.shape[1])
     kernels = w.reshape(out_h * out_w, planes, patches.shape[1])
@@ -309,6 +317,7 @@ def _row(
 ) -> torch.Tensor:
     """Convolve each feature along time on its own; THNN reads no padding although it counts it."""
     x = x if feature_first else x.transpose(1, 2)
+    _check_planes(x, w.numel() // kw)
     y = F.conv1d(F.pad(x, (0, 2 * pad)), w.reshape(-1, 1, kw), b, dw, groups=x.shape[1])
     return y if feature_first else y.transpose(1, 2)
 
@@ -323,12 +332,16 @@ _declare("TemporalRowConvolution", _Derived(_row, 1), (2, 2, 2), 4)
 def _sub2d(
     x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, kw: int, kh: int, dw: int, dh: int
 ) -> torch.Tensor:
+    if x.shape[1] > w.numel():
+        raise TorchError("bad argument #2 (invalid number of input planes)")
     w = w.reshape(-1)[: x.shape[1]]  # files of 2011 contain one for each element of the window; the first ones are read
     y = F.avg_pool2d(x, (kh, kw), (dh, dw)) * (kw * kh) * w.reshape(1, -1, 1, 1)
     return y if b is None else y + b.reshape(1, -1, 1, 1)
 
 
 def _sub1d(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, kw: int, dw: int) -> torch.Tensor:
+    if x.shape[2] != w.numel():
+        raise TorchError(f"bad argument #2 (invalid input frame size.  Got: {x.shape[2]}, Expected: {w.numel()})")
     y = x.unfold(1, kw, dw).sum(-1) * w
     return y if b is None else y + b
 

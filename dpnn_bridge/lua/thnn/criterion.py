@@ -202,12 +202,18 @@ _declare_nll("ClassNLLCriterion", _check_rows)
 _declare_nll("SpatialClassNLLCriterion", _check_planes)
 
 
+def _as_rows(input: Tensor) -> torch.Tensor:
+    if input.dim not in (1, 2):
+        raise TorchError("bad argument #2 (vector or matrix expected)")
+    return input.t.reshape(1, -1) if input.dim == 1 else input.t
+
+
 def _margins(
     input: Tensor, target: Tensor, weights: Tensor | None, margin: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return margin - x[target] + x per row (0 at the target), the classes, and the weight per row."""
-    x = input.t.reshape(1, -1) if input.dim == 1 else input.t
-    if input.dim > 1 and target.numel != len(x):
+    x = _as_rows(input)
+    if input.dim > 1 and target.size != (len(x),):
         raise TorchError("bad argument #3 (inconsistent target size)")
     classes = target.t.reshape(-1)[: len(x)] - 1
     if bool(((classes < 0) | (classes >= x.shape[1])).any()):
@@ -252,8 +258,8 @@ def multi_margin_gradient(
 
 def _labels(input: Tensor, target: Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the rows, 0-based labels (-1 behind the end of the list), and which classes are labels."""
-    x = input.t.reshape(1, -1) if input.dim == 1 else input.t
-    if target.numel != input.numel:
+    x = _as_rows(input)
+    if target.size != input.size:
         raise TorchError("bad argument #3 (inconsistent target size)")
     labels = target.t.reshape(x.shape) - 1
     if bool(((labels < -1) | (labels >= x.shape[1])).any()):

@@ -62,9 +62,7 @@ def spatial_fractional(
 def spatial_fractional_gradient(
     input: Tensor, grad_output: Tensor, grad_input: Tensor, ow: float, oh: float, pw: float, ph: float, indices: Tensor
 ) -> None:
-    places = positions(indices) - 1  # -1 where a window held nothing
-    gradient = grad_output.t.reshape(places.shape).masked_fill(places < 0, 0)
-    route_back(grad_input, input, places.clamp(min=0), gradient, 2)
+    route_back(grad_input, input, positions(indices) - 1, grad_output.t.reshape(indices.size), 2)
 
 
 @kernel("VolumetricFractionalMaxPooling_updateOutput")

@@ -35,11 +35,14 @@ def _maxima(
 
 
 def route_back(grad_input: Tensor, input: Tensor, places: torch.Tensor, grad: torch.Tensor, space: int) -> None:
-    """Add each gradient to the place that its maximum came from (positions within a plane)."""
+    """Add each gradient to the place that its maximum came from (positions within a plane; -1 is none)."""
     shape = input.size
     planes = grad.reshape(*grad.shape[: grad.dim() - space], -1)
     result = planes.new_zeros(*planes.shape[:-1], math.prod(shape[len(shape) - space :]))
-    result.scatter_add_(-1, places.reshape(planes.shape), planes)
+    places = places.reshape(planes.shape)
+    if places.min() < 0:
+        planes, places = planes.masked_fill(places < 0, 0), places.clamp(min=0)
+    result.scatter_add_(-1, places, planes)
     grad_input.assign(result.reshape(shape))
 
 
@@ -71,10 +74,7 @@ def _max2d(input: Tensor, output: Tensor, indices: Tensor, numbers: Sequence[Any
 
 def _max2d_gradient(input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Tensor, *_: Any) -> None:
     _check_gradient(grad_output, indices.t)
-    places, gradient = positions(indices) - 1, grad_output.t.reshape(indices.size)
-    if places.min() < 0:  # a window held nothing
-        gradient, places = gradient.masked_fill(places < 0, 0), places.clamp(min=0)
-    route_back(grad_input, input, places, gradient, 2)
+    route_back(grad_input, input, positions(indices) - 1, grad_output.t.reshape(indices.size), 2)
 
 
 @kernel("SpatialMaxPooling_updateOutput")
@@ -327,7 +327,7 @@ def temporal_max_gradient(
 def feature_lp(input: Tensor, output: Tensor, power: float, width: float, stride: float, batch: bool) -> None:
     if not 2 <= width <= 16 or not 1 <= stride <= 4:
         raise TorchError("width must be between 2 - 16 and stride between 1 - 4")
-    windows = input.t.unfold(1 if batch else 0, int(width), int(stride))
+    windows = input.t.unfold(1 if batch else 0, int(width), int(stride)).double()  # as in C: no power is too large
     output.assign(torch.pow(torch.pow(windows, power).sum(-1), 1 / power))
 
 

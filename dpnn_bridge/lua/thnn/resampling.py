@@ -57,22 +57,22 @@ _nearest("SpatialUpSamplingNearest", 2)
 _nearest("VolumetricUpSamplingNearest", 3)
 
 
-def _weights(size: int, count: int, dtype: torch.dtype) -> torch.Tensor:
-    """Return the interpolation matrix count x size with aligned corners; positions are computed in single precision."""
+def _along(x: torch.Tensor, d: int, count: int) -> torch.Tensor:
+    """Interpolate one dimension with aligned corners; positions are computed in single precision."""
+    size = x.shape[d]
     ratio = torch.tensor((size - 1) / (count - 1) if count > 1 else 0.0, dtype=torch.float32)
     places = ratio * torch.arange(count, dtype=torch.float32)
     low = places.long()
-    high = torch.clamp(low + 1, max=size - 1)
-    part = (places - low).to(dtype)
-    matrix = torch.zeros(count, size, dtype=dtype)
-    matrix.scatter_add_(1, low[:, None], (1 - part)[:, None])
-    return matrix.scatter_add_(1, high[:, None], part[:, None])
+    part = (places - low).to(x.dtype).reshape(-1, *[1] * (x.dim() - d - 1))
+    return (1 - part) * x.index_select(d, low) + part * x.index_select(d, torch.clamp(low + 1, max=size - 1))
 
 
 def _interpolate(x: torch.Tensor, sizes: tuple[int, ...]) -> torch.Tensor:
-    for d, count in zip(range(x.dim() - len(sizes), x.dim()), sizes, strict=True):
-        if x.shape[d] != count:
-            x = (x.movedim(d, -1) @ _weights(x.shape[d], count, x.dtype).t()).movedim(-1, d)
+    first = x.dim() - len(sizes)
+    if tuple(x.shape[first:]) == sizes:
+        return x * 1
+    for d in reversed(range(first, x.dim())):
+        x = _along(x, d, sizes[d - first])
     return x
 
 
