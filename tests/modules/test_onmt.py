@@ -129,10 +129,10 @@ def test_embeddings_of_2017_are_fixed_where_their_gradient_is_missing() -> None:
 
 
 def test_a_new_model_has_what_opennmt_loads() -> None:
-    encoders = [onmt_model.Encoder(nn.Linear(3, 3), 2, 3) for _ in range(2)]
-    args = to_lua(onmt_model.BiEncoder(*encoders, "concat"))["args"]
+    forwards, backwards = (onmt_model.Encoder(nn.Linear(3, 3), 2, 3) for _ in range(2))
+    args = to_lua(onmt_model.BiEncoder(forwards, backwards, "concat"))["args"]
     assert dict(args) == {"brnn_merge": "concat", "numStates": 2, "rnn_size": 3, "hiddenSize": 6}
-    assert to_lua(onmt_model.BiEncoder(*encoders, "sum"))["args"]["hiddenSize"] == 3
+    assert to_lua(onmt_model.BiEncoder(forwards, backwards, "sum"))["args"]["hiddenSize"] == 3
     generator = onmt.Generator(ConcatTable(nn.Linear(3, 5)))
     for input_feed in (True, False):
         args = to_lua(onmt_model.Decoder(nn.Linear(3, 3), generator, 2, 3, input_feed))["args"]
