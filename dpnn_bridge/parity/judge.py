@@ -38,7 +38,7 @@ def judge(
 
 # ---------------------------------------------------------------------- random numbers
 class _Draws(EagerMode):
-    """Notices which module draws from PyTorch's generator."""
+    """Records which modules draw from PyTorch's generator."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ def _left(running: list[str], *_: Any) -> None:
 
 
 def drawing_layers(experiment: Experiment) -> list[str]:
-    """Return the layers that draw random numbers which nothing in the reference tells."""
+    """Return the layers that draw random numbers which the reference does not determine."""
     draws = _Draws()
     experiment.run(while_running=partial(_noticing, draws=draws))
     return list(draws.found)

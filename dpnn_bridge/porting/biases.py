@@ -1,7 +1,7 @@
-"""Compare two networks that were proven equal with other biases: those of the file may hide a missing ReLU.
+"""Compare two networks again with shifted biases: the biases of the file may hide a missing ReLU.
 
-A ReLU in front of a maximum over time changes nothing as long as every maximum is positive. Equal shifts of the biases
-of both networks make every operation with several ranges visible.
+A ReLU before a maximum over time has no effect as long as every maximum is positive. With equal shifts of the biases of
+both networks, operations that differ between ranges have different results.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def differ_in_biases(search: Search, model: nn.Module, runs: Callable[[], tuple[
 
 
 def missing_range(search: Search, when: str) -> Deviation | None:
-    """Return the ReLU or clip that one of the networks has, and the other has not; None if it is not found.
+    """Return the ReLU or clip that one of the networks lacks; None if it is not found.
 
     Args:
         search: a search whose source ran on the same example.
@@ -107,7 +107,7 @@ def _count(tape: Tape) -> int:
 
 
 def _takers(search: Search, node: Node) -> Iterator[Node]:
-    """Yield the operations of the target that take what a node of the source takes."""
+    """Yield the operations of the target with the same input as a node of the source."""
     for here in search.tape.nodes:
         if any(p.matches(node.input_fingerprints[0]) for p in search.input_fingerprints.get(here.index, ())):
             yield here

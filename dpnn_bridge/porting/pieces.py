@@ -1,4 +1,4 @@
-"""Assignments that take the source's linear maps apart: gates in another order, several layers in one, one in several.
+"""Assign parts of the source's linear layers: gates in another order, several layers in one, one layer in several.
 
 A piece is a part of a layer's outputs, and perhaps of its inputs. An event gets as many pieces as the target divides
 its result into, in the order in which they make the right values.
@@ -19,7 +19,7 @@ from dpnn_bridge.porting.flow import sums_with
 from dpnn_bridge.porting.source import Layer, Source
 from dpnn_bridge.porting.values import Fingerprint, matching_rows
 
-#: pieces and orders that are tried, layers side by side, and parts of one layer, at most
+#: maximum numbers of pieces, of orders to try, of layers side by side, and of parts of one layer
 _MAX_PIECES, _MAX_ORDERS, _MAX_SIDES, _PARTS = 12, 500, 64, 4
 #: orders of gates that libraries use, before the others
 _USUAL = ((0, 1, 3, 2), (0, 2, 1, 3), (0, 3, 1, 2), (0, 2, 3, 1), (1, 0, 2))
@@ -120,7 +120,7 @@ def _pieces(source: Source, rows: Tensor, form: Form, size: int) -> Iterator[Pie
 
 
 def _whole(source: Source, rows: Tensor, form: Form) -> Iterator[Piece]:
-    """Yield the layers that take rows, whatever number of outputs they have."""
+    """Yield the layers that take rows, with any number of outputs."""
     for layer in source.layers:
         theirs = next((f for f in layer.forms if _family(f) == _family(form)), None)
         if theirs is not None and layer.respond(rows, theirs) is not None:
@@ -128,7 +128,7 @@ def _whole(source: Source, rows: Tensor, form: Form) -> Iterator[Piece]:
 
 
 def _columns(source: Source, rows: Tensor, size: int) -> Iterator[Piece]:
-    """Yield the parts of layers whose inputs begin or end with rows: the source joins what the target adds up."""
+    """Yield the parts of layers whose inputs begin or end with rows: the target adds their results."""
     for layer in source.layers:
         for form in layer.forms:
             width = rows.shape[1]
@@ -163,7 +163,7 @@ def _selections(pieces: list[Piece], sizes: tuple[int, ...]) -> Iterator[tuple[P
 
 
 def _side_by_side(event: Event, form: Form, whole: list[Piece]) -> Iterator[Assignment]:
-    """Yield several layers in whole whose outputs are concatenated."""
+    """Yield several complete layers whose outputs are concatenated."""
     counts = range(min(len(whole), _MAX_PIECES), 1, -1)
     chosen = (c for n in counts for c in permutations(whole, n) if sum(p.size for p in c) == _outputs(form))
     yield from (_assigned(event, form, pieces, None) for pieces in islice(chosen, _MAX_SIDES))
@@ -249,7 +249,7 @@ def _are_added(layer: Layer, other: Layer) -> bool:
 
 
 def _is_sum(pair: tuple[Piece, Piece], rows: Tensor, source: Source) -> bool:
-    """Return whether the sum of what two pieces give is a value of the source."""
+    """Return whether the sum of the results of two pieces is a value of the source."""
     split = pair[0].form[2]
     y, z = pair[0].respond(rows[:, :split]), pair[1].respond(rows[:, split:])
     return y is not None and z is not None and source.knows(Fingerprint.of(y + z))

@@ -1,4 +1,4 @@
-"""Give an event weights, find a place for biases, compare the result."""
+"""Assign weights to an event, find a place for its biases, and compare its result."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Placement:
         )
 
     def compare(self, event: Event, placed: Placed, out: Any) -> None:
-        """Compare the result of an event with what the source's layer gives.
+        """Compare the result of an event with that of the source's layer.
 
         Raises:
             ContradictionError: it is another one.
@@ -71,7 +71,7 @@ class Placement:
             self.journal.add(lambda: setattr(placed, "exercised", False))
 
     def drop_biases(self, origins: int) -> None:
-        """Forget the biases of the events in a bit set: a norm after them takes every constant away."""
+        """Forget the biases of the events in a bit set: a norm after them removes constants."""
         self._set_biases([b for b in self.biases if not origins >> b.event.node.index & 1])
 
     def _release(self, use: tuple[int, int, int]) -> None:

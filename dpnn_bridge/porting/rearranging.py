@@ -20,7 +20,7 @@ _BY_CHANNEL = ("batch norm", "prelu", "mul", "div", "add", "sub")
 
 
 def rearranged(event: Event, source: Source, tape: Tape) -> Iterator[Assignment]:
-    """Yield the input channels, pixels or words in another order."""
+    """Yield the input channels, pixels or embedding rows in another order."""
     if event.kind == "embedding":
         yield from _offset(event, source)
     if event.kind == "linear":
@@ -79,7 +79,7 @@ def _orders(event: Event, layer: Layer, form: Form, count: int, source: Source, 
 
 
 def _exchanged(rows: Tensor, others: Tensor, there: tuple[int, ...], here: tuple[int, ...]) -> Iterator[Tensor]:
-    """Yield orders in which the dimensions of what was flattened are exchanged, as height and width."""
+    """Yield orders that exchange flattened dimensions, such as height and width."""
     if len(there) > 1 and math.prod(there) == rows.shape[1] and rows.shape == others.shape:
         for dims in layouts(there, here):
             order = torch.arange(rows.shape[1]).reshape(there).permute(dims).flatten()
@@ -174,7 +174,7 @@ def _contracted(event: Event, source: Source) -> Iterator[Assignment]:
 
 
 def _offset(event: Event, source: Source) -> Iterator[Assignment]:
-    """Yield a table whose words have other indices, all by one number, or that has more or fewer words."""
+    """Yield an embedding whose indices are shifted by a constant, or that has more or fewer rows."""
     form = event.forms[0]
     words, size = form[1:]
     for layer in source.layers:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Match:
-    """Where a parameter of the target comes from.
+    """The origin of a parameter of the target.
 
     Attributes:
         parameter: name in the module.
@@ -55,12 +55,12 @@ class PortReport:
 
     Attributes:
         equal: every event and the output are equal, on two inputs.
-        difference: largest difference relative to the largest element of what was compared.
+        difference: largest difference of compared values, relative to the largest element.
         first: the first deviation, or None.
         matches: one :class:`Match` for each parameter that was set.
         notes: differences that matter in training only, moved biases, layouts.
         unused: Lua paths of layers that the source's output depends on and that no parameter was set from.
-        unset: parameters of the module that nothing was found for.
+        unset: parameters of the module without a match.
         later: the deviations that remain when those before them are fixed; empty unless asked for.
         sides: the operations of the source and of the module, for :func:`~dpnn_bridge.porting.port_page`.
     """
@@ -77,7 +77,7 @@ class PortReport:
     _fill: Callable[[], None] | None = field(default=None, repr=False)
 
     def apply(self) -> None:
-        """Write the weights that were found into the module, also where the networks are not equal."""
+        """Write the weights that were found into the module, even if the networks are not equal."""
         if self._fill is not None:
             self._fill()
 

@@ -47,7 +47,7 @@ _SILENT = frozenset(_QUIET.split())
 _ALWAYS = frozenset(("align_corners", "ceil_mode", "count_include_pad"))
 
 
-#: arguments of a convolution that are not shown, padding and dilation also of a pooling
+#: arguments that are not shown: all of them for a convolution, padding and dilation also for a pooling
 _USUAL = {"stride": 1, "padding": 0, "dilation": 1, "output_padding": 0, "groups": 1}
 _RENAMED = {
     "mul": {"other": "factor"},

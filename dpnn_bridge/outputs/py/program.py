@@ -138,7 +138,7 @@ class Program:
         return HEADER.format(title=title, source=source) + "".join(f"\n{text}\n" for text in more if text)
 
     def _stock(self) -> str:
-        """Return how to convert recurrent layers to layers of ``torch.nn``, whose weights are arranged otherwise."""
+        """Return how to convert recurrent layers to layers of ``torch.nn``, whose weights have another layout."""
         lines = []
         for name, layer in islice(stock_layers(self._module), MAX_STOCK):
             place = f"model.get_submodule({in_docstring(literal(name))})" if name else "model"
