@@ -307,6 +307,34 @@ def test_what_is_small_in_a_pickle_stays_small(body: bytes, tmp_path: Path) -> N
     assert time.process_time() - start < 2
 
 
+REFUSED = {
+    "INST": b"(itorch.legacy.nn\nLinear\n",
+    "OBJ": b"(ctorch.legacy.nn\nLinear\no",
+    "NEWOBJ_EX": b"ctorch.legacy.nn\nLinear\n)}\x92",
+    "PERSID": b"Pa\n",
+    "EXT1": b"\x82\xf0",
+    "EXT2": b"\x83\xf0\0",
+    "EXT4": b"\x84\xf0\0\0\0",
+    "EMPTY_SET": b"\x8f",
+    "FROZENSET": b"(\x91",
+    "BYTEARRAY8": b"\x96" + struct.pack("<Q", 1 << 31),
+    "NEXT_BUFFER": b"\x97",
+    "LONG4": b"\x8b" + struct.pack("<i", 1) + b"1",
+}
+
+
+@pytest.mark.parametrize("opcode", REFUSED)
+def test_an_opcode_that_no_model_needs_is_refused(opcode: str, tmp_path: Path) -> None:
+    """Before its argument is read, and also if a program has registered an extension."""
+    (tmp_path / "x.pth").write_bytes(old_format(b"\x80\x02" + REFUSED[opcode] + b".", []) + b"torch.legacy.nn")
+    copyreg.add_extension("collections", "OrderedDict", 0xF0)
+    try:
+        with pytest.raises(NotT7Error, match="an opcode that creates objects"):
+            read(LocalFile(tmp_path / "x.pth", "x.pth"))
+    finally:
+        copyreg.remove_extension("collections", "OrderedDict", 0xF0)
+
+
 def test_a_field_does_not_name_the_class(tmp_path: Path) -> None:
     body = b"\x80\x02ctorch.legacy.nn\nTanh\n)\x81}X\x04\0\0\0kind" + TWICE + b"sb."
     (tmp_path / "x.pth").write_bytes(old_format(body, []))

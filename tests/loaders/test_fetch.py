@@ -157,6 +157,14 @@ def test_a_server_that_fails_is_one_line_of_the_command(server: str, tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_server_is_asked_for_what_is_not_compressed(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str | None] = []
+    answer = lambda h: (asked.append(h.headers["Accept-Encoding"]), h.body(MODEL))  # noqa: E731
+    monkeypatch.setitem(ANSWERS, "asked", answer)
+    dpnn_bridge.load(f"{server}/asked.t7")
+    assert asked == ["identity"]
+
+
 PAGE = """<a href="a.t7">a</a> <A class="x" HREF='b.t7'>b</A> <a href="sub/">sub</a> <a href="../">up</a>
 <a href="/c.t7">c</a> <a href="http://elsewhere.invalid/d.t7">d</a> <a href="e.t7?of=d">e</a> <a href="../g.t7">g</a>
 <a href="text.txt">h</a>"""
@@ -169,6 +177,7 @@ PAGES: dict[str, Callable[[Handler], object]] = {
     "not-there": ANSWERS["missing"],
     "not-now": ANSWERS["fails"],
     "no-answer": ANSWERS["header-drips"],
+    "long-link": lambda h: h.body(b'<a href="' + b"a" * 3000 + b'.t7">a</a>'),
 }
 
 
@@ -186,7 +195,14 @@ def test_files_that_a_page_links_are_listed(pages: str) -> None:
     assert [str(u)[-6:] for u in remote.listed(f"{pages}/list/**/*.t7")] == ["t/a.t7", "t/b.t7", "b/f.t7"]
 
 
+def test_pages_are_read_for_a_limited_time(pages: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "LONGEST_LISTING", 0)
+    with pytest.raises(T7LimitError, match="longer than 0 seconds"):
+        remote.listed(f"{pages}/list/*.t7")
+
+
 LISTINGS = {
+    "long-link": "no file matches",
     "spaces": "no file matches",
     "slashes": "no file matches",
     "endless-page": "lists more than",

@@ -369,6 +369,15 @@ def test_damaged_safetensors(data: bytes, tmp_path: Path) -> None:
         dpnn_bridge.load(tmp_path / "m.safetensors")
 
 
+def test_a_name_occurs_once_in_a_safetensors_header(tmp_path: Path) -> None:
+    """The reader of another program may take the other one."""
+    names = [header({name: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, 4) for name in ("a", "b")]
+    text = b", ".join(data[9:-5] for data in names).join([b"{", b"}"])
+    (tmp_path / "m.safetensors").write_bytes(len(text).to_bytes(8, "little") + text.replace(b'"b"', b'"a"') + bytes(4))
+    with pytest.raises(T7FormatError, match="a name is a duplicate"):
+        dpnn_bridge.load(tmp_path / "m.safetensors")
+
+
 def test_a_shape_of_many_sizes_is_not_multiplied(tmp_path: Path) -> None:
     entry = {"dtype": "F32", "shape": [(1 << 48) - 1] * 65, "data_offsets": [0, 0]}
     (tmp_path / "m.safetensors").write_bytes(header({"a": entry}, 0))
