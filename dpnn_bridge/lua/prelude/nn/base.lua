@@ -28,7 +28,16 @@ function Module:backward(input, gradOutput, scale)
    return self.gradInput
 end
 
-function Module:accUpdateGradParameters(input, gradOutput, rate)
+function Module:accUpdateGradParameters(...)
+   if self.shared then self:sharedAccUpdateGradParameters(...) else self:defaultAccUpdateGradParameters(...) end
+end
+function Module:sharedAccUpdateGradParameters(input, gradOutput, rate)
+   if not self:parameters() then return end
+   self:zeroGradParameters()
+   self:accGradParameters(input, gradOutput, 1)
+   self:updateParameters(rate)
+end
+function Module:defaultAccUpdateGradParameters(input, gradOutput, rate)
    local weight, bias = self.gradWeight, self.gradBias
    self.gradWeight, self.gradBias = self.weight, self.bias
    self:accGradParameters(input, gradOutput, -rate)
@@ -54,11 +63,19 @@ function Module:evaluate() self.train = false end
 function Module:reset() end
 function Module:clearState() return nn.utils.clear(self, 'output', 'gradInput') end
 function Module:__tostring__() return torch.type(self) end
-function Module:__call__(...) return self:forward(...) end
+function Module:__call__(input, gradOutput)
+   self:forward(input)
+   if not gradOutput then return self.output end
+   self:backward(input, gradOutput)
+   return self.output, self.gradInput
+end
 
 function Module:share(other, ...)
    for _, name in ipairs {...} do
-      if self[name] then self[name]:set(other[name]); self.accUpdateGradParameters = nil end
+      if self[name] ~= nil then
+         self[name]:set(other[name])
+         self.shared, other.shared = true, true
+      end
    end
    return self
 end
@@ -78,8 +95,8 @@ function Module:type(kind, cache)
    self._type = kind
    return self
 end
-function Module:float() return self:type('torch.FloatTensor') end
-function Module:double() return self:type('torch.DoubleTensor') end
+function Module:float(...) return self:type('torch.FloatTensor', ...) end
+function Module:double(...) return self:type('torch.DoubleTensor', ...) end
 
 function Module:apply(f)
    f(self)
@@ -100,8 +117,8 @@ function Module:findModules(name)
    return found, holders
 end
 function Module:replace(f)
-   local result = f(self)
-   for i, child in ipairs(result.modules or {}) do result.modules[i] = child:replace(f) end
+   local result = f(self)  -- which may hold self: only what self holds is visited
+   for i, child in ipairs(self.modules or {}) do self.modules[i] = child:replace(f) end
    return result
 end
 
@@ -146,9 +163,15 @@ local function flatten(tensors)
    end
    return flat
 end
+function Module.flatten(tensors) return flatten(tensors or {}) end
 function Module:getParameters()
    local weights, gradients = self:parameters()
-   return flatten(weights or {}), flatten(gradients or {})
+   local flat, flat_gradient = Module.flatten(weights), Module.flatten(gradients)
+   assert(flat:nElement() == flat_gradient:nElement(), 'check that you are sharing parameters and gradParameters')
+   for i, weight in ipairs(weights or {}) do
+      assert(weight:storageOffset() == gradients[i]:storageOffset(), 'misaligned parameter at ' .. i)
+   end
+   return flat, flat_gradient
 end
 
 -- Container, Sequential -----------------------------------------------------------------------------------------
@@ -165,11 +188,23 @@ function Container:parameters()
    end
    return weights, gradients
 end
-for _, name in ipairs {'training', 'evaluate', 'reset', 'clearState', 'zeroGradParameters', 'updateParameters'} do
+function Container:applyToModules(f)
+   for _, child in ipairs(self.modules) do f(child) end
+end
+for _, name in ipairs {'training', 'evaluate', 'reset', 'zeroGradParameters', 'updateParameters'} do
+   local of_module = (name == 'training' or name == 'evaluate') and Module[name] or function() end
    Container[name] = function(self, ...)
       for _, child in ipairs(self.modules) do child[name](child, ...) end
-      return Module[name] and name:match('^[tec]') and Module[name](self, ...) or self
+      of_module(self)
    end
+end
+function Container:clearState()
+   for _, name in ipairs {'output', 'gradInput'} do  -- which may be those of a child, or the input
+      local value = self[name]
+      if torch.isTensor(value) then self[name] = value.new() else self[name] = torch.type(value) == 'table' and {} or nil end
+   end
+   for _, child in pairs(self.modules or {}) do child:clearState() end
+   return self
 end
 function Container:share(other, ...)
    for i, child in ipairs(self.modules) do child:share(other.modules[i], ...) end
@@ -181,72 +216,119 @@ function Container:__tostring__()
    return table.concat(lines, '\n') .. '\n}'
 end
 
--- run a child and say where it stands when it raises
-local function guarded(container, i, method, ...)
-   local child, n, args = container.modules[i], select('#', ...), {...}
-   local ok, result = xpcall(function() return child[method](child, unpack(args, 1, n)) end, function(e)
-      return string.format('In %d module of %s:\n%s', i, torch.type(container), tostring(e))
+-- run a child, which is modules[i], and say where it stands when it raises
+function Container:rethrowErrors(child, i, method, ...)
+   assert(child == self.modules[i], 'mismatch between moduleIndex and self.modules in rethrowErrors')
+   local n, args = select('#', ...), {...}
+   local ok, result, more = xpcall(function() return child[method](child, unpack(args, 1, n)) end, function(e)
+      return string.format('In %d module of %s:\n%s', i, torch.type(self), tostring(e))
    end)
    if not ok then error(result, 0) end
+   assert(more == nil, 'rethrowErrors supports only one return argument')
    return result
 end
+local function run_child(container, i, ...) return container:rethrowErrors(container.modules[i], i, ...) end
 
 local Sequential = torch.class('nn.Sequential', 'nn.Container')
+-- the output of the last module is that of all, and so for the first module's gradInput
+local function adopt(self)
+   local first, last = self.modules[1], self.modules[#self.modules]
+   self.output, self.gradInput = last and last.output or torch.Tensor(), first and first.gradInput or torch.Tensor()
+end
+function Sequential:add(module)
+   table.insert(self.modules, module)
+   adopt(self)
+   return self
+end
+function Sequential:insert(module, index)
+   index = index or #self.modules + 1
+   if index > #self.modules + 1 or index < 1 then error('index should be contiguous to existing modules', 2) end
+   table.insert(self.modules, index, module)
+   adopt(self)
+end
+function Sequential:remove(index)
+   index = index or #self.modules
+   if index > #self.modules or index < 1 then error('index out of range', 2) end
+   table.remove(self.modules, index)
+   adopt(self)
+end
+function Sequential:__len() return #self.modules end
 function Sequential:updateOutput(input)
-   for i = 1, #self.modules do input = guarded(self, i, 'updateOutput', input) end
+   for i = 1, #self.modules do input = run_child(self, i, 'updateOutput', input) end
    self.output = input
    return input
 end
 local function input_of(self, i, input) return i == 1 and input or self.modules[i - 1].output end
 function Sequential:updateGradInput(input, gradOutput)
-   for i = #self.modules, 1, -1 do gradOutput = guarded(self, i, 'updateGradInput', input_of(self, i, input), gradOutput) end
+   for i = #self.modules, 1, -1 do gradOutput = run_child(self, i, 'updateGradInput', input_of(self, i, input), gradOutput) end
    self.gradInput = gradOutput
    return gradOutput
 end
-function Sequential:accGradParameters(input, gradOutput, scale)
-   for i = #self.modules, 1, -1 do
-      guarded(self, i, 'accGradParameters', input_of(self, i, input), gradOutput, scale or 1)
-      gradOutput = self.modules[i].gradInput
+local function accumulated(method)
+   return function(self, input, gradOutput, scale)
+      for i = #self.modules, 1, -1 do
+         run_child(self, i, method, input_of(self, i, input), gradOutput, scale or 1)
+         gradOutput = self.modules[i].gradInput
+      end
    end
 end
+Sequential.accGradParameters = accumulated('accGradParameters')
+Sequential.accUpdateGradParameters = accumulated('accUpdateGradParameters')
 function Sequential:backward(input, gradOutput, scale)
-   for i = #self.modules, 1, -1 do gradOutput = guarded(self, i, 'backward', input_of(self, i, input), gradOutput, scale or 1) end
+   for i = #self.modules, 1, -1 do
+      gradOutput = run_child(self, i, 'backward', input_of(self, i, input), gradOutput, scale or 1)
+      self.modules[i].gradInput = gradOutput
+   end
    self.gradInput = gradOutput
    return gradOutput
 end
-
-local ConcatTable = torch.class('nn.ConcatTable', 'nn.Container')
-function ConcatTable:updateOutput(input)
-   self.output = {}
-   for i = 1, #self.modules do self.output[i] = guarded(self, i, 'updateOutput', input) end
-   return self.output
+function Sequential:__tostring__()
+   local path = {'[input'}
+   for i = 1, #self.modules do path[i + 1] = '(' .. i .. ')' end
+   path = '  ' .. table.concat(path, ' -> ') .. ' -> output]'
+   return (Container.__tostring__(self):gsub('\n', function() return '\n' .. path .. '\n' end, 1))
 end
-function ConcatTable:updateGradInput(input, gradOutput)
-   self.gradInput = nil
-   for i = 1, #self.modules do
-      local g = guarded(self, i, 'updateGradInput', input, gradOutput[i])
-      self.gradInput = self.gradInput and nn.utils.recursiveAdd(self.gradInput, g) or nn.utils.recursiveCopy(g)
+
+-- ConcatTable gives each child the whole input, ParallelTable its own entry -------------------------------------------
+local function of_tables(class, backwards, entry, gathered)
+   function class:updateOutput(input)
+      self.output = {}
+      for i = 1, #self.modules do self.output[i] = run_child(self, i, 'updateOutput', entry(input, i)) end
+      return self.output
    end
-   return self.gradInput
+   for _, method in ipairs(backwards) do
+      class[method] = function(self, input, gradOutput, scale)
+         local gradients = {}
+         for i = 1, #self.modules do gradients[i] = run_child(self, i, method, entry(input, i), gradOutput[i], scale) end
+         self.gradInput = gathered(gradients)
+         return self.gradInput
+      end
+   end
+   for _, method in ipairs {'accGradParameters', 'accUpdateGradParameters'} do
+      class[method] = function(self, input, gradOutput, scale)
+         for i = 1, #self.modules do run_child(self, i, method, entry(input, i), gradOutput[i], scale or 1) end
+      end
+   end
+   function class:__tostring__()
+      local lines, count = {torch.type(self) .. ' {', '  input'}, #self.modules
+      for i, child in ipairs(self.modules) do
+         local front, indent = '  |`-> ', '  |    '
+         if i == count then front, indent = '   `-> ', '       ' end
+         lines[#lines + 1] = '  ' .. front .. '(' .. i .. '): ' .. tostring(child):gsub('\n', '\n  ' .. indent)
+      end
+      return table.concat(lines, '\n') .. '\n     ... -> output\n}'
+   end
 end
-function ConcatTable:accGradParameters(input, gradOutput, scale)
-   for i = 1, #self.modules do guarded(self, i, 'accGradParameters', input, gradOutput[i], scale) end
-end
-
-local ParallelTable = torch.class('nn.ParallelTable', 'nn.Container')
-function ParallelTable:updateOutput(input)
-   self.output = {}
-   for i = 1, #self.modules do self.output[i] = guarded(self, i, 'updateOutput', input[i]) end
-   return self.output
-end
-function ParallelTable:updateGradInput(input, gradOutput)
-   self.gradInput = {}
-   for i = 1, #self.modules do self.gradInput[i] = guarded(self, i, 'updateGradInput', input[i], gradOutput[i]) end
-   return self.gradInput
-end
-function ParallelTable:accGradParameters(input, gradOutput, scale)
-   for i = 1, #self.modules do guarded(self, i, 'accGradParameters', input[i], gradOutput[i], scale) end
-end
+local function whole(input) return input end
+of_tables(torch.class('nn.ConcatTable', 'nn.Container'), {'updateGradInput', 'backward'}, whole, function(gradients)
+   local sum
+   for i, gradient in ipairs(gradients) do
+      sum = i == 1 and nn.utils.recursiveCopy(nil, gradient) or nn.utils.recursiveAdd(sum, gradient)
+   end
+   return sum
+end)
+local function own(input, i) return input[i] end
+of_tables(torch.class('nn.ParallelTable', 'nn.Container'), {'updateGradInput'}, own, whole)
 
 -- Criterion -----------------------------------------------------------------------------------------------------
 local Criterion = torch.class('nn.Criterion')
@@ -268,47 +350,6 @@ function Criterion:type(kind, cache)
    return self
 end
 
--- utils ---------------------------------------------------------------------------------------------------------
-function nn.utils.recursiveType(value, kind, cache)
-   cache = cache or {}
-   if torch.isTypeOf(value, 'nn.Module') or torch.isTypeOf(value, 'nn.Criterion') then return value:type(kind, cache) end
-   if torch.isTensor(value) then
-      if value:type() == kind then return value end
-      local key = torch.pointer(value)
-      if not cache[key] then
-         local storage = value:storage()
-         local fresh = torch.getmetatable(kind).new()
-         if storage then
-            local at = torch.pointer(storage)
-            local class = kind:gsub('Tensor$', 'Storage')
-            cache[at] = cache[at] or torch.getmetatable(class).new(storage:size()):copy(storage)
-            fresh:set(cache[at], value:storageOffset(), value:size(), value:stride())
-         end
-         cache[key] = fresh
-      end
-      return cache[key]
-   end
-   if type(value) == 'table' and not torch.typename(value) then
-      for k, v in pairs(value) do value[k] = nn.utils.recursiveType(v, kind, cache) end
-   end
-   return value
-end
-function nn.utils.recursiveCopy(value)
-   if torch.isTensor(value) then return value:clone() end
-   local copy = {}
-   for k, v in pairs(value) do copy[k] = nn.utils.recursiveCopy(v) end
-   return copy
-end
-function nn.utils.recursiveAdd(a, b)
-   if torch.isTensor(a) then a:add(b) else for k, v in pairs(a) do nn.utils.recursiveAdd(v, b[k]) end end
-   return a
-end
-function nn.utils.clear(self, ...)
-   for _, name in ipairs {...} do
-      if torch.isTensor(self[name]) then self[name]:set() elseif type(self[name]) == 'table' then self[name] = {} end
-   end
-   return self
-end
-
+py.run_prelude('nn/utils.lua')
 py.run_prelude('nn/converted.lua')
 return nn

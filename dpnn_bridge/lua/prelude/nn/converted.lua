@@ -91,8 +91,8 @@ local initial = {
          self.gradWeight, self.gradBias = torch.zeros(n), torch.zeros(n)
       end
    end,
-   ClassNLLCriterion = function(self, weights, average)
-      self.weights, self.sizeAverage, self.outputTensor = weights, average ~= false, torch.Tensor(1)
+   ClassNLLCriterion = function(self, weights, average, ignore)
+      self.weights, self.sizeAverage, self.ignoreIndex, self.output_tensor = weights, average ~= false, ignore or -100, torch.zeros(1)
       self.total_weight_tensor, self.target = torch.ones(1), torch.zeros(1):long()
    end,
    BCECriterion = function(self, weights, average) self.weights, self.sizeAverage = weights, average ~= false end,
