@@ -158,12 +158,30 @@ class Files:
         found = self._find(number, path)
         if found.maxshape[0] is not None:
             raise TorchError(f"hdf5: {path} was written without setChunked, so it cannot grow")
+        if data.size[1:] != found.shape[1:]:  # h5py would broadcast
+            raise TorchError(f"hdf5: {path} has rows of {found.shape[1:]}, the tensor has {data.size[1:]}")
         found.resize(found.shape[0] + data.size[0], axis=0)
         found[-data.size[0] :] = data.t.numpy()
         return ()
 
+    def write_part(self, number: float, path: str, data: Tensor, *first: float) -> tuple[()]:
+        """Write a tensor into a data set, from one position on, counted from 1."""
+        found = self._find(number, path)
+        for count in (data.dim, len(found.shape)):
+            if len(first) != count:
+                raise TorchError(
+                    f"HDF5DataSet:write() - dimension mismatch. Expected {count} but {len(first)} were given."
+                )
+        bounds = [(int(start) - 1, int(start) - 1 + n) for start, n in zip(first, data.size, strict=True)]
+        for (start, end), n in zip(bounds, found.shape, strict=True):
+            if not 0 <= start < end <= n:
+                raise TorchError(f"hdf5: {path} has no places {start + 1} to {end} in a dimension of {n}")
+        found[tuple(slice(*bound) for bound in bounds)] = data.t.numpy()
+        return ()
+
     def entries(self) -> dict[str, Callable[..., Any]]:
-        return {name: getattr(self, name) for name in ("open", "close", "is_group", "read", "write", "append")}
+        names = ("open", "close", "is_group", "read", "write", "write_part", "append")
+        return {name: getattr(self, name) for name in names}
 
     def lists(self) -> dict[str, Callable[..., Any]]:
         """Return the functions whose result becomes a Lua table."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
 import os
 import platform
+import stat
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -37,18 +41,30 @@ def _answering(code: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _concat(*parts: str) -> str:
-    return os.path.normpath(os.path.join(os.getcwd(), *parts))
+    path = os.path.normpath(os.path.join(os.getcwd(), *parts))
+    return "/" + path.lstrip("/") if path.startswith("/") else path  # normpath keeps two slashes
 
 
 def _basename(path: str, suffix: str | None = None) -> str:
     name = os.path.basename(path.rstrip("/"))
-    if suffix and name.endswith(suffix) and name != suffix:
-        name = name[: -len(suffix)].removesuffix("." if not suffix.startswith(".") else "")
-    return name
+    return name.removesuffix("." + suffix.removeprefix(".")) if suffix else name
 
 
 def _dirname(path: str) -> str:
-    return os.path.dirname(path.rstrip("/")) or ("/" if path.startswith("/") else ".")
+    path = path.replace(os.sep, "/")
+    last = path.rstrip("/").rfind("/")
+    if last < 0:
+        return path if path.startswith("/") else "."
+    return path[: max(last, 1)]
+
+
+def _extname(path: str) -> str | None:
+    _, dot, extension = path.rpartition(".")
+    return extension if dot else None
+
+
+def _is_file(path: str) -> bool:
+    return os.path.exists(path) and not os.path.isdir(path)
 
 
 def _listing(runtime: LuaState, folder: str) -> Any:
@@ -56,9 +72,19 @@ def _listing(runtime: LuaState, folder: str) -> Any:
 
 
 def _temporary() -> str:
-    handle, path = tempfile.mkstemp(prefix="lua_")
-    os.close(handle)
+    """Return a path where nothing is yet. A file there is removed at exit, as Torch7's is."""
+    path = os.path.join(tempfile.gettempdir(), f"luatmp{uuid.uuid4().hex[:12]}")
+    atexit.register(_remove, path)
     return path
+
+
+def _remove(path: str) -> None:
+    with suppress(OSError):
+        os.remove(path)
+
+
+def _no_registry(*_: Any) -> None:
+    raise TorchError("This function exists only on windows")
 
 
 def path_entries(runtime: LuaState) -> dict[str, Callable[..., Any]]:
@@ -73,11 +99,11 @@ def path_entries(runtime: LuaState) -> dict[str, Callable[..., Any]]:
     system = platform.uname()
     return {
         "concat": _concat,
-        "filep": os.path.isfile,
+        "filep": _is_file,
         "dirp": os.path.isdir,
         "basename": _basename,
         "dirname": _dirname,
-        "extname": lambda path: os.path.splitext(path)[1][1:] or None,
+        "extname": _extname,
         "cwd": os.getcwd,
         "dir": names,
         "mkdir": _answering(os.makedirs),
@@ -85,7 +111,7 @@ def path_entries(runtime: LuaState) -> dict[str, Callable[..., Any]]:
         "execdir": lambda: os.path.dirname(sys.executable),
         "tmpname": _temporary,
         "uname": lambda: (system.system, system.node, system.machine),
-        "getregistryvalue": lambda *_: None,
+        "getregistryvalue": _no_registry,
         "usleep": lambda microseconds: time.sleep(microseconds / 1e6),
     }
 
@@ -107,6 +133,7 @@ def _attributes(runtime: LuaState, follow: bool) -> Callable[..., Any]:
             return None, f"cannot obtain information from file '{path}': {error.strerror}", error.errno
         values = {
             "mode": kinds.get(found.st_mode >> 12, "other"),
+            "permissions": stat.filemode(found.st_mode)[1:],
             "size": found.st_size,
             "modification": int(found.st_mtime),
             "access": int(found.st_atime),
@@ -117,7 +144,12 @@ def _attributes(runtime: LuaState, follow: bool) -> Callable[..., Any]:
             "uid": found.st_uid,
             "gid": found.st_gid,
         }
-        return values.get(wanted) if isinstance(wanted, str) else runtime.lua.table_from(values)
+        values |= {name: getattr(found, f"st_{name}", 0) for name in ("rdev", "blocks", "blksize")}  # Windows has none
+        if isinstance(wanted, str):
+            if wanted not in values:
+                raise TorchError(f"bad argument #2 to 'attributes' (invalid option '{wanted}')")
+            return values[wanted]
+        return runtime.lua.table_from(values)
 
     return attributes
 
@@ -163,27 +195,33 @@ def json_entries(runtime: LuaState) -> dict[str, Callable[..., Any]]:
     """Return the functions of ``cjson``: Lua traverses the tables, Python reads and writes the text."""
     lua = runtime.lua
 
-    def decode(text: str, null: Any) -> Any:
-        def build(value: Any) -> Any:
+    def decode(text: str, null: Any, deepest: float, invalid: bool) -> Any:
+        def build(value: Any, depth: int = 1) -> Any:
             if value is None:
                 return null
             if isinstance(value, str):
-                return value.encode("utf-8").decode("latin-1")
+                return value.encode("utf-8", "surrogateescape").decode("latin-1")
+            if isinstance(value, (list, dict)) and depth > deepest:
+                raise ValueError(f"Found too many nested data structures ({depth})")
             if isinstance(value, list):
-                return lua.table_from([build(v) for v in value])
+                return lua.table_from([build(v, depth + 1) for v in value])
             if isinstance(value, dict):
-                return lua.table_from({build(k): build(v) for k, v in value.items()})
+                return lua.table_from({build(k): build(v, depth + 1) for k, v in value.items()})
             return value
 
+        def constant(name: str) -> float:
+            if not invalid:
+                raise ValueError(f"Expected value but found invalid number {name}")
+            return float(name)
+
         try:
-            return build(json.loads(text.encode("latin-1"), parse_int=float))  # Lua's numbers
+            decoded = text.encode("latin-1").decode("utf-8", "surrogateescape")
+            # Lua has only floats, and lua-cjson takes control characters in strings
+            return build(json.loads(decoded, parse_int=float, parse_constant=constant, strict=False))
         except (ValueError, RecursionError) as error:
             return None, f"{error}"
 
-    return {
-        "decode": decode,
-        "quote": _quote,
-    }
+    return {"decode": decode, "quote": _quote}
 
 
 # ---- pictures

@@ -36,7 +36,7 @@ if bridge.open then
    for _, name in ipairs {'paths', 'sys', 'csvigo'} do packages[name] = file(name) end
    for _, name in ipairs {'lfs', 'cjson', 'tds', 'threads', 'image', 'hdf5', 'cutorch', 'cunn-on-cpu', 'md5', 'trepl'} do package.preload[name] = file(name) end
    package.preload['cjson.safe'] = function()
-      local cjson, safe = require 'cjson', {}
+      local cjson, safe = require('cjson').new(), {}
       for name, f in pairs(cjson) do safe[name] = f end
       for _, name in ipairs {'encode', 'decode'} do
          safe[name] = function(value)
@@ -47,9 +47,12 @@ if bridge.open then
       end
       return safe
    end
-   for name in pairs {['threads.sharedserialize'] = 1, ['threads.serialize'] = 1} do package.preload[name] = function() return {} end end
+   for _, name in ipairs {'threads.sharedserialize', 'threads.serialize'} do package.preload[name] = function() return {} end end
+   package.preload['threads.threads'] = function() return require('threads').Threads end
+   package.preload['threads.safe'] = function() return require('threads').safe end
    function packages.dok()  -- documentation in strings; csvigo's arguments
-      dok = {unpack = function(...) return require('xlua').unpack(...) end, usage = function(...) return require('xlua').usage(...) end}
+      local xlua = require 'xlua'
+      dok = {unpack = xlua.unpack, usage = xlua.usage, error = xlua.error}
       return dok
    end
    function package.preload.libpaths()

@@ -2,10 +2,9 @@
 local bit32 = {}
 local WHOLE = 2 ^ 32
 
-local function by_bits(keep)
+local function by_bits(keep, empty)
    return function(...)
-      local result = (...) or WHOLE - 1
-      result = result % WHOLE
+      local result = ((...) or empty) % WHOLE
       for i = 2, select('#', ...) do
          local a, b, sum, place = result, select(i, ...) % WHOLE, 0, 1
          while place < WHOLE do
@@ -24,9 +23,9 @@ if ok then
    bit32.band = function(...) return select('#', ...) == 0 and WHOLE - 1 or bit.band(...) % WHOLE end
    bit32.bor, bit32.bxor = native(function(...) return bit.bor(0, ...) end), native(function(...) return bit.bxor(0, ...) end)
 else
-   bit32.band = by_bits(function(x, y) return x + y == 2 end)
-   bit32.bor = by_bits(function(x, y) return x + y > 0 end)
-   bit32.bxor = by_bits(function(x, y) return x ~= y end)
+   bit32.band = by_bits(function(x, y) return x + y == 2 end, WHOLE - 1)
+   bit32.bor = by_bits(function(x, y) return x + y > 0 end, 0)
+   bit32.bxor = by_bits(function(x, y) return x ~= y end, 0)
 end
 function bit32.bnot(x) return WHOLE - 1 - x % WHOLE end
 function bit32.btest(...) return bit32.band(...) ~= 0 end

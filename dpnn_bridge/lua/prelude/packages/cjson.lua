@@ -1,55 +1,102 @@
 -- cjson: Lua tables as JSON and back, over Python's json.
 local bridge, py = ...
-local cjson = {_NAME = 'cjson', _VERSION = '2.1.0', null = newproxy(false)}
-local DEEPEST = 1000
-local settings = {sparse_ratio = 2, sparse_safe = 10}
+local null = newproxy(false)
+
+-- settings: name -> {default, check of a new value}
+local function whole(low, high)
+   return function(value)
+      if type(value) == 'number' and value % 1 == 0 and value >= low and value <= high then return value end
+      error(('bad argument #1 (expected integer between %d and %d)'):format(low, high), 4)
+   end
+end
+local function one_of(values)
+   return function(value)
+      local found = values[value]
+      if found == nil then error("bad argument #1 (invalid option '" .. tostring(value) .. "')", 4) end
+      return found
+   end
+end
+local MOST = 2 ^ 31 - 1
+local SWITCH = {[true] = true, [false] = false, on = true, off = false}
+local SETTINGS = {
+   encode_max_depth = {1000, whole(1, MOST)}, decode_max_depth = {1000, whole(1, MOST)},
+   encode_number_precision = {14, whole(1, 16)}, encode_keep_buffer = {true, one_of(SWITCH)},
+   encode_invalid_numbers = {false, one_of {[true] = true, [false] = false, on = true, off = false, null = 'null'}},
+   decode_invalid_numbers = {true, one_of(SWITCH)},
+   sparse_convert = {false, one_of(SWITCH)}, sparse_ratio = {2, whole(0, MOST)}, sparse_safe = {10, whole(0, MOST)},
+}
+
+local function refuse(what, why) error('Cannot serialise ' .. what .. ': ' .. why, 0) end
 
 -- the length of an array, or nothing for an object
-local function array_length(value)
+local function array_length(value, settings)
    local count, most = 0, 0
    for key in pairs(value) do
       if type(key) ~= 'number' or key < 1 or key % 1 ~= 0 then return nil end
       count, most = count + 1, math.max(most, key)
    end
-   if most > settings.sparse_safe and most > count * settings.sparse_ratio then error('Cannot serialise table: excessively sparse array', 0) end
+   if settings.sparse_ratio > 0 and most > settings.sparse_safe and most > count * settings.sparse_ratio then
+      if settings.sparse_convert then return nil end
+      refuse('table', 'excessively sparse array')
+   end
    return most
 end
 
-local function encode(value, depth)
+local function number_text(value, settings)
+   if value - value == 0 then return (('%.' .. settings.encode_number_precision .. 'g'):format(value)) end
+   if not settings.encode_invalid_numbers then refuse('number', 'must not be NaN or Inf') end
+   if settings.encode_invalid_numbers == 'null' then return 'null' end
+   return value ~= value and 'NaN' or value > 0 and 'Infinity' or '-Infinity'
+end
+
+local function encode(value, depth, settings)
    local kind = type(value)
-   if value == cjson.null or value == nil then return 'null' end
+   if value == null or value == nil then return 'null' end
    if kind == 'boolean' then return tostring(value) end
    if kind == 'string' then return py.json.quote(value) end
-   if kind == 'number' then
-      if value ~= value or value == math.huge or value == -math.huge then error('Cannot serialise number: must not be NaN or Inf', 0) end
-      return (('%.14g'):format(value))
-   end
-   if kind ~= 'table' then error('Cannot serialise ' .. kind .. ': type not supported', 0) end
-   if depth > DEEPEST then error('Cannot serialise, excessive depth (' .. depth .. ')', 0) end
-   local parts, length = {}, array_length(value)
+   if kind == 'number' then return number_text(value, settings) end
+   if kind ~= 'table' then refuse(kind, 'type not supported') end
+   if depth > settings.encode_max_depth then error('Cannot serialise, excessive depth (' .. depth .. ')', 0) end
+   local parts, length = {}, array_length(value, settings)
    if length and length > 0 then
-      for i = 1, length do parts[i] = encode(value[i], depth + 1) end
+      for i = 1, length do parts[i] = encode(rawget(value, i), depth + 1, settings) end
       return '[' .. table.concat(parts, ',') .. ']'
    end
    for key, inner in pairs(value) do
-      if type(key) ~= 'string' and type(key) ~= 'number' then error('Cannot serialise table: table key must be a number or string', 0) end
-      parts[#parts + 1] = py.json.quote(tostring(key)) .. ':' .. encode(inner, depth + 1)
+      if type(key) ~= 'string' and type(key) ~= 'number' then refuse(type(key), 'table key must be a number or string') end
+      local name = type(key) == 'number' and '"' .. number_text(key, settings) .. '"' or py.json.quote(key)
+      parts[#parts + 1] = name .. ':' .. encode(inner, depth + 1, settings)
    end
    return '{' .. table.concat(parts, ',') .. '}'
 end
 
-function cjson.encode(value) return encode(value, 1) end
-function cjson.decode(text)
-   local value, message = py.json.decode(text, cjson.null)
-   if message then error(message, 2) end
-   return value
+local function new()
+   local settings = {}
+   for name, setting in pairs(SETTINGS) do settings[name] = setting[1] end
+   local function configured(name, value)
+      if value ~= nil then settings[name] = SETTINGS[name][2](value) end
+      return settings[name]
+   end
+   local cjson = {_NAME = 'cjson', _VERSION = '2.1.0', null = null, new = new}
+   function cjson.encode(...)
+      if select('#', ...) ~= 1 then error("bad argument #1 to 'encode' (expected 1 argument)", 2) end
+      return encode((...), 1, settings)
+   end
+   function cjson.decode(...)
+      local text = ...
+      if select('#', ...) ~= 1 or type(text) ~= 'string' and type(text) ~= 'number' then
+         error("bad argument #1 to 'decode' (expected 1 argument, a string)", 2)
+      end
+      local value, message = py.json.decode(tostring(text), null, settings.decode_max_depth, settings.decode_invalid_numbers)
+      if message then error(message, 2) end
+      return value
+   end
+   function cjson.encode_sparse_array(convert, ratio, safe)
+      return configured('sparse_convert', convert), configured('sparse_ratio', ratio), configured('sparse_safe', safe)
+   end
+   for name in pairs(SETTINGS) do
+      if not name:find('^sparse') then cjson[name] = function(value) return configured(name, value) end end
+   end
+   return cjson
 end
-function cjson.new() return cjson end
-function cjson.encode_sparse_array(_, ratio, safe)
-   settings.sparse_ratio, settings.sparse_safe = ratio or settings.sparse_ratio, safe or settings.sparse_safe
-end
-for _, name in ipairs {'encode_max_depth', 'decode_max_depth', 'encode_number_precision', 'encode_keep_buffer',
-                       'encode_invalid_numbers', 'decode_invalid_numbers'} do
-   cjson[name] = function() end
-end
-return cjson
+return new()

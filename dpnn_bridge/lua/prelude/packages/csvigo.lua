@@ -1,92 +1,134 @@
 -- csvigo: tables as comma separated values.
+local bridge = ...
+require 'dok'
 csvigo = {}
 
 local function split(line, separator)
    local cells, at = {}, 1
+   line = line .. separator
    repeat
+      local cell
       if line:sub(at, at) == '"' then
-         local cell, from = '', at + 1
-         repeat
-            local quote = line:find('"', from, true) or error('unmatched "', 3)
-            cell = cell .. line:sub(from, quote - 1)
+         local from = at + 1
+         repeat  -- to a quote that no other one follows
+            local quote = line:find('"', from, true) or error('unmatched "', 0)
             from = quote + 2
-            local again = line:sub(quote + 1, quote + 1) == '"'
-            if again then cell = cell .. '"' else at = quote + 2 end
-         until not again
-         cells[#cells + 1] = cell
+         until line:sub(quote + 1, quote + 1) ~= '"'
+         cell = line:sub(at + 1, from - 3):gsub('""', '"')
+         at = line:find(separator, from - 1, true)  -- what stands between quote and separator does not count
       else
-         local next = line:find(separator, at, true) or #line + 1
-         cells[#cells + 1] = line:sub(at, next - 1)
-         at = next + 1
+         local next = line:find(separator, at, true)
+         cell, at = line:sub(at, next - 1), next
       end
-   until at > #line + 1
+      cells[#cells + 1] = cell
+      at = at + #separator
+   until at > #line
    return cells
 end
 local function quoted(value, separator)
    local text = tostring(value)
-   if not text:find('["\n' .. separator .. ']') then return text end
+   if not text:find('["\n]') and not text:find(separator, 1, true) then return text end
    return '"' .. text:gsub('"', '""') .. '"'
 end
 
-local function told(options)
-   return function(...) if options.verbose ~= false then print('<csv>', ...) end end
+local function told(verbose)
+   return function(...) if verbose then print('<csv>', ...) end end
+end
+local function at_home(path) return (path:gsub('^~', function() return os.getenv('HOME') end)) end
+
+local function read_rows(path, separator)
+   local file, rows = assert(io.open(path)), {}
+   local ok, message = pcall(function()
+      for line in file:lines() do rows[#rows + 1] = split((line:gsub('\r$', '')), separator) end
+   end)
+   file:close()
+   if not ok then error(path .. ', line ' .. #rows + 1 .. ': ' .. message, 3) end
+   return rows
 end
 
--- options: path, separator, mode ('tidy', 'raw'), header, skip, verbose; tidy gives {column name = values}
-function csvigo.load(options, mode)
-   if type(options) == 'string' then options = {path = options, mode = mode} end
-   local tell = told(options)
-   tell('parsing file: ' .. options.path)
-   local separator, rows = options.separator or ',', {}
-   local skip = options.skip or 0
-   for line in assert(io.open(options.path)):lines() do
-      if skip > 0 then skip = skip - 1 else rows[#rows + 1] = split((line:gsub('\r$', '')), separator) end
-   end
-   if (options.mode or 'tidy') ~= 'tidy' then
+-- mode: 'tidy' gives {column name = values}, 'raw' the rows
+function csvigo.load(...)
+   local _, path, separator, mode, header, verbose, skip = dok.unpack({...}, 'csvigo.load', 'Load a CSV file',
+      {arg = 'path', type = 'string', help = 'path to file', req = true},
+      {arg = 'separator', type = 'string', help = 'separator (one character)', default = ','},
+      {arg = 'mode', type = 'string', help = 'load mode: raw | tidy', default = 'tidy'},
+      {arg = 'header', type = 'boolean', help = 'file has a header (variable names)', default = true},
+      {arg = 'verbose', type = 'boolean', help = 'verbose load', default = true},
+      {arg = 'skip', type = 'number', help = 'skip this many lines at start of a tidy file', default = 0})
+   if mode ~= 'tidy' and mode ~= 'raw' then error('csvigo.load: the bridge has the modes raw and tidy, not ' .. mode, 2) end
+   local tell = told(verbose)
+   path = at_home(path)
+   tell('parsing file: ' .. path)
+   local rows = read_rows(path, separator)
+   if mode == 'raw' then
       tell('parsing done')
       return rows
    end
    tell('tidying up entries')
-   local header, first = {}, 1
-   local numbers = tonumber(rows[1] and rows[1][1])
-   if options.header == false or (options.header ~= true and numbers) then
-      for i = 1, #(rows[1] or {}) do header[i] = 'var_' .. i end
+   local names, first, columns = rows[1 + skip] or {}, 1 + skip, {}
+   if header then
+      first = first + 1
    else
-      header, first = rows[1] or {}, 2
+      local count = #names
+      names = {}
+      for i = 1, count do names[i] = 'var_' .. i end
    end
-   local columns = {}
-   for i, name in ipairs(header) do
-      columns[name] = {}
-      for r = first, #rows do columns[name][r - first + 1] = rows[r][i] end
+   for _, name in ipairs(names) do columns[name] = {} end
+   for r = first, #rows do
+      for i, value in ipairs(rows[r]) do
+         if not names[i] then error(('%s, line %d: %d values for %d columns'):format(path, r, #rows[r], #names), 2) end
+         table.insert(columns[names[i]], value)
+      end
    end
    tell('returning tidy table')
    return columns
 end
 
--- options: path, data (as load gives it), separator, header, verbose
-function csvigo.save(options, data)
-   if type(options) == 'string' then options = {path = options, data = data} end
-   local tell = told(options)
-   tell('writing to file: ' .. options.path)
-   local file, separator, rows = assert(io.open(options.path, 'w')), options.separator or ',', options.data
-   if #rows == 0 then
-      tell('exporting tidy table to raw CSV')
-      local names = {}
-      for name in pairs(rows) do names[#names + 1] = name end
-      table.sort(names)
-      local columns = rows
-      rows = options.header == false and {} or {names}
-      for r = 1, #(columns[names[1]] or {}) do
-         local row = {}
-         for i, name in ipairs(names) do row[i] = columns[name][r] end
-         rows[#rows + 1] = row
-      end
+local function rows_of(columns, header)
+   local names, count, rows = {}, 0, {}
+   for name, values in pairs(columns) do
+      names[#names + 1] = name
+      count = math.max(count, #values)
    end
-   for _, row in ipairs(rows) do
+   table.sort(names, function(a, b) return tostring(a) < tostring(b) end)
+   if header then rows[1] = names end
+   for r = 1, count do
+      local row = {}
+      for i, name in ipairs(names) do
+         row[i] = columns[name][r]
+         if row[i] == nil then row[i] = '' end
+      end
+      rows[#rows + 1] = row
+   end
+   return rows
+end
+
+-- data: as load gives it
+function csvigo.save(...)
+   local _, path, data, separator, mode, header, verbose = dok.unpack({...}, 'csvigo.save', 'Save a table as a CSV file',
+      {arg = 'path', type = 'string', help = 'path to file', req = true},
+      {arg = 'data', type = 'table', help = 'table to save as a CSV file', req = true},
+      {arg = 'separator', type = 'string', help = 'separator (one character)', default = ','},
+      {arg = 'mode', type = 'string', help = 'table to save is represented as: raw | tidy', default = 'autodetect'},
+      {arg = 'header', type = 'boolean', help = 'table has a header (variable names)', default = true},
+      {arg = 'verbose', type = 'boolean', help = 'verbose save', default = true})
+   if mode == 'autodetect' then mode = type(data) == 'table' and (#data == 0 and 'tidy' or 'raw') or 'query' end
+   if mode ~= 'tidy' and mode ~= 'raw' then error('csvigo.save: the bridge has the modes raw and tidy, not ' .. mode, 2) end
+   local tell = told(verbose)
+   path = at_home(path)
+   tell('writing to file: ' .. path)
+   if mode == 'tidy' then
+      tell('exporting tidy table to raw CSV')
+      data = rows_of(data, header)
+   end
+   local lines = {}
+   for r, row in ipairs(data) do
       local cells = {}
       for i, value in ipairs(row) do cells[i] = quoted(value, separator) end
-      file:write(table.concat(cells, separator), '\n')
+      lines[r] = table.concat(cells, separator) .. '\n'
    end
+   local file = assert(io.open(path, 'w'))
+   file:write(table.concat(lines))
    file:close()
    tell('writing done')
 end

@@ -23,6 +23,10 @@ function DataSet:partial(...)
    end
    return files.read(self._file, self._path, unpack(bounds))
 end
+function DataSet:write(tensor, ...)
+   files.write_part(self._file, self._path, tensor, ...)
+   return self
+end
 function DataSet:close() end
 function DataSet:__tostring() return '[HDF5DataSet ' .. self._path .. ']' end
 
@@ -57,9 +61,10 @@ function Group:__tostring() return '[HDF5Group ' .. self._path .. ']' end
 
 local File = torch.class('hdf5.HDF5File', 'hdf5.HDF5Group')
 function File:__init(name, mode)
+   name = name:gsub('^~/', function() return (os.getenv('HOME') or '~') .. '/' end)
    if mode == nil or mode == 'a' then mode = paths.filep(name) and 'r+' or 'w' end
    if not ({r = 1, ['r+'] = 1, w = 1, ['w-'] = 1})[mode] then error("Unknown mode '" .. mode .. "' for hdf5.open()", 2) end
-   self._name = name:gsub('^~', os.getenv('HOME') or '~')
+   self._name = name
    self._file, self._path = files.open(self._name, mode), '/'
 end
 function File:filename() return self._name end

@@ -8,26 +8,27 @@ local function element_type(name)
    return ({float = 'Float', double = 'Double', byte = 'Byte'})[name] or name:match('torch%.(%a+)Tensor') or 'Double'
 end
 function image.load(path, depth, ty) return load(path, depth, element_type(ty)) end
-for _, format in ipairs {'PNG', 'JPG', 'PPM', 'PGM'} do
-   image['load' .. format], image['save' .. format] = image.load, function(path, picture) return save(path, picture) end
-end
 function image.save(path, picture) return save(path, picture) end
 function image.getSize(path)
    local picture = image.load(path)
    return torch.LongStorage {picture:size(1), picture:size(2), picture:size(3)}
 end
 
--- (src, width, height [, mode]) | (src, size [, mode]) | (dst, src [, mode]); a size is a number, 'WxH', '^N' or '*N'
+-- (src, width, height [, mode]) | (src, size [, mode]) | (dst, src [, mode]); a size is the longer side, 'WxH', '^' and the
+-- shorter side, '*' and a factor or a fraction
 local function wanted_size(src, size)
    local h, w = src:size(src:dim() - 1), src:size(src:dim())
-   if type(size) == 'number' then size = tostring(size) end
-   local width, height = size:match('^(%d+)x(%d+)$')
+   local longer = tonumber(size)
+   if longer then return w * longer / math.max(w, h), h * longer / math.max(w, h) end
+   local width, height = size:match('(%d+)x(%d+)')
    if width then return tonumber(width), tonumber(height) end
-   local sign, n = size:match('^([%^%*]?)(%d+)$')
-   if not n then error('Bad size for generated image', 3) end
-   n = tonumber(n)
-   local factor = sign == '^' and math.max(n / w, n / h) or sign == '*' and math.sqrt(n * n / (w * h)) or math.min(n / w, n / h)
-   return math.max(1, math.floor(w * factor + 0.5)), math.max(1, math.floor(h * factor + 0.5))
+   local shorter = tonumber(size:match('%^(%d+)'))
+   if shorter then return w * shorter / math.min(w, h), h * shorter / math.min(w, h) end
+   local numerator, denominator = size:match('%*(%d+)/(%d+)')
+   if numerator then return w * numerator / denominator, h * numerator / denominator end
+   local factor = tonumber(size:match('%*(.+)'))
+   if not factor then error('could not find valid dest size', 3) end
+   return w * factor, h * factor
 end
 function image.scale(...)
    local a, b, c, d = ...
@@ -35,12 +36,13 @@ function image.scale(...)
       local n = a:dim()
       return a:copy(scale(b, a:size(n), a:size(n - 1), c or 'bilinear'))
    end
-   if type(b) == 'number' and type(c) == 'number' then return scale(a, b, c, d or 'bilinear') end
+   if type(c) == 'number' then return scale(a, b, c, d or 'bilinear') end
    local width, height = wanted_size(a, b)
    return scale(a, width, height, c or 'bilinear')
 end
 
--- (src, x1, y1 [, x2, y2]) with corners counted from 0, the second one outside; or (src, format, width, height)
+-- ([dst,] src, x1, y1 [, x2, y2]) with corners counted from 0, the second one outside; or ([dst,] src, format, width, height).
+-- A dst takes the part from the corner on, or the part between two corners, scaled
 function image.crop(...)
    local arguments = {...}
    local dst
@@ -52,48 +54,58 @@ function image.crop(...)
       local format, width, height = x1, y1, x2
       x1 = ({c = math.floor((w - width) / 2), tl = 0, bl = 0, tr = w - width, br = w - width})[format]
       y1 = ({c = math.floor((h - height) / 2), tl = 0, tr = 0, bl = h - height, br = h - height})[format]
-      if not x1 then error('crop type must be "c"|"tl"|"tr"|"bl"|"br"', 2) end
+      if not x1 then error('crop format must be "c"|"tl"|"tr"|"bl"|"br"', 2) end
       x2, y2 = x1 + width, y1 + height
-   elseif dst and not x2 then
+   elseif not x2 then
+      if not dst then error('image.crop: incorrect arguments', 2) end
       x2, y2 = x1 + dst:size(n), y1 + dst:size(n - 1)
    end
    local part = src:narrow(n, x1 + 1, x2 - x1):narrow(n - 1, y1 + 1, y2 - y1)
-   return dst and dst:copy(part) or part:clone()
+   if not dst then return part:clone() end
+   return dst:isSameSizeAs(part) and dst:copy(part) or image.scale(dst, part)
 end
 
 local function reversed(src, d)
    local n = src:size(d)
    return src:index(d, torch.range(n, 1, -1):long())
 end
+local function stored(dst, result) return dst and dst:resizeAs(result):copy(result) or result end
 local function flipped(d)
    return function(a, b)
       local src = b or a
-      local result = reversed(src, src:dim() - d)
-      return b and a:copy(result) or result
+      return stored(b and a, reversed(src, src:dim() - d))
    end
 end
 image.hflip, image.vflip = flipped(0), flipped(1)
 function image.flip(a, b, c)
-   if torch.isTensor(b) then return a:copy(reversed(b, c)) end
+   if torch.isTensor(b) then return stored(a, reversed(b, c)) end
    return reversed(a, b)
 end
 
--- between 0 and 1
+-- between 0 and 1; options: tensor, min, max, symm, inplace, saturate, tensorOut
 function image.minmax(options)
-   local tensor = options.tensor
-   local low, high = options.min or tensor:min(), options.max or tensor:max()
-   local result = options.inplace and tensor or tensor:clone()
-   if options.min then result[result:lt(low)] = low end
-   if options.max then result[result:gt(high)] = high end
-   result:add(-low)
-   if high ~= low then result:div(high - low) end
+   local tensor, low, high = options.tensor, options.min, options.max
+   local result = options.inplace and tensor or torch.Tensor()
+   if options.tensorOut then result = options.tensorOut end
+   if result ~= tensor then result:resize(tensor:size()):copy(tensor) end
+   local symmetric = options.symm and math.max(math.abs(result:min()), math.abs(result:max()))
+   local span
+   low = low or symmetric and -symmetric or result:min()
+   if low ~= 0 then result:add(-low) end
+   if high then span = high - low else span = symmetric and 2 * (options.min and 0 or symmetric) or result:max() end
+   if span ~= 0 then result:div(span) end
+   if options.saturate and (options.min or high) then
+      result[result:lt(0)] = 0
+      result[result:gt(1)] = 1
+   end
    return result
 end
 
 -- one picture of many, padded and in a grid; arguments in this order, or a table of them
-function image.toDisplayTensor(options, padding, columns, each, low, high)
+function image.toDisplayTensor(options, padding, columns, each, low, high, symmetric, saturate)
    if torch.isTensor(options) or options.input == nil then
-      options = {input = options, padding = padding, nrow = columns, scaleeach = each, min = low, max = high}
+      options = {input = options, padding = padding, nrow = columns, scaleeach = each, min = low, max = high,
+                 symmetric = symmetric, saturate = saturate}
    end
    local pictures, gap = options.input, options.padding or 0
    if not torch.isTensor(pictures) then
@@ -104,7 +116,10 @@ function image.toDisplayTensor(options, padding, columns, each, low, high)
       end
       pictures = torch.cat(list, 1)
    end
-   local function scaled(t) return image.minmax {tensor = t, inplace = true, min = options.min, max = options.max} end
+   local function scaled(t)
+      return image.minmax {tensor = t, inplace = true, min = options.min, max = options.max, symm = options.symmetric,
+                           saturate = options.saturate ~= false}
+   end
    local kind = pictures:dim()
    pictures = torch.Tensor():resize(pictures:size()):copy(pictures)
    if kind == 2 or (kind == 3 and (pictures:size(1) == 1 or pictures:size(1) == 3)) then return scaled(pictures) end
@@ -126,49 +141,64 @@ function image.toDisplayTensor(options, padding, columns, each, low, high)
    return options.scaleeach and grid or scaled(grid)
 end
 
+-- ([output,] input)
 local function of_pixels(weights)
-   return function(picture)
+   return function(a, b)
+      local picture = b or a
       local result = torch.mm(torch.Tensor(weights):typeAs(picture), picture:contiguous():view(3, -1))
-      return result:view(#weights, picture:size(2), picture:size(3))
+      return stored(b and a, result:view(#weights, picture:size(2), picture:size(3)))
    end
 end
-local luma = of_pixels {{0.299, 0.587, 0.114}}
+image.rgb2y = of_pixels {{0.299, 0.587, 0.114}}
 image.rgb2yuv = of_pixels {{0.299, 0.587, 0.114}, {-0.14713, -0.28886, 0.436}, {0.615, -0.51499, -0.10001}}
 image.yuv2rgb = of_pixels {{1, 0, 1.13983}, {1, -0.39465, -0.58060}, {1, 2.03211, 0}}
-function image.rgb2y(picture) return luma(picture) end
 
--- a bump of Gaussian shape
-function image.gaussian(...)
-   local a, sigma, amplitude, normalize = ...
-   local options = type(a) == 'table' and a or {size = a, sigma = sigma, amplitude = amplitude, normalize = normalize}
-   local width, height = options.width or options.size or 3, options.height or options.size or 3
-   local s, high = options.sigma or 0.25, options.amplitude or 1
-   local sx, sy, mx, my = options.sigma_horz or s, options.sigma_vert or s, options.mean_horz or 0.5, options.mean_vert or 0.5
-   local result = (options.tensor or torch.Tensor(height, width))
-   for i = 1, height do
-      for j = 1, width do
-         local y, x = (i - my * height - 0.5) / (sy * height), (j - mx * width - 0.5) / (sx * width)
-         result[i][j] = high * math.exp(-(x * x + y * y) / 2)
+-- options by name or in order, with defaults: pairs of a name and its default, or the name of the option that gives it
+local function options_of(defaults, ...)
+   local first, options = ..., {}
+   local named = type(first) == 'table' and select('#', ...) == 1
+   for i, default in ipairs(defaults) do
+      local name = default[1]
+      if named then options[name] = first[name] else options[name] = (select(i, ...)) end
+      if options[name] == nil then
+         if type(default[2]) == 'string' then options[name] = options[default[2]] else options[name] = default[2] end
       end
    end
-   if options.normalize then result:div(result:sum()) end
-   return result
+   return options
+end
+local function scaled_to_one(t, wanted) return wanted and t:div(t:sum()) or t end
+
+-- a bump of Gaussian shape
+local GAUSSIAN = {{'size', 3}, {'sigma', 0.25}, {'amplitude', 1}, {'normalize', false}, {'width', 'size'}, {'height', 'size'},
+   {'sigma_horz', 'sigma'}, {'sigma_vert', 'sigma'}, {'mean_horz', 0.5}, {'mean_vert', 0.5}, {'tensor'}}
+function image.gaussian(...)
+   local options = options_of(GAUSSIAN, ...)
+   local result = options.tensor or torch.Tensor(options.height, options.width)
+   local height, width = result:size(1), result:size(2)
+   for i = 1, height do
+      for j = 1, width do
+         local y = (i - options.mean_vert * height - 0.5) / (options.sigma_vert * height)
+         local x = (j - options.mean_horz * width - 0.5) / (options.sigma_horz * width)
+         result[i][j] = options.amplitude * math.exp(-(x * x + y * y) / 2)
+      end
+   end
+   return scaled_to_one(result, options.normalize)
 end
 
+local GAUSSIAN_1D = {{'size', 3}, {'sigma', 0.25}, {'amplitude', 1}, {'normalize', false}, {'mean', 0.5}, {'tensor'}}
 function image.gaussian1D(...)
-   local a, sigma, amplitude, normalize, mean, tensor = ...
-   local options = type(a) == 'table' and a or {size = a, sigma = sigma, amplitude = amplitude, normalize = normalize, mean = mean, tensor = tensor}
-   local size = options.tensor and options.tensor:size(1) or options.size or 3
-   local center, width, high = (options.mean or 0.5) * size + 0.5, (options.sigma or 0.25) * size, options.amplitude or 1
-   local result = options.tensor or torch.Tensor(size)
-   for i = 1, size do result[i] = high * math.exp(-((i - center) / width) ^ 2 / 2) end
-   if options.normalize then result:div(result:sum()) end
-   return result
+   local options = options_of(GAUSSIAN_1D, ...)
+   local result = options.tensor or torch.Tensor(options.size)
+   local size = result:size(1)
+   local center, width = options.mean * size + 0.5, options.sigma * size
+   for i = 1, size do result[i] = options.amplitude * math.exp(-((i - center) / width) ^ 2 / 2) end
+   return scaled_to_one(result, options.normalize)
 end
 
 for _, format in ipairs {'PNG', 'JPG', 'PPM'} do
    image['load' .. format], image['save' .. format], image['get' .. format .. 'size'] = image.load, image.save, image.getSize
 end
+image.savePGM = image.save
 
 -- a window needs a screen and Qt: nothing is shown
 function image.display() end

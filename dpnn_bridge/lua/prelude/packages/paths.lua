@@ -3,8 +3,8 @@ local bridge, py = ...
 require 'libpaths'
 local paths = paths
 
-function paths.is_win() return paths.uname():match('Windows') ~= nil end
-function paths.is_mac() return paths.uname():match('Darwin') ~= nil end
+function paths.is_win() return paths.uname():match('Windows') end
+function paths.is_mac() return paths.uname():match('Darwin') end
 paths.home = os.getenv('HOME') or '.'
 
 local function entries(folder, wanted)

@@ -19,33 +19,32 @@ function sys.execute(command)
    program:close()
    return (text:gsub('^%s*', ''):gsub('%s*$', ''))
 end
-sys.fexecute = sys.execute
+function sys.fexecute(command, how)  -- through a file, of which `how` says what to read
+   local path = os.tmpname()
+   os.execute(command .. ' >' .. path .. ' 2>&1')
+   local file = assert(io.open(path))
+   local text = file:read(how or '*all')
+   file:close()
+   os.remove(path)
+   return (text:gsub('^%s*', ''):gsub('%s*$', ''))
+end
 
-local names = {Linux = 'linux', OSX = 'macos', Windows = 'windows'}
-function sys.uname() return names[jit and jit.os or 'Linux'] or '?' end
+local names = {Linux = 'linux', Darwin = 'macos', Windows = 'windows'}
+function sys.uname() return names[(paths.uname())] or '?' end
 sys.OS = sys.uname()
 
 function sys.ls(folder) return sys.execute('ls ' .. (folder or '')) end
 function sys.ll(folder) return sys.execute('ls -l ' .. (folder or '')) end
 function sys.la(folder) return sys.execute('ls -a ' .. (folder or '')) end
 function sys.lla(folder) return sys.execute('ls -la ' .. (folder or '')) end
-function sys.prefix(path) return (path:gsub('^%./', '')) end
+sys.prefix = ''  -- the folder of the installation where luajit runs a script, which it does not here
 function sys.isNaN(number) return number ~= number end
 sys.dirname, sys.basename, sys.concat, sys.dirp, sys.filep = paths.dirname, paths.basename, paths.concat, paths.dirp, paths.filep
 
-function sys.split(text, pattern)
-   local parts, from = {}, 1
-   for before, after in text:gmatch('()' .. pattern .. '()') do
-      if before > from or from > 1 then parts[#parts + 1] = text:sub(from, before - 1) end
-      from = after
-   end
-   if from <= #text then parts[#parts + 1] = text:sub(from) end
-   return parts
-end
+sys.split = bridge.split
 
 function sys.fpath()
-   local source = bridge.debug.getinfo(2, 'S').source:match('^@(.*)$') or './'
-   local path = paths.concat(source)
+   local path = paths.concat((bridge.debug.getinfo(2, 'S').source:gsub('@', '')))
    return paths.dirname(path), paths.basename(path)
 end
 
@@ -54,4 +53,5 @@ sys.COLORS = {none = '\27[0m', black = '\27[0;30m', red = '\27[0;31m', green = '
    Green = '\27[1;32m', Yellow = '\27[1;33m', Blue = '\27[1;34m', Magenta = '\27[1;35m', Cyan = '\27[1;36m', White = '\27[1;37m',
    _black = '\27[40m', _red = '\27[41m', _green = '\27[42m', _yellow = '\27[43m', _blue = '\27[44m', _magenta = '\27[45m',
    _cyan = '\27[46m', _white = '\27[47m'}
+package.loaded['sys.colors'], package.loaded['sys.fpath'] = sys.COLORS, sys.fpath
 return sys

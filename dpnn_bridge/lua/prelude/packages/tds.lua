@@ -1,34 +1,61 @@
--- tds: hashes and vectors. In Torch7 they live outside of Lua's memory; here they are tables behind an object.
+-- tds: hashes, vectors and counters. In Torch7 they live outside of Lua's memory; here they are tables behind an object.
+-- Files have the records of Torch7's tds.
 local bridge = ...
 tds = {}
-local contents = setmetatable({}, {__mode = 'k'})
+local contents, sizes = setmetatable({}, {__mode = 'k'}), setmetatable({}, {__mode = 'k'})
 
-local function new(name)
-   local object = bridge.setmetatable(newproxy(false), torch.getmetatable(name))
-   contents[object] = {}
-   return object
+local function class(name, fill)
+   local mt
+   local function new(...)
+      local object = bridge.setmetatable(newproxy(false), mt)
+      contents[object], sizes[object] = {}, 0
+      fill(object, ...)
+      return object
+   end
+   mt = torch.newmetatable('tds.' .. name, nil, new, nil, function() return new() end)
+   mt.__version = 0
+   return mt
 end
 
 -- nested tables become hashes and vectors
+local function has_only_numbers(values)
+   for key in pairs(values) do
+      if type(key) ~= 'number' then return false end
+   end
+   return true
+end
 local function kept(value)
    if type(value) ~= 'table' or torch.typename(value) then return value end
-   for key in pairs(value) do
-      if type(key) ~= 'number' then return tds.Hash(value) end
-   end
-   return tds.Vec(value)
+   return has_only_numbers(value) and tds.Vec(value) or tds.Hash(value)
 end
 
-local hash = torch.newmetatable('tds.Hash', nil, function(values)
-   local self = new('tds.Hash')
-   for key, value in pairs(values or {}) do contents[self][key] = kept(value) end
-   return self
-end, nil, function() return new('tds.Hash') end)
-function hash:__index__(key)
-   local value = contents[self][key]
-   if value ~= nil or type(key) ~= 'string' or rawget(hash, key) == nil then return value, true end
-   return false
+-- the elements as lines of text, at most 20; a value of several lines is indented
+local function listed(object, name, label)
+   local lines, count = {name .. '[' .. #object .. ']{'}, 0
+   for key, value in pairs(object) do
+      if count == 20 then break end
+      local front = label(key)
+      local text = tostring(value):gsub('\n([^\n])', '\n' .. (' '):rep(#front) .. '%1')
+      lines[#lines + 1] = front .. text
+      count = count + 1
+   end
+   if count == 20 then lines[#lines + 1] = '...' end
+   lines[#lines + 1] = '}'
+   return table.concat(lines, '\n')
+end
+
+-- Hash ----------------------------------------------------------------------------------------------------------
+local hash = class('Hash', function(self, ...)
+   local n, values = select('#', ...), ...
+   if n > 0 and not (n == 1 and type(values) == 'table') then error('lua table or nothing expected', 4) end
+   for key, value in pairs(values or {}) do contents[self][kept(key)] = kept(value) end
+end)
+function hash:__index__(key)  -- every name is a key: a hash has no methods
+   if key == nil then error('hash index is nil', 3) end
+   return contents[self][key], true
 end
 function hash:__newindex__(key, value)
+   if key == nil then error('hash index is nil', 3) end
    contents[self][key] = kept(value)
    return true
 end
@@ -39,61 +66,117 @@ function hash:__len__()
 end
 function hash:__pairs() return next, contents[self], nil end
 function hash:__tostring__()
-   local parts = {}
-   for key, value in next, contents[self] do parts[#parts + 1] = tostring(key) .. ' : ' .. tostring(value) .. '\n' end
-   return 'tds.Hash[' .. #self .. ']{\n' .. table.concat(parts) .. '}'
+   local width, count = 0, 0
+   local plain = {string = true, number = true, boolean = true}
+   local function name(key) return plain[type(key)] and tostring(key) or torch.type(key) end
+   for key in pairs(self) do
+      width, count = math.max(width, #name(key)), count + 1
+      if count == 20 then break end
+   end
+   return listed(self, 'tds.Hash', function(key) return name(key) .. (' '):rep(width - #name(key)) .. ' : ' end)
 end
-function hash:write(file) file:writeObject(contents[self]) end
-function hash:read(file) contents[self] = file:readObject() end
+function hash.write(self, file)
+   file:writeLong(#self)
+   for key, value in pairs(self) do
+      file:writeObject(key)
+      file:writeObject(value)
+   end
+end
+function hash.read(self, file)
+   for _ = 1, file:readLong() do
+      local key = file:readObject()
+      contents[self][key] = file:readObject()
+   end
+end
+torch.metatype('tds_hash', {__factory = hash.__factory})  -- the name until October 2015
 
-local vec = torch.newmetatable('tds.Vec', nil, function(...)
-   local self, first = new('tds.Vec'), ...
+-- Vec: its size counts elements that are nil ------------------------------------------------------------------------
+local function check_position(key)
+   if type(key) ~= 'number' or key <= 0 then error('positive number expected as key', 4) end
+   return key
+end
+local function put(self, key, value)
+   contents[self][check_position(key)] = kept(value)
+   sizes[self] = math.max(sizes[self], key)
+end
+local vec = class('Vec', function(self, ...)
+   local first = ...
    local values = type(first) == 'table' and not torch.typename(first) and select('#', ...) == 1 and first or {...}
-   for i, value in ipairs(values) do contents[self][i] = kept(value) end
-   return self
-end, nil, function() return new('tds.Vec') end)
+   if not has_only_numbers(values) then error('lua table with number keys expected', 4) end
+   for key, value in pairs(values) do put(self, key, value) end
+end)
+local methods = {}
 function vec:__index__(key)
-   if type(key) == 'number' then return contents[self][key], true end
-   return false
+   if type(key) == 'number' then return contents[self][check_position(key)], true end
+   return methods[key] or error('invalid key (number) or method name', 3), true
 end
 function vec:__newindex__(key, value)
-   contents[self][key] = kept(value)
+   put(self, key, value)
    return true
 end
-function vec:__len__() return #contents[self] end
-function vec:insert(...)
-   local at, value = ...
-   if select('#', ...) == 1 then at, value = #contents[self] + 1, at end
-   table.insert(contents[self], at, kept(value))
+function vec:__len__() return sizes[self] end
+function methods:insert(...)
+   local n, key, value = select('#', ...), ...
+   if n == 1 then key, value = sizes[self] + 1, key elseif n ~= 2 then error('[key] value expected', 2) end
+   local list = contents[self]
+   for i = sizes[self], check_position(key), -1 do list[i + 1] = list[i] end
+   sizes[self] = sizes[self] + 1
+   put(self, key, value)
 end
-function vec:remove(...) return table.remove(contents[self], ...) end
-function vec:resize(count)
-   for i = #contents[self], count + 1, -1 do contents[self][i] = nil end
+function methods:remove(key)
+   local list, size = contents[self], sizes[self]
+   if check_position(key or size) and (key or size) > size then return end
+   for i = key or size, size do list[i] = list[i + 1] end
+   sizes[self] = size - 1
 end
-function vec:concat(separator, first, last) return table.concat(contents[self], separator, first, last) end
-function vec:sort(before) table.sort(contents[self], before) end
-local function following(list, i)
-   if list[i + 1] ~= nil then return i + 1, list[i + 1] end
+function methods:resize(size)
+   if type(size) ~= 'number' or size < 0 then error('size must be a positive number', 2) end
+   for i = sizes[self], size + 1, -1 do contents[self][i] = nil end
+   sizes[self] = size
 end
-function vec:__ipairs() return following, contents[self], 0 end
+function methods:concat(separator, first, last)
+   local texts = {}
+   for i = first or 1, last or #self do texts[#texts + 1] = tostring(self[i]) end
+   return table.concat(texts, separator)
+end
+function methods:concatstorage(...) return torch.CharStorage():string(self:concat(...)) end
+function methods:sort(before)
+   if type(before) ~= 'function' then error('compare function must be a lua or C function', 2) end
+   table.sort(contents[self], before)
+end
+function vec:__ipairs()
+   local i = 0
+   return function()
+      i = i + 1
+      if i <= sizes[self] then return i, contents[self][i] end
+   end
+end
 vec.__pairs = vec.__ipairs
-function vec:__tostring__()
-   local parts = {}
-   for i, value in ipairs(contents[self]) do parts[i] = i .. ' : ' .. tostring(value) .. '\n' end
-   return 'tds.Vec[' .. #self .. ']{\n' .. table.concat(parts) .. '}'
+function vec:__tostring__() return listed(self, 'tds.Vec', function(key) return ('%5d : '):format(key) end) end
+function vec.write(self, file)
+   file:writeLong(#self)
+   for _, value in ipairs(self) do file:writeObject(value) end
 end
-vec.write, vec.read = hash.write, hash.read
+function vec.read(self, file)
+   for i = 1, file:readLong() do put(self, i, file:readObject()) end
+end
+torch.metatype('tds_vec', {__factory = vec.__factory})
 
-tds.hash, tds.vec = tds.Hash, tds.Vec
-
+-- AtomicCounter -------------------------------------------------------------------------------------------------
 local counter = torch.class('tds.AtomicCounter')
-function counter:__init(value) self.value = value or 0 end
+counter.__version = 0
+function counter:__init() self.value = 0 end
 function counter:inc() self.value = self.value + 1; return self.value - 1 end
 function counter:get()
    if bridge.wait_for_others then bridge.wait_for_others() end
    return self.value
 end
 function counter:set(value) self.value = value end
+function counter:__tostring__() return 'tds.AtomicCounter=' .. self.value end
+function counter:write(file) file:writeLong(self.value) end
+function counter:read(file) self.value = file:readLong() end
+
+tds.hash, tds.vec, tds.atomic_counter = tds.Hash, tds.Vec, tds.AtomicCounter
 
 -- Lua 5.1 asks no metatable in pairs
 if #bridge.setmetatable(newproxy(false), {__len = function() return 1 end}) == 1 then

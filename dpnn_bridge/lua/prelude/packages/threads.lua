@@ -4,23 +4,48 @@ local bridge = ...
 local Threads = {}
 Threads.__index = Threads
 
+-- what a function answers when it runs as one of the threads; this thread has no number afterwards
+local function as_thread(id, f, ...)
+   local before = __threadid
+   __threadid = id
+   local answer = {f(...)}
+   __threadid = before
+   return answer
+end
+
+local serialization = 'threads.serialize'
+function Threads.serialization(name)
+   if name == nil then return serialization end
+   assert(type(name) == 'string')
+   serialization = name
+end
 function Threads.new(count, ...)
-   local self = setmetatable({N = count, jobs = {}, errors = false, endcallbacks = {n = 0}}, Threads)
-   local results = {}  -- of each thread, what its functions returned
-   for i = 1, count do
-      __threadid, results[i] = i, {}
-      for _, prepare in ipairs {...} do
-         for _, value in ipairs {prepare(i)} do table.insert(results[i], value) end
+   local self = setmetatable({N = count, jobs = {}, running = true}, Threads)
+   local results = {}  -- of each thread, what its last function returned
+   for i = 1, count do results[i] = {} end
+   for _, prepare in ipairs {...} do
+      for i = 1, count do
+         local answer = as_thread(i, xpcall, function() return prepare(i) end, debug.traceback)
+         if not answer[1] then error(('[thread %d callback] %s'):format(i, tostring(answer[2])), 2) end
+         results[i] = {unpack(answer, 2, table.maxn(answer))}
       end
    end
    return self, results
 end
-function Threads.serialization() end
 function Threads.isThreadSafe() return true end
+function Threads:isrunning() return self.running end
+local function check_running(self)
+   if not self.running then error('thread system is not running', 3) end
+end
 function Threads:addjob(...)
+   check_running(self)
    local first = ...
-   local arguments = type(first) == 'number' and {n = select('#', ...) - 1, select(2, ...)} or {n = select('#', ...), ...}
-   table.insert(self.jobs, {id = type(first) == 'number' and first or #self.jobs % self.N + 1, arguments})
+   local numbered = type(first) == 'number'
+   if self.is_specific and not (numbered and first >= 1 and first <= self.N) then error('thread index expected', 2) end
+   local arguments = numbered and {n = select('#', ...) - 1, select(2, ...)} or {n = select('#', ...), ...}
+   if type(arguments[1]) ~= 'function' then error('function callback expected', 2) end
+   if arguments[2] ~= nil and type(arguments[2]) ~= 'function' then error('function (or nil) endcallback expected', 2) end
+   table.insert(self.jobs, {id = numbered and first or #self.jobs % self.N + 1, arguments})
 end
 function Threads:acceptsjob() return #self.jobs < self.N end
 function Threads:hasjob() return #self.jobs > 0 end
@@ -30,31 +55,41 @@ function bridge.wait_for_others()
 end
 -- whether a job has ended, and what the coroutine answered
 local function ended(job, ok, ...)
-   if not ok then error((...), 0) end
+   if not ok then error(('[thread %d callback] %s'):format(job.id, debug.traceback(job.thread, tostring((...)))), 0) end
    if (...) == bridge then return false end
-   if type(job.finish) == 'function' then job.finish(...) end
+   local finish = job[1][2]
+   if finish then finish(...) end
    return true
 end
 function Threads:dojob()
+   check_running(self)
    while #self.jobs > 0 do
       local job = table.remove(self.jobs, 1)
       local arguments, before = job[1], running
-      if not job.thread then job.thread, job.finish = coroutine.create(arguments[1]), arguments[2] end
-      __threadid, running = job.id, job.thread
-      local answer = {coroutine.resume(job.thread, unpack(arguments, 3, arguments.n))}
+      job.thread = job.thread or coroutine.create(arguments[1])
+      running = job.thread
+      local answer = as_thread(job.id, coroutine.resume, job.thread, unpack(arguments, 3, arguments.n))
       running = before
       if ended(job, unpack(answer, 1, table.maxn(answer))) then return end
       table.insert(self.jobs, job)
    end
 end
-function Threads:synchronize() while self:hasjob() do self:dojob() end end
+function Threads:synchronize() while self.running and self:hasjob() do self:dojob() end end
 function Threads:specific(on)
-   if on ~= nil then self.is_specific = on end
-   return self.is_specific or false
+   check_running(self)
+   if on == nil then return self.is_specific or false end
+   assert(type(on) == 'boolean', 'boolean expected')
+   self:synchronize()
+   self.is_specific = on
 end
 function Threads:haserror() return false end
-function Threads:terminate() self:synchronize() end
+function Threads:terminate()
+   self:synchronize()
+   self.running = false
+end
 
 local threads = {Threads = Threads, safe = function(f) return f end}
 function threads.Mutex() return {lock = function() end, unlock = function() end, free = function() end, id = function() return 0 end} end
-return setmetatable(threads, {__call = function(_, ...) return Threads.new(...) end, __index = Threads})
+local function create(_, ...) return Threads.new(...) end
+setmetatable(Threads, {__call = create})
+return setmetatable(threads, {__call = create, __index = Threads})

@@ -22,34 +22,55 @@ function import(package, forced)
    end
 end
 
--- require './file' is relative to the file that says so
+-- require './file' is relative to the file that says so; what require does not find may stand in the current folder
 local plain_require = require
-local readers = {th = torch.load, net = torch.load, json = function(path) return require('cjson').decode(io.open(path):read('*all')) end}
-function require(name)
-   if type(name) ~= 'string' or name:sub(1, 1) ~= '.' then return plain_require(name) end
-   local source = bridge.debug.getinfo(2, 'S').source:gsub('^@', '')
-   local path = paths.concat(paths.filep(source) and paths.dirname(source) or '.', name)
-   if paths.filep(path .. '.lua') then return dofile(path .. '.lua') end
+local function read_json(path)
+   local file = assert(io.open(path))
+   local text = file:read('*all')
+   file:close()
+   return require('cjson').decode(text)
+end
+local readers = {th = torch.load, net = torch.load, json = read_json}
+-- the file that a path means, and what reads it
+local function find(path)
+   if paths.filep(path .. '.lua') then return path .. '.lua', dofile end
+   if paths.filep(path) then return path, readers[path:match('%.(%w+)$')] or dofile end
    for _, extension in ipairs {'th', 'net', 'json'} do
-      if paths.filep(path) and path:match('%.' .. extension .. '$') then return readers[extension](path) end
-      if paths.filep(path .. '.' .. extension) then return readers[extension](path .. '.' .. extension) end
+      if paths.filep(path .. '.' .. extension) then return path .. '.' .. extension, readers[extension] end
    end
-   return dofile(paths.filep(path) and path or paths.concat(path, 'init.lua'))
+   return paths.concat(path, 'init.lua'), dofile
+end
+function require(name)
+   if type(name) == 'string' and name:sub(1, 1) == '.' then
+      local source = bridge.debug.getinfo(2, 'S').source:gsub('^@', '')
+      local file, read = find(paths.concat(paths.filep(source) and paths.dirname(source) or '.', name))
+      return read(file)
+   end
+   local here = type(name) == 'string' and paths.concat(name)
+   local file, read = find(here or '')
+   if not here or not paths.filep(file) or file == here .. '.lua' then return plain_require(name) end
+   local ok, result = pcall(plain_require, name)
+   if ok then return result end
+   local found, value = pcall(read, file)
+   if not found then error(result, 0) end
+   return value
 end
 
--- trepl.colors: what turns the text of a terminal into a colour; trepl.colorize: functions that colour a text
+-- trepl.colors: what turns the text of a terminal into a colour, nothing elsewhere; trepl.colorize: functions that colour a text
+local function empty(colors)
+   for name in pairs(colors) do colors[name] = '' end
+end
+function noColors() empty(require 'trepl.colors') end
 bridge.packages['trepl.colors'] = function()
-   local colors = {none = 0, bright = 1, dim = 2, underline = 4, blink = 5, reverse = 7, hidden = 8}
-   for i, name in ipairs {'black', 'red', 'green', 'yellow', 'blue', 'magenta', 'cyan', 'white'} do
-      colors[name], colors[(name:gsub('^.', string.upper))], colors['_' .. name] = '0;3' .. i - 1, '1;3' .. i - 1, '4' .. i - 1
-   end
-   for name, code in pairs(colors) do colors[name] = '\27[' .. code .. 'm' end
+   local colors = {bright = '\27[1m', dim = '\27[2m', underline = '\27[4m', blink = '\27[5m', reverse = '\27[7m', hidden = '\27[8m'}
+   for name, code in pairs(sys.COLORS) do colors[name] = code end
+   if not torch.isatty(io.stdout) then empty(colors) end
    return colors
 end
 bridge.packages['trepl.colorize'] = function()
    local colors, functions = require 'trepl.colors', {}
-   for name, code in pairs(colors) do
-      functions[name] = function(text) return code .. text .. colors.none end
+   for name in pairs(colors) do
+      functions[name] = function(text) return colors[name] .. text .. colors.none end
    end
    return functions
 end

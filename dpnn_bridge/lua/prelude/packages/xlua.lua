@@ -1,41 +1,10 @@
--- xlua: named arguments, progress bars, options from the environment, and small tools of strings and tables.
+-- xlua: named arguments, progress bars, options from the environment, and small tools of strings and tables. Arguments
+-- are in xlua_arguments.lua, options of the command line in xlua_options.lua.
 local bridge, py = ...
 xlua = {}
 local protected = {}
 for name in pairs(_G) do protected[name] = true end
-
--- arguments in order, or one table of named ones, as the definitions {arg=, type=, default=, req=} say
-local function read(args, name, definitions)
-   local values, named = {}, #args <= 1 and type(args[1]) == 'table' and not torch.typename(args[1]) and args[1]
-   for i, definition in ipairs(definitions) do
-      local value
-      if named then value = named[definition.arg] else value = args[i] end
-      if value == nil then value = definition.default end
-      if value == nil and definition.defaulta then value = values[definition.defaulta] end
-      if value == nil and definition.req then error(name .. ': missing argument ' .. definition.arg, 3) end
-      values[definition.arg] = value
-   end
-   return values
-end
-function xlua.unpack(args, name, description, ...)
-   local definitions = {...}
-   local values, ordered = read(args, name, definitions), {}
-   for i, definition in ipairs(definitions) do ordered[i] = values[definition.arg] end
-   return values, unpack(ordered, 1, #definitions)
-end
-function xlua.unpack_class(object, args, name, description, ...)
-   for key, value in pairs(read(args, name, {...})) do object[key] = value end
-end
-function xlua.usage(name, description) return name .. '\n' .. tostring(description or '') end
-
-function xlua.usage_module(module, name, description)
-   local rule = string.rep('+', 69)
-   local text = rule .. '\nPACKAGE:\n' .. name .. '\n' .. (description and '\nDESC:\n' .. description .. '\n' or '') .. rule .. '+'
-   local mt = getmetatable(module) or {}
-   mt.__tostring = function() return text end
-   setmetatable(module, mt)
-   return text
-end
+local colors = py.run_prelude('packages/xlua_arguments.lua')
 
 function xlua.require(package)
    local ok, result = pcall(require, package)
@@ -50,14 +19,15 @@ function xlua.trycatch(try, catch)
    if not ok then catch(message) end
 end
 function xlua.error(message, domain, usage)
-   error((domain and '<' .. domain .. '> ' or '') .. tostring(message) .. (usage and '\n' .. usage or ''), 2)
+   if domain then message = '<' .. domain .. '> ' .. message end
+   error(colors.Red .. tostring(message) .. colors.none .. (usage and '\n' .. usage or ''), 2)
 end
 
 -- one value in short, the others by print
 local function brief(value)
    if type(value) == 'userdata' then return '<userdata>' end
    local text = tostring(value):gsub('\n', '\\n')
-   return #text > 40 and text:sub(1, 40) .. ' ... ' or text
+   return #text > 40 and text:sub(1, 40) .. colors.none .. ' ... ' or text
 end
 local function fields(values)
    local lines = {}
@@ -70,11 +40,9 @@ function xlua.print(value, ...)
    elseif mt and mt.__tostring__ then io.write(mt.__tostring__(value))
    else
       local text = tostring(value)
-      if type(rawget(value, 'usage')) == 'string' and not text:find('^table: ') then
-         text = value.usage .. '\n\nFIELDS:\n'
-      else
-         text = text:find('table: ', 1, true) and '' or text .. ':\n'
-      end
+      if text:find('table: ', 1, true) then text = ''
+      elseif type(value.usage) == 'string' then text = value.usage .. '\n\nFIELDS:\n'
+      else text = text .. ':\n' end
       io.write(text, fields(value))
    end
    if select('#', ...) == 0 then return io.write('\n') end
@@ -128,7 +96,7 @@ function xlua.table2string(values, newline)
    for i, value in ipairs(values) do parts[i] = text_of(value) end
    local count = #parts
    for key, value in pairs(values) do
-      if not (type(key) == 'number' and key >= 1 and key <= count) then
+      if not (type(key) == 'number' and key % 1 == 0 and key >= 1 and key <= count) then
          local name = type(key) == 'string' and key:match('^[_%a][_%w]*$') or '[' .. text_of(key) .. ']'
          parts[#parts + 1] = name .. (newline and ' : ' or '=') .. text_of(value)
       end
@@ -153,9 +121,9 @@ end
 -- the two largest of days, hours, minutes, seconds, milliseconds
 function xlua.formatTime(seconds)
    local parts = {}
-   for _, unit in ipairs {{'D', 86400}, {'h', 3600}, {'m', 60}, {'s', 1}, {'ms', 0.001}} do
-      local count = math.floor(seconds / unit[2])
-      seconds = seconds - count * unit[2]
+   for _, unit in ipairs {{'D', 86400}, {'h', 3600}, {'m', 60}, {'s', 1}, {'ms'}} do
+      local count = math.floor(unit[2] and seconds / unit[2] or seconds * 1000)  -- 0.043 / 0.001 is less than 43
+      seconds = seconds - count * (unit[2] or 0)
       if count > 0 and #parts < 2 then parts[#parts + 1] = count .. unit[1] end
    end
    return #parts > 0 and table.concat(parts) or '0ms'
@@ -175,17 +143,7 @@ function xlua.progress(current, goal)
    if done == WIDTH then started = nil end
 end
 
-function string.split(text, pattern)
-   local parts, from = {}, 1
-   while from <= #text do
-      local first, last = text:find(pattern, from)
-      if not first or last < first then break end
-      if first > 1 then parts[#parts + 1] = text:sub(from, first - 1) end
-      from = last + 1
-   end
-   if from <= #text then parts[#parts + 1] = text:sub(from) end
-   return parts
-end
+string.split = bridge.split
 function string.tosymbol(text)
    return assert(loadstring('return ' .. text))() or error('symbol "' .. text .. '" does not exist', 2)
 end
@@ -198,7 +156,8 @@ end
 function table.prune(list, hash, merge)
    local kept, result = {}, {}
    for _, value in ipairs(list) do
-      local key = hash and hash(value) or value
+      local key = value
+      if hash then key = hash(value) end
       kept[key] = merge and kept[key] and merge(value, kept[key]) or value
    end
    for _, value in pairs(kept) do result[#result + 1] = value end

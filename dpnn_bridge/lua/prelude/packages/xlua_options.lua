@@ -1,6 +1,8 @@
 -- xlua.OptionParser: options of the command line. xlua.Profiler: seconds of named parts of a program.
 local Options = {}
 
+local function is_stored(description) return description.action == nil or description.action == 'store' end
+
 -- {'-n', '--name', dest=, default=, help=, action='store' | 'store_true' | 'store_false', metavar=, req=}
 function Options:option(description)
    table.insert(self.option_descriptions, description)
@@ -28,7 +30,7 @@ function Options:parse(options)
    options = options or {}
    local rest = {}
    for _, description in ipairs(self.option_descriptions) do
-      if options[description.dest] == nil then options[description.dest] = description.default end
+      if description.default ~= nil and options[description.dest] == nil then options[description.dest] = description.default end
    end
    self.options, options.__main__ = options, arg ~= nil
    if not arg then return options, rest end
@@ -39,11 +41,14 @@ function Options:parse(options)
       if not description then
          if word:match('^%-') then self:fail('invalid option ' .. word) end
          rest[#rest + 1] = word
-      elseif description.action == 'store_true' or description.action == 'store_false' then
-         options[description.dest] = description.action == 'store_true'
-      else
+      elseif is_stored(description) then
          i = i + 1
          options[description.dest] = words[i] or description.default or self:fail('option requires an argument ' .. word)
+      else
+         local values = {store_true = true, store_false = false}
+         local value = values[description.action]
+         if value == nil then value = description.default end
+         options[description.dest] = value
       end
       i = i + 1
    end
@@ -58,10 +63,10 @@ function Options:parse(options)
 end
 
 function Options:flags(description)
-   local flags, stored = {}, description.action == nil or description.action == 'store'
+   local flags = {}
    for i, flag in ipairs(description) do
-      local name = stored and (description.metavar or description.dest:upper())
-      flags[i] = not stored and flag or #flag == 2 and flag .. ' ' .. name or flag .. '=' .. name
+      local name = is_stored(description) and (description.metavar or description.dest:upper())
+      flags[i] = not name and flag or #flag == 2 and flag .. ' ' .. name or flag .. '=' .. name
    end
    return table.concat(flags, ', ')
 end
@@ -113,7 +118,7 @@ function Profiler:start(name, fps)
       self.events[name] = event
       table.insert(self.list, event)
    end
-   event.cpu, event.real, event.fps = os.clock(), sys.clock(), event.fps or fps == 'fps' or nil
+   event.cpu, event.real, event.fps = os.clock(), torch.tic(), event.fps or fps == 'fps' or nil
    if self.verbose then
       io.write('<', name, '>')
       io.flush()
@@ -123,7 +128,7 @@ function Profiler:setColor(name, color)
    if not self.events[name] then error('# ERROR: There is no such profiler - ' .. name .. ', create it first') end
    self.events[name].color = color
 end
-for field, clock in pairs {cpu = os.clock, real = function() return sys.clock() end} do
+for field, clock in pairs {cpu = os.clock, real = torch.tic} do
    Profiler[field] = function(self, name, divider)
       local event = self.events[name]
       event[field .. 'd'] = (clock() - event[field]) / (divider or 1)
