@@ -17,7 +17,7 @@ import torch
 from dpnn_bridge.base.regular import read_file
 from dpnn_bridge.errors import LuaBridgeError, NotT7Error
 from dpnn_bridge.lua import files
-from dpnn_bridge.lua.arguments import describe
+from dpnn_bridge.lua.arguments import check_int, describe
 from dpnn_bridge.lua.checkouts import find_module
 from dpnn_bridge.lua.messages import package_advice
 from dpnn_bridge.lua.state import LuaState
@@ -200,8 +200,12 @@ def environment_entries(runtime: LuaState) -> dict[str, Any]:
 
     most = torch.get_num_threads() if runtime.sandbox else max(64, os.cpu_count() or 1)  # too many are a crash
 
+    def is_terminal(descriptor: float) -> bool:
+        stream = (sys.stdin, sys.stdout, sys.stderr)[int(descriptor)]
+        return stream is not None and stream.isatty()
+
     def set_threads(n: Any = None, *_: Any) -> tuple[()]:
-        torch.set_num_threads(max(1, min(int(n), most)))
+        torch.set_num_threads(max(1, min(check_int(n, 1), most)))
         return ()
 
     entries: dict[str, Any] = {
@@ -219,7 +223,7 @@ def environment_entries(runtime: LuaState) -> dict[str, Any]:
         "seconds": runtime.guard(lambda *_: time.time()),
         "setnumthreads": runtime.guard(set_threads),
         "getnumthreads": runtime.guard(lambda *_: torch.get_num_threads()),
-        "isatty": runtime.guard(lambda f=None, *_: sys.stdout.isatty()),
+        "isatty": runtime.guard(is_terminal),
         "new_allocator": runtime.guard(Allocator),
         "getnumcores": runtime.guard(lambda *_: os.cpu_count() or 1),
     }

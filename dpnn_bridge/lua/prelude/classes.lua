@@ -1,7 +1,7 @@
 -- torch.class and what belongs to it: metatables, constructors, operators, type names.
 local bridge = ...
 local rawgetmt, rawsetmt = bridge.getmetatable, bridge.setmetatable
-local select, type, rawget, rawset, error, ipairs = select, type, rawget, rawset, error, ipairs
+local select, type, rawget, rawset, rawequal, error, ipairs = select, type, rawget, rawset, rawequal, error, ipairs
 
 torch = torch or {}
 package.loaded.torch = torch
@@ -30,9 +30,14 @@ local function note_source(tname)
    if info and not info.source:match('^=dpnn_bridge/') then sources[tname] = info.source end
 end
 
+local ctypes = {}  -- number of a C type -> class name
+local function ctype_of(object) return tonumber(bridge.ffi.typeof(object)) end
+
 local function typename(object)
    local mt = rawgetmt(object)
-   return mt and names[mt]
+   local name = mt and names[mt]
+   if name == nil and type(object) == 'cdata' then return ctypes[ctype_of(object)] end
+   return name
 end
 bridge.typename = typename
 
@@ -94,7 +99,7 @@ end
 
 local function isequal(a, b)
    if type(a) == 'userdata' and type(b) == 'userdata' then return bridge.same(a, b) end
-   return false
+   return type(a) == 'table' and type(b) == 'table' and rawequal(a, b)
 end
 
 local operators = {
@@ -153,14 +158,31 @@ local function new_constructor(mt)
    })
 end
 
+local function check(n, value, expected, what)
+   local actual = type(value)
+   if actual ~= expected then
+      error(('bad argument #%d (%s)'):format(n, what or expected .. ' expected, got ' .. actual), 3)
+   end
+   return value
+end
+
 function torch.newmetatable(tname, parent, constructor, destructor, factory, module)
-   if type(tname) ~= 'string' then error('bad argument #1 (string expected, got ' .. type(tname) .. ')', 2) end
+   check(1, tname, 'string')
+   check(2, parent or '', 'string', 'parent class name or nil expected')
+   check(3, constructor or error, 'function', 'constructor function or nil expected')
+   check(4, destructor or error, 'function', 'destructor function or nil expected')
+   check(5, factory or error, 'function', 'factory function or nil expected')
+   check(6, module or names, 'table', 'module table or nil expected')
    module = module or container(tname)
    local mt = metatables[tname] or new_metatable(tname)
    if parent then
       if rawgetmt(mt) then error('class ' .. tname .. ' has been already assigned a parent class\n', 2) end
       if not (metatables[parent] or bridge.find_class(parent)) then error('bad argument #2 (invalid parent class name ' .. tostring(parent) .. ')', 2) end
       rawsetmt(mt, metatables[parent])
+   end
+   if destructor then
+      if rawget(mt, '__gc') then error(tname .. ' has been already assigned a destructor', 2) end
+      rawset(mt, '__gc', destructor)
    end
    if factory then
       if rawget(mt, '__factory') then error(tname .. ' has been already assigned a factory', 2) end
@@ -203,17 +225,30 @@ function torch.class(...)
    return mt, parent and torch.getmetatable(parent) or nil
 end
 
-function torch.getmetatable(tname) return metatables[tname] end
-function torch.factory(tname) local mt = metatables[tname]; return mt and rawget(mt, '__factory') end
-function torch.getconstructortable(tname) local mt = metatables[tname]; return mt and rawget(mt, '__constructor') end
+function torch.getmetatable(tname) return metatables[check(1, tname, 'string')] end
+function torch.factory(tname) local mt = metatables[check(1, tname, 'string')]; return mt and rawget(mt, '__factory') end
+function torch.getconstructortable(tname) local mt = metatables[check(1, tname, 'string')]; return mt and rawget(mt, '__constructor') end
 
 function torch.setmetatable(object, tname)
-   if type(object) ~= 'table' then error('bad argument #1 (table expected, got ' .. type(object) .. ')', 2) end
-   if not metatables[tname] then error('unknown typename ' .. tostring(tname), 2) end
+   check(2, tname, 'string')
+   check(1, object, 'table')
+   if not metatables[tname] then error('unknown typename ' .. tname, 2) end
    rawsetmt(object, metatables[tname])
+   return tname
 end
 
-function torch.metatype(tname, mt) metatables[tname], names[mt] = mt, tname end
+function torch.metatype(...)
+   local tname, mt, ctype = ...
+   local n = select('#', ...)
+   if n ~= 2 and n ~= 3 then error('expecting: string table [ctype]', 2) end
+   check(1, tname, 'string')
+   check(2, mt, 'table')
+   if n == 3 then
+      if not bridge.ffi then error('could not register cdata type -- missing ffi library?', 2) end
+      ctypes[ctype_of(ctype)] = tname
+   end
+   metatables[tname], names[mt] = mt, tname
+end
 
 function torch.typename(...)
    if select('#', ...) == 0 then error('bad argument #1 (value expected)', 2) end
@@ -222,8 +257,10 @@ end
 
 function torch.type(object) return typename(object) or type(object) end
 
-function torch.version(object)
-   local mt = rawgetmt(object)
+function torch.version(...)
+   if select('#', ...) == 0 then error('bad argument #1 (value expected)', 2) end
+   local object = ...
+   local mt = type(object) == 'cdata' and metatables[typename(object)] or rawgetmt(object)
    if type(mt) == 'table' then return rawget(mt, '__version') end
 end
 
@@ -251,16 +288,29 @@ function torch.isequal(a, b) return isequal(a, b) end
 
 function torch.pointer(object)
    local kind = type(object)
-   if object == nil or kind == 'boolean' then
-      error('bad argument #1 (torch object, table, thread, cdata or function expected)', 2)
-   end
+   if object == nil or kind == 'boolean' then error('Torch object, table, thread, cdata or function expected', 2) end
    if kind == 'number' then return object end
+   if kind == 'userdata' and not typename(object) then error('bad argument #1 (Torch object expected)', 2) end
    return bridge.pointer(object)
 end
 
 function torch.pushudata() error('torch.pushudata: C pointers cannot become objects of the Python bridge', 2) end
 
--- environments of objects, as torch.setenv of Torch7 (nothing to do with the process)
+-- environments of userdata and functions, as torch.setenv of Torch7 (nothing to do with the process); a sandbox has none of functions
 local environments = setmetatable({}, {__mode = 'k'})
-function torch.getenv(object) return environments[object] or _G end
-function torch.setenv(object, environment) environments[object] = environment; return object end
+local function check_owner(object)
+   if type(object) ~= 'function' and type(object) ~= 'userdata' then
+      error('bad argument #1 (function or userdata expected, got ' .. type(object) .. ')', 3)
+   end
+   return bridge.open and type(object) == 'function'
+end
+local getfenv, setfenv = getfenv, setfenv
+function torch.getenv(object)
+   if check_owner(object) then return getfenv(object) end
+   return environments[object] or _G
+end
+function torch.setenv(object, environment)
+   local real = check_owner(object)
+   check(2, environment, 'table')
+   if real then setfenv(object, environment) else environments[object] = environment end
+end

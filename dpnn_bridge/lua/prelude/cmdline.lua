@@ -119,16 +119,19 @@ function CmdLine:string(prefix, values, ignore)
    return text == '' and prefix or prefix .. self.argseparator .. text
 end
 
--- copy everything that is printed into a file
+-- copy everything that is printed into a file, until the next log
+local original
 function CmdLine:log(file, values)
    local f = io.type(file) == 'file' and file or assert(io.open(file, 'w'))
-   local original, this = print, self
+   original = original or print
+   local this = self
    function print(...)
       if not this.silentio then original(...) end
       local words = {}
       if this.dateformat then words[1] = os.date(this.dateformat) end
       for i = 1, select('#', ...) do words[#words + 1] = tostring((select(i, ...))) end
-      f:write(table.concat(words, ' ') .. '\n')
+      words[#words + 1] = '\n'
+      f:write(table.concat(words, ' '))
       f:flush()
    end
    print('[program started on ' .. os.date() .. ']')
@@ -142,14 +145,15 @@ function CmdLine:help(arg)
    for _, argument in ipairs(self.arguments) do io.write(' <' .. plain(argument.key) .. '>') end
    io.write('\n')
    local width = 0
+   local function shown(line) return line.default == nil and '<' .. plain(line.key) .. '>' or line.key end
    for _, line in ipairs(self.helplines) do
-      if type(line) == 'table' then width = math.max(width, #line.key + (line.default == nil and 2 or 0)) end
+      if type(line) == 'table' then width = math.max(width, #shown(line)) end
    end
    for _, line in ipairs(self.helplines) do
       if type(line) ~= 'table' then
          io.write(line .. '\n')
       else
-         local name = line.default == nil and '<' .. plain(line.key) .. '>' or line.key
+         local name = shown(line)
          io.write('  ' .. name .. string.rep(' ', width - #name))
          if line.help then io.write(' ' .. line.help) end
          if line.default ~= nil then io.write(' [' .. tostring(line.default) .. ']') end

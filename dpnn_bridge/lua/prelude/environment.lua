@@ -28,6 +28,19 @@ function string.format(...)
    return result
 end
 
+-- the parts of a text between matches of a pattern; empty ones too, but for those at its ends
+function bridge.split(text, pattern)
+   local parts, from = {}, 1
+   while from <= #text do
+      local first, last = text:find(pattern, from)
+      if not first or last < first then break end
+      if first > 1 then parts[#parts + 1] = text:sub(from, first - 1) end
+      from = last + 1
+   end
+   if from <= #text then parts[#parts + 1] = text:sub(from) end
+   return parts
+end
+
 string.gfind = string.gfind or string.gmatch
 table.unpack = table.unpack or unpack
 
@@ -41,7 +54,10 @@ for name, f in pairs(py.timer_methods) do Timer[name] = bind(f) end
 
 local seconds = bind(py.seconds)
 function torch.tic() return seconds() end
-function torch.toc(start) return seconds() - start end
+function torch.toc(start)
+   if type(start) ~= 'number' then error('bad argument #1 (number expected, got ' .. type(start) .. ')', 2) end
+   return seconds() - start
+end
 
 -- processors ----------------------------------------------------------------------------------------------------
 torch.setnumthreads, torch.getnumthreads, torch.getnumcores = bind(py.setnumthreads), bind(py.getnumthreads), bind(py.getnumcores)
@@ -54,7 +70,14 @@ function torch.updateerrorhandlers() end
 torch.hasLapack = function() return true end
 torch._heaptracking = true
 function torch.test() error('torch.test is the test suite of Torch7 itself: run test/test.lua of a checkout of torch7', 2) end
-torch.isatty = bind(py.isatty)
+local is_terminal = bind(py.isatty)
+function torch.isatty(file)
+   if file == nil then error('bad argument #1 (FILE* expected, got nil)', 2) end
+   for descriptor, name in pairs {[0] = 'stdin', 'stdout', 'stderr'} do
+      if io[name] == file then return is_terminal(descriptor) end
+   end
+   return false
+end
 
 -- storages live in Python's memory whatever allocator a script asks for
 torch.newmetatable('torch.Allocator', nil, bind(py.new_allocator))
@@ -87,9 +110,9 @@ if bridge.open then
 
    function torch.include(name, file) return dofile(find_in(torch.packageLuaPath(name), file)) end
 
-   -- include 'File.lua' reads it from the folder of the file that says so
-   function include(file)
-      local source = bridge.debug.getinfo(2, 'S').source
+   -- include 'File.lua' reads it from the folder of the file that says so, or that is called `depth` levels above
+   function include(file, depth)
+      local source = bridge.debug.getinfo(2 + (depth or 0), 'S').source
       return dofile(file:sub(1, 1) == '/' and file or find_in(directory(source:match('^@(.*)$') or './'), file))
    end
 end

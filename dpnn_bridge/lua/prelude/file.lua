@@ -161,7 +161,7 @@ function write_torch(file, object, hook)
    local write = class_method(object, 'write')
    if write then write(object, file) return end
    if type(object) ~= 'table' then
-      error(string.format('<%s> is a non-serializable Torch object', typename(object)), 2)
+      error(string.format('<%s> is a non-serializable Torch object %s', typename(object), path_text(state(file).path)), 2)
    end
    local fields = {}
    for k, v in pairs(object) do
@@ -284,14 +284,15 @@ half.write = function(storage, file) file:writeLong(storage:size()); file:writeS
 half.read = function(storage, file) storage:resize(file:readLong()); file:readShort(py.half_bits(handle(storage))) end
 
 -- whole files ---------------------------------------------------------------------------------------------------
-local function check_mode(mode, allowed)
-   if mode ~= nil and not allowed[mode] then error('"binary" or "ascii" (or nil) expected for mode', 3) end
+local function check_options(mode, referenced, allowed, names)
+   if mode ~= nil and not allowed[mode] then error(names .. ' (or nil) expected for mode', 3) end
+   if referenced ~= nil and type(referenced) ~= 'boolean' then error('true or false (or nil) expected for referenced', 3) end
 end
 
 local new_saved, discard_saved = bind(py.new_saved or error), bind(py.discard_saved or error)
 
 function torch.save(filename, object, mode, referenced)
-   check_mode(mode, {binary = true, ascii = true})
+   check_options(mode, referenced, {binary = true, ascii = true}, '"binary" or "ascii"')
    local file = new_saved(filename)
    file[mode or 'binary'](file)
    file:referenced(referenced ~= false)
@@ -304,7 +305,7 @@ function torch.save(filename, object, mode, referenced)
 end
 
 function torch.load(filename, mode, referenced)
-   check_mode(mode, {binary = true, ascii = true, b32 = true, b64 = true})
+   check_options(mode, referenced, {binary = true, ascii = true, b32 = true, b64 = true}, '"binary", "b32", "b64" or "ascii"')
    local file = torch.DiskFile(filename, 'r')
    if mode == 'b32' or mode == 'b64' then
       file:longSize(mode == 'b32' and 4 or 8)

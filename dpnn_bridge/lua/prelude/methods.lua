@@ -98,6 +98,7 @@ if ffi then
       function mt.cdata(self) return self end
    end
    function torch.data(object, as_number)
+      if not object then return nil end
       local data = object:data()
       return as_number and ffi.cast('intptr_t', data) or data
    end
@@ -121,9 +122,9 @@ else
       end
       function mt.cdata(self) return self end
    end
-   function torch.data(object) return object:data() end
+   function torch.data(object) return object and object:data() or nil end
 end
-function torch.cdata(object) return object:cdata() end
+function torch.cdata(object) return object and object:cdata() or nil end
 
 for _, ty in ipairs(ELEMENT_TYPES) do
    local mt = metatables['torch.' .. ty .. 'Tensor']

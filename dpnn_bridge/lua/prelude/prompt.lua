@@ -23,7 +23,8 @@ end
 local function compile(text)
    local command = text:match('^%s*%$(.*)')
    if command then return function() os.execute(command) end end
-   local expression = loadstring('return ' .. text) and not text:find('^%s*print')
+   text = text:gsub('^%s*=', '')  -- as Lua's own prompt takes it
+   local expression = not text:find(';%s*$') and not text:find('^%s*print') and loadstring('return ' .. text)
    local f, message = loadstring(expression and 'local keep = ... keep(' .. text .. '\n)' or text, '=stdin')
    if f then
       make_interruptible(f)

@@ -71,8 +71,12 @@ function require(name)
       if path then loader = assert(load_text(text, '@' .. path)) else loader = bridge.packages[name] end
    end
    if not loader then error("module '" .. name .. "' not found: the sandbox has what lua_path names", 2) end
-   loaded[name] = true
-   local value = loader(name)
+   loaded[name] = true  -- for files that require each other
+   local ok, value = clean(protected(loader, name))
+   if not ok then
+      loaded[name] = nil
+      error(value, 0)
+   end
    if value ~= nil then loaded[name] = value end
    return loaded[name]
 end

@@ -31,7 +31,7 @@ function Tester:_success()
 end
 
 function Tester:_failure(message)
-   if self.rethrow then error(message, 3) end
+   if self.rethrow then error(message, 2) end
    local name = self._currentTestName
    self.assertionFail[name] = self.assertionFail[name] + 1
    self.errors[#self.errors + 1] = self:_addDebugInfo(message)
@@ -47,7 +47,7 @@ end
 local function only_message(...)
    local message, extra = ...
    assert(extra == nil, 'Unexpected arguments passed to test function')
-   if message == nil then return '' end
+   if not message then return '' end
    assert(type(message) == 'string', 'message parameter must be a string')
    return message == '' and '' or message .. '\n'
 end
@@ -197,7 +197,7 @@ comparison('eq', 'EQ', '~=', function(a, b) return a == b end)
 comparison('ne', 'NE', '==', function(a, b) return a ~= b end)
 local assertne = Tester.assertne
 function Tester:assertne(a, b, ...)
-   if type(a) == type(b) and (type(a) == 'table' or type(a) == 'userdata') then
+   if type(a) == 'userdata' or type(a) == 'table' and type(b) == 'table' then
       self:_warning(' :assertne should only be used to compare basic lua objects (numbers, booleans, etc). Consider using either :assertGeneralNe or :assert(a ~= b).')
    end
    return assertne(self, a, b, ...)
@@ -227,6 +227,7 @@ function Tester:assertNoError(f, ...)
 end
 
 -- the set of tests ----------------------------------------------------------------------------------------------
+local SETUP_NAMES = {_setUp = 'set-up', _tearDown = 'tear-down'}
 function Tester:add(f, name)
    if type(f) == 'table' then
       assert(name == nil, 'Name parameter is forbidden for a table of tests, since its use is ambiguous')
@@ -238,8 +239,8 @@ function Tester:add(f, name)
       return self
    end
    assert(type(f) == 'function', 'Only tables of functions and functions supported')
-   if name == '_setUp' or name == '_tearDown' then
-      assert(not self[name], 'Only one ' .. name .. ' function allowed')
+   if SETUP_NAMES[name] then
+      assert(not self[name], 'Only one ' .. SETUP_NAMES[name] .. ' function allowed')
       self[name] = f
       return self
    end
@@ -283,18 +284,22 @@ function Tester:_pcall(f)
    if not ok then
       self.errors[#self.errors + 1] = self._currentTestName .. '\n Function call failed\n' .. tostring(result) .. '\n'
    end
-   return ok, result, ok and before == #self.errors
+   return ok, ok and before == #self.errors
 end
 
 function Tester:_runOne(name, f)
    if self.disabledTests[name] then return 'SKIP' end
    if self._setUp then self._setUp(name) end
-   local before, ok, problem = #self.errors, true, nil
-   if self.rethrow then f() else ok, problem = self:_pcall(f) end
+   local before, ok, passed = #self.errors, true, nil
+   if self.rethrow then
+      f()
+      passed = before == #self.errors
+   else
+      ok, passed = self:_pcall(f)
+   end
    if not ok then self.testError[name] = 1 end
    if self._tearDown then self._tearDown(name) end
-   if not ok then return 'ERROR' end
-   return #self.errors == before and 'PASS' or 'FAIL'
+   return not ok and 'ERROR' or passed and 'PASS' or 'FAIL'
 end
 
 function Tester:run(names)
@@ -370,9 +375,9 @@ function torch.TestSuite()
    return setmetatable({__tests = tests, __isTestSuite = true}, {
       __index = tests,
       __newindex = function(_, name, f)
-         assert(tests[name] == nil, 'Test ' .. tostring(name) .. ' is already defined.')
-         assert(type(f) ~= 'table', 'Nested tables of tests are not supported')
-         assert(type(f) == 'function', 'Test ' .. tostring(name) .. ' has unexpected type ' .. type(f))
+         if tests[name] ~= nil then error('Test ' .. tostring(name) .. ' is already defined.', 2) end
+         if type(f) == 'table' then error('Nested tables of tests are not supported', 2) end
+         if type(f) ~= 'function' then error('Only functions are supported as members of a TestSuite', 2) end
          tests[name] = f
       end,
    })
