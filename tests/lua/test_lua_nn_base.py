@@ -96,3 +96,51 @@ def test_state_of_modules_in_other_fields(bridge: LuaBridge) -> None:
     assert len(dict(module.named_parameters())) == 1  # of two names, one is stored
     assert [name for name, _ in module.named_buffers()] == ["module_running_mean"]
     assert bridge.module("my.Holder", "conv")(torch.ones(2, dtype=torch.float64)).shape == (2,)  # module is no module
+
+
+#: constructors, and the fields or the error of nn's own
+CONSTRUCTED = {
+    "nn.Concat(2)": "dimension=2 modules={} outputSize=torch.LongStorage",
+    "nn.Parallel(1, 2)": "inputDimension=1 modules={} outputDimension=2",
+    "nn.ReLU6(true)": "inplace=true",
+    "nn.Mean(1, 2, false)": "dimension=1 nInputDims=2 sizeAverage=true squeeze=true",
+    "nn.DistKLDivCriterion(false)": "sizeAverage=true",
+    "nn.JoinTable(1)": "dimension=1 gradInput={} size=torch.LongStorage",
+    "nn.FlattenTable()": "gradInput={} input_map={} output={}",
+    "nn.ConcatTable()": "modules={} output={}",
+    "nn.ParallelTable()": "gradInput={} modules={} output={}",
+    "nn.Threshold(1, 2, true)": "in-place processing requires value (v) not exceed threshold (th)",
+    "nn.Threshold(1, 2, 'x')": "in-place flag must be boolean",
+    "nn.HardTanh(3, 1)": "max_val must be larger than min_val",
+    "nn.MulConstant()": "input is not scalar!",
+    "nn.Dropout(1.5)": "<Dropout> illegal percentage, must be 0 <= p < 1",
+    "nn.BCECriterion(torch.ones(2, 2))": "weights input should be 1-D Tensor",
+    "nn.Copy('torch.DoubleTensor', 'torch.FloatTensor')": "nn.Copy to another type needs its own Lua file: "
+    "give lua_path",
+    "nn.Bottle(nn.Linear(2, 2))": "how nn.Bottle is constructed stands in its own Lua file: give lua_path, or load "
+    "the object from a file",
+}
+
+
+@pytest.mark.parametrize("code", CONSTRUCTED)
+def test_constructors_set_what_nn_sets(bridge: LuaBridge, code: str) -> None:
+    show = f"""
+    require 'nn'
+    local ok, m = pcall(function() return {code} end)
+    if not ok then return (m:gsub('^.-%d+: ', '')) end
+    local parts = {{}}
+    for key, value in pairs(m) do
+       if not torch.isTensor(value) and key ~= '_type' and key ~= 'output' or type(value) == 'table' then
+          local text = type(value) == 'table' and '{{}}' or torch.typename(value) or tostring(value)
+          parts[#parts + 1] = key .. '=' .. text
+       end
+    end
+    table.sort(parts)
+    return table.concat(parts, ' ')
+    """
+    assert bridge.execute(show) == CONSTRUCTED[code]
+
+
+def test_concat_without_nn_concatenates(bridge: LuaBridge) -> None:
+    code = "require 'nn' return nn.Concat(2):add(nn.Identity()):add(nn.Tanh()):forward(torch.ones(2, 3)):size(2)"
+    assert bridge.execute(code) == 6

@@ -176,7 +176,10 @@ end
 
 -- Container, Sequential -----------------------------------------------------------------------------------------
 local Container, container_parent = torch.class('nn.Container', 'nn.Module')
-function Container:__init() container_parent.__init(self); self.modules = {} end
+function Container:__init(...)
+   container_parent.__init(self, ...)
+   self.modules = {}
+end
 function Container:add(module) self.modules[#self.modules + 1] = module; return self end
 function Container:get(i) return self.modules[i] end
 function Container:size() return #self.modules end
@@ -289,8 +292,14 @@ function Sequential:__tostring__()
    return (Container.__tostring__(self):gsub('\n', function() return '\n' .. path .. '\n' end, 1))
 end
 
+local function whole(input) return input end
 -- ConcatTable gives each child the whole input, ParallelTable its own entry -------------------------------------------
 local function of_tables(class, backwards, entry, gathered)
+   function class:__init()
+      Container.__init(self)
+      self.output = {}
+      if gathered == whole then self.gradInput = {} end
+   end
    function class:updateOutput(input)
       self.output = {}
       for i = 1, #self.modules do self.output[i] = run_child(self, i, 'updateOutput', entry(input, i)) end
@@ -319,7 +328,6 @@ local function of_tables(class, backwards, entry, gathered)
       return table.concat(lines, '\n') .. '\n     ... -> output\n}'
    end
 end
-local function whole(input) return input end
 of_tables(torch.class('nn.ConcatTable', 'nn.Container'), {'updateGradInput', 'backward'}, whole, function(gradients)
    local sum
    for i, gradient in ipairs(gradients) do

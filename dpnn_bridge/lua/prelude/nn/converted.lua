@@ -18,8 +18,8 @@ local function run(class, tname)
       states[self], self.output = state, output
       return output
    end
-   function class:updateGradInput(...)
-      self.gradInput = py.converted_gradient(backward(self, tname, ...))
+   function class:updateGradInput(input, gradOutput)  -- of criterions: the target
+      self.gradInput = py.converted_gradient(backward(self, tname, input, gradOutput))
       return self.gradInput
    end
 end
@@ -66,10 +66,11 @@ local constructors = {
    HardShrink = {{'lambda', 0.5}}, SoftShrink = {{'lambda', 0.5}}, MulConstant = {{'constant_scalar'}, {'inplace', false}},
    AddConstant = {{'constant_scalar'}, {'inplace', false}}, Power = {{'pow'}}, Select = {{'dimension'}, {'index'}},
    JoinTable = {{'dimension'}, {'nInputDims'}}, SelectTable = {{'index'}}, Normalize = {{'p', 2}, {'eps', 1e-10}},
-   CAddTable = {{'inplace', false}}, Sum = {{'dimension', 1}, {'nInputDims', -1}, {'sizeAverage', false}, {'squeeze', true}},
-   Mean = {{'dimension', 1}, {'nInputDims', -1}, {'sizeAverage', true}, {'squeeze', true}},
+   CAddTable = {{'inplace'}}, Sum = {{'dimension', 1}, {'nInputDims'}, {'sizeAverage', false}, {'squeeze', true}},
+   Mean = {{'dimension', 1}, {'nInputDims'}}, ReLU6 = {{'inplace', false}}, Concat = {{'dimension'}}, DepthConcat = {{'dimension'}},
+   Parallel = {{'inputDimension'}, {'outputDimension'}},
    Narrow = {{'dimension'}, {'index'}, {'length', 1}}, MSECriterion = {{'sizeAverage', true}},
-   AbsCriterion = {{'sizeAverage', true}}, SmoothL1Criterion = {{'sizeAverage', true}}, DistKLDivCriterion = {{'sizeAverage', true}},
+   AbsCriterion = {{'sizeAverage', true}}, SmoothL1Criterion = {{'sizeAverage', true}},
 }
 local initial = {
    ReLU = function(self, inplace) self.threshold, self.val, self.inplace = 0, 0, inplace or false end,
@@ -96,6 +97,11 @@ local initial = {
       self.total_weight_tensor, self.target = torch.ones(1), torch.zeros(1):long()
    end,
    BCECriterion = function(self, weights, average) self.weights, self.sizeAverage = weights, average ~= false end,
+   DistKLDivCriterion = function(self) self.sizeAverage = true end,
+   Copy = function(_, from, to)
+      local default = torch.getdefaulttensortype()
+      if (from or default) ~= (to or default) then error('nn.Copy to another type needs its own Lua file: give lua_path', 4) end
+   end,
 }
 local function reset_linear(self, stdv)
    stdv = stdv and stdv * math.sqrt(3) or 1 / math.sqrt(self.weight:size(2))
@@ -104,9 +110,31 @@ local function reset_linear(self, stdv)
    return self
 end
 
+-- what constructors do for all arguments: other fields, and what they refuse
+local has_table_gradient = {}
+for name in ('JoinTable SelectTable CAddTable CSubTable CMulTable CDivTable FlattenTable'):gmatch('%S+') do has_table_gradient[name] = true end
+local function one_dimensional(self) assert(not self.weights or self.weights:dim() == 1, 'weights input should be 1-D Tensor') end
+local completed = {
+   Mean = function(self) self.sizeAverage, self.squeeze = true, true end,
+   JoinTable = function(self) self.size = torch.LongStorage() end,
+   DotProduct = function(self) self.gradInput = {torch.Tensor(), torch.Tensor()} end,
+   FlattenTable = function(self) self.output, self.input_map = {}, {} end,
+   Concat = function(self) self.outputSize = torch.LongStorage() end,
+   DepthConcat = function(self) self.outputSize = torch.LongStorage() end,
+   Threshold = function(self)
+      if self.inplace and self.val > self.threshold then error('in-place processing requires value (v) not exceed threshold (th)', 0) end
+   end,
+   HardTanh = function(self) assert(self.max_val > self.min_val, 'max_val must be larger than min_val') end,
+   MulConstant = function(self) assert(type(self.constant_scalar) == 'number', 'input is not scalar!') end,
+   Power = function(self) assert(self.pow, 'nn.Power(power)') end,
+   Narrow = function(self) assert(self.dimension and self.index, 'nn.Narrow(dimension, offset, length)') end,
+   Dropout = function(self) assert(self.p < 1 and self.p >= 0, '<Dropout> illegal percentage, must be 0 <= p < 1') end,
+   ClassNLLCriterion = one_dimensional, BCECriterion = one_dimensional,
+}
+
 local plain = {}
-for name in ('Tanh Sigmoid SoftMax LogSoftMax SoftSign SoftMin LogSigmoid TanhShrink Abs Square Sqrt Exp Log ReLU6 Identity '
-             .. 'CSubTable CMulTable CDivTable DotProduct FlattenTable Copy Contiguous SpatialSoftMax'):gmatch('%S+') do
+for name in ('Tanh Sigmoid SoftMax LogSoftMax SoftSign SoftMin LogSigmoid TanhShrink Abs Square Sqrt Exp Log Identity '
+             .. 'CSubTable CMulTable CDivTable DotProduct FlattenTable Contiguous SpatialSoftMax'):gmatch('%S+') do
    plain[name] = true
 end
 
@@ -135,6 +163,7 @@ function bridge.define_converted(tname)
    local order, init = constructors[name], module == 'nn' and initial[name]
    function class:__init(...)
       parent.__init(self)
+      if has_table_gradient[name] then self.gradInput = {} end
       local args = {...}
       if init then init(self, ...)
       elseif order and module == 'nn' then
@@ -142,9 +171,11 @@ function bridge.define_converted(tname)
             self[field[1]] = args[i]
             if args[i] == nil then self[field[1]] = field[2] end
          end
-      elseif not (module == 'nn' and plain[name]) and not holds then
+         if self.inplace ~= nil and type(self.inplace) ~= 'boolean' then error('in-place flag must be boolean', 3) end
+      elseif not (module == 'nn' and plain[name]) and not (holds and select('#', ...) == 0) then
          error('how ' .. tname .. ' is constructed stands in its own Lua file: give lua_path, or load the object from a file', 3)
       end
+      if module == 'nn' and completed[name] then completed[name](self) end
    end
    if name == 'Linear' then class.reset = reset_linear end
    return true
