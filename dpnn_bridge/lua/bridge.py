@@ -248,7 +248,7 @@ class LuaBridge:
     def state_of(self, obj: Any) -> tuple[list[str], list[torch.Tensor], list[torch.Tensor], list[tuple[str, Any]]]:
         """Return names, parameters and gradients, and pairs of name and tensor for the other state."""
         names, weights, gradients = self.call(self.helper("parameters"), obj)
-        buffers = self.call(self.helper("buffers"), obj, names)
+        buffers = self.call(self.helper("buffers"), obj)
         return names, weights, gradients, [tuple(pair) for pair in buffers]
 
     def push(self, obj: Any, tensors: Sequence[torch.Tensor | None]) -> None:

@@ -117,17 +117,17 @@ function bridge.parameters(module)
    return names, weights, gradients
 end
 
--- other tensors that make up the state of a module: running means and the like, at any depth
+-- other tensors that make up the state of a module: running means and the like, at any depth; no second names of parameters
 local scratch = {output = true, gradInput = true, gradWeight = true, gradBias = true}
-function bridge.buffers(module, names)
+function bridge.buffers(module)
    local known, result, seen = {}, {}, {}
-   for _, name in ipairs(names) do known[name] = true end
+   for _, weight in ipairs((parameters(module))) do known[place(weight)] = true end
    local function search(object, path)
       if seen[object] then return end
       seen[object] = true
       for key, value in in_order(object) do
          local name = path .. tostring(key)
-         if torch.isTensor(value) and value:nElement() > 0 and type(key) == 'string' and not known[name]
+         if torch.isTensor(value) and value:nElement() > 0 and type(key) == 'string' and not known[place(value)]
             and not scratch[key] and not key:find('^_') and not key:find('^grad') then
             result[#result + 1] = {name, value}
          end
