@@ -187,6 +187,8 @@ ONE_AFTER_THE_OTHER = [
     ),
     ("r = D{1, 2, 3} pcall(torch.multinomial, r, 0) r = D{r:dim()}", "2"),
     ("r = F(1):zero() pcall(F.cat, r, D{1}, D{2})", "0"),
+    ("r = torch.range(1, 6):view(1, 2, 3):expand(2, 2, 3) r:reshape(r, 3, 2)", "1 2 3 4 5 6"),
+    ("r = torch.range(1, 6) r:narrow(1, 2, 2):reshape(r, 3, 2)", "1 1 1 1 1 1"),
 ]
 #: results for elements beyond 2 ^ 53, which no number of Lua is; a is 2 ^ 53 + 3, 1, 2, 3
 LONGS = [

@@ -288,10 +288,8 @@ _UNARY: dict[str, tuple[Callable[..., torch.Tensor], str]] = {
     "rsqrt": (lambda x: 1 / square_root(x), "1 / R(sqrt(x))"),
     "sigmoid": (lambda x: 1 / (1 + torch.exp(-x)), "1 / R(1 + exp(-x))"),
 }
-for _name in (
-    *("log", "log1p", "exp", "cos", "acos", "cosh", "sin", "asin", "sinh", "tan", "atan", "tanh"),
-    *("ceil", "floor", "trunc"),
-):
+_C_NAMES = ("log", "log1p", "exp", "cos", "acos", "cosh", "sin", "asin", "sinh", "tan", "atan", "tanh")
+for _name in (*_C_NAMES, "ceil", "floor", "trunc"):
     _UNARY[_name] = (getattr(torch, _name), f"{_name}(x)")
 
 
@@ -312,7 +310,17 @@ def _unary(
         pointwise(f, r, s)
 
     if numbers:
-        _of_numbers(name, "n", lambda x: float(f(torch.tensor(x, dtype=torch.float64))), types)
+        _of_numbers(name, "n", partial(_of_number, getattr(math, name, None) if name in _C_NAMES else None, f), types)
+
+
+def _of_number(of_c: Callable[[float], float] | None, f: Callable[..., torch.Tensor], x: float) -> float:
+    """Compute a function of a number: by C's library, or by PyTorch where Python's ``math`` raises or has none."""
+    try:
+        if of_c is not None:
+            return of_c(x)
+    except (ValueError, OverflowError):
+        pass
+    return float(f(torch.tensor(x, dtype=torch.float64)))
 
 
 _EXACT = ("abs", "ceil", "floor", "trunc", "frac")  # PyTorch's functions have the same bits

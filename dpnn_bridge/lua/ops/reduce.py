@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 
 from dpnn_bridge.lua.arguments import INTEGER_TYPES, check_dim
@@ -247,7 +248,11 @@ def dist(a: Tensor, b: Tensor, p: float) -> float:
     if p == 0:
         return float(a.numel) if a.numel < 2 else math.inf
     x = a.t.reshape(-1) - b.t.reshape(-1)
-    return _number(_power_root(_power_sum(x, p, 0), p, x))
+    if 0 < a.numel <= IN_ORDER:  # TH's total has the element type
+        total = torch.from_numpy(np.cumsum(_powers(x, p).to(x.dtype).numpy()))[-1]
+    else:
+        total = _power_sum(x, p, 0)
+    return _number(_power_root(total, p, x))
 
 
 @torch_function("match", "r T T n=1", small=("match",))

@@ -10,6 +10,7 @@ import torch
 
 from dpnn_bridge.lua.arguments import check_int, check_tensor, describe, dimension
 from dpnn_bridge.lua.dispatch import native, sizes_of, torch_function
+from dpnn_bridge.lua.ops.copying import copy_into
 from dpnn_bridge.lua.tensor import DTYPES, Storage, Tensor, TorchError
 
 
@@ -382,8 +383,5 @@ def repeat_tensor(*args: Any) -> Tensor:
 
 @torch_function("reshape", "R T L", small=("reshape",))
 def reshape(r: Tensor, t: Tensor, sizes: tuple[int, ...]) -> None:
-    values = t.t.clone()
     r.resize(sizes)
-    if r.numel != t.numel:
-        raise TorchError(f"inconsistent tensor sizes: {t.shape_text} cannot be reshaped to {list(sizes)}")
-    r.write(values)
+    copy_into(r, t)
