@@ -1,4 +1,4 @@
-"""Find a file among others by what it is, under any name or link."""
+"""Find a file among others by its identity, under any name or link."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ StrPath = str | os.PathLike[str]
 
 
 class FileSet:
-    """Files, in which another name of one of them is found. The time does not depend on their number.
+    """A set of files that finds a file under another name. The time does not depend on the number of files.
 
     Args:
         files: The files; a missing one is found by its path when it exists.
@@ -28,7 +28,7 @@ class FileSet:
     @classmethod
     def of(cls, files: Iterable[StrPath] | FileSet) -> FileSet:
         """Return the set of some files, or the set itself."""
-        return files if isinstance(files, cls) else cls(files)
+        return files if isinstance(files, FileSet) else cls(files)
 
     def find(self, path: StrPath, status: os.stat_result) -> StrPath | None:
         """Return the file of the set that ``path`` leads to, or None.
@@ -39,7 +39,7 @@ class FileSet:
         """
         same = self._by_identity.get((status.st_dev, status.st_ino))
         if same is not None:
-            with suppress(OSError):  # it was removed, and another file has its number
+            with suppress(OSError):  # it was removed, and another file may have its inode
                 if os.path.samestat(status, os.stat(same)):
                     return same
         return self._by_path.get(os.path.realpath(path))

@@ -280,7 +280,7 @@ def _packages() -> tuple[str, ...]:
 
 
 def _import_files(package: str) -> None:
-    with Exclusive(package):  # importing them asks for no lock of ours but that of `_register`, which waits for none
+    with Exclusive(package):  # the imports take only the lock of `_register`, which waits for no other
         for info in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
             importlib.import_module(info.name)
 

@@ -42,7 +42,7 @@ class Report:
         dropped: values left out, with reasons.
         unsupported: unknown classes that became placeholders.
         notes: remarks on the whole file (mixed dtypes, the chosen key, …).
-        metadata: facts that are stored with the model: source, key, versions, what else the checkpoint held.
+        metadata: facts that are stored with the model: source, key, versions, the other entries of the checkpoint.
         source: the input file.
     """
 

@@ -129,7 +129,7 @@ def strings_of(content: dict[str, Any]) -> dict[str, str]:
     """Return the metadata of a file: all of a ``.pt`` content but its tensors."""
     constants = [[_NAMES[c.dtype], base64.b64encode(byte_array(c).tobytes()).decode()] for c in content["constants"]]
     return {
-        "format": "pt",  # what loaders of PyTorch's ecosystem ask for
+        "format": "pt",  # required by loaders of PyTorch's ecosystem
         "dpnn_bridge": content["format"],
         "version": str(content["version"]),
         "graph": content["graph"],

@@ -32,11 +32,11 @@ from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.parity.bounded import RunLimits
 from dpnn_bridge.parity.faults import Faults
 from dpnn_bridge.parity.gradients import (
-    _viewed,
     compare_grad_input,
     compare_gradients,
     memory_of,
     refused,
+    shaped_like,
     zero_grad,
 )
 from dpnn_bridge.parity.layers import ordered
@@ -124,7 +124,7 @@ def _checked(
     expect = result.differences
     expected_params = cast(to_value(fixture.get("params")), dtype)
     if expected_params:
-        params = _viewed(training.parameters(module)[0], expected_params)
+        params = shaped_like(training.parameters(module)[0], expected_params)
         expect += compare("params", params, expected_params, Tolerance(0.0, 0.0))
 
     def value(name: str) -> Any:
@@ -177,7 +177,7 @@ def _compare_gradients(module: nn.Module, fixture: LuaTable, inputs: Any, tolera
         grads = [g if scale is None else g * scale for g in training.parameters(module)[1]]
         expected = to_value(fixture["gradParams"])
         memory = memory_of(fixture["gradParams"])
-        found += compare_gradients(module, _viewed(grads, expected), expected, tolerance, memory)
+        found += compare_gradients(module, shaped_like(grads, expected), expected, tolerance, memory)
     return found
 
 

@@ -84,7 +84,7 @@ def _parameter(site: ParameterSite) -> Tensor | None:
     return get_tensor(owner, spec.attribute)
 
 
-def _viewed(tensors: list[Tensor], expected: Any) -> list[Tensor]:
+def shaped_like(tensors: list[Tensor], expected: Any) -> list[Tensor]:
     """Reshape ``tensors`` to the expected shapes: old modules may reshape parameters in their first forward."""
     if not isinstance(expected, list) or len(expected) != len(tensors):
         return tensors
