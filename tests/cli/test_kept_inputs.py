@@ -142,7 +142,7 @@ def test_inputs_stay(
     assert (tmp_path / file).read_bytes() == before
     assert result.exit_code in (2, 6), result.output
     assert "never replaced" in result.stderr or "the same file" in result.stderr
-    assert atomic._kept.get() == ()  # the next command of this process begins without these inputs
+    assert atomic._protected.get() == ()  # the next command of this process begins without these inputs
 
 
 ADDRESSES = (
