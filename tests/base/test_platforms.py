@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import dpnn_bridge
-from dpnn_bridge import batch
+from dpnn_bridge.batch import tasks
 from dpnn_bridge.cli.inputs import example_input
 
 ROOT = Path(__file__).parents[2]
@@ -62,12 +62,12 @@ def test_the_commands_do_without_posix(outcome: dict[str, Any], folder: Path) ->
     ],
 )
 def test_files_of_several_drives(monkeypatch: pytest.MonkeyPatch, sources: list[str], targets: list[str]) -> None:
-    monkeypatch.setattr(batch, "PurePath", PureWindowsPath)
-    monkeypatch.setattr(batch, "os", SimpleNamespace(path=ntpath, fspath=str))
-    monkeypatch.setattr(batch, "place_of", PureWindowsPath)
-    monkeypatch.setattr(batch, "absolute", str)
-    tasks = batch.tasks_for([Path(s) for s in sources], Path(r"D:\out"), ".pt")
-    assert [str(task.target) for task in tasks] == [rf"D:\out\{name}" for name in targets]
+    monkeypatch.setattr(tasks, "PurePath", PureWindowsPath)
+    monkeypatch.setattr(tasks, "os", SimpleNamespace(path=ntpath, fspath=str))
+    monkeypatch.setattr(tasks, "place_of", PureWindowsPath)
+    monkeypatch.setattr(tasks, "absolute", str)
+    found = tasks.tasks_for([Path(s) for s in sources], Path(r"D:\out"), ".pt")
+    assert [str(task.target) for task in found] == [rf"D:\out\{name}" for name in targets]
 
 
 def test_a_drive_is_no_type_of_an_input(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
