@@ -193,6 +193,8 @@ def test_index_linear_divides_by_the_largest_value_so_far() -> None:
         ("ClassNLLCriterion_updateOutput(t(2, 3), i {1, 2, 3}, t(1), true, nil, t(1))", "2 samples but 3 targets"),
         ("ClassNLLCriterion_updateOutput(t(2, 3, 1), i {1, 1}, t(1), true, nil, t(1))", "should be 1D or 2D"),
         ("ClassNLLCriterion_updateOutput(t(2, 3), i {{1, 1}}, t(1), true, nil, t(1))", "multi-target not supported"),
+        ("SpatialUpSamplingNearest_updateOutput(t(1, 2, 2), t(), 1)", "must be greater than 1, but got: 1"),
+        ("VolumetricUpSamplingNearest_updateOutput(t(1, 2, 2, 2), t(), 0)", "must be greater than 1, but got: 0"),
         ("MultiMarginCriterion_updateOutput(t(2, 3, 1), i {1, 1}, t(1), true, 1, nil, 1)", "vector or matrix expected"),
         ("MultiMarginCriterion_updateOutput(t(2, 3), i {{1, 1}}, t(1), true, 1, nil, 1)", "inconsistent target size"),
         ("MultiLabelMarginCriterion_updateOutput(t(1, 2), i {1, 0}, t(1), t(), true)", "inconsistent target size"),
@@ -511,3 +513,17 @@ def test_a_window_without_a_maximum_has_no_gradient() -> None:
         return g
     """
     assert BRIDGE.execute(code, _real([[[NAN, 3, NAN, NAN]]])).flatten().tolist() == [0, 1, 0, 0]
+
+
+def test_adaptive_windows_have_the_bounds_of_single_precision() -> None:
+    """As in C, 3 / 5 * 25 is more than 15, so that the third of 5 windows has a sixth row, also the fourth's."""
+    code = """
+        local x, y, at, g = ..., torch.Tensor(), torch.LongTensor(), torch.Tensor()
+        x.THNN.SpatialAdaptiveMaxPooling_updateOutput(x, y, at, 1, 5)
+        x.THNN.SpatialAdaptiveMaxPooling_updateGradInput(x, torch.ones(1, 5, 1), g, at)
+        return y, at, g
+    """
+    y, at, g = BRIDGE.execute(code, torch.arange(25, dtype=torch.float64).reshape(1, 25, 1))
+    assert y.flatten().tolist() == [4, 9, 15, 19, 24]
+    assert at[0].flatten().tolist() == [5, 5, 6, 5, 5]
+    assert g.flatten().nonzero().flatten().tolist() == [4, 9, 15, 19, 24]

@@ -134,18 +134,41 @@ def spatial_unpool_gradient(input: Tensor, grad_output: Tensor, grad_input: Tens
 # ---- adaptive: position (row, column) within the window, 1-based
 
 
-def _starts(count: int, size: int) -> torch.Tensor:
-    return torch.arange(count) * size // count
+def _bounds(count: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the first row of each window and the one after its last.
+
+    They are computed in single precision, as in C: of 25 rows, the third of 5 windows has 6.
+    """
+    places = torch.arange(count + 1, dtype=torch.float32) / torch.tensor(count, dtype=torch.float32) * size
+    return places[:-1].floor().long(), places[1:].ceil().long()
+
+
+def _are_exact(first: torch.Tensor, end: torch.Tensor, size: int) -> bool:
+    """Return whether the bounds are those of PyTorch, in whole numbers."""
+    count, steps = len(first), torch.arange(len(first) + 1) * size
+    return torch.equal(first, steps[:-1] // count) and torch.equal(end, -(-steps[1:] // count))
+
+
+def _adaptive_maxima(x: torch.Tensor, rows: tuple[torch.Tensor, ...], columns: tuple[torch.Tensor, ...]) -> Any:
+    """Return the maximum of each window and its position in the plane."""
+    sizes = [len(rows[0]), len(columns[0])]
+    if _are_exact(*rows, x.shape[2]) and _are_exact(*columns, x.shape[3]):
+        return torch.ops.aten.adaptive_max_pool2d(x, sizes)
+    maxima, at = [], []
+    for top, bottom in zip(*map(torch.Tensor.tolist, rows), strict=True):
+        for left, right in zip(*map(torch.Tensor.tolist, columns), strict=True):
+            value, n = x[:, :, top:bottom, left:right].flatten(2).max(-1)
+            maxima.append(value)
+            at.append((top + n // (right - left)) * x.shape[3] + left + n % (right - left))
+    return [torch.stack(values, -1).reshape(*x.shape[:2], *sizes) for values in (maxima, at)]
 
 
 @kernel("SpatialAdaptiveMaxPooling_updateOutput")
 def adaptive_max(input: Tensor, output: Tensor, indices: Tensor, width: float, height: float) -> None:
     x, single = batched(input.t, 2)
-    sizes = int(height), int(width)
-    y, at = _maxima(lambda x: torch.ops.aten.adaptive_max_pool2d(x, sizes), x, torch.float32)
-    rows = at // x.shape[3] - _starts(int(height), x.shape[2])[:, None] + 1
-    columns = at % x.shape[3] - _starts(int(width), x.shape[3])[None, :] + 1
-    both = torch.stack([rows, columns])
+    rows, columns = _bounds(int(height), x.shape[2]), _bounds(int(width), x.shape[3])
+    y, at = _maxima(lambda x: _adaptive_maxima(x, rows, columns), x, torch.float32)
+    both = torch.stack([at // x.shape[3] - rows[0][:, None] + 1, at % x.shape[3] - columns[0] + 1])
     output.assign(y[0] if single else y)
     indices.assign(both[:, 0] if single else both)
 
@@ -153,8 +176,8 @@ def adaptive_max(input: Tensor, output: Tensor, indices: Tensor, width: float, h
 @kernel("SpatialAdaptiveMaxPooling_updateGradInput")
 def adaptive_max_gradient(input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Tensor) -> None:
     height, width = grad_output.size[-2:]
-    rows = positions(indices)[0] - 1 + _starts(height, input.size[-2])[:, None]
-    columns = positions(indices)[1] - 1 + _starts(width, input.size[-1])[None, :]
+    rows = positions(indices)[0] - 1 + _bounds(height, input.size[-2])[0][:, None]
+    columns = positions(indices)[1] - 1 + _bounds(width, input.size[-1])[0]
     route_back(grad_input, input, rows * input.size[-1] + columns, grad_output.t, 2)
 
 

@@ -39,6 +39,8 @@ _padding("VolumetricReplicationPadding", "replicate", 3)
 
 def _nearest(name: str, space: int) -> None:
     def run(x: torch.Tensor, scale: float) -> torch.Tensor:
+        if int(scale) <= 1:
+            raise TorchError(f"bad argument #4 (scale_factor must be greater than 1, but got: {int(scale)})")
         for d in range(x.dim() - space, x.dim()):
             x = x.repeat_interleave(int(scale), d)
         return x
