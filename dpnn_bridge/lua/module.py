@@ -235,7 +235,8 @@ class LuaCriterion(LuaFunctionality, nn.Module):
             found = self._input_gradients(shape, method(self.lua, "backward", state["input"], aim), leaves)
             if not any(g is not None for g in found):
                 raise ValueError("no gradInput")
-            return [None if g is None else g * gradients[0] for g in found]
+            scale = gradients[0]
+            return found if scale is None else [None if g is None else g * scale for g in found]
 
         (loss,) = Forward.apply(run, back, *leaves)
         return loss

@@ -134,7 +134,10 @@ def spatial_unpool_gradient(input: Tensor, grad_output: Tensor, grad_input: Tens
 # ---- adaptive: position (row, column) within the window, 1-based
 
 
-def _bounds(count: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+_Bounds = tuple[torch.Tensor, torch.Tensor]
+
+
+def _bounds(count: int, size: int) -> _Bounds:
     """Return the first row of each window and the one after its last.
 
     They are computed in single precision, as in C: of 25 rows, the third of 5 windows has 6.
@@ -143,16 +146,17 @@ def _bounds(count: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
     return places[:-1].floor().long(), places[1:].ceil().long()
 
 
-def _are_exact(first: torch.Tensor, end: torch.Tensor, size: int) -> bool:
+def _are_exact(bounds: _Bounds, size: int) -> bool:
     """Return whether the bounds are those of PyTorch, in whole numbers."""
+    first, end = bounds
     count, steps = len(first), torch.arange(len(first) + 1) * size
     return torch.equal(first, steps[:-1] // count) and torch.equal(end, -(-steps[1:] // count))
 
 
-def _adaptive_maxima(x: torch.Tensor, rows: tuple[torch.Tensor, ...], columns: tuple[torch.Tensor, ...]) -> Any:
+def _adaptive_maxima(x: torch.Tensor, rows: _Bounds, columns: _Bounds) -> Sequence[torch.Tensor]:
     """Return the maximum of each window and its position in the plane."""
     sizes = [len(rows[0]), len(columns[0])]
-    if _are_exact(*rows, x.shape[2]) and _are_exact(*columns, x.shape[3]):
+    if _are_exact(rows, x.shape[2]) and _are_exact(columns, x.shape[3]):
         return torch.ops.aten.adaptive_max_pool2d(x, sizes)
     maxima, at = [], []
     for top, bottom in zip(*map(torch.Tensor.tolist, rows), strict=True):
