@@ -126,7 +126,8 @@ class Generator(Network):
         @classmethod
         def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
             fields = super().to_lua(module, ctx)
-            return {**fields, "version": 2} if fields["net"].class_name == "nn.ConcatTable" else fields
+            several = "net" in fields and fields["net"].class_name == "nn.ConcatTable"
+            return {**fields, "version": 2} if several else fields
 
 
 @lua_class("onmt.WordEmbedding")
@@ -173,7 +174,7 @@ class WordEmbedding(Network):
         def upgrade(cls, obj: LuaObject) -> LuaObject:
             """Upgrade files of March to May 2017, where only the missing gradient tells that all vectors are fixed."""
             obj = super().upgrade(obj)
-            return obj if "fix" in obj or "gradWeight" in obj["net"] else obj.changed(fix=True)
+            return obj if "fix" in obj or "gradWeight" in obj["modules"][1] else obj.changed(fix=True)
 
         @classmethod
         def parameters(
