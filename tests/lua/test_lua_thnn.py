@@ -193,6 +193,11 @@ def test_index_linear_divides_by_the_largest_value_so_far() -> None:
         ("ClassNLLCriterion_updateOutput(t(2, 3), i {1, 2, 3}, t(1), true, nil, t(1))", "2 samples but 3 targets"),
         ("ClassNLLCriterion_updateOutput(t(2, 3, 1), i {1, 1}, t(1), true, nil, t(1))", "should be 1D or 2D"),
         ("ClassNLLCriterion_updateOutput(t(2, 3), i {{1, 1}}, t(1), true, nil, t(1))", "multi-target not supported"),
+        (
+            "VolumetricMaxPooling_updateGradInput(t(1, 2, 2, 2), t(1, 1, 1, 2), t(), torch.zeros(1, 1, 1, 1):long(), "
+            "2, 2, 2, 2, 2, 2, 0, 0, 0, false)",
+            r"gradOutput has \[1 x 1 x 1 x 2\]",
+        ),
         ("SpatialUpSamplingNearest_updateOutput(t(1, 2, 2), t(), 1)", "must be greater than 1, but got: 1"),
         ("VolumetricUpSamplingNearest_updateOutput(t(1, 2, 2, 2), t(), 0)", "must be greater than 1, but got: 0"),
         ("MultiMarginCriterion_updateOutput(t(2, 3, 1), i {1, 1}, t(1), true, 1, nil, 1)", "vector or matrix expected"),

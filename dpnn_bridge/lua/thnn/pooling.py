@@ -274,6 +274,7 @@ def _max3d(input: Tensor, output: Tensor, indices: Tensor, n: Sequence[Any], dil
 def _max3d_gradient(
     input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Tensor, n: Sequence[Any], dilation: Sequence[Any]
 ) -> None:
+    _check_gradient(grad_output, indices.t)
     stride, pad = reordered(n[0:3]), reordered(n[3:6])
     starts = _window_starts(grad_output.size[-3:], stride, pad)
     places = _unpack(positions(indices), input.size[-3:], starts, reordered(dilation))
