@@ -18,7 +18,7 @@ from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES, ExtensionFi
 from importlib.util import decode_source, find_spec
 from pathlib import Path
 from types import CodeType
-from typing import Any
+from typing import Any, TypeGuard
 
 from dpnn_bridge.base.extras import missing_package
 
@@ -106,6 +106,9 @@ class _TooLongError(Exception):
 @functools.cache
 def _translator(package: bool) -> Any:
     try:
+        from fissix.fixes.fix_numliterals import FixNumliterals
+        from fissix.fixes.fix_unicode import FixUnicode
+        from fissix.pgen2 import token
         from fissix.pygram import python_symbols
         from fissix.refactor import RefactoringTool, get_fixers_from_package
     except ImportError as error:
@@ -117,13 +120,21 @@ def _translator(package: bool) -> Any:
 
     class Translator(RefactoringTool):
         def refactor_tree(self, tree: Any, name: str) -> bool:
+            strings, numbers = FixUnicode({}, []), FixNumliterals({}, [])
+            strings.start_tree(tree, name)
+            fixer_of = {token.STRING: strings, token.NAME: strings, token.NUMBER: numbers}
             for node in tree.pre_order():
+                # in place: fissix would search each of them among all elements of a list
+                fixer = fixer_of.get(node.type)
+                if fixer and (found := fixer.match(node)) and (new := fixer.transform(node, found)) is not None:
+                    node.value = new.value
                 if node.type in chains and len(node.children) > _LONGEST_CHAIN:
                     what = f"more than {_LONGEST_CHAIN} calls, attributes, indices or imported modules in a row"
                     raise _TooLongError(f"line {node.get_lineno()} has {what}; split it to translate it from Python 2")
             return super().refactor_tree(tree, name)
 
-    return Translator([name for name in fixers if package or not name.endswith(".fix_import")])
+    own = (".fix_unicode", ".fix_numliterals", *([] if package else [".fix_import"]))
+    return Translator([name for name in fixers if not name.endswith(own)])
 
 
 def _translated(source: str, path: str, package: bool, error: SyntaxError | None) -> CodeType:
@@ -133,11 +144,13 @@ def _translated(source: str, path: str, package: bool, error: SyntaxError | None
 
     try:
         indented = re.sub(r"(?m)^[ \t]+", lambda indentation: indentation[0].expandtabs(8), source)
-        tree = ast.parse(str(translator.refactor_string(f"{indented}\n", path)), path)
+        translated = translator.refactor_string(f"{indented}\n", path)
+        tree = ast.parse(str(translated), path)
     except (ParseError, TokenError, SyntaxError):
         raise (error or SyntaxError(f"cannot be translated from Python 2: {path}")) from None
     _import_text(tree)
-    if not re.search(r"(?m)^from __future__ import (?:\([^)]*|.*)\bdivision\b", source):
+    future = {alias.name for node in tree.body if _is_future(node) for alias in node.names}
+    if "division" not in future | translated.future_features:  # fissix removes and knows those without parentheses
         _divide_integers(tree)
     print(f"{path}: is Python 2 and runs translated to Python 3", file=sys.stderr)
     return compile(tree, path, "exec", dont_inherit=True)
@@ -154,10 +167,17 @@ def _import_text(tree: ast.Module) -> None:
                 alias.name, alias.asname = text, alias.asname or alias.name
 
 
+def _is_future(node: ast.stmt) -> TypeGuard[ast.ImportFrom]:
+    return isinstance(node, ast.ImportFrom) and node.module == "__future__"
+
+
 def _divide_integers(tree: ast.Module) -> None:
     """Replace ``/`` by Python 2's."""
     functions = [ast.alias(function.__name__, f"_python2_{function.__name__}") for function in (quotient, divided)]
-    tree.body.insert(ast.get_docstring(tree) is not None, ast.ImportFrom(__name__, functions, 0))
+    first = int(ast.get_docstring(tree) is not None)
+    while first < len(tree.body) and _is_future(tree.body[first]):
+        first += 1
+    tree.body.insert(first, ast.ImportFrom(__name__, functions, 0))
     ast.fix_missing_locations(_Division().visit(tree))
 
 

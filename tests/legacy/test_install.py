@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from conftest import FIXTURES
 
 from dpnn_bridge import write_t7
 from dpnn_bridge.legacy import install, nn, uninstall
+from dpnn_bridge.legacy.python2 import compiled
 
 LENET = FIXTURES / "samples" / "torch-demos__mnist_convnet" / "model.t7"
 
@@ -132,6 +134,54 @@ def test_what_is_no_python_is_one_error(source: str, message: str, folder: Path)
     (folder / "bad.py").write_text(source)
     ran = run("bad.py", cwd=folder)
     assert (ran.returncode, message in ran.stderr, "Traceback" in ran.stderr) == (1, True, False)
+
+
+def result_of(source: str) -> dict[str, object]:
+    """The names that a program of Python 2 defines."""
+    pytest.importorskip("fissix")
+    names: dict[str, object] = {"__name__": "two"}
+    exec(compiled(source.encode(), "two.py"), names)
+    return names
+
+
+def test_literals_of_python_2() -> None:
+    source = r"""
+x = [u'a\u00e9', ur'b\n', U"c", '\u00e9', 'd', 10L, 0777, 0, 0x1fL, 1.5]
+y = [unicode(3), unichr(100)]
+print 1
+"""
+    names = result_of(source)
+    assert names["x"] == ["a\u00e9", "b\\n", "c", "\\u00e9", "d", 10, 0o777, 0, 0x1F, 1.5]
+    assert names["y"] == ["3", "d"]
+
+
+@pytest.mark.parametrize(
+    ("head", "quotient"),
+    [
+        ("", 3),
+        ("from __future__ import division", 3.5),
+        ("from __future__ import (absolute_import,\n    division)", 3.5),
+        ("from __future__ import (absolute_import,\n    with_statement)", 3),
+        ('"""\nfrom __future__ import division\n"""', 3),
+    ],
+)
+def test_a_quotient_of_python_2(head: str, quotient: float) -> None:
+    assert result_of(f"{head}\nx = 7 / 2\nprint 1\n")["x"] == quotient
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "x = {" + ", ".join(f"u'k{i}': {i}L" for i in range(3000)) + "}\nprint 1\n",
+        '"""' + "from __future__ import (\n" * 20_000 + '"""\nprint 1\n',
+    ],
+    ids=["literals", "docstring"],
+)
+def test_python_2_is_translated_in_linear_time(source: str) -> None:
+    result_of("print 1\n")
+    start = time.process_time()
+    result_of(source)
+    assert time.process_time() - start < 2  # it took 9 s
 
 
 def test_wrong_usage(folder: Path) -> None:
