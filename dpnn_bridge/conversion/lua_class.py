@@ -344,6 +344,11 @@ def empty_table(kind: str) -> LuaTable:
     return LuaTable()
 
 
+def empty_tensors(count: int) -> Callable[[str], LuaTable]:
+    """Return a function that makes a table of empty tensors, for ``constants``."""
+    return lambda kind: LuaTable.from_list(LuaTensor.empty(kind) for _ in range(count))
+
+
 def empty_sizes(kind: str) -> LuaStorage:
     """Return an empty ``torch.LongStorage``, for ``constants``."""
     return size_storage()

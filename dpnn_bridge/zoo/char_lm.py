@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.fields import record_of
-from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite, empty_table
+from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite, empty_tensors
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.indices import explains_index_base, rows_at
 from dpnn_bridge.objects import LuaObject, LuaTensor
@@ -107,6 +107,10 @@ class HLogSoftMax(nn.Module):
         tensor_args = ("mapping",)
 
         @classmethod
+        def matches(cls, obj: LuaObject) -> bool:
+            return "logLossCluster" in obj  # and other fields, which a module made in PyTorch lacks
+
+        @classmethod
         def parameters(
             cls, module: HLogSoftMax, inner: Callable[[nn.Module], Iterator[ParameterSite]]
         ) -> Iterator[ParameterSite]:
@@ -157,6 +161,11 @@ class TensorProd(nn.Module):
         tensors = ("weight", "bias")
         sizes = {"weight": ("out_features", "size1", "size2")}
         scratch = ("tmp", "ab", "buffer", "buffer2")
-        constants = {"tmp": LuaTensor.empty, "gradInput": empty_table}
+        constants = {"tmp": LuaTensor.empty, "gradInput": empty_tensors(2)}
         checked_by = "formula"
         test = "test_tensor_product"
+
+        @classmethod
+        def to_lua(cls, module: TensorProd, ctx: LuaContext) -> dict[str, Any]:
+            product = torch.zeros_like(module.weight[0])  # of the vectors, which Torch7 does not resize
+            return {**super().to_lua(module, ctx), "ab": ctx.constant(product, module)}

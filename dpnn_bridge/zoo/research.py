@@ -231,6 +231,10 @@ class WithoutClones(LuaClass):
     constants = {"clones": empty_table, "gradInput": empty_table, "output": empty_table}
 
     @classmethod
+    def matches(cls, obj: LuaObject) -> bool:
+        return "maxT" in obj  # the number of copies, which a module made in PyTorch lacks
+
+    @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
         return obj.changed(rnnState=None, drnnState=None, clones=LuaTable())
 

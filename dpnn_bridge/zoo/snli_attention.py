@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
+from dpnn_bridge.conversion.lua_class import LuaClass, empty_table, empty_tensors
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.torch7.gradient import with_gradient_of, with_penalty
 
@@ -28,7 +28,7 @@ class AddScalar(nn.Module):
         return x + y.repeat(1, x.shape[1] // y.shape[1])
 
     class Lua(LuaClass):
-        constants = {"gradInput": empty_table}
+        constants = {"gradInput": empty_tensors(2)}
 
 
 @lua_class("nn.TensorAddVector")
@@ -47,7 +47,7 @@ class TensorAddVector(nn.Module):
         return input[0] + input[1]
 
     class Lua(LuaClass):
-        constants = {"gradInput": empty_table}
+        constants = {"gradInput": empty_tensors(2)}
 
 
 @lua_class("nn.CAveTable")

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from dpnn_bridge.conversion.contexts import LuaContext
 from dpnn_bridge.conversion.fields import record_of
-from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
+from dpnn_bridge.conversion.lua_class import LuaClass, empty_table, size_storage
+from dpnn_bridge.conversion.lua_values import fresh
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.registry import parameters as parameters_of
 from dpnn_bridge.modules.nn.elementwise import MulConstant
@@ -192,7 +193,10 @@ class STMM(nn.Module):
         computed_fields = ("weight", "gradWeight")
         members = ("net",)
         scalars = {"N": "videos", "T": "frames", "D": "in_channels", "M": "memory_channels"}
-        constants = {"t": 2, "elemwise_mask": True, "cell_constructed_flag": True, "mult_after_w": 1}
+        constants = {
+            **{"t": 2, "elemwise_mask": True, "cell_constructed_flag": True, "mult_after_w": 1},
+            "concat": lambda kind: fresh("nn.JoinTable", kind, dimension=1, size=size_storage(), gradInput=LuaTable()),
+        }
         scratch = (
             *("mem_input", "mem_output", "z_output", "r_output", "mem_gradInput", "feat_gradInput"),
             *("z_gradOutput", "r_gradOutput"),

@@ -14,7 +14,7 @@ from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.noise import noise_of
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.objects import LuaObject
+from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.torch7.gradient import add_gradient, with_gradient_of, zero_gradient
 
 
@@ -179,6 +179,7 @@ class TotalVariation(nn.Module):
     class Lua(LuaClass):
         scalars = ("strength",)
         scratch = ("x_diff", "y_diff")
+        constants = dict.fromkeys(scratch, LuaTensor.empty)
 
 
 @lua_class("nn.SpatialCircularPadding")

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.fields import record_of
-from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_class import LuaClass, empty_tensors
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.tracing import is_traced
 from dpnn_bridge.modules.nn.criterion import Criterion
@@ -263,6 +263,7 @@ class NCECriterion(Criterion):
 
     class Lua(Criterion.Lua):
         scalars = {"sizeAverage": "size_average"}
+        constants = {"output": 0, "gradInput": empty_tensors(4)}
 
 
 @lua_class("nn.Bigrams")

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dpnn_bridge.conversion.contexts import TorchContext
-from dpnn_bridge.conversion.fields import Field, Layout
+from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
+from dpnn_bridge.conversion.fields import Field, Layout, record_of
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.convolution import SPATIAL, SPATIAL_DEFAULTS, Convolution
@@ -206,8 +206,18 @@ class SpatialConvolutionLocal(nn.Module):
         return output.squeeze(0) if input.dim() == 3 else output
 
     class Lua(Convolution):
+        """A new module is written for the smallest input with its output; Torch7 takes only inputs of one size."""
+
         scalars = {**SPATIAL, ("oH", "oW"): "output_size"}
         defaults = SPATIAL_DEFAULTS
+
+        @classmethod
+        def to_lua(cls, module: Any, ctx: LuaContext) -> dict[str, Any]:
+            fields = super().to_lua(module, ctx)
+            if record_of(module) is None:
+                sizes = zip(module.output_size, module.kernel_size, module.stride, module.padding, strict=True)
+                fields["iH"], fields["iW"] = ((n - 1) * step + k - 2 * pad for n, k, step, pad in sizes)
+            return fields
 
 
 # ---------------------------------------------------------------------- by connection table

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dpnn_bridge.conversion.contexts import LuaContext
+from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite
+from dpnn_bridge.conversion.lua_values import fresh
 from dpnn_bridge.conversion.registry import lua_class, parameters
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 
 @lua_class("nn.SpatialCrossMapLRN", "cudnn.SpatialCrossMapLRN")
@@ -80,6 +85,11 @@ class _EstimatorMapping(LuaClass):
             yield from parameters(estimator)
 
 
+def _of_pairs(class_name: str) -> Callable[[str], LuaObject]:
+    """Return a new layer of a pair, whose ``gradInput`` is a table, for ``constants``."""
+    return lambda kind: fresh(class_name, kind, gradInput=LuaTable())
+
+
 @lua_class("nn.SpatialSubtractiveNormalization")
 class SpatialSubtractiveNormalization(_NeighborhoodNormalization):
     """Subtracts from each pixel the weighted average of its neighborhood.
@@ -99,6 +109,11 @@ class SpatialSubtractiveNormalization(_NeighborhoodNormalization):
 
     class Lua(_EstimatorMapping):
         members = ("meanestimator",)
+        constants = {
+            "coef": LuaTensor.empty,
+            "subtractor": _of_pairs("nn.CSubTable"),
+            "divider": _of_pairs("nn.CDivTable"),
+        }
 
 
 @lua_class("nn.SpatialDivisiveNormalization")
@@ -137,6 +152,14 @@ class SpatialDivisiveNormalization(_NeighborhoodNormalization):
         members = ("meanestimator", "stdestimator")
         scalars = {"threshold": "threshold", "thresval": "value"}
         defaults = {"threshold": 1e-4, "thresval": 1e-4}
+        constants = {"coef": LuaTensor.empty, **dict.fromkeys(("normalizer", "divider"), _of_pairs("nn.CDivTable"))}
+
+        @classmethod
+        def to_lua(cls, module: SpatialDivisiveNormalization, ctx: LuaContext) -> dict[str, Any]:
+            fields = super().to_lua(module, ctx)
+            if record_of(module) is None:
+                fields["thresholder"] = ctx.to_lua(nn.Threshold(module.threshold, module.value))
+            return fields
 
 
 @lua_class("nn.SpatialContrastiveNormalization")

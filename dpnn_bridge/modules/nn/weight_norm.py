@@ -116,7 +116,7 @@ class WeightNorm(nn.Module):
     class Lua(LuaClass):
         """Files have no weight, but its size; the first ones had the weight. It follows from ``v`` and ``g``."""
 
-        computed_fields = ("modules", "weight", "gradWeight", "weightSize")
+        computed_fields = ("modules", "weight", "gradWeight", "weightSize", "otherDims", "viewIn", "viewOut")
         scalars = {"outputDim": "output_dim"}
         tensors = {
             "v": Field("module.parametrizations.weight.original1", Layout(_from_rows, as_rows)),
@@ -144,7 +144,11 @@ class WeightNorm(nn.Module):
             inner = ctx.to_lua(module.module)
             weight = inner.fields.pop("weight")
             inner.fields.pop("gradWeight", None)
-            fields = super().to_lua(module, ctx) | {"weightSize": size_storage(weight.shape)}
+            others = [n for d, n in enumerate(weight.shape, 1) if d != module.output_dim]
+            rows, columns = weight.shape[module.output_dim - 1], math.prod(others)
+            sizes = {"weightSize": weight.shape, "viewIn": (rows, columns), "viewOut": (rows, *others)}
+            fields = super().to_lua(module, ctx) | {name: size_storage(size) for name, size in sizes.items()}
+            fields["otherDims"] = columns
             lengths = torch.zeros_like(module.module.parametrizations.weight.original0).flatten()
             buffers = {
                 name: ctx.constant(lengths, module) for name in ("_norm", "_scale")

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dpnn_bridge.conversion.contexts import LuaContext
-from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
+from dpnn_bridge.conversion.lua_class import LuaClass, empty_table, plain_object
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.modules.nn.criterion import MultiCriterion, ParallelCriterion, filled
-from dpnn_bridge.objects import LuaTable
+from dpnn_bridge.objects import LuaTable, LuaTensor
 from dpnn_bridge.torch7.gradient import with_gradient_of
 
 
@@ -63,6 +63,12 @@ class DistNLLCriterion(nn.Module):
             "targetIsProbability": "target_probability",
         }
         scratch = ("gradLogInput", "input", "probTarget", "logProbInput")
+        constants = {
+            **dict.fromkeys(("gradLogInput", "input"), LuaTensor.empty),
+            "targetSoftMax": plain_object("nn.SoftMax"),
+            "inputLogSoftMax": plain_object("nn.LogSoftMax"),
+            "inputLog": plain_object("nn.Log"),
+        }
 
 
 @lua_class("nn.DistMarginCriterion")
@@ -143,6 +149,8 @@ class TreeNLLCriterion(nn.Module):
         return -input.mean()
 
     class Lua(LuaClass):
+        constants = {"_module": plain_object("nn.Mean", dimension=1, sizeAverage=True, squeeze=True)}
+
         @classmethod
         def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
             return {**super().to_lua(module, ctx), "_output_grad": filled(-1)(ctx.type_of(module))}

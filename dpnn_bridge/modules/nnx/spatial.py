@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dpnn_bridge.conversion.contexts import LuaContext
 from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite, WithoutParameters
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.errors import ConversionError
-from dpnn_bridge.objects import LuaTensor
+from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.torch7.gradient import with_gradient_of
 
 
@@ -56,6 +58,11 @@ class SpatialNormalization(nn.Module):
         members = {"convo": "convo", "convostd": "convostd", "sqrtMod": "sqrt"}
         scalars = {"fixedThres": "threshold"}
         defaults = {"fixedThres": None}
+
+        @classmethod
+        def matches(cls, obj: LuaObject) -> bool:
+            return "meanDiviseMod" in obj  # and other layers inside, which a module made in PyTorch lacks
+
         scratch = (
             "inConvo",
             "inMean",
@@ -161,8 +168,13 @@ class SpatialColorTransform(nn.Module):
         return self.linear(input)
 
     class Lua(WithoutParameters):
+        computed_fields = ("islinear",)
         members = ("linear",)
         scalars = ("transform",)
+
+        @classmethod
+        def to_lua(cls, module: SpatialColorTransform, ctx: LuaContext) -> dict[str, Any]:
+            return {**super().to_lua(module, ctx), "islinear": module.linear is not None}
 
 
 @lua_class("nn.SpatialGraph")

@@ -243,3 +243,8 @@ class SoftMaxForest(nn.Sequential):
         """The parts (``experts``, ``gater`` …) are kept as they are; they are the same objects."""
 
         container = True
+
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            fields = super().to_lua(module, ctx)
+            return {**fields, "module": fields["modules"][1]}
