@@ -247,4 +247,4 @@ class SoftMaxForest(nn.Sequential):
         @classmethod
         def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
             fields = super().to_lua(module, ctx)
-            return fields | {"module": inner for inner in fields["modules"].as_list()[:1]}
+            return {**fields, "module": fields["modules"].get(1)} if len(module) else fields
