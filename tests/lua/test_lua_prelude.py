@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -97,7 +98,8 @@ def test_a_suite_says_what_it_takes(bridge: LuaBridge) -> None:
 def test_a_file_that_fails_fails_again(tmp_path: Path) -> None:
     (tmp_path / "broken.lua").write_text("error('mine')")
     code = "return (pcall(require, 'broken')), (pcall(require, 'broken')), require('xlua').table2string {1}"
-    with closing(LuaBridge(tmp_path, sandbox=True)) as bridge:
+    bridge: Any = LuaBridge(tmp_path, sandbox=True)
+    with closing(bridge):
         assert bridge.execute(code) == (False, False, "{1}")
 
 
