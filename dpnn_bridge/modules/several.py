@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, NoReturn
 
 from torch import Tensor, nn
@@ -18,8 +19,8 @@ from dpnn_bridge.objects import LuaObject, LuaTable
 class Models(nn.ModuleDict):
     """The models of a file by key, as ``load(key=…)`` takes it: ``models["[1]"]``, ``models["protos.cnn"]``.
 
-    ``to_lua`` and ``write_t7`` give the file's table again. In ``state_dict`` a dot in a key is a slash, a slash is
-    ``%2F`` and a percent sign ``%25``.
+    ``to_lua`` and ``write_t7`` give the file's table again. In ``state_dict`` a dot in a key is a slash, and a slash
+    ``%2F``; a percent sign is ``%25`` in front of ``2F`` and ``25``.
 
     Args:
         models: key -> model.
@@ -80,7 +81,7 @@ def tensors_at(key: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _name(key: str) -> str:
     """Return the name of a submodule, which may not contain a dot."""
-    return key.replace("%", "%25").replace("/", "%2F").replace(".", "/")
+    return re.sub("%(?=2F|25)", "%25", key).replace("/", "%2F").replace(".", "/")
 
 
 def _key(name: str) -> str:

@@ -276,6 +276,28 @@ def test_data_that_a_file_of_classes_reads_counts(option: str, text: str, tmp_pa
     assert ConvertOptions.of({option: [file]}).digest() != before
 
 
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        ("plugins", "sys.path.append(os.path.join(here, '..', 'common'))\nimport scale"),
+        ("plugins", "sys.path.append(str(Path(__file__).parents[1] / 'common'))\nimport scale"),
+        ("plugins", "sys.path.append(os.path.dirname(os.path.dirname(__file__)) + '/common')\nimport scale"),
+        ("lua", "package.path = './lib/?.lua;' .. package.path\nrequire 'scale'"),
+        ("lua", "require [[lib.scale]]"),
+        ("lua", "dofile([==[lib/scale.lua]==])"),
+        ("lua", "dofile('lib/' .. 'scale.lua')"),
+    ],
+)
+def test_a_folder_that_a_file_of_classes_searches_counts(option: str, text: str, tmp_path: Path) -> None:
+    file, scale = tmp_path / "home" / "classes", tmp_path / ("common/scale.py", "home/lib/scale.lua")[option == "lua"]
+    for path, content in ((file, text), (scale, "return 1")):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    before = ConvertOptions.of({option: [file]}).digest()
+    scale.write_text("return 2")
+    assert ConvertOptions.of({option: [file]}).digest() != before
+
+
 def test_a_plugin_of_an_earlier_call_counts(tmp_path: Path) -> None:
     """It stays registered, so it decides what later calls without it give."""
     plugin, target = tmp_path / "p.py", tmp_path / "m.npz"
