@@ -336,4 +336,6 @@ class CriterionTable(nn.Module):
         @classmethod
         def to_lua(cls, module: CriterionTable, ctx: LuaContext) -> dict[str, Any]:
             criterion = ctx.to_lua(module.criterion)
-            return {"criterion": criterion, "gradInput": LuaTable.from_list([criterion["gradInput"]])}
+            buffer = criterion.get("gradInput")  # a file whose buffers were removed has none
+            buffers = ctx.empty_tensors(module, 1) if buffer is None else LuaTable.from_list([buffer])
+            return {"criterion": criterion, "gradInput": buffers}
