@@ -245,6 +245,6 @@ class SoftMaxForest(nn.Sequential):
         container = True
 
         @classmethod
-        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        def to_lua(cls, module: SoftMaxForest, ctx: LuaContext) -> dict[str, Any]:
             fields = super().to_lua(module, ctx)
             return {**fields, "module": fields["modules"].get(1)} if len(module) else fields
