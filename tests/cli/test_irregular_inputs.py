@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -142,9 +143,11 @@ def test_a_file_may_have_so_many_bytes(tmp_path: Path) -> None:
 
 
 def test_a_line_of_a_manifest_has_an_end(tmp_path: Path) -> None:
-    (tmp_path / "done.jsonl").write_bytes(b"x" * (1 << 21))
-    with pytest.raises(T7FormatError, match="line 1 is not a manifest line"):
-        last_lines(tmp_path / "done.jsonl")
+    long = {"source": "a", "target": "b", "verdict": "equal", "message": "x" * (1 << 21)}
+    for text, number in ((b"x" * (1 << 21), 1), (json.dumps(long).encode(), 2)):
+        (tmp_path / "done.jsonl").write_bytes(text)
+        with pytest.raises(T7FormatError, match=f"line {number} is not a manifest line"):
+            last_lines(tmp_path / "done.jsonl")
 
 
 def test_a_folder_that_cannot_be_made_is_one_error(tmp_path: Path) -> None:
