@@ -139,6 +139,7 @@ def test_on_a_terminal(tmp_path: Path) -> None:
 def test_wrong_usage_names_the_file_without_its_escapes(file: Path) -> None:
     assert run(convert_command, file, file).exit_code == 2
     assert run(verify_command, file, "--mode", NASTY).exit_code == 2
+    assert run(verify_command, "done.jsonl", file).exit_code == 2
 
 
 def test_a_fault_of_our_own_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,6 +103,8 @@ def test_names_from_a_file_cannot_leave_their_place() -> None:
     assert "\x1b[31m" not in html
     data = re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.S)
     assert data is not None
+    assert not set("<>&") & set(data[1])  # "</script " ends a script too
+    assert "default-src 'none'" in html
     assert json.loads(data[1])["root"]["children"][0]["name"].startswith("</script>")
     for text in (to_dot(graph), to_mermaid(graph)):
         assert "\x1b" not in text
