@@ -188,7 +188,7 @@ class NeuralTalkLanguageModel(nn.Module):
         start = torch.full_like(captions[:1], self.vocab_size + self.index_base)
         tokens = torch.cat([start, captions.masked_fill(~words, self.index_base)])
         vectors = [images, *self.lookup_table(tokens)]
-        state = [images.new_zeros(images.shape[0], self.rnn_size)] * self.num_state
+        state = [*images.new_zeros(images.shape[0], self.rnn_size).expand(self.num_state, -1, -1)]
         outputs = []
         for vector in vectors:
             *state, output = self.core([vector, *state])

@@ -89,7 +89,7 @@ class Encoder(nn.Module):
         source, lengths = input
         T, N = tensors(source)[0].shape[:2]
         like = next(self.parameters())
-        states = [like.new_zeros(N, self.rnn_size)] * self.num_states
+        states = [*like.new_zeros(N, self.rnn_size).expand(self.num_states, -1, -1)]
         reset_masks(self)
         outputs = []
         for t in range(T):
@@ -199,7 +199,7 @@ class Decoder(nn.Module):
         target, states, context, lengths = input
         T, N = tensors(target)[0].shape[:2]
         output = context.new_zeros(N, self.rnn_size)
-        states = [output] * self.num_states if states is None else tensors(states)
+        states = [*output.expand(self.num_states, -1, -1)] if states is None else tensors(states)
         reset_masks(self)
         outputs = []
         with _padding_masked(self.step, lengths, context.shape[1]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import resource
 import subprocess
 import sys
 import threading
@@ -126,11 +127,13 @@ def file(tmp_path: Path) -> Any:
 def test_a_layer_that_grows_is_named(file: Any, name: str) -> None:
     model, shape = GROWING[name]
     path = file(layer("Sequential", modules=LuaTable.from_list([layer("Identity"), model])), shape)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(ConversionLimitError, match=r"modules\[2\].*the limit for the size.*--unbounded") as raised:
         verify(path)
     assert raised.value.path.startswith("modules[2]")
     write_t7(path.with_name("model.t7"), read_t7(path)["module"])
     summarize(path.with_name("model.t7"))  # tries inputs of its own
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # KiB
 
 
 def test_an_input_of_a_billion_parts_is_not_tried(tmp_path: Path) -> None:

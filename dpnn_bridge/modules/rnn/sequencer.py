@@ -117,6 +117,11 @@ class Sequencer(Memory, Remembering):
             return fields | {"output": LuaTable(), "tableoutput": LuaTable(), "_output": LuaTable()}
 
 
+def _repeated(input: Tensor, times: int) -> list[Tensor]:
+    """Return a tensor several times; as views, whose number is limited when a file is verified."""
+    return [*input.expand(times, *input.shape)] if times > 0 else []
+
+
 @lua_class("nn.Repeater")
 class Repeater(Memory, Remembering):
     """Presents the same input to a step module several times; the module forgets before each call.
@@ -142,7 +147,7 @@ class Repeater(Memory, Remembering):
         forget(self.module)
         return self._run(input)
 
-    @faster(lambda self, input: at_once(self.module, [input] * self.rho))
+    @faster(lambda self, input: at_once(self.module, _repeated(input, self.rho)) if isinstance(input, Tensor) else None)
     def _run(self, input: Any) -> list[Any]:
         return [self.module(input) for _ in range(self.rho)]
 
