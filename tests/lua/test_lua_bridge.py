@@ -11,7 +11,7 @@ pytest.importorskip("lupa")
 
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.loaders.t7_writer import dumps
-from dpnn_bridge.lua import LuaBridge
+from dpnn_bridge.lua import LuaBridge, state
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaTable, LuaTensor
 
 
@@ -224,3 +224,31 @@ def test_a_rockspec_that_is_no_file_is_passed_over(tmp_path: Path) -> None:
     (checkout / "endless.rockspec").symlink_to("/dev/zero")
     (checkout / "init.lua").write_text("return 5")
     assert LuaBridge(tmp_path).require("tool") == 5
+
+
+@pytest.mark.parametrize("runtime", ["luajit21", "lua51"])
+@pytest.mark.parametrize("resume", ["coroutine.resume", "function(c, ...) return pcall(coroutine.resume, c, ...) end"])
+def test_python_calls_lua_while_a_coroutine_runs(runtime: str, resume: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "_COLLECT_AFTER", 1 << 16)
+    found = LuaBridge(runtime=runtime).execute(
+        f"local resume = {resume}"
+        """
+        local found = {}
+        for k = 1, 5 do
+           local thread = coroutine.create(function(a, b, c)
+              local kept = {a, b, c}
+              for i = 1, 20 do
+                 local y = torch.add(torch.DoubleTensor(10000), 1)
+                 kept[#kept + 1] = i
+                 if i == 10 then kept[#kept + 1] = coroutine.yield('half', nil) end
+              end
+              return a + b + c, #kept
+           end)
+           local first = {resume(thread, 1, 2, 3)}
+           local second = {resume(thread, 4)}
+           found[k] = first[#first] == 'half' and second[#second - 1] + second[#second]
+        end
+        return found
+        """
+    )
+    assert found == [30] * 5

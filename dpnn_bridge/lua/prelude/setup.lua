@@ -33,6 +33,23 @@ if not ok then
    end
 end
 
+-- When Python calls Lua, lupa clears the arguments of what the main thread calls just then: if that is coroutine.resume, the
+-- coroutine loses its place on the stack. So the main thread resumes by way of a coroutine of its own, which has none.
+local resume, running, wrap, yield = coroutine.resume, coroutine.running, coroutine.wrap, coroutine.yield
+local function carry(...) return carry(yield(resume(...))) end
+local idle
+local function ended(carrier, ...)
+   idle = carrier
+   return ...
+end
+function coroutine.resume(thread, ...)
+   local current, is_main = running()
+   if current and not is_main or type(thread) ~= 'thread' then return resume(thread, ...) end
+   local carrier = idle or wrap(carry)
+   idle = nil
+   return ended(carrier, carrier(thread, ...))
+end
+
 -- a number for each table, function, thread
 local addresses, count = setmetatable({}, {__mode = 'k'}), 0
 function bridge.address(object)
