@@ -152,7 +152,7 @@ for _types, _left, _right, _count in (
 #: types -> family, and expressions of fmod and remainder. C's % of integers and Lua's of numbers have different signs.
 _MODULO = (
     (FLOAT_TYPES, (), "fmod(x, {0})", "{0} == 0 and 0 / 0 or x - {0} * floor(R(x / {0}))"),
-    (("Byte", "Char", "Short"), ("divided",), "fmod(x, {0})", "x % {0}"),
+    (("Byte", "Char", "Short"), ("divided",), "x - {0} * tonumber(cast(int, x / {0}))", "x % {0}"),
     (("Int",), ("divided",), "x % {0}", "tobit((x % {0}) * {0}) < 0 and x % {0} + {0} or x % {0}"),
     (("Long",), ("divided",), "x % {0}", "(x % {0}) * {0} < 0 and x % {0} + {0} or x % {0}"),
 )

@@ -3,7 +3,7 @@
 local bridge, py = ...
 local ffi, native = bridge.ffi, bridge.native
 local states, read, vectors, packed = native.states, native.read, native.vectors, native.packed
-local C, float, format = ffi.C, ffi.typeof 'float', string.format
+local C, float, int, format = ffi.C, ffi.typeof 'float', ffi.typeof 'int32_t', string.format
 local ceil, floor = math.ceil, math.floor
 local loops = {}
 native.loops = loops
@@ -91,7 +91,7 @@ local function written_out(source, ty, plain)
 end
 
 local PRELUDE = [[
-local C, cast, words, float = ...
+local C, cast, words, float, int = ...
 local band, bor, bxor, bnot, lshift, rshift, tobit = bit.band, bit.bor, bit.bxor, bit.bnot, bit.lshift, bit.rshift, bit.tobit
 local sqrt, abs, floor, ceil, min, max, tonumber = math.sqrt, math.abs, math.floor, math.ceil, math.min, math.max, tonumber
 ]]
@@ -108,7 +108,7 @@ function loops.compile(ty, source, name, plain)
       if calls(source, f) then lines[#lines + 1] = format('local %s = C.%s%s\n', f, f, ty == 'Float' and 'f' or '') end
    end
    lines[#lines + 1] = written_out(source, ty, plain)
-   return assert(bridge.load(table.concat(lines), '=' .. name))(C, ffi.cast, native.words, float)
+   return assert(bridge.load(table.concat(lines), '=' .. name))(C, ffi.cast, native.words, float, int)
 end
 
 -- Lua source with words in capitals replaced
