@@ -10,10 +10,14 @@ import json
 import os
 import random
 import re
+import shlex
 import signal
+import subprocess
 import sys
 import threading
+import time
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +97,30 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if not words or "not" in words or collection_path.suffix != ".py" or not collection_path.name.startswith("test_"):
         return None
     return None if may_match(collection_path, words) else True
+
+
+#: what names a program of Torch7, see docs/parity.md
+NO_TORCH7 = not any(name.startswith("DPNN_TORCH7") for name in os.environ)
+
+
+class NeedsTorch7(pytest.Item):
+    """What stands for all tests of a function that ask a real Torch7, where none is named."""
+
+    def runtest(self) -> None:
+        pytest.skip("DPNN_TORCH7 names no Torch7")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makeitem(collector: pytest.Module, name: str, obj: object) -> pytest.Item | None:
+    """Skip a function marked ``torch7`` once where it would be thousands of tests."""
+    if not (NO_TORCH7 and collector.istestfunction(obj, name)):
+        return None
+    marks = [*collector.iter_markers("torch7"), *(m for m in getattr(obj, "pytestmark", []) if m.name == "torch7")]
+    if not marks:
+        return None
+    item = NeedsTorch7.from_parent(collector, name=name)
+    item.add_marker("torch7")
+    return item
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -179,26 +207,35 @@ def deviating(tmp_path: Path) -> Path:
     return tmp_path / "deviating.t7"
 
 
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A command line that runs commands in forks of one program, see ``warm.py``."""
+    code, address = Path(__file__).with_name("warm.py"), tmp_path_factory.mktemp("warm") / "socket"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen([sys.executable, code, "serve", address], stdin=subprocess.PIPE, env=environment) as server:
+        while not address.exists():
+            assert server.poll() is None
+            time.sleep(0.01)
+        yield shlex.join([sys.executable, "-I", "-S", str(code), str(address)])
+        server.stdin.close()  # type: ignore[union-attr]
+
+
 @pytest.fixture
-def scripts(tmp_path: Path) -> Path:
-    """A folder with the console scripts that pyproject.toml declares, run by this interpreter."""
+def scripts(tmp_path: Path, warm: str) -> Path:
+    """A folder with the console scripts that pyproject.toml declares, and this interpreter."""
     folder = tmp_path / "bin"
     folder.mkdir()
     table = (
         (Path(__file__).parent.parent / "pyproject.toml").read_text().split("[project.scripts]\n")[1].split("\n[")[0]
     )
-    for name, module, function in re.findall(r'^([\w-]+) = "([\w.]+):(\w+)"', table, re.M):
-        (folder / name).write_text(
-            f"#!{sys.executable}\nfrom {module} import {function}\nif __name__ == '__main__':\n    {function}()\n"
-        )
+    programs = {
+        name: f'{warm} {entry} {name} "$@"' for name, entry in re.findall(r'^([\w-]+) = "([\w.]+:\w+)"', table, re.M)
+    }
+    python = f'case "$1" in -c | *.py) exec {warm} python "$@";; esac\nexec {shlex.quote(sys.executable)} "$@"'
+    pytest = f'{shlex.quote(sys.executable)} -m pytest -p dpnn_bridge.pytest_plugin "$@"'
+    for name, line in {**programs, "python": python, "pytest": pytest}.items():
+        (folder / name).write_text(f"#!/bin/sh\n{line}\n")
         (folder / name).chmod(0o755)
-    (folder / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
-    (folder / "python").chmod(0o755)
-    (folder / "pytest").write_text(
-        f"#!{sys.executable}\nimport sys, pytest\n"
-        "sys.exit(pytest.main(['-p', 'dpnn_bridge.pytest_plugin', *sys.argv[1:]]))\n"
-    )
-    (folder / "pytest").chmod(0o755)
     return folder
 
 

@@ -91,7 +91,7 @@ def test_a_worker_that_dies_is_reported(tmp_path: Path) -> None:
     assert "worker" in outcomes[0].message
 
 
-@pytest.mark.parametrize("end", ["os.kill(os.getpid(), signal.SIGKILL)", "os.abort()", "ctypes.string_at(0)"])
+@pytest.mark.parametrize("end", ["os.kill(os.getpid(), signal.SIGKILL)", "ctypes.string_at(0)"])
 def test_only_the_file_is_lost_that_kills_its_worker(end: str, tmp_path: Path) -> None:
     plugin = tmp_path / "plugin.py"
     plugin.write_text(
@@ -102,15 +102,15 @@ def test_only_the_file_is_lost_that_kills_its_worker(end: str, tmp_path: Path) -
         "    return local_file(origin, *args)\n"
         "converting.local_file = dies\n"
     )
-    names = [f"{i:02}.t7" for i in range(12)]
+    names = [f"{i:02}.t7" for i in range(7)]
     names[3], names[4] = "bad1.t7", "bad2.t7"
     tasks = batch.tasks_for(copies(tmp_path, "0.t7", *names), tmp_path / "out", ".pt")
     outcomes = {o.task.source.stem: o for o in batch.run(tasks, jobs=2, plugins=(plugin,))}
     assert sorted(name for name, o in outcomes.items() if o.status == "failed") == ["bad1", "bad2"]
-    assert len(outcomes) == 13
+    assert len(outcomes) == 8
     assert outcomes["bad1"].exit_code == 1
     assert "its worker process died" in outcomes["bad1"].message
-    assert len(list((tmp_path / "out").iterdir())) == 11
+    assert len(list((tmp_path / "out").iterdir())) == 6
 
 
 def test_what_a_dead_worker_was_writing_is_gone(tmp_path: Path) -> None:

@@ -31,8 +31,6 @@ COUNT = int(os.environ.get("DPNN_RANDOM_NETS") or 20)
 #: nets that Hypothesis draws from one seed: it varies what it drew before
 FAMILY = 10
 
-needs_torch7 = pytest.mark.skipif(not os.environ.get("DPNN_TORCH7"), reason="set DPNN_TORCH7 to a th with dpnn and rnn")
-
 
 def drawn(count: int) -> list[Instance]:
     """Different nets."""
@@ -88,7 +86,7 @@ def in_torch7(first: LuaTable, second: LuaTable) -> list[str]:
     return [f"written back: {d.name}: {d.message}" for d in found if not d.ok]
 
 
-@needs_torch7
+@pytest.mark.torch7
 def test_random_nets_compute_what_torch7_computes(tmp_path: Path, record_property: Any) -> None:
     cases = drawn(COUNT)
     made = [(case, fixture) for case, fixture in zip(cases, run(cases), strict=True) if "refused" not in fixture]

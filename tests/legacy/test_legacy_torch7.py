@@ -45,8 +45,6 @@ end
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What both computed for each case."""
-    if not TORCH7:
-        pytest.skip("no Torch7: DPNN_TORCH7 names none")
     folder: Path = tmp_path_factory.mktemp("torch7")
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)

@@ -32,7 +32,6 @@ def test_sequences_give_what_torch7_recorded() -> None:
 
 @luajit
 @pytest.mark.torch7
-@pytest.mark.skipif(not os.environ.get("DPNN_TORCH7"), reason="DPNN_TORCH7 names no Torch7")
 def test_other_sequences_give_what_torch7_gives_now() -> None:
     torch7 = [os.environ["DPNN_TORCH7"]]
     (one, crashed), (other, _) = (compare.run(torch7, 11, 200, perturb=p) for p in (255, 77))

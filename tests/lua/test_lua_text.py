@@ -64,6 +64,11 @@ def test_typed_text_and_messages_are_utf8(tmp_path: Path) -> None:
         assert "ü✓.lua:1: ö✓" in _lua(tmp_path, *options, "ü✓.lua")[1].decode()
 
 
+@pytest.fixture(scope="module", params=["luajit21", "lua51", "sandbox"])
+def bridge(request: pytest.FixtureRequest) -> LuaBridge:
+    return LuaBridge(sandbox="partial") if request.param == "sandbox" else LuaBridge(runtime=request.param)
+
+
 @pytest.mark.parametrize(
     ("code", "message"),
     [
@@ -81,9 +86,7 @@ def test_typed_text_and_messages_are_utf8(tmp_path: Path) -> None:
         ("error('')", "python:1:"),
     ],
 )
-@pytest.mark.parametrize("runtime", ["luajit21", "lua51", "sandbox"])
-def test_an_error_object_says_what_it_holds(code: str, message: str, runtime: str) -> None:
-    bridge = LuaBridge(sandbox="partial") if runtime == "sandbox" else LuaBridge(runtime=runtime)
+def test_an_error_object_says_what_it_holds(code: str, message: str, bridge: LuaBridge) -> None:
     with pytest.raises(LuaBridgeError) as caught:
         bridge.execute(code)
     assert message in str(caught.value)

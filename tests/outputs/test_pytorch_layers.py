@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import operator
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -27,10 +26,6 @@ from dpnn_bridge.objects import LuaTensor
 from dpnn_bridge.parity.torch7_judge import class_names, job, judge
 
 DOUBLE = "torch.DoubleTensor"
-real_torch7 = [
-    pytest.mark.torch7,
-    pytest.mark.skipif(not os.environ.get("DPNN_TORCH7"), reason="DPNN_TORCH7 names no Torch7"),
-]
 
 
 def ran(layer: nn.Module, shape: tuple[int, ...]) -> tuple[nn.Module, Tensor, Tensor, Tensor, Tensor]:
@@ -434,7 +429,7 @@ def test_compiled_models_are_written_as_what_they_compile() -> None:
 
 
 class TestInTorch7:
-    pytestmark = real_torch7
+    pytestmark = pytest.mark.torch7
 
     def test_layers(self, tmp_path: Path) -> None:
         steps = ("load", "forward", "zeroGradParameters", "backward", "clone", "getParameters", "type")

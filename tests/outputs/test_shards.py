@@ -214,6 +214,8 @@ def test_every_class_is_the_same_in_pieces(tmp_path: Path) -> None:
             expected = dpnn_bridge.load(source).state_dict()
         except DpnnBridgeError:
             continue
+        if not expected:  # nothing to cut
+            continue
         try:
             with mock.patch.object(deferred, "LEAST", 0):
                 convert(source, tmp_path / "m.safetensors", max_shard_size=1000, force=True)
@@ -224,7 +226,7 @@ def test_every_class_is_the_same_in_pieces(tmp_path: Path) -> None:
         assert found.keys() == expected.keys(), path
         assert all(same_bits(found[name], tensor) for name, tensor in expected.items()), path
         same += 1
-    assert same > 450
+    assert same > 160
     assert set(refused) <= {("nn.WeightNorm", True), ("nn.LinearWeightNorm", True), ("hidden", True)}
 
 

@@ -258,6 +258,9 @@ def test_recurrent_and_random_models(name: str, tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------- archives that are not what they say
+UNFOLDED = 1 << 27  # bytes, twice what a command may keep in memory
+
+
 def npy(shape: tuple[int, ...], descr: str = "<f4", version: int = 1, padding: int = 0) -> bytes:
     header = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape!r}, }}".encode() + b" " * padding + b"\n"
     return b"\x93NUMPY" + bytes([version, 0]) + len(header).to_bytes(2 * version, "little") + header
@@ -271,13 +274,13 @@ def zeros(file: IO[bytes], count: int) -> None:
 @pytest.mark.parametrize(
     ("head", "code"),
     [
-        (npy((1 << 27,)), 4),
+        (npy((UNFOLDED // 4,)), 4),
         (npy((3, 4)), 3),
         (npy((1 << 44,)), 4),
         (npy((1 << 62, 1 << 62)), 3),
         (npy((-1,)), 3),
-        (npy((1,), f"|V{1 << 29}"), 3),
-        (npy((1,), version=2, padding=1 << 28), 3),
+        (npy((1,), f"|V{UNFOLDED}"), 3),
+        (npy((1,), version=2, padding=UNFOLDED), 3),
         (b"\x93NUMPY\2\0\xff\xff\xff\xff", 3),
         (b"", 3),
     ],
@@ -299,7 +302,7 @@ def test_an_archive_that_unfolds_to_much_is_one_error(head: bytes, code: int, tm
         for name in ("weight.npy", "bias.npy"):
             with archive.open(name, "w", force_zip64=True) as file:
                 file.write(head)
-                zeros(file, 1 << 29)
+                zeros(file, UNFOLDED)
     tracemalloc.start()
     start = time.process_time()
     try:

@@ -25,8 +25,6 @@ from dpnn_bridge.parity.verify import verify as verify_model
 PROGRAM = os.environ.get("DPNN_TORCH7", "")
 NET = FIXTURES / "nn" / "nn.Sequential" / "Sequential__net_style_residual__float_train.t7"
 
-torch7 = pytest.mark.skipif(not PROGRAM, reason="DPNN_TORCH7 names no Torch7")
-
 
 def verify(*arguments: object) -> tuple[int, str]:
     result = CliRunner().invoke(verify_command, [str(a) for a in arguments])
@@ -79,7 +77,6 @@ def test_two_makers_of_a_reference_are_one_too_many(model: Path, tmp_path: Path)
 
 
 @pytest.mark.torch7
-@torch7
 @pytest.mark.parametrize("mode", ["train", "eval"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_every_layer_is_compared(model: Path, mode: str, dtype: str) -> None:
@@ -90,7 +87,6 @@ def test_every_layer_is_compared(model: Path, mode: str, dtype: str) -> None:
 
 
 @pytest.mark.torch7
-@torch7
 @pytest.mark.parametrize("class_name", ["LSTM", "FastLSTM", "GRU", "MuFuRu"])
 def test_a_sequence_that_the_file_begins_is_continued(class_name: str, tmp_path: Path) -> None:
     script = f"""
@@ -107,7 +103,6 @@ def test_a_sequence_that_the_file_begins_is_continued(class_name: str, tmp_path:
 
 
 @pytest.mark.torch7
-@torch7
 def test_torch7_counts_and_not_what_the_file_holds(deviating: Path) -> None:
     """The weight is another than the one with which the stored values were made."""
     assert verify(deviating)[0] == 4
@@ -116,7 +111,6 @@ def test_torch7_counts_and_not_what_the_file_holds(deviating: Path) -> None:
 
 
 @pytest.mark.torch7
-@torch7
 def test_a_missing_package_is_named(model: Path, tmp_path: Path) -> None:
     net = dpnn_bridge.read_t7(model)
     net["modules"] = LuaTable.from_list([LuaObject("cudnn.ReLU", LuaTable({"inplace": False}))])
@@ -128,7 +122,6 @@ def test_a_missing_package_is_named(model: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.torch7
-@torch7
 def test_tensors_of_a_gpu_are_read_without_one(tmp_path: Path) -> None:
     def weights(*shape: int) -> LuaTensor:
         return LuaTensor.from_numpy(torch.randn(shape).numpy(), "torch.CudaTensor")
@@ -161,7 +154,6 @@ def cancelling(tmp_path: Path) -> Path:
 
 
 @pytest.mark.torch7
-@torch7
 def test_rounding_is_settled_by_both_in_double_precision(cancelling: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(5, 40)
     result = verify_model(cancelling, input=x, torch7=PROGRAM)

@@ -124,7 +124,7 @@ def test_marked_blocks_run(page: Path, tmp_path: Path, scripts: Path) -> None:
     for is_python, group in groupby(marked, key=lambda b: b.kind == "runs" and b.language == "python"):
         if is_python:  # in one go with what the page ran before
             program += "".join(b.text for b in group)
-            printed = run([sys.executable, "-c", program], work, env, 0)
+            printed = run([str(scripts / "python"), "-c", program], work, env, 0)
             continue
         for block in group:
             if block.kind == "prints":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -328,7 +327,6 @@ def test_infinities_of_both_signs_are_no_number() -> None:
 
 
 @pytest.mark.torch7
-@pytest.mark.skipif(not os.environ.get("DPNN_TORCH7"), reason="DPNN_TORCH7 names no Torch7")
 def test_torch7_names_the_same_parameter(tmp_path: Path) -> None:
     code = (
         "require 'dpnn' local model = torch.load(...) "
