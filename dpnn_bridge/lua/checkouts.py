@@ -16,7 +16,7 @@ _INSIDE = ("", "lua", "src", "lib")
 #: where LuaRocks installs Lua files
 _TREES = ("share/lua/5.1", "lua_modules/share/lua/5.1")
 #: what names of repositories add to the name of a package: lua---nnx, torch-autograd, rnn-master
-_DECORATION = re.compile(r"^(lua-+|torch7?-+)|[.-]+(torch7?|lua|master|main)$")
+_DECORATION = re.compile(r"^(lua-+|torch7?-+)|[.-]+(torch7?|lua|master|main)$", re.IGNORECASE)
 _PACKAGE = re.compile(r"""^\s*package\s*=\s*["']([^"']+)["']""", re.MULTILINE)
 _MODULE = re.compile(r"""(?:\[\s*["']([^"']+)["']\s*\]|\b(\w+))\s*=\s*["']([^"']+\.lua)["']""")
 
@@ -31,7 +31,7 @@ def _rockspec(folder: Path) -> tuple[set[str], dict[str, str]]:
             text = read_file(path).decode("latin-1")
         except NotT7Error:  # no regular file: a link of a checkout may name a device
             continue
-        names.update(name.lower() for name in _PACKAGE.findall(text))
+        names.update(_PACKAGE.findall(text))
         modules |= {quoted or plain: file for quoted, plain, file in _MODULE.findall(text)}
     return names, modules
 
@@ -40,12 +40,13 @@ def _folders(root: Path) -> list[Path]:
     return [root, *sorted(p for p in root.iterdir() if p.is_dir())]
 
 
-def _checkouts(root: Path, package: str, name: str) -> Iterator[tuple[Path, Path | None]]:
+def _checkouts(root: Path, package: str, name: str, any_case: bool) -> Iterator[tuple[Path, Path | None]]:
     """Yield folders of ``root`` that are a checkout of the package, with the file that a rockspec names."""
     for folder in _folders(root):
         names, modules = _rockspec(folder)
         listed = folder / modules[name] if name in modules else None
-        if listed or package.lower() in names | {_DECORATION.sub("", folder.name.lower())}:
+        names = names | {_DECORATION.sub("", folder.name)}
+        if listed or package in names or (any_case and package.lower() in map(str.lower, names)):
             yield folder, listed
 
 
@@ -79,12 +80,12 @@ def _in_tests(home: Path, rest: Sequence[str]) -> Iterator[Path]:
     return iter(sorted(home.glob(f"*/{glob.escape(rest[-1])}.lua"))) if rest else iter(())
 
 
-def _all(root: Path, package: str, rest: Sequence[str], name: str) -> Iterator[Path]:
+def _all(root: Path, package: str, rest: Sequence[str], name: str, any_case: bool) -> Iterator[Path]:
     yield from _plain(root, package, rest)
     for tree in _TREES:
         yield from _plain(root / tree, package, rest)
     homes = [(root / package, None)] if (root / package).is_dir() else []
-    homes += [found for found in _checkouts(root, package, name) if found[0] != root / package]
+    homes += [found for found in _checkouts(root, package, name, any_case) if found[0] != root / package]
     for home, listed in homes:
         yield from _candidates(home, package, rest)
         yield from (listed,) if listed else ()  # last: rockspecs of earlier versions name files that moved
@@ -93,16 +94,18 @@ def _all(root: Path, package: str, rest: Sequence[str], name: str) -> Iterator[P
         yield from _in_tests(home, rest)
 
 
-def find_module(roots: Sequence[Path], name: str) -> str | None:
+def find_module(roots: Sequence[Path], name: str, *, any_case: bool = True) -> str | None:
     """Find the file of a Lua module below folders, whatever the layout of the checkouts in them.
 
     ``a.b`` is ``a/b.lua`` or ``a/b/init.lua``, also below ``lua``, ``src`` or ``lib`` of a checkout. A folder is a
     checkout of ``a`` if its name is ``a`` up to case and additions such as ``torch-``, if its rockspec says so, or if
-    it has ``a/init.lua`` or ``lua/a/init.lua``. A rockspec that lists the module names a file elsewhere.
+    it has ``a/init.lua`` or ``lua/a/init.lua``. A rockspec that lists the module names a file elsewhere. Without
+    ``any_case``, a folder or rock whose name differs in its case is none: ``RNN`` may be a file beside the script.
     """
     if "\0" in name or Path(name).is_absolute() or ".." in re.split(r"[/\\]", name):
         return None  # it would leave the path
     package, *rest = name.split(".")
     if not all((package, *rest)) or any(part.startswith(("/", "\\")) for part in rest):
         return None
-    return next((str(file) for root in roots for file in _all(root, package, rest, name) if file.is_file()), None)
+    files = (file for root in roots for file in _all(root, package, rest, name, any_case))
+    return next((str(file) for file in files if file.is_file()), None)

@@ -212,7 +212,7 @@ def environment_entries(runtime: LuaState) -> dict[str, Any]:
         "run_prelude": runtime.run_prelude,
         "sandbox": runtime.sandbox,
         "advice": package_advice,
-        "find_module": on_paths(lambda name: find_module(runtime.lua_path, name)),
+        "find_module": on_paths(lambda name, any_case=False: find_module(runtime.lua_path, name, any_case=any_case)),
         "module_source": lambda name: runtime.host.module(name) or (None, None),
         "write": runtime.host.write,
         "new_timer": runtime.guard(Timer),

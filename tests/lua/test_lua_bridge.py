@@ -136,6 +136,22 @@ def test_checkouts_of_any_layout_are_found(tmp_path: Path, files: list[str], fol
     assert found == tuple(file for file in files if file.endswith(".lua"))
 
 
+def test_a_file_beside_the_script_precedes_a_checkout_whose_name_differs_in_its_case(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """rnn and nngraph are checkouts, RNN.lua and GRU.lua files of a script: e-lab's RNN-train-sample."""
+    (tmp_path / "checkouts" / "rnn").mkdir(parents=True)
+    (tmp_path / "checkouts" / "rnn" / "init.lua").write_text("return 'package'")
+    (tmp_path / "script").mkdir()
+    monkeypatch.chdir(tmp_path / "script")
+    bridge = LuaBridge(tmp_path / "checkouts")
+    assert bridge.execute("return require 'Rnn'") == "package"
+    for name in ("RNN", "rnn"):
+        (tmp_path / "script" / f"{name}.lua").write_text("return 'file'")
+    assert bridge.execute("return require 'RNN', require 'rnn'") == ("file", "package")
+    assert bridge.execute("return torch.packageLuaPath 'rnn'") == str(tmp_path / "checkouts" / "rnn")
+
+
 # ---- safety
 
 

@@ -114,6 +114,20 @@ def test_lines_of_the_prompt(capfd: pytest.CaptureFixture[str]) -> None:
     assert list(LuaBridge().execute(code)) == [4, 1]
 
 
+def test_a_class_is_of_its_own_type(bridge: LuaBridge) -> None:
+    """bAbI-tasks keeps classes where others keep objects, and asks for their type. Results of Torch7."""
+    code = """
+    typed = {}
+    torch.class('typed.A') torch.class('typed.B', 'typed.A')
+    local like = setmetatable({}, setmetatable({}, {__index = getmetatable(typed.B())}))
+    local is = torch.isTypeOf
+    return is(typed.B, 'typed.B'), is(typed.B, 'typed.A'), is(typed.A, 'typed.B'), is(typed.B, typed.A),
+       is(like, 'typed.A'), is(like, 'typed.B'), is(setmetatable({}, {__metatable = 'no'}), 'typed.A'),
+       is(torch.DoubleTensor, 'torch.DoubleTensor'), is('text', 'typed.A'), torch.type(typed.B)
+    """
+    assert bridge.execute(code) == (True, True, False, True, False, True, False, True, False, "table")
+
+
 def test_functions_of_classes_check_their_arguments(bridge: LuaBridge) -> None:
     code = """
     local messages = {}

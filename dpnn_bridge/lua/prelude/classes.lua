@@ -274,12 +274,12 @@ function torch.isTypeOf(object, spec)
       spec = getmetatable(spec).__typename
       if type(spec) ~= 'string' then error('type must be provided as [regexp] string, or factory', 2) end
    end
-   local mt = rawgetmt(object)
+   local mt = getmetatable(object)  -- of a class: that of its objects
    while type(mt) == 'table' do
-      local tname = rawget(mt, '__typename')
+      local tname = mt.__typename
       local match = tname and tname:match(spec)
       if match and (match ~= spec or match == tname) then return true end
-      mt = rawgetmt(mt)
+      mt = getmetatable(mt)
    end
    return false
 end

@@ -89,6 +89,8 @@ if bridge.open then
    local open = bridge.open
    function torch.packageLuaPath(name)
       if not name then return directory(torch.packageLuaPath('torch')) end
+      local found = py.find_module(name)
+      if found then return directory(found) end
       for pattern in package.path:gmatch('[^;]+') do
          local path = pattern:gsub('%?', (name:gsub('%%', '%%%%')))
          local f = open(path)
@@ -97,7 +99,7 @@ if bridge.open then
             return directory(path)
          end
       end
-      local found = py.find_module(name)
+      found = py.find_module(name, true)
       if found then return directory(found) end
       if name == 'torch' then return py.prelude end
    end
@@ -117,14 +119,19 @@ if bridge.open then
    end
 end
 
--- the folders given as lua_path come first; they may hold checkouts as well as installed packages
+-- the folders given as lua_path come first; they may hold checkouts as well as installed packages. Checkouts whose
+-- name differs in its case come after package.path: `require 'RNN'` is ./RNN.lua, beside a checkout of rnn
 if bridge.open then  -- a sandbox has a require of its own, in sandbox.lua
    local searchers = package.loaders or package.searchers
-   table.insert(searchers, 2, function(name)
-      local path = py.find_module(name)
-      if not path then return "\n\tnothing for '" .. name .. "' in lua_path" end
-      return assert(loadfile(path))
-   end)
+   local function search_lua_path(place, any_case)
+      table.insert(searchers, place, function(name)
+         local path = py.find_module(name, any_case)
+         if not path then return any_case and '' or "\n\tnothing for '" .. name .. "' in lua_path" end
+         return assert(loadfile(path))
+      end)
+   end
+   search_lua_path(2, false)
+   search_lua_path(4, true)  -- package.path is the third
 end
 
 local loaded = package.loaded
