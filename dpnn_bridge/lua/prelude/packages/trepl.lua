@@ -61,13 +61,13 @@ local function empty(colors)
    for name in pairs(colors) do colors[name] = '' end
 end
 function noColors() empty(require 'trepl.colors') end
-bridge.packages['trepl.colors'] = function()
+package.preload['trepl.colors'] = function()
    local colors = {bright = '\27[1m', dim = '\27[2m', underline = '\27[4m', blink = '\27[5m', reverse = '\27[7m', hidden = '\27[8m'}
    for name, code in pairs(sys.COLORS) do colors[name] = code end
    if not torch.isatty(io.stdout) then empty(colors) end
    return colors
 end
-bridge.packages['trepl.colorize'] = function()
+package.preload['trepl.colorize'] = function()
    local colors, functions = require 'trepl.colors', {}
    for name in pairs(colors) do
       functions[name] = function(text) return colors[name] .. text .. colors.none end
