@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.base.contiguous import contiguous_strides
-from dpnn_bridge.base.graph import without_entries
+from dpnn_bridge.base.graph import values_in, without_entries
 from dpnn_bridge.compare import nested
 from dpnn_bridge.conversion import fields, lua_class, registry, tensors
 from dpnn_bridge.conversion.contexts import LuaContext
@@ -116,7 +116,11 @@ class LuaConversion(LuaContext):
         obj["train"] = module.training
         obj["output"] = LuaTensor.empty(kind)
         if name is None:
-            obj.update(lua_class.constant_fields(mapping, kind))
+            constants = lua_class.constant_fields(mapping, kind)
+            for value in values_in(*constants.values()):
+                if isinstance(value, LuaObject):
+                    value.setdefault("train", module.training)
+            obj.update(constants)
         with self.apart(module) if mapping.keeps_types else nullcontext():
             if record is not None:
                 obj.header = tuple(self.restore(value) for value in record.header)

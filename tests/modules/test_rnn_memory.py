@@ -427,7 +427,7 @@ def test_a_layer_is_written_as_a_step_module(make: Any) -> None:
 def test_both_directions_take_a_list() -> None:
     x = torch.zeros(4, 2, 3)
     for module in (BiSequencer(nn.Identity()), BiSequencerLM(nn.Identity(), nn.Identity(), nn.Identity())):
-        with pytest.raises(ValueError, match=r"expects a list with one element.*shape \(4, 2, 3\); pass list\(input\)"):
+        with pytest.raises(TypeError, match=r"expects a list with one element.*shape \(4, 2, 3\); pass list\(input\)"):
             module(x)
     assert len(BiSequencer(nn.Identity())(list(x))) == 4
 

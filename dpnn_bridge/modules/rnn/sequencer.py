@@ -171,7 +171,7 @@ class Repeater(Memory, Remembering):
 
 def _check_list(module: nn.Module, input: Any) -> None:
     if isinstance(input, Tensor):
-        raise ValueError(
+        raise TypeError(
             f"{type(module).__name__} expects a list with one element for each time step, found a tensor of shape "
             f"{tuple(input.shape)}; pass list(input)"
         )
