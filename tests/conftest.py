@@ -19,7 +19,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -34,6 +34,9 @@ from dpnn_bridge.errors import OptionError
 from dpnn_bridge.objects import LuaTensor
 from dpnn_bridge.parity.known_differences import known_reasons, mark_known, read_known_differences
 from dpnn_bridge.torch7.random import Generator as Torch7Generator
+
+if TYPE_CHECKING:
+    from dpnn_bridge.lua import LuaBridge
 
 #: the repository's fixtures, or a folder with a larger set of the same form
 FIXTURES = Path(os.environ.get("DPNN_FIXTURES") or Path(__file__).parent.parent / "fixtures")
@@ -237,6 +240,14 @@ def scripts(tmp_path: Path, warm: str) -> Path:
         (folder / name).write_text(f"#!/bin/sh\n{line}\n")
         (folder / name).chmod(0o755)
     return folder
+
+
+@pytest.fixture(params=["auto", "lua51"], scope="module")
+def bridge(request: pytest.FixtureRequest) -> LuaBridge:
+    """Lua inside Python, by LuaJIT and by Lua 5.1."""
+    from dpnn_bridge.lua import LuaBridge
+
+    return LuaBridge(runtime=request.param)
 
 
 @pytest.fixture

@@ -9,12 +9,6 @@ pytest.importorskip("lupa")
 
 from dpnn_bridge.lua import LuaBridge
 
-
-@pytest.fixture(params=["auto", "lua51"], scope="module")
-def bridge(request: pytest.FixtureRequest) -> LuaBridge:
-    return LuaBridge(runtime=request.param)
-
-
 # ---- nn without a checkout
 
 

@@ -19,11 +19,6 @@ from dpnn_bridge.lua import LuaBridge
 from dpnn_bridge.modules import nnx
 
 
-@pytest.fixture(params=["auto", "lua51"], scope="module")
-def bridge(request: pytest.FixtureRequest) -> LuaBridge:
-    return LuaBridge(runtime=request.param)
-
-
 def test_paths_answers_as_in_torch7(bridge: LuaBridge, tmp_path: Path) -> None:
     code = """
     local folder = ...

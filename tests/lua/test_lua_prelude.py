@@ -13,12 +13,6 @@ pytest.importorskip("lupa")
 
 from dpnn_bridge.lua import LuaBridge
 
-
-@pytest.fixture(params=["auto", "lua51"], scope="module")
-def bridge(request: pytest.FixtureRequest) -> LuaBridge:
-    return LuaBridge(runtime=request.param)
-
-
 # ---- torch
 
 

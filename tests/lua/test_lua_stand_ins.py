@@ -10,12 +10,6 @@ pytest.importorskip("lupa")
 
 from dpnn_bridge.lua import LuaBridge
 
-
-@pytest.fixture(params=["auto", "lua51"], scope="module")
-def bridge(request: pytest.FixtureRequest) -> LuaBridge:
-    return LuaBridge(runtime=request.param)
-
-
 # ---- paths, sys
 
 
