@@ -23,6 +23,7 @@ class ObjectBridge(Protocol):
     def runtime(self) -> str: ...
     def type_of(self, value: Any) -> str: ...
     def to_lua(self, value: Any) -> Any: ...
+    def copy_to_lua(self, value: Any) -> Any: ...
     def to_object(self, value: Any) -> LuaObject: ...
     def definition(self, name: str) -> str: ...
     def method(self, obj: Any, name: str, *args: Any) -> Any: ...
@@ -35,7 +36,7 @@ class ObjectBridge(Protocol):
 #: the types in which a Lua object may compute
 _TYPE_NAMES = {torch.float32: "torch.FloatTensor", torch.float64: "torch.DoubleTensor"}
 #: attributes that a copy does not take over: its own object, and what follows from that
-_OWN = {"bridge", "lua", "_step", "_forwards", "_parameters", "_buffers", "_names", "_state", "_shared"}
+_OWN = {"bridge", "lua", "_step", "_forwards", "_parameters", "_buffers", "_names", "_state", "_shared", "_last"}
 #: what a Lua class, or a sandbox that its code took over, answers may be anything
 read_answers = wrap_errors(LuaBridgeError, "reading what Lua answered")
 
@@ -135,14 +136,6 @@ class LuaFunctionality:
                 "state of its last forward only. Call backward after each forward, or wrap a clone for the second one"
             )
         self._step = step
-
-    def _lua_copy(self, shape: Any, tensors: list[torch.Tensor]) -> Any:
-        """Return the Lua values of copies, since Lua modules keep references to inputs and may overwrite them.
-
-        They are contiguous, as most Lua code expects: gradients that PyTorch computes often are not.
-        """
-        copies = [t.detach().clone(memory_format=torch.contiguous_format) for t in tensors]
-        return self.bridge.to_lua(restore(shape, copies))
 
     def _input_gradients(self, shape: Any, value: Any, inputs: list[torch.Tensor]) -> list[torch.Tensor | None]:
         """Return the gradient of each input tensor; None where Lua has none.

@@ -170,6 +170,13 @@ class LuaBridge:
         """Return a Python value as a Lua value; tensors keep their memory."""
         return values.to_lua(self._runtime, value)
 
+    def copy_to_lua(self, value: Any) -> Any:
+        """Return a Python value as a Lua value with tensors of its own, which Lua may keep and overwrite.
+
+        They are contiguous, as most Lua code expects: gradients that PyTorch computes often are not.
+        """
+        return values.to_lua(self._runtime, value, copy=True)
+
     def to_python(self, value: Any) -> Any:
         """Return a Lua value as a Python value; tensors keep their memory."""
         return values.to_python(self._runtime, value)
@@ -332,6 +339,9 @@ class _SandboxedBridge(LuaBridge):
         elif isinstance(value, bytes):
             value = value.decode("latin-1")
         return self._ask("hold", value)
+
+    def copy_to_lua(self, value: Any) -> Any:
+        return self.to_lua(value)  # what is sent is a copy
 
     def to_python(self, value: Any) -> Any:
         return self._ask("python", value) if isinstance(value, RemoteValue) else value

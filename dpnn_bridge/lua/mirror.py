@@ -18,12 +18,16 @@ import torch
 from dpnn_bridge.base.exclusive import Exclusive
 from dpnn_bridge.lua.tensor import Storage, Tensor, changes
 
+#: so many shared blocks cause no collection
+_FEW = 128
+
 
 class SharedStorages:
     """Memory that Python code outside of the bridge holds too. It may be moved between two calls into Lua."""
 
     def __init__(self) -> None:
         self._blocks: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._limit = _FEW
 
     def add(self, x: Tensor | Storage) -> None:
         """Share the memory of a tensor or storage with Python code."""
@@ -31,6 +35,15 @@ class SharedStorages:
         if storage is not None:
             with Exclusive((SharedStorages, id(self))):
                 self._blocks.add(storage.block)
+
+    @property
+    def many(self) -> bool:
+        """Whether there are more than twice as many blocks as were in use after the last collection."""
+        return len(self._blocks) > self._limit
+
+    def collected(self) -> None:
+        """Set the limit of :attr:`many`, Lua having dropped the blocks that it does not use."""
+        self._limit = max(_FEW, 2 * len(self._blocks))
 
     def stale_blocks(self) -> list[int]:
         """Return the numbers of the blocks whose address in Lua is out of date."""

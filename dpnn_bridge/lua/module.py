@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,6 +18,29 @@ from dpnn_bridge.objects import LuaObject
 def _attribute(name: str) -> str:
     """Return the attribute for a tensor that Lua names."""
     return name.replace(".", "_") or "_"
+
+
+class _Call:
+    """One forward of a Lua module: what its backward needs.
+
+    Attributes:
+        input: its Lua values.
+        shape: how the outputs are nested, from :func:`flatten`.
+        outputs: Lua's own tensors as long as they have its values, copies after :meth:`keep`.
+    """
+
+    __slots__ = ("__weakref__", "_kept", "input", "outputs", "shape")
+    input: Any
+    shape: Any
+    outputs: list[torch.Tensor]
+
+    def __init__(self) -> None:
+        self._kept = False
+
+    def keep(self) -> None:
+        """Copy the outputs, since another forward is about to overwrite them."""
+        if not self._kept:
+            self.outputs, self._kept = [o.clone() for o in self.outputs], True
 
 
 class LuaModule(LuaFunctionality, Placeholder):
@@ -49,6 +74,7 @@ class LuaModule(LuaFunctionality, Placeholder):
         nn.Module.__init__(self)
         self._start(bridge, obj)
         self.path = ""
+        self._last: Callable[[], _Call | None] = lambda: None  # whose outputs Lua's tensors have
         self._names: list[str] = []
         self._bind(first=True)
 
@@ -116,50 +142,57 @@ class LuaModule(LuaFunctionality, Placeholder):
         leaves: list[torch.Tensor] = []
         shape = flatten(input, leaves)
         count, step = len(leaves), self._next_step()
-        state: dict[str, Any] = {}
+        call = _Call()
 
         def run(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            state["input"] = self._lua_copy(shape, list(tensors[:count]))
-            state["outputs"] = self._run_forward(state)
-            return tuple(o.clone() for o in state["outputs"])
+            call.input = self.bridge.copy_to_lua(restore(shape, list(tensors[:count])))
+            call.outputs = self._run_forward(call)
+            self._last = weakref.ref(call)
+            return tuple(o.clone() for o in call.outputs)
 
         def replay() -> bool:
-            if self._replay(state):
+            if self._replay(call):
                 return True
-            state["input"] = self._lua_copy(shape, leaves)  # a layer that works in place has overwritten the first
-            return self._replay(state)
+            call.input = self.bridge.copy_to_lua(
+                restore(shape, leaves)
+            )  # a layer that works in place has overwritten the first
+            return self._replay(call)
 
         def back(gradients: tuple[torch.Tensor | None, ...]) -> list[torch.Tensor | None]:
             self._return_to(step, replay)
-            grad_input, own = self._backward(state, list(gradients))
+            grad_input, own = self._backward(call, list(gradients))
             parameters = [self._gradient_of("a parameter", *pair) for pair in zip(self._weights, own, strict=True)]
             return [*self._input_gradients(shape, grad_input, leaves), *parameters]
 
         outputs = Forward.apply(run, back, *leaves, *self._weights)
-        return restore(state["shape"], list(outputs))
+        return restore(call.shape, list(outputs))
 
     @read_answers
-    def _run_forward(self, state: dict[str, Any]) -> list[torch.Tensor]:
+    def _run_forward(self, call: _Call) -> list[torch.Tensor]:
+        """Run a forward; return Lua's own tensors, which the next forward overwrites."""
+        if (last := self._last()) is not None:
+            last.keep()
         outputs: list[torch.Tensor] = []
-        state["shape"] = flatten(self.bridge.forward(self.lua, state["input"], self._tensors()), outputs)
-        return [o.clone() for o in outputs]
+        call.shape = flatten(self.bridge.forward(self.lua, call.input, self._tensors()), outputs)
+        return outputs
 
-    def _replay(self, state: dict[str, Any]) -> bool:
+    def _replay(self, call: _Call) -> bool:
         """Run a forward once more, buffers as they were after it; whether the outputs are the same."""
         kept = {name: b.clone() for name, b in self._buffers.items() if b is not None}
         try:
-            outputs = self._run_forward(state)
+            outputs = self._run_forward(call)
         finally:
             for name, value in kept.items():
                 self._buffers[name].copy_(value)  # type: ignore[union-attr]
-        return len(outputs) == len(state["outputs"]) and all(map(same, outputs, state["outputs"]))
+        return len(outputs) == len(call.outputs) and all(map(same, outputs, call.outputs))
 
     @read_answers
-    def _backward(self, state: dict[str, Any], gradients: list[Any]) -> tuple[Any, list[Any]]:
+    def _backward(self, call: _Call, gradients: list[Any]) -> tuple[Any, list[Any]]:
         """Return gradInput and the gradients of the parameters."""
-        pairs = zip(gradients, state["outputs"], strict=True)
-        given = self._lua_copy(state["shape"], [torch.zeros_like(o) if g is None else g for g, o in pairs])
-        grad_input, own = self.bridge.backward(self.lua, state["input"], given, self._tensors())
+        pairs = zip(gradients, call.outputs, strict=True)
+        whole = [torch.zeros_like(o) if g is None else g for g, o in pairs]
+        given = self.bridge.copy_to_lua(restore(call.shape, whole))
+        grad_input, own = self.bridge.backward(self.lua, call.input, given, self._tensors())
         if len(own) != len(self._names):
             raise ValueError(f"{len(own)} gradients of {len(self._names)} parameters")
         return grad_input, own
@@ -214,8 +247,7 @@ class LuaCriterion(LuaFunctionality, nn.Module):
         shape = flatten(input, leaves)
         step = self._next_step()
         state: dict[str, Any] = {}
-        targets: list[torch.Tensor] = []
-        aim = self._lua_copy(flatten(target, targets), targets)
+        aim = self.bridge.copy_to_lua(target)
         method = self.bridge.method
 
         def loss_of(input: Any) -> torch.Tensor:
@@ -224,7 +256,7 @@ class LuaCriterion(LuaFunctionality, nn.Module):
 
         @read_answers
         def run(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            state["input"] = self._lua_copy(shape, list(tensors))
+            state["input"] = self.bridge.copy_to_lua(restore(shape, list(tensors)))
             state["loss"] = loss_of(state["input"])
             dtype = next((t.dtype for t in tensors if t.is_floating_point()), torch.float64)
             return (state["loss"].to(dtype, copy=True),)

@@ -21,8 +21,9 @@ from dpnn_bridge.torch7.random import Generator
 RUNTIMES = ("luajit21", "lua51")
 #: answers to Lua, see `finish` in prelude/tensor.lua
 _PLAIN, _ERROR, _OBJECT, _NOTHING, _SEVERAL = 0, -1, -2, -3, -4
-#: bytes of tensors passed to Lua between two forced collections
-_COLLECT_AFTER = 512 << 20
+#: bytes of new tensors between two forced collections: at least so many, so that their memory stays in the cache, and
+#: up to _SPARSE times as many where Lua itself uses much, which each collection traverses
+_COLLECT_AFTER, _SPARSE = 128 << 20, 4
 
 
 def _import_runtime(name: str) -> tuple[Any, str]:
@@ -124,7 +125,7 @@ class LuaState:
         )
         self.lua_type: Callable[[Any], str | None] = module.lua_type
         self._counting = False
-        self._fresh_bytes = 0
+        self._fresh_bytes = self._lua_bytes = 0
         self.shared = SharedStorages()
         self.default_type = "Double"
         self.generator = Generator()
@@ -155,7 +156,12 @@ class LuaState:
             self._api[name] = value
 
     def sync_moved(self) -> None:
-        """Tell Lua about memory that Python code outside has moved."""
+        """Tell Lua about memory that Python code outside has moved.
+
+        All shared memory is looked at, so Lua collects first what it does not use, when there is much of it.
+        """
+        if self.shared.many:
+            self._collect()
         for block in self.shared.stale_blocks():
             self.bridge["moved"](block)
 
@@ -176,9 +182,13 @@ class LuaState:
     def account(self, size: int) -> None:
         """Have Lua collect after so many bytes of new tensors, which it does not see as its own memory."""
         self._fresh_bytes += size
-        if self._fresh_bytes > _COLLECT_AFTER:
-            self._fresh_bytes = 0
-            self.bridge["collect"]()
+        if self._fresh_bytes > max(_COLLECT_AFTER, min(16 * self._lua_bytes, _SPARSE * _COLLECT_AFTER)):
+            self._collect()
+
+    def _collect(self) -> None:
+        self._fresh_bytes = 0
+        self._lua_bytes = 1024 * self.bridge["collect"]()
+        self.shared.collected()
 
     # ---- binding Python code
 

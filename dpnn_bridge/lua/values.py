@@ -32,12 +32,18 @@ from dpnn_bridge.torch7.random import Generator
 
 
 @wrap_errors(LuaBridgeError, "passing a value to Lua")
-def to_lua(runtime: Runtime, value: Any) -> Any:
-    """Return a Python value as Lua sees it."""
-    return _to_lua(runtime, value)
+def to_lua(runtime: Runtime, value: Any, copy: bool = False) -> Any:
+    """Return a Python value as Lua sees it.
+
+    Args:
+        runtime: the Lua that gets it.
+        value: see the table above.
+        copy: whether Lua gets contiguous copies of PyTorch tensors instead of their memory.
+    """
+    return _to_lua(runtime, value, copy)
 
 
-def _to_lua(runtime: Runtime, value: Any) -> Any:
+def _to_lua(runtime: Runtime, value: Any, copy: bool) -> Any:
     if isinstance(value, str):
         return as_bytes(value)
     if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
@@ -49,8 +55,13 @@ def _to_lua(runtime: Runtime, value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         if value.device.type != "cpu":
             raise LuaBridgeError(f"Lua sees CPU memory only, the tensor is on {value.device}: pass tensor.cpu()")
+        if copy:
+            value = value.detach().clone(memory_format=torch.contiguous_format)
         tensor = Tensor.wrap(value)
-        runtime.shared.add(tensor)
+        if copy:
+            runtime.account(value.nbytes)
+        else:
+            runtime.shared.add(tensor)
         return wrap(runtime, tensor)
     if isinstance(value, (Tensor, Storage, Generator)):
         return wrap(runtime, value)
@@ -59,9 +70,9 @@ def _to_lua(runtime: Runtime, value: Any) -> Any:
     if isinstance(value, (LuaObject, LuaTable, LuaStorage, LuaFunction)):
         return read_object(runtime, value)
     if isinstance(value, Mapping):
-        return runtime.lua.table_from({_to_lua(runtime, k): _to_lua(runtime, v) for k, v in value.items()})
+        return runtime.lua.table_from({_to_lua(runtime, k, copy): _to_lua(runtime, v, copy) for k, v in value.items()})
     if isinstance(value, (list, tuple)):
-        return runtime.lua.table_from([_to_lua(runtime, v) for v in value])
+        return runtime.lua.table_from([_to_lua(runtime, v, copy) for v in value])
     if runtime.lua_type(value) is not None:
         return value
     raise LuaBridgeError(f"a {type(value).__name__} has no counterpart in Lua")
@@ -78,7 +89,11 @@ def to_python(runtime: Runtime, value: Any) -> Any:
     Raises:
         LuaBridgeError: a table contains itself, or has the keys 1 and true, which are one in Python.
     """
-    return _to_python(runtime, value)
+    if runtime.lua_type(value) != "table":
+        return _to_python(runtime, value)
+    converted: list[Any] = []
+    runtime.bridge["locked"](lambda: converted.append(_to_python(runtime, value)))
+    return converted[0]
 
 
 def _to_python(runtime: Runtime, value: Any) -> Any:

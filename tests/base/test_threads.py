@@ -272,6 +272,26 @@ def test_one_bridge_takes_calls_from_many_threads() -> None:
     assert tensor.tolist() == [200 * 5 * THREADS] * 3
 
 
+def test_a_table_is_read_while_another_thread_fills_it() -> None:
+    pytest.importorskip("lupa")
+    from dpnn_bridge.lua import LuaBridge
+
+    bridge = LuaBridge()
+    bridge.execute("t = {}  function fill(n) for i = 1, 50 do t[n .. ' ' .. i] = i end end")
+    turns = iter(range(THREADS))
+
+    def work() -> None:
+        turn = next(turns)
+        for i in range(30):
+            if turn % 2:
+                bridge.execute("fill(...)", f"{turn} {i}")
+            else:
+                bridge.execute("return t")
+
+    together(work)
+    assert len(bridge.execute("return t")) == 50 * 30 * THREADS // 2
+
+
 def test_blocks_are_shared_while_another_thread_looks_for_stale_ones() -> None:
     pytest.importorskip("lupa")
     from dpnn_bridge.lua.mirror import SharedStorages

@@ -146,6 +146,28 @@ def test_two_forwards_before_a_backward_give_the_right_gradient(bridge: LuaBridg
     assert torch.allclose(x.grad, 2 * x.detach().abs())
 
 
+def test_outputs_that_lua_overwrites_are_compared_as_they_were(bridge: LuaBridge) -> None:
+    layer = bridge.module("nn.ScaledPower", 3, 3)
+    first, second, third = _input(2, 3), _input(5, 3), _input(2, 3)
+    outputs = [layer(x) for x in (first, second, third)]
+    outputs[0].detach().zero_()  # Python's, not those that a repeated forward is compared with
+    for output, x in ((outputs[1], second), (outputs[0], first), (outputs[2], third)):
+        output.sum().backward()
+        assert x.grad is not None
+        assert torch.allclose(x.grad, 3 * x.detach() ** 2)
+
+
+def test_lua_collects_while_python_passes_many_small_tensors(bridge: LuaBridge) -> None:
+    """All memory that Python has too is looked at before each call."""
+    bridge.execute("collectgarbage('stop')")
+    try:
+        for _ in range(500):
+            bridge.execute("return ...", torch.ones(2))
+        assert len(bridge._runtime.shared._blocks) < 200
+    finally:
+        bridge.execute("collectgarbage('restart')")
+
+
 def test_a_forward_that_cannot_be_repeated_is_refused(bridge: LuaBridge) -> None:
     layer, x = bridge.module("nn.Dropout", 0.5), _input(50)
     out = layer(x)
@@ -305,7 +327,7 @@ def test_any_state_is_a_module_or_one_error(state: Any, names: list[str] | None)
 def test_any_gradient_is_one_error(answer: Any) -> None:
     bridge: Any = types.SimpleNamespace(
         state_of=lambda obj: (["weight"], [torch.ones(2)], [torch.ones(2)], []),
-        to_lua=lambda value: value,
+        copy_to_lua=lambda value: value,
         type_of=lambda obj: "nn.X",
         forward=lambda obj, input, tensors: torch.ones(2),
         backward=lambda obj, input, grad_output, tensors: answer,

@@ -14,7 +14,9 @@ local collect = collectgarbage
 function bridge.collect()
    collect()
    collect()  -- the first run finalizes, the second frees
+   return collect('count')  -- kilobytes that Lua itself uses
 end
+function bridge.locked(f) f() end  -- other threads of Python do not run Lua until it returns
 bridge.sethook = debug.sethook
 bridge.open = not py.sandbox and io.open or nil
 
