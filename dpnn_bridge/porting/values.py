@@ -37,14 +37,13 @@ class Fingerprint:
 
     @classmethod
     def of(cls, tensor: Tensor) -> Fingerprint:
-        d = tensor.detach()
-        d = d.double() if d.dtype != torch.float64 else d
-        if not d.numel():
+        if not tensor.numel():
             return cls(0, 0.0, 0.0, 0.0)
-        return cls(
-            d.numel(),
-            *torch.stack([d.sum(), torch.linalg.vector_norm(d, 1), torch.linalg.vector_norm(d) ** 2]).tolist(),
-        )
+        d = _unexpanded(tensor.detach())
+        times = tensor.numel() // d.numel()
+        d = d.double() if d.dtype != torch.float64 else d
+        sums = torch.stack([d.sum(), torch.linalg.vector_norm(d, 1), torch.linalg.vector_norm(d) ** 2])
+        return cls(tensor.numel(), *(sums * times).tolist())
 
     def matches(self, other: Fingerprint, tolerance: float = SUMS) -> bool:
         scale = max(self.absolute, other.absolute)
@@ -54,6 +53,14 @@ class Fingerprint:
             and abs(self.absolute - other.absolute) <= tolerance * scale
             and abs(self.squares - other.squares) <= tolerance * max(self.squares, other.squares)
         )
+
+
+def _unexpanded(tensor: Tensor) -> Tensor:
+    """Return what ``expand`` repeated, once: a tensor of a few bytes may have any size."""
+    for dim, stride in enumerate(tensor.stride()):
+        if stride == 0 and tensor.shape[dim] > 1:
+            tensor = tensor.narrow(dim, 0, 1)
+    return tensor
 
 
 class Table(Generic[T]):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import dpnn_bridge
 from dpnn_bridge.porting.source import Layer
-from dpnn_bridge.porting.values import DOUBLE, SINGLE, RowIndex, matching_rows
+from dpnn_bridge.porting.values import DOUBLE, SINGLE, Fingerprint, RowIndex, matching_rows
 
 
 class Chain(nn.Module):
@@ -73,3 +73,11 @@ def test_a_weight_that_is_read_twice_at_every_step_takes_no_longer() -> None:
     report = dpnn_bridge.port(nn.Sequential(nn.Linear(4, 3)), layer, torch.randn(2, 4))
     assert not report.equal
     assert "goes through add" in str(report)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_value_that_is_expanded_is_added_up_once(dtype: torch.dtype) -> None:
+    value = torch.randn(3, 1, 4, dtype=dtype, generator=torch.Generator().manual_seed(1))
+    expanded = value.expand(3, 1000, 4)
+    assert Fingerprint.of(expanded).matches(Fingerprint.of(expanded.clone()))
+    assert Fingerprint.of(value.expand(3, 1 << 40, 4)).count == 12 << 40  # neither 96 TB nor as many additions
