@@ -68,7 +68,8 @@ class Sandbox:
     Args:
         lua_path: folders whose Lua files ``require`` may ask for; this side reads them.
         max_memory: bytes that Lua and its tensors may take.
-        max_seconds: of one request, on the clock; the processor time is limited to that on each core.
+        max_seconds: of one request, on the clock. On Linux the kernel also limits the processor time to that on each
+            core, unless this program is root without CAP_SYS_RESOURCE, as in many containers.
         max_instructions: Lua instructions of one request.
         partial: continue with a warning if the kernel cannot confine the process.
 
@@ -216,8 +217,8 @@ class Sandbox:
             allowed = int(used + self.max_seconds * (os.cpu_count() or 1)) + 2
             self._limited = time.monotonic()
             resource.prlimit(self.pid, resource.RLIMIT_CPU, (allowed, resource.RLIM_INFINITY))
-        except OSError:
-            pass  # it has ended, which the next exchange says
+        except OSError:  # it has ended, which the next exchange says; or root may not set limits of nobody's process
+            pass
 
     def _end(self, reason: str) -> LuaBridgeError:
         """End the process; return the error that says why."""

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from torch import nn
 
 import dpnn_bridge
+from dpnn_bridge.base import regular
 from dpnn_bridge.base.regular import MAX_BYTES, read_file
 from dpnn_bridge.batch.manifest import last_lines
 from dpnn_bridge.cli.convert import convert_command
@@ -140,6 +141,28 @@ def test_a_file_may_have_so_many_bytes(tmp_path: Path) -> None:
     with pytest.raises(NotT7Error, match="larger than"):
         read_file(file, 15)
     assert MAX_BYTES >= 1 << 20
+
+
+@pytest.mark.parametrize("kind", [pipe, folder, endless])
+def test_what_takes_the_name_of_a_checked_file_is_refused(
+    kind: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opening a pipe waits for its writer, unless it is opened without waiting."""
+    kind(tmp_path / "X")
+    monkeypatch.setattr(regular, "check_file", lambda *arguments: None)  # it was a regular file then
+    with pytest.raises(NotT7Error, match=r"is a directory|is not a regular file|is larger than"):
+        read_file(tmp_path / "X")
+
+
+@pytest.mark.parametrize("name", ["/proc/self/status", "/sys/kernel/mm/transparent_hugepage/enabled"])
+def test_files_of_the_kernel_are_refused_under_any_name(name: str, tmp_path: Path) -> None:
+    if not os.path.isfile(name):
+        pytest.skip(f"needs {name}")
+    (tmp_path / "link").symlink_to(name)
+    (tmp_path / "folder").symlink_to(os.path.dirname(name))
+    for path in (name, tmp_path / "link", tmp_path / "folder" / os.path.basename(name), f"/tmp/..{name}"):
+        with pytest.raises(NotT7Error, match="is not a regular file"):
+            regular.check_file(path)
 
 
 def test_a_line_of_a_manifest_has_an_end(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import platform
+import resource
 import signal
 import socket
 import struct
@@ -17,6 +18,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +28,7 @@ pytest.importorskip("lupa")
 
 import dpnn_bridge
 from dpnn_bridge.errors import LuaBridgeError
-from dpnn_bridge.lua import LuaBridge
+from dpnn_bridge.lua import LuaBridge, sandbox
 from dpnn_bridge.lua.sandbox import RemoteValue, _text
 from dpnn_bridge.lua.wire import Channel, WireError
 
@@ -362,9 +365,11 @@ def test_what_cannot_be_counted_is_stopped_by_the_clock(name: str) -> None:
 
 def test_a_crash_is_an_error_and_leaves_no_process() -> None:
     bridge = LuaBridge(sandbox=True)
+    os.write(bridge._sandbox._errors.fileno(), b"said before\nit crashed\x1b[2J\r\xe2\x80\xae")  # as the process may
     os.kill(bridge._sandbox.pid, 11)
-    with pytest.raises(LuaBridgeError, match=r"its process ended \(killed by SIGSEGV\)"):
+    with pytest.raises(LuaBridgeError, match=r"its process ended \(killed by SIGSEGV\): it crashed") as caught:
         bridge.execute("return 1")
+    assert str(caught.value).isprintable()
     assert bridge._sandbox._process.returncode == -11
 
 
@@ -517,12 +522,72 @@ def test_a_hostile_message_is_an_error(name: str) -> None:
     writer.join()
 
 
-def test_values_are_nested_to_a_limit() -> None:
+NESTED = b'{"blobs": [], "value": ' + b'{"l": [' * 450 + b"]}" * 450 + b"}"
+#: messages just beyond one limit, which memory and Python alone would bear
+BEYOND = {
+    "nested too deeply": struct.pack("<Q", len(NESTED)) + NESTED,
+    "a text that is too long": struct.pack("<Q", (64 << 20) + 1),
+    "more values than its memory holds": message({"l": [0] * 2100}),
+    "more bytes than its memory holds": message(None, [["uint8", [600_000]]] * 2, bytes(600_000)),
+    "an impossible shape": message({"t": 0}, [["uint8", [1] * 65]], b"a"),
+    "a number of too many digits": message(10**400),
+}
+
+
+@pytest.mark.parametrize("reason", BEYOND)
+def test_a_message_has_limits(reason: str) -> None:
     channel, theirs, _mine = channels()
-    text = b'{"blobs": [], "value": ' + b'{"l": [' * 450 + b"]}" * 450 + b"}"
-    os.write(theirs, struct.pack("<Q", len(text)) + text)
-    with pytest.raises(WireError, match="nested too deeply"):
+    writer = threading.Thread(target=_send, args=(theirs, BEYOND[reason]), daemon=True)
+    writer.start()
+    with pytest.raises(WireError, match=reason):
         channel.receive(repr, time.monotonic() + 30)
+    os.close(channel._source.fileno())
+    writer.join()
+
+
+class Answers:
+    """Stands for the process: gives answers, and notes until when the program waits for each message."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers, self.deadlines = [*answers], []
+
+    def send(self, value: Any, remote: Any, deadline: float = math.inf) -> None:
+        self.deadlines.append(deadline)
+
+    def receive(self, remote: Any, deadline: float = math.inf) -> Any:
+        self.deadlines.append(deadline)
+        return self.answers.pop(0)
+
+
+def test_all_messages_of_a_call_have_one_deadline(shared: LuaBridge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that asks for modules without an end, and does not read them, ends with the call."""
+    channel = Answers(("module", "good"), ("print", ""), ("module", "none"), ("value", 7))
+    monkeypatch.setattr(shared._sandbox, "_channel", channel)
+    assert shared._sandbox._exchange(("x",), 123.0, "late") == 7
+    assert channel.deadlines == [123.0] * 7
+
+
+def test_files_that_require_finds_have_a_bounded_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find, program = sandbox.Sandbox._find, SimpleNamespace(lua_path=[tmp_path])
+    (tmp_path / "long.lua").write_text("return 1" + " " * 100)
+    os.mkfifo(tmp_path / "pipe.lua")
+    assert find(program, "long") == (str(tmp_path / "long.lua"), "return 1" + " " * 100)
+    assert find(program, "pipe") is None
+    monkeypatch.setattr(sandbox, "_LONGEST_FILE", 100)
+    assert find(program, "long") is None
+
+
+@linux
+def test_the_processor_time_of_a_call_is_limited(shared: LuaBridge, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_limits: list[Any] = []
+    monkeypatch.setattr(resource, "prlimit", lambda *limits: set_limits.append(limits))  # root may not, in a container
+    shared._sandbox._limited = 0.0
+    shared.execute("return 1")
+    ((pid, kind, (soft, _)),) = set_limits
+    assert (pid, kind) == (shared._sandbox.pid, resource.RLIMIT_CPU)
+    times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    used = sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
+    assert 0 < soft - used <= 30 * (os.cpu_count() or 1) + 2  # max_seconds on each core
 
 
 def test_answers_without_an_end_end_at_the_deadline() -> None:
@@ -643,7 +708,11 @@ def test_what_lua_prints_does_not_act_on_a_terminal(shared: LuaBridge, capsys: p
     with pytest.raises(LuaBridgeError) as caught:
         shared.execute("error('\\27[2J')")
     assert "\x1b" not in str(caught.value)
-    for text in ("\u202e", "\u2066", "\u2028", "\ud800", "\x9b"):
+    torch_type = "local kept = torch.type torch.type = function() return '\\27[2J\\r' end return print, kept"
+    value, kept = shared.execute(torch_type)
+    shared.execute("torch.type = ...", kept)
+    assert repr(value).isprintable()
+    for text in ("\r", "\x7f", "\x85", "\x9b", "\u061c", "\u200e", "\u2028", "\u202e", "\u2066", "\u2069", "\ud800"):
         assert (
             _text(text)
             == _text(text.encode("utf-8", "surrogatepass").decode("latin-1"))[:1]

@@ -6,12 +6,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 pytest.importorskip("lupa")
 
 from dpnn_bridge.lua import LuaBridge
+from dpnn_bridge.lua.runtime import Runtime
+from dpnn_bridge.lua.sandbox import Sandbox
+from dpnn_bridge.lua.state import Host
 
 SECRET = "return 'secret'"
 
@@ -124,7 +129,7 @@ class Place:
             if not (self.home / "path" / name).is_symlink():
                 (self.home / "path" / name).symlink_to(self.home / target)
 
-    def caught(self, bridge: LuaBridge, name: str) -> str | None:
+    def caught(self, bridge: LuaBridge, name: str, *, confined: bool) -> str | None:
         """What an escape got at; None for nothing, or an error."""
         self.fill()
         there = sorted(self.home.iterdir())
@@ -135,7 +140,7 @@ class Place:
             return ok and caught and tostring(caught) or nil
         """
         found = bridge.execute(code, str(self.home), self.bytecode)
-        if bridge.sandboxed:
+        if confined:
             assert sorted(self.home.iterdir()) == there
             assert (self.home / "secret.lua").read_text() == SECRET
         else:
@@ -157,25 +162,40 @@ def place(outside: LuaBridge, tmp_path_factory: pytest.TempPathFactory) -> Place
     return place
 
 
-@pytest.fixture(scope="module")
-def inside(place: Place) -> Iterator[LuaBridge]:
+class Program(Host):
+    """Gives the Lua files of a path, as the program outside of a sandbox."""
+
+    def __init__(self, lua_path: Path) -> None:
+        self._outside: Any = SimpleNamespace(lua_path=[lua_path])
+
+    def module(self, name: Any) -> tuple[str, str] | None:
+        return Sandbox._find(self._outside, str(name))
+
+
+@pytest.fixture(scope="module", params=["all barriers", "Lua's alone"])
+def inside(request: pytest.FixtureRequest, place: Place) -> Iterator[LuaBridge]:
+    """A sandbox; and its Lua in this process, where the kernel refuses nothing, as in a partial sandbox."""
     place.fill()
-    bridge = LuaBridge(place.home / "path", sandbox=True, max_seconds=30, max_memory=256 << 20)
-    yield bridge
-    bridge.close()
+    path, limits = place.home / "path", {"max_memory": 256 << 20, "max_instructions": 1_000_000_000}
+    if request.param == "all barriers":
+        bridge = LuaBridge(path, sandbox=True, max_seconds=30, **limits)
+        yield bridge
+        bridge.close()
+    else:
+        yield LuaBridge.from_runtime(Runtime("lua51", sandbox=True, host=Program(path), **limits))
 
 
 @pytest.mark.parametrize("name", ESCAPES)
 def test_an_escape_succeeds_without_the_sandbox(name: str, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DPNN_SECRET", "it")
     place.fill()
-    assert place.caught(LuaBridge(place.home / "path", runtime="lua51"), name)
+    assert place.caught(LuaBridge(place.home / "path", runtime="lua51"), name, confined=False)
 
 
 @pytest.mark.parametrize("name", ESCAPES)
 def test_an_escape_fails(name: str, place: Place, inside: LuaBridge, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DPNN_SECRET", "it")
-    assert place.caught(inside, name) is None
+    assert place.caught(inside, name, confined=True) is None
     assert inside.require("good") == {"answer": 42}
 
 
