@@ -235,7 +235,7 @@ def scripts(tmp_path: Path, warm: str) -> Path:
         name: f'{warm} {entry} {name} "$@"' for name, entry in re.findall(r'^([\w-]+) = "([\w.]+:\w+)"', table, re.M)
     }
     python = f'case "$1" in -c | *.py) exec {warm} python "$@";; esac\nexec {shlex.quote(sys.executable)} "$@"'
-    pytest = f'{shlex.quote(sys.executable)} -m pytest -p dpnn_bridge.pytest_plugin "$@"'
+    pytest = f'{warm} pytest:console_main pytest -p dpnn_bridge.pytest_plugin "$@"'
     for name, line in {**programs, "python": python, "pytest": pytest}.items():
         (folder / name).write_text(f"#!/bin/sh\n{line}\n")
         (folder / name).chmod(0o755)
