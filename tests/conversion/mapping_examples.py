@@ -252,7 +252,9 @@ def call(mapping: ClassMapping) -> Call | None:
 
 
 def _note_test(mapping: ClassMapping, found: dict[ClassMapping, Any]) -> None:
-    assert mapping.test, f"no fixture holds an object of {mapping.names[0]}: name a test of it in `test`"
+    assert mapping.test, (
+        f"no fixture holds an object of {mapping.names[0]}: add one (tests/add_fixtures.py), or name a test in `test`"
+    )
     assert mapping.test in functions(), f"there is no test function {mapping.test} under tests/modules"
     for test in runs_of(mapping.test):
         with noted():

@@ -1,4 +1,4 @@
-"""7631 small Lua cases whose results real Torch7 recorded, run on the bridge. See conformance/README.md."""
+"""Small Lua cases whose results real Torch7 recorded, run on the bridge. See conformance/README.md."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ def _failures(area: str, out: Path, runtime: str) -> list[str]:
         torch.set_num_threads(threads)  # one case sets them
     expected, actual = (COMPARE.load(folder / f"{area}.jsonl") for folder in (FOLDER / "expected", out))
     assert expected, area
-    return [
+    unrecorded = [f"{area}/{name}: no record; see conformance/README.md" for name in actual if name not in expected]
+    return unrecorded + [
         f"{area}/{name}: {why}"
         for name, record in expected.items()
         for outcome, why in [COMPARE.compare(record, actual.get(name))]
@@ -66,6 +67,7 @@ def test_lua51_differs_only_where_it_has_no_c_pointers(area: str, tmp_path: Path
     assert [f for f in failures if not f.startswith(LUAJIT_ONLY)] == []
 
 
-def test_the_cases_cover_eighteen_areas() -> None:
+def test_no_record_is_lost() -> None:
     records = [COMPARE.load(FOLDER / "expected" / f"{area}.jsonl") for area in AREAS]
-    assert (len(AREAS), sum(map(len, records))) == (18, 7631)
+    assert len(AREAS) >= 18
+    assert sum(map(len, records)) >= 7631
