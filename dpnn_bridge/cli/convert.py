@@ -75,7 +75,8 @@ def conversion_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(fields(ConvertOptions)):
         if not option.metadata:
             continue
-        settings = {name: value for name, value in option.metadata.items() if name not in ("flag", "also", "parse")}
+        own = ("flag", "also", "parse", "scope")
+        settings = {name: value for name, value in option.metadata.items() if name not in own}
         kind = settings.pop("type", None)
         if kind == "path":
             settings["type"] = click.Path(path_type=Path)

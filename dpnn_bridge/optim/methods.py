@@ -217,8 +217,14 @@ def to_lua(optimizer: Optimizer, target: Target | None = None) -> LuaTable:
     Raises:
         ConversionError: Torch7 has no such method, or no place for a setting.
     """
-    spec = next((m for m in METHODS.values() if isinstance(optimizer, (m.optimizer, *m.stock))), None)
+    spec = _method_of(type(optimizer))
     if spec is None:
         raise ConversionError(f"no method of optim matches {type(optimizer).__name__}; supported: {', '.join(METHODS)}")
     params = [p for group in optimizer.param_groups for p in group["params"]]
     return spec.save(optimizer, flat_fields(params if target is None else target))
+
+
+def _method_of(optimizer: type[Optimizer]) -> Method | None:
+    """Return the method of a class of optimizers, or of its nearest base class that has one."""
+    methods = {kind: method for method in METHODS.values() for kind in (method.optimizer, *method.stock)}
+    return next((methods[kind] for kind in optimizer.__mro__ if kind in methods), None)

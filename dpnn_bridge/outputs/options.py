@@ -30,16 +30,20 @@ if TYPE_CHECKING:
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
-def _flag(flag: str, help: str, **click: Any) -> dict[str, Any]:
+def _flag(
+    flag: str, help: str, scope: Literal["format", "every", "program"] = "format", **click: Any
+) -> dict[str, Any]:
     """Return the metadata of a field that is an option of the command line.
 
     Args:
         flag: its name there.
         help: help text.
+        scope: the formats that take it: those whose ``options`` name it, every format, or those with a program, because
+            only a program shows how modules were built.
         **click: arguments of ``click.option``, and ``also``, a second name. ``type`` is a tuple of choices, a number
             that is the least one, or ``"path"``; ``parse`` turns the text of the command line into the value.
     """
-    return {"flag": flag, "help": help, **click}
+    return {"flag": flag, "help": help, "scope": scope, **click}
 
 
 def _split(text: str) -> list[str]:
@@ -106,12 +110,16 @@ class ConvertOptions:
     key: str | None = field(
         default=None,
         metadata=_flag(
-            "--key", "Path of the model in the file, such as protos.rnn. Detected automatically by default."
+            "--key",
+            "Path of the model in the file, such as protos.rnn. Detected automatically by default.",
+            scope="every",
         ),
     )
     dtype: str | torch.dtype | None = field(
         default=None,
-        metadata=_flag("--dtype", "Cast floating point tensors. Default: the dtype of the file.", type=DTYPES),
+        metadata=_flag(
+            "--dtype", "Cast floating point tensors. Default: the dtype of the file.", scope="every", type=DTYPES
+        ),
     )
     input: Any = field(
         default=None,
@@ -168,30 +176,38 @@ class ConvertOptions:
         metadata=_flag(
             "--index-base",
             "First index of inputs and outputs that are indices. 1 as in Lua (.py, .onnx, .pt2).",
+            scope="program",
             type=("0", "1"),
             parse=int,
         ),
     )
     inplace: bool = field(
         default=False,
-        metadata=_flag("--inplace", "Use the file's inplace settings (.py, .onnx, .pt2).", is_flag=True),
+        metadata=_flag(
+            "--inplace", "Use the file's inplace settings (.py, .onnx, .pt2).", scope="program", is_flag=True
+        ),
     )
     plugins: Sequence[StrPath] = field(
         default=(),
-        metadata=_flag("--plugin", "Python file with @lua_class mappings.", multiple=True, type="path"),
+        metadata=_flag("--plugin", "Python file with @lua_class mappings.", scope="every", multiple=True, type="path"),
     )
     lua: Any = field(
         default=None,
-        metadata=_flag("--lua", "Lua file that defines classes.", multiple=True, type="path"),
+        metadata=_flag("--lua", "Lua file that defines classes.", scope="every", multiple=True, type="path"),
     )
     sandbox: bool | Literal["partial"] = field(
         default=False,
-        metadata=_flag("--sandbox", "Run the --lua files in a process that can only compute.", is_flag=True),
+        metadata=_flag(
+            "--sandbox", "Run the --lua files in a process that can only compute.", scope="every", is_flag=True
+        ),
     )
     allow_unsupported: bool = field(
         default=False,
         metadata=_flag(
-            "--allow-unsupported", "Insert placeholders for unknown classes. They raise when they run.", is_flag=True
+            "--allow-unsupported",
+            "Insert placeholders for unknown classes. They raise when they run.",
+            scope="every",
+            is_flag=True,
         ),
     )
     tensor_type: str | None = None
@@ -233,8 +249,8 @@ class ConvertOptions:
             raise OptionError(
                 f"{where}: dtype= (--dtype): {format.suffix} has no bfloat16; choose float16 or float32, or .pt"
             )
-        build = _BUILD if format.program else ()
-        own = {name: value for name, value in self.chosen().items() if name not in (*_COMMON, *build)}
+        build = _in_scope("program") if format.program else []
+        own = {name: value for name, value in self.chosen().items() if name not in (*_in_scope("every"), *build)}
         check_options(own, format, where, build)
         return own
 
@@ -270,10 +286,8 @@ class ConvertOptions:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-#: options of every format
-_COMMON = ("key", "dtype", "plugins", "lua", "sandbox", "allow_unsupported")
-#: options of how modules are built, which only a program shows
-_BUILD = ("index_base", "inplace")
+def _in_scope(scope: str) -> list[str]:
+    return [f.name for f in fields(ConvertOptions) if f.metadata.get("scope") == scope]
 
 
 def check_options(names: Iterable[str], format: Format, where: str, more: Sequence[str] = ()) -> None:

@@ -1,4 +1,4 @@
-"""An optimizer made from a Lua state takes the steps that Torch7 took next, and its state can be handed back."""
+"""An optimizer made from a Lua state takes the steps that Torch7 took next, and its state can be exported."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import nn
 from dpnn_bridge import optim, read_t7
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaTable, LuaTensor
+from dpnn_bridge.optim.lua_method import Method
 from dpnn_bridge.optim.methods import METHODS
 from dpnn_bridge.parity import Tolerance, compare
 
@@ -142,6 +143,14 @@ def test_full_batch_methods_take_torch7s_steps(entry: dict[str, Any], start: int
             for name in ("old_dirs", "old_stps"):
                 stored = fixture["states"][call][name].as_list()
                 check(name, [tensor(v) for v in written[name].as_list()], [tensor(v) for v in stored])
+
+
+def test_an_optimizer_is_exported_by_the_method_of_its_nearest_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``torch.optim.AdamW`` is an ``Adam``; a method of its own is found, wherever it stands in the list."""
+    spec = Method(torch.optim.AdamW, settings={"learningRate": ("lr", 1e-3), "rateOfDecay": ("weight_decay", 1e-2)})
+    monkeypatch.setitem(METHODS, "adamw", spec)
+    assert dict(optim.to_lua(torch.optim.AdamW(two_parameters(), weight_decay=0.5)).items())["rateOfDecay"] == 0.5
+    assert "epsilon" in optim.to_lua(torch.optim.Adam(two_parameters()))
 
 
 def two_parameters() -> list[nn.Parameter]:

@@ -27,10 +27,11 @@ from dpnn_bridge.outputs.formats import format_named, suffixes
 from dpnn_bridge.outputs.options import ConvertOptions
 from dpnn_bridge.outputs.required import with_required
 
+ALL = [*suffixes(), ".safetensors.index.json"]
 MODEL = SAMPLES / "torch-demos__mnist_convnet" / "model.t7"
 
 #: a whole format: one file
-TOY = """
+SKETCH = """
 import json
 
 import torch
@@ -40,8 +41,8 @@ from dpnn_bridge.outputs import container
 from dpnn_bridge.outputs.format import Format
 
 
-class Toy(Format):
-    suffix = ".toy"
+class Sketch(Format):
+    suffix = ".sketch"
     options = ("opset",)
     data = True
     loads = rebuilt = True
@@ -65,19 +66,19 @@ class Toy(Format):
         path.write_text(json.dumps(found.plain))
 
 
-FORMAT = Toy()
+FORMAT = Sketch()
 """
 
 
 @pytest.fixture
-def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def sketch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     folder = tmp_path / "formats"
     folder.mkdir()
-    (folder / "toy.py").write_text(TOY)
+    (folder / "sketch.py").write_text(SKETCH)
     monkeypatch.setattr(formats, "__path__", [*formats.__path__, str(folder)])
     yield
-    monkeypatch.delattr(formats, "toy", raising=False)
-    monkeypatch.delitem(__import__("sys").modules, f"{formats.__name__}.toy", raising=False)
+    monkeypatch.delattr(formats, "sketch", raising=False)
+    monkeypatch.delitem(__import__("sys").modules, f"{formats.__name__}.sketch", raising=False)
 
 
 def command(which: Any, *arguments: object) -> tuple[int, str]:
@@ -86,30 +87,30 @@ def command(which: Any, *arguments: object) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def test_a_format_is_one_file(toy: None, tmp_path: Path) -> None:
-    target, x = tmp_path / "m.toy", torch.ones(1, 1, 32, 32)
+def test_a_format_is_one_file(sketch: None, tmp_path: Path) -> None:
+    target, x = tmp_path / "m.sketch", torch.ones(1, 1, 32, 32)
     code, output = command(convert_command, MODEL, target, "--opset", "9")
     assert code == 0, output
     assert torch.equal(dpnn_bridge.load(target)(x), dpnn_bridge.load(MODEL)(x))
     assert is_converted(MODEL, target, opset=9)
     assert not is_converted(MODEL, target)
     assert command(verify_command, MODEL, target)[0] == 0
-    dpnn_bridge.save(tmp_path / "saved.toy", dpnn_bridge.load(MODEL))
-    dpnn_bridge.load_checkpoint(tmp_path / "saved.toy")
-    with pytest.raises(OptionError, match=r"\.toy does not take dynamic= \(--dynamic\); it takes opset"):
-        convert(MODEL, tmp_path / "other.toy", dynamic=True)
+    dpnn_bridge.save(tmp_path / "saved.sketch", dpnn_bridge.load(MODEL))
+    dpnn_bridge.load_checkpoint(tmp_path / "saved.sketch")
+    with pytest.raises(OptionError, match=r"\.sketch does not take dynamic= \(--dynamic\); it takes opset"):
+        convert(MODEL, tmp_path / "other.sketch", dynamic=True)
     dpnn_bridge.write_t7(tmp_path / "data.t7", {"a": 1.0})
-    convert(tmp_path / "data.t7", tmp_path / "data.toy")
-    assert (tmp_path / "data.toy").read_text() == '{"a": 1}'
-    with pytest.raises(ConversionError, match=r"cannot write \.h5; choose .*\.toy"):
+    convert(tmp_path / "data.t7", tmp_path / "data.sketch")
+    assert (tmp_path / "data.sketch").read_text() == '{"a": 1}'
+    with pytest.raises(ConversionError, match=r"cannot write \.h5; choose .*\.sketch"):
         convert(MODEL, tmp_path / "m.h5")
 
 
-@pytest.mark.parametrize("suffix", [*suffixes(), ".safetensors.index.json"])
+@pytest.mark.parametrize("suffix", ALL)
 def test_a_format_is_what_its_file_says(suffix: str) -> None:
     found = format_named(suffix)
     assert found.suffix == suffix
-    assert set(found.options) <= {f.name for f in fields(ConvertOptions)}
+    assert set(found.options) <= _of_formats()
     defined = {name for kind in type(found).__mro__[:-1] if kind is not Format for name in vars(kind)}
     if found.models:
         assert {"write", "verify"} <= defined
@@ -119,6 +120,14 @@ def test_a_format_is_what_its_file_says(suffix: str) -> None:
 
 
 # ---------------------------------------------------------------------- options
+def _of_formats() -> set[str]:
+    return {f.name for f in fields(ConvertOptions) if f.metadata.get("scope", "format") == "format"}
+
+
+def test_each_option_of_formats_is_taken_by_one() -> None:
+    assert {name for suffix in ALL for name in format_named(suffix).options} == _of_formats()
+
+
 def test_options_stand_once() -> None:
     names = {f.name: f for f in fields(ConvertOptions)}
     shown = inspect.signature(convert).parameters
