@@ -1,7 +1,7 @@
-"""Writes the row of a device in the table of docs/parity.md: ``python docs/generate_devices.py cuda``.
+"""Write the row of a device in the table of docs/parity.md: ``python docs/generate_devices.py cuda``.
 
-It runs every fixture there, which takes minutes. ``DPNN_FIXTURES`` names a larger set of the same form. The tests of
-the same are ``pytest --device cuda``.
+It runs every fixture on the device, which takes minutes. ``DPNN_FIXTURES`` names a larger set of the same form.
+``pytest --device cuda`` runs the same fixtures as tests.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ HERE = Path(__file__).parent
 TARGET = HERE / "parity.md"
 END = "<!-- /devices -->"
 FIXTURES = Path(os.environ.get("DPNN_FIXTURES") or HERE.parent / "fixtures")
-#: as the tests have it: on CUDA sums run in another order, and some are atomic
+#: the tolerances of the tests: CUDA adds in another order, some of it by atomic operations
 TOLERANCE = {"cuda": Tolerance(1e-9, 1e-4), "cpu": Tolerance()}
 
 
 def row(device: str, entries: Sequence[dict[str, Any]]) -> str:
-    """Return the row of a device: name, driver, PyTorch, how many fixtures pass, of how many, the worst differences."""
+    """Return the row of a device: name, driver, PyTorch, fixtures that pass, all fixtures, worst differences."""
     known = read_known_differences(HERE.parent / "fixtures" / "known_differences.json")
     tolerance = TOLERANCE[device.partition(":")[0]]
     passed, worst = 0, {False: 0.0, True: 0.0}

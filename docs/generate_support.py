@@ -35,7 +35,7 @@ If a class is missing, [add a custom class](how-to/custom-class.md) or run its [
 <label class="support-search">Search <input type="search" placeholder="nn.SpatialConvolution, Conv2d, onmt …"></label>
 <p class="support-none" hidden>No class of that name.</p>
 """
-#: rooms of the registry in the order of the page -> what they are called
+#: subpackages of the registry in the order of the page -> headings
 PACKAGES = {
     "nn": "nn and nngraph (with cudnn's names for the same layers)",
     "dpnn": "dpnn",

@@ -1,4 +1,4 @@
-"""Compute places of elements: row-major order without gaps, as in a new tensor, and the extent of a view."""
+"""Compute positions of elements: row-major order without gaps, as in a new tensor, and the extent of a view."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class Comparison:
         model: the Torch7 file, or its address.
         network: the name of the network, see :func:`network_of`.
         inputs: descriptions of the inputs.
-        key: place of the model in the file.
+        key: path of the model in the file.
         later: also find the deviations after the first one.
         report_to: file of the report, or None.
         as_json, quiet, verbose, unbounded: options of the same names.

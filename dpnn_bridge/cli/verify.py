@@ -130,10 +130,10 @@ def verify_command(weights: Path | None, later: bool, partial_sandbox: bool, **o
       all files of a manifest of dpnn-convert
         dpnn-verify done.jsonl --jobs 8
 
-    A layer is compared if the reference contains its results: in the field `after` (the module after forward), or in
-    MODEL itself if it was saved after a forward with the same input. CONVERTED is compared with MODEL in every tensor
-    and layer. A .py file is run, because it is your own. A manifest may come from others: only its lines with local
-    files in data formats are checked, unless you pass --trust-manifest.
+    A layer is compared if the reference contains its results: in the field `after` (the module after its
+    forward pass), or in MODEL itself if it was saved after a forward pass with the same input. CONVERTED is compared
+    with MODEL in every tensor and layer. A .py file is run, because it is your own. A manifest may come from others:
+    only its lines with local files in data formats are checked, unless you pass --trust-manifest.
 
     The forward pass and the gradients have separate verdicts. `rounding only`: rounding explains the difference.
     `random`: the reference needs a seed. `known difference`: the report names the reason. `different`: all other cases.

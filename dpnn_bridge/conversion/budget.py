@@ -16,13 +16,13 @@ from torch import nn
 from dpnn_bridge.conversion.limits import OperationCost, OperationMeter, extent
 from dpnn_bridge.errors import ConversionLimitError
 
-#: bytes that tensors may take: always, and for each byte of the file's storages
+#: maximum bytes of tensors: a fixed amount, plus an amount per byte of the file's storages
 BYTES, PER_BYTE = 1 << 26, 32
-#: tensors that may be made: always, and for each value of the file that contains others
+#: maximum number of tensors: a fixed number, plus a number per table or object of the file
 TENSORS, PER_VALUE = 2000, 100
-#: modules that a traversal of the model may visit, one that several share counted each time; per module of the file
+#: maximum visits of modules in one traversal: a fixed number, plus a number per module; shared modules count each time
 VISITS, PER_MODULE = 20_000, 16
-#: values that data may have in an output: always, and for each entry; a table reached in many ways counts as often
+#: maximum values of data in an output: a fixed number, plus a number per entry; shared tables count each time
 MAX_VALUES, PER_ENTRY = 200_000, 4
 
 
@@ -31,7 +31,7 @@ class Budget:
 
     Args:
         root: the value to convert.
-        per_repeat: bytes for each repeated element, besides its own size, such as those of its text.
+        per_repeat: further bytes of each repeated element, such as its text in JSON.
     """
 
     def __init__(self, root: Any, per_repeat: int = 0) -> None:
@@ -88,9 +88,9 @@ class Budget:
 
 
 class BudgetMode(OperationMeter):
-    """While the block runs, the results of operations are taken from a budget.
+    """Charge the results of operations to a budget while the ``with`` block runs.
 
-    Memory that is freed in between counts as well: for a weight normalization 19 times its weights.
+    Memory that is freed meanwhile counts too: a weight normalization needs 19 times the bytes of its weights.
     """
 
     def __init__(self, budget: Budget) -> None:

@@ -88,7 +88,7 @@ def overridden(module: nn.Module, types: tuple[type[nn.Module], ...]) -> type[nn
 
 
 def _called(base: type[nn.Module]) -> set[str]:
-    """Return the names of the methods of a class that run in a forward."""
+    """Return the names of the methods of a class that run in a forward pass."""
     names, queue = set[str](), ["forward", "__call__", "__iter__"]
     while queue:
         name = queue.pop()

@@ -25,7 +25,7 @@ class DeferredTensor:
     Args:
         whole: reads and arranges all of them.
         storage: where they are in the same order, or None.
-        start, stop: their place in it.
+        start, stop: their position in it.
     """
 
     def __init__(self, whole: Callable[[], Tensor], storage: LuaStorage | None, start: int, stop: int) -> None:

@@ -130,7 +130,7 @@ class Runs:
         other = value if key == STRING else key
         gap = 0 if other == STRING else _SIZES[other]  # between a string and the next one
         per_pair = 1 if gap else 2
-        begin = pos + gap if key == NUMBER else pos  # of the first string; places count from here
+        begin = pos + gap if key == NUMBER else pos  # of the first string; positions count from here
         at, end = self._strings(buffer, begin, size - gap, gap, per_pair * left)
         count, others = len(at) // per_pair * per_pair, []
         if gap:
@@ -173,7 +173,7 @@ class Runs:
         return at[linked], end[linked]
 
     def _cut_out(self, buffer: bytes, begin: int, at: np.ndarray, end: np.ndarray, gap: int) -> list[str]:
-        """Return the strings at these places, decoded."""
+        """Return the strings at these positions, decoded."""
         kept = np.ones(end[-1], bool)
         words = _at_every_byte(np.uint64, kept)
         words[at] = self._mark

@@ -98,11 +98,11 @@ class Forward(torch.autograd.Function):
 
 
 class LuaFunctionality:
-    """The base of modules and criterions: the Lua object, and the state of its last forward."""
+    """The base of modules and criterions: the Lua object, and the state of its last forward pass."""
 
     bridge: ObjectBridge
     lua: Any
-    _step: int  # the forward whose state the object has; 0 for none of those that a backward may belong to
+    _step: int  # the forward pass whose state the object has; 0 for none of those that a backward pass may belong to
     _forwards: int  # so many have run
 
     def _start(self, bridge: ObjectBridge, obj: Any) -> None:
@@ -121,7 +121,7 @@ class LuaFunctionality:
         return self._step
 
     def _return_to(self, step: int, replay: Callable[[], bool]) -> None:
-        """Bring the Lua object back to the forward that a backward belongs to, by running that forward again.
+        """Restore the state of an earlier forward pass, to which a backward pass belongs, by running it again.
 
         Raises:
             LuaBridgeError: the outputs are not the same (random numbers, changed parameters).
@@ -131,9 +131,10 @@ class LuaFunctionality:
         self._step = 0
         if not replay():
             raise LuaBridgeError(
-                f"{self.class_name} ran forward again before this backward, and running the first forward once more "
-                "gives other outputs (it draws random numbers, or its parameters changed): a Lua module keeps the "
-                "state of its last forward only. Call backward after each forward, or wrap a clone for the second one"
+                f"{self.class_name} ran forward again before this backward, and running the first forward pass "
+                "again gives other outputs (random numbers, or changed parameters): a Lua module keeps the "
+                "state of its last forward pass only. Call backward after each forward pass, or wrap a clone for the "
+                "second one"
             )
         self._step = step
 

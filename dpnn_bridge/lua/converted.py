@@ -1,4 +1,4 @@
-"""Provide the registry's classes in Lua: each forward runs the converted PyTorch module on the object's tensors."""
+"""Provide the registry's classes in Lua: a forward pass runs the converted PyTorch module on the object's tensors."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ class ConvertedModules:
         return call
 
     def forward(self, before: _State | None, obj: Any, name: str, *inputs: Any) -> Any:
-        """Return the state that a backward needs, and the output.
+        """Return the state that a backward pass needs, and the output.
 
         Args:
-            before: of an earlier forward that was not forgotten.
+            before: of an earlier forward pass that was not forgotten.
             obj: the object.
             name: the class whose method was called.
             *inputs: its input, and the target of a criterion.
@@ -93,7 +93,7 @@ class ConvertedModules:
         """Return the gradients of the input and of the parameters, which the result keeps.
 
         Args:
-            state: of the last forward. None, or one of another input or other weights: the forward runs first.
+            state: of the last forward pass. If it is None or of another input or other weights, the forward pass runs.
             obj: the object.
             name: the class whose method was called.
             input: its input.
@@ -246,7 +246,7 @@ class _State:
             if o.requires_grad
         ]
         gradients: Any = [None] * len(leaves)
-        if pairs and leaves:  # retained, since Torch7 allows several backwards after one forward
+        if pairs and leaves:  # retained, since Torch7 allows several backward passes after one forward pass
             differentiable, given = zip(*pairs, strict=True)
             gradients = torch.autograd.grad(differentiable, leaves, given, allow_unused=True, retain_graph=True)
         for leaf, gradient in zip(leaves, gradients, strict=True):

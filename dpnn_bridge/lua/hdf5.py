@@ -121,7 +121,7 @@ class Files:
         return self._table(list(self._find(number, path).shape))
 
     def read(self, number: float, path: str, *ranges: float) -> Tensor:
-        """Return all of a data set, or of each dimension what lies from one place to another, counted from 1."""
+        """Return a whole data set, or a range of each dimension, with both ends, counted from 1."""
         data = self._find(number, path)
         if ranges and len(ranges) != 2 * len(data.shape):
             count = len(ranges) // 2
@@ -131,7 +131,7 @@ class Files:
         bounds = [(int(a), int(b)) for a, b in zip(ranges[::2], ranges[1::2], strict=True)]
         for (first, last), n in zip(bounds, data.shape, strict=False):
             if not 1 <= first <= last <= n:
-                raise TorchError(f"hdf5: {path} has no places {first} to {last} in a dimension of {n}")
+                raise TorchError(f"hdf5: {path} has no indices {first} to {last} in a dimension of {n}")
         kind = _KINDS.get(("i" if data.dtype.kind in "iub" else data.dtype.kind, data.dtype.itemsize))
         if kind is None:
             raise TorchError(f"hdf5: {path} holds {data.dtype}, which no tensor can hold")
@@ -175,7 +175,7 @@ class Files:
         bounds = [(int(start) - 1, int(start) - 1 + n) for start, n in zip(first, data.size, strict=True)]
         for (start, end), n in zip(bounds, found.shape, strict=True):
             if not 0 <= start < end <= n:
-                raise TorchError(f"hdf5: {path} has no places {start + 1} to {end} in a dimension of {n}")
+                raise TorchError(f"hdf5: {path} has no indices {start + 1} to {end} in a dimension of {n}")
         found[tuple(slice(*bound) for bound in bounds)] = data.t.numpy()
         return ()
 

@@ -61,9 +61,9 @@ class LuaModule(LuaFunctionality, Placeholder):
         any class with updateOutput, updateGradInput and accGradParameters.
 
     Differs from PyTorch:
-        Lua keeps the state of one forward: a backward that belongs to an earlier one runs that forward again and raises
-        when its outputs are not the same. No backward through gradients, no DataParallel, TorchScript or pickle. Runs
-        on the CPU. Tensors that do not have the module's type raise, as in Torch7.
+        Lua keeps the state of one forward pass. A backward pass of an earlier one runs that forward pass again, and
+        raises if its outputs are not the same. No second derivatives, DataParallel, TorchScript or pickle. Runs on the
+        CPU. Tensors that do not have the module's type raise, as in Torch7.
 
     Examples:
         >>> layer = LuaBridge(lua_path="nn").module("nn.Linear", 3, 2)          # doctest: +SKIP
@@ -177,7 +177,7 @@ class LuaModule(LuaFunctionality, Placeholder):
         return outputs
 
     def _replay(self, call: _Call) -> bool:
-        """Run a forward once more, buffers as they were after it; whether the outputs are the same."""
+        """Run a forward pass again and restore the buffers; return whether the outputs are the same."""
         kept = {name: b.clone() for name, b in self._buffers.items() if b is not None}
         try:
             outputs = self._run_forward(call)

@@ -157,7 +157,7 @@ def _sort_tables(root: Any) -> None:
 
 
 def _rank(value: Any) -> tuple[int, float, str]:
-    """Return the place of a key among others: numbers, then strings, booleans, and compound values, equal by rank."""
+    """Return the rank of a key: numbers, then strings, booleans, and compound values, which are all equal."""
     if isinstance(value, str):
         return 1, 0, value
     if value in BOOLEAN_KEYS.values():

@@ -19,7 +19,7 @@ from dpnn_bridge.loaders.reader import MAX_DIMENSIONS, check_view
 from dpnn_bridge.loaders.stream import StreamError
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype
 
-#: maximum number of elements of storages that no tensor of the file fills: always, and for each element of the file
+#: maximum elements of storages that no tensor of the file fills: a fixed number, plus a number per element of the file
 SPARE, SPARE_PER_ELEMENT = 1 << 16, 16
 
 

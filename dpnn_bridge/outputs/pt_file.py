@@ -151,7 +151,7 @@ def records(path: Path, source: FileSource) -> dict[str, Record]:
 
 
 def _operations(data: bytes) -> Iterator[tuple[str, Any, int]]:
-    """Yield the instructions of a pickle: name, argument, place."""
+    """Yield the instructions of a pickle: name, argument, position."""
     at = 0
     try:
         for operation, argument, place in pickletools.genops(data):

@@ -139,7 +139,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _entries(header: dict[str, Any], size: int) -> dict[str, Entry]:
-    """Return the type, shape and place of each tensor; together they must fill the file."""
+    """Return the type, shape and position of each tensor; together they must fill the file."""
     entries: dict[str, Entry] = {}
     for name, entry in header.items():
         if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:

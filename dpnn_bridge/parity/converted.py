@@ -46,14 +46,14 @@ def compare_converted(
     """Add the comparisons with a converted file to the layers of ``result``.
 
     Args:
-        result: with its layers, in the order of the tree.
-        module: the model, as it is to run.
+        result: the verification; its layers are in the order of the model tree.
+        module: the model, in the mode and dtype of the run.
         path: the file.
-        table: contains the ``input``, where there is one.
+        table: contains the ``input``, if any.
         options: how the model was converted.
-        dtype: dtype of the model's cast; None casts neither.
-        key: path of the model in the file it came from, for files that contain several.
-        running: limits the resources of a run.
+        dtype: dtype that the model was cast to; the file is cast too. None casts neither.
+        key: path of the model in its Torch7 file; selects one of several models of ``path``.
+        running: resource limits of a run.
     """
     path = Path(path)
     format = format_of(path)
@@ -140,7 +140,7 @@ def _devices(module: nn.Module) -> Any:
 
 
 def _as_in_file(result: Verification, module: nn.Module, written: Written, path: Path) -> None:
-    """Cast the model to the precision of a file that was written in another one."""
+    """Cast the model to the dtype of the file, if the file has a single one that differs."""
     state = module.state_dict()
     theirs = {t.dtype for name, t in written.tensors.items() if name in state and t.is_floating_point()}
     ours = {t.dtype for t in state.values() if t.is_floating_point()}
@@ -157,7 +157,7 @@ def _compare_tensors(layers: NamedLayers, module: nn.Module, written: Written) -
     for name, ours in state.items():
         owner, _, leaf = name.rpartition(".")
         if leaf == "num_batches_tracked" and getattr(module.get_submodule(owner), "momentum", None) is not None:
-            continue  # Torch7 does not count batches, and nothing is computed of their number
+            continue  # Torch7 does not count batches, and no result depends on their number
         layer = layers.of(owner)
         theirs = written.tensors.get(name)
         if theirs is None and not written.complete:
@@ -179,9 +179,9 @@ def _compare_tensors(layers: NamedLayers, module: nn.Module, written: Written) -
 
 
 def _renamed(ours: Tensor, written: Written) -> Tensor | None:
-    """Return the tensor of a traced graph that is this one under another name, maybe transposed.
+    """Return the tensor of a traced graph that equals this one under another name, possibly transposed.
 
-    An exporter gives tensors new names, and keeps one of several equal ones under the name of the first.
+    Exporters rename tensors, and store equal tensors once, under the name of the first.
     """
     flat = ours.detach().cpu()
     alike = [form for theirs in written.renamed for form in _forms(theirs, flat) if _is_alike(flat, form)]

@@ -21,7 +21,7 @@ class Node:
     """One module in the tree of a model.
 
     Attributes:
-        path: its place as in Lua, such as ``modules[3].modules[1]``; empty for the model itself.
+        path: its path as in Lua, such as ``modules[3].modules[1]``; empty for the model itself.
         depth: number of modules above it.
         module: the torch module.
     """

@@ -21,7 +21,7 @@ class Layer:
     """One module and what its results were compared with.
 
     Attributes:
-        path: its place as in Lua, such as ``modules[3]``; empty for the model itself.
+        path: its path as in Lua, such as ``modules[3]``; empty for the model itself.
         depth: number of modules above it.
         class_name, torch_type: its class in Lua and in PyTorch.
         parameters: elements of its own parameters.

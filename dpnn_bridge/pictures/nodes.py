@@ -60,7 +60,7 @@ class ModelNode:
     """One layer of a model.
 
     Attributes:
-        path: place as in Lua, such as ``modules[3].modules[1]``; empty for the model itself.
+        path: its path as in Lua, such as ``modules[3].modules[1]``; empty for the model itself.
         lua_class, torch_class: its two names; ``lua_class`` is empty for a module that never was Lua's.
         name: the name that the Lua code gave it, if any.
         parameters: elements of all parameters in it.

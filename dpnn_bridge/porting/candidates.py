@@ -1,4 +1,4 @@
-"""List the assignments that an event may have, the likeliest first."""
+"""List the possible assignments of an event, the most likely first."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dpnn_bridge.porting.tape import Tape
 def candidates(
     event: Event, tape: Tape, source: Source, placement: Placement, signatures: dict[int, Any]
 ) -> list[Assignment]:
-    """Return the assignments that may fit, the likeliest first."""
+    """Return the assignments that may fit, the most likely first."""
     sizes = _parts(event, tape)
     count = len(sizes)
     found = list(taken_over(event, source))
@@ -61,7 +61,7 @@ def _parts(event: Event, tape: Tape) -> tuple[int, ...]:
 
 
 def _like_neighbours(found: list[Assignment], event: Event, placement: Placement) -> list[Assignment]:
-    """Put the order of gates first that the events before have; gates that are added have one order."""
+    """Sort by the order of gates: that of the last event first. Layers whose results are added have the same order."""
     gated = [p for p in reversed(placement.placed.values()) if p.assignment.gates > 1]
     near = gated[0].assignment.order if gated else None
     added = [p.assignment.order for p in gated if sums_with(p.event.node, event.node)]

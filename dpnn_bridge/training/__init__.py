@@ -176,7 +176,7 @@ def update_grad_parameters(
 
 
 def visited_rows(module: nn.Module) -> Tensor | None:
-    """Return the rows that the last backward visited, for sparse updates (SoftMaxTree); else None."""
+    """Return the rows that the last backward pass visited, for sparse updates (SoftMaxTree); else None."""
     families = getattr(module, "parent_children", None)
     if not isinstance(families, Tensor):
         return None

@@ -15,7 +15,7 @@ from dpnn_bridge.objects import LuaObject
 
 @lua_class("nn.DenseConnectLayerCustom")
 class DenseConnectLayerCustom(nn.Sequential):
-    """Computes one more group of feature maps from all that are there.
+    """Computes one more group of feature maps from all earlier ones.
 
     Args:
         net1: normalization and activation.
@@ -26,7 +26,7 @@ class DenseConnectLayerCustom(nn.Sequential):
         - Output: the list with one more entry.
 
     Differs from Torch7:
-        Torch7 recomputes the first part on the way back to save memory (``optMemory`` 4); use
+        Torch7 recomputes the first part in the backward pass to save memory (``optMemory`` 4); use
         :func:`torch.utils.checkpoint.checkpoint` for that.
 
     Lua:

@@ -19,15 +19,15 @@ from dpnn_bridge.torch7.gradient import with_gradient_of, zero_gradient
 class SpatialGlimpseInverse(nn.Module):
     """Puts a patch into an image where a glimpse was taken; parts beyond the border are cut off.
 
-    The image gets the whole gradient, also where the patch covers it; the place gets zeros.
+    The image gets the whole gradient, also where the patch covers it; the position gets zeros.
 
     Args:
         height, width: size of the patch.
         residual: zeros surround the patch instead of the image.
 
     Shape:
-        - Input: ``[image, patch, place]``: :math:`(N, C, H, W)`, :math:`(N, C, h, w)` and :math:`(N, 2)` with y and x
-          from -1 to 1.
+        - Input: ``[image, patch, position]``: :math:`(N, C, H, W)`, :math:`(N, C, h, w)` and :math:`(N, 2)` with y
+          and x from -1 to 1.
         - Output: :math:`(N, C, H, W)`.
 
     Lua:
@@ -80,7 +80,7 @@ class VRMSEReward(ClassReward):
 
     Args:
         module: the network with the REINFORCE modules.
-        scale: kept for the way back; the reward does not depend on it.
+        scale: kept for the export; the reward does not depend on it.
         criterion: compares the baseline with the reward; default: mean squared error.
         size_average: divide the reward by the batch size.
         area_scale: weight of the attended part.

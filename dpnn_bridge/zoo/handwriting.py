@@ -44,7 +44,8 @@ class Window(nn.Module):
     """A soft window that moves along the characters of a text.
 
     Shape:
-        - Input: ``[x, text, position]``: :math:`(N, 30)`, one-hot :math:`(N, U, V)`, :math:`(N, 10)`; more is ignored.
+        - Input: ``[x, text, position]``: :math:`(N, 30)`, one-hot :math:`(N, U, V)`, :math:`(N, 10)`; others are
+          ignored.
         - Output: ``[characters, position, window]``: :math:`(N, V)`, :math:`(N, 10)`, :math:`(N, 1, U)`.
 
     Differs from PyTorch:

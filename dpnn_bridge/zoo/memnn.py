@@ -59,7 +59,7 @@ class WeightedLookupTableSkinny(LookupTable):
 
 @lua_class("nn.PositionalEncoder")
 class PositionalEncoder(nn.Module):
-    r"""Weighs the elements of word vectors by the place of the word in its sentence.
+    r"""Weighs the elements of word vectors by the position of the word in its sentence.
 
     Element k of d, of word j of l, is multiplied by :math:`(1 - j/l) - (k/d) (1 - 2 j/l)`.
 

@@ -56,7 +56,7 @@ class PerspectiveGridGenerator(nn.Module):
 
 @lua_class("nn.BilinearSamplerPerspective")
 class BilinearSamplerPerspective(nn.Module):
-    """Reads volumes at the points of a grid by trilinear interpolation; outside is zero.
+    """Reads volumes at the points of a grid by trilinear interpolation; points outside give 0.
 
     Args:
         focal_length: computes nothing; Torch7 keeps it.

@@ -21,7 +21,8 @@ KERNEL = 46
 def resized(source: int, target: int, like: Tensor) -> Tensor:
     """Return the matrix :math:`(target, source)` by which Torch7's ``image.scale(…, 'bilinear')`` resizes a row.
 
-    Larger: linear, first and last pixel stay. Smaller: the mean over the pixels that a pixel covers.
+    Enlarging interpolates linearly and keeps the first and last pixel. Reducing averages the pixels that a new pixel
+    covers.
     """
     i, k = (torch.arange(size, device=like.device).to(like.dtype) for size in (target, source))
     if target > source:
@@ -45,7 +46,7 @@ class PyramidPacker(nn.Module):
           pixel, counted from 1, width and height of each scale.
 
     Differs from Torch7:
-        The packed image gets a gradient to its input, which Torch7 does not define.
+        The input gets the gradient of the packed image; Torch7 defines no gradient.
 
     Lua:
         ``nn.PyramidPacker(network, scales)``, e-lab PyramidPacker.lua; it returns two values
@@ -106,7 +107,7 @@ class PyramidPacker(nn.Module):
 
 @lua_class("nn.PyramidUnPacker")
 class PyramidUnPacker(nn.Module):
-    """The feature maps of the single scales, cut out of the map that a network made of a packed image.
+    """Cuts the feature maps of the scales out of the feature map of a packed image.
 
     The network computes one position of the map from :data:`KERNEL` pixels, every :data:`STEP` pixels.
 

@@ -72,7 +72,7 @@ class ShakeShakeTable(nn.Module):
 
         @classmethod
         def replay(cls, module: ShakeShakeTable, after: LuaObject) -> Callable[..., Any] | None:
-            """Return a forward with the last weights in ``constant_tensor``, in training those of backward."""
+            """Return a forward function with the last weights in ``constant_tensor``, in training those of backward."""
             x = after.get("output")
             if not isinstance(x, LuaTable) or not ((module.training and module.forward_shake) or module.backward_shake):
                 return None

@@ -13,7 +13,7 @@ from dpnn_bridge.torch7.gradient import refuse_gradient, scale_gradient, with_gr
 
 @lua_class("nn.MaxCoord")
 class MaxCoord(nn.Module):
-    """One at the channel with the largest value, zero at the others; it has no backward.
+    """One at the channel with the largest value, zero at the others; its backward pass raises.
 
     Args:
         inplace: kept for Torch7.
@@ -31,7 +31,7 @@ class MaxCoord(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         best = F.one_hot(input.argmax(-3), input.shape[-3]).movedim(-1, -3).to(input.dtype)
-        return refuse_gradient(with_gradient_of(best, input), "MaxCoord has no backward")
+        return refuse_gradient(with_gradient_of(best, input), "MaxCoord has no backward pass")
 
     class Lua(LuaClass):
         scalars = ("inplace",)
@@ -46,8 +46,8 @@ class InnerTripleShift(nn.Module):
     """Adds to decoder and encoder features those of the encoder moved into the missing part.
 
     Each position of the missing part takes the encoder's features from the known position that is most similar to its
-    decoder's features: the largest product with the encoder's features of length 1. Those get the gradient of where
-    they went to, scaled; the choice and the mask get none.
+    decoder's features: the largest dot product with the encoder's features, normalized to length 1. The moved features
+    receive the gradient at their new position, times ``triple_weight``. The selection and the mask have no gradient.
 
     Args:
         name: name of the layer.
@@ -63,7 +63,7 @@ class InnerTripleShift(nn.Module):
         - Output: :math:`(N, 3 C, H, W)`.
 
     Differs from Torch7:
-        Looks at the mask of every call, also when it is fixed.
+        Uses the mask of every call, also if ``fixed_mask`` is set.
 
     Lua:
         ``nn.InnerTripleShift(cls, shift_size, threshold, stride, mask_thred, triple_weight, fixed_mask)``, Shift-Net
@@ -84,7 +84,7 @@ class InnerTripleShift(nn.Module):
         super().__init__()
         if (shift_size, stride) != (1, 1):
             raise ValueError(
-                f"InnerTripleShift moves single places: shift_size and stride 1, found {shift_size, stride}"
+                f"InnerTripleShift moves single positions: shift_size and stride must be 1, found {shift_size, stride}"
             )
         self.name, self.threshold, self.mask_threshold = name, threshold, mask_threshold
         self.triple_weight, self.fixed_mask = triple_weight, fixed_mask
@@ -129,5 +129,5 @@ class InnerTripleShift(nn.Module):
 
         @classmethod
         def handled(cls, module: nn.Module) -> set[str]:
-            """Return the fields and ``cal_fixedFlag``, with which Torch7 would use a mask that is not written."""
+            """Return also ``cal_fixedFlag``: if it were written, Torch7 would use a mask that the file lacks."""
             return super().handled(module) | {"cal_fixedFlag"}

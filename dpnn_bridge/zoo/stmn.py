@@ -160,7 +160,8 @@ class STMM(nn.Module):
         memory_channels: channels M of the memory.
 
     Shape:
-        - Input: :math:`(N T, D, H, W)`, or a list of it and the first memory :math:`(N, M, H, W)`, else zeros.
+        - Input: features :math:`(N T, D, H, W)`, or ``[features, memory]`` with the first memory :math:`(N, M, H, W)`,
+          by default zeros.
         - Output: :math:`(N T, M, H, W)`.
 
     Lua:

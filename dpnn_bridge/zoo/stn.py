@@ -58,7 +58,7 @@ class AffineGridGeneratorBHWD(nn.Module):
 
 @lua_class("nn.BilinearSamplerBHWD")
 class BilinearSamplerBHWD(nn.Module):
-    """Reads images at the points of a grid by bilinear interpolation; outside is zero.
+    """Reads images at the points of a grid by bilinear interpolation; points outside give 0.
 
     Shape:
         - Input: ``[images, grid]``, :math:`(B, H, W, D)` and :math:`(B, H', W', 2)`, or both without B.

@@ -19,7 +19,7 @@ from dpnn_bridge.torch7.gradient import add_gradient, with_gradient_of, zero_gra
 
 
 class DisabledInstanceNorm2d(nn.InstanceNorm2d):
-    """An instance normalization that is switched off: returns its input, keeps its parameters.
+    """A disabled instance normalization: returns its input, keeps its parameters.
 
     Shape:
         - Input: :math:`(*)`.
@@ -75,13 +75,13 @@ class AdaptiveInstanceNormalization(nn.Module):
         - Output: :math:`(N, C, H, W)` of the content; :math:`(1, C, H, W)` for three dimensions.
 
     Raises:
-        ValueError: content and style have other numbers of samples or channels.
+        ValueError: content and style differ in the number of samples, or do not have ``num_features`` channels.
 
     Lua:
         ``nn.AdaptiveInstanceNormalization(nOutput, disabled, eps)``, AdaIN-style lib/AdaptiveInstanceNormalization.lua
 
     Differs from Torch7:
-        Torch7 has no gradient of it.
+        Torch7 defines no gradient.
     """
 
     def __init__(self, num_features: int, eps: float = 1e-5, disabled: bool = False) -> None:
@@ -97,8 +97,8 @@ class AdaptiveInstanceNormalization(nn.Module):
         sizes = (content.shape[0], self.num_features)
         if content.dim() != 4 or style.dim() != 4 or content.shape[:2] != sizes or style.shape[:2] != sizes:
             raise ValueError(
-                f"AdaptiveInstanceNormalization expects content and style with {self.num_features} channels, and as "
-                f"many samples of both, found {tuple(content.shape)} and {tuple(style.shape)}"
+                f"AdaptiveInstanceNormalization expects content and style with {self.num_features} channels, and the "
+                f"same number of samples, found {tuple(content.shape)} and {tuple(style.shape)}"
             )
         statistics = style.flatten(2)
         std = statistics.var(2, unbiased=False).sqrt()

@@ -1,4 +1,4 @@
-"""gather and scatter: elements at the places that an index names along one dimension."""
+"""gather and scatter: elements at the positions that an index names along one dimension."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def _check_sizes(t: Tensor, dim: int, index: Tensor, other: Tensor) -> None:
 
 
 def _places(dim: int, index: Tensor, t: Tensor) -> torch.Tensor | None:
-    """Return the places in ``t``, counted from 0; None if one of them is wrong."""
+    """Return the positions in ``t``, counted from 0; None if one of them is wrong."""
     places = index.t - 1
     return None if bool(((places < 0) | (places >= t.size[dim])).any()) else places
 
 
 def _one_by_one(gathers: bool, r: Tensor, dim: int, index: Tensor, s: Tensor) -> None:
-    """Move elements along ``dim``, the first of the other dimensions fastest, up to a wrong place."""
+    """Move elements along ``dim``, the first of the other dimensions fastest, up to a wrong position."""
     order = [d for d in reversed(range(r.dim)) if d != dim] + [dim]
     targets, sources, places = (t.t.permute(order) for t in (r, s, index))
     for at in product(*map(range, places.shape[:-1])):

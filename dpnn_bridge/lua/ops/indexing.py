@@ -66,7 +66,7 @@ def walk(t: Tensor, spec: Sequence[Any]) -> tuple[Tensor, int | None]:
     """Follow ``t[{...}]``: per dimension None for a whole one, a number, or a (first, last) pair of maybe None.
 
     Returns:
-        The view, and the place in the storage when the index leads to one element.
+        The view, and the position in the storage when the index leads to one element.
     """
     if len(spec) > t.dim:
         raise TorchError("bad argument #2 (too many indices provided)")
@@ -168,7 +168,7 @@ def put_object(t: Tensor, index: Any, value: Any) -> bool:
 
 
 def _vector(index: Any, position: int) -> torch.Tensor:
-    """Return the 0-based places that a LongTensor names."""
+    """Return the 0-based positions that a LongTensor names."""
     index = check_tensor(index, position, "Long")
     if index.dim != 1:
         raise TorchError(f"bad argument #{position} (Index is supposed to be a vector)")
@@ -176,7 +176,7 @@ def _vector(index: Any, position: int) -> torch.Tensor:
 
 
 def _count_valid(places: torch.Tensor, limit: int) -> int:
-    """Count the places in front of the first one that is out of range."""
+    """Count the positions in front of the first one that is out of range."""
     wrong = ((places < 0) | (places >= limit)).nonzero()
     return int(wrong[0]) if len(wrong) else len(places)
 
@@ -225,7 +225,7 @@ def _put_slices(
     put: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Any],
     put_one: Callable[[Tensor, Tensor], Any],
 ) -> None:
-    """Call ``put(tensor, places, slices)`` for the places in front of the first one that is out of range.
+    """Call ``put(tensor, positions, slices)`` for the positions in front of the first one that is out of range.
 
     If elements share memory or slices have another shape, call ``put_one(slice, source)`` for each slice, as TH does.
     """

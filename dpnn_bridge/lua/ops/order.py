@@ -150,11 +150,11 @@ def mode(r: Tensor, index: Tensor, t: Tensor, dim: int) -> None:
     x = t.t.movedim(dim, -1)
     order = positions(x, sort_positions)
     values = x.gather(-1, order)
-    runs = torch.zeros_like(order)  # number of the run of equal values that a place belongs to
+    runs = torch.zeros_like(order)  # number of the run of equal values that a position belongs to
     runs[..., 1:] = (values[..., 1:] != values[..., :-1]).cumsum(-1)
     counts = (runs.unsqueeze(-1) == runs.unsqueeze(-2)).sum(-1)
     n = x.shape[-1]
-    # the first place of the most frequent value, then the end of its run
+    # the first position of the most frequent value, then the end of its run
     frequent = counts == counts.amax(-1, keepdim=True)
     first = frequent.to(torch.uint8).argmax(-1, keepdim=True)
     last = torch.where(runs == runs.gather(-1, first), torch.arange(n), 0).amax(-1, keepdim=True)

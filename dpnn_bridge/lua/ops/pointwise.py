@@ -107,7 +107,7 @@ def _visit_in_order(f: Callable[..., torch.Tensor], numbers: tuple, result: Tens
 
 
 def _visit_each(f: Callable[..., torch.Tensor], numbers: tuple, result: Tensor, first: Tensor, *others: Tensor) -> None:
-    """Apply ``f`` one logical element after the other, in rounds of elements that lie in different places."""
+    """Apply ``f`` one logical element after the other, in rounds of elements that lie in different positions."""
     assert result.storage is not None
     places = result.places()
     order = torch.argsort(places, stable=True)

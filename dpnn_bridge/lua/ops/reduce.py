@@ -306,7 +306,7 @@ def renorm(r: Tensor, s: Tensor, p: float, dim: int, limit: float) -> None:
 
 
 def _norm_and_scale(x: torch.Tensor, p: float, dim: int, limit: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the norms of what lies at each place of ``dim``, and the factors that bring them to the limit."""
+    """Return the norm of each slice along ``dim``, and the factors that bring these norms to the limit."""
     rows = x.movedim(dim, -1).reshape(-1, x.shape[dim])
     powers = _powers(wide(rows) if p == 2 else rows, p)
     if len(rows) > IN_ORDER:

@@ -192,7 +192,7 @@ def select(t: Tensor, dim: Any, index: Any, *_: Any) -> Tensor | float:
 
 
 def element(t: Tensor, place: int) -> Tensor | float:
-    """Return the element at a place of the storage; of a HalfTensor as a number too."""
+    """Return the element at a position of the storage; of a HalfTensor as a number too."""
     assert t.storage is not None
     return t.storage.flat[place].item()
 

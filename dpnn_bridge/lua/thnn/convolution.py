@@ -220,7 +220,7 @@ def _local(
     out_w: int,
     out_h: int,
 ) -> torch.Tensor:
-    """Convolve with a kernel of its own at each place: weight oH x oW x nOutput x nInput x kH x kW (or flattened)."""
+    """Convolve with one kernel per position: weight oH x oW x nOutput x nInput x kH x kW (or flattened)."""
     _check_planes(x, math.prod(w.shape[3:] if w.dim() == 6 else w.shape[-1:]) // (kh * kw))
     patches = F.unfold(x, (kh, kw), padding=(ph, pw), stride=(dh, dw))
     planes = w.numel() // (out_h * out_w * patches.shape[1])

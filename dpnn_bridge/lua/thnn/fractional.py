@@ -1,4 +1,4 @@
-"""Fractional pooling: windows at pseudo-random places; positions are 1-based within the plane."""
+"""Fractional pooling: windows at pseudo-random positions; positions are 1-based within the plane."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dpnn_bridge.lua.thnn.registry import batched, kernel
 
 
 def _intervals(samples: torch.Tensor, size: int, count: int, pool: int) -> torch.Tensor:
-    """Return the first places of ``count`` windows for each sample."""
+    """Return the first positions of ``count`` windows for each sample."""
     alpha = samples.new_tensor(float(size - pool)) / samples.new_tensor(float(count - 1))
     steps = torch.arange(count, dtype=samples.dtype)
     starts = ((steps + samples[..., None]) * alpha).long() - (samples[..., None] * alpha).long()

@@ -35,7 +35,7 @@ def _maxima(
 
 
 def route_back(grad_input: Tensor, input: Tensor, places: torch.Tensor, grad: torch.Tensor, space: int) -> None:
-    """Add each gradient to the place that its maximum came from (positions within a plane; -1 is none)."""
+    """Add each gradient to the position that its maximum came from (positions within a plane; -1 is none)."""
     shape = input.size
     planes = grad.reshape(*grad.shape[: grad.dim() - space], -1)
     result = planes.new_zeros(*planes.shape[:-1], math.prod(shape[len(shape) - space :]))
@@ -318,7 +318,7 @@ def volumetric_unpool_gradient(
 
 
 def _unpool_places(input: Tensor, indices: Tensor, n: Sequence[Any]) -> tuple[torch.Tensor, tuple[int, ...]]:
-    """Return the places in the output that the indices name, and the sizes of the output."""
+    """Return the positions in the output that the indices name, and the sizes of the output."""
     sizes = reordered(n[0:3])
     starts = _window_starts(input.size[-3:], reordered(n[3:6]), reordered(n[6:9]))
     return _unpack(positions(indices), sizes, starts, (1, 1, 1)), sizes

@@ -135,7 +135,7 @@ _Part = tuple[slice, slice, slice]
 
 
 def _window(first: torch.Tensor, window: tuple[int, int], full: bool) -> Iterator[tuple[int, int, _Part, _Part]]:
-    """Yield the places of the window, with the pixels of both images that meet there."""
+    """Yield the positions of the window, with the pixels of both images that meet there."""
     corner = [(n + 1) // 2 - 1 if full else 0 for n in window]
     for i, j in itertools.product(*map(range, window)):
         near, far = [slice(None)], [slice(None)]

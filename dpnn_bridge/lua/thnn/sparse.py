@@ -207,7 +207,7 @@ def _descend(weight: Tensor, skip: int, rows: torch.Tensor, gradients: torch.Ten
 
 
 def _rounds(rows: torch.Tensor) -> Sequence[torch.Tensor]:
-    """Return the places of the first entry of each row, of the second …"""
+    """Return the positions of the first entry of each row, of the second …"""
     order = torch.argsort(rows, stable=True)
     counts = torch.unique(rows, return_counts=True)[1]
     number = torch.arange(len(rows)) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)

@@ -66,7 +66,7 @@ class DataParallelTable(nn.Sequential):
 class DataParallel(LuaClass):
     """The replicas contain the same parameters: the first one alone is kept."""
 
-    import_only = True  # nn.DataParallelTable says more
+    import_only = True  # nn.DataParallelTable has more settings
     torch_type = DataParallelTable
     container = True
     is_identity = True

@@ -214,7 +214,7 @@ def pixels(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 @lua_class("nn.SpatialUniformCrop")
 class SpatialUniformCrop(nn.Module):
-    r"""Cuts a window out of each image: at a random place in training, in the middle in evaluation.
+    r"""Cuts a window out of each image: at a random position in training, in the middle in evaluation.
 
     Args:
         oheight, owidth: size of the window; the width defaults to the height.
@@ -229,7 +229,7 @@ class SpatialUniformCrop(nn.Module):
         ValueError: the image is not larger than the window.
 
     Lua:
-        ``nn.SpatialUniformCrop(oheight, owidth, scale)``, SpatialUniformCrop.lua. The last row and column of places
+        ``nn.SpatialUniformCrop(oheight, owidth, scale)``, SpatialUniformCrop.lua. The last row and column of positions
         never occur, and the middle is one pixel before the middle where the difference of sizes is even.
     """
 
@@ -260,11 +260,11 @@ class SpatialUniformCrop(nn.Module):
         return self.scaled(input, scales, top, left)
 
     def at(self, input: Tensor, top: Tensor, left: Tensor) -> Tensor:
-        """Return the windows at the given places, counted from 1."""
+        """Return the windows at the given positions, counted from 1."""
         return cropped(input, top - 1, left - 1, self.oheight, self.owidth)
 
     def scaled(self, input: Tensor, scales: Tensor, top: Tensor, left: Tensor) -> Tensor:
-        """Return the windows of the given scales, at Torch7's places for the given random numbers."""
+        """Return the windows of the given scales, at Torch7's positions for the given random numbers."""
         height, width = input.shape[2:]
         rows, columns = (scales * self.oheight).ceil(), (scales * self.owidth).ceil()
         y = (height / 2 - (height - rows) / 2 + top).ceil() - (rows / 2).ceil()
@@ -319,7 +319,7 @@ class SpatialUniformCrop(nn.Module):
 
 
 def _places(n: int, room: float | Tensor, device: torch.device) -> Tensor:
-    """Return ``n`` random places, counted from 1, in this range; the last place never occurs."""
+    """Return ``n`` random positions, counted from 1, in this range; the last position never occurs."""
     uniform = torch.rand(n, dtype=torch.float64, device=device)
     return (0.01 + uniform * (room - 0.01)).ceil().long()
 

@@ -46,8 +46,8 @@ class Kmeans(nn.Module):
 
     Attributes:
         weight: the centroids, shape :math:`(k, D)`.
-        loss: sum of the squared distances to the nearest centroid in the last forward.
-        cluster_sample_count: samples of each centroid in the last backward.
+        loss: sum of the squared distances to the nearest centroid in the last forward pass.
+        cluster_sample_count: samples of each centroid in the last backward pass.
 
     Shape:
         - Input: :math:`(N, D)`.

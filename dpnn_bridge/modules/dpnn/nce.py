@@ -274,7 +274,7 @@ class Bigrams(nn.Module):
         n_words: number of words that something follows.
         n_places: number of words that follow one, at most.
         nsample: how many to draw.
-        index_base: number of the first place in a word's probabilities.
+        index_base: number of the first position in a word's probabilities.
 
     Attributes:
         words: the numbers of the words, ascending; sizes: how many words follow each.
@@ -282,13 +282,14 @@ class Bigrams(nn.Module):
 
     Shape:
         - Input: :math:`(N)`, numbers of words.
-        - Output: :math:`(N, S)`, places in the word's probabilities.
+        - Output: :math:`(N, S)`, positions in the word's probabilities.
 
     Raises:
         KeyError: a word has no probabilities.
 
     Lua:
-        ``nn.Bigrams(bigrams, nsample)``, Bigrams.lua. It gives places, not the numbers in the tables' field ``index``.
+        ``nn.Bigrams(bigrams, nsample)``, Bigrams.lua. It returns positions, not the numbers in the field ``index`` of
+        the tables.
     """
 
     alias: Tensor

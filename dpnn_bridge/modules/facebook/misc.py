@@ -24,7 +24,7 @@ from dpnn_bridge.torch7.gradient import with_gradient_of
 
 @lua_class("fbnn.ProjectiveGradientNormalization")
 class ProjectiveGradientNormalization(nn.Module):
-    """Returns its input; takes out of the gradient the part along the input.
+    """Returns its input; removes from the gradient its component along the input.
 
     Args:
         eps: kept for the export; fbnn does not use it.
@@ -58,7 +58,7 @@ class FbnnConstantClass(Constant.Lua):
     scalars = {}
     checked_by = "formula"
     test = "test_constant_of_fbnn_is_repeated"
-    import_only = True  # nn.Constant says more
+    import_only = True  # nn.Constant has more settings
 
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
@@ -74,7 +74,7 @@ class FbnnDropoutClass(LuaClass):
     scratch = ("noise",)
     checked_by = "formula"
     test = "test_dropouts_of_fbnn"
-    import_only = True  # nn.Dropout says more
+    import_only = True  # nn.Dropout has more settings
 
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
@@ -122,7 +122,7 @@ class IndividualDropout(nn.Module):
 
 @lua_class("fbnn.Probe")
 class Probe(nn.Sequential):
-    """Container of one module; fbnn prints moments of what passes, here nothing is printed.
+    """Container of one module. fbnn prints moments of its input and gradient; this module prints nothing.
 
     Args:
         module: the module.
@@ -144,7 +144,7 @@ class Probe(nn.Sequential):
 
 @lua_class("nn.UnfoldedTemporalConvolution")
 class UnfoldedTemporalConvolutionClass(Temporal):
-    """A temporal convolution with padding, whose parameters are in a linear map."""
+    """A temporal convolution with padding, whose parameters are those of an ``nn.Linear`` inside."""
 
     scalars = {
         "inputFrameSize": "in_channels",
@@ -157,7 +157,7 @@ class UnfoldedTemporalConvolutionClass(Temporal):
     scratch = ("_paddedInput", "_paddedGradInput", "_unfoldedInput", "_linearGradOutput", "_unfoldedGradInput")
     checked_by = "formula"
     test = "test_unfolded_convolution_pads_in_time"
-    import_only = True  # nn.TemporalConvolution and cudnn.TemporalConvolution say more
+    import_only = True  # modules without padding are nn.TemporalConvolution, others cudnn.TemporalConvolution
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
@@ -192,7 +192,7 @@ class LocallyConnectedClass(LuaClass):
     scratch = ("input_cache", "gradOutput_cache")
     checked_by = "formula"
     test = "test_locally_connected_has_a_kernel_for_each_place"
-    import_only = True  # nn.SpatialConvolutionLocal says more
+    import_only = True  # nn.SpatialConvolutionLocal has more settings
 
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:

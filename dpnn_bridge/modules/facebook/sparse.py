@@ -194,4 +194,4 @@ class FasterLookupClass(LuaClass):
     defaults = {"scaleGradByFreq": False}
     checked_by = "formula"
     test = "test_faster_lookup_is_a_look_up_table"
-    import_only = True  # nn.LookupTable says more
+    import_only = True  # nn.LookupTable has more settings

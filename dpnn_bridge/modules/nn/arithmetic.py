@@ -45,7 +45,7 @@ def joined(tensors: Sequence[Tensor], dim: int) -> Tensor:
         dim: counted from 0.
 
     Raises:
-        ValueError: a tensor has no ``dim``, or another number of elements than its place.
+        ValueError: a tensor has no ``dim``, or another number of elements than its slice.
     """
     first, *others = tensors
     check_dimensions(*tensors)

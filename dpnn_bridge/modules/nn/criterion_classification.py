@@ -221,7 +221,7 @@ def part_to_lua(part: nn.Module, whole: nn.Module, ctx: LuaContext) -> LuaObject
 
 @lua_class("nn.SpatialClassNLLCriterion")
 class SpatialClassNLLCriterion(nn.NLLLoss):
-    r"""Negative log likelihood :math:`-w_t x_t` at each place of a map, averaged by the weights of the targets.
+    r"""Negative log likelihood :math:`-w_t x_t` at each position of a map, averaged by the weights of the targets.
 
     Args:
         weight: one factor for each class.
@@ -269,7 +269,7 @@ spatial_log_softmax = plain_object(
 
 @lua_class("cudnn.SpatialCrossEntropyCriterion")
 class SpatialCrossEntropyCriterion(SpatialClassNLLCriterion):
-    r"""Negative log likelihood of the softmax over channels at each place of a map.
+    r"""Negative log likelihood of the softmax over channels at each position of a map.
 
     Args:
         weight: one factor for each class.
@@ -308,7 +308,7 @@ class SpatialCrossEntropyCriterion(SpatialClassNLLCriterion):
 
 @lua_class("cudnn.VolumetricCrossEntropyCriterion")
 class VolumetricCrossEntropyCriterion(SpatialCrossEntropyCriterion):
-    r"""Negative log likelihood of the softmax over channels at each place of a volume.
+    r"""Negative log likelihood of the softmax over channels at each position of a volume.
 
     Args:
         weight: one factor for each class.

@@ -1,4 +1,4 @@
-"""Element-wise functions, and maps with a constant."""
+"""Element-wise functions, and arithmetic with a constant."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dpnn_bridge.torch7.gradient import with_gradient_of
 
 @lua_class("nn.Abs")
 class Abs(nn.Module):
-    """The absolute value; its gradient at 0 is that of positive numbers.
+    """The absolute value; its gradient at 0 is 1.
 
     Shape:
         - Input, output: :math:`(*)`.
@@ -95,7 +95,7 @@ class _Sqrt(torch.autograd.Function):
 
 @lua_class("nn.Sqrt")
 class Sqrt(nn.Module):
-    """The square root; its gradient at 0 is 0. Torch7 keeps a number ``eps`` with it and does not use it.
+    """The square root; its gradient at 0 is 0. Torch7 stores a number ``eps`` that it does not use.
 
     Shape:
         - Input, output: :math:`(*)`.
@@ -125,7 +125,7 @@ class Power(nn.Module):
         - Input, output: :math:`(*)`.
 
     Differs from PyTorch:
-        The gradient of the power 0 at 0 is NaN, :math:`0 \\cdot 0^{-1}`.
+        With the exponent 0, the gradient at 0 is NaN, :math:`0 \\cdot 0^{-1}`.
 
     Lua:
         ``nn.Power(p)``, Power.lua

@@ -213,7 +213,7 @@ def reversed_samples(samples: Tensor, module: nn.Module) -> Tensor:
 
 
 class FractionalMaxPooling(LuaClass):
-    """``newRandomPool`` says that the windows stay; otherwise Torch7 draws new ones in every forward."""
+    """``newRandomPool`` says that the windows stay; otherwise Torch7 draws new ones in every forward pass."""
 
     scratch = ("indices",)
     #: names of the dimensions in the order of the input, and the torch function

@@ -98,9 +98,9 @@ class WeightNorm(nn.Module):
         As the module.
 
     Differs from Torch7:
-        Torch7 leaves the gradient of ``v`` in ``gradWeight``, and the next backward adds to it, that of a clone in an
-        ``nn.MapTable`` or of a step in an ``nn.Sequencer`` as well: the gradient before goes through the normalization
-        a second time, and that of ``g`` is lost.
+        Torch7 leaves the gradient of ``v`` in ``gradWeight``, and the next backward pass adds to it, also that of a
+        clone in an ``nn.MapTable`` or of a step in an ``nn.Sequencer``. Then the earlier gradient goes through the
+        normalization a second time, and that of ``g`` is lost.
 
     Lua:
         ``nn.WeightNorm(module, outputDim)``, WeightNorm.lua

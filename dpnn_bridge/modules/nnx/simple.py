@@ -202,7 +202,7 @@ class PullTable(nn.Module):
 
     Args:
         push: where the element comes from.
-        index: its place, counted from 1.
+        index: its position, counted from 1.
 
     Shape:
         - Input: list, or one tensor.
@@ -275,7 +275,7 @@ class QDRiemaNNLinear(nn.Linear):
         by it.
 
     Differs from Torch7:
-        Torch7 also rescales what had been accumulated before; clear the gradients before each backward.
+        Torch7 also rescales what had been accumulated before; clear the gradients before each backward pass.
 
     Lua:
         ``nnx.QDRiemaNNLinear(inputSize, outputSize, gamma, qdFlag)``, nnx QDRiemaNNLinear.lua

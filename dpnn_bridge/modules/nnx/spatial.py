@@ -229,8 +229,8 @@ class SpatialMatching(nn.Module):
 
     Args:
         window: size (H, W).
-        full_output: centre the window on the pixel; places outside the image give 1e30. Else the window starts at the
-            pixel and the second image is larger.
+        full_output: centre the window on the pixel; positions outside the image give 1e30. Else the window starts at
+            the pixel and the second image is larger.
 
     Shape:
         - Input: ``[first, second]``, :math:`(C, H, W)` each.

@@ -33,7 +33,7 @@ class SoftMaxTree(nn.Module):
 
     Args:
         in_features: size D of the input.
-        child_parent: for every node its parent and its place among the parent's children, counted from 1, or -1.
+        child_parent: for every node its parent and its position among the parent's children, counted from 1, or -1.
         parent_children: for every parent its first row of ``weight``, counted from 1, and the number of children,
             or -1.
         root: number of the root.
@@ -141,7 +141,7 @@ class SoftMaxTree(nn.Module):
         return torch.where(counted, self._log_softmax(x, parents, places), 0).sum(1)
 
     def _above(self, node: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the parent of each node, and its place among the parent's children."""
+        """Return the parent of each node, and its position among the parent's children."""
         parent, place = self.child_parent.index_select(0, node - 1).long().unbind(1)
         return parent, place
 

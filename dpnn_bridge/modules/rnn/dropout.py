@@ -19,7 +19,7 @@ from dpnn_bridge.objects import LuaObject, LuaTensor
 
 @lua_class("nn.Dropout")
 class LazyDropout(nn.Module):
-    """Dropout that keeps its mask until the next backward, so that all steps of a sequence share it.
+    """Dropout that keeps its mask until the next backward pass, so that all steps of a sequence share it.
 
     Inside a step module each time step keeps a mask of its own, as the clones do that Torch7 makes for each step. In
     the first sequence all steps share the mask of the first; later on each step that was there before draws its own.
@@ -27,7 +27,7 @@ class LazyDropout(nn.Module):
     Args:
         p: probability of an element to be zeroed.
         v2: scale by :math:`1 / (1 - p)` in training; False: scale by :math:`1 - p` in evaluation.
-        lazy: keep the mask until the next backward.
+        lazy: keep the mask until the next backward pass.
         mono: draw one row and use it for the whole batch.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""Run modules over a whole sequence at once, where that computes the same as one call per time step."""
+"""Run modules over all time steps together, if that computes the same as one call per time step."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Stage(NamedTuple):
 
 
 def at_once(module: nn.Module, inputs: list[Any] | Tensor) -> Any:
-    """Return the outputs of a module for all time steps, computed at once.
+    """Return the outputs of a module for all time steps, computed together.
 
     Args:
         module: is called for one time step after the other otherwise, and is left as those calls leave it.

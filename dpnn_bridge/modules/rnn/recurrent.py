@@ -22,7 +22,7 @@ from dpnn_bridge.modules.rnn.memory import Memory, in_type_of
 from dpnn_bridge.modules.rnn.structure import modules_in
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
-#: attributes in which the user gives the start of every sequence -> Lua field
+#: attributes that the user sets to the initial state of every sequence -> Lua field
 GIVEN = {"user_prev_output": "userPrevOutput", "user_prev_cell": "userPrevCell"}
 
 
@@ -35,7 +35,7 @@ class AbstractRecurrent(Memory):
     Attributes:
         step: number of the next time step, counted from 1.
         states: time step -> hidden state after it; 0 is a state set by the user. In evaluation mode, and after a
-            sequence that was computed at once, only the latest: :meth:`get_hidden_state` knows the others.
+            sequence whose steps were computed together, only the latest: :meth:`get_hidden_state` knows the others.
     """
 
     def __init__(self, rho: int = 99999) -> None:
@@ -87,16 +87,16 @@ class AbstractRecurrent(Memory):
         return self._finish(output)
 
     def _finish(self, output: Any) -> Any:
-        """End the present step; what happens when backward reaches it is arranged here."""
+        """End the present step, and register a hook for its backward pass."""
         step, self.step = self.step, self.step + 1
         tensor = first_tensor(output)
         if tensor.requires_grad and not torch.compiler.is_compiling():
             tensor.register_hook(lambda grad: self._note_backward([step], dropouts_in(self)))
         return output
 
-    # ------------------------------------------------------------------ many time steps at once
+    # ------------------------------------------------------------------ many time steps together
     def pass_steps(self, steps: int, results: list[Tensor], dropouts: list[LazyDropout]) -> None:
-        """End time steps that were computed at once, as one call for each would leave the module.
+        """End time steps that were computed together; the module is then in the state that one call per step leaves.
 
         Args:
             steps: their number.
@@ -112,7 +112,7 @@ class AbstractRecurrent(Memory):
                 result.register_hook(lambda gradient: self._note_backward(range(end - 1, first - 1, -1), dropouts))
 
     def keep(self, state: Any, earlier: Callable[[], list[Any]], steps: int) -> None:
-        """Keep the state that time steps reached that were computed at once.
+        """Store the state after time steps that were computed together.
 
         Args:
             state: the state after the last of them.
@@ -163,7 +163,7 @@ class AbstractRecurrent(Memory):
         return self._start if step == 0 and self._start is not None else self.states.get(step)
 
     def _all_states(self) -> dict[int, Any]:
-        """Return :attr:`states` with those of time steps that were computed at once."""
+        """Return :attr:`states` with those of time steps that were computed together."""
         if self._earlier is None:
             return self.states
         first, states = self._earlier
@@ -176,7 +176,7 @@ class AbstractRecurrent(Memory):
         self._given = self._given or step == self.step - 1
 
     def max_bptt_step(self, rho: int) -> None:
-        """Set through how many time steps gradients flow back."""
+        """Limit backpropagation through time to ``rho`` steps."""
         self.rho = rho
 
     def reinforce(self, reward: Tensor | list[Tensor]) -> None:
@@ -239,7 +239,7 @@ class AbstractRecurrent(Memory):
 
         @classmethod
         def fill_masks(cls, module: nn.Module, obj: LuaObject) -> None:
-            """Take over the dropout masks of the clones of all time steps."""
+            """Copy the dropout masks of the clones of all time steps."""
             for step in {1, *(obj.get("sharedClones") or ())}:
                 for child, child_obj in cls.dropouts_of(module, obj, step):
                     LazyDropout.Lua.fill_step(child, child_obj, step)

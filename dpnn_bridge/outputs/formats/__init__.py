@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def suffixes() -> list[str]:
-    """Return the suffixes of all formats but that of an index, which ``.safetensors`` in shards gets."""
+    """Return the suffixes of all formats, without that of the index of a sharded ``.safetensors``."""
     return [suffix for suffix in _modules() if suffix != INDEX]
 
 
@@ -56,13 +56,13 @@ def format_named(suffix: str) -> Format:
 
 
 def is_converted_file(path: str | os.PathLike[str]) -> bool:
-    """Return whether a file has the suffix of a format that ``load`` rebuilds a model from without Torch7's reader."""
+    """Return whether a file has the suffix of a converted format that ``load`` accepts; not ``.t7``."""
     found = _format_at(path)
     return found is not None and found.loads
 
 
 def is_data_file(path: str | os.PathLike[str]) -> bool:
-    """Return whether a file has the suffix of a format of which nothing is run, nor read by another program."""
+    """Return whether a file has the suffix of a format that contains no program, so that reading it runs nothing."""
     found = _format_at(path)
     return found is not None and not found.program
 
