@@ -32,6 +32,11 @@ def constructor_parameters(kind: type) -> list[inspect.Parameter]:
     return [p for p in own if p.name not in fixed and p.kind is not rest]
 
 
+def is_required(kind: type, name: str) -> bool:
+    """Return whether a constructor has an argument of this name without a default."""
+    return any(p.name == name and p.default is p.empty for p in constructor_parameters(kind))
+
+
 def _without_self(kind: type) -> list[inspect.Parameter]:
     """Return the parameters of a constructor without ``self``, whatever its name is."""
     first, *others = inspect.signature(kind.__init__).parameters.values()  # type: ignore[misc]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from torch import Tensor, nn
 
+from dpnn_bridge.conversion.constructor import is_required
 from dpnn_bridge.conversion.faults import Fault
 from dpnn_bridge.conversion.fields import Field, get_tensor, grad_field, submodules
 from dpnn_bridge.conversion.hooks import Hooks
@@ -108,7 +109,7 @@ class LuaClass(Hooks):
         """Return the keyword arguments of ``torch_type``."""
         arguments: dict[str, Any] = {**cls.constant_kwargs, **cls._sizes(obj, ctx)}
         for name, attribute in cls.members.items():
-            if name in obj:
+            if name in obj or is_required(torch_types(cls)[0], attribute):
                 arguments[attribute] = ctx.to_torch(obj[name], name)
         for name in cls.tensor_args:
             if name not in cls.optional or has_tensor(obj, name):

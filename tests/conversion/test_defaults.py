@@ -27,6 +27,7 @@ MARKS_OLD = {
 #: Lua class and field -> why a default or constant is another value than constructors of today give
 NOT_CONSTRUCTED = {
     ("nn.Dropout", "v2"): "files without it are of version 1, which scaled in evaluation",
+    ("nn.L1Penalty", "provideOutput"): "files without it are older and gave no gradient but that of the penalty",
     ("nn.Mean", "sizeAverage"): "nil sums, as Sum.lua does; the report says that files before 2016 averaged",
     ("nn.NCEModule", "batchnoise"): "files without it are older and drew noise for each sample",
     ("nn.Profile", "name"): "the class of the module inside, for Torch7's printing",

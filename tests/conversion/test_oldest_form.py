@@ -18,9 +18,12 @@ from torch import nn
 import dpnn_bridge
 from dpnn_bridge import to_lua, to_torch
 from dpnn_bridge.compare import nested
+from dpnn_bridge.conversion import convert_object
 from dpnn_bridge.conversion.lua_class import TRANSIENT
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.modules.nn.arithmetic import CAddTable
+from dpnn_bridge.modules.rnn.recurrence import Recurrent
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.outputs.container import pack, unpack
 
@@ -99,3 +102,53 @@ def test_the_first_weight_norm_kept_the_weight(tmp_path: Any) -> None:
         dpnn_bridge.save(tmp_path / f"m{suffix}", module)
         x = torch.randn(2, 4)
         torch.testing.assert_close(dpnn_bridge.load(tmp_path / f"m{suffix}")(x), module(x))
+
+
+@pytest.mark.parametrize(("eps", "noted"), [(1e-3, True), (0, False), (None, False)])
+def test_the_eps_of_a_square_root_is_noted(eps: float | None, noted: bool) -> None:
+    """Until September 2015 Torch7 computed ``sqrt(x + eps)``; nothing in the file says which version wrote it."""
+    module, report = convert_object(lua("nn.Sqrt", eps=eps), Options())
+    torch.testing.assert_close(module(torch.tensor([4.0])), torch.tensor([2.0]))
+    assert any("eps = 0.001" in note for note in report.notes) is noted
+
+
+def test_the_first_penalty_gave_the_gradient_of_the_penalty_alone() -> None:
+    """It had no ``provideOutput``, for which Torch7 still takes false."""
+    x = torch.tensor([2.0, -3.0], requires_grad=True)
+    to_torch(lua("nn.L1Penalty", l1weight=0.5, sizeAverage=False))(x).sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [0.5, -0.5]
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("nn.LookupTable", "weight"),
+        ("nn.LookupTableMaskZero", "weight"),
+        ("nn.LookupTableGPU", "weight"),
+        ("nn.WeightedLookupTable", "weight"),
+        ("nn.IndexLinear", "weight"),
+        ("nn.NCEModule", "weight"),
+        ("nn.LinearWeightNorm", "v"),
+    ],
+)
+def test_a_matrix_of_another_shape_is_refused_by_name(name: str, field: str) -> None:
+    """Until 2015 the rows of a ``nn.LookupTable`` could be matrices."""
+    tensors = {"bias": torch.zeros(4), field: torch.zeros(4, 2, 3), "unigrams": torch.ones(4)}
+    with pytest.raises(ConversionError, match=rf"field '{field}' has shape \(4, 2, 3\), expected 2 dimensions"):
+        to_torch(lua(name, k=2, **tensors))
+
+
+@pytest.mark.parametrize(("new", "noted"), [({}, True), ({"output_tensor": torch.zeros(1)}, False)])
+@pytest.mark.parametrize("whole", [False, True])
+def test_the_average_of_weighted_losses_before_august_2015_is_noted(new: Any, noted: bool, whole: bool) -> None:
+    obj = lua("nn.ClassNLLCriterion", sizeAverage=True, weights=torch.rand(3), **new)
+    _, report = convert_object(lua("nn.CrossEntropyCriterion", nll=obj) if whole else obj, Options())
+    assert any("has weights and no output_tensor" in note for note in report.notes) is noted
+
+
+@pytest.mark.parametrize("field", ["startModule", "inputModule", "feedbackModule", "transferModule", "mergeModule"])
+def test_a_module_that_the_constructor_needs_is_refused_by_its_field(field: str) -> None:
+    members = [nn.Identity(), nn.Linear(3, 4), nn.Linear(4, 4), nn.Tanh(), CAddTable()]
+    with pytest.raises(ConversionError, match=f"nn.Recurrent has no field '{field}'"):
+        to_torch(to_lua(Recurrent(*members)).changed({field: None}))

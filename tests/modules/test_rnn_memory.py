@@ -176,6 +176,22 @@ def test_sequencer_remembers_as_told(mode: str, training: bool) -> None:
     assert again != (mode == "both" or mode == ("train" if training else "eval"))
 
 
+@pytest.mark.parametrize(("stored", "mode"), [(True, "eval"), (False, "neither")])
+def test_remember_of_july_2015_is_a_boolean_for_evaluation(stored: bool, mode: str) -> None:
+    model = to_torch(to_lua(Sequencer(gru(3, 4)).eval()).changed(_remember=stored))
+    x = torch.randn(2, 2, 3)
+    assert torch.equal(model(x), model(x)) is not stored
+    assert to_lua(model)["_remember"] == mode
+
+
+def test_repeaters_of_2015_have_the_fields_rnn_and_nstep() -> None:
+    model, x = Repeater(gru(3, 4), 3), torch.randn(2, 3)
+    obj = to_lua(model)
+    old = to_torch(obj.changed(rnn=obj["module"], nStep=obj["rho"], module=None, rho=None))
+    torch.testing.assert_close(old(x), model(x))
+    assert {"rnn", "nStep"}.isdisjoint(to_lua(old))
+
+
 def test_remember_rejects_other_words() -> None:
     with pytest.raises(ValueError, match="expected 'both', 'eval', 'train' or 'neither', found 'always'"):
         memory.remember(Sequencer(gru(3, 4)), "always")

@@ -174,13 +174,15 @@ class NCEModule(nn.Linear):
         }
         defaults = {"batchnoise": False, "normalized": False, "logsoftmax": False}
         tensors = ("weight", "bias", "unigrams", "Z")
+        sizes = {"weight": ("out_features", "in_features")}
         scratch = ("addBuffer", "linout", "sampleidx", "sampleprob")
 
         @classmethod
         def build(cls, obj: LuaObject, ctx: TorchContext) -> NCEModule:
-            outputs, inputs = obj["weight"].shape
+            arguments = cls.arguments(obj, ctx)
+            outputs = arguments["out_features"]
             unigrams = torch.ones(outputs, dtype=torch.float64)  # the file's follow, as does the table for drawing
-            module = NCEModule(inputs, outputs, unigrams=unigrams, index_base=ctx.index_base, **cls.arguments(obj, ctx))
+            module = NCEModule(unigrams=unigrams, index_base=ctx.index_base, **arguments)
             table = obj.get("aliasmultinomial")
             if isinstance(table, LuaObject):
                 own = torch.arange(outputs)

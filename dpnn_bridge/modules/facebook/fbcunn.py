@@ -55,6 +55,7 @@ class LookupTableGPU(LookupTable):
     class Lua(LuaClass):
         indexed = True
         tensors = ("weight",)
+        sizes = {"weight": ("num_embeddings", "embedding_dim")}
         scalars = {"featuresInDim2": "features_in_dim2"}
         defaults = {"featuresInDim2": False}
         checked_by = "formula"
@@ -62,12 +63,9 @@ class LookupTableGPU(LookupTable):
 
         @classmethod
         def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-            rows, columns = obj["weight"].shape
             unknown = obj.get("unk_index")
             return {
                 **super().arguments(obj, ctx),
-                "num_embeddings": rows,
-                "embedding_dim": columns,
                 "unk_index": None if unknown is None else int(unknown) - 1 + ctx.index_base,
             }
 

@@ -358,5 +358,4 @@ class WeightedLookupTable(LookupTable):
 
         @classmethod
         def build(cls, obj: LuaObject, ctx: TorchContext) -> WeightedLookupTable:
-            rows, columns = obj["weight"].shape
-            return WeightedLookupTable(rows, columns, index_base=ctx.index_base)
+            return WeightedLookupTable(**cls._sizes(obj, ctx), index_base=ctx.index_base)

@@ -115,12 +115,27 @@ class ClassNLLCriterion(nn.NLLLoss):
             return {**super().arguments(obj, ctx), "ignore_index": ignore_index(obj, ctx)}
 
         @classmethod
+        def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
+            super().fill(module, obj, ctx)
+            note_average(module, obj, ctx)
+
+        @classmethod
         def to_lua(cls, module: nn.NLLLoss, ctx: LuaContext) -> dict[str, Any]:
             number = module.ignore_index
             return {
                 **super().to_lua(module, ctx),
                 "ignoreIndex": number if number == NO_CLASS else number - index_base(module) + 1,
             }
+
+
+def note_average(module: Any, obj: LuaObject, ctx: TorchContext) -> None:
+    """Note that Torch7 averaged weighted losses otherwise before August 2015; its files have no ``output_tensor``."""
+    if module.weight is not None and module.reduction == "mean" and obj.get("output_tensor") is None:
+        ctx.report.notes.append(
+            f"{ctx.path}: this nn.ClassNLLCriterion has weights and no output_tensor. Torch7 before August 2015, which "
+            "wrote such files, divided the weighted sum by the number of samples; the module divides it by the weights "
+            "of the targets, as Torch7 has done since"
+        )
 
 
 def index_base(module: nn.Module) -> int:
@@ -192,6 +207,7 @@ class CrossEntropyCriterion(nn.CrossEntropyLoss):
         @classmethod
         def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
             assign_weights(module, obj["nll"], ctx)
+            note_average(module, obj["nll"], ctx)
 
         @classmethod
         def to_lua(cls, module: nn.CrossEntropyLoss, ctx: LuaContext) -> dict[str, Any]:

@@ -95,7 +95,7 @@ class _Sqrt(torch.autograd.Function):
 
 @lua_class("nn.Sqrt")
 class Sqrt(nn.Module):
-    """The square root; its gradient at 0 is 0. Torch7 stores a number ``eps`` that it does not use.
+    """The square root; its gradient at 0 is 0. Torch7 stores a number ``eps``, which it has not used since 2015.
 
     Shape:
         - Input, output: :math:`(*)`.
@@ -112,6 +112,15 @@ class Sqrt(nn.Module):
 
     class Lua(LuaClass):
         constants = {"eps": 0}
+
+        @classmethod
+        def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+            if obj.get("eps"):
+                ctx.report.notes.append(
+                    f"{ctx.path}: this nn.Sqrt has eps = {obj['eps']}. Torch7 added it to the input before "
+                    "September 2015 and ignores it since; the module ignores it"
+                )
+            return super().build(obj, ctx)
 
 
 @lua_class("nn.Power")

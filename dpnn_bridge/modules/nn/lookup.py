@@ -88,21 +88,21 @@ class LookupTable(nn.Embedding):
         torch_type = nn.Embedding
         version = 4
         tensors = ("weight",)
+        sizes = {"weight": ("num_embeddings", "embedding_dim")}
+        indexed = True
         constants = {"paddingValue": 0}
 
         @classmethod
-        def build(cls, obj: LuaObject, ctx: TorchContext) -> LookupTable:
-            rows, columns = obj["weight"].shape
+        def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+            arguments = super().arguments(obj, ctx)
             padding = obj.get("paddingValue") or 0
-            return LookupTable(
-                rows,
-                columns,
-                padding - 1 if 1 <= padding <= rows else None,
-                obj.get("maxNorm"),
-                2 if (norm_type := obj.get("normType")) is None else norm_type,
-                bool(obj.get("shouldScaleGradByFreq")),
-                index_base=ctx.index_base,
-            )
+            return {
+                **arguments,
+                "padding_idx": padding - 1 if 1 <= padding <= arguments["num_embeddings"] else None,
+                "max_norm": obj.get("maxNorm"),
+                "norm_type": 2 if (norm_type := obj.get("normType")) is None else norm_type,
+                "scale_grad_by_freq": bool(obj.get("shouldScaleGradByFreq")),
+            }
 
         @classmethod
         def to_lua(cls, module: nn.Embedding, ctx: LuaContext) -> dict[str, Any]:

@@ -232,5 +232,5 @@ class L1Penalty(nn.Module):
 
     class Lua(LuaClass):
         scalars = {"l1weight": "weight", "sizeAverage": "size_average", "provideOutput": "provide_output"}
-        defaults = {"sizeAverage": False, "provideOutput": True}
+        defaults = {"sizeAverage": False, "provideOutput": False}
         scratch = ("loss",)

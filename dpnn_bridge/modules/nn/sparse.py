@@ -224,6 +224,7 @@ class IndexLinear(nn.Module):
         )
         computed_fields = ("inputSize", "outputSize", "normalize")
         tensors = ("weight", "bias")
+        sizes = {"weight": ("in_features", None), "bias": "out_features"}
         scalars = {"offset": "offset", "doGradInput": "do_grad_input"}
         defaults = {"offset": -1, "doGradInput": False}
         default_training = False  # Torch7 updates the statistics only after training() was called
@@ -252,10 +253,9 @@ class IndexLinear(nn.Module):
 
         @classmethod
         def build(cls, obj: LuaObject, ctx: TorchContext) -> IndexLinear:
-            in_features, columns = obj["weight"].shape
-            out_features = obj["bias"].size
-            arguments = {**cls.arguments(obj, ctx), "normalize": columns > out_features}
-            return IndexLinear(in_features, out_features, **arguments, index_base=ctx.index_base)
+            arguments = cls.arguments(obj, ctx)
+            normalize = obj["weight"].shape[1] > arguments["out_features"]
+            return IndexLinear(**arguments, normalize=normalize, index_base=ctx.index_base)
 
         @classmethod
         def to_lua(cls, module: IndexLinear, ctx: LuaContext) -> dict[str, Any]:

@@ -241,6 +241,7 @@ class LinearWeightNorm(LuaClass):
         "g": "parametrizations.weight.original0",
         "bias": "bias",
     }
+    sizes = {"v": ("out_features", "in_features")}
     defaults = {"eps": LEAST_NORM}
     scratch = ("weight", "norm", "scale", "addBuffer")
 
@@ -254,8 +255,7 @@ class LinearWeightNorm(LuaClass):
 
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
-        outputs, inputs = obj["v"].shape
-        linear = nn.Linear(inputs, outputs, bias=obj.get("bias") is not None)
+        linear = nn.Linear(**cls.arguments(obj, ctx), bias=obj.get("bias") is not None)
         parametrize.register_parametrization(linear, "weight", ClampedWeightNorm(cls.scalar(obj, "eps")))
         make_picklable(linear)
         return linear

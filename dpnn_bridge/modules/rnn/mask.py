@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.compare.nested import first_tensor, map_tensors
-from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
+from dpnn_bridge.conversion.contexts import LuaContext
 from dpnn_bridge.conversion.faults import Fault
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.tracing import is_traced
 from dpnn_bridge.modules.nn.container import ConcatTable, ParallelTable
 from dpnn_bridge.modules.nn.decorator import Decorator
 from dpnn_bridge.modules.nn.lookup import LookupTable
-from dpnn_bridge.objects import LuaObject, LuaTensor
+from dpnn_bridge.objects import LuaTensor
 from dpnn_bridge.torch7.gradient import with_gradient_of
 
 
@@ -195,15 +195,3 @@ class LookupTableMaskZero(LookupTable):
 
     class Lua(LookupTable.Lua):
         version = 1
-
-        @classmethod
-        def build(cls, obj: LuaObject, ctx: TorchContext) -> LookupTable:
-            table = super().build(obj, ctx)
-            return LookupTableMaskZero(
-                table.num_embeddings,
-                table.embedding_dim,
-                table.padding_idx,
-                table.max_norm,
-                table.norm_type,
-                table.scale_grad_by_freq,
-            )

@@ -37,6 +37,12 @@ class AbstractSequencerClass(LuaClass):
     computed_fields = ("modules", "module", "rnn", "_remember")
 
     @classmethod
+    def upgrade(cls, obj: LuaObject) -> LuaObject:
+        """Upgrade files of July 2015, in which ``_remember`` is a boolean that applies to evaluation only."""
+        obj, remember = super().upgrade(obj), obj.get("_remember")
+        return obj.changed(_remember="eval" if remember else "neither") if isinstance(remember, bool) else obj
+
+    @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
         members = ctx.children(obj) or [ctx.to_torch(obj["module"], "module")]
         module = cls.torch_type(*members, **cls.arguments(obj, ctx))
@@ -162,11 +168,12 @@ class Repeater(Memory, Remembering):
 
         @classmethod
         def upgrade(cls, obj: LuaObject) -> LuaObject:
-            """Upgrade old files, in which the field ``module`` is ``rnn``."""
+            """Upgrade files of 2015, in which ``module`` is named ``rnn`` and ``rho`` is named ``nStep``."""
             obj = super().upgrade(obj)
-            if obj.get("module") is not None or obj.get("rnn") is None:
-                return obj
-            return obj.changed(module=obj["rnn"], rnn=None)
+            for name, old in (("module", "rnn"), ("rho", "nStep")):
+                if obj.get(name) is None and obj.get(old) is not None:
+                    obj = obj.changed({name: obj[old], old: None})
+            return obj
 
 
 def _check_list(module: nn.Module, input: Any) -> None:
