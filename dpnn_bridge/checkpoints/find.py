@@ -149,6 +149,11 @@ def _is_registered(obj: LuaObject) -> bool:
     return registry.find(obj) is not None
 
 
+def known_also(knows: Callable[[str], bool] | None) -> Callable[[LuaObject], bool]:
+    """Return whether the class of an object is in the registry, or is one of those that ``knows`` accepts by name."""
+    return lambda obj: _is_registered(obj) or (knows is not None and knows(obj.class_name))
+
+
 def opened(value: Any) -> Any:
     """Deserialize a string, a byte buffer or OpenNMT's tables; return any other ``value`` unchanged."""
     if isinstance(value, LuaTable):
@@ -221,10 +226,7 @@ def select(
         ModelNotFoundError: there is none, or ``key`` does not exist; the message lists the candidates, or says what the
             file is.
     """
-
-    def is_known(obj: LuaObject) -> bool:
-        return _is_registered(obj) or (knows is not None and knows(obj.class_name))
-
+    is_known = known_also(knows)
     if key:
         value = follow(root, key)
         if not isinstance(value, LuaObject):

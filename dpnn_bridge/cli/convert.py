@@ -335,7 +335,8 @@ class _Request:
             tasks = batch.tasks_for(self.files, self.out_dir, INDEX if self.sharded else f".{self.to or 'pt'}")
         else:
             target = place_of(index_of(self.files[1])) if self.sharded else self.files[1]
-            tasks = batch.tasks_for_models(self.files[0], target, keys=model_keys(self.files[0]))
+            classes = {n: v for n, v in self.options.items() if n in ("plugins", "lua", "sandbox")}
+            tasks = batch.tasks_for_models(self.files[0], target, keys=model_keys(self.files[0], **classes))
         check_distinct(self.manifest, *(task.target for task in tasks))
         with executor_of(1, self.dask) as executor:
             how = {"jobs": self.jobs, "executor": executor, "manifest": self.manifest, "force": self.force}

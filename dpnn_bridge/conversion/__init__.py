@@ -20,6 +20,7 @@ from dpnn_bridge.conversion.lua_values import Convertible, lua_value
 from dpnn_bridge.conversion.options import OptionKeywords, Options
 from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.conversion.settings import plain_settings
+from dpnn_bridge.conversion.stock_classes import with_stock_classes
 from dpnn_bridge.conversion.torch_context import TorchConversion
 from dpnn_bridge.conversion.unshared import unshared
 from dpnn_bridge.errors import ConversionError, OptionError
@@ -92,7 +93,7 @@ def to_lua(module: nn.Module, *, gradients: bool = True, tensor_type: str | None
             "'torch.DoubleTensor' or 'torch.CudaTensor'"
         )
     with plain_settings(module):
-        module = unshared(module)
+        module = with_stock_classes(unshared(module))
         dimensions = None if input is None else seen(module, input)
         ctx = LuaConversion(gradients=gradients, tensor_type=tensor_type, dimensions=dimensions, example=input)
         return registry.mapping_of(module).serialize(ctx.to_lua(module))
@@ -112,6 +113,6 @@ def to_lua_value(value: Any) -> Any:
             return module.to_lua(memo)
         check_customized(module, "a .t7 file")
         with plain_settings(module):
-            return registry.mapping_of(module).serialize(context.to_lua(unshared(module)))
+            return registry.mapping_of(module).serialize(context.to_lua(with_stock_classes(unshared(module))))
 
     return lua_value(value, convert)

@@ -79,12 +79,14 @@ class LuaContext(Protocol):
         root: the module that is converted.
         dimensions: ``id`` of modules that ran on an example -> dimensions of their input; None if they differed.
         inferred: ``id`` of modules -> dimensions of their input, inferred from the layers before them, None if unknown.
+        stands_for: ``id`` of modules with computed weights as plain ones -> the module of the model.
     """
 
     gradients: bool
     root: nn.Module
     dimensions: dict[int, int | None]
     inferred: dict[int, int | None] | None
+    stands_for: dict[int, nn.Module]
 
     def to_lua(self, module: nn.Module) -> LuaObject:
         """Return the Lua object of a module, the same one whenever the module is met again.

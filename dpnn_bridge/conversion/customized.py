@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from types import FunctionType
 
 from torch import nn
+from torch.nn.utils import parametrize
 
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.parametrized import weight_hooks
@@ -78,22 +79,25 @@ def _ours(function: object) -> bool:
 def overridden(module: nn.Module, types: tuple[type[nn.Module], ...]) -> type[nn.Module] | None:
     """Return the class in ``types`` that a module is written as, where the module's own class computes something else.
 
-    That is: it replaces ``forward``, or a method that the forward of the class calls.
+    That is: it replaces ``forward``, a method that the forward of the class calls, or an attribute that it reads.
     """
-    base = next((t for t in type(module).__mro__ if t in types), None)
-    if base is None or base is type(module):
+    kind = parametrize.type_before_parametrizations(module)
+    base = next((t for t in kind.__mro__ if t in types), None)
+    if base is None or base is kind:
         return None
-    changed = (name for name in _called(base) if getattr(type(module), name, None) is not getattr(base, name, None))
-    return base if next(changed, None) is not None else None
+    methods, names = _used(base)
+    changed = [name for name in methods | names if getattr(kind, name, None) is not getattr(base, name, None)]
+    return base if any(name in methods or inspect.isdatadescriptor(getattr(kind, name)) for name in changed) else None
 
 
-def _called(base: type[nn.Module]) -> set[str]:
-    """Return the names of the methods of a class that run in a forward pass."""
-    names, queue = set[str](), ["forward", "__call__", "__iter__"]
+def _used(base: type[nn.Module]) -> tuple[set[str], set[str]]:
+    """Return the methods of a class that run in a forward pass, and all names that they use, among them attributes."""
+    methods, names, queue = {"__getattribute__"}, set[str](), ["forward", "__call__", "__iter__", "__getattr__"]
     while queue:
         name = queue.pop()
         method = inspect.unwrap(getattr(base, name, None))  # type: ignore[arg-type]
         if name not in names and isinstance(method, FunctionType):
-            names.add(name)
+            methods.add(name)
             queue += method.__code__.co_names
-    return names
+        names.add(name)
+    return methods, names

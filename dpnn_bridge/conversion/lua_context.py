@@ -24,6 +24,7 @@ from dpnn_bridge.conversion.parametrized import baked
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.conversion.stale import check_settings, is_stock
 from dpnn_bridge.conversion.stock import StockLayer, computes_weight
+from dpnn_bridge.conversion.stock_classes import stock_class
 from dpnn_bridge.conversion.ties import tie_of
 from dpnn_bridge.errors import EXPORT_GUIDE, ConversionError, LuaValueError
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype, tensor_class
@@ -43,6 +44,7 @@ class LuaConversion(LuaContext):
     Attributes:
         root: the module that is converted.
         inferred: ``id`` of modules -> dimensions of their input, inferred from the layers before them, None if unknown.
+        stands_for: ``id`` of modules with computed weights as plain ones -> the module of the model.
         sources: ``id(storage)`` -> the parameter or buffer whose elements the storage contains in the same order.
         derived: ``id`` of storages that contain a parameter or buffer in another memory layout, or a gradient.
         mapped_by: ``id`` of objects -> the mapping or Lua file of a user that converts them.
@@ -60,6 +62,7 @@ class LuaConversion(LuaContext):
         self.gradients, self.tensor_type, self.compose = gradients, tensor_type, compose
         self.dimensions = dimensions or {}
         self.inferred: dict[int, int | None] | None = None
+        self.stands_for: dict[int, nn.Module] = {}
         example_type = next((numpy_dtype(t) for t in nested.tensors(example) if t.is_floating_point()), np.float32)
         self._default_type = tensor_class(np.dtype(example_type))
         self.root = nn.Module()
@@ -165,6 +168,8 @@ class LuaConversion(LuaContext):
         twin = baked(module)
         if twin is not None:
             check_settings(twin)
+            twin.__class__ = stock_class(twin) or type(twin)
+            self.stands_for[id(twin)] = module
             return self.to_lua(self.with_parameters_of_first(twin, module))
         compose = registry.composition_of(module)
         return compose(module, self) if compose else None

@@ -246,6 +246,12 @@ def _takes_every_module(cls: type[LuaClass]) -> bool:
     return cls.represents.__func__ is LuaClass.represents.__func__  # type: ignore[attr-defined]
 
 
+def is_registered(torch_type: type) -> bool:
+    """Return whether a mapping is registered for a class of modules itself."""
+    discover(ZOO)
+    return torch_type in _BY_TYPE
+
+
 def is_built_in(cls: type[LuaClass]) -> bool:
     """Return whether a mapping is the project's own."""
     return cls.__module__.startswith("dpnn_bridge.")

@@ -24,7 +24,7 @@ def unshared(root: nn.Module) -> nn.Module:
     """
     if not _repeats(root):
         return root
-    memo = _tensors(root)
+    memo = tensors_of(root)
     twin = copy.deepcopy(root, dict(memo))
     _separate(twin, set(), set(), memo)
     return twin
@@ -46,7 +46,7 @@ def _repeats(root: nn.Module) -> bool:
     return len(used) > len(set(used)) or id(root) in used
 
 
-def _tensors(root: nn.Module) -> dict[int, Tensor]:
+def tensors_of(root: nn.Module) -> dict[int, Tensor]:
     """Map ``id`` of every tensor in ``root`` to the tensor: the memo of a copy that shares tensors."""
     found: dict[int, Tensor] = {}
     for module in root.modules():

@@ -17,7 +17,7 @@ from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.lazy_exports import lazy_exports
 from dpnn_bridge.base.regular import MAX_BYTES, check_file
 from dpnn_bridge.checkpoints.contents import surroundings, without_module
-from dpnn_bridge.checkpoints.find import SEVERAL, candidates, select
+from dpnn_bridge.checkpoints.find import SEVERAL, candidates, known_also, select
 from dpnn_bridge.compare.precision import check_device
 from dpnn_bridge.conversion import Convertible, convert_object, to_lua_value
 from dpnn_bridge.conversion.fields import record_of
@@ -239,14 +239,26 @@ def write_t7(
 
 @checks_arguments
 @wrap_errors(ConversionError, "searching for models")
-def model_keys(path: Origin) -> list[str]:
+def model_keys(
+    path: Origin,
+    *,
+    plugins: Sequence[StrPath] = (),
+    lua: Any = None,
+    sandbox: bool | Literal["partial"] = False,
+) -> list[str]:
     """Return the keys of all models in a ``.t7`` file, as ``load(key=…)`` takes them.
+
+    Args:
+        path: the file.
+        plugins, lua, sandbox: what defines classes of models, as for :func:`load`.
 
     Raises:
         ModelNotFoundError: there is none.
     """
+    load_plugins(plugins)
+    knows = Options(**classes_in_lua(lua, sandbox)).knows
     root = read_t7(path)
-    keys = [c.key for c in candidates(root) if not c.is_criterion]
+    keys = [c.key for c in candidates(root, known_also(knows)) if not c.is_criterion]
     if not keys:
         raise ModelNotFoundError(without_module(root, name_of(path)))
     return keys

@@ -14,7 +14,7 @@ from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.graph import dict_items
 from dpnn_bridge.base.notebook import table
-from dpnn_bridge.checkpoints.find import candidates
+from dpnn_bridge.checkpoints.find import candidates, known_also
 from dpnn_bridge.conversion.budget import Budget
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_values import to_value
@@ -143,7 +143,7 @@ def load_checkpoint(path: Origin, **options: Unpack[OptionKeywords]) -> Checkpoi
     found = Checkpoint()
     context = TorchConversion(chosen)
     modules: set[int] = set()
-    for candidate in candidates(root):
+    for candidate in candidates(root, known_also(chosen.knows)):
         kind = found.criterions if candidate.is_criterion else found.models
         kind[candidate.key] = context.to_torch(candidate.obj)
         modules.add(id(candidate.obj))

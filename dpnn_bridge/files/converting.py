@@ -24,8 +24,7 @@ from dpnn_bridge.base.shards import checksum_of, state_of
 from dpnn_bridge.base.version import package_version
 from dpnn_bridge.checkpoints.architectures import architecture_of
 from dpnn_bridge.checkpoints.contents import named_file
-from dpnn_bridge.checkpoints.find import candidates, follow
-from dpnn_bridge.conversion import registry
+from dpnn_bridge.checkpoints.find import candidates, follow, known_also
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.conversion.tensors import as_dtype
@@ -212,8 +211,7 @@ def _data(contents: tuple[Any, Encoding] | None, key: str | None, options: Optio
     value = contents and (follow(contents[0], key) if key else contents[0])
     if value is None:
         return None
-    knows = options.knows or (lambda name: False)
-    found = candidates(value, lambda obj: registry.find(obj) is not None or knows(obj.class_name))
+    found = candidates(value, known_also(options.knows))
     return None if (any(not c.key for c in found) if key else found) else value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -67,26 +68,33 @@ def inspect(path: Origin, *, key: str | None = None, input: Any = None, plugins:
     """
     load_plugins(plugins)
     example = input if input is None or (callable(input) and not isinstance(input, Tensor)) else lambda model: input
-    return summarize(path, key, example)
+    return summarize(path, key, example, plugins)
 
 
 @wrap_errors(ConversionError, "inspecting")
-def summarize(origin: Origin, key: str | None = None, example: Callable[[nn.Module], Any] | None = None) -> Summary:
+def summarize(
+    origin: Origin,
+    key: str | None = None,
+    example: Callable[[nn.Module], Any] | None = None,
+    plugins: Sequence[StrPath] = (),
+) -> Summary:
     """Return the summary of a ``.t7`` file, or of one that was converted.
 
     Args:
         origin: the file.
         key: the model, or the part of the file, that is wanted; default: all.
         example: makes an input of a model, to show the shapes of its layers' outputs.
+        plugins: Python files that were loaded, which the next command needs too.
 
     Raises:
         T7Error: the file cannot be read.
         ModelNotFoundError: ``key`` does not exist.
     """
+    options = "".join(f" --plugin {_quoted(os.fspath(plugin))}" for plugin in plugins)
     with local_file(origin) as file:
         contents = read_source(file)
         if contents is None:
-            return _converted(file, key, example)
+            return _converted(file, key, example, options)
         root, encoding = contents
         size = file.path.stat().st_size
         found = Summary(file.name, size, str(encoding), "")
@@ -101,11 +109,11 @@ def summarize(origin: Origin, key: str | None = None, example: Callable[[nn.Modu
             path = f"{key}.{candidate.key}" if key and candidate.key else key or candidate.key
             found.models.append(_model(path, candidate.obj, example, not found.models, size))
         _what(found, root, [c.obj for c in all_models])
-        _next(found, file.name, root)
+        _next(found, file.name, root, options)
         return found
 
 
-def _converted(file: LocalFile, key: str | None, example: Callable[[nn.Module], Any] | None) -> Summary:
+def _converted(file: LocalFile, key: str | None, example: Callable[[nn.Module], Any] | None, options: str) -> Summary:
     module, report = load_local(file, None, key, Options(allow_unsupported=True))
     record = record_of(module)
     model = Model(key or "", record.class_name if record else type(module).__name__)
@@ -120,7 +128,7 @@ def _converted(file: LocalFile, key: str | None, example: Callable[[nn.Module], 
     checkpoint = metadata.get("checkpoint")
     found.beside = [str(k) for k in checkpoint][:ENTRIES] if isinstance(checkpoint, dict) else []
     suffix, more = (".onnx", input_options(model)) if not model.unsupported else (".t7", _WITH_CLASSES)
-    chosen = f" --key {shlex.quote(key)}" if key else ""
+    chosen = (f" --key {shlex.quote(key)}" if key else "") + options
     found.next = [f"dpnn-convert {_quoted(file.name)} {_output(file.name, suffix)}{chosen} {more}"]
     return found
 
@@ -239,17 +247,17 @@ def _fitting(text: str) -> str:
     return f"{listed}, …" if cut else shortened(text, 96)
 
 
-def _next(found: Summary, name: str, root: Any) -> None:
+def _next(found: Summary, name: str, root: Any, options: str) -> None:
     quoted, output = _quoted(name), _output(name, ".pt")
     if not found.models:
         if (other := named_file(root)) is not None:
-            found.next.append(f"dpnn-inspect {_quoted(str(PurePath(name).parent / PurePath(other[1]).name))}")
+            found.next.append(f"dpnn-inspect {_quoted(str(PurePath(name).parent / PurePath(other[1]).name))}{options}")
         tensors = _holds_tensors(root)
         others = "     # or .safetensors, .json, .pt" if tensors else "    # or .npz, .pt"
         found.next.append(f"dpnn-convert {quoted} {_output(name, '.npz' if tensors else '.json')} {others}")
         return
     first = found.models[0]
-    key = f" --key {shlex.quote(first.key)}" if first.key and len(found.models) > 1 else ""
+    key = (f" --key {shlex.quote(first.key)}" if first.key and len(found.models) > 1 else "") + options
     if first.unsupported or first.problem:
         found.next.append(f"dpnn-convert {quoted} {output}{key} {_WITH_CLASSES}")
     else:

@@ -241,3 +241,25 @@ def test_lists_the_models_of_a_checkpoint_without_pytorch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout == "{'protos.rnn': 'nn.gModule', 'protos.criterion': 'nn.ClassNLLCriterion'}\n"
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_the_next_command_has_the_plugin(tmp_path: Path) -> None:
+    plugin = tmp_path / "my layers.py"
+    plugin.write_text(
+        "from torch import nn\nfrom dpnn_bridge import LuaClass, lua_class\n\n"
+        "@lua_class('mine.Layer')\nclass Layer(LuaClass):\n    torch_type = nn.ReLU\n"
+    )
+    (tmp_path / "other.py").write_text("")
+    write_t7(tmp_path / "m.t7", LuaObject("nn.Sequential", LuaTable({"modules": LuaTable([(1, _mine())])})))
+    dpnn_bridge.convert(tmp_path / "m.t7", tmp_path / "m.pt", plugins=[plugin])
+    for name in ("m.t7", "m.pt"):
+        shown = CliRunner().invoke(
+            inspect_command, [str(tmp_path / name), "--plugin", str(plugin), "--plugin", str(tmp_path / "other.py")]
+        )
+        (line,) = (line for line in shown.output.splitlines() if line.startswith("next: "))
+        assert f" --plugin '{plugin}' --plugin {tmp_path / 'other.py'}" in line
+
+
+def _mine() -> LuaObject:
+    return LuaObject("mine.Layer", LuaTable({"train": False}))

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import Tensor, nn
 
 import dpnn_bridge
+from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.errors import ConversionError, ModelNotFoundError
 from dpnn_bridge.files import model_keys
 from dpnn_bridge.loaders import dumps
@@ -167,3 +169,41 @@ def test_keys_with_slashes_and_dots_are_different_keys(tmp_path: Path) -> None:
     models.update({key: nn.Linear(9, 9) for key in models})
     assert models.pop(key).in_features == 9
     assert len(models) == len(keys) - 1
+
+
+#: what defines the class of the second model, and the option that names it
+DEFINITIONS = {
+    "--plugin": """
+from torch import nn
+from dpnn_bridge import LuaClass, lua_class
+
+@lua_class("mine.Double")
+class Double(nn.Module):
+    def forward(self, x):
+        return 2 * x
+
+    class Lua(LuaClass):
+        scalars = {}
+""",
+    "--lua": """
+require 'nn'
+mine = {}
+local Double = torch.class('mine.Double', 'nn.Module')
+function Double:updateOutput(x) return x * 2 end
+""",
+}
+
+
+@pytest.mark.usefixtures("own_registry")
+@pytest.mark.parametrize("option", DEFINITIONS)
+def test_a_model_of_a_class_of_the_user_is_among_all(option: str, tmp_path: Path) -> None:
+    if option == "--lua":
+        pytest.importorskip("lupa")
+    file = tmp_path / ("mine.py" if option == "--plugin" else "mine.lua")
+    file.write_text(DEFINITIONS[option])
+    parts = {"head": dpnn_bridge.to_lua(nn.Linear(3, 2)), "tail": LuaObject("mine.Double", LuaTable({"train": False}))}
+    dpnn_bridge.write_t7(tmp_path / "in.t7", LuaTable(parts.items()))
+    arguments = [str(tmp_path / "in.t7"), str(tmp_path / "out.pt"), "--all", option, str(file)]
+    done = CliRunner().invoke(convert_command, arguments)
+    assert done.exit_code == 0, done.output
+    assert {path.name for path in tmp_path.glob("out*")} == {"out.head.pt", "out.tail.pt"}

@@ -25,6 +25,7 @@ KEEPING: tuple[type[nn.Module], ...] = tuple(getattr(nn, name) for name in _NAME
 
 def dimensions(module: nn.Module, ctx: LuaContext) -> int | None:
     """Return the number of dimensions of the input of ``module``, a batch; None if it is unknown or not always one."""
+    module = ctx.stands_for.get(id(module), module)
     if id(module) in ctx.dimensions:
         return ctx.dimensions[id(module)]
     if ctx.inferred is None:
