@@ -22,6 +22,7 @@ from dpnn_bridge.modules.rnn.attention import RecurrentAttention
 from dpnn_bridge.modules.rnn.cells import fast_lstm, gru
 from dpnn_bridge.modules.rnn.dropout import LazyDropout
 from dpnn_bridge.modules.rnn.mask import LookupTableMaskZero, MaskZero, TrimZero
+from dpnn_bridge.modules.rnn.memory import at_sequence_start
 from dpnn_bridge.modules.rnn.recurrence import NormStabilizer, Recurrence, Recurrent, Recursor
 from dpnn_bridge.modules.rnn.seq_gru import SeqGRU
 from dpnn_bridge.modules.rnn.seq_lstm import SeqLSTM, SeqLSTMP
@@ -498,3 +499,13 @@ def test_trim_zero_of_nothing_has_the_gradient_of_the_first_row() -> None:
     assert x[1].grad is not None
     torch.testing.assert_close(linear.bias.grad, torch.tensor([1.0, 2, 3], dtype=torch.float64))
     assert not x[1].grad.any()
+
+
+def test_a_copy_at_the_start_of_a_sequence_draws_the_masks_of_a_new_model() -> None:
+    model = Sequencer(nn.Sequential(recurrent(), LazyDropout(0.5))).train()
+    new, x = copy.deepcopy(model), torch.randn(4, 2, 3)
+    model(x)  # keeps its masks until a backward
+    torch.manual_seed(1)
+    expected = new(x)
+    torch.manual_seed(1)
+    assert torch.equal(at_sequence_start(model)(x), expected)

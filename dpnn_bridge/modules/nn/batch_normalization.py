@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -103,14 +103,21 @@ def after_single_sample(self: Any, input: tuple[Tensor], output: Tensor) -> Tens
     return plain_strides(output) if 1 in output.shape[1:] else output
 
 
+def accept_single_samples(root: nn.Module) -> nn.Module:
+    """Let the batch normalizations in a model take single samples as Torch7 does, see :func:`before_single_sample`."""
+    dims = {nn.BatchNorm1d: 2, nn.BatchNorm2d: 4, nn.BatchNorm3d: 5}
+    for module in root.modules():
+        kind = next((t for t in dims if isinstance(module, t)), None)
+        if kind is not None:
+            module.batch_dims, module.is_single = dims[kind], False
+            module.register_forward_pre_hook(before_single_sample)
+            module.register_forward_hook(after_single_sample, always_call=True)
+    return root
+
+
 class Normalization(LuaClass):
-    """Base of the classes of nn, cudnn and fbcunn.
+    """Base of the classes of nn, cudnn and fbcunn."""
 
-    Attributes:
-        dims: dimensions of a batch.
-    """
-
-    dims: int
     scalars = ("eps", "momentum")
     sizes = {"running_mean": "num_features"}
     optional = {"weight": "affine"}
@@ -123,10 +130,7 @@ class Normalization(LuaClass):
         kind = cls.torch_type if arguments["eps"] > 0 else WITHOUT_EPS[cls.torch_type]
         module = kind(**arguments)
         module.num_batches_tracked = torch.tensor(0)
-        module.batch_dims, module.is_single = cls.dims, False
-        module.register_forward_pre_hook(before_single_sample)
-        module.register_forward_hook(after_single_sample, always_call=True)
-        return module
+        return accept_single_samples(module)
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: Any) -> dict[str, Any]:
@@ -177,13 +181,11 @@ class SecondVersion(Normalization):
 @lua_class("nn.BatchNormalization", "cudnn.BatchNormalization")
 class BatchNormalization(SecondVersion):
     torch_type = nn.BatchNorm1d
-    dims: ClassVar[int] = 2
 
 
 @lua_class("nn.SpatialBatchNormalization", "cudnn.SpatialBatchNormalization")
 class SpatialBatchNormalization(SecondVersion):
     torch_type = nn.BatchNorm2d
-    dims: ClassVar[int] = 4
 
 
 class FbnnNormalization(Normalization):
@@ -204,20 +206,17 @@ class FbnnNormalization(Normalization):
 class FbnnBatchNormalization(FbnnNormalization):
     torch_type = nn.BatchNorm1d
     test = "test_normalization_of_fbnn_keeps_the_inverse_deviation"
-    dims: ClassVar[int] = 2
 
 
 @lua_class("fbnn.SpatialBatchNormalization")
 class FbnnSpatialBatchNormalization(FbnnNormalization):
     torch_type = nn.BatchNorm2d
     test = "test_fbcunn_keeps_the_inverse_deviation"
-    dims: ClassVar[int] = 4
 
 
 @lua_class("cudnn.VolumetricBatchNormalization")
 class CudnnVolumetricBatchNormalization(SecondVersion):
     torch_type = nn.BatchNorm3d
-    dims: ClassVar[int] = 5
     import_only = True  # a layer of no file is nn's
 
 

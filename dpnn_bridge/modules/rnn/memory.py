@@ -12,6 +12,7 @@ from dpnn_bridge.compare.memory import copied
 from dpnn_bridge.compare.nested import first_tensor, map_tensors
 from dpnn_bridge.conversion.fields import submodules
 from dpnn_bridge.conversion.modes import restoring_modes
+from dpnn_bridge.modules.rnn.dropout import LazyDropout
 from dpnn_bridge.modules.rnn.structure import modules_in
 
 #: arguments of ``remember``: the modes in which a call starts from the state of the last call
@@ -104,11 +105,13 @@ def forget(module: nn.Module) -> None:
 
 
 def at_sequence_start(module: nn.Module) -> nn.Module:
-    """Return a copy at the start of a sequence, also without states given by :func:`set_hidden_state`."""
+    """Return a copy at the start of its first sequence, also without states given by :func:`set_hidden_state`."""
     copy = copied(module)
     with restoring_modes(copy):
         for m in copy.modules():
             m.training = True  # evaluation mode would keep given states
+            if isinstance(m, LazyDropout):
+                m.masks, m.stale = {}, set()
         forget(copy)
     return copy
 

@@ -20,6 +20,7 @@ from dpnn_bridge.conversion.customized import check_customized
 from dpnn_bridge.conversion.example_run import run
 from dpnn_bridge.conversion.registry import mapped_by, mapping_of
 from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.modules.nn.batch_normalization import accept_single_samples
 from dpnn_bridge.modules.rnn.stock import stock_layers
 from dpnn_bridge.outputs.format import ExportContext
 from dpnn_bridge.outputs.py.calls import Call, blocks, in_docstring, indented, literal, text_of, without_repeats
@@ -114,8 +115,9 @@ class Program:
         return pairs
 
     def _text(self, settings: list[str]) -> str:
-        if any(line.startswith("tie(") for line in settings):
-            self._closure.add(tie)
+        for helper in (tie, accept_single_samples):
+            if any(line.startswith(f"{helper.__name__}(") for line in settings):
+                self._closure.add(helper)
         layers = self._closure.definitions()
         graph = layers.pop("Graph", None)
         classes = [*([graph] if graph else []), *self._constructors.graphs.definitions()]

@@ -12,11 +12,14 @@ from torch import Tensor, nn
 
 from dpnn_bridge.conversion.ties import Tie
 from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.modules.nn.batch_normalization import accept_single_samples
 from dpnn_bridge.modules.nn.nngraph import GModule
 from dpnn_bridge.outputs.py.calls import literal
 
 #: attributes that are not settings, that other code writes, or that state the position in a sequence
-APART = {"training", "lua_record", "ties", "shared_buffers", "remembering", "step"}
+APART = {"training", "lua_record", "ties", "shared_buffers", "remembering", "step", "keeps_std"}
+#: what :func:`~dpnn_bridge.modules.nn.batch_normalization.accept_single_samples` sets
+SINGLE = {"batch_dims", "is_single"}
 
 
 class Pair(NamedTuple):
@@ -42,6 +45,7 @@ def settings(pairs: list[Pair]) -> list[str]:
         *_sharing(pairs),
         *_ties(pairs),
         *_frozen(pairs),
+        *_single_samples(pairs),
         *_attributes(pairs),
         *_modes(pairs),
     ]
@@ -146,6 +150,14 @@ def _frozen(pairs: list[Pair]) -> Iterator[str]:
                 yield f"{path}.{name}.requires_grad_({parameter.requires_grad})"
 
 
+def _single_samples(pairs: list[Pair]) -> Iterator[str]:
+    """Yield what lets batch normalizations take single samples: one call for the model, if all of them do."""
+    norms = [pair for pair in pairs if isinstance(pair.wanted, nn.modules.batchnorm._BatchNorm)]
+    lacking = [pair for pair in norms if SINGLE & vars(pair.wanted).keys() - vars(pair.fresh).keys()]
+    for path, *_ in pairs[:1] if lacking and len(lacking) == len(norms) else lacking:
+        yield f"{accept_single_samples.__name__}({path})"
+
+
 def _attributes(pairs: list[Pair]) -> Iterator[str]:
     """Yield statements for attributes that were changed after construction."""
     for path, wanted, fresh in pairs:
@@ -156,7 +168,7 @@ def _attributes(pairs: list[Pair]) -> Iterator[str]:
             yield f'{path}.remember("{mode}")'
         for name, value in vars(wanted).items():
             other = vars(fresh).get(name)
-            if not name.startswith("_") and name not in APART and _is_plain(value) and not _same(value, other):
+            if not name.startswith("_") and name not in APART | SINGLE and _is_plain(value) and not _same(value, other):
                 yield f"{path}.{name} = {literal(value)}"
 
 
