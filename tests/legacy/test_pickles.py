@@ -247,6 +247,25 @@ def test_damaged_pickles(tmp_path: Path, pickled: bytes, keys: list[str], elemen
         dpnn_bridge.load(tmp_path / "linear.pth")
 
 
+@pytest.mark.parametrize(
+    ("part", "other"),
+    [
+        (b"X\x07\0\0\0storage", b"X\x06\0\0\0module"),
+        (b"ctorch\nFloatStorage\n", b"X\x0c\0\0\0FloatStorage"),
+        (b"ctorch\nFloatStorage\n", b"ctorch\nFloatTensorStorage\n"),
+        (b"X\x01\0\0\0a", b"K\x01"),
+        (b"K\x02Nt", b"K\x02X\x01\0\0\0at"),
+    ],
+    ids=["another kind", "a text as type", "another type", "a number as key", "a view"],
+)
+def test_an_id_that_is_no_storage_is_refused(part: bytes, other: bytes, tmp_path: Path) -> None:
+    assert LINEAR.count(part) == 1
+    elements = struct.pack("<q2f", 2, 3.0, -1.0)
+    (tmp_path / "x.pth").write_bytes(old_format(LINEAR.replace(part, other), ["a"], elements))
+    with pytest.raises(NotT7Error, match="the pickle contains a storage"):
+        read(LocalFile(tmp_path / "x.pth", "x.pth"))
+
+
 COLLIDING = [i * (2**61 - 1) + 7 for i in range(20_000)]  # hashes of numbers have no secret: these have one
 
 

@@ -28,7 +28,7 @@ pytest.importorskip("lupa")
 
 import dpnn_bridge
 from dpnn_bridge.errors import LuaBridgeError
-from dpnn_bridge.lua import LuaBridge, sandbox
+from dpnn_bridge.lua import LuaBridge, sandbox, wire
 from dpnn_bridge.lua.sandbox import RemoteValue, _text
 from dpnn_bridge.lua.wire import Channel, WireError
 
@@ -639,6 +639,14 @@ def test_an_answer_is_taken_apart_until_the_deadline() -> None:
         writer.join()
 
 
+def test_a_text_that_would_take_until_the_deadline_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "_SLOWEST_TEXT", 1)  # bytes in a second
+    channel, theirs, _mine = channels()
+    os.write(theirs, message(None))
+    with pytest.raises(TimeoutError):
+        channel.receive(repr, time.monotonic() + 20)
+
+
 def _send(target: int, data: bytes) -> None:
     with contextlib.suppress(BrokenPipeError):
         rest = memoryview(data)
@@ -651,6 +659,16 @@ def test_a_module_of_an_endless_name_is_not_looked_for(shared: LuaBridge) -> Non
     start = time.monotonic()
     assert shared.execute("return (pcall(require, ('a.'):rep(5e5) .. 'a'))") is False
     assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("sent", [4, 12, -1], ids=["a length", "a text", "a tensor"])
+def test_a_part_that_does_not_come_ends_at_the_deadline(sent: int) -> None:
+    channel, theirs, _mine = channels()
+    os.write(theirs, message({"t": 0}, [["uint8", [4]]], b"abcd")[:sent])
+    start = time.monotonic()
+    with pytest.raises(TimeoutError):
+        channel.receive(repr, start + 0.1)
+    assert time.monotonic() - start < 20
 
 
 def test_silence_ends_at_the_deadline() -> None:
