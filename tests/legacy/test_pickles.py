@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import types
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from click.testing import CliRunner
 import dpnn_bridge
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.inspect import inspect_command
-from dpnn_bridge.errors import NotT7Error, T7Error
+from dpnn_bridge.errors import NotT7Error, T7Error, T7FormatError
 from dpnn_bridge.legacy import nn
 from dpnn_bridge.legacy.pickles import MAGIC, holds_legacy, read
 from dpnn_bridge.loaders.origin import LocalFile
@@ -264,6 +265,48 @@ def test_an_id_that_is_no_storage_is_refused(part: bytes, other: bytes, tmp_path
     (tmp_path / "x.pth").write_bytes(old_format(LINEAR.replace(part, other), ["a"], elements))
     with pytest.raises(NotT7Error, match="the pickle contains a storage"):
         read(LocalFile(tmp_path / "x.pth", "x.pth"))
+
+
+#: offset, sizes and strides of the weight, and those that no tensor has
+VIEW = b"K\0K\x01K\x02\x86K\x02K\x01\x86tR"
+VIEWS = {
+    "a negative offset": b"J\xff\xff\xff\xffK\x01K\x02\x86K\x02K\x01\x86tR",
+    "a negative stride": b"K\x01K\x01K\x02\x86K\x02J\xff\xff\xff\xff\x86tR",
+    "a huge stride": b"K\0K\x01K\x02\x86\x8a\x07\0\0\0\0\0\0\x01K\x01\x86tR",
+    "a negative size": b"K\0K\x01J\xff\xff\xff\xff\x86K\x02K\x01\x86tR",
+    "true as a size": b"K\0\x88K\x02\x86K\x02K\x01\x86tR",
+    "a fraction": b"K\0K\x01K\x02\x86K\x02G?\xf0\0\0\0\0\0\0\x86tR",
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_view_has_sizes(view: str, tmp_path: Path) -> None:
+    """Else it would reach before its storage, or numbers would overflow."""
+    assert LINEAR.count(VIEW) == 1
+    pickled = LINEAR.replace(VIEW, VIEWS[view])
+    (tmp_path / "x.pth").write_bytes(old_format(pickled, ["a"], struct.pack("<q2f", 2, 3.0, -1.0)))
+    with pytest.raises(T7FormatError, match="expected a size, found"):
+        read(LocalFile(tmp_path / "x.pth", "x.pth"))
+
+
+@both
+@pytest.mark.parametrize("order", ["little", "big"])
+def test_elements_in_another_byte_order_are_refused(order: str, zipped: bool, tmp_path: Path) -> None:
+    elements = struct.pack("<2f", 3.0, -1.0)
+    if zipped:
+        records = {"data.pkl": LINEAR, "data/a": elements, "byteorder": order.encode()}
+        with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
+            for name, content in records.items():
+                archive.writestr(f"x/{name}", content)
+    else:
+        head = b"".join(pickle.dumps(v, 2) for v in (MAGIC, 1001, {"little_endian": order == "little"}))
+        tail = pickle.dumps(["a"], 2) + struct.pack("<q", 2) + elements
+        (tmp_path / "x.pth").write_bytes(head + LINEAR + tail)
+    if order == "little":
+        assert read(LocalFile(tmp_path / "x.pth", "x.pth"))["weight"].numpy().tolist() == [[3.0, -1.0]]
+    else:
+        with pytest.raises(T7FormatError, match="another byte order"):
+            read(LocalFile(tmp_path / "x.pth", "x.pth"))
 
 
 COLLIDING = [i * (2**61 - 1) + 7 for i in range(20_000)]  # hashes of numbers have no secret: these have one
