@@ -26,6 +26,7 @@ from dpnn_bridge.loaders.primitives import (
     text,
 )
 from dpnn_bridge.loaders.serializers import SERIALIZERS
+from dpnn_bridge.loaders.shared_tables import SharedTables
 from dpnn_bridge.loaders.stream import LimitError, StreamError
 from dpnn_bridge.objects import BOOLEAN_KEYS, LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype
 
@@ -86,6 +87,8 @@ class Reader:
         self._stack: list[Frame] = []
         self._start = 0
         self._last_class = ""
+        self._sharing = SharedTables()
+        self._sharers: list[LuaObject] = []  # objects that may have the table of another one
 
     def read(self) -> Any:
         """Return the next object of the stream.
@@ -96,7 +99,10 @@ class Reader:
         """
         self._stack = []
         try:
-            return self._read(self._stack)
+            value = self._read(self._stack)
+            sharers, self._sharers = self._sharers, []
+            self._sharing.check((obj.payload for obj in sharers), self.count)
+            return value
         except StreamError as error:
             kind = T7LimitError if isinstance(error, LimitError) else T7FormatError
             offset = min(self._start, self.stream.size)
@@ -216,11 +222,15 @@ class Reader:
         self.register(index, obj)
         serializer = SERIALIZERS.get(class_name)
         if serializer is not None:
+            self._sharers.append(obj)
             return self._begin(obj, serializer.read(obj, self.stream))
         self._last_class = class_name
         if self.stream.peek_int() != TABLE:
             return self._begin(obj, _OneValue(obj, "payload"))
+        before = self.count
         obj.payload, frame = self.value()
+        if self.count == before:
+            self._sharers.append(obj)
         return obj, frame and (*frame[:3], obj)
 
     def _begin(self, value: Any, steps: Any) -> tuple[Any, Frame | None]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dpnn_bridge.loaders.hash_flood import SAFE, HashFloodGuard
 from dpnn_bridge.loaders.reader import MAX_DIMENSIONS, check_view
+from dpnn_bridge.loaders.shared_tables import SharedTables
 from dpnn_bridge.loaders.stream import StreamError
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype
 
@@ -106,6 +107,8 @@ class _Decoder:
                     raise GraphError(f"the storage of a {obj.class_name} is {storage!r:.80}")
                 obj.storage = storage
                 _checked(check_view, obj)
+        payloads = (obj.payload for obj in self.objects if isinstance(obj, LuaObject))
+        _checked(SharedTables().check, payloads, len(self.objects))
         return self._value(root)
 
     def _begun(self, node: dict[str, Any]) -> Any:
