@@ -43,7 +43,7 @@ class Node:
         kind: ``nil``, ``boolean``, ``number``, ``string``, ``table``, ``object``, ``tensor``, ``storage`` or
             ``function``.
         text: description.
-        class_name: Lua class of objects, tensors and storages.
+        class_name: Lua class of objects, tensors and storages; the middle of a very long name is omitted.
         name: the name that Lua code gave a module: its field ``name``, or nngraph's ``annotate``.
         shape, stride, offset: of a tensor; offset from 0.
         bytes: bytes of the elements that a tensor views or a storage contains; of the bytecode of a function.
@@ -123,7 +123,7 @@ class Description:
         yield "", "", "", ""
         for key, class_name in self.models.items():
             where = f"--key {shortened(key, LONGEST_PATH)!r}" if key else "the file itself"
-            yield "", "", f"model {class_name}, {where}", "model"
+            yield "", "", f"model {shortened(class_name, LONGEST_KEY)}, {where}", "model"
         tensors, storages = counted(self.tensors, "tensor"), counted(self.storages, "storage")
         yield "", "", f"{tensors} in {storages}, {format_bytes(self.tensor_bytes)}", "total"
         if self.trailing:
@@ -198,6 +198,7 @@ class _Walk:
         self.classes: Counter[str] = Counter()
         self.modules: list[tuple[int, Node]] = []
         self.names: dict[int, str] = {}
+        self.texts: dict[int, tuple[str, str]] = {}
 
     def walk(self, root: Any) -> None:
         self.depth = min(self.depth, DEEPEST)
@@ -250,11 +251,19 @@ class _Walk:
             self.description.tensor_bytes += storage.size * storage.dtype.itemsize
         return self.storages[id(storage)]
 
+    def kind(self, value: Any) -> tuple[str, str]:
+        """Return the kind of a value and its description, which is made once for all references to an object."""
+        if not isinstance(value, _COMPOUND):
+            return _kind(value)
+        if id(value) not in self.texts:
+            self.texts[id(value)] = _kind(value)
+        return self.texts[id(value)]
+
     def node(self, value: Any, position: _Position, depth: int) -> Node:
-        kind, text = _kind(value)
+        kind, text = self.kind(value)
         node = Node(depth, position[1] if position else "", _path(position), kind, text)
         if isinstance(value, (LuaObject, LuaTensor, LuaStorage)):
-            node.class_name = value.class_name
+            node.class_name = shortened(value.class_name, LONGEST_KEY)
         if isinstance(value, LuaObject):
             self.modules.append((id(value), node))
         if isinstance(value, LuaTensor):
@@ -299,14 +308,15 @@ def _kind(value: Any) -> tuple[str, str]:
     if isinstance(value, LuaTable):
         return "table", f"table of {len(value)}" if len(value) else "empty table"
     if isinstance(value, LuaFunction):
-        return "function", f"function, {describe_bytecode(value.bytecode)}"
+        return "function", f"function, {shortened(str(describe_bytecode(value.bytecode)), LONGEST_KEY)}"
+    name = shortened(value.class_name, LONGEST_KEY)
     if isinstance(value, LuaTensor):
         size = f"{'x'.join(map(str, value.shape))}, {format_bytes(value.size * value.dtype.itemsize)}"
-        return "tensor", f"{value.class_name} {size if value.shape else 'empty'}"
+        return "tensor", f"{name} {size if value.shape else 'empty'}"
     if isinstance(value, LuaStorage):
-        return "storage", f"{value.class_name} of {value.size}"
+        return "storage", f"{name} of {value.size}"
     version = f" (version {value.version})" if value.version not in (0, 1) else ""
-    return "object", f"{value.class_name}{version}"
+    return "object", f"{name}{version}"
 
 
 def _children(value: Any) -> list[tuple[str, Any]]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from dpnn_bridge.base.display import shortened
-from dpnn_bridge.base.graph import format_path, is_module, parse_path
+from dpnn_bridge.base.graph import format_path, is_module, parse_path, values_in
 from dpnn_bridge.checkpoints import contents, onmt
 from dpnn_bridge.errors import ModelNotFoundError, T7Error
 from dpnn_bridge.loaders import loads
@@ -47,6 +47,10 @@ DEEPEST_MODEL, DEEPEST_OPENED = 200, 4
 MAX_VIEWS = 4
 #: characters of the keys that lead to a model: each model in a table repeats them
 LONGEST_MODEL_PATH = 2000
+#: tables, objects and tensors in models, counted for each model: always, and for each one of the file
+LOOKS, LOOKS_PER_VALUE = 100_000, 16
+#: advice for files with more
+TOO_MANY = "the models of the file share more modules than can be converted for each; choose a model with key= (--key)"
 
 
 @dataclass
@@ -85,6 +89,7 @@ def candidates(root: Any, is_known: Callable[[LuaObject], bool] | None = None) -
     seen: set[Any] = set()
     viewed: Counter[int] = Counter()  # elements of each storage in the views that were opened
     alive: list[Any] = []  # what was opened, whose identities are in `seen`
+    parts: onmt.Parts = {}
     stack: list[tuple[Any, _Step]] = [(root, _Step())]
     while stack:
         value, step = stack.pop()
@@ -98,7 +103,7 @@ def candidates(root: Any, is_known: Callable[[LuaObject], bool] | None = None) -
         if identity in seen or not isinstance(value, (LuaTable, LuaObject, LuaTensor, LuaStorage, str)):
             continue
         seen.add(identity)
-        inner = opened(value) if step.opened < DEEPEST_OPENED else value
+        inner = opened(value, parts) if step.opened < DEEPEST_OPENED else value
         if inner is not value:
             step = step._replace(opened=step.opened + (not isinstance(value, LuaTable)))
             seen.add(id(inner))
@@ -110,6 +115,23 @@ def candidates(root: Any, is_known: Callable[[LuaObject], bool] | None = None) -
             steps = [(v, step.to(k)) for k, v in reversed(list(items)) if isinstance(k, (str, int, float))]
             stack.extend((v, to) for v, to in steps if to.length <= LONGEST_MODEL_PATH)
     return sorted(found, key=lambda c: (c.is_criterion, _rank(c.path)))
+
+
+def affordable(root: Any, found: Sequence[Candidate]) -> Sequence[Candidate]:
+    """Return the first models, at most all, that can be converted one by one in time linear in the size of the file.
+
+    Models may share modules, and each conversion converts all modules of its model.
+
+    Args:
+        root: content of the file.
+        found: the models in it.
+    """
+    left = LOOKS + LOOKS_PER_VALUE * sum(1 for _ in values_in(root))
+    for number, candidate in enumerate(found):
+        left -= sum(1 for _ in values_in(candidate.obj))
+        if left < 0 and number:
+            return found[:number]
+    return found
 
 
 class _Step(NamedTuple):
@@ -154,10 +176,15 @@ def known_also(knows: Callable[[str], bool] | None) -> Callable[[LuaObject], boo
     return lambda obj: _is_registered(obj) or (knows is not None and knows(obj.class_name))
 
 
-def opened(value: Any) -> Any:
-    """Deserialize a string, a byte buffer or OpenNMT's tables; return any other ``value`` unchanged."""
+def opened(value: Any, parts: onmt.Parts | None = None) -> Any:
+    """Deserialize a string, a byte buffer or OpenNMT's tables; return any other ``value`` unchanged.
+
+    Args:
+        value: a value of a file.
+        parts: of OpenNMT's tables that were opened before, see :func:`~dpnn_bridge.checkpoints.onmt.to_object`.
+    """
     if isinstance(value, LuaTable):
-        return onmt.to_object(value) or value
+        return onmt.to_object(value, parts) or value
     if isinstance(value, str):
         if not value.startswith(("\x03\0\0\0", "\x04\0\0\0")) and not value.startswith("4\n1\n3\n"):
             return value

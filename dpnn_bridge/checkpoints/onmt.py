@@ -6,21 +6,29 @@ from typing import TypeGuard
 
 from dpnn_bridge.objects import LuaObject, LuaTable
 
+#: what :func:`to_object` made of encoders and decoders: ``id`` of the table and class -> object
+Parts = dict[tuple[int, str], LuaObject]
 
-def to_object(table: LuaTable) -> LuaObject | None:
+
+def to_object(table: LuaTable, parts: Parts | None = None) -> LuaObject | None:
     """Return the field ``models`` of an OpenNMT checkpoint as one object; None when ``table`` is something else.
 
     Its class is ``onmt.Seq2Seq``, or ``onmt.LanguageModel`` (taggers are alike) where there is no decoder. The objects
     contain the fields of the tables.
+
+    Args:
+        table: the field.
+        parts: the encoders and decoders of other tables, which may share them; new ones are added.
     """
+    parts = {} if parts is None else parts
     encoder, decoder, generator = (table.get(name) for name in ("encoder", "decoder", "generator"))
     if not _is_part(encoder) or not (_is_part(decoder) or isinstance(generator, LuaObject)):
         return None
     fields = LuaTable(table.items())
-    fields["encoder"] = _part(encoder, "BiEncoder" if len(encoder["modules"]) == 2 else "Encoder")
+    fields["encoder"] = _part(encoder, "BiEncoder" if len(encoder["modules"]) == 2 else "Encoder", parts)
     if not _is_part(decoder):
         return LuaObject("onmt.LanguageModel", fields)
-    fields["decoder"] = _part(decoder, "Decoder")
+    fields["decoder"] = _part(decoder, "Decoder", parts)
     return LuaObject("onmt.Seq2Seq", fields)
 
 
@@ -34,12 +42,15 @@ def _is_part(value: object) -> TypeGuard[LuaTable]:
     return isinstance(value, LuaTable) and all(isinstance(value.get(name), LuaTable) for name in ("args", "modules"))
 
 
-def _part(table: LuaTable, name: str, depth: int = 0) -> LuaObject:
+def _part(table: LuaTable, name: str, parts: Parts, depth: int = 0) -> LuaObject:
     """Return an encoder or decoder; ``name`` is its class if the file is too old to state it."""
-    fields = LuaTable(table.items())
-    inner = [_part(m, "Encoder", depth + 1) if depth < 2 and _is_part(m) else m for m in table["modules"].as_list()]
-    fields["modules"] = LuaTable.from_list(inner)
-    return LuaObject(f"onmt.{table.get('name', name)}", fields)
+    if (id(table), name) not in parts:
+        fields = LuaTable(table.items())
+        modules = table["modules"].as_list()
+        inner = [_part(m, "Encoder", parts, depth + 1) if depth < 2 and _is_part(m) else m for m in modules]
+        fields["modules"] = LuaTable.from_list(inner)
+        parts[id(table), name] = LuaObject(f"onmt.{table.get('name', name)}", fields)
+    return parts[id(table), name]
 
 
 def _table(value: object) -> object:

@@ -17,14 +17,21 @@ from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.lazy_exports import lazy_exports
 from dpnn_bridge.base.regular import MAX_BYTES, check_file
 from dpnn_bridge.checkpoints.contents import surroundings, without_module
-from dpnn_bridge.checkpoints.find import SEVERAL, candidates, known_also, select
+from dpnn_bridge.checkpoints.find import SEVERAL, TOO_MANY, affordable, candidates, known_also, select
 from dpnn_bridge.compare.precision import check_device
 from dpnn_bridge.conversion import Convertible, convert_object, to_lua_value
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.conversion.tensors import as_dtype
-from dpnn_bridge.errors import ConversionError, LuaBridgeError, ModelNotFoundError, NotT7Error, OptionError
+from dpnn_bridge.errors import (
+    ConversionError,
+    ConversionLimitError,
+    LuaBridgeError,
+    ModelNotFoundError,
+    NotT7Error,
+    OptionError,
+)
 from dpnn_bridge.legacy.pickles import read_source
 from dpnn_bridge.loaders import t7_writer
 from dpnn_bridge.loaders.encoding import Encoding
@@ -254,14 +261,17 @@ def model_keys(
 
     Raises:
         ModelNotFoundError: there is none.
+        ConversionLimitError: they share so many modules that converting each of them takes too long.
     """
     load_plugins(plugins)
     knows = Options(**classes_in_lua(lua, sandbox)).knows
     root = read_t7(path)
-    keys = [c.key for c in candidates(root, known_also(knows)) if not c.is_criterion]
-    if not keys:
+    found = [c for c in candidates(root, known_also(knows)) if not c.is_criterion]
+    if not found:
         raise ModelNotFoundError(without_module(root, name_of(path)))
-    return keys
+    if len(affordable(root, found)) < len(found):
+        raise ConversionLimitError(f"{name_of(path)}: {TOO_MANY}")
+    return [c.key for c in found]
 
 
 # their earlier places

@@ -14,13 +14,13 @@ from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.graph import dict_items
 from dpnn_bridge.base.notebook import table
-from dpnn_bridge.checkpoints.find import candidates, known_also
+from dpnn_bridge.checkpoints.find import TOO_MANY, affordable, candidates, known_also
 from dpnn_bridge.conversion.budget import Budget
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.conversion.options import OptionKeywords, Options
 from dpnn_bridge.conversion.torch_context import TorchConversion
-from dpnn_bridge.errors import ConversionError, ModelNotFoundError
+from dpnn_bridge.errors import ConversionError, ConversionLimitError, ModelNotFoundError
 from dpnn_bridge.files import load_local
 from dpnn_bridge.legacy.pickles import read_source
 from dpnn_bridge.loaders.origin import Origin, local_file
@@ -143,7 +143,10 @@ def load_checkpoint(path: Origin, **options: Unpack[OptionKeywords]) -> Checkpoi
     found = Checkpoint()
     context = TorchConversion(chosen)
     modules: set[int] = set()
-    for candidate in candidates(root, known_also(chosen.knows)):
+    all_models = candidates(root, known_also(chosen.knows))
+    if len(affordable(root, all_models)) < len(all_models):
+        raise ConversionLimitError(f"{file.name}: {TOO_MANY}")
+    for candidate in all_models:
         kind = found.criterions if candidate.is_criterion else found.models
         kind[candidate.key] = context.to_torch(candidate.obj)
         modules.add(id(candidate.obj))
@@ -223,10 +226,18 @@ def vocabulary_of(value: Any) -> dict[str, int] | None:
 
     Of several in one list, such as words and characters, the first.
     """
+    return _vocabulary_in(value, set())
+
+
+def _vocabulary_in(value: Any, searched: set[int]) -> dict[str, int] | None:
+    """Return the vocabulary that a table is or contains. Each table is searched once."""
+    if id(value) in searched:
+        return None
+    searched.add(id(value))
     if isinstance(value, list) and value and all(isinstance(v, str) for v in value):
         return {token: i for i, token in enumerate(value, 1)}
     if isinstance(value, list) and value and all(isinstance(v, (dict, list)) for v in value):
-        return vocabulary_of(value[0])
+        return _vocabulary_in(value[0], searched)
     if not isinstance(value, dict) or not value or isinstance(next(iter(value.values())), Tensor):
         return None
     if all(isinstance(v, int) for v in value.values()):
@@ -234,13 +245,30 @@ def vocabulary_of(value: Any) -> dict[str, int] | None:
     if all(isinstance(v, str) for v in value.values()) and all(_INTEGER.fullmatch(str(k)) for k in value):
         return {v: int(k) for k, v in value.items()}
     for name, inner in value.items():  # {word_to_idx = …, idx_to_word = …}
-        if isinstance(inner, (dict, list)) and (tokens := vocabulary_of(inner)) and _VOCABULARY.match(str(name)):
+        named = isinstance(inner, (dict, list)) and _VOCABULARY.match(str(name))
+        if named and (tokens := _vocabulary_in(inner, searched)):
             return tokens
     return None
 
 
+def _once(look: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return a function that looks into the plain data of a value; into that of a table which modules share once."""
+    results: dict[int, Any] = {}
+
+    def result(value: Any) -> Any:
+        if id(value) not in results:
+            results[id(value)] = look(_plainly(set(), Budget(value))(value))
+        return results[id(value)]
+
+    return result
+
+
 def _from_models(found: Checkpoint) -> None:
     """Take over the data that models store: the vocabulary of a language model, the mean of its data."""
+    vocabulary, names_in = (
+        _once(lambda plain: vocabulary_of(plain) or {}),
+        _once(lambda plain: _are_names(plain) and plain),
+    )
     for model in found.models.values():
         for module in model.modules():
             record = record_of(module)
@@ -248,11 +276,9 @@ def _from_models(found: Checkpoint) -> None:
                 if not isinstance(name, str):
                     continue
                 if _VOCABULARY.match(name) and not found.vocabulary:
-                    found.vocabulary = vocabulary_of(_plainly(set(), Budget(value))(value)) or {}
+                    found.vocabulary = vocabulary(value)
                 elif _CLASSES.search(name) and not found.class_names:
-                    names = _plainly(set(), Budget(value))(value)
-                    if _are_names(names):
-                        found.class_names = names
+                    found.class_names = names_in(value) or []
             for name in ("idx_to_token", "token_to_idx", "vocab"):
                 value = getattr(module, name, None)
                 if not found.vocabulary and isinstance(value, (dict, list)):

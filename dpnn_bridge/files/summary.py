@@ -20,7 +20,7 @@ from dpnn_bridge.base.graph import format_path
 from dpnn_bridge.base.suffixes import PICKLED, TORCH7
 from dpnn_bridge.checkpoints.architectures import architecture_of
 from dpnn_bridge.checkpoints.contents import description, named_file
-from dpnn_bridge.checkpoints.find import candidates, follow
+from dpnn_bridge.checkpoints.find import TOO_MANY, affordable, candidates, follow
 from dpnn_bridge.checkpoints.summary import ENTRIES, Layer, Model, Summary, input_options, lines
 from dpnn_bridge.compare import nested
 from dpnn_bridge.conversion.failure import failure_reason
@@ -105,9 +105,13 @@ def summarize(
             if root is None:
                 raise ModelNotFoundError(f"{file.name}: no entry at key {key!r}")
         all_models = [c for c in candidates(root) if not c.is_criterion]
-        for candidate in all_models:
+        measured = len(affordable(root, all_models))
+        for number, candidate in enumerate(all_models):
             path = f"{key}.{candidate.key}" if key and candidate.key else key or candidate.key
-            found.models.append(_model(path, candidate.obj, example, not found.models, size))
+            if number < measured:
+                found.models.append(_model(path, candidate.obj, example, not number, size))
+            else:
+                found.models.append(Model(path, candidate.obj.class_name, problem=TOO_MANY))
         _what(found, root, [c.obj for c in all_models])
         _next(found, file.name, root, options)
         return found
