@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from dpnn_bridge.base.arguments import checks_arguments
+from dpnn_bridge.base.display import LONGEST_LINE, shortened
 from dpnn_bridge.base.graph import format_path, given_name, parse_path
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_context import LuaConversion
@@ -61,10 +62,13 @@ def lua_names(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def module_names(model: nn.Module) -> dict[int, str]:
-    """Return the name in Lua of each module that was given one, by its ``id``."""
+    """Return the name in Lua of each module that was given one, by its ``id``, to be shown: very long ones shortened.
+
+    The nodes of a graph may share one name.
+    """
     found: dict[int, str] = {}
     for name, module in _given_names(model):
-        found.setdefault(id(module), name)
+        found.setdefault(id(module), shortened(name, LONGEST_LINE))
     return found
 
 

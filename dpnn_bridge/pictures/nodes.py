@@ -20,7 +20,7 @@ from dpnn_bridge.conversion.example_run import run, watched_copy
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.noise import paired
 from dpnn_bridge.conversion.places import module_names
-from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.errors import ConversionError, ConversionLimitError
 from dpnn_bridge.modules.nn.container import Concat, ConcatTable, Parallel, ParallelTable
 from dpnn_bridge.modules.nn.nngraph import GModule
 from dpnn_bridge.pictures.kinds import KINDS, form_of, kind_of
@@ -30,6 +30,9 @@ FAN_OUT = (Concat, ConcatTable, Parallel, ParallelTable)
 
 #: an end of an arrow: position of a child, or the side of the container
 End = int | Literal["in", "out"]
+
+#: arrows of a graph: always, and for each input of a step
+ARROWS, ARROWS_PER_INPUT = 10_000, 16
 
 BINS = 24
 _SAMPLE = 1 << 18
@@ -186,10 +189,14 @@ def _graph_edges(module: GModule) -> list[tuple[End, End]]:
     edges: list[tuple[End, End]] = []
     sources: list[list[End]] = []
     count = 0
+    left = ARROWS + ARROWS_PER_INPUT * sum(len(step.inputs) for step in module.nodes)
     for i, step in enumerate(module.nodes):
         found: list[End] = ["in"] if i == module.input_node else []
         handed: dict[End, None] = dict.fromkeys(s for source in step.inputs for s in sources[source])
         found += handed
+        left -= len(found)
+        if left < 0:  # many values that steps without a module join and hand to many others
+            raise ConversionLimitError("the values of its graph go to so many modules that it cannot be drawn")
         if step.module is not None:
             edges.extend((source, count) for source in found)
             found = [count]

@@ -51,6 +51,8 @@ class _Layout:
         self.names: dict[int, str] = {}
         self.open: set[int] = set()
         self.nodes: list[ModelNode] = []
+        self._ports: dict[int, list[str]] = {}
+        self._ends: dict[tuple[int, str], str] = {}
         self._visit(root, 0, depth)
 
     def _visit(self, node: ModelNode, level: int, depth: int | None) -> None:
@@ -65,10 +67,18 @@ class _Layout:
         """Return the sides of an open container that are drawn: those at which an arrow forks."""
         if id(node) not in self.open:
             return []
-        return [side for side, place in (("in", 0), ("out", 1)) if sum(e[place] == side for e in node.edges) != 1]
+        if id(node) not in self._ports:
+            sides = (("in", 0), ("out", 1))
+            self._ports[id(node)] = [s for s, place in sides if sum(e[place] == s for e in node.edges) != 1]
+        return self._ports[id(node)]
 
     def ends(self, node: ModelNode, side: str) -> str:
         """Return the box that an arrow into (``in``) or out of (``out``) a node meets."""
+        if (id(node), side) not in self._ends:
+            self._ends[id(node), side] = self._end(node, side)
+        return self._ends[id(node), side]
+
+    def _end(self, node: ModelNode, side: str) -> str:
         if id(node) not in self.open or side in self.ports(node):
             return self.names[id(node)] + ("" if id(node) not in self.open else side)
         place = 0 if side == "in" else 1

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,9 @@ from torch import nn
 
 import dpnn_bridge
 from dpnn_bridge.cli.inspect import inspect_command
+from dpnn_bridge.errors import ConversionLimitError
 from dpnn_bridge.modules.nn import ConcatTable, GModule, GraphNode
+from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.pictures import model_graph, page, to_dot, to_mermaid
 
 LENET = FIXTURES / "samples" / "torch-demos__mnist_convnet" / "model.t7"
@@ -164,3 +167,50 @@ def test_numbers_of_a_large_tensor_are_those_of_all_elements() -> None:
     weight, _ = model_graph(layer, histograms=True).tensors
     assert (weight.high, sum(weight.histogram) > 1 << 18) == (99, True)
     assert weight.mean == pytest.approx(float(layer.weight.detach().double().nanmean()))
+
+
+def graph_of(steps: list[GraphNode]) -> GModule:
+    """A graph whose steps with a module run Tanh."""
+    return GModule(*(nn.Tanh() for step in steps if step.module is not None), nodes=steps)
+
+
+def test_a_graph_with_far_more_arrows_than_steps_is_refused() -> None:
+    """A step without a module joins 300 values and hands them to 300 modules."""
+
+    def joined(count: int) -> GModule:
+        first = [GraphNode((0,), str(i)) for i in range(count)]
+        join = GraphNode(tuple(range(1, count + 1)))
+        second = [GraphNode((count + 1,), str(count + i)) for i in range(count)]
+        return graph_of([GraphNode(), *first, join, *second, GraphNode(tuple(range(count + 2, 2 * count + 2)))])
+
+    assert len(model_graph(joined(20)).edges) == 20 + 20 * 20 + 20
+    with pytest.raises(ConversionLimitError, match="cannot be drawn"):
+        model_graph(joined(300))
+
+
+class Counted(list[Any]):
+    """A list that counts how often it is gone through."""
+
+    times = 0
+
+    def __iter__(self) -> Any:
+        self.times += 1
+        return super().__iter__()
+
+
+@pytest.mark.parametrize("write", [to_dot, to_mermaid])
+def test_a_container_that_many_layers_follow_is_looked_at_a_few_times(write: Any) -> None:
+    steps = [GraphNode(), GraphNode((0,), "0"), *(GraphNode((1,), str(i)) for i in range(1, 31))]
+    graph = model_graph(GModule(nn.Sequential(nn.Tanh(), nn.Tanh()), *(nn.Tanh() for _ in range(30)), nodes=steps))
+    edges = graph.children[0].edges = Counted(graph.children[0].edges)
+    write(graph)
+    assert edges.times < 10
+
+
+def test_a_long_name_that_nodes_share_is_shortened_for_each() -> None:
+    shared = {"annotations": LuaTable({"name": "n" * 100_000})}
+    model = graph_of([GraphNode(), *(GraphNode((i,), str(i), attributes=shared) for i in range(20))])
+    graph = model_graph(model)
+    assert len(page(graph, "m")) < 600_000
+    assert len(repr(model)) < 20_000
+    assert {node.name[:3] for node in graph.children} == {"nnn"}

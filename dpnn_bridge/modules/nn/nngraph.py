@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dpnn_bridge.base.display import shortened
 from dpnn_bridge.base.graph import node_name
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass
@@ -123,7 +124,7 @@ class GModule(Members):
             if i == self.output_node:
                 lines.append(f"return {value}")
             elif i != self.input_node:
-                lines.append(f"x{i} = {value}" + (f"  # {node.label}" if node.label else ""))
+                lines.append(f"x{i} = {value}" + (f"  # {shortened(node.label)}" if node.label else ""))
         return "\n".join(lines)
 
     class Lua(LuaClass):
