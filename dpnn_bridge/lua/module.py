@@ -82,12 +82,11 @@ class LuaModule(LuaFunctionality, Placeholder):
     def _bind(self, first: bool = False) -> None:
         """Make parameters and buffers views of what Lua contains now."""
         names, weights, _, buffers = self.bridge.state_of(self.lua)
-        self._names = []
+        bound: dict[str, None] = {}
+        last: dict[str, int] = {}
         for name, weight in zip(names, weights, strict=True):
-            attribute = _attribute(name)
-            while attribute in self._names or (attribute not in self._parameters and hasattr(self, attribute)):
-                attribute += "_"
-            self._names.append(attribute)
+            attribute = self._free_attribute(_attribute(name), bound, last)
+            bound[attribute] = None
             known = self._parameters.get(attribute)
             if known is None:
                 self.register_parameter(attribute, nn.Parameter(weight, weight.is_floating_point()))
@@ -95,6 +94,7 @@ class LuaModule(LuaFunctionality, Placeholder):
                 gradient, known.grad = known.grad, None
                 known.data = weight
                 known.grad = None if gradient is None else gradient.to(weight.dtype)
+        self._names = list(bound)
         self._state = [("", n) for n in self._names]
         self._shared = [*weights, *(value for _, value in buffers)]
         for name, value in buffers:
@@ -104,6 +104,20 @@ class LuaModule(LuaFunctionality, Placeholder):
             elif first and not hasattr(self, attribute):
                 self.register_buffer(attribute, value)
             self._state.append(("buffer", attribute))
+
+    def _free_attribute(self, name: str, bound: dict[str, None], last: dict[str, int]) -> str:
+        """Return a name, or one with an underscore and a number behind it, that is not an attribute yet.
+
+        Args:
+            name: of a parameter.
+            bound: names of the parameters before it.
+            last: the last number behind each name, which is increased.
+        """
+        free = name
+        while free in bound or (free not in self._parameters and hasattr(self, free)):
+            last[name] = last.get(name, 0) + 1
+            free = f"{name}_{last[name] if last[name] > 1 else ''}"
+        return free
 
     def _tensors(self) -> list[torch.Tensor | None]:
         """Return the synchronized tensors: parameters, then buffers, in the order of ``state_of``.

@@ -12,7 +12,8 @@ LuaObject, LuaTable, LuaTensor, …      the result of loading a .t7 file with t
 =====================================  ==========================================
 
 Lua tables become lists if their keys are 1, 2, …, otherwise dicts. Tensors become torch.Tensor on the same memory, and
-storages become 1-D tensors. Objects of Lua classes and functions remain Lua objects, which Python can call and index.
+storages become 1-D tensors. Objects of Lua classes and functions remain Lua objects, which Python can call and index. A
+list, dict or table that a value contains several times is converted once.
 """
 
 from __future__ import annotations
@@ -40,10 +41,14 @@ def to_lua(runtime: Runtime, value: Any, copy: bool = False) -> Any:
         value: see the table above.
         copy: whether Lua gets contiguous copies of PyTorch tensors instead of their memory.
     """
-    return _to_lua(runtime, value, copy)
+    return _to_lua(runtime, value, copy, {})
 
 
-def _to_lua(runtime: Runtime, value: Any, copy: bool) -> Any:
+#: lists, tuples and mappings that were converted: ``id`` -> the value, so that it stays alive, and its Lua table
+_Tables = dict[int, tuple[Any, Any]]
+
+
+def _to_lua(runtime: Runtime, value: Any, copy: bool, tables: _Tables) -> Any:
     if isinstance(value, str):
         return as_bytes(value)
     if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
@@ -69,13 +74,22 @@ def _to_lua(runtime: Runtime, value: Any, copy: bool) -> Any:
         return wrap(runtime, Tensor.wrap(value.torch()))
     if isinstance(value, (LuaObject, LuaTable, LuaStorage, LuaFunction)):
         return read_object(runtime, value)
-    if isinstance(value, Mapping):
-        return runtime.lua.table_from({_to_lua(runtime, k, copy): _to_lua(runtime, v, copy) for k, v in value.items()})
-    if isinstance(value, (list, tuple)):
-        return runtime.lua.table_from([_to_lua(runtime, v, copy) for v in value])
+    if isinstance(value, (Mapping, list, tuple)):
+        if id(value) not in tables:
+            tables[id(value)] = value, _table(runtime, value, copy, tables)
+        return tables[id(value)][1]
     if runtime.lua_type(value) is not None:
         return value
     raise LuaBridgeError(f"a {type(value).__name__} has no counterpart in Lua")
+
+
+def _table(
+    runtime: Runtime, value: Mapping[Any, Any] | list[Any] | tuple[Any, ...], copy: bool, tables: _Tables
+) -> Any:
+    if isinstance(value, Mapping):
+        entries = {_to_lua(runtime, k, copy, tables): _to_lua(runtime, v, copy, tables) for k, v in value.items()}
+        return runtime.lua.table_from(entries)
+    return runtime.lua.table_from([_to_lua(runtime, v, copy, tables) for v in value])
 
 
 def wrap(runtime: Runtime, handle: Tensor | Storage | Generator) -> Any:
@@ -90,13 +104,13 @@ def to_python(runtime: Runtime, value: Any) -> Any:
         LuaBridgeError: a table contains itself, or has the keys 1 and true, which are one in Python.
     """
     if runtime.lua_type(value) != "table":
-        return _to_python(runtime, value)
+        return _to_python(runtime, value, {})
     converted: list[Any] = []
-    runtime.bridge["locked"](lambda: converted.append(_to_python(runtime, value)))
+    runtime.bridge["locked"](lambda: converted.append(_to_python(runtime, value, {})))
     return converted[0]
 
 
-def _to_python(runtime: Runtime, value: Any) -> Any:
+def _to_python(runtime: Runtime, value: Any, done: dict[int, Any]) -> Any:
     kind = runtime.lua_type(value)
     if kind is None:
         return value
@@ -108,10 +122,18 @@ def _to_python(runtime: Runtime, value: Any) -> Any:
         return handle
     if kind != "table" or runtime.bridge["typename"](value) is not None:
         return value
+    pointer = runtime.bridge["pointer"](value)
+    if pointer not in done:
+        done[pointer] = _plain(runtime, value, done)
+    return done[pointer]
+
+
+def _plain(runtime: Runtime, value: Any, done: dict[int, Any]) -> list[Any] | dict[Any, Any]:
+    """Return the list or dict for a table; ``done`` has those of other tables, by their pointers."""
     keys = list(value.keys())
     if sorted(k for k in keys if type(k) is int) == list(range(1, len(keys) + 1)):  # True is an int too
-        return [_to_python(runtime, value[k]) for k in range(1, len(keys) + 1)]
-    entries = {_to_python(runtime, k): _to_python(runtime, v) for k, v in value.items()}
+        return [_to_python(runtime, value[k], done) for k in range(1, len(keys) + 1)]
+    entries = {_to_python(runtime, k, done): _to_python(runtime, v, done) for k, v in value.items()}
     if len(entries) != len(keys):
         raise LuaBridgeError("a dict cannot hold a Lua table with the keys 1 and true: use to_object")
     return entries

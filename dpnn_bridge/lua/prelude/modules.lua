@@ -78,19 +78,17 @@ end
 -- The third result has the list of a parameter's gradients, which may share memory or not.
 local function parameters(module)
    local weights, gradients = module:parameters()
-   local own, groups, index = {}, {}, {}
+   local own, groups, index, places = {}, {}, {}, {}
    for i, weight in ipairs(weights or {}) do
       local at = place(weight)
       if not index[at] then
          index[at] = #own + 1
-         own[#own + 1], groups[#groups + 1] = weight, {}
+         own[#own + 1], groups[#groups + 1], places[#places + 1] = weight, {}, {}
       end
-      local group, gradient = groups[index[at]], gradients and gradients[i]
-      if gradient then
-         for _, other in ipairs(group) do
-            if place(other) == place(gradient) then gradient = nil; break end
-         end
-         group[#group + 1] = gradient
+      local group, known, gradient = groups[index[at]], places[index[at]], gradients and gradients[i]
+      local where = gradient and place(gradient)
+      if gradient and not known[where] then
+         group[#group + 1], known[where] = gradient, true
       end
    end
    return own, groups
