@@ -11,6 +11,7 @@ with their own serializer) is read as well. Needs no PyTorch.
 from __future__ import annotations
 
 import os
+from collections import deque
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -110,7 +111,7 @@ class T7Reader:
     def __init__(self, fileobj: Any, **kwargs: Any) -> None:
         self.f = fileobj
         self._values = _Values(**kwargs)
-        self._objects: list[Any] | None = None
+        self._objects: deque[Any] | None = None
 
     def read_obj(self) -> Any:
         """Return the next object.
@@ -119,10 +120,10 @@ class T7Reader:
             EOFError: there is none.
         """
         if self._objects is None:
-            self._objects = read_all(self.f)
+            self._objects = deque(read_all(self.f))
         if not self._objects:
             raise EOFError("no more objects in the file")
-        return self._values.value(self._objects.pop(0))
+        return self._values.value(self._objects.popleft())
 
 
 class _Values:

@@ -34,7 +34,7 @@ class _Entry:
     tensor: LuaTensor
     sites: list[Site]
     torch_shape: torch.Size | None
-    gradients: list[Any]  # regions of the different gradients that it has in Lua
+    gradients: dict[Any, int]  # regions of the different gradients that it has in Lua, numbered from 0
 
     @property
     def extent(self) -> tuple[int, int]:
@@ -94,14 +94,12 @@ class Sharing:
                 value = arrange(contiguous_copy(tensor))
             if is_parameter and not isinstance(value, nn.Parameter):
                 value = nn.Parameter(value, requires_grad=value.is_floating_point())
-            entry = self._entries[identity] = _Entry(value, tensor, [], shape, [])
+            entry = self._entries[identity] = _Entry(value, tensor, [], shape, {})
         entry.sites.append(site)
         table: dict[str, Any] = owner._parameters if is_parameter else owner._buffers
         table[leaf] = entry.value
         region = region_of(gradient) if isinstance(gradient, LuaTensor) and gradient.size else None
-        if region not in entry.gradients:
-            entry.gradients.append(region)
-        return entry.gradients.index(region)
+        return entry.gradients.setdefault(region, len(entry.gradients))
 
     def discard(self, module: nn.Module) -> None:
         """Forget the parameters of a module that was not finished."""
@@ -172,7 +170,7 @@ def _flat_source(group: list[_Entry], start: int, end: int) -> _Entry:
     name = next(name for name in names if not hasattr(first.owner, name))
     first.owner.register_parameter(name, value)
     site = Site(first.module, "", Field(name), first.owner, name)
-    return _Entry(value, flat, [site], None, [])
+    return _Entry(value, flat, [site], None, {})
 
 
 def region_of(tensor: LuaTensor) -> tuple[Any, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import deque
 from typing import Any, Literal
 
 from dpnn_bridge.base.arguments import checks_arguments
@@ -92,7 +93,7 @@ class T7Reader:
         self.f = fileobj
         self._decoder = Decoder(unknown_classes, list_heuristic, int_heuristic)
         self._long_size: Literal[4, 8] | None = long_size
-        self._objects: list[Any] | None = None
+        self._objects: deque[Any] | None = None
 
     def read(self) -> Any:
         """Return the next object.
@@ -101,7 +102,7 @@ class T7Reader:
             EOFError: there is none.
         """
         if self._objects is None:
-            self._objects = read_all(self.f, long_size=self._long_size)
+            self._objects = deque(read_all(self.f, long_size=self._long_size))
         if not self._objects:
             raise EOFError("no more objects in the file")
-        return self._decoder.decode(self._objects.pop(0))
+        return self._decoder.decode(self._objects.popleft())

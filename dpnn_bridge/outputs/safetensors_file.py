@@ -87,6 +87,9 @@ def index_metadata(path: Path) -> dict[str, str]:
 def _shards(path: Path) -> Iterator[Opened]:
     """Yield the shards of an index, as :func:`opened` gives them."""
     places, generation = read_shard_index(path)
+    listed: dict[str, set[str]] = {}
+    for name, place in places.items():
+        listed.setdefault(place, set()).add(name)
     for number, file in enumerate(shards_of(path)):
         found = opened(file)
         if not generation and not number:  # the index is of another program: its shards still belong together
@@ -96,7 +99,7 @@ def _shards(path: Path) -> Iterator[Opened]:
                 f"{file.name} belongs to another model than the index: it was replaced; convert the model again",
                 source=str(path),
             )
-        if found[2].keys() != {name for name, place in places.items() if place == file.name}:
+        if found[2].keys() != listed.get(file.name, set()):
             raise T7FormatError(f"{file.name} contains other tensors than the index lists", source=str(path))
         yield found
 

@@ -155,8 +155,7 @@ class Verification:
         if failing:
             return min(failing, key=lambda layer: layer.order)
         failing = [layer for layer in self.layers if not layer.ok]
-        paths = [layer.path for layer in failing]
-        containers = {a for a in paths if any(b != a and b.startswith(f"{a}." if a else "") for b in paths)}
+        containers = {container for layer in failing for container in _containers(layer.path)}
         inner = [layer for layer in failing if layer.path not in containers]
         return max(inner, key=lambda layer: layer.order, default=None)
 
@@ -201,6 +200,11 @@ class Verification:
         ]
         data["whole"] = [_plain(d) for d in self.whole]
         return data | {"classes": self.classes(), "histogram": self.histogram, "notes": self.notes}
+
+
+def _containers(path: str) -> list[str]:
+    """Return the paths of the modules that contain a module."""
+    return [path[:i] for i, character in enumerate(path) if character == "."] + ([""] if path else [])
 
 
 _LISTS = ("differences", "converted")

@@ -284,13 +284,10 @@ class Search:
 
     def _compare_window(self, node: Node) -> None:
         """Note the arguments of a pooling that make no difference for an input of this size."""
-        taken = self.input_fingerprints[node.index][:1]
-        for other in self.source.tape.nodes:
-            if other.op == node.op and any(t.matches(p) for t in taken for p in other.input_fingerprints[:1]):
-                if differ := differences(options_of(node), options_of(other)):
-                    where = f"{node.owner or node.line}: {differ} ({self.source.names(other.owner)})"
-                    self.windows[node.index] = f"{where}; equal for inputs of this size, perhaps not for others"
-                return
+        other = self.source.pooling_of(node.op, self.input_fingerprints[node.index][:1])
+        if other is not None and (differ := differences(options_of(node), options_of(other))):
+            where = f"{node.owner or node.line}: {differ} ({self.source.names(other.owner)})"
+            self.windows[node.index] = f"{where}; equal for inputs of this size, perhaps not for others"
 
     # -- deciding ------------------------------------------------------------------------------------------------------
     def decide(self, node: Node, event: Event, run: Callable[[], Any]) -> None:

@@ -71,10 +71,7 @@ def _candidates(search: Search, node: Node) -> Iterator[int]:
         layers = placed.assignment.layers if placed is not None else ()
         yield from (use.node.index for layer in layers for use in layer.events)
         return
-    values = (
-        v
-        for fingerprint in search.result_fingerprints.get(node.index, [])
-        for v in search.source.table.find(fingerprint)
-    )
+    results = search.result_fingerprints.get(node.index, [])[:1]  # the indices of all poolings may be equal
+    values = (v for fingerprint in results for v in search.source.table.find(fingerprint))
     nodes = [v.node for v in values if v.node is not None and v.node.op not in VIEWS]
     yield from (n.index for n in sorted(nodes, key=lambda n: n.op != node.op))

@@ -165,6 +165,7 @@ class Source:
         self._parts, self.run_with_parts = parts, partial(self.record, module, call, example, parts=True)
         self.table: Table[Value] = Table()
         self.gates: Table[None] = Table()
+        self._poolings: dict[str, Table[Node]] = {}
         self._fingerprints = Fingerprints()
         self._alive: list[Any] = []
         self._held: dict[int, list[tuple[Event, str]]] = {}
@@ -181,10 +182,11 @@ class Source:
         self.tolerance = SINGLE if any(node.single for node in self.tape.nodes) else SUMS
         tensors = [t.detach() for t in leaves(kept) if isinstance(t, Tensor)]
         self.output = [t.double() if t.is_floating_point() else t for t in tensors]
+        owners = {event: layer for layer in self.layers for event in layer.events}
         for layer in self.layers:
             layer.forms = layer.forms or layer.events[0].forms
-            layer.fold = layer.fold or _fold(layer, self.layers)
-            _merge_addition(layer, self.layers)
+            layer.fold = layer.fold or _fold(layer, owners)
+            _merge_addition(layer, owners)
         self._alive.clear()
         self._held.clear()
 
@@ -198,6 +200,8 @@ class Source:
                 node.input_fingerprints += [fingerprint, *self._chunks(tensor)]
                 if slot.number in tape.constants:
                     self.table.add(fingerprint, Value(None, fingerprint))
+        if "pool" in node.op and node.input_fingerprints:
+            self._poolings.setdefault(node.op, Table()).add(node.input_fingerprints[0], node)
         if event is not None:
             self._store(tape, event)
         if node.mutates:
@@ -313,20 +317,30 @@ class Source:
         index = self._takers[form].get(rows.shape[1])
         return set() if index is None else index.owners(rows, SINGLE)
 
+    def pooling_of(self, op: str, inputs: list[Fingerprint]) -> Node | None:
+        """Return the first pooling by an operation whose input is one of these values, or None."""
+        poolings = self._poolings.get(op, Table())
+        return next((node for value in inputs for node in poolings.find(value)), None)
+
     def knows(self, fingerprint: Fingerprint) -> bool:
         """Return whether a tensor, whatever the order of its elements, is a value of the last run or a gate in one."""
         found = self.table.find(fingerprint, self.tolerance), self.gates.find(fingerprint, self.tolerance)
         return any(True for values in found for _ in values)
 
 
-def _merge_addition(layer: Layer, layers: list[Layer]) -> None:
-    """Take an addition of weights that follows a linear map in every use as its bias."""
+def _merge_addition(layer: Layer, owners: dict[Event, Layer]) -> None:
+    """Take an addition of weights that follows a linear map in every use as its bias.
+
+    Args:
+        layer: the linear map.
+        owners: the layer of each event.
+    """
     if layer.kind != "linear" or (layer.bias is not None and layer.addition is None) or not layer.events:
         return
     after = [[n.event for n in through_views(event.node) if n.op not in VIEWS] for event in layer.events]
     if any(len(events) != 1 or events[0] is None or events[0].kind != "add" for events in after):
         return
-    found = {next((x for x in layers if events[0] in x.events), None) for events in after}
+    found = {owners.get(events[0]) for events in after}
     addition = found.pop()
     if found or addition is None or addition.values["weight"] is None or addition is layer:
         return
@@ -342,8 +356,8 @@ def _digest(tensor: Tensor) -> tuple[Any, ...]:
     return tuple(tensor.shape), hashlib.blake2b(tensor.contiguous().numpy().data, digest_size=16).digest()
 
 
-def _fold(layer: Layer, layers: list[Layer]) -> Layer | None:
-    """Return the batch norm that follows a linear map in every use."""
+def _fold(layer: Layer, owners: dict[Event, Layer]) -> Layer | None:
+    """Return the batch norm that follows a linear map in every use; ``owners`` has the layer of each event."""
     if layer.kind not in LINEAR or layer.kind == "embedding":
         return None
     found = set()
@@ -351,5 +365,5 @@ def _fold(layer: Layer, layers: list[Layer]) -> Layer | None:
         after = [e for n in through_views(event.node) if (e := n.event) is not None and e.kind == "batch norm"]
         if len(after) != 1:
             return None
-        found.add(next(norm for norm in layers if after[0] in norm.events))
+        found.add(owners[after[0]])
     return found.pop() if len(found) == 1 else None

@@ -351,11 +351,10 @@ class Recorder(EagerMode):
             node.single |= n.single
         if "norm" not in node.op:
             node.single |= any(tape.roots.get(s.number) in self.single for s in node.reads)
-        given = tape.constants.keys() - tape.foreign
         node.constant = (
             node.op not in _PRODUCTS
             and all(n.constant for n in node.inputs)
-            and not any(s.number in given for s in node.reads)
+            and not any(s.number in tape.constants and s.number not in tape.foreign for s in node.reads)
         )
 
     def run(self, module: nn.Module, call: Callable[[nn.Module], Any]) -> Tape:

@@ -37,8 +37,10 @@ def over_time(
 
 def positions(modules: Collection[LuaObject], views: Iterable[LuaObject]) -> list[int]:
     """Return the positions of the ``nn.View`` objects whose size follows the input."""
-    ids = [id(m) for m in modules]
-    return [ids.index(id(view)) for view in views]
+    places: dict[int, int] = {}
+    for place, module in enumerate(modules):
+        places.setdefault(id(module), place)
+    return [places[id(view)] for view in views]
 
 
 class SequenceRNN(nn.Module):

@@ -7,6 +7,7 @@ import pickle
 import runpy
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import torch
 import dpnn_bridge
 from dpnn_bridge import training
 from dpnn_bridge.compare.memory import relocate
-from dpnn_bridge.conversion import to_lua, to_torch
+from dpnn_bridge.conversion import sharing, to_lua, to_torch
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
 
 
@@ -299,3 +300,28 @@ def test_only_the_part_that_is_viewed_is_read() -> None:
     model = to_torch(sequential(linear(view(s, (2, 3), (3, 1), 100)), linear(view(s, (3, 2), (1, 3), 500))))
     assert model[0].weight.flatten().tolist() == list(range(100, 106))
     assert torch.equal(model[1].weight, torch.arange(500.0, 506).view(2, 3).T)
+
+
+def test_a_gradient_of_a_shared_weight_is_compared_with_few_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each was compared with all gradients before it."""
+    compared = 0
+
+    class Region(tuple[Any, ...]):
+        __hash__ = tuple.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return super().__eq__(other)
+
+    region_of = sharing.region_of
+    monkeypatch.setattr(sharing, "region_of", lambda tensor: Region(region_of(tensor)))
+    counts = []
+    for layers in (20, 40):
+        compared, weight = 0, view(storage(4), (2, 2), (2, 1))
+        tied = [linear(weight) for _ in range(layers)]
+        for layer in tied:
+            layer["gradWeight"] = view(storage(4), (2, 2), (2, 1))
+        to_torch(sequential(*tied))
+        counts.append(compared)
+    assert counts[1] < 2.5 * counts[0]

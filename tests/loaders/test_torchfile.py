@@ -15,7 +15,8 @@ from conftest import FIXTURES
 from test_t7_differential import SAMPLE, UNREADABLE
 
 from dpnn_bridge import torchfile as ours
-from dpnn_bridge.loaders import write_all, write_t7
+from dpnn_bridge.legacy import loading as legacy
+from dpnn_bridge.loaders import read_all, write_all, write_t7
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaTable
 
 READABLE = [p for p in SAMPLE if not any(u in str(p) for u in UNREADABLE)]
@@ -110,3 +111,17 @@ def test_needs_no_pytorch() -> None:
 
     code = "import sys, dpnn_bridge.torchfile as t; t.load(sys.argv[1]); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code, str(next(FIXTURES.rglob("format/*.t7")))], check=True)
+
+
+def test_reading_one_object_moves_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Objects(list[Any]):
+        def pop(self, index: Any = -1) -> Any:
+            assert index == -1, "moves all objects behind it"
+            return super().pop(index)
+
+    write_all(tmp_path / "m.t7", [1, 2, 3])
+    for module, name in ((ours, "read_obj"), (legacy, "read")):
+        monkeypatch.setattr(module, "read_all", lambda file, **_: Objects(read_all(file)))
+        with open(tmp_path / "m.t7", "rb") as file:
+            reader = module.T7Reader(file)
+            assert [getattr(reader, name)() for _ in range(3)] == [1, 2, 3]

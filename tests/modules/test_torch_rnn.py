@@ -11,6 +11,7 @@ from torch import nn
 
 from dpnn_bridge.conversion import to_lua, to_torch
 from dpnn_bridge.modules.nn.reshape import View
+from dpnn_bridge.zoo import torch_rnn
 from dpnn_bridge.zoo.grid_gru import GRU
 from dpnn_bridge.zoo.torch_rnn import LSTM, TemporalAdapter, TemporalCrossEntropyCriterion, VanillaRNN
 
@@ -89,3 +90,21 @@ def test_a_new_criterion_and_a_new_adapter_hold_what_torch7_needs() -> None:
     assert written["view_in"] is first
     assert written["view_out"] is last
     assert adapter(torch.zeros(2, 5, 3)).shape == (2, 5, 4)
+
+
+def test_the_position_of_a_view_is_found_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each view was compared with all modules before it."""
+    compared = 0
+
+    class Number(int):
+        __hash__ = int.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return super().__eq__(other)
+
+    monkeypatch.setattr(torch_rnn, "id", lambda value: Number(id(value)), raising=False)
+    modules = [lua("nn.View") for _ in range(40)]
+    assert torch_rnn.positions([*modules, modules[3]], modules[::2]) == list(range(0, 40, 2))
+    assert compared < 100

@@ -21,7 +21,7 @@ from samples import SAMPLES
 from sparse import sparse_model
 
 import dpnn_bridge
-from dpnn_bridge.base.shards import shards_of
+from dpnn_bridge.base.shards import Index, read_index, shards_of
 from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.batch.manifest import last_lines
 from dpnn_bridge.cli.convert import convert_command
@@ -32,6 +32,7 @@ from dpnn_bridge.errors import ConversionError, DpnnBridgeError, OptionError, T7
 from dpnn_bridge.files.converting import convert, is_converted
 from dpnn_bridge.loaders import read_t7, write_t7
 from dpnn_bridge.objects import LuaTable
+from dpnn_bridge.outputs import safetensors_file
 from dpnn_bridge.outputs.formats.safetensors_index_json import parse_size
 
 pytest.importorskip("safetensors", reason="optional extra is not installed")
@@ -275,3 +276,25 @@ def test_a_failing_disk_is_noticed(tmp_path: Path) -> None:
     ):
         convert(MODEL, tmp_path / "m.safetensors", max_shard_size="1MB")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_names_of_an_index_are_gone_through_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They were compared with each shard."""
+
+    class Names(dict[str, str]):
+        times = 0
+
+        def items(self) -> Any:
+            Names.times += 1
+            return super().items()
+
+    def read(path: Path) -> Index:
+        index = read_index(path)
+        return index._replace(weight_map=Names(index.weight_map))
+
+    index = tmp_path / f"m{INDEX}"
+    convert(MODEL, tmp_path / "m.safetensors", max_shard_size="100KB")
+    monkeypatch.setattr(safetensors_file, "read_shard_index", read)
+    assert len(shards_of(index)) > 3
+    assert safetensors_file.read_index(index)[1]
+    assert Names.times == 1

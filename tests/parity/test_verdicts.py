@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -265,3 +266,25 @@ def test_a_changed_weight_of_a_published_net_is_different_though_single_precisio
     result = verify(tmp_path / "model.t7", reference=folder / "ref.t7")
     assert result.verdict is Verdict.DIFFERENT
     assert verify(folder / "model.t7", reference=folder / "ref.t7", dtype=torch.float64).verdict is Verdict.EQUAL
+
+
+class CountedPath(str):
+    """A path that counts its comparisons with others."""
+
+    compared = 0
+
+    def startswith(self, *args: Any) -> bool:
+        CountedPath.compared += 1
+        return super().startswith(*args)
+
+
+def test_the_first_layer_whose_gradient_deviates_is_found_without_comparing_all_paths() -> None:
+    failed = Difference("gradInput", 1.0, 1e-10, message="differs")
+    paths = ["", *(f"modules[{i}]{inner}" for i in range(1, 30) for inner in ("", ".modules[1]"))]
+    layers = [layer(CountedPath(path), failed) for path in paths]
+    for order, found in enumerate(layers):
+        found.order = order
+    CountedPath.compared = 0
+    result = Verification("m.t7", "r.t7", "", "", "", "eval", "cpu", "", layers)
+    assert result.first_deviating is layers[-1]
+    assert CountedPath.compared == 0

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import dpnn_bridge
-from dpnn_bridge.porting.source import Layer
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+from dpnn_bridge.porting.networks import call_source, double_copy
+from dpnn_bridge.porting.source import Layer, Source
 from dpnn_bridge.porting.values import DOUBLE, SINGLE, Fingerprint, RowIndex, matching_rows
 
 
@@ -81,3 +86,61 @@ def test_a_value_that_is_expanded_is_added_up_once(dtype: torch.dtype) -> None:
     expanded = value.expand(3, 1000, 4)
     assert Fingerprint.of(expanded).matches(Fingerprint.of(expanded.clone()))
     assert Fingerprint.of(value.expand(3, 1 << 40, 4)).count == 12 << 40  # neither 96 TB nor as many additions
+
+
+class Counting:
+    """Counts the reads of an attribute of a class."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.reads = f"_{name}", 0
+
+    def __get__(self, obj: Any, _: Any = None) -> Any:
+        self.reads += 1
+        return obj.__dict__[self.name]
+
+    def __set__(self, obj: Any, value: Any) -> None:
+        obj.__dict__[self.name] = value
+
+
+@pytest.mark.parametrize("after", ["batch norm", "bias"])
+def test_the_layer_after_another_is_found_at_once(after: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All layers were searched for the one that an event belongs to."""
+    events = Counting("events")
+    monkeypatch.setattr(Layer, "events", events, raising=False)
+    counts = []
+    for layers in (20, 40):
+        torch.manual_seed(0)
+        pairs = [
+            (nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2)) if after == "batch norm" else (nn.Linear(3, 3, bias=False), add())
+            for _ in range(layers)
+        ]
+        model, example = nn.Sequential(*chain(*pairs)), torch.randn(2, 2, 3, 3)
+        source = Source(lambda name: name)
+        events.reads = 0
+        source.record(double_copy(model, "the model"), call_source, example.double())
+        counts.append(events.reads)
+    assert counts[1] < 2.5 * counts[0]
+
+
+def add() -> nn.Module:
+    return dpnn_bridge.to_torch(LuaObject("nn.Add", LuaTable({"bias": LuaTensor.from_numpy(torch.randn(3).numpy())})))
+
+
+def test_a_pooling_is_compared_with_few_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = 0
+    matches = Fingerprint.matches
+
+    def counted(self: Fingerprint, *args: Any) -> bool:
+        nonlocal compared
+        compared += 1
+        return matches(self, *args)
+
+    monkeypatch.setattr(Fingerprint, "matches", counted)
+    counts = []
+    for layers in (10, 20):
+        torch.manual_seed(0)
+        poolings = [m for _ in range(layers) for m in (nn.Conv2d(4, 4, 1), nn.MaxPool2d(1, 1), nn.Tanh())]
+        model, compared = nn.Sequential(*poolings), 0
+        assert dpnn_bridge.port(model, copy.deepcopy(model), torch.randn(2, 4, 3, 3)).equal
+        counts.append(compared)
+    assert counts[1] < 2.5 * counts[0]
