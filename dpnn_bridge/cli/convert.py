@@ -174,8 +174,8 @@ def convert_command(
         dpnn-convert 's3://zoo/**/*.t7' --out-dir s3://new \\
           --dask tcp://head:8786 --manifest done.jsonl
 
-    Load OUT.pt with dpnn_bridge.load or torch.load(weights_only=True). Other suffixes: .safetensors and .npz (weights),
-    .onnx and .pt2 (need --input), .py (a definition that needs only torch), .t7, and .json for data.
+    Load OUT.pt with dpnn_bridge.load or torch.load(weights_only=True). Other suffixes: .pth (as .pt), .safetensors and
+    .npz (weights), .onnx and .pt2 (need --input), .py (a definition that needs only torch), .t7, and .json for data.
 
     The folder of OUT must exist; the folder of --out-dir is created.
     """

@@ -119,6 +119,13 @@ def test_a_format_is_what_its_file_says(suffix: str) -> None:
     assert found.rebuilt or not found.models or "open" in defined
 
 
+@pytest.mark.parametrize("suffix", suffixes())
+def test_a_format_is_described_for_its_users(suffix: str) -> None:
+    assert suffix in (convert_command.help or ""), f"name {suffix} in the help text of dpnn-convert (cli/convert.py)"
+    table = (Path(__file__).parents[2] / "docs" / "how-to" / "outputs.md").read_text(encoding="utf-8")
+    assert f"\n| `{suffix}` |" in table, f"add {suffix} to the table in docs/how-to/outputs.md"
+
+
 # ---------------------------------------------------------------------- options
 def _of_formats() -> set[str]:
     return {f.name for f in fields(ConvertOptions) if f.metadata.get("scope", "format") == "format"}
