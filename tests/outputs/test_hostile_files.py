@@ -304,6 +304,50 @@ def test_what_an_archive_repeats_is_refused(tmp_path: Path) -> None:
             pt_file.read(tmp_path / f"{name}.pt")
 
 
+#: a type, a function or a key that torch.save does not write for plain data, each alone, and the reason of the refusal
+UNUSUAL: dict[str, tuple[bytes, str]] = {
+    "a storage of another kind": (storage().replace(b"X\7\0\0\0storage", b"X\6\0\0\0module"), "a storage has the type"),
+    "a storage of six values": (storage().replace(b"tQ", b"NtQ"), "described by 6 values"),
+    "a storage of a text as type": (
+        storage().replace(b"ctorch\nFloatStorage\n", b"X\x12\0\0\0torch FloatStorage"),
+        "a storage has the type",
+    ),
+    "a storage that is too large": (storage(size=b"K\0"), "has another size"),
+    "a parameter of a number": (b"ctorch._utils\n_rebuild_parameter\nK\1\x85R.", "expected Tensor, got int"),
+    "a dict of pairs": (b"ccollections\nOrderedDict\n]\x85R.", r"OrderedDict with other arguments"),
+    "a text as a function": (b"X\x17\0\0\0collections OrderedDict)R.", "calls a value"),
+    "another encoding": (b"c_codecs\nencode\nX\1\0\0\0xX\5\0\0\0utf-8\x86R.", "encode with other arguments"),
+    "a function as a value": (b"ctorch\nFloatStorage\n.", "not plain data"),
+    "a key that is nothing": (b"}NK\1s.", "a key is a NoneType"),
+    "a key that is bytes": (b"}C\1aK\1s.", "a key is a bytes"),
+    "a key that is a function": (b"}ctorch\nload\nK\1s.", "a key is a _Name"),
+    "a key without a value": (b"}(K\1u.", "a key without a value"),
+    "a list that is deep": (b"]" * 250 + b"a" * 249 + b".", "nested too deeply"),
+}
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_what_plain_data_do_not_contain_is_refused(name: str, tmp_path: Path) -> None:
+    pickled, reason = UNUSUAL[name]
+    data = archive_of(("a/data.pkl", b"\x80\2" + pickled.removeprefix(b"\x80\2")), ("a/data/0", bytes(4)))
+    (tmp_path / "x.pt").write_bytes(data)
+    with pytest.raises(T7FormatError, match=reason):
+        pt_file.read(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "reason"),
+    [(8, 1, "no record at byte 0"), (10, 8, "is compressed"), (10, 12, "is compressed"), (24, 3, "is compressed")],
+    ids=["encrypted", "deflated to its own size", "another method", "another size"],
+)
+def test_a_record_is_what_its_entry_says(place: int, value: int, reason: str, tmp_path: Path) -> None:
+    data = bytearray(archive_of(("a/data.pkl", PLAIN)))
+    data[data.index(b"PK\1\2") + place] = value
+    (tmp_path / "x.pt").write_bytes(data)
+    with pytest.raises(T7FormatError, match=reason):
+        pt_file.read(tmp_path / "x.pt")
+
+
 @pytest.mark.parametrize("name", ["x.pt", "x.zip"])
 def test_a_directory_larger_than_any_model_needs(name: str, tmp_path: Path) -> None:
     """It would be read whole, and take ten times its size in memory."""
