@@ -21,7 +21,7 @@ from torch import nn
 
 import dpnn_bridge
 from dpnn_bridge.errors import DpnnBridgeError, NotT7Error, T7FormatError
-from dpnn_bridge.outputs import pt_file
+from dpnn_bridge.outputs import pt_file, safetensors_file
 
 NODES: list[Any] = [
     {"object": "nn.Identity", "version": 1, "payload": [1], "header": []},
@@ -411,6 +411,34 @@ def test_damaged_safetensors(data: bytes, tmp_path: Path) -> None:
     reason = "damaged|header is missing" + ("|not written by dpnn_bridge" if b"__metadata__" in data else "")
     with pytest.raises(DpnnBridgeError, match=rf"m\.safetensors.*({reason})"):
         dpnn_bridge.load(tmp_path / "m.safetensors")
+
+
+#: fields of a tensor of four bytes beside those that are right, or in place of them
+FIELDS: dict[str, tuple[dict[str, Any], str]] = {
+    "one more": ({"offset": 0}, "other fields"),
+    "true as a size": ({"shape": [True]}, r"has shape \[True\]"),
+    "a huge size": ({"shape": [1 << 48, 0], "data_offsets": [0, 0]}, "has shape"),
+    "a negative size": ({"shape": [-1, -1]}, "has shape"),
+    "a shape that is none": ({"shape": "1"}, "has shape"),
+    "offsets that are none": ({"data_offsets": {"0": 0, "4": 4}}, "has shape"),
+    "a type that is none": ({"dtype": ["F32"]}, "has the type"),
+}
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_tensor_of_safetensors_has_a_type_a_shape_and_a_place(name: str, tmp_path: Path) -> None:
+    fields, reason = FIELDS[name]
+    entry = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]} | fields
+    (tmp_path / "m.safetensors").write_bytes(header({"a": entry}, 4))
+    with pytest.raises(T7FormatError, match=f"header is damaged: 'a' .*{reason}"):
+        safetensors_file.read(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize("metadata", [1, ["x"], {"x": 1}, {"x": None}, {"x": {}}])
+def test_metadata_of_safetensors_are_strings(metadata: object, tmp_path: Path) -> None:
+    (tmp_path / "m.safetensors").write_bytes(header({"__metadata__": metadata}, 0))
+    with pytest.raises(T7FormatError, match=r"its metadata(, is not an object| are not strings)"):
+        safetensors_file.read_metadata(tmp_path / "m.safetensors")
 
 
 def test_a_name_occurs_once_in_a_safetensors_header(tmp_path: Path) -> None:
