@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 pytest.importorskip("lupa")
 
 from dpnn_bridge.lua import LuaBridge
+from dpnn_bridge.lua.dispatch import FUNCTIONS
 
 FOLDER = Path(__file__).parent / "conformance"
 AREAS = sorted(p.stem for p in (FOLDER / "expected").glob("*.jsonl"))
@@ -71,3 +73,10 @@ def test_no_record_is_lost() -> None:
     records = [COMPARE.load(FOLDER / "expected" / f"{area}.jsonl") for area in AREAS]
     assert len(AREAS) >= 18
     assert sum(map(len, records)) >= 7631
+
+
+def test_every_function_has_a_case_or_a_test() -> None:
+    files = [*(FOLDER / "cases").glob("*.lua"), *FOLDER.parent.glob("test_*.py")]
+    words = {word for file in files for word in re.findall(r"\w+", file.read_text(encoding="utf-8"))}
+    missing = [name for name in FUNCTIONS if name.rstrip("_") not in words]
+    assert missing == [], "add cases to tests/lua/conformance/cases, see README.md there"

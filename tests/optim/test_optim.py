@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -329,3 +330,10 @@ def test_the_history_of_lbfgs_has_zeros_for_what_it_does_not_train() -> None:
     assert direction.numel() == 14
     assert not direction[:8].any()
     assert direction[8:].any()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_has_fixtures_and_a_row_for_its_users(method: str) -> None:
+    assert manifest(**{"class": f"optim.{method}"}), "add runs to fixtures/gen/nn/09_optim.lua (tests/add_fixtures.py)"
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "continue-training.md"
+    assert f"`{method}`" in page.read_text(encoding="utf-8"), f"add {method} to the table of docs/how-to/{page.name}"
