@@ -48,7 +48,7 @@ MAX_VIEWS = 4
 #: characters of the keys that lead to a model: each model in a table repeats them
 LONGEST_MODEL_PATH = 2000
 #: tables, objects and tensors in models, counted for each model: always, and for each one of the file
-LOOKS, LOOKS_PER_VALUE = 100_000, 16
+LOOKS, LOOKS_PER_VALUE = 50_000, 4
 #: advice for files with more
 TOO_MANY = "the models of the file share more modules than can be converted for each; choose a model with key= (--key)"
 

@@ -53,6 +53,8 @@ from dpnn_bridge.outputs.verification import check_loads
 
 FORMAT = "dpnn_bridge"
 VERSION = 1
+#: characters of a string that count as one value where shared data is printed
+_TEXT = 16
 
 
 def pack(module: nn.Module, metadata: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -133,6 +135,9 @@ def is_small(value: Any) -> bool:
 
     def size(value: Any) -> int:
         nonlocal entries
+        if isinstance(value, (str, bytes)):  # of a shared value it is counted once
+            entries += len(value) // _TEXT
+            return 1 + len(value) // _TEXT
         if not isinstance(value, (dict, list, tuple, torch.Tensor)):
             return 1
         if id(value) in sizes:

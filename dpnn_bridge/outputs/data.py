@@ -24,6 +24,8 @@ from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, Lu
 CLASS = "torch class"
 #: bytes that an element takes while it becomes text
 _AS_TEXT = 512
+#: bytes that a character of a text takes where a table that contains it occurs again
+_PER_CHARACTER = 8
 #: how deep tables may be nested
 _DEEPEST = 200
 #: characters of the names of all values, which repeat the key of a table for each of its entries
@@ -43,6 +45,7 @@ class Data:
         dropped: paths of functions, and of tables inside themselves or nested too deeply, which only ``.t7`` contains.
         ambiguous: keys of one table with the same text, such as ``1`` and ``"1"``, which only ``.t7`` distinguishes.
         characters: how many the names of all values have.
+        met: ``id`` of tables and objects.
     """
 
     lua: Any = None
@@ -53,6 +56,7 @@ class Data:
     dropped: list[str] = field(default_factory=list)
     ambiguous: list[str] = field(default_factory=list)
     characters: int = 0
+    met: set[int] = field(default_factory=set)
 
 
 def collect(value: Any, *, text: bool = False) -> Data:
@@ -90,6 +94,11 @@ def _plain(value: Any, path: str, found: Data, above: tuple[int, ...], budget: B
         found.tables += 1
         budget.spend(0, "tables")
         fields = value.fields if isinstance(value, LuaObject) else value
+        if id(value) in found.met:
+            texts = [value.class_name if isinstance(value, LuaObject) else "", *fields.values()]
+            repeated = sum(len(text) for text in texts if isinstance(text, (str, bytes)))
+            budget.spend(repeated * _PER_CHARACTER, "memory", tensors=0)
+        found.met.add(id(value))
         array = fields.as_list()
         if array and len(array) == len(fields) and not isinstance(value, LuaObject):
             return [_plain(v, f"{path}[{i}]", found, above, budget) for i, v in enumerate(array, 1)]

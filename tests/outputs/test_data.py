@@ -311,3 +311,28 @@ def test_an_option_at_its_default_is_no_option_of_the_format(suffix: str, tmp_pa
     dpnn_bridge.convert(tmp_path / "m.t7", tmp_path / f"n{suffix}", dynamic=[])
     with pytest.raises(OptionError, match="does not take dynamic="):
         dpnn_bridge.save(tmp_path / f"o{suffix}", nn.Linear(2, 3), dynamic=True)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".pt"])
+@pytest.mark.parametrize("kind", ["string", "class"])
+def test_a_text_in_a_table_that_occurs_often_is_not_written_as_often(kind: str, suffix: str, tmp_path: Path) -> None:
+    """A file of a megabyte took all memory."""
+    text = "q" * 1_000_000
+    shared: Any = LuaTable({"text": text}) if kind == "string" else LuaObject(f"my.{text}", LuaTable({"a": 1}))
+    for count in (3, 3000):
+        dpnn_bridge.write_t7(tmp_path / f"{count}.t7", LuaTable.from_list([shared] * count))
+    dpnn_bridge.convert(tmp_path / "3.t7", tmp_path / f"3{suffix}")
+    with pytest.raises(ConversionLimitError, match="more memory than the file contains"):
+        dpnn_bridge.convert(tmp_path / "3000.t7", tmp_path / f"3000{suffix}")
+
+
+def test_a_text_in_a_table_beside_a_model_is_not_written_as_often_as_it_occurs(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors", reason="optional extra is not installed")
+    shared = LuaTable({"text": "q" * 1_000_000})
+    for count in (3, 300):
+        model = dpnn_bridge.to_lua(nn.Tanh())
+        path = tmp_path / f"{count}.t7"
+        dpnn_bridge.write_t7(path, LuaTable({"model": model, "opt": LuaTable.from_list([shared] * count)}))
+        dpnn_bridge.convert(path, path.with_suffix(".safetensors"))
+    assert (tmp_path / "3.safetensors").stat().st_size > 3_000_000
+    assert (tmp_path / "300.safetensors").stat().st_size < 100_000
