@@ -20,10 +20,13 @@ from dpnn_bridge import to_lua, to_torch
 from dpnn_bridge.compare import nested
 from dpnn_bridge.conversion import convert_object
 from dpnn_bridge.conversion.lua_class import TRANSIENT
+from dpnn_bridge.conversion.noise import replayed
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.modules.nn.arithmetic import CAddTable
-from dpnn_bridge.modules.rnn.recurrence import Recurrent
+from dpnn_bridge.modules.rnn.cells import fast_lstm, gru
+from dpnn_bridge.modules.rnn.dropout import LazyDropout
+from dpnn_bridge.modules.rnn.recurrence import Recurrent, Recursor
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.outputs.container import pack, unpack
 
@@ -152,3 +155,21 @@ def test_a_module_that_the_constructor_needs_is_refused_by_its_field(field: str)
     members = [nn.Identity(), nn.Linear(3, 4), nn.Linear(4, 4), nn.Tanh(), CAddTable()]
     with pytest.raises(ConversionError, match=f"nn.Recurrent has no field '{field}'"):
         to_torch(to_lua(Recurrent(*members)).changed({field: None}))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: gru(3, 4),
+        lambda: fast_lstm(3, 4),
+        lambda: Recurrent(nn.Identity(), nn.Linear(3, 4), nn.Linear(4, 4), nn.Tanh(), CAddTable()),
+        lambda: Recursor(nn.Sequential(LazyDropout(0.5), nn.Linear(3, 4))),
+    ],
+)
+def test_step_modules_without_clones_convert_and_replay(make: Any) -> None:
+    """Files of before March 20, 2015 have no ``sharedClones``, and scripts that clean a model remove them."""
+    old = to_lua(make()).changed(sharedClones=None)
+    module = to_torch(old)
+    with replayed(module, old):
+        outputs = [module(torch.randn(2, 3)) for _ in range(2)]
+    assert [y.shape for y in outputs] == [(2, 4), (2, 4)]

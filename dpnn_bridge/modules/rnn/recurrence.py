@@ -14,7 +14,7 @@ from dpnn_bridge.conversion.lua_values import fresh
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.rnn.memory import get_hidden_state, max_bptt_step, set_hidden_state
 from dpnn_bridge.modules.rnn.misc import CopyGrad
-from dpnn_bridge.modules.rnn.recurrent import AbstractRecurrent, shared_clone
+from dpnn_bridge.modules.rnn.recurrent import AbstractRecurrent, clone_of, shared_clone
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
 from dpnn_bridge.torch7.gradient import with_penalty
 
@@ -104,7 +104,9 @@ class Recurrent(AbstractRecurrent):
             start, input, feedback, transfer, merge = cls.children(module)
             if step == 1:
                 return list(zip((input, start, transfer), after["initialModule"]["modules"].as_list(), strict=True))
-            parallel, *rest = after["sharedClones"][step]["modules"].as_list()
+            if (clone := clone_of(after, step)) is None:
+                return []
+            parallel, *rest = clone["modules"].as_list()
             objects = [*parallel["modules"].as_list(), *rest]
             return list(zip((input, feedback, merge, transfer), objects, strict=True))
 

@@ -311,8 +311,8 @@ class AbstractRecurrent(Memory):
         # ------------------------------------------------------------------ parity
         @classmethod
         def step_modules(cls, module: nn.Module, after: LuaObject, step: int) -> list[tuple[nn.Module, Any]]:
-            """Return the modules inside with the Lua objects that ran time step ``step`` in their place."""
-            return [(cls.children(module)[0], after["sharedClones"].get(step))]
+            """Return the modules inside with the Lua objects that ran time step ``step`` in their place, or None."""
+            return [(cls.children(module)[0], clone_of(after, step))]
 
         @classmethod
         def last_ran(cls, module: nn.Module, after: LuaObject) -> list[tuple[nn.Module, LuaObject]] | None:
@@ -335,6 +335,13 @@ class AbstractRecurrent(Memory):
                     return type(module).forward(module, input)
 
             return forward
+
+
+def clone_of(obj: Any, step: int) -> LuaObject | None:
+    """Return the clone that ran a time step. Cleaned files have none, and rnn kept none before March 20, 2015."""
+    clones = obj.get("sharedClones")
+    clone = clones.get(step) if isinstance(clones, LuaTable) else None
+    return clone if isinstance(clone, LuaObject) else None
 
 
 def dropouts_in(module: nn.Module) -> list[LazyDropout]:
