@@ -7,6 +7,7 @@ import errno
 import gzip
 import lzma
 import os
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -162,3 +163,11 @@ def test_a_file_that_grows_while_it_is_read_is_too_large(tmp_path: Path, monkeyp
     monkeypatch.setattr(regular, "_check", lambda *arguments: None)  # it was smaller
     with pytest.raises(NotT7Error, match="is larger than"):
         regular.read_file(tmp_path / "p.py", 4)
+    os.truncate(tmp_path / "p.py", 1 << 28)
+    tracemalloc.start()
+    try:
+        with pytest.raises(NotT7Error, match="is larger than"):
+            regular.read_file(tmp_path / "p.py", 4)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20  # no more of it is read
+    finally:
+        tracemalloc.stop()

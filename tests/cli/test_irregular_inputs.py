@@ -154,6 +154,19 @@ def test_what_takes_the_name_of_a_checked_file_is_refused(
         read_file(tmp_path / "X")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_no_regular_file_is_not_opened(
+    kind: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opening a device may act on it."""
+    kind(tmp_path / "X")
+    opened: list[object] = []
+    monkeypatch.setattr(regular, "open_input", lambda path, opener: opened.append(path))
+    with pytest.raises(NotT7Error):
+        read_file(tmp_path / "X")
+    assert opened == []
+
+
 @pytest.mark.parametrize("name", ["/proc/self/status", "/sys/kernel/mm/transparent_hugepage/enabled"])
 def test_files_of_the_kernel_are_refused_under_any_name(name: str, tmp_path: Path) -> None:
     if not os.path.isfile(name):
