@@ -127,10 +127,10 @@ def test_links_within_an_hdf5_file_are_followed(bridge: LuaBridge, tmp_path: Pat
     local file = require('hdf5').open(..., 'r')
     local values = file:read('b/absolute'):all()
     local found = {}
-    for i, path in ipairs {'circle', 'nothing', 'a/x/y'} do found[i] = pcall(file.read, file, path) end
+    for i, path in ipairs {'circle', 'nothing', 'a/x/y'} do found[i] = select(2, pcall(file.read, file, path)) end
     file:close()
     return values, found
     """
     values, found = bridge.execute(code, str(tmp_path / "x.h5"))
     assert values.tolist() == [0, 1, 2]
-    assert found == [False, False, False]
+    assert all("no such child" in error for error in found), found  # and not the error of pytest's time limit
