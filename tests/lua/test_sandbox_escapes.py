@@ -199,6 +199,29 @@ def test_an_escape_fails(name: str, place: Place, inside: LuaBridge, monkeypatch
     assert inside.require("good") == {"answer": 42}
 
 
+#: all that a script of a sandbox finds, beside the functions of tables, math and torch
+NAMES = {
+    "_G": """
+        _G _VERSION assert collectgarbage coroutine error getmetatable io ipairs load loadstring math next os pairs
+        pcall print rawequal rawget rawset require select setmetatable string table tonumber torch tostring type unpack
+        xpcall
+    """,
+    "os": "clock date difftime time",
+    "io": "flush stderr stdout write",
+    "io.stdout": "flush write",
+    "io.stderr": "flush write",
+    "string": "byte char find format gfind gmatch gsub len lower match rep reverse sub upper",
+    "coroutine": "create resume running status wrap yield",
+}
+
+
+def test_a_sandbox_has_these_names_and_no_others() -> None:
+    bridge = LuaBridge.from_runtime(Runtime("lua51", sandbox=True, max_memory=256 << 20, max_instructions=10**9))
+    for table, names in NAMES.items():
+        code = f"local found = {{}} for name in pairs({table}) do found[#found + 1] = name end return found"
+        assert sorted(bridge.execute(code)) == names.split(), table
+
+
 #: what LuaJIT alone has
 LUAJIT = {
     "io.popen": "return io.popen('echo it ran'):read('*a'):match('it ran')",
