@@ -14,13 +14,15 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from dpnn_bridge import to_lua, to_torch, training
+from dpnn_bridge import parity, to_lua, to_torch, training
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_class import size_storage
+from dpnn_bridge.conversion.lua_values import lua_value
 from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.modules.nn.convolution_special import SpatialDepthWiseConvolution
 from dpnn_bridge.modules.nn.linear import Euclidean
 from dpnn_bridge.modules.nn.pooling import DilatedMaxPool2d
-from dpnn_bridge.objects import LuaObject
+from dpnn_bridge.objects import LuaObject, LuaTable
 
 
 def pooled(**fields: Any) -> LuaObject:
@@ -324,3 +326,22 @@ def test_a_tensor_of_one_element_is_written() -> None:
     written = to_lua(nn.Linear(1, 1))
     assert written["weight"].shape == (1, 1)
     assert written["bias"].shape == (1,)
+
+
+@pytest.mark.parametrize(("multiplier", "failures"), [(2, []), (3, ["gradParams[1]", "gradParams[2]"])])
+def test_depth_wise_gradients_that_torch7_mixes_up_are_no_failure(multiplier: int, failures: list[str]) -> None:
+    """``accGradParameters`` leaves ``gradWeight`` transposed, and the next call copies it onto itself in that order."""
+    module = SpatialDepthWiseConvolution(2, multiplier, 1).double()
+    x = torch.randn(1, 2, 4, 4, dtype=torch.float64, requires_grad=True)
+    output = module(x)
+    output.sum().backward()
+    assert x.grad is not None
+    values = {
+        "input": x.detach(),
+        "output": output.detach(),
+        "gradOutput": torch.ones_like(output),
+        "gradInput": x.grad,
+        "gradParams": [g + 1 for g in training.parameters(module)[1]],
+    }
+    fixture = LuaTable({"module": to_lua(module), **{name: lua_value(value) for name, value in values.items()}})
+    assert [d.name for d in parity.check(fixture).failures] == failures

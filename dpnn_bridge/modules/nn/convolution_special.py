@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
+from dpnn_bridge.conversion.faults import Fault
 from dpnn_bridge.conversion.fields import Field, Layout, record_of
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
@@ -94,6 +95,14 @@ class SpatialDepthWiseConvolution(nn.Conv2d):
         return F.conv2d(F.pad(input, pad), self.weight.detach(), None, self.stride, groups=self.groups)
 
     class Lua(Convolution):
+        faults = (
+            Fault(
+                ("gradParams",),
+                "after its first backward Torch7 mixes up the gradients of a layer with as many multipliers as planes",
+                when=lambda module: module.in_channels == module.multiplier,
+                spreads=False,
+            ),
+        )
         scalars = {**SPATIAL, "nOutputPlane": "multiplier"}
         defaults = SPATIAL_DEFAULTS
         tensors = {
