@@ -220,6 +220,8 @@ def test_a_sandbox_has_these_names_and_no_others() -> None:
     for table, names in NAMES.items():
         code = f"local found = {{}} for name in pairs({table}) do found[#found + 1] = name end return found"
         assert sorted(bridge.execute(code)) == names.split(), table
+    for name in ("_G", "debug", "io", "jit", "lfs", "os", "package", "paths", "python", "sys"):
+        assert bridge.execute("return (pcall(require, ...))", name) is False, name
 
 
 #: what LuaJIT alone has
