@@ -225,6 +225,8 @@ class LuaConversion(LuaContext):
         if self.compose:  # of the model's own tensors none is flat
             self._flat = FlatStorages(root, self.gradients, self._elements, self._class_of_field)
         self._find_casts(root)
+        if self._net_type is None and (own := _floating(root)) is not None:  # tensors that no field is
+            self._net_type = self.class_of(own, root)
         if record is not None and record.cast is not None:
             name = tensor_class(numpy_dtype(torch.empty(0, dtype=record.cast)))
             for kind in ("torch.FloatTensor", "torch.DoubleTensor", "torch.HalfTensor"):
@@ -286,7 +288,7 @@ class LuaConversion(LuaContext):
         if tensor is None and record and record.tensor_type:
             return self.cast_class(record.tensor_type)
         if tensor is None:
-            tensor = next((t for t in [*module.parameters(), *module.buffers()] if t.is_floating_point()), None)
+            tensor = _floating(module)
         if tensor is None:
             return self.tensor_type or self._net_type or self._default_type
         return self.class_of(tensor, module)
@@ -354,6 +356,11 @@ class LuaConversion(LuaContext):
     def constant(self, tensor: Tensor, module: nn.Module) -> LuaTensor:
         kind = self.class_of(tensor, module)
         return strided(kind, tuple(tensor.shape), lua_storage(kind, tensor.detach()))
+
+
+def _floating(module: nn.Module) -> Tensor | None:
+    """Return the first floating point parameter or buffer in a module."""
+    return next((t for t in [*module.parameters(), *module.buffers()] if t.is_floating_point()), None)
 
 
 def _same_values(one: nn.Module, other: nn.Module) -> bool:

@@ -171,7 +171,7 @@ def classes_in_lua(lua: Any, sandbox: bool | Literal["partial"]) -> dict[str, An
                 check_file(file, MAX_BYTES)
             except NotT7Error as error:
                 raise OptionError(f"lua= (--lua): {error}") from error
-        lua = LuaBridge.from_files(files, sandbox=sandbox)
+        lua = LuaBridge.from_files(files, sandbox=sandbox, to_stderr=True)
     elif sandbox and not lua.sandboxed:
         raise LuaBridgeError(
             "sandbox=True: this bridge is not a sandbox; pass the Lua files, or a LuaBridge(sandbox=True)"

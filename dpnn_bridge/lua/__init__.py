@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dpnn_bridge.lua.bridge import LuaBridge
 from dpnn_bridge.lua.module import LuaCriterion, LuaModule
+from dpnn_bridge.lua.sandboxed_bridge import SandboxedBridge as SandboxedBridge
 from dpnn_bridge.torch7.random import Generator
 
 __all__ = ["Generator", "LuaBridge", "LuaCriterion", "LuaModule"]

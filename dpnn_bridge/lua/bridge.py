@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import os
-import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 
 from dpnn_bridge.errors import LuaBridgeError
-from dpnn_bridge.loaders import loads
-from dpnn_bridge.loaders.t7_writer import dumps
 from dpnn_bridge.lua import values
 from dpnn_bridge.lua.converted import ConvertedModules
 from dpnn_bridge.lua.environment import StrPath, folders, in_package, paths, read_source
 from dpnn_bridge.lua.messages import explained
 from dpnn_bridge.lua.module import LuaCriterion, LuaModule
 from dpnn_bridge.lua.runtime import Runtime
-from dpnn_bridge.lua.sandbox import RemoteValue, Sandbox
 from dpnn_bridge.lua.tensor import TYPE_OF_DTYPE
 from dpnn_bridge.lua.text import as_bytes, from_system, readable, to_system
-from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
+from dpnn_bridge.objects import LuaObject
 
 if TYPE_CHECKING:
     from dpnn_bridge.conversion.contexts import TorchContext
+
+#: redirects what Lua prints
+_TO_STDERR = Path(__file__).with_name("prelude") / "to_stderr.lua"
 
 
 class LuaBridge:
@@ -56,6 +55,9 @@ class LuaBridge:
         tensor([2., 4., 6.], dtype=torch.float64)
     """
 
+    #: :class:`~dpnn_bridge.lua.sandboxed_bridge.SandboxedBridge`
+    _sandboxed: ClassVar[type[LuaBridge]]
+
     def __init__(
         self,
         lua_path: StrPath | Sequence[StrPath] = (),
@@ -71,8 +73,7 @@ class LuaBridge:
         self._start(Runtime(runtime, folders(lua_path)))
 
     def __new__(cls, *args: Any, sandbox: bool | Literal["partial"] = False, **options: Any) -> LuaBridge:
-        kind: Any = _SandboxedBridge if sandbox and cls is LuaBridge else cls
-        return super().__new__(kind)
+        return super().__new__(cls._sandboxed if sandbox and cls is LuaBridge else cls)
 
     def _start(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -87,19 +88,26 @@ class LuaBridge:
         return bridge
 
     @classmethod
-    def from_files(cls, files: StrPath | Sequence[StrPath], **options: Any) -> LuaBridge:
+    def from_files(cls, files: StrPath | Sequence[StrPath], *, to_stderr: bool = False, **options: Any) -> LuaBridge:
         """Return a bridge that has run Lua files, such as those that define a user's layers.
 
         Args:
             files: a Lua file, or several in order. Their folders are searched by ``require``.
+            to_stderr: what Lua prints goes to stderr.
             **options: as for :class:`LuaBridge`.
         """
         named = paths(files)
         homes = list(dict.fromkeys(Path(os.path.realpath(f)).parent for f in named))
         bridge = cls([*paths(options.pop("lua_path", ())), *homes], **options)
+        if to_stderr:
+            bridge.print_to_stderr()
         for file in named:
             bridge.run_file(file)
         return bridge
+
+    def print_to_stderr(self) -> None:
+        """Let what Lua prints go to stderr from now on."""
+        self.execute(_TO_STDERR.read_text(encoding="utf-8"))
 
     @property
     def runtime(self) -> str:
@@ -278,132 +286,3 @@ class LuaBridge:
     def default_dtype(self, dtype: torch.dtype) -> None:
         """Call ``torch.setdefaulttensortype``."""
         self._runtime.torch["setdefaulttensortype"](f"torch.{TYPE_OF_DTYPE[dtype]}Tensor")
-
-
-class _SandboxedBridge(LuaBridge):
-    """The same, with Lua in another process: what stays there is a :class:`~dpnn_bridge.lua.sandbox.RemoteValue`."""
-
-    def __init__(
-        self,
-        lua_path: StrPath | Sequence[StrPath] = (),
-        *,
-        runtime: str = "auto",
-        sandbox: bool | Literal["partial"] = True,
-        max_memory: int = 2 << 30,
-        max_instructions: int = 1_000_000_000,
-        max_seconds: float = 60,
-    ) -> None:
-        if runtime == "luajit21":
-            raise ValueError("a sandbox needs runtime='lua51': LuaJIT's ffi and JIT cannot be confined")
-        self._sandbox = Sandbox(
-            folders(lua_path), max_memory, max_seconds, max_instructions, partial=sandbox == "partial"
-        )
-        self._known: dict[int, list[torch.Tensor]] = {}  # what the process has of each module's tensors
-        self._ask = self._sandbox.ask
-
-    def close(self) -> None:
-        """End the process."""
-        self._sandbox.close()
-
-    @property
-    def runtime(self) -> str:
-        return "lua51"
-
-    @property
-    def sandboxed(self) -> bool:
-        return True
-
-    @property
-    def lua_path(self) -> list[Path]:
-        return self._sandbox.lua_path
-
-    def run_source(self, code: str, name: str, *args: Any) -> Any:
-        return self._ask("execute", code, name, args)
-
-    def require(self, name: str) -> Any:
-        return self._ask("require", name)
-
-    def call(self, function: Any, *args: Any) -> Any:
-        return self._ask("call", function, args)
-
-    def method(self, obj: Any, name: str, *args: Any) -> Any:
-        return self._ask("method", obj, name, args)
-
-    @contextmanager
-    def errors(self) -> Iterator[None]:
-        yield
-
-    def to_lua(self, value: Any) -> Any:
-        if isinstance(value, (LuaObject, LuaTable, LuaTensor, LuaStorage, LuaFunction)):
-            value = dumps(value)
-        elif isinstance(value, bytes):
-            value = value.decode("latin-1")
-        return self._ask("hold", value)
-
-    def copy_to_lua(self, value: Any) -> Any:
-        return self.to_lua(value)  # what is sent is a copy
-
-    def to_python(self, value: Any) -> Any:
-        return self._ask("python", value) if isinstance(value, RemoteValue) else value
-
-    def to_object(self, value: Any) -> Any:
-        return loads(self._ask("object", value))
-
-    def has_class(self, name: str) -> bool:
-        return self._ask("has_class", name) is True
-
-    def definition(self, name: str) -> str:
-        return str(self._ask("definition", name))
-
-    def type_of(self, value: Any) -> str:
-        return value.type_name if isinstance(value, RemoteValue) else self._ask("type_of", value)
-
-    def kind_of(self, value: Any) -> str:
-        return value.kind
-
-    def new(self, class_name: str, *args: Any) -> Any:
-        return self._ask("new", class_name, args)
-
-    def state_of(self, obj: Any) -> Any:
-        names, weights, gradients, buffers = self._ask("state_of", obj.number, obj)
-        buffers = [(str(name), value) for name, value in buffers]
-        self._known[obj.number] = [t.clone() for t in (*weights, *(value for _, value in buffers))]
-        weakref.finalize(obj, self._known.pop, obj.number, None)
-        return [str(n) for n in names], weights, gradients, buffers
-
-    def push(self, obj: Any, tensors: Sequence[torch.Tensor | None]) -> None:
-        known, changed = self._known[obj.number], {}
-        for i, tensor in enumerate(tensors):
-            if tensor is not None and not torch.equal(tensor, known[i]):
-                changed[i] = tensor
-                known[i].copy_(tensor.detach())
-        if changed:
-            self._ask("push", obj.number, changed)
-
-    def forward(self, obj: Any, input: Any, tensors: Sequence[torch.Tensor | None]) -> Any:
-        self.push(obj, tensors)
-        output, changed = self._ask("forward", obj.number, obj, input)
-        self._pull(obj, tensors, changed)
-        return output
-
-    def backward(self, obj: Any, input: Any, grad_output: Any, tensors: Sequence[torch.Tensor | None]) -> Any:
-        self.push(obj, tensors)
-        gradients, changed = self._ask("backward", obj.number, obj, input, grad_output)
-        self._pull(obj, tensors, changed)
-        return gradients
-
-    def _pull(self, obj: Any, tensors: Sequence[torch.Tensor | None], changed: dict[int, torch.Tensor]) -> None:
-        """Take over what Lua changed: running means, weights with a limited norm."""
-        for i, value in changed.items():
-            target, copy = tensors[i], self._known[obj.number][i]
-            if copy.shape != value.shape or copy.dtype != value.dtype:
-                raise LuaBridgeError("the Lua sandbox changed the shape of a tensor that the module has")
-            copy.copy_(value)
-            if target is not None:  # else a scratch tensor that was empty when the module was made
-                target.data.copy_(value)
-
-    def manual_seed(self, seed: int) -> None:
-        self._ask("seed", seed)
-
-    def default_dtype(self, dtype: torch.dtype) -> None:
-        self._ask("default_type", str(dtype).removeprefix("torch."))

@@ -15,7 +15,7 @@ import warnings
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
@@ -88,7 +88,7 @@ class Sandbox:
         _check_platform()
         if not max_seconds > 0:
             raise LuaBridgeError(f"max_seconds must be positive, not {max_seconds}")
-        self.lua_path, self.max_seconds = list(lua_path), max_seconds
+        self.lua_path, self.max_seconds, self.to_stderr = list(lua_path), max_seconds, False
         self.released: list[int] = []
         self._lock = threading.RLock()
         self._owner = os.getpid()
@@ -156,7 +156,7 @@ class Sandbox:
                 if kind == "error":
                     raise LuaBridgeError(_text(content))
                 if kind == "print":
-                    _print(_text(content))
+                    _print(_text(content), sys.stderr if self.to_stderr else sys.stdout)
                 else:
                     self._channel.send(self._find(content), self._number, deadline)
         except TimeoutError:
@@ -260,11 +260,11 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _print(text: str) -> None:
+def _print(text: str, stream: TextIO) -> None:
     try:
-        sys.stdout.write(text)
+        stream.write(text)
     except UnicodeEncodeError as error:  # a terminal with fewer characters
-        sys.stdout.write(text.encode(error.encoding, "replace").decode(error.encoding))
+        stream.write(text.encode(error.encoding, "replace").decode(error.encoding))
 
 
 def _text(text: str) -> str:

@@ -111,7 +111,7 @@ def verify(
         tolerance=tolerance,
         gradient_tolerance=gradient_tolerance,
         options=Options(index_base=index_base, allow_unsupported=allow_unsupported, **classes_in_lua(lua, sandbox)),
-        lua=_bridge(lua_path) if lua_path else None,
+        lua=_bridge(lua_path, lua, sandbox) if lua_path else None,
         torch7=None if torch7 is None else str(torch7),
         known=known,
         bounded=not unbounded,
@@ -147,20 +147,9 @@ def _known(path: StrPath) -> list[KnownDifference]:
         raise OptionError(f"known_differences= (--known-differences): {error}") from None
 
 
-#: redirects the output of Lua code, because stdout is the result of a command
-_PRINT_TO_STDERR = """
-io.output(io.stderr)
-function print(...)
-   local words = {...}
-   for i = 1, select('#', ...) do words[i] = tostring(words[i]) end
-   io.write(table.concat(words, '\\t'), '\\n')
-end
-"""
-
-
-def _bridge(lua_path: Sequence[StrPath]) -> Any:
+def _bridge(lua_path: Sequence[StrPath], lua: Any, sandbox: bool | Literal["partial"]) -> Any:
+    """Return the bridge that computes the reference; without a sandbox, Lua files of the user define classes there."""
     from dpnn_bridge.lua import LuaBridge
 
-    bridge = LuaBridge(lua_path)
-    bridge.execute(_PRINT_TO_STDERR)
-    return bridge
+    files = () if sandbox or lua is None or isinstance(lua, LuaBridge) else lua
+    return LuaBridge.from_files(files, lua_path=lua_path, to_stderr=True)

@@ -112,5 +112,6 @@ def require_sources(bridge: LuaBridge, obj: LuaObject) -> None:
         tried = "".join(f"\n  require '{package}': {reason}" for package, reason in reasons.items())
         raise LuaBridgeError(
             f"no Lua source for {', '.join(missing())}: name a folder with checkouts of nn and the other packages that "
-            f"the model needs, or the file that defines the class{tried}"
+            "the model needs, lua_path= (--lua-path), or the file that defines the class, lua= (--lua) without "
+            f"sandbox= (--sandbox){tried}"
         )

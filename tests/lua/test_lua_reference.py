@@ -18,6 +18,7 @@ import dpnn_bridge
 from dpnn_bridge.cli.verify import verify_command
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.lua import LuaBridge
+from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.parity.verify import verify
 
 LENET = SAMPLES / "torch-demos__mnist_convnet" / "model.t7"
@@ -58,6 +59,67 @@ def test_what_lua_prints_does_not_disturb_the_result(tmp_path: Path, capfd: pyte
     result = run(LENET, "--input", "1x1x32x32", "--lua-path", tmp_path, "--json")
     assert json.loads(result.stdout)["ok"] is True
     assert capfd.readouterr() == ("", "printed\t1\nwritten\n")
+
+
+LUA_CLASS = """
+require 'nn'
+print('loading')
+mine = {}
+local Double = torch.class('mine.Double', 'nn.Module')
+function Double:updateOutput(x) print('running'); self.output = x * 2; return self.output end
+function Double:updateGradInput(x, g) self.gradInput = g * 2; return self.gradInput end
+"""
+PLUGIN = """
+from torch import nn
+from dpnn_bridge import LuaClass, lua_class
+
+@lua_class("mine.Double")
+class Double(nn.Module):
+    def forward(self, x):
+        return FACTOR * x
+
+    class Lua(LuaClass):
+        scalars = {}
+"""
+
+
+@pytest.fixture
+def own_class(tmp_path: Path) -> Path:
+    """A folder with a model of a class that mine.lua defines."""
+    (tmp_path / "mine.lua").write_text(LUA_CLASS)
+    net = dpnn_bridge.to_lua(nn.Sequential(nn.Linear(3, 2), nn.Tanh()).double())
+    net["modules"][2] = LuaObject("mine.Double", LuaTable({"train": False, "_type": "torch.DoubleTensor"}))
+    dpnn_bridge.write_t7(tmp_path / "net.t7", net)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("own_registry")
+@pytest.mark.parametrize(("factor", "code"), [(2, 0), (3, 4)])
+def test_a_plugin_is_compared_with_the_lua_file_of_its_class(own_class: Path, factor: int, code: int) -> None:
+    plugin = own_class / f"times{factor}.py"
+    plugin.write_text(PLUGIN.replace("FACTOR", str(factor)))
+    lua = ("--lua", own_class / "mine.lua", "--lua-path", PACKAGES)
+    result = run(own_class / "net.t7", "--input", "4x3", *lua, "--plugin", plugin)
+    assert result.exit_code == code, result.output
+    assert ("first layer that deviates: modules[2] (mine.Double)" in result.stdout) == (code == 4)
+
+
+def test_the_sandbox_of_lua_files_is_kept(own_class: Path) -> None:
+    lua = ("--lua", own_class / "mine.lua", "--sandbox", "--lua-path", PACKAGES)
+    result = run(own_class / "net.t7", "--input", "4x3", *lua)
+    assert result.exit_code == 7
+    assert "the file that defines the class, --lua without --sandbox" in result.stderr
+
+
+@pytest.mark.parametrize("sandbox", [(), ("--partial-sandbox",)], ids=["", "sandbox"])
+def test_what_a_lua_file_prints_is_not_in_the_result(
+    sandbox: tuple[str, ...], own_class: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    done = run(own_class / "net.t7", "--input", "4x3", "--lua", own_class / "mine.lua", *sandbox, "--json")
+    assert json.loads(done.stdout)["ok"] is True
+    found = capfd.readouterr()
+    assert found.out == ""
+    assert found.err.startswith("loading\n") or done.stderr.startswith("loading\n")
 
 
 def test_random_layers_use_the_noise_that_lua_drew(tmp_path: Path) -> None:

@@ -511,3 +511,10 @@ def test_a_network_without_tensors_has_the_type_of_the_example(dtype: torch.dtyp
     parts = [written, *written["modules"].values(), *written["modules"][2]["modules"].values()]
     assert {(part["_type"], part["output"].class_name) for part in parts} == {(expected, expected)}
     assert to_lua(net)["_type"] == "torch.FloatTensor"
+
+
+def test_a_model_whose_weights_are_all_computed_has_their_type() -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.Tanh()).double()
+    for name in ("weight", "bias"):
+        prune.random_unstructured(model[0], name, 0.5)
+    assert to_lua(model)["modules"][2]["_type"] == DOUBLE

@@ -1,0 +1,154 @@
+"""The bridge to a Lua state in a process that can only compute."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from dpnn_bridge.errors import LuaBridgeError
+from dpnn_bridge.loaders import loads
+from dpnn_bridge.loaders.t7_writer import dumps
+from dpnn_bridge.lua.bridge import LuaBridge
+from dpnn_bridge.lua.environment import StrPath, folders
+from dpnn_bridge.lua.sandbox import RemoteValue, Sandbox
+from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
+
+
+class SandboxedBridge(LuaBridge):
+    """A bridge whose Lua is in another process: what stays there is a :class:`~dpnn_bridge.lua.sandbox.RemoteValue`."""
+
+    def __init__(
+        self,
+        lua_path: StrPath | Sequence[StrPath] = (),
+        *,
+        runtime: str = "auto",
+        sandbox: bool | Literal["partial"] = True,
+        max_memory: int = 2 << 30,
+        max_instructions: int = 1_000_000_000,
+        max_seconds: float = 60,
+    ) -> None:
+        if runtime == "luajit21":
+            raise ValueError("a sandbox needs runtime='lua51': LuaJIT's ffi and JIT cannot be confined")
+        self._sandbox = Sandbox(
+            folders(lua_path), max_memory, max_seconds, max_instructions, partial=sandbox == "partial"
+        )
+        self._known: dict[int, list[torch.Tensor]] = {}  # what the process has of each module's tensors
+        self._ask = self._sandbox.ask
+
+    def close(self) -> None:
+        """End the process."""
+        self._sandbox.close()
+
+    def print_to_stderr(self) -> None:
+        self._sandbox.to_stderr = True
+
+    @property
+    def runtime(self) -> str:
+        return "lua51"
+
+    @property
+    def sandboxed(self) -> bool:
+        return True
+
+    @property
+    def lua_path(self) -> list[Path]:
+        return self._sandbox.lua_path
+
+    def run_source(self, code: str, name: str, *args: Any) -> Any:
+        return self._ask("execute", code, name, args)
+
+    def require(self, name: str) -> Any:
+        return self._ask("require", name)
+
+    def call(self, function: Any, *args: Any) -> Any:
+        return self._ask("call", function, args)
+
+    def method(self, obj: Any, name: str, *args: Any) -> Any:
+        return self._ask("method", obj, name, args)
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        yield
+
+    def to_lua(self, value: Any) -> Any:
+        if isinstance(value, (LuaObject, LuaTable, LuaTensor, LuaStorage, LuaFunction)):
+            value = dumps(value)
+        elif isinstance(value, bytes):
+            value = value.decode("latin-1")
+        return self._ask("hold", value)
+
+    def copy_to_lua(self, value: Any) -> Any:
+        return self.to_lua(value)  # what is sent is a copy
+
+    def to_python(self, value: Any) -> Any:
+        return self._ask("python", value) if isinstance(value, RemoteValue) else value
+
+    def to_object(self, value: Any) -> Any:
+        return loads(self._ask("object", value))
+
+    def has_class(self, name: str) -> bool:
+        return self._ask("has_class", name) is True
+
+    def definition(self, name: str) -> str:
+        return str(self._ask("definition", name))
+
+    def type_of(self, value: Any) -> str:
+        return value.type_name if isinstance(value, RemoteValue) else self._ask("type_of", value)
+
+    def kind_of(self, value: Any) -> str:
+        return value.kind
+
+    def new(self, class_name: str, *args: Any) -> Any:
+        return self._ask("new", class_name, args)
+
+    def state_of(self, obj: Any) -> Any:
+        names, weights, gradients, buffers = self._ask("state_of", obj.number, obj)
+        buffers = [(str(name), value) for name, value in buffers]
+        self._known[obj.number] = [t.clone() for t in (*weights, *(value for _, value in buffers))]
+        weakref.finalize(obj, self._known.pop, obj.number, None)
+        return [str(n) for n in names], weights, gradients, buffers
+
+    def push(self, obj: Any, tensors: Sequence[torch.Tensor | None]) -> None:
+        known, changed = self._known[obj.number], {}
+        for i, tensor in enumerate(tensors):
+            if tensor is not None and not torch.equal(tensor, known[i]):
+                changed[i] = tensor
+                known[i].copy_(tensor.detach())
+        if changed:
+            self._ask("push", obj.number, changed)
+
+    def forward(self, obj: Any, input: Any, tensors: Sequence[torch.Tensor | None]) -> Any:
+        self.push(obj, tensors)
+        output, changed = self._ask("forward", obj.number, obj, input)
+        self._pull(obj, tensors, changed)
+        return output
+
+    def backward(self, obj: Any, input: Any, grad_output: Any, tensors: Sequence[torch.Tensor | None]) -> Any:
+        self.push(obj, tensors)
+        gradients, changed = self._ask("backward", obj.number, obj, input, grad_output)
+        self._pull(obj, tensors, changed)
+        return gradients
+
+    def _pull(self, obj: Any, tensors: Sequence[torch.Tensor | None], changed: dict[int, torch.Tensor]) -> None:
+        """Take over what Lua changed: running means, weights with a limited norm."""
+        for i, value in changed.items():
+            target, copy = tensors[i], self._known[obj.number][i]
+            if copy.shape != value.shape or copy.dtype != value.dtype:
+                raise LuaBridgeError("the Lua sandbox changed the shape of a tensor that the module has")
+            copy.copy_(value)
+            if target is not None:  # else a scratch tensor that was empty when the module was made
+                target.data.copy_(value)
+
+    def manual_seed(self, seed: int) -> None:
+        self._ask("seed", seed)
+
+    def default_dtype(self, dtype: torch.dtype) -> None:
+        self._ask("default_type", str(dtype).removeprefix("torch."))
+
+
+LuaBridge._sandboxed = SandboxedBridge
