@@ -73,7 +73,8 @@ class LuaBridge:
         self._start(Runtime(runtime, folders(lua_path)))
 
     def __new__(cls, *args: Any, sandbox: bool | Literal["partial"] = False, **options: Any) -> LuaBridge:
-        return super().__new__(cls._sandboxed if sandbox and cls is LuaBridge else cls)
+        kind: Any = cls._sandboxed if sandbox and cls is LuaBridge else cls
+        return super().__new__(kind)
 
     def _start(self, runtime: Runtime) -> None:
         self._runtime = runtime

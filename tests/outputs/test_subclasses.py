@@ -48,7 +48,7 @@ def test_it_is_refused_for_the_same_reason(layer: nn.Module, advice: str) -> Non
 
 class Doubling(nn.Linear):
     def __getattr__(self, name: str) -> Any:
-        value = super().__getattr__(name)
+        value: Any = super().__getattr__(name)
         return 2 * value if name == "weight" else value
 
 
