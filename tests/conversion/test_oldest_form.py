@@ -137,7 +137,7 @@ def test_the_first_penalty_gave_the_gradient_of_the_penalty_alone() -> None:
 )
 def test_a_matrix_of_another_shape_is_refused_by_name(name: str, field: str) -> None:
     """Until 2015 the rows of a ``nn.LookupTable`` could be matrices."""
-    tensors = {"bias": torch.zeros(4), field: torch.zeros(4, 2, 3), "unigrams": torch.ones(4)}
+    tensors: dict[str, Any] = {"bias": torch.zeros(4), field: torch.zeros(4, 2, 3), "unigrams": torch.ones(4)}
     with pytest.raises(ConversionError, match=rf"field '{field}' has shape \(4, 2, 3\), expected 2 dimensions"):
         to_torch(lua(name, k=2, **tensors))
 

@@ -358,4 +358,5 @@ class WeightedLookupTable(LookupTable):
 
         @classmethod
         def build(cls, obj: LuaObject, ctx: TorchContext) -> WeightedLookupTable:
-            return WeightedLookupTable(**cls._sizes(obj, ctx), index_base=ctx.index_base)
+            sizes = cls._sizes(obj, ctx)
+            return WeightedLookupTable(sizes["num_embeddings"], sizes["embedding_dim"], index_base=ctx.index_base)

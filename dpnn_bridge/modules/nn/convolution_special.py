@@ -99,7 +99,7 @@ class SpatialDepthWiseConvolution(nn.Conv2d):
             Fault(
                 ("gradParams",),
                 "after its first backward Torch7 mixes up the gradients of a layer with as many multipliers as planes",
-                when=lambda module: module.in_channels == module.multiplier,
+                when=lambda module: bool(module.in_channels == module.multiplier),
                 spreads=False,
             ),
         )
