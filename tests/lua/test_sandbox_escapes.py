@@ -13,6 +13,7 @@ import pytest
 
 pytest.importorskip("lupa")
 
+from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.lua import LuaBridge
 from dpnn_bridge.lua.runtime import Runtime
 from dpnn_bridge.lua.sandbox import Sandbox
@@ -222,6 +223,15 @@ def test_a_sandbox_has_these_names_and_no_others() -> None:
         assert sorted(bridge.execute(code)) == names.split(), table
     for name in ("_G", "debug", "io", "jit", "lfs", "os", "package", "paths", "python", "sys"):
         assert bridge.execute("return (pcall(require, ...))", name) is False, name
+
+
+def test_a_storage_of_a_sandbox_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"secret")
+    bridge = LuaBridge.from_runtime(Runtime("lua51", sandbox=True, max_memory=256 << 20, max_instructions=10**9))
+    code = "return torch.ByteStorage(..., false, 6)[1]"
+    assert LuaBridge(runtime="lua51").execute(code, str(tmp_path / "secret")) == ord("s")
+    with pytest.raises(LuaBridgeError):
+        bridge.execute(code, str(tmp_path / "secret"))
 
 
 #: what LuaJIT alone has
