@@ -18,9 +18,10 @@ from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.base.reading import open_input
 from dpnn_bridge.base.suffixes import PICKLED
 from dpnn_bridge.conversion.lua_values import to_value
-from dpnn_bridge.errors import OptionError, T7Error, T7FormatError
+from dpnn_bridge.errors import OptionError, T7Error, T7FormatError, T7LimitError
 from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.outputs import pt_file
+from dpnn_bridge.outputs.container import is_small
 from dpnn_bridge.outputs.npy import ArrayHeader
 
 #: a shape and, after a colon, a dtype
@@ -124,7 +125,10 @@ def _read(spec: str, where: str, shapes: bool) -> Any:
     if path.suffix == ".npy":
         return torch.from_numpy(_array(path, where))
     if path.suffix in PICKLED:
-        return pt_file.read(path)
+        value = pt_file.read(path)
+        if not is_small(value):
+            raise T7LimitError("its lists and dicts contain one another too often", source=where)
+        return value
     return to_value(read_t7(path))
 
 

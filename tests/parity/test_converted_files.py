@@ -19,10 +19,11 @@ from networks import unpooling_network
 from torch import Tensor, nn
 
 import dpnn_bridge
+from dpnn_bridge.cli.inputs import example_input
 from dpnn_bridge.cli.verify import verify_command
 from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.conversion.lua_values import to_value
-from dpnn_bridge.errors import ModelNotFoundError
+from dpnn_bridge.errors import ModelNotFoundError, T7LimitError
 from dpnn_bridge.outputs.formats import format_of
 from dpnn_bridge.outputs.written import GraphNode, Written, results_of_modules
 from dpnn_bridge.parity.converted import _renamed
@@ -396,3 +397,15 @@ def test_a_file_of_several_models(suffix: str, tmp_path: Path) -> None:
     dpnn_bridge.write_t7(source, models)
     for key, verdict in ((None, Verdict.DIFFERENT), ("dec.net", Verdict.DIFFERENT), ("enc.net", Verdict.EQUAL)):
         assert dpnn_bridge.verify(source, file, key=key).verdict is verdict
+
+
+def test_an_input_whose_lists_contain_one_another_very_often_is_one_error(tmp_path: Path) -> None:
+    """The lists were gone through as often as they are contained: without an end."""
+    value: Any = [torch.ones(2)]
+    for _ in range(60):
+        value = [value, {"again": value}]
+    torch.save(value, tmp_path / "x.pt")
+    with pytest.raises(T7LimitError, match="contain one another too often"):
+        example_input([str(tmp_path / "x.pt")])
+    torch.save([torch.ones(2)], tmp_path / "y.pt")
+    assert example_input([str(tmp_path / "y.pt")])[0].tolist() == [1, 1]
