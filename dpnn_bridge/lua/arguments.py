@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -84,6 +85,12 @@ def check_real(value: Any, position: int, ty: str) -> float:
     if isinstance(value, str) and ty in INTEGER_TYPES:
         return torch.tensor(_integer_of(value)).to(DTYPES[ty]).item()
     return cast_number(check_number(value, position), ty)
+
+
+def check_end(more: Sequence[Any]) -> None:
+    """Raise an error for arguments behind the last one, for the methods that count them."""
+    if more:
+        raise TorchError(f"invalid arguments: {' '.join(map(describe, more))} at the end")
 
 
 def check_tensor(value: Any, position: int, ty: str) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from dpnn_bridge.base.contiguous import last_offset
 from dpnn_bridge.lua import ops  # noqa: F401  (ops registers what FUNCTIONS and NATIVE hold)
 from dpnn_bridge.lua.arguments import describe
 from dpnn_bridge.lua.dispatch import FUNCTIONS, NATIVE
@@ -15,8 +16,9 @@ from dpnn_bridge.lua.ops import construct, indexing
 from dpnn_bridge.lua.ops.storage import STORAGE_METHODS, get, mapped_storage, new_storage, put
 from dpnn_bridge.lua.printing import print_storage, print_tensor
 from dpnn_bridge.lua.state import LuaState, pointer
-from dpnn_bridge.lua.tensor import DTYPES, Storage, Tensor, TorchError, cast_number
-from dpnn_bridge.lua.thnn import KERNELS
+from dpnn_bridge.lua.tensor import DTYPES, Storage, Tensor, TorchError
+from dpnn_bridge.lua.thnn import KERNELS, check_types
+from dpnn_bridge.lua.visit import visitor
 
 
 def _stand_in(kind: str) -> Any:
@@ -38,7 +40,7 @@ def builtin_entries(state: LuaState) -> dict[str, Any]:
             "half_bits": lambda storage: Storage("Short", flat=storage.flat.view(torch.int16)),
             "print_tensor": print_tensor,
             "print_storage": print_storage,
-            "thnn_kernels": lambda: state.lua.table_from({n: _kernel(state, c) for n, c in KERNELS.items()}),
+            "thnn_kernels": lambda ty: state.lua.table_from({name: _kernel(state, name, ty) for name in KERNELS}),
         }
         | _method_entries(state)
         | _constructor_entries(state)
@@ -85,7 +87,7 @@ def _method_entries(state: LuaState) -> dict[str, Any]:
             {"family": small[0], "needs": list(small[1:]), "slots": [slot._asdict() for slot in slots]}, recursive=True
         )
 
-    def set_default_type(ty: str) -> None:
+    def set_default_type(ty: str | None = None) -> None:
         state.default_type = ty
 
     return {
@@ -126,13 +128,16 @@ def _element_entries(state: LuaState) -> dict[str, Any]:
     """Return the functions that read and write elements and geometry."""
     table_from = state.lua.table_from
 
-    def set_geometry(t: Tensor, storage: Storage | None, offset: float, size: Storage, stride: Storage) -> None:
-        t.geometry(storage, int(offset) - 1, tuple(size.flat.tolist()), tuple(stride.flat.tolist()))
-
-    def set_elements(t: Tensor, values: Any) -> None:
-        if t.numel:
-            cast = [cast_number(v, t.ty) for v in values.values()]
-            t.write(torch.tensor(cast, dtype=DTYPES[t.ty]))
+    def set_geometry(t: Tensor, storage: Any, offset: float, size: Storage, stride: Storage) -> tuple[()]:
+        sizes, strides, first = tuple(size.flat.tolist()), tuple(stride.flat.tolist()), int(offset) - 1
+        if storage is not None and not (isinstance(storage, Storage) and storage.ty == t.ty):
+            raise TorchError(f"torch.{t.ty}Storage expected, got {describe(storage)}")
+        count = 0 if storage is None else storage.size
+        inside = first >= 0 and min((*sizes, 1)) > 0 and min((*strides, 0)) >= 0
+        if not inside or (sizes and first + last_offset(sizes, strides) >= count):
+            raise TorchError(f"the file places a tensor beyond its storage of {count} elements")
+        t.geometry(storage, first, sizes, strides)
+        return ()
 
     def totable(x: Tensor | Storage) -> Any:
         values = x.flat if isinstance(x, Storage) else x.t
@@ -148,9 +153,8 @@ def _element_entries(state: LuaState) -> dict[str, Any]:
         "storage_get": state.guard(get),
         "storage_put": state.guard(put),
         "totable": totable,
-        "elements": lambda t: table_from(t.t.reshape(-1).tolist()),
-        "set_elements": set_elements,
-        "set_geometry": set_geometry,
+        "visitor": visitor,
+        "set_geometry": state.guard(set_geometry),
     }
 
 
@@ -200,11 +204,14 @@ def _typed_function(state: LuaState, name: str, ty: str) -> Callable[..., Any]:
     return state.guard(lambda *args: function.run(ty, args, generator, False))
 
 
-def _kernel(state: LuaState, code: Callable[..., None]) -> Callable[..., Any]:
+def _kernel(state: LuaState, name: str, ty: str) -> Callable[..., Any]:
+    code = KERNELS[name]
+
     def is_plain(arg: Any) -> bool:
         return arg is None or isinstance(arg, (Tensor, bool, int, float, str))
 
     def call(*args: Any) -> tuple[()]:
+        check_types(name, ty, args)
         code(*[arg if is_plain(arg) else state.generator for arg in args])
         return ()
 
@@ -222,4 +229,6 @@ def _dispatch_type(state: LuaState, args: tuple[Any, ...]) -> tuple[str, tuple[A
         last = args[-1]
         if isinstance(last, str) and last.startswith("torch.") and last[6:-6] in DTYPES:
             return last[6:-6], args[:-1]
+    if state.default_type not in DTYPES:
+        raise TorchError("internal error: the default tensor type does not seem to be an actual tensor")
     return state.default_type, args

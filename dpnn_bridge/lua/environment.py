@@ -16,7 +16,7 @@ import torch
 
 from dpnn_bridge.base.regular import read_file
 from dpnn_bridge.errors import LuaBridgeError, NotT7Error
-from dpnn_bridge.lua import files
+from dpnn_bridge.lua import file_methods, files
 from dpnn_bridge.lua.arguments import check_int, describe
 from dpnn_bridge.lua.checkouts import find_module
 from dpnn_bridge.lua.messages import package_advice
@@ -121,12 +121,11 @@ def file_entries(runtime: LuaState) -> dict[str, Any]:
     """Return the kinds of files and their methods."""
 
     def read_string(f: files.File) -> str:
-        count = f.read("Int", 1)
-        return f.read("Char", int(count[0]) if len(count) else 0).tobytes().decode("latin-1")
+        return f.read("Char", int(f.read_number("Int"))).tobytes().decode("latin-1")
 
     def write_string(f: files.File, text: str) -> tuple[()]:
         data = text.encode("latin-1")
-        f.write("Int", np.array([len(data)], np.int32))
+        f.write_number("Int", len(data))
         f.write("Char", np.frombuffer(data, np.int8))
         return ()
 
@@ -143,10 +142,14 @@ def file_entries(runtime: LuaState) -> dict[str, Any]:
 
     entries: dict[str, Any] = {
         "read_string": runtime.guard(read_string),
+        "window": lambda f, most: f.window(most) if isinstance(f, files.File) else None,
+        "leave_window": lambda f, count: f.leave_window(count),
+        "takes_bytes": lambda f: isinstance(f, files.File) and f.takes_bytes(),
+        "put_bytes": runtime.guard(lambda f, address, count: (f.put_bytes(address, count), ())[1]),
         "write_string": runtime.guard(write_string),
-        "file_methods": runtime.guarded(files.FILE_METHODS),
+        "file_methods": runtime.guarded(file_methods.FILE_METHODS),
         "new_MemoryFile": runtime.guard(files.MemoryFile),
-        "MemoryFile_methods": runtime.guarded(files.MEMORY_METHODS),
+        "MemoryFile_methods": runtime.guarded(file_methods.MEMORY_METHODS),
     }
     if not runtime.sandbox:
         entries |= {
@@ -154,7 +157,7 @@ def file_entries(runtime: LuaState) -> dict[str, Any]:
             "new_PipeFile": opener(files.PipeFile),
             "new_saved": runtime.guard(files.SavedFile),
             "discard_saved": runtime.guard(lambda file: (file.discard(), ())[1]),
-            "DiskFile_methods": runtime.guarded(files.DISK_METHODS),
+            "DiskFile_methods": runtime.guarded(file_methods.DISK_METHODS),
             "PipeFile_methods": runtime.guarded({}),
         }
     return entries

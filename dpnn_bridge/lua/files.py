@@ -5,13 +5,14 @@ The object layer (readObject, writeObject) is in prelude/file.lua, because class
 
 from __future__ import annotations
 
+import ctypes
 import io
 import os
 import re
+import struct
 import subprocess
-import sys
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,12 +31,19 @@ _INTEGER = re.compile(rb"\s*([+-]?\d+)")
 _REAL = re.compile(rb"\s*([+-]?(?:\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?|inf(?:inity)?|nan))", re.IGNORECASE)
 _FORMATS = {"Half": "%.9g", "Float": "%.9g", "Double": "%.17g"}
 _MODES = ("r", "w", "rw")
+#: element types whose numbers struct reads and writes: faster than numpy for one of them
+_CODES = {"Byte": "B", "Char": "b", "Short": "h", "Int": "i", "Long": "q", "Float": "f", "Double": "d"}
 
 
 def _check_mode(mode: Any) -> str:
     if mode not in _MODES:
         raise TorchError("bad argument #2 (file mode should be 'r','w' or 'rw')")
     return mode
+
+
+@cache
+def _struct(code: str) -> struct.Struct:
+    return struct.Struct(code)
 
 
 class File:
@@ -51,6 +59,7 @@ class File:
         self.auto_spacing = True
         self.long_size = 8
         self.byte_order = "="
+        self._window: tuple[int, np.ndarray] | None = None
 
     def opened(self) -> Any:
         if self.stream is None:
@@ -98,6 +107,62 @@ class File:
             self.fail(f"read error: read {len(values)} blocks instead of {count}")
         return values
 
+    def _code(self, ty: str) -> struct.Struct:
+        return _struct(self.byte_order + ("i" if ty == "Long" and self.long_size == 4 else _CODES[ty]))
+
+    def read_number(self, ty: str) -> float:
+        """Read one element; 0 where there is none and the file is quiet."""
+        if not self.binary:
+            values = self.read(ty, 1)
+            return values[0].item() if len(values) else 0
+        code = self._code(ty)
+        data = self._reading().read(code.size)
+        if len(data) == code.size:
+            return code.unpack(data)[0]
+        self.fail("read error: read 0 blocks instead of 1")
+        return 0
+
+    def write_number(self, ty: str, value: float) -> None:
+        """Write one element, given as the number that its type holds."""
+        if self.binary:
+            self._put(self._code(ty).pack(value))
+        else:
+            self.write(ty, np.array([value], _NUMPY[ty]))
+
+    def window(self, most: float) -> tuple[int, int] | None:
+        """Return the address and number of the bytes that follow, at most so many, for Lua to read.
+
+        Returns:
+            None if Lua cannot read them: the file is text, has no positions or numbers of other sizes.
+        """
+        stream = self.stream
+        if stream is None or not (self.readable and self._holds_memory()):
+            return None
+        with suppress(OSError, ValueError):
+            if stream.seekable():
+                start, data = stream.tell(), bytearray(stream.read(int(most)))
+                self._window = start, np.frombuffer(data, np.uint8) if data else np.empty(0, np.uint8)
+                return self._window[1].ctypes.data, len(data)
+        return None
+
+    def _holds_memory(self) -> bool:
+        """Return whether numbers in the file are as in memory."""
+        return self.binary and self.byte_order == "=" and self.long_size == 8
+
+    def takes_bytes(self) -> bool:
+        """Return whether Lua may pass pieces of memory to write."""
+        return self.stream is not None and self.writable and self._holds_memory()
+
+    def put_bytes(self, address: float, count: float) -> None:
+        """Write ``count`` bytes of Lua's memory."""
+        self._put(ctypes.string_at(int(address), int(count)))
+
+    def leave_window(self, count: float) -> None:
+        """Move behind the ``count`` bytes that Lua has read of the window."""
+        assert self._window is not None
+        self.opened().seek(self._window[0] + int(count))
+        self._window = None
+
     def _skip_newline(self) -> None:
         at = self.stream.tell()
         if self.stream.read(1) != b"\n":
@@ -124,7 +189,7 @@ class File:
         return np.array([cast_number(v, ty) for v in values], _NUMPY[ty])
 
     def write(self, ty: str, values: np.ndarray) -> int:
-        stream = self._writing()
+        self._writing()
         if not len(values):
             return 0
         if self.binary:
@@ -135,12 +200,15 @@ class File:
             one = _FORMATS.get(ty, "%d")
             data = (" " if self.auto_spacing else "").join(one % v for v in values.tolist()).encode()
         data += b"\n" if self.auto_spacing and not self.binary else b""
+        return len(values) if self._put(data) else 0
+
+    def _put(self, data: bytes) -> bool:
         try:
-            stream.write(data)
+            self._writing().write(data)
         except OSError as error:
             self.fail(self._cannot_write(error))
-            return 0
-        return len(values)
+            return False
+        return True
 
     def _cannot_write(self, error: OSError) -> str:
         return f"cannot write {self.name}: {error.strerror}"
@@ -294,99 +362,3 @@ class PipeFile(DiskFile):
         super().close()
         if self.writable:
             self._process.wait()
-
-
-def _reader(ty: str) -> Callable[..., Any]:
-    def read(f: File, target: Any = ..., *_: Any) -> Any:
-        if target is ...:
-            values = f.read(ty, 1)
-            return values[0].item() if len(values) else 0
-        if isinstance(target, Storage):
-            if target.ty != ty:
-                raise TorchError(f"nothing, number, or {ty}Storage expected, got {describe(target)}")
-            values = f.read(ty, target.size)
-            target.flat[: len(values)] = torch.from_numpy(values)
-            return len(values)
-        return Storage(ty, flat=torch.from_numpy(f.read(ty, check_int(target, 2))))
-
-    return read
-
-
-def _writer(ty: str) -> Callable[..., Any]:
-    def write(f: File, value: Any, *_: Any) -> Any:
-        if isinstance(value, Storage):
-            if value.ty != ty:
-                raise TorchError(f"number, or {ty}Storage expected, got {describe(value)}")
-            return f.write(ty, value.flat.numpy())
-        if describe(value) != "number":
-            raise TorchError(f"number, or {ty}Storage expected, got {describe(value)}")
-        f.write(ty, np.array([cast_number(value, ty)], _NUMPY[ty]))
-        return ()
-
-    return write
-
-
-def _flag(name: str, value: Any) -> Callable[..., File]:
-    def change(f: File, *_: Any) -> File:
-        setattr(f, name, value)
-        return f
-
-    return change
-
-
-def _step(run: Callable[[File], Any]) -> Callable[..., File]:
-    def call(f: File, *_: Any) -> File:
-        run(f)
-        return f
-
-    return call
-
-
-def _seek(f: File, position: Any = None, *_: Any) -> File:
-    f.seek(position)
-    return f
-
-
-def _long_size(f: File, size: Any = None, *_: Any) -> File:
-    n = check_int(size, 2)
-    if n not in (0, 4, 8):
-        raise TorchError("bad argument #1 (Invalid long size specified)")
-    f.long_size = n or 8
-    return f
-
-
-FILE_METHODS: dict[str, Callable[..., Any]] = {
-    "isQuiet": lambda f, *_: f.quiet,
-    "isReadable": lambda f, *_: f.readable,
-    "isWritable": lambda f, *_: f.writable,
-    "isBinary": lambda f, *_: f.binary,
-    "isAutoSpacing": lambda f, *_: f.auto_spacing,
-    "hasError": lambda f, *_: f.has_error,
-    "binary": _flag("binary", True),
-    "ascii": _flag("binary", False),
-    "autoSpacing": _flag("auto_spacing", True),
-    "noAutoSpacing": _flag("auto_spacing", False),
-    "quiet": _flag("quiet", True),
-    "pedantic": _flag("quiet", False),
-    "clearError": _flag("has_error", False),
-    "synchronize": _step(lambda f: f.opened().flush()),
-    "seek": _seek,
-    "seekEnd": _step(lambda f: f.opened().seek(0, io.SEEK_END)),
-    "position": lambda f, *_: f.opened().tell() + 1,
-    "close": _step(lambda f: f.close()),
-    "readString": lambda f, how=None, *_: f.read_string(how),
-    "writeString": lambda f, text, *_: f.write_string(text),
-    "__tostring__": lambda f, *_: f.describe(),
-    **{f"read{ty}": _reader(ty) for ty in DTYPES if ty != "Half"},
-    **{f"write{ty}": _writer(ty) for ty in DTYPES if ty != "Half"},
-}
-MEMORY_METHODS: dict[str, Callable[..., Any]] = {"storage": lambda f, *_: f.storage(), "longSize": _long_size}
-DISK_METHODS: dict[str, Callable[..., Any]] = {
-    "isLittleEndianCPU": lambda *_: sys.byteorder == "little",
-    "isBigEndianCPU": lambda *_: sys.byteorder == "big",
-    "nativeEndianEncoding": _flag("byte_order", "="),
-    "littleEndianEncoding": _flag("byte_order", "<"),
-    "bigEndianEncoding": _flag("byte_order", ">"),
-    "longSize": _long_size,
-    "noBuffer": _step(lambda f: None),
-}

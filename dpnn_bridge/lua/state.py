@@ -127,7 +127,7 @@ class LuaState:
         self._counting = False
         self._fresh_bytes = self._lua_bytes = 0
         self.shared = SharedStorages()
-        self.default_type = "Double"
+        self.default_type: str | None = "Double"
         self.generator = Generator()
         self.bridge = self.lua.table()
         self._api = self.lua.table()

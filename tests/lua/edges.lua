@@ -85,3 +85,55 @@ local x, n = torch.IntTensor{-5, -5, -5}, torch.IntTensor{1, 31, 33} return torc
 --> {-10 -2147483648 -10} {2147483645 1 2147483645}
 return torch.ByteTensor():range(2^40, 2^40 + 6, 2), torch.CharTensor():range(126, 130)
 --> {0 2 4 6} {126 127 -128 -127 -126}
+local D = torch.Tensor torch.Tensor = torch.FloatTensor local r = {torch.getdefaulttensortype(), torch.rand(2):type(), torch.zeros(2):type(), torch.range(1, 2):type(), torch.randperm(2):type(), torch.Tensor(1):type(), torch.sqrt(2), torch.typename(torch.Storage()), torch.IntTensor(1):real():type()} torch.Tensor = D return unpack(r)
+--> torch.FloatTensor torch.FloatTensor torch.FloatTensor torch.FloatTensor torch.FloatTensor torch.FloatTensor 1.4142135381699 torch.DoubleStorage torch.FloatTensor
+torch.setdefaulttensortype('torch.FloatTensor') torch.Tensor = torch.DoubleTensor local r = {torch.getdefaulttensortype(), torch.eye(2):type(), torch.typename(torch.Storage()), torch.sqrt(2)} torch.setdefaulttensortype('torch.DoubleTensor') return torch.zeros(1):type(), unpack(r)
+--> torch.DoubleTensor torch.DoubleTensor torch.DoubleTensor torch.FloatStorage 1.4142135623731
+local D = torch.Tensor torch.Tensor = torch.IntTensor local r = {torch.zeros(2):type(), (pcall(torch.rand, 2)), (pcall(torch.uniform)), (pcall(torch.sqrt, 2)), torch.random(1), torch.randperm(2):type()} torch.Tensor = D return unpack(r)
+--> torch.IntTensor false false false 1 torch.IntTensor
+local D = torch.Tensor torch.Tensor = nil local r = {select('#', torch.getdefaulttensortype()), (pcall(torch.zeros, 2)), (pcall(torch.randperm, 2)), (pcall(torch.sqrt, 2)), torch.sum(D{1, 2})} torch.Tensor = D return unpack(r)
+--> 0 false false false 3
+local D = torch.Tensor local r = {(pcall(torch.setdefaulttensortype, 'torch.LongStorage')), torch.getdefaulttensortype(), torch.Tensor == torch.LongStorage, (pcall(torch.zeros, 2))} torch.Tensor = D return torch.zeros(2):type(), unpack(r)
+--> torch.DoubleTensor false torch.LongStorage true false
+local D = torch.Tensor torch.Tensor = setmetatable({}, {__index = torch.FloatTensor, __call = function(_, ...) return torch.FloatTensor(...) end}) local r = {select('#', torch.getdefaulttensortype()), (pcall(torch.zeros, 2)), torch.Tensor(1):type()} torch.Tensor = D return unpack(r)
+--> 0 false torch.FloatTensor
+require 'nn.THNN' local x, y, w, f = torch.range(1, 4):resize(1, 2, 2), torch.Tensor(), torch.range(1, 16):resize(1, 16), torch.Tensor() x.THNN.SpatialConvolutionMM_updateOutput(x:cdata(), y:cdata(), w:cdata(), nil, f:cdata(), f:cdata(), 4, 4, 3, 3, 1, 0) return y, y:size(1), y:size(2), y:size(3)
+--> {54} 1 1 1
+require 'nn.THNN' local x, y, w, f = torch.range(1, 4):resize(1, 2, 2), torch.Tensor(), torch.range(1, 20):resize(1, 20), torch.Tensor() x.THNN.SpatialConvolutionMM_updateOutput(x:cdata(), y:cdata(), w:cdata(), nil, f:cdata(), f:cdata(), 4, 5, 2, 2, 1, 1) local g, h = torch.Tensor(), torch.zeros(1, 20) local o = y:clone():fill(2) x.THNN.SpatialConvolutionMM_updateGradInput(x:cdata(), o:cdata(), g:cdata(), w:cdata(), f:cdata(), torch.Tensor():cdata(), 4, 5, 2, 2, 1, 1) x.THNN.SpatialConvolutionMM_accGradParameters(x:cdata(), o:cdata(), h:cdata(), nil, f:cdata(), f:cdata(), 4, 5, 2, 2, 1, 1, 1) return y, g, h
+--> {94} {12 14 20 22} {0 0 0 0 0 2 4 0 0 6 8 0 0 0 0 0 0 0 0 0}
+require 'nn.THNN' local x, y, w, f = torch.range(1, 8):resize(1, 4, 2), torch.Tensor(), torch.range(1, 9):resize(1, 9), torch.Tensor() x.THNN.SpatialConvolutionMM_updateOutput(x:cdata(), y:cdata(), w:cdata(), nil, f:cdata(), f:cdata(), 3, 3, 2, 2, 0, 0) local g, h, o = torch.Tensor(), torch.zeros(1, 9), y:clone():fill(1) x.THNN.SpatialConvolutionMM_updateGradInput(x:cdata(), o:cdata(), g:cdata(), w:cdata(), f:cdata(), torch.Tensor():cdata(), 3, 3, 2, 2, 0, 0) x.THNN.SpatialConvolutionMM_accGradParameters(x:cdata(), o:cdata(), h:cdata(), nil, f:cdata(), f:cdata(), 3, 3, 2, 2, 0, 0, 1) return y, g, h
+--> {222} {1 2 7 5 13 8 9 0} {1 2 3 3 4 5 5 6 7}
+require 'nn.THNN' local x, y, w, f = torch.range(1, 2):resize(1, 1, 2), torch.Tensor(), torch.range(1, 9):resize(1, 9), torch.Tensor() return (pcall(x.THNN.SpatialConvolutionMM_updateOutput, x:cdata(), y:cdata(), w:cdata(), nil, f:cdata(), f:cdata(), 3, 3, 2, 1, 0, 0)), (pcall(x.THNN.SpatialConvolutionMM_updateOutput, x:cdata(), y:cdata(), w:cdata(), nil, f:cdata(), f:cdata(), 3, 3, 1, 2, 0, 0))
+--> false false
+require 'nn.THNN' local x, y, w = torch.range(1, 4):resize(1, 2, 2), torch.Tensor(), torch.range(1, 9):resize(1, 1, 3, 3) x.THNN.SpatialDilatedConvolution_updateOutput(x:cdata(), y:cdata(), w:cdata(), nil, torch.Tensor():cdata(), torch.Tensor():cdata(), 3, 3, 2, 2, 0, 0, 1, 1) return y, (pcall(x.THNN.SpatialDilatedConvolution_updateOutput, x:cdata(), y:cdata(), w:cdata(), nil, torch.Tensor():cdata(), torch.Tensor():cdata(), 3, 3, 2, 2, 0, 0, 2, 1))
+--> {37} false
+require 'nn.THNN' local x, y, w, f = torch.range(1, 8):resize(1, 2, 2, 2), torch.Tensor(), torch.range(1, 60):resize(1, 60), torch.Tensor() x.THNN.VolumetricConvolutionMM_updateOutput(x:cdata(), y:cdata(), w:cdata(), nil, f:cdata(), 3, 4, 5, 2, 2, 2, 0, 1, 1) return y
+--> {844}
+require 'nn.THNN' local x, y, i = torch.range(1, 3):resize(1, 1, 3), torch.Tensor(), torch.LongTensor() x.THNN.SpatialMaxPooling_updateOutput(x:cdata(), y:cdata(), i:cdata(), 1, 1, 3, 1, 0, 0, true) local a = torch.Tensor() x.THNN.SpatialAveragePooling_updateOutput(x:cdata(), a:cdata(), 1, 1, 3, 1, 0, 0, true, true) local b = torch.Tensor() x.THNN.SpatialAveragePooling_updateOutput(x:cdata(), b:cdata(), 2, 1, 5, 1, 0, 0, true, true) local g = torch.Tensor() x.THNN.SpatialMaxPooling_updateGradInput(x:cdata(), y:clone():fill(5):cdata(), g:cdata(), i:cdata(), 1, 1, 3, 1, 0, 0, true) return y, i, a, b, g
+--> {1 -1.7976931348623157e+308} {1 0} {1 nan} {1.5 0} {5 0 0}
+require 'nn.THNN' local x, y = torch.ones(1, 1, 2, 2), torch.Tensor() return (pcall(x.THNN.VolumetricAveragePooling_updateOutput, x:cdata(), y:cdata(), 2, 2, 2, 1, 1, 1, 1, 0, 0, false, true))
+--> false
+require 'nn.THNN' local x, y, f = torch.Tensor{1, 2}, torch.Tensor(), torch.FloatTensor{1, 2} return (pcall(x.THNN.Tanh_updateOutput, f:cdata(), y:cdata())), (pcall(x.THNN.Tanh_updateOutput, x:cdata(), f:cdata())), (pcall(x.THNN.Tanh_updateOutput, f:cdata(), f:cdata())), (pcall(f.THNN.Tanh_updateOutput, f:cdata(), f:cdata())), (pcall(x.THNN.MSECriterion_updateOutput, x:cdata(), f:cdata(), y:resize(1):cdata(), true))
+--> false false false true false
+require 'nn.THNN' local x, y, t, l, w = torch.Tensor{{1, 2}}, torch.Tensor(1), torch.Tensor{1}, torch.LongTensor{1}, torch.Tensor(1) return (pcall(x.THNN.ClassNLLCriterion_updateOutput, x:cdata(), t:cdata(), y:cdata(), true, nil, w:cdata(), -100)), (pcall(x.THNN.ClassNLLCriterion_updateOutput, x:cdata(), l:int():cdata(), y:cdata(), true, nil, w:cdata(), -100)), (pcall(x.THNN.ClassNLLCriterion_updateOutput, x:cdata(), l:cdata(), l:cdata(), true, nil, w:cdata(), -100)), (pcall(x.THNN.ClassNLLCriterion_updateOutput, x:cdata(), l:cdata(), y:cdata(), true, nil, w:cdata(), -100))
+--> false false false true
+local x, seen = torch.Tensor{1, 2}, {} x:view(2, 1):expand(2, 3):apply(function(v) seen[#seen + 1] = v return v + 1 end) return x, unpack(seen)
+--> {4 5} 1 2 3 2 3 4
+local x, seen = torch.LongTensor{1, 2, 3, 4, 5}, {} x:unfold(1, 3, 1):apply(function(v) seen[#seen + 1] = v return v + 10 end) return x, unpack(seen)
+--> {11 22 33 24 15} 1 2 3 12 13 4 23 14 5
+local x = torch.FloatTensor{1, 2} local e = x:view(1, 2):expand(3, 2) e:map(torch.FloatTensor(3, 2):fill(2), function(a, b) return a * b end) e:map2(e, e, function(a, b, c) return a + b + c end) return x
+--> {216 432}
+local x = torch.Tensor{1, 2, 3} return (pcall(x.apply, x, function(v) if v == 3 then error 'stop' end return 7 end)), x
+--> false {7 7 3}
+local x, seen = torch.IntTensor{1, 2, 3}, {} x:apply(function(v) x[3] = 9 seen[#seen + 1] = v return v * 2 end) return x, unpack(seen)
+--> {2 4 18} 1 2 9
+require 'nn.THNN' local x, y, w, t = torch.ones(1, 2, 2, 2), torch.Tensor(), torch.ones(4, 1, 1), torch.Tensor{{1, 1}, {1, 2}, {2, 1}, {2, 2}} return (pcall(x.THNN.SpatialFullConvolutionMap_updateOutput, x:cdata(), y:cdata(), w:cdata(), torch.zeros(2):cdata(), t:cdata(), 2, 2, 1, 1)), (pcall(x.THNN.SpatialFullConvolutionMap_updateOutput, x[1]:cdata(), y:cdata(), w:cdata(), torch.zeros(2):cdata(), t:cdata(), 2, 2, 1, 1))
+--> false true
+local x = torch.Tensor{{1, 2}} return (pcall(x.scatter, x, 2, torch.LongTensor{{2, 1}}, torch.Tensor(4, 4):fill(3))), x
+--> false {1 2}
+local x, i, m = torch.Tensor{1, 2}, torch.LongTensor{2, 1}, torch.ByteTensor{1, 0} return (pcall(x.indexCopy, x, 1, i, torch.Tensor{3, 4}, 1)), (pcall(x.indexAdd, x, 1, i, x:clone(), 'x')), (pcall(x.indexFill, x, 1, i, 7, 8)), (pcall(x.maskedFill, x, m, 7, 8)), (pcall(x.maskedCopy, x, m, x:clone(), true)), x
+--> false false false false false {1 2}
+local x = torch.ShortTensor() return (pcall(x.bernoulli, x, -2)), x
+--> true {}
+local x = torch.FloatTensor() return (pcall(x.bernoulli, x, 1.5)), x:size('x'):size(), torch.Tensor(2, 3):stride('x')[1], (pcall(torch.random, 3, nil)), (pcall(torch.IntTensor(2).random, torch.IntTensor(2), 3, nil))
+--> true 0 3 false false

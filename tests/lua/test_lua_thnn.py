@@ -243,8 +243,14 @@ def test_index_linear_divides_by_the_largest_value_so_far() -> None:
         ("FeatureLPPooling_updateOutput(t(40), t(), 2, 17, 1, false)", "width must be between 2 - 16"),
         ("SpatialReplicationPadding_updateOutput(t(3), t(), 1, 1, 1, 1)", r"but got: \[3\]"),
         ("SpatialReflectionPadding_updateOutput(t(1, 2, 2), t(), 3, 3, 0, 0)", "[Pp]adding"),
-        ("LookupTable_accGradParameters(i {4}, t(1, 2), t(3, 2), i(), nil, nil, false, 0, 1)", "1 <= input < 4"),
-        ("LookupTable_accGradParameters(i {1}, t(1, 3), t(3, 2):t(), i(), nil, nil, false, 0, 1)", "be contiguous"),
+        (
+            "LookupTable_accGradParameters(i {4}, t(1, 2), t(3, 2), n(), nil, nil, false, 0, 1)",
+            "1 <= input < 4",
+        ),
+        (
+            "LookupTable_accGradParameters(i {1}, t(1, 3), t(3, 2):t(), n(), nil, nil, false, 0, 1)",
+            "be contiguous",
+        ),
         ("LookupTable_renorm(i {1}, t(3, 2), 1, 0)", "non-positive-norm not supported"),
         ("BCECriterion_updateOutput(t {1.5}, t {1}, t(1), true)", "between 0~1, but got 1.500000"),
         ("BCECriterion_updateOutput(t {0, -1}, t {1, 1}, t(1), true, t {1, 1})", "between 0~1, but got -1.000000"),
@@ -255,7 +261,7 @@ def test_index_linear_divides_by_the_largest_value_so_far() -> None:
 )
 def test_what_thnn_refuses(code: str, message: str) -> None:
     with pytest.raises(LuaBridgeError, match=message):
-        BRIDGE.execute(f"local t, i = torch.DoubleTensor, torch.LongTensor t().THNN.{code}")
+        BRIDGE.execute(f"local t, i, n = torch.DoubleTensor, torch.LongTensor, torch.IntTensor t().THNN.{code}")
 
 
 def test_an_unknown_kernel_or_type_is_named() -> None:

@@ -70,6 +70,7 @@ def gather_into(r: Tensor, t: Tensor, dim: int, index: Tensor) -> None:
 @torch_function("scatter", "X i I T")
 def scatter(r: Tensor, dim: int, index: Tensor, source: Tensor) -> None:
     _check_sizes(r, dim, index, source)
+    _check_sizes(r, dim, source, source)
     if any(a > b for a, b in zip(index.size, source.size, strict=True)):
         raise TorchError("bad argument #4 (source is smaller than the index)")
     _scatter(r, dim, index, source)

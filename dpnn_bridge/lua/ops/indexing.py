@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from dpnn_bridge.lua.arguments import as_number, check_number, check_real, check_tensor, describe, dimension
+from dpnn_bridge.lua.arguments import as_number, check_end, check_number, check_real, check_tensor, describe, dimension
 from dpnn_bridge.lua.dispatch import ALL_TYPES, native, torch_function
 from dpnn_bridge.lua.ops.copying import copy_into
 from dpnn_bridge.lua.ops.elementwise import fill
@@ -247,7 +247,8 @@ def _put_slices(
 
 
 @native("indexCopy", types=ALL_TYPES)
-def index_copy(t: Tensor, dim: Any = None, index: Any = None, source: Any = None, *_: Any) -> Any:
+def index_copy(t: Tensor, dim: Any = None, index: Any = None, source: Any = None, *more: Any) -> Any:
+    check_end(more)
     d = dimension(t, dim)
 
     def put(to: torch.Tensor, places: torch.Tensor, slices: torch.Tensor) -> None:
@@ -259,7 +260,8 @@ def index_copy(t: Tensor, dim: Any = None, index: Any = None, source: Any = None
 
 
 @native("indexAdd", types=ALL_TYPES)
-def index_add(t: Tensor, dim: Any = None, index: Any = None, source: Any = None, *_: Any) -> Any:
+def index_add(t: Tensor, dim: Any = None, index: Any = None, source: Any = None, *more: Any) -> Any:
+    check_end(more)
     d = dimension(t, dim)
     _put_slices(
         t,
@@ -273,7 +275,8 @@ def index_add(t: Tensor, dim: Any = None, index: Any = None, source: Any = None,
 
 
 @native("indexFill", types=ALL_TYPES)
-def index_fill(t: Tensor, dim: Any = None, index: Any = None, value: Any = None, *_: Any) -> Any:
+def index_fill(t: Tensor, dim: Any = None, index: Any = None, value: Any = None, *more: Any) -> Any:
+    check_end(more)
     any_dim = t.dim == 1 and isinstance(dim, int | float) and dim < 1  # Torch7 does not look at it for a vector
     d = 0 if any_dim else dimension(t, dim)
     number = check_real(value, 4, t.ty)
@@ -327,7 +330,8 @@ def masked_select(*args: Any) -> Tensor:
 
 
 @native("maskedFill", types=ALL_TYPES)
-def masked_fill(t: Tensor, mask: Any = None, value: Any = None, *_: Any) -> Any:
+def masked_fill(t: Tensor, mask: Any = None, value: Any = None, *more: Any) -> Any:
+    check_end(more)
     mask, number = check_tensor(mask, 3, "Byte"), check_real(value, 3, t.ty)
     chosen, wrong = _chosen(t, mask)
     if wrong or t.overlaps():
@@ -340,7 +344,8 @@ def masked_fill(t: Tensor, mask: Any = None, value: Any = None, *_: Any) -> Any:
 
 
 @native("maskedCopy", types=ALL_TYPES)
-def masked_copy(t: Tensor, mask: Any = None, source: Any = None, *_: Any) -> Tensor:
+def masked_copy(t: Tensor, mask: Any = None, source: Any = None, *more: Any) -> Tensor:
+    check_end(more)
     chosen, wrong = _chosen(t, check_tensor(mask, 3, "Byte"))
     source = check_tensor(source, 3, t.ty)
     values = source.t.contiguous().reshape(-1)

@@ -72,6 +72,8 @@ def _declare(name: str, draw: str, defaults: str, types: tuple[str, ...]) -> Non
     @torch_function(name, f"X G {defaults}", types=types)
     @_checked
     def many(t: Tensor, g: Generator, *args: float) -> None:
+        if not t.numel:  # nothing is drawn, and nothing checked
+            return
         if types is FLOAT_TYPES:
             args = tuple(cast_number(x, t.ty) for x in args)
         if draw == "normal":

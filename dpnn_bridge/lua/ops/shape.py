@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from dpnn_bridge.lua.arguments import check_int, check_tensor, describe, dimension
+from dpnn_bridge.lua.arguments import as_number, check_int, check_tensor, describe, dimension
 from dpnn_bridge.lua.dispatch import native, sizes_of, torch_function
 from dpnn_bridge.lua.ops.copying import copy_into
 from dpnn_bridge.lua.tensor import DTYPES, Storage, Tensor, TorchError
@@ -27,14 +27,14 @@ def long_storage(values: Sequence[int]) -> Storage:
 
 @native("size", "__len__")
 def size(t: Tensor, dim: Any = None, *_: Any) -> Storage | int:
-    if isinstance(dim, (int, float, str)) and not isinstance(dim, bool):
+    if as_number(dim) is not None:
         return t.size[dimension(t, dim)]
     return long_storage(t.size)
 
 
 @native("stride")
 def stride(t: Tensor, dim: Any = None, *_: Any) -> Storage | int:
-    if isinstance(dim, (int, float, str)) and not isinstance(dim, bool):
+    if as_number(dim) is not None:
         return t.stride[dimension(t, dim)]
     return long_storage(t.stride)
 

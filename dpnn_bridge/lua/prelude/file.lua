@@ -65,7 +65,11 @@ function File:isWritableObject(object)
    if kind == 'function' and dump(object) then return RECURSIVE_FUNCTION end
 end
 
-local write_string, read_string = bind(py.write_string), bind(py.read_string)
+-- what LuaJIT does without Python: see ffi/reading.lua and ffi/writing.lua
+bridge.read_string, bridge.write_string, bridge.set_geometry = bind(py.read_string), bind(py.write_string), bind(py.set_geometry)
+bridge.identity = torch.pointer
+local function read_string(file) return bridge.read_string(file) end
+local function write_string(file, text) return bridge.write_string(file, text) end
 
 -- 'write', 'read' as the class of an object defines them
 local function class_method(object, name)
@@ -103,7 +107,7 @@ function File:writeObject(object, name, hook)
    elseif kind == BOOLEAN then self:writeBool(object)
    elseif kind == STRING then write_string(self, object)
    else
-      local pointer = torch.pointer(original)
+      local pointer = bridge.identity(original)
       local known = s.written[pointer]
       if known and not s.force then
          self:writeInt(known)
@@ -261,9 +265,7 @@ end
 local function read_tensor(t, file)
    local dim = file:readInt()
    local size, stride, offset = file:readLong(dim), file:readLong(dim), file:readLong()
-   local storage = file:readObject()
-   py.set_geometry(handle(t), storage and handle(storage), offset, handle(size), handle(stride))
-   bridge.refresh(t)
+   bridge.set_geometry(t, file:readObject(), offset, size, stride)
 end
 for _, ty in ipairs {'Byte', 'Char', 'Short', 'Int', 'Long', 'Half', 'Float', 'Double'} do
    local mt = metatables['torch.' .. ty .. 'Tensor']

@@ -1,6 +1,6 @@
 -- Methods of tensors that are written in Lua, their data as C sees them, and the default type.
 local bridge, py = ...
-local type, error, pairs, ipairs = type, error, pairs, ipairs
+local type, error, pairs, ipairs, tonumber, unpack = type, error, pairs, ipairs, tonumber, unpack
 local handles, metatables, typename = bridge.handles, bridge.metatables, bridge.typename
 local ELEMENT_TYPES = bridge.element_types
 
@@ -12,25 +12,31 @@ local function check_tensor(value, n, tname)
    end
 end
 
--- call f with the elements of one or more tensors; what it returns replaces those of the first
+local function called(f, first, ...)
+   if first == nil then error('the storage has become smaller than the tensor', 0) end
+   return f(first, ...)
+end
+-- call f with the elements of one or more tensors; what it returns replaces those of the first, at once
 local function visit(tensors, f)
    if type(f) ~= 'function' then error('bad argument (function expected, got ' .. type(f) .. ')', 3) end
-   local columns, strict = {}, false  -- strict: see ffi/apply.lua
+   local visited, strict = {}, false  -- strict: see ffi/apply.lua
    for i, t in ipairs(tensors) do
-      columns[i] = py.elements(handles[t])
+      visited[i] = handles[t]
       strict = strict or not t:isContiguous()
       if i > 1 and t:nElement() ~= tensors[1]:nElement() then error('size mismatch', 3) end
    end
-   local self, first, second, third = tensors[1], columns[1], columns[2] or {}, columns[3] or {}
-   for i = 1, #first do
-      local value = f(first[i], second[i], third[i])
-      if value ~= nil and (strict or value ~= false) then
+   local step, value = py.visitor(unpack(visited)), nil
+   for _ = 1, tensors[1]:nElement() do
+      value = called(f, step(value))
+      if value == false and not strict then value = nil end
+      if value ~= nil then
          if strict then value = tonumber(value) elseif value == true then value = 1 end
-         first[i] = type(value) == 'number' and value or error('given function should return a number or nil', 3)
+         if type(value) ~= 'number' then error('given function should return a number or nil', 3) end
+         value = bridge.argument(value)
       end
    end
-   py.set_elements(handles[self], first)
-   return self
+   if value ~= nil then step(value) end
+   return tensors[1]
 end
 
 function Tensor.apply(self, f) return visit({self}, f) end
@@ -168,15 +174,14 @@ end
 -- default type --------------------------------------------------------------------------------------------------
 function torch.setdefaulttensortype(tname)
    if type(tname) ~= 'string' then error('string expected', 2) end
-   local ty = tname:match('^torch%.(%a+)Tensor$')
-   if not ty or not c_types[ty] then
-      error(string.format('<%s> is not a string describing a torch object', tname), 2)
-   end
-   py.set_default_type(ty)
-   bridge.default_type = ty
-   torch.Tensor = torch.getconstructortable(tname)
-   torch.Storage = torch.getconstructortable('torch.' .. ty .. 'Storage')
+   local constructor = torch.getconstructortable(tname)
+   if not constructor then error(string.format('<%s> is not a string describing a torch object', tname), 2) end
+   torch.Tensor = constructor  -- also where the next line raises, as in Torch7
+   torch.Storage = torch.getconstructortable(torch.typename(constructor(1):storage()))
 end
-function torch.getdefaulttensortype() return 'torch.' .. bridge.default_type .. 'Tensor' end
+function torch.getdefaulttensortype()
+   local _, class = bridge.default_type()
+   if class then return class end
+end
 torch.setdefaulttensortype('torch.DoubleTensor')
 double.isTensor = torch.isTensor

@@ -2,7 +2,7 @@
 local bridge, py = ...
 local rawsetmt = bridge.setmetatable
 local type, select, error, tonumber, pairs, ipairs, unpack = type, select, error, tonumber, pairs, ipairs, unpack
-local newproxy = newproxy
+local newproxy, rawget, rawequal = newproxy, rawget, rawequal
 local metatables, typename = bridge.metatables, bridge.typename
 
 -- userdata (or cdata) -> Python object
@@ -259,7 +259,29 @@ for _, ty in ipairs(ELEMENT_TYPES) do
    define_storage(ty)
    define_tensor(ty)
 end
-for name, f in pairs(py.functions()) do torch[name] = bind(f) end
+
+-- The default type is that of the class whose constructor torch.Tensor is at the moment: scripts assign that too.
+local constructor, class, default_type
+local function look_up()
+   constructor = torch.Tensor
+   local mt = type(constructor) == 'table' and bridge.getmetatable(constructor)
+   class = mt and bridge.names[rawget(mt, '__index')] or nil
+   default_type = class and class:match '^torch%.(%a+)Tensor$'
+   py.set_default_type(default_type)
+end
+-- the element type, such as 'Float', and the class; nothing where torch.Tensor is no constructor
+function bridge.default_type()
+   if not rawequal(torch.Tensor, constructor) then look_up() end
+   return default_type, class
+end
+local current = bridge.default_type
+for name, f in pairs(py.functions()) do
+   local call = bind(f)
+   torch[name] = function(...)
+      current()
+      return call(...)
+   end
+end
 
 -- random numbers ------------------------------------------------------------------------------------------------
 torch.newmetatable('torch.Generator', nil, bind(py.new_generator), nil, bind(py.new_generator))

@@ -2,11 +2,11 @@
 local bridge, py = ...
 
 package.preload['nn.THNN'] = function()
-   local kernels = {}
-   local faster = bridge.native and bridge.native.with_loops or function(_, f) return f end
-   for name, f in pairs(py.thnn_kernels()) do kernels[name] = faster(name, bridge.bind(f)) end
+   local faster = bridge.native and bridge.native.with_loops or function(_, _, f) return f end
    local THNN = {kernels = {}}
-   for _, tname in ipairs {'torch.FloatTensor', 'torch.DoubleTensor'} do
+   for _, ty in ipairs {'Float', 'Double'} do
+      local tname, kernels = 'torch.' .. ty .. 'Tensor', {}
+      for name, f in pairs(py.thnn_kernels(ty)) do kernels[name] = faster(name, ty, bridge.bind(f)) end
       THNN.kernels[tname] = kernels
       torch.getmetatable(tname).THNN = kernels
    end

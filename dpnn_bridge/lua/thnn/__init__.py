@@ -3,9 +3,9 @@
 import importlib
 import pkgutil
 
-from dpnn_bridge.lua.thnn.registry import KERNELS
+from dpnn_bridge.lua.thnn.registry import KERNELS, check_types
 
-__all__ = ["KERNELS"]
+__all__ = ["KERNELS", "check_types"]
 
 for _family in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_family.name}")

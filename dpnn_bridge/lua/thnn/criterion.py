@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from dpnn_bridge.lua.tensor import Tensor, TorchError
-from dpnn_bridge.lua.thnn.registry import check_count, kernel
+from dpnn_bridge.lua.thnn.registry import LongTensor, check_count, kernel
 
 _BCE_EPSILON = 1e-12
 
@@ -188,12 +188,12 @@ def _check_planes(input: Tensor, target: Tensor) -> None:
 
 def _declare_nll(name: str, check: Callable[[Tensor, Tensor], None]) -> None:
     @kernel(f"{name}_updateOutput")
-    def loss(input: Tensor, target: Tensor, *rest: object) -> None:
+    def loss(input: Tensor, target: LongTensor, *rest: object) -> None:
         check(input, target)
         _nll_loss(input, target, *rest)  # type: ignore[arg-type]
 
     @kernel(f"{name}_updateGradInput")
-    def gradient(input: Tensor, target: Tensor, *rest: object) -> None:
+    def gradient(input: Tensor, target: LongTensor, *rest: object) -> None:
         check(input, target)
         _nll_gradient(input, target, *rest)  # type: ignore[arg-type]
 
@@ -227,7 +227,7 @@ def _margins(
 @kernel("MultiMarginCriterion_updateOutput")
 def multi_margin(
     input: Tensor,
-    target: Tensor,
+    target: LongTensor,
     output: Tensor,
     average: bool,
     p: float,
@@ -242,7 +242,7 @@ def multi_margin(
 @kernel("MultiMarginCriterion_updateGradInput")
 def multi_margin_gradient(
     input: Tensor,
-    target: Tensor,
+    target: LongTensor,
     grad_input: Tensor,
     average: bool,
     p: float,
@@ -278,7 +278,7 @@ def _label_margins(x: torch.Tensor, labels: torch.Tensor, marked: torch.Tensor) 
 
 
 @kernel("MultiLabelMarginCriterion_updateOutput")
-def multi_label_margin(input: Tensor, target: Tensor, output: Tensor, is_target: Tensor, average: bool) -> None:
+def multi_label_margin(input: Tensor, target: LongTensor, output: Tensor, is_target: Tensor, average: bool) -> None:
     x, labels, marked = _labels(input, target)
     is_target.assign(marked.reshape(target.size))
     total = _label_margins(x, labels, marked).sum() / x.shape[1]
@@ -287,7 +287,7 @@ def multi_label_margin(input: Tensor, target: Tensor, output: Tensor, is_target:
 
 @kernel("MultiLabelMarginCriterion_updateGradInput")
 def multi_label_margin_gradient(
-    input: Tensor, target: Tensor, grad_input: Tensor, is_target: Tensor, average: bool
+    input: Tensor, target: LongTensor, grad_input: Tensor, is_target: Tensor, average: bool
 ) -> None:
     x, labels, marked = _labels(input, target)
     hits = (_label_margins(x, labels, marked) > 0).to(x.dtype) / (x.numel() if average else x.shape[1])

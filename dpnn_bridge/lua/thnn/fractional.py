@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
 from dpnn_bridge.lua.tensor import Tensor, TorchError
 from dpnn_bridge.lua.thnn.pooling import positions, route_back
-from dpnn_bridge.lua.thnn.registry import batched, kernel
+from dpnn_bridge.lua.thnn.registry import Positions, batched, kernel
 
 
 def _intervals(samples: torch.Tensor, size: int, count: int, pool: int) -> torch.Tensor:
@@ -53,24 +52,53 @@ def _fractional(
 
 @kernel("SpatialFractionalMaxPooling_updateOutput")
 def spatial_fractional(
-    input: Tensor, output: Tensor, ow: float, oh: float, pw: float, ph: float, indices: Tensor, samples: Tensor
+    input: Tensor, output: Tensor, ow: float, oh: float, pw: float, ph: float, indices: Positions, samples: Tensor
 ) -> None:
     _fractional(input, output, indices, samples, (int(oh), int(ow)), (int(ph), int(pw)))
 
 
 @kernel("SpatialFractionalMaxPooling_updateGradInput")
 def spatial_fractional_gradient(
-    input: Tensor, grad_output: Tensor, grad_input: Tensor, ow: float, oh: float, pw: float, ph: float, indices: Tensor
+    input: Tensor,
+    grad_output: Tensor,
+    grad_input: Tensor,
+    ow: float,
+    oh: float,
+    pw: float,
+    ph: float,
+    indices: Positions,
 ) -> None:
     route_back(grad_input, input, positions(indices) - 1, grad_output.t.reshape(indices.size), 2)
 
 
 @kernel("VolumetricFractionalMaxPooling_updateOutput")
-def volumetric_fractional(input: Tensor, output: Tensor, *args: Any) -> None:
-    ot, ow, oh, pt, pw, ph = (int(v) for v in args[:6])
-    _fractional(input, output, args[6], args[7], (oh, ow, ot), (ph, pw, pt))
+def volumetric_fractional(
+    input: Tensor,
+    output: Tensor,
+    ot: float,
+    ow: float,
+    oh: float,
+    pt: float,
+    pw: float,
+    ph: float,
+    indices: Positions,
+    samples: Tensor,
+) -> None:
+    counts, pools = (int(oh), int(ow), int(ot)), (int(ph), int(pw), int(pt))
+    _fractional(input, output, indices, samples, counts, pools)
 
 
 @kernel("VolumetricFractionalMaxPooling_updateGradInput")
-def volumetric_fractional_gradient(input: Tensor, grad_output: Tensor, grad_input: Tensor, *args: Any) -> None:
-    route_back(grad_input, input, positions(args[6]) - 1, grad_output.t, 3)
+def volumetric_fractional_gradient(
+    input: Tensor,
+    grad_output: Tensor,
+    grad_input: Tensor,
+    ot: float,
+    ow: float,
+    oh: float,
+    pt: float,
+    pw: float,
+    ph: float,
+    indices: Positions,
+) -> None:
+    route_back(grad_input, input, positions(indices) - 1, grad_output.t, 3)

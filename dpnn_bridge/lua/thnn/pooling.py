@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from dpnn_bridge.lua.tensor import Tensor, TorchError
-from dpnn_bridge.lua.thnn.registry import batched, check_shape, kernel, pull_back, reordered
+from dpnn_bridge.lua.thnn.registry import Positions, batched, check_shape, kernel, pull_back, reordered
+from dpnn_bridge.lua.thnn.windows import last_windows, with_last
 
 
-def _check_pads(sizes: Sequence[int], pads: Sequence[int]) -> None:
+def check_pads(sizes: Sequence[int], pads: Sequence[int]) -> None:
     if any(p > k // 2 for p, k in zip(pads, sizes, strict=True)):
         raise TorchError(f"pad should be smaller than half of kernel size, but got pad = {pads}, kernel = {sizes}")
 
@@ -32,6 +33,18 @@ def _maxima(
     y, at = pool(torch.where(x > least, x, -math.inf))
     empty = y <= least
     return y.masked_fill(empty, least), at.masked_fill(empty, -1)
+
+
+def _pooled(
+    pool: Callable[..., Sequence[torch.Tensor]], input: Tensor, x: torch.Tensor, *geometry: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the maxima and positions of ``pool(x, size, stride, pad, dilation, ceil)``, as THNN finds them."""
+    try:
+        y, at = _maxima(lambda x: pool(x, *geometry), x)
+    except RuntimeError as error:
+        raise TorchError(f"Given input size: {input.shape_text}. {error}") from None
+    last = last_windows(x.shape[2:], *geometry)
+    return with_last(y, last, torch.finfo(y.dtype).min), with_last(at, last, -1)
 
 
 def route_back(grad_input: Tensor, input: Tensor, places: torch.Tensor, grad: torch.Tensor, space: int) -> None:
@@ -62,28 +75,25 @@ def _check_gradient(grad_output: Tensor, indices: torch.Tensor) -> None:
 def _max2d(input: Tensor, output: Tensor, indices: Tensor, numbers: Sequence[Any], dilation: Sequence[Any]) -> None:
     x, single = batched(input.t, 2)
     size, stride, pad = (reordered(numbers[n : n + 2]) for n in (0, 2, 4))
-    _check_pads(size, pad)
+    check_pads(size, pad)
     geometry = (size, stride, pad, reordered(dilation), numbers[-1])
-    try:
-        y, at = _maxima(lambda x: torch.ops.aten.max_pool2d_with_indices(x, *geometry), x)
-    except RuntimeError as error:
-        raise TorchError(f"Given input size: {input.shape_text}. {error}") from None
+    y, at = _pooled(torch.ops.aten.max_pool2d_with_indices, input, x, *geometry)
     output.assign(y[0] if single else y)
     indices.assign((at[0] if single else at) + 1)
 
 
-def _max2d_gradient(input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Tensor, *_: Any) -> None:
+def _max2d_gradient(input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Positions, *_: Any) -> None:
     _check_gradient(grad_output, indices.t)
     route_back(grad_input, input, positions(indices) - 1, grad_output.t.reshape(indices.size), 2)
 
 
 @kernel("SpatialMaxPooling_updateOutput")
-def spatial_max(input: Tensor, output: Tensor, indices: Tensor, *numbers: Any) -> None:
+def spatial_max(input: Tensor, output: Tensor, indices: Positions, *numbers: Any) -> None:
     _max2d(input, output, indices, numbers, (1, 1))
 
 
 @kernel("SpatialDilatedMaxPooling_updateOutput")
-def spatial_dilated_max(input: Tensor, output: Tensor, indices: Tensor, *numbers: Any) -> None:
+def spatial_dilated_max(input: Tensor, output: Tensor, indices: Positions, *numbers: Any) -> None:
     _max2d(input, output, indices, (*numbers[:6], numbers[8]), numbers[6:8])
 
 
@@ -121,12 +131,14 @@ def _unpool_gradient(
 
 
 @kernel("SpatialMaxUnpooling_updateOutput")
-def spatial_unpool(input: Tensor, output: Tensor, indices: Tensor, width: float, height: float) -> None:
+def spatial_unpool(input: Tensor, output: Tensor, indices: Positions, width: float, height: float) -> None:
     _unpool(input, output, indices, positions(indices) - 1, (int(height), int(width)))
 
 
 @kernel("SpatialMaxUnpooling_updateGradInput")
-def spatial_unpool_gradient(input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Tensor, *n: float) -> None:
+def spatial_unpool_gradient(
+    input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Positions, *n: float
+) -> None:
     sizes = int(n[1]), int(n[0])
     _unpool_gradient(input, grad_output, grad_input, indices, positions(indices) - 1, sizes)
 
@@ -168,7 +180,7 @@ def _adaptive_maxima(x: torch.Tensor, rows: _Bounds, columns: _Bounds) -> Sequen
 
 
 @kernel("SpatialAdaptiveMaxPooling_updateOutput")
-def adaptive_max(input: Tensor, output: Tensor, indices: Tensor, width: float, height: float) -> None:
+def adaptive_max(input: Tensor, output: Tensor, indices: Positions, width: float, height: float) -> None:
     x, single = batched(input.t, 2)
     rows, columns = _bounds(int(height), x.shape[2]), _bounds(int(width), x.shape[3])
     y, at = _maxima(lambda x: _adaptive_maxima(x, rows, columns), x, torch.float32)
@@ -178,55 +190,11 @@ def adaptive_max(input: Tensor, output: Tensor, indices: Tensor, width: float, h
 
 
 @kernel("SpatialAdaptiveMaxPooling_updateGradInput")
-def adaptive_max_gradient(input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Tensor) -> None:
+def adaptive_max_gradient(input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Positions) -> None:
     height, width = grad_output.size[-2:]
     rows = positions(indices)[0] - 1 + _bounds(height, input.size[-2])[0][:, None]
     columns = positions(indices)[1] - 1 + _bounds(width, input.size[-1])[0]
     route_back(grad_input, input, rows * input.size[-1] + columns, grad_output.t, 2)
-
-
-# ---- averages
-
-
-def _average(name: str, operator: str, space: int, geometry: Callable[..., tuple[Any, ...]]) -> None:
-    """Register PyTorch's ``operator(x, *geometry)`` and ``operator_backward(g, x, *geometry)``."""
-    forward, backward = (getattr(torch.ops.aten, operator + suffix) for suffix in ("", "_backward"))
-
-    @kernel(f"{name}_updateOutput")
-    def update_output(input: Tensor, output: Tensor, *numbers: Any) -> None:
-        batch, single = batched(input.t, space)
-        try:
-            y = forward(batch, *geometry(*numbers))
-        except RuntimeError as error:
-            raise TorchError(f"Given input size: {input.shape_text}. {error}") from None
-        output.assign(y[0] if single else y)
-
-    @kernel(f"{name}_updateGradInput")
-    def update_grad_input(input: Tensor, grad_output: Tensor, grad_input: Tensor, *numbers: Any) -> None:
-        try:
-            result = backward(batched(grad_output.t, space)[0], batched(input.t, space)[0], *geometry(*numbers))
-        except RuntimeError as error:
-            raise TorchError(f"Given gradOutput size: {grad_output.shape_text}. {error}") from None
-        grad_input.assign(result.reshape(input.size))
-
-
-def _average2d(*n: Any) -> tuple[Any, ...]:
-    size, stride, pad = (reordered(n[k : k + 2]) for k in (0, 2, 4))
-    _check_pads(size, pad)
-    return size, stride, pad, n[6], n[7], None
-
-
-def _average3d(*n: Any) -> tuple[Any, ...]:
-    size, stride = reordered(n[0:3]), reordered(n[3:6])
-    pad = reordered(n[6:9]) if len(n) > 6 else (0, 0, 0)  # older nn has neither padding nor modes
-    _check_pads(size, pad)
-    return size, stride, pad, *(n[9:11] if len(n) > 6 else (False, True)), None
-
-
-_average("SpatialAveragePooling", "avg_pool2d", 2, _average2d)
-_average("VolumetricAveragePooling", "avg_pool3d", 3, _average3d)
-# backward, the size is the gradient's
-_average("SpatialAdaptiveAveragePooling", "_adaptive_avg_pool2d", 2, lambda *n: (reordered(n),) if n else ())
 
 
 # ---- volumes: positions within the window, one byte each for time, row, column
@@ -259,12 +227,9 @@ def _unpack(
 def _max3d(input: Tensor, output: Tensor, indices: Tensor, n: Sequence[Any], dilation: Sequence[Any]) -> None:
     x, single = batched(input.t, 3)
     size, stride, pad = (reordered(n[k : k + 3]) for k in (0, 3, 6))
-    _check_pads(size, pad)
+    check_pads(size, pad)
     steps = reordered(dilation)
-    try:
-        y, at = _maxima(lambda x: torch.ops.aten.max_pool3d_with_indices(x, size, stride, pad, steps, n[9]), x)
-    except RuntimeError as error:
-        raise TorchError(f"Given input size: {input.shape_text}. {error}") from None
+    y, at = _pooled(torch.ops.aten.max_pool3d_with_indices, input, x, size, stride, pad, steps, n[9])
     packed = _pack(at, x.shape[2:], _window_starts(y.shape[2:], stride, pad), steps)
     packed = torch.where(at < 0, 0xFFFFFF, packed)
     output.assign(y[0] if single else y)
@@ -282,37 +247,39 @@ def _max3d_gradient(
 
 
 @kernel("VolumetricMaxPooling_updateOutput")
-def volumetric_max(input: Tensor, output: Tensor, indices: Tensor, *n: Any) -> None:
+def volumetric_max(input: Tensor, output: Tensor, indices: Positions, *n: Any) -> None:
     _max3d(input, output, indices, n, (1, 1, 1))
 
 
 @kernel("VolumetricMaxPooling_updateGradInput")
-def volumetric_max_gradient(input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Tensor, *n: Any) -> None:
+def volumetric_max_gradient(
+    input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Positions, *n: Any
+) -> None:
     geometry = n[3:9] if len(n) > 7 else n[0:6]  # older nn passes stride and padding alone
     _max3d_gradient(input, grad_output, grad_input, indices, geometry, (1, 1, 1))
 
 
 @kernel("VolumetricDilatedMaxPooling_updateOutput")
-def volumetric_dilated_max(input: Tensor, output: Tensor, indices: Tensor, *n: Any) -> None:
+def volumetric_dilated_max(input: Tensor, output: Tensor, indices: Positions, *n: Any) -> None:
     _max3d(input, output, indices, (*n[:9], n[12]), n[9:12])
 
 
 @kernel("VolumetricDilatedMaxPooling_updateGradInput")
 def volumetric_dilated_max_gradient(
-    input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Tensor, *n: Any
+    input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Positions, *n: Any
 ) -> None:
     first = 3 if len(n) > 10 else 0
     _max3d_gradient(input, grad_output, grad_input, indices, n[first : first + 6], n[first + 6 : first + 9])
 
 
 @kernel("VolumetricMaxUnpooling_updateOutput")
-def volumetric_unpool(input: Tensor, output: Tensor, indices: Tensor, *n: float) -> None:
+def volumetric_unpool(input: Tensor, output: Tensor, indices: Positions, *n: float) -> None:
     _unpool(input, output, indices, *_unpool_places(input, indices, n))
 
 
 @kernel("VolumetricMaxUnpooling_updateGradInput")
 def volumetric_unpool_gradient(
-    input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Tensor, *n: float
+    input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Positions, *n: float
 ) -> None:
     _unpool_gradient(input, grad_output, grad_input, indices, *_unpool_places(input, indices, n))
 
@@ -328,7 +295,7 @@ def _unpool_places(input: Tensor, indices: Tensor, n: Sequence[Any]) -> tuple[to
 
 
 @kernel("TemporalMaxPooling_updateOutput")
-def temporal_max(input: Tensor, output: Tensor, indices: Tensor, kw: float, dw: float) -> None:
+def temporal_max(input: Tensor, output: Tensor, indices: Positions, kw: float, dw: float) -> None:
     if input.dim not in (2, 3) or input.size[-2] < kw:
         raise TorchError(f"input sequence smaller than kernel size. Got: {input.shape_text}, Expected: {int(kw)}")
     windows = input.t.unfold(-2, int(kw), int(dw))
@@ -339,7 +306,7 @@ def temporal_max(input: Tensor, output: Tensor, indices: Tensor, kw: float, dw: 
 
 @kernel("TemporalMaxPooling_updateGradInput")
 def temporal_max_gradient(
-    input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Tensor, kw: float, dw: float
+    input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Positions, kw: float, dw: float
 ) -> None:
     _check_gradient(grad_output, indices.t)
     places = positions(indices)  # -1 where a window held nothing

@@ -9,8 +9,15 @@ import torch
 
 from dpnn_bridge.lua.tensor import Tensor, TorchError, shape_text
 
+#: annotations of arguments that THNN.h declares as tensors of integers; all other tensors are of the kernel's own type
+LongTensor = IntTensor = Tensor
+#: the same of positions, which nn of early 2016 passes as tensors of the kernel's own type
+Positions = Tensor
+
 #: kernel name, such as ``Tanh_updateOutput`` -> code; arguments as in THNN.h without the state
 KERNELS: dict[str, Callable[..., None]] = {}
+#: kernel name -> place of an argument -> its type, where that is not the kernel's own
+_INTEGERS: dict[str, dict[int, str]] = {}
 
 
 def kernel(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -19,9 +26,25 @@ def kernel(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     def register(code: Callable[..., None]) -> Callable[..., None]:
         assert name not in KERNELS, name
         KERNELS[name] = code
+        kinds = {n: kind.split()[0] for n, kind in enumerate(code.__annotations__.values())}
+        _INTEGERS[name] = {n: kind for n, kind in kinds.items() if kind in ("LongTensor", "IntTensor", "Positions")}
         return code
 
     return register
+
+
+def check_types(name: str, ty: str, args: Sequence[Any]) -> None:
+    """Raise LuaJIT's error unless the tensors have the types that THNN.h declares for the kernel of type ``ty``."""
+    integers = _INTEGERS[name]
+    for n, arg in enumerate(args):
+        if isinstance(arg, Tensor) and (arg.ty != ty or n in integers):
+            kind = integers.get(n)
+            if kind == "Positions" and arg.ty in (ty, "Long"):
+                continue
+            expected = {None: f"{ty}Tensor", "Positions": "LongTensor"}.get(kind, kind)
+            if f"{arg.ty}Tensor" != expected:
+                types = f"cannot convert 'struct TH{arg.ty}Tensor *' to 'struct TH{expected} *'"
+                raise TorchError(f"bad argument #{n + 2} to 'v' ({types})")  # the first one is the state
 
 
 def batched(x: torch.Tensor, space: int) -> tuple[torch.Tensor, bool]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from dpnn_bridge.lua.tensor import Tensor, TorchError
-from dpnn_bridge.lua.thnn.registry import kernel
+from dpnn_bridge.lua.thnn.registry import IntTensor, LongTensor, kernel
 from dpnn_bridge.modules.nn.sparse import normalized
 
 
@@ -23,12 +23,12 @@ def _rows(index: Tensor, count: int) -> torch.Tensor:
 
 @kernel("LookupTable_accGradParameters")
 def lookup_parameters(
-    input: Tensor,
+    input: LongTensor,
     grad_output: Tensor,
     grad_weight: Tensor,
-    count: Tensor | None,
+    count: IntTensor | None,
     _sorted: Tensor | None,
-    _indices: Tensor | None,
+    _indices: LongTensor | None,
     by_frequency: bool,
     padding: float = 0,
     scale: float = 1,
@@ -45,7 +45,7 @@ def lookup_parameters(
 
 
 @kernel("LookupTable_renorm")
-def lookup_renorm(index: Tensor, weight: Tensor, limit: float, p: float) -> None:
+def lookup_renorm(index: LongTensor, weight: Tensor, limit: float, p: float) -> None:
     """Scale the rows that ``index`` names so that their norm stays below the limit."""
     if p <= 0:
         raise TorchError("non-positive-norm not supported")
@@ -141,11 +141,11 @@ class _Keys:
 
 @kernel("IndexLinear_updateOutput")
 def index_linear(
-    keys: Tensor,
+    keys: LongTensor,
     offset: float,
     values: Tensor,
-    sizes: Tensor,
-    _cumulative: Tensor,
+    sizes: LongTensor,
+    _cumulative: LongTensor,
     output: Tensor,
     weight: Tensor,
     bias: Tensor,
@@ -163,11 +163,11 @@ def index_linear(
 
 @kernel("IndexLinear_accGradParameters")
 def index_linear_parameters(
-    keys: Tensor,
+    keys: LongTensor,
     offset: float,
     values: Tensor,
-    sizes: Tensor,
-    _cumulative: Tensor,
+    sizes: LongTensor,
+    _cumulative: LongTensor,
     grad_output: Tensor,
     grad_weight: Tensor,
     grad_bias: Tensor,
@@ -220,8 +220,8 @@ def index_linear_update(
     grad_bias: Tensor,
     weight: Tensor,
     bias: Tensor,
-    running_keys: Tensor,
-    _cumulative: Tensor,
+    running_keys: LongTensor,
+    _cumulative: LongTensor,
     offset: float,
     decay: float,
     rate: float,
@@ -235,11 +235,11 @@ def index_linear_update(
 
 @kernel("IndexLinear_accUpdateGradParameters")
 def index_linear_acc_update(
-    keys: Tensor,
+    keys: LongTensor,
     offset: float,
     values: Tensor,
-    sizes: Tensor,
-    _cumulative: Tensor,
+    sizes: LongTensor,
+    _cumulative: LongTensor,
     grad_output: Tensor,
     weight: Tensor,
     bias: Tensor,

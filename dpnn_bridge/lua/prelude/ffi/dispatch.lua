@@ -3,7 +3,8 @@
 local bridge, py = ...
 local native, metatables = bridge.native, bridge.metatables
 local states, storages, read, fresh = native.states, native.storages, native.read, native.fresh
-local type, select, concat, format = type, select, table.concat, string.format
+local type, select, concat, format, rawequal = type, select, table.concat, string.format, rawequal
+local torch, default_type = torch, bridge.default_type
 
 --- name -> f(plan, what the declaration says ...): a function of results, tensors and the other arguments of a signature.
 --- It returns nothing where Python must compute.
@@ -97,9 +98,10 @@ local function make(name, ty, slow, n, ...)
       kinds[i] = kind
       operand = operand or i < 3 and #kind > 1 and kind:match '^(%u%a+)%d$'
    end
-   local plan = py.plan(name, ty, unpack(kinds, 1, n))
+   local resolved = ty or operand or default_type()
+   local plan = resolved and py.plan(name, ty, unpack(kinds, 1, n))
    if not plan then return slow end
-   plan.ty, plan.name = ty or operand or bridge.default_type, name
+   plan.ty, plan.name = resolved, name
    for _, slot in ipairs(plan.slots) do
       local kind = kinds[slot.source]
       if slot.kind ~= 'plain' then
@@ -112,11 +114,11 @@ local function make(name, ty, slow, n, ...)
 end
 
 local function caller(name, ty, slow)
-   local calls, default_type = {}, bridge.default_type
+   local calls, constructor = {}, torch.Tensor
    return function(...)
       local n, a, b, c, d, e, f, g = select('#', ...), ...
       if n > MOST then return slow(...) end
-      if not ty and bridge.default_type ~= default_type then calls, default_type = {}, bridge.default_type end
+      if not ty and not rawequal(torch.Tensor, constructor) then calls, constructor = {}, torch.Tensor end
       local key = key_of(n, a, b, c, d, e, f, g)
       local call = calls[key]
       if not call then

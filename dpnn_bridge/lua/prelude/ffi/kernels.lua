@@ -20,6 +20,12 @@ local function sized(c, X)
    return P.block and P
 end
 
+-- whether an argument that a loop does not read, if it is given, has the type of S
+local function fits(c, S)
+   local T = states[c]
+   return not T or T.ty == S.ty
+end
+
 local kernels = {}
 
 -- element-wise: of the input (x); of the input (x) and the gradient of the output (y); of the output (x) and that (y)
@@ -35,7 +41,7 @@ local function define(name, forward, backward, of_output, options)
    if of_output then
       kernels[down] = function(n, input, gradOutput, gradInput, output)
          local Y, X = state(gradOutput), state(output)
-         local P = Y and X and Y.ty == X.ty and same_size(X, Y) and X.count <= FEW and sized(gradInput, X)
+         local P = Y and X and Y.ty == X.ty and fits(input, X) and same_size(X, Y) and X.count <= FEW and sized(gradInput, X)
          return P and pointwise(down, P, X, Y)
       end
    else
@@ -127,7 +133,7 @@ local function soft(name, forward, backward)
    end
    kernels[name .. '_updateGradInput'] = function(n, input, gradOutput, gradInput, output)
       local G, Y = state(gradOutput), state(output)
-      if not (G and Y and G.ty == Y.ty and Y.count <= FEW and G.dense and same_size(G, Y)) then return false end
+      if not (G and Y and G.ty == Y.ty and fits(input, Y) and Y.count <= FEW and G.dense and same_size(G, Y)) then return false end
       local rows, columns = rows_of(Y)
       local P = rows and sized(gradInput, Y)
       if not P or not P.dense then return false end
@@ -169,7 +175,7 @@ local function classes(X, target, ignored)
 end
 function kernels.ClassNLLCriterion_updateOutput(n, input, target, output, average, weights, total, ignored)
    local X, P, W = state(input), state(output), state(total)
-   if weights or not (P and W and P.count == 1 and W.count == 1) then return false end
+   if weights or not (X and P and W and P.ty == X.ty and W.ty == X.ty and P.count == 1 and W.count == 1) then return false end
    local rows, columns, data, first = classes(X, target, ignored)
    if not rows then return false end
    local get, iq, sum = native.get[X.ty], X.offset - 1, 0
@@ -180,7 +186,7 @@ function kernels.ClassNLLCriterion_updateOutput(n, input, target, output, averag
 end
 function kernels.ClassNLLCriterion_updateGradInput(n, input, target, gradInput, average, weights, total, ignored)
    local X, P, W = state(input), state(gradInput), state(total)
-   if weights or not (P and X and W and same_size(X, P) and P.dense) then return false end
+   if weights or not (P and X and W and P.ty == X.ty and W.ty == X.ty and same_size(X, P) and P.dense) then return false end
    local rows, columns, data, first = classes(X, target, ignored)
    local weight = native.get[W.ty](W, W.offset)
    if not rows or not (weight > 0) then return false end
@@ -241,10 +247,12 @@ function kernels.LookupTable_accGradParameters(n, input, gradOutput, gradWeight,
    return true
 end
 
-function native.with_loops(name, slow)
+-- the kernel of a type with its loop, which takes tensors of that type only
+function native.with_loops(name, ty, slow)
    local f = kernels[name]
    if not f then return slow end
    return function(...)
-      if not f(select('#', ...), ...) then return slow(...) end
+      local S, T = states[(...)], states[(select(2, ...))]
+      if not (S and S.ty == ty or T and T.ty == ty) or not f(select('#', ...), ...) then return slow(...) end
    end
 end

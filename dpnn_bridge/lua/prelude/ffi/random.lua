@@ -117,10 +117,10 @@ local function numbers(n, a, b)
 end
 
 -- the functions of torch belong to the default tensor type, and only Double and Float draw real numbers
-local get_default = torch.getdefaulttensortype
+local default_type = bridge.default_type
 local function drawn_as_real()
-   local class = get_default()
-   return class == 'torch.DoubleTensor' or class == 'torch.FloatTensor'
+   local ty = default_type()
+   return ty == 'Double' or ty == 'Float'
 end
 
 -- the method that stands for a function of torch: that of the type of its first tensor
@@ -154,7 +154,7 @@ for name, rule in pairs(draws) do
       local n, v, w = select('#', ...), ...
       local method = method_of(v, name)
       if method then return method(...) end
-      if n >= least and n <= most and numbers(n, v, w) and (not REAL[name] or drawn_as_real()) then
+      if n >= least and n <= most and numbers(n, v, w) and limits[default_type()] and (not REAL[name] or drawn_as_real()) then
          v, w = v or first, w or second
          if right(v, w) then return draw(v, w) end
       end
@@ -164,7 +164,8 @@ end
 
 -- low and high of random(high), random(low, high); nothing where Python must decide
 local function bounds(n, a, b)
-   local low, high = n == 2 and a or 1, n == 2 and b or a
+   local low, high = 1, a
+   if n == 2 then low, high = a, b end
    if type(low) == 'number' and type(high) == 'number' and floor(low) == low and floor(high) == high and low <= high
       and low >= -2^52 and high <= 2^52 then
       return low, high
@@ -191,9 +192,11 @@ end
 local random = torch.random
 function torch.random(...)
    local n, a, b = select('#', ...), ...
-   if n == 0 then return word() end
-   local low, high = bounds(n, a, b)
-   if n <= 2 and low then return between(low, high) end
+   if limits[default_type()] then
+      if n == 0 then return word() end
+      local low, high = bounds(n, a, b)
+      if n <= 2 and low then return between(low, high) end
+   end
    return random(...)
 end
 
@@ -247,7 +250,7 @@ for name, method in pairs {rand = 'uniform', randn = 'normal'} do
       local drawn = method_of((...), name)
       if drawn then return drawn(...) end
       if select('#', ...) == 0 or not drawn_as_real() or type((...)) == 'userdata' and not storages[(...)] then return slow(...) end
-      local mt = metatables['torch.' .. bridge.default_type .. 'Tensor']
+      local mt = metatables['torch.' .. default_type() .. 'Tensor']
       return mt[name](mt.new(), ...)
    end
 end
@@ -274,8 +277,12 @@ for ty in pairs(limits) do
 end
 local randperm = torch.randperm
 function torch.randperm(...)
-   local method, mt = method_of((...), 'randperm'), metatables['torch.' .. bridge.default_type .. 'Tensor']
+   local method = method_of((...), 'randperm')
    if method then return method(...) end
-   if select('#', ...) == 1 and limits[bridge.default_type] then return mt.randperm(mt.new(), ...) end
+   local ty = default_type()
+   if select('#', ...) == 1 and limits[ty] then
+      local mt = metatables['torch.' .. ty .. 'Tensor']
+      return mt.randperm(mt.new(), ...)
+   end
    return randperm(...)
 end

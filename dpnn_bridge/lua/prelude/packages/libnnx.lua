@@ -63,13 +63,11 @@ local function four(t) return t:dim() == 3 and t:view(t:size(1), t:size(2), t:si
 
 local nnx = py.run_prelude('packages/libnnx_pairs.lua')
 function nnx.SpatialReSampling_updateOutput(self, input)
-   local kernels = torch.getmetatable('torch.DoubleTensor').THNN
-   kernels.SpatialReSampling_updateOutput(input, self.output, self.owidth, self.oheight)
+   input.THNN.SpatialReSampling_updateOutput(input, self.output, self.owidth, self.oheight)
    return self.output
 end
 function nnx.SpatialReSampling_updateGradInput(self, input, gradOutput)
-   local kernels = torch.getmetatable('torch.DoubleTensor').THNN
-   kernels.SpatialReSampling_updateGradInput(input, gradOutput, self.gradInput, self.owidth, self.oheight)
+   input.THNN.SpatialReSampling_updateGradInput(input, gradOutput, self.gradInput, self.owidth, self.oheight)
    return self.gradInput
 end
 

@@ -78,7 +78,6 @@ function nnx.SpatialGraph_updateGradInput(self, input, gradOutput)
 end
 
 -- SpatialMatching, SpatialRadialMatching: a pixel of one image and those of a window of another --------------------------
-local kernels = torch.getmetatable('torch.DoubleTensor').THNN
 local function check_window(one, two, height, width)
    local rows, columns = one:size(2) + height - 1, one:size(3) + width - 1
    if two:size(2) < rows or two:size(3) < columns then  -- C reads what lies behind it
@@ -87,18 +86,18 @@ local function check_window(one, two, height, width)
 end
 function nnx.SpatialMatching_updateOutput(self, one, two)
    if not self.full_output then check_window(one, two, self.maxh, self.maxw) end
-   kernels.SpatialMatching_updateOutput(one, two, self.output, self.maxh, self.maxw, self.full_output)
+   one.THNN.SpatialMatching_updateOutput(one, two, self.output, self.maxh, self.maxw, self.full_output)
 end
 function nnx.SpatialMatching_updateGradInput(self, one, two, gradOutput)
-   kernels.SpatialMatching_updateGradInput(one, two, gradOutput, self.gradInput1, self.gradInput2, self.maxh, self.maxw, self.full_output)
+   one.THNN.SpatialMatching_updateGradInput(one, two, gradOutput, self.gradInput1, self.gradInput2, self.maxh, self.maxw, self.full_output)
 end
 function nnx.SpatialRadialMatching_updateOutput(self, one, two)
    check_window(one, two, self.maxh, 1)
-   kernels.SpatialMatching_updateOutput(one, two, self.output, self.maxh, 1, false)
+   one.THNN.SpatialMatching_updateOutput(one, two, self.output, self.maxh, 1, false)
    self.output:resize(one:size(2), one:size(3), self.maxh)
 end
 function nnx.SpatialRadialMatching_updateGradInput(self, one, two, gradOutput)
-   kernels.SpatialMatching_updateGradInput(one, two, gradOutput, self.gradInput1, self.gradInput2, self.maxh, 1, false)
+   one.THNN.SpatialMatching_updateGradInput(one, two, gradOutput, self.gradInput1, self.gradInput2, self.maxh, 1, false)
 end
 
 -- DistMarginCriterion: the least score of a target against those of all others ---------------------------------------------

@@ -1,0 +1,109 @@
+"""Bind the methods of torch.File and its kinds: what Lua calls on :mod:`dpnn_bridge.lua.files`."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from dpnn_bridge.lua.arguments import check_int, describe
+from dpnn_bridge.lua.files import File
+from dpnn_bridge.lua.tensor import DTYPES, Storage, TorchError, cast_number
+
+
+def _reader(ty: str) -> Callable[..., Any]:
+    def read(f: File, target: Any = ..., *_: Any) -> Any:
+        if target is ...:
+            return f.read_number(ty)
+        if isinstance(target, Storage):
+            if target.ty != ty:
+                raise TorchError(f"nothing, number, or {ty}Storage expected, got {describe(target)}")
+            values = f.read(ty, target.size)
+            target.flat[: len(values)] = torch.from_numpy(values)
+            return len(values)
+        return Storage(ty, flat=torch.from_numpy(f.read(ty, check_int(target, 2))))
+
+    return read
+
+
+def _writer(ty: str) -> Callable[..., Any]:
+    def write(f: File, value: Any, *_: Any) -> Any:
+        if isinstance(value, Storage):
+            if value.ty != ty:
+                raise TorchError(f"number, or {ty}Storage expected, got {describe(value)}")
+            return f.write(ty, value.flat.numpy())
+        if describe(value) != "number":
+            raise TorchError(f"number, or {ty}Storage expected, got {describe(value)}")
+        f.write_number(ty, cast_number(value, ty))
+        return ()
+
+    return write
+
+
+def _flag(name: str, value: Any) -> Callable[..., File]:
+    def change(f: File, *_: Any) -> File:
+        setattr(f, name, value)
+        return f
+
+    return change
+
+
+def _step(run: Callable[[File], Any]) -> Callable[..., File]:
+    def call(f: File, *_: Any) -> File:
+        run(f)
+        return f
+
+    return call
+
+
+def _seek(f: File, position: Any = None, *_: Any) -> File:
+    f.seek(position)
+    return f
+
+
+def _long_size(f: File, size: Any = None, *_: Any) -> File:
+    n = check_int(size, 2)
+    if n not in (0, 4, 8):
+        raise TorchError("bad argument #1 (Invalid long size specified)")
+    f.long_size = n or 8
+    return f
+
+
+FILE_METHODS: dict[str, Callable[..., Any]] = {
+    "isQuiet": lambda f, *_: f.quiet,
+    "isReadable": lambda f, *_: f.readable,
+    "isWritable": lambda f, *_: f.writable,
+    "isBinary": lambda f, *_: f.binary,
+    "isAutoSpacing": lambda f, *_: f.auto_spacing,
+    "hasError": lambda f, *_: f.has_error,
+    "binary": _flag("binary", True),
+    "ascii": _flag("binary", False),
+    "autoSpacing": _flag("auto_spacing", True),
+    "noAutoSpacing": _flag("auto_spacing", False),
+    "quiet": _flag("quiet", True),
+    "pedantic": _flag("quiet", False),
+    "clearError": _flag("has_error", False),
+    "synchronize": _step(lambda f: f.opened().flush()),
+    "seek": _seek,
+    "seekEnd": _step(lambda f: f.opened().seek(0, io.SEEK_END)),
+    "position": lambda f, *_: f.opened().tell() + 1,
+    "close": _step(lambda f: f.close()),
+    "readString": lambda f, how=None, *_: f.read_string(how),
+    "writeString": lambda f, text, *_: f.write_string(text),
+    "__tostring__": lambda f, *_: f.describe(),
+    **{f"read{ty}": _reader(ty) for ty in DTYPES if ty != "Half"},
+    **{f"write{ty}": _writer(ty) for ty in DTYPES if ty != "Half"},
+}
+MEMORY_METHODS: dict[str, Callable[..., Any]] = {"storage": lambda f, *_: f.storage(), "longSize": _long_size}
+DISK_METHODS: dict[str, Callable[..., Any]] = {
+    "isLittleEndianCPU": lambda *_: sys.byteorder == "little",
+    "isBigEndianCPU": lambda *_: sys.byteorder == "big",
+    "nativeEndianEncoding": _flag("byte_order", "="),
+    "littleEndianEncoding": _flag("byte_order", "<"),
+    "bigEndianEncoding": _flag("byte_order", ">"),
+    "longSize": _long_size,
+    "noBuffer": _step(lambda f: None),
+}
