@@ -126,12 +126,17 @@ def affordable(root: Any, found: Sequence[Candidate]) -> Sequence[Candidate]:
         root: content of the file.
         found: the models in it.
     """
-    left = LOOKS + LOOKS_PER_VALUE * sum(1 for _ in values_in(root))
+    left = LOOKS + LOOKS_PER_VALUE * _parts(root)
     for number, candidate in enumerate(found):
-        left -= sum(1 for _ in values_in(candidate.obj))
+        left -= _parts(candidate.obj)
         if left < 0 and number:
             return found[:number]
     return found
+
+
+def _parts(root: Any) -> int:
+    """Return how many values and entries of tables a value contains."""
+    return sum(1 + len(value) if isinstance(value, LuaTable) else 1 for value in values_in(root))
 
 
 class _Step(NamedTuple):

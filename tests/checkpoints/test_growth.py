@@ -83,6 +83,12 @@ def test_models_that_share_modules_are_not_all_converted(shared_by_all: Path, mo
             use(shared_by_all)
 
 
+def test_entries_of_a_table_that_models_share_count() -> None:
+    part = LuaTable({"args": LuaTable({f"option {i}": i for i in range(5000)}), "modules": LuaTable()})
+    root = LuaTable({f"m{i}": LuaTable({"encoder": part, "decoder": part}) for i in range(200)})
+    assert 1 <= len(affordable(root, candidates(root))) < 50
+
+
 def test_models_of_their_own_are_all_converted() -> None:
     root = LuaTable({f"m{i}": module("nn.Sequential", *(module("nn.Tanh") for _ in range(100))) for i in range(300)})
     found = candidates(root)
