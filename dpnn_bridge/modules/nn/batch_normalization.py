@@ -106,6 +106,7 @@ def after_single_sample(self: Any, input: tuple[Tensor], output: Tensor) -> Tens
 def accept_single_samples(root: nn.Module) -> nn.Module:
     """Let the batch normalizations in a model take single samples as Torch7 does, see :func:`before_single_sample`."""
     dims = {nn.BatchNorm1d: 2, nn.BatchNorm2d: 4, nn.BatchNorm3d: 5}
+    module: Any
     for module in root.modules():
         kind = next((t for t in dims if isinstance(module, t)), None)
         if kind is not None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from dpnn_bridge.conversion.contexts import LuaContext
+from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite, empty_sizes, empty_table
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.loaders.reader import MAX_DIMENSIONS
@@ -19,6 +19,7 @@ from dpnn_bridge.modules.nn.arithmetic import joined
 from dpnn_bridge.modules.nn.decorator import Decorator
 from dpnn_bridge.modules.nn.indices import from_one
 from dpnn_bridge.modules.nn.members import Members, SlicedWithArguments
+from dpnn_bridge.modules.nn.overwriting import note_branches
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor, element_dtype
 
 fx.wrap("joined")
@@ -28,6 +29,17 @@ fx.wrap("joined")
 class Sequential(LuaClass):
     torch_type = nn.Sequential
     container = True
+
+
+class Branches(LuaClass):
+    """A container whose members all take its input."""
+
+    container = True
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+        note_branches(obj, ctx)
+        return super().build(obj, ctx)
 
 
 @lua_class("nn.ConcatTable")
@@ -48,8 +60,7 @@ class ConcatTable(nn.Sequential):
     def forward(self, input: Any) -> list[Any]:  # type: ignore[override]
         return [module(input) for module in self]
 
-    class Lua(LuaClass):
-        container = True
+    class Lua(Branches):
         constants = {"output": empty_table}
 
 
@@ -99,8 +110,7 @@ class Concat(SlicedWithArguments):
     def forward(self, input: Any) -> Tensor:  # type: ignore[override]
         return joined([module(input) for module in self], self.dimension - 1)
 
-    class Lua(LuaClass):
-        container = True
+    class Lua(Branches):
         scalars = ("dimension",)
         constants = {"outputSize": empty_sizes}
         scratch = ("size", "outputSize")

@@ -117,7 +117,7 @@ class Sqrt(nn.Module):
         def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
             if obj.get("eps"):
                 ctx.report.notes.append(
-                    f"{ctx.path}: this nn.Sqrt has eps = {obj['eps']}. Torch7 added it to the input before "
+                    f"{ctx.path or 'root'}: this nn.Sqrt has eps = {obj['eps']}. Torch7 added it to the input before "
                     "September 2015 and ignores it since; the module ignores it"
                 )
             return super().build(obj, ctx)

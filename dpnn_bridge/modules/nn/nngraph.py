@@ -16,6 +16,7 @@ from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.twins import serial_twins
 from dpnn_bridge.modules.nn.criterion import filled
 from dpnn_bridge.modules.nn.members import Members
+from dpnn_bridge.modules.nn.overwriting import note_nodes
 from dpnn_bridge.objects import LuaObject, LuaTable
 
 
@@ -175,6 +176,7 @@ class GModule(Members):
                 nodes.append(
                     GraphNode(sources[i], module, data.get("selectindex"), data.get("nSplitOutputs"), attributes)
                 )
+            note_nodes(nodes, [node["data"].get("module") for node in lua_nodes], ctx)
             positions = {id(node["data"]): i for i, node in enumerate(lua_nodes)}
             graph = GModule(
                 *modules,

@@ -1,0 +1,76 @@
+"""Conversions name the in-place layers that overwrite in Torch7 what other layers read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from formula import lua
+from torch import nn
+
+from dpnn_bridge import to_lua
+from dpnn_bridge.conversion import convert_object
+from dpnn_bridge.conversion.options import Options
+from dpnn_bridge.modules.nn.nngraph import GModule, GraphNode
+from dpnn_bridge.objects import LuaObject
+
+
+def notes(model: LuaObject, **options: Any) -> list[str]:
+    found = convert_object(model, Options(**options))[1].notes
+    return [note.split(": ")[2].split(". ")[0] for note in found if "in-place layers overwrite" in note]
+
+
+def relu(**fields: Any) -> LuaObject:
+    return lua("nn.ReLU", **{"inplace": True, "threshold": 0, "val": 0, **fields})
+
+
+@pytest.mark.parametrize("name", ["nn.ConcatTable", "nn.Concat", "nn.DepthConcat"])
+def test_a_branch_that_overwrites_the_input_of_all(name: str) -> None:
+    fields = {} if name == "nn.ConcatTable" else {"dimension": 2}
+
+    def branches(*modules: LuaObject) -> LuaObject:
+        return lua(name, *modules, **fields)
+
+    identity, sequential = lua("nn.Identity"), lua("nn.Sequential", lua("nn.Identity"), relu(), lua("nn.Tanh"))
+    assert notes(branches(relu(), lua("nn.Tanh"))) == ["modules[1] (nn.ReLU)"]
+    assert notes(branches(identity, sequential)) == ["modules[2] (nn.ReLU)"]
+    assert notes(branches(relu(), identity), inplace=True) == []
+    assert notes(branches(relu())) == []
+    assert notes(branches(relu(inplace=False), identity)) == []
+    assert notes(branches(lua("nn.Sequential", lua("nn.Tanh"), relu()), identity)) == []
+
+
+def test_a_dropout_overwrites_nothing_in_evaluation() -> None:
+    dropout = {"p": 0.5, "v2": True, "inplace": True}
+    for train, expected in ((True, ["modules[1] (nn.Dropout)"]), (False, [])):
+        model = lua("nn.ConcatTable", lua("nn.Dropout", train=train, **dropout), lua("nn.Tanh"))
+        assert notes(model) == expected
+
+
+def test_no_option_makes_a_sum_overwrite() -> None:
+    inner = lua("nn.ConcatTable", lua("nn.CAddTable", inplace=True), lua("nn.Identity"))
+    for inplace in (False, True):
+        assert notes(inner, inplace=inplace) == ["modules[1] (nn.CAddTable)"]
+
+
+@pytest.mark.parametrize(("shared", "expected"), [(True, ["forwardnodes[4] (nn.ReLU)"]), (False, [])])
+def test_a_node_that_overwrites_what_another_reads(shared: bool, expected: list[str]) -> None:
+    """As in a U-Net whose encoder's layers begin with LeakyReLU(0.2, true), and whose decoder joins their inputs."""
+    nodes = [
+        GraphNode(),
+        GraphNode((0,), "0"),  # Linear
+        GraphNode((1,), "1"),  # Identity
+        GraphNode((2,), "2"),  # ReLU
+        GraphNode((1,) if shared else (3,), "3"),  # Tanh
+        GraphNode((3, 4), "4"),  # JoinTable
+    ]
+    modules = [nn.Linear(3, 3), nn.Identity(), nn.ReLU(), nn.Tanh(), join()]
+    model = to_lua(GModule(*modules, nodes=nodes, input_node=0, output_node=5))
+    model["modules"][3]["inplace"] = True
+    assert notes(model) == expected
+
+
+def join() -> nn.Module:
+    from dpnn_bridge.modules.nn.table import JoinTable
+
+    return JoinTable(2)
