@@ -188,7 +188,13 @@ def test_files_of_hdf5(bridge: LuaBridge, tmp_path: Path) -> None:
     assert results[3].tolist() == [1, 2, 250]
     assert results[4].tolist() == [1, 2**40]
     assert results[5] == "hdf5.HDF5Group"
-    words = ("no such child", "dimension mismatch. Expected 3 but 1", "no places 1 to 3", "no tensor can hold", "no.h5")
+    words = (
+        "no such child",
+        "dimension mismatch. Expected 3 but 1",
+        "no indices 1 to 3",
+        "no tensor can hold",
+        "no.h5",
+    )
     for error, text in zip(errors, words, strict=True):
         assert text in error
     assert grown.tolist() == [[1, 2, 3, 4], [5, 6, 7, 8], [1, 1, 1, 1]]
