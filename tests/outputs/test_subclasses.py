@@ -37,7 +37,8 @@ def test_a_layer_is_written_as_that_of_pytorch(layer: nn.Module) -> None:
 @pytest.mark.parametrize(("layer", "shape", "_"), WITH_EXAMPLE, ids=name)
 def test_an_example_shows_its_dimensions(layer: nn.Module, shape: tuple[int, ...], _: str) -> None:
     x = torch.randn(shape, dtype=next((p.dtype for p in layer.parameters()), None))
-    assert dumps(to_lua(subclassed(layer), input=x)) == dumps(to_lua(copy.deepcopy(layer), input=x))
+    layer.zero_grad()
+    assert dumps(to_lua(subclassed(layer), input=x)) == dumps(to_lua(layer, input=x))
 
 
 @pytest.mark.parametrize(("layer", "advice"), REFUSED, ids=name)
