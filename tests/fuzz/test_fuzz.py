@@ -18,8 +18,8 @@ from .watch import BrokenPromiseError, Figures, Watch
 
 CORPUS = sorted(Path(__file__).parent.joinpath("corpus").glob("*.*"))
 #: cases of each target; the nightly workflow goes on with other seeds
-CASES = {"t7": 800, "pt": 600, "safetensors": 600, "commands": 400, "manifest": 100, "index": 300, "reference": 100}
-CASES |= {"npz": 200, "wire": 1500}
+CASES = {"t7": 400, "pt": 300, "safetensors": 300, "commands": 200, "manifest": 100, "index": 200, "reference": 100}
+CASES |= {"npz": 100, "wire": 1000}
 
 
 @pytest.mark.parametrize("target", CASES)
