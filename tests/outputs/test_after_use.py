@@ -37,6 +37,11 @@ EXPLAINED = {
     r"SparseLinear__legacy3d.*": "its gradient is never set",
 }
 
+#: fixtures whose input has no larger one of this kind, and why
+NO_LARGER = {
+    r"IndexLinear__flat.*": "the sizes would add up to more than there are keys: Torch7 writes beyond its memory"
+}
+
 
 def with_one_more(value: Any) -> Any:
     """A Lua value whose tensors have one more sample."""
@@ -85,6 +90,8 @@ def test_what_was_used_runs_on(class_name: str, variable: str, larger: bool, tmp
         fixture = dpnn_bridge.read_t7(FIXTURES / entry["file"])
         after = fixture.get("after")
         if not isinstance(after, LuaObject) or "input" not in fixture:
+            continue
+        if larger and any(re.fullmatch(p, entry["name"]) for p in NO_LARGER):
             continue
         file = tmp_path / entry["file"].replace("/", "_")
         dpnn_bridge.write_t7(file, to_torch(after))
