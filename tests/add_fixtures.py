@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from dpnn_bridge.lua.torch7 import VARIABLE, find_torch7
+from dpnn_bridge.lua.torch7 import NOT_FOUND, find_torch7
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 #: fields of a generator's entry that the manifest has too
@@ -33,7 +33,7 @@ def main(fixtures: Path = FIXTURES, arguments: list[str] = sys.argv[1:]) -> int:
         return 2
     torch7 = find_torch7()
     if torch7 is None:
-        print(f"no Torch7: set {VARIABLE} to th or to a luajit with the package torch", file=sys.stderr)
+        print(NOT_FOUND, file=sys.stderr)
         return 1
     script = Path(arguments[0]).resolve()
     with tempfile.TemporaryDirectory() as folder:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lua.conformance.compare import compare, load
 
-from dpnn_bridge.lua.torch7 import VARIABLE, find_torch7
+from dpnn_bridge.lua.torch7 import NOT_FOUND, find_torch7
 
 FOLDER = Path(__file__).parent / "lua" / "conformance"
 
@@ -26,7 +26,7 @@ def main(areas: list[str] = sys.argv[1:], expected: Path = FOLDER / "expected") 
         return 2
     torch7 = find_torch7()
     if torch7 is None:
-        print(f"no Torch7: set {VARIABLE} to th or to a luajit with the package torch", file=sys.stderr)
+        print(NOT_FOUND, file=sys.stderr)
         return 1
     different = []
     with tempfile.TemporaryDirectory() as out:

@@ -126,15 +126,15 @@ def affordable(root: Any, found: Sequence[Candidate]) -> Sequence[Candidate]:
         root: content of the file.
         found: the models in it.
     """
-    left = LOOKS + LOOKS_PER_VALUE * _parts(root)
+    left = LOOKS + LOOKS_PER_VALUE * _size(root)
     for number, candidate in enumerate(found):
-        left -= _parts(candidate.obj)
+        left -= _size(candidate.obj)
         if left < 0 and number:
             return found[:number]
     return found
 
 
-def _parts(root: Any) -> int:
+def _size(root: Any) -> int:
     """Return how many values and entries of tables a value contains."""
     return sum(1 + len(value) if isinstance(value, LuaTable) else 1 for value in values_in(root))
 

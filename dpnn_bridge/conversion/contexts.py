@@ -38,6 +38,10 @@ class TorchContext(Protocol):
         """Return an error that names the current place."""
         ...
 
+    def note(self, text: str) -> None:
+        """Add a remark on the current place to the report."""
+        ...
+
     def to_torch(self, obj: Any, *keys: Any) -> nn.Module:
         """Return the module of a Lua object, the same one whenever the object is met again.
 

@@ -68,6 +68,9 @@ class TorchConversion(TorchContext):
     def error(self, message: str, obj: LuaObject | None = None) -> ConversionError:
         return ConversionError(message, path=self.path, class_name=obj.class_name if obj else "")
 
+    def note(self, text: str) -> None:
+        self.report.note(f"{self.path or 'root'}: {text}")
+
     def _endless(self, message: str, obj: LuaObject) -> ConversionLimitError:
         return ConversionLimitError(message, path=self.path, class_name=obj.class_name)
 

@@ -167,9 +167,8 @@ class LuaModule(LuaFunctionality, Placeholder):
         def replay() -> bool:
             if self._replay(call):
                 return True
-            call.input = self.bridge.copy_to_lua(
-                restore(shape, leaves)
-            )  # a layer that works in place has overwritten the first
+            # a layer that works in place has overwritten the first
+            call.input = self.bridge.copy_to_lua(restore(shape, leaves))
             return self._replay(call)
 
         def back(gradients: tuple[torch.Tensor | None, ...]) -> list[torch.Tensor | None]:

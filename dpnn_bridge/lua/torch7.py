@@ -31,6 +31,9 @@ local code = assert(loadfile(folder .. '/code.lua'))
 torch.save(folder .. '/values.t7', values(code(unpack(arguments, 1, {count}))))
 """
 
+#: message where there is none
+NOT_FOUND = f"Torch7 not found: set {VARIABLE}, or put th or a luajit with the package torch on the PATH"
+
 
 def find_torch7() -> str | None:
     """Return the program that :data:`VARIABLE` names, or one that can ``require 'torch'``, or None."""
@@ -66,9 +69,7 @@ def run_torch7(code: str, *arguments: Any, program: str | None = None, timeout: 
     source = "torch7= (--torch7)" if program else VARIABLE
     program = program or find_torch7()
     if program is None:
-        raise LuaBridgeError(
-            f"Torch7 not found: set {VARIABLE}, or put th or a luajit with the package torch on the PATH"
-        )
+        raise LuaBridgeError(NOT_FOUND)
     with temporary_folder() as folder:
         (folder / "code.lua").write_text(code, encoding="utf-8", errors="surrogateescape")
         (folder / "main.lua").write_text(

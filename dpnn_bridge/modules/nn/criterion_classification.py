@@ -131,8 +131,8 @@ class ClassNLLCriterion(nn.NLLLoss):
 def note_average(module: Any, obj: LuaObject, ctx: TorchContext) -> None:
     """Note that Torch7 averaged weighted losses otherwise before August 2015; its files have no ``output_tensor``."""
     if module.weight is not None and module.reduction == "mean" and obj.get("output_tensor") is None:
-        ctx.report.notes.append(
-            f"{ctx.path or 'root'}: this nn.ClassNLLCriterion has weights and no output_tensor. Torch7 before August "
+        ctx.note(
+            "this nn.ClassNLLCriterion has weights and no output_tensor. Torch7 before August "
             "2015, which wrote such files, divided the weighted sum by the number of samples; the module divides it by "
             "the weights of the targets, as Torch7 has done since"
         )

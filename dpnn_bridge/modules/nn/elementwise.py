@@ -116,8 +116,8 @@ class Sqrt(nn.Module):
         @classmethod
         def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
             if obj.get("eps"):
-                ctx.report.notes.append(
-                    f"{ctx.path or 'root'}: this nn.Sqrt has eps = {obj['eps']}. Torch7 added it to the input before "
+                ctx.note(
+                    f"this nn.Sqrt has eps = {obj['eps']}. Torch7 added it to the input before "
                     "September 2015 and ignores it since; the module ignores it"
                 )
             return super().build(obj, ctx)

@@ -59,8 +59,8 @@ def _note(ctx: TorchContext, layers: list[tuple[str, LuaObject]]) -> None:
     ):
         if found:
             named = [f"{path} ({layer.class_name})" for path, layer in found[:_NAMED]] + ["…"] * (len(found) > _NAMED)
-            ctx.report.notes.append(
-                f"{ctx.path or 'root'}: in-place layers overwrite in Torch7 values that other layers read too: "
+            ctx.note(
+                "in-place layers overwrite in Torch7 values that other layers read too: "
                 f"{', '.join(named)}. Outputs and gradients may differ from Torch7's: {advice}"
             )
 

@@ -68,8 +68,8 @@ class Sum(Reduction):
         def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
             module = super().build(obj, ctx)
             if obj.class_name == "nn.Mean" and not obj["sizeAverage"]:
-                ctx.report.notes.append(
-                    f"{ctx.path}: this nn.Mean has no true sizeAverage. Torch7 sums since 2016 and averaged before; "
+                ctx.note(
+                    "this nn.Mean has no true sizeAverage. Torch7 sums since 2016 and averaged before; "
                     "the module sums. Set size_average = True on it if the file is older than that"
                 )
             return module
