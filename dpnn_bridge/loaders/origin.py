@@ -186,15 +186,17 @@ class _XzFile(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         """Return at most ``size`` bytes; none at the end."""
         while True:
-            if self._decompressor is None:
-                self._rest = self._rest.lstrip(b"\0") or self._file.read(_CHUNK).lstrip(b"\0")  # between two streams
+            if not self._rest and (self._decompressor is None or self._decompressor.needs_input):
+                self._rest = self._file.read(io.DEFAULT_BUFFER_SIZE)  # copied at the end of each stream
                 if not self._rest:
-                    return b""
-                self._decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
-            if self._decompressor.needs_input and not self._rest:
-                self._rest = self._file.read(_CHUNK)
-                if not self._rest:
+                    if self._decompressor is None:
+                        return b""
                     raise EOFError("it ends too early")
+            if self._decompressor is None:
+                self._rest = self._rest.lstrip(b"\0")  # between two streams
+                if not self._rest:
+                    continue
+                self._decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
             data = self._decompressor.decompress(self._rest, size)
             self._rest = self._decompressor.unused_data if self._decompressor.eof else b""
             if self._decompressor.eof:

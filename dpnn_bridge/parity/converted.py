@@ -30,6 +30,7 @@ from dpnn_bridge.outputs.written import Results, Written, run_modules
 from dpnn_bridge.parity.bounded import RunLimits
 from dpnn_bridge.parity.folded import compare_folded
 from dpnn_bridge.parity.layer_results import BITS, NamedLayers, compare_results, failed
+from dpnn_bridge.parity.renamed import RenamedTensors
 from dpnn_bridge.parity.verification import Verification
 
 
@@ -153,6 +154,7 @@ def _as_in_file(result: Verification, module: nn.Module, written: Written, path:
 def _compare_tensors(layers: NamedLayers, module: nn.Module, written: Written) -> list[str]:
     """Compare the bits of every parameter and buffer; return the names that a traced graph does not contain."""
     state = module.state_dict()
+    renamed = RenamedTensors(written)
     absent: dict[str, None] = {}
     for name, ours in state.items():
         owner, _, leaf = name.rpartition(".")
@@ -161,7 +163,7 @@ def _compare_tensors(layers: NamedLayers, module: nn.Module, written: Written) -
         layer = layers.of(owner)
         theirs = written.tensors.get(name)
         if theirs is None and not written.complete:
-            theirs = _renamed(ours, written)
+            theirs = renamed.find(ours)
         if theirs is None:
             if written.complete:
                 layer.converted.append(failed(leaf, "the converted file has no such tensor"))
@@ -176,33 +178,6 @@ def _compare_tensors(layers: NamedLayers, module: nn.Module, written: Written) -
         for name in (n for n in written.tensors if n not in state):
             layers.result.whole.append(failed(f"converted {name}", "the model has no such tensor"))
     return list(absent)
-
-
-def _renamed(ours: Tensor, written: Written) -> Tensor | None:
-    """Return the tensor of a traced graph that equals this one under another name, possibly transposed.
-
-    Exporters rename tensors, and store equal tensors once, under the name of the first.
-    """
-    flat = ours.detach().cpu()
-    alike = [form for theirs in written.renamed for form in _forms(theirs, flat) if _is_alike(flat, form)]
-    same = (theirs for theirs in written.tensors.values() if theirs.shape == flat.shape and same_bits(theirs, flat))
-    return max(alike, key=lambda form: int((form == flat).sum())) if alike else next(same, None)
-
-
-def _forms(theirs: Tensor, ours: Tensor) -> list[Tensor]:
-    if theirs.numel() != ours.numel() or theirs.dtype != ours.dtype or ours.numel() < 2:
-        return []
-    transposed = [theirs.reshape(ours.shape[::-1]).t()] if ours.dim() == 2 else []
-    return [form.contiguous() for form in (theirs.reshape(ours.shape), *transposed)]
-
-
-def _is_alike(ours: Tensor, theirs: Tensor) -> bool:
-    """Return whether most elements are equal; the most frequent value, such as zero in a bias, tells nothing."""
-    equal = theirs == ours
-    if equal.all():
-        return True
-    telling = ours != ours.flatten().mode().values
-    return bool(telling.any()) and equal[telling].double().mean().item() > 0.5
 
 
 def _identical(name: str, ours: Tensor, theirs: Tensor) -> Difference:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
@@ -21,34 +22,37 @@ def compare_folded(layers: NamedLayers, module: nn.Module, written: Written) -> 
 
     Which one that was, the graph no longer says: it is the one that explains the weights best.
     """
+    present = {name.rpartition(".")[0] for name in written.tensors}
     left = {
         name: m
         for name, m in module.named_modules()
-        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None
-        if not any(n.startswith(f"{name}.") for n in written.tensors)
+        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None and name not in present
     }
-    for name, first in module.named_modules():
+    names = [name for name, _ in module.named_modules()]
+    for at, (name, first) in enumerate(module.named_modules()):
         layer, weight = layers.of(name), first._parameters.get("weight")
         different = {d.name for d in layer.converted if not d.ok and d.name in ("weight", "bias")}
         if not different or weight is None or name in left:
             continue
         found: dict[str, list[Difference]] = {}
-        for gone, behind in left.items():
-            channels = weight.shape[1] if isinstance(first, nn.modules.conv._ConvTransposeNd) else weight.shape[0]
-            if behind.num_features == channels:
-                what = f"with {layers.of(gone).path} folded in"
-                theirs = {leaf: written.tensors.get(f"{name}.{leaf}") for leaf in ("weight", "bias")}
-                folded = _folded(first, behind).items()
-                compared = [_near(f"{k} {what}", t, *each) for k, each in folded if (t := theirs[k]) is not None]
-                if compared:
-                    found[gone] = compared
+        channels = weight.shape[1] if isinstance(first, nn.modules.conv._ConvTransposeNd) else weight.shape[0]
+        given = {leaf: written.tensors.get(f"{name}.{leaf}") for leaf in ("weight", "bias")}
+        for gone in (n for n in names[at:] + names[:at] if n in left and left[n].num_features == channels):
+            what = f"with {layers.of(gone).path} folded in"
+            folded = _folded(first, left[gone]).items()
+            compared = [_near(f"{k} {what}", t, *each) for k, each in folded if (t := given[k]) is not None]
+            if compared:
+                found[gone] = compared
+            if compared and all(d.ok for d in compared):
+                break
         if found:
             gone = min(found, key=lambda n: sum(d.error / (d.error + 1) for d in found[n]))
             if not all(d.ok for d in found[gone]):
-                gone = next((n for n in _behind(module, name) if n in found), gone)
+                gone = next((n for n in names[at:] if n in found), gone)
             layer.converted = [d for d in layer.converted if d.name not in different]
-            theirs = written.tensors.get(f"{name}.weight")
-            scaled = theirs is not None and _only_scaled(theirs, _folded(first, left[gone])["weight"][0], first)
+            scaled = given["weight"] is not None and _only_scaled(
+                given["weight"], _folded(first, left[gone])["weight"][0], first
+            )
             (layers.of(gone) if scaled else layer).converted += found[gone]
             yield from (f"{name}.bias", *(f"{gone}.{n}" for n in left.pop(gone).state_dict()))
 
@@ -63,12 +67,6 @@ def _only_scaled(found: Tensor, expected: Tensor, module: nn.Module) -> bool:
     spread, middle = (ratio - ratio.nanmean(1, keepdim=True)).abs().nan_to_num(0.0).amax(1), ratio.nanmean(1)
     off = (middle - 1).abs()
     return f.shape[1] > 1 and bool((off > 1e-6).any()) and bool((spread <= 0.01 * off + 1e-6).all())
-
-
-def _behind(module: nn.Module, name: str) -> list[str]:
-    """Return the names of the modules after one, in the order of the file."""
-    names = [n for n, _ in module.named_modules()]
-    return names[names.index(name) + 1 :]
 
 
 def _folded(first: nn.Module, behind: nn.modules.batchnorm._BatchNorm) -> dict[str, tuple[Tensor, Tensor]]:
@@ -97,6 +95,6 @@ def _near(name: str, found: Tensor, expected: Tensor, size: Tensor) -> Differenc
     relative = (found.double() - expected).abs() / size.clamp(min=torch.finfo(found.dtype).tiny)
     worst = int(relative.argmax()) if relative.numel() else 0
     error, f, e = (float(t.flatten()[worst]) if t.numel() else 0.0 for t in (relative, found, expected))
-    index = tuple(int(i) for i in torch.unravel_index(torch.tensor(worst), relative.shape))
+    index = tuple(int(i) for i in np.unravel_index(worst, tuple(relative.shape)))
     message = "" if error <= limit else f"expected {e:.9g}, found {f:.9g} at {list(index)}, relative error {error:.3g}"
     return Difference(name, error, limit, message, abs(f - e), index, e, f)

@@ -14,6 +14,7 @@ import warnings
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -152,6 +153,34 @@ def test_every_xz_of_the_usual_tools_is_read(preset: int) -> None:
     assert isinstance(dpnn_bridge.load(parts), torch.nn.Sequential)
     with pytest.raises(T7FormatError, match=r"cannot be decompressed: it ends too early; .* copy or download it again"):
         read_t7(lzma.compress(BYTES, preset=preset)[:-9])
+
+
+def test_padding_of_any_length_may_follow_a_stream_of_xz() -> None:
+    assert read_t7(lzma.compress(b"1\n") + bytes(1 << 21) + lzma.compress(b"5\n") + bytes(1 << 21)) == 5
+
+
+def test_an_xz_of_many_empty_streams_takes_time_for_its_size_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest of what was read is copied at the end of each stream."""
+    given = []
+
+    class Decompressor:
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            self._inner = decompressor(*arguments, **options)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._inner, name)
+
+        def decompress(self, data: bytes, max_length: int) -> bytes:
+            given.append(len(data))
+            return self._inner.decompress(data, max_length)
+
+    decompressor = lzma.LZMADecompressor
+    monkeypatch.setattr(lzma, "LZMADecompressor", Decompressor)
+    packed = lzma.compress(b"") * 4000
+    with pytest.raises(NotT7Error):
+        read_t7(packed)
+    assert len(given) == 4000
+    assert max(given) <= io.DEFAULT_BUFFER_SIZE
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, 93], ids=["lzma", "zstd"])

@@ -25,8 +25,7 @@ from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.errors import ModelNotFoundError, T7LimitError
 from dpnn_bridge.outputs.formats import format_of
-from dpnn_bridge.outputs.written import GraphNode, Written, results_of_modules
-from dpnn_bridge.parity.converted import _renamed
+from dpnn_bridge.outputs.written import GraphNode, results_of_modules
 from dpnn_bridge.parity.folded import _only_scaled
 from dpnn_bridge.parity.verification import Verification
 from dpnn_bridge.parity.verify import verify
@@ -186,27 +185,6 @@ def test_the_result_of_a_module_is_unknown_where_a_rewritten_operation_may_be_it
     assert results_of_modules(nodes, ["3"]) == {"b": "3"}
     inside = [GraphNode(a, ("x",), ("1",)), GraphNode(None, ("1",), ("2",)), GraphNode(a, ("2",), ("3",))]
     assert results_of_modules(inside, ["3"]) == {"a": "3"}
-
-
-@pytest.mark.parametrize(
-    ("ours", "renamed", "found"),
-    [
-        ([0.0, 1, 0, 0], [[0.0, 0, 0, 0]], "named"),  # one of two equal biases is kept; zeros of another layer
-        ([0.0, 1, 2, 0], [[0.0, 0, 0, 0]], None),
-        ([0.0, 1, 2, 3], [[0.0, 1, 2, 5]], "renamed"),
-        ([0.0, 0, 0, 0], [[0.0, 0, 0, 1]], None),
-    ],
-    ids=["shared", "other", "changed", "constant"],
-)
-def test_a_weight_under_another_name_is_not_taken_for_a_constant(
-    ours: list[float], renamed: list[list[float]], found: str | None
-) -> None:
-    named = torch.tensor([0.0, 1, 0, 0])
-    given = tuple(torch.tensor(values) for values in renamed)
-    taken = _renamed(torch.tensor(ours), Written({"other.bias": named}, renamed=given, complete=False))
-    assert (None if taken is None else taken.tolist()) == {None: None, "named": [0.0, 1, 0, 0], "renamed": renamed[0]}[
-        found
-    ]
 
 
 def test_batches_that_a_norm_counted_are_no_result(tmp_path: Path) -> None:
