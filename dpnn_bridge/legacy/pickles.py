@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dpnn_bridge.base.contiguous import last_offset
-from dpnn_bridge.base.display import described, printable, shortened
+from dpnn_bridge.base.display import described, shortened
 from dpnn_bridge.errors import NotT7Error, T7FormatError
 from dpnn_bridge.legacy.fields import only_pytorch
 from dpnn_bridge.legacy.lua_graph import LuaDescription, LuaGraph, add_constants
@@ -37,8 +37,6 @@ MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_MODULES = ("torch.legacy.nn", "dpnn_bridge.legacy")
 #: bytes at the start of a pickle that are searched for the name of such a module
 HEADER_SIZE = 1 << 16
-#: maximum size of a pickle without its tensors
-MAX_PICKLE = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,7 @@ class _FilePart:
         self._buffer, self._first = b"", 0
 
     def read(self, size: int) -> bytes:
-        size = min(size, self._stop - self.position, MAX_PICKLE)
+        size = min(size, self._stop - self.position)
         if self.position < self._first or self.position + size > self._first + len(self._buffer):
             self._first = self.position
             self._buffer = self._source.read(self.position, min(max(size, HEADER_SIZE), self._stop - self.position))
@@ -212,7 +210,7 @@ class _Unpickler(pickle._Unpickler):  # Python's version: its memo allocates not
 
     def refuse(self, what: str) -> NotT7Error:
         return NotT7Error(
-            f"{self._source.name}: the pickle contains {printable(shortened(what))}, which is not supported; only "
+            f"{self._source.name}: the pickle contains {shortened(what)}, which is not supported; only "
             "classes of torch.legacy.nn, tensors and plain data are read. Save only these in the program that wrote it"
         )
 
@@ -310,8 +308,7 @@ class _Unpickler(pickle._Unpickler):  # Python's version: its memo allocates not
     def load_reduce(self) -> None:
         arguments = self.stack.pop()
         function = self.stack[-1]
-        allowed = any(function is f for f in self._callable.values()) or function == self._new
-        if not allowed or not isinstance(arguments, tuple):
+        if function not in (*self._callable.values(), self._new) or not isinstance(arguments, tuple):
             raise self.refuse("a call")
         self.stack[-1] = function(*arguments)
 

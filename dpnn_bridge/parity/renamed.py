@@ -113,4 +113,4 @@ def _shaped(theirs: Tensor, ours: Tensor, transposed: bool) -> Tensor:
 
 def _bits(tensor: Tensor) -> Hashable:
     """Return what is equal for tensors with the same bits, of any shape."""
-    return tensor.dtype, hashlib.sha256(byte_array(tensor.contiguous())).digest()
+    return tensor.dtype, hashlib.sha256(byte_array(tensor.contiguous()).data).digest()
