@@ -6,8 +6,10 @@ import time
 import tracemalloc
 import warnings
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
+from unittest.mock import patch
 from zipfile import ZIP_DEFLATED, ZIP_LZMA, ZipFile
 
 import numpy as np
@@ -23,8 +25,9 @@ from dpnn_bridge.cli.inputs import example_input
 from dpnn_bridge.cli.verify import verify_command
 from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.conversion.lua_values import to_value
-from dpnn_bridge.errors import ModelNotFoundError, T7LimitError
+from dpnn_bridge.errors import ModelNotFoundError, T7FormatError, T7LimitError
 from dpnn_bridge.outputs.formats import format_of
+from dpnn_bridge.outputs.npy import ArrayHeader
 from dpnn_bridge.outputs.written import GraphNode, results_of_modules
 from dpnn_bridge.parity.folded import _only_scaled
 from dpnn_bridge.parity.verification import Verification
@@ -356,6 +359,34 @@ def test_an_input_that_lies_is_one_error(head: bytes, tmp_path: Path) -> None:
     (tmp_path / "x.npy").write_bytes(head + bytes(16))
     result = CliRunner().invoke(verify_command, [str(tmp_path / "m.t7"), "--input", str(tmp_path / "x.npy")])
     assert (result.exit_code, result.output.count("\n")) == (3, 1), result.output
+
+
+@pytest.mark.parametrize(
+    "numbers", ["<m8[1s/0]", "<M8[s]", "|O", "<f4,<f4", "(2,)<f4", "|V4", "<c8", "<f16", "float32", 4]
+)
+def test_another_kind_of_array_is_refused_before_numpy_parses_its_type(numbers: Any) -> None:
+    header = f"{{'descr': {numbers!r}, 'fortran_order': False, 'shape': (2,)}}".encode()
+    with (
+        patch.object(np, "dtype", side_effect=AssertionError("numpy parses it")),
+        pytest.raises(T7FormatError, match="not an array of numbers"),
+    ):
+        ArrayHeader(BytesIO(b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header))
+
+
+@pytest.mark.parametrize("shape", ["(2L, 3L)", "(2,3L,)"])
+def test_an_array_of_python_2_is_read_without_a_warning(shape: str) -> None:
+    header = f"{{'descr': '<f4', 'fortran_order': True, 'shape': {shape}}}".encode()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = ArrayHeader(BytesIO(b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header))
+    assert (found.shape, found.dtype, found.fortran) == ((2, 3), np.float32, True)
+
+
+@pytest.mark.parametrize("shape", ["(2.0,)", "(-1,)", "(True,)", "[2]", "2", "None", "('2',)", f"({'9' * 5000},)"])
+def test_another_shape_is_one_error(shape: str) -> None:
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}".encode()
+    with pytest.raises(T7FormatError, match="not an array of numbers"):
+        ArrayHeader(BytesIO(b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header))
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".npz", ".t7"])
