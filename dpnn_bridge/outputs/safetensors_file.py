@@ -113,7 +113,7 @@ def opened(path: Path) -> Opened:
     """Return the file, its metadata, its tensors (type, shape, first byte, end) and where their bytes begin."""
     source = FileSource(path)
     size = int.from_bytes(source.read(0, 8), "little")
-    if source.size < 8 or size > min(LARGEST_HEADER, source.size - 8):
+    if size > min(LARGEST_HEADER, source.size - 8):  # also without a header
         raise NotT7Error(f"{path}: is not a safetensors file: its header is missing or larger than the file")
     try:
         header = json.loads(source.read(8, size), object_pairs_hook=_without_repeats)

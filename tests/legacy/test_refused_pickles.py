@@ -21,10 +21,17 @@ def named(module: str, name: str) -> bytes:
     return b"".join(b"X" + struct.pack("<I", len(text)) + text.encode() for text in (module, name)) + b"\x93"
 
 
+#: 400 objects with the same 1,024 fields
+STATES = b"}(%sq\1ctorch.legacy.nn\nX\nq\2" % (b"".join(b"X\2\0\0\0%c%cN" % divmod(i, 32) for i in range(1024)) + b"u")
+STATES += b"0h\2)\x81h\1b" * 400
+
+
 @pytest.mark.parametrize(
     ("body", "what"),
     [
         pytest.param(b"ctorch._utils\n_rebuild_parameter\n]K\1aR", "a call", id="arguments in a list"),
+        pytest.param(b"ctorch\nSize\n]K\1a\x81", "an object with constructor arguments", id="sizes in a list"),
+        pytest.param(STATES, "more copies of one dict than a model has", id="one state of many objects"),
         pytest.param(
             b"ccopy_reg\n_reconstructor\n(ctorch\nSize\nNNtR", "an object of a function", id="object of a function"
         ),
@@ -59,3 +66,10 @@ def test_a_storage_does_not_reach_into_the_next_record(tmp_path: Path) -> None:
             archive.writestr(f"x/{name}", content)
     with pytest.raises(T7FormatError, match="the storage 'a' is truncated"):
         read(LocalFile(tmp_path / "x.pth", "x.pth"))
+
+
+def test_a_field_has_a_name(tmp_path: Path) -> None:
+    pickled = b"\x80\x02ctorch.legacy.nn\nX\n)\x81}(K\1K\2X\1\0\0\0aK\3ub."
+    (tmp_path / "x.pth").write_bytes(old_format(pickled, []))
+    found = read(LocalFile(tmp_path / "x.pth", "x.pth"))
+    assert {name for name in found if name in (1, "a")} == {"a"}

@@ -234,6 +234,30 @@ def test_a_storage_of_a_sandbox_is_no_file(tmp_path: Path) -> None:
         bridge.execute(code, str(tmp_path / "secret"))
 
 
+def test_bytecode_is_refused_whatever_a_script_replaced(place: Place) -> None:
+    bridge = LuaBridge.from_runtime(Runtime("lua51", sandbox=True, max_memory=256 << 20, max_instructions=10**9))
+    code = """
+        local whole, sub, n = ..., string.sub, 0
+        string.byte, string.sub, table.concat = function() return 0 end, nil, function() return '' end
+        local function part() n = n + 1 return sub(whole, n, n) end
+        return type(loadstring(whole)), type(load(part))"""
+    assert bridge.execute(code, place.bytecode) == ("nil", "nil")
+
+
+def test_lua_holds_no_exception_and_no_metatable_of_python() -> None:
+    runtime = Runtime("lua51", sandbox=True, max_memory=256 << 20, max_instructions=10**9)
+    runtime.lua.globals()["raises"] = {}.__getitem__
+    code = """
+        local seen = {}
+        local function see(_, e) seen[#seen + 1] = type(e) return e end
+        see(pcall(raises, 1))
+        see(xpcall(function() raises(1) end, function(e) return see(nil, e) end))
+        see(coroutine.resume(coroutine.create(function() raises(1) end)))
+        see(pcall(coroutine.wrap(function() raises(1) end)))
+        return seen, getmetatable(raises)"""
+    assert LuaBridge.from_runtime(runtime).execute(code) == (["string"] * 5, None)
+
+
 #: what LuaJIT alone has
 LUAJIT = {
     "io.popen": "return io.popen('echo it ran'):read('*a'):match('it ran')",
