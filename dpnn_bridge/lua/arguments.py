@@ -13,6 +13,7 @@ from dpnn_bridge.torch7.random import Generator
 
 INTEGER_TYPES = ("Byte", "Char", "Short", "Int", "Long")
 
+_LOWEST = -(1 << 63)
 _SPACES = " \t\n\v\f\r"
 _NUMERAL = re.compile(
     r"[-+]?(?:0x[\da-f.]+(?:p[-+]?\d+)?|[\d.]+(?:e[-+]?\d+)?|inf(?:inity)?|nan)", re.IGNORECASE | re.ASCII
@@ -56,9 +57,18 @@ def describe(value: Any) -> str:
     return {str: "string", list: "table", Generator: "Generator"}.get(type(value), "table")
 
 
+def as_long(value: float) -> int:
+    """Return a number as C's ``long`` (on x86): truncated towards zero; the lowest integer if it has no such number."""
+    try:
+        number = int(value)
+    except (OverflowError, ValueError):  # infinite, NaN
+        return _LOWEST
+    return number if _LOWEST <= number < -_LOWEST else _LOWEST
+
+
 def check_int(value: Any, position: int) -> int:
-    """Convert argument ``position`` to an integer, truncated towards zero."""
-    return int(check_number(value, position))
+    """Convert argument ``position`` to an integer, as :func:`as_long`."""
+    return as_long(check_number(value, position))
 
 
 def check_dim(t: Tensor, dim: int, position: int = 2) -> int:
@@ -85,6 +95,14 @@ def check_real(value: Any, position: int, ty: str) -> float:
     if isinstance(value, str) and ty in INTEGER_TYPES:
         return torch.tensor(_integer_of(value)).to(DTYPES[ty]).item()
     return cast_number(check_number(value, position), ty)
+
+
+def counted(values: Sequence[Any]) -> Sequence[Any]:
+    """Return the arguments that a Lua function counts with ``#{...}``: those in front of the nils at the end."""
+    n = len(values)
+    while n and values[n - 1] is None:
+        n -= 1
+    return values[:n]
 
 
 def check_end(more: Sequence[Any]) -> None:

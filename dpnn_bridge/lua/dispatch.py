@@ -36,7 +36,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from dpnn_bridge.lua.arguments import as_number, check_int, describe
+from dpnn_bridge.lua.arguments import as_long, as_number, check_int, describe
 from dpnn_bridge.lua.tensor import Storage, Tensor, TorchError
 from dpnn_bridge.torch7.random import Generator
 
@@ -135,7 +135,7 @@ class _Pattern:
             elif arg.kind in ("n", "i"):
                 number = as_number(values[n])
                 assert number is not None
-                bound[k] = int(number) - 1 if arg.kind == "i" else number
+                bound[k] = as_long(number) - 1 if arg.kind == "i" else number
             elif arg.kind == "c":
                 bound[k] = values[n][0]
             else:

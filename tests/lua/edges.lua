@@ -137,3 +137,15 @@ local x = torch.ShortTensor() return (pcall(x.bernoulli, x, -2)), x
 --> true {}
 local x = torch.FloatTensor() return (pcall(x.bernoulli, x, 1.5)), x:size('x'):size(), torch.Tensor(2, 3):stride('x')[1], (pcall(torch.random, 3, nil)), (pcall(torch.IntTensor(2).random, torch.IntTensor(2), 3, nil))
 --> true 0 3 false false
+local x, n = torch.Tensor{{1, 2, 3}, {4, 5, 6}}, 1/0 return torch.zeros(2, n), torch.ones(n), torch.eye(2, n), x:clone():resize(2, 1, -n), torch.tril(x, n), torch.triu(x, 2^70), torch.range(2, n, n), torch.ShortTensor():range(n, 2), torch.DoubleTensor(1, 0/0):dim(), (pcall(torch.eye, n)), (pcall(x.unfold, x, 1, 2, n)), (pcall(x.narrow, x, 1, 1, n)), (pcall(x.select, x, n, 1)), (pcall(function() return x[n] end)), (pcall(torch.randperm, n))
+--> {0 0} {} {1 0 0 1} {1 2} {0 0 0 0 0 0} {1 2 3 4 5 6} {} {} 1 false false false false false false
+local x = torch.Tensor{{1, 2, 3}} return x:__len__(2), (#x)[2], (pcall(x.__len__, x, 1/0)), x:__len__('x')[2], (pcall(x.zero, x, {})), (pcall(x.zero, x, nil)), x
+--> 3 3 false 3 false false {1 2 3}
+local x, e = torch.Tensor{{1, 2}, {3, 4}}, torch.IntTensor() return x:view(4, nil), x:expand(2, 2, nil), x:repeatTensor(1, 2, nil), x:permute(2, 1, nil), x:expand(torch.LongStorage{2, 2}, 1), x:repeatTensor(torch.LongStorage{2, 1}, 'x'), x:viewAs(torch.LongStorage{7, 8, 9, 5}), (pcall(x.viewAs, x, x, 'x')), e:apply(5), e:map(e, 'x'), e:map2(e, e), (pcall(e.map, e, torch.IntTensor{1}, 5)), (pcall(e.map, e))
+--> {1 2 3 4} {1 2 3 4} {1 2 1 2 3 4 3 4} {1 3 2 4} {1 2 3 4} {1 2 3 4 1 2 3 4} {1 2 3 4} false {} {} {} false false
+local x = torch.Tensor{{1, 2}, {3, 4}} local r, i = torch.zeros(2, 2):t(), torch.LongTensor{2, 9} return (pcall(r.index, r, x, 1, i)), r, (pcall(r.index, r, x, 2, i)), r
+--> false {2 4 4 0} false {2 4 4 0}
+local x, s, i = torch.Tensor{1, 2}, torch.ones(2, 1), torch.LongTensor{1, 2} return (pcall(x.indexCopy, x, 1, i, s)), (pcall(x.indexAdd, x, 1, i, s)), (pcall(s.indexCopy, s, 1, i, x)), (pcall(s.indexAdd, s, 1, i, x)), x, s
+--> false false false false {1 2} {1 1}
+local f, x = string.format, 133.716583251953125 return f('%.17g|%-20.17g|%22.17g|%+.17e', x, x, -x, x), f('%.16g %.15g %s%% %#.16g', 1000000000000000.5, 1000000000000005, 'a', 1000000000000000.5), f('%.17g', 0.03125 + 2^-57)
+--> 133.71658325195313|133.71658325195313  |   -133.71658325195313|+1.33716583251953125e+02 1000000000000001 1.00000000000001e+15 a% 1000000000000001. 0.031250000000000007

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from dpnn_bridge.lua.arguments import check_real
+from dpnn_bridge.lua.arguments import as_long, check_real
 from dpnn_bridge.lua.dispatch import FLOAT_TYPES, torch_function
 from dpnn_bridge.lua.ops.copying import copy_into
 from dpnn_bridge.lua.ops.elementwise import fill
@@ -48,7 +48,7 @@ def ones(r: Tensor, sizes: tuple[int, ...]) -> None:
 
 @torch_function("eye", "r n n=0", small=("eye",))
 def eye(r: Tensor, rows: float, columns: float) -> None:
-    n, m = int(rows), int(columns)
+    n, m = as_long(rows), as_long(columns)
     if n <= 0:
         raise TorchError("bad argument #1 (invalid argument)")
     r.assign(torch.eye(n, m if m > 0 else n))
@@ -58,13 +58,14 @@ def eye(r: Tensor, rows: float, columns: float) -> None:
 def range_(r: Tensor, first: float, last: float, step: float) -> None:
     dtype = torch.float64
     if r.ty not in FLOAT_TYPES:
-        dtype, first, last, step = torch.int64, int(first), int(last), int(step)
+        dtype, first, last, step = torch.int64, as_long(first), as_long(last), as_long(step)
     if step == 0:
         raise TorchError("bad argument #3 (step must be a non-null number)")
     if (step > 0) != (last >= first) and first != last:
         raise TorchError("bad argument #2 (upper bound and larger bound incoherent with step sign)")
-    count = int((last - first) / step + 1) if r.ty in FLOAT_TYPES else abs(last - first) // abs(step) + 1
-    _fill(r, torch.arange(count, dtype=dtype) * step + first)
+    distance = last - first
+    count = as_long(distance / step + 1) if r.ty in FLOAT_TYPES else as_long(abs(distance)) // abs(step) + 1
+    _fill(r, torch.arange(max(count, 0), dtype=dtype) * step + first)
 
 
 def _fill(r: Tensor, values: torch.Tensor) -> None:
@@ -76,7 +77,7 @@ def _fill(r: Tensor, values: torch.Tensor) -> None:
 
 
 def _check_points(r: Tensor, name: str, first: float, last: float, count: float) -> int:
-    n = int(count)
+    n = as_long(count)
     if n == r.numel == 1 != r.dim:
         raise TorchError("bad argument #1 (tensor must have one dimension)")
     if not (n > 1 or (n == 1 and first == last)):
@@ -104,12 +105,12 @@ def logspace(r: Tensor, first: float, last: float, count: float) -> None:
 
 @torch_function("tril", "R T n=0", small=("band", "lower"))
 def tril(r: Tensor, t: Tensor, k: float) -> None:
-    _band(torch.tril, r, t, int(k))
+    _band(torch.tril, r, t, as_long(k))
 
 
 @torch_function("triu", "R T n=0", small=("band", "upper"))
 def triu(r: Tensor, t: Tensor, k: float) -> None:
-    _band(torch.triu, r, t, int(k))
+    _band(torch.triu, r, t, as_long(k))
 
 
 def _band(f: Callable[..., torch.Tensor], r: Tensor, t: Tensor, k: int) -> None:
@@ -135,7 +136,7 @@ def _band(f: Callable[..., torch.Tensor], r: Tensor, t: Tensor, k: int) -> None:
 def diag(r: Tensor, t: Tensor, k: float) -> None:
     if t.dim not in (1, 2):
         raise TorchError("bad argument #1 (matrix or a vector expected)")
-    k = int(k)
+    k = as_long(k)
     if t.dim == 2 and not -t.size[0] < k < t.size[1]:
         r.resize(())
         raise TorchError(f"bad argument #2 (a matrix of {t.shape_text} has no diagonal {k})")

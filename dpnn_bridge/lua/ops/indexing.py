@@ -7,7 +7,16 @@ from typing import Any
 
 import torch
 
-from dpnn_bridge.lua.arguments import as_number, check_end, check_number, check_real, check_tensor, describe, dimension
+from dpnn_bridge.lua.arguments import (
+    as_long,
+    as_number,
+    check_end,
+    check_number,
+    check_real,
+    check_tensor,
+    describe,
+    dimension,
+)
 from dpnn_bridge.lua.dispatch import ALL_TYPES, native, torch_function
 from dpnn_bridge.lua.ops.copying import copy_into
 from dpnn_bridge.lua.ops.elementwise import fill
@@ -18,8 +27,9 @@ from dpnn_bridge.lua.tensor import Storage, Tensor, TorchError, cast_number
 # ---- brackets; Lua sends a table index as flat numbers, see `walk`
 
 
-def _place(index: int, count: int) -> int:
+def _place(position: float, count: int) -> int:
     """Convert a 1-based or negative position to a 0-based one."""
+    index = as_long(position)
     return index - 1 if index > 0 else index + count if index < 0 else -1
 
 
@@ -27,7 +37,7 @@ def get_number(t: Tensor, index: float) -> Tensor | float:
     """Return ``t[i]``."""
     if not t.size:
         raise TorchError("bad argument #1 (empty tensor)")
-    at = _place(int(index), t.size[0])
+    at = _place(index, t.size[0])
     if not 0 <= at < t.size[0]:
         raise TorchError("bad argument #2 (out of range)")
     if len(t.size) == 1:
@@ -39,7 +49,7 @@ def put_number(t: Tensor, index: float, value: Any) -> None:
     """Set ``t[i] = value``."""
     if not t.size:
         raise TorchError("bad argument #1 (empty tensor)")
-    at = _place(int(index), t.size[0])
+    at = _place(index, t.size[0])
     if isinstance(value, str):
         check_number(value, 3)
         value = check_real(value, 3, t.ty)
@@ -75,8 +85,8 @@ def walk(t: Tensor, spec: Sequence[Any]) -> tuple[Tensor, int | None]:
         count = t.size[d]
         if isinstance(entry, tuple):
             first, last = entry
-            begin = 0 if first is None else _place(int(first), count)
-            end = count - 1 if last is None and first is None else begin if last is None else _place(int(last), count)
+            begin = 0 if first is None else _place(first, count)
+            end = count - 1 if last is None and first is None else begin if last is None else _place(last, count)
             if not 0 <= begin < count:
                 raise TorchError("bad argument #2 (start index out of bound)")
             if not 0 <= end < count:
@@ -86,7 +96,7 @@ def walk(t: Tensor, spec: Sequence[Any]) -> tuple[Tensor, int | None]:
             t = narrowed(t, d, begin, end - begin + 1)
             d += 1
         else:
-            at = _place(int(entry), count)
+            at = _place(entry, count)
             if not 0 <= at < count:
                 raise TorchError("bad argument #2 (index out of bound)")
             if t.dim == 1:
@@ -181,13 +191,6 @@ def _count_valid(places: torch.Tensor, limit: int) -> int:
     return int(wrong[0]) if len(wrong) else len(places)
 
 
-def _indices(index: Any, position: int, limit: int) -> torch.Tensor:
-    places = _vector(index, position)
-    if _count_valid(places, limit) < len(places):
-        raise TorchError("index out of range")
-    return places
-
-
 @native("index", types=ALL_TYPES)
 def index_(*args: Any) -> Tensor:
     if len(args) == 3:
@@ -198,22 +201,23 @@ def index_(*args: Any) -> Tensor:
         raise TorchError("[Tensor,] Tensor, number, LongTensor expected")
     t = check_tensor(t, 2, r.ty)
     d = dimension(t, dim)
-    if r.storage is not None and t.storage is not None and r.storage.block is t.storage.block:
-        _index_within(r, t, d, check_tensor(index, 3, "Long"))
-        return r if len(args) == 3 else index
-    places = check_tensor(index, 3, "Long")
-    if places.dim == 1:
-        r.resize((*t.size[:d], places.numel, *t.size[d + 1 :]))  # before the indices are looked at
-    r.assign(torch.index_select(t.t, d, _indices(index, 3, t.size[d])))
+    places = _vector(index, 3)
+    is_shared = r.storage is not None and t.storage is not None and r.storage.block is t.storage.block
+    if is_shared or _count_valid(places, t.size[d]) < len(places):
+        _index_in_order(r, t, d, index)
+    else:
+        r.assign(torch.index_select(t.t, d, places))
     return r if len(args) == 3 else index  # Torch7 returns what is on top of its stack
 
 
-def _index_within(r: Tensor, t: Tensor, d: int, index: Tensor) -> None:
-    """Compute ``r:index(t, d, index)`` on shared memory: resize first, then copy slice by slice."""
+def _index_in_order(r: Tensor, t: Tensor, d: int, index: Tensor) -> None:
+    """Compute ``r:index(t, d, index)`` as TH: resize first, then copy slices in front of one that does not exist."""
     r.resize((*t.size[:d], index.numel, *t.size[d + 1 :]))
-    if d == 0 and r.is_contiguous() and t.is_contiguous():
-        _indices(index, 3, t.size[d])  # looked at before anything is copied
-    for to, origin in enumerate((index.t - 1).tolist()):
+    places = index.t - 1
+    in_one_piece = d == 0 and r.is_contiguous() and t.is_contiguous()
+    if in_one_piece and _count_valid(places, t.size[d]) < len(places):  # looked at before anything is copied
+        raise TorchError("index out of range")
+    for to, origin in enumerate(places.tolist()):
         copy_into(narrowed(r, d, to, 1), narrowed(t, d, origin, 1))
 
 
@@ -235,6 +239,8 @@ def _put_slices(
         raise TorchError(f"bad argument #4 (Indexing dim {d + 1} is out of bounds of tensor)")
     if source.size[d] != len(places):
         raise TorchError("bad argument #4 (Number of indices should be equal to source:size(dim))")
+    if (t.dim == 1) != (source.dim == 1):
+        raise TorchError("bad argument #1 (tensor must have one dimension)")
     valid = _count_valid(places, t.size[d])
     is_apart = not t.overlaps() and not (t.storage and source.storage and t.storage.block is source.storage.block)
     if is_apart and source.size == (*t.size[:d], len(places), *t.size[d + 1 :]):

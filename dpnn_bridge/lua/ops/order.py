@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from dpnn_bridge.lua.arguments import check_dim
+from dpnn_bridge.lua.arguments import as_long, check_dim
 from dpnn_bridge.lua.dispatch import torch_function
 from dpnn_bridge.lua.ops.copying import copy_into
 from dpnn_bridge.lua.ops.shape import narrowed
@@ -87,7 +87,7 @@ def sort(r: Tensor, index: Tensor, t: Tensor, dim: int, descending: bool) -> Non
 @torch_function("topk", "R IR T n=1 i=last b=0 b=0", small=("topk",))
 def topk(r: Tensor, index: Tensor, t: Tensor, k: float, dim: int, greatest: bool, ordered: bool) -> None:
     """Select the k extrema; unordered results have quickselect's order."""
-    k, n = int(k), t.size[check_dim(t, dim, 3)]
+    k, n = as_long(k), t.size[check_dim(t, dim, 3)]
     if not 0 < k <= n:
         raise TorchError(f"bad argument #2 (k not in range for dimension: {k} of {n})")
     overlap = resized(r, t, dim, k)
@@ -132,7 +132,7 @@ def _kth(r: Tensor, index: Tensor, t: Tensor, k: int, dim: int) -> None:
 
 @torch_function("kthvalue", "R IR T n i=last", small=("kthvalue",))
 def kthvalue(r: Tensor, index: Tensor, t: Tensor, k: float, dim: int) -> None:
-    _kth(r, index, t, int(k), dim)
+    _kth(r, index, t, as_long(k), dim)
 
 
 @torch_function("median", "R IR T i=last", small=("median",))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dpnn_bridge.lua.arguments import as_long
 from dpnn_bridge.lua.dispatch import ALL_TYPES, FLOAT_TYPES, torch_function
 from dpnn_bridge.lua.tensor import Tensor, TorchError, cast_number
 from dpnn_bridge.torch7.random import Generator
@@ -48,7 +49,7 @@ def randn(r: Tensor, g: Generator, sizes: tuple[int, ...]) -> None:
 @torch_function("randperm", "r G n")
 @_checked
 def randperm(r: Tensor, g: Generator, n: float) -> None:
-    r.assign(torch.from_numpy(np.array(g.randperm(int(n)))) + 1)
+    r.assign(torch.from_numpy(np.array(g.randperm(as_long(n)))) + 1)
 
 
 @torch_function("uniform", "G n=0 n=1", types=FLOAT_TYPES)
@@ -106,7 +107,7 @@ torch_function("bernoulli", "X G D")(_bernoulli_each)
 @torch_function("random", "G n n")
 @_checked
 def random_between(g: Generator, low: float, high: float) -> float:
-    return g.randint(int(low), int(high))
+    return g.randint(as_long(low), as_long(high))
 
 
 @torch_function("random", "G n")
@@ -114,7 +115,7 @@ def random_between(g: Generator, low: float, high: float) -> float:
 def random_up_to(g: Generator, high: float) -> float:
     if high < 1:
         raise ValueError("upper bound must be strictly positive")
-    return g.randint(1, int(high))
+    return g.randint(1, as_long(high))
 
 
 @torch_function("random", "G")
@@ -126,7 +127,7 @@ def random_word(g: Generator) -> float:
 @_checked
 def random_between_(t: Tensor, g: Generator, low: float, high: float) -> None:
     """Draw integers in unsigned long, as C does: a negative draw of a float type is 2^64 - |x|."""
-    values = g.randints(t.numel, int(low), int(high))
+    values = g.randints(t.numel, as_long(low), as_long(high))
     _store(t, np.where(values < 0, values + 2.0**64, values) if t.ty in FLOAT_TYPES else values)
 
 
@@ -145,7 +146,7 @@ def random_(t: Tensor, g: Generator) -> None:
 
 
 def _multinomial(r: Tensor, g: Generator, p: Tensor, count: float, replace: bool) -> Tensor:
-    n, is_vector = int(count), p.dim == 1
+    n, is_vector = as_long(count), p.dim == 1
     if p.dim not in (1, 2):
         raise TorchError("bad argument #2 (prob_dist must be 1 or 2 dim)")
     if is_vector:  # TH makes it a matrix of one row, of adjacent elements whatever the stride was

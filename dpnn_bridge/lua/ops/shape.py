@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from dpnn_bridge.lua.arguments import as_number, check_int, check_tensor, describe, dimension
+from dpnn_bridge.lua.arguments import as_number, check_int, check_tensor, counted, describe, dimension
 from dpnn_bridge.lua.dispatch import native, sizes_of, torch_function
 from dpnn_bridge.lua.ops.copying import copy_into
 from dpnn_bridge.lua.tensor import DTYPES, Storage, Tensor, TorchError
@@ -255,7 +255,7 @@ def unfold(t: Tensor, dim: Any, count: Any, step: Any, *_: Any) -> Tensor:
 
 @native("permute")
 def permute(t: Tensor, *dims: Any) -> Tensor:
-    order = [check_int(d, n) - 1 for n, d in enumerate(dims, 2)]
+    order = [check_int(d, n) - 1 for n, d in enumerate(counted(dims), 2)]
     if sorted(order) != list(range(t.dim)):
         raise TorchError("Invalid permutation")
     if order == list(range(t.dim)):
@@ -285,11 +285,16 @@ torch_function("squeeze", "R T", small=("squeeze",))(lambda r, t: _squeeze(r, t,
 torch_function("squeeze", "R T i", small=("squeeze",))(_squeeze)
 
 
-def _with_result(first: Tensor, *rest: Any) -> tuple[Tensor, Tensor, tuple[Any, ...]]:
+def _with_result(first: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Sequence[Any]]:
     """Split ``[result,] tensor, ...`` into result, tensor and rest; the result is new if none is given."""
     if rest and isinstance(rest[0], Tensor):
-        return first, rest[0], rest[1:]
-    return Tensor(first.ty), first, rest
+        return first, rest[0], counted(rest[1:])
+    return Tensor(first.ty), first, counted(rest)
+
+
+def _sizes(rest: Sequence[Any]) -> tuple[int, ...]:
+    """Return the sizes that arguments begin with: a LongStorage, behind which anything may follow, or numbers."""
+    return sizes_of(rest[:1] if rest and isinstance(rest[0], Storage) else rest)
 
 
 @native("expand")
@@ -297,7 +302,7 @@ def expand(*args: Any) -> Tensor:
     r, t, rest = _with_result(*args)
     if not rest:
         raise TorchError("torch.expand, expected ([Tensor,] Tensor, number...) or ([Tensor,] Tensor, LongStorage)")
-    return expanded(r, t, sizes_of(rest))
+    return expanded(r, t, _sizes(rest))
 
 
 def _check_storage(r: Tensor, t: Tensor) -> None:
@@ -362,17 +367,17 @@ def viewed(r: Tensor, t: Tensor, sizes: Sequence[int]) -> Tensor:
 
 @native("viewAs")
 def view_as(first: Tensor, second: Any = None, template: Any = None, *_: Any) -> Tensor:
-    if isinstance(template, Tensor):
-        return viewed(first, second, template.size)
-    if not isinstance(second, Tensor):
+    if template is None:
+        first, second, template = Tensor(first.ty), first, second
+    if not isinstance(second, Tensor) or not isinstance(template, (Tensor, Storage)):
         raise TorchError("viewAs: expected ([Tensor,] Tensor, Tensor)")
-    return viewed(Tensor(first.ty), first, second.size)
+    return viewed(first, second, template.size if isinstance(template, Tensor) else (template.size,))
 
 
 @native("repeatTensor")
 def repeat_tensor(*args: Any) -> Tensor:
     r, t, rest = _with_result(*args)
-    times = sizes_of(rest)
+    times = _sizes(rest)
     if len(times) < t.dim:
         raise TorchError("Number of dimensions of repeat dims can not be smaller than number of dimensions of tensor")
     if min(times, default=1) < 1:

@@ -3,25 +3,42 @@ local bridge, py = ...
 local bind = bridge.bind
 
 -- string.format as th's LuaJIT has it: a number halfway between two decimals is rounded away from zero
-local format, gmatch, find, match, error, pcall, unpack = string.format, string.gmatch, string.find, string.match, error, pcall, unpack
+local format, gsub, find, match, error, pcall, unpack = string.format, string.gsub, string.find, string.match, error, pcall, unpack
 local LONGEST = 99 - 20  -- Lua prints at most 99 decimals
-local function away_from_zero(x, precision, kind)
+
+-- the text of x with one more in the last decimal, which C has rounded to even
+local function one_more(directive, x)
+   local text = format((gsub(directive, '%%', '%%#')), x)  -- with all decimals
+   local head, last, point, rest = match(text, '^(.-)(%d)(%.?)([eE][-+]%d+ *)$')
+   if not head then head, last, point, rest = match(text, '^(.-)(%d)(%.?)( *)$') end
+   return head .. last + 1 .. (find(directive, '#') and point or '') .. rest
+end
+-- what gives the decimals of x under the directive, which has so many and a kind of e, f or g: a number, or their text
+local function away_from_zero(directive, x, precision, kind)
    if kind == 'g' and precision > 0 then precision = precision - 1 end
-   if x - x ~= 0 or precision > LONGEST then return false end
+   if x - x ~= 0 or precision > LONGEST then return x end
    local long, next = '%.' .. precision + 20 .. (kind == 'f' and 'f' or 'e'), x * (1 + 2 ^ -52)
-   local function behind(value, digits) return find(match(format(long, value), '%.(%d*)'), digits, precision + 1) end
-   return behind(x, '^50*$') and behind(next, '^50') and next  -- not where the next number has other decimals
+   local function decimals(value) return match(format(long, value), '(%d)%.(%d*)') end
+   local before, behind = decimals(x)
+   if not find(behind, '^50*$', precision + 1) then return x end
+   local _, next_behind = decimals(next)
+   if find(next_behind, '^50', precision + 1) then return next end
+   local kept = (before .. behind):byte(precision + 1) - 48
+   return kept % 2 == 0 and one_more(directive, x) or x  -- an odd one became the next even one
 end
 function string.format(...)
    local text, n, arguments, at = (...), select('#', ...), {...}, 1
    if type(text) == 'string' and find(text, '%%[^%a]*[eEfgG]') then
-      for precision, kind in gmatch(text, '%%[-+ #0]*%d*(%.?%d*)([%a%%])') do
+      text = gsub(text, '(%%[-+ #0]*%d*(%.?%d*)([%a%%]))', function(directive, precision, kind)
          at = kind == '%' and at or at + 1
          local x = arguments[at]
          if find(kind, '[eEfgG]') and type(x) == 'number' then
-            arguments[at] = away_from_zero(x, precision == '' and 6 or tonumber(precision:sub(2)) or 0, kind:lower()) or x
+            precision = precision == '' and 6 or tonumber(precision:sub(2)) or 0
+            arguments[at] = away_from_zero(directive, x, precision, kind:lower())
+            if type(arguments[at]) == 'string' then return '%s' end
          end
-      end
+      end)
+      arguments[1] = text
    end
    local ok, result = pcall(format, unpack(arguments, 1, n))
    if not ok then error((result:gsub("'%?'", "'format'")), 2) end

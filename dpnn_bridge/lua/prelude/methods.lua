@@ -18,15 +18,15 @@ local function called(f, first, ...)
 end
 -- call f with the elements of one or more tensors; what it returns replaces those of the first, at once
 local function visit(tensors, f)
-   if type(f) ~= 'function' then error('bad argument (function expected, got ' .. type(f) .. ')', 3) end
-   local visited, strict = {}, false  -- strict: see ffi/apply.lua
+   local visited, strict, count = {}, false, tensors[1]:nElement()  -- strict: see ffi/apply.lua
    for i, t in ipairs(tensors) do
       visited[i] = handles[t]
       strict = strict or not t:isContiguous()
-      if i > 1 and t:nElement() ~= tensors[1]:nElement() then error('size mismatch', 3) end
+      if i > 1 and t:nElement() ~= count then error('size mismatch', 3) end
    end
+   if count > 0 and type(f) ~= 'function' then error('bad argument (function expected, got ' .. type(f) .. ')', 3) end
    local step, value = py.visitor(unpack(visited)), nil
-   for _ = 1, tensors[1]:nElement() do
+   for _ = 1, count do
       value = called(f, step(value))
       if value == false and not strict then value = nil end
       if value ~= nil then

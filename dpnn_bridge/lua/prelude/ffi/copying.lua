@@ -42,7 +42,7 @@ for ty, kind in pairs(native.kinds) do
    local zero, copy, clone = mt.zero, mt.copy, mt.clone
    mt.zero = function(self, ...)
       local S = states[self] or read(self)
-      return S and S.ty == ty and S.count > 0 and native.zero(S) and self or zero(self, ...)
+      return S and S.ty == ty and S.count > 0 and select('#', ...) == 0 and native.zero(S) and self or zero(self, ...)
    end
    mt.copy = function(self, source, ...)
       local S, T = states[self] or read(self), states[source] or read(source)

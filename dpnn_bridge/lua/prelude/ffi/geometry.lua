@@ -1,7 +1,11 @@
 -- The geometry of tensors in Lua: states of views, sizes, and memory for new tensors. Methods are in views.lua.
 local bridge = ...
 local native = bridge.native
+local type, floor = type, math.floor
 local wrap, measure, moved, new_block, make_room = native.wrap, native.measure, native.moved, native.new_block, native.make_room
+
+-- whether x is an integer that C's long has
+function native.whole(x) return type(x) == 'number' and floor(x) == x and x >= -2 ^ 63 and x < 2 ^ 63 end
 
 -- a new state with type and block of S, and sizes and strides too as far as they are not changed
 local function view(S, offset, n, is_same)

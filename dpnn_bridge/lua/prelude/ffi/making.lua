@@ -8,7 +8,7 @@ local FEW = loops.FEW
 
 local function few(S) return S.count > 0 and S.count <= FEW end
 local function apart(R, S) return not R.block or R.block ~= S.block end
-local function whole(x) return floor(x) == x end
+local whole = native.whole
 
 local BAND = [[
 return function(rows, columns, p, ip, a, b, q, iq, c, d, low, high)

@@ -4,7 +4,7 @@ local native, metatables = bridge.native, bridge.metatables
 local states, read, wrap, view, measure, storages = native.states, native.read, native.wrap, native.view, native.measure, native.storages
 local type, select, floor = type, select, math.floor
 
-local function whole(x) return type(x) == 'number' and floor(x) == x end
+local whole = native.whole
 local methods = {}
 
 -- dimension d of V, from first to last, which may count from the end; false where Python must

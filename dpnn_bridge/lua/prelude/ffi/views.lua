@@ -5,9 +5,9 @@ local states, storages, read, wrap, measure, moved = native.states, native.stora
 local new_block, wrap_storage, read_storage = native.new_block, native.wrap_storage, native.read_storage
 local view, narrowed, selected, shape, same_sizes = native.view, native.narrowed, native.selected, native.shape, native.same_sizes
 local resize, resize_as, new_tensor = native.resize, native.resize_as, native.new_tensor
-local type, select, tonumber, floor = type, select, tonumber, math.floor
+local type, select, tonumber = type, select, tonumber
 
-local function whole(x) return type(x) == 'number' and floor(x) == x end
+local whole = native.whole
 
 local function storage_of_longs(n, S, first)
    local block = new_block('Long', n)
@@ -32,10 +32,7 @@ local function about(first)
 end
 define('size', about(1))
 define('stride', about(2))
-define('__len__', function(self, S, slow)
-   if S.n > 0 then return storage_of_longs(S.n, S, 1) end
-   return slow(self)
-end)
+define('__len__', methods.size)
 local function dim(_, S) return S.n end
 define('dim', dim)
 define('nDimension', dim)
