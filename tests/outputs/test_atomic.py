@@ -14,6 +14,7 @@ import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -77,34 +78,60 @@ def wait_for(condition: Callable[[], object], seconds: float = 60) -> bool:
 
 
 # ---------------------------------------------------------------------- the disk
-@pytest.fixture(params=["size", "tmpfs"])
-def full_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
-    """A folder where no file of more than 256 bytes can be written."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if request.param == "tmpfs":
-        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(folder)], capture_output=True)
-        if mounted.returncode:
-            pytest.skip("this user may not mount")
-        (folder / ".full").write_bytes(bytes(8192))
-        yield folder
-        subprocess.run(["umount", str(folder)], check=True)
-    else:
-        before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (256, before[1]))
-        yield folder
+FullDisk = Callable[[], AbstractContextManager[Path]]
+
+
+@contextmanager
+def limited_to(size: int) -> Iterator[None]:
+    """No file of this process grows beyond a size; not in a fixture, where pytest's own output would be limited too."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_is_one_error_and_nothing_is_left(suffix: str, full_disk: Path) -> None:
-    target = full_disk / f"m{suffix}"
-    with pytest.raises(OutputError, match=rf"cannot write {re.escape(str(target))}: (No space left|File too large)"):
-        write(MODEL, target)
-    assert [p.name for p in full_disk.iterdir() if p.name != ".full"] == []
+@contextmanager
+def mounted_without_space(folder: Path) -> Iterator[None]:
+    """A file system in memory on a folder, with no byte left."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("this user may not mount")
+    try:
+        (folder / ".full").write_bytes(bytes(8192))
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_full_disk_is_one_line_of_the_command(full_disk: Path) -> None:
-    code, output = run(MODEL, full_disk / "m.pt")
+@pytest.fixture(params=["size", "tmpfs"])
+def full_disk(request: pytest.FixtureRequest, tmp_path: Path) -> FullDisk:
+    """A context in which no file of more than 256 bytes can be written to a folder."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    @contextmanager
+    def full() -> Iterator[Path]:
+        with limited_to(256) if request.param == "size" else mounted_without_space(folder):
+            yield folder
+
+    return full
+
+
+def test_a_full_disk_is_one_error_and_nothing_is_left(suffix: str, full_disk: FullDisk) -> None:
+    with full_disk() as folder:
+        target = folder / f"m{suffix}"
+        with pytest.raises(
+            OutputError, match=rf"cannot write {re.escape(str(target))}: (No space left|File too large)"
+        ):
+            write(MODEL, target)
+        assert [p.name for p in folder.iterdir() if p.name != ".full"] == []
+
+
+def test_a_full_disk_is_one_line_of_the_command(full_disk: FullDisk) -> None:
+    with full_disk() as folder:
+        code, output = run(MODEL, folder / "m.pt")
     assert code == 6
     assert output.startswith("error: cannot write ")
     assert len(output.splitlines()) == 1
@@ -117,11 +144,12 @@ def test_a_place_where_nothing_can_be_written(name: str, tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_patient_file_reports_the_first_error_when_it_closes(full_disk: Path) -> None:
-    file = DeferredErrorFile(full_disk / "x")
-    assert [file.write(b"a" * 9000) for _ in range(3)] == [9000] * 3
-    with pytest.raises(OSError, match=r"No space left|File too large"):
-        file.close()
+def test_a_patient_file_reports_the_first_error_when_it_closes(full_disk: FullDisk) -> None:
+    with full_disk() as folder:
+        file = DeferredErrorFile(folder / "x")
+        assert [file.write(b"a" * 9000) for _ in range(3)] == [9000] * 3
+        with pytest.raises(OSError, match=r"No space left|File too large"):
+            file.close()
 
 
 # ---------------------------------------------------------------------- what is never replaced
