@@ -95,13 +95,13 @@ function print(...)
    put(table.concat(words, '\t'), '\n')
 end
 for _, name in ipairs {'package', 'debug', 'dofile', 'loadfile', 'module', 'newproxy', 'getfenv', 'setfenv',
-                       'include', 'ffi', 'jit', 'paths', 'sys', 'gcinfo'} do
+                       'paths', 'sys', 'gcinfo'} do
    _G[name] = nil
 end
 string.dump = nil
 for name in pairs(loaded) do
-   if name == 'io' or name == 'os' or name == 'package' or name == 'debug' or name == 'ffi' or name == 'jit' or name == '_G'
-      or name == 'paths' or name == 'sys' then
+   if name == 'io' or name == 'os' or name == 'package' or name == 'debug' or name == '_G' or name == 'paths'
+      or name == 'sys' then
       loaded[name] = nil
    end
 end
