@@ -168,8 +168,10 @@ def test_compiled_code_is_refused_everywhere(runtime: str, tmp_path: Path) -> No
     bridge = LuaBridge(runtime=runtime)
     file = tmp_path / "compiled.lua"
     file.write_bytes(b"\x1bLJ\x02")
-    with pytest.raises(LuaBridgeError, match="never run"):
+    with pytest.raises(LuaBridgeError, match=r"compiled\.lua is compiled Lua code, which is never run"):
         bridge.run_file(file)
+    with pytest.raises(LuaBridgeError, match="compiled Lua code is never run: pass the source"):
+        bridge.execute("\x1bLJ\x02")
     assert bridge.execute("return (loadstring('\\27Lua'))") is None
     assert (
         bridge.execute("local n = 0 return (load(function() n = n + 1 return n == 1 and '\\27Lua' or nil end))") is None

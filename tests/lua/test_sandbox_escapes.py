@@ -17,7 +17,7 @@ from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.lua import LuaBridge
 from dpnn_bridge.lua.runtime import Runtime
 from dpnn_bridge.lua.sandbox import Sandbox
-from dpnn_bridge.lua.state import Host
+from dpnn_bridge.lua.state import Host, LuaState
 
 SECRET = "return 'secret'"
 
@@ -256,6 +256,23 @@ def test_lua_holds_no_exception_and_no_metatable_of_python() -> None:
         see(pcall(coroutine.wrap(function() raises(1) end)))
         return seen, getmetatable(raises)"""
     assert LuaBridge.from_runtime(runtime).execute(code) == (["string"] * 5, None)
+
+
+def test_the_lua_of_a_sandbox_is_registered_without_python() -> None:
+    """No part of the prelude has run, which takes away the table ``python``."""
+    state = LuaState("auto", sandbox=True, max_memory=256 << 20)
+    assert state.name == "lua51"
+    assert state.lua.eval("python.eval") is state.lua.eval("python.builtins") is None
+    state.lua.globals()["value"] = {}.__getitem__
+    with pytest.raises(AttributeError, match="out of reach"):
+        state.lua.eval("value.__self__")
+
+
+def test_functions_for_files_say_that_there_are_none() -> None:
+    bridge = LuaBridge.from_runtime(Runtime("lua51", sandbox=True, max_memory=256 << 20, max_instructions=10**9))
+    for name in ("save", "load", "saveobj", "loadobj"):
+        with pytest.raises(LuaBridgeError, match="the sandbox has no files"):
+            bridge.execute(f"torch.{name}('x', 1)")
 
 
 #: what LuaJIT alone has
