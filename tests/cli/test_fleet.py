@@ -286,6 +286,25 @@ def test_what_a_store_spoils_is_noticed(memory: Any, monkeypatch: pytest.MonkeyP
     assert not memory.exists("memory://zoo/m.pt")
 
 
+def test_what_was_sent_is_not_read_back_from_a_cache(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind, calls = type(memory), list[str]()
+    opened, forgot = kind.open, kind.invalidate_cache
+
+    def opens(self: Any, path: str, mode: str = "rb", **kwargs: Any) -> Any:
+        calls.append(mode)
+        return opened(self, path, mode, **kwargs)
+
+    def forgets(self: Any, path: str | None = None) -> None:
+        calls.append("forgets")
+        forgot(self, path)
+
+    monkeypatch.setattr(kind, "open", opens)
+    monkeypatch.setattr(kind, "invalidate_cache", forgets)
+    dpnn_bridge.convert(MODEL, "memory://zoo/m.pt")
+    assert "wb" in calls[:-2]
+    assert calls[-2:] == ["forgets", "rb"]
+
+
 @pytest.mark.parametrize("mode", ["wb", "rb"])
 def test_a_store_that_answers_500_keeps_a_whole_set(
     mode: str, memory: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
