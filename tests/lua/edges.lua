@@ -149,3 +149,7 @@ local x, s, i = torch.Tensor{1, 2}, torch.ones(2, 1), torch.LongTensor{1, 2} ret
 --> false false false false {1 2} {1 1}
 local f, x = string.format, 133.716583251953125 return f('%.17g|%-20.17g|%22.17g|%+.17e', x, x, -x, x), f('%.16g %.15g %s%% %#.16g', 1000000000000000.5, 1000000000000005, 'a', 1000000000000000.5), f('%.17g', 0.03125 + 2^-57)
 --> 133.71658325195313|133.71658325195313  |   -133.71658325195313|+1.33716583251953125e+02 1000000000000001 1.00000000000001e+15 a% 1000000000000001. 0.031250000000000007
+require 'nn.THNN' local x, y, w, e = torch.ones(1, 3, 1), torch.Tensor(), torch.ones(1, 1, 1, 3), torch.Tensor() local f = x.THNN.SpatialDepthWiseConvolution_updateOutput return (pcall(f, x:cdata(), y:cdata(), w:cdata(), nil, e:cdata(), e:cdata(), 3, 1, 1, 1, 0, 0)), (pcall(f, torch.ones(1, 1, 3):cdata(), y:cdata(), w:cdata(), nil, e:cdata(), e:cdata(), 3, 1, 1, 1, 1, 0)), y
+--> false true {1 1 1}
+require 'nn.THNN' local x, y, w, e, g = torch.ones(1, 5, 1), torch.Tensor(), torch.ones(1, 1, 2, 4), torch.Tensor(), torch.Tensor() x.THNN.SpatialDepthWiseConvolution_updateOutput(x:cdata(), y:cdata(), w:cdata(), nil, e:cdata(), e:cdata(), 4, 2, 3, 3, 1, 0) return y, y:size(2), y:size(3), (pcall(x.THNN.SpatialDepthWiseConvolution_updateGradInput, x:cdata(), y:cdata(), g:cdata(), w:cdata(), e:cdata(), torch.Tensor():cdata(), 4, 2, 3, 3, 1, 0))
+--> {3 3} 1 2 false

@@ -244,7 +244,7 @@ def unfold(t: Tensor, dim: Any, count: Any, step: Any, *_: Any) -> Tensor:
     d, n, step = check_int(dim, 2) - 1, check_int(count, 3), check_int(step, 4)
     if not 0 <= d < t.dim:
         raise _out_of_range(2)
-    if n > t.size[d]:
+    if not 0 <= n <= t.size[d]:  # below 0 Torch7 gives a negative size
         raise _out_of_range(3)
     if step <= 0:
         raise TorchError("bad argument #4 (invalid step)")

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from dpnn_bridge.lua.tensor import Tensor, TorchError
-from dpnn_bridge.lua.thnn.layer import Convolution, Derived, Unfolded, declare, extended
+from dpnn_bridge.lua.thnn.layer import Convolution, Derived, Unfolded, declare, extended, overhang
 from dpnn_bridge.lua.thnn.registry import KERNELS, reordered
 
 
@@ -54,9 +54,12 @@ def _full_conv2d(
     return w, (dh, dw), (ph, pw), (1, 1), True, (adj_h, adj_w)
 
 
-def _depth_wise_swapped(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, *geometry: int) -> torch.Tensor:
-    """Exchange height and width as THNN does in updateOutput, but not in updateGradInput."""
-    return _depth_wise(x.reshape(*x.shape[:-2], x.shape[-1], x.shape[-2]), w, b, *geometry)
+def _depth_wise_swapped(
+    x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, kw: int, kh: int, dw: int, dh: int, pw: int, ph: int
+) -> torch.Tensor:
+    """Exchange height and width as THNN does in updateOutput, but not in its checks and in updateGradInput."""
+    overhang(x, w.reshape(w.shape[0], -1, kh, kw), (dh, dw), (ph, pw))
+    return _depth_wise(x.reshape(*x.shape[:-2], x.shape[-1], x.shape[-2]), w, b, kw, kh, dw, dh, pw, ph)
 
 
 def _depth_wise(

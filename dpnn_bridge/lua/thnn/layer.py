@@ -36,6 +36,7 @@ class Derived:
         return self._of_batch(self._forward, x, w, b, *options)
 
     def grad_input(self, x: torch.Tensor, g: torch.Tensor, w: torch.Tensor, *options: Any) -> torch.Tensor:
+        self._check_gradient(x, g, w, *options)
         forward = self._for_input or self._forward
         return pull_back(lambda x: self._of_batch(forward, x, w, None, *options), [x], g)[0]
 
@@ -43,12 +44,16 @@ class Derived:
         self, x: torch.Tensor, g: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, *options: Any
     ) -> Sequence[torch.Tensor]:
         """Return the gradients of parameters in the shapes of ``w`` and, if there is one, ``b``."""
+        self._check_gradient(x, g, w, *options)
+        leaves = [torch.zeros_like(p) for p in (w, b) if p is not None]
+        return pull_back(lambda w, b=None: self.output(x, w, b, *options), leaves, g)
+
+    def _check_gradient(self, x: torch.Tensor, g: torch.Tensor, w: torch.Tensor, *options: Any) -> None:
+        """Raise unless the gradient has the sizes that ``for_input`` gives."""
         if self._for_input is not None:
             shape = self._of_batch(self._for_input, x, w, None, *options).shape
             if g.shape[-self._space :] != shape[-self._space :]:
                 raise TorchError(f"gradOutput has {list(g.shape)} elements, expected {list(shape)}")
-        leaves = [torch.zeros_like(p) for p in (w, b) if p is not None]
-        return pull_back(lambda w, b=None: self.output(x, w, b, *options), leaves, g)
 
     def _of_batch(self, forward: Forward, x: torch.Tensor, *others: Any) -> torch.Tensor:
         batch, single = batched(x, self._space)
@@ -114,7 +119,7 @@ class Unfolded(Convolution):
     def _reads_on(self, x: torch.Tensor, w: torch.Tensor, options: tuple[Any, ...]) -> bool:
         batch, _ = batched(x, self._space)
         kernel, stride, pad, *_ = self._plan(batch, w, *options)
-        return not any(pad) and any(_missing(batch, kernel, stride, pad))
+        return not any(pad) and any(overhang(batch, kernel, stride, pad))
 
     def output(self, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, *options: Any) -> torch.Tensor:
         return (self._onward if self._reads_on(x, w, options) else super()).output(x, w, b, *options)
@@ -128,12 +133,15 @@ class Unfolded(Convolution):
         return (self._onward if self._reads_on(x, w, options) else super()).grad_parameters(x, g, w, b, *options)
 
 
-def _missing(
+def overhang(
     x: torch.Tensor, kernel: torch.Tensor, stride: Sequence[int], pad: Sequence[int], dilation: Sequence[int] = ()
 ) -> list[int]:
     """Return how far the kernel reaches beyond each padded dimension.
 
     C divides towards zero: a kernel that is larger than the padded input, by less than a step, has one window.
+
+    Raises:
+        TorchError: it is larger by a step or more, so that there is no window.
     """
     dilation = dilation or [1] * len(stride)
     sizes = zip(x.shape[2:], kernel.shape[2:], pad, dilation, strict=True)
@@ -152,7 +160,7 @@ def extended(
     transposed: bool = False,
 ) -> torch.Tensor:
     """Return a batch with zeros behind it as far as the kernel reaches."""
-    missing = [] if transposed else _missing(x, kernel, stride, pad, dilation)
+    missing = [] if transposed else overhang(x, kernel, stride, pad, dilation)
     return F.pad(x, [n for m in reversed(missing) for n in (0, m)]) if any(missing) else x
 
 
