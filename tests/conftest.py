@@ -258,3 +258,13 @@ def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     registry.discover(registry.ZOO)
     monkeypatch.setattr(registry, "_BY_NAME", {k: [*v] for k, v in registry._BY_NAME.items()})
     monkeypatch.setattr(registry, "_BY_TYPE", {k: [*v] for k, v in registry._BY_TYPE.items()})
+
+
+@pytest.fixture
+def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers of ``--jobs`` are forks of one server, which start at once; in other tests they start as for a user."""
+    from forkserver import FORKSERVER
+
+    from dpnn_bridge.batch import executors
+
+    monkeypatch.setattr(executors.multiprocessing, "get_context", lambda method: FORKSERVER)

@@ -64,6 +64,7 @@ def test_numbers_are_no_suffixes(tmp_path: Path) -> None:
     assert targets == ["loss_1.25.pt", "loss_1.5.pt"]
 
 
+@pytest.mark.usefixtures("forked_workers")
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_failures_stay_their_own(tmp_path: Path, jobs: int) -> None:
     sources = copies(tmp_path, "good.t7", "fine.t7")
@@ -91,6 +92,7 @@ def test_a_worker_that_dies_is_reported(tmp_path: Path) -> None:
     assert "worker" in outcomes[0].message
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_only_the_file_is_lost_that_kills_its_worker(tmp_path: Path) -> None:
     plugin = tmp_path / "plugin.py"
     plugin.write_text(
@@ -112,6 +114,7 @@ def test_only_the_file_is_lost_that_kills_its_worker(tmp_path: Path) -> None:
     assert len(list((tmp_path / "out").iterdir())) == 6
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_what_a_dead_worker_was_writing_is_gone(tmp_path: Path) -> None:
     plugin = tmp_path / "plugin.py"
     plugin.write_text(

@@ -186,6 +186,7 @@ def test_bad_input_gives_one_clear_line(name: str, tmp_path: Path) -> None:
     assert not (tmp_path / "out.pt").exists()
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_many_files(tmp_path: Path) -> None:
     names = ["DeepDeblur_release__ResNet_scale", "torch-demos__mnist_convnet"]
     bad = tmp_path / "bad.t7"

@@ -167,6 +167,7 @@ def test_messages_speak_of_options(tmp_path: Path) -> None:
     assert (result.exit_code, "Did you mean convert?" in result.output) == (2, True)
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_errors_of_many_files_name_each_once(tmp_path: Path) -> None:
     bad = tmp_path / "bad.t7"
     bad.write_bytes(b"")

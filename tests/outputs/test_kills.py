@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import re
@@ -23,6 +22,7 @@ from typing import Any
 
 import pytest
 import torch
+from forkserver import FORKSERVER
 from torch import nn
 
 import dpnn_bridge
@@ -36,15 +36,6 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL)
 ROOT = Path(dpnn_bridge.__file__).parents[1]
 #: layers of so many units: enough for writing to take most of the time
 LAYERS, UNITS = 40, 150
-
-FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload(
-    [
-        f"dpnn_bridge.{name}"
-        for name in ("cli.convert", "cli.inspect", "cli.verify", "parity.html", "outputs.formats.pt2")
-    ]
-    + ["safetensors.torch", "torch._dynamo", "torch.export", "onnxscript", "torch.onnx._internal.exporter._compat"]
-)
 
 
 @dataclass
