@@ -20,7 +20,7 @@ from samples import SAMPLES
 import dpnn_bridge
 from dpnn_bridge.base import remote, web
 from dpnn_bridge.cli.convert import convert_command
-from dpnn_bridge.errors import T7Error, T7LimitError
+from dpnn_bridge.errors import MissingFileError, T7Error, T7LimitError
 
 pytest.importorskip("aiohttp", reason="optional extra is not installed")
 
@@ -193,6 +193,8 @@ def test_files_that_a_page_links_are_listed(pages: str) -> None:
     assert remote.listed(f"{pages}/list/*.t7") == [f"{pages}/list/a.t7", f"{pages}/list/b.t7"]
     assert remote.listed(f"{pages}/list/*/*.t7") == [f"{pages}/list/sub/f.t7"]
     assert [str(u)[-6:] for u in remote.listed(f"{pages}/list/**/*.t7")] == ["t/a.t7", "t/b.t7", "b/f.t7"]
+    with pytest.raises(MissingFileError, match="no file matches"):  # folders below it are not read
+        remote.listed(f"{pages}/deep/*/*.t7")
 
 
 def test_pages_are_read_for_a_limited_time(pages: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ from dpnn_bridge.errors import NotT7Error, T7Error, T7FormatError, T7LimitError
 from dpnn_bridge.loaders import dumps, loads, read_all, read_t7
 from dpnn_bridge.loaders.compare import difference
 from dpnn_bridge.loaders.source import FileSource
-from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
 
 HOSTILE = FIXTURES / "hostile"
 EXPECTED: dict[str, str] = json.loads((HOSTILE / "expected.json").read_text())
@@ -235,6 +235,17 @@ def test_a_file_is_read_as_often_as_security_md_says(tmp_path: Path, monkeypatch
         with suppress(T7FormatError):
             read_t7(tmp_path / "x.t7")
         assert sum(counted) < 1.1 * most * len(data) + (1 << 20)
+
+
+def test_a_reference_leads_to_no_storage_of_another_type() -> None:
+    """Elements of 8 bytes in a storage of 4-byte elements would reach beyond it."""
+    storage = LuaStorage("torch.FloatStorage", 2, np.ones(2, np.float32))
+    tensors = [LuaTensor("torch.FloatTensor", (2,), (1,), 0, storage) for _ in range(2)]
+    before, name, behind = dumps(LuaTable.from_list(tensors), mode="ascii").rpartition(b"17\ntorch.FloatTensor")
+    assert name
+    assert loads(before + name + behind)[2].storage.size == 2
+    with pytest.raises(T7FormatError, match=r"the storage of a torch\.DoubleTensor is"):
+        loads(before + b"18\ntorch.DoubleTensor" + behind)
 
 
 def test_references_that_double_are_read_once() -> None:

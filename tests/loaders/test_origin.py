@@ -136,6 +136,23 @@ def test_what_unfolds_too_far_is_refused() -> None:
         read_t7(packed)
 
 
+@pytest.mark.parametrize("packed", [gzip.compress, bz2.compress, lzma.compress, lambda data: zipped("a.t7")])
+def test_every_compression_has_the_limit(packed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(origin, "_ALWAYS_FINE", 8999)
+    monkeypatch.setattr(origin, "_LARGEST_RATIO", 0)
+    with pytest.raises(T7LimitError, match="decompresses to more than 8,999 bytes"):
+        read_t7(packed(BYTES[:9000]))
+
+
+def test_too_little_memory_to_decompress_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unpack(packed: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setitem(origin._COMPRESSED, b"BZh", unpack)
+    with pytest.raises(T7LimitError, match="decompressing it takes more memory than available"):
+        read_t7(bz2.compress(BYTES[:9]))
+
+
 def test_an_xz_that_asks_for_much_memory_is_refused() -> None:
     filters = [{"id": lzma.FILTER_LZMA2, "dict_size": 4096}]
     packed = bytearray(lzma.compress(b"4\n1\n", check=lzma.CHECK_CRC32, filters=filters))
