@@ -36,12 +36,17 @@ from dpnn_bridge.base.display import counted, printable, printable_lines, shorte
 
 
 class DpnnBridgeError(Exception):
-    """Base of all errors; ``str(error)`` is one readable message without terminal control sequences."""
+    """Base of all errors; ``str(error)`` is one readable message without terminal control sequences.
+
+    It is one line, whatever names a file contains, unless the class composes ``several_lines``.
+    """
 
     exit_code = 1
+    several_lines = False
 
     def __str__(self) -> str:
-        return printable_lines(str(self.args[0])) if self.args else ""
+        text = printable_lines(str(self.args[0])) if self.args else ""
+        return text if self.several_lines else text.replace("\n", "\\n")
 
 
 class OptionError(DpnnBridgeError, TypeError, ValueError):
@@ -55,12 +60,9 @@ class FileAccessError(DpnnBridgeError, OSError):
 
 
 class T7Error(DpnnBridgeError):
-    """The input cannot be read as a Torch7 file; its message is one line, whatever names the file contains."""
+    """The input cannot be read as a Torch7 file."""
 
     exit_code = 3
-
-    def __str__(self) -> str:
-        return super().__str__().replace("\n", "\\n")
 
 
 class NotT7Error(T7Error):
@@ -157,6 +159,8 @@ class UnsupportedClassError(ConversionError):
         classes: one :class:`UnsupportedClass` per class and set of fields.
     """
 
+    several_lines = True
+
     def __init__(self, classes: list[UnsupportedClass]) -> None:
         self.classes = classes
         absent = sum(c.mapped_by != "" for c in classes)
@@ -225,6 +229,7 @@ class LuaBridgeError(DpnnBridgeError):
     """Lua code raised an error."""
 
     exit_code = 7
+    several_lines = True
 
 
 class MissingPackageError(DpnnBridgeError, ImportError):

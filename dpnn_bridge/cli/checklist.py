@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from dpnn_bridge.base.display import printable
 from dpnn_bridge.cli.terminal import plain_table
 from dpnn_bridge.compare.verdict import MARKS, Verdict
 
@@ -46,15 +47,17 @@ def print_checklist(result: Verification, console: Console, *, verbose: bool = F
 
     from dpnn_bridge.parity.verification import headline, reasons, summary
 
-    console.print(Text.assemble((result.model, "bold"), " ", (headline(result), "dim")), soft_wrap=True)
+    console.print(
+        Text.assemble((printable(result.model), "bold"), " ", (printable(headline(result)), "dim")), soft_wrap=True
+    )
     console.print(_Checklist(result, console.width, verbose).table)
     for (verdict, reason), names in reasons(result).items():
-        console.print(Text(f"{verdict.text}: {_shortened(names)}: {reason}", "yellow"), soft_wrap=True)
+        console.print(Text(printable(f"{verdict.text}: {_shortened(names)}: {reason}"), "yellow"), soft_wrap=True)
     for note in result.notes:
-        console.print(Text(f"note: {note}", "yellow"), soft_wrap=True)
+        console.print(Text(printable(f"note: {note}"), "yellow"), soft_wrap=True)
     if marks := _legend(result):
         console.print(Text(f"marks: {', '.join(marks)}", "dim"), soft_wrap=True)
-    console.print(Text(summary(result), f"bold {_COLOURS[result.verdict]}"), soft_wrap=True)
+    console.print(Text(printable(summary(result)), f"bold {_COLOURS[result.verdict]}"), soft_wrap=True)
 
 
 class _Checklist:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from dpnn_bridge.base.display import counted
+from dpnn_bridge.base.display import counted, printable
 from dpnn_bridge.cli.terminal import console, in_options, plain_table, say
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def print_table(report: Report, console: Console) -> None:
         table.add_row(str(count), lua, torch_type.rpartition(".")[2] if own else torch_type)
     console.print(table)
     for dropped in report.dropped:
-        console.print(f"dropped {dropped.path}: {dropped.reason}", highlight=False, soft_wrap=True)
+        console.print(printable(f"dropped {dropped.path}: {dropped.reason}"), highlight=False, soft_wrap=True)
 
 
 def print_many(done: Sequence[Outcome], verbose: bool) -> None:
@@ -68,6 +68,7 @@ def _print_rows(done: Sequence[Outcome]) -> None:
     for name in ("modules", "parameters"):
         table.add_column(name, justify="right", no_wrap=True)
     for o in done:
+        files = (printable(str(file)) for file in (o.task.source, o.task.target))
         parameters = f"{o.facts['parameters']:,}" if o.facts else ""
-        table.add_row(str(o.task.source), str(o.task.target), o.status, str(o.facts.get("modules", "")), parameters)
+        table.add_row(*files, o.status, str(o.facts.get("modules", "")), parameters)
     console().print(table)

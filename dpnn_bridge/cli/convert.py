@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dpnn_bridge.base.atomic import after_writing, check_output, write_text
+from dpnn_bridge.base.display import printable
 from dpnn_bridge.base.folders import temporary_folder
 from dpnn_bridge.base.remote import place_of
 from dpnn_bridge.base.suffixes import INDEX, index_of
@@ -38,7 +39,7 @@ from dpnn_bridge.cli.terminal import (
     piped,
     protect_inputs,
     quiet_option,
-    say,
+    say_lines,
     say_written,
     sha256_option,
     steps,
@@ -392,7 +393,7 @@ def _run_many(tasks: Sequence[Task], outcomes: Iterator[Outcome], as_json: bool,
         print_many(done, verbose)
     failed = [o for o in done if o.status == "failed"]
     for o in failed:
-        named = o.message.startswith(str(o.task.source))
-        say(f"error: {in_options(o.message if named else f'{o.task.source}: {o.message}')}", err=True)
+        name = printable(str(o.task.source))
+        say_lines(f"error: {in_options(o.message if o.message.startswith(name) else f'{name}: {o.message}')}", err=True)
     if failed:
         sys.exit(max(o.exit_code for o in failed))

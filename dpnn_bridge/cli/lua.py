@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from dpnn_bridge.cli.lua_prompt import ending_at_once, prompt
-from dpnn_bridge.cli.terminal import Command, partial_sandbox_option, say, version_option
+from dpnn_bridge.cli.terminal import Command, partial_sandbox_option, say_lines, version_option
 from dpnn_bridge.errors import DpnnBridgeError
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
@@ -109,7 +109,7 @@ def lua_command(
     except DpnnBridgeError as error:
         code = _exit_code(error)
         if code is None:
-            say(f"dpnn-lua: {error}", err=True)
+            say_lines(f"dpnn-lua: {error}", err=True)
             code = error.exit_code
         sys.stdout.flush()
         sys.exit(code)

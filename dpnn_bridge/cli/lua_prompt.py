@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from dpnn_bridge.cli.terminal import say
+from dpnn_bridge.cli.terminal import say_lines
 from dpnn_bridge.errors import LuaBridgeError
 
 _WORD = re.compile(r"[\w.:]*$")
@@ -158,7 +158,7 @@ def prompt(bridge: Any, ends: Callable[[LuaBridgeError], bool]) -> None:
                 continue  # a block that is still open, until an empty line
             text = ""
             if run is None:
-                say(readable(message or ""), err=True)
+                say_lines(readable(message or ""), err=True)
             else:
                 with _interruptible():
                     bridge.call(run)
@@ -166,7 +166,7 @@ def prompt(bridge: Any, ends: Callable[[LuaBridgeError], bool]) -> None:
             text = ""
             if ends(error):
                 raise
-            say(error, err=True)
+            say_lines(error, err=True)
         except KeyboardInterrupt:
             text = ""
             click.echo()

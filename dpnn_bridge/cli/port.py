@@ -27,6 +27,7 @@ from dpnn_bridge.cli.terminal import (
     plain_table,
     protect_inputs,
     say,
+    say_lines,
     say_written,
     steps,
 )
@@ -117,7 +118,7 @@ class Comparison:
             text = port_page(report, title) if page else json.dumps(report.to_dict(), indent=2) + "\n"
             write_text(self.report_to, text)
         if self.as_json:
-            say(json.dumps(report.to_dict(), indent=2))
+            click.echo(json.dumps(report.to_dict(), indent=2))
             return
         if self.quiet:
             return
@@ -128,7 +129,7 @@ class Comparison:
             for match in report.matches:
                 table.add_row(match.parameter, match.source, match.form)
             console().print(table)
-        say(str(report))
+        say_lines(str(report))
         if self.report_to is not None:
             say_written(title, self.report_to, "report")
 

@@ -1,6 +1,7 @@
 """Provide options, errors, tables and progress for all commands.
 
-Commands print text with :func:`say` and tables with :func:`console`. Both escape terminal control sequences.
+Commands print a line with :func:`say`, several with :func:`say_lines` and tables with :func:`console`. All escape
+terminal control sequences; the name of a file begins no line.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from click.core import ParameterSource
 
 from dpnn_bridge.base.atomic import imported_files, protecting
 from dpnn_bridge.base.boundary import as_ours
-from dpnn_bridge.base.display import printable, printable_lines
+from dpnn_bridge.base.display import LONGEST_LINE, printable, printable_lines, shortened
 from dpnn_bridge.base.file_set import FileSet
 from dpnn_bridge.base.folders import Terminated
 from dpnn_bridge.base.shards import shards_of
@@ -69,6 +70,7 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         ctx.with_resource(protecting(imported_files))  # ends after those of protect_inputs
+        ctx.with_resource(_warnings_as_lines())
         with errors_as_lines(ctx.info_name or ""), _printable_usage_errors():
             return super().invoke(ctx)
 
@@ -79,7 +81,7 @@ def errors_as_lines(name: str) -> Iterator[None]:
     try:
         yield
     except DpnnBridgeError as error:
-        say(f"error: {in_options(str(error))}", err=True)
+        say_lines(f"error: {in_options(str(error))}", err=True)
         sys.exit(error.exit_code)
     except Terminated as end:
         sys.exit(end.exit_code)
@@ -96,6 +98,14 @@ def errors_as_lines(name: str) -> Iterator[None]:
 
 
 @contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Print the text of a warning, which may contain text of a file, without the line of the program."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}", err=True)
+        yield
+
+
+@contextmanager
 def _printable_usage_errors() -> Iterator[None]:
     try:
         yield
@@ -105,7 +115,12 @@ def _printable_usage_errors() -> Iterator[None]:
 
 
 def say(text: Any = "", *, err: bool = False) -> None:
-    """Print text, with escapes for control characters."""
+    """Print one line, with escapes for control characters, also for the ends of lines."""
+    click.echo(shortened(printable(str(text)), LONGEST_LINE), err=err)
+
+
+def say_lines(text: Any, *, err: bool = False) -> None:
+    """Print lines, with escapes for other control characters."""
     click.echo(printable_lines(str(text)), err=err)
 
 

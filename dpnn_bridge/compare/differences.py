@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dpnn_bridge.base.display import printable
 from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.errors import VerificationError
 
@@ -129,7 +130,9 @@ class Result:
     def raise_for_failures(self) -> None:
         """Raise :class:`VerificationError` that lists every failed comparison."""
         if not self.ok:
-            raise VerificationError("\n".join(f"{d.name}: {d.message}" for d in self.failures))
+            error = VerificationError("\n".join(printable(f"{d.name}: {d.message}") for d in self.failures))
+            error.several_lines = True
+            raise error
 
 
 def compare(name: str, actual: Any, expected: Any, tolerance: Tolerance | None = None) -> list[Difference]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -161,3 +162,54 @@ def test_printable() -> None:
     assert printable_lines("a\nb") == "a\nb"
     assert len(printable_lines("a" * 10**6)) < 3000
     assert in_html("<b>&\x1b") == "&lt;b&gt;&amp;\\x1b"
+
+
+def test_a_warning_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_t7(tmp_path / "m.t7", sequential())
+    write_t7(tmp_path / "x\n.t7", 2.0)
+    with open(tmp_path / "x\n.t7", "ab") as file:
+        file.write(b"rest")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        verify_command.main([str(tmp_path / "m.t7"), "--input", str(tmp_path / "x\n.t7")], standalone_mode=False)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: {tmp_path}/x\\n.t7: 4 bytes after the object are not read")
+
+
+FORGED = "x\nFORGED: done\ny"
+
+
+@pytest.fixture(scope="module")
+def forging(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with files whose names, keys and classes contain the end of a line."""
+    folder = tmp_path_factory.mktemp("forging")
+    write_t7(folder / f"{FORGED}.t7", sequential())
+    write_t7(folder / "model.t7", sequential(LuaObject("nn.Tanh", table())))
+    write_t7(folder / "keys.t7", LuaTable({FORGED: sequential(), f"{FORGED}2": sequential()}))
+    write_t7(folder / "criterion.t7", table(model=sequential(), criterion=LuaObject(f"nn.{FORGED}", table())))
+    (folder / f"damaged{FORGED}.t7").write_bytes((folder / "model.t7").read_bytes()[:40])
+    return folder
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["inspect", f"{FORGED}.t7"],
+        ["inspect", f"{FORGED}.t7", "--key", "other"],
+        ["inspect", f"{FORGED}.t7", "--html", f"{FORGED}.html"],
+        ["convert", f"{FORGED}.t7", "out.pt", "--force", "--report", f"{FORGED}.json"],
+        ["convert", f"{FORGED}.t7", f"damaged{FORGED}.t7", "--out-dir", "out"],
+        ["convert", "criterion.t7", "out.pt", "--force"],
+        ["convert", "criterion.t7", "out.pt", "--key", "other", "--force"],
+        ["verify", f"{FORGED}.t7", "--input", "2x3"],
+        ["verify", "model.t7", f"{FORGED}.t7"],
+        ["verify", "model.t7", "--reference", f"{FORGED}.t7"],
+        ["verify", "model.t7", "--input", "keys.t7"],
+    ],
+)
+def test_no_name_begins_a_line(arguments: list[str], forging: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(forging)
+    command = {"inspect": inspect_command, "convert": convert_command, "verify": verify_command}[arguments[0]]
+    result = CliRunner().invoke(command, arguments[1:])
+    assert "FORGED" in result.output
+    assert "\nFORGED" not in result.output
