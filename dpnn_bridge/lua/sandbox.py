@@ -22,7 +22,7 @@ import torch
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.lua.checkouts import find_module
 from dpnn_bridge.lua.text import from_system, readable, to_system
-from dpnn_bridge.lua.wire import Channel, WireError
+from dpnn_bridge.lua.wire import ENDED, Channel, WireError
 
 #: seconds that the process may take to start, on a machine that is busy
 _START = 120
@@ -86,8 +86,10 @@ class Sandbox:
         partial: bool = False,
     ) -> None:
         _check_platform()
-        if not max_seconds > 0:
-            raise LuaBridgeError(f"max_seconds must be positive, not {max_seconds}")
+        limits = {"max_memory": max_memory, "max_seconds": max_seconds, "max_instructions": max_instructions}
+        for name, limit in limits.items():
+            if not limit > 0:
+                raise LuaBridgeError(f"{name} must be positive, not {limit}")
         self.lua_path, self.max_seconds, self.to_stderr = list(lua_path), max_seconds, False
         self.released: list[int] = []
         self._lock = threading.RLock()
@@ -223,7 +225,7 @@ class Sandbox:
     def _end(self, reason: str) -> LuaBridgeError:
         """End the process; return the error that says why."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(1 if reason == "the process ended" else 0)
+            self._process.wait(1 if reason == ENDED else 0)
         code = self._process.poll()
         if code is not None:
             how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

@@ -16,6 +16,7 @@ from dpnn_bridge.loaders.t7_writer import dumps
 from dpnn_bridge.lua.bridge import LuaBridge
 from dpnn_bridge.lua.environment import StrPath, folders
 from dpnn_bridge.lua.sandbox import RemoteValue, Sandbox
+from dpnn_bridge.lua.state import check_runtime
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 
 
@@ -32,8 +33,7 @@ class SandboxedBridge(LuaBridge):
         max_instructions: int = 1_000_000_000,
         max_seconds: float = 60,
     ) -> None:
-        if runtime == "luajit21":
-            raise ValueError("a sandbox needs runtime='lua51': LuaJIT's ffi and JIT cannot be confined")
+        check_runtime(runtime, sandbox=True)
         self._sandbox = Sandbox(
             folders(lua_path), max_memory, max_seconds, max_instructions, partial=sandbox == "partial"
         )

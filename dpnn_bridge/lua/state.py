@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dpnn_bridge.base.extras import missing_package
-from dpnn_bridge.errors import LuaBridgeError
+from dpnn_bridge.errors import LuaBridgeError, OptionError
 from dpnn_bridge.lua.mirror import SharedStorages
 from dpnn_bridge.lua.tensor import DTYPES, Storage, Tensor, TorchError
 from dpnn_bridge.lua.text import for_lua
@@ -26,10 +26,16 @@ _PLAIN, _ERROR, _OBJECT, _NOTHING, _SEVERAL = 0, -1, -2, -3, -4
 _COLLECT_AFTER, _SPARSE = 128 << 20, 4
 
 
+def check_runtime(name: str, sandbox: bool) -> None:
+    """Raise :class:`OptionError` unless the name is that of a Lua runtime, in a sandbox of one that can be confined."""
+    if name not in ("auto", *RUNTIMES):
+        raise OptionError(f"runtime must be 'auto', 'luajit21' or 'lua51', not {name!r}")
+    if sandbox and name == "luajit21":
+        raise OptionError("a sandbox needs runtime='lua51': LuaJIT's ffi and JIT cannot be confined")
+
+
 def _import_runtime(name: str) -> tuple[Any, str]:
     """Return the lupa module of a Lua, or of the first one that is available."""
-    if name not in ("auto", *RUNTIMES):
-        raise ValueError(f"runtime must be 'auto', 'luajit21' or 'lua51', not {name!r}")
     problem: ImportError | None = None
     for candidate in RUNTIMES if name == "auto" else (name,):
         try:
@@ -107,8 +113,7 @@ class LuaState:
         host: Host | None = None,
     ) -> None:
         self.host = host or Host()
-        if sandbox and name == "luajit21":
-            raise ValueError("a sandbox needs runtime='lua51': LuaJIT's ffi and JIT cannot be confined")
+        check_runtime(name, sandbox)
         module, self.name = _import_runtime("lua51" if sandbox else name)
         self.sandbox = sandbox
         self.lua_path = [Path(p) for p in lua_path]

@@ -43,6 +43,8 @@ _BETWEEN_LOOKS = 1 << 10
 _LONGEST_WAIT = 1e6
 #: digits of an integer: Lua's have at most 309
 _LONGEST_INTEGER = 400
+#: reason of an error where the other side closed its pipe
+ENDED = "the process ended"
 _DTYPES = ("uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64", "bfloat16", "bool")
 
 
@@ -76,8 +78,8 @@ class Channel:
                     data = data[os.write(self._target, data) :]
                 except BlockingIOError:
                     _wait(self._target, True, deadline)
-                except OSError as error:
-                    raise WireError(f"the process has ended ({error.strerror})") from None
+                except OSError:
+                    raise WireError(ENDED) from None
 
     def receive(self, remote: Callable[[Any], Any], deadline: float = math.inf) -> Any:
         """Return the next message; ``remote`` makes values of what its JSON gives for them."""
@@ -116,7 +118,7 @@ class Channel:
             if got is None:  # nothing there after all
                 continue
             if not got:
-                raise WireError("the process ended")
+                raise WireError(ENDED)
             rest = rest[got:]
         return data
 

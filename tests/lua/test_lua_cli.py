@@ -102,6 +102,12 @@ def test_new_tensors_use_the_memory_of_dead_ones(tmp_path: Path) -> None:
     assert int(done.stdout) < 5000  # 12 tensors have 23438 pages
 
 
+def test_a_runtime_that_no_sandbox_has_is_an_invalid_argument(tmp_path: Path) -> None:
+    status, text = _run("--sandbox", "--runtime", "luajit21", _script(tmp_path, ""))
+    assert status == OptionError.exit_code
+    assert text.startswith("dpnn-lua: a sandbox needs runtime='lua51'")
+
+
 def test_the_sandbox_has_no_files(tmp_path: Path) -> None:
     assert _run("--sandbox", _script(tmp_path, "os.exit(io.open == nil and 5 or 6)"))[0] == 5
 

@@ -13,7 +13,7 @@ import torch
 
 pytest.importorskip("lupa")
 
-from dpnn_bridge.errors import LuaBridgeError, MissingPackageError
+from dpnn_bridge.errors import LuaBridgeError, MissingPackageError, OptionError
 from dpnn_bridge.loaders.t7_reader import loads
 from dpnn_bridge.lua import Generator, LuaBridge, state
 from dpnn_bridge.lua.tensor import Tensor
@@ -322,9 +322,10 @@ def test_the_default_type_is_the_bridges_own() -> None:
 
 
 def test_a_runtime_must_be_known_and_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="runtime must be"):
-        LuaBridge(runtime="lua54")
-    with pytest.raises(ValueError, match="a sandbox needs runtime='lua51'"):
+    for sandbox in (False, True):
+        with pytest.raises(OptionError, match="runtime must be"):
+            LuaBridge(runtime="lua54", sandbox=sandbox)
+    with pytest.raises(OptionError, match="a sandbox needs runtime='lua51'"):
         LuaBridge(runtime="luajit21", sandbox=True)
     monkeypatch.setitem(sys.modules, "lupa.lua51", None)
     with pytest.raises(MissingPackageError, match=r"pip install 'lupa>=2"):

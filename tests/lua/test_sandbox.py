@@ -871,7 +871,17 @@ def test_a_sandbox_without_a_time_limit(seconds: float) -> None:
     assert bridge.execute("return 1 + 1") == 2
 
 
-@pytest.mark.parametrize("seconds", [0, -1, math.nan])
-def test_a_time_limit_is_positive(seconds: float) -> None:
-    with pytest.raises(LuaBridgeError, match="max_seconds must be positive"):
-        LuaBridge(sandbox=True, max_seconds=seconds)
+@pytest.mark.parametrize("limit", ["max_seconds", "max_memory", "max_instructions"])
+@pytest.mark.parametrize("value", [0, -1, math.nan])
+def test_a_limit_is_positive(limit: str, value: float) -> None:
+    with pytest.raises(LuaBridgeError, match=f"{limit} must be positive"):
+        LuaBridge(sandbox=True, **{limit: value})
+
+
+def test_a_request_to_a_process_that_has_ended_is_told_from_an_invalid_one() -> None:
+    channel, theirs, mine = channels()
+    os.close(mine), os.close(theirs)
+    with pytest.raises(WireError, match=f"^{wire.ENDED}$"):
+        channel.send(1, repr)
+    with pytest.raises(WireError, match=f"^{wire.ENDED}$"):
+        channel.receive(repr)

@@ -67,6 +67,7 @@ def test_a_missing_parameter_is_named(tmp_path: Path) -> None:
         ("for FACTOR in (1, 2):\n    pass", "FACTOR of .* is not defined by a statement of its own"),
         ("FACTOR = 2\n@torch.no_grad()\ndef count():\n    global FACTOR\n    FACTOR = 2", None),
         ("FACTOR = 2\nif __name__ == '__main__':\n    FACTOR = 3", None),
+        ("N = 2\ndef sized(): return [N for N in range(1)] + [N]\nFACTOR = sized()[1]", None),
     ],
 )
 def test_a_name_of_a_plugin_is_copied_with_its_value_or_not_at_all(

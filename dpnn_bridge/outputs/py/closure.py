@@ -326,6 +326,9 @@ def _bound(nodes: Iterable[ast.AST]) -> set[str]:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             names.add(node.name)
             continue
+        if isinstance(node, ast.comprehension):  # its target belongs to a scope of its own
+            stack += [node.iter, *node.ifs]
+            continue
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             names.add(node.id)
         elif isinstance(node, ast.ExceptHandler) and node.name:
