@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ class Written:
         faster: whether it runs faster versions of methods where the model does, see
             :mod:`dpnn_bridge.conversion.faster`.
         note: remark for the report.
+        modules: the modules of a file that builds them, by the names of the model's.
         dynamic: which sizes of the input vary.
     """
 
@@ -41,6 +42,7 @@ class Written:
     exact: bool = True
     faster: bool = True
     note: str = ""
+    modules: Mapping[str, nn.Module] = field(default_factory=dict)
     dynamic: Dynamic | None = None
 
 

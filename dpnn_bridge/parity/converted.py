@@ -25,6 +25,8 @@ from dpnn_bridge.modules.several import Models, tensors_at
 from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.outputs.format import Format
 from dpnn_bridge.outputs.formats import format_of
+from dpnn_bridge.outputs.py.calls import literal
+from dpnn_bridge.outputs.py.settings import Pair, constants
 from dpnn_bridge.outputs.verification import traceable
 from dpnn_bridge.outputs.written import Results, Written, run_modules
 from dpnn_bridge.parity.bounded import RunLimits
@@ -75,6 +77,7 @@ def compare_converted(
     _as_in_file(result, module, written, path)
     layers = NamedLayers(result, module)
     absent = _compare_tensors(layers, module, written)
+    _compare_constants(layers, module, written)
     with nullcontext() if written.faster else without_faster():
         compare_results(layers, module, written, table, path, running)
     if format.program:
@@ -109,6 +112,10 @@ def _opened(
     if format.rebuilt:
         other = relocate(_loaded(path, options, key).to(next(_devices(module), torch.device("cpu")), dtype))
         other.train(module.training)
+        if not format.loads:  # Torch7 stores no frozen parameters
+            frozen = {name for name, p in module.named_parameters() if not p.requires_grad}
+            for name, p in other.named_parameters():
+                p.requires_grad_(name not in frozen and p.requires_grad)
         names = {name: m.training for name, m in module.named_modules()}
         modules = dict(other.named_modules())
         for name, m in modules.items():
@@ -118,7 +125,7 @@ def _opened(
             with torch.no_grad(), running(other):
                 return run_modules(modules, lambda: other(value), given)
 
-        return Written(other.state_dict(), run=run)
+        return Written(other.state_dict(), run=run, modules=modules)
     check_file(path, MAX_BYTES if format.suffix == ".py" else None)
     opened = wrap_errors(T7Error, f"reading {path}")(format.open)
     if key and format.data:
@@ -178,6 +185,22 @@ def _compare_tensors(layers: NamedLayers, module: nn.Module, written: Written) -
         for name in (n for n in written.tensors if n not in state):
             layers.result.whole.append(failed(f"converted {name}", "the model has no such tensor"))
     return list(absent)
+
+
+def _compare_constants(layers: NamedLayers, module: nn.Module, written: Written) -> None:
+    """Compare the constants of modules, such as a momentum, and which tensors they share and train.
+
+    No output of one run shows all of them.
+    """
+    names = [(name, m) for name, m in module.named_modules() if name in written.modules]
+    pairs = [Pair(f"model.get_submodule({name!r})" if name else "model", m, written.modules[name]) for name, m in names]
+    for difference in constants(pairs):
+        layer = layers.of_module(difference.wanted)
+        if name := difference.attribute:
+            message = f"{difference.found} in place of {literal(getattr(difference.wanted, name))}"
+        else:
+            name, message = "settings", f"the converted file lacks {difference.statement}"
+        layer.converted.append(failed(name, message))
 
 
 def _identical(name: str, ours: Tensor, theirs: Tensor) -> Difference:

@@ -18,12 +18,14 @@ import torch
 from click.testing import CliRunner
 from conftest import FIXTURES, RESIDUAL, manifest
 from networks import unpooling_network
+from test_sharing import linear, sequential, storage, view
 from torch import Tensor, nn
 
 import dpnn_bridge
 from dpnn_bridge.cli.inputs import example_input
 from dpnn_bridge.cli.verify import verify_command
 from dpnn_bridge.compare.verdict import Verdict
+from dpnn_bridge.conversion import to_torch
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.errors import ModelNotFoundError, T7FormatError, T7LimitError
 from dpnn_bridge.outputs.formats import format_of
@@ -149,6 +151,44 @@ def test_a_changed_constant_in_python_source_is_found(model: Path, tmp_path: Pat
     result = verify(model, path, input=residual_input())
     assert result.verdict is Verdict.DIFFERENT
     assert [layer.path for layer in result.layers if not layer.ok] == ["modules[10]"]
+
+
+def net_with_constants() -> nn.Sequential:
+    """Layers with settings that no output of one forward pass in evaluation mode shows."""
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, momentum=0.25), nn.Dropout(0.25), nn.Linear(4, 2)).eval()
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".t7", ".py"])
+@pytest.mark.parametrize(("layer", "name"), [(1, "momentum"), (2, "p"), (3, "requires_grad")])
+def test_a_setting_that_no_output_shows_is_compared(layer: int, name: str, suffix: str, tmp_path: Path) -> None:
+    module, other = net_with_constants(), net_with_constants()
+    if name == "requires_grad":
+        other[layer].weight.requires_grad_(False)
+    else:
+        setattr(other[layer], name, 0.125)
+    other.load_state_dict(module.state_dict())
+    dpnn_bridge.save(tmp_path / "model.pt", module)
+    dpnn_bridge.save(tmp_path / f"out{suffix}", other)
+    dpnn_bridge.save(tmp_path / f"same{suffix}", module)
+    assert verify(tmp_path / "model.pt", tmp_path / f"same{suffix}").verdict is Verdict.EQUAL
+    result = verify(tmp_path / "model.pt", tmp_path / f"out{suffix}")
+    if (name, suffix) == ("requires_grad", ".t7"):
+        assert result.verdict is Verdict.EQUAL  # Torch7 stores no frozen parameters
+        return
+    assert [found.path for found in result.layers if not found.ok and found.depth] == [f"modules[{layer + 1}]"]
+    (difference,) = (d for found in result.layers for d in found.converted if not d.ok)
+    expected = "0.125 in place of 0.25" if name in ("momentum", "p") else "weight.requires_grad_(True)"
+    assert expected in difference.message
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".t7", ".py"])
+def test_a_tied_weight_is_tied_in_the_file(suffix: str, tmp_path: Path) -> None:
+    numbers = storage(12)
+    tied = to_torch(sequential(linear(view(numbers, (3, 4), (4, 1))), linear(view(numbers, (4, 3), (1, 4)))))
+    dpnn_bridge.write_t7(tmp_path / "model.t7", tied)
+    path = tmp_path / f"out{suffix}"
+    dpnn_bridge.convert(tmp_path / "model.t7", path)
+    assert verify(tmp_path / "model.t7", path).verdict is Verdict.EQUAL
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])

@@ -98,7 +98,7 @@ class Py(Format):
                 return run_modules(modules, lambda: built(value), given)
 
         note = "was run to build the model; it holds no weights and got those of MODEL"
-        return Written(found, run=run, complete=False, faster=False, note=note)
+        return Written(found, run=run, complete=False, faster=False, note=note, modules=modules)
 
 
 class _OtherNamesError(ValueError):

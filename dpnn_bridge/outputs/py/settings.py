@@ -21,6 +21,25 @@ APART = {"training", "lua_record", "ties", "shared_buffers", "remembering", "ste
 #: what :func:`~dpnn_bridge.modules.nn.batch_normalization.accept_single_samples` sets
 SINGLE = {"batch_dims", "is_single"}
 
+#: attributes of modules whose tensors are views of others, as a program and as a mapping ties them
+TIED = ("tied_to", "ties")
+
+
+class Setting(NamedTuple):
+    """A difference between the modules of two models.
+
+    Attributes:
+        wanted: the module of the model.
+        statement: gives the fresh module what this one has.
+        attribute: the attribute that differs, if it is one.
+        found: what the fresh module has in it.
+    """
+
+    wanted: nn.Module
+    statement: str
+    attribute: str = ""
+    found: str = ""
+
 
 class Pair(NamedTuple):
     """A module of the model, the corresponding module of the fresh model, and the expression that reaches it."""
@@ -39,16 +58,16 @@ def settings(pairs: list[Pair]) -> list[str]:
     Raises:
         ConversionError: a parameter depends on another in a way that no statement says.
     """
-    return [
-        *_dtypes(pairs),
-        *_buffers(pairs),
-        *_sharing(pairs),
-        *_ties(pairs),
-        *_frozen(pairs),
-        *_single_samples(pairs),
-        *_attributes(pairs),
-        *_modes(pairs),
-    ]
+    statements = (setting.statement for setting in constants(pairs))
+    return [*_dtypes(pairs), *_buffers(pairs), *statements, *_single_samples(pairs), *_modes(pairs)]
+
+
+def constants(pairs: list[Pair]) -> Iterator[Setting]:
+    """Yield what two models share, train or compute otherwise, whatever their dtypes and modes."""
+    yield from _sharing(pairs)
+    yield from _ties(pairs)
+    yield from _frozen(pairs)
+    yield from _attributes(pairs)
 
 
 def tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -92,7 +111,7 @@ def _buffers(pairs: list[Pair]) -> Iterator[str]:
                 yield f"{path}.{name} = torch.zeros({', '.join(map(str, buffer.shape)) or '()'}, dtype={buffer.dtype})"
 
 
-def _sharing(pairs: list[Pair]) -> Iterator[str]:
+def _sharing(pairs: list[Pair]) -> Iterator[Setting]:
     """Yield the tensors that several modules have."""
     first: dict[int, tuple[str, Any]] = {}
     for path, wanted, fresh in pairs:
@@ -100,19 +119,20 @@ def _sharing(pairs: list[Pair]) -> Iterator[str]:
             other = getattr(fresh, name, None)
             known, same = first.setdefault(id(tensor), (f"{path}.{name}", other))
             if same is not other:
-                yield f"{path}.{name} = {known}"
+                yield Setting(wanted, f"{path}.{name} = {known}")
 
 
-def _ties(pairs: list[Pair]) -> Iterator[str]:
+def _ties(pairs: list[Pair]) -> Iterator[Setting]:
     """Yield the tensors that are views of other modules' parameters."""
     paths = {id(p.wanted): p.path for p in pairs}
     ties = [(p, name, t) for p in pairs for name, t in p.wanted.__dict__.get("ties", {}).items()]
-    ties = [(p, name, t) for p, name, t in ties if name not in vars(p.fresh).get("tied_to", {})]
+    ties = [(p, name, t) for p, name, t in ties if not any(name in vars(p.fresh).get(kept, ()) for kept in TIED)]
     positions: dict[tuple[nn.Module, str], Tensor] = {}
     # a flat parameter over several fields is no field itself
-    flat = {(paths.get(id(t.source.owner)), t.source.leaf): t.parameter() for _, _, t in ties if not t.source.name}
-    for (path, leaf), parameter in flat.items():
-        yield f"{path}.{leaf} = nn.Parameter(torch.empty({parameter.numel()}, dtype={parameter.dtype}))"
+    flat = {(t.source.owner, t.source.leaf): t.parameter() for _, _, t in ties if not t.source.name}
+    for (owner, leaf), parameter in flat.items():
+        empty = f"torch.empty({parameter.numel()}, dtype={parameter.dtype})"
+        yield Setting(owner, f"{paths.get(id(owner))}.{leaf} = nn.Parameter({empty})")
     for pair, name, t in ties:
         source = paths.get(id(t.source.owner))
         parameter = t.source.owner, t.source.leaf
@@ -121,7 +141,8 @@ def _ties(pairs: list[Pair]) -> Iterator[str]:
         view = _view(t, positions[parameter])
         if source is None or view is None:
             raise ConversionError(f"the tie of its {name} to another module cannot be written", path=pair.path)
-        yield f'tie({pair.path}, "{name}", {source}, "{t.source.leaf}", {", ".join(map(str, view))})'
+        arguments = f'{pair.path}, "{name}", {source}, "{t.source.leaf}", {", ".join(map(str, view))}'
+        yield Setting(pair.wanted, f"tie({arguments})")
 
 
 def _view(t: Tie, elements: Tensor) -> tuple[Any, ...] | None:
@@ -133,7 +154,7 @@ def _view(t: Tie, elements: Tensor) -> tuple[Any, ...] | None:
     return (tuple(positions.shape), stride, offset) if torch.equal(view, positions) else None
 
 
-def _frozen(pairs: list[Pair]) -> Iterator[str]:
+def _frozen(pairs: list[Pair]) -> Iterator[Setting]:
     """Yield the parameters that take no gradient."""
     done = set[int]()
     for path, wanted, fresh in pairs:
@@ -142,12 +163,12 @@ def _frozen(pairs: list[Pair]) -> Iterator[str]:
         trained, fresh_trained = (any(p.requires_grad for p in m.parameters()) for m in (wanted, fresh))
         if not trained and fresh_trained:
             done |= {id(m) for m in wanted.modules()}
-            yield f"{path}.requires_grad_(False)"
+            yield Setting(wanted, f"{path}.requires_grad_(False)")
             continue
         others = tensors(fresh)
         for name, parameter in wanted.named_parameters(recurse=False):
             if parameter.requires_grad != others.get(name, parameter).requires_grad:
-                yield f"{path}.{name}.requires_grad_({parameter.requires_grad})"
+                yield Setting(wanted, f"{path}.{name}.requires_grad_({parameter.requires_grad})")
 
 
 def _single_samples(pairs: list[Pair]) -> Iterator[str]:
@@ -158,18 +179,19 @@ def _single_samples(pairs: list[Pair]) -> Iterator[str]:
         yield f"{accept_single_samples.__name__}({path})"
 
 
-def _attributes(pairs: list[Pair]) -> Iterator[str]:
+def _attributes(pairs: list[Pair]) -> Iterator[Setting]:
     """Yield statements for attributes that were changed after construction."""
     for path, wanted, fresh in pairs:
         if isinstance(wanted, GModule):
             continue  # its graph became source
         mode = vars(wanted).get("remembering")
         if mode not in (None, "neither", vars(fresh).get("remembering")):
-            yield f'{path}.remember("{mode}")'
+            yield Setting(wanted, f'{path}.remember("{mode}")')
         for name, value in vars(wanted).items():
             other = vars(fresh).get(name)
             if not name.startswith("_") and name not in APART | SINGLE and _is_plain(value) and not _same(value, other):
-                yield f"{path}.{name} = {literal(value)}"
+                found = literal(other) if _is_plain(other) else type(other).__name__
+                yield Setting(wanted, f"{path}.{name} = {literal(value)}", name, found)
 
 
 def _modes(pairs: list[Pair]) -> Iterator[str]:
