@@ -18,10 +18,10 @@ from torch import nn
 
 import dpnn_bridge
 from dpnn_bridge.base import folders, reading, writing
-from dpnn_bridge.base.atomic import imported_files
+from dpnn_bridge.base.atomic import check_output, imported_files, protecting, replacing
 from dpnn_bridge.batch import manifest
 from dpnn_bridge.batch.manifest import Manifest
-from dpnn_bridge.errors import OutputError
+from dpnn_bridge.errors import OutputError, OutputExistsError
 from dpnn_bridge.outputs.formats import format_of, suffixes
 
 NEEDS = {".onnx": "onnxscript", ".safetensors": "safetensors"}
@@ -166,6 +166,33 @@ def test_a_folder_that_cannot_be_opened_is_removed(tmp_path: Path, monkeypatch: 
     monkeypatch.undo()
     assert list(tmp_path.iterdir()) == []
     assert not any(folder.parent == tmp_path for folder in folders._folders)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pipes")
+def test_what_appears_while_a_file_is_written_is_not_replaced(tmp_path: Path) -> None:
+    def write(path: Path, meanwhile: Callable[[Path], object]) -> None:
+        with replacing(path, force=True) as temporary:
+            temporary.write_text("new")
+            meanwhile(path)
+
+    def become_an_input(path: Path) -> None:
+        path.write_text("old")
+        inputs.append(path)
+
+    inputs: list[Path] = []
+    with pytest.raises(OutputError, match="is a named pipe"):
+        write(tmp_path / "pipe", os.mkfifo)
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    with pytest.raises(OutputError, match=r"is the input .*plugin\.py"), protecting(lambda: inputs):
+        write(tmp_path / "plugin.py", become_an_input)
+    assert (tmp_path / "plugin.py").read_text() == "old"
+
+
+def test_a_link_to_a_missing_file_is_refused_before_the_output_is_made(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "missing")
+    with pytest.raises(OutputExistsError, match="is a link to a missing file"):
+        check_output(tmp_path / "link", force=False)
+    check_output(tmp_path / "link", force=True)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no modes")

@@ -184,6 +184,9 @@ def test_a_line_of_a_manifest_has_an_end(tmp_path: Path) -> None:
         (tmp_path / "done.jsonl").write_bytes(text)
         with pytest.raises(T7FormatError, match=f"line {number} is not a manifest line"):
             last_lines(tmp_path / "done.jsonl")
+    os.truncate(tmp_path / "done.jsonl", (1 << 30) + 1)
+    with pytest.raises(NotT7Error, match="is larger than 1,024 MiB"):
+        last_lines(tmp_path / "done.jsonl")
 
 
 def test_a_folder_that_cannot_be_made_is_one_error(tmp_path: Path) -> None:
