@@ -176,7 +176,7 @@ def _fault(line: Line, error: Exception) -> Checked:
 def _refusal_reason(line: Line, folder: str) -> str:
     """Return why a line of an untrusted manifest is refused; empty if it is accepted."""
     for name in (line["source"], line["target"]):
-        if "://" in name or "\0" in name or name[:2] in ("//", "\\\\"):
+        if "://" in name or name[:2] in ("//", "\\\\"):
             what = f"{shortened(name)} is not a local file"
         elif not os.path.isabs(name) and not _is_below(os.path.realpath(name), folder):
             what = f"{shortened(name)} is outside the folder of the manifest"

@@ -188,6 +188,14 @@ def test_what_appears_while_a_file_is_written_is_not_replaced(tmp_path: Path) ->
     assert (tmp_path / "plugin.py").read_text() == "old"
 
 
+def test_a_function_replaces_none_of_its_own_inputs(tmp_path: Path) -> None:
+    dpnn_bridge.write_t7(tmp_path / "m.t7", nn.Tanh())
+    (tmp_path / "link.t7").symlink_to(tmp_path / "m.t7")
+    for name in ("m.t7", "link.t7"):
+        with pytest.raises(OutputError, match=r"is the input .*m\.t7"):
+            dpnn_bridge.convert(tmp_path / "m.t7", tmp_path / name, force=True)
+
+
 def test_a_link_to_a_missing_file_is_refused_before_the_output_is_made(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "missing")
     with pytest.raises(OutputExistsError, match="is a link to a missing file"):

@@ -186,6 +186,17 @@ def test_a_mix_is_refused(folder: Path) -> None:
         dpnn_bridge.load(one)
 
 
+def test_an_index_lists_the_tensors_of_each_of_its_shards(folder: Path) -> None:
+    index = written(folder, "one.t7")
+    found = json.loads(index.read_text())
+    places = found["weight_map"]
+    name, other = next(iter(places)), next(p for p in places.values() if p != next(iter(places.values())))
+    for changed in ({**places, name: other}, {n: p for n, p in places.items() if n != name}):
+        index.write_text(json.dumps({**found, "weight_map": changed}))
+        with pytest.raises(T7FormatError, match="contains other tensors than the index lists"):
+            dpnn_bridge.load(index)
+
+
 def test_only_shards_of_its_own_go(folder: Path) -> None:
     index = folder / "out" / INDEX
     foreign = ["other.safetensors", "m.safetensors", "m-00001-of-00002-x.safetensors", "n-00001-of-00001.safetensors"]
