@@ -1,0 +1,30 @@
+"""Blocks of gates in another order: by a copy in either memory layout, and in place."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from dpnn_bridge.modules.rnn.lstm import TORCH_ORDER, _arrange_in_place, _arranged_back, arranged
+
+ORDERS = ["".join(order) for order in itertools.permutations(TORCH_ORDER)]
+
+
+@pytest.mark.parametrize(
+    "value", [torch.randn(8, 3), torch.randn(3, 8).t(), torch.randn(8)], ids=["rows", "columns", "bias"]
+)
+def test_gates_in_any_order(value: Tensor) -> None:
+    for order, wanted in itertools.product(ORDERS, ORDERS):
+        expected = torch.cat([value.chunk(4)[order.index(name)] for name in wanted])
+        (copied,) = arranged([value], order, wanted)
+        assert copied.is_contiguous()
+        assert torch.equal(copied, expected)
+        assert torch.equal(_arrange_in_place(value.contiguous().clone(), order, wanted), expected)
+        if order == TORCH_ORDER:
+            for row_major in (True, False):
+                (gradient,) = _arranged_back([value], wanted, [row_major])
+                assert torch.equal(gradient, expected)
+                assert value.dim() == 1 or gradient.is_contiguous() is row_major
