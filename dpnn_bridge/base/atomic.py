@@ -85,7 +85,7 @@ def check_output(path: StrPath, force: bool, inputs: Files = ()) -> None:
             ) from None
         return
     except (OSError, ValueError) as e:
-        raise _cannot_write(path, e) from None
+        raise _cannot_write(path, e) from e
     if not stat.S_ISREG(found.st_mode):
         raise OutputError(f"{path} is {_kind(found.st_mode)}, which is never replaced; choose another name")
     if os.path.realpath(path).endswith(_LUA):

@@ -57,8 +57,8 @@ class Manifest:
                 f"{path}: a manifest is appended line by line, which a store does not support; "
                 "name a local file, and upload it afterwards"
             )
-        self.path = place
-        self._last = last_lines(self.path) if self.path.exists() else {}
+        self.path = Path(os.path.realpath(place))  # "missing/../file" is the file as soon as the folder exists
+        self._last = last_lines(self.path) if os.path.exists(self.path) else {}
 
     def of(self, target: str) -> Line | None:
         """Return the last line of a target."""

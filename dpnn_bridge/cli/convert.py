@@ -259,9 +259,10 @@ class _Request:
         """Raise when an output would replace an input."""
         named = [file for name in ("plugins", "lua", "input") for file in self.options.get(name, ())]
         protect_inputs(*named, *(self.files if self.out_dir is not None else self.files[:1]))
-        if self.manifest is not None and os.path.isfile(self.manifest):
-            check_output(self.manifest, True)
-            protect_inputs(self.manifest)
+        manifest = None if self.manifest is None else place_of(self.manifest)
+        if isinstance(manifest, Path) and os.path.isfile(file := os.path.realpath(manifest)):
+            check_output(file, True)
+            protect_inputs(file)
         if self.out_dir is None and isinstance(self.files[1], Path):
             check_output(self.files[1], True)
         if self.out_dir is None:

@@ -450,6 +450,11 @@ def test_a_manifest_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"cannot write the manifest .*full: No space left .*; solve this and run"):
         manifest.add({"source": "/a.t7", "target": "/a.pt", "verdict": "equal"})
     options = (*copies(tmp_path / "in", 1), "--out-dir", tmp_path / "out")
+    (tmp_path / "circle").symlink_to("circle")
+    for impossible in ("circle", "x" * 300):
+        code, _, err = run(convert_command, *options, "--manifest", tmp_path / impossible, "--force")
+        assert (code, "error: cannot write the manifest" in err, "solve this and run" in err) == (6, True, True), err
+    shutil.rmtree(tmp_path / "out")
     code, _, err = run(convert_command, *options, "--manifest", "s3://zoo/done.jsonl")
     assert (code, "a manifest is appended line by line" in err, (tmp_path / "out").exists()) == (2, True, False)
     code, _, err = run(convert_command, *options, "--manifest", f"file://{tmp_path}/done.jsonl")

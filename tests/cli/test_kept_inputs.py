@@ -44,6 +44,7 @@ CASES = [
     (convert_command, "model.t7 new.pt --force --plugin plugin.py --report OUT", "plugin.py"),
     (convert_command, "model.t7 new.pt --force --lua layer.lua --report OUT", "layer.lua"),
     (convert_command, "model.t7 --out-dir new --manifest OUT --plugin empty.py", "empty.py"),
+    (convert_command, "model.t7 --out-dir new --manifest OUT", "model.t7"),
     (convert_command, "model.t7 --out-dir . --force --plugin model.pt", "model.pt"),
     (convert_command, "model.t7 --out-dir . --to py --force --jobs 2 --input model.py", "model.py"),
     (convert_command, "model.t7 --out-dir . --to json --force --manifest model.json", "model.json"),
@@ -70,6 +71,10 @@ def through_a_folder(file: Path) -> Path:
     return file.parent / ".." / file.parent.name / file.name
 
 
+def through_a_missing_folder(file: Path) -> Path:
+    return file.parent / "missing" / ".." / file.name
+
+
 def symbolic_link(file: Path) -> Path:
     (file.parent / "link").symlink_to(file.name)
     return file.parent / "link"
@@ -82,6 +87,7 @@ def hard_link(file: Path) -> Path:
 
 NAMES = (same, through_a_folder, symbolic_link, hard_link)
 NAMED = [(*case, name) for case in CASES for name in (NAMES if "OUT" in case[1] else NAMES[:1])]
+NAMED += [(*case, through_a_missing_folder) for case in CASES if "--manifest OUT" in case[1]]  # makes the folder
 NAMED = [case for case in NAMED if case[2:] != ("lua/Layer.lua", hard_link)]  # replacing the link leaves the file
 #: conversions of which two outputs are one file
 TWICE = (
