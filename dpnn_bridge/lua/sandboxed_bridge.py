@@ -21,7 +21,10 @@ from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, Lu
 
 
 class SandboxedBridge(LuaBridge):
-    """A bridge whose Lua is in another process: what stays there is a :class:`~dpnn_bridge.lua.sandbox.RemoteValue`."""
+    """A bridge whose Lua is in another process.
+
+    A value that stays there is a :class:`~dpnn_bridge.lua.sandbox.RemoteValue`.
+    """
 
     def __init__(
         self,
@@ -37,7 +40,7 @@ class SandboxedBridge(LuaBridge):
         self._sandbox = Sandbox(
             folders(lua_path), max_memory, max_seconds, max_instructions, partial=sandbox == "partial"
         )
-        self._known: dict[int, list[torch.Tensor]] = {}  # what the process has of each module's tensors
+        self._remote_tensors: dict[int, list[torch.Tensor]] = {}  # each module's tensors, as the process has them
         self._ask = self._sandbox.ask
 
     def close(self) -> None:
@@ -109,18 +112,17 @@ class SandboxedBridge(LuaBridge):
     def state_of(self, obj: Any) -> Any:
         names, weights, gradients, buffers = self._ask("state_of", obj.number, obj)
         buffers = [(str(name), value) for name, value in buffers]
-        self._known[obj.number] = [t.clone() for t in (*weights, *(value for _, value in buffers))]
-        weakref.finalize(obj, self._known.pop, obj.number, None)
+        self._remote_tensors[obj.number] = [t.clone() for t in (*weights, *(value for _, value in buffers))]
+        weakref.finalize(obj, self._remote_tensors.pop, obj.number, None)
         return [str(n) for n in names], weights, gradients, buffers
 
     def push(self, obj: Any, tensors: Sequence[torch.Tensor | None]) -> None:
-        known, changed = self._known[obj.number], {}
-        for i, tensor in enumerate(tensors):
-            if tensor is not None and not torch.equal(tensor, known[i]):
-                changed[i] = tensor
-                known[i].copy_(tensor.detach())
+        remote = self._remote_tensors[obj.number]
+        changed = {i: t for i, t in enumerate(tensors) if t is not None and not torch.equal(t, remote[i])}
         if changed:
             self._ask("push", obj.number, changed)
+        for i, tensor in changed.items():
+            remote[i].copy_(tensor.detach())
 
     def forward(self, obj: Any, input: Any, tensors: Sequence[torch.Tensor | None]) -> Any:
         self.push(obj, tensors)
@@ -135,9 +137,9 @@ class SandboxedBridge(LuaBridge):
         return gradients
 
     def _pull(self, obj: Any, tensors: Sequence[torch.Tensor | None], changed: dict[int, torch.Tensor]) -> None:
-        """Take over what Lua changed: running means, weights with a limited norm."""
+        """Copy the tensors that Lua changed, such as running means and weights with a maximum norm."""
         for i, value in changed.items():
-            target, copy = tensors[i], self._known[obj.number][i]
+            target, copy = tensors[i], self._remote_tensors[obj.number][i]
             if copy.shape != value.shape or copy.dtype != value.dtype:
                 raise LuaBridgeError("the Lua sandbox changed the shape of a tensor that the module has")
             copy.copy_(value)

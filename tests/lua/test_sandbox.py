@@ -30,6 +30,7 @@ import dpnn_bridge
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.lua import LuaBridge, sandbox, wire
 from dpnn_bridge.lua.sandbox import RemoteValue, _text
+from dpnn_bridge.lua.sandboxed_bridge import SandboxedBridge
 from dpnn_bridge.lua.wire import Channel, WireError
 
 ROOT = Path(dpnn_bridge.__file__).parents[1]
@@ -795,6 +796,22 @@ def test_a_layer_trains_as_outside(tmp_path: Path) -> None:
 
     for inside, outside in zip(train(True), train(False), strict=True):
         assert torch.equal(inside, outside)
+
+
+def test_weights_that_did_not_arrive_are_sent_again() -> None:
+    bridge, obj, sent = object.__new__(SandboxedBridge), SimpleNamespace(number=1), []
+
+    def ask(what: str, number: int, changed: dict[int, torch.Tensor]) -> None:
+        sent.append(list(changed))
+        if len(sent) == 1:
+            raise LuaBridgeError("not enough memory (max_memory)")
+
+    bridge._ask, bridge._remote_tensors = ask, {1: [torch.zeros(2), torch.zeros(2)]}
+    weights = [torch.zeros(2), torch.ones(2)]
+    with pytest.raises(LuaBridgeError):
+        bridge.push(obj, weights)
+    bridge.push(obj, weights), bridge.push(obj, weights)
+    assert sent == [[1], [1]]
 
 
 def test_a_running_mean_comes_back() -> None:
