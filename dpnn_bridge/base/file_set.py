@@ -10,10 +10,10 @@ StrPath = str | os.PathLike[str]
 
 
 class FileSet:
-    """A set of files that finds a file under another name. The time does not depend on the number of files.
+    """A set of files that finds a file under another name, in constant time.
 
     Args:
-        files: The files; a missing one is found by its path when it exists.
+        files: The files. One that does not exist yet is found by its path later.
     """
 
     def __init__(self, files: Iterable[StrPath]) -> None:

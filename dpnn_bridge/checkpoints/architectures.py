@@ -1,7 +1,7 @@
 """Recognize published architectures by the shapes of a model's weights.
 
-``architectures.json`` has one digest for each architecture; ``benchmarks/list_architectures.py`` writes it. An
-architecture is named only if every weight and every norm of the model has its counterpart.
+``architectures.json`` has one digest for each architecture; ``benchmarks/list_architectures.py`` writes it. A
+model has an architecture only if the shapes of all weights and the sizes of all normalization layers agree.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ Shape = tuple[Any, ...]
 
 
 class Architecture(NamedTuple):
-    """A published architecture, as options of ``dpnn-convert``.
+    """A published architecture, described by options of ``dpnn-convert``.
 
     Attributes:
-        into: such as ``"torchvision.models:resnet18(num_classes=10)"``.
-        input: the shape of an input.
+        into: value of ``--into``, such as ``"torchvision.models:resnet18(num_classes=10)"``.
+        input: value of ``--input``, the shape of an input.
     """
 
     into: str
@@ -51,7 +51,10 @@ def architecture_of(module: nn.Module) -> Architecture | None:
 
 
 def shapes_of(module: nn.Module) -> Iterator[Shape]:
-    """Yield the shapes of the weights of a model, where a linear layer is a convolution of one pixel."""
+    """Yield the shapes of a model's weights and the sizes of its normalization layers.
+
+    A linear layer has the same shape as a 1x1 convolution.
+    """
     for layer in module.modules():
         if isinstance(layer, nn.modules.batchnorm._NormBase):
             yield "norm", layer.num_features
@@ -65,7 +68,7 @@ def shapes_of(module: nn.Module) -> Iterator[Shape]:
 
 
 def digest(shapes: Counter[Shape], classifier: Shape) -> str:
-    """Return the shapes that identify an architecture, for any number of classes.
+    """Return a hash of the shapes that does not depend on the number of classes.
 
     Args:
         shapes: all shapes.

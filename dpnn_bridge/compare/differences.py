@@ -49,9 +49,9 @@ class Difference:
 
     Attributes:
         name: name of the comparison, such as ``gradParams[2]``.
-        error: largest difference relative to the largest expected value; inf if shapes or kinds differ.
+        error: largest difference relative to the largest expected value; inf if shapes or types differ.
         tolerance: accepted difference.
-        message: place and kind of a difference beyond the tolerance.
+        message: description of a difference beyond the tolerance.
         absolute: largest absolute difference.
         index: index of the element with the largest difference, from 0; None if all are equal or the shapes differ.
         expected, found: the values of this element.
@@ -109,7 +109,7 @@ class Difference:
 
     @property
     def mismatched(self) -> bool:
-        """Whether shapes or kinds differ, so that no elements were compared."""
+        """Whether shapes or types differ, so that no elements were compared."""
         return self.error == float("inf") and self.index is None
 
 
@@ -136,7 +136,7 @@ class Result:
 
 
 def compare(name: str, actual: Any, expected: Any, tolerance: Tolerance | None = None) -> list[Difference]:
-    """Compare nested values strictly: a missing or superfluous one is a failure.
+    """Compare nested values strictly: a missing or an additional value is a failure.
 
     Args:
         name: name of the comparison.
@@ -186,16 +186,16 @@ def compare_tensor(name: str, actual: Any, expected: Tensor, tolerance: Toleranc
             f"expected {wanted:.17g}, found {found:.17g} at {list(index)}, relative error {relative:.3g} > {limit:g}, "
             f"{int((error > limit).sum())} of {error.numel()} elements differ"
         )
-    absolute = abs(found - wanted) if abs(found - wanted) < float("inf") else float("inf")  # nan is no number
-    return Difference(name, relative, limit, message, absolute, index, wanted, found, *_alike(a, e))
+    absolute = abs(found - wanted) if abs(found - wanted) < float("inf") else float("inf")  # nan if both are inf
+    return Difference(name, relative, limit, message, absolute, index, wanted, found, *_similarity(a, e))
 
 
-def _alike(actual: Tensor, expected: Tensor) -> tuple[float, float]:
+def _similarity(actual: Tensor, expected: Tensor) -> tuple[float, float]:
     """Return the cosine of the angle between two tensors that differ, and the signal-to-noise ratio in dB."""
     a, e = (t.flatten().nan_to_num(0.0, 0.0, 0.0) for t in (actual, expected))
     cosine = float(torch.nn.functional.cosine_similarity(a, e, dim=0))
     noise, signal = float((a - e).norm()), float(e.norm())
-    if noise == 0.0:  # they differ where they are not finite
+    if noise == 0.0:  # only elements that are not finite differ
         return cosine, float("inf")
     return cosine, 20 * math.log10(signal / noise) if signal else float("-inf")
 
@@ -215,6 +215,6 @@ def scale_of(expected: Tensor, tolerance: Tolerance) -> float:
 
 
 def mismatch(name: str, actual: Any, wanted: str) -> Difference:
-    """Return a difference of shape or kind."""
+    """Return a difference of shape or type."""
     found = f"a tensor of shape {tuple(actual.shape)}" if isinstance(actual, Tensor) else repr(actual)[:120]
     return Difference(name, float("inf"), 0.0, f"expected {wanted}, found {found}")

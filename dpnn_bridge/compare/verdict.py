@@ -25,16 +25,16 @@ class Verdict(str, Enum):
 
     @property
     def text(self) -> str:
-        """In words."""
+        """The verdict in words."""
         return {"rounding": "rounding only", "known": "known difference"}.get(self.value, self.value)
 
     @property
     def severity(self) -> int:
-        """0 for the best."""
+        """Position in the order from the best verdict, 0, to the worst."""
         return list(Verdict).index(self)
 
 
-#: verdict -> the sign beside its colour; None: not compared
+#: verdict -> its mark in reports; None: not compared
 MARKS: dict[Verdict | None, str] = {
     Verdict.EQUAL: "✓",
     Verdict.ROUNDING: "≈",
@@ -46,5 +46,5 @@ MARKS: dict[Verdict | None, str] = {
 
 
 def worst_verdict(verdicts: Iterable[Verdict]) -> Verdict | None:
-    """Return the worst of several; None if there are none, since nothing was compared."""
+    """Return the worst of several verdicts; None if there are none, because nothing was compared."""
     return max(verdicts, key=lambda v: v.severity, default=None)

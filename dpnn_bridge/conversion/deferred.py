@@ -11,42 +11,42 @@ from torch import Tensor, nn
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaStorage, LuaTensor
 
-#: why a class cannot be converted so
+#: error for a class that needs the elements of a deferred parameter while it is converted
 COMPUTED = "its class computes on all weights at once; omit max_shard_size= (--max-shard-size)"
-#: bytes from which a parameter stays in the file
-LEAST = 1 << 20
+#: smallest size of a deferred parameter in bytes
+MIN_BYTES = 1 << 20
 #: bytes that are read at once
 CHUNK = 1 << 24
 
 
 class DeferredTensor:
-    """The elements of a parameter on PyTorch's device ``meta``.
+    """Reads the elements of a parameter whose tensor is on PyTorch's device ``meta``.
 
     Args:
-        whole: reads and arranges all of them.
-        storage: where they are in the same order, or None.
-        start, stop: their position in it.
+        load: returns all elements, in PyTorch's memory layout.
+        storage: the storage that has the elements in this layout, or None.
+        start, stop: their position in the storage.
     """
 
-    def __init__(self, whole: Callable[[], Tensor], storage: LuaStorage | None, start: int, stop: int) -> None:
-        self.whole, self.storage, self.start, self.stop = whole, storage, start, stop
+    def __init__(self, load: Callable[[], Tensor], storage: LuaStorage | None, start: int, stop: int) -> None:
+        self.load, self.storage, self.start, self.stop = load, storage, start, stop
         self.version = 0
 
-    def pieces(self, parameter: Tensor) -> Iterator[Tensor]:
-        """Yield all elements in row-major order and the type of ``parameter``, one after the other in 1-D tensors.
+    def chunks(self, parameter: Tensor) -> Iterator[Tensor]:
+        """Yield all elements in row-major order, as 1-D tensors of the dtype of ``parameter``.
 
         Raises:
-            ConversionError: a mapping of a class changed the parameter after it was filled.
+            ConversionError: a class mapping changed the parameter after it was created.
         """
         if parameter._version != self.version:
             raise ConversionError(COMPUTED)
         if self.storage is None:
-            yield self.whole().reshape(-1).to(parameter.dtype)
+            yield self.load().reshape(-1).to(parameter.dtype)
             return
         step = CHUNK // self.storage.dtype.itemsize
         for start in range(self.start, self.stop, step):
-            piece = self.storage.copy(start, min(start + step, self.stop))
-            yield torch.from_numpy(piece).to(parameter.dtype)
+            chunk = self.storage.copy(start, min(start + step, self.stop))
+            yield torch.from_numpy(chunk).to(parameter.dtype)
 
 
 def deferred_of(parameter: Tensor | None) -> DeferredTensor | None:
@@ -55,21 +55,21 @@ def deferred_of(parameter: Tensor | None) -> DeferredTensor | None:
 
 
 def deferred_parameter(
-    tensor: LuaTensor, arrange: Callable[[Tensor], Tensor], whole: Callable[[], Tensor], plain: bool
+    tensor: LuaTensor, arrange: Callable[[Tensor], Tensor], load: Callable[[], Tensor], in_order: bool
 ) -> nn.Parameter:
-    """Return a parameter without elements for those of a tensor.
+    """Return a parameter on the device ``meta`` for a tensor whose elements stay in the file.
 
     Args:
         tensor: the elements.
-        arrange: turns Lua's memory layout into torch's.
-        whole: reads and arranges all of them.
-        plain: whether they are in the file in torch's order.
+        arrange: converts Lua's memory layout to PyTorch's.
+        load: returns all elements, in PyTorch's layout.
+        in_order: whether the file has them in PyTorch's layout.
     """
     dtype = torch.from_numpy(np.empty(0, tensor.dtype)).dtype
     value = arrange(torch.empty(tensor.shape, dtype=dtype, device="meta"))
     parameter = nn.Parameter(value, requires_grad=value.is_floating_point())
     stop = tensor.offset + tensor.size
-    held = DeferredTensor(whole, tensor.storage if plain else None, tensor.offset, stop)
-    held.version = parameter._version
-    parameter.deferred = held  # type: ignore[attr-defined]
+    deferred = DeferredTensor(load, tensor.storage if in_order else None, tensor.offset, stop)
+    deferred.version = parameter._version
+    parameter.deferred = deferred  # type: ignore[attr-defined]
     return parameter

@@ -13,7 +13,7 @@ from dpnn_bridge.conversion.modes import evaluating
 
 
 def make_picklable(module: nn.Module) -> None:
-    """Let pickle and ``torch.save`` take a parametrized module, whose class PyTorch creates and does not pickle."""
+    """Let pickle and ``torch.save`` store a parametrized module, whose class PyTorch creates at run time."""
     type(module).__reduce_ex__ = _reduce  # type: ignore[method-assign, assignment]
 
 
@@ -26,7 +26,7 @@ def weight_hooks(module: nn.Module) -> list[Any]:
 
 
 def computed_weights(module: nn.Module) -> list[tuple[str, str, str]]:
-    """Return the tensors of a module that are computed: name, what computes it, and the call that makes it ordinary."""
+    """Return the tensors of a module that are computed: name, what computes it, and the call that undoes this."""
     lists: Any = module.parametrizations if parametrize.is_parametrized(module) else {}
     remove = "torch.nn.utils.parametrize.remove_parametrizations"
     found = [(name, type(parts[0]).__name__.strip("_"), remove) for name, parts in lists.items()]
@@ -41,9 +41,9 @@ def computed_weights(module: nn.Module) -> list[tuple[str, str, str]]:
 
 
 def baked(module: nn.Module) -> nn.Module | None:
-    """Return a copy with the current results of parametrizations, weight norm, spectral norm and pruning.
+    """Return a copy with the current results of parametrizations, weight norm, spectral norm and pruning as parameters.
 
-    Its other parameters are those of ``module``. None for a module without any.
+    The copy shares its other parameters with ``module``. Return None if no weight is computed.
     """
     values: dict[str, Tensor] = {}
     if parametrize.is_parametrized(module):
@@ -70,9 +70,9 @@ def baked(module: nn.Module) -> nn.Module | None:
 
 
 def current(module: nn.Module, attribute: str) -> Tensor | None:
-    """Return a tensor of a module by its attribute, and leave parametrizations as they are.
+    """Return a tensor of a module by its attribute, without changing the state of parametrizations.
 
-    Spectral normalization takes a step whenever its weight is read in training.
+    Spectral normalization runs a power iteration whenever its weight is read in training mode.
     """
     lists = module._modules.get("parametrizations")
     with evaluating(lists) if lists is not None else nullcontext():
@@ -85,7 +85,7 @@ def _reduce(module: Any, protocol: Any) -> tuple[Any, ...]:
 
 
 def _restore(plain: type[nn.Module], names: tuple[str, ...]) -> nn.Module:
-    """Return an instance of a class like the one PyTorch makes; its state follows."""
+    """Return an instance of a class like the one that PyTorch creates; pickle sets its state afterwards."""
     body = {"__reduce_ex__": _reduce, **{name: _property(name) for name in names}}
     kind = type(f"Parametrized{plain.__name__}", (plain,), body)
     return kind.__new__(kind)

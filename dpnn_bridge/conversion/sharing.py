@@ -86,10 +86,10 @@ class Sharing:
         identity = (region_of(tensor), site.field.layout, shape or tensor.shape, is_parameter)
         entry = self._entries.get(identity)
         if entry is None:
-            large = tensor.size * tensor.dtype.itemsize >= deferred.LEAST
+            large = tensor.size * tensor.dtype.itemsize >= deferred.MIN_BYTES
             if is_parameter and large and self._defer_large and not getattr(tensor.storage, "loaded", True):
-                plain = site.field.layout is None and is_contiguous(tensor.shape, tensor.stride)
-                value = deferred.deferred_parameter(tensor, arrange, lambda: arrange(contiguous_copy(tensor)), plain)
+                in_order = site.field.layout is None and is_contiguous(tensor.shape, tensor.stride)
+                value = deferred.deferred_parameter(tensor, arrange, lambda: arrange(contiguous_copy(tensor)), in_order)
             else:
                 value = arrange(contiguous_copy(tensor))
             if is_parameter and not isinstance(value, nn.Parameter):

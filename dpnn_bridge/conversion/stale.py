@@ -17,12 +17,12 @@ from dpnn_bridge.conversion.fields import own_tensor
 from dpnn_bridge.conversion.skip_init import SkipInit
 from dpnn_bridge.errors import ConversionError
 
-#: arguments that say where tensors are made, and of which type
-_PLACES = {"device", "dtype"}
-#: layers whose sizes all formats read from the tensors
+#: arguments for the device and the dtype of new tensors
+_FACTORY_ARGUMENTS = {"device", "dtype"}
+#: layers whose sizes every format reads from the tensors, not from attributes
 _SIZED_BY_TENSORS = (nn.Linear, nn.Embedding, nn.PReLU)
-#: attribute of convolutions with the padding that other modes than zeros use
-_SIDES = "_reversed_padding_repeated_twice"
+#: attribute of convolutions with the padding for modes other than zeros
+_REVERSED_PADDING = "_reversed_padding_repeated_twice"
 #: attributes of every module
 _COMMON = frozenset(vars(nn.Module()))
 
@@ -34,12 +34,12 @@ def is_stock(module: nn.Module) -> bool:
 
 
 def arguments_of(module: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return the arguments of a layer's constructor as its attributes state them, and those that are tensors."""
-    names = [name for name in _names(type(module)) if name not in _PLACES and hasattr(module, name)]
+    """Return the constructor arguments that a layer's attributes give, and separately those that are tensors."""
+    names = [name for name in _names(type(module)) if name not in _FACTORY_ARGUMENTS and hasattr(module, name)]
     values = {name: value for name in names if not inspect.ismethod(value := getattr(module, name))}  # nn.ModuleList's
     passed = {name: tensor for name in values if (tensor := module._buffers.get(name)) is not None}
     stated = {name: value for name, value in values.items() if name not in passed}
-    # bias=True, whether the bias is a parameter or computed, by a tie or by pruning
+    # bias=True, whether the bias is a parameter or computed, as a tied parameter or by pruning
     is_flag = {name for name, v in stated.items() if name in module._parameters or isinstance(v, Tensor)}
     plain = {name: value is not None if name in is_flag else value for name, value in stated.items()}
     return plain, passed
@@ -60,7 +60,7 @@ def check_settings(module: nn.Module, path: str = "", *, complete: bool = False)
 
     Args:
         module: The layer.
-        path: Its place, for the message.
+        path: Its path in the model, for the message.
         complete: The file has the arguments of the constructor and the tensors, and nothing else of the layer.
 
     Raises:
@@ -93,16 +93,16 @@ def _difference(module: nn.Module, complete: bool) -> str:
 
 
 def _other_attribute(module: nn.Module, twin: nn.Module, complete: bool) -> str:
-    unused = {_SIDES} if vars(twin).get("padding_mode") == "zeros" else set()
+    unused = {_REVERSED_PADDING} if vars(twin).get("padding_mode") == "zeros" else set()
     own = {name for name in vars(module) if complete and not name.startswith("_")}
     for name in [*vars(twin), *sorted(own - vars(twin).keys())]:
         if name in _COMMON | unused or not (name in own or _is_plain(vars(twin)[name])):
             continue
         if name not in vars(twin):
             return f"its {name} is {vars(module)[name]!r:.80}, and a new layer with its settings has no {name}"
-        found, value = vars(module).get(name), vars(twin)[name]
-        if not _same(found, value):
-            return f"its {name} is {found!r:.80}, and a new layer with its settings has {value!r:.80}"
+        actual, new = vars(module).get(name), vars(twin)[name]
+        if not _same(actual, new):
+            return f"its {name} is {actual!r:.80}, and a new layer with its settings has {new!r:.80}"
     return ""
 
 
@@ -111,12 +111,12 @@ def _other_shape(module: nn.Module, twin: nn.Module, complete: bool) -> str:
     for name in dict.fromkeys((*twin._parameters, *twin._buffers, *more)):
         if name not in module._parameters and name not in module._buffers:
             continue  # computed, by weight_norm or pruning
-        found, made = own_tensor(module, name), own_tensor(twin, name)
+        actual, new = own_tensor(module, name), own_tensor(twin, name)
         if name in module._buffers and name in twin._parameters:
             return f"its {name} is a buffer, and a new layer has a parameter (nn.Parameter(…, requires_grad=False))"
-        shapes = [None if t is None else tuple(t.shape) for t in (found, made)]
+        shapes = [None if t is None else tuple(t.shape) for t in (actual, new)]
         if None in shapes and name in module._parameters and not complete:
-            continue  # old files lack a factor or a bias
+            continue  # files of older versions may lack the weight or the bias
         if shapes[0] != shapes[1] and (complete or not isinstance(module, _SIZED_BY_TENSORS)):
             return f"its {name} has shape {shapes[0]}, and that of a new layer with its settings has {shapes[1]}"
     return ""

@@ -24,17 +24,17 @@ from dpnn_bridge.lua.checkouts import find_module
 from dpnn_bridge.lua.text import from_system, readable, to_system
 from dpnn_bridge.lua.wire import ENDED, Channel, WireError
 
-#: seconds that the process may take to start, on a machine that is busy
+#: seconds that the process may take to start, on a busy machine
 _START = 120
-#: seconds of processor time that are limited: the kernel's numbers end
+#: largest max_seconds for which the kernel limits CPU time too; its limits are integers of a bounded size
 _LONGEST_LIMIT = 1e9
-#: of a Lua file that require finds
+#: bytes of a Lua file that ``require`` loads
 _LONGEST_FILE = 16 << 20
-#: characters of the name of a module
+#: characters of a module's name
 _LONGEST_NAME = 1000
-#: what a terminal acts on, what turns the direction of text or separates its lines, and halves of characters
+#: control characters, marks of the direction of text, line separators and lone surrogates
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-#: environment variables that Python needs to run where it runs here; nothing else of the environment is passed on
+#: the environment variables that the process gets: those that Python may need to start
 _KEPT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "VIRTUAL_ENV", "PYTHONHOME", "TZ")
 
 
@@ -68,9 +68,9 @@ class Sandbox:
     Args:
         lua_path: folders whose Lua files ``require`` may ask for; this side reads them.
         max_memory: bytes that Lua and its tensors may take.
-        max_seconds: of one request, on the clock. On Linux the kernel also limits the processor time to that on each
-            core, unless this program is root without CAP_SYS_RESOURCE, as in many containers.
-        max_instructions: Lua instructions of one request.
+        max_seconds: wall-clock seconds of one request. On Linux the kernel also limits the CPU time to this number on
+            each core, unless this program is root without CAP_SYS_RESOURCE, as in many containers.
+        max_instructions: Lua instructions that one request may run.
         partial: continue with a warning if the kernel cannot confine the process.
 
     Raises:
@@ -121,7 +121,7 @@ class Sandbox:
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """Process ID of the sandbox."""
         return self._process.pid
 
     def ask(self, what: str, *args: Any) -> Any:
@@ -130,13 +130,13 @@ class Sandbox:
         Raises:
             LuaBridgeError: Lua raised an error, or the process ended or had to be ended.
         """
-        if os.getpid() != self._owner:  # before the lock, which a thread may have held that is not in this process
+        if os.getpid() != self._owner:  # before the lock, which another thread may have held at the fork
             raise LuaBridgeError("a Lua sandbox works only in the process that created it; create one in this process")
         with self._lock:
             if self._ended:
                 raise LuaBridgeError(f"the Lua sandbox has ended: {self._ended}. Make a new bridge")
             if time.monotonic() > self._limited + min(1.0, self.max_seconds):  # reading and setting takes a while
-                self._limit_processor_time()
+                self._limit_cpu_time()
             released = [self.released.pop() for _ in range(len(self.released))]
             late = f"a call took more than {self.max_seconds:g} seconds (max_seconds)"
             return self._exchange((what, released, *args), time.monotonic() + self.max_seconds, late)
@@ -146,7 +146,7 @@ class Sandbox:
         self._ended = self._ended or "it was closed"
         self._close()
 
-    # ---- the conversation
+    # ---- messages
 
     def _exchange(self, request: Any, deadline: float, late: str) -> Any:
         try:
@@ -167,7 +167,7 @@ class Sandbox:
             raise self._end(str(error)) from None
         except LuaBridgeError:
             raise
-        except BaseException:  # Ctrl-C: the answer to come would be taken for that of the next request
+        except BaseException:  # Ctrl-C: the pending answer would be read as that of the next request
             self._end("it was interrupted")
             raise
 
@@ -191,7 +191,7 @@ class Sandbox:
         return RemoteValue(self, number, kind, _text(type_name))
 
     def _find(self, name: str) -> tuple[str, str] | None:
-        """Return the Lua file of a module, if it is on the path: links out of it lead nowhere."""
+        """Return the path and text of a module's Lua file; None if the file is missing or outside of ``lua_path``."""
         if len(name) > _LONGEST_NAME:
             return None
         try:
@@ -201,12 +201,12 @@ class Sandbox:
             if found is None or not inside or not real.is_file() or real.stat().st_size > _LONGEST_FILE:
                 return None
             return from_system(found), real.read_bytes().decode("latin-1")
-        except (OSError, ValueError, RuntimeError):  # a name that no file can have, a circle of links
+        except (OSError, ValueError, RuntimeError):  # a name that no file can have, a loop of symbolic links
             return None
 
     # ---- the process
 
-    def _limit_processor_time(self) -> None:
+    def _limit_cpu_time(self) -> None:
         if sys.platform != "linux" or self.max_seconds > _LONGEST_LIMIT:
             return
         import resource
@@ -265,7 +265,7 @@ def _environment() -> dict[str, str]:
 def _print(text: str, stream: TextIO) -> None:
     try:
         stream.write(text)
-    except UnicodeEncodeError as error:  # a terminal with fewer characters
+    except UnicodeEncodeError as error:  # an encoding that lacks some characters
         stream.write(text.encode(error.encoding, "replace").decode(error.encoding))
 
 

@@ -55,7 +55,7 @@ def parts_of(module: nn.Module, state_dict: Mapping[str, Tensor]) -> dict[str, P
         parameter = parameters.get(name)
         held = deferred_of(parameter)
         if held is not None and parameter is not None:
-            parts[name] = Part(value.dtype, value.shape, partial(held.pieces, parameter))
+            parts[name] = Part(value.dtype, value.shape, partial(held.chunks, parameter))
         elif value.is_meta:
             raise ConversionError(f"{name}: {COMPUTED}")
         else:

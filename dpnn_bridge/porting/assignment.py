@@ -93,12 +93,12 @@ def taken_over(event: Event, source: Source) -> Iterator[Assignment]:
 
 
 def _taken_over(event: Event, source: Source, forms: tuple[Form, ...]) -> Iterator[Assignment]:
-    takers = {form: source.takers(event, form) for form in forms}
-    for layer in (source.layers[index] for index in sorted(set().union(*takers.values()))):
+    candidates = {form: source.candidates(event, form) for form in forms}
+    for layer in (source.layers[index] for index in sorted(set().union(*candidates.values()))):
         for form in forms:
             if form not in layer.forms:
                 continue
-            if layer.index not in takers[form] or layer.respond(event.rows_in(form), form) is None:
+            if layer.index not in candidates[form] or layer.respond(event.rows_in(form), form) is None:
                 if layer.kind == event.kind and form[0] == event.kind and event.kind not in NORMS:
                     break
                 continue

@@ -1,4 +1,4 @@
-"""The source network: its layers, and every value that it computes."""
+"""Record the source network: its layers, and every value that it computes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _GATED = frozenset(("addmm", "mm", "add", "sigmoid", "baddbmm"))
 
 @dataclass(eq=False)
 class Value:
-    """A value of the source: the node that gives it, or None for an input."""
+    """A value of the source: the node that computes it (None for an input), and its fingerprint."""
 
     node: Node | None
     fingerprint: Fingerprint
@@ -41,15 +41,15 @@ class Value:
 
 @dataclass(eq=False)
 class Layer:
-    """All uses that the source makes of one set of weights.
+    """One set of weights of the source, with all its uses.
 
     Attributes:
         name: Lua path.
-        forms: the forms in which its uses can be seen.
+        forms: the forms in which its uses can be compared, see :class:`~dpnn_bridge.porting.events.Event`.
         values: name -> weights, in the layout of the kind.
-        roots: names of the source's parameters that the weights are made of.
-        fold: the batch norm that takes every result, or None.
-        addition: the layer that adds what counts as this one's bias, or None.
+        roots: names of the parameters of the source that the weights are computed from.
+        fold: the batch norm that follows every use, or None.
+        addition: the layer whose addition counts as the bias of this one, or None.
     """
 
     index: int
@@ -79,7 +79,7 @@ class Layer:
         return signature(self.events[0].node) if self.events else None
 
     def forget(self) -> None:
-        """Forget the uses of an earlier run."""
+        """Discard the uses of an earlier run."""
         for event in self.events:
             event.release_input()
             event.output = None
@@ -104,7 +104,7 @@ class Layer:
         return weight.t() if self.kind == "embedding" else weight.flatten(1)
 
     def respond(self, rows: Tensor, form: Form) -> Tensor | None:
-        """Return the layer's outputs for rows, or None if it never took one; rows of zeros give the bias."""
+        """Return the layer's outputs for rows, or None if they were never its inputs; rows of zeros give the bias."""
         pairs = self.pairs_of(form)
         references = self.references.setdefault(form, [Reference(x) for x, _ in pairs])
         for reference, (_, y) in zip(references, pairs, strict=True):
@@ -115,7 +115,7 @@ class Layer:
         return self.look_up(rows, form)
 
     def look_up(self, rows: Tensor, form: Form) -> Tensor | None:
-        """Return the layer's outputs for rows, from any of its calls; None if it never took one."""
+        """Return the layer's outputs for rows from any of its calls; None if it never had one of them as input."""
         pairs = [(x, y) for x, y in self.pairs_of(form) if x.shape[1] == rows.shape[1]]
         if not pairs:
             return None
@@ -137,10 +137,10 @@ class Source:
 
     Attributes:
         table: the values of the last run.
-        gates: equal parts of the rows of values.
-        tape, output: what the last run did and gave.
+        gates: fingerprints of halves, thirds and quarters of rows, such as the gates of an LSTM.
+        tape, output: the operations and the outputs of the last run.
         wanted, captured: indices of nodes whose results are kept, and these results.
-        tolerance: of fingerprints.
+        tolerance: largest difference of equal fingerprints.
     """
 
     def __init__(self, names: Callable[[str], str], single: frozenset[str] = frozenset()) -> None:
@@ -150,17 +150,17 @@ class Source:
         self.wanted: set[int] = set()
         self.captured: dict[int, Tensor] = {}
         self._by_weights: dict[Any, Layer] = {}
-        self._takers: dict[Form, dict[int, RowIndex]] = {}
+        self._candidates: dict[Form, dict[int, RowIndex]] = {}
         self._digests: dict[Any, Any] = {}
 
     def record(
         self, module: nn.Module, call: Callable[[nn.Module, Any], Any], example: Any, parts: bool = False
     ) -> None:
-        """Run the network; what the layers took and gave in an earlier run is forgotten.
+        """Run and record the network. The recorded inputs and outputs of an earlier run are discarded.
 
         Args:
-            module, call, example: what to run, and how.
-            parts: halves, thirds and quarters of the channels count as values too.
+            module, call, example: the network, a function that runs it, and the input.
+            parts: record halves, thirds and quarters of the channels as values too.
         """
         self._parts, self.run_with_parts = parts, partial(self.record, module, call, example, parts=True)
         self.table: Table[Value] = Table()
@@ -171,7 +171,7 @@ class Source:
         self._held: dict[int, list[tuple[Event, str]]] = {}
         for layer in self.layers:
             layer.forget()
-        self._takers.clear()
+        self._candidates.clear()
         kept: list[Any] = []
 
         def run(m: nn.Module) -> Any:
@@ -232,14 +232,14 @@ class Source:
         return out
 
     def _chunks(self, tensor: Tensor) -> list[Fingerprint]:
-        """Return the fingerprints of parts of the channels, which another network may hold as tensors of their own."""
+        """Return the fingerprints of parts of the channels, which may be separate tensors in another network."""
         if not self._parts or tensor.dim() < 2 or not tensor.is_floating_point():
             return []
         counts = (n for n in (2, 3, 4) if tensor.shape[1] and tensor.shape[1] % n == 0)
         return [Fingerprint.of(part) for n in counts for part in tensor.chunk(n, 1)]
 
     def _hold(self, event: Event, name: str) -> None:
-        """Keep a tensor of the network with an event, which gets a copy when the network changes it."""
+        """Keep a tensor of the network in an event; before the network changes it, the event gets a copy."""
         held = storage_id(getattr(event, name))
         self._held.setdefault(held, []).append((event, name))
 
@@ -249,7 +249,7 @@ class Source:
                 setattr(event, name, getattr(event, name).clone())
 
     def _add_gates(self, tensor: Tensor) -> None:
-        """Store the halves, thirds and quarters of rows, which another network may hold as tensors of their own."""
+        """Store the halves, thirds and quarters of rows, which may be separate tensors in another network."""
         if tensor.dim() == 3 and tensor.shape[1] <= 4:  # (rows, gates, size)
             for part in tensor.unbind(1):
                 self.gates.add(Fingerprint.of(part), None)
@@ -298,9 +298,9 @@ class Source:
             layer for layer in self.layers if layer.learned and any(origins >> e.node.index & 1 for e in layer.events)
         ]
 
-    def takers(self, event: Event, form: Form) -> set[int]:
-        """Return the indices of all layers that may respond to an event's rows, and few others; see ``respond``."""
-        if form not in self._takers:
+    def candidates(self, event: Event, form: Form) -> set[int]:
+        """Return the indices of layers that may have an event's rows as inputs, which ``Layer.respond`` decides."""
+        if form not in self._candidates:
             found: dict[int, list[tuple[int, Tensor]]] = {}
             for layer in self.layers:
                 inputs = layer.inputs(form) if form in layer.forms else []
@@ -308,13 +308,13 @@ class Source:
                     own = [x for x in inputs if x.shape[1] == width]
                     own += [own[0].new_zeros(1, width)] * (form[0] == "linear")
                     found.setdefault(width, []).extend((layer.index, x) for x in own)
-            self._takers[form] = {
+            self._candidates[form] = {
                 width: RowIndex([index for index, _ in pairs], [x for _, x in pairs]) for width, pairs in found.items()
             }
-        if not self._takers[form]:
-            return set()  # the rows, which may be many, are not made
+        if not self._candidates[form]:
+            return set()  # do not compute the rows, which may be many
         rows = event.rows_in(form)
-        index = self._takers[form].get(rows.shape[1])
+        index = self._candidates[form].get(rows.shape[1])
         return set() if index is None else index.owners(rows, SINGLE)
 
     def pooling_of(self, op: str, inputs: list[Fingerprint]) -> Node | None:
@@ -323,13 +323,13 @@ class Source:
         return next((node for value in inputs for node in poolings.find(value)), None)
 
     def knows(self, fingerprint: Fingerprint) -> bool:
-        """Return whether a tensor, whatever the order of its elements, is a value of the last run or a gate in one."""
+        """Return whether a tensor, in any order of its elements, is a value of the last run or a gate in one."""
         found = self.table.find(fingerprint, self.tolerance), self.gates.find(fingerprint, self.tolerance)
         return any(True for values in found for _ in values)
 
 
 def _merge_addition(layer: Layer, owners: dict[Event, Layer]) -> None:
-    """Take an addition of weights that follows a linear map in every use as its bias.
+    """Make an addition of weights the bias of the linear map that it follows in every use.
 
     Args:
         layer: the linear map.

@@ -18,17 +18,17 @@ from dpnn_bridge.torch7.gradient import with_gradient_of
 
 @lua_class("nn.SpatialSymmetricPadding")
 class SpatialSymmetricPadding(nn.Module):
-    """Continues an image by its mirror image, the border included, or cuts where a size is negative.
+    """Pads an image with its mirror image, border pixels included; a negative size crops.
 
     Args:
-        pad_l, pad_r, pad_t, pad_b: columns and rows.
+        pad_l, pad_r, pad_t, pad_b: columns and rows to add; negative: to remove.
 
     Shape:
         - Input: :math:`(N, C, H, W)`.
         - Output: :math:`(N, C, H + pad_t + pad_b, W + pad_l + pad_r)`.
 
     Differs from PyTorch:
-        The gradient treats the added part as constant, as in Torch7.
+        No gradient flows through the added border, as in Torch7.
 
     Lua:
         ``nn.SpatialSymmetricPadding(pad_l, pad_r, pad_t, pad_b)``, deepmask SpatialSymmetricPadding.lua
@@ -49,7 +49,7 @@ class SpatialSymmetricPadding(nn.Module):
 
 
 def _mirrored(size: int, before: int, after: int, device: torch.device) -> Tensor:
-    """Return the indices of a mirrored axis; negative paddings cut first, so that the mirror is at the cut."""
+    """Return the indices of a mirrored axis. Negative paddings crop first, so it is mirrored at the new border."""
     start, end = max(0, -before), size - max(0, -after)
     kept = end - start
     if max(before, after) > kept:

@@ -20,13 +20,13 @@ class BoxSampler(nn.Module):
 
     Args:
         box_iou: intersection over union of all pairs, as :class:`BoxIoU`.
-        low_thresh: a box below it at all targets is negative.
-        high_thresh: a box above it at some target is positive, and so is the best box of each target.
+        low_thresh: a box whose overlap with every target is lower is negative.
+        high_thresh: a box whose overlap with some target is higher is positive, and so is the best box of each target.
         batch_size: boxes to draw; at most half of them are positive. Negative ones are drawn with replacement where
             there are too few.
-        bounds: smallest x and y, largest x and y; boxes beyond are neither, unless they are the best of a target. None
-            for any of them: no bounds, as in Torch7.
-        index_base: of the indices.
+        bounds: smallest x and y, largest x and y. A box that exceeds them is drawn only if it is the best of a target.
+            If any of the four is None, there are no bounds, as in Torch7.
+        index_base: first index, 1 as in Lua or 0.
 
     Shape:
         - Input: ``[boxes, targets]``, :math:`(1, B, 4)` and :math:`(1, T, 4)` as (xc, yc, w, h).
@@ -76,9 +76,9 @@ class BoxSampler(nn.Module):
         return [i + self.index_base for i in (chosen, target[chosen], others)]
 
     def draw(self, total: int, count: int) -> Tensor:
-        """Return ``count`` of the numbers below ``total``, different ones if there are enough."""
+        """Return ``count`` random numbers below ``total``, without repetition if there are enough."""
         if not total:
-            raise ValueError("BoxSampler: every box is the best one of a target, none is left to be negative")
+            raise ValueError("BoxSampler: every box is the best box of a target, so no box can be negative")
         return torch.randint(total, (count,)) if total < count else torch.randperm(total)[:count]
 
     class Lua(LuaClass):
@@ -102,7 +102,7 @@ class BoxSamplerHelper(nn.Module):
 
     Args:
         box_sampler: draws the indices.
-        index_base: of its indices.
+        index_base: that of ``box_sampler``.
 
     Shape:
         - Input: two lists, ``[boxes, *data]`` with :math:`(1, B, D_i)` and ``[targets, *data]`` with
@@ -128,7 +128,7 @@ class BoxSamplerHelper(nn.Module):
         drawn = self.box_sampler([boxes[0], targets[0]])
         positive, target, negative = (index - self.index_base for index in drawn)
         last = torch.zeros(len(negative), 1, dtype=torch.bool, device=negative.device)
-        last[[*{index: place for place, index in enumerate(negative.tolist())}.values()]] = True
+        last[[*{index: position for position, index in enumerate(negative.tolist())}.values()]] = True
         return [
             [data[0][positive] for data in boxes],
             [data[0][target].detach() for data in targets],

@@ -19,11 +19,12 @@ from dpnn_bridge.torch7.gradient import with_gradient_of, zero_gradient
 class SpatialGlimpseInverse(nn.Module):
     """Puts a patch into an image where a glimpse was taken; parts beyond the border are cut off.
 
-    The image gets the whole gradient, also where the patch covers it; the position gets zeros.
+    The gradient of the image is the whole output gradient, also below the patch, or zero with ``residual``. That of the
+    position is zero.
 
     Args:
         height, width: size of the patch.
-        residual: zeros surround the patch instead of the image.
+        residual: surround the patch with zeros instead of the image.
 
     Shape:
         - Input: ``[image, patch, position]``: :math:`(N, C, H, W)`, :math:`(N, C, h, w)` and :math:`(N, 2)` with y
@@ -39,23 +40,23 @@ class SpatialGlimpseInverse(nn.Module):
         self.height, self.width, self.residual = height, width, residual
 
     def forward(self, input: list[Tensor]) -> Tensor:
-        image, patch, place = input
-        rows, row_inside = self._source(place[:, 0], image.shape[2], self.height)
-        columns, column_inside = self._source(place[:, 1], image.shape[3], self.width)
+        image, patch, position = input
+        rows, row_inside = self._source(position[:, 0], image.shape[2], self.height)
+        columns, column_inside = self._source(position[:, 1], image.shape[3], self.width)
         samples = torch.arange(len(image), device=image.device)[:, None, None]
         spread = patch.movedim(1, -1)[samples, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
         inside = (row_inside[:, :, None] & column_inside[:, None, :]).unsqueeze(1)
         pasted = spread.where(inside, 0)
         if not self.residual:
             pasted = with_gradient_of(spread.where(inside, image), pasted + image)
-        return zero_gradient(zero_gradient(pasted, place), image)
+        return zero_gradient(zero_gradient(pasted, position), image)
 
-    def _source(self, place: Tensor, size: int, length: int) -> tuple[Tensor, Tensor]:
+    def _source(self, position: Tensor, size: int, length: int) -> tuple[Tensor, Tensor]:
         """Return, for each row of the image, the row of the patch, and whether it exists."""
         border = (length - 1) // 2
         room = size + 2 * border - length
-        start = ((place.detach() + 1) / 2 * room).clamp(0, room).long()
-        source = torch.arange(size, device=place.device) + border - start[:, None]
+        start = ((position.detach() + 1) / 2 * room).clamp(0, room).long()
+        source = torch.arange(size, device=position.device) + border - start[:, None]
         return source.clamp(0, length - 1), (source >= 0) & (source < length)
 
     class Lua(LuaClass):
@@ -74,8 +75,8 @@ class SpatialGlimpseInverse(nn.Module):
 class VRMSEReward(ClassReward):
     """Rewards REINFORCE modules for a small error of an image and for a large attended area.
 
-    The loss is the mean squared error; its backward pass does what
-    :class:`~dpnn_bridge.modules.dpnn.reward.ClassReward` says. The reward of a sample is 4, less the squared error
+    The loss is the mean squared error; for its backward pass see
+    :class:`~dpnn_bridge.modules.dpnn.reward.ClassReward`. The reward of a sample is 4, less the squared error
     summed over channels and averaged over pixels, plus ``area_scale`` times the part of the image that was attended.
 
     Args:

@@ -110,7 +110,7 @@ def test_shards_load_elsewhere(tmp_path: Path) -> None:
 
 def test_a_cast_and_a_url(tmp_path: Path) -> None:
     fsspec = pytest.importorskip("fsspec", reason="optional extra is not installed")
-    with mock.patch.object(deferred, "LEAST", 0):
+    with mock.patch.object(deferred, "MIN_BYTES", 0):
         convert(MODEL, tmp_path / "m.safetensors", max_shard_size="0.1MB", dtype="float16")
         convert(MODEL, "memory://shards/m.safetensors", max_shard_size=10**9)
     found = dpnn_bridge.load(tmp_path / "m.safetensors.index.json").state_dict()
@@ -218,7 +218,7 @@ def test_every_class_is_the_same_in_pieces(tmp_path: Path) -> None:
         if not expected:  # nothing to cut
             continue
         try:
-            with mock.patch.object(deferred, "LEAST", 0):
+            with mock.patch.object(deferred, "MIN_BYTES", 0):
                 convert(source, tmp_path / "m.safetensors", max_shard_size=1000, force=True)
         except ConversionError as error:
             refused.append((path.parent.name, "omit max_shard_size" in str(error)))

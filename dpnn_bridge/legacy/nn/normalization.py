@@ -1,4 +1,4 @@
-"""Normalization over neighbouring planes."""
+"""Normalization over neighbouring channels, or over neighbouring pixels."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ def _checked(kernel: Tensor | None, name: str) -> Tensor:
 
 
 def _estimator(planes: int, kernel: Tensor) -> Sequential:
-    """Return the weighted mean of all planes in a neighbourhood, for each plane."""
+    """Return layers that compute the weighted mean of all channels in a neighbourhood, as one channel."""
     height, width = kernel.size(0), kernel.size(-1)
-    found = Sequential().add(SpatialZeroPadding(width // 2, width // 2, height // 2, height // 2))
+    layers = Sequential().add(SpatialZeroPadding(width // 2, width // 2, height // 2, height // 2))
     if kernel.dim() == 2:
-        found.add(SpatialConvolution(planes, 1, width, height))
-        found.modules[1].weight[0].copy_(kernel)
+        layers.add(SpatialConvolution(planes, 1, width, height))
+        layers.modules[1].weight[0].copy_(kernel)
     else:
-        found.add(SpatialConvolutionMap(SpatialConvolutionMap.maps.oneToOne(planes), height, 1))
-        found.add(SpatialConvolution(planes, 1, 1, height))
-        found.modules[1].weight.copy_(kernel.view(1, -1))
-        found.modules[2].weight[0].copy_(kernel.view(-1, 1))
-        found.modules[2].bias.zero_()
-    found.modules[1].bias.zero_()
-    return found
+        layers.add(SpatialConvolutionMap(SpatialConvolutionMap.maps.oneToOne(planes), height, 1))
+        layers.add(SpatialConvolution(planes, 1, 1, height))
+        layers.modules[1].weight.copy_(kernel.view(1, -1))
+        layers.modules[2].weight[0].copy_(kernel.view(-1, 1))
+        layers.modules[2].bias.zero_()
+    layers.modules[1].bias.zero_()
+    return layers
 
 
 def _replicate(planes: int) -> Replicate:
-    """Repeat one plane; in a batch, of each sample."""
-    found = Replicate(planes, 0)
-    found.__dict__["ndim"] = 3
-    return found
+    """Return a layer that repeats one channel, also in a batch."""
+    layer = Replicate(planes, 0)
+    layer.__dict__["ndim"] = 3
+    return layer
 
 
 class SpatialSubtractiveNormalization(Module):

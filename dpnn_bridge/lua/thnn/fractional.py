@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from dpnn_bridge.lua.tensor import Tensor, TorchError
-from dpnn_bridge.lua.thnn.pooling import positions, route_back
+from dpnn_bridge.lua.thnn.pooling import positions, scatter_gradient
 from dpnn_bridge.lua.thnn.registry import Positions, batched, kernel
 
 
@@ -68,7 +68,7 @@ def spatial_fractional_gradient(
     ph: float,
     indices: Positions,
 ) -> None:
-    route_back(grad_input, input, positions(indices) - 1, grad_output.t.reshape(indices.size), 2)
+    scatter_gradient(grad_input, input, positions(indices) - 1, grad_output.t.reshape(indices.size), 2)
 
 
 @kernel("VolumetricFractionalMaxPooling_updateOutput")
@@ -101,4 +101,4 @@ def volumetric_fractional_gradient(
     ph: float,
     indices: Positions,
 ) -> None:
-    route_back(grad_input, input, positions(indices) - 1, grad_output.t, 3)
+    scatter_gradient(grad_input, input, positions(indices) - 1, grad_output.t, 3)

@@ -53,7 +53,7 @@ class Derived:
         if self._for_input is not None:
             shape = self._of_batch(self._for_input, x, w, None, *options).shape
             if g.shape[-self._space :] != shape[-self._space :]:
-                raise TorchError(f"gradOutput has {list(g.shape)} elements, expected {list(shape)}")
+                raise TorchError(f"gradOutput has shape {list(g.shape)}, expected {list(shape)}")
 
     def _of_batch(self, forward: Forward, x: torch.Tensor, *others: Any) -> torch.Tensor:
         batch, single = batched(x, self._space)
@@ -104,7 +104,7 @@ class Convolution:
             reach = d * (k - 1) + 1
             shape.append((n - 1) * s - 2 * p + reach + e if transposed else (n + 2 * p - reach) // s + 1)
         if g.numel() != math.prod(shape):
-            raise TorchError(f"gradOutput has {list(g.shape)} elements, the output is {shape}")
+            raise TorchError(f"gradOutput has shape {list(g.shape)}, the output {shape}")
         how = (stride, pad, dilation, transposed, extra, 1)
         return torch.ops.aten.convolution_backward(g.reshape(shape), batch, kernel, [shape[1]], *how, wanted)
 

@@ -23,8 +23,8 @@ def _maxima(
 ) -> Sequence[torch.Tensor]:
     """Return the maxima and positions of ``pool(x)`` as THNN finds them.
 
-    Its search begins at the lowest number of ``dtype``. What is not above that, NaN included, is never found: a window
-    of nothing else gives that number and the position -1.
+    THNN starts at the lowest finite number of ``dtype`` and keeps only larger values, so it ignores NaN. A window
+    without a larger value has this number as its maximum, and the position -1.
     """
     least = torch.finfo(dtype or x.dtype).min
     y, at = pool(x)
@@ -47,8 +47,11 @@ def _pooled(
     return with_last(y, last, torch.finfo(y.dtype).min), with_last(at, last, -1)
 
 
-def route_back(grad_input: Tensor, input: Tensor, places: torch.Tensor, grad: torch.Tensor, space: int) -> None:
-    """Add each gradient to the position that its maximum came from (positions within a plane; -1 is none)."""
+def scatter_gradient(grad_input: Tensor, input: Tensor, places: torch.Tensor, grad: torch.Tensor, space: int) -> None:
+    """Add each gradient at the position of its maximum (an index into the flattened channel; -1 is none).
+
+    ``space`` is the number of spatial dimensions.
+    """
     shape = input.size
     planes = grad.reshape(*grad.shape[: grad.dim() - space], -1)
     result = planes.new_zeros(*planes.shape[:-1], math.prod(shape[len(shape) - space :]))
@@ -60,7 +63,7 @@ def route_back(grad_input: Tensor, input: Tensor, places: torch.Tensor, grad: to
 
 
 def positions(indices: Tensor) -> torch.Tensor:
-    """Convert positions: older versions of nn store them in a tensor of the input's type."""
+    """Return positions as integers; older versions of nn store them in a tensor of the input's type."""
     return indices.t.long()
 
 
@@ -69,7 +72,7 @@ def _check_gradient(grad_output: Tensor, indices: torch.Tensor) -> None:
         raise TorchError(f"gradOutput has {grad_output.shape_text}, expected {list(indices.shape)}")
 
 
-# ---- planes: positions are 1-based within the plane
+# ---- 2-D: positions are 1-based within the channel
 
 
 def _max2d(input: Tensor, output: Tensor, indices: Tensor, numbers: Sequence[Any], dilation: Sequence[Any]) -> None:
@@ -84,7 +87,7 @@ def _max2d(input: Tensor, output: Tensor, indices: Tensor, numbers: Sequence[Any
 
 def _max2d_gradient(input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Positions, *_: Any) -> None:
     _check_gradient(grad_output, indices.t)
-    route_back(grad_input, input, positions(indices) - 1, grad_output.t.reshape(indices.size), 2)
+    scatter_gradient(grad_input, input, positions(indices) - 1, grad_output.t.reshape(indices.size), 2)
 
 
 @kernel("SpatialMaxPooling_updateOutput")
@@ -143,14 +146,14 @@ def spatial_unpool_gradient(
     _unpool_gradient(input, grad_output, grad_input, indices, positions(indices) - 1, sizes)
 
 
-# ---- adaptive: position (row, column) within the window, 1-based
+# ---- adaptive: positions (row, column) are 1-based within the window
 
 
 _Bounds = tuple[torch.Tensor, torch.Tensor]
 
 
 def _bounds(count: int, size: int) -> _Bounds:
-    """Return the first row of each window and the one after its last.
+    """Return the first row of each window, and the row after its last one.
 
     They are computed in single precision, as in C: of 25 rows, the third of 5 windows has 6.
     """
@@ -159,14 +162,14 @@ def _bounds(count: int, size: int) -> _Bounds:
 
 
 def _are_exact(bounds: _Bounds, size: int) -> bool:
-    """Return whether the bounds are those of PyTorch, in whole numbers."""
+    """Return whether the bounds equal those of PyTorch, which computes them in integers."""
     first, end = bounds
     count, steps = len(first), torch.arange(len(first) + 1) * size
     return torch.equal(first, steps[:-1] // count) and torch.equal(end, -(-steps[1:] // count))
 
 
 def _adaptive_maxima(x: torch.Tensor, rows: _Bounds, columns: _Bounds) -> Sequence[torch.Tensor]:
-    """Return the maximum of each window and its position in the plane."""
+    """Return the maximum of each window and its position in the channel."""
     sizes = [len(rows[0]), len(columns[0])]
     if _are_exact(rows, x.shape[2]) and _are_exact(columns, x.shape[3]):
         return torch.ops.aten.adaptive_max_pool2d(x, sizes)
@@ -194,10 +197,10 @@ def adaptive_max_gradient(input: Tensor, grad_output: Tensor, grad_input: Tensor
     height, width = grad_output.size[-2:]
     rows = positions(indices)[0] - 1 + _bounds(height, input.size[-2])[0][:, None]
     columns = positions(indices)[1] - 1 + _bounds(width, input.size[-1])[0]
-    route_back(grad_input, input, rows * input.size[-1] + columns, grad_output.t, 2)
+    scatter_gradient(grad_input, input, rows * input.size[-1] + columns, grad_output.t, 2)
 
 
-# ---- volumes: positions within the window, one byte each for time, row, column
+# ---- 3-D: positions are 0-based within the window, one byte each for time, row, column
 
 
 def _window_starts(sizes: Sequence[int], stride: Sequence[int], pad: Sequence[int]) -> list[torch.Tensor]:
@@ -243,7 +246,7 @@ def _max3d_gradient(
     stride, pad = reordered(n[0:3]), reordered(n[3:6])
     starts = _window_starts(grad_output.size[-3:], stride, pad)
     places = _unpack(positions(indices), input.size[-3:], starts, reordered(dilation))
-    route_back(grad_input, input, places, grad_output.t, 3)
+    scatter_gradient(grad_input, input, places, grad_output.t, 3)
 
 
 @kernel("VolumetricMaxPooling_updateOutput")
@@ -274,24 +277,24 @@ def volumetric_dilated_max_gradient(
 
 @kernel("VolumetricMaxUnpooling_updateOutput")
 def volumetric_unpool(input: Tensor, output: Tensor, indices: Positions, *n: float) -> None:
-    _unpool(input, output, indices, *_unpool_places(input, indices, n))
+    _unpool(input, output, indices, *_unpool_positions(input, indices, n))
 
 
 @kernel("VolumetricMaxUnpooling_updateGradInput")
 def volumetric_unpool_gradient(
     input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Positions, *n: float
 ) -> None:
-    _unpool_gradient(input, grad_output, grad_input, indices, *_unpool_places(input, indices, n))
+    _unpool_gradient(input, grad_output, grad_input, indices, *_unpool_positions(input, indices, n))
 
 
-def _unpool_places(input: Tensor, indices: Tensor, n: Sequence[Any]) -> tuple[torch.Tensor, tuple[int, ...]]:
+def _unpool_positions(input: Tensor, indices: Tensor, n: Sequence[Any]) -> tuple[torch.Tensor, tuple[int, ...]]:
     """Return the positions in the output that the indices name, and the sizes of the output."""
     sizes = reordered(n[0:3])
     starts = _window_starts(input.size[-3:], reordered(n[3:6]), reordered(n[6:9]))
     return _unpack(positions(indices), sizes, starts, (1, 1, 1)), sizes
 
 
-# ---- sequences: frames x features, positions are 0-based within the window
+# ---- 1-D, (frames, features): positions are 0-based within the window
 
 
 @kernel("TemporalMaxPooling_updateOutput")
@@ -309,7 +312,7 @@ def temporal_max_gradient(
     input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Positions, kw: float, dw: float
 ) -> None:
     _check_gradient(grad_output, indices.t)
-    places = positions(indices)  # -1 where a window held nothing
+    places = positions(indices)  # -1 where no value was chosen
     frames = places.clamp(min=0) + (torch.arange(indices.size[-2]) * int(dw))[:, None]
     gradient = grad_output.t.reshape(frames.shape).masked_fill(places < 0, 0)
     grad_input.assign(torch.zeros_like(input.t).scatter_add_(-2, frames, gradient))
@@ -322,7 +325,7 @@ def temporal_max_gradient(
 def feature_lp(input: Tensor, output: Tensor, power: float, width: float, stride: float, batch: bool) -> None:
     if not 2 <= width <= 16 or not 1 <= stride <= 4:
         raise TorchError("width must be between 2 - 16 and stride between 1 - 4")
-    windows = input.t.unfold(1 if batch else 0, int(width), int(stride)).double()  # as in C: no power is too large
+    windows = input.t.unfold(1 if batch else 0, int(width), int(stride)).double()  # as in C: powers do not overflow
     output.assign(torch.pow(torch.pow(windows, power).sum(-1), 1 / power))
 
 
@@ -340,8 +343,7 @@ def feature_lp_gradient(
     dim = 1 if batch else 0
     windows = input.t.unfold(dim, int(width), int(stride))
     y = output.t.unsqueeze(-1)
-    slope = torch.where(y == 0, 0.0, torch.pow(windows / y, power - 1)) * grad_output.t.reshape(output.size).unsqueeze(
-        -1
-    )
-    (g,) = pull_back(lambda x: x.unfold(dim, int(width), int(stride)), [input.t], slope)
+    grad = grad_output.t.reshape(output.size).unsqueeze(-1)
+    window_gradient = torch.where(y == 0, 0.0, torch.pow(windows / y, power - 1)) * grad
+    (g,) = pull_back(lambda x: x.unfold(dim, int(width), int(stride)), [input.t], window_gradient)
     grad_input.assign(g)

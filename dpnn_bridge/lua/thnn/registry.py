@@ -11,12 +11,12 @@ from dpnn_bridge.lua.tensor import Tensor, TorchError, shape_text
 
 #: annotations of arguments that THNN.h declares as tensors of integers; all other tensors are of the kernel's own type
 LongTensor = IntTensor = Tensor
-#: the same of positions, which nn of early 2016 passes as tensors of the kernel's own type
+#: annotation of positions of maxima: integers, or, from nn of early 2016, tensors of the kernel's own type
 Positions = Tensor
 
 #: kernel name, such as ``Tanh_updateOutput`` -> code; arguments as in THNN.h without the state
 KERNELS: dict[str, Callable[..., None]] = {}
-#: kernel name -> place of an argument -> its type, where that is not the kernel's own
+#: kernel name -> position of an argument -> its type, if it differs from the kernel's own type
 _INTEGERS: dict[str, dict[int, str]] = {}
 
 
@@ -66,12 +66,12 @@ def reordered(values: Sequence[Any]) -> tuple[int, ...]:
 def pull_back(
     f: Callable[..., torch.Tensor], inputs: Sequence[torch.Tensor], grad: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:
-    """Return the gradients of ``f(*inputs)`` for the inputs, given the gradient of its result."""
+    """Return the vector-Jacobian products of ``f``: the gradients of the inputs for a gradient of the result."""
     with torch.enable_grad():
         leaves = [x.detach().requires_grad_() for x in inputs]
         result = f(*leaves)
         if result.numel() != grad.numel():
-            raise TorchError(f"gradOutput has {list(grad.shape)} elements, the output is {list(result.shape)}")
+            raise TorchError(f"gradOutput has shape {list(grad.shape)}, the output {list(result.shape)}")
         # a scalar whose gradient is `grad`: with `grad` as an argument, autograd would import sympy
         return torch.autograd.grad((result * grad.reshape(result.shape)).sum(), leaves)
 
@@ -86,7 +86,7 @@ def check_count(input: Tensor, other: Tensor, name: str = "gradOutput") -> None:
 
 
 def check_shape(first: Tensor, second: Tensor, names: str) -> None:
-    """Raise an error unless the two tensors of these names have one shape, as THNN_CHECK_SHAPE does."""
+    """Raise an error unless two tensors have the same shape, as THNN_CHECK_SHAPE does; ``names`` is for the message."""
     if first.size != second.size:
         one, other = names.split()
         raise TorchError(

@@ -63,9 +63,9 @@ def _along(x: torch.Tensor, d: int, count: int) -> torch.Tensor:
     """Interpolate one dimension with aligned corners; positions are computed in single precision."""
     size = x.shape[d]
     ratio = torch.tensor((size - 1) / (count - 1) if count > 1 else 0.0, dtype=torch.float32)
-    places = ratio * torch.arange(count, dtype=torch.float32)
-    low = places.long()
-    part = (places - low).to(x.dtype).reshape(-1, *[1] * (x.dim() - d - 1))
+    positions = ratio * torch.arange(count, dtype=torch.float32)
+    low = positions.long()
+    part = (positions - low).to(x.dtype).reshape(-1, *[1] * (x.dim() - d - 1))
     return (1 - part) * x.index_select(d, low) + part * x.index_select(d, torch.clamp(low + 1, max=size - 1))
 
 
@@ -97,21 +97,22 @@ _linear("SpatialUpSamplingBilinear", 2)
 _linear("VolumetricUpSamplingTrilinear", 3)
 
 
-# ---- nnx: any size to any size, subpixel positions and weights in single precision
+# ---- nnx.SpatialReSampling: bilinear, with positions and weights in single precision
 
 
 def _resample(x: torch.Tensor, width: int, height: int) -> torch.Tensor:
     def neighbours(size: int, count: int) -> tuple[torch.Tensor, ...]:
+        """Return the indices of both neighbours of each position, and their weights."""
         ratio = torch.tensor(float(size - 1), dtype=torch.float32) / max(count - 1, 0)
-        places = torch.nan_to_num(ratio * torch.arange(count, dtype=torch.float32))
-        low = torch.floor(places)
-        return low.long(), torch.clamp(low.long() + 1, max=size - 1), places - low, low + 1 - places
+        positions = torch.nan_to_num(ratio * torch.arange(count, dtype=torch.float32))
+        low = torch.floor(positions)
+        return low.long(), torch.clamp(low.long() + 1, max=size - 1), low + 1 - positions, positions - low
 
-    top, bottom, down, up = neighbours(x.shape[-2], height)
-    left, right, east, west = neighbours(x.shape[-1], width)
+    top, bottom, top_weight, bottom_weight = neighbours(x.shape[-2], height)
+    left, right, left_weight, right_weight = neighbours(x.shape[-1], width)
     result = x.new_zeros(*x.shape[:-2], height, width, dtype=torch.float64)
-    for rows, vertical in ((top, up), (bottom, down)):
-        for columns, horizontal in ((left, west), (right, east)):
+    for rows, vertical in ((top, top_weight), (bottom, bottom_weight)):
+        for columns, horizontal in ((left, left_weight), (right, right_weight)):
             weight = horizontal[None, :] * vertical[:, None]
             result = result + x[..., rows[:, None], columns[None, :]].double() * weight
     return result.to(x.dtype)
@@ -124,18 +125,18 @@ def resample(input: Tensor, output: Tensor, width: float, height: float) -> None
 
 @kernel("SpatialReSampling_updateGradInput")
 def resample_gradient(input: Tensor, grad_output: Tensor, grad_input: Tensor, *_: float) -> None:
-    height, width = grad_output.size[-2:]  # whatever size the layer was made for
+    height, width = grad_output.size[-2:]  # which may differ from the settings of the layer
     (g,) = pull_back(lambda x: _resample(x, width, height), [input.t], grad_output.t)
     grad_input.assign(g)
 
 
-# ---- nnx: pixels of one image against a window of another, sums one by one as in C
+# ---- nnx.SpatialMatching: each pixel against a window of another image, with sums in C's order
 
 _Part = tuple[slice, slice, slice]
 
 
 def _window(first: torch.Tensor, window: tuple[int, int], full: bool) -> Iterator[tuple[int, int, _Part, _Part]]:
-    """Yield the positions of the window, with the pixels of both images that meet there."""
+    """Yield each position in the window, with the pixels of both images that are compared for it."""
     corner = [(n + 1) // 2 - 1 if full else 0 for n in window]
     for i, j in itertools.product(*map(range, window)):
         near, far = [slice(None)], [slice(None)]

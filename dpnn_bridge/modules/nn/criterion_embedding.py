@@ -11,12 +11,12 @@ from torch.nn import functional as F
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.criterion import Criterion, Loss, LossClass, PairClass, elementwise
 
-#: added to the squared lengths in CosineEmbeddingCriterion
+#: added to the squared norms in CosineEmbeddingCriterion
 EPSILON = 1e-12
 
 
 def hinge(x: Tensor) -> Tensor:
-    """Compute :math:`\\max(0, x)` with gradient 1 at 0, as in THNN; clamp's depends on PyTorch's version."""
+    """Compute :math:`\\max(0, x)` with gradient 1 at 0, as in THNN; that of clamp depends on PyTorch's version."""
     return torch.where(x < 0, 0, x)
 
 
@@ -30,7 +30,7 @@ class HingeEmbeddingCriterion(nn.HingeEmbeddingLoss):
 
     Shape:
         - Input: :math:`(*)`, distances.
-        - Target: as many elements, 1 or -1; or one number.
+        - Target: 1 or -1, as many elements as the input; or one number.
         - Output: scalar.
 
     Lua:
@@ -55,7 +55,7 @@ class HingeEmbeddingCriterion(nn.HingeEmbeddingLoss):
 class L1HingeEmbeddingCriterion(Criterion):
     r"""Distance :math:`d = \sum |a - b|` of a pair if the target is 1, :math:`\max(0, m - d)` if it is -1.
 
-    Where the two inputs agree the gradient is 1 or -1 at random, drawn from torch's generator.
+    Where both inputs are equal, the gradient is 1 or -1 at random, drawn from PyTorch's default generator.
 
     Args:
         margin: :math:`m`.
@@ -75,8 +75,8 @@ class L1HingeEmbeddingCriterion(Criterion):
 
     def forward(self, input: list[Tensor], target: Any = None) -> Tensor:
         difference = input[0] - elementwise(input[1], input[0])
-        coin = 2 * torch.randint_like(difference, 2) - 1
-        distance = (difference * torch.where(difference == 0, coin, difference.sign()).detach()).sum()
+        random_sign = 2 * torch.randint_like(difference, 2) - 1
+        distance = (difference * torch.where(difference == 0, random_sign, difference.sign()).detach()).sum()
         target = torch.as_tensor(target, device=distance.device).reshape(())
         return torch.where(target == -1, hinge(self.margin - distance), distance)
 
@@ -102,8 +102,8 @@ class CosineEmbeddingCriterion(Loss):
         ``nn.CosineEmbeddingCriterion([margin])``, CosineEmbeddingCriterion.lua
 
     Differs from PyTorch:
-        the squared lengths grow by 1e-12 where torch limits them from below, a loss of 0 has no gradient, and a target
-        :math:`(N, M)` divides by :math:`N`.
+        1e-12 is added to the squared norms, which PyTorch clamps from below. A loss of 0 has no gradient. With a target
+        :math:`(N, M)` the mean divides by :math:`N`.
     """
 
     def __init__(self, margin: float = 0.0, reduction: str = "mean") -> None:
@@ -129,7 +129,7 @@ class CosineEmbeddingCriterion(Loss):
 
 @lua_class("nn.MarginRankingCriterion")
 class MarginRankingCriterion(Loss):
-    r"""Sum of :math:`\max(0, m - t (a - b))`, divided by the number of targets in ``"mean"``.
+    r"""Sum or mean over the targets :math:`t` of :math:`\max(0, m - t (a - b))`.
 
     Args:
         margin: :math:`m`.
@@ -144,7 +144,7 @@ class MarginRankingCriterion(Loss):
         ``nn.MarginRankingCriterion([margin])``, MarginRankingCriterion.lua
 
     Differs from PyTorch:
-        the default margin is 1, and a target :math:`(N, M)` divides by :math:`N`.
+        The default margin is 1. With a target :math:`(N, M)` the mean divides by :math:`N`.
     """
 
     def __init__(self, margin: float = 1.0, reduction: str = "mean") -> None:

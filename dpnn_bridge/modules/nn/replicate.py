@@ -13,8 +13,8 @@ class Replicate(nn.Module):
     """Repeats its input along a new dimension, without copying it.
 
     Args:
-        n_features: how often.
-        dim: position of the new dimension, from 1.
+        n_features: number of copies.
+        dim: position of the new dimension, counted from 1.
         n_input_dims: number of dimensions of one sample; an input with more has a batch dimension, which stays first.
 
     Shape:

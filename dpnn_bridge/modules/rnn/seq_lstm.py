@@ -28,9 +28,9 @@ class SequenceModule(Memory, Remembering):
 
     Args:
         input_size: features of the input.
-        hidden_size: features inside.
+        hidden_size: features of the hidden state.
         output_size: features of the output.
-        gates: how many blocks of ``hidden_size`` columns the weight has.
+        gates: number of gates; the weight has ``hidden_size`` columns for each.
         batch_first: input and output are :math:`(N, T, *)`.
         mask_zero: a time step whose input is zero gives a zero output and a zero state.
 
@@ -56,7 +56,7 @@ class SequenceModule(Memory, Remembering):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw weights with standard deviation :math:`1 / \\sqrt{I + H}`; set biases to 0, second gate 1."""
+        """Draw weights with standard deviation :math:`1 / \\sqrt{I + H}`; set biases to 0, of the second gate to 1."""
         nn.init.normal_(self.weight, std=1 / math.sqrt(self.input_size + self.hidden_size))
         nn.init.zeros_(self.bias)
         with torch.no_grad():
@@ -79,11 +79,11 @@ class SequenceModule(Memory, Remembering):
         raise NotImplementedError
 
     def _start(self, x: Tensor, given: list[Tensor]) -> list[Tensor]:
-        """Return the initial state, output first: the argument, else the user's, the remembered one, or zeros.
+        """Return the initial state, output first: from the input, else set by the user, else remembered, else zeros.
 
         Args:
-            x: the input, time first.
-            given: none, ``[h0]`` or ``[c0, h0]``.
+            x: the sequence, time first.
+            given: the states in the input: none, ``[h0]`` or ``[c0, h0]``.
 
         Raises:
             ValueError: there are more states than the module has, or a state is not :math:`(N, H)`.
@@ -141,7 +141,7 @@ class SequenceModule(Memory, Remembering):
             *("cell", "zeroMask", "next_h", "grad_next_h", "userGradPrevOutput", "userGradPrevCell", "gradPrevOutput"),
         )
         tensors = ("weight", "bias")
-        #: for each part of the state: its field of the whole sequence, of the start, of the user
+        #: for output and cell: the Lua fields of all time steps, of the initial state, and of the one that the user set
         state_fields: ClassVar[tuple[tuple[str, str, str], ...]] = (("_output", "h0", "userPrevOutput"),)
 
         @classmethod
@@ -171,7 +171,7 @@ class SequenceModule(Memory, Remembering):
             for i, (sequence, start, user) in enumerate(cls.state_fields):
                 if module.final:
                     fields[sequence] = ctx.constant(module.final[i].unsqueeze(0), module)
-                elif sequence != "_output":  # which Torch7 makes itself
+                elif sequence != "_output":  # Torch7 creates `_output` itself
                     fields[sequence] = LuaTensor.empty(kind)
                 fields[start] = ctx.constant(module.initial[i], module) if module.initial else LuaTensor.empty(kind)
                 value = getattr(module, module._state_names()[i])
@@ -241,7 +241,7 @@ class SeqLSTM(SequenceModule):
     @faster(_lstm_at_once)
     def _run(self, x: Tensor, start: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         mask = self._masked(x)
-        square = self.weight_o is not None and self.hidden_size == self.output_size  # torch.lstm tells by the sizes
+        square = self.weight_o is not None and self.hidden_size == self.output_size  # torch.lstm detects it by sizes
         if mask is not None or square:
             return self._run_steps(x, start, mask)
         i, f, o, g = self.weight.t().chunk(4)
@@ -282,13 +282,15 @@ class SeqLSTM(SequenceModule):
         return torch.stack(outputs), [output, cell]
 
     def to_fast_lstm(self) -> FastLSTM:
-        """Return a step module with copies of the same parameters.
+        """Return a :class:`FastLSTM`, which computes one time step, with copies of the parameters.
+
+        It does not mask zeros, as in Torch7.
 
         Raises:
-            TypeError: the output is projected, which no step module does.
+            TypeError: the output is projected, which :class:`FastLSTM` cannot do.
         """
         if self.weight_o is not None:
-            raise TypeError(f"{type(self).__name__} has no step module with a projection")
+            raise TypeError(f"{type(self).__name__} has a projection, and FastLSTM has none")
         return fast_lstm_of(self.weight, self.bias, self.input_size, self.output_size)
 
     class Lua(SequenceModule.Lua):
@@ -306,7 +308,7 @@ class SeqLSTM(SequenceModule):
 
 @lua_class("nn.SeqLSTMP")
 class SeqLSTMP(SeqLSTM):
-    """A sequence LSTM whose output is a projection of what the cell gives.
+    """Long short-term memory over a whole sequence with a projection of the output, as ``proj_size`` of ``torch.nn``.
 
     Args:
         input_size: features of the input.
@@ -343,9 +345,9 @@ class SeqLSTMP(SeqLSTM):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the weights as :class:`SequenceModule` does, that of the projection with :math:`1 / \\sqrt{O + H}`."""
+        """Draw weights as :class:`SequenceModule`; those of the projection have deviation :math:`1 / \\sqrt{O + H}`."""
         super().reset_parameters()
-        if (weight := self._parameters.get("weight_o")) is not None:  # the base class draws before there is one
+        if (weight := self._parameters.get("weight_o")) is not None:  # the base class calls this before it exists
             nn.init.normal_(weight, std=1 / math.sqrt(self.output_size + self.hidden_size))
 
     class Lua(SeqLSTM.Lua):

@@ -20,11 +20,11 @@ from torch import nn
 from dpnn_bridge.conversion import tracing
 from dpnn_bridge.errors import ConversionError
 
-Key = tuple[str, str]  # the module and the name there
+Key = tuple[str, str]  # a module and a name in it
 
 
 class SourceClosure:
-    """Collects definitions in an order that one file can have, and the imports that they need."""
+    """Collects definitions in the order of their dependencies, and the imports that they need."""
 
     def __init__(self) -> None:
         self._imports: set[str] = {"import torch", "from torch import nn"}
@@ -48,7 +48,7 @@ class SourceClosure:
             ) from e
 
     def unique(self, name: str) -> str:
-        """Return ``name``, with a number where it is taken; from now on it is."""
+        """Reserve and return ``name``, with a number appended if it is taken."""
         candidates = self._candidates.setdefault(name, chain([name], (f"{name}{i}" for i in count(2))))
         name = next(n for n in candidates if n not in self._taken and n not in self._imported)
         self._taken.add(name)
@@ -73,7 +73,7 @@ class SourceClosure:
 
     # ------------------------------------------------------------------ what a definition needs
     def _add(self, module: ModuleType, name: str) -> str | None:
-        """Return the name in the file of what ``name`` means in ``module``; None for a builtin."""
+        """Copy what ``name`` refers to in ``module``; return its name in the file, None for a builtin."""
         key, statement = _origin(module, name)
         home = sys.modules[key[0]]
         if statement is None:
@@ -112,7 +112,7 @@ class SourceClosure:
         return name
 
     def _is_free(self, module: ModuleType, name: str) -> bool:
-        """Return whether a name that a module imports has no other meaning in the file; from now on it has this one."""
+        """Return whether an imported name has no other meaning in the file, and reserve it for this one."""
         value = vars(module).get(name)
         return name not in self._taken and self._imported.setdefault(name, value) is value
 
@@ -130,7 +130,7 @@ class SourceClosure:
             if node.id != text:
                 lines[node.lineno - 1] = line[: node.col_offset] + text.encode() + line[node.end_col_offset :]
         forward = _recorded_forward(module, statement)
-        if forward is not None:  # a decorator that the class has in this package without a word in its source
+        if forward is not None:  # record_as_leaf does the same in this package
             leaf = f"    @{self._known(tracing, 'leaf')}\n".encode()
             lines[forward.lineno - 1] = leaf + lines[forward.lineno - 1]
         decorators = getattr(statement, "decorator_list", [])
@@ -141,7 +141,7 @@ class SourceClosure:
         return _without_noise(text)
 
     def _known(self, module: ModuleType, name: str) -> str | None:
-        """Return the name in the file of a definition that is in it."""
+        """Return the name of a copied definition in the file; None if it was not copied."""
         return self._names.get(_origin(module, name)[0])
 
     def _annotation(self, module: ModuleType, name: str) -> str:
@@ -238,7 +238,7 @@ def _top_level(module: ModuleType) -> tuple[str, dict[str, ast.stmt]]:
 
 
 #: decorators that a definition needs only in this package
-_HERE = {"lua_class", "faster", "or_assumed", "checks_arguments", "record_as_leaf"}
+_OWN_DECORATORS = {"lua_class", "faster", "or_assumed", "checks_arguments", "record_as_leaf"}
 
 
 def _without_mappings(source: str) -> str:
@@ -259,12 +259,12 @@ def _without_mappings(source: str) -> str:
 
 def _drop_decorators(lines: list[str], node: ast.ClassDef | ast.FunctionDef) -> None:
     for decorator in reversed(node.decorator_list):
-        if ast.unparse(decorator).partition("(")[0].rpartition(".")[2] in _HERE:
+        if ast.unparse(decorator).partition("(")[0].rpartition(".")[2] in _OWN_DECORATORS:
             lines[decorator.lineno - 1 : decorator.end_lineno] = []
 
 
 class _Names:
-    """The names in a statement that mean something outside of it: in its code, and in annotations."""
+    """The free names of a statement: those in its code, and those in annotations."""
 
     def __init__(self, statement: ast.stmt) -> None:
         self.used: list[ast.Name] = []
@@ -340,7 +340,7 @@ def _bound(nodes: Iterable[ast.AST]) -> set[str]:
 
 
 def _without_noise(text: str) -> str:
-    """Return the source without doctest examples and remarks for type checkers and linters."""
+    """Return the source without doctest examples and comments for type checkers and linters."""
     text = re.sub(r"  # (type: ignore|noqa|pyright:)[^\n]*", "", text)
     text = re.sub(r"\n\n( +)Examples:\n(?:\1 +[^\n]*\n|\n)+(?=\1\S)", "\n\n", text)
     return re.sub(r"\n\n( +\"\"\"\n)", r"\n\1", text)
