@@ -186,6 +186,10 @@ class LuaBridge:
         """
         return values.to_lua(self._runtime, value, copy=True)
 
+    def copy_from_lua(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return a copy of a tensor that :meth:`to_python` gave, which Lua does not overwrite."""
+        return self._runtime.copy_of(tensor)
+
     def to_python(self, value: Any) -> Any:
         """Return a Lua value as a Python value; tensors keep their memory."""
         return values.to_python(self._runtime, value)

@@ -159,9 +159,12 @@ def _element_entries(state: LuaState) -> dict[str, Any]:
 
 
 def _address(x: Tensor | Storage) -> int | None:
-    if isinstance(x, Storage):
-        return x.flat.data_ptr() or None
-    return x.t.data_ptr() if x.storage is not None else None
+    """Return the address of the first element, which Lua code may keep."""
+    storage = x.storage if isinstance(x, Tensor) else x
+    if storage is None:
+        return None
+    storage.block.pinned = True
+    return x.t.data_ptr() if isinstance(x, Tensor) else storage.flat.data_ptr() or None
 
 
 def _method(state: LuaState, name: str, ty: str) -> Callable[..., Any]:

@@ -45,6 +45,11 @@ class SharedStorages:
         """Set the limit of :attr:`many`, Lua having dropped the blocks that it does not use."""
         self._limit = max(_FEW, 2 * len(self._blocks))
 
+    def at(self, address: int) -> list[Any]:
+        """Return the blocks that Lua accesses at an address."""
+        with Exclusive((SharedStorages, id(self))):
+            return [block for block in self._blocks if block.address == address]
+
     def stale_blocks(self) -> list[int]:
         """Return the numbers of the blocks whose address in Lua is out of date."""
         with Exclusive((SharedStorages, id(self))):

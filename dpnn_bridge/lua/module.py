@@ -162,7 +162,7 @@ class LuaModule(LuaFunctionality, Placeholder):
             call.input = self.bridge.copy_to_lua(restore(shape, list(tensors[:count])))
             call.outputs = self._run_forward(call)
             self._last = weakref.ref(call)
-            return tuple(o.clone() for o in call.outputs)
+            return tuple(self.bridge.copy_from_lua(o) for o in call.outputs)
 
         def replay() -> bool:
             if self._replay(call):

@@ -88,6 +88,9 @@ class SandboxedBridge(LuaBridge):
     def copy_to_lua(self, value: Any) -> Any:
         return self.to_lua(value)  # what is sent is a copy
 
+    def copy_from_lua(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.clone()
+
     def to_python(self, value: Any) -> Any:
         return self._ask("python", value) if isinstance(value, RemoteValue) else value
 

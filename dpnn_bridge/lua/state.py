@@ -11,6 +11,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dpnn_bridge.base.extras import missing_package
 from dpnn_bridge.errors import LuaBridgeError, OptionError
 from dpnn_bridge.lua.mirror import SharedStorages
@@ -24,6 +26,8 @@ _PLAIN, _ERROR, _OBJECT, _NOTHING, _SEVERAL = 0, -1, -2, -3, -4
 #: bytes of new tensors between two forced collections: at least so many, so that their memory stays in the cache, and
 #: up to _SPARSE times as many where Lua itself uses much, which each collection traverses
 _COLLECT_AFTER, _SPARSE = 128 << 20, 4
+#: bytes from which on a copy is made when it is needed
+_LARGE = 1 << 18
 
 
 def check_runtime(name: str, sandbox: bool) -> None:
@@ -169,6 +173,18 @@ class LuaState:
             self._collect()
         for block in self.shared.stale_blocks():
             self.bridge["moved"](block)
+
+    def copy_of(self, t: torch.Tensor) -> torch.Tensor:
+        """Return a copy of a tensor of Lua; large memory is copied when Python writes it or Lua accesses it."""
+        memory = t.untyped_storage()
+        if t.nbytes < _LARGE or t.nbytes < memory.nbytes() or not t.is_contiguous() or not memory.resizable():
+            return t.clone()
+        lend, blocks = self.bridge["lend"], self.shared.at(memory.data_ptr())
+        if any(block.pinned or not (lend is None or lend(id(block))) for block in blocks):
+            return t.clone()
+        for block in blocks:
+            block.address = None
+        return torch.ops.aten._lazy_clone(t)
 
     @contextmanager
     def limited(self) -> Iterator[None]:

@@ -91,13 +91,20 @@ def square_root(x: torch.Tensor) -> torch.Tensor:
 
 
 class _Block:
-    """Memory; storages that are one in Torch7 hold one block."""
+    """Memory; storages that are one in Torch7 hold one block.
 
-    __slots__ = ("__weakref__", "address", "flat")
+    Attributes:
+        flat: 1-D tensor on all of it.
+        address: where Lua accesses it; None: Lua asks before it does.
+        pinned: code beside the bridge accesses it by its address, too.
+    """
+
+    __slots__ = ("__weakref__", "address", "flat", "pinned")
 
     def __init__(self, flat: torch.Tensor) -> None:
         self.flat = flat
         self.address: int | None = None
+        self.pinned = False
 
     @property
     def is_stale(self) -> bool:

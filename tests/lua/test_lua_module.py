@@ -335,6 +335,7 @@ def test_any_gradient_is_one_error(answer: Any) -> None:
     bridge: Any = types.SimpleNamespace(
         state_of=lambda obj: (["weight"], [torch.ones(2)], [torch.ones(2)], []),
         copy_to_lua=lambda value: value,
+        copy_from_lua=torch.clone,
         type_of=lambda obj: "nn.X",
         forward=lambda obj, input, tensors: torch.ones(2),
         backward=lambda obj, input, grad_output, tensors: answer,

@@ -47,6 +47,7 @@ def new_storage(ty: str, *args: Any) -> Storage:
         count = check_int(args[2], 3) if len(args) > 2 else source.size - offset
         if not 0 < count <= source.size - offset:
             raise TorchError("size out of bounds")
+        source.block.pinned = True  # by the part
         return Storage(ty, flat=source.flat[offset : offset + count])
     if args and args[0] is not None:
         size = check_int(args[0], 1)

@@ -85,6 +85,7 @@ if ffi then
    function Tensor.data(self)
       local S = bridge.native.states[self]
       local block = S and S.block
+      if block then block.pinned = true end
       -- memory of Lua's own moves when Python first gets it
       local address = block and block.handle and block.data + S.offset or py.address(handles[self])
       if not address then return nil end

@@ -141,6 +141,20 @@ function bridge.moved(id)
    if blocks[id] then locate(blocks[id]) end
 end
 
+-- Python gets a copy of the memory of a block, which is made when one of both is written: Lua asks for the address when it next
+-- needs it. False where code has the address from data().
+local lent = {__index = function(block, key)
+   if key ~= 'data' then return nil end
+   locate(block)
+   return block.data
+end}
+function bridge.lend(id)
+   local block = blocks[id]
+   if block and block.pinned then return false end
+   if block then block.data = nil setmetatable(block, lent) end
+   return true
+end
+
 -- memory of Lua's own ------------------------------------------------------------------------------------------------
 local function allocate(ty, count)
    local kind = kinds[ty]
