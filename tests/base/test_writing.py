@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 import dpnn_bridge
-from dpnn_bridge.base import folders, reading, writing
-from dpnn_bridge.base.atomic import check_output, imported_files, protecting, replacing
+from dpnn_bridge.base import atomic, folders, reading, writing
+from dpnn_bridge.base.atomic import DeferredErrorFile, check_output, imported_files, protecting, replacing
 from dpnn_bridge.batch import manifest
 from dpnn_bridge.batch.manifest import Manifest
 from dpnn_bridge.errors import OutputError, OutputExistsError
@@ -194,6 +194,21 @@ def test_a_function_replaces_none_of_its_own_inputs(tmp_path: Path) -> None:
     for name in ("m.t7", "link.t7"):
         with pytest.raises(OutputError, match=r"is the input .*m\.t7"):
             dpnn_bridge.convert(tmp_path / "m.t7", tmp_path / name, force=True)
+
+
+def test_an_error_of_writing_comes_before_one_of_closing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing:
+        def write(self, data: bytes) -> int:
+            raise OSError(errno.ENOSPC, "full")
+
+        def close(self) -> None:
+            raise OSError(errno.EIO, "failing")
+
+    monkeypatch.setattr(atomic, "open_output", lambda path: Failing())
+    file = DeferredErrorFile(tmp_path / "x")
+    assert file.write(b"abc") == 3
+    with pytest.raises(OSError, match="full"):
+        file.close()
 
 
 def test_a_link_to_a_missing_file_is_refused_before_the_output_is_made(tmp_path: Path) -> None:
