@@ -477,3 +477,17 @@ def test_every_cut_of_a_pt_file(tmp_path: Path) -> None:
         (tmp_path / "cut.pt").write_bytes(data[:stop])
         with pytest.raises((NotT7Error, T7FormatError)):
             dpnn_bridge.load(tmp_path / "cut.pt")
+
+
+def test_a_safetensors_header_is_no_larger_than_its_file_and_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(struct.pack("<Q", 3) + b"{}")
+    with pytest.raises(NotT7Error, match="its header is missing or larger than the file"):
+        safetensors_file.read(path)
+    path.write_bytes(struct.pack("<Q", 4) + b"{  }")
+    assert safetensors_file.read(path) == ({}, {})
+    monkeypatch.setattr(safetensors_file, "LARGEST_HEADER", 3)
+    with pytest.raises(NotT7Error, match="its header is missing or larger than the file"):
+        safetensors_file.read(path)

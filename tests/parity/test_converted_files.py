@@ -436,6 +436,28 @@ def test_another_shape_is_one_error(shape: str) -> None:
         ArrayHeader(BytesIO(b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header))
 
 
+@pytest.mark.parametrize(
+    "header",
+    ["{'descr': '<f4', 'fortran_order': False}", "{'descr': '<f4', 'fortran_order': False, 'shape': (2,), 'x': 1}"],
+    ids=["an entry less", "an entry more"],
+)
+def test_a_header_has_three_entries(header: str) -> None:
+    with pytest.raises(T7FormatError, match="not an array of numbers"):
+        ArrayHeader(BytesIO(b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header.encode()))
+
+
+def test_a_size_is_no_reason_to_allocate() -> None:
+    file = BytesIO(npy((1 << 25,)) + bytes(8))
+    header = ArrayHeader(file)
+    tracemalloc.start()
+    try:
+        with pytest.raises(T7FormatError, match="has fewer elements than its header states"):
+            header.elements(file)
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize("suffix", [".pt", ".npz", ".t7"])
 def test_a_file_of_several_models(suffix: str, tmp_path: Path) -> None:
     source, file, x = tmp_path / "models.t7", tmp_path / f"m{suffix}", torch.ones(2, 3)
