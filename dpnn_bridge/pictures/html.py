@@ -147,8 +147,8 @@ def _rows(layer: dict[str, Any], depth: int = 0) -> Any:
 
 def _json(data: Any) -> str:
     """Return JSON that is safe in a script element, for any strings."""
-    text = json.dumps(_finite(data), separators=(",", ":"), allow_nan=False)
-    return re.sub(r"[<>&\u2028\u2029]", lambda m: f"\\u{ord(m[0]):04x}", text)
+    text = json.dumps(_finite(data), separators=(",", ":"), allow_nan=False)  # in ASCII
+    return re.sub(r"[<>&]", lambda m: f"\\u{ord(m[0]):04x}", text)
 
 
 def _finite(value: Any) -> Any:

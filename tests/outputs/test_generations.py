@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 import dpnn_bridge
-from dpnn_bridge.base.shards import shards_of
+from dpnn_bridge.base.shards import read_index, shards_of
 from dpnn_bridge.errors import OutputError, OutputExistsError, T7FormatError
 from dpnn_bridge.files.converting import convert
 
@@ -197,9 +197,18 @@ def test_an_index_lists_the_tensors_of_each_of_its_shards(folder: Path) -> None:
             dpnn_bridge.load(index)
 
 
+@pytest.mark.parametrize("generation", ["../x", "0A", "a" * 65, "", 5, None, ["a"]])
+def test_the_identifier_of_a_conversion_is_hexadecimal(generation: object, folder: Path) -> None:
+    """It is part of the name of a shard."""
+    (folder / INDEX).write_text(json.dumps({"weight_map": {}, "metadata": {"generation": generation}}))
+    assert read_index(folder / INDEX).generation == ""
+    assert shards_of(folder / INDEX) == [folder / "m-00001-of-00001.safetensors"]
+
+
 def test_only_shards_of_its_own_go(folder: Path) -> None:
     index = folder / "out" / INDEX
     foreign = ["other.safetensors", "m.safetensors", "m-00001-of-00002-x.safetensors", "n-00001-of-00001.safetensors"]
+    foreign.append("m-00001-of-00002.safetensors.kept.safetensors")
     for name in foreign:
         (index.parent / name).write_bytes(b"mine")
     index.write_text(json.dumps({"weight_map": dict(enumerate(foreign))}))

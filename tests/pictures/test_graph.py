@@ -97,7 +97,7 @@ def test_every_kind_of_module_has_a_graph() -> None:
 def test_names_from_a_file_cannot_leave_their_place() -> None:
     model = nn.Sequential(nn.Linear(2, 2))
     obj = dpnn_bridge.to_lua(model)
-    obj["modules"][1]["name"] = '</script><script>alert(1)</script>"];\x1b[31m'
+    obj["modules"][1]["name"] = '</script><script>alert(1)</script>"];\x1b[31m\u2028'
     graph = model_graph(dpnn_bridge.to_torch(obj))
     html = page(graph, "<b>title</b>")
     assert "<script>alert" not in html
@@ -106,7 +106,7 @@ def test_names_from_a_file_cannot_leave_their_place() -> None:
     assert "\x1b[31m" not in html
     data = re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.S)
     assert data is not None
-    assert not set("<>&") & set(data[1])  # "</script " ends a script too
+    assert not set("<>&\u2028") & set(data[1])  # "</script " ends a script too
     assert "default-src 'none'" in html
     assert json.loads(data[1])["root"]["children"][0]["name"].startswith("</script>")
     for text in (to_dot(graph), to_mermaid(graph)):
@@ -123,6 +123,7 @@ def test_names_from_a_file_are_text_for_graphviz_and_mermaid() -> None:
     assert not set("%`*\\&") & set(label)
     assert re.sub(r"#\d+;|<br>", "", label).count("#") == 0
     assert "&amp;lt;" in to_dot(graph)
+    assert "a\\\\nb" in to_dot(graph)
     assert len(to_dot(graph)) < 3000
 
 

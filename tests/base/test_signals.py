@@ -1,0 +1,97 @@
+"""What a signal leaves of files that are being written, in the moments that a test of whole programs rarely meets."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dpnn_bridge.base import atomic, folders
+from dpnn_bridge.base.folders import Terminated, clean_up_on_signals, temporary_folder
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has other signals")
+
+
+@pytest.fixture(autouse=True)
+def default_handler() -> Any:
+    if threading.current_thread() is not threading.main_thread():
+        pytest.skip("Python handles signals in the main thread")
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def signalling(function: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*arguments: Any, **options: Any) -> None:
+        function(*arguments, **options)
+        signal.raise_signal(signal.SIGTERM)
+
+    return call
+
+
+def test_a_signal_while_files_are_moved_waits_for_all_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(atomic, "_put", signalling(atomic._put))
+
+    def write() -> None:
+        with atomic.replacing(tmp_path / "index", force=True, parts=lambda path: []) as temporary:
+            temporary.write_text("shard")
+            (temporary.parent / "shard").write_text("elements")
+
+    with pytest.raises(Terminated):
+        write()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["index", "shard"]
+
+
+def test_a_signal_while_a_folder_is_made_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "mkdir", signalling(Path.mkdir))
+    with pytest.raises(Terminated), temporary_folder(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    assert not any(folder.parent == tmp_path for folder in folders._folders)
+
+
+def test_a_signal_removes_the_folders_of_other_threads(tmp_path: Path) -> None:
+    made, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with temporary_folder(tmp_path):
+            made.set()
+            done.wait(30)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert made.wait(30)
+    try:
+        with pytest.raises(Terminated), clean_up_on_signals():
+            signal.raise_signal(signal.SIGTERM)
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_a_second_signal_ends_the_program_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[object] = []
+    monkeypatch.setattr(folders, "remove_temporary", lambda: ended.append("removed"))
+    monkeypatch.setattr(os, "_exit", ended.append)
+    with clean_up_on_signals():
+        with pytest.raises(Terminated):
+            signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+    assert ended == ["removed", 128 + signal.SIGTERM]
+
+
+def test_folders_of_similar_names_stay(tmp_path: Path) -> None:
+    for name in (".dpnn-0123456789abcdef-kept", ".dpnn-0123456789ABCDEF", ".dpnn-0", "x.dpnn-0123456789abcdef"):
+        (tmp_path / name).mkdir()
+    (tmp_path / ".dpnn-0123456789abcdef").mkdir()
+    (tmp_path / ".dpnn-1123456789abcdef").symlink_to(tmp_path / ".dpnn-0", target_is_directory=True)
+    before = {p.name for p in tmp_path.iterdir()}
+    folders.remove_abandoned(tmp_path)
+    assert before - {p.name for p in tmp_path.iterdir()} == {".dpnn-0123456789abcdef"}
