@@ -91,7 +91,7 @@ class Channel:
         if time.monotonic() + length / _SLOWEST_TEXT > deadline:  # json cannot be interrupted
             raise TimeoutError
         try:
-            content = json.loads(text, parse_int=_integer, object_pairs_hook=_pairs)
+            content = json.loads(text, parse_int=_integer)
             _check(isinstance(content, dict) and content.keys() == {"value", "blobs"}, "another text")
             blobs, room = [], self._limit
             for form in content["blobs"]:
@@ -186,11 +186,6 @@ def _blob(kind: str, shape: list[int], data: bytearray) -> Any:
 def _integer(digits: str) -> int:
     _check(len(digits) <= _LONGEST_INTEGER, "a number of too many digits")
     return int(digits)
-
-
-def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    _check(len(pairs) <= 2, "another kind of value")
-    return dict(pairs)
 
 
 class _Decoder:

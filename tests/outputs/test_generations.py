@@ -16,8 +16,9 @@ import torch
 from torch import nn
 
 import dpnn_bridge
+from dpnn_bridge.base import shards
 from dpnn_bridge.base.shards import read_index, shards_of
-from dpnn_bridge.errors import OutputError, OutputExistsError, T7FormatError
+from dpnn_bridge.errors import NotT7Error, OutputError, OutputExistsError, T7FormatError
 from dpnn_bridge.files.converting import convert
 
 INDEX = "m.safetensors.index.json"
@@ -203,6 +204,13 @@ def test_the_identifier_of_a_conversion_is_hexadecimal(generation: object, folde
     (folder / INDEX).write_text(json.dumps({"weight_map": {}, "metadata": {"generation": generation}}))
     assert read_index(folder / INDEX).generation == ""
     assert shards_of(folder / INDEX) == [folder / "m-00001-of-00001.safetensors"]
+
+
+def test_an_index_has_a_bounded_size(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / INDEX).write_text(json.dumps({"weight_map": {}}))
+    monkeypatch.setattr(shards, "_MAX_BYTES", 10)
+    with pytest.raises(NotT7Error, match="is larger than"):
+        read_index(folder / INDEX)
 
 
 def test_only_shards_of_its_own_go(folder: Path) -> None:
