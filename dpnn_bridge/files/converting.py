@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -197,13 +197,10 @@ class _Conversion:
 
 
 def _options_of(chosen: ConvertOptions, format: Format) -> Options:
-    return Options(
-        index_base=chosen.index_base,
-        inplace=chosen.inplace,
-        allow_unsupported=chosen.allow_unsupported,
-        pending=format.several,
-        **classes_in_lua(chosen.lua, chosen.sandbox),
-    )
+    """Return the options for building modules: the fields of the same name, and those that the format decides."""
+    names = {f.name for f in fields(chosen)} & {f.name for f in fields(Options)}
+    same = {name: getattr(chosen, name) for name in names}
+    return Options(**same, pending=format.several, **classes_in_lua(chosen.lua, chosen.sandbox))
 
 
 def _data(contents: tuple[Any, Encoding] | None, key: str | None, options: Options) -> Any:

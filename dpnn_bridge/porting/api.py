@@ -88,7 +88,7 @@ def port(
         module: The implementation to fill. It is left as it was unless the report says ``equal``.
         example: An input, a tuple of inputs, or a function that takes a seed and returns one of them. Of an input, the
             second one is made by shuffling its elements.
-        key: Place of the model in the file, as in :func:`dpnn_bridge.load`.
+        key: Path of the model in the file, as in :func:`dpnn_bridge.load`.
         source: ``source(model, example)`` runs the Torch7 model. By default ``model(example)``, a tuple as a list.
         target: ``target(module, example)`` runs the module. By default ``module(example)``, a tuple as arguments.
         allow_unset: Names of parameters of the module that may stay as they are.

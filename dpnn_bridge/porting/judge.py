@@ -35,9 +35,9 @@ _STORED, _EPSILONS = 1e-6, 4
 def judge(model: str | PathLike[str] | nn.Module, module: nn.Module, example: Any, **options: Any) -> PortReport:
     """Check whether a module with weights computes what a Torch7 model computes.
 
-    The weights of the model are ported into a copy of the module. Then the weights that the module computes with are
-    compared with them. Biases that are added, or that a norm takes away, may be distributed in another way if the
-    module computes the same with them.
+    The weights of the model are ported into a copy of the module and compared with those of the module. Biases may have
+    other values if the module computes the same with them: biases that are added to each other, or a bias that a
+    normalization layer subtracts again.
 
     Args:
         model, module, example: as for :func:`dpnn_bridge.port`; the module is not changed.
@@ -54,7 +54,7 @@ def judge(model: str | PathLike[str] | nn.Module, module: nn.Module, example: An
     differ = list(_differing(done.search, module, filled))
     if differ and _are_shifts(differ) and _computes_the_same(done, differ):
         names = dict.fromkeys(name for weight in differ for name in weight.names)
-        report.notes.append(f"biases are distributed otherwise: {', '.join(names)}")
+        report.notes.append(f"biases have other values with the same result: {', '.join(names)}")
         return report
     if differ:
         first = differ[0]
