@@ -104,7 +104,15 @@ def open_archive(path: str | os.PathLike[str]) -> Iterator[ZipFile]:
         raise T7FormatError(f"the archive is damaged: {error}", source=os.fspath(path)) from error
 
 
+def unblocked(name: str, flags: int) -> int:
+    """Open a file, as opener of ``open``. A pipe that took the name after it was checked is not waited for."""
+    return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+
+
 class _InputFile(io.FileIO):
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(path, opener=unblocked)
+
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         return retry_eagain(lambda: super(_InputFile, self).readinto(buffer), os.fsdecode(self.name))
 
@@ -115,6 +123,6 @@ class _InputFile(io.FileIO):
         return io.RawIOBase.readall(self)
 
 
-def open_input(path: str | os.PathLike[str], opener: Callable[[str, int], int] | None = None) -> io.BufferedReader:
-    """Open a file for reading bytes, as ``open(path, "rb")``, with :func:`retry_eagain`."""
-    return io.BufferedReader(retry_eagain(lambda: _InputFile(path, opener=opener), os.fsdecode(path)))
+def open_input(path: str | os.PathLike[str]) -> io.BufferedReader:
+    """Open a file for reading bytes, as ``open(path, "rb")``, with :func:`retry_eagain` and :func:`unblocked`."""
+    return io.BufferedReader(retry_eagain(lambda: _InputFile(path), os.fsdecode(path)))

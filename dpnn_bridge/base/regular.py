@@ -44,8 +44,7 @@ def read_file(path: str | os.PathLike[str], most: int = MAX_BYTES) -> bytes:
     """Read a regular file of bounded size; for errors see :func:`check_file`."""
     check_file(path, most)  # opening a device may act on it
     try:
-        # checked again once it is open: another file may have taken the name, and a pipe would wait for its writer
-        with open_input(path, lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+        with open_input(path) as file:  # checked again once it is open: another file may have taken the name
             _check(path, os.fstat(file.fileno()), most)
             content = file.read(most + 1)
     except (OSError, ValueError) as error:

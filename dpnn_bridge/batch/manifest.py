@@ -57,7 +57,8 @@ class Manifest:
                 f"{path}: a manifest is appended line by line, which a store does not support; "
                 "name a local file, and upload it afterwards"
             )
-        self.path = Path(os.path.realpath(place))  # "missing/../file" is the file as soon as the folder exists
+        # "missing/../file" is the file as soon as the folder exists
+        self.path = Path(os.path.realpath(place.parent), place.name)
         self._last = last_lines(self.path) if os.path.exists(self.path) else {}
 
     def of(self, target: str) -> Line | None:

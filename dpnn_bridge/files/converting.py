@@ -19,6 +19,7 @@ from dpnn_bridge.base.atomic import StrPath, check_output, replacing
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.display import printable
 from dpnn_bridge.base.folders import temporary_folder
+from dpnn_bridge.base.reading import open_input
 from dpnn_bridge.base.remote import is_url, place_of
 from dpnn_bridge.base.shards import checksum_of, state_of
 from dpnn_bridge.base.version import package_version
@@ -272,7 +273,7 @@ def is_converted(
 
 @wrap_errors(T7Error, "reading the output")
 def _made_of(format: Format, path: Path) -> str | None:
-    with open(path, "rb"):
+    with open_input(path):
         return format.origin(path)
 
 

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from dpnn_bridge.base.reading import retry_eagain
+from dpnn_bridge.base.reading import retry_eagain, unblocked
 from dpnn_bridge.base.regular import check_file
 from dpnn_bridge.errors import T7FormatError
 
@@ -62,7 +62,7 @@ class FileSource:
 
     def __init__(self, path: str | os.PathLike[str], name: str | None = None) -> None:
         check_file(path)
-        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - lives as long as the storages that read from it
+        self._file = open(path, "rb", 0, opener=unblocked)  # noqa: SIM115 - lives as long as storages that read from it
         self._lock = threading.Lock()
         self.name = os.fspath(path) if name is None else name
         self.size = os.fstat(self._file.fileno()).st_size

@@ -7,9 +7,11 @@ import errno
 import gzip
 import lzma
 import os
+import threading
 import tracemalloc
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +109,7 @@ def test_a_checksum_is_that_of_the_whole_file(files: Path, fault: Any) -> None:
     assert sha256_of(files / "m.t7") == expected
 
 
-def test_opening_a_file_is_tried_again(tmp_path: Path) -> None:
+def test_opening_a_file_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x").write_bytes(b"content")
     answers = [BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))]
 
@@ -116,7 +118,8 @@ def test_opening_a_file_is_tried_again(tmp_path: Path) -> None:
             raise answers.pop()
         return os.open(name, flags)
 
-    with reading.open_input(tmp_path / "x", opener) as file:
+    monkeypatch.setattr(reading, "unblocked", opener)
+    with reading.open_input(tmp_path / "x") as file:
         assert file.read() == b"content"
 
 
@@ -171,3 +174,31 @@ def test_a_file_that_grows_while_it_is_read_is_too_large(tmp_path: Path, monkeyp
         assert tracemalloc.get_traced_memory()[1] < 1 << 20  # no more of it is read
     finally:
         tracemalloc.stop()
+
+
+OPEN: dict[str, Callable[[Path], Any]] = {
+    "bytes": reading.open_input,
+    "archive": lambda path: reading.open_archive(path).__enter__(),
+    "model": source.FileSource,
+}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+@pytest.mark.parametrize("name", OPEN)
+def test_a_pipe_that_takes_the_name_of_a_checked_file_is_not_waited_for(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "check_file", lambda path: None)  # it found a file here
+    os.mkfifo(tmp_path / "m.t7")
+
+    def opened() -> None:
+        with suppress(OSError, DpnnBridgeError):
+            OPEN[name](tmp_path / "m.t7")
+
+    thread = threading.Thread(target=opened, daemon=True)
+    thread.start()
+    thread.join(5)
+    waits = thread.is_alive()
+    if waits:
+        os.close(os.open(tmp_path / "m.t7", os.O_RDWR))  # it ends
+    assert not waits
