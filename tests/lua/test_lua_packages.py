@@ -415,8 +415,32 @@ def test_xlua(bridge: LuaBridge, monkeypatch: pytest.MonkeyPatch, capfd: pytest.
     """
     assert bridge.execute(code) == [0.5, False, "x", "1h2m", "0ms", '{1,a="b"}', True, "c", 3, True]
     out = capfd.readouterr().out
-    assert "3/3 Tot: " in out
+    assert " 3/3 \n" in out
     assert "could not be loaded" in out
+
+
+def test_progress_bars_have_the_bytes_of_xlua(bridge: LuaBridge, capfd: pytest.CaptureFixture[str]) -> None:
+    """Expected: what the original xlua wrote in Torch7, with the same clock."""
+    bridge.execute(
+        """
+        require 'xlua'
+        local seconds, timer = 0, torch.Timer
+        local function time() seconds = seconds + 0.25 return {real = seconds} end
+        torch.Timer = function() return {time = time} end
+        for i = 1, 2 do xlua.progress(i, 2) end
+        xlua.progress(2, 2) xlua.progress(0, 3) xlua.progress(7, 3)
+        torch.Timer = timer
+        """
+    )
+
+    def shown(bar: str, times: str, number: str) -> str:
+        return f" [{bar}] {' ' * 30}{chr(8) * 30} {times}{chr(8) * (29 + len(times))} {number} "
+
+    first = shown(f"{'=' * 22}>{'.' * 23}", "ETA: 0ms | Step: 0ms", "1/2")
+    whole = shown(f"{'=' * 45}>", "Tot: 750ms | Step: 500ms", "2/2")
+    none = shown("." * 46, "ETA: 0ms | Step: 0ms", "0/3")
+    beyond = shown("=" * 46, "Tot: 1s500ms | Step: 71ms", "7/3")
+    assert capfd.readouterr().out == f"{first}\r\r{whole}\n\r\r{none}\r\r{beyond}\r"
 
 
 def test_options_and_seconds_of_xlua(bridge: LuaBridge, capfd: pytest.CaptureFixture[str]) -> None:

@@ -129,18 +129,33 @@ function xlua.formatTime(seconds)
    return #parts > 0 and table.concat(parts) or '0ms'
 end
 
-local WIDTH, started, reached = 46, nil, 0
+local WIDTH, REST, RECENT = 46, 30, 100  -- of 80 columns, as in a LuaJIT whose files do not report how a program ended
+local done, reached, timer, times, counts = true, -1, nil, nil, nil
+-- a bar with the number in its middle, and the time that remains by the recent steps; a bar that is done stays until a smaller number
 function xlua.progress(current, goal)
-   local done = math.floor(current * WIDTH / goal)
-   if not started or done < reached then started = torch.tic() end
-   reached = done
-   local passed = torch.tic() - started
-   local bar = string.rep('=', done - 1) .. (done > 0 and '>' or '') .. string.rep('.', WIDTH - math.max(done, 0))
-   local step = current > 0 and passed / current or 0
-   local time = done < WIDTH and ' ETA: ' .. xlua.formatTime((goal - current) * step) or ' Tot: ' .. xlua.formatTime(passed)
-   io.write('\r [', bar, '] ', current, '/', goal, time, ' | Step: ', xlua.formatTime(step), '   ', done == WIDTH and '\n' or '')
+   local position = math.floor(current * WIDTH / goal)
+   if not done or reached ~= -1 and position >= reached then
+      io.write('\r')
+      if done then return end
+   else
+      timer = torch.Timer()
+      done, times, counts = false, {timer:time().real}, {current}
+   end
+   reached = position
+   local passed = timer:time().real
+   local step = current == counts[1] and 0 or (passed - times[1]) / (current - counts[1])
+   table.insert(times, passed)
+   table.insert(counts, current)
+   if #counts > RECENT then times, counts = table.splice(times), table.splice(counts) end
+   local head = position >= 1 and position <= WIDTH and '>' or ''
+   local bar = string.rep('=', math.min(position - 1, WIDTH)) .. head
+   local text = position < WIDTH and ' ETA: ' .. xlua.formatTime(math.max(0, (goal - current) * step)) or ' Tot: ' .. xlua.formatTime(passed)
+   text = text .. ' | Step: ' .. xlua.formatTime(step)
+   io.write(' [', bar, string.rep('.', WIDTH - #bar), '] ', string.rep(' ', REST), string.rep('\b', REST), text)
+   io.write(string.rep('\b', 5 + #text + WIDTH / 2), ' ', current, '/', goal, ' ')
+   done = position == WIDTH
+   io.write(done and '\n\r' or '\r')
    io.flush()
-   if done == WIDTH then started = nil end
 end
 
 string.split = bridge.split
