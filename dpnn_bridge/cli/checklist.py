@@ -127,7 +127,7 @@ def _mark(difference: Difference) -> Any:
 
 
 def _cells(d: Difference, names: list[str]) -> list[str]:
-    """Return the numbers of a comparison; none where the shapes or kinds differ."""
+    """Return the numbers of a comparison; none if the shapes or types differ."""
     return ["" if d.mismatched else NUMBERS[name](d) for name in names]
 
 

@@ -44,10 +44,11 @@ class LuaBridge:
             "partial" continues, with a warning, if the kernel cannot do that; True is an error there.
         max_memory: bytes that Lua and its tensors may use in a sandbox.
         max_instructions: Lua instructions that one call from Python may take in a sandbox.
-        max_seconds: that one call from Python may take in a sandbox, on the clock; then the process is killed.
+        max_seconds: wall-clock seconds that one call from Python may take in a sandbox; then the process is killed.
 
     Raises:
-        MissingPackageError, LuaBridgeError: the ``lua`` extra is not installed; Lua code raised.
+        MissingPackageError, OptionError, LuaBridgeError: the ``lua`` extra is not installed; no such runtime; a sandbox
+            cannot start, or a limit is not positive.
 
     Examples:
         >>> bridge = LuaBridge()

@@ -31,11 +31,11 @@ from dpnn_bridge.loaders.hash_flood import Parts
 from dpnn_bridge.loaders.stream import LimitError
 
 _LENGTH = struct.Struct("<Q")
-#: of the JSON text
+#: bytes of the JSON text
 _LONGEST_TEXT = 64 << 20
 #: bytes of JSON that are read in a second, on a slow machine
 _SLOWEST_TEXT = 16 << 20
-#: levels of a value
+#: levels of nested values
 _DEEPEST = 400
 #: values that are decoded between two looks at the clock
 _BETWEEN_LOOKS = 1 << 10

@@ -260,7 +260,7 @@ class FeatExpander(nn.Module):
     """Repeats each row.
 
     Args:
-        n: how often.
+        n: number of copies.
 
     Shape:
         - Input: :math:`(N, D)`.
