@@ -1,0 +1,94 @@
+"""What the program makes of the answers of a sandbox, whatever its process sends: no process runs here."""
+
+from __future__ import annotations
+
+import io
+import math
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("lupa")
+
+from dpnn_bridge.errors import LuaBridgeError
+from dpnn_bridge.lua.sandbox import Sandbox
+from dpnn_bridge.lua.wire import WireError
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no sandbox")
+
+
+@pytest.fixture
+def program() -> Any:
+    return alone()
+
+
+def alone() -> Any:
+    """Return a sandbox whose process is not there."""
+    made: Any = Sandbox.__new__(Sandbox)
+    made.released = []
+    made._ended, made._close, made.to_stderr = "", lambda: None, False
+    made._errors = io.BytesIO()
+    made._process = SimpleNamespace(wait=lambda timeout: 1, poll=lambda: 1)
+    return made
+
+
+def answers(*values: Any) -> Any:
+    waiting = [*values]
+    return SimpleNamespace(receive=lambda *_: waiting.pop(0), send=lambda *_: None)
+
+
+ANSWERS = [None, 5, "value", ["value", 1], ("value",), ("value", 1, 2), ("eval", "x"), (["value"], 1), (None, 1)]
+NO_TEXT = [("print", 5), ("error", None), ("module", b"x"), ("module", ["x"])]
+
+
+@pytest.mark.parametrize("answer", [*ANSWERS, *NO_TEXT], ids=repr)
+def test_another_answer_ends_the_process(answer: Any, program: Any) -> None:
+    program._channel = answers(answer, ("value", 7))
+    with pytest.raises(LuaBridgeError, match=r"the Lua sandbox has ended: its process ended \(exit code 1\)"):
+        program._exchange(("x",), math.inf, "late")
+    program._channel = answers(answer)
+    with pytest.raises(WireError, match="an answer that is not text" if answer in NO_TEXT else "an invalid answer"):
+        program._answer(math.inf)
+
+
+@pytest.mark.parametrize("content", [[1.0, "a", "b"], [True, "a", "b"], [1, 5, "b"], [1, "a", None], [1, "a", ["b"]]])
+def test_a_value_that_stays_in_the_process_has_a_number_and_two_names(content: Any, program: Any) -> None:
+    with pytest.raises(WireError, match="a value of unknown kind"):
+        program._remote(content)
+
+
+def test_a_value_of_another_sandbox_is_refused(program: Any) -> None:
+    value = program._remote([3, "table", "\x1b[2J"])
+    assert repr(value).isprintable()
+    assert program._number(value) == 3
+    for wrong in (alone()._remote([3, "table", "table"]), 3, None):
+        with pytest.raises(LuaBridgeError, match="has no counterpart in this Lua sandbox"):
+            program._number(wrong)
+
+
+def test_what_the_process_said_last_is_short_and_has_no_effect(program: Any) -> None:
+    program._errors = io.BytesIO(b"x" * 100_000 + b"\x1b[31m")
+    said = program._end("it ended").args[0]
+    assert len(said) < 2200
+    assert "\x1b" not in said
+
+
+def test_an_error_of_lua_is_text_without_effect(program: Any) -> None:
+    program._channel = answers(("error", "caf\xc3\xa9 \x1b[2J"))
+    with pytest.raises(LuaBridgeError) as raised:
+        program._exchange(("x",), math.inf, "late")
+    assert raised.value.args[0] == "café \N{REPLACEMENT CHARACTER}[2J"
+    assert not program._ended
+
+
+def test_a_call_that_was_late_or_wrong_is_the_last(program: Any) -> None:
+    def late(*_: Any) -> None:
+        raise TimeoutError
+
+    for channel in (answers(None), SimpleNamespace(send=lambda *_: None, receive=late)):
+        program._ended, program._channel = "", channel
+        with pytest.raises(LuaBridgeError, match="the Lua sandbox has ended"):
+            program._exchange(("x",), math.inf, "late")
+        assert program._ended
