@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from contextlib import suppress
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from dpnn_bridge.base.display import shortened
 from dpnn_bridge.compare.nested import sizes_text
@@ -21,12 +22,22 @@ def failure_reason(error: BaseException) -> str:
     """
     message = shortened(str(error).strip().split("\n", 1)[0], 500) or type(error).__name__
     calls = _calls(error)
-    if len(calls) < 2:
+    if not calls:
         return message
     (model, _), (layer, args) = calls[0], calls[-1]
+    if takes_list(layer) and args and isinstance(args[0], Tensor):
+        message = "it takes a list of inputs; repeat --input, or name a file with a list"
+    elif len(calls) < 2:
+        return message
     own = shortened(" ".join(repr(layer).split()), 120)
     sizes = shortened(sizes_text(list(args)), 120)
     return f"{_path(layer, model)}, {own}, got {sizes or 'no tensor'}: {message}"
+
+
+def takes_list(module: nn.Module) -> bool:
+    """Return whether a module takes a list in place of a tensor, as the annotation of its input says."""
+    parameters = [*inspect.signature(module.forward).parameters.values()]
+    return bool(parameters) and str(parameters[0].annotation).startswith("list")
 
 
 def _calls(error: BaseException) -> list[tuple[nn.Module, tuple[Any, ...]]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from itertools import chain, product
+from itertools import chain, islice, product
 from time import perf_counter
 from typing import Any
 
@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.checkpoints.architectures import architecture_of
+from dpnn_bridge.conversion.failure import takes_list
 from dpnn_bridge.conversion.limits import ResourceLimitMode, ResourceLimits
 from dpnn_bridge.conversion.modes import evaluating
+from dpnn_bridge.modules.nn.container import ParallelTable
 from dpnn_bridge.modules.nn.nngraph import GModule
 from dpnn_bridge.modules.rnn.memory import forget
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
@@ -26,6 +28,10 @@ OTHER_SIDES = tuple(side for side in range(16, 257, 4) if side not in SIDES)
 TYPICAL = (224, 224)
 #: maximum duration of the search in seconds
 LONGEST = 2.0
+#: a file for a model that takes a list of unknown content
+LIST_FILE = "list_of_inputs.t7"
+#: inputs of each branch that are tried in all combinations
+PER_BRANCH = 4
 #: maximum number of inputs of a model
 MAX_INPUTS = 100
 
@@ -57,7 +63,12 @@ def input_shapes(module: nn.Module, file_size: int | None = None, source: LuaObj
 
 
 def likely_shapes(module: nn.Module) -> list[str]:
-    """Return an input of the kind that the first layers expect, whose heights, widths and lengths are to be adapted."""
+    """Return an input of the kind that the first layers expect, whose heights, widths and lengths are to be adapted.
+
+    If the first layer takes a list of unknown content, it is :data:`LIST_FILE`.
+    """
+    if _taking_list(module) is not None:
+        return [LIST_FILE]
     shapes = next(_candidates(module), [((1, 3, 0, 0), False)])
     return _texts(
         [((*size[:2], *TYPICAL) if len(size) == 4 and size[2] != 1 else size, counts) for size, counts in shapes]
@@ -122,7 +133,11 @@ def _published(module: nn.Module) -> Iterator[list[tuple[Sizes, bool]]]:
 
 def _candidates(module: nn.Module) -> Iterator[list[tuple[Sizes, bool]]]:
     """Yield the inputs to try, the likeliest first: sizes, and whether the elements are indices."""
-    count = next((m.num_inputs for m in _firsts(module) if isinstance(m, GModule)), 1)
+    first = _taking_list(module)
+    if isinstance(first, ParallelTable) and len(first) <= MAX_INPUTS:
+        yield from _of_branches(list(first.children()))
+        return
+    count = next((m.num_inputs for m in _firsts(module) if isinstance(m, GModule)), 1 if first is None else 2)
     one = list(_single(module))
     if count == 1:
         yield from ([candidate] for candidate in one)
@@ -132,6 +147,27 @@ def _candidates(module: nn.Module) -> Iterator[list[tuple[Sizes, bool]]]:
         index = [((1,), True)] if any(hasattr(m, "index_base") for m in module.modules()) else []
         for (size, counts), width in product([*index, *one, *(((1, w), False) for w in widths)], widths):
             yield [(size, counts), *[((1, width), False)] * (count - 1)]
+
+
+def _of_branches(branches: list[nn.Module]) -> Iterator[list[tuple[Sizes, bool]]]:
+    """Yield one input for each of the branches that runs on it."""
+    accepted: list[list[tuple[Sizes, bool]]] = []
+    for branch in branches:
+        runs = (c for c in _single(branch) if _runs(branch, [c], ResourceLimitMode(ResourceLimits())))
+        accepted.append(list(islice(runs, PER_BRANCH)))
+        if not accepted[-1]:
+            return
+    yield from map(list, product(*accepted))
+
+
+def _taking_list(module: nn.Module) -> nn.Module | None:
+    """Return the first layer of a model if its annotation says that it takes a list."""
+    for first in _firsts(module):
+        if isinstance(first, GModule):
+            return None
+        if takes_list(first):
+            return first
+    return None
 
 
 def _firsts(module: nn.Module) -> Iterator[nn.Module]:

@@ -30,9 +30,11 @@ from dpnn_bridge.cli.verify import verify_command
 from dpnn_bridge.conversion.lua_values import lua_value, to_value
 from dpnn_bridge.errors import ConversionError, LuaBridgeError
 from dpnn_bridge.loaders import write_all, write_t7
-from dpnn_bridge.modules.inputs import input_shapes
-from dpnn_bridge.modules.nn.arithmetic import CAddTable
+from dpnn_bridge.modules.inputs import input_options, input_shapes
+from dpnn_bridge.modules.nn.arithmetic import CAddTable, MixtureTable
+from dpnn_bridge.modules.nn.container import ParallelTable
 from dpnn_bridge.modules.nn.convolution_special import SpatialConvolutionMap
+from dpnn_bridge.modules.nn.lookup import LookupTable
 from dpnn_bridge.modules.nn.nngraph import GModule, GraphNode
 from dpnn_bridge.modules.nn.reshape import View
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
@@ -304,6 +306,17 @@ def test_advice_names_an_input_that_the_model_takes(name: str, tmp_path: Path) -
     assert "does not run" not in shown
     dpnn_bridge.convert(path, tmp_path / "m.pt")
     assert f"m.onnx {INPUTS[name]}\n" in run(inspect_command, tmp_path / "m.pt").stdout
+
+
+def test_a_network_of_lists_gets_advice_for_lists(tmp_path: Path) -> None:
+    lookup, experts = LookupTable(20, 5), MixtureTable()
+    branches = torch.nn.Sequential(ParallelTable(lookup, torch.nn.Linear(4, 5)), CAddTable())
+    assert input_shapes(branches) == ["1:int64", "1x4"]
+    assert input_options(experts) == "--input list_of_inputs.t7"
+    dpnn_bridge.write_t7(tmp_path / "m.t7", experts)
+    assert "--input list_of_inputs.t7" in run(convert_command, tmp_path / "m.t7", tmp_path / "m.pt2").stderr
+    given = run(convert_command, tmp_path / "m.t7", tmp_path / "m.pt2", "--input", "1x3")
+    assert "MixtureTable(), got 1x3: it takes a list of inputs; repeat --input" in given.stderr
 
 
 def test_inputs_of_small_nets() -> None:
