@@ -88,6 +88,16 @@ def test_a_name_of_a_plugin_is_copied_with_its_value_or_not_at_all(
             source_of(model, tmp_path)
 
 
+def test_all_submodules_that_a_plugin_imports_are_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_BY_NAME", "_BY_TYPE"):
+        monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
+    code = PLUGIN.replace("self.factor\n\n@", "len(xml.__name__)\n\n@")
+    (tmp_path / "layers.py").write_text("import xml.dom\nimport xml.sax as sax, xml.sax\n" + code)
+    plugins.load_plugins([tmp_path / "layers.py"])
+    source = source_of(to_torch(LuaObject("mine.Scale", LuaTable({"factor": 3.0}))), tmp_path)
+    assert "import xml.dom\nimport xml.sax\n" in source
+
+
 def test_a_class_of_a_plugin_that_changes_a_global_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_BY_NAME", "_BY_TYPE"):
         monkeypatch.setattr(registry, name, dict(getattr(registry, name)))

@@ -99,16 +99,16 @@ class SourceClosure:
 
     def _import(self, module: ModuleType, statement: ast.Import | ast.ImportFrom, name: str) -> str:
         """Add an import statement; the name must mean the same in all definitions of the file."""
-        alias = next(a for a in statement.names if (a.asname or a.name).partition(".")[0] == name)
         if not self._is_free(module, name):
             raise _uncopied((module.__name__, name), "means something else in another definition")
-        text = alias.name + (f" as {alias.asname}" if alias.asname else "")
         if isinstance(statement, ast.Import):
-            self._imports.add(f"import {text}")
-        elif _is_own(statement, module):
+            self._imports |= {f"import {_text_of(alias)}" for alias in _plain_imports(module)[name]}
+            return name
+        alias = next(a for a in statement.names if (a.asname or a.name) == name)
+        if _is_own(statement, module):
             raise ConversionError(f"{module.__name__} uses the module {alias.name} as a whole: .py cannot copy it")
         elif statement.module != "__future__":
-            self._imports.add(f"from {statement.module} import {text}")
+            self._imports.add(f"from {statement.module} import {_text_of(alias)}")
         return name
 
     def _is_free(self, module: ModuleType, name: str) -> bool:
@@ -235,6 +235,20 @@ def _top_level(module: ModuleType) -> tuple[str, dict[str, ast.stmt]]:
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             names[node.target.id] = node
     return source, names
+
+
+@lru_cache
+def _plain_imports(module: ModuleType) -> dict[str, list[ast.alias]]:
+    """Return the names that top-level ``import`` statements bind; ``import a.b`` and ``import a.c`` both bind ``a``."""
+    names: dict[str, list[ast.alias]] = {}
+    for node in ast.parse(_top_level(module)[0]).body:
+        for alias in node.names if isinstance(node, ast.Import) else ():
+            names.setdefault((alias.asname or alias.name).partition(".")[0], []).append(alias)
+    return names
+
+
+def _text_of(alias: ast.alias) -> str:
+    return alias.name + (f" as {alias.asname}" if alias.asname else "")
 
 
 #: decorators that a definition needs only in this package
