@@ -198,7 +198,7 @@ class Sandbox:
             found = find_module(self.lua_path, to_system(name))
             real = Path(found or "").resolve()
             inside = any(real.is_relative_to(root.resolve()) for root in self.lua_path)
-            if found is None or not inside or not real.is_file() or real.stat().st_size > _LONGEST_FILE:
+            if found is None or not inside or real.stat().st_size > _LONGEST_FILE:
                 return None
             return from_system(found), real.read_bytes().decode("latin-1")
         except (OSError, ValueError, RuntimeError):  # a name that no file can have, a loop of symbolic links

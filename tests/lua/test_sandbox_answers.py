@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 pytest.importorskip("lupa")
 
 from dpnn_bridge.errors import LuaBridgeError
+from dpnn_bridge.lua import sandbox
 from dpnn_bridge.lua.sandbox import Sandbox
 from dpnn_bridge.lua.wire import WireError
 
@@ -73,6 +75,17 @@ def test_what_the_process_said_last_is_short_and_has_no_effect(program: Any) -> 
     said = program._end("it ended").args[0]
     assert len(said) < 2200
     assert "\x1b" not in said
+
+
+def test_a_name_that_no_file_can_have_is_found_nowhere(
+    program: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program.lua_path = [tmp_path]
+    (tmp_path / "circle.lua").symlink_to(tmp_path / "circle.lua")
+    for name in ("a\0b", "x" * 300, "circle", "\xff\ud800"):
+        assert program._find(name) is None
+    monkeypatch.setattr(sandbox, "find_module", lambda *_: pytest.fail("it was looked for"))
+    assert program._find("x" * 100_000) is None
 
 
 def test_an_error_of_lua_is_text_without_effect(program: Any) -> None:
