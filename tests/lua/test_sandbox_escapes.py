@@ -276,6 +276,30 @@ def test_functions_for_files_say_what_they_refuse() -> None:
     assert bridge.execute("return pcall(require, {})")[1].endswith("bad argument #1 to 'require' (string expected)")
 
 
+def test_the_prelude_of_a_sandbox_gets_no_function_for_files_and_programs() -> None:
+    limits = {"max_memory": 256 << 20, "max_instructions": 10**9}
+    inside = {*Runtime("lua51", sandbox=True, **limits)._api.keys()}
+    assert {*Runtime("lua51")._api.keys()} - inside == {
+        "DiskFile_methods",
+        "PipeFile_methods",
+        "discard_saved",
+        "exists",
+        "hdf5",
+        "hdf5_lists",
+        "image_load",
+        "image_save",
+        "image_scale",
+        "json",
+        "lfs",
+        "libpaths",
+        "md5",
+        "new_DiskFile",
+        "new_PipeFile",
+        "new_saved",
+        "prelude",
+    }
+
+
 #: what LuaJIT alone has
 LUAJIT = {
     "io.popen": "return io.popen('echo it ran'):read('*a'):match('it ran')",
