@@ -153,3 +153,5 @@ require 'nn.THNN' local x, y, w, e = torch.ones(1, 3, 1), torch.Tensor(), torch.
 --> false true {1 1 1}
 require 'nn.THNN' local x, y, w, e, g = torch.ones(1, 5, 1), torch.Tensor(), torch.ones(1, 1, 2, 4), torch.Tensor(), torch.Tensor() x.THNN.SpatialDepthWiseConvolution_updateOutput(x:cdata(), y:cdata(), w:cdata(), nil, e:cdata(), e:cdata(), 4, 2, 3, 3, 1, 0) return y, y:size(2), y:size(3), (pcall(x.THNN.SpatialDepthWiseConvolution_updateGradInput, x:cdata(), y:cdata(), g:cdata(), w:cdata(), e:cdata(), torch.Tensor():cdata(), 4, 2, 3, 3, 1, 0))
 --> {3 3} 1 2 false
+local x = torch.Tensor{{1, 2}, {3, 4}} return x:permute(0, 2), x:permute(0, 0), (pcall(x.permute, x, 2, 0)), (pcall(x.permute, x, 0, 1))
+--> {1 2 3 4} {1 2 3 4} false false

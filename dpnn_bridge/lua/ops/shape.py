@@ -255,7 +255,7 @@ def unfold(t: Tensor, dim: Any, count: Any, step: Any, *_: Any) -> Tensor:
 
 @native("permute")
 def permute(t: Tensor, *dims: Any) -> Tensor:
-    order = [check_int(d, n) - 1 for n, d in enumerate(counted(dims), 2)]
+    order = [(check_int(d, n) or n - 1) - 1 for n, d in enumerate(counted(dims), 2)]  # 0 is the dimension itself
     if sorted(order) != list(range(t.dim)):
         raise TorchError("Invalid permutation")
     if order == list(range(t.dim)):
