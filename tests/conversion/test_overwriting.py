@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from formula import lua
 from torch import nn
 
@@ -47,10 +48,30 @@ def test_a_dropout_overwrites_nothing_in_evaluation() -> None:
         assert notes(model) == expected
 
 
-def test_no_option_makes_a_sum_overwrite() -> None:
-    inner = lua("nn.ConcatTable", lua("nn.CAddTable", inplace=True), lua("nn.Identity"))
+@pytest.mark.parametrize(
+    ("layer", "expected"),
+    [
+        (lua("nn.CAddTable", inplace=True), 4),
+        (lua("nn.MulConstant", constant_scalar=3, inplace=True), 3),
+        (lua("nn.AddConstant", constant_scalar=5, inplace=True), 6),
+    ],
+    ids=lambda value: value.class_name if isinstance(value, LuaObject) else "",
+)
+def test_a_layer_overwrites_its_input_as_its_file_says(layer: LuaObject, expected: float) -> None:
+    """The branch behind it reads what it wrote, as in Torch7."""
+    is_sum = layer.class_name == "nn.CAddTable"
+    model = lua("nn.ConcatTable", layer, lua("nn.Identity"))
     for inplace in (False, True):
-        assert notes(inner, inplace=inplace) == ["modules[1] (nn.CAddTable)"]
+        first, second = torch.ones(1), torch.full((1,), 3.0)
+        module = convert_object(model, Options(inplace=inplace))[0]
+        module([first, second] if is_sum else first)
+        assert first.item() == (expected if inplace else 1)
+        assert notes(model, inplace=inplace) == ([] if inplace else [f"modules[1] ({layer.class_name})"])
+
+
+def test_the_rectifier_of_both_signs_overwrites_nothing_of_others() -> None:
+    crelu = lua("nn.CReLU", lua("nn.Identity"), nInputDims=1, inplace=True)
+    assert notes(lua("nn.ConcatTable", crelu, lua("nn.Identity"))) == []
 
 
 @pytest.mark.parametrize(("shared", "expected"), [(True, ["forwardnodes[4] (nn.ReLU)"]), (False, [])])

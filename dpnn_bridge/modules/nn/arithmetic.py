@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from dpnn_bridge.conversion.lua_class import LuaClass, empty_sizes, empty_table
 from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.modules.nn.activation import Inplace
 from dpnn_bridge.objects import LuaTensor
 
 
@@ -68,6 +69,9 @@ def joined(tensors: Sequence[Tensor], dim: int) -> Tensor:
 class CAddTable(nn.Module):
     """The sum of all tensors of a list.
 
+    Args:
+        inplace: overwrite the first tensor.
+
     Shape:
         - Input: list of tensors with the same number of elements.
         - Output: the shape of the first.
@@ -76,13 +80,18 @@ class CAddTable(nn.Module):
         ``nn.CAddTable(inplace)``, CAddTable.lua
     """
 
+    def __init__(self, inplace: bool = False) -> None:
+        super().__init__()
+        self.inplace = inplace
+
     def forward(self, input: list[Tensor]) -> Tensor:
         output = input[0]
         for other in input[1:]:
-            output = output + shaped_like(output, other)
+            other = shaped_like(output, other)
+            output = output.add_(other) if self.inplace else output + other
         return output
 
-    class Lua(LuaClass):
+    class Lua(Inplace):
         constants = {"gradInput": empty_table}
 
 

@@ -11,6 +11,7 @@ from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.fields import Field
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.modules.nn.activation import Inplace
 from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.torch7.gradient import with_gradient_of
 
@@ -159,6 +160,7 @@ class MulConstant(nn.Module):
 
     Args:
         constant_scalar: the factor.
+        inplace: overwrite the input.
 
     Shape:
         - Input, output: :math:`(*)`.
@@ -167,16 +169,15 @@ class MulConstant(nn.Module):
         ``nn.MulConstant(constant, inplace)``, MulConstant.lua
     """
 
-    def __init__(self, constant_scalar: float) -> None:
+    def __init__(self, constant_scalar: float, inplace: bool = False) -> None:
         super().__init__()
-        self.constant_scalar = constant_scalar
+        self.constant_scalar, self.inplace = constant_scalar, inplace
 
     def forward(self, input: Tensor) -> Tensor:
-        return input * self.constant_scalar
+        return input.mul_(self.constant_scalar) if self.inplace else input * self.constant_scalar
 
-    class Lua(LuaClass):
+    class Lua(Inplace):
         scalars = ("constant_scalar",)
-        constants = {"inplace": False}
 
 
 @lua_class("nn.AddConstant")
@@ -185,6 +186,7 @@ class AddConstant(nn.Module):
 
     Args:
         constant_scalar: the number, or a vector with one number for each element of the input's last dimension.
+        inplace: overwrite the input.
 
     Shape:
         - Input, output: :math:`(*)`; :math:`(D)` or :math:`(N, D)` with a vector.
@@ -195,24 +197,26 @@ class AddConstant(nn.Module):
 
     constant_scalar: float | Tensor
 
-    def __init__(self, constant_scalar: float | Tensor) -> None:
+    def __init__(self, constant_scalar: float | Tensor, inplace: bool = False) -> None:
         super().__init__()
+        self.inplace = inplace
         if isinstance(constant_scalar, Tensor):
             self.register_buffer("constant_scalar", constant_scalar)
         else:
             self.constant_scalar = constant_scalar
 
     def forward(self, input: Tensor) -> Tensor:
-        return input + self.constant_scalar
+        return input.add_(self.constant_scalar) if self.inplace else input + self.constant_scalar
 
-    class Lua(LuaClass):
+    class Lua(Inplace):
         computed_fields = ("constant_scalar",)
-        constants = {"inplace": False}
 
         @classmethod
         def build(cls, obj: LuaObject, ctx: TorchContext) -> AddConstant:
             constant = obj["constant_scalar"]
-            return AddConstant(constant.torch() if isinstance(constant, LuaTensor) else constant)
+            return AddConstant(
+                constant.torch() if isinstance(constant, LuaTensor) else constant, **cls.arguments(obj, ctx)
+            )
 
         @classmethod
         def fields_of(cls, module: nn.Module) -> dict[str, Field]:

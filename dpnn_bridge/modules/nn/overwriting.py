@@ -37,7 +37,7 @@ def _overwriter(obj: Any) -> LuaObject | None:
         obj = queue.pop()
         if not isinstance(obj, LuaObject):
             return None
-        if obj.get("inplace") is True:
+        if obj.get("inplace") is True and obj.class_name != "nn.CReLU":  # whose ReLU overwrites its own memory
             idle = obj.class_name.endswith("Dropout") and obj.get("train") is False
             return None if idle else obj
         if obj.class_name == "nn.Sequential" and isinstance(obj.get("modules"), LuaTable):
@@ -51,18 +51,14 @@ def _overwriter(obj: Any) -> LuaObject | None:
 
 def _note(ctx: TorchContext, layers: list[tuple[str, LuaObject]]) -> None:
     """Note the layers that overwrite what others read, with their paths below the container."""
-    sums = [(path, layer) for path, layer in layers if layer.class_name == "nn.CAddTable"]
-    others = [(path, layer) for path, layer in layers if layer.class_name != "nn.CAddTable" and not ctx.options.inplace]
-    for found, advice in (
-        (others, "load with inplace=True to compute the same"),
-        (sums, "no option computes the same"),
-    ):
-        if found:
-            named = [f"{path} ({layer.class_name})" for path, layer in found[:_NAMED]] + ["…"] * (len(found) > _NAMED)
-            ctx.note(
-                "in-place layers overwrite in Torch7 values that other layers read too: "
-                f"{', '.join(named)}. Outputs and gradients may differ from Torch7's: {advice}"
-            )
+    if not layers or ctx.options.inplace:
+        return
+    named = [f"{path} ({layer.class_name})" for path, layer in layers[:_NAMED]] + ["…"] * (len(layers) > _NAMED)
+    ctx.note(
+        "in-place layers overwrite in Torch7 values that other layers read too: "
+        f"{', '.join(named)}. Outputs and gradients may differ from Torch7's: "
+        "load with inplace=True to compute the same"
+    )
 
 
 def note_branches(obj: LuaObject, ctx: TorchContext) -> None:

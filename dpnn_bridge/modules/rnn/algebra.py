@@ -58,7 +58,7 @@ def expression(module: nn.Module, value: Any) -> Any:
         UnknownModuleError: this is not known.
     """
     rule = _RULES.get(type(module).forward)
-    if rule is not None and is_bare(module):
+    if rule is not None and is_bare(module) and not getattr(module, "inplace", False):
         return rule(module, value)
     if is_row_wise(module):
         return Term("module", (_term(value), module))
