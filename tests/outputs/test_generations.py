@@ -17,6 +17,7 @@ from torch import nn
 
 import dpnn_bridge
 from dpnn_bridge.base import shards
+from dpnn_bridge.base.atomic import protecting
 from dpnn_bridge.base.shards import read_index, shards_of
 from dpnn_bridge.errors import NotT7Error, OutputError, OutputExistsError, T7FormatError
 from dpnn_bridge.files.converting import convert
@@ -211,6 +212,13 @@ def test_an_index_has_a_bounded_size(folder: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(shards, "_MAX_BYTES", 10)
     with pytest.raises(NotT7Error, match="is larger than"):
         read_index(folder / INDEX)
+
+
+def test_a_shard_that_is_an_input_stays(folder: Path) -> None:
+    first, second, *_ = shards_of(written(folder, "one.t7"))
+    with protecting(lambda: [first]):
+        written(folder, "two.t7", force=True)
+    assert (first.exists(), second.exists()) == (True, False)
 
 
 def test_only_shards_of_its_own_go(folder: Path) -> None:

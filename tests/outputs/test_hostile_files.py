@@ -491,3 +491,10 @@ def test_a_safetensors_header_is_no_larger_than_its_file_and_the_limit(
     monkeypatch.setattr(safetensors_file, "LARGEST_HEADER", 3)
     with pytest.raises(NotT7Error, match="its header is missing or larger than the file"):
         safetensors_file.read(path)
+
+
+def test_a_safetensors_header_of_any_depth_is_one_error(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(struct.pack("<Q", 100_000) + b"[" * 100_000)
+    with pytest.raises(T7FormatError, match="the safetensors header is damaged"):
+        safetensors_file.read(path)
