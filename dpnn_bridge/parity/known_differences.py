@@ -20,6 +20,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from dpnn_bridge.base.regular import read_file
+from dpnn_bridge.errors import T7LimitError
 from dpnn_bridge.parity.accepted import accept_known, known_reasons
 
 __all__ = ["KnownDifference", "known_reasons", "mark_known", "read_known_differences"]
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 #: required fields of an entry
 NEEDED = {"files", "compared", "reason"}
+#: comparisons of patterns with names that are made for one file
+_MOST_MATCHES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,15 @@ def mark_known(differences: Iterable[Difference], known: Sequence[KnownDifferenc
         differences: comparisons of one fixture.
         known: accepted differences.
         file: name of the fixture's file, without folder and suffix.
+
+    Raises:
+        T7LimitError: many patterns would be compared with many failed comparisons.
     """
-    for difference in differences:
-        if not difference.ok and (entry := next((k for k in known if k.covers(file, difference)), None)):
+    failed = [d for d in differences if not d.ok]
+    here = [k for k in known if any(fnmatchcase(file, p) for p in k.files)]
+    patterns = sum(len(k.files) + len(k.compared) for k in here)
+    if len(failed) * patterns > _MOST_MATCHES:
+        raise T7LimitError(f"{patterns:,} patterns of known differences for {len(failed):,} comparisons are too many")
+    for difference in failed:
+        if entry := next((k for k in here if k.covers(file, difference)), None):
             accept_known(difference, entry.reason)

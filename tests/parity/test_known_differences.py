@@ -21,7 +21,9 @@ from rnn_replay import Replay
 import dpnn_bridge
 from dpnn_bridge import parity
 from dpnn_bridge.cli.verify import verify_command
+from dpnn_bridge.compare.differences import Difference
 from dpnn_bridge.compare.verdict import Verdict
+from dpnn_bridge.errors import T7LimitError
 from dpnn_bridge.objects import LuaTable, LuaTensor
 from dpnn_bridge.parity import verification
 from dpnn_bridge.parity.known_differences import KnownDifference, known_reasons, mark_known
@@ -180,3 +182,15 @@ def test_a_damaged_file_of_known_differences_is_refused(content: str, message: s
     result = run("--known-differences", tmp_path / "known.json")
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+def test_many_patterns_are_not_compared_with_many_comparisons(monkeypatch: pytest.MonkeyPatch) -> None:
+    def covers(*_: Any) -> bool:
+        pytest.fail("a pattern is compared")
+
+    monkeypatch.setattr(KnownDifference, "covers", covers)
+    known = [KnownDifference(("*",), (f"o*{i}x",), "a reason") for i in range(1100)]
+    failed = [Difference("output", np.inf, 0.0)] * 1100
+    with pytest.raises(T7LimitError, match="2,200 patterns of known differences for 1,100 comparisons are too many"):
+        mark_known(failed, known, "fixture")
+    mark_known(failed, [replace(entry, files=("b",)) for entry in known], "a")  # those of other files do not count
