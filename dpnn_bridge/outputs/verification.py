@@ -94,20 +94,31 @@ def check_program(
         path: The file, for messages.
         compute: Runs the file on an input.
         module: What it was written of.
-        examples: The inputs, of several sizes where a size may vary.
+        examples: The inputs, of several sizes where a size may vary; the last is the one that was traced.
         what: Who computes, for messages.
 
     Raises:
+        OptionError: The file runs on the traced sizes alone.
         VerificationError: The file does not run or computes something else, or the model draws random numbers.
     """
-    for example in examples:
+    for example in reversed(examples):
         try:
             outputs = compute(example)
         except Exception as e:
+            if example is not examples[-1]:
+                raise fixed_size(
+                    f"it runs on {nested.sizes_text(examples[-1])}, not on {nested.sizes_text(example)}"
+                ) from e
             raise VerificationError(
                 f"{path}: {what} cannot run it on an input of {nested.sizes_text(example)}: {e}"
             ) from e
         _check_outputs(path, outputs, module, example, what)
+
+
+def fixed_size(reason: str) -> OptionError:
+    """Return the error for a size that cannot vary in a traced program, although the model runs with other sizes."""
+    advice = "a loop over a size, such as the number of time steps, is traced for one size; leave this size out"
+    return OptionError(f"dynamic= (--dynamic): the traced program does not take other sizes: {reason}; {advice}")
 
 
 def _check_outputs(path: Path, outputs: Any, module: nn.Module, example: Any, what: str) -> None:

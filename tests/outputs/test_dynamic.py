@@ -14,7 +14,8 @@ from torch import nn
 import dpnn_bridge
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.compare.verdict import Verdict
-from dpnn_bridge.errors import OptionError, VerificationError
+from dpnn_bridge.errors import OptionError
+from dpnn_bridge.modules.rnn.seq_lstm import SeqLSTM
 from dpnn_bridge.outputs.dynamic import Dynamic
 from dpnn_bridge.outputs.value_names import input_names, output_names
 
@@ -69,7 +70,7 @@ def test_an_exported_program_that_holds_at_one_size_is_refused(tmp_path: Path) -
 
     net = nn.Sequential(Fixed())
     dpnn_bridge.save(tmp_path / "right.pt2", net, input=torch.randn(1, 4, 4), dynamic="batch")
-    with pytest.raises((dpnn_bridge.errors.ConversionError, VerificationError)):
+    with pytest.raises(OptionError, match="does not take other sizes"):
         dpnn_bridge.save(tmp_path / "wrong.pt2", net, input=torch.randn(1, 4, 4), dynamic="batch,height")
     assert not (tmp_path / "wrong.pt2").exists()
 
@@ -144,3 +145,15 @@ class OfDict(nn.Module):
 def test_a_model_that_takes_a_dict(suffix: str, tmp_path: Path) -> None:
     example = {"b": torch.randn(2, 3), "a": torch.randn(2, 3)}
     dpnn_bridge.save(tmp_path / f"m{suffix}", OfDict(), input=example, dynamic=True)
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_time_steps_cannot_vary_in_a_traced_program(suffix: str, tmp_path: Path) -> None:
+    """The first size of a sequence is time, not the batch; the model runs with any number of steps."""
+    pytest.importorskip("onnxruntime")
+    sequence = SeqLSTM(3, 4)
+    with pytest.raises(
+        OptionError, match=r"--dynamic.*: the traced program does not take other sizes: .*leave this size"
+    ):
+        dpnn_bridge.save(tmp_path / f"m{suffix}", sequence, input=torch.randn(5, 2, 3), dynamic="batch")
+    assert not list(tmp_path.iterdir())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from dpnn_bridge.outputs.dynamic import Dynamic
 from dpnn_bridge.outputs.format import ExportContext, Format
 from dpnn_bridge.outputs.verification import (
     check_program,
+    fixed_size,
     need_example,
     need_whole_zip,
     run_traceable,
@@ -73,6 +75,11 @@ class Pt2(Format):
                 with DeferredErrorFile(path) as file:
                     torch.export.save(program, file, extra_files={ORIGIN: context.metadata.get("origin", "")})  # type: ignore[arg-type]
         except Exception as e:
+            if dynamic and "Constraints violated" in str(e):
+                constant = re.search(r"constant \((\d+)\)", str(e))
+                raise fixed_size(
+                    f"torch.export found the constant size {constant[1] if constant else ''}".rstrip()
+                ) from e
             raise ConversionError(f"torch.export cannot export this model: {e}") from e
 
     def verify(self, module: nn.Module, path: Path, context: ExportContext) -> None:
