@@ -162,7 +162,10 @@ def _seed(name: str) -> None:
     seed = zlib.crc32(name.encode())
     random.seed(seed)
     np.random.seed(seed)
-    torch.manual_seed(seed)
+    if torch.cuda.is_available():
+        torch.manual_seed(seed)
+    else:  # torch.manual_seed keeps a traceback for each device that is not there: half a millisecond
+        torch.default_generator.manual_seed(seed)
     fresh = itertools.count(seed)
 
     def take(generator: Torch7Generator) -> int:

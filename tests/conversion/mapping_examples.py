@@ -114,15 +114,20 @@ def objects_of(path: Path) -> tuple[Any, list[LuaObject]]:
     return fixture, found
 
 
+@cache
+def files_naming(names: tuple[str, ...]) -> list[Path]:
+    """The fixtures in which one of the names stands."""
+    encoded = [name.encode() for name in names]
+    return [path for path in files() if any(name in content(path) for name in encoded)]
+
+
 def in_fixtures(mapping: ClassMapping) -> Iterator[tuple[Any, LuaObject]]:
     """The fixtures that hold an object of a mapping, the smallest first, with the first such object."""
-    names = [name.encode() for name in mapping.names]
-    for path in files():
-        if any(name in content(path) for name in names):
-            fixture, objects = objects_of(path)
-            found = next((obj for obj in objects if registry.find(obj) is mapping), None)
-            if found is not None:
-                yield fixture, found
+    for path in files_naming(tuple(mapping.names)):
+        fixture, objects = objects_of(path)
+        found = next((obj for obj in objects if registry.find(obj) is mapping), None)
+        if found is not None:
+            yield fixture, found
 
 
 def runs(fixture: Any) -> bool:

@@ -66,7 +66,7 @@ def test_what_the_watch_notices() -> None:
                 watch.run("x", action)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with pytest.raises(BrokenPromiseError, match="x gives 60000 characters"):
+            with pytest.raises(BrokenPromiseError, match="x gives 90000 characters"):
                 watch.run("x", lambda: fails(ConversionError("x\n" * 30_000)))
 
 

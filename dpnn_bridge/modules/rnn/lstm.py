@@ -86,29 +86,20 @@ class _Arranged(torch.autograd.Function):
 
 def arranged(values: Sequence[Tensor], order: str, wanted: str = TORCH_ORDER) -> tuple[Tensor, ...]:
     """Return tensors with the blocks of their gates in another order, row-major in memory."""
-    return tuple(_arranged(value, order, wanted, True) for value in values)
-
-
-def _arranged(value: Tensor, order: str, wanted: str, row_major: bool) -> Tensor:
+    values = tuple(value.contiguous() for value in values)
     if order == wanted:
-        return in_layout(value.contiguous(), row_major)
-    blocks = value.chunk(4)
-    if (row_major and value.is_contiguous()) or (torch.is_grad_enabled() and value.requires_grad):
-        return in_layout(torch.cat([blocks[order.index(name)] for name in wanted]), row_major)
-    result = value.new_empty(value.shape) if row_major else value.new_empty(value.shape[::-1]).t()
-    for block, name in zip(result.chunk(4), wanted, strict=True):  # transposed and moved in one copy
-        block.copy_(blocks[order.index(name)])
-    return result
+        return values
+    places = [order.index(name) for name in wanted]
+    return tuple(torch.cat([blocks[k] for k in places]) for blocks in (value.chunk(4) for value in values))
 
 
 def _arranged_back(gradients: Sequence[Tensor], order: str, row_major: Sequence[bool]) -> list[Tensor]:
     """Return gradients of arranged tensors as those of the tensors, in the memory layouts of these."""
-    pairs = zip(gradients, row_major, strict=True)
-    return [_arranged(gradient, TORCH_ORDER, order, layout) for gradient, layout in pairs]
+    return [*map(in_layout, arranged(gradients, TORCH_ORDER, order), row_major)]
 
 
 def _arrange_in_place(value: Tensor, order: str, wanted: str) -> Tensor:
-    """Exchange the blocks of the gates of a tensor; another tensor would take new memory, which costs more time."""
+    """Exchange the blocks of the gates; another tensor would take new memory, which costs more time than the copy."""
     blocks, places, kept = value.chunk(4), [order.index(name) for name in wanted], {}
     for k, place in enumerate(places):
         if place != k:
@@ -162,11 +153,10 @@ class _OneDNN(torch.autograd.Function):
             *(False, _LSTM, *size, True, True, False, [], False, workspace),
         )
         x, *parameters, _, hidden, cell = found
-        layouts = [value.is_contiguous() for value in weights]
-        if all(layouts):
-            parameters = [_arrange_in_place(gradient, TORCH_ORDER, order) for gradient in parameters]
-        else:
-            parameters = _arranged_back(parameters, order, layouts)
+        parameters = [
+            in_layout(_arrange_in_place(gradient, TORCH_ORDER, order), value.is_contiguous())
+            for gradient, value in zip(parameters, weights, strict=True)
+        ]
         return None, x, *parameters, hidden[0], cell[0]
 
 
