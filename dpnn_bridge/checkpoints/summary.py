@@ -136,22 +136,26 @@ class Summary:
 
 
 def lines(found: Summary) -> Iterator[tuple[str, str]]:
-    """Yield the summary as text: style and line."""
-    yield "bold", f"{printable(found.name)}: {found.encoding}, {format_bytes(found.size)}"
+    """Yield the summary as text: style and line, with escapes for control characters."""
+    return ((style, printable(line)) for style, line in _lines(found))
+
+
+def _lines(found: Summary) -> Iterator[tuple[str, str]]:
+    yield "bold", f"{found.name}: {found.encoding}, {format_bytes(found.size)}"
     more = f"; {found.objects} objects one after the other, this is the first" if found.objects > 1 else ""
     yield "", f"{found.what}{more}"
     for note in found.notes:
-        yield "yellow", printable(f"note: {note}")
+        yield "yellow", f"note: {note}"
     for i, model in enumerate(found.models):
         memory = f" ({format_bytes(model.bytes)} of {', '.join(model.dtypes)})" if model.dtypes else ""
         size = f"{model.parameters:,} parameters{memory}"
         modules = counted(model.modules, "module")
         yield "", ""
-        name = printable(f"model {model.key}".rstrip() + f": {model.lua}")
-        yield "bold green", f"{name}, {modules}, {size}"
+        name = f"model {model.key}".rstrip()
+        yield "bold green", f"{name}: {model.lua}, {modules}, {size}"
         yield from (("green" if line == "supported" else "red", line) for line in model.supported.split("\n"))
         for note in model.notes:
-            yield "yellow", printable(f"note: {note}")
+            yield "yellow", f"note: {note}"
         if model.architecture:
             yield "", f"the shapes of its weights are those of {model.architecture.into}"
         if i == 0:
@@ -162,7 +166,7 @@ def lines(found: Summary) -> Iterator[tuple[str, str]]:
         yield from (("", f"  {line}") for line in found.beside)
     yield "", ""
     for command in found.next:
-        yield "bold", printable(f"next: {command}")
+        yield "bold", f"next: {command}"
     runs = found.models and not found.models[0].problem
     yield "dim", "every entry: --raw" + (f"; shapes of the outputs: {input_options(found.models[0])}" if runs else "")
 

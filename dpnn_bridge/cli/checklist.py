@@ -47,17 +47,19 @@ def print_checklist(result: Verification, console: Console, *, verbose: bool = F
 
     from dpnn_bridge.parity.verification import headline, reasons, summary
 
-    console.print(
-        Text.assemble((printable(result.model), "bold"), " ", (printable(headline(result)), "dim")), soft_wrap=True
-    )
+    def line(text: str, style: str) -> None:
+        console.print(Text(printable(text), style), soft_wrap=True)
+
+    title = Text.assemble((printable(result.model), "bold"), " ", (printable(headline(result)), "dim"))
+    console.print(title, soft_wrap=True)
     console.print(_Checklist(result, console.width, verbose).table)
     for (verdict, reason), names in reasons(result).items():
-        console.print(Text(printable(f"{verdict.text}: {_shortened(names)}: {reason}"), "yellow"), soft_wrap=True)
+        line(f"{verdict.text}: {_shortened(names)}: {reason}", "yellow")
     for note in result.notes:
-        console.print(Text(printable(f"note: {note}"), "yellow"), soft_wrap=True)
+        line(f"note: {note}", "yellow")
     if marks := _legend(result):
-        console.print(Text(f"marks: {', '.join(marks)}", "dim"), soft_wrap=True)
-    console.print(Text(printable(summary(result)), f"bold {_COLOURS[result.verdict]}"), soft_wrap=True)
+        line(f"marks: {', '.join(marks)}", "dim")
+    line(summary(result), f"bold {_COLOURS[result.verdict]}")
 
 
 class _Checklist:

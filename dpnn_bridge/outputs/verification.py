@@ -106,9 +106,8 @@ def check_program(
             outputs = compute(example)
         except Exception as e:
             if example is not examples[-1]:
-                raise fixed_size(
-                    f"it runs on {nested.sizes_text(examples[-1])}, not on {nested.sizes_text(example)}"
-                ) from e
+                traced, other = map(nested.sizes_text, (examples[-1], example))
+                raise fixed_size(f"it runs on {traced}, not on {other}") from e
             raise VerificationError(
                 f"{path}: {what} cannot run it on an input of {nested.sizes_text(example)}: {e}"
             ) from e

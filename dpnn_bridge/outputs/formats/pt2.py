@@ -77,9 +77,8 @@ class Pt2(Format):
         except Exception as e:
             if dynamic and "Constraints violated" in str(e):
                 constant = re.search(r"constant \((\d+)\)", str(e))
-                raise fixed_size(
-                    f"torch.export found the constant size {constant[1] if constant else ''}".rstrip()
-                ) from e
+                size = constant[1] if constant else "of the example"
+                raise fixed_size(f"torch.export found the constant size {size}") from e
             raise ConversionError(f"torch.export cannot export this model: {e}") from e
 
     def verify(self, module: nn.Module, path: Path, context: ExportContext) -> None:
