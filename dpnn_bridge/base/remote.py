@@ -18,6 +18,7 @@ from dpnn_bridge.base.writing import open_output
 from dpnn_bridge.errors import (
     MissingFileError,
     MissingPackageError,
+    OptionError,
     OutputError,
     OutputExistsError,
     T7Error,
@@ -46,6 +47,21 @@ def place_of(name: str | os.PathLike[str]) -> Place:
     if isinstance(name, str) and name.startswith("local://"):
         return Path(name.removeprefix("local://"))
     return name if isinstance(name, str) and is_url(name) else Path(name)
+
+
+def manifest_path(name: str | os.PathLike[str]) -> Path:
+    """Return the real path of a manifest: "missing/../file" is the file as soon as the folder exists.
+
+    Raises:
+        OptionError: the name is an address in a store, which cannot append to a file.
+    """
+    place = place_of(name)
+    if isinstance(place, str):
+        raise OptionError(
+            f"{name}: a manifest is appended line by line, which a store does not support; "
+            "name a local file, and upload it afterwards"
+        )
+    return Path(os.path.realpath(place))
 
 
 def absolute(place: Place) -> str:

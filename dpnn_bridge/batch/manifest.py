@@ -27,9 +27,9 @@ from dpnn_bridge.base.atomic import replacing
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.reading import open_input, retry_eagain
 from dpnn_bridge.base.regular import check_file
-from dpnn_bridge.base.remote import place_of
+from dpnn_bridge.base.remote import manifest_path
 from dpnn_bridge.base.writing import write_file
-from dpnn_bridge.errors import OptionError, OutputError, OutputExistsError, T7FormatError
+from dpnn_bridge.errors import OutputError, OutputExistsError, T7FormatError
 
 Line = dict[str, Any]
 
@@ -51,14 +51,7 @@ class Manifest:
     """
 
     def __init__(self, path: str | Path) -> None:
-        place = place_of(path)
-        if isinstance(place, str):
-            raise OptionError(
-                f"{path}: a manifest is appended line by line, which a store does not support; "
-                "name a local file, and upload it afterwards"
-            )
-        # "missing/../file" is the file as soon as the folder exists
-        self.path = Path(os.path.realpath(place.parent), place.name)
+        self.path = manifest_path(path)
         self._last = last_lines(self.path) if os.path.exists(self.path) else {}
 
     def of(self, target: str) -> Line | None:

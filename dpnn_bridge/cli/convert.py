@@ -18,7 +18,7 @@ import click
 from dpnn_bridge.base.atomic import after_writing, check_output, write_text
 from dpnn_bridge.base.display import printable
 from dpnn_bridge.base.folders import temporary_folder
-from dpnn_bridge.base.remote import place_of
+from dpnn_bridge.base.remote import manifest_path, place_of
 from dpnn_bridge.base.suffixes import INDEX, index_of
 from dpnn_bridge.cli.conversions import print_many, print_one
 from dpnn_bridge.cli.terminal import (
@@ -259,10 +259,11 @@ class _Request:
         """Raise when an output would replace an input."""
         named = [file for name in ("plugins", "lua", "input") for file in self.options.get(name, ())]
         protect_inputs(*named, *(self.files if self.out_dir is not None else self.files[:1]))
-        manifest = None if self.manifest is None else place_of(self.manifest)
-        if isinstance(manifest, Path) and os.path.isfile(file := os.path.realpath(manifest)):
-            check_output(file, True)
-            protect_inputs(file)
+        if self.manifest is not None:
+            self.manifest = manifest_path(self.manifest)
+            if os.path.isfile(self.manifest):
+                check_output(self.manifest, True)
+                protect_inputs(self.manifest)
         if self.out_dir is None and isinstance(self.files[1], Path):
             check_output(self.files[1], True)
         if self.out_dir is None:
@@ -380,8 +381,7 @@ def _run_many(tasks: Sequence[Task], outcomes: Iterator[Outcome], as_json: bool,
     from rich.progress import Progress
 
     done: list[Outcome] = []
-    progress = Progress(console=console(stderr=True), disable=quiet or as_json or not sys.stderr.isatty())
-    with progress:
+    with Progress(console=console(stderr=True), disable=quiet or as_json or not sys.stderr.isatty()) as progress:
         bar = progress.add_task("converting", total=len(tasks))
         for outcome in outcomes:
             done.append(outcome)

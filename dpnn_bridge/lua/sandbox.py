@@ -228,7 +228,7 @@ class Sandbox:
             self._process.wait(1 if reason == ENDED else 0)
         code = self._process.poll()
         if code is not None:
-            how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            how = f"killed by {_signal_name(-code)}" if code < 0 else f"exit code {code}"
             reason = f"its process ended ({how})"
             with contextlib.suppress(OSError, ValueError):
                 self._errors.seek(0)
@@ -242,6 +242,13 @@ class Sandbox:
 def _check_platform() -> None:
     if sys.platform == "win32":
         raise LuaBridgeError("a sandbox needs Linux or macOS: this system cannot limit a process")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most real-time signals have no name
+        return f"signal {number}"
 
 
 def _end(process: subprocess.Popen[bytes], errors: Any) -> None:

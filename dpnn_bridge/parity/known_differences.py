@@ -74,13 +74,15 @@ class KnownDifference:
     message: str = ""
     measured: Mapping[str, Measured] = field(default_factory=dict)
 
-    def names(self, file: str, comparison: str) -> bool:
-        """Return whether a comparison of a fixture is one that may differ."""
-        return any(fnmatchcase(file, p) for p in self.files) and any(fnmatchcase(comparison, p) for p in self.compared)
+    def applies_to(self, file: str) -> bool:
+        """Return whether the entry is one of a fixture."""
+        return any(fnmatchcase(file, pattern) for pattern in self.files)
 
     def covers(self, file: str, difference: Difference) -> bool:
-        """Return whether a failed comparison of a fixture differs as it may."""
-        if not self.names(file, difference.name) or not fnmatchcase(difference.message, self.message or "*"):
+        """Return whether a failed comparison of a fixture that the entry applies to differs as it may."""
+        if not any(fnmatchcase(difference.name, pattern) for pattern in self.compared):
+            return False
+        if not fnmatchcase(difference.message, self.message or "*"):
             return False
         measured = self.measured.get(f"{file} {difference.name}")
         return not self.measured or (measured is not None and measured.is_that_of(difference))
@@ -134,8 +136,8 @@ def mark_known(differences: Iterable[Difference], known: Sequence[KnownDifferenc
         T7LimitError: many patterns would be compared with many failed comparisons.
     """
     failed = [d for d in differences if not d.ok]
-    here = [k for k in known if any(fnmatchcase(file, p) for p in k.files)]
-    patterns = sum(len(k.files) + len(k.compared) for k in here)
+    here = [k for k in known if k.applies_to(file)]
+    patterns = sum(len(k.compared) for k in here)
     if len(failed) * patterns > _MOST_MATCHES:
         raise T7LimitError(f"{patterns:,} patterns of known differences for {len(failed):,} comparisons are too many")
     for difference in failed:

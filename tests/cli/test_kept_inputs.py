@@ -98,6 +98,7 @@ TWICE = (
     "model.t7 o.safetensors --max-shard-size 10 --card o.safetensors.index.json",
     "model.t7 --out-dir new --manifest linked/model.pt",
     "model.t7 o.pt --all --manifest o.model.pt",
+    "model.t7 o.pt --all --manifest {here}/o.model.pt",
     "model.t7 new/o.pt --into torch.nn:Linear(3,2) --input 1x3 --report linked/o.pt",
 )
 
@@ -192,7 +193,7 @@ def test_two_outputs_are_never_one_file(arguments: str, tmp_path: Path, monkeypa
     dpnn_bridge.write_t7("model.t7", nn.Sequential(nn.Linear(3, 2)))
     (tmp_path / "new").mkdir()
     (tmp_path / "linked").symlink_to("new")
-    result = CliRunner().invoke(convert_command, arguments.split())
+    result = CliRunner().invoke(convert_command, arguments.replace("{here}", tmp_path.as_uri()).split())
     assert result.exit_code == 2, result.output
     assert "two outputs are the same file" in result.stderr
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["linked", "model.t7", "new"]

@@ -374,6 +374,10 @@ def test_a_crash_is_an_error_and_leaves_no_process() -> None:
     assert bridge._sandbox._process.returncode == -11
 
 
+def test_a_signal_without_a_name_has_its_number() -> None:
+    assert [sandbox._signal_name(number) for number in (11, 40)] == ["SIGSEGV", "signal 40"]
+
+
 def test_too_many_threads_are_no_crash(shared: LuaBridge) -> None:
     code = "torch.setnumthreads(100000) local n = torch.ones(5e5):add(1):sum() torch.setnumthreads(1) return n"
     assert shared.execute(code) == 1e6
