@@ -112,6 +112,13 @@ def test_content_and_style_have_as_many_samples_and_channels(style: tuple[int, .
         AdaptiveInstanceNormalization(3)([random(2, 3, 4, 4), random(*style)])
 
 
+def test_an_image_of_one_pixel_gets_the_mean_of_the_style() -> None:
+    content, style = random(2, 3, 1, 1).requires_grad_(), random(2, 3, 4, 4)
+    output = AdaptiveInstanceNormalization(3)([content, style])
+    assert output.allclose(style.mean((2, 3), keepdim=True))
+    assert torch.autograd.grad(output.sum(), content)[0].count_nonzero() == 0
+
+
 @pytest.mark.parametrize("threshold", [0.0, 1.5])
 def test_short_rows_are_divided_by_one_more_than_the_threshold(threshold: float) -> None:
     """The values and gradients of EntNet-babi's Normalization.lua, over the last dimension."""
