@@ -151,20 +151,25 @@ class LuaFunctionality:
             LuaBridgeError: gradInput is arranged otherwise than the input, or has another number of elements.
         """
         found: list[torch.Tensor | None] = [None] * len(inputs)
-
-        def visit(shape: Any, value: Any) -> None:
-            if isinstance(shape, tuple) or value is None:
-                return
-            if isinstance(shape, int):
-                found[shape] = self._gradient_of("an input", inputs[shape], value)
-                return
-            if not isinstance(value, (list, dict)):
-                raise LuaBridgeError(f"{self.class_name} gave no table as the gradient of a table")
-            for key, inner in enumerate(shape, 1) if isinstance(shape, list) else shape.items():
-                visit(inner, _entry(value, key))
-
-        visit(shape, value)
+        self._visit_gradients(shape, value, inputs, found)
         return found
+
+    def _visit_gradients(
+        self, shape: Any, value: Any, inputs: list[torch.Tensor], found: list[torch.Tensor | None]
+    ) -> None:
+        """Set ``found`` to the gradient of each input tensor.
+
+        It is no closure: one that calls itself is freed by Python's collector only, and the gradients with it.
+        """
+        if isinstance(shape, tuple) or value is None:
+            return
+        if isinstance(shape, int):
+            found[shape] = self._gradient_of("an input", inputs[shape], value)
+            return
+        if not isinstance(value, (list, dict)):
+            raise LuaBridgeError(f"{self.class_name} gave no table as the gradient of a table")
+        for key, inner in enumerate(shape, 1) if isinstance(shape, list) else shape.items():
+            self._visit_gradients(inner, _entry(value, key), inputs, found)
 
     def _gradient_of(self, name: str, x: torch.Tensor, gradient: Any) -> torch.Tensor | None:
         """Return a copy of the gradient of a tensor; None if it needs none or Lua computed none."""

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from dpnn_bridge.base.exclusive import Exclusive
 from dpnn_bridge.lua.tensor import Storage, Tensor, changes
 
 #: so many shared blocks cause no collection
@@ -23,18 +22,21 @@ _FEW = 128
 
 
 class SharedStorages:
-    """Memory that Python code outside of the bridge holds too. It may be moved between two calls into Lua."""
+    """Memory that Python code outside of the bridge holds too. It may be moved between two calls into Lua.
+
+    Threads need no lock: every access to the dict is one operation of C.
+    """
 
     def __init__(self) -> None:
-        self._blocks: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._blocks: dict[int, weakref.ref[Any]] = {}  # those in use, by their number
         self._limit = _FEW
 
     def add(self, x: Tensor | Storage) -> None:
         """Share the memory of a tensor or storage with Python code."""
         storage = x.storage if isinstance(x, Tensor) else x
-        if storage is not None:
-            with Exclusive((SharedStorages, id(self))):
-                self._blocks.add(storage.block)
+        if storage is not None and storage.pointer not in self._blocks:
+            number, blocks = storage.pointer, self._blocks
+            blocks[number] = weakref.ref(storage.block, lambda _: blocks.pop(number, None))
 
     @property
     def many(self) -> bool:
@@ -45,16 +47,16 @@ class SharedStorages:
         """Set the limit of :attr:`many`, Lua having dropped the blocks that it does not use."""
         self._limit = max(_FEW, 2 * len(self._blocks))
 
+    def _in_use(self) -> list[Any]:
+        return [block for known in list(self._blocks.values()) if (block := known()) is not None]
+
     def at(self, address: int) -> list[Any]:
         """Return the blocks that Lua accesses at an address."""
-        with Exclusive((SharedStorages, id(self))):
-            return [block for block in self._blocks if block.address == address]
+        return [block for block in self._in_use() if block.address == address]
 
     def stale_blocks(self) -> list[int]:
         """Return the numbers of the blocks whose address in Lua is out of date."""
-        with Exclusive((SharedStorages, id(self))):
-            blocks = list(self._blocks)
-        return [id(block) for block in blocks if block.is_stale]
+        return [id(block) for block in self._in_use() if block.is_stale]
 
 
 def _describe(t: Any) -> Any:

@@ -28,6 +28,8 @@ _PLAIN, _ERROR, _OBJECT, _NOTHING, _SEVERAL = 0, -1, -2, -3, -4
 _COLLECT_AFTER, _SPARSE = 128 << 20, 4
 #: bytes from which on a copy is made when it is needed
 _LARGE = 1 << 18
+#: returns a copy that is made when one of both is written; private to PyTorch, without it the copy is made at once
+_lazy_clone = getattr(torch.ops.aten, "_lazy_clone", torch.clone)
 
 
 def check_runtime(name: str, sandbox: bool) -> None:
@@ -184,7 +186,7 @@ class LuaState:
             return t.clone()
         for block in blocks:
             block.address = None
-        return torch.ops.aten._lazy_clone(t)
+        return _lazy_clone(t)
 
     @contextmanager
     def limited(self) -> Iterator[None]:

@@ -49,6 +49,8 @@ _Tables = dict[int, tuple[Any, Any]]
 
 
 def _to_lua(runtime: Runtime, value: Any, copy: bool, tables: _Tables) -> Any:
+    if runtime.lua_type(value) is not None:
+        return value
     if isinstance(value, str):
         return as_bytes(value)
     if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
@@ -78,8 +80,6 @@ def _to_lua(runtime: Runtime, value: Any, copy: bool, tables: _Tables) -> Any:
         if id(value) not in tables:
             tables[id(value)] = value, _table(runtime, value, copy, tables)
         return tables[id(value)][1]
-    if runtime.lua_type(value) is not None:
-        return value
     raise LuaBridgeError(f"a {type(value).__name__} has no counterpart in Lua")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 pytest.importorskip("lupa")
 
-from dpnn_bridge.lua import LuaBridge
+from dpnn_bridge.lua import LuaBridge, state
 from dpnn_bridge.lua.module import LuaModule
 
 TWICE = """
@@ -74,6 +75,25 @@ def test_memory_that_python_has_dropped_is_not_copied(layer: LuaModule) -> None:
         layer(_input(value)).sum().backward()
     assert _of_lua(layer, "output").data_ptr() == address
     assert _is_all(_of_lua(layer, "output"), 6)
+
+
+def test_a_gradient_is_freed_with_its_last_use(layer: LuaModule) -> None:
+    x = _input(1)
+    gc.disable()
+    try:
+        addresses = []
+        for _ in range(4):  # the first gradient becomes x.grad, the others are added to it
+            layer(x).sum().backward()
+            addresses.append(_of_lua(layer, "gradInput").data_ptr())
+    finally:
+        gc.enable()
+    assert len(set(addresses[1:])) == 1
+
+
+def test_copies_without_the_private_function_of_pytorch(layer: LuaModule, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "_lazy_clone", torch.clone)
+    test_lua_overwrites_no_output_and_no_gradient(layer)
+    test_python_overwrites_no_output_and_no_gradient(layer)
 
 
 def test_memory_that_lua_accesses_otherwise_is_copied_at_once(layer: LuaModule) -> None:

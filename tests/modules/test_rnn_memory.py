@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -325,6 +327,19 @@ def test_start_of_a_recurrence_may_be_a_list() -> None:
     again = to_torch(obj)
     torch.testing.assert_close(again(torch.zeros(3)), step(torch.zeros(3)))
     assert to_lua(again)["userPrevOutput"][1].shape == (4,)
+
+
+def test_recurrence_frees_its_first_input_with_its_last_use() -> None:
+    step, x = recurrence(), torch.zeros(2, 3)
+    gc.disable()
+    try:
+        step(x)
+        step.forget()
+        kept = weakref.ref(x)
+        del x
+        assert kept() is None
+    finally:
+        gc.enable()
 
 
 def test_state_that_was_not_saved_is_a_clear_error() -> None:

@@ -126,6 +126,16 @@ class _ModuleFieldClass(AbstractRecurrent.Lua):
         return fields if record and "module" in record.fields else {**fields, "module": fields["recurrentModule"]}
 
 
+def _zeros(size: list[Any], batch: list[int], dtype: torch.dtype, device: torch.device) -> Any:
+    """Return zeros of the sizes of one element, or nested lists of them, with the batch size in front.
+
+    It is no closure: one that calls itself keeps the input that it sees until Python's collector runs.
+    """
+    if size and isinstance(size[0], list):
+        return [_zeros(s, batch, dtype, device) for s in size]
+    return torch.zeros(batch + size, dtype=dtype, device=device)
+
+
 @lua_class("nn.Recurrence")
 class Recurrence(AbstractRecurrent):
     """Runs a module on ``[input, output of the step before]``; the first step gets zeros.
@@ -172,13 +182,7 @@ class Recurrence(AbstractRecurrent):
         batch = list(first.shape[:1]) if first.dim() > self.input_dims else []
         like = [*filter(torch.is_floating_point, self.parameters()), first][0]
         dtype = like.dtype if like.is_floating_point() else torch.get_default_dtype()
-
-        def zeros(size: list[Any]) -> Any:
-            if size and isinstance(size[0], list):
-                return [zeros(s) for s in size]
-            return torch.zeros(batch + size, dtype=dtype, device=first.device)
-
-        return zeros(self.output_size)
+        return _zeros(self.output_size, batch, dtype, first.device)
 
     def get_hidden_state(self, step: int | None = None) -> list[Any]:
         """Return ``[output, hidden states of the module inside]`` after time step ``step``."""
