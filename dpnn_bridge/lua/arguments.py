@@ -1,4 +1,4 @@
-"""Read the arguments of a call as Torch7 does: numbers and strings of numbers, dimensions, tensors."""
+"""Parse the arguments of a call as Torch7 does: numbers, numeric strings, dimensions and tensors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dpnn_bridge.torch7.random import Generator
 
 INTEGER_TYPES = ("Byte", "Char", "Short", "Int", "Long")
 
-_LOWEST = -(1 << 63)
+_LONG_MIN = -(1 << 63)
 _SPACES = " \t\n\v\f\r"
 _NUMERAL = re.compile(
     r"[-+]?(?:0x[\da-f.]+(?:p[-+]?\d+)?|[\d.]+(?:e[-+]?\d+)?|inf(?:inity)?|nan)", re.IGNORECASE | re.ASCII
@@ -22,7 +22,7 @@ _INTEGER = re.compile(rf"[{_SPACES}]*([-+]?)(?:0x([\da-f]+)|(0[0-7]*)|([1-9]\d*)
 
 
 def as_number(value: Any) -> float | None:
-    """Return a number, or that of a string which Lua takes for one; None for other values."""
+    """Return a number, or the number that a string spells by Lua's rules; None for other values."""
     if isinstance(value, str):
         text = value.strip(_SPACES)
         if not _NUMERAL.fullmatch(text):
@@ -35,11 +35,11 @@ def as_number(value: Any) -> float | None:
 
 
 def _integer_of(text: str) -> int:
-    """Return the integer that a string begins with, as C's ``strtol`` with base 0 does; 0 where it begins with none."""
-    found = _INTEGER.match(text)
-    if found is None:
+    """Parse the integer at the start of a string like C's ``strtol`` with base 0; return 0 if there is none."""
+    match = _INTEGER.match(text)
+    if match is None:
         return 0
-    sign, hexadecimal, octal, decimal = found.groups()
+    sign, hexadecimal, octal, decimal = match.groups()
     value = int(hexadecimal, 16) if hexadecimal else int(octal, 8) if octal else int(decimal)
     return max(-(1 << 63), min(-value if sign == "-" else value, (1 << 63) - 1))
 
@@ -58,28 +58,28 @@ def describe(value: Any) -> str:
 
 
 def as_long(value: float) -> int:
-    """Return a number as C's ``long`` (on x86): truncated towards zero; the lowest integer if it has no such number."""
+    """Convert a number to C's ``long`` as x86 does: truncate towards zero; NaN and overflow give the lowest integer."""
     try:
         number = int(value)
     except (OverflowError, ValueError):  # infinite, NaN
-        return _LOWEST
-    return number if _LOWEST <= number < -_LOWEST else _LOWEST
+        return _LONG_MIN
+    return number if _LONG_MIN <= number < -_LONG_MIN else _LONG_MIN
 
 
 def check_int(value: Any, position: int) -> int:
-    """Convert argument ``position`` to an integer, as :func:`as_long`."""
+    """Convert argument number ``position`` to an integer with :func:`as_long`."""
     return as_long(check_number(value, position))
 
 
 def check_dim(t: Tensor, dim: int, position: int = 2) -> int:
-    """Return a dimension, counted from 0, that the tensor has."""
+    """Return ``dim``, counted from 0, if the tensor has this dimension; raise an error otherwise."""
     if not 0 <= dim < t.dim:
         raise TorchError(f"bad argument #{position} (dimension {dim + 1} out of range of {t.dim}D tensor)")
     return dim
 
 
 def dimension(t: Tensor, dim: Any) -> int:
-    """Return the second argument of a function, a dimension counted from 1, as one counted from 0."""
+    """Convert the second argument of a function, a dimension counted from 1, to a dimension counted from 0."""
     return check_dim(t, check_int(dim, 2) - 1)
 
 
@@ -91,14 +91,17 @@ def check_number(value: Any, position: int) -> float:
 
 
 def check_real(value: Any, position: int, ty: str) -> float:
-    """Convert argument ``position`` to type ``ty``; integer types read a string by C's strtol, which accepts any."""
+    """Convert argument number ``position`` to element type ``ty``.
+
+    Integer types parse a string with C's ``strtol``, which accepts any string.
+    """
     if isinstance(value, str) and ty in INTEGER_TYPES:
         return torch.tensor(_integer_of(value)).to(DTYPES[ty]).item()
     return cast_number(check_number(value, position), ty)
 
 
 def counted(values: Sequence[Any]) -> Sequence[Any]:
-    """Return the arguments that a Lua function counts with ``#{...}``: those in front of the nils at the end."""
+    """Drop the nils at the end of the arguments, which Lua's ``#{...}`` does not count."""
     n = len(values)
     while n and values[n - 1] is None:
         n -= 1
@@ -106,7 +109,7 @@ def counted(values: Sequence[Any]) -> Sequence[Any]:
 
 
 def check_end(more: Sequence[Any]) -> None:
-    """Raise an error for arguments behind the last one, for the methods that count them."""
+    """Raise an error for extra arguments; for methods that count their arguments."""
     if more:
         raise TorchError(f"invalid arguments: {' '.join(map(describe, more))} at the end")
 

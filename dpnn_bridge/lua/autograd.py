@@ -1,4 +1,4 @@
-"""Run Lua objects in the autograd of PyTorch: what modules and criterions have in common."""
+"""Connect Lua objects to PyTorch's autograd: the common base of modules and criterions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Tensors = Sequence[torch.Tensor | None]
 
 
 class ObjectBridge(Protocol):
-    """What a module asks of the :class:`~dpnn_bridge.lua.LuaBridge` in which its object lives."""
+    """The methods of :class:`~dpnn_bridge.lua.LuaBridge` that a wrapped Lua object uses."""
 
     @property
     def runtime(self) -> str: ...
@@ -34,16 +34,20 @@ class ObjectBridge(Protocol):
     def backward(self, obj: Any, input: Any, grad_output: Any, tensors: Tensors) -> tuple[Any, list[torch.Tensor]]: ...
 
 
-#: the types in which a Lua object may compute
+#: dtype -> Lua type; a Lua object computes in one of these types
 _TYPE_NAMES = {torch.float32: "torch.FloatTensor", torch.float64: "torch.DoubleTensor"}
-#: attributes that a copy does not take over: its own object, and what follows from that
-_OWN = {"bridge", "lua", "_step", "_forwards", "_parameters", "_buffers", "_names", "_state", "_shared", "_last"}
-#: what a Lua class, or a sandbox that its code took over, answers may be anything
-read_answers = wrap_errors(LuaBridgeError, "reading what Lua answered")
+#: attributes that a deep copy does not copy, because they depend on the Lua object
+_NOT_COPIED = {"bridge", "lua", "_step", "_forwards", "_parameters", "_buffers", "_names", "_state", "_shared", "_last"}
+#: decorator for code that reads results of Lua: a Lua class, or a compromised sandbox, may return any value
+read_answers = wrap_errors(LuaBridgeError, "reading a result of Lua")
 
 
 def flatten(value: Any, tensors: list[torch.Tensor]) -> Any:
-    """Move the tensors of nested lists and dicts to ``tensors``; return the rest, which tells where they were."""
+    """Move the tensors of nested lists and dicts to ``tensors``.
+
+    Returns:
+        The structure: the index of each tensor in ``tensors``, and other values in a tuple of one element.
+    """
     if isinstance(value, torch.Tensor):
         tensors.append(value)
         return len(tensors) - 1
@@ -55,7 +59,7 @@ def flatten(value: Any, tensors: list[torch.Tensor]) -> Any:
 
 
 def restore(shape: Any, tensors: list[Any]) -> Any:
-    """Undo :func:`flatten`."""
+    """Return the nested value that :func:`flatten` took apart."""
     if isinstance(shape, int):
         return tensors[shape]
     if isinstance(shape, list):
@@ -66,20 +70,21 @@ def restore(shape: Any, tensors: list[Any]) -> Any:
 
 
 def _entry(table: Any, key: Any) -> Any:
-    """Return the value at a key of a Lua table, which is a list or a dict here; None if there is none."""
+    """Return the value at a key of a Lua table, given as a list or dict; None if the key is missing."""
     if isinstance(table, list):
         return table[key - 1] if type(key) is int and 0 < key <= len(table) else None
     return table.get(key) if isinstance(table, dict) else None
 
 
 def same(first: torch.Tensor, second: torch.Tensor) -> bool:
-    """Return whether two results are equal; NaN equals NaN."""
-    kind = first.shape, first.dtype
-    return kind == (second.shape, second.dtype) and torch.allclose(first, second, rtol=0, atol=0, equal_nan=True)
+    """Return whether two results have the same shape, dtype and values; NaN equals NaN."""
+    if (first.shape, first.dtype) != (second.shape, second.dtype):
+        return False
+    return torch.allclose(first, second, rtol=0, atol=0, equal_nan=True)
 
 
 class Forward(torch.autograd.Function):
-    """One forward of a Lua module; its backward runs updateGradInput and accGradParameters."""
+    """A forward pass in Lua; its backward pass runs updateGradInput and accGradParameters."""
 
     @staticmethod
     def forward(ctx: Any, run: Callable[..., Any], back: Callable[..., Any], *tensors: torch.Tensor) -> Any:
@@ -99,12 +104,12 @@ class Forward(torch.autograd.Function):
 
 
 class LuaFunctionality:
-    """The base of modules and criterions: the Lua object, and the state of its last forward pass."""
+    """Base of modules and criterions: the Lua object, and which forward pass its state belongs to."""
 
     bridge: ObjectBridge
     lua: Any
-    _step: int  # the forward pass whose state the object has; 0 for none of those that a backward pass may belong to
-    _forwards: int  # so many have run
+    _step: int  # number of the forward pass whose state the object has; 0 while that is unknown
+    _forwards: int  # number of forward passes so far
 
     def _start(self, bridge: ObjectBridge, obj: Any) -> None:
         object.__setattr__(self, "bridge", bridge)
@@ -113,7 +118,7 @@ class LuaFunctionality:
 
     @property
     def class_name(self) -> str:
-        """Its Lua class, such as ``nn.Linear``."""
+        """Lua class of the object, such as ``nn.Linear``."""
         return self.bridge.type_of(self.lua)
 
     def _next_step(self) -> int:
@@ -122,71 +127,76 @@ class LuaFunctionality:
         return self._step
 
     def _return_to(self, step: int, replay: Callable[[], bool]) -> None:
-        """Restore the state of an earlier forward pass, to which a backward pass belongs, by running it again.
+        """Restore the state of an earlier forward pass, which its backward pass needs.
+
+        Args:
+            step: number of the forward pass.
+            replay: runs the forward pass again; returns whether its outputs are the same.
 
         Raises:
-            LuaBridgeError: the outputs are not the same (random numbers, changed parameters).
+            LuaBridgeError: the outputs differ, because of random numbers or changed parameters.
         """
         if step == self._step:
             return
         self._step = 0
         if not replay():
             raise LuaBridgeError(
-                f"{self.class_name} ran forward again before this backward, and running the first forward pass "
-                "again gives other outputs (random numbers, or changed parameters): a Lua module keeps the "
-                "state of its last forward pass only. Call backward after each forward pass, or wrap a clone for the "
-                "second one"
+                f"{self.class_name} ran forward again before this backward pass. A Lua module keeps the state of its "
+                "last forward pass only, and repeating the earlier forward pass gave different outputs (random "
+                "numbers, or changed parameters). Call backward after each forward pass, or use a copy.deepcopy of "
+                "the module for the second forward pass"
             )
         self._step = step
 
     def _input_gradients(self, shape: Any, value: Any, inputs: list[torch.Tensor]) -> list[torch.Tensor | None]:
-        """Return the gradient of each input tensor; None where Lua has none.
+        """Return the gradient of each input tensor; None if Lua computed no gradient for it.
 
         Args:
-            shape: where the tensors are in the input, from :func:`flatten`.
+            shape: structure of the input, from :func:`flatten`.
             value: gradInput.
-            inputs: these tensors.
+            inputs: the tensors of the input.
 
         Raises:
-            LuaBridgeError: gradInput is arranged otherwise than the input, or has another number of elements.
+            LuaBridgeError: gradInput has another structure than the input, or another number of elements.
         """
-        found: list[torch.Tensor | None] = [None] * len(inputs)
-        self._visit_gradients(shape, value, inputs, found)
-        return found
+        gradients: list[torch.Tensor | None] = [None] * len(inputs)
+        self._visit_gradients(shape, value, inputs, gradients)
+        return gradients
 
     def _visit_gradients(
-        self, shape: Any, value: Any, inputs: list[torch.Tensor], found: list[torch.Tensor | None]
+        self, shape: Any, value: Any, inputs: list[torch.Tensor], gradients: list[torch.Tensor | None]
     ) -> None:
-        """Set ``found`` to the gradient of each input tensor.
+        """Set the elements of ``gradients`` to the gradient of each input tensor.
 
-        It is no closure: one that calls itself is freed by Python's collector only, and the gradients with it.
+        A recursive closure instead of this method would keep the gradients alive until Python's garbage collection.
         """
         if isinstance(shape, tuple) or value is None:
             return
         if isinstance(shape, int):
-            found[shape] = self._gradient_of("an input", inputs[shape], value)
+            gradients[shape] = self._gradient_of("an input", inputs[shape], value)
             return
         if not isinstance(value, (list, dict)):
-            raise LuaBridgeError(f"{self.class_name} gave no table as the gradient of a table")
+            name = type(value).__name__
+            raise LuaBridgeError(f"{self.class_name} returned a {name} as gradInput; the input is a table")
         for key, inner in enumerate(shape, 1) if isinstance(shape, list) else shape.items():
-            self._visit_gradients(inner, _entry(value, key), inputs, found)
+            self._visit_gradients(inner, _entry(value, key), inputs, gradients)
 
     def _gradient_of(self, name: str, x: torch.Tensor, gradient: Any) -> torch.Tensor | None:
-        """Return a copy of the gradient of a tensor; None if it needs none or Lua computed none."""
+        """Return a copy of the gradient of ``x``; None if ``x`` requires no gradient or Lua computed none."""
         if not x.requires_grad:
             return None
         if not isinstance(gradient, torch.Tensor):
-            raise LuaBridgeError(f"{self.class_name} gave a {type(gradient).__name__} as the gradient of {name}")
+            raise LuaBridgeError(f"{self.class_name} returned a {type(gradient).__name__} as the gradient of {name}")
         if not gradient.numel():
             return None
         if gradient.numel() != x.numel():
-            sizes = f"{list(gradient.shape)} to {name} of sizes {list(x.shape)}"
-            raise LuaBridgeError(f"{self.class_name} gave a gradient of sizes {sizes}")
+            sizes = f"{list(gradient.shape)} for {name} of sizes {list(x.shape)}"
+            raise LuaBridgeError(f"{self.class_name} returned a gradient of sizes {sizes}")
         return self.bridge.copy_from_lua(gradient).reshape(x.shape)
 
     @property
     def obj(self) -> LuaObject:
-        """The inert object, as ``torch.save`` would write it now."""
+        """The object as a :class:`~dpnn_bridge.objects.LuaObject`: what ``torch.save`` would write now."""
         return self.bridge.to_object(self.lua)
 
     def _dtype(self) -> torch.dtype:
@@ -198,7 +208,7 @@ class LuaFunctionality:
         self.bridge.method(self.lua, "type", name)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
-        """Apply ``.float()`` or ``.double()``, which change the type in Lua as well; other devices are out of reach."""
+        """Apply ``.float()`` or ``.double()``, also to the object in Lua; other devices and dtypes are errors."""
         before = self._dtype()
         probe = fn(torch.empty(0, dtype=before))
         if probe.device.type != "cpu":
@@ -210,11 +220,11 @@ class LuaFunctionality:
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        """Return a copy in the same Lua state, of the object as ``torch.save`` would write it now."""
+        """Copy the object, as ``torch.save`` would write it now, within its Lua state."""
         copied: Any = type(self)(self.bridge, self.bridge.to_lua(self.obj))  # type: ignore[call-arg]
         memo[id(self)] = copied
         for name, value in self.__dict__.items():
-            if name not in _OWN:
+            if name not in _NOT_COPIED:
                 copied.__dict__[name] = copy.deepcopy(value, memo)
         return copied
 
@@ -223,6 +233,6 @@ class LuaFunctionality:
 
     def __reduce__(self) -> Any:
         raise LuaBridgeError(
-            f"{self.class_name} is in a Lua state and cannot be pickled: save its state_dict, or write it with "
+            f"{self.class_name} belongs to a Lua state and cannot be pickled: save its state_dict, or write it with "
             "dpnn_bridge.save (.pt, .t7)"
         )

@@ -1,4 +1,4 @@
-"""LuaBridge: a Lua state whose ``torch`` is PyTorch."""
+"""Define :class:`LuaBridge`, a Lua state whose ``torch`` package is PyTorch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from dpnn_bridge.objects import LuaObject
 if TYPE_CHECKING:
     from dpnn_bridge.conversion.contexts import TorchContext
 
-#: redirects what Lua prints
+#: Lua code that redirects output to stderr
 _TO_STDERR = Path(__file__).with_name("prelude") / "to_stderr.lua"
 
 
@@ -32,23 +32,25 @@ class LuaBridge:
     """Runs Lua code that was written for Torch7, on PyTorch tensors.
 
     Classes (``torch.class``), tensors, storages, random numbers, files and ``torch.Tester`` behave as in Torch7.
-    Tensors share their memory with Python, both ways. Nothing runs but what the caller names.
+    Tensors share their memory with Python, in both directions. Only code that the caller passes or names runs.
 
     Args:
         lua_path: folders searched by ``require`` before Lua's own ``package.path``: folders of packages, or checkouts
-            of torch/nn, dpnn, rnn … With a checkout of nn its own Lua files run; without one, ``require 'nn'`` gives
-            the base classes that come with the bridge.
-        runtime: "luajit21", "lua51", or "auto" for the first of them that lupa has here.
-        sandbox: for code that is not trusted: Lua 5.1 without io, os, package, debug and ffi, in a process of its own
-            that the kernel lets do nothing but compute, see docs/lua.md. Tensors that go in and come out are copies.
-            "partial" continues, with a warning, if the kernel cannot do that; True is an error there.
+            of torch/nn, dpnn, rnn … With a checkout of nn its own Lua files run; without one, ``require 'nn'`` loads
+            the base classes that are part of the bridge.
+        runtime: "luajit21", "lua51", or "auto": the first of the two that the installed lupa contains.
+        sandbox: True runs untrusted code: Lua 5.1 without io, os, package, debug and ffi, in a separate process that
+            the kernel restricts to computation, see docs/lua.md. Tensors are copied into and out of the process.
+            "partial" continues with a warning if the kernel cannot restrict the process; with True that is an error.
         max_memory: bytes that Lua and its tensors may use in a sandbox.
         max_instructions: Lua instructions that one call from Python may take in a sandbox.
         max_seconds: wall-clock seconds that one call from Python may take in a sandbox; then the process is killed.
 
     Raises:
-        MissingPackageError, OptionError, LuaBridgeError: the ``lua`` extra is not installed; no such runtime; a sandbox
-            cannot start, or a limit is not positive.
+        MissingPackageError: the ``lua`` extra is not installed.
+        OptionError: there is no such runtime.
+        LuaBridgeError: ``lua_path`` contains a path that is not a folder, a sandbox cannot start, or a limit is not
+            positive.
 
     Examples:
         >>> bridge = LuaBridge()
@@ -56,7 +58,7 @@ class LuaBridge:
         tensor([2., 4., 6.], dtype=torch.float64)
     """
 
-    #: :class:`~dpnn_bridge.lua.sandboxed_bridge.SandboxedBridge`
+    #: :class:`~dpnn_bridge.lua.sandboxed_bridge.SandboxedBridge`, which its module sets
     _sandboxed: ClassVar[type[LuaBridge]]
 
     def __init__(
@@ -70,16 +72,16 @@ class LuaBridge:
         max_seconds: float = 60,
     ) -> None:
         if sandbox:
-            raise LuaBridgeError(f"{type(self).__name__} derives from LuaBridge and has no sandbox: use LuaBridge")
+            raise LuaBridgeError(f"{type(self).__name__} is a subclass of LuaBridge and has no sandbox: use LuaBridge")
         self._start(Runtime(runtime, folders(lua_path)))
 
     def __new__(cls, *args: Any, sandbox: bool | Literal["partial"] = False, **options: Any) -> LuaBridge:
-        kind: Any = cls._sandboxed if sandbox and cls is LuaBridge else cls
-        return super().__new__(kind)
+        actual: Any = cls._sandboxed if sandbox and cls is LuaBridge else cls
+        return super().__new__(actual)
 
     def _start(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._ran: set[str] = set()  # names of the code that was run
+        self._chunks: set[str] = set()  # names of the code that the caller ran
         runtime.register_builtins(ConvertedModules(runtime).entries())
 
     @classmethod
@@ -91,11 +93,11 @@ class LuaBridge:
 
     @classmethod
     def from_files(cls, files: StrPath | Sequence[StrPath], *, to_stderr: bool = False, **options: Any) -> LuaBridge:
-        """Return a bridge that has run Lua files, such as those that define a user's layers.
+        """Create a bridge and run Lua files in it, such as the definitions of a user's layers.
 
         Args:
-            files: a Lua file, or several in order. Their folders are searched by ``require``.
-            to_stderr: what Lua prints goes to stderr.
+            files: a Lua file, or several in order. ``require`` searches their folders too.
+            to_stderr: redirect the output of Lua to stderr.
             **options: as for :class:`LuaBridge`.
         """
         named = paths(files)
@@ -108,36 +110,41 @@ class LuaBridge:
         return bridge
 
     def print_to_stderr(self) -> None:
-        """Let what Lua prints go to stderr from now on."""
+        """Redirect the output of Lua to stderr from now on."""
         self.execute(_TO_STDERR.read_text(encoding="utf-8"))
 
     @property
     def runtime(self) -> str:
-        """Which Lua runs: "luajit21" or "lua51"."""
+        """Name of the Lua runtime: "luajit21" or "lua51"."""
         return self._runtime.name
 
     @property
     def sandboxed(self) -> bool:
-        """Whether Lua runs in a process of its own that can do nothing but compute."""
+        """Whether Lua runs in a separate process that can only compute."""
         return False
 
     # ---- running code
 
     def execute(self, code: str, *args: Any, name: str = "python") -> Any:
-        """Run Lua code; ``...`` in it are the arguments.
+        """Run Lua code.
+
+        Args:
+            code: Lua source.
+            *args: Python values, which the code gets as ``...``.
+            name: name of the code in error messages.
 
         Returns:
-            What the code returns, several values as a tuple.
+            The return value of the code; a tuple of several return values.
         """
         return self.run_source(as_bytes(code), f"={from_system(name)}", *args)
 
     def run_file(self, path: StrPath, *args: Any) -> Any:
-        """Run a Lua file; ``...`` in it are the arguments."""
+        """Run a Lua file, which gets the arguments as ``...``."""
         return self.run_source(read_source(Path(path)), f"@{from_system(path)}", *args)
 
     def run_source(self, code: str, name: str, *args: Any) -> Any:
-        """Run Lua code that Lua knows by a name, such as ``@file.lua``."""
-        self._ran.add(name)
+        """Run Lua code under a chunk name, such as ``@file.lua``."""
+        self._chunks.add(name)
         return self._call(lambda: self._runtime.compile(code, name), *args)
 
     @property
@@ -150,7 +157,7 @@ class LuaBridge:
         return self.call(self._runtime.lua.globals()["require"], name)
 
     def call(self, function: Any, *args: Any) -> Any:
-        """Call a Lua function with Python values and bring its results to Python."""
+        """Call a Lua function with Python values and return its results as Python values."""
         return self._call(lambda: function, *args)
 
     def method(self, obj: Any, name: str, *args: Any) -> Any:
@@ -177,47 +184,50 @@ class LuaBridge:
     # ---- values
 
     def to_lua(self, value: Any) -> Any:
-        """Return a Python value as a Lua value; tensors keep their memory."""
+        """Convert a Python value to a Lua value; tensors share their memory."""
         return values.to_lua(self._runtime, value)
 
     def copy_to_lua(self, value: Any) -> Any:
-        """Return a Python value as a Lua value with tensors of its own, which Lua may keep and overwrite.
+        """Convert a Python value to a Lua value with copies of its tensors, which Lua may keep and overwrite.
 
-        They are contiguous, as most Lua code expects: gradients that PyTorch computes often are not.
+        The copies are contiguous, as most Lua code expects; gradients from PyTorch often are not.
         """
         return values.to_lua(self._runtime, value, copy=True)
 
     def copy_from_lua(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Return a copy of a tensor that :meth:`to_python` gave, which Lua does not overwrite."""
+        """Copy a tensor from :meth:`to_python`, so that Lua does not overwrite it."""
         return self._runtime.copy_of(tensor)
 
     def to_python(self, value: Any) -> Any:
-        """Return a Lua value as a Python value; tensors keep their memory."""
+        """Convert a Lua value to a Python value; tensors share their memory."""
         return values.to_python(self._runtime, value)
 
     def to_object(self, value: Any) -> Any:
-        """Return the inert object of a Lua value, as :func:`dpnn_bridge.read_t7` would give it."""
+        """Convert a Lua value to what :func:`dpnn_bridge.read_t7` returns for it: LuaObject, LuaTable, …"""
         with self.errors():
             return values.write_object(self._runtime, self.to_lua(value))
 
     # ---- classes
 
     def has_class(self, name: str) -> bool:
-        """Return whether ``torch.class`` or ``torch.newmetatable`` made the class."""
+        """Return whether the class exists, created by ``torch.class`` or ``torch.newmetatable``."""
         return self._runtime.torch["getmetatable"](name) is not None
 
     def definition(self, name: str) -> str:
-        """Return the file of the user that defines a class or how it computes; empty if packages do."""
+        """Return the name of the user's file that defines a class or its forward and backward methods.
+
+        Empty if only packages such as nn define them.
+        """
         sources = [(s, Path(to_system(s[1:]))) for s in self.helper("sources_of")(name).values()]
-        own = (path for s, path in sources if s in self._ran or not in_package(path, self.lua_path))
-        return next((path.name or "Lua code" for path in own), "")
+        users = (path for s, path in sources if s in self._chunks or not in_package(path, self.lua_path))
+        return next((path.name or "Lua code" for path in users), "")
 
     def defines(self, name: str) -> bool:
-        """Return whether code of the user, and not a package such as nn, defines the class."""
+        """Return whether the user's code, not only packages such as nn, defines the class."""
         return self.definition(name) != ""
 
     def helper(self, name: str) -> Any:
-        """Return a Lua function of the bridge's own, see prelude/modules.lua."""
+        """Return a Lua function of the bridge by name, see prelude/modules.lua."""
         return self._runtime.bridge[name]
 
     def type_of(self, value: Any) -> str:
@@ -225,7 +235,7 @@ class LuaBridge:
         return self._runtime.torch["type"](value)
 
     def kind_of(self, value: Any) -> str:
-        """Return ``type(value)``."""
+        """Return Lua's ``type(value)``."""
         return self._runtime.lua_type(value) or "userdata"
 
     def new(self, class_name: str, *args: Any) -> Any:
@@ -233,7 +243,7 @@ class LuaBridge:
         with self.errors():
             find, define = self._runtime.torch["getconstructortable"], self.helper("define_converted")
             if find(class_name) is None and define is not None:
-                define(class_name)  # nn's base is loaded, the class may be converted
+                define(class_name)  # exists once nn's base is loaded; defines a class that has a mapping
             if (constructor := find(class_name)) is not None:
                 return self.helper("run")(constructor, *[self.to_lua(a) for a in args])
         raise LuaBridgeError(f"no Lua class is called {class_name}: run or require the file that defines it first")
@@ -247,16 +257,16 @@ class LuaBridge:
         return LuaCriterion(self, self.new(class_name, *args))
 
     def wrap(self, obj: Any) -> LuaModule:
-        """Return a Lua module as a :class:`torch.nn.Module` with autograd."""
+        """Wrap a Lua module as a :class:`torch.nn.Module` with autograd."""
         module = LuaModule(self, obj)
         module.training = obj["train"] is not False
         return module
 
     def convert(self, obj: LuaObject, ctx: TorchContext | None = None) -> LuaModule | None:
-        """Convert an object of a Lua-only class for :func:`dpnn_bridge.load`.
+        """Convert an object of a class without a mapping for :func:`dpnn_bridge.load`.
 
         Returns:
-            The object, alive in Lua, as a module; None when Lua does not know the class either.
+            A module that runs the object in Lua; None if the class is not defined in Lua, or is not a module class.
         """
         if not self.has_class(obj.class_name):
             return None
@@ -267,22 +277,22 @@ class LuaBridge:
         return self.wrap(live)
 
     def state_of(self, obj: Any) -> tuple[list[str], list[torch.Tensor], list[torch.Tensor], list[tuple[str, Any]]]:
-        """Return names, parameters and gradients, and pairs of name and tensor for the other state."""
+        """Return names of parameters, parameters, their gradients, and (name, tensor) pairs of the other state."""
         names, weights, gradients = self.call(self.helper("parameters"), obj)
         buffers = self.call(self.helper("buffers"), obj)
         return names, weights, gradients, [tuple(pair) for pair in buffers]
 
     def push(self, obj: Any, tensors: Sequence[torch.Tensor | None]) -> None:
-        """Send the values of :meth:`state_of` to a sandbox; otherwise they share their memory with Lua."""
+        """Copy changed tensors of :meth:`state_of` to a sandbox; does nothing here, where the memory is shared."""
 
     def forward(self, obj: Any, input: Any, tensors: Sequence[torch.Tensor | None]) -> Any:
-        """Return ``obj:forward(input)`` with what :meth:`state_of` gave, which it may change."""
+        """Return ``obj:forward(input)``; ``tensors`` are those of :meth:`state_of`, which the call may change."""
         return self.method(obj, "forward", input)
 
     def backward(
         self, obj: Any, input: Any, grad_output: Any, tensors: Sequence[torch.Tensor | None]
     ) -> tuple[Any, list[torch.Tensor]]:
-        """Return the gradient of the input, and of the parameters for this backward alone."""
+        """Return the gradients of the input and of the parameters; the latter of this backward pass alone."""
         return self.call(self.helper("backward"), obj, input, grad_output)
 
     def manual_seed(self, seed: int) -> None:
@@ -290,5 +300,5 @@ class LuaBridge:
         self._runtime.generator.manual_seed(seed)
 
     def default_dtype(self, dtype: torch.dtype) -> None:
-        """Call ``torch.setdefaulttensortype``."""
+        """Call ``torch.setdefaulttensortype`` with the Lua type of a dtype."""
         self._runtime.torch["setdefaulttensortype"](f"torch.{TYPE_OF_DTYPE[dtype]}Tensor")

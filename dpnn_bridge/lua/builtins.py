@@ -1,4 +1,4 @@
-"""Bind the functions of tensors and storages to a Lua state: what the prelude finds in `py`."""
+"""Bind the functions of tensors and storages to a Lua state. The prelude finds them in its table ``py``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from dpnn_bridge.base.contiguous import last_offset
-from dpnn_bridge.lua import ops  # noqa: F401  (ops registers what FUNCTIONS and NATIVE hold)
+from dpnn_bridge.lua import ops  # noqa: F401  (importing ops fills FUNCTIONS and NATIVE)
 from dpnn_bridge.lua.arguments import describe
 from dpnn_bridge.lua.dispatch import FUNCTIONS, NATIVE
 from dpnn_bridge.lua.environment import Allocator
@@ -21,11 +21,14 @@ from dpnn_bridge.lua.thnn import KERNELS, check_types
 from dpnn_bridge.lua.visit import visitor
 
 
-def _stand_in(kind: str) -> Any:
-    """Return an argument of a kind: a number, a boolean, a letter, or a tensor, as ``Double2`` with two dimensions."""
-    if kind in ("number", "boolean"):
-        return 1 if kind == "number" else True
-    return kind if len(kind) == 1 else Tensor(kind[:-1], None, 0, (1,) * int(kind[-1]), (1,) * int(kind[-1]))
+def _example(description: str) -> Any:
+    """Return an argument that fits a description: ``number``, ``boolean``, a letter, or ``Double2``, a 2-D tensor."""
+    if description in ("number", "boolean"):
+        return 1 if description == "number" else True
+    if len(description) == 1:
+        return description
+    ones = (1,) * int(description[-1])
+    return Tensor(description[:-1], None, 0, ones, ones)
 
 
 def builtin_entries(state: LuaState) -> dict[str, Any]:
@@ -62,12 +65,12 @@ def _method_entries(state: LuaState) -> dict[str, Any]:
 
     def storage_methods(ty: str) -> Any:
         skip = () if ty in ("Char", "Byte") else ("string",)
-        size = DTYPES[ty].itemsize  # asked of the class too: torch.LongStorage.elementSize()
+        size = DTYPES[ty].itemsize  # also called on the class: torch.LongStorage.elementSize()
         methods = {n: c for n, c in STORAGE_METHODS.items() if n not in skip}
         return state.guarded(methods | {"elementSize": lambda *_: size})
 
     def loops() -> Any:
-        """Return what LuaJIT has loops for: name -> types that have the method, whether torch.name is one."""
+        """Return what LuaJIT computes itself: name -> types with a loop for the method, whether torch.name has one."""
         rows = {}
         for name, f in FUNCTIONS.items():
             types = [ty for ty in f.method_types if f.has_loops(ty, True)]
@@ -76,13 +79,13 @@ def _method_entries(state: LuaState) -> dict[str, Any]:
                 rows[name] = table_from({"types": table_from(types), "function": function})
         return table_from(rows)
 
-    def plan(name: str, ty: str | None, *kinds: str) -> Any:
-        """Return how LuaJIT calls a method of a type, or a function of torch, with arguments of these kinds."""
-        values = tuple(map(_stand_in, kinds))
-        found = FUNCTIONS[name].plan(ty or _dispatch_type(state, values)[0], values, ty is not None)
-        if found is None:
+    def plan(name: str, ty: str | None, *descriptions: str) -> Any:
+        """Return how LuaJIT calls a method of type ``ty``, or ``torch.name``, with arguments of these descriptions."""
+        values = tuple(map(_example, descriptions))
+        planned = FUNCTIONS[name].plan(ty or _dispatch_type(state, values)[0], values, ty is not None)
+        if planned is None:
             return None
-        small, slots = found
+        small, slots = planned
         return table_from(
             {"family": small[0], "needs": list(small[1:]), "slots": [slot._asdict() for slot in slots]}, recursive=True
         )
@@ -135,7 +138,7 @@ def _element_entries(state: LuaState) -> dict[str, Any]:
         count = 0 if storage is None else storage.size
         inside = first >= 0 and min((*sizes, 1)) > 0 and min((*strides, 0)) >= 0
         if not inside or (sizes and first + last_offset(sizes, strides) >= count):
-            raise TorchError(f"the file places a tensor beyond its storage of {count} elements")
+            raise TorchError(f"the file is corrupt: a tensor extends beyond its storage of {count} elements")
         t.geometry(storage, first, sizes, strides)
         return ()
 
@@ -159,7 +162,7 @@ def _element_entries(state: LuaState) -> dict[str, Any]:
 
 
 def _address(x: Tensor | Storage) -> int | None:
-    """Return the address of the first element, which Lua code may keep."""
+    """Return the address of the first element; Lua code may keep it, so the memory is pinned."""
     storage = x.storage if isinstance(x, Tensor) else x
     if storage is None:
         return None
@@ -178,7 +181,7 @@ def _method(state: LuaState, name: str, ty: str) -> Callable[..., Any]:
 
 def _native(state: LuaState, name: str, ty: str) -> Callable[..., Any]:
     code = NATIVE[name][0]
-    if name.startswith("__") and name != "__len__":  # an operator: either operand may be the tensor
+    if name.startswith("__") and name != "__len__":  # an operator: the tensor may be the second operand
         return state.guard(code)
 
     def call(*args: Any) -> Any:
@@ -210,19 +213,21 @@ def _typed_function(state: LuaState, name: str, ty: str) -> Callable[..., Any]:
 def _kernel(state: LuaState, name: str, ty: str) -> Callable[..., Any]:
     code = KERNELS[name]
 
-    def is_plain(arg: Any) -> bool:
-        return arg is None or isinstance(arg, (Tensor, bool, int, float, str))
-
     def call(*args: Any) -> tuple[()]:
         check_types(name, ty, args)
-        code(*[arg if is_plain(arg) else state.generator for arg in args])
+        known = (Tensor, bool, int, float, str, type(None))
+        code(*[arg if isinstance(arg, known) else state.generator for arg in args])  # others are generators
         return ()
 
     return state.guard(call)
 
 
 def _dispatch_type(state: LuaState, args: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
-    """Return the type of a tensor, of a list of tensors, or named at the end, and the arguments without that name."""
+    """Return the element type of a call, and its arguments without a class name at the end.
+
+    The type is that of a tensor or a list of tensors among the arguments, or of a class name such as
+    ``torch.FloatTensor`` at the end, or the default type.
+    """
     for arg in args[:2]:
         if type(arg) is Tensor:
             return arg.ty, args

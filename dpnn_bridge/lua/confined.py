@@ -1,8 +1,8 @@
-"""Run in the process of a Lua sandbox: drop all rights, then answer requests.
+"""Run the process of a Lua sandbox: drop its privileges, then serve requests of the parent process.
 
-A request is a tuple: the operation, the numbers of values that are no longer needed, and arguments. The answer is a
-pair, ``("value", …)`` or ``("error", text)``. Any number of ``("print", text)`` and ``("module", name)`` may precede
-the answer. The program answers a ``("module", name)`` with the path and text of a Lua file, or None.
+A request is a tuple: the operation, the numbers of the values to release, and arguments. The answer is a pair,
+``("value", …)`` or ``("error", text)``. Before the answer, this process may send any number of ``("print", text)`` and
+``("module", name)``. The parent replies to ``("module", name)`` with the path and text of a Lua file, or None.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from dpnn_bridge.lua.runtime import Runtime
 from dpnn_bridge.lua.state import Host
 from dpnn_bridge.lua.wire import Channel, WireError
 
-#: bytes for Python itself beside what Lua and its tensors may take
-_OWN_MEMORY = 64 << 20
-#: milliseconds between checks that the program is running
-_LOOKS = 500
+#: bytes for Python itself, in addition to the limit for Lua and its tensors
+_PYTHON_MEMORY = 64 << 20
+#: milliseconds between checks that the parent process is running
+_POLL_INTERVAL = 500
 #: subpackages that are imported before files become inaccessible
 _SUBPACKAGES = ("checkpoints", "compare", "conversion", "loaders", "lua", "modules", "torch7", "training")
 _CODECS = ("ascii", "latin-1", "utf-8", "utf-16", "utf-32", "unicode_escape", "raw_unicode_escape", "idna", "hex")
-#: what needs files when it first runs: the base of nn, packages, kernels, linear algebra, printing, files in memory
+#: Lua code whose first run opens files: the base of nn, packages, kernels, linear algebra, printing, serialization
 _WARM_UP = """
    require 'nn' require 'moses' require 'xlua' require 'bit32'
    local m = nn.Sequential():add(nn.Linear(3, 2)):add(nn.Tanh())
@@ -55,7 +55,7 @@ _WARM_UP = """
 
 
 def main() -> None:
-    """Serve the program that started this process until it ends or closes the pipe."""
+    """Serve the parent process until it ends or closes the pipe."""
     source, target = os.dup(0), os.dup(1)
     nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 0)
@@ -66,19 +66,19 @@ def main() -> None:
     os._exit(0)
 
 
-def _end_with(source: int, program: int) -> None:
-    """End this process with its program, whatever Lua is doing.
+def _exit_with_parent(source: int, parent: int) -> None:
+    """Exit when the parent process has ended, even while Lua runs.
 
-    The pipe is closed when the program has ended, unless a process that it forked holds the pipe too; but the parent of
-    this process is another one then.
+    The pipe closes when the parent ends, unless a process that it forked keeps the pipe open. The parent process ID
+    changes in this case too.
 
     Args:
-        source: the pipe.
-        program: the process that started this one.
+        source: descriptor of the pipe.
+        parent: process ID of the parent.
     """
     poll = select.poll()
-    poll.register(source, 0)  # hang-up and errors alone
-    while os.getppid() == program and not poll.poll(_LOOKS):
+    poll.register(source, 0)  # reports hang-up and errors only
+    while os.getppid() == parent and not poll.poll(_POLL_INTERVAL):
         pass
     os._exit(0)
 
@@ -94,7 +94,7 @@ def _import_all() -> None:
 
 
 class _Host(Host):
-    """The services that Lua calls."""
+    """Services for Lua: output, and the Lua files of ``require``."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
@@ -120,18 +120,18 @@ class _Host(Host):
 
 
 class Server:
-    """Answers requests with a bridge whose Lua state is confined."""
+    """Serves requests with a bridge to a confined Lua state."""
 
     def __init__(self, channel: Channel, source: int) -> None:
         self._channel, self._source = channel, source
         self._values: dict[int, Any] = {}
         self._numbers = itertools.count(1)
-        self._shared: dict[int, list[list[torch.Tensor]]] = {}  # its tensors, and what the program has
+        self._shared: dict[int, list[list[torch.Tensor]]] = {}  # tensors of a module, copies of the parent's values
 
     def serve(self) -> None:
-        """Start, drop the rights of this process, and answer requests."""
-        program, max_memory, max_instructions = self._channel.receive(repr)
-        threading.Thread(target=_end_with, args=(self._source, program), daemon=True).start()
+        """Start, drop the privileges of this process, and serve requests."""
+        parent, max_memory, max_instructions = self._channel.receive(repr)
+        threading.Thread(target=_exit_with_parent, args=(self._source, parent), daemon=True).start()
         _import_all()
         self._host = _Host(self._channel)
         LuaBridge.from_runtime(Runtime("lua51", sandbox=True, max_memory=1 << 30, max_instructions=1 << 30)).execute(
@@ -141,38 +141,38 @@ class Server:
             Runtime("lua51", sandbox=True, max_memory=max_memory, max_instructions=max_instructions, host=self._host)
         )
         self.bridge.require("torch")
-        missing = confine(max_memory + _OWN_MEMORY)
+        missing = confine(max_memory + _PYTHON_MEMORY)
         self._channel.send(("value", missing), self._number)
         while True:
-            what, released, *args = self._channel.receive(self._value)
+            operation, released, *args = self._channel.receive(self._value)
             for number in released:
                 self._values.pop(number, None)
                 self._shared.pop(number, None)
-            answer = self._answer(what, args)
+            answer = self._answer(operation, args)
             self._host.flush()
             self._channel.send(answer, self._number)
 
-    def _answer(self, what: str, args: list[Any]) -> tuple[str, Any]:
+    def _answer(self, operation: str, args: list[Any]) -> tuple[str, Any]:
         try:
-            return "value", getattr(self, f"do_{what}")(*args)
+            return "value", getattr(self, f"do_{operation}")(*args)
         except DpnnBridgeError as error:
-            self.bridge.helper("collect")()  # after an error for lack of memory the next call would have none either
+            self.bridge.helper("collect")()  # frees memory: after an out-of-memory error the next call would fail too
             return "error", str(error)
         except MemoryError:
             return "error", "not enough memory (max_memory)"
         except Exception as error:
             return "error", f"{type(error).__name__}: {error}"
 
-    # ---- values that stay here
+    # ---- values that stay in this process
 
     def _number(self, value: Any) -> list[Any]:
         number = next(self._numbers)
         self._values[number] = value
-        kind = self.bridge.kind_of(value)
+        lua_type = self.bridge.kind_of(value)
         try:
-            return [number, kind, str(self.bridge.type_of(value))]
-        except Exception:  # of anything that a script may have put in place of torch.type
-            return [number, kind, kind]
+            return [number, lua_type, str(self.bridge.type_of(value))]
+        except Exception:  # a script may have replaced torch.type
+            return [number, lua_type, lua_type]
 
     def _value(self, number: Any) -> Any:
         return self._values[number]
@@ -197,15 +197,15 @@ class Server:
     def do_new(self, class_name: str, args: Any) -> Any:
         return self.bridge.new(class_name, *args)
 
-    def do_hold(self, value: Any) -> Any:
-        """Make a Lua value of a Python one, which stays here."""
+    def do_to_lua(self, value: Any) -> Any:
+        """Convert a Python value to a Lua value, which stays in this process."""
         with self.bridge.errors():
             return self.bridge.to_lua(loads(value) if isinstance(value, bytes) else value)
 
-    def do_python(self, value: Any) -> Any:
+    def do_to_python(self, value: Any) -> Any:
         return self.bridge.to_python(value)
 
-    def do_object(self, value: Any) -> bytes:
+    def do_to_object(self, value: Any) -> bytes:
         return dumps(self.bridge.to_object(value))
 
     def do_has_class(self, name: str) -> bool:
@@ -223,7 +223,7 @@ class Server:
     def do_default_type(self, name: str) -> None:
         self.bridge.default_dtype(getattr(torch, name))
 
-    # ---- modules, whose tensors the program has copies of
+    # ---- modules; the parent has copies of their tensors
 
     def do_state_of(self, number: int, obj: Any) -> Any:
         names, weights, gradients, buffers = self.bridge.state_of(obj)

@@ -1,9 +1,9 @@
-"""Drop the rights of this process that untrusted code does not need.
+"""Drop the privileges of this process that untrusted code does not need.
 
-``setrlimit`` limits memory, files and their size on every POSIX system. On Linux (x86-64 and aarch64) a seccomp filter
-allows only the system calls that computation needs: memory, threads, clocks, reading and writing open files. From then
-on, no file, socket, process or program can be opened, whatever code runs in the process and whoever owns it.
-This file contains one table and one filter, because libraries on PyPI for this purpose need libseccomp on the system.
+``setrlimit`` limits memory and the number and size of files on every POSIX system. On Linux (x86-64 and aarch64) a
+seccomp filter allows only the system calls that computation needs: memory, threads, clocks, reading and writing open
+files. After that, no code in the process can open a file or socket or start a process, not even as root.
+The filter is written here, because the libraries on PyPI for this purpose need libseccomp on the system.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if sys.platform == "win32":
     raise ImportError("the process of a Lua sandbox needs Linux or macOS")
 import resource
 
-#: number of each system call that stays: (x86-64, aarch64)
+#: allowed system calls: name -> number on (x86-64, aarch64)
 ALLOWED = {
     **{"read": (0, 63), "write": (1, 64), "readv": (19, 65), "writev": (20, 66), "close": (3, 57)},
     **{"poll": (7, None), "ppoll": (271, 73), "select": (23, None), "pselect6": (270, 72)},
@@ -35,7 +35,7 @@ ALLOWED = {
     **{"exit": (60, 93), "exit_group": (231, 94)},
 }
 _CLONE, _CLONE3, _TGKILL, _PRLIMIT, _SECCOMP = (56, 220), (435, 435), (234, 131), (302, 261), (317, 277)
-_MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column above, AUDIT_ARCH
+_MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column of ALLOWED, AUDIT_ARCH
 _CLONE_THREAD = 0x10000
 _EPERM, _ENOSYS = 1, 38
 
@@ -46,26 +46,26 @@ _NUMBER, _ARCH, _ARGUMENTS = 0, 4, 16
 _PR_SET_NO_NEW_PRIVS, _PR_SET_DUMPABLE = 38, 4
 _SET_MODE_FILTER, _ALL_THREADS = 1, 1
 
-#: user and group without files or rights
+#: ID of the user and group without privileges
 NOBODY = 65534
 
 
 def confine(memory: int) -> list[str]:
-    """Drop the rights of this process.
+    """Drop the privileges of this process.
 
     Args:
-        memory: bytes that it may allocate from now on.
+        memory: bytes that the process may allocate from now on.
 
     Returns:
-        What the system has no means for, as words for a warning; empty if every limit is in force.
+        The restrictions that this system cannot enforce, as phrases for a warning; empty if all are enforced.
     """
     missing = []
     _set_limits(memory)
     _become_nobody()
     problem = _filter_system_calls()
     if problem:
-        missing.append(f"files, network and processes stay within its reach ({problem})")
-        resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))  # no root, no new process
+        missing.append(f"it can still open files, use the network and start processes ({problem})")
+        resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))  # no new process, unless it is root's
     return missing
 
 
@@ -77,11 +77,11 @@ def _set_limits(memory: int) -> None:
     else:
         limits["DATA"] = memory
     for name, value in limits.items():
-        kind = getattr(resource, f"RLIMIT_{name}", None)
-        if kind is not None:
-            hard = resource.getrlimit(kind)[1]
+        limit = getattr(resource, f"RLIMIT_{name}", None)
+        if limit is not None:
+            hard = resource.getrlimit(limit)[1]
             value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-            resource.setrlimit(kind, (value, value))
+            resource.setrlimit(limit, (value, value))
 
 
 def _become_nobody() -> None:
@@ -89,14 +89,14 @@ def _become_nobody() -> None:
         return
     try:
         os.setgroups([])
-        os.setgid(NOBODY)  # of root: the real, effective and saved one
+        os.setgid(NOBODY)  # as root, this sets the real, effective and saved ID
         os.setuid(NOBODY)
     except OSError:
-        pass  # a container without that user; the filter binds root as well
+        pass  # a container without this user; the filter restricts root as well
 
 
 def _filter_system_calls() -> str:
-    """Install the filter in all threads; return the reason if that is impossible, else an empty string."""
+    """Install the filter in all threads; return an empty string, or why the system does not support it."""
     if sys.platform != "linux":
         return f"{sys.platform} has no seccomp"
     if platform.machine() not in _MACHINES or struct.calcsize("P") != 8:
@@ -119,8 +119,8 @@ def _filter_system_calls() -> str:
 
 
 def _program(column: int, arch: int, pid: int) -> list[tuple[int, int, int, int]]:
-    """Return the filter as steps (code, jump if true, jump if false, operand)."""
-    refuse, allow = (_RETURN, 0, 0, _ERRNO | _EPERM), (_RETURN, 0, 0, _ALLOW)
+    """Return the filter as BPF instructions (code, jump if true, jump if false, operand)."""
+    deny, allow = (_RETURN, 0, 0, _ERRNO | _EPERM), (_RETURN, 0, 0, _ALLOW)
 
     def when(number: int, *steps: tuple[int, int, int, int]) -> list[tuple[int, int, int, int]]:
         return [(_EQUAL, 0, len(steps), number), *steps]
@@ -130,7 +130,7 @@ def _program(column: int, arch: int, pid: int) -> list[tuple[int, int, int, int]
         (_EQUAL, 1, 0, arch),
         (_RETURN, 0, 0, _KILL),
         (_LOAD, 0, 0, _NUMBER),
-        (_AT_LEAST, 0, 1, 0x40000000),  # the x32 numbers
+        (_AT_LEAST, 0, 1, 0x40000000),  # system calls of the x32 ABI
         (_RETURN, 0, 0, _KILL),
     ]
     for numbers in ALLOWED.values():
@@ -138,11 +138,11 @@ def _program(column: int, arch: int, pid: int) -> list[tuple[int, int, int, int]
         if number is not None:
             steps += when(number, allow)
     steps += when(_CLONE3[column], (_RETURN, 0, 0, _ERRNO | _ENOSYS))  # glibc then uses clone
-    # threads, no processes
-    steps += when(_CLONE[column], (_LOAD, 0, 0, _ARGUMENTS), (_HAS_BITS, 0, 1, _CLONE_THREAD), allow, refuse)
-    # abort: a signal to this process alone
-    steps += when(_TGKILL[column], (_LOAD, 0, 0, _ARGUMENTS), (_EQUAL, 0, 1, pid), allow, refuse)
-    # limits are read, not set: the third argument, a pointer, is null
+    # new threads, but not new processes
+    steps += when(_CLONE[column], (_LOAD, 0, 0, _ARGUMENTS), (_HAS_BITS, 0, 1, _CLONE_THREAD), allow, deny)
+    # signals to this process only, for abort
+    steps += when(_TGKILL[column], (_LOAD, 0, 0, _ARGUMENTS), (_EQUAL, 0, 1, pid), allow, deny)
+    # limits may be read, not set: the third argument, a pointer to the new limit, must be null
     low, high = (_LOAD, 0, 0, _ARGUMENTS + 16), (_LOAD, 0, 0, _ARGUMENTS + 20)
-    steps += when(_PRLIMIT[column], low, (_EQUAL, 0, 2, 0), high, (_EQUAL, 1, 0, 0), refuse, allow)
-    return [*steps, refuse]
+    steps += when(_PRLIMIT[column], low, (_EQUAL, 0, 2, 0), high, (_EQUAL, 1, 0, 0), deny, allow)
+    return [*steps, deny]

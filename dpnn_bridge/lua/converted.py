@@ -1,4 +1,4 @@
-"""Provide the registry's classes in Lua: a forward pass runs the converted PyTorch module on the object's tensors."""
+"""Provide classes with a mapping in Lua: a forward pass converts the Lua object and runs the PyTorch module."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dpnn_bridge.torch7.draws import Draws
 
 
 def registered(name: str) -> tuple[str | None, int]:
-    """Return ``"module"``, ``"container"`` or ``"criterion"``, and the version, of a class that the registry knows."""
+    """Return ``"module"``, ``"container"`` or ``"criterion"``, and the class version; None and 0 without a mapping."""
     if not registry.mappings_of(name):
         return None, 0
     mapping = registry.find(LuaObject(name))
@@ -33,7 +33,10 @@ def registered(name: str) -> tuple[str | None, int]:
 
 
 class ConvertedModules:
-    """Converted modules for Lua, which calls these functions as ``py.converted_*``."""
+    """Functions that run converted modules; Lua calls them as ``py.converted_*``.
+
+    ``obj`` and ``live`` are objects in Lua; ``inert`` is the LuaObject or LuaTable with the same content.
+    """
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
@@ -49,7 +52,7 @@ class ConvertedModules:
         }
 
     def _reporting(self, code: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a function for Lua that returns nil and a message where ``code(state, object, …)`` raises."""
+        """Wrap ``code(state, object, …)`` for Lua: return nil and a message instead of raising an exception."""
 
         def call(state: _State | None, obj: Any, *args: Any) -> Any:
             try:
@@ -59,25 +62,25 @@ class ConvertedModules:
 
         return call
 
-    def forward(self, before: _State | None, obj: Any, name: str, *inputs: Any) -> Any:
+    def forward(self, previous: _State | None, obj: Any, name: str, *inputs: Any) -> Any:
         """Return the state that a backward pass needs, and the output.
 
         Args:
-            before: of an earlier forward pass that was not forgotten.
+            previous: state of the last forward pass, unless ``forget()`` was called since.
             obj: the object.
             name: the class whose method was called.
-            *inputs: its input, and the target of a criterion.
+            *inputs: the input, and the target of a criterion.
         """
         module = self._module(obj, name)
-        if before is not None and _keeps_state(module):
+        if previous is not None and _keeps_state(module):
             raise LuaBridgeError(
-                "continues from its last step, which needs its own Lua sources: add to lua_path checkouts of nn, dpnn "
-                "and rnn, or call forget() before each sequence of one step"
+                "this module continues from its last step, which requires its Lua sources: add checkouts of nn, dpnn "
+                "and rnn to lua_path, or call forget() before each sequence of one step"
             )
         state = self._run(module, [values.to_python(self.runtime, x) for x in inputs])
         self._forget_noise(obj)
-        if state.has_moved():  # running statistics, norms that are kept
-            self._put(obj, to_lua(state.module, gradients=False))
+        if state.has_changed_tensors():  # such as running statistics, or weights with a maximum norm
+            self._write_back(obj, to_lua(state.module, gradients=False))
         if isinstance(state.output, torch.Tensor) and state.output.dim() == 0:
             return state, state.output.item()
         return state, values.to_lua(self.runtime, nested.map_tensors(torch.detach, state.output))
@@ -90,13 +93,14 @@ class ConvertedModules:
         return state
 
     def backward(self, state: _State | None, obj: Any, name: str, input: Any, other: Any = None) -> _State:
-        """Return the gradients of the input and of the parameters, which the result keeps.
+        """Run a backward pass; return the state, which contains the gradients of the input and the parameters.
 
         Args:
-            state: of the last forward pass. If it is None or of another input or other weights, the forward pass runs.
+            state: of the last forward pass. If it is None or belongs to other inputs or weights, the forward pass runs
+                again.
             obj: the object.
             name: the class whose method was called.
-            input: its input.
+            input: the input.
             other: the gradient of the output, or the target of a criterion.
         """
         x, other = values.to_python(self.runtime, input), values.to_python(self.runtime, other)
@@ -112,7 +116,7 @@ class ConvertedModules:
         return values.to_lua(self.runtime, nested.gradients(state.input))
 
     def parameters(self, obj: Any, name: str) -> Any:
-        """Return an object's parameters and their gradients in Torch7's order; None where it cannot be converted."""
+        """Return an object's parameters and their gradients in Torch7's order; None if it cannot be converted."""
         live: list[tuple[LuaObject | LuaTable, Any]] = []
         ctx = TorchConversion()
         try:
@@ -129,31 +133,33 @@ class ConvertedModules:
         return table([table(weights), table(gradients)])
 
     def _forget_noise(self, live: Any) -> None:
-        """Clear what an earlier call of random layers drew: these layers do not keep their noise."""
+        """Clear the noise of an earlier call of a random layer, so that it draws again."""
         noise = self.runtime.bridge["handle"](live["noise"])
         if isinstance(noise, Tensor) and noise.numel:
             live["noise"] = values.to_lua(self.runtime, torch.empty(0, dtype=noise.t.dtype))
 
-    def _put(self, live: Any, inert: LuaObject | LuaTable) -> None:
-        """Write the numbers of a module into the tensors of the object that it was converted from."""
+    def _write_back(self, live: Any, inert: LuaObject | LuaTable) -> None:
+        """Copy the tensors of a converted module into the Lua object."""
         for key, handle, value in self._pairs(live, inert, {}):
             if key not in ("output", "gradInput"):
                 handle.t.copy_(value.torch().reshape(handle.size))
 
     def accumulate(self, state: _State, obj: Any, scale: float) -> None:
-        """Add the kept gradients to gradWeight, gradBias … of the object and of what it contains."""
+        """Add the gradients of the backward pass to gradWeight, gradBias … of the object and the modules in it."""
         added = set()
         for key, handle, value in self._pairs(obj, to_lua(state.module, gradients=True), {}):
             assert handle.storage is not None
-            place = (handle.storage.pointer, handle.offset)
-            if isinstance(key, str) and key.startswith("grad") and key != "gradInput" and place not in added:
-                added.add(place)  # clones share their gradients, and this is that of all
+            location = (handle.storage.pointer, handle.offset)
+            if isinstance(key, str) and key.startswith("grad") and key != "gradInput" and location not in added:
+                added.add(
+                    location
+                )  # clones share one gradient tensor, and PyTorch's gradient is the sum over all clones
                 handle.t.add_(value.torch().reshape(handle.size), alpha=scale)
 
     def _pairs(
         self, live: Any, inert: LuaObject | LuaTable, seen: dict[int, Any]
     ) -> Iterator[tuple[Any, Tensor, LuaTensor]]:
-        """Yield each tensor field of a live object with the tensor of the same size in an inert object."""
+        """Yield the key of each tensor field, the tensor in Lua, and the tensor of equal size in ``inert``."""
         if id(inert) in seen:
             return
         seen[id(inert)] = inert
@@ -167,20 +173,20 @@ class ConvertedModules:
                 yield from self._pairs(target, value, seen)
 
     def _module(self, obj: Any, name: str) -> nn.Module:
-        """Convert the object as it is now."""
+        """Convert the object in its current state."""
         return to_torch(self._inert_as(obj, name, []))
 
     def _inert_as(self, obj: Any, name: str, live: list[Any]) -> LuaObject:
-        """Return the object graph of a live object, as one of a class that its own class may only be derived from."""
+        """Return the LuaObject of ``obj`` with the class ``name``, which is its class or a base class of its class."""
         inert = self._inert(obj, {}, live)
         renamed = LuaObject(name, inert.fields, version=inert.version)
         live.append((renamed, obj))
         return renamed
 
     def _inert(self, value: Any, seen: dict[int, Any], live: list[Any]) -> Any:
-        """Return the object graph of a live value on the same memory, and record each object in ``live``."""
-        kind = self.runtime.lua_type(value)
-        if kind is None:
+        """Return the object graph of a Lua value on the same memory; append (inert, Lua object) pairs to ``live``."""
+        lua_type = self.runtime.lua_type(value)
+        if lua_type is None:
             return value
         handle = self.runtime.bridge["handle"](value)
         if isinstance(handle, Tensor):
@@ -190,19 +196,19 @@ class ConvertedModules:
             return LuaTensor(handle.class_name, handle.size, handle.stride, handle.offset, storage)
         if isinstance(handle, Storage):
             return self._storage(handle, seen)
-        if kind != "table":
+        if lua_type != "table":
             return None
-        place = self.runtime.bridge["pointer"](value)
-        if place in seen:
-            return seen[place]
+        pointer = self.runtime.bridge["pointer"](value)
+        if pointer in seen:
+            return seen[pointer]
         name, table = self.runtime.bridge["typename"](value), LuaTable()
-        made = table if name is None else LuaObject(name, table, version=self.runtime.bridge["version"](value))
-        seen[place] = made
-        live.append((made, value))
+        inert = table if name is None else LuaObject(name, table, version=self.runtime.bridge["version"](value))
+        seen[pointer] = inert
+        live.append((inert, value))
         for key, inner in value.items():
             if isinstance(key, (str, int, float, bool)) or self.runtime.lua_type(key) == "table":
                 table[self._inert(key, seen, live)] = self._inert(inner, seen, live)
-        return made
+        return inert
 
     def _storage(self, storage: Storage, seen: dict[int, Any]) -> LuaStorage:
         if storage.pointer not in seen:
@@ -211,10 +217,12 @@ class ConvertedModules:
 
 
 class _State:
-    """One forward, and one backward of it.
+    """A forward pass, and later its backward pass.
 
     Attributes:
-        module, inputs, output: of the forward; the inputs are copies.
+        module: the converted module.
+        inputs: copies of the inputs.
+        output: its output.
     """
 
     def __init__(self, module: nn.Module, inputs: list[Any]) -> None:
@@ -225,18 +233,18 @@ class _State:
     def input(self) -> Any:
         return self.inputs[0]
 
-    def has_moved(self) -> bool:
-        """Return whether the forward has changed parameters or buffers."""
+    def has_changed_tensors(self) -> bool:
+        """Return whether the forward pass changed parameters or buffers."""
         return self._versions != [t._version for t in _stored(self.module)]
 
     def fits(self, module: nn.Module, inputs: list[Any]) -> bool:
-        """Return whether the forward was one of these weights and inputs."""
+        """Return whether the forward pass had these weights and inputs."""
         return _same(_stored(self.module), _stored(module)) and _same(
             nested.tensors(self.inputs), nested.tensors(inputs)
         )
 
     def backward(self, grad_output: Any) -> None:
-        """Put gradients into ``grad`` of the inputs and parameters, those of this backward alone."""
+        """Set ``grad`` of the inputs and parameters to the gradients of this backward pass alone."""
         outputs, leaves = nested.tensors(self.output), [*nested.tensors(self.input), *self.module.parameters()]
         given = [None] * len(outputs) if grad_output is None else nested.tensors(grad_output)
         leaves = [t for t in leaves if t.requires_grad]
@@ -254,7 +262,7 @@ class _State:
 
 
 def _keeps_state(module: nn.Module) -> bool:
-    """Return whether a call of a module starts from what the last one left."""
+    """Return whether a call of the module continues from the state of the previous call."""
     if isinstance(module, Remembering):
         return module.remembers
     return isinstance(module, Memory) or any(map(_keeps_state, module.children()))
@@ -265,5 +273,5 @@ def _stored(module: nn.Module) -> list[torch.Tensor]:
 
 
 def _same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
-    kinds = [[(t.shape, t.dtype) for t in tensors] for tensors in (first, second)]
-    return kinds[0] == kinds[1] and all(map(torch.equal, first, second))
+    specs = [[(t.shape, t.dtype) for t in tensors] for tensors in (first, second)]
+    return specs[0] == specs[1] and all(map(torch.equal, first, second))

@@ -1,12 +1,12 @@
-"""Find the implementation of Torch7 calls. ``torch.f(res, ...)``, ``torch.f(...)``, ``t:f(...)`` have one declaration.
+"""Select the implementation of a Torch7 call; ``torch.f(res, ...)``, ``torch.f(...)``, ``t:f(...)`` are declared once.
 
 A signature lists the arguments of Torch7's C wrapper, one token each::
 
-    r    result tensor; omitted by torch.f() (a new one), given as self by t:f()
+    r    result tensor; torch.f() may omit it (a new tensor), t:f() passes self
     R    result tensor that t:f() may omit too (self is then the next argument)
     s    source tensor; in t:f() it defaults to the result
     T    tensor of the call's type; T2 must have 2 dimensions
-    X    tensor that is also the result of the call (in place only)
+    X    tensor that is also the result of the call (in place)
     I    LongTensor; IR: a LongTensor result that may be omitted
     BR   ByteTensor result that may be omitted
     F D  FloatTensor, DoubleTensor
@@ -16,17 +16,17 @@ A signature lists the arguments of Torch7's C wrapper, one token each::
     i    dimension, 1-based in Lua and 0-based for the code; i=last defaults to the last one
     b    boolean; b=0 declares a default
     G    random generator, may be omitted
-    L    sizes: a LongStorage or numbers, to the end of the call
-    c    letter, the first of a string; c=UL allows U (the default) and L
+    L    sizes: a LongStorage or numbers, up to the end of the call
+    c    letter: the first one of a string; c=UL allows U (the default) and L
 
 Alternatives are tried in the order of their declaration. Within one alternative, the form that omits the fewest
-arguments is tried last, as in the wrapper. Lua gets the return value of the code, or, if that is None, the result
-arguments.
+arguments is tried last, as in the wrapper. Lua gets the return value of the code, or the result arguments if the code
+returns None.
 
-LuaJIT has loops over the memory of small tensors, so that a call does not reach Python. A declaration names its loop:
-``small=("pointwise", "x + v")`` is a family of prelude/ffi and what the family needs. It may also name functions of
-PyTorch that LuaJIT calls without Python. What a call means is decided here
-for both sides: Lua asks once how to make a call with arguments of certain kinds (:meth:`Function.plan`).
+With LuaJIT, loops in Lua compute small tensors without calling Python. A declaration names the loop:
+``small=("pointwise", "x + v")`` is a family of loops in prelude/ffi and the arguments of the family, which may include
+names of PyTorch functions that LuaJIT calls directly. Arguments are matched only here: Lua asks once per combination of
+argument types how to make the call (:meth:`Function.plan`).
 """
 
 from __future__ import annotations
@@ -43,12 +43,21 @@ from dpnn_bridge.torch7.random import Generator
 ALL_TYPES = ("Byte", "Char", "Short", "Int", "Long", "Float", "Double")
 FLOAT_TYPES = ("Float", "Double")
 
-#: means a new tensor of the call's type, of Long, of Byte
+#: defaults: a new tensor of the call's type, of type Long, of type Byte; the default generator; the last dimension
 _NEW, _NEW_LONG, _NEW_BYTE, _GENERATOR, _LAST = (object() for _ in range(5))
 
 
 @dataclass(frozen=True)
 class _Arg:
+    """A token of a signature.
+
+    Attributes:
+        kind: the letters of the token, such as ``IR``.
+        dim: number of dimensions that the tensor must have; None: any.
+        default: value of an omitted argument; ``...``: it has none.
+        letters: the letters that a ``c`` allows.
+    """
+
     kind: str
     dim: int | None = None
     default: Any = ...
@@ -97,7 +106,7 @@ def _accepts(arg: _Arg, value: Any, ty: str) -> bool:
         return isinstance(value, Tensor) and value.ty == {"F": "Float", "D": "Double", "N": "Int"}[kind]
     if kind == "G":
         return isinstance(value, Generator)
-    if kind == "c":  # Torch7 looks at the first letter
+    if kind == "c":  # Torch7 reads the first letter only
         return isinstance(value, str) and value != "" and value[0] in arg.letters
     if kind == "A":
         return isinstance(value, list)
@@ -106,13 +115,13 @@ def _accepts(arg: _Arg, value: Any, ty: str) -> bool:
 
 @dataclass(frozen=True)
 class _Pattern:
-    """One way to write a call: which arguments are given, in order."""
+    """One form of a call: which arguments of the signature are given, in order."""
 
     args: tuple[_Arg, ...]
     given: tuple[int, ...]  # positions in args
     code: Callable[..., Any]
-    sizes: bool  # ends in L
-    small: tuple[str, ...] = ()  # family of LuaJIT's loops, and what it needs
+    sizes: bool  # whether the signature ends in L
+    small: tuple[str, ...] = ()  # family of loops of LuaJIT, and its arguments
 
     def matches(self, values: tuple[Any, ...], ty: str) -> bool:
         fixed = len(self.given) - self.sizes
@@ -154,27 +163,27 @@ class _Pattern:
             elif value is _LAST:
                 source = next(v for a, v in zip(self.args, bound, strict=True) if a.kind in ("T", "s"))
                 value = source.dim - 1
-            elif value is ...:  # "s" left out: the result is the source
+            elif value is ...:  # an omitted "s": the result is the source
                 value = bound[0]
             elif arg.kind == "i" and k not in self.given:
                 value -= 1
             bound[k] = value
             if arg.is_result:
                 results.append(value)
-        answer = self.code(*bound)
-        if answer is not None:
-            return answer
+        returned = self.code(*bound)
+        if returned is not None:
+            return returned
         return results[0] if len(results) == 1 else tuple(results)
 
 
 class Slot(NamedTuple):
-    """An argument of a signature, as LuaJIT needs it.
+    """An argument of a signature in the form that Lua reads.
 
     Attributes:
-        kind: ``result``, ``tensor`` or ``plain``.
+        kind: ``result``, ``tensor``, or ``plain`` for other values.
         token: the token of the signature without its default, such as ``i``.
-        source: which argument of the call it is, from 1; 0: it is left out.
-        value: the default in Lua's words: a number, a boolean, the type of a new result, ``last`` or ``same``.
+        source: position of the argument in the call, from 1; 0 if it is omitted.
+        value: the default: a number, a boolean, the type of a new result, ``last`` or ``same``.
     """
 
     kind: str
@@ -203,10 +212,10 @@ def _patterns(
     args = tuple(_parse(token) for token in signature.split())
     optional, required = [], []
     for k, arg in enumerate(args):
-        may_go = arg.default is not ... and not (method and arg.kind == "r")
+        is_optional = arg.default is not ... and not (method and arg.kind == "r")
         if arg.kind == "s":
-            may_go = method
-        (optional if may_go else required).append(k)
+            is_optional = method
+        (optional if is_optional else required).append(k)
     sizes = bool(args) and args[-1].kind == "L"
     for chosen in itertools.product((False, True), repeat=len(optional)):
         present = {k for k, use in zip(optional, reversed(chosen), strict=True) if use} | set(required)
@@ -214,11 +223,11 @@ def _patterns(
 
 
 class Function:
-    """One name of the ``torch`` package and all its alternatives.
+    """A function of the ``torch`` package with all its alternatives.
 
     Attributes:
         name: such as ``add``.
-        method_types: element types whose tensors have it as a method.
+        method_types: element types whose tensors have the method.
         function_types: element types for which ``torch.name`` exists.
     """
 
@@ -247,7 +256,7 @@ class Function:
             if pattern is None:
                 names = " ".join(map(describe, values)) or "no arguments provided"
                 raise TorchError(f"invalid arguments: {names}\nexpected arguments: {self._usage(ty, method)}")
-            if not any(isinstance(v, str) for v in values):  # a string counts as a number or not by what it contains
+            if not any(isinstance(v, str) for v in values):  # whether a string is a number depends on its content
                 self._plans[key] = pattern
         return pattern.call(values, ty, generator, method)
 
@@ -255,14 +264,14 @@ class Function:
         return next((p for p in self._patterns.get((ty, method), ()) if p.matches(values, ty)), None)
 
     def has_loops(self, ty: str, method: bool) -> bool:
-        """Return whether LuaJIT has a loop for some call of it."""
+        """Return whether LuaJIT has a loop for some form of the call."""
         return any(p.small for p in self._patterns.get((ty, method), ()))
 
     def plan(self, ty: str, values: tuple[Any, ...], method: bool) -> tuple[tuple[str, ...], list[Slot]] | None:
-        """Return how LuaJIT makes calls with arguments like these.
+        """Return how LuaJIT makes a call with arguments of the types of ``values``.
 
         Returns:
-            The family of loops and what it needs, and the arguments of the signature; None where it has no loop.
+            The family of loops with its arguments, and the arguments of the signature; None if there is no loop.
         """
         pattern = self._find(ty, values, method)
         if pattern is None or not pattern.small:
@@ -308,9 +317,14 @@ NATIVE: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {}
 def torch_function(
     name: str, *signatures: str, types: Iterable[str] = ALL_TYPES, modes: str = "fm", small: tuple[str, ...] = ()
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Declare ``torch.name`` and/or the method: modes "f", "m" or both; several signatures share the code.
+    """Declare a function of torch, a method, or both. Several signatures share the code.
 
-    ``small`` is LuaJIT's loop for small tensors: a family of prelude/ffi and what the family needs.
+    Args:
+        name: name of the function.
+        *signatures: see the docstring of this file.
+        types: element types.
+        modes: "f" for ``torch.name``, "m" for the method.
+        small: LuaJIT's loop for small tensors: a family of prelude/ffi, and the arguments of the family.
     """
 
     def register(code: Callable[..., Any]) -> Callable[..., Any]:
@@ -323,7 +337,7 @@ def torch_function(
 
 
 def native(*names: str, types: Iterable[str] = (*ALL_TYPES, "Half")) -> Callable[..., Any]:
-    """Declare a method that takes its Lua arguments as they come."""
+    """Declare a method that parses its Lua arguments itself."""
 
     def register(code: Callable[..., Any]) -> Callable[..., Any]:
         for name in names:

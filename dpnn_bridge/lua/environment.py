@@ -1,4 +1,4 @@
-"""Provide the environment of scripts: generators, files, timers, threads, paths, modules."""
+"""Provide the environment of Lua scripts: generators, files, timers, threads, paths, modules."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Timer:
 
 
 class Allocator:
-    """``torch.Allocator``, which storages accept and do not need."""
+    """``torch.Allocator``; storages accept it and ignore it."""
 
     class_name = "torch.Allocator"
 
@@ -74,7 +74,7 @@ class Allocator:
 
 
 def random_entries(runtime: LuaState) -> dict[str, Any]:
-    """Return the functions for seeds and states of generators."""
+    """Return the functions for random generators, seeds and states."""
 
     def pick(args: tuple[Any, ...]) -> tuple[Generator, tuple[Any, ...]]:
         return (args[0], args[1:]) if args and isinstance(args[0], Generator) else (runtime.generator, args)
@@ -82,7 +82,7 @@ def random_entries(runtime: LuaState) -> dict[str, Any]:
     def manual_seed(*args: Any) -> tuple[()]:
         g, rest = pick(args)
         seed: Any = rest[0] if len(rest) == 1 else None
-        with contextlib.suppress(ValueError):  # Lua takes a string for the number that it spells
+        with contextlib.suppress(ValueError):  # Lua accepts a numeric string
             seed = float(seed) if isinstance(seed, str) else seed
         if isinstance(seed, str) or describe(seed) != "number":
             raise TorchError("invalid arguments: expected [Generator] number")
@@ -118,7 +118,7 @@ def random_entries(runtime: LuaState) -> dict[str, Any]:
 
 
 def file_entries(runtime: LuaState) -> dict[str, Any]:
-    """Return the kinds of files and their methods."""
+    """Return the constructors of file classes, and their methods."""
 
     def read_string(f: files.File) -> str:
         return f.read("Char", int(f.read_number("Int"))).tobytes().decode("latin-1")
@@ -129,10 +129,10 @@ def file_entries(runtime: LuaState) -> dict[str, Any]:
         f.write("Char", np.frombuffer(data, np.int8))
         return ()
 
-    def opener(kind: type[files.DiskFile]) -> Callable[..., Any]:
+    def opener(file_class: type[files.DiskFile]) -> Callable[..., Any]:
         def create(name: Any = None, mode: Any = None, quiet: Any = False, *_: Any) -> Any:
             try:
-                return kind(name, mode)
+                return file_class(name, mode)
             except TorchError:
                 if quiet and mode in ("r", "w", "rw"):
                     return None
@@ -164,31 +164,39 @@ def file_entries(runtime: LuaState) -> dict[str, Any]:
 
 
 def paths(named: StrPath | Sequence[StrPath]) -> list[Path]:
-    """Return one path, or several, as a list."""
+    """Return one path or several paths as a list."""
     return [Path(path) for path in ([named] if isinstance(named, (str, os.PathLike)) else named)]
 
 
 def folders(lua_path: StrPath | Sequence[StrPath]) -> list[Path]:
-    """Return the folders that ``lua_path`` names."""
+    """Return the folders of ``lua_path`` as a list.
+
+    Raises:
+        LuaBridgeError: a path is not a folder.
+    """
     named = paths(lua_path)
     for folder in named:
         if not folder.is_dir():
-            raise LuaBridgeError(f"lua_path names {folder}, which is not a folder")
+            raise LuaBridgeError(f"lua_path contains {folder}, which is not a folder")
     return named
 
 
-#: packages of Torch7's classes, which the registry maps
+#: packages with Torch7's classes, which have mappings
 PACKAGES = {"cudnn", "cunn", "dpnn", "fbcunn", "fbnn", "graph", "inn", "nn", "nngraph", "nnx", "rnn", "stn", "torchx"}
 
 
 def in_package(path: Path, roots: Sequence[Path]) -> bool:
-    """Return whether a Lua file below the lua_path is one of :data:`PACKAGES`, or of a checkout of one."""
+    """Return whether a Lua file in the folders ``roots`` belongs to one of :data:`PACKAGES`."""
     homes = [root for root in roots if path.is_relative_to(root)]
     return any(root.name in PACKAGES or path.relative_to(root).parts[0] in PACKAGES for root in homes)
 
 
 def read_source(path: Path) -> str:
-    """Return the text of a Lua file; compiled code is refused."""
+    """Return the text of a Lua file.
+
+    Raises:
+        LuaBridgeError: the file cannot be read, or is compiled code.
+    """
     try:
         code = read_file(path)
     except NotT7Error as error:
@@ -201,14 +209,14 @@ def read_source(path: Path) -> str:
 def environment_entries(runtime: LuaState) -> dict[str, Any]:
     """Return the functions of timers, threads and paths, and the helpers of ``require``."""
 
-    most = torch.get_num_threads() if runtime.sandbox else max(64, os.cpu_count() or 1)  # too many are a crash
+    max_threads = torch.get_num_threads() if runtime.sandbox else max(64, os.cpu_count() or 1)  # a huge number crashes
 
     def is_terminal(descriptor: float) -> bool:
         stream = (sys.stdin, sys.stdout, sys.stderr)[int(descriptor)]
         return stream is not None and stream.isatty()
 
     def set_threads(n: Any = None, *_: Any) -> tuple[()]:
-        torch.set_num_threads(max(1, min(check_int(n, 1), most)))
+        torch.set_num_threads(max(1, min(check_int(n, 1), max_threads)))
         return ()
 
     entries: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Bind the methods of torch.File and its kinds: what Lua calls on :mod:`dpnn_bridge.lua.files`."""
+"""Bind the methods of torch.File and its subclasses to the classes of :mod:`dpnn_bridge.lua.files`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _writer(ty: str) -> Callable[..., Any]:
     return write
 
 
-def _flag(name: str, value: Any) -> Callable[..., File]:
+def _setter(name: str, value: Any) -> Callable[..., File]:
     def change(f: File, *_: Any) -> File:
         setattr(f, name, value)
         return f
@@ -51,7 +51,7 @@ def _flag(name: str, value: Any) -> Callable[..., File]:
     return change
 
 
-def _step(run: Callable[[File], Any]) -> Callable[..., File]:
+def _returning_file(run: Callable[[File], Any]) -> Callable[..., File]:
     def call(f: File, *_: Any) -> File:
         run(f)
         return f
@@ -79,18 +79,18 @@ FILE_METHODS: dict[str, Callable[..., Any]] = {
     "isBinary": lambda f, *_: f.binary,
     "isAutoSpacing": lambda f, *_: f.auto_spacing,
     "hasError": lambda f, *_: f.has_error,
-    "binary": _flag("binary", True),
-    "ascii": _flag("binary", False),
-    "autoSpacing": _flag("auto_spacing", True),
-    "noAutoSpacing": _flag("auto_spacing", False),
-    "quiet": _flag("quiet", True),
-    "pedantic": _flag("quiet", False),
-    "clearError": _flag("has_error", False),
-    "synchronize": _step(lambda f: f.opened().flush()),
+    "binary": _setter("binary", True),
+    "ascii": _setter("binary", False),
+    "autoSpacing": _setter("auto_spacing", True),
+    "noAutoSpacing": _setter("auto_spacing", False),
+    "quiet": _setter("quiet", True),
+    "pedantic": _setter("quiet", False),
+    "clearError": _setter("has_error", False),
+    "synchronize": _returning_file(lambda f: f.opened().flush()),
     "seek": _seek,
-    "seekEnd": _step(lambda f: f.opened().seek(0, io.SEEK_END)),
+    "seekEnd": _returning_file(lambda f: f.opened().seek(0, io.SEEK_END)),
     "position": lambda f, *_: f.opened().tell() + 1,
-    "close": _step(lambda f: f.close()),
+    "close": _returning_file(lambda f: f.close()),
     "readString": lambda f, how=None, *_: f.read_string(how),
     "writeString": lambda f, text, *_: f.write_string(text),
     "__tostring__": lambda f, *_: f.describe(),
@@ -101,9 +101,9 @@ MEMORY_METHODS: dict[str, Callable[..., Any]] = {"storage": lambda f, *_: f.stor
 DISK_METHODS: dict[str, Callable[..., Any]] = {
     "isLittleEndianCPU": lambda *_: sys.byteorder == "little",
     "isBigEndianCPU": lambda *_: sys.byteorder == "big",
-    "nativeEndianEncoding": _flag("byte_order", "="),
-    "littleEndianEncoding": _flag("byte_order", "<"),
-    "bigEndianEncoding": _flag("byte_order", ">"),
+    "nativeEndianEncoding": _setter("byte_order", "="),
+    "littleEndianEncoding": _setter("byte_order", "<"),
+    "bigEndianEncoding": _setter("byte_order", ">"),
     "longSize": _long_size,
-    "noBuffer": _step(lambda f: None),
+    "noBuffer": _returning_file(lambda f: None),
 }

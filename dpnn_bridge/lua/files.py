@@ -1,6 +1,6 @@
 """Implement torch.MemoryFile, torch.DiskFile and torch.PipeFile: typed reads and writes, binary or text.
 
-The object layer (readObject, writeObject) is in prelude/file.lua, because classes may define their own.
+Objects (readObject, writeObject) are read and written in prelude/file.lua, because classes may define how.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _INTEGER = re.compile(rb"\s*([+-]?\d+)")
 _REAL = re.compile(rb"\s*([+-]?(?:\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?|inf(?:inity)?|nan))", re.IGNORECASE)
 _FORMATS = {"Half": "%.9g", "Float": "%.9g", "Double": "%.17g"}
 _MODES = ("r", "w", "rw")
-#: element types whose numbers struct reads and writes: faster than numpy for one of them
+#: struct codes of element types; for a single number, struct is faster than numpy
 _CODES = {"Byte": "B", "Char": "b", "Short": "h", "Int": "i", "Long": "q", "Float": "f", "Double": "d"}
 
 
@@ -47,7 +47,7 @@ def _struct(code: str) -> struct.Struct:
 
 
 class File:
-    """The base of all three kinds, on a binary Python stream."""
+    """Base of the file classes, on a binary Python stream."""
 
     class_name = "torch.File"
 
@@ -79,7 +79,7 @@ class File:
         return stream
 
     def fail(self, message: str) -> None:
-        """Remember an error and raise it unless the file is quiet."""
+        """Record an error, and raise it unless the file is quiet."""
         self.has_error = True
         if not self.quiet:
             raise TorchError(message)
@@ -111,7 +111,7 @@ class File:
         return _struct(self.byte_order + ("i" if ty == "Long" and self.long_size == 4 else _CODES[ty]))
 
     def read_number(self, ty: str) -> float:
-        """Read one element; 0 where there is none and the file is quiet."""
+        """Read one element; return 0 if there is none and the file is quiet."""
         if not self.binary:
             values = self.read(ty, 1)
             return values[0].item() if len(values) else 0
@@ -123,20 +123,21 @@ class File:
         return 0
 
     def write_number(self, ty: str, value: float) -> None:
-        """Write one element, given as the number that its type holds."""
+        """Write one element; ``value`` must already be converted to the element type."""
         if self.binary:
             self._put(self._code(ty).pack(value))
         else:
             self.write(ty, np.array([value], _NUMPY[ty]))
 
     def window(self, most: float) -> tuple[int, int] | None:
-        """Return the address and number of the bytes that follow, at most so many, for Lua to read.
+        """Read up to ``most`` bytes from the current position into memory that Lua then decodes.
 
         Returns:
-            None if Lua cannot read them: the file is text, has no positions or numbers of other sizes.
+            Address and number of the bytes; None if Lua cannot decode them, because the file is text, is not seekable,
+            or has another byte order or long size.
         """
         stream = self.stream
-        if stream is None or not (self.readable and self._holds_memory()):
+        if stream is None or not (self.readable and self._is_native_binary()):
             return None
         with suppress(OSError, ValueError):
             if stream.seekable():
@@ -145,28 +146,28 @@ class File:
                 return self._window[1].ctypes.data, len(data)
         return None
 
-    def _holds_memory(self) -> bool:
-        """Return whether numbers in the file are as in memory."""
+    def _is_native_binary(self) -> bool:
+        """Return whether the file has numbers in the binary format of this machine's memory."""
         return self.binary and self.byte_order == "=" and self.long_size == 8
 
     def takes_bytes(self) -> bool:
-        """Return whether Lua may pass pieces of memory to write."""
-        return self.stream is not None and self.writable and self._holds_memory()
+        """Return whether :meth:`put_bytes` may be used."""
+        return self.stream is not None and self.writable and self._is_native_binary()
 
     def put_bytes(self, address: float, count: float) -> None:
-        """Write ``count`` bytes of Lua's memory."""
+        """Write ``count`` bytes of memory, which Lua has encoded."""
         self._put(ctypes.string_at(int(address), int(count)))
 
     def leave_window(self, count: float) -> None:
-        """Move behind the ``count`` bytes that Lua has read of the window."""
+        """Move to the position after the ``count`` bytes of the window that Lua has decoded."""
         assert self._window is not None
         self.opened().seek(self._window[0] + int(count))
         self._window = None
 
     def _skip_newline(self) -> None:
-        at = self.stream.tell()
+        position = self.stream.tell()
         if self.stream.read(1) != b"\n":
-            self.stream.seek(at)
+            self.stream.seek(position)
 
     def _read_text(self, ty: str, count: int) -> np.ndarray:
         stream = self.stream
@@ -230,11 +231,11 @@ class File:
         return self._writing().write(str(text).encode("latin-1"))
 
     def seek(self, position: Any) -> None:
-        """Move to a position, on a disk also beyond the end."""
-        place = check_int(position, 2) - 1
-        if place < 0:
+        """Move to a position, counted from 1; on disk it may be beyond the end."""
+        offset = check_int(position, 2) - 1
+        if offset < 0:
             raise TorchError("bad argument #2 (position has to be greater than 0!)")
-        self.opened().seek(place)
+        self.opened().seek(offset)
 
     def close(self) -> None:
         stream, self.stream = self.opened(), None
@@ -269,7 +270,7 @@ class MemoryFile(File):
         super().__init__(io.BytesIO(data), _check_mode(mode), "memory")
 
     def seek(self, position: Any) -> None:
-        """Move to a position, at most to the end."""
+        """Move to a position, counted from 1; beyond the end is an error."""
         if check_int(position, 2) - 1 > len(self.opened().getbuffer()):
             self.fail(f"unable to seek at position {check_int(position, 2) - 1}")
         else:
@@ -307,42 +308,42 @@ class DiskFile(File):
 
 
 class SavedFile(DiskFile):
-    """The file of ``torch.save``. A regular file is complete when it appears, and replaces an existing one then."""
+    """The file of ``torch.save``: a regular file appears, or replaces an existing file, only when it is complete."""
 
     def __init__(self, name: Any) -> None:
-        self._place = ExitStack()
+        self._replacement = ExitStack()
         try:
             super().__init__(name, "w")
         except TorchError as error:
-            self._place.__exit__(TorchError, error, None)
+            self._replacement.__exit__(TorchError, error, None)
             raise
 
     def _open(self, name: str, mode: str) -> BinaryIO:
         path = Path(os.path.realpath(name))
         new = not path.exists() and path.parent.is_dir()
         if new or (path.is_file() and os.access(path, os.W_OK)):
-            name = os.fspath(self._place.enter_context(replacing(path, force=True)))
+            name = os.fspath(self._replacement.enter_context(replacing(path, force=True)))
         return super()._open(name, mode)
 
     def close(self) -> None:
         try:
             super().close()
-            self._place.close()
+            self._replacement.close()
         except (TorchError, OutputError) as error:
             self.discard()
             raise TorchError(str(error)) from None
 
     def discard(self) -> None:
-        """Remove what was written."""
+        """Close and remove the incomplete file."""
         error = TorchError("incomplete")
         with suppress(OSError, TorchError):
             self.opened().close()
         with suppress(TorchError):
-            self._place.__exit__(TorchError, error, None)
+            self._replacement.__exit__(TorchError, error, None)
 
 
 class PipeFile(DiskFile):
-    """``torch.PipeFile(command[, mode[, quiet]])``: what a shell command prints, or is given."""
+    """``torch.PipeFile(command[, mode[, quiet]])``: the output of a shell command, or its input."""
 
     class_name = "torch.PipeFile"
 

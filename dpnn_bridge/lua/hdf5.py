@@ -13,8 +13,8 @@ from dpnn_bridge.base.extras import install_advice
 from dpnn_bridge.lua.tensor import Tensor, TorchError
 from dpnn_bridge.lua.text import from_system, to_system
 
-#: by size, as torch-hdf5 chooses: whole numbers of one byte are bytes, others signed
-_KINDS = {
+#: (kind, bytes) of an HDF5 type -> tensor type, as in torch-hdf5: integers are signed except those of one byte
+_TENSOR_TYPES = {
     ("i", 1): "uint8",
     ("i", 2): "int16",
     ("i", 4): "int32",
@@ -22,8 +22,8 @@ _KINDS = {
     ("f", 4): "float32",
     ("f", 8): "float64",
 }
-#: soft links that are followed for one path, as by HDF5, and groups on it
-_MOST_LINKS, _MOST_GROUPS = 16, 200
+#: limits for one path: soft links, as in HDF5, and groups
+_MAX_LINKS, _MAX_GROUPS = 16, 200
 
 
 def _h5py() -> Any:
@@ -38,44 +38,46 @@ def _object(opened: Any, path: str) -> Any:
     """Return the group or data set at a path, or None.
 
     Raises:
-        TorchError: a link on the way leads to another file, or the elements of the data set are in another file: the
-            script has named one file, and a file may name any. Or a group contains itself, so that reading all of it
-            would not end.
+        TorchError: a link on the path leads to another file, or the data set stores its elements in another file,
+            which an untrusted file could use to read any file. Or a group contains itself, so that reading all of its
+            content would not end.
     """
     h5py = _h5py()
-    found, names, links, passed = opened["/"], path.encode("latin-1").split(b"/"), 0, set[int]()
+    current, names, links, passed = opened["/"], path.encode("latin-1").split(b"/"), 0, set[int]()
     while names:
         name = names.pop(0)
         if name in (b"", b"."):
             continue
         try:
-            kind = found.id.links.get_info(name).type
-        except (AttributeError, KeyError, RuntimeError):  # found is a data set; there is no such child
+            link_type = current.id.links.get_info(name).type
+        except (AttributeError, KeyError, RuntimeError):  # current is a data set, or has no such child
             return None
-        if kind == h5py.h5l.TYPE_SOFT:
-            target = found.id.links.get_val(name)
-            found = opened["/"] if target.startswith(b"/") else found
+        if link_type == h5py.h5l.TYPE_SOFT:
+            target = current.id.links.get_val(name)
+            current = opened["/"] if target.startswith(b"/") else current
             names, links, passed = target.split(b"/") + names, links + 1, set()
-            if links > _MOST_LINKS:
+            if links > _MAX_LINKS:
                 return None
-        elif kind == h5py.h5l.TYPE_HARD:
-            found = found[name]
-            address = h5py.h5o.get_info(found.id).addr
-            if address in passed or len(passed) > _MOST_GROUPS:
+        elif link_type == h5py.h5l.TYPE_HARD:
+            current = current[name]
+            address = h5py.h5o.get_info(current.id).addr
+            if address in passed or len(passed) > _MAX_GROUPS:
                 raise TorchError(f"hdf5: {shortened(path)} of {opened.filename} contains itself, or is too deep")
             passed.add(address)
         else:
             raise TorchError(f"hdf5: {path} of {opened.filename} is a link to another file; open that file")
-    if isinstance(found, h5py.Dataset) and (found.external or found.is_virtual):
-        raise TorchError(f"hdf5: the elements of {path} of {opened.filename} are in other files; store them in it")
-    return found
+    if isinstance(current, h5py.Dataset) and (current.external or current.is_virtual):
+        raise TorchError(
+            f"hdf5: {path} of {opened.filename} stores its elements in other files; write a file that contains them"
+        )
+    return current
 
 
 class Files:
-    """Open files by number: Lua contains a number and a path for each group and data set.
+    """The open files by number. A Lua object of a group or data set has the number of its file, and a path.
 
     Args:
-        table: makes a Lua table of a list.
+        table: converts a list to a Lua table.
     """
 
     def __init__(self, table: Callable[[list[Any]], Any]) -> None:
@@ -121,7 +123,7 @@ class Files:
         return self._table(list(self._find(number, path).shape))
 
     def read(self, number: float, path: str, *ranges: float) -> Tensor:
-        """Return a whole data set, or a range of each dimension, with both ends, counted from 1."""
+        """Return a data set, or a part of it: the first and last index of each dimension, counted from 1."""
         data = self._find(number, path)
         if ranges and len(ranges) != 2 * len(data.shape):
             count = len(ranges) // 2
@@ -132,11 +134,11 @@ class Files:
         for (first, last), n in zip(bounds, data.shape, strict=False):
             if not 1 <= first <= last <= n:
                 raise TorchError(f"hdf5: {path} has no indices {first} to {last} in a dimension of {n}")
-        kind = _KINDS.get(("i" if data.dtype.kind in "iub" else data.dtype.kind, data.dtype.itemsize))
-        if kind is None:
-            raise TorchError(f"hdf5: {path} holds {data.dtype}, which no tensor can hold")
+        dtype = _TENSOR_TYPES.get(("i" if data.dtype.kind in "iub" else data.dtype.kind, data.dtype.itemsize))
+        if dtype is None:
+            raise TorchError(f"hdf5: {path} has the type {data.dtype}, for which there is no tensor type")
         values = np.ascontiguousarray(data[tuple(slice(first - 1, last) for first, last in bounds)])
-        values = values.astype(values.dtype.newbyteorder("=")).view(kind)
+        values = values.astype(values.dtype.newbyteorder("=")).view(dtype)
         return Tensor.fresh(torch.from_numpy(values.reshape(data.shape or 1) if not bounds else values))
 
     def write(self, number: float, path: str, data: Tensor, level: float | None, *chunks: float) -> tuple[()]:
@@ -165,7 +167,7 @@ class Files:
         return ()
 
     def write_part(self, number: float, path: str, data: Tensor, *first: float) -> tuple[()]:
-        """Write a tensor into a data set, from one position on, counted from 1."""
+        """Write a tensor into a part of a data set that begins at the indices ``first``, counted from 1."""
         found = self._find(number, path)
         for count in (data.dim, len(found.shape)):
             if len(first) != count:
@@ -184,5 +186,5 @@ class Files:
         return {name: getattr(self, name) for name in names}
 
     def lists(self) -> dict[str, Callable[..., Any]]:
-        """Return the functions whose result becomes a Lua table."""
+        """Return the functions whose result is a Lua table."""
         return {"names": self.names, "size": self.size}

@@ -1,15 +1,15 @@
-"""Rewrite Lua errors: explain what to do, and remove the bridge's frames from the stack."""
+"""Rewrite Lua errors: add advice, and remove the bridge's frames from the traceback."""
 
 from __future__ import annotations
 
 import re
 
-#: global tables that a package makes when it is required
+#: packages that create a global table of their name
 _PACKAGES = (
     "nn|nngraph|dpnn|rnn|nnx|optim|image|cudnn|cunn|cutorch|paths|xlua|sys|dp|torchx|inn|stn|w2nn|onmt|graph|torch"
 )
-#: packages in Lua, which run here from a checkout
-_LUA = {
+#: packages that run in the bridge from a checkout -> their GitHub repository
+_LUA_PACKAGES = {
     **dict.fromkeys(("nn", "optim", "nngraph", "graph", "xlua", "trepl"), "torch/{}"),
     **dict.fromkeys(("dpnn", "rnn", "dataload"), "Element-Research/{}"),
     **dict.fromkeys(("torchx", "dp"), "nicholas-leonard/{}"),
@@ -27,12 +27,12 @@ _LUA = {
     "optnet": "fmassa/optimize-net",
     "weight-init": "e-lab/torch-toolbox",
 }
-#: what other packages are, and what to do without them
-_OTHERS = {
+#: unsupported packages -> what they are, and what to do without them
+_UNSUPPORTED = {
     **dict.fromkeys(
         ("cunn", "cudnn"),
         "C code for a GPU, which the bridge does not support: run the script on the CPU (-gpuid -1), or "
-        "require 'cunn-on-cpu' first (dpnn-lua -l cunn-on-cpu ...), by which its layers are those of nn",
+        "require 'cunn-on-cpu' first (dpnn-lua -l cunn-on-cpu ...), which replaces its layers by those of nn",
     ),
     **dict.fromkeys(
         ("cltorch", "clnn", "cunnx", "fbcunn", "ccn2", "nccl", "inn", "warp_ctc"),
@@ -48,7 +48,8 @@ _OTHERS = {
     "loadcaffe.load) and read that with torch.load",
     **dict.fromkeys(
         ("display", "gnuplot", "itorch", "qtwidget", "qt", "qttorch", "qtlua", "gfx", "env", "async"),
-        "a display of pictures or plots: turn plotting off (often -display 0, -plot false); image.save writes files",
+        "a library that displays images or plots: turn plotting off (often -display 0, -plot false), or write files "
+        "with image.save",
     ),
     **dict.fromkeys(
         ("ffmpeg", "audio", "camera", "graphicsmagick", "cv", "sndfile", "signal", "fftw3"),
@@ -63,31 +64,31 @@ _MISSING = re.compile(
     r"\((?P<module>\w+) is an invalid module name\)"
     rf"|attempt to index (?:global )?'(?P<global>{_PACKAGES})' \(a nil value\)"
 )
-#: modules of Penlight, which th makes global
+#: modules of Penlight, which are global in th
 _PENLIGHT = re.compile(
     r"attempt to index (?:global )?'(path|stringx|tablex|dir|file|lapp|text|List|pretty|class)' \(a nil value\)"
     r"|attempt to call global '(lapp|class|List)' \(a nil value\)"
 )
-#: where require looked
+#: lines with the files that require searched
 _SEARCHED = re.compile(r"\n\t(?:no file|no field|nothing for) [^\n]*")
 _TRACEBACK = "\nstack traceback:\n"
-#: lines of a traceback that name no code of the user's; the second traceback is that of bridge.run, which raises again
+#: lines of a traceback without user code; the second traceback is that of bridge.run, which raises the error again
 _FRAMES = {"[C]: in function 'error'", "[C]: in function 'xpcall'", "stack traceback:"}
 
 
 def package_advice(name: str) -> str:
-    """Explain a missing package, and what to do."""
+    """Return what a missing package is and how to do without it."""
     package = re.split(r"[./]", name)[0]
-    if package in _LUA:
-        address = f"https://github.com/{_LUA[package].format(package)}"
-        return f"{package} is Lua code that runs from a checkout: git clone {address} into a folder that -p names"
-    if package in _OTHERS:
-        return f"{package} is {_OTHERS[package]}"
-    return f"{name} is neither in a folder of -p or package.path nor in the bridge"
+    if package in _LUA_PACKAGES:
+        address = f"https://github.com/{_LUA_PACKAGES[package].format(package)}"
+        return f"{package} is a Lua package that runs from a checkout: git clone {address} into a folder of -p"
+    if package in _UNSUPPORTED:
+        return f"{package} is {_UNSUPPORTED[package]}"
+    return f"{name} was not found in the folders of -p, in package.path or in the bridge"
 
 
 def explained(message: str) -> str:
-    """Return the message of an error of Lua, with a hint where it has one."""
+    """Return the message of a Lua error without the bridge's frames, with advice where there is some."""
     text, _, stack = message.rstrip().partition(_TRACEBACK)
     if text in ("", "not enough memory"):
         return "Lua exceeded max_memory"
@@ -96,7 +97,7 @@ def explained(message: str) -> str:
         package = found["module"] or found["global"]
         text += f"\n{package} is not loaded yet: begin the Lua file with require '{package}', or with its definition"
     if _PENLIGHT.search(text):
-        text += f"\nin th it comes from Penlight: {package_advice('pl')}"
+        text += f"\nin th this global is part of Penlight: {package_advice('pl')}"
     frames = [line.strip() for line in stack.split("\n") if line.strip() and "dpnn_bridge/" not in line]
     frames = [line for line in frames if line not in _FRAMES]
     return "\n".join([text, *(f"    called from {frame}" for frame in frames)])

@@ -1,8 +1,8 @@
-"""Exchange tensors that Lua manages itself: their geometry, and small memory that Lua allocated.
+"""Exchange tensors that Lua manages itself: their geometry, and small blocks of memory that Lua allocated.
 
 With LuaJIT, ``prelude/ffi`` stores the geometry of tensors in Lua tables and accesses their memory without Python. The
-functions in this file pass such tensors between Lua and Python. Python's :class:`~dpnn_bridge.lua.tensor.Tensor`
-reports through :data:`~dpnn_bridge.lua.tensor.changes` when it moves a view that Lua knows.
+functions in this file pass such tensors between Lua and Python. When Python changes a view that Lua has cached, it
+increments the counter :data:`~dpnn_bridge.lua.tensor.changes`.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ import torch
 
 from dpnn_bridge.lua.tensor import Storage, Tensor, changes
 
-#: so many shared blocks cause no collection
-_FEW = 128
+#: number of shared blocks up to which Lua is not asked to collect garbage
+_MIN_BLOCKS = 128
 
 
 class SharedStorages:
-    """Memory that Python code outside of the bridge holds too. It may be moved between two calls into Lua.
+    """Memory that Python code outside the bridge also uses, and may move between two calls into Lua.
 
-    Threads need no lock: every access to the dict is one operation of C.
+    No lock is needed for threads: every access to the dict is a single C operation.
     """
 
     def __init__(self) -> None:
-        self._blocks: dict[int, weakref.ref[Any]] = {}  # those in use, by their number
-        self._limit = _FEW
+        self._blocks: dict[int, weakref.ref[Any]] = {}  # the blocks that are in use, by ID
+        self._limit = _MIN_BLOCKS
 
     def add(self, x: Tensor | Storage) -> None:
-        """Share the memory of a tensor or storage with Python code."""
+        """Register the memory of a tensor or storage as shared with Python code."""
         storage = x.storage if isinstance(x, Tensor) else x
         if storage is not None and storage.pointer not in self._blocks:
-            number, blocks = storage.pointer, self._blocks
-            blocks[number] = weakref.ref(storage.block, lambda _: blocks.pop(number, None))
+            block_id, blocks = storage.pointer, self._blocks
+            blocks[block_id] = weakref.ref(storage.block, lambda _: blocks.pop(block_id, None))
 
     @property
     def many(self) -> bool:
@@ -44,23 +44,23 @@ class SharedStorages:
         return len(self._blocks) > self._limit
 
     def collected(self) -> None:
-        """Set the limit of :attr:`many`, Lua having dropped the blocks that it does not use."""
-        self._limit = max(_FEW, 2 * len(self._blocks))
+        """Reset the limit of :attr:`many` after Lua has released the blocks that it does not use."""
+        self._limit = max(_MIN_BLOCKS, 2 * len(self._blocks))
 
     def _in_use(self) -> list[Any]:
-        return [block for known in list(self._blocks.values()) if (block := known()) is not None]
+        return [block for reference in list(self._blocks.values()) if (block := reference()) is not None]
 
     def at(self, address: int) -> list[Any]:
-        """Return the blocks that Lua accesses at an address."""
+        """Return the blocks whose address in Lua is ``address``."""
         return [block for block in self._in_use() if block.address == address]
 
     def stale_blocks(self) -> list[int]:
-        """Return the numbers of the blocks whose address in Lua is out of date."""
+        """Return the IDs of the blocks whose address in Lua is out of date."""
         return [id(block) for block in self._in_use() if block.is_stale]
 
 
 def _describe(t: Any) -> Any:
-    """Return the type, block and geometry of a tensor: what Lua's table of it holds. Nothing for other objects."""
+    """Return the type, block and geometry of a tensor, which Lua caches in a table; None for other objects."""
     if type(t) is not Tensor:
         return None
     t.known = True
@@ -71,37 +71,38 @@ def _describe(t: Any) -> Any:
 
 
 def _storage_of(x: Tensor | Storage) -> Storage | None:
-    """Return a storage object that keeps the block of a tensor or storage for Lua."""
+    """Return a new storage object on the block of a tensor or storage, which keeps the block alive for Lua."""
     storage = x.storage if isinstance(x, Tensor) else x
     return None if storage is None else storage.alias()
 
 
 def _memory(storage: Storage) -> tuple[int, int]:
-    """Return the address and number of elements."""
+    """Return the address and the number of elements of a storage."""
     return storage.tell(), storage.size
 
 
 def _pairs(numbers: tuple[float, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    whole = [int(n) for n in numbers]
-    return tuple(whole[0::2]), tuple(whole[1::2])
+    """Return the sizes and the strides from alternating sizes and strides."""
+    integers = [int(n) for n in numbers]
+    return tuple(integers[0::2]), tuple(integers[1::2])
 
 
 def _tensor(ty: str, storage: Storage | None, offset: float, *geometry: float) -> Tensor:
-    """Create Python's object for a tensor of Lua."""
+    """Create the Python object for a tensor that Lua created."""
     t = Tensor(ty, storage, int(offset), *_pairs(geometry))
     t.known = True
     return t
 
 
 def _point(t: Tensor, storage: Storage | None, offset: float, *geometry: float) -> None:
-    """Follow a view that Lua moved."""
+    """Update the Python object of a tensor whose view Lua changed."""
     t.known = False
     t.geometry(storage, int(offset), *_pairs(geometry))
     t.known = True
 
 
 def _adopt(ty: str, size: float, address: float) -> tuple[Storage, int]:
-    """Return a storage of ``size`` elements copied from ``address``, where Lua has had them, and its own address."""
+    """Copy ``size`` elements that Lua allocated at ``address`` to a new storage; return it and its address."""
     storage = Storage(ty, int(size))
     target = storage.tell()
     ctypes.memmove(target, int(address), storage.size * storage.flat.itemsize)
@@ -109,7 +110,11 @@ def _adopt(ty: str, size: float, address: float) -> tuple[Storage, int]:
 
 
 def mirror_entries(account: Callable[[int], None]) -> dict[str, Any]:
-    """Return the functions that ``prelude/ffi`` finds in ``py``; ``account`` is told of bytes that Lua does not see."""
+    """Return the functions that ``prelude/ffi`` finds in ``py``.
+
+    Args:
+        account: is called with the number of bytes of new memory, which Lua's garbage collector does not count.
+    """
 
     def resize_storage(storage: Storage, size: float) -> None:
         account((int(size) - storage.size) * storage.flat.itemsize)

@@ -16,17 +16,17 @@ from dpnn_bridge.objects import LuaObject
 
 
 def _attribute(name: str) -> str:
-    """Return the attribute for a tensor that Lua names."""
+    """Return the attribute name for a tensor with this name in Lua."""
     return name.replace(".", "_") or "_"
 
 
 class _Call:
-    """One forward of a Lua module: what its backward needs.
+    """The data of a forward pass that its backward pass needs.
 
     Attributes:
-        input: its Lua values.
-        shape: how the outputs are nested, from :func:`flatten`.
-        outputs: Lua's own tensors as long as they have its values, copies after :meth:`keep`.
+        input: the input as Lua values.
+        shape: structure of the output, from :func:`flatten`.
+        outputs: the tensors of the output: Lua's own tensors, or copies after :meth:`keep`.
     """
 
     __slots__ = ("__weakref__", "_kept", "input", "outputs", "shape")
@@ -38,7 +38,7 @@ class _Call:
         self._kept = False
 
     def keep(self) -> None:
-        """Copy the outputs, since another forward is about to overwrite them."""
+        """Copy the outputs before the next forward pass overwrites them."""
         if not self._kept:
             self.outputs, self._kept = [o.clone() for o in self.outputs], True
 
@@ -46,24 +46,24 @@ class _Call:
 class LuaModule(LuaFunctionality, Placeholder):
     """A Lua module as a PyTorch module.
 
-    Parameters share memory with the tensors of ``module:parameters()``, so that an optimizer of PyTorch trains what Lua
-    has and the reverse. Other tensors of its state (running means …) are buffers, shared as well. Written to ``.t7``
-    or ``.pt`` it becomes the object of its Lua class again.
+    Parameters share memory with the tensors of ``module:parameters()``, so a PyTorch optimizer and Lua code train the
+    same weights. Other tensors of the module's state (running means …) are buffers and share memory too. In ``.t7`` and
+    ``.pt`` files the module is saved as an object of its Lua class.
 
     Args:
-        bridge: where the object lives.
+        bridge: the bridge whose Lua state contains the object.
         obj: the Lua object.
 
     Shape:
-        As the Lua module: tensors, or lists and dicts of them for Lua tables.
+        As the Lua module: tensors, or lists and dicts of tensors for Lua tables.
 
     Lua:
         any class with updateOutput, updateGradInput and accGradParameters.
 
     Differs from PyTorch:
-        Lua keeps the state of one forward pass. A backward pass of an earlier one runs that forward pass again, and
-        raises if its outputs are not the same. No second derivatives, DataParallel, TorchScript or pickle. Runs on the
-        CPU. Tensors that do not have the module's type raise, as in Torch7.
+        Lua keeps the state of one forward pass. A backward pass of an earlier forward pass runs the latter again, and
+        raises an error if its outputs differ. No second derivatives, DataParallel, TorchScript or pickle. Runs on the
+        CPU. Tensors of another type than the module's are an error, as in Torch7.
 
     Examples:
         >>> layer = LuaBridge(lua_path="nn").module("nn.Linear", 3, 2)          # doctest: +SKIP
@@ -74,26 +74,26 @@ class LuaModule(LuaFunctionality, Placeholder):
         nn.Module.__init__(self)
         self._start(bridge, obj)
         self.path = ""
-        self._last: Callable[[], _Call | None] = lambda: None  # whose outputs Lua's tensors have
+        self._last: Callable[[], _Call | None] = lambda: None  # call that produced Lua's outputs
         self._names: list[str] = []
         self._bind(first=True)
 
     @read_answers
     def _bind(self, first: bool = False) -> None:
-        """Make parameters and buffers views of what Lua contains now."""
+        """Let parameters and buffers share the memory of the current tensors in Lua."""
         names, weights, _, buffers = self.bridge.state_of(self.lua)
         bound: dict[str, None] = {}
         last: dict[str, int] = {}
         for name, weight in zip(names, weights, strict=True):
             attribute = self._free_attribute(_attribute(name), bound, last)
             bound[attribute] = None
-            known = self._parameters.get(attribute)
-            if known is None:
+            existing = self._parameters.get(attribute)
+            if existing is None:
                 self.register_parameter(attribute, nn.Parameter(weight, weight.is_floating_point()))
             else:
-                gradient, known.grad = known.grad, None
-                known.data = weight
-                known.grad = None if gradient is None else gradient.to(weight.dtype)
+                gradient, existing.grad = existing.grad, None
+                existing.data = weight
+                existing.grad = None if gradient is None else gradient.to(weight.dtype)
         self._names = list(bound)
         self._state = [("", n) for n in self._names]
         self._shared = [*weights, *(value for _, value in buffers)]
@@ -106,12 +106,12 @@ class LuaModule(LuaFunctionality, Placeholder):
             self._state.append(("buffer", attribute))
 
     def _free_attribute(self, name: str, bound: dict[str, None], last: dict[str, int]) -> str:
-        """Return a name, or one with an underscore and a number behind it, that is not an attribute yet.
+        """Return an unused attribute name: ``name``, or ``name`` with an underscore and a number.
 
         Args:
-            name: of a parameter.
-            bound: names of the parameters before it.
-            last: the last number behind each name, which is increased.
+            name: name of a parameter.
+            bound: attribute names of the parameters so far.
+            last: the last number that was appended to each name; updated here.
         """
         free = name
         while free in bound or (free not in self._parameters and hasattr(self, free)):
@@ -122,8 +122,8 @@ class LuaModule(LuaFunctionality, Placeholder):
     def _tensors(self) -> list[torch.Tensor | None]:
         """Return the synchronized tensors: parameters, then buffers, in the order of ``state_of``.
 
-        Memory that Python put in the place of Lua's (``load_state_dict(assign=True)``, ``parameter.data = …``) is
-        copied to Lua's first, and given up.
+        If Python has replaced the memory of a tensor (``load_state_dict(assign=True)``, ``parameter.data = …``), the
+        values are copied to Lua's memory first, and the tensor uses Lua's memory again.
         """
         tensors = [self._buffers.get(n) if kind else self._parameters.get(n) for kind, n in self._state]
         for own, shared in zip(tensors, self._shared, strict=True):
@@ -138,13 +138,13 @@ class LuaModule(LuaFunctionality, Placeholder):
 
     @property
     def obj(self) -> LuaObject:
-        """The inert object, as ``torch.save`` would write it now."""
+        """The object as a :class:`LuaObject`: what ``torch.save`` would write now."""
         self.bridge.push(self.lua, self._tensors())
         return super().obj
 
     @property
     def mapped_by(self) -> str:  # type: ignore[override]
-        """The user's Lua file that defines its class; empty if a package does."""
+        """Name of the user's Lua file that defines the class; empty if only packages define it."""
         return self.bridge.definition(self.class_name)
 
     @property
@@ -167,7 +167,7 @@ class LuaModule(LuaFunctionality, Placeholder):
         def replay() -> bool:
             if self._replay(call):
                 return True
-            # a layer that works in place has overwritten the first
+            # an in-place layer has overwritten the first copy of the input
             call.input = self.bridge.copy_to_lua(restore(shape, leaves))
             return self._replay(call)
 
@@ -182,7 +182,7 @@ class LuaModule(LuaFunctionality, Placeholder):
 
     @read_answers
     def _run_forward(self, call: _Call) -> list[torch.Tensor]:
-        """Run a forward; return Lua's own tensors, which the next forward overwrites."""
+        """Run a forward pass; return Lua's own output tensors, which the next forward pass overwrites."""
         if (last := self._last()) is not None:
             last.keep()
         outputs: list[torch.Tensor] = []
@@ -203,15 +203,15 @@ class LuaModule(LuaFunctionality, Placeholder):
     def _backward(self, call: _Call, gradients: list[Any]) -> tuple[Any, list[Any]]:
         """Return gradInput and the gradients of the parameters."""
         pairs = zip(gradients, call.outputs, strict=True)
-        whole = [torch.zeros_like(o) if g is None else g for g, o in pairs]
-        given = self.bridge.copy_to_lua(restore(call.shape, whole))
-        grad_input, own = self.bridge.backward(self.lua, call.input, given, self._tensors())
+        filled = [torch.zeros_like(o) if g is None else g for g, o in pairs]
+        grad_output = self.bridge.copy_to_lua(restore(call.shape, filled))
+        grad_input, own = self.bridge.backward(self.lua, call.input, grad_output, self._tensors())
         if len(own) != len(self._names):
             raise ValueError(f"{len(own)} gradients of {len(self._names)} parameters")
         return grad_input, own
 
     def train(self, mode: bool = True) -> LuaModule:
-        """Set the mode, in Lua with ``module:training()`` or ``module:evaluate()``."""
+        """Set training or evaluation mode, also in Lua with ``module:training()`` or ``module:evaluate()``."""
         nn.Module.train(self, mode)
         self.bridge.method(self.lua, "training" if mode else "evaluate")
         return self
@@ -229,17 +229,17 @@ class LuaModule(LuaFunctionality, Placeholder):
         copied = super().__deepcopy__(memo)
         for ours, theirs in zip(copied._weights, self._weights, strict=True):
             ours.requires_grad_(theirs.requires_grad)
-            memo[id(theirs)] = ours  # an optimizer that is copied with the module has those of the copy
+            memo[id(theirs)] = ours  # an optimizer that is copied together with the module trains the copy
         for name in copied._buffers.keys() & self._buffers.keys():
             memo[id(self._buffers[name])] = copied._buffers[name]
         return copied
 
 
 class LuaCriterion(LuaFunctionality, nn.Module):
-    """A Lua criterion as a PyTorch module: ``criterion(input, target)`` gives a scalar loss.
+    """A Lua criterion as a PyTorch module: ``criterion(input, target)`` returns a scalar loss.
 
     Args:
-        bridge: where the object lives.
+        bridge: the bridge whose Lua state contains the object.
         obj: the Lua object.
 
     Lua:
@@ -260,11 +260,11 @@ class LuaCriterion(LuaFunctionality, nn.Module):
         shape = flatten(input, leaves)
         step = self._next_step()
         state: dict[str, Any] = {}
-        aim = self.bridge.copy_to_lua(target)
+        lua_target = self.bridge.copy_to_lua(target)
         method = self.bridge.method
 
         def loss_of(input: Any) -> torch.Tensor:
-            loss = method(self.lua, "forward", input, aim)
+            loss = method(self.lua, "forward", input, lua_target)
             return torch.as_tensor(loss, dtype=torch.float64).reshape(()).clone()
 
         @read_answers
@@ -277,11 +277,12 @@ class LuaCriterion(LuaFunctionality, nn.Module):
         @read_answers
         def back(gradients: tuple[torch.Tensor | None, ...]) -> list[torch.Tensor | None]:
             self._return_to(step, lambda: same(loss_of(state["input"]), state["loss"]))
-            found = self._input_gradients(shape, method(self.lua, "backward", state["input"], aim), leaves)
-            if not any(g is not None for g in found):
+            grad_input = method(self.lua, "backward", state["input"], lua_target)
+            own = self._input_gradients(shape, grad_input, leaves)
+            if not any(g is not None for g in own):
                 raise ValueError("no gradInput")
             scale = gradients[0]
-            return found if scale is None else [None if g is None else g * scale for g in found]
+            return own if scale is None else [None if g is None else g * scale for g in own]
 
         (loss,) = Forward.apply(run, back, *leaves)
         return loss

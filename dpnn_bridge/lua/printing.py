@@ -10,23 +10,23 @@ import torch
 from dpnn_bridge.lua.tensor import Storage, Tensor
 
 _LINE = 80
-#: the decimals behind the four that are printed, of a number halfway between two of these
+#: decimals after the four that are printed, if the number is halfway between two printed numbers
 _HALF = "5" + 19 * "0"
 
 
-def _rounded_away(value: float, kind: str) -> float:
-    """Return a number that prints with four decimals as th's LuaJIT prints ``value``: halves away from zero."""
-    if f"{value:.24{kind}}".partition(".")[2].startswith(_HALF, 4):
+def _rounded_away(value: float, conversion: str) -> float:
+    """Return a number that ``%.4f`` or ``%.4e`` prints as th's LuaJIT prints ``value``: halves away from zero."""
+    if f"{value:.24{conversion}}".partition(".")[2].startswith(_HALF, 4):
         return math.nextafter(value, math.copysign(math.inf, value))
     return value
 
 
 class _Format:
-    """One format for all numbers of a storage: integers, fixed point (perhaps scaled) or scientific.
+    """The format of all numbers of a storage: integers, fixed-point (with or without a scale) or scientific.
 
     Attributes:
-        width: characters per number; None if NaN hides them, and all columns stand in one line.
-        scale: divisor of the numbers, 1 for none.
+        width: characters per number; None if there are NaNs, which print all columns in one line.
+        scale: the numbers are divided by it; 1 without a scale.
     """
 
     def __init__(self, values: torch.Tensor) -> None:
@@ -38,12 +38,12 @@ class _Format:
             return
         sizes = values.abs()
         low, high = _extreme(sizes, smallest=True), _extreme(sizes, smallest=False)
-        whole = bool((values == torch.ceil(values)).all())
+        are_integers = bool((values == torch.ceil(values)).all())
         if math.isnan(low) or math.isnan(high):
             self.width, self._pattern = None, "%f"
             return
         first, last = _exponent(low), _exponent(high)
-        if whole:
+        if are_integers:
             if last > 9:
                 self.width, self._pattern = 11, "%11.4e"
             else:
@@ -85,7 +85,7 @@ def _vector(values: Sequence[float], form: _Format) -> str:
 
 
 def _matrix(rows: Sequence[Sequence[float]], form: _Format, indent: str = "") -> str:
-    """Return the rows in blocks of as many columns as a line holds."""
+    """Return the rows, in blocks of as many columns as fit into a line."""
     columns = len(rows[0])
     per_line = columns if form.width is None else (_LINE - len(indent)) // (form.width + 1)
     text = indent
@@ -127,7 +127,7 @@ def print_tensor(tensor: Tensor) -> str:
 
 
 def _counters(sizes: Sequence[int]) -> list[tuple[int, ...]]:
-    """Return all index tuples, the first index running fastest."""
+    """Return all index tuples; the first index varies fastest."""
     counters: list[tuple[int, ...]] = [()]
     for n in reversed(sizes):
         counters = [(i, *rest) for rest in counters for i in range(n)]

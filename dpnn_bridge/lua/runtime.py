@@ -10,7 +10,7 @@ from dpnn_bridge.lua.mirror import mirror_entries
 from dpnn_bridge.lua.state import LuaState
 from dpnn_bridge.lua.system import system_entries
 
-#: parts of the prelude that LuaJIT's ffi allows
+#: parts of the prelude that need LuaJIT's ffi
 _WITH_FFI = (
     *("state", "geometry", "views", "elements", "dispatch", "subviews", "vectors", "loops", "copying", "reduce"),
     *("making", "convolution", "indexing", "apply", "order", "products", "lapack", "kernels", "random", "multinomial"),
@@ -18,7 +18,7 @@ _WITH_FFI = (
 
 
 class Runtime(LuaState):
-    """A Lua state with the torch package over PyTorch; for the arguments see :class:`LuaState`."""
+    """A Lua state with the torch package over PyTorch; the arguments are those of :class:`LuaState`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -24,24 +24,24 @@ from dpnn_bridge.lua.checkouts import find_module
 from dpnn_bridge.lua.text import from_system, readable, to_system
 from dpnn_bridge.lua.wire import ENDED, Channel, WireError
 
-#: seconds that the process may take to start, on a busy machine
-_START = 120
-#: largest max_seconds for which the kernel limits CPU time too; its limits are integers of a bounded size
-_LONGEST_LIMIT = 1e9
-#: bytes of a Lua file that ``require`` loads
-_LONGEST_FILE = 16 << 20
-#: characters of a module's name
-_LONGEST_NAME = 1000
-#: control characters, marks of the direction of text, line separators and lone surrogates
+#: seconds that the process may take to start, also on a busy machine
+_START_SECONDS = 120
+#: largest max_seconds for which the kernel limits the CPU time too; its limits are integers of a bounded size
+_MAX_CPU_LIMIT = 1e9
+#: largest Lua file, in bytes, that ``require`` loads
+_MAX_FILE = 16 << 20
+#: longest name of a module, in characters
+_MAX_NAME = 1000
+#: control characters, bidirectional text marks, line separators and lone surrogates
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-#: the environment variables that the process gets: those that Python may need to start
-_KEPT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "VIRTUAL_ENV", "PYTHONHOME", "TZ")
+#: environment variables that are passed to the process: those that Python may need to start
+_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "VIRTUAL_ENV", "PYTHONHOME", "TZ")
 
 
 class RemoteValue:
-    """A value that stays in the process: an object of a Lua class, a function.
+    """A Lua value that stays in the process, such as a function or an object of a Lua class.
 
-    It is called and indexed as in Lua; ``bridge.to_python`` gives what it contains.
+    It can be called and indexed as in Lua; ``bridge.to_python`` converts it.
 
     Attributes:
         kind: result of Lua's ``type``.
@@ -63,18 +63,18 @@ class RemoteValue:
 
 
 class Sandbox:
-    """Starts the process, sends it requests and ends it when one takes too long.
+    """Starts the process, sends requests to it, and kills it when a request takes too long.
 
     Args:
-        lua_path: folders whose Lua files ``require`` may ask for; this side reads them.
-        max_memory: bytes that Lua and its tensors may take.
-        max_seconds: wall-clock seconds of one request. On Linux the kernel also limits the CPU time to this number on
-            each core, unless this program is root without CAP_SYS_RESOURCE, as in many containers.
+        lua_path: folders with Lua files for ``require``; the parent process reads the files.
+        max_memory: bytes that Lua and its tensors may use.
+        max_seconds: wall-clock seconds that one request may take. On Linux the kernel also limits the CPU time to this
+            number per core, unless this program is root without CAP_SYS_RESOURCE, as in many containers.
         max_instructions: Lua instructions that one request may run.
         partial: continue with a warning if the kernel cannot confine the process.
 
     Raises:
-        LuaBridgeError: the process cannot start, or this system cannot confine it.
+        LuaBridgeError: the process cannot start, this system cannot confine it, or a limit is not positive.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Sandbox:
         self._owner = os.getpid()
         self._ended = ""
         self._limited = 0.0
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - used until the process ends
         self._process = subprocess.Popen(
             [sys.executable, "-c", "from dpnn_bridge.lua.confined import main; main()"],
             stdin=subprocess.PIPE,
@@ -111,12 +111,12 @@ class Sandbox:
         self._channel = Channel(self._process.stdout.fileno(), self._process.stdin.fileno(), max_memory + (64 << 20))
         self._close = weakref.finalize(self, _end, self._process, self._errors)
         start = os.getpid(), max_memory, max_instructions
-        missing = self._exchange(start, time.monotonic() + _START, "it did not start in time")
+        missing = self._exchange(start, time.monotonic() + _START_SECONDS, "it did not start in time")
         if missing:
-            reason = f"this system cannot confine Lua as it should: {'; '.join(missing)}"
+            reason = f"this system cannot fully confine the Lua process: {'; '.join(missing)}"
             if not partial:
                 self.close()
-                raise LuaBridgeError(f"{reason}. sandbox='partial' (--partial-sandbox) runs it anyway")
+                raise LuaBridgeError(f"{reason}. To run it anyway, use sandbox='partial' (--partial-sandbox)")
             warnings.warn(reason, stacklevel=4)
 
     @property
@@ -124,22 +124,22 @@ class Sandbox:
         """Process ID of the sandbox."""
         return self._process.pid
 
-    def ask(self, what: str, *args: Any) -> Any:
-        """Send a request to the process, see :mod:`dpnn_bridge.lua.confined`.
+    def ask(self, operation: str, *args: Any) -> Any:
+        """Send a request to the process and return the answer, see :mod:`dpnn_bridge.lua.confined`.
 
         Raises:
-            LuaBridgeError: Lua raised an error, or the process ended or had to be ended.
+            LuaBridgeError: Lua raised an error, or the process ended or was killed.
         """
-        if os.getpid() != self._owner:  # before the lock, which another thread may have held at the fork
+        if os.getpid() != self._owner:  # checked before the lock, which another thread may have held at the fork
             raise LuaBridgeError("a Lua sandbox works only in the process that created it; create one in this process")
         with self._lock:
             if self._ended:
-                raise LuaBridgeError(f"the Lua sandbox has ended: {self._ended}. Make a new bridge")
-            if time.monotonic() > self._limited + min(1.0, self.max_seconds):  # reading and setting takes a while
+                raise LuaBridgeError(f"the Lua sandbox has ended: {self._ended}. Create a new bridge")
+            if time.monotonic() > self._limited + min(1.0, self.max_seconds):  # not in each request, it takes time
                 self._limit_cpu_time()
             released = [self.released.pop() for _ in range(len(self.released))]
             late = f"a call took more than {self.max_seconds:g} seconds (max_seconds)"
-            return self._exchange((what, released, *args), time.monotonic() + self.max_seconds, late)
+            return self._exchange((operation, released, *args), time.monotonic() + self.max_seconds, late)
 
     def close(self) -> None:
         """End the process."""
@@ -167,7 +167,7 @@ class Sandbox:
             raise self._end(str(error)) from None
         except LuaBridgeError:
             raise
-        except BaseException:  # Ctrl-C: the pending answer would be read as that of the next request
+        except BaseException:  # such as Ctrl-C: the pending answer would be read as the answer to the next request
             self._end("it was interrupted")
             raise
 
@@ -187,27 +187,27 @@ class Sandbox:
     def _remote(self, content: Any) -> RemoteValue:
         number, kind, type_name = content
         if type(number) is not int or type(kind) is not str or type(type_name) is not str:
-            raise WireError("the process sent a value of unknown kind")
+            raise WireError("the process sent a value of unknown type")
         return RemoteValue(self, number, kind, _text(type_name))
 
     def _find(self, name: str) -> tuple[str, str] | None:
-        """Return the path and text of a module's Lua file; None if the file is missing or outside of ``lua_path``."""
-        if len(name) > _LONGEST_NAME:
+        """Return the path and text of a module's Lua file; None if the file is missing or outside ``lua_path``."""
+        if len(name) > _MAX_NAME:
             return None
         try:
-            found = find_module(self.lua_path, to_system(name))
-            real = Path(found or "").resolve()
+            path = find_module(self.lua_path, to_system(name))
+            real = Path(path or "").resolve()
             inside = any(real.is_relative_to(root.resolve()) for root in self.lua_path)
-            if found is None or not inside or real.stat().st_size > _LONGEST_FILE:
+            if path is None or not inside or real.stat().st_size > _MAX_FILE:
                 return None
-            return from_system(found), real.read_bytes().decode("latin-1")
-        except (OSError, ValueError, RuntimeError):  # a name that no file can have, a loop of symbolic links
+            return from_system(path), real.read_bytes().decode("latin-1")
+        except (OSError, ValueError, RuntimeError):  # an invalid file name, a loop of symbolic links
             return None
 
     # ---- the process
 
     def _limit_cpu_time(self) -> None:
-        if sys.platform != "linux" or self.max_seconds > _LONGEST_LIMIT:
+        if sys.platform != "linux" or self.max_seconds > _MAX_CPU_LIMIT:
             return
         import resource
 
@@ -219,11 +219,11 @@ class Sandbox:
             allowed = int(used + self.max_seconds * (os.cpu_count() or 1)) + 2
             self._limited = time.monotonic()
             resource.prlimit(self.pid, resource.RLIMIT_CPU, (allowed, resource.RLIM_INFINITY))
-        except OSError:  # it has ended, which the next exchange says; or root may not set limits of nobody's process
+        except OSError:  # the process has ended, which the next exchange reports; or the user may not set its limits
             pass
 
     def _end(self, reason: str) -> LuaBridgeError:
-        """End the process; return the error that says why."""
+        """End the process; return an error with the reason."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(1 if reason == ENDED else 0)
         code = self._process.poll()
@@ -232,8 +232,8 @@ class Sandbox:
             reason = f"its process ended ({how})"
             with contextlib.suppress(OSError, ValueError):
                 self._errors.seek(0)
-                said = _text(self._errors.read()[-2000:].decode("latin-1")).strip()
-                reason += f": {said.splitlines()[-1]}" if said else ""
+                message = _text(self._errors.read()[-2000:].decode("latin-1")).strip()
+                reason += f": {message.splitlines()[-1]}" if message else ""
         self._ended = reason
         self._close()
         return LuaBridgeError(f"the Lua sandbox has ended: {reason}")
@@ -260,7 +260,7 @@ def _end(process: subprocess.Popen[bytes], errors: Any) -> None:
 
 
 def _environment() -> dict[str, str]:
-    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     path = os.pathsep.join(os.path.abspath(p) for p in sys.path if p)
     threads = str(torch.get_num_threads())
     return kept | {
@@ -272,10 +272,10 @@ def _environment() -> dict[str, str]:
 def _print(text: str, stream: TextIO) -> None:
     try:
         stream.write(text)
-    except UnicodeEncodeError as error:  # an encoding that lacks some characters
+    except UnicodeEncodeError as error:  # the stream's encoding lacks a character
         stream.write(text.encode(error.encoding, "replace").decode(error.encoding))
 
 
 def _text(text: str) -> str:
-    """Return the output of Lua (bytes as latin-1) without terminal control sequences."""
+    """Decode a Lua string from the process, and replace control characters, which could control the terminal."""
     return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", readable(text))

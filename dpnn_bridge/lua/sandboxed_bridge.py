@@ -1,4 +1,4 @@
-"""The bridge to a Lua state in a process that can only compute."""
+"""Define :class:`SandboxedBridge`, a bridge to Lua in a separate process that can only compute."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, Lu
 
 
 class SandboxedBridge(LuaBridge):
-    """A bridge whose Lua is in another process.
+    """A bridge to Lua in another process.
 
-    A value that stays there is a :class:`~dpnn_bridge.lua.sandbox.RemoteValue`.
+    A value that stays in the process is a :class:`~dpnn_bridge.lua.sandbox.RemoteValue`.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class SandboxedBridge(LuaBridge):
         self._sandbox = Sandbox(
             folders(lua_path), max_memory, max_seconds, max_instructions, partial=sandbox == "partial"
         )
-        self._remote_tensors: dict[int, list[torch.Tensor]] = {}  # each module's tensors, as the process has them
+        self._remote_tensors: dict[int, list[torch.Tensor]] = {}  # values of each module's tensors in the process
         self._ask = self._sandbox.ask
 
     def close(self) -> None:
@@ -83,19 +83,19 @@ class SandboxedBridge(LuaBridge):
             value = dumps(value)
         elif isinstance(value, bytes):
             value = value.decode("latin-1")
-        return self._ask("hold", value)
+        return self._ask("to_lua", value)
 
     def copy_to_lua(self, value: Any) -> Any:
-        return self.to_lua(value)  # what is sent is a copy
+        return self.to_lua(value)  # the process gets a copy
 
     def copy_from_lua(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.clone()
 
     def to_python(self, value: Any) -> Any:
-        return self._ask("python", value) if isinstance(value, RemoteValue) else value
+        return self._ask("to_python", value) if isinstance(value, RemoteValue) else value
 
     def to_object(self, value: Any) -> Any:
-        return loads(self._ask("object", value))
+        return loads(self._ask("to_object", value))
 
     def has_class(self, name: str) -> bool:
         return self._ask("has_class", name) is True
@@ -140,13 +140,17 @@ class SandboxedBridge(LuaBridge):
         return gradients
 
     def _pull(self, obj: Any, tensors: Sequence[torch.Tensor | None], changed: dict[int, torch.Tensor]) -> None:
-        """Copy the tensors that Lua changed, such as running means and weights with a maximum norm."""
+        """Copy the values that Lua changed to ``tensors``, such as running means and weights with a maximum norm."""
         for i, value in changed.items():
             target, copy = tensors[i], self._remote_tensors[obj.number][i]
             if copy.shape != value.shape or copy.dtype != value.dtype:
-                raise LuaBridgeError("the Lua sandbox changed the shape of a tensor that the module has")
+                raise LuaBridgeError(
+                    "Lua changed the shape or type of a parameter or buffer, which a sandbox cannot do"
+                )
             copy.copy_(value)
-            if target is not None:  # else a scratch tensor that was empty when the module was made
+            if (
+                target is not None
+            ):  # None: a tensor that is not a buffer, because it was empty when the module was created
                 target.data.copy_(value)
 
     def manual_seed(self, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""Create a Lua state with limited rights, and pass calls and errors between Lua and Python."""
+"""Create a Lua state with restricted access to Python, and pass calls and errors between Lua and Python."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from dpnn_bridge.lua.text import for_lua
 from dpnn_bridge.torch7.random import Generator
 
 RUNTIMES = ("luajit21", "lua51")
-#: answers to Lua, see `finish` in prelude/tensor.lua
-_PLAIN, _ERROR, _OBJECT, _NOTHING, _SEVERAL = 0, -1, -2, -3, -4
-#: bytes of new tensors between two forced collections: at least so many, so that their memory stays in the cache, and
-#: up to _SPARSE times as many where Lua itself uses much, which each collection traverses
-_COLLECT_AFTER, _SPARSE = 128 << 20, 4
-#: bytes from which on a copy is made when it is needed
-_LARGE = 1 << 18
-#: returns a copy that is made when one of both is written; private to PyTorch, without it the copy is made at once
+#: codes of results that Lua gets, see `finish` in prelude/tensor.lua
+_VALUE, _ERROR, _OBJECT, _NOTHING, _SEVERAL = 0, -1, -2, -3, -4
+#: bytes of new tensors after which Lua collects garbage, few enough that memory is reused while it is in the CPU cache.
+#: With a large Lua heap, which each collection traverses, up to _MAX_FACTOR times as many
+_COLLECT_AFTER, _MAX_FACTOR = 128 << 20, 4
+#: bytes from which on a copy is lazy: copied when one of both is written
+_LAZY_COPY_FROM = 1 << 18
+#: returns a lazy copy; a private operation of PyTorch, without which the copy is made immediately
 _lazy_clone = getattr(torch.ops.aten, "_lazy_clone", torch.clone)
 
 
 def check_runtime(name: str, sandbox: bool) -> None:
-    """Raise :class:`OptionError` unless the name is that of a Lua runtime, in a sandbox of one that can be confined."""
+    """Raise :class:`OptionError` if there is no runtime of this name, or a sandbox cannot confine it."""
     if name not in ("auto", *RUNTIMES):
         raise OptionError(f"runtime must be 'auto', 'luajit21' or 'lua51', not {name!r}")
     if sandbox and name == "luajit21":
@@ -41,7 +41,7 @@ def check_runtime(name: str, sandbox: bool) -> None:
 
 
 def _import_runtime(name: str) -> tuple[Any, str]:
-    """Return the lupa module of a Lua, or of the first one that is available."""
+    """Return the lupa module and the name of a Lua runtime; for "auto", of the first that is available."""
     problem: ImportError | None = None
     for candidate in RUNTIMES if name == "auto" else (name,):
         try:
@@ -54,7 +54,7 @@ def _import_runtime(name: str) -> tuple[Any, str]:
 
 
 class Host:
-    """The services that Lua calls: output of text, and in a sandbox the Lua files on its path."""
+    """Services for Lua in a sandbox: output, and the Lua files of ``require``. Other bridges use this base class."""
 
     def write(self, text: str) -> None:
         """Write the output of ``io.write`` and ``print`` in a sandbox."""
@@ -65,28 +65,27 @@ class Host:
 
 
 def _deny(_object: Any, _name: Any, _setting: bool) -> Any:
-    raise AttributeError("Python attributes are out of reach of Lua")
+    raise AttributeError("Lua cannot access the attributes of Python objects")
 
 
 def pointer(handle: Any) -> int:
-    """Return the number that Lua uses as the C pointer of an object."""
+    """Return the number that Lua uses as the pointer of an object."""
     return handle.pointer if isinstance(handle, (Tensor, Storage)) else id(handle)
 
 
-def encode(answer: Any, args: tuple[Any, ...]) -> Any:
-    """Encode an answer for Lua; a returned argument is encoded as its number."""
-    kind = type(answer)
-    if kind is Tensor or hasattr(answer, "class_name"):
+def encode(result: Any, args: tuple[Any, ...]) -> Any:
+    """Encode the result of a function for Lua; a result that is an argument is encoded as the argument's position."""
+    if type(result) is Tensor or hasattr(result, "class_name"):
         for n, arg in enumerate(args, 1):
-            if arg is answer:
+            if arg is result:
                 return n
-        return _OBJECT, answer, answer.class_name
-    if kind is not tuple:
-        return _PLAIN, answer
-    if not answer:
+        return _OBJECT, result, result.class_name
+    if type(result) is not tuple:
+        return _VALUE, result
+    if not result:
         return _NOTHING
     flat: list[Any] = [_SEVERAL]
-    for value in answer:
+    for value in result:
         position = next((n for n, arg in enumerate(args, 1) if arg is value), None)
         flat += [None, position] if position else [value, value.class_name]
     return tuple(flat)
@@ -101,12 +100,12 @@ class LuaState:
     """A Lua state and the calls between it and Python, without the torch package.
 
     Args:
-        name: "auto" (LuaJIT where there is one, else Lua 5.1), "luajit21" or "lua51".
-        lua_path: folders whose packages ``require`` finds first.
-        sandbox: run code that is not trusted: Lua 5.1 without io, os, package, debug; see docs/lua.md.
-        max_memory: bytes that Lua may use in a sandbox (tensors are Python's and not counted).
+        name: "auto" (LuaJIT if lupa contains it, else Lua 5.1), "luajit21" or "lua51".
+        lua_path: folders that ``require`` searches first.
+        sandbox: run untrusted code: Lua 5.1 without io, os, package, debug; see docs/lua.md.
+        max_memory: bytes that Lua may use in a sandbox, without tensors, whose memory belongs to Python.
         max_instructions: Lua instructions that one call from Python may take in a sandbox.
-        host: what a sandbox asks.
+        host: services for Lua in a sandbox.
     """
 
     def __init__(
@@ -142,34 +141,34 @@ class LuaState:
         self.generator = Generator()
         self.bridge = self.lua.table()
         self._api = self.lua.table()
-        self._api["negative_zero"] = module.as_attrgetter(-0.0)  # as a number it would arrive as the integer 0
+        self._api["negative_zero"] = module.as_attrgetter(-0.0)  # passed as a number, it would become the integer 0
 
     def run_prelude(self, name: str) -> Any:
-        """Run one of the package's own Lua files."""
+        """Run a Lua file of the folder ``prelude``."""
         code = _prelude(name)
         chunk = self.lua.compile(code, name=f"=dpnn_bridge/{name}".encode())
         return chunk(self.bridge, self._api)
 
     @property
     def torch(self) -> Any:
-        """Lua's ``torch`` table."""
+        """The table ``torch`` of Lua."""
         return self.bridge["torch"]
 
     def compile(self, code: str, name: str) -> Any:
-        """Return the Lua source as a function. Compiled code is refused, since Lua does not check it."""
+        """Compile Lua source to a function. Bytecode is an error, because Lua does not verify it."""
         if code.startswith("\x1b"):
-            raise LuaBridgeError("compiled Lua code is never run: pass the source")
+            raise LuaBridgeError("this is compiled Lua code, which is never run: pass the source")
         return self.lua.compile(code, name=name.encode("latin-1"))
 
     def register_builtins(self, entries: Mapping[str, Any]) -> None:
-        """Add functions to what the prelude finds in `py`."""
+        """Add functions to the table that the prelude calls ``py``."""
         for name, value in entries.items():
             self._api[name] = value
 
     def sync_moved(self) -> None:
-        """Tell Lua about memory that Python code outside has moved.
+        """Update the addresses in Lua of memory that Python code outside the bridge has moved.
 
-        All shared memory is looked at, so Lua collects first what it does not use, when there is much of it.
+        All shared blocks are checked. If there are many, Lua collects garbage first, to release unused blocks.
         """
         if self.shared.many:
             self._collect()
@@ -177,9 +176,9 @@ class LuaState:
             self.bridge["moved"](block)
 
     def copy_of(self, t: torch.Tensor) -> torch.Tensor:
-        """Return a copy of a tensor of Lua; large memory is copied when Python writes it or Lua accesses it."""
+        """Copy a tensor of Lua; a large tensor is copied only when Python writes it or Lua accesses it."""
         memory = t.untyped_storage()
-        if t.nbytes < _LARGE or t.nbytes < memory.nbytes() or not t.is_contiguous() or not memory.resizable():
+        if t.nbytes < _LAZY_COPY_FROM or t.nbytes < memory.nbytes() or not t.is_contiguous() or not memory.resizable():
             return t.clone()
         lend, blocks = self.bridge["lend"], self.shared.at(memory.data_ptr())
         if any(block.pinned or not (lend is None or lend(id(block))) for block in blocks):
@@ -190,12 +189,12 @@ class LuaState:
 
     @contextmanager
     def limited(self) -> Iterator[None]:
-        """Count the Lua instructions inside the ``with`` block, in a sandbox."""
+        """Limit the number of Lua instructions inside the ``with`` block to ``max_instructions``, in a sandbox."""
         if not self.sandbox or self._counting:
             yield
             return
-        self._counting = True
         self.bridge["start_counting"](self.max_instructions)
+        self._counting = True
         try:
             yield
         finally:
@@ -203,9 +202,9 @@ class LuaState:
             self._counting = False
 
     def account(self, size: int) -> None:
-        """Have Lua collect after so many bytes of new tensors, which it does not see as its own memory."""
+        """Count ``size`` bytes of new tensors, which Lua does not count; collect garbage in Lua after enough bytes."""
         self._fresh_bytes += size
-        if self._fresh_bytes > max(_COLLECT_AFTER, min(16 * self._lua_bytes, _SPARSE * _COLLECT_AFTER)):
+        if self._fresh_bytes > max(_COLLECT_AFTER, min(16 * self._lua_bytes, _MAX_FACTOR * _COLLECT_AFTER)):
             self._collect()
 
     def _collect(self) -> None:
@@ -216,14 +215,14 @@ class LuaState:
     # ---- binding Python code
 
     def guard(self, code: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a function for Lua: answers are encoded, errors become text."""
+        """Wrap a function for Lua: its result is encoded, and an exception is returned as text."""
 
         def call(*args: Any) -> Any:
             try:
-                answer = code(*args)
-                if type(answer) is Tensor:
-                    self.account(answer.numel * DTYPES[answer.ty].itemsize)
-                return encode(answer, args)
+                result = code(*args)
+                if type(result) is Tensor:
+                    self.account(result.numel * DTYPES[result.ty].itemsize)
+                return encode(result, args)
             except TorchError as error:
                 return _ERROR, for_lua(str(error))
             except Exception as error:
@@ -232,4 +231,5 @@ class LuaState:
         return call
 
     def guarded(self, table: Mapping[str, Callable[..., Any]]) -> Any:
+        """Return a Lua table of functions, each wrapped by :meth:`guard`."""
         return self.lua.table_from({name: self.guard(code) for name, code in table.items()})

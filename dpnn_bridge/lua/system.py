@@ -1,4 +1,4 @@
-"""Replace the C libraries behind the Lua packages ``paths``, ``sys``, ``lfs``, ``cjson`` and ``image``."""
+"""Implement the C parts of the Lua packages ``paths``, ``sys``, ``lfs``, ``cjson`` and ``image`` in Python."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from dpnn_bridge.lua.tensor import FLOATING, Tensor, TorchError
 from dpnn_bridge.lua.text import from_system, on_paths, to_system
 
 
-def _answering(code: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a function so that it returns true, or nil, message and number on an OSError, as Lua's io."""
+def _lua_result(code: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a function to return true, or nil, a message and an error number on an OSError, like Lua's io library."""
 
     def call(*args: Any) -> Any:
         try:
@@ -42,7 +42,7 @@ def _answering(code: Callable[..., Any]) -> Callable[..., Any]:
 
 def _concat(*parts: str) -> str:
     path = os.path.normpath(os.path.join(os.getcwd(), *parts))
-    return "/" + path.lstrip("/") if path.startswith("/") else path  # normpath keeps two slashes
+    return "/" + path.lstrip("/") if path.startswith("/") else path  # normpath keeps two leading slashes
 
 
 def _basename(path: str, suffix: str | None = None) -> str:
@@ -72,7 +72,7 @@ def _listing(runtime: LuaState, folder: str) -> Any:
 
 
 def _temporary() -> str:
-    """Return a path where nothing is yet. A file there is removed at exit, as Torch7's is."""
+    """Return a path that does not exist. A file at this path is removed at exit, as in Torch7."""
     path = os.path.join(tempfile.gettempdir(), f"luatmp{uuid.uuid4().hex[:12]}")
     atexit.register(_remove, path)
     return path
@@ -106,8 +106,8 @@ def path_entries(runtime: LuaState) -> dict[str, Callable[..., Any]]:
         "extname": _extname,
         "cwd": os.getcwd,
         "dir": names,
-        "mkdir": _answering(os.makedirs),
-        "rmdir": _answering(os.rmdir),
+        "mkdir": _lua_result(os.makedirs),
+        "rmdir": _lua_result(os.rmdir),
         "execdir": lambda: os.path.dirname(sys.executable),
         "tmpname": _temporary,
         "uname": lambda: (system.system, system.node, system.machine),
@@ -117,7 +117,7 @@ def path_entries(runtime: LuaState) -> dict[str, Callable[..., Any]]:
 
 
 def _attributes(runtime: LuaState, follow: bool) -> Callable[..., Any]:
-    kinds = {
+    types = {
         0o10: "file",
         0o04: "directory",
         0o12: "link",
@@ -126,29 +126,29 @@ def _attributes(runtime: LuaState, follow: bool) -> Callable[..., Any]:
         0o01: "named pipe",
     }
 
-    def attributes(path: str, wanted: Any = None) -> Any:
+    def attributes(path: str, name: Any = None) -> Any:
         try:
-            found = os.stat(path, follow_symlinks=follow)
+            status = os.stat(path, follow_symlinks=follow)
         except OSError as error:
             return None, f"cannot obtain information from file '{path}': {error.strerror}", error.errno
         values = {
-            "mode": kinds.get(found.st_mode >> 12, "other"),
-            "permissions": stat.filemode(found.st_mode)[1:],
-            "size": found.st_size,
-            "modification": int(found.st_mtime),
-            "access": int(found.st_atime),
-            "change": int(found.st_ctime),
-            "ino": found.st_ino,
-            "dev": found.st_dev,
-            "nlink": found.st_nlink,
-            "uid": found.st_uid,
-            "gid": found.st_gid,
+            "mode": types.get(status.st_mode >> 12, "other"),
+            "permissions": stat.filemode(status.st_mode)[1:],
+            "size": status.st_size,
+            "modification": int(status.st_mtime),
+            "access": int(status.st_atime),
+            "change": int(status.st_ctime),
+            "ino": status.st_ino,
+            "dev": status.st_dev,
+            "nlink": status.st_nlink,
+            "uid": status.st_uid,
+            "gid": status.st_gid,
         }
-        values |= {name: getattr(found, f"st_{name}", 0) for name in ("rdev", "blocks", "blksize")}  # Windows has none
-        if isinstance(wanted, str):
-            if wanted not in values:
-                raise TorchError(f"bad argument #2 to 'attributes' (invalid option '{wanted}')")
-            return values[wanted]
+        values |= {key: getattr(status, f"st_{key}", 0) for key in ("rdev", "blocks", "blksize")}  # not on Windows
+        if isinstance(name, str):
+            if name not in values:
+                raise TorchError(f"bad argument #2 to 'attributes' (invalid option '{name}')")
+            return values[name]
         return runtime.lua.table_from(values)
 
     return attributes
@@ -173,11 +173,11 @@ def lfs_entries(runtime: LuaState) -> dict[str, Callable[..., Any]]:
         "symlinkattributes": _attributes(runtime, follow=False),
         "listing": listing,
         "currentdir": os.getcwd,
-        "chdir": _answering(os.chdir),
-        "mkdir": _answering(os.mkdir),
-        "rmdir": _answering(os.rmdir),
-        "touch": _answering(touch),
-        "link": _answering(lambda old, new, symbolic=None: (os.symlink if symbolic else os.link)(old, new)),
+        "chdir": _lua_result(os.chdir),
+        "mkdir": _lua_result(os.mkdir),
+        "rmdir": _lua_result(os.rmdir),
+        "touch": _lua_result(touch),
+        "link": _lua_result(lambda old, new, symbolic=None: (os.symlink if symbolic else os.link)(old, new)),
     }
 
 
@@ -192,7 +192,7 @@ def _quote(text: str) -> str:
 
 
 def json_entries(runtime: LuaState) -> dict[str, Callable[..., Any]]:
-    """Return the functions of ``cjson``: Lua traverses the tables, Python reads and writes the text."""
+    """Return the functions of ``cjson``. Python parses the text and quotes strings; Lua traverses tables."""
     lua = runtime.lua
 
     def decode(text: str, null: Any, deepest: float, invalid: bool) -> Any:
@@ -216,7 +216,7 @@ def json_entries(runtime: LuaState) -> dict[str, Callable[..., Any]]:
 
         try:
             decoded = text.encode("latin-1").decode("utf-8", "surrogateescape")
-            # Lua has only floats, and lua-cjson takes control characters in strings
+            # Lua has floats only, and lua-cjson accepts control characters in strings
             return build(json.loads(decoded, parse_int=float, parse_constant=constant, strict=False))
         except (ValueError, RecursionError) as error:
             return None, f"{error}"
@@ -224,7 +224,7 @@ def json_entries(runtime: LuaState) -> dict[str, Callable[..., Any]]:
     return {"decode": decode, "quote": _quote}
 
 
-# ---- pictures
+# ---- images
 
 
 def _pillow() -> Any:
@@ -235,19 +235,24 @@ def _pillow() -> Any:
     return Image
 
 
-#: formats of pictures that are read. Pillow has others: it passes PostScript, under any name, to another program
-_PICTURES = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+#: image formats that are read. Pillow reads others too, but passes PostScript files to another program
+_IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 
 def load_image(path: str, depth: float | None, ty: str) -> Tensor:
-    """Return a picture file as channels x height x width, 0 to 1 for floating types and 0 to 255 for bytes.
+    """Read an image file as channels x height x width, 0 to 1 for floating types and 0 to 255 for bytes.
+
+    Args:
+        path: the file.
+        depth: number of channels, 1, 3 or 4; None: as in the file.
+        ty: element type of the result.
 
     Raises:
-        TorchError: there is no such file, or Pillow does not know its format.
+        TorchError: the file is missing or has an unsupported format.
     """
     image = _pillow()
     try:
-        with image.open(to_system(path), formats=_PICTURES) as opened:
+        with image.open(to_system(path), formats=_IMAGE_FORMATS) as opened:
             modes = {1: "L", 3: "RGB", 4: "RGBA"}
             mode = modes.get(int(depth)) if depth else opened.mode if opened.mode in modes.values() else "RGB"
             pixels = opened.convert(mode)
@@ -259,11 +264,11 @@ def load_image(path: str, depth: float | None, ty: str) -> Tensor:
 
 
 def save_image(path: str, t: Tensor) -> tuple[()]:
-    """Write channels x height x width (or height x width) to a file in the format of its suffix."""
+    """Write a tensor of channels x height x width, or height x width, in the format of the file's suffix."""
     image = _pillow()
     data = t.t if t.dim == 3 else t.t.reshape(1, *t.size)
     if data.dim() != 3 or data.shape[0] not in (1, 2, 3, 4):
-        raise TorchError(f"a picture has 1 to 4 channels x height x width, this tensor is {t.shape_text}")
+        raise TorchError(f"an image must have 1 to 4 channels x height x width, this tensor is {t.shape_text}")
     if data.is_floating_point():
         data = (data.double() * 255).clamp(0, 255)
     pixels = data.to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
@@ -275,17 +280,17 @@ def save_image(path: str, t: Tensor) -> tuple[()]:
     return ()
 
 
-def _resampling(count: int, wanted: int) -> torch.Tensor:
-    """Return the weights, wanted x count, of libimage's linear scaling: interpolation upwards, averages downwards."""
-    weights = torch.zeros(wanted, count, dtype=torch.float64)
-    for n in range(wanted):
-        if wanted == count or (wanted > count and n == wanted - 1):
-            weights[n, n if wanted == count else count - 1] = 1
-        elif wanted > count:
-            at = n * ((count - 1) / (wanted - 1))
+def _resampling(count: int, target: int) -> torch.Tensor:
+    """Return the weights, target x count, of libimage's linear scaling: interpolates to enlarge, averages to shrink."""
+    weights = torch.zeros(target, count, dtype=torch.float64)
+    for n in range(target):
+        if target == count or (target > count and n == target - 1):
+            weights[n, n if target == count else count - 1] = 1
+        elif target > count:
+            at = n * ((count - 1) / (target - 1))
             weights[n, int(at)], weights[n, int(at) + 1] = 1 - (at - int(at)), at - int(at)
         else:
-            first, last = n * (count / wanted), (n + 1) * (count / wanted)
+            first, last = n * (count / target), (n + 1) * (count / target)
             weights[n, int(first)] = 1 - (first - int(first))
             weights[n, int(first) + 1 : int(last)] = 1
             if int(last) < count:
@@ -295,7 +300,7 @@ def _resampling(count: int, wanted: int) -> torch.Tensor:
 
 
 def scale_image(t: Tensor, width: float, height: float, mode: str) -> Tensor:
-    """Scale channels x height x width: ``simple`` uses the preceding pixel, ``bilinear`` is libimage's."""
+    """Scale a tensor of channels x height x width; ``simple`` takes the preceding pixel, ``bilinear`` is libimage's."""
     data = t.t if t.dim == 3 else t.t.reshape(1, *t.size)
     rows, columns = int(height), int(width)
     if mode == "simple":
@@ -311,7 +316,7 @@ def scale_image(t: Tensor, width: float, height: float, mode: str) -> Tensor:
 
 
 def system_entries(runtime: LuaState) -> dict[str, Any]:
-    """Return the functions that the prelude's packages find in ``py``; none in a sandbox."""
+    """Return the functions that the packages of the prelude find in ``py``; an empty dict in a sandbox."""
     if runtime.sandbox:
         return {}
     files = Files(runtime.lua.table_from)

@@ -33,27 +33,28 @@ TYPE_OF_DTYPE = {dtype: name for name, dtype in DTYPES.items()}
 FLOATING = ("Half", "Float", "Double")
 _BITS = {"Byte": 8, "Char": 8, "Short": 16, "Int": 32, "Long": 64}
 
-#: elements up to which sums, and results that overlap their sources, are worked out one after the other, as in Torch7;
-#: ``loops.FEW`` of prelude/ffi is the same number
+#: number of elements up to which sums, and results that overlap their sources, are computed element by element as in
+#: Torch7; equal to ``loops.FEW`` of prelude/ffi
 IN_ORDER = 4096
 
-#: counts the views and blocks that Lua knows and Python has moved; Lua reads the number where it lies
+#: number of changes that Python made to views and blocks cached in Lua; Lua reads it in memory
 changes = (ctypes.c_double * 1)()
 
 
 class TorchError(Exception):
-    """An error that Torch7 would raise too; it becomes a Lua error with the same text."""
+    """An error as in Torch7; it becomes a Lua error with the same text."""
 
 
 def shape_text(sizes: Sequence[int]) -> str:
-    """Return the sizes as Torch7's errors name them, ``[2 x 3]``."""
+    """Format sizes as in Torch7's error messages, ``[2 x 3]``."""
     return f"[{' x '.join(map(str, sizes))}]"
 
 
 def cast_number(value: float, ty: str) -> float:
-    """Return a Lua number as C converts it to the element type ``ty`` (on x86).
+    """Convert a Lua number to the element type ``ty`` as C does on x86.
 
-    Floats are rounded, beyond the type's range to infinity; integers are cut towards zero, then wrapped.
+    For floating types the number is rounded, and becomes infinity beyond the range. For integer types it is truncated
+    towards zero, then wrapped.
     """
     bits = _BITS.get(ty)
     if bits is None:
@@ -71,7 +72,7 @@ def cast_number(value: float, ty: str) -> float:
 
 
 def cast_tensor(t: torch.Tensor, ty: str) -> torch.Tensor:
-    """Return ``t`` converted to the element type ``ty`` with C's rules; ``t`` itself when it has the type already."""
+    """Convert ``t`` to the element type ``ty`` by C's rules; return ``t`` itself if it already has the type."""
     dtype = DTYPES[ty]
     if t.dtype == dtype:
         return t
@@ -85,18 +86,18 @@ def cast_tensor(t: torch.Tensor, ty: str) -> torch.Tensor:
 
 
 def square_root(x: torch.Tensor) -> torch.Tensor:
-    """Compute a correctly rounded square root, as C's sqrt; torch.sqrt is not on some processors."""
+    """Compute a correctly rounded square root like C's sqrt; torch.sqrt is not correctly rounded on some processors."""
     with np.errstate(invalid="ignore"):
         return torch.as_tensor(np.sqrt(x.numpy()))
 
 
 class _Block:
-    """Memory; storages that are one in Torch7 hold one block.
+    """A block of memory, which all :class:`Storage` objects of one Torch7 storage share.
 
     Attributes:
-        flat: 1-D tensor on all of it.
-        address: where Lua accesses it; None: Lua asks before it does.
-        pinned: code beside the bridge accesses it by its address, too.
+        flat: 1-D tensor of all elements.
+        address: the address that Lua uses; None: Lua asks Python before each access.
+        pinned: whether other code may use the address, so that the memory must not move.
     """
 
     __slots__ = ("__weakref__", "address", "flat", "pinned")
@@ -115,12 +116,12 @@ class _Block:
 class Storage:
     """A 1-D block of elements, ``torch.*Storage`` in Lua.
 
-    Lua gets a new object each time it asks a tensor for its storage, so that what Lua collects and what Python holds
-    stay apart; :attr:`pointer` tells which are the same block.
+    ``tensor:storage()`` returns a new object each time, so that Lua's garbage collection does not affect the objects
+    that Python uses. Objects of the same block have the same :attr:`pointer`.
 
     Attributes:
         ty: element type, such as ``"Float"``.
-        flat: 1-D PyTorch tensor on the whole block.
+        flat: 1-D PyTorch tensor of all elements.
     """
 
     __slots__ = ("_block", "ty")
@@ -146,37 +147,37 @@ class Storage:
         return id(self._block)
 
     def alias(self) -> Storage:
-        """Return another object for the same block."""
+        """Return a new storage object on the same block."""
         other = Storage.__new__(Storage)
         other.ty, other._block = self.ty, self._block
         return other
 
     @property
     def block(self) -> _Block:
-        """The memory, which other storage objects may share."""
+        """The block of memory, which other storage objects may share."""
         return self._block
 
     def tell(self) -> int:
-        """Return the address of the first element for Lua; later moves are counted in :data:`changes`."""
+        """Return the address of the first element to Lua; later moves of the memory increment :data:`changes`."""
         self._block.address = address = self.flat.data_ptr()
         return address
 
     def resize(self, size: int) -> None:
-        """Change the number of elements; every tensor on the block sees the same memory afterwards."""
+        """Change the number of elements; all tensors and storages on the block share the resized memory."""
         old = self.flat
         if size == self.size:
             return
         if self._block.address is not None:
             changes[0] += 1
         memory = old.untyped_storage()
-        whole = old.storage_offset() == 0 and memory.nbytes() == self.size * old.itemsize
-        if whole and memory.resizable():
+        is_complete = old.storage_offset() == 0 and memory.nbytes() == self.size * old.itemsize
+        if is_complete and memory.resizable():
             memory.resize_(size * old.itemsize)
             self._block.flat = torch.empty(0, dtype=old.dtype, device=old.device).set_(memory, 0, (size,), (1,))
             return
-        fresh = old.new_empty(size)  # memory that somebody else owns cannot grow
-        keep = min(size, self.size)
-        fresh[:keep] = old[:keep]
+        fresh = old.new_empty(size)  # memory with another owner cannot be resized
+        common = min(size, self.size)
+        fresh[:common] = old[:common]
         self._block.flat = fresh
 
 
@@ -185,11 +186,11 @@ class Tensor:
 
     Attributes:
         ty: element type, such as ``"Float"``.
-        storage: the block, or None for a tensor that never had one.
-        offset: 0-based position of the first element.
-        size: sizes; ``()`` is the tensor without elements.
+        storage: the storage; None for a tensor that never had one.
+        offset: 0-based index of the first element in the storage.
+        size: sizes; ``()`` for a tensor without elements.
         stride: strides in elements.
-        known: whether Lua keeps the geometry too.
+        known: whether Lua caches the geometry.
     """
 
     __slots__ = ("_base", "_view", "known", "offset", "size", "storage", "stride", "ty")
@@ -209,7 +210,7 @@ class Tensor:
 
     @classmethod
     def wrap(cls, t: torch.Tensor) -> Tensor:
-        """Return a tensor on the memory of ``t`` (detached); a scalar becomes one element."""
+        """Return a tensor on the memory of ``t``, detached; a scalar becomes a tensor of shape ``(1,)``."""
         t = t.detach()
         ty = TYPE_OF_DTYPE.get(t.dtype)
         if ty is None:
@@ -225,7 +226,7 @@ class Tensor:
 
     @classmethod
     def fresh(cls, t: torch.Tensor, ty: str | None = None) -> Tensor:
-        """Return a new contiguous tensor on ``t``, a result without other references."""
+        """Return a contiguous tensor on the memory of ``t``, to which there must be no other references."""
         if ty is not None:
             t = cast_tensor(t, ty)
         if t.numel() == 0:
@@ -243,7 +244,7 @@ class Tensor:
 
     @property
     def t(self) -> torch.Tensor:
-        """The PyTorch view of the elements; shape ``(0,)`` when there are none."""
+        """The PyTorch view of the elements; shape ``(0,)`` if there are no elements."""
         storage = self.storage
         if storage is None or not self.size:
             return torch.empty(0, dtype=DTYPES[self.ty])
@@ -268,18 +269,18 @@ class Tensor:
         return is_contiguous(self.size, self.stride)
 
     def overlaps(self) -> bool:
-        """Return whether two logical elements may share one place, as in expanded or unfolded views."""
+        """Return whether two elements may share memory, as in expanded or unfolded views."""
         if 0 in self.stride and any(n > 1 and s == 0 for n, s in zip(self.size, self.stride, strict=True)):
             return True
-        reach = 0
+        extent = 0
         for s, n in sorted((s, n) for n, s in zip(self.size, self.stride, strict=True) if n > 1):
-            if s <= reach:
+            if s <= extent:
                 return True
-            reach += s * (n - 1)
+            extent += s * (n - 1)
         return False
 
     def geometry(self, storage: Storage | None, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> None:
-        """Point to another view."""
+        """Become the view of ``storage`` with this geometry."""
         self.storage, self.offset, self.size, self.stride = storage, offset, size, stride
         self._view = None
         if self.known:
@@ -295,28 +296,30 @@ class Tensor:
         return Tensor(self.ty, self.storage, self.offset, self.size, self.stride)
 
     def resize(self, size: Sequence[int], stride: Sequence[int] | None = None) -> None:
-        """Resize like Torch7: sizes end at the first non-positive one; the storage only grows.
+        """Resize like Torch7: sizes from the first non-positive one on are ignored; the storage only grows.
 
-        Equal sizes keep the strides, whatever they are.
+        Args:
+            size: the new sizes. If they equal the old ones, the strides do not change.
+            stride: the new strides; negative ones are computed as for a contiguous tensor.
         """
         n = next((i for i, v in enumerate(size) if v <= 0), len(size))
         size = tuple(size[:n])
-        wanted = tuple(stride[:n]) if stride is not None else (-1,) * n
-        if size == self.size and all(w < 0 or w == s for w, s in zip(wanted, self.stride, strict=True)):
+        given = tuple(stride[:n]) if stride is not None else (-1,) * n
+        if size == self.size and all(g < 0 or g == s for g, s in zip(given, self.stride, strict=True)):
             return
         if not size:
             self.geometry(self.storage, self.offset, (), ())
             return
         strides = [0] * n
         for d in range(n - 1, -1, -1):
-            if wanted[d] >= 0:
-                strides[d] = wanted[d]
+            if given[d] >= 0:
+                strides[d] = given[d]
             else:
                 strides[d] = 1 if d == n - 1 else size[d + 1] * strides[d + 1]
-        need = self.offset + 1 + last_offset(size, strides)
+        count = self.offset + 1 + last_offset(size, strides)
         storage = self.storage if self.storage is not None else Storage(self.ty)
-        if need > storage.size:
-            storage.resize(need)
+        if count > storage.size:
+            storage.resize(count)
         self.geometry(storage, self.offset, size, tuple(strides))
 
     def resize_as(self, other: Tensor) -> None:
@@ -324,7 +327,7 @@ class Tensor:
             self.resize(other.size)
 
     def assign(self, values: torch.Tensor) -> None:
-        """Resize to the shape of ``values`` and take them over, converted to the own type."""
+        """Resize to the shape of ``values`` and copy them, converted to the tensor's type."""
         shape = (tuple(values.shape) or (1,)) if values.numel() else ()
         if self.storage is None:
             self.set(Tensor.fresh(values, self.ty))
@@ -334,25 +337,25 @@ class Tensor:
             self.write(values.reshape(shape))
 
     def write(self, values: torch.Tensor) -> None:
-        """Store ``values`` (same number of elements, logical order); in overlapping views the last write wins."""
+        """Copy ``values``, which have the same number of elements; in overlapping views the last write wins."""
         if not self.size:
             return
         values = cast_tensor(values, self.ty)
         if self.overlaps():
             assert self.storage is not None
-            self.storage.flat[self.places()] = values.reshape(-1)
+            self.storage.flat[self.storage_indices()] = values.reshape(-1)
         else:
             self.t.copy_(values.reshape(self.size))
 
-    def places(self) -> torch.Tensor:
-        """Return the position in the storage of every element, in logical order."""
+    def storage_indices(self) -> torch.Tensor:
+        """Return the index in the storage of each element, in logical order."""
         index = torch.tensor([self.offset])
         for n, s in zip(self.size, self.stride, strict=True):
             index = (index[:, None] + torch.arange(n)[None, :] * s).reshape(-1)
         return index
 
     def same(self, other: Tensor) -> bool:
-        """Return whether storage and geometry are the same, like Torch7's isSetTo."""
+        """Return whether storage and geometry are the same, like Torch7's ``isSetTo``."""
         return (
             self.storage is not None
             and other.storage is not None

@@ -7,49 +7,49 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-#: sequences of bytes that may be a character in UTF-8
+#: byte sequences that may be a character in UTF-8
 _SEQUENCE = re.compile("[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
-_NO_BYTE = re.compile("[^\0-\xff]+")
+_BEYOND_BYTES = re.compile("[^\0-\xff]+")
 
 
 def from_system(text: str | os.PathLike[str]) -> str:
-    """Return the Lua string of an argument, a path or a typed line: the bytes that the operating system has."""
+    """Convert text of the operating system (an argument, a path, an input line) to a Lua string with its bytes."""
     return os.fsencode(text).decode("latin-1")
 
 
 def to_system(text: str) -> str:
-    """Return the path that a Lua string names, as Python's ``os`` functions take it."""
+    """Convert a Lua string to a path for Python's ``os`` functions."""
     return os.fsdecode(text.encode("latin-1"))
 
 
 def readable(text: str) -> str:
-    """Return a Lua string for people: UTF-8 is decoded, other bytes are taken as Latin-1."""
+    """Decode a Lua string for display: UTF-8 where it is valid, Latin-1 elsewhere."""
 
-    def decoded(found: re.Match[str]) -> str:
-        return found[0].encode("latin-1").decode("utf-8", "replace")  # halves of characters are none
+    def decoded(match: re.Match[str]) -> str:
+        return match[0].encode("latin-1").decode("utf-8", "replace")  # surrogates are not valid UTF-8
 
     return _SEQUENCE.sub(decoded, text)
 
 
 def as_bytes(text: str) -> str:
-    """Return text of Python as a Lua string: one byte per character, or UTF-8 if a character is no byte."""
-    if text.isascii() or not _NO_BYTE.search(text):
+    """Convert Python text to a Lua string: one byte per character, or UTF-8 if a character exceeds one byte."""
+    if text.isascii() or not _BEYOND_BYTES.search(text):
         return text
     return text.encode("utf-8", "surrogateescape").decode("latin-1")
 
 
 def for_lua(text: str) -> str:
-    """Return a message of Python as a Lua string: what is no byte becomes UTF-8."""
-    return _NO_BYTE.sub(lambda found: found[0].encode("utf-8", "surrogateescape").decode("latin-1"), text)
+    """Convert a message of Python to a Lua string; only characters that exceed one byte are encoded in UTF-8."""
+    return _BEYOND_BYTES.sub(lambda match: match[0].encode("utf-8", "surrogateescape").decode("latin-1"), text)
 
 
 def on_paths(code: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a function of the operating system so that Lua strings go in and come out."""
+    """Wrap a function of the operating system: convert Lua strings in its arguments and strings in its results."""
 
     def call(*args: Any) -> Any:
-        answer = code(*[to_system(a) if isinstance(a, str) else a for a in args])
-        if isinstance(answer, tuple):
-            return tuple(from_system(a) if isinstance(a, str) else a for a in answer)
-        return from_system(answer) if isinstance(answer, str) else answer
+        result = code(*[to_system(a) if isinstance(a, str) else a for a in args])
+        if isinstance(result, tuple):
+            return tuple(from_system(r) if isinstance(r, str) else r for r in result)
+        return from_system(result) if isinstance(result, str) else result
 
     return call

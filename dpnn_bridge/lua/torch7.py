@@ -1,4 +1,4 @@
-"""Run Lua code in a real Torch7, in a separate process."""
+"""Run Lua code in an installed Torch7, in a separate process."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.loaders.t7_writer import write_t7
 from dpnn_bridge.objects import LuaTable
 
-#: the environment variable that names the program
+#: environment variable with the path of the program
 VARIABLE = "DPNN_TORCH7"
-#: bytes that a program may print
+#: largest output of a program, in bytes
 MOST_PRINTED = 1 << 28
 _PROGRAMS = ("th", "luajit")
 _WRAPPER = """
@@ -31,12 +31,12 @@ local code = assert(loadfile(folder .. '/code.lua'))
 torch.save(folder .. '/values.t7', values(code(unpack(arguments, 1, {count}))))
 """
 
-#: message where there is none
+#: error message if there is no Torch7
 NOT_FOUND = f"Torch7 not found: set {VARIABLE}, or put th or a luajit with the package torch on the PATH"
 
 
 def find_torch7() -> str | None:
-    """Return the program that :data:`VARIABLE` names, or one that can ``require 'torch'``, or None."""
+    """Return the program in :data:`VARIABLE`, or one on the PATH that can ``require 'torch'``, or None."""
     if named := os.environ.get(VARIABLE):
         return named
     for name in _PROGRAMS:
@@ -48,19 +48,20 @@ def find_torch7() -> str | None:
 
 
 def run_torch7(code: str, *arguments: Any, program: str | None = None, timeout: float = 600) -> list[Any]:
-    """Run Lua code in real Torch7.
+    """Run Lua code in an installed Torch7.
 
     Args:
         code: Lua source; its return values are the result.
-        *arguments: Lua values, see :mod:`dpnn_bridge.objects`, that the code finds in ``...``.
+        *arguments: Lua values, see :mod:`dpnn_bridge.objects`, which the code gets as ``...``.
         program: path of ``th`` or ``luajit``; default: :func:`find_torch7`.
-        timeout: seconds.
+        timeout: seconds after which the program is killed.
 
     Returns:
-        The values, as :func:`dpnn_bridge.read_t7` gives them.
+        The return values, as :func:`dpnn_bridge.read_t7` reads them.
 
     Raises:
-        LuaBridgeError: there is no Torch7, it took longer than ``timeout``, or the code raised.
+        LuaBridgeError: there is no Torch7, it took longer than ``timeout``, or the code raised an error.
+        OptionError: the program cannot be run.
 
     Examples:
         >>> run_torch7("return (...):sum()", LuaTensor.from_numpy(np.ones(3)))   # doctest: +SKIP
@@ -86,7 +87,13 @@ def run_torch7(code: str, *arguments: Any, program: str | None = None, timeout: 
 
 
 def _run(command: list[str], timeout: float, source: str) -> None:
-    """Run a program, which ``source`` names, to its end; what it started ends with it."""
+    """Run a program until it ends, then kill the processes that it started.
+
+    Args:
+        command: the program and its arguments.
+        timeout: seconds after which the program is killed.
+        source: the option or variable that names the program, for error messages.
+    """
     try:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
@@ -102,7 +109,7 @@ def _run(command: list[str], timeout: float, source: str) -> None:
     timer = threading.Timer(timeout, stop)
     timer.start()
     try:
-        printed, ended = _last_of(process)
+        output, ended = _read_output(process)
         code = process.wait() if ended else None
     finally:
         timer.cancel()
@@ -111,14 +118,14 @@ def _run(command: list[str], timeout: float, source: str) -> None:
         raise LuaBridgeError(f"Torch7 took longer than {timeout:g} seconds")
     if code is None:
         raise LuaBridgeError(
-            f"{command[0]} printed more than {MOST_PRINTED >> 20} MB and no result: is it Torch7's th?"
+            f"{command[0]} printed more than {MOST_PRINTED >> 20} MB without a result: is it Torch7's th?"
         )
     if code != 0:
-        raise LuaBridgeError(f"Torch7 failed ({code}): {printed}")
+        raise LuaBridgeError(f"Torch7 failed with exit code {code}: {output}")
 
 
-def _last_of(process: subprocess.Popen[bytes]) -> tuple[str, bool]:
-    """Return the end of what a program prints, and whether it closed its output before it printed too much."""
+def _read_output(process: subprocess.Popen[bytes]) -> tuple[str, bool]:
+    """Return the end of a program's output, and whether the program closed it before it exceeded the limit."""
     assert process.stdout is not None
     last, count = b"", 0
     while count <= MOST_PRINTED:
@@ -130,7 +137,7 @@ def _last_of(process: subprocess.Popen[bytes]) -> tuple[str, bool]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a program and what it started."""
+    """Kill a program and the processes that it started."""
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             if sys.platform == "win32":

@@ -34,17 +34,17 @@ from dpnn_bridge.torch7.random import Generator
 
 @wrap_errors(LuaBridgeError, "passing a value to Lua")
 def to_lua(runtime: Runtime, value: Any, copy: bool = False) -> Any:
-    """Return a Python value as Lua sees it.
+    """Convert a Python value to a Lua value.
 
     Args:
-        runtime: the Lua that gets it.
+        runtime: the Lua state.
         value: see the table above.
         copy: whether Lua gets contiguous copies of PyTorch tensors instead of their memory.
     """
     return _to_lua(runtime, value, copy, {})
 
 
-#: lists, tuples and mappings that were converted: ``id`` -> the value, so that it stays alive, and its Lua table
+#: converted lists, tuples and mappings: ``id`` -> the value, so that it stays alive, and its Lua table
 _Tables = dict[int, tuple[Any, Any]]
 
 
@@ -61,7 +61,7 @@ def _to_lua(runtime: Runtime, value: Any, copy: bool, tables: _Tables) -> Any:
         return value.decode("latin-1")
     if isinstance(value, torch.Tensor):
         if value.device.type != "cpu":
-            raise LuaBridgeError(f"Lua sees CPU memory only, the tensor is on {value.device}: pass tensor.cpu()")
+            raise LuaBridgeError(f"Lua can use CPU memory only, the tensor is on {value.device}: pass tensor.cpu()")
         if copy:
             value = value.detach().clone(memory_format=torch.contiguous_format)
         tensor = Tensor.wrap(value)
@@ -96,12 +96,12 @@ def wrap(runtime: Runtime, handle: Tensor | Storage | Generator) -> Any:
     return runtime.bridge["wrap"](handle, handle.class_name)
 
 
-@wrap_errors(LuaBridgeError, "taking a value from Lua")
+@wrap_errors(LuaBridgeError, "converting a value of Lua")
 def to_python(runtime: Runtime, value: Any) -> Any:
-    """Return a Lua value in Python; see the table above.
+    """Convert a Lua value to a Python value; see the table above.
 
     Raises:
-        LuaBridgeError: a table contains itself, or has the keys 1 and true, which are one in Python.
+        LuaBridgeError: a table contains itself, or has the keys 1 and true, which are equal in Python.
     """
     if runtime.lua_type(value) != "table":
         return _to_python(runtime, value, {})
@@ -111,8 +111,8 @@ def to_python(runtime: Runtime, value: Any) -> Any:
 
 
 def _to_python(runtime: Runtime, value: Any, done: dict[int, Any]) -> Any:
-    kind = runtime.lua_type(value)
-    if kind is None:
+    lua_type = runtime.lua_type(value)
+    if lua_type is None:
         return value
     handle = runtime.bridge["handle"](value)
     if isinstance(handle, (Tensor, Storage)):
@@ -120,27 +120,27 @@ def _to_python(runtime: Runtime, value: Any, done: dict[int, Any]) -> Any:
         return handle.t if isinstance(handle, Tensor) else handle.flat
     if handle is not None:
         return handle
-    if kind != "table" or runtime.bridge["typename"](value) is not None:
+    if lua_type != "table" or runtime.bridge["typename"](value) is not None:
         return value
     pointer = runtime.bridge["pointer"](value)
     if pointer not in done:
-        done[pointer] = _plain(runtime, value, done)
+        done[pointer] = _list_or_dict(runtime, value, done)
     return done[pointer]
 
 
-def _plain(runtime: Runtime, value: Any, done: dict[int, Any]) -> list[Any] | dict[Any, Any]:
-    """Return the list or dict for a table; ``done`` has those of other tables, by their pointers."""
+def _list_or_dict(runtime: Runtime, value: Any, done: dict[int, Any]) -> list[Any] | dict[Any, Any]:
+    """Convert a table to a list or dict; ``done`` maps pointers of tables to those converted before."""
     keys = list(value.keys())
     if sorted(k for k in keys if type(k) is int) == list(range(1, len(keys) + 1)):  # True is an int too
         return [_to_python(runtime, value[k], done) for k in range(1, len(keys) + 1)]
     entries = {_to_python(runtime, k, done): _to_python(runtime, v, done) for k, v in value.items()}
     if len(entries) != len(keys):
-        raise LuaBridgeError("a dict cannot hold a Lua table with the keys 1 and true: use to_object")
+        raise LuaBridgeError("a Lua table with the keys 1 and true cannot become a dict: use to_object")
     return entries
 
 
 def read_object(runtime: Runtime, value: Any) -> Any:
-    """Return the live Lua value of what a file held, built as ``torch.load`` builds it."""
+    """Convert a LuaObject, LuaTable, … to a Lua value, as ``torch.load`` does."""
     from dpnn_bridge.loaders.t7_writer import dumps
 
     data = torch.frombuffer(bytearray(dumps(value)), dtype=torch.int8)
@@ -148,7 +148,7 @@ def read_object(runtime: Runtime, value: Any) -> Any:
 
 
 def write_object(runtime: Runtime, value: Any) -> Any:
-    """Return the inert object of a live Lua value, as ``torch.save`` writes it, with the entries of tables sorted."""
+    """Convert a Lua value to a LuaObject, LuaTable, …, as ``torch.save`` writes it, with sorted entries of tables."""
     from dpnn_bridge.loaders.t7_reader import loads
 
     storage = runtime.bridge["handle"](runtime.torch["serializeToStorage"](value))
@@ -160,7 +160,7 @@ def write_object(runtime: Runtime, value: Any) -> Any:
 def _sort_tables(root: Any) -> None:
     """Sort the entries of all tables of an object in place.
 
-    The order of ``pairs``, in which Lua writes them, is another in every process.
+    Lua writes them in the order of ``pairs``, which differs between processes.
     """
     queue, seen = [root], set[int]()
     while queue:
@@ -171,7 +171,7 @@ def _sort_tables(root: Any) -> None:
         if isinstance(value, LuaTable):
             entries = sorted(value.entries.items(), key=lambda entry: (_rank(entry[0]), _rank(entry[1])))
             value.entries = dict(entries)
-            queue += [part for entry in entries for part in entry]
+            queue += [item for entry in entries for item in entry]
         elif isinstance(value, LuaObject):
             queue += [value.payload, *value.header]
         elif isinstance(value, LuaFunction):
@@ -179,7 +179,7 @@ def _sort_tables(root: Any) -> None:
 
 
 def _rank(value: Any) -> tuple[int, float, str]:
-    """Return the rank of a key: numbers, then strings, booleans, and compound values, which are all equal."""
+    """Return a sort key: numbers first, then strings, booleans, and compound values, which all compare equal."""
     if isinstance(value, str):
         return 1, 0, value
     if value in BOOLEAN_KEYS.values():

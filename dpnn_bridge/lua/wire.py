@@ -1,9 +1,9 @@
 """Encode and decode messages between a program and the process of its Lua sandbox.
 
-A message is a length, a JSON text of that length, and the raw bytes of the tensors that the text names. No part of a
-message is code. Everything that the process sends is checked before use: lengths against a limit before memory is
-allocated, tensors against their bytes, keys of dicts against :mod:`dpnn_bridge.loaders.hash_flood`. Decoding also ends
-at the deadline of the call. Values in the text::
+A message is a length, a JSON text of that length, and the raw bytes of tensors. No part of a message is code.
+Everything that the process sends is checked before use: lengths against a limit before memory is allocated, shapes of
+tensors against their bytes, keys of dicts by :mod:`dpnn_bridge.loaders.hash_flood`. Decoding also stops at the deadline
+of the call. Values in the text::
 
     null, boolean, number, string
     {"l": [value, …]}   list            {"s": [value, …]}         several results
@@ -31,19 +31,19 @@ from dpnn_bridge.loaders.hash_flood import Parts
 from dpnn_bridge.loaders.stream import LimitError
 
 _LENGTH = struct.Struct("<Q")
-#: bytes of the JSON text
-_LONGEST_TEXT = 64 << 20
-#: bytes of JSON that are read in a second, on a slow machine
-_SLOWEST_TEXT = 16 << 20
-#: levels of nested values
-_DEEPEST = 400
-#: values that are decoded between two looks at the clock
-_BETWEEN_LOOKS = 1 << 10
-#: seconds of one call of poll, which takes at most 2**31 milliseconds
-_LONGEST_WAIT = 1e6
-#: digits of an integer: Lua's have at most 309
-_LONGEST_INTEGER = 400
-#: reason of an error where the other side closed its pipe
+#: largest JSON text, in bytes
+_MAX_TEXT = 64 << 20
+#: bytes of JSON that a slow machine parses in a second
+_TEXT_SPEED = 16 << 20
+#: largest depth of nested values
+_MAX_DEPTH = 400
+#: number of values that are decoded between two checks of the deadline
+_CLOCK_INTERVAL = 1 << 10
+#: longest wait of one call of poll in seconds; poll accepts at most 2**31 milliseconds
+_MAX_WAIT = 1e6
+#: largest number of digits of an integer; the largest number of Lua has 309
+_MAX_DIGITS = 400
+#: message of the error if the other side closed its pipe
 ENDED = "the process ended"
 _DTYPES = ("uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64", "bfloat16", "bool")
 
@@ -56,8 +56,9 @@ class Channel:
     """Sends and receives messages over two pipes of a POSIX system.
 
     Args:
-        source, target: descriptors.
-        limit: bytes that the raw part of a message may have.
+        source: file descriptor to read from.
+        target: file descriptor to write to.
+        limit: largest total size of the tensors of a message, in bytes.
     """
 
     def __init__(self, source: int, target: int, limit: int) -> None:
@@ -67,7 +68,16 @@ class Channel:
             os.set_blocking(target, False)
 
     def send(self, value: Any, remote: Callable[[Any], Any], deadline: float = math.inf) -> None:
-        """Send a value; ``remote`` gives the JSON for what is none of the known kinds."""
+        """Send a value.
+
+        Args:
+            value: the value.
+            remote: returns the JSON for a value that stays in the process.
+            deadline: time of :func:`time.monotonic` at which TimeoutError is raised.
+
+        Raises:
+            WireError: the other side closed its pipe.
+        """
         encoder = _Encoder(remote)
         body = encoder.encode(value)
         text = json.dumps({"value": body, "blobs": encoder.forms}).encode("ascii")
@@ -82,29 +92,37 @@ class Channel:
                     raise WireError(ENDED) from None
 
     def receive(self, remote: Callable[[Any], Any], deadline: float = math.inf) -> Any:
-        """Return the next message; ``remote`` makes values of what its JSON gives for them."""
+        """Return the value of the next message.
+
+        Args:
+            remote: returns the value for the JSON of a value that stays in the process.
+            deadline: time of :func:`time.monotonic` at which TimeoutError is raised.
+
+        Raises:
+            WireError: the message is invalid, or the other side closed its pipe.
+        """
         (length,) = _LENGTH.unpack(self._read(_LENGTH.size, deadline))
-        _check(length <= _LONGEST_TEXT, "a text that is too long")
+        _check(length <= _MAX_TEXT, "a text that is too long")
         text = self._read(length, deadline)
-        marks = sum(text.count(mark) for mark in b"[{,")  # one precedes each value, which takes half a kilobyte
-        _check(marks <= self._limit >> 9, "more values than its memory holds")
-        if time.monotonic() + length / _SLOWEST_TEXT > deadline:  # json cannot be interrupted
+        marks = sum(text.count(mark) for mark in b"[{,")  # one per value, which needs up to 512 bytes
+        _check(marks <= self._limit >> 9, "more values than fit into its memory")
+        if time.monotonic() + length / _TEXT_SPEED > deadline:  # json cannot be interrupted
             raise TimeoutError
         try:
             content = json.loads(text, parse_int=_integer)
-            _check(isinstance(content, dict) and content.keys() == {"value", "blobs"}, "another text")
-            blobs, room = [], self._limit
+            _check(isinstance(content, dict) and content.keys() == {"value", "blobs"}, "a text with other keys")
+            blobs, remaining = [], self._limit
             for form in content["blobs"]:
                 kind, shape, size = _form(form)
-                room -= size
-                _check(room >= 0, "more bytes than its memory holds")
+                remaining -= size
+                _check(remaining >= 0, "more bytes than fit into its memory")
                 blobs.append(_blob(kind, shape, self._read(size, deadline)))
             return _Decoder(blobs, remote, deadline).decode(content["value"], 0)
         except (WireError, TimeoutError):
             raise
         except LimitError as error:
             raise WireError(f"the process sent too much data: {error}") from None
-        except (ValueError, TypeError, LookupError, RuntimeError, OverflowError) as error:  # RecursionError is one
+        except (ValueError, TypeError, LookupError, RuntimeError, OverflowError) as error:  # or RecursionError
             raise WireError(f"the process sent an invalid message ({type(error).__name__})") from None
 
     def _read(self, count: int, deadline: float) -> bytearray:
@@ -115,7 +133,7 @@ class Channel:
         while rest:
             _wait(self._source.fileno(), False, deadline)
             got = self._source.readinto(rest)
-            if got is None:  # nothing there after all
+            if got is None:  # poll reported data, but there is none
                 continue
             if not got:
                 raise WireError(ENDED)
@@ -124,25 +142,31 @@ class Channel:
 
 
 def _wait(descriptor: int, to_write: bool, deadline: float) -> None:
-    """Wait until a pipe can be written or read; raise TimeoutError at the deadline."""
+    """Wait until a pipe can be written or read.
+
+    Raises:
+        TimeoutError: the deadline has passed.
+    """
     if sys.platform == "win32":
         raise WireError("Windows cannot wait for a pipe")
     poll = select.poll()
     poll.register(descriptor, select.POLLOUT if to_write else select.POLLIN)
     while True:
         left = deadline - time.monotonic()
-        if left < 0:  # late, though there may be more
+        if left < 0:  # even if the pipe is ready
             raise TimeoutError
-        if poll.poll(min(left, _LONGEST_WAIT) * 1000):
+        if poll.poll(min(left, _MAX_WAIT) * 1000):
             return
 
 
 def _check(condition: bool, what: str) -> None:
     if not condition:
-        raise WireError(f"the process answered {what}")
+        raise WireError(f"the process sent {what}")
 
 
 class _Encoder:
+    """Encodes values as JSON, and collects tensors and bytes in ``forms`` (dtype and shape) and ``blobs`` (data)."""
+
     def __init__(self, remote: Callable[[Any], Any]) -> None:
         self._remote = remote
         self.forms: list[Any] = []
@@ -154,7 +178,7 @@ class _Encoder:
         if isinstance(value, torch.Tensor):
             data = value.detach().cpu().contiguous()
             self.forms.append([str(data.dtype).removeprefix("torch."), list(data.shape)])
-            flat = data.as_strided((data.numel(),), (1,))  # the stride of a single element may be any
+            flat = data.as_strided((data.numel(),), (1,))  # a dimension of size 1 may have any stride
             self.blobs.append(flat.view(torch.uint8).numpy() if data.numel() else b"")
             return {"t": len(self.forms) - 1}
         if isinstance(value, (bytes, bytearray)):
@@ -184,7 +208,7 @@ def _blob(kind: str, shape: list[int], data: bytearray) -> Any:
 
 
 def _integer(digits: str) -> int:
-    _check(len(digits) <= _LONGEST_INTEGER, "a number of too many digits")
+    _check(len(digits) <= _MAX_DIGITS, "a number of too many digits")
     return int(digits)
 
 
@@ -192,37 +216,37 @@ class _Decoder:
     """Decodes the values of a text.
 
     Args:
-        blobs: tensors and bytes of the message.
-        remote: makes values that stay in the process.
-        deadline: of :func:`time.monotonic`.
+        blobs: the tensors and bytes of the message.
+        remote: returns the value for the JSON of a value that stays in the process.
+        deadline: time of :func:`time.monotonic` at which TimeoutError is raised.
     """
 
     def __init__(self, blobs: list[Any], remote: Callable[[Any], Any], deadline: float) -> None:
         self._blobs, self._remote, self._deadline = blobs, remote, deadline
-        self._left = _BETWEEN_LOOKS
+        self._left = _CLOCK_INTERVAL
 
     def decode(self, value: Any, depth: int) -> Any:
-        """Return the value of a part of the text."""
+        """Decode a value at a depth of the text."""
         self._left -= 1
         if not self._left:
-            self._left = _BETWEEN_LOOKS
+            self._left = _CLOCK_INTERVAL
             if time.monotonic() > self._deadline:
                 raise TimeoutError
         if not isinstance(value, dict):
-            _check(not isinstance(value, list), "another kind of value")
+            _check(not isinstance(value, list), "a value of unknown type")
             return value
-        _check(depth < _DEEPEST, "values that are nested too deeply")
+        _check(depth < _MAX_DEPTH, "values that are nested too deeply")
         ((kind, content),) = value.items()
         if kind in ("l", "s"):
             return (list if kind == "l" else tuple)(self.decode(v, depth + 1) for v in content)
         if kind == "d":
             return self._dict(content, depth + 1)
         if kind in ("t", "b"):
-            _check(type(content) is int and 0 <= content < len(self._blobs), "a tensor that it did not send")
+            _check(type(content) is int and 0 <= content < len(self._blobs), "a reference to a missing tensor")
             blob = self._blobs[content]
-            _check(isinstance(blob, torch.Tensor) == (kind == "t"), "bytes for a tensor")
+            _check(isinstance(blob, torch.Tensor) == (kind == "t"), "bytes instead of a tensor")
             return blob
-        _check(kind == "r", "another kind of value")
+        _check(kind == "r", "a value of unknown type")
         return self._remote(content)
 
     def _dict(self, pairs: Any, depth: int) -> dict[Any, Any]:

@@ -532,8 +532,8 @@ NESTED = b'{"blobs": [], "value": ' + b'{"l": [' * 450 + b"]}" * 450 + b"}"
 BEYOND = {
     "nested too deeply": struct.pack("<Q", len(NESTED)) + NESTED,
     "a text that is too long": struct.pack("<Q", (64 << 20) + 1),
-    "more values than its memory holds": message({"l": [0] * 2100}),
-    "more bytes than its memory holds": message(None, [["uint8", [600_000]]] * 2, bytes(600_000)),
+    "more values than fit into its memory": message({"l": [0] * 2100}),
+    "more bytes than fit into its memory": message(None, [["uint8", [600_000]]] * 2, bytes(600_000)),
     "an impossible shape": message({"t": 0}, [["uint8", [1] * 65]], b"a"),
     "a number of too many digits": message(10**400),
 }
@@ -578,7 +578,7 @@ def test_files_that_require_finds_have_a_bounded_size(tmp_path: Path, monkeypatc
     os.mkfifo(tmp_path / "pipe.lua")
     assert find(program, "long") == (str(tmp_path / "long.lua"), "return 1" + " " * 100)
     assert find(program, "pipe") is None
-    monkeypatch.setattr(sandbox, "_LONGEST_FILE", 100)
+    monkeypatch.setattr(sandbox, "_MAX_FILE", 100)
     assert find(program, "long") is None
 
 
@@ -645,7 +645,7 @@ def test_an_answer_is_taken_apart_until_the_deadline() -> None:
 
 
 def test_a_text_that_would_take_until_the_deadline_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "_SLOWEST_TEXT", 1)  # bytes in a second
+    monkeypatch.setattr(wire, "_TEXT_SPEED", 1)  # bytes in a second
     channel, theirs, _mine = channels()
     os.write(theirs, message(None))
     with pytest.raises(TimeoutError):

@@ -57,7 +57,7 @@ def test_another_answer_ends_the_process(answer: Any, program: Any) -> None:
 
 @pytest.mark.parametrize("content", [[1.0, "a", "b"], [True, "a", "b"], [1, 5, "b"], [1, "a", None], [1, "a", ["b"]]])
 def test_a_value_that_stays_in_the_process_has_a_number_and_two_names(content: Any, program: Any) -> None:
-    with pytest.raises(WireError, match="a value of unknown kind"):
+    with pytest.raises(WireError, match="a value of unknown type"):
         program._remote(content)
 
 

@@ -1,4 +1,4 @@
-"""Implement the functions and methods of the ``torch`` package, one file per area. Importing registers all files."""
+"""Implement the functions and methods of the ``torch`` package. Importing this package registers all of them."""
 
 import importlib
 import pkgutil

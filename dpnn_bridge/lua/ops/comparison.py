@@ -1,4 +1,4 @@
-"""Comparisons. A new result is a ByteTensor; a given result may also have the type of the operands."""
+"""Declare comparisons. A new result is a ByteTensor; a given result may also have the type of the operands."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from dpnn_bridge.lua.dispatch import torch_function
 from dpnn_bridge.lua.ops.pointwise import check_counts
 from dpnn_bridge.lua.tensor import Tensor, cast_number
 
-#: name -> the comparison in Lua, and the same without branches: 1 where a difference is positive, however small
+#: name -> operator in Lua, and an expression without branches for finite numbers: {less} is 1 if x is less, else 0
 _NAMES = {
     "lt": ("<", "{less}"),
     "gt": (">", "{more}"),
     "le": ("<=", "1 - {more}"),
     "ge": (">=", "1 - {less}"),
-    "eq": ("==", "1 - {apart}"),
-    "ne": ("~=", "{apart}"),
+    "eq": ("==", "1 - {differs}"),
+    "ne": ("~=", "{differs}"),
 }
 
 
 def _comparison(name: str, f: Callable[..., torch.Tensor]) -> None:
     def small(other: str) -> tuple[str, ...]:
         less, more = (f"max(0, min(1, ({a} - {b}) * 1e300 * 1e300))" for a, b in ((other, "x"), ("x", other)))
-        apart = f"min(1, abs((x - {other}) * 1e300 * 1e300))"
+        differs = f"min(1, abs((x - {other}) * 1e300 * 1e300))"
         sign, finite = _NAMES[name]
-        loop, of_finite = f"x {sign} {other} and 1 or 0", finite.format(less=less, more=more, apart=apart)
+        loop, of_finite = f"x {sign} {other} and 1 or 0", finite.format(less=less, more=more, differs=differs)
         return "pointwise", loop, of_finite, f"{name}.Tensor_out"
 
     def compare(r: Tensor, s: Tensor, *other: Any) -> None:
-        """Resize the result, and write into its memory where that is only the result's."""
+        """Resize the result, and write into its memory directly if its elements do not overlap."""
         r.resize(s.size)
         if r.ty == "Byte" and s.ty != "Byte" and not r.overlaps() and r.size:
             f(s.t, *other, out=r.t.view(torch.bool))
@@ -42,7 +42,7 @@ def _comparison(name: str, f: Callable[..., torch.Tensor]) -> None:
         compare(r, s, cast_number(value, s.ty))
 
     def against_tensor(r: Tensor, s: Tensor, other: Tensor) -> None:
-        r.resize(s.size)  # before the numbers of elements are compared
+        r.resize(s.size)  # as in Torch7, also if the next line raises an error
         check_counts("t src", s, other)
         compare(r, s, other.t.reshape(s.size or (0,)))
 

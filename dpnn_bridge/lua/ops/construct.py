@@ -1,4 +1,4 @@
-"""New tensors: constructors, fillers, concatenation, triangles and diagonals."""
+"""Create tensors: constructors, sequences, triangles, diagonals and concatenation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dpnn_bridge.lua.tensor import DTYPES, Tensor, TorchError, cast_number
 
 
 def new_tensor(ty: str, *args: Any) -> Tensor:
-    """Return ``torch.*Tensor(...)`` but for tables, which Lua flattens for :func:`tensor_of_numbers`."""
+    """Return ``torch.*Tensor(...)`` without tables, for which Lua calls :func:`tensor_of_numbers`."""
     t = Tensor(ty)
     point_to(t, args, 1)
     return t
@@ -69,7 +69,7 @@ def range_(r: Tensor, first: float, last: float, step: float) -> None:
 
 
 def _fill(r: Tensor, values: torch.Tensor) -> None:
-    """Resize a result unless it has the right size; then it keeps its shape and strides."""
+    """Write a 1-D sequence to a result, which is resized unless it has as many elements already."""
     if r.numel == len(values):
         r.write(values)
     else:
@@ -92,7 +92,7 @@ def linspace(r: Tensor, first: float, last: float, count: float) -> None:
 
 
 def _points(r: Tensor, first: float, last: float, n: int) -> torch.Tensor:
-    """Return n points at equal distances, with each operation in the type of the result."""
+    """Return n points at equal distances; each operation is rounded to the type of the result."""
     steps = torch.arange(n, dtype=DTYPES[r.ty]) * (last - first)
     return first + steps / max(n - 1, 1)
 
@@ -123,8 +123,8 @@ def _band(f: Callable[..., torch.Tensor], r: Tensor, t: Tensor, k: int) -> None:
     assert t.storage is not None
     flat, origins = r.storage.flat, t.storage.flat
     kept = f(torch.ones(t.size, dtype=torch.uint8), k).bool()
-    for to, source, mask in zip(r.places().view(t.size), t.places().view(t.size), kept, strict=True):
-        if f is torch.tril:  # zeros are written first there, and last by triu
+    for to, source, mask in zip(r.storage_indices().view(t.size), t.storage_indices().view(t.size), kept, strict=True):
+        if f is torch.tril:  # writes the zeros first; triu writes them last
             flat[to[~mask]] = 0
         for target, origin in zip(to[mask].tolist(), source[mask].tolist(), strict=True):
             flat[target] = origins[origin]
@@ -174,7 +174,7 @@ def cat_list(r: Tensor, tensors: list[Any], dim: int) -> None:
 
 
 def _concatenate(r: Tensor, tensors: list[Tensor], dim: int) -> None:
-    """Empty tensors are skipped (the result stays as it is if all are); the default dimension is the last one."""
+    """Concatenate along ``dim``; -2 is the default, the last dimension. Empty tensors are skipped."""
     parts = [t for t in tensors if t.numel]
     dims = max((t.dim for t in parts), default=0)
     d = max(dims - 1, 0) if dim == -2 else dim
@@ -187,11 +187,11 @@ def _concatenate(r: Tensor, tensors: list[Tensor], dim: int) -> None:
     if len({(*size[:d], *size[d + 1 :]) for size in sizes}) > 1:
         raise TorchError("inconsistent tensor sizes")
     r.resize((*sizes[0][:d], sum(size[d] for size in sizes), *sizes[0][d + 1 :]))
-    first, in_one_piece = 0, d == 0 and r.is_contiguous() and all(t.is_contiguous() for t in parts)
-    for t in parts:  # one after the other: the result may be one of them
+    first, by_blocks = 0, d == 0 and r.is_contiguous() and all(t.is_contiguous() for t in parts)
+    for t in parts:  # one after the other, because the result may be one of them
         count = t.size[d] if d < t.dim else 1
         part = narrowed(r, d, first, count)
-        if in_one_piece and overlapping(part, t):
+        if by_blocks and overlapping(part, t):
             part.write(t.t.clone())
         else:
             copy_into(part, t)

@@ -1,4 +1,7 @@
-"""conv2, xcorr2, conv3, xcorr3: 'V' valid or 'F' full, of a plane, plane by plane, or with a bank of kernels."""
+"""Declare conv2, xcorr2, conv3, xcorr3, with 'V' (valid) or 'F' (full).
+
+The input is an image without channels, channels with a kernel each, or channels with kernels (K x C x ...).
+"""
 
 from __future__ import annotations
 
@@ -11,26 +14,26 @@ from dpnn_bridge.lua.dispatch import torch_function
 from dpnn_bridge.lua.tensor import Tensor, TorchError, cast_tensor
 
 
-def _convolve(planes: torch.Tensor, kernels: torch.Tensor, full: bool, flip: bool) -> torch.Tensor:
-    """Correlate planes (C x ...) with kernels (K x C x ...)."""
-    space = planes.dim() - 1
-    if not full and any(a < b for a, b in zip(planes.shape[1:], kernels.shape[2:], strict=True)):
+def _convolve(image: torch.Tensor, kernels: torch.Tensor, full: bool, flip: bool) -> torch.Tensor:
+    """Correlate an image (C x ...) with kernels (K x C x ...), or convolve it if ``flip``."""
+    space = image.dim() - 1
+    if not full and any(a < b for a, b in zip(image.shape[1:], kernels.shape[2:], strict=True)):
         raise TorchError("bad argument #2 (input image is smaller than kernel)")
-    turned = kernels.flip(list(range(2, 2 + space)))
-    if not planes.is_floating_point():
+    flipped = kernels.flip(list(range(2, 2 + space)))
+    if not image.is_floating_point():
         padding = [n - 1 for n in kernels.shape[2:]] if full else [0] * space
-        return _convolve_integers(planes, turned if flip else kernels, padding)
+        return _convolve_integers(image, flipped if flip else kernels, padding)
     if not full:
         f = F.conv2d if space == 2 else F.conv3d
-        return f(planes.unsqueeze(0), turned if flip else kernels).squeeze(0)
-    f = F.conv_transpose2d if space == 2 else F.conv_transpose3d  # nothing is multiplied by padding, as infinity is NaN
-    spread = kernels if flip else turned
-    return f(planes.unsqueeze(0), spread.transpose(0, 1)).squeeze(0)
+        return f(image.unsqueeze(0), flipped if flip else kernels).squeeze(0)
+    f = F.conv_transpose2d if space == 2 else F.conv_transpose3d  # without padding: infinity times 0 would be NaN
+    transposed = (kernels if flip else flipped).transpose(0, 1)
+    return f(image.unsqueeze(0), transposed).squeeze(0)
 
 
-def _convolve_integers(planes: torch.Tensor, kernels: torch.Tensor, padding: Sequence[int]) -> torch.Tensor:
-    """Correlate in 64 bits, which wrap as C's integers do."""
-    windows = F.pad(planes, [n for n in reversed(padding) for _ in range(2)])
+def _convolve_integers(image: torch.Tensor, kernels: torch.Tensor, padding: Sequence[int]) -> torch.Tensor:
+    """Correlate 64-bit integers, which wrap on overflow as in C."""
+    windows = F.pad(image, [n for n in reversed(padding) for _ in range(2)])
     for d, n in enumerate(kernels.shape[2:], 1):
         windows = windows.unfold(d, n, 1)
     inner = list(range(-len(padding), 0))
@@ -48,7 +51,7 @@ def _declare(name: str, space: int, flip: bool) -> None:
         elif kernel.dim == space + 1:
             if image.size[0] != kernel.size[0]:
                 raise TorchError("bad argument #2 (invalid number of input/kernel planes)")
-            pairs = zip(exact, k, strict=True)  # with the bits of each plane alone
+            pairs = zip(exact, k, strict=True)  # one channel at a time, to get the same bits
             result = torch.stack([_convolve(x[None], k[None, None], full, flip)[0] for x, k in pairs])
         else:
             if kernel.size[1] != image.size[0]:

@@ -1,4 +1,4 @@
-"""Copies of tensors and their types: ``clone``, ``copy``, ``type`` …"""
+"""Declare copies and type conversions of tensors: ``clone``, ``copy``, ``type`` …"""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 from dpnn_bridge.lua.arguments import describe
 from dpnn_bridge.lua.dispatch import native
-from dpnn_bridge.lua.ops.pointwise import apart
+from dpnn_bridge.lua.ops.pointwise import is_disjoint
 from dpnn_bridge.lua.tensor import DTYPES, IN_ORDER, Tensor, TorchError
 
 
@@ -39,30 +39,30 @@ def copy_into(t: Tensor, source: Tensor) -> None:
     if t.numel and not t.same(source):
         assert t.storage is not None
         assert source.storage is not None
-        if t.storage.block is source.storage.block and t.numel <= IN_ORDER and not apart(t, source):
+        if t.storage.block is source.storage.block and t.numel <= IN_ORDER and not is_disjoint(t, source):
             _copy_within(t, source)
             return
         try:
             t.write(source.t)
-        except RuntimeError:  # PyTorch refuses views that overlap
+        except RuntimeError:  # PyTorch cannot copy between views that overlap
             _copy_within(t, source)
 
 
-#: elements that TH copies at once between contiguous tensors, twice in each round
-_AT_ONCE = {"Double": 4, "Float": 8}
+#: elements of a vector register; TH copies contiguous tensors in two registers per iteration
+_VECTOR_WIDTH = {"Double": 4, "Float": 8}
 
 
 def _copy_within(t: Tensor, source: Tensor) -> None:
-    """Copy between overlapping views as Torch7 does: element after element, or some at once."""
+    """Copy between overlapping views in Torch7's order: element by element, or vector by vector."""
     assert t.storage is not None
     flat = t.storage.flat.numpy()
-    to, origin = t.places().numpy(), source.places().numpy()
-    width = _AT_ONCE.get(t.ty, 0) if t.is_contiguous() and source.is_contiguous() else 0
-    whole = len(to) // (2 * width) * 2 * width if width else 0
-    for k in range(0, whole, width or 1):
+    to, origin = t.storage_indices().numpy(), source.storage_indices().numpy()
+    width = _VECTOR_WIDTH.get(t.ty, 0) if t.is_contiguous() and source.is_contiguous() else 0
+    vectorized = len(to) // (2 * width) * 2 * width if width else 0
+    for k in range(0, vectorized, width or 1):
         flat[to[k : k + width]] = flat[origin[k : k + width]]
-    for target, place in zip(to[whole:].tolist(), origin[whole:].tolist(), strict=True):
-        flat[target] = flat[place]
+    for target, index in zip(to[vectorized:].tolist(), origin[vectorized:].tolist(), strict=True):
+        flat[target] = flat[index]
 
 
 @native("type")

@@ -1,8 +1,8 @@
-"""Arithmetic and functions of elements, each with PyTorch's function and the expression of LuaJIT's loops.
+"""Declare element-wise arithmetic and functions, each with a PyTorch function and an expression for LuaJIT's loops.
 
-``small`` are expressions of x, y, z (elements) and v, w (numbers), see prelude/ffi/loops.lua. The second, without
-branches, is for elements and numbers that are all finite. The third and fourth name functions of PyTorch that have
-the bits of the first, always or where all is finite.
+``small`` contains expressions of x, y, z (elements) and v, w (numbers), see prelude/ffi/loops.lua. The second
+expression, without branches, is used if all elements and numbers are finite. The third and fourth are names of PyTorch
+functions that compute the same bits as the first expression, the fourth only if all elements and numbers are finite.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _scalar(value: float, t: Tensor) -> float:
 
 
 def _power(base: float, exponent: float) -> float:
-    """Compute C's pow, also beyond the largest number."""
+    """Compute C's pow, which returns infinity on overflow."""
     with np.errstate(all="ignore"):
         return float(np.float64(base) ** np.float64(exponent))
 
@@ -39,7 +39,7 @@ def _with_number(
     types: tuple[str, ...] = ALL_TYPES,
     family: str = "pointwise",
 ) -> None:
-    """Declare ``r = f(s, number)``, with the number converted to the element type first."""
+    """Declare ``r = f(s, number)``; the number is converted to the element type first."""
 
     @torch_function(name, "r s n", types=types, small=(family, *small) if small else ())
     def run(r: Tensor, s: Tensor, value: float) -> None:
@@ -77,17 +77,17 @@ def _fmod(x: torch.Tensor, y: Any) -> torch.Tensor:
 
 
 def remainder(x: torch.Tensor, y: Any) -> torch.Tensor:
-    """Compute the modulo with the sign of the divisor by TH's formulas.
+    """Compute the remainder with the sign of the divisor by TH's formulas.
 
-    Floats give NaN for a zero divisor. For integers, C tests the sign of a product, which overflows.
+    For floats, a zero divisor gives NaN. For integers, TH tests the sign of a product, which may overflow.
     """
     if not isinstance(y, torch.Tensor):
         y = torch.tensor(y, dtype=x.dtype)
     if not x.is_floating_point():
         rest = torch.fmod(x, y)
         return torch.where(c_int(rest) * c_int(y) < 0, rest + y, rest)
-    whole = torch.floor(x / y).double()  # C's floor gives a double, and so the rest is one until it is stored
-    return torch.where(y == 0, torch.nan, x.double() - y.double() * whole).to(x.dtype)
+    quotient = torch.floor(x / y).double()  # C's floor returns a double, so the result is a double until it is stored
+    return torch.where(y == 0, torch.nan, x.double() - y.double() * quotient).to(x.dtype)
 
 
 def _power_of_two(x: torch.Tensor, y: Any) -> Any:
@@ -104,19 +104,19 @@ def _shift_right(x: torch.Tensor, y: Any) -> torch.Tensor:
 
 
 def _bitwise(name: str, f: Callable[..., torch.Tensor], word: str) -> None:
-    def refuse(r: Tensor, s: Tensor, other: Any) -> None:
+    def unsupported(r: Tensor, s: Tensor, other: Any) -> None:
         raise TorchError(f"{name} is only supported for integer type tensors")
 
     _with_number(name, f, f"{word}(x, v)", "", f"{f.__name__}.Tensor_out", types=INTEGER_TYPES)
     _with_tensor("c" + name, f, f"{word}(x, y)", "", f"{f.__name__}.Tensor_out", types=INTEGER_TYPES)
-    torch_function(name, "r s n", types=FLOAT_TYPES)(refuse)
-    torch_function("c" + name, "r s T", types=FLOAT_TYPES)(refuse)
+    torch_function(name, "r s n", types=FLOAT_TYPES)(unsupported)
+    torch_function("c" + name, "r s T", types=FLOAT_TYPES)(unsupported)
 
 
 def _plus_multiple(r: Tensor, s: Tensor, number: float, other: Tensor) -> None:
-    """Write ``s + number * other``: rounded once if all are contiguous, as in TH's vector code, else twice."""
+    """Write ``s + number * other``: rounded once if all tensors are contiguous, as in TH's vector code, else twice."""
     if number == 0 and r is s and r.is_contiguous() and other.is_contiguous() and r.numel == other.numel:
-        return  # BLAS does not look at the other then
+        return  # BLAS does not read ``other`` then
     if number == 1 or all(t.is_contiguous() for t in (r, s, other)):
         pointwise(partial(torch.add, alpha=number), r, s, other)
     else:
@@ -143,13 +143,18 @@ _with_number("div", _int_divide, "v", "x / v", types=INTEGER_TYPES, family="divi
 _with_tensor("cdiv", _int_divide, "y", "x / y", types=INTEGER_TYPES, family="divided")
 for _types, _left, _right, _count in (
     (FLOAT_TYPES, "x * R(2 ^ {})", "x / R(2 ^ {})", "y"),
-    (INTEGER_TYPES, "lshift(U(x), {})", "rshift(U(x), {})", "tobit(y)"),  # LuaJIT compiles no shift by 64 bits
+    (
+        INTEGER_TYPES,
+        "lshift(U(x), {})",
+        "rshift(U(x), {})",
+        "tobit(y)",
+    ),  # LuaJIT does not compile shifts by 64-bit integers
 ):
     _with_number("lshift", _shift_left, _left.format("v"), types=_types)
     _with_number("rshift", _shift_right, _right.format("v"), types=_types)
     _with_tensor("clshift", _shift_left, _left.format(_count), types=_types)
     _with_tensor("crshift", _shift_right, _right.format(_count), types=_types)
-#: types -> family, and expressions of fmod and remainder. C's % of integers and Lua's of numbers have different signs.
+#: types, family, expressions of fmod and remainder. C's % takes the sign of the dividend, Lua's that of the divisor.
 _MODULO = (
     (FLOAT_TYPES, (), "fmod(x, {0})", "{0} == 0 and 0 / 0 or x - {0} * floor(R(x / {0}))"),
     (("Byte", "Char", "Short"), ("divided",), "x - {0} * tonumber(cast(int, x / {0}))", "x % {0}"),
@@ -173,7 +178,7 @@ _with_tensor("cpow", int_pow, "max(min(C.pow(x, y), 0x80000000), -0x80000000)", 
 _with_tensor("cpow", int_pow, "C.pow(x, y)", types=("Long",))
 
 
-def _between(x: torch.Tensor, low: float, high: float) -> torch.Tensor:
+def _clamped(x: torch.Tensor, low: float, high: float) -> torch.Tensor:
     return torch.where(x < low, low, torch.where(x > high, high, x))
 
 
@@ -187,11 +192,11 @@ def _between(x: torch.Tensor, low: float, high: float) -> torch.Tensor:
 )
 def clamp(r: Tensor, s: Tensor, low: float, high: float) -> None:
     low, high = _scalar(low, s), _scalar(high, s)
-    pointwise(torch.clamp if low <= high else _between, r, s, numbers=(low, high))
+    pointwise(torch.clamp if low <= high else _clamped, r, s, numbers=(low, high))
 
 
 def _copied(r: Tensor, s: Tensor) -> Tensor:
-    """Copy ``s`` to ``r`` before further sources are read, as in Torch7: ``r`` may be one of them."""
+    """Copy ``s`` to ``r``, as Torch7 does before it reads other sources, which may be ``r``."""
     if r is not s:
         pointwise(lambda x: x, r, s)
     return r
@@ -213,7 +218,7 @@ def _addcdiv(r: Tensor, s: Tensor, value: float, a: Tensor, b: Tensor) -> None:
     pointwise(lambda x, y, z: x + divide(number * c_int(y), z), r, _copied(r, s), a, b)
 
 
-#: types -> expressions of addcmul and addcdiv. C computes in 32 bits, or in 64 for Long, and cuts quotients.
+#: types, expressions of addcmul and addcdiv. C computes in 32 bits, or in 64 for Long, and truncates quotients.
 _ADDED = (
     (FLOAT_TYPES, "x + R(R(v * y) * z)", "x + R(R(v * y) / z)"),
     (("Byte", "Char", "Short"), "tobit(x + v * y * z)", "x + tonumber(cast('int32_t', tobit(v * y) / z))"),
@@ -230,14 +235,14 @@ for _types, _product, _quotient in _ADDED:
 
 
 def _extremum(name: str, f: Callable[..., torch.Tensor], word: str, sign: str) -> None:
-    """Declare the larger or the smaller of two: the second where one is NaN."""
+    """Declare the larger or smaller of two operands; if one is NaN, the second operand."""
 
     def run(x: torch.Tensor, y: Any) -> torch.Tensor:
         return torch.where(x > y if sign == ">" else x < y, x, y)
 
     def choose(r: Tensor, s: Tensor, *others: Tensor, numbers: tuple = ()) -> None:
-        whole = s.ty not in FLOAT_TYPES and not numbers
-        pointwise(f if whole else run, r, s, *others, numbers=numbers)
+        is_integer = s.ty not in FLOAT_TYPES and not numbers
+        pointwise(f if is_integer else run, r, s, *others, numbers=numbers)
 
     vector = "maximum.out" if sign == ">" else "minimum.out"
 
@@ -275,8 +280,8 @@ def fill(r: Tensor, value: float) -> None:
 
 def _round(x: torch.Tensor) -> torch.Tensor:
     """Round halves away from zero, as in C."""
-    whole = torch.trunc(x)
-    return torch.where((x - whole).abs() >= 0.5, whole + torch.sign(x), whole)
+    truncated = torch.trunc(x)
+    return torch.where((x - truncated).abs() >= 0.5, truncated + torch.sign(x), truncated)
 
 
 #: name -> function, expression of LuaJIT's loops
@@ -294,7 +299,7 @@ for _name in (*_C_NAMES, "ceil", "floor", "trunc"):
 
 
 def _of_numbers(name: str, signature: str, f: Callable[..., float], types: tuple[str, ...] = FLOAT_TYPES) -> None:
-    """Declare ``torch.name`` of numbers, which have the default type, as has the result; C computes in double."""
+    """Declare ``torch.name`` of numbers: arguments and result have the default type, and C computes in double."""
     for ty in types:
 
         @torch_function(name, signature, types=(ty,))
@@ -314,7 +319,7 @@ def _unary(
 
 
 def _of_number(of_c: Callable[[float], float] | None, f: Callable[..., torch.Tensor], x: float) -> float:
-    """Compute a function of a number: by C's library, or by PyTorch where Python's ``math`` raises or has none."""
+    """Compute a function of a number with ``math``, or with PyTorch if ``math`` raises or lacks the function."""
     try:
         if of_c is not None:
             return of_c(x)
@@ -323,7 +328,7 @@ def _of_number(of_c: Callable[[float], float] | None, f: Callable[..., torch.Ten
     return float(f(torch.tensor(x, dtype=torch.float64)))
 
 
-_EXACT = ("abs", "ceil", "floor", "trunc", "frac")  # PyTorch's functions have the same bits
+_EXACT = ("abs", "ceil", "floor", "trunc", "frac")  # PyTorch's functions return the same bits
 for _name, (_f, _small) in _UNARY.items():
     _unary(_name, _f, _small, "", f"{_name}.out" if _name in _EXACT else "", numbers=True)
 _unary("abs", torch.abs, "x < 0 and -x or x", types=("Int", "Long"), numbers=True)

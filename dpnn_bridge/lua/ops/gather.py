@@ -1,4 +1,4 @@
-"""gather and scatter: elements at the positions that an index names along one dimension."""
+"""Declare gather and scatter, which move elements at the positions in an index tensor along one dimension."""
 
 from __future__ import annotations
 
@@ -22,35 +22,38 @@ def _check_sizes(t: Tensor, dim: int, index: Tensor, other: Tensor) -> None:
             raise TorchError("bad argument #4 (Index tensor must have same size as input tensor apart from dim)")
 
 
-def _places(dim: int, index: Tensor, t: Tensor) -> torch.Tensor | None:
-    """Return the positions in ``t``, counted from 0; None if one of them is wrong."""
-    places = index.t - 1
-    return None if bool(((places < 0) | (places >= t.size[dim])).any()) else places
+def _zero_based(dim: int, index: Tensor, t: Tensor) -> torch.Tensor | None:
+    """Return the index counted from 0; None if a position is out of range."""
+    positions = index.t - 1
+    return None if bool(((positions < 0) | (positions >= t.size[dim])).any()) else positions
 
 
-def _one_by_one(gathers: bool, r: Tensor, dim: int, index: Tensor, s: Tensor) -> None:
-    """Move elements along ``dim``, the first of the other dimensions fastest, up to a wrong position."""
+def _in_order(gathers: bool, r: Tensor, dim: int, index: Tensor, s: Tensor) -> None:
+    """Move elements one by one in TH's order, up to a position out of range.
+
+    The first of the dimensions other than ``dim`` varies fastest.
+    """
     order = [d for d in reversed(range(r.dim)) if d != dim] + [dim]
-    targets, sources, places = (t.t.permute(order) for t in (r, s, index))
-    for at in product(*map(range, places.shape[:-1])):
-        target, source, row = targets[at], sources[at], places[at]
+    targets, sources, rows = (t.t.permute(order) for t in (r, s, index))
+    for at in product(*map(range, rows.shape[:-1])):
+        target, source, row = targets[at], sources[at], rows[at]
         for k in range(len(row)):
-            place = int(row[k]) - 1
-            if not 0 <= place < len(source if gathers else target):
+            position = int(row[k]) - 1
+            if not 0 <= position < len(source if gathers else target):
                 raise TorchError("Invalid index in gather" if gathers else "Invalid index in scatter")
             if gathers:
-                target[k] = source[place]
+                target[k] = source[position]
             else:
-                target[place] = source[k]
+                target[position] = source[k]
 
 
 @torch_function("gather", "T i I")
 def gather_new(t: Tensor, dim: int, index: Tensor) -> Tensor:
     _check_sizes(t, dim, index, index)
-    places = _places(dim, index, t)
-    if places is None:
+    positions = _zero_based(dim, index, t)
+    if positions is None:
         raise TorchError("Invalid index in gather")
-    return Tensor.fresh(torch.gather(t.t, dim, places))
+    return Tensor.fresh(torch.gather(t.t, dim, positions))
 
 
 @torch_function("gather", "X T i I")
@@ -60,11 +63,11 @@ def gather_into(r: Tensor, t: Tensor, dim: int, index: Tensor) -> None:
         raise TorchError("bad argument #1 (result must have the size of the index apart from dim)")
     if r.size[dim] < index.size[dim]:
         raise TorchError("bad argument #1 (result is smaller than the index)")
-    places = _places(dim, index, t)
-    if places is None or overlapping(r, index, t):
-        _one_by_one(True, r, dim, index, t)
+    positions = _zero_based(dim, index, t)
+    if positions is None or overlapping(r, index, t):
+        _in_order(True, r, dim, index, t)
     else:
-        narrowed(r, dim, 0, index.size[dim]).write(torch.gather(t.t, dim, places))
+        narrowed(r, dim, 0, index.size[dim]).write(torch.gather(t.t, dim, positions))
 
 
 @torch_function("scatter", "X i I T")
@@ -84,8 +87,8 @@ def scatter_fill(r: Tensor, dim: int, index: Tensor, value: float) -> None:
 
 
 def _scatter(r: Tensor, dim: int, index: Tensor, source: Tensor) -> None:
-    places = _places(dim, index, r)
-    if places is None or overlapping(r, index, source):
-        _one_by_one(False, r, dim, index, source)
+    positions = _zero_based(dim, index, r)
+    if positions is None or overlapping(r, index, source):
+        _in_order(False, r, dim, index, source)
     else:
-        r.t.scatter_(dim, places, source.t)
+        r.t.scatter_(dim, positions, source.t)

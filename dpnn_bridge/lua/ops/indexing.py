@@ -1,4 +1,4 @@
-"""Brackets, index*, masks."""
+"""Declare brackets (``t[i]``, ``t[{...}]``), ``index*`` and masks."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from dpnn_bridge.lua.ops.pointwise import pointwise
 from dpnn_bridge.lua.ops.shape import element, narrowed, selected
 from dpnn_bridge.lua.tensor import Storage, Tensor, TorchError, cast_number
 
-# ---- brackets; Lua sends a table index as flat numbers, see `walk`
+# ---- brackets; Lua passes a table index as flat numbers, see `_spec`
 
 
-def _place(position: float, count: int) -> int:
+def _zero_based(position: float, count: int) -> int:
     """Convert a 1-based or negative position to a 0-based one."""
     index = as_long(position)
     return index - 1 if index > 0 else index + count if index < 0 else -1
@@ -37,7 +37,7 @@ def get_number(t: Tensor, index: float) -> Tensor | float:
     """Return ``t[i]``."""
     if not t.size:
         raise TorchError("bad argument #1 (empty tensor)")
-    at = _place(index, t.size[0])
+    at = _zero_based(index, t.size[0])
     if not 0 <= at < t.size[0]:
         raise TorchError("bad argument #2 (out of range)")
     if len(t.size) == 1:
@@ -49,7 +49,7 @@ def put_number(t: Tensor, index: float, value: Any) -> None:
     """Set ``t[i] = value``."""
     if not t.size:
         raise TorchError("bad argument #1 (empty tensor)")
-    at = _place(index, t.size[0])
+    at = _zero_based(index, t.size[0])
     if isinstance(value, str):
         check_number(value, 3)
         value = check_real(value, 3, t.ty)
@@ -72,11 +72,15 @@ def store(t: Tensor, value: Any) -> None:
         raise TorchError(f"bad argument #3 (torch.*Tensor expected, got {describe(value)})")
 
 
-def walk(t: Tensor, spec: Sequence[Any]) -> tuple[Tensor, int | None]:
-    """Follow ``t[{...}]``: per dimension None for a whole one, a number, or a (first, last) pair of maybe None.
+def apply_index(t: Tensor, spec: Sequence[Any]) -> tuple[Tensor, int | None]:
+    """Apply an index ``t[{...}]``.
+
+    Args:
+        t: the tensor.
+        spec: per dimension a number, or a pair (first, last); None in a pair is the first or last position.
 
     Returns:
-        The view, and the position in the storage when the index leads to one element.
+        The view, and the index in the storage if the result is a single element, else None.
     """
     if len(spec) > t.dim:
         raise TorchError("bad argument #2 (too many indices provided)")
@@ -85,8 +89,8 @@ def walk(t: Tensor, spec: Sequence[Any]) -> tuple[Tensor, int | None]:
         count = t.size[d]
         if isinstance(entry, tuple):
             first, last = entry
-            begin = 0 if first is None else _place(first, count)
-            end = count - 1 if last is None and first is None else begin if last is None else _place(last, count)
+            begin = 0 if first is None else _zero_based(first, count)
+            end = count - 1 if last is None and first is None else begin if last is None else _zero_based(last, count)
             if not 0 <= begin < count:
                 raise TorchError("bad argument #2 (start index out of bound)")
             if not 0 <= end < count:
@@ -96,7 +100,7 @@ def walk(t: Tensor, spec: Sequence[Any]) -> tuple[Tensor, int | None]:
             t = narrowed(t, d, begin, end - begin + 1)
             d += 1
         else:
-            at = _place(entry, count)
+            at = _zero_based(entry, count)
             if not 0 <= at < count:
                 raise TorchError("bad argument #2 (index out of bound)")
             if t.dim == 1:
@@ -106,7 +110,7 @@ def walk(t: Tensor, spec: Sequence[Any]) -> tuple[Tensor, int | None]:
 
 
 def _spec(numbers: Sequence[Any]) -> list[Any]:
-    """Decode what Lua sends: kind, then its values (1 number; 2 first, last)."""
+    """Decode a table index from Lua: 1 and a number, or 2 and first, last."""
     spec: list[Any] = []
     position = 0
     while position < len(numbers):
@@ -120,48 +124,48 @@ def _spec(numbers: Sequence[Any]) -> list[Any]:
 
 
 def get_table(t: Tensor, *numbers: Any) -> Tensor | float:
-    view, place = walk(t, _spec(numbers))
-    if place is not None:
-        return element(view, place)
+    view, at = apply_index(t, _spec(numbers))
+    if at is not None:
+        return element(view, at)
     return view.alias() if view is t else view
 
 
 def put_table(t: Tensor, value: Any, *numbers: Any) -> None:
-    view, place = walk(t, _spec(numbers))
-    if place is None:
+    view, at = apply_index(t, _spec(numbers))
+    if at is None:
         store(view, value)
     else:
         assert view.storage is not None
-        view.storage.flat[place] = check_real(value, 3, t.ty)
+        view.storage.flat[at] = check_real(value, 3, t.ty)
 
 
-def _storage_place(t: Tensor, index: Storage) -> int:
+def _storage_index(t: Tensor, index: Storage) -> int:
     if index.size != t.dim:
         raise TorchError("bad argument #2 (invalid size)")
-    place = t.offset
+    result = t.offset
     for i, count, step in zip(index.flat.tolist(), t.size, t.stride, strict=True):
-        at = _place(i, count)
+        at = _zero_based(i, count)
         if not 0 <= at < count:
             raise TorchError("bad argument #2 (index out of bound)")
-        place += at * step
-    return place
+        result += at * step
+    return result
 
 
 def get_object(t: Tensor, index: Any) -> Any:
-    """Return ``t[LongStorage]`` or ``t[mask]``; nothing for other types."""
+    """Return ``t[LongStorage]`` or ``t[mask]``; no value for other types of index."""
     if isinstance(index, Storage) and index.ty == "Long":
-        return element(t, _storage_place(t, index))
+        return element(t, _storage_index(t, index))
     if isinstance(index, Tensor) and index.ty == "Byte":
         return masked_select(t, index)
     return ()
 
 
 def put_object(t: Tensor, index: Any, value: Any) -> bool:
-    """Set ``t[LongStorage]`` or ``t[mask]``; return whether tensors support this kind of index."""
+    """Set ``t[LongStorage]`` or ``t[mask]``; return whether tensors support this type of index."""
     if isinstance(index, Storage) and index.ty == "Long":
-        place = _storage_place(t, index)
+        at = _storage_index(t, index)
         assert t.storage is not None
-        t.storage.flat[place] = check_real(value, 3, t.ty)
+        t.storage.flat[at] = check_real(value, 3, t.ty)
         return True
     if isinstance(index, Tensor) and index.ty == "Byte":
         if as_number(value) is not None:
@@ -178,17 +182,17 @@ def put_object(t: Tensor, index: Any, value: Any) -> bool:
 
 
 def _vector(index: Any, position: int) -> torch.Tensor:
-    """Return the 0-based positions that a LongTensor names."""
+    """Return the positions in a LongTensor, counted from 0."""
     index = check_tensor(index, position, "Long")
     if index.dim != 1:
         raise TorchError(f"bad argument #{position} (Index is supposed to be a vector)")
     return index.t - 1
 
 
-def _count_valid(places: torch.Tensor, limit: int) -> int:
-    """Count the positions in front of the first one that is out of range."""
-    wrong = ((places < 0) | (places >= limit)).nonzero()
-    return int(wrong[0]) if len(wrong) else len(places)
+def _count_valid(positions: torch.Tensor, limit: int) -> int:
+    """Count the positions before the first one that is out of range."""
+    wrong = ((positions < 0) | (positions >= limit)).nonzero()
+    return int(wrong[0]) if len(wrong) else len(positions)
 
 
 @native("index", types=ALL_TYPES)
@@ -201,23 +205,23 @@ def index_(*args: Any) -> Tensor:
         raise TorchError("[Tensor,] Tensor, number, LongTensor expected")
     t = check_tensor(t, 2, r.ty)
     d = dimension(t, dim)
-    places = _vector(index, 3)
+    positions = _vector(index, 3)
     is_shared = r.storage is not None and t.storage is not None and r.storage.block is t.storage.block
-    if is_shared or _count_valid(places, t.size[d]) < len(places):
+    if is_shared or _count_valid(positions, t.size[d]) < len(positions):
         _index_in_order(r, t, d, index)
     else:
-        r.assign(torch.index_select(t.t, d, places))
-    return r if len(args) == 3 else index  # Torch7 returns what is on top of its stack
+        r.assign(torch.index_select(t.t, d, positions))
+    return r if len(args) == 3 else index  # Torch7 returns the value on top of its stack
 
 
 def _index_in_order(r: Tensor, t: Tensor, d: int, index: Tensor) -> None:
-    """Compute ``r:index(t, d, index)`` as TH: resize first, then copy slices in front of one that does not exist."""
+    """Compute ``r:index(t, d, index)`` in TH's order: resize, then copy the slices up to a position out of range."""
     r.resize((*t.size[:d], index.numel, *t.size[d + 1 :]))
-    places = index.t - 1
-    in_one_piece = d == 0 and r.is_contiguous() and t.is_contiguous()
-    if in_one_piece and _count_valid(places, t.size[d]) < len(places):  # looked at before anything is copied
+    positions = index.t - 1
+    checks_first = d == 0 and r.is_contiguous() and t.is_contiguous()
+    if checks_first and _count_valid(positions, t.size[d]) < len(positions):
         raise TorchError("index out of range")
-    for to, origin in enumerate(places.tolist()):
+    for to, origin in enumerate(positions.tolist()):
         copy_into(narrowed(r, d, to, 1), narrowed(t, d, origin, 1))
 
 
@@ -229,26 +233,28 @@ def _put_slices(
     put: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Any],
     put_one: Callable[[Tensor, Tensor], Any],
 ) -> None:
-    """Call ``put(tensor, positions, slices)`` for the positions in front of the first one that is out of range.
+    """Write slices to the positions before the first one that is out of range.
 
-    If elements share memory or slices have another shape, call ``put_one(slice, source)`` for each slice, as TH does.
+    Args:
+        put: called as ``put(tensor, positions, slices)`` for all slices at once.
+        put_one: called as ``put_one(slice, source)`` for each slice, if elements share memory or the shapes differ.
     """
-    places = _vector(index, 3)
+    positions = _vector(index, 3)
     source = check_tensor(source, 4, t.ty)
     if source.dim <= d:
         raise TorchError(f"bad argument #4 (Indexing dim {d + 1} is out of bounds of tensor)")
-    if source.size[d] != len(places):
+    if source.size[d] != len(positions):
         raise TorchError("bad argument #4 (Number of indices should be equal to source:size(dim))")
     if (t.dim == 1) != (source.dim == 1):
         raise TorchError("bad argument #1 (tensor must have one dimension)")
-    valid = _count_valid(places, t.size[d])
-    is_apart = not t.overlaps() and not (t.storage and source.storage and t.storage.block is source.storage.block)
-    if is_apart and source.size == (*t.size[:d], len(places), *t.size[d + 1 :]):
-        put(t.t, places[:valid], source.t.narrow(d, 0, valid))
+    valid = _count_valid(positions, t.size[d])
+    is_disjoint = not t.overlaps() and not (t.storage and source.storage and t.storage.block is source.storage.block)
+    if is_disjoint and source.size == (*t.size[:d], len(positions), *t.size[d + 1 :]):
+        put(t.t, positions[:valid], source.t.narrow(d, 0, valid))
     else:
-        for k, at in enumerate(places[:valid].tolist()):
+        for k, at in enumerate(positions[:valid].tolist()):
             put_one(narrowed(t, d, at, 1), narrowed(source, d, k, 1))
-    if valid < len(places):
+    if valid < len(positions):
         raise TorchError("index out of range")
 
 
@@ -257,9 +263,9 @@ def index_copy(t: Tensor, dim: Any = None, index: Any = None, source: Any = None
     check_end(more)
     d = dimension(t, dim)
 
-    def put(to: torch.Tensor, places: torch.Tensor, slices: torch.Tensor) -> None:
-        for place, values in zip(places.tolist(), slices.unbind(d), strict=True):
-            to.select(d, place).copy_(values)
+    def put(to: torch.Tensor, positions: torch.Tensor, slices: torch.Tensor) -> None:
+        for at, values in zip(positions.tolist(), slices.unbind(d), strict=True):
+            to.select(d, at).copy_(values)
 
     _put_slices(t, d, index, source, put, copy_into)
     return source
@@ -274,7 +280,7 @@ def index_add(t: Tensor, dim: Any = None, index: Any = None, source: Any = None,
         d,
         index,
         source,
-        lambda to, places, slices: to.index_add_(d, places, slices),
+        lambda to, positions, slices: to.index_add_(d, positions, slices),
         lambda to, values: pointwise(torch.add, to, to, values),
     )
     return source
@@ -283,14 +289,14 @@ def index_add(t: Tensor, dim: Any = None, index: Any = None, source: Any = None,
 @native("indexFill", types=ALL_TYPES)
 def index_fill(t: Tensor, dim: Any = None, index: Any = None, value: Any = None, *more: Any) -> Any:
     check_end(more)
-    any_dim = t.dim == 1 and isinstance(dim, int | float) and dim < 1  # Torch7 does not look at it for a vector
+    any_dim = t.dim == 1 and isinstance(dim, int | float) and dim < 1  # Torch7 ignores the dimension of a vector then
     d = 0 if any_dim else dimension(t, dim)
     number = check_real(value, 4, t.ty)
-    places = _vector(index, 3)
-    valid = _count_valid(places, t.size[d])
-    for at in places[:valid].tolist():
+    positions = _vector(index, 3)
+    valid = _count_valid(positions, t.size[d])
+    for at in positions[:valid].tolist():
         fill(narrowed(t, d, at, 1), number)
-    if valid < len(places):
+    if valid < len(positions):
         raise TorchError("index out of range")
     return value
 
@@ -298,8 +304,8 @@ def index_fill(t: Tensor, dim: Any = None, index: Any = None, value: Any = None,
 # ---- masks
 
 
-def _chosen(t: Tensor, mask: Tensor) -> tuple[torch.Tensor, bool]:
-    """Return which elements a mask chooses, up to its first value that is not 0 or 1, and whether there is one."""
+def _selected_by(t: Tensor, mask: Tensor) -> tuple[torch.Tensor, bool]:
+    """Return a mask as booleans, up to its first value other than 0 and 1, and whether there is such a value."""
     if mask.numel != t.numel:
         raise TorchError(
             f"inconsistent tensor size, expected src {t.shape_text} and mask {mask.shape_text} to have the same "
@@ -321,12 +327,12 @@ def masked_select(*args: Any) -> Tensor:
     t_ = check_tensor(t, 2, t.ty if isinstance(t, Tensor) else "Double")
     r = Tensor(t_.ty) if r is None else check_tensor(r, 1, t_.ty)
     mask = check_tensor(mask, 3, "Byte")
-    r.resize((int(mask.t.sum()),))  # before the source is looked at
-    chosen, wrong = _chosen(t_, mask)
+    r.resize((int(mask.t.sum()),))  # before the source is checked, as in TH
+    chosen, wrong = _selected_by(t_, mask)
     if r.storage is not None and t_.storage is not None:
-        flat = r.storage.flat[r.offset :]  # of adjacent elements, whatever the strides of the result are
+        flat = r.storage.flat[r.offset :]  # TH writes adjacent elements and ignores the strides of the result
         if r.storage.block is t_.storage.block:
-            for to, at in enumerate(t_.places()[: len(chosen)][chosen].tolist()):
+            for to, at in enumerate(t_.storage_indices()[: len(chosen)][chosen].tolist()):
                 flat[to] = r.storage.flat[at]
         else:
             values = t_.t.reshape(-1)[: len(chosen)][chosen]
@@ -339,10 +345,10 @@ def masked_select(*args: Any) -> Tensor:
 def masked_fill(t: Tensor, mask: Any = None, value: Any = None, *more: Any) -> Any:
     check_end(more)
     mask, number = check_tensor(mask, 3, "Byte"), check_real(value, 3, t.ty)
-    chosen, wrong = _chosen(t, mask)
+    chosen, wrong = _selected_by(t, mask)
     if wrong or t.overlaps():
         assert t.storage is not None
-        t.storage.flat[t.places()[: len(chosen)][chosen]] = number
+        t.storage.flat[t.storage_indices()[: len(chosen)][chosen]] = number
     else:
         t.t.masked_fill_(chosen.reshape(t.t.shape), number)
     _check_values(wrong)
@@ -352,17 +358,17 @@ def masked_fill(t: Tensor, mask: Any = None, value: Any = None, *more: Any) -> A
 @native("maskedCopy", types=ALL_TYPES)
 def masked_copy(t: Tensor, mask: Any = None, source: Any = None, *more: Any) -> Tensor:
     check_end(more)
-    chosen, wrong = _chosen(t, check_tensor(mask, 3, "Byte"))
+    chosen, wrong = _selected_by(t, check_tensor(mask, 3, "Byte"))
     source = check_tensor(source, 3, t.ty)
     values = source.t.contiguous().reshape(-1)
     if t.storage is not None:
-        flat, places = t.storage.flat, t.places()[: len(chosen)][chosen]
+        flat, targets = t.storage.flat, t.storage_indices()[: len(chosen)][chosen]
         if t.overlaps() or (source.storage is not None and t.storage.pointer == source.storage.pointer):
-            for to, origin in zip(places.tolist(), range(len(values)), strict=False):
-                flat[to] = values[origin]  # what is copied may be what was written before
+            for to, origin in zip(targets.tolist(), range(len(values)), strict=False):
+                flat[to] = values[origin]  # may have been written by an earlier iteration
         else:
-            flat[places[: len(values)]] = values[: len(places)]
-        if len(places) > len(values):
+            flat[targets[: len(values)]] = values[: len(targets)]
+        if len(targets) > len(values):
             raise TorchError("Number of elements of src < number of ones in mask")
     _check_values(wrong)
     return t
@@ -373,7 +379,7 @@ def nonzero(r: Tensor, t: Tensor) -> None:
     r.assign(t.t.nonzero() + 1)
 
 
-def _whether(name: str, of: Callable[[torch.Tensor], torch.Tensor], step: str) -> None:
+def _declare_test(name: str, of: Callable[[torch.Tensor], torch.Tensor], step: str) -> None:
     @torch_function(name, "T", types=("Byte",), small=("whole", "0", step, "total == 0" if name == "all" else "false"))
     def run(t: Tensor) -> bool:
         if not t.numel:
@@ -381,5 +387,5 @@ def _whether(name: str, of: Callable[[torch.Tensor], torch.Tensor], step: str) -
         return bool(of(t.t.bool()))
 
 
-_whether("all", torch.all, "if x == 0 then return false end")
-_whether("any", torch.any, "if x ~= 0 then return true end")
+_declare_test("all", torch.all, "if x == 0 then return false end")
+_declare_test("any", torch.any, "if x ~= 0 then return true end")

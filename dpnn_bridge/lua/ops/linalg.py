@@ -1,4 +1,4 @@
-"""LAPACK routines, available only as torch.f. Matrix results are column-major, as in Torch7."""
+"""Declare LAPACK routines, which exist as ``torch.f`` only. Matrix results are column-major, as in Torch7."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dpnn_bridge.lua.tensor import Tensor, TorchError
 
 
 def _lapack(name: str, inputs: str, results: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Declare with all results given or none; the code takes the results first."""
+    """Declare a routine that is called with all results or with none; results are the first arguments of the code."""
     given = " ".join(["X"] * results)
 
     def register(code: Callable[..., None]) -> Callable[..., None]:
@@ -36,7 +36,7 @@ def _matrix(t: Tensor, square: bool = False) -> torch.Tensor:
 
 
 def _columns(r: Tensor, values: torch.Tensor, source: Tensor | None = None) -> None:
-    """Store a matrix column by column; in place (``r`` is the source) it keeps its layout."""
+    """Store a matrix in column-major order; in place (``r`` is ``source``), the layout of ``r`` does not change."""
     if r is source or (r.size == tuple(values.shape) and r.stride[0] == 1):
         r.write(values)
         return
@@ -82,7 +82,7 @@ def gels(x: Tensor, qr: Tensor, b: Tensor, a: Tensor) -> None:
         result = torch.ormqr(factors, tau, padded)
     _columns(qr, factors if rows >= columns else factors.mT, a)
     _columns(x, result)
-    x.geometry(x.storage, x.offset, (columns, x.size[1]), x.stride)  # residuals stay below, out of sight
+    x.geometry(x.storage, x.offset, (columns, x.size[1]), x.stride)  # the residuals stay in memory after the last row
 
 
 @_lapack("trtrs", "T T c=UL c=NT c=NU", 2)
@@ -106,8 +106,8 @@ def symeig(e: Tensor, v: Tensor, a: Tensor, jobz: str, uplo: str) -> None:
 
 
 def _tridiagonal(a: torch.Tensor, upper: bool) -> torch.Tensor:
-    """Return LAPACK's remaining matrix if only eigenvalues are computed: Householder's reduction."""
-    a = a.clone() if upper else a.flip(0, 1).clone()  # the lower case is the upper one, seen from the other corner
+    """Return the matrix that LAPACK leaves if only eigenvalues are computed: Householder's tridiagonal reduction."""
+    a = a.clone() if upper else a.flip(0, 1).clone()  # flipped, the lower triangle is an upper triangle
     full = a.triu() + a.triu(1).mT
     for i in range(len(a) - 1, 0, -1):
         x = full[:i, i].clone()
@@ -128,7 +128,7 @@ def _tridiagonal(a: torch.Tensor, upper: bool) -> torch.Tensor:
 
 @_lapack("eig", "T c=NV", 2)
 def eig(e: Tensor, v: Tensor, a: Tensor, jobz: str) -> None:
-    """Compute eigenvalues as n x 2 (real, imaginary); complex vector pairs as real and imaginary columns."""
+    """Compute eigenvalues, n x 2 (real, imaginary), and eigenvectors; a complex pair is stored as two real columns."""
     values, vectors = torch.linalg.eig(_matrix(a, square=True))
     e.assign(torch.stack([values.real, values.imag], 1))
     if jobz == "V":
@@ -170,7 +170,7 @@ def potrs(r: Tensor, b: Tensor, factor: Tensor, uplo: str) -> None:
 
 @_lapack("potri", "T c=UL", 1)
 def potri(r: Tensor, factor: Tensor, uplo: str) -> None:
-    """Compute both triangles; in LAPACK only the one named by ``uplo`` is meaningful."""
+    """Compute the inverse from a Cholesky factor, with both triangles; LAPACK computes only the triangle ``uplo``."""
     _columns(r, torch.cholesky_inverse(_matrix(factor, square=True), upper=uplo == "U"))
 
 
@@ -183,7 +183,7 @@ def _pivoted_cholesky(a: torch.Tensor, limit: float) -> tuple[torch.Tensor, torc
     limit = n * torch.finfo(a.dtype).eps * float(rest.max()) if limit < 0 else limit
     for k in range(n):
         best = k + int(rest[k:].argmax())
-        if not float(rest[best]) > limit:  # as NaN also is
+        if not float(rest[best]) > limit:  # also for NaN
             raise TorchError("Lapack Error pstrf : matrix is rank deficient or not positive semidefinite")
         swap = torch.arange(n)
         swap[[k, best]] = swap[[best, k]]
@@ -228,7 +228,7 @@ def geqrf(r: Tensor, tau: Tensor, a: Tensor) -> None:
 
 @_lapack("orgqr", "T T", 1)
 def orgqr(r: Tensor, a: Tensor, tau: Tensor) -> None:
-    """Make the first columns, one per scale, orthonormal; the others are unchanged, as in Torch7."""
+    """Compute Q in the first ``tau.numel`` columns; the other columns are unchanged, as in Torch7."""
     full, k = _matrix(a).clone(), tau.numel
     full[:, :k] = torch.linalg.householder_product(full[:, :k], tau.t)
     _columns(r, full)

@@ -1,4 +1,4 @@
-"""The operators of tensors: ``a + b``, ``-a``, ``a * b`` …"""
+"""Declare the operators of tensors: ``a + b``, ``-a``, ``a * b`` …"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Extrema, sorting and order statistics. Indices are 1-based LongTensors."""
+"""Declare extrema, sorting and order statistics. Indices are 1-based LongTensors."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from dpnn_bridge.torch7.quicksort import EXACT_LIMIT, positions, select_position
 
 
 def _extremum(name: str, greatest: bool) -> None:
-    """Select extrema: NaN has precedence, then the first of equal values."""
+    """Declare max or min: the result is NaN if there is one, otherwise the first of equal values."""
 
     step = f"if not (x {'<=' if greatest else '>='} total) and total == total then total, place = x, k end"
 
     @torch_function(name, "T", small=("whole", "at(q, iq)", step.replace(", place = x, k", " = x"), "tonumber(total)"))
-    def whole(t: Tensor) -> float:
+    def of_all(t: Tensor) -> float:
         if not t.numel:
             raise TorchError("bad argument #1 (tensor must have one dimension)")
         return (t.t.max() if greatest else t.t.min()).item()
@@ -31,9 +31,9 @@ def _extremum(name: str, greatest: bool) -> None:
         if resized(r, t, check_dim(t, dim)):
             _extremum_in_order(along, greatest, r, index, t, dim)
             return
-        values, places = (t.t.max if greatest else t.t.min)(dim, keepdim=True)
+        values, positions = (t.t.max if greatest else t.t.min)(dim, keepdim=True)
         r.assign(values)
-        index.assign(places.add_(1))
+        index.assign(positions.add_(1))
 
 
 _extremum("max", greatest=True)
@@ -43,7 +43,7 @@ _extremum("min", greatest=False)
 def _extremum_in_order(
     along: Callable[..., None], greatest: bool, r: Tensor, index: Tensor, t: Tensor, dim: int
 ) -> None:
-    """Select as TH does: slice by slice if elements are adjacent, else element by element from the first slice on."""
+    """Select in TH's order: slice by slice if elements along ``dim`` are adjacent, else element by element."""
     if t.stride[dim] == 1:
         by_slices(lambda to, at, source: along(to, at, source, 0), dim, t, r, index)
         return
@@ -54,19 +54,23 @@ def _extremum_in_order(
     best = repeated(r, dim, t.size[dim])
     assert r.storage is not None
     assert index.storage is not None
-    flat, found = r.storage.flat.numpy(), index.storage.flat.numpy()
+    flat, indices = r.storage.flat.numpy(), index.storage.flat.numpy()
     number = torch.arange(1, t.size[dim] + 1).reshape([-1 if d == dim else 1 for d in range(t.dim)]).expand(t.size)
-    at = repeated(index, dim, t.size[dim]).places()
-    for k, source, to, place in zip(
-        number.reshape(-1).tolist(), t.places().tolist(), best.places().tolist(), at.tolist(), strict=True
+    at = repeated(index, dim, t.size[dim]).storage_indices()
+    for k, source, to, to_index in zip(
+        number.reshape(-1).tolist(),
+        t.storage_indices().tolist(),
+        best.storage_indices().tolist(),
+        at.tolist(),
+        strict=True,
     ):
         x, limit = flat[source], flat[to]
         if not (x <= limit if greatest else x >= limit) and limit == limit:
-            flat[to], found[place] = x, k
+            flat[to], indices[to_index] = x, k
 
 
 def _store(r: Tensor, index: Tensor, x: torch.Tensor, order: torch.Tensor, dim: int) -> None:
-    """Put the chosen positions of ``x`` (last dimension) and their values into the results."""
+    """Write the positions ``order`` along the last dimension of ``x``, and the values there, to the results."""
     values = x.gather(-1, order)
     index.assign((order + 1).movedim(-1, dim))
     r.assign(values.movedim(-1, dim))
@@ -86,12 +90,12 @@ def sort(r: Tensor, index: Tensor, t: Tensor, dim: int, descending: bool) -> Non
 
 @torch_function("topk", "R IR T n=1 i=last b=0 b=0", small=("topk",))
 def topk(r: Tensor, index: Tensor, t: Tensor, k: float, dim: int, greatest: bool, ordered: bool) -> None:
-    """Select the k extrema; unordered results have quickselect's order."""
+    """Select the k smallest or greatest elements; unordered results are in the order of quickselect."""
     k, n = as_long(k), t.size[check_dim(t, dim, 3)]
     if not 0 < k <= n:
         raise TorchError(f"bad argument #2 (k not in range for dimension: {k} of {n})")
     overlap = resized(r, t, dim, k)
-    if r is t:  # TH reads as many elements as there were
+    if r is t:  # TH reads as many elements as before the resize
         t = Tensor(r.ty, r.storage, r.offset, (*r.size[:dim], n, *r.size[dim + 1 :]), r.stride)
     if overlap:
         by_slices(lambda to, at, source: topk(to, at, source, k, 0, greatest, ordered), dim, t, r, index)
@@ -137,20 +141,20 @@ def kthvalue(r: Tensor, index: Tensor, t: Tensor, k: float, dim: int) -> None:
 
 @torch_function("median", "R IR T i=last", small=("median",))
 def median(r: Tensor, index: Tensor, t: Tensor, dim: int) -> None:
-    """Compute the median; of two middle values, the lower one."""
+    """Compute the median; with an even number of elements, the lower of the two middle ones."""
     _kth(r, index, t, (t.size[check_dim(t, dim, 3)] + 1) // 2, dim)
 
 
 @torch_function("mode", "R IR T i=last", small=("mode",))
 def mode(r: Tensor, index: Tensor, t: Tensor, dim: int) -> None:
-    """Compute the mode: the smallest of the most frequent values, with its last sorted position."""
+    """Compute the mode, the smallest of the most frequent values, and the index of the last one in sorted order."""
     if resized(r, t, check_dim(t, dim, 3)):
         by_slices(lambda to, at, source: mode(to, at, source, 0), dim, t, r, index)
         return
     x = t.t.movedim(dim, -1)
     order = positions(x, sort_positions)
     values = x.gather(-1, order)
-    runs = torch.zeros_like(order)  # number of the run of equal values that a position belongs to
+    runs = torch.zeros_like(order)  # number of the run of equal values for each position
     runs[..., 1:] = (values[..., 1:] != values[..., :-1]).cumsum(-1)
     counts = (runs.unsqueeze(-1) == runs.unsqueeze(-2)).sum(-1)
     n = x.shape[-1]

@@ -1,86 +1,85 @@
-"""Products whose result overlaps a factor or itself, in the order of TH's code.
+"""Compute products whose result overlaps a factor or itself, in TH's order.
 
-Integers use TH's loops, one element after the other. For floats, TH calls a BLAS, which multiplies the result
-by beta and then computes the product from the changed memory (OpenBLAS, for matrices that it does not
-split into blocks).
+For integers TH uses loops, element by element. For floats TH calls BLAS, which multiplies the result by beta and then
+computes the product from the changed memory (OpenBLAS, for matrices that it does not split into blocks).
 """
 
 from __future__ import annotations
 
 from dpnn_bridge.lua.dispatch import FLOAT_TYPES
 from dpnn_bridge.lua.ops.copying import clone, contiguous, copy_into
-from dpnn_bridge.lua.ops.pointwise import apart
+from dpnn_bridge.lua.ops.pointwise import is_disjoint
 from dpnn_bridge.lua.ops.shape import selected, transposed
 from dpnn_bridge.lua.tensor import IN_ORDER, Tensor, cast_number
 
 
 def overlapping(r: Tensor, *sources: Tensor) -> bool:
-    """Return whether the result ``r`` overwrites what is still to be read of a source, or of itself."""
+    """Return whether writing the result ``r`` may overwrite unread elements of a source, or of ``r`` itself."""
     if r.storage is None or not 0 < r.numel <= IN_ORDER:
         return False
     if r.overlaps():
         return True
     shared = [f for f in sources if f.storage is not None and f.storage.block is r.storage.block]
-    return any(not apart(f, r) for f in shared)
+    return any(not is_disjoint(f, r) for f in shared)
 
 
-def _turned(t: Tensor) -> Tensor:
+def _transposed(t: Tensor) -> Tensor:
     return transposed(t, 0, 1)
 
 
 class _Elements:
-    """The memory of a tensor, by indices; numbers are cut to its type when they are stored."""
+    """Access to the elements of a tensor by indices; numbers are converted to its type when they are stored."""
 
     def __init__(self, t: Tensor) -> None:
         assert t.storage is not None
         self.flat, self.offset, self.stride, self.ty = t.storage.flat.numpy(), t.offset, t.stride, t.ty
 
-    def _place(self, index: tuple[int, ...]) -> int:
+    def _index(self, index: tuple[int, ...]) -> int:
         return self.offset + sum(i * s for i, s in zip(index, self.stride, strict=True))
 
-    def cut(self, value: float) -> float:
+    def cast(self, value: float) -> float:
         return cast_number(value, self.ty)
 
     def __getitem__(self, index: tuple[int, ...]) -> float:
-        return self.flat[self._place(index)].item()
+        return self.flat[self._index(index)].item()
 
     def __setitem__(self, index: tuple[int, ...], value: float) -> None:
-        self.flat[self._place(index)] = self.cut(value)
+        self.flat[self._index(index)] = self.cast(value)
 
 
 def _scale(t: Tensor, beta: float) -> None:
-    """Multiply by beta, once for every element that the tensor names; by 0 it is forgotten."""
+    """Multiply by beta, for each element of the view once; beta 0 sets zeros."""
     if beta != 1:
         assert t.storage is not None
-        flat, all_of = t.storage.flat.numpy(), _Elements(t)
-        for place in t.places().tolist():
-            flat[place] = all_of.cut(beta * flat[place].item()) if beta != 0 else 0
+        flat, elements = t.storage.flat.numpy(), _Elements(t)
+        for index in t.storage_indices().tolist():
+            flat[index] = elements.cast(beta * flat[index].item()) if beta != 0 else 0
 
 
 def _by_blas(r: Tensor, beta: float, alpha: float, x: Tensor, y: Tensor) -> None:
     if r.overlaps():
-        return  # a BLAS refuses such a result, and leaves it as it is
+        return  # BLAS rejects such a result and does not change it
     _scale(r, beta)
     if alpha != 0:
         r.t.add_(x.t @ y.t, alpha=alpha)
 
 
-def _serves(t: Tensor) -> bool:
-    """Return whether a BLAS takes the matrix as it is; others are copied first."""
+def _is_blas_layout(t: Tensor) -> bool:
+    """Return whether BLAS accepts the memory layout of a matrix; others are copied first."""
     rows, columns = t.stride
     return (rows == 1 and columns != 0) or (columns == 1 and rows != 0)
 
 
 def add_mm(r: Tensor, beta: float, alpha: float, x: Tensor, y: Tensor) -> None:
     """Compute ``r = beta * r + alpha * x @ y`` like THTensor_(addmm)."""
-    x, y = (f if _serves(f) else contiguous(f) for f in (x, y))
+    x, y = (f if _is_blas_layout(f) else contiguous(f) for f in (x, y))
     by_columns = r.stride[0] == 1 and r.stride[1] != 0
-    if not _serves(r):
-        c = _turned(clone(_turned(r)))
+    if not _is_blas_layout(r):
+        c = _transposed(clone(_transposed(r)))
     elif by_columns:
         c = r
     else:
-        c, x, y = _turned(r), _turned(y), _turned(x)
+        c, x, y = _transposed(r), _transposed(y), _transposed(x)
     if r.ty in FLOAT_TYPES:
         _by_blas(c, beta, alpha, x, y)
     else:
@@ -89,7 +88,7 @@ def add_mm(r: Tensor, beta: float, alpha: float, x: Tensor, y: Tensor) -> None:
             for j in range(c.size[1]):
                 total = alpha * sum(left[i, k] * right[k, j] for k in range(x.size[1]))
                 to[i, j] = total if beta == 0 else beta * to[i, j] + total
-    if not _serves(r):
+    if not _is_blas_layout(r):
         copy_into(r, c)
 
 
@@ -110,7 +109,7 @@ def add_mv(r: Tensor, beta: float, alpha: float, x: Tensor, y: Tensor) -> None:
         return
     _scale(r, beta)
     for k in range(columns):
-        factor = to.cut(alpha * right[k,])
+        factor = to.cast(alpha * right[k,])
         for i in range(rows):
             to[i,] += factor * left[i, k]
 
@@ -120,14 +119,14 @@ def add_r(r: Tensor, beta: float, alpha: float, x: Tensor, y: Tensor) -> None:
     _scale(r, beta)
     c = r
     if r.stride[0] != 1:
-        c, x, y = _turned(r if r.stride[1] == 1 else clone(r)), y, x
+        c, x, y = _transposed(r if r.stride[1] == 1 else clone(r)), y, x
     to, left, right = _Elements(c), _Elements(x), _Elements(y)
     for j in range(c.size[1]):
-        factor = to.cut(alpha * right[j,])
+        factor = to.cast(alpha * right[j,])
         for i in range(c.size[0]):
             to[i, j] += factor * left[i,]
     if 1 not in r.stride:
-        copy_into(r, _turned(c))
+        copy_into(r, _transposed(c))
 
 
 def badd_mm(r: Tensor, beta: float, alpha: float, x: Tensor, y: Tensor) -> None:

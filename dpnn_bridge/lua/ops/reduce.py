@@ -1,4 +1,4 @@
-"""Reductions, scans, norms and histograms. Sums accumulate in double (float types) or 64 bits (integers)."""
+"""Declare reductions, scans, norms and histograms. Sums are accumulated in double, or in 64 bits for integer types."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from dpnn_bridge.lua.ops.slices import by_slices, repeated, resized, resized_lik
 from dpnn_bridge.lua.tensor import IN_ORDER, Tensor, TorchError, cast_number, square_root
 
 
-def wide(t: torch.Tensor) -> torch.Tensor:
+def accumulated(t: torch.Tensor) -> torch.Tensor:
     """Convert to the type in which TH accumulates."""
-    return t.to(_wide_type(t))
+    return t.to(_accumulated_type(t))
 
 
-def _wide_type(t: torch.Tensor) -> torch.dtype:
+def _accumulated_type(t: torch.Tensor) -> torch.dtype:
     return torch.float64 if t.is_floating_point() else torch.int64
 
 
@@ -38,23 +38,23 @@ def _number(value: torch.Tensor) -> float:
 
 
 def _of_all(f: Callable[..., torch.Tensor], t: Tensor) -> float:
-    """Return the sum or the product of all elements, of many or of integers in the order of memory."""
+    """Return the sum or product of all elements: in logical order for up to ``IN_ORDER`` floats, else in any order."""
     x = t.t
     if t.numel > IN_ORDER or not x.is_floating_point():
         total = torch.sum if f is _sum else f
-        return _number(total(x, dtype=_wide_type(x)))
-    return _number(f(wide(x).reshape(-1), 0))
+        return _number(total(x, dtype=_accumulated_type(x)))
+    return _number(f(accumulated(x).reshape(-1), 0))
 
 
 def _accumulate(
     f: Callable[..., torch.Tensor], step: Callable[..., torch.Tensor], start: float, r: Tensor, t: Tensor, dim: int
 ) -> None:
-    """Reduce along ``dim`` as TH does: slices of adjacent elements by ``f``, others by ``step`` from ``start`` on."""
+    """Reduce along ``dim`` as TH does: adjacent elements with ``f``, others with ``step``, beginning with ``start``."""
     if not resized(r, t, dim):
-        x = t.t if step is torch.mul and t.stride[dim] != 1 else wide(t.t)  # a product of floats may overflow
+        x = t.t if step is torch.mul and t.stride[dim] != 1 else accumulated(t.t)  # a product of floats may overflow
         r.assign(f(x, dim).unsqueeze(dim))
     elif t.stride[dim] == 1:
-        by_slices(lambda to, source: to.write(f(wide(source.t), 0)), dim, t, r)
+        by_slices(lambda to, source: to.write(f(accumulated(source.t), 0)), dim, t, r)
     else:
         r.write(torch.full(r.size, start, dtype=r.t.dtype))
         total = repeated(r, dim, t.size[dim])
@@ -69,10 +69,20 @@ def _reduction(
     types: tuple[str, ...],
     start: str,
     step: str,
-    apart: str = "",
+    step_apart: str = "",
 ) -> None:
-    """Declare with the start and the step of LuaJIT's loops; ``apart`` is the step if elements are not adjacent,
-    or ``product``: sums of integers have one value in any order."""
+    """Declare a reduction of all elements, and along a dimension.
+
+    Args:
+        name: name of the function.
+        f: reduces a dimension, called as ``f(x, dim)``.
+        step_of: adds an element to the result.
+        empty: result for a tensor without elements, and start of a reduction along a dimension.
+        types: element types.
+        start, step: start value and step of LuaJIT's loops.
+        step_apart: step of LuaJIT's loops if elements are not adjacent, or ``product`` for a product with ones, which
+            is exact for sums of integers.
+    """
 
     @torch_function(name, "T", types=types, small=("whole", start, step, "tonumber(total)"))
     def whole(t: Tensor) -> float:
@@ -80,7 +90,7 @@ def _reduction(
             return empty
         return _of_all(f, t)
 
-    @torch_function(name, "R T i", types=types, small=("along", start, step, "total", apart or step))
+    @torch_function(name, "R T i", types=types, small=("along", start, step, "total", step_apart or step))
     def along(r: Tensor, t: Tensor, dim: int) -> None:
         _accumulate(f, step_of, empty, r, t, check_dim(t, dim))
 
@@ -111,18 +121,18 @@ def mean_along(r: Tensor, t: Tensor, dim: int) -> None:
 
 
 def _root(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Compute the square root in the element type, as sqrtf for floats."""
+    """Compute the square root in the element type, as C's sqrtf for floats."""
     return square_root(values.to(like.dtype))
 
 
 def _spread(name: str, finish: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
-    """Compute var or std; the boolean selects division by n instead of n - 1."""
+    """Declare var or std. If the boolean argument is true, they divide by n instead of n - 1."""
 
     @torch_function(name, "T b=0", types=FLOAT_TYPES, small=("spread", "root" if name == "std" else ""))
     def whole(t: Tensor, biased: bool) -> float:
         if not t.numel:
             raise TorchError("bad argument #1 (empty Tensor)")
-        x = wide(t.t)
+        x = accumulated(t.t)
         centred = x - x.mean()
         variance = (centred * centred).sum() / (t.numel if biased else t.numel - 1)
         return _number(finish(variance, x))
@@ -138,8 +148,8 @@ def _spread(name: str, finish: Callable[[torch.Tensor, torch.Tensor], torch.Tens
             by_slices(lambda to, source: along(to, source, 0, biased), dim, t, r)
             return
         n = t.size[dim]
-        mean = wide(t.t).sum(dim, keepdim=True) / n
-        squares = wide(t.t * t.t).sum(dim, keepdim=True)
+        mean = accumulated(t.t).sum(dim, keepdim=True) / n
+        squares = accumulated(t.t * t.t).sum(dim, keepdim=True)
         ratio = 1.0 if biased else float(t.t.new_tensor(float(n)) / t.t.new_tensor(float(n - 1)))
         variance = squares / (n if biased else n - 1) - ratio * mean * mean
         r.assign(finish(variance.clamp(min=0), t.t))
@@ -153,7 +163,7 @@ _spread("std", _root)
 def trace(t: Tensor) -> float:
     if t.dim != 2:
         raise TorchError("bad argument #1 (expected a matrix)")
-    return _number(wide(torch.diagonal(t.t)).sum())
+    return _number(accumulated(torch.diagonal(t.t)).sum())
 
 
 @torch_function("numel", "T", small=("numel",))
@@ -173,9 +183,9 @@ def _scan(
     def run(r: Tensor, t: Tensor, dim: int) -> None:
         check_dim(t, dim)
         if resized_like(r, t):
-            scan(step, wide(t.t.new_tensor(int(start[0]))), r, t, dim)
+            scan(step, accumulated(t.t.new_tensor(int(start[0]))), r, t, dim)
         else:
-            r.assign(f(wide(t.t), dim))
+            r.assign(f(accumulated(t.t), dim))
 
 
 _scan("cumsum", torch.cumsum, torch.add, FLOAT_TYPES, "0", _ADD)
@@ -185,7 +195,7 @@ _scan("cumprod", torch.cumprod, torch.mul, INTEGER_TYPES, "1LL", _MULTIPLY)
 
 
 def _powers(x: torch.Tensor, p: float) -> torch.Tensor:
-    """Return |x|^p, computed in the element type, in double."""
+    """Return |x|^p, computed in the element type and converted to double."""
     return (x != 0).double() if p == 0 else torch.pow(x.abs(), x.new_tensor(float(p))).double()
 
 
@@ -197,7 +207,7 @@ def _power_root(total: torch.Tensor, p: float, like: torch.Tensor) -> torch.Tens
     return torch.pow(total.to(like.dtype), like.new_tensor(1 / p))
 
 
-#: elements up to which LuaJIT's loop takes less time than PyTorch's functions
+#: number of elements up to which LuaJIT's loop is faster than PyTorch's functions
 _AT_ANY_SIZE = str(1 << 26)
 
 _NORM = (
@@ -211,7 +221,7 @@ _NORM = (
 def norm(t: Tensor, p: float) -> float:
     x, p = t.t.reshape(-1), cast_number(p, t.ty)
     if p == 2:
-        return math.sqrt(_sum(wide(x) * wide(x), 0).item())
+        return math.sqrt(_sum(accumulated(x) * accumulated(x), 0).item())
     total = _power_sum(x, p, 0)
     return _number(total if p in (0, 1) else _power_root(total, p, x))
 
@@ -241,7 +251,7 @@ _DIST = (
 
 @torch_function("dist", "T T n=2", types=FLOAT_TYPES, small=("whole", *_DIST))
 def dist(a: Tensor, b: Tensor, p: float) -> float:
-    """Compute TH's sum of |a - b|^p, also for p = 0 (1 per element, to the power 1/0)."""
+    """Compute the p-norm of a - b by TH's formula, which gives infinity for p = 0 and more than one element."""
     if a.numel != b.numel:
         raise TorchError(f"inconsistent tensor size, expected {a.shape_text} and {b.shape_text}")
     p = cast_number(p, a.ty)
@@ -260,7 +270,7 @@ def match(r: Tensor, a: Tensor, b: Tensor, gain: float) -> None:
     """Compute squared distances between all rows of two matrices, times a gain."""
     r.resize((a.size[0], b.size[0]))
     for m in (a, b):
-        if m.is_contiguous():  # others TH copies first
+        if m.is_contiguous():  # TH copies others first
             m.resize((m.size[0], m.numel // m.size[0]))
     x, y = (m.t.contiguous().view(m.size[0], -1) for m in (a, b))
     if x.shape[1] != y.shape[1]:
@@ -273,7 +283,7 @@ def match(r: Tensor, a: Tensor, b: Tensor, gain: float) -> None:
 
 
 def _match_in_order(r: Tensor, x: torch.Tensor, y: torch.Tensor, gain: float) -> None:
-    """Write the distances one after the other, as TH does; they may be among the numbers to come."""
+    """Write the distances one by one, as TH does; they may overwrite elements that are read later."""
     assert r.storage is not None
     flat = r.storage.flat
     for i, row in enumerate(x):
@@ -288,7 +298,7 @@ def renorm(r: Tensor, s: Tensor, p: float, dim: int, limit: float) -> None:
     check_dim(s, dim, 3)
     if s.dim < 2:
         raise TorchError(f"bad argument #1 (need at least 2 dimensions, got {s.dim} dimensions)")
-    if not p > 0:  # as NaN also is
+    if not p > 0:  # also for NaN
         raise TorchError("bad argument #2 (non-positive-norm not supported)")
     p, limit = cast_number(p, s.ty), cast_number(limit, s.ty)
     if resized_like(r, s):
@@ -306,9 +316,9 @@ def renorm(r: Tensor, s: Tensor, p: float, dim: int, limit: float) -> None:
 
 
 def _norm_and_scale(x: torch.Tensor, p: float, dim: int, limit: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the norm of each slice along ``dim``, and the factors that bring these norms to the limit."""
+    """Return the norm of each slice along ``dim``, and the factor that scales the slice to the limit."""
     rows = x.movedim(dim, -1).reshape(-1, x.shape[dim])
-    powers = _powers(wide(rows) if p == 2 else rows, p)
+    powers = _powers(accumulated(rows) if p == 2 else rows, p)
     if len(rows) > IN_ORDER:
         total = powers.sum(0).to(x.dtype)
     else:
@@ -321,7 +331,7 @@ def _norm_and_scale(x: torch.Tensor, p: float, dim: int, limit: float) -> tuple[
 
 
 def _limits(low: float, high: float, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the edges of the bins in the element type: those given, or of the elements."""
+    """Return the range of the bins in the element type: (low, high), or the range of the elements if both are equal."""
     first, last = x.new_tensor(low), x.new_tensor(high)
     if first == last:
         if not x.numel():
@@ -330,23 +340,23 @@ def _limits(low: float, high: float, x: torch.Tensor) -> tuple[torch.Tensor, tor
     return (first - 1, last + 1) if first == last else (first, last)
 
 
-def _number_of_bins(bins: float) -> int:
-    if bins < 1:  # Torch7 writes in front of the result then
+def _check_bins(bins: float) -> int:
+    if bins < 1:  # Torch7 would write before the start of the result
         raise TorchError(f"bad argument #2 ({bins:g} bins, expected at least one)")
     return int(bins)
 
 
 def _bins_of(x: torch.Tensor, count: int, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
-    """Return the bins of elements between the edges."""
-    places = (x - low) / (high - low) * count
-    if not places.isfinite().all():  # C makes them the lowest integer, and Torch7 writes far outside the result
+    """Return the indices of the bins of elements between ``low`` and ``high``."""
+    bins = (x - low) / (high - low) * count
+    if not bins.isfinite().all():  # C converts them to the lowest integer, and Torch7 would write outside the result
         raise TorchError(f"bad argument #1 (no bins from {low.item():g} to {high.item():g})")
-    return places.long().clamp(max=count - 1)
+    return bins.long().clamp(max=count - 1)
 
 
 @torch_function("histc", "R T n=100 n=0 n=0", types=FLOAT_TYPES, small=("histogram",))
 def histc(r: Tensor, t: Tensor, bins: float, low: float, high: float) -> None:
-    count = _number_of_bins(bins)
+    count = _check_bins(bins)
     if r.storage is not None:
         r.resize((count,))
         if overlapping(r, t):
@@ -360,7 +370,7 @@ def histc(r: Tensor, t: Tensor, bins: float, low: float, high: float) -> None:
 def bhistc(r: Tensor, t: Tensor, bins: float, low: float, high: float) -> None:
     if t.dim != 2:
         raise TorchError(f"bad argument #2 (invalid dimension {t.dim}, the input must be a 2d tensor)")
-    count = _number_of_bins(bins)
+    count = _check_bins(bins)
     if r.storage is not None:
         r.resize((t.size[0], count))
         if overlapping(r, t):
@@ -371,15 +381,15 @@ def bhistc(r: Tensor, t: Tensor, bins: float, low: float, high: float) -> None:
 
 
 def _count_in_order(r: Tensor, t: Tensor, low: float, high: float) -> None:
-    """Count elements as TH does: the bins, which lie one after the other, may be among the elements to come."""
+    """Count elements one by one, as TH does; the bins may overwrite elements that are read later."""
     r.write(torch.zeros(r.size))
     first, last = _limits(low, high, t.t)
     for row, to in slices(1, t, r) if r.dim == 2 else [(t, r)]:
         assert to.storage is not None
         assert row.storage is not None
         bins, flat = to.storage.flat[to.offset : to.offset + to.size[0]], row.storage.flat
-        for place in row.places().tolist():
-            x = flat[place]
+        for index in row.storage_indices().tolist():
+            x = flat[index]
             if first <= x <= last:
                 bins[_bins_of(x, len(bins), first, last)] += 1
 

@@ -1,4 +1,4 @@
-"""Random functions of the torch package, based on :class:`dpnn_bridge.torch7.random.Generator`."""
+"""Declare the random functions of the torch package, with :class:`dpnn_bridge.torch7.random.Generator`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MODULUS["Byte"] = 2**8
 
 
 def _checked(code: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn the generator's complaints about arguments into Torch7 errors."""
+    """Wrap a function so that a ValueError of the generator becomes a Torch7 error."""
 
     def run(*args: Any) -> Any:
         try:
@@ -63,7 +63,7 @@ def uniform_(t: Tensor, g: Generator, a: float, b: float) -> None:
 
 
 def _declare(name: str, draw: str, defaults: str, types: tuple[str, ...]) -> None:
-    """Register a scalar draw and the method that fills a tensor with such draws."""
+    """Declare a function that draws a number, and a method that fills a tensor with such numbers."""
 
     @torch_function(name, f"G {defaults}", types=types)
     @_checked
@@ -73,7 +73,7 @@ def _declare(name: str, draw: str, defaults: str, types: tuple[str, ...]) -> Non
     @torch_function(name, f"X G {defaults}", types=types)
     @_checked
     def many(t: Tensor, g: Generator, *args: float) -> None:
-        if not t.numel:  # nothing is drawn, and nothing checked
+        if not t.numel:  # arguments are not checked then
             return
         if types is FLOAT_TYPES:
             args = tuple(cast_number(x, t.ty) for x in args)
@@ -126,7 +126,7 @@ def random_word(g: Generator) -> float:
 @torch_function("random", "X G n n")
 @_checked
 def random_between_(t: Tensor, g: Generator, low: float, high: float) -> None:
-    """Draw integers in unsigned long, as C does: a negative draw of a float type is 2^64 - |x|."""
+    """Draw integers as ``unsigned long``, as C does: in a tensor of floats, a negative number x becomes 2^64 + x."""
     values = g.randints(t.numel, as_long(low), as_long(high))
     _store(t, np.where(values < 0, values + 2.0**64, values) if t.ty in FLOAT_TYPES else values)
 
@@ -149,7 +149,7 @@ def _multinomial(r: Tensor, g: Generator, p: Tensor, count: float, replace: bool
     n, is_vector = as_long(count), p.dim == 1
     if p.dim not in (1, 2):
         raise TorchError("bad argument #2 (prob_dist must be 1 or 2 dim)")
-    if is_vector:  # TH makes it a matrix of one row, of adjacent elements whatever the stride was
+    if is_vector:  # TH resizes it to a matrix of one row, which ignores the stride of the vector
         p.resize((1, p.size[0]))
     if n <= 0:
         raise TorchError("bad argument #2 (cannot sample n_sample <= 0 samples)")
@@ -168,7 +168,7 @@ torch_function("multinomial", "IR G T n b=0", types=FLOAT_TYPES, modes="f")(_che
 torch_function("multinomial", "I G T n b=0", types=FLOAT_TYPES, modes="m")(_checked(_multinomial))
 
 
-# ---- the alias method; as in Torch7 each draw lowers the stored table by one for good, see docs/lua.md
+# ---- the alias method; as in Torch7, each draw permanently decreases the stored table by one, see docs/lua.md
 
 
 def _alias_setup(p: Tensor, aliases: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Geometry: sizes, views, resizing, sharing, copying and type conversion."""
+"""Declare methods for sizes, strides, views and resizing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def long_storage(values: Sequence[int]) -> Storage:
     return Storage("Long", flat=torch.tensor(list(values), dtype=torch.int64))
 
 
-# ---- asking
+# ---- properties
 
 
 @native("size", "__len__")
@@ -90,7 +90,7 @@ def is_size(t: Tensor, sizes: Any, *_: Any) -> bool:
 
 
 def _sizes_and_strides(args: Sequence[Any], first: int, strided: bool) -> tuple[Sequence[int], Sequence[int] | None]:
-    """Parse sizes: a LongStorage (and one of strides), or numbers, interleaved with strides if ``strided``."""
+    """Parse sizes: a LongStorage, and another one of strides; or numbers, alternating with strides if ``strided``."""
     if args and isinstance(args[0], Storage) and args[0].ty == "Long":
         if len(args) < 2 or args[1] is None:
             return args[0].flat.tolist(), None
@@ -120,7 +120,13 @@ def resize_as(t: Tensor, other: Any, *_: Any) -> Tensor:
 
 
 def point_to(t: Tensor, args: Sequence[Any], first: int) -> None:
-    """Give ``t`` the view that constructor arguments describe: nothing, a tensor, a storage, sizes."""
+    """Set the view of ``t`` from constructor arguments: none, a tensor, a storage with a geometry, or sizes.
+
+    Args:
+        t: the tensor.
+        args: the arguments.
+        first: position of the first argument in error messages.
+    """
     source = args[0] if args else None
     if not args:
         t.geometry(None, 0, (), ())
@@ -134,7 +140,7 @@ def point_to(t: Tensor, args: Sequence[Any], first: int) -> None:
             sizes, strides = _sizes_and_strides(args[2:], first + 2, strided=True)
         else:
             sizes, strides = (source.size,), (1,)
-        t.geometry(source, offset, t.size, t.stride)  # strides of equal sizes stay
+        t.geometry(source, offset, t.size, t.stride)  # resize keeps the strides if the sizes are equal
         t.resize(sizes, strides)
     elif (isinstance(source, Storage) and source.ty == "Long") or describe(source) == "number":
         sizes, strides = _sizes_and_strides(args, first, strided=False)
@@ -170,7 +176,7 @@ def narrowed(t: Tensor, d: int, first: int, count: int) -> Tensor:
 
 
 def selected(t: Tensor, d: int, index: int) -> Tensor:
-    """Return a view without dimension ``d``; the caller keeps at least one dimension."""
+    """Return a view without dimension ``d``; ``t`` must have more than one dimension."""
     offset = t.offset + index * t.stride[d]
     return Tensor(t.ty, t.storage, offset, t.size[:d] + t.size[d + 1 :], t.stride[:d] + t.stride[d + 1 :])
 
@@ -191,10 +197,10 @@ def select(t: Tensor, dim: Any, index: Any, *_: Any) -> Tensor | float:
     return selected(t, d, at)
 
 
-def element(t: Tensor, place: int) -> Tensor | float:
-    """Return the element at a position of the storage; of a HalfTensor as a number too."""
+def element(t: Tensor, index: int) -> Tensor | float:
+    """Return the element at an index of the storage as a number, also for a HalfTensor."""
     assert t.storage is not None
-    return t.storage.flat[place].item()
+    return t.storage.flat[index].item()
 
 
 @native("sub")
@@ -244,7 +250,7 @@ def unfold(t: Tensor, dim: Any, count: Any, step: Any, *_: Any) -> Tensor:
     d, n, step = check_int(dim, 2) - 1, check_int(count, 3), check_int(step, 4)
     if not 0 <= d < t.dim:
         raise _out_of_range(2)
-    if not 0 <= n <= t.size[d]:  # below 0 Torch7 gives a negative size
+    if not 0 <= n <= t.size[d]:  # with a negative number, Torch7 would return a negative size
         raise _out_of_range(3)
     if step <= 0:
         raise TorchError("bad argument #4 (invalid step)")
@@ -255,7 +261,9 @@ def unfold(t: Tensor, dim: Any, count: Any, step: Any, *_: Any) -> Tensor:
 
 @native("permute")
 def permute(t: Tensor, *dims: Any) -> Tensor:
-    order = [(check_int(d, n) or n - 1) - 1 for n, d in enumerate(counted(dims), 2)]  # 0 is the dimension itself
+    order = [
+        (check_int(d, n) or n - 1) - 1 for n, d in enumerate(counted(dims), 2)
+    ]  # 0 means the dimension at this position
     if sorted(order) != list(range(t.dim)):
         raise TorchError("Invalid permutation")
     if order == list(range(t.dim)):
@@ -264,7 +272,7 @@ def permute(t: Tensor, *dims: Any) -> Tensor:
 
 
 def _squeeze(r: Tensor, t: Tensor, dim: int | None) -> float | None:
-    """Drop dimensions of size 1; return a number when a single element remains."""
+    """Remove dimensions of size 1; return a number if a single element remains."""
     if dim is not None and not 0 <= dim < t.dim:
         raise TorchError("bad argument #2 (dimension out of range)")
     had_dims = t.dim > 1
@@ -286,14 +294,14 @@ torch_function("squeeze", "R T i", small=("squeeze",))(_squeeze)
 
 
 def _with_result(first: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Sequence[Any]]:
-    """Split ``[result,] tensor, ...`` into result, tensor and rest; the result is new if none is given."""
+    """Split ``[result,] tensor, ...`` into result, tensor and other arguments; an omitted result is a new tensor."""
     if rest and isinstance(rest[0], Tensor):
         return first, rest[0], counted(rest[1:])
     return Tensor(first.ty), first, counted(rest)
 
 
 def _sizes(rest: Sequence[Any]) -> tuple[int, ...]:
-    """Return the sizes that arguments begin with: a LongStorage, behind which anything may follow, or numbers."""
+    """Return the sizes: a LongStorage, after which other arguments are ignored, or numbers."""
     return sizes_of(rest[:1] if rest and isinstance(rest[0], Storage) else rest)
 
 
@@ -306,10 +314,10 @@ def expand(*args: Any) -> Tensor:
 
 
 def _check_storage(r: Tensor, t: Tensor) -> None:
-    """Check whether ``r`` can view the memory of ``t``."""
+    """Raise an error unless ``r`` can be a view of the memory of ``t``."""
     if t.storage is None or r.ty != t.ty:
-        found = "nil" if t.storage is None else f"torch.{t.ty}Storage"
-        raise TorchError(f"bad argument #2 (torch.{r.ty}Storage expected, got {found})")
+        actual = "nil" if t.storage is None else f"torch.{t.ty}Storage"
+        raise TorchError(f"bad argument #2 (torch.{r.ty}Storage expected, got {actual})")
 
 
 def expanded(r: Tensor, t: Tensor, sizes: Sequence[int]) -> Tensor:
@@ -357,11 +365,11 @@ def viewed(r: Tensor, t: Tensor, sizes: Sequence[int]) -> Tensor:
     if not t.is_contiguous():
         raise TorchError("expecting a contiguous tensor")
     _check_storage(r, t)
-    r.geometry(t.storage, t.offset, r.size, r.stride)  # strides of equal sizes stay; the number of elements comes last
+    r.geometry(t.storage, t.offset, r.size, r.stride)  # resize keeps the strides if the sizes are equal
     r.resize(sizes)
     if r.numel != count:
-        wanted, found = "x".join(map(str, sizes)), "x".join(map(str, t.size))
-        raise TorchError(f"Wrong size for view. Input size: {found}. Output size: {wanted}")
+        output, input = "x".join(map(str, sizes)), "x".join(map(str, t.size))
+        raise TorchError(f"Wrong size for view. Input size: {input}. Output size: {output}")
     return r
 
 

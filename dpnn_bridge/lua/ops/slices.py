@@ -1,7 +1,7 @@
-"""Results along a dimension that overlap their source, in the order of TH's code.
+"""Compute functions along a dimension in TH's order, for results that overlap their source.
 
-TH visits the slices along a dimension with the first of the other dimensions fastest (TH_TENSOR_DIM_APPLY), and reads
-each slice as the results of the slices before have left it.
+TH visits the slices along a dimension one after the other (TH_TENSOR_DIM_APPLY); the first of the other dimensions
+varies fastest. A slice may contain results of the slices before it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dpnn_bridge.lua.tensor import IN_ORDER, Tensor, cast_tensor
 
 
 def resized(r: Tensor, t: Tensor, dim: int, size: int = 1) -> bool:
-    """Resize a result like its source, but to ``size`` in ``dim``; return whether it overlaps the source then."""
+    """Resize a result to its source's sizes, with ``size`` in ``dim``; return whether it then overlaps the source."""
     if r.storage is None:
         return False
     r.resize((*t.size[:dim], size, *t.size[dim + 1 :]))
@@ -25,12 +25,12 @@ def resized(r: Tensor, t: Tensor, dim: int, size: int = 1) -> bool:
 
 
 def resized_like(r: Tensor, t: Tensor) -> bool:
-    """Resize a result like its source; return whether it overwrites elements that are still to be read."""
+    """Resize a result to its source's sizes; return whether writing it overwrites unread elements of the source."""
     return resized(r, t, 0, t.size[0]) and (r.overlaps() or not r.same(t))
 
 
 def slices(dim: int, *tensors: Tensor) -> Iterator[list[Tensor]]:
-    """Yield the views along ``dim`` of tensors with equal other sizes, in TH's order."""
+    """Yield the 1-D slices along ``dim`` of several tensors in TH's order; their other sizes must be equal."""
     others = [d for d in reversed(range(tensors[0].dim)) if d != dim]
     for at in product(*(range(tensors[0].size[d]) for d in others)):
         offsets = (t.offset + sum(i * t.stride[d] for i, d in zip(at, others, strict=True)) for t in tensors)
@@ -48,7 +48,7 @@ def by_slices(f: Callable[..., object], dim: int, t: Tensor, r: Tensor, index: T
 
 
 def scan(step: Callable[..., torch.Tensor], start: torch.Tensor, r: Tensor, t: Tensor, dim: int) -> None:
-    """Write the total so far, which has the type of ``start``, after each element of a slice."""
+    """Write the cumulative totals along ``dim``; totals have the type of ``start``."""
     for source, to in slices(dim, t, r):
         total = start
         for x, y in zip(source.t, to.t, strict=True):
@@ -57,7 +57,7 @@ def scan(step: Callable[..., torch.Tensor], start: torch.Tensor, r: Tensor, t: T
 
 
 def repeated(r: Tensor, dim: int, size: int) -> Tensor:
-    """Return the view that repeats the one element along ``dim``."""
+    """Return a view that expands ``dim``, of size 1, to ``size``."""
     sizes, strides = list(r.size), list(r.stride)
     sizes[dim], strides[dim] = size, 0
     return Tensor(r.ty, r.storage, r.offset, tuple(sizes), tuple(strides))

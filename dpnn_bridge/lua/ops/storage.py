@@ -1,4 +1,4 @@
-"""Methods of storages."""
+"""Implement the methods of storages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dpnn_bridge.lua.arguments import as_number, check_int, check_real, describe
 from dpnn_bridge.lua.tensor import DTYPES, Storage, TorchError, cast_number, cast_tensor
 from dpnn_bridge.lua.text import to_system
 
-#: name -> code; all element types have them, ``string`` only Char and Byte
+#: name -> code; storages of all element types have these methods, except ``string``: Char and Byte only
 STORAGE_METHODS: dict[str, Callable[..., Any]] = {}
 
 
@@ -28,7 +28,7 @@ def _method(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 def new_storage(ty: str, *args: Any) -> Storage:
-    """Return ``torch.*Storage(...)``: a size, a list of numbers, or a part of another storage."""
+    """Return ``torch.*Storage(...)`` for a size, a list of numbers, or a part of another storage."""
     if args and isinstance(args[0], list):
         numbers = []
         for n, value in enumerate(args[0], 1):
@@ -47,7 +47,7 @@ def new_storage(ty: str, *args: Any) -> Storage:
         count = check_int(args[2], 3) if len(args) > 2 else source.size - offset
         if not 0 < count <= source.size - offset:
             raise TorchError("size out of bounds")
-        source.block.pinned = True  # by the part
+        source.block.pinned = True  # the new storage shares the memory
         return Storage(ty, flat=source.flat[offset : offset + count])
     if args and args[0] is not None:
         size = check_int(args[0], 1)
@@ -58,7 +58,7 @@ def new_storage(ty: str, *args: Any) -> Storage:
 
 
 def mapped_storage(ty: str, name: str, shared: Any = False, count: Any = 0, in_memory: Any = False, *_: Any) -> Storage:
-    """Return a file's content, or with ``in_memory`` that of a file in shared memory, which goes with its storage."""
+    """Map a file into memory. With ``in_memory``, the file is in shared memory and is removed with the storage."""
     path = to_system(f"/dev/shm/{name}" if in_memory else name)
     size = check_int(count, 3) if count else 0
     try:
@@ -119,14 +119,14 @@ def retain(s: Storage, *_: Any) -> tuple[()]:
 
 
 def get(s: Storage, index: Any) -> float:
-    place = check_int(index, 2) - 1
-    if not 0 <= place < s.size:
+    at = check_int(index, 2) - 1
+    if not 0 <= at < s.size:
         raise TorchError("bad argument #2 (out of bounds)")
-    return s.flat[place].item()
+    return s.flat[at].item()
 
 
 def put(s: Storage, index: Any, value: Any) -> None:
-    place, number = check_int(index, 2) - 1, check_real(value, 3, s.ty)
-    if not 0 <= place < s.size:
+    at, number = check_int(index, 2) - 1, check_real(value, 3, s.ty)
+    if not 0 <= at < s.size:
         raise TorchError("bad argument #2 (out of bounds)")
-    s.flat[place] = number
+    s.flat[at] = number
