@@ -16,6 +16,7 @@ pytest.importorskip("lupa")
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.lua import sandbox
 from dpnn_bridge.lua.sandbox import Sandbox
+from dpnn_bridge.lua.state import LuaState
 from dpnn_bridge.lua.wire import WireError
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no sandbox")
@@ -105,3 +106,21 @@ def test_a_call_that_was_late_or_wrong_is_the_last(program: Any) -> None:
         with pytest.raises(LuaBridgeError, match="the Lua sandbox has ended"):
             program._exchange(("x",), math.inf, "late")
         assert program._ended
+
+
+def test_a_failure_to_start_counting_does_not_disable_the_limit_of_later_calls() -> None:
+    """Lua may lack the memory for the call that starts the count."""
+    started: list[int] = []
+
+    def start(limit: int) -> None:
+        started.append(limit)
+        if len(started) == 1:
+            raise MemoryError
+
+    functions = {"start_counting": start, "stop_counting": lambda: None}
+    state: Any = SimpleNamespace(sandbox=True, _counting=False, max_instructions=7, bridge=functions)
+    with pytest.raises(MemoryError), LuaState.limited(state):
+        pass
+    with LuaState.limited(state):
+        pass
+    assert started == [7, 7]
