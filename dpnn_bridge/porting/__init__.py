@@ -1,4 +1,4 @@
-"""Put the weights of a Torch7 model into another implementation of its network, and prove that both are equal."""
+"""Load the weights of a Torch7 model into another implementation of its network, and prove that both are equal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Port the weights of a Torch7 model into a network of the user."""
+"""Port the weights of a Torch7 model into the user's network."""
 
 from __future__ import annotations
 
@@ -76,31 +76,34 @@ def port(
     allow_unset: Iterable[str] = (),
     later: bool = False,
 ) -> PortReport:
-    """Put the weights of a Torch7 model into another implementation of its network, and prove that they are equal.
+    """Load the weights of a Torch7 model into another implementation of its network, and prove that both are equal.
 
     Copies of both networks run on the same input, on the CPU in double precision and evaluation mode. Weights are
     matched by the values that flow through both networks, not by names or order: an operation gets the weights of the
-    layer that takes the same input. The module is filled only where every operation with weights and the output are
-    equal, on two inputs.
+    layer that receives the same input. The module is filled only if the results of all operations with weights, and
+    the output, are equal on two inputs.
 
     Args:
         model: A ``.t7`` file or a converted module.
-        module: The implementation to fill. It is left as it was unless the report says ``equal``.
-        example: An input, a tuple of inputs, or a function that takes a seed and returns one of them. Of an input, the
-            second one is made by shuffling its elements.
+        module: The implementation to fill. It is unchanged unless the report is ``equal``.
+        example: An input, a tuple of inputs, or a function that takes a seed and returns an input or a tuple. Without
+            a function, the second input is the example with shuffled elements and added noise.
         key: Path of the model in the file, as in :func:`dpnn_bridge.load`.
-        source: ``source(model, example)`` runs the Torch7 model. By default ``model(example)``, a tuple as a list.
-        target: ``target(module, example)`` runs the module. By default ``module(example)``, a tuple as arguments.
-        allow_unset: Names of parameters of the module that may stay as they are.
-        later: Also list the deviations after the first one, in ``report.later``. Each of them supposes that those
-            before it are fixed.
+        source: Function that runs the Torch7 model, ``source(model, example)``. Default: ``model(example)``; a tuple is
+            passed as a list.
+        target: Function that runs the module, ``target(module, example)``. Default: ``module(example)``; a tuple is
+            passed as separate arguments.
+        allow_unset: Names of module parameters that may keep their values.
+        later: Also list the deviations after the first one, in ``report.later``. Each assumes that the earlier ones are
+            fixed.
 
     Returns:
         The report; see :class:`~dpnn_bridge.porting.PortReport`.
 
     Raises:
-        OptionError: An argument is not of the type above.
-        ConversionError: A network fails on the example, or draws random numbers in evaluation mode.
+        OptionError: An argument has the wrong type.
+        ConversionError: A network fails on the example, is not deterministic, or draws random numbers in evaluation
+            mode.
 
     Examples:
         >>> report = dpnn_bridge.port("model.t7", Net(), torch.randn(2, 3, 224, 224))   # doctest: +SKIP
@@ -110,7 +113,7 @@ def port(
 
 
 class Port:
-    """One port: runs both networks, searches, proves and reports. Its arguments are those of :func:`port`."""
+    """A run of :func:`port`, with the same arguments: runs both networks, finds the weights, proves and reports."""
 
     def __init__(
         self,
@@ -160,11 +163,11 @@ class Port:
             self._check_deterministic()
             almost = proof.outputs.almost if proof.failed.node is None else inf
             hidden = of_constants(almost, None, proof.tape, self.source) or self._missing_range(search, OTHER_INPUT)
-            first = hidden or self._of_shared_memory(proof) or proof.deviation()
+            first = hidden or self._explain_shared_memory(proof) or proof.deviation()
             return self._report(search, values, first, proof.difference, [])
-        idle = _idle(search, self.source.output)
-        if idle is not None:
-            return self._report(search, values, idle, proof.difference, [])
+        untested = _unexercised(search, self.source.output)
+        if untested is not None:
+            return self._report(search, values, untested, proof.difference, [])
         distance = max(proof.difference, self._single_difference(tape))
         notes = [
             *proof.outputs.notes,
@@ -172,11 +175,15 @@ class Port:
             *notes_of(search.placement, self.source, self.model, tape),
             *of_rounding(self.user, values),
         ]
-        first = self._beyond(search) or self._with_other_biases(search) or overflowing(self.user, values)
+        first = (
+            self._deviation_on_other_inputs(search)
+            or self._deviation_with_other_biases(search)
+            or overflowing(self.user, values)
+        )
         return self._report(search, values, first, distance, notes)
 
     def prove(self, example: Any, module: nn.Module | None = None) -> Proof:
-        """Run the source and the filled module, or another copy of the module, on an input and compare them."""
+        """Run the source and the filled module, or ``module``, on an input and compare them."""
         for keep in (False, True):
             self._run_source(example)
             target = for_a_run(module or self.target, self.call_target)
@@ -185,8 +192,8 @@ class Port:
                 break
         return proof
 
-    def _of_shared_memory(self, proof: Proof) -> Deviation | None:
-        """Return the weights of a layer that another parameter overwrote, as one that was tied by its ``data``."""
+    def _explain_shared_memory(self, proof: Proof) -> Deviation | None:
+        """Explain a layer whose weights were overwritten because its parameter shares memory with another one."""
         node = proof.failed.node if proof.failed is not None else None
         if node is None or node.event is None:
             return None
@@ -195,44 +202,45 @@ class Port:
         shared = next((group for group in sharing_memory(self.target) if group & names), None)
         if shared is None:
             return None
-        hint = "and the source has other values for each: give each its own memory"
+        hint = "but have different values in the source: give each parameter its own memory"
         return deviation_at(node, "", f"{' and '.join(sorted(shared))} are one tensor here, {hint}")
 
     def _check_deterministic(self) -> None:
-        """Refuse networks that differ because one of them is not deterministic."""
+        """Raise an error if a network is not deterministic, which would explain the difference."""
         check_deterministic(self.model, self.call_source, self.examples[0], "the model")
         check_deterministic(self.target, self.call_target, self.examples[0], "the module")
 
-    def _beyond(self, search: Search) -> Deviation | None:
-        """Return where the networks differ on an input unlike the example: larger, padded, or with more samples."""
+    def _deviation_on_other_inputs(self, search: Search) -> Deviation | None:
+        """Return the deviation on an input unlike the example: larger values, padding, or several samples."""
         tapes = self.source.tape, search.tape
-        if any(node.single for node in tapes[0].nodes):  # rounding alone may become large there
+        if any(node.single for node in tapes[0].nodes):  # on large inputs, rounding alone may exceed the tolerance
             return None
         runs = self._runs()
         if any(map(has_ranges, tapes)) and (far := differ_beyond(*runs, self.examples[1])) is not None:
             proof = self.prove(far)
             if proof.failed is not None:
                 self._run_source(self.examples[0])
-                hint = "an operation before has another range there (a clip as in ReLU6, a threshold)"
+                hint = "an earlier operation has another range (a clip as in ReLU6, a threshold)"
                 why = f"equal {LARGER}: {hint}; {proof.failed.why}"
                 return other_range(search) or replace(proof.deviation(), reason=why)
         if any(map(has_masks, tapes)) and (zeros := differ_on_padding(*runs, self.examples[1])) is not None:
-            hint = "and not where steps of the input are zero: one of the networks masks zeros, as MaskZero does"
-            return self._on(zeros, f"equal on the example, {hint}")
+            hint = "but not if steps of the input are zero: one of the networks masks zeros, as MaskZero does"
+            return self._deviation_on(zeros, f"equal on the example, {hint}")
         if mixes_samples(tapes[1]):
             self._run_source(self.examples[1])
             batch = differ_on_batch(*runs, self.examples, self.source.output)
             if batch is not None:
-                return self._on(batch, "equal for one sample, and not for a batch of two: an operation mixes samples")
+                hint = "but not for a batch of two: an operation mixes samples"
+                return self._deviation_on(batch, f"equal for one sample, {hint}")
         return None
 
-    def _on(self, example: Any, when: str) -> Deviation | None:
-        """Return where the networks differ on another input."""
+    def _deviation_on(self, example: Any, when: str) -> Deviation | None:
+        """Return the deviation on another input; ``when`` says on which input the networks differ."""
         proof = self.prove(example)
         return None if proof.failed is None else replace(proof.deviation(), reason=f"{when}; {proof.failed.why}")
 
-    def _with_other_biases(self, search: Search) -> Deviation | None:
-        """Return the ReLU or clip that one of the networks lacks, which the biases of the file hide."""
+    def _deviation_with_other_biases(self, search: Search) -> Deviation | None:
+        """Return the ReLU or clip that one network lacks and that has no effect with the biases of the file."""
         source, target = self._runs()
         example = self.examples[1]
 
@@ -249,7 +257,7 @@ class Port:
         return missing_range(search, when)
 
     def _runs(self) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
-        """Return functions that run both networks as they are."""
+        """Return functions that run the source and the target without recording."""
 
         def runs(module: nn.Module, call: Call) -> Callable[[Any], Any]:
             return torch.no_grad()(lambda example: call(for_a_run(module, call), example))
@@ -263,17 +271,20 @@ class Port:
             raise failure
         if failure is not None:
             what = f"{type(failure).__name__}: {failure}"
-            hint = "check the shape of example= (--input). In Python, source= runs the model in another way"
+            hint = "check the shape of example= (--input). In Python, source= can call the model differently"
             raise ConversionError(f"the Torch7 model fails on the input: {what}; {hint}") from failure
 
     def _single_difference(self, tape: Tape) -> float:
-        """Return how far the outputs are where a network computes in single precision, which a recorder replaces."""
+        """Return the difference of the outputs if a network computes in single precision, else 0.
+
+        The recorder computes such operations in double precision, so both networks run again without it.
+        """
         if not any(node.single for node in (*self.source.tape.nodes, *tape.nodes)):
             return 0.0
         source, target = self._runs()
         try:
             want, got = source(self.examples[1]), target(self.examples[1])
-        except RuntimeError:  # double and single precision do not mix everywhere
+        except RuntimeError:  # some operations do not accept both double and single precision
             return SINGLE
         pairs = zip(_flat(got), _flat(want), strict=False)
         return max((difference(a, b) for a, b in pairs if a.shape == b.shape), default=SINGLE)
@@ -296,17 +307,17 @@ class Port:
         if first is None and unset:
             hint = "remove it, or name it in allow_unset"
             what = f"a part of the parameter {unset[0]}" if unset[0] in values else f"the parameter {unset[0]}"
-            reason = f"nothing of the source goes into {what}; {hint}"
+            reason = f"the source has no values for {what}; {hint}"
             report.equal, report.first = False, Deviation(unset[0].rpartition(".")[0], "", "", reason)
         report.sides = self.sides
-        report._fill = partial(_fill, self.user, values)  # of the port, a report keeps these values alone
+        report._fill = partial(_fill, self.user, values)  # keeps these values, and not the recordings of the port
         if report.equal:
             report.apply()
         return report
 
 
 def _matches(search: Search) -> list[Match]:
-    """Return one match for each parameter; one that several layers are parts of names all of them."""
+    """Return one match for each parameter. If several layers are in one parameter, its match names all of them."""
     sources: dict[str, tuple[list[str], list[str]]] = {}
     for placed in search.placement.placed.values():
         slots = [w.slot for w in placed.event.weights.values() if w is not None]
@@ -322,16 +333,16 @@ def _flat(value: Any) -> list[Tensor]:
     return [t.flatten() for t in leaves(value) if isinstance(t, Tensor) and t.is_floating_point()]
 
 
-def _idle(search: Search, second: list[Tensor]) -> Deviation | None:
-    """Return the first part of the target of which the example shows nothing.
+def _unexercised(search: Search, second: list[Tensor]) -> Deviation | None:
+    """Return the first part of the target that the example does not test; None if it tests all.
 
     Args:
-        second: what the source gives for the second input.
+        second: outputs of the source for the second input.
     """
     for placed in search.placement.placed.values():
         if placed.assignment.layers and not placed.exercised:
             layer = placed.assignment.layer
-            reason = "every input of this layer is zero, so nothing is proven; pass an example that reaches it"
+            reason = "every input of this layer is zero, so nothing is proven; pass an example with nonzero values here"
             return deviation_at(placed.event.node, layer.name if layer else "", reason)
     if search.outputs.constant and not _vary(search.output, second):
         reason = "every element of the output is equal, so nothing is proven; pass another example"
@@ -340,7 +351,7 @@ def _idle(search: Search, second: list[Tensor]) -> Deviation | None:
 
 
 def _vary(first: list[Tensor], second: list[Tensor]) -> bool:
-    """Return whether outputs of equal elements have other ones for another input, as a single score."""
+    """Return whether outputs whose elements are all equal, such as a single score, change with the input."""
     numbers = [torch.tensor(sorted(float(t.flatten()[0]) for t in ts if t.numel())) for ts in (first, second)]
     return len(numbers[0]) == len(numbers[1]) and difference(*numbers) > SINGLE
 
@@ -348,7 +359,7 @@ def _vary(first: list[Tensor], second: list[Tensor]) -> bool:
 def _check_random(tape: Tape, what: str) -> None:
     if tape.random is not None:
         where = f"{tape.random.line} ({tape.random.op})"
-        hint = "give F.dropout training=self.training"
+        hint = "pass training=self.training to F.dropout"
         raise ConversionError(f"{what} draws random numbers in evaluation mode at {where}; {hint}")
 
 

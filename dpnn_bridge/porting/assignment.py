@@ -1,8 +1,8 @@
-"""Which weights of the source an event of the target may get, and in which form.
+"""Assign weights of the source to an event of the target.
 
-Every function here answers one question: the source and the target lay the same map out differently; can that be
-fixed by arranging weights? :mod:`dpnn_bridge.porting.rearranging` has the assignments with another order of elements,
-:mod:`dpnn_bridge.porting.pieces` and :mod:`dpnn_bridge.porting.joining` those that take layers apart.
+The source and the target may implement one function with differently arranged weights. An :class:`Assignment`
+rearranges them: here unchanged, with a folded batch norm, or with a moved bias. :mod:`dpnn_bridge.porting.rearranging`
+permutes elements, :mod:`dpnn_bridge.porting.pieces` and :mod:`dpnn_bridge.porting.joining` split and join layers.
 """
 
 from __future__ import annotations
@@ -24,14 +24,20 @@ Weights = dict[str, Tensor | None]
 
 @dataclass(eq=False)
 class MovedBias:
-    """A bias of the source for which the operation in the target has no place."""
+    """A bias of the source whose operation in the target has no bias.
+
+    Attributes:
+        bias: values of the bias.
+        event: the operation of the target.
+        assignment: assignment of the weights of the operation.
+    """
 
     bias: Tensor
     event: Event
     assignment: Assignment
 
     def result(self) -> Tensor | None:
-        """Return the result of the event with the bias, as rows."""
+        """Return the expected result of the event including the bias, as rows; None if it is unknown."""
         return self.assignment.expect(self.event)
 
 
@@ -40,18 +46,18 @@ class Assignment:
     """Weights for an event.
 
     Attributes:
-        layers: the source's layers; none for neutral weights and moved biases.
-        build: gives name -> values in the layout of the event's kind.
-        expect: gives the right result for an event's rows, None if the layer never took them.
+        layers: the source's layers; empty for neutral weights and moved biases.
+        build: returns name -> values, in the layout of the event's type.
+        expect: returns the expected result for an event, as rows; None if the layer never had the event's input.
         form: the form in which rows are compared.
-        how: what was rearranged, for the report.
-        parts: which parts of the layers, where it is not all of them: (layer, part, of how many).
-        trivial: nothing is known about the result but what comes after it.
-        gates: into how many parts the target divides the result.
-        order: the order of them, None for that of the source or where several layers have them.
-        moved: the biases that this event takes from others.
-        fold: the batch norm that is folded in.
-        rows: the rows of an embedding that get values, None for all.
+        how: description of the rearrangement, for the report.
+        parts: (layer index, part, number of parts) for each part of a layer; empty if complete layers are used.
+        trivial: the event's own result cannot confirm the assignment; only later values can.
+        gates: number of parts into which the target divides the result.
+        order: order of these parts in the source's layer; None if the order is unchanged or there are several layers.
+        moved: biases of other events that this event adds.
+        fold: the batch norm that is folded into the weights.
+        rows: rows of an embedding that get values; None for all.
     """
 
     layers: tuple[Layer, ...]
@@ -76,23 +82,23 @@ class Assignment:
         return self.layers[0] if self.layers else None
 
     def uses(self) -> set[tuple[int, int, int]]:
-        """Return the parts of layers that are taken over."""
+        """Return the parts of layers that the assignment uses, as (layer index, part, number of parts)."""
         used = set(self.parts or ((layer.index, 0, 1) for layer in self.layers))
         more = [self.fold, *(layer.addition for layer in self.layers)]
         return used | {(layer.index, 0, 1) for layer in more if layer is not None}
 
 
-def taken_over(event: Event, source: Source) -> Iterator[Assignment]:
-    """Yield the layer unchanged, and folded with the batch norm after it."""
+def unchanged(event: Event, source: Source) -> Iterator[Assignment]:
+    """Yield the layers with the event's input, unchanged and with the following batch norm folded in."""
     first, *others = event.forms
     if event.kind not in NORMS:
-        yield from _taken_over(event, source, event.forms)
+        yield from _unchanged(event, source, event.forms)
         return
-    found = list(_taken_over(event, source, (first,)))
-    yield from found or _taken_over(event, source, tuple(others))
+    found = list(_unchanged(event, source, (first,)))
+    yield from found or _unchanged(event, source, tuple(others))
 
 
-def _taken_over(event: Event, source: Source, forms: tuple[Form, ...]) -> Iterator[Assignment]:
+def _unchanged(event: Event, source: Source, forms: tuple[Form, ...]) -> Iterator[Assignment]:
     candidates = {form: source.candidates(event, form) for form in forms}
     for layer in (source.layers[index] for index in sorted(set().union(*candidates.values()))):
         for form in forms:
@@ -150,7 +156,7 @@ def _folded(plain: Assignment, layer: Layer, norm: Layer) -> Assignment:
 
 
 def _affine(norm: Layer) -> tuple[Tensor, Tensor]:
-    """Scale and shift of a batch norm in evaluation mode."""
+    """Return the scale and the shift of a batch norm in evaluation mode."""
     v = norm.values
     mean, variance, weight, bias = v["running_mean"], v["running_var"], v.get("weight"), v.get("bias")
     assert mean is not None
@@ -161,7 +167,7 @@ def _affine(norm: Layer) -> tuple[Tensor, Tensor]:
 
 
 def absorbing(event: Event, source: Source, biases: list[MovedBias]) -> Iterator[Assignment]:
-    """Yield a bias that the target has elsewhere: in a later addition, or in the running mean of a norm."""
+    """Yield assignments of biases that the target adds later: in an addition, or in the running mean of a norm."""
     form = event.forms[0]
     before = [b for b in biases if event.node.origins >> b.event.node.index & 1]
     for count in range(len(before), 0, -1):
@@ -195,7 +201,7 @@ def _absorbed(event: Event, layer: Layer, bias: Tensor, moved: tuple[MovedBias, 
 
 
 def neutral(event: Event) -> Iterator[Assignment]:
-    """Yield the weights that change nothing, for an operation that has no counterpart in the source."""
+    """Yield weights that make an operation the identity, if it has no counterpart in the source."""
     if event.kind not in (*NORMS, "mul", "add"):
         return
     eps = event.options.get("eps", 0.0)

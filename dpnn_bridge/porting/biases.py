@@ -22,12 +22,12 @@ from dpnn_bridge.porting.source import Source
 from dpnn_bridge.porting.tape import Node, Tape
 from dpnn_bridge.porting.wording import described
 
-#: sizes of the shifts, relative to what a channel is likely to hold
+#: sizes of the shifts, relative to the likely size of a channel's values
 _FACTORS = (1.0, 10.0)
-#: operations without an input or a result of real numbers
+#: operations whose input or result is not real numbers
 _MASKS = frozenset(("gt", "ge", "lt", "le", "bitwise_and", "_local_scalar_dense", "is_nonzero"))
-LARGER = "on the example, and not on an input that is much larger"
-OTHER_BIASES, OTHER_INPUT = "with these weights, not with other biases", "on the first input and not on the second"
+LARGER = "on the example, but not on an input that is much larger"
+OTHER_BIASES, OTHER_INPUT = "with these weights, but not with other biases", "on the first input, but not on the second"
 
 
 def differ_in_biases(search: Search, model: nn.Module, runs: Callable[[], tuple[Any, Any]]) -> bool:
@@ -36,7 +36,7 @@ def differ_in_biases(search: Search, model: nn.Module, runs: Callable[[], tuple[
     Args:
         search: the search that found the weights.
         model: the source's module.
-        runs: runs both networks on one input.
+        runs: runs both networks on one input and returns the outputs of the source and of the target.
     """
     if _count(search.tape) == _count(search.source.tape):
         return False
@@ -44,7 +44,7 @@ def differ_in_biases(search: Search, model: nn.Module, runs: Callable[[], tuple[
         with torch.no_grad(), _shifted(search, model, factor):
             try:
                 want, got = runs()
-            except Exception:  # precisions that do not mix, or a check in the user's code that rejects such values
+            except Exception:  # mixed precisions that PyTorch rejects, or a check in the user's code
                 return False
         if distance_of(got, want) > ROUNDED:
             return True
@@ -56,76 +56,77 @@ def missing_range(search: Search, when: str) -> Deviation | None:
 
     Args:
         search: a search whose source ran on the same example.
-        when: where the networks are equal all the same.
+        when: inputs or weights for which the networks are equal without the operation, for the reason.
     """
     target, source = search.tape, search.source
     if _count(target) == _count(source.tape):
         return None
-    for node in (n for n in source.tape.nodes if _ranges(n)):
+    for node in (n for n in source.tape.nodes if _clips(n)):
         if not any(
             p.matches(node.result_fingerprints[0]) for given in search.result_fingerprints.values() for p in given
         ):
-            for here in _takers(search, node):
+            for here in _consumers_of_input(search, node):
                 missing = f"in the source goes through {described(node)} first: it is missing here"
                 return deviation_at(
                     here, source.names(node.owner), f"{described(here)} takes a value that {missing}; equal {when}"
                 )
-    for node in (n for n in target.nodes if _ranges(n)):
+    for node in (n for n in target.nodes if _clips(n)):
         fingerprint = search.input_fingerprints[node.index][0]
-        if fingerprint.matches(search.result_fingerprints[node.index][0]) and not _is_ranged_in(source, fingerprint):
-            return deviation_at(node, "", f"{described(node)} here, nothing of this kind in the source; equal {when}")
+        if fingerprint.matches(search.result_fingerprints[node.index][0]) and not _is_clipped_in(source, fingerprint):
+            return deviation_at(node, "", f"{described(node)} here, no such operation in the source; equal {when}")
     return None
 
 
 def other_range(search: Search) -> Deviation | None:
-    """Return the first operation whose counterpart in the source has other limits, as a ReLU for a ReLU6.
+    """Return the first operation whose counterpart in the source has other limits, such as ReLU instead of ReLU6.
 
     Args:
         search: a search whose source ran on the same example.
     """
-    for node in (n for n in search.tape.nodes if _ranges(n)):
+    for node in (n for n in search.tape.nodes if _clips(n)):
         values = search.input_fingerprints[node.index][0], search.result_fingerprints[node.index][0]
-        alike = [n for n in search.source.tape.nodes if _ranges(n) and _maps(n, *values)]
-        if alike and all(limits_of(n) != limits_of(node) for n in alike):
-            path = search.source.names(alike[0].owner)
+        equal = [n for n in search.source.tape.nodes if _clips(n) and _has_values(n, *values)]
+        if equal and all(limits_of(n) != limits_of(node) for n in equal):
+            path = search.source.names(equal[0].owner)
             return deviation_at(
-                node, path, f"{described(node)} here, {described(alike[0])} in the source; equal {LARGER}"
+                node, path, f"{described(node)} here, {described(equal[0])} in the source; equal {LARGER}"
             )
     return None
 
 
-def _maps(node: Node, taken: Any, given: Any) -> bool:
-    return taken.matches(node.input_fingerprints[0]) and given.matches(node.result_fingerprints[0])
+def _has_values(node: Node, input: Any, result: Any) -> bool:
+    """Return whether a node of the source has an input and a result with these fingerprints."""
+    return input.matches(node.input_fingerprints[0]) and result.matches(node.result_fingerprints[0])
 
 
-def _ranges(node: Node) -> bool:
+def _clips(node: Node) -> bool:
     return is_ranged(node) and not node.constant and node.op not in _MASKS
 
 
 def _count(tape: Tape) -> int:
-    return sum(map(_ranges, tape.nodes))
+    return sum(map(_clips, tape.nodes))
 
 
-def _takers(search: Search, node: Node) -> Iterator[Node]:
+def _consumers_of_input(search: Search, node: Node) -> Iterator[Node]:
     """Yield the operations of the target with the same input as a node of the source."""
     for here in search.tape.nodes:
         if any(p.matches(node.input_fingerprints[0]) for p in search.input_fingerprints.get(here.index, ())):
             yield here
 
 
-def _is_ranged_in(source: Source, fingerprint: Any) -> bool:
-    return any(_ranges(n) and n.input_fingerprints[0].matches(fingerprint) for n in source.tape.nodes)
+def _is_clipped_in(source: Source, fingerprint: Any) -> bool:
+    return any(_clips(n) and n.input_fingerprints[0].matches(fingerprint) for n in source.tape.nodes)
 
 
 @contextmanager
 def _shifted(search: Search, model: nn.Module, factor: float) -> Iterator[None]:
-    """Shift the biases that both networks have, each in the same way."""
+    """Shift each bias that both networks have, by the same values in both."""
     generator = torch.Generator().manual_seed(0)
     parameters = dict(model.named_parameters())
     shifts: dict[int, Tensor] = {}
     changed: dict[int, tuple[Tensor, Tensor]] = {}
-    found = [(placed, *_biases(placed, parameters)) for placed in search.placement.placed.values()]
-    for placed, *tensors in (f for f in found if len(f) > 1):
+    shared = [(placed, *_biases(placed, parameters)) for placed in search.placement.placed.values()]
+    for placed, *tensors in (entry for entry in shared if len(entry) > 1):
         index = placed.assignment.layers[0].index
         if index not in shifts:
             scale = factor * (tensors[0].abs().max() + _norm(placed))
@@ -152,8 +153,8 @@ def _biases(placed: Placed, parameters: dict[str, nn.Parameter]) -> list[Tensor]
         return []
     roots = (parameters[r].detach() for r in placed.assignment.layers[0].roots if r in parameters)
     sized = (t for t in roots if t.numel() == weight.view.numel())
-    there = [t for t in sized if torch.equal(t.flatten(), weight.view.flatten())]
-    return [weight.view, *there] if there else []
+    equal = [t for t in sized if torch.equal(t.flatten(), weight.view.flatten())]
+    return [weight.view, *equal] if equal else []
 
 
 def _norm(placed: Placed) -> float:

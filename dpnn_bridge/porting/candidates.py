@@ -1,10 +1,10 @@
-"""List the possible assignments of an event, the most likely first."""
+"""List the possible assignments of an event, most likely first."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from dpnn_bridge.porting.assignment import Assignment, absorbing, neutral, taken_over
+from dpnn_bridge.porting.assignment import Assignment, absorbing, neutral, unchanged
 from dpnn_bridge.porting.events import Event
 from dpnn_bridge.porting.flow import parts_of, signature, sums_with, through_views, unflattened_results
 from dpnn_bridge.porting.joining import joined
@@ -18,10 +18,18 @@ from dpnn_bridge.porting.tape import Tape
 def candidates(
     event: Event, tape: Tape, source: Source, placement: Placement, signatures: dict[int, Any]
 ) -> list[Assignment]:
-    """Return the assignments that may fit, the most likely first."""
+    """Return the assignments that may fit an event, most likely first.
+
+    Args:
+        event: the event of the target.
+        tape: recording of the target.
+        source: the source.
+        placement: the assignments so far.
+        signatures: layer index -> signature of the source's layer, see :func:`~dpnn_bridge.porting.flow.signature`.
+    """
     sizes = _parts(event, tape)
     count = len(sizes)
-    found = list(taken_over(event, source))
+    found = list(unchanged(event, source))
     if any(n.event is not None and n.event.kind == "batch norm" for n in through_views(event.node)):
         found = [a for a in found if a.fold is None]
     for plain in found:
@@ -53,7 +61,10 @@ def candidates(
 
 
 def _parts(event: Event, tape: Tape) -> tuple[int, ...]:
-    """Return the sizes of the parts that the target divides the outputs into; empty for another kind of event."""
+    """Return the sizes of the parts into which the target divides the outputs of a linear map or a convolution.
+
+    Other events, and convolutions with groups, give an empty tuple.
+    """
     if event.kind == "conv" and event.options["groups"] == 1:
         return parts_of(event.node, event.sizes[0], tape.shapes, 1)
     form = event.linear_form
@@ -61,7 +72,10 @@ def _parts(event: Event, tape: Tape) -> tuple[int, ...]:
 
 
 def _like_neighbours(found: list[Assignment], event: Event, placement: Placement) -> list[Assignment]:
-    """Sort by the order of gates: that of the last event first. Layers whose results are added have the same order."""
+    """Sort assignments by their order of gates: the order of the last event first.
+
+    Only assignments with the order of a layer whose result is added to this event's result remain, if there are any.
+    """
     gated = [p for p in reversed(placement.placed.values()) if p.assignment.gates > 1]
     near = gated[0].assignment.order if gated else None
     added = [p.assignment.order for p in gated if sums_with(p.event.node, event.node)]

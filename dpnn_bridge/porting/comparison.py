@@ -1,4 +1,4 @@
-"""Compare one event of the target with the source's layer."""
+"""Compare the result of one event of the target with the source's layer."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class ContradictionError(Exception):
     """The result of the target at a node contradicts the weights that were assigned before the node.
 
     Attributes:
-        node: the place, or None for the output.
-        why: the reason, if it is known.
+        node: the node with the other result, or None for the output.
+        why: the reason.
         layer: the layer of the source that the event's weights come from.
-        matched: the event has an input of that layer.
-        exhausted: every assignment of the event led to a contradiction after it.
-        soft: the node may be another way to compute the same.
-        conflicts: bit set of the events that the contradiction depends on besides those before its node.
+        matched: the event's input is an input of that layer.
+        exhausted: every assignment of the event led to a later contradiction.
+        soft: the node may be part of an equal computation in other steps, so the search may accept it.
+        conflicts: bit set of the events that the contradiction depends on, besides those before its node.
     """
 
     def __init__(
@@ -41,8 +41,10 @@ class Placed:
     """An event with its assignment.
 
     Attributes:
-        offset: how far the result is from the source's because biases moved, per output.
-        exercised: the result depends on the weights for the input of the event.
+        event: the event.
+        assignment: the assignment of its weights.
+        offset: difference from the source's result because biases moved, one number for each output.
+        exercised: an input of the event was not zero, so its result tested the weights.
     """
 
     event: Event
@@ -52,31 +54,31 @@ class Placed:
 
 
 def compare_event(event: Event, placed: Placed, out: Any, source: Source) -> float:
-    """Compare the result of an event with what the source's layer gives for its input.
+    """Compare the result of an event with the output of the source's layer for the same input.
 
     Args:
         event: the event, on an input of the source's last run.
-        placed: the assignment of its weights.
-        out: its result.
+        placed: the event with the assignment of its weights.
+        out: the event's result.
         source: the source.
 
     Returns:
         The difference relative to the largest element.
 
     Raises:
-        ContradictionError: the results differ, or the layer never took the input.
+        ContradictionError: the results differ, or the layer never had the input.
     """
     node, assignment, layer = event.node, placed.assignment, placed.assignment.layer
     if not assignment.layers:
         known = source.knows(Fingerprint.of(event.input)) and not assignment.moved
         if known and not source.knows(Fingerprint.of(next(leaves(out)))):
-            why = "no layer of the source takes its input, and with neutral weights it gives no value of the source"
+            why = "no layer of the source takes its input, and with neutral weights its result is not in the source"
             raise ContradictionError(node, why)
         return 0.0
     want = assignment.expect(event)
     if want is None:
         raise ContradictionError(
-            node, "is used again, on a value that the source's layer never takes", layer, matched=False
+            node, "is used again, on a value that the source's layer never gets", layer, matched=False
         )
     if layer is not None and layer.kind == event.kind and assignment.fold is None:
         eps = differences({"eps": event.options.get("eps")}, {"eps": layer.options.get("eps")})
@@ -92,9 +94,7 @@ def compare_event(event: Event, placed: Placed, out: Any, source: Source) -> flo
     distance = difference(got, want)
     single = node.single or (layer is not None and layer.single)
     if distance > (SINGLE if single else DOUBLE):
-        raise ContradictionError(
-            node, f"takes the same input and gives another result ({distance:.1e} relative)", layer
-        )
+        raise ContradictionError(node, f"gets the same input and gives another result ({distance:.1e} relative)", layer)
     return distance
 
 

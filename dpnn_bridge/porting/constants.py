@@ -1,4 +1,4 @@
-"""Explain results that are almost equal: a small constant such as an eps differs."""
+"""Explain results that are almost equal by a small constant, such as an eps, that differs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,15 @@ _SMALL = 1e-3
 
 
 def input_distance(found: ContradictionError, search: Search) -> float:
-    """Return how far the input of an event is from that of a layer of the same form; infinite if there is none."""
+    """Return the smallest difference between an event's input and the inputs of the source's layers of its form.
+
+    Args:
+        found: the contradiction at the event, whose input is not an input of any layer.
+        search: the search that ended with the contradiction.
+
+    Returns:
+        The relative difference; infinite if no layer has the form.
+    """
     node = found.node
     if node is None or found.layer is not None or node.op not in ("addmm", "mm", "linear", "convolution"):
         return inf
@@ -37,14 +45,17 @@ def input_distance(found: ContradictionError, search: Search) -> float:
 
 
 def of_constants(distance: float, end: Node | None, tape: Tape, source: Source, vague: bool = True) -> Deviation | None:
-    """Explain a result that is almost equal.
+    """Explain a value that is almost equal to a value of the source.
 
     Args:
-        distance: how far it is from the source's, relative to the largest element.
-        end: the operation whose input it is; None for an output.
-        tape: of the target.
+        distance: difference from the source's value, relative to the largest element.
+        end: the operation that reads the value; None for an output.
+        tape: recording of the target.
         source: the source.
-        vague: nothing better is known, so that an explanation without both constants is one too.
+        vague: there is no better explanation, so one that names only one constant, or none, is accepted.
+
+    Returns:
+        The deviation; None if the difference is too large, or the explanation is not accepted.
     """
     if distance > ALMOST:
         return None
@@ -73,7 +84,7 @@ def _ends(tape: Tape) -> list[Node]:
 
 
 def _with_constants(tape: Tape, end: Node | None) -> list[Node]:
-    """Return the operations with a small constant that lead to a node or to the outputs, the last one first."""
+    """Return the operations with a small constant before a node, or before the outputs; the last one first."""
     nodes = {n.index: n for e in (_ends(tape) if end is None else [end]) for n in (e, *ancestors(e))}
     return [nodes[i] for i in sorted(nodes, reverse=True) if _has_constant(nodes[i])]
 

@@ -1,7 +1,7 @@
-"""Operations on activations that use weights, in one form whatever a network calls them.
+"""Operations that use weights on activations, in one representation for all ATen operations that compute the same.
 
-A linear map on the last dimension, a convolution, a norm, a table of vectors, a learned constant: :func:`event_of`
-finds the activation, the weights and the options of each.
+An :class:`Event` is a linear map on the last dimension, a convolution, a norm, an embedding or an operation with a
+learned constant. :func:`event_of` finds its activation, weights and options.
 """
 
 from __future__ import annotations
@@ -15,19 +15,25 @@ from torch import Tensor, nn
 
 from dpnn_bridge.porting.tape import Node, Slot, Tape, leaves
 
-#: a form in which an event can be compared with others: its kind and sizes
+#: a form in which an event can be compared with others: a type of operation and its sizes
 Form = tuple[Any, ...]
-#: kinds whose result is linear in the activation, so that a missing bias shifts it by a constant
+#: types whose result is linear in the activation, so that a missing bias shifts it by a constant
 LINEAR = ("linear", "conv", "transposed conv", "embedding")
 NORMS = ("batch norm", "batch norm over the batch", "instance norm", "layer norm", "group norm")
-_ONE_HOT = 5000
-#: elements of the windows of a convolution that are looked at one by one
+#: maximum number of rows of an embedding that is also compared as a linear map of one-hot vectors
+_MAX_ONE_HOT = 5000
+#: maximum number of elements in the windows of a convolution that is also compared as a linear map of its windows
 _MAX_IN_WINDOWS = 2_000_000
 
 
 @dataclass
 class Weight:
-    """Weights of an event: a view in the layout that the kind has, and the slot that it looks into."""
+    """Weights of an event.
+
+    Attributes:
+        view: the weights in the layout of the event's type, as a view of the slot's tensor.
+        slot: number of the slot on the tape.
+    """
 
     view: Tensor
     slot: int
@@ -38,15 +44,16 @@ class Event:
     """One use of weights.
 
     Attributes:
-        kind: ``"linear"``, ``"conv"``, ``"batch norm"``, ``"add"``, …
+        kind: type of the operation: ``"linear"``, ``"conv"``, ``"batch norm"``, ``"add"``, …
+        node: the operation on the tape.
         input: the activation, for linear maps as rows.
-        weights: name -> weights, or None if the operation has none.
+        weights: name -> weights; None for a weight that the operation could have and does not have.
         options: arguments that change the result.
-        rows: turns the operation's result into rows of the kind's first form.
-        output: the result, once it is known.
-        slot: the activation on the tape.
+        rows: converts the operation's result to rows of the first form.
+        output: the result; None before the operation ran.
+        slot: slot of the activation on the tape.
         adds: the operation also adds the result to another activation.
-        factors: the two activations whose products are the input.
+        factors: for a bilinear map, the two activations whose products are the input.
     """
 
     kind: str
@@ -73,7 +80,7 @@ class Event:
 
     @property
     def forms(self) -> tuple[Form, ...]:
-        """The forms in which the event can be seen, the closest first."""
+        """The forms in which the event can be compared, the most specific first."""
         return tuple(self._lazy())
 
     def _lazy(self) -> dict[Form, Callable[[], Tensor]]:
@@ -92,7 +99,7 @@ class Event:
         return self._seen[form]
 
     def release_input(self) -> None:
-        """Forget the input; the forms are known all the same."""
+        """Free the memory of the input; the forms stay available."""
         self._forms = dict.fromkeys(self.forms, lambda: self.input)
         self.input = self.input.new_empty(0)
         self._seen.clear()
@@ -113,9 +120,9 @@ def _forms(event: Event) -> Iterator[tuple[Form, Callable[[], Tensor]]]:
         yield ("linear", *weight.shape), lambda: x
     elif event.kind == "embedding" and weight is not None:
         yield ("embedding", *weight.shape), lambda: x.reshape(-1, 1)
-        if len(weight) <= _ONE_HOT:
-            words = len(weight)
-            yield ("linear", weight.shape[1], words), lambda: nn.functional.one_hot(x.reshape(-1), words).double()
+        if len(weight) <= _MAX_ONE_HOT:
+            count = len(weight)
+            yield ("linear", weight.shape[1], count), lambda: nn.functional.one_hot(x.reshape(-1), count).double()
     elif event.kind in ("conv", "transposed conv") and weight is not None:
         kernel = tuple(k for k in weight.shape[2:] if k != 1)
         yield (event.kind, kernel, *weight.shape[:2], event.options["groups"]), by_sample
@@ -137,14 +144,14 @@ def _forms(event: Event) -> Iterator[tuple[Form, Callable[[], Tensor]]]:
 
 
 def _windows_are_few(event: Event) -> bool:
-    """Return whether the windows of a convolution may be taken apart; not those of large images."""
+    """Return whether the windows of a convolution are small enough to be copied into rows."""
     weight = event.tensor("weight")
     assert weight is not None
     return event.input.numel() * weight[0, 0].numel() <= _MAX_IN_WINDOWS
 
 
 def _windows(event: Event) -> Tensor:
-    """Return the windows that a convolution slides over, one a row, with channels first as in its weight."""
+    """Return the windows of a convolution's input, one in each row, with channels first as in the weight."""
     weight, o = event.tensor("weight"), event.options
     assert weight is not None
     count = weight.dim() - 2
@@ -160,12 +167,12 @@ def _each(values: list[int], count: int) -> list[int]:
 
 
 def event_of(tape: Tape, node: Node, args: tuple[Any, ...]) -> Event | None:
-    """Return the event that an operation is, or None.
+    """Return the event of an operation, or None if the operation uses no weights on an activation.
 
     Args:
         tape: the tape of the node.
         node: the operation.
-        args: its arguments, as tensors.
+        args: arguments of the operation, with tensors instead of slots.
     """
     read = _READERS.get(node.op)
     if read is None or node.constant:
@@ -179,33 +186,33 @@ def event_of(tape: Tape, node: Node, args: tuple[Any, ...]) -> Event | None:
 
 
 def event_key(tape: Tape, event: Event) -> Any:
-    """Identify the weights of an event in every tape of a module."""
+    """Return a key for the weights of an event that is the same in every tape of a module."""
     return tuple((k, tape.weight_key(w.slot), w.view.storage_offset()) for k, w in event.weights.items() if w)
 
 
 class _Operation:
-    """The arguments of an operation, with which of them are weights."""
+    """An operation with its arguments, and methods that tell which arguments are weights."""
 
     def __init__(self, tape: Tape, node: Node, args: tuple[Any, ...]) -> None:
         self.tape, self.node, self.args = tape, node, args
 
-    def owned(self, i: int) -> bool:
+    def is_weight(self, i: int) -> bool:
         slot = self.node.args[i] if i < len(self.node.args) else None
         return isinstance(slot, Slot) and slot.number in self.tape.weights
 
-    def learned(self, i: int) -> bool:
-        return self.owned(i) and self.tape.is_learned(self.node.args[i].number)
+    def is_learned(self, i: int) -> bool:
+        return self.is_weight(i) and self.tape.is_learned(self.node.args[i].number)
 
     def weight(self, i: int, view: Callable[[Tensor], Tensor] = lambda t: t) -> Weight | None:
-        """Return the weights at an argument; tensors that are no weights (zeros for a missing bias) count as none."""
-        return Weight(view(self.args[i]), self.node.args[i].number) if self.owned(i) else None
+        """Return the weights at an argument; None for other tensors, such as zeros for a missing bias."""
+        return Weight(view(self.args[i]), self.node.args[i].number) if self.is_weight(i) else None
 
     def event(self, kind: str, input: Tensor, options: dict[str, Any] | None = None, **weights: Weight | None) -> Event:
         return Event(kind, self.node, input.detach(), weights, options or {})
 
 
 def _linear(op: _Operation, x: int, w: int, b: int | None = None, into: Any = lambda t: t.t()) -> Event | None:
-    if not op.owned(w):
+    if not op.is_weight(w):
         return None
     weight = op.weight(w, into)
     bias = op.weight(b, lambda t: t.reshape(-1, t.shape[-1])[0] if t.dim() else t.reshape(1)) if b is not None else None
@@ -219,9 +226,9 @@ def _linear(op: _Operation, x: int, w: int, b: int | None = None, into: Any = la
 
 
 def _mm(op: _Operation) -> Event | None:
-    if op.owned(1):
+    if op.is_weight(1):
         return _linear(op, 0, 1)
-    if op.owned(0):  # weight @ columns
+    if op.is_weight(0):  # weight @ columns
         event = op.event("linear", op.args[1].t(), weight=op.weight(0), bias=None)
         event.rows = lambda out: out.t()
         return event
@@ -229,9 +236,9 @@ def _mm(op: _Operation) -> Event | None:
 
 
 def _bmm(op: _Operation, x: int, w: int, b: int | None = None) -> Event | None:
-    if op.owned(w) and (op.args[w].stride(0) == 0 or len(op.args[w]) == 1):
+    if op.is_weight(w) and (op.args[w].stride(0) == 0 or len(op.args[w]) == 1):
         return _linear(op, x, w, b, lambda t: t[0].t())
-    if op.owned(x) and (op.args[x].stride(0) == 0 or len(op.args[x]) == 1):
+    if op.is_weight(x) and (op.args[x].stride(0) == 0 or len(op.args[x]) == 1):
         columns = op.args[w].transpose(1, 2)
         event = op.event(
             "linear", columns.reshape(-1, columns.shape[-1]), weight=op.weight(x, lambda t: t[0]), bias=None
@@ -242,9 +249,9 @@ def _bmm(op: _Operation, x: int, w: int, b: int | None = None) -> Event | None:
 
 
 def _bilinear(op: _Operation) -> Event | None:
-    """Return ``torch.nn.functional.bilinear``: a linear map of the products of two inputs."""
+    """Return the event of ``torch.nn.functional.bilinear``: a linear map of the products of two inputs."""
     a = op.args
-    if not op.owned(1) or a[1].dim() != 3 or not all(isinstance(t, Tensor) and t.dim() == 2 for t in (a[0], a[2])):
+    if not op.is_weight(1) or a[1].dim() != 3 or not all(isinstance(t, Tensor) and t.dim() == 2 for t in (a[0], a[2])):
         return None
     products = a[0][:, :, None] * a[2][:, None, :]
     event = op.event("linear", products.flatten(1), weight=op.weight(1, lambda t: t.flatten(1)), bias=None)
@@ -253,7 +260,7 @@ def _bilinear(op: _Operation) -> Event | None:
 
 
 def _convolution(op: _Operation) -> Event | None:
-    if not op.owned(1):
+    if not op.is_weight(1):
         return None
     stride, padding, dilation, transposed, output_padding, groups = op.args[3:9]
     options = {
@@ -282,37 +289,37 @@ def _batch_norm(op: _Operation) -> Event | None:
             running_mean=op.weight(3),
             running_var=op.weight(4),
         )
-    if not op.owned(1):
+    if not op.is_weight(1):
         return None
     kind = "instance norm" if len(a[0]) == 1 else "batch norm over the batch"
     return op.event(kind, a[0], {"eps": a[-1]}, weight=op.weight(1), bias=op.weight(2))
 
 
 def _layer_norm(op: _Operation, kind: str, weight: int) -> Event | None:
-    if not op.owned(weight):
+    if not op.is_weight(weight):
         return None
     options = {"eps": op.args[-1]} | ({"groups": op.args[6]} if kind == "group norm" else {})
     return op.event(kind, op.args[0], options, weight=op.weight(weight), bias=op.weight(weight + 1))
 
 
 def _embedding(op: _Operation, indices: int) -> Event | None:
-    if not op.owned(0) or op.args[0].dim() != 2:
+    if not op.is_weight(0) or op.args[0].dim() != 2:
         return None
     return op.event("embedding", op.args[indices], weight=op.weight(0), bias=None)
 
 
 def _elementwise(op: _Operation) -> Event | None:
-    if len(op.args) < 2 or not all(isinstance(t, Tensor) for t in op.args[:2]) or op.owned(0) == op.owned(1):
+    if len(op.args) < 2 or not all(isinstance(t, Tensor) for t in op.args[:2]) or op.is_weight(0) == op.is_weight(1):
         return None
-    x, w = (0, 1) if op.owned(1) else (1, 0)
-    if not op.learned(w):
+    x, w = (0, 1) if op.is_weight(1) else (1, 0)
+    if not op.is_learned(w):
         return None
     reverse = {"reverse": True} if x and op.node.op in ("sub", "div") else {}
     return op.event(op.node.op, op.args[x], reverse, weight=op.weight(w, _unexpanded))
 
 
 def _unexpanded(tensor: Tensor) -> Tensor:
-    """Return a tensor without the copies that expand made."""
+    """Return a tensor without the repetitions of ``expand``."""
     for dim, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
         if stride == 0 and size > 1:
             tensor = tensor.narrow(dim, 0, 1)
@@ -340,13 +347,13 @@ _READERS: dict[str, Callable[[_Operation], Event | None]] = {
     "embedding": lambda op: _embedding(op, 1),
     "index_select": lambda op: _embedding(op, 2) if op.args[1] == 0 else None,
     "index": lambda op: _embedding_by_index(op),
-    "_prelu_kernel": lambda op: op.event("prelu", op.args[0], weight=op.weight(1)) if op.owned(1) else None,
+    "_prelu_kernel": lambda op: op.event("prelu", op.args[0], weight=op.weight(1)) if op.is_weight(1) else None,
 }
 
 
 def _embedding_by_index(op: _Operation) -> Event | None:
-    """Return ``weight[indices]``."""
+    """Return the event of ``weight[indices]``."""
     indices = op.args[1]
-    if not op.owned(0) or op.args[0].dim() != 2 or len(indices) != 1 or indices[0].dtype == torch.bool:
+    if not op.is_weight(0) or op.args[0].dim() != 2 or len(indices) != 1 or indices[0].dtype == torch.bool:
         return None
     return op.event("embedding", indices[0], weight=op.weight(0), bias=None)

@@ -1,7 +1,7 @@
-"""Explain why the target deviates: go back from a contradiction to the first operation with another result.
+"""Explain why the target deviates: trace a contradiction back to the first operation with another result.
 
 An operation is the cause if all its inputs are values of the source and its result is not. The operations of the source
-with the same inputs show what is expected.
+with the same inputs show the expected operation.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dpnn_bridge.porting.search import ARRANGING, Search
 from dpnn_bridge.porting.source import Layer
 from dpnn_bridge.porting.tape import VIEWS, Node, Slot, Tape
 from dpnn_bridge.porting.values import Fingerprint
-from dpnn_bridge.porting.wording import alike_windows, described, differences, name_of, options_of
+from dpnn_bridge.porting.wording import aligned_windows, described, differences, name_of, options_of
 
 _FACTORIES = ("zeros", "ones", "empty", "full", "new_", "arange", "linspace", "fill", "zero", "aminmax", "_local")
 #: operations that may reorder values
@@ -36,6 +36,8 @@ class Repair:
     """The expected value at a node: the result of a node of the source.
 
     Attributes:
+        node: the node of the target.
+        other: the node of the source.
         operand: the operand that the value replaces; None if it replaces the node's result.
         layer: index of the source's layer whose weights the node has, or None.
     """
@@ -52,9 +54,10 @@ def deviation_at(node: Node, source: str, reason: str) -> Deviation:
 
 
 class Explanation:
-    """The way from a contradiction to its cause.
+    """The search for the cause of a contradiction.
 
     Attributes:
+        repair: the expected value at the cause; None if it is unknown.
         vague: no operation was found whose inputs are values of the source and whose result is not.
     """
 
@@ -64,6 +67,7 @@ class Explanation:
         self.vague = False
 
     def deviation(self) -> Deviation:
+        """Return the deviation at the cause of the contradiction."""
         found = self.found
         if found.node is not None and found.layer is not None and found.matched:
             self.repair = Repair(found.node, found.layer.events[0].node, layer=found.layer.index)
@@ -85,22 +89,22 @@ class Explanation:
     def _number_hint(self, root: Node | None) -> str:
         """Return a hint if the module converts a result that depends on weights to a Python number before the root."""
         nodes = self.search.tape.nodes[: None if root is None else root.index]
-        taken = next((n for n in nodes if n.op == "_local_scalar_dense" and n.origins), None)
-        if taken is None:
+        conversion = next((n for n in nodes if n.op == "_local_scalar_dense" and n.origins), None)
+        if conversion is None:
             return ""
-        what = f"the number that {short_line(taken.line)} takes out of a tensor (item, float, if) is the one"
-        return f"; {what} of the module's former weights: keep it a tensor"
+        what = f"{short_line(conversion.line)} converts a tensor to a Python number (item, float, if)"
+        return f"; {what}, which was computed with the module's former weights: keep it a tensor"
 
     def _explain_unknown_use(self, root: Node | None) -> Deviation | None:
-        """Explain an operation up to the root that uses a parameter otherwise than a known layer."""
+        """Explain an operation up to the root that uses a parameter unlike any known layer."""
         weights = self.search.tape.weights
         for node in self.search.tape.nodes[: None if root is None else root.index + 1]:
             taken = [] if node.constant or node.op in ARRANGING or node.event is not None else node.reads
             for slot in (s for s in taken if s.number in weights and self.search.tape.is_learned(s.number)):
                 name = ", ".join(self.search.tape.root_names(slot.number))
-                known = "write it as one of torch.nn.functional: linear, conv2d, bilinear, embedding, a norm"
+                hint = "use a function of torch.nn.functional: linear, conv2d, bilinear, embedding or a norm"
                 return deviation_at(
-                    node, "", f"{described(node)} uses the parameter {name} in a form that port does not know; {known}"
+                    node, "", f"{described(node)} uses the parameter {name} in a form that port does not know; {hint}"
                 )
         return None
 
@@ -130,20 +134,20 @@ class Explanation:
         return not placed.assignment.parts or self._has_sibling(node)
 
     def _look_at_parts(self) -> None:
-        """Accept parts of the source's channels as values too: two towers may be one layer in the source."""
+        """Accept parts of the source's channels as values too: two branches may be one layer in the source."""
         self.source.run_with_parts()
         for index, fingerprints in self.search.result_fingerprints.items():
             if fingerprints and all(map(self.source.knows, fingerprints)):
                 self.search.known.add(index)
 
     def _consumed(self, node: Node) -> list[list[Node]]:
-        """Return the operations of the source on each input of a node, or on each part of it."""
-        taken = list(self.search.input_fingerprints.get(node.index, []))
-        taken += [p for slot in node.reads for p in self.search.parts.get(slot.number, [])]
-        return [list(self._consumers(fingerprint)) for fingerprint in taken]
+        """Return the operations of the source that read each input of a node, or each part of an input."""
+        inputs = list(self.search.input_fingerprints.get(node.index, []))
+        inputs += [p for slot in node.reads for p in self.search.parts.get(slot.number, [])]
+        return [list(self._consumers(fingerprint)) for fingerprint in inputs]
 
     def _has_sibling(self, node: Node) -> bool:
-        """Return whether another operation of the same kind, on the same input, has the rest of the layer."""
+        """Return whether another operation of the same type, on the same input, has the rest of the layer."""
         others = [other for maker in node.inputs for other in through_views(maker)]
         others += [other for other in self.search.tape.nodes if node.event.slot in other.reads]
         return any(o is not node and o.event is not None and o.event.kind == node.event.kind for o in others)
@@ -157,11 +161,11 @@ class Explanation:
     def _explain_operation(self, node: Node) -> Deviation:
         inputs = self.search.input_fingerprints.get(node.index, [])
         consumed = [found for found in self._consumed(node) if found]
-        others = [found for found in consumed if not any(_is_alike(node, n) for n in found)]
+        others = [found for found in consumed if not any(_has_type_of(node, n) for n in found)]
         there = list(dict.fromkeys(n for found in others[:1] if len(consumed) > 1 for n in found))
         there = there or list(dict.fromkeys(n for found in consumed for n in found))
         there.sort(key=self._has_counterpart)
-        same = [n for n in there if _is_alike(node, n)]
+        same = [n for n in there if _has_type_of(node, n)]
         if same:
             return self._explain_same_kind(node, same)
         if there:
@@ -172,7 +176,7 @@ class Explanation:
         ends = [Fingerprint.of(output) for output in self.source.output]
         if any(_is_among(p, ends) for p in inputs):
             return deviation_at(
-                node, "", f"{described(node)} here takes the source's output; the source ends before it"
+                node, "", f"{described(node)} here takes the output of the source, which has no further operation"
             )
         return deviation_at(node, "", f"{described(node)}: {self.found.why}")
 
@@ -185,19 +189,19 @@ class Explanation:
         )
 
     def _explain_other_kind(self, node: Node, other: Node) -> Deviation:
-        """Explain that the source applies another operation to the value, perhaps before the same one."""
+        """Explain that the source applies another operation to the value, perhaps before the same operation."""
         reason = f"{described(node)} here takes a value that in the source goes into {described(other)}"
         after = next((n for n in through_views(other) if name_of(n) == name_of(node)), None)
         if after is None:
             return self._deviation_with_repair(node, other, reason)
         if any(name_of(n) == name_of(other) for n in through_views(node)):
-            what = f"{name_of(other)} comes before {name_of(node)} there, and after it here; swap them"
+            what = f"{name_of(other)} comes before {name_of(node)} there, but after it here; swap them"
         else:
             what = f"{name_of(other)} is missing here"
         return self._deviation_with_repair(node, other, f"{reason} first: {what}", self._shared_operand(node, other))
 
     def _explain_neutral_norm(self, node: Node, other: Node) -> Deviation | None:
-        """Explain a norm without effect before a node, if the source has the norm after the node."""
+        """Explain a norm with neutral weights before a node, if the source has the norm after the node."""
         for placed in self.search.placement.placed.values():
             here, event = placed.event.node, other.event
             if event is None or placed.assignment.layers or placed.assignment.moved or placed.event.kind != event.kind:
@@ -211,10 +215,10 @@ class Explanation:
         return None
 
     def _explain_same_kind(self, node: Node, there: list[Node]) -> Deviation:
-        """Explain how the same kind of operation on the value differs: by an argument, a weight or an operand."""
-        weighed = [(len(w), n, w) for n in there if (w := self._contrasts(node, n))]
-        if weighed:
-            _, other, why = min(weighed, key=lambda x: x[0])
+        """Explain which argument, weight or operand differs between operations of one type on the same value."""
+        contrasts = [(n, why) for n in there if (why := self._contrasts(node, n))]
+        if contrasts:
+            other, why = min(contrasts, key=lambda pair: len(pair[1]))
             return self._deviation_with_repair(node, other, f"{name_of(node)}: {'; '.join(why)}")
         other = there[0]
         here, source = self._differing_operands(node, other)
@@ -226,7 +230,7 @@ class Explanation:
             return self._deviation_with_repair(node, source, missing, self._shared_operand(node, source))
         order = self._reordering(node)
         if order is not None:
-            reason = f"{described(order)} gives the source's values in another order or on another side; seen in "
+            reason = f"{described(order)} gives the source's values in another order or on another side; detected in "
             self.repair = Repair(node, other)
             return deviation_at(order, self._path(other), f"{reason}{node.owner or 'the module'}, {name_of(node)}")
         if not self.found.matched and self.found.node is node and self.found.layer is not None:
@@ -241,10 +245,11 @@ class Explanation:
             other.input_fingerprints
         )
         why = "the order of elements differs" if same_values else "another operand differs"
-        reason = f"{name_of(node)} takes the same value as the source's and gives another one: {why}"
+        reason = f"{name_of(node)} takes the same value as in the source and gives another one: {why}"
         return self._deviation_with_repair(node, other, reason)
 
     def _contrasts(self, node: Node, other: Node) -> list[str]:
+        """Return descriptions of the arguments and weights in which two operations differ."""
         why = [differences(*self._options(node, other))] if node.op == other.op else []
         if name_of(node) != name_of(other):
             why.insert(0, f"{name_of(node)} here, {name_of(other)} in the source")
@@ -263,7 +268,10 @@ class Explanation:
         return [w for w in why if w]
 
     def _options(self, node: Node, other: Node) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the arguments of both; dimensions count from the last one where the numbers of dimensions differ."""
+        """Return the arguments of both operations.
+
+        If their inputs have different numbers of dimensions, ``dim`` is counted from the last dimension in both.
+        """
         options, ranks = (options_of(node), options_of(other)), []
         for tape, at in ((self.search.tape, node), (self.source.tape, other)):
             ranks.append(len(tape.shapes[at.reads[0].number]) if at.reads else 0)
@@ -273,7 +281,7 @@ class Explanation:
         return options
 
     def _reordering(self, node: Node) -> Node | None:
-        """Return the operation before a node that may have reordered the right values, if there is exactly one."""
+        """Return the operation before a node that may have reordered correct values, if there is exactly one."""
         found = []
         for at in node.inputs:
             while at.op in VIEWS and at.op not in _REORDERING and at.inputs:
@@ -322,7 +330,7 @@ class Explanation:
         return self.source.names(node.owner)
 
     def _consumers(self, fingerprint: Fingerprint) -> Iterator[Node]:
-        """Yield the operations of the source that take a value, without views."""
+        """Yield the operations of the source that read a value, except views."""
         for node in self.source.tape.nodes:
             computes = node.op not in VIEWS and not node.op.startswith(_FACTORIES)
             if computes and any(p.matches(fingerprint, self.source.tolerance) for p in node.input_fingerprints):
@@ -348,14 +356,14 @@ class Explanation:
             if after:
                 module = composite(self.source.tape, after[0])
                 part = f" (part of {module})" if module else ""
-                reason = f"the source goes on with {described(after[0])}{part}, missing here: {self.found.why}"
+                reason = f"the source continues with {described(after[0])}{part}, missing here: {self.found.why}"
                 return deviation_at(node, self._path(after[0]), reason)
         layer = self.found.layer.name if self.found.layer is not None else ""
         return Deviation("", short_line(nodes[-1].line), layer, self.found.why)
 
 
 def composite(tape: Tape, node: Node) -> str:
-    """Return the module that runs an operation, as text, if it is a layer of several operations; else empty."""
+    """Return the ``repr`` of the module that runs an operation, if it is a layer of several operations; else ``""``."""
     module = tape.modules.get(node.owner)
     if module is None or not node.owner or any(True for _ in module.children()):
         return ""
@@ -363,16 +371,22 @@ def composite(tape: Tape, node: Node) -> str:
     return repr(module) if len(steps) > 1 and node.event is None else ""
 
 
-def _is_alike(node: Node, other: Node) -> bool:
-    """Return whether two operations are of one kind. A product with a number and a product of tensors are two kinds."""
+def _has_type_of(node: Node, other: Node) -> bool:
+    """Return whether two operations have one type. A product with a number and a product of tensors have two types."""
     scalars = {"factor", "divisor", "constant"}
     return name_of(node) == name_of(other) and scalars & options_of(node).keys() == scalars & options_of(other).keys()
 
 
 def layer_deviation(node: Node, layer: Layer, otherwise: str) -> str:
-    """Explain why an operation and a layer have different results for the same input: arguments or weights differ."""
+    """Explain why an operation and a layer have different results for the same input: arguments or weights differ.
+
+    Args:
+        node: the operation of the target.
+        layer: the layer of the source.
+        otherwise: the explanation if neither arguments nor weights differ.
+    """
     event: Event = node.event
-    why = [differences(*alike_windows(options_of(node), layer.options))] if layer.kind == event.kind else []
+    why = [differences(*aligned_windows(options_of(node), layer.options))] if layer.kind == event.kind else []
     for name, value in layer.values.items():
         if value is not None and name in event.weights and event.weights[name] is None:
             why.append(f"no {name} here, the source has one")

@@ -1,4 +1,4 @@
-"""Where the result of an operation goes: the graph of a tape around one event."""
+"""Follow the result of an operation through the graph of a tape."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from dpnn_bridge.porting.events import Event
-from dpnn_bridge.porting.tape import PARTS, VIEWS, Node, Slot, Tape, replaced
+from dpnn_bridge.porting.tape import PARTS, VIEWS, Node, Slot, Tape, leaves, replaced
 
-_REACH = 12
-#: gates of a recurrent layer, and other parts of one result, at most
+#: maximum number of operations between an event and the operations in its signature
+_MAX_DEPTH = 12
+#: maximum number of gates of a recurrent layer, and of other parts of one result
 _GATES = 4
 _RESHAPING = frozenset(("view", "_unsafe_view", "reshape", "_reshape_alias"))
 #: functions that a recurrent layer may apply to all gates at once
@@ -20,12 +21,16 @@ _POINTWISE = frozenset(("sigmoid", "tanh", "hardsigmoid", "relu"))
 
 
 def signature(node: Node) -> tuple[tuple[str, str], ...]:
-    """Return the operations between an event and the next events: they distinguish branches with the same input."""
+    """Return the operations between an event and the next events, which distinguish branches with the same input.
+
+    Returns:
+        Sorted pairs (type of the event, sizes), or (operation, ``""``).
+    """
     seen, found, front = {id(node)}, [], [(node, 0)]
     while front:
         at, depth = front.pop()
         for consumer in at.consumers:
-            if id(consumer) in seen or depth > _REACH:
+            if id(consumer) in seen or depth > _MAX_DEPTH:
                 continue
             seen.add(id(consumer))
             event = consumer.event
@@ -39,7 +44,7 @@ def signature(node: Node) -> tuple[tuple[str, str], ...]:
 
 
 def through_views(node: Node) -> Iterator[Node]:
-    """Yield the consumers of a value, views of it skipped."""
+    """Yield the operations that read a value or a view of it; views are not yielded."""
     front, seen = [node], {id(node)}
     while front:
         for consumer in front.pop().consumers:
@@ -52,7 +57,7 @@ def through_views(node: Node) -> Iterator[Node]:
 
 
 def through_sums(node: Node, others: frozenset[str] = frozenset()) -> Iterator[Node]:
-    """Yield the nodes that a value reaches through views, additions and other operations, including these."""
+    """Yield the views, additions and operations in ``others`` that a value flows through."""
     front, seen = [node], {id(node)}
     while front:
         for consumer in front.pop().consumers:
@@ -68,70 +73,70 @@ def adds(node: Node) -> bool:
 
 
 def sums_with(node: Node, other: Node) -> bool:
-    """Return whether one addition takes what two nodes give."""
+    """Return whether one addition sums the results of two nodes."""
     added = {id(n) for n in through_sums(node) if adds(n)}
     return any(id(n) in added for n in (other, *through_sums(other)))
 
 
 def parts_of(node: Node, outputs: int, shape: dict[int, tuple[int, ...]], dim: int = -1) -> tuple[int, ...]:
-    """Return the sizes of the parts that a network divides a result into, ``(outputs,)`` if it does not.
+    """Return the sizes of the parts into which a network divides a result; ``(outputs,)`` if it does not.
 
     Args:
         node: the event.
-        outputs: size of the dimension that holds the outputs.
-        shape: shapes by slot number.
-        dim: that dimension: 1 for a convolution.
+        outputs: number of outputs.
+        shape: slot number -> shape.
+        dim: dimension of the outputs: 1 for a convolution.
     """
     for at in [node, *through_sums(node, _POINTWISE)]:
-        taken: dict[int, tuple[int, int]] = {}
+        slices: dict[int, tuple[int, int]] = {}
         for consumer in at.consumers:
             if consumer.op not in PARTS or not consumer.outs:
                 continue
-            whole, parts = shape[consumer.reads[0].number], [shape[s.number] for s in consumer.outs]
-            if not whole or not all(parts) or len(whole) <= dim:
+            total, parts = shape[consumer.reads[0].number], [shape[s.number] for s in consumer.outs]
+            if not total or not all(parts) or len(total) <= dim:
                 continue
-            if whole[dim] == outputs and len(parts[0]) == len(whole):
+            if total[dim] == outputs and len(parts[0]) == len(total):
                 if len(parts) > 1:
                     return _even([p[dim] for p in parts])
                 if parts[0][dim] < outputs:
-                    taken[consumer.index] = _slice(consumer, parts[0][dim])
-            for count in whole[-2:-1] + whole[:1] if dim == -1 else ():
-                if count * whole[-1] == outputs and 2 <= count <= 4:
-                    return (whole[-1],) * count  # viewed as (…, gates, size) or (gates, …, size)
-        if taken:
-            return _sizes(sorted(set(taken.values())), outputs)
+                    slices[consumer.index] = _slice(consumer, parts[0][dim])
+            for count in total[-2:-1] + total[:1] if dim == -1 else ():
+                if count * total[-1] == outputs and 2 <= count <= _GATES:
+                    return (total[-1],) * count  # viewed as (…, gates, size) or (gates, …, size)
+        if slices:
+            return _sizes(sorted(set(slices.values())), outputs)
     return (outputs,)
 
 
 def _slice(node: Node, size: int) -> tuple[int, int]:
-    """Return where a slice begins and how long it is."""
+    """Return the start and the size of a slice."""
     start = node.options().get("start")
     return (start if isinstance(start, int) and start >= 0 else 0), size
 
 
-def _sizes(taken: list[tuple[int, int]], outputs: int) -> tuple[int, ...]:
-    """Return the sizes of slices that lie side by side; equal parts where slices of one size leave a gap."""
+def _sizes(slices: list[tuple[int, int]], outputs: int) -> tuple[int, ...]:
+    """Return the sizes of adjacent slices (start, size). If there are gaps, return parts of the smallest size."""
     at, sizes = 0, []
-    for start, size in taken:
+    for start, size in slices:
         if start == at:
             sizes.append(size)
             at += size
     if at != outputs:
-        size = min(size for _, size in taken)
+        size = min(size for _, size in slices)
         sizes = [size] * (outputs // size) if outputs % size == 0 else [outputs]
     return _even(sizes)
 
 
 def _even(sizes: list[int]) -> tuple[int, ...]:
-    """Return the sizes of parts; where the smallest one divides all others, up to four equal parts."""
-    least, total = min(sizes), sum(sizes)
-    if least and total // least <= _GATES and not any(size % least for size in sizes):
-        return (least,) * (total // least)
+    """Return the sizes of parts; up to four equal parts if the smallest size divides all sizes."""
+    smallest, total = min(sizes), sum(sizes)
+    if smallest and total // smallest <= _GATES and not any(size % smallest for size in sizes):
+        return (smallest,) * (total // smallest)
     return tuple(sizes) if len(sizes) <= _GATES else (total,)
 
 
 def unflattened_results(tape: Tape, node: Node, outputs: int) -> Iterator[tuple[int, int]]:
-    """Yield the sizes (a, b) that a network views the last dimension of a result as."""
+    """Yield the sizes (a, b) of the two dimensions into which a network splits the last dimension of a result."""
     front, seen = [node], {id(node)}
     while front:
         for consumer in front.pop().consumers:
@@ -139,15 +144,15 @@ def unflattened_results(tape: Tape, node: Node, outputs: int) -> Iterator[tuple[
                 continue
             seen.add(id(consumer))
             front.append(consumer)
-            whole, viewed = (tape.shapes[s.number] for s in (consumer.reads[0], consumer.outs[0]))
-            if consumer.op not in _RESHAPING or whole[-1:] != (outputs,) or len(viewed) < 2 or 1 in viewed[-2:]:
+            shape, viewed = (tape.shapes[s.number] for s in (consumer.reads[0], consumer.outs[0]))
+            if consumer.op not in _RESHAPING or shape[-1:] != (outputs,) or len(viewed) < 2 or 1 in viewed[-2:]:
                 continue
             if viewed[-2] * viewed[-1] == outputs:
                 yield viewed[-2], viewed[-1]
 
 
 def ancestors(node: Node) -> Iterator[Node]:
-    """Yield the nodes that one depends on, nearest first."""
+    """Yield the nodes that a node depends on, nearest first."""
     front, seen = [node], {id(node)}
     while front:
         for n in front.pop(0).inputs:
@@ -157,8 +162,8 @@ def ancestors(node: Node) -> Iterator[Node]:
                 yield n
 
 
-def _moves(tape: Tape, event: Event) -> tuple[Slot | None, list[Node]]:
-    """Return the value that views made an event's input of, and the views, the last one first."""
+def _input_views(tape: Tape, event: Event) -> tuple[Slot | None, list[Node]]:
+    """Return the value of which an event's input is a view, and the views in between, the last one first."""
     slot, chain = event.slot, []
     while slot is not None and (node := tape.maker.get(slot.number)) is not None:
         if node.op not in VIEWS or node.mutates or len(node.outs) != 1 or len(node.reads) != 1:
@@ -169,30 +174,41 @@ def _moves(tape: Tape, event: Event) -> tuple[Slot | None, list[Node]]:
 
 
 def unflattened(tape: Tape, event: Event) -> tuple[int, ...]:
-    """Return the shape of one sample of the value that an event's rows were flattened from."""
-    slot, _ = _moves(tape, event)
+    """Return the shape of one sample of the value that was flattened to an event's rows."""
+    slot, _ = _input_views(tape, event)
     return () if slot is None else tape.shapes[slot.number][1:]
 
 
 def moved_index(tape: Tape, event: Event, shape: Sequence[int]) -> Tensor | None:
-    """Return where the elements of an event's columns were before views.
+    """Return the positions of the elements of an event's input before the views that made the input.
 
     Args:
         tape: the tape of the event.
         event: an event whose input has one row for each sample.
-        shape: (samples, columns).
+        shape: (samples, columns) of the input.
 
     Returns:
-        The position in a sample of the value, or None if nothing moved.
+        For each column, the position in a sample of the original value; None if there are no views.
     """
-    slot, chain = _moves(tape, event)
+    slot, chain = _input_views(tape, event)
     if slot is None or not chain:
         return None
     origin = tape.shapes[slot.number]
     index = torch.arange(math.prod(origin)).reshape(origin)
     for node in reversed(chain):
-        i = index.contiguous()  # a view is allowed then, whatever the memory format was
+        i = index.contiguous()  # the recorded view is then valid, whatever the memory format was
         index = node.func(*replaced(node.args, lambda v, i=i: i if isinstance(v, Slot) else v), **node.kwargs)
     if index.numel() != math.prod(shape) or not origin or origin[0] != shape[0]:
         return None
     return index.reshape(*shape)[0]
+
+
+def last_readers(tape: Tape) -> dict[int, list[int]]:
+    """Return node index -> slot numbers of the activations that no later node reads and that are not outputs."""
+    last = {s.number: node.index for node in tape.nodes for s in (*node.outs, *node.reads)}
+    for kept in (*tape.weights, *tape.constants, *(s.number for s in leaves(tape.output) if isinstance(s, Slot))):
+        last.pop(kept, None)
+    found: dict[int, list[int]] = {}
+    for number, index in last.items():
+        found.setdefault(index, []).append(number)
+    return found

@@ -1,4 +1,4 @@
-"""A report as one HTML page: verdict, both networks side by side, where parameters come from."""
+"""Write a report as one HTML page: the verdict, both networks side by side, and the origin of each parameter."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dpnn_bridge.base.pages import rendered, static
 from dpnn_bridge.porting.report import Deviation, PortReport
 from dpnn_bridge.porting.sides import Step
 
-#: steps of a network that are drawn
+#: maximum number of steps of a network that are drawn
 _MAX_STEPS = 400
-#: characters of a label, and of the layer's name in it
-_LABEL, _NAME = 52, 26
+#: maximum number of characters of a label, and of the layer's name in it
+_MAX_LABEL, _MAX_NAME = 52, 26
 _HEIGHT, _WIDTH, _GAP, _MARGIN = 26, 400, 120, 60
 
 
@@ -25,8 +25,8 @@ def port_page(report: PortReport, title: str) -> str:
     """
     there, here = (steps[:_MAX_STEPS] for steps in report.sides)
     rows = _rows(there, here)
-    wrong = _wrong(here, report.first)
-    boxes = [*_boxes(there, rows[0], 0, None), *_boxes(here, rows[1], 1, wrong)]
+    deviating = _deviating(here, report.first)
+    boxes = [*_boxes(there, rows[0], 0, None), *_boxes(here, rows[1], 1, deviating)]
     return rendered(
         "dpnn_bridge.porting",
         "port.html.j2",
@@ -35,7 +35,7 @@ def port_page(report: PortReport, title: str) -> str:
         style=static("dpnn_bridge.parity", "verification.css"),
         more=static("dpnn_bridge.porting", "port.css"),
         boxes=boxes,
-        joins=_joins(here, rows, wrong),
+        joins=_joins(here, rows, deviating),
         cut=max(map(len, report.sides)) > _MAX_STEPS,
         box_width=_WIDTH,
         width=2 * (_MARGIN + _WIDTH) + _GAP,
@@ -45,7 +45,7 @@ def port_page(report: PortReport, title: str) -> str:
 
 
 def _rows(there: list[Step], here: list[Step]) -> tuple[list[int], list[int]]:
-    """Return the rows of both columns, such that joined steps are beside each other where their order is one."""
+    """Return the rows of both columns. Matching steps share a row if both networks have them in the same order."""
     left, right = [0] * len(there), []
     done = row = 0
     for step in here:
@@ -63,8 +63,8 @@ def _rows(there: list[Step], here: list[Step]) -> tuple[list[int], list[int]]:
     return left, right
 
 
-def _wrong(here: list[Step], first: Deviation | None) -> int | None:
-    """Return the step that a deviation names."""
+def _deviating(here: list[Step], first: Deviation | None) -> int | None:
+    """Return the index of the step that a deviation names, or None."""
     if first is None:
         return None
     named = [i for i, step in enumerate(here) if step.line == first.line and step.name == first.layer]
@@ -75,10 +75,10 @@ def _left(column: int) -> int:
     return _MARGIN + column * (_WIDTH + _GAP)
 
 
-def _boxes(steps: list[Step], rows: list[int], column: int, wrong: int | None) -> Iterator[dict[str, Any]]:
-    """Yield the steps of a column with the lines to what they take."""
+def _boxes(steps: list[Step], rows: list[int], column: int, deviating: int | None) -> Iterator[dict[str, Any]]:
+    """Yield the boxes of a column's steps, with the lines from the steps whose results they read."""
     for i, step in enumerate(steps):
-        kind = "bad" if i == wrong else "good" if step.match is not None else "known"
+        kind = "bad" if i == deviating else "good" if step.match is not None else "known"
         y, lines = (rows[i] + 1) * _HEIGHT, []
         for source in (s for s in step.inputs if s < len(steps)):
             above = (rows[source] + 1) * _HEIGHT + _HEIGHT - 6
@@ -95,17 +95,17 @@ def _boxes(steps: list[Step], rows: list[int], column: int, wrong: int | None) -
 def _label(step: Step) -> str:
     """Return the end of the layer's name, and the beginning of the operation."""
     name = step.name
-    if len(name) > _NAME:
-        end = name[-_NAME:]
-        name = f"…{end[max(0, end.find('.')) :]}"  # whole parts of a path
+    if len(name) > _MAX_NAME:
+        end = name[-_MAX_NAME:]
+        name = f"…{end[max(0, end.find('.')) :]}"  # cut between two parts of the path
     text = f"{name} {step.text}".strip()
-    return text if len(text) <= _LABEL else f"{text[: _LABEL - 1]}…"
+    return text if len(text) <= _MAX_LABEL else f"{text[: _MAX_LABEL - 1]}…"
 
 
-def _joins(here: list[Step], rows: tuple[list[int], list[int]], wrong: int | None) -> Iterator[dict[str, Any]]:
-    """Yield the lines between steps with one result."""
+def _joins(here: list[Step], rows: tuple[list[int], list[int]], deviating: int | None) -> Iterator[dict[str, Any]]:
+    """Yield the lines between steps with the same result."""
     for i, step in enumerate(here):
         if step.match is not None and step.match < len(rows[0]):
             y, z = ((row + 1) * _HEIGHT + 10 for row in (rows[0][step.match], rows[1][i]))
-            kind = "bad" if i == wrong else "layer" if step.layer else "good"
+            kind = "bad" if i == deviating else "layer" if step.layer else "good"
             yield {"path": f"M{_left(0) + _WIDTH} {y}L{_left(1)} {z}", "kind": kind}

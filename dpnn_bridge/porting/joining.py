@@ -1,6 +1,6 @@
-"""Assignments between one layer over all channels and several layers over a part of them each.
+"""Assign several layers, each on a part of the channels, to one layer on all channels, and the reverse.
 
-Two towers of convolutions and norms in one network are grouped convolutions and wider norms in the other.
+Two parallel branches of convolutions and norms in one network are grouped convolutions and wider norms in the other.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ def joined(event: Event, source: Source) -> Iterator[Assignment]:
 
 
 def _channels(rows: Tensor, count: int, low: int, high: int) -> Tensor:
-    """Return the rows of a part of the channels."""
+    """Return the channels ``low`` to ``high`` of rows with ``count`` channels."""
     return rows.reshape(len(rows), count, -1)[:, low:high].flatten(1)
 
 
 def _cat(values: list[Tensor | None]) -> Tensor | None:
-    """Return the weights of several layers, None if none has them."""
+    """Concatenate the weights of several layers; return None if a layer lacks them."""
     found = [v for v in values if v is not None]
     return torch.cat(found) if len(found) == len(values) and found else None
 
@@ -58,10 +58,17 @@ def _assignment(
 def _chunks(
     event: Event, form: Form, count: int, fits: Callable[[Layer], int], source: Source
 ) -> list[tuple[Layer, int, int]]:
-    """Return layers that take the channels of an event in sequence, as (layer, low, high); empty if none.
+    """Return layers whose inputs are consecutive parts of an event's channels, as (layer, low, high).
 
     Args:
-        fits: the number of channels that a layer takes, 0 for a layer of another kind.
+        event: the event.
+        form: form of the event.
+        count: number of its channels.
+        fits: returns the number of input channels of a layer, and 0 for a layer of another type.
+        source: the source.
+
+    Returns:
+        The layers; an empty list if they do not cover all channels.
     """
     rows, low, found = event.rows_in(form), 0, []
     while low < count:
@@ -79,7 +86,7 @@ def _chunks(
 
 
 def _beside(event: Event, form: Form, source: Source) -> Iterator[Assignment]:
-    """Yield the norms and other layers with a weight for each channel."""
+    """Yield assignments of several norms, or other layers with one weight for each channel, to a wider one."""
     count = form[1]
     found = _chunks(event, form, count, lambda x: x.forms[0][1] if x.kind == event.kind else 0, source)
     if found:
@@ -101,7 +108,7 @@ def _weights(layers: list[Layer]) -> Weights:
 
 
 def _grouped(event: Event, form: Form, source: Source) -> Iterator[Assignment]:
-    """Yield a convolution with groups whose groups are layers of the source."""
+    """Yield the assignment of several layers to the groups of a convolution."""
     _, kernel, outputs, inputs, groups = form
     wanted = ("conv", kernel, outputs // groups, inputs, 1)
     count = inputs * groups
@@ -117,7 +124,7 @@ def _grouped(event: Event, form: Form, source: Source) -> Iterator[Assignment]:
 
 
 def _summed(event: Event, form: Form, source: Source) -> Iterator[Assignment]:
-    """Yield a convolution of joined channels whose result is the sum of those of several layers."""
+    """Yield the assignment of several layers, whose results the source adds, to a convolution of all their inputs."""
     _, kernel, outputs, inputs, _ = form
 
     def fits(layer: Layer) -> int:
@@ -143,7 +150,7 @@ def _summed(event: Event, form: Form, source: Source) -> Iterator[Assignment]:
 
 
 def _part(event: Event, layer: Layer, number: int, count: int) -> Assignment | None:
-    """Return a part of the channels of a layer, which takes the same part of the layer's input."""
+    """Return the assignment of part ``number`` of ``count`` of a layer's channels; None if the input differs."""
     form, theirs = event.forms[0], layer.forms[0]
 
     def given(e: Event) -> Tensor | None:
@@ -165,6 +172,7 @@ def _part(event: Event, layer: Layer, number: int, count: int) -> Assignment | N
 
 
 def _part_of_norm(event: Event, form: Form, source: Source) -> Iterator[Assignment]:
+    """Yield assignments of a part of a wider norm, or of another layer with one weight for each channel."""
     for layer in source.layers:
         if layer.kind == event.kind and layer.forms[0][1] > form[1] and layer.forms[0][1] % form[1] == 0:
             count = layer.forms[0][1] // form[1]
@@ -173,7 +181,7 @@ def _part_of_norm(event: Event, form: Form, source: Source) -> Iterator[Assignme
 
 
 def _group_of_conv(event: Event, form: Form, source: Source) -> Iterator[Assignment]:
-    """Yield one group of a convolution."""
+    """Yield assignments of one group of a convolution."""
     _, kernel, outputs, inputs, _ = form
     for layer in source.layers:
         theirs = layer.forms[0]

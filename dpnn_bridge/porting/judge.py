@@ -1,4 +1,4 @@
-"""Judge an implementation that has its weights already."""
+"""Check an implementation that already has its weights."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from dpnn_bridge.porting.tape import Node, Slot
 from dpnn_bridge.porting.values import difference
 from dpnn_bridge.porting.writing import Journal, Parameters
 
-#: accepted rounding of weights that are stored in single precision; in other types, in multiples of their epsilon
+#: accepted rounding of stored weights: the larger of a relative difference and a multiple of the dtype's epsilon
 _STORED, _EPSILONS = 1e-6, 4
 
 
@@ -35,12 +35,12 @@ _STORED, _EPSILONS = 1e-6, 4
 def judge(model: str | PathLike[str] | nn.Module, module: nn.Module, example: Any, **options: Any) -> PortReport:
     """Check whether a module with weights computes what a Torch7 model computes.
 
-    The weights of the model are ported into a copy of the module and compared with those of the module. Biases may have
-    other values if the module computes the same with them: biases that are added to each other, or a bias that a
-    normalization layer subtracts again.
+    The weights of the model are ported into a copy of the module and compared with the module's own weights. Biases may
+    have other values if the result is the same: biases that are added to each other, or a bias that a normalization
+    layer subtracts again.
 
     Args:
-        model, module, example: as for :func:`dpnn_bridge.port`; the module is not changed.
+        model, module, example: as for :func:`dpnn_bridge.port`; the module does not change.
         **options: options of :func:`dpnn_bridge.port`.
 
     Returns:
@@ -58,12 +58,12 @@ def judge(model: str | PathLike[str] | nn.Module, module: nn.Module, example: An
         return report
     if differ:
         first = differ[0]
-        distance, parameter = _distance(first.mine, first.right), first.names[0]
-        size = f"{distance:.1e} relative" if isfinite(distance) else "it holds NaN or infinity"
+        distance, parameter = _distance(first.actual, first.expected), first.names[0]
+        size = f"{distance:.1e} relative" if isfinite(distance) else "it contains NaN or infinity"
         what = (
             f"{parameter} differs"
             if len(first.names) == 1
-            else f"the weight made of {' and '.join(first.names)} differs"
+            else f"the weight computed from {' and '.join(first.names)} differs"
         )
         reason = f"{what} from the source's values ({size}); load them with dpnn_bridge.port"
         source = next((m.source for m in report.matches if m.parameter == parameter), "")
@@ -78,27 +78,27 @@ class _Weight:
 
     Attributes:
         event: the first use of the weight.
-        name: its name in the event.
-        names: the parameters that it is made of.
-        mine, right: what the module computes with, and what it has to.
+        name: name of the weight in the event.
+        names: the parameters that the weight is computed from.
+        actual, expected: the weight in the module, and after the port.
     """
 
     event: Event
     name: str
     names: list[str]
-    mine: Tensor
-    right: Tensor
+    actual: Tensor
+    expected: Tensor
 
     @property
     def sign(self) -> int:
-        """How the weight shifts the result: 1 where it is added, -1 where it is subtracted, 0 for no shift."""
+        """How the weight shifts the result: 1 if it is added, -1 if it is subtracted, 0 if it is no shift."""
         added = "bias" if self.event.kind in LINEAR else "weight" if self.event.kind == "add" else ""
         return 1 if self.name == added else -1 if (self.event.kind, self.name) == ("batch norm", "running_mean") else 0
 
 
 def _differing(search: Search, module: nn.Module, filled: nn.Module) -> Iterator[_Weight]:
-    """Yield the weights in which two modules differ: what parametrizations give, not what they are made of."""
-    mine, right = _computed(search, module), _computed(search, filled)
+    """Yield the weights in which two modules differ. A parametrized weight is compared, not its parameters."""
+    actual, expected = _computed(search, module), _computed(search, filled)
     tensors, seen = named_tensors(module), set()
     for placed in search.placement.placed.values():
         for name, weight in placed.event.weights.items():
@@ -106,14 +106,14 @@ def _differing(search: Search, module: nn.Module, filled: nn.Module) -> Iterator
                 continue
             seen.add(weight.slot)
             names = search.tape.root_names(weight.slot)
-            values = mine(weight.slot), right(weight.slot)
+            values = actual(weight.slot), expected(weight.slot)
             epsilon = max(torch.finfo(tensors[n].dtype).eps for n in names)
             if _distance(*values) > max(_STORED, _EPSILONS * epsilon):
                 yield _Weight(placed.event, name, names, *values)
 
 
 def _computed(search: Search, module: nn.Module) -> Callable[[int], Tensor]:
-    """Return a function that gives the value of a slot that is made of parameters, from those of a module."""
+    """Return a function that computes the weight in a slot from the parameters of a module."""
     env: list[Any] = [None] * search.tape.size
     for number, tensor in search.tape.constants.items():
         env[number] = tensor.clone()
@@ -122,32 +122,29 @@ def _computed(search: Search, module: nn.Module) -> Callable[[int], Tensor]:
     return lambda slot: parameters.computed(Slot(slot))
 
 
-def _distance(mine: Tensor, right: Tensor) -> float:
+def _distance(actual: Tensor, expected: Tensor) -> float:
     """Return the largest difference relative to the largest element of both."""
-    larger = max(mine, right, key=lambda t: float(t.abs().max()) if t.numel() else 0.0)
-    return difference(right if larger is mine else mine, larger)
+    larger = max(actual, expected, key=lambda t: float(t.abs().max()) if t.numel() else 0.0)
+    return difference(expected if larger is actual else actual, larger)
 
 
 def _are_shifts(differ: list[_Weight]) -> bool:
-    """Return whether all that differs are shifts, and the shifts of the same sum or before the same norm cancel out."""
+    """Return whether all differing weights are shifts that cancel out in their sum or before their norm."""
     if not all(weight.sign for weight in differ):
         return False
-    for group in _groups([w for w in differ if not _is_taken_away(w.event.node)]):
-        if len({w.mine.numel() for w in group}) > 1:
+    for group in _groups([w for w in differ if not _is_normalized_away(w.event.node)]):
+        if len({w.actual.numel() for w in group}) > 1:
             return False
-        sums = [sum(w.sign * t.flatten() for w, t in zip(group, ts, strict=True)) for ts in _sides(group)]
-        scale = max(float(t.abs().max()) for ts in _sides(group) for t in ts)
+        values = [w.actual for w in group], [w.expected for w in group]
+        sums = [sum(w.sign * t.flatten() for w, t in zip(group, ts, strict=True)) for ts in values]
+        scale = max(float(t.abs().max()) for ts in values for t in ts)
         if not float((sums[0] - sums[1]).abs().max()) <= _STORED * scale:  # type: ignore[operator, union-attr]
             return False
     return True
 
 
-def _sides(group: list[_Weight]) -> tuple[list[Tensor], list[Tensor]]:
-    return [w.mine for w in group], [w.right for w in group]
-
-
 def _groups(shifts: list[_Weight]) -> list[list[_Weight]]:
-    """Return the shifts in groups of those that are added up."""
+    """Return the shifts in groups; the shifts of a group are added to each other."""
     groups: list[list[_Weight]] = []
     for shift in shifts:
         near = [g for g in groups if any(_meet(shift.event.node, other.event.node) for other in g)]
@@ -156,7 +153,7 @@ def _groups(shifts: list[_Weight]) -> list[list[_Weight]]:
 
 
 def _meet(node: Node, other: Node) -> bool:
-    """Return whether two results are added, or one operation takes the result of the other, or a sum with it."""
+    """Return whether two results are added, or one operation reads the other's result or a sum that includes it."""
     return sums_with(node, other) or _precedes(node, other) or _precedes(other, node)
 
 
@@ -164,25 +161,28 @@ def _precedes(node: Node, other: Node) -> bool:
     return any(maker in other.inputs for maker in (node, *through_sums(node)))
 
 
-def _is_taken_away(node: Node) -> bool:
-    """Return whether only norms with statistics of their input take a result, which no shift changes."""
+def _is_normalized_away(node: Node) -> bool:
+    """Return whether only norms with statistics of their input read a result, so that a shift has no effect."""
     users = list(through_views(node))
     own = ("instance norm", "batch norm over the batch")
     return bool(users) and all(n.event is not None and n.event.kind in own for n in users)
 
 
 def _computes_the_same(done: Port, differ: list[_Weight]) -> bool:
-    """Return whether the networks are equal with the module's shifts, of which the last of each group is made exact."""
+    """Return whether the networks are equal with the module's shifts.
+
+    The last shift of each group is adjusted so that the shifts of the group cancel out exactly, without rounding.
+    """
     trial = copy.deepcopy(done.target)
     tensors = named_tensors(trial)
     with torch.no_grad():
         for group in _groups(differ):
-            rest = torch.zeros(group[0].mine.numel(), dtype=torch.float64)
+            rest = torch.zeros(group[0].actual.numel(), dtype=torch.float64)
             for weight in group:
-                if weight.names[1:] or tensors[weight.names[0]].numel() != weight.mine.numel():
+                if weight.names[1:] or tensors[weight.names[0]].numel() != weight.actual.numel():
                     return False
-                tensor, delta = tensors[weight.names[0]], (weight.mine - weight.right).flatten()
-                last = weight is group[-1] and not _is_taken_away(weight.event.node)
+                tensor, delta = tensors[weight.names[0]], (weight.actual - weight.expected).flatten()
+                last = weight is group[-1] and not _is_normalized_away(weight.event.node)
                 tensor += (-rest * weight.sign if last else delta).reshape(tensor.shape)
                 rest += weight.sign * delta
     return all(not done.prove(example, trial).outputs.problem for example in done.examples)

@@ -1,4 +1,4 @@
-"""Find the deviations after the first one: go on with the source's value in the place of the wrong one."""
+"""Find the deviations after the first one: replace the wrong value by the source's value and continue."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from dpnn_bridge.porting.explain import Explanation
 from dpnn_bridge.porting.report import Deviation
 from dpnn_bridge.porting.search import Patch, Search
 
-#: values that are replaced at most; a step of a recurrent network is one
+#: maximum number of replaced values; each time step of a recurrent network counts as one
 _MAX_DEVIATIONS = 40
 
 
 def later_deviations(
     first: Explanation, deviation: Deviation, record: Callable[[], None], restart: Callable[[dict[int, Patch]], Search]
 ) -> Iterator[Deviation]:
-    """Yield the deviations that remain when those before them are fixed.
+    """Yield the deviations that remain if the earlier ones are fixed.
 
     Args:
         first: the explanation of the first deviation.
         deviation: the first deviation.
         record: runs the source again on the example.
-        restart: makes a search in which values are replaced.
+        restart: returns a search in which values are replaced.
     """
     explanation, seen = first, {(deviation.layer, deviation.line)}
     patches: dict[int, Patch] = {}
@@ -39,7 +39,7 @@ def later_deviations(
         search = restart(patches)
         try:
             found = search.run()
-        except RuntimeError:  # a value of another shape does not fit what comes after it
+        except RuntimeError:  # the source's value has another shape, which later operations reject
             return
         if found is None:
             return

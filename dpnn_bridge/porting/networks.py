@@ -1,4 +1,4 @@
-"""Run both networks: in double precision and evaluation mode, on copies, so that the user's modules do not change."""
+"""Run copies of both networks in double precision and evaluation mode, so that the user's modules do not change."""
 
 from __future__ import annotations
 
@@ -22,46 +22,48 @@ from dpnn_bridge.porting.tape import Node, Recorder, Tape, leaves, replaced
 
 Call = Callable[[nn.Module, Any], Any]
 Running = Callable[[nn.Module], AbstractContextManager[object]]
-#: attributes of every module: registered children, hooks and the like
+#: attributes of every module: its registered children, hooks and others
 _OWN_ATTRIBUTES = vars(nn.Module()).keys()
 
 
 @contextmanager
 def running_networks() -> Iterator[None]:
-    """Run networks inside the block without ``torch.compile``, and leave PyTorch's random numbers as they were.
+    """Run networks inside the block without ``torch.compile``, and restore the state of PyTorch's random generator.
 
-    A compiled function would be compiled again for each operation that a mode records.
+    A compiled function would be compiled again for each operation that the recorder observes.
     """
-    compiles = "torch._dynamo" in sys.modules  # else nothing is compiled, and importing the compiler takes a second
+    compiles = "torch._dynamo" in sys.modules  # otherwise nothing is compiled; importing the compiler takes a second
     with torch.random.fork_rng(devices=[]), torch.compiler.set_stance("force_eager") if compiles else nullcontext():
         yield
 
 
 def double_copy(module: nn.Module, what: str) -> nn.Module:
-    """Copy a module to the CPU, in double precision and evaluation mode, at the start of a sequence.
+    """Copy a module to the CPU, in double precision and evaluation mode, with the state at the start of a sequence.
 
     Raises:
-        OptionError: it cannot be copied, or has no Python code to follow.
+        OptionError: the module cannot be copied, or has no Python code.
     """
     if any(isinstance(m, torch.jit.ScriptModule) for m in module.modules()):
-        raise OptionError(f"{what} contains a ScriptModule; pass the module that torch.jit.script or trace was given")
+        raise OptionError(
+            f"{what} contains a ScriptModule, which has no Python code; pass the module that was scripted or traced"
+        )
     try:
         fresh = copy.deepcopy(module, _doubles(module)).cpu().double().train()
-        forget(fresh)  # in training mode also states that were given
+        forget(fresh)  # in training mode, this also resets states that the user set
         return fresh.eval()
     except DpnnBridgeError:
         raise
     except Exception as e:
         raise OptionError(
-            f"{what} cannot be copied ({type(e).__name__}: {e}); pass a module that copy.deepcopy takes"
+            f"{what} cannot be copied ({type(e).__name__}: {e}); pass a module that copy.deepcopy can copy"
         ) from e
 
 
 def check_registered(module: nn.Module) -> None:
-    """Refuse a network with layers in a plain list or dict, which ``state_dict()`` does not contain.
+    """Check that no layers are in a list, tuple or dict, whose parameters ``state_dict()`` does not contain.
 
     Raises:
-        ConversionError: there is one.
+        ConversionError: a module of the network has such layers.
     """
     own = {id(t) for t in (*module.parameters(), *module.buffers())}
     for name, inner in module.named_modules():
@@ -71,28 +73,28 @@ def check_registered(module: nn.Module) -> None:
             given = (v for v in leaves(value) if isinstance(v, (nn.Module, nn.Parameter)))
             tensors = (t for v in given for t in ([v] if isinstance(v, nn.Parameter) else v.parameters()))
             if any(id(t) not in own for t in tensors):
-                place = f"{name}.{attribute}" if name else attribute
+                path = f"{name}.{attribute}" if name else attribute
                 right = "torch.nn.ModuleDict" if isinstance(value, dict) else "torch.nn.ModuleList"
-                what = f"the module keeps layers in {place}, a {type(value).__name__}"
-                raise ConversionError(f"{what}, so their weights are not its parameters; make it a {right}")
+                what = f"the module keeps layers in {path}, a {type(value).__name__}"
+                raise ConversionError(f"{what}, so PyTorch does not register their parameters; make it a {right}")
 
 
 def _doubles(module: nn.Module) -> dict[int, Tensor]:
-    """Return the double precision of the parameters and buffers, by id; tensors that share memory share it here too."""
+    """Return copies in double precision of the parameters and buffers, by id. Tensors that share memory still do."""
     tensors = {id(t): t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()}
-    found: dict[int, Tensor] = {}
+    copies: dict[int, Tensor] = {}
     for group in _overlapping(list(tensors.values())):
         first, last = min(map(_begin, group)), max(map(_end, group))
-        whole = group[0].detach().as_strided((last - first,), (1,), first) if len(group) > 1 else group[0].detach()
-        whole = whole.to("cpu", torch.float64, copy=True)
+        memory = group[0].detach().as_strided((last - first,), (1,), first) if len(group) > 1 else group[0].detach()
+        memory = memory.to("cpu", torch.float64, copy=True)
         for t in group:
-            value = whole.as_strided(t.shape, t.stride(), _begin(t) - first) if len(group) > 1 else whole
-            found[id(t)] = nn.Parameter(value, t.requires_grad) if isinstance(t, nn.Parameter) else value
-    return found
+            value = memory.as_strided(t.shape, t.stride(), _begin(t) - first) if len(group) > 1 else memory
+            copies[id(t)] = nn.Parameter(value, t.requires_grad) if isinstance(t, nn.Parameter) else value
+    return copies
 
 
 def _overlapping(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
-    """Yield groups of tensors that lie in the same memory, as parameters that were tied by their ``data``."""
+    """Yield groups of tensors with overlapping memory, such as parameters that were tied by assigning ``.data``."""
     group: list[Tensor] = []
     last: tuple[Any, ...] = ()
     for tensor in sorted(tensors, key=lambda t: (storage_id(t), str(t.dtype), _begin(t))):
@@ -112,7 +114,7 @@ def named_tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 def sharing_memory(module: nn.Module) -> list[set[str]]:
-    """Return the names of different parameters and buffers that lie in the same memory."""
+    """Return groups of names of different parameters and buffers whose memory overlaps."""
     names = {id(t): name for name, t in (*module.named_parameters(), *module.named_buffers())}
     tensors = [*module.parameters(), *module.buffers()]
     return [{names[id(t)] for t in group} for group in _overlapping(tensors) if len(group) > 1]
@@ -123,27 +125,28 @@ def _begin(tensor: Tensor) -> int:
 
 
 def _end(tensor: Tensor) -> int:
-    reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return int(tensor.storage_offset() + (reach + 1 if tensor.numel() else 0))
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return int(tensor.storage_offset() + (last + 1 if tensor.numel() else 0))
 
 
 def for_a_run(module: nn.Module, call: Call) -> nn.Module:
-    """Return a copy of a module with buffers and other state of its own.
+    """Return a copy of a module for one run, with its own buffers and other state.
 
-    It shares the parameters, which no forward changes; a function of the user gets a copy of them.
+    The copy shares the parameters, which a forward pass does not change. A function of the user (``call``) gets a copy
+    of the parameters too.
     """
     shared = getattr(call, "func", call) in (call_source, call_target)
     return copy.deepcopy(module, {id(p): p for p in module.parameters()} if shared else {})
 
 
 def single_buffers(module: nn.Module) -> frozenset[str]:
-    """Return the names of the buffers that hold numbers in less than double precision."""
+    """Return the names of the floating-point buffers in less than double precision."""
     low = (torch.float32, torch.float16, torch.bfloat16)
     return frozenset(name for name, buffer in module.named_buffers() if buffer.dtype in low)
 
 
 def call_source(model: nn.Module, example: Any, running: Running = nullcontext) -> Any:
-    """Call a converted module as Lua does, with one argument: several inputs are a list.
+    """Call a converted module with one argument, as Lua does; several inputs are passed as a list.
 
     Args:
         model, example: the module and its input.
@@ -160,7 +163,7 @@ def call_target(module: nn.Module, example: Any) -> Any:
 
 
 def inputs(example: Any) -> tuple[Any, Any]:
-    """Return two inputs: from a function of a seed, or an example and a permutation of its elements."""
+    """Return two inputs in double precision: from a function of a seed, or the example and a shuffled, noisy copy."""
     if callable(example) and not isinstance(example, Tensor):
         return doubled(example(0)), doubled(example(1))
     _check_varied(example)
@@ -174,13 +177,13 @@ def _check_varied(example: Any) -> None:
     if not tensors:
         raise OptionError("example: expected a tensor, a tuple of tensors or a function of a seed")
     if any(bool(t.isnan().any()) for t in tensors):
-        raise OptionError("example: it holds NaN, with which nothing can be compared")
+        raise OptionError("example: it contains NaN, and NaN is not equal to any result; pass numbers")
     if all(t.numel() > 1 and bool((t == t.flatten()[0]).all()) for t in tensors):
         raise OptionError("example: all its elements are equal, which proves nothing; pass random numbers or an image")
 
 
 def doubled(example: Any) -> Any:
-    """Copy an input to the CPU, floating point numbers in double precision."""
+    """Copy an input to the CPU; floating-point tensors become double precision."""
     return replaced(example, lambda v: _doubled(v.cpu()) if isinstance(v, Tensor) else v)
 
 
@@ -189,7 +192,7 @@ def _doubled(value: Tensor) -> Tensor:
 
 
 def _another(value: Any, seed: int) -> Any:
-    """Return a tensor of the same kind with other values: elements shuffled, of floats also scaled a little."""
+    """Return a tensor of the same shape and dtype with other values: shuffled elements, and noise on real numbers."""
     if not isinstance(value, Tensor) or value.dtype == torch.bool or not value.numel():
         return value
     generator = torch.Generator().manual_seed(seed)
@@ -203,7 +206,7 @@ def _another(value: Any, seed: int) -> Any:
 
 
 def lua_path_of(model: nn.Module) -> Callable[[str], str]:
-    """Map names in PyTorch to Lua paths; a module without a Lua path gets that of its parent."""
+    """Return a function from names in PyTorch to Lua paths; a module without a Lua path gets its parent's path."""
     try:
         paths = {id(module): path for path, module in lua_paths(model)}
     except DpnnBridgeError:
@@ -220,14 +223,14 @@ def lua_path_of(model: nn.Module) -> Callable[[str], str]:
 
 
 def trace(module: nn.Module, call: Call, example: Any, single: frozenset[str]) -> Tape:
-    """Return the target's tape: which operations are events, before any weight is known."""
+    """Return the target's tape, with the events marked. Their inputs are not kept: the weights are not known yet."""
     firsts: dict[Any, Node] = {}
 
     def observe(tape: Tape, node: Node, args: Any, kwargs: Any, run: Callable[[], Any]) -> Any:
         node.event = event_of(tape, node, args)
         if node.event is not None:
             node.event.input = torch.empty(0)
-            first = firsts.setdefault(event_key(tape, node.event), node)  # where its weights are decided
+            first = firsts.setdefault(event_key(tape, node.event), node)  # the first use decides on the weights
             node.origins |= 1 << node.index | first.origins
         return run()
 
@@ -235,7 +238,7 @@ def trace(module: nn.Module, call: Call, example: Any, single: frozenset[str]) -
 
 
 def short_line(line: str) -> str:
-    """Return ``file:line`` relative to the working directory where it is below that."""
+    """Return ``file:line``, relative to the working directory if the file is in it."""
     path, _, number = line.rpartition(":")
     if not path:
         return line

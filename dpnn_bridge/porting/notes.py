@@ -1,4 +1,4 @@
-"""Add notes to a report: differences that only affect training, and rearranged weights."""
+"""Write the notes of a report: differences that only affect training, and rearranged weights."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from dpnn_bridge.porting.report import Deviation
 from dpnn_bridge.porting.source import Source
 from dpnn_bridge.porting.tape import Tape
 from dpnn_bridge.porting.values import difference
-from dpnn_bridge.porting.wording import alike_windows, differences
+from dpnn_bridge.porting.wording import aligned_windows, differences
 
 
 def notes_of(placement: Placement, source: Source, model: nn.Module, tape: Tape) -> Iterator[str]:
-    """Yield the notes of a port that was proven.
+    """Yield the notes of a proven port.
 
     Args:
-        placement: which event has which weights.
+        placement: the assignments of all events.
         source: the source after its last run.
         model: the source's module.
-        tape: of the target.
+        tape: recording of the target.
     """
     for placed in placement.placed.values():
         event, assignment = placed.event, placed.assignment
@@ -36,7 +36,7 @@ def notes_of(placement: Placement, source: Source, model: nn.Module, tape: Tape)
             if differ:
                 yield f"{where}: {differ} ({layer.name}); this matters in training only"
         if layer is not None and layer.kind == event.kind == "conv" and not assignment.how:
-            differ = differences(*alike_windows(event.options, layer.options))
+            differ = differences(*aligned_windows(event.options, layer.options))
             if differ:
                 yield f"{where}: {differ} ({layer.name}); equal for inputs of this size, perhaps not for others"
     yield from _of_dropout(source, model, tape)
@@ -50,7 +50,7 @@ def notes_of(placement: Placement, source: Source, model: nn.Module, tape: Tape)
 
 
 def of_rounding(module: nn.Module, values: dict[str, Tensor]) -> Iterator[str]:
-    """Yield the note that the module's tensors round the weights to half precision."""
+    """Yield a note if the module's tensors round the weights to half precision."""
     rounded = [(v.to(t.dtype), v) for v, t in _filled(module, values) if t.dtype in (torch.float16, torch.bfloat16)]
     if rounded:
         worst, kind = max((difference(r.double(), v), str(r.dtype).removeprefix("torch.")) for r, v in rounded)
@@ -62,7 +62,7 @@ def overflowing(module: nn.Module, values: dict[str, Tensor]) -> Deviation | Non
     for name, (value, tensor) in zip(values, _filled(module, values), strict=True):
         if not torch.equal(value.isfinite(), value.to(tensor.dtype).isfinite()):
             kind = str(tensor.dtype).removeprefix("torch.")
-            reason = f"{name} holds {float(value.abs().max()):.3g}, which {kind} does not hold; use module.float()"
+            reason = f"{name} contains {float(value.abs().max()):.3g}, too large for {kind}; use module.float()"
             return Deviation(name.rpartition(".")[0], "", "", reason)
     return None
 

@@ -1,4 +1,4 @@
-"""Compare what both networks return."""
+"""Compare the outputs of both networks."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ class Outputs:
     Attributes:
         problem: why the outputs are not equal; empty if they are.
         difference: the largest difference relative to the largest element.
-        notes: layouts that differ, values that are no outputs of the source.
-        almost: the difference of an output that is almost equal, infinite if there is none.
+        notes: outputs in another layout or order, and intermediate values of the source among the outputs.
+        constant: the elements of every output are equal.
+        almost: the difference of an output that is almost equal; infinite if there is none.
     """
 
     problem: str = ""
@@ -30,9 +31,14 @@ class Outputs:
 
 
 def match_outputs(got: list[Tensor], source: Source, single: bool = False) -> Outputs:
-    """Find every output of the target among the source's outputs, or among its values.
+    """Match every output of the target with an output, or an intermediate value, of the source.
 
-    An output may have other dimensions, or another order of them. Every output of the source must be there.
+    An output may have another shape or permuted dimensions. Every output of the source must have a match.
+
+    Args:
+        got: outputs of the target.
+        source: the source after a run on the same input.
+        single: compare with the tolerance of single precision.
     """
     result = Outputs()
     if not got:
@@ -57,20 +63,21 @@ def match_outputs(got: list[Tensor], source: Source, single: bool = False) -> Ou
             )
         if any(_distance(tensor, source.output[i]) <= tolerance for i in order):
             return Outputs("the module returns one output of the source twice")
-        turned = next(
-            (p for w in source.output for p in layouts(w.shape, tensor.shape) if _is(tensor, w.permute(p))), None
+        permuted = next(
+            (p for w in source.output for p in layouts(w.shape, tensor.shape) if _equals(tensor, w.permute(p))), None
         )
-        if turned is not None:
-            return Outputs(f"the output is transposed: it has the dimensions {turned} of the source's")
+        if permuted is not None:
+            return Outputs(f"the output is transposed: its dimensions are dimensions {permuted} of the source's output")
         fingerprint = Fingerprint.of(tensor)
         if any(Fingerprint.of(w).matches(fingerprint, source.tolerance) for w in source.output):
             return Outputs(f"an output of shape {tuple(tensor.shape)} has the source's elements in another order")
         values = list(source.table.find(fingerprint, source.tolerance))
         if not values:
             scale = f" ({distance:.1e} relative)" if distance != float("inf") else ""
-            return Outputs(f"an output of shape {tuple(tensor.shape)} is no value of the source{scale}")
+            return Outputs(f"an output of shape {tuple(tensor.shape)} is not a value of the source{scale}")
         after = values[-1].node.op if values[-1].node else "its input"
-        result.notes.append(f"an output of shape {tuple(tensor.shape)} is an inner value of the source, after {after}")
+        where = f"an intermediate value of the source, after {after}"
+        result.notes.append(f"an output of shape {tuple(tensor.shape)} is {where}")
     missing = [i for i in range(len(source.output)) if i not in order]
     if missing:
         count, shape = len(source.output), tuple(source.output[missing[0]].shape)
@@ -82,14 +89,14 @@ def match_outputs(got: list[Tensor], source: Source, single: bool = False) -> Ou
     given = ", ".join(str(i + 1) for i in order)
     shapes = [source.output[i].shape for i in order]
     if any(i > j and a == b for (i, a), (j, b) in combinations(zip(order, shapes, strict=True), 2)):
-        result.problem = f"the outputs are in another order than the source's: here come its outputs {given}"
+        result.problem = f"the outputs are in another order: the module returns the source's outputs {given}"
     elif order != sorted(order):
-        result.notes.append(f"outputs in another order than the source's: here come its outputs {given}")
+        result.notes.append(f"outputs in another order: the module returns the source's outputs {given}")
     return result
 
 
 def _distance(a: Tensor, b: Tensor) -> float:
-    """Return the difference of two outputs in the order of dimensions that makes it smallest."""
+    """Return the smallest difference of two outputs over all orders of their dimensions."""
     if a.numel() != b.numel() or a.is_floating_point() != b.is_floating_point():
         return float("inf")
     best = difference(a.flatten(), b.flatten())
@@ -102,14 +109,14 @@ def _distance(a: Tensor, b: Tensor) -> float:
 
 
 def _order_of_dims(a: Tensor, b: Tensor, tolerance: float) -> tuple[int, ...] | None:
-    """Return the order in which one output has the dimensions of another, without those of size 1; None if the same."""
+    """Return the permutation of b's dimensions, without those of size 1, that gives a; None if none is needed."""
     if difference(a.flatten(), b.flatten()) <= tolerance:
         return None
     a, b = a.squeeze(), b.squeeze()
     return next((p for p in layouts(b.shape, a.shape) if difference(a, b.permute(p)) <= tolerance), None)
 
 
-def _is(a: Tensor, b: Tensor) -> bool:
+def _equals(a: Tensor, b: Tensor) -> bool:
     return a.is_floating_point() and b.is_floating_point() and difference(a, b) <= DOUBLE
 
 

@@ -1,7 +1,7 @@
 """Assign parts of the source's linear layers: gates in another order, several layers in one, one layer in several.
 
-A piece is a part of a layer's outputs, and perhaps of its inputs. An event gets as many pieces as the target divides
-its result into, in the order in which they make the right values.
+A piece is a part of a layer's outputs, and perhaps of its inputs. The target divides the result of an event into parts;
+the event gets one piece for each part, in the order that gives the correct values.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from dpnn_bridge.porting.flow import sums_with
 from dpnn_bridge.porting.source import Layer, Source
 from dpnn_bridge.porting.values import Fingerprint, matching_rows
 
-#: maximum numbers of pieces, of orders to try, of layers side by side, and of parts of one layer
-_MAX_PIECES, _MAX_ORDERS, _MAX_SIDES, _PARTS = 12, 500, 64, 4
-#: orders of gates that libraries use, before the others
+#: maximum numbers of pieces, of orders to try, of selections of concatenated layers, and of parts of one layer
+_MAX_PIECES, _MAX_ORDERS, _MAX_SELECTIONS, _MAX_PARTS = 12, 500, 64, 4
+#: orders of gates in common libraries, which are tried before other orders
 _USUAL = ((0, 1, 3, 2), (0, 2, 1, 3), (0, 3, 1, 2), (0, 2, 3, 1), (1, 0, 2))
 
 
@@ -30,9 +30,10 @@ class Piece:
     """A part of a layer.
 
     Attributes:
-        form: the form in which the layer is seen.
-        part, count: which part of the outputs, of how many.
-        low, high: columns of the layer's inputs.
+        layer: the layer.
+        form: the form of the layer that is divided.
+        part, count: index of the part of the outputs, and number of parts.
+        low, high: first column, and column after the last, of the layer's inputs.
     """
 
     layer: Layer
@@ -43,7 +44,7 @@ class Piece:
     high: int
 
     @property
-    def whole(self) -> bool:
+    def has_all_inputs(self) -> bool:
         return self.high - self.low == _inputs(self.form)
 
     @property
@@ -51,7 +52,7 @@ class Piece:
         return _outputs(self.form) // self.count
 
     def of(self, values: Tensor) -> Tensor:
-        """Return the part of outputs, the first dimension of values."""
+        """Return the piece's part of values whose first dimension is the layer's outputs."""
         return values[self.part * self.size : (self.part + 1) * self.size]
 
     def matrix(self) -> Tensor:
@@ -60,13 +61,13 @@ class Piece:
         return self.of(weight)[:, self.low : self.high]
 
     def bias(self) -> Tensor | None:
-        """Return the bias; of a layer that is split by columns, the piece with the first column has it."""
+        """Return the bias. If a layer is split by columns, only the piece with the first column has the bias."""
         bias = self.layer.bias
         return None if bias is None or self.low else self.of(bias)
 
     def respond(self, rows: Tensor) -> Tensor | None:
-        """Return the output of this part of the layer for rows, None if the layer never took them."""
-        if self.whole:
+        """Return the output of the piece for rows; None if the layer never had them as input."""
+        if self.has_all_inputs:
             given = self.layer.respond(rows, self.form)
             return None if given is None else given.chunk(self.count, 1)[self.part]
         result, bias = rows @ self.matrix().t(), self.bias()
@@ -83,15 +84,17 @@ def _inputs(form: Form) -> int:
 
 def _family(form: Form) -> Form:
     """Return a form without its number of outputs."""
-    place = 2 if form[0] == "conv" else 1
-    return form[:place] + form[place + 1 :]
+    outputs = 2 if form[0] == "conv" else 1
+    return form[:outputs] + form[outputs + 1 :]
 
 
 def of_pieces(event: Event, source: Source, sizes: tuple[int, ...]) -> Iterator[Assignment]:
-    """Yield the gates in any order, from one layer or from several; a part of a layer that computes several gates.
+    """Yield assignments of pieces: gates in any order, from one layer or several; or one part of a wider layer.
 
     Args:
-        sizes: of the parts that the target divides the outputs into.
+        event: the event.
+        source: the source.
+        sizes: sizes of the parts into which the target divides the outputs.
     """
     form = event.forms[0] if event.kind == "conv" else event.linear_form
     if form is None:
@@ -99,7 +102,7 @@ def of_pieces(event: Event, source: Source, sizes: tuple[int, ...]) -> Iterator[
     pieces = [p for size in dict.fromkeys(sizes) for p in _pieces(source, event.rows_in(form), form, size)]
     yield from _selected(event, form, pieces, sizes)
     if len(sizes) == 1:
-        yield from _side_by_side(event, form, list(_whole(source, event.rows_in(form), form)))
+        yield from _concatenated(event, form, list(_complete_layers(source, event.rows_in(form), form)))
     linear = event.linear_form
     if linear is not None and (not pieces or len(sizes) == 1):
         columns = [p for size in dict.fromkeys(sizes) for p in _columns(source, event.rows_in(linear), size)]
@@ -109,18 +112,20 @@ def of_pieces(event: Event, source: Source, sizes: tuple[int, ...]) -> Iterator[
 
 
 def _pieces(source: Source, rows: Tensor, form: Form, size: int) -> Iterator[Piece]:
-    """Yield the parts of layers that take rows."""
+    """Yield the pieces with ``size`` outputs of the layers that have rows as input."""
     for layer in source.layers:
         for theirs in layer.forms:
-            if _family(theirs) == _family(form) and _outputs(theirs) % size == 0 and _outputs(theirs) // size <= _PARTS:
+            if _family(theirs) != _family(form):
+                continue
+            count, rest = divmod(_outputs(theirs), size)
+            if not rest and count <= _MAX_PARTS:
                 if layer.respond(rows, theirs) is not None:
-                    count = _outputs(theirs) // size
                     yield from (Piece(layer, theirs, i, count, 0, _inputs(theirs)) for i in range(count))
                 break
 
 
-def _whole(source: Source, rows: Tensor, form: Form) -> Iterator[Piece]:
-    """Yield the layers that take rows, with any number of outputs."""
+def _complete_layers(source: Source, rows: Tensor, form: Form) -> Iterator[Piece]:
+    """Yield the layers, as one piece each, that have rows as input and any number of outputs."""
     for layer in source.layers:
         theirs = next((f for f in layer.forms if _family(f) == _family(form)), None)
         if theirs is not None and layer.respond(rows, theirs) is not None:
@@ -128,15 +133,15 @@ def _whole(source: Source, rows: Tensor, form: Form) -> Iterator[Piece]:
 
 
 def _columns(source: Source, rows: Tensor, size: int) -> Iterator[Piece]:
-    """Yield the parts of layers whose inputs begin or end with rows: the target adds their results."""
+    """Yield pieces of layers whose inputs begin or end with rows: the target splits the inputs and adds the results."""
     for layer in source.layers:
         for form in layer.forms:
             width = rows.shape[1]
-            if form[0] != "linear" or form[2] <= width or form[1] % size or form[1] // size > _PARTS:
+            if form[0] != "linear" or form[2] <= width or form[1] % size or form[1] // size > _MAX_PARTS:
                 continue
-            taken, count = torch.cat(layer.inputs(form)), form[1] // size
+            inputs, count = torch.cat(layer.inputs(form)), form[1] // size
             for low in dict.fromkeys((0, form[2] - width)):
-                if matching_rows(rows, taken[:, low : low + width]) is not None:
+                if matching_rows(rows, inputs[:, low : low + width]) is not None:
                     yield from (Piece(layer, form, i, count, low, low + width) for i in range(count))
 
 
@@ -145,53 +150,55 @@ def _selected(event: Event, form: Form, pieces: list[Piece], sizes: tuple[int, .
         first = chosen[0]
         same = all(p.layer is first.layer for p in chosen)
         order = tuple(p.part for p in chosen)
-        if same and len(chosen) == first.count and first.whole and order == tuple(range(len(sizes))):
-            continue  # the layer as it is
+        if same and len(chosen) == first.count and first.has_all_inputs and order == tuple(range(len(sizes))):
+            continue  # the unchanged layer
         yield _assigned(event, form, chosen, order if same and len(chosen) == first.count else None)
 
 
 def _selections(pieces: list[Piece], sizes: tuple[int, ...]) -> Iterator[tuple[Piece, ...]]:
-    """Yield ordered selections of pieces: of one layer in its order or another, or of several layers."""
+    """Yield ordered selections of pieces: all pieces of one layer in any order, or pieces of several layers."""
     gates = len(sizes)
     orders = sorted(permutations(range(gates)), key=lambda p: (p != tuple(range(gates)), p not in _USUAL, p))
-    whole = [p for p in pieces if p.count == gates and p.part == 0] if gates > 1 and len(set(sizes)) == 1 else []
-    for first in whole:
+    firsts = [p for p in pieces if p.count == gates and p.part == 0] if gates > 1 and len(set(sizes)) == 1 else []
+    for first in firsts:
         parts = [p for p in pieces if p.layer is first.layer and p.low == first.low]
         yield from (tuple(parts[i] for i in order) for order in orders)
-    if not whole and len(pieces) <= _MAX_PIECES:
+    if not firsts and len(pieces) <= _MAX_PIECES:
         yield from (c for c in permutations(pieces, gates) if tuple(p.size for p in c) == sizes)
 
 
-def _side_by_side(event: Event, form: Form, whole: list[Piece]) -> Iterator[Assignment]:
-    """Yield several complete layers whose outputs are concatenated."""
-    counts = range(min(len(whole), _MAX_PIECES), 1, -1)
-    chosen = (c for n in counts for c in permutations(whole, n) if sum(p.size for p in c) == _outputs(form))
-    yield from (_assigned(event, form, pieces, None) for pieces in islice(chosen, _MAX_SIDES))
+def _concatenated(event: Event, form: Form, layers: list[Piece]) -> Iterator[Assignment]:
+    """Yield assignments of several complete layers whose outputs are concatenated."""
+    counts = range(min(len(layers), _MAX_PIECES), 1, -1)
+    chosen = (c for n in counts for c in permutations(layers, n) if sum(p.size for p in c) == _outputs(form))
+    yield from (_assigned(event, form, pieces, None) for pieces in islice(chosen, _MAX_SELECTIONS))
 
 
 def interleaved(event: Event, source: Source, views: Iterable[tuple[int, int]]) -> Iterator[Assignment]:
-    """Yield layers whose outputs alternate, as queries, keys and values do that are joined head by head.
+    """Yield assignments of layers whose outputs alternate, such as the queries, keys and values of each head.
 
     Args:
-        views: sizes (groups, outputs of each) that the target views its outputs as.
+        event: the event.
+        source: the source.
+        views: pairs (groups, outputs of a group) into which the target splits the outputs.
     """
     form = event.linear_form
     if form is None:
         return
     for groups, width in views:
-        whole = list(_whole(source, event.rows_in(form), form))
-        for count in (n for n in range(2, _PARTS + 1) if width % n == 0):
-            fitting = [p for p in whole if p.size * count == _outputs(form)]
-            for chosen in islice(permutations(fitting, count), _MAX_SIDES):
+        layers = list(_complete_layers(source, event.rows_in(form), form))
+        for count in (n for n in range(2, _MAX_PARTS + 1) if width % n == 0):
+            fitting = [p for p in layers if p.size * count == _outputs(form)]
+            for chosen in islice(permutations(fitting, count), _MAX_SELECTIONS):
                 yield _assigned(event, form, chosen, None, groups)
 
 
 def _assigned(
     event: Event, form: Form, chosen: tuple[Piece, ...], order: tuple[int, ...] | None, groups: int = 1
 ) -> Assignment:
-    """Return the assignment of pieces, one after the other in each of several groups of outputs."""
+    """Return the assignment of pieces, which are concatenated in each of several groups of outputs."""
 
-    def arranged(values: list[Tensor], dim: int) -> Tensor:
+    def interleave(values: list[Tensor], dim: int) -> Tensor:
         parts = zip(*(v.chunk(groups, dim) for v in values), strict=True)
         return torch.cat([part for group in parts for part in group], dim)
 
@@ -200,29 +207,29 @@ def _assigned(
         bias = None
         if any(b is not None for b in biases):
             found = zip(chosen, biases, strict=True)
-            bias = arranged([torch.zeros(p.size, dtype=torch.float64) if b is None else b for p, b in found], 0)
-        return {"weight": native(event, arranged([p.matrix() for p in chosen], 0)), "bias": bias}
+            bias = interleave([torch.zeros(p.size, dtype=torch.float64) if b is None else b for p, b in found], 0)
+        return {"weight": native(event, interleave([p.matrix() for p in chosen], 0)), "bias": bias}
 
     def expect(e: Event) -> Tensor | None:
         given = [p.respond(e.rows_in(form)) for p in chosen]
-        return None if any(y is None for y in given) else arranged([y for y in given if y is not None], 1)
+        return None if any(y is None for y in given) else interleave([y for y in given if y is not None], 1)
 
     layers = tuple(dict.fromkeys(p.layer for p in chosen))
-    parts = tuple((p.layer.index, _number(p), p.count * (1 if p.whole else 2)) for p in chosen)
-    trivial = not all(p.whole for p in chosen)
+    parts = tuple((p.layer.index, _number(p), p.count * (1 if p.has_all_inputs else 2)) for p in chosen)
+    trivial = not all(p.has_all_inputs for p in chosen)
     how = _how(chosen) + (f", alternating in {groups} groups" if groups > 1 else "")
     return Assignment(layers, build, expect, form, how, parts, trivial, len(chosen), order)
 
 
 def _number(piece: Piece) -> int:
-    """Return the number of a piece among those of its layer; pieces of the later columns come after all others."""
+    """Return the number of a piece among the pieces of its layer; pieces of later columns come after all others."""
     return piece.part + (piece.count if piece.low else 0)
 
 
 def _how(chosen: tuple[Piece, ...]) -> str:
     layers = list(dict.fromkeys(p.layer.name for p in chosen))
     order = tuple(p.part for p in chosen)
-    columns = "" if chosen[0].whole else f", columns {chosen[0].low + 1} to {chosen[0].high}"
+    columns = "" if chosen[0].has_all_inputs else f", columns {chosen[0].low + 1} to {chosen[0].high}"
     if len(layers) > 1:
         return f"joined: {', '.join(layers)}{columns}"
     if len(chosen) == chosen[0].count:
@@ -231,7 +238,7 @@ def _how(chosen: tuple[Piece, ...]) -> str:
 
 
 def _joined(event: Event, form: Form, source: Source, gates: int) -> Iterator[Assignment]:
-    """Yield one map of joined inputs here, a sum of two maps in the source."""
+    """Yield assignments to one linear map of concatenated inputs, if the source adds two linear maps."""
     rows, size = event.rows_in(form), form[1] // gates
     pairs: list[tuple[Piece, Piece]] = []
     for split in sorted({f[2] for layer in source.layers for f in layer.forms if f[0] == "linear" and f[2] < form[2]}):
@@ -256,7 +263,7 @@ def _is_sum(pair: tuple[Piece, Piece], rows: Tensor, source: Source) -> bool:
 
 
 def _added(event: Event, form: Form, chosen: tuple[tuple[Piece, Piece], ...]) -> Assignment:
-    """Return sums of pieces over joined inputs."""
+    """Return the assignment of pairs of pieces whose results are added, to a map of their concatenated inputs."""
     left = _assigned(event, form, tuple(a for a, _ in chosen), None)
     right = _assigned(event, form, tuple(b for _, b in chosen), None)
     split = chosen[0][0].form[2]

@@ -1,4 +1,4 @@
-"""Assign weights to an event, find a place for its biases, and compare its result."""
+"""Write the weights of an assignment to an event, move biases where needed, and compare the event's result."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Placement:
 
     Attributes:
         placed: key of the weights of an event -> the event with its assignment.
-        used: parts of layers of the source, with the number of events that have them.
-        biases: biases of the source that have no place yet.
+        used: (layer index, part, number of parts) -> number of events with this part of a layer of the source.
+        biases: biases of the source that no operation of the target adds yet.
     """
 
     def __init__(self, parameters: Parameters, journal: Journal, source: Source) -> None:
@@ -35,10 +35,11 @@ class Placement:
         """Write the weights of an assignment, run the event and compare its result.
 
         Returns:
-            The result. Where an earlier event got this one's bias, it is added here, since that event ran without it.
+            The result. If an earlier event, which has already run, got the bias of this event, the bias is added to
+            the result here.
 
         Raises:
-            ContradictionError: the result is another one, or the weights do not fit.
+            ContradictionError: the result differs, or the weights do not fit.
         """
         offset, late = self._write(event, assignment)
         out = run()
@@ -59,7 +60,7 @@ class Placement:
         """Compare the result of an event with that of the source's layer.
 
         Raises:
-            ContradictionError: it is another one.
+            ContradictionError: the result differs.
         """
         try:
             compare_event(event, placed, out, self.source)
@@ -71,7 +72,7 @@ class Placement:
             self.journal.add(lambda: setattr(placed, "exercised", False))
 
     def drop_biases(self, origins: int) -> None:
-        """Forget the biases of the events in a bit set: a norm after them removes constants."""
+        """Discard the biases of the events in a bit set, because a norm after them subtracts every constant."""
         self._set_biases([b for b in self.biases if not origins >> b.event.node.index & 1])
 
     def _release(self, use: tuple[int, int, int]) -> None:
@@ -85,10 +86,11 @@ class Placement:
         self.biases = biases
 
     def _write(self, event: Event, assignment: Assignment) -> tuple[Tensor | None, Tensor | None]:
-        """Write weights; biases move where the event has no place for them.
+        """Write weights. If the event has no bias, the bias of the source's layer moves to another event.
 
         Returns:
-            How far the result is from the source's because of moved biases; the bias that an earlier event got.
+            The difference from the source's result because of moved biases, and the bias that an earlier event got;
+            None if there is none.
         """
         weights, layer = dict(assignment.weights), assignment.layer
         offset = late = None
@@ -100,7 +102,7 @@ class Placement:
                 offset = self._take_biases(event)
                 weights["bias"] = bias if offset is None else offset if bias is None else bias + offset
             elif bias is not None and bool(bias.any()):
-                offset, late = -bias, self._give_bias(event, bias, assignment)
+                offset, late = -bias, self._move_bias(event, bias, assignment)
         for name, weight in event.weights.items():
             if weight is None:
                 continue
@@ -112,18 +114,22 @@ class Placement:
             try:
                 self.parameters.write(weight.slot, view, _fitting(value, view, event, name, layer))
             except NoInverseError as e:
-                why = f"its {name} goes through {e} before it is used; no value can be written back through that"
+                why = f"its {name} is computed from parameters by {e}, which port cannot invert to set the parameters"
                 raise ContradictionError(event.node, why, layer) from e
         return offset, late
 
-    def _give_bias(self, event: Event, bias: Tensor, assignment: Assignment) -> Tensor | None:
-        """Add a bias that an event has no place for to that of an earlier event, or leave it for later."""
+    def _move_bias(self, event: Event, bias: Tensor, assignment: Assignment) -> Tensor | None:
+        """Add the bias for an event without one to the bias of an earlier event, or keep it for a later event.
+
+        Returns:
+            The bias if an earlier event got it, else None.
+        """
         for placed in self.placed.values():
-            other, place = placed.event, placed.event.weights.get("bias")
-            if other.kind not in LINEAR or place is None or place.view.numel() != len(bias):
+            other, present = placed.event, placed.event.weights.get("bias")
+            if other.kind not in LINEAR or present is None or present.view.numel() != len(bias):
                 continue
             if sums_with(other.node, event.node):
-                self.parameters.write(place.slot, place.view, place.view + bias)
+                self.parameters.write(present.slot, present.view, present.view + bias)
                 self._shift(placed, bias)
                 return bias
         self._set_biases([*self.biases, MovedBias(bias, event, assignment)])
@@ -135,7 +141,7 @@ class Placement:
         placed.offset = bias if before is None else before + bias
 
     def _take_biases(self, event: Event) -> Tensor | None:
-        """Return the sum of the biases without a place whose events' results are added to this one's."""
+        """Return the sum of the moved biases whose events' results are added to this event's result."""
         size = next(w.view.numel() for k, w in event.weights.items() if k == "bias" and w is not None)
         taken = [b for b in self.biases if b.bias.numel() == size and sums_with(b.event.node, event.node)]
         if not taken:
@@ -145,7 +151,7 @@ class Placement:
 
 
 def _fitting(value: Tensor, view: Tensor, event: Event, name: str, layer: Layer | None) -> Tensor:
-    """Return a value of the size of a view; an instance norm repeats its weights for every sample."""
+    """Return a value with the size of a view; the weights of an instance norm are repeated for every sample."""
     if event.kind == "instance norm":
         value = value.flatten()
         value = value[: len(view)] if len(value) > len(view) else value.repeat(len(view) // len(value))
@@ -156,5 +162,5 @@ def _fitting(value: Tensor, view: Tensor, event: Event, name: str, layer: Layer 
 
 
 def exercises(event: Event) -> bool:
-    """Return whether an event's input can tell weights apart."""
+    """Return whether the result depends on the weights: the input is not all zeros."""
     return not event.input.is_floating_point() or bool(event.input.any())

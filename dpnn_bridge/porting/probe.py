@@ -1,4 +1,4 @@
-"""Run two networks that were proven equal where the example does not lead, and twice on the same input."""
+"""Compare two networks on inputs unlike the example, and check that a network is deterministic."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from dpnn_bridge.porting.networks import Call, for_a_run
 from dpnn_bridge.porting.tape import Node, Tape, leaves, replaced
 from dpnn_bridge.porting.values import DOUBLE, difference
 
-#: an example this many times as large reaches clips and thresholds that the example itself does not
+#: factors by which the example is multiplied, to exceed clips and thresholds that the example itself does not
 FACTORS = (30.0, 1000.0)
-#: accepted relative difference on such an input, where rounding errors grow
+#: accepted relative difference on multiplied examples, whose rounding errors are larger
 ROUNDED = 1e-4
 
 #: operations that treat large numbers differently from small ones
@@ -25,13 +25,13 @@ _NAMES = (
     " lt le nan_to_num round floor ceil remainder fmod _local_scalar_dense is_nonzero bitwise_and masked_fill"
 )
 _RANGES = frozenset(_NAMES.split())
-#: operations that compute something else for negative numbers, which every example reaches
+#: operations that treat negative numbers differently; every example has negative numbers
 _SIGNED = frozenset(("relu", "leaky_relu", "elu", "_prelu_kernel", "abs"))
 
-#: operations by which networks find the padding of a sequence
+#: operations with which networks detect the padding of a sequence
 _COMPARISONS = frozenset(("eq", "ne", "any", "all", "logical_not", "count_nonzero"))
 
-#: operations that may compute one number of all samples
+#: operations that may reduce over all samples
 _REDUCTIONS = (
     "sum mean amax amin max min std var std_mean var_mean linalg_vector_norm norm prod logsumexp _softmax _log_softmax"
     " cumsum argmax argmin sort topk"
@@ -40,12 +40,12 @@ _REDUCING = frozenset(_REDUCTIONS.split())
 
 
 def has_ranges(tape: Tape) -> bool:
-    """Return whether a network may compute something else on a much larger input."""
+    """Return whether a network has operations that treat large numbers differently."""
     return any(node.op in _RANGES and not node.constant and not _is_relu(node) for node in tape.nodes)
 
 
 def has_masks(tape: Tape) -> bool:
-    """Return whether a network may compute something else where the input is zero."""
+    """Return whether a network has operations that may detect zeros in the input."""
     return any(node.op in _COMPARISONS and not node.constant for node in tape.nodes)
 
 
@@ -61,12 +61,12 @@ def mixes_samples(tape: Tape) -> bool:
 
 
 def is_ranged(node: Node) -> bool:
-    """Return whether an operation computes something else for some numbers than for others."""
+    """Return whether an operation treats ranges of numbers differently, as ReLU and clip do."""
     return node.op in _RANGES or node.op in _SIGNED
 
 
 def limits_of(node: Node) -> list[float]:
-    """Return the numbers in an operation's arguments; none for a ReLU, whatever it is called."""
+    """Return the numbers in an operation's arguments; empty for a ReLU, whichever operation computes it."""
     return [] if _is_relu(node) else sorted(v for v in leaves(list(node.options().values())) if _is_number(v))
 
 
@@ -75,19 +75,19 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_relu(node: Node) -> bool:
-    """Return whether an operation is a ReLU, whose other side every example reaches."""
+    """Return whether an operation is a ReLU, written as threshold or clamp."""
     return node.op in ("threshold", "clamp_min", "clamp") and list(node.options().values()) in ([0, 0], [0], [0, None])
 
 
 def scaled(example: Any, factor: float) -> Any:
-    """Return the example with its real numbers multiplied, None if it has none."""
+    """Return the example with its real numbers multiplied by a factor; None if it has no real numbers."""
     if not any(isinstance(v, Tensor) and v.is_floating_point() for v in leaves(example)):
         return None
     return replaced(example, lambda v: v * factor if isinstance(v, Tensor) and v.is_floating_point() else v)
 
 
 def padded(example: Any) -> Iterator[Any]:
-    """Yield the example with zeros in the place of its first or last steps, along either of two dimensions."""
+    """Yield copies of the example whose first or last steps, along dimension 0 or 1, are zeros."""
     for dim in (0, 1):
         for at_end in (False, True):
             changed = replaced(example, partial(_padded, dim=dim, at_end=at_end))
@@ -96,8 +96,9 @@ def padded(example: Any) -> Iterator[Any]:
 
 
 def _padded(value: Any, dim: int, at_end: bool) -> Any:
-    rows = value.dim() - value.is_floating_point() if isinstance(value, Tensor) else 0  # vectors, or indices
-    if dim >= rows or value.dtype == torch.bool or value.shape[dim] < 2:
+    # the last dimension of real numbers has features; each index is a step
+    dims = value.dim() - value.is_floating_point() if isinstance(value, Tensor) else 0
+    if dim >= dims or value.dtype == torch.bool or value.shape[dim] < 2:
         return value
     size = value.shape[dim]
     count = max(1, size // 3)
@@ -113,7 +114,10 @@ def differ_beyond(model: Callable[[Any], Any], module: Callable[[Any], Any], exa
 
 
 def differ_on_padding(model: Callable[[Any], Any], module: Callable[[Any], Any], example: Any) -> Any:
-    """Return a padded example if two networks differ on all of them: one of them may expect padding on one side."""
+    """Return a padded example if two networks differ on all padded examples, else None.
+
+    If they differ on some only, one network may expect the padding on one side.
+    """
     examples = list(padded(example))
     return examples[-1] if examples and all(_differ(model, module, x) for x in examples) else None
 
@@ -121,12 +125,13 @@ def differ_on_padding(model: Callable[[Any], Any], module: Callable[[Any], Any],
 def differ_on_batch(
     model: Callable[[Any], Any], module: Callable[[Any], Any], examples: tuple[Any, Any], second: list[Tensor]
 ) -> Any:
-    """Return both examples as one batch if each is one sample and the module mixes the samples of a batch.
+    """Return both examples as one batch if each is one sample and the networks differ on the batch, else None.
 
     Args:
-        model, module: run both networks.
+        model, module: functions that run the networks.
         examples: the first and the second input.
-        second: what the model gives for the second one; where its part of the batch is another, nothing is said.
+        second: outputs of the model for the second input. If they differ from the model's outputs in the batch, the
+            model mixes samples too and nothing is compared.
     """
     pairs = list(zip(leaves(examples[0]), leaves(examples[1]), strict=True))
     tensors = [(a, b) for a, b in pairs if isinstance(a, Tensor)]
@@ -136,7 +141,7 @@ def differ_on_batch(
     batch = replaced(examples[0], lambda _: next(rest))
     try:
         given = [t.detach().double() for t in leaves(model(batch)) if isinstance(t, Tensor) and t.is_floating_point()]
-    except Exception:  # the model takes one sample only
+    except Exception:  # the model accepts one sample only
         return None
     alone = [t for t in second if t.is_floating_point()]
     same = len(given) == len(alone) and all(difference(g[1:], a) <= ROUNDED for g, a in zip(given, alone, strict=True))
@@ -144,19 +149,19 @@ def differ_on_batch(
 
 
 def _differ(model: Callable[[Any], Any], module: Callable[[Any], Any], example: Any) -> bool:
-    """Compare the sorted outputs of two networks.
+    """Return whether the sorted outputs of two networks differ.
 
-    An input on which the model gives infinite values, or one of the networks fails, shows nothing.
+    An input on which the model gives infinite values, or one of the networks fails, counts as equal.
     """
     try:
         want, got = sorted_outputs(model(example)), sorted_outputs(module(example))
-    except Exception:  # precisions that do not mix, or a check in the user's code that rejects such values
+    except Exception:  # mixed precisions that PyTorch rejects, or a check in the user's code that rejects these values
         return False
     return all(bool(w.isfinite().all()) for w in want) and distance_of(got, want) > ROUNDED
 
 
 def check_deterministic(module: nn.Module, call: Call, example: Any, what: str) -> None:
-    """Refuse a network that returns other numbers for the same input.
+    """Check that a network returns the same numbers for the same input.
 
     Raises:
         ConversionError: Two runs of copies of ``module`` differ.
@@ -164,8 +169,8 @@ def check_deterministic(module: nn.Module, call: Call, example: Any, what: str) 
     try:
         with torch.no_grad():
             runs = [sorted_outputs(call(for_a_run(module, call), example)) for _ in range(2)]
-            one, other = ([t.nan_to_num() for t in outputs] for outputs in runs)  # a NaN is equal to nothing
-    except Exception:  # the run that is recorded reports what is wrong
+            one, other = ([t.nan_to_num() for t in outputs] for outputs in runs)  # NaN is not equal to itself
+    except Exception:  # the recorded run reports the failure
         return
     if (distance := distance_of(one, other)) > DOUBLE:
         raise ConversionError(
@@ -175,7 +180,7 @@ def check_deterministic(module: nn.Module, call: Call, example: Any, what: str) 
 
 
 def sorted_outputs(value: Any) -> list[Tensor]:
-    """Return the real outputs without their layout, which two implementations need not share."""
+    """Return the outputs of real numbers, flattened and sorted, because two implementations may use other layouts."""
     found = [t for t in leaves(value) if isinstance(t, Tensor) and t.is_floating_point()]
     return sorted((t.detach().double().flatten().sort().values for t in found), key=len)
 
@@ -184,6 +189,6 @@ def distance_of(got: list[Tensor], want: list[Tensor]) -> float:
     """Return the largest difference of sorted outputs."""
     if [len(t) for t in got] != [len(t) for t in want]:
         return float("inf")
-    if len({len(t) for t in want}) < len(want):  # outputs of one size may come in another order
+    if len({len(t) for t in want}) < len(want):  # outputs of equal size may be in another order
         got, want = ([torch.cat(ts).sort().values] for ts in (got, want))
     return max((difference(g, w) for g, w in zip(got, want, strict=True)), default=0.0)

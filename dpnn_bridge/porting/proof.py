@@ -1,4 +1,4 @@
-"""Prove that the filled module computes the same: on the second input, by running the module itself."""
+"""Prove that the filled module equals the source: run the module on the second input and compare every event."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ class Proof:
     """The result of a run of the filled module.
 
     Attributes:
+        tape: recording of the run.
         difference: the largest relative difference of an event or the output.
         failed: the first contradiction, or None.
         outputs: the comparison of the outputs.
-        used_more: a layer is used more often than on the first input, by when its values were forgotten.
+        used_more: a layer is used more often than on the first input, after its recorded values were freed.
     """
 
     tape: Tape
@@ -38,10 +39,10 @@ class Proof:
     used_more: bool
 
     def deviation(self) -> Deviation:
-        """Return where the module that fitted the first input differs on the second one."""
+        """Return the deviation on the second input of a module that is equal on the first input."""
         assert self.failed is not None
         node, layer = self.failed.node, self.failed.layer
-        why = f"equal on the first input and not on the second: {self.failed.why}"
+        why = f"equal on the first input, but not on the second: {self.failed.why}"
         if node is None:
             return Deviation("", "", layer.name if layer else "", why)
         return deviation_at(node, layer.name if layer else "", layer_deviation(node, layer, why) if layer else why)
@@ -58,10 +59,11 @@ def prove(
     """Run a filled module and compare every event and the output with a run of the source on the same input.
 
     Args:
-        module, call, example: what to run, and how.
+        module, call, example: the module, the function that runs it, and the input.
         search: the search that found the weights; its source ran on the same input.
         single: names of buffers that were in single precision.
-        keep: remember the values of layers that were used as often as on the first input.
+        keep: keep the recorded values of the source's layers. Otherwise a layer's values are freed when the layer was
+            used as often as on the first input.
     """
     placed, source, loose = search.placement.placed, search.source, search.parameters.normalized
     for layer in source.layers:
@@ -82,7 +84,7 @@ def prove(
             key = event_key(tape, event)
             try:
                 if key not in placed:
-                    raise ContradictionError(node, "runs on this input and did not on the first one")
+                    raise ContradictionError(node, "runs on this input, but did not run on the first input")
                 layers = placed[key].assignment.layers
                 used_more |= any(uses[layer.index] <= 0 for layer in layers)
                 worst = max(worst, compare_event(event, placed[key], out, source))

@@ -1,4 +1,4 @@
-"""Assignments of a layer whose elements have another order in the target: channels, pixels, rows of an embedding."""
+"""Assign layers whose elements have another order in the target: channels, pixels, rows of an embedding."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from dpnn_bridge.porting.source import Layer, Source
 from dpnn_bridge.porting.tape import Tape
 from dpnn_bridge.porting.values import DOUBLE, difference, layouts, permutation
 
-#: kinds with one weight for each channel of their input
+#: types of events with one weight for each channel of their input
 _BY_CHANNEL = ("batch norm", "prelu", "mul", "div", "add", "sub")
 
 
 def rearranged(event: Event, source: Source, tape: Tape) -> Iterator[Assignment]:
-    """Yield the input channels, pixels or embedding rows in another order."""
+    """Yield assignments with the input channels, pixels or embedding rows in another order."""
     if event.kind == "embedding":
         yield from _offset(event, source)
     if event.kind == "linear":
-        yield from _contracted(event, source)
+        yield from _bilinear(event, source)
     if event.kind in ("conv", "transposed conv") and event.input.dim() == 4:
         yield from _transposed(event, source)
     if event.kind not in ("linear", "conv", "transposed conv", *_BY_CHANNEL) or event.options.get("groups", 1) != 1:
@@ -42,7 +42,7 @@ def rearranged(event: Event, source: Source, tape: Tape) -> Iterator[Assignment]
 
 
 def _pixels(event: Event, source: Source) -> Iterator[Assignment]:
-    """Yield a norm over the same pixels in another order."""
+    """Yield assignments of a norm whose input has the same pixels in another order."""
     form = event.forms[-1]
     for layer in source.layers:
         if form in layer.forms and layer.look_up(event.rows_in(form), form) is not None:
@@ -51,7 +51,7 @@ def _pixels(event: Event, source: Source) -> Iterator[Assignment]:
 
 
 def _inputs_of(form: Form) -> int | None:
-    """Return the number of input channels of a form, None for one that has none."""
+    """Return the number of input channels of a form; None for a form without input channels."""
     if form[0] in _BY_CHANNEL:
         return form[1] if len(form) == 2 else None
     places = {"linear": 2, "conv": 3, "transposed conv": 2}
@@ -59,27 +59,30 @@ def _inputs_of(form: Form) -> int | None:
 
 
 def _orders(event: Event, layer: Layer, form: Form, count: int, source: Source, tape: Tape) -> Iterator[Tensor]:
-    """Yield orders of input channels that convert a layer's input to the event's: by movement or by value."""
+    """Yield orders of input channels that convert a layer's input to the event's input.
+
+    The order follows from the views before both inputs, or from the values in the channels.
+    """
     rows = event.rows_in(form)
     for theirs in (e for e in layer.events if form in e.forms and form[0] == "linear"):
         others = theirs.rows_in(form)
         here, there = moved_index(tape, event, rows.shape), moved_index(source.tape, theirs, others.shape)
         if here is not None and there is not None and others.shape == rows.shape:
-            place = torch.zeros(int(there.max()) + 1, dtype=torch.int64)
-            place[there] = torch.arange(count)
-            order = place[here] if int(here.max()) < len(place) else None
+            column = torch.zeros(int(there.max()) + 1, dtype=torch.int64)
+            column[there] = torch.arange(count)
+            order = column[here] if int(here.max()) < len(column) else None
             if order is not None and difference(rows, others[:, order]) <= DOUBLE:
                 yield order
         yield from _exchanged(rows, others, unflattened(source.tape, theirs), unflattened(tape, event))
-    taken = layer.inputs(form)
-    for others in [*taken, torch.cat(taken)] if len({x.shape[1:] for x in taken}) == 1 else taken:
+    inputs = layer.inputs(form)
+    for others in [*inputs, torch.cat(inputs)] if len({x.shape[1:] for x in inputs}) == 1 else inputs:
         order = permutation(_channels(rows, count), _channels(others, count)) if others.shape == rows.shape else None
         if order is not None:
             yield order
 
 
 def _exchanged(rows: Tensor, others: Tensor, there: tuple[int, ...], here: tuple[int, ...]) -> Iterator[Tensor]:
-    """Yield orders that exchange flattened dimensions, such as height and width."""
+    """Yield orders that swap flattened dimensions, such as height and width."""
     if len(there) > 1 and math.prod(there) == rows.shape[1] and rows.shape == others.shape:
         for dims in layouts(there, here):
             order = torch.arange(rows.shape[1]).reshape(there).permute(dims).flatten()
@@ -92,7 +95,7 @@ def _channels(rows: Tensor, count: int) -> Tensor:
 
 
 def _with_order(event: Event, layer: Layer, form: Form, order: Tensor, count: int) -> Assignment:
-    """Return the layer with its input channels in another order."""
+    """Return the assignment of a layer with its input channels in another order."""
     back, by_channel = order.argsort(), form[0] in _BY_CHANNEL
 
     def build() -> Weights:
@@ -117,17 +120,17 @@ def _with_order(event: Event, layer: Layer, form: Form, order: Tensor, count: in
 
 
 def _transposed(event: Event, source: Source) -> Iterator[Assignment]:
-    """Yield assignments for images with height and width exchanged."""
+    """Yield assignments for images with height and width swapped."""
     form = event.forms[0]
-    turned = (form[0], tuple(reversed(form[1])), *form[2:])
+    swapped = (form[0], tuple(reversed(form[1])), *form[2:])
     for layer in source.layers:
-        if turned not in layer.forms:
+        if swapped not in layer.forms:
             continue
 
         def expect(e: Event, layer: Layer = layer) -> Tensor | None:
             rows = e.input.transpose(2, 3).reshape(len(e.input), -1)
             given = next((x for x in layer.events if x.input.transpose(2, 3).shape == e.input.shape), None)
-            y = layer.respond(rows, turned)
+            y = layer.respond(rows, swapped)
             if y is None or given is None or given.output is None:
                 return None
             return y.reshape(given.output.shape).transpose(2, 3).reshape(len(y), -1)
@@ -138,11 +141,11 @@ def _transposed(event: Event, source: Source) -> Iterator[Assignment]:
             return layer.values | {"weight": weight.transpose(2, 3)}
 
         if expect(event) is not None:
-            yield Assignment((layer,), build, expect, form, "transposed: height and width exchanged")
+            yield Assignment((layer,), build, expect, form, "transposed: height and width swapped")
 
 
 def outputs_exchanged(event: Event, plain: Assignment, tape: Tape) -> Iterator[Assignment]:
-    """Yield a layer with its outputs in another order, where the target views them as (a, b) and not as (b, a)."""
+    """Yield assignments with outputs in another order, if the target views them as (a, b) and the source as (b, a)."""
     for count, size in unflattened_results(tape, event.node, plain.form[1]):
         order = torch.arange(count * size).reshape(size, count).t().flatten()
 
@@ -156,8 +159,8 @@ def outputs_exchanged(event: Event, plain: Assignment, tape: Tape) -> Iterator[A
         yield Assignment(plain.layers, build, expect, plain.form, f"outputs as {count} x {size}", trivial=True)
 
 
-def _contracted(event: Event, source: Source) -> Iterator[Assignment]:
-    """Yield a bilinear form whose target multiplies with one factor first, as ``torch.einsum`` does."""
+def _bilinear(event: Event, source: Source) -> Iterator[Assignment]:
+    """Yield assignments of a bilinear map, if the target multiplies by one factor first, as ``torch.einsum`` does."""
     form = event.forms[0]
     for layer in source.layers:
         factors = layer.events[0].factors if layer.events else ()
@@ -174,7 +177,7 @@ def _contracted(event: Event, source: Source) -> Iterator[Assignment]:
 
 
 def _offset(event: Event, source: Source) -> Iterator[Assignment]:
-    """Yield an embedding whose indices are shifted by a constant, or that has more or fewer rows."""
+    """Yield assignments of an embedding whose indices differ by a constant, or that has more or fewer rows."""
     form = event.forms[0]
     words, size = form[1:]
     for layer in source.layers:
@@ -193,12 +196,12 @@ def _offset(event: Event, source: Source) -> Iterator[Assignment]:
                 return {"weight": weight[low + shift : high + shift], "bias": None}
 
             if high > low and expect(event) is not None:
-                how = f"{high - low} words of the source's {theirs[1]}, whose indices are {shift:+d}"
+                how = f"{high - low} of the source's {theirs[1]} rows; index i here is i{shift:+d} there"
                 yield Assignment((layer,), build, expect, form, how, rows=slice(low, high))
 
 
 def _shifts(event: Event, layer: Layer) -> Iterator[int]:
-    """Yield possible offsets of the source's indices, from uses with as many indices."""
+    """Yield possible offsets of the source's indices, from the smallest and largest indices of both networks."""
     here = event.input.flatten()
     for use in layer.events:
         there = use.input.flatten()

@@ -1,4 +1,4 @@
-"""Two differences between recurrent layers that no weights can fix."""
+"""Detect two differences between recurrent layers that no weights can fix."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ PEEPHOLE = (
 
 
 def unfixable(search: Search) -> tuple[Node, Node, str] | None:
-    """Return how a recurrent layer of the target differs from the source for any weights.
+    """Return a difference between recurrent layers that no weights can fix.
 
     Returns:
-        The operation of the target, that of the source, and the reason; None if there is no such difference.
+        The operation of the target, the operation of the source, and the reason; None if there is no such difference.
     """
     target, source = search.tape, search.source.tape
     before, after = next(_reset_before(source), None), next(_reset_after(target), None)
@@ -36,7 +36,7 @@ def unfixable(search: Search) -> tuple[Node, Node, str] | None:
 
 
 def _reset_before(tape: Tape) -> Iterator[Node]:
-    """Yield the products of a gate and a state that go into a matrix product and through that into a tanh."""
+    """Yield the products of a gate and a state that are multiplied by a matrix whose result is the input of a tanh."""
     for node in _products(tape):
         makers = {n.op for n in _makers(node)}
         if "sigmoid" in makers and "tanh" not in makers:  # the output gate of an LSTM multiplies a tanh
@@ -46,7 +46,7 @@ def _reset_before(tape: Tape) -> Iterator[Node]:
 
 
 def _reset_after(tape: Tape) -> Iterator[Node]:
-    """Yield products of a gate and a matrix product that are added and go into a tanh."""
+    """Yield the products of a gate and a matrix product that are, directly or in a sum, the input of a tanh."""
     for node in _products(tape):
         makers = list(_makers(node))
         gated = any(n.op == "sigmoid" for n in makers)
@@ -59,14 +59,14 @@ def _products(tape: Tape) -> Iterator[Node]:
 
 
 def _reaches_tanh(node: Node) -> bool:
-    """Return whether a tanh takes a value, or a sum with it."""
+    """Return whether a value, or a sum that includes it, is the input of a tanh."""
     return any(
         n.op == "tanh" or (n.op == "add" and any(m.op == "tanh" for m in through_views(n))) for n in through_views(node)
     )
 
 
 def _peepholes(tape: Tape) -> Iterator[Node]:
-    """Yield learned weights times a value that are added inside a sigmoid."""
+    """Yield the products of a value and learned weights that are added in the input of a sigmoid."""
     for node in tape.nodes:
         if node.event is not None and node.event.kind == "mul":
             for added in through_views(node):
@@ -79,7 +79,7 @@ def _is_sigmoid(node: Node) -> bool:
 
 
 def _makers(node: Node) -> Iterator[Node]:
-    """Yield the operations that made what a node takes, views skipped."""
+    """Yield the operations that computed a node's inputs; views are skipped."""
     front = list(node.inputs)
     while front:
         at = front.pop()

@@ -19,8 +19,8 @@ class Match:
 
     Attributes:
         parameter: name in the module.
-        source: Lua path of the layer, or of several; empty for neutral values.
-        form: what was rearranged, such as ``"gates in the order (0, 1, 3, 2)"``; empty if nothing was.
+        source: Lua paths of the layers with the values, separated by commas; empty for neutral values.
+        form: description of a rearrangement, such as ``"gates in the order (0, 1, 3, 2)"``; empty without one.
     """
 
     parameter: str
@@ -30,13 +30,13 @@ class Match:
 
 @dataclass(frozen=True)
 class Deviation:
-    """The first place where the module computes something else.
+    """An operation of the module that deviates from the source.
 
     Attributes:
-        layer: name of the layer in the module.
-        line: ``file:line`` of the code that calls the operation.
-        source: Lua path of the layer of the source that takes the same input.
-        reason: both operations, and what would make them equal.
+        layer: name of the layer in the module; empty if the module itself calls the operation.
+        line: ``file:line`` of the code that calls the operation; empty if it is unknown.
+        source: Lua path of the layer of the source with the same input; empty if there is none.
+        reason: description of both operations, and a fix.
     """
 
     layer: str
@@ -54,14 +54,14 @@ class PortReport:
     """The result of :func:`dpnn_bridge.port`.
 
     Attributes:
-        equal: every event and the output are equal, on two inputs.
+        equal: the results of all operations with weights, and the output, are equal on two inputs.
         difference: largest difference of compared values, relative to the largest element.
         first: the first deviation, or None.
         matches: one :class:`Match` for each parameter that was set.
         notes: differences that matter in training only, moved biases, layouts.
-        unused: Lua paths of layers that the source's output depends on and that no parameter was set from.
-        unset: parameters of the module without a match.
-        later: the deviations that remain when those before them are fixed; empty unless asked for.
+        unused: Lua paths of layers that the source's output depends on and whose weights are in no parameter.
+        unset: parameters of the module without values from the source.
+        later: the deviations that remain if the earlier ones are fixed; empty unless ``later=True``.
         sides: the operations of the source and of the module, for :func:`~dpnn_bridge.porting.port_page`.
     """
 

@@ -1,15 +1,15 @@
-"""Find the weights: run the target's tape, and assign to every event the weights of the source's layer with its input.
+"""Find the weights: run the target's tape and assign to every event the weights of the source's layer with its input.
 
-When the target comes to an event, all weights before it are set, so its input equals the input of the right layer.
-Where several assignments fit, the first is taken and the tape is run on. At the first contradiction the search goes
-back to the last choice that the contradiction depends on (conflict-directed backjumping) and goes on from there.
+When an event runs, all weights before it are set, so its input equals the input of the right layer. If several
+assignments fit, the search tries the first and continues. At a contradiction, the search returns to the last choice
+that the contradiction depends on (conflict-directed backjumping) and tries the next assignment.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -22,32 +22,32 @@ from dpnn_bridge.porting.assignment import Assignment, MovedBias
 from dpnn_bridge.porting.candidates import candidates
 from dpnn_bridge.porting.comparison import ContradictionError
 from dpnn_bridge.porting.events import Event, event_key, event_of
+from dpnn_bridge.porting.flow import last_readers
 from dpnn_bridge.porting.outputs import Outputs, match_outputs
 from dpnn_bridge.porting.placement import Placement
 from dpnn_bridge.porting.source import Layer, Source
 from dpnn_bridge.porting.tape import VIEWS, Node, Slot, Tape, leaves, replaced
-from dpnn_bridge.porting.values import DOUBLE, Fingerprint, Fingerprints, difference
+from dpnn_bridge.porting.values import DOUBLE, Fingerprint, Fingerprints, difference, divisions
 from dpnn_bridge.porting.wording import differences, options_of
 from dpnn_bridge.porting.writing import Journal, Parameters
 
 _GATHERING = "cat stack copy zeros_like empty constant_pad_nd index fill zero index_select gather"
-#: operations whose results need not be values of the source
+#: operations that only rearrange elements, so that their results need not be values of the source
 ARRANGING = VIEWS | frozenset(_GATHERING.split())
-#: seconds and steps back of a search; seconds once an operation is known to deviate
+#: maximum seconds and contradictions of a search; maximum seconds of a search after an operation was allowed to deviate
 _SECONDS, _BACKTRACKS, _SECONDS_MORE = 8.0, 3000, 1.5
-#: maximum number of steps of a sequence that are compared one by one
-_STEPS = 128
-#: weights in the score of a search, in values of the source: an event with the right result counts for it, an odd node
-#: and a part of the source that is used twice count against it
-_VERIFIED, _STRANGE, _TWICE = 3, 1, 10
+#: score of a search: points for an event with the right result; penalties for a node with another result although its
+#: inputs are right, and for a part of the source that is used twice. Every other right value gives one point
+_VERIFIED, _DEVIATING, _TWICE = 3, 1, 10
 
 
 @dataclass
 class Patch:
-    """A value of the source in the place of a wrong one.
+    """A value of the source that replaces a wrong value.
 
     Attributes:
-        operand: the operand that it replaces; None if it replaces the result of the node.
+        value: the value.
+        operand: the operand of the node that it replaces; None if it replaces the result of the node.
         layer: index of the layer of the source whose weights the node has, or None.
     """
 
@@ -58,7 +58,14 @@ class Patch:
 
 @dataclass
 class Choice:
-    """An event at which several assignments may fit."""
+    """An event with several assignments that may fit.
+
+    Attributes:
+        node: the event's node.
+        options: the assignments not tried yet.
+        taken: index of the last assignment tried; -1 before the first.
+        conflicts: bit set of the earlier events on which the failures of assignments depend.
+    """
 
     node: Node
     options: Iterator[Assignment]
@@ -70,15 +77,20 @@ class Search:
     """Runs a tape and assigns weights.
 
     Attributes:
-        odd: nodes whose inputs are values of the source and whose results are not.
+        env: slot number -> tensor.
+        deviating: nodes whose inputs are values of the source and whose results are not, by index.
+        allowed: operations, by their location in the code, whose results need not be values of the source.
+        lenient: no result needs to be a value of the source.
+        forced: node index -> index of the assignment with which a repeated search starts.
+        marks: node index -> mark of the journal before the node ran.
         output, outputs: the output of the target with the weights found, and its comparison.
         parameters: the weights found.
         placement: the assignment of each event.
         known: indices of the nodes whose results are values of the source.
         input_fingerprints, result_fingerprints: node index -> fingerprints of its inputs and of its results.
-        parts: slot number -> fingerprints of the source's values that a value is made of.
-        patches: node index -> a value of the source in the place of a wrong one.
-        windows: node index -> arguments of a pooling that differ without effect on this input.
+        parts: slot number -> fingerprints of the parts of a value that are values of the source.
+        patches: node index -> a value of the source that replaces a wrong value.
+        windows: node index -> note about arguments of a pooling that differ without effect on this input.
     """
 
     def __init__(
@@ -91,10 +103,10 @@ class Search:
         for number, tensor in tape.constants.items():
             self.env[number] = tensor.clone()
         self._fixed = {storage_id(t) for t in self.env if t is not None}
-        self._releases = _last_readers(tape)
+        self._releases = last_readers(tape)
         self.placement = Placement(self.parameters, self.journal, source)
         self.fingerprints = Fingerprints()
-        self.odd: dict[int, Node] = {}
+        self.deviating: dict[int, Node] = {}
         self.allowed: set[tuple[str, str, str]] = set()
         self.lenient = False
         self.choices: list[Choice] = []
@@ -114,7 +126,7 @@ class Search:
         """Assign weights to every event.
 
         Returns:
-            The contradiction that was left, with the search in the state in which it arose; None if all fits.
+            The contradiction that remains, with the search in the state before it; None if everything fits.
         """
         with torch.no_grad():
             while True:
@@ -128,10 +140,10 @@ class Search:
                 if not found.soft or found.node is None:
                     self.lenient = True
                     return self._forwards(0)[0] or found
-                self.allowed.add(_site(found.node))
+                self.allowed.add(_location(found.node))
 
     def _farthest(self) -> tuple[ContradictionError | None, dict[int, int]]:
-        """Search until everything fits or nothing is left to try.
+        """Search until everything fits or all assignments were tried.
 
         Returns:
             The contradiction with the most values of the source before it, and the decisions that led to it.
@@ -153,14 +165,14 @@ class Search:
         return best, decisions
 
     def _score(self, at: int) -> int:
-        """Score the decisions before a node: values of the source minus operations that leave them."""
+        """Score the decisions before a node: right values, minus deviating operations and parts used twice."""
         known = sum(_VERIFIED if self.tape.nodes[i].event is not None else 1 for i in self.known if i < at)
-        strange = sum(index < at for index in self.odd)
+        deviating = sum(index < at for index in self.deviating)
         twice = sum(n - 1 for use, n in self.placement.used.items() if use[0] not in self.additions)
-        return known - _STRANGE * strange - _TWICE * twice
+        return known - _DEVIATING * deviating - _TWICE * twice
 
     def _forwards(self, at: int) -> tuple[ContradictionError | None, int]:
-        """Run from a node on to the first contradiction or to the end."""
+        """Run from a node to the first contradiction or to the end."""
         try:
             while at < len(self.tape.nodes):
                 self.step(self.tape.nodes[at])
@@ -172,13 +184,17 @@ class Search:
         return None, at
 
     def _release(self, at: int) -> None:
-        """Free the values that nothing reads any more, unless the search may go back before their use."""
+        """Free the values that no later operation reads, unless the search may return to an earlier node."""
         if not self.choices:
             for number in self._releases.get(at, ()):
                 self.env[number] = None
 
     def _back(self, found: ContradictionError) -> int | None:
-        """Go back to the last choice that a contradiction depends on; return None if there is no such choice."""
+        """Undo everything after the last choice that a contradiction depends on.
+
+        Returns:
+            The index of the choice's node; None if there is no such choice.
+        """
         conflicts = found.conflicts | (-1 if found.node is None else found.node.origins)
         while self.choices:
             choice = self.choices[-1]
@@ -191,6 +207,7 @@ class Search:
         return None
 
     def step(self, node: Node) -> None:
+        """Run a node, with a replaced value if the node has a patch."""
         patch = self.patches.get(node.index)
         if patch is None:
             self._step(node)
@@ -252,11 +269,11 @@ class Search:
             self.env[slot.number] = tensor
 
     def knows(self, slot: Slot) -> bool:
-        """Return whether a value, or each of its gates, halves of channels or steps, is a value of the source."""
+        """Return whether a value, or each of its gates, channel groups or steps, is a value of the source."""
         tensor = self.env[slot.number]
         if self.source.knows(self.fingerprints.of(slot.number, tensor)):
             return True
-        for parts in _parts_of(tensor):
+        for parts in divisions(tensor):
             fingerprints = list(takewhile(self.source.knows, map(Fingerprint.of, parts)))
             if len(fingerprints) == len(parts):
                 self.parts[slot.number] = fingerprints
@@ -277,13 +294,13 @@ class Search:
         if node.op in ARRANGING or not self.env[node.outs[0].number].is_floating_point():
             return
         if node.event is None and all(self.source.knows(p) for p in self.input_fingerprints[node.index]):
-            self.odd[node.index] = node
-            self.journal.add(lambda: self.odd.pop(node.index, None))
+            self.deviating[node.index] = node
+            self.journal.add(lambda: self.deviating.pop(node.index, None))
             if self._is_strict(node) and any(node.origins >> c.node.index & 1 for c in self.choices):
                 raise ContradictionError(node, "gives no value of the source", soft=True)
 
     def _compare_window(self, node: Node) -> None:
-        """Note the arguments of a pooling that make no difference for an input of this size."""
+        """Note the arguments of a pooling that differ from the source without effect for an input of this size."""
         other = self.source.pooling_of(node.op, self.input_fingerprints[node.index][:1])
         if other is not None and (differ := differences(options_of(node), options_of(other))):
             where = f"{node.owner or node.line}: {differ} ({self.source.names(other.owner)})"
@@ -291,6 +308,11 @@ class Search:
 
     # -- deciding ------------------------------------------------------------------------------------------------------
     def decide(self, node: Node, event: Event, run: Callable[[], Any]) -> None:
+        """Run an event with the weights that it has, or else with the next assignment that fits.
+
+        Raises:
+            ContradictionError: no assignment fits.
+        """
         key = event_key(self.tape, event)
         placed = self.placement.placed.get(key)
         if placed is not None:
@@ -321,28 +343,28 @@ class Search:
                 self.journal.rollback(mark)
         if self.choices and self.choices[-1] is choice:
             self.choices.pop()
-        contradiction = failed or ContradictionError(node, "its input is the input of no layer of the source")
+        contradiction = failed or ContradictionError(node, "its input is not the input of any layer of the source")
         contradiction.conflicts |= choice.conflicts
         contradiction.exhausted = failed is None and choice.taken >= 0
         raise contradiction
 
     def _is_strict(self, node: Node) -> bool:
-        """Return whether a result that is not a value of the source contradicts the choices before it."""
-        return not self.lenient and _site(node) not in self.allowed
+        """Return whether a result that is not a value of the source is a contradiction."""
+        return not self.lenient and _location(node) not in self.allowed
 
     def _check_moved(self, node: Node, moved: tuple[MovedBias, ...], out: Any) -> None:
-        """Raise unless a sum with a bias is a value of the source, also of a layer of several operations."""
+        """Check that a result with moved biases is a value of the source, or the result of the biases' layer."""
         result = next(leaves(out))
         if not self.source.knows(Fingerprint.of(result)):
             want = moved[0].result() if len(moved) == 1 else None
             if want is None or want.numel() != result.numel() or difference(result.reshape(want.shape), want) > DOUBLE:
-                raise ContradictionError(node, "gives no value of the source with the bias that was left", soft=True)
+                raise ContradictionError(node, "gives no value of the source with the moved bias", soft=True)
 
     def finish(self) -> None:
-        """Compare the output; every bias must have a place.
+        """Compare the output, and check that all biases and layers of the source are used.
 
         Raises:
-            ContradictionError: something is left, or another output.
+            ContradictionError: the forward pass failed, the output differs, or a bias or layer is not used.
         """
         if self.tape.failure is not None:
             raise ContradictionError(
@@ -364,34 +386,14 @@ class Search:
     def unused(self) -> list[Layer]:
         """Return layers that the output depends on and whose weights are not fully assigned."""
         used = self.placement.used
-        whole = {index for index, _, count in used if count == 1}
+        complete = {index for index, _, count in used if count == 1}
         parts: dict[int, set[tuple[int, int]]] = {}
         for index, part, count in used:
             parts.setdefault(index, set()).add((part, count))
         covered = {index for index, found in parts.items() if any(len(found) >= count for _, count in found)}
-        return [layer for layer in self.source.needed() if layer.index not in whole | covered]
+        return [layer for layer in self.source.needed() if layer.index not in complete | covered]
 
 
-def _parts_of(tensor: Tensor) -> Iterator[Sequence[Tensor]]:
-    """Yield the gates, halves of channels and steps of a sequence that a value may be made of."""
-    for dim in dict.fromkeys((tensor.dim() - 1, 1)):
-        if 0 <= dim < tensor.dim() and tensor.shape[dim]:
-            yield from (tensor.chunk(parts, dim) for parts in (2, 3, 4) if tensor.shape[dim] % parts == 0)
-    if tensor.dim() > 2:
-        yield from (tensor.unbind(dim) for dim in (0, 1) if 1 < tensor.shape[dim] <= _STEPS)
-
-
-def _last_readers(tape: Tape) -> dict[int, list[int]]:
-    """Return, for each node, the activations that no later one reads and that are no output."""
-    last = {s.number: node.index for node in tape.nodes for s in (*node.outs, *node.reads)}
-    for kept in (*tape.weights, *tape.constants, *(s.number for s in leaves(tape.output) if isinstance(s, Slot))):
-        last.pop(kept, None)
-    found: dict[int, list[int]] = {}
-    for number, index in last.items():
-        found.setdefault(index, []).append(number)
-    return found
-
-
-def _site(node: Node) -> tuple[str, str, str]:
-    """Return where an operation is in the user's code."""
+def _location(node: Node) -> tuple[str, str, str]:
+    """Return a key for the location of an operation in the user's code."""
     return node.op, node.owner, node.line

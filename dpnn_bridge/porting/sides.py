@@ -1,4 +1,4 @@
-"""List the operations of both networks for the page, and join those with one result."""
+"""List the operations of both networks for the HTML page, and match operations with the same result."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Step:
     """An operation of a network.
 
     Attributes:
-        name: the layer, by its name or Lua path.
-        line: ``file:line`` of the code that calls it.
+        name: name of the layer in the module, or Lua path.
+        line: ``file:line`` of the code that calls the operation.
         text: the operation with its arguments.
-        inputs: places of the steps whose results it takes.
-        match: place of the step of the other network with the same result, or None.
-        layer: it has weights.
+        inputs: indices of the steps whose results the operation reads.
+        match: index of the step of the other network with the same result, or None.
+        layer: the operation has weights.
     """
 
     name: str
@@ -34,37 +34,38 @@ class Step:
 
 
 def sides_of(search: Search) -> tuple[list[Step], list[Step]]:
-    """Return the steps of the source and of the target, joined where they compute the same."""
+    """Return the steps of the source and of the target; steps with the same result are matched."""
     source, target = search.source.tape, search.tape
     there, at = _steps(source, search.source.names)
     here, mine = _steps(target, lambda name: name)
-    for index, place in mine.items():
-        found = next((at[i] for i in _candidates(search, target.nodes[index]) if there[at[i]].match is None), None)
-        if found is not None:
-            here[place].match, there[found].match = found, place
+    for index, step in mine.items():
+        other = next((at[i] for i in _candidates(search, target.nodes[index]) if there[at[i]].match is None), None)
+        if other is not None:
+            here[step].match, there[other].match = other, step
     return there, here
 
 
 def _steps(tape: Tape, name: Callable[[str], str]) -> tuple[list[Step], dict[int, int]]:
-    """Return the operations that compute something, and node index -> place."""
+    """Return the operations that are neither views nor constant, and node index -> index of the step."""
     steps: list[Step] = []
-    places: dict[int, int] = {}
-    before: dict[int, list[int]] = {}  # what a view hands on
+    indices: dict[int, int] = {}
+    origins: dict[int, list[int]] = {}  # node index -> steps that computed its result; of a view, those of its input
     for node in tape.nodes:
-        changed = {id(n) for m in node.inputs if m.mutates for n in m.inputs}  # in place: the later one gave the value
-        inputs = list(dict.fromkeys(p for n in node.inputs if id(n) not in changed for p in before.get(n.index, ())))
+        # the input of an in-place operation no longer has its value: only the in-place operation counts
+        changed = {id(n) for m in node.inputs if m.mutates for n in m.inputs}
+        inputs = list(dict.fromkeys(p for n in node.inputs if id(n) not in changed for p in origins.get(n.index, ())))
         if node.constant or node.op in VIEWS:
-            before[node.index] = inputs
+            origins[node.index] = inputs
             continue
-        places[node.index] = len(steps)
-        before[node.index] = [len(steps)]
+        indices[node.index] = len(steps)
+        origins[node.index] = [len(steps)]
         line = short_line(node.line)
         steps.append(Step(name(node.owner), line, described(node), inputs, layer=node.event is not None))
-    return steps, places
+    return steps, indices
 
 
 def _candidates(search: Search, node: Node) -> Iterator[int]:
-    """Yield the indices of nodes of the source with the result of a node, those of the same kind first."""
+    """Yield the indices of the source's nodes with the same result as a node; nodes of the same operation first."""
     event = node.event
     if event is not None:
         placed = search.placement.placed.get(event_key(search.tape, event))

@@ -1,4 +1,4 @@
-"""Record the source network: its layers, and every value that it computes."""
+"""Record the source network: its layers and all values that it computes."""
 
 from __future__ import annotations
 
@@ -44,12 +44,20 @@ class Layer:
     """One set of weights of the source, with all its uses.
 
     Attributes:
+        index: index in ``Source.layers``.
+        kind: type of the operation, see :class:`~dpnn_bridge.porting.events.Event`.
         name: Lua path.
-        forms: the forms in which its uses can be compared, see :class:`~dpnn_bridge.porting.events.Event`.
-        values: name -> weights, in the layout of the kind.
+        values: name -> weights, in the layout of the type.
+        options: arguments that change the result.
         roots: names of the parameters of the source that the weights are computed from.
+        learned: the weights depend on a parameter, not only on buffers.
+        events: the uses in the last run.
         fold: the batch norm that follows every use, or None.
-        addition: the layer whose addition counts as the bias of this one, or None.
+        addition: the layer whose addition counts as the bias of this layer, or None.
+        single: the source computes the layer in single precision.
+        forms: the forms in which the uses can be compared.
+        pairs: form -> inputs and outputs of the uses, as rows.
+        references: form -> the inputs, prepared for comparison.
     """
 
     index: int
@@ -98,13 +106,16 @@ class Layer:
         return self.pairs[form]
 
     def matrix(self) -> Tensor:
-        """Return the weights of a linear form, as (outputs, inputs)."""
+        """Return the weights of a linear form, with shape (outputs, inputs)."""
         weight = self.values["weight"]
         assert weight is not None
         return weight.t() if self.kind == "embedding" else weight.flatten(1)
 
     def respond(self, rows: Tensor, form: Form) -> Tensor | None:
-        """Return the layer's outputs for rows, or None if they were never its inputs; rows of zeros give the bias."""
+        """Return the layer's outputs for rows, or None if they were never its inputs.
+
+        A linear map also has outputs for rows of zeros: its bias.
+        """
         pairs = self.pairs_of(form)
         references = self.references.setdefault(form, [Reference(x) for x, _ in pairs])
         for reference, (_, y) in zip(references, pairs, strict=True):
@@ -115,7 +126,7 @@ class Layer:
         return self.look_up(rows, form)
 
     def look_up(self, rows: Tensor, form: Form) -> Tensor | None:
-        """Return the layer's outputs for rows from any of its calls; None if it never had one of them as input."""
+        """Return the layer's outputs for rows from any of its uses; None if a row was never an input."""
         pairs = [(x, y) for x, y in self.pairs_of(form) if x.shape[1] == rows.shape[1]]
         if not pairs:
             return None
@@ -133,14 +144,18 @@ class Layer:
 
 
 class Source:
-    """The source network on one input at a time; its layers are the same in every run.
+    """The source network. Each run records one input; the layers are the same objects in every run.
 
     Attributes:
+        layers: the layers.
+        names: function from the name of a module in PyTorch to its Lua path.
+        single: names of the buffers that were in single precision.
         table: the values of the last run.
         gates: fingerprints of halves, thirds and quarters of rows, such as the gates of an LSTM.
         tape, output: the operations and the outputs of the last run.
-        wanted, captured: indices of nodes whose results are kept, and these results.
-        tolerance: largest difference of equal fingerprints.
+        wanted: indices of nodes whose results ``captured`` will contain.
+        captured: node index -> result.
+        tolerance: largest relative difference of equal fingerprints.
     """
 
     def __init__(self, names: Callable[[str], str], single: frozenset[str] = frozenset()) -> None:
@@ -156,7 +171,7 @@ class Source:
     def record(
         self, module: nn.Module, call: Callable[[nn.Module, Any], Any], example: Any, parts: bool = False
     ) -> None:
-        """Run and record the network. The recorded inputs and outputs of an earlier run are discarded.
+        """Run and record the network. The inputs and outputs of an earlier run are discarded.
 
         Args:
             module, call, example: the network, a function that runs it, and the input.
@@ -168,7 +183,7 @@ class Source:
         self._poolings: dict[str, Table[Node]] = {}
         self._fingerprints = Fingerprints()
         self._alive: list[Any] = []
-        self._held: dict[int, list[tuple[Event, str]]] = {}
+        self._shared: dict[int, list[tuple[Event, str]]] = {}
         for layer in self.layers:
             layer.forget()
         self._candidates.clear()
@@ -188,7 +203,7 @@ class Source:
             layer.fold = layer.fold or _fold(layer, owners)
             _merge_addition(layer, owners)
         self._alive.clear()
-        self._held.clear()
+        self._shared.clear()
 
     def _observe(self, tape: Tape, node: Node, args: Any, kwargs: Any, run: Callable[[], Any]) -> Any:
         if node.constant:
@@ -207,7 +222,7 @@ class Source:
         if node.mutates:
             changed = node.changed(args, kwargs)
             self._fingerprints.forget(*changed)
-            self._copy_held(changed)
+            self._copy_shared(changed)
         out = run()
         self._alive.append((args, kwargs, out))
         if node.index in self.wanted:
@@ -226,30 +241,30 @@ class Source:
         if event is not None:
             event.output = event.rows(next(leaves(out))).detach()
             event.rows = lambda t: t
-            self._hold(event, "output")
+            self._share(event, "output")
             node.event = event
             node.origins |= 1 << node.index
         return out
 
     def _chunks(self, tensor: Tensor) -> list[Fingerprint]:
-        """Return the fingerprints of parts of the channels, which may be separate tensors in another network."""
+        """Return the fingerprints of halves, thirds and quarters of the channels, if ``record`` got ``parts=True``."""
         if not self._parts or tensor.dim() < 2 or not tensor.is_floating_point():
             return []
         counts = (n for n in (2, 3, 4) if tensor.shape[1] and tensor.shape[1] % n == 0)
         return [Fingerprint.of(part) for n in counts for part in tensor.chunk(n, 1)]
 
-    def _hold(self, event: Event, name: str) -> None:
-        """Keep a tensor of the network in an event; before the network changes it, the event gets a copy."""
-        held = storage_id(getattr(event, name))
-        self._held.setdefault(held, []).append((event, name))
+    def _share(self, event: Event, name: str) -> None:
+        """Register a tensor of an event that the network may change in place; then the event gets a copy."""
+        storage = storage_id(getattr(event, name))
+        self._shared.setdefault(storage, []).append((event, name))
 
-    def _copy_held(self, changed: list[Tensor]) -> None:
+    def _copy_shared(self, changed: list[Tensor]) -> None:
         for tensor in changed:
-            for event, name in self._held.pop(storage_id(tensor), ()):
+            for event, name in self._shared.pop(storage_id(tensor), ()):
                 setattr(event, name, getattr(event, name).clone())
 
     def _add_gates(self, tensor: Tensor) -> None:
-        """Store the halves, thirds and quarters of rows, which may be separate tensors in another network."""
+        """Store the fingerprints of halves, thirds and quarters of rows, which may be separate tensors elsewhere."""
         if tensor.dim() == 3 and tensor.shape[1] <= 4:  # (rows, gates, size)
             for part in tensor.unbind(1):
                 self.gates.add(Fingerprint.of(part), None)
@@ -271,7 +286,7 @@ class Source:
             self._by_weights[key] = layer
             self.layers.append(layer)
         layer.roots = list(dict.fromkeys([*layer.roots, *roots]))
-        self._hold(event, "input")
+        self._share(event, "input")
         for k, w in event.weights.items():
             if w is not None:
                 w.view = weights[k]  # type: ignore[assignment]
@@ -279,7 +294,7 @@ class Source:
         layer.single |= event.node.single
 
     def _values(self, tape: Tape, weight: Weight) -> tuple[Tensor, Any]:
-        """Return the values of a weight, copied except parameters, and their fingerprints."""
+        """Return the values of a weight and their digest. Values are copied unless they are a view of a parameter."""
         values = weight.view.detach()
         if tape.roots.get(weight.slot) not in tape.parameters:
             return values.clone(), _digest(values)
@@ -299,7 +314,7 @@ class Source:
         ]
 
     def candidates(self, event: Event, form: Form) -> set[int]:
-        """Return the indices of layers that may have an event's rows as inputs, which ``Layer.respond`` decides."""
+        """Return the indices of layers that may have an event's rows as inputs; ``Layer.respond`` decides."""
         if form not in self._candidates:
             found: dict[int, list[tuple[int, Tensor]]] = {}
             for layer in self.layers:
@@ -312,28 +327,28 @@ class Source:
                 width: RowIndex([index for index, _ in pairs], [x for _, x in pairs]) for width, pairs in found.items()
             }
         if not self._candidates[form]:
-            return set()  # do not compute the rows, which may be many
+            return set()  # without computing the rows, which may take much memory
         rows = event.rows_in(form)
         index = self._candidates[form].get(rows.shape[1])
         return set() if index is None else index.owners(rows, SINGLE)
 
     def pooling_of(self, op: str, inputs: list[Fingerprint]) -> Node | None:
-        """Return the first pooling by an operation whose input is one of these values, or None."""
+        """Return the first pooling ``op`` whose input is one of these values, or None."""
         poolings = self._poolings.get(op, Table())
         return next((node for value in inputs for node in poolings.find(value)), None)
 
     def knows(self, fingerprint: Fingerprint) -> bool:
-        """Return whether a tensor, in any order of its elements, is a value of the last run or a gate in one."""
+        """Return whether a tensor, in any order of its elements, is a value of the last run or a gate of a value."""
         found = self.table.find(fingerprint, self.tolerance), self.gates.find(fingerprint, self.tolerance)
         return any(True for values in found for _ in values)
 
 
 def _merge_addition(layer: Layer, owners: dict[Event, Layer]) -> None:
-    """Make an addition of weights the bias of the linear map that it follows in every use.
+    """Make added weights the bias of a linear map, if the addition follows the map in every use.
 
     Args:
         layer: the linear map.
-        owners: the layer of each event.
+        owners: event -> layer.
     """
     if layer.kind != "linear" or (layer.bias is not None and layer.addition is None) or not layer.events:
         return
@@ -357,7 +372,7 @@ def _digest(tensor: Tensor) -> tuple[Any, ...]:
 
 
 def _fold(layer: Layer, owners: dict[Event, Layer]) -> Layer | None:
-    """Return the batch norm that follows a linear map in every use; ``owners`` has the layer of each event."""
+    """Return the batch norm that follows a linear map in every use, or None. ``owners``: event -> layer."""
     if layer.kind not in LINEAR or layer.kind == "embedding":
         return None
     found = set()

@@ -1,7 +1,7 @@
-"""Record every ATen operation of a forward pass, with the module and the line that called it.
+"""Record every ATen operation of a forward pass, with the module and the line that called the operation.
 
 A :class:`Tape` is a straight-line program. Tensors are numbered slots; a node is one operation that reads and writes
-slots. :mod:`dpnn_bridge.porting.search` runs such a program again with other weights, from any node on.
+slots. :mod:`dpnn_bridge.porting.search` runs the program again with other weights, from any node.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ _MOVING = (
     " as_strided lift_fresh _reshape_alias view_as_real diagonal unfold squeeze_ unsqueeze_ transpose_ t_"
 )
 _PARTING = "split split_with_sizes unsafe_split unsafe_split_with_sizes narrow slice select unbind"
-#: views that give a part of their input
+#: views that return a part of their input
 PARTS = frozenset(_PARTING.split())
-#: operations that move elements and compute nothing
+#: operations that move or copy elements without computing
 VIEWS = PARTS | frozenset(_MOVING.split())
-#: operations whose result is an activation, also of a constant and weights: an initial state, say
+#: operations whose result is an activation even if their input is constant, such as an initial state
 _PRODUCTS = frozenset(("addmm", "mm", "linear", "bmm", "baddbmm", "convolution", "embedding"))
-#: operations that make constants which single precision rounds
+#: operations that create constants that single precision rounds
 _COMPUTED = frozenset(("arange", "linspace", "logspace", "full", "affine_grid_generator"))
 _LOW = (torch.float32, torch.float16, torch.bfloat16)
-#: folders of this package and of PyTorch, which are not the user's; torchvision beside them is
-_NOT_THE_USERS = tuple(f"{folder}{os.sep}" for folder in (Path(torch.__file__).parent, Path(__file__).parents[1]))
+#: folders of this package and of PyTorch, whose frames are not the user's code
+_OWN_FOLDERS = tuple(f"{folder}{os.sep}" for folder in (Path(torch.__file__).parent, Path(__file__).parents[1]))
 
 
 class Slot(NamedTuple):
-    """A tensor of a tape."""
+    """The number of a tensor of a tape."""
 
     number: int
 
@@ -50,16 +50,17 @@ class Node:
     """One operation of a tape.
 
     Attributes:
-        inputs, consumers: nodes that this one depends on; that depend on this one.
-        owner: name of the module whose forward ran the operation.
-        line: ``file:line`` of the code outside of PyTorch that called it.
-        constant: reads no activation; its result is made of weights and constants.
-        single: the network computes this in single precision.
-        origins: bit set of the events that the node depends on.
-        event: the use of weights that the node is, or None.
-        drawn: results of an operation that draws random numbers from a generator of its own.
-        input_fingerprints, result_fingerprints: of the activations that it reads and of its results, if an observer
-            stored them.
+        args, kwargs: the arguments, with slots instead of tensors.
+        owner: name of the module whose forward pass ran the operation.
+        line: ``file:line`` of the code outside of PyTorch that called the operation.
+        inputs, consumers: nodes that this node depends on, and nodes that depend on this node.
+        reads, outs: slots of the arguments and of the results.
+        constant: the result depends on weights and constants only, not on an activation.
+        single: the network computes the operation in single precision.
+        origins: bit set of the indices of the events that the node depends on.
+        event: the event of the operation, or None.
+        drawn: results of an operation that draws random numbers from its own generator, else None.
+        input_fingerprints, result_fingerprints: fingerprints of the activations and results, stored by an observer.
     """
 
     index: int
@@ -82,11 +83,11 @@ class Node:
 
     @property
     def op(self) -> str:
-        """The name of the operation, the same for its in-place form."""
+        """The name of the operation; an in-place operation has the name of the other form, except for views."""
         return operation(self.func)
 
     def run(self, args: Any, kwargs: Any) -> Any:
-        """Return the operation's result; random numbers are those of the tape."""
+        """Run the operation and return its result. Recorded random numbers are used again."""
         if self.drawn is None:
             return self.func(*args, **kwargs)
         if not self.mutates:
@@ -98,13 +99,13 @@ class Node:
         return self.func._schema.is_mutable
 
     def changed(self, args: Any, kwargs: Any) -> list[Any]:
-        """Return the arguments, or the slots of them, that the operation writes into: ``self`` or ``out=``."""
-        places = [(i, a) for i, a in enumerate(self.func._schema.arguments) if a.alias_info and a.alias_info.is_write]
-        given = [args[i] if i < len(args) else kwargs.get(a.name) for i, a in places]
+        """Return the arguments (tensors or slots) that the operation writes into: ``self`` or ``out=``."""
+        written = [(i, a) for i, a in enumerate(self.func._schema.arguments) if a.alias_info and a.alias_info.is_write]
+        given = [args[i] if i < len(args) else kwargs.get(a.name) for i, a in written]
         return [value for value in leaves(given) if isinstance(value, (Tensor, Slot))]
 
     def options(self) -> dict[str, Any]:
-        """Return the arguments that are no tensors, defaults included."""
+        """Return the arguments without tensors, including defaults, by name."""
         given = {a.name: a.default_value for a in self.func._schema.arguments if a.has_default_value()}
         given |= dict(zip((a.name for a in self.func._schema.arguments), self.args, strict=False)) | self.kwargs
         return {k: v for k, v in given.items() if not any(isinstance(x, Slot) for x in leaves(v))}
@@ -127,7 +128,7 @@ def leaves(value: Any) -> Iterator[Any]:
 
 
 def replaced(value: Any, change: Callable[[Any], Any]) -> Any:
-    """Return the same nesting of lists, tuples and dicts with ``change`` applied to every value in it."""
+    """Return a copy of nested lists, tuples and dicts with ``change`` applied to every value."""
     if isinstance(value, dict):
         return {k: replaced(v, change) for k, v in value.items()}
     if isinstance(value, (list, tuple)) and not isinstance(value, Slot):
@@ -137,7 +138,7 @@ def replaced(value: Any, change: Callable[[Any], Any]) -> Any:
 
 
 class _DropoutObserver(TorchFunctionMode):
-    """Stores the rates of dropout, which no ATen operation shows in evaluation mode."""
+    """Records the rates of dropout calls, which run no ATen operation in evaluation mode."""
 
     def __init__(self, recorder: Recorder) -> None:
         super().__init__()
@@ -158,14 +159,14 @@ class Tape:
         nodes: the operations in order.
         roots: slot number -> name of the parameter or buffer.
         parameters: the names in ``roots`` that are parameters.
-        constants: slot number -> tensor that came from outside: an input, or a tensor made by other means.
-        foreign: slot numbers of the constants that are no inputs.
-        maker: slot number -> node that made it.
-        weights: slot numbers of tensors made of parameters and buffers, and of those themselves.
-        output: what the forward pass returned, tensors as slots.
-        random: the first node that drew random numbers.
-        failure: the exception that ended the forward pass.
-        dropouts: (module, line, rate) of calls of dropout functions.
+        constants: slot number -> tensor that no recorded operation computed: an input, or a tensor from elsewhere.
+        external: slot numbers of the constants that are not inputs.
+        maker: slot number -> node that computed the tensor.
+        weights: slot numbers of parameters and buffers, and of tensors computed from them only.
+        output: slots of the tensors that the forward pass returned; None if it failed.
+        random: the first node that drew random numbers, or None.
+        failure: the exception that ended the forward pass, or None.
+        dropouts: (module, line, rate) of each call of a dropout function.
         shapes: slot number -> shape.
         size: number of slots.
         modules: name -> module of the network.
@@ -176,7 +177,7 @@ class Tape:
         self.roots: dict[int, str] = {}
         self.parameters: set[str] = set()
         self.constants: dict[int, Tensor] = {}
-        self.foreign: set[int] = set()
+        self.external: set[int] = set()
         self.maker: dict[int, Node] = {}
         self.weights: set[int] = set()
         self.output: Any = None
@@ -186,11 +187,11 @@ class Tape:
         self.shapes: dict[int, tuple[int, ...]] = {}
         self.size = 0
         self.modules: dict[str, nn.Module] = {}
-        self._keys: dict[tuple[int, int], str] = {}  # of nodes and their outputs, which may be read many times
+        self._keys: dict[tuple[int, int], str] = {}  # (node index, slot) -> key
         self._root_names: dict[int, list[str]] = {}
 
     def weight_key(self, slot: int) -> str:
-        """Identify weights in every tape of one module: by a name, or by a digest of operations on names."""
+        """Return a key for weights that is the same in every tape of a module: a name, or a digest of operations."""
         if slot in self.roots:
             return self.roots[slot]
         node = self.maker.get(slot)
@@ -203,7 +204,7 @@ class Tape:
         return self._keys[node.index, slot]
 
     def root_names(self, slot: int) -> list[str]:
-        """Return the names of the parameters and buffers that a weight is made of."""
+        """Return the names of the parameters and buffers that a weight is computed from."""
         if slot in self.roots:
             return [self.roots[slot]]
         node = self.maker.get(slot)
@@ -218,17 +219,17 @@ class Tape:
         return any(name in self.parameters for name in self.root_names(slot))
 
 
-#: gets the tape, the node before it runs, its arguments and a function that runs it
+#: called with the tape, a node before it runs, its args, its kwargs and a function that runs it; returns the result
 Observer = Callable[[Tape, Node, tuple[Any, ...], dict[str, Any], Callable[[], Any]], Any]
 
 
 class Recorder(EagerMode):
-    """Fills a tape while a module runs; computes in double precision what asks for single.
+    """Records a tape while a module runs. Operations in lower precision are computed in double precision.
 
     Args:
         module: the module that will run.
-        inputs: what it will get, nested.
-        observer: runs every operation and may look at it.
+        inputs: nested inputs of the module.
+        observer: function that runs each operation and may inspect it.
         single: names of buffers that were in single precision.
     """
 
@@ -240,7 +241,7 @@ class Recorder(EagerMode):
         self.tape, self.observer, self.owners = Tape(), observer, [""]
         self.tape.modules = dict(module.named_modules())
         self._slots: dict[int, Slot] = {}
-        self._alive: list[Any] = []  # keeps the tensors, because ids are reused
+        self._alive: list[Any] = []  # references to the tensors, so that their ids are not reused
         self._written: dict[int, Node] = {}  # storage -> node that last changed it in place
         self._doubled: dict[int, Tensor] = {}
         self._by_memory: dict[tuple[Any, ...], Slot] = {}
@@ -266,13 +267,13 @@ class Recorder(EagerMode):
             self.tape.shapes[slot.number] = tuple(tensor.shape)
         return slot
 
-    def _known(self, tensor: Tensor) -> Slot:
-        """Return the slot of an argument; tensors from outside become constants, aliases of parameters their slots."""
+    def _slot_of_argument(self, tensor: Tensor) -> Slot:
+        """Return the slot of an argument, which may be an alias of a parameter or a new external constant."""
         slot = self._slots.get(id(tensor)) or self._by_memory.get(_memory(tensor) if tensor.numel() else ())
         if slot is None:
             slot = self._slot(tensor)
             self.tape.constants[slot.number] = tensor.detach().clone()
-            self.tape.foreign.add(slot.number)
+            self.tape.external.add(slot.number)
         return slot
 
     def _double(self, value: Any) -> Any:
@@ -295,7 +296,7 @@ class Recorder(EagerMode):
             args, kwargs = replaced(args, self._double), replaced(kwargs, self._double)
             tensors = [t for t in leaves((args, kwargs)) if isinstance(t, Tensor)]
         tape = self.tape
-        slotted = lambda v: self._known(v) if isinstance(v, Tensor) else v  # noqa: E731
+        slotted = lambda v: self._slot_of_argument(v) if isinstance(v, Tensor) else v  # noqa: E731
         node = Node(
             len(tape.nodes),
             func,
@@ -354,11 +355,11 @@ class Recorder(EagerMode):
         node.constant = (
             node.op not in _PRODUCTS
             and all(n.constant for n in node.inputs)
-            and not any(s.number in tape.constants and s.number not in tape.foreign for s in node.reads)
+            and not any(s.number in tape.constants and s.number not in tape.external for s in node.reads)
         )
 
     def run(self, module: nn.Module, call: Callable[[nn.Module], Any]) -> Tape:
-        """Run a module and give its tape, also of a forward pass that failed."""
+        """Run a module and return the tape. If the forward pass fails, the tape ends there and has ``failure``."""
         hooks: list[Any] = []
         for name, inner in module.named_modules():
             hooks.append(inner.register_forward_pre_hook(lambda m, i, name=name: self.owners.append(name)))
@@ -370,7 +371,7 @@ class Recorder(EagerMode):
             with torch.no_grad():
                 with _DropoutObserver(self), self:
                     result = call(module)
-                self.tape.output = _structure(result, lambda t: self._known(self._double(t)))
+                self.tape.output = _output_slots(result, lambda t: self._slot_of_argument(self._double(t)))
         except Exception as error:
             self.tape.failure = error
         finally:
@@ -382,8 +383,8 @@ class Recorder(EagerMode):
         return self.tape
 
 
-def _structure(value: Any, slot: Callable[[Tensor], Any]) -> list[Any]:
-    """Return the tensors of a result in order."""
+def _output_slots(value: Any, slot: Callable[[Tensor], Any]) -> list[Any]:
+    """Return the slots of the tensors in a result."""
     return [slot(t) for t in leaves(value) if isinstance(t, Tensor)]
 
 
@@ -392,8 +393,8 @@ def _memory(tensor: Tensor) -> tuple[Any, ...]:
 
 
 def _line() -> str:
-    """Return ``file:line`` of the innermost code outside of PyTorch and of this package."""
+    """Return ``file:line`` of the innermost frame outside of PyTorch and of this package."""
     frame: Any = sys._getframe(2)
-    while frame and frame.f_code.co_filename.startswith(_NOT_THE_USERS):
+    while frame and frame.f_code.co_filename.startswith(_OWN_FOLDERS):
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame else ""

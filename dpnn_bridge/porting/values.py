@@ -1,9 +1,9 @@
-"""Compare tensors of two networks that may hold the same numbers in another layout."""
+"""Compare tensors of two networks that may have the same elements in another layout."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import permutations
@@ -14,12 +14,14 @@ from torch import Tensor
 
 from dpnn_bridge.base.storage import storage_id
 
-#: largest difference of equal values, relative to the largest of them: what double precision leaves, and single
+#: largest difference of equal values, relative to the largest value, in double and in single precision
 DOUBLE, SINGLE = 1e-10, 5e-6
-#: largest difference that another eps or another small constant is likely to make
+#: largest relative difference that a different eps, or another small constant, is likely to cause
 ALMOST = 1e-6
-#: the same for sums over a tensor
+#: largest relative difference of equal sums over a tensor
 SUMS = 1e-9
+#: maximum number of steps of a sequence that are compared one by one
+_MAX_STEPS = 128
 _SAMPLE = 256
 _BINS = 1e7
 
@@ -56,7 +58,7 @@ class Fingerprint:
 
 
 def _unexpanded(tensor: Tensor) -> Tensor:
-    """Return what ``expand`` repeated, once: a tensor of a few bytes may have any size."""
+    """Return a tensor without the repetitions of ``expand``: an expanded tensor of a few bytes may have any size."""
     for dim, stride in enumerate(tensor.stride()):
         if stride == 0 and tensor.shape[dim] > 1:
             tensor = tensor.narrow(dim, 0, 1)
@@ -74,8 +76,8 @@ class Table(Generic[T]):
 
     def find(self, fingerprint: Fingerprint, tolerance: float = SUMS) -> Iterator[T]:
         count, at = _bin(fingerprint)
-        reach = max(1, math.ceil(tolerance * _BINS))
-        for offset in range(-reach, reach + 1):
+        distance = max(1, math.ceil(tolerance * _BINS))
+        for offset in range(-distance, distance + 1):
             for other, value in self._bins.get((count, at + offset), ()):
                 if fingerprint.matches(other, tolerance):
                     yield value
@@ -91,32 +93,32 @@ def _bin(fingerprint: Fingerprint) -> tuple[int, int]:
 
 
 class Fingerprints:
-    """Fingerprints of the tensors of a run, worked out once for each state of a tensor."""
+    """A cache of the fingerprints of tensors, which is updated when a tensor changes in place."""
 
     def __init__(self) -> None:
-        self._known: dict[int, Fingerprint] = {}
-        self._places: dict[int, set[int]] = {}
+        self._cache: dict[int, Fingerprint] = {}
+        self._keys: dict[int, set[int]] = {}  # storage -> keys of the tensors that view it
 
     def of(self, key: int, tensor: Tensor) -> Fingerprint:
-        """Return the fingerprint of a tensor. The key identifies the tensor as long as the tensor exists."""
-        found = self._known.get(key)
+        """Return the fingerprint of a tensor. The key identifies the tensor while the tensor exists."""
+        found = self._cache.get(key)
         if found is None:
-            found = self._known[key] = Fingerprint.of(tensor)
-            self._places.setdefault(storage_id(tensor), set()).add(key)
+            found = self._cache[key] = Fingerprint.of(tensor)
+            self._keys.setdefault(storage_id(tensor), set()).add(key)
         return found
 
     def forget(self, *tensors: Tensor) -> None:
-        """Drop what was worked out for memory that is about to change."""
+        """Remove the fingerprints of all tensors that share memory with these, which are about to change."""
         for tensor in tensors:
-            for number in self._places.pop(storage_id(tensor), ()):
-                self._known.pop(number, None)
+            for number in self._keys.pop(storage_id(tensor), ()):
+                self._cache.pop(number, None)
 
     def drop(self, key: int) -> None:
-        self._known.pop(key, None)
+        self._cache.pop(key, None)
 
 
 def difference(a: Tensor, b: Tensor) -> float:
-    """Return the largest difference relative to the largest element; infinite for other shapes and NaN."""
+    """Return the largest difference relative to b's largest element; infinite for different shapes and for NaN."""
     if a.shape != b.shape:
         return math.inf
     if not a.numel():
@@ -127,14 +129,14 @@ def difference(a: Tensor, b: Tensor) -> float:
     worst = ((a - b).abs().max() / b.abs().max().clamp_min(1e-300)).item()
     if math.isfinite(worst):
         return worst
-    same, finite = a.eq(b), b.isfinite()  # infinities may be equal, a NaN is equal to nothing
+    same, finite = a.eq(b), b.isfinite()  # infinities may be equal; NaN is not equal to itself
     scale = b[finite].abs().max() if bool(finite.any()) else torch.ones((), dtype=torch.float64)
     worst = (torch.where(same, 0.0, (a - b).abs()).max() / scale.clamp_min(1e-300)).item()
     return worst if math.isfinite(worst) else math.inf
 
 
 class Reference:
-    """A tensor that others are compared with; most others are told apart by a sample of their elements."""
+    """A tensor to compare others with. A sample of elements is compared first, which rejects most other tensors."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
@@ -155,7 +157,7 @@ class Reference:
 
 
 def matching_rows(rows: Tensor, others: Tensor, tolerance: float = DOUBLE) -> Tensor | None:
-    """Return, for every row, the index of the equal row among others, or None if one has none."""
+    """Return, for every row, the index of an equal row in ``others``; None if a row has no equal row."""
     if rows.shape[1] != others.shape[1] or not len(rows) or not len(others):
         return None
     rows, others = rows.double(), others.double()
@@ -171,7 +173,12 @@ def matching_rows(rows: Tensor, others: Tensor, tolerance: float = DOUBLE) -> Te
 
 
 class RowIndex:
-    """Finds the owners of rows that :func:`matching_rows` may accept, without a comparison with each owner's rows."""
+    """Finds the owners of rows that :func:`matching_rows` may accept, without comparing the rows of each owner.
+
+    Args:
+        owners: one number for each tensor of rows.
+        rows: tensors (rows, columns).
+    """
 
     def __init__(self, owners: list[int], rows: list[Tensor]) -> None:
         self._all = set(owners)
@@ -181,13 +188,13 @@ class RowIndex:
         self._owners = torch.tensor(owners).repeat_interleave(torch.tensor([len(r) for r in rows]))[order]
 
     def owners(self, rows: Tensor, tolerance: float) -> set[int]:
-        """Return all owners whose rows may equal these within a tolerance, and few others."""
+        """Return all owners that may have rows equal to these within a tolerance, and few other owners."""
         if not rows.numel() or not bool(rows.double().isfinite().all()):
             return self._all
         rows = rows.double()
         sizes = rows.abs().amax(1)
         row = rows[sizes.argmax()]
-        # equal rows differ by the tolerance in each element; the rest is for rounding
+        # equal rows differ by at most the tolerance in each element; the second term allows for rounding
         margin = sizes.max() * (2 * tolerance + 1e-14 * len(row)) * self._direction.abs().sum()
         projected = row @ self._direction
         first = torch.searchsorted(self._projected, projected - margin)
@@ -196,9 +203,15 @@ class RowIndex:
 
 
 def permutation(channels: Tensor, others: Tensor) -> Tensor | None:
-    """Return the order in which other channels are these, both (channel, values); None if there is none or several.
+    """Return the order in which the other channels equal these channels.
 
-    Equal channels, as dead ones after a ReLU, have the order that their neighbours suggest.
+    Channels that are equal to each other, such as dead channels after a ReLU, are ordered like their neighbours.
+
+    Args:
+        channels, others: tensors (channels, values).
+
+    Returns:
+        Indices into ``others``; None if there is no order, or several.
     """
     if channels.shape != others.shape or len(channels) < 2:
         return None
@@ -214,12 +227,15 @@ def permutation(channels: Tensor, others: Tensor) -> Tensor | None:
 
 
 def _untied(found: Tensor, order: Tensor, other: Tensor, ties: list[bool]) -> Tensor | None:
-    """Put equal channels after or before their neighbours, as a concatenation of whole parts does.
+    """Order equal channels so that they continue the runs of their neighbours, as a concatenation of blocks would.
 
     Args:
-        found: the other channel for each channel.
-        order, other: both sides sorted by value.
-        ties: whether the next one in ``order`` has the same value.
+        found: for each channel, the index of the other channel.
+        order, other: indices that sort both sets of channels.
+        ties: for each channel in ``order``, whether the next channel is equal.
+
+    Returns:
+        The order; None if the neighbours do not determine it.
     """
     at: list[int | None] = found.tolist()
     free: dict[int, set[int]] = {}
@@ -227,8 +243,8 @@ def _untied(found: Tensor, order: Tensor, other: Tensor, ties: list[bool]) -> Te
     for i in range(len(at)):
         if i == len(ties) or not ties[i]:
             group = set(other[first : i + 1].tolist())
-            for place in order[first : i + 1].tolist() if len(group) > 1 else ():
-                at[place], free[place] = None, group
+            for channel in order[first : i + 1].tolist() if len(group) > 1 else ():
+                at[channel], free[channel] = None, group
             first = i + 1
     while free:
         settled = {i: w for i, group in free.items() if len(w := _suggested(at, i) & group) == 1}
@@ -237,16 +253,17 @@ def _untied(found: Tensor, order: Tensor, other: Tensor, ties: list[bool]) -> Te
         for i, suggested in settled.items():
             group = free.pop(i)
             if not suggested <= group:
-                return None  # two places want one channel
+                return None  # the neighbours of two channels suggest the same other channel
             at[i] = suggested.pop()
             group.discard(at[i])
     return torch.tensor(at)
 
 
-def _suggested(at: list[int | None], place: int) -> set[int]:
-    """Return the channels that continue the run of the neighbour before or after a place."""
-    around = ((at[place - 1], 1) if place else (None, 0), (at[place + 1], -1) if place + 1 < len(at) else (None, 0))
-    return {other + step for other, step in around if other is not None}
+def _suggested(at: list[int | None], channel: int) -> set[int]:
+    """Return the other channels that continue the run of the neighbour before or after a channel."""
+    before = at[channel - 1] if channel else None
+    after = at[channel + 1] if channel + 1 < len(at) else None
+    return {other + step for other, step in ((before, 1), (after, -1)) if other is not None}
 
 
 def _direction(size: int) -> Tensor:
@@ -254,7 +271,16 @@ def _direction(size: int) -> Tensor:
 
 
 def layouts(shape: Iterable[int], other: Iterable[int]) -> Iterator[tuple[int, ...]]:
-    """Yield the orders of dimensions that turn one shape into the other, the given order first."""
+    """Yield the permutations of dimensions that turn one shape into the other; the identity first."""
     shape, other = tuple(shape), tuple(other)
     if len(shape) == len(other) <= 5:
         yield from (p for p in permutations(range(len(shape))) if tuple(shape[i] for i in p) == other)
+
+
+def divisions(tensor: Tensor) -> Iterator[Sequence[Tensor]]:
+    """Yield the possible divisions of a value into gates, channel groups, or steps of a sequence."""
+    for dim in dict.fromkeys((tensor.dim() - 1, 1)):
+        if 0 <= dim < tensor.dim() and tensor.shape[dim]:
+            yield from (tensor.chunk(parts, dim) for parts in (2, 3, 4) if tensor.shape[dim] % parts == 0)
+    if tensor.dim() > 2:
+        yield from (tensor.unbind(dim) for dim in (0, 1) if 1 < tensor.shape[dim] <= _MAX_STEPS)

@@ -1,4 +1,4 @@
-"""Name operations in PyTorch's words."""
+"""Describe operations and their arguments with PyTorch's names."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ _KINDS = {
     "batch norm": "batch norm (running statistics)",
     "batch norm over the batch": "batch norm (statistics of the batch, track_running_stats=False)",
 }
-_QUIET = (
+_HIDDEN_NAMES = (
     "cudnn_enabled implicit scale_grad_by_freq sparse memory_format dtype layout device pin_memory half_to_float"
     " generator train training non_blocking input size alpha_ cudnn_enable"
 )
-_SILENT = frozenset(_QUIET.split())
+#: arguments that are never shown
+_HIDDEN = frozenset(_HIDDEN_NAMES.split())
+#: arguments that are shown even if they are False
 _ALWAYS = frozenset(("align_corners", "ceil_mode", "count_include_pad"))
-
-
-#: arguments that are not shown: all of them for a convolution, padding and dilation also for a pooling
-_USUAL = {"stride": 1, "padding": 0, "dilation": 1, "output_padding": 0, "groups": 1}
+#: default values, which are not shown: all of them for a convolution, padding and dilation for other operations
+_DEFAULTS = {"stride": 1, "padding": 0, "dilation": 1, "output_padding": 0, "groups": 1}
 _RENAMED = {
     "mul": {"other": "factor"},
     "div": {"other": "divisor"},
@@ -69,10 +69,10 @@ def name_of(node: Node) -> str:
 
 
 def options_of(node: Node) -> dict[str, Any]:
-    """Return the arguments that change the result."""
+    """Return the arguments that may change the result."""
     if node.event is not None:
         return {k: v for k, v in node.event.options.items() if k != "momentum"}
-    options = {k: v for k, v in node.options().items() if k not in _SILENT}
+    options = {k: v for k, v in node.options().items() if k not in _HIDDEN}
     if node.op == "native_batch_norm":
         options = {"eps": options.get("eps")}
     if "pool" in node.op and not options.get("stride", True):
@@ -85,18 +85,18 @@ def options_of(node: Node) -> dict[str, Any]:
 
 
 def described(node: Node) -> str:
-    """Return the operation with its arguments, as ``max_pool2d(kernel_size=[2, 2], ceil_mode=True)``."""
-    usual = _USUAL if node.event is not None else {k: _USUAL[k] for k in ("padding", "dilation")}
+    """Return the operation with its arguments, such as ``max_pool2d(kernel_size=[2, 2], ceil_mode=True)``."""
+    defaults = _DEFAULTS if node.event is not None else {k: _DEFAULTS[k] for k in ("padding", "dilation")}
     shown = [
         f"{k}={_value(v)}"
         for k, v in options_of(node).items()
-        if v not in (None, [], ()) and (v is not False or k in _ALWAYS) and not _same([usual.get(k)], _listed(v))
+        if v not in (None, [], ()) and (v is not False or k in _ALWAYS) and not _same([defaults.get(k)], _listed(v))
     ]
     return f"{name_of(node)}({', '.join(shown)})" if shown else name_of(node)
 
 
 def differences(here: dict[str, Any], there: dict[str, Any]) -> str:
-    """Return the arguments in which two operations of one kind differ; empty if in none."""
+    """Describe the arguments in which two operations of one type differ; empty if they do not differ."""
     found = [
         f"{k} {_value(here.get(k))} here, {_value(there.get(k))} in the source"
         for k in dict.fromkeys([*here, *there])
@@ -105,14 +105,14 @@ def differences(here: dict[str, Any], there: dict[str, Any]) -> str:
     return ", ".join(found)
 
 
-def alike_windows(here: dict[str, Any], there: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the options of two convolutions that match, without the leading dimensions that one has more."""
+def aligned_windows(here: dict[str, Any], there: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the options of two equal convolutions without extra leading dimensions, which one of them may have."""
     both = dict(here), dict(there)
     for name in (k for k in here.keys() & there.keys() if isinstance(here[k], list) and isinstance(there[k], list)):
         count = min(len(here[name]), len(there[name]))
         for options in both:
             extra = options[name][: len(options[name]) - count]
-            if all(v == _USUAL.get(name) for v in extra):
+            if all(v == _DEFAULTS.get(name) for v in extra):
                 options[name] = options[name][len(extra) :]
     return both
 

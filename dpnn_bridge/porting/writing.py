@@ -1,7 +1,7 @@
-"""Write weights into the parameters that they are made of.
+"""Write weights into the parameters that they are computed from.
 
-An operation may use a view of a parameter, two parameters in one, or a parametrization. :class:`Parameters` holds the
-parameters and buffers of a module, and writes a value through the operations that lead from them to the weights.
+An operation may use a view of a parameter, concatenated parameters, or a parametrization. :class:`Parameters` inverts
+the operations between the parameters and the weights.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from dpnn_bridge.porting.values import SINGLE
 
 
 class NoInverseError(Exception):
-    """Weights go through an operation before they are used that no value can be written back through."""
+    """The weights are computed from parameters by an operation without an inverse."""
 
 
 class Journal:
     """Records changes, to undo them.
 
     Attributes:
-        keeps: whether to copy values before they are overwritten, because the change may be undone.
+        keeps: whether values must be copied before they are overwritten, because the search may undo the change.
     """
 
     def __init__(self) -> None:
@@ -53,8 +53,8 @@ class Parameters:
 
     Attributes:
         tensors: name -> current value.
-        written: name -> which elements were set.
-        normalized: a weight goes through a spectral norm, whose result is exact in single precision only.
+        written: name -> mask of the elements of the storage that were set.
+        normalized: a weight is computed by a spectral norm, whose result is exact in single precision only.
     """
 
     def __init__(self, tape: Tape, env: list[Any], tensors: dict[str, Tensor], journal: Journal) -> None:
@@ -70,12 +70,12 @@ class Parameters:
         return bool(self.written[name].as_strided(t.shape, t.stride(), t.storage_offset()).all())
 
     def write(self, slot: int, view: Tensor, value: Tensor) -> None:
-        """Set a view into the tensor of a slot.
+        """Set a view of the tensor of a slot, and the parameters that the tensor is computed from.
 
         Raises:
-            NoInverseError: the tensor is made of parameters in a way that has no inverse.
+            NoInverseError: the tensor is computed from parameters by an operation without an inverse.
         """
-        if self.journal.keeps or view.numel() < self.env[slot].numel():  # what was never set need not be kept
+        if self.journal.keeps or view.numel() < self.env[slot].numel():
             self.journal.save(view)
         view.copy_(value.reshape(view.shape))
         self._spread(slot, view)
@@ -108,7 +108,7 @@ class Parameters:
                 self.write(slots.number, self.env[slots.number], value)
 
     def _weight_norm(self, node: Node) -> tuple[Slot, Slot, Slot] | None:
-        """Return v, g and the norm of ``v * (g / norm(v))`` or ``v / norm(v) * g``; None for another operation."""
+        """Return the slots of v, g and norm(v) of ``v * (g / norm(v))`` or ``v / norm(v) * g``, else None."""
         for quotient, factor in permutations(node.args[:2]) if node.op == "mul" else ():
             made = self.tape.maker.get(quotient.number) if isinstance(quotient, Slot) else None
             if made is None or made.op != "div" or not all(isinstance(a, Slot) for a in (*made.args[:2], factor)):
@@ -121,15 +121,15 @@ class Parameters:
         return None
 
     def _write_normed(self, direction: Slot, length: Slot, norm: Slot, value: Tensor) -> None:
-        """Write a weight as its direction, and its norm as the length."""
+        """Write a weight into the direction, and the norm of the weight into the length."""
         self.write(direction.number, self.env[direction.number], value)
-        place = self.env[length.number]
-        shape = (*(1 for _ in range(value.dim() - place.dim())), *place.shape)
+        target = self.env[length.number]
+        shape = (*(1 for _ in range(value.dim() - target.dim())), *target.shape)
         size = self.computed(norm).expand(value.shape)[tuple(slice(n) for n in shape)]
-        self.write(length.number, place, size.reshape(place.shape))
+        self.write(length.number, target, size.reshape(target.shape))
 
     def computed(self, slot: Slot) -> Tensor:
-        """Return a value that is made of parameters, from what they hold now."""
+        """Compute the tensor of a slot from the current values of the parameters."""
         node = self.tape.maker.get(slot.number)
         if node is None:
             return self.env[slot.number]
@@ -140,12 +140,16 @@ class Parameters:
         return self.computed(value) if isinstance(value, Slot) else value
 
     def _power_iteration(self, node: Node) -> list[str]:
-        """Return the buffers with the singular vectors of a spectral norm; empty for other divisions."""
+        """Return the names of the buffers with the singular vectors of a spectral norm; empty for other divisions."""
         names = self.tape.root_names(node.args[1].number)
         return [n for n in names if n not in self.tape.parameters and self.tensors[n].dim() == 1]
 
     def _normalize(self, node: Node, buffers: list[str], value: Tensor) -> None:
-        """Write a matrix that is divided by its largest singular value: it can hold none but with that value one."""
+        """Write a weight that a spectral norm divides by its largest singular value.
+
+        Raises:
+            NoInverseError: the largest singular value is not 1, so no parameter gives this weight.
+        """
         weight = node.args[0].number
         rows = next(self.tensors[n].numel() for n in buffers)
         matrix = value.reshape(rows, -1) if rows == len(value) else value.transpose(0, 1).reshape(rows, -1)

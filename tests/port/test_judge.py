@@ -94,7 +94,7 @@ def test_a_direction_of_weight_norm_may_have_another_length() -> None:
         parts.original0[1] *= 1.01
     report = judge(source, net, x)
     assert report.first is not None
-    assert "weight made of 0.parametrizations.weight.original1 and 0.parametrizations" in report.first.reason
+    assert "weight computed from 0.parametrizations.weight.original1 and 0.parametrizations" in report.first.reason
 
 
 def test_weights_that_are_no_numbers_differ() -> None:
@@ -103,7 +103,7 @@ def test_weights_that_are_no_numbers_differ() -> None:
     with torch.no_grad():
         net[0].weight[0, 0] = float("nan")
     report = judge(source, net, x)
-    assert "0.weight differs from the source's values (it holds NaN or infinity)" in str(report)
+    assert "0.weight differs from the source's values (it contains NaN or infinity)" in str(report)
     json.loads(json.dumps(report.to_dict()), parse_constant=pytest.fail)
 
 

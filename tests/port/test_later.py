@@ -73,4 +73,4 @@ def test_two_operations_in_the_other_order_are_named_as_such() -> None:
     assert dpnn_bridge.port(source, Ordered(pool_first=False), images(0)).equal
     first = dpnn_bridge.port(source, Ordered(pool_first=True), images(0)).first
     assert first is not None
-    assert first.reason.endswith("convolution comes before avg_pool2d there, and after it here; swap them")
+    assert first.reason.endswith("convolution comes before avg_pool2d there, but after it here; swap them")

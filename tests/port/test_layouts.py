@@ -110,7 +110,7 @@ def test_words_with_other_indices(words: int) -> None:
     source = Net(lambda m, x: m.e(x + 1).mean(1), e=nn.Embedding(15, 6))
     target = Net(lambda m, x: m.e(x).mean(1), e=nn.Embedding(words, 6))
     report = prove(filled(source, 0), target, lambda seed: indices(11, 4, 7, seed=seed))
-    assert f"e: {words} words of the source's 15, whose indices are +1 (e)" in report.notes
+    assert f"e: {words} of the source's 15 rows; index i here is i+1 there (e)" in report.notes
 
 
 def test_networks_begin_a_sequence() -> None:
@@ -238,7 +238,9 @@ def test_what_comes_behind_the_source_is_named() -> None:
     source, target = Scores(lambda x: x), Scores(lambda x: F.log_softmax(x, 1))
     report = dpnn_bridge.port(filled(source, 0), target, lambda seed: randn(3, 6, seed=seed))
     assert report.first is not None
-    assert "log_softmax(dim=1) here takes the source's output; the source ends before it" in report.first.reason
+    assert (
+        "log_softmax(dim=1) here takes the output of the source, which has no further operation" in report.first.reason
+    )
 
 
 def test_a_module_that_computes_in_single_precision_is_equal_to_single_precision() -> None:

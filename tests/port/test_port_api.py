@@ -248,7 +248,7 @@ def test_what_cannot_be_compared_is_refused() -> None:
     x = torch.randn(4, 5)
     with pytest.raises(OptionError, match="the module contains a ScriptModule"):
         dpnn_bridge.port(nn.Linear(5, 3), nn.Sequential(torch.jit.script(nn.Linear(5, 3))), x)
-    with pytest.raises(OptionError, match="it holds NaN"):
+    with pytest.raises(OptionError, match="it contains NaN"):
         dpnn_bridge.port(nn.Linear(5, 3), nn.Linear(5, 3), torch.where(x > 0, x, torch.nan))
 
 

@@ -116,7 +116,7 @@ def test_a_number_that_is_taken_out_of_a_tensor_is_named() -> None:
     assert dpnn_bridge.port(Scaled(False), Scaled(False), randn(3, 5)).equal
     report = dpnn_bridge.port(Scaled(False), Scaled(True), randn(3, 5))
     assert report.first is not None
-    assert "takes out of a tensor" in report.first.reason
+    assert "converts a tensor to a Python number" in report.first.reason
     assert "keep it a tensor" in report.first.reason
 
 
@@ -153,7 +153,7 @@ def test_an_operation_over_all_samples_is_found_with_one_sample(here: Mask) -> N
     report = dpnn_bridge.port(Normed(of_each), Normed(here), randn(1, 5))
     assert report.equal is (here is of_each_in_steps), report
     if report.first is not None:
-        assert report.first.reason.startswith("equal for one sample, and not for a batch of two")
+        assert report.first.reason.startswith("equal for one sample, but not for a batch of two")
 
 
 def test_a_source_that_takes_one_sample_says_nothing_about_batches() -> None:
