@@ -1,4 +1,4 @@
-"""Classes of published models and small packages. One file per project."""
+"""Classes of published models and small packages, one file for each project."""
 
 from dpnn_bridge.base.lazy_exports import lazy_family_exports
 

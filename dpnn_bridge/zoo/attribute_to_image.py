@@ -1,4 +1,4 @@
-"""Layers of attr2img (attribute-conditioned image generation): joint linear maps, Gaussian codes, upsampling."""
+"""Layers of attr2img (attribute-conditioned images): linear maps of two inputs, Gaussian codes, upsampling."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dpnn_bridge.zoo.research import Sampler
 
 @lua_class("nn.LinearWP")
 class LinearWP(nn.Linear):
-    """:class:`torch.nn.Linear` under its name in attr2img, where it is initialized in another way.
+    """:class:`torch.nn.Linear` under its name in attr2img, which initializes its weights differently.
 
     Shape:
         - Input: :math:`(N, D)` or :math:`(D)`.
@@ -42,12 +42,13 @@ class LinearGaussian(nn.Module):
     """Mean and log variance of a code: two linear maps of the input.
 
     Args:
-        mean_layer, sigma_layer: the maps.
-        in_features, out_features: their sizes.
+        mean_layer: computes the mean.
+        sigma_layer: computes the log variance.
+        in_features, out_features: sizes of the input and of each output.
 
     Shape:
         - Input: :math:`(N, D)` or :math:`(D)`.
-        - Output: list of two, :math:`(N, H)` or :math:`(H)`.
+        - Output: ``[mean, log variance]``, each :math:`(N, H)` or :math:`(H)`.
 
     Lua:
         ``nn.LinearGaussian(inputSize, outputSize)``, attr2img layers/LinearGaussian.lua
@@ -74,7 +75,7 @@ class LinearGaussian(nn.Module):
 
 @lua_class("nn.LinearMix")
 class LinearMix(nn.Module):
-    """A linear map of two inputs side by side.
+    """A linear map of two concatenated inputs.
 
     Args:
         x_features, y_features: sizes of the inputs.
@@ -112,21 +113,21 @@ class LinearMix(nn.Module):
 
 
 def _two(ctx: LuaContext, module: nn.Module) -> LuaTable:
-    """Return a table of two empty tensors, which Torch7 resizes."""
+    """Return a table of two empty tensors, which Torch7 resizes in its first call."""
     return LuaTable.from_list([LuaTensor.empty(ctx.type_of(module)) for _ in range(2)])
 
 
 @lua_class("nn.LinearMix2")
 class LinearMix2(LinearMix):
-    """Mean and log variance of a code: the mean from two inputs, the log variance from the first.
+    """Mean and log variance of a code: the mean is computed from both inputs, the log variance from the first input.
 
     Args:
         x_features, y_features: sizes of the inputs.
-        out_features: size of the outputs.
+        out_features: size of each output.
 
     Shape:
         - Input: ``[x, y]``, :math:`(N, D_x)` and :math:`(N, D_y)`, or both without N.
-        - Output: list of two, :math:`(N, H)` or :math:`(H)`.
+        - Output: ``[mean, log variance]``, each :math:`(N, H)` or :math:`(H)`.
 
     Lua:
         ``nn.LinearMix2(inputSize_x, inputSize_y, outputSize)``, attr2img layers/LinearMix2.lua
@@ -151,18 +152,18 @@ class LinearMix2(LinearMix):
 
 @lua_class("nn.SpatialConvolutionUpsample", "cudnn.SpatialConvolutionUpsample")
 class SpatialConvolutionUpsample(nn.Conv2d):
-    """Convolution whose output planes, read row after row, are fewer and larger planes.
+    """Convolution whose output is reshaped to fewer, larger channels.
 
     Args:
-        factor: how much larger in both directions; :math:`C_{out}` is a multiple of its square.
-        in_channels, out_channels, kernel_size, stride, padding, groups, bias: as :class:`torch.nn.Conv2d`.
+        factor: factor f of the height and the width; :math:`C_{out}` must be a multiple of :math:`f^2`.
+        in_channels, out_channels, kernel_size, stride, padding, groups, bias: as for :class:`torch.nn.Conv2d`.
 
     Shape:
         - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
         - Output: :math:`(N, C_{out} / f^2, f H, f W)`, or without N.
 
     Differs from PyTorch:
-        ``torch.nn.PixelShuffle`` interleaves the planes; this one only views them in another shape.
+        ``torch.nn.PixelShuffle`` interleaves the channels; this layer only reshapes them.
 
     Lua:
         ``nn.SpatialConvolutionUpsample(nInputPlane, nOutputPlane, kW, kH, factor)``, eyescream and attr2img

@@ -1,4 +1,7 @@
-"""Modules of torch-autograd. Each is a Lua function, which never runs. Those of its README are known by name."""
+"""Modules of torch-autograd that its README defines.
+
+Such a module is a Lua function, which the bridge does not run. The module is recognized by its name and fields.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +18,21 @@ from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 
 class Documented(LuaClass):
-    """A function of torch-autograd's README. It becomes, and is written back as, the modules of nn that compute it."""
+    """Base of the functions of torch-autograd's README, which are imported and exported as modules of nn."""
 
     import_only = True
 
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
-        """Return the object of nn that computes what ``obj`` does."""
+        """Return the object of nn that computes the same as ``obj``."""
         raise NotImplementedError
 
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
-        ctx.report.notes.append(f"{cls.names[0]} is taken for the function of that name in torch-autograd's README")
+        ctx.report.notes.append(
+            f"{cls.names[0]}: the file has no code for it; assumed to be the function of this name in torch-autograd's "
+            "README"
+        )
         return ctx.to_torch(obj)
 
     @classmethod
@@ -51,14 +57,14 @@ class DocumentedLinear(Documented):
 
 @lua_class("autograd.nn.module.AutoLinear")
 class AutoLinear(DocumentedLinear):
-    """``nn.Linear``, of one sample in Torch7."""
+    """``nn.Linear``; in Torch7, only for one sample."""
 
     torch_type = nn.Linear
 
 
 @lua_class("autograd.nn.module.AutoLinearReLU")
 class AutoLinearReLU(DocumentedLinear):
-    """``nn.Linear``, of one sample in Torch7, and ``nn.ReLU``, whose gradient at 0 is 1/2 in Torch7."""
+    """``nn.Linear`` and ``nn.ReLU``; in Torch7, only for one sample, and the gradient of the ReLU at 0 is 1/2."""
 
     torch_type = nn.Sequential
 
@@ -70,7 +76,7 @@ class AutoLinearReLU(DocumentedLinear):
 
 @lua_class("autograd.nn.criterion.AutoMSE")
 class AutoMSE(Documented):
-    """``nn.MSECriterion``; of more than two dimensions Torch7 divides by the first size only."""
+    """``nn.MSECriterion``. For more than two dimensions, Torch7 divides by the size of the first dimension only."""
 
     torch_type = nn.MSELoss
 
@@ -80,7 +86,7 @@ class AutoMSE(Documented):
 
 
 def fresh(class_name: str, obj: LuaObject, **fields: Any) -> LuaObject:
-    """Return an object of nn in place of ``obj``, of the same type and mode."""
+    """Return a new object of nn with the tensor type and the mode (training or evaluation) of ``obj``."""
     kind, train = tensor_type(obj) or "torch.DoubleTensor", obj.get("train") is not False
     buffers = {"output": LuaTensor.empty(kind), "gradInput": LuaTensor.empty(kind)}
     return LuaObject(class_name, LuaTable({"_type": kind, "train": train, **buffers, **fields}))

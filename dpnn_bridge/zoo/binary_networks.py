@@ -11,7 +11,7 @@ from dpnn_bridge.torch7.gradient import with_gradient_of
 
 @lua_class("nn.BinActiveZ")
 class BinActiveZ(nn.Module):
-    """The sign; its gradient passes where the input lies between -1 and 1.
+    """The sign of the input; the gradient passes where the input is between -1 and 1.
 
     Shape:
         - Input, output: :math:`(*)`.

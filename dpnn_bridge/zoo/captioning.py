@@ -18,18 +18,19 @@ from dpnn_bridge.zoo.torch_rnn import SequenceRNN, over_time, positions
 
 @lua_class("nn.LanguageModel")
 class DenseCapLanguageModel(nn.Module):
-    """Scores of the words of captions that start with an image vector.
+    """Predicts the scores of each word of a caption from an image vector and the words before it.
 
     Args:
-        image_encoder: image vector to :math:`(N, 1, W)`.
-        lookup_table: tokens to :math:`(N, T, W)`.
+        image_encoder: maps image vectors to :math:`(N, 1, W)`.
+        lookup_table: maps tokens to :math:`(N, T, W)`.
         rnn: recurrent layers and the output layer.
-        joining, parting: positions in ``rnn`` that merge and separate batch and time.
-        vocab_size: number V of words; V + 1 starts and ends a caption, V + 2 means no word.
+        joining: positions in ``rnn`` of the views that merge the dimensions of batch and time.
+        parting: positions in ``rnn`` of the views that separate them again.
+        vocab_size: number V of words; token V + 1 starts and ends a caption, token V + 2 means no word.
         seq_length: length of sampled captions.
-        sample_argmax: sample the likeliest word instead of drawing one.
-        words: number of a word, from 1, to the word.
-        index_base: of the tokens; ``index_base - 1`` is no word.
+        sample_argmax: sample the most likely word instead of drawing a random word.
+        words: token, counted from 1 -> word.
+        index_base: token of the first word; ``index_base - 1`` means no word.
 
     Shape:
         - Input: ``[images, captions]``, :math:`(N, D)` and :math:`(N, T)`, or an empty tensor to sample.
@@ -103,7 +104,7 @@ class DenseCapLanguageModel(nn.Module):
         return torch.cat(words, 1)
 
     def decode(self, tokens: Tensor) -> list[str]:
-        """Return the captions of sampled tokens, :math:`(N, T)`, up to the end of each."""
+        """Return the captions of sampled tokens, :math:`(N, T)`; each ends before its end token."""
         captions = []
         for row in (tokens - self.index_base + 1).tolist():
             words = itertools.takewhile(lambda number: number not in (0, self.vocab_size + 1), row)
@@ -111,7 +112,7 @@ class DenseCapLanguageModel(nn.Module):
         return captions
 
     def target(self, captions: Tensor) -> Tensor:
-        """Return the targets :math:`(N, T + 2)` of true captions :math:`(N, T)`."""
+        """Return the target tokens :math:`(N, T + 2)` of the loss for true captions :math:`(N, T)`."""
         none = captions.new_full((len(captions), 1), self.index_base - 1)
         no_word = F.pad(captions == self.index_base - 1, (0, 1), value=True)
         end = no_word & (no_word.cumsum(1) == 1)
@@ -144,20 +145,21 @@ class DenseCapLanguageModel(nn.Module):
 
 @lua_class("nn.LanguageModel")
 class NeuralTalkLanguageModel(nn.Module):
-    """Log probabilities of the words of captions that start with an image vector.
+    """Predicts the log probabilities of each word of a caption from an image vector and the words before it.
 
     Args:
-        core: one time step: ``[x, *states]`` to ``[*states, log probabilities]``.
-        lookup_table: tokens to vectors.
-        vocab_size: number V of words; V + 1 starts and ends a caption.
+        core: one time step; maps ``[x, *states]`` to ``[*states, log probabilities]``.
+        lookup_table: maps tokens to vectors.
+        vocab_size: number V of words; token V + 1 starts and ends a caption.
         seq_length: number T of tokens.
         num_state: number of states.
         rnn_size: size of each state.
-        index_base: of the tokens; ``index_base - 1`` is no word.
+        index_base: token of the first word; ``index_base - 1`` means no word.
 
     Shape:
         - Input: ``[images, captions]``, :math:`(N, E)` and :math:`(T, N)`.
-        - Output: :math:`(T + 2, N, V + 1)`. Steps without a caption are 0 (Torch7 leaves them unwritten).
+        - Output: :math:`(T + 2, N, V + 1)`. Time steps at which no caption has a word are 0; Torch7 does not write
+          these elements.
 
     Lua:
         ``nn.LanguageModel{…}``, neuraltalk2 misc/LanguageModel.lua
@@ -209,19 +211,19 @@ class NeuralTalkLanguageModel(nn.Module):
 
         @classmethod
         def upgrade(cls, obj: LuaObject) -> LuaObject:
-            """Remove Torch7's copies for each time step."""
+            """Remove the copies that Torch7 makes for each time step."""
             return obj.changed(dict.fromkeys(("clones", "lookup_tables", "state", "inputs", "lookup_tables_inputs")))
 
 
 @lua_class("nn.LanguageModelCriterion")
 class LanguageModelCriterion(nn.Module):
-    """Mean negative log probability of the words and of the end of each caption.
+    """Mean negative log probability of the words and of the end token of each caption.
 
     Args:
-        index_base: of the tokens; ``index_base - 1`` is no word.
+        index_base: token of the first word; ``index_base - 1`` means no word.
 
     Shape:
-        - Input: :math:`(T + 2, N, V + 1)`, as :class:`NeuralTalkLanguageModel` returns; target :math:`(T, N)`.
+        - Input: output of :class:`NeuralTalkLanguageModel`, :math:`(T + 2, N, V + 1)`; target :math:`(T, N)`.
         - Output: scalar.
 
     Raises:
@@ -264,7 +266,7 @@ class FeatExpander(nn.Module):
 
     Shape:
         - Input: :math:`(N, D)`.
-        - Output: :math:`(n N, D)`, the copies of a row next to each other.
+        - Output: :math:`(n N, D)`; the copies of a row are consecutive.
 
     Lua:
         ``nn.FeatExpander(n)``, neuraltalk2 misc/net_utils.lua

@@ -23,8 +23,8 @@ class OneHot(nn.Module):
 
     Args:
         size: length of the vectors.
-        index_base: of the indices.
-        dtype: type of the output; a cast of the module, as by ``double()``, changes it.
+        index_base: smallest index.
+        dtype: dtype of the output; a cast of the module, such as ``double()``, changes it.
 
     Shape:
         - Input: :math:`(N)`.
@@ -46,7 +46,7 @@ class OneHot(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> OneHot:
         super()._apply(fn, recurse)
-        self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype  # the layers after it are cast as well
+        self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype  # as the parameters of the next layers
         return self
 
     class Lua(LuaClass):
@@ -61,7 +61,7 @@ class OneHot(nn.Module):
 
         @classmethod
         def to_lua(cls, module: OneHot, ctx: LuaContext) -> dict[str, Any]:
-            eye = torch.eye(module.size, dtype=module.dtype)  # which Lua makes only if the field is missing
+            eye = torch.eye(module.size, dtype=module.dtype)  # Lua creates the matrix only if the field is missing
             return {**super().to_lua(module, ctx), "_eye": ctx.constant(eye, module)}
 
 
@@ -70,10 +70,11 @@ class HLogSoftMax(nn.Module):
     """Loss of a softmax in two levels: first the cluster of a class, then the class in its cluster.
 
     Args:
-        cluster_model: log probabilities of the clusters.
-        class_model: ``[x, cluster]`` to log probabilities of the classes in that cluster.
-        mapping: cluster of each class and position in that cluster, from 1, a buffer of shape :math:`(classes, 2)`.
-        index_base: of the targets.
+        cluster_model: maps the input to log probabilities of the clusters.
+        class_model: maps ``[input, cluster]`` to log probabilities of the classes in the cluster.
+        mapping: the cluster of each class and the position in the cluster, counted from 1; a buffer of shape
+            :math:`(classes, 2)`.
+        index_base: index of the first class in the targets.
 
     Shape:
         - Input: :math:`(N, D)`; target :math:`(N)`.
@@ -108,13 +109,13 @@ class HLogSoftMax(nn.Module):
 
         @classmethod
         def matches(cls, obj: LuaObject) -> bool:
-            return "logLossCluster" in obj  # and other fields, which a module made in PyTorch lacks
+            return "logLossCluster" in obj  # a module that was created in PyTorch lacks such fields: it has no export
 
         @classmethod
         def parameters(
             cls, module: HLogSoftMax, inner: Callable[[nn.Module], Iterator[ParameterSite]]
         ) -> Iterator[ParameterSite]:
-            """Yield weight and bias of the clusters, then biases and weights of the classes."""
+            """Yield weight and bias of the clusters, then biases and then weights of the classes."""
             yield from inner(module.cluster_model)
             classes = list(inner(module.class_model))
             yield from sorted(classes, key=lambda site: not _is_class_bias(site[0]))
@@ -127,7 +128,7 @@ def _is_class_bias(module: nn.Module) -> bool:
 
 @lua_class("nn.TensorProd")
 class TensorProd(nn.Module):
-    """Product of two vectors with a tensor of order three.
+    """Bilinear map of two vectors, with a bias.
 
     Args:
         size1, size2: lengths of the vectors.
@@ -138,7 +139,7 @@ class TensorProd(nn.Module):
         - Output: :math:`(N, o)`, :math:`y_k = a^T W_k b + b_k`.
 
     Differs from Torch7:
-        Torch7 adds to the gradients of the input that the last call left.
+        Torch7 accumulates the gradients of the input over its calls.
 
     Lua:
         ``nn.TensorProd(size1, size2, output_size)``, lstm-char-cnn util/TensorProd.lua
@@ -167,5 +168,5 @@ class TensorProd(nn.Module):
 
         @classmethod
         def to_lua(cls, module: TensorProd, ctx: LuaContext) -> dict[str, Any]:
-            product = torch.zeros_like(module.weight[0])  # of the vectors, which Torch7 does not resize
+            product = torch.zeros_like(module.weight[0])  # outer product of the vectors; Torch7 does not resize it
             return {**super().to_lua(module, ctx), "ab": ctx.constant(product, module)}

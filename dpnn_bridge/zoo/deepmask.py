@@ -18,10 +18,11 @@ from dpnn_bridge.torch7.gradient import with_gradient_of
 
 @lua_class("nn.SpatialSymmetricPadding")
 class SpatialSymmetricPadding(nn.Module):
-    """Pads an image with its mirror image, border pixels included; a negative size crops.
+    """Pads an image by reflection that repeats the border pixels; a negative padding crops.
 
     Args:
-        pad_l, pad_r, pad_t, pad_b: columns and rows to add; negative: to remove.
+        pad_l, pad_r: columns to add on the left and on the right; columns to remove if negative.
+        pad_t, pad_b: rows to add at the top and at the bottom; rows to remove if negative.
 
     Shape:
         - Input: :math:`(N, C, H, W)`.
@@ -49,7 +50,7 @@ class SpatialSymmetricPadding(nn.Module):
 
 
 def _mirrored(size: int, before: int, after: int, device: torch.device) -> Tensor:
-    """Return the indices of a mirrored axis. Negative paddings crop first, so it is mirrored at the new border."""
+    """Return the source index of each padded position. Negative paddings crop before the axis is reflected."""
     start, end = max(0, -before), size - max(0, -after)
     kept = end - start
     if max(before, after) > kept:
@@ -61,20 +62,20 @@ def _mirrored(size: int, before: int, after: int, device: torch.device) -> Tenso
 
 @lua_class("nn.DeepMask")
 class DeepMask(nn.Module):
-    """A trunk whose features feed a mask and a score.
+    """Predicts a mask and a score from the features of a common trunk.
 
     Args:
-        trunk: image to features.
-        mask_branch: features to the mask, one row per image.
-        score_branch: features to the score.
+        trunk: maps the image to features.
+        mask_branch: maps the features to the mask, one row for each image.
+        score_branch: maps the features to the score.
 
     Shape:
         - Input: :math:`(N, 3, H, W)`.
         - Output: ``[mask, score]``, :math:`(N, h w)` and :math:`(N, 1)`.
 
     Lua:
-        ``nn.DeepMask(config)``, deepmask DeepMask.lua. Torch7's class has no forward; training and inference call the
-        parts.
+        ``nn.DeepMask(config)``, deepmask DeepMask.lua. Torch7's class has no forward pass; its scripts call the trunk
+        and the branches.
     """
 
     def __init__(self, trunk: nn.Module, mask_branch: nn.Module, score_branch: nn.Module) -> None:
@@ -96,11 +97,11 @@ class SharpMask(nn.Module):
     """Refines DeepMask's coarse mask with the features of earlier layers of the trunk.
 
     Args:
-        trunk: image to features, a sequence.
-        score_branch: features to the score.
-        mask_branch: DeepMask's own mask.
-        refinements: the first takes the features, each other ``[features of an earlier layer, mask]``.
-        skips: positions of these layers in the trunk, counted from 1.
+        trunk: sequence of layers that maps the image to features.
+        score_branch: maps the features to the score; not used in the forward pass.
+        mask_branch: maps the features to DeepMask's coarse mask; not used in the forward pass.
+        refinements: the first maps the features to a mask, each other ``[features of an earlier layer, mask]``.
+        skips: positions of the earlier layers in the trunk, counted from 1.
 
     Shape:
         - Input: :math:`(N, 3, H, W)`.
@@ -137,7 +138,7 @@ class SharpMask(nn.Module):
         return mask
 
     class Lua(WithoutParameters):
-        """The parts of the refinements (``netvs``, ``neths``) are kept as they are; they are the same objects."""
+        """``netvs`` and ``neths`` are kept unchanged: their modules are also modules of the refinements."""
 
         faults = (
             Fault(

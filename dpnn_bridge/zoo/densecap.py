@@ -1,4 +1,7 @@
-"""Box layers of densecap. Boxes are (xc, yc, w, h); transforms are (tx, ty, tw, th)."""
+"""Box layers of densecap. A box is (x of the centre, y of the centre, width, height).
+
+A transform (tx, ty, tw, th) has the shift of the centre, relative to the size, and the logarithms of the scales.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from dpnn_bridge.zoo.stn import BilinearSamplerBHWD
 
 @lua_class("nn.ApplyBoxTransform")
 class ApplyBoxTransform(nn.Module):
-    """Moves and scales boxes.
+    """Shifts and scales boxes.
 
     Shape:
         - Input: ``[boxes, transforms]``, both :math:`(*, 4)`.
@@ -37,7 +40,7 @@ class ApplyBoxTransform(nn.Module):
 
 @lua_class("nn.InvertBoxTransform")
 class InvertBoxTransform(nn.Module):
-    """The transforms that turn boxes into other boxes.
+    """Computes the transforms that map anchor boxes to target boxes.
 
     Shape:
         - Input: ``[anchors, targets]``, both :math:`(N, 4)`.
@@ -48,8 +51,8 @@ class InvertBoxTransform(nn.Module):
     """
 
     def forward(self, input: list[Tensor]) -> Tensor:
-        (centre, size), (wanted_centre, wanted_size) = (x.unflatten(-1, (2, 2)).unbind(-2) for x in input)
-        return torch.cat([(wanted_centre - centre) / size, (wanted_size / size).log()], -1)
+        (centre, size), (target_centre, target_size) = (x.unflatten(-1, (2, 2)).unbind(-2) for x in input)
+        return torch.cat([(target_centre - centre) / size, (target_size / size).log()], -1)
 
     class Lua(PairClass):
         pass
@@ -57,12 +60,12 @@ class InvertBoxTransform(nn.Module):
 
 @lua_class("nn.MakeAnchors")
 class MakeAnchors(nn.Module):
-    """Anchor boxes at every position of a feature map. They depend only on the size of the input.
+    """Creates k anchor boxes at every position of a feature map. They depend only on the size of the input.
 
     Args:
-        anchors: widths and heights, :math:`(2, k)`, kept as a buffer.
+        anchors: widths and heights of the anchors, :math:`(2, k)`, a buffer.
         x0, y0: centre of the receptive field of the first position.
-        sx, sy: distance of the centres.
+        sx, sy: distances of the centres of neighbouring positions.
 
     Shape:
         - Input: :math:`(N, C, H, W)`.
@@ -101,7 +104,7 @@ class MakeBoxes(MakeAnchors):
     """Applies transforms to the anchors at every position of a feature map.
 
     Args:
-        anchors, x0, y0, sx, sy: as :class:`MakeAnchors`.
+        anchors, x0, y0, sx, sy: as for :class:`MakeAnchors`.
 
     Shape:
         - Input: :math:`(N, 4 k, H, W)`.
@@ -124,10 +127,10 @@ class MakeBoxes(MakeAnchors):
 
 @lua_class("nn.ReshapeBoxFeatures")
 class ReshapeBoxFeatures(nn.Module):
-    """Puts the features of k boxes per position into rows.
+    """Converts a feature map with k boxes at each position to one row of features for each box.
 
     Args:
-        k: boxes per position.
+        k: number of boxes at each position.
 
     Shape:
         - Input: :math:`(N, k D, H, W)`.
@@ -152,11 +155,11 @@ class ReshapeBoxFeatures(nn.Module):
 
 @lua_class("nn.PosSlicer")
 class PosSlicer(nn.Module):
-    """The first rows of the features, as many as there are ground truth rows.
+    """Returns the first P rows of the features for P rows of ground truth.
 
     Shape:
-        - Input: ``[features, truth]``, :math:`(N, *)` and :math:`(P, *)` or an empty tensor.
-        - Output: :math:`(P, *)`, or all N rows.
+        - Input: ``[features, truth]``, :math:`(N, *)` and :math:`(P, *)`, or an empty tensor as truth.
+        - Output: :math:`(P, *)`; all N rows if the truth is empty.
 
     Raises:
         ValueError: P is larger than N.
@@ -180,11 +183,11 @@ class PosSlicer(nn.Module):
 
 @lua_class("nn.RegularizeLayer")
 class RegularizeLayer(nn.Module):
-    """Returns its input; backward adds the gradient of half the squared norm.
+    """Returns its input; the backward pass adds the gradient of half the squared norm, times ``weight``.
 
     Args:
-        weight: of the added gradient.
-        grad_scale: of the arriving gradient.
+        weight: factor of the added gradient.
+        grad_scale: factor of the incoming gradient.
 
     Shape:
         - Input: :math:`(*)`.
@@ -208,7 +211,7 @@ class RegularizeLayer(nn.Module):
 
 @lua_class("nn.BoxIoU")
 class BoxIoU(nn.Module):
-    """Intersection over union of all pairs of boxes, whose corners are the centres of pixels.
+    """Intersection over union of all pairs of boxes. The corners of a box are the centres of its outermost pixels.
 
     Shape:
         - Input: ``[first, second]``, :math:`(N, B_1, 4)` and :math:`(N, B_2, 4)`.
@@ -231,10 +234,10 @@ class BoxIoU(nn.Module):
 
 @lua_class("nn.BoxToAffine")
 class BoxToAffine(nn.Module):
-    """Affine matrices that map a sampling grid onto boxes.
+    """Computes affine matrices that map a sampling grid onto boxes.
 
     Args:
-        height, width: of the image, in the units of the boxes; may be set before each call.
+        height, width: size of the image in the units of the boxes; may be set before each call.
 
     Shape:
         - Input: :math:`(N, 4)`.
@@ -264,7 +267,7 @@ class BoxToAffine(nn.Module):
 
 @lua_class("nn.BatchBilinearSamplerBHWD")
 class BatchBilinearSamplerBHWD(BilinearSamplerBHWD):
-    """Reads one image at the points of several grids.
+    """Samples one image at the points of several grids.
 
     Shape:
         - Input: ``[image, grids]``, :math:`(H, W, C)` and :math:`(N, H', W', 2)`.
@@ -288,9 +291,9 @@ class BilinearRoiPooling(nn.Module):
     """Samples the features of boxes in a grid of fixed size.
 
     Args:
-        net: makes grids of the boxes and samples the features.
-        box_to_affine: the part of ``net`` that depends on the size of the image.
-        image_height, image_width: of the image that the boxes refer to; may be set before each call.
+        net: converts the boxes to grids and samples the features there.
+        box_to_affine: the module in ``net`` that depends on the size of the image.
+        image_height, image_width: size of the image that the boxes refer to; may be set before each call.
 
     Shape:
         - Input: ``[features, boxes]``, :math:`(C, H, W)` and :math:`(N, 4)`.

@@ -1,4 +1,4 @@
-"""Geometry of densecap's boxes: pixels start at 1, and a box of one pixel has width 1."""
+"""Geometry of densecap's boxes. The centre of the first pixel is 1; a box that covers one pixel has width 1."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from dpnn_bridge.torch7.quicksort import positions, sort_positions
 
 
 def corners(boxes: Tensor) -> Tensor:
-    """Convert (xc, yc, w, h) to (x1, y1, x2, y2), centres of the outermost pixels, :math:`(*, 4)`."""
+    """Convert boxes (xc, yc, w, h) to the centres (x1, y1, x2, y2) of their corner pixels, :math:`(*, 4)`."""
     centre, size = boxes.split(2, -1)
     half = (size - 1) / 2
     return torch.cat([centre - half, centre + half], -1)
 
 
 def clip(boxes: Tensor, height: float, width: float) -> tuple[Tensor, Tensor]:
-    """Clip boxes (xc, yc, w, h) to an image; also return which are not empty.
+    """Clip boxes (xc, yc, w, h) to an image.
 
-    Widths and heights shrink by 1, also those of boxes within: densecap adds no pixel when it converts corners back.
+    Widths and heights shrink by 1, even for boxes inside the image: densecap does not add the pixel again that
+    :func:`corners` subtracts.
 
     Args:
         boxes: :math:`(N, 4)`.
-        height, width: of the image.
+        height, width: size of the image.
 
     Returns:
-        :math:`(N, 4)` and a mask :math:`(N)`.
+        The clipped boxes, :math:`(N, 4)`, and a mask of the boxes that are not empty, :math:`(N)`.
     """
     ends = boxes.new_tensor([width, height])
     upper_left, lower_right = corners(boxes).split(2, 1)
@@ -37,15 +38,15 @@ def clip(boxes: Tensor, height: float, width: float) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def nms(boxes: Tensor, scores: Tensor, overlap: float, max_boxes: int | None = None) -> Tensor:
-    """Return the indices of the boxes that are left when each box removes those of lower score that overlap it.
+    """Return the indices of the boxes that remain after non-maximum suppression.
 
-    Equal scores come in the order in which Torch7 sorts them, the last first.
+    Boxes with equal scores are in the reverse of the order in which Torch7 sorts them.
 
     Args:
         boxes: (x1, y1, x2, y2), :math:`(N, 4)`.
-        scores: :math:`(N)`; compared as float.
-        overlap: the largest intersection over union that two boxes may have.
-        max_boxes: stop after so many.
+        scores: :math:`(N)`; compared in single precision.
+        overlap: largest intersection over union that two remaining boxes may have.
+        max_boxes: maximum number of remaining boxes; None for all.
 
     Returns:
         Indices from 0, :math:`(K)`, highest score first.

@@ -18,15 +18,15 @@ from dpnn_bridge.zoo.densecap import InvertBoxTransform
 
 @lua_class("nn.BoxRegressionCriterion")
 class BoxRegressionCriterion(nn.Module):
-    """Loss of transforms against those that turn the anchors into the target boxes.
+    """Loss between predicted transforms and the transforms that map the anchors to the target boxes.
 
     Args:
-        smooth_l1: compares the transforms.
+        smooth_l1: loss that compares the transforms.
         weight: factor of the loss.
 
     Shape:
-        - Input: ``[anchors, transforms]``, both :math:`(N, 4)`; target :math:`(N, 4)`.
-        - Output: scalar. Boxes that need a transform beyond 10 count nothing.
+        - Input: ``[anchors, transforms]``, both :math:`(N, 4)`; target boxes :math:`(N, 4)`.
+        - Output: scalar. Boxes whose target transform has an absolute value above 10 are ignored.
 
     Lua:
         ``nn.BoxRegressionCriterion(w)``, densecap modules/BoxRegressionCriterion.lua
@@ -38,9 +38,9 @@ class BoxRegressionCriterion(nn.Module):
 
     def forward(self, input: list[Tensor], target: Tensor) -> Tensor:
         anchors, transforms = input
-        wanted = self.invert([anchors, target])
-        far = (wanted.detach().abs() > 10).any(1, keepdim=True)
-        return self.weight * self.smooth_l1(transforms.masked_fill(far, 0), wanted.masked_fill(far, 0))
+        expected = self.invert([anchors, target])
+        far = (expected.detach().abs() > 10).any(1, keepdim=True)
+        return self.weight * self.smooth_l1(transforms.masked_fill(far, 0), expected.masked_fill(far, 0))
 
     class Lua(WithoutParameters):
         members = ("smooth_l1",)
@@ -55,11 +55,11 @@ class BoxRegressionCriterion(nn.Module):
 
 @lua_class("nn.OurCrossEntropyCriterion")
 class OurCrossEntropyCriterion(nn.Module):
-    """Log softmax and negative log likelihood.
+    """Cross entropy: log softmax and negative log likelihood.
 
     Args:
         lsm: the log softmax.
-        nll: the likelihood.
+        nll: the negative log likelihood.
 
     Shape:
         - Input: :math:`(N, C)`; target :math:`(N)`.
@@ -82,10 +82,10 @@ class OurCrossEntropyCriterion(nn.Module):
 
 @lua_class("nn.LogisticCriterion")
 class LogisticCriterion(nn.Module):
-    """Mean logistic loss of every class against all others.
+    """Mean logistic loss of every class against all other classes.
 
     Args:
-        index_base: number of the first class; ``index_base - 1`` means no class.
+        index_base: index of the first class; ``index_base - 1`` means no class.
 
     Shape:
         - Input: scores :math:`(N, C)`; target :math:`(N)`.

@@ -1,4 +1,4 @@
-"""densecap's detection network: region proposals, and the model that describes them."""
+"""densecap's detection network: region proposals, and the model that describes regions in words."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from dpnn_bridge.zoo.densecap_sampler import BoxSampler, BoxSamplerHelper
 
 
 class PartsInTables(LuaClass):
-    """A class that keeps modules and values in tables of its own.
+    """A mapping for classes with modules and values in tables, which are fields of the object.
 
     Attributes:
-        inside: field of the table -> field in it -> constructor argument and attribute of the same name.
+        inside: field of the table -> field in the table -> constructor argument and attribute of the same name.
     """
 
     indexed = True
@@ -51,41 +51,41 @@ class PartsInTables(LuaClass):
 
 @lua_class("nn.LocalizationLayer")
 class LocalizationLayer(nn.Module):
-    """Proposes regions of an image and reads the features in them.
+    """Proposes regions of an image and pools the features in these regions.
 
-    In training, targets are needed: the regions are drawn by ``box_sampler``, positive ones first, and the losses of
-    the proposals, which are in ``losses``, add their gradient when that of the features is computed.
+    Training requires targets. The regions are drawn at random, positive regions first. The backward pass adds the
+    gradients of the losses of the proposals (``losses``) to the gradient of the features.
 
     Args:
-        rpn: features to ``[boxes, anchors, transforms, scores]``, :math:`(1, B, D)` each.
+        rpn: maps features to ``[boxes, anchors, transforms, scores]``, :math:`(1, B, D)` each.
         box_sampler_helper: draws regions in training.
-        roi_pooling: ``[features, boxes]`` to :math:`(N, C, H', W')`.
-        invert_box_transform: ``[anchors, targets]`` to the transforms between them.
-        obj_crit_pos, obj_crit_neg: loss of the scores of positive and of negative boxes.
+        roi_pooling: maps ``[features, boxes]`` to :math:`(N, C, H', W')`.
+        invert_box_transform: maps ``[anchors, targets]`` to the transforms between them.
+        obj_crit_pos, obj_crit_neg: losses of the scores of positive and of negative boxes.
         box_reg_crit: loss of the transforms.
         objectness_weight, box_reg_weight: factors of the losses.
-        remove_outbounds: in training, 1 to draw boxes within the image only.
-        clip_boxes: in evaluation, cut boxes at the border of the image.
+        remove_outbounds: in training, 1 to draw only boxes inside the image.
+        clip_boxes: in evaluation, clip boxes to the image.
         nms_thresh: in evaluation, the largest overlap of two boxes.
-        max_proposals: in evaluation, the largest number of boxes; -1 for all.
-        image_height, image_width: of the image; to be set before each call.
-        index_base: of the classes of the scores.
+        max_proposals: in evaluation, the maximum number of boxes; -1 for all.
+        image_height, image_width: size of the image; set both before each call.
+        index_base: index of the first class in the targets of the losses.
 
     Attributes:
-        losses: values of the last call in training: ``obj_loss_pos``, ``obj_loss_neg``, ``box_reg_loss``.
+        losses: losses of the last call in training: ``obj_loss_pos``, ``obj_loss_neg``, ``box_reg_loss``.
 
     Shape:
         - Input: features :math:`(1, C, H, W)`; in training also boxes :math:`(1, B, 4)` and labels :math:`(1, B, L)`.
-        - Output: ``[features, boxes, target_boxes, target_labels]``: :math:`(N, C, H', W')`, :math:`(N, 4)` and in
-          training :math:`(P, 4)` and :math:`(P, L)` for the first P boxes, else empty. Boxes are (xc, yc, w, h) in
-          pixels counted from 1, best first in evaluation.
+        - Output: ``[features, boxes, target_boxes, target_labels]``, of shapes :math:`(N, C, H', W')`,
+          :math:`(N, 4)`, :math:`(P, 4)` and :math:`(P, L)`. The targets belong to the first P boxes and are empty in
+          evaluation. Boxes are (xc, yc, w, h) in pixels counted from 1; in evaluation, the best box is first.
 
     Lua:
         ``nn.LocalizationLayer(opt)``, densecap LocalizationLayer.lua
 
     Raises:
-        ValueError: the input is not one image; its size is not set; training without targets, or with another number of
-            labels than of boxes.
+        ValueError: the input is not one image; ``image_height`` or ``image_width`` is not set; in training, targets are
+            missing or the numbers of labels and boxes differ.
     """
 
     fx_leaf = True
@@ -130,9 +130,10 @@ class LocalizationLayer(nn.Module):
             regions = self._best(proposed[0][0], proposed[3][0], self.image_height, self.image_width)
             return [self._pooled(input, regions), regions, input.new_empty(0), input.new_empty(0)]
         if boxes is None or labels is None:
-            raise ValueError("in training the true boxes and labels are needed: pass them, or call eval() first")
+            raise ValueError("LocalizationLayer: training needs boxes and labels: pass them, or call eval() first")
         if boxes.shape[:2] != labels.shape[:2]:
-            raise ValueError(f"each true box needs a label, found {tuple(boxes.shape)} and {tuple(labels.shape)}")
+            shapes = f"{tuple(boxes.shape)} and {tuple(labels.shape)}"
+            raise ValueError(f"LocalizationLayer: each box needs one label, found boxes and labels of shapes {shapes}")
         positive, targets, negative = self._drawn(proposed, [boxes, labels])
         regions = torch.cat([positive[0], negative[0]])
         losses = self._losses(positive, targets[0], negative)
@@ -164,15 +165,15 @@ class LocalizationLayer(nn.Module):
 
     def _losses(self, positive: list[Tensor], targets: Tensor, negative: list[Tensor]) -> dict[str, Tensor]:
         _, anchors, transforms, scores = positive
-        wanted = self.invert_box_transform([anchors, targets]).detach()
-        far = (wanted.abs() > 10).any(1, keepdim=True)
-        moves = self.box_reg_crit(transforms.masked_fill(far, 0), wanted.masked_fill(far, 0))
+        expected = self.invert_box_transform([anchors, targets]).detach()
+        far = (expected.abs() > 10).any(1, keepdim=True)
+        regression = self.box_reg_crit(transforms.masked_fill(far, 0), expected.masked_fill(far, 0))
         first = torch.full((len(scores),), self.index_base, device=scores.device)
         second = torch.full((len(negative[3]),), self.index_base + 1, device=scores.device)
         return {
             "obj_loss_pos": self.objectness_weight * self.obj_crit_pos(scores, first),
             "obj_loss_neg": self.objectness_weight * self.obj_crit_neg(negative[3], second),
-            "box_reg_loss": self.box_reg_weight * moves,
+            "box_reg_loss": self.box_reg_weight * regression,
         }
 
     class Lua(PartsInTables):
@@ -211,36 +212,37 @@ class LocalizationLayer(nn.Module):
 
 @lua_class("DenseCapModel")
 class DenseCapModel(nn.Module):
-    """Finds regions of an image and describes each in words.
+    """Detects regions of an image and describes each region in words.
 
-    The image is BGR, 0 to 255, minus densecap's mean pixel 103.939, 116.779, 123.68. Boxes are (xc, yc, w, h) in pixels
-    of it, counted from 1: the left upper pixel has its centre at (1, 1).
+    The channels of the image are BGR, 0 to 255, minus densecap's mean pixel (103.939, 116.779, 123.68). Boxes are
+    (xc, yc, w, h) in pixels; the centre of the top left pixel is (1, 1).
 
     Args:
         net: two parts of a convolutional network, a :class:`LocalizationLayer` and the recognition network.
-        parts: name of a part, as in Lua's ``nets``, to its path in ``net``, as ``get_submodule`` takes it.
+        parts: name of a module in Lua's table ``nets`` -> path of the module in ``net``, as for ``get_submodule``.
         objectness_crit, box_reg_crit, lm_crit: losses of the final scores, boxes and words.
         end_objectness_weight, captioning_weight: factors of the losses.
-        final_nms_thresh: in evaluation, the largest overlap of two described boxes; 0 leaves all.
+        final_nms_thresh: in evaluation, the largest overlap of two described boxes; 0 keeps all boxes.
         finetune_cnn: train the second part of the convolutional network. The first part is never trained.
-        index_base: of the words.
+        index_base: token of the first word.
 
     Shape:
         - Input: image :math:`(1, 3, H, W)`; in training also boxes :math:`(1, B, 4)` and captions :math:`(1, B, L)`.
-        - Output: ``[scores, regions, transforms, boxes, words, target_boxes, target_captions]``. In evaluation:
-          objectness :math:`(K, 1)`, proposals :math:`(N, 4)`, their transforms :math:`(N, 4)`, final boxes
-          :math:`(K, 4)`, sampled words :math:`(K, L)`, and two empty tensors; the final suppression picks K of N. In
-          training, with M drawn regions of which P are positive: :math:`(M, 1)`, then :math:`(P, 4)` three times,
-          scores of words :math:`(P, L + 2, V + 1)`, and the targets :math:`(P, 4)` and :math:`(P, L)`.
+        - Output in evaluation, for N proposals of which non-maximum suppression keeps K: ``[objectness, proposals,
+          transforms, boxes, words, empty, empty]``, of shapes :math:`(K, 1)`, :math:`(N, 4)`, :math:`(N, 4)`,
+          :math:`(K, 4)` and :math:`(K, L)`. The words are sampled.
+        - Output in training, for M drawn regions of which P are positive: ``[objectness, regions, transforms, boxes,
+          word scores, target boxes, target captions]``, of shapes :math:`(M, 1)`, three times :math:`(P, 4)`,
+          :math:`(P, L + 2, V + 1)`, :math:`(P, 4)` and :math:`(P, L)`.
 
     Differs from PyTorch:
-        No gradient reaches the image.
+        The image gets no gradient.
 
     Lua:
         ``DenseCapModel(opt)``, densecap DenseCapModel.lua
 
     Raises:
-        ValueError: the input is not one image; training without targets.
+        ValueError: the input is not one image, or targets are missing in training.
     """
 
     fx_leaf = True
@@ -305,13 +307,13 @@ class DenseCapModel(nn.Module):
 
     @torch.no_grad()
     def forward_test(self, image: Tensor) -> tuple[Tensor, Tensor, list[str]]:
-        """Switch to evaluation and return boxes :math:`(K, 4)`, objectness :math:`(K, 1)` and K captions."""
+        """Switch to evaluation mode and return boxes :math:`(K, 4)`, objectness :math:`(K, 1)` and K captions."""
         output = self.eval()(image)
         return output[3], output[0], self.language_model.decode(output[4])
 
     @torch.no_grad()
     def extract_features(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Return boxes :math:`(K, 4)` and their features :math:`(K, D)`, in evaluation."""
+        """Return boxes :math:`(K, 4)` and their features :math:`(K, D)`; call ``eval()`` first."""
         pooled, regions, _, _ = self._regions(image, None, None)
         features = self._part("recog_base")(pooled)
         boxes = ApplyBoxTransform()([regions, self._part("box_reg_branch")(features)])
@@ -321,7 +323,7 @@ class DenseCapModel(nn.Module):
     def set_test_args(
         self, rpn_nms_thresh: float = 0.7, final_nms_thresh: float = 0.3, num_proposals: int = 1000
     ) -> None:
-        """Set what evaluation keeps, with densecap's defaults.
+        """Set which boxes evaluation keeps; the defaults are densecap's.
 
         Args:
             rpn_nms_thresh: largest overlap of two proposals.
@@ -333,12 +335,14 @@ class DenseCapModel(nn.Module):
         self.final_nms_thresh = final_nms_thresh
 
     def losses(self, image: Tensor, boxes: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Return the losses of one image in training; a backward pass from ``total_loss`` gives densecap's gradients.
+        """Switch to training mode and return the losses of one image.
+
+        The backward pass of ``total_loss`` computes densecap's gradients.
 
         Args:
             image: :math:`(1, 3, H, W)`.
-            boxes: true boxes, :math:`(1, B, 4)`.
-            labels: a caption for each, :math:`(1, B, L)`.
+            boxes: ground truth boxes, :math:`(1, B, 4)`.
+            labels: a caption for each box, :math:`(1, B, L)`.
         """
         scores, regions, transforms, _, words, target_boxes, target_labels = self.train()(image, boxes, labels)
         positive = torch.full((len(scores),), self.index_base - 1, device=scores.device)
@@ -376,7 +380,7 @@ class DenseCapModel(nn.Module):
             parts = {name: ctx.to_torch(obj["nets"][name], "nets", name) for name in names}
             outside = [name for name, part in parts.items() if id(part) not in paths]
             if outside:
-                raise ctx.error(f"the modules {outside} of 'nets' are not part of 'net'", obj)
+                raise ctx.error(f"the modules {outside} of the table 'nets' are not in the network 'net'", obj)
             return {**arguments, "parts": {name: paths[id(part)] for name, part in parts.items()}}
 
         @classmethod

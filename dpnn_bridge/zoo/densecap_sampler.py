@@ -1,4 +1,4 @@
-"""Sampling of boxes for the training of densecap."""
+"""Random selection of boxes for the training of densecap."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from dpnn_bridge.zoo.densecap_boxes import corners
 
 @lua_class("nn.BoxSampler")
 class BoxSampler(nn.Module):
-    """Draws boxes that meet a target and boxes that do not, at random.
+    """Draws boxes that overlap a target (positive) and boxes that do not (negative), at random.
 
     Args:
-        box_iou: intersection over union of all pairs, as :class:`BoxIoU`.
-        low_thresh: a box whose overlap with every target is lower is negative.
-        high_thresh: a box whose overlap with some target is higher is positive, and so is the best box of each target.
-        batch_size: boxes to draw; at most half of them are positive. Negative ones are drawn with replacement where
+        box_iou: computes the intersection over union of all pairs of boxes, as :class:`BoxIoU` does.
+        low_thresh: a box is negative if its overlap with every target is lower.
+        high_thresh: a box is positive if its overlap with any target is higher, or if it is the best box of a target.
+        batch_size: number of boxes to draw, at most half of them positive. Negative boxes are drawn with replacement if
             there are too few.
-        bounds: smallest x and y, largest x and y. A box that exceeds them is drawn only if it is the best of a target.
-            If any of the four is None, there are no bounds, as in Torch7.
+        bounds: smallest x and y, largest x and y. A box that exceeds them is drawn only if it is the best box of a
+            target. If any of the four is None, there are no bounds, as in Torch7.
         index_base: first index, 1 as in Lua or 0.
 
     Shape:
         - Input: ``[boxes, targets]``, :math:`(1, B, 4)` and :math:`(1, T, 4)` as (xc, yc, w, h).
-        - Output: ``[positive, target, negative]``: indices of boxes :math:`(P)`, of the target of each :math:`(P)`, and
-          of boxes :math:`(M)`.
+        - Output: ``[positive, target, negative]``: indices of the positive boxes :math:`(P)`, of the target of each
+          positive box :math:`(P)`, and of the negative boxes :math:`(M)`.
 
     Lua:
         ``nn.BoxSampler(options)``, densecap modules/BoxSampler.lua
@@ -56,7 +56,8 @@ class BoxSampler(nn.Module):
     def forward(self, input: list[Tensor]) -> list[Tensor]:
         boxes, targets = input
         if len(boxes) != 1 or len(targets) != 1:
-            raise ValueError(f"BoxSampler takes one image, found {len(boxes)} of boxes and {len(targets)} of targets")
+            counts = f"boxes of {len(boxes)} and targets of {len(targets)} images"
+            raise ValueError(f"BoxSampler takes boxes and targets of one image, found {counts}")
         overlaps = self.box_iou(input)[0]
         best, target = overlaps.max(1)
         positive, negative = best > self.high_thresh, best < self.low_thresh
@@ -76,7 +77,7 @@ class BoxSampler(nn.Module):
         return [i + self.index_base for i in (chosen, target[chosen], others)]
 
     def draw(self, total: int, count: int) -> Tensor:
-        """Return ``count`` random numbers below ``total``, without repetition if there are enough."""
+        """Return ``count`` random integers below ``total``, without repetition if ``total`` is large enough."""
         if not total:
             raise ValueError("BoxSampler: every box is the best box of a target, so no box can be negative")
         return torch.randint(total, (count,)) if total < count else torch.randperm(total)[:count]
@@ -98,20 +99,21 @@ class BoxSampler(nn.Module):
 
 @lua_class("nn.BoxSamplerHelper")
 class BoxSamplerHelper(nn.Module):
-    """Rows of boxes and of their targets that a :class:`BoxSampler` draws.
+    """Selects the data of the boxes and targets that a :class:`BoxSampler` draws.
 
     Args:
         box_sampler: draws the indices.
-        index_base: that of ``box_sampler``.
+        index_base: first index that ``box_sampler`` returns.
 
     Shape:
-        - Input: two lists, ``[boxes, *data]`` with :math:`(1, B, D_i)` and ``[targets, *data]`` with
+        - Input: two lists, ``[boxes, *data]`` of shapes :math:`(1, B, D_i)` and ``[targets, *data]`` of shapes
           :math:`(1, T, D_j)`.
-        - Output: three lists, for the positive boxes :math:`(P, D_i)`, for the target of each :math:`(P, D_j)` and for
-          the negative boxes :math:`(M, D_i)`.
+        - Output: three lists: data of the positive boxes :math:`(P, D_i)`, data of the target of each positive box
+          :math:`(P, D_j)`, and data of the negative boxes :math:`(M, D_i)`.
 
     Differs from PyTorch:
-        A box that was drawn several times gets the gradient of the last one, as in Torch7. Targets get none.
+        As in Torch7, a negative box that is drawn several times gets only the gradient of its last copy, and the
+        targets get no gradient.
 
     Lua:
         ``nn.BoxSamplerHelper(options)``, densecap modules/BoxSamplerHelper.lua

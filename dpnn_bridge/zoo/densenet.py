@@ -15,15 +15,15 @@ from dpnn_bridge.objects import LuaObject
 
 @lua_class("nn.DenseConnectLayerCustom")
 class DenseConnectLayerCustom(nn.Sequential):
-    """Computes one more group of feature maps from all earlier ones.
+    """Computes new feature maps from the concatenation of all earlier feature maps.
 
     Args:
         net1: normalization and activation.
         net2: the convolutions.
 
     Shape:
-        - Input: :math:`(N, C, H, W)` or a list of such maps.
-        - Output: the list with one more entry.
+        - Input: :math:`(N, C, H, W)`, or a list of tensors of this shape with any number of channels.
+        - Output: the list with the new feature maps appended.
 
     Differs from Torch7:
         Torch7 recomputes the first part in the backward pass to save memory (``optMemory`` 4); use

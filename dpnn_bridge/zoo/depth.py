@@ -18,12 +18,12 @@ from dpnn_bridge.objects import LuaObject
 
 @lua_class("nn.Unpool")
 class Unpool(nn.Module):
-    """Spreads the elements of every plane, with zeros to the right of and below each.
+    """Enlarges an image: each pixel becomes the top left pixel of a block of zeros.
 
     Args:
-        in_channels: number of planes.
-        kernel_size: how many times larger the output is.
-        size: height and width of the output.
+        in_channels: number of channels.
+        kernel_size: size k of the blocks.
+        size: height and width of the output; kept for the export.
 
     Shape:
         - Input: :math:`(N, C, H, W)`.
@@ -58,12 +58,14 @@ class Unpool(nn.Module):
 
 @lua_class("nn.ChannelDropout")
 class ChannelDropout(nn.Module):
-    """Drops whole input channels, the same in every sample, and never all of them. The others are not scaled.
+    """Drops complete input channels, the same channels in every sample, and never all channels.
+
+    The other channels are not scaled.
 
     Args:
         channels: number of channels.
-        p: how likely a channel is dropped.
-        stochastic_inference: drops them in evaluation too.
+        p: probability that a channel is dropped.
+        stochastic_inference: drop channels in evaluation too.
 
     Shape:
         - Input, output: :math:`(N, C, H, W)`.

@@ -25,17 +25,18 @@ class Rectifier(nn.ReLU):
 
 @lua_class("nn.Scale")
 class Scale(nn.Module):
-    """Converts a colour image to a grey one of another size.
+    """Converts an RGB image to greyscale and resizes it.
 
     Args:
         height, width: new size.
 
     Shape:
-        - Input: :math:`(3, H, W)`, or a batch, whose first image is taken.
+        - Input: :math:`(3, H, W)`, or a batch, of which only the first image is used.
         - Output: :math:`(1, H', W')`.
 
     Differs from PyTorch:
-        Enlarging is bilinear with aligned corners, shrinking is the mean of the covered area; both in single precision.
+        A dimension is enlarged by bilinear interpolation with aligned corners, and reduced by the mean of the covered
+        area. Both are computed in single precision.
 
     Lua:
         ``nn.Scale(height, width)``, dqn Scale.lua
@@ -59,13 +60,13 @@ class Scale(nn.Module):
 
 
 def _resized(x: Tensor, size: int) -> Tensor:
-    """Scale the last dimension of a matrix bilinearly, like the package image."""
+    """Resize the last dimension of a matrix with the rounding of ``image.scale`` of Torch7's package image."""
     old = x.shape[-1]
     if size == old:
         return x
     if size > old:
-        place = torch.arange(size, dtype=torch.float32, device=x.device)
-        position = (place * float(np.float32(old - 1) / np.float32(size - 1))).where(place < size - 1, old - 1)
+        pixel = torch.arange(size, dtype=torch.float32, device=x.device)
+        position = (pixel * float(np.float32(old - 1) / np.float32(size - 1))).where(pixel < size - 1, old - 1)
         first = position.long()
         weight = (position - first).double()
         left, right = x[:, first], x[:, (first + 1).clamp(max=old - 1)]
@@ -74,12 +75,12 @@ def _resized(x: Tensor, size: int) -> Tensor:
     start = np.concatenate([np.zeros(1, np.float32), end[:-1]])
     first, last = start.astype(np.int64), end.astype(np.int64)
     total, count = torch.zeros_like(x[:, :size], dtype=torch.float32), np.zeros(size, np.float32)
-    for step in range(int((last - first).max()) + 1):  # the parts of a pixel's area, in order
-        place = first + step
-        weight = np.where(place < last, np.float32(1), (end - last).astype(np.float32))
+    for step in range(int((last - first).max()) + 1):  # sum the covered source pixels in Torch7's order
+        pixel = first + step
+        weight = np.where(pixel < last, np.float32(1), (end - last).astype(np.float32))
         weight = np.where(step == 0, np.float32(1) - (start - first).astype(np.float32), weight)
-        weight = np.where((place <= last) & (place < old), weight, np.float32(0)).astype(np.float32)
-        index, factor = torch.from_numpy(np.minimum(place, old - 1)).to(x.device), torch.from_numpy(weight).to(x.device)
+        weight = np.where((pixel <= last) & (pixel < old), weight, np.float32(0)).astype(np.float32)
+        index, factor = torch.from_numpy(np.minimum(pixel, old - 1)).to(x.device), torch.from_numpy(weight).to(x.device)
         total = (total.to(x.dtype) + factor.to(x.dtype) * x[:, index]).float()
         count = count + weight
     return (total / torch.from_numpy(count).to(x.device)).to(x.dtype)

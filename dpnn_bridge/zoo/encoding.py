@@ -18,8 +18,8 @@ class Aggregate(nn.Module):
     r"""Weighted sums of residuals, :math:`e_k = \sum_i a_{ik} r_{ik}`.
 
     Args:
-        K: codes.
-        D: features.
+        K: number of codewords.
+        D: number of features.
 
     Shape:
         - Input: ``[weights, residuals]``, :math:`(B, N, K)` and :math:`(B, N, K, D)`, or both without B.
@@ -45,17 +45,17 @@ class Aggregate(nn.Module):
 
 @lua_class("nn.Encoding")
 class Encoding(nn.Module):
-    r"""Residuals to the words of a dictionary, summed by how near each word is.
+    r"""Sums of the residuals to each codeword, weighted by a soft assignment of the inputs to the codewords.
 
     With :math:`r_{ik} = x_i - c_k` and :math:`a_{ik} = \mathrm{softmax}_k(-s_k \|r_{ik}\|^2)` the output is
     :math:`e_k = \sum_i a_{ik} r_{ik}`.
 
     Args:
-        K: words.
-        D: features.
+        K: number of codewords.
+        D: number of features.
 
     Attributes:
-        weight: the words c, :math:`(K, D)`.
+        weight: the codewords c, :math:`(K, D)`.
         bias: the factors s, :math:`(K)`.
 
     Shape:
@@ -63,11 +63,11 @@ class Encoding(nn.Module):
         - Output: :math:`(B, K, D)` or :math:`(K, D)`.
 
     Differs from PyTorch:
-        The part of the gradient that goes through a has the opposite sign, as in Torch7.
+        The gradient through the assignment weights a has the opposite sign, as in Torch7.
 
     Differs from Torch7:
-        Gradients are summed over backward passes, where Torch7 keeps the last. Torch7 has no backward pass for two
-        dimensions.
+        Gradients of the parameters are accumulated over backward passes; Torch7 keeps those of the last pass only.
+        Torch7 has no backward pass for inputs of two dimensions.
 
     Lua:
         ``nn.Encoding(K, D)``, Deep-Encoding layers/encoding.lua
@@ -81,7 +81,7 @@ class Encoding(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the parameters as Deep-Encoding does."""
+        """Initialize the parameters as Deep-Encoding does."""
         nn.init.uniform_(self.weight, -((self.K * self.D) ** -0.5), (self.K * self.D) ** -0.5)
         nn.init.uniform_(self.bias, -(self.K**-0.5), self.K**-0.5)
 

@@ -17,14 +17,14 @@ from dpnn_bridge.torch7.gradient import with_gradient_of, zero_gradient
 
 @lua_class("nn.SpatialGlimpse_inverse")
 class SpatialGlimpseInverse(nn.Module):
-    """Puts a patch into an image where a glimpse was taken; parts beyond the border are cut off.
+    """Pastes a patch into an image at the position of a glimpse; parts outside the image are cut off.
 
-    The gradient of the image is the whole output gradient, also below the patch, or zero with ``residual``. That of the
-    position is zero.
+    The gradient of the image is the complete output gradient, including the pixels under the patch; with ``residual``
+    it is zero. The gradient of the position is zero.
 
     Args:
         height, width: size of the patch.
-        residual: surround the patch with zeros instead of the image.
+        residual: paste the patch into zeros instead of the image.
 
     Shape:
         - Input: ``[image, patch, position]``: :math:`(N, C, H, W)`, :math:`(N, C, h, w)` and :math:`(N, 2)` with y
@@ -52,10 +52,10 @@ class SpatialGlimpseInverse(nn.Module):
         return zero_gradient(zero_gradient(pasted, position), image)
 
     def _source(self, position: Tensor, size: int, length: int) -> tuple[Tensor, Tensor]:
-        """Return, for each row of the image, the row of the patch, and whether it exists."""
+        """Return, for each row of the image, the row of the patch, and whether the patch covers the row."""
         border = (length - 1) // 2
-        room = size + 2 * border - length
-        start = ((position.detach() + 1) / 2 * room).clamp(0, room).long()
+        largest = size + 2 * border - length
+        start = ((position.detach() + 1) / 2 * largest).clamp(0, largest).long()
         source = torch.arange(size, device=position.device) + border - start[:, None]
         return source.clamp(0, length - 1), (source >= 0) & (source < length)
 
@@ -76,21 +76,21 @@ class VRMSEReward(ClassReward):
     """Rewards REINFORCE modules for a small error of an image and for a large attended area.
 
     The loss is the mean squared error; for its backward pass see
-    :class:`~dpnn_bridge.modules.dpnn.reward.ClassReward`. The reward of a sample is 4, less the squared error
-    summed over channels and averaged over pixels, plus ``area_scale`` times the part of the image that was attended.
+    :class:`~dpnn_bridge.modules.dpnn.reward.ClassReward`. The reward of a sample is 4, minus the squared error
+    summed over channels and averaged over pixels, plus ``area_scale`` times the attended fraction of the image.
 
     Args:
         module: the network with the REINFORCE modules.
         scale: kept for the export; the reward does not depend on it.
         criterion: compares the baseline with the reward; default: mean squared error.
         size_average: divide the reward by the batch size.
-        area_scale: weight of the attended part.
-        image_size: height and width by which the attended area is divided. In Torch7 it is an option of the training
-            script, ``highResSize``, and not in the file.
+        area_scale: weight of the attended fraction.
+        image_size: height and width of the image, whose product divides the attended area. The file does not contain
+            them: in Torch7 they are the option ``highResSize`` of the training script.
 
     Shape:
-        - Input: ``[image, map, baseline]``: :math:`(N, C, H, W)`, :math:`(N, 1, H, W)` with 1 where something was
-          attended, and :math:`(N, 1)`.
+        - Input: ``[image, attended, baseline]``: :math:`(N, C, H, W)`, :math:`(N, 1, H, W)` with 1 at attended
+          pixels, and :math:`(N, 1)`.
         - Target: :math:`(N, C, H, W)`.
         - Output: the loss, a number.
 

@@ -1,4 +1,4 @@
-"""GRU layers of forks of torch-rnn (antihutka/torch-rnn, AlekzNet/rnn-chatbot)."""
+"""GRU layers in forks of torch-rnn (antihutka/torch-rnn, AlekzNet/rnn-chatbot)."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class GridGRU(GRU):
         - Output: :math:`(N, T, D)`.
 
     Attributes:
-        weight: :math:`(D + H, 3 H + 3 D)`, columns of the gates along time, then of those along depth.
+        weight: :math:`(D + H, 3 H + 3 D)`, columns of the gates along time, then of the gates along depth.
         bias: :math:`(3 H + 3 D)`.
         last: last state along time, or None.
 

@@ -14,19 +14,19 @@ from dpnn_bridge.torch7.gradient import with_gradient_of
 
 #: components of the mixture
 MIXTURE = 20
-#: columns of an output: end of stroke, weights, means and deviations of x and y, correlations
+#: numbers of columns of an output: end of stroke, weights, means of x and y, deviations of x and y, correlations
 COLUMNS = [1, *[MIXTURE] * 6]
 
 
 @lua_class("nn.YHat")
 class YHat(nn.Module):
-    """Raw outputs as parameters of a mixture of Gaussians. The gradient passes unchanged.
+    """Converts raw outputs to parameters of a mixture of Gaussians. The gradient passes unchanged.
 
     Shape:
         - Input, output: :math:`(N, 121)`.
 
     Differs from PyTorch:
-        The gradient of :class:`MixtureCriterion` is that of the raw outputs already.
+        As in Torch7, :class:`MixtureCriterion` already computes the gradient with respect to the raw outputs.
 
     Lua:
         ``nn.YHat()``, handwritingnet yHatMat.lua
@@ -41,15 +41,15 @@ class YHat(nn.Module):
 
 @lua_class("nn.Window")
 class Window(nn.Module):
-    """A soft window that moves along the characters of a text.
+    """Attends to a soft window that moves along the characters of a text.
 
     Shape:
-        - Input: ``[x, text, position]``: :math:`(N, 30)`, one-hot :math:`(N, U, V)`, :math:`(N, 10)`; others are
-          ignored.
+        - Input: ``[x, text, position]``: :math:`(N, 30)`, one-hot characters :math:`(N, U, V)`, and :math:`(N, 10)`;
+          further inputs are ignored.
         - Output: ``[characters, position, window]``: :math:`(N, V)`, :math:`(N, 10)`, :math:`(N, 1, U)`.
 
     Differs from PyTorch:
-        No gradient reaches the text, and none comes from the window.
+        As in Torch7, the text gets no gradient, and the gradient of the window is ignored.
 
     Lua:
         ``nn.Window()``, handwritingnet windowMat.lua
@@ -58,8 +58,8 @@ class Window(nn.Module):
     def forward(self, input: list[Tensor]) -> list[Tensor]:
         height, width, step = input[0].exp().chunk(3, 1)
         text, position = input[1].detach(), input[2] + step
-        places = torch.arange(1, text.shape[1] + 1, dtype=text.dtype, device=text.device)
-        bells = torch.exp(-width[..., None] * (position[..., None] - places) ** 2)
+        characters = torch.arange(1, text.shape[1] + 1, dtype=text.dtype, device=text.device)
+        bells = torch.exp(-width[..., None] * (position[..., None] - characters) ** 2)
         window = (height[..., None] * bells).sum(1, keepdim=True)
         return [torch.bmm(window, text)[:, 0], position, window.detach()]
 
@@ -70,21 +70,22 @@ class Window(nn.Module):
 
 @lua_class("nn.MixtureCriterion")
 class MixtureCriterion(nn.Module):
-    """The negative log likelihood of a pen's movement under a mixture of Gaussians, summed over a batch.
+    """The negative log likelihood of a pen movement under a mixture of Gaussians, summed over the batch.
 
     Args:
         size_average: divide by N.
 
     Shape:
-        - Input: parameters of the mixture as :class:`YHat` gives them, :math:`(N, 121)`.
-        - Target: x, y and whether the stroke ends, :math:`(N, 3)`.
+        - Input: parameters of the mixture, output of :class:`YHat`, :math:`(N, 121)`.
+        - Target: x, y, and 1 if the stroke ends or else 0, :math:`(N, 3)`.
         - Output: scalar.
 
     Attributes:
-        mask: which samples count, :math:`(N, 1)`; None for all. Torch7's scripts set it for every batch.
+        mask: 1 for samples that count and 0 for others, :math:`(N, 1)`; None for all. Torch7's scripts set the mask for
+            every batch.
 
     Differs from PyTorch:
-        The gradient is that of the outputs before :class:`YHat`.
+        As in Torch7, the gradient is the gradient with respect to the input of :class:`YHat`.
 
     Lua:
         ``nn.MixtureCriterion()``, handwritingnet mixtureCriterionMat.lua
@@ -112,7 +113,10 @@ class MixtureCriterion(nn.Module):
 
 
 def _likelihood(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the log likelihood of every sample (N, 1) and the slope of its negative in the raw outputs (N, 121)."""
+    """Return the log likelihood of every sample (N, 1).
+
+    Also return the gradient of the negative log likelihood with respect to the raw outputs (N, 121).
+    """
     tiny = 1e-15
     end, weight, mean_x, mean_y, deviation_x, deviation_y, r = input.split(COLUMNS, 1)
     x, y, ends = target.split(1, 1)

@@ -1,4 +1,4 @@
-"""Layers of imagine-nn (``inn.*``), and deepmask's copy of one of them."""
+"""Layers of imagine-nn (``inn.*``), and deepmask's copy of ``inn.ConstAffine``."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ class ConstAffine(nn.Module):
 
 @lua_class("inn.MeanSubtraction")
 class MeanSubtraction(nn.Module):
-    """Subtracts a mean image; no gradient passes, as Torch7's ``backward`` returns an empty one here.
+    """Subtracts a mean image. The input gets no gradient, as Torch7's ``backward`` returns an empty tensor.
 
     Args:
-        mean: the image, :math:`(C, H, W)`, kept as a buffer.
+        mean: the image, :math:`(C, H, W)`, a buffer.
 
     Shape:
         - Input, output: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
@@ -90,7 +90,7 @@ class MeanSubtraction(nn.Module):
 
         @classmethod
         def upgrade(cls, obj: LuaObject) -> LuaObject:
-            """Reduce the mean to one image; a used module contains it expanded to the size of its last batch."""
+            """Reduce the mean to one image. After a call, Torch7's module has it expanded to the size of the batch."""
             mean = obj["mean"]
             if mean.ndim != 4:
                 return obj
@@ -107,7 +107,7 @@ class SpatialCrossResponseNormalization(LocalResponseNorm.Lua):
 
 @lua_class("inn.SpatialSameResponseNormalization")
 class SpatialSameResponseNormalization(LuaClass):
-    """A Sequential of stock parts: x / (1 + alpha * mean of x² in a window) ** beta."""
+    """A Sequential of stock layers that computes x / (1 + alpha * mean of x² in a window) ** beta."""
 
     torch_type = nn.Sequential
     import_only = True
@@ -115,18 +115,18 @@ class SpatialSameResponseNormalization(LuaClass):
 
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
-        """Upgrade files of 2015, in which the field ``modules`` is a Sequential."""
+        """Upgrade files of 2015, in which the field ``modules`` is an ``nn.Sequential``."""
         inner = obj.get("modules")
         return obj.changed(modules=inner["modules"]) if isinstance(inner, LuaObject) else obj
 
 
 @lua_class("inn.SpatialPyramidPooling")
 class SpatialPyramidPooling(Concat):
-    """Adaptive max pools of several sizes, flattened and joined.
+    """Adaptive max pooling to several sizes; the results are flattened and concatenated.
 
     Args:
-        *modules: one branch per level of the pyramid.
-        dimension: ignored; the branches are joined along the features.
+        *modules: one branch for each level of the pyramid.
+        dimension: ignored; the results are concatenated along the features.
 
     Shape:
         - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
@@ -145,7 +145,7 @@ class SpatialPyramidPooling(Concat):
     class Lua(Concat.Lua):
         @classmethod
         def upgrade(cls, obj: LuaObject) -> LuaObject:
-            """Upgrade files of 2015, which keep the branches in a field ``module``."""
+            """Upgrade files of 2015, which have the branches in a field ``module``."""
             if "module" not in obj:
                 return obj
             return obj.changed(modules=obj["module"]["modules"], dimension=1, module=None, dimd=None)
@@ -153,16 +153,16 @@ class SpatialPyramidPooling(Concat):
 
 @lua_class("inn.SpatialStochasticPooling")
 class SpatialStochasticPooling(nn.Module):
-    """Picks one element of each window with a probability proportional to its value.
+    """Selects one element of each window with a probability proportional to its value.
 
-    In evaluation the result is the mean weighted by these probabilities. Windows that reach over the border are cut.
+    In evaluation, the result is the mean weighted by these probabilities. Windows are cut off at the border.
 
     Args:
         kernel_size: window (H, W).
         stride: step (H, W).
 
     Shape:
-        - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`, not negative.
+        - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`, without negative elements.
         - Output: :math:`(N, C, H_{out}, W_{out})` or :math:`(C, H_{out}, W_{out})`; sizes are rounded up.
 
     Lua:
@@ -195,13 +195,13 @@ class SpatialStochasticPooling(nn.Module):
 
 @lua_class("inn.ROIPooling")
 class ROIPooling(nn.Module):
-    """Max pools of regions of interest.
+    """Max pooling of regions of interest.
 
     Args:
-        output_size: rows and columns of each pool.
+        output_size: rows and columns of the result for each region.
         spatial_scale: size of the feature maps relative to the image that the regions refer to.
-        v2: bins with rounded borders and an exclusive end (files since 2016), else bins that overlap.
-        index_base: of the batch index and the coordinates.
+        v2: use bins with rounded borders and an exclusive end (files since 2016), otherwise overlapping bins.
+        index_base: smallest batch index and smallest coordinate.
 
     Shape:
         - Input: ``[features, regions]``, :math:`(B, C, H, W)` and :math:`(N, 5)`: batch index, x1, y1, x2, y2.
@@ -227,7 +227,7 @@ class ROIPooling(nn.Module):
         return pooled.view(C, -1, oH, oW).transpose(0, 1)
 
     def _largest(self, flat: Tensor, regions: Tensor, H: int, W: int) -> tuple[Tensor, Tensor]:
-        """Return the position in ``flat`` of each bin's first largest pixel, and which bins are empty."""
+        """Return the position in ``flat`` of each bin's first largest pixel, and a mask of the empty bins."""
         image = (regions[:, 0] - self.index_base).long()
         left, top, right, bottom = round_half_away((regions[:, 1:] - self.index_base) * self.spatial_scale).unbind(1)
         y0, y1 = self._bins(top, bottom, self.output_size[0], H)
@@ -255,7 +255,7 @@ class ROIPooling(nn.Module):
         return index, empty
 
     def _bins(self, first: Tensor, last: Tensor, count: int, size: int) -> tuple[Tensor, Tensor]:
-        """Start and end pixel of the bins of each region along one axis, each (N, count)."""
+        """Return the start and end pixels of the bins of each region along one axis, each (N, count)."""
         extent = (last - first + (0 if self.v2 else 1)).clamp(min=1)
         step = (extent / count)[:, None]
         i = torch.arange(count + 1, dtype=step.dtype, device=step.device)
@@ -280,5 +280,5 @@ class ROIPooling(nn.Module):
 
 def round_half_away(x: Tensor) -> Tensor:
     """Round halves away from zero, as C's ``round``."""
-    whole = x.trunc()  # x + 0.5 would be rounded itself
-    return whole + torch.sign(x) * ((x - whole).abs() >= 0.5)
+    integer = x.trunc()  # the sum x + 0.5 may itself be rounded up
+    return integer + torch.sign(x) * ((x - integer).abs() >= 0.5)

@@ -13,10 +13,10 @@ from dpnn_bridge.conversion.registry import lua_class
 
 @lua_class("nn.ExpOut")
 class ExpOut(nn.Module):
-    """The expectation of fixed labels.
+    """The expected label under a distribution over fixed labels.
 
     Args:
-        labels: how many labels.
+        labels: number L of labels.
 
     Shape:
         - Input: probabilities, :math:`(N, L)`.

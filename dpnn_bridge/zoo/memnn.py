@@ -16,13 +16,13 @@ from dpnn_bridge.objects import LuaTensor
 
 @lua_class("nn.WeightedLookupTableSkinny")
 class WeightedLookupTableSkinny(LookupTable):
-    """A look-up table whose rows may be multiplied by weights.
+    """An embedding whose vectors may be multiplied by weights in the input.
 
     Args:
-        num_embeddings, embedding_dim, index_base: as :class:`~dpnn_bridge.modules.nn.lookup.LookupTable`.
+        num_embeddings, embedding_dim, index_base: as for :class:`~dpnn_bridge.modules.nn.lookup.LookupTable`.
 
     Shape:
-        - Input: :math:`(N, 2)`, an index and a weight in each row; or :math:`(N)`, indices alone.
+        - Input: :math:`(N, 2)`, an index and a weight in each row; or :math:`(N)`, indices only.
         - Output: :math:`(N, D)`.
 
     Lua:
@@ -35,7 +35,7 @@ class WeightedLookupTableSkinny(LookupTable):
         return super().forward(input[:, 0].detach()) * input[:, 1:].detach().to(self.weight.dtype)
 
     class Lua(LuaClass):
-        """The gradient is a queue of rows in MemNN, and an ordinary one here."""
+        """In MemNN the gradient is a queue of rows; here it is an ordinary gradient."""
 
         computed_fields = ("inputs", "inputWeights")
         tensors = ("weight",)
@@ -46,7 +46,7 @@ class WeightedLookupTableSkinny(LookupTable):
 
         @classmethod
         def to_lua(cls, module: WeightedLookupTableSkinny, ctx: LuaContext) -> dict[str, Any]:
-            rows = 10_000  # as long as MemNN makes the queue
+            rows = 10_000  # length of MemNN's queue
             return {
                 **super().to_lua(module, ctx),
                 "size": size_storage(module.weight.shape),
@@ -59,15 +59,15 @@ class WeightedLookupTableSkinny(LookupTable):
 
 @lua_class("nn.PositionalEncoder")
 class PositionalEncoder(nn.Module):
-    r"""Weighs the elements of word vectors by the position of the word in its sentence.
+    r"""Multiplies the elements of word vectors by weights that depend on the position of the word in its sentence.
 
-    Element k of d, of word j of l, is multiplied by :math:`(1 - j/l) - (k/d) (1 - 2 j/l)`.
+    Element k of d elements, in word j of l words, is multiplied by :math:`(1 - j/l) - (k/d) (1 - 2 j/l)`.
 
     Args:
         forward_len: return the lengths as well.
 
     Shape:
-        - Input: ``[words, lengths]``, :math:`(\sum l_i, D)` and :math:`(N)`: sentences one after the other.
+        - Input: ``[words, lengths]``, :math:`(\sum l_i, D)` and :math:`(N)`; the sentences are concatenated.
         - Output: the words, or ``[words, lengths]``.
 
     Lua:
@@ -84,9 +84,9 @@ class PositionalEncoder(nn.Module):
         ends = sizes.cumsum(0).repeat_interleave(sizes)
         size = sizes.repeat_interleave(sizes)
         number = torch.arange(len(words), device=words.device) - ends + size + 1
-        place = (number.to(words.dtype) / size).unsqueeze(1)
+        position = (number.to(words.dtype) / size).unsqueeze(1)
         element = torch.arange(1, words.shape[1] + 1, dtype=words.dtype, device=words.device) / words.shape[1]
-        output = words * ((1 - place) - element * (1 - 2 * place))
+        output = words * ((1 - position) - element * (1 - 2 * position))
         return [output, lengths] if self.forward_len else output
 
     class Lua(LuaClass):
@@ -106,7 +106,7 @@ class SumVecarr(nn.Module):
     r"""Sums the word vectors of each sentence.
 
     Shape:
-        - Input: ``[words, lengths]``, :math:`(\sum l_i, D)` and :math:`(N)`: sentences one after the other.
+        - Input: ``[words, lengths]``, :math:`(\sum l_i, D)` and :math:`(N)`; the sentences are concatenated.
         - Output: :math:`(N, D)`.
 
     Lua:

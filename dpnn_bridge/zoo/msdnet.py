@@ -13,10 +13,10 @@ from dpnn_bridge.conversion.registry import lua_class
 
 @lua_class("nn.MSDNet_Layer_first")
 class MSDNetLayerFirst(nn.Sequential):
-    """The first layer: every member works on the result of the one before, and all results are returned.
+    """The first layer: runs the modules in sequence and returns all their results.
 
     Args:
-        *modules: one member for each scale.
+        *modules: one module for each scale.
 
     Shape:
         - Input: an image, :math:`(N, C, H, W)`.
@@ -39,16 +39,17 @@ class MSDNetLayerFirst(nn.Sequential):
 
 @lua_class("nn.MSDNet_Layer")
 class MSDNetLayer(nn.Sequential):
-    """A layer that takes a feature map of every scale, and may leave the finest one behind.
+    """A layer on the feature maps of all scales, which may drop the finest scale.
 
     Args:
-        *modules: one member for each scale of the output.
-        in_scales: scales of the input.
-        out_scales: scales of the output, as many or one fewer.
+        *modules: one module for each scale of the output.
+        in_scales: number of scales of the input.
+        out_scales: number of scales of the output, ``in_scales`` or one less.
 
     Shape:
-        - Input: a list of tensors, finest scale first.
-        - Output: a list of tensors. Each member gets ``[x, finer, x]``; at the finest scale of all ``[x, x]``.
+        - Input: list of tensors, finest scale first.
+        - Output: list of tensors. The module of a scale gets ``[x, finer, x]`` with the input x of its scale and the
+          input of the next finer scale; the module of the finest scale gets ``[x, x]``.
 
     Lua:
         ``nn.MSDNet_Layer(nChannels, nOutChannels, opt, inScales, outScales)``, MSDNet models/MSDNet_Layer.lua
@@ -59,9 +60,9 @@ class MSDNetLayer(nn.Sequential):
         self.in_scales, self.out_scales = in_scales, out_scales
 
     def forward(self, input: list[Tensor]) -> list[Tensor]:  # type: ignore[override]
-        left_behind = self.in_scales - self.out_scales
+        dropped = self.in_scales - self.out_scales
         results = []
-        for i, module in enumerate(self, left_behind):
+        for i, module in enumerate(self, dropped):
             results.append(module([input[i], input[i - 1], input[i]] if i else [input[0], input[0]]))
         return results
 
@@ -79,15 +80,15 @@ class MSDNetLayer(nn.Sequential):
 
 @lua_class("nn.JointTrainModule")
 class JointTrainModule(nn.Sequential):
-    """Blocks one after the other, and a classifier on the coarsest scale of each.
+    """A sequence of blocks, with a classifier on the coarsest scale of each block.
 
     Args:
-        *modules: the blocks, then as many classifiers.
-        blocks: how many blocks.
+        *modules: the blocks, followed by one classifier for each block.
+        blocks: number of blocks.
 
     Shape:
         - Input: an image, :math:`(N, C, H, W)`.
-        - Output: a list with the scores of every classifier.
+        - Output: list with the scores of every classifier.
 
     Lua:
         ``nn.JointTrainModule(nChannels, opt)``, MSDNet models/JointTrainContainer.lua

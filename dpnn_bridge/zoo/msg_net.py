@@ -1,4 +1,4 @@
-"""Layers of MSG-Net (multi-style generative network) and of earlier style losses."""
+"""Layers of MSG-Net (multi-style generative network); ``nn.GramMatrix`` is also in earlier style-transfer packages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dpnn_bridge.objects import LuaObject, LuaTensor
 
 @lua_class("nn.GramMatrix")
 class GramMatrix(nn.Module):
-    """Products of all pairs of feature maps.
+    """Dot products of all pairs of channels.
 
     Args:
         normalize: divide by the number of elements of a sample.
@@ -55,13 +55,13 @@ class GramMatrix(nn.Module):
 
 @lua_class("nn.Calibrate")
 class Calibrate(nn.Module):
-    """Returns its input and remembers its Gram matrix.
+    """Returns its input and stores the input's Gram matrix.
 
     Args:
-        calibrator: computes the matrix.
+        calibrator: computes the Gram matrix.
 
     Attributes:
-        gram: that of the last input.
+        gram: Gram matrix of the last input.
 
     Shape:
         - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
@@ -93,11 +93,11 @@ class Inspiration(nn.Module):
     r"""Matches features to a style: :math:`(W G)^T X` with the Gram matrix G of the style.
 
     Args:
-        channels: number C of feature maps.
+        channels: number C of channels.
 
     Attributes:
-        weight: :math:`W`, a buffer: Torch7 lists it under no name that its ``parameters()`` knows.
-        target: :math:`G`, a buffer, to be set to the Gram matrix of a style.
+        weight: :math:`W`. It is a buffer, because Torch7's ``parameters()`` does not list the field ``Weight``.
+        target: :math:`G`, a buffer; set it to the Gram matrix of a style.
 
     Shape:
         - Input, output: :math:`(N, C, H, W)` or :math:`(C, H, W)`.

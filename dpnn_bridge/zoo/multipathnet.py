@@ -1,4 +1,4 @@
-"""Layers of multipathnet, also used by STMN and other Fast R-CNN packages: boxes, branches, frozen features."""
+"""Layers of multipathnet, also used by STMN and other Fast R-CNN packages: boxes, containers, a box loss."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class BBoxNorm(nn.Module):
         - Input, output: :math:`(N, 4 C)`.
 
     Differs from Torch7:
-        Torch7 overwrites its input in evaluation and has no backward there.
+        In evaluation, Torch7 overwrites its input and has no backward pass.
 
     Lua:
         ``nn.BBoxNorm(mean, std)``, multipathnet modules/BBoxNorm.lua
@@ -56,13 +56,13 @@ class BBoxNorm(nn.Module):
 
 @lua_class("nn.NoBackprop")
 class NoBackprop(nn.Sequential):
-    """Container of one module that is not trained: neither its parameters nor its input get a gradient.
+    """Container of one module that is not trained: its parameters get no gradient; the gradient of its input is zero.
 
     Args:
         module: the module.
 
     Shape:
-        - Input, output: those of the module.
+        - Input, output: as for the module.
 
     Lua:
         ``nn.NoBackprop(module)``, multipathnet modules/NoBackprop.lua
@@ -95,10 +95,10 @@ class ModeSwitch(nn.Sequential):
         *modules: the module for training and the module for evaluation.
 
     Shape:
-        - Input, output: those of the active module.
+        - Input, output: as for the active module.
 
     Differs from Torch7:
-        Torch7 has no backward in evaluation.
+        Torch7 has no backward pass in evaluation.
 
     Lua:
         ``nn.ModeSwitch(train_module, test_module)``, multipathnet modules/ModeSwitch.lua
@@ -116,9 +116,9 @@ class ModeSwitch(nn.Sequential):
 
 @lua_class("nn.Foveal")
 class Foveal(nn.Module):
-    """Returns each box and three larger boxes around its centre: 1.5, 2 and 4 times its size.
+    """Returns each box and three larger boxes around the same centre: 1.5, 2 and 4 times the size.
 
-    The largest box starts 1.5 sizes before the given box. Coordinates have single precision; there is no gradient.
+    Coordinates are rounded to single precision. There is no gradient.
 
     Shape:
         - Input: :math:`(N, 5)`, rows ``image, x1, y1, x2, y2``.
@@ -144,7 +144,7 @@ class Foveal(nn.Module):
 
 @lua_class("nn.ContextRegion")
 class ContextRegion(nn.Module):
-    """Scales boxes around their centres by a constant factor; the gradient of the input is zero.
+    """Scales boxes around their centres by a constant factor. The gradient of the input is zero.
 
     Args:
         transform: matrix of shape :math:`(4, 4)`, a buffer; its elements are ``(1 + scale) / 2``, ``(1 - scale) / 2``
@@ -176,10 +176,11 @@ class ContextRegion(nn.Module):
 
 @lua_class("nn.SelectBoxes")
 class SelectBoxes(nn.Module):
-    """Returns the box of the most likely class; there is no gradient.
+    """Returns the box of the class with the largest score. There is no gradient.
 
     Args:
-        mean, std: tensors of shape :math:`(1, 4)` that denormalize the boxes, or None.
+        mean, std: mean and standard deviation of normalized boxes, of shape :math:`(1, 4)`; None: boxes are not
+            normalized.
 
     Shape:
         - Input: ``[scores, boxes]``, :math:`(N, C)` and :math:`(N, 4 C)`.
@@ -217,7 +218,7 @@ class SelectBoxes(nn.Module):
 
 @lua_class("nn.ConvertFrom")
 class ConvertFrom(nn.Module):
-    """Applies regressed shifts and log scales to boxes; there is no gradient.
+    """Applies regressed shifts and log scales to boxes. There is no gradient.
 
     Shape:
         - Input: ``[rois, regressions]``, :math:`(N, 5)` with rows ``image, x1, y1, x2, y2`` and :math:`(N, 4)`.
@@ -243,11 +244,13 @@ class ConvertFrom(nn.Module):
 
 @lua_class("nn.SequentialSplitBatch")
 class SequentialSplitBatch(nn.Sequential):
-    """Runs a large batch in parts. In a list ``[features, boxes]`` only the boxes are split.
+    """Splits a large batch into parts and runs the modules on each part.
+
+    In a list ``[features, boxes]`` only the boxes are split.
 
     Args:
-        *modules: applied in sequence.
-        batch_size: number of rows of one part.
+        *modules: the modules, which run in sequence.
+        batch_size: maximum number of rows of a part.
 
     Shape:
         - Input: :math:`(N, *)`, or ``[features, boxes]``.
@@ -282,12 +285,12 @@ class SequentialSplitBatch(nn.Sequential):
 
 @lua_class("nn.BBoxRegressionCriterion")
 class BBoxRegressionCriterion(Loss):
-    """Smooth L1 loss of the boxes that were regressed for the target class; class 1 is background.
+    """Smooth L1 loss of the boxes that were regressed for the target class. The first class is the background.
 
-    Inputs of other classes count as 0 in the loss, but their gradient is not masked.
+    The boxes of other classes, and of the background, are 0 in the loss, but their gradient is not masked.
 
     Args:
-        index_base: number of the first class.
+        index_base: index of the first class.
 
     Shape:
         - Input: :math:`(N, 4 C)`.

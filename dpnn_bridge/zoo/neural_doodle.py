@@ -1,4 +1,4 @@
-"""Layers of online-neural-doodle whose names texture_nets uses with other fields, see :mod:`dpnn_bridge.zoo.style`."""
+"""A layer of online-neural-doodle. The class of the same name in texture_nets is in :mod:`dpnn_bridge.zoo.style`."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from dpnn_bridge.objects import LuaObject
 
 @lua_class("nn.NoiseFill")
 class MaskNoiseFill(nn.Module):
-    """Appends noise to the channels of a mask: the mask times uniform noise, then uniform noise.
+    """Appends noise to the channels of a mask: first products of the mask and uniform noise, then uniform noise.
 
     Args:
-        num_noise_channels: channels of noise.
-        num_mask_noise_times: how many times the mask times noise is appended.
-        n_colors: channels of the mask.
-        mult_noise_mask: factor of the noise that the mask is multiplied with.
-        mult_noise: factor of the noise.
+        num_noise_channels: number of channels of uniform noise.
+        num_mask_noise_times: number of products of the mask and noise.
+        n_colors: number of channels of the mask.
+        mult_noise_mask: factor of the products.
+        mult_noise: factor of the uniform noise.
 
     Shape:
         - Input: :math:`(N, n\\_colors, H, W)`.
@@ -34,8 +34,8 @@ class MaskNoiseFill(nn.Module):
         ``nn.NoiseFill(num_noise_channels, num_mask_noise_times, n_colors)``, online-neural-doodle src/utils.lua
 
     Differs from Torch7:
-        The gradient of the input is that of the first ``n_colors`` channels of the output. Torch7 returns the gradient
-        of all channels, which has another shape than the input where there is noise.
+        The gradient of the input is the gradient of the first ``n_colors`` channels of the output. Torch7 returns the
+        gradient of all channels, which has more channels than the input.
     """
 
     def __init__(

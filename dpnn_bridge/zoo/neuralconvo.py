@@ -14,15 +14,16 @@ from dpnn_bridge.objects import LuaObject
 
 @lua_class("neuralconvo.Seq2Seq")
 class Seq2Seq(nn.Module):
-    """An encoder whose last state a decoder starts from.
+    """An encoder and a decoder that starts from the last state of the encoder.
 
     Args:
-        encoder, decoder: networks over sequences of tokens.
-        encoder_lstm, decoder_lstm: the recurrent layers in them that pass on the state.
+        encoder, decoder: networks on sequences of tokens.
+        encoder_lstm: recurrent layer of the encoder whose last state is used.
+        decoder_lstm: recurrent layer of the decoder that starts from this state.
 
     Shape:
         - Input: ``[source, target]``, tokens :math:`(S, N)` and :math:`(T, N)`, 0 for padding.
-        - Output: the output of the decoder, log probabilities :math:`(T, N, V)`.
+        - Output: log probabilities :math:`(T, N, V)`, the output of the decoder.
 
     Lua:
         ``neuralconvo.Seq2Seq(vocabSize, hiddenSize)``, neuralconvo seq2seq.lua
@@ -36,7 +37,8 @@ class Seq2Seq(nn.Module):
     def __init__(self, encoder: nn.Module, decoder: nn.Module, encoder_lstm: Any, decoder_lstm: Any) -> None:
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
-        self.__dict__.update(encoder_lstm=encoder_lstm, decoder_lstm=decoder_lstm)  # parts of the two above
+        # not registered as submodules: they are modules of the encoder and of the decoder
+        self.__dict__.update(encoder_lstm=encoder_lstm, decoder_lstm=decoder_lstm)
 
     def forward(self, input: list[Tensor]) -> Tensor:
         source, target = input

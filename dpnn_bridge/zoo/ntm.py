@@ -13,7 +13,7 @@ from dpnn_bridge.torch7.gradient import with_gradient_of
 
 @lua_class("nn.CircularConvolution")
 class CircularConvolution(nn.Module):
-    """Convolution of a vector that is continued periodically.
+    """Circular convolution of a vector and a kernel.
 
     Shape:
         - Input: ``[vector, kernel]``, :math:`(D)` and :math:`(K)`.
@@ -36,11 +36,11 @@ class CircularConvolution(nn.Module):
 
 @lua_class("nn.OuterProd")
 class OuterProd(nn.Module):
-    """Outer product of two vectors, or of the rows of two matrices, or of three vectors.
+    """Outer product of two or three vectors, or of the corresponding rows of two matrices.
 
     Shape:
         - Input: list of two tensors :math:`(*, n)` and :math:`(*, m)`, or of three vectors of sizes n, m and p.
-        - Output: :math:`(*, n, m)` or :math:`(n, m, p)`.
+        - Output: :math:`(*, n, m)` for two tensors, :math:`(n, m, p)` for three.
 
     Lua:
         ``nn.OuterProd()``, torch-ntm layers/OuterProd.lua and lstm-char-cnn util/OuterProd.lua
@@ -55,14 +55,14 @@ class OuterProd(nn.Module):
 
 @lua_class("nn.PowTable")
 class PowTable(nn.Module):
-    """Power with an exponent that is an input.
+    """Power of a vector; the exponent is the second input.
 
     Shape:
         - Input: ``[x, exponent]``, :math:`(D)` and :math:`(1)`.
         - Output: :math:`(D)`.
 
     Differs from PyTorch:
-        The exponent gets no gradient from elements that are not positive.
+        As in Torch7, elements that are not positive add nothing to the gradient of the exponent.
 
     Lua:
         ``nn.PowTable()``, torch-ntm layers/PowTable.lua
@@ -81,7 +81,7 @@ class PowTable(nn.Module):
 
 @lua_class("nn.ScalarMulTable")
 class ScalarMulTable(nn.Module):
-    """Product of a tensor and a number that is an input.
+    """Product of a tensor and a number; the number is the second input.
 
     Shape:
         - Input: ``[x, factor]``, :math:`(*)` and :math:`(1)`.
@@ -100,7 +100,7 @@ class ScalarMulTable(nn.Module):
 
 @lua_class("nn.ScalarDivTable")
 class ScalarDivTable(nn.Module):
-    """Quotient of a tensor and a number that is an input.
+    """Quotient of a tensor and a number; the number is the second input.
 
     Shape:
         - Input: ``[x, divisor]``, :math:`(*)` and :math:`(1)`.
@@ -121,10 +121,10 @@ class ScalarDivTable(nn.Module):
 
 @lua_class("nn.SmoothCosineSimilarity")
 class SmoothCosineSimilarity(nn.Module):
-    """Cosine of the rows of a matrix with a vector, with a constant in the denominator.
+    """Cosine similarity of each row of a matrix and a vector, with a constant in the denominator.
 
     Args:
-        smooth: the constant.
+        smooth: constant that is added to the denominator.
 
     Shape:
         - Input: ``[matrix, vector]``, :math:`(N, D)` and :math:`(D)`.

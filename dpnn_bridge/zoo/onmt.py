@@ -16,7 +16,7 @@ from dpnn_bridge.conversion.noise import noise_of
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor, element_dtype
 
-#: name that OpenNMT gives the softmax of an attention layer
+#: OpenNMT's name of the softmax in an attention layer
 ATTENTION = "softmaxAttn"
 
 
@@ -33,10 +33,10 @@ class Network(nn.Sequential):
     """Container of one network, usually a graph.
 
     Args:
-        *modules: the network, or nothing.
+        *modules: the network, or no argument.
 
     Shape:
-        - Input, output: those of the network; nothing comes out of an empty one.
+        - Input, output: as for the network; an empty container returns None.
 
     Lua:
         ``onmt.Network(net)``, OpenNMT onmt/modules/Network.lua, and the classes derived from it
@@ -46,7 +46,7 @@ class Network(nn.Sequential):
         return self[0](input) if len(self) else None
 
     class Lua(LuaClass):
-        """Field ``net`` and ``modules[1]`` are one object."""
+        """The fields ``net`` and ``modules[1]`` are the same object."""
 
         computed_fields = ("net",)
         container = True
@@ -68,8 +68,8 @@ class Network(nn.Sequential):
 class MaskedSoftmax(Network.Lua):
     """A softmax that gives no weight to the padding of one batch.
 
-    The file of a decoder keeps the one of the last batch. :class:`~dpnn_bridge.zoo.onmt_model.Decoder` masks the
-    padding of every batch itself.
+    A saved decoder contains the mask of its last batch, which is dropped on import:
+    :class:`~dpnn_bridge.zoo.onmt_model.Decoder` masks the padding of every batch.
     """
 
     torch_type = Network
@@ -77,7 +77,7 @@ class MaskedSoftmax(Network.Lua):
 
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
-        """Replace the mask in a decoder by a plain softmax, as OpenNMT's ``Decoder.load`` does."""
+        """Replace the masked softmax in a decoder by ``nn.SoftMax``, as OpenNMT's ``Decoder.load`` does."""
         if obj.get("name") != ATTENTION:
             return super().upgrade(obj)
         softmax = fresh("nn.SoftMax", obj["_type"])
@@ -86,13 +86,13 @@ class MaskedSoftmax(Network.Lua):
 
 @lua_class("onmt.Generator", "onmt.FeaturesGenerator")
 class Generator(Network):
-    """Log probabilities of the words, and of the features if there are any.
+    """Log probabilities of the words, and of the word features if there are any.
 
     Args:
-        *modules: one network that returns a list: the words first, then the features.
+        *modules: one network that returns a list: log probabilities of the words, then of each feature.
 
     Shape:
-        - Input: :math:`(N, H)`, or a list of which the first entry is used.
+        - Input: :math:`(N, H)`, or a list whose first entry is used.
         - Output: list of :math:`(N, V_i)`.
 
     Lua:
@@ -109,7 +109,7 @@ class Generator(Network):
         def upgrade(cls, obj: LuaObject) -> LuaObject:
             """Upgrade to version 2, whose network returns a table, as OpenNMT's ``Generator.load`` does.
 
-            Earlier files have a single softmax, or a generator of the words inside that of the features.
+            Earlier files have one softmax, or a generator of the words inside the generator of the features.
             """
             obj = super().upgrade(obj)
             if obj.get("version") is not None:
@@ -132,12 +132,12 @@ class Generator(Network):
 
 @lua_class("onmt.WordEmbedding")
 class WordEmbedding(Network):
-    """Word vectors, all or some of whose columns may be fixed.
+    """Word vectors, of which all or the first columns may be excluded from training.
 
     Args:
         *modules: the look-up table.
-        fix: whether the vectors are fixed: False, True, or ``"pretrained"`` for the first columns.
-        fixed_columns: how many columns ``"pretrained"`` means; None for all.
+        fix: columns that are not trained: False for none, True for all, ``"pretrained"`` for the first columns.
+        fixed_columns: number of columns for ``"pretrained"``; None for all.
 
     Shape:
         - Input: indices :math:`(*)`.
@@ -172,7 +172,7 @@ class WordEmbedding(Network):
 
         @classmethod
         def upgrade(cls, obj: LuaObject) -> LuaObject:
-            """Upgrade files of March to May 2017, where only the missing gradient tells that all vectors are fixed."""
+            """Upgrade files of March to May 2017: the vectors are fixed if the look-up table has no gradient."""
             obj = super().upgrade(obj)
             return obj if "fix" in obj or "gradWeight" in obj["modules"][1] else obj.changed(fix=True)
 
@@ -185,18 +185,18 @@ class WordEmbedding(Network):
 
 @lua_class("onmt.PositionEmbedding")
 class PositionEmbedding(nn.Module):
-    """Vectors of the positions in sequences that are padded on the left.
+    """Embedding of the positions in sequences that are padded on the left.
 
     Args:
-        max_position: last position that has a vector of its own.
-        size: of the vectors.
+        max_position: last position with its own vector; later positions use this vector too.
+        size: length D of the vectors.
 
     Shape:
         - Input: ``[x, lengths]``, :math:`(N, T, *)` and :math:`(N)`.
         - Output: :math:`(N, T, D)`.
 
     Attributes:
-        weight: :math:`(max\\_position + 1, D)`; the first row is padding and is not trained.
+        weight: :math:`(max\\_position + 1, D)`; the first row is for padding and is not trained.
 
     Lua:
         ``onmt.PositionEmbedding(dimension, nIndex, nOutput)``, OpenNMT onmt/modules/PositionEmbedding.lua
@@ -226,10 +226,10 @@ class PositionEmbedding(nn.Module):
 
 @lua_class("onmt.VariationalDropout")
 class VariationalDropout(nn.Module):
-    """Dropout that keeps its mask until :meth:`reset_mask` is called.
+    """Dropout that uses the same mask until :meth:`reset_mask` is called.
 
     Args:
-        p: probability of an element to be zeroed.
+        p: probability that an element is set to 0.
 
     Shape:
         - Input, output: :math:`(*)`.
@@ -256,11 +256,11 @@ class VariationalDropout(nn.Module):
         return input * self.mask
 
     def reset_mask(self) -> None:
-        """Forget the mask; call it before every sequence."""
+        """Discard the mask. Call this method before every sequence."""
         self.mask = None
 
     class Lua(LuaClass):
-        """The mask counts while ``noiseInit[1]`` is 1."""
+        """The field ``sharedNoise`` is the mask if ``noiseInit[1]`` is 1."""
 
         computed_fields = ("noiseInit",)
         scalars = ("p",)
@@ -304,20 +304,21 @@ def reset_masks(module: nn.Module) -> None:
 
 @lua_class("onmt.JoinReplicateTable")
 class JoinReplicateTable(nn.Module):
-    """Joins tensors, repeating those that have size 1 along a dimension.
+    """Repeats tensors of size 1 along one dimension, and concatenates all tensors along another dimension.
 
     Args:
-        dimension_replicate: dimension along which sizes of 1 are repeated, counted from 1, or from -1 backwards.
-        dimension_join: dimension along which the tensors are joined.
-        n_input_dims: dimensions of one sample; with one more, both dimensions move by one. None: they stay.
+        dimension_replicate: dimension along which tensors of size 1 are repeated, counted from 1, or backwards from -1.
+        dimension_join: dimension along which the tensors are concatenated.
+        n_input_dims: number of dimensions of one sample. If the input has one more, both dimensions are counted after
+            the batch dimension. None: there is no batch dimension.
 
     Shape:
         - Input: list of tensors.
-        - Output: the joined tensor.
+        - Output: the concatenated tensor.
 
     Differs from Torch7:
-        The gradient of every repeated tensor is summed. If the tensor before it is not repeated, Torch7 leaves the
-        input expanded and does not sum its gradient.
+        The gradient of every repeated tensor is summed over the copies. Torch7 does not sum it if the tensor before it
+        in the list is not repeated.
 
     Lua:
         ``onmt.JoinReplicateTable(dimensionReplicate, dimensionJoin, nInputDims)``, OpenNMT

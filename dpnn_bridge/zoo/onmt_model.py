@@ -1,4 +1,4 @@
-"""Whole models of OpenNMT, which checkpoints store as tables, see :mod:`dpnn_bridge.checkpoints.onmt`."""
+"""Complete models of OpenNMT, which checkpoints store as tables, see :mod:`dpnn_bridge.checkpoints.onmt`."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from dpnn_bridge.zoo.onmt import ATTENTION, reset_masks
 
 
 def tensors(value: Any) -> list[Any]:
-    """Return the outputs of a step as a list; a single output is a tensor."""
+    """Return a list of tensors: the value itself if it is a list or tuple, else a list of one."""
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def step_input(source: Any, t: int) -> Any:
-    """Return the input of time step ``t`` as OpenNMT's networks take it.
+    """Return the input of time step ``t`` for OpenNMT's networks.
 
     Args:
-        source: words :math:`(T, N)`, or a list of words and features of this shape.
+        source: words :math:`(T, N)`, or a list of the words and of features of the same shape.
         t: the time step.
 
     Returns:
@@ -36,7 +36,7 @@ def step_input(source: Any, t: int) -> Any:
 
 
 class _Part(LuaClass):
-    """A part of a model: modules and a table ``args``."""
+    """Mapping of a part of a model: modules and a table ``args``."""
 
     container = True
     checked_by = "formula"
@@ -47,8 +47,8 @@ class _Part(LuaClass):
 
     @classmethod
     def settings(cls, args: LuaTable) -> dict[str, Any]:
-        """Return the keyword arguments of the module from OpenNMT's."""
-        states = args.get("numStates") or args["numEffectiveLayers"]  # its name before 2017
+        """Convert OpenNMT's arguments to keyword arguments of the module."""
+        states = args.get("numStates") or args["numEffectiveLayers"]  # name of the argument before 2017
         return {"num_states": states, "rnn_size": args["rnnSize"]}
 
     @classmethod
@@ -58,22 +58,22 @@ class _Part(LuaClass):
 
     @classmethod
     def lua_settings(cls, module: Any) -> dict[str, Any]:
-        """Return OpenNMT's arguments from the module's attributes."""
+        """Convert the module's attributes to OpenNMT's arguments."""
         return {"numStates": module.num_states, "rnnSize": module.rnn_size}
 
 
 @lua_class("onmt.Encoder")
 class Encoder(nn.Module):
-    """Runs one recurrent step over the words of a batch of sentences that are padded on the left.
+    """Applies a recurrent step to the words of a batch of sentences that are padded on the left.
 
     Args:
-        step: ``[*states, word]`` to ``[*states]``.
+        step: maps ``[*states, word]`` to ``[*states]``.
         num_states: number of states.
         rnn_size: size of each state.
 
     Shape:
-        - Input: ``[source, lengths]``, :math:`(T, N)` or a list with features after the words, and :math:`(N)`.
-        - Output: ``[states, context]``, a list of :math:`(N, H)` and :math:`(N, T, H)`; zero where there is padding.
+        - Input: ``[source, lengths]``: words :math:`(T, N)`, or a list of words and features, and :math:`(N)`.
+        - Output: ``[states, context]``: a list of :math:`(N, H)`, and :math:`(N, T, H)`, which is 0 at padding.
 
     Lua:
         ``onmt.Encoder``, OpenNMT onmt/modules/Encoder.lua
@@ -108,11 +108,11 @@ class BiEncoder(nn.Module):
     """Two encoders, one of which reads the sentences backwards.
 
     Args:
-        fwd, bwd: the encoders.
-        merge: ``"concat"`` or ``"sum"``.
+        fwd, bwd: the encoders for the forward and the backward direction.
+        merge: how their states and contexts are combined: ``"concat"`` or ``"sum"``.
 
     Shape:
-        - Input, output: as :class:`Encoder`.
+        - Input, output: as for :class:`Encoder`.
 
     Lua:
         ``onmt.BiEncoder``, OpenNMT onmt/modules/BiEncoder.lua
@@ -126,9 +126,9 @@ class BiEncoder(nn.Module):
 
     def forward(self, input: list[Any]) -> list[Any]:
         source, lengths = input
-        turned = [_reversed(column, lengths) for column in tensors(source)]
+        backwards = [_reversed(column, lengths) for column in tensors(source)]
         states, context = self.fwd(input)
-        back_states, back = self.bwd([turned, lengths])
+        back_states, back = self.bwd([backwards, lengths])
         back = _reversed(back.transpose(0, 1), lengths).transpose(0, 1)
         return [[self._merged(a, b) for a, b in zip(states, back_states, strict=True)], self._merged(context, back)]
 
@@ -151,7 +151,7 @@ class BiEncoder(nn.Module):
 
 
 def _reversed(x: Tensor, lengths: Tensor) -> Tensor:
-    """Reverse sequences (T, N, *), and keep the padding on the left."""
+    """Reverse sequences (T, N, *) without their padding, which stays on the left."""
     T = x.shape[0]
     start = T - lengths.to(x.device).long()
     t = torch.arange(T, device=x.device)[:, None]
@@ -161,22 +161,22 @@ def _reversed(x: Tensor, lengths: Tensor) -> Tensor:
 
 @lua_class("onmt.Decoder")
 class Decoder(nn.Module):
-    """Predicts each word of a batch of sentences from those before it.
+    """Predicts each word of a batch of sentences from the words before it.
 
     Args:
-        step: ``[*states, word, context, fed output]`` to ``[*states, output]``.
-        generator: output to a list of log probabilities.
+        step: maps ``[*states, word, context, previous output]`` to ``[*states, output]``.
+        generator: maps an output to a list of log probabilities.
         num_states: number of states.
         rnn_size: size of each state.
-        input_feed: the step takes the last output.
+        input_feed: pass the previous output to ``step``.
 
     Shape:
-        - Input: ``[target, states, context, lengths]``: :math:`(T, N)` (or a list with features), what an encoder
-          returns (or None instead of the states, for zeros) and the lengths of the source sentences.
+        - Input: ``[target, states, context, lengths]``: words :math:`(T, N)`, or a list of words and features; states
+          and context of an encoder, with None as states for zeros; and the lengths of the source sentences.
         - Output: list of T lists of log probabilities :math:`(N, V)`.
 
     Differs from Torch7:
-        No scheduled sampling: the input is always the word before, never a predicted one.
+        There is no scheduled sampling: the input is always the target's previous word, never a predicted word.
 
     Lua:
         ``onmt.Decoder``, OpenNMT onmt/modules/Decoder.lua
@@ -195,7 +195,7 @@ class Decoder(nn.Module):
         return [self.generator(output) for output in self.outputs(input)]
 
     def outputs(self, input: list[Any]) -> list[Tensor]:
-        """Return the outputs before the generator, one :math:`(N, H)` per word."""
+        """Return the inputs of the generator, one :math:`(N, H)` for each word."""
         target, states, context, lengths = input
         T, N = tensors(target)[0].shape[:2]
         output = context.new_zeros(N, self.rnn_size)
@@ -224,9 +224,9 @@ class Decoder(nn.Module):
 
 
 class _MaskedSoftmax:
-    """Forward hook of the attention's softmax: no weight for the padding on the left of the source.
+    """Forward hook for the softmax of an attention layer: sets the weights of the source's left padding to 0.
 
-    Another thread that runs the same model has a hook of its own.
+    The hook acts in one thread only, because each thread that runs the model registers its own hook.
     """
 
     def __init__(self, lengths: Tensor, size: int) -> None:
@@ -241,7 +241,7 @@ class _MaskedSoftmax:
 
 
 class _padding_masked:  # noqa: N801 (a context manager)
-    """While active, softmax layers of attention ignore the padding of the source."""
+    """Masks the padding of the source in the softmax layers of attention inside the ``with`` block."""
 
     def __init__(self, module: nn.Module, lengths: Tensor, size: int) -> None:
         masked = _MaskedSoftmax(lengths, size)
@@ -257,9 +257,9 @@ class _padding_masked:  # noqa: N801 (a context manager)
 
 
 def is_attention(path: str, module: nn.Module) -> bool:
-    """Return whether a module is the softmax of an attention layer, by the name that OpenNMT gave it.
+    """Return whether a module is the softmax of an attention layer, by OpenNMT's name of the module.
 
-    In a ``.py`` file it is the name of the attribute.
+    In an exported ``.py`` file, the name of the attribute is OpenNMT's name.
     """
     record = module.__dict__.get("lua_record")
     return ATTENTION in (path.rpartition(".")[2], record and record.fields.get("name"))
@@ -270,14 +270,14 @@ class Seq2Seq(nn.Module):
     """An encoder and a decoder with attention.
 
     Args:
-        encoder: as :class:`Encoder`.
-        decoder: as :class:`Decoder`.
-        bridge: turns the encoder's last states into the decoder's first. If it returns None, the decoder starts from
-            zeros; without a bridge the states stay as they are.
+        encoder: module with the interface of :class:`Encoder`.
+        decoder: the decoder.
+        bridge: converts the encoder's last states to the decoder's first states. If it returns None, the decoder starts
+            from zeros. Without a bridge, the decoder starts from the encoder's states.
 
     Shape:
         - Input: ``[source, lengths, target]``.
-        - Output: list of lists of log probabilities, as :class:`Decoder`.
+        - Output: list of lists of log probabilities, as for :class:`Decoder`.
 
     Lua:
         ``onmt.Seq2Seq``, OpenNMT onmt/Seq2Seq.lua
@@ -304,19 +304,18 @@ class Seq2Seq(nn.Module):
 
 @lua_class("onmt.LanguageModel", "onmt.SeqTagger")
 class SequenceModel(nn.Module):
-    """An encoder with a generator after every word: OpenNMT's language models and taggers.
+    """An encoder whose output for every word goes to a generator: OpenNMT's language models and taggers.
 
     Args:
-        encoder: as :class:`Encoder`.
-        generator: output to a list of log probabilities.
+        encoder: module with the interface of :class:`Encoder`.
+        generator: maps an output to a list of log probabilities.
 
     Shape:
-        - Input: ``[source, lengths]``, as :class:`Encoder`.
+        - Input: ``[source, lengths]``, as for :class:`Encoder`.
         - Output: list of T lists of log probabilities :math:`(N, V)`.
 
     Lua:
-        ``onmt.LanguageModel``, ``onmt.SeqTagger`` (which predicts each word alone), OpenNMT onmt/LanguageModel.lua and
-        onmt/SeqTagger.lua
+        ``onmt.LanguageModel``, ``onmt.SeqTagger``, OpenNMT onmt/LanguageModel.lua and onmt/SeqTagger.lua
     """
 
     fx_leaf = True

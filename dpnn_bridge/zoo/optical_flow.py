@@ -12,16 +12,16 @@ from dpnn_bridge.conversion.registry import lua_class
 
 @lua_class("nn.CostVolMulti")
 class CostVolMulti(nn.Module):
-    """The agreement of a reference frame's features with those of other frames, for every displacement in a window.
+    """Correlation of the features of a reference frame and of other frames, for every displacement in a window.
 
     Args:
-        window: displacements in each direction, an odd number.
-        forward_in_time: whether the frames follow the reference; else displacements have the opposite sign.
+        window: number of displacements in each direction, odd.
+        forward_in_time: the frames follow the reference; if False, displacements have the opposite sign.
 
     Shape:
-        - Input: a list of F tensors :math:`(N, C, H, W)`, the reference first.
-        - Output: :math:`(N, window^2, H, W)`. The f-th frame after the reference is displaced f times as far. The
-          products are divided by C and by the number of frames; what lies outside counts 0.
+        - Input: list of tensors :math:`(N, C, H, W)`, the reference first.
+        - Output: :math:`(N, window^2, H, W)`. The displacement of the f-th frame after the reference is multiplied by
+          f. The sums of products are divided by C and by the number of other frames. Pixels outside a frame are 0.
 
     Lua:
         ``nn.CostVolMulti(win, fwd, verbose)``, back2future models/CostVolMulti.lua

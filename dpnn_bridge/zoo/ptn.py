@@ -18,8 +18,8 @@ class PerspectiveGridGenerator(nn.Module):
 
     Args:
         depth, height, width: size of the grid.
-        base_grid: the points as rows ``z, y, x, 1``, :math:`(D, H, W, 4)`, kept as a buffer. Torch7 makes them from
-            the focal length, which it does not keep.
+        base_grid: the points as rows ``z, y, x, 1``, :math:`(D, H, W, 4)`, a buffer. Torch7 computes them from the
+            focal length, which it does not store.
 
     Shape:
         - Input: :math:`(B, 4, 4)` or :math:`(4, 4)`.
@@ -56,14 +56,14 @@ class PerspectiveGridGenerator(nn.Module):
 
 @lua_class("nn.BilinearSamplerPerspective")
 class BilinearSamplerPerspective(nn.Module):
-    """Reads volumes at the points of a grid by trilinear interpolation; points outside give 0.
+    """Samples volumes at the points of a grid by trilinear interpolation; points outside give 0.
 
     Args:
-        focal_length: computes nothing; Torch7 keeps it.
+        focal_length: kept for the export; the output does not depend on it.
 
     Shape:
-        - Input: ``[volumes, grid]``, :math:`(B, D, H, W, C)` and :math:`(B, D', H', W', 4)`, or both without B. The
-          points are ``z, y, x``; -1 and 1 are the centres of the outermost cells. The fourth number does not count.
+        - Input: ``[volumes, grid]``, :math:`(B, D, H, W, C)` and :math:`(B, D', H', W', 4)`, or both without B. A
+          point is ``z, y, x`` and a fourth number, which is ignored; -1 and 1 are the centres of the outermost cells.
         - Output: :math:`(B, D', H', W', C)`, or without B.
 
     Differs from PyTorch:

@@ -13,21 +13,22 @@ from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.objects import LuaObject, LuaTable
 
-#: what Torch7's forward sets, whatever the constructor derived from the network
+#: step and size of the network's receptive fields in pixels. Torch7's forward pass always sets these values, instead of
+#: the values that its constructor derives from the network
 STEP = 4
 KERNEL = 46
 
 
 def resized(source: int, target: int, like: Tensor) -> Tensor:
-    """Return the matrix :math:`(target, source)` by which Torch7's ``image.scale(…, 'bilinear')`` resizes a row.
+    """Return the matrix :math:`(target, source)` that resizes a row like Torch7's ``image.scale(…, 'bilinear')``.
 
-    Enlarging interpolates linearly and keeps the first and last pixel. Reducing averages the pixels that a new pixel
-    covers.
+    A row is enlarged by linear interpolation between its first and last pixel, and reduced by the mean of the pixels
+    that a new pixel covers.
     """
     i, k = (torch.arange(size, device=like.device).to(like.dtype) for size in (target, source))
     if target > source:
-        place = (i * (source - 1) / (target - 1)).unsqueeze(1)
-        return (1 - (place - k).abs()).clamp(min=0)
+        position = (i * (source - 1) / (target - 1)).unsqueeze(1)
+        return (1 - (position - k).abs()).clamp(min=0)
     start, end = (i * source / target).unsqueeze(1), ((i + 1) * source / target).unsqueeze(1)
     covered = torch.minimum(k + 1, end) - torch.maximum(k, start)
     return covered.clamp(min=0) * target / source
@@ -35,15 +36,15 @@ def resized(source: int, target: int, like: Tensor) -> Tensor:
 
 @lua_class("nn.PyramidPacker")
 class PyramidPacker(nn.Module):
-    """Several scales of an image in one image: the second below the first, the third beside that, and so on.
+    """Packs several scales of an image into one image: the second below the first, the third right of the second, etc.
 
     Args:
-        scales: factors. Each image starts a multiple of :data:`STEP` pixels after the first.
+        scales: factors of the size. Each scaled image starts a multiple of :data:`STEP` pixels after the first.
 
     Shape:
         - Input: :math:`(C, H, W)`.
-        - Output: ``[packed, coordinates]``, :math:`(C, H', W')` and :math:`(scales, 6)`: left, upper, right and lower
-          pixel, counted from 1, width and height of each scale.
+        - Output: ``[packed, coordinates]``, :math:`(C, H', W')` and :math:`(scales, 6)`: for each scale, the left,
+          upper, right and lower pixel, counted from 1, the width and the height.
 
     Differs from Torch7:
         The input gets the gradient of the packed image; Torch7 defines no gradient.
@@ -77,11 +78,11 @@ class PyramidPacker(nn.Module):
         return boxes
 
     def _after(self, pixel: int) -> int:
-        """Return the first position after a pixel."""
+        """Return the first pixel at which a scaled image may start after the given pixel."""
         return ((pixel - 1) // STEP + 1) * STEP + 1
 
     class Lua(LuaClass):
-        """The scales are in the table and, after the table, once more in the file."""
+        """The file contains the scales twice: in the table and after the table."""
 
         checked_by = "formula"
         test = "test_scales_stand_below_and_beside_each_other"
@@ -107,13 +108,13 @@ class PyramidPacker(nn.Module):
 
 @lua_class("nn.PyramidUnPacker")
 class PyramidUnPacker(nn.Module):
-    """Cuts the feature maps of the scales out of the feature map of a packed image.
+    """Extracts the feature maps of the scales from the feature map of a packed image.
 
-    The network computes one position of the map from :data:`KERNEL` pixels, every :data:`STEP` pixels.
+    The network computes one position of the feature map from :data:`KERNEL` pixels, every :data:`STEP` pixels.
 
     Shape:
-        - Input: ``[map, coordinates]``, :math:`(C, H, W)` and :math:`(scales, 6)` of the :class:`PyramidPacker`.
-        - Output: a list of :math:`(C, h_i, w_i)`.
+        - Input: ``[features, coordinates]``, :math:`(C, H, W)`, and :math:`(scales, 6)` of :class:`PyramidPacker`.
+        - Output: list of :math:`(C, h_i, w_i)`.
 
     Lua:
         ``nn.PyramidUnPacker(network)``, e-lab PyramidUnPacker.lua; it takes two arguments

@@ -53,7 +53,7 @@ class Sampler(nn.Module):
         return self.sampled(input, torch.randn_like(input[0]))
 
     def sampled(self, input: list[Tensor], eps: Tensor) -> Tensor:
-        """Return the sample that standard normal noise ``eps`` gives."""
+        """Return the sample for standard normal noise ``eps``."""
         return (input[1] * 0.5).exp() * eps + input[0]
 
     class Lua(LuaClass):
@@ -67,7 +67,7 @@ class Sampler(nn.Module):
 
 @lua_class("nn.KLDPenalty")
 class KLDPenalty(nn.Module):
-    """Returns its input; backward adds the gradient of the divergence from a standard normal distribution.
+    """Returns its input; the backward pass adds the gradient of the KL divergence from a standard normal distribution.
 
     Shape:
         - Input: ``[mean, log variance]``, both :math:`(N, D)`.
@@ -90,10 +90,10 @@ class KLDPenalty(nn.Module):
 
 @lua_class("nn.Normalization")
 class Normalization(nn.Module):
-    """Rows of length 1; rows that are not longer than a threshold are divided by one more than the threshold.
+    """Scales rows to length 1. Rows that are not longer than a threshold are divided by ``threshold + 1`` instead.
 
     Args:
-        threshold: the length; 0 in Torch7 unless it is set, so that only rows of zeros are kept.
+        threshold: length; with the default 0 only rows of zeros are excepted.
 
     Shape:
         - Input, output: :math:`(*, D)`.
@@ -120,14 +120,14 @@ class Normalization(nn.Module):
 
 @lua_class("nn.LinearNB")
 class LinearNB(LuaClass):
-    """A linear map without bias; fbnn's and MemN2N's classes of this name compute the same."""
+    """A linear map without bias, in fbnn and in MemN2N."""
 
     torch_type = nn.Linear
     tensors = ("weight",)
     sizes = {"weight": ("out_features", "in_features")}
     constant_kwargs = {"bias": False}
     scratch = ("addBuffer",)
-    import_only = True  # nn has a class for it
+    import_only = True  # exported as nn.Linear
 
 
 @lua_class("bnn.Binary")
@@ -135,7 +135,7 @@ class Binary(nn.Module):
     """Sign of the input; the gradient passes where the input is between -1 and 1.
 
     Shape:
-        - Input: :math:`(*)`. Torch7 overwrites it in evaluation.
+        - Input: :math:`(*)`. In evaluation, Torch7 overwrites the input.
         - Output: the same shape.
 
     Lua:
@@ -149,21 +149,22 @@ class Binary(nn.Module):
 
 @lua_class("bnn.SpatialConvolution")
 class BinarySpatialConvolution(nn.Module):
-    """Convolution of signs with signs, scaled per output plane.
+    """Convolution of the signs of the input with binary weights, scaled for each output channel.
 
-    Inputs above 0 count +1, all others and the padding count -1.
+    Positive inputs are replaced by 1; other inputs and the padding are replaced by -1.
 
     Args:
-        in_channels, out_channels: planes.
-        kernel_size, stride, padding: (H, W).
+        in_channels, out_channels: numbers of channels.
+        kernel_size, stride, padding: (height, width).
 
     Shape:
         - Input: :math:`(N, C_{in}, H, W)`.
         - Output: :math:`(N, C_{out}, H', W')`.
 
     Attributes:
-        signs: -1 and 1, a buffer of shape :math:`(C_{out}, C_{in}, k_H, k_W)`; Torch7 packs 32 into one integer.
-        alphas: factor of each output plane, a buffer of shape :math:`(C_{out})`.
+        signs: weights -1 and 1, a buffer of shape :math:`(C_{out}, C_{in}, k_H, k_W)`; Torch7 packs 32 weights into one
+            integer.
+        alphas: factor of each output channel, a buffer of shape :math:`(C_{out})`.
 
     Lua:
         ``bnn.SpatialConvolution(nInputPlane, nOutputPlane, kW, kH, dW, dH, padW, padH)``, bnn.torch
@@ -207,7 +208,9 @@ class BinarySpatialConvolution(nn.Module):
             weight = obj.get("weight")
             if not isinstance(weight, LuaTensor):
                 raise ctx.error(
-                    "the field 'weight' is missing: the convolution was not made binary before it was saved", obj
+                    "the field 'weight' is missing: the weights were not converted to binary before the module was "
+                    "saved; convert them in Torch7 and save the module again",
+                    obj,
                 )
             bits = weight.torch().long().unsqueeze(-1) >> torch.arange(32)
             signs = (bits & 1).flatten(1)[:, : module.signs[0].numel()] * 2 - 1
@@ -226,13 +229,13 @@ class BinarySpatialConvolution(nn.Module):
 
 
 class WithoutClones(LuaClass):
-    """A class that makes copies for each time step at its first call, which share the parameters."""
+    """Mapping of a class that, in its first call, creates a clone for each time step; clones share the parameters."""
 
     constants = {"clones": empty_table, "gradInput": empty_table, "output": empty_table}
 
     @classmethod
     def matches(cls, obj: LuaObject) -> bool:
-        return "maxT" in obj  # the number of copies, which a module made in PyTorch lacks
+        return "maxT" in obj  # number of clones. A module that was created in PyTorch lacks it: it has no export
 
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
@@ -269,14 +272,14 @@ class SharedParallelTable(nn.Module):
 
 @lua_class("nn.BiRnnJoin")
 class BiRnnJoin(nn.Module):
-    """Joins two sequences step by step.
+    """Combines two sequences at each time step.
 
     Args:
-        unit: takes the two entries of a step.
+        unit: module whose input is a list of both entries of a time step.
 
     Shape:
-        - Input: two lists of the same length.
-        - Output: list of that length.
+        - Input: two lists of equal length.
+        - Output: list of this length.
 
     Lua:
         ``nn.BiRnnJoin(nIn, nOut, maxT)``, crnn src/BiRnnJoin.lua
@@ -297,11 +300,11 @@ class BiRnnJoin(nn.Module):
 
 @lua_class("nn.LstmLayer")
 class LstmLayer(nn.Module):
-    """An LSTM unit run over a list of time steps.
+    """Applies an LSTM unit to a list of time steps.
 
     Args:
-        unit: ``[x, cell, hidden]`` to ``[cell, hidden, output]``.
-        hidden_size: size of the states.
+        unit: maps ``[x, cell, hidden]`` to ``[cell, hidden, output]``.
+        hidden_size: size H of the states.
         reverse: run from the last step to the first.
 
     Shape:

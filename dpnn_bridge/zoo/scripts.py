@@ -1,4 +1,4 @@
-"""Layers that several training scripts define under one name: printing, stochastic bits, flat maps, triplets."""
+"""Layers that several training scripts define under the same name: printing, stochastic bits, flattening, triplets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dpnn_bridge.torch7.gradient import with_gradient_of
 
 @lua_class("nn.Print", "nn.PrintModule", "nn.PrintNoNewline", "nn.PrintAddress", "nn.Debug")
 class Print(LuaClass):
-    """Prints in Torch7, each repository something else; returns its input here."""
+    """Returns its input. In Torch7 it prints something, which depends on the repository."""
 
     torch_type = nn.Identity
     import_only = True
@@ -28,16 +28,16 @@ class Print(LuaClass):
 
 @lua_class("nn.BinaryStochastic")
 class BinaryStochastic(nn.Module):
-    """Zeros and ones, drawn with the probabilities that a sigmoid gives; in evaluation the likelier of both.
+    """Draws zeros and ones; the sigmoid of the input is the probability of 1. In evaluation, rounds the probability.
 
     Args:
-        lo, hi: the values of 0 and 1 in evaluation; in training they are 0 and 1.
+        lo, hi: values that replace 0 and 1 in evaluation.
 
     Shape:
         - Input, output: :math:`(*)`.
 
     Differs from PyTorch:
-        The gradient is that of the sigmoid.
+        As in Torch7, the gradient is the gradient of the sigmoid.
 
     Lua:
         ``nn.BinaryStochastic(lo, hi)``, BinaryStochastic.lua of training scripts
@@ -64,19 +64,19 @@ class BinaryStochastic(nn.Module):
 
 @lua_class("nn.Flatten")
 class FlattenMaps(nn.Module):
-    """The rows of each map one after the other.
+    """Flattens each channel.
 
     Shape:
         - Input: :math:`(C, H, W)`.
         - Output: :math:`(C, HW)`.
 
     Lua:
-        ``nn.Flatten()``, of scripts that classify every pixel of an image
+        ``nn.Flatten()``, in scripts that classify every pixel of an image
     """
 
     def forward(self, input: Tensor) -> Tensor:
         if input.dim() != 3:
-            raise ValueError(f"expected 3 dimensions, found shape {tuple(input.shape)}")
+            raise ValueError(f"FlattenMaps expects an input of shape (C, H, W), found {tuple(input.shape)}")
         return input.flatten(1)
 
     class Lua(LuaClass):

@@ -15,18 +15,18 @@ from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.torch7.gradient import with_gradient_of
 
-#: Lua field, a string -> attribute
+#: Lua field with the string "true" or "false" -> attribute
 FLAGS = {"forwardShake": "forward_shake", "backwardShake": "backward_shake", "shakeImage": "shake_image"}
 
 
 @lua_class("nn.ShakeShakeTable")
 class ShakeShakeTable(nn.Module):
-    """Weighs two branches by random numbers, by others in backward.
+    """Multiplies two branches by random weights, and their gradients by other random weights.
 
     Args:
-        forward_shake: draw the weights in training, else 0.5.
-        backward_shake: draw the weights of the gradients, in evaluation too, else 0.5.
-        shake_image: one weight per image, else one per batch.
+        forward_shake: in training, draw the weights; otherwise they are 0.5. In evaluation they are 0.5.
+        backward_shake: draw the weights of the gradients, in evaluation too; otherwise they are 0.5.
+        shake_image: draw one weight for each image; otherwise one for the batch.
 
     Shape:
         - Input: ``[skip, x1, x2]``, all :math:`(N, *)`.
@@ -46,7 +46,7 @@ class ShakeShakeTable(nn.Module):
         return self.weighed(input, alpha, self._weights(input[1], self.backward_shake))
 
     def weighed(self, input: list[Tensor], alpha: Tensor, beta: Tensor) -> list[Tensor]:
-        """Return the outputs with weights ``alpha`` forward and ``beta`` backward, each (N)."""
+        """Return the outputs with weights ``alpha``; ``beta`` are the weights of the gradients. Both are (N)."""
         skip, x1, x2 = input
         shape = (-1,) + (1,) * (x1.dim() - 1)
         alpha, beta = alpha.view(shape), beta.view(shape)
@@ -72,7 +72,10 @@ class ShakeShakeTable(nn.Module):
 
         @classmethod
         def replay(cls, module: ShakeShakeTable, after: LuaObject) -> Callable[..., Any] | None:
-            """Return a forward function with the last weights in ``constant_tensor``, in training those of backward."""
+            """Return a forward function with the weights that Torch7 drew.
+
+            ``constant_tensor`` has the weights of the gradients; the weights of the output follow from the output.
+            """
             x = after.get("output")
             if not isinstance(x, LuaTable) or not ((module.training and module.forward_shake) or module.backward_shake):
                 return None
@@ -92,17 +95,17 @@ def _flags(module: nn.Module) -> dict[str, str]:
 
 
 def _quotient(output: Tensor, input: Tensor) -> Tensor:
-    """Return the factor of each image, read off where the input is largest."""
-    place = input.detach().flatten(1).abs().argmax(1, keepdim=True)
-    return (output.flatten(1).gather(1, place) / input.detach().flatten(1).gather(1, place)).squeeze(1)
+    """Return the factor output / input of each image, at the element with the largest absolute input."""
+    largest = input.detach().flatten(1).abs().argmax(1, keepdim=True)
+    return (output.flatten(1).gather(1, largest) / input.detach().flatten(1).gather(1, largest)).squeeze(1)
 
 
 @lua_class("nn.MulConstantSlices")
 class MulConstantSlices(nn.Module):
-    """Multiplies each entry of the batch by its own constant.
+    """Multiplies each sample of the batch by its own constant.
 
     Args:
-        constants: :math:`(N)`, not trained.
+        constants: the constants, a buffer of shape :math:`(N)`.
 
     Shape:
         - Input, output: :math:`(N, *)`.
@@ -128,16 +131,16 @@ class MulConstantSlices(nn.Module):
 
 @lua_class("nn.ShakeShakeBlock")
 class ShakeShakeBlock(ShakeShakeTable):
-    """Residual block: a skip connection plus two branches that are weighed as in :class:`ShakeShakeTable`.
+    """Residual block: a skip connection plus two branches with the random weights of :class:`ShakeShakeTable`.
 
     Args:
-        net1, net2: branches; the multiplication by a constant at their end is replaced by the random weights.
+        net1, net2: branches. Their last layer, a multiplication by a constant, is replaced by the random weights.
         skip: the skip connection.
-        forward_shake, backward_shake, shake_image: as :class:`ShakeShakeTable`.
+        forward_shake, backward_shake, shake_image: as for :class:`ShakeShakeTable`.
 
     Shape:
         - Input: :math:`(N, C, H, W)`.
-        - Output: that of the branches.
+        - Output: shape of the outputs of the branches.
 
     Lua:
         ``nn.ShakeShakeBlock(…)``, shake-shake models/shakeshakeblock.lua

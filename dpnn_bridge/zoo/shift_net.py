@@ -1,4 +1,4 @@
-"""Layers of Shift-Net: features of the known part of an image fill the missing part."""
+"""Layers of Shift-Net, which fills the missing part of an image with features of the known part."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from dpnn_bridge.torch7.gradient import refuse_gradient, scale_gradient, with_gr
 
 @lua_class("nn.MaxCoord")
 class MaxCoord(nn.Module):
-    """One at the channel with the largest value, zero at the others; its backward pass raises.
+    """Returns 1 at the channel with the largest value and 0 at other channels. The backward pass raises an error.
 
     Args:
-        inplace: kept for Torch7.
+        inplace: kept for the export; the input is never overwritten.
 
     Shape:
         - Input, output: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
@@ -43,27 +43,28 @@ class MaxCoord(nn.Module):
 
 @lua_class("nn.InnerTripleShift")
 class InnerTripleShift(nn.Module):
-    """Adds to decoder and encoder features those of the encoder moved into the missing part.
+    """Appends encoder features, moved from the known part of the image to the missing part.
 
-    Each position of the missing part takes the encoder's features from the known position that is most similar to its
-    decoder's features: the largest dot product with the encoder's features, normalized to length 1. The moved features
-    receive the gradient at their new position, times ``triple_weight``. The selection and the mask have no gradient.
+    Each missing position gets the encoder features of the most similar known position: the position whose encoder
+    features, normalized to length 1, have the largest dot product with the decoder features of the missing position.
+    The gradient at the new position, times ``triple_weight``, is added at the original position. The selection and the
+    mask have no gradient.
 
     Args:
         name: name of the layer.
-        threshold: a position is missing where the mask is larger.
-        mask_threshold: positions whose mask, 0 or 1, is smaller are known.
-        triple_weight: scale of the gradient of the moved features.
-        shift_size, stride: 1; Torch7 has no other.
-        fixed_mask: the mask never changes; Torch7 then keeps the first one.
+        threshold: a position is missing if its mask is larger.
+        mask_threshold: a position is known if its binary mask, 1 if missing and 0 otherwise, is smaller.
+        triple_weight: factor of the gradient of the moved features.
+        shift_size, stride: must be 1; Torch7 does not support other values.
+        fixed_mask: Torch7 uses the mask of the first call in all calls; kept for the export.
 
     Shape:
-        - Input: :math:`(N, 2 C + 1, H, W)`: decoder's and encoder's features, and the mask, of which the first sample
-          counts.
-        - Output: :math:`(N, 3 C, H, W)`.
+        - Input: :math:`(N, 2 C + 1, H, W)`: features of the decoder and of the encoder, and the mask. Only the mask of
+          the first sample is used.
+        - Output: :math:`(N, 3 C, H, W)`: features of the decoder and of the encoder, and the moved features.
 
     Differs from Torch7:
-        Uses the mask of every call, also if ``fixed_mask`` is set.
+        Every call uses its own mask, even if ``fixed_mask`` is set.
 
     Lua:
         ``nn.InnerTripleShift(cls, shift_size, threshold, stride, mask_thred, triple_weight, fixed_mask)``, Shift-Net
@@ -129,5 +130,5 @@ class InnerTripleShift(nn.Module):
 
         @classmethod
         def handled(cls, module: nn.Module) -> set[str]:
-            """Return also ``cal_fixedFlag``: if it were written, Torch7 would use a mask that the file lacks."""
+            """Exclude ``cal_fixedFlag`` from the export: it makes Torch7 use a mask that the file does not contain."""
             return super().handled(module) | {"cal_fixedFlag"}

@@ -21,7 +21,7 @@ class ReverseTensor(nn.Module):
 
     Args:
         dim: the dimension, counted from 1.
-        backprop: whether the gradient is passed back; otherwise the gradient of the input is zero.
+        backprop: False makes the gradient of the input zero.
 
     Shape:
         - Input, output: :math:`(*)`.
@@ -175,7 +175,7 @@ class MyMul(nn.Module):
     """Multiplies by one learned number.
 
     Args:
-        value: its initial value.
+        value: initial value of the number.
 
     Shape:
         - Input, output: :math:`(*)`.
@@ -231,7 +231,7 @@ class Noise(nn.Module):
 
         @classmethod
         def upgrade(cls, obj: LuaObject) -> LuaObject:
-            """Read the mode from its own field."""
+            """Take the mode, training or evaluation, from the field ``active``."""
             return super().upgrade(obj).changed(train=obj["active"])
 
         @classmethod
@@ -245,11 +245,11 @@ class AppendConstant(nn.Module):
 
     Args:
         values: one or several numbers.
-        dimension: counted from 1; the last dimension if the input has fewer.
+        dimension: the dimension, counted from 1; the last dimension if the input has fewer dimensions.
 
     Shape:
         - Input: :math:`(*)`.
-        - Output: the input's shape; ``dimension`` is larger by the number of constants.
+        - Output: shape of the input, with ``dimension`` enlarged by the number of constants.
 
     Lua:
         ``nn.AppendConstant(constant_value, dimension)``, AppendConstant.lua
@@ -287,7 +287,8 @@ class SpatialReplicatePadding(nn.Module):
     """Repeats the border of an image on all sides.
 
     Args:
-        height, width: rows above and below, columns on the left and on the right.
+        height: rows to add above and below.
+        width: columns to add on the left and on the right.
 
     Shape:
         - Input: :math:`(C, H, W)`.
@@ -297,7 +298,7 @@ class SpatialReplicatePadding(nn.Module):
         ``nn.SpatialReplicatePadding(padH, padW)``, SpatialReplicatePadding.lua
 
     Differs from Torch7:
-        Torch7 narrows the gradient by one row and one column too many, and raises an error.
+        Torch7 raises an error in the backward pass, because it crops the gradient by one row and one column too many.
     """
 
     def __init__(self, height: int, width: int) -> None:

@@ -20,12 +20,12 @@ from dpnn_bridge.objects import LuaObject, LuaTensor
 class GRUST(GRU):
     r"""Gated recurrent unit, one time step per call.
 
-    The reset gate multiplies what the candidate takes from the state: :math:`\tanh(W_c x + b_c + r \odot U_c h)`, and
+    The reset gate is applied after the matrix product: the candidate is :math:`\tanh(W_c x + b_c + r \odot U_c h)`, and
     the new state is :math:`(1 - z) \odot \text{candidate} + z \odot h`.
 
     Args:
-        recurrent_module: maps ``[input, h]`` to the new ``h``.
-        rho: gradients flow back through at most this many time steps.
+        recurrent_module: maps ``[input, h]`` to the new state ``h``.
+        rho: maximum number of time steps for backpropagation through time.
         input_size, output_size: numbers of features.
 
     Shape:
@@ -43,27 +43,28 @@ class GRUST(GRU):
 
 @lua_class("nn.MaskZeroCopy")
 class MaskZeroCopy(Decorator):
-    """Keeps rows of the previous output where the input is zero.
+    """Replaces the output by rows of the previous output where the input is zero.
 
-    As in Torch7 the rows kept are the *first* rows of that output, as many as there are zero rows in the input. No
-    gradient flows through them. The first call of all keeps nothing.
+    As in Torch7, z zero rows of the input are replaced by the *first* z rows of the previous output. These rows have no
+    gradient. The first call replaces no row.
 
     Args:
         module: the decorated module.
-        input_dims: number of dimensions of one sample of the (first) input tensor.
+        input_dims: number of dimensions of one sample of the first input tensor.
 
     Attributes:
-        last: the output of the call before, a buffer; None before the first call. ``forget()`` leaves it.
+        last: the previous output, a buffer; None before the first call. ``forget()`` does not change it.
 
     Shape:
-        - Input: one sample or a batch; of a list, the first tensor says what is masked.
-        - Output: the module's.
+        - Input: one sample or a batch; in a list, the first tensor determines the masked rows.
+        - Output: shape of the module's output.
 
     Differs from PyTorch:
-        As :class:`~dpnn_bridge.modules.rnn.mask.MaskZero`: masked rows count in the gradients of the last parameters.
+        As for :class:`~dpnn_bridge.modules.rnn.mask.MaskZero`, masked rows contribute to the gradients of the last
+        parameters.
 
     Differs from Torch7:
-        In training Torch7 has a clone, and an output of the call before, for each time step; here is one.
+        In training, Torch7 has a clone with its own previous output for each time step; here there is only one.
 
     Lua:
         ``nn.MaskZeroCopy(module, nInputDim, silent, backward)``, skip-thoughts torch/MaskZeroCopy.lua

@@ -1,4 +1,4 @@
-"""Layers of cheng6076/SNLI-attention: sums and means of lists, masks, a masked loss."""
+"""Layers of cheng6076/SNLI-attention: sums and means of lists, masked layers, a masked loss."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ class CAveTable(nn.Module):
     """The mean of a list of tensors.
 
     Shape:
-        - Input: a list of tensors of one shape.
-        - Output: that shape.
+        - Input: list of tensors of equal shape.
+        - Output: the same shape.
 
     Lua:
         ``nn.CAveTable()``, SNLI-attention util/CAveTable.lua
@@ -78,7 +78,7 @@ class MaskAveTable(nn.Module):
         - Output: :math:`(N, D)`.
 
     Differs from PyTorch:
-        As in Torch7 the forward pass always adds the first step, even if its mask is 0. The gradient uses the mask.
+        As in Torch7, the output always includes the first step, even if its mask is 0. The gradient uses the mask.
 
     Lua:
         ``nn.MaskAveTable()``, SNLI-attention util/MaskAveTable.lua
@@ -118,8 +118,8 @@ class TableAddTensor(nn.Module):
     """Adds a tensor to every tensor of a list.
 
     Shape:
-        - Input: ``[list, tensor]``, all of one shape.
-        - Output: a list.
+        - Input: ``[list, tensor]``; all tensors have the same shape.
+        - Output: list of tensors of this shape.
 
     Lua:
         ``nn.TableAddTensor()``, SNLI-attention util/TableAddTensor.lua
@@ -156,22 +156,22 @@ class TableLinear(nn.Linear):
 
 @lua_class("nn.SumKeepdim")
 class SumKeepdim(nn.Module):
-    """The sum or mean over one dimension, with ``keepdim=True``.
+    """The sum or the mean over one dimension, which is kept with size 1.
 
     Args:
-        dimension: counted from 1, or from the end if negative.
-        n_input_dims: number of dimensions of one sample; an input with one more is a batch.
-        size_average: whether to return the mean.
+        dimension: the dimension, counted from 1, or backwards from -1.
+        n_input_dims: number of dimensions of one sample; an input with one more dimension is a batch.
+        size_average: return the mean instead of the sum.
 
     Shape:
         - Input: :math:`(*)`.
-        - Output: the same with size 1 in the dimension.
+        - Output: shape of the input, with size 1 in the dimension.
 
     Lua:
         ``nn.SumKeepdim(dimension, nInputDims, sizeAverage)``, SNLI-attention util/SumKeepdim.lua
 
     Differs from Torch7:
-        Torch7's backward raises unless the dimension has size 1.
+        Torch7 raises an error in the backward pass unless the dimension has size 1.
     """
 
     def __init__(self, dimension: int = 1, n_input_dims: int | None = None, size_average: bool = False) -> None:
@@ -190,10 +190,10 @@ class SumKeepdim(nn.Module):
 
 @lua_class("nn.MaskedLoss")
 class MaskedLoss(nn.Module):
-    """The negative log likelihood, without the targets 0.
+    """The negative log likelihood of the targets, except of targets below the first class.
 
     Args:
-        index_base: number of the first class, 1 as in Lua or 0; smaller targets are ignored.
+        index_base: index of the first class, 1 as in Lua or 0; smaller targets are ignored.
 
     Shape:
         - Input: ``[log probabilities, targets]``, :math:`(N, C)` and :math:`(N)`.
@@ -201,8 +201,8 @@ class MaskedLoss(nn.Module):
           the number of targets that are not ignored.
 
     Differs from PyTorch:
-        As in Torch7 the gradient is that of the loss divided by N. It ignores ``gradOutput``. A class of the same name
-        and fields in cheng6076/mlm divides the loss as well.
+        As in Torch7, the gradient is the gradient of the loss divided by N, whatever the gradient of the output is. A
+        class with the same name and fields in cheng6076/mlm divides the loss by N too.
 
     Lua:
         ``nn.MaskedLoss()``, SNLI-attention util/MaskedLoss.lua

@@ -11,11 +11,11 @@ from dpnn_bridge.objects import LuaTensor
 
 @lua_class("nn.Normalize2")
 class Normalize2(nn.Module):
-    """Scales the vector of planes at every pixel to length 1.
+    """Scales the vector of channels at every pixel to length 1.
 
     Shape:
         - Input: :math:`(N, C, H, W)`.
-        - Output: the same, divided by :math:`\\sqrt{\\sum_c x^2 + 10^{-5}}`.
+        - Output: the same shape; the input divided by :math:`\\sqrt{\\sum_c x^2 + 10^{-5}}`.
 
     Lua:
         ``nn.Normalize2()``, mc-cnn Normalize2.lua
@@ -33,10 +33,10 @@ class Normalize2(nn.Module):
 
 @lua_class("nn.StereoJoin1")
 class StereoJoin1(nn.Module):
-    """Product of the vectors of two images that follow each other in the batch.
+    """Dot product, at each pixel, of the channels of two consecutive images in the batch.
 
     Shape:
-        - Input: :math:`(2 N, C, H, W)`, left and right images in turn.
+        - Input: :math:`(2 N, C, H, W)`, left and right images alternating.
         - Output: :math:`(N, 1, H, W)`.
 
     Lua:
@@ -53,14 +53,15 @@ class StereoJoin1(nn.Module):
 
 @lua_class("nn.StereoJoin")
 class StereoJoin(nn.Module):
-    """Cost of every disparity: minus the product of a left pixel and the right pixel d columns before it.
+    """Cost of every disparity d: the negative dot product of a left pixel and the right pixel d columns to its left.
 
     Args:
-        disp_max: number of disparities.
+        disp_max: number of disparities, counted from 0.
 
     Shape:
-        - Input: :math:`(2, C, H, W)`, left and right.
-        - Output: :math:`(1, disp\\_max, H, W)`; 0 where there is no such pixel (Torch7 leaves it unwritten).
+        - Input: :math:`(2, C, H, W)`, the left and the right image.
+        - Output: :math:`(1, disp\\_max, H, W)`; 0 if the right pixel is outside the image (Torch7 does not write these
+          elements).
 
     Lua:
         ``nn.StereoJoin(disp_max)``, mc-cnn StereoJoin.lua
@@ -91,4 +92,4 @@ class SpatialConvolution1Forward(LuaClass):
     tensors = ("weight", "bias")
     sizes = {"weight": ("out_channels", "in_channels")}
     constant_kwargs = {"kernel_size": 1}
-    import_only = True  # convolutions made in torch are nn.SpatialConvolution
+    import_only = True  # torch.nn.Conv2d is exported as nn.SpatialConvolution

@@ -1,4 +1,4 @@
-"""Layers of STMN, the spatial-temporal memory network for detection in videos."""
+"""Layers of STMN, the spatial-temporal memory network for object detection in videos."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ from dpnn_bridge.zoo.densecap import BoxToAffine
 
 @lua_class("nn.AdaLinearScale")
 class AdaLinearScale(nn.Module):
-    """Scales to 0 ... 1 with an upper bound that the positive elements set: mean + factor * standard deviation.
+    """Clamps to the range from 0 to an upper bound, and divides by the bound.
 
-    The bound counts as a constant in the gradient. With fewer than two positive elements it is 1.
+    The bound is the mean of the positive elements plus ``std_multiplier`` times their standard deviation. It is a
+    constant in the gradient. With fewer than two positive elements the bound is 1.
 
     Args:
-        std_multiplier: the factor.
+        std_multiplier: factor of the standard deviation.
 
     Shape:
         - Input, output: :math:`(*)`.
@@ -69,13 +70,14 @@ class AdaLinearScale(nn.Module):
 
 @lua_class("nn.MatchTrans")
 class MatchTrans(nn.Module):
-    """Carries features of the frame before to where its content is now.
+    """Aligns features of the previous frame with the current frame.
 
-    Each position takes the mean of the features within a window, weighted by the cosine of the current and the previous
-    map where that is positive; where none is, its own. The gradient reaches the features only.
+    The output at a position is the mean of the features in a window around it. The weights are the positive cosine
+    similarities of the current frame at the position and of the previous frame in the window. If no similarity is
+    positive, the output is the feature at the position itself. Only the features get a gradient.
 
     Args:
-        window: odd size of the window.
+        window: size K of the window, odd.
 
     Shape:
         - Input: ``[current, previous, features]``, :math:`(N, C, H, W)` twice and :math:`(N, D, H, W)`.
@@ -124,8 +126,8 @@ class VidFlip(nn.Module):
     """Reverses the order of the frames of each video.
 
     Args:
-        videos: number of videos N.
-        frames: frames T of each.
+        videos: number N of videos.
+        frames: number T of frames of each video.
 
     Shape:
         - Input, output: :math:`(N T, D, H, W)`.
@@ -153,15 +155,15 @@ class STMM(nn.Module):
     """Spatial-temporal memory: a convolutional recurrence over the frames of videos.
 
     Args:
-        net: maps ``[features, features of the frame before, memory]`` to ``[memory, update gate, reset gate]``.
-        videos: number of videos N. Set ``videos`` and ``frames`` to the numbers in the input.
-        frames: frames T of each.
-        in_channels: channels D of the features.
-        memory_channels: channels M of the memory.
+        net: maps ``[features, features of the previous frame, memory]`` to ``[memory, update gate, reset gate]``.
+        videos: number N of videos; set ``videos`` and ``frames`` to the numbers in the input before each call.
+        frames: number T of frames of each video.
+        in_channels: number D of channels of the features.
+        memory_channels: number M of channels of the memory.
 
     Shape:
-        - Input: features :math:`(N T, D, H, W)`, or ``[features, memory]`` with the first memory :math:`(N, M, H, W)`,
-          by default zeros.
+        - Input: features :math:`(N T, D, H, W)`, or ``[features, memory]`` with the initial memory
+          :math:`(N, M, H, W)`, which is zeros by default.
         - Output: :math:`(N T, M, H, W)`.
 
     Lua:
@@ -189,7 +191,10 @@ class STMM(nn.Module):
         return torch.stack(outputs, 1).flatten(0, 1)
 
     class Lua(LuaClass):
-        """Torch7's flat ``weight`` is written as the list of the parameters in ``net``, which it accepts as well."""
+        """The field ``weight``, a flat tensor in Torch7, is exported as a list of the parameters of ``net``.
+
+        Torch7 accepts both.
+        """
 
         computed_fields = ("weight", "gradWeight")
         members = ("net",)
@@ -217,15 +222,15 @@ class STMM(nn.Module):
 
 @lua_class("nn.FixedIndex")
 class FixedIndex(nn.Module):
-    """Picks fixed positions along one dimension.
+    """Selects fixed positions along one dimension.
 
     Args:
         index: the positions, counted from 1, a buffer.
-        dimension: counted from 1.
+        dimension: the dimension, counted from 1.
 
     Shape:
         - Input: :math:`(*)`.
-        - Output: the same, with as many positions as ``index`` has.
+        - Output: shape of the input; the size of the dimension is the length of ``index``.
 
     Lua:
         ``nn.FixedIndex(dimension, index)``, STMN modules/FixedIndex.lua
@@ -239,7 +244,7 @@ class FixedIndex(nn.Module):
         self.dimension = dimension
 
     def forward(self, input: Tensor) -> Tensor:
-        return input.index_select(self.dimension - 1, self.index.long() - 1)  # of floats after a cast to CUDA in Lua
+        return input.index_select(self.dimension - 1, self.index.long() - 1)  # the index is float after a cast in Lua
 
     class Lua(LuaClass):
         scalars = ("dimension",)
@@ -251,17 +256,17 @@ class FixedIndex(nn.Module):
 
 @lua_class("nn.BilinearRoiPooling")
 class ImageRoiPooling(nn.Module):
-    """Samples the features of boxes in a grid of fixed size; each box names its image. The boxes get zeros.
+    """Samples the features of boxes in a grid of fixed size. The gradient of the boxes is zero.
 
     Args:
-        net: makes grids of boxes and samples the features of one image.
-        box_to_affine: the part of ``net`` that depends on the size of the image.
+        net: converts boxes to grids and samples the features of one image there.
+        box_to_affine: the module in ``net`` that depends on the size of the image.
         height, width: size of the output.
         spatial_scale: size of the feature map relative to the image.
 
     Shape:
-        - Input: ``[features, rois]``, :math:`(B, C, H, W)` and :math:`(N, 5)` with rows ``image, x1, y1, x2, y2``;
-          images count from 1.
+        - Input: ``[features, rois]``, :math:`(B, C, H, W)` and :math:`(N, 5)` with rows ``image, x1, y1, x2, y2``; the
+          index of the image is counted from 1.
         - Output: :math:`(N, C, height, width)`.
 
     Lua:

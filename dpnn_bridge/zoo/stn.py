@@ -1,4 +1,7 @@
-"""Spatial transformers in BHWD layout (stnbhwd): points are (y, x); -1 and 1 are centres of the outermost pixels."""
+"""Spatial transformers for images (batch, height, width, depth) of stnbhwd.
+
+Points are (y, x); -1 and 1 are the centres of the outermost pixels.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ class AffineGridGeneratorBHWD(nn.Module):
         width: columns of the grid.
 
     Shape:
-        - Input: :math:`(B, 2, 3)` or :math:`(2, 3)`; rows give y and x, columns act on y, x, 1.
+        - Input: :math:`(B, 2, 3)` or :math:`(2, 3)`: matrices that map ``(y, x, 1)`` to ``(y, x)``.
         - Output: :math:`(B, H, W, 2)` or :math:`(H, W, 2)`.
 
     Differs from PyTorch:
@@ -58,7 +61,7 @@ class AffineGridGeneratorBHWD(nn.Module):
 
 @lua_class("nn.BilinearSamplerBHWD")
 class BilinearSamplerBHWD(nn.Module):
-    """Reads images at the points of a grid by bilinear interpolation; points outside give 0.
+    """Samples images at the points of a grid by bilinear interpolation; points outside give 0.
 
     Shape:
         - Input: ``[images, grid]``, :math:`(B, H, W, D)` and :math:`(B, H', W', 2)`, or both without B.
@@ -82,14 +85,14 @@ class BilinearSamplerBHWD(nn.Module):
 
 @lua_class("nn.AffineTransformMatrixGenerator")
 class AffineTransformMatrixGenerator(nn.Module):
-    """Affine matrix from a rotation angle, a scale and a translation, or from six free numbers.
+    """Computes an affine matrix from a rotation angle, a scale and a translation, or returns six numbers as a matrix.
 
     The translation is applied in the rotated and scaled frame.
 
     Args:
         use_rotation: the input contains an angle in radians.
         use_scale: the input contains a factor.
-        use_translation: the input contains two shifts. With none of the three the input contains the whole matrix.
+        use_translation: the input contains two shifts. If all three are False, the input is the complete matrix.
 
     Shape:
         - Input: :math:`(B, P)` or :math:`(P)` with the parameters in the order above.
@@ -106,7 +109,7 @@ class AffineTransformMatrixGenerator(nn.Module):
 
     @property
     def full_mode(self) -> bool:
-        """Whether the input is the whole matrix."""
+        """Whether the input is the complete matrix."""
         return not (self.use_rotation or self.use_scale or self.use_translation)
 
     def forward(self, input: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Residual blocks that are dropped completely in training (yueatsprograms/Stochastic_Depth)."""
+"""Residual blocks whose branch may be skipped in training (yueatsprograms/Stochastic_Depth)."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ class ResidualDrop(nn.Sequential):
     """A residual block whose branch is skipped while its gate is closed.
 
     Args:
-        net: the residual.
-        skip: the other path.
+        net: the residual branch.
+        skip: the skip connection.
         death_rate: probability of a closed gate in training; evaluation scales the residual by ``1 - death_rate``.
-        gate: whether the branch is used in training. The training script draws it for every batch.
+        gate: whether the branch is used in training. The training script draws the gate for every batch.
 
     Shape:
-        - Input: what both paths take.
-        - Output: their sum.
+        - Input: input of both branches.
+        - Output: sum of the outputs of both branches.
 
     Differs from PyTorch:
-        As in Torch7, in evaluation the gradient of the net is not scaled, and there is none while the gate is closed.
+        As in Torch7, in evaluation the gradient of the branch is not scaled, and the branch gets no gradient while the
+        gate is closed.
 
     Lua:
         ``nn.ResidualDrop(deathRate, nChannels, nOutChannels, stride)``, Stochastic_Depth ResidualDrop.lua

@@ -19,7 +19,7 @@ from dpnn_bridge.torch7.gradient import add_gradient, with_gradient_of, zero_gra
 
 
 class DisabledInstanceNorm2d(nn.InstanceNorm2d):
-    """A disabled instance normalization: returns its input, keeps its parameters.
+    """A disabled instance normalization: returns its input. Its parameters are kept for the export.
 
     Shape:
         - Input: :math:`(*)`.
@@ -35,9 +35,10 @@ class DisabledInstanceNorm2d(nn.InstanceNorm2d):
 
 @lua_class("nn.InstanceNormalization")
 class InstanceNormalization(LuaClass):
-    """All four published variants: statistics of the instance in training and in evaluation.
+    """All four published variants: the statistics are those of the instance, in training and in evaluation.
 
-    The inner ``bn`` is scratch. Two variants keep running statistics that no output depends on; they stay as they are.
+    The inner ``bn`` is a buffer. Two variants have running statistics that no output depends on; they are kept
+    unchanged.
     """
 
     torch_type = (nn.InstanceNorm2d, DisabledInstanceNorm2d)
@@ -47,7 +48,7 @@ class InstanceNormalization(LuaClass):
 
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
-        """Remove the hidden normalization, which is created again if the batch size differs."""
+        """Remove the inner normalization, which Torch7 creates again because the batch size is set to -1."""
         return obj.changed({name: -1 for name in ("prev_N", "prev_batch_size") if name in obj}, bn=None)
 
     @classmethod
@@ -63,11 +64,13 @@ class InstanceNormalization(LuaClass):
 
 @lua_class("nn.AdaptiveInstanceNormalization")
 class AdaptiveInstanceNormalization(nn.Module):
-    """Sets the mean and the standard deviation of a content map to those of a style map, for each instance and channel.
+    """Changes the mean and the standard deviation of content features to those of style features.
+
+    The statistics are computed for each instance and channel.
 
     Args:
         num_features: number of channels.
-        eps: added to the variance of the content.
+        eps: number that is added to the variance of the content.
         disabled: return the content.
 
     Shape:
@@ -125,7 +128,7 @@ class AdaptiveInstanceNormalization(nn.Module):
 
 @lua_class("nn.ShaveImage")
 class ShaveImage(nn.Module):
-    """Cuts a border off an image.
+    """Crops the border of an image.
 
     Args:
         size: width of the border in pixels.
@@ -151,9 +154,9 @@ class ShaveImage(nn.Module):
 
 @lua_class("nn.TotalVariation", "nn.TVLoss")
 class TotalVariation(nn.Module):
-    """Returns its input; backward adds the gradient of the total variation of the image.
+    """Returns its input; the backward pass adds the gradient of the total variation of the image.
 
-    Only differences of the first H - 1 rows and W - 1 columns count.
+    The total variation is computed from the differences in the first H - 1 rows and W - 1 columns only.
 
     Args:
         strength: factor of the added gradient.
@@ -186,7 +189,7 @@ class TotalVariation(nn.Module):
 
 @lua_class("nn.SpatialCircularPadding")
 class SpatialCircularPadding(nn.Module):
-    """Continues an image periodically beyond its borders.
+    """Circular padding: the image is continued periodically beyond its borders.
 
     Args:
         pad_l, pad_r, pad_t, pad_b: rows and columns to add.
@@ -196,7 +199,7 @@ class SpatialCircularPadding(nn.Module):
         - Output: :math:`(N, C, H + pad_t + pad_b, W + pad_l + pad_r)`.
 
     Differs from PyTorch:
-        The gradient that arrives in the four corners is lost, as in Torch7.
+        As in Torch7, the gradient of the output in the four padded corners is ignored.
 
     Lua:
         ``nn.SpatialCircularPadding(pad_l, pad_r, pad_t, pad_b)``, texture_nets src/SpatialCircularPadding.lua
@@ -219,11 +222,11 @@ class SpatialCircularPadding(nn.Module):
 
 @lua_class("nn.GenNoise")
 class GenNoise(nn.Module):
-    """Normal noise of the size of its input, whose gradient is zero.
+    """Returns normal noise with the height and width of its input. The gradient of the input is zero.
 
     Args:
-        num_planes: channels of the noise.
-        mult: standard deviation.
+        num_planes: number of channels of the noise.
+        mult: standard deviation of the noise.
 
     Shape:
         - Input: :math:`(N, C, H, W)`.
@@ -254,17 +257,17 @@ class GenNoise(nn.Module):
 
 @lua_class("nn.GenNoise")
 class NoiseOverInput(nn.Module):
-    """Uniform noise in place of its input; the gradient passes unchanged.
+    """Replaces its input by uniform noise; the gradient passes unchanged.
 
     Args:
-        action: ``"zero"`` for zeros, ``"fix"`` for the noise of the first call in every call, else new noise.
+        action: ``"zero"`` for zeros, ``"fix"`` for the noise of the first call in every call, None for new noise.
 
     Shape:
-        - Input: :math:`(N, C, H, W)`. Of 6 planes, which the stylization models take, only the last 3 become noise.
+        - Input: :math:`(N, C, H, W)`. If C is 6, as in the stylization models, only the last 3 channels are replaced.
         - Output: the same shape.
 
     Lua:
-        ``nn.GenNoise()`` without fields, texture_nets supplementary/utils.lua, and for 6 planes
+        ``nn.GenNoise()`` without fields, texture_nets supplementary/utils.lua, and for 6 channels
         supplementary/stylization.ipynb
 
     Differs from Torch7:
@@ -308,17 +311,17 @@ class NoiseOverInput(nn.Module):
 
 @lua_class("nn.NoiseFill")
 class NoiseFill(nn.Module):
-    """Overwrites the last channels with uniform noise; the gradient passes all channels unchanged.
+    """Replaces the last channels by uniform noise; the gradient of all channels passes unchanged.
 
     Args:
-        num_noise_channels: how many channels.
-        mult: upper end of the noise.
+        num_noise_channels: number of channels to replace.
+        mult: upper bound of the noise; the lower bound is 0.
 
     Shape:
         - Input, output: :math:`(N, C, *)`.
 
     Raises:
-        ValueError: the input has fewer channels.
+        ValueError: the input has fewer than ``num_noise_channels`` channels.
 
     Lua:
         ``nn.NoiseFill(num_noise_channels)``, texture_nets src/utils.lua
@@ -330,7 +333,8 @@ class NoiseFill(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         if self.num_noise_channels > input.shape[1]:
-            raise ValueError(f"NoiseFill fills {self.num_noise_channels} channels, found shape {tuple(input.shape)}")
+            shape = tuple(input.shape)
+            raise ValueError(f"NoiseFill replaces {self.num_noise_channels} channels, the input has the shape {shape}")
         fresh = torch.rand_like(input[:, : self.num_noise_channels]) * self.mult
         return self.filled(input, fresh)
 
@@ -350,7 +354,7 @@ class NoiseFill(nn.Module):
 
 @lua_class("nn.DummyGradOutput")
 class DummyGradOutput(nn.Module):
-    """Returns its input, whose gradient is zero.
+    """Returns its input; the gradient of the input is zero.
 
     Shape:
         - Input: :math:`(*)`.

@@ -16,13 +16,13 @@ from dpnn_bridge.torch7.gradient import add_gradient
 
 @lua_class("nn.ContentLoss")
 class ContentLoss(nn.Module):
-    """Returns its input; backward adds the gradient of a loss between the input and a target.
+    """Returns its input; the backward pass adds the gradient of a loss between the input and a target.
 
     Args:
         crit: the loss.
         strength: factor of the loss.
-        normalize: whether to divide the gradient by the sum of its absolute values.
-        mode: ``"none"`` does nothing, ``"capture"`` makes the input the target, ``"loss"`` computes the loss.
+        normalize: divide the gradient by the sum of its absolute values.
+        mode: ``"capture"`` stores the input as the target, ``"loss"`` computes the loss, ``"none"`` does nothing.
 
     Attributes:
         target: a buffer; None before ``"capture"``.
@@ -52,8 +52,8 @@ class ContentLoss(nn.Module):
         return input
 
     def capture(self, features: Tensor) -> None:
-        """Make ``features`` the target."""
-        with torch.inference_mode(False):  # a tensor of inference mode could not be compared with in training
+        """Store ``features`` as the target."""
+        with torch.inference_mode(False):  # autograd cannot use a tensor that was created in inference mode
             self.target = features.clone()
 
     def target_of(self, features: Tensor, target: Tensor) -> Tensor:
@@ -103,12 +103,12 @@ class ContentLoss(nn.Module):
 
 @lua_class("nn.StyleLoss")
 class StyleLoss(ContentLoss):
-    """Like :class:`ContentLoss`, for the Gram matrix of the input.
+    """Like :class:`ContentLoss`, but compares the Gram matrix of the input.
 
     Args:
         crit, strength, normalize, mode: see :class:`ContentLoss`.
         gram: computes the Gram matrix, which is then divided by the number of elements of the input.
-        blend_weight: weight of the next captured input in the target; None replaces the target.
+        blend_weight: in ``"capture"``, add the Gram matrix times this weight to the target; None replaces the target.
 
     Attributes:
         target, loss: see :class:`ContentLoss`.
@@ -156,7 +156,7 @@ class StyleLoss(ContentLoss):
 
 @lua_class("nn.StyleLoss")
 class AggregatedStyleLoss(ContentLoss):
-    """Like :class:`ContentLoss`, for a statistic of the input.
+    """Like :class:`ContentLoss`, but compares a statistic of the input.
 
     Args:
         crit, strength, normalize, mode: see :class:`ContentLoss`.

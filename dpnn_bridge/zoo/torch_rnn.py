@@ -15,14 +15,14 @@ from dpnn_bridge.conversion.lua_values import fresh
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
-#: sizes of the views around layers that run on all time steps at once, before the first call
+#: sizes, before the first call, of the views that merge and separate the dimensions of batch and time
 _VIEWS = ((1, 1, -1), (1, -1))
 
 
 def over_time(
     modules: Iterable[nn.Module], input: Tensor, joining: Collection[int], parting: Collection[int]
 ) -> Tensor:
-    """Run modules in order; those at ``joining`` merge batch and time, those at ``parting`` separate them again."""
+    """Run modules in sequence. At ``joining`` the dimensions of batch and time are merged, at ``parting`` separated."""
     lead: torch.Size | None = None
     for i, module in enumerate(modules):
         if i in joining:
@@ -36,24 +36,24 @@ def over_time(
 
 
 def positions(modules: Collection[LuaObject], views: Iterable[LuaObject]) -> list[int]:
-    """Return the positions of the ``nn.View`` objects whose size follows the input."""
-    places: dict[int, int] = {}
-    for place, module in enumerate(modules):
-        places.setdefault(id(module), place)
-    return [places[id(view)] for view in views]
+    """Return the positions of the ``nn.View`` objects ``views`` in ``modules``."""
+    first: dict[int, int] = {}
+    for position, module in enumerate(modules):
+        first.setdefault(id(module), position)
+    return [first[id(view)] for view in views]
 
 
 class SequenceRNN(nn.Module):
-    """Base of :class:`LSTM` and :class:`VanillaRNN`: one weight, one bias, states that may outlast a call.
+    """Base of :class:`LSTM` and :class:`VanillaRNN`: one weight, one bias, and optional states between calls.
 
     Args:
         input_dim: size D of the inputs.
         hidden_dim: size H of the states.
-        remember_states: start from the last states of the previous call. As in Torch7 a state counts as remembered
-            from the first call on that is not given it.
+        remember_states: start from the last states of the previous call. As in Torch7, a state is remembered only after
+            a call in which it was not passed as input.
 
     Attributes:
-        weight: :math:`(D + H, gates H)`, rows of the input first.
+        weight: :math:`(D + H, gates H)`; the first D rows are for the input.
         bias: :math:`(gates H)`.
         last: last states, a buffer of shape :math:`(states, N, H)`, or None.
     """
@@ -68,16 +68,16 @@ class SequenceRNN(nn.Module):
         self.weight = nn.Parameter(torch.empty(input_dim + hidden_dim, self.gates * hidden_dim, device=device))
         self.bias = nn.Parameter(torch.empty(self.gates * hidden_dim, device=device))
         self.register_buffer("last", None)
-        self._always_given: set[int] = set()  # positions of states that every call since the reset was given
+        self._always_given: set[int] = set()  # positions of states that were inputs of every call since the reset
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the weight as torch-rnn does."""
+        """Initialize the parameters as torch-rnn does."""
         nn.init.normal_(self.weight, std=(self.input_dim + self.hidden_dim) ** -0.5)
         nn.init.zeros_(self.bias)
 
     def reset_states(self) -> None:
-        """Forget the last states, as :func:`dpnn_bridge.memory.forget` does."""
+        """Discard the last states, as :func:`dpnn_bridge.memory.forget` does."""
         self.last = None
 
     forget_own = reset_states
@@ -96,37 +96,43 @@ class SequenceRNN(nn.Module):
         for state in initial:
             if state.shape != shape:
                 raise ValueError(
-                    f"{type(self).__name__}: an initial state has shape {tuple(state.shape)}, the input needs {shape}; "
-                    "call reset_states() if the batch size changes"
+                    f"{type(self).__name__}: an initial state has shape {tuple(state.shape)}, expected {shape}; call "
+                    "reset_states() if the batch size changes"
                 )
         output, last = self._run(x, [state.unsqueeze(0) for state in initial])
         if self.remember_states:
             now = set(range(first, self.states))
             self._always_given = now if self.last is None else self._always_given & now
-            counts = len(self._always_given) < self.states
-            self.last = last.detach().to(self.weight.dtype) if counts else None  # under autocast it is of another
+            remembers = len(self._always_given) < self.states
+            self.last = last.detach().to(self.weight.dtype) if remembers else None  # autocast changes the dtype
         return output
 
     def _state(self, i: int, x: Tensor) -> Tensor:
-        """Return an initial state that the call is not given: the remembered one, or zeros."""
+        """Return an initial state that is not an input of the call: the remembered state, or zeros."""
         if self.remember_states and self.last is not None and i not in self._always_given:
             return self.last[i]
         return x.new_zeros(x.shape[0], self.hidden_dim)
 
     def _run(self, x: Tensor, initial: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the outputs (N, T, H) and last states (states, N, H) from initial states (1, N, H)."""
+        """Return the outputs (N, T, H) and the last states (states, N, H).
+
+        Args:
+            x: the input, (N, T, D).
+            initial: the initial states, (1, N, H) each.
+        """
         raise NotImplementedError
 
     def _weights(self, weight: Tensor, bias: Tensor) -> list[Tensor]:
-        """Return torch's four tensors for a layer."""
+        """Convert the weight and the bias to the four tensors of a layer in PyTorch."""
         w, u = weight.t().split([self.input_dim, self.hidden_dim], 1)
         return [w.contiguous(), u.contiguous(), bias, torch.zeros_like(bias)]
 
     class Lua(LuaClass):
-        """The last states are in ``output`` and ``cell``. If ``h0`` or ``c0`` is empty, that state is not used.
+        """The last states are in ``output`` and ``cell``. If ``h0`` or ``c0`` is empty, Torch7 does not use that state.
 
         Attributes:
-            state_fields: for each state the fields of the whole sequence and of the start.
+            state_fields: for each state, the field with the states of all time steps and the field with the initial
+                state.
         """
 
         scalars = ("input_dim", "hidden_dim", "remember_states")
@@ -198,7 +204,7 @@ class LSTM(SequenceRNN):
     states = 2
 
     def reset_parameters(self) -> None:
-        """Draw the weight as torch-rnn does; the bias of the forget gate is 1."""
+        """Initialize the parameters as torch-rnn does; the bias of the forget gate is 1."""
         super().reset_parameters()
         with torch.no_grad():
             self.bias[self.hidden_dim : 2 * self.hidden_dim] = 1
@@ -215,7 +221,7 @@ class LSTM(SequenceRNN):
 
 
 def _candidate_before_output(x: Tensor) -> Tensor:
-    """Return the columns i, f, o, g in torch's order i, f, g, o."""
+    """Reorder the columns of the gates from i, f, o, g to PyTorch's order i, f, g, o."""
     i, f, o, g = x.chunk(4, -1)
     return torch.cat([i, f, g, o], -1)
 
@@ -256,9 +262,9 @@ class LanguageModel(nn.Module):
     """Scores of the next token at every time step of a batch of sequences.
 
     Args:
-        net: embedding, recurrent layers and the output layer, in order.
-        joining: positions in ``net`` that merge batch and time.
-        parting: positions that separate them again.
+        net: embedding, recurrent layers and the output layer, in this order.
+        joining: positions in ``net`` of the views that merge the dimensions of batch and time.
+        parting: positions in ``net`` of the views that separate them again.
 
     Shape:
         - Input: tokens :math:`(N, T)`.
@@ -276,13 +282,13 @@ class LanguageModel(nn.Module):
         return over_time(self.net, input, self.joining, self.parting)
 
     def reset_states(self) -> None:
-        """Forget the states of all recurrent layers."""
+        """Discard the states of all recurrent layers."""
         for module in self.net:
             if isinstance(module, SequenceRNN):
                 module.reset_states()
 
     class Lua(LuaClass):
-        """Sizes and the vocabulary are kept as they are; the network says how it is built."""
+        """Sizes and the vocabulary are kept unchanged for the export; the network is built from ``net``."""
 
         members = ("net",)
 
@@ -302,10 +308,10 @@ class LanguageModel(nn.Module):
 
 @lua_class("nn.TemporalAdapter")
 class TemporalAdapter(nn.Module):
-    """Applies a module for :math:`(N, A)` at every time step.
+    """Applies a module to every time step.
 
     Args:
-        net: two views around the module.
+        net: a view, the module, which maps :math:`(N, A)` to :math:`(N, B)`, and a view.
 
     Shape:
         - Input: :math:`(N, T, A)`.
@@ -333,26 +339,26 @@ class TemporalAdapter(nn.Module):
 
 
 def _log_softmax(kind: str) -> LuaObject:
-    """Return a new ``lsm``: a log softmax between two views, to which the criterion gives sizes."""
+    """Return a new field ``lsm``: a log softmax between two views, whose sizes the criterion sets."""
     views = [fresh("nn.View", kind, size=size_storage(size), numElements=1, numInputDims=len(size)) for size in _VIEWS]
     return fresh("nn.Sequential", kind, views[0], fresh("nn.LogSoftMax", kind), views[1])
 
 
 @lua_class("nn.TemporalCrossEntropyCriterion")
 class TemporalCrossEntropyCriterion(nn.Module):
-    """Cross entropy at every time step; target 0 counts nothing.
+    """Cross entropy, summed over time steps; targets below the first class are ignored.
 
     Args:
         batch_average: divide the sum by N.
         time_average: divide the sum by T.
-        index_base: of the classes.
+        index_base: index of the first class.
 
     Shape:
         - Input: scores :math:`(N, T, C)`; target :math:`(N, T)`, classes or ``index_base - 1``.
         - Output: scalar.
 
     Raises:
-        ValueError: the target has another shape.
+        ValueError: input or target has another shape.
 
     Lua:
         ``nn.TemporalCrossEntropyCriterion()``, torch-rnn TemporalCrossEntropyCriterion.lua

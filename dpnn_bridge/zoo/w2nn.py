@@ -1,4 +1,4 @@
-"""Layers and criterions of waifu2x (``w2nn.*``)."""
+"""Layers of waifu2x (``w2nn.*``)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class InplaceClip01(nn.Module):
     """Clamps to [0, 1]; the gradient passes everywhere.
 
     Shape:
-        - Input: :math:`(*)`. Torch7 overwrites it.
+        - Input: :math:`(*)`. Torch7 overwrites the input.
         - Output: the same shape.
 
     Lua:
@@ -58,10 +58,10 @@ class LeakyReLU(nn.LeakyReLU):
 
 @lua_class("w2nn.ScaleTable")
 class ScaleTable(nn.Module):
-    """Multiplies each plane by its own factor.
+    """Multiplies each channel by its own factor.
 
     Shape:
-        - Input: ``[maps, factors]``, :math:`(N, C, H, W)` and :math:`(N, C, 1, 1)`.
+        - Input: ``[features, factors]``, :math:`(N, C, H, W)` and :math:`(N, C, 1, 1)`.
         - Output: :math:`(N, C, H, W)`.
 
     Lua:
@@ -69,8 +69,8 @@ class ScaleTable(nn.Module):
     """
 
     def forward(self, input: list[Tensor]) -> Tensor:
-        maps, factors = input
-        return maps * factors.expand_as(maps)
+        features, factors = input
+        return features * factors.expand_as(features)
 
     class Lua(LuaClass):
         scratch = ("grad_tmp", "scale")
@@ -79,14 +79,14 @@ class ScaleTable(nn.Module):
 
 @lua_class("w2nn.AuxiliaryLossTable")
 class AuxiliaryLossTable(nn.Module):
-    """Passes all inputs in training, one of them in evaluation.
+    """Returns all inputs in training and the i-th input in evaluation.
 
     Args:
-        i: the one, counted from 1.
+        i: index of the input, counted from 1.
 
     Shape:
         - Input: list of tensors.
-        - Output: the list, or its i-th tensor.
+        - Output: the list in training, its i-th tensor in evaluation.
 
     Lua:
         ``w2nn.AuxiliaryLossTable(i)``, waifu2x lib/AuxiliaryLossTable.lua
@@ -106,20 +106,21 @@ class AuxiliaryLossTable(nn.Module):
 
         @classmethod
         def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
-            module.training = obj.get("train") is True  # the constructor sets no such field, which means evaluation
+            module.training = obj.get("train") is True  # Lua's constructor does not set the field: evaluation
 
 
 @lua_class("w2nn.ShakeShakeTable")
 class ShakeShakeTable(nn.Module):
-    """Adds two branches with random weights in training; the gradient has weights of its own.
+    """Adds two branches with random weights in training; their gradients have other random weights.
 
     Shape:
         - Input: ``[x1, x2]``, both :math:`(N, *)`.
-        - Output: :math:`2 ((1 - a) x1 + a x2)` with one a per sample in training, :math:`x1 + x2` in evaluation.
+        - Output: :math:`2 ((1 - a) x1 + a x2)` in training, with one random a for each sample; :math:`x1 + x2` in
+          evaluation.
 
     Differs from Torch7:
-        The gradients, :math:`b g` and :math:`(1 - b) g` with another random b, are returned. Torch7's ``backward``
-        loses them, because it stores them in another field.
+        The backward pass returns the gradients :math:`b g` and :math:`(1 - b) g` with another random b. Torch7 computes
+        them and does not return them, because it stores them in another field than ``gradInput``.
 
     Lua:
         ``w2nn.ShakeShakeTable()``, waifu2x lib/ShakeShakeTable.lua
@@ -133,7 +134,7 @@ class ShakeShakeTable(nn.Module):
         return self.mixed(x1, x2, weights[0], weights[1])
 
     def mixed(self, x1: Tensor, x2: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
-        """Return the sum with weights ``alpha`` forward and ``beta`` backward, each (N)."""
+        """Return the sum with weights ``alpha``; ``beta`` are the weights of the gradients. Both are (N)."""
         shape = (-1,) + (1,) * (x1.dim() - 1)
         alpha, beta = alpha.view(shape), beta.view(shape)
         return with_gradient_of(2 * ((1 - alpha) * x1 + alpha * x2), beta * x1 + (1 - beta) * x2)
@@ -154,7 +155,7 @@ class GradWeight(nn.Module):
     """Returns its input and scales the gradient.
 
     Args:
-        factor: of the gradient.
+        factor: factor of the gradient.
 
     Shape:
         - Input: :math:`(*)`.
@@ -186,10 +187,10 @@ class Print(LuaClass):
 
 @lua_class("w2nn.EdgeFilter", "w2nn.RandomBinaryConvolution")
 class FixedConv2d(nn.Conv2d):
-    """A convolution whose weight Torch7 lists as a parameter and never trains.
+    """A convolution whose weight is not trained, although Torch7 lists it as a parameter.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding: as :class:`torch.nn.Conv2d`.
+        in_channels, out_channels, kernel_size, stride, padding: as for :class:`torch.nn.Conv2d`.
 
     Shape:
         - Input: :math:`(N, C_{in}, H, W)`.

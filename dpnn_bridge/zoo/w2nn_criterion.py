@@ -21,14 +21,14 @@ class ClippedMSECriterion(nn.Module):
     """Mean squared error of the clamped input.
 
     Args:
-        min, max: bounds.
+        min, max: bounds of the input.
 
     Shape:
-        - Input: :math:`(N, *)`; target the same.
+        - Input: :math:`(N, *)`; target: the same shape.
         - Output: scalar.
 
     Differs from PyTorch:
-        As in Torch7 the gradient is :math:`(clamp(x) - t) / n`, without the factor 2 and also outside the bounds.
+        As in Torch7, the gradient is :math:`(clamp(x) - t) / n`, without the factor 2 and also outside the bounds.
 
     Lua:
         ``w2nn.ClippedMSECriterion(min, max)``, waifu2x lib/ClippedMSECriterion.lua
@@ -50,19 +50,19 @@ class ClippedMSECriterion(nn.Module):
 
 @lua_class("w2nn.ClippedWeightedHuberCriterion")
 class ClippedWeightedHuberCriterion(nn.Module):
-    """Huber loss of the clamped input with a weight per element of a sample.
+    """Huber loss of the clamped input, with one weight for each element of a sample.
 
     Args:
-        weight: :math:`(*)`, kept as a buffer.
-        gamma: where the loss becomes linear.
-        clip: bounds of the input.
+        weight: weights of the differences, a buffer of shape :math:`(*)`.
+        gamma: weighted difference above which the loss is linear.
+        clip: lower and upper bound of the input.
 
     Shape:
-        - Input: :math:`(N, *)`; target the same.
+        - Input: :math:`(N, *)`; target: the same shape.
         - Output: scalar.
 
     Differs from PyTorch:
-        As in Torch7 the gradient lacks the weight's factor of the chain rule and also passes outside the bounds.
+        As in Torch7, the gradient is not multiplied by the weight, and it passes outside the bounds too.
 
     Lua:
         ``w2nn.ClippedWeightedHuberCriterion(w, gamma, clip)``, waifu2x lib/ClippedWeightedHuberCriterion.lua
@@ -100,7 +100,8 @@ class L1Criterion(nn.Module):
     """Mean absolute difference.
 
     Shape:
-        - Input: :math:`(*)`; target the same. Input :math:`(N)` takes a number, compared with the first element.
+        - Input: :math:`(*)`; target: the same shape. For input :math:`(N)`, the target is a number, which is subtracted
+          from the first element only.
         - Output: scalar.
 
     Lua:
@@ -111,7 +112,7 @@ class L1Criterion(nn.Module):
         if input.dim() == 1:
             if isinstance(target, Tensor) and target.numel() != 1:
                 raise ValueError(
-                    f"L1Criterion: input of one dimension takes a number as target, found {target.numel()}"
+                    f"L1Criterion: for an input of one dimension the target is one number, found {target.numel()}"
                 )
             return torch.cat([input[:1] - target, input[1:]]).abs().mean()
         return F.l1_loss(input, target)
@@ -126,19 +127,19 @@ class LBPCriterion(nn.Module):
     """Huber loss between random binary patterns of two images.
 
     Args:
-        filter1: fixed convolutions applied to the input.
-        filter2: the same for the target.
-        ch: channels of the images.
-        n: patterns.
-        gamma: where the loss becomes linear.
+        filter1: fixed convolutions that compute the patterns of the input.
+        filter2: fixed convolutions that compute the patterns of the target.
+        ch: number of channels of the images.
+        n: number of patterns.
+        gamma: difference above which the loss is linear.
 
     Shape:
-        - Input: :math:`(N, C, H, W)`, or :math:`(N, C H W)` of square images; target the same.
+        - Input: :math:`(N, C, H, W)`, or square images as :math:`(N, C H W)`; target: the same shape.
         - Output: scalar.
 
     Differs from PyTorch:
-        As in Torch7 the gradient is scaled by :math:`n / numel(input)`, not :math:`1 / numel(patterns)`, and passes
-        where the input was clamped to [0, 1] too.
+        As in Torch7, the gradient is scaled by :math:`n / numel(input)` instead of :math:`1 / numel(patterns)`, and it
+        also passes where the input was clamped to [0, 1].
 
     Lua:
         ``w2nn.LBPCriterion(ch, n, k, layers)``, waifu2x lib/LBPCriterion.lua
@@ -151,8 +152,8 @@ class LBPCriterion(nn.Module):
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         image = self._image(input)
         patterns = self.filter1(with_gradient_of(image.clamp(0, 1), image))
-        wanted = self.filter2(self._image(target).clamp(0, 1))
-        total = F.huber_loss(patterns, wanted, delta=self.gamma, reduction="sum")
+        expected = self.filter2(self._image(target).clamp(0, 1))
+        total = F.huber_loss(patterns, expected, delta=self.gamma, reduction="sum")
         return with_gradient_of(total / patterns.numel(), total * self.n / image.numel())
 
     def _image(self, x: Tensor) -> Tensor:
@@ -173,16 +174,16 @@ class SSIMCriterion(nn.Module):
     """Mean structural similarity of two images in [0, 1].
 
     Args:
-        conv: the Gaussian window, a convolution without bias.
-        c1, c2: constants against division by zero.
-        ch: channels.
+        conv: convolution without bias whose weight is the Gaussian window.
+        c1, c2: constants that avoid division by zero.
+        ch: number of channels.
 
     Shape:
-        - Input: :math:`(N, C, H, W)`; target the same.
+        - Input: :math:`(N, C, H, W)`; target: the same shape.
         - Output: scalar.
 
     Differs from Torch7:
-        Torch7 raises in backward; here the gradient is that of the value.
+        Torch7 raises an error in the backward pass; here the gradient is the derivative.
 
     Lua:
         ``w2nn.SSIMCriterion(ch, kernel_size, sigma)``, waifu2x lib/SSIMCriterion.lua
@@ -210,18 +211,18 @@ class SSIMCriterion(nn.Module):
 
 @lua_class("w2nn.AuxiliaryLossCriterion")
 class AuxiliaryLossCriterion(nn.Sequential):
-    """Mean of the losses of several outputs against one target.
+    """Mean of the losses of several outputs and the same target.
 
     Args:
-        *criterions: one per output.
+        *criterions: one criterion for each output.
 
     Shape:
         - Input: list of tensors, or one tensor in evaluation; target: one tensor.
         - Output: scalar.
 
     Raises:
-        ConversionError: the file contains fewer criterions than there are outputs. Torch7 makes them at the first call
-            from a class that a file does not contain.
+        ConversionError: the file contains fewer criterions than there are outputs. Torch7 creates them in the first
+            call from a class that the file does not contain.
 
     Lua:
         ``w2nn.AuxiliaryLossCriterion(base_criterion, args)``, waifu2x lib/AuxiliaryLossCriterion.lua

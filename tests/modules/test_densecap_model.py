@@ -243,7 +243,7 @@ def test_a_trained_layer_can_be_copied() -> None:
     layer(picture((2, 2, 2)), true, labels)
     again = copy.deepcopy(layer)
     assert again.losses == layer.losses
-    with pytest.raises(ValueError, match="each true box needs a label"):
+    with pytest.raises(ValueError, match="each box needs one label"):
         layer(picture(), true, labels.expand(1, 2, 2))
     with pytest.raises(ValueError, match="one image"):
         layer.eval()(picture().expand(2, -1, -1, -1))
@@ -251,7 +251,7 @@ def test_a_trained_layer_can_be_copied() -> None:
 
 def test_what_is_missing_is_said() -> None:
     layer = localization()
-    with pytest.raises(ValueError, match=r"true boxes and labels .* or call eval\(\)"):
+    with pytest.raises(ValueError, match=r"training needs boxes and labels .* or call eval\(\)"):
         layer(picture())
     layer.image_width = None
     with pytest.raises(ValueError, match="image_height and image_width"):
@@ -356,7 +356,7 @@ def test_losses_of_a_model_train_what_densecap_trains(finetune: bool) -> None:
     losses["total_loss"].backward()
     trained = [p.grad is not None for part in net.net for p in part.parameters()]
     assert trained == [False, False, finetune, finetune] + [True] * (len(trained) - 4)
-    with pytest.raises(ValueError, match="true boxes"):
+    with pytest.raises(ValueError, match="training needs boxes"):
         net(image)
     with pytest.raises(ValueError, match=r"one image \(1, 3, H, W\), found \(2, 3, 6, 8\)"):
         net(image.expand(2, -1, -1, -1))
@@ -365,7 +365,7 @@ def test_losses_of_a_model_train_what_densecap_trains(finetune: bool) -> None:
 def test_parts_must_be_those_of_the_network() -> None:
     obj = to_lua(model())
     obj["nets"]["recog_base"] = to_lua(nn.Linear(2, 2))
-    with pytest.raises(ConversionError, match=r"recog_base.* not part of 'net'"):
+    with pytest.raises(ConversionError, match=r"recog_base.* not in the network 'net'"):
         to_torch(obj)
 
 

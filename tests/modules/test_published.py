@@ -96,7 +96,7 @@ def test_layers_that_let_no_gradient_pass_give_zeros() -> None:
 
 
 def test_noise_does_not_fill_more_channels_than_there_are() -> None:
-    with pytest.raises(ValueError, match=r"fills 4 channels, found shape \(1, 3, 2, 2\)"):
+    with pytest.raises(ValueError, match=r"replaces 4 channels, the input has the shape \(1, 3, 2, 2\)"):
         NoiseFill(4)(torch.zeros(1, 3, 2, 2))
 
 

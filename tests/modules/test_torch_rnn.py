@@ -63,7 +63,7 @@ def test_given_states_may_have_another_batch_size_than_remembered_ones() -> None
         ([torch.zeros(2, 4)] * 2 + [torch.zeros(2, 5, 3)], "at most 1 initial states, found 2"),
         (torch.zeros(5, 3), r"expects an input of shape \(N, T, 3\), found \(5, 3\)"),
         (torch.zeros(2, 5, 4), r"found \(2, 5, 4\)"),
-        ([torch.zeros(1, 4), torch.zeros(2, 5, 3)], r"an initial state has shape \(1, 4\), the input needs \(2, 4\)"),
+        ([torch.zeros(1, 4), torch.zeros(2, 5, 3)], r"an initial state has shape \(1, 4\), expected \(2, 4\)"),
     ],
 )
 def test_inputs_of_another_shape_are_refused(input: Any, message: str) -> None:
