@@ -135,7 +135,7 @@ def int8(model: nn.Module, x: Any) -> Any:
 
     quantize_(model, Int8WeightOnlyConfig())
     if not any("AffineQuantized" in type(p).__name__ or "Int8" in type(p).__name__ for p in model.parameters()):
-        raise ValueError("no nn.Linear: torchao's weight-only quantization is for these")
+        raise ValueError("no nn.Linear, which torchao's weight-only quantization requires")
     return model(x)
 
 
@@ -149,7 +149,7 @@ def static_int8(model: nn.Module, x: Any) -> Any:
     _seeded(prepared, x)
     quantized = convert_pt2e(prepared)
     if not any("quantize_per" in str(node.target) for node in quantized.graph.nodes):
-        raise ValueError("no convolution and no linear layer with a weight of its own: the quantizer is for these")
+        raise ValueError("no convolution or linear layer with its own weight, which the quantizer requires")
     return _seeded(quantized, x)
 
 
@@ -243,18 +243,18 @@ def _listed(names: list[str]) -> str:
 
 #: pattern of a message -> the reason that it stands for
 REASONS = {
-    r"Constraints violated|same reduction dim|channels, but got s\d+": "the model takes one size, or there is no batch",
-    r"captions of \d+ tokens, found s\d+": "the first dimension is the length of a caption",
-    r"Could not guard on data-dependent|torch._check": "a result decides what runs next",
+    r"Constraints violated|same reduction dim|channels, but got s\d+": "the model takes one size only, or has no batch",
+    r"captions of \d+ tokens, found s\d+": "the first dimension is the length of the caption, not the batch",
+    r"Could not guard on data-dependent|torch._check": "the control flow depends on a result",
     r"Attempted to wrap RNN, GRU, or LSTM": "PyTorch excludes nn.LSTM unless `torch._dynamo.config.allow_rnn` is set",
     r"Failed to trace builtin operator": "the model prints",
     r"Tracer cannot infer type of|can be output from traced": "the output is a list of lists, which TorchScript lacks",
     r"Observed exception": "the first call clones a module; call the model once before",
-    r"shape '\[\d+, 1\]' is invalid": "the lengths of the sentences are beside the batch",
+    r"shape '\[\d+, 1\]' is invalid": "the lengths of the sentences are a second input",
     r"Attempting to broadcast a dimension of length s\d+": "the input is a list of words and targets",
     r"draws random numbers": "the model draws random numbers",
-    r"dtype: torch.float64": "a layer stays in double precision, which torchao does not take",
-    r"AssertionError in _get_input_idx_for_binary_node": "torchao fails where a linear layer is followed by + NUMBER",
+    r"dtype: torch.float64": "a layer stays in double precision, which torchao does not support",
+    r"AssertionError in _get_input_idx_for_binary_node": "torchao fails if a number is added after a linear layer",
 }
 
 
@@ -271,7 +271,7 @@ def _reason(error: Exception) -> str:
 
 def document(rows: dict[str, dict[str, str]], by_layer: dict[str, list[tuple[str, float]]]) -> str:
     """Return the section of the page: counts and reasons, every model, and the SQNR of its layers."""
-    lines = ["| Tool | Works | Reasons where it does not |", "|---|---|---|"]
+    lines = ["| Tool | Works | Reasons for failures |", "|---|---|---|"]
     for tool, (function, _) in TOOLS.items():
         cells = [found[tool] for found in rows.values()]
         failed: dict[str, list[str]] = {}
