@@ -22,12 +22,12 @@ class Placeholder(nn.Module):
 
     def __init__(self, obj: LuaObject, path: str, mapped_by: str = "") -> None:
         super().__init__()
-        self.class_name, self.obj, self.path, self.mapped_by = obj.class_name, obj, path, mapped_by
+        self.class_name, self.obj, self._path, self.mapped_by = obj.class_name, obj, path, mapped_by
 
     def forward(self, input: Any) -> Any:
         raise ConversionError(
             "this class has no mapping and was converted with allow_unsupported; register it with @lua_class",
-            path=self.path,
+            path=self._path,
             class_name=self.class_name,
         )
 

@@ -73,7 +73,7 @@ class LuaModule(LuaFunctionality, Placeholder):
     def __init__(self, bridge: ObjectBridge, obj: Any) -> None:
         nn.Module.__init__(self)
         self._start(bridge, obj)
-        self.path = ""
+        self._path = ""
         self._last: Callable[[], _Call | None] = lambda: None  # call that produced Lua's outputs
         self._names: list[str] = []
         self._bind(first=True)

@@ -15,20 +15,22 @@ from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.base.version import package_version
 from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.outputs.py.calls import literal
 from dpnn_bridge.parity.verification import Verification, summary
 
-_OURS = 'import dpnn_bridge\n\nmodel = dpnn_bridge.load("{name}")'
+_OURS = "import dpnn_bridge\n\nmodel = dpnn_bridge.load({name})"
 #: suffix -> how a file is loaded with and without dpnn_bridge
 _LOADING = {
-    ".pt": (_OURS, 'import torch\n\nweights = torch.load("{name}", weights_only=True)["state_dict"]'),
-    ".safetensors": (_OURS, 'import safetensors.torch\n\nweights = safetensors.torch.load_file("{name}")'),
-    ".npz": ("", 'import numpy\n\nweights = numpy.load("{name}")'),
-    ".onnx": ("", 'import onnxruntime\n\nsession = onnxruntime.InferenceSession("{name}")'),
-    ".pt2": ("", 'import torch\n\nmodel = torch.export.load("{name}").module()'),
-    ".py": ("", "import {stem}  # needs only torch"),
-    ".t7": (_OURS, 'model = torch.load("{name}")  -- in Torch7'),
+    ".pt": (_OURS, 'import torch\n\nweights = torch.load({name}, weights_only=True)["state_dict"]'),
+    ".safetensors": (_OURS, "import safetensors.torch\n\nweights = safetensors.torch.load_file({name})"),
+    ".npz": ("", "import numpy\n\nweights = numpy.load({name})"),
+    ".onnx": ("", "import onnxruntime\n\nsession = onnxruntime.InferenceSession({name})"),
+    ".pt2": ("", "import torch\n\nmodel = torch.export.load({name}).module()"),
+    ".py": ("", "{module}  # needs only torch"),
+    ".t7": (_OURS, "model = torch.load({name})  -- in Torch7"),
     INDEX: (_OURS,),
 }
+_LOADING[".pth"] = _LOADING[".pt"]
 
 
 @checks_arguments
@@ -102,7 +104,9 @@ def _provenance(report: Report, target: Path) -> str:
 
 def _loading(target: Path) -> str:
     suffix = INDEX if target.name.endswith(INDEX) else target.suffix
-    programs = (program.format(name=target.name, stem=target.stem) for program in _LOADING.get(suffix, ()))
+    name, stem = literal(target.name), target.stem
+    module = f"import {stem}" if stem.isidentifier() else f"import runpy\n\nmodule = runpy.run_path({name})"
+    programs = (program.format(name=name, module=module) for program in _LOADING.get(suffix, ()))
     return "\n".join(f"```python\n{program}\n```\n" for program in programs if program)
 
 

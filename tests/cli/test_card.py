@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from torch import nn
 import dpnn_bridge
 from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.cli.convert import convert_command
-from dpnn_bridge.parity.card import _code, _text
+from dpnn_bridge.parity.card import _LOADING, _code, _loading, _text
 
 MODEL = SAMPLES / "torch-demos__mnist_convnet" / "model.t7"
 
@@ -92,3 +94,13 @@ def test_wrong_use_writes_no_card(words: str, code: int, tmp_path: Path, monkeyp
 )
 def test_names_in_a_file_are_not_markdown(name: str, text: str, code: str) -> None:
     assert (_text(name), _code(name)) == (text, code)
+
+
+@pytest.mark.parametrize("suffix", [suffix for suffix in _LOADING if suffix != ".t7"])
+@pytest.mark.parametrize("stem", ["my-model", '");import os;("', "a\n```\nb\\", "\x1b[2J"])
+def test_a_card_loads_files_of_any_name(stem: str, suffix: str) -> None:
+    programs = re.findall(r"^```python\n(.*?)^```\n", _loading(Path(f"{stem}{suffix}")), re.S | re.M)
+    assert len(programs) == len([program for program in _LOADING[suffix] if program])
+    strings = [n.value for p in programs for n in ast.walk(ast.parse(p)) if isinstance(n, ast.Constant)]
+    assert strings.count(f"{stem}{suffix}") == len(programs)
+    assert "".join(programs).replace("\n", "").isprintable()

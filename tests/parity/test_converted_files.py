@@ -27,7 +27,9 @@ from dpnn_bridge.cli.verify import verify_command
 from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.conversion import to_torch
 from dpnn_bridge.conversion.lua_values import to_value
+from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.errors import ModelNotFoundError, T7FormatError, T7LimitError
+from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.outputs.formats import format_of
 from dpnn_bridge.outputs.npy import ArrayHeader
 from dpnn_bridge.outputs.written import GraphNode, results_of_modules
@@ -487,3 +489,12 @@ def test_an_input_whose_lists_contain_one_another_very_often_is_one_error(tmp_pa
         example_input([str(tmp_path / "x.pt")])
     torch.save([torch.ones(2)], tmp_path / "y.pt")
     assert example_input([str(tmp_path / "y.pt")])[0].tolist() == [1, 1]
+
+
+def test_a_placeholder_is_the_same_wherever_the_file_has_it(tmp_path: Path) -> None:
+    """Its path in the source is no setting: a converted file has another one."""
+    model = LuaObject("nn.Sequential", LuaTable({"modules": LuaTable.from_list([LuaObject("my.Layer", LuaTable())])}))
+    dpnn_bridge.write_t7(tmp_path / "a.t7", LuaTable({"model": model}))
+    dpnn_bridge.convert(tmp_path / "a.t7", tmp_path / "a.pt", allow_unsupported=True)
+    options = Options(allow_unsupported=True)
+    assert verify(tmp_path / "a.t7", tmp_path / "a.pt", options=options).ok
