@@ -19,6 +19,7 @@ from dpnn_bridge.conversion.customized import overridden
 from dpnn_bridge.conversion.distributed import is_equal
 from dpnn_bridge.conversion.fields import Field, record_of
 from dpnn_bridge.conversion.flat import FlatStorages
+from dpnn_bridge.conversion.in_lua import link_tensors
 from dpnn_bridge.conversion.lua_values import lua_storage, numpy_dtype, strided
 from dpnn_bridge.conversion.parametrized import baked
 from dpnn_bridge.conversion.placeholder import Placeholder
@@ -95,8 +96,9 @@ class LuaConversion(LuaContext):
             raise type(error)(error.reason, path=path, class_name=name) from error
 
     def _unmapped(self, module: Placeholder) -> LuaObject:
-        obj = module.obj
-        self._alive.append(obj)
+        obj = self._objects[id(module)] = module.obj  # one that runs in Lua gives another object each time
+        self._alive += [module, obj]
+        link_tensors(module, obj, self._tensors)
         if module.mapped_by:
             self.mapped_by[id(obj)] = module.mapped_by
         return obj

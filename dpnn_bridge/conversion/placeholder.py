@@ -22,6 +22,8 @@ class Placeholder(nn.Module):
 
     def __init__(self, obj: LuaObject, path: str, mapped_by: str = "") -> None:
         super().__init__()
+        self._lua_fields: dict[str, str] = {}  # of a module in Lua: parameter -> its field, such as modules.1.weight
+        self._gradients: dict[str, int] = {}  # parameter -> the number of its gradient in Lua, if it is shared
         self.class_name, self.obj, self._path, self.mapped_by = obj.class_name, obj, path, mapped_by
 
     def forward(self, input: Any) -> Any:

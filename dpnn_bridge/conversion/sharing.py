@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.base.contiguous import is_contiguous
 from dpnn_bridge.conversion import deferred
+from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.conversion.ties import Site, Tie, keep_shared, share_buffer
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaTensor
@@ -46,6 +47,11 @@ class _Entry:
         for size, stride in zip(self.tensor.shape, self.tensor.stride, strict=True):
             index = index[..., None] + np.arange(size) * stride
         return index.reshape(-1)
+
+    def number_of(self, gradient: Any) -> int:
+        """Return the number of one of the parameter's gradients in Lua, a new one if it is in another region."""
+        region = region_of(gradient) if isinstance(gradient, LuaTensor) and gradient.size else None
+        return self.gradients.setdefault(region, len(self.gradients))
 
 
 class Sharing:
@@ -98,8 +104,24 @@ class Sharing:
         entry.sites.append(site)
         table: dict[str, Any] = owner._parameters if is_parameter else owner._buffers
         table[leaf] = entry.value
-        region = region_of(gradient) if isinstance(gradient, LuaTensor) and gradient.size else None
-        return entry.gradients.setdefault(region, len(entry.gradients))
+        return entry.number_of(gradient)
+
+    def join(self, site: Site, tensor: LuaTensor, gradient: Any) -> int:
+        """Set the parameter of ``site``, which has the elements of ``tensor``, to the one that other modules have.
+
+        Args:
+            site: as for :meth:`assign`; no tie takes the place of its parameter.
+            tensor, gradient: as for :meth:`assign`.
+
+        Returns:
+            As :meth:`assign`.
+        """
+        shape, parameters = tensor.shape, site.owner._parameters
+        value: Any = parameters[site.leaf]
+        entry = self._entries.setdefault((region_of(tensor), None, shape, True), _Entry(value, tensor, [], None, {}))
+        entry.sites.append(site)
+        parameters[site.leaf] = entry.value
+        return entry.number_of(gradient)
 
     def discard(self, module: nn.Module) -> None:
         """Forget the parameters of a module that was not finished."""
@@ -145,6 +167,8 @@ def _tie(group: list[_Entry]) -> None:
         source = _flat_source(group, start, end)
     for entry in group:
         for site in entry.sites if entry is not source else ():
+            if isinstance(site.owner, Placeholder):  # one that runs in Lua, on memory of its own
+                continue
             t = entry.tensor
             Tie(site, source.sites[0], t.shape, t.stride, t.offset - start, entry.torch_shape).install()
 

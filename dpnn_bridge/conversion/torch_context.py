@@ -17,6 +17,7 @@ from dpnn_bridge.conversion.contexts import TorchContext
 from dpnn_bridge.conversion.deferred import COMPUTED
 from dpnn_bridge.conversion.fields import Field, LuaRecord, record_of
 from dpnn_bridge.conversion.flat import place_of
+from dpnn_bridge.conversion.in_lua import share_parameters
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_values import RESULTS, emptied, tensor_type
 from dpnn_bridge.conversion.options import Options
@@ -54,6 +55,7 @@ class TorchConversion(TorchContext):
         self._filled: set[tuple[int, str]] = set()
         self._skip_init = SkipInit()
         self._searched: set[int] = set()
+        self._in_lua_count = 0
         self._unsupported: dict[tuple[str, tuple[str, ...]], UnsupportedClass] = {}
 
     @property
@@ -129,12 +131,16 @@ class TorchConversion(TorchContext):
         if registry.takes_precedence(mapping, obj.class_name):
             place = f"{mapping.__module__}.{mapping.__qualname__}"
             self.report.note(f"{obj.class_name}: {place} takes precedence over the built-in mapping")
+        in_lua = self._in_lua_count
         try:
             with self.budget.watched(True):
                 return self._built(obj, mapping)
         except ConversionLimitError:
             raise
         except ConversionError as error:
+            if self._in_lua_count > in_lua and (module := self._in_lua(obj)) is not None:
+                self.note(f"{obj.class_name} runs in Lua, as a layer inside it does")
+                return module
             if self.options.allow_unsupported == "unknown":
                 raise
             return self._placeholder(obj, error)
@@ -151,10 +157,13 @@ class TorchConversion(TorchContext):
             module = self.options.fallback(obj, self) if self.options.fallback else None
         if module is not None:
             self.report.add(self.path, obj.class_name, module)
+            self._in_lua_count += 1
+            if isinstance(module, Placeholder):
+                share_parameters(module, obj, self.sharing)
         return module
 
     def _built(self, obj: LuaObject, mapping: type[LuaClass]) -> nn.Module:
-        module, missing = None, len(self._unsupported)
+        module, missing, in_lua = None, len(self._unsupported), self._in_lua_count
         try:
             obj = mapping.upgrade(obj)
             with self._skip_init.during(active=True):
@@ -175,6 +184,11 @@ class TorchConversion(TorchContext):
                 detail = f"{COMPUTED} ({detail})"
             if len(self._unsupported) > missing:
                 detail = "it holds a module of a class without a mapping"
+            elif self._in_lua_count > in_lua:
+                detail = (
+                    f"it holds a module that runs in Lua ({detail}); to run {obj.class_name} in Lua too, put a "
+                    "checkout of its package beside the Lua file, or on lua_path"
+                )
             raise self.error(f"cannot build the module: {detail}", obj) from e
         self.report.add(self.path, obj.class_name, module, is_identity=mapping.is_identity)
         return module

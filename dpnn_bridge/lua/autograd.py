@@ -37,7 +37,19 @@ class ObjectBridge(Protocol):
 #: dtype -> Lua type; a Lua object computes in one of these types
 _TYPE_NAMES = {torch.float32: "torch.FloatTensor", torch.float64: "torch.DoubleTensor"}
 #: attributes that a deep copy does not copy, because they depend on the Lua object
-_NOT_COPIED = {"bridge", "lua", "_step", "_forwards", "_parameters", "_buffers", "_names", "_state", "_shared", "_last"}
+_NOT_COPIED = {
+    "bridge",
+    "lua",
+    "_step",
+    "_forwards",
+    "_parameters",
+    "_buffers",
+    "_names",
+    "_state",
+    "_shared",
+    "_last",
+    "_lua_fields",
+}
 #: decorator for code that reads results of Lua: a Lua class, or a compromised sandbox, may return any value
 read_answers = wrap_errors(LuaBridgeError, "reading a result of Lua")
 

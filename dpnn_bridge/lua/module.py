@@ -73,7 +73,7 @@ class LuaModule(LuaFunctionality, Placeholder):
     def __init__(self, bridge: ObjectBridge, obj: Any) -> None:
         nn.Module.__init__(self)
         self._start(bridge, obj)
-        self._path = ""
+        self._path, self._gradients = "", {}
         self._last: Callable[[], _Call | None] = lambda: None  # call that produced Lua's outputs
         self._names: list[str] = []
         self._bind(first=True)
@@ -95,6 +95,7 @@ class LuaModule(LuaFunctionality, Placeholder):
                 existing.data = weight
                 existing.grad = None if gradient is None else gradient.to(weight.dtype)
         self._names = list(bound)
+        self._lua_fields = dict(zip(bound, names, strict=True))
         self._state = [("", n) for n in self._names]
         self._shared = [*weights, *(value for _, value in buffers)]
         for name, value in buffers:
@@ -217,7 +218,7 @@ class LuaModule(LuaFunctionality, Placeholder):
         return self
 
     def _dtype(self) -> torch.dtype:
-        floating = (p.dtype for p in self._weights if p.is_floating_point())
+        floating = (t.dtype for t in self._shared if t.is_floating_point())  # a parameter may be another module's too
         return next(floating, None) or super()._dtype()
 
     def _change_type(self, name: str) -> None:
@@ -227,9 +228,11 @@ class LuaModule(LuaFunctionality, Placeholder):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LuaModule:
         copied = super().__deepcopy__(memo)
-        for ours, theirs in zip(copied._weights, self._weights, strict=True):
-            ours.requires_grad_(theirs.requires_grad)
-            memo[id(theirs)] = ours  # an optimizer that is copied together with the module trains the copy
+        for name, theirs in zip(copied._names, self._weights, strict=True):
+            ours = memo.setdefault(
+                id(theirs), copied._parameters[name]
+            )  # for an optimizer that is copied too, and for modules that share it
+            copied._parameters[name] = ours.requires_grad_(theirs.requires_grad)
         for name in copied._buffers.keys() & self._buffers.keys():
             memo[id(self._buffers[name])] = copied._buffers[name]
         return copied

@@ -237,8 +237,13 @@ def not_rebuilt(root: nn.Module, name: str, file: str) -> ConversionError:
     )
 
 
+def _modules(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Return the modules with all of their names, as those of tensors in ``state_dict``."""
+    return root.named_modules(remove_duplicate=False)
+
+
 def _check_names(module: nn.Module, again: nn.Module) -> None:
-    written, loaded, modules = module.state_dict(), again.state_dict(), dict(module.named_modules())
+    written, loaded, modules = module.state_dict(), again.state_dict(), dict(_modules(module))
     for name in [*written, *(n for n in loaded if n not in written)]:
         ours, theirs = (str(tuple(t.shape)) if (t := d.get(name)) is not None else "none" for d in (written, loaded))
         if ours == theirs:
@@ -249,7 +254,7 @@ def _check_names(module: nn.Module, again: nn.Module) -> None:
         if isinstance(modules[owner], Placeholder):  # its class is mapped by now
             continue
         if name not in loaded:
-            built = {path for path, _ in again.named_modules(remove_duplicate=False)}
+            built = {path for path, _ in _modules(again)}
             while (owner := name.rpartition(".")[0]) not in built:
                 name = owner
             raise not_rebuilt(module, name, "the file")

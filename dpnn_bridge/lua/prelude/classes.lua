@@ -12,13 +12,26 @@ bridge.metatables, bridge.names = metatables, names
 
 -- the chunk that a class was defined in, but for those of the bridge
 local sources, getinfo = {}, bridge.debug.getinfo
+-- what every class is derived from: code that replaces a method of these replaces no class
+local roots = {['nn.Module'] = true, ['nn.Container'] = true, ['nn.Criterion'] = true}
+bridge.inherited = {}  -- class of the bridge -> {parent = its parent in Torch7, method = true for those that it inherits}
+-- the chunk of the user that defined a method of a class, or that replaced the method that the class inherits
+local function source_of(tname, name)
+   local class = metatables[tname]
+   while class and rawget(class, name) == nil and not roots[names[rawgetmt(class)]] do class = rawgetmt(class) end
+   local method = class and rawget(class, name)
+   local source = type(method) == 'function' and getinfo(method, 'S').source
+   if source and not source:match('^=dpnn_bridge/') then return source end
+   local inherited = bridge.inherited[tname]
+   source = inherited and inherited[name] and source_of(inherited.parent, name)
+   if source then bridge.define_converted(tname) end
+   return source
+end
 -- the chunks that a class, and the methods with which it computes, were defined in, but for those of the bridge
 function bridge.sources_of(tname)
-   local result, class = {sources[tname]}, metatables[tname]
+   local result = {sources[tname]}
    for _, name in ipairs {'updateOutput', 'updateGradInput', 'accGradParameters', 'forward', 'backward'} do
-      local method = class and rawget(class, name)
-      local source = type(method) == 'function' and getinfo(method, 'S').source
-      if source and not source:match('^=dpnn_bridge/') then result[#result + 1] = source end
+      result[#result + 1] = source_of(tname, name) or nil
    end
    return result
 end

@@ -142,6 +142,9 @@ function bridge.backward(module, input, gradOutput)
    for _, group in ipairs(groups) do
       for _, g in ipairs(group) do g:zero() end
    end
+   local base = torch.getmetatable('nn.Module')
+   local zero = module.zeroGradParameters  -- of nn.WeightNorm, gradients of the layer inside that it does not list
+   if zero and not (base and zero == base.zeroGradParameters) then zero(module) end
    local gradInput
    if module.backward then
       gradInput = module:backward(input, gradOutput, 1)

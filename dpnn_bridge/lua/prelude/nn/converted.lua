@@ -11,15 +11,25 @@ local function backward(self, tname, ...)
    states[self] = state
    return state
 end
+-- the class as which a method of a class computes: of the object's, the one that inherits the method
+local function acting(self, tname, method)
+   local class = torch.getmetatable(torch.typename(self))
+   while class and bridge.names[class] ~= tname do
+      local inherited = bridge.inherited[bridge.names[class]]
+      if inherited and inherited[method] and inherited.parent == tname then return bridge.names[class] end
+      class = bridge.getmetatable(class)
+   end
+   return tname
+end
 local function run(class, tname)
    function class:updateOutput(...)
-      local state, output = py.converted_forward(states[self], self, tname, ...)
+      local state, output = py.converted_forward(states[self], self, acting(self, tname, 'updateOutput'), ...)
       if not state then error(output, 2) end
       states[self], self.output = state, output
       return output
    end
    function class:updateGradInput(input, gradOutput)  -- of criterions: the target
-      self.gradInput = py.converted_gradient(backward(self, tname, input, gradOutput))
+      self.gradInput = py.converted_gradient(backward(self, acting(self, tname, 'updateGradInput'), input, gradOutput))
       return self.gradInput
    end
 end
@@ -37,7 +47,7 @@ local function converted_module(class, tname)
       for _, child in ipairs(self.modules or {}) do if child.forget then child:forget() end end
    end
    function class:accGradParameters(input, gradOutput, scale)
-      py.converted_accumulate(backward(self, tname, input, gradOutput), self, scale or 1)
+      py.converted_accumulate(backward(self, acting(self, tname, 'accGradParameters'), input, gradOutput), self, scale or 1)
    end
    if own_backward[tname] then
       local updateGradInput, accGradParameters = class.updateGradInput, class.accGradParameters
@@ -138,6 +148,48 @@ for name in ('Tanh Sigmoid SoftMax LogSoftMax SoftSign SoftMin LogSigmoid TanhSh
    plain[name] = true
 end
 
+-- classes that inherit methods with which they compute in Torch7: the parent, and these methods
+local accumulated = 'updateOutput updateGradInput accGradParameters'
+for name, from in pairs {
+   Clamp = 'HardTanh updateOutput updateGradInput', ReLU = 'Threshold updateOutput updateGradInput',
+   Mean = 'Sum updateOutput updateGradInput', CopyGrad = 'Identity updateOutput', LinearNoBias = 'Linear updateGradInput',
+   LookupTableMaskZero = 'LookupTable updateGradInput', CReLU = 'Sequential accGradParameters',
+   LayerNormalization = 'Sequential backward ' .. accumulated, Maxout = 'Sequential backward ' .. accumulated,
+   SpatialLPPooling = 'Sequential updateOutput updateGradInput backward', FireModule = 'Decorator ' .. accumulated,
+   Serial = 'Decorator ' .. accumulated, MaskZero = 'Decorator accGradParameters', Profile = 'Decorator accGradParameters',
+   FastLSTM = 'LSTM ' .. accumulated, MuFuRu = 'GRU ' .. accumulated, SeqLSTMP = 'SeqLSTM backward ' .. accumulated,
+   SpatialBatchNormalization = 'BatchNormalization backward ' .. accumulated,
+   VolumetricBatchNormalization = 'BatchNormalization backward ' .. accumulated,
+} do
+   local inherited = {}
+   for word in from:gmatch('%S+') do
+      if inherited.parent then inherited[word] = true else inherited.parent = 'nn.' .. word end
+   end
+   bridge.inherited['nn.' .. name] = inherited
+end
+
+-- where code replaces such a method of the parent, let the class compute by the parent's methods
+local built_in = {['nn.Sequential'] = {}}  -- class -> its methods as the bridge made them
+for name, method in pairs(torch.getmetatable('nn.Sequential')) do built_in['nn.Sequential'][name] = method end
+local function inherit(class, tname)
+   built_in[tname] = {}
+   for name, method in pairs(class) do built_in[tname][name] = method end
+   local inherited = bridge.inherited[tname]
+   if not inherited or not bridge.define_converted(inherited.parent) then return end
+   local parent, original = torch.getmetatable(inherited.parent), built_in[inherited.parent]
+   local function is_replaced()
+      for name in pairs(inherited) do
+         if rawget(parent, name) ~= original[name] then return true end
+      end
+   end
+   for name in pairs(inherited) do
+      local method = class[name]
+      if name ~= 'parent' then
+         class[name] = function(...) return (is_replaced() and parent[name] or method)(...) end
+      end
+   end
+end
+
 -- classes that are no modules, in fields of modules
 local data = {}
 for name in ('graph.Edge graph.Graph graph.Node nngraph.Node torch.AliasMultinomial'):gmatch('%S+') do data[name] = true end
@@ -160,6 +212,7 @@ function bridge.define_converted(tname)
       for k, v in pairs(file:readObject()) do self[k] = v end
    end
    if kind == 'criterion' then run(class, tname) else converted_module(class, tname) end
+   inherit(class, tname)
    local order, init = constructors[name], module == 'nn' and initial[name]
    function class:__init(...)
       parent.__init(self)

@@ -1,0 +1,177 @@
+"""Layers that run in Lua beside others: weights that they share, and methods that classes inherit."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import FIXTURES
+from torch import nn
+
+pytest.importorskip("lupa")
+
+import dpnn_bridge
+from dpnn_bridge.errors import UnsupportedClassError
+from dpnn_bridge.lua import LuaBridge
+from dpnn_bridge.objects import LuaObject
+
+DOUBLED = """
+require 'nn'
+my = my or {}
+local Doubled, parent = torch.class('my.Doubled', 'nn.Linear')
+function Doubled:updateOutput(x) self.output = parent.updateOutput(self, x) * 2; return self.output end
+function Doubled:updateGradInput(x, g) return parent.updateGradInput(self, x, g * 2) end
+function Doubled:accGradParameters(x, g, s) return parent.accGradParameters(self, x, g * 2, s) end
+"""
+SHARED = """
+local first, last = my.Doubled(3, 3), nn.Linear(3, 3)
+local second = first:clone('weight', 'bias', 'gradWeight', 'gradBias')
+last:share(first, 'weight', 'gradWeight')
+return nn.Sequential():add(first):add(nn.Tanh()):add(second):add(first):add(last)
+"""
+
+
+@pytest.fixture
+def bridge() -> LuaBridge:
+    bridge = LuaBridge()
+    bridge.execute(DOUBLED)
+    return bridge
+
+
+def _loaded(bridge: LuaBridge, code: str, path: Path) -> Any:
+    dpnn_bridge.write_t7(path, bridge.to_object(bridge.execute(code)))
+    return dpnn_bridge.load(path, lua=bridge)
+
+
+def _check_shared(model: Any) -> None:
+    assert model[0] is model[3]
+    assert model[0].weight is model[2].weight is model[4].weight
+    assert model[0].bias is model[2].bias is not model[4].bias
+
+
+@pytest.mark.parametrize("form", ["as_loaded", "copied", "float", ".pt", ".t7"])
+def test_layers_in_lua_share_the_weights_that_their_objects_share(bridge: LuaBridge, tmp_path: Path, form: str) -> None:
+    model = _loaded(bridge, SHARED, tmp_path / "a.t7")
+    if form.startswith("."):
+        dpnn_bridge.save(tmp_path / f"b{form}", model)
+        model = dpnn_bridge.load(tmp_path / f"b{form}", lua=bridge)
+    model = {"copied": copy.deepcopy, "float": lambda m: m.float().double()}.get(form, lambda m: m)(model)
+    _check_shared(model)
+    weight, bias, own = model[0].weight, model[0].bias, model[4].bias
+    w, b, o = (t.detach().clone().requires_grad_() for t in (weight, bias, own))
+    x = torch.randn(2, 3, dtype=torch.float64)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(x).square().sum().backward()
+    y = nn.functional.linear(x, w, b).mul(2).tanh()
+    for _ in range(2):
+        y = nn.functional.linear(y, w, b) * 2
+    nn.functional.linear(y, w, o).square().sum().backward()
+    torch.testing.assert_close([weight.grad, bias.grad, own.grad], [w.grad, b.grad, o.grad])
+    optimizer.step()
+    torch.testing.assert_close(model[2](x), nn.functional.linear(x, w - 0.1 * w.grad, b - 0.1 * b.grad) * 2)
+
+
+def test_a_layer_in_lua_that_a_model_uses_twice_is_saved_after_use(bridge: LuaBridge, tmp_path: Path) -> None:
+    bridge.execute(
+        "local Counted, parent = torch.class('my.Counted', 'my.Doubled') "
+        "function Counted:updateOutput(x) "
+        "self.count = self.count or torch.ones(1) return parent.updateOutput(self, x) end"
+    )
+    code = "local a = my.Counted(3, 3) return nn.Sequential():add(a):add(nn.Tanh()):add(a)"
+    model = _loaded(bridge, code, tmp_path / "a.t7")
+    model(torch.randn(2, 3, dtype=torch.float64))
+    dpnn_bridge.save(tmp_path / "a.pt", model)  # which builds a layer with a buffer of two names
+    again = dpnn_bridge.load(tmp_path / "a.pt", lua=bridge)
+    assert again[0] is again[2]
+
+
+INHERITED = {  # class, object, what the parent's method is replaced by, input, factor
+    "ReLU": ("Threshold", "nn.ReLU()", torch.tensor([[1.0, 2.0]])),
+    "Mean": ("Sum", "nn.Mean(2)", torch.tensor([[1.0, 2.0]])),
+    "Clamp": ("HardTanh", None, torch.tensor([[1.0, 2.0]])),
+    "SpatialBatchNormalization": ("BatchNormalization", None, torch.randn(2, 2, 3, 3)),
+}
+OBJECTS: dict[str, nn.Module] = {"Clamp": nn.Hardtanh(-0.5, 0.5), "SpatialBatchNormalization": nn.BatchNorm2d(2)}
+
+
+@pytest.mark.parametrize("name", INHERITED)
+def test_a_method_that_a_class_inherits_in_torch7_is_replaced_for_it(name: str, tmp_path: Path) -> None:
+    parent, code, x = INHERITED[name]
+    x, bridge = x.double().requires_grad_(), LuaBridge()
+    path = tmp_path / "a.t7"
+    obj = bridge.to_object(bridge.execute(f"require 'nn' return {code}")) if code else dpnn_bridge.to_lua(OBJECTS[name])
+    if name == "Clamp":
+        obj = type(obj)("nn.Clamp", obj.fields)
+    dpnn_bridge.write_t7(path, obj)
+    expected = dpnn_bridge.load(path).double()(x)
+    patch = f"""
+    require 'nn'
+    local old = nn.{parent}.updateOutput
+    function nn.{parent}:updateOutput(x) self.output = old(self, x) * 3; return self.output end
+    """
+    bridge.execute(patch, name="patch")
+    module = dpnn_bridge.load(path, lua=bridge).double()
+    torch.testing.assert_close(module(x), 3 * expected)
+    assert bridge.defines(f"nn.{name}")
+    assert not bridge.defines("nn.Tanh")
+
+
+def test_classes_of_nn_sequential_run_by_its_methods_where_they_are_replaced() -> None:
+    bridge = LuaBridge()
+    layer = nn.Linear(3, 4).double()
+    obj = dpnn_bridge.to_lua(nn.Sequential(layer))
+    obj = type(obj)("nn.Maxout", obj.fields)
+    code = """
+    require 'nn'
+    local old = nn.Sequential.updateOutput
+    function nn.Sequential:updateOutput(x) self.output = old(self, x) * 3; return self.output end
+    """
+    bridge.execute(code, name="patch")
+    assert bridge.defines("nn.Maxout")
+    module, x = bridge.convert(obj), torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
+    assert module is not None
+    torch.testing.assert_close(module(x), 3 * layer(x))
+    module(x).sum().backward()
+    torch.testing.assert_close(x.grad, layer.weight.sum(0).expand(2, 3))  # nn.Sequential's, which is not replaced
+
+
+def test_gradients_inside_that_a_module_does_not_list_start_at_zero(bridge: LuaBridge) -> None:
+    bridge.execute(
+        """
+        local Hidden, parent = torch.class('my.Hidden', 'nn.Container')
+        function Hidden:__init() parent.__init(self) self:add(my.Doubled(3, 3)) end
+        function Hidden:updateOutput(x) self.output = self.modules[1]:updateOutput(x) return self.output end
+        function Hidden:updateGradInput(x, g)
+           self.gradInput = self.modules[1]:updateGradInput(x, g)
+           return self.gradInput
+        end
+        function Hidden:accGradParameters(x, g, s)
+           self.modules[1]:accGradParameters(x, g, s)
+           self.sum = self.sum or torch.zeros(3, 3)
+           self.sum:copy(self.modules[1].gradWeight)
+        end
+        function Hidden:parameters()
+           self.sum = self.sum or torch.zeros(3, 3)
+           return {self.modules[1].weight}, {self.sum}
+        end
+        """
+    )
+    module, x = bridge.module("my.Hidden"), torch.randn(2, 3, dtype=torch.float64)
+    gradients = []
+    for _ in range(2):
+        (weight,) = module.parameters()
+        weight.grad = None
+        module(x).sum().backward()
+        gradients.append(weight.grad)
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_a_built_in_class_around_a_layer_in_lua_says_why_it_cannot_be_built(bridge: LuaBridge, tmp_path: Path) -> None:
+    obj = dpnn_bridge.read_t7(FIXTURES / "nn" / "nn.WeightNorm" / "WeightNorm__linear__double_eval.t7")["module"]
+    obj["modules"][1] = LuaObject("my.Doubled", obj["modules"][1].fields)
+    dpnn_bridge.write_t7(tmp_path / "a.t7", obj)
+    with pytest.raises(UnsupportedClassError, match=r"it holds a module that runs in Lua .* beside the Lua file"):
+        dpnn_bridge.load(tmp_path / "a.t7", lua=bridge)
