@@ -249,7 +249,7 @@ class VariationalDropout(nn.Module):
         self.register_buffer("mask", None)
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.p == 0 or not self.training:
+        if self.p <= 0 or not self.training:
             return input
         if self.mask is None:
             self.mask = torch.empty_like(input).bernoulli_(1 - self.p) / (1 - self.p)
@@ -285,7 +285,7 @@ class VariationalDropout(nn.Module):
 
         @classmethod
         def replay(cls, module: VariationalDropout, after: LuaObject) -> Callable[..., Any] | None:
-            if module.p == 0 or not module.training:
+            if module.p <= 0 or not module.training:
                 return None
 
             def forward(input: Tensor) -> Tensor:

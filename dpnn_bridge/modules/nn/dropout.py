@@ -31,7 +31,8 @@ class Dropout(nn.Module):
     r"""Dropout in the variants that :class:`torch.nn.Dropout` does not know.
 
     Args:
-        p: probability of an element to be zeroed.
+        p: probability of an element to be zeroed. A negative one zeroes none; 1 gives NaN in training if ``v2``, as in
+            Torch7, where :class:`torch.nn.Dropout` gives zeros.
         v2: scale by :math:`1 / (1 - p)` in training; False: scale by :math:`1 - p` in evaluation.
         stochastic_inference: drop elements in evaluation too.
 
@@ -58,7 +59,7 @@ class Dropout(nn.Module):
 
     def scaled(self, input: Tensor) -> Tensor:
         """Compute the output without noise."""
-        return input if self.training or self.v2 else input * (1 - self.p)
+        return input if self.training or self.v2 or self.p <= 0 else input * (1 - self.p)
 
     def masked(self, input: Tensor, noise: Tensor) -> Tensor:
         """Compute the output with the given noise."""
@@ -79,7 +80,7 @@ class DropoutClass(LuaClass):
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
         v2, stochastic = obj["v2"] is True, obj["stochastic_inference"] is True
-        if stochastic or not v2:
+        if stochastic or not v2 or not 0 <= obj["p"] < 1:
             return Dropout(obj["p"], v2=v2, stochastic_inference=stochastic)
         return nn.Dropout(obj["p"], inplace=ctx.options.inplace and obj.get("inplace") is True)
 

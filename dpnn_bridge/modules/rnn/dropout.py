@@ -50,8 +50,8 @@ class LazyDropout(nn.Module):
         self.step = 1
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.p == 0 or not self.training:
-            return input if self.training or self.v2 else input * (1 - self.p)
+        if self.p <= 0 or not self.training:
+            return input if self.training or self.v2 or self.p <= 0 else input * (1 - self.p)
         noticed = self.lazy and torch.is_grad_enabled() and not torch.compiler.is_compiling()
         if noticed and not input.requires_grad:
             input = input.detach().requires_grad_()  # else backward would not come by here
