@@ -86,7 +86,7 @@ FILE_METHODS: dict[str, Callable[..., Any]] = {
     "quiet": _setter("quiet", True),
     "pedantic": _setter("quiet", False),
     "clearError": _setter("has_error", False),
-    "synchronize": _returning_file(lambda f: f.opened().flush()),
+    "synchronize": _returning_file(lambda f: f.synchronize()),
     "seek": _seek,
     "seekEnd": _returning_file(lambda f: f.opened().seek(0, io.SEEK_END)),
     "position": lambda f, *_: f.opened().tell() + 1,

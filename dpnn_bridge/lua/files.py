@@ -11,6 +11,7 @@ import os
 import re
 import struct
 import subprocess
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import cache
 from pathlib import Path
@@ -204,12 +205,21 @@ class File:
         return len(values) if self._put(data) else 0
 
     def _put(self, data: bytes) -> bool:
+        stream = self._writing()
+        return self._write(lambda: stream.write(data))
+
+    def _write(self, write: Callable[[], Any]) -> bool:
+        """Call a function that writes; if it fails, record an error and return False, or raise unless quiet."""
         try:
-            self._writing().write(data)
+            write()
         except OSError as error:
             self.fail(self._cannot_write(error))
             return False
         return True
+
+    def synchronize(self) -> None:
+        """Write the buffer to the file."""
+        self._write(self.opened().flush)
 
     def _cannot_write(self, error: OSError) -> str:
         return f"cannot write {self.name}: {error.strerror}"
@@ -228,7 +238,9 @@ class File:
         return data.decode("latin-1")
 
     def write_string(self, text: Any) -> int:
-        return self._writing().write(str(text).encode("latin-1"))
+        """Write a string; return the number of bytes, 0 if writing failed and the file is quiet."""
+        data = str(text).encode("latin-1")
+        return len(data) if self._put(data) else 0
 
     def seek(self, position: Any) -> None:
         """Move to a position, counted from 1; on disk it may be beyond the end."""

@@ -165,3 +165,20 @@ def test_classes_read_and_write_numbers_of_their_own(bridge: LuaBridge) -> None:
         return torch.type(back.child), back.child.child
     """
     assert bridge.execute(code) == ("streams_Packed", None)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_a_full_disk_is_the_same_error_for_strings_and_for_a_buffer(bridge: LuaBridge) -> None:
+    code = """
+        local function full() return torch.DiskFile('/dev/full', 'w') end
+        local text, loud, quiet, buffered = ('x'):rep(100000), full(), full():quiet(), full()
+        local _, message = pcall(loud.writeString, loud, text)
+        local written = quiet:writeString(text)
+        buffered:writeString('x')
+        local _, flushed = pcall(buffered.synchronize, buffered)
+        return message, flushed, written, loud:hasError(), quiet:hasError(), buffered:hasError()
+    """
+    message, flushed, *others = bridge.execute(code)
+    assert message.endswith("cannot write /dev/full: No space left on device")
+    assert flushed.endswith("cannot write /dev/full: No space left on device")
+    assert others == [0, True, True, True]
