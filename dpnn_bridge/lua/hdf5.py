@@ -107,10 +107,10 @@ class Files:
 
     def _find(self, number: float, path: str) -> Any:
         opened = self._opened(number)
-        found = _object(opened, path)
-        if found is None:
+        child = _object(opened, path)
+        if child is None:
             raise TorchError(f"HDF5Group:read() - no such child '{path}' in {opened.filename}")
-        return found
+        return child
 
     def is_group(self, number: float, path: str) -> bool:
         return isinstance(self._find(number, path), _h5py().Group)
@@ -157,28 +157,28 @@ class Files:
         return ()
 
     def append(self, number: float, path: str, data: Tensor) -> tuple[()]:
-        found = self._find(number, path)
-        if found.maxshape[0] is not None:
+        target = self._find(number, path)
+        if target.maxshape[0] is not None:
             raise TorchError(f"hdf5: {path} was written without setChunked, so it cannot grow")
-        if data.size[1:] != found.shape[1:]:  # h5py would broadcast
-            raise TorchError(f"hdf5: {path} has rows of {found.shape[1:]}, the tensor has {data.size[1:]}")
-        found.resize(found.shape[0] + data.size[0], axis=0)
-        found[-data.size[0] :] = data.t.numpy()
+        if data.size[1:] != target.shape[1:]:  # h5py would broadcast
+            raise TorchError(f"hdf5: {path} has rows of {target.shape[1:]}, the tensor has {data.size[1:]}")
+        target.resize(target.shape[0] + data.size[0], axis=0)
+        target[-data.size[0] :] = data.t.numpy()
         return ()
 
     def write_part(self, number: float, path: str, data: Tensor, *first: float) -> tuple[()]:
         """Write a tensor into a part of a data set that begins at the indices ``first``, counted from 1."""
-        found = self._find(number, path)
-        for count in (data.dim, len(found.shape)):
+        target = self._find(number, path)
+        for count in (data.dim, len(target.shape)):
             if len(first) != count:
                 raise TorchError(
                     f"HDF5DataSet:write() - dimension mismatch. Expected {count} but {len(first)} were given."
                 )
         bounds = [(int(start) - 1, int(start) - 1 + n) for start, n in zip(first, data.size, strict=True)]
-        for (start, end), n in zip(bounds, found.shape, strict=True):
+        for (start, end), n in zip(bounds, target.shape, strict=True):
             if not 0 <= start < end <= n:
                 raise TorchError(f"hdf5: {path} has no indices {start + 1} to {end} in a dimension of {n}")
-        found[tuple(slice(*bound) for bound in bounds)] = data.t.numpy()
+        target[tuple(slice(*bound) for bound in bounds)] = data.t.numpy()
         return ()
 
     def entries(self) -> dict[str, Callable[..., Any]]:

@@ -93,8 +93,8 @@ def explained(message: str) -> str:
     if text in ("", "not enough memory"):
         return "Lua exceeded max_memory"
     text = _SEARCHED.sub("", text)
-    if found := _MISSING.search(text):
-        package = found["module"] or found["global"]
+    if match := _MISSING.search(text):
+        package = match["module"] or match["global"]
         text += f"\n{package} is not loaded yet: begin the Lua file with require '{package}', or with its definition"
     if _PENLIGHT.search(text):
         text += f"\nin th this global is part of Penlight: {package_advice('pl')}"

@@ -63,7 +63,7 @@ def _describe(t: Any) -> Any:
     """Return the type, block and geometry of a tensor, which Lua caches in a table; None for other objects."""
     if type(t) is not Tensor:
         return None
-    t.known = True
+    t.is_cached = True
     geometry = [v for pair in zip(t.size, t.stride, strict=True) for v in pair]
     if t.storage is None:
         return t.ty, None, t.offset, len(t.size), *geometry
@@ -90,15 +90,15 @@ def _pairs(numbers: tuple[float, ...]) -> tuple[tuple[int, ...], tuple[int, ...]
 def _tensor(ty: str, storage: Storage | None, offset: float, *geometry: float) -> Tensor:
     """Create the Python object for a tensor that Lua created."""
     t = Tensor(ty, storage, int(offset), *_pairs(geometry))
-    t.known = True
+    t.is_cached = True
     return t
 
 
 def _point(t: Tensor, storage: Storage | None, offset: float, *geometry: float) -> None:
     """Update the Python object of a tensor whose view Lua changed."""
-    t.known = False
+    t.is_cached = False
     t.geometry(storage, int(offset), *_pairs(geometry))
-    t.known = True
+    t.is_cached = True
 
 
 def _adopt(ty: str, size: float, address: float) -> tuple[Storage, int]:

@@ -190,10 +190,10 @@ class Tensor:
         offset: 0-based index of the first element in the storage.
         size: sizes; ``()`` for a tensor without elements.
         stride: strides in elements.
-        known: whether Lua caches the geometry.
+        is_cached: whether Lua caches the geometry.
     """
 
-    __slots__ = ("_base", "_view", "known", "offset", "size", "storage", "stride", "ty")
+    __slots__ = ("_base", "_view", "is_cached", "offset", "size", "storage", "stride", "ty")
 
     def __init__(
         self,
@@ -206,7 +206,7 @@ class Tensor:
         self.ty, self.storage, self.offset, self.size, self.stride = ty, storage, offset, size, stride
         self._base: torch.Tensor | None = None
         self._view: torch.Tensor | None = None
-        self.known = False
+        self.is_cached = False
 
     @classmethod
     def wrap(cls, t: torch.Tensor) -> Tensor:
@@ -283,7 +283,7 @@ class Tensor:
         """Become the view of ``storage`` with this geometry."""
         self.storage, self.offset, self.size, self.stride = storage, offset, size, stride
         self._view = None
-        if self.known:
+        if self.is_cached:
             changes[0] += 1
 
     def set(self, other: Tensor) -> None:

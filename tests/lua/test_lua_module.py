@@ -229,7 +229,7 @@ def test_registered_classes_run_in_lua_through_their_converted_modules(bridge: L
 def test_a_class_nobody_knows_names_the_way_on(bridge: LuaBridge) -> None:
     with pytest.raises(LuaBridgeError, match=r"no Lua class is called nn\.Unheard"):
         bridge.module("nn.Unheard")
-    with pytest.raises(LuaBridgeError, match="give lua_path"):
+    with pytest.raises(LuaBridgeError, match="pass lua_path"):
         bridge.execute("return nn.SpatialConvolution(1, 2, 3, 3)")
 
 

@@ -109,9 +109,9 @@ CONSTRUCTED = {
     "nn.MulConstant()": "input is not scalar!",
     "nn.Dropout(1.5)": "<Dropout> illegal percentage, must be 0 <= p < 1",
     "nn.BCECriterion(torch.ones(2, 2))": "weights input should be 1-D Tensor",
-    "nn.Copy('torch.DoubleTensor', 'torch.FloatTensor')": "nn.Copy to another type needs its own Lua file: "
-    "give lua_path",
-    "nn.Bottle(nn.Linear(2, 2))": "how nn.Bottle is constructed stands in its own Lua file: give lua_path, or load "
+    "nn.Copy('torch.DoubleTensor', 'torch.FloatTensor')": "nn.Copy to another type needs the Lua file of "
+    "nn.Copy: pass lua_path with a checkout of nn",
+    "nn.Bottle(nn.Linear(2, 2))": "the constructor of nn.Bottle is in its Lua file: pass lua_path, or load "
     "the object from a file",
 }
 

@@ -197,7 +197,7 @@ def test_arguments_of_csvigo(bridge: LuaBridge, tmp_path: Path) -> None:
     first, second, rows, plain, saved, known, message = bridge.execute(code, str(path))
     assert (first, second) == (["a", "4"], ["3", 'x;"y'])
     assert (rows, plain, saved, known) == (4, "1", ["1", "x|y"], False)
-    assert "the bridge has the modes raw and tidy, not query" in message
+    assert "the bridge supports the modes raw and tidy, not query" in message
     assert (tmp_path / "t.csv2").read_text() == 'a|b\n1|1\n|"x|y"\n'
 
 

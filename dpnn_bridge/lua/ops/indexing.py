@@ -380,7 +380,9 @@ def nonzero(r: Tensor, t: Tensor) -> None:
 
 
 def _declare_test(name: str, of: Callable[[torch.Tensor], torch.Tensor], step: str) -> None:
-    @torch_function(name, "T", types=("Byte",), small=("whole", "0", step, "total == 0" if name == "all" else "false"))
+    @torch_function(
+        name, "T", types=("Byte",), small=("reduce_all", "0", step, "total == 0" if name == "all" else "false")
+    )
     def run(t: Tensor) -> bool:
         if not t.numel:
             raise TorchError("bad argument #1 (empty Tensor)")

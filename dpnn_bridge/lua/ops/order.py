@@ -18,15 +18,17 @@ from dpnn_bridge.torch7.quicksort import EXACT_LIMIT, positions, select_position
 def _extremum(name: str, greatest: bool) -> None:
     """Declare max or min: the result is NaN if there is one, otherwise the first of equal values."""
 
-    step = f"if not (x {'<=' if greatest else '>='} total) and total == total then total, place = x, k end"
+    step = f"if not (x {'<=' if greatest else '>='} total) and total == total then total, position = x, k end"
 
-    @torch_function(name, "T", small=("whole", "at(q, iq)", step.replace(", place = x, k", " = x"), "tonumber(total)"))
+    @torch_function(
+        name, "T", small=("reduce_all", "at(q, iq)", step.replace(", position = x, k", " = x"), "tonumber(total)")
+    )
     def of_all(t: Tensor) -> float:
         if not t.numel:
             raise TorchError("bad argument #1 (tensor must have one dimension)")
         return (t.t.max() if greatest else t.t.min()).item()
 
-    @torch_function(name, "R IR T i", small=("along", "at(q, j)", step, "total"))
+    @torch_function(name, "R IR T i", small=("reduce_along", "at(q, j)", step, "total"))
     def along(r: Tensor, index: Tensor, t: Tensor, dim: int) -> None:
         if resized(r, t, check_dim(t, dim)):
             _extremum_in_order(along, greatest, r, index, t, dim)

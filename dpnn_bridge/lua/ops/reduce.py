@@ -37,7 +37,7 @@ def _number(value: torch.Tensor) -> float:
     return value.item()
 
 
-def _of_all(f: Callable[..., torch.Tensor], t: Tensor) -> float:
+def _reduce_all(f: Callable[..., torch.Tensor], t: Tensor) -> float:
     """Return the sum or product of all elements: in logical order for up to ``IN_ORDER`` floats, else in any order."""
     x = t.t
     if t.numel > IN_ORDER or not x.is_floating_point():
@@ -84,13 +84,13 @@ def _reduction(
             is exact for sums of integers.
     """
 
-    @torch_function(name, "T", types=types, small=("whole", start, step, "tonumber(total)"))
-    def whole(t: Tensor) -> float:
+    @torch_function(name, "T", types=types, small=("reduce_all", start, step, "tonumber(total)"))
+    def of_all(t: Tensor) -> float:
         if not t.numel:
             return empty
-        return _of_all(f, t)
+        return _reduce_all(f, t)
 
-    @torch_function(name, "R T i", types=types, small=("along", start, step, "total", step_apart or step))
+    @torch_function(name, "R T i", types=types, small=("reduce_along", start, step, "total", step_apart or step))
     def along(r: Tensor, t: Tensor, dim: int) -> None:
         _accumulate(f, step_of, empty, r, t, check_dim(t, dim))
 
@@ -102,18 +102,18 @@ _reduction("prod", torch.prod, torch.mul, 1, FLOAT_TYPES, "1", _MULTIPLY, "total
 _reduction("prod", torch.prod, torch.mul, 1, INTEGER_TYPES, "1LL", _MULTIPLY)
 
 
-@torch_function("mean", "T", types=FLOAT_TYPES, small=("whole", "0", _ADD, "total / n"))
+@torch_function("mean", "T", types=FLOAT_TYPES, small=("reduce_all", "0", _ADD, "total / n"))
 def mean(t: Tensor) -> float:
     if not t.numel:
         raise TorchError("bad argument #1 (empty Tensor)")
-    return _of_all(_sum, t) / t.numel
+    return _reduce_all(_sum, t) / t.numel
 
 
 @torch_function(
     "mean",
     "R T i",
     types=FLOAT_TYPES,
-    small=("along", "0", _ADD, "R(total) / n", "total = R(total + x)", "total / n"),
+    small=("reduce_along", "0", _ADD, "R(total) / n", "total = R(total + x)", "total / n"),
 )
 def mean_along(r: Tensor, t: Tensor, dim: int) -> None:
     _accumulate(_sum, torch.add, 0, r, t, check_dim(t, dim))
@@ -129,7 +129,7 @@ def _spread(name: str, finish: Callable[[torch.Tensor, torch.Tensor], torch.Tens
     """Declare var or std. If the boolean argument is true, they divide by n instead of n - 1."""
 
     @torch_function(name, "T b=0", types=FLOAT_TYPES, small=("spread", "root" if name == "std" else ""))
-    def whole(t: Tensor, biased: bool) -> float:
+    def of_all(t: Tensor, biased: bool) -> float:
         if not t.numel:
             raise TorchError("bad argument #1 (empty Tensor)")
         x = accumulated(t.t)
@@ -142,7 +142,7 @@ def _spread(name: str, finish: Callable[[torch.Tensor, torch.Tensor], torch.Tens
     step = "total = total + x other = other + R(x * x)"
     total = f"sqrt(R({variance}))" if name == "std" else variance
 
-    @torch_function(name, "R T i b=0", types=FLOAT_TYPES, small=("along", "0", step, total))
+    @torch_function(name, "R T i b=0", types=FLOAT_TYPES, small=("reduce_along", "0", step, total))
     def along(r: Tensor, t: Tensor, dim: int, biased: bool) -> None:
         if resized(r, t, check_dim(t, dim)):
             by_slices(lambda to, source: along(to, source, 0, biased), dim, t, r)
@@ -217,7 +217,7 @@ _NORM = (
 )
 
 
-@torch_function("norm", "T n=2", types=FLOAT_TYPES, small=("whole", *_NORM, _AT_ANY_SIZE))
+@torch_function("norm", "T n=2", types=FLOAT_TYPES, small=("reduce_all", *_NORM, _AT_ANY_SIZE))
 def norm(t: Tensor, p: float) -> float:
     x, p = t.t.reshape(-1), cast_number(p, t.ty)
     if p == 2:
@@ -230,7 +230,7 @@ def norm(t: Tensor, p: float) -> float:
     "norm",
     "R T n i",
     types=FLOAT_TYPES,
-    small=("along", "0", "total = total + pow(abs(x), v)", "pow(R(total), R(1 / R(v)))"),
+    small=("reduce_along", "0", "total = total + pow(abs(x), v)", "pow(R(total), R(1 / R(v)))"),
 )
 def norm_along(r: Tensor, t: Tensor, p: float, dim: int) -> None:
     if resized(r, t, check_dim(t, dim, 3)):
@@ -249,7 +249,7 @@ _DIST = (
 )
 
 
-@torch_function("dist", "T T n=2", types=FLOAT_TYPES, small=("whole", *_DIST))
+@torch_function("dist", "T T n=2", types=FLOAT_TYPES, small=("reduce_all", *_DIST))
 def dist(a: Tensor, b: Tensor, p: float) -> float:
     """Compute the p-norm of a - b by TH's formula, which gives infinity for p = 0 and more than one element."""
     if a.numel != b.numel:

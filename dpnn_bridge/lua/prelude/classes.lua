@@ -1,4 +1,4 @@
--- torch.class and what belongs to it: metatables, constructors, operators, type names.
+-- torch.class, metatables, constructors, operators and type names.
 local bridge = ...
 local rawgetmt, rawsetmt = bridge.getmetatable, bridge.setmetatable
 local select, type, rawget, rawset, rawequal, error, ipairs = select, type, rawget, rawset, rawequal, error, ipairs
@@ -10,12 +10,12 @@ local metatables = {}  -- class name -> metatable
 local names = {}       -- metatable -> class name
 bridge.metatables, bridge.names = metatables, names
 
--- the chunk that a class was defined in, but for those of the bridge
+-- class name -> chunk that defined the class, without the bridge's own classes
 local sources, getinfo = {}, bridge.debug.getinfo
--- what every class is derived from: code that replaces a method of these replaces no class
+-- base classes of all classes; replacing a method of a base class does not count as defining a class
 local roots = {['nn.Module'] = true, ['nn.Container'] = true, ['nn.Criterion'] = true}
-bridge.inherited = {}  -- class of the bridge -> {parent = its parent in Torch7, method = true for those that it inherits}
--- the chunk of the user that defined a method of a class, or that replaced the method that the class inherits
+bridge.inherited = {}  -- class of the bridge -> {parent = base class in Torch7, [name of an inherited method] = true}
+-- the user's chunk that defined a method of a class, or replaced the method that the class inherits
 local function source_of(tname, name)
    local class = metatables[tname]
    while class and rawget(class, name) == nil and not roots[names[rawgetmt(class)]] do class = rawgetmt(class) end
@@ -27,7 +27,7 @@ local function source_of(tname, name)
    if source then bridge.define_converted(tname) end
    return source
 end
--- the chunks that a class, and the methods with which it computes, were defined in, but for those of the bridge
+-- the chunks, except those of the bridge, that define a class and its forward and backward methods
 function bridge.sources_of(tname)
    local result = {sources[tname]}
    for _, name in ipairs {'updateOutput', 'updateGradInput', 'accGradParameters', 'forward', 'backward'} do
@@ -35,7 +35,7 @@ function bridge.sources_of(tname)
    end
    return result
 end
-local function note_source(tname)
+local function record_source(tname)
    local level, info = 3, nil
    repeat
       info, level = getinfo(level, 'S'), level + 1
@@ -43,18 +43,18 @@ local function note_source(tname)
    if info and not info.source:match('^=dpnn_bridge/') then sources[tname] = info.source end
 end
 
-local ctypes = {}  -- number of a C type -> class name
+local class_of_ctype = {}  -- number of a C type -> class name
 local function ctype_of(object) return tonumber(bridge.ffi.typeof(object)) end
 
 local function typename(object)
    local mt = rawgetmt(object)
    local name = mt and names[mt]
-   if name == nil and type(object) == 'cdata' then return ctypes[ctype_of(object)] end
+   if name == nil and type(object) == 'cdata' then return class_of_ctype[ctype_of(object)] end
    return name
 end
 bridge.typename = typename
 
--- look a key up in a class and its ancestors
+-- look up a key in a class and its base classes
 local function inherited(mt, key)
    while mt do
       local value = rawget(mt, key)
@@ -84,7 +84,7 @@ local function newindex(self, key, value)
    rawset(self, key, value)
 end
 
--- binary operators look at the first operand's metatable, at the second's only when the first has none
+-- binary operators use the metatable of the first operand, or of the second if the first has none
 local function binary(op, what)
    local key = '__' .. op .. '__'
    return function(a, b)
@@ -97,7 +97,7 @@ local function binary(op, what)
    end
 end
 
--- keeps the frame of who calls, as a C function does: nngraph counts them
+-- avoids a tail call, which would remove the caller's stack frame: nngraph counts stack frames
 local function results(...) return ... end
 
 local function unary(op, what)
@@ -133,7 +133,7 @@ function operators.__tostring(self)
    return f or typename(self)
 end
 
--- the table that holds the last part of a dotted name
+-- the table that contains the last part of a dotted name
 local function container(tname)
    local at = _G
    for part in tname:gmatch('([^%.]+)%.') do
@@ -150,8 +150,8 @@ local function new_metatable(tname)
    for key, f in pairs(operators) do mt[key] = f end
    mt.__metatable = mt
    metatables[tname], names[mt] = mt, tname
-   note_source(tname)
-   if bridge.open then  -- where C libraries look
+   record_source(tname)
+   if bridge.open then  -- where C libraries look up classes
       local registry = bridge.debug.getregistry()
       registry[tname], registry[mt] = mt, tname
    end
@@ -258,7 +258,7 @@ function torch.metatype(...)
    check(2, mt, 'table')
    if n == 3 then
       if not bridge.ffi then error('could not register cdata type -- missing ffi library?', 2) end
-      ctypes[ctype_of(ctype)] = tname
+      class_of_ctype[ctype_of(ctype)] = tname
    end
    metatables[tname], names[mt] = mt, tname
 end
@@ -277,7 +277,7 @@ function torch.version(...)
    if type(mt) == 'table' then return rawget(mt, '__version') end
 end
 
--- the version that an object's fields are of: of its class, or of the file for a class that the registry upgrades
+-- the version of an object's fields: the version in the file for a class with a mapping, else that of the class
 local versions = setmetatable({}, {__mode = 'k'})
 function bridge.set_version(object, version) versions[object] = version end
 function bridge.version(object) return versions[object] or torch.version(object) end
@@ -287,7 +287,7 @@ function torch.isTypeOf(object, spec)
       spec = getmetatable(spec).__typename
       if type(spec) ~= 'string' then error('type must be provided as [regexp] string, or factory', 2) end
    end
-   local mt = getmetatable(object)  -- of a class: that of its objects
+   local mt = getmetatable(object)  -- the metatable of a class is that of its objects
    while type(mt) == 'table' do
       local tname = mt.__typename
       local match = tname and tname:match(spec)
@@ -300,16 +300,16 @@ end
 function torch.isequal(a, b) return isequal(a, b) end
 
 function torch.pointer(object)
-   local kind = type(object)
-   if object == nil or kind == 'boolean' then error('Torch object, table, thread, cdata or function expected', 2) end
-   if kind == 'number' then return object end
-   if kind == 'userdata' and not typename(object) then error('bad argument #1 (Torch object expected)', 2) end
+   local lua_type = type(object)
+   if object == nil or lua_type == 'boolean' then error('Torch object, table, thread, cdata or function expected', 2) end
+   if lua_type == 'number' then return object end
+   if lua_type == 'userdata' and not typename(object) then error('bad argument #1 (Torch object expected)', 2) end
    return bridge.pointer(object)
 end
 
-function torch.pushudata() error('torch.pushudata: C pointers cannot become objects of the Python bridge', 2) end
+function torch.pushudata() error('torch.pushudata: the bridge cannot convert C pointers to objects', 2) end
 
--- environments of userdata and functions, as torch.setenv of Torch7 (nothing to do with the process); a sandbox has none of functions
+-- Lua environments of userdata and functions, as torch.setenv of Torch7; in a sandbox, those of functions cannot be changed
 local environments = setmetatable({}, {__mode = 'k'})
 local function check_owner(object)
    if type(object) ~= 'function' and type(object) ~= 'userdata' then

@@ -1,7 +1,7 @@
--- torch.CmdLine: options of a script.
+-- torch.CmdLine: command-line options of a script.
 local CmdLine = torch.class('torch.CmdLine')
 
-local function plain(key) return key:match('%-*(.*)') end
+local function without_dashes(key) return key:match('%-*(.*)') end
 
 function CmdLine:__init(argseparator, keyseparator)
    self.argseparator, self.keyseparator = argseparator or ',', keyseparator or '='
@@ -45,7 +45,7 @@ end
 
 function CmdLine:default()
    local values = {}
-   for key, option in pairs(self.options) do values[plain(key)] = option.default end
+   for key, option in pairs(self.options) do values[without_dashes(key)] = option.default end
    return values
 end
 
@@ -53,7 +53,7 @@ local function read_option(self, values, arg, i)
    local key = arg[i]
    local option = self.options[key]
    if option.type == 'boolean' then
-      values[plain(key)] = not option.default
+      values[without_dashes(key)] = not option.default
       return 1
    end
    local value = arg[i + 1]
@@ -64,7 +64,7 @@ local function read_option(self, values, arg, i)
       self:error('unknown required option type ' .. tostring(option.type))
    end
    if value == nil then self:error('invalid type for option ' .. key .. ' (should be ' .. option.type .. ')') end
-   values[plain(key)] = value
+   values[without_dashes(key)] = value
    return 2
 end
 
@@ -84,7 +84,7 @@ function CmdLine:parse(arg)
          if argument.type and type(word) ~= argument.type then
             self:error('invalid argument type for argument ' .. argument.key .. ' (should be ' .. argument.type .. ')')
          end
-         values[plain(argument.key)] = word
+         values[without_dashes(argument.key)] = word
          i = i + 1
       end
    end
@@ -92,10 +92,10 @@ function CmdLine:parse(arg)
    return values
 end
 
--- name of an experiment: prefix, arguments, and the options that differ from their defaults
+-- a name for an experiment: prefix, arguments, and the options that differ from their defaults
 function CmdLine:string(prefix, values, ignore)
    local parts, given, numbers = {}, {}, {}
-   for i, argument in ipairs(self.arguments) do numbers[plain(argument.key)] = i end
+   for i, argument in ipairs(self.arguments) do numbers[without_dashes(argument.key)] = i end
    for name, value in pairs(values) do
       local option = self.options['-' .. name]
       if ignore[name] then
@@ -119,7 +119,7 @@ function CmdLine:string(prefix, values, ignore)
    return text == '' and prefix or prefix .. self.argseparator .. text
 end
 
--- copy everything that is printed into a file, until the next log
+-- also write everything that is printed to a file, until the next call of log
 local original
 function CmdLine:log(file, values)
    local f = io.type(file) == 'file' and file or assert(io.open(file, 'w'))
@@ -142,10 +142,10 @@ end
 
 function CmdLine:help(arg)
    io.write('Usage: ' .. (arg and arg[0] and arg[0] .. ' ' or '') .. '[options]')
-   for _, argument in ipairs(self.arguments) do io.write(' <' .. plain(argument.key) .. '>') end
+   for _, argument in ipairs(self.arguments) do io.write(' <' .. without_dashes(argument.key) .. '>') end
    io.write('\n')
    local width = 0
-   local function shown(line) return line.default == nil and '<' .. plain(line.key) .. '>' or line.key end
+   local function shown(line) return line.default == nil and '<' .. without_dashes(line.key) .. '>' or line.key end
    for _, line in ipairs(self.helplines) do
       if type(line) == 'table' then width = math.max(width, #shown(line)) end
    end

@@ -1,30 +1,30 @@
--- What a Torch7 script expects around the tensors: timers, threads, packages, and small parts of `paths` and `sys`.
+-- Parts of Torch7's environment other than tensors: string.format, timers, threads and packages.
 local bridge, py = ...
 local bind = bridge.bind
 
--- string.format as th's LuaJIT has it: a number halfway between two decimals is rounded away from zero
+-- string.format as in th's LuaJIT: a number halfway between two decimals is rounded away from zero
 local format, gsub, find, match, error, pcall, unpack = string.format, string.gsub, string.find, string.match, error, pcall, unpack
-local LONGEST = 99 - 20  -- Lua prints at most 99 decimals
+local MAX_PRECISION = 99 - 20  -- Lua prints up to 99 decimals
 
--- the text of x with one more in the last decimal, which C has rounded to even
-local function one_more(directive, x)
+-- the text of x with its last decimal, which C rounded to even, incremented by one
+local function incremented(directive, x)
    local text = format((gsub(directive, '%%', '%%#')), x)  -- with all decimals
    local head, last, point, rest = match(text, '^(.-)(%d)(%.?)([eE][-+]%d+ *)$')
    if not head then head, last, point, rest = match(text, '^(.-)(%d)(%.?)( *)$') end
    return head .. last + 1 .. (find(directive, '#') and point or '') .. rest
 end
--- what gives the decimals of x under the directive, which has so many and a kind of e, f or g: a number, or their text
+-- a number that the directive prints as th prints x, or the printed text; precision and kind (e, f or g) are those of the directive
 local function away_from_zero(directive, x, precision, kind)
    if kind == 'g' and precision > 0 then precision = precision - 1 end
-   if x - x ~= 0 or precision > LONGEST then return x end
+   if x - x ~= 0 or precision > MAX_PRECISION then return x end
    local long, next = '%.' .. precision + 20 .. (kind == 'f' and 'f' or 'e'), x * (1 + 2 ^ -52)
    local function decimals(value) return match(format(long, value), '(%d)%.(%d*)') end
-   local before, behind = decimals(x)
-   if not find(behind, '^50*$', precision + 1) then return x end
-   local _, next_behind = decimals(next)
-   if find(next_behind, '^50', precision + 1) then return next end
-   local kept = (before .. behind):byte(precision + 1) - 48
-   return kept % 2 == 0 and one_more(directive, x) or x  -- an odd one became the next even one
+   local before, fraction = decimals(x)
+   if not find(fraction, '^50*$', precision + 1) then return x end
+   local _, next_fraction = decimals(next)
+   if find(next_fraction, '^50', precision + 1) then return next end
+   local kept = (before .. fraction):byte(precision + 1) - 48
+   return kept % 2 == 0 and incremented(directive, x) or x  -- C has rounded an odd decimal up to the next even one
 end
 function string.format(...)
    local text, n, arguments, at = (...), select('#', ...), {...}, 1
@@ -45,7 +45,7 @@ function string.format(...)
    return result
 end
 
--- the parts of a text between matches of a pattern; empty ones too, but for those at its ends
+-- split a text at the matches of a pattern; empty parts are kept, except at the ends
 function bridge.split(text, pattern)
    local parts, from = {}, 1
    while from <= #text do
@@ -86,7 +86,7 @@ function torch.updatethreadlocals() end
 function torch.updateerrorhandlers() end
 torch.hasLapack = function() return true end
 torch._heaptracking = true
-function torch.test() error('torch.test is the test suite of Torch7 itself: run test/test.lua of a checkout of torch7', 2) end
+function torch.test() error('torch.test runs the test suite of Torch7 itself, which the bridge does not contain: run test/test.lua of a checkout of torch7', 2) end
 local is_terminal = bind(py.isatty)
 function torch.isatty(file)
    if file == nil then error('bad argument #1 (FILE* expected, got nil)', 2) end
@@ -96,7 +96,7 @@ function torch.isatty(file)
    return false
 end
 
--- storages live in Python's memory whatever allocator a script asks for
+-- storages use Python's memory and ignore the allocator
 torch.newmetatable('torch.Allocator', nil, bind(py.new_allocator))
 
 -- packages ------------------------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ if bridge.open then
       if name == 'torch' then return py.prelude end
    end
 
-   -- a checkout keeps test/test.lua where an installed package has test.lua
+   -- test.lua of an installed package is test/test.lua in a checkout
    local function find_in(folder, file)
       local path = folder .. '/' .. file
       return py.exists(path) and path or py.exists(folder .. '/test/' .. file) and folder .. '/test/' .. file or path
@@ -129,26 +129,26 @@ if bridge.open then
 
    function torch.include(name, file) return dofile(find_in(torch.packageLuaPath(name), file)) end
 
-   -- include 'File.lua' reads it from the folder of the file that says so, or that is called `depth` levels above
+   -- include 'File.lua' searches the folder of the calling file, or of the file `depth` levels above it in the call stack
    function include(file, depth)
       local source = bridge.debug.getinfo(2 + (depth or 0), 'S').source
       return dofile(file:sub(1, 1) == '/' and file or find_in(directory(source:match('^@(.*)$') or './'), file))
    end
 end
 
--- the folders given as lua_path come first; they may hold checkouts as well as installed packages. Checkouts whose
--- name differs in its case come after package.path: `require 'RNN'` is ./RNN.lua, beside a checkout of rnn
-if bridge.open then  -- a sandbox has a require of its own, in sandbox.lua
+-- The folders of lua_path, which may contain checkouts and installed packages, are searched first. Checkouts whose name differs in
+-- case are searched after package.path: `require 'RNN'` may mean ./RNN.lua next to a checkout of rnn
+if bridge.open then  -- the require of a sandbox is in sandbox.lua
    local searchers = package.loaders or package.searchers
-   local function search_lua_path(place, any_case)
-      table.insert(searchers, place, function(name)
+   local function search_lua_path(position, any_case)
+      table.insert(searchers, position, function(name)
          local path = py.find_module(name, any_case)
          if not path then return any_case and '' or "\n\tnothing for '" .. name .. "' in lua_path" end
          return assert(loadfile(path))
       end)
    end
    search_lua_path(2, false)
-   search_lua_path(4, true)  -- package.path is the third
+   search_lua_path(4, true)  -- the third searcher is package.path
 end
 
 local loaded = package.loaded

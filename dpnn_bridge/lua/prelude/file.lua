@@ -1,4 +1,4 @@
--- torch.File: objects in files, torch.save, torch.load and their relatives.
+-- torch.File: reading and writing of objects, torch.save, torch.load, torch.serialize and torch.deserialize.
 local bridge, py = ...
 local type, pairs, ipairs, error, tonumber, tostring = type, pairs, ipairs, error, tonumber, tostring
 local string_dump, load_chunk, debug = bridge.dump, bridge.load, bridge.debug
@@ -20,7 +20,7 @@ end
 function File:writeBool(value) self:writeInt(value and 1 or 0) end
 function File:readBool() return self:readInt() == 1 end
 
--- what a file remembers: objects written (by pointer) and read (by index)
+-- state of a file: the objects that were written, by pointer, and read, by index
 local states = setmetatable({}, {__mode = 'k'})
 local function state(file)
    if not states[file] then
@@ -32,12 +32,12 @@ end
 function File:referenced(on) state(self).force = not on; return self end
 function File:isReferenced() return not (states[self] and states[self].force) end
 
--- functions: only code that this very runtime dumped is loaded again, other bytecode stays what it is, bytes
+-- Functions: only bytecode that this Lua state has dumped is loaded. Other bytecode becomes a function that raises an error.
 local dumped = {}
-local foreign = setmetatable({}, {__mode = 'k'})  -- stand-in function -> {bytes, upvalues}
+local bytecode_of = setmetatable({}, {__mode = 'k'})  -- such a function -> {bytes, upvalues}
 
 local function dump(f)
-   if foreign[f] then return foreign[f].bytes end
+   if bytecode_of[f] then return bytecode_of[f].bytes end
    if not string_dump then return nil end
    local ok, bytes = pcall(string_dump, f)
    if not ok then return nil end
@@ -49,9 +49,9 @@ local function restore(bytes)
    if dumped[bytes] then return (load_chunk(bytes)) end
    local f
    f = function()
-      error(string.format('this function came as Lua bytecode from a file (%d bytes), which is never run', #bytes), 2)
+      error(string.format('this function was read from a file as Lua bytecode (%d bytes), which is never run', #bytes), 2)
    end
-   foreign[f] = {bytes = bytes}
+   bytecode_of[f] = {bytes = bytes}
    return f
 end
 
@@ -65,13 +65,13 @@ function File:isWritableObject(object)
    if kind == 'function' and dump(object) then return RECURSIVE_FUNCTION end
 end
 
--- what LuaJIT does without Python: see ffi/reading.lua and ffi/writing.lua
+-- ffi/reading.lua and ffi/writing.lua replace these functions
 bridge.read_string, bridge.write_string, bridge.set_geometry = bind(py.read_string), bind(py.write_string), bind(py.set_geometry)
 bridge.identity = torch.pointer
 local function read_string(file) return bridge.read_string(file) end
 local function write_string(file, text) return bridge.write_string(file, text) end
 
--- 'write', 'read' as the class of an object defines them
+-- the method 'write' or 'read' of an object's class
 local function class_method(object, name)
    local mt = metatables[typename(object)]
    local f = mt and (mt['__' .. name] or mt[name])
@@ -80,7 +80,7 @@ end
 
 local write_function, write_torch
 
--- where in what is written: names of fields and of upvalues, whose own tables do not show
+-- the path of the object being written, for messages: names of fields and upvalues, without the tables of upvalues
 local UPVALUES = {}
 local function path_text(path)
    local parts = {}
@@ -115,7 +115,7 @@ function File:writeObject(object, name, hook)
          s.count = s.count + 1
          if not s.force then
             s.written[pointer] = s.count
-            s.kept[#s.kept + 1] = {original, object}  -- alive, so that no other object gets the pointer
+            s.kept[#s.kept + 1] = {original, object}  -- kept alive, so that no other object gets the same pointer
          end
          self:writeInt(s.count)
          if kind == RECURSIVE_FUNCTION then write_function(self, object, hook)
@@ -138,7 +138,7 @@ end
 
 function write_function(file, f, hook)
    write_string(file, dump(f))
-   if foreign[f] then file:writeObject(foreign[f].upvalues, nil, hook) return end
+   if bytecode_of[f] then file:writeObject(bytecode_of[f].upvalues, nil, hook) return end
    local s, upvalues, i = state(file), {}, 1
    while true do
       local name, value = debug.getupvalue(f, i)
@@ -183,7 +183,7 @@ local function read_function(file, index, kind)
    local f = restore(read_string(file))
    if index and not s.force then s.read[index] = f end
    local upvalues = file:readObject()
-   if foreign[f] then foreign[f].upvalues = upvalues return f end
+   if bytecode_of[f] then bytecode_of[f].upvalues = upvalues return f end
    for i, upvalue in ipairs(upvalues) do
       if kind ~= RECURSIVE_FUNCTION then
          debug.setupvalue(f, i, upvalue)
@@ -200,7 +200,7 @@ local function read_function(file, index, kind)
    return f
 end
 
--- CUDA tensors hold the same records and come as CPU tensors
+-- CUDA tensors have the same format in files and are read as CPU tensors
 local function class_to_create(name)
    local element, kind = name:match('^torch%.Cuda(%a-)(Tensor)$')
    if not kind then element, kind = name:match('^torch%.Cuda(%a-)(Storage)$') end
@@ -212,7 +212,7 @@ local function read_torch(file, index)
    local s = state(file)
    local version, name = read_string(file), nil
    local number = tonumber(version:match('^V (.*)$'))
-   if number then name = read_string(file) else name, number = version, 0 end  -- files from before versions
+   if number then name = read_string(file) else name, number = version, 0 end  -- a file that is older than class versions
    name = class_to_create(name)
    local factory = torch.factory(name)
    if not factory and bridge.find_class(name) then factory = torch.factory(name) end
@@ -285,7 +285,7 @@ local half = metatables['torch.HalfStorage']
 half.write = function(storage, file) file:writeLong(storage:size()); file:writeShort(py.half_bits(handle(storage))) end
 half.read = function(storage, file) storage:resize(file:readLong()); file:readShort(py.half_bits(handle(storage))) end
 
--- whole files ---------------------------------------------------------------------------------------------------
+-- saving and loading --------------------------------------------------------------------------------------------
 local function check_options(mode, referenced, allowed, names)
    if mode ~= nil and not allowed[mode] then error(names .. ' (or nil) expected for mode', 3) end
    if referenced ~= nil and type(referenced) ~= 'boolean' then error('true or false (or nil) expected for referenced', 3) end
@@ -321,21 +321,21 @@ function torch.load(filename, mode, referenced)
 end
 torch.saveobj, torch.loadobj = torch.save, torch.load
 
-local function written(object, mode)
+local function file_with(object, mode)
    local file = torch.MemoryFile()
    file[mode or 'binary'](file)
    file:writeObject(object)
    return file
 end
 function torch.serializeToStorage(object, mode)
-   local file = written(object, mode)
+   local file = file_with(object, mode)
    local storage = file:storage()
    storage:resize(storage:size() - 1)
    file:close()
    return storage
 end
 function torch.serialize(object, mode)
-   local file = written(object, mode)
+   local file = file_with(object, mode)
    file:seek(1)
    local text = file:readString('*a')
    file:close()
@@ -343,7 +343,7 @@ function torch.serialize(object, mode)
 end
 
 function torch.deserializeFromStorage(storage, mode)
-   return torch.deserialize(torch.CharTensor(storage):clone():storage():string(), mode)  -- of a CharTensor too
+   return torch.deserialize(torch.CharTensor(storage):clone():storage():string(), mode)  -- also accepts a CharTensor
 end
 function torch.deserialize(text, mode)
    local file = torch.MemoryFile(torch.CharStorage():string(text .. '\0'), 'r')

@@ -1,4 +1,4 @@
--- Methods of tensors that are written in Lua, their data as C sees them, and the default type.
+-- Methods of tensors that are written in Lua, C pointers to their data, and the default tensor type.
 local bridge, py = ...
 local type, error, pairs, ipairs, tonumber, unpack = type, error, pairs, ipairs, tonumber, unpack
 local handles, metatables, typename = bridge.handles, bridge.metatables, bridge.typename
@@ -6,17 +6,17 @@ local ELEMENT_TYPES = bridge.element_types
 
 local Tensor = {}
 local function check_tensor(value, n, tname)
-   local found = typename(value)
-   if not found or not found:find('Tensor$') or (tname and found ~= tname) then
-      error(string.format('bad argument #%d (%s expected, got %s)', n, tname or 'tensor', found or type(value)), 3)
+   local actual = typename(value)
+   if not actual or not actual:find('Tensor$') or (tname and actual ~= tname) then
+      error(string.format('bad argument #%d (%s expected, got %s)', n, tname or 'tensor', actual or type(value)), 3)
    end
 end
 
-local function called(f, first, ...)
+local function call_or_fail(f, first, ...)
    if first == nil then error('the storage has become smaller than the tensor', 0) end
    return f(first, ...)
 end
--- call f with the elements of one or more tensors; what it returns replaces those of the first, at once
+-- call f with the elements of one or more tensors; each result replaces the element of the first tensor immediately
 local function visit(tensors, f)
    local visited, strict, count = {}, false, tensors[1]:nElement()  -- strict: see ffi/apply.lua
    for i, t in ipairs(tensors) do
@@ -27,7 +27,7 @@ local function visit(tensors, f)
    if count > 0 and type(f) ~= 'function' then error('bad argument (function expected, got ' .. type(f) .. ')', 3) end
    local step, value = py.visitor(unpack(visited)), nil
    for _ = 1, count do
-      value = called(f, step(value))
+      value = call_or_fail(f, step(value))
       if value == false and not strict then value = nil end
       if value ~= nil then
          if strict then value = tonumber(value) elseif value == true then value = 1 end
@@ -71,14 +71,14 @@ function Tensor.chunk(result, tensor, count, dim)
    return Tensor.split(result, tensor, math.ceil(tensor:size(dim) / count), dim)
 end
 
--- C views of the data -------------------------------------------------------------------------------------------
+-- C pointers to the data ----------------------------------------------------------------------------------------
 local ffi = bridge.ffi
 local c_types = {
    Byte = 'unsigned char', Char = 'char', Short = 'short', Int = 'int', Long = 'long', Half = 'unsigned short',
    Float = 'float', Double = 'double',
 }
 if ffi then
-   local keep = setmetatable({}, {__mode = 'k'})  -- cdata -> what it points to
+   local kept_alive = setmetatable({}, {__mode = 'k'})  -- cdata -> tensor or storage that it points to
    local pointer = {}
    for ty, name in pairs(c_types) do pointer['torch.' .. ty .. 'Tensor'] = ffi.typeof(name .. '*') end
 
@@ -86,11 +86,11 @@ if ffi then
       local S = bridge.native.states[self]
       local block = S and S.block
       if block then block.pinned = true end
-      -- memory of Lua's own moves when Python first gets it
+      -- memory that Lua allocated moves when Python first needs it, so then Python returns the address
       local address = block and block.handle and block.data + S.offset or py.address(handles[self])
       if not address then return nil end
       local data = ffi.cast(pointer[typename(self)], address)
-      keep[data] = self
+      kept_alive[data] = self
       return data
    end
 
@@ -99,7 +99,7 @@ if ffi then
       local mt = metatables['torch.' .. ty .. 'Storage']
       function mt.data(self)
          local data = ffi.cast(c_pointer, py.address(handles[self]) or 0)
-         keep[data] = self
+         kept_alive[data] = self
          return data
       end
       function mt.cdata(self) return self end
@@ -141,7 +141,7 @@ for _, ty in ipairs(ELEMENT_TYPES) do
    metatables['torch.' .. ty .. 'Storage'].__tostring__ = function(self) return py.print_storage(handles[self]) end
 end
 
--- the few things that Torch7 lets half precision compute, by way of the default type
+-- the few computations that Torch7 supports in half precision: they convert to the default type
 local Half = metatables['torch.HalfTensor']
 function Half.mean(self, dim) return self:real():mean(dim):half() end
 function Half.abs(self) return self:real():abs():half() end
@@ -177,7 +177,7 @@ function torch.setdefaulttensortype(tname)
    if type(tname) ~= 'string' then error('string expected', 2) end
    local constructor = torch.getconstructortable(tname)
    if not constructor then error(string.format('<%s> is not a string describing a torch object', tname), 2) end
-   torch.Tensor = constructor  -- also where the next line raises, as in Torch7
+   torch.Tensor = constructor  -- as in Torch7, also if the next line raises an error
    torch.Storage = torch.getconstructortable(torch.typename(constructor(1):storage()))
 end
 function torch.getdefaulttensortype()

@@ -1,9 +1,9 @@
--- What LuaModule and LuaCriterion need of a Lua module.
+-- Functions of the bridge that LuaModule and LuaCriterion call.
 local bridge, py = ...
 bridge.torch = torch
 
--- an object that is no text, in words: what it says of itself, or what it holds
-local function in_words(object)
+-- describe an error object that is not a string: the result of its __tostring, or its fields
+local function description(object)
    local ok, text = pcall(tostring, object)
    local own = type(object) == 'table' and bridge.getmetatable(object) or type(object) == 'userdata'
    if ok and type(text) == 'string' and (own == true or own and own.__tostring) then return text end
@@ -22,17 +22,17 @@ local function in_words(object)
    return 'the error object is ' .. (object == nil and 'nil' or 'a ' .. type(object) .. ': ' .. text)
 end
 
--- the message of an error, whatever its object, with the stack where a script may see it
+-- the message of an error object of any type, with a traceback unless in a sandbox
 local traceback = not py.sandbox and bridge.debug.traceback
-local function said(object)
-   local plain = type(object) == 'string' or type(object) == 'number'
+local function error_message(object)
+   local is_text = type(object) == 'string' or type(object) == 'number'
    local ok, text = true, object
-   if not plain then ok, text = pcall(in_words, object) end
-   if not ok then text = 'the error object is a ' .. type(object) .. ', which does not say what it holds' end
+   if not is_text then ok, text = pcall(description, object) end
+   if not ok then text = 'the error object is a ' .. type(object) .. ', which cannot be converted to text' end
    return traceback and traceback(text, 2) or text
 end
 
--- f(...) as deep in the stack as in a script that th runs: nngraph looks at level 6 of it, whatever is there
+-- call f(...) at the same depth of the stack as a script in th, because nngraph reads stack level 6
 function bridge.run(f, ...)
    local n, arguments = select('#', ...), {...}
    local function same(...) return ... end
@@ -40,12 +40,12 @@ function bridge.run(f, ...)
       if not ok then error((...), 0) end
       return ...
    end
-   local function dofile() return same(same(f)(unpack(arguments, 1, n))) end -- called by no name, so that a traceback has none
-   return results(xpcall(dofile, said))
+   local function dofile() return same(same(f)(unpack(arguments, 1, n))) end  -- without a name in tracebacks
+   return results(xpcall(dofile, error_message))
 end
 
--- pairs in an order that is the same in every process
-local function in_order(object)
+-- pairs in an order that does not depend on the process
+local function sorted_pairs(object)
    local keys, i = {}, 0
    for key in pairs(object) do keys[#keys + 1] = key end
    table.sort(keys, function(a, b) return tostring(a) < tostring(b) end)
@@ -55,18 +55,18 @@ local function in_order(object)
    end
 end
 
--- visit(child, path) for the modules that a module holds: those of its list, then those of its fields
+-- call visit(child, path) for each child of a module: first those in its list `modules`, then those in its fields
 local function each_child(object, path, visit)
    if type(object.modules) == 'table' then
       for i, child in ipairs(object.modules) do visit(child, path .. 'modules.' .. i .. '.') end
    end
-   for key, value in in_order(object) do
+   for key, value in sorted_pairs(object) do
       if type(value) == 'table' and torch.isTypeOf(value, 'nn.Module') then visit(value, path .. tostring(key) .. '.') end
    end
 end
 
--- one string for all tensors on the same elements
-local function place(tensor)
+-- a string that is equal for tensors with the same elements in memory
+local function location(tensor)
    local storage = tensor:storage()
    if not storage then return torch.pointer(tensor) end
    local numbers = {torch.pointer(storage), tensor:storageOffset()}
@@ -74,27 +74,27 @@ local function place(tensor)
    return table.concat(numbers, ' ')
 end
 
--- module:parameters(), with each parameter once: a module may be in a container twice, or share memory with another.
--- The third result has the list of a parameter's gradients, which may share memory or not.
+-- module:parameters() with each parameter once, because a module may be in a container twice or share memory with another. The second
+-- result is the list of each parameter's gradients, of which there are several if they do not share memory.
 local function parameters(module)
    local weights, gradients = module:parameters()
-   local own, groups, index, places = {}, {}, {}, {}
+   local unique, groups, index, seen = {}, {}, {}, {}
    for i, weight in ipairs(weights or {}) do
-      local at = place(weight)
+      local at = location(weight)
       if not index[at] then
-         index[at] = #own + 1
-         own[#own + 1], groups[#groups + 1], places[#places + 1] = weight, {}, {}
+         index[at] = #unique + 1
+         unique[#unique + 1], groups[#groups + 1], seen[#seen + 1] = weight, {}, {}
       end
-      local group, known, gradient = groups[index[at]], places[index[at]], gradients and gradients[i]
-      local where = gradient and place(gradient)
+      local group, known, gradient = groups[index[at]], seen[index[at]], gradients and gradients[i]
+      local where = gradient and location(gradient)
       if gradient and not known[where] then
          group[#group + 1], known[where] = gradient, true
       end
    end
-   return own, groups
+   return unique, groups
 end
 
--- the tensors of module:parameters() with names: the path of the field that holds each, the first where several do
+-- names, tensors and gradients of module:parameters(); a name is the path of the first field that contains the tensor
 function bridge.parameters(module)
    local weights, groups = parameters(module)
    local names, gradients, found, seen = {}, {}, {}, {}
@@ -102,7 +102,7 @@ function bridge.parameters(module)
    local function search(object, path)
       if seen[object] then return end
       seen[object] = true
-      for key, value in in_order(object) do
+      for key, value in sorted_pairs(object) do
          if torch.isTensor(value) then
             local pointer = torch.pointer(value)
             if not found[pointer] then found[pointer] = path .. tostring(key) end
@@ -115,17 +115,17 @@ function bridge.parameters(module)
    return names, weights, gradients
 end
 
--- other tensors that make up the state of a module: running means and the like, at any depth; no second names of parameters
+-- {name, tensor} of the other tensors of a module's state at any depth, such as running means, without parameters
 local scratch = {output = true, gradInput = true, gradWeight = true, gradBias = true}
 function bridge.buffers(module)
    local known, result, seen = {}, {}, {}
-   for _, weight in ipairs((parameters(module))) do known[place(weight)] = true end
+   for _, weight in ipairs((parameters(module))) do known[location(weight)] = true end
    local function search(object, path)
       if seen[object] then return end
       seen[object] = true
-      for key, value in in_order(object) do
+      for key, value in sorted_pairs(object) do
          local name = path .. tostring(key)
-         if torch.isTensor(value) and value:nElement() > 0 and type(key) == 'string' and not known[place(value)]
+         if torch.isTensor(value) and value:nElement() > 0 and type(key) == 'string' and not known[location(value)]
             and not scratch[key] and not key:find('^_') and not key:find('^grad') then
             result[#result + 1] = {name, value}
          end
@@ -136,7 +136,7 @@ function bridge.buffers(module)
    return result
 end
 
--- one backward: the gradient of the input, and those of the parameters for this backward alone
+-- run a backward pass: returns the gradient of the input, and the gradients of the parameters of this backward pass alone
 function bridge.backward(module, input, gradOutput)
    local weights, groups = parameters(module)
    for _, group in ipairs(groups) do
@@ -155,7 +155,7 @@ function bridge.backward(module, input, gradOutput)
    end
    local gradients = {}
    for i, group in ipairs(groups) do
-      gradients[i] = group[1] or weights[i].new()  -- without elements: there is none
+      gradients[i] = group[1] or weights[i].new()  -- empty: there is no gradient
       for j = 2, #group do gradients[i] = torch.add(gradients[i], group[j]) end
    end
    return gradInput, gradients

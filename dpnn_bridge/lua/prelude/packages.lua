@@ -1,10 +1,10 @@
--- Packages that come with the bridge, each in a file of its own that runs when it is required: stand-ins for what
--- `lua_path` and package.path do not have, and for C libraries, which cannot be loaded here.
+-- Packages of the bridge, each in a file that runs when it is required. They are used for packages that are not found in lua_path and
+-- package.path, and instead of C libraries, which the bridge cannot load.
 local bridge, py = ...
 local packages = {}
 bridge.packages = packages
 
--- a Lua function for one of Python that answers plain values; its errors become text
+-- a Lua function for a Python function that returns plain values; errors become text
 local function results(ok, ...)
    if ok then return ... end
    error(tostring((...)), 3)
@@ -23,10 +23,10 @@ function packages.nn()
    return nn
 end
 
--- the metatable of a class that nn's base or the registry has; both are there once nn is loaded
+-- the metatable of a class of nn's base or of a class with a mapping; both are defined when nn is loaded
 function bridge.find_class(tname)
    if not bridge.metatables[tname] then
-      if py.registered(tname) then pcall(require, 'nn') end  -- which a user's file may leave to the script that runs it
+      if py.registered(tname) then pcall(require, 'nn') end  -- the user's file may not require nn itself
       if bridge.define_converted then bridge.define_converted(tname) end
    end
    return bridge.metatables[tname]
@@ -50,7 +50,7 @@ if bridge.open then
    for _, name in ipairs {'threads.sharedserialize', 'threads.serialize'} do package.preload[name] = function() return {} end end
    package.preload['threads.threads'] = function() return require('threads').Threads end
    package.preload['threads.safe'] = function() return require('threads').safe end
-   function packages.dok()  -- documentation in strings; csvigo's arguments
+   function packages.dok()  -- named arguments, used by csvigo
       local xlua = require 'xlua'
       dok = {unpack = xlua.unpack, usage = xlua.usage, error = xlua.error}
       return dok
@@ -71,7 +71,7 @@ searchers[#searchers + 1] = function(name)
 end
 
 if bridge.open then
-   require 'paths'  -- as torch and th do
+   require 'paths'  -- as in torch and th
    require 'sys'
 else
    paths, sys = {}, {clock = torch.tic, COLORS = {}}

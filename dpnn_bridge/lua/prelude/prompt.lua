@@ -1,4 +1,4 @@
--- The prompt of dpnn-lua: what a line means, and which names may follow. Values are shown as th shows them.
+-- The prompt of dpnn-lua: compiles input lines and completes names. Values are printed as in th.
 local show = ...
 _RESULTS = {}
 local keywords = {}
@@ -8,22 +8,22 @@ end
 
 local function keep(...) _RESULT = {n = select('#', ...), ...} end
 
--- Ctrl-C is noticed where Lua calls Python: what is typed does so after so many instructions, and is not compiled, since
--- compiled loops do not count them
+-- Python handles Ctrl-C when Lua calls Python. Input therefore calls Python after each INSTRUCTIONS instructions, and is not compiled by
+-- the JIT, because compiled loops do not count instructions.
 local INSTRUCTIONS = 100000
 local call_python = torch.tic
-local sethook, interpret = debug and debug.sethook, jit and jit.off or function() end
+local sethook, disable_jit = debug and debug.sethook, jit and jit.off or function() end
 local function make_interruptible(f)
    if not sethook then return end
-   interpret(f, true)
+   disable_jit(f, true)
    sethook(function() call_python() end, '', INSTRUCTIONS)
 end
 
--- what to run for a text, or nil and whether more lines may complete it, and the message
+-- the function for an input text; or nil, whether the input is incomplete, and the error message
 local function compile(text)
    local command = text:match('^%s*%$(.*)')
    if command then return function() os.execute(command) end end
-   text = text:gsub('^%s*=', '')  -- as Lua's own prompt takes it
+   text = text:gsub('^%s*=', '')  -- as in Lua's own prompt
    local expression = not text:find(';%s*$') and not text:find('^%s*print') and loadstring('return ' .. text)
    local f, message = loadstring(expression and 'local keep = ... keep(' .. text .. '\n)' or text, '=stdin')
    if f then
@@ -39,31 +39,31 @@ local function compile(text)
    return nil, message:find("'<eof>'", 1, true) ~= nil, message
 end
 
--- names that may follow what stands before the cursor, such as torch.ran or net:for
+-- completions of the word before the cursor, such as torch.ran or net:for
 local function complete(word)
    local path, last = word:match('^(.-)([%w_]*)$')
-   local at, calls = _G, path:sub(-1) == ':'
+   local at = _G
    for name in path:gmatch('[%w_]+') do
       local ok, value = pcall(function() return at[name] end)
       if not ok or value == nil then return {} end
       at = value
    end
-   local found, names = {}, {}
-   local function take(holder)
-      for key in pairs(holder) do
-         if type(key) == 'string' and key:match('^[%a_][%w_]*$') and key:sub(1, #last) == last and not found[key]
+   local seen, names = {}, {}
+   local function add_names(container)
+      for key in pairs(container) do
+         if type(key) == 'string' and key:match('^[%a_][%w_]*$') and key:sub(1, #last) == last and not seen[key]
             and (last:sub(1, 1) == '_' or key:sub(1, 1) ~= '_') then
-            found[key] = true
+            seen[key] = true
             names[#names + 1] = key
          end
       end
    end
-   if type(at) == 'table' then take(at) end
+   if type(at) == 'table' then add_names(at) end
    local mt = torch.getmetatable(torch.typename(at) or '') or (type(at) == 'string' and {__index = string}) or nil
    local depth = 0
    while type(mt) == 'table' and depth < 20 do
-      take(mt)
-      if type(mt.__index) == 'table' then take(mt.__index) end
+      add_names(mt)
+      if type(mt.__index) == 'table' then add_names(mt.__index) end
       mt, depth = getmetatable(mt), depth + 1
    end
    if path == '' then

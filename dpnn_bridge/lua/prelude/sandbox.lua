@@ -1,14 +1,14 @@
--- Runs last: takes Python's table from Lua, and in a sandbox everything that reaches outside.
+-- Runs last: removes Python's table from Lua, and in a sandbox all functions that access anything outside.
 local bridge, py = ...
 
 python = nil
 package.loaded.python = nil
 if not py.sandbox then return end
 
-local type, select, error, assert, tostring, rawget = type, select, error, assert, tostring, rawget
+local type, select, error, assert, tostring = type, select, error, assert, tostring
 local handle, typename = bridge.handle, bridge.typename
 
--- an exception of Python becomes its text: Lua never holds an object of Python that is not wrapped
+-- convert an exception of Python to text, because Lua must not get objects of Python that are not wrapped
 local function text_of(e)
    if type(e) == 'userdata' and handle(e) == nil and typename(e) == nil then return tostring(e) end
    return e
@@ -23,15 +23,15 @@ function xpcall(f, handler)
    return clean(with_handler(f, type(handler) == 'function' and function(e) return handler(text_of(e)) end or handler))
 end
 
--- instruction limit: a hook that raises, again in every coroutine
+-- instruction limit: a hook that raises an error, set in every coroutine
 local sethook = bridge.debug.sethook
-local function stop() error('the instruction limit of the sandbox is used up', 2) end
+local function stop() error('the sandbox has reached its limit of instructions (max_instructions)', 2) end
 local STEP = 1000
 local left
 local function count()
    left = left - STEP
    if left <= 0 then
-      sethook(stop, '', 1)  -- from here every instruction raises, so that pcall cannot go on for long
+      sethook(stop, '', 1)  -- from now on every instruction raises an error, so that code in pcall cannot continue
       stop()
    end
 end
@@ -39,7 +39,7 @@ function bridge.start_counting(n)
    left = n
    sethook(count, '', STEP)
 end
-bridge.stop_counting = sethook  -- the C function: a Lua one would be stopped by the hook itself
+bridge.stop_counting = sethook  -- a C function, because the hook would stop a Lua function
 local create, resume = coroutine.create, coroutine.resume
 function coroutine.create(f)
    local thread = create(f)
@@ -59,7 +59,7 @@ function coroutine.wrap(f)
    end
 end
 
--- require finds what is loaded already and what the program outside gives: files of its lua_path
+-- require finds loaded modules, files of lua_path, which the parent process reads, and packages of the bridge
 local loaded, preload = package.loaded, package.preload
 local source, load_text = py.module_source, loadstring
 function require(name)
@@ -70,7 +70,7 @@ function require(name)
       local path, text = source(name)
       if path then loader = assert(load_text(text, '@' .. path)) else loader = bridge.packages[name] end
    end
-   if not loader then error("module '" .. name .. "' not found: the sandbox has what lua_path names", 2) end
+   if not loader then error("module '" .. name .. "' not found: a sandbox can only load files in lua_path", 2) end
    loaded[name] = true  -- for files that require each other
    local ok, value = clean(protected(loader, name))
    if not ok then
@@ -81,7 +81,7 @@ function require(name)
    return loaded[name]
 end
 
-local write, unpack = py.write, unpack
+local write = py.write
 local function put(...)
    for i = 1, select('#', ...) do write(tostring((select(i, ...)))) end
 end
@@ -105,10 +105,10 @@ for name in pairs(loaded) do
       loaded[name] = nil
    end
 end
-function torch.save() error('the sandbox has no files', 2) end
+function torch.save() error('a sandbox cannot read or write files', 2) end
 torch.load, torch.saveobj, torch.loadobj = torch.save, torch.save, torch.save
 
--- metatables of Python's objects would give away what frees them; those of classes and tables are a script's own
+-- the metatables of Python's objects contain functions of lupa; those of classes and tables belong to the script
 local getmt = getmetatable
 function getmetatable(object)
    if type(object) == 'userdata' and typename(object) == nil then return nil end

@@ -1,42 +1,42 @@
--- Runs first: what the rest of the prelude needs from Lua itself is put aside, then a sandbox loses the rest.
+-- Runs first: saves functions of Lua that the prelude needs, because a sandbox removes them later.
 local bridge, py = ...
 
-local setmetatable_of_any = debug.setmetatable
+local set_any_metatable = debug.setmetatable
 bridge.getmetatable = debug.getmetatable
 function bridge.setmetatable(object, mt)
-   setmetatable_of_any(object, mt)
+   set_any_metatable(object, mt)
    return object
 end
-bridge.hold = debug.setfenv  -- hold(userdata, table) keeps the table as long as the userdata
+bridge.hold = debug.setfenv  -- hold(userdata, table) keeps the table alive as long as the userdata
 bridge.debug = debug
-bridge.dump = not py.sandbox and string.dump or nil  -- in a sandbox no function is written: its upvalues are not the script's
+bridge.dump = not py.sandbox and string.dump or nil  -- a sandbox cannot write functions, because that would expose upvalues of the bridge
 local collect = collectgarbage
 function bridge.collect()
    collect()
-   collect()  -- the first run finalizes, the second frees
+   collect()  -- the first run calls finalizers, the second frees memory
    return collect('count')  -- kilobytes that Lua itself uses
 end
-function bridge.locked(f) f() end  -- other threads of Python do not run Lua until it returns
+function bridge.locked(f) f() end  -- no other Python thread runs Lua until f returns
 bridge.sethook = debug.sethook
 bridge.open = not py.sandbox and io.open or nil
 
 local ok, ffi = pcall(require, 'ffi')
 bridge.ffi = ok and not py.sandbox and ffi or nil
-if bridge.ffi then jit.opt.start('maxtrace=8000', 'maxmcode=65536') end  -- beyond its limits LuaJIT forgets all traces
+if bridge.ffi then jit.opt.start('maxtrace=8000', 'maxmcode=65536') end  -- at its limits LuaJIT discards all compiled traces
 function bridge.refresh() end  -- replaced by ffi/state.lua
 if not ok then
-   -- enough for Lua files that only look at the generator through ffi, as nn.RReLU does
+   -- enough for Lua files that use ffi only for the generator, such as nn.RReLU
    package.preload.ffi = function()
-      local function refuse() error('ffi needs LuaJIT, this is ' .. _VERSION, 2) end
+      local function unsupported() error('ffi needs LuaJIT, this is ' .. _VERSION, 2) end
       return {
-         cdef = function() end, load = refuse, cast = refuse, new = refuse,
+         cdef = function() end, load = unsupported, cast = unsupported, new = unsupported,
          typeof = function() return function(object) return {[0] = object} end end,
       }
    end
 end
 
--- When Python calls Lua, lupa clears the arguments of what the main thread calls just then: if that is coroutine.resume, the
--- coroutine loses its place on the stack. So the main thread resumes by way of a coroutine of its own, which has none.
+-- When a coroutine calls Python and Python calls Lua, lupa clears the stack of the function that the main thread is calling. For
+-- coroutine.resume, that would break the coroutine. Therefore the main thread calls coroutine.resume from another coroutine.
 local resume, running, wrap, yield = coroutine.resume, coroutine.running, coroutine.wrap, coroutine.yield
 local function carry(...) return carry(yield(resume(...))) end
 local idle
@@ -52,7 +52,7 @@ function coroutine.resume(thread, ...)
    return ended(carrier, carrier(thread, ...))
 end
 
--- a number for each table, function, thread
+-- a unique number for each table, function and thread
 local addresses, count = setmetatable({}, {__mode = 'k'}), 0
 function bridge.address(object)
    if type(object) == 'string' then return #object > 0 and tonumber('1' .. object:byte(1)) or 1 end
@@ -63,7 +63,7 @@ function bridge.address(object)
    return addresses[object]
 end
 
--- compiled code is not checked by Lua and can do anything: refuse it everywhere
+-- Lua does not verify bytecode, which can therefore do anything: never load it
 local BYTECODE = 27
 local type, byte, concat, error = type, string.byte, table.concat, error  -- a script may replace the global ones
 local load_text = loadstring or load

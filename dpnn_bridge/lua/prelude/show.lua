@@ -1,4 +1,4 @@
--- Values as th shows them: show(depth, ...) prints tables with their fields down to a depth, tensors in them by their sizes.
+-- Print values as th does: show(depth, ...) prints tables with their fields down to a depth, and the sizes of tensors in tables.
 local function write(...)
    local _, reason = io.write(...)
    if reason and reason ~= 'Broken pipe' then error('cannot print: ' .. reason, 0) end
@@ -17,8 +17,8 @@ local function brief(value)
    return tostring(value)
 end
 
--- numbers first, then by name; th's order is any
-local function ordered(values)
+-- numbers first, then by name; the order in th is undefined
+local function sorted_keys(values)
    local keys = {}
    for key in pairs(values) do keys[#keys + 1] = key end
    table.sort(keys, function(a, b)
@@ -34,7 +34,7 @@ local function print_table(values, level, depth)
    local indent = string.rep(' ', 4 * level)
    if next(values) == nil then return write(indent, '{}\n') end
    write(indent, '{\n')
-   for _, key in ipairs(ordered(values)) do
+   for _, key in ipairs(sorted_keys(values)) do
       local value = values[key]
       local line = indent .. '  ' .. tostring(key) .. ' : '
       if type(value) ~= 'table' then
@@ -49,7 +49,7 @@ local function print_table(values, level, depth)
    write(indent, '}\n')
 end
 
-local function is_plain(value)
+local function is_plain_table(value)
    local mt = type(value) == 'table' and getmetatable(value)
    return type(value) == 'table' and not (type(mt) == 'table' and mt.__tostring)
 end
@@ -58,7 +58,7 @@ local function show(depth, ...)
    local n = select('#', ...)
    for i = 1, n do
       local value = select(i, ...)
-      if is_plain(value) then print_table(value, 0, depth)
+      if is_plain_table(value) then print_table(value, 0, depth)
       elseif type(value) == 'userdata' or type(value) == 'cdata' or type(value) == 'table' then write(tostring(value), '\n')
       else write(tostring(value), '\t', i == n and '\n' or '') end
    end

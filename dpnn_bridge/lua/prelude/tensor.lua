@@ -1,9 +1,9 @@
--- Tensors and storages: userdata whose data live in Python, and the binding of Python code to Lua functions.
+-- Tensors and storages, userdata whose data belong to Python, and the conversion of Python functions to Lua functions.
 local bridge, py = ...
 local rawsetmt = bridge.setmetatable
 local type, select, error, tonumber, pairs, ipairs, unpack = type, select, error, tonumber, pairs, ipairs, unpack
 local newproxy, rawget, rawequal = newproxy, rawget, rawequal
-local metatables, typename = bridge.metatables, bridge.typename
+local metatables = bridge.metatables
 
 -- userdata (or cdata) -> Python object
 local handles = setmetatable({}, {__mode = 'k'})
@@ -40,13 +40,13 @@ bridge.argument = argument
 bridge.handle = function(value) return handles[value] end
 bridge.attach = function(value, handle) handles[value] = handle end
 
--- several objects: pairs of object and class name, or of nothing and the number of the argument that it is
+-- several results: pairs of an object and its class name, or of nil and the position of an argument
 local function several(args, v, t, ...)
    if t == nil then return end
    return type(t) == 'string' and wrap(v, t) or args[t], several(args, ...)
 end
 
--- What Python answers: 0 a plain value | k the k-th argument | -1 an error | -2 an object | -3 nothing | -4 several
+-- Codes of results from Python: 0 a plain value | k the k-th argument | -1 an error | -2 an object | -3 no result | -4 several results
 local function finish(level, args, code, v, t, ...)
    if code == 0 then return v
    elseif code == -2 then return wrap(v, t)
@@ -57,21 +57,21 @@ local function finish(level, args, code, v, t, ...)
    return args[code]
 end
 
--- counts what Python has moved; with LuaJIT, Lua keeps the geometry of tensors too and must hear of it (ffi/state.lua)
+-- number of changes that Python made to geometries, which Lua caches with LuaJIT (ffi/state.lua)
 local changes = bridge.ffi and bridge.ffi.cast('double *', py.changes) or {[0] = 0}
 
-local function heard(before, args, ...)
+local function refresh_if_changed(before, args, ...)
    if changes[0] ~= before then bridge.refresh(unpack(args, 1, args.n)) end
    return ...
 end
 
-local function many(f, ...)
+local function bind_many(f, ...)
    local args, converted = {n = select('#', ...), ...}, {}
    for i = 1, args.n do converted[i] = argument(args[i]) end
-   return finish(4, args, heard(changes[0], args, f(unpack(converted, 1, args.n))))
+   return finish(4, args, refresh_if_changed(changes[0], args, f(unpack(converted, 1, args.n))))
 end
 
--- a Lua function that runs a Python one; an error is its caller's, so what stands in front of it calls it last (return f(...))
+-- A Lua function that calls a Python function. Errors are reported at its caller, so wrappers must use a tail call (return f(...)).
 local function bind(f)
    return function(...)
       local n = select('#', ...)
@@ -94,7 +94,7 @@ local function bind(f)
          before = changes[0]
          code, v, t, w, u, x, y = f(p, q, r, s)
       else
-         return many(f, ...)
+         return bind_many(f, ...)
       end
       if changes[0] ~= before then bridge.refresh(a, b, c, d) end
       if code == 1 then return a
@@ -119,7 +119,7 @@ end
 function bridge.pointer(object)
    local handle = handles[object]
    if handle ~= nil then return py.pointer(handle) end
-   if type(object) == 'cdata' then  -- a C pointer stands for itself
+   if type(object) == 'cdata' then  -- the value of a C pointer
       return tonumber(bridge.ffi.cast('intptr_t', bridge.ffi.cast('void*', object)))
    end
    return bridge.address(object)
@@ -152,7 +152,7 @@ local function flatten(value)
 end
 
 local function spec(index)
-   -- entries of t[{...}] as flat numbers: 1, position | 2, first, last
+   -- encode the entries of t[{...}] as flat numbers: 1, position | 2, first, last
    local out, n = {}, 0
    for i = 1, #index do
       local entry = index[i]
@@ -217,9 +217,9 @@ local function define_tensor(ty)
          if code == -1 then error(message, 3) end
          return true
       elseif handles[key] ~= nil then
-         local code, answer = put_object(handles[self], handles[key], value)
-         if code == -1 then error(answer, 3) end
-         return answer
+         local code, result = put_object(handles[self], handles[key], value)
+         if code == -1 then error(result, 3) end
+         return result
       end
       return false
    end
@@ -260,25 +260,25 @@ for _, ty in ipairs(ELEMENT_TYPES) do
    define_tensor(ty)
 end
 
--- The default type is that of the class whose constructor torch.Tensor is at the moment: scripts assign that too.
+-- The default type is the class whose constructor is torch.Tensor, which scripts may also assign.
 local constructor, class, default_type
-local function look_up()
+local function update_default_type()
    constructor = torch.Tensor
    local mt = type(constructor) == 'table' and bridge.getmetatable(constructor)
    class = mt and bridge.names[rawget(mt, '__index')] or nil
    default_type = class and class:match '^torch%.(%a+)Tensor$'
    py.set_default_type(default_type)
 end
--- the element type, such as 'Float', and the class; nothing where torch.Tensor is no constructor
+-- the element type, such as 'Float', and the class; nil if torch.Tensor is not a constructor of tensors
 function bridge.default_type()
-   if not rawequal(torch.Tensor, constructor) then look_up() end
+   if not rawequal(torch.Tensor, constructor) then update_default_type() end
    return default_type, class
 end
-local current = bridge.default_type
+local refresh_default_type = bridge.default_type
 for name, f in pairs(py.functions()) do
    local call = bind(f)
    torch[name] = function(...)
-      current()
+      refresh_default_type()
       return call(...)
    end
 end

@@ -1,4 +1,4 @@
--- torch.Tester and torch.TestSuite.
+-- torch.Tester and torch.TestSuite, the unit-test framework of Torch7.
 local Tester = torch.class('torch.Tester')
 
 function Tester:__init()
@@ -100,14 +100,14 @@ local function areStoragesEq(a, b, tolerance, negate)
    return sameContent(tensor(a), tensor(b), tolerance, negate, 'Storage')
 end
 
--- level by level, so that the message names the shallowest difference
+-- breadth first, so that the message reports the shallowest difference
 local function areTablesEq(a, b, tolerance, negate)
    local queue, head = {{a, b, ''}}, 1
    while queue[head] do
-      local first, second, place = unpack(queue[head])
+      local first, second, prefix = unpack(queue[head])
       head = head + 1
       for key, value in pairs(first) do
-         local at, other = place .. tostring(key), second[key]
+         local at, other = prefix .. tostring(key), second[key]
          if other == nil then return negate, string.format('Entry %s missing in second table (is %s in first)', at, tostring(value)) end
          if type(value) == 'table' and type(other) == 'table' then
             queue[#queue + 1] = {value, other, at .. '.'}
@@ -118,7 +118,7 @@ local function areTablesEq(a, b, tolerance, negate)
       end
       for key, value in pairs(second) do
          if first[key] == nil then
-            return negate, string.format('Entry %s missing in first table (is %s in second)', place .. tostring(key), tostring(value))
+            return negate, string.format('Entry %s missing in first table (is %s in second)', prefix .. tostring(key), tostring(value))
          end
       end
    end
@@ -369,7 +369,7 @@ function Tester:_report(tests)
    end
 end
 
--- TestSuite: a table of tests that refuses to overwrite one ----------------------------------------------------
+-- TestSuite: a table of tests in which a name cannot be reused ---------------------------------------------------
 function torch.TestSuite()
    local tests = {}
    return setmetatable({__tests = tests, __isTestSuite = true}, {

@@ -1,4 +1,4 @@
--- nn.THNN: what nn's Lua files call instead of a C library.
+-- nn.THNN: the kernels that nn's Lua files call, which are a C library in Torch7.
 local bridge, py = ...
 
 package.preload['nn.THNN'] = function()
@@ -23,5 +23,5 @@ package.preload['nn.THNN'] = function()
    return THNN
 end
 
--- layers that ask for the generator's C struct get an opaque pointer, and the kernels the generator itself
+-- layers that need the generator's C struct get an opaque pointer; the kernels use the generator itself
 if bridge.ffi then pcall(bridge.ffi.cdef, 'typedef struct THGenerator THGenerator;') end

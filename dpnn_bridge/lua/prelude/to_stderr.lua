@@ -1,4 +1,4 @@
--- Redirects what Lua prints, because the stdout of a command is its result.
+-- Redirects the output of Lua to stderr, because commands write their results to stdout.
 io.output(io.stderr)
 function print(...)
    local words = {...}

@@ -1,4 +1,4 @@
-"""Implement the kernels behind nn's Lua files with PyTorch, one file per family. Importing registers all files."""
+"""Implement THNN's kernels, which nn's Lua files call, with PyTorch. Importing this package registers all of them."""
 
 import importlib
 import pkgutil

@@ -1,4 +1,4 @@
-"""Transfer functions. Gradients use THNN's formulas, many of them in terms of the saved output."""
+"""Kernels of activation functions. Gradients use THNN's formulas, many of them in terms of the saved output."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from dpnn_bridge.lua.thnn.registry import check_count, check_shape, kernel, like
 from dpnn_bridge.torch7.random import Generator
 
 Function = Callable[..., torch.Tensor]
-#: layers whose gradOutput must have the shape; the others look at the number of elements only
+#: layers that check the shape of gradOutput; others check only its number of elements
 _SHAPED = ("Sqrt", "Square", "Tanh")
 
 
 def _finish(target: Tensor, source: Tensor, values: torch.Tensor, inplace: bool) -> None:
-    """Store the values in ``target``, or in place: in ``source``, which ``target`` then points to."""
+    """Write the values to ``target``; in place: to ``source``, of which ``target`` becomes a view."""
     if inplace:
         source.write(values)
         target.set(source)
@@ -33,7 +33,7 @@ def _check(layer: str, name: str, t: Tensor, grad_output: Tensor) -> None:
 
 
 def _of_input(name: str, forward: Function, backward: Function) -> None:
-    """Register kernels with ``backward(x, g, *options)``."""
+    """Register kernels with ``backward(input, grad_output, *options)``."""
 
     @kernel(f"{name}_updateOutput")
     def update_output(input: Tensor, output: Tensor, *options: Any) -> None:
@@ -46,7 +46,7 @@ def _of_input(name: str, forward: Function, backward: Function) -> None:
 
 
 def _of_output(name: str, forward: Function, backward: Function) -> None:
-    """Register kernels with ``backward(y, g, *options)``."""
+    """Register kernels with ``backward(output, grad_output, *options)``."""
 
     @kernel(f"{name}_updateOutput")
     def update_output(input: Tensor, output: Tensor, *options: Any) -> None:
@@ -61,7 +61,7 @@ def _of_output(name: str, forward: Function, backward: Function) -> None:
 
 
 def _inplace(name: str, forward: Function, backward: Function) -> None:
-    """Register functions with an in-place flag as their last option."""
+    """Register kernels of layers with an in-place flag as their last option."""
 
     @kernel(f"{name}_updateOutput")
     def update_output(input: Tensor, output: Tensor, *options: Any) -> None:
@@ -119,7 +119,7 @@ _inplace("HardTanh", _hard_tanh, _clamp_gradient)
 _inplace(
     "Threshold",
     lambda x, threshold, value: torch.where(x > threshold, x, value),
-    lambda x, g, threshold, *_: torch.where(x > threshold, g, 0.0),  # older nn does not pass the value
+    lambda x, g, threshold, *_: torch.where(x > threshold, g, 0.0),  # older versions of nn do not pass the value
 )
 _inplace(
     "LeakyReLU",
@@ -159,7 +159,7 @@ def log_sigmoid_gradient(input: Tensor, grad_output: Tensor, grad_input: Tensor,
     grad_input.assign(like(grad_output, input) * torch.where(input.t < 0, 1 - ratio, ratio))
 
 
-# ---- soft max: over the features of a vector, matrix (batch), map or batch of maps
+# ---- softmax over the features of C, N x C, C x H x W or N x C x H x W
 
 
 def _feature_dim(input: Tensor) -> int:
@@ -232,7 +232,7 @@ def prelu_parameters(
     check_count(input, grad_output)
     x, g = input.t, like(grad_output, input)
     products = torch.where(x <= 0, x * g, 0.0)
-    if int(planes) == 0:  # one slope for all, the first
+    if int(planes) == 0:  # one slope, the first element, for all channels
         grad_weight.t.view(-1)[0] += scale * products.sum()
     else:
         dim = 1 if x.dim() > 1 else 0
@@ -251,7 +251,7 @@ def rrelu(
     inplace: bool,
     generator: Generator,
 ) -> None:
-    """Draw only for elements that are not positive, in logical order."""
+    """Draw a slope for each element that is not positive, in logical order."""
     x = input.t
     if train:
         slopes = torch.ones_like(x)

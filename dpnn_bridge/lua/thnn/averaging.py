@@ -1,4 +1,4 @@
-"""Averages of windows."""
+"""Kernels of average pooling."""
 
 from __future__ import annotations
 
@@ -24,7 +24,15 @@ def _average(
     geometry: Callable[..., tuple[Any, ...]],
     check: Callable[..., None] = _check_nothing,
 ) -> None:
-    """Register PyTorch's ``operator(x, *geometry)`` and ``operator_backward(g, x, *geometry)``."""
+    """Register kernels that call PyTorch's ``operator`` and ``operator_backward``.
+
+    Args:
+        name: name of the layer.
+        operator: name in ``torch.ops.aten``, called as ``operator(x, *geometry)``.
+        space: number of spatial dimensions.
+        geometry: converts THNN's arguments to those of ``operator``.
+        check: raises an error for an unsupported input or arguments.
+    """
     forward, backward = (getattr(torch.ops.aten, operator + suffix) for suffix in ("", "_backward"))
 
     def last(x: torch.Tensor, *options: Any) -> list[int]:
@@ -63,7 +71,7 @@ def _average2d(*n: Any) -> tuple[Any, ...]:
 
 def _average3d(*n: Any) -> tuple[Any, ...]:
     size, stride = reordered(n[0:3]), reordered(n[3:6])
-    pad = reordered(n[6:9]) if len(n) > 6 else (0, 0, 0)  # older nn has neither padding nor modes
+    pad = reordered(n[6:9]) if len(n) > 6 else (0, 0, 0)  # older versions of nn have neither padding nor modes
     check_pads(size, pad)
     return size, stride, pad, *(n[9:11] if len(n) > 6 else (False, True)), None
 
@@ -76,5 +84,5 @@ def _check_volume(x: torch.Tensor, *n: Any) -> None:
 
 _average("SpatialAveragePooling", "avg_pool2d", 2, _average2d)
 _average("VolumetricAveragePooling", "avg_pool3d", 3, _average3d, _check_volume)
-# backward, the size is the gradient's
+# updateGradInput has no arguments: the output size is that of the gradient
 _average("SpatialAdaptiveAveragePooling", "_adaptive_avg_pool2d", 2, lambda *n: (reordered(n),) if n else ())

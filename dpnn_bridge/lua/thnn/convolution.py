@@ -1,4 +1,4 @@
-"""Convolutions and subsampling: see :mod:`dpnn_bridge.lua.thnn.layer` for what declares a layer."""
+"""Declare the kernels of convolutions and subsampling, with the classes of :mod:`dpnn_bridge.lua.thnn.layer`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from dpnn_bridge.lua.thnn.registry import KERNELS, reordered
 
 
 def _check_planes(x: torch.Tensor, planes: int) -> None:
-    """Raise unless a batch has so many input planes, which dimension 1 counts."""
+    """Raise an error unless the batch has ``planes`` channels."""
     if x.shape[1] != planes:
         raise TorchError(f"Need input of dimension {x.dim()} and input.size[1] == {planes}, but got: {list(x.shape)}")
 
 
-# ---- planes
+# ---- 2-D
 
 
 def _conv2d(
@@ -57,7 +57,7 @@ def _full_conv2d(
 def _depth_wise_swapped(
     x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, kw: int, kh: int, dw: int, dh: int, pw: int, ph: int
 ) -> torch.Tensor:
-    """Exchange height and width as THNN does in updateOutput, but not in its checks and in updateGradInput."""
+    """Convolve with height and width exchanged, as THNN does in updateOutput, but not in updateGradInput."""
     overhang(x, w.reshape(w.shape[0], -1, kh, kw), (dh, dw), (ph, pw))
     return _depth_wise(x.reshape(*x.shape[:-2], x.shape[-1], x.shape[-2]), w, b, kw, kh, dw, dh, pw, ph)
 
@@ -65,18 +65,18 @@ def _depth_wise_swapped(
 def _depth_wise(
     x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, kw: int, kh: int, dw: int, dh: int, pw: int, ph: int
 ) -> torch.Tensor:
-    """Convolve with weight nOutput x nInput x kH x kW: every input plane has its own nOutput kernels."""
+    """Convolve each input channel with its own nOutput kernels; the weight is nOutput x nInput x kH x kW."""
     w = w.reshape(w.shape[0], -1, kh, kw)
     _check_planes(x, w.shape[1])
     kernels = w.transpose(0, 1).reshape(-1, 1, kh, kw)
     biases = None if b is None else b.reshape(w.shape[0], -1).t().reshape(-1)
-    if ph or pw:  # otherwise THNN reads behind the input
+    if ph or pw:  # otherwise THNN would read beyond the input
         x = extended(x, w, (dh, dw), (ph, pw), (1, 1))
     return F.conv2d(x, kernels, biases, (dh, dw), (ph, pw), groups=x.shape[1])
 
 
 def _unfold_weight(name: str, at: int) -> None:
-    """Have a kernel leave its weight nOutput x nInput x kH x kW, as THNN's do."""
+    """Let a kernel resize its weight, argument ``at``, to nOutput x nInput x kH x kW, as THNN's kernels do."""
     code = KERNELS[name]
 
     def run(*args: Any) -> None:
@@ -103,7 +103,7 @@ def _local(
     out_w: int,
     out_h: int,
 ) -> torch.Tensor:
-    """Convolve with one kernel per position: weight oH x oW x nOutput x nInput x kH x kW (or flattened)."""
+    """Convolve with a kernel per output position; the weight is oH x oW x nOutput x nInput x kH x kW or flattened."""
     _check_planes(x, math.prod(w.shape[3:] if w.dim() == 6 else w.shape[-1:]) // (kh * kw))
     patches = F.unfold(x, (kh, kw), padding=(ph, pw), stride=(dh, dw))
     planes = w.numel() // (out_h * out_w * patches.shape[1])
@@ -121,15 +121,15 @@ for _name, _at in (("updateOutput", 2), ("updateGradInput", 3), ("accGradParamet
 declare("SpatialConvolutionLocal", Derived(_local, 2), (2, 2, 2), 10)
 
 
-# ---- planes joined by a table of connections (from, to), 1-based
+# ---- 2-D with a table of connections (input channel, output channel), 1-based
 
 
 def _dense(w: torch.Tensor, table: Tensor, rows: int, columns: int, from_first: bool) -> torch.Tensor:
-    """Convert one kernel per connection to kernels rows x columns; connections that repeat add up."""
+    """Convert one kernel per connection to a dense weight, rows x columns x ...; repeated connections are summed."""
     pairs = table.t.long() - 1
     source, to = pairs[:, 0], pairs[:, 1]
-    place = source * columns + to if from_first else to * columns + source
-    flat = w.new_zeros(rows * columns, *w.shape[1:]).index_add(0, place, w)
+    index = source * columns + to if from_first else to * columns + source
+    flat = w.new_zeros(rows * columns, *w.shape[1:]).index_add(0, index, w)
     return flat.reshape(rows, columns, *w.shape[1:])
 
 
@@ -149,7 +149,7 @@ declare("SpatialConvolutionMap", Derived(_map, 2), (1, 1, 1), 4, table=True)
 declare("SpatialFullConvolutionMap", Derived(_full_map, 2, batches=False), (1, 1, 1), 4, table=True)
 
 
-# ---- volumes
+# ---- 3-D
 
 
 _ONES, _ZEROS = (1, 1, 1), (0, 0, 0)
@@ -186,11 +186,11 @@ declare("VolumetricDilatedConvolution", Convolution(_volumetric_dilated, 3), (2,
 declare("VolumetricFullConvolution", Convolution(_volumetric_full, 3), (2, 2, 2), 9)
 
 
-# ---- sequences: frames x features
+# ---- 1-D: frames x features
 
 
 def _temporal(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, kw: int, dw: int) -> torch.Tensor:
-    """Convolve with weight nOutput x (kW * nInput), one row over kW concatenated frames."""
+    """Convolve frames; the weight is nOutput x (kW * nInput), for kW concatenated frames."""
     if x.shape[1] < kw:
         raise TorchError(f"input sequence smaller than kernel size, but got {x.shape[1]} frames, kernel {kw}")
     frames = x.unfold(1, kw, dw).transpose(2, 3).flatten(2)
@@ -200,7 +200,7 @@ def _temporal(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, kw: int,
 def _row(
     x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, kw: int, dw: int, pad: int, feature_first: bool
 ) -> torch.Tensor:
-    """Convolve each feature along time on its own; THNN reads no padding although it counts it."""
+    """Convolve each feature along time. THNN counts the padding of both sides, but reads zeros at the end only."""
     x = x if feature_first else x.transpose(1, 2)
     _check_planes(x, w.numel() // kw)
     y = F.conv1d(F.pad(x, (0, 2 * pad)), w.reshape(-1, 1, kw), b, dw, groups=x.shape[1])
@@ -211,7 +211,7 @@ declare("TemporalConvolution", Derived(_temporal, 1), (0, 0, 0), 2)
 declare("TemporalRowConvolution", Derived(_row, 1), (2, 2, 2), 4)
 
 
-# ---- subsampling: a weight and a bias per plane, applied to the sum over a window
+# ---- subsampling: a weight and a bias per channel, applied to the sum over a window
 
 
 def _sub2d(
@@ -219,7 +219,7 @@ def _sub2d(
 ) -> torch.Tensor:
     if x.shape[1] > w.numel():
         raise TorchError("bad argument #2 (invalid number of input planes)")
-    w = w.reshape(-1)[: x.shape[1]]  # files of 2011 contain one for each element of the window; the first ones are read
+    w = w.reshape(-1)[: x.shape[1]]  # files of 2011 have a weight per window element, of which THNN reads the first
     y = F.avg_pool2d(x, (kh, kw), (dh, dw)) * (kw * kh) * w.reshape(1, -1, 1, 1)
     return y if b is None else y + b.reshape(1, -1, 1, 1)
 

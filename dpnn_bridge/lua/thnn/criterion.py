@@ -1,4 +1,4 @@
-"""Criterions. The loss is written to a one-element output."""
+"""Kernels of criterions. The loss is written to an output of one element."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def _set(output: Tensor, value: torch.Tensor) -> None:
 
 
 def _share(count: int) -> float:
-    """Return one of ``count`` equal parts of 1, as C divides: infinity for 0."""
+    """Return 1 / count as in C: infinity for 0."""
     return 1 / count if count else math.inf
 
 
 def _positive(z: torch.Tensor) -> torch.Tensor:
-    """Return the positive part. NaN is none, as for THNN's ``z > 0``."""
+    """Return z where it is positive, else 0, also for NaN, as THNN's ``z > 0`` does."""
     return torch.where(z > 0, z, 0.0)
 
 
@@ -33,7 +33,7 @@ def _pair(input: Tensor, target: Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _pointwise(name: str, loss: Callable[..., torch.Tensor], slope: Callable[..., torch.Tensor]) -> None:
-    """Register kernels for sums of ``loss(x, t)``, optionally averaged over all elements."""
+    """Register kernels for the sum or average of ``loss(input, target)``, whose derivative is ``slope``."""
 
     @kernel(f"{name}_updateOutput")
     def update_output(input: Tensor, target: Tensor, output: Tensor, average: bool, *options: float) -> None:
@@ -51,12 +51,12 @@ def _smooth(z: torch.Tensor) -> torch.Tensor:
 
 
 def _soft_margin(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """Compute the loss with a double precision exponential, as in C, for any type of tensors."""
+    """Compute the loss with an exponential in double precision, as in C, for all element types."""
     return torch.log(1 + torch.exp((-x * t).double())).to(x.dtype)
 
 
 def _soft_margin_slope(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    z = torch.exp(-t * x)  # of the tensors' type here: infinite beyond 88 in single precision
+    z = torch.exp(-t * x)  # in the element type, unlike the loss: infinite beyond 88 in single precision
     return -t * z / (1 + z)
 
 
@@ -112,7 +112,10 @@ def l1_cost_gradient(input: Tensor, grad_output: Tensor | None, grad_input: Tens
 
 
 def _chosen(input: Tensor, target: Tensor, weights: Tensor | None, ignored: float | None) -> tuple[torch.Tensor, ...]:
-    """Return the rows of scores, 0-based classes, whether each counts, and its weight. Classes are in dimension 1."""
+    """Return per sample the scores, the class counted from 0, whether it is not ignored, and its weight.
+
+    Dimension 1 of the input contains the scores of the classes.
+    """
     x = input.t
     rows = x.reshape(1, -1) if x.dim() == 1 else x.movedim(1, -1).reshape(-1, x.shape[1])
     classes = target.t.reshape(-1) - 1
@@ -257,7 +260,7 @@ def multi_margin_gradient(
 
 
 def _labels(input: Tensor, target: Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the rows, 0-based labels (-1 behind the end of the list), and which classes are labels."""
+    """Return per sample the scores, the labels counted from 0 and padded with -1, and a mask of the labels."""
     x = _as_rows(input)
     if target.size != input.size:
         raise TorchError("bad argument #3 (inconsistent target size)")
@@ -265,7 +268,7 @@ def _labels(input: Tensor, target: Tensor) -> tuple[torch.Tensor, torch.Tensor, 
     if bool(((labels < -1) | (labels >= x.shape[1])).any()):
         raise TorchError("bad argument #3 (target out of range)")
     labels = torch.where((labels < 0).cumsum(1) > 0, -1, labels)
-    labels = labels[:, : int((labels >= 0).sum(1).max())]  # each is compared with all classes
+    labels = labels[:, : int((labels >= 0).sum(1).max())]  # without columns of padding only
     marked = torch.zeros(len(x), x.shape[1] + 1, dtype=x.dtype).scatter_(1, labels + 1, 1.0)[:, 1:]
     return x, labels, marked
 

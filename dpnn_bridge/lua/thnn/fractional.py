@@ -1,4 +1,4 @@
-"""Fractional pooling: windows at pseudo-random positions; positions are 1-based within the plane."""
+"""Kernels of fractional max pooling, with windows at random positions. Indices are 1-based within the channel."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dpnn_bridge.lua.thnn.registry import Positions, batched, kernel
 
 
 def _intervals(samples: torch.Tensor, size: int, count: int, pool: int) -> torch.Tensor:
-    """Return the first positions of ``count`` windows for each sample."""
+    """Return the start of each of ``count`` windows along a dimension, for each random number in ``samples``."""
     alpha = samples.new_tensor(float(size - pool)) / samples.new_tensor(float(count - 1))
     steps = torch.arange(count, dtype=samples.dtype)
     starts = ((steps + samples[..., None]) * alpha).long() - (samples[..., None] * alpha).long()
@@ -24,25 +24,31 @@ def _intervals(samples: torch.Tensor, size: int, count: int, pool: int) -> torch
 def _fractional(
     input: Tensor, output: Tensor, indices: Tensor, samples: Tensor, counts: Sequence[int], pools: Sequence[int]
 ) -> None:
-    """Pool with ``counts`` and ``pools`` in the order of the dimensions; samples have the reverse order."""
+    """Compute fractional max pooling.
+
+    Args:
+        counts: number of windows per dimension.
+        pools: size of the windows per dimension.
+        samples: random numbers between 0 and 1, per channel and dimension, in reverse order of the dimensions.
+    """
     space = len(counts)
     x, single = batched(input.t, space)
     plane = x.shape[2:]
     if any(c + p - 1 >= n for c, p, n in zip(counts, pools, plane, strict=True)):
         raise TorchError(f"pool size {list(pools)} too large relative to input {list(plane)}")
     noise = samples.t.reshape(*x.shape[:2], space)
-    places = torch.zeros(*x.shape[:2], *[1] * (2 * space), dtype=torch.int64)
+    index = torch.zeros(*x.shape[:2], *[1] * (2 * space), dtype=torch.int64)
     for d in range(space):
         starts = _intervals(noise[..., space - 1 - d], plane[d], counts[d], pools[d])
         shape = [*x.shape[:2], *[1] * (2 * space)]
         shape[2 + d], shape[2 + space + d] = counts[d], pools[d]
         inside = (starts[..., None] + torch.arange(pools[d])).reshape(shape)
-        places = places + inside * math.prod(plane[d + 1 :])
-    windows = places.flatten(2 + space).flatten(2, 1 + space)
+        index = index + inside * math.prod(plane[d + 1 :])
+    windows = index.flatten(2 + space).flatten(2, 1 + space)
     values = x.flatten(2).gather(2, windows.flatten(2)).reshape(windows.shape)
-    values = values.masked_fill(values.isnan(), -math.inf)  # never found
+    values = values.masked_fill(values.isnan(), -math.inf)  # THNN ignores NaN
     if bool((values == -math.inf).all(-1).any()):
-        raise TorchError("Assertion `maxVal != -THInf' failed: a window holds no number")
+        raise TorchError("Assertion `maxVal != -THInf' failed: all elements of a window are NaN or -infinity")
     best = values.argmax(-1, keepdim=True)
     y = values.gather(-1, best).reshape(*x.shape[:2], *counts)
     at = windows.gather(-1, best).reshape(y.shape) + 1

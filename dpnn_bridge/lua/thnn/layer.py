@@ -1,7 +1,6 @@
-"""Layers of three kernels: PyTorch's convolution, or one forward function with gradients from autograd.
+"""Register layers with three kernels: PyTorch's convolution, or a forward function with gradients from autograd.
 
-Both take (input, weight, …, *geometry) and accept single samples and batches. THNN's work buffers (finput, columns,
-ones) are not changed.
+Both accept single samples and batches. THNN's work buffers (finput, columns, ones) are not changed.
 """
 
 from __future__ import annotations
@@ -20,13 +19,14 @@ Forward = Callable[..., torch.Tensor]
 
 
 class Derived:
-    """A layer that is one forward function, of (batch, weight, bias or None, *options); PyTorch derives the gradients.
+    """A layer that is defined by a forward function; autograd computes the gradients.
 
     Args:
-        forward: that function.
-        space: dimensions of a plane.
-        for_input: the forward that updateGradInput inverts, where it is another one; gradients have its size.
-        batches: whether several samples are allowed.
+        forward: called as ``forward(batch, weight, bias or None, *options)``.
+        space: number of spatial dimensions.
+        for_input: the forward function whose derivative updateGradInput computes, if THNN's differs from ``forward``;
+            gradOutput must have the size of its output.
+        batches: whether batches are allowed.
     """
 
     def __init__(self, forward: Forward, space: int, for_input: Forward | None = None, batches: bool = True) -> None:
@@ -43,13 +43,13 @@ class Derived:
     def grad_parameters(
         self, x: torch.Tensor, g: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, *options: Any
     ) -> Sequence[torch.Tensor]:
-        """Return the gradients of parameters in the shapes of ``w`` and, if there is one, ``b``."""
+        """Return the gradients of the weight and, unless ``b`` is None, of the bias."""
         self._check_gradient(x, g, w, *options)
         leaves = [torch.zeros_like(p) for p in (w, b) if p is not None]
         return pull_back(lambda w, b=None: self.output(x, w, b, *options), leaves, g)
 
     def _check_gradient(self, x: torch.Tensor, g: torch.Tensor, w: torch.Tensor, *options: Any) -> None:
-        """Raise unless the gradient has the sizes that ``for_input`` gives."""
+        """Raise an error unless gradOutput has the size of the output of ``for_input``."""
         if self._for_input is not None:
             shape = self._of_batch(self._for_input, x, w, None, *options).shape
             if g.shape[-self._space :] != shape[-self._space :]:
@@ -64,12 +64,12 @@ class Derived:
 
 
 class Convolution:
-    """A layer that is PyTorch's convolution, forward and backward.
+    """A layer that is computed by PyTorch's convolution.
 
     Args:
-        plan: of (input, weight, *geometry); the weight as the convolution takes it, then stride, padding, dilation,
-            whether it is transposed, padding of the output.
-        space: dimensions of a plane.
+        plan: called as ``plan(input, weight, *geometry)``; returns the weight in PyTorch's shape, stride, padding,
+            dilation, whether the convolution is transposed, and output padding.
+        space: number of spatial dimensions.
     """
 
     def __init__(self, plan: Callable[..., tuple[Any, ...]], space: int) -> None:
@@ -94,54 +94,57 @@ class Convolution:
         return gradients[1].reshape(w.shape), gradients[2]
 
     def _gradients(
-        self, x: torch.Tensor, g: torch.Tensor, w: torch.Tensor, wanted: tuple[bool, ...], options: tuple[Any, ...]
+        self, x: torch.Tensor, g: torch.Tensor, w: torch.Tensor, mask: tuple[bool, ...], options: tuple[Any, ...]
     ) -> Any:
         batch, _ = batched(x, self._space)
         kernel, stride, pad, dilation, transposed, extra = self._plan(batch, w, *options)
         batch = extended(batch, kernel, stride, pad, dilation, transposed)
         shape = [len(batch), kernel.shape[1 if transposed else 0]]
         for n, k, s, p, d, e in zip(batch.shape[2:], kernel.shape[2:], stride, pad, dilation, extra, strict=True):
-            reach = d * (k - 1) + 1
-            shape.append((n - 1) * s - 2 * p + reach + e if transposed else (n + 2 * p - reach) // s + 1)
+            extent = d * (k - 1) + 1
+            shape.append((n - 1) * s - 2 * p + extent + e if transposed else (n + 2 * p - extent) // s + 1)
         if g.numel() != math.prod(shape):
             raise TorchError(f"gradOutput has shape {list(g.shape)}, the output {shape}")
-        how = (stride, pad, dilation, transposed, extra, 1)
-        return torch.ops.aten.convolution_backward(g.reshape(shape), batch, kernel, [shape[1]], *how, wanted)
+        geometry = (stride, pad, dilation, transposed, extra, 1)
+        return torch.ops.aten.convolution_backward(g.reshape(shape), batch, kernel, [shape[1]], *geometry, mask)
 
 
 class Unfolded(Convolution):
-    """A convolution that THNN computes by unfolding; without padding it does not look where a row ends."""
+    """A convolution that THNN computes by unfolding the input; without padding, a window may extend past its row."""
 
     def __init__(self, plan: Callable[..., tuple[Any, ...]], space: int) -> None:
         super().__init__(plan, space)
-        self._onward = Derived(lambda x, w, b, *options: _read_on(x, b, *plan(x, w, *options)), space)
+        self._past_rows = Derived(lambda x, w, b, *options: _convolve_past_rows(x, b, *plan(x, w, *options)), space)
 
-    def _reads_on(self, x: torch.Tensor, w: torch.Tensor, options: tuple[Any, ...]) -> bool:
+    def _reads_past_rows(self, x: torch.Tensor, w: torch.Tensor, options: tuple[Any, ...]) -> bool:
         batch, _ = batched(x, self._space)
         kernel, stride, pad, *_ = self._plan(batch, w, *options)
         return not any(pad) and any(overhang(batch, kernel, stride, pad))
 
     def output(self, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, *options: Any) -> torch.Tensor:
-        return (self._onward if self._reads_on(x, w, options) else super()).output(x, w, b, *options)
+        return (self._past_rows if self._reads_past_rows(x, w, options) else super()).output(x, w, b, *options)
 
     def grad_input(self, x: torch.Tensor, g: torch.Tensor, w: torch.Tensor, *options: Any) -> torch.Tensor:
-        return (self._onward if self._reads_on(x, w, options) else super()).grad_input(x, g, w, *options)
+        return (self._past_rows if self._reads_past_rows(x, w, options) else super()).grad_input(x, g, w, *options)
 
     def grad_parameters(
         self, x: torch.Tensor, g: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, *options: Any
     ) -> Sequence[torch.Tensor]:
-        return (self._onward if self._reads_on(x, w, options) else super()).grad_parameters(x, g, w, b, *options)
+        return (self._past_rows if self._reads_past_rows(x, w, options) else super()).grad_parameters(
+            x, g, w, b, *options
+        )
 
 
 def overhang(
     x: torch.Tensor, kernel: torch.Tensor, stride: Sequence[int], pad: Sequence[int], dilation: Sequence[int] = ()
 ) -> list[int]:
-    """Return how far the kernel reaches beyond each padded dimension.
+    """Return how far the kernel extends beyond each padded dimension.
 
-    C divides towards zero: a kernel that is larger than the padded input, by less than a step, has one window.
+    C rounds the number of windows towards zero: there is one window if the kernel is larger than the padded input by
+    less than a stride.
 
     Raises:
-        TorchError: it is larger by a step or more, so that there is no window.
+        TorchError: the kernel is larger by a stride or more, so that there is no window.
     """
     dilation = dilation or [1] * len(stride)
     sizes = zip(x.shape[2:], kernel.shape[2:], pad, dilation, strict=True)
@@ -159,18 +162,18 @@ def extended(
     dilation: Sequence[int],
     transposed: bool = False,
 ) -> torch.Tensor:
-    """Return a batch with zeros behind it as far as the kernel reaches."""
+    """Pad a batch with zeros at the end of each dimension as far as the kernel extends beyond it."""
     missing = [] if transposed else overhang(x, kernel, stride, pad, dilation)
     return F.pad(x, [n for m in reversed(missing) for n in (0, m)]) if any(missing) else x
 
 
-def _read_on(
+def _convolve_past_rows(
     x: torch.Tensor, b: torch.Tensor | None, kernel: torch.Tensor, stride: Sequence[int], *_: Any
 ) -> torch.Tensor:
-    """Convolve with a kernel larger than the input: what follows a row in memory is the rest of its window.
+    """Convolve with a kernel larger than the input: windows contain the elements that follow a row in memory.
 
     Raises:
-        TorchError: nothing follows; THNN reads memory of others.
+        TorchError: there are no such elements; THNN would read memory outside the tensor.
     """
     x = x.contiguous()
     size = kernel.shape[2:]
@@ -180,7 +183,7 @@ def _read_on(
         windows = x.as_strided((*x.shape[:2], *size, *counts), (*x.stride(), *steps), x.storage_offset())
     except RuntimeError:
         message = (
-            f"the kernel {list(size)} is larger than the input {list(x.shape[2:])}, and nothing follows it in memory"
+            f"the kernel {list(size)} is larger than the input {list(x.shape[2:])}, and no elements follow the input"
         )
         raise TorchError(message) from None
     y = kernel.flatten(1) @ windows.reshape(len(x), kernel[0].numel(), -1)
@@ -194,9 +197,11 @@ def declare(
     """Register the three kernels of a layer.
 
     Args:
-        buffers: how many work buffers follow the parameters in updateOutput, updateGradInput, accGradParameters.
-        geometry: how many numbers describe the layer.
-        table: the buffer of the Map layers is their table of connections, and updateGradInput gets the bias as well.
+        name: name of the layer.
+        layer: the implementation.
+        buffers: number of work buffers after the parameters in updateOutput, updateGradInput, accGradParameters.
+        geometry: number of arguments that describe the layer, such as the kernel size.
+        table: whether the buffer is the table of connections of a Map layer, where updateGradInput also gets the bias.
     """
     for_output, for_input, for_parameters = buffers
 

@@ -1,4 +1,4 @@
-"""Pooling and unpooling. Positions of maxima have THNN's encodings, because Lua code reads them."""
+"""Kernels of max pooling and unpooling. Positions of maxima are encoded as in THNN, because Lua code reads them."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ def check_pads(sizes: Sequence[int], pads: Sequence[int]) -> None:
 def _maxima(
     pool: Callable[[torch.Tensor], Sequence[torch.Tensor]], x: torch.Tensor, dtype: torch.dtype | None = None
 ) -> Sequence[torch.Tensor]:
-    """Return the maxima and positions of ``pool(x)`` as THNN finds them.
+    """Return the maxima and positions of ``pool(x)`` as in THNN.
 
-    THNN starts at the lowest finite number of ``dtype`` and keeps only larger values, so it ignores NaN. A window
+    THNN starts with the lowest finite number of ``dtype`` and looks for larger values, so it ignores NaN. A window
     without a larger value has this number as its maximum, and the position -1.
     """
-    least = torch.finfo(dtype or x.dtype).min
+    lowest = torch.finfo(dtype or x.dtype).min
     y, at = pool(x)
-    if y.min() > least:
+    if y.min() > lowest:
         return y, at
-    y, at = pool(torch.where(x > least, x, -math.inf))
-    empty = y <= least
-    return y.masked_fill(empty, least), at.masked_fill(empty, -1)
+    y, at = pool(torch.where(x > lowest, x, -math.inf))
+    empty = y <= lowest
+    return y.masked_fill(empty, lowest), at.masked_fill(empty, -1)
 
 
 def _pooled(
     pool: Callable[..., Sequence[torch.Tensor]], input: Tensor, x: torch.Tensor, *geometry: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the maxima and positions of ``pool(x, size, stride, pad, dilation, ceil)``, as THNN finds them."""
+    """Return the maxima and positions of ``pool(x, size, stride, pad, dilation, ceil)`` as in THNN."""
     try:
         y, at = _maxima(lambda x: pool(x, *geometry), x)
     except RuntimeError as error:
@@ -47,18 +47,23 @@ def _pooled(
     return with_last(y, last, torch.finfo(y.dtype).min), with_last(at, last, -1)
 
 
-def scatter_gradient(grad_input: Tensor, input: Tensor, places: torch.Tensor, grad: torch.Tensor, space: int) -> None:
-    """Add each gradient at the position of its maximum (an index into the flattened channel; -1 is none).
+def scatter_gradient(grad_input: Tensor, input: Tensor, index: torch.Tensor, grad: torch.Tensor, space: int) -> None:
+    """Add each element of ``grad`` to ``grad_input`` at the position of its maximum.
 
-    ``space`` is the number of spatial dimensions.
+    Args:
+        grad_input: the result, which gets the size of ``input``.
+        input: the input of the layer.
+        index: positions in the flattened channel; -1: no maximum.
+        grad: gradient of the maxima.
+        space: number of spatial dimensions.
     """
     shape = input.size
-    planes = grad.reshape(*grad.shape[: grad.dim() - space], -1)
-    result = planes.new_zeros(*planes.shape[:-1], math.prod(shape[len(shape) - space :]))
-    places = places.reshape(planes.shape)
-    if places.min() < 0:
-        planes, places = planes.masked_fill(places < 0, 0), places.clamp(min=0)
-    result.scatter_add_(-1, places, planes)
+    flat = grad.reshape(*grad.shape[: grad.dim() - space], -1)
+    result = flat.new_zeros(*flat.shape[:-1], math.prod(shape[len(shape) - space :]))
+    index = index.reshape(flat.shape)
+    if index.min() < 0:
+        flat, index = flat.masked_fill(index < 0, 0), index.clamp(min=0)
+    result.scatter_add_(-1, index, flat)
     grad_input.assign(result.reshape(shape))
 
 
@@ -104,14 +109,14 @@ kernel("SpatialMaxPooling_updateGradInput")(_max2d_gradient)
 kernel("SpatialDilatedMaxPooling_updateGradInput")(_max2d_gradient)
 
 
-def _unpool(input: Tensor, output: Tensor, indices: Tensor, places: torch.Tensor, sizes: tuple[int, ...]) -> None:
+def _unpool(input: Tensor, output: Tensor, indices: Tensor, index: torch.Tensor, sizes: tuple[int, ...]) -> None:
     check_shape(input, indices, "input indices")
     x, single = batched(input.t, len(sizes))
     count = math.prod(sizes)
-    if bool(((places < 0) | (places >= count)).any()):
+    if bool(((index < 0) | (index >= count)).any()):
         raise TorchError(f"found an invalid max index (output volumes are of size {'x'.join(map(str, sizes))})")
-    planes = x.flatten(2)
-    y = planes.new_zeros(*planes.shape[:2], count).scatter_(2, places.reshape(planes.shape), planes)
+    flat = x.flatten(2)
+    y = flat.new_zeros(*flat.shape[:2], count).scatter_(2, index.reshape(flat.shape), flat)
     y = y.reshape(*x.shape[:2], *sizes)
     output.assign(y[0] if single else y)
 
@@ -121,16 +126,16 @@ def _unpool_gradient(
     grad_output: Tensor,
     grad_input: Tensor,
     indices: Tensor,
-    places: torch.Tensor,
+    index: torch.Tensor,
     sizes: tuple[int, ...],
 ) -> None:
     check_shape(input, indices, "input indices")
     if grad_output.size[-len(sizes) :] != sizes:
-        found, wanted = "x".join(map(str, grad_output.size[-len(sizes) :])), "x".join(map(str, sizes))
-        raise TorchError(f"Inconsistent gradOutput size. output: {wanted}, gradOutput: {found}")
+        actual, expected = "x".join(map(str, grad_output.size[-len(sizes) :])), "x".join(map(str, sizes))
+        raise TorchError(f"Inconsistent gradOutput size. output: {expected}, gradOutput: {actual}")
     g, _ = batched(grad_output.t, len(sizes))
     flat = g.flatten(2)
-    grad_input.assign(flat.gather(2, places.reshape(*flat.shape[:2], -1)).reshape(input.size))
+    grad_input.assign(flat.gather(2, index.reshape(*flat.shape[:2], -1)).reshape(input.size))
 
 
 @kernel("SpatialMaxUnpooling_updateOutput")
@@ -153,12 +158,12 @@ _Bounds = tuple[torch.Tensor, torch.Tensor]
 
 
 def _bounds(count: int, size: int) -> _Bounds:
-    """Return the first row of each window, and the row after its last one.
+    """Return the first row of each of ``count`` windows, and the row after its last row.
 
-    They are computed in single precision, as in C: of 25 rows, the third of 5 windows has 6.
+    They are computed in single precision, as in C: the third of 5 windows over 25 rows has 6 rows.
     """
-    places = torch.arange(count + 1, dtype=torch.float32) / torch.tensor(count, dtype=torch.float32) * size
-    return places[:-1].floor().long(), places[1:].ceil().long()
+    edges = torch.arange(count + 1, dtype=torch.float32) / torch.tensor(count, dtype=torch.float32) * size
+    return edges[:-1].floor().long(), edges[1:].ceil().long()
 
 
 def _are_exact(bounds: _Bounds, size: int) -> bool:
@@ -245,8 +250,8 @@ def _max3d_gradient(
     _check_gradient(grad_output, indices.t)
     stride, pad = reordered(n[0:3]), reordered(n[3:6])
     starts = _window_starts(grad_output.size[-3:], stride, pad)
-    places = _unpack(positions(indices), input.size[-3:], starts, reordered(dilation))
-    scatter_gradient(grad_input, input, places, grad_output.t, 3)
+    index = _unpack(positions(indices), input.size[-3:], starts, reordered(dilation))
+    scatter_gradient(grad_input, input, index, grad_output.t, 3)
 
 
 @kernel("VolumetricMaxPooling_updateOutput")
@@ -258,7 +263,7 @@ def volumetric_max(input: Tensor, output: Tensor, indices: Positions, *n: Any) -
 def volumetric_max_gradient(
     input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Positions, *n: Any
 ) -> None:
-    geometry = n[3:9] if len(n) > 7 else n[0:6]  # older nn passes stride and padding alone
+    geometry = n[3:9] if len(n) > 7 else n[0:6]  # older versions of nn pass stride and padding only
     _max3d_gradient(input, grad_output, grad_input, indices, geometry, (1, 1, 1))
 
 
@@ -288,7 +293,7 @@ def volumetric_unpool_gradient(
 
 
 def _unpool_positions(input: Tensor, indices: Tensor, n: Sequence[Any]) -> tuple[torch.Tensor, tuple[int, ...]]:
-    """Return the positions in the output that the indices name, and the sizes of the output."""
+    """Return the positions of the maxima in the flattened output, and the sizes of the output."""
     sizes = reordered(n[0:3])
     starts = _window_starts(input.size[-3:], reordered(n[3:6]), reordered(n[6:9]))
     return _unpack(positions(indices), sizes, starts, (1, 1, 1)), sizes
@@ -312,9 +317,9 @@ def temporal_max_gradient(
     input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Positions, kw: float, dw: float
 ) -> None:
     _check_gradient(grad_output, indices.t)
-    places = positions(indices)  # -1 where no value was chosen
-    frames = places.clamp(min=0) + (torch.arange(indices.size[-2]) * int(dw))[:, None]
-    gradient = grad_output.t.reshape(frames.shape).masked_fill(places < 0, 0)
+    index = positions(indices)  # -1: no maximum
+    frames = index.clamp(min=0) + (torch.arange(indices.size[-2]) * int(dw))[:, None]
+    gradient = grad_output.t.reshape(frames.shape).masked_fill(index < 0, 0)
     grad_input.assign(torch.zeros_like(input.t).scatter_add_(-2, frames, gradient))
 
 
@@ -325,7 +330,9 @@ def temporal_max_gradient(
 def feature_lp(input: Tensor, output: Tensor, power: float, width: float, stride: float, batch: bool) -> None:
     if not 2 <= width <= 16 or not 1 <= stride <= 4:
         raise TorchError("width must be between 2 - 16 and stride between 1 - 4")
-    windows = input.t.unfold(1 if batch else 0, int(width), int(stride)).double()  # as in C: powers do not overflow
+    windows = input.t.unfold(
+        1 if batch else 0, int(width), int(stride)
+    ).double()  # as in C, where powers do not overflow
     output.assign(torch.pow(torch.pow(windows, power).sum(-1), 1 / power))
 
 

@@ -1,4 +1,4 @@
-"""Register THNN kernels, with shared helpers. Gradients come from autograd if THNN's gradient is the derivative."""
+"""Register THNN kernels, and provide helpers. Autograd computes gradients where THNN's gradient is the derivative."""
 
 from __future__ import annotations
 
@@ -9,46 +9,46 @@ import torch
 
 from dpnn_bridge.lua.tensor import Tensor, TorchError, shape_text
 
-#: annotations of arguments that THNN.h declares as tensors of integers; all other tensors are of the kernel's own type
+#: annotations of arguments that THNN.h declares as tensors of integers; all other tensors have the kernel's own type
 LongTensor = IntTensor = Tensor
-#: annotation of positions of maxima: integers, or, from nn of early 2016, tensors of the kernel's own type
+#: annotation of positions of maxima: LongTensors, or in nn before 2016 tensors of the kernel's own type
 Positions = Tensor
 
 #: kernel name, such as ``Tanh_updateOutput`` -> code; arguments as in THNN.h without the state
 KERNELS: dict[str, Callable[..., None]] = {}
-#: kernel name -> position of an argument -> its type, if it differs from the kernel's own type
+#: kernel name -> position of an argument -> its type, if the type is not the kernel's own
 _INTEGERS: dict[str, dict[int, str]] = {}
 
 
 def kernel(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Declare the code of one kernel. Results are tensors among the arguments."""
+    """Register the code of a kernel, which writes its results to arguments."""
 
     def register(code: Callable[..., None]) -> Callable[..., None]:
         assert name not in KERNELS, name
         KERNELS[name] = code
-        kinds = {n: kind.split()[0] for n, kind in enumerate(code.__annotations__.values())}
-        _INTEGERS[name] = {n: kind for n, kind in kinds.items() if kind in ("LongTensor", "IntTensor", "Positions")}
+        types = {n: ty.split()[0] for n, ty in enumerate(code.__annotations__.values())}
+        _INTEGERS[name] = {n: ty for n, ty in types.items() if ty in ("LongTensor", "IntTensor", "Positions")}
         return code
 
     return register
 
 
 def check_types(name: str, ty: str, args: Sequence[Any]) -> None:
-    """Raise LuaJIT's error unless the tensors have the types that THNN.h declares for the kernel of type ``ty``."""
+    """Raise LuaJIT's error unless all tensors have the types that THNN.h declares for the kernel of type ``ty``."""
     integers = _INTEGERS[name]
     for n, arg in enumerate(args):
         if isinstance(arg, Tensor) and (arg.ty != ty or n in integers):
-            kind = integers.get(n)
-            if kind == "Positions" and arg.ty in (ty, "Long"):
+            declared = integers.get(n)
+            if declared == "Positions" and arg.ty in (ty, "Long"):
                 continue
-            expected = {None: f"{ty}Tensor", "Positions": "LongTensor"}.get(kind, kind)
+            expected = {None: f"{ty}Tensor", "Positions": "LongTensor"}.get(declared, declared)
             if f"{arg.ty}Tensor" != expected:
                 types = f"cannot convert 'struct TH{arg.ty}Tensor *' to 'struct TH{expected} *'"
-                raise TorchError(f"bad argument #{n + 2} to 'v' ({types})")  # the first one is the state
+                raise TorchError(f"bad argument #{n + 2} to 'v' ({types})")  # argument 1 is the state
 
 
 def batched(x: torch.Tensor, space: int) -> tuple[torch.Tensor, bool]:
-    """Return a batch of samples with ``space`` spatial dimensions, and whether it was one sample."""
+    """Return ``x`` as a batch of samples with ``space`` spatial dimensions, and whether ``x`` is a single sample."""
     if x.dim() == space + 2:
         return x, False
     if x.dim() != space + 1:
@@ -66,18 +66,18 @@ def reordered(values: Sequence[Any]) -> tuple[int, ...]:
 def pull_back(
     f: Callable[..., torch.Tensor], inputs: Sequence[torch.Tensor], grad: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:
-    """Return the vector-Jacobian products of ``f``: the gradients of the inputs for a gradient of the result."""
+    """Return the vector-Jacobian product of ``f``: the gradients of the inputs for a gradient of the result."""
     with torch.enable_grad():
         leaves = [x.detach().requires_grad_() for x in inputs]
         result = f(*leaves)
         if result.numel() != grad.numel():
             raise TorchError(f"gradOutput has shape {list(grad.shape)}, the output {list(result.shape)}")
-        # a scalar whose gradient is `grad`: with `grad` as an argument, autograd would import sympy
+        # differentiate a scalar, because autograd imports sympy if it gets `grad` as an argument
         return torch.autograd.grad((result * grad.reshape(result.shape)).sum(), leaves)
 
 
 def check_count(input: Tensor, other: Tensor, name: str = "gradOutput") -> None:
-    """Check that the input and the named tensor have the same number of elements."""
+    """Raise an error unless two tensors have the same number of elements; ``name`` of ``other`` is for the message."""
     if input.numel != other.numel:
         raise TorchError(
             f"input and {name} have different number of elements: input{input.shape_text} has {input.numel} elements, "
@@ -86,7 +86,7 @@ def check_count(input: Tensor, other: Tensor, name: str = "gradOutput") -> None:
 
 
 def check_shape(first: Tensor, second: Tensor, names: str) -> None:
-    """Raise an error unless two tensors have the same shape, as THNN_CHECK_SHAPE does; ``names`` is for the message."""
+    """Raise an error unless two tensors have the same shape, like THNN_CHECK_SHAPE; ``names`` are for the message."""
     if first.size != second.size:
         one, other = names.split()
         raise TorchError(

@@ -1,4 +1,4 @@
-"""Upsampling, padding, and nnx's operations on pixels."""
+"""Kernels of upsampling and padding, and of nnx's SpatialReSampling and SpatialMatching."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _linear(name: str, space: int) -> None:
 
     @kernel(f"{name}_updateGradInput")
     def update_grad_input(grad_output: Tensor, grad_input: Tensor, *sizes: Any) -> None:
-        """Compute the gradient; ``sizes`` are batch, channels, those of the input, those of the output."""
+        """Compute the gradient; ``sizes`` are batch size, channels, input sizes and output sizes."""
         numbers = [int(s) for s in sizes]
         shape, target = numbers[: 2 + space], tuple(numbers[2 + space :])
         zeros = torch.zeros(shape, dtype=grad_output.t.dtype)
@@ -102,7 +102,7 @@ _linear("VolumetricUpSamplingTrilinear", 3)
 
 def _resample(x: torch.Tensor, width: int, height: int) -> torch.Tensor:
     def neighbours(size: int, count: int) -> tuple[torch.Tensor, ...]:
-        """Return the indices of both neighbours of each position, and their weights."""
+        """Return, for each of ``count`` output positions, the indices and weights of its two neighbours."""
         ratio = torch.tensor(float(size - 1), dtype=torch.float32) / max(count - 1, 0)
         positions = torch.nan_to_num(ratio * torch.arange(count, dtype=torch.float32))
         low = torch.floor(positions)
@@ -130,27 +130,27 @@ def resample_gradient(input: Tensor, grad_output: Tensor, grad_input: Tensor, *_
     grad_input.assign(g)
 
 
-# ---- nnx.SpatialMatching: each pixel against a window of another image, with sums in C's order
+# ---- nnx.SpatialMatching: distances between each pixel and a window of another image, with sums in C's order
 
 _Part = tuple[slice, slice, slice]
 
 
 def _window(first: torch.Tensor, window: tuple[int, int], full: bool) -> Iterator[tuple[int, int, _Part, _Part]]:
-    """Yield each position in the window, with the pixels of both images that are compared for it."""
+    """Yield each position (row, column) in the window, and the parts of both images that are compared at it."""
     corner = [(n + 1) // 2 - 1 if full else 0 for n in window]
     for i, j in itertools.product(*map(range, window)):
-        near, far = [slice(None)], [slice(None)]
+        own, other = [slice(None)], [slice(None)]
         for at, middle, n in zip((i, j), corner, first.shape[1:], strict=True):
             step = at - middle
             start, stop = (max(0, -step), min(n, n - step)) if full else (0, n)
-            near.append(slice(start, max(start, stop)))
-            far.append(slice(start + step, max(start, stop) + step))
-        yield i, j, (near[0], near[1], near[2]), (far[0], far[1], far[2])
+            own.append(slice(start, max(start, stop)))
+            other.append(slice(start + step, max(start, stop) + step))
+        yield i, j, (own[0], own[1], own[2]), (other[0], other[1], other[2])
 
 
 @kernel("SpatialMatching_updateOutput")
 def match(first: Tensor, second: Tensor, output: Tensor, height: float, width: float, full: bool) -> None:
-    """Compute squared distances; 1e30 where the window leaves the image."""
+    """Compute squared distances; 1e30 where the window extends beyond the image."""
     a, b, window = first.t, second.t, (int(height), int(width))
     result = a.new_full((*a.shape[1:], *window), 1e30)
     for i, j, near, far in _window(a, window, full):
@@ -176,7 +176,7 @@ def match_gradient(
         slope = 2 * (a[near] - b[far]) * g[(*near[1:], i, j)]
         to_a[near] += slope
         steps.append((far, slope))
-    for far, slope in reversed(steps):  # the order in which the pixels of the first image come
+    for far, slope in reversed(steps):  # the order of the pixels of the first image in C
         to_b[far] -= slope
     grad_first.assign(to_a)
     grad_second.assign(to_b)

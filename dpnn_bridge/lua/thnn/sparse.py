@@ -1,4 +1,4 @@
-"""Lookup tables and linear layers for sparse inputs."""
+"""Kernels of lookup tables and of linear layers for sparse inputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from dpnn_bridge.modules.nn.sparse import normalized
 
 
 def _rows(index: Tensor, count: int) -> torch.Tensor:
-    """Return 0-based rows of a table."""
+    """Return the rows of a table, counted from 0.
+
+    Raises:
+        TorchError: a row does not exist.
+    """
     rows = index.t.reshape(-1).long() - 1
     beyond = rows[(rows < 0) | (rows >= count)]
     if len(beyond):
@@ -46,7 +50,7 @@ def lookup_parameters(
 
 @kernel("LookupTable_renorm")
 def lookup_renorm(index: LongTensor, weight: Tensor, limit: float, p: float) -> None:
-    """Scale the rows that ``index`` names so that their norm stays below the limit."""
+    """Scale the rows in ``index`` whose norm exceeds the limit."""
     if p <= 0:
         raise TorchError("non-positive-norm not supported")
     rows = torch.unique(_rows(index, weight.size[0]))
@@ -55,11 +59,11 @@ def lookup_renorm(index: LongTensor, weight: Tensor, limit: float, p: float) -> 
     weight.t[rows] = torch.where(norms > limit, chosen * (limit / (norms + 1e-7)), chosen)
 
 
-# ---- SparseLinear: COO rows (sample, feature, value), or per sample a list of (feature, value)
+# ---- SparseLinear: the input is COO rows (sample, feature, value); in the legacy format, (feature, value) per sample
 
 
 def _coordinates(input: Tensor, features: int, legacy: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return 0-based samples and features, and values, without entries of value 0."""
+    """Return samples and features, counted from 0, and values; entries with value 0 are omitted."""
     x = input.t
     if legacy:
         if x.dim() != 3 or x.shape[2] != 2:
@@ -128,11 +132,11 @@ _declare("SparseLinear_", legacy=False)
 _declare("SparseLinear_legacy", legacy=True)
 
 
-# ---- IndexLinear: weights of all features in one table, with columns for normalization in front
+# ---- IndexLinear: a row of the weight per feature; with normalization, the first columns are its statistics
 
 
 class _Keys:
-    """The sample and the row of the weights of each (key, value)."""
+    """The sample and the row of the weight of each key."""
 
     def __init__(self, keys: Tensor, offset: float, sizes: Tensor) -> None:
         self.rows = keys.t.reshape(-1) + int(offset)
@@ -177,7 +181,7 @@ def index_linear_parameters(
     decay: float,
     scale: float,
 ) -> None:
-    """Compute gradients per key: one row each, after a row for the offsets if normalizing."""
+    """Compute the gradient of each key, one row; with normalization, after a row of gradients of the offset."""
     at, v = _Keys(keys, offset, sizes), values.t.reshape(-1)
     skip = weight.size[1] - bias.numel
     g = grad_output.t.reshape(sizes.numel, -1)
@@ -190,13 +194,13 @@ def index_linear_parameters(
 
 
 def _descend(weight: Tensor, skip: int, rows: torch.Tensor, gradients: torch.Tensor, decay: float, rate: float) -> None:
-    """Update every key, in sequence if a feature occurs more than once."""
+    """Update the rows one key after the other, as far as a row depends on earlier updates."""
     w, outputs = weight.t, weight.size[1] - skip
-    if not skip and not decay:  # a step does not depend on the ones before
+    if not skip and not decay:  # an update does not depend on earlier ones
         w.index_add_(0, rows, gradients * -rate)
         return
     if skip and outputs == 1:
-        decay = -decay  # as THNN does
+        decay = -decay  # as in THNN
     for entries in _rounds(rows):
         row, gradient = rows[entries], gradients[entries]
         scale = w[row, skip - 2, None] if skip else 1.0
@@ -207,7 +211,7 @@ def _descend(weight: Tensor, skip: int, rows: torch.Tensor, gradients: torch.Ten
 
 
 def _rounds(rows: torch.Tensor) -> Sequence[torch.Tensor]:
-    """Return the positions of the first entry of each row, of the second …"""
+    """Return groups of positions: the first occurrence of each row, the second occurrence …"""
     order = torch.argsort(rows, stable=True)
     counts = torch.unique(rows, return_counts=True)[1]
     number = torch.arange(len(rows)) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)

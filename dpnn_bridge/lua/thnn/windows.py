@@ -1,4 +1,7 @@
-"""The last window in ceil mode. Without padding, THNN keeps one that begins behind the input, and PyTorch drops it."""
+"""Add the last windows of pooling in ceil mode.
+
+Without padding, THNN keeps a last window that begins beyond the end of the input, and PyTorch drops it.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ def last_windows(
     dilation: Sequence[int],
     ceil: bool,
 ) -> list[int]:
-    """Return how far behind each dimension a window begins that only THNN has; -1: there is none."""
+    """Return per dimension how far beyond the input the window begins that only THNN has; -1 without such a window."""
     if not ceil or any(pad):
         return [-1] * len(plane)
     steps = zip(plane, size, stride, dilation, strict=True)
@@ -26,18 +29,18 @@ def last_windows(
 
 
 def with_last(y: torch.Tensor, distances: Sequence[int], value: float) -> torch.Tensor:
-    """Return a result with the value of windows that hold nothing."""
+    """Append the windows without elements to a result, with the given value."""
     extra = [n for distance in reversed(distances) for n in (0, int(distance >= 0))]
     return F.pad(y, extra, value=value) if any(extra) else y
 
 
 def without_last(g: torch.Tensor, distances: Sequence[int]) -> torch.Tensor:
-    """Return a gradient without those windows."""
+    """Remove the windows without elements from a gradient."""
     return g[(..., *(slice(n - int(d >= 0)) for n, d in zip(g.shape[-len(distances) :], distances, strict=True)))]
 
 
 def averages_with_last(y: torch.Tensor, distances: Sequence[int]) -> torch.Tensor:
-    """Return averages with those of nothing: C divides by the extent of the window, which is 0 or negative."""
+    """Append the averages of windows without elements: C divides 0 by the window's extent, which is 0 or negative."""
     y = with_last(y, distances, 0.0)
     for dim, distance in enumerate(distances, y.dim() - len(distances)):
         if distance == 0:

@@ -1,18 +1,18 @@
--- Lua functions over the elements of tensors (apply, map, map2), tables of them, and concatenation.
-local bridge, py = ...
+-- apply, map, map2, totable and torch.cat without calling Python.
+local bridge = ...
 local native, metatables = bridge.native, bridge.metatables
 local states, storages, read, loops, view, wrap = native.states, native.storages, native.read, native.loops, native.view, native.wrap
-local type, select, error, unpack, floor = type, select, error, unpack, math.floor
+local type, select, error, floor = type, select, error, math.floor
 
--- an element that the type does not hold as it is: Python converts it as C does
+-- store a number that the type does not represent exactly: Python converts it as C does
 local function put_slowly(S, place, value)
    local V = view(S, place, 1)
    V[1], V[2] = 1, 1
    metatables['torch.' .. S.ty .. 'Tensor'].fill(wrap(native.measure(V)), value)
 end
 
--- The memory is looked up for every element: what f does with the tensor may move it. Where Torch7 calls f from C
--- (strict), a string of a number is one; where it does so by ffi, true is 1 and false changes nothing.
+-- The memory is looked up for every element, because f may move it. Where Torch7 calls f from C (strict), a numeric string is a
+-- number; where it calls f through ffi, true is 1 and false changes nothing.
 local VISIT = [[
 return function(f, strict, put_slowly, rows, columns, S, i, a, b, A, j, c, d, B, k, e, g)
    local block, first, second = S.block, A.block, B.block
@@ -45,14 +45,14 @@ local visitors = {}
 for ty in pairs(native.limits) do
    visitors[ty] = loops.kernels(function(count) return source_of(ty, count) end, ' elements')
 end
--- LuaJIT compiles a loop for the function that it calls first: many elements are worth a loop of their own
-local MANY = 65536
+-- LuaJIT compiles a loop for the function that it calls first, so calls with many elements get a loop of their own
+local OWN_LOOP_FROM = 65536
 local function visitor(ty, elements, count)
-   if elements > MANY then return loops.compile(ty, source_of(ty, count), 'elements') end
+   if elements > OWN_LOOP_FROM then return loops.compile(ty, source_of(ty, count), 'elements') end
    return visitors[ty](ty, count)
 end
 
--- call f with the elements of S and of up to two tensors of the same type and count; what it returns replaces those of S
+-- call f with the elements of S and of up to two tensors of the same type and count; its results replace the elements of S
 local function visit(S, f, A, B)
    local rows, columns, a, b, c, d, e, g = loops.layout(S, A, B)
    if not rows or not visitors[S.ty] then return false end
@@ -105,8 +105,8 @@ for ty in pairs(native.kinds) do
       local slow, slow_storage = mt.totable, storage.totable
       mt.totable = function(self, ...)
          local S = type(self) == 'userdata' and (states[self] or read(self))
-         local found = S and S.ty == ty and S.count > 0 and table_of(get, S, 1, S.offset)
-         if found then return found end
+         local result = S and S.ty == ty and S.count > 0 and table_of(get, S, 1, S.offset)
+         if result then return result end
          return slow(self, ...)
       end
       storage.totable = function(self, ...)
@@ -119,7 +119,7 @@ for ty in pairs(native.kinds) do
    end
 end
 
--- tensors one after the other along dimension d, in a result or a new tensor; nothing where Python must
+-- concatenate tensors along dimension d in the result R or a new tensor; nil if Python must do it
 local function concatenated(list, d, object, R)
    local first = native.state(list[1])
    local n = first and first.n
@@ -150,7 +150,7 @@ local function concatenated(list, d, object, R)
    return object
 end
 
--- (a, b), (a, b, d), ({a, b ...}), ({a, b ...}, d), of which the result is left out
+-- (a, b), (a, b, d), ({a, b ...}), ({a, b ...}, d), without the result
 local function joined(object, R, n, a, b, d)
    if type(a) == 'table' then
       if n <= 2 then return concatenated(a, b, object, R) end

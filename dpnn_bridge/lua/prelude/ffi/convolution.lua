@@ -1,14 +1,14 @@
--- Families of conv2 and xcorr2, and of conv3 and xcorr3 of one plane each.
-local bridge, py = ...
+-- Loop families of conv2 and xcorr2, and of conv3 and xcorr3 for images without channels.
+local bridge = ...
 local ffi, native = bridge.ffi, bridge.native
 local families, loops, resize = native.families, native.loops, native.resize
 local min, max = math.min, math.max
 local FEW = loops.FEW
 
-local function few(S) return S.count > 0 and S.count <= FEW end
-local function apart(R, S) return not R.block or R.block ~= S.block end
+local function is_small(S) return S.count > 0 and S.count <= FEW end
+local function in_other_memory(R, S) return not R.block or R.block ~= S.block end
 
--- An image and a kernel of up to three dimensions; positions of the kernel that leave the image are skipped.
+-- An image and a kernel of up to three dimensions; elements of the kernel outside the image are skipped.
 local CONVOLVE = [[
 return function(row, d1, d2, d3, p, ip, a1, a2, a3, q, iq, b1, b2, b3, r, ir, c1, c2, c3, n1, n2, n3, m1, m2, m3, o1, o2, o3)
    for i = 0, d1 - 1 do for j = 0, d2 - 1 do
@@ -27,25 +27,25 @@ return function(row, d1, d2, d3, p, ip, a1, a2, a3, q, iq, b1, b2, b3, r, ir, c1
 end
 ]]
 
--- Rows of an image, times a number of the kernel each, are added to rows of the result, as TH does from WIDTH columns on.
+-- Rows of an image, multiplied by an element of the kernel, are added to rows of the result, as TH does from WIDTH columns on.
 local WIDTH = 4
 local ADD_ROW = [[
 return function(n, p, q, v)
    for j = 0, n - 1 do p[j] = at(p, j) + at(q, j) * v end
 end
 ]]
--- the same with 0, with which a BLAS does nothing: infinity becomes NaN
+-- the same for the element 0, which BLAS skips: infinity times 0 must be NaN
 local function add_zeros(n, p, q)
    for j = 0, n - 1 do p[j] = p[j] + q[j] * 0 end
 end
-local function add_plane(add, result, image, weights, rows, columns, height, width, is_full, turned)
+local function add_plane(add, result, image, weights, rows, columns, height, width, is_full, is_flipped)
    local out_rows, out_columns = is_full and rows or rows - height + 1, is_full and columns or columns - width + 1
    local step, last = is_full and columns + width - 1 or out_columns, height * width - 1
    for i = 0, out_rows - 1 do
       for u = 0, height - 1 do
          for v = 0, width - 1 do
-            local place = u * width + v
-            local weight = weights[turned and last - place or place]
+            local index = u * width + v
+            local weight = weights[is_flipped and last - index or index]
             local add = weight == 0 and add_zeros or add
             if is_full then
                add(out_columns, result + (i + u) * step + v, image + i * columns, weight)
@@ -59,9 +59,9 @@ end
 local function contiguous(S)
    return S.dense and S or native.state(bridge.metatables['torch.' .. S.ty .. 'Tensor'].contiguous(S.object))
 end
--- an image and a kernel, planes with a kernel each, or planes with a bank of kernels, whose results are summed
-local function by_rows(add, R, S, K, is_full, flipped)
-   if S.count == 0 or K.count == 0 or not apart(R, S) or not apart(R, K) then return false end
+-- an image and a kernel, channels with a kernel each, or channels with kernels for each output channel, whose results are summed
+local function by_rows(add, R, S, K, is_full, is_flipped)
+   if S.count == 0 or K.count == 0 or not in_other_memory(R, S) or not in_other_memory(R, K) then return false end
    local s, k, sign = 2 * S.n, 2 * K.n, is_full and 1 or -1
    local rows, columns, height, width = S[s - 3], S[s - 1], K[k - 3], K[k - 1]
    local out_rows, out_columns = rows + sign * (height - 1), columns + sign * (width - 1)
@@ -78,7 +78,7 @@ local function by_rows(add, R, S, K, is_full, flipped)
       for j = 0, summed - 1 do
          local plane = K.n == 3 and i or j
          add_plane(add, result + i * out_rows * out_columns, image + plane * rows * columns,
-                   weights + (i * summed + j) * height * width, rows, columns, height, width, is_full, flipped ~= is_full)
+                   weights + (i * summed + j) * height * width, rows, columns, height, width, is_full, is_flipped ~= is_full)
       end
    end
    return true
@@ -87,12 +87,12 @@ end
 function families.convolve(plan, space, flip)
    local is_real = plan.ty == 'Float' or plan.ty == 'Double'
    local add = is_real and native.vectors.adder(plan.ty) or not is_real and loops.compile(plan.ty, ADD_ROW, 'convolution of rows')
-   local kind = plan.ty == 'Float' and 'float' or plan.ty == 'Double' and 'double' or 'int64_t'  -- integers wrap as in C
-   local run, row = loops.compile(plan.ty, CONVOLVE, plan.name), ffi.new(kind .. '[?]', 2 * FEW)
+   local c_type = plan.ty == 'Float' and 'float' or plan.ty == 'Double' and 'double' or 'int64_t'  -- integers wrap as in C
+   local run, row = loops.compile(plan.ty, CONVOLVE, plan.name), ffi.new(c_type .. '[?]', 2 * FEW)
    return function(R, S, K, how)
       local n = S.n
       if space == '2' and add and by_rows(add, R, S, K, how == 'F', flip == 'flip') then return true end
-      if n ~= tonumber(space) or K.n ~= n or not few(S) or not few(K) or not apart(R, S) or not apart(R, K) then return nil end
+      if n ~= tonumber(space) or K.n ~= n or not is_small(S) or not is_small(K) or not in_other_memory(R, S) or not in_other_memory(R, K) then return nil end
       local sizes, image, kernel, steps, strides, first, edge = {1, 1, 1}, {1, 1, 1}, {1, 1, 1}, {0, 0, 0}, {0, 0, 0}, K.offset, {0, 0, 0}
       local count = 1
       for d = 1, n do

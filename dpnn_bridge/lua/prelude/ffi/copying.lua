@@ -1,5 +1,5 @@
--- Copies of small tensors, conversions between element types, and the operators of Lua on tensors.
-local bridge, py = ...
+-- Copies of tensors, conversions between element types, and operators, without calling Python.
+local bridge = ...
 local ffi, native, metatables = bridge.ffi, bridge.native, bridge.metatables
 local states, read, state, fresh, new_like = native.states, native.read, native.state, native.fresh, native.new_like
 local resize_as, loops = native.resize_as, native.loops
@@ -7,19 +7,20 @@ local pointwise, FEW, LONG = loops.pointwise, loops.FEW, loops.LONG
 local packed, vectors = native.packed, native.vectors
 local type, select, ipairs = type, select, ipairs
 
-local WIDE = {Int = true, Long = true}  -- their elements are 64-bit integers in loops, which must become numbers
+local WIDE = {Int = true, Long = true}  -- in loops, their elements are 64-bit integers, which must be converted to numbers
 
--- R = X of another type, where C's conversion is exact; false where Python must
+-- range of the integers that each type represents exactly
 local limits = {Byte = {0, 255}, Char = {-128, 127}, Short = {-32768, 32767}, Int = {-2^31, 2^31 - 1}, Long = {-2^53, 2^53}}
-local from_long = {Float = {-2^24, 2^24}}  -- others are rounded twice on the way
--- what the elements of X must be; nothing where R's type holds them all
-local function bounds(ty, from)
+local from_long = {Float = {-2^24, 2^24}}  -- other numbers would be rounded twice
+-- range in which the conversion to type ty is exact; nil if it is exact for all numbers of type `from`
+local function range_of(ty, from)
    local limit, own = limits[ty] or from == 'Long' and from_long[ty], limits[from]
    return not (limit and own and own[1] >= limit[1] and own[2] <= limit[2]) and limit or nil
 end
+-- R = X of another type; false if the conversion is not exact, or Python must do it
 local function convert(R, X)
    if R.ty == 'Half' or X.ty == 'Half' then return false end
-   local limit = bounds(R.ty, X.ty)
+   local limit = range_of(R.ty, X.ty)
    if limit then
       local low, high = loops.limits(X)
       if not (low and low >= limit[1] and high <= limit[2]) then return false end
@@ -27,7 +28,7 @@ local function convert(R, X)
    return X.count > LONG and vectors.copy(R, X) or X.count <= FEW and pointwise(WIDE[X.ty] and 'number' or 'copy', R, X)
 end
 
--- all elements of S become 0; nothing where Python must
+-- set all elements of S to 0; nil if Python must do it
 function native.zero(S)
    if packed(S) then
       ffi.fill(S.block.data + S.offset, S.count * native.kinds[S.ty].size)
@@ -36,7 +37,7 @@ function native.zero(S)
    return S.count <= FEW and S.ty ~= 'Half' and pointwise('nought', S, S) or nil
 end
 
--- zero, copy, clone: of all types
+-- zero, copy, clone of all types
 for ty, kind in pairs(native.kinds) do
    local mt = metatables['torch.' .. ty .. 'Tensor']
    local zero, copy, clone = mt.zero, mt.copy, mt.clone
@@ -84,8 +85,8 @@ for _, from in ipairs(TYPES) do
       if ty ~= from and slow then
          mt[method[ty]] = function(self, ...)
             local S = state(self, from)
-            local found = S and converted(S, ty)
-            if found then return found end
+            local object = S and converted(S, ty)
+            if object then return object end
             return slow(self, ...)
          end
       elseif slow then
@@ -116,7 +117,7 @@ for _, from in ipairs(TYPES) do
    end
 end
 
--- operators: a method's result in a new tensor -------------------------------------------------------------------------
+-- operators: call the method of a new tensor ---------------------------------------------------------------------------
 for _, ty in ipairs(TYPES) do
    local mt = metatables['torch.' .. ty .. 'Tensor']
    local real = ty == 'Float' or ty == 'Double'

@@ -1,27 +1,27 @@
--- Calls on small tensors that do not reach Python. What a call means is decided in dispatch.py alone: for arguments of kinds
--- that a function has not seen, Lua asks for a plan, which names a family of loops and says where each argument comes from.
+-- Calls on small tensors without calling Python. Arguments are matched in dispatch.py only: for a new combination of argument
+-- types, Lua asks Python for a plan, which contains the family of loops and the source of each argument.
 local bridge, py = ...
 local native, metatables = bridge.native, bridge.metatables
 local states, storages, read, fresh = native.states, native.storages, native.read, native.fresh
 local type, select, concat, format, rawequal = type, select, table.concat, string.format, rawequal
 local torch, default_type = torch, bridge.default_type
 
---- name -> f(plan, what the declaration says ...): a function of results, tensors and the other arguments of a signature.
---- It returns nothing where Python must compute.
+--- name -> f(plan, arguments of the family ...). f returns a function of the results, tensors and other arguments of a signature,
+--- which returns nil if Python must compute.
 local families = {}
 native.families = families
 
--- kinds of arguments as numbers below 128, for the key of a plan
-local KINDS, TYPES = {[1] = 'number', [2] = 'boolean'}, {}
+-- descriptions of arguments as codes below 128, of which the key of a plan is composed
+local DESCRIPTIONS, TYPES = {[1] = 'number', [2] = 'boolean'}, {}
 for letter in ('NVULTSARF'):gmatch '.' do
-   KINDS[#KINDS + 1] = letter
-   TYPES[letter] = #KINDS
+   DESCRIPTIONS[#DESCRIPTIONS + 1] = letter
+   TYPES[letter] = #DESCRIPTIONS
 end
 for i, ty in ipairs(bridge.element_types) do
    TYPES[ty] = 8 + 8 * i
-   for n = 0, 7 do KINDS[TYPES[ty] + n] = ty .. n end
+   for n = 0, 7 do DESCRIPTIONS[TYPES[ty] + n] = ty .. n end
 end
-local function kind_of(x)
+local function code_of(x)
    local kind = type(x)
    if kind == 'number' then return 1 end
    if kind == 'userdata' then
@@ -32,31 +32,31 @@ local function kind_of(x)
    end
    return 0
 end
-local MOST = 7  -- arguments
+local MAX_ARGUMENTS = 7
 local function key_of(n, a, b, c, d, e, f, g)
    local key = 1
-   if n > 0 then key = 128 + kind_of(a) end
-   if n > 1 then key = 128 * key + kind_of(b) end
-   if n > 2 then key = 128 * key + kind_of(c) end
-   if n > 3 then key = 128 * key + kind_of(d) end
-   if n > 4 then key = 128 * key + kind_of(e) end
-   if n > 5 then key = 128 * key + kind_of(f) end
-   if n > 6 then key = 128 * key + kind_of(g) end
+   if n > 0 then key = 128 + code_of(a) end
+   if n > 1 then key = 128 * key + code_of(b) end
+   if n > 2 then key = 128 * key + code_of(c) end
+   if n > 3 then key = 128 * key + code_of(d) end
+   if n > 4 then key = 128 * key + code_of(e) end
+   if n > 5 then key = 128 * key + code_of(f) end
+   if n > 6 then key = 128 * key + code_of(g) end
    return key
 end
 
 local LETTERS = {'a', 'b', 'c', 'd', 'e', 'f', 'g'}
--- Source of a call: the states of results and tensors and the other arguments, in this order, go to a function of a family.
+-- Source of a call. It passes the states of results, the states of tensors and the other arguments to a function of a family.
 local function source_of(plan, n)
    local arguments, lines, results, tensors, plain = concat(LETTERS, ', ', 1, n), {}, {}, {}, {}
    local first, source
-   for k = 1, plan.fresh or 0 do  -- a family's own results
+   for k = 1, plan.fresh or 0 do  -- results that the family creates
       results[k], tensors[k] = 'n' .. k, 'r' .. k
       lines[k] = format("local n%d, r%d = fresh '%s'", k, k, plan.fresh_types and plan.fresh_types[k] or plan.ty)
    end
    for k, slot in ipairs(plan.slots) do
       local name, given = 's' .. k, LETTERS[slot.source]
-      if slot.token == 'L' then  -- sizes: how many, and each
+      if slot.token == 'L' then  -- sizes: their number, and each size
          plain[#plain + 1] = concat({tostring(n - slot.source + 1), unpack(LETTERS, slot.source, n)}, ', ')
       elseif slot.kind == 'plain' then
          plain[#plain + 1] = given or slot.value == 'last' and source .. '.n'
@@ -89,23 +89,23 @@ return function(%s)
 end]], arguments, concat(lines, '\n   '), concat(tensors, ', '), #results > 0 and concat(results, ', ') or 'x', arguments)
 end
 
--- how to make a call with arguments like these; `slow`, the call of Python, where there is no other way
+-- a function for calls with arguments of these types; `slow`, which calls Python, if there is no loop
 local function make(name, ty, slow, n, ...)
-   local kinds, operand = {}, nil
+   local descriptions, operand = {}, nil
    for i = 1, n do
-      local kind = KINDS[kind_of((select(i, ...)))]
-      if not kind then return slow end
-      kinds[i] = kind
-      operand = operand or i < 3 and #kind > 1 and kind:match '^(%u%a+)%d$'
+      local description = DESCRIPTIONS[code_of((select(i, ...)))]
+      if not description then return slow end
+      descriptions[i] = description
+      operand = operand or i < 3 and #description > 1 and description:match '^(%u%a+)%d$'
    end
    local resolved = ty or operand or default_type()
-   local plan = resolved and py.plan(name, ty, unpack(kinds, 1, n))
+   local plan = resolved and py.plan(name, ty, unpack(descriptions, 1, n))
    if not plan then return slow end
    plan.ty, plan.name = resolved, name
    for _, slot in ipairs(plan.slots) do
-      local kind = kinds[slot.source]
+      local description = descriptions[slot.source]
       if slot.kind ~= 'plain' then
-         slot.ty = kind and kind:sub(1, -2) or (slot.value == 'Long' or slot.value == 'Byte') and slot.value or plan.ty
+         slot.ty = description and description:sub(1, -2) or (slot.value == 'Long' or slot.value == 'Byte') and slot.value or plan.ty
       end
    end
    local family = families[plan.family]
@@ -117,7 +117,7 @@ local function caller(name, ty, slow)
    local calls, constructor = {}, torch.Tensor
    return function(...)
       local n, a, b, c, d, e, f, g = select('#', ...), ...
-      if n > MOST then return slow(...) end
+      if n > MAX_ARGUMENTS then return slow(...) end
       if not ty and not rawequal(torch.Tensor, constructor) then calls, constructor = {}, torch.Tensor end
       local key = key_of(n, a, b, c, d, e, f, g)
       local call = calls[key]
@@ -129,10 +129,10 @@ local function caller(name, ty, slow)
    end
 end
 
-for name, where in pairs(py.loops()) do
-   for _, ty in ipairs(where.types) do
+for name, available in pairs(py.loops()) do
+   for _, ty in ipairs(available.types) do
       local mt = metatables['torch.' .. ty .. 'Tensor']
       mt[name] = caller(name, ty, mt[name])
    end
-   if where['function'] then torch[name] = caller(name, nil, torch[name]) end
+   if available['function'] then torch[name] = caller(name, nil, torch[name]) end
 end

@@ -1,11 +1,11 @@
--- Single elements and brackets: t[i], t[{...}], storage[i], in memory.
-local bridge, py = ...
-local native, handles, metatables = bridge.native, bridge.handles, bridge.metatables
+-- Brackets without calling Python: t[i], t[{...}], storage[i].
+local bridge = ...
+local native, metatables = bridge.native, bridge.metatables
 local states, storages, read, read_storage, wrap = native.states, native.storages, native.read, native.read_storage, native.wrap
 local narrowed, selected = native.narrowed, native.selected
 local rawget, type, tonumber, floor = rawget, type, tonumber, math.floor
 
--- what a Lua number becomes in memory without more ado: any, or the whole ones that fit
+-- range of the integers that are stored without Python's conversion; floating types store any number
 local limits = {Byte = {0, 255}, Char = {-128, 127}, Short = {-32768, 32767}, Int = {-2^31, 2^31 - 1}, Long = {-2^31, 2^31 - 1}}
 native.limits = {Float = {}, Double = {}}
 for ty, limit in pairs(limits) do native.limits[ty] = limit end
@@ -14,8 +14,8 @@ function native.fits(ty, value)
    return type(value) == 'number' and (not limit or value >= limit[1] and value <= limit[2] and floor(value) == value)
 end
 
--- Source of the element I of the memory P. LuaJIT takes a NaN with certain bits, which other programs and PyTorch's vector
--- code write, for a value of another type (nil, or a pointer), and the negative of others: both become the plain NaN.
+-- Source of the element I of the memory P. LuaJIT reads a NaN with certain bits, which other programs and PyTorch's vector code
+-- write, as a value of another type (nil or a pointer), so every such NaN becomes LuaJIT's own NaN.
 local ffi = bridge.ffi
 native.words = ffi.typeof('const int32_t *')
 native.at = {
@@ -32,18 +32,18 @@ for ty in pairs(native.kinds) do
    if ty ~= 'Half' then
       local limit = limits[ty]
       local low, high = limit and limit[1], limit and limit[2]
-      native.get[ty] = ty == 'Long' and function(S, place) return tonumber(S.block.data[place]) end
-         or reals[ty] or function(S, place) return S.block.data[place] end
-      native.put[ty] = limit and function(S, place, value)
+      native.get[ty] = ty == 'Long' and function(S, index) return tonumber(S.block.data[index]) end
+         or reals[ty] or function(S, index) return S.block.data[index] end
+      native.put[ty] = limit and function(S, index, value)
          if not (value >= low and value <= high and floor(value) == value) then return false end
-         S.block.data[place] = value
+         S.block.data[index] = value
          return true
-      end or function(S, place, value) S.block.data[place] = value; return true end
+      end or function(S, index, value) S.block.data[index] = value; return true end
    end
 end
 
--- the view that t[{...}] names, or the place of one element; nothing for what Python must decide
-local function follow(S, spec)
+-- apply an index t[{...}]: returns the view, or nil and the index in the storage of a single element; nothing if Python must do it
+local function apply_index(S, spec)
    local d, V = 1, S
    for i = 1, #spec do
       local entry = spec[i]
@@ -96,8 +96,8 @@ for ty in pairs(native.kinds) do
       elseif type(key) == 'table' then
          local S = states[self] or read(self)
          if S and get and #key > 0 then
-            local V, place = follow(S, key)
-            if place then value = get(S, place) elseif V and V ~= S then value = wrap(V) end
+            local V, index = apply_index(S, key)
+            if index then value = get(S, index) elseif V and V ~= S then value = wrap(V) end
          end
       end
       if value ~= nil then return value, true end
@@ -115,9 +115,9 @@ for ty in pairs(native.kinds) do
       return generic_index(self, key)
    end
 
-   local function store(self, S, V, place, value)
-      if place then
-         return type(value) == 'number' and put(S, place, value)
+   local function store(self, S, V, index, value)
+      if index then
+         return type(value) == 'number' and put(S, index, value)
       end
       local object = wrap(V)
       if type(value) == 'number' then mt.fill(object, value) return true end
@@ -140,8 +140,8 @@ for ty in pairs(native.kinds) do
                end
             end
          elseif type(key) == 'table' and #key > 0 then
-            local V, place = follow(S, key)
-            if (V or place) and store(self, S, V, place, value) then return true end
+            local V, index = apply_index(S, key)
+            if (V or index) and store(self, S, V, index, value) then return true end
          end
       end
       return slow_newindex(self, key, value)

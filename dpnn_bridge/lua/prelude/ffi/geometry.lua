@@ -1,13 +1,14 @@
--- The geometry of tensors in Lua: states of views, sizes, and memory for new tensors. Methods are in views.lua.
+-- The geometry of tensors in Lua: states of views, resizing, and new tensors. Methods are in views.lua.
 local bridge = ...
 local native = bridge.native
 local type, floor = type, math.floor
 local wrap, measure, moved, new_block, make_room = native.wrap, native.measure, native.moved, native.new_block, native.make_room
 
--- whether x is an integer that C's long has
-function native.whole(x) return type(x) == 'number' and floor(x) == x and x >= -2 ^ 63 and x < 2 ^ 63 end
+-- whether x is an integer in the range of C's long
+function native.is_integer(x) return type(x) == 'number' and floor(x) == x and x >= -2 ^ 63 and x < 2 ^ 63 end
 
--- a new state with type and block of S, and sizes and strides too as far as they are not changed
+-- a copy of the state S with another offset and number of dimensions, in which the caller then changes sizes and strides;
+-- is_same: the geometry does not change
 local function view(S, offset, n, is_same)
    local V = {
       S[1], S[2], S[3], S[4], S[5], S[6], S[7], S[8],
@@ -33,8 +34,8 @@ local function selected(S, d, at)
 end
 native.narrowed, native.selected = narrowed, selected
 
--- a new state of sizes a, b, c, d (the n first of them), contiguous at the beginning of a block
-local function whole_of(ty, block, n, a, b, c, d)
+-- a new contiguous state of the first n of the sizes a, b, c, d, at the beginning of a block
+local function contiguous_state(ty, block, n, a, b, c, d)
    if n == 1 then
       return {a, 1, ty = ty, block = block, offset = 0, n = n, count = a, dense = true, handle = false, current = false, object = false}
    elseif n == 2 then
@@ -47,7 +48,7 @@ local function whole_of(ty, block, n, a, b, c, d)
    return S
 end
 
--- set sizes a, b, c, d (the n first of them), contiguous; false where Python must
+-- set the first n of the sizes a, b, c, d, contiguous
 local function shape(S, n, a, b, c, d)
    S.n = n
    local step = 1
@@ -58,12 +59,12 @@ local function shape(S, n, a, b, c, d)
    S.count, S.dense = step * a, true
 end
 
-local MANY = 2 ^ 26  -- elements for which Python may find no memory, an error of its own
--- Torch7's resize of a tensor to n <= 4 sizes > 0; false where Python must
+local MAX_COUNT = 2 ^ 26  -- more elements are resized in Python, which raises an error if there is not enough memory
+-- resize to n <= 4 positive sizes as Torch7 does; false if Python must do it
 local function resize(S, n, a, b, c, d)
    if n == S.n and S[1] == a and (n < 2 or S[3] == b) and (n < 3 or S[5] == c) and (n < 4 or S[7] == d) then return true end
    local count = a * (n > 1 and b or 1) * (n > 2 and c or 1) * (n > 3 and d or 1)
-   if count > MANY then return false end
+   if count > MAX_COUNT then return false end
    make_room(S, count)
    shape(S, n, a, b, c, d)
    moved(S)
@@ -76,23 +77,23 @@ local function same_sizes(S, T)
    return true
 end
 
--- the same to the sizes of another state
+-- resize to the sizes of another state
 local function resize_as(S, T)
    if T.n >= 1 and T.n <= 4 then return resize(S, T.n, T[1], T[3], T[5], T[7]) end
    return same_sizes(S, T)
 end
 native.shape, native.resize, native.resize_as, native.same_sizes = shape, resize, resize_as, same_sizes
 
--- a new tensor of n <= 4 sizes > 0, or nil where Python must
+-- a new contiguous tensor of n <= 4 positive sizes; nil if Python must create it
 local function new_tensor(ty, n, a, b, c, d)
    local block = new_block(ty, a * (n > 1 and b or 1) * (n > 2 and c or 1) * (n > 3 and d or 1))
    if not block then return nil end
-   local R = whole_of(ty, block, n, a, b, c, d)
+   local R = contiguous_state(ty, block, n, a, b, c, d)
    return wrap(R), R
 end
 native.new_tensor = new_tensor
 
--- the same of the sizes of a state
+-- a new contiguous tensor with the sizes of a state; nil if Python must create it
 local function new_like(S)
    local n = S.n
    if n >= 1 and n <= 4 then return new_tensor(S.ty, n, S[1], S[3], S[5], S[7]) end
@@ -116,7 +117,7 @@ function native.fresh(ty)
    return wrap(R), R
 end
 
--- whether the dimensions of S fill memory without gaps, in whatever order
+-- whether the elements of S fill memory without gaps, for any order of the dimensions
 local function packed(S)
    if S.dense then return true end
    local expected, n = 1, S.n
@@ -132,22 +133,22 @@ local function packed(S)
 end
 native.packed = packed
 
--- whether no element of S is two: each dimension steps over all that the smaller ones reach
+-- whether no two elements of S share memory: the stride of each dimension exceeds the extent of those with smaller strides
 function native.disjoint(S)
    if S.dense then return true end
    for k = 1, 2 * S.n, 2 do
-      local step, reach = S[k + 1], 0
+      local step, extent = S[k + 1], 0
       if S[k] > 1 then
          for j = 1, 2 * S.n, 2 do
-            if j ~= k and S[j] > 1 and S[j + 1] <= step then reach = reach + (S[j] - 1) * S[j + 1] end
+            if j ~= k and S[j] > 1 and S[j + 1] <= step then extent = extent + (S[j] - 1) * S[j + 1] end
          end
-         if step <= reach then return false end
+         if step <= extent then return false end
       end
    end
    return true
 end
 
--- whether two states have the same elements in the same order, in the same or in other memory
+-- whether two states have equal sizes and strides; they may be in different memory
 local function same_geometry(A, B)
    if A.n ~= B.n then return false end
    for k = 1, 2 * A.n do if A[k] ~= B[k] then return false end end

@@ -1,16 +1,16 @@
--- Elements by index and by mask without Python: index, indexCopy, indexAdd, indexFill, gather, scatter, maskedFill,
--- maskedCopy, maskedSelect and t[mask]. What is not the plain case goes to Python.
-local bridge, py = ...
+-- index, indexCopy, indexAdd, indexFill, gather, scatter, maskedFill, maskedCopy, maskedSelect, nonzero and t[mask] without calling
+-- Python. Other cases, and errors, are left to Python.
+local bridge = ...
 local ffi, native, metatables = bridge.ffi, bridge.native, bridge.metatables
 local loops, fits = native.loops, native.fits
 local slices, resize, resize_as, same_sizes, fresh = native.slices, native.resize, native.resize_as, native.same_sizes, native.fresh
 local type, select, floor = type, select, math.floor
 
-local bits = {}  -- element type -> pointer to integers of its size: what is only moved is moved as bits
+local bits = {}  -- element type -> pointer to integers of the same size, with which elements are copied as bits
 for ty, kind in pairs(native.kinds) do bits[ty] = ffi.typeof('int' .. 8 * kind.size .. '_t *') end
 
--- over slices: p, q have outer x (their own sizes) x inner elements, x names m slices; k-th slice, and the chosen one. A loop of
--- one round is the outer one.
+-- Loop over slices: x contains m positions of slices; p and q have outer x (number of slices) x inner elements. STEP uses the k-th
+-- slice and the chosen slice. If inner is 1, the loops are exchanged.
 local BY_SLICE = [[
 return function(outer, m, inner, x, ix, step, p, ip, po, pl, pi, q, iq, qo, ql, qi, v)
    if inner == 1 then outer, inner, po, pi, qo, qi = 1, outer, pi, po, qi, qo end
@@ -22,10 +22,10 @@ return function(outer, m, inner, x, ix, step, p, ip, po, pl, pi, q, iq, qo, ql, 
    end
 end
 ]]
--- over elements: x has one place for each of outer x m x inner elements of a; c is where it points to
+-- Loop over elements: x contains a position in c for each of the outer x m x inner elements of a.
 local BY_ELEMENT = [[
 return function(outer, m, inner, x, ix, xo, xl, xi, a, ia, ao, al, ai, c, ic, co, cl, ci, v)
-   if inner == 1 then  -- a loop of one round is the outer one, and a short step the inner one
+   if inner == 1 then  -- exchange the loops, so that the inner loop is not of length 1 and has the smaller stride
       if xl <= xo then inner, m, xi, ai, ci = m, 1, xl, al, 0 else inner, outer, xi, ai, ci = outer, 1, xo, ao, co end
    end
    for o = 0, outer - 1 do
@@ -40,10 +40,10 @@ return function(outer, m, inner, x, ix, xo, xl, xi, a, ia, ao, al, ai, c, ic, co
    end
 end
 ]]
--- over elements and their masks x, which are 0 or 1: no branch is taken that a processor could guess wrong. Copies end at q[last].
+-- Loop over elements and a mask x of 0 and 1, without branches that the CPU could mispredict. Copies end at q[last].
 local BY_MASK = [[
 return function(rows, columns, x, ix, xr, xc, p, ip, pr, pc, q, iq, last, v)
-   local zero = v * 0  -- of the type of the elements
+   local zero = v * 0  -- has the type of the elements
    for i = 1, rows do
       local jx, jp = ix, ip
       for j = 1, columns do
@@ -84,7 +84,7 @@ local function dimension(S, d)
    return type(d) == 'number' and floor(d) == d and d >= 1 and d <= S.n and S.count > 0
 end
 local function data(S) return ffi.cast(bits[S.ty], S.block.data) end
--- whether the elements of I are all in 1 .. limit
+-- whether all elements of I are in 1 .. limit
 local function in_range(I, limit)
    if I.count == 0 then return false end
    if I.count > loops.LONG then
@@ -102,9 +102,9 @@ local function in_range(I, limit)
    end
    return true
 end
-local function vector(I, limit) return I and I.n == 1 and in_range(I, limit) end
--- whether S has the sizes of T in all dimensions but d
-local function beside(S, T, d)
+local function is_valid_index(I, limit) return I and I.n == 1 and in_range(I, limit) end
+-- whether S has the sizes of T in all dimensions except d
+local function matches_except(S, T, d)
    if S.n ~= T.n then return false end
    for k = 1, T.n do
       if k ~= d and S[2 * k - 1] ~= T[2 * k - 1] then return false end
@@ -114,7 +114,7 @@ end
 
 local function bytes(S) return native.kinds[S.ty].size end
 local ROW, adders = 16, {Float = native.vectors.adder 'Float', Double = native.vectors.adder 'Double'}
--- the same as BY_SLICE for slices whose rows of at least ROW elements are adjacent: from the chosen ones, or to them
+-- BY_SLICE for slices whose inner elements, at least ROW, are adjacent: copies from the chosen slices, or to them
 local function move_rows(outer, m, inner, x, ix, step, p, ip, po, pl, _, q, iq, qo, ql, _, size, to_chosen)
    for k = 0, m - 1 do
       local chosen = tonumber(x[ix + k * step]) - 1
@@ -122,7 +122,7 @@ local function move_rows(outer, m, inner, x, ix, step, p, ip, po, pl, _, q, iq, 
       for o = 0, outer - 1 do ffi.copy(to + o * po, from + o * qo, inner * size) end
    end
 end
--- the same for sums
+-- BY_SLICE of indexAdd for such slices
 local function add_rows(outer, m, inner, x, ix, step, p, ip, po, pl, _, q, iq, qo, ql, _, add)
    for k = 0, m - 1 do
       local to, from = p + (ip + (tonumber(x[ix + k * step]) - 1) * pl), q + (iq + k * ql)
@@ -131,9 +131,9 @@ local function add_rows(outer, m, inner, x, ix, step, p, ip, po, pl, _, q, iq, q
 end
 
 -- index ----------------------------------------------------------------------------------------------------------------
--- r = the slices of S along d that I names
+-- R = the slices of S along d at the positions in I
 local function index(R, S, d, I)
-   if not dimension(S, d) or S.n > 4 or not vector(I, S[2 * d - 1])
+   if not dimension(S, d) or S.n > 4 or not is_valid_index(I, S[2 * d - 1])
       or (R.block and (R.block == S.block or R.block == I.block)) then
       return false
    end
@@ -147,9 +147,9 @@ local function index(R, S, d, I)
    return true
 end
 
--- T's slices along d that I names get, or get added, those of S
-local function into(name, T, d, I, S)
-   if not dimension(T, d) or not S or not vector(I, T[2 * d - 1]) or not beside(S, T, d) or S[2 * d - 1] ~= I[1]
+-- indexCopy, indexAdd: write the slices of S to the slices of T along d at the positions in I
+local function write_slices(name, T, d, I, S)
+   if not dimension(T, d) or not S or not is_valid_index(I, T[2 * d - 1]) or not matches_except(S, T, d) or S[2 * d - 1] ~= I[1]
       or S.block == T.block or I.block == T.block then
       return false
    end
@@ -170,7 +170,7 @@ local function into(name, T, d, I, S)
 end
 
 local function index_fill(T, d, I, value)
-   if not dimension(T, d) or not vector(I, T[2 * d - 1]) or I.block == T.block or not fits(T.ty, value) then return false end
+   if not dimension(T, d) or not is_valid_index(I, T[2 * d - 1]) or I.block == T.block or not fits(T.ty, value) then return false end
    local outer, _, inner, to, tl, ti = slices(T, d)
    if not outer then return false end
    local p = T.block.data
@@ -178,10 +178,10 @@ local function index_fill(T, d, I, value)
    return true
 end
 
--- gather, scatter: `name` moves between A, which has the sizes of I, and the places of C that I names
-local function at_places(name, A, C, d, I, value)
+-- gather, scatter: `name` moves elements between A, which has the sizes of I, and the positions of C that are in I
+local function by_element(name, A, C, d, I, value)
    local R = name == 'gather' and A or C
-   if not dimension(C, d) or not I or not beside(I, C, d) or not in_range(I, C[2 * d - 1]) or I.block == R.block
+   if not dimension(C, d) or not I or not matches_except(I, C, d) or not in_range(I, C[2 * d - 1]) or I.block == R.block
       or (A ~= C and A.block == C.block) then
       return false
    end
@@ -196,8 +196,8 @@ local function at_places(name, A, C, d, I, value)
 end
 
 -- masks ----------------------------------------------------------------------------------------------------------------
--- sum and union of masks, four in a word: up to 255 words are added before their bytes are
-local words = ffi.typeof 'const int32_t *'  -- LuaJIT converts unsigned words slowly
+-- number of ones, and bitwise or, of n words with four mask elements each; up to 255 words are summed before their bytes are summed
+local words = ffi.typeof 'const int32_t *'  -- conversion of unsigned words is slow in LuaJIT
 local function count_by_four(w, n)
    local count, odd = 0, 0
    for start = 0, n - 1, 255 do
@@ -209,8 +209,8 @@ local function count_by_four(w, n)
    end
    return count, odd
 end
--- arrangement of S under the mask M, and how many are chosen; nothing where Python must decide
-local function under(S, M)
+-- number of ones in the mask M, rows, columns and the strides of S and M; nil if Python must do it
+local function mask_layout(S, M)
    if not (S and M) or S.count == 0 or S.count ~= M.count or S.block == M.block then return nil end
    local rows, columns, sr, sc, mr, mc = loops.layout(S, M)
    if not rows then return nil end
@@ -234,7 +234,7 @@ end
 
 local function masked_fill(S, M, value)
    if not fits(S.ty, value) then return false end
-   local count, rows, columns, sr, sc, mr, mc = under(S, M)
+   local count, rows, columns, sr, sc, mr, mc = mask_layout(S, M)
    if not count then return false end
    local cell, p = ffi.new(native.kinds[S.ty].name .. '[1]', value), data(S)
    kernel(S.ty, 'maskedFill')(rows, columns, M.block.data, M.offset, mr, mc, p, S.offset, sr, sc, p, 0, 0, ffi.cast(bits[S.ty], cell)[0])
@@ -242,7 +242,7 @@ local function masked_fill(S, M, value)
 end
 
 local function masked_copy(S, M, T)
-   local count, rows, columns, sr, sc, mr, mc = under(S, M)
+   local count, rows, columns, sr, sc, mr, mc = mask_layout(S, M)
    if not count or not T or not T.block or T.count < count or T.block == S.block then return false end
    if not T.dense then
       local _, C = native.new_like(T)
@@ -255,7 +255,7 @@ local function masked_copy(S, M, T)
 end
 
 local function masked_select(R, S, M)
-   local count, rows, columns, sr, sc, mr, mc = under(S, M)
+   local count, rows, columns, sr, sc, mr, mc = mask_layout(S, M)
    if not count or count == 0 or R.block and (R.block == S.block or R.block == M.block) then return false end
    if not resize(R, 1, count) or not R.dense then return false end
    kernel(S.ty, 'maskedSelect')(rows, columns, M.block.data, M.offset, mr, mc, data(S), S.offset, sr, sc, data(R), R.offset,
@@ -271,8 +271,8 @@ for ty in pairs(native.kinds) do
       if slow and ty ~= 'Half' then
          mt[name] = function(self, ...)
             local S = state(self, ty)
-            local answer = S and f(self, S, select('#', ...), ...)
-            if answer then return answer end
+            local result = S and f(self, S, select('#', ...), ...)
+            if result then return result end
             return slow(self, ...)
          end
       end
@@ -287,27 +287,27 @@ for ty in pairs(native.kinds) do
       end
    end)
    for _, name in ipairs {'indexCopy', 'indexAdd'} do
-      define(name, function(_, S, n, d, I, source) return n == 3 and into(name, S, d, state(I, 'Long'), state(source, ty)) and source end)
+      define(name, function(_, S, n, d, I, source) return n == 3 and write_slices(name, S, d, state(I, 'Long'), state(source, ty)) and source end)
    end
    define('indexFill', function(_, S, n, d, I, value) return n == 3 and index_fill(S, d, state(I, 'Long'), value) and value end)
    define('gather', function(self, S, n, a, b, c)
       if n == 2 then
          local I = state(b, 'Long')
          local object, R = fresh(ty)
-         return I and I.n > 0 and resize_as(R, I) and at_places('gather', R, S, a, I) and object
+         return I and I.n > 0 and resize_as(R, I) and by_element('gather', R, S, a, I) and object
       elseif n == 3 then
          local T, I = state(a, ty), state(c, 'Long')
-         return T and I and S.n > 0 and same_sizes(S, I) and at_places('gather', S, T, b, I) and self
+         return T and I and S.n > 0 and same_sizes(S, I) and by_element('gather', S, T, b, I) and self
       end
    end)
    define('scatter', function(self, S, n, d, I, source)
       I = n == 3 and state(I, 'Long')
       if not I then return end
       if type(source) == 'number' then
-         return fits(ty, source) and at_places('scatterFill', S, S, d, I, source) and self
+         return fits(ty, source) and by_element('scatterFill', S, S, d, I, source) and self
       end
       local T = state(source, ty)
-      return T and same_sizes(T, I) and at_places('scatter', T, S, d, I) and self
+      return T and same_sizes(T, I) and by_element('scatter', T, S, d, I) and self
    end)
    define('maskedFill', function(_, S, n, M, value) return n == 2 and masked_fill(S, state(M, 'Byte'), value) and value end)
    define('maskedCopy', function(self, S, n, M, T) return n == 2 and masked_copy(S, state(M, 'Byte'), state(T, ty)) and self end)
@@ -347,7 +347,7 @@ for ty in pairs(native.kinds) do
    end
 end
 
--- positions of the elements that are not 0: one row for each
+-- nonzero: a row with the position of each element that is not 0
 local NONZERO = [[
 return function(sizes, steps, n, q, iq, p, ip)
    local count = 0
@@ -384,7 +384,7 @@ function native.families.nonzero(plan)
    end
 end
 
--- the function torch.gather is the method of its first tensor
+-- torch.gather calls the method of its first tensor
 local gather = torch.gather
 function torch.gather(self, ...)
    local S = native.state(self)

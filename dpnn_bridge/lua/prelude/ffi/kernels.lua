@@ -1,16 +1,16 @@
--- THNN's commonest kernels on small tensors, as loops over C's functions, which give Torch7's bits.
-local bridge, py = ...
+-- The most common kernels of THNN for small tensors, as loops that call C's functions, which return the same bits as Torch7.
+local bridge = ...
 local native = bridge.native
-local states, loops, handles = native.states, native.loops, bridge.handles
+local states, loops = native.states, native.loops
 local same_size, pointwise, reduce, expressions, FEW = native.same_sizes, loops.pointwise, loops.reduce, loops.expressions, loops.FEW
-local type, select, number_of = type, select, native.number_of
+local select, number_of = select, native.number_of
 
 local function state(c, ty)
    local S = states[c]
    return S and S.block and S.count > 0 and (not ty or S.ty == ty) and (S.ty == 'Double' or S.ty == 'Float') and S
 end
 
--- a result of the size of X
+-- the state of the result c, resized to the size of X; false or nil if Python must do it
 local function sized(c, X)
    local P = X and (states[c] or native.read(c))
    if not P or P.ty ~= X.ty then return nil end
@@ -20,7 +20,7 @@ local function sized(c, X)
    return P.block and P
 end
 
--- whether an argument that a loop does not read, if it is given, has the type of S
+-- whether an argument that the loop does not read is omitted or has the type of S
 local function fits(c, S)
    local T = states[c]
    return not T or T.ty == S.ty
@@ -28,28 +28,29 @@ end
 
 local kernels = {}
 
--- element-wise: of the input (x); of the input (x) and the gradient of the output (y); of the output (x) and that (y)
+-- Define an element-wise layer. forward: expression of the input x. backward: expression of the input x, or of the output x if
+-- of_output, and of the gradient y of the output. options: number of options of the layer, in the expressions v and w
 local function define(name, forward, backward, of_output, options)
-   local up, down = name .. '_updateOutput', name .. '_updateGradInput'
-   expressions[up], expressions[down] = forward, backward
-   kernels[up] = function(n, input, output, v, w, inplace)
+   local output_name, gradient_name = name .. '_updateOutput', name .. '_updateGradInput'
+   expressions[output_name], expressions[gradient_name] = forward, backward
+   kernels[output_name] = function(n, input, output, v, w, inplace)
       if (options == 2 and inplace) or (options == 1 and w) then return false end
       local X = state(input)
       local P = X and X.count <= FEW and sized(output, X)
-      return P and pointwise(up, P, X, nil, nil, number_of(X.ty, v or 0), number_of(X.ty, w or 0))
+      return P and pointwise(output_name, P, X, nil, nil, number_of(X.ty, v or 0), number_of(X.ty, w or 0))
    end
    if of_output then
-      kernels[down] = function(n, input, gradOutput, gradInput, output)
+      kernels[gradient_name] = function(n, input, gradOutput, gradInput, output)
          local Y, X = state(gradOutput), state(output)
          local P = Y and X and Y.ty == X.ty and fits(input, X) and same_size(X, Y) and X.count <= FEW and sized(gradInput, X)
-         return P and pointwise(down, P, X, Y)
+         return P and pointwise(gradient_name, P, X, Y)
       end
    else
-      kernels[down] = function(n, input, gradOutput, gradInput, v, w, inplace)
+      kernels[gradient_name] = function(n, input, gradOutput, gradInput, v, w, inplace)
          if w == true or inplace then return false end
          local X, Y = state(input), state(gradOutput)
          local P = X and Y and Y.ty == X.ty and same_size(X, Y) and X.count <= FEW and sized(gradInput, X)
-         return P and pointwise(down, P, X, Y, nil, number_of(X.ty, v or 0), number_of(X.ty, w or 0))
+         return P and pointwise(gradient_name, P, X, Y, nil, number_of(X.ty, v or 0), number_of(X.ty, w or 0))
       end
    end
 end
@@ -62,7 +63,7 @@ define('Threshold', 'x > v and x or w', 'x > v and y or 0', false, 2)
 define('HardTanh', 'x < v and v or (x <= w and x or w)', '(x <= v or x >= w) and 0 or y', false, 2)
 define('LeakyReLU', 'x > 0 and x or x * v', 'x > 0 and y or y * v', false, 1)
 
--- rows of a vector or a dense matrix
+-- rows and columns of a contiguous matrix, or of a vector as one row
 local function rows_of(S)
    if S.n == 1 and S.dense then return 1, S[1] end
    if S.n == 2 and S.dense then return S[1], S[3] end
@@ -160,7 +161,7 @@ function kernels.MSECriterion_updateGradInput(n, input, target, gradInput, avera
    return P and pointwise('MSECriterion_updateGradInput', P, X, T, nil, number_of(X.ty, average and 2 / X.count or 2))
 end
 
--- classes as 0-based columns of dense rows, all in range; nothing otherwise
+-- rows, columns and classes, if the input is contiguous and all classes are in range; nil otherwise
 local function classes(X, target, ignored)
    local T = states[target]
    if not (X and X.count <= 65536 and T and T.ty == 'Long' and T.n == 1 and T[2] == 1) then return nil end
@@ -195,13 +196,13 @@ function kernels.ClassNLLCriterion_updateGradInput(n, input, target, gradInput, 
    return true
 end
 
--- sum and slope of the cross entropy, with TH's constant against log 0
+-- cross entropy, with TH's constant 1e-12 that avoids log 0
 local cross_entropy = by_rows('BCECriterion', [[
 return function(rows, columns, q, iq, t, it)
    local sum = 0
    for j = 0, columns - 1 do
       local x, y = at(q, iq + j), at(t, it + j)
-      if not (x >= 0 and x <= 1) then return nil end  -- which Python refuses
+      if not (x >= 0 and x <= 1) then return nil end  -- an error, which Python reports
       sum = R(sum - (C.log(x + 1e-12) * y + C.log(1 - x + 1e-12) * (1 - y)))
    end
    return sum
@@ -247,7 +248,7 @@ function kernels.LookupTable_accGradParameters(n, input, gradOutput, gradWeight,
    return true
 end
 
--- the kernel of a type with its loop, which takes tensors of that type only
+-- the kernel of an element type: its loop for tensors of this type, or else `slow`
 function native.with_loops(name, ty, slow)
    local f = kernels[name]
    if not f then return slow end

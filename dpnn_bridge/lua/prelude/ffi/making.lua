@@ -1,14 +1,14 @@
--- Families of loops that make small tensors: triangles, diagonals, ranges, products that are no matrix products, and
--- Cholesky's factors with pivots.
-local bridge, py = ...
+-- Loop families that create small tensors: triangles, diagonals, sequences, cross products, distances, and the pivoted Cholesky
+-- factorization.
+local bridge = ...
 local ffi, native = bridge.ffi, bridge.native
 local families, loops, resize, resize_as, slices, zero = native.families, native.loops, native.resize, native.resize_as, native.slices, native.zero
 local floor, min, max = math.floor, math.min, math.max
 local FEW = loops.FEW
 
-local function few(S) return S.count > 0 and S.count <= FEW end
-local function apart(R, S) return not R.block or R.block ~= S.block end
-local whole = native.whole
+local function is_small(S) return S.count > 0 and S.count <= FEW end
+local function in_other_memory(R, S) return not R.block or R.block ~= S.block end
+local is_integer = native.is_integer
 
 local BAND = [[
 return function(rows, columns, p, ip, a, b, q, iq, c, d, low, high)
@@ -21,28 +21,28 @@ return function(rows, columns, p, ip, a, b, q, iq, c, d, low, high)
    end
 end
 ]]
--- the same of rows of adjacent elements
+-- the same for rows of adjacent elements
 local function band_of_rows(rows, columns, p, a, q, c, low, high, size)
    for i = 0, rows - 1 do
       local first, last = min(columns, max(0, i + low)), max(-1, min(columns - 1, i + high))
-      local to, from, behind = p + i * a, q + i * c, max(first, last + 1)
+      local to, from, after = p + i * a, q + i * c, max(first, last + 1)
       if first > 0 then ffi.fill(to, first * size) end
       if to ~= from and last >= first then ffi.copy(to + first, from + first, (last + 1 - first) * size) end
-      if columns > behind then ffi.fill(to + behind, (columns - behind) * size) end
+      if columns > after then ffi.fill(to + after, (columns - after) * size) end
    end
 end
--- tril, triu: the elements up to a diagonal, or from it on
+-- tril, triu
 function families.band(plan, which)
-   local run, size, far = loops.compile(plan.ty, BAND, plan.name), native.kinds[plan.ty].size, 2 ^ 31
+   local run, size, unlimited = loops.compile(plan.ty, BAND, plan.name), native.kinds[plan.ty].size, 2 ^ 31
    return function(R, S, k)
-      if S.n ~= 2 or S.count == 0 or not whole(k) or not (R == S or apart(R, S)) or not resize_as(R, S) then return nil end
-      local low, high = -far, k
-      if which == 'upper' then low, high = k, far end
+      if S.n ~= 2 or S.count == 0 or not is_integer(k) or not (R == S or in_other_memory(R, S)) or not resize_as(R, S) then return nil end
+      local low, high = -unlimited, k
+      if which == 'upper' then low, high = k, unlimited end
       local rows, columns, a, b, c, d = S[1], S[3], R[2], R[4], S[2], S[4]
       if a == 1 and c == 1 then rows, columns, a, b, c, d, low, high = columns, rows, b, a, d, c, -high, -low end
       if b == 1 and d == 1 then
          band_of_rows(rows, columns, R.block.data + R.offset, a, S.block.data + S.offset, c, low, high, size)
-      elseif few(S) then
+      elseif is_small(S) then
          run(rows, columns, R.block.data, R.offset, a, b, S.block.data, S.offset, c, d, low, high)
       else
          return nil
@@ -57,7 +57,7 @@ return function(n, p, ip, a, q, iq, c) for i = 0, n - 1 do p[ip + i * a] = at(q,
 function families.diag(plan)
    local move = loops.compile(plan.ty, MOVE, plan.name)
    return function(R, S, k)
-      if S.count == 0 or not whole(k) or not apart(R, S) then return nil end
+      if S.count == 0 or not is_integer(k) or not in_other_memory(R, S) then return nil end
       local down, right = max(-k, 0), max(k, 0)
       if S.n == 1 then
          local n = S[1] + down + right
@@ -75,19 +75,19 @@ end
 function families.eye()
    return function(R, rows, columns)
       if columns <= 0 then columns = rows end
-      if not whole(rows) or not whole(columns) or rows < 1 or not resize(R, 2, rows, columns) or not zero(R) then return nil end
+      if not is_integer(rows) or not is_integer(columns) or rows < 1 or not resize(R, 2, rows, columns) or not zero(R) then return nil end
       local data, step = R.block.data, R[2] + R[4]
       for i = 0, min(rows, columns) - 1 do data[R.offset + i * step] = 1 end
       return true
    end
 end
 
--- sizes as arguments: how many, and the first four; a tensor of one value
+-- zeros, ones: the arguments are the number of sizes, and up to four sizes
 function families.constant(plan, value)
    return function(R, n, a, b, c, d)
       local count = a and a > 0 and a * (b or 1) * (c or 1) * (d or 1)
-      if not count or n > 4 or not whole(a) or b and not (b > 0 and whole(b)) or c and not (c > 0 and whole(c))
-         or d and not (d > 0 and whole(d)) or not resize(R, n, a, b, c, d) then
+      if not count or n > 4 or not is_integer(a) or b and not (b > 0 and is_integer(b)) or c and not (c > 0 and is_integer(c))
+         or d and not (d > 0 and is_integer(d)) or not resize(R, n, a, b, c, d) then
          return nil
       end
       return bridge.metatables['torch.' .. R.ty .. 'Tensor'].fill(R.object, tonumber(value))
@@ -105,9 +105,9 @@ return function(rows, columns, p, ip, a, b, first, step, last)
    end
 end
 ]]
--- a sequence of numbers, by an expression of k: a result with so many elements keeps its shape
+-- a sequence of numbers by an expression of k; a result with as many elements keeps its shape
 local function sequence(plan, expression)
-   local run = loops.compile(plan.ty, loops.written(SEQUENCE, {EXPRESSION = expression}), plan.name)
+   local run = loops.compile(plan.ty, loops.substitute(SEQUENCE, {EXPRESSION = expression}), plan.name)
    return function(R, count, first, step, last)
       if not (count >= 1 and count <= FEW) or R.count ~= count and not resize(R, 1, count) then return nil end
       local rows, columns, a, b = loops.layout(R)
@@ -118,17 +118,17 @@ local function sequence(plan, expression)
 end
 function families.range(plan)
    local fill, real = sequence(plan, 'k * step + first'), plan.ty == 'Float' or plan.ty == 'Double'
-   local function fits(x) return real or whole(x) and x > -2 ^ 31 and x < 2 ^ 31 end
+   local function fits(x) return real or is_integer(x) and x > -2 ^ 31 and x < 2 ^ 31 end
    return function(R, first, last, step)
       if not (fits(first) and fits(last) and fits(step)) then return nil end
       if step == 0 or (step > 0) ~= (last >= first) and first ~= last then return nil end
       return fill(R, floor((last - first) / step + 1), first, step)
    end
 end
--- points at equal distances, by a sequence
+-- points at equal distances
 local function points(fill, plan)
    return function(R, first, last, count)
-      if not whole(count) or count < 2 then return nil end
+      if not is_integer(count) or count < 2 then return nil end
       first, last = native.number_of(plan.ty, first), native.number_of(plan.ty, last)
       return fill(R, count, first, last - first, count - 1)
    end
@@ -142,10 +142,10 @@ end
 
 function families.reshape()
    return function(R, S, n, a, b, c, d)
-      if not few(S) or not apart(R, S) or n > 4 then return nil end
+      if not is_small(S) or not in_other_memory(R, S) or n > 4 then return nil end
       local count = a * (b or 1) * (c or 1) * (d or 1)
-      if count ~= S.count or a < 1 or not whole(a) or b and not (b > 0 and whole(b)) or c and not (c > 0 and whole(c))
-         or d and not (d > 0 and whole(d)) or not resize(R, n, a, b, c, d) then
+      if count ~= S.count or a < 1 or not is_integer(a) or b and not (b > 0 and is_integer(b)) or c and not (c > 0 and is_integer(c))
+         or d and not (d > 0 and is_integer(d)) or not resize(R, n, a, b, c, d) then
          return nil
       end
       return R.dense and loops.pointwise('copy', R, S) or nil
@@ -166,7 +166,7 @@ end
 function families.cross(plan)
    local run = loops.compile(plan.ty, CROSS, plan.name)
    return function(R, A, B, d)
-      if A.n ~= B.n or not few(A) or not apart(R, A) or not apart(R, B) or d < 0 or not whole(d) or d > A.n then return nil end
+      if A.n ~= B.n or not is_small(A) or not in_other_memory(R, A) or not in_other_memory(R, B) or d < 0 or not is_integer(d) or d > A.n then return nil end
       for k = 1, 2 * A.n, 2 do
          if A[k] ~= B[k] then return nil end
          if d == 0 and A[k] == 3 then d = (k + 1) / 2 end
@@ -181,7 +181,7 @@ function families.cross(plan)
    end
 end
 
--- four sums at a time, which do not wait for each other
+-- four sums at a time, which do not depend on each other
 local DISTANCES = [[
 return function(rows, columns, n, p, ip, pr, pc, q, iq, qr, qc, r, ir, rr, rc, gain)
    for i = 0, rows - 1 do
@@ -205,7 +205,7 @@ return function(rows, columns, n, p, ip, pr, pc, q, iq, qr, qc, r, ir, rr, rc, g
    end
 end
 ]]
--- the distances of integers by a product of doubles, where it and all sums are exact: |x|^2 + |y|^2 - 2 x y
+-- distances of integers, |x|^2 + |y|^2 - 2 x y, with a matrix product of doubles, if all results are exact
 local BY_PRODUCT = [[
 return function(rows, columns, n, p, ip, pr, pc, x, y, xy, norms, gain)
    for i = 0, columns - 1 do
@@ -237,23 +237,23 @@ local function match_by_product(run, R, A, B, gain)
    return true
 end
 function families.match(plan)
-   local zero = (plan.ty == 'Int' or plan.ty == 'Long') and '0LL' or '0'  -- of the type of the sum, or nothing is compiled
-   local run = loops.compile(plan.ty, loops.written(DISTANCES, {ZERO = zero}), plan.name)
-   local whole = plan.ty ~= 'Float' and plan.ty ~= 'Double'
-   local by_product = whole and loops.compile(plan.ty, BY_PRODUCT, plan.name)
+   local zero = (plan.ty == 'Int' or plan.ty == 'Long') and '0LL' or '0'  -- of the type of the sum, otherwise LuaJIT does not compile the loop
+   local run = loops.compile(plan.ty, loops.substitute(DISTANCES, {ZERO = zero}), plan.name)
+   local is_integer_type = plan.ty ~= 'Float' and plan.ty ~= 'Double'
+   local by_product = is_integer_type and loops.compile(plan.ty, BY_PRODUCT, plan.name)
    return function(R, A, B, gain)
       gain = native.number_of(plan.ty, gain)
-      if not gain or A.n ~= 2 or B.n ~= 2 or A[3] ~= B[3] or A.count == 0 or B.count == 0 or not apart(R, A)
-         or not apart(R, B) or not resize(R, 2, A[1], B[1]) then
+      if not gain or A.n ~= 2 or B.n ~= 2 or A[3] ~= B[3] or A.count == 0 or B.count == 0 or not in_other_memory(R, A)
+         or not in_other_memory(R, B) or not resize(R, 2, A[1], B[1]) then
          return nil
       end
-      if whole and A[1] * B.count > 32768 and match_by_product(by_product, R, A, B, gain) then return true end
+      if is_integer_type and A[1] * B.count > 32768 and match_by_product(by_product, R, A, B, gain) then return true end
       run(A[1], B[1], A[3], R.block.data, R.offset, R[2], R[4], A.block.data, A.offset, A[2], A[4], B.block.data, B.offset, B[2], B[4], gain)
       return true
    end
 end
 
--- Cholesky's factor l of a matrix a whose rows and columns are exchanged, so that the greatest remainder comes first
+-- Cholesky factor l of a matrix a with pivoting: rows and columns are exchanged so that the greatest remainder comes first
 local function swap_rows(x, n, i, k) for j = 0, n - 1 do x[k * n + j], x[i * n + j] = x[i * n + j], x[k * n + j] end end
 local function factorize(n, a, l, rest, column, pivots, limit, round)
    local sizes, numbers, letter = ffi.new('int[4]', 0, 0, n, 1), ffi.new('double[2]', 1, 0), ffi.new('char[2]', 't')
@@ -270,7 +270,7 @@ local function factorize(n, a, l, rest, column, pivots, limit, round)
       local root = round(math.sqrt(rest[k]))
       l[k * n + k] = root
       sizes[0], sizes[1] = k, n - k - 1
-      if k > 0 and k < n - 1 then  -- what the columns so far add to this one
+      if k > 0 and k < n - 1 then  -- the sum over the previous columns
          native.blas.dgemv_(letter, sizes, sizes + 1, numbers, l + (k + 1) * n, sizes + 2, l + k * n, sizes + 3, numbers + 1, column, sizes + 3)
       end
       for i = k + 1, n - 1 do
@@ -296,7 +296,7 @@ function families.pstrf(plan)
          rest, column = ffi.new('double[?]', n), ffi.new('double[?]', n)
       end
       local greatest, p, down, right = 0, P.block.data, A[2], A[4]
-      if uplo == 'U' then down, right = right, down end  -- the triangle that is read becomes the lower one
+      if uplo == 'U' then down, right = right, down end  -- so that the triangle that is read is the lower one
       for i = 0, n - 1 do
          for j = 0, n - 1 do
             matrix[i * n + j], lower[i * n + j] = get(A, A.offset + i * down + j * right), 0
@@ -306,7 +306,7 @@ function families.pstrf(plan)
       end
       if limit < 0 then limit = n * (plan.ty == 'Float' and 2 ^ -23 or 2 ^ -52) * greatest end
       if not factorize(n, matrix, lower, rest, column, p + P.offset, limit, round) then return nil end
-      R[2], R[4] = 1, n  -- column by column
+      R[2], R[4] = 1, n  -- column-major
       native.moved(native.measure(R))
       local data = R.block.data
       for i = 0, n - 1 do

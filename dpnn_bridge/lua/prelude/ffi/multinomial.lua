@@ -1,4 +1,4 @@
--- Draws from tables of probabilities: torch.multinomial and the alias method, with the stream of random.lua.
+-- torch.multinomial and the alias method, with the random numbers of random.lua.
 local bridge = ...
 local ffi, native, metatables = bridge.ffi, bridge.native, bridge.metatables
 local states, read, loops, unit = native.states, native.read, native.loops, native.unit
@@ -8,11 +8,11 @@ local type, select, floor = type, select, math.floor
 local scratch = ffi.new('double[?]', 64)
 local room = 64
 
--- cumulated probabilities of a row into scratch; false where their sum is not positive
-local function cumulate(get, P, place, step, n)
+-- write the cumulative probabilities of a row to scratch; false if their sum is not positive
+local function cumulate(get, P, index, step, n)
    local total = 0
    for i = 0, n - 1 do
-      total = total + get(P, place + i * step)
+      total = total + get(P, index + i * step)
       scratch[i] = total
    end
    if not (total > 0) then return false end
@@ -20,7 +20,7 @@ local function cumulate(get, P, place, step, n)
    return true
 end
 
-local function draw_row(n, count, replace, to, place, step)
+local function draw_row(n, count, replace, to, index, step)
    for k = 0, count - 1 do
       local u = unit()
       scratch[n - 1] = 1
@@ -29,16 +29,16 @@ local function draw_row(n, count, replace, to, place, step)
          local middle = low + floor((high - low) / 2)
          if scratch[middle] < u then low = middle + 1 else high = middle end
       end
-      to[place + k * step] = low + 1
+      to[index + k * step] = low + 1
       if not replace then
-         local taken = scratch[low] - (low > 0 and scratch[low - 1] or 0)
-         for i = low, n - 1 do scratch[i] = scratch[i] - taken end
-         for i = 0, n - 1 do scratch[i] = scratch[i] / (1 - taken) end
+         local probability = scratch[low] - (low > 0 and scratch[low - 1] or 0)
+         for i = low, n - 1 do scratch[i] = scratch[i] - probability end
+         for i = 0, n - 1 do scratch[i] = scratch[i] / (1 - probability) end
       end
    end
 end
 
--- whether the LongTensor got its draws
+-- fill a LongTensor with draws; false if Python must do it
 local function multinomial(object, P, count, replace)
    local I = states[object] or read(object)
    if not (I and I.ty == 'Long' and P and P.block and (P.ty == 'Float' or P.ty == 'Double') and (P.n == 1 or P.n == 2))
@@ -46,7 +46,7 @@ local function multinomial(object, P, count, replace)
       return false
    end
    local rows, n, down, step = 1, P[1], 0, P[2]
-   if P.n == 1 and (step ~= 1 or I.n == 1 and I[2] ~= 1) then return false end  -- Torch7 takes elements side by side
+   if P.n == 1 and (step ~= 1 or I.n == 1 and I[2] ~= 1) then return false end  -- Torch7 reads adjacent elements
    if P.n == 2 then rows, n, down, step = P[1], P[3], P[2], P[4] end
    if not replace and count > n then return false end
    if n > room then scratch, room = ffi.new('double[?]', n), n end
@@ -94,7 +94,7 @@ return function(n, q, j, p, ip, step, waiting)
       q[i], j[i] = at(p, ip + i * step) * n, 0
       if q[i] < 1 then waiting[small], small = i, small + 1 else large, waiting[large - 1] = large - 1, i end
    end
-   while small > 0 and large < n do  -- the last large one is at `large`
+   while small > 0 and large < n do  -- the top of the stack of large elements is at `large`
       local a, b = waiting[small - 1], waiting[large]
       j[a] = b
       q[b] = q[b] - (1 - q[a])

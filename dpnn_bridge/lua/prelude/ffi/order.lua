@@ -1,25 +1,25 @@
--- Sorting and order statistics: Torch7's quicksort and quickselect, which decide how equal numbers and NaN are left
--- (dpnn_bridge/torch7/quicksort.py has them for Python).
-local bridge, py = ...
+-- Sorting and order statistics with Torch7's quicksort and quickselect, which determine the order of equal numbers
+-- (dpnn_bridge/torch7/quicksort.py is the implementation in Python).
+local bridge = ...
 local ffi, native = bridge.ffi, bridge.native
 local families, slices, shaped, loops = native.families, native.slices, native.shaped, native.loops
 local floor = math.floor
 
-local MOST, LONGEST = 4194304, 65536  -- elements of a tensor, and of one slice
-local x, at, waiting, room = nil, nil, nil, 0  -- the numbers of one slice, their positions, subfiles that are not sorted yet
+local MAX_COUNT, MAX_SLICE = 4194304, 65536  -- largest number of elements of a tensor, and of a slice
+local x, at, waiting, room = nil, nil, nil, 0  -- elements of a slice, their positions, and the stack of subarrays to sort
 local function make_room(n)
    if n <= room then return end
    room = math.max(n, 4096)
    x, at, waiting = ffi.new('double[?]', room), ffi.new('int32_t[?]', room), ffi.new('int32_t[?]', 2 * room)
 end
 
--- Each algorithm is part of one function over all slices, whose loops take one decision in each round: LuaJIT compiles what is
--- between two loops as the way from one to the other, but interprets a function that is called and has loops of its own.
+-- Each algorithm is inlined into one function over all slices, with loops that make one decision per iteration: LuaJIT compiles such
+-- loops, but would interpret a called function that contains loops.
 local parts = {}
 parts.SWAP = 'x[A], x[B], at[A], at[B] = x[B], x[A], at[B], at[A]'
 local function swap(a, b) return (parts.SWAP:gsub('%f[%w]([AB])%f[%W]', {A = a, B = b})) end
 
--- split left .. right around the median of three; the halves begin (right) at i and end (left) at j
+-- partition left .. right around the median of three: afterwards the left part ends before j, and the right part begins at i
 local PARTITION = table.concat({
    'local middle = rshift(left + right, 1)',
    swap('middle', 'left + 1'),
@@ -45,7 +45,7 @@ local PARTITION = table.concat({
    swap('left', 'j'),
 }, '\n')
 
--- the first n numbers; subfiles up to ten elements are left to one insertion sort
+-- sort the first n elements; subarrays of up to ten elements are left to a final insertion sort
 local SORT = [[
    do
       local waits = 0
@@ -77,7 +77,7 @@ local SORT = [[
       end
    end
 ]]
--- the k-th smallest (from 0) comes to its place
+-- move the k-th smallest element (from 0) to its position
 local CHOOSE = [[
    do
       local left, right, i, j = 0, n - 1
@@ -95,7 +95,8 @@ local CHOOSE = [[
 SORT = SORT:gsub('PARTITION', PARTITION)
 CHOOSE = CHOOSE:gsub('PARTITION', PARTITION):gsub('SWAP', swap('left', 'right'))
 
--- values and positions from `first` on of each slice, after WORK on it; false where an element is infinite, NaN, or no exact double
+-- run WORK on each slice, then store `count` values and positions from `first` on; false if an element is infinite, NaN, or not exact
+-- as a double
 local SLICES = [[
 return function(outer, inner, so, si, sl, size, data, from, p, ip, t, it, x, at, waiting, sign, first, count, k)
    for o = 0, outer - 1 do
@@ -119,13 +120,13 @@ return function(outer, inner, so, si, sl, size, data, from, p, ip, t, it, x, at,
    return true
 end
 ]]
-local function arranger(plan, work)
+local function sorter(plan, work)
    local parts = {WORK = work, CHECK = plan.ty == 'Long' and 'if value >= 2 ^ 53 or value <= -2 ^ 53 then return false end' or ''}
-   local run = loops.compile(plan.ty, loops.written(SLICES, parts), plan.name)
+   local run = loops.compile(plan.ty, loops.substitute(SLICES, parts), plan.name)
    return function(R, I, S, d, sign, first, count, k)
-      if not native.is_dimension(S, d, MOST) then return nil end
+      if not native.is_dimension(S, d, MAX_COUNT) then return nil end
       local outer, n, inner, so, sl, si = slices(S, d)
-      if not outer or n > LONGEST or R.block and R.block == S.block or I.block and I.block == S.block or not shaped(R, S, d, count)
+      if not outer or n > MAX_SLICE or R.block and R.block == S.block or I.block and I.block == S.block or not shaped(R, S, d, count)
          or not shaped(I, S, d, count) then
          return nil
       end
@@ -136,25 +137,25 @@ local function arranger(plan, work)
 end
 
 function families.sort(plan)
-   local arrange = arranger(plan, SORT)
-   return function(R, I, S, d, descending) return arrange(R, I, S, d, descending and -1 or 1, 0, S[2 * d - 1] or 0) end
+   local run_sorter = sorter(plan, SORT)
+   return function(R, I, S, d, descending) return run_sorter(R, I, S, d, descending and -1 or 1, 0, S[2 * d - 1] or 0) end
 end
 
-local function at_rank(R, I, S, d, k, arrange)
+local function at_rank(R, I, S, d, k, run_sorter)
    local size = S[2 * d - 1]
    if floor(k) ~= k or not size or k < 1 or k > size then return nil end
-   return arrange(R, I, S, d, 1, k - 1, 1, k - 1)
+   return run_sorter(R, I, S, d, 1, k - 1, 1, k - 1)
 end
 function families.kthvalue(plan)
-   local arrange = arranger(plan, CHOOSE)
-   return function(R, I, S, k, d) return at_rank(R, I, S, d, k, arrange) end
+   local run_sorter = sorter(plan, CHOOSE)
+   return function(R, I, S, k, d) return at_rank(R, I, S, d, k, run_sorter) end
 end
 function families.median(plan)
-   local arrange = arranger(plan, CHOOSE)
-   return function(R, I, S, d) return at_rank(R, I, S, d, floor(((S[2 * d - 1] or 0) + 1) / 2), arrange) end
+   local run_sorter = sorter(plan, CHOOSE)
+   return function(R, I, S, d) return at_rank(R, I, S, d, floor(((S[2 * d - 1] or 0) + 1) / 2), run_sorter) end
 end
 
--- the end of the longest run of equal numbers, the first of them
+-- the end of the longest run of equal elements, of the first one if there are several
 local LONGEST_RUN = SORT .. [[
    local best, length = 1, 1
    first = 0
@@ -164,11 +165,11 @@ local LONGEST_RUN = SORT .. [[
    end
 ]]
 function families.mode(plan)
-   local arrange = arranger(plan, LONGEST_RUN)
-   return function(R, I, S, d) return arrange(R, I, S, d, 1, 0, 1) end
+   local run_sorter = sorter(plan, LONGEST_RUN)
+   return function(R, I, S, d) return run_sorter(R, I, S, d, 1, 0, 1) end
 end
 
--- the k greatest or smallest; what is not ordered stays as quickselect left it
+-- the k greatest or smallest elements; unordered results are in the order of quickselect
 local GREATEST = 'do local k = n - k - 1 if k >= 0 then ' .. CHOOSE .. ' end end first = n - k'
 local SMALLEST = 'do local k = k - 1 ' .. CHOOSE .. ' end'
 local SORTED_GREATEST = GREATEST .. [[
@@ -177,14 +178,14 @@ local SORTED_GREATEST = GREATEST .. [[
    for i = 0, k - 1 do x[i] = -x[i] end
    first = 0
 ]]
-local SORTED_SMALLEST = SMALLEST .. ' do local n = k - 1 ' .. SORT .. ' end'  -- the k-th smallest is at its place
+local SORTED_SMALLEST = SMALLEST .. ' do local n = k - 1 ' .. SORT .. ' end'  -- the k-th smallest is in its position already
 function families.topk(plan)
-   local greatest, smallest = arranger(plan, GREATEST), arranger(plan, SMALLEST)
-   local sorted_greatest, sorted_smallest = arranger(plan, SORTED_GREATEST), arranger(plan, SORTED_SMALLEST)
+   local greatest, smallest = sorter(plan, GREATEST), sorter(plan, SMALLEST)
+   local sorted_greatest, sorted_smallest = sorter(plan, SORTED_GREATEST), sorter(plan, SORTED_SMALLEST)
    return function(R, I, S, k, d, largest, ordered)
       local size = S[2 * d - 1]
       if floor(k) ~= k or not size or k < 1 or k > size then return nil end
-      local arrange = largest and (ordered and sorted_greatest or greatest) or ordered and sorted_smallest or smallest
-      return arrange(R, I, S, d, 1, 0, k, k)
+      local run_sorter = largest and (ordered and sorted_greatest or greatest) or ordered and sorted_smallest or smallest
+      return run_sorter(R, I, S, d, 1, 0, k, k)
    end
 end

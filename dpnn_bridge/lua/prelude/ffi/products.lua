@@ -1,10 +1,8 @@
--- Products of small matrices and vectors. Real numbers: PyTorch's own BLAS, called without Python; where the library does not
--- export it, they go to Python like everything else. Integers: a loop.
+-- Products of small matrices and vectors: of floats by the BLAS of PyTorch's library, if the library exports it, and of integers by
+-- PyTorch's C interface and loops.
 local bridge, py = ...
 local ffi, native = bridge.ffi, bridge.native
 local families, state, loops, vectors = native.families, native.state, native.loops, native.vectors
-local type = type
-
 
 local ok, blas = pcall(ffi.load, py.libtorch)
 if ok then
@@ -23,16 +21,16 @@ T Pdot_(const int *n, const T *x, const int *incx, const T *y, const int *incy);
    ok = pcall(function() return blas.dgemm_, blas.sgemm_, blas.dgemv_, blas.sgemv_, blas.ddot_, blas.sdot_ end)
 end
 
--- MKL starts threads for the smallest product, which then wait for each other: below so many multiplications it has one
-local ALONE = 65536
+-- MKL uses several threads even for the smallest products; below this number of multiplications, one thread is faster
+local ONE_THREAD_BELOW = 65536
 local one_thread = ok and pcall(function() return blas.MKL_Set_Num_Threads_Local end) and blas.MKL_Set_Num_Threads_Local
 
 local ints, letters = ffi.new('int[8]'), {n = ffi.new('char[2]', 'n'), t = ffi.new('char[2]', 't')}
 
-native.blas, native.alone = ok and blas, one_thread
+native.blas, native.one_thread = ok and blas, one_thread
 
--- how BLAS sees a matrix of rows x columns with strides a, b: 'n' by rows (as the transposed of a Fortran matrix),
--- 't' by columns, and its leading dimension
+-- the orientation for BLAS of a matrix of rows x columns with strides a, b, and its leading dimension: 'n' if it is row-major (the
+-- transpose of a Fortran matrix), 't' if it is column-major
 local function orientation(rows, columns, a, b)
    if b == 1 and a >= columns then return 'n', a end
    if a == 1 and b >= rows then return 't', b end
@@ -42,7 +40,7 @@ local function orientation(rows, columns, a, b)
    if columns == 1 and a >= 1 then return 'n', a end
 end
 
--- R = beta * R + alpha * A * B of sizes m x k, k x n, as places and two strides; false where there is no way
+-- R = beta * R + alpha * A * B of sizes m x k and k x n, each with memory, offset and two strides; false if BLAS cannot compute it
 local function real_product(name, gemm, gemv)
    local factors = ffi.new(name .. '[2]')
    local function by_rows(m, n, k, beta, alpha, R, pr, r1, A, pa, a1, a2, B, pb, b1, b2)
@@ -64,20 +62,19 @@ local function real_product(name, gemm, gemv)
       return true
    end
    return function(m, n, k, beta, alpha, R, pr, r1, r2, A, pa, a1, a2, B, pb, b1, b2, is_vector)
-      local alone = one_thread and m * n * k < ALONE
-      local threads = alone and one_thread(1)
+      local is_small = one_thread and m * n * k < ONE_THREAD_BELOW
+      local threads = is_small and one_thread(1)
       local done
       if is_vector then done = by_vector(m, k, beta, alpha, R, pr, r1, A, pa, a1, a2, B, pb, b1)
       elseif (r2 == 1 or n == 1) and r1 >= n then done = by_rows(m, n, k, beta, alpha, R, pr, r1, A, pa, a1, a2, B, pb, b1, b2)
       elseif r1 == 1 and r2 >= m then done = by_rows(n, m, k, beta, alpha, R, pr, r2, B, pb, b2, b1, A, pa, a2, a1)
       end
-      if alone then one_thread(threads) end
+      if is_small then one_thread(threads) end
       return done
    end
 end
 
--- integers: PyTorch's product, and a loop where it is a part of a sum. C's arithmetic is that of 64 bits, cut to the type when
--- it is stored
+-- R = beta * R + alpha * T of integers, in 64 bits, which are converted to the element type when they are stored
 local SUM = [[
 return function(m, n, beta, alpha, R, pr, r1, r2, T)
    for i = 0, m - 1 do
@@ -90,7 +87,7 @@ return function(m, n, beta, alpha, R, pr, r1, r2, T)
    return true
 end
 ]]
-local function whole_product(ty)
+local function integer_product(ty)
    local name = native.kinds[ty].name
    local sum, room, product = loops.compile(ty, SUM, 'sum with a product'), 0, nil
    return function(m, n, k, beta, alpha, R, pr, r1, r2, A, pa, a1, a2, B, pb, b1, b2, is_vector)
@@ -107,17 +104,17 @@ local of = ok and {
    Double = real_product('double', blas.dgemm_, blas.dgemv_), Float = real_product('float', blas.sgemm_, blas.sgemv_),
 } or {}
 local function product_of(ty)
-   if not of[ty] and ty ~= 'Double' and ty ~= 'Float' then of[ty] = whole_product(ty) end
+   if not of[ty] and ty ~= 'Double' and ty ~= 'Float' then of[ty] = integer_product(ty) end
    return of[ty]
 end
 
--- sizes and strides of one product r + a b for each form: m, n, k, and two strides of each
+-- m, n, k and the strides of R, A, B for each form of product
 local function matrices(R, A, B) return A[1], B[3], A[3], R[2], R[4], A[2], A[4], B[2], B[4] end
 local function vector(R, A, B) return A[1], 1, A[3], R[2], 1, A[2], A[4], B[2], 1, true end
 local function outer(R, A, B) return A[1], B[1], 1, R[2], R[4], A[2], 1, B[1], B[2] end
 local function batch(R, A, B) return A[3], B[5], A[5], R[4], R[6], A[4], A[6], B[4], B[6] end
 local function summed(R, A, B) return A[3], B[5], A[5], R[2], R[4], A[4], A[6], B[4], B[6] end
--- form, dimensions of the factors and of the result; whether sizes fit
+-- form -> sizes and strides, number of dimensions of the factors and the result, whether the sizes match
 local FORMS = {
    mm = {matrices, 2, 2, 2, function(R, A, B) return A[3] == B[1] and R[1] == A[1] and R[3] == B[3] end},
    mv = {vector, 2, 1, 1, function(R, A, B) return A[3] == B[1] and R[1] == A[1] end},
@@ -128,7 +125,7 @@ local FORMS = {
    sum = {summed, 3, 3, 2, function(R, A, B) return A[1] == B[1] and A[5] == B[3] and R[1] == A[3] and R[3] == B[5] end},
 }
 
--- r = beta * m + alpha * a b; nothing where Python must
+-- R = beta * M + alpha * A B; nil if Python must compute it
 local function added(ty, form)
    local sizes, a_dims, b_dims, dims, fit = unpack(FORMS[form])
    local product, real = product_of(ty), ty == 'Double' or ty == 'Float'
@@ -139,7 +136,7 @@ local function added(ty, form)
       if R.block and (R.block == A.block or R.block == B.block) then return nil end
       if R ~= M and not (native.resize_as(R, M) and loops.pointwise('copy', R, M)) then return nil end
       for d = 2, 2 * R.n, 2 do if R[d] == 0 and R[d - 1] > 1 then return nil end end
-      if beta == 0 and real then  -- the product is added to zeros: no sum is -0
+      if beta == 0 and real then  -- TH adds the product to zeros, so that no result is -0
          if not native.zero(R) then return nil end
          beta = 1
       end
@@ -159,7 +156,7 @@ local function added(ty, form)
    end
 end
 
--- r = beta * m + alpha * product, with one number (alpha) or two
+-- R = beta * M + alpha * product; the arguments contain alpha, or beta and alpha
 function families.added(plan, form)
    local add = added(plan.ty, form)
    local two = #plan.slots == 6
@@ -170,7 +167,7 @@ function families.added(plan, form)
    end
 end
 
--- r = product
+-- R = product
 function families.product(plan, form)
    local add = added(plan.ty, form)
    if not add then return nil end
@@ -190,8 +187,8 @@ function families.product(plan, form)
    end
 end
 
--- how many elements lie at equal distances, from the last dimension on, and the distance
-local function run_of(S)
+-- the number of elements, of the last dimensions, that lie at equal distances in memory, and the distance
+local function run_length(S)
    local length, step = 1, 0
    for k = 2 * S.n, 2, -2 do
       local size, stride = S[k - 1], S[k]
@@ -204,7 +201,7 @@ local function run_of(S)
    return length, step
 end
 
-local FEW_PRODUCTS = 1024  -- up to which a loop takes less time than a call of PyTorch
+local FEW_PRODUCTS = 1024  -- up to this number of products, a loop is faster than a call of PyTorch
 local DOT_OF_ROWS = [[
 return function(rows, columns, q, c, d, r, e, f, iq, ir)
    local total = 0LL
@@ -221,7 +218,7 @@ return function(rows, columns, q, c, d, r, e, f, iq, ir)
 end
 ]]
 
--- the dot product: of real numbers by BLAS, of integers in the arithmetic of their type in each evenly spaced run
+-- the dot product: of floats by BLAS; of integers in their type for each evenly spaced run
 function families.dot(plan)
    local ty = plan.ty
    if ty == 'Double' or ty == 'Float' then
@@ -239,8 +236,8 @@ function families.dot(plan)
    end
    local rows = loops.compile(ty, DOT_OF_ROWS:gsub('ELEMENT', native.kinds[ty].name), 'dot of rows')
    return function(A, B)
-      local run, a = run_of(A)
-      local other, b = run_of(B)
+      local run, a = run_length(A)
+      local other, b = run_length(B)
       if A.count ~= B.count or not (A.block and B.block) then return nil end
       if run == A.count and other == A.count then
          local p, q = A.block.data, B.block.data

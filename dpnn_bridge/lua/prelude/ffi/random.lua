@@ -1,5 +1,5 @@
--- Random numbers: Torch7's Mersenne twister and its draws, on the memory that Python's generator has its state in, so that
--- both sides draw from one stream (dpnn_bridge/torch7/random.py). Other generators than the default one are Python's.
+-- Random numbers without calling Python: Torch7's Mersenne twister and its distributions, on the state of Python's default generator
+-- in memory, so that Lua and Python draw from one stream (dpnn_bridge/torch7/random.py). Other generators are used by Python only.
 local bridge, py = ...
 local ffi, native, metatables = bridge.ffi, bridge.native, bridge.metatables
 local states, storages, read, loops = native.states, native.storages, native.read, native.loops
@@ -17,7 +17,7 @@ typedef struct {
 local g = ffi.cast('dpnn_bridge_generator *', py.generator_memory)
 local words = g.words  -- of 64 bits each; the upper half is 0
 
--- the raw stream -----------------------------------------------------------------------------------------------------
+-- Mersenne twister ---------------------------------------------------------------------------------------------------
 local function mixed(high, low, lag)
    local y = rshift(bxor(band(words[2 * high], -0x80000000), band(words[2 * low], 0x7FFFFFFF)), 1)
    words[2 * high] = bxor(words[2 * lag], y, band(words[2 * low], 1) * 0x9908B0DF)
@@ -31,7 +31,7 @@ local function twist()
    g.next, g.turn = 0, g.turn + 1
 end
 
--- 32 bits
+-- the next number of 32 bits
 local function word()
    local left = g.left - 1
    if left == 0 then
@@ -48,7 +48,7 @@ local function word()
    return rshift(y, 1) * 2 + band(y, 1)
 end
 
--- draws, of up to two arguments --------------------------------------------------------------------------------------
+-- distributions with up to two arguments -----------------------------------------------------------------------------
 local function unit() return word() * (1 / 4294967296) end
 native.unit = unit
 local function uniform(a, b) return unit() * (b - a) + a end
@@ -68,7 +68,8 @@ local function between(low, high) return word() % (high + 1 - low) + low end
 local MODULI = {Double = 2^53 + 1, Float = 2^24 + 1, Long = 2^63, Int = 2^31, Short = 2^15, Char = 2^7, Byte = 2^8}
 local limits = {Byte = 255, Char = 127, Short = 32767, Int = 2^31 - 1, Long = 2^53, Float = 2^53, Double = 2^53}
 
--- name -> draw, least arguments, defaults, whether arguments are right (of a scalar draw, or for tensors of a type)
+-- name -> function that draws a number, smallest number of arguments, defaults of both arguments, whether the arguments are valid (ty is
+-- the element type of a tensor to fill, nil for a single number)
 local draws = {
    uniform = {uniform, 0, 0, 1, function() return true end},
    normal = {normal, 0, 0, 1, function(mean, deviation) return deviation > 0 end},
@@ -95,7 +96,7 @@ return function(rows, columns, p, a, b, ip, v, w)
    end
 end
 ]]
--- a function that fills a state with draws; one loop each, so that LuaJIT compiles it for that draw
+-- a function that fills a state with draws, with a loop of its own, so that LuaJIT compiles the loop for this distribution
 local function filler(name, draw)
    local loop
    return function(S, v, w)
@@ -111,26 +112,26 @@ local function filled(object, ty)
    local S = states[object] or read(object)
    return S and S.ty == ty and S.block and S.count > 0 and S
 end
--- at most two numbers and nothing else
+-- whether the arguments are up to two numbers
 local function numbers(n, a, b)
    return n == 0 or (n <= 2 and type(a) == 'number' and (n == 1 or type(b) == 'number'))
 end
 
--- the functions of torch belong to the default tensor type, and only Double and Float draw real numbers
+-- the functions of torch return numbers of the default tensor type; only Double and Float have the distributions of real numbers
 local default_type = bridge.default_type
 local function drawn_as_real()
    local ty = default_type()
    return ty == 'Double' or ty == 'Float'
 end
 
--- the method that stands for a function of torch: that of the type of its first tensor
-local function method_of(x, name)
+-- the method that a function of torch calls if its first argument x is a tensor
+local function method_of_tensor(x, name)
    local S = type(x) == 'userdata' and native.state(x)
    return S and metatables['torch.' .. S.ty .. 'Tensor'][name]
 end
 
 for name, rule in pairs(draws) do
-   local draw, least, first, second, right = unpack(rule, 1, 5)
+   local draw, least, first, second, is_valid = unpack(rule, 1, 5)
    local most = (name == 'bernoulli' or least == 1) and 1 or 2
    for ty in pairs(limits) do
       local mt = metatables['torch.' .. ty .. 'Tensor']
@@ -143,7 +144,7 @@ for name, rule in pairs(draws) do
                local S = filled(self, ty)
                v, w = v or first, w or second
                if v and REAL[name] then v, w = native.number_of(ty, v), w and native.number_of(ty, w) end  -- as Torch7 does
-               if S and right(v, w, ty) and fill(S, v, w) then return self end
+               if S and is_valid(v, w, ty) and fill(S, v, w) then return self end
             end
             return slow(self, ...)
          end
@@ -152,17 +153,17 @@ for name, rule in pairs(draws) do
    local slow = torch[name]
    torch[name] = function(...)
       local n, v, w = select('#', ...), ...
-      local method = method_of(v, name)
+      local method = method_of_tensor(v, name)
       if method then return method(...) end
       if n >= least and n <= most and numbers(n, v, w) and limits[default_type()] and (not REAL[name] or drawn_as_real()) then
          v, w = v or first, w or second
-         if right(v, w) then return draw(v, w) end
+         if is_valid(v, w) then return draw(v, w) end
       end
       return slow(...)
    end
 end
 
--- low and high of random(high), random(low, high); nothing where Python must decide
+-- low and high of random(high) and random(low, high); nil if Python must check them
 local function bounds(n, a, b)
    local low, high = 1, a
    if n == 2 then low, high = a, b end
@@ -232,7 +233,7 @@ for ty in pairs(limits) do
    end
 end
 
--- fresh draws --------------------------------------------------------------------------------------------------------
+-- new tensors of random numbers --------------------------------------------------------------------------------------
 for name, method in pairs {rand = 'uniform', randn = 'normal'} do
    for _, ty in ipairs {'Float', 'Double'} do
       local mt = metatables['torch.' .. ty .. 'Tensor']
@@ -247,7 +248,7 @@ for name, method in pairs {rand = 'uniform', randn = 'normal'} do
    end
    local slow = torch[name]
    torch[name] = function(...)
-      local drawn = method_of((...), name)
+      local drawn = method_of_tensor((...), name)
       if drawn then return drawn(...) end
       if select('#', ...) == 0 or not drawn_as_real() or type((...)) == 'userdata' and not storages[(...)] then return slow(...) end
       local mt = metatables['torch.' .. default_type() .. 'Tensor']
@@ -277,7 +278,7 @@ for ty in pairs(limits) do
 end
 local randperm = torch.randperm
 function torch.randperm(...)
-   local method = method_of((...), 'randperm')
+   local method = method_of_tensor((...), 'randperm')
    if method then return method(...) end
    local ty = default_type()
    if select('#', ...) == 1 and limits[ty] then

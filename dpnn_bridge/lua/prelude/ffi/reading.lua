@@ -1,18 +1,18 @@
--- Reading binary files without Python: the bytes that follow lie in a window, memory that Python has filled, until Lua has read
--- them or calls a method that is Python's.
+-- Reading binary files without calling Python. Python reads the next bytes of a file into a window in memory, which Lua decodes. Before
+-- a method of Python is called, the file position is set to where Lua has read to.
 local bridge, py = ...
 local ffi, native, handles, metatables = bridge.ffi, bridge.native, bridge.handles, bridge.metatables
 local states, storages, get = native.states, native.storages, native.get
 local type, select, rawget, tonumber, floor = type, select, rawget, tonumber, math.floor
 local File = metatables['torch.File']
 
-local MOST = 65536  -- bytes of a window
+local MAX_BYTES = 65536  -- size of a window
 
--- file -> {data=, at=, size=}, or false where Python reads: text, other byte orders, files without positions
+-- file -> {data=, at=, size=}; false if only Python can read the file: text, other byte orders, files that are not seekable
 local windows = setmetatable({}, {__mode = 'k'})
 
--- have Python's position be where Lua has read to
-local function leave(file)
+-- set the file position to where Lua has read to, and discard the window
+local function leave_window(file)
    local window = windows[file]
    if window then
       py.leave_window(handles[file], window.at)
@@ -20,32 +20,32 @@ local function leave(file)
    end
 end
 
--- the window of a file if it has so many bytes
+-- the window of a file, with at least `count` bytes left; nil if there is none
 local function window_of(file, count)
    local window = windows[file]
    if window and window.size - window.at >= count then return window end
-   if window == false or count > MOST or type(file) ~= 'userdata' then return nil end
-   leave(file)
-   local address, size = py.window(handles[file], MOST)
+   if window == false or count > MAX_BYTES or type(file) ~= 'userdata' then return nil end
+   leave_window(file)
+   local address, size = py.window(handles[file], MAX_BYTES)
    window = address and {data = ffi.cast('const uint8_t *', address), at = 0, size = size} or false
    windows[file] = window
    return window and size >= count and window or nil
 end
 
-local function take(window, target, size)
+local function copy_from(window, target, size)
    ffi.copy(target, window.data + window.at, size)
    window.at = window.at + size
 end
 
--- all elements of a block; false where Python must read
+-- read all elements of a block; false if Python must read them
 local function fill(file, block, size)
    local window = window_of(file, block.size * size)
    if not window then return false end
-   take(window, block.data, block.size * size)
+   copy_from(window, block.data, block.size * size)
    return true
 end
 
--- have first(file, name) run before every method of Python's files
+-- call first(file, name) before every method of Python's files
 function native.before_file_methods(first)
    for _, kind in ipairs {'File', 'MemoryFile', 'DiskFile', 'PipeFile'} do
       local mt = metatables['torch.' .. kind]
@@ -59,10 +59,10 @@ function native.before_file_methods(first)
    end
 end
 native.before_file_methods(function(file, name)
-   leave(file)
-   if not name:find '^read' then windows[file or false] = nil end  -- its mode may be another then
+   leave_window(file)
+   if not name:find '^read' then windows[file or false] = nil end  -- the method may change the mode of the file
 end)
-native.leave_window = leave
+native.leave_window = leave_window
 
 for _, kind in ipairs {'MemoryFile', 'DiskFile', 'PipeFile'} do
    local mt = metatables['torch.' .. kind]
@@ -82,7 +82,7 @@ for ty, kind in pairs(native.kinds) do
       if n == 0 then
          local window = window_of(file, size)
          if window then
-            take(window, one, size)
+            copy_from(window, one, size)
             return get[ty](cell, 0)
          end
       elseif n == 1 and type(target) == 'userdata' then
@@ -108,12 +108,12 @@ function bridge.read_string(file)
          return ffi.string(window.data + window.at - count, count)
       end
    end
-   leave(file)
+   leave_window(file)
    return slow_string(file)
 end
 
--- the view that a file describes, if its elements are in the storage
-local function place(S, block, offset, size, stride)
+-- set the view that a file describes; false if its elements are not in the storage
+local function set_view(S, block, offset, size, stride)
    local last = offset - 1
    for k = 1, size.size do
       local count, step = tonumber(size.data[k - 1]), tonumber(stride.data[k - 1])
@@ -129,7 +129,7 @@ end
 local slow_geometry = bridge.set_geometry
 function bridge.set_geometry(t, storage, offset, size, stride)
    local S, block, sizes, strides = states[t], storage ~= nil and storages[storage], storages[size], storages[stride]
-   if S and block ~= nil and sizes and strides and place(S, block, offset, sizes, strides) then return end
+   if S and block ~= nil and sizes and strides and set_view(S, block, offset, sizes, strides) then return end
    slow_geometry(t, storage, offset, size, stride)
 end
 

@@ -1,15 +1,13 @@
--- Families of loops that reduce small tensors, to a number or along one dimension, with the order and the rounding of TH.
-local bridge, py = ...
+-- Loop families that reduce small tensors to a number or along one dimension, with the order and the rounding of TH.
+local bridge = ...
 local native = bridge.native
 local families, loops, vectors, resize = native.families, native.loops, native.vectors, native.resize
 local type, floor, sqrt = type, math.floor, math.sqrt
-local FEW, MOST = loops.FEW, 16384  -- MOST: along a dimension, as fast as a call to Python
-
-local function few(S) return S.count > 0 and S.count <= FEW end
+local FEW, MAX_ALONG = loops.FEW, 16384  -- up to MAX_ALONG elements, a loop along a dimension is as fast as a call to Python
 
 -- to a number ----------------------------------------------------------------------------------------------------------
--- up to `most` elements: PyTorch's sums of more are faster
-function families.whole(plan, start, step, finish, most)
+-- for up to `most` elements; for more, PyTorch is faster
+function families.reduce_all(plan, start, step, finish, most)
    local loop = loops.compile(plan.ty, loops.reduction(start, step, finish), plan.name)
    most = tonumber(most) or FEW
    local function reduce(X, Y, v)
@@ -21,8 +19,8 @@ function families.whole(plan, start, step, finish, most)
 end
 
 function families.spread(plan, finish)
-   local sum = families.whole(plan, '0', 'total = total + x', 'total / n')
-   local squares = families.whole({ty = plan.ty, name = plan.name, slots = {}}, '0', 'local t = x - v total = total + t * t', 'total')
+   local sum = families.reduce_all(plan, '0', 'total = total + x', 'total / n')
+   local squares = families.reduce_all({ty = plan.ty, name = plan.name, slots = {}}, '0', 'local t = x - v total = total + t * t', 'total')
    return function(X, biased)
       local mean = sum(X)
       local total = mean and squares(X, mean)
@@ -34,20 +32,20 @@ end
 
 function families.numel() return function(S) return S.count end end
 function families.trace(plan)
-   local whole = plan.ty == 'Long'  -- whose sum is one of 64 bits
-   local get = whole and function(S, place) return S.block.data[place] end or native.get[plan.ty]
+   local is_long = plan.ty == 'Long'  -- sums in 64-bit integers
+   local get = is_long and function(S, index) return S.block.data[index] end or native.get[plan.ty]
    return function(S)
       if S.n ~= 2 or not S.block then return nil end
-      local total, place, step = whole and 0LL or 0, S.offset, S[2] + S[4]
+      local total, index, step = is_long and 0LL or 0, S.offset, S[2] + S[4]
       for _ = 1, S[1] < S[3] and S[1] or S[3] do
-         total = total + get(S, place)
-         place = place + step
+         total = total + get(S, index)
+         index = index + step
       end
       return tonumber(total)
    end
 end
 function families.equal(plan)
-   local unequal = families.whole(plan, '0', 'if x ~= y then return 1 end', 'total')
+   local unequal = families.reduce_all(plan, '0', 'if x ~= y then return 1 end', 'total')
    return function(X, Y)
       if not native.same_sizes(X, Y) then return false end
       local found = unequal(X, Y)
@@ -56,8 +54,8 @@ function families.equal(plan)
 end
 
 -- along a dimension ----------------------------------------------------------------------------------------------------
--- dimensions from first to last as one: how many elements, and the step between them; nothing where it is not equal
-local function joined(S, first, last)
+-- merge the dimensions first .. last into one: returns its size and stride; nil if that is impossible
+local function merged(S, first, last)
    local count, step = 1, 0
    for k = last, first, -1 do
       local size, own = S[2 * k - 1], S[2 * k]
@@ -69,11 +67,11 @@ local function joined(S, first, last)
    return count, step
 end
 
--- a tensor as slices along dimension d: how many in front and behind (outer, inner), the size, and the three strides;
--- nothing where the dimensions of one side do not lie at equal steps
+-- a tensor as outer x size x inner elements, where `size` is dimension d: outer, size, inner, and their strides; nil if the dimensions
+-- before or after d cannot be merged into one
 local function slices(S, d)
-   local outer, outer_step = joined(S, 1, d - 1)
-   local inner, inner_step = joined(S, d + 1, S.n)
+   local outer, outer_step = merged(S, 1, d - 1)
+   local inner, inner_step = merged(S, d + 1, S.n)
    if not outer or not inner then return nil end
    return outer, S[2 * d - 1], inner, outer_step, S[2 * d], inner_step
 end
@@ -83,7 +81,7 @@ function native.is_dimension(S, d, most)
    return type(d) == 'number' and floor(d) == d and d >= 1 and d <= S.n and S.count > 0 and S.count <= (most or S.count)
 end
 
--- resize R to the sizes of S, but `size` in dimension d; false where it is not contiguous then, or Python must
+-- resize R to the sizes of S, with `size` in dimension d; false if R is not contiguous then, or Python must resize it
 function native.shaped(R, S, d, size)
    local n = S.n
    if n > 4 then return false end
@@ -96,7 +94,7 @@ return function(outer, n, inner, so, sl, si, q, iq, p, ip, t, it, v)
    for o = 0, outer - 1 do
       for i = 0, inner - 1 do
          local j = iq + o * so + i * si
-         local total, other, place = START, 0, 1
+         local total, other, position = START, 0, 1
          for k = 1, n do
             local x = at(q, j)
             STEP
@@ -109,20 +107,20 @@ return function(outer, n, inner, so, sl, si, q, iq, p, ip, t, it, v)
    end
 end
 ]]
-local function along_loop(plan, start, step, finish, places)
-   local source = loops.written(ALONG, {START = start, STEP = step, FINISH = finish, PLACE = places and 't[it] = place' or ''})
+local function along_loop(plan, start, step, finish, has_positions)
+   local source = loops.substitute(ALONG, {START = start, STEP = step, FINISH = finish, PLACE = has_positions and 't[it] = position' or ''})
    return loops.compile(plan.ty, source, plan.name .. ' along a dimension')
 end
--- TH sums in double along adjacent elements, else in the type of the elements: another step and finish. Sums of integers,
--- which have one value in any order, are a product.
-function families.along(plan, start, step, finish, step_apart, finish_apart)
+-- TH accumulates adjacent elements in double, and other elements in the element type (step_apart and finish_apart). Sums of integers
+-- do not depend on the order and may be computed as a matrix product (step_apart == 'product').
+function families.reduce_along(plan, start, step, finish, step_apart, finish_apart)
    local is_product = step_apart == 'product'
    if is_product then step_apart = nil end
-   local places = plan.slots[2].kind == 'result'
-   local run = along_loop(plan, start, step, finish, places)
+   local has_positions = plan.slots[2].kind == 'result'
+   local run = along_loop(plan, start, step, finish, has_positions)
    local apart = step_apart and along_loop(plan, start, step_apart, finish_apart or finish) or run
    local function reduce(R, I, S, d, v)
-      if not native.is_dimension(S, d, MOST) then return nil end
+      if not native.is_dimension(S, d, MAX_ALONG) then return nil end
       local outer, n, inner, so, sl, si = slices(S, d)
       if not outer or R.block and R.block == S.block or not native.shaped(R, S, d, 1) or I and not native.shaped(I, S, d, 1) then return nil end
       local p = R.block.data
@@ -135,7 +133,7 @@ function families.along(plan, start, step, finish, step_apart, finish_apart)
       f(outer, n, inner, so, sl, si, S.block.data, S.offset, p, R.offset, I and I.block.data or p, I and I.offset or 0, v)
       return true
    end
-   if places then return reduce end
+   if has_positions then return reduce end
    if plan.slots[3].token == 'i' then return function(R, S, d, v) return reduce(R, nil, S, d, v) end end
    return function(R, S, v, d) return v > 0 and reduce(R, nil, S, d, v) or nil end
 end
@@ -156,7 +154,7 @@ return function(outer, n, inner, so, sl, si, q, iq, po, pl, pi, p, ip)
 end
 ]]
 function families.scan(plan, start, step)
-   local run = loops.compile(plan.ty, loops.written(SCAN, {START = start, STEP = step}), plan.name)
+   local run = loops.compile(plan.ty, loops.substitute(SCAN, {START = start, STEP = step}), plan.name)
    return function(R, S, d)
       if not native.is_dimension(S, d) or R.block and R.block == S.block or not native.resize_as(R, S) then return nil end
       local outer, n, inner, so, sl, si = slices(S, d)
@@ -169,7 +167,7 @@ end
 
 local RENORM = [[
 return function(outer, n, inner, so, sl, si, q, iq, po, pl, pi, p, ip, power, limit)
-   if inner == 1 then outer, inner, so, si, po, pi = 1, outer, si, so, pi, po end  -- a loop of one round is the outer one
+   if inner == 1 then outer, inner, so, si, po, pi = 1, outer, si, so, pi, po end  -- exchange the loops if inner is 1
    for k = 0, n - 1 do
       local from, to, total = iq + k * sl, ip + k * pl, 0
       for o = 0, outer - 1 do

@@ -1,11 +1,12 @@
--- With LuaJIT, Lua keeps the geometry of tensors itself, and reads and writes their memory through ffi: a call that
--- needs no more than that does not ask Python. A state is a table
+-- With LuaJIT, Lua caches the geometry of tensors and accesses their memory through ffi, so most calls on small tensors do not
+-- call Python. The state of a tensor is a table
 --
 --    {ty=, block=, offset=, n=, count=, dense=, object=, handle=, current=, [2k-1] = size of dimension k, [2k] = its stride}
 --
--- with block = {ty=, data=, size=, handle=, memory=}: a typed pointer, elements, and Python's storage object or memory of
--- Lua's own. Python's object of a tensor is made when it is first needed, and follows when Lua has moved the view
--- (`current` is false until then).
+-- with n dimensions, count elements, whether it is contiguous (dense), the userdata (object) and Python's object (handle).
+-- block = {ty=, data=, size=, handle=, memory=}: a typed pointer, the number of elements, and Python's storage object or memory
+-- that Lua allocated. Python's object of a tensor is created when it is first needed, and updated when it is needed after Lua
+-- has changed the view (until then, `current` is false).
 local bridge, py = ...
 local ffi = bridge.ffi
 local rawgetmt, rawsetmt, hold = bridge.getmetatable, bridge.setmetatable, bridge.hold
@@ -14,14 +15,14 @@ local newproxy, type, rawset, setmetatable = newproxy, type, rawset, setmetatabl
 local native = {}
 bridge.native = native
 
-local SMALL = 65536 -- bytes that Lua allocates itself
+local MAX_BYTES = 65536 -- largest memory that Lua allocates itself
 
--- Every view makes a table: with Lua's own pause, loops over small tensors spend most of their time marking what lives.
--- The largest part of what a program keeps is PyTorch's memory, which does not count here.
+-- Every view creates a table. With Lua's default pause, loops over small tensors would spend most of their time in the garbage
+-- collector. Most memory of a program belongs to PyTorch and is not counted here.
 collectgarbage('setpause', 400)
 
 local function kind(name, size)
-   -- memory lies as PyTorch's does: where its first element lies decides how a library rounds
+   -- aligned like PyTorch's memory, because the rounding of a library depends on the alignment
    local memory = ffi.typeof('struct __attribute__((aligned(64))) { ' .. name .. ' values[?]; }')
    return {name = name, pointer = ffi.typeof(name .. ' *'), size = size, memory = memory}
 end
@@ -31,12 +32,12 @@ local kinds = {
 }
 native.kinds = kinds
 
--- A table with weak keys would keep what belongs to a dead key for one collection more: a userdata holds its own state
--- or block, as its environment, and a cdata its tensor's state in `described`.
-local states = setmetatable({}, {__mode = 'kv'})   -- userdata, or what cdata() gave -> state
-local blocks = setmetatable({}, {__mode = 'v'})    -- Python's number of a block -> block
+-- A table with weak keys only would keep the values of dead keys alive for one more collection. Therefore a userdata keeps its
+-- state or block alive as its environment, and a cdata its tensor's state in `described`.
+local states = setmetatable({}, {__mode = 'kv'})   -- userdata, or result of cdata() -> state
+local blocks = setmetatable({}, {__mode = 'v'})    -- Python's ID of a block -> block
 local storages = setmetatable({}, {__mode = 'kv'}) -- userdata -> block
-local described = setmetatable({}, {__mode = 'k'}) -- what cdata() gave -> state
+local described = setmetatable({}, {__mode = 'k'}) -- result of cdata() -> state
 native.states, native.storages = states, storages
 local function keep(known, object, value)
    known[object] = value
@@ -48,7 +49,7 @@ local function keep_state(object, S)
    return S
 end
 
--- count and dense from sizes and strides
+-- compute count and dense from sizes and strides
 local function measure(S)
    local n, count, dense = S.n, 1, true
    for k = 2 * n - 1, 1, -2 do
@@ -68,7 +69,7 @@ local function locate(block)
    block.data, block.size = ffi.cast(kinds[block.ty].pointer, address), size
 end
 
--- Lua's block for one of Python's
+-- the block in Lua for the block of a handle of Python
 local function known_block(handle, ty, id)
    local block = blocks[id]
    if not block then
@@ -85,29 +86,29 @@ local function fill(S, n, ...)
    return measure(S)
 end
 
-local function take(S, handle, ty, id, offset, n, ...)
+local function update(S, handle, ty, id, offset, n, ...)
    if not ty then return nil end
    S.ty, S.offset, S.handle, S.current, S.described = ty, offset, handle, true, nil
    S.block = id and known_block(handle, ty, id) or false
    return fill(S, n, ...)
 end
 
--- the state of a tensor that Python has
+-- the state of a tensor that Python created; nil for other objects
 local function read(object)
    local handle = handles[object]
    if type(handle) ~= 'userdata' then return nil end
-   local S = take({}, handle, py.describe_tensor(handle))
+   local S = update({}, handle, py.describe_tensor(handle))
    return S and keep_state(object, S)
 end
 native.read = read
 
--- the state of a tensor, of one type if it is given, whose elements are in memory or that has no dimension
+-- the state of a tensor of type ty (any type if ty is nil) that has memory or no dimensions; nil or false for other values
 function native.state(x, ty)
    local S = type(x) == 'userdata' and (states[x] or read(x))
    return S and (not ty or S.ty == ty) and (S.block or S.n == 0) and S
 end
 
--- the block of a storage that Python has
+-- the block of a storage that Python created
 function native.read_storage(object, ty)
    local handle = handles[object]
    if handle == nil then return nil end
@@ -116,11 +117,11 @@ function native.read_storage(object, ty)
    return block
 end
 
--- a tensor or storage that a call to Python may have moved
+-- update the state or block of a tensor or storage after Python may have changed it
 local function reload(object)
    local S = states[object]
    if S then
-      take(S, S.handle, py.describe_tensor(S.handle))
+      update(S, S.handle, py.describe_tensor(S.handle))
       if S.block then locate(S.block) end
    elseif type(object) == 'table' then
       for _, value in ipairs(object) do reload(value) end
@@ -136,13 +137,13 @@ function bridge.refresh(...)
    end
 end
 
--- Python code has moved the memory of a block
+-- called after Python code has moved the memory of a block
 function bridge.moved(id)
    if blocks[id] then locate(blocks[id]) end
 end
 
--- Python gets a copy of the memory of a block, which is made when one of both is written: Lua asks for the address when it next
--- needs it. False where code has the address from data().
+-- Called when Python gets a lazy copy of the memory of a block: Lua asks for the address again at its next access, which copies.
+-- Returns false if other code has the address from data().
 local lent = {__index = function(block, key)
    if key ~= 'data' then return nil end
    locate(block)
@@ -155,20 +156,20 @@ function bridge.lend(id)
    return true
 end
 
--- memory of Lua's own ------------------------------------------------------------------------------------------------
+-- memory that Lua allocates -----------------------------------------------------------------------------------------
 local function allocate(ty, count)
    local kind = kinds[ty]
    local memory = kind.memory(count)
    return {ty = ty, data = ffi.cast(kind.pointer, memory), size = count, memory = memory, handle = false}
 end
 
--- a block of so many elements, or nil where Python is to make it
+-- a block of `count` elements; nil if it is so large that Python must allocate it
 local function new_block(ty, count)
-   if count * kinds[ty].size <= SMALL then return allocate(ty, count) end
+   if count * kinds[ty].size <= MAX_BYTES then return allocate(ty, count) end
 end
 native.new_block = new_block
 
--- Python's object for a block; what Lua had in memory of its own moves to PyTorch's
+-- Python's object for a block; memory that Lua allocated is copied to PyTorch's
 local function storage_handle(block)
    if not block then return nil end
    if not block.handle then
@@ -179,10 +180,10 @@ local function storage_handle(block)
    return block.handle
 end
 
--- more room in a block: what becomes large moves to PyTorch's memory
+-- enlarge a block; a block that becomes large moves to PyTorch's memory
 local function grow(block, count)
    local size = kinds[block.ty].size
-   if block.handle or count * size > SMALL then
+   if block.handle or count * size > MAX_BYTES then
       py.resize_storage(storage_handle(block), count)
       locate(block)
       return
@@ -192,13 +193,13 @@ local function grow(block, count)
    block.data, block.size, block.memory = larger.data, count, larger.memory
 end
 
--- room for so many elements from the first of a state on
+-- enlarge the block of a state to `count` elements from its offset on
 function native.make_room(S, count)
    if not S.block then S.block = allocate(S.ty, 0) end
    if S.offset + count > S.block.size then grow(S.block, S.offset + count) end
 end
 
--- Python's object for what Lua made or moved
+-- create or update Python's object of a tensor or storage
 local function materialise(object)
    local S = states[object]
    if not S then
@@ -223,7 +224,7 @@ rawgetmt(handles).__index = function(_, object)
    if kind == 'userdata' or kind == 'cdata' then return materialise(object) end
 end
 
--- whether two objects are one; Python's object of a tensor stays the same
+-- whether two Lua objects are the same tensor; Python's object of a tensor never changes
 local same = bridge.same
 local function pointer(S)
    S.pointer = S.pointer or py.pointer(S.handle)
@@ -236,12 +237,12 @@ function bridge.same(a, b)
 end
 
 -- userdata -----------------------------------------------------------------------------------------------------------
-local cdata_of = setmetatable({}, {__mode = 'kv'})  -- userdata -> what cdata() gave
+local cdata_of = setmetatable({}, {__mode = 'kv'})  -- userdata -> result of cdata()
 native.cdata_of = cdata_of
 local class = {}
 for ty in pairs(kinds) do class[ty] = metatables['torch.' .. ty .. 'Tensor'] end
 
--- a new tensor on a state
+-- create the tensor of a state
 function native.wrap(S)
    local object = newproxy(false)
    keep_state(object, S)
@@ -256,7 +257,7 @@ function native.wrap_storage(block)
    return rawsetmt(object, storage_class[block.ty])
 end
 
--- to be called when a state has got another view
+-- must be called after the view of a state has changed
 function native.moved(S)
    local object = S.object
    S.current = false
@@ -266,7 +267,7 @@ function native.moved(S)
    if c then rawset(handles, c, nil) end
 end
 
--- object:cdata(): the C struct of a geometry, made once
+-- object:cdata(): the geometry as a C struct, cached until it changes
 ffi.cdef 'typedef struct { long *size; long *stride; int nDimension; ptrdiff_t storageOffset; long values[?]; } dpnn_bridge_tensor;'
 local struct = ffi.typeof 'dpnn_bridge_tensor'
 local function cdata(self)

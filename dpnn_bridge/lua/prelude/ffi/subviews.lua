@@ -1,15 +1,15 @@
--- Views of parts and of dimensions in another order, in Lua: sub, unfold, permute, squeeze; and questions about views.
+-- The methods sub, unfold, permute, squeeze, isSize, isSetTo and elementSize without calling Python.
 local bridge = ...
 local native, metatables = bridge.native, bridge.metatables
 local states, read, wrap, view, measure, storages = native.states, native.read, native.wrap, native.view, native.measure, native.storages
-local type, select, floor = type, select, math.floor
+local select, floor = select, math.floor
 
-local whole = native.whole
+local is_integer = native.is_integer
 local methods = {}
 
--- dimension d of V, from first to last, which may count from the end; false where Python must
-local function cut(V, d, first, last)
-   if d > V.n or not whole(first) or not whole(last) then return false end
+-- restrict dimension d of V to first .. last; positions <= 0 count from the end. False if Python must do it
+local function restrict(V, d, first, last)
+   if d > V.n or not is_integer(first) or not is_integer(last) then return false end
    local size = V[2 * d - 1]
    if first <= 0 then first = first + size + 1 end
    if last <= 0 then last = last + size + 1 end
@@ -22,14 +22,14 @@ function methods.sub(self, S, slow, ...)
    local n, a, b, c, d = select('#', ...), ...
    if n == 2 or n == 4 then
       local V = view(S, S.offset, S.n)
-      if cut(V, 1, a, b) and (n == 2 or cut(V, 2, c, d)) then return wrap(measure(V)) end
+      if restrict(V, 1, a, b) and (n == 2 or restrict(V, 2, c, d)) then return wrap(measure(V)) end
    end
    return slow(self, ...)
 end
 
 function methods.unfold(self, S, slow, d, size, step, ...)
    local n = S.n
-   if whole(d) and whole(size) and whole(step) and d >= 1 and d <= n and size >= 1 and size <= S[2 * d - 1] and step >= 1 then
+   if is_integer(d) and is_integer(size) and is_integer(step) and d >= 1 and d <= n and size >= 1 and size <= S[2 * d - 1] and step >= 1 then
       local V = view(S, S.offset, n + 1)
       V[2 * n + 1], V[2 * n + 2] = size, S[2 * d]
       V[2 * d - 1], V[2 * d] = floor((S[2 * d - 1] - size) / step) + 1, step * S[2 * d]
@@ -44,11 +44,11 @@ function methods.permute(self, S, slow, ...)
       local V, seen = view(S, S.offset, n), 0
       for k = 1, n do
          local from = k == 1 and a or k == 2 and b or k == 3 and c or d
-         if not whole(from) or from < 1 or from > n then return slow(self, ...) end
+         if not is_integer(from) or from < 1 or from > n then return slow(self, ...) end
          V[2 * k - 1], V[2 * k] = S[2 * from - 1], S[2 * from]
          seen = seen + 10 ^ from
       end
-      if seen == (10 ^ (n + 1) - 10) / 9 then return wrap(measure(V)) end  -- each of them once
+      if seen == (10 ^ (n + 1) - 10) / 9 then return wrap(measure(V)) end  -- each dimension once
    end
    return slow(self, ...)
 end
@@ -71,10 +71,10 @@ function methods.elementSize(_, S) return native.kinds[S.ty].size end
 
 for ty in pairs(native.kinds) do native.install(metatables['torch.' .. ty .. 'Tensor'], ty, methods) end
 
--- without the dimensions of size 1, or without one of them; what has one element is a number, Python's answer
+-- squeeze: remove all dimensions of size 1, or one of them; Python squeezes tensors of one element, which may become a number
 function native.families.squeeze()
    return function(R, S, d)
-      if S.count < 2 or not S.block or R == S or d and (not whole(d) or d < 1 or d > S.n or S.n < 2) then return nil end
+      if S.count < 2 or not S.block or R == S or d and (not is_integer(d) or d < 1 or d > S.n or S.n < 2) then return nil end
       local V, n = view(S, S.offset, S.n), 0
       for k = 1, S.n do
          if S[2 * k - 1] ~= 1 or d and d ~= k then

@@ -1,5 +1,5 @@
--- Functions of PyTorch on the memory of tensors, called through its C interface: no call of Python, and vector instructions,
--- which LuaJIT does not have. Where the library does not export it, loops and Python compute.
+-- PyTorch functions on the memory of tensors, called through PyTorch's C interface: they use vector instructions, which LuaJIT does not
+-- generate, and do not call Python. If the library does not export the interface, loops and Python are used instead.
 local bridge, py = ...
 local ffi, native = bridge.ffi, bridge.native
 local same_sizes, same_geometry, packed, disjoint = native.same_sizes, native.same_geometry, native.packed, native.disjoint
@@ -23,8 +23,8 @@ local dtypes = found and {
    Short = torch.aoti_torch_dtype_int16(), Int = torch.aoti_torch_dtype_int32(), Long = torch.aoti_torch_dtype_int64(),
    Float = torch.aoti_torch_dtype_float32(), Double = torch.aoti_torch_dtype_float64(),
 } or {}
-local MOST = 8  -- dimensions
-local sizes, strides, tensor = ffi.new('int64_t[?]', MOST), ffi.new('int64_t[?]', MOST), ffi.new('void *[1]')
+local MAX_DIMENSIONS = 8
+local sizes, strides, tensor = ffi.new('int64_t[?]', MAX_DIMENSIONS), ffi.new('int64_t[?]', MAX_DIMENSIONS), ffi.new('void *[1]')
 local stack = ffi.new('uint64_t[8]')
 local scalar = {}
 for ty, kind in pairs(native.kinds) do scalar[ty] = ffi.new(kind.name .. '[2]') end
@@ -46,12 +46,12 @@ local function push_number(place, ty, x)
    scalar[ty][0] = x
    push(place, scalar[ty], 0, dtypes[ty])
 end
--- a matrix of m x n, or a vector of m, with steps a and b
+-- a matrix of m x n elements with strides a and b, or a vector of m elements
 local function push_matrix(place, data, ty, m, a, n, b)
    sizes[0], strides[0], sizes[1], strides[1] = m, a, n or 1, b or 1
    push(place, data, n and 2 or 1, dtypes[ty])
 end
--- the call takes its arguments, and gives `results` tensors to be released
+-- call a function with the arguments on the stack; it releases them and returns `results` tensors, which are released here
 local function call(name, overload, results)
    local failed = torch.aoti_torch_call_dispatcher(name, overload, stack)
    if failed ~= 0 then return false end
@@ -59,12 +59,13 @@ local function call(name, overload, results)
    return true
 end
 
--- whether R may be written while S is read
-local function apart(R, S) return R.block ~= S.block or R.offset == S.offset and same_geometry(R, S) end
+-- whether R may be written while S is read: they are in different blocks, or the same view
+local function can_write(R, S) return R.block ~= S.block or R.offset == S.offset and same_geometry(R, S) end
 
--- R = f(X, Y), R = f(X, v) or R = f(X) by PyTorch's f.overload; false where the memory does not allow it
+-- R = f(X, Y), R = f(X, v) or R = f(X) with PyTorch's function `name` and overload. truth: dtype of R if it is a comparison. False if
+-- the views overlap or their sizes differ
 local function compute(name, overload, truth, R, X, Y, v)
-   if R.n > MOST or not disjoint(R) or not apart(R, X) or Y and not apart(R, Y) then return false end
+   if R.n > MAX_DIMENSIONS or not disjoint(R) or not can_write(R, X) or Y and not can_write(R, Y) then return false end
    local flat = R.dense and X.dense and (not Y or Y.dense)
    if not flat and not (same_sizes(R, X) and (not Y or same_sizes(R, Y))) then return false end
    local place = 1
@@ -74,12 +75,12 @@ local function compute(name, overload, truth, R, X, Y, v)
    push_state(place, R, flat, truth)
    return call(name, overload, 1)
 end
--- R = X + v Y, or X + v where there is no Y, by BLAS, which rounds once: as TH does with contiguous ones, or where v Y is exact
-local PIECE = 4096
-local ones, factor, counts, axpys = {}, {}, ffi.new('int[2]', PIECE, 1), {}
+-- R = X + v Y, or X + v without Y, by BLAS, which rounds once; TH also rounds once if all are contiguous, or if v Y is exact
+local CHUNK = 4096
+local ones, factor, counts, axpys = {}, {}, ffi.new('int[2]', CHUNK, 1), {}
 for ty, kind in pairs(native.kinds) do
-   ones[ty] = ffi.new(kind.name .. '[?]', PIECE)
-   for k = 0, PIECE - 1 do ones[ty][k] = 1 end
+   ones[ty] = ffi.new(kind.name .. '[?]', CHUNK)
+   for k = 0, CHUNK - 1 do ones[ty][k] = 1 end
 end
 for ty, letter in pairs {Float = 's', Double = 'd'} do
    local name = native.kinds[ty].name
@@ -91,7 +92,7 @@ local function axpy(ty, sign)
    local run = axpys[ty]
    if type(run) ~= 'cdata' then return nil end
    return function(R, X, Y, v)
-      if v == 0 or R.count > 16 * PIECE or Y and v ~= 1 and v ~= -1 and not R.dense or not packed(R)
+      if v == 0 or R.count > 16 * CHUNK or Y and v ~= 1 and v ~= -1 and not R.dense or not packed(R)
          or R ~= X and (R.block == X.block or not same_geometry(R, X))
          or Y and (not same_geometry(R, Y) or R.block == Y.block and (R ~= X or R.offset ~= Y.offset)) then
          return false
@@ -100,15 +101,15 @@ local function axpy(ty, sign)
       if R ~= X then ffi.copy(p, X.block.data + X.offset, R.count * native.kinds[ty].size) end
       factor[ty][0] = sign * v
       local q = Y and Y.block.data + Y.offset
-      for start = 0, R.count - 1, PIECE do
-         counts[0] = math.min(PIECE, R.count - start)
+      for start = 0, R.count - 1, CHUNK do
+         counts[0] = math.min(CHUNK, R.count - start)
          run(counts, factor[ty], q and q + start or ones[ty], counts + 1, p + start, counts + 1)
       end
       return true
    end
 end
 
--- f(n, p, q, v): v times the n elements at q are added to those at p, each rounded once; nothing where there is none
+-- a function f(n, p, q, v) that adds v times n elements at q to those at p, rounded once; nil if BLAS is not available
 function vectors.adder(ty)
    local run = axpys[ty]
    return type(run) == 'cdata' and function(n, p, q, v)
@@ -117,19 +118,19 @@ function vectors.adder(ty)
    end
 end
 
--- the same of integers: the product of a matrix, whose two columns are X and Y where they lie, and of the factors 1 and v
+-- R = X + v Y of integers: the product of a matrix, whose two columns are X and Y in memory, and the vector (1, v)
 local function sum_of_columns(ty, sign)
    local c_type, size = ffi.typeof(native.kinds[ty].name .. ' *'), native.kinds[ty].size
    local factors, sums = ffi.new(native.kinds[ty].name .. '[2]'), nil
    return function(R, X, Y, v)
-      if R.count > 16 * PIECE or not packed(R) or not same_geometry(R, X) or not apart(R, X) or Y and not (same_geometry(R, Y) and apart(R, Y)) then
+      if R.count > 16 * CHUNK or not packed(R) or not same_geometry(R, X) or not can_write(R, X) or Y and not (same_geometry(R, Y) and can_write(R, Y)) then
          return false
       end
-      sums = sums or ffi.new(native.kinds[ty].name .. '[?]', PIECE)
+      sums = sums or ffi.new(native.kinds[ty].name .. '[?]', CHUNK)
       local p, x, y = R.block.data + R.offset, X.block.data + X.offset, Y and Y.block.data + Y.offset
-      for start = 0, R.count - 1, PIECE do
-         local n, a, b = math.min(PIECE, R.count - start), x + start, y and y + start or ffi.cast(c_type, ones[ty])
-         local first = a < b  -- no step is negative
+      for start = 0, R.count - 1, CHUNK do
+         local n, a, b = math.min(CHUNK, R.count - start), x + start, y and y + start or ffi.cast(c_type, ones[ty])
+         local first = a < b  -- strides must not be negative
          factors[first and 0 or 1], factors[first and 1 or 0] = 1, sign * (v or 1)
          if not first then a, b = b, a end
          if not vectors.multiply(ty, n, 1, 2, sums, 1, 1, a, 1, b - a, factors, 1, 1, true) then return false end
@@ -139,7 +140,7 @@ local function sum_of_columns(ty, sign)
    end
 end
 
--- all elements of R become v: the first, which are then copied, twice as many each time
+-- set all elements of R to v: set the first elements, then copy them, doubling their number each time
 local function fill(ty)
    local size = native.kinds[ty].size
    return function(R, _, _, v)
@@ -155,13 +156,13 @@ local function fill(ty)
    end
 end
 
--- a function of R, X, Y, v and w for 'f.overload', or for two that follow each other: a lower and an upper bound; nothing
--- where there is none
+-- a function of R, X, Y, v and w for 'f.overload', or for two such names (clamping to a lower and an upper bound); nil if PyTorch does
+-- not have it
 function vectors.of(name, ty, into)
    if not found or not name or name == '' or not dtypes[ty] then return nil end
    if name == 'fill' then return fill(ty) end
    if name == 'add' or name == 'sub' then
-      local family = axpys[ty] and axpy or ty ~= 'Long' and sum_of_columns  -- products of 64 bits take longer than a loop
+      local family = axpys[ty] and axpy or ty ~= 'Long' and sum_of_columns  -- a product of 64-bit integers is slower than a loop
       return family and family(ty, name == 'add' and 1 or -1)
    end
    local f, overload, second, second_overload = name:match '^([%w_]+)%.([%w_]+) ?([%w_]*)%.?([%w_]*)$'
@@ -170,12 +171,12 @@ function vectors.of(name, ty, into)
    if second == '' then return function(R, X, Y, v) return compute(f, overload, truth, R, X, Y, v) end end
    second = 'aten::' .. second
    return function(R, X, _, v, w)
-      if R.count > 16 * PIECE then return false end  -- Python's one pass takes less time than these two
+      if R.count > 16 * CHUNK then return false end  -- for many elements, one pass in Python is faster than these two
       return v <= w and compute(f, overload, truth, R, X, nil, v) and compute(second, second_overload, truth, R, R, nil, w)
    end
 end
 
--- R = A B of integers, m x k and k x n, as memory and two steps; the memory of R is not that of A or B
+-- R = A B of integers, m x k and k x n, each with memory and two strides; R must not share memory with A or B
 function vectors.multiply(ty, m, n, k, R, r1, r2, A, a1, a2, B, b1, b2, is_vector)
    if not dtypes[ty] then return false end
    push_matrix(0, A, ty, m, a1, k, a2)
@@ -189,12 +190,12 @@ function vectors.multiply(ty, m, n, k, R, r1, r2, A, a1, a2, B, b1, b2, is_vecto
    return call(is_vector and 'aten::mv' or k == 1 and 'aten::mul' or 'aten::mm', 'out', 1)
 end
 
--- R's m elements, which are adjacent, are the sums of n integers of X at steps a and b each
+-- the m adjacent elements of R are the sums of n integers of X each; a and b are the strides of X
 function vectors.sums(ty, m, n, R, X, a, b)
-   return n <= PIECE and vectors.multiply(ty, m, 1, n, R, 1, 1, X, a, b, ones[ty], 1, 1, true)
+   return n <= CHUNK and vectors.multiply(ty, m, 1, n, R, 1, 1, X, a, b, ones[ty], 1, 1, true)
 end
 
--- the sum of the products of two vectors of integers, in their type
+-- the dot product of two vectors of integers, in their type
 function vectors.dot(ty, n, A, a, B, b)
    if not dtypes[ty] then return nil end
    push_matrix(0, A, ty, n, a)
@@ -203,20 +204,20 @@ function vectors.dot(ty, n, A, a, B, b)
    return call('aten::dot', 'out', 1) and tonumber(scalar[ty][0]) or nil
 end
 
--- the least and the greatest element of X; nothing where the memory does not allow it
+-- the smallest and the largest element of X; nil if PyTorch cannot compute them
 function vectors.limits(X)
    local dtype, found = dtypes[X.ty], scalar[X.ty]
-   if X.n > MOST or X.n == 0 or not dtype then return nil end
-   push_state(0, X, packed(X))  -- in whatever order
+   if X.n > MAX_DIMENSIONS or X.n == 0 or not dtype then return nil end
+   push_state(0, X, packed(X))  -- the order of the elements does not matter
    stack[1], stack[2] = 0, 0
    push(3, found, 0, dtype)
    push(4, found + 1, 0, dtype)
    if call('aten::aminmax', 'out', 2) then return tonumber(found[0]), tonumber(found[1]) end
 end
 
--- R = X, whose elements R's type must hold
+-- R = X; all elements of X must be in the range of R's type
 function vectors.copy(R, X)
-   if R.n > MOST or not dtypes[R.ty] or not dtypes[X.ty] or not disjoint(R) or R.block == X.block or not same_sizes(R, X) then return false end
+   if R.n > MAX_DIMENSIONS or not dtypes[R.ty] or not dtypes[X.ty] or not disjoint(R) or R.block == X.block or not same_sizes(R, X) then return false end
    push_state(0, R)
    push_state(1, X)
    stack[2] = 0

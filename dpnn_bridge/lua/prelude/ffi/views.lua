@@ -1,4 +1,4 @@
--- Sizes, views, resizing and new tensors without Python. What is not the plain case goes to Python, with its errors.
+-- Sizes, views, resizing and new tensors without calling Python. Other cases, and errors, are left to Python.
 local bridge = ...
 local native, metatables = bridge.native, bridge.metatables
 local states, storages, read, wrap, measure, moved = native.states, native.storages, native.read, native.wrap, native.measure, native.moved
@@ -7,7 +7,7 @@ local view, narrowed, selected, shape, same_sizes = native.view, native.narrowed
 local resize, resize_as, new_tensor = native.resize, native.resize_as, native.new_tensor
 local type, select, tonumber = type, select, tonumber
 
-local whole = native.whole
+local is_integer = native.is_integer
 
 local function storage_of_longs(n, S, first)
    local block = new_block('Long', n)
@@ -17,21 +17,21 @@ end
 
 local methods = {}
 
--- which of these apply: f(self, S, slow, ...); without a state Python is asked
+-- f(self, S, slow, ...) is called if the tensor has a state S; slow is Python's method
 local function define(name, f) methods[name] = f end
 
-local function about(first)
+local function sizes_or_strides(first)
    return function(self, S, slow, d, ...)
       if d == nil then
          if S.n > 0 then return storage_of_longs(S.n, S, first) end
-      elseif whole(d) and d >= 1 and d <= S.n then
+      elseif is_integer(d) and d >= 1 and d <= S.n then
          return S[2 * d - 2 + first]
       end
       return slow(self, d, ...)
    end
 end
-define('size', about(1))
-define('stride', about(2))
+define('size', sizes_or_strides(1))
+define('stride', sizes_or_strides(2))
 define('__len__', methods.size)
 local function dim(_, S) return S.n end
 define('dim', dim)
@@ -52,7 +52,7 @@ define('storage', function(self, S, slow)
 end)
 
 define('narrow', function(self, S, slow, d, first, count, ...)
-   if whole(d) and whole(first) and whole(count) and d >= 1 and d <= S.n and first >= 1 and count > 0
+   if is_integer(d) and is_integer(first) and is_integer(count) and d >= 1 and d <= S.n and first >= 1 and count > 0
       and first + count - 1 <= S[2 * d - 1] then
       return wrap(narrowed(S, d, first - 1, count))
    end
@@ -63,7 +63,7 @@ local get, put = {}, {}  -- type -> element access, filled by elements.lua
 native.get, native.put = get, put
 
 define('select', function(self, S, slow, d, at, ...)
-   if whole(d) and whole(at) and d >= 1 and d <= S.n and at >= 1 and at <= S[2 * d - 1] then
+   if is_integer(d) and is_integer(at) and d >= 1 and d <= S.n and at >= 1 and at <= S[2 * d - 1] then
       if S.n > 1 then return wrap(selected(S, d, at - 1)) end
       if get[S.ty] then return get[S.ty](S, S.offset + (at - 1) * S[2]) end
    end
@@ -76,7 +76,7 @@ local function transposed(S, a, b)
    return measure(V)
 end
 define('transpose', function(self, S, slow, a, b, ...)
-   if whole(a) and whole(b) and a >= 1 and b >= 1 and a <= S.n and b <= S.n then return wrap(transposed(S, a, b)) end
+   if is_integer(a) and is_integer(b) and a >= 1 and b >= 1 and a <= S.n and b <= S.n then return wrap(transposed(S, a, b)) end
    return slow(self, a, b, ...)
 end)
 define('t', function(self, S, slow, ...)
@@ -84,12 +84,12 @@ define('t', function(self, S, slow, ...)
    return slow(self, ...)
 end)
 
-local function positive(n, a, b, c, d)
-   return n >= 1 and n <= 4 and whole(a) and a > 0 and (n < 2 or whole(b) and b > 0) and (n < 3 or whole(c) and c > 0)
-      and (n < 4 or whole(d) and d > 0)
+local function are_positive(n, a, b, c, d)
+   return n >= 1 and n <= 4 and is_integer(a) and a > 0 and (n < 2 or is_integer(b) and b > 0) and (n < 3 or is_integer(c) and c > 0)
+      and (n < 4 or is_integer(d) and d > 0)
 end
 
--- sizes that are given as numbers, or as a LongStorage: how many, and up to four
+-- sizes from numbers or a LongStorage: their count, and up to four sizes
 local function sizes_of(n, a, b, c, d)
    local block = n == 1 and type(a) == 'userdata' and storages[a]
    if not block then return n, a, b, c, d end
@@ -101,10 +101,10 @@ end
 
 define('resize', function(self, S, slow, ...)
    local n, a, b, c, d = select('#', ...), ...
-   if positive(n, a, b, c, d) and resize(S, n, a, b, c, d) then return self end
+   if are_positive(n, a, b, c, d) and resize(S, n, a, b, c, d) then return self end
    local m, e, f, g, h = sizes_of(n, a, b, c, d)
    if m ~= n or e ~= a then
-      if positive(m, e, f, g, h) and resize(S, m, e, f, g, h) then return self end
+      if are_positive(m, e, f, g, h) and resize(S, m, e, f, g, h) then return self end
    end
    return slow(self, ...)
 end)
@@ -115,7 +115,7 @@ define('resizeAs', function(self, S, slow, other, ...)
    return slow(self, other, ...)
 end)
 
--- the object becomes the view that T is
+-- let the tensor of S become a view like T
 local function become(S, T)
    if T ~= S then
       S.block, S.offset, S.n, S.count, S.dense = T.block, T.offset, T.n, T.count, T.dense
@@ -132,20 +132,20 @@ define('set', function(self, S, slow, ...)
    return become(S, T)
 end)
 
--- a view of the elements of S with other sizes
+-- a view of the elements of S with n other sizes, of which one may be -1
 local function reshaped(S, n, a, b, c, d)
    if not S.dense or S.n == 0 then return nil end
    local known = (a == -1 and 1 or a) * (n > 1 and b ~= -1 and b or 1) * (n > 2 and c ~= -1 and c or 1) * (n > 3 and d ~= -1 and d or 1)
    local rest = S.count / known
    if a == -1 then a = rest elseif b == -1 then b = rest elseif c == -1 then c = rest elseif d == -1 then d = rest end
-   if not positive(n, a, b, c, d) then return nil end
+   if not are_positive(n, a, b, c, d) then return nil end
    local V = view(S, S.offset, n)
    shape(V, n, a, b, c, d)
    return V.count == S.count and V or nil
 end
 
 local function view_of(S, n, a, b, c, d)
-   if n >= 1 and n <= 4 and whole(a) and (n < 2 or whole(b)) and (n < 3 or whole(c)) and (n < 4 or whole(d)) then
+   if n >= 1 and n <= 4 and is_integer(a) and (n < 2 or is_integer(b)) and (n < 3 or is_integer(c)) and (n < 4 or is_integer(d)) then
       return reshaped(S, n, a, b, c, d)
    end
 end
@@ -161,13 +161,13 @@ local function expanded(S, n, ...)
    end
    return measure(V)
 end
-local function expansion(S, n, a, b, c, d) return positive(n, a, b, c, d) and expanded(S, n, a, b, c, d) end
+local function expansion(S, n, a, b, c, d) return are_positive(n, a, b, c, d) and expanded(S, n, a, b, c, d) end
 
--- f(S, sizes) as t:name(sizes) and result:name(t, sizes); name .. 'As' takes the sizes of a tensor
+-- define t:name(sizes) and result:name(t, sizes) by f(S, sizes), and the methods name .. 'As' with the sizes of a tensor
 local function reshaping(name, f)
    local function made(self, S, V)
       if not V or not S then return V and wrap(V) end
-      if name == 'view' and same_sizes(S, V) then  -- strides of equal sizes stay
+      if name == 'view' and same_sizes(S, V) then  -- strides do not change if the sizes are equal
          for k = 2, 2 * V.n, 2 do V[k] = S[k] end
          measure(V)
       end
@@ -202,7 +202,7 @@ reshaping('expand', expansion)
 
 define('contiguous', function(self, S) return S.dense and self or metatables['torch.' .. S.ty .. 'Tensor'].clone(self) end)
 
--- put methods, by name, before those of Python
+-- replace Python's methods by those in `more`
 function native.install(mt, ty, more)
    for name, f in pairs(more) do
       local slow = mt[name]
@@ -221,7 +221,7 @@ for ty in pairs(native.kinds) do
    native.install(mt, ty, methods)
 
    -- torch.XTensor(), torch.XTensor(2, 3), t.new(2, 3)
-   local function instead(slow)
+   local function faster_constructor(slow)
       return function(...)
          local n, a, b, c, d = select('#', ...), ...
          if n == 0 then
@@ -230,7 +230,7 @@ for ty in pairs(native.kinds) do
          local T = n == 1 and type(a) == 'userdata' and (states[a] or read(a))
          if T and T.ty == ty and T.n > 0 then return wrap(view(T, T.offset, T.n, true)) end
          if ty ~= 'Long' then n, a, b, c, d = sizes_of(n, a, b, c, d) end
-         if type(a) == 'number' and positive(n, a, b, c, d) then
+         if type(a) == 'number' and are_positive(n, a, b, c, d) then
             local object = new_tensor(ty, n, a, b, c, d)
             if object then return object end
          end
@@ -238,7 +238,7 @@ for ty in pairs(native.kinds) do
       end
    end
    local constructor = bridge.getmetatable(rawget(mt, '__constructor'))
-   local new = instead(constructor.__new)
+   local new = faster_constructor(constructor.__new)
    constructor.__new, mt.new = new, new
 
    local storage = metatables['torch.' .. ty .. 'Storage']

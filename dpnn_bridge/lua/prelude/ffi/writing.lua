@@ -1,11 +1,11 @@
--- Writing objects to binary files without Python: what writeObject writes is collected, and Python gets it in one piece.
+-- Writing objects to binary files without calling Python for each value: the bytes are collected in a buffer, which Python writes.
 local bridge, py = ...
 local ffi, native, handles, metatables = bridge.ffi, bridge.native, bridge.handles, bridge.metatables
 local states, storages, leave_window = native.states, native.storages, native.leave_window
 local type, select, pcall, error = type, select, pcall, error
 local File = metatables['torch.File']
 
-local MOST = 65536  -- bytes that are collected
+local MAX_BYTES = 65536  -- size of a buffer
 local bytes = ffi.typeof('uint8_t[?]')
 
 -- file -> {data=, at=, open=}; open while writeObject runs
@@ -23,11 +23,11 @@ local function flush(file)
 end
 native.before_file_methods(flush)
 
--- where so many bytes go; nothing where Python must write them
-local function room(file, count)
+-- the memory for the next `count` bytes; nil if Python must write them
+local function reserve(file, count)
    local output = outputs[file]
-   if not (output and output.open) or count > MOST then return nil end
-   if output.at + count > MOST then flush(file) end
+   if not (output and output.open) or count > MAX_BYTES then return nil end
+   if output.at + count > MAX_BYTES then flush(file) end
    local data = output.data + output.at
    output.at = output.at + count
    return data
@@ -38,7 +38,7 @@ function File.writeObject(file, ...)
    local output = outputs[file]
    if output and output.open or type(file) ~= 'userdata' or not py.takes_bytes(handles[file]) then return write_object(file, ...) end
    if not output then
-      output = {data = bytes(MOST), at = 0}
+      output = {data = bytes(MAX_BYTES), at = 0}
       outputs[file] = output
    end
    output.open = true
@@ -55,14 +55,14 @@ for ty, kind in pairs(native.kinds) do
       if n == 1 then
          local block = type(value) == 'userdata' and storages[value]
          if type(value) == 'number' then
-            local data = native.fits(ty, value) and room(file, size)
+            local data = native.fits(ty, value) and reserve(file, size)
             if data then
                one[0] = value
                ffi.copy(data, one, size)
                return
             end
          elseif block and block.ty == ty and block.size > 0 then
-            local data = room(file, block.size * size)
+            local data = reserve(file, block.size * size)
             if data then
                ffi.copy(data, block.data, block.size * size)
                return block.size
@@ -75,7 +75,7 @@ end
 
 local slow_string, length = bridge.write_string, ffi.new 'int32_t[1]'
 function bridge.write_string(file, text)
-   local data = type(text) == 'string' and room(file, 4 + #text)
+   local data = type(text) == 'string' and reserve(file, 4 + #text)
    if not data then
       flush(file)
       leave_window(file)
@@ -86,7 +86,7 @@ function bridge.write_string(file, text)
    ffi.copy(data + 4, text, #text)
 end
 
--- what an object is in a file: the same for all tensors and storages that are one
+-- the identity of an object in a file, which is the same for all userdata of one tensor or storage
 local slow_identity = bridge.identity
 function bridge.identity(object)
    local known = type(object) == 'userdata' and (states[object] or storages[object])

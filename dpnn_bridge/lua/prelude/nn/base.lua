@@ -1,6 +1,6 @@
--- The base of nn for layers of one's own: Module, Container, Sequential, ConcatTable, ParallelTable, Criterion.
--- Used by `require 'nn'` when lua_path has no nn. All other classes run through their converted PyTorch modules.
-local bridge, py = ...
+-- The base classes of nn, on which users define layers: Module, Container, Sequential, ConcatTable, ParallelTable, Criterion.
+-- `require 'nn'` loads this file if lua_path contains no nn. Other classes run as PyTorch modules, see nn/converted.lua.
+local _, py = ...
 nn = {utils = {}}
 
 -- Module --------------------------------------------------------------------------------------------------------
@@ -117,12 +117,12 @@ function Module:findModules(name)
    return found, holders
 end
 function Module:replace(f)
-   local result = f(self)  -- which may hold self: only what self holds is visited
+   local result = f(self)  -- may contain self, so only the children of self are visited
    for i, child in ipairs(self.modules or {}) do self.modules[i] = child:replace(f) end
    return result
 end
 
--- all parameters as views of one flat tensor; tensors that share memory keep sharing it
+-- make all tensors views of one flat tensor; tensors that share memory continue to share it
 local function flatten(tensors)
    if #tensors == 0 then return torch.Tensor() end
    local first, storages, size = tensors[1], {}, 0
@@ -202,7 +202,7 @@ for _, name in ipairs {'training', 'evaluate', 'reset', 'zeroGradParameters', 'u
    end
 end
 function Container:clearState()
-   for _, name in ipairs {'output', 'gradInput'} do  -- which may be those of a child, or the input
+   for _, name in ipairs {'output', 'gradInput'} do  -- replaced, not emptied: they may be tensors of a child, or the input
       local value = self[name]
       if torch.isTensor(value) then self[name] = value.new() else self[name] = torch.type(value) == 'table' and {} or nil end
    end
@@ -219,7 +219,7 @@ function Container:__tostring__()
    return table.concat(lines, '\n') .. '\n}'
 end
 
--- run a child, which is modules[i], and say where it stands when it raises
+-- call a method of the child modules[i]; error messages contain its position
 function Container:rethrowErrors(child, i, method, ...)
    assert(child == self.modules[i], 'mismatch between moduleIndex and self.modules in rethrowErrors')
    local n, args = select('#', ...), {...}
@@ -233,27 +233,27 @@ end
 local function run_child(container, i, ...) return container:rethrowErrors(container.modules[i], i, ...) end
 
 local Sequential = torch.class('nn.Sequential', 'nn.Container')
--- the output of the last module is that of all, and so for the first module's gradInput
-local function adopt(self)
+-- the output is that of the last module, and gradInput is that of the first module
+local function update_results(self)
    local first, last = self.modules[1], self.modules[#self.modules]
    self.output, self.gradInput = last and last.output or torch.Tensor(), first and first.gradInput or torch.Tensor()
 end
 function Sequential:add(module)
    table.insert(self.modules, module)
-   adopt(self)
+   update_results(self)
    return self
 end
 function Sequential:insert(module, index)
    index = index or #self.modules + 1
    if index > #self.modules + 1 or index < 1 then error('index should be contiguous to existing modules', 2) end
    table.insert(self.modules, index, module)
-   adopt(self)
+   update_results(self)
 end
 function Sequential:remove(index)
    index = index or #self.modules
    if index > #self.modules or index < 1 then error('index out of range', 2) end
    table.remove(self.modules, index)
-   adopt(self)
+   update_results(self)
 end
 function Sequential:__len() return #self.modules end
 function Sequential:updateOutput(input)
@@ -267,7 +267,7 @@ function Sequential:updateGradInput(input, gradOutput)
    self.gradInput = gradOutput
    return gradOutput
 end
-local function accumulated(method)
+local function accumulator(method)
    return function(self, input, gradOutput, scale)
       for i = #self.modules, 1, -1 do
          run_child(self, i, method, input_of(self, i, input), gradOutput, scale or 1)
@@ -275,8 +275,8 @@ local function accumulated(method)
       end
    end
 end
-Sequential.accGradParameters = accumulated('accGradParameters')
-Sequential.accUpdateGradParameters = accumulated('accUpdateGradParameters')
+Sequential.accGradParameters = accumulator('accGradParameters')
+Sequential.accUpdateGradParameters = accumulator('accUpdateGradParameters')
 function Sequential:backward(input, gradOutput, scale)
    for i = #self.modules, 1, -1 do
       gradOutput = run_child(self, i, 'backward', input_of(self, i, input), gradOutput, scale or 1)
@@ -292,13 +292,13 @@ function Sequential:__tostring__()
    return (Container.__tostring__(self):gsub('\n', function() return '\n' .. path .. '\n' end, 1))
 end
 
-local function whole(input) return input end
--- ConcatTable gives each child the whole input, ParallelTable its own entry -------------------------------------------
-local function of_tables(class, backwards, entry, gathered)
+local function all_of_input(input) return input end
+-- ConcatTable passes the complete input to each child, ParallelTable one entry of the input ---------------------------
+local function define_table_container(class, backwards, entry, gathered)
    function class:__init()
       Container.__init(self)
       self.output = {}
-      if gathered == whole then self.gradInput = {} end
+      if gathered == all_of_input then self.gradInput = {} end
    end
    function class:updateOutput(input)
       self.output = {}
@@ -328,15 +328,15 @@ local function of_tables(class, backwards, entry, gathered)
       return table.concat(lines, '\n') .. '\n     ... -> output\n}'
    end
 end
-of_tables(torch.class('nn.ConcatTable', 'nn.Container'), {'updateGradInput', 'backward'}, whole, function(gradients)
+define_table_container(torch.class('nn.ConcatTable', 'nn.Container'), {'updateGradInput', 'backward'}, all_of_input, function(gradients)
    local sum
    for i, gradient in ipairs(gradients) do
       sum = i == 1 and nn.utils.recursiveCopy(nil, gradient) or nn.utils.recursiveAdd(sum, gradient)
    end
    return sum
 end)
-local function own(input, i) return input[i] end
-of_tables(torch.class('nn.ParallelTable', 'nn.Container'), {'updateGradInput'}, own, whole)
+local function entry_of_input(input, i) return input[i] end
+define_table_container(torch.class('nn.ParallelTable', 'nn.Container'), {'updateGradInput'}, entry_of_input, all_of_input)
 
 -- Criterion -----------------------------------------------------------------------------------------------------
 local Criterion = torch.class('nn.Criterion')

@@ -1,18 +1,18 @@
--- All classes of nn but those in nn/base.lua: made when first asked for, and computed by the converted module.
+-- All classes with a mapping except those in nn/base.lua. They are defined when they are first used, and run as PyTorch modules.
 local bridge, py = ...
 local Module, Container = torch.getmetatable('nn.Module'), torch.getmetatable('nn.Container')
-local states = setmetatable({}, {__mode = 'k'})  -- object -> what its last forward left in Python
+local states = setmetatable({}, {__mode = 'k'})  -- object -> Python's state of its last forward pass
 
--- The methods of a class compute as that class does, also for an object of a subclass that is written in Lua. A backward
--- runs the forward again where the last one had another input or other weights, as in a subclass that overrides it.
+-- The methods of a class compute as the class does, also for an object of a subclass in Lua. A backward pass runs the forward pass
+-- again if the last one had another input or other weights, for example because a subclass overrides updateOutput.
 local function backward(self, tname, ...)
    local state, message = py.converted_backward(states[self], self, tname, ...)
    if not state then error(message, 3) end
    states[self] = state
    return state
 end
--- the class as which a method of a class computes: of the object's, the one that inherits the method
-local function acting(self, tname, method)
+-- the class of the object or its base class that inherits a method of `tname` in Torch7, otherwise `tname` itself
+local function inheriting_class(self, tname, method)
    local class = torch.getmetatable(torch.typename(self))
    while class and bridge.names[class] ~= tname do
       local inherited = bridge.inherited[bridge.names[class]]
@@ -23,17 +23,17 @@ local function acting(self, tname, method)
 end
 local function run(class, tname)
    function class:updateOutput(...)
-      local state, output = py.converted_forward(states[self], self, acting(self, tname, 'updateOutput'), ...)
+      local state, output = py.converted_forward(states[self], self, inheriting_class(self, tname, 'updateOutput'), ...)
       if not state then error(output, 2) end
       states[self], self.output = state, output
       return output
    end
-   function class:updateGradInput(input, gradOutput)  -- of criterions: the target
-      self.gradInput = py.converted_gradient(backward(self, acting(self, tname, 'updateGradInput'), input, gradOutput))
+   function class:updateGradInput(input, gradOutput)  -- of a criterion: the target instead of gradOutput
+      self.gradInput = py.converted_gradient(backward(self, inheriting_class(self, tname, 'updateGradInput'), input, gradOutput))
       return self.gradInput
    end
 end
--- classes with a backward of their own, which does not call the updateGradInput and accGradParameters of a subclass
+-- classes whose method `backward` does not call the updateGradInput and accGradParameters of a subclass
 local own_backward = {}
 for name in ('Concat DepthConcat ConcatTable BatchNormalization SpatialBatchNormalization VolumetricBatchNormalization '
              .. 'SeqLSTM SeqGRU'):gmatch('%S+') do
@@ -47,7 +47,7 @@ local function converted_module(class, tname)
       for _, child in ipairs(self.modules or {}) do if child.forget then child:forget() end end
    end
    function class:accGradParameters(input, gradOutput, scale)
-      py.converted_accumulate(backward(self, acting(self, tname, 'accGradParameters'), input, gradOutput), self, scale or 1)
+      py.converted_accumulate(backward(self, inheriting_class(self, tname, 'accGradParameters'), input, gradOutput), self, scale or 1)
    end
    if own_backward[tname] then
       local updateGradInput, accGradParameters = class.updateGradInput, class.accGradParameters
@@ -58,18 +58,18 @@ local function converted_module(class, tname)
       end
    end
    for _, name in ipairs {'training', 'evaluate', 'clearState', 'zeroGradParameters', 'updateParameters'} do
-      -- decorators and others hold modules without being containers
+      -- some classes, such as decorators, contain modules but are not containers
       class[name] = function(self, ...) return (self.modules and Container or Module)[name](self, ...) end
    end
    function class:parameters()
       if self.modules then return Container.parameters(self) end
-      local found = py.converted_parameters(self, tname)
-      if not found then return Module.parameters(self) end
-      if #found[1] > 0 then return found[1], found[2] end
+      local lists = py.converted_parameters(self, tname)
+      if not lists then return Module.parameters(self) end
+      if #lists[1] > 0 then return lists[1], lists[2] end
    end
 end
 
--- fields that constructors set: names in the order of the arguments, with defaults
+-- fields that constructors set from their arguments: names in order, with defaults
 local constructors = {
    Threshold = {{'threshold', 1e-6}, {'val', 0}, {'inplace', false}}, LeakyReLU = {{'negval', 0.01}, {'inplace', false}},
    ELU = {{'alpha', 1}, {'inplace', false}}, HardTanh = {{'min_val', -1}, {'max_val', 1}, {'inplace', false}},
@@ -110,7 +110,7 @@ local initial = {
    DistKLDivCriterion = function(self) self.sizeAverage = true end,
    Copy = function(_, from, to)
       local default = torch.getdefaulttensortype()
-      if (from or default) ~= (to or default) then error('nn.Copy to another type needs its own Lua file: give lua_path', 4) end
+      if (from or default) ~= (to or default) then error('nn.Copy to another type needs the Lua file of nn.Copy: pass lua_path with a checkout of nn', 4) end
    end,
 }
 local function reset_linear(self, stdv)
@@ -120,11 +120,11 @@ local function reset_linear(self, stdv)
    return self
 end
 
--- what constructors do for all arguments: other fields, and what they refuse
+-- other work of constructors: additional fields, and errors for invalid arguments
 local has_table_gradient = {}
 for name in ('JoinTable SelectTable CAddTable CSubTable CMulTable CDivTable FlattenTable'):gmatch('%S+') do has_table_gradient[name] = true end
 local function one_dimensional(self) assert(not self.weights or self.weights:dim() == 1, 'weights input should be 1-D Tensor') end
-local completed = {
+local complete_init = {
    Mean = function(self) self.sizeAverage, self.squeeze = true, true end,
    JoinTable = function(self) self.size = torch.LongStorage() end,
    DotProduct = function(self) self.gradInput = {torch.Tensor(), torch.Tensor()} end,
@@ -142,13 +142,13 @@ local completed = {
    ClassNLLCriterion = one_dimensional, BCECriterion = one_dimensional,
 }
 
-local plain = {}
+local without_arguments = {}
 for name in ('Tanh Sigmoid SoftMax LogSoftMax SoftSign SoftMin LogSigmoid TanhShrink Abs Square Sqrt Exp Log Identity '
              .. 'CSubTable CMulTable CDivTable DotProduct FlattenTable Contiguous SpatialSoftMax'):gmatch('%S+') do
-   plain[name] = true
+   without_arguments[name] = true
 end
 
--- classes that inherit methods with which they compute in Torch7: the parent, and these methods
+-- classes that inherit forward or backward methods in Torch7: the base class and the names of these methods
 local accumulated = 'updateOutput updateGradInput accGradParameters'
 for name, from in pairs {
    Clamp = 'HardTanh updateOutput updateGradInput', ReLU = 'Threshold updateOutput updateGradInput',
@@ -168,8 +168,8 @@ for name, from in pairs {
    bridge.inherited['nn.' .. name] = inherited
 end
 
--- where code replaces such a method of the parent, let the class compute by the parent's methods
-local built_in = {['nn.Sequential'] = {}}  -- class -> its methods as the bridge made them
+-- if the user's code replaces such a method of the base class, the class uses the methods of the base class
+local built_in = {['nn.Sequential'] = {}}  -- class -> its original methods
 for name, method in pairs(torch.getmetatable('nn.Sequential')) do built_in['nn.Sequential'][name] = method end
 local function inherit(class, tname)
    built_in[tname] = {}
@@ -190,11 +190,11 @@ local function inherit(class, tname)
    end
 end
 
--- classes that are no modules, in fields of modules
+-- classes in fields of modules that are not modules
 local data = {}
 for name in ('graph.Edge graph.Graph graph.Node nngraph.Node torch.AliasMultinomial'):gmatch('%S+') do data[name] = true end
 
--- a class of the registry as a Lua class, made when first asked for
+-- define a class with a mapping as a Lua class; returns whether the class exists
 function bridge.define_converted(tname)
    if torch.getmetatable(tname) then return true end
    local kind, version = py.registered(tname)
@@ -203,8 +203,8 @@ function bridge.define_converted(tname)
    if not module or module:find('%.') then return false end
    if type(_G[module]) ~= 'table' then _G[module] = {} end
    if data[tname] then return torch.class(tname) ~= nil end
-   local holds = kind == 'container'
-   local parent_name = kind == 'criterion' and 'nn.Criterion' or holds and 'nn.Container' or 'nn.Module'
+   local is_container = kind == 'container'
+   local parent_name = kind == 'criterion' and 'nn.Criterion' or is_container and 'nn.Container' or 'nn.Module'
    local class, parent = torch.class(tname, parent_name)
    class.__version = version
    function class:read(file, version_read)
@@ -225,10 +225,10 @@ function bridge.define_converted(tname)
             if args[i] == nil then self[field[1]] = field[2] end
          end
          if self.inplace ~= nil and type(self.inplace) ~= 'boolean' then error('in-place flag must be boolean', 3) end
-      elseif not (module == 'nn' and plain[name]) and not (holds and select('#', ...) == 0) then
-         error('how ' .. tname .. ' is constructed stands in its own Lua file: give lua_path, or load the object from a file', 3)
+      elseif not (module == 'nn' and without_arguments[name]) and not (is_container and select('#', ...) == 0) then
+         error('the constructor of ' .. tname .. ' is in its Lua file: pass lua_path, or load the object from a file', 3)
       end
-      if module == 'nn' and completed[name] then completed[name](self) end
+      if module == 'nn' and complete_init[name] then complete_init[name](self) end
    end
    if name == 'Linear' then class.reset = reset_linear end
    return true

@@ -1,6 +1,6 @@
--- nn.utils: what layers do with tensors in nested tables, and with their buffers.
+-- nn.utils: operations on tensors in nested tables and on buffers of layers.
 local function nested(value) return torch.type(value) == 'table' end
-local function refuse(a, b)
+local function raise_mismatch(a, b)
    error('expecting nested tensors or tables. Got ' .. torch.type(a) .. ' and ' .. torch.type(b) .. ' instead', 3)
 end
 
@@ -40,7 +40,7 @@ function nn.utils.recursiveResizeAs(a, b)
       a = torch.isTensor(a) and a or b.new()
       a:resize(b:size())
    else
-      refuse(a, b)
+      raise_mismatch(a, b)
    end
    return a, b
 end
@@ -52,7 +52,7 @@ function nn.utils.recursiveCopy(a, b)
       a = torch.isTensor(a) and a or b.new()
       a:resize(b:size()):copy(b)
    else
-      refuse(a, b)
+      raise_mismatch(a, b)
    end
    return a, b
 end
@@ -66,7 +66,7 @@ function nn.utils.recursiveAdd(a, factor, b)
    elseif torch.isTensor(a) and torch.isTensor(b) then
       a:add(factor, b)
    else
-      refuse(a, b)
+      raise_mismatch(a, b)
    end
    return a, b
 end

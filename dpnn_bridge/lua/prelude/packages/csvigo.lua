@@ -1,4 +1,4 @@
--- csvigo: tables as comma separated values.
+-- csvigo: reading and writing of CSV files.
 local bridge = ...
 require 'dok'
 csvigo = {}
@@ -10,12 +10,12 @@ local function split(line, separator)
       local cell
       if line:sub(at, at) == '"' then
          local from = at + 1
-         repeat  -- to a quote that no other one follows
+         repeat  -- find the closing quote, which is not followed by another quote
             local quote = line:find('"', from, true) or error('unmatched "', 0)
             from = quote + 2
          until line:sub(quote + 1, quote + 1) ~= '"'
          cell = line:sub(at + 1, from - 3):gsub('""', '"')
-         at = line:find(separator, from - 1, true)  -- what stands between quote and separator does not count
+         at = line:find(separator, from - 1, true)  -- ignore text between the closing quote and the separator
       else
          local next = line:find(separator, at, true)
          cell, at = line:sub(at, next - 1), next
@@ -31,10 +31,10 @@ local function quoted(value, separator)
    return '"' .. text:gsub('"', '""') .. '"'
 end
 
-local function told(verbose)
+local function logger(verbose)
    return function(...) if verbose then print('<csv>', ...) end end
 end
-local function at_home(path) return (path:gsub('^~', function() return os.getenv('HOME') end)) end
+local function expand_home(path) return (path:gsub('^~', function() return os.getenv('HOME') end)) end
 
 local function read_rows(path, separator)
    local file, rows = assert(io.open(path)), {}
@@ -46,7 +46,7 @@ local function read_rows(path, separator)
    return rows
 end
 
--- mode: 'tidy' gives {column name = values}, 'raw' the rows
+-- mode: 'tidy' returns {column name = values}, 'raw' returns rows
 function csvigo.load(...)
    local _, path, separator, mode, header, verbose, skip = dok.unpack({...}, 'csvigo.load', 'Load a CSV file',
       {arg = 'path', type = 'string', help = 'path to file', req = true},
@@ -55,16 +55,16 @@ function csvigo.load(...)
       {arg = 'header', type = 'boolean', help = 'file has a header (variable names)', default = true},
       {arg = 'verbose', type = 'boolean', help = 'verbose load', default = true},
       {arg = 'skip', type = 'number', help = 'skip this many lines at start of a tidy file', default = 0})
-   if mode ~= 'tidy' and mode ~= 'raw' then error('csvigo.load: the bridge has the modes raw and tidy, not ' .. mode, 2) end
-   local tell = told(verbose)
-   path = at_home(path)
-   tell('parsing file: ' .. path)
+   if mode ~= 'tidy' and mode ~= 'raw' then error('csvigo.load: the bridge supports the modes raw and tidy, not ' .. mode, 2) end
+   local log = logger(verbose)
+   path = expand_home(path)
+   log('parsing file: ' .. path)
    local rows = read_rows(path, separator)
    if mode == 'raw' then
-      tell('parsing done')
+      log('parsing done')
       return rows
    end
-   tell('tidying up entries')
+   log('tidying up entries')
    local names, first, columns = rows[1 + skip] or {}, 1 + skip, {}
    if header then
       first = first + 1
@@ -80,7 +80,7 @@ function csvigo.load(...)
          table.insert(columns[names[i]], value)
       end
    end
-   tell('returning tidy table')
+   log('returning tidy table')
    return columns
 end
 
@@ -103,7 +103,7 @@ local function rows_of(columns, header)
    return rows
 end
 
--- data: as load gives it
+-- data: in the form that load returns
 function csvigo.save(...)
    local _, path, data, separator, mode, header, verbose = dok.unpack({...}, 'csvigo.save', 'Save a table as a CSV file',
       {arg = 'path', type = 'string', help = 'path to file', req = true},
@@ -113,12 +113,12 @@ function csvigo.save(...)
       {arg = 'header', type = 'boolean', help = 'table has a header (variable names)', default = true},
       {arg = 'verbose', type = 'boolean', help = 'verbose save', default = true})
    if mode == 'autodetect' then mode = type(data) == 'table' and (#data == 0 and 'tidy' or 'raw') or 'query' end
-   if mode ~= 'tidy' and mode ~= 'raw' then error('csvigo.save: the bridge has the modes raw and tidy, not ' .. mode, 2) end
-   local tell = told(verbose)
-   path = at_home(path)
-   tell('writing to file: ' .. path)
+   if mode ~= 'tidy' and mode ~= 'raw' then error('csvigo.save: the bridge supports the modes raw and tidy, not ' .. mode, 2) end
+   local log = logger(verbose)
+   path = expand_home(path)
+   log('writing to file: ' .. path)
    if mode == 'tidy' then
-      tell('exporting tidy table to raw CSV')
+      log('exporting tidy table to raw CSV')
       data = rows_of(data, header)
    end
    local lines = {}
@@ -130,6 +130,6 @@ function csvigo.save(...)
    local file = assert(io.open(path, 'w'))
    file:write(table.concat(lines))
    file:close()
-   tell('writing done')
+   log('writing done')
 end
 return csvigo

@@ -1,5 +1,5 @@
--- cutorch: says that there is no GPU. Scripts that look before they leap run on the CPU.
-local message = 'this is the bridge of dpnn_bridge to PyTorch, which gives Lua no GPU: run the script on the CPU'
+-- cutorch: reports that there is no GPU, so that scripts that check this run on the CPU.
+local message = 'Lua cannot use a GPU in the bridge of dpnn_bridge: run the script on the CPU'
 cutorch = setmetatable({
    getDeviceCount = function() return 0 end, hasHalf = false, hasFastHalfInstructions = function() return false end,
    synchronize = function() end, streamSynchronize = function() end, manualSeed = function() end, manualSeedAll = function() end,

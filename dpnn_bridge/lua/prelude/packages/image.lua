@@ -1,4 +1,4 @@
--- image: loading, saving and the commonest operations on pictures, channels x height x width.
+-- image: loading, saving and common operations on images, which are channels x height x width.
 local bridge, py = ...
 image = {}
 local load, save, scale = bridge.bind(py.image_load), bridge.bind(py.image_save), bridge.bind(py.image_scale)
@@ -14,9 +14,9 @@ function image.getSize(path)
    return torch.LongStorage {picture:size(1), picture:size(2), picture:size(3)}
 end
 
--- (src, width, height [, mode]) | (src, size [, mode]) | (dst, src [, mode]); a size is the longer side, 'WxH', '^' and the
--- shorter side, '*' and a factor or a fraction
-local function wanted_size(src, size)
+-- (src, width, height [, mode]) | (src, size [, mode]) | (dst, src [, mode]). A size is a number (the longer side), 'WxH', '^' and the
+-- shorter side, or '*' and a factor or fraction
+local function target_size(src, size)
    local h, w = src:size(src:dim() - 1), src:size(src:dim())
    local longer = tonumber(size)
    if longer then return w * longer / math.max(w, h), h * longer / math.max(w, h) end
@@ -37,12 +37,12 @@ function image.scale(...)
       return a:copy(scale(b, a:size(n), a:size(n - 1), c or 'bilinear'))
    end
    if type(c) == 'number' then return scale(a, b, c, d or 'bilinear') end
-   local width, height = wanted_size(a, b)
+   local width, height = target_size(a, b)
    return scale(a, width, height, c or 'bilinear')
 end
 
--- ([dst,] src, x1, y1 [, x2, y2]) with corners counted from 0, the second one outside; or ([dst,] src, format, width, height).
--- A dst takes the part from the corner on, or the part between two corners, scaled
+-- ([dst,] src, x1, y1 [, x2, y2]) with corners counted from 0, of which the second is exclusive; or ([dst,] src, format, width,
+-- height). Without a second corner, the size of dst is cropped; otherwise the part is scaled to the size of dst
 function image.crop(...)
    local arguments = {...}
    local dst
@@ -69,20 +69,20 @@ local function reversed(src, d)
    local n = src:size(d)
    return src:index(d, torch.range(n, 1, -1):long())
 end
-local function stored(dst, result) return dst and dst:resizeAs(result):copy(result) or result end
+local function copied_to(dst, result) return dst and dst:resizeAs(result):copy(result) or result end
 local function flipped(d)
    return function(a, b)
       local src = b or a
-      return stored(b and a, reversed(src, src:dim() - d))
+      return copied_to(b and a, reversed(src, src:dim() - d))
    end
 end
 image.hflip, image.vflip = flipped(0), flipped(1)
 function image.flip(a, b, c)
-   if torch.isTensor(b) then return stored(a, reversed(b, c)) end
+   if torch.isTensor(b) then return copied_to(a, reversed(b, c)) end
    return reversed(a, b)
 end
 
--- between 0 and 1; options: tensor, min, max, symm, inplace, saturate, tensorOut
+-- scale elements to 0 .. 1; options: tensor, min, max, symm, inplace, saturate, tensorOut
 function image.minmax(options)
    local tensor, low, high = options.tensor, options.min, options.max
    local result = options.inplace and tensor or torch.Tensor()
@@ -101,7 +101,7 @@ function image.minmax(options)
    return result
 end
 
--- one picture of many, padded and in a grid; arguments in this order, or a table of them
+-- a grid of images with padding; arguments in this order, or a table of them
 function image.toDisplayTensor(options, padding, columns, each, low, high, symmetric, saturate)
    if torch.isTensor(options) or options.input == nil then
       options = {input = options, padding = padding, nrow = columns, scaleeach = each, min = low, max = high,
@@ -141,19 +141,19 @@ function image.toDisplayTensor(options, padding, columns, each, low, high, symme
    return options.scaleeach and grid or scaled(grid)
 end
 
--- ([output,] input)
-local function of_pixels(weights)
+-- a function of ([output,] input) that multiplies the channels of each pixel by a matrix
+local function color_conversion(weights)
    return function(a, b)
       local picture = b or a
       local result = torch.mm(torch.Tensor(weights):typeAs(picture), picture:contiguous():view(3, -1))
-      return stored(b and a, result:view(#weights, picture:size(2), picture:size(3)))
+      return copied_to(b and a, result:view(#weights, picture:size(2), picture:size(3)))
    end
 end
-image.rgb2y = of_pixels {{0.299, 0.587, 0.114}}
-image.rgb2yuv = of_pixels {{0.299, 0.587, 0.114}, {-0.14713, -0.28886, 0.436}, {0.615, -0.51499, -0.10001}}
-image.yuv2rgb = of_pixels {{1, 0, 1.13983}, {1, -0.39465, -0.58060}, {1, 2.03211, 0}}
+image.rgb2y = color_conversion {{0.299, 0.587, 0.114}}
+image.rgb2yuv = color_conversion {{0.299, 0.587, 0.114}, {-0.14713, -0.28886, 0.436}, {0.615, -0.51499, -0.10001}}
+image.yuv2rgb = color_conversion {{1, 0, 1.13983}, {1, -0.39465, -0.58060}, {1, 2.03211, 0}}
 
--- options by name or in order, with defaults: pairs of a name and its default, or the name of the option that gives it
+-- options by name or in order. defaults: {name, default}; a string as default is the name of another option
 local function options_of(defaults, ...)
    local first, options = ..., {}
    local named = type(first) == 'table' and select('#', ...) == 1
@@ -166,9 +166,9 @@ local function options_of(defaults, ...)
    end
    return options
 end
-local function scaled_to_one(t, wanted) return wanted and t:div(t:sum()) or t end
+local function normalized(t, normalize) return normalize and t:div(t:sum()) or t end
 
--- a bump of Gaussian shape
+-- a 2-D Gaussian function
 local GAUSSIAN = {{'size', 3}, {'sigma', 0.25}, {'amplitude', 1}, {'normalize', false}, {'width', 'size'}, {'height', 'size'},
    {'sigma_horz', 'sigma'}, {'sigma_vert', 'sigma'}, {'mean_horz', 0.5}, {'mean_vert', 0.5}, {'tensor'}}
 function image.gaussian(...)
@@ -182,7 +182,7 @@ function image.gaussian(...)
          result[i][j] = options.amplitude * math.exp(-(x * x + y * y) / 2)
       end
    end
-   return scaled_to_one(result, options.normalize)
+   return normalized(result, options.normalize)
 end
 
 local GAUSSIAN_1D = {{'size', 3}, {'sigma', 0.25}, {'amplitude', 1}, {'normalize', false}, {'mean', 0.5}, {'tensor'}}
@@ -192,7 +192,7 @@ function image.gaussian1D(...)
    local size = result:size(1)
    local center, width = options.mean * size + 0.5, options.sigma * size
    for i = 1, size do result[i] = options.amplitude * math.exp(-((i - center) / width) ^ 2 / 2) end
-   return scaled_to_one(result, options.normalize)
+   return normalized(result, options.normalize)
 end
 
 for _, format in ipairs {'PNG', 'JPG', 'PPM'} do
@@ -200,14 +200,14 @@ for _, format in ipairs {'PNG', 'JPG', 'PPM'} do
 end
 image.savePGM = image.save
 
--- a window needs a screen and Qt: nothing is shown
+-- these functions need a screen and Qt in Torch7; here they do nothing
 function image.display() end
 function image.window() end
 for name in ('affinetransform colormap compressJPG compressPNG convolve decompress decompressJPG decompressPNG dilate drawRect drawText ' ..
    'erode fabio hsl2rgb hsv2rgb jetColormap lab2rgb laplacian lcn lena logpolar polar rgb2hsl rgb2hsv rgb2lab rgb2nrgb rotate ' ..
    'translate warp y2jet'):gmatch('%w+') do
    image[name] = image[name] or function()
-      error('image.' .. name .. ' is not among the functions of image that come with the bridge: do this step in Python', 2)
+      error('image.' .. name .. ' is not supported by the bridge: do this step in Python', 2)
    end
 end
 return image

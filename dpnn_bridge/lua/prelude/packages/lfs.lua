@@ -1,4 +1,4 @@
--- lfs: LuaFileSystem, over Python's os; a global too, as its C library makes it.
+-- lfs: LuaFileSystem with Python's os; also a global, as in its C library.
 local bridge, py = ...
 lfs = {_VERSION = 'LuaFileSystem of dpnn_bridge'}
 for name, f in pairs(py.lfs) do lfs[name] = bridge.plain(f) end

@@ -1,7 +1,7 @@
--- libnnx: the C functions behind nnx's layers, in terms of tensors; here those that sample pixels.
-local bridge, py = ...
+-- libnnx: the C functions of nnx's layers, implemented with tensor operations; this file contains those that resample pixels.
+local _, py = ...
 
--- of a tensor channels x height x width x more, the rows and columns that two lists name; and the sum back
+-- select rows and columns of a tensor channels x height x width x ..., and the reverse: add to these rows and columns
 local function gathered(t, rows, columns) return t:index(2, rows):index(3, columns) end
 local function scattered(sum, rows, columns, t)
    local part = sum.new(sum:size(1), sum:size(2), t:size(3), sum:size(4)):zero()
@@ -19,7 +19,8 @@ local function repeated(t, h, w)
    return positions(t:size(2), function(y) return floor(y / h) end), positions(t:size(3), function(x) return floor(x / w) end)
 end
 
--- where bilinear resampling looks along one dimension: two lists of positions, two of weights, in single precision as in C
+-- the two neighbours of each output position along one dimension for bilinear resampling: lists of positions and of weights, in single
+-- precision as in C
 local function neighbours(from, to)
    local ratio = torch.FloatTensor(1):fill((from - 1) / (to - 1))[1]
    local at = torch.FloatTensor(to)
@@ -40,9 +41,9 @@ local function each_neighbour(height, width, oheight, owidth, visit)
 end
 
 local function planes(t) return t:contiguous():view(t:size(1), -1) end
-local function whole_factor(h, w) return torch.FloatTensor(1):fill(1 / (h * w))[1] end
+local function block_factor(h, w) return torch.FloatTensor(1):fill(1 / (h * w))[1] end
 
--- averages of blocks of h x w, and their gradient; 4-D
+-- averages of blocks of h x w pixels, and their gradient; tensors are 4-D
 local function averaged(t, output, h, w)
    output:zero()
    local oheight, owidth = output:size(2), output:size(3)
@@ -51,7 +52,7 @@ local function averaged(t, output, h, w)
          output:add(gathered(t, positions(oheight, function(y) return y * h + i end), positions(owidth, function(x) return x * w + j end)))
       end
    end
-   output:mul(whole_factor(h, w))
+   output:mul(block_factor(h, w))
 end
 local function spread(g, gradInput, h, w, factor)
    gradInput:zero()
@@ -59,7 +60,7 @@ local function spread(g, gradInput, h, w, factor)
    local rows, columns = repeated(part, h, w)
    part:copy(gathered(g, rows, columns)):mul(factor)
 end
-local function four(t) return t:dim() == 3 and t:view(t:size(1), t:size(2), t:size(3), 1) or t end
+local function as_4d(t) return t:dim() == 3 and t:view(t:size(1), t:size(2), t:size(3), 1) or t end
 
 local nnx = py.run_prelude('packages/libnnx_pairs.lua')
 function nnx.SpatialReSampling_updateOutput(self, input)
@@ -91,13 +92,13 @@ function nnx.SpatialUpSampling_updateGradInput(self, input, gradOutput)
    scattered(self.gradInput:zero(), rows, columns, gradOutput)
 end
 
--- of four dimensions, C looks at the first element of the last one only
-local function first_element(t) return t:dim() == 4 and t:narrow(4, 1, 1) or four(t:contiguous()) end
-function nnx.SpatialDownSampling_updateOutput(self, input) averaged(first_element(input), four(self.output), self.rH, self.rW) end
+-- of a 4-D tensor, C reads only the first element of the last dimension
+local function first_element(t) return t:dim() == 4 and t:narrow(4, 1, 1) or as_4d(t:contiguous()) end
+function nnx.SpatialDownSampling_updateOutput(self, input) averaged(first_element(input), as_4d(self.output), self.rH, self.rW) end
 function nnx.SpatialDownSampling_updateGradInput(self, gradOutput)
    if gradOutput:dim() ~= 3 then error("bad argument #2 to 'SpatialDownSampling_updateGradInput' (gradOutput must be 3D Tensor)", 3) end
-   local factor = whole_factor(self.rH, self.rW)
-   spread(four(gradOutput:contiguous()), first_element(self.gradInput:zero()), self.rH, self.rW, factor)
+   local factor = block_factor(self.rH, self.rW)
+   spread(as_4d(gradOutput:contiguous()), first_element(self.gradInput:zero()), self.rH, self.rW, factor)
 end
 
 local SIMPLE, AVERAGE, BILINEAR = 0, 1, 2
@@ -135,7 +136,7 @@ function nnx.SpatialReSamplingEx_updateGradInput(self, gradOutput)
    end
 end
 
--- where the block of each of `to` pixels starts, and how many pixels of `from` it has; single precision as in C
+-- the start and the size of each of `to` blocks of `from` pixels, in single precision as in C
 local function blocks(from, to)
    local ratio, at = torch.FloatTensor(1):fill(from / to)[1], torch.FloatTensor(to + 1)
    for i = 0, to do at[i + 1] = ratio * i end

@@ -1,4 +1,4 @@
--- md5: sums of strings, over Python's hashlib.
+-- md5: checksums of strings with Python's hashlib.
 local bridge, py = ...
 local hexadecimal = bridge.plain(py.md5)
 local md5 = {sumhexa = hexadecimal}

@@ -1,4 +1,4 @@
--- Moses 1.6.1, unchanged (moses_min.lua of https://github.com/Yonaba/Moses), where there is no checkout.
+-- Moses 1.6.1, unchanged (moses_min.lua of https://github.com/Yonaba/Moses), for scripts without a checkout of it.
 --
 -- Copyright (c) 2012-2014 Roland Yonaba
 --

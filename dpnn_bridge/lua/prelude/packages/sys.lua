@@ -1,4 +1,4 @@
--- sys: small system tools.
+-- sys: time, processes, paths and colors of terminals.
 local bridge = ...
 local paths = require 'paths'
 sys = {}
@@ -19,11 +19,11 @@ function sys.execute(command)
    program:close()
    return (text:gsub('^%s*', ''):gsub('%s*$', ''))
 end
-function sys.fexecute(command, how)  -- through a file, of which `how` says what to read
+function sys.fexecute(command, format)  -- writes the output to a file and reads it with file:read(format)
    local path = os.tmpname()
    os.execute(command .. ' >' .. path .. ' 2>&1')
    local file = assert(io.open(path))
-   local text = file:read(how or '*all')
+   local text = file:read(format or '*all')
    file:close()
    os.remove(path)
    return (text:gsub('^%s*', ''):gsub('%s*$', ''))
@@ -37,7 +37,7 @@ function sys.ls(folder) return sys.execute('ls ' .. (folder or '')) end
 function sys.ll(folder) return sys.execute('ls -l ' .. (folder or '')) end
 function sys.la(folder) return sys.execute('ls -a ' .. (folder or '')) end
 function sys.lla(folder) return sys.execute('ls -la ' .. (folder or '')) end
-sys.prefix = ''  -- the folder of the installation where luajit runs a script, which it does not here
+sys.prefix = ''  -- in Torch7, the folder where luajit is installed
 function sys.isNaN(number) return number ~= number end
 sys.dirname, sys.basename, sys.concat, sys.dirp, sys.filep = paths.dirname, paths.basename, paths.concat, paths.dirp, paths.filep
 

@@ -1,5 +1,5 @@
--- tds: hashes, vectors and counters. In Torch7 they live outside of Lua's memory; here they are tables behind an object.
--- Files have the records of Torch7's tds.
+-- tds: hashes, vectors and counters. In Torch7 their memory is outside Lua; here each object has a Lua table. They have the same format
+-- in files as Torch7's tds.
 local bridge = ...
 tds = {}
 local contents, sizes = setmetatable({}, {__mode = 'k'}), setmetatable({}, {__mode = 'k'})
@@ -17,20 +17,20 @@ local function class(name, fill)
    return mt
 end
 
--- nested tables become hashes and vectors
+-- convert nested tables to hashes and vectors
 local function has_only_numbers(values)
    for key in pairs(values) do
       if type(key) ~= 'number' then return false end
    end
    return true
 end
-local function kept(value)
+local function converted(value)
    if type(value) ~= 'table' or torch.typename(value) then return value end
    return has_only_numbers(value) and tds.Vec(value) or tds.Hash(value)
 end
 
 -- the elements as lines of text, at most 20; a value of several lines is indented
-local function listed(object, name, label)
+local function elements_text(object, name, label)
    local lines, count = {name .. '[' .. #object .. ']{'}, 0
    for key, value in pairs(object) do
       if count == 20 then break end
@@ -48,15 +48,15 @@ end
 local hash = class('Hash', function(self, ...)
    local n, values = select('#', ...), ...
    if n > 0 and not (n == 1 and type(values) == 'table') then error('lua table or nothing expected', 4) end
-   for key, value in pairs(values or {}) do contents[self][kept(key)] = kept(value) end
+   for key, value in pairs(values or {}) do contents[self][converted(key)] = converted(value) end
 end)
-function hash:__index__(key)  -- every name is a key: a hash has no methods
+function hash:__index__(key)  -- every string is a key, because a hash has no methods
    if key == nil then error('hash index is nil', 3) end
    return contents[self][key], true
 end
 function hash:__newindex__(key, value)
    if key == nil then error('hash index is nil', 3) end
-   contents[self][key] = kept(value)
+   contents[self][key] = converted(value)
    return true
 end
 function hash:__len__()
@@ -67,13 +67,13 @@ end
 function hash:__pairs() return next, contents[self], nil end
 function hash:__tostring__()
    local width, count = 0, 0
-   local plain = {string = true, number = true, boolean = true}
-   local function name(key) return plain[type(key)] and tostring(key) or torch.type(key) end
+   local printable = {string = true, number = true, boolean = true}
+   local function name(key) return printable[type(key)] and tostring(key) or torch.type(key) end
    for key in pairs(self) do
       width, count = math.max(width, #name(key)), count + 1
       if count == 20 then break end
    end
-   return listed(self, 'tds.Hash', function(key) return name(key) .. (' '):rep(width - #name(key)) .. ' : ' end)
+   return elements_text(self, 'tds.Hash', function(key) return name(key) .. (' '):rep(width - #name(key)) .. ' : ' end)
 end
 function hash.write(self, file)
    file:writeLong(#self)
@@ -96,7 +96,7 @@ local function check_position(key)
    return key
 end
 local function put(self, key, value)
-   contents[self][check_position(key)] = kept(value)
+   contents[self][check_position(key)] = converted(value)
    sizes[self] = math.max(sizes[self], key)
 end
 local vec = class('Vec', function(self, ...)
@@ -152,7 +152,7 @@ function vec:__ipairs()
    end
 end
 vec.__pairs = vec.__ipairs
-function vec:__tostring__() return listed(self, 'tds.Vec', function(key) return ('%5d : '):format(key) end) end
+function vec:__tostring__() return elements_text(self, 'tds.Vec', function(key) return ('%5d : '):format(key) end) end
 function vec.write(self, file)
    file:writeLong(#self)
    for _, value in ipairs(self) do file:writeObject(value) end
@@ -178,16 +178,16 @@ function counter:read(file) self.value = file:readLong() end
 
 tds.hash, tds.vec, tds.atomic_counter = tds.Hash, tds.Vec, tds.AtomicCounter
 
--- Lua 5.1 asks no metatable in pairs
+-- pairs and ipairs of Lua 5.1 ignore metatables
 if #bridge.setmetatable(newproxy(false), {__len = function() return 1 end}) == 1 then
    for name, key in pairs {pairs = '__pairs', ipairs = '__ipairs'} do
-      local plain = _G[name]
+      local original = _G[name]
       _G[name] = function(object)
          if type(object) == 'userdata' then
             local mt = bridge.getmetatable(object)
             if mt and mt[key] then return mt[key](object) end
          end
-         return plain(object)
+         return original(object)
       end
    end
 end

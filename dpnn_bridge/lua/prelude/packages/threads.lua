@@ -1,16 +1,16 @@
--- threads: jobs in the order in which they were added, in this one thread, and all in one Lua state. A job that waits for
--- another (for a tds.AtomicCounter) lets it run.
+-- threads: runs jobs in the order in which they were added, in the current thread and Lua state. A job that reads a tds.AtomicCounter,
+-- for example to wait for another job, lets other jobs run.
 local bridge = ...
 local Threads = {}
 Threads.__index = Threads
 
--- what a function answers when it runs as one of the threads; this thread has no number afterwards
+-- call a function with the number of a thread in __threadid; returns its results in a table
 local function as_thread(id, f, ...)
-   local before = __threadid
+   local previous = __threadid
    __threadid = id
-   local answer = {f(...)}
-   __threadid = before
-   return answer
+   local results = {f(...)}
+   __threadid = previous
+   return results
 end
 
 local serialization = 'threads.serialize'
@@ -21,13 +21,13 @@ function Threads.serialization(name)
 end
 function Threads.new(count, ...)
    local self = setmetatable({N = count, jobs = {}, running = true}, Threads)
-   local results = {}  -- of each thread, what its last function returned
+   local results = {}  -- the results of each thread's last function
    for i = 1, count do results[i] = {} end
    for _, prepare in ipairs {...} do
       for i = 1, count do
-         local answer = as_thread(i, xpcall, function() return prepare(i) end, debug.traceback)
-         if not answer[1] then error(('[thread %d callback] %s'):format(i, tostring(answer[2])), 2) end
-         results[i] = {unpack(answer, 2, table.maxn(answer))}
+         local returned = as_thread(i, xpcall, function() return prepare(i) end, debug.traceback)
+         if not returned[1] then error(('[thread %d callback] %s'):format(i, tostring(returned[2])), 2) end
+         results[i] = {unpack(returned, 2, table.maxn(returned))}
       end
    end
    return self, results
@@ -53,7 +53,7 @@ local running
 function bridge.wait_for_others()
    if running and coroutine.running() == running then coroutine.yield(bridge) end
 end
--- whether a job has ended, and what the coroutine answered
+-- whether a job has ended, from the results of coroutine.resume; raises its error, or calls its end callback
 local function ended(job, ok, ...)
    if not ok then error(('[thread %d callback] %s'):format(job.id, debug.traceback(job.thread, tostring((...)))), 0) end
    if (...) == bridge then return false end
@@ -65,12 +65,12 @@ function Threads:dojob()
    check_running(self)
    while #self.jobs > 0 do
       local job = table.remove(self.jobs, 1)
-      local arguments, before = job[1], running
+      local arguments, previous = job[1], running
       job.thread = job.thread or coroutine.create(arguments[1])
       running = job.thread
-      local answer = as_thread(job.id, coroutine.resume, job.thread, unpack(arguments, 3, arguments.n))
-      running = before
-      if ended(job, unpack(answer, 1, table.maxn(answer))) then return end
+      local returned = as_thread(job.id, coroutine.resume, job.thread, unpack(arguments, 3, arguments.n))
+      running = previous
+      if ended(job, unpack(returned, 1, table.maxn(returned))) then return end
       table.insert(self.jobs, job)
    end
 end

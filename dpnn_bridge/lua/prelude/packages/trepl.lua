@@ -1,4 +1,4 @@
--- trepl: what th gives a script and a prompt beside torch: print of tables, import, require of './file', Penlight.
+-- trepl: what scripts and the prompt have in th in addition to torch: print of tables, import, require './file', Penlight.
 local bridge, py = ...
 local show = py.run_prelude('show.lua')
 local depth = 5
@@ -22,8 +22,8 @@ function import(package, forced)
    end
 end
 
--- require './file' is relative to the file that says so; what require does not find may stand in the current folder
-local plain_require = require
+-- require './file' is relative to the calling file; modules that require does not find are searched in the current folder
+local original_require = require
 local function read_json(path)
    local file = assert(io.open(path))
    local text = file:read('*all')
@@ -31,7 +31,7 @@ local function read_json(path)
    return require('cjson').decode(text)
 end
 local readers = {th = torch.load, net = torch.load, json = read_json}
--- the file that a path means, and what reads it
+-- the file for a path without extension, and the function that reads it
 local function find(path)
    if paths.filep(path .. '.lua') then return path .. '.lua', dofile end
    if paths.filep(path) then return path, readers[path:match('%.(%w+)$')] or dofile end
@@ -48,15 +48,15 @@ function require(name)
    end
    local here = type(name) == 'string' and paths.concat(name)
    local file, read = find(here or '')
-   if not here or not paths.filep(file) or file == here .. '.lua' then return plain_require(name) end
-   local ok, result = pcall(plain_require, name)
+   if not here or not paths.filep(file) or file == here .. '.lua' then return original_require(name) end
+   local ok, result = pcall(original_require, name)
    if ok then return result end
-   local found, value = pcall(read, file)
-   if not found then error(result, 0) end
+   local was_read, value = pcall(read, file)
+   if not was_read then error(result, 0) end
    return value
 end
 
--- trepl.colors: what turns the text of a terminal into a colour, nothing elsewhere; trepl.colorize: functions that colour a text
+-- trepl.colors: escape sequences of colors, empty if stdout is not a terminal; trepl.colorize: functions that color a text
 local function empty(colors)
    for name in pairs(colors) do colors[name] = '' end
 end

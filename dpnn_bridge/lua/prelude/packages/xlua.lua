@@ -1,5 +1,5 @@
--- xlua: named arguments, progress bars, options from the environment, and small tools of strings and tables. Arguments
--- are in xlua_arguments.lua, options of the command line in xlua_options.lua.
+-- xlua: progress bars, parameters from environment variables, and tools for strings and tables. Named arguments are in
+-- xlua_arguments.lua, command-line options in xlua_options.lua.
 local bridge, py = ...
 xlua = {}
 local protected = {}
@@ -23,7 +23,7 @@ function xlua.error(message, domain, usage)
    error(colors.Red .. tostring(message) .. colors.none .. (usage and '\n' .. usage or ''), 2)
 end
 
--- one value in short, the others by print
+-- print the first value in a short form, and the others with print
 local function brief(value)
    if type(value) == 'userdata' then return '<userdata>' end
    local text = tostring(value):gsub('\n', '\\n')
@@ -51,7 +51,7 @@ function xlua.print(value, ...)
 end
 xprint, xerror, xrequire = xlua.print, xlua.error, xlua.require
 
--- write to a file too what io.write and print write
+-- also write the output of io.write and print to a file
 function xlua.log(path, append)
    if paths.dirname(path) ~= '' then paths.mkdir(paths.dirname(path)) end
    local file, write = assert(io.open(path, append and 'a' or 'w')), io.write
@@ -63,7 +63,7 @@ function xlua.log(path, append)
    end
 end
 
--- globals that were made since
+-- clear or list globals that were created after xlua was loaded
 function xlua.clear(name)
    _G[name] = nil
    collectgarbage()
@@ -105,7 +105,7 @@ function xlua.table2string(values, newline)
    return '{' .. table.concat(parts, ',') .. '}'
 end
 
--- learningRate=0.1 dpnn-lua train.lua sets an option of that name, in the type of its default
+-- options from environment variables, such as learningRate=0.1 dpnn-lua train.lua, converted to the types of the defaults
 function xlua.envparams(defaults)
    local values, booleans = {}, {['true'] = true, True = true, ['false'] = false, False = false}
    for name, default in pairs(defaults) do
@@ -129,9 +129,9 @@ function xlua.formatTime(seconds)
    return #parts > 0 and table.concat(parts) or '0ms'
 end
 
-local WIDTH, REST, RECENT = 46, 30, 100  -- of 80 columns, as in a LuaJIT whose files do not report how a program ended
+local WIDTH, REST, RECENT_STEPS = 46, 30, 100  -- for a terminal of 80 columns, which xlua assumes if it cannot determine the width
 local done, reached, timer, times, counts = true, -1, nil, nil, nil
--- a bar with the number in its middle, and the time that remains by the recent steps; a bar that is done stays until a smaller number
+-- a progress bar with the remaining time, estimated from the recent steps; a complete bar is not changed until `current` decreases
 function xlua.progress(current, goal)
    local position = math.floor(current * WIDTH / goal)
    if not done or reached ~= -1 and position >= reached then
@@ -146,7 +146,7 @@ function xlua.progress(current, goal)
    local step = current == counts[1] and 0 or (passed - times[1]) / (current - counts[1])
    table.insert(times, passed)
    table.insert(counts, current)
-   if #counts > RECENT then times, counts = table.splice(times), table.splice(counts) end
+   if #counts > RECENT_STEPS then times, counts = table.splice(times), table.splice(counts) end
    local head = position >= 1 and position <= WIDTH and '>' or ''
    local bar = string.rep('=', math.min(position - 1, WIDTH)) .. head
    local text = position < WIDTH and ' ETA: ' .. xlua.formatTime(math.max(0, (goal - current) * step)) or ' Tot: ' .. xlua.formatTime(passed)
@@ -164,9 +164,9 @@ function string.tosymbol(text)
 end
 function table.splice(list, start, length)
    start, length = start or 1, length or 1
-   local rest, taken = {}, {}
-   for i, value in ipairs(list) do table.insert((i < start or i >= start + length) and rest or taken, value) end
-   return rest, taken
+   local rest, removed = {}, {}
+   for i, value in ipairs(list) do table.insert((i < start or i >= start + length) and rest or removed, value) end
+   return rest, removed
 end
 function table.prune(list, hash, merge)
    local kept, result = {}, {}

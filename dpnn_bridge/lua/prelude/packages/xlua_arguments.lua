@@ -1,8 +1,8 @@
--- xlua.unpack: arguments in order, or one table of named ones, as definitions say: {arg=, type=, help=, default=, defaulta=, req=}.
--- xlua.usage: the help that follows from them.
+-- xlua.unpack: parses arguments in order, or a table of named arguments, by definitions {arg=, type=, help=, default=, defaulta=, req=}.
+-- xlua.usage: the help text for such definitions.
 local colors = setmetatable({}, {__index = function(_, name) return sys and sys.COLORS[name] or '' end})  -- none in a sandbox
-local MOST = 64  -- arguments of one function
-local COLUMN = 40  -- where help starts
+local MAX_ARGUMENTS = 64  -- of one function
+local COLUMN = 40  -- column where the help starts
 
 local function optional(definition, text) return '    ' .. (definition.req and text or '[' .. text .. ']') end
 local function line_of(definition, text)
@@ -15,7 +15,7 @@ local function line_of(definition, text)
    return text .. (' '):rep(COLUMN - #text) .. '-- ' .. definition.help .. (definition.arg and note or '') .. '\n'
 end
 
--- named: one list. Others: a list for each way to call, separated by ''
+-- definitions of named arguments are one list; other definitions are a list per form of the call, separated by ''
 function xlua.usage(name, description, example, ...)
    local definitions, parts = {...}, {}
    local function add(...)
@@ -53,12 +53,12 @@ end
 function xlua.unpack(args, name, description, ...)
    local definitions = {...}
    local usage, given, values = usage_of(name, description, definitions), {}, {}
-   local function refuse(...)
+   local function fail(...)
       for i = 1, select('#', ...) do print((select(i, ...))) end
       print(usage)
       xlua.error('error')
    end
-   if #args == 0 then refuse() end
+   if #args == 0 then fail() end
    if #args == 1 and type(args[1]) == 'table' and #args[1] == 0 and not torch.typename(args[1]) then
       given = args[1]
    else
@@ -66,14 +66,14 @@ function xlua.unpack(args, name, description, ...)
    end
    for i, definition in ipairs(definitions) do
       local value = given[definition.arg]
-      if value == nil and definition.req then refuse(colors.Red .. 'missing argument: ' .. definition.arg .. colors.none) end
+      if value == nil and definition.req then fail(colors.Red .. 'missing argument: ' .. definition.arg .. colors.none) end
       if value == nil then value = definition.default end
       if value == nil and definition.defaulta then value = values[definition.defaulta] end
       values[definition.arg], values[i] = value, value
    end
    values.usage = usage
-   if values[MOST + 1] then xlua.error('<xlua.unpack> oups, cant deal with more than 64 arguments :-)') end
-   return values, unpack(values, 1, MOST)
+   if values[MAX_ARGUMENTS + 1] then xlua.error('<xlua.unpack> oups, cant deal with more than 64 arguments :-)') end
+   return values, unpack(values, 1, MAX_ARGUMENTS)
 end
 
 function xlua.unpack_class(object, ...)

@@ -1,4 +1,4 @@
--- xlua.OptionParser: options of the command line. xlua.Profiler: seconds of named parts of a program.
+-- xlua.OptionParser: command-line options. xlua.Profiler: measures the time of parts of a program.
 local Options = {}
 
 local function is_stored(description) return description.action == nil or description.action == 'store' end
@@ -15,7 +15,7 @@ function Options:fail(message)
    os.exit(1)
 end
 
--- '--input=file' as '--input', 'file'
+-- split '--input=file' into '--input', 'file'
 local function words_of(arguments)
    local words = {}
    for _, word in ipairs(arguments) do
@@ -83,17 +83,17 @@ function Options:help()
    end
 end
 
--- a list of the options, or for a file name those of `chosen` (all of an empty one)
+-- a list of the options; for_file: as a part of a file name, with the options in `chosen`, or all if it is empty
 function Options:tostring(for_file, chosen)
-   local parts, wanted = {}, {}
+   local parts, is_chosen = {}, {}
    if not for_file then
       for name, value in pairs(self.options) do parts[#parts + 1] = ' + ' .. name .. ' = ' .. tostring(value) .. '\n' end
       return '<' .. (arg and arg[0] or 'interpreted.lua'):gsub('.lua', '') .. '> configuration:\n' .. table.concat(parts)
    end
-   for _, flag in ipairs(chosen) do wanted[flag] = true end
+   for _, flag in ipairs(chosen) do is_chosen[flag] = true end
    for _, description in ipairs(self.option_descriptions) do
       local value = self.options[description.dest]
-      if value and (#chosen == 0 or wanted[description[1]]) then parts[#parts + 1] = description[1] .. '=' .. tostring(value) end
+      if value and (#chosen == 0 or is_chosen[description[1]]) then parts[#parts + 1] = description[1] .. '=' .. tostring(value) end
    end
    return (table.concat(parts, ','):gsub('/', '|'):gsub(' ', '_'))
 end
@@ -109,7 +109,7 @@ function xlua.OptionParser(usage)
    return parser
 end
 
--- events: when each started (cpu, real) and how long it took at last (cpud, reald)
+-- events: start times (cpu, real) and last durations (cpud, reald) in seconds
 local Profiler = {}
 function Profiler:start(name, fps)
    local event = self.events[name]
