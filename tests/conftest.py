@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import inspect
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+import warm_sandbox
 from click.testing import CliRunner
 from devices import strict
 
@@ -213,17 +215,32 @@ def deviating(tmp_path: Path) -> Path:
     return tmp_path / "deviating.t7"
 
 
-@pytest.fixture(scope="session")
-def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A command line that runs commands in forks of one program, see ``warm.py``."""
-    code, address = Path(__file__).with_name("warm.py"), tmp_path_factory.mktemp("warm") / "socket"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen([sys.executable, code, "serve", address], stdin=subprocess.PIPE, env=environment) as server:
+@contextlib.contextmanager
+def _forks(folder: Path, *modules: str) -> Iterator[list[str]]:
+    """Give the command that runs commands in forks of one program, which has imported these modules."""
+    code, address = Path(__file__).with_name("warm.py"), folder / "socket"
+    command, environment = [sys.executable, code, "serve", address, *modules], {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment) as server:
         while not address.exists():
             assert server.poll() is None
             time.sleep(0.01)
-        yield shlex.join([sys.executable, "-I", "-S", str(code), str(address)])
+        yield [sys.executable, "-I", "-S", str(code), str(address)]
         server.stdin.close()  # type: ignore[union-attr]
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A command line that runs commands in forks of one program, see ``warm.py``."""
+    modules = [f"dpnn_bridge.{name}" for name in ("cli.convert", "cli.inspect", "cli.verify", "files.converting")]
+    with _forks(tmp_path_factory.mktemp("warm"), "torch", *modules) as command:
+        yield shlex.join(command)
+
+
+@pytest.fixture(scope="session")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    """A Python program that has imported PyTorch, which takes two seconds, and nothing of dpnn_bridge."""
+    with _forks(tmp_path_factory.mktemp("python"), "torch") as command:
+        yield [*command, "python"]
 
 
 @pytest.fixture
@@ -271,3 +288,20 @@ def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     from dpnn_bridge.batch import executors
 
     monkeypatch.setattr(executors.multiprocessing, "get_context", lambda method: FORKSERVER)
+
+
+@pytest.fixture(scope="session")
+def sandbox_servers() -> Iterator[None]:
+    """The servers of :mod:`warm_sandbox` end with the tests."""
+    yield
+    warm_sandbox.close_servers()
+
+
+@pytest.fixture(scope="module")
+def warm_sandboxes(sandbox_servers: None) -> Iterator[None]:
+    """Sandboxes of a file are forks of one server, which start at once; in other files they start as for a user."""
+    sandbox = pytest.importorskip("dpnn_bridge.lua.sandbox")
+    with pytest.MonkeyPatch.context() as patch:
+        if warm_sandbox.POSSIBLE:
+            patch.setattr(sandbox, "subprocess", warm_sandbox)
+        yield

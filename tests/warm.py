@@ -1,6 +1,6 @@
-"""Commands that start at once: forks of a program that has imported PyTorch and dpnn_bridge already.
+"""Commands that start at once: forks of a program that has imported PyTorch and other modules already.
 
-    python warm.py serve SOCKET          the program, which ends when its standard input does
+    python warm.py serve SOCKET MODULE ...          the program, which ends when its standard input does
     python warm.py SOCKET MODULE:FUNCTION NAME ARGUMENT ...        a console script of this name
     python warm.py SOCKET python ARGUMENT ...        -c CODE, or a script
 
@@ -20,17 +20,13 @@ from collections.abc import Callable
 from typing import Any
 
 
-def serve(address: str) -> Callable[[], Any] | None:
-    """Answer requests until standard input ends; in a fork, return what it is to run."""
+def serve(address: str, modules: list[str]) -> Callable[[], Any] | None:
+    """Import modules and answer requests until standard input ends; in a fork, return what it is to run."""
+    import importlib
     import select
 
-    import torch  # noqa: F401
-
-    import dpnn_bridge.cli.convert
-    import dpnn_bridge.cli.inspect
-    import dpnn_bridge.cli.verify
-    import dpnn_bridge.files.converting  # noqa: F401
-
+    for module in modules:
+        importlib.import_module(module)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen()
@@ -107,5 +103,5 @@ def ask(address: str, arguments: list[str]) -> int:
 if __name__ == "__main__":
     if sys.argv[1] != "serve":
         sys.exit(ask(sys.argv[1], sys.argv[2:]))
-    if (run := serve(sys.argv[2])) is not None:
+    if (run := serve(sys.argv[2], sys.argv[3:])) is not None:
         sys.exit(run())

@@ -88,7 +88,9 @@ def test_a_storage_is_copied_while_another_thread_loads_it() -> None:
         assert all(each.tolist() == [0, 1, 2, 3] for each in got)
 
 
-def test_storages_of_text_leave_the_warnings_as_they_are(tmp_path: Path) -> None:
+def test_storages_of_text_leave_the_warnings_as_they_are(
+    tmp_path: Path, in_a_new_process: Callable[[str], str]
+) -> None:
     table = LuaTable({i + 1: LuaTensor.from_numpy(np.arange(2000.0)) for i in range(100)})
     write_t7(tmp_path / "a.t7", table, mode="ascii")
     again, before = read_t7(tmp_path / "a.t7"), list(warnings.filters)
@@ -102,15 +104,20 @@ def test_storages_of_text_leave_the_warnings_as_they_are(tmp_path: Path) -> None
     assert list(warnings.filters) == before
 
 
-def in_a_new_process(code: str) -> str:
-    """What a program prints in which nothing has been used yet."""
-    names = "import sys, threading\nsys.setswitchinterval(1e-6)\n"
-    result = subprocess.run([sys.executable, "-c", names + code], capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr[-2000:]
-    return result.stdout
+@pytest.fixture
+def in_a_new_process(python: list[str]) -> Callable[[str], str]:
+    """Returns the output of a program in which nothing of dpnn_bridge has been used yet."""
+
+    def run(code: str) -> str:
+        names = "import sys, threading\nsys.setswitchinterval(1e-6)\n"
+        result = subprocess.run([*python, "-c", names + code], capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0, result.stderr[-2000:]
+        return result.stdout
+
+    return run
 
 
-def test_threads_that_load_first_find_every_class() -> None:
+def test_threads_that_load_first_find_every_class(in_a_new_process: Callable[[str], str]) -> None:
     sample = FIXTURES / "samples" / "torch-demos__mnist_convnet" / "model.t7"
     code = f"""
 barrier, kinds = threading.Barrier(8), []
@@ -222,7 +229,7 @@ def test_an_error_in_such_a_state_restores_it() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_process_waits_for_no_thread_that_it_has_not() -> None:
+def test_a_forked_process_waits_for_no_thread_that_it_has_not(in_a_new_process: Callable[[str], str]) -> None:
     """A thread that loads a storage at the moment of a fork does not exist in the child."""
     code = """
 import os, signal, numpy as np
@@ -308,7 +315,7 @@ def test_blocks_are_shared_while_another_thread_looks_for_stale_ones() -> None:
     together(work, 4)
 
 
-def test_bridges_begin_in_many_threads() -> None:
+def test_bridges_begin_in_many_threads(in_a_new_process: Callable[[str], str]) -> None:
     pytest.importorskip("lupa")
     code = """
 barrier, got = threading.Barrier(6), []

@@ -53,7 +53,7 @@ def test_result_is_plain_data(tmp_path: Path) -> None:
     assert content["metadata"]["source"] == "model.t7"
 
 
-def test_fresh_process_gives_bit_identical_outputs(tmp_path: Path) -> None:
+def test_fresh_process_gives_bit_identical_outputs(tmp_path: Path, python: list[str]) -> None:
     run(MODEL, tmp_path / "out.pt")
     x = torch.randn(1, 3, 32, 40)
     torch.save(x, tmp_path / "x.pt")
@@ -65,7 +65,7 @@ def test_fresh_process_gives_bit_identical_outputs(tmp_path: Path) -> None:
         "with torch.no_grad(): y = model(x)\n"
         f"torch.save(y, {str(tmp_path / 'y.pt')!r})\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([*python, "-c", code], check=True)
     assert torch.equal(torch.load(tmp_path / "y.pt"), expected)
 
 

@@ -6,7 +6,6 @@ import copy
 import io
 import pickle
 import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -236,7 +235,7 @@ def test_compiles_without_graph_break(name: str) -> None:
     assert all(d.ok for d in parity.compare("output", outputs(compiled, [input]), expected))
 
 
-def test_a_mapping_from_outside_leaves_stock_layers_alone() -> None:
+def test_a_mapping_from_outside_leaves_stock_layers_alone(python: list[str]) -> None:
     """Also when its file is the first to be imported."""
     program = """
 from torch import nn
@@ -250,5 +249,5 @@ class My(LuaClass):
 
 print(to_lua(nn.Linear(3, 4)).class_name)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run([*python, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "nn.Linear\n"

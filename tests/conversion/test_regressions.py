@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -139,12 +138,12 @@ def test_a_tensor_of_another_type_than_its_elements_is_refused() -> None:
         LuaTensor.from_numpy(np.ones(2, np.float32), "torch.DoubleTensor")
 
 
-def test_torch_prelu_is_the_one_of_nn_whatever_family_is_imported_first() -> None:
+def test_torch_prelu_is_the_one_of_nn_whatever_family_is_imported_first(python: list[str]) -> None:
     code = (
         "import dpnn_bridge.modules.facebook.fbnn, torch, dpnn_bridge;"
         "print(dpnn_bridge.to_lua(torch.nn.PReLU(3)).class_name)"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = subprocess.run([*python, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "nn.PReLU"
 
 

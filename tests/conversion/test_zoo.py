@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import pickle
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -26,13 +25,13 @@ LOADED = "print(any(n.startswith('dpnn_bridge.zoo.') for n in sys.modules))"
         ("assert registry.mapping_of(nn.InstanceNorm2d(2)).names == ('nn.InstanceNormalization',)", True),
     ],
 )
-def test_it_is_loaded_when_a_class_of_it_is_looked_up(lookup: str, loads: bool) -> None:
+def test_it_is_loaded_when_a_class_of_it_is_looked_up(lookup: str, loads: bool, python: list[str]) -> None:
     program = (
         "import sys\nfrom torch import nn\nfrom dpnn_bridge import to_lua\n"
         "from dpnn_bridge.conversion import registry\n"
         f"from dpnn_bridge.objects import LuaObject, LuaTable\nregistry.discover()\n{lookup}\n{LOADED}"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run([*python, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == f"{loads}\n"
 
 
@@ -45,11 +44,11 @@ def test_it_is_loaded_when_a_class_of_it_is_looked_up(lookup: str, loads: bool) 
         "from dpnn_bridge.modules import third_party; found = sys.modules[third_party.NoiseFill.__module__]",
     ],
 )
-def test_earlier_names_lead_to_the_same_modules(statement: str) -> None:
+def test_earlier_names_lead_to_the_same_modules(statement: str, python: list[str]) -> None:
     program = (
         f"import sys\n{statement}\nimport dpnn_bridge.zoo.style as now\nassert found is now\nprint(now.__spec__.name)"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = subprocess.run([*python, "-c", program], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("dpnn_bridge.zoo.style\n", "")
 
 
@@ -65,13 +64,13 @@ def test_pickles_with_earlier_names_load() -> None:
     assert type(torch.load(file, weights_only=False)) is NoiseFill
 
 
-def test_a_file_that_was_imported_by_itself_hides_no_variant_of_another() -> None:
+def test_a_file_that_was_imported_by_itself_hides_no_variant_of_another(python: list[str]) -> None:
     program = (
         "import dpnn_bridge.zoo.style\nfrom dpnn_bridge.conversion import registry\n"
         "from dpnn_bridge.objects import LuaObject, LuaTable\n"
         "print(registry.find(LuaObject('nn.NoiseFill', LuaTable([('n_colors', 3)]))).__qualname__)"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run([*python, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "MaskNoiseFill.Lua\n"
 
 

@@ -24,6 +24,7 @@ from dpnn_bridge.lua import LuaBridge
 from dpnn_bridge.lua.torch7 import run_torch7
 from dpnn_bridge.objects import LuaTensor
 
+pytestmark = pytest.mark.usefixtures("warm_sandboxes")
 SCALED_POWER = str(Path(__file__).parents[2] / "examples" / "scaled_power.lua")
 
 

@@ -16,6 +16,9 @@ from dpnn_bridge.lua import LuaBridge
 # ---- torch
 
 
+pytestmark = pytest.mark.usefixtures("warm_sandboxes")
+
+
 def test_tables_are_equal_to_themselves(bridge: LuaBridge) -> None:
     assert bridge.execute("local t = {} return torch.isequal(t, t), torch.isequal({}, {})") == (True, False)
 

@@ -21,6 +21,8 @@ from dpnn_bridge.lua import LuaBridge
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.parity.verify import verify
 
+pytestmark = pytest.mark.usefixtures("warm_sandboxes")
+
 LENET = SAMPLES / "torch-demos__mnist_convnet" / "model.t7"
 RESIDUAL_NET = SAMPLES / "DeepDeblur_release__ResNet_scale" / "model.t7"
 #: an nn of our own, written for these tests: the layers of LeNet in a few lines each

@@ -18,10 +18,10 @@ from dpnn_bridge.lua import LuaBridge
 NAMES = ["ü", "日本", "a✓b", *([os.fsdecode(b"\xff\xfe")] if sys.platform == "linux" else [])]
 
 
-def _lua(folder: Path, *arguments: str, input: str = "") -> tuple[int, bytes]:
+def _lua(python: list[str], folder: Path, *arguments: str, input: str = "") -> tuple[int, bytes]:
     code = "from dpnn_bridge.cli.lua import lua_command; lua_command()"
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
+        [*python, "-c", code, *arguments],
         cwd=folder,
         input=input.encode(),
         capture_output=True,
@@ -32,7 +32,7 @@ def _lua(folder: Path, *arguments: str, input: str = "") -> tuple[int, bytes]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_bytes_reach_a_script_and_come_back(tmp_path: Path, name: str) -> None:
+def test_bytes_reach_a_script_and_come_back(tmp_path: Path, name: str, python: list[str]) -> None:
     data = os.fsencode(name)
     script = tmp_path / f"{name}.lua"
     script.write_text(
@@ -50,18 +50,18 @@ def test_bytes_reach_a_script_and_come_back(tmp_path: Path, name: str) -> None:
         "io.write(name)\n",
         encoding="latin-1",
     )
-    assert _lua(tmp_path, "-p", ".", script.name, name) == (0, data)
+    assert _lua(python, tmp_path, "-p", ".", script.name, name) == (0, data)
 
 
-def test_typed_text_and_messages_are_utf8(tmp_path: Path) -> None:
-    status, output = _lua(tmp_path, "-i", input="s = '✓ü'\n#s\nerror('schöner Fehler ✓')\nx ✓\nos.exit(3)\n")
+def test_typed_text_and_messages_are_utf8(tmp_path: Path, python: list[str]) -> None:
+    status, output = _lua(python, tmp_path, "-i", input="s = '✓ü'\n#s\nerror('schöner Fehler ✓')\nx ✓\nos.exit(3)\n")
     assert status == 3
     assert "5\t\n" in output.decode()
     assert "schöner Fehler ✓" in output.decode()
-    assert _lua(tmp_path, "-e", "io.write(#'✓ü')") == (0, b"5")
+    assert _lua(python, tmp_path, "-e", "io.write(#'✓ü')") == (0, b"5")
     (tmp_path / "ü✓.lua").write_text("error('ö✓')", encoding="utf-8")
     for options in ([], ["--partial-sandbox"]):
-        assert "ü✓.lua:1: ö✓" in _lua(tmp_path, *options, "ü✓.lua")[1].decode()
+        assert "ü✓.lua:1: ö✓" in _lua(python, tmp_path, *options, "ü✓.lua")[1].decode()
 
 
 @pytest.fixture(scope="module", params=["luajit21", "lua51", "sandbox"])

@@ -23,10 +23,13 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 pytest.importorskip("lupa")
 
 import dpnn_bridge
+from dpnn_bridge.cli.convert import convert_command
+from dpnn_bridge.cli.lua import lua_command
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.lua import LuaBridge, sandbox, wire
 from dpnn_bridge.lua.sandbox import RemoteValue, _text
@@ -35,6 +38,7 @@ from dpnn_bridge.lua.wire import Channel, WireError
 
 ROOT = Path(dpnn_bridge.__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "scaled_power.lua"
+pytestmark = pytest.mark.usefixtures("warm_sandboxes")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the filter of system calls is Linux's")
 
 
@@ -257,20 +261,21 @@ def test_the_kernel_refuses_everything_but_computing(tmp_path: Path) -> None:
 
 @linux
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the x32 numbers are those of x86-64")
-@pytest.mark.parametrize("number", [0x40000000, 0x40000000 | 39, 0x40000000 | 257, 0x7FFFFFFF])
-def test_a_system_call_by_an_x32_number_ends_the_process(number: int) -> None:
+def test_a_system_call_by_an_x32_number_ends_the_process(python: list[str]) -> None:
     """Bit 30 names the same call in another table, past every comparison with a number of the first."""
-    program = f"""
-import ctypes
+    program = """
+import ctypes, os
 from dpnn_bridge.lua.confinement import confine
-confine(512 << 20)
-ctypes.CDLL(None).syscall({number}, 0, 0, 0)
+for number in 0x40000000, 0x40000000 | 39, 0x40000000 | 257, 0x7FFFFFFF:
+    pid = os.fork()
+    if not pid:
+        confine(512 << 20)
+        ctypes.CDLL(None).syscall(number, 0, 0, 0)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, timeout=120, check=False
-    )
-    assert done.returncode == -signal.SIGSYS
+    done = subprocess.run([*python, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.split() == [str(-signal.SIGSYS)] * 4
 
 
 @linux
@@ -451,19 +456,15 @@ def test_without_the_wall_of_the_kernel_it_refuses(tmp_path: Path, monkeypatch: 
     with pytest.raises(LuaBridgeError, match=r"no seccomp here.*sandbox='partial'"):
         LuaBridge(sandbox=True)
     (tmp_path / "x.lua").write_text("print(6 * 7)")
-    command = [sys.executable, "-m", "dpnn_bridge", "lua", str(tmp_path / "x.lua")]
-    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
-    refused = subprocess.run([*command[:4], "--sandbox", command[4]], env=environment, capture_output=True, text=True)
-    assert (refused.returncode, refused.stdout) == (7, "")
+    refused = CliRunner().invoke(lua_command, ["--sandbox", str(tmp_path / "x.lua")])
+    assert (refused.exit_code, refused.stdout) == (7, "")
     assert "--partial-sandbox" in refused.stderr
     with pytest.warns(UserWarning, match="no seccomp here"):
         bridge = LuaBridge(sandbox="partial")
     assert bridge.execute("return 42") == 42
     bridge.close()
-    went = subprocess.run(
-        [*command[:4], "--partial-sandbox", command[4]], env=environment, capture_output=True, text=True
-    )
-    assert (went.returncode, went.stdout) == (0, "42\n"), went.stderr
+    went = CliRunner().invoke(lua_command, ["--partial-sandbox", str(tmp_path / "x.lua")])
+    assert (went.exit_code, went.stdout, "no seccomp here" in went.stderr) == (0, "42\n", True), went.stderr
 
 
 def _alive(pid: int) -> bool:
@@ -855,20 +856,17 @@ def test_load_with_lua_files_in_a_sandbox(tmp_path: Path) -> None:
 def test_the_commands_run_lua_in_a_sandbox(tmp_path: Path) -> None:
     marker, script = tmp_path / "marker", tmp_path / "x.lua"
     script.write_text("assert(arg[1] == 'a') print(io.open == nil, torch.ones(2):sum()) os.exit(5)")
-    run = [sys.executable, "-m", "dpnn_bridge"]
-    done = subprocess.run([*run, "lua", "--sandbox", script, "a"], capture_output=True, text=True, cwd=ROOT)
-    assert (done.returncode, done.stdout) == (5, "true\t2\n")
+    done = CliRunner().invoke(lua_command, ["--sandbox", str(script), "a"])
+    assert (done.exit_code, done.stdout) == (5, "true\t2\n")
     script.write_text("while true do ('a'):rep(30):find(('a*'):rep(14) .. 'b') end")
-    done = subprocess.run(
-        [*run, "lua", "--sandbox", "--max-seconds", "1", script], capture_output=True, text=True, cwd=ROOT
-    )
-    assert (done.returncode, "more than 1 seconds" in done.stderr) == (7, True)
+    done = CliRunner().invoke(lua_command, ["--sandbox", "--max-seconds", "1", str(script)])
+    assert (done.exit_code, "more than 1 seconds" in done.stderr) == (7, True)
     layers = tmp_path / "layers.lua"
     layers.write_text(EXAMPLE.read_text() + f"\nif io.open then io.open({str(marker)!r}, 'w'):close() end\n")
     dpnn_bridge.write_t7(tmp_path / "m.t7", LuaBridge.from_files([EXAMPLE]).module("nn.ScaledPower", 3, 2).obj)
-    command = [*run, "convert", tmp_path / "m.t7", tmp_path / "m.pt", "--lua", layers, "--sandbox"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert (done.returncode, marker.exists(), (tmp_path / "m.pt").exists()) == (0, False, True), done.stderr
+    words = [str(tmp_path / "m.t7"), str(tmp_path / "m.pt"), "--lua", str(layers), "--sandbox"]
+    done = CliRunner().invoke(convert_command, words)
+    assert (done.exit_code, marker.exists(), (tmp_path / "m.pt").exists()) == (0, False, True), done.stderr
 
 
 @pytest.mark.parametrize("replacement", ["nil", "function() error('mine') end"])

@@ -20,6 +20,7 @@ pytest.importorskip("lupa")
 
 from dpnn_bridge.lua import LuaBridge
 
+pytestmark = pytest.mark.usefixtures("warm_sandboxes")
 SECONDS, MEMORY = 3, 256 << 20
 
 

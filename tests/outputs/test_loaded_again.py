@@ -6,7 +6,6 @@ import json
 import runpy
 import struct
 import subprocess
-import sys
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -79,7 +78,7 @@ def weights_of(path: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".npz"])
 @pytest.mark.parametrize("name", NAMES)
-def test_weights_go_into_the_program(name: str, suffix: str, tmp_path: Path) -> None:
+def test_weights_go_into_the_program(name: str, suffix: str, tmp_path: Path, python: list[str]) -> None:
     model = dpnn_bridge.load(SAMPLES / name / "model.t7")
     path = tmp_path / f"m{suffix}"
     dpnn_bridge.save(tmp_path / "net.py", model)
@@ -93,7 +92,7 @@ def test_weights_go_into_the_program(name: str, suffix: str, tmp_path: Path) -> 
         f"model = net.load({str(path)!r})\n"
         "torch.save({n: p for n, p in model.named_parameters()}, 'loaded.pt')\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+    subprocess.run([*python, "-c", code], check=True, cwd=tmp_path)
     loaded = torch.load(tmp_path / "loaded.pt")
     assert len(loaded) == len(dict(model.named_parameters()))
     assert all(same_bits(a, b) for a, b in zip(loaded.values(), model.parameters(), strict=True))

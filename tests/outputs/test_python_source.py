@@ -151,7 +151,7 @@ def test_whole_nets(name: str, written: Path) -> None:
 
 
 # ---------------------------------------------------------------------- what depends on how modules are put together
-def test_runs_in_a_process_without_dpnn_bridge(tmp_path: Path) -> None:
+def test_runs_in_a_process_without_dpnn_bridge(tmp_path: Path, python: list[str]) -> None:
     model = dpnn_bridge.load(SAMPLES / "char-rnn__lstm" / "model.t7").eval()
     x = [torch.tensor([1, 2, 3]), *(torch.randn(3, 24) for _ in range(4))]
     dpnn_bridge.save(tmp_path / "net.py", model)
@@ -162,7 +162,7 @@ def test_runs_in_a_process_without_dpnn_bridge(tmp_path: Path) -> None:
         "from net import load\n"
         "torch.save(load('net.pt')(torch.load('x.pt')), 'y.pt')\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+    subprocess.run([*python, "-c", code], check=True, cwd=tmp_path)
     torch.testing.assert_close(torch.load(tmp_path / "y.pt"), model(x), rtol=0, atol=0)
 
 
