@@ -251,7 +251,7 @@ def test_a_trained_layer_can_be_copied() -> None:
 
 def test_what_is_missing_is_said() -> None:
     layer = localization()
-    with pytest.raises(ValueError, match=r"training needs boxes and labels .* or call eval\(\)"):
+    with pytest.raises(ValueError, match=r"training needs boxes and labels: .* or call eval\(\)"):
         layer(picture())
     layer.image_width = None
     with pytest.raises(ValueError, match="image_height and image_width"):

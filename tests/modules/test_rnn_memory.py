@@ -266,7 +266,7 @@ def test_other_batch_size_needs_forget(make) -> None:
 @pytest.mark.parametrize("make", SEQUENCES)
 def test_initial_states_of_other_sizes_are_refused(make) -> None:
     model, x = make(), torch.zeros(2, 5, 3)
-    with pytest.raises(ValueError, match=r"has shape \(1, 4\), expected \(5, 4\)"):
+    with pytest.raises(ValueError, match=r"has shape \(1, 4\), the input needs \(5, 4\)"):
         model([torch.zeros(1, 4), x])
     with pytest.raises(ValueError, match="takes at most"):
         model([torch.zeros(5, 4)] * 3 + [x])
