@@ -70,6 +70,9 @@ class ChannelDropout(nn.Module):
     Shape:
         - Input, output: :math:`(N, C, H, W)`.
 
+    Raises:
+        ValueError: p is 1 or there are no channels, so that no channel can be kept.
+
     Lua:
         ``nn.ChannelDropout(n, p, stochasticInference)``, sparse-to-dense modules/ChannelDropout.lua
     """
@@ -81,6 +84,9 @@ class ChannelDropout(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training and not self.stochastic_inference:
             return input
+        if self.p >= 1 or not self.channels:
+            found = f"p {self.p:g} and {self.channels} channels"
+            raise ValueError(f"ChannelDropout keeps at least one channel: p must be below 1, found {found}")
         noise = torch.zeros(self.channels)
         while not noise.any():
             noise = torch.bernoulli(torch.full((self.channels,), 1 - self.p))

@@ -67,6 +67,12 @@ def test_channel_dropout_leaves_a_channel() -> None:
         assert module(torch.ones(1, 3, 2, 2))[0, :2].sum() > 0
 
 
+@pytest.mark.parametrize(("channels", "p"), [(2, 1.0), (0, 0.5)])
+def test_channel_dropout_that_can_keep_no_channel_is_an_error(channels: int, p: float) -> None:
+    with pytest.raises(ValueError, match=f"below 1, found p {p:g} and {channels} channels"):
+        ChannelDropout(channels, p)(torch.ones(1, 3, 2, 2))
+
+
 @pytest.mark.parametrize(("noise", "times"), [(0, 0), (3, 0), (0, 2), (1, 2)])
 def test_a_doodle_keeps_its_mask_and_gets_noise(noise: int, times: int) -> None:
     fields = {"num_noise_channels": noise, "num_mask_noise_times": times, "n_colors": 2}
