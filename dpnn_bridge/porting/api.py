@@ -86,8 +86,8 @@ def port(
     Args:
         model: A ``.t7`` file or a converted module.
         module: The implementation to fill. It is unchanged unless the report is ``equal``.
-        example: An input, a tuple of inputs, or a function that takes a seed and returns an input or a tuple. Without
-            a function, the second input is the example with shuffled elements and added noise.
+        example: An input, a tuple of inputs, or a function that takes a seed and returns an input or a tuple, different
+            for each seed. Without a function, the second input is the example with shuffled elements and added noise.
         key: Path of the model in the file, as in :func:`dpnn_bridge.load`.
         source: Function that runs the Torch7 model, ``source(model, example)``. Default: ``model(example)``; a tuple is
             passed as a list.
@@ -101,7 +101,7 @@ def port(
         The report; see :class:`~dpnn_bridge.porting.PortReport`.
 
     Raises:
-        OptionError: An argument has the wrong type.
+        OptionError: An argument has the wrong type, or the inputs prove nothing: NaN, equal elements, equal inputs.
         ConversionError: A network fails on the example, is not deterministic, or draws random numbers in evaluation
             mode.
 
@@ -142,15 +142,16 @@ class Port:
         _check_random(self.source.tape, "the model")
         tensors = {n: t for n, t in named_tensors(self.target).items() if n in tape.roots.values()}
         self.search = search = Search(tape, self.source, tensors)
-        found = search.run()
+        contradiction = search.run()
         values = self._values(search)
         self.sides = sides_of(search)
-        if found is not None:
+        if contradiction is not None:
             self._check_deterministic()
-            explanation = Explanation(found, search)
+            explanation = Explanation(contradiction, search)
             deviation = explanation.deviation()
-            distance = search.outputs.almost if found.node is None else input_distance(found, search)
-            deviation = of_constants(distance, found.node, tape, self.source, explanation.vague) or deviation
+            at = contradiction.node
+            distance = search.outputs.almost if at is None else input_distance(contradiction, search)
+            deviation = of_constants(distance, at, tape, self.source, explanation.vague) or deviation
             report = self._report(search, values, deviation, 0.0, [])
             if self.later and report.first is not None:
                 values.update({name: value.clone() for name, value in values.items()})
@@ -283,10 +284,10 @@ class Port:
             return 0.0
         source, target = self._runs()
         try:
-            want, got = source(self.examples[1]), target(self.examples[1])
+            expected, actual = source(self.examples[1]), target(self.examples[1])
         except RuntimeError:  # some operations do not accept both double and single precision
             return SINGLE
-        pairs = zip(_flat(got), _flat(want), strict=False)
+        pairs = zip(_flat(actual), _flat(expected), strict=False)
         return max((difference(a, b) for a, b in pairs if a.shape == b.shape), default=SINGLE)
 
     def _values(self, search: Search) -> dict[str, Tensor]:

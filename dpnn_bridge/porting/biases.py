@@ -43,10 +43,10 @@ def differ_in_biases(search: Search, model: nn.Module, runs: Callable[[], tuple[
     for factor in _FACTORS:
         with torch.no_grad(), _shifted(search, model, factor):
             try:
-                want, got = runs()
+                expected, actual = runs()
             except Exception:  # mixed precisions that PyTorch rejects, or a check in the user's code
                 return False
-        if distance_of(got, want) > ROUNDED:
+        if distance_of(actual, expected) > ROUNDED:
             return True
     return False
 

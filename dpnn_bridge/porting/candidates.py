@@ -40,8 +40,8 @@ def candidates(
         found += rearranged(event, source, tape)
     if not found:
         found += joined(event, source)
-    taken = all(a.uses() & placement.used.keys() for a in found)
-    if sizes and (count > 1 or taken):
+    all_used = all(a.uses() & placement.used.keys() for a in found)
+    if sizes and (count > 1 or all_used):
         found += of_pieces(event, source, sizes)
         found += interleaved(event, source, unflattened_results(tape, event.node, sum(sizes)))
     if not found:
@@ -50,12 +50,12 @@ def candidates(
     found = found or list(neutral(event))
     if count > 1:
         return _like_neighbours(found, event, placement)
-    wanted = signature(event.node)
+    following = signature(event.node)
 
     def cost(a: Assignment) -> tuple[Any, ...]:
-        taken = any(u in placement.used for u in a.uses())
+        used = any(u in placement.used for u in a.uses())
         end = a.fold or a.layer
-        return taken, a.trivial, end is None or signatures[end.index] != wanted, a.fold is not None
+        return used, a.trivial, end is None or signatures[end.index] != following, a.fold is not None
 
     return sorted(found, key=cost)
 

@@ -75,8 +75,8 @@ def compare_event(event: Event, placed: Placed, out: Any, source: Source) -> flo
             why = "no layer of the source takes its input, and with neutral weights its result is not in the source"
             raise ContradictionError(node, why)
         return 0.0
-    want = assignment.expect(event)
-    if want is None:
+    expected = assignment.expect(event)
+    if expected is None:
         raise ContradictionError(
             node, "is used again, on a value that the source's layer never gets", layer, matched=False
         )
@@ -84,14 +84,15 @@ def compare_event(event: Event, placed: Placed, out: Any, source: Source) -> flo
         eps = differences({"eps": event.options.get("eps")}, {"eps": layer.options.get("eps")})
         if eps:
             raise ContradictionError(node, eps, layer)
-    got = event.out_rows(out, assignment.form)
-    if got.shape != want.shape:
+    actual = event.out_rows(out, assignment.form)
+    if actual.shape != expected.shape:
         theirs = layer.events[0].output if layer else None
-        shapes = shape_text(next(leaves(out))), shape_text(want if theirs is None else theirs)
+        shapes = shape_text(next(leaves(out))), shape_text(expected if theirs is None else theirs)
         raise ContradictionError(node, "gives {}, the source's layer {}".format(*shapes), layer)
     if placed.offset is not None:
-        want = (want.reshape(len(want), len(placed.offset), -1) + placed.offset[:, None]).reshape(want.shape)
-    distance = difference(got, want)
+        by_output = expected.reshape(len(expected), len(placed.offset), -1)
+        expected = (by_output + placed.offset[:, None]).reshape(expected.shape)
+    distance = difference(actual, expected)
     single = node.single or (layer is not None and layer.single)
     if distance > (SINGLE if single else DOUBLE):
         raise ContradictionError(node, f"gets the same input and gives another result ({distance:.1e} relative)", layer)

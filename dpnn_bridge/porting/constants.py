@@ -19,18 +19,18 @@ from dpnn_bridge.porting.wording import described, options_of
 _SMALL = 1e-3
 
 
-def input_distance(found: ContradictionError, search: Search) -> float:
+def input_distance(contradiction: ContradictionError, search: Search) -> float:
     """Return the smallest difference between an event's input and the inputs of the source's layers of its form.
 
     Args:
-        found: the contradiction at the event, whose input is not an input of any layer.
+        contradiction: the contradiction at the event, whose input is not an input of any layer.
         search: the search that ended with the contradiction.
 
     Returns:
         The relative difference; infinite if no layer has the form.
     """
-    node = found.node
-    if node is None or found.layer is not None or node.op not in ("addmm", "mm", "linear", "convolution"):
+    node = contradiction.node
+    if node is None or contradiction.layer is not None or node.op not in ("addmm", "mm", "linear", "convolution"):
         return inf
     event = event_of(
         search.tape, node, replaced(node.args, lambda v: search.env[v.number] if isinstance(v, Slot) else v)

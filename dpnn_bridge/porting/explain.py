@@ -58,20 +58,20 @@ class Explanation:
 
     Attributes:
         repair: the expected value at the cause; None if it is unknown.
-        vague: no operation was found whose inputs are values of the source and whose result is not.
+        vague: there is no operation whose inputs are values of the source and whose result is not.
     """
 
-    def __init__(self, found: ContradictionError, search: Search) -> None:
-        self.found, self.search, self.source = found, search, search.source
+    def __init__(self, contradiction: ContradictionError, search: Search) -> None:
+        self.contradiction, self.search, self.source = contradiction, search, search.source
         self.repair: Repair | None = None
         self.vague = False
 
     def deviation(self) -> Deviation:
         """Return the deviation at the cause of the contradiction."""
-        found = self.found
-        if found.node is not None and found.layer is not None and found.matched:
-            self.repair = Repair(found.node, found.layer.events[0].node, layer=found.layer.index)
-            return deviation_at(found.node, found.layer.name, layer_deviation(found.node, found.layer, found.why))
+        at = self.contradiction
+        if at.node is not None and at.layer is not None and at.matched:
+            self.repair = Repair(at.node, at.layer.events[0].node, layer=at.layer.index)
+            return deviation_at(at.node, at.layer.name, layer_deviation(at.node, at.layer, at.why))
         recurrent = unfixable(self.search)
         if recurrent is not None:
             here, there, why = recurrent
@@ -80,11 +80,11 @@ class Explanation:
         if root is not None and not any(self._consumed(root)):
             self._look_at_parts()
             root = self._root()
-        self.vague = root is None or root is found.node or root.op in ARRANGING
-        found = self._explain_unknown_use(root) or (
+        self.vague = root is None or root is at.node or root.op in ARRANGING
+        deviation = self._explain_unknown_use(root) or (
             self._explain_output() if root is None else self._explain_operation(root)
         )
-        return replace(found, reason=found.reason + self._number_hint(root))
+        return replace(deviation, reason=deviation.reason + self._number_hint(root))
 
     def _number_hint(self, root: Node | None) -> str:
         """Return a hint if the module converts a result that depends on weights to a Python number before the root."""
@@ -99,8 +99,8 @@ class Explanation:
         """Explain an operation up to the root that uses a parameter unlike any known layer."""
         weights = self.search.tape.weights
         for node in self.search.tape.nodes[: None if root is None else root.index + 1]:
-            taken = [] if node.constant or node.op in ARRANGING or node.event is not None else node.reads
-            for slot in (s for s in taken if s.number in weights and self.search.tape.is_learned(s.number)):
+            reads = [] if node.constant or node.op in ARRANGING or node.event is not None else node.reads
+            for slot in (s for s in reads if s.number in weights and self.search.tape.is_learned(s.number)):
                 name = ", ".join(self.search.tape.root_names(slot.number))
                 hint = "use a function of torch.nn.functional: linear, conv2d, bilinear, embedding or a norm"
                 return deviation_at(
@@ -110,23 +110,23 @@ class Explanation:
 
     def _root(self) -> Node | None:
         """Return the first operation whose result is not a value of the source although all its inputs are."""
-        front = [self.found.node] if self.found.node is not None else self._output_nodes()
+        stack = [self.contradiction.node] if self.contradiction.node is not None else self._output_nodes()
         seen: set[int] = set()
         roots: list[Node] = []
-        while front:
-            node = front.pop()
+        while stack:
+            node = stack.pop()
             if node.index in seen:
                 continue
             seen.add(node.index)
             wrong = [n for n in node.inputs if not n.constant and not self._is_right(n)]
-            front += wrong
-            if not wrong and (node is self.found.node or not self._is_right(node)):
+            stack += wrong
+            if not wrong and (node is self.contradiction.node or not self._is_right(node)):
                 roots.append(node)
         return min(roots, key=lambda n: (n.op in ARRANGING, n.index), default=None)
 
     def _is_right(self, node: Node) -> bool:
         """Return whether the result of a node is a value of the source, or was compared with that of its layer."""
-        if node.index in self.search.known or node.event is None or node is self.found.node:
+        if node.index in self.search.known or node.event is None or node is self.contradiction.node:
             return node.index in self.search.known
         placed = self.search.placement.placed.get(event_key(self.search.tape, node.event))
         if placed is None or not placed.assignment.layers or node.index not in self.search.result_fingerprints:
@@ -160,10 +160,10 @@ class Explanation:
 
     def _explain_operation(self, node: Node) -> Deviation:
         inputs = self.search.input_fingerprints.get(node.index, [])
-        consumed = [found for found in self._consumed(node) if found]
-        others = [found for found in consumed if not any(_has_type_of(node, n) for n in found)]
-        there = list(dict.fromkeys(n for found in others[:1] if len(consumed) > 1 for n in found))
-        there = there or list(dict.fromkeys(n for found in consumed for n in found))
+        consumed = [consumers for consumers in self._consumed(node) if consumers]
+        others = [consumers for consumers in consumed if not any(_has_type_of(node, n) for n in consumers)]
+        there = list(dict.fromkeys(n for consumers in others[:1] if len(consumed) > 1 for n in consumers))
+        there = there or list(dict.fromkeys(n for consumers in consumed for n in consumers))
         there.sort(key=self._has_counterpart)
         same = [n for n in there if _has_type_of(node, n)]
         if same:
@@ -178,7 +178,7 @@ class Explanation:
             return deviation_at(
                 node, "", f"{described(node)} here takes the output of the source, which has no further operation"
             )
-        return deviation_at(node, "", f"{described(node)}: {self.found.why}")
+        return deviation_at(node, "", f"{described(node)}: {self.contradiction.why}")
 
     def _has_counterpart(self, other: Node) -> bool:
         """Return whether an operation of the target has the result of a node of the source."""
@@ -233,9 +233,9 @@ class Explanation:
             reason = f"{described(order)} gives the source's values in another order or on another side; detected in "
             self.repair = Repair(node, other)
             return deviation_at(order, self._path(other), f"{reason}{node.owner or 'the module'}, {name_of(node)}")
-        if not self.found.matched and self.found.node is node and self.found.layer is not None:
-            used = f"{name_of(node)} {self.found.why}: there the source uses the layer {self._path(other)}"
-            return deviation_at(node, self.found.layer.name, used)
+        if not self.contradiction.matched and self.contradiction.node is node and self.contradiction.layer is not None:
+            used = f"{name_of(node)} {self.contradiction.why}: there the source uses the layer {self._path(other)}"
+            return deviation_at(node, self.contradiction.layer.name, used)
         if here is not None and here.op not in _REORDERING and source is not None:
             reason = f"{name_of(node)} takes the result of {described(here)} here, of {described(source)} in the source"
             self.repair = Repair(node, other)
@@ -282,13 +282,13 @@ class Explanation:
 
     def _reordering(self, node: Node) -> Node | None:
         """Return the operation before a node that may have reordered correct values, if there is exactly one."""
-        found = []
+        candidates = []
         for at in node.inputs:
             while at.op in VIEWS and at.op not in _REORDERING and at.inputs:
                 at = at.inputs[0]
             if at.op in _REORDERING and not at.constant:
-                found.append(at)
-        return found[0] if len(found) == 1 else None
+                candidates.append(at)
+        return candidates[0] if len(candidates) == 1 else None
 
     def _differing_operands(self, node: Node, other: Node) -> tuple[Node | None, Node | None]:
         """Return the operations that computed the differing operand, in the target and in the source."""
@@ -346,20 +346,22 @@ class Explanation:
         """Explain an output that differs from the source's although all other values agree."""
         nodes = self._output_nodes()
         if not nodes:
-            return Deviation("", "", "", self.found.why)
+            return Deviation("", "", "", self.contradiction.why)
         if self.search.tape.failure is not None:
-            return deviation_at(nodes[-1], "", self.found.why)
+            return deviation_at(nodes[-1], "", self.contradiction.why)
         ends = [Fingerprint.of(output) for output in self.source.output]
-        for node in nodes if "another order" not in self.found.why else ():
+        for node in nodes if not self.search.outputs.reordered else ():
             given = [p for p in self._result_fingerprints(node) if not _is_among(p, ends)]
             after = [n for p in given for n in self._consumers(p)]
             if after:
                 module = composite(self.source.tape, after[0])
                 part = f" (part of {module})" if module else ""
-                reason = f"the source continues with {described(after[0])}{part}, missing here: {self.found.why}"
+                reason = (
+                    f"the source continues with {described(after[0])}{part}, missing here: {self.contradiction.why}"
+                )
                 return deviation_at(node, self._path(after[0]), reason)
-        layer = self.found.layer.name if self.found.layer is not None else ""
-        return Deviation("", short_line(nodes[-1].line), layer, self.found.why)
+        layer = self.contradiction.layer.name if self.contradiction.layer is not None else ""
+        return Deviation("", short_line(nodes[-1].line), layer, self.contradiction.why)
 
 
 def composite(tape: Tape, node: Node) -> str:

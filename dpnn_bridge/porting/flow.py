@@ -26,9 +26,9 @@ def signature(node: Node) -> tuple[tuple[str, str], ...]:
     Returns:
         Sorted pairs (type of the event, sizes), or (operation, ``""``).
     """
-    seen, found, front = {id(node)}, [], [(node, 0)]
-    while front:
-        at, depth = front.pop()
+    seen, found, stack = {id(node)}, [], [(node, 0)]
+    while stack:
+        at, depth = stack.pop()
         for consumer in at.consumers:
             if id(consumer) in seen or depth > _MAX_DEPTH:
                 continue
@@ -39,31 +39,31 @@ def signature(node: Node) -> tuple[tuple[str, str], ...]:
             else:
                 if consumer.op not in VIEWS:
                     found.append((consumer.op, ""))
-                front.append((consumer, depth + 1))
+                stack.append((consumer, depth + 1))
     return tuple(sorted(found))
 
 
 def through_views(node: Node) -> Iterator[Node]:
     """Yield the operations that read a value or a view of it; views are not yielded."""
-    front, seen = [node], {id(node)}
-    while front:
-        for consumer in front.pop().consumers:
+    stack, seen = [node], {id(node)}
+    while stack:
+        for consumer in stack.pop().consumers:
             if id(consumer) not in seen:
                 seen.add(id(consumer))
                 if consumer.op in VIEWS:
-                    front.append(consumer)
+                    stack.append(consumer)
                 else:
                     yield consumer
 
 
 def through_sums(node: Node, others: frozenset[str] = frozenset()) -> Iterator[Node]:
     """Yield the views, additions and operations in ``others`` that a value flows through."""
-    front, seen = [node], {id(node)}
-    while front:
-        for consumer in front.pop().consumers:
+    stack, seen = [node], {id(node)}
+    while stack:
+        for consumer in stack.pop().consumers:
             if id(consumer) not in seen and (consumer.op in VIEWS or adds(consumer) or consumer.op in others):
                 seen.add(id(consumer))
-                front.append(consumer)
+                stack.append(consumer)
                 yield consumer
 
 
@@ -137,13 +137,13 @@ def _even(sizes: list[int]) -> tuple[int, ...]:
 
 def unflattened_results(tape: Tape, node: Node, outputs: int) -> Iterator[tuple[int, int]]:
     """Yield the sizes (a, b) of the two dimensions into which a network splits the last dimension of a result."""
-    front, seen = [node], {id(node)}
-    while front:
-        for consumer in front.pop().consumers:
+    stack, seen = [node], {id(node)}
+    while stack:
+        for consumer in stack.pop().consumers:
             if id(consumer) in seen or consumer.op not in VIEWS:
                 continue
             seen.add(id(consumer))
-            front.append(consumer)
+            stack.append(consumer)
             shape, viewed = (tape.shapes[s.number] for s in (consumer.reads[0], consumer.outs[0]))
             if consumer.op not in _RESHAPING or shape[-1:] != (outputs,) or len(viewed) < 2 or 1 in viewed[-2:]:
                 continue
@@ -153,12 +153,12 @@ def unflattened_results(tape: Tape, node: Node, outputs: int) -> Iterator[tuple[
 
 def ancestors(node: Node) -> Iterator[Node]:
     """Yield the nodes that a node depends on, nearest first."""
-    front, seen = [node], {id(node)}
-    while front:
-        for n in front.pop(0).inputs:
+    queue, seen = [node], {id(node)}
+    while queue:
+        for n in queue.pop(0).inputs:
             if id(n) not in seen:
                 seen.add(id(n))
-                front.append(n)
+                queue.append(n)
                 yield n
 
 

@@ -110,15 +110,15 @@ def _weights(layers: list[Layer]) -> Weights:
 def _grouped(event: Event, form: Form, source: Source) -> Iterator[Assignment]:
     """Yield the assignment of several layers to the groups of a convolution."""
     _, kernel, outputs, inputs, groups = form
-    wanted = ("conv", kernel, outputs // groups, inputs, 1)
+    layer_form = ("conv", kernel, outputs // groups, inputs, 1)
     count = inputs * groups
-    found = _chunks(event, form, count, lambda x: inputs if x.forms[0] == wanted else 0, source)
+    found = _chunks(event, form, count, lambda x: inputs if x.forms[0] == layer_form else 0, source)
     if found:
         layers = [layer for layer, _, _ in found]
 
         def expect(e: Event) -> list[Tensor | None]:
             rows = e.rows_in(form)
-            return [x.respond(_channels(rows, count, low, high), wanted) for x, low, high in found]
+            return [x.respond(_channels(rows, count, low, high), layer_form) for x, low, high in found]
 
         yield _assignment(layers, form, lambda: _weights(layers), expect)
 

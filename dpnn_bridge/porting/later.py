@@ -30,7 +30,7 @@ def later_deviations(
         if repair is None or repair.node.index in patches:
             return
         source = explanation.source
-        source.wanted = {repair.other.index}
+        source.to_capture = {repair.other.index}
         record()
         value = source.captured.pop(repair.other.index, None)
         if value is None:
@@ -38,12 +38,12 @@ def later_deviations(
         patches[repair.node.index] = Patch(value, repair.operand, repair.layer)
         search = restart(patches)
         try:
-            found = search.run()
+            contradiction = search.run()
         except RuntimeError:  # the source's value has another shape, which later operations reject
             return
-        if found is None:
+        if contradiction is None:
             return
-        explanation = Explanation(found, search)
+        explanation = Explanation(contradiction, search)
         deviation = explanation.deviation()
         if (deviation.layer, deviation.line) not in seen:
             seen.add((deviation.layer, deviation.line))

@@ -163,21 +163,35 @@ def call_target(module: nn.Module, example: Any) -> Any:
 
 
 def inputs(example: Any) -> tuple[Any, Any]:
-    """Return two inputs in double precision: from a function of a seed, or the example and a shuffled, noisy copy."""
+    """Return two inputs in double precision: from a function of a seed, or the example and a shuffled, noisy copy.
+
+    Raises:
+        OptionError: an input has no tensor or contains NaN, all its elements are equal, or a function ignores its seed.
+    """
     if callable(example) and not isinstance(example, Tensor):
-        return doubled(example(0)), doubled(example(1))
-    _check_varied(example)
+        both = doubled(_checked(example(0))), doubled(_checked(example(1)))
+        pairs = zip(*(list(leaves(value)) for value in both), strict=False)
+        if all(a.shape == b.shape and bool(a.eq(b).all()) for a, b in pairs if isinstance(a, Tensor)):
+            raise OptionError("example: the function returns the same input for seeds 0 and 1; make it use the seed")
+        return both
+    _check_varied(_checked(example))
     first = doubled(example)
     seeds = itertools.count(1)
     return first, replaced(first, lambda value: _another(value, next(seeds)))
 
 
-def _check_varied(example: Any) -> None:
+def _checked(example: Any) -> Any:
+    """Return an input that contains tensors, without NaN."""
     tensors = [t for t in leaves(example) if isinstance(t, Tensor)]
     if not tensors:
-        raise OptionError("example: expected a tensor, a tuple of tensors or a function of a seed")
+        raise OptionError("example: expected a tensor, a tuple of tensors or a function of a seed that returns either")
     if any(bool(t.isnan().any()) for t in tensors):
         raise OptionError("example: it contains NaN, and NaN is not equal to any result; pass numbers")
+    return example
+
+
+def _check_varied(example: Any) -> None:
+    tensors = [t for t in leaves(example) if isinstance(t, Tensor)]
     if all(t.numel() > 1 and bool((t == t.flatten()[0]).all()) for t in tensors):
         raise OptionError("example: all its elements are equal, which proves nothing; pass random numbers or an image")
 
@@ -235,6 +249,11 @@ def trace(module: nn.Module, call: Call, example: Any, single: frozenset[str]) -
         return run()
 
     return Recorder(module, example, observe, single).run(module, lambda m: call(m, example))
+
+
+def location(owner: str, line: str) -> str:
+    """Return the name of the module that runs an operation, or else the line that calls it."""
+    return owner or short_line(line) or "the module"
 
 
 def short_line(line: str) -> str:

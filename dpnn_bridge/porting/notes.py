@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.porting.networks import named_tensors, short_line
+from dpnn_bridge.porting.networks import location, named_tensors
 from dpnn_bridge.porting.placement import Placement
 from dpnn_bridge.porting.report import Deviation
 from dpnn_bridge.porting.source import Source
@@ -27,7 +27,7 @@ def notes_of(placement: Placement, source: Source, model: nn.Module, tape: Tape)
     """
     for placed in placement.placed.values():
         event, assignment = placed.event, placed.assignment
-        where, layer = event.node.owner or short_line(event.node.line), assignment.layer
+        where, layer = location(event.node.owner, event.node.line), assignment.layer
         if assignment.how:
             yield f"{where}: {assignment.how}" + (f" ({layer.name})" if layer else "")
         if layer is not None and layer.kind == event.kind and "momentum" in event.options:
@@ -44,7 +44,7 @@ def notes_of(placement: Placement, source: Source, model: nn.Module, tape: Tape)
         yield f"equal to single precision: the source computes this in float32 ({source.names(owner)})"
         return
     for node in (node for node in tape.nodes if node.single):
-        where = node.owner or short_line(node.line)
+        where = location(node.owner, node.line)
         yield f"equal to single precision: the module computes this in float32 ({where})"
         return
 
@@ -74,7 +74,7 @@ def _filled(module: nn.Module, values: dict[str, Tensor]) -> list[tuple[Tensor, 
 
 def _of_dropout(source: Source, model: nn.Module, tape: Tape) -> Iterator[str]:
     there = [(name, float(m.p)) for name, m in model.named_modules() if _drops(m)]  # type: ignore[arg-type]
-    here = [(name or short_line(line), p) for name, line, p in tape.dropouts]
+    here = [(location(name, line), p) for name, line, p in tape.dropouts]
     rates = [" and ".join(f"{p:g}" for p in sorted({p for _, p in found})) or "none" for found in (here, there)]
     if len(here) != len(there):
         counts = f"{len(here)} times here (p {rates[0]}), {len(there)} in the source (p {rates[1]})"

@@ -20,6 +20,7 @@ class Outputs:
         difference: the largest difference relative to the largest element.
         notes: outputs in another layout or order, and intermediate values of the source among the outputs.
         constant: the elements of every output are equal.
+        reordered: the outputs are the source's elements or outputs in another order.
         almost: the difference of an output that is almost equal; infinite if there is none.
     """
 
@@ -27,25 +28,26 @@ class Outputs:
     difference: float = 0.0
     notes: list[str] = field(default_factory=list)
     constant: bool = True
+    reordered: bool = False
     almost: float = float("inf")
 
 
-def match_outputs(got: list[Tensor], source: Source, single: bool = False) -> Outputs:
+def match_outputs(actual: list[Tensor], source: Source, single: bool = False) -> Outputs:
     """Match every output of the target with an output, or an intermediate value, of the source.
 
     An output may have another shape or permuted dimensions. Every output of the source must have a match.
 
     Args:
-        got: outputs of the target.
+        actual: outputs of the target.
         source: the source after a run on the same input.
         single: compare with the tolerance of single precision.
     """
     result = Outputs()
-    if not got:
+    if not actual:
         return Outputs("the module returns no tensor, and no list or dict of tensors; choose its outputs with target=")
     tolerance = SINGLE if single or any(n.single for n in source.tape.nodes[-1:]) else DOUBLE
     order: list[int] = []
-    for tensor in got:
+    for tensor in actual:
         closest = [(_distance(tensor, w), i) for i, w in enumerate(source.output) if i not in order]
         distance, at = min(closest, default=(float("inf"), -1))
         if distance <= tolerance:
@@ -70,7 +72,8 @@ def match_outputs(got: list[Tensor], source: Source, single: bool = False) -> Ou
             return Outputs(f"the output is transposed: its dimensions are dimensions {permuted} of the source's output")
         fingerprint = Fingerprint.of(tensor)
         if any(Fingerprint.of(w).matches(fingerprint, source.tolerance) for w in source.output):
-            return Outputs(f"an output of shape {tuple(tensor.shape)} has the source's elements in another order")
+            problem = f"an output of shape {tuple(tensor.shape)} has the source's elements in another order"
+            return Outputs(problem, reordered=True)
         values = list(source.table.find(fingerprint, source.tolerance))
         if not values:
             scale = f" ({distance:.1e} relative)" if distance != float("inf") else ""
@@ -89,6 +92,7 @@ def match_outputs(got: list[Tensor], source: Source, single: bool = False) -> Ou
     given = ", ".join(str(i + 1) for i in order)
     shapes = [source.output[i].shape for i in order]
     if any(i > j and a == b for (i, a), (j, b) in combinations(zip(order, shapes, strict=True), 2)):
+        result.reordered = True
         result.problem = f"the outputs are in another order: the module returns the source's outputs {given}"
     elif order != sorted(order):
         result.notes.append(f"outputs in another order: the module returns the source's outputs {given}")

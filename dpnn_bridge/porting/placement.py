@@ -64,8 +64,8 @@ class Placement:
         """
         try:
             compare_event(event, placed, out, self.source)
-        except ContradictionError as found:
-            found.conflicts |= placed.event.node.origins | event.node.origins
+        except ContradictionError as contradiction:
+            contradiction.conflicts |= placed.event.node.origins | event.node.origins
             raise
         if not placed.exercised and exercises(event):
             placed.exercised = True
@@ -143,11 +143,11 @@ class Placement:
     def _take_biases(self, event: Event) -> Tensor | None:
         """Return the sum of the moved biases whose events' results are added to this event's result."""
         size = next(w.view.numel() for k, w in event.weights.items() if k == "bias" and w is not None)
-        taken = [b for b in self.biases if b.bias.numel() == size and sums_with(b.event.node, event.node)]
-        if not taken:
+        added = [b for b in self.biases if b.bias.numel() == size and sums_with(b.event.node, event.node)]
+        if not added:
             return None
-        self._set_biases([b for b in self.biases if b not in taken])
-        return torch.stack([b.bias for b in taken]).sum(0)
+        self._set_biases([b for b in self.biases if b not in added])
+        return torch.stack([b.bias for b in added]).sum(0)
 
 
 def _fitting(value: Tensor, view: Tensor, event: Event, name: str, layer: Layer | None) -> Tensor:

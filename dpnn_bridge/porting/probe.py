@@ -154,10 +154,10 @@ def _differ(model: Callable[[Any], Any], module: Callable[[Any], Any], example: 
     An input on which the model gives infinite values, or one of the networks fails, counts as equal.
     """
     try:
-        want, got = sorted_outputs(model(example)), sorted_outputs(module(example))
+        expected, actual = sorted_outputs(model(example)), sorted_outputs(module(example))
     except Exception:  # mixed precisions that PyTorch rejects, or a check in the user's code that rejects these values
         return False
-    return all(bool(w.isfinite().all()) for w in want) and distance_of(got, want) > ROUNDED
+    return all(bool(w.isfinite().all()) for w in expected) and distance_of(actual, expected) > ROUNDED
 
 
 def check_deterministic(module: nn.Module, call: Call, example: Any, what: str) -> None:
@@ -185,10 +185,10 @@ def sorted_outputs(value: Any) -> list[Tensor]:
     return sorted((t.detach().double().flatten().sort().values for t in found), key=len)
 
 
-def distance_of(got: list[Tensor], want: list[Tensor]) -> float:
+def distance_of(actual: list[Tensor], expected: list[Tensor]) -> float:
     """Return the largest difference of sorted outputs."""
-    if [len(t) for t in got] != [len(t) for t in want]:
+    if [len(t) for t in actual] != [len(t) for t in expected]:
         return float("inf")
-    if len({len(t) for t in want}) < len(want):  # outputs of equal size may be in another order
-        got, want = ([torch.cat(ts).sort().values] for ts in (got, want))
-    return max((difference(g, w) for g, w in zip(got, want, strict=True)), default=0.0)
+    if len({len(t) for t in expected}) < len(expected):  # outputs of equal size may be in another order
+        actual, expected = ([torch.cat(ts).sort().values] for ts in (actual, expected))
+    return max((difference(g, w) for g, w in zip(actual, expected, strict=True)), default=0.0)

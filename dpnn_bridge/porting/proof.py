@@ -93,8 +93,8 @@ def prove(
                     uses[layer.index] -= 1
                     if not uses[layer.index] and not keep:
                         layer.forget()
-            except ContradictionError as found:
-                failed = found
+            except ContradictionError as contradiction:
+                failed = contradiction
             event.release_input()
         return out
 
@@ -103,8 +103,8 @@ def prove(
         return kept[0]
 
     tape = Recorder(module, example, observe, single).run(module, run)
-    got = [t.double() if t.is_floating_point() else t for t in leaves(kept) if isinstance(t, Tensor)]
-    outputs = match_outputs(got, source, loose)
+    actual = [t.double() if t.is_floating_point() else t for t in leaves(kept) if isinstance(t, Tensor)]
+    outputs = match_outputs(actual, source, loose)
     fails = f"the module's forward fails on the second input: {tape.failure}"
     problem = outputs.problem if tape.failure is None else fails
     failed = failed or (ContradictionError(None, problem) if problem else None)

@@ -54,8 +54,8 @@ def _inputs_of(form: Form) -> int | None:
     """Return the number of input channels of a form; None for a form without input channels."""
     if form[0] in _BY_CHANNEL:
         return form[1] if len(form) == 2 else None
-    places = {"linear": 2, "conv": 3, "transposed conv": 2}
-    return form[places[form[0]]] if form[0] in places else None
+    dims = {"linear": 2, "conv": 3, "transposed conv": 2}
+    return form[dims[form[0]]] if form[0] in dims else None
 
 
 def _orders(event: Event, layer: Layer, form: Form, count: int, source: Source, tape: Tape) -> Iterator[Tensor]:

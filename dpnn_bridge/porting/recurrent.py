@@ -80,10 +80,10 @@ def _is_sigmoid(node: Node) -> bool:
 
 def _makers(node: Node) -> Iterator[Node]:
     """Yield the operations that computed a node's inputs; views are skipped."""
-    front = list(node.inputs)
-    while front:
-        at = front.pop()
+    stack = list(node.inputs)
+    while stack:
+        at = stack.pop()
         if at.event is None and at.op in VIEWS:
-            front += at.inputs
+            stack += at.inputs
         else:
             yield at

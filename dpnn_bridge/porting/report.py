@@ -34,7 +34,7 @@ class Deviation:
 
     Attributes:
         layer: name of the layer in the module; empty if the module itself calls the operation.
-        line: ``file:line`` of the code that calls the operation; empty if it is unknown.
+        line: ``file:line`` of the user's code that calls the operation; empty if only PyTorch's own modules call it.
         source: Lua path of the layer of the source with the same input; empty if there is none.
         reason: description of both operations, and a fix.
     """

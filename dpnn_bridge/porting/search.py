@@ -23,6 +23,7 @@ from dpnn_bridge.porting.candidates import candidates
 from dpnn_bridge.porting.comparison import ContradictionError
 from dpnn_bridge.porting.events import Event, event_key, event_of
 from dpnn_bridge.porting.flow import last_readers
+from dpnn_bridge.porting.networks import location
 from dpnn_bridge.porting.outputs import Outputs, match_outputs
 from dpnn_bridge.porting.placement import Placement
 from dpnn_bridge.porting.source import Layer, Source
@@ -63,13 +64,13 @@ class Choice:
     Attributes:
         node: the event's node.
         options: the assignments not tried yet.
-        taken: index of the last assignment tried; -1 before the first.
+        tried: index of the last assignment tried; -1 before the first.
         conflicts: bit set of the earlier events on which the failures of assignments depend.
     """
 
     node: Node
     options: Iterator[Assignment]
-    taken: int
+    tried: int
     conflicts: int = 0
 
 
@@ -130,35 +131,34 @@ class Search:
         """
         with torch.no_grad():
             while True:
-                found, decisions = self._farthest()
-                if found is None:
+                contradiction, decisions = self._farthest()
+                if contradiction is None:
                     return None
                 self.journal.rollback(0)
                 self.marks.clear()
                 self.choices.clear()
                 self.forced = decisions
-                if not found.soft or found.node is None:
+                if not contradiction.soft or contradiction.node is None:
                     self.lenient = True
-                    return self._forwards(0)[0] or found
-                self.allowed.add(_location(found.node))
+                    return self._forwards(0)[0] or contradiction
+                self.allowed.add(_call_site(contradiction.node))
 
     def _farthest(self) -> tuple[ContradictionError | None, dict[int, int]]:
         """Search until everything fits or all assignments were tried.
 
-        Returns:
-            The contradiction with the most values of the source before it, and the decisions that led to it.
+        Return the contradiction with the highest score and the decisions that led to it.
         """
         began, at, most = time.thread_time(), 0, 0
         best: ContradictionError | None = None
         decisions: dict[int, int] = {}
         for _ in range(_BACKTRACKS):
-            found, at = self._forwards(at)
-            if found is None:
+            contradiction, at = self._forwards(at)
+            if contradiction is None:
                 return None, {}
-            right = self._score(at)
-            if best is None or (right > most and not found.exhausted):
-                best, most, decisions = found, right, {c.node.index: c.taken for c in self.choices}
-            back = self._back(found)
+            score = self._score(at)
+            if best is None or (score > most and not contradiction.exhausted):
+                best, most, decisions = contradiction, score, {c.node.index: c.tried for c in self.choices}
+            back = self._back(contradiction)
             if back is None or time.thread_time() - began > (_SECONDS_MORE if self.allowed else _SECONDS):
                 break
             at = back
@@ -179,8 +179,8 @@ class Search:
                 self._release(at)
                 at += 1
             self.finish()
-        except ContradictionError as found:
-            return found, at
+        except ContradictionError as contradiction:
+            return contradiction, at
         return None, at
 
     def _release(self, at: int) -> None:
@@ -189,13 +189,14 @@ class Search:
             for number in self._releases.get(at, ()):
                 self.env[number] = None
 
-    def _back(self, found: ContradictionError) -> int | None:
+    def _back(self, contradiction: ContradictionError) -> int | None:
         """Undo everything after the last choice that a contradiction depends on.
 
         Returns:
             The index of the choice's node; None if there is no such choice.
         """
-        conflicts = found.conflicts | (-1 if found.node is None else found.node.origins)
+        at = contradiction.node
+        conflicts = contradiction.conflicts | (-1 if at is None else at.origins)
         while self.choices:
             choice = self.choices[-1]
             bit = 1 << choice.node.index
@@ -303,7 +304,7 @@ class Search:
         """Note the arguments of a pooling that differ from the source without effect for an input of this size."""
         other = self.source.pooling_of(node.op, self.input_fingerprints[node.index][:1])
         if other is not None and (differ := differences(options_of(node), options_of(other))):
-            where = f"{node.owner or node.line}: {differ} ({self.source.names(other.owner)})"
+            where = f"{location(node.owner, node.line)}: {differ} ({self.source.names(other.owner)})"
             self.windows[node.index] = f"{where}; equal for inputs of this size, perhaps not for others"
 
     # -- deciding ------------------------------------------------------------------------------------------------------
@@ -329,8 +330,8 @@ class Search:
         mark, failed, skipped = self.journal.mark(), None, self.forced.pop(node.index, 0)
         self.journal.keeps = bool(self.choices)
         for assignment in choice.options:
-            choice.taken += 1
-            if choice.taken < skipped:
+            choice.tried += 1
+            if choice.tried < skipped:
                 continue
             try:
                 out = self.placement.place(key, event, assignment, run)
@@ -345,19 +346,19 @@ class Search:
             self.choices.pop()
         contradiction = failed or ContradictionError(node, "its input is not the input of any layer of the source")
         contradiction.conflicts |= choice.conflicts
-        contradiction.exhausted = failed is None and choice.taken >= 0
+        contradiction.exhausted = failed is None and choice.tried >= 0
         raise contradiction
 
     def _is_strict(self, node: Node) -> bool:
         """Return whether a result that is not a value of the source is a contradiction."""
-        return not self.lenient and _location(node) not in self.allowed
+        return not self.lenient and _call_site(node) not in self.allowed
 
     def _check_moved(self, node: Node, moved: tuple[MovedBias, ...], out: Any) -> None:
         """Check that a result with moved biases is a value of the source, or the result of the biases' layer."""
         result = next(leaves(out))
         if not self.source.knows(Fingerprint.of(result)):
-            want = moved[0].result() if len(moved) == 1 else None
-            if want is None or want.numel() != result.numel() or difference(result.reshape(want.shape), want) > DOUBLE:
+            rows = moved[0].result() if len(moved) == 1 else None
+            if rows is None or rows.numel() != result.numel() or difference(result.reshape(rows.shape), rows) > DOUBLE:
                 raise ContradictionError(node, "gives no value of the source with the moved bias", soft=True)
 
     def finish(self) -> None:
@@ -394,6 +395,6 @@ class Search:
         return [layer for layer in self.source.needed() if layer.index not in complete | covered]
 
 
-def _location(node: Node) -> tuple[str, str, str]:
+def _call_site(node: Node) -> tuple[str, str, str]:
     """Return a key for the location of an operation in the user's code."""
     return node.op, node.owner, node.line

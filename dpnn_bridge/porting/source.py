@@ -153,7 +153,7 @@ class Source:
         table: the values of the last run.
         gates: fingerprints of halves, thirds and quarters of rows, such as the gates of an LSTM.
         tape, output: the operations and the outputs of the last run.
-        wanted: indices of nodes whose results ``captured`` will contain.
+        to_capture: indices of nodes whose results ``captured`` will contain.
         captured: node index -> result.
         tolerance: largest relative difference of equal fingerprints.
     """
@@ -162,7 +162,7 @@ class Source:
         self.layers: list[Layer] = []
         self.names, self.single = names, single
         self.tolerance = SUMS
-        self.wanted: set[int] = set()
+        self.to_capture: set[int] = set()
         self.captured: dict[int, Tensor] = {}
         self._by_weights: dict[Any, Layer] = {}
         self._candidates: dict[Form, dict[int, RowIndex]] = {}
@@ -225,7 +225,7 @@ class Source:
             self._copy_shared(changed)
         out = run()
         self._alive.append((args, kwargs, out))
-        if node.index in self.wanted:
+        if node.index in self.to_capture:
             self.captured[node.index] = next(leaves(out)).detach().clone()
         for tensor in leaves(out):
             if isinstance(tensor, Tensor):

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +52,7 @@ class Node:
     Attributes:
         args, kwargs: the arguments, with slots instead of tensors.
         owner: name of the module whose forward pass ran the operation.
-        line: ``file:line`` of the code outside of PyTorch that called the operation.
+        line: ``file:line`` of the user's code that called the operation, or empty.
         inputs, consumers: nodes that this node depends on, and nodes that depend on this node.
         reads, outs: slots of the arguments and of the results.
         constant: the result depends on weights and constants only, not on an activation.
@@ -393,8 +393,8 @@ def _memory(tensor: Tensor) -> tuple[Any, ...]:
 
 
 def _line() -> str:
-    """Return ``file:line`` of the innermost frame outside of PyTorch and of this package."""
-    frame: Any = sys._getframe(2)
-    while frame and frame.f_code.co_filename.startswith(_OWN_FOLDERS):
+    """Return ``file:line`` of the innermost frame of the user's code; empty if PyTorch's own modules run alone."""
+    frame, end = cast(Any, sys._getframe(2)), Recorder.run.__code__
+    while frame.f_code is not end and frame.f_code.co_filename.startswith(_OWN_FOLDERS):
         frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame else ""
+    return "" if frame.f_code is end else f"{frame.f_code.co_filename}:{frame.f_lineno}"

@@ -164,10 +164,10 @@ def matching_rows(rows: Tensor, others: Tensor, tolerance: float = DOUBLE) -> Te
     if len(rows) <= len(others) and difference(rows, others[: len(rows)]) <= tolerance:
         return torch.arange(len(rows))
     projected, order = (others @ _direction(others.shape[1])).sort()
-    wanted = rows @ _direction(others.shape[1])
-    at = torch.searchsorted(projected, wanted).clamp(0, len(projected) - 1)
+    targets = rows @ _direction(others.shape[1])
+    at = torch.searchsorted(projected, targets).clamp(0, len(projected) - 1)
     before = (at - 1).clamp_min(0)
-    nearer = (projected[before] - wanted).abs() < (projected[at] - wanted).abs()
+    nearer = (projected[before] - targets).abs() < (projected[at] - targets).abs()
     found = order[torch.where(nearer, before, at)]
     return found if difference(rows, others[found]) <= tolerance else None
 

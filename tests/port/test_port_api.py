@@ -252,6 +252,25 @@ def test_what_cannot_be_compared_is_refused() -> None:
         dpnn_bridge.port(nn.Linear(5, 3), nn.Linear(5, 3), torch.where(x > 0, x, torch.nan))
 
 
+def test_modules_of_pytorch_have_no_line_of_code() -> None:
+    model = nn.Sequential(nn.Linear(5, 3), nn.Tanh())
+    report = dpnn_bridge.port(model, nn.Sequential(nn.Linear(5, 3), nn.Sigmoid()), torch.randn(4, 5))
+    assert report.first is not None
+    assert (report.first.layer, report.first.line) == ("1", "")
+    assert {step.line for steps in report.sides for step in steps} == {""}
+
+
+def test_a_function_of_a_seed_returns_two_different_inputs_of_numbers() -> None:
+    x = torch.randn(4, 5)
+    for example, reason in (
+        (lambda seed: x, "the same input for seeds 0 and 1"),
+        (lambda seed: torch.full((4, 5), torch.nan), "it contains NaN"),
+        (lambda seed: seed, "expected a tensor"),
+    ):
+        with pytest.raises(OptionError, match=reason):
+            dpnn_bridge.port(nn.Linear(5, 3), nn.Linear(5, 3), example)
+
+
 def test_outputs_that_are_no_numbers_are_not_called_random() -> None:
     class Root(nn.Linear):
         def forward(self, input: Tensor) -> Tensor:
