@@ -31,6 +31,7 @@ class Written:
             :mod:`dpnn_bridge.conversion.faster`.
         note: remark for the report.
         modules: the modules of a file that builds them, by the names of the model's.
+        modes: whether each of these modules is in training mode in the file.
         dynamic: which sizes of the input vary.
     """
 
@@ -43,6 +44,7 @@ class Written:
     faster: bool = True
     note: str = ""
     modules: Mapping[str, nn.Module] = field(default_factory=dict)
+    modes: Mapping[str, bool] = field(default_factory=dict)
     dynamic: Dynamic | None = None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -45,6 +46,7 @@ def compare_converted(
     dtype: torch.dtype | None,
     key: str,
     running: RunLimits,
+    modes: Mapping[str, bool],
 ) -> None:
     """Add the comparisons with a converted file to the layers of ``result``.
 
@@ -57,6 +59,7 @@ def compare_converted(
         dtype: dtype that the model was cast to; the file is cast too. None casts neither.
         key: path of the model in its Torch7 file; selects one of several models of ``path``.
         running: resource limits of a run.
+        modes: whether each module of the model was saved in training mode.
     """
     path = Path(path)
     format = format_of(path)
@@ -74,6 +77,7 @@ def compare_converted(
     written = _opened(path, format, module, options, dtype, key, running)
     if written.note:
         result.notes.append(f"{path.name} {written.note}.")
+    result.notes += _other_modes(written, modes, path)
     _as_in_file(result, module, written, path)
     layers = NamedLayers(result, module)
     absent = _compare_tensors(layers, module, written)
@@ -85,6 +89,19 @@ def compare_converted(
     if absent:
         names = ", ".join(absent[:6]) + (f" and {len(absent) - 6} more" if absent[6:] else "")
         result.notes.append(f"{path.name} has no tensors like {names}: their layers are compared by outputs only.")
+
+
+def _other_modes(written: Written, modes: Mapping[str, bool], path: Path) -> list[str]:
+    """Return a note if modules of the file are in another mode than in the model, as after ``model.eval()``."""
+    other = [name for name, mode in written.modes.items() if modes.get(name, mode) != mode]
+    if not other:
+        return []
+    mode = "training" if written.modes[other[0]] else "evaluation"
+    name = f"module {other[0]}" if other[0] else "the model"
+    more = f" and {len(other) - 1} more" if other[1:] else ""
+    return [
+        f"{path.name} has {name}{more} in {mode} mode, and MODEL in the other one. They were compared in the same mode."
+    ]
 
 
 def _note_index_base(result: Verification, module: nn.Module, path: Path, options: Options) -> None:
@@ -111,6 +128,7 @@ def _opened(
 ) -> Written:
     if format.rebuilt:
         other = relocate(_loaded(path, options, key).to(next(_devices(module), torch.device("cpu")), dtype))
+        modes = {name: m.training for name, m in other.named_modules()}
         other.train(module.training)
         if not format.loads:  # Torch7 stores no frozen parameters
             frozen = {name for name, p in module.named_parameters() if not p.requires_grad}
@@ -125,7 +143,7 @@ def _opened(
             with torch.no_grad(), running(other):
                 return run_modules(modules, lambda: other(value), given)
 
-        return Written(other.state_dict(), run=run, modules=modules)
+        return Written(other.state_dict(), run=run, modules=modules, modes=modes)
     check_file(path, MAX_BYTES if format.suffix == ".py" else None)
     opened = wrap_errors(T7Error, f"reading {path}")(format.open)
     if key and format.data:

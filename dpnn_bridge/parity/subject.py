@@ -65,6 +65,11 @@ class Subject:
         _set_mode(module, self.table, self.mode)
         return module
 
+    def modes_of(self, module: nn.Module) -> dict[str, bool]:
+        """Return whether each module of a model that :meth:`fresh` gave was saved in training mode."""
+        names = (name for name, _ in module.named_modules())
+        return dict(zip(names, self._as_saved, strict=True))
+
     def need_input(self, module: nn.Module) -> None:
         """Raise :class:`NoReferenceError` without an input to run the model on."""
         if "input" not in self.table:

@@ -101,7 +101,8 @@ def verify(
     running = run_limits(_allowance(subject, converted)) if bounded else nullcontext
     if converted is not None:
         other = subject.fresh().to(device=device, dtype=dtype)
-        compare_converted(result, other, converted, subject.table, subject.options, dtype, subject.key, running)
+        modes = subject.modes_of(other)
+        compare_converted(result, other, converted, subject.table, subject.options, dtype, subject.key, running, modes)
     settings = _Settings(str(device), dtype, gradients, tolerance, gradient_tolerance, known, running)
     _compare_with_torch7(result, subject, module, settings, lua, torch7, stored=converted is None)
     return result

@@ -20,6 +20,7 @@ from dpnn_bridge.conversion.example_run import run
 from dpnn_bridge.errors import VerificationError
 from dpnn_bridge.modules.rnn.memory import at_sequence_start
 from dpnn_bridge.outputs.format import ExportContext, Format
+from dpnn_bridge.outputs.py.changed import changed_definitions
 from dpnn_bridge.outputs.py.program import Program, new_process
 from dpnn_bridge.outputs.py.settings import Pair, settings, tensors
 from dpnn_bridge.outputs.verification import not_rebuilt, same_outputs
@@ -85,7 +86,10 @@ class Py(Format):
         except (Exception, SystemExit) as e:
             raise VerificationError(f"{path} does not build this model: {_reason(e)}") from e
         names = {id(m): name for name, m in module.named_modules()}
-        pairs = Program(module, ExportContext()).pairs(relocate(built).train(module.training))
+        program = Program(module, ExportContext())
+        pairs = program.pairs(built)
+        modes = {names[id(ours)]: theirs.training for _, ours, theirs in pairs}
+        relocate(built).train(module.training)
         modules = {names[id(ours)]: theirs for _, ours, theirs in pairs}
         found = {
             f"{prefix}.{name}" if (prefix := names[id(ours)]) else name: tensor
@@ -98,7 +102,13 @@ class Py(Format):
                 return run_modules(modules, lambda: built(value), given)
 
         note = "was run to build the model; it holds no weights and got those of MODEL"
-        return Written(found, run=run, complete=False, faster=False, note=note, modules=modules)
+        with open_input(path) as file:
+            changed = changed_definitions(file.read().decode(), program.definitions())
+        if changed:
+            note += (
+                f". Its code is not what dpnn-convert writes now, and only what ran is compared: {', '.join(changed)}"
+            )
+        return Written(found, run=run, complete=False, faster=False, note=note, modules=modules, modes=modes)
 
 
 class _OtherNamesError(ValueError):

@@ -102,6 +102,10 @@ class Program:
             changes = settings(self.pairs(built))
         return self._text(changes)
 
+    def definitions(self) -> str:
+        """Return the file without what :meth:`text` adds to ``build`` after running it."""
+        return self._text([])
+
     def pairs(self, built: nn.Module) -> list[Pair]:
         """Return the modules of the model with those of one that this program built."""
         modules = {id(m): m for m in self._module.modules()}

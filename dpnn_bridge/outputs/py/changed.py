@@ -1,0 +1,39 @@
+"""Find the classes and functions of a ``.py`` file that were changed after it was written."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+_Definition = ast.ClassDef | ast.FunctionDef
+#: depends on the mode of the model; what it builds is compared instead
+_BUILD = "build"
+
+
+def changed_definitions(source: str, expected: str) -> list[str]:
+    """Return the classes and functions of a file that differ from the file that is expected, with their lines.
+
+    Comments, docstrings and spaces do not count, nor do definitions that only one of the two has.
+
+    Args:
+        source: the text of the file.
+        expected: the text that would be written now.
+    """
+    wanted = {node.name: _code(node) for node in _definitions(expected)}
+    return [
+        f"{node.name} (line {node.lineno})"
+        for node in _definitions(source)
+        if node.name != _BUILD and wanted.get(node.name, code := _code(node)) != code
+    ]
+
+
+def _definitions(source: str) -> Iterator[_Definition]:
+    return (node for node in ast.parse(source).body if isinstance(node, (ast.ClassDef, ast.FunctionDef)))
+
+
+def _code(definition: _Definition) -> str:
+    """Return the syntax tree of a definition as text, without docstrings."""
+    for node in ast.walk(definition):
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:]
+    return ast.dump(definition)

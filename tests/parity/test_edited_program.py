@@ -1,0 +1,59 @@
+"""dpnn-verify MODEL MODEL.py notes what no result shows: the mode of the model, and code that does not run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+import dpnn_bridge
+from dpnn_bridge.modules.nn.dropout import Dropout
+from dpnn_bridge.outputs.py.changed import changed_definitions
+from dpnn_bridge.parity.verify import verify
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    module = nn.Sequential(nn.Linear(3, 2), Dropout(0.5, v2=False)).eval()
+    dpnn_bridge.write_t7(tmp_path / "model.t7", module)
+    dpnn_bridge.save(tmp_path / "model.py", dpnn_bridge.load(tmp_path / "model.t7"))
+    return tmp_path / "model.t7", tmp_path / "model.py"
+
+
+def _notes(model: Path, program: Path, old: str, new: str) -> str:
+    text = program.read_text()
+    assert old in text
+    program.write_text(text.replace(old, new))
+    result = verify(model, converted=program)
+    assert result.ok
+    return "\n".join(result.notes)
+
+
+def test_a_file_as_it_was_written_gets_no_note(files: tuple[Path, Path]) -> None:
+    notes = _notes(*files, '"""The model with fresh weights."""', '"""Another docstring."""  # and a comment')
+    assert notes.startswith("model.py was run to build the model; it holds no weights and got those of MODEL.\n")
+    assert "in the other one" not in notes
+
+
+def test_another_mode_is_noted(files: tuple[Path, Path]) -> None:
+    notes = _notes(*files, "    model.eval()\n", "")
+    assert "model.py has the model and 2 more in training mode, and MODEL in the other one" in notes
+
+
+def test_changed_code_that_did_not_run_is_noted(files: tuple[Path, Path]) -> None:
+    notes = _notes(*files, "noise / (1 - self.p)", "noise / (2 - self.p)")
+    line = files[1].read_text().split("class Dropout")[0].count("\n") + 1
+    assert f"only what ran is compared: Dropout (line {line})" in notes
+
+
+def test_the_mode_of_a_model_that_was_saved_in_another_one_is_noted(files: tuple[Path, Path]) -> None:
+    model, _ = files
+    dpnn_bridge.save(model.with_suffix(".pt"), dpnn_bridge.load(model).train())
+    note, *_ = verify(model, converted=model.with_suffix(".pt")).notes
+    assert note.startswith("model.pt has the model and 2 more in training mode")
+
+
+def test_definitions_that_only_one_file_has_are_no_changes() -> None:
+    assert changed_definitions("def f():\n    return 1", "def g():\n    return 1") == []
+    assert changed_definitions("x = 1\ndef f():\n    'a'\n    return 2", "def f():\n    return 1") == ["f (line 2)"]
