@@ -8,22 +8,22 @@
 
 Files::
 
-    inspect(path)              what a file holds, whether it is supported, and what to do next
-    load(path)                 the model of a file as a torch.nn.Module that trains
-    load_checkpoint(path)      a Checkpoint: all models of a file, vocabulary, options, mean, optimizer state, …
-    convert(src, dst)          one file to another; the suffix of dst chooses the format
-    save(path, module)         a module as .pt, .safetensors, .npz, .onnx, .pt2, .py or .t7
+    inspect(path)              describe the content of a file, whether it is supported, and what to do next
+    load(path)                 return the model of a file as a trainable torch.nn.Module
+    load_checkpoint(path)      return a Checkpoint: all models of a file, vocabulary, options, optimizer state, …
+    convert(src, dst)          convert one file to another; the suffix of dst selects the format
+    save(path, module)         write a module as .pt, .safetensors, .npz, .onnx, .pt2, .py or .t7
     verify(model, converted)   compare layer by layer with Torch7's results, or with the converted file
-    port(model, module, x)     the weights into another implementation of the network, with proof
-    read_t7(path)              the tables, objects and tensors of a .t7 file, without modules
-    write_t7(path, value)      modules, tensors and plain data to a .t7 file
-    load_lua(path)             torch.utils.serialization.load_lua of PyTorch 0.4
+    port(model, module, x)     load the weights into another implementation of the network, with proof
+    read_t7(path)              return the tables, objects and tensors of a .t7 file, without modules
+    write_t7(path, value)      write modules, tensors and plain data to a .t7 file
+    load_lua(path)             replacement for torch.utils.serialization.load_lua of PyTorch 0.4
 
 Modules::
 
-    to_torch(obj), to_lua(module)            a Lua object of read_t7 to a module, and back
-    model_at(model, "modules[3]")            the submodule at a Lua path; lua_paths and lua_names list all
-    load_flat(model, vector)                 the vector of Torch7's getParameters() into a model
+    to_torch(obj), to_lua(module)            convert a Lua object of read_t7 to a module, and back
+    model_at(model, "modules[3]")            return the submodule at a Lua path; lua_paths and lua_names list all
+    load_flat(model, vector)                 load the vector of Torch7's getParameters() into a model
     lua_class, LuaClass                      map a class of your own: docs/how-to/custom-class.md
 
 Subpackages: errors, memory (state of recurrent layers), optim, parity, pictures, training.
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from dpnn_bridge.porting.api import port
     from dpnn_bridge.training.flat_vector import load_flat
 
-_HOMES = {
+_MODULES = {
     "Checkpoint": "files.checkpoint",
     "LuaClass": "conversion.lua_class",
     "__version__": "base.version",
@@ -116,4 +116,4 @@ __all__ = [
 ]
 
 sys.meta_path.insert(0, MovedModules())
-__getattr__, __dir__ = lazy_exports(__name__, _HOMES)
+__getattr__, __dir__ = lazy_exports(__name__, _MODULES)

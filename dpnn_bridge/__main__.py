@@ -10,7 +10,7 @@ import click
 
 from dpnn_bridge.base.display import printable
 
-#: command -> where it is, what it does; imported when it runs, since dpnn-lua needs PyTorch for its very options
+#: command -> (module, function, help); the module is imported when the command runs, because some import PyTorch
 COMMANDS = {
     "convert": ("dpnn_bridge.cli.convert", "convert_command", "Convert Torch7 models to PyTorch (dpnn-convert)."),
     "inspect": ("dpnn_bridge.cli.inspect", "inspect_command", "Summarize a .t7 file (dpnn-inspect)."),
@@ -20,7 +20,7 @@ COMMANDS = {
 
 
 class Commands(click.Group):
-    """The commands by their names without ``dpnn-``."""
+    """The group of all commands, named without ``dpnn-``."""
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any

@@ -6,25 +6,25 @@
     ├── OptionError                 2   invalid argument (a TypeError and ValueError)
     ├── FileAccessError             1   operating-system error: no permission, no space, a failing disk (an OSError)
     ├── T7Error                     3   the input cannot be read
-    │   ├── NotT7Error                  another kind of file; the message names it and what to do
+    │   ├── NotT7Error                  another type of file; the message names the type and the next step
     │   │   └── MissingFileError        the file is missing (a FileNotFoundError)
     │   ├── T7FormatError               the file is damaged: path in the graph and byte offset
     │   └── T7LimitError                the file exceeds the caller's limits
     ├── VerificationError           4   a written file or a parity check does not match
     ├── ConversionError             5   a Lua object cannot become a module, or the reverse
-    │   ├── UnsupportedClassError       classes without a mapping, all of them at once
-    │   ├── ModelNotFoundError          the file contains no module, or none at the key
-    │   ├── ConversionLimitError        the model declares more than its file contains
+    │   ├── UnsupportedClassError       the file contains classes without a mapping; lists all of them
+    │   ├── ModelNotFoundError          the file contains no module, or no module at the key
+    │   ├── ConversionLimitError        the model declares larger sizes than its file can contain
     │   └── LuaValueError               a value that .t7 cannot store (a TypeError, ValueError and OverflowError)
     ├── OutputError                 6   the output cannot be written: the disk, or an existing directory or device
-    │   └── OutputExistsError           the output exists and ``force`` was not given
+    │   └── OutputExistsError           the output exists and ``force`` is False
     ├── LuaBridgeError              7   Lua code raised an error
     └── MissingPackageError         8   an optional package is not installed (an ImportError)
 
 ``exit_code`` is the exit code of the commands for each error. Click itself uses 2 for invalid arguments.
 
-Errors in brackets are the Python exceptions that these errors also are. Any other exception that a file, a plugin or a
-disk causes in a public function is raised as one of these errors, with the original as its cause
+Python exceptions in parentheses are further base classes of the errors. Any other exception that a file, a plugin or a
+disk causes in a public function is converted to one of these errors, with the original exception as its cause
 (:mod:`dpnn_bridge.base.boundary`).
 """
 
@@ -36,9 +36,9 @@ from dpnn_bridge.base.display import counted, printable, printable_lines, shorte
 
 
 class DpnnBridgeError(Exception):
-    """Base of all errors; ``str(error)`` is one readable message without terminal control sequences.
+    """Base class of all errors. ``str(error)`` is the message without terminal control sequences.
 
-    It is one line, whatever names a file contains, unless the class composes ``several_lines``.
+    Line breaks in the message are escaped unless ``several_lines`` is True.
     """
 
     exit_code = 1
@@ -66,7 +66,7 @@ class T7Error(DpnnBridgeError):
 
 
 class NotT7Error(T7Error):
-    """The file is of another kind (a PyTorch zip, gzip, HTML, a Git-LFS pointer, …), missing or empty."""
+    """The file has another type (a PyTorch zip, gzip, HTML, a Git-LFS pointer, …), or is missing or empty."""
 
 
 class MissingFileError(NotT7Error, FileNotFoundError):
@@ -89,11 +89,11 @@ class T7FormatError(T7Error):
 
 
 class T7LimitError(T7FormatError):
-    """The stream is well formed so far but exceeds a limit (depth, objects, memory) of the caller."""
+    """The stream exceeds a limit of the caller (depth, objects, memory)."""
 
 
 class T7Warning(UserWarning):
-    """A file was read, but not all of it."""
+    """Part of a file was not read."""
 
 
 class VerificationError(DpnnBridgeError):
@@ -109,11 +109,11 @@ class NoReferenceError(VerificationError):
 
 
 class ConversionError(DpnnBridgeError):
-    """A Lua object cannot be turned into a module, or a module into a Lua object.
+    """A Lua object cannot be converted to a module, or a module to a Lua object.
 
     Attributes:
         path: path of the object, such as ``model.modules[3]``; empty for the root.
-        class_name: its Lua class, or the Python type in an export.
+        class_name: Lua class of the object, or Python class in an export.
         reason: the message without the path and the class.
     """
 
@@ -125,9 +125,9 @@ class ConversionError(DpnnBridgeError):
         super().__init__(f"{where}: {message}" if where else message)
 
 
-#: page about the export to Torch7, for messages
+#: documentation of the export to Torch7, for messages
 EXPORT_GUIDE = "docs/how-to/back-to-torch7.md"
-#: classes without a mapping that a message names, and fields of each
+#: maximum numbers of classes in a message, and of fields of each class
 MAX_CLASSES, MAX_FIELDS = 50, 40
 
 
@@ -137,11 +137,11 @@ class UnsupportedClass:
 
     Attributes:
         class_name: the Lua class.
-        paths: where its objects are.
-        fields: their fields.
-        nearest: the known class with the most similar name.
-        reason: why the built-in mapping cannot build the object; empty for a class without a mapping.
-        mapped_by: the mapping or Lua file of a user that the file was written with, and that is not loaded.
+        paths: paths of the objects of this class.
+        fields: names of the fields of the objects.
+        nearest: the supported class with the most similar name.
+        reason: reason why the built-in mapping cannot convert the object; empty for a class without a mapping.
+        mapped_by: the plugin or Lua file with which the file was written and which is not loaded.
     """
 
     class_name: str
@@ -153,7 +153,7 @@ class UnsupportedClass:
 
 
 class UnsupportedClassError(ConversionError):
-    """The file contains classes without a mapping, or objects that the mapping of their class cannot build.
+    """The file contains classes without a mapping, or objects that the mapping of their class cannot convert.
 
     Attributes:
         classes: one :class:`UnsupportedClass` per class and set of fields.
@@ -164,10 +164,10 @@ class UnsupportedClassError(ConversionError):
     def __init__(self, classes: list[UnsupportedClass]) -> None:
         self.classes = classes
         absent = sum(c.mapped_by != "" for c in classes)
-        misfits = sum(c.reason != "" for c in classes)
+        inconvertible = sum(c.reason != "" for c in classes)
         counts = (
-            (len(classes) - absent - misfits, "without a mapping"),
-            (misfits, "that the built-in mapping cannot convert"),
+            (len(classes) - absent - inconvertible, "without a mapping"),
+            (inconvertible, "that the built-in mapping cannot convert"),
             (absent, "of a plugin or Lua file that is not loaded"),
         )
         lines = [" and ".join(f"{counted(n, 'Lua class')} {what}" for n, what in counts if n) + ":"]
@@ -184,13 +184,13 @@ class UnsupportedClassError(ConversionError):
                 lines.append(f"    nearest known class: {c.nearest}")
         if len(classes) > MAX_CLASSES:
             lines.append(f"  … and {len(classes) - MAX_CLASSES} more")
-        variant = "; for a variant of a known class, the mapping overrides `matches`" if misfits else ""
-        again = "pass the plugin (--plugin, plugins=) or Lua file (--lua, lua=) that the file was written with"
+        variant = "; for a variant of a known class, the mapping overrides `matches`" if inconvertible else ""
+        load = "pass the plugin (--plugin, plugins=) or Lua file (--lua, lua=) that the file was written with"
         if absent == len(classes):
-            lines.append(f"To fix this: {again}.")
+            lines.append(f"To fix this: {load}.")
         else:
             lines.append(
-                f"To fix this: {again + '; ' if absent else ''}"
+                f"To fix this: {load + '; ' if absent else ''}"
                 "map the class with @dpnn_bridge.lua_class in a Python file and pass it as a plugin "
                 f"(--plugin my_layers.py{variant}); let the Lua file that defines the class compute it "
                 "(--lua my_layers.lua); or convert with placeholders that raise when they run (--allow-unsupported)."
@@ -204,15 +204,15 @@ class UnsupportedClassError(ConversionError):
 
 
 class ModelNotFoundError(ConversionError):
-    """No module was found in the file, none at ``key``, or several where one is needed."""
+    """The file contains no module, no module at ``key``, or several modules where one is required."""
 
 
 class ConversionLimitError(ConversionError):
-    """The model declares more than its file contains, by sizes, counts or repetitions."""
+    """The model declares larger sizes, counts or repetitions than its file can contain."""
 
 
 class LuaValueError(ConversionError, TypeError, ValueError, OverflowError):
-    """A value that ``.t7`` cannot store: of another type, inexact as a double, too large, or endless."""
+    """A value that ``.t7`` cannot store: of another type, not exact as a double, too large, or containing itself."""
 
 
 class OutputError(DpnnBridgeError):
@@ -233,7 +233,7 @@ class LuaBridgeError(DpnnBridgeError):
 
 
 class MissingPackageError(DpnnBridgeError, ImportError):
-    """A feature needs an optional package, or a newer version; the message has the command that installs it."""
+    """A feature requires an optional package or a newer version; the message contains the command to install it."""
 
     exit_code = 8
 

@@ -18,7 +18,7 @@ __all__ = [
     "to_stock",
 ]
 
-# checked here, because modules call the originals inside code that torch.compile traces
+# arguments are checked here, because modules call the original functions in code that torch.compile traces
 detach = checks_arguments(memory.detach)
 forget = checks_arguments(memory.forget)
 get_hidden_state = checks_arguments(memory.get_hidden_state)

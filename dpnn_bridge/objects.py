@@ -7,7 +7,7 @@ number               ``int`` when integral and exactly representable, else ``flo
 boolean              ``bool``
 string               ``str``; bytes that are not UTF-8 become surrogates (``surrogateescape``)
 table                :class:`LuaTable`
-function             :class:`LuaFunction`, inert
+function             :class:`LuaFunction`, which cannot be called
 torch object         :class:`LuaObject`
 torch.*Tensor        :class:`LuaTensor`
 torch.*Storage       :class:`LuaStorage`
@@ -61,7 +61,7 @@ def tensor_class(dtype: np.dtype | type) -> str:
     return _CPU_PREFIX[np.dtype(dtype)] + "Tensor"
 
 
-ORIGINS = count()  # numbers of storages: a new one says which storage of a file it replaces
+ORIGINS = count()  # numbers for LuaStorage.origin; LuaStorage.replaces is the number of the storage that it replaces
 
 
 class _BooleanKey:
@@ -86,14 +86,14 @@ BOOLEAN_KEYS = {False: _BooleanKey(False), True: _BooleanKey(True)}
 class LuaTable(MutableMapping):
     """A Lua table: a mapping with Lua's keys, in the order of the file.
 
-    ``table[1]`` and ``table[1.0]`` are the same entry, ``table[True]`` is another one, compound keys compare by
-    identity. A missing key raises ``KeyError``; use ``table.get(key)`` for Lua's nil. Storing None removes the key.
+    ``table[1]`` and ``table[1.0]`` are the same entry, but ``table[True]`` is a different entry. Compound keys compare
+    by identity. A missing key raises ``KeyError``; use ``table.get(key)`` for Lua's nil. Storing None removes the key.
     """
 
     __slots__ = ("entries",)
 
     def __init__(self, items: MutableMapping | Iterable[tuple[Any, Any]] = ()) -> None:
-        #: the raw dict; boolean keys are wrapped in it (readers and writers use it for speed)
+        #: the dict, in which boolean keys are wrapped; readers and writers use it directly for speed
         self.entries: dict[Any, Any] = {}
         self.update(items)
 
@@ -103,7 +103,7 @@ class LuaTable(MutableMapping):
         return cls(enumerate(values, 1))
 
     def as_list(self) -> list[Any]:
-        """Return the values at 1, 2, … up to the first gap, as Lua's ``ipairs`` visits them."""
+        """Return the values of the keys 1, 2, … up to the first missing key, as Lua's ``ipairs``."""
         entries, values, i = self.entries, [], 1
         while i in entries:
             values.append(entries[i])
@@ -130,7 +130,7 @@ class LuaTable(MutableMapping):
         return (k.value if type(k) is _BooleanKey else k for k in self.entries)
 
     def __len__(self) -> int:
-        """Return the number of entries of any key (Lua's ``#`` counts 1, 2, … only: ``len(table.as_list())``)."""
+        """Return the number of all entries. Lua's ``#``, which counts only 1, 2, …, is ``len(table.as_list())``."""
         return len(self.entries)
 
     def __contains__(self, key: Any) -> bool:
@@ -149,14 +149,14 @@ def _shown_keys(table: LuaTable) -> str:
 
 
 class LuaObject(MutableMapping):
-    """An object of a Lua class. Indexing reaches its fields: ``obj["weight"]``, ``"bias" in obj``.
+    """An object of a Lua class, a mapping of its fields: ``obj["weight"]``, ``"bias" in obj``.
 
     Attributes:
-        class_name: such as ``nn.Linear``.
-        version: number of the class version in the record, 0 for records without one.
-        payload: content of the object: a :class:`LuaTable` for nearly all classes, else the raw value of a class with
+        class_name: Lua class, such as ``nn.Linear``.
+        version: version of the class in the file, 0 if the file contains none.
+        payload: content of the object: a :class:`LuaTable` for nearly all classes, otherwise the value of a class with
             its own serializer (bytes of ``torch.Generator``, ``None`` for ``torch.Timer``).
-        header: values that the class wrote before its table (``nn.GPU``, ``nn.DataParallelTable``), else ().
+        header: values that the class writes before its table (``nn.GPU``, ``nn.DataParallelTable``), otherwise ().
     """
 
     __slots__ = ("class_name", "header", "payload", "version")
@@ -166,11 +166,11 @@ class LuaObject(MutableMapping):
         self.payload = LuaTable() if payload is ... else payload
 
     def changed(self, changes: Mapping[Any, Any] | None = None, /, **fields: Any) -> LuaObject:
-        """Return a copy with other fields (None removes one) and the same class, version and header. Values are shared.
+        """Return a copy with changed fields, and the same class, version and header. Values are not copied.
 
         Args:
-            changes: field -> value, for names that are no Python identifiers.
-            **fields: the same as keyword arguments.
+            changes: field -> value, for names that are not Python identifiers; None removes the field.
+            **fields: further fields and values.
         """
         payload = LuaTable(self.payload) if isinstance(self.payload, LuaTable) else self.payload
         copy = LuaObject(self.class_name, payload, version=self.version, header=self.header)
@@ -180,7 +180,7 @@ class LuaObject(MutableMapping):
 
     @property
     def fields(self) -> LuaTable:
-        """The table of fields; an empty one when the class wrote no table."""
+        """The table of fields; an empty table if the payload is not a table."""
         return self.payload if isinstance(self.payload, LuaTable) else LuaTable()
 
     def __getitem__(self, key: Any) -> Any:
@@ -215,12 +215,12 @@ class LuaObject(MutableMapping):
 
 
 class LuaFunction:
-    """A serialized Lua function: bytes that are kept and never run.
+    """A serialized Lua function, which is stored and exported but never run.
 
     Attributes:
         bytecode: the output of ``string.dump``.
-        upvalues: the object written after it.
-        type_code: 6, 7 or 8, how the record was written.
+        upvalues: the upvalues, a Lua value.
+        type_code: type code in the file: 6, 7 or 8.
     """
 
     __slots__ = ("bytecode", "type_code", "upvalues")
@@ -233,16 +233,16 @@ class LuaFunction:
 
 
 class LuaStorage(Elements):
-    """A 1-D block of elements, loaded when first used.
+    """A 1-D block of elements, loaded at their first use.
 
     Attributes:
-        class_name: such as ``torch.FloatStorage``.
+        class_name: Lua class, such as ``torch.FloatStorage``.
         size: number of elements.
-        dtype: numpy dtype, native byte order.
+        dtype: numpy dtype in native byte order.
 
     Args:
-        load: the elements, or a function that reads them into new memory at each call.
-        load_range: ``load_range(start, stop)`` reads some of the elements into new memory, where that is cheaper.
+        load: the elements, or a function that reads them into a new array at each call.
+        load_range: ``load_range(start, stop)`` reads some of the elements into a new array; None if that is not faster.
     """
 
     __slots__ = ("_array", "_load", "_load_range", "_torch", "class_name", "dtype", "origin", "replaces", "size")
@@ -262,15 +262,15 @@ class LuaStorage(Elements):
         self._load = None if isinstance(load, np.ndarray) else load
         self._load_range = load_range
         self._torch: Any = None
-        self.origin, self.replaces = next(ORIGINS), -1  # what `relink` goes by
+        self.origin, self.replaces = next(ORIGINS), -1  # see dpnn_bridge.loaders.relink
 
     @property
     def loaded(self) -> bool:
-        """Whether the elements are in memory already."""
+        """Whether the elements are in memory."""
         return self._array is not None
 
     def numpy(self) -> np.ndarray:
-        """Return the elements, shape ``(size,)``: an aligned, writable array, the same for all calls and threads."""
+        """Return the elements as an aligned, writable array of shape ``(size,)``. All calls return the same array."""
         if self._array is None:
             with Exclusive(self):
                 if self._load is not None:
@@ -279,12 +279,12 @@ class LuaStorage(Elements):
         return self._array
 
     def copy(self, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Return a private, writable copy of the elements from ``start`` to ``stop``.
+        """Return a writable copy of the elements from ``start`` to ``stop``.
 
-        Elements that are not in memory yet are read for it alone, where the file allows it.
+        If the elements are not in memory, only the copy is read from the file if possible.
         """
         stop = self.size if stop is None else stop
-        load = self._load  # another thread may keep the elements meanwhile
+        load = self._load  # another thread may load the elements and reset the attribute
         if self._array is None and self._load_range is not None:
             return self._load_range(start, stop)
         if self._array is None and load is not None and stop - start == self.size:
@@ -292,7 +292,7 @@ class LuaStorage(Elements):
         return self.numpy()[start:stop].copy()
 
     def torch(self) -> torch.Tensor:
-        """Return the elements as a 1-D torch tensor on the same memory; the same tensor at each call."""
+        """Return the elements as a 1-D torch tensor that shares memory with :meth:`numpy`, always the same tensor."""
         if self._torch is None:
             import torch
 
@@ -318,11 +318,11 @@ class LuaTensor(Elements):
     """A strided view of a storage. Tensors of one storage share memory, in numpy and in torch.
 
     Attributes:
-        class_name: such as ``torch.FloatTensor`` or ``torch.CudaTensor`` (the same data).
-        shape: sizes; ``()`` is Torch7's tensor without dimensions, which is EMPTY and not a scalar.
+        class_name: Lua class, such as ``torch.FloatTensor`` or ``torch.CudaTensor``.
+        shape: sizes; ``()`` is Torch7's tensor without dimensions, which is empty and not a scalar.
         stride: strides in elements.
-        offset: 0-based position of the first element in the storage.
-        storage: the :class:`LuaStorage`, or None for an empty tensor that never had one.
+        offset: index of the first element in the storage, from 0.
+        storage: the :class:`LuaStorage`, or None for an empty tensor without storage.
     """
 
     __slots__ = ("class_name", "offset", "shape", "storage", "stride")
@@ -339,17 +339,17 @@ class LuaTensor(Elements):
 
     @classmethod
     def from_numpy(cls, array: np.ndarray, class_name: str | None = None) -> LuaTensor:
-        """Return a tensor on a contiguous copy of ``array`` (no copy when it is contiguous). Scalars become size 1.
+        """Create a contiguous tensor. It shares memory with a contiguous array; a scalar gets shape ``(1,)``.
 
         Raises:
-            TypeError: elements of ``class_name`` have another dtype, or the array is masked.
-            KeyError: no tensor class has its dtype.
+            TypeError: ``class_name`` has another dtype, or the array is masked.
+            KeyError: no tensor class has the dtype of the array.
         """
         array = np.asarray(unmasked(array))
         array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
         expected = element_dtype(class_name) if class_name else None
         if expected is not None and array.dtype != expected:
-            raise TypeError(f"{class_name} holds {expected}, the array {array.dtype}: use array.astype({expected})")
+            raise TypeError(f"{class_name} contains {expected}, the array {array.dtype}: use array.astype({expected})")
         if array.size == 0:
             return cls.empty(class_name or tensor_class(array.dtype))
         name = class_name or tensor_class(array.dtype)
@@ -376,7 +376,7 @@ class LuaTensor(Elements):
         return math.prod(self.shape) if self.shape else 0
 
     def numpy(self) -> np.ndarray:
-        """Return the tensor as a writable numpy view of its storage; shape ``(0,)`` when it has no dimensions."""
+        """Return a writable numpy view of the storage; shape ``(0,)`` for a tensor without dimensions."""
         if self.size == 0 or self.storage is None:
             return np.empty(self.shape or (0,), self.dtype)
         base = self.storage.numpy()[self.offset :]
@@ -384,7 +384,7 @@ class LuaTensor(Elements):
         return np.lib.stride_tricks.as_strided(base, self.shape, strides)
 
     def torch(self) -> torch.Tensor:
-        """Return the tensor as a torch view of its storage; shape ``(0,)`` when it has no dimensions."""
+        """Return a torch view of the storage; shape ``(0,)`` for a tensor without dimensions."""
         import torch
 
         if self.size == 0 or self.storage is None:
@@ -396,5 +396,5 @@ class LuaTensor(Elements):
 
 
 def elements(storage: LuaStorage) -> np.ndarray:
-    """Return the elements of a storage; those that are not in memory are not kept there."""
+    """Return the elements of a storage; elements that are not in memory are read without caching them."""
     return storage.numpy() if storage.loaded else storage.copy()

@@ -19,25 +19,25 @@ from dpnn_bridge.conversion import registry
 from dpnn_bridge.errors import ConversionError, NotT7Error, OptionError
 from dpnn_bridge.outputs.required import with_required
 
-#: path of a plugin -> name of its module, and the checksums of the files that it loads, as they were when it ran
+#: path of a plugin -> name of its module, and checksums of the files that it uses, at the time when it ran
 _loaded: dict[Path, tuple[str, dict[str, str]]] = {}
 
 
 def load_plugins(plugins: Sequence[StrPath]) -> list[Path]:
     """Run Python files that register classes with ``@lua_class``.
 
-    Each runs once, and again when it, or a file of its folder that it names, has changed. What it registers stays
-    registered until the process ends, as with any module that is imported.
+    Each file runs once, and again after the file, or a file in its folder that it uses, has changed. Its classes stay
+    registered until the process ends.
 
     Returns:
-        All plugins that decide results from now on, those of earlier calls first.
+        All registered plugins, beginning with those of earlier calls.
 
     Raises:
         OptionError: a file is missing.
         ConversionError: a file raises when it runs.
     """
     for plugin in plugins:
-        path = Path(os.path.realpath(plugin))  # resolve() raises for links in a circle
+        path = Path(os.path.realpath(plugin))  # resolve() raises an error for circular links
         try:
             check_file(plugin, MAX_BYTES)
         except NotT7Error as error:
@@ -48,25 +48,25 @@ def load_plugins(plugins: Sequence[StrPath]) -> list[Path]:
 
 
 def _update(path: Path) -> None:
-    """Run a plugin that has not run, or not as it is now."""
+    """Run a plugin that has not run yet, or that has changed since it ran."""
     files = _checksums(path)
-    name, before = _loaded.get(path, ("", {}))
-    if files == before:
+    name, previous = _loaded.get(path, ("", {}))
+    if files == previous:
         return
     _loaded.pop(path, None)
     if name:
         registry.unregister(name)
-        imported = (before.keys() | files.keys()) - {str(path)}
+        imported = (previous.keys() | files.keys()) - {str(path)}
         for module_name, module in list(sys.modules.items()):
             if os.path.realpath(getattr(module, "__file__", None) or "") in imported:
                 del sys.modules[module_name]
-        # Python's cache does not notice a change of the same size in the same second
+        # Python would use the cached byte code of a file that changed in the same second without changing its size
         for file in (name for name in imported if name.endswith(".py")):
             with suppress(OSError):
                 os.unlink(cache_from_source(file))
     name = import_file(path, "dpnn_bridge_plugin", name, registry.unregister).__name__
     code = {file: checksum for file, checksum in files.items() if file.endswith(".py")}
-    _loaded[path] = name, _checksums(path) | code  # data that the plugin itself writes are as it left them
+    _loaded[path] = name, _checksums(path) | code  # the plugin may have written data files
 
 
 def _checksums(path: Path) -> dict[str, str]:

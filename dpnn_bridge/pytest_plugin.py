@@ -1,8 +1,8 @@
 """Run fixture files as pytest tests: ``pytest --t7-fixtures=DIR`` runs one test per fixture file in a folder.
 
-A fixture folder contains data. No code in it is run: its conftest.py, test files and configuration are ignored. Write
-the option with ``=``: in a separate argument, pytest takes the folder for its root before this plugin can object.
-PyTorch is imported when the first fixture runs, so other test suites do not wait for the import.
+A fixture folder contains data. No code in the folder is run: conftest.py, test files and configuration are ignored.
+Write the option with ``=``. If the folder is a separate argument, pytest uses it as its root folder before this plugin
+is active. PyTorch is imported when the first fixture runs, so other test suites do not wait for the import.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def _inside(path: Path, folders: list[Path]) -> bool:
 def pytest_load_initial_conftests(early_config: Any, parser: Any, args: list[str]) -> Any:
     """Ignore the configuration file in a fixture folder before it takes effect.
 
-    Until this plugin registers ``--t7-fixtures``, pytest takes the option's value for a folder of tests and reads the
-    configuration file in that folder.
+    Before this plugin registers ``--t7-fixtures``, pytest treats the value of the option as a folder of tests and reads
+    the configuration file in that folder.
     """
     known = early_config.known_args_namespace
     folders = [Path(folder).resolve() for folder in known.t7_fixtures]
@@ -77,13 +77,13 @@ def pytest_load_initial_conftests(early_config: Any, parser: Any, args: list[str
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Remove arguments in a fixture folder from pytest's own collection."""
+    """Exclude arguments that are in a fixture folder from pytest's own collection."""
     folders = _folders(config)
     named = [arg for arg in config.args if _inside(_path(arg), folders)]
     if named and config.args_source is pytest.Config.ArgsSource.ARGS:
         config.option.t7_named = [str(_path(arg)) for arg in named]
         config.option.t7_only = len(named) == len(config.args)
-    if getattr(config.option, "t7_only", False):  # the options are passed on to workers of pytest-xdist
+    if getattr(config.option, "t7_only", False):  # stored as an option, which pytest-xdist sends to its workers
         config.args[:] = []
     else:
         config.args[:] = [arg for arg in config.args if arg not in named]
@@ -106,12 +106,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Collect the fixtures that the command names in a folder, or all fixtures of the folder."""
+    """Collect the fixtures of each folder: those on the command line, or else all."""
     named = [Path(path) for path in getattr(config.option, "t7_named", [])]
     folders = _folders(config)
     if folders:
         _check_device(config.option.t7_device)
-    files: dict[Path, None] = {}  # folders may be in each other
+    files: dict[Path, None] = {}  # without duplicates, if one folder contains another
     for folder in folders:
         chosen = [path for path in named if path.is_relative_to(folder)] or [folder]
         found = (file for file in sorted(folder.rglob("*.t7")) if file.is_file())
@@ -124,7 +124,7 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
 
 
 def _check_device(device: str) -> None:
-    if device == "cpu":  # needs no import of PyTorch, which is slow
+    if device == "cpu":  # avoids the import of PyTorch, which is slow
         return
     from dpnn_bridge.compare.precision import check_device
 
@@ -152,7 +152,7 @@ class FixtureFile(pytest.File):
 
 
 class FixtureItem(pytest.Item):
-    """Runs the module of a fixture and compares everything that the fixture contains."""
+    """Test that runs the module of a fixture and compares all values in the fixture."""
 
     def runtest(self) -> None:
         from dpnn_bridge.compare.differences import Tolerance
@@ -176,7 +176,7 @@ class FixtureItem(pytest.Item):
             pytest.xfail(KNOWN + "\n".join(" ".join(reason.split()) for reason in reasons))
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        """Format errors of this package as their message, others with a traceback."""
+        """Format errors of this package without a traceback."""
         if isinstance(excinfo.value, DpnnBridgeError):
             return f"{self.path.name}:\n{excinfo.value}"
         return super().repr_failure(excinfo, style)

@@ -1,9 +1,9 @@
-"""The interface of the package torchfile, for code that uses it: ``import dpnn_bridge.torchfile as torchfile``.
+"""Provide the interface of the package torchfile: ``import dpnn_bridge.torchfile as torchfile``.
 
-The same objects with the same quirks: strings and class names are bytes, whole numbers ints, tables with the keys
-1 to n lists from 0, all other tables dicts that compare by identity; fields of objects as attributes. Tensors are numpy
-arrays on shared memory. What torchfile cannot read (ASCII, 4-byte longs, other byte orders, half precision, classes
-with their own serializer) is read as well. Needs no PyTorch.
+Values are those of torchfile: strings and class names are bytes, integral numbers are ints, tables with the keys 1 to n
+are lists, and all other tables are dicts that compare by identity. Fields of objects are attributes. Tensors are numpy
+arrays that share memory. More files can be read than with torchfile: ASCII, 4-byte longs, other byte orders, half
+precision, and classes with their own serializer. Does not import PyTorch.
 
 >>> torchfile.load("model.t7").modules[0].weight.shape        # doctest: +SKIP
 """
@@ -35,12 +35,12 @@ class LuaFunction(NamedTuple):
 
 
 class hashable_uniq_dict(dict):  # noqa: N801 - torchfile's name
-    """A dict that compares by identity, may be a key of another, and has its string keys as attributes."""
+    """A hashable dict that is compared by identity. Its string keys are attributes; other attributes are None."""
 
     __hash__ = object.__hash__  # pyright: ignore[reportAssignmentType]
 
     def __getattr__(self, key: str) -> Any:
-        if key.startswith("__"):  # torchfile answers None, and numpy then fails
+        if key.startswith("__"):  # torchfile returns None, with which numpy fails
             raise AttributeError(key)
         return self[key] if key in self else self.get(key.encode())
 
@@ -48,7 +48,7 @@ class hashable_uniq_dict(dict):  # noqa: N801 - torchfile's name
         other = key.encode() if isinstance(key, str) else None
         if other not in self:
             raise KeyError(key)
-        raise KeyError(f"{key}: strings are bytes, as {other!r}; load(path, utf8_decode_strings=True) gives text")
+        raise KeyError(f"{key}: keys are bytes, here {other!r}; load(path, utf8_decode_strings=True) returns str")
 
     def __eq__(self, other: object) -> bool:
         return self is other
@@ -63,13 +63,13 @@ class hashable_uniq_dict(dict):  # noqa: N801 - torchfile's name
 
 
 class TorchObject:
-    """An object of a Torch7 class; ``obj.name`` and ``obj[b"name"]`` are its fields, None if there is none."""
+    """An object of a Torch7 class. ``obj.name`` and ``obj[b"name"]`` return a field, or None if it is missing."""
 
     def __init__(self, typename: bytes, obj: Any = None, version_number: int = 0) -> None:
         self._typename, self._obj, self._version_number = typename, obj, version_number
 
     def __getattr__(self, k: str) -> Any:
-        if k.startswith("__") or k == "_obj":  # what copy and pickle ask for before there are fields
+        if k.startswith("__") or k == "_obj":  # copy and pickle look these up before _obj is set
             raise AttributeError(k)
         return self[k]
 
@@ -79,7 +79,7 @@ class TorchObject:
         return self._obj.get(k.encode()) if isinstance(k, str) else None
 
     def torch_typename(self) -> bytes:
-        """Return the name of its class."""
+        """Return the name of the Lua class."""
         return self._typename
 
     def __repr__(self) -> str:
@@ -97,14 +97,14 @@ def load(filename: str | os.PathLike[str], **kwargs: Any) -> Any:
 
 
 class T7Reader:
-    """Reads the objects of an open file one after the other.
+    """Reader for the consecutive objects of an open file.
 
     Args:
         fileobj: a file that is open for reading bytes.
-        use_list_heuristic: tables with the keys 1 to n are lists.
-        use_int_heuristic: whole numbers are ints; otherwise all numbers are floats.
-        utf8_decode_strings: strings are ``str``; otherwise bytes. Class names are always bytes.
-        force_deserialize_classes: refused, as in torchfile.
+        use_list_heuristic: return tables with the keys 1 to n as lists.
+        use_int_heuristic: return integral numbers as ints; otherwise all numbers are floats.
+        utf8_decode_strings: return strings as ``str``; otherwise as bytes. Class names are always bytes.
+        force_deserialize_classes: raises an error, as in torchfile.
         force_8bytes_long: ignored, because the size of longs is detected.
     """
 
@@ -117,7 +117,7 @@ class T7Reader:
         """Return the next object.
 
         Raises:
-            EOFError: there is none.
+            EOFError: the file contains no more objects.
         """
         if self._objects is None:
             self._objects = deque(read_all(self.f))
@@ -127,7 +127,7 @@ class T7Reader:
 
 
 class _Values:
-    """Converts the values of one file to torchfile's, each object once."""
+    """Converter of the Lua values of one file to torchfile's values. Each object is converted once."""
 
     def __init__(
         self,
@@ -152,7 +152,7 @@ class _Values:
             return value
         if id(value) not in self.done:
             self.alive.append(value)
-            self.done[id(value)] = None  # as torchfile where a class with a serializer of its own contains itself
+            self.done[id(value)] = None  # as in torchfile, for an object that contains itself
             self.done[id(value)] = self._compound(value)
         return self.done[id(value)]
 
@@ -181,14 +181,14 @@ class _Values:
             return [self.value(v) for v in value.payload.as_list()]
         if value.class_name == "tds.Hash" and isinstance(value.payload, LuaTable):
             return self._entries(value.payload)
-        found = TorchObject(_bytes(value.class_name), version_number=value.version)
-        self.done[id(value)] = found
-        found._obj = self.value(value.payload)
-        return found
+        obj = TorchObject(_bytes(value.class_name), version_number=value.version)
+        self.done[id(value)] = obj
+        obj._obj = self.value(value.payload)
+        return obj
 
     def _table(self, table: LuaTable) -> Any:
         array = table.as_list()
-        if self.lists and len(array) == len(table) and (self.ints or not array):  # keys that are floats make no list
+        if self.lists and len(array) == len(table) and (self.ints or not array):  # float keys: no list
             listed: list[Any] = []
             self.done[id(table)] = listed
             listed.extend(map(self.value, array))

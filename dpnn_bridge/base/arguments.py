@@ -35,14 +35,14 @@ _NAMES = {
 
 
 def checks_arguments(function: Callable[P, T]) -> Callable[P, T]:
-    """Let a function refuse arguments that do not fit its annotations.
+    """Decorate a function so that each call checks the arguments against the annotations.
 
     Args:
         function: A function whose annotations exist at run time. ``int`` and ``float`` accept numpy's numbers and
-            tensors without dimensions, ``Sequence`` accepts no string.
+            zero-dimensional tensors; ``Sequence`` does not accept a string.
 
     Raises:
-        OptionError: By the returned function: an argument is missing, unknown or of another type.
+        OptionError: Raised by the returned function: an argument is missing, unknown or of another type.
     """
 
     @wraps(function)
@@ -54,7 +54,7 @@ def checks_arguments(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def bound(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> dict[str, Any]:
-    """Return the arguments of a call by name, defaults included.
+    """Return the arguments of a call by name, including defaults.
 
     Raises:
         OptionError: An argument is missing, unknown or of another type.
@@ -72,13 +72,13 @@ def bound(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> dict[st
 
 
 def renamed(**names: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Let a function accept keyword arguments under their earlier names too, with a :class:`DeprecationWarning`.
+    """Decorate a function to accept earlier names of keyword arguments, with a :class:`DeprecationWarning`.
 
     Args:
-        **names: Earlier name -> name.
+        **names: Earlier name -> current name.
 
     Raises:
-        OptionError: By the returned function: an argument is given under both names.
+        OptionError: Raised by the returned function: an argument is given under both names.
     """
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
@@ -116,11 +116,11 @@ def check_types(call: str, hints: Mapping[str, Any], values: Mapping[str, Any]) 
     """
     for name, value in values.items():
         if name in hints and not _fits(value, hints[name]):
-            raise OptionError(f"{call}: argument {name}: expected {_expected(hints[name])}, found {_found(value)}")
+            raise OptionError(f"{call}: argument {name}: expected {_expected(hints[name])}, found {_described(value)}")
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Return whether a value is of an annotated type."""
+    """Return whether a value has an annotated type."""
     origin, inner = get_origin(hint), get_args(hint)
     if hint is Any or isinstance(hint, TypeVar):
         return True
@@ -168,8 +168,8 @@ def _is_torch(kind: type) -> bool:
     return kind.__module__ in ("torch", "numpy", "torch.nn.modules.module", "torch.nn.parameter")
 
 
-def _found(value: Any) -> str:
-    """Return a value in words: itself where it is short, and its type."""
+def _described(value: Any) -> str:
+    """Describe a value by its type; for strings and numbers also by the shortened ``repr``."""
     kind = type(value).__name__
     if isinstance(value, (str, int, float)) or value is None:
         return f"{shortened(repr(value), 60)}{'' if value is None else f' ({kind})'}"

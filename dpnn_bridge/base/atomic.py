@@ -1,7 +1,7 @@
-"""Write files that appear complete or not at all, however the program ends.
+"""Write files that appear complete or not at all, even if the program is killed.
 
-A file is written in a hidden folder beside its destination (:mod:`dpnn_bridge.base.folders`) and moved there when the
-file is complete.
+A file is written in a hidden folder beside its destination (:mod:`dpnn_bridge.base.folders`) and moved to the
+destination when the file is complete.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dpnn_bridge.base.scoped import scoped
 from dpnn_bridge.base.writing import move, open_output, write_file
 from dpnn_bridge.errors import OutputError, OutputExistsError
 
-#: error numbers of a disk, also if a library raises another exception for them
+#: errno values of disk errors; a library may have raised another exception because of one
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
 
 
@@ -33,18 +33,18 @@ _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO,
 _NOTHING_WRITTEN = "; nothing was written"
 
 
-# ---------------------------------------------------------------------- what may be written
-#: no command writes files with this suffix, and Lua code may `require` any of them while it runs
+# ---------------------------------------------------------------------- checks of an output path
+#: suffix of files that are never replaced, because running Lua code may `require` them
 _LUA = ".lua"
 Files = Iterable[StrPath] | FileSet
 _protected: ContextVar[tuple[Callable[[], Files], ...]] = ContextVar("protected inputs", default=())
 
 
 def protecting(inputs: Callable[[], Files]) -> AbstractContextManager[None]:
-    """Refuse to replace files by outputs inside the ``with`` block.
+    """Refuse outputs that would replace an input, inside the ``with`` block.
 
     Args:
-        inputs: Returns the files, when an output is checked.
+        inputs: Returns the input files; called when an output is checked.
     """
     return scoped(_protected, (*_protected.get(), inputs))
 
@@ -62,7 +62,7 @@ def check_output(path: StrPath, force: bool, inputs: Files = ()) -> None:
     Args:
         path: the output.
         force: whether an existing file may be replaced.
-        inputs: files that are read, which are never replaced, in addition to those of :func:`protecting`.
+        inputs: input files, which are never replaced, in addition to those of :func:`protecting`.
 
     Raises:
         OutputExistsError: a file exists and ``force`` is False.
@@ -73,7 +73,7 @@ def check_output(path: StrPath, force: bool, inputs: Files = ()) -> None:
     if isinstance(path, str):
         return check_upload(path, force)
     for folder in filter(is_abandoned, path.absolute().parents):
-        raise OutputError(f"cannot write {path}: {folder} has the name of a temporary folder, which is removed")
+        raise OutputError(f"cannot write {path}: {folder} has the name of a temporary folder and will be removed")
     try:
         found = path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -87,7 +87,7 @@ def check_output(path: StrPath, force: bool, inputs: Files = ()) -> None:
     except (OSError, ValueError) as e:
         raise _cannot_write(path, e) from e
     if not stat.S_ISREG(found.st_mode):
-        raise OutputError(f"{path} is {_kind(found.st_mode)}, which is never replaced; choose another name")
+        raise OutputError(f"{path} is {_file_type(found.st_mode)}, which is never replaced; choose another name")
     if os.path.realpath(path).endswith(_LUA):
         raise OutputError(f"{path} is a Lua file, which is never replaced; choose another name")
     for files in (inputs, *(protected() for protected in _protected.get())):
@@ -97,9 +97,9 @@ def check_output(path: StrPath, force: bool, inputs: Files = ()) -> None:
         raise OutputExistsError(f"{path} exists; use --force (force=True) to replace it")
 
 
-def _kind(mode: int) -> str:
+def _file_type(mode: int) -> str:
     names = {stat.S_ISDIR: "a directory", stat.S_ISFIFO: "a named pipe", stat.S_ISSOCK: "a socket"}
-    return next((name for is_kind, name in names.items() if is_kind(mode)), "a device")
+    return next((name for is_type, name in names.items() if is_type(mode)), "a device")
 
 
 def _cannot_write(path: Path, error: Exception) -> OutputError:
@@ -135,9 +135,9 @@ def replacing(
             :func:`dpnn_bridge.base.remote.upload`.
         force: replace an existing file.
         inputs: files that are never replaced.
-        parts: for an index of other files; returns the files of an index. The block writes the new files, with new
-            names, beside the temporary path. They are moved first, then the index, and then the files of the old index
-            are removed. So ``path`` is the old index or the new one at any time.
+        parts: only if ``path`` is an index that lists other files: returns the files that an index lists. The block
+            writes the new files, with new names, beside the temporary path. They are moved first, then the index, and
+            then the files of the old index are removed. So ``path`` is always the old index or the new one.
 
     Raises:
         OutputError: as :func:`check_output`, or a disk error (full, read-only, …); nothing was written.
@@ -176,50 +176,54 @@ def write_text(path: StrPath, text: str) -> None:
 
 
 def _name_target(error: Exception, folder: Path, temporary: Path, target: Place) -> None:
-    """Replace the hidden folder by the output in error messages."""
+    """Replace the temporary path by the output path in the message of an error."""
     if error.args and isinstance(error.args[0], str):
         text = error.args[0].replace(str(temporary), str(target)).replace(f"{folder}{os.sep}", "")
         error.args = (text, *error.args[1:])
 
 
 def _move_all(others: list[tuple[Path, Place]], last: tuple[Path, Place], force: bool) -> None:
-    """Move files to their destinations: others, whose names are new, and then the last one, or none of them.
+    """Move files to their destinations, or none of them.
 
-    If the upload of the last one fails, the store may contain it nevertheless; then the others stay.
+    Args:
+        others: files with new names, moved first.
+        last: the file to move last. If its upload fails, the store may contain the file nevertheless, so the uploads
+            of ``others`` are kept.
+        force: whether ``last`` may replace an existing file.
     """
-    put: list[Place] = []
+    moved: list[Place] = []
     with nullcontext() if isinstance(last[1], str) else defer_signals():
         try:
             for file, place in [*others, last]:
                 if isinstance(place, str):
-                    put.append(place)
+                    moved.append(place)
                     upload(file, place)
                 else:
-                    _put(file, place, force and place == last[1])
-                    put.append(place)
+                    _move_one(file, place, force and place == last[1])
+                    moved.append(place)
         except BaseException:
-            for place in put:
+            for place in moved:
                 if isinstance(place, Path):
                     place.unlink(missing_ok=True)
-                elif last[1] not in put:
+                elif last[1] not in moved:
                     remove_upload(place)
             raise
 
 
 def _discard(files: list[Path], inputs: Iterable[StrPath]) -> None:
-    """Remove files that no index names any more, except inputs. A file that cannot be removed does no harm."""
+    """Remove files of a replaced index, except inputs. Files that cannot be removed are ignored."""
     for file in files:
         with suppress(OSError, OutputError):
             check_output(file, True, inputs)
             file.unlink()
 
 
-def _put(temporary: Path, path: Path, force: bool) -> None:
+def _move_one(temporary: Path, path: Path, force: bool) -> None:
     if force:
         move(os.replace, temporary, path)
         return
     try:
-        # fails if the path exists; a rename fails only on Windows
+        # fails if the path exists, as a rename does only on Windows
         move(os.rename if sys.platform == "win32" else os.link, temporary, path)
     except FileExistsError:
         raise OutputExistsError(f"{path} exists: another program has written it in the meantime") from None

@@ -18,11 +18,11 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def wrap_errors(kind: type[DpnnBridgeError], doing: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Let a function raise nothing but this package's errors.
+def wrap_errors(error_type: type[DpnnBridgeError], doing: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Decorate a function so that it raises only errors of this package.
 
     Args:
-        kind: error class for third-party exceptions, except OSError and those about arguments.
+        error_type: error class for third-party exceptions, except OSError and exceptions about arguments.
         doing: the operation, for messages: ``"reading the file"``.
     """
 
@@ -36,15 +36,15 @@ def wrap_errors(kind: type[DpnnBridgeError], doing: str) -> Callable[[Callable[P
             except (Exception, SystemExit) as error:  # a plugin may call sys.exit
                 if _is_wrong_call(error):
                     raise OptionError(f"{function.__name__}: {_wrong_call(error)}") from error
-                raise as_ours(error, kind, doing) from error
+                raise as_ours(error, error_type, doing) from error
 
         return guarded
 
     return decorate
 
 
-def as_ours(error: BaseException, kind: type[DpnnBridgeError], doing: str) -> DpnnBridgeError:
-    """Return the error of this package with the message of a third-party exception."""
+def as_ours(error: BaseException, error_type: type[DpnnBridgeError], doing: str) -> DpnnBridgeError:
+    """Return an error of this package with the message of a third-party exception."""
     message = shortened(str(error).strip().split("\n", 1)[0], 500)
     if isinstance(error, OSError):
         named = [str(name) for name in (error.filename, error.filename2) if name is not None]
@@ -57,19 +57,19 @@ def as_ours(error: BaseException, kind: type[DpnnBridgeError], doing: str) -> Dp
         ours.errno, ours.filename = error.errno, error.filename  # type: ignore[attr-defined]
         return ours
     if isinstance(error, MemoryError):
-        return kind(f"{doing}: not enough memory")
+        return error_type(f"{doing}: not enough memory")
     if isinstance(error, RecursionError):
-        return kind(f"{doing}: it is nested too deeply, or contains itself")
-    return kind(f"{doing}: {type(error).__name__}{f': {message}' if message else ''}")
+        return error_type(f"{doing}: it is nested too deeply, or contains itself")
+    return error_type(f"{doing}: {type(error).__name__}{f': {message}' if message else ''}")
 
 
 def _wrong_call(error: BaseException) -> str:
-    """Describe a TypeError of a call. For a class of options, name only the argument."""
+    """Return the message of a TypeError, without the name of an options class, which users do not call."""
     unknown = re.fullmatch(r"\w+\.__init__\(\) got an (unexpected keyword argument '\w+')(.*)", str(error))
     return f"{unknown[1]}{unknown[2]}" if unknown else str(error)
 
 
 def _is_wrong_call(error: BaseException) -> bool:
-    """Return whether a call did not fit the function's arguments, or named an option that there is not."""
+    """Return whether an exception is a TypeError about the arguments of the call, or about an unknown option."""
     called = error.__traceback__ is not None and error.__traceback__.tb_next is None
     return isinstance(error, TypeError) and (called or "unexpected keyword argument" in str(error))

@@ -16,8 +16,8 @@ def sha256_of(file: str | os.PathLike[str] | IO[bytes]) -> str:
     """Return the checksum of a file, or of the rest of an open file, in hexadecimal digits."""
     if not isinstance(file, (str, os.PathLike)):
         digest = hashlib.sha256()
-        while part := file.read(_CHUNK):
-            digest.update(part)
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
         return digest.hexdigest()
     check_file(file)
     with open_input(file) as opened:

@@ -1,4 +1,4 @@
-"""Compute positions of elements: row-major order without gaps, as in a new tensor, and the extent of a view."""
+"""Compute strides of row-major order without gaps, as in a new tensor, and the extent of a view."""
 
 from __future__ import annotations
 
@@ -26,5 +26,5 @@ def is_contiguous(shape: Sequence[int], strides: Sequence[int]) -> bool:
 
 
 def last_offset(shape: Sequence[int], strides: Sequence[int]) -> int:
-    """Return the distance of the last element from the first one in memory, of a view with elements."""
+    """Return the offset of the last element of a non-empty view from its first element, in elements."""
     return sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))

@@ -18,7 +18,7 @@ def printable(text: str) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """Return a message of several lines, each as :func:`printable` returns it; the middle of a long line is omitted."""
+    """Apply :func:`printable` to each line of a message, and omit the middle of a long line."""
     return "\n".join(shortened(printable(line), LONGEST_LINE) for line in text.split("\n"))
 
 
@@ -45,7 +45,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def in_html(text: str) -> str:
-    """Return ``text`` for an HTML page: neither markup nor control characters."""
+    """Escape markup and control characters in ``text`` for an HTML page."""
     return escape("\n".join(map(printable, text.split("\n"))))
 
 

@@ -9,7 +9,11 @@ import numpy as np
 
 
 class Elements:
-    """Elements with the interfaces of numpy and ``torch.from_dlpack``."""
+    """Base class that implements the array interfaces of numpy and ``torch.from_dlpack``.
+
+    Attributes:
+        numpy: returns the elements as an array.
+    """
 
     __slots__ = ()
     numpy: Callable[[], np.ndarray]
@@ -26,7 +30,7 @@ class Elements:
 
 
 def unmasked(value: Any) -> Any:
-    """Return ``value``; raise ``TypeError`` for a masked array of numpy, whose mask no tensor has."""
+    """Return ``value``; raise ``TypeError`` for a masked array of numpy, because a tensor has no mask."""
     if isinstance(value, np.ma.MaskedArray):
-        raise TypeError("the array is masked; expected a plain one, such as its filled(0) or compressed()")
+        raise TypeError("the array is masked; pass an array without a mask, such as its filled(0) or compressed()")
     return value

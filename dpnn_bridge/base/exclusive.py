@@ -1,7 +1,7 @@
-"""Run code once for all threads, and change the state of the process for a limited time.
+"""Lock objects between threads, and change the state of the process for a limited time.
 
-A lock exists only while a thread holds it or waits for it, so a locked object needs no attribute for its lock. In a
-forked process every lock is free, because the threads that held the locks do not exist there.
+A lock exists only while a thread owns it or waits for it, so a locked object needs no attribute for its lock. In a
+forked process every lock is free, because the threads that owned the locks do not exist there.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from types import TracebackType
 
 
 class Exclusive:
-    """A context that one thread at a time is in, for each key; a thread may enter it again.
+    """A context manager that acquires the reentrant lock of a key.
 
     Args:
         key: the locked object.
@@ -50,7 +50,7 @@ class Exclusive:
 
 
 class _Lock:
-    """A lock, and how many threads hold it or wait for it."""
+    """A lock, and the number of threads that own it or wait for it."""
 
     __slots__ = ("lock", "users")
 
@@ -61,10 +61,12 @@ class _Lock:
 def of_the_process(
     make: Callable[[], AbstractContextManager[None]],
 ) -> Callable[[], AbstractContextManager[None]]:
-    """Let several threads enter a context that changes the whole process: the first enters, the last one leaves.
+    """Return a context manager for several threads from one that changes the process.
+
+    The first thread enters the context of ``make``, and the last thread exits it.
 
     Args:
-        make: makes the context, a function that ``contextmanager`` decorates.
+        make: returns a new context; a function that ``contextmanager`` decorates.
     """
     entered: list[AbstractContextManager[None]] = []  # once for each thread that is inside
 

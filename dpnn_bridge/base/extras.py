@@ -10,20 +10,20 @@ from dpnn_bridge.errors import MissingPackageError
 
 
 def missing_package(what: str, extra: str, error: ImportError, only: Sequence[str] = ()) -> MissingPackageError:
-    """Return the error that says how to install what an import did not find.
+    """Return the error for a failed import of an optional package, with the command to install the package.
 
     Args:
-        what: What needs it, for the message.
-        extra: The extra of this package that brings it.
-        error: What the import raised.
-        only: Names of the packages of the extra that are needed; default: all.
+        what: The option or file that needs the package, for the message.
+        extra: The extra of dpnn_bridge that contains the package.
+        error: The exception of the import.
+        only: Names of the needed packages of the extra; default: all.
     """
     reason = f"{error.name} is not installed" if isinstance(error, ModuleNotFoundError) and error.name else str(error)
     return MissingPackageError(f"{what}: {reason.rstrip('.')}. To fix this: {install_advice(extra, only)}")
 
 
 def install_advice(extra: str, only: Sequence[str] = ()) -> str:
-    """Return the command that installs what an extra of this package needs, from PyPI, wherever dpnn_bridge came from.
+    """Return the command that installs the packages of an extra from PyPI, where dpnn_bridge itself may not be.
 
     >>> install_advice("safetensors")
     "pip install 'safetensors>=0.4'"

@@ -1,4 +1,4 @@
-"""Find a file among others by its identity, under any name or link."""
+"""Recognize a file of a set by its identity, under any name or link."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ StrPath = str | os.PathLike[str]
 
 
 class FileSet:
-    """A set of files that finds a file under another name, in constant time.
+    """A set of files that recognizes a file under another name, in constant time.
 
     Args:
-        files: The files. One that does not exist yet is found by its path later.
+        files: Paths of the files. A file that does not exist yet is recognized by its path.
     """
 
     def __init__(self, files: Iterable[StrPath]) -> None:
@@ -27,19 +27,19 @@ class FileSet:
 
     @classmethod
     def of(cls, files: Iterable[StrPath] | FileSet) -> FileSet:
-        """Return the set of some files, or the set itself."""
+        """Return a set of the files; a set is returned unchanged."""
         return files if isinstance(files, FileSet) else cls(files)
 
     def find(self, path: StrPath, status: os.stat_result) -> StrPath | None:
-        """Return the file of the set that ``path`` leads to, or None.
+        """Return the path in the set that refers to the same file as ``path``, or None.
 
         Args:
-            path: The path.
-            status: What ``os.stat`` returns for it.
+            path: The path of an existing file.
+            status: Result of ``os.stat(path)``.
         """
         same = self._by_identity.get((status.st_dev, status.st_ino))
         if same is not None:
-            with suppress(OSError):  # it was removed, and another file may have its inode
+            with suppress(OSError):  # the file of the set was removed; another file may have its inode
                 if os.path.samestat(status, os.stat(same)):
                     return same
         return self._by_path.get(os.path.realpath(path))

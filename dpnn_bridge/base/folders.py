@@ -34,7 +34,7 @@ _ATTEMPTS = 100
 #: a parent with at least this many entries is searched only sometimes, so that writing many files takes linear time
 _MANY = 100
 _searches_to_skip: dict[Path, int] = {}  # parent -> number of searches for abandoned folders to skip
-_waiting: list[int] | None = None  # signals during :func:`defer_signals`
+_deferred: list[int] | None = None  # signals received during :func:`defer_signals`
 
 
 @contextmanager
@@ -55,7 +55,7 @@ def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
 
 
 def is_abandoned(folder: Path) -> bool:
-    """Return whether a folder has the name of a temporary folder and no program locks it. It may be missing."""
+    """Return whether a folder has the name of a temporary folder and no program locks it. It need not exist."""
     if sys.platform == "win32" or not _NAME.fullmatch(folder.name) or folder in _folders:
         return False
     try:
@@ -145,7 +145,7 @@ def _search_abandoned(parent: Path) -> None:
 
 
 def remove_abandoned(parent: Path) -> None:
-    """Remove the folders of killed programs."""
+    """Remove the temporary folders that killed programs left in ``parent``."""
     if sys.platform == "win32" or not parent.is_dir():
         return
     entries = list(os.scandir(parent))
@@ -202,22 +202,22 @@ def clean_up_on_signals() -> Iterator[None]:
 @contextmanager
 def defer_signals() -> Iterator[None]:
     """Delay the signals that :func:`clean_up_on_signals` handles, for a short ``with`` block."""
-    global _waiting
+    global _deferred
     if threading.current_thread() is not threading.main_thread():  # Python handles signals in the main thread
         yield
         return
-    _waiting = []
+    _deferred = []
     try:
         yield
     finally:
-        waiting, _waiting = _waiting, None
-        if waiting:
-            _end(waiting[0], None)
+        deferred, _deferred = _deferred, None
+        if deferred:
+            _end(deferred[0], None)
 
 
 def _end(number: int, _frame: Any) -> None:
-    if _waiting is not None:
-        _waiting.append(number)
+    if _deferred is not None:
+        _deferred.append(number)
         return
     for other in _SIGNALS:
         if signal.getsignal(other) is _end:

@@ -9,10 +9,10 @@ from typing import Any
 
 from dpnn_bridge.objects import BOOLEAN_KEYS, LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 
-#: fields in which Lua code keeps the name of a module: loadcaffe and nngraph, then what projects chose
+#: fields in which Lua code stores the name of a module: of loadcaffe and nngraph, then of other projects
 NAME_FIELDS = ("name", "_name", "layer_name")
 
-#: modules nested deeper than this are refused, before Python's own recursion limit is met
+#: maximum nesting depth of modules; deeper nesting would exceed Python's recursion limit
 MAX_DEPTH = 100
 
 
@@ -59,15 +59,19 @@ def values_in(*roots: Any) -> Iterator[LuaTable | LuaObject | LuaFunction | LuaT
 
 
 def dict_items(table: LuaTable) -> Iterator[tuple[Any, Any]]:
-    """Yield the items for a dict: ``true`` beside 1 and ``false`` beside 0, one key in Python, become strings."""
+    """Yield the items of a table for a dict.
+
+    Python treats ``True`` and 1 as the same key. If a table contains both, ``true`` becomes the string ``"true"``;
+    likewise ``false`` and 0.
+    """
     for key, value in table.items():
         yield (str(key).lower() if isinstance(key, bool) and int(key) in table else key), value
 
 
 def without_entries(value: LuaTable | LuaObject) -> LuaTable | LuaObject:
-    """Return a new table, or a new object of the same class, version and header, whose entries are still to be copied.
+    """Return an empty table, or an object of the same class, version and header with an empty table.
 
-    What an object wrote instead of a table is taken over as it is.
+    A payload that is not a table is kept.
     """
     if isinstance(value, LuaTable):
         return LuaTable()
@@ -84,7 +88,7 @@ _IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
 
 
 def key_text(key: Any) -> str:
-    """Return a table key as it is written after the table's name."""
+    """Return a table key as it is written in a path."""
     if isinstance(key, str):
         return f".{key}" if _IDENTIFIER.fullmatch(key) else f"[{key!r}]"
     if isinstance(key, bool) or key in BOOLEAN_KEYS.values():
@@ -100,7 +104,7 @@ def parse_path(path: str) -> list[Any] | None:
     """Return the keys of a path such as ``protos.rnn`` or ``[1]['a b'][1.5][true]``, as :func:`format_path` writes it.
 
     Returns:
-        The keys; names may consist of any characters but dots and brackets. None for other text.
+        The keys, or None if the text is not a path. Names may contain any characters except dots and brackets.
     """
     keys: list[Any] = []
     rest = path if path.startswith((".", "[")) or not path else f".{path}"
@@ -119,7 +123,7 @@ def parse_path(path: str) -> list[Any] | None:
 
 
 def _number(text: str) -> int | float | bool | None:
-    """Return a number or boolean that is a key; None for other text."""
+    """Parse a number or boolean that is a key; return None for other text."""
     if text in ("true", "false"):
         return text == "true"
     if re.fullmatch(r"-?[0-9]{1,16}", text):

@@ -29,7 +29,7 @@ def import_file(
     Args:
         path: The file.
         prefix: Beginning of the module's name. The name of the file follows, so that no other module is replaced.
-        name: Name of the module if the file has run before; otherwise empty.
+        name: Name to reuse if the file has run before; otherwise empty.
         on_error: Called with the name of the module if the file raises, to undo what it registered.
     """
     with Exclusive(import_file):  # another thread may be importing a file of the same name

@@ -1,4 +1,4 @@
-"""Export the names of a package's files, and import a file when one of its names is first used."""
+"""Export names from the modules of a package, and import a module when one of its names is first used."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from typing import Any
 LazyExports = tuple[Callable[[str], Any], Callable[[], list[str]]]
 
 
-def lazy_exports(package: str, homes: Mapping[str, str]) -> LazyExports:
+def lazy_exports(package: str, modules: Mapping[str, str]) -> LazyExports:
     """Return ``__getattr__`` and ``__dir__`` of a package.
 
     Args:
-        package: its ``__name__``.
-        homes: name -> module that defines it, relative to ``dpnn_bridge``. With a dot at the end, as in ``"legacy."``,
-            the name is itself a module, of that package.
+        package: the ``__name__`` of the package.
+        modules: exported name -> module that defines it, relative to ``dpnn_bridge``. A trailing dot, as in
+            ``"legacy."``, means that the name is itself a module of that package.
     """
 
     def find(name: str) -> Any:
-        home = homes.get(name)
-        if home is None:
+        module = modules.get(name)
+        if module is None:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        if home.endswith("."):
-            value: Any = importlib.import_module(f"dpnn_bridge.{home}{name}".replace("..", "."))
+        if module.endswith("."):
+            value: Any = importlib.import_module(f"dpnn_bridge.{module}{name}".replace("..", "."))
         else:
-            value = getattr(importlib.import_module(f"dpnn_bridge.{home}"), name)
+            value = getattr(importlib.import_module(f"dpnn_bridge.{module}"), name)
         setattr(sys.modules[package], name, value)
         return value
 
-    return find, lambda: sorted(homes)
+    return find, lambda: sorted(modules)
 
 
 def lazy_family_exports(package: str, path: MutableSequence[str]) -> LazyExports:
-    """Export every class and function of the files of a package of module families, lazily.
+    """Return ``__getattr__`` and ``__dir__`` of a package that export every public name of its modules.
 
     Args:
-        package: its ``__name__``.
-        path: its ``__path__``.
+        package: the ``__name__`` of the package.
+        path: the ``__path__`` of the package.
     """
 
     def names() -> dict[str, Any]:
@@ -51,9 +51,9 @@ def lazy_family_exports(package: str, path: MutableSequence[str]) -> LazyExports
         return found
 
     def find(name: str) -> Any:
-        if name.startswith("_") or name not in (known := names()):
+        if name.startswith("_") or name not in (exported := names()):
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        setattr(sys.modules[package], name, known[name])
-        return known[name]
+        setattr(sys.modules[package], name, exported[name])
+        return exported[name]
 
     return find, lambda: sorted(names())

@@ -8,7 +8,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-#: earlier name of a module or package -> its name
+#: earlier name of a module or package -> current name
 MOVED = {
     "dpnn_bridge.checkpoint": "dpnn_bridge.files.checkpoint",
     "dpnn_bridge.converting": "dpnn_bridge.files.converting",
@@ -20,9 +20,9 @@ MOVED = {
 
 
 class MovedModules(MetaPathFinder, Loader):
-    """A finder for the names in :data:`MOVED` and those below them; both names are one module.
+    """Import finder for the names in :data:`MOVED` and their submodules; both names import the same module object.
 
-    It is placed before Python's own finder, which would import the files of a moved package a second time.
+    It is in front of Python's own finder, which would import the modules of a moved package a second time.
     """
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
@@ -30,7 +30,7 @@ class MovedModules(MetaPathFinder, Loader):
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         module = importlib.import_module(_current(spec.name))
-        spec.loader_state = module.__spec__  # the import system is about to replace it
+        spec.loader_state = module.__spec__  # the import system replaces __spec__ before exec_module
         return module
 
     def exec_module(self, module: ModuleType) -> None:
@@ -39,5 +39,5 @@ class MovedModules(MetaPathFinder, Loader):
 
 
 def _current(name: str) -> str:
-    """Return the name that a module has now; empty if it has not moved."""
+    """Return the current name of a moved module, otherwise an empty string."""
     return next((new + name[len(old) :] for old, new in MOVED.items() if f"{name}.".startswith(f"{old}.")), "")

@@ -7,7 +7,7 @@ from typing import Any
 
 from dpnn_bridge.base.display import in_html, shortened
 
-#: rows that are shown
+#: maximum number of rows of a table
 MAX_ROWS = 60
 
 
@@ -16,8 +16,8 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], not
 
     Args:
         title: One line.
-        columns: Headings; a heading that begins with ``#`` is of numbers, which are aligned to the right.
-        rows: Cells; None is an empty cell, an integer is grouped by thousands.
+        columns: Headings. A ``#`` at the beginning, which is removed, aligns the column to the right, for numbers.
+        rows: Cells; None is an empty cell, and an integer gets thousands separators.
         notes: Lines below the table.
     """
     right = [name.startswith("#") for name in columns]

@@ -12,18 +12,23 @@ from dpnn_bridge.base.display import in_html
 
 
 def rendered(package: str, template: str, **values: Any) -> str:
-    """Return a template in the folder ``static`` of a package with these values."""
+    """Render a template in the folder ``static`` of a package with the given values."""
     loader = PackageLoader(package, "static")
     environment = Environment(
-        loader=loader, autoescape=True, finalize=_shown, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=loader,
+        autoescape=True,
+        finalize=_escaped,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     return environment.get_template(template).render(**values)
 
 
 def static(package: str, name: str) -> Markup:
-    """Return a file of that folder as it is: a style or a script."""
+    """Return a style sheet or script in the folder ``static`` of a package, without escaping."""
     return Markup((resources.files(package) / "static" / name).read_text(encoding="utf-8"))
 
 
-def _shown(value: Any) -> Any:
+def _escaped(value: Any) -> Any:
     return Markup(in_html(value)) if type(value) is str else value  # Markup is a str too

@@ -52,18 +52,21 @@ def retry_eagain(act: Callable[[], T | None], name: str) -> T:
 def causing_os_error(error: BaseException | None) -> OSError | None:
     """Return the OSError that caused an error, or None. zipfile reports an OSError as a damaged archive."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: an offset in the file
+        if isinstance(error, OSError) and error.errno not in (
+            None,
+            errno.EINVAL,
+        ):  # EINVAL: a wrong offset
             return error
         error = error.__cause__ or error.__context__
     return None
 
 
-#: bytes of the directory of a zip archive: that of 100,000 tensors takes about 10 MB
+#: maximum number of bytes of the directory of a zip archive; 100,000 tensors take about 10 MB
 _LARGEST_DIRECTORY = 1 << 26
 
 
 class _ArchiveFile(io.BufferedReader):
-    """A file whose reads are limited while ``ZipFile`` reads the directory of the archive, which it does at once."""
+    """A file with a maximum size of a read, while ``ZipFile`` reads the archive's directory in a single read."""
 
     largest_read: int | None = _LARGEST_DIRECTORY
 
@@ -78,7 +81,7 @@ def open_zip(path: str | os.PathLike[str]) -> Iterator[ZipFile]:
     """Open a zip archive for reading, with a directory of bounded size.
 
     Raises:
-        BadZipFile, OSError, ValueError: As of ``zipfile.ZipFile``, while it is opened or read.
+        BadZipFile, OSError, ValueError: As ``zipfile.ZipFile`` raises them, while the archive is opened or read.
     """
     with _ArchiveFile(retry_eagain(lambda: _InputFile(path), os.fsdecode(path))) as file, ZipFile(file) as archive:
         file.largest_read = None
@@ -90,7 +93,7 @@ def open_archive(path: str | os.PathLike[str]) -> Iterator[ZipFile]:
     """Open a zip archive as :func:`open_zip`, with errors of this package.
 
     Raises:
-        T7FormatError: The archive is damaged, also if this is found while the block reads it.
+        T7FormatError: The archive is damaged, also if this is detected in the ``with`` block.
         OSError: See :func:`retry_eagain`.
     """
     try:
@@ -105,7 +108,7 @@ def open_archive(path: str | os.PathLike[str]) -> Iterator[ZipFile]:
 
 
 def unblocked(name: str, flags: int) -> int:
-    """Open a file, as opener of ``open``. A pipe that took the name after it was checked is not waited for."""
+    """Open a file without waiting, as the ``opener`` of ``open``: a pipe may have replaced it since the check."""
     return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
 
 

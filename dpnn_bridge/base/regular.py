@@ -14,19 +14,19 @@ MAX_BYTES = 1 << 24
 _KERNEL = ("/proc/", "/sys/")
 
 
-def check_file(path: str | os.PathLike[str], most: int | None = None) -> None:
+def check_file(path: str | os.PathLike[str], max_bytes: int | None = None) -> None:
     """Raise unless ``path`` is a regular file of bounded size.
 
     Args:
         path: File to check; links are followed.
-        most: Largest accepted size in bytes; None accepts any.
+        max_bytes: Largest accepted size in bytes; None accepts any.
 
     Raises:
         MissingFileError: The file is missing.
         NotT7Error: It is a directory, a device or a pipe, is too large, or cannot be opened.
     """
     try:
-        _check(path, os.stat(path), most)
+        _check(path, os.stat(path), max_bytes)
     except (OSError, ValueError) as error:
         raise _cannot_open(path, error) from error
 
@@ -40,31 +40,33 @@ def is_accepted(path: str | os.PathLike[str]) -> bool:
     return True
 
 
-def read_file(path: str | os.PathLike[str], most: int = MAX_BYTES) -> bytes:
+def read_file(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> bytes:
     """Read a regular file of bounded size; for errors see :func:`check_file`."""
-    check_file(path, most)  # opening a device may act on it
+    check_file(path, max_bytes)  # before opening, because opening a device may have an effect
     try:
-        with open_input(path) as file:  # checked again once it is open: another file may have taken the name
-            _check(path, os.fstat(file.fileno()), most)
-            content = file.read(most + 1)
+        with open_input(path) as file:  # check the open file too: another file may have replaced the checked one
+            _check(path, os.fstat(file.fileno()), max_bytes)
+            content = file.read(max_bytes + 1)
     except (OSError, ValueError) as error:
         raise _cannot_open(path, error) from error
-    if len(content) > most:  # it grew, or has no size, as files of /proc
-        raise _too_large(path, most)
+    if len(content) > max_bytes:  # the file grew, or reports no size, as files of /proc do
+        raise _too_large(path, max_bytes)
     return content
 
 
-def _check(path: str | os.PathLike[str], status: os.stat_result, most: int | None) -> None:
+def _check(path: str | os.PathLike[str], status: os.stat_result, max_bytes: int | None) -> None:
     if stat.S_ISDIR(status.st_mode):
         raise NotT7Error(f"{os.fspath(path)}: is a directory; name a file in it, or all files with /*.t7")
     if not stat.S_ISREG(status.st_mode) or os.path.realpath(path).startswith(_KERNEL):
         raise NotT7Error(f"{os.fspath(path)}: is not a regular file; copy its content to a regular file first")
-    if most is not None and status.st_size > most:
-        raise _too_large(path, most)
+    if max_bytes is not None and status.st_size > max_bytes:
+        raise _too_large(path, max_bytes)
 
 
-def _too_large(path: str | os.PathLike[str], most: int) -> NotT7Error:
-    return NotT7Error(f"{os.fspath(path)}: is larger than {most >> 20:,} MiB, which no such file is; name another file")
+def _too_large(path: str | os.PathLike[str], max_bytes: int) -> NotT7Error:
+    return NotT7Error(
+        f"{os.fspath(path)}: is larger than {max_bytes >> 20:,} MiB, the limit for this type of file; name another file"
+    )
 
 
 def _cannot_open(path: str | os.PathLike[str], error: OSError | ValueError) -> NotT7Error:

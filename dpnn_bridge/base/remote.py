@@ -25,7 +25,7 @@ from dpnn_bridge.errors import (
     VerificationError,
 )
 
-#: a file on this machine, or the URL of one elsewhere
+#: the path of a local file, or the URL of a remote file
 Place = Path | str
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*(::[a-z][a-z0-9+.-]*)*://")
@@ -34,14 +34,14 @@ _own = threading.local()
 
 
 def is_url(origin: Any) -> bool:
-    """Return whether an origin is on another machine, or needs fsspec."""
+    """Return whether the name of an input is a URL."""
     return isinstance(origin, str) and _URL.match(origin) is not None
 
 
 def place_of(name: str | os.PathLike[str]) -> Place:
     """Return the path of a local file, also of a ``file://`` or ``local://`` URL; return any other URL unchanged."""
     if isinstance(name, str) and name.startswith("file://"):
-        from urllib.request import url2pathname  # knows drives; loads the web
+        from urllib.request import url2pathname  # handles Windows drives; imports the HTTP client, so not at the top
 
         return Path(url2pathname("/" + name.removeprefix("file://").partition("/")[2]))
     if isinstance(name, str) and name.startswith("local://"):
@@ -58,32 +58,32 @@ def manifest_path(name: str | os.PathLike[str]) -> Path:
     place = place_of(name)
     if isinstance(place, str):
         raise OptionError(
-            f"{name}: a manifest is appended line by line, which a store does not support; "
+            f"{name}: lines are appended to a manifest, which an object store does not support; "
             "name a local file, and upload it afterwards"
         )
     return Path(os.path.realpath(place))
 
 
 def absolute(place: Place) -> str:
-    """Return the name of a place that every process understands."""
+    """Return the absolute path of a local file, valid in every process; return a URL unchanged."""
     return place if isinstance(place, str) else os.path.abspath(place)
 
 
 def beside(place: Place, name: str) -> Place:
-    """Return another file in the folder of a place."""
+    """Return the path or URL of another file in the same folder."""
     return f"{place.rpartition('/')[0]}/{name}" if isinstance(place, str) else place.with_name(name)
 
 
 def without_query(url: str) -> str:
-    """Return a web address without its query and fragment. In the names of a store, ``?`` is an ordinary character."""
+    """Return a web address without its query. In names of an object store, ``?`` is an ordinary character."""
     return url.partition("?")[0] if web.is_web(url) else url
 
 
 def listed(pattern: str) -> list[Place]:
-    """Return the files that match a URL with ``*``, ``**`` for folders at any depth; any other URL is itself.
+    """Return the files that match a URL with ``*`` or ``**`` (folders at any depth); other URLs are returned as a list.
 
     Raises:
-        MissingFileError: there is none.
+        MissingFileError: no file matches.
         T7Error: the store cannot be listed.
     """
     place = place_of(pattern)
@@ -96,7 +96,7 @@ def listed(pattern: str) -> list[Place]:
         raise
     except ImportError as error:
         raise _missing(pattern, error) from error
-    except FileNotFoundError:  # the bucket
+    except FileNotFoundError:  # the bucket does not exist
         found = []
     except Exception as error:
         raise _cannot_list(pattern, error) from error
@@ -115,7 +115,7 @@ def _matching(place: Place) -> list[Place]:
 
 
 def is_there(url: str) -> bool:
-    """Return whether a file has this URL."""
+    """Return whether a URL exists in its store."""
     files, path = _store(url)
     try:
         files.invalidate_cache()
@@ -125,13 +125,13 @@ def is_there(url: str) -> bool:
 
 
 def download(url: str, target: Path) -> None:
-    """Fetch a file.
+    """Download a file.
 
-    The response of a web server is stored as it is sent; no content encoding is decoded.
+    The response of a web server is stored as sent, without decoding a content encoding.
 
     Raises:
-        MissingFileError: there is none.
-        T7Error: it cannot be fetched, or does not end in reasonable time.
+        MissingFileError: the file does not exist.
+        T7Error: the download fails or is too slow.
     """
     with open_output(target) as file:
         for part in _parts(url):
@@ -139,7 +139,7 @@ def download(url: str, target: Path) -> None:
 
 
 def _parts(url: str) -> Iterator[bytes]:
-    """Yield the content of a file in parts."""
+    """Yield the content of a file in chunks."""
     try:
         if web.is_web(url):
             yield from web.parts(url)
@@ -147,8 +147,8 @@ def _parts(url: str) -> Iterator[bytes]:
         import fsspec
 
         with fsspec.open(url, "rb").open() as source:  # type: ignore[union-attr]
-            while part := source.read(_CHUNK):
-                yield part
+            while chunk := source.read(_CHUNK):
+                yield chunk
     except T7Error:
         raise
     except ImportError as error:
@@ -160,9 +160,9 @@ def _parts(url: str) -> Iterator[bytes]:
 
 
 def check_upload(url: str, force: bool) -> None:
-    """Raise :class:`OutputError` unless a file may be written to a URL, as far as this is known before."""
+    """Raise :class:`OutputError` unless a file may be written to a URL, as far as this can be checked beforehand."""
     if _is_local(_store(url)[0]):
-        raise OutputError(f"{url} is a file of this machine; name it by its path")
+        raise OutputError(f"{url} is a file on this machine; pass its path instead")
     if not force and is_there(url):
         raise OutputExistsError(f"{url} exists; use --force (force=True) to replace it")
 
@@ -186,23 +186,23 @@ def _is_local(files: Any) -> bool:
 
 
 def upload(file: Path, url: str) -> None:
-    """Upload a file to a URL, replacing an existing one, and read it back.
+    """Upload a file to a URL, replacing an existing file, and read it back.
 
-    It appears when it is complete, if the store supports that: object stores and fsspec's file systems with
-    transactions.
+    The file appears when it is complete, if the store supports this: object stores and fsspec's file systems with
+    transactions do.
 
     Raises:
-        OutputError: the store refuses, or does not show what was sent.
+        OutputError: the upload fails, or the file cannot be read back.
         VerificationError: the uploaded file differs; it was removed.
     """
     files, path = _own_store(url)
     try:
-        if files.root_marker:  # it has folders
+        if files.root_marker:  # a store with folders
             files.makedirs(path.rpartition("/")[0], exist_ok=True)
             with files.transaction, files.open(path, "wb") as target, open(file, "rb") as source:
-                while part := source.read(_CHUNK):
-                    target.write(part)
-        else:  # an object appears when it is complete; a small one takes one request
+                while chunk := source.read(_CHUNK):
+                    target.write(chunk)
+        else:  # an object appears when it is complete; a small object takes one request
             files.put_file(os.fspath(file), path)
     except Exception as error:
         raise _cannot_write(url, error) from error
@@ -243,7 +243,7 @@ def _cannot_write(url: str, error: Exception) -> OutputError:
     return OutputError(f"cannot write {url}: {_named(error)}")
 
 
-#: scheme of an address -> packages of the extra remote that it needs
+#: scheme of a URL -> the packages of the extra "remote" that it needs
 _PACKAGES = {
     **dict.fromkeys(("http", "https"), ("aiohttp", "fsspec")),
     "hf": ("fsspec", "huggingface-hub"),
@@ -271,6 +271,6 @@ def _own_store(url: str) -> tuple[Any, str]:
     """Return a file system for this thread alone, because a transaction covers all writes of a file system."""
     shared, path = _store(url)
     own = _own.__dict__.setdefault("stores", {})
-    if own.get(shared, [None])[0] is not shared:  # fsspec may have made an equal one, of another server
+    if own.get(shared, [None])[0] is not shared:  # fsspec may have created an equal one for another server
         own[shared] = shared, _store(url, skip_instance_cache=True)[0]  # may take 0.2 s
     return own[shared][1], path

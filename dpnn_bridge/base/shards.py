@@ -1,4 +1,4 @@
-"""Find the ``.safetensors`` shards of a model that an index names."""
+"""Read the index of a model that is split into ``.safetensors`` shards."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Index(NamedTuple):
     """The content of an index.
 
     Attributes:
-        weight_map: the shard of each tensor.
-        generation: identifier of one conversion, in the names and metadata of its shards; empty in an index of another
-            program or an earlier version.
+        weight_map: name of a tensor -> file name of its shard.
+        generation: identifier of one conversion, part of the names and metadata of its shards; empty in an index of
+            another program or an earlier version.
     """
 
     weight_map: dict[str, str]
@@ -34,7 +34,7 @@ class Index(NamedTuple):
 
 
 def shard_names(index: Path, count: int, generation: str) -> list[str]:
-    """Return the names of the shards for a new index."""
+    """Return the names of the shards of a new index."""
     stem, end = index.name.removesuffix(INDEX), f"-{generation}" if generation else ""
     return [f"{stem}-{i:05d}-of-{count:05d}{end}.safetensors" for i in range(1, count + 1)]
 
@@ -47,18 +47,18 @@ def read_index(index: Path) -> Index:
     """
     try:
         content = json.loads(read_file(index, _MAX_BYTES))
-        places = content.get("weight_map") if isinstance(content, dict) else None
+        weight_map = content.get("weight_map") if isinstance(content, dict) else None
         metadata = content.get("metadata") if isinstance(content, dict) else None
-        if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
             raise ValueError("its weight_map does not map each tensor to a file")
-        if not all(name.endswith(".safetensors") and _is_name(name) for name in set(places.values())):
+        if not all(name.endswith(".safetensors") and _is_name(name) for name in set(weight_map.values())):
             raise ValueError("a shard is not a file in the same folder")
     except (ValueError, RecursionError) as error:
         raise T7FormatError(f"the index is damaged: {error}", source=str(index)) from error
     generation = metadata.get("generation") if isinstance(metadata, dict) else None
     if not isinstance(generation, str) or not re.fullmatch("[0-9a-f]{1,64}", generation):
         generation = ""
-    return Index(places, generation)
+    return Index(weight_map, generation)
 
 
 def _is_name(name: str) -> bool:
@@ -67,16 +67,16 @@ def _is_name(name: str) -> bool:
 
 
 def shards_of(index: Path) -> list[Path]:
-    """Return the shards that an index names; for errors see :func:`read_index`."""
-    places, generation = read_index(index)
-    if places:
-        return [index.with_name(name) for name in sorted(set(places.values()))]
-    (alone,) = shard_names(index, 1, generation)  # a model may have no tensors
-    return [index.with_name(alone)]
+    """Return the shards that an index lists; for errors see :func:`read_index`."""
+    weight_map, generation = read_index(index)
+    if weight_map:
+        return [index.with_name(name) for name in sorted(set(weight_map.values()))]
+    (name,) = shard_names(index, 1, generation)  # the model has no tensors
+    return [index.with_name(name)]
 
 
 def obsolete_shards(index: Path) -> list[Path]:
-    """Return the shards that a new index replaces: those of the present index whose names begin with its own name."""
+    """Return the shards that a new index replaces: those of the existing index whose names begin with its name."""
     try:
         found = shards_of(index)
     except (OSError, T7FormatError):

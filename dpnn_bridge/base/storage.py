@@ -1,4 +1,4 @@
-"""The identity and the size of a tensor's storage."""
+"""Identify and measure a tensor's storage."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from torch import Tensor
 
 
 def storage_id(tensor: Tensor) -> int:
-    """Identify the storage of a tensor: the same number for all views of one storage, while one of them exists.
+    """Return a number that is equal for all views of one storage, and unique while one of the views exists.
 
-    Not its address, which some devices do not give and which all empty storages share.
+    It is not the address of the data, which some devices do not provide and which is 0 for all empty storages.
     """
     return tensor.untyped_storage()._cdata
 
 
 def storage_elements(tensor: Tensor) -> int:
-    """Return how many elements the storage of a tensor has; a view may have fewer, an expanded tensor more."""
+    """Return the number of elements in the storage of a tensor; a view may have fewer, an expanded tensor more."""
     return tensor.untyped_storage().nbytes() // tensor.element_size()

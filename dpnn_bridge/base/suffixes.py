@@ -10,7 +10,7 @@ TORCH7 = (".t7", ".t7b", ".th", ".net", ".model")
 #: suffixes of files that ``torch.load`` reads
 PICKLED = (".pt", ".pth")
 
-#: suffix of the index of a model in several .safetensors files
+#: suffix of the index of .safetensors shards
 INDEX = ".safetensors.index.json"
 
 

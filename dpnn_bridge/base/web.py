@@ -1,4 +1,4 @@
-"""Read from web servers. Each request takes bounded time and memory, whatever the server sends."""
+"""Read from web servers. Time and memory of each request are bounded."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from urllib.parse import urljoin
 
 from dpnn_bridge.errors import T7Error, T7LimitError
 
-#: seconds that a server may take to answer, and between two parts of its answer; bytes that it must send per second, on
-#: average, after that time
+#: maximum number of seconds until a server responds, and between two chunks of a response; minimum average number of
+#: bytes per second after that time
 PATIENCE, SLOWEST = 60, 1000
 _CHUNK = 1 << 22
-#: limits of pages that list files: number, bytes and seconds of all that one pattern reads, and characters of a link
+#: limits of pages that list files: number, bytes and seconds of all pages for one pattern, and characters of a link
 MAX_PAGES, LARGEST_PAGES, LONGEST_LISTING, LONGEST_LINK = 1000, 1 << 24, 600, 2000
 _LINK = re.compile(r"""\bhref=(?:"([^"]*)"|'([^']*)')""", re.IGNORECASE)
 
@@ -27,7 +27,7 @@ def is_web(url: str) -> bool:
 
 
 def parts(url: str) -> Iterator[bytes]:
-    """Yield the content of a URL in parts as the server sends them, without decompression.
+    """Yield the content of a URL in chunks as the server sends them, without decompression.
 
     Raises:
         T7Error: The server is too slow.
@@ -38,7 +38,7 @@ def parts(url: str) -> Iterator[bytes]:
 
     client = {"auto_decompress": False, "headers": {"Accept-Encoding": "identity"}, "timeout": _client_timeout()}
     files, path = url_to_fs(url, client_kwargs=client)
-    call: Callable[..., Any] = partial(sync, files.loop, timeout=PATIENCE)  # also ends what aiohttp's timeouts do not
+    call: Callable[..., Any] = partial(sync, files.loop, timeout=PATIENCE)  # aiohttp's timeouts do not end all
     response: Any = call(partial(_response, files, path))
     start, received = time.monotonic(), 0
     try:
@@ -71,13 +71,13 @@ async def _response(files: Any, path: str) -> Any:
 
 
 def matching(pattern: str) -> list[str]:
-    """Return the files whose URLs match a pattern, as the pages of the server link them, in ``href="…"``.
+    """Return the URLs that match a pattern among the links (``href="…"``) of the server's pages.
 
     ``*`` matches any name, ``**`` any folders.
 
     Raises:
         T7LimitError: The pages are too large, too many or too slow.
-        Exception: As of :func:`parts`.
+        Exception: As :func:`parts` raises them.
     """
     base = pattern.partition("*")[0].rpartition("/")[0] + "/"
     matches = re.compile("".join(_REGULAR.get(part) or re.escape(part) for part in re.split(r"(\*\*/?|\*)", pattern)))
@@ -101,7 +101,7 @@ _REGULAR = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*"}
 
 
 class _Pages:
-    """The pages that one pattern reads, within limits for all of them together."""
+    """Reader of all pages for one pattern, with limits for their total."""
 
     def __init__(self, pattern: str) -> None:
         self._pattern = pattern

@@ -17,7 +17,7 @@ class _OutputFile(io.FileIO):
 
 
 def open_output(path: str | os.PathLike[str]) -> io.BufferedWriter:
-    """Open a file for writing bytes, as ``open(path, "wb")``, and write it with :func:`retry_eagain`."""
+    """Open a file for writing bytes, as ``open(path, "wb")``, with :func:`retry_eagain`."""
     return io.BufferedWriter(retry_eagain(lambda: _OutputFile(path, "wb"), os.fsdecode(path)))
 
 
@@ -27,11 +27,11 @@ def write_file(path: str | os.PathLike[str], content: str) -> None:
         file.write(content.encode())
 
 
-def move(how: Callable[[Path, Path], object], source: Path, target: Path) -> None:
-    """Rename or link a file, by ``os.replace``, ``os.rename`` or ``os.link``, done by :func:`retry_eagain`."""
+def move(function: Callable[[Path, Path], object], source: Path, target: Path) -> None:
+    """Call ``os.replace``, ``os.rename`` or ``os.link`` with :func:`retry_eagain`."""
 
     def moved() -> bool:
-        how(source, target)
+        function(source, target)
         return True
 
     retry_eagain(moved, os.fspath(target))

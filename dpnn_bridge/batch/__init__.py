@@ -41,11 +41,11 @@ class Outcome:
 
     Attributes:
         task: the conversion.
-        status: ``"converted"``, ``"skipped"`` (the output was there) or ``"failed"``.
+        status: ``"converted"``, ``"skipped"`` (the output exists and is up to date) or ``"failed"``.
         message: the error of a failed task.
-        exit_code: of the error, else 0.
-        facts: number of modules and parameters, unsupported classes.
-        seconds: how long it took.
+        exit_code: exit code of the error; 0 without an error.
+        facts: numbers of modules, parameters and unsupported classes.
+        seconds: duration of the conversion.
         checksums: for a manifest: checksums of source, arguments and target.
     """
 
@@ -69,10 +69,10 @@ class Outcome:
 
     def to_line(self) -> Line:
         """Return the line of a manifest, see :mod:`dpnn_bridge.batch.manifest`."""
-        places = {"source": absolute(self.task.source), "target": absolute(self.task.target)}
+        paths = {"source": absolute(self.task.source), "target": absolute(self.task.target)}
         verdict = "failed" if self.status == "failed" else "equal"
-        made = {"verdict": verdict, "seconds": round(self.seconds, 3), "dpnn_bridge": package_version()}
-        return {**self.to_dict(), **places, **self.checksums, **made, "host": socket.gethostname()}
+        result = {"verdict": verdict, "seconds": round(self.seconds, 3), "dpnn_bridge": package_version()}
+        return {**self.to_dict(), **paths, **self.checksums, **result, "host": socket.gethostname()}
 
 
 @renamed(example="input")
@@ -87,19 +87,19 @@ def run(
     force: bool = False,
     **options: Unpack[ConvertKeywords],
 ) -> Iterator[Outcome]:
-    """Run conversions, each independent of the others' failures; yield outcomes as they come.
+    """Run conversions and yield each outcome when its conversion ends. A failure does not affect other conversions.
 
     Args:
         tasks: the conversions.
-        to: format name where the suffix of a target does not say it.
+        to: name of the format, if the suffix of a target does not determine it.
         jobs: number of processes.
         executor: executor to use instead: any :class:`concurrent.futures.Executor`, of threads, or of processes on
             other machines (``dask.distributed.Client(…).get_executor()``, ``mpi4py.futures.MPIPoolExecutor()``), which
             find files under the same paths. It is not shut down.
-        manifest: a file that gets a line for each conversion, see :mod:`dpnn_bridge.batch.manifest`.
-        force: convert again where the output exists; otherwise a task is skipped when its output is complete and
-            comes from the same input, and fails for any other existing file.
-        **options: of :func:`dpnn_bridge.files.convert`.
+        manifest: file to which a line is appended for each conversion, see :mod:`dpnn_bridge.batch.manifest`.
+        force: convert again if the output exists. Otherwise a task is skipped if its output is complete and was
+            converted from the same input, and fails for any other existing file.
+        **options: options of :func:`dpnn_bridge.files.convert`.
     """
     log = None if manifest is None else Manifest(manifest)
     key = options.get("key")
@@ -109,17 +109,17 @@ def run(
     if executor is not None:
         outcomes = _run_in(executor, calls, each)
     elif jobs <= 1 or len(tasks) <= 1:
-        outcomes = _run_here(calls, each)
+        outcomes = _run_sequentially(calls, each)
     else:
         outcomes = _run_in_workers(calls, min(jobs, len(tasks)), each)
     missing = _missing_folders(tasks)
     try:
         for outcome in outcomes:
-            known = log and _is_of(log.of(absolute(outcome.task.target)), outcome)
-            if log is not None and not (outcome.status == "skipped" and known):
+            listed = log and _is_line_of(log.of(absolute(outcome.task.target)), outcome)
+            if log is not None and not (outcome.status == "skipped" and listed):
                 log.add(outcome.to_line())
             yield outcome
-    finally:  # folders of outputs that failed
+    finally:  # remove new folders whose outputs all failed
         for folder in missing:
             with suppress(OSError):
                 folder.rmdir()
@@ -133,19 +133,19 @@ def _missing_folders(tasks: Iterable[Task]) -> list[Path]:
 
 @checks_arguments
 def run_one(task: Task, line: Line | None = None, **options: Any) -> Outcome:
-    """Run one conversion; what goes wrong is in the outcome.
+    """Run one conversion. An error is not raised but returned as an outcome with the status ``"failed"``.
 
     Args:
         task: the conversion.
-        line: the manifest's line of its target.
-        **options: of :func:`dpnn_bridge.files.convert`.
+        line: the manifest's line for the target of the task.
+        **options: options of :func:`dpnn_bridge.files.convert`.
     """
     started = time.perf_counter()
     try:
         outcome = _run_one(task, line, options)
     except DpnnBridgeError as e:
         outcome = Outcome(task, "failed", str(e), e.exit_code)
-    except Exception as e:  # one file must not end the others
+    except Exception as e:  # an error in one file must not stop the batch
         outcome = Outcome(task, "failed", f"{type(e).__name__}: {e}", 1)
     outcome.seconds = time.perf_counter() - started
     return outcome
@@ -155,17 +155,17 @@ def _run_one(task: Task, line: Line | None, options: dict[str, Any]) -> Outcome:
     from dpnn_bridge.files.converting import convert
 
     if not options.get("force"):
-        there = is_there(task.target) if isinstance(task.target, str) else os.path.lexists(task.target)
-        if there:
-            return _present(task, line, options)
+        exists = is_there(task.target) if isinstance(task.target, str) else os.path.lexists(task.target)
+        if exists:
+            return _outcome_of_existing(task, line, options)
     try:
         if isinstance(task.target, Path):
             _make_folder(task.target.parent)
         report = convert(task.source, task.target, key=task.key, **options)
-    except OutputExistsError:  # another attempt at the same task was faster
-        return _present(task, line, options)
+    except OutputExistsError:  # another process has written the output in the meantime
+        return _outcome_of_existing(task, line, options)
     facts = {
-        "modules": report.metadata.get("modules", 0),  # data has none
+        "modules": report.metadata.get("modules", 0),  # no entry for a file that was converted as data
         "parameters": report.metadata["parameters"],
         "unsupported": len(report.unsupported),
     }
@@ -176,11 +176,11 @@ def _run_one(task: Task, line: Line | None, options: dict[str, Any]) -> Outcome:
 def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:  # a file has the name, or the folder above cannot be written
+    except OSError as error:  # a file has this name, or the parent folder is read-only
         raise OutputError(f"cannot create the folder {folder}: {error.strerror}; name another folder") from error
 
 
-def _present(task: Task, line: Line | None, options: dict[str, Any]) -> Outcome:
+def _outcome_of_existing(task: Task, line: Line | None, options: dict[str, Any]) -> Outcome:
     """Return the outcome of a task whose target exists."""
     from dpnn_bridge.files.converting import in_effect, is_converted
     from dpnn_bridge.files.source_cache import checksum_once
@@ -191,29 +191,29 @@ def _present(task: Task, line: Line | None, options: dict[str, Any]) -> Outcome:
     checksums: dict[str, Any] = {}
     if is_file and options.get("checksum"):
         with local_file(task.source) as source:
-            chosen = in_effect(ConvertOptions.of({"key": task.key, **_own(options)}))
+            chosen = in_effect(ConvertOptions.of({"key": task.key, **_result_options(options)}))
             origin = origin_text(checksum_once(source.path), chosen)
-        checksums = _checksums(origin, _checksum_there(task.target))
-    made_of = {name: value for name, value in checksums.items() if name != "target_sha256"}
-    known = bool(made_of.get("arguments"))  # a function has no checksum
-    if known and line is not None and line["verdict"] == "equal" and made_of.items() <= line.items():
-        done = checksums.items() <= line.items()
+        checksums = _checksums(origin, _target_checksum(task.target))
+    inputs = {name: value for name, value in checksums.items() if name != "target_sha256"}
+    has_checksum = bool(inputs.get("arguments"))  # a function among the options has no checksum
+    if has_checksum and line is not None and line["verdict"] == "equal" and inputs.items() <= line.items():
+        up_to_date = checksums.items() <= line.items()
     else:
-        done = is_file and is_converted(task.source, task.target, key=task.key, **options)
-    if done:
+        up_to_date = is_file and is_converted(task.source, task.target, key=task.key, **options)
+    if up_to_date:
         return Outcome(task, "skipped", checksums=checksums)
     differs = "exists and is not known to be the result of this input with these options"
     message = f"{task.target} {differs}; use --force (force=True) to replace it"
     return Outcome(task, "failed", message, OutputExistsError.exit_code)
 
 
-def _own(options: dict[str, Any]) -> dict[str, Any]:
+def _result_options(options: dict[str, Any]) -> dict[str, Any]:
     """Return the options that change the output."""
     return {name: value for name, value in options.items() if name not in ("to", "force", "checksum")}
 
 
-def _checksum_there(target: Place) -> str:
-    """Return the checksum of a target, empty if a shard of it is missing."""
+def _target_checksum(target: Place) -> str:
+    """Return the checksum of an existing target, or an empty string if one of its shards is missing."""
     from dpnn_bridge.loaders.origin import local_file
 
     try:
@@ -228,8 +228,8 @@ def _checksums(origin: str, written: str) -> dict[str, Any]:
     return {"sha256": source, "arguments": arguments, "target_sha256": written}
 
 
-def _is_of(line: Line | None, outcome: Outcome) -> bool:
-    """Return whether a manifest's line of a target equals an outcome."""
+def _is_line_of(line: Line | None, outcome: Outcome) -> bool:
+    """Return whether a manifest's line describes the same successful conversion as an outcome."""
     return line is not None and line["verdict"] == "equal" and outcome.checksums.items() <= line.items()
 
 
@@ -239,13 +239,13 @@ Call = tuple[Task, Line | None]
 def _run_in(executor: Executor, calls: Sequence[Call], options: dict[str, Any]) -> Iterator[Outcome]:
     futures = {}
     for task, line in calls:
-        elsewhere = replace(task, source=place_of(absolute(task.source)), target=place_of(absolute(task.target)))
-        futures[executor.submit(run_one, elsewhere, line, **options)] = task
+        remote = replace(task, source=place_of(absolute(task.source)), target=place_of(absolute(task.target)))
+        futures[executor.submit(run_one, remote, line, **options)] = task
     try:
         for future in as_completed(futures):
             try:
                 outcome = future.result()
-            except Exception as e:  # the executor's own, such as of a task whose workers died again and again
+            except Exception as e:  # an error of the executor itself, for example if the workers of a task died
                 outcome = Outcome(futures[future], "failed", failure_message(e), 1)
             yield replace(outcome, task=futures[future])
     finally:
@@ -253,22 +253,22 @@ def _run_in(executor: Executor, calls: Sequence[Call], options: dict[str, Any]) 
             future.cancel()
 
 
-def _run_here(calls: Iterable[Call], options: dict[str, Any]) -> Iterator[Outcome]:
+def _run_sequentially(calls: Iterable[Call], options: dict[str, Any]) -> Iterator[Outcome]:
     from dpnn_bridge.files.source_cache import SourceCache, using_cache
 
-    last = SourceCache()
+    cache = SourceCache()
     for task, line in calls:
-        with using_cache(last):
+        with using_cache(cache):
             outcome = run_one(task, line, **options)
         yield outcome
 
 
 def _run_in_workers(calls: Sequence[Call], jobs: int, options: dict[str, Any]) -> Iterator[Outcome]:
-    waiting = deque(calls)
-    while waiting:
-        # of those that ran when a worker died, each gets a worker of its own: only one that dies again is lost
-        for call in (yield from _until_one_dies(waiting, jobs, options)):
-            if (yield from _until_one_dies(deque([call]), 1, options)):
+    queue = deque(calls)
+    while queue:
+        # each call that ran when a worker died runs again in a separate worker; it fails if that worker dies too
+        for call in (yield from _run_until_worker_dies(queue, jobs, options)):
+            if (yield from _run_until_worker_dies(deque([call]), 1, options)):
                 if isinstance(target := call[0].target, Path):
                     remove_abandoned(target.parent)
                 message = "its worker process died, perhaps for lack of memory"
@@ -276,7 +276,7 @@ def _run_in_workers(calls: Sequence[Call], jobs: int, options: dict[str, Any]) -
 
 
 def _run_in_worker(task: Task, line: Line | None, **options: Any) -> Outcome:
-    """Run one conversion in a process of its own, which replaces no program that it has imported."""
+    """Run one conversion in a worker process. Outputs cannot replace Python files that the process has imported."""
     from dpnn_bridge.files.source_cache import using_cache
 
     with protecting(imported_files), using_cache(_cache_of_process()):
@@ -290,16 +290,16 @@ def _cache_of_process() -> SourceCache:
     return SourceCache()
 
 
-def _until_one_dies(
-    waiting: deque[Call], jobs: int, options: dict[str, Any]
+def _run_until_worker_dies(
+    queue: deque[Call], jobs: int, options: dict[str, Any]
 ) -> Generator[Outcome, None, Sequence[Call]]:
-    """Take calls from a queue and make them; return those that were running when a worker died."""
+    """Run the calls of a queue until a worker dies; return the calls that were running then."""
     lost: list[Call] = []
-    with workers(min(jobs, len(waiting))) as pool:
+    with workers(min(jobs, len(queue))) as pool:
         running: dict[Future[Outcome], Call] = {}
-        while (waiting or running) and not lost:
-            while waiting and len(running) < jobs:
-                call = waiting.popleft()
+        while (queue or running) and not lost:
+            while queue and len(running) < jobs:
+                call = queue.popleft()
                 try:
                     running[pool.submit(_run_in_worker, *call, **options)] = call
                 except BrokenProcessPool:

@@ -1,4 +1,4 @@
-"""Provide executors with the interface of ``concurrent.futures``: local processes and the workers of a Dask cluster."""
+"""Provide executors with the interface of ``concurrent.futures`` for local processes and for Dask clusters."""
 
 from __future__ import annotations
 
@@ -35,48 +35,49 @@ def failure_message(error: Exception) -> str:
 @contextmanager
 def workers(jobs: int) -> Iterator[Executor]:
     """Create local processes that end when this process ends, for any reason."""
-    # spawned, since a forked process can hang on the locks of PyTorch's threads
+    # not forked, because a forked process can hang on the locks of PyTorch's threads
     context = multiprocessing.get_context("spawn")
-    watched, held = context.Pipe(duplex=False)  # workers end when it closes, which it does when this process ends
-    start = partial(_start_worker, jobs, watched, logging.root.manager.disable)
+    # workers end when the pipe is closed, which also happens when this process ends
+    reader, writer = context.Pipe(duplex=False)
+    start = partial(_start_worker, jobs, reader, logging.root.manager.disable)
     with clean_up_on_signals(), ignore_working_directory():
         pool = ProcessPoolExecutor(jobs, context, start)
         try:
             yield pool
         except BaseException:
-            held.close()
+            writer.close()
             raise
         finally:
             pool.shutdown(cancel_futures=True)
-            held.close()
-            watched.close()
+            writer.close()
+            reader.close()
 
 
-def _start_worker(jobs: int, watched: Any, silent: int) -> None:
-    """Initialize a worker: ignore interrupts, end with the parent process, use its log level."""
+def _start_worker(jobs: int, reader: Any, disabled_level: int) -> None:
+    """Initialize a worker: ignore interrupts, end with the parent process, use the parent's log level."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, args=(watched,), daemon=True).start()
-    if silent:
-        logging.disable(silent)
+    threading.Thread(target=_end_with_parent, args=(reader,), daemon=True).start()
+    if disabled_level:
+        logging.disable(disabled_level)
         warnings.simplefilter("ignore")
     import torch  # takes seconds
 
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
 
 
-def _end_with_parent(watched: Any) -> None:
+def _end_with_parent(reader: Any) -> None:
     with suppress(EOFError, OSError):
-        watched.recv_bytes()
+        reader.recv_bytes()
     remove_temporary()
     os._exit(130)
 
 
 # ---------------------------------------------------------------------- Dask
 class DaskExecutor(Executor):
-    """The workers of a Dask cluster.
+    """Executor on the workers of a Dask cluster.
 
-    Unlike ``Client.get_executor()``, it ends calls when the scheduler ends. A worker that lacks a package reports an
-    error and continues.
+    Unlike with ``Client.get_executor()``, pending calls fail when the scheduler ends. A worker that lacks a package
+    reports an error and continues.
 
     Args:
         client: a ``distributed.Client``.
@@ -101,7 +102,7 @@ class DaskExecutor(Executor):
         try:
             result = await dask_future
         except (Exception, asyncio.CancelledError) as raised:
-            error = ConnectionError("the Dask scheduler is gone") if dask_future.cancelled() else raised
+            error = ConnectionError("the Dask scheduler has ended") if dask_future.cancelled() else raised
         if not future.set_running_or_notify_cancel():
             return
         if error is None:
@@ -112,7 +113,7 @@ class DaskExecutor(Executor):
 
 @contextmanager
 def dask_executor(address: str) -> Iterator[Executor]:
-    """Yield an executor for the workers of a Dask cluster. Check that each has this package.
+    """Yield an executor for the workers of a Dask cluster, which need dpnn_bridge too.
 
     Args:
         address: address of the scheduler, such as ``tcp://host:8786``.

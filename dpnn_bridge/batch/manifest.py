@@ -2,12 +2,12 @@
 
 A line contains
 
-    source, key, target   as in the task; local files with absolute paths
+    source, key, target   values of the task; local files have absolute paths
     sha256, arguments     checksum of the source; short checksum of the arguments that change the result
-    target_sha256         checksum of the output; for several files see dpnn_bridge.base.shards.checksum_of
+    target_sha256         checksum of the output; for shards see dpnn_bridge.base.shards.checksum_of
     verdict               "equal": the output was read back and equals the model; otherwise "failed"
     status, seconds       result of the task; duration
-    message, exit_code    of a failed task
+    message, exit_code    error of a failed task
     modules, parameters, unsupported, dpnn_bridge, host
 
 If several lines have the same target, the last one counts. Each line is appended in one write, so several programs may
@@ -34,19 +34,19 @@ from dpnn_bridge.errors import OutputError, OutputExistsError, T7FormatError
 Line = dict[str, Any]
 
 #: required entries of a line
-_NEEDED = ("source", "target", "verdict")
+_REQUIRED = ("source", "target", "verdict")
 #: maximum size of a manifest (about two million lines) and of a line in bytes
 _MAX_BYTES, _LONGEST_LINE = 1 << 30, 1 << 20
 
 
 class Manifest:
-    """A manifest to append lines to.
+    """A manifest to which lines are appended.
 
     Args:
         path: a new or existing file.
 
     Raises:
-        OptionError: the path is an address in a store, which cannot append to a file.
+        OptionError: the path is a URL; object stores cannot append to a file.
         T7FormatError: the file is not a manifest.
     """
 
@@ -55,7 +55,7 @@ class Manifest:
         self._last = last_lines(self.path) if os.path.exists(self.path) else {}
 
     def of(self, target: str) -> Line | None:
-        """Return the last line of a target."""
+        """Return the last line for a target."""
         return self._last.get(target)
 
     def add(self, line: Line) -> None:
@@ -67,7 +67,7 @@ class Manifest:
         self._last[line["target"]] = line
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            if self._created(line):
+            if self._create(line):
                 return
             with open(self.path, "ab+", buffering=0) as file:
                 # a program that was killed may have left an incomplete last line
@@ -79,8 +79,8 @@ class Manifest:
             reason = f"{error.strerror}; solve this and run the same command again to convert the missing files"
             raise OutputError(f"cannot write the manifest {self.path}: {reason}") from error
 
-    def _created(self, line: Line) -> bool:
-        """Create the file with its first line, so that a full disk leaves no empty file; False if there is one."""
+    def _create(self, line: Line) -> bool:
+        """Create the file with its first line, complete or not at all; return False if the file exists."""
         if self.path.exists():
             return False
         try:
@@ -89,7 +89,7 @@ class Manifest:
         except OutputExistsError:  # another program has created it
             return False
         except OutputError as error:
-            if isinstance(error.__cause__, OSError):  # the caller says what a user can do
+            if isinstance(error.__cause__, OSError):  # the caller adds advice to the message
                 raise error.__cause__ from error
             raise
         return True
@@ -116,8 +116,8 @@ def _parsed(path: Path) -> Iterator[Line]:
         for number, text in enumerate(iter(lambda: file.readline(_LONGEST_LINE), b""), 1):
             try:
                 line = json.loads(text)
-                if not isinstance(line, dict) or not all(isinstance(line.get(name), str) for name in _NEEDED):
-                    raise ValueError(f"it lacks one of {', '.join(_NEEDED)}")
+                if not isinstance(line, dict) or not all(isinstance(line.get(name), str) for name in _REQUIRED):
+                    raise ValueError(f"it lacks one of {', '.join(_REQUIRED)}")
             except ValueError as error:
                 if text.startswith(b"{") and not text.rstrip().endswith(b"}"):
                     continue  # an incomplete line of a killed program

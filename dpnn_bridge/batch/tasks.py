@@ -23,8 +23,8 @@ class Task:
     """One conversion.
 
     Attributes:
-        source, target: the files, or their URLs.
-        key: path of the model in ``source``; None: it is detected.
+        source, target: paths or URLs of the input and the output.
+        key: path of the model in ``source``; None: the model is detected.
     """
 
     source: Place
@@ -34,31 +34,32 @@ class Task:
 
 @checks_arguments
 def tasks_for(sources: Sequence[Place], out_dir: Place, suffix: str) -> list[Task]:
-    """Return one task per file; outputs keep the names of the sources, and the folders below their common parent.
+    """Return one task per file. Outputs keep the names of the sources and their folders below the common parent.
 
     Args:
-        sources: paths and URLs; one with ``*`` matches files, unless a file has that name.
-        out_dir: a folder, or the URL of one.
-        suffix: of the outputs.
+        sources: paths, URLs, or patterns with ``*``. A name with ``*`` is not a pattern if a file has this name.
+        out_dir: path or URL of a folder.
+        suffix: suffix of the outputs.
 
     Raises:
-        OutputError: two sources would have one output, or one would be written over another or outside the folder.
+        OutputError: two sources would have the same output, or an output would replace a source or be outside
+            ``out_dir``.
     """
-    sources = [found for s in sources for found in (listed(s) if isinstance(s, str) else _fitting(s))]
+    sources = [found for s in sources for found in (listed(s) if isinstance(s, str) else _expanded(s))]
     out_dir = place_of(out_dir)
-    # links keep their names: those of a cache lead to checksums
-    places = [_split_url(s) if isinstance(s, str) else _split_path(s) for s in sources]
+    # symbolic links are not resolved: links in a download cache refer to files that are named by a checksum
+    paths = [_split_url(s) if isinstance(s, str) else _split_path(s) for s in sources]
     parents: dict[str, list[str]] = {}
-    for store, place in places:
-        parents.setdefault(store, []).append(str(place.parent))
+    for store, path in paths:
+        parents.setdefault(store, []).append(str(path.parent))
     common = {store: os.path.commonpath(found) for store, found in parents.items()}
     targets: dict[Place, Place] = {}
-    for source, (store, place) in zip(sources, places, strict=True):
-        stem = place.name if place.suffix[1:].isdigit() else place.stem  # model_1.5 is no file of type 5
-        below = place.relative_to(common[store]).with_name(stem + suffix)
-        if ".." in below.parts:
+    for source, (store, path) in zip(sources, paths, strict=True):
+        stem = path.name if path.suffix[1:].isdigit() else path.stem  # ".5" of "model_1.5" is not a suffix
+        relative = path.relative_to(common[store]).with_name(stem + suffix)
+        if ".." in relative.parts:
             raise OutputError(f"{source} would be written outside of {out_dir}")
-        target = f"{out_dir.rstrip('/')}/{below.as_posix()}" if isinstance(out_dir, str) else out_dir / below
+        target = f"{out_dir.rstrip('/')}/{relative.as_posix()}" if isinstance(out_dir, str) else out_dir / relative
         first = targets.setdefault(target, source)
         if absolute(first) != absolute(source):
             raise OutputExistsError(f"{source} and {first} would both be written to {target}")
@@ -70,7 +71,7 @@ def tasks_for(sources: Sequence[Place], out_dir: Place, suffix: str) -> list[Tas
 def tasks_for_models(source: Place, target: Place, keys: Sequence[str]) -> list[Task]:
     """Return one task per model of one file: ``out.pt`` and key ``protos.rnn`` give ``out.protos.rnn.pt``.
 
-    Keys that would give the same name, or one that no file can have, get another.
+    A key whose file name would be invalid or a duplicate gets another file name.
     """
     tasks: dict[str, Task] = {}
     name = PurePosixPath(target).name
@@ -78,34 +79,34 @@ def tasks_for_models(source: Place, target: Place, keys: Sequence[str]) -> list[
     stem = name.removesuffix(suffix)
     last: dict[str, int] = {}
     for key in keys:
-        room = LONGEST_NAME - len(os.fsencode(f"{stem}.{suffix}"))
-        name = _file_name(key, room)
+        available = LONGEST_NAME - len(os.fsencode(f"{stem}.{suffix}"))
+        name = _file_name(key, available)
         first = name.casefold()
         while name.casefold() in tasks:
             number = last[first] = last.get(first, 1) + 1
-            name = f"{_file_name(key, room - len(str(number)) - 1)}-{number}"
+            name = f"{_file_name(key, available - len(str(number)) - 1)}-{number}"
         tasks[name.casefold()] = Task(source, beside(target, f"{stem}.{name}{suffix}"), key)
     _check_targets([task.target for task in tasks.values()], [source])
     return list(tasks.values())
 
 
-def _fitting(path: Path) -> list[Path]:
-    """Return the files that match a pattern, if the shell has not expanded it; otherwise the path itself."""
+def _expanded(path: Path) -> list[Path]:
+    """Return the files that match a pattern that the shell has not expanded, or the path of an existing file."""
     if os.path.lexists(path) or not glob.has_magic(os.fspath(path)):
         return [path]
     return sorted(map(Path, glob.glob(os.fspath(path), recursive=True))) or [path]
 
 
 def _split_url(url: str) -> tuple[str, PurePath]:
-    """Return the store of a URL, and the path in it."""
+    """Return the protocol of a URL, and the path after the protocol."""
     store = url.partition("://")[0]
     return store, PurePosixPath("/", without_query(url).partition("://")[2])
 
 
 def _split_path(path: Path) -> tuple[str, PurePath]:
-    """Return the drive of a file, empty if there is none, and its whole path."""
-    whole = PurePath(os.path.abspath(path))
-    return whole.drive, whole
+    """Return the drive of a file (empty except on Windows) and its absolute path."""
+    absolute_path = PurePath(os.path.abspath(path))
+    return absolute_path.drive, absolute_path
 
 
 def _check_targets(targets: Iterable[Place], sources: Sequence[Place]) -> None:
@@ -115,8 +116,8 @@ def _check_targets(targets: Iterable[Place], sources: Sequence[Place]) -> None:
             check_output(target, True, inputs)
 
 
-def _file_name(key: str, room: int) -> str:
-    """Return the part of a file name that represents a key: its letters, digits and a few signs, in so many bytes."""
+def _file_name(key: str, max_bytes: int) -> str:
+    """Return a key as part of a file name: its letters, digits and some symbols, shortened to ``max_bytes`` bytes."""
     name = key.replace("][", ".").strip("[]").replace("[", ".").replace("]", "").replace("'", "")
     name = re.sub(r"[^\w.+=@-]", "_", name.encode("utf-8", "replace").decode())
-    return os.fsencode(name or "model")[: max(room, 1)].decode("utf-8", "ignore")
+    return os.fsencode(name or "model")[: max(max_bytes, 1)].decode("utf-8", "ignore")

@@ -1,1 +1,1 @@
-"""Find the models of a file, and describe the file."""
+"""Find the models in a file, and describe the content of the file."""

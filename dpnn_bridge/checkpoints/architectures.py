@@ -1,7 +1,7 @@
 """Recognize published architectures by the shapes of a model's weights.
 
-``architectures.json`` has one digest for each architecture; ``benchmarks/list_architectures.py`` writes it. A
-model has an architecture only if the shapes of all weights and the sizes of all normalization layers agree.
+``architectures.json`` contains a digest for each architecture; ``benchmarks/list_architectures.py`` writes this file. A
+model has an architecture only if the shapes of all weights and the sizes of all normalization layers are equal.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ class Architecture(NamedTuple):
 
 
 def architecture_of(module: nn.Module) -> Architecture | None:
-    """Return the architecture with the shapes of a model, or None if no architecture has all its shapes."""
+    """Return the architecture whose weights have the shapes of a model's weights, or None."""
     shapes = Counter(shapes_of(module))
-    for name, known in _known().items():
-        if known["layers"] != shapes.total():
+    for name, entry in _architectures().items():
+        if entry["layers"] != shapes.total():
             continue
-        for shape in [s for s in shapes if s[0] == "weight" and s[2:] == (known["features"],)]:
-            if digest(shapes, shape) == known["digest"]:
+        for shape in [s for s in shapes if s[0] == "weight" and s[2:] == (entry["features"],)]:
+            if digest(shapes, shape) == entry["digest"]:
                 call, _, given = name.partition("(")
-                classes = [f"num_classes={shape[1]}"] if shape[1] != known["classes"] else []
+                classes = [f"num_classes={shape[1]}"] if shape[1] != entry["classes"] else []
                 arguments = ", ".join([*([given.removesuffix(")")] if given else []), *classes])
-                return Architecture(f"{call}({arguments})" if arguments else call, known["input"])
+                return Architecture(f"{call}({arguments})" if arguments else call, entry["input"])
     return None
 
 
 def shapes_of(module: nn.Module) -> Iterator[Shape]:
     """Yield the shapes of a model's weights and the sizes of its normalization layers.
 
-    A linear layer has the same shape as a 1x1 convolution.
+    Trailing dimensions of size 1 are removed, so a linear layer has the shape of a 1x1 convolution.
     """
     for layer in module.modules():
         if isinstance(layer, nn.modules.batchnorm._NormBase):
@@ -71,8 +71,8 @@ def digest(shapes: Counter[Shape], classifier: Shape) -> str:
     """Return a hash of the shapes that does not depend on the number of classes.
 
     Args:
-        shapes: all shapes.
-        classifier: the shape of the last layer.
+        shapes: all shapes of the model.
+        classifier: the shape of the last layer's weight, whose number of classes is ignored.
     """
     rest = Counter(shapes)
     rest[classifier] -= 1
@@ -82,7 +82,7 @@ def digest(shapes: Counter[Shape], classifier: Shape) -> str:
 
 
 @cache
-def _known() -> dict[str, dict[str, Any]]:
+def _architectures() -> dict[str, dict[str, Any]]:
     text = resources.files("dpnn_bridge.checkpoints").joinpath("architectures.json").read_text(encoding="utf-8")
-    known: dict[str, dict[str, Any]] = json.loads(text)
-    return known
+    architectures: dict[str, dict[str, Any]] = json.loads(text)
+    return architectures

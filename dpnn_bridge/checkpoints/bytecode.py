@@ -1,4 +1,4 @@
-"""Read the header of Lua bytecode: Lua version, source, lines. The bytecode is never executed."""
+"""Read the header of Lua bytecode: Lua version, name and line of the source. The bytecode is never executed."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ class Bytecode:
     """Facts about the output of ``string.dump``.
 
     Attributes:
-        dialect: such as ``"LuaJIT 2"`` or ``"Lua 5.1"``; ``"unknown"`` without a known header.
+        dialect: Lua version, such as ``"LuaJIT 2"`` or ``"Lua 5.1"``; ``"unknown"`` for another header.
         size: number of bytes.
-        source: name of the source, ``@file.lua`` for a file, the text itself for code from a string; None when it was
-            stripped or unknown.
-        first_line: line of the definition in the source, or None.
+        source: name of the source: ``@file.lua`` for a file, or the Lua code itself if it came from a string. None if
+            the name was stripped or cannot be read.
+        first_line: line in the source where the function is defined, or None.
     """
 
     dialect: str
@@ -33,14 +33,14 @@ class Bytecode:
 
 
 def describe_bytecode(data: bytes) -> Bytecode:
-    """Read the header of ``data``; never raise an error."""
+    """Read the header of ``data``. Damaged data raise no error."""
     if data[:3] == b"\x1bLJ":
         dialect, read = f"LuaJIT {data[3]}" if len(data) > 3 else "LuaJIT", _luajit
     elif data[:4] == b"\x1bLua" and len(data) > 4:
         dialect = f"Lua {data[4] >> 4}.{data[4] & 15}"
-        read = {0x51: _lua51, 0x53: _lua53}.get(data[4], _nothing)
+        read = {0x51: _lua51, 0x53: _lua53}.get(data[4], _no_source)
     else:
-        dialect, read = "unknown", _nothing
+        dialect, read = "unknown", _no_source
     try:
         source, line = read(data)
     except (IndexError, struct.error, _DamagedError):
@@ -80,7 +80,7 @@ class _Cursor:
         raise _DamagedError
 
 
-def _nothing(data: bytes) -> tuple[str | None, int | None]:
+def _no_source(data: bytes) -> tuple[str | None, int | None]:
     return None, None
 
 
@@ -90,7 +90,7 @@ def _luajit(data: bytes) -> tuple[str | None, int | None]:
         return None, None
     source = cursor.bytes(cursor.uleb128()).decode("utf-8", "replace")
     line = None
-    while length := cursor.uleb128():  # prototypes, the function itself last
+    while length := cursor.uleb128():  # nested functions, then the function itself
         stop = cursor.at + length
         cursor.bytes(4)
         for _ in range(3):

@@ -1,4 +1,4 @@
-"""Describe the content of a file that is not a module."""
+"""Describe the content of a file that is not a module, and convert it to Python data."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ from dpnn_bridge.base.graph import MAX_DEPTH, dict_items, format_path
 from dpnn_bridge.base.suffixes import TORCH7
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 
-#: keys under which training scripts name the file of the model
-NAMES_A_FILE = ("modelFile", "model_file", "modelPath", "model_path", "netFile", "checkpointFile", "weightsFile")
-#: entries of a table that a message lists
+#: keys under which training scripts store the path of a model file
+MODEL_FILE_KEYS = ("modelFile", "model_file", "modelPath", "model_path", "netFile", "checkpointFile", "weightsFile")
+#: maximum number of entries of a table in a message
 LISTED = 6
 
 
 def without_module(root: Any, source: str = "") -> str:
-    """Return the message for a file without a module: its content, a file that it names, and the next step."""
+    """Return the message for a file without a module: its content or the path of a model file in it, and advice."""
     named = named_file(root)
     if named is not None:
-        place, name = named
-        beside = Path(source).parent / name.replace("\\", "/").rpartition("/")[2]
-        where = f"{beside}, which exists" if source and os.path.isfile(beside) else "that file"
-        named_as = f"{place} = {shortened(name)!r}"
-        return f"{source}: the file holds no module but names another file, {named_as}: convert {where}."
-    message = f"{source}: the file holds no module but {description(root)}."
+        key, name = named
+        local = Path(source).parent / name.replace("\\", "/").rpartition("/")[2]
+        file = f"{local}, which exists" if source and os.path.isfile(local) else "that file"
+        return (
+            f"{source}: contains no module but the path of another file, {key} = {shortened(name)!r}: convert {file}."
+        )
+    message = f"{source}: contains no module but {description(root)}."
     if isinstance(root, (LuaTable, LuaTensor, LuaObject)):
-        message += " As data it converts to .npz, .safetensors, .json or .pt."
-    if _holds_vectors(root):
+        message += " It can be converted as data to .npz, .safetensors, .json or .pt."
+    if _has_vectors(root):
         message += (
             " If that is a flat parameter vector, build the module and fill it with "
             "dpnn_bridge.load_flat(module, vector)."
@@ -38,26 +39,26 @@ def without_module(root: Any, source: str = "") -> str:
 
 
 def named_file(root: Any) -> tuple[str, str] | None:
-    """Return key and name if a table refers to a model file: ``("modelFile", "model_5.t7")`` of a ``latest.t7``."""
+    """Return the key and the path of a model file to which a table refers: ``("modelFile", "model_5.t7")``."""
     if not isinstance(root, (LuaTable, LuaObject)):
         return None
     texts = [(k, v) for k, v in root.items() if isinstance(k, str) and isinstance(v, str)]
-    known = [(k, v) for k, v in texts if k in NAMES_A_FILE]
-    known += [(k, v) for k, v in texts if "model" in k.lower() and v.endswith(TORCH7)]
-    return next(((format_path([k]), v) for k, v in known), None)
+    files = [(k, v) for k, v in texts if k in MODEL_FILE_KEYS]
+    files += [(k, v) for k, v in texts if "model" in k.lower() and v.endswith(TORCH7)]
+    return next(((format_path([k]), v) for k, v in files), None)
 
 
 def description(value: Any) -> str:
-    """Return one line about a value: its kind and, of a table or an object, its first entries."""
+    """Describe a value in one line: its type and, for a table or an object, the first entries."""
     if not isinstance(value, (LuaTable, LuaObject)):
-        return _kind(value)
+        return _type_of(value)
     fields = value.fields if isinstance(value, LuaObject) else value
-    listed = [f"{format_path([k])} ({_kind(v)})" for k, v in list(fields.items())[:LISTED]]
+    listed = [f"{format_path([k])} ({_type_of(v)})" for k, v in list(fields.items())[:LISTED]]
     rest = ", …" if len(fields) > LISTED else ""
-    return f"{_kind(value)}: {', '.join(listed)}{rest}" if listed else _kind(value)
+    return f"{_type_of(value)}: {', '.join(listed)}{rest}" if listed else _type_of(value)
 
 
-def _kind(value: Any) -> str:
+def _type_of(value: Any) -> str:
     if isinstance(value, LuaTensor):
         return f"{value.class_name} {'x'.join(map(str, value.shape)) or 'empty'}"
     if isinstance(value, LuaStorage):
@@ -68,39 +69,39 @@ def _kind(value: Any) -> str:
         return f"a table of {len(value)}"
     if isinstance(value, LuaFunction):
         return "a function"
-    kinds = {str: "a string", bool: "a boolean", int: "a number", float: "a number", type(None): "nil"}
-    return kinds.get(type(value), f"a {type(value).__name__}")
+    names = {str: "a string", bool: "a boolean", int: "a number", float: "a number", type(None): "nil"}
+    return names.get(type(value), f"a {type(value).__name__}")
 
 
-def _holds_vectors(root: Any) -> bool:
+def _has_vectors(root: Any) -> bool:
     values = [root, *root.values()] if isinstance(root, LuaTable) else [root]
     return any(isinstance(v, LuaTensor) and len(v.shape) <= 1 and v.dtype.kind == "f" for v in values)
 
 
 def surroundings(root: Any) -> Any:
-    """Return the other entries of a checkpoint table as plain data: options, vocabulary, mean, losses.
+    """Convert the entries of a checkpoint table besides modules to Python data: options, vocabulary, mean, losses.
 
-    Tables become lists or dicts and tensors torch tensors. Objects, functions and tensors of more than
-    :data:`LARGEST_KEPT` elements (optimizer states) are left out. None when the file is a module alone.
+    Tables become lists or dicts, and tensors become torch tensors. Objects, functions and tensors of more than
+    :data:`LARGEST_KEPT` elements (optimizer states) are omitted. Returns None if the file is not a table.
     """
     if not isinstance(root, LuaTable):
         return None
     return _Surroundings().plain(root)
 
 
-#: elements of a tensor that is still kept beside the model
+#: maximum number of elements of a tensor that is kept
 LARGEST_KEPT = 100_000
-#: how often the elements of a storage are kept, in different views
+#: maximum number of elements copied from a storage through several views, as a multiple of the storage's size
 MAX_VIEWS = 4
 
 
 class _Surroundings:
-    """Converts tables to plain data; shared tables stay shared."""
+    """Converter of tables to Python data; a table with several references is converted once."""
 
     def __init__(self) -> None:
         self._open: set[int] = set()
         self._done: dict[int, Any] = {}
-        self._shown: dict[int, int] = {}
+        self._copied: dict[int, int] = {}
 
     def plain(self, value: Any) -> Any:
         if not isinstance(value, (LuaTable, LuaTensor)):
@@ -115,8 +116,8 @@ class _Surroundings:
 
     def _tensor(self, value: LuaTensor) -> Any:
         if value.size and value.storage is not None:
-            shown = self._shown[id(value.storage)] = self._shown.get(id(value.storage), 0) + value.size
-            if value.size > LARGEST_KEPT or shown > MAX_VIEWS * value.storage.size:
+            copied = self._copied[id(value.storage)] = self._copied.get(id(value.storage), 0) + value.size
+            if value.size > LARGEST_KEPT or copied > MAX_VIEWS * value.storage.size:
                 return None
         return value.torch().clone()
 

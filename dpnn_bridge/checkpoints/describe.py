@@ -24,11 +24,11 @@ from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, Lu
 #: returns the content of a file and its encoding
 Reads = Callable[[LocalFile, ReadOptions], tuple[Any, Encoding]]
 
-#: models that are listed, characters of a path and of a key, and levels of the tree
+#: maximum numbers of listed models, of characters of a path and of a key, and of levels of the tree
 MAX_MODELS, LONGEST_PATH, LONGEST_KEY, DEEPEST = 1000, 1000, 200, 200
 
 _COMPOUND = (LuaTable, LuaObject, LuaFunction, LuaTensor, LuaStorage)
-#: the position of the owner and the label of the value there; joined only where a path is shown
+#: the position of the parent, and the label of the value in the parent; None for the root
 _Position: TypeAlias = "tuple[_Position, str] | None"
 
 
@@ -38,18 +38,18 @@ class Node:
 
     Attributes:
         depth: 0 for the root.
-        key: how its owner refers to it: ``.weight``, ``[1]``.
-        path: how to reach it from the root.
+        key: key of the value in its parent: ``.weight``, ``[1]``.
+        path: path of the value from the root.
         kind: ``nil``, ``boolean``, ``number``, ``string``, ``table``, ``object``, ``tensor``, ``storage`` or
             ``function``.
         text: description.
         class_name: Lua class of objects, tensors and storages; the middle of a very long name is omitted.
         name: the name that Lua code gave a module: its field ``name``, or nngraph's ``annotate``.
-        shape, stride, offset: of a tensor; offset from 0.
-        bytes: bytes of the elements that a tensor views or a storage contains; of the bytecode of a function.
-        first: path of the first occurrence of the object in the file, for an object that was seen before.
-        storage: number of the storage of a tensor, in order of appearance; equal numbers share memory.
-        omitted: entries that are not listed, because of the limits.
+        shape, stride, offset: those of a tensor; the offset is counted from 0.
+        bytes: bytes of the elements that a tensor views or a storage contains, or of the bytecode of a function.
+        first: path of the first reference to the object, for each further reference.
+        storage: number of a tensor's storage, in order of appearance; tensors with equal numbers share memory.
+        omitted: number of entries that are not listed because of the limits.
     """
 
     depth: int
@@ -70,20 +70,20 @@ class Node:
 
 @dataclass
 class Description:
-    """The contents of a file.
+    """The content of a file.
 
     Attributes:
-        file: its name.
-        size: its bytes.
-        trailing: bytes after the object that is described.
+        file: name of the file.
+        size: size of the file in bytes.
+        trailing: bytes after the described object.
         encoding: binary or ASCII, byte order, size of a long.
         nodes: the tree, each node before its children.
-        classes: how many objects there are of each class.
+        classes: class name -> number of objects.
         tensors: number of tensors.
         storages: number of storages.
         tensor_bytes: bytes of all storages; memory that several tensors view counts once.
         functions: number of serialized Lua functions.
-        models: key, as ``load`` and ``--key`` take it, and class of every module that could be converted on its own.
+        models: key for ``load`` and ``--key`` -> class, of every module that can be converted separately.
     """
 
     file: str
@@ -99,17 +99,17 @@ class Description:
     trailing: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON, without entries that do not apply to the node."""
+        """Return plain data for JSON, without attributes of nodes that are None."""
         data = asdict(self)
         data["nodes"] = [{k: v for k, v in node.items() if v is not None} for node in data["nodes"]]
         return data
 
     def lines(self, verbose: bool = False) -> Iterator[str]:
-        """Return the description as text, without terminal control sequences, whatever the file contains."""
+        """Return the description as lines of text, without terminal control sequences."""
         return (row.bars + row.name + row.text for row in self.rows(verbose))
 
     def rows(self, verbose: bool = False) -> Iterator[Row]:
-        """Yield the lines in their parts; ``verbose`` adds stride and offset of each tensor."""
+        """Yield each line as a :class:`Row`; ``verbose`` adds stride and offset of each tensor."""
         for bars, name, text, kind in self._rows(verbose):
             yield Row(bars, printable(name), printable(text), kind)
 
@@ -127,7 +127,7 @@ class Description:
         tensors, storages = counted(self.tensors, "tensor"), counted(self.storages, "storage")
         yield "", "", f"{tensors} in {storages}, {format_bytes(self.tensor_bytes)}", "total"
         if self.trailing:
-            text = f"{counted(self.trailing, 'byte')} after this object: more objects (read_all), or no part of it"
+            text = f"{counted(self.trailing, 'byte')} after this object: more objects (read_all), or unrelated data"
             yield "", "", text, "total"
         if self.functions:
             yield "", "", f"{counted(self.functions, 'Lua function')}, kept as bytes and never run", "total"
@@ -139,10 +139,10 @@ class Row(NamedTuple):
     """One line of a description.
 
     Attributes:
-        bars: the lines of the tree before it.
-        name: how its owner refers to it, with a colon; or a count.
+        bars: the tree lines at the beginning, as in ``│  ├─``.
+        name: key of the value in its parent and a colon, or the number of objects of a class.
         text: description.
-        kind: that of its node, or ``file``, ``omitted``, ``model``, ``total``.
+        kind: kind of the node, or ``file``, ``omitted``, ``model``, ``total``.
     """
 
     bars: str
@@ -152,7 +152,7 @@ class Row(NamedTuple):
 
 
 def continued(bars: str) -> str:
-    """Return the lines of the tree before a continuation of the line that has ``bars`` before it."""
+    """Return the tree lines for a wrapped line, from the tree lines of the first line."""
     return bars.replace("├─ ", "│  ").replace("└─ ", "   ")
 
 
@@ -160,12 +160,12 @@ def continued(bars: str) -> str:
 def describe(
     path: Origin, *, limit: int = 100, depth: int = 50, read: Reads = read_local, **options: Unpack[ReadKeywords]
 ) -> Description:
-    """Describe a .t7 file. Reads its structure and none of its tensors' elements.
+    """Describe a .t7 file. Reads the structure of the file, but no elements of tensors.
 
     Args:
         path: the file.
-        limit: maximum number of entries of a table to list.
-        depth: maximum number of levels to list; the totals count everything.
+        limit: maximum number of listed entries of a table.
+        depth: maximum number of listed levels; the totals count all levels.
         read: returns the content of the file and its encoding.
         **options: see :class:`~dpnn_bridge.loaders.t7_reader.ReadOptions`.
 
@@ -183,14 +183,14 @@ def describe(
         root, encoding = read(file, chosen)
         size = os.stat(file.path).st_size
     description = Description(name_of(path), size, str(encoding))
-    _Walk(description, limit, depth).walk(root)
+    _Traversal(description, limit, depth).traverse(root)
     found = candidates(root, is_known=looks_like_module)[:MAX_MODELS]
     description.trailing = encoding.trailing
     description.models = {c.key: c.obj.class_name for c in found}
     return description
 
 
-class _Walk:
+class _Traversal:
     def __init__(self, description: Description, limit: int, depth: int) -> None:
         self.description, self.limit, self.depth = description, limit, depth
         self.positions: dict[int, _Position] = {}
@@ -200,7 +200,7 @@ class _Walk:
         self.names: dict[int, str] = {}
         self.texts: dict[int, tuple[str, str]] = {}
 
-    def walk(self, root: Any) -> None:
+    def traverse(self, root: Any) -> None:
         self.depth = min(self.depth, DEEPEST)
         stack: list[tuple[Any, _Position, int, bool]] = [(root, None, 0, True)]
         while stack:
@@ -252,7 +252,7 @@ class _Walk:
         return self.storages[id(storage)]
 
     def kind(self, value: Any) -> tuple[str, str]:
-        """Return the kind of a value and its description, which is made once for all references to an object."""
+        """Return the kind of a value and its description, which is cached for tables, objects and tensors."""
         if not isinstance(value, _COMPOUND):
             return _kind(value)
         if id(value) not in self.texts:
@@ -268,10 +268,10 @@ class _Walk:
             self.modules.append((id(value), node))
         if isinstance(value, LuaTensor):
             node.shape, node.stride, node.offset = value.shape, value.stride, value.offset
-            node.bytes, known = value.size * value.dtype.itemsize, id(value.storage) in self.storages
+            node.bytes, is_shared = value.size * value.dtype.itemsize, id(value.storage) in self.storages
             node.storage = self.storage(value.storage)
             if node.storage is not None:
-                node.text += f", {'shares ' if known else ''}storage {node.storage}"
+                node.text += f", {'shares ' if is_shared else ''}storage {node.storage}"
         elif isinstance(value, LuaStorage):
             node.bytes, node.storage = value.size * value.dtype.itemsize, self.storage(value)
             node.text += f", storage {node.storage}"
@@ -284,7 +284,7 @@ class _Walk:
 
 
 def _path(position: _Position) -> str:
-    """Return the path of a position; of a very long one the end."""
+    """Return the path of a position; a very long path is shortened to its end."""
     labels: list[str] = []
     length = 0
     while position is not None and length <= LONGEST_PATH and len(labels) <= LONGEST_PATH:
@@ -335,7 +335,7 @@ def _children(value: Any) -> list[tuple[str, Any]]:
 
 
 def _entries(table: LuaTable) -> Iterator[tuple[str, Any]]:
-    """Yield the entries of a table with their labels; before an entry its key, if that contains others."""
+    """Yield the labels and values of a table. A key that is itself a table or object is yielded before its value."""
     for key, child in table.entries.items():
         label = shortened(key_text(key), LONGEST_KEY)
         if isinstance(key, _COMPOUND):
@@ -344,7 +344,7 @@ def _entries(table: LuaTable) -> Iterator[tuple[str, Any]]:
 
 
 def _with_omissions(nodes: list[Node]) -> Iterator[Node]:
-    """Yield the nodes, and one after the last listed entry of each whose entries are not all listed."""
+    """Yield the nodes; after the last listed entry of an incomplete node, yield a node with the omitted number."""
     unfinished: list[Node] = []
     for node in [*nodes, None]:
         while unfinished and (node is None or unfinished[-1].depth >= node.depth):
@@ -357,7 +357,7 @@ def _with_omissions(nodes: list[Node]) -> Iterator[Node]:
 
 
 def _bars(nodes: list[Node]) -> list[str]:
-    """Return the lines of the tree before each node."""
+    """Return the tree lines of each node."""
     bars, open_levels = [], set()
     for node in reversed(nodes):
         open_levels = {level for level in open_levels if level <= node.depth}

@@ -1,4 +1,4 @@
-"""Find the models in a checkpoint, in any table."""
+"""Find the models in a checkpoint, at any depth."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from dpnn_bridge.errors import ModelNotFoundError, T7Error
 from dpnn_bridge.loaders import loads
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
 
-#: keys under which training scripts keep the model, best first; parts of one model are of equal rank
+#: keys under which training scripts store a model, most likely first; the keys of one tuple have equal rank
 PREFERRED = (
     *(("model",), ("net",), ("network",), ("netG",), ("modelG",), ("G",), ("best_model",), ("protos",)),
     ("rnn", "cnn", "lm", "encoder", "decoder", "generator"),
 )
 
 
-#: namespaces of modules: an object of one of them is a module, whatever its class
+#: namespaces in which every class is a module
 NAMESPACES = frozenset(
     ("nn", "cudnn", "onmt", "w2nn", "fbnn", "inn", "autograd", "bnn", "nnx", "neuralconvo", "treelstm", "tfluids")
 )
@@ -32,24 +32,24 @@ NAMESPACES = frozenset(
 #: class of the object that represents several models in one table (dpnn_bridge.modules.several)
 SEVERAL = "dpnn_bridge.Models"
 
-#: how a binary .t7 of a table, a torch object or a function begins
+#: first bytes of a binary .t7 file that contains a table, a torch object or a function
 _SERIALIZED = tuple(code.to_bytes(4, "little") for code in (3, 4, 6, 7, 8))
 
 #: a name that is a number, as in ``protos.1``
 _INDEX = re.compile("[0-9]{1,16}")
 
-#: models of equal rank that are converted together, and that a message lists
+#: maximum numbers of models that are converted together, and that a message lists
 MAX_TOGETHER, LISTED = 1000, 20
 
-#: how deep in tables a model may be to be found, and how deep in strings and buffers that contain serialized objects
+#: maximum depth of a model in tables, and in strings and buffers that contain serialized objects
 DEEPEST_MODEL, DEEPEST_OPENED = 200, 4
-#: how often the elements of a storage are looked at, in different views
+#: maximum number of elements read from a storage through several views, as a multiple of the storage's size
 MAX_VIEWS = 4
-#: characters of the keys that lead to a model: each model in a table repeats them
+#: maximum number of characters in the path of a model, because every model in a table stores its path
 LONGEST_MODEL_PATH = 2000
-#: tables, objects and tensors in models, counted for each model: always, and for each one of the file
-LOOKS, LOOKS_PER_VALUE = 50_000, 4
-#: advice for files with more
+#: maximum total size of all models, counted in values: a constant, and a multiple of the number of values in the file
+FIXED_SIZE, SIZE_PER_VALUE = 50_000, 4
+#: advice for files that exceed this size
 TOO_MANY = "the models of the file share more modules than can be converted for each; choose a model with key= (--key)"
 
 
@@ -58,9 +58,9 @@ class Candidate:
     """A module inside a checkpoint.
 
     Attributes:
-        path: the keys that lead to it.
+        path: keys from the root of the file to the module.
         obj: the Lua object.
-        is_criterion: its class is a criterion.
+        is_criterion: whether the class of the object is a criterion.
     """
 
     path: tuple[Any, ...]
@@ -74,21 +74,22 @@ class Candidate:
 
 
 def candidates(root: Any, is_known: Callable[[LuaObject], bool] | None = None) -> list[Candidate]:
-    """Return every outermost module in ``root``, those under usual names first, criterions last.
+    """Return every outermost module in ``root``: modules under usual keys first, criterions last.
+
+    An object is a module if its class is known, its namespace is in :data:`NAMESPACES`, or it has fields of a module.
+    Modules are also searched in the fields of other objects (``chatbot.Seq2Seq``, a data loader) and in serialized
+    objects in strings and byte buffers.
 
     Args:
         root: content of a file.
-        is_known: whether an object's class is a known module class; default: ask the registry (which needs PyTorch).
-
-    Data is never taken for a module. An object is one when its class is known, its namespace is one of modules, or it
-    contains what modules contain. Any other object (``chatbot.Seq2Seq``, a data loader) is looked into. Strings
-    and byte buffers that contain a serialized object are opened.
+        is_known: returns whether an object's class is a known module class; default: the registry decides, which
+            imports PyTorch.
     """
     is_known = is_known or _is_registered
     found: list[Candidate] = []
     seen: set[Any] = set()
-    viewed: Counter[int] = Counter()  # elements of each storage in the views that were opened
-    alive: list[Any] = []  # what was opened, whose identities are in `seen`
+    viewed: Counter[int] = Counter()  # id of a storage -> number of elements in its views so far
+    alive: list[Any] = []  # deserialized values, kept so that no other object gets an id that is in `seen`
     parts: onmt.Parts = {}
     stack: list[tuple[Any, _Step]] = [(root, _Step())]
     while stack:
@@ -112,58 +113,58 @@ def candidates(root: Any, is_known: Callable[[LuaObject], bool] | None = None) -
             found.append(Candidate(tuple(step.keys()), inner, inner.class_name.endswith("Criterion")))
         elif isinstance(inner, (LuaTable, LuaObject)) and step.depth < DEEPEST_MODEL:
             items = inner.items() if isinstance(inner, LuaTable) else inner.fields.items()
-            steps = [(v, step.to(k)) for k, v in reversed(list(items)) if isinstance(k, (str, int, float))]
-            stack.extend((v, to) for v, to in steps if to.length <= LONGEST_MODEL_PATH)
+            steps = [(v, step.child(k)) for k, v in reversed(list(items)) if isinstance(k, (str, int, float))]
+            stack.extend((v, child) for v, child in steps if child.length <= LONGEST_MODEL_PATH)
     return sorted(found, key=lambda c: (c.is_criterion, _rank(c.path)))
 
 
 def affordable(root: Any, found: Sequence[Candidate]) -> Sequence[Candidate]:
-    """Return the first models, at most all, that can be converted one by one in time linear in the size of the file.
+    """Return the first models of a file whose separate conversions take time linear in the size of the file.
 
-    Models may share modules, and each conversion converts all modules of its model.
+    Models may share modules, which are converted again for each model.
 
     Args:
         root: content of the file.
-        found: the models in it.
+        found: the models in the file.
     """
-    left = LOOKS + LOOKS_PER_VALUE * _size(root)
+    remaining = FIXED_SIZE + SIZE_PER_VALUE * _size(root)
     for number, candidate in enumerate(found):
-        left -= _size(candidate.obj)
-        if left < 0 and number:
+        remaining -= _size(candidate.obj)
+        if remaining < 0 and number:
             return found[:number]
     return found
 
 
 def _size(root: Any) -> int:
-    """Return how many values and entries of tables a value contains."""
+    """Return the number of values and table entries in a value."""
     return sum(1 + len(value) if isinstance(value, LuaTable) else 1 for value in values_in(root))
 
 
 class _Step(NamedTuple):
-    """A place in a graph, linked to the one before it, so that many places below one another share their memory."""
+    """A path in a graph, as a linked list, so that a path shares the memory of its beginning with other paths."""
 
-    before: _Step | None = None
+    parent: _Step | None = None
     key: Any = None
     depth: int = 0
     opened: int = 0
     length: int = 0
 
-    def to(self, key: Any) -> _Step:
-        """Return the place at a key of this value."""
+    def child(self, key: Any) -> _Step:
+        """Return the path of the value at a key."""
         length = self.length + (len(key) if isinstance(key, str) else 1)
         return _Step(self, key, self.depth + 1, self.opened, length)
 
     def keys(self) -> list[Any]:
-        """Return the keys from the root to here."""
+        """Return the keys from the root to the end of the path."""
         keys, step = [], self
-        while step.before is not None:
+        while step.parent is not None:
             keys.append(step.key)
-            step = step.before
+            step = step.parent
         return keys[::-1]
 
 
 def looks_like_module(obj: LuaObject) -> bool:
-    """Return whether an object is a module by its namespace or by its fields. Needs no PyTorch."""
+    """Return whether an object is a module, by its namespace or its fields. Does not import PyTorch."""
     if obj.class_name.partition(".")[0] in NAMESPACES or "gradInput" in obj or isinstance(obj.get("weight"), LuaTensor):
         return True
     modules = obj.get("modules")
@@ -177,7 +178,7 @@ def _is_registered(obj: LuaObject) -> bool:
 
 
 def known_also(knows: Callable[[str], bool] | None) -> Callable[[LuaObject], bool]:
-    """Return whether the class of an object is in the registry, or is one of those that ``knows`` accepts by name."""
+    """Return a function that decides whether an object's class is in the registry or accepted by ``knows``."""
     return lambda obj: _is_registered(obj) or (knows is not None and knows(obj.class_name))
 
 
@@ -186,7 +187,7 @@ def opened(value: Any, parts: onmt.Parts | None = None) -> Any:
 
     Args:
         value: a value of a file.
-        parts: of OpenNMT's tables that were opened before, see :func:`~dpnn_bridge.checkpoints.onmt.to_object`.
+        parts: encoders and decoders that were converted before, see :func:`~dpnn_bridge.checkpoints.onmt.to_object`.
     """
     if isinstance(value, LuaTable):
         return onmt.to_object(value, parts) or value
@@ -207,7 +208,7 @@ def opened(value: Any, parts: onmt.Parts | None = None) -> Any:
 
 
 def _serialized(value: LuaTensor | LuaStorage) -> bytes:
-    """Return the bytes of a buffer that starts like a serialized object; empty for others and for repeating views."""
+    """Return the bytes of a contiguous buffer that starts like a serialized object; empty for other buffers."""
     storage, start, size = value, 0, value.size
     if isinstance(value, LuaTensor):
         if value.ndim != 1 or value.stride != (1,) or value.storage is None:
@@ -224,12 +225,12 @@ def _rank(path: tuple[Any, ...]) -> tuple[int, ...]:
 
 
 class Selection(NamedTuple):
-    """The module that a file is about.
+    """The selected module of a file.
 
     Attributes:
-        obj: the Lua object; of class :data:`SEVERAL` for models of equal rank.
-        key: its path.
-        others: the other models in the file; none when the key was given.
+        obj: the Lua object; an object of class :data:`SEVERAL` for several models of equal rank.
+        key: path of the module; empty for several models.
+        others: the other models in the file; empty if the caller passed a key.
     """
 
     obj: LuaObject
@@ -245,18 +246,18 @@ def select(
     together: bool = False,
     knows: Callable[[str], bool] | None = None,
 ) -> Selection:
-    """Return the module at ``key``, or the one the file is about.
+    """Return the module at ``key``, or the main module of the file.
 
     Args:
         root: content of the file.
-        key: where the module is.
+        key: path of the module.
         source: name of the file, for messages.
-        together: models of equal rank become one object of class :data:`SEVERAL` instead of an error.
-        knows: names of classes that count as known beside the registry's.
+        together: combine models of equal rank in one object of class :data:`SEVERAL` instead of raising an error.
+        knows: returns whether a class name is known in addition to the names in the registry.
 
     Raises:
-        ModelNotFoundError: there is none, or ``key`` does not exist; the message lists the candidates, or says what the
-            file is.
+        ModelNotFoundError: the file contains no module, or no module at ``key``. The message lists the candidates, or
+            describes the content of the file.
     """
     is_known = known_also(knows)
     if key:
@@ -276,7 +277,7 @@ def select(
     if len(equal) > 1:
         if not together or len(equal) > MAX_TOGETHER:
             raise ModelNotFoundError(
-                f"{source}: the file holds several modules; choose one with key=. {_listing(found)}"
+                f"{source}: the file contains several modules; select one with key=. {_listing(found)}"
             )
         return Selection(_several(root, equal), "", models[len(equal) :])
     first, *others = models
@@ -315,6 +316,6 @@ def follow(root: Any, key: str) -> Any:
 
 def _listing(found: list[Candidate]) -> str:
     if not found:
-        return "The file holds no module."
+        return "The file contains no module."
     listed = [f"{shortened(c.key) or '(the file itself)'} ({c.obj.class_name})" for c in found[:LISTED]]
     return "Modules in the file: " + ", ".join(listed) + (", …" if len(found) > LISTED else "")

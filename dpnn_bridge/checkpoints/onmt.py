@@ -6,19 +6,22 @@ from typing import TypeGuard
 
 from dpnn_bridge.objects import LuaObject, LuaTable
 
-#: what :func:`to_object` made of encoders and decoders: ``id`` of the table and class -> object
+#: encoders and decoders from :func:`to_object`: (``id`` of the table, class) -> object
 Parts = dict[tuple[int, str], LuaObject]
 
 
 def to_object(table: LuaTable, parts: Parts | None = None) -> LuaObject | None:
-    """Return the field ``models`` of an OpenNMT checkpoint as one object; None when ``table`` is something else.
+    """Convert the field ``models`` of an OpenNMT checkpoint to one object.
 
-    Its class is ``onmt.Seq2Seq``, or ``onmt.LanguageModel`` (taggers are alike) where there is no decoder. The objects
-    contain the fields of the tables.
+    The class of the object is ``onmt.Seq2Seq``, or without a decoder ``onmt.LanguageModel``, also for taggers. The
+    objects contain the fields of the tables.
 
     Args:
-        table: the field.
-        parts: the encoders and decoders of other tables, which may share them; new ones are added.
+        table: the value of the field.
+        parts: encoders and decoders of other tables, which may be shared; the function adds new encoders and decoders.
+
+    Returns:
+        The object, or None if ``table`` is not such a field.
     """
     parts = {} if parts is None else parts
     encoder, decoder, generator = (table.get(name) for name in ("encoder", "decoder", "generator"))
@@ -33,17 +36,17 @@ def to_object(table: LuaTable, parts: Parts | None = None) -> LuaObject | None:
 
 
 def to_table(model: LuaObject) -> LuaTable:
-    """Return the table that OpenNMT loads as field ``models`` of a checkpoint, from what :func:`to_object` gives."""
+    """Convert an object from :func:`to_object` back to the table that OpenNMT loads as the field ``models``."""
     return LuaTable((k, _table(v)) for k, v in model.items() if isinstance(v, LuaObject))
 
 
 def _is_part(value: object) -> TypeGuard[LuaTable]:
-    """Return whether a value is what ``serialize()`` of an encoder or a decoder returns."""
+    """Return whether a value has the fields of a serialized encoder or decoder."""
     return isinstance(value, LuaTable) and all(isinstance(value.get(name), LuaTable) for name in ("args", "modules"))
 
 
 def _part(table: LuaTable, name: str, parts: Parts, depth: int = 0) -> LuaObject:
-    """Return an encoder or decoder; ``name`` is its class if the file is too old to state it."""
+    """Convert an encoder or decoder. Old files do not contain the name of its class; then ``name`` is the class."""
     if (id(table), name) not in parts:
         fields = LuaTable(table.items())
         modules = table["modules"].as_list()

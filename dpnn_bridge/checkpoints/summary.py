@@ -11,20 +11,20 @@ from dpnn_bridge.base.notebook import table
 from dpnn_bridge.checkpoints.architectures import Architecture
 from dpnn_bridge.checkpoints.describe import format_bytes
 
-#: layers, and entries beside the models, that are listed
+#: maximum numbers of listed layers, and of listed entries besides models
 LAYERS, ENTRIES = 14, 8
 
 
 @dataclass
 class Layer:
-    """One line of the table of a model: a module without modules inside.
+    """One line of the table of layers: a module without submodules.
 
     Attributes:
-        path: in PyTorch.
-        lua, torch: its classes.
-        parameters: how many.
-        shape: of its output, if the model ran.
-        name: that Lua code gave it.
+        path: path of the module in PyTorch.
+        lua, torch: its Lua class and its PyTorch class.
+        parameters: number of its parameters.
+        shape: shape of its output, if the model ran.
+        name: the name that Lua code gave the module.
     """
 
     path: str
@@ -40,19 +40,19 @@ class Model:
     """A model of the file.
 
     Attributes:
-        key: as ``--key`` takes it; empty when the file is the model.
-        lua: its Lua class.
-        modules, parameters, bytes: how many.
-        dtypes: of its parameters.
-        layers: its layers in order.
-        unsupported: classes without a mapping, or whose mapping cannot build an object of the model.
-        reasons: why not, for the latter.
-        problem: why it cannot be converted, else empty.
-        refused: why it does not run on the example, else empty.
-        inputs: shapes of an input that runs through it, as ``--input`` takes them; empty if none is known.
-        likely: shapes of an input of its kind, to be adapted where ``inputs`` is empty.
-        notes: what does not fit inside it.
-        architecture: the published architecture with the shapes of its weights, or None.
+        key: path of the model, for ``--key``; empty if the file is the model.
+        lua: Lua class of the model.
+        modules, parameters, bytes: number of modules and parameters, size of the parameters in bytes.
+        dtypes: dtypes of the parameters.
+        layers: layers in the order of the model.
+        unsupported: classes without a mapping, and classes whose mapping cannot convert an object of the model.
+        reasons: for the latter classes, the reason why the object cannot be converted.
+        problem: reason why the model cannot be converted; otherwise empty.
+        refused: reason why the model does not run on the given input; otherwise empty.
+        inputs: shapes of an input that the model accepts, as values of ``--input``; empty if unknown.
+        likely: shapes to adapt if ``inputs`` is empty: those of an input of similar models.
+        notes: remarks about inconsistent layers.
+        architecture: the published architecture whose weights have the same shapes, or None.
     """
 
     key: str
@@ -73,7 +73,7 @@ class Model:
 
     @property
     def is_supported(self) -> bool:
-        """Whether it converts without placeholders."""
+        """Whether the model can be converted without placeholders."""
         return not self.problem and not self.unsupported
 
     @property
@@ -92,13 +92,13 @@ class Summary:
     """The summary of a file.
 
     Attributes:
-        name, size, encoding: of the file.
-        what: one line.
-        models: the models, best first.
+        name, size, encoding: name, size in bytes and encoding of the file.
+        what: description of the content in one line.
+        models: the models, most likely first.
         beside: the other entries, one line for each.
-        objects: how many objects one after the other the file contains.
+        objects: number of consecutive objects in the file.
         notes: other remarks.
-        next: commands to type.
+        next: suggested commands.
     """
 
     name: str
@@ -135,18 +135,18 @@ class Summary:
         return f"Summary({self.name}: {models})"
 
 
-def lines(found: Summary) -> Iterator[tuple[str, str]]:
-    """Yield the summary as text: style and line, with escapes for control characters."""
-    return ((style, printable(line)) for style, line in _lines(found))
+def lines(summary: Summary) -> Iterator[tuple[str, str]]:
+    """Yield style and text of each line of the summary. Control characters are escaped."""
+    return ((style, printable(line)) for style, line in _lines(summary))
 
 
-def _lines(found: Summary) -> Iterator[tuple[str, str]]:
-    yield "bold", f"{found.name}: {found.encoding}, {format_bytes(found.size)}"
-    more = f"; {found.objects} objects one after the other, this is the first" if found.objects > 1 else ""
-    yield "", f"{found.what}{more}"
-    for note in found.notes:
+def _lines(summary: Summary) -> Iterator[tuple[str, str]]:
+    yield "bold", f"{summary.name}: {summary.encoding}, {format_bytes(summary.size)}"
+    more = f"; the first of {summary.objects} consecutive objects" if summary.objects > 1 else ""
+    yield "", f"{summary.what}{more}"
+    for note in summary.notes:
         yield "yellow", f"note: {note}"
-    for i, model in enumerate(found.models):
+    for i, model in enumerate(summary.models):
         memory = f" ({format_bytes(model.bytes)} of {', '.join(model.dtypes)})" if model.dtypes else ""
         size = f"{model.parameters:,} parameters{memory}"
         modules = counted(model.modules, "module")
@@ -157,24 +157,24 @@ def _lines(found: Summary) -> Iterator[tuple[str, str]]:
         for note in model.notes:
             yield "yellow", f"note: {note}"
         if model.architecture:
-            yield "", f"the shapes of its weights are those of {model.architecture.into}"
+            yield "", f"the weights have the shapes of {model.architecture.into}"
         if i == 0:
             yield from (("", line) for line in _table(model.layers))
-    if found.beside:
+    if summary.beside:
         yield "", ""
-        yield "bold", "beside the model:" if found.models else "it holds:"
-        yield from (("", f"  {line}") for line in found.beside)
+        yield "bold", "other entries:" if summary.models else "entries:"
+        yield from (("", f"  {line}") for line in summary.beside)
     yield "", ""
-    for command in found.next:
+    for command in summary.next:
         yield "bold", f"next: {command}"
-    runs = found.models and not found.models[0].problem
-    yield "dim", "every entry: --raw" + (f"; shapes of the outputs: {input_options(found.models[0])}" if runs else "")
+    runs = summary.models and not summary.models[0].problem
+    yield "dim", "every entry: --raw" + (f"; shapes of the outputs: {input_options(summary.models[0])}" if runs else "")
 
 
 def input_options(model: Model) -> str:
-    """Return the options that give a model its input."""
-    known = " ".join(f"--input {shape}" for shape in model.inputs)
-    return known or f"--input SHAPE    # such as {' --input '.join(model.likely)}"
+    """Return the command-line options for an input of a model."""
+    options = " ".join(f"--input {shape}" for shape in model.inputs)
+    return options or f"--input SHAPE    # such as {' --input '.join(model.likely)}"
 
 
 def _table(layers: list[Layer]) -> list[str]:
@@ -187,8 +187,8 @@ def _table(layers: list[Layer]) -> list[str]:
             count = f"{layer.parameters:,}" if layer.parameters else ""
             texts = map(printable, (layer.path, layer.name, layer.lua, layer.torch))
             rows.append((*texts, count, layer.shape))
-    left_out = {i for i, values in ((1, "name"), (5, "shape")) if not any(getattr(layer, values) for layer in layers)}
-    columns = [i for i in range(6) if i not in left_out]
+    empty = {i for i, values in ((1, "name"), (5, "shape")) if not any(getattr(layer, values) for layer in layers)}
+    columns = [i for i in range(6) if i not in empty]
     widths = [min(max(len(row[i]) for row in rows), 32) for i in range(6)]
     return ["  " + "  ".join(_cell(row[i], widths[i], i == 4) for i in columns).rstrip() for row in rows]
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from dpnn_bridge.compare.differences import Difference
     from dpnn_bridge.parity.verification import Layer, Verification
 
-#: colour of a verdict: yellow if differences were accepted or nothing was compared
-_COLOURS = {
+#: color of a verdict: yellow if differences were accepted or nothing was compared
+_COLORS = {
     Verdict.EQUAL: "green",
     Verdict.ROUNDING: "green",
     Verdict.RANDOM: "yellow",
@@ -25,7 +25,7 @@ _COLOURS = {
     Verdict.DIFFERENT: "red",
     None: "yellow",
 }
-#: heading of a column -> the number of a comparison in it
+#: heading of a column -> function that returns the text of its cell for a comparison
 NUMBERS: dict[str, Callable[[Difference], str]] = {
     "max abs": lambda d: f"{d.absolute:.1e}",
     "relative": lambda d: f"{d.error:.1e}",
@@ -36,12 +36,12 @@ NUMBERS: dict[str, Callable[[Difference], str]] = {
 
 
 def print_checklist(result: Verification, console: Console, *, verbose: bool = False) -> None:
-    """Print the tree of layers, then what does not belong to a layer, then one line.
+    """Print the tree of layers, then the comparisons without a layer, then a summary in one line.
 
     Args:
-        result: What was found.
-        console: Where to print.
-        verbose: Every comparison, not only the worst of each layer.
+        result: The result of the verification.
+        console: The console to print to.
+        verbose: Print every comparison instead of the worst one of each layer.
     """
     from rich.text import Text
 
@@ -59,7 +59,7 @@ def print_checklist(result: Verification, console: Console, *, verbose: bool = F
         line(f"note: {note}", "yellow")
     if marks := _legend(result):
         line(f"marks: {', '.join(marks)}", "dim")
-    line(summary(result), f"bold {_COLOURS[result.verdict]}")
+    line(summary(result), f"bold {_COLORS[result.verdict]}")
 
 
 class _Checklist:
@@ -67,7 +67,7 @@ class _Checklist:
 
     def __init__(self, result: Verification, width: int, verbose: bool) -> None:
         self.verbose, self.wide = verbose, width >= 100
-        self.where = self.wide and (verbose or not result.ok)  # the worst element matters when something is wrong
+        self.show_elements = self.wide and (verbose or not result.ok)
         self.numbers = [*NUMBERS][: None if width >= 140 else 3] if self.wide else ["relative"]
         self.evidence = {} if result.differences else {c["class_name"]: c["evidence"] for c in result.classes()}
         self.table = self._columns()
@@ -83,7 +83,7 @@ class _Checklist:
         table.add_column("compared", min_width=12)
         for name in self.numbers:
             table.add_column(name, justify="right", no_wrap=True)
-        if self.where:
+        if self.show_elements:
             table.add_column("worst element", min_width=24)
         return table
 
@@ -104,8 +104,8 @@ class _Checklist:
             self._add(*label, what_differs(layer, d) + also, d)
 
     def _add(self, layer: str, class_name: str, what: str, d: Difference) -> None:
-        place = [_place(d)] if self.where else []
-        row = (_mark(d), layer, class_name, what, *_cells(d, self.numbers), *place)
+        element = [_worst_element(d)] if self.show_elements else []
+        row = (_mark(d), layer, class_name, what, *_cells(d, self.numbers), *element)
         self.table.add_row(*row, style="" if d.ok else "red")
 
 
@@ -114,7 +114,7 @@ def _shortened(names: list[str]) -> str:
 
 
 def _legend(result: Verification) -> list[str]:
-    """Return the signs of a table with their meanings; none if all that was compared is equal."""
+    """Return the marks in the table with their meanings; an empty list if all comparisons are equal."""
     verdicts = {d.verdict for d in result.differences}
     if verdicts <= {Verdict.EQUAL}:
         return []
@@ -125,16 +125,16 @@ def _legend(result: Verification) -> list[str]:
 def _mark(difference: Difference) -> Any:
     from rich.text import Text
 
-    return Text(MARKS[difference.verdict], _COLOURS[difference.verdict])
+    return Text(MARKS[difference.verdict], _COLORS[difference.verdict])
 
 
 def _cells(d: Difference, names: list[str]) -> list[str]:
-    """Return the numbers of a comparison; none if the shapes or types differ."""
+    """Return the numbers of a comparison as text; empty strings if the shapes or types differ."""
     return ["" if d.mismatched else NUMBERS[name](d) for name in names]
 
 
-def _place(d: Difference) -> str:
-    """Return the worst element, or what else is wrong."""
+def _worst_element(d: Difference) -> str:
+    """Return index and values of the element with the largest difference, or the message of the comparison."""
     if d.index is None:
         return d.message
     return f"{list(d.index)}: {d.found:.7g} for {d.expected:.7g}"

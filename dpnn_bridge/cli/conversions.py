@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from dpnn_bridge.batch import Outcome
     from dpnn_bridge.conversion.report import Report
 
-#: files that are listed one by one
+#: maximum number of files that are listed separately
 MAX_ROWS = 100
 
 
 def print_one(done: Report, files: Sequence[Any], verbose: bool, seconds: float) -> None:
-    """Print a line, the notes, and with ``verbose`` the table."""
+    """Print the result for one file: one line, the notes, and with ``verbose`` the table of classes."""
     if verbose:
         print_table(done, console())
     facts = [counted(done.metadata.get("modules", 0), "module"), f"{done.metadata['parameters']:,} parameters"]

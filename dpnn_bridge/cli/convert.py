@@ -61,7 +61,7 @@ def _list_classes(as_json: bool) -> None:
     classes = {
         name: [torch_name(spec) for spec in specs]
         for name, specs in known_names().items()
-        if not name.startswith("dpnn_bridge.")  # the container of several models, which is no Lua class
+        if not name.startswith("dpnn_bridge.")  # the container of several models is not a Lua class
     }
     if as_json:
         click.echo(json.dumps(classes, indent=2))
@@ -71,8 +71,8 @@ def _list_classes(as_json: bool) -> None:
 
 
 def conversion_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add an option for each field of :class:`ConvertOptions` that has one."""
-    kinds: dict[type, Callable[[Any], Any]] = {tuple: click.Choice, int: click.IntRange}
+    """Add the command-line option of each field of :class:`ConvertOptions` with metadata."""
+    types: dict[type, Callable[[Any], Any]] = {tuple: click.Choice, int: click.IntRange}
     for option in reversed(fields(ConvertOptions)):
         if not option.metadata:
             continue
@@ -82,14 +82,14 @@ def conversion_options(command: Callable[..., Any]) -> Callable[..., Any]:
         if kind == "path":
             settings["type"] = click.Path(path_type=Path)
         elif kind is not None:
-            settings["type"] = kinds[type(kind)](kind)
+            settings["type"] = types[type(kind)](kind)
         flags = [option.metadata[name] for name in ("flag", "also") if name in option.metadata]
         command = click.option(*flags, option.name, **settings)(command)
     return command
 
 
 def _chosen(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of the command line as ``convert`` takes them."""
+    """Convert the options of the command line to keyword arguments of ``convert``."""
     found: dict[str, Any] = {}
     for option in fields(ConvertOptions):
         value = options.get(option.name)
@@ -204,7 +204,7 @@ def convert_command(
 
 
 class _Request:
-    """The arguments of the command line."""
+    """The parsed arguments of the command line."""
 
     def __init__(
         self,
@@ -241,7 +241,7 @@ class _Request:
         if not files or (out_dir is None and len(files) != 2):
             raise click.UsageError("pass IN and OUT, or several inputs and --out-dir DIR")
         if self.card is not None and (out_dir is not None or all_models or not all(isinstance(f, Path) for f in files)):
-            raise click.UsageError("--card is for one file of this machine and its output")
+            raise click.UsageError("--card needs one local input file and its output")
         if out_dir is not None and (all_models or self.report):
             raise click.UsageError("--all and --report take IN.t7 OUT, not --out-dir")
         if (out_dir is not None or all_models) and (self.report or self.sha256):
@@ -256,7 +256,7 @@ class _Request:
             _check_pair(files, self.to)
 
     def _check_files(self) -> None:
-        """Raise when an output would replace an input."""
+        """Raise an error if an output would replace an input."""
         named = [file for name in ("plugins", "lua", "input") for file in self.options.get(name, ())]
         protect_inputs(*named, *(self.files if self.out_dir is not None else self.files[:1]))
         if self.manifest is not None:
@@ -269,12 +269,12 @@ class _Request:
         if self.out_dir is None:
             written = index_of(self.files[1]) if self.sharded else self.files[1]
             check_distinct(None if written == "-" else place_of(written), self.card, self.report)
-        for page, replaced in ((self.card, self.force), (self.report, True)):  # people complete a card by hand
+        for page, may_replace in ((self.card, self.force), (self.report, True)):  # users edit a card by hand
             if page is not None:
-                check_output(page, replaced)
+                check_output(page, may_replace)
 
     def _load(self, progress: Callable[[str], None]) -> Any:
-        """Import PyTorch and parse the options that need it. Refuse options that a format does not accept."""
+        """Import PyTorch, parse the options that need PyTorch, and raise an error if the format rejects an option."""
         load_torch(progress)
         from dpnn_bridge.cli.inputs import ExampleInput
         from dpnn_bridge.files import converting
@@ -291,8 +291,8 @@ class _Request:
         with steps(self.quiet or self.as_json) as progress:
             converting = self._load(progress)
             with _output(self.files[1], self.suffix) as target:
-                how = {"to": self.to, "force": self.force, "sha256": self.sha256, "progress": progress}
-                done = converting.convert(piped(self.files[0]), target, **how, **self.options)
+                arguments = {"to": self.to, "force": self.force, "sha256": self.sha256, "progress": progress}
+                done = converting.convert(piped(self.files[0]), target, **arguments, **self.options)
         with after_writing(self.files[1]):
             if self.report is not None:
                 write_text(self.report, json.dumps(done.to_dict(), indent=2) + "\n")
@@ -308,7 +308,7 @@ class _Request:
                     say_written(self.files[0], written, what)
 
     def _write_card(self, done: Report) -> None:
-        """Compare the output with the input, and write what was found."""
+        """Compare the output with the input, and write the model card."""
         from dpnn_bridge.cli.inputs import ExampleInput
         from dpnn_bridge.files import load
         from dpnn_bridge.modules.inputs import input_shapes
@@ -320,15 +320,15 @@ class _Request:
         source, target = self.files
         target = Path(index_of(target)) if self.sharded else target
         names = ("key", "plugins", "lua", "sandbox", "allow_unsupported", "index_base")
-        how = {name: self.options[name] for name in names if name in self.options}
-        example, model = self.options.get("input"), load(source, **how)
+        arguments = {name: self.options[name] for name in names if name in self.options}
+        example, model = self.options.get("input"), load(source, **arguments)
         if example is None and (shapes := input_shapes(model, source.stat().st_size)):
             example = ExampleInput.of(shapes, None)
-        result = verify(source, target, input=example(model) if example else None, **how)
+        result = verify(source, target, input=example(model) if example else None, **arguments)
         write_text(self.card, card(done, result, target))  # type: ignore[arg-type]
 
     def convert_many(self) -> None:
-        """Convert files, or all models of one, and print a table."""
+        """Convert several files, or all models of one file, and print a table."""
         with steps(self.quiet or self.as_json) as progress:
             self._load(progress)
         from dpnn_bridge import batch
@@ -342,13 +342,13 @@ class _Request:
             tasks = batch.tasks_for_models(self.files[0], target, keys=model_keys(self.files[0], **classes))
         check_distinct(self.manifest, *(task.target for task in tasks))
         with executor_of(1, self.dask) as executor:
-            how = {"jobs": self.jobs, "executor": executor, "manifest": self.manifest, "force": self.force}
-            outcomes = batch.run(tasks, to=self.to, **how, **self.options)
+            arguments = {"jobs": self.jobs, "executor": executor, "manifest": self.manifest, "force": self.force}
+            outcomes = batch.run(tasks, to=self.to, **arguments, **self.options)
             _run_many(tasks, outcomes, self.as_json, self.quiet, self.verbose)
 
 
 def _check_pair(files: Sequence[Any], to: str | None) -> None:
-    """Raise for an input and an output that do not fit."""
+    """Raise a usage error for an invalid combination of input and output."""
     source, target = files
     if target == "-" and not to:
         raise click.UsageError("OUT is -: select the format with --to")
@@ -366,7 +366,7 @@ def _check_pair(files: Sequence[Any], to: str | None) -> None:
 
 @contextmanager
 def _output(target: Any, suffix: str) -> Iterator[Path]:
-    """Yield the file to write; for ``-`` a temporary file whose content goes to stdout."""
+    """Yield the file to write; for ``-``, a temporary file that is copied to stdout."""
     if target != "-":
         yield target
         return

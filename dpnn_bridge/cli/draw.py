@@ -51,7 +51,10 @@ def draw(
     plugins: Sequence[Path] = (),
     quiet: bool = False,
 ) -> bool:
-    """Draw what the options ask for; return whether they ask for anything.
+    """Draw the model in each format that an option selects.
+
+    Returns:
+        Whether an option selects a format.
 
     Raises:
         DpnnBridgeError: the file contains no model that can be converted.
@@ -78,7 +81,7 @@ def draw(
         write_text(html, page(graph, source.name, source=source))
         if not (quiet or dot or mermaid):
             say_written(source, html, f"{sum(1 for _ in graph.walk())} layers")
-    for wanted, text in ((dot, to_dot), (mermaid, to_mermaid)):
-        if wanted:
-            click.echo(text(graph, unfold), nl=False)
+    for selected, to_text in ((dot, to_dot), (mermaid, to_mermaid)):
+        if selected:
+            click.echo(to_text(graph, unfold), nl=False)
     return True

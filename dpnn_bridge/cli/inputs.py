@@ -24,17 +24,17 @@ from dpnn_bridge.outputs import pt_file
 from dpnn_bridge.outputs.container import is_small
 from dpnn_bridge.outputs.npy import ArrayHeader
 
-#: a shape and, after a colon, a dtype
+#: a shape with an optional dtype after a colon
 _SHAPE = re.compile(r"(\d+(?:x\d+)*)(?::(\w+))?")
 
 
 @dataclass(frozen=True)
 class ExampleInput:
-    """Creates the example input of a model from descriptions, see :func:`example_input`.
+    """Function that creates the example input of a model, see :func:`example_input`.
 
     Args:
-        specs: the descriptions.
-        dtype: floating point type of random inputs; default: the dtype of the model.
+        specs: shapes and names of files.
+        dtype: floating-point type of random inputs; default: the dtype of the model.
     """
 
     specs: tuple[str, ...]
@@ -42,7 +42,7 @@ class ExampleInput:
 
     @classmethod
     def of(cls, specs: Sequence[str], dtype: str | None) -> ExampleInput:
-        """Create an input from descriptions; files get absolute paths, for workers in another working directory."""
+        """Create an instance in which files have absolute paths, for workers in another working directory."""
         return cls(tuple(os.path.abspath(s) if os.path.isfile(s) else s for s in specs), dtype)
 
     def __call__(self, model: nn.Module) -> Any:
@@ -50,11 +50,11 @@ class ExampleInput:
 
     @property
     def files(self) -> list[str]:
-        """The files among the descriptions."""
+        """The files in ``specs``."""
         return [spec for spec in self.specs if os.path.isfile(spec)]
 
     def digest(self) -> list[str | None]:
-        """Return the descriptions, with the checksums of files."""
+        """Return ``specs`` with files replaced by their checksums, and the dtype."""
         files = self.files
         return [*(sha256_of(spec) if spec in files else spec for spec in self.specs), self.dtype]
 
@@ -62,28 +62,29 @@ class ExampleInput:
 def example_input(
     specs: Sequence[str], dtype: str | nn.Module | None = None, option: str = "--input", index_limit: int | None = None
 ) -> Any:
-    """Return one input from its description, or a list from several.
+    """Return one input from its specification, or a list from several specifications.
 
     Args:
-        specs: each a shape (``1x3x224x224``: normal random numbers; ``5x3:int64``: ones, which are valid indices)
+        specs: each is a shape (``1x3x224x224``: normal random numbers; ``5x3:int64``: ones, which are valid indices)
             or a ``.t7``, ``.npy`` or ``.pt`` file.
-        dtype: dtype of shapes without one; default float32. A model: the dtype of its parameters, or int64 if its first
-            layer takes indices and no description has a dtype.
-        option: the option that the descriptions come from, for messages.
-        index_limit: integers are random and below this number; default: ones.
+        dtype: dtype of shapes without a dtype; default float32. For a model: the dtype of its parameters, or int64 if
+            its first layer takes indices and no shape in ``specs`` has a dtype.
+        option: the option whose values are ``specs``, for messages.
+        index_limit: integers are random and less than this number; default: ones.
 
     Raises:
-        OptionError: a description is neither a shape nor a file, or a shape for another option than ``--input``.
+        OptionError: a specification is neither a shape nor a file, or is a shape although ``option`` is not
+            ``--input``.
     """
     generator = torch.Generator().manual_seed(0)
-    typed = any((shape := _SHAPE.fullmatch(spec)) and shape[2] for spec in specs)
-    kind = _dtype_of(dtype, typed) if isinstance(dtype, nn.Module) else dtype
-    values = [_from_spec(spec, kind, option, index_limit, generator) for spec in specs]
+    has_dtype = any((shape := _SHAPE.fullmatch(spec)) and shape[2] for spec in specs)
+    default = _dtype_of(dtype, has_dtype) if isinstance(dtype, nn.Module) else dtype
+    values = [_from_spec(spec, default, option, index_limit, generator) for spec in specs]
     return values[0] if len(values) == 1 else values
 
 
 def _dtype_of(model: nn.Module, floating: bool) -> str:
-    """Return the name of the dtype of the parameters, or int64 if the first layer takes indices."""
+    """Return the dtype of the parameters; int64 if the first layer takes indices and ``floating`` is False."""
     leaves = (m for m in model.modules() if not list(m.children()) and type(m) is not nn.Identity)
     first = next(leaves, model)
     if not floating and (isinstance(first, nn.Embedding) or hasattr(first, "index_base")):
@@ -92,13 +93,13 @@ def _dtype_of(model: nn.Module, floating: bool) -> str:
 
 
 def has_untyped_shape(specs: Sequence[str]) -> bool:
-    """Return whether a description is a shape without a dtype."""
+    """Return whether a specification is a shape without a dtype."""
     return any((shape := _SHAPE.fullmatch(spec)) and not shape[2] for spec in specs)
 
 
 def _from_spec(spec: str, dtype: str | None, option: str, index_limit: int | None, generator: torch.Generator) -> Any:
     where = f"{option} {spec}"
-    if (shape := _SHAPE.fullmatch(spec)) and option == "--input":  # other options are results, which are never random
+    if (shape := _SHAPE.fullmatch(spec)) and option == "--input":  # other options take results
         return wrap_errors(OptionError, where)(_random)(where, shape, dtype, index_limit, generator)
     return wrap_errors(T7Error, where)(_read)(spec, where, option == "--input")
 
@@ -106,16 +107,16 @@ def _from_spec(spec: str, dtype: str | None, option: str, index_limit: int | Non
 def _random(
     where: str, shape: re.Match[str], dtype: str | None, index_limit: int | None, generator: torch.Generator
 ) -> torch.Tensor:
-    kind = getattr(torch, shape[2] or dtype or "float32", None)
-    if not isinstance(kind, torch.dtype):
+    torch_dtype = getattr(torch, shape[2] or dtype or "float32", None)
+    if not isinstance(torch_dtype, torch.dtype):
         raise OptionError(f"{where}: {shape[2]} is not a torch dtype")
     size = [int(n) for n in shape[1].split("x")]
-    if kind.is_floating_point or kind.is_complex:
-        return torch.randn(size, dtype=kind, generator=generator)
+    if torch_dtype.is_floating_point or torch_dtype.is_complex:
+        return torch.randn(size, dtype=torch_dtype, generator=generator)
     if index_limit is None:
-        return torch.ones(size, dtype=kind)
-    highest = 2 if kind == torch.bool else min(index_limit, torch.iinfo(kind).max)
-    return torch.randint(0, highest, size, dtype=kind, generator=generator)
+        return torch.ones(size, dtype=torch_dtype)
+    highest = 2 if torch_dtype == torch.bool else min(index_limit, torch.iinfo(torch_dtype).max)
+    return torch.randint(0, highest, size, dtype=torch_dtype, generator=generator)
 
 
 def _read(spec: str, where: str, shapes: bool) -> Any:
@@ -137,7 +138,7 @@ def _array(path: Path, where: str) -> np.ndarray:
         with open_input(path) as file:
             header = ArrayHeader(file)
             if header.nbytes > path.stat().st_size:
-                raise T7FormatError(f"it is truncated: its array of {header.shape} does not fit into the file")
+                raise T7FormatError(f"the file is truncated: it has fewer bytes than an array of shape {header.shape}")
             return header.elements(file)
     except T7FormatError as error:
         raise T7FormatError(f"{error}; write the file with numpy.save", source=where) from error

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from dpnn_bridge.loaders.origin import LocalFile
     from dpnn_bridge.loaders.t7_reader import ReadOptions
 
-#: kind of a line -> rich style
+#: kind of a row -> style of rich
 STYLES = {
     "boolean": "blue",
     "file": "bold",
@@ -50,7 +50,7 @@ STYLES = {
     "string": "yellow",
     "tensor": "green",
 }
-#: minimum number of columns for a text, at any depth
+#: minimum number of columns for the text of a row, at any depth of the tree
 NARROWEST = 24
 
 
@@ -145,21 +145,21 @@ def _raw(
 
 
 def _read(file: LocalFile, options: ReadOptions) -> tuple[Any, Encoding]:
-    """Return the content of a Torch7 file, or of a pickle of ``torch.legacy.nn``, which needs PyTorch."""
+    """Return content and encoding of a Torch7 file, or of a pickle of ``torch.legacy.nn``, which needs PyTorch."""
     from dpnn_bridge.loaders.t7_reader import read_local
 
     try:
         return read_local(file, options)
     except NotT7Error:
-        from dpnn_bridge.legacy.pickles import PickleEncoding, holds_legacy, read
+        from dpnn_bridge.legacy.pickles import PickleEncoding, contains_legacy, read
 
-        if not holds_legacy(file.path):
+        if not contains_legacy(file.path):
             raise
         return read(file), PickleEncoding()
 
 
 def print_tree(description: Description, console: Console, *, verbose: bool = False) -> None:
-    """Print the lines in colour, wrapped beside the lines of the tree."""
+    """Print the rows in color; long rows are wrapped to the right of the tree lines."""
     from rich.text import Text
 
     from dpnn_bridge.checkpoints.describe import continued

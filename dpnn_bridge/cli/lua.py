@@ -14,8 +14,8 @@ from dpnn_bridge.cli.lua_prompt import ending_at_once, prompt
 from dpnn_bridge.cli.terminal import Command, partial_sandbox_option, say_lines, version_option
 from dpnn_bridge.errors import DpnnBridgeError
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-#: the error by which os.exit ends a script
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h
+#: beginning of the Lua error that os.exit raises to end a script
 _EXIT = "dpnn-lua exits with "
 
 
@@ -116,7 +116,7 @@ def lua_command(
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep freed memory: new memory costs a page fault for each 4 KiB."""
+    """Configure glibc to keep freed memory, because new memory causes a page fault per 4 KiB."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:
         mallopt(_TRIM_THRESHOLD, 2**31 - 1)
@@ -124,7 +124,7 @@ def keep_freed_memory() -> None:
 
 
 def _replace_os_exit(bridge: Any) -> None:
-    """Let os.exit end the command through Python, so that everything is flushed; no pcall of the script catches it."""
+    """Replace os.exit by a Lua error that ends the command in Python, with flushed files. pcall does not catch it."""
     bridge.execute(
         f"""
         local flush, protected, with_handler, resume, exit = io.flush, pcall, xpcall, coroutine.resume, nil

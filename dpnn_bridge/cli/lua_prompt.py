@@ -29,7 +29,7 @@ def history_file() -> Path:
 
 
 def _reader(complete: Callable[[str], Iterable[str]]) -> Callable[[str], str]:
-    """Return a function that reads a line: prompt_toolkit on a terminal, plain lines otherwise."""
+    """Return a function that reads a line: a session of prompt_toolkit on a terminal, otherwise ``input``."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return input
     try:
@@ -59,7 +59,7 @@ def _reader(complete: Callable[[str], Iterable[str]]) -> Callable[[str], str]:
 
 @contextlib.contextmanager
 def ending_at_once() -> Iterator[None]:
-    """Let Ctrl-C end the program, as in th: a loop in Lua does not check Python's signals."""
+    """End the program on Ctrl-C, as th does. Python's handler would not run during a loop in Lua."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -76,7 +76,7 @@ _PATIENCE = 1.0
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Let Ctrl-C interrupt at the next call from Lua to Python. A second Ctrl-C ends the program."""
+    """Interrupt Lua code on Ctrl-C, at its next call to Python. A second Ctrl-C ends the program."""
     if os.name != "posix":
         yield
         return
@@ -84,12 +84,12 @@ def _interruptible() -> Iterator[None]:
     os.set_blocking(writer, False)
 
     def watch() -> None:
-        interrupted = told = False
+        interrupted = explained = False
         while True:
-            patience = _PATIENCE if interrupted and not told else None
-            if not select.select([reader], [], [], patience)[0]:
-                told = True
-                os.write(2, b"\nCtrl-C: this waits for Lua to call torch; once more ends dpnn-lua\n")
+            timeout = _PATIENCE if interrupted and not explained else None
+            if not select.select([reader], [], [], timeout)[0]:
+                explained = True
+                os.write(2, b"\nCtrl-C: waiting until Lua calls torch; press Ctrl-C again to end dpnn-lua\n")
                 continue
             byte = os.read(reader, 1)
             if byte == b"\0":
@@ -116,8 +116,8 @@ def prompt(bridge: Any, ends: Callable[[LuaBridgeError], bool]) -> None:
     """Read lines until the end of input.
 
     Args:
-        bridge: where they run.
-        ends: returns whether an error is a call of os.exit.
+        bridge: the Lua runtime that runs the lines.
+        ends: returns whether an error comes from os.exit.
     """
     from dpnn_bridge.lua.text import from_system, readable
 
@@ -155,7 +155,7 @@ def prompt(bridge: Any, ends: Callable[[LuaBridgeError], bool]) -> None:
             answer = bridge.call(compile_, from_system(text))
             run, more, message = answer if isinstance(answer, tuple) else (answer, False, None)
             if run is None and more and line.strip():
-                continue  # a block that is still open, until an empty line
+                continue  # read the rest of an incomplete block; an empty line ends it
             text = ""
             if run is None:
                 say_lines(readable(message or ""), err=True)

@@ -43,15 +43,15 @@ _NETWORK = re.compile(r"(?P<file>.+?\.py|[A-Za-z_][\w.]*):(?P<name>[A-Za-z_][\w.
 
 @dataclass(frozen=True)
 class Comparison:
-    """A Torch7 model, a network of the user, and how their comparison is printed.
+    """A comparison of a Torch7 model with a network of the user, and the options for its output.
 
     Attributes:
-        model: the Torch7 file, or its address.
+        model: path or URL of the Torch7 file.
         network: the name of the network, see :func:`network_of`.
-        inputs: descriptions of the inputs.
+        inputs: values of ``--input``: shapes or files.
         key: path of the model in the file.
         later: also find the deviations after the first one.
-        report_to: file of the report, or None.
+        report_to: file to write the report to, or None.
         as_json, quiet, verbose, unbounded: options of the same names.
     """
 
@@ -67,11 +67,11 @@ class Comparison:
     unbounded: bool = True
 
     @contextmanager
-    def opened(self) -> Iterator[nn.Module]:
-        """Create the network; its folder is on ``sys.path`` while the block runs.
+    def created_network(self) -> Iterator[nn.Module]:
+        """Create the network. Inside the ``with`` block, the folder of its file is on ``sys.path``.
 
         Raises:
-            UsageError: there is no input.
+            UsageError: no input was passed.
             OutputError: the report cannot be written, or would replace an input.
         """
         protect_inputs(self.model, *self.inputs)
@@ -85,8 +85,8 @@ class Comparison:
                 check_output(self.report_to, True)
             yield network
 
-    def run(self, network: nn.Module, *, judging: bool) -> PortReport:
-        """Port the weights of the model into the network, or verify the weights that it has."""
+    def run(self, network: nn.Module, *, verify_only: bool) -> PortReport:
+        """Port the weights of the model into the network, or verify the weights that are already loaded."""
         with steps(self.quiet or self.as_json) as progress:
             progress("loading PyTorch")
             from dpnn_bridge.files import load
@@ -98,19 +98,20 @@ class Comparison:
             source = load(piped(self.model), key=self.key, index_base=0 if indexed else 1)
             progress("comparing both networks")
             call = None if self.unbounded else self._limited(tensors)
-            return (judge if judging else port)(source, network, example, later=self.later, source=call)
+            return (judge if verify_only else port)(source, network, example, later=self.later, source=call)
 
     def _limited(self, inputs: Sequence[Any]) -> Callable[..., Any]:
-        """Return a call of the model that may take the memory and time that its file and its inputs are worth."""
+        """Return a function that calls the model with limits for memory and time, from the sizes of file and inputs."""
         from dpnn_bridge.conversion.limits import ResourceLimits
         from dpnn_bridge.parity.bounded import run_limits
         from dpnn_bridge.porting.networks import call_source
 
-        given = sum(tensor.nbytes for tensor in inputs if hasattr(tensor, "nbytes"))
-        return partial(call_source, running=run_limits(ResourceLimits(more=os.path.getsize(self.model) + given)))
+        input_bytes = sum(tensor.nbytes for tensor in inputs if hasattr(tensor, "nbytes"))
+        limits = ResourceLimits(more=os.path.getsize(self.model) + input_bytes)
+        return partial(call_source, running=run_limits(limits))
 
     def show(self, report: PortReport, title: str) -> None:
-        """Write the report, and print it: as JSON, or as text with a table of the weights."""
+        """Write the report to its file, and print it as JSON or as text."""
         if self.report_to is not None:
             from dpnn_bridge.porting import port_page
 
@@ -135,23 +136,23 @@ class Comparison:
 
 
 def convert_into(comparison: Comparison, target: Path, force: bool) -> None:
-    """Write the state_dict of a network with the weights of a Torch7 model.
+    """Load the weights of a Torch7 model into a network, and write the state_dict of the network.
 
     Raises:
-        UsageError: the suffix of the target is of another format, or target and report are one file.
-        VerificationError: the network is not proven to compute the same; no file is written.
+        UsageError: the suffix of the target is not supported, or target and report are the same file.
+        VerificationError: the outputs of network and model differ; no file is written.
     """
     if target.suffix not in (*PICKLED, ".safetensors"):
         raise click.UsageError("--into writes OUT.pt, OUT.pth or OUT.safetensors")
     check_distinct(target, comparison.report_to)
     model, name = comparison.model, comparison.network
-    with comparison.opened() as network:
+    with comparison.created_network() as network:
         check_output(target, force)
-        report = comparison.run(network, judging=False)
+        report = comparison.run(network, verify_only=False)
     title = f"{model} into {name}"
     if not report.equal:
         comparison.show(report, title)
-        raise VerificationError(f"{name} does not compute what {model} computes; {target} was not written")
+        raise VerificationError(f"{name} computes other results than {model}; {target} was not written")
     save_weights(target, network, force)
     with after_writing(target):
         comparison.show(report, title)
@@ -160,20 +161,20 @@ def convert_into(comparison: Comparison, target: Path, force: bool) -> None:
 
 
 def verify_network(comparison: Comparison, weights: Path | None) -> None:
-    """Verify a network that already has the weights.
+    """Verify a network whose weights are in ``weights`` or already loaded.
 
     Raises:
-        VerificationError: it does not compute the same.
+        VerificationError: the outputs of network and model differ.
     """
     protect_inputs(weights)
     model, name = comparison.model, comparison.network
-    with comparison.opened() as network:
+    with comparison.created_network() as network:
         if weights is not None:
             _load(network, weights)
-        report = comparison.run(network, judging=True)
+        report = comparison.run(network, verify_only=True)
     comparison.show(report, f"{model} and {name}")
     if not report.equal:
-        raise VerificationError(f"{name} does not compute what {model} computes")
+        raise VerificationError(f"{name} computes other results than {model}")
 
 
 def is_network(text: str) -> bool:
@@ -182,27 +183,27 @@ def is_network(text: str) -> bool:
 
 
 def network_of(text: str) -> nn.Module:
-    """Create a network from its name. This runs the file, which no output of the command replaces.
+    """Create a network from its name. This runs the file, and prevents outputs of the command from replacing it.
 
     Args:
-        text: ``FILE.py:NAME`` or ``PACKAGE:NAME``, with literal arguments in parentheses if NAME is a class or a
-            function; a module takes none.
+        text: ``FILE.py:NAME`` or ``PACKAGE:NAME``. If NAME is a class or a function, literal arguments in parentheses
+            may follow.
 
     Raises:
-        OptionError: the text is not such a name, or the network cannot be created.
+        OptionError: the text has another form, or the network cannot be created.
     """
-    found = _NETWORK.fullmatch(text)
-    if found is None:
+    parts = _NETWORK.fullmatch(text)
+    if parts is None:
         raise OptionError(f"{text}: expected FILE.py:NAME or PACKAGE:NAME, with literal arguments in parentheses")
     from torch import nn
 
-    positional, named = _arguments(found["arguments"] or "()", text)
+    positional, named = _arguments(parts["arguments"] or "()", text)
     try:
-        value: Any = _module(found["file"])
-        for name in found["name"].split("."):
+        value: Any = _module(parts["file"])
+        for name in parts["name"].split("."):
             value = getattr(value, name)
-        if isinstance(value, nn.Module) and found["arguments"]:
-            raise OptionError(f"{text}: {found['name']} is a module already; omit {found['arguments']}")
+        if isinstance(value, nn.Module) and parts["arguments"]:
+            raise OptionError(f"{text}: {parts['name']} is a module already; omit {parts['arguments']}")
         network = value(*positional, **named) if not isinstance(value, nn.Module) else value
     except OptionError:
         raise
@@ -221,7 +222,7 @@ def _arguments(text: str, network: str) -> tuple[list[Any], dict[str, Any]]:
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
             raise expected
         names = [k.arg for k in call.keywords if k.arg is not None]
-        if len(set(names)) < len(call.keywords):  # ``**{}``, or a name twice
+        if len(set(names)) < len(call.keywords):  # ``**{}``, or a duplicate name
             raise expected
         values = [ast.literal_eval(k.value) for k in call.keywords]
         return [ast.literal_eval(a) for a in call.args], dict(zip(names, values, strict=True))
@@ -231,17 +232,17 @@ def _arguments(text: str, network: str) -> tuple[list[Any], dict[str, Any]]:
 
 @contextmanager
 def _importable(network: str) -> Iterator[None]:
-    """Let the file of a network import files of its folder, also when the network is created and runs."""
-    found = _NETWORK.fullmatch(network)
-    if found is None or not found["file"].endswith(".py"):
+    """Add the folder of a network's file to ``sys.path``, so that the network can import files of this folder."""
+    parts = _NETWORK.fullmatch(network)
+    if parts is None or not parts["file"].endswith(".py"):
         yield
         return
-    folder = str(Path(found["file"]).resolve().parent)
+    folder = str(Path(parts["file"]).resolve().parent)
     sys.path.insert(0, folder)
     try:
         yield
     finally:
-        with suppress(ValueError):  # the file removed it
+        with suppress(ValueError):  # the file has removed the folder itself
             sys.path.remove(folder)
 
 
@@ -269,7 +270,7 @@ def example_of(specs: Sequence[str], network: nn.Module) -> Any:
 
 
 def save_weights(target: Path, network: nn.Module, force: bool) -> None:
-    """Write a plain state_dict."""
+    """Write the state_dict of a network, without metadata of dpnn_bridge."""
     from dpnn_bridge.outputs import pt_writer, safetensors_writer
 
     state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}

@@ -1,7 +1,7 @@
 """Provide options, errors, tables and progress for all commands.
 
-Commands print a line with :func:`say`, several with :func:`say_lines` and tables with :func:`console`. All escape
-terminal control sequences; the name of a file begins no line.
+Commands print one line with :func:`say`, several lines with :func:`say_lines` and tables with :func:`console`. All
+three escape terminal control sequences.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-#: exit code after Ctrl-C, as shells have it
+#: exit code after Ctrl-C, as in shells
 INTERRUPTED = 130
 
 #: text for callers of the Python API -> its replacement on the command line
@@ -49,13 +49,13 @@ _TERMS = (
 
 
 class Command(click.Command):
-    """A command whose errors are one message on stderr and the exit code of :mod:`dpnn_bridge.errors`.
+    """A command that reports an error as a message on stderr and an exit code of :mod:`dpnn_bridge.errors`.
 
-    With ``DPNN_TRACEBACK=1`` in the environment an error that is no :class:`DpnnBridgeError` shows where it was raised.
+    With ``DPNN_TRACEBACK=1`` in the environment, an exception other than :class:`DpnnBridgeError` prints its traceback.
     """
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the exit codes; a script of ``dpnn-lua`` has its own beside them."""
+        """Write the exit codes. A script that ``dpnn-lua`` runs may end with further exit codes."""
         with formatter.section("Exit codes"):
             formatter.write_dl([(str(code), meaning) for code, meaning in EXIT_CODES.items()])
 
@@ -63,13 +63,13 @@ class Command(click.Command):
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
         for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):  # characters that the terminal's encoding lacks become escapes
+            if isinstance(stream, io.TextIOWrapper):  # escape characters that the encoding lacks
                 stream.reconfigure(errors="backslashreplace")
         with errors_as_lines(info_name or ""), _printable_usage_errors():  # --help and --version print here
             return super().make_context(info_name, args, parent, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
-        ctx.with_resource(protecting(imported_files))  # ends after those of protect_inputs
+        ctx.with_resource(protecting(imported_files))  # ends after the contexts of protect_inputs
         ctx.with_resource(_warnings_as_lines())
         with errors_as_lines(ctx.info_name or ""), _printable_usage_errors():
             return super().invoke(ctx)
@@ -99,7 +99,7 @@ def errors_as_lines(name: str) -> Iterator[None]:
 
 @contextmanager
 def _warnings_as_lines() -> Iterator[None]:
-    """Print the text of a warning, which may contain text of a file, without the line of the program."""
+    """Print a warning as one line with escapes, because it may contain text of a file; omit the source line."""
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}", err=True)
         yield
@@ -115,24 +115,24 @@ def _printable_usage_errors() -> Iterator[None]:
 
 
 def say(text: Any = "", *, err: bool = False) -> None:
-    """Print one line, with escapes for control characters, also for the ends of lines."""
+    """Print one line. Control characters and line breaks are escaped."""
     click.echo(shortened(printable(str(text)), LONGEST_LINE), err=err)
 
 
 def say_lines(text: Any, *, err: bool = False) -> None:
-    """Print lines, with escapes for other control characters."""
+    """Print lines. Control characters except line breaks are escaped."""
     click.echo(printable_lines(str(text)), err=err)
 
 
 def say_written(source: Any, target: Path, what: str) -> None:
-    """Print the line of a file that was written beside the result, with its size."""
+    """Print one line about an additional output file, such as a report, with its size."""
     from dpnn_bridge.checkpoints.describe import format_bytes
 
     say(f"{source} -> {target}: {what}, {format_bytes(os.path.getsize(target))}")
 
 
 def in_options(message: str) -> str:
-    """Return a message of the Python API in the words of the command line: ``--key`` for ``key=``."""
+    """Replace arguments of the Python API in a message by command-line options: ``key=`` by ``--key``."""
     for pattern, option in _TERMS:
         message = re.sub(pattern, option, message)
     return message
@@ -143,14 +143,14 @@ def _be_quiet(ctx: click.Context, _: click.Parameter, quiet: bool) -> bool:
     if quiet and not ctx.resilient_parsing:
         ctx.with_resource(warnings.catch_warnings())
         warnings.simplefilter("ignore")
-        before = logging.root.manager.disable
+        previous = logging.root.manager.disable
         logging.disable(logging.WARNING)
-        ctx.call_on_close(lambda: logging.disable(before))
+        ctx.call_on_close(lambda: logging.disable(previous))
     return quiet
 
 
 class SourceType(click.ParamType):
-    """A file to read: a path, an address such as ``https://…``, or ``-`` for stdin."""
+    """Parameter type of an input file: a path, a URL, or ``-`` for stdin."""
 
     name = "file"
 
@@ -159,24 +159,24 @@ class SourceType(click.ParamType):
 
 
 class FileType(click.Path):
-    """A file to write to: a path, or an address."""
+    """Parameter type of an output file: a path or a URL."""
 
-    def __init__(self, **kinds: bool) -> None:
-        super().__init__(path_type=Path, **(kinds or {"dir_okay": False}))
+    def __init__(self, **accepted: bool) -> None:
+        super().__init__(path_type=Path, **(accepted or {"dir_okay": False}))
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return value if "://" in str(value) else super().convert(value, param, ctx)
 
 
 class FolderType(FileType):
-    """A folder to write to: a path, or an address such as ``s3://bucket/folder``."""
+    """Parameter type of an output folder: a path, or a URL such as ``s3://bucket/folder``."""
 
     def __init__(self) -> None:
         super().__init__(file_okay=False)
 
 
 def piped(source: Any) -> Any:
-    """Return the file to read for a value of :class:`SourceType`, stdin for ``-``."""
+    """Return a value of :class:`SourceType`, or the binary stdin for ``-``."""
     return sys.stdin.buffer if source == "-" else source
 
 
@@ -184,46 +184,46 @@ def protect_inputs(*inputs: Any) -> None:
     """Prevent the running command from replacing one of its inputs.
 
     Args:
-        *inputs: Files that the command reads, with the shards of an index; what is not a local file, such as
-            the shape of an input, is left out.
+        *inputs: Files that the command reads. The shards of an index are added. Values that are not local files,
+            such as the shape of an input, are ignored.
     """
     files = [file for file in inputs if file is not None and os.path.isfile(file)]
     shards = []
     for index in files:
         if os.fspath(index).endswith(INDEX):
-            with suppress(DpnnBridgeError):  # the reader reports what is wrong with it
+            with suppress(DpnnBridgeError):  # the reader reports the error
                 shards += shards_of(Path(index))
     kept = FileSet([*files, *shards])
     click.get_current_context().with_resource(protecting(lambda: kept))
 
 
 def check_distinct(*outputs: Any) -> None:
-    """Refuse two outputs of a command that are one file, also through linked folders.
+    """Raise an error if two outputs of a command are the same file, also through links to folders.
 
     Args:
-        *outputs: Local files; None, ``-`` and addresses are left out.
+        *outputs: Local files; None, ``-`` and URLs are ignored.
 
     Raises:
-        UsageError: Two are the same file.
+        UsageError: Two outputs are the same file.
     """
-    found: dict[str, Path] = {}
+    outputs_by_path: dict[str, Path] = {}
     for output in outputs:
         if isinstance(output, Path):
-            place = os.path.normcase(os.path.join(os.path.realpath(output.parent), output.name))
-            if place in found:
-                raise click.UsageError(f"two outputs are the same file: {found[place]} and {output}")
-            found[place] = output
+            path = os.path.normcase(os.path.join(os.path.realpath(output.parent), output.name))
+            if path in outputs_by_path:
+                raise click.UsageError(f"two outputs are the same file: {outputs_by_path[path]} and {output}")
+            outputs_by_path[path] = output
 
 
 def accept_only(form: str, *names: str) -> None:
-    """Refuse the options of the command line that the command does not take in this form.
+    """Raise an error if the command line has an option that the command does not accept in its present mode.
 
     Args:
-        form: The form, for the message.
-        *names: Parameters of the running command that it takes; ``quiet`` is always among them.
+        form: Description of the mode, for the message.
+        *names: Parameters of the running command that are accepted, besides ``quiet``.
 
     Raises:
-        UsageError: Another option was given.
+        UsageError: The command line has another option.
     """
     ctx = click.get_current_context()
     other = [
@@ -260,9 +260,9 @@ version_option = click.version_option(package_name="dpnn-bridge")
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Return the console of a command: plain with NO_COLOR, and without line breaks if stdout is not a terminal.
+    """Return the console of a command: without color with NO_COLOR, and not wrapped if stdout is not a terminal.
 
-    Text is printed without rich's markup, and with escapes for control characters.
+    Text is printed without rich's markup. Control characters are escaped.
     """
     from rich.console import Console
     from rich.segment import Segment
@@ -277,12 +277,12 @@ def console(*, stderr: bool = False) -> Console:
 
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or os.environ.get("COLUMNS") else 1000
-    colours = None if os.environ.get("NO_COLOR") else "auto"
-    return Escaping(stderr=stderr, width=width, color_system=colours, markup=False, emoji=False)
+    colors = None if os.environ.get("NO_COLOR") else "auto"
+    return Escaping(stderr=stderr, width=width, color_system=colors, markup=False, emoji=False)
 
 
 def plain_table(**options: Any) -> Table:
-    """Return a table whose only line is under the heading."""
+    """Return a table with a line below the heading and no other lines."""
     from rich import box
     from rich.table import Table
 
@@ -291,7 +291,7 @@ def plain_table(**options: Any) -> Table:
 
 @contextmanager
 def executor_of(jobs: int, dask: str | None) -> Iterator[Any]:
-    """Yield the executor for the work of a command; None means this process."""
+    """Yield the executor that runs the work of a command; None for this process."""
     from dpnn_bridge.batch.executors import dask_executor, workers
 
     with dask_executor(dask) if dask else workers(jobs) if jobs > 1 else nullcontext() as executor:
@@ -300,7 +300,7 @@ def executor_of(jobs: int, dask: str | None) -> Iterator[Any]:
 
 @contextmanager
 def steps(quiet: bool) -> Iterator[Callable[[str], None]]:
-    """Yield a function that shows the current step on stderr while the block runs; silent when not a terminal."""
+    """Yield a function that shows the current step on stderr, if stderr is a terminal."""
     if quiet or not sys.stderr.isatty():
         yield lambda step: None
         return
@@ -311,9 +311,9 @@ def steps(quiet: bool) -> Iterator[Callable[[str], None]]:
 
 
 def load_torch(progress: Callable[[str], None]) -> None:
-    """Show the step and import PyTorch; exclude its objects from garbage collection.
+    """Show the step, import PyTorch, and exclude the objects of PyTorch from garbage collection.
 
-    The objects are numerous and exist until the process ends. Every collection would visit them all.
+    The many objects exist until the process ends, and every collection would traverse them.
     """
     progress("loading PyTorch")
     if "torch" in sys.modules or not gc.isenabled():

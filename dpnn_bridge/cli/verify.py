@@ -40,7 +40,7 @@ from dpnn_bridge.errors import ModelNotFoundError, VerificationError
 if TYPE_CHECKING:
     from dpnn_bridge.parity.verification import Verification
 
-#: options that say how classes are converted
+#: options for the conversion of classes
 _CLASSES = ("plugin", "lua", "sandbox", "partial_sandbox", "allow_unsupported", "index_base")
 
 
@@ -150,7 +150,7 @@ def verify_command(weights: Path | None, later: bool, partial_sandbox: bool, **o
     if request.model.suffix == ".jsonl":
         accept_only("a manifest", "trust_manifest", *_CLASSES, "jobs", "dask", "as_json", "verbose")
         if request.converted is not None:
-            raise click.UsageError(f"a manifest names its files; omit {request.converted}")
+            raise click.UsageError(f"a manifest lists its files; omit {request.converted}")
         _verify_manifest(request)
         return
     request.check()
@@ -206,10 +206,10 @@ class Request:
     verbose: bool
 
     def check(self) -> None:
-        """Check that the options fit together, and that the report replaces no input.
+        """Check the combination of options, and that the report does not replace an input.
 
         Raises:
-            UsageError: An option needs a manifest.
+            UsageError: An option requires a manifest.
             OutputError: The report would replace an input.
         """
         if self.jobs > 1 or self.dask or self.trust_manifest:
@@ -217,9 +217,9 @@ class Request:
         self._protect_inputs()
 
     def classes(self) -> dict[str, Any]:
-        """Return the arguments that say how classes are converted; None and False if the command line does not."""
-        own = {"sandbox": self.sandbox, "allow_unsupported": self.allow_unsupported}
-        return {"lua": self.lua or None, "index_base": int(self.index_base), **own}
+        """Return the keyword arguments for the conversion of classes."""
+        settings = {"sandbox": self.sandbox, "allow_unsupported": self.allow_unsupported}
+        return {"lua": self.lua or None, "index_base": int(self.index_base), **settings}
 
     def _protect_inputs(self) -> None:
         files = (self.model, self.converted, self.reference, self.known_differences, self.torch7)
@@ -297,7 +297,7 @@ def _print(request: Request, result: Verification) -> None:
 
 
 def _equal_data(request: Request) -> bool | None:
-    """Return whether CONVERTED equals a file without a model; None if there is a model, or no entry at the key."""
+    """Return whether CONVERTED contains the data of MODEL; None if MODEL has a model, or no entry at the key."""
     if request.converted is None:
         return None
     from dpnn_bridge.checkpoints.find import candidates, follow
@@ -335,8 +335,8 @@ def _verify_manifest(request: Request) -> None:
         plugins = tuple(os.path.realpath(p) for p in request.plugin)
         trusted = request.trust_manifest
         lua = tuple(os.path.abspath(path) for path in request.lua) or None
-        how = {**request.classes(), "plugins": plugins, "lua": lua, "trusted": trusted}
-        for checked in check_manifest(request.model, executor=executor, **how):
+        settings = {**request.classes(), "plugins": plugins, "lua": lua, "trusted": trusted}
+        for checked in check_manifest(request.model, executor=executor, **settings):
             done.append(checked)
             progress(f"{len(done)} files checked")
     done.sort(key=lambda c: c.target)
@@ -352,14 +352,14 @@ def _verify_manifest(request: Request) -> None:
         say(f"{counted(len(done), 'file')}: {verdicts or 'nothing was converted'}")
     for c in failed if not request.as_json else []:
         text = f"{c.target}: {c.verdict}{f': {in_options(c.message)}' if c.message else ''}"
-        say(f"error: {printable(text)}", err=True)  # one line, whatever a manifest contains
+        say(f"error: {printable(text)}", err=True)  # a manifest may contain control characters
     if failed:
         sys.exit(VerificationError.exit_code)
 
 
 # ---------------------------------------------------------------------- inputs
 def _example(request: Request) -> Any:
-    """Return the input; the model determines the dtype of random inputs given as shapes."""
+    """Return the input. A random input gets the dtype of the model unless the command line has a dtype."""
     from dpnn_bridge.cli.inputs import example_input, has_untyped_shape
     from dpnn_bridge.errors import DpnnBridgeError
     from dpnn_bridge.files import load

@@ -12,12 +12,12 @@ from torch import Tensor
 from dpnn_bridge.errors import VerificationError
 from dpnn_bridge.loaders.source import FileSource
 
-#: bytes that are compared at once, so that they stay in the CPU cache
+#: number of bytes that are compared together, so that they stay in the CPU cache
 CHUNK = 1 << 20
 
 
 def byte_array(tensor: Tensor) -> np.ndarray:
-    """Return the bytes of a contiguous tensor as a 1-D array, of 8-byte integers if possible (6 times faster)."""
+    """Return the bytes of a contiguous tensor as a 1-D array, of 8-byte integers if possible (6 times as fast)."""
     if tensor.numel() == 0:
         return np.empty(0, np.int64)
     flat = tensor.detach().cpu().as_strided((tensor.numel(),), (1,))  # a single element may have any stride
@@ -35,24 +35,24 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
 
 
 def same_in_file(tensor: Tensor, file: FileSource, start: int) -> bool:
-    """Return whether the bytes of a file from ``start`` are those of a contiguous tensor.
+    """Return whether the bytes of a file from offset ``start`` equal the bytes of a contiguous tensor.
 
-    The file is read, not memory-mapped, because mapped pages stay in memory as long as the mapping.
+    The file is read, not memory-mapped, because mapped pages would stay in memory until the file is unmapped.
     """
     data = byte_array(tensor).view(np.uint8).data
     read = bytearray(min(len(data), CHUNK))
     for at in range(0, len(data), CHUNK):
-        part = data[at : at + CHUNK]
-        del read[len(part) :]
+        chunk = data[at : at + CHUNK]
+        del read[len(chunk) :]
         with memoryview(read) as buffer:
             file.fill(start + at, buffer)
-        if read != part:
+        if read != chunk:
             return False
     return True
 
 
 def same_tensors(path: Path, read: Mapping[str, Tensor], written: Mapping[str, Tensor]) -> None:
-    """Raise :class:`VerificationError` unless both contain the same names with the same bits."""
+    """Raise :class:`VerificationError` unless both mappings have the same names and tensors with the same bits."""
     if read.keys() != written.keys():
         raise VerificationError(f"{path}: the names differ after reading back")
     for name, tensor in written.items():

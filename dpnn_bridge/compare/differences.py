@@ -15,7 +15,7 @@ from dpnn_bridge.base.display import printable
 from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.errors import VerificationError
 
-#: first part of the names of comparisons with values that forward computed or used
+#: first part of the name of a comparison of values from the forward pass
 FORWARD = ("output", "after", "params", "converted")
 
 
@@ -24,8 +24,8 @@ class Tolerance:
     """Largest accepted difference, relative to the largest expected value, for each dtype.
 
     Attributes:
-        double, single: for double and for single precision.
-        floor: smallest scale that differences are relative to, where all expected values are tiny.
+        double, single: largest difference in double and in single precision.
+        floor: minimum scale of relative differences, for tensors with only small expected values.
     """
 
     double: float = 1e-10
@@ -33,7 +33,7 @@ class Tolerance:
     floor: float = 1e-3
 
     def of(self, tensor: Tensor) -> float:
-        """Return the accepted difference for an expected tensor; integers must be equal."""
+        """Return the accepted difference for an expected tensor: 0 for integers."""
         if not tensor.is_floating_point():
             return 0.0
         return self.double if tensor.dtype == torch.float64 else self.single
@@ -99,7 +99,7 @@ class Difference:
 
     @property
     def worst_element(self) -> tuple[tuple[int, ...] | None, str]:
-        """Index and value of the element with the largest difference, for comparisons: nan equals nan."""
+        """Index and ``repr`` of the element with the largest difference. As strings, two nan are equal."""
         return self.index, repr(self.found)
 
     @property
@@ -128,7 +128,7 @@ class Result:
         return [d for d in self.differences if not d.ok]
 
     def raise_for_failures(self) -> None:
-        """Raise :class:`VerificationError` that lists every failed comparison."""
+        """Raise a :class:`VerificationError` that lists every failed comparison, if a comparison failed."""
         if not self.ok:
             error = VerificationError("\n".join(printable(f"{d.name}: {d.message}") for d in self.failures))
             error.several_lines = True
@@ -141,7 +141,7 @@ def compare(name: str, actual: Any, expected: Any, tolerance: Tolerance | None =
     Args:
         name: name of the comparison.
         actual: tensor, number or nested lists/dicts.
-        expected: the same from Torch7 (:func:`~dpnn_bridge.conversion.lua_values.to_value` of it).
+        expected: Torch7's value, as :func:`~dpnn_bridge.conversion.lua_values.to_value` returns it.
         tolerance: defaults to ``Tolerance()``.
     """
     tolerance = tolerance or Tolerance()
@@ -162,8 +162,9 @@ def compare(name: str, actual: Any, expected: Any, tolerance: Tolerance | None =
     if value is None or value.numel() != 1:
         return [mismatch(name, actual, f"the number {expected}")]
     reference = torch.tensor([expected], dtype=torch.float64)
-    wanted = reference if value.dtype == torch.float64 or not value.is_floating_point() else reference.float()
-    return [compare_tensor(name, value.reshape(1), wanted, tolerance)]
+    if value.is_floating_point() and value.dtype != torch.float64:
+        reference = reference.float()
+    return [compare_tensor(name, value.reshape(1), reference, tolerance)]
 
 
 def compare_tensor(name: str, actual: Any, expected: Tensor, tolerance: Tolerance) -> Difference:
@@ -176,22 +177,24 @@ def compare_tensor(name: str, actual: Any, expected: Tensor, tolerance: Toleranc
     a, e = actual.detach().to("cpu", torch.float64), expected.detach().to("cpu", torch.float64)
     error = errors(a, e) / scale_of(e, tolerance)
     worst = int(error.argmax())
-    relative, wanted, found = (float(t.flatten()[worst]) for t in (error, e, a))
+    relative, expected_value, found = (float(t.flatten()[worst]) for t in (error, e, a))
     if relative == 0.0:
         return Difference(name, 0.0, limit)
     index = tuple(int(i) for i in np.unravel_index(worst, tuple(error.shape)))
     message = ""
     if relative > limit:
         message = (
-            f"expected {wanted:.17g}, found {found:.17g} at {list(index)}, relative error {relative:.3g} > {limit:g}, "
+            f"expected {expected_value:.17g}, found {found:.17g} at {list(index)}, "
+            f"relative error {relative:.3g} > {limit:g}, "
             f"{int((error > limit).sum())} of {error.numel()} elements differ"
         )
-    absolute = abs(found - wanted) if abs(found - wanted) < float("inf") else float("inf")  # nan if both are inf
-    return Difference(name, relative, limit, message, absolute, index, wanted, found, *_similarity(a, e))
+    absolute = abs(found - expected_value)
+    absolute = absolute if absolute < float("inf") else float("inf")  # the difference of two inf is nan
+    return Difference(name, relative, limit, message, absolute, index, expected_value, found, *_similarity(a, e))
 
 
 def _similarity(actual: Tensor, expected: Tensor) -> tuple[float, float]:
-    """Return the cosine of the angle between two tensors that differ, and the signal-to-noise ratio in dB."""
+    """Return the cosine of the angle between two different tensors, and the signal-to-noise ratio in dB."""
     a, e = (t.flatten().nan_to_num(0.0, 0.0, 0.0) for t in (actual, expected))
     cosine = float(torch.nn.functional.cosine_similarity(a, e, dim=0))
     noise, signal = float((a - e).norm()), float(e.norm())
@@ -201,7 +204,7 @@ def _similarity(actual: Tensor, expected: Tensor) -> tuple[float, float]:
 
 
 def errors(actual: Tensor, expected: Tensor) -> Tensor:
-    """Return the absolute differences, 0 if both are equal or nan, inf where one of them is."""
+    """Return the absolute differences: 0 where both are equal or both nan, inf where only one is nan or inf."""
     same = (actual == expected) | (actual.isnan() & expected.isnan())
     return torch.where(same, torch.zeros_like(actual), (actual - expected).abs()).nan_to_num(
         nan=float("inf"), posinf=float("inf")
@@ -214,7 +217,7 @@ def scale_of(expected: Tensor, tolerance: Tolerance) -> float:
     return max(float(finite.abs().max()) if finite.numel() else 0.0, tolerance.floor)
 
 
-def mismatch(name: str, actual: Any, wanted: str) -> Difference:
-    """Return a difference of shape or type."""
+def mismatch(name: str, actual: Any, expected: str) -> Difference:
+    """Return a difference of shape or type, where ``expected`` describes the expected value."""
     found = f"a tensor of shape {tuple(actual.shape)}" if isinstance(actual, Tensor) else repr(actual)[:120]
-    return Difference(name, float("inf"), 0.0, f"expected {wanted}, found {found}")
+    return Difference(name, float("inf"), 0.0, f"expected {expected}, found {found}")

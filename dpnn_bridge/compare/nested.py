@@ -1,6 +1,6 @@
-"""Map functions over nested values: tensors and numbers in lists and dicts, which are tables in Torch7.
+"""Map functions over nested values: tensors and numbers in lists and dicts, the equivalents of Torch7's tables.
 
-:func:`map_tensors` traverses the values. The other functions of this file call it.
+Most functions call :func:`map_tensors`, which traverses the values.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ def map_tensors(function: Callable[..., Any], value: Any, *others: Any, path: st
     """Return ``value`` with ``function`` applied to every tensor in its nested lists and dicts, in order.
 
     Args:
-        function: takes the tensor, and the values at its place in each of ``others``.
-        value: a tensor or nested lists (or tuples, which become lists) and dicts; anything else stays as it is.
-        *others: values nested like ``value``.
+        function: called with the tensor, and the values at the same path in each of ``others``.
+        value: a tensor or nested lists (or tuples, which become lists) and dicts; other values are returned unchanged.
+        *others: values with the structure of ``value``.
         path: the name of ``value`` in messages.
 
     Raises:
-        VerificationError: one of ``others`` is nested in another way; names the place.
+        VerificationError: one of ``others`` has another structure; the message contains the path.
     """
     if isinstance(value, Tensor):
         return function(value, *others)
@@ -43,10 +43,10 @@ def map_tensors(function: Callable[..., Any], value: Any, *others: Any, path: st
 
 def _check_same(path: str, same: bool, value: Any, other: Any) -> None:
     if not same:
-        raise VerificationError(f"{path or 'value'}: expected {_kind(value)}, found {_kind(other)}")
+        raise VerificationError(f"{path or 'value'}: expected {_description(value)}, found {_description(other)}")
 
 
-def _kind(value: Any) -> str:
+def _description(value: Any) -> str:
     if isinstance(value, dict):
         return f"a table with the keys {', '.join(map(str, value))}"
     if isinstance(value, (list, tuple)):
@@ -72,7 +72,7 @@ def tensors(value: Any) -> list[Tensor]:
 
 
 def sizes_text(value: Any) -> str:
-    """Return the sizes of the tensors of a nested value, as ``1x3x8x8, 5``."""
+    """Return the sizes of the tensors of a nested value as text, such as ``1x3x8x8, 5``."""
     return ", ".join("x".join(map(str, t.shape)) for t in tensors(value))
 
 
@@ -84,7 +84,7 @@ def first_tensor(value: Any) -> Tensor:
 
 
 def cast(value: Any, dtype: torch.dtype | None) -> Any:
-    """Cast the floating point tensors of a nested value to ``dtype``; None leaves them."""
+    """Cast the floating-point tensors of a nested value to ``dtype``; None changes nothing."""
     return map_tensors(lambda t: t.to(dtype) if dtype is not None and t.is_floating_point() else t, value)
 
 
@@ -94,7 +94,7 @@ def detached(value: Any) -> Any:
 
 
 def copied(value: Any) -> Any:
-    """Return a nested value whose tensors are new leaves."""
+    """Return a nested value whose tensors are copies without autograd history."""
     return map_tensors(lambda t: t.detach().clone(), value)
 
 
@@ -115,20 +115,24 @@ def has_nan(value: Any) -> bool:
 
 # ---------------------------------------------------------------------- gradients
 def require_grad(value: Any) -> Any:
-    """Make every floating point tensor of a nested value a leaf that collects a gradient."""
+    """Set ``requires_grad`` of every floating-point tensor of a nested value."""
     return map_tensors(lambda t: t.requires_grad_() if t.is_floating_point() else t, value)
 
 
 def gradients(value: Any) -> Any:
-    """Return the gradients that the leaves of a nested value collected, zeros if there are none."""
+    """Return the gradients of the tensors of a nested value; zeros for a tensor without a gradient."""
     return map_tensors(lambda t: t.grad if t.grad is not None else torch.zeros_like(t), value)
 
 
 def backward(output: Any, grad_output: Any) -> None:
-    """Run backward from nested outputs; a criterion's loss needs no ``grad_output``.
+    """Run the backward pass from nested outputs.
+
+    Args:
+        output: the outputs.
+        grad_output: gradients with the structure of ``output``; None for ones, as for the loss of a criterion.
 
     Raises:
-        VerificationError: ``grad_output`` is not nested like ``output``.
+        VerificationError: ``grad_output`` has another structure than ``output``.
     """
     outputs = list(leaves(output))
     if grad_output is None:
@@ -143,12 +147,12 @@ def backward(output: Any, grad_output: Any) -> None:
         if isinstance(o, Tensor) and o.requires_grad
     ]
     if pairs:
-        # scalars whose gradients are `grads`: with these as an argument, autograd would import SymPy
+        # sums with the gradients `grads`, because autograd imports SymPy if it gets gradients as an argument
         torch.autograd.backward([(o * g).sum() for o, g in pairs])
 
 
 def _ordered_like(output: Any, given: Any, path: str) -> Any:
-    """Return ``given`` with the keys of its tables in the order of those of ``output``."""
+    """Return ``given`` with the keys of its dicts in the order of the keys in ``output``."""
     if isinstance(output, dict):
         _check_same(path, isinstance(given, dict) and output.keys() <= given.keys(), output, given)
         return {k: _ordered_like(v, given[k], f"{path}.{k}") for k, v in output.items()}
@@ -157,19 +161,19 @@ def _ordered_like(output: Any, given: Any, path: str) -> Any:
     return given
 
 
-# ---------------------------------------------------------------------- other numbers
+# ---------------------------------------------------------------------- replacement of values
 def like(tensor: Tensor, given: Any) -> Tensor | None:
-    """Return ``given`` in the form of a tensor; None when it has other elements."""
+    """Return ``given`` with shape, dtype and device of ``tensor``; None if the number of elements differs."""
     if not isinstance(given, Tensor) or given.numel() != tensor.numel():
         return None
     return given.to(tensor.device, tensor.dtype).reshape(tensor.shape)
 
 
 def replaced(value: Any, given: Any) -> Any:
-    """Return ``value`` with the numbers of ``given``; gradients go to what computed ``value``."""
+    """Return ``value`` with the elements of ``given``. The backward pass continues as from ``value``."""
     if isinstance(value, Tensor):
-        theirs = like(value, given)
-        return value if theirs is None else with_gradient_of(theirs.clone(), value)
+        replacement = like(value, given)
+        return value if replacement is None else with_gradient_of(replacement.clone(), value)
     if isinstance(value, list) and isinstance(given, list) and len(given) == len(value):
         return [replaced(v, g) for v, g in zip(value, given, strict=True)]
     if isinstance(value, dict) and isinstance(given, dict):

@@ -1,4 +1,4 @@
-"""Compute in the precision that a comparison needs."""
+"""Select a device, and compute deterministically and in full precision, for comparisons."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from dpnn_bridge.errors import OptionError
 
 
 def check_device(device: str | int | torch.device) -> None:
-    """Raise :class:`OptionError` unless PyTorch computes on a device here, and its results can be had.
+    """Raise :class:`OptionError` unless PyTorch can compute on a device and copy results from it.
 
-    The package that adds a device to PyTorch, such as torch_xla and torch_npu, is imported if it is installed.
+    A package that adds the device to PyTorch, such as torch_xla or torch_npu, is imported if it is installed.
     """
-    kind = str(device).partition(":")[0]
+    device_type = str(device).partition(":")[0]
     try:
-        if kind.isidentifier() and find_spec(f"torch_{kind}") is not None:
-            import_module(f"torch_{kind}")
+        if device_type.isidentifier() and find_spec(f"torch_{device_type}") is not None:
+            import_module(f"torch_{device_type}")
         torch.ones(1, device=device).cpu()
     except Exception as error:
         reason = shortened(str(error).strip().split("\n")[0].split(". ")[0], 200)
@@ -35,8 +35,8 @@ def check_device(device: str | int | torch.device) -> None:
 
 def _devices() -> list[str]:
     """Return the names of the devices that PyTorch can use."""
-    found = torch.accelerator.current_accelerator(check_available=True)
-    return ["cpu", *(f"{found.type}:{i}" for i in range(torch.accelerator.device_count()) if found)]
+    device = torch.accelerator.current_accelerator(check_available=True)
+    return ["cpu", *(f"{device.type}:{i}" for i in range(torch.accelerator.device_count()) if device)]
 
 
 @of_the_process
@@ -44,8 +44,8 @@ def _devices() -> list[str]:
 def full_precision() -> Iterator[None]:
     """Make CUDA compute float32 without TF32 and deterministically inside the ``with`` block.
 
-    An operation that has no deterministic form on CUDA warns. ``CUBLAS_WORKSPACE_CONFIG``, which cuBLAS needs for it,
-    is set unless the environment has it.
+    An operation without a deterministic implementation on CUDA warns. ``CUBLAS_WORKSPACE_CONFIG``, which cuBLAS needs
+    for deterministic results, is set unless the environment contains it.
     """
     matmul = torch.backends.cuda.matmul
     allowed = matmul.allow_tf32

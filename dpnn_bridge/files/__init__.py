@@ -1,4 +1,4 @@
-"""Load and save whole files."""
+"""Load and save files with models."""
 
 from __future__ import annotations
 
@@ -68,28 +68,29 @@ def load(
     """Load a model from a ``.t7`` file, a pickle of ``torch.legacy.nn``, or a file written by :func:`save`.
 
     Args:
-        path: the file; also a URL, a file open for reading bytes, or bytes (:mod:`dpnn_bridge.loaders.origin`).
+        path: path or URL of the file, a file open for reading bytes, or bytes (:mod:`dpnn_bridge.loaders.origin`).
         key: path of the module inside a checkpoint table, such as ``"protos.rnn"``; default: detected automatically.
-        device: where the tensors go, as for :class:`torch.device`; CUDA tensors in the file are read on the CPU first.
-        dtype: casts floating point tensors, ``torch.float16`` or ``"float16"``; default: as in the file.
+        device: device of the returned module, as for :class:`torch.device`. CUDA tensors in the file need no GPU.
+        dtype: floating-point type to cast to, ``torch.float16`` or ``"float16"``; default: the dtypes of the file.
         index_base: 1 as in Lua or 0, for modules whose inputs or outputs are indices.
         inplace: use the file's ``inplace`` settings.
         gradients: load the gradients of the file into ``.grad``.
         plugins: Python files that register classes with ``@lua_class``.
-        lua: a :class:`~dpnn_bridge.lua.LuaBridge` or Lua files, which are run. The classes that they define take
-            precedence over the built-in mapping of the same name, and plugins over both.
-        sandbox: run these Lua files, and the layers that they define, in a process that the kernel lets do nothing but
-            compute; see :class:`~dpnn_bridge.lua.LuaBridge` for its limits.
-        allow_unsupported: unknown classes become placeholders that raise when they run.
-        sha256: refuse a file with another checksum.
+        lua: a :class:`~dpnn_bridge.lua.LuaBridge`, or Lua files to run. The classes that they define take precedence
+            over the built-in mapping of the same name, and plugins take precedence over both.
+        sandbox: run these Lua files, and the layers that they define, in a separate process that can only compute; see
+            :class:`~dpnn_bridge.lua.LuaBridge` for the limits of the process.
+        allow_unsupported: replace unknown classes by placeholders that raise when they run.
+        sha256: expected checksum of the file; a file with another checksum is an error.
 
     Returns:
-        The module, with the train/eval flags, dtypes and sharing of the file. Of several models of equal rank, such as
-        an encoder and a decoder, a :class:`~dpnn_bridge.modules.several.Models`, which contains them by key.
+        The module, with the train/eval flags, dtypes and shared parameters of the file. For several models of equal
+        rank, such as an encoder and a decoder, a :class:`~dpnn_bridge.modules.several.Models`, which contains the
+        models by key.
 
     Raises:
         T7Error: the file cannot be read.
-        ConversionError: it contains no module, or one that cannot be converted.
+        ConversionError: the file contains no module, or a module that cannot be converted.
         OptionError: PyTorch cannot use the device.
 
     Examples:
@@ -121,7 +122,14 @@ def load_with_report(
 def load_local(
     file: LocalFile, contents: tuple[Any, Encoding] | None, key: str | None, options: Options
 ) -> tuple[nn.Module, Report]:
-    """Return the model of a file, of which :func:`read_source` gave ``contents``, with its report."""
+    """Convert the model of a file; return the module and the report.
+
+    Args:
+        file: the file.
+        contents: result of :func:`read_source` for the file.
+        key: path of the module in the file, or None.
+        options: options of the conversion.
+    """
     if contents is None:
         content = format_of(file.path).load(file.path, file.name)
         module, report = container.unpack(content, options, file.name)
@@ -131,10 +139,10 @@ def load_local(
     module, report = convert_object(obj, options, key)
     if obj.class_name == SEVERAL:
         models = ", ".join(f"{k} ({m.class_name})" for k, m in obj["models"].items())
-        report.notes.append(f"the file holds several models: {models}; the result holds them all by key")
+        report.notes.append(f"the file contains several models: {models}; the result contains all of them by key")
     if others:
         listed = ", ".join(f"{c.key} ({c.obj.class_name})" for c in others[:8]) + (", …" if len(others) > 8 else "")
-        report.notes.append(f"the file holds more: {listed}; key= (--key) chooses one, --all converts each")
+        report.notes.append(f"the file contains more models: {listed}; key= (--key) selects one, --all converts each")
     report.notes += shape_warnings(module)
     report.notes += unread(encoding)
     report.metadata = {"source": PurePath(file.name).name, "key": key, "checkpoint": surroundings(root)}
@@ -142,7 +150,7 @@ def load_local(
 
 
 def unread(encoding: Encoding) -> list[str]:
-    """Return a note where a file contains more than what was read."""
+    """Return a note if the file continues after the object that was read; otherwise an empty list."""
     if not encoding.trailing:
         return []
     several = "dpnn_bridge.loaders.read_all reads several objects"
@@ -150,16 +158,16 @@ def unread(encoding: Encoding) -> list[str]:
 
 
 def _chosen(module: nn.Module, key: str, name: str, report: Report) -> nn.Module:
-    """Return the model of a converted file that has a key in the ``.t7`` file."""
-    own = (report.metadata or {}).get("key")
-    keys = list(module) if isinstance(module, Models) else [own if isinstance(own, str) and own else key]
+    """Return the model of a converted file whose key in the original ``.t7`` file was ``key``."""
+    original = (report.metadata or {}).get("key")
+    keys = list(module) if isinstance(module, Models) else [original if isinstance(original, str) and original else key]
     if key not in keys:
         raise ModelNotFoundError(f"{name}: no entry at key {key!r}. Models in the file: {', '.join(keys)}")
     return module[key] if isinstance(module, Models) else module
 
 
 def classes_in_lua(lua: Any, sandbox: bool | Literal["partial"]) -> dict[str, Any]:
-    """Return the options that let ``lua=``, a bridge or Lua files, convert the classes that it knows."""
+    """Return the :class:`Options` for converting classes that a bridge or Lua files define (argument ``lua``)."""
     if lua is None:
         return {}
     from dpnn_bridge.lua.bridge import LuaBridge
@@ -180,7 +188,7 @@ def classes_in_lua(lua: Any, sandbox: bool | Literal["partial"]) -> dict[str, An
 
 
 def cast(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
-    """Return the module in another type, which it will be written in too."""
+    """Cast the module, and record the dtype in the conversion metadata, so that an export uses it too."""
     record = record_of(module)
     if dtype is not None and record is not None:
         record.cast = dtype
@@ -199,24 +207,24 @@ def save(
     force: bool = True,
     **options: Unpack[FormatKeywords],
 ) -> None:
-    """Write a module in the format that the suffix names, read it back and compare, then let the file appear.
+    """Write a module in the format of the suffix. The file is read back and compared before it appears at ``path``.
 
     Args:
-        path: ``.pt`` (what :func:`load` rebuilds and ``torch.load(weights_only=True)`` reads), ``.safetensors``,
-            ``.npz``, ``.onnx``, ``.pt2``, ``.py`` or ``.t7``.
+        path: ``.pt`` (for :func:`load` and ``torch.load(weights_only=True)``), ``.safetensors``, ``.npz``, ``.onnx``,
+            ``.pt2``, ``.py`` or ``.t7``.
         module: a converted module, or an object of :mod:`dpnn_bridge.legacy.nn`.
-        to: format name when the suffix does not state it.
-        metadata: plain data to store beside the model, in ``.pt`` and ``.safetensors``. The latter stores JSON, in
-            which tensors and tuples are lists and keys are strings.
-        force: replace an existing file. That is the default here, as with ``torch.save``, since a training script
-            writes the same file again; :func:`convert` and the commands refuse by default.
-        **options: fields of :class:`~dpnn_bridge.outputs.options.ConvertOptions` that the format takes, such as
+        to: name of the format, if the suffix does not determine it.
+        metadata: plain data to store with the model, in ``.pt`` and ``.safetensors``. A ``.safetensors`` file stores
+            JSON, in which tensors and tuples are lists and keys are strings.
+        force: replace an existing file. The default is True as with ``torch.save``, because training scripts write the
+            same file again; the default of :func:`convert` and of the commands is False.
+        **options: fields of :class:`~dpnn_bridge.outputs.options.ConvertOptions` that the format accepts, such as
             ``input`` for ``.onnx``.
 
     Raises:
-        ConversionError: the format cannot contain this model, or its metadata.
-        OptionError: ``metadata`` are no plain data.
-        OutputError: the file cannot be written there, or exists and ``force`` is False.
+        ConversionError: the format cannot store this model or its metadata.
+        OptionError: ``metadata`` contains other values than plain data.
+        OutputError: the file cannot be written, or exists and ``force`` is False.
         VerificationError: the file differs after reading back; nothing was written.
     """
     module = module.to_torch() if isinstance(module, Convertible) else module
@@ -231,10 +239,10 @@ def write_t7(
     """Write a module, a Lua value, or plain Python data to a ``.t7`` file that Torch7 loads.
 
     Args:
-        path: the file; it appears only once it is complete.
+        path: the file; it appears when it is complete.
         value: a module, also of :mod:`dpnn_bridge.legacy.nn`; a Lua value of :func:`read_t7`; or tensors, numpy arrays,
             numbers, strings, bytes, and lists and dicts of all of these. Lists become tables with keys from 1.
-        verify: read the file back and compare before it appears.
+        verify: read the file back and compare, before it appears at ``path``.
         force: replace an existing file.
         **options: fields of :class:`~dpnn_bridge.loaders.WriteOptions`, such as ``mode``.
 
@@ -257,11 +265,11 @@ def model_keys(
 
     Args:
         path: the file.
-        plugins, lua, sandbox: what defines classes of models, as for :func:`load`.
+        plugins, lua, sandbox: definitions of further classes, as for :func:`load`.
 
     Raises:
-        ModelNotFoundError: there is none.
-        ConversionLimitError: they share so many modules that converting each of them takes too long.
+        ModelNotFoundError: the file contains no model.
+        ConversionLimitError: the models share so many modules that separate conversions would take too long.
     """
     load_plugins(plugins)
     knows = Options(**classes_in_lua(lua, sandbox)).knows
@@ -274,5 +282,5 @@ def model_keys(
     return [c.key for c in found]
 
 
-# their earlier places
+# the functions were in this module in earlier versions
 __getattr__, _ = lazy_exports(__name__, {"convert": "files.converting", "is_converted": "files.converting"})

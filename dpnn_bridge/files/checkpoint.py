@@ -1,4 +1,4 @@
-"""Load a whole checkpoint as one object: its models and the other entries of a training script."""
+"""Load all entries of a checkpoint: its models, and the options, vocabulary and states of the training script."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ class Checkpoint:
     """The checkpoint of a training script.
 
     Attributes:
-        models: key, as ``load(key=…)`` takes it -> model; the key is empty when the file is the model.
-        criterions: the same for criterions.
-        vocabulary: token -> number, counted from 1 as in Lua, the first in the file; empty when the file has none.
+        models: key for ``load(key=…)`` -> model; the key is empty if the file is the model.
+        criterions: key -> criterion.
+        vocabulary: token -> number, counted from 1 as in Lua; the first vocabulary of the file, or empty.
         options: options of the training script.
-        mean, std: of the training data, as tensors or numbers; None when the file has none.
+        mean, std: mean and standard deviation of the training data, as tensors or numbers, or None.
         class_names: names of the classes, in the order of the outputs.
         optimizer: key -> state of the optimizer, for :func:`dpnn_bridge.optim.from_lua`.
-        losses: key -> what was recorded in training.
-        counters: epoch, iteration and the like.
-        rest: everything else beside the models, as plain data.
+        losses: key -> values that the training script recorded.
+        counters: numbers of epochs, iterations and similar.
+        rest: all other entries, as plain data.
     """
 
     models: dict[str, nn.Module] = field(default_factory=dict)
@@ -73,24 +73,26 @@ class Checkpoint:
 
     @property
     def model(self) -> nn.Module:
-        """The model that the file is about, the first of :attr:`models`.
+        """The main model of the file, which is the first of :attr:`models`.
 
         Raises:
-            ModelNotFoundError: the file contains none.
+            ModelNotFoundError: the file contains no model.
         """
         if not self.models:
-            raise ModelNotFoundError("the checkpoint holds no model")
+            raise ModelNotFoundError("the checkpoint contains no model")
         return next(iter(self.models.values()))
 
     @property
     def tokens(self) -> dict[int, str]:
-        """Number, counted from 1 -> token: the reverse of :attr:`vocabulary`."""
+        """Number, counted from 1 -> token: the inverse of :attr:`vocabulary`."""
         return {number: token for token, number in self.vocabulary.items()}
 
     def _repr_html_(self) -> str:
-        found = [("model", k, m) for k, m in self.models.items()] + [("loss", k, m) for k, m in self.criterions.items()]
+        modules = [("model", self.models), ("loss", self.criterions)]
         rows: list[tuple[Any, ...]] = [
-            (kind, key, type(m).__name__, sum(p.numel() for p in m.parameters())) for kind, key, m in found
+            (entry, key, type(module).__name__, sum(p.numel() for p in module.parameters()))
+            for entry, entries in modules
+            for key, module in entries.items()
         ]
         for name in ("vocabulary", "options", "class_names", "optimizer", "losses", "counters", "rest"):
             if value := getattr(self, name):
@@ -115,8 +117,8 @@ def load_checkpoint(path: Origin, **options: Unpack[OptionKeywords]) -> Checkpoi
     """Load every model of a file and the other entries.
 
     Args:
-        path: a ``.t7`` file, or a ``.pt`` or ``.safetensors`` file that was converted from one (optimizer states are
-            only in the former); also a URL, an open file, or bytes.
+        path: a ``.t7`` file, or a ``.pt`` or ``.safetensors`` file that was converted from a ``.t7`` file, which
+            contains no optimizer state; also a URL, an open file, or bytes.
         **options: fields of :class:`~dpnn_bridge.conversion.options.Options`, such as ``index_base``.
 
     Raises:
@@ -133,32 +135,37 @@ def load_checkpoint(path: Origin, **options: Unpack[OptionKeywords]) -> Checkpoi
         if contents is None:
             model, report = load_local(file, None, None, chosen)
             key = (report.metadata or {}).get("key") or ""
-            found = Checkpoint(models=dict(model.items()) if isinstance(model, Models) else {key: model})
-            beside = (report.metadata or {}).get("checkpoint")
-            if isinstance(beside, (dict, list)):
-                _sort(found, beside, lambda value: value)
-            _from_models(found)
-            return found
+            checkpoint = Checkpoint(models=dict(model.items()) if isinstance(model, Models) else {key: model})
+            entries = (report.metadata or {}).get("checkpoint")
+            if isinstance(entries, (dict, list)):
+                _sort(checkpoint, entries, lambda value: value)
+            _from_models(checkpoint)
+            return checkpoint
         root, _ = contents
-    found = Checkpoint()
+    checkpoint = Checkpoint()
     context = TorchConversion(chosen)
     modules: set[int] = set()
     all_models = candidates(root, known_also(chosen.knows))
     if len(affordable(root, all_models)) < len(all_models):
         raise ConversionLimitError(f"{file.name}: {TOO_MANY}")
     for candidate in all_models:
-        kind = found.criterions if candidate.is_criterion else found.models
-        kind[candidate.key] = context.to_torch(candidate.obj)
+        converted = checkpoint.criterions if candidate.is_criterion else checkpoint.models
+        converted[candidate.key] = context.to_torch(candidate.obj)
         modules.add(id(candidate.obj))
     context.finish()
     if isinstance(root, (LuaTable, LuaObject)) and id(root) not in modules:
-        _sort(found, root, _plainly(modules, Budget(root)))
-    _from_models(found)
-    return found
+        _sort(checkpoint, root, _plain_converter(modules, Budget(root)))
+    _from_models(checkpoint)
+    return checkpoint
 
 
-def _plainly(modules: set[int], budget: Budget) -> Callable[[Any], Any]:
-    """Return a function to plain data, without models and functions; objects become dicts, sharing is kept."""
+def _plain_converter(modules: set[int], budget: Budget) -> Callable[[Any], Any]:
+    """Return a function that converts a Lua value to plain data: objects become dicts, shared values stay shared.
+
+    Args:
+        modules: ``id`` of each model; models and functions become None.
+        budget: limit for the memory of all tensors.
+    """
     done: dict[int, Any] = {}
 
     def plain(value: Any) -> Any:
@@ -166,7 +173,7 @@ def _plainly(modules: set[int], budget: Budget) -> Callable[[Any], Any]:
             return None
         if not isinstance(value, (LuaTable, LuaObject)):
             if isinstance(value, (LuaTensor, LuaStorage)):
-                budget.spend(value.size * value.dtype.itemsize, "memory")  # views may repeat elements of the file
+                budget.spend(value.size * value.dtype.itemsize, "memory")  # several views may copy the same elements
             return to_value(value)
         if id(value) not in done:
             fields = value.fields if isinstance(value, LuaObject) else value
@@ -184,8 +191,8 @@ def _plainly(modules: set[int], budget: Budget) -> Callable[[Any], Any]:
     return plain
 
 
-def _sort(found: Checkpoint, table: Mapping[Any, Any] | list[Any], plain: Callable[[Any], Any]) -> None:
-    """Put each entry of a checkpoint table where it belongs."""
+def _sort(checkpoint: Checkpoint, table: Mapping[Any, Any] | list[Any], plain: Callable[[Any], Any]) -> None:
+    """Store each entry of a checkpoint table in the attribute that its key indicates."""
     if not isinstance(table, Mapping):  # a list of models and options
         table = dict(enumerate(table, 1))
     for key, raw in table.items():
@@ -194,27 +201,32 @@ def _sort(found: Checkpoint, table: Mapping[Any, Any] | list[Any], plain: Callab
         if value is None or (isinstance(value, (dict, list)) and not value):
             continue
         if _OPTIMIZER.search(name) and isinstance(value, (dict, LuaTable, LuaObject)):
-            found.optimizer[name] = value
-        elif _VOCABULARY.match(name) and (tokens := vocabulary_of(value)) and found.vocabulary in ({}, tokens):
-            found.vocabulary = tokens
-        elif _CLASSES.search(name) and not found.class_names and _are_names(value):
-            found.class_names = value
+            checkpoint.optimizer[name] = value
+        elif _VOCABULARY.match(name) and (tokens := vocabulary_of(value)) and checkpoint.vocabulary in ({}, tokens):
+            checkpoint.vocabulary = tokens
+        elif _CLASSES.search(name) and not checkpoint.class_names and _are_names(value):
+            checkpoint.class_names = value
         elif _OPTIONS.search(name) and isinstance(value, dict):
-            found.options.update({str(k): v for k, v in value.items()})
-        elif _MEAN.match(name) and found.mean is None:
-            found.mean = value
-        elif _STD.match(name) and found.std is None:
-            found.std = value
+            checkpoint.options.update({str(k): v for k, v in value.items()})
+        elif _MEAN.match(name) and checkpoint.mean is None:
+            checkpoint.mean = value
+        elif _STD.match(name) and checkpoint.std is None:
+            checkpoint.std = value
         elif _LOSSES.search(name):
-            found.losses[name] = value
+            checkpoint.losses[name] = value
         elif _COUNTERS.match(name) and isinstance(value, (int, float)):
-            found.counters[name] = value
-        elif isinstance(value, dict) and {"mean", "std"} <= value.keys() and found.mean is None and found.std is None:
-            found.mean, found.std = value["mean"], value["std"]
+            checkpoint.counters[name] = value
+        elif (
+            isinstance(value, dict)
+            and {"mean", "std"} <= value.keys()
+            and checkpoint.mean is None
+            and checkpoint.std is None
+        ):
+            checkpoint.mean, checkpoint.std = value["mean"], value["std"]
             if others := {k: v for k, v in value.items() if k not in ("mean", "std")}:
-                found.rest[name] = others
+                checkpoint.rest[name] = others
         else:
-            found.rest[name] = value
+            checkpoint.rest[name] = value
 
 
 def _are_names(value: Any) -> TypeGuard[list[str]]:
@@ -222,15 +234,15 @@ def _are_names(value: Any) -> TypeGuard[list[str]]:
 
 
 def vocabulary_of(value: Any) -> dict[str, int] | None:
-    """Return token -> number from a table in either direction, or a list of tokens; None for other tables.
+    """Return token -> number, from a table token -> number, a table number -> token, or a list of tokens.
 
-    Of several in one list, such as words and characters, the first.
+    For a list of several vocabularies, such as words and characters, the first one is returned; None for other values.
     """
     return _vocabulary_in(value, set())
 
 
 def _vocabulary_in(value: Any, searched: set[int]) -> dict[str, int] | None:
-    """Return the vocabulary that a table is or contains. Each table is searched once."""
+    """Return the vocabulary in a table or nested table, or None. Each table is searched once."""
     if id(value) in searched:
         return None
     searched.add(id(value))
@@ -245,41 +257,39 @@ def _vocabulary_in(value: Any, searched: set[int]) -> dict[str, int] | None:
     if all(isinstance(v, str) for v in value.values()) and all(_INTEGER.fullmatch(str(k)) for k in value):
         return {v: int(k) for k, v in value.items()}
     for name, inner in value.items():  # {word_to_idx = …, idx_to_word = …}
-        named = isinstance(inner, (dict, list)) and _VOCABULARY.match(str(name))
-        if named and (tokens := _vocabulary_in(inner, searched)):
+        is_vocabulary = isinstance(inner, (dict, list)) and _VOCABULARY.match(str(name))
+        if is_vocabulary and (tokens := _vocabulary_in(inner, searched)):
             return tokens
     return None
 
 
-def _once(look: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return a function that looks into the plain data of a value; into that of a table which modules share once."""
+def _cached(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return a function that converts a value to plain data and applies ``function``, once for a shared table."""
     results: dict[int, Any] = {}
 
     def result(value: Any) -> Any:
         if id(value) not in results:
-            results[id(value)] = look(_plainly(set(), Budget(value))(value))
+            results[id(value)] = function(_plain_converter(set(), Budget(value))(value))
         return results[id(value)]
 
     return result
 
 
-def _from_models(found: Checkpoint) -> None:
-    """Take over the data that models store: the vocabulary of a language model, the mean of its data."""
-    vocabulary, names_in = (
-        _once(lambda plain: vocabulary_of(plain) or {}),
-        _once(lambda plain: _are_names(plain) and plain),
-    )
-    for model in found.models.values():
+def _from_models(checkpoint: Checkpoint) -> None:
+    """Add vocabulary and class names that modules store in their fields, unless the table has them."""
+    vocabulary = _cached(lambda plain: vocabulary_of(plain) or {})
+    names_in = _cached(lambda plain: _are_names(plain) and plain)
+    for model in checkpoint.models.values():
         for module in model.modules():
             record = record_of(module)
             for name, value in record.fields.items() if record else ():
                 if not isinstance(name, str):
                     continue
-                if _VOCABULARY.match(name) and not found.vocabulary:
-                    found.vocabulary = vocabulary(value)
-                elif _CLASSES.search(name) and not found.class_names:
-                    found.class_names = names_in(value) or []
+                if _VOCABULARY.match(name) and not checkpoint.vocabulary:
+                    checkpoint.vocabulary = vocabulary(value)
+                elif _CLASSES.search(name) and not checkpoint.class_names:
+                    checkpoint.class_names = names_in(value) or []
             for name in ("idx_to_token", "token_to_idx", "vocab"):
                 value = getattr(module, name, None)
-                if not found.vocabulary and isinstance(value, (dict, list)):
-                    found.vocabulary = vocabulary_of(value) or {}
+                if not checkpoint.vocabulary and isinstance(value, (dict, list)):
+                    checkpoint.vocabulary = vocabulary_of(value) or {}

@@ -56,22 +56,22 @@ def convert(
     progress: Callable[[str], None] | None = None,
     **options: Unpack[ConvertKeywords],
 ) -> Report:
-    """Convert a model file to the format that the suffix of ``dst`` names.
+    """Convert a model file to the format of the suffix of ``dst``.
 
-    A file without a model, or a ``key`` that leads to data, is written as data: ``.npz``, ``.safetensors``, ``.json``,
+    A file without a model, or a ``key`` whose value is data, is written as data: ``.npz``, ``.safetensors``, ``.json``,
     ``.pt`` or ``.t7``, see :mod:`dpnn_bridge.outputs.data`.
 
     Args:
         src: a ``.t7`` file, or a ``.pt`` or ``.safetensors`` file written by :func:`save`; also a URL, an open file, or
             bytes.
-        dst: the file to write, or the URL of one.
-        to: format name when the suffix of ``dst`` does not state it.
-        force: replace an existing ``dst``, which is refused otherwise (:func:`save` replaces).
-        sha256: refuse a file with another checksum.
+        dst: path or URL of the file to write.
+        to: name of the format, if the suffix of ``dst`` does not determine it.
+        force: replace an existing ``dst``. Otherwise an existing file is an error, unlike for :func:`save`.
+        sha256: expected checksum of ``src``; a file with another checksum is an error.
         checksum: store the SHA-256 of the output in the report, as ``metadata["written"]``.
-        progress: called with the name of each step as it begins.
+        progress: called with the name of each step at its beginning.
         **options: fields of :class:`~dpnn_bridge.outputs.options.ConvertOptions`, such as ``key``, ``dtype`` and
-            ``plugins``; a format takes some of them.
+            ``plugins``; each format accepts some of these options.
 
     Returns:
         The report: the PyTorch module of each Lua object, and notes.
@@ -81,15 +81,16 @@ def convert(
     """
     chosen = ConvertOptions.of(options)
     path, format = target_of(dst, to, chosen.max_shard_size)
-    own = chosen.of_format(format, os.fspath(dst))
+    format_options = chosen.of_format(format, os.fspath(dst))
     inputs = (*([place_of(src)] if isinstance(src, (str, os.PathLike)) and not is_url(src) else []), *chosen.files())
     check_output(path, force, inputs)
     chosen = in_effect(chosen)
     step = progress or (lambda text: None)
     step(f"reading {name_of(src)}")
     rebuilding = _options_of(chosen, format)
+    target = path if is_url(path) else Path(path)
     with local_file(src, sha256) as file:
-        task = _Conversion(file, Path(path) if not is_url(path) else path, format, chosen, own, inputs, force, checksum)
+        task = _Conversion(file, target, format, chosen, format_options, inputs, force, checksum)
         contents = read_once(file)
         value = _data(contents, chosen.key, rebuilding) if format.data else None
         step(f"writing {dst}")
@@ -101,22 +102,33 @@ def convert(
 
 
 def in_effect(options: ConvertOptions) -> ConvertOptions:
-    """Load the plugins of a call; return its options with all plugins that decide the result, for its provenance.
+    """Load the plugins of a call; return its options with all registered plugins, also of earlier calls.
 
-    Plugins of earlier calls are among them, because they stay registered.
+    All registered plugins can change the result, so they are part of the provenance of the output.
     """
     return replace(options, plugins=load_plugins(options.plugins))
 
 
 @dataclass
 class _Conversion:
-    """One conversion of an open input."""
+    """One conversion.
+
+    Attributes:
+        file: the open input.
+        path: path or URL of the output.
+        format: format of the output.
+        options: all options of the call.
+        format_options: the options that the format accepts.
+        inputs: files that the output must not replace.
+        force: whether an existing output is replaced.
+        checksum: whether the report contains the checksum of the output.
+    """
 
     file: LocalFile
     path: StrPath
     format: Format
     options: ConvertOptions
-    own: dict[str, Any]
+    format_options: dict[str, Any]
     inputs: tuple[Any, ...]
     force: bool
     checksum: bool
@@ -143,20 +155,21 @@ class _Conversion:
 
     def write_model(self, contents: tuple[Any, Encoding] | None, rebuilding: Options) -> Report:
         """Write a model."""
-        with ThreadPoolExecutor(1) as pool:  # for the checksum, beside reading and writing
-            made_of = pool.submit(copy_context().run, self._origin).result if self._stores_origin else None
+        with ThreadPoolExecutor(1) as pool:  # computes the checksum of the input during the conversion
+            origin_of = pool.submit(copy_context().run, self._origin).result if self._stores_origin else None
             module, report = load_local(self.file, contents, self.options.key, rebuilding)
             cast(module, as_dtype(self.options.dtype))
             self._describe(module, report)
-            own = dict(self.own)
-            if callable(own.get("input")) and not isinstance(own["input"], torch.Tensor):
-                own["input"] = own["input"](module)
+            format_options = dict(self.format_options)
+            example = format_options.get("input")
+            if callable(example) and not isinstance(example, torch.Tensor):
+                format_options["input"] = example(module)
 
             def on_verified(path: Path) -> None:
                 if self.checksum:
                     report.metadata["written"] = checksum_of(path)
-                if made_of is not None:
-                    report.metadata["origin"] = made_of()
+                if origin_of is not None:
+                    report.metadata["origin"] = origin_of()
                     self._check_unchanged()
 
             export(
@@ -167,8 +180,8 @@ class _Conversion:
                 force=self.force,
                 inputs=self.inputs,
                 on_verified=on_verified,
-                origin=made_of and (lambda: origin if is_complete(origin := made_of()) else None),
-                **own,
+                origin=origin_of and (lambda: origin if is_complete(origin := origin_of()) else None),
+                **format_options,
             )
         return report
 
@@ -176,7 +189,7 @@ class _Conversion:
         return origin_text(checksum_once(self.file.path), self.options)
 
     def _check_unchanged(self) -> None:
-        """Raise if the input may be another file than the one whose checksum the output stores."""
+        """Raise an error if the input may have changed since the beginning of the conversion."""
         if state_of(self.file.path) != self._before:
             raise T7Error(f"{self.file.name}: changed while it was converted; nothing was written. Convert it again")
 
@@ -191,21 +204,21 @@ class _Conversion:
         }
         architecture = architecture_of(module)
         if architecture is not None:
-            which = f"the shapes of its weights are those of {architecture.into}"
+            which = f"the weights have the shapes of {architecture.into}"
             report.notes.append(f"{which}; to write weights for that network, add {architecture}")
         if report.unsupported and not self.format.loads and not self.format.program:
-            report.notes.append("tensors of classes without a mapping are left out; a placeholder's obj has them")
+            report.notes.append("tensors of classes without a mapping are omitted; obj of a placeholder has them")
 
 
 def _options_of(chosen: ConvertOptions, format: Format) -> Options:
-    """Return the options for building modules: the fields of the same name, and those that the format decides."""
+    """Return the options for creating modules, from the options of the call and the format."""
     names = {f.name for f in fields(chosen)} & {f.name for f in fields(Options)}
-    same = {name: getattr(chosen, name) for name in names}
-    return Options(**same, pending=format.several, **classes_in_lua(chosen.lua, chosen.sandbox))
+    common = {name: getattr(chosen, name) for name in names}
+    return Options(**common, pending=format.several, **classes_in_lua(chosen.lua, chosen.sandbox))
 
 
 def _data(contents: tuple[Any, Encoding] | None, key: str | None, options: Options) -> Any:
-    """Return the data of a file, or of a key in it; None if it is or contains a model."""
+    """Return the data of a file, or the value at ``key``; None if the file contains a model, or the value is one."""
     value = contents and (follow(contents[0], key) if key else contents[0])
     if value is None:
         return None
@@ -218,9 +231,10 @@ def _data_report(written: data.Data, name: str, key: str | None, model: tuple[st
     facts = {"tensors": written.tensors, "values": written.values, "parameters": 0}
     report.metadata = {"source": PurePath(name).name, "key": key, **facts}
     for dropped in written.dropped:
-        report.drop(dropped, "no format for data holds it")
+        report.drop(dropped, "formats for data cannot store it")
     if model is not None:
-        report.notes.append(f"the file holds no model; its field {model[0]} names the file of one: convert {model[1]}")
+        key, file = model
+        report.notes.append(f"the file contains no model; its field {key} is the path of a model file: convert {file}")
     return report
 
 
@@ -245,40 +259,40 @@ def is_converted(
 
     Args:
         src, dst, to: as for :func:`convert`.
-        force, checksum: accepted as by :func:`convert`; they change nothing.
+        force, checksum: ignored; accepted because :func:`convert` has these arguments.
         **options: as for :func:`convert`.
 
     Raises:
-        T7Error, ConversionError, OptionError: as of :func:`convert`, for the input.
+        T7Error, ConversionError, OptionError: :func:`convert` would raise the error for the input.
     """
     chosen = ConvertOptions.of(options)
     path, format = target_of(dst, to, chosen.max_shard_size)
-    with local_file(path, unpack=False) as there:
+    with local_file(path, unpack=False) as output:
         try:
-            made_of = _made_of(format, there.path)
-        except DpnnBridgeError:  # it is missing, incomplete, or another file
+            origin = _stored_origin(format, output.path)
+        except DpnnBridgeError:  # the file is missing, incomplete, or not an output
             return False
-        if made_of:
+        if origin:
             with local_file(src) as file:
-                same = made_of == origin_text(checksum_once(file.path), in_effect(chosen))
+                same = origin == origin_text(checksum_once(file.path), in_effect(chosen))
             if same or format.origin_beside:
                 return same
         elif not format.data:
             return False
         with temporary_folder() as folder:
-            again = folder / PurePath(there.path).name
-            convert(src, again, to=to, **{k: v for k, v in options.items() if k not in ("force", "checksum")})
-            return _same_content(format, again, there.path)
+            expected = folder / PurePath(output.path).name
+            convert(src, expected, to=to, **{k: v for k, v in options.items() if k not in ("force", "checksum")})
+            return _same_content(format, expected, output.path)
 
 
 @wrap_errors(T7Error, "reading the output")
-def _made_of(format: Format, path: Path) -> str | None:
-    with open_input(path):
+def _stored_origin(format: Format, path: Path) -> str | None:
+    with open_input(path):  # raises an error with the name of a missing file
         return format.origin(path)
 
 
-def _same_content(format: Format, again: Path, there: Path) -> bool:
+def _same_content(format: Format, expected: Path, actual: Path) -> bool:
     try:
-        return wrap_errors(T7Error, "reading the output")(format.same_content)(again, there)
+        return wrap_errors(T7Error, "reading the output")(format.same_content)(expected, actual)
     except DpnnBridgeError:
         return False

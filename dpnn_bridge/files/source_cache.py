@@ -1,4 +1,4 @@
-"""Read a file once for several conversions: each model of a file is converted on its own."""
+"""Read a file once for several conversions, because each model of a file is converted separately."""
 
 from __future__ import annotations
 
@@ -15,47 +15,47 @@ from dpnn_bridge.loaders.origin import LocalFile
 
 
 class SourceCache:
-    """The structure and the checksum of the file that was read last, as long as it does not change.
+    """Cache for the structure and the checksum of the last file, valid until the file changes.
 
-    A conversion changes nothing in the structure, and elements are read from the file for each conversion.
+    Conversions do not modify the structure. The elements of tensors are read from the file for each conversion.
     """
 
     def __init__(self) -> None:
         self._path, self._state = Path(), list[tuple[int, ...]]()
-        self._found: dict[str, Any] = {}
+        self._entries: dict[str, Any] = {}
 
     def of(self, path: Path) -> dict[str, Any]:
-        """Return what is known of a file, for more of it to be added."""
+        """Return the cached entries of a file, to read or extend."""
         state = state_of(path)
         if not state or (path, state) != (self._path, self._state):
-            self._path, self._state, self._found = path, state, {}
-        return self._found
+            self._path, self._state, self._entries = path, state, {}
+        return self._entries
 
 
-_cache: ContextVar[SourceCache | None] = ContextVar("the file that was read last", default=None)
+_cache: ContextVar[SourceCache | None] = ContextVar("cache of the last file", default=None)
 
 
 def using_cache(cache: SourceCache) -> AbstractContextManager[None]:
-    """Take from ``cache`` inside the ``with`` block what it knows, and add to it what is read."""
+    """Use ``cache`` for all reads inside the ``with`` block."""
     return scoped(_cache, cache)
 
 
 def read_once(file: LocalFile) -> tuple[Any, Encoding] | None:
-    """Return what :func:`~dpnn_bridge.legacy.pickles.read_source` returns."""
-    found = _found(file.path)
-    if "contents" not in found:
-        found["contents"] = read_source(file)
-    return found["contents"]
+    """Return the cached result of :func:`~dpnn_bridge.legacy.pickles.read_source`."""
+    entries = _entries(file.path)
+    if "contents" not in entries:
+        entries["contents"] = read_source(file)
+    return entries["contents"]
 
 
 def checksum_once(path: Path) -> str:
-    """Return what :func:`~dpnn_bridge.base.shards.checksum_of` returns."""
-    found = _found(path)
-    if "checksum" not in found:
-        found["checksum"] = checksum_of(path)
-    return found["checksum"]
+    """Return the cached result of :func:`~dpnn_bridge.base.shards.checksum_of`."""
+    entries = _entries(path)
+    if "checksum" not in entries:
+        entries["checksum"] = checksum_of(path)
+    return entries["checksum"]
 
 
-def _found(path: Path) -> dict[str, Any]:
+def _entries(path: Path) -> dict[str, Any]:
     cache = _cache.get()
     return {} if cache is None else cache.of(path)

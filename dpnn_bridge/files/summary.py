@@ -47,24 +47,24 @@ _WITH_CLASSES = "--plugin my_layers.py     # or --lua my_layers.lua; docs/how-to
 @checks_arguments
 @wrap_errors(ConversionError, "inspecting")
 def inspect(path: Origin, *, key: str | None = None, input: Any = None, plugins: Sequence[StrPath] = ()) -> Summary:
-    """Describe a file: its models with their layers, whether they are supported, and what to do next.
+    """Describe a file: its models with their layers, whether they are supported, and the next commands.
 
     Args:
-        path: A ``.t7`` file or one that was converted; also a URL, an open file, or bytes.
-        key: The part of the file that is wanted, such as ``"protos.rnn"``.
-        input: An input, or a function that makes one for a model, to list the shapes of all outputs.
+        path: A ``.t7`` file or a converted file; also a URL, an open file, or bytes.
+        key: Path of the entry to describe, such as ``"protos.rnn"``; default: the complete file.
+        input: An input, or a function that creates the input of a model, to list the shapes of all outputs.
         plugins: Python files that register classes with ``@lua_class``.
 
     Returns:
-        The summary: ``print`` shows it as ``dpnn-inspect`` does.
+        The summary. ``print`` prints it in the form of ``dpnn-inspect``.
 
     Raises:
         T7Error: The file cannot be read.
         ModelNotFoundError: ``key`` does not exist.
 
     Examples:
-        >>> found = dpnn_bridge.inspect("model.t7")              # doctest: +SKIP
-        >>> found.models[0].parameters, found.models[0].inputs   # doctest: +SKIP
+        >>> summary = dpnn_bridge.inspect("model.t7")              # doctest: +SKIP
+        >>> summary.models[0].parameters, summary.models[0].inputs   # doctest: +SKIP
     """
     load_plugins(plugins)
     example = input if input is None or (callable(input) and not isinstance(input, Tensor)) else lambda model: input
@@ -78,13 +78,13 @@ def summarize(
     example: Callable[[nn.Module], Any] | None = None,
     plugins: Sequence[StrPath] = (),
 ) -> Summary:
-    """Return the summary of a ``.t7`` file, or of one that was converted.
+    """Return the summary of a ``.t7`` file or a converted file.
 
     Args:
         origin: the file.
-        key: the model, or the part of the file, that is wanted; default: all.
-        example: makes an input of a model, to show the shapes of its layers' outputs.
-        plugins: Python files that were loaded, which the next command needs too.
+        key: path of the entry to describe; default: the complete file.
+        example: creates the input of a model, to list the shapes of its layers' outputs.
+        plugins: loaded plugins, which the suggested commands also load.
 
     Raises:
         T7Error: the file cannot be read.
@@ -97,24 +97,24 @@ def summarize(
             return _converted(file, key, example, options)
         root, encoding = contents
         size = file.path.stat().st_size
-        found = Summary(file.name, size, str(encoding), "")
+        summary = Summary(file.name, size, str(encoding), "")
         if not isinstance(encoding, PickleEncoding):
-            _objects(found, file)
+            _objects(summary, file)
         if key:
             root = follow(root, key)
             if root is None:
                 raise ModelNotFoundError(f"{file.name}: no entry at key {key!r}")
         all_models = [c for c in candidates(root) if not c.is_criterion]
-        measured = len(affordable(root, all_models))
+        convertible = len(affordable(root, all_models))
         for number, candidate in enumerate(all_models):
             path = f"{key}.{candidate.key}" if key and candidate.key else key or candidate.key
-            if number < measured:
-                found.models.append(_model(path, candidate.obj, example, not number, size))
+            if number < convertible:
+                summary.models.append(_model(path, candidate.obj, example, not number, size))
             else:
-                found.models.append(Model(path, candidate.obj.class_name, problem=TOO_MANY))
-        _what(found, root, [c.obj for c in all_models])
-        _next(found, file.name, root, options)
-        return found
+                summary.models.append(Model(path, candidate.obj.class_name, problem=TOO_MANY))
+        _what(summary, root, [c.obj for c in all_models])
+        _next(summary, file.name, root, options)
+        return summary
 
 
 def _converted(file: LocalFile, key: str | None, example: Callable[[nn.Module], Any] | None, options: str) -> Summary:
@@ -128,23 +128,23 @@ def _converted(file: LocalFile, key: str | None, example: Callable[[nn.Module], 
     metadata = report.metadata or {}
     source = metadata.get("source", "a model of PyTorch")
     what = f"a model that dpnn_bridge converted from {source}"
-    found = Summary(file.name, size, file.path.suffix[1:], what, [model])
+    summary = Summary(file.name, size, file.path.suffix[1:], what, [model])
     checkpoint = metadata.get("checkpoint")
-    found.beside = [str(k) for k in checkpoint][:ENTRIES] if isinstance(checkpoint, dict) else []
+    summary.beside = [str(k) for k in checkpoint][:ENTRIES] if isinstance(checkpoint, dict) else []
     suffix, more = (".onnx", input_options(model)) if not model.unsupported else (".t7", _WITH_CLASSES)
     chosen = (f" --key {shlex.quote(key)}" if key else "") + options
-    found.next = [f"dpnn-convert {_quoted(file.name)} {_output(file.name, suffix)}{chosen} {more}"]
-    return found
+    summary.next = [f"dpnn-convert {_quoted(file.name)} {_output(file.name, suffix)}{chosen} {more}"]
+    return summary
 
 
-def _objects(found: Summary, file: LocalFile) -> None:
-    """Count the objects of a file, and record what follows the last one."""
+def _objects(summary: Summary, file: LocalFile) -> None:
+    """Count the objects of a file, and add a note if other data follow."""
     try:
-        found.objects = len(read_all(file.path, strict=True))
+        summary.objects = len(read_all(file.path, strict=True))
     except T7FormatError as error:
         message = str(error).partition(": ")[2] or str(error)
         rest = "dpnn_bridge.loaders.read_all reads the objects before that byte"
-        found.notes.append(f"after the first object, at byte {error.offset}: {message}; {rest}")
+        summary.notes.append(f"after the first object, at byte {error.offset}: {message}; {rest}")
 
 
 def _model(key: str, obj: LuaObject, example: Callable[[nn.Module], Any] | None, first: bool, size: int) -> Model:
@@ -194,13 +194,13 @@ def _measure(model: Model, module: nn.Module, example: Callable[[nn.Module], Any
 
 
 def _run(module: nn.Module, value: Any, shapes: dict[int, str], size: int) -> str:
-    """Fill in the shapes of all outputs; return what went wrong."""
+    """Run the module and store the shapes of all outputs in ``shapes``; return the reason of a failure, or ``""``."""
 
     def note(m: nn.Module, args: Any, output: Any) -> None:
         shapes[id(m)] = nested.sizes_text(output)
 
-    given = sum(t.numel() * t.itemsize for t in nested.tensors(value))
-    limits = ResourceLimits(more=size + given)
+    input_bytes = sum(t.numel() * t.itemsize for t in nested.tensors(value))
+    limits = ResourceLimits(more=size + input_bytes)
     with ExitStack() as stack, evaluating(module), torch.no_grad(), ResourceLimitMode(limits):
         for m in module.modules():
             stack.callback(m.register_forward_hook(note).remove)
@@ -225,53 +225,55 @@ def _classes(module: nn.Module) -> tuple[str, str]:
     return lua, type(module).__name__
 
 
-def _what(found: Summary, root: Any, models: list[LuaObject]) -> None:
+def _what(summary: Summary, root: Any, models: list[LuaObject]) -> None:
     if any(m is root for m in models):
-        found.what = "a model"
+        summary.what = "a model"
         return
-    found.what = description(root).split(":", 1)[0]
-    if found.models:
-        found.what = f"{found.what} with {counted(len(found.models), 'model')}"
+    summary.what = description(root).split(":", 1)[0]
+    if summary.models:
+        summary.what = f"{summary.what} with {counted(len(summary.models), 'model')}"
     else:
-        found.what += ", no model"
+        summary.what += ", no model"
     inside = {id(m) for m in models}
     if isinstance(root, (LuaTable, LuaObject)):
         fields = root.fields if isinstance(root, LuaObject) else root
         rest = [(k, v) for k, v in fields.items() if id(v) not in inside]
-        found.beside = [f"{format_path([k])}: {_fitting(description(v))}" for k, v in rest[:ENTRIES]]
+        summary.beside = [f"{format_path([k])}: {_shortened(description(v))}" for k, v in rest[:ENTRIES]]
         if len(rest) > ENTRIES:
-            found.beside.append(f"… {len(rest) - ENTRIES} more")
+            summary.beside.append(f"… {len(rest) - ENTRIES} more")
 
 
-def _fitting(text: str) -> str:
-    """Return a description of 96 characters at most: the entries that fit, then an ellipsis."""
+def _shortened(text: str) -> str:
+    """Shorten a description to at most 96 characters, if possible at the end of an entry."""
     if len(text) <= 96:
         return text
     listed, cut, _ = text[:93].rpartition(", ")
     return f"{listed}, …" if cut else shortened(text, 96)
 
 
-def _next(found: Summary, name: str, root: Any, options: str) -> None:
+def _next(summary: Summary, name: str, root: Any, options: str) -> None:
     quoted, output = _quoted(name), _output(name, ".pt")
-    if not found.models:
+    if not summary.models:
         if (other := named_file(root)) is not None:
-            found.next.append(f"dpnn-inspect {_quoted(str(PurePath(name).parent / PurePath(other[1]).name))}{options}")
-        tensors = _holds_tensors(root)
-        others = "     # or .safetensors, .json, .pt" if tensors else "    # or .npz, .pt"
-        found.next.append(f"dpnn-convert {quoted} {_output(name, '.npz' if tensors else '.json')} {others}")
+            summary.next.append(
+                f"dpnn-inspect {_quoted(str(PurePath(name).parent / PurePath(other[1]).name))}{options}"
+            )
+        has_tensors = _has_tensors(root)
+        others = "     # or .safetensors, .json, .pt" if has_tensors else "    # or .npz, .pt"
+        summary.next.append(f"dpnn-convert {quoted} {_output(name, '.npz' if has_tensors else '.json')} {others}")
         return
-    first = found.models[0]
-    key = (f" --key {shlex.quote(first.key)}" if first.key and len(found.models) > 1 else "") + options
+    first = summary.models[0]
+    key = (f" --key {shlex.quote(first.key)}" if first.key and len(summary.models) > 1 else "") + options
     if first.unsupported or first.problem:
-        found.next.append(f"dpnn-convert {quoted} {output}{key} {_WITH_CLASSES}")
+        summary.next.append(f"dpnn-convert {quoted} {output}{key} {_WITH_CLASSES}")
     else:
-        found.next.append(f"dpnn-convert {quoted} {output}{key}")
+        summary.next.append(f"dpnn-convert {quoted} {output}{key}")
         if first.architecture:
-            found.next.append(f"dpnn-convert {quoted} {output}{key} {first.architecture}")
+            summary.next.append(f"dpnn-convert {quoted} {output}{key} {first.architecture}")
 
 
-def _holds_tensors(value: Any) -> bool:
-    """Return whether a value contains a tensor, at most four levels down."""
+def _has_tensors(value: Any) -> bool:
+    """Return whether a value contains a tensor, at a depth of at most four."""
     level, seen = [value], set()
     for _ in range(5):
         if any(isinstance(v, (LuaTensor, LuaStorage)) for v in level):
@@ -283,7 +285,7 @@ def _holds_tensors(value: Any) -> bool:
 
 
 def _output(name: str, suffix: str) -> str:
-    """Return the name of an output for a command line: that of the input with another suffix, in this folder."""
+    """Return the name of an output for a suggested command: the input's name with another suffix, without folder."""
     stem = PurePath(name.rpartition("/")[2]).name
     for other in (".gz", ".zip", ".xz", ".bz2", *TORCH7, *PICKLED, ".index.json", ".safetensors"):
         stem = stem.removesuffix(other)
@@ -292,7 +294,7 @@ def _output(name: str, suffix: str) -> str:
 
 
 def _quoted(name: str) -> str:
-    """Return a file name for a command line, where a leading dash begins an option."""
+    """Quote a file name for a command line, and add ``./`` before a leading dash, which would begin an option."""
     return shlex.quote(f"./{name}" if name.startswith("-") else name)
 
 

@@ -31,7 +31,7 @@ __all__ = [
     "uninstall",
 ]
 
-_HOMES = {
+_MODULES = {
     "T7Reader": "legacy.loading",
     "T7ReaderException": "legacy.loading",
     "TorchObject": "legacy.decoding",
@@ -43,4 +43,4 @@ _HOMES = {
     "uninstall": "legacy.installation",
 }
 
-__getattr__, __dir__ = lazy_exports(__name__, _HOMES)
+__getattr__, __dir__ = lazy_exports(__name__, _MODULES)

@@ -19,16 +19,15 @@ from dpnn_bridge.legacy.python2 import compiled, translate_imports
 USAGE = """usage: python -m dpnn_bridge.legacy SCRIPT.py [ARGUMENT ...]
        python -m dpnn_bridge.legacy -m MODULE [ARGUMENT ...]
 
-Runs a script of 2016 to 2019 that imports load_lua, torch.legacy or torchfile, with those of dpnn_bridge. Python 2 is
-translated."""
+Runs a script of 2016 to 2019 that imports load_lua, torch.legacy or torchfile. dpnn_bridge provides these modules.
+Python 2 code is translated."""
 
 
 def main() -> int:
-    """Run the script that the command line names.
+    """Run the script on the command line.
 
     Returns:
-        The exit status: 2 when no script is named or it is missing, 1 when it is no
-        Python; otherwise that of the script.
+        The exit status: 2 if the script is missing, 1 if it is not valid Python, otherwise 0.
     """
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help") or arguments == ["-m"]:
@@ -43,7 +42,7 @@ def main() -> int:
         return 0
     script = Path(arguments[0])
     if not script.exists():
-        print(f"no script {script}: check the path\n\n{USAGE}", file=sys.stderr)
+        print(f"{script} does not exist: check the path\n\n{USAGE}", file=sys.stderr)
         return 2
     try:
         code = _code(script)
@@ -66,7 +65,7 @@ def main() -> int:
 
 
 def _code(script: Path) -> CodeType | None:
-    """Return the code of a script, or None for a folder or an archive: Python runs the ``__main__.py`` in it."""
+    """Compile a script; return None for a folder or an archive, whose ``__main__.py`` Python runs."""
     if script.is_dir():
         return None
     source = read_file(script)

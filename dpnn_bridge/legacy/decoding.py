@@ -23,17 +23,17 @@ from dpnn_bridge.objects import LuaFunction as Function
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
 from dpnn_bridge.torchfile import LuaFunction
 
-#: names of one class -> that in ``torch.legacy.nn``
+#: name of a class -> name of the equivalent class in ``torch.legacy.nn``
 SAME = {"SpatialConvolutionMM": "SpatialConvolution"}
 
 
 class hashable_uniq_dict(dict):  # noqa: N801 - PyTorch 0.4's name
-    """A dict that compares by identity, may be a key of another, and has its keys as attributes, None for others."""
+    """A hashable dict that is compared by identity. Its keys are attributes; other attributes are None."""
 
     __hash__ = object.__hash__  # pyright: ignore[reportAssignmentType]
 
     def __getattr__(self, key: str) -> Any:
-        if key.startswith("__"):  # what copy, pickle and numpy ask for
+        if key.startswith("__"):  # copy, pickle and numpy look up special methods
             raise AttributeError(key)
         return self.get(key)
 
@@ -45,9 +45,10 @@ class hashable_uniq_dict(dict):  # noqa: N801 - PyTorch 0.4's name
 
 
 class TorchObject(Module):
-    """An object of a class that ``torch.legacy.nn`` had not.
+    """An object of a class that ``torch.legacy.nn`` did not have.
 
-    ``obj.name`` and ``obj["name"]`` are its fields, None if there is none. It computes where the class is known.
+    ``obj.name`` and ``obj["name"]`` return a field, or None if the field is missing. ``forward`` works if dpnn_bridge
+    supports the class.
     """
 
     def __init__(self, typename: str, obj: Any, version_number: int = 1, header: tuple[Any, ...] = ()) -> None:
@@ -71,7 +72,7 @@ class TorchObject(Module):
         return self._fields.get(name)
 
     def torch_typename(self) -> str:
-        """Return the name of its class."""
+        """Return the name of the Lua class."""
         return self._typename
 
     def __repr__(self) -> str:
@@ -82,7 +83,7 @@ class TorchObject(Module):
 
 
 def class_of(obj: LuaObject) -> type[Viewed]:
-    """Return the class for a Lua class: from ``torch.legacy.nn``, or a new class if it had none."""
+    """Return the Python class for a Lua class: a class of ``torch.legacy.nn``, or else a new class."""
     namespace, _, name = obj.class_name.rpartition(".")
     name = SAME.get(name, name)
     if namespace == "nn" and name in nn.CLASSES:
@@ -90,12 +91,12 @@ def class_of(obj: LuaObject) -> type[Viewed]:
     mapping = registry.find(obj)
     canonical = mapping.names[0].rpartition(".")[2] if mapping is not None else ""
     general = Criterion if name.endswith("Criterion") else Container if "modules" in obj else Module
-    return made_class(obj.class_name, nn.CLASSES.get(name) or nn.CLASSES.get(canonical) or general)
+    return created_class(obj.class_name, nn.CLASSES.get(name) or nn.CLASSES.get(canonical) or general)
 
 
 @cache
-def made_class(class_name: str, base: type[Viewed]) -> type[Viewed]:
-    """Return a subclass for a Lua class that ``torch.legacy.nn`` had not."""
+def created_class(class_name: str, base: type[Viewed]) -> type[Viewed]:
+    """Create a subclass for a Lua class that ``torch.legacy.nn`` did not have."""
     namespace, _, name = class_name.rpartition(".")
     body: dict[str, Any] = {"__module__": f"torch.legacy.{namespace}", "__reduce_ex__": _reduced}
     if base in (Module, Container):
@@ -108,17 +109,17 @@ def _reduced(self: Any, protocol: int) -> tuple[Any, ...]:
 
 
 def _made(class_name: str, base: type[Viewed]) -> Viewed:
-    kind = made_class(class_name, base)
-    return kind.__new__(kind)
+    cls = created_class(class_name, base)
+    return cls.__new__(cls)
 
 
 class Decoder:
-    """Converts the values of one file to Python's, each object once.
+    """Converter of the Lua values of one file to Python values. Each object is converted once.
 
     Args:
-        unknown_classes: objects of classes that ``torch.legacy.nn`` had not become a :class:`TorchObject`.
-        lists: tables with the keys 1, 2, … become lists.
-        ints: whole numbers become ints.
+        unknown_classes: whether objects of classes that ``torch.legacy.nn`` did not have become a :class:`TorchObject`.
+        lists: whether tables with the keys 1, 2, … become lists.
+        ints: whether integral numbers become ints.
     """
 
     def __init__(self, unknown_classes: bool = False, lists: bool = True, ints: bool = True) -> None:
@@ -130,10 +131,10 @@ class Decoder:
         self._alive: list[Any] = []
 
     def decode(self, root: Any) -> Any:
-        """Return the value of a file.
+        """Convert the content of a file.
 
         Raises:
-            UnsupportedClassError: it contains modules of unknown classes, and ``unknown_classes`` is False.
+            UnsupportedClassError: the file contains modules of unknown classes, and ``unknown_classes`` is False.
         """
         value = self.value(root, ())
         self._context.finish()
@@ -156,9 +157,9 @@ class Decoder:
         elif isinstance(value, LuaTensor):
             done[id(value)] = value.torch()
         elif isinstance(value, LuaStorage):
-            whole = value.torch()
+            elements = value.torch()
             done[id(value)] = torch.storage.TypedStorage(
-                wrap_storage=whole.untyped_storage(), dtype=whole.dtype, _internal=True
+                wrap_storage=elements.untyped_storage(), dtype=elements.dtype, _internal=True
             )
         elif isinstance(value, Function):
             upvalues = self.value(value.upvalues, (*path, "upvalues"))
@@ -170,8 +171,8 @@ class Decoder:
             self._object(value, path)
 
     def _check(self, obj: LuaObject, path: tuple[Any, ...]) -> None:
-        """Record the unknown classes of a model for one error, those that :func:`dpnn_bridge.load` would name."""
-        with suppress(ConversionError):  # a model that cannot run; its fields can be read
+        """Record the unknown classes of a model, for the error that :func:`dpnn_bridge.load` would raise."""
+        with suppress(ConversionError):  # the model cannot run, but its fields can be read
             self._context.to_torch(obj, *path)
 
     def _table(self, table: LuaTable, path: tuple[Any, ...]) -> None:
@@ -189,50 +190,52 @@ class Decoder:
     def _object(self, obj: LuaObject, path: tuple[Any, ...]) -> None:
         if is_module(obj) and not self._inside and not self.unknown_classes:
             self._check(obj, path)
-        ours = obj.class_name.startswith("nn.") and obj.class_name[3:] in nn.CLASSES
-        known = ours or (not self.unknown_classes and registry.find(obj) is not None)
-        if not is_module(obj) or not known:
+        in_legacy = obj.class_name.startswith("nn.") and obj.class_name[3:] in nn.CLASSES
+        supported = in_legacy or (not self.unknown_classes and registry.find(obj) is not None)
+        if not is_module(obj) or not supported:
             header = tuple(self.value(h, path) for h in obj.header)
-            found = self._done[id(obj)] = TorchObject(obj.class_name, None, obj.version, header)
-            found.__dict__["_obj"] = self.value(obj.payload, path)
+            torch_object = self._done[id(obj)] = TorchObject(obj.class_name, None, obj.version, header)
+            torch_object.__dict__["_obj"] = self.value(obj.payload, path)
             return
-        kind = class_of(obj)
-        made = self._done[id(obj)] = kind.__new__(kind)
+        cls = class_of(obj)
+        module = self._done[id(obj)] = cls.__new__(cls)
         self._inside += 1
-        for key, entry in fields.to_legacy(kind._kind, dict(obj.items())).items():
-            size = isinstance(entry, tuple)
-            made.__dict__[key] = torch.Size(entry) if size else self.value(entry, (*path, key))
+        for key, entry in fields.to_legacy(cls._kind, dict(obj.items())).items():
+            is_size = isinstance(entry, tuple)
+            module.__dict__[key] = torch.Size(entry) if is_size else self.value(entry, (*path, key))
         self._inside -= 1
-        _in_four_dimensions(made)
-        upgraded = obj.version < 2 and _upgraded(made)
-        if isinstance(made.__dict__.get("_type"), str):
-            made.__dict__["_type"] = made._type.replace("torch.Cuda", "torch.").replace(
+        _reshape_weights(module)
+        upgraded = obj.version < 2 and _upgraded(module)
+        if isinstance(module.__dict__.get("_type"), str):
+            module.__dict__["_type"] = module._type.replace("torch.Cuda", "torch.").replace(
                 "torch.Tensor", "torch.FloatTensor"
             )
-        made.__dict__.update({"_version": obj.version} if obj.version != class_version(obj) and not upgraded else {})
-        made.__dict__.update({"_header": tuple(self.value(h, path) for h in obj.header)} if obj.header else {})
+        if obj.version != class_version(obj) and not upgraded:
+            module.__dict__["_version"] = obj.version
+        if obj.header:
+            module.__dict__["_header"] = tuple(self.value(h, path) for h in obj.header)
 
 
-def _upgraded(made: Viewed) -> bool:
-    """Change an object of the first version of its class as Torch7 and PyTorch 0.4 did when they read it."""
-    if made._lua_class == "nn.GradientReversal":
-        made._fields["lambd"] = 1
-    elif made._lua_class == "nn.VolumetricMaxPooling":
-        made._fields["ceil_mode"] = False
-    elif isinstance(made, nn.BatchNormalization) and made._lua_class == f"nn.{made._kind}":
-        inverse_deviation = made._fields.pop("running_std", None)
+def _upgraded(module: Viewed) -> bool:
+    """Update an object of version 1 of its class as Torch7 and PyTorch 0.4 did; return whether it was updated."""
+    if module._lua_class == "nn.GradientReversal":
+        module._fields["lambd"] = 1
+    elif module._lua_class == "nn.VolumetricMaxPooling":
+        module._fields["ceil_mode"] = False
+    elif isinstance(module, nn.BatchNormalization) and module._lua_class == f"nn.{module._kind}":
+        inverse_deviation = module._fields.pop("running_std", None)
         if isinstance(inverse_deviation, torch.Tensor):
-            made._fields["running_var"] = inverse_deviation.pow(-2).sub(made.eps)
+            module._fields["running_var"] = inverse_deviation.pow(-2).sub(module.eps)
     else:
         return False
     return True
 
 
-def _in_four_dimensions(made: Viewed) -> None:
-    """Shape the weights of convolutions of older files, which had two, as PyTorch 0.4 had them."""
-    if isinstance(made, nn.SpatialConvolution):
+def _reshape_weights(module: Viewed) -> None:
+    """Reshape 2-D weights of a convolution, which older files contain, to 4-D as PyTorch 0.4 did."""
+    if isinstance(module, nn.SpatialConvolution):
         for name in ("weight", "gradWeight"):
-            weight = made._fields.get(name)
+            weight = module._fields.get(name)
             if isinstance(weight, torch.Tensor) and weight.dim() == 2:
-                sizes = (made.nOutputPlane, made.nInputPlane, made.kH, made.kW)
-                made._fields[name] = weight.view(sizes) if weight.is_contiguous() else weight.reshape(sizes)
+                sizes = (module.nOutputPlane, module.nInputPlane, module.kH, module.kW)
+                module._fields[name] = weight.view(sizes) if weight.is_contiguous() else weight.reshape(sizes)

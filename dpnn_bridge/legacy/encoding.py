@@ -1,4 +1,4 @@
-"""Convert objects of ``torch.legacy.nn`` to Lua objects on the same memory."""
+"""Convert objects of ``torch.legacy.nn`` to Lua objects that share the memory of the tensors."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from torch import Tensor
 from dpnn_bridge.base.storage import storage_id
 from dpnn_bridge.conversion.lua_values import numpy_dtype
 from dpnn_bridge.legacy.lua_graph import LuaDescription, LuaGraph, add_constants
-from dpnn_bridge.legacy.values import whole_storage
+from dpnn_bridge.legacy.values import storage_tensor
 from dpnn_bridge.legacy.viewed import Viewed
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTensor, tensor_class
 
-#: class of an object that computes in Python
-FOREIGN = "python."
+#: beginning of the class name of a Lua object for a module of the user, which computes in Python
+USER_CLASS = "python."
 
 
-def is_foreign(obj: Any) -> bool:
-    """Return whether an object computes with a method of its own, as modules of users do."""
+def is_user_module(obj: Any) -> bool:
+    """Return whether an object has its own ``updateOutput``, as modules of users do."""
     method = type(obj).updateOutput
     return "updateOutput" in obj.__dict__ or not method.__module__.startswith("dpnn_bridge.legacy")
 
 
 class Encoder(LuaGraph):
-    """The Lua objects of modules, criterions and values; tensors share memory with those of the modules.
+    """Converter of modules, criterions and values to Lua values. Lua tensors share the memory of the tensors.
 
     Attributes:
         pairs: every module and criterion with its Lua object.
-        foreign: ``id`` of Lua object -> object that computes in Python.
+        user_modules: ``id`` of a Lua object -> module of the user, which computes in Python.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.pairs: list[tuple[Any, LuaObject]] = []
-        self.foreign: dict[int, Any] = {}
+        self.user_modules: dict[int, Any] = {}
         self._storages: dict[tuple[int, torch.dtype], LuaStorage] = {}
 
     def describe(self, value: Any) -> LuaDescription | None:
@@ -45,18 +45,18 @@ class Encoder(LuaGraph):
             return LuaDescription(state["_typename"], "", {}, state["_version_number"], state["_header"], state["_obj"])
         if not isinstance(value, Viewed):
             return None
-        own = is_foreign(value) or value._own_module() is not None
-        name = FOREIGN + type(value).__name__ if own else value._lua_class
+        in_python = is_user_module(value) or value._own_module() is not None
+        name = USER_CLASS + type(value).__name__ if in_python else value._lua_class
         fields = {k: v for k, v in value.__dict__.items() if k not in ("_version", "_header")}
         header = value.__dict__.get("_header", ())
         return LuaDescription(name, value._kind, fields, value.__dict__.get("_version"), header)
 
-    def complete(self, value: Any, found: LuaDescription, obj: LuaObject) -> None:
+    def complete(self, value: Any, description: LuaDescription, obj: LuaObject) -> None:
         if not isinstance(value, Viewed):
             return
         self.pairs.append((value, obj))
-        if found.class_name.startswith(FOREIGN):
-            self.foreign[id(obj)] = value
+        if description.class_name.startswith(USER_CLASS):
+            self.user_modules[id(obj)] = value
         else:
             add_constants(obj)
 
@@ -80,10 +80,10 @@ class Encoder(LuaGraph):
     def _storage(self, value: Tensor) -> LuaStorage:
         key = (storage_id(value), value.dtype)
         if key not in self._storages:
-            whole = whole_storage(value)
+            elements = storage_tensor(value)
             name = tensor_class(numpy_dtype(value)).replace("Tensor", "Storage")
-            load = whole.numpy() if whole.device.type == "cpu" else lambda: whole.cpu().numpy()
-            self._storages[key] = LuaStorage(name, whole.numel(), load)
-            self._storages[key]._torch = whole
+            load = elements.numpy() if elements.device.type == "cpu" else lambda: elements.cpu().numpy()
+            self._storages[key] = LuaStorage(name, elements.numel(), load)
+            self._storages[key]._torch = elements
             self._alive.append(value)
         return self._storages[key]

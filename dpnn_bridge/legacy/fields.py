@@ -1,7 +1,6 @@
-"""List where the fields of PyTorch 0.4's ``torch.legacy.nn`` differ from Torch7: names, indices from 0, sizes.
+"""Convert fields between Torch7 and PyTorch 0.4's ``torch.legacy.nn``: names, indices from 0, sizes.
 
-The tables follow the patches of ``read_lua_file.py`` in PyTorch 0.4, and are used in both directions. Does not import
-PyTorch.
+The tables are those of ``read_lua_file.py`` in PyTorch 0.4. Does not import PyTorch.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from dpnn_bridge.objects import LuaStorage, LuaTable, LuaTensor
 
 
 class Change(NamedTuple):
-    """A conversion of a field's value. Each function takes a value that is not None, the first one a Lua value."""
+    """Two functions that convert the value of a field. They are not called for None."""
 
     to_legacy: Callable[[Any], Any]
     to_lua: Callable[[Any], Any]
@@ -30,25 +29,25 @@ def _shifted(value: Any, by: int, depth: int = 2) -> Any:
 
 
 def size_storage(sizes: Any) -> LuaStorage:
-    """Return the sizes as Torch7 keeps them, in a ``torch.LongStorage``."""
+    """Return the sizes as a ``torch.LongStorage``, in which Torch7 stores them."""
     array = np.array([int(n) for n in sizes], np.int64)
     return LuaStorage("torch.LongStorage", array.size, array)
 
 
-#: an index from 0 for one from 1
+#: an index or a table of indices: from 1 in Lua, from 0 in Python
 INDEX = Change(lambda v: _shifted(v, -1), lambda v: _shifted(v, 1))
-#: a dimension or place that may count from the end
-PLACE = Change(lambda v: v - 1 if v > 0 else v, lambda v: v + 1 if v >= 0 else v)
-#: sizes: a tuple for a ``torch.LongStorage``
+#: a dimension or an index that is negative if it is counted from the end
+SIGNED_INDEX = Change(lambda v: v - 1 if v > 0 else v, lambda v: v + 1 if v >= 0 else v)
+#: sizes: a ``torch.LongStorage`` in Lua, a tuple in Python
 SIZE = Change(
     lambda v: tuple(v.numpy().tolist()) if isinstance(v, LuaStorage) else v,
     lambda v: v if isinstance(v, LuaStorage) else size_storage(v),
 )
 
-#: 0 for a number of dimensions that was not given
+#: an optional number of dimensions: nil in Lua, 0 in Python
 OPTIONAL = Change(lambda v: v, lambda v: v or None)
 
-#: class -> Lua field -> field
+#: class -> Lua field -> field of ``torch.legacy.nn``
 RENAMED: dict[str, dict[str, str]] = {
     "ClassNLLCriterion": {"ignoreIndex": "ignore_index"},
     "GradientReversal": {"lambda": "lambd"},
@@ -60,38 +59,38 @@ RENAMED: dict[str, dict[str, str]] = {
     "Threshold": {"val": "value"},
     "Unsqueeze": {"pos": "dim"},
 }
-#: class -> field of ``torch.legacy.nn`` -> how its value differs
+#: class -> field of ``torch.legacy.nn`` -> conversion of its value
 CHANGED: dict[str, dict[str, Change]] = {
-    "ClassNLLCriterion": {"ignore_index": PLACE},
-    "Concat": {"dimension": PLACE},
-    "DepthConcat": {"dimension": PLACE, "outputSize": SIZE},
-    "Index": {"dimension": PLACE},
-    "JoinTable": {"dimension": PLACE},
+    "ClassNLLCriterion": {"ignore_index": SIGNED_INDEX},
+    "Concat": {"dimension": SIGNED_INDEX},
+    "DepthConcat": {"dimension": SIGNED_INDEX, "outputSize": SIZE},
+    "Index": {"dimension": SIGNED_INDEX},
+    "JoinTable": {"dimension": SIGNED_INDEX},
     "LookupTable": {"paddingValue": INDEX},
-    "Max": {"dimension": PLACE},
-    "Mean": {"dimension": PLACE},
-    "Min": {"dimension": PLACE},
-    "MixtureTable": {"dim": PLACE, "size": SIZE},
-    "Narrow": {"dimension": PLACE, "index": PLACE},
-    "NarrowTable": {"offset": PLACE},
-    "Padding": {"dim": PLACE, "index": PLACE, "nInputDim": OPTIONAL},
-    "Parallel": {"inputDimension": PLACE, "outputDimension": PLACE},
+    "Max": {"dimension": SIGNED_INDEX},
+    "Mean": {"dimension": SIGNED_INDEX},
+    "Min": {"dimension": SIGNED_INDEX},
+    "MixtureTable": {"dim": SIGNED_INDEX, "size": SIZE},
+    "Narrow": {"dimension": SIGNED_INDEX, "index": SIGNED_INDEX},
+    "NarrowTable": {"offset": SIGNED_INDEX},
+    "Padding": {"dim": SIGNED_INDEX, "index": SIGNED_INDEX, "nInputDim": OPTIONAL},
+    "Parallel": {"inputDimension": SIGNED_INDEX, "outputDimension": SIGNED_INDEX},
     "PartialLinear": {"allcolumns": INDEX, "partition": INDEX},
-    "Replicate": {"dim": PLACE},
+    "Replicate": {"dim": SIGNED_INDEX},
     "Reshape": {"size": SIZE},
-    "Select": {"dimension": PLACE, "index": PLACE},
-    "SelectTable": {"index": PLACE},
-    "SpatialClassNLLCriterion": {"ignore_index": PLACE},
+    "Select": {"dimension": SIGNED_INDEX, "index": SIGNED_INDEX},
+    "SelectTable": {"index": SIGNED_INDEX},
+    "SpatialClassNLLCriterion": {"ignore_index": SIGNED_INDEX},
     "SpatialConvolutionMap": {"connTable": INDEX},
     "SpatialFullConvolutionMap": {"connTable": INDEX},
-    "SplitTable": {"dimension": PLACE},
-    "Squeeze": {"dim": PLACE},
-    "Sum": {"dimension": PLACE},
+    "SplitTable": {"dimension": SIGNED_INDEX},
+    "Squeeze": {"dim": SIGNED_INDEX},
+    "Sum": {"dimension": SIGNED_INDEX},
     "Transpose": {"permutations": INDEX},
-    "Unsqueeze": {"dim": PLACE},
+    "Unsqueeze": {"dim": SIGNED_INDEX},
     "View": {"size": SIZE},
 }
-#: class -> fields that are None if the file has none
+#: class -> fields that are None if they are missing in the file
 NONE: dict[str, tuple[str, ...]] = {
     "BCECriterion": ("buffer", "weights"),
     "BatchNormalization": ("weight", "bias", "gradWeight", "gradBias", "save_mean", "save_std"),
@@ -112,9 +111,9 @@ NONE: dict[str, tuple[str, ...]] = {
     "VolumetricMaxPooling": ("ceil_mode",),
     "WeightedEuclidean": ("fastBackward",),
 }
-#: class -> field that ``torch.legacy.nn`` had not -> its value where a file has none, and in objects without it
+#: class -> field that ``torch.legacy.nn`` did not have -> value if the file lacks it, value in new objects
 ADDED: dict[str, dict[str, tuple[Any, Any]]] = {"Dropout": {"v2": (False, True)}}
-#: class -> setting that Torch7's class has not -> the value with which it computes
+#: class -> setting that Torch7's class does not have -> the value that corresponds to Torch7's computation
 _ONLY_PYTORCH: dict[str, dict[str, Any]] = {
     **{name: {"dim": None} for name in ("LogSoftMax", "SoftMax", "SoftMin")},
     "VolumetricAveragePooling": {"padT": 0, "padW": 0, "padH": 0, "ceil_mode": False, "count_include_pad": True},
@@ -122,15 +121,15 @@ _ONLY_PYTORCH: dict[str, dict[str, Any]] = {
 
 
 def only_pytorch(kind: str, fields: dict[Any, Any]) -> bool:
-    """Return whether an object of a class computes what Torch7's class of this name cannot."""
+    """Return whether an object has a setting that Torch7's class of the same name does not support."""
     return any(fields.get(name, value) != value for name, value in _ONLY_PYTORCH.get(kind, {}).items())
 
 
 def to_legacy(kind: str, fields: dict[Any, Any]) -> dict[Any, Any]:
-    """Return the fields that PyTorch 0.4 gave an object of a class, from those of its file.
+    """Convert Lua fields to the fields of an object in PyTorch 0.4.
 
     Args:
-        kind: the class in ``torch.legacy.nn``.
+        kind: name of the class in ``torch.legacy.nn``.
         fields: Lua fields with Lua values.
     """
     names, changes = RENAMED.get(kind, {}), CHANGED.get(kind, {})
@@ -143,7 +142,7 @@ def to_legacy(kind: str, fields: dict[Any, Any]) -> dict[Any, Any]:
 
 
 def to_lua(kind: str, fields: dict[Any, Any]) -> dict[Any, Any]:
-    """Return the Lua fields of an object of ``torch.legacy.nn``, without those that are None."""
+    """Convert the fields of an object of ``torch.legacy.nn`` to Lua fields; fields that are None are omitted."""
     names, changes = {v: k for k, v in RENAMED.get(kind, {}).items()}, CHANGED.get(kind, {})
     present = {k: v for k, v in fields.items() if v is not None}
     found = {names.get(k, k): changes[k].to_lua(v) if k in changes else v for k, v in present.items()}

@@ -7,31 +7,30 @@ from torch import Tensor
 
 from dpnn_bridge.base.storage import storage_id
 from dpnn_bridge.errors import ConversionError
-from dpnn_bridge.legacy.values import whole_storage
+from dpnn_bridge.legacy.values import storage_tensor
 
 
 def flattened(parameters: list[Tensor]) -> Tensor:
-    """Move tensors into one new vector, whose windows they become; those on the same memory stay on the same.
+    """Move tensors into one new vector, so that they become views of it. Tensors that share memory still share it.
 
     Raises:
-        ConversionError: a tensor leaves out elements of its memory that another one uses.
+        ConversionError: a tensor with gaps, where another tensor uses the elements in the gaps.
     """
     storages: dict[int, tuple[Tensor, Tensor]] = {}
     for p in parameters:
-        whole = whole_storage(p)
-        _, used = storages.setdefault(storage_id(p), (whole, torch.zeros_like(whole, dtype=torch.bool)))
+        elements = storage_tensor(p)
+        _, used = storages.setdefault(storage_id(p), (elements, torch.zeros_like(elements, dtype=torch.bool)))
         used.as_strided(p.shape, p.stride(), p.storage_offset()).fill_(True)
-    flat = torch.cat([whole[used] for whole, used in storages.values()])
-    places, start = {}, 0
+    flat = torch.cat([elements[used] for elements, used in storages.values()])
+    positions, start = {}, 0  # storage -> position in the vector of each element
     for key, (_, used) in storages.items():
-        places[key] = used.long().cumsum(0) + (start - 1)
+        positions[key] = used.long().cumsum(0) + (start - 1)
         start += int(used.sum())
     for p in parameters:
-        place = places[storage_id(p)].as_strided(p.shape, p.stride(), p.storage_offset())
-        window = flat.as_strided(p.shape, p.stride(), int(place.flatten()[0]))
-        if not torch.equal(
-            torch.arange(start, device=p.device).as_strided(p.shape, p.stride(), window.storage_offset()), place
-        ):
-            raise ConversionError("a parameter skips elements of its memory that another parameter uses")
-        p.set_(window)  # type: ignore[call-overload]
+        expected = positions[storage_id(p)].as_strided(p.shape, p.stride(), p.storage_offset())
+        view = flat.as_strided(p.shape, p.stride(), int(expected.flatten()[0]))
+        actual = torch.arange(start, device=p.device).as_strided(p.shape, p.stride(), view.storage_offset())
+        if not torch.equal(actual, expected):
+            raise ConversionError("a parameter has gaps in memory that another parameter uses")
+        p.set_(view)  # type: ignore[call-overload]
     return flat

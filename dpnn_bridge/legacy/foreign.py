@@ -1,4 +1,4 @@
-"""Run Python modules of users that were written for ``torch.legacy.nn`` inside converted models."""
+"""Run modules of users that were written in Python for ``torch.legacy.nn``, inside converted models."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SCALE: list[float | None] = [None]
 
 @contextmanager
 def accumulating(scale: float | None) -> Iterator[None]:
-    """Scale parameter gradients by ``scale`` inside the ``with`` block; None computes no parameter gradients."""
+    """Scale parameter gradients by ``scale`` inside the ``with`` block; with None, none are computed."""
     _SCALE.append(scale)
     try:
         yield
@@ -24,36 +24,41 @@ def accumulating(scale: float | None) -> Iterator[None]:
         _SCALE.pop()
 
 
-def _restored(shape: Any, values: Iterator[Any]) -> Any:
-    return map_tensors(lambda _: next(values), shape)
+def _nested_like(structure: Any, values: Iterator[Any]) -> Any:
+    return map_tensors(lambda _: next(values), structure)
 
 
-class _Pass(torch.autograd.Function):
+class _RunUserModule(torch.autograd.Function):
+    """Forward and backward pass of a module of the user.
+
+    ``structures`` contains the nested input; the forward pass appends the nested output.
+    """
+
     @staticmethod
-    def forward(ctx: Any, part: Any, shape: list[Any], *inputs: Tensor) -> Any:
-        ctx.part, ctx.input = part, _restored(shape[0], iter([x.data for x in inputs]))
-        ctx.shape = output = part.updateOutput(ctx.input)
-        shape.append(output)
+    def forward(ctx: Any, part: Any, structures: list[Any], *inputs: Tensor) -> Any:
+        ctx.part, ctx.input = part, _nested_like(structures[0], iter([x.data for x in inputs]))
+        ctx.output = output = part.updateOutput(ctx.input)
+        structures.append(output)
         return tuple(t.clone() for t in tensors(output))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         part, scale = ctx.part, _SCALE[-1]
-        given = _restored(ctx.shape, iter(gradients))
-        found = part.updateGradInput(ctx.input, given)
+        grad_output = _nested_like(ctx.output, iter(gradients))
+        grad_input = part.updateGradInput(ctx.input, grad_output)
         if scale is not None:
-            part.accGradParameters(ctx.input, given, scale)
-        return None, None, *tensors(found)
+            part.accGradParameters(ctx.input, grad_output, scale)
+        return None, None, *tensors(grad_input)
 
 
 class Foreign(nn.Module):
-    """Runs a Python object's ``updateOutput``, ``updateGradInput`` and ``accGradParameters``."""
+    """Module that calls ``updateOutput``, ``updateGradInput`` and ``accGradParameters`` of a Python object."""
 
     def __init__(self, part: Any) -> None:
         super().__init__()
         self.__dict__["part"] = part
 
     def forward(self, input: Any) -> Any:
-        shape = [map_tensors(torch.detach, input)]
-        outputs = _Pass.apply(self.part, shape, *tensors(input))
-        return _restored(shape[1], iter(outputs))
+        structures = [map_tensors(torch.detach, input)]
+        outputs = _RunUserModule.apply(self.part, structures, *tensors(input))
+        return _nested_like(structures[1], iter(outputs))

@@ -1,4 +1,4 @@
-"""Make the modules that old scripts import available: ``torch.legacy``, ``load_lua`` and torchfile."""
+"""Make ``torch.legacy``, ``load_lua`` and torchfile importable for old scripts."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _replaced: list[tuple[Any, str, Any]] = []
 
 
 def _module(name: str, **contents: Any) -> ModuleType:
-    made = ModuleType(name, "Installed by dpnn_bridge.legacy.")
-    made.__dict__.update(contents)
-    return made
+    module = ModuleType(name, "Installed by dpnn_bridge.legacy.")
+    module.__dict__.update(contents)
+    return module
 
 
 def _modules() -> dict[str, ModuleType]:
-    """Return name -> module of everything that scripts may import."""
+    """Return name -> module for all modules that scripts may import."""
     readers = {
         "T7Reader": loading.T7Reader,
         "T7ReaderException": loading.T7ReaderException,
@@ -32,7 +32,7 @@ def _modules() -> dict[str, ModuleType]:
         "hashable_uniq_dict": decoding.hashable_uniq_dict,
         "load_lua": loading.load_lua,
     }
-    found = {
+    modules = {
         "torch.legacy": _module("torch.legacy", nn=nn, optim=optim, __path__=[]),
         "torch.legacy.nn": nn,
         "torch.legacy.nn.utils": nn.utils,
@@ -40,16 +40,16 @@ def _modules() -> dict[str, ModuleType]:
         "torch.utils.serialization.read_lua_file": _module("torch.utils.serialization.read_lua_file", **readers),
         "torchfile": torchfile,
     }
-    for name, kind in nn.CLASSES.items():  # PyTorch had one file for each class, which pickles name
-        found[f"torch.legacy.nn.{name}"] = _module(f"torch.legacy.nn.{name}", **{name: kind})
-    return found
+    for name, cls in nn.CLASSES.items():  # PyTorch had one module per class, and pickles contain its name
+        modules[f"torch.legacy.nn.{name}"] = _module(f"torch.legacy.nn.{name}", **{name: cls})
+    return modules
 
 
 def install() -> None:
     """Make old scripts' imports work in this process, until :func:`uninstall`.
 
-    ``torch.legacy.nn``, ``torch.legacy.optim``, ``torch.utils.serialization.load_lua`` and ``torchfile`` are those of
-    dpnn_bridge afterwards. A second call does nothing.
+    Afterwards ``torch.legacy.nn``, ``torch.legacy.optim``, ``torch.utils.serialization.load_lua`` and ``torchfile``
+    refer to the implementations in dpnn_bridge. A second call does nothing.
     """
     if _replaced:
         return
@@ -69,7 +69,7 @@ def install() -> None:
 
 
 def uninstall() -> None:
-    """Restore what :func:`install` replaced."""
+    """Undo :func:`install`."""
     while _replaced:
         owner, name, value = _replaced.pop()
         if isinstance(owner, dict):

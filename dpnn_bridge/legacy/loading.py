@@ -32,27 +32,28 @@ def load_lua(
 
     Args:
         filename: the file.
-        unknown_classes: objects of classes that ``torch.legacy.nn`` had not become a :class:`TorchObject`. By default
-            those that dpnn_bridge knows become modules as well, and others are an error.
-        long_size: bytes of a C ``long``, 4 or 8; default: found out.
-        force_8bytes_long: the same as ``long_size=8``.
-        list_heuristic: tables with the keys 1, 2, … become lists.
-        int_heuristic: whole numbers become ints.
-        torch_nn: return modules of ``torch.nn`` instead, as dpnn_bridge 0.1 did. Deprecated: :func:`dpnn_bridge.load`
-            and :func:`dpnn_bridge.load_checkpoint` give them.
-        force_deserialize_classes: without effect, as in PyTorch 0.4.
+        unknown_classes: return objects of classes that ``torch.legacy.nn`` did not have as :class:`TorchObject`. By
+            default, classes that dpnn_bridge supports become modules too, and other classes are an error.
+        long_size: bytes of a C ``long``, 4 or 8; default: detected automatically.
+        force_8bytes_long: equivalent to ``long_size=8``.
+        list_heuristic: return tables with the keys 1, 2, … as lists.
+        int_heuristic: return integral numbers as ints.
+        torch_nn: return modules of ``torch.nn`` instead, as dpnn_bridge 0.1 did. Deprecated: use
+            :func:`dpnn_bridge.load` or :func:`dpnn_bridge.load_checkpoint`.
+        force_deserialize_classes: ignored, as in PyTorch 0.4.
 
     Returns:
-        Tables as lists, or as dicts whose keys are attributes too; tensors as tensors, those of CUDA on the CPU;
-        modules and criterions as objects of :mod:`dpnn_bridge.legacy.nn`. Objects that occur twice are one object.
+        The converted value: tables are lists, or dicts whose keys are also attributes; CUDA tensors are on the CPU;
+        modules and criterions are objects of :mod:`dpnn_bridge.legacy.nn`. Several references to an object stay
+        references to one object.
 
     Raises:
         T7Error: the file cannot be read.
-        UnsupportedClassError: it contains modules of unknown classes, and ``unknown_classes`` is False.
+        UnsupportedClassError: the file contains modules of unknown classes, and ``unknown_classes`` is False.
 
     Differs from PyTorch 0.4:
-        ASCII files and those of machines with another byte order or long size are read, and so are classes that
-        ``torch.legacy.nn`` had not. Without CUDA, CUDA tensors load on the CPU. Strings that are not ASCII are kept.
+        ASCII files, and files with another byte order or long size, can be read. More classes are supported. Without
+        CUDA, CUDA tensors load on the CPU. Strings that are not ASCII are kept.
 
     Examples:
         >>> net = dpnn_bridge.load_lua("model.t7")             # doctest: +SKIP
@@ -75,11 +76,11 @@ T7ReaderException = T7Error
 
 
 class T7Reader:
-    """Reads the objects of an open file one after the other, as ``torch.utils.serialization.T7Reader``.
+    """Reader for consecutive objects of an open file, as ``torch.utils.serialization.T7Reader``.
 
     Args:
         fileobj: a file that is open for reading bytes.
-        list_heuristic, int_heuristic, unknown_classes, long_size: as of :func:`load_lua`.
+        list_heuristic, int_heuristic, unknown_classes, long_size: see :func:`load_lua`.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class T7Reader:
         """Return the next object.
 
         Raises:
-            EOFError: there is none.
+            EOFError: the file contains no more objects.
         """
         if self._objects is None:
             self._objects = deque(read_all(self.f, long_size=self._long_size))

@@ -13,13 +13,13 @@ from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, Lu
 
 
 class LuaDescription(NamedTuple):
-    """The Lua description of an object of ``torch.legacy``.
+    """The content of the Lua object for an object of ``torch.legacy``.
 
     Attributes:
-        class_name: its Lua class.
-        kind: the class of ``torch.legacy.nn`` whose fields it has.
-        fields: its attributes.
-        version: of the Lua class; None: the current one.
+        class_name: Lua class.
+        kind: name of the class of ``torch.legacy.nn`` that defines the fields.
+        fields: attributes of the Python object.
+        version: version of the Lua class; None for the current version.
         header: values that the class writes before its fields.
         payload: the fields of a class with its own serializer.
     """
@@ -33,11 +33,11 @@ class LuaDescription(NamedTuple):
 
 
 def add_constants(obj: LuaObject) -> None:
-    """Add the fields that Torch7 needs in an object and that ``torch.legacy.nn`` had not."""
+    """Add the fields that Torch7 needs in an object and that ``torch.legacy.nn`` did not have."""
     mapping = registry.find(obj)
-    kind = obj.get("_type")
-    kind = kind if isinstance(kind, str) else "torch.FloatTensor"
-    for key, value in constant_fields(mapping, kind).items() if mapping is not None else ():
+    tensor_type = obj.get("_type")
+    tensor_type = tensor_type if isinstance(tensor_type, str) else "torch.FloatTensor"
+    for key, value in constant_fields(mapping, tensor_type).items() if mapping is not None else ():
         obj.setdefault(key, value)
 
 
@@ -48,35 +48,35 @@ def class_version(obj: LuaObject) -> int:
 
 
 class LuaGraph:
-    """Converts values to Lua's, each object once; values that Lua lacks are omitted.
+    """Converter of Python values to Lua values. Each object is converted once; values without a Lua type are omitted.
 
-    Nesting uses memory, not stack: tables and objects wait until they are filled.
+    Nested values are not converted recursively: new tables and objects are filled later, from a list.
     """
 
     def __init__(self) -> None:
         self._done: dict[int, Any] = {}
         self._alive: list[Any] = []
-        self._waiting: list[Callable[[], None]] = []
+        self._to_fill: list[Callable[[], None]] = []
 
     def describe(self, value: Any) -> LuaDescription | None:
-        """Return the Lua object of an object; None for other values."""
+        """Return the content of the Lua object for a Python object; None for other values."""
         raise NotImplementedError
 
     def tensor(self, value: Any) -> LuaTensor | LuaStorage | None:
-        """Return the Lua tensor or storage of a value; None for other values."""
+        """Convert a tensor or storage; return None for other values."""
         return value if isinstance(value, (LuaTensor, LuaStorage)) else None
 
-    def complete(self, value: Any, found: LuaDescription, obj: LuaObject) -> None:
-        """Complete the Lua object of an object, whose fields are set."""
+    def complete(self, value: Any, description: LuaDescription, obj: LuaObject) -> None:
+        """Complete a Lua object after its fields were set; called for each object."""
 
     def value(self, value: Any) -> Any:
-        """Return the Lua value of a value with everything in it, None if there is none."""
-        lua = self._begun(value)
-        while self._waiting:
-            self._waiting.pop()()
+        """Convert a value with all values in it; return None if Lua has no such type."""
+        lua = self._start(value)
+        while self._to_fill:
+            self._to_fill.pop()()
         return lua
 
-    def _begun(self, value: Any) -> Any:
+    def _start(self, value: Any) -> Any:
         if value is None or isinstance(value, (bool, int, float, str, LuaFunction)):
             return value
         if id(value) in self._done:
@@ -93,35 +93,35 @@ class LuaGraph:
         if isinstance(value, (list, tuple)):
             if type(value).__name__ == "Size":
                 return size_storage(value)
-            if hasattr(value, "dumped"):  # a function, which is never run
+            if hasattr(value, "dumped"):  # a Lua function
                 return None
             return self._table(value, enumerate(value, 1))
-        described = self.describe(value)
-        return None if described is None else self._object(value, described)
+        description = self.describe(value)
+        return None if description is None else self._object(value, description)
 
     def _table(self, value: Any, entries: Iterable[tuple[Any, Any]]) -> LuaTable:
         table = self._done[id(value)] = LuaTable()
 
         def fill() -> None:
             for key, entry in entries:
-                if (key := self._begun(key)) is not None:
-                    table[key] = self._begun(entry)
+                if (key := self._start(key)) is not None:
+                    table[key] = self._start(entry)
 
-        self._waiting.append(fill)
+        self._to_fill.append(fill)
         return table
 
-    def _object(self, value: Any, found: LuaDescription) -> LuaObject:
-        obj = LuaObject(found.class_name, header=tuple(map(self._begun, found.header)))
+    def _object(self, value: Any, description: LuaDescription) -> LuaObject:
+        obj = LuaObject(description.class_name, header=tuple(map(self._start, description.header)))
         self._done[id(value)] = obj
 
         def fill() -> None:
-            if found.payload is not ...:
-                obj.payload = self._begun(found.payload)
+            if description.payload is not ...:
+                obj.payload = self._start(description.payload)
             else:
-                for key, entry in fields.to_lua(found.kind, found.fields).items():
-                    obj[self._begun(key)] = self._begun(entry)
-            obj.version = class_version(obj) if found.version is None else found.version
-            self.complete(value, found, obj)
+                for key, entry in fields.to_lua(description.kind, description.fields).items():
+                    obj[self._start(key)] = self._start(entry)
+            obj.version = class_version(obj) if description.version is None else description.version
+            self.complete(value, description, obj)
 
-        self._waiting.append(fill)
+        self._to_fill.append(fill)
         return obj

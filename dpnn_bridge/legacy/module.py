@@ -30,33 +30,34 @@ class _Shared(Viewed):
             setattr(self, name, value)
 
     def to_torch(self, **options: Any) -> torch.nn.Module:
-        """Return the ``torch.nn`` module of this object, with parameters of its own.
+        """Convert the object to a ``torch.nn`` module, which does not share parameters with the object.
 
         Args:
             **options: fields of :class:`~dpnn_bridge.conversion.options.Options`; ``index_base`` is 0 by default.
 
         Raises:
-            ConversionError: a class is unknown, or a field is missing.
+            ConversionError: a class is not supported, or a field is missing.
         """
         return running.converted(self, **options)
 
     def to_lua(self, memo: dict[str, Any] | None = None) -> LuaObject:
-        """Return the Lua object with these fields, as Torch7 contains it; tensors share their memory.
+        """Convert the object to a Lua object for Torch7. Tensors share memory with the object.
 
         Args:
-            memo: converted values; repeated objects and memory are the same ones.
+            memo: cache of other calls, so that shared objects and memory stay shared.
 
         Raises:
-            ConversionError: a part of it computes in Python.
+            ConversionError: the object contains a module of the user, which computes in Python.
         """
         encoder = ({} if memo is None else memo).setdefault("legacy", Encoder())
-        found = encoder.value(self)
-        for part in encoder.foreign.values():
+        obj = encoder.value(self)
+        for module in encoder.user_modules.values():
             raise ConversionError(
-                "it computes in Python and has no Torch7 class; save a model without it, or the .pt of to_torch()",
-                class_name=type(part).__name__,
+                "the class is defined in Python and Torch7 does not have it; "
+                "save a model without it, or save the module of to_torch() as .pt",
+                class_name=type(module).__name__,
             )
-        return found
+        return obj
 
     def type(self, type: Any = None, tensorCache: Any = None) -> Any:
         """Cast all tensors in place; without an argument, return the name of the type."""
@@ -74,7 +75,7 @@ class _Shared(Viewed):
         return self.type("torch.cuda.FloatTensor", *args)
 
     def clone(self, *names: str) -> Any:
-        """Return a copy of its own; fields of these names share their memory with this object's."""
+        """Return a deep copy; tensors in fields with these names share memory with the original."""
         copied = copy.deepcopy(self)
         if names:
             copied.share(self, *names)
@@ -88,8 +89,8 @@ class Module(_Shared):
         super().__init__(torch.Tensor(), fields)
 
     def __repr__(self) -> str:
-        own = running.is_foreign(self) or not self._kind
-        return f"nn.{type(self).__name__}" if own else self._lua_class
+        is_user_class = running.is_user_module(self) or not self._kind
+        return f"nn.{type(self).__name__}" if is_user_class else self._lua_class
 
     # ------------------------------------------------------------------ computing
     def forward(self, input: Any) -> Any:
@@ -99,7 +100,7 @@ class Module(_Shared):
         return running.forward(self, (input,)) if self._kind != "Module" else self.output
 
     def backward(self, input: Any, gradOutput: Any, scale: float = 1) -> Any:
-        if running.is_foreign(self):
+        if running.is_user_module(self):
             self.updateGradInput(input, gradOutput)
             self.accGradParameters(input, gradOutput, scale)
             return self.gradInput
@@ -128,7 +129,7 @@ class Module(_Shared):
 
     # ------------------------------------------------------------------ parameters
     def parameters(self) -> tuple[list[Tensor], list[Tensor]] | None:
-        """Return ``(weights, gradients)``, None if there are none."""
+        """Return ``(weights, gradients)``, or None without parameters."""
         names = [name for name in ("weight", "bias") if self._fields.get(name) is not None]
         return self._listed(names)
 
@@ -146,12 +147,12 @@ class Module(_Shared):
             value.add_(grad, alpha=-learningRate)
 
     def flattenParameters(self) -> tuple[Tensor, Tensor] | None:
-        """Move all parameters and gradients into one vector each, which are returned."""
+        """Move all parameters into one vector and all gradients into another; return both vectors."""
         found = self.parameters()
         return None if found is None else (flattened(found[0]), flattened(found[1]))
 
     def share(self, mlp: Any, *names: str) -> Any:
-        """Make fields of these names views of the other module's memory."""
+        """Make tensors in fields with these names share memory with those of another module."""
         for name in names:
             mine, other = self._fields.get(name), mlp._fields.get(name)
             if isinstance(mine, Tensor) and isinstance(other, Tensor):
@@ -161,17 +162,17 @@ class Module(_Shared):
         return self
 
     def _new_parameters(self, **shapes: Any) -> None:
-        """Give the module parameters of these shapes, and gradients of zeros."""
+        """Create parameters of these shapes and gradients, filled with zeros; None as a shape creates None."""
         for name, shape in shapes.items():
             self.__dict__[name] = None if shape is None else torch.zeros(shape)
             self.__dict__[f"grad{name[:1].upper()}{name[1:]}"] = None if shape is None else torch.zeros(shape)
 
     def _fan_in(self) -> float:
-        """Return the number whose inverse root bounds new parameters."""
+        """Return the fan-in; new parameters are uniform with bound ``1 / sqrt(fan_in)``. 0 if there are none."""
         return 0
 
     def reset(self, stdv: Any = None) -> Any:
-        """Draw new parameters."""
+        """Reinitialize the parameters with random numbers."""
         fan_in = self._fan_in()
         if fan_in:
             bound = stdv * math.sqrt(3) if stdv is not None else 1 / math.sqrt(fan_in)
@@ -188,7 +189,7 @@ class Module(_Shared):
         self.train = False
 
     def clearState(self) -> Any:
-        """Empty the buffers of the last call."""
+        """Empty ``output``, ``gradInput`` and other buffers."""
         return running.cleared(self)
 
     def apply(self, callback: Callable[[Any], Any]) -> None:
@@ -197,7 +198,7 @@ class Module(_Shared):
             module.apply(callback)
 
     def findModules(self, cls: Any, container: Any = None) -> tuple[list[Any], list[Any]]:
-        """Return the modules of a class, and the container of each."""
+        """Return the modules of a class, and the container of each module."""
         nodes, containers = ([self], [container]) if isinstance(self, cls) else ([], [])
         for child in self._fields.get("modules") or ():
             found, owners = child.findModules(cls, self)
@@ -208,7 +209,7 @@ class Module(_Shared):
         return [self, *(m for child in (self._fields.get("modules") or ()) for m in child.listModules())]
 
     def replace(self, callback: Callable[[Any], Any]) -> Any:
-        """Replace every module by what ``callback`` gives for it."""
+        """Replace every module by the result of ``callback`` for it."""
         out = callback(self)
         modules = self._fields.get("modules") or []
         for i, module in enumerate(modules):

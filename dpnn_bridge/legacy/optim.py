@@ -24,27 +24,27 @@ __all__ = ["adadelta", "adagrad", "adam", "adamax", "asgd", "cg", "lbfgs", "nag"
 
 Evaluate = Callable[[Tensor], tuple[Any, Tensor]]
 
-#: method -> settings of Torch7 that PyTorch's function did not read
-_NOT_READ = {"adam": ("learningRateDecay",)}
+#: method -> settings of Torch7 that the function of PyTorch 0.4 ignored
+_IGNORED = {"adam": ("learningRateDecay",)}
 
 
 def _step(
     method: str, opfunc: Evaluate, x: Tensor, config: dict[str, Any] | None, state: dict[str, Any] | None
 ) -> tuple[list[Any], Any]:
-    """Make one step of a method, with its state in Torch7's form before and after.
+    """Make one step of a method. The state in ``state`` or ``config`` has Torch7's names.
 
     Returns:
         The values of all evaluations in order, and the optimizer.
 
     Raises:
-        ValueError: there is neither ``config`` nor ``state`` to keep the state in.
+        ValueError: both ``config`` and ``state`` are None, so that the state cannot be stored.
     """
     state = config if state is None else state
     if state is None:
         raise ValueError(f"{method} requires a dictionary to retain state between iterations")
-    config = {k: v for k, v in (config or {}).items() if k not in _NOT_READ.get(method, ())}
+    config = {k: v for k, v in (config or {}).items() if k not in _IGNORED.get(method, ())}
     if config.get("lineSearch") is not None:
-        raise ConversionError("lbfgs supports no line search; remove lineSearch from its configuration")
+        raise ConversionError("lbfgs does not support a line search; remove lineSearch from its configuration")
     parameter = nn.Parameter(x.detach(), requires_grad=False)
     tables = {k: LuaTable.from_list(v) if isinstance(v, list) else v for k, v in state.items()}
     optimizer = from_lua(method, config, [parameter], tables)
@@ -69,8 +69,8 @@ def _python(value: Any) -> Any:
     return value.torch() if isinstance(value, LuaTensor) else value
 
 
-def _of_one_value(name: str) -> Callable[..., tuple[Tensor, Any]]:
-    """Return a method that evaluates once."""
+def _single_evaluation(name: str) -> Callable[..., tuple[Tensor, Any]]:
+    """Return the function of a method that evaluates ``opfunc`` once per step."""
 
     def method(opfunc: Evaluate, x: Tensor, config: Any, state: Any = None) -> tuple[Tensor, Any]:
         values, _ = _step(name, opfunc, x, config, state)
@@ -81,13 +81,13 @@ def _of_one_value(name: str) -> Callable[..., tuple[Tensor, Any]]:
     return method
 
 
-adadelta = _of_one_value("adadelta")
-adagrad = _of_one_value("adagrad")
-adam = _of_one_value("adam")
-adamax = _of_one_value("adamax")
-nag = _of_one_value("nag")
-rmsprop = _of_one_value("rmsprop")
-sgd = _of_one_value("sgd")
+adadelta = _single_evaluation("adadelta")
+adagrad = _single_evaluation("adagrad")
+adam = _single_evaluation("adam")
+adamax = _single_evaluation("adamax")
+nag = _single_evaluation("nag")
+rmsprop = _single_evaluation("rmsprop")
+sgd = _single_evaluation("sgd")
 
 
 def asgd(opfunc: Evaluate, x: Tensor, config: Any, state: Any = None) -> tuple[Tensor, Any, Tensor]:
@@ -110,7 +110,7 @@ def lbfgs(opfunc: Evaluate, x: Tensor, config: Any, state: Any = None) -> tuple[
 
 
 def cg(opfunc: Evaluate, x: Tensor, config: Any, state: Any = None) -> tuple[Tensor, list[Any], int]:
-    """Run the line searches of ``optim.cg``; return ``(x, values before and after each, number of evaluations)``."""
+    """Run ``optim.cg``; return ``(x, values before and after each line search, number of evaluations)``."""
     values, optimizer = _step("cg", opfunc, x, config, state)
     assert isinstance(optimizer, CG)
     return x, optimizer.losses, len(values)

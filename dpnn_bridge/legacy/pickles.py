@@ -1,7 +1,7 @@
 """Read pickles of ``torch.legacy.nn``, written by ``torch.save`` of PyTorch 0.1 to 0.4 and later, as data.
 
-Inert objects with the same fields replace the classes that a pickle names. Nothing that a file names is imported or
-called. The content becomes the Lua objects of a ``.t7`` file of the same model.
+Objects without methods replace the objects of the classes in a pickle. No class or function of a pickle is imported or
+called. The content is converted to the Lua objects that a ``.t7`` file of the same model contains.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from dpnn_bridge.outputs.pt_file import records
 MAGIC = 0x1950A86A20F9469CFC6C
 #: modules that define classes of ``torch.legacy.nn``
 LEGACY_MODULES = ("torch.legacy.nn", "dpnn_bridge.legacy")
-#: bytes at the start of a pickle that are searched for the name of such a module
+#: number of bytes at the start of a pickle in which these names are searched
 HEADER_SIZE = 1 << 16
 
 
@@ -53,13 +53,13 @@ def read_source(file: LocalFile) -> tuple[Any, Encoding] | None:
     Raises:
         T7Error: the file cannot be read.
     """
-    if holds_legacy(file.path):
+    if contains_legacy(file.path):
         return read(file), PickleEncoding()
     return None if is_converted_file(file.path) else read_local(file)
 
 
-def holds_legacy(path: Path) -> bool:
-    """Return whether a file is a pickle that names classes of ``torch.legacy.nn``."""
+def contains_legacy(path: Path) -> bool:
+    """Return whether a file is a pickle that contains objects of ``torch.legacy.nn``."""
     try:
         source = FileSource(path)
         head = source.read(0, HEADER_SIZE)
@@ -72,10 +72,10 @@ def holds_legacy(path: Path) -> bool:
 
 
 def read(file: LocalFile) -> Any:
-    """Return the Lua value of a pickle.
+    """Read a pickle as Lua values.
 
     Raises:
-        NotT7Error: the pickle contains more than classes of ``torch.legacy.nn``, tensors and plain data.
+        NotT7Error: the pickle contains other objects than those of ``torch.legacy.nn``, tensors and plain data.
         T7FormatError: the pickle is damaged.
     """
     source = FileSource(file.path, file.name)
@@ -114,15 +114,15 @@ class _FilePart:
 
 
 def _read_old_format(source: FileSource) -> Any:
-    """Read the format before ZIP files.
+    """Read the format of PyTorch before 1.6, which is not a ZIP archive.
 
-    A file is a sequence of pickles (magic number, version, properties of the machine, the content, the keys of the
-    storages) and of the elements of each storage.
+    A file contains several pickles (magic number, version, properties of the machine, the content, the keys of the
+    storages) and then the elements of each storage.
     """
     file, offsets = _FilePart(source), dict[str, int]()
     header = [_Unpickler(file, source, offsets).load() for _ in range(3)]
     if header[0] != MAGIC or header[1] != 1001 or not isinstance(header[2], dict):
-        raise T7FormatError("the pickle does not start like those of torch.save", source=source.name)
+        raise T7FormatError("the pickle does not begin like a file of torch.save", source=source.name)
     if header[2].get("little_endian") is False:
         raise T7FormatError("the pickle was written by a machine with another byte order", source=source.name)
     unpickler = _Unpickler(file, source, offsets)
@@ -155,37 +155,37 @@ def _read_zip(path: Path, source: FileSource) -> Any:
 
 # ---------------------------------------------------------------------- the pickle
 class InertObject:
-    """An object of ``torch.legacy.nn`` without behavior. Its fields are attributes."""
+    """An object of ``torch.legacy.nn`` without methods. Its fields are attributes."""
 
     kind = ""
 
 
 class Size(tuple):
-    """A ``torch.Size`` without behavior."""
+    """The equivalent of ``torch.Size``, a plain tuple."""
 
 
 def _size(sizes: Any = ()) -> Size:
     return Size(n if n == -1 else _check_size(n) for n in _check_dimensions(sizes))
 
 
-#: opcodes that are refused, because no model needs them
+#: rejected opcodes, which models do not use
 _EXTENSIONS = (pickle.EXT1, pickle.EXT2, pickle.EXT4)
 _SETS = (pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET)
-#: opcodes that allocate memory before they read, or create integers that are slow to hash
+#: rejected opcodes that allocate memory before they read data, or create integers that are slow to hash
 _LARGE = (pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER, pickle.LONG4)
 
 
 class _ClassName(str):
-    """The name of a class that is not called."""
+    """The name of a class of PyTorch that a pickle refers to but that is not called."""
 
 
-class _Unpickler(pickle._Unpickler):  # Python's version: its memo allocates nothing for unused ids
-    """Reads a pickle without importing or calling anything that it names.
+class _Unpickler(pickle._Unpickler):  # the version in Python, whose memo allocates no memory for unused ids
+    """Unpickler that does not import or call the classes and functions in a pickle.
 
     Args:
-        file: contains the pickle.
-        source: contains the elements of storages.
-        offsets: key of a storage -> its first byte in ``source``; filled before the elements are read.
+        file: the pickle.
+        source: the file with the elements of storages.
+        offsets: key of a storage -> offset of its first byte in ``source``; filled before elements are read.
     """
 
     dispatch: Any = dict(pickle._Unpickler.dispatch)
@@ -210,8 +210,8 @@ class _Unpickler(pickle._Unpickler):  # Python's version: its memo allocates not
 
     def refuse(self, what: str) -> NotT7Error:
         return NotT7Error(
-            f"{self._source.name}: the pickle contains {shortened(what)}, which is not supported; only "
-            "classes of torch.legacy.nn, tensors and plain data are read. Save only these in the program that wrote it"
+            f"{self._source.name}: the pickle contains {shortened(what)}, which is not supported. "
+            "Save a file that contains only objects of torch.legacy.nn, tensors and plain data"
         )
 
     def find_class(self, module: str, name: str) -> Any:
@@ -253,10 +253,10 @@ class _Unpickler(pickle._Unpickler):  # Python's version: its memo allocates not
             )
         if not view or view[0] is None:
             return self.storages[key]
-        raise self.refuse("a storage that is a view of another")
+        raise self.refuse("a storage that is a view of another storage")
 
     def bytes_of(self, key: Any, count: int) -> int:
-        """Return the size of a storage in bytes, after a check of its number of elements."""
+        """Check the number of elements of a storage, and return its size in bytes."""
         storage = self.storages[key]
         size = storage.size * storage.dtype.itemsize
         if count != storage.size or self._offsets[key] + size > self._source.size:
@@ -273,9 +273,9 @@ class _Unpickler(pickle._Unpickler):  # Python's version: its memo allocates not
         if not math.prod(size):
             return LuaTensor.empty(kind)
         if offset + last_offset(size, stride) >= storage.size:
-            raise ValueError("a tensor reaches beyond its storage")
+            raise ValueError("a tensor has elements outside its storage")
         if math.prod(size) > max(storage.size, MAX_REPEATED):
-            raise ValueError(f"a tensor repeats its storage to {math.prod(size):,} elements")
+            raise ValueError(f"a tensor expands its storage to {math.prod(size):,} elements")
         return LuaTensor(kind, tuple(size), tuple(stride), offset, storage)
 
     def _mapping(self, kind: type[dict]) -> Callable[..., Any]:
@@ -288,9 +288,9 @@ class _Unpickler(pickle._Unpickler):  # Python's version: its memo allocates not
         return make
 
     def _check_keys(self, keys: list[Any]) -> None:
-        """Limit the number of keys that are not strings: their hashes may collide, which takes quadratic time.
+        """Limit the number of keys that are not strings, whose hashes may collide, which takes quadratic time.
 
-        Refuse tuples: hashing a nested tuple can take exponential time and unlimited recursion.
+        Tuples are rejected, because hashing a nested tuple can take exponential time and unlimited recursion.
         """
         if any(isinstance(key, tuple) for key in keys):
             raise self.refuse("a key that is a tuple")
@@ -299,12 +299,12 @@ class _Unpickler(pickle._Unpickler):  # Python's version: its memo allocates not
             raise self.refuse(f"more than {SAFE:,} keys that are not strings")
 
     def _check_pairs(self, count: int) -> None:
-        """Limit the number of copied pairs: a small file can copy the same dict very often."""
+        """Limit the number of copied pairs, because a small file can copy the same dict very often."""
         self._pairs += count
         if self._pairs > self._source.size:
-            raise self.refuse("more copies of one dict than a model has")
+            raise self.refuse("more copies of a dict than any model")
 
-    # ------------------------------------------------------------------ opcodes that would call or set anything
+    # ------------------------------------------------------------------ opcodes that call functions or set values
     def load_reduce(self) -> None:
         arguments = self.stack.pop()
         function = self.stack[-1]
@@ -329,11 +329,11 @@ class _Unpickler(pickle._Unpickler):  # Python's version: its memo allocates not
         if isinstance(target, InertObject) and isinstance(fields, dict):
             self._check_pairs(len(fields))
             target.__dict__.update((k, v) for k, v in fields.items() if isinstance(k, str))
-            kind = type(target).kind  # a field may have that name too
+            kind = type(target).kind  # not target.kind, which a field may replace
             if only_pytorch(kind, target.__dict__):
                 raise self.refuse(f"a {kind} with settings that Torch7's nn.{kind} does not have")
         elif not isinstance(target, OrderedDict):  # a state_dict has attributes with metadata
-            raise self.refuse("the state of an object that cannot have one")
+            raise self.refuse("the state of an object of another type")
 
     def load_setitem(self) -> None:
         self._check_keys([self.stack[-2]])
@@ -368,9 +368,9 @@ def _check_dimensions(sizes: Any) -> Any:
     return sizes
 
 
-# ---------------------------------------------------------------------- as Lua objects
+# ---------------------------------------------------------------------- conversion to Lua objects
 class _Graph(LuaGraph):
-    """Converts the content of a pickle to Lua objects."""
+    """Converter of the content of a pickle to Lua objects."""
 
     def describe(self, value: Any) -> LuaDescription | None:
         if not isinstance(value, InertObject):
@@ -381,5 +381,5 @@ class _Graph(LuaGraph):
         kind, version, header = type(value).kind, state.pop("_version", None), state.pop("_header", ())
         return LuaDescription(f"nn.{kind}", kind, state, version, header)
 
-    def complete(self, value: Any, found: LuaDescription, obj: LuaObject) -> None:
+    def complete(self, value: Any, description: LuaDescription, obj: LuaObject) -> None:
         add_constants(obj)

@@ -1,8 +1,8 @@
-"""Run Python 2, and Python 3 from before 3.7, by translation to today's Python.
+"""Run code for Python 2, or for Python 3 before 3.7, after translation to current Python.
 
-A file is translated if Python cannot compile it, or if it uses names that only Python 2 has and shows no regard for
-Python 3. fissix, the maintained form of Python's own ``2to3``, translates the syntax. Beside that, a quotient of
-integers is an integer in Python 2, torchfile's strings were text, and ``async`` was the name of an argument
+A file is translated if Python cannot compile it, or if it uses names that only Python 2 has and contains no sign of
+support for Python 3. fissix, the maintained fork of Python's ``2to3``, translates the syntax. This module also
+translates the division of integers, torchfile's strings (``str`` in Python 2), and the argument ``async``
 (``x.cuda(async=True)``, now ``non_blocking``).
 """
 
@@ -25,24 +25,25 @@ from dpnn_bridge.base.extras import missing_package
 _NAMES = {"basestring", "execfile", "long", "raw_input", "reduce", "reload", "unichr", "unicode", "xrange"}
 _METHODS = {"has_key", "iteritems", "iterkeys", "itervalues"}
 _MODULES = {"cPickle", "ConfigParser", "cStringIO", "Queue", "StringIO", "urllib2", "urlparse"}
-#: calls, attributes and indices of one expression, and modules of one import: fissix takes cubic time for them
+#: maximum number of calls, attributes and indices in one expression, and of modules in one import, because fissix takes
+#: cubic time for them
 _LONGEST_CHAIN = 64
-#: names in programs that run in both versions of Python
-_BOTH = re.compile(r"\bversion_info\b|\bPY[23]\b|\bsix\b|\bImportError\b|\bNameError\b")
+#: names that indicate a program for both Python 2 and 3
+_PORTABLE = re.compile(r"\bversion_info\b|\bPY[23]\b|\bsix\b|\bImportError\b|\bNameError\b")
 
 
 def compiled(data: bytes, path: str, package: bool = False) -> CodeType:
-    """Compile a source file, after translation where it needs one.
+    """Compile a source file, after translation if necessary.
 
     Args:
         data: Content of the file.
-        path: Its path, for messages and for imports beside it.
-        package: Whether the file is part of a package, where Python 2 looks for a module first.
+        path: Path of the file, for messages and for imports from its folder.
+        package: Whether the file is part of a package, whose modules Python 2 imports without a dot.
 
     Raises:
         SyntaxError: The file is neither Python 3 nor Python 2, is nested too deeply, or must be translated and has an
-            expression of more than 64 calls, attributes and indices in a row.
-        MissingPackageError: It must be translated and fissix is not installed.
+            expression with more than 64 consecutive calls, attributes and indices.
+        MissingPackageError: The file must be translated and fissix is not installed.
     """
     try:
         return _compiled(data, path, package)
@@ -65,14 +66,14 @@ def _compiled(data: bytes, path: str, package: bool) -> CodeType:
             return compile(renamed, path, "exec", dont_inherit=True)
         except SyntaxError:
             return _translated(renamed, path, package, error)
-    beside = Path(path).parent if package else None
-    if _only_python2(tree, beside) and not _BOTH.search(source):
+    folder = Path(path).parent if package else None
+    if _only_python2(tree, folder) and not _PORTABLE.search(source):
         return _translated(source, path, package, None)
     return compile(tree, path, "exec", dont_inherit=True)
 
 
 def _only_python2(tree: ast.AST, package: Path | None) -> bool:
-    """Whether a file uses names of Python 2, or in a folder ``package`` imports a file beside it as Python 2 does."""
+    """Return whether a file uses names of Python 2, or imports a file of the folder ``package`` without a dot."""
     used, bound = set(), set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Name):
@@ -89,18 +90,18 @@ def _only_python2(tree: ast.AST, package: Path | None) -> bool:
                 names = {alias.name for alias in node.names}
             else:
                 names = {node.module} if node.module and not node.level else set()
-            if names & _MODULES or (package and any(_beside(name, package) for name in names)):
+            if names & _MODULES or (package and any(_is_sibling(name, package) for name in names)):
                 return True
     return bool((used - bound) & _NAMES)
 
 
-def _beside(name: str, package: Path) -> bool:
+def _is_sibling(name: str, package: Path) -> bool:
     name = name.split(".")[0]
     return ((package / f"{name}.py").exists() or (package / name / "__init__.py").exists()) and find_spec(name) is None
 
 
 class _TooLongError(Exception):
-    """Translating a file would take very long."""
+    """The translation of a file would take too long."""
 
 
 @functools.cache
@@ -124,17 +125,17 @@ def _translator(package: bool) -> Any:
             strings.start_tree(tree, name)
             fixer_of = {token.STRING: strings, token.NAME: strings, token.NUMBER: numbers}
             for node in tree.pre_order():
-                # in place: fissix would search each of them among all elements of a list
+                # replaced in place, because fissix would search each node in the list of its siblings
                 fixer = fixer_of.get(node.type)
                 if fixer and (found := fixer.match(node)) and (new := fixer.transform(node, found)) is not None:
                     node.value = new.value
                 if node.type in chains and len(node.children) > _LONGEST_CHAIN:
-                    what = f"more than {_LONGEST_CHAIN} calls, attributes, indices or imported modules in a row"
+                    what = f"more than {_LONGEST_CHAIN} consecutive calls, attributes, indices or imported modules"
                     raise _TooLongError(f"line {node.get_lineno()} has {what}; split it to translate it from Python 2")
             return super().refactor_tree(tree, name)
 
-    own = (".fix_unicode", ".fix_numliterals", *([] if package else [".fix_import"]))
-    return Translator([name for name in fixers if not name.endswith(own)])
+    omitted = (".fix_unicode", ".fix_numliterals", *([] if package else [".fix_import"]))
+    return Translator([name for name in fixers if not name.endswith(omitted)])
 
 
 def _translated(source: str, path: str, package: bool, error: SyntaxError | None) -> CodeType:
@@ -150,21 +151,21 @@ def _translated(source: str, path: str, package: bool, error: SyntaxError | None
         raise (error or SyntaxError(f"cannot be translated from Python 2: {path}")) from None
     _import_text(tree)
     future = {alias.name for node in tree.body if _is_future(node) for alias in node.names}
-    if "division" not in future | translated.future_features:  # fissix removes and knows those without parentheses
+    if "division" not in future | translated.future_features:  # fissix removes some of these imports
         _divide_integers(tree)
-    print(f"{path}: is Python 2 and runs translated to Python 3", file=sys.stderr)
+    print(f"{path}: translated from Python 2 to Python 3", file=sys.stderr)
     return compile(tree, path, "exec", dont_inherit=True)
 
 
 def _import_text(tree: ast.Module) -> None:
-    """Import the torchfile whose strings are text."""
-    text = "dpnn_bridge.legacy.text_torchfile"
+    """Replace imports of torchfile by imports of the version whose strings are ``str``."""
+    replacement = "dpnn_bridge.legacy.text_torchfile"
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module == "torchfile" and not node.level:
-            node.module = text
+            node.module = replacement
         for alias in node.names if isinstance(node, ast.Import) else ():
             if alias.name == "torchfile":
-                alias.name, alias.asname = text, alias.asname or alias.name
+                alias.name, alias.asname = replacement, alias.asname or alias.name
 
 
 def _is_future(node: ast.stmt) -> TypeGuard[ast.ImportFrom]:
@@ -172,7 +173,7 @@ def _is_future(node: ast.stmt) -> TypeGuard[ast.ImportFrom]:
 
 
 def _divide_integers(tree: ast.Module) -> None:
-    """Replace ``/`` by Python 2's."""
+    """Replace ``/`` and ``/=`` by functions with the semantics of Python 2."""
     functions = [ast.alias(function.__name__, f"_python2_{function.__name__}") for function in (quotient, divided)]
     first = int(ast.get_docstring(tree) is not None)
     while first < len(tree.body) and _is_future(tree.body[first]):
@@ -200,12 +201,12 @@ def _call(function: Callable[..., Any], at: ast.AST, *arguments: ast.expr) -> as
 
 
 def quotient(a: Any, b: Any) -> Any:
-    """Return ``a / b`` of Python 2: of two integers, the integer below."""
+    """Return ``a / b`` as in Python 2: the quotient of two integers is rounded down."""
     return a // b if isinstance(a, int) and isinstance(b, int) else a / b
 
 
 def divided(a: Any, b: Any) -> Any:
-    """Return what ``a /= b`` of Python 2 assigns."""
+    """Return the value that ``a /= b`` assigns in Python 2."""
     if isinstance(a, int) and isinstance(b, int):
         return a // b
     a /= b
@@ -213,7 +214,7 @@ def divided(a: Any, b: Any) -> Any:
 
 
 class _Loader(SourceFileLoader):
-    """Compiles modules by :func:`compiled`, without byte code on disk, which Python would take for the file's own."""
+    """Loader that compiles modules with :func:`compiled`. It writes no ``__pycache__``, which Python would reuse."""
 
     def get_code(self, fullname: str) -> CodeType:
         package = "." in fullname or self.is_package(fullname)
@@ -221,7 +222,7 @@ class _Loader(SourceFileLoader):
 
 
 def translate_imports(folder: Path) -> None:
-    """Let imports of files below ``folder`` take Python 2. Installed packages there stay as they are."""
+    """Translate imported files in ``folder`` and its subfolders, except installed packages."""
     finder = FileFinder.path_hook((ExtensionFileLoader, EXTENSION_SUFFIXES), (_Loader, SOURCE_SUFFIXES))
 
     def find(entry: str) -> Any:

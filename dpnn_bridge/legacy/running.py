@@ -1,8 +1,8 @@
-"""Run objects of ``torch.legacy.nn``: the converted module computes with the tensors of the objects.
+"""Run objects of ``torch.legacy.nn`` with a converted ``torch.nn`` module that shares their tensors.
 
-A model is converted when it first runs, and again after a change. Its parameters and buffers are views of the tensors
-of its objects. Hooks record the input and output of every module, so that each has its ``output`` and ``gradInput``,
-and can run backward alone, as in Torch7.
+A model is converted at its first run, and again after a change. Parameters and buffers of the converted module are
+views of the tensors of the objects. Hooks record the input and output of every module. So each object has ``output``
+and ``gradInput``, and the backward pass of a single module can run, as in Torch7.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dpnn_bridge.conversion.fields import get_tensor, grad_field
 from dpnn_bridge.conversion.lua_values import RESULTS
 from dpnn_bridge.conversion.tensors import field_value, is_parameter
 from dpnn_bridge.conversion.torch_context import TorchConversion
-from dpnn_bridge.legacy.encoding import Encoder, is_foreign
+from dpnn_bridge.legacy.encoding import Encoder, is_user_module
 from dpnn_bridge.legacy.fields import CHANGED
 from dpnn_bridge.legacy.foreign import Foreign, accumulating
 from dpnn_bridge.legacy.values import equal
@@ -29,17 +29,17 @@ from dpnn_bridge.legacy.viewed import Viewed
 from dpnn_bridge.legacy.views import Views
 from dpnn_bridge.training.lua_parameters import LuaParameter, all_parameters
 
-__all__ = ["backward", "cleared", "converted", "forward", "gradient_of", "is_foreign", "parameters_of"]
+__all__ = ["backward", "cleared", "converted", "forward", "gradient_of", "is_user_module", "parameters_of"]
 
 
 class Call(NamedTuple):
     """One forward pass of one module.
 
     Attributes:
-        given: the arguments of the pass, as the caller gave them.
-        inputs, output: inputs and output of the module, in autograd's graph.
+        given: copies of the arguments of the call.
+        inputs, output: inputs and output of the module, with autograd history.
         module: the converted module.
-        graph: the model that ran.
+        graph: the model that the module is part of.
     """
 
     given: tuple[Any, ...]
@@ -50,7 +50,13 @@ class Call(NamedTuple):
 
 
 class Graph:
-    """A model and the module that computes it."""
+    """A model of ``torch.legacy.nn`` and its converted module.
+
+    Attributes:
+        module: the converted module.
+        pairs: each object of the model with its converted module.
+        signature: see :func:`signature`, at the time of the conversion.
+    """
 
     def __init__(self, root: Any) -> None:
         encoder = Encoder()
@@ -61,7 +67,7 @@ class Graph:
         context.finish()
         device = next((p.device for p in self.module.parameters()), torch.device("cpu"))
         if device.type != "cpu":
-            self.module.to(device)  # what no field of the model gives
+            self.module.to(device)  # buffers that are not fields of the model
         found = [(part, context.converted(o)) for part, o in encoder.pairs]
         self.pairs = [(part, module) for part, module in found if module is not None]
         self.signature = signature(root, self._views.shared)
@@ -74,14 +80,14 @@ class Graph:
         return signature(root, self._views.shared) == self.signature
 
     def _enter(self, part: Any, module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Give a module separate inputs, whose gradients belong to this use alone, and record them."""
+        """Record the inputs of a call, as views, so that their gradients are those of this call only."""
         inputs = tuple(map_tensors(lambda t: t.view_as(t) if t.requires_grad else t, x) for x in arguments)
         part._call = Call(tuple(map_tensors(torch.detach, x) for x in inputs), inputs, None, module, self)
         return inputs
 
     def _leave(self, part: Any, module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
         part._call = part._call._replace(output=output)
-        if not is_foreign(part):
+        if not is_user_module(part):
             part.output = plain(output)
 
     def write_back(self) -> None:
@@ -97,24 +103,24 @@ class Graph:
 
 
 def plain(value: Any) -> Any:
-    """Convert results to torch.legacy's form: tensors without gradients; a loss is a number."""
+    """Convert results for ``torch.legacy``: tensors without autograd history, and a loss as a number."""
     if isinstance(value, Tensor) and value.dim() == 0:
         return value.item()
     return map_tensors(lambda t: t.data, value)
 
 
 def _foreign(encoder: Encoder, obj: Any) -> nn.Module | None:
-    part = encoder.foreign.get(id(obj))
+    part = encoder.user_modules.get(id(obj))
     return None if part is None else part._own_module() or Foreign(part)
 
 
 def signature(root: Any, shared: set[int]) -> list[Any]:
-    """Return everything that a conversion depends on: structure, settings, and the memory of tensors.
+    """Return all properties that a conversion depends on: structure, settings, and memory of tensors.
 
     Args:
         root: a module or criterion.
-        shared: :func:`storage_id` of those that the converted module uses itself; of other tensors the contents count
-            too.
+        shared: :func:`storage_id` of the storages that the converted module shares. For tensors in other storages, the
+            signature includes the version counter, which changes with the elements.
     """
     found: list[Any] = []
     stack, seen = [root], set()
@@ -132,7 +138,7 @@ def signature(root: Any, shared: set[int]) -> list[Any]:
             stack.extend(value)
         elif isinstance(value, (dict, Viewed)):
             seen.add(id(value))
-            found += [id(value), isinstance(value, Viewed) and is_foreign(value)]
+            found += [id(value), isinstance(value, Viewed) and is_user_module(value)]
             for key, entry in (value if isinstance(value, dict) else value._fields).items():
                 if key not in RESULTS and key not in BUFFERS and not (isinstance(key, str) and key.startswith("grad")):
                     found.append(key)
@@ -143,7 +149,7 @@ def signature(root: Any, shared: set[int]) -> list[Any]:
 
 
 def graph_of(root: Any) -> Graph:
-    """Return the model of an object, converted again after a change."""
+    """Return the converted model of an object; convert it again after a change."""
     graph = getattr(root, "_graph", None)
     if graph is None or not graph.fits(root):
         graph = root._graph = Graph(root)
@@ -151,17 +157,17 @@ def graph_of(root: Any) -> Graph:
 
 
 def converted(root: Any, **options: Any) -> nn.Module:
-    """Return an independent ``torch.nn`` module of an object."""
+    """Convert an object to a ``torch.nn`` module that does not share its tensors."""
     encoder = Encoder()
-    own = {"index_base": 0, "gradients": True, "fallback": lambda obj, _: _foreign(encoder, obj)}
-    context = TorchConversion(Options(**{**own, **options}))
+    defaults = {"index_base": 0, "gradients": True, "fallback": lambda obj, _: _foreign(encoder, obj)}
+    context = TorchConversion(Options(**{**defaults, **options}))
     module = context.to_torch(encoder.value(root))
     context.finish()
     return module
 
 
 def forward(root: Any, arguments: tuple[Any, ...]) -> Any:
-    """Run an object, and record the pass in it and in all modules inside it."""
+    """Run the forward pass of an object, and record it in the object and all objects inside."""
     graph = graph_of(root)
     leaves = [map_tensors(_leaf, x) for x in arguments[:1]] + [map_tensors(torch.detach, x) for x in arguments[1:]]
     with torch.enable_grad():
@@ -185,15 +191,15 @@ def backward(
     input_too: bool = True,
     into_parameters: bool = False,
 ) -> Any:
-    """Compute gradients of the last forward pass, or of a new one where the arguments are others.
+    """Compute gradients of the last forward pass, or of a new forward pass if the arguments have changed.
 
     Args:
         root: a module or criterion.
-        arguments: its input, and the target of a criterion.
-        grad_output: gradient of its output; None for a loss.
-        scale: factor of the parameter gradients; None computes none.
+        arguments: the input, and for a criterion the target.
+        grad_output: gradient of the output; None for a loss.
+        scale: factor of the parameter gradients; None computes no parameter gradients.
         input_too: set ``gradInput`` of all modules that ran.
-        into_parameters: add to the parameters themselves instead of to their gradients.
+        into_parameters: add the scaled gradients to the parameters instead of to the gradient fields.
 
     Returns:
         The gradient of the input.
@@ -227,10 +233,10 @@ def backward(
 
 
 def _differentiable(output: Any, given: Any) -> tuple[list[Tensor], list[Tensor] | None]:
-    """Return the tensors of an output that depend on input or parameters, and their gradients."""
+    """Return the output tensors that depend on inputs or parameters, and their gradients."""
     outputs = tensors(output)
     gradients = tensors(given)
-    if not gradients and len(outputs) == 1:  # of a loss
+    if not gradients and len(outputs) == 1:  # a loss
         gradients = [torch.full_like(outputs[0], 1 if given is None else given)]
     pairs = [(o, g.detach().reshape(o.shape)) for o, g in zip(outputs, gradients, strict=True) if o.requires_grad]
     return [o for o, _ in pairs], [g for _, g in pairs]
@@ -244,7 +250,7 @@ def _gradients(outputs: list[Tensor], leaves: list[Tensor], given: list[Tensor] 
 
 
 def _sites(parts: list[tuple[Any, nn.Module]]) -> Any:
-    """Yield every parameter of converted modules with the object and field that it is."""
+    """Yield object, name of the field, and entry of every parameter of converted modules."""
     for part, module in parts:
         for name, spec in registry.mapping_of(module).fields_of(module).items():
             if is_parameter(module, spec.attribute) and isinstance(part._fields.get(name), Tensor):
@@ -257,28 +263,28 @@ def parameters_of(root: Any) -> tuple[list[Tensor], list[Tensor]] | None:
     """Return ``(weights, gradients)`` of a module in the order of Torch7's ``parameters()``, or None."""
     graph = graph_of(root)
     parts = {id(module): part for part, module in graph.pairs}
-    found = [(parts.get(id(entry.module)), entry) for entry in all_parameters(graph.module)]
-    places = [(part, e) for part, e in found if part is not None and isinstance(part._fields.get(e.name), Tensor)]
-    if not places:
+    entries = [(parts.get(id(entry.module)), entry) for entry in all_parameters(graph.module)]
+    entries = [(part, e) for part, e in entries if part is not None and isinstance(part._fields.get(e.name), Tensor)]
+    if not entries:
         return None
-    weights = [part._fields[entry.name] for part, entry in places]
-    return weights, [gradient_of(part, entry.name, entry.field) for part, entry in places]
+    weights = [part._fields[entry.name] for part, entry in entries]
+    return weights, [gradient_of(part, entry.name, entry.field) for part, entry in entries]
 
 
 def gradient_of(part: Any, name: str, spec: Any = "") -> Tensor:
-    """Return the gradient of a parameter field, made where the file had none."""
+    """Return the gradient field of a parameter field; create it with zeros if the object has none."""
     field = grad_field(name, spec)
-    found = part._fields.get(field)
-    if not isinstance(found, Tensor) or found.numel() != part._fields[name].numel():
-        found = part._fields[field] = torch.zeros_like(part._fields[name])
-    return found
+    gradient = part._fields.get(field)
+    if not isinstance(gradient, Tensor) or gradient.numel() != part._fields[name].numel():
+        gradient = part._fields[field] = torch.zeros_like(part._fields[name])
+    return gradient
 
 
 def cleared(part: Any) -> Any:
-    """Empty the results and buffers of one object and forget its last pass."""
-    mapping = registry.find(Encoder().value(part)) if not is_foreign(part) else None
+    """Empty the results and buffers of one object, and delete the record of its last forward pass."""
+    mapping = registry.find(Encoder().value(part)) if not is_user_module(part) else None
     scratch = mapping.scratch if mapping else ()
-    for name in {*RESULTS, *BUFFERS, *scratch} - {"_ones"}:  # which Add does not create again
+    for name in {*RESULTS, *BUFFERS, *scratch} - {"_ones"}:  # Add does not create _ones again
         value = part._fields.get(name)
         if isinstance(value, Tensor):
             part._fields[name] = value.new_empty(0)

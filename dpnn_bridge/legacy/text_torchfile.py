@@ -1,4 +1,4 @@
-"""torchfile as Python 2 saw it: strings are text. Translated scripts import this module."""
+"""Provide torchfile with ``str`` instead of ``bytes``, as in Python 2. Translated scripts import this module."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["LuaFunction", "T7Reader", "T7ReaderException", "TorchObject", "hasha
 
 
 def load(filename: str | os.PathLike[str], **kwargs: Any) -> Any:
-    """Load the first object of a file, with strings as text."""
+    """Load the first object of a file, with strings as ``str``."""
     return torchfile.load(filename, **{"utf8_decode_strings": True, **kwargs})
 
 
 class T7Reader(torchfile.T7Reader):
-    """Reads the objects of an open file, with strings as text."""
+    """Reader for the objects of an open file, with strings as ``str``."""
 
     def __init__(self, fileobj: Any, **kwargs: Any) -> None:
         super().__init__(fileobj, **{"utf8_decode_strings": True, **kwargs})

@@ -12,7 +12,7 @@ from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, Lu
 
 
 class TorchNN:
-    """Converts the Lua values of one file to Python values and modules, each object once."""
+    """Converter of the Lua values of one file to Python values and modules. Each object is converted once."""
 
     def __init__(self, unknown_classes: bool) -> None:
         self.unknown_classes = unknown_classes

@@ -1,4 +1,4 @@
-"""Map functions over nested inputs, outputs and gradients."""
+"""Compare nested values, and access the memory of tensors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def equal(first: Any, second: Any) -> bool:
-    """Return whether two nested values contain the same tensors, NaN equal to itself, and the same numbers."""
+    """Return whether two nested values contain equal tensors and numbers, where NaN in tensors equals NaN."""
     if isinstance(first, Tensor) and isinstance(second, Tensor):
         if first is second:
             return True
@@ -22,6 +22,6 @@ def equal(first: Any, second: Any) -> bool:
     return type(first) is type(second) and bool(first == second)
 
 
-def whole_storage(tensor: Tensor) -> Tensor:
-    """Return all elements of a tensor's memory as a vector on the same memory."""
+def storage_tensor(tensor: Tensor) -> Tensor:
+    """Return a 1-D view of all elements in the storage of a tensor."""
     return torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(tensor.untyped_storage())

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from dpnn_bridge.legacy.fields import RENAMED, only_pytorch
 
-#: methods of Torch7's modules that PyTorch 0.4 did not have -> what to call
+#: methods of Torch7's modules that PyTorch 0.4 did not have -> replacement, for the message
 _ONLY_TORCH7 = {
     "accUpdateOnly": "backwardUpdate(input, gradOutput, lr)",
     "cudaOn": "cuda()",
@@ -24,7 +24,15 @@ _ONLY_TORCH7 = {
 
 
 class Viewed:
-    """The base of modules and criterions: fields as attributes, and a converted module that computes."""
+    """Base class of modules and criterions. Attributes are Torch7's fields; a converted module computes.
+
+    Attributes:
+        _lua_class: name of the Lua class.
+        _kind: name of the class in ``torch.legacy.nn``; empty for other classes.
+        _version: version of the Lua class, if it is not the current version.
+        _header: values that the class writes before its fields.
+        _call, _graph: last forward pass and converted model, see :mod:`dpnn_bridge.legacy.running`.
+    """
 
     __slots__ = ("__dict__", "__weakref__", "_call", "_graph")
 
@@ -36,7 +44,7 @@ class Viewed:
     def __init_subclass__(cls, lua_class: str = "") -> None:
         if lua_class:
             cls._lua_class = lua_class
-        elif cls.__module__.startswith("dpnn_bridge.legacy."):  # classes of users are of the Lua class of their base
+        elif cls.__module__.startswith("dpnn_bridge.legacy."):  # classes of users inherit _lua_class
             cls._lua_class, cls._kind = f"nn.{cls.__name__}", cls.__name__
 
     def __getattr__(self, name: str) -> Any:
@@ -52,16 +60,16 @@ class Viewed:
 
     @property
     def _fields(self) -> dict[Any, Any]:
-        """The fields of its Lua class."""
+        """The fields of the Lua class."""
         return self.__dict__
 
     def _own_module(self) -> Any:
-        """Return a module of PyTorch for what no Lua class computes, else None."""
-        own = self._lua_class == f"nn.{self._kind}" and only_pytorch(self._kind, self._fields)
-        return self._in_pytorch() if own else None
+        """Return a module of ``torch.nn`` if the object has settings that no Lua class supports, else None."""
+        unsupported = self._lua_class == f"nn.{self._kind}" and only_pytorch(self._kind, self._fields)
+        return self._in_pytorch() if unsupported else None
 
     def _in_pytorch(self) -> Any:
-        """Return the module for settings that Torch7's class does not have."""
+        """Return the module of ``torch.nn`` for settings that Torch7's class does not have."""
         raise NotImplementedError
 
     def __getstate__(self) -> dict[str, Any]:

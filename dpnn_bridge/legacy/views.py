@@ -15,12 +15,12 @@ from dpnn_bridge.objects import LuaTensor
 
 
 class Views(Sharing):
-    """Makes every parameter a view of the tensor that it comes from, one for each place.
+    """Strategy for shared parameters: every parameter is a separate view of the object's tensor.
 
-    What shares memory in Lua does so here, and each place has a gradient of its own, as in Torch7.
+    Tensors that share memory in Lua share memory here. Each parameter has its own gradient, as in Torch7.
 
     Attributes:
-        shared: addresses of the memory that parameters and buffers view.
+        shared: :func:`storage_id` of the storages that parameters and buffers view.
     """
 
     def __init__(self) -> None:
@@ -35,10 +35,10 @@ class Views(Sharing):
         arrange: Callable[[Tensor], Tensor],
         shape: torch.Size | None,
     ) -> int:
-        own = tensor.torch()
-        value = arrange(own)
-        if storage_id(value) == storage_id(own):
-            self.shared.add(storage_id(own))
+        original = tensor.torch()
+        value = arrange(original)
+        if storage_id(value) == storage_id(original):
+            self.shared.add(storage_id(original))
         if site.leaf in site.owner._parameters:
             site.owner._parameters[site.leaf] = nn.Parameter(value, requires_grad=value.is_floating_point())
         else:
@@ -46,4 +46,4 @@ class Views(Sharing):
         return 0
 
     def tie(self, roots: Iterable[nn.Module]) -> None:
-        """Do nothing: parameters that overlap already share their memory."""
+        """Do nothing, because overlapping parameters already share memory."""

@@ -20,5 +20,5 @@ __all__ = [
     "write_t7",
 ]
 
-Framing, register_framing = Serializer, register_serializer  # their names until November 2026
-__getattr__, _ = lazy_exports(__name__, {"onmt": "checkpoints."})  # its earlier place
+Framing, register_framing = Serializer, register_serializer  # earlier names, until November 2026
+__getattr__, _ = lazy_exports(__name__, {"onmt": "checkpoints."})  # earlier location of the module

@@ -1,7 +1,8 @@
 """Read the primitive values of an ASCII .t7 stream.
 
-The values are those of binary mode. Each is on its own line, and an array is one line of numbers with spaces between
-them. Strings and the elements of Byte and Char storages are raw bytes, followed by a newline if there are any.
+The sequence of values is that of binary mode. Each value is on a separate line, and an array is one line of numbers
+separated by spaces. Strings and the elements of Byte and Char storages are raw bytes, followed by a newline unless they
+are empty.
 """
 
 from __future__ import annotations
@@ -16,16 +17,20 @@ from dpnn_bridge.loaders.stream import Stream, StreamError
 from dpnn_bridge.objects import LuaStorage, element_dtype
 
 _TOKEN = re.compile(rb"\s*(\S+)")
-#: Characters of a number and the blank after it; a longer search for the end of a line would not be linear.
+#: Maximum number of characters of a number and the following space. It limits the search for the end of a line, so that
+#: the total time is linear.
 _LONGEST_NUMBER = 64
 _LONGEST_TOKEN = 4096
 _INTEGER = re.compile(rb"[+-]?\d{1,19}")
 
 
 class AsciiStream(Stream):
-    """ASCII mode. The text is in memory while the structure is read; the elements of storages are parsed when used."""
+    """Stream in ASCII mode.
 
-    #: bytes that a pair of a table takes at least: an empty string as key, nil as value
+    The complete text is in memory while the structure is read. Elements of storages are parsed when they are used.
+    """
+
+    #: minimum number of bytes of a table entry: an empty string as key, nil as value
     least_pair = 6
 
     def __init__(self, source: Source) -> None:
@@ -39,13 +44,13 @@ class AsciiStream(Stream):
         return self.size - self.position
 
     def _token(self) -> bytes:
-        """Return the next word, wherever it ends, and the newline after it."""
+        """Return the next word, and skip a newline after it."""
         match = _TOKEN.match(self._text, self.position)
         if match is None:
-            raise StreamError("truncated: a number expected, none left")
+            raise StreamError("truncated: expected a number, found the end of the file")
         stop = match.end()
         if stop == self.size:
-            raise StreamError(f"truncated: the file ends in the number {_shown(match[1])}")
+            raise StreamError(f"truncated: the file ends in the number {_quoted(match[1])}")
         self.position = stop + 1 if self._text[stop : stop + 1] == b"\n" else stop
         return match[1]
 
@@ -54,7 +59,7 @@ class AsciiStream(Stream):
         start = self.position
         stop = self._text.find(b"\n", start, start + 10)
         line = self._text[start:stop]
-        if stop >= 0 and line.isdigit():  # as Torch7 lays it out
+        if stop >= 0 and line.isdigit():  # the format that Torch7 writes
             self.position = stop + 1
             return int(line)
         return self._integer(31)
@@ -67,7 +72,7 @@ class AsciiStream(Stream):
         token = self._token()
         value = int(token) if _INTEGER.fullmatch(token) else 1 << bits
         if not -(1 << bits) <= value < 1 << bits:
-            raise StreamError(f"{_shown(token)} where an integer is expected")
+            raise StreamError(f"expected an integer, found {_quoted(token)}")
         return value
 
     def longs(self, count: int) -> tuple[int, ...]:
@@ -78,18 +83,18 @@ class AsciiStream(Stream):
         """Return a C ``double``."""
         token = self._token()
         try:
-            if b"_" in token:  # Python's own
+            if b"_" in token:  # only Python accepts underscores
                 raise ValueError
             return float(token)
         except ValueError:
-            raise StreamError(f"{_shown(token)} where a number is expected") from None
+            raise StreamError(f"expected a number, found {_quoted(token)}") from None
 
     def bytes(self, count: int) -> bytes:
         """Return ``count`` raw bytes."""
         if count < 0:
             raise StreamError(f"negative length {count}")
         if count > self.remaining:
-            raise StreamError(f"truncated: {count} bytes expected, {self.remaining} left")
+            raise StreamError(f"truncated: expected {count} bytes, found {self.remaining}")
         start, stop = self.position, self.position + count
         self.position = stop + 1 if count and self._text[stop : stop + 1] == b"\n" else stop
         return self._text[start:stop]
@@ -99,25 +104,29 @@ class AsciiStream(Stream):
         return self.bytes(self.int())
 
     def peek(self, count: int) -> bytes:
-        """Return the next ``count`` bytes, to be read again."""
+        """Return the next ``count`` bytes without moving the position."""
         start = self.position
         data = self.bytes(count)
         self.position = start
         return data
 
     def peek_int(self) -> int:
-        """Return the next C ``int``, to be read again."""
+        """Return the next C ``int`` without moving the position."""
         start = self.position
         value = self.int()
         self.position = start
         return value
 
     def count(self, least: int) -> int:
-        """Read a long that counts things of at least ``least`` bytes each in binary mode, half of that here."""
+        """Read a long that is the number of following values.
+
+        Args:
+            least: minimum number of bytes of each value in binary mode; half of that is the minimum in ASCII mode.
+        """
         return self.check_count(self.long(), least // 2)
 
     def storage(self, class_name: str) -> LuaStorage:
-        """Read a count, and return that many elements, which stay in the source until they are used."""
+        """Read the header of a storage; the elements stay in the source until they are used."""
         dtype = element_dtype(class_name)
         assert dtype is not None
         count = self.long()
@@ -130,15 +139,15 @@ class AsciiStream(Stream):
         return LuaStorage(class_name, count, lambda: _parse(source, start, stop, dtype, count))
 
     def _end_of_numbers(self, count: int) -> int:
-        """Return the end of ``count`` numbers; reading continues after the following newline."""
+        """Return the end of ``count`` numbers, and move the position behind the following newline."""
         text, start = self._text, self.position
         stop = text.find(b"\n", start, start + _LONGEST_NUMBER * count)
-        if count and (stop < 0 or text.count(b" ", start, stop) != count - 1):  # not as Torch7 lays them out
+        if count and (stop < 0 or text.count(b" ", start, stop) != count - 1):  # another format than Torch7 writes
             stop = start
             for i in range(count):
                 match = _TOKEN.match(text, stop)
                 if match is None:
-                    raise StreamError(f"truncated: {count} numbers expected, {i} left")
+                    raise StreamError(f"truncated: expected {count} numbers, found {i}")
                 stop = match.end()
         elif not count:
             return start
@@ -148,12 +157,12 @@ class AsciiStream(Stream):
         return stop
 
 
-def _shown(token: bytes) -> str:
+def _quoted(token: bytes) -> str:
     return repr(token[:40].decode("latin-1"))
 
 
-def _is_read(text: bytes, values: np.ndarray) -> bool:
-    """Return whether the last number of a text is the last of these values, and not only begins with it."""
+def _is_complete(text: bytes, values: np.ndarray) -> bool:
+    """Return whether a text was parsed to its end: its last word is the last of the values."""
     if not len(values):
         return not text.strip()
     try:
@@ -164,19 +173,19 @@ def _is_read(text: bytes, values: np.ndarray) -> bool:
 
 
 def _parse(source: Source, start: int, stop: int, dtype: np.dtype, count: int) -> np.ndarray:
-    """Return the elements of a storage from their text."""
+    """Parse the elements of a storage."""
     wide = np.dtype(np.int64 if dtype.kind == "i" else np.float64)
     text = source.read(start, stop - start)
     try:
         values = np.fromstring(text, wide, sep=" ")
     except (ValueError, DeprecationWarning):
         values = np.empty(0)
-    # numpy to 2.2 stops with a warning if it cannot continue; catching warnings would affect other threads
-    if len(values) == count and _is_read(text, values):
-        if b"-nan" in text:  # numpy drops its sign
+    # until version 2.2, numpy only warns about an invalid number; catching warnings would affect other threads
+    if len(values) == count and _is_complete(text, values):
+        if b"-nan" in text:  # numpy ignores the sign
             values[[i for i, word in enumerate(text.split()) if word == b"-nan"]] = np.copysign(np.nan, -1)
         with np.errstate(over="ignore"):
             array = values.astype(dtype)
         if wide.kind == "f" or np.array_equal(array, values):
             return array
-    raise T7FormatError(f"{count} elements of type {dtype} expected", offset=start, source=source.name)
+    raise T7FormatError(f"expected {count} elements of type {dtype}", offset=start, source=source.name)

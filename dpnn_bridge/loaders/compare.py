@@ -16,42 +16,41 @@ from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, Lu
 _COMPOUND = (LuaTable, LuaObject, LuaTensor, LuaStorage, LuaFunction)
 _CHUNK = 1 << 20
 
-#: the place that contains a value and the label of the value there; joined for messages alone, since a long key would
-#: else be copied for each of its entries
-_Place: TypeAlias = "tuple[_Place, str] | None"
+#: path of a value: the path of its parent and its label, joined only for messages, so that long keys are not copied
+_Path: TypeAlias = "tuple[_Path, str] | None"
 
 
 def difference(a: Any, b: Any, *, exact_nan: bool = True, shared: bool = True) -> str | None:
-    """Return the first difference between two graphs, as one line that says where; None when they are the same.
+    """Return the first difference between two graphs, as one line with its path; None if the graphs are equal.
 
     Args:
         a, b: Lua values.
-        exact_nan: whether the bits of a nan count; ASCII files do not keep them.
-        shared: whether sharing must agree; files without references do not preserve it.
+        exact_nan: whether the bits of nan must be equal; ASCII files do not preserve them.
+        shared: whether the same values must be shared; files without references do not preserve this.
     """
-    partner: dict[int, Any] = {}
-    origin: dict[int, Any] = {}
-    stack: list[tuple[_Place, Any, Any]] = [(None, a, b)]
+    matched_a: dict[int, Any] = {}  # id of a value of one graph -> the value of the other graph
+    matched_b: dict[int, Any] = {}
+    stack: list[tuple[_Path, Any, Any]] = [(None, a, b)]
     while stack:
-        place, a, b = stack.pop()
+        path, a, b = stack.pop()
         if not isinstance(a, _COMPOUND):
             if not _same_scalar(a, b, exact_nan):
-                return f"{_text(place) or 'the object'} is {_short(a)} in one and {_short(b)} in the other"
+                return f"{_text(path) or 'the object'} is {_short(a)} in one and {_short(b)} in the other"
             continue
         if type(a) is not type(b):
-            return f"{_text(place) or 'the object'} is {_short(a)} in one and {_short(b)} in the other"
-        if id(a) in partner:
-            if shared and partner[id(a)] is not b:
-                return f"{_text(place)} is shared in one and not in the other"
-            if not shared or partner[id(a)] is b:
+            return f"{_text(path) or 'the object'} is {_short(a)} in one and {_short(b)} in the other"
+        if id(a) in matched_a:
+            if shared and matched_a[id(a)] is not b:
+                return f"{_text(path)} is shared in one and not in the other"
+            if not shared or matched_a[id(a)] is b:
                 continue
-        elif shared and id(b) in origin:
-            return f"{_text(place)} is shared in one and not in the other"
-        partner[id(a)], origin[id(b)] = b, a
-        found = _own(a, b, exact_nan)
+        elif shared and id(b) in matched_b:
+            return f"{_text(path)} is shared in one and not in the other"
+        matched_a[id(a)], matched_b[id(b)] = b, a
+        found = _own_difference(a, b, exact_nan)
         if found:
-            return f"{_text(place) or 'the object'}: {found}"
-        stack.extend(reversed([((place, label), x, y) for label, x, y in _parts(a, b)]))
+            return f"{_text(path) or 'the object'}: {found}"
+        stack.extend(reversed([((path, label), x, y) for label, x, y in _children(a, b)]))
     return None
 
 
@@ -64,8 +63,8 @@ def _same_scalar(a: Any, b: Any, exact_nan: bool) -> bool:
     return struct.pack("<d", a) == struct.pack("<d", b)
 
 
-def _own(a: Any, b: Any, exact_nan: bool) -> str | None:
-    """Return the difference of two values of one type, except of their contained values."""
+def _own_difference(a: Any, b: Any, exact_nan: bool) -> str | None:
+    """Return a difference of two values of the same type, without their child values."""
     names: tuple[str, ...] = {
         LuaObject: ("class_name", "version"),
         LuaTensor: ("class_name", "shape", "stride", "offset"),
@@ -96,8 +95,8 @@ def _same_elements(a: np.ndarray, b: np.ndarray, exact_nan: bool) -> bool:
     return True
 
 
-def _parts(a: Any, b: Any) -> Iterable[tuple[str, Any, Any]]:
-    """Yield the values that two values contain, in pairs, with their labels."""
+def _children(a: Any, b: Any) -> Iterable[tuple[str, Any, Any]]:
+    """Yield label and both values of each pair of child values."""
     if isinstance(a, LuaTable):
         for (k, x), (m, y) in zip(a.entries.items(), b.entries.items(), strict=True):
             label = key_text(k)
@@ -114,10 +113,10 @@ def _parts(a: Any, b: Any) -> Iterable[tuple[str, Any, Any]]:
         yield ".storage", a.storage, b.storage
 
 
-def _text(place: _Place) -> str:
+def _text(path: _Path) -> str:
     labels: list[str] = []
-    while place is not None:
-        place, label = place
+    while path is not None:
+        path, label = path
         labels.append(label)
     return shortened("".join(reversed(labels)), LONGEST_LINE)
 

@@ -1,12 +1,14 @@
-"""Read binary streams fast, with the primitives inlined.
+"""Read binary streams fast, without a function call per value.
 
-This class reads the same files as :class:`~.reader.Reader`, several times faster. Most of a file is numbers, strings
-and tables, and a function call for each costs more than reading it. The base class reads all rare values.
+:class:`FastReader` reads the same files as :class:`~.reader.Reader`, several times as fast. Files consist mostly of
+numbers, strings and tables, and a function call for each would take longer than reading it. The base class reads other
+values.
 
-Each step of the loop unpacks the rest of one value together with the head of the next value, its type code and the
-following four bytes, so that one call of :mod:`struct` reads both. ``code`` and ``n`` are always the head of the value
-at ``pos``. ``n`` is the length of a string, the index of a table or object, or a boolean. At the end of the window over
-the file, ``struct.error`` is raised before any state changes. Then the window moves, and the step is repeated.
+Each step of the loop unpacks the rest of one value together with the head of the next value, in one call of
+:mod:`struct`. The head is the type code and the following four bytes: ``code`` and ``n`` are the head of the value at
+``pos``, where ``n`` is the length of a string, the index of a table or object, or a boolean. The buffer contains a
+window of the file. At the end of the window, ``struct.error`` is raised before any state changes. Then the window is
+moved, and the step is repeated.
 """
 
 from __future__ import annotations
@@ -20,19 +22,22 @@ import numpy as np
 from dpnn_bridge.loaders.hash_flood import SAFE
 from dpnn_bridge.loaders.primitives import BOOLEAN, LARGEST_EXACT, NUMBER, STRING, TABLE, TORCH, number, text
 from dpnn_bridge.loaders.reader import NO_KEY, STEPS, Frame, Reader, resume, store, table_key
-from dpnn_bridge.loaders.runs import LEAST, SHORT, Runs
+from dpnn_bridge.loaders.runs import MIN_PAIRS, SHORT, Runs
 from dpnn_bridge.loaders.serializers import SERIALIZERS
 from dpnn_bridge.loaders.stream import BinaryStream, StreamError
 from dpnn_bridge.objects import LuaObject, LuaTable, element_dtype
 
-#: Strings that are decoded and kept only once; most files repeat a few hundred.
-_KEPT_STRINGS = 100_000
-#: A run this close to the end of the window continues in the next one; this many bytes contain the longest run.
+#: Maximum number of cached strings, which are decoded only once; most files repeat a few hundred strings.
+_MAX_CACHED = 100_000
+#: Number of bytes that the window contains before a run is read; it is the maximum size of a run.
 _LOOKAHEAD = 1 << 16
 
 
 class _Unpackers:
-    """For one byte order. All but ``head`` begin at a type code and end with the head of the next value."""
+    """Functions of :mod:`struct` for one byte order.
+
+    All except ``head`` unpack from the type code of a value to the head of the next value.
+    """
 
     def __init__(self, order: str) -> None:
         self.head = struct.Struct(f"{order}ii").unpack_from
@@ -49,8 +54,8 @@ class _Unpackers:
 _UNPACKERS = {"<": _Unpackers("<"), ">": _Unpackers(">")}
 
 
-class _PlainClasses(dict):
-    """Names by their bytes of the classes that write one table; None for others."""
+class _TableClasses(dict):
+    """Cache: class name as bytes -> class name, if objects of the class are serialized as one table; otherwise None."""
 
     def __missing__(self, raw: bytes) -> str | None:
         name = text(raw)
@@ -66,22 +71,22 @@ class FastReader(Reader):
     def __init__(self, stream: BinaryStream, **options: Any) -> None:
         super().__init__(stream, **options)
         self._strings: dict[bytes, str] = {}
-        self._plain = _PlainClasses()
+        self._table_class = _TableClasses()
         self._runs = Runs(stream.order, self._shared)
 
     # one long loop on purpose: a function call for each value would take longer than reading the value
     @np.errstate(invalid="ignore")  # of signaling nans in runs
     def _read(self, stack: list[Frame]) -> Any:
-        stream, memo, strings, plain = self.stream, self.memo, self._strings, self._plain
+        stream, memo, strings, table_class = self.stream, self.memo, self._strings, self._table_class
         unpack = _UNPACKERS[stream.order]
         head, unpack_number, unpack_boolean, unpack_table = unpack.head, unpack.number, unpack.boolean, unpack.table
         unpack_strings, unpack_version, unpack_classes = unpack.strings, unpack.version, unpack.classes
-        known, new = strings.get, object.__new__
-        referenced, max_depth, looked_at, parts = self.referenced, self.max_depth, self.looked_at, self.parts
+        cached, new = strings.get, object.__new__
+        referenced, max_depth, next_check, chunks = self.referenced, self.max_depth, self.next_check, self.chunks
         count, low, high = self.count, -float(LARGEST_EXACT), float(LARGEST_EXACT)
 
         root: dict[Any, Any] = {}
-        contents: Any = root  # the dict of a table, or the steps of a serializer
+        contents: Any = root  # dict of a table, or generator of a serializer
         left, key, owner = 1, 1, None
         code, n = stream.head(head)
         buffer, pos, end = stream.buffer, stream.at, stream.size - stream.base
@@ -93,10 +98,10 @@ class FastReader(Reader):
                             raw, code, following = unpack_strings[n](buffer, pos)
                             pos += 8 + n
                             n = following
-                            key = known(raw)
+                            key = cached(raw)
                             if key is None:
                                 key = text(raw)
-                                if len(strings) < _KEPT_STRINGS:
+                                if len(strings) < _MAX_CACHED:
                                     strings[raw] = key
                         elif code == NUMBER:
                             value, code, n = unpack_number(buffer, pos)
@@ -107,10 +112,10 @@ class FastReader(Reader):
                         raw, code, following = unpack_strings[n](buffer, pos)
                         pos += 8 + n
                         n = following
-                        value = known(raw)
+                        value = cached(raw)
                         if value is None:
                             value = text(raw)
-                            if len(strings) < _KEPT_STRINGS:
+                            if len(strings) < _MAX_CACHED:
                                 strings[raw] = value
                     elif code == NUMBER:
                         value, code, n = unpack_number(buffer, pos)
@@ -125,15 +130,15 @@ class FastReader(Reader):
                         size, code, following = unpack_table(buffer, pos)
                         if not 0 <= size * 12 <= end - pos:
                             raise StreamError(
-                                f"truncated or damaged: {size} entries announced, but only {end - pos} bytes are left"
+                                f"truncated or damaged: {size} entries, but only {end - pos} bytes are left"
                             )
                         value = new(LuaTable)
                         value.entries = entries = {}
                         if referenced:
                             memo[n] = value
                         count += 1
-                        if count > looked_at:
-                            looked_at = self.check_count(count)
+                        if count > next_check:
+                            next_check = self.check_count(count)
                         pos += 12
                         n = following
                         if size:
@@ -150,13 +155,13 @@ class FastReader(Reader):
                             if length == 3 and version == b"V 1" and 0 <= size < SHORT:
                                 raw, table, index, pairs, *following = unpack_classes[size](buffer, pos)
                                 if table == TABLE and index not in memo:
-                                    name = plain[raw]
+                                    name = table_class[raw]
                         if name is None or not 0 < pairs * 12 <= end - pos:  # rare or damaged
                             stream.at, self.count = pos, count
                             value, frame = self.value()
                             code, n = stream.head(head)
                             buffer, pos, end, count = stream.buffer, stream.at, stream.size - stream.base, self.count
-                            looked_at = self.looked_at
+                            next_check = self.next_check
                         else:
                             value, table = new(LuaObject), new(LuaTable)
                             value.class_name, value.version, value.header, value.payload = name, 1, (), table
@@ -164,8 +169,8 @@ class FastReader(Reader):
                             if referenced:
                                 memo[n], memo[index] = value, table
                             count += 2
-                            if count > looked_at:
-                                looked_at = self.check_count(count)
+                            if count > next_check:
+                                next_check = self.check_count(count)
                             self._last_class = name
                             pos += 31 + size
                             code, n = following
@@ -176,15 +181,15 @@ class FastReader(Reader):
                             self.check_limits(len(stack), count)
                         stack.append((contents, left, key, owner))
                         contents, left, key, owner = frame
-                        if left > LEAST:
+                        if left > MIN_PAIRS:
                             if left > SAFE:
-                                left = parts.first(contents, left)
+                                left = chunks.first(contents, left)
                             pos, left = self._run(contents, left, pos)
                             buffer, end = stream.buffer, stream.size - stream.base
                             code, n = head(buffer, pos)
                         continue
 
-                    while True:  # hand the complete value to its owner, and an owner that it completes to the next one
+                    while True:  # store the value in its owner; an owner that becomes complete is the next value
                         if key is NO_KEY:
                             key = table_key(value)
                             break
@@ -204,7 +209,7 @@ class FastReader(Reader):
                             left -= 1
                             if left:
                                 break
-                            if parts.open and (left := parts.next(contents)):
+                            if chunks.open and (left := chunks.next(contents)):
                                 pos, left = self._run(contents, left, pos)
                                 buffer, end = stream.buffer, stream.size - stream.base
                                 code, n = head(buffer, pos)
@@ -226,13 +231,13 @@ class FastReader(Reader):
                 raise
 
     def _run(self, entries: dict[Any, Any], left: int, pos: int) -> tuple[int, int]:
-        """Read the pairs of a long table that are a run, but not the last one; the window moves on.
+        """Read the runs at the beginning of a long table, except the last pair of the table; move the window.
 
         Returns:
-            Where the next pair begins in the window, and how many pairs are left.
+            The position of the next pair in the window, and the number of pairs left.
         """
         stream = self.stream
-        while left > LEAST:
+        while left > MIN_PAIRS:
             if pos + _LOOKAHEAD > len(stream.buffer) and stream.base + len(stream.buffer) < stream.size:
                 stream.at = pos
                 stream.refill(min(_LOOKAHEAD, stream.remaining))
@@ -244,20 +249,20 @@ class FastReader(Reader):
         return pos, left
 
     def _read_truncated(self) -> NoReturn:
-        """Read a stream whose last value reaches into the padding with the base class, which names that value."""
-        ours = self.stream
-        stream = BinaryStream(ours.source, long_size=ours.long_size, big_endian=ours.order == ">")
+        """Read a stream that ends within a value again with the base class, whose error message contains the value."""
+        own = self.stream
+        stream = BinaryStream(own.source, long_size=own.long_size, big_endian=own.order == ">")
         limits = {"max_depth": self.max_depth, "max_objects": self.max_objects}
         Reader(stream, referenced=self.referenced, **limits).read_all()
-        raise StreamError("truncated")  # the file has grown since
+        raise StreamError("truncated")  # the file has grown in the meantime
 
     def _shared(self, strings: Sequence[str]) -> list[str]:
-        """Decode strings, each distinct string once."""
-        kept = {value: value for value in set(strings)}
-        for value in kept:
+        """Replace equal strings by one object, which is cached."""
+        unique = {value: value for value in set(strings)}
+        for value in unique:
             raw = value.encode("utf-8", "surrogateescape")
             if raw in self._strings:
-                kept[value] = self._strings[raw]
-            elif len(self._strings) < _KEPT_STRINGS:
+                unique[value] = self._strings[raw]
+            elif len(self._strings) < _MAX_CACHED:
                 self._strings[raw] = value
-        return [kept[value] for value in strings]
+        return [unique[value] for value in strings]

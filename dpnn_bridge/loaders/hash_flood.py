@@ -1,8 +1,8 @@
-"""Refuse tables whose keys were chosen to collide in Python's dict, before they cost quadratic time.
+"""Reject tables whose keys were chosen to collide in Python's dict, before they take quadratic time.
 
-CPython hashes numbers without a secret, so a file can contain numbers for which a dict probes thousands of slots.
-Therefore large tables are filled in parts. Before each part, the probes of the previous part are counted as CPython
-makes them. Keys 1, 2, 3, … as in an array never collide and are not counted.
+CPython hashes numbers without a random seed, so a file can contain numbers for which a dict probes thousands of slots.
+Therefore large tables are filled in chunks. Before each chunk, the probes that CPython needed for the previous chunk
+are counted. The keys 1, 2, 3, … of an array never collide and are not counted.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from dpnn_bridge.loaders.stream import LimitError
 SAFE = 1 << 12
 #: maximum number of probed slots per key on average; random keys need two or three
 MAX_PROBES = 32
-#: maximum product of the sizes of a part and of the entries before it, and of a part, to limit the time of collisions
+#: limits for the time of collisions in a chunk: maximum product of its size and of the number of entries before it, and
+#: minimum and maximum size
 _PAIRS, _SMALLEST, _LARGEST = 1 << 26, 1 << 10, 1 << 13
 
 
 class HashFloodGuard:
-    """A model of the used slots of a dict, with the probing of CPython (``lookdict`` in ``dictobject.c``).
+    """Simulation of the used slots of a dict, with the probing of CPython (``lookdict`` in ``dictobject.c``).
 
     Attributes:
-        numbers: number of keys so far that may collide with others.
+        numbers: number of keys so far that are not strings and may collide.
     """
 
     def __init__(self) -> None:
@@ -72,11 +73,11 @@ class HashFloodGuard:
             used[slot] = 1
 
 
-class Parts:
-    """Large tables that are being filled.
+class Chunks:
+    """Chunks of the large tables that are being filled.
 
     Attributes:
-        open: ``id`` of a dict -> number of remaining entries, and its guard.
+        open: ``id`` of a dict -> number of remaining entries, and guard of the dict.
     """
 
     def __init__(self) -> None:
@@ -85,29 +86,29 @@ class Parts:
     def first(self, entries: dict[Any, Any], count: int) -> int:
         """Return the number of entries to read before the first call of :meth:`next`."""
         if count > SAFE:
-            # a dict that once had a key other than a string stores the hashes beside the keys. Other dicts read each
-            # hash from the string object, which takes twice as long
+            # a dict that once had a key other than a string stores the hashes of its keys. Other dicts read each hash
+            # from the string object, which takes twice as long
             entries[0] = None
             del entries[0]
             self.open[id(entries)] = count - SAFE, HashFloodGuard()
         return min(count, SAFE)
 
     def next(self, entries: dict[Any, Any]) -> int:
-        """Return how many entries to read now; 0 if all were read.
+        """Check the keys so far, and return the number of entries to read next; 0 if all were read.
 
         Raises:
-            LimitError: the keys so far collide.
+            LimitError: the keys collide too often.
         """
         if id(entries) not in self.open:
             return 0
         left, guard = self.open.pop(id(entries))
-        part = min(left, part_of(guard.numbers))
-        guard.check(entries, part)
+        chunk = min(left, chunk_size(guard.numbers))
+        guard.check(entries, chunk)
         if left:
-            self.open[id(entries)] = left - part, guard
-        return part
+            self.open[id(entries)] = left - chunk, guard
+        return chunk
 
 
-def part_of(count: int) -> int:
-    """Return the number of keys to read before the next check, for a number of keys that may collide."""
+def chunk_size(count: int) -> int:
+    """Return the number of entries to read before the next check, from the number of keys that may collide."""
     return max(_SMALLEST, min(_LARGEST, _PAIRS // max(count, 1)))

@@ -1,4 +1,4 @@
-"""Make a local file from an input: a path, a URL, an open file, or bytes, compressed or not."""
+"""Provide a local file for an input, which may be a path, a URL, an open file or bytes, and may be compressed."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ _COMPRESSED: dict[bytes, Callable[[Any], Any]] = {
     b"BZh": bz2.open,
     b"\xfd7zXZ\0": lambda packed: _XzFile(packed),
 }
-#: how the parts of a zip archive may be compressed; the window of others has any size
+#: accepted compression methods of a zip archive; others need unlimited memory
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
-#: flag of an encrypted part of a zip archive
+#: flag of an encrypted file in a zip archive
 _ENCRYPTED = 1
 #: maximum memory to decompress an .xz file; `xz -9` needs 65 MiB
 _XZ_MEMORY = 1 << 27
-#: a compressed file may expand to this many bytes; above that, to at most this many times its own size
-_ALWAYS_FINE, _LARGEST_RATIO = 1 << 26, 100
+#: maximum size of the decompressed file: the larger of a number of bytes, and a multiple of the compressed size
+_MIN_LIMIT, _MAX_RATIO = 1 << 26, 100
 _CHUNK = 1 << 20
 
 
 class LocalFile(NamedTuple):
-    """A file on this machine.
+    """A local file for an input.
 
     Attributes:
-        path: where it is; a copy that vanishes with the block unless the origin is a plain file.
-        name: its name in messages.
+        path: path of the file: the input itself, or a temporary copy that exists inside the ``with`` block.
+        name: name of the input in messages.
     """
 
     path: Path
@@ -58,7 +58,7 @@ class LocalFile(NamedTuple):
 
 
 def name_of(origin: Origin) -> str:
-    """Return the name of an origin for messages."""
+    """Return the name of an input for messages."""
     if isinstance(origin, (str, os.PathLike)):
         return os.fspath(origin)
     if isinstance(origin, (bytes, bytearray, memoryview)):
@@ -69,23 +69,24 @@ def name_of(origin: Origin) -> str:
 
 @contextmanager
 def local_file(origin: Origin, sha256: str | None = None, *, unpack: bool = True) -> Iterator[LocalFile]:
-    """Yield a local file for an origin, decompressed if necessary. A plain file is used directly.
+    """Yield a local file for an input, decompressed if necessary. An uncompressed local file is not copied.
 
     Args:
-        origin: a path; a URL that fsspec knows (``https://``, ``hf://``, ``s3://``, …), which needs the extra
-            ``remote``, with the shards if it is that of an index; a file open for reading bytes; or bytes.
-        sha256: refuse other contents than those with this checksum (of the compressed file).
-        unpack: False leaves a compressed file as it is.
+        origin: the input: a path, a URL that fsspec supports (``https://``, ``hf://``, ``s3://``, …), a file open for
+            reading bytes, or bytes. A URL needs the extra ``remote``. For the URL of an index, the shards are
+            downloaded too.
+        sha256: expected checksum of the (compressed) input.
+        unpack: whether a compressed file is decompressed.
 
     Raises:
-        T7Error: it cannot be fetched or unpacked.
-        VerificationError: its checksum is another.
+        T7Error: the input cannot be downloaded or decompressed.
+        VerificationError: the input has another checksum.
     """
     name = name_of(origin)
     if isinstance(origin, (str, os.PathLike)):
         origin = place_of(origin)
     with ExitStack() as stack:
-        folder = functools.cache(lambda: stack.enter_context(temporary_folder()))  # a plain file needs none
+        folder = functools.cache(lambda: stack.enter_context(temporary_folder()))  # created when needed
         if isinstance(origin, str):
             path = folder() / _base(name)
             download(origin, path)
@@ -107,13 +108,13 @@ def local_file(origin: Origin, sha256: str | None = None, *, unpack: bool = True
 
 
 def _base(name: str) -> str:
-    """Return a file name for the copy of an origin: the end of its name, in letters that every file system takes."""
+    """Return a file name for the copy of an input: the end of its name, in characters that all file systems accept."""
     last = PurePosixPath(without_query(name).split("::", 1)[0]).name
     return re.sub(r"[^\w.-]", "_", last, flags=re.ASCII)[-100:].lstrip(".") or "file"
 
 
 def _copy(source: IO[bytes], target: Path, allowed: int | None = None, name: str = "") -> Path:
-    """Return the contents of an open file as a file of its own."""
+    """Copy the content of an open file to ``target``; raise an error if it has more than ``allowed`` bytes."""
     written = 0
     with open_output(target) as file:
         while chunk := source.read(_CHUNK):
@@ -131,19 +132,19 @@ def _copy(source: IO[bytes], target: Path, allowed: int | None = None, name: str
 
 
 def _check_sum(path: Path, expected: str, name: str) -> None:
-    found, expected = sha256_of(path), expected.strip().lower()
-    if found != expected:
-        raise VerificationError(f"{name}: its SHA-256 is {found}, expected {expected}")
+    actual, expected = sha256_of(path), expected.strip().lower()
+    if actual != expected:
+        raise VerificationError(f"{name}: its SHA-256 is {actual}, expected {expected}")
 
 
 def _unpacked(path: Path, folder: Callable[[], Path], name: str) -> Path:
-    """Return the file inside a compressed one; any other file is itself."""
+    """Decompress a file, and return the path of the result; return the path of any other file unchanged."""
     try:
         with open_input(path) as file:
             head = file.read(6)
-    except OSError:  # the reader reports what is wrong
+    except OSError:  # the reader reports the error
         return path
-    allowed = max(_ALWAYS_FINE, _LARGEST_RATIO * path.stat().st_size)
+    allowed = max(_MIN_LIMIT, _MAX_RATIO * path.stat().st_size)
     try:
         for magic, unpack in _COMPRESSED.items():
             if head.startswith(magic):
@@ -155,15 +156,15 @@ def _unpacked(path: Path, folder: Callable[[], Path], name: str) -> Path:
                     raise NotT7Error(f"{name}: an encrypted zip archive; extract it first")
                 if archive.getinfo(member).compress_type not in _METHODS:
                     raise NotT7Error(
-                        f"{name}: a zip archive with another method than deflate and bzip2; extract it first"
+                        f"{name}: a zip archive with another compression than deflate and bzip2; extract it first"
                     )
                 with archive.open(member) as file:
                     return _copy(file, _empty(folder()) / _base(member), allowed, name)
     except MemoryError as e:
         raise T7LimitError("decompressing it takes more memory than available", source=name) from e
     except (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, ValueError, RuntimeError) as e:
-        if (refused := causing_os_error(e)) is not None:
-            raise refused from e
+        if (os_error := causing_os_error(e)) is not None:
+            raise os_error from e
         advice = "the file is damaged or incomplete: copy or download it again"
         raise T7FormatError(f"cannot be decompressed: {e}; {advice}", source=name) from e
     return path
@@ -176,7 +177,7 @@ def _empty(parent: Path) -> Path:
 
 
 class _XzFile(io.RawIOBase):
-    """Like ``lzma.open``, with a limit for the memory: a file of 100 bytes may ask for 4 GiB."""
+    """Like ``lzma.open``, with limited memory, because a file of 100 bytes may require 4 GiB."""
 
     def __init__(self, file: IO[bytes]) -> None:
         super().__init__()
@@ -184,16 +185,16 @@ class _XzFile(io.RawIOBase):
         self._decompressor: lzma.LZMADecompressor | None = None
 
     def read(self, size: int = -1) -> bytes:
-        """Return at most ``size`` bytes; none at the end."""
+        """Return at most ``size`` bytes, and no bytes at the end."""
         while True:
             if not self._rest and (self._decompressor is None or self._decompressor.needs_input):
-                self._rest = self._file.read(io.DEFAULT_BUFFER_SIZE)  # copied at the end of each stream
+                self._rest = self._file.read(io.DEFAULT_BUFFER_SIZE)  # small, because it may be copied
                 if not self._rest:
                     if self._decompressor is None:
                         return b""
-                    raise EOFError("it ends too early")
+                    raise EOFError("the data end too early")
             if self._decompressor is None:
-                self._rest = self._rest.lstrip(b"\0")  # between two streams
+                self._rest = self._rest.lstrip(b"\0")  # padding between two streams
                 if not self._rest:
                     continue
                 self._decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
@@ -206,34 +207,38 @@ class _XzFile(io.RawIOBase):
 
 
 def _member(path: Path, name: str) -> str | None:
-    """Return the one file in a zip archive; None for one that PyTorch or numpy wrote."""
+    """Return the name of the only file, or only Torch7 file, in a zip archive; None for an archive of PyTorch or numpy.
+
+    Raises:
+        NotT7Error: the archive contains other files.
+    """
     with open_zip(path) as archive:
         names = [n for n in archive.namelist() if not n.endswith("/") and not n.startswith("__MACOSX")]
     if any(n.endswith(("data.pkl", ".npy", "/version")) for n in names):
         return None
-    wanted = names if len(names) == 1 else [n for n in names if n.endswith(TORCH7)]
-    if len(wanted) != 1:
+    models = names if len(names) == 1 else [n for n in names if n.endswith(TORCH7)]
+    if len(models) != 1:
         raise NotT7Error(f"{name}: a zip archive of {len(names)} files, {', '.join(names[:8])}; extract it first")
-    return wanted[0]
+    return models[0]
 
 
 def _has_pickle(path: Path) -> bool:
     try:
         with open_archive(path) as archive:
             return any(name.endswith("data.pkl") for name in archive.namelist())
-    except DpnnBridgeError:  # the reader of .pt reports what is damaged
+    except DpnnBridgeError:  # the reader of .pt files reports the error
         return True
 
 
 def _with_suffix(path: Path) -> Path:
-    """Name a copy with the suffix of its content, also if the origin has no name."""
+    """Append the suffix of its content to the name of a copy, unless the name has such a suffix."""
     with open_input(path) as file:
         head = file.read(16)
-    fitting: tuple[str, ...] = ()
+    suffixes: tuple[str, ...] = ()
     if head.startswith(b"\x80\x02") or (head.startswith(b"PK\x03\x04") and _has_pickle(path)):
-        fitting = PICKLED
+        suffixes = PICKLED
     elif head[8:10] == b'{"':
-        fitting = (".safetensors",)
-    if fitting and path.suffix not in fitting:
-        return path.rename(path.with_name(path.name + fitting[0]))
+        suffixes = (".safetensors",)
+    if suffixes and path.suffix not in suffixes:
+        return path.rename(path.with_name(path.name + suffixes[0]))
     return path

@@ -1,4 +1,4 @@
-"""Define the type codes of a .t7 file and decode its numbers and strings."""
+"""Define the type codes of a .t7 file, and decode numbers and strings."""
 
 from __future__ import annotations
 

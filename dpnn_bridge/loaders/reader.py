@@ -1,4 +1,4 @@
-"""Read Lua values from any stream, without recursion. Every size is checked before memory is allocated."""
+"""Read Lua values from binary and ASCII streams, without recursion. Sizes are checked before memory is allocated."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dpnn_bridge.base.contiguous import last_offset
 from dpnn_bridge.base.display import printable
 from dpnn_bridge.base.graph import key_text
 from dpnn_bridge.errors import T7FormatError, T7LimitError
-from dpnn_bridge.loaders.hash_flood import SAFE, HashFloodGuard, Parts, part_of
+from dpnn_bridge.loaders.hash_flood import SAFE, Chunks, HashFloodGuard, chunk_size
 from dpnn_bridge.loaders.primitives import (
     BOOLEAN,
     FUNCTION_6,
@@ -30,17 +30,17 @@ from dpnn_bridge.loaders.shared_tables import SharedTables
 from dpnn_bridge.loaders.stream import LimitError, StreamError
 from dpnn_bridge.objects import BOOLEAN_KEYS, LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype
 
-#: numpy and torch go no further.
+#: Maximum number of dimensions of a tensor, which is the limit of numpy.
 MAX_DIMENSIONS = 32
-#: A view may repeat the elements of its storage (stride 0), but only up to this many elements.
+#: Maximum number of elements of a view with more elements than its storage (stride 0).
 MAX_REPEATED = 1 << 28
-#: Far beyond any storage; keeps numpy's arithmetic from overflowing on the stride of a dimension of size 1.
+#: Maximum stride, more than the size of any storage; prevents overflow in numpy for a dimension of size 1.
 _MAX_STRIDE = 1 << 48
 
-#: In place of a key: the key of a table is read next / a serializer takes the value.
+#: Special keys of a frame: the key of a table is read next; the value is sent to a serializer.
 NO_KEY, STEPS = object(), object()
-#: A compound value whose contents are being read: the dict or the serializer that takes them, the pairs that are still
-#: to come, the key of the current pair, the value itself.
+#: A compound value whose content is being read: dict of its table, or generator of its serializer; number of pairs to
+#: read; key of the current pair; the value itself.
 Frame = tuple[Any, int, Any, Any]
 
 _REFERENCED: dict[int, tuple[type, ...]] = {
@@ -52,7 +52,7 @@ _REFERENCED: dict[int, tuple[type, ...]] = {
 
 
 class _OneValue:
-    """The steps of what contains a single value; a generator would take ten times the memory."""
+    """Replacement for the generator of a serializer that reads one value; it takes a tenth of the memory."""
 
     __slots__ = ("begun", "name", "owner")
 
@@ -67,13 +67,13 @@ class _OneValue:
 
 
 class Reader:
-    """Reads objects one after the other; references reach back over all of them.
+    """Reader for the consecutive objects of a stream. References may refer to earlier objects.
 
     Args:
-        stream: where the primitive values come from.
-        referenced: False when every object was written in full, as ``torch.save(…, false)`` does, and indices repeat.
-        max_depth: how deep objects may be nested.
-        max_objects: how many tables, objects, functions, tensors and storages there may be.
+        stream: source of the primitive values.
+        referenced: whether equal indices refer to the same object; False for files of ``torch.save(…, false)``.
+        max_depth: maximum nesting depth of objects.
+        max_objects: maximum number of tables, objects, functions, tensors and storages.
     """
 
     def __init__(self, stream: Any, *, referenced: bool, max_depth: int, max_objects: int) -> None:
@@ -82,20 +82,20 @@ class Reader:
         self.storages: list[LuaStorage] = []
         self.memo: dict[int, Any] = {}
         self.count = 0
-        self.parts, self._indices = Parts(), HashFloodGuard()
-        self.looked_at = min(max_objects, SAFE)  # the number of objects at which check_count is asked
+        self.chunks, self._indices = Chunks(), HashFloodGuard()
+        self.next_check = min(max_objects, SAFE)  # number of objects at which check_count is called again
         self._stack: list[Frame] = []
         self._start = 0
         self._last_class = ""
         self._sharing = SharedTables()
-        self._sharers: list[LuaObject] = []  # objects that may have the table of another one
+        self._sharers: list[LuaObject] = []  # objects that may have the same table as another object
 
     def read(self) -> Any:
         """Return the next object of the stream.
 
         Raises:
-            T7FormatError: the stream is not well formed.
-            T7LimitError: a limit is exceeded.
+            T7FormatError: the stream is damaged.
+            T7LimitError: the stream exceeds a limit.
         """
         self._stack = []
         try:
@@ -110,7 +110,7 @@ class Reader:
             raise kind(printable(str(error)), **where) from None
 
     def read_all(self) -> list[Any]:
-        """Return the objects up to the end of the stream."""
+        """Return all objects up to the end of the stream."""
         values = []
         while self.stream.remaining > 0:
             values.append(self.read())
@@ -118,7 +118,7 @@ class Reader:
 
     def _read(self, stack: list[Frame]) -> Any:
         root: dict[Any, Any] = {}
-        contents: Any = root  # the dict of a table, or the steps of a serializer
+        contents: Any = root  # dict of a table, or generator of a serializer
         left, key, owner = 1, 1, None
         try:
             while True:
@@ -128,9 +128,9 @@ class Reader:
                     stack.append((contents, left, key, owner))
                     contents, left, key, owner = frame
                     if left > SAFE:
-                        left = self.parts.first(contents, left)
+                        left = self.chunks.first(contents, left)
                     continue
-                while True:  # hand the complete value to its owner, and an owner that it completes to the next one
+                while True:  # store the value in its owner; an owner that becomes complete is the next value
                     if key is NO_KEY:
                         key = table_key(value)
                         break
@@ -143,7 +143,7 @@ class Reader:
                         left -= 1
                         if left:
                             break
-                        if self.parts.open and (left := self.parts.next(contents)):
+                        if self.chunks.open and (left := self.chunks.next(contents)):
                             break
                     if not stack:
                         return root.get(1)
@@ -154,22 +154,22 @@ class Reader:
             raise
 
     def check_limits(self, depth: int, count: int) -> None:
-        """Raise when another level at this depth, or this many objects, exceed a limit."""
+        """Raise an error if another level at this depth, or this number of objects, exceeds a limit."""
         if depth >= self.max_depth:
             raise LimitError(f"objects are nested deeper than {self.max_depth} (max_depth)")
         if count > self.max_objects:
             raise LimitError(f"more than {self.max_objects} objects (max_objects)")
 
     def check_count(self, count: int) -> int:
-        """Raise when there are too many objects, or their indices collide; the number at which to ask again."""
+        """Raise an error for too many objects or colliding indices; return the number of objects for the next check."""
         self.check_limits(0, count)
-        part = part_of(count)
-        self._indices.check(self.memo, part)
-        self.looked_at = min(self.max_objects, count + part)
-        return self.looked_at
+        more = chunk_size(count)
+        self._indices.check(self.memo, more)
+        self.next_check = min(self.max_objects, count + more)
+        return self.next_check
 
     def value(self) -> tuple[Any, Frame | None]:
-        """Return the value that begins here, and the frame for its contents if they are still to be read."""
+        """Read the next value. For a compound value, also return the frame for reading its content, or None."""
         stream = self.stream
         self._start = stream.position
         code = stream.int()
@@ -200,17 +200,17 @@ class Reader:
         return self._function(code, index)
 
     def register(self, index: int, value: Any) -> None:
-        """Remember a compound value under its index."""
+        """Store a compound value under its index, for later references."""
         self.count += 1
-        if self.count > self.looked_at:
+        if self.count > self.next_check:
             self.check_count(self.count)
         if self.referenced:
             self.memo[index] = value
 
     def check_reference(self, code: int, value: Any) -> None:
-        """Raise when a record of this type cannot refer to ``value``."""
+        """Raise an error if a reference with this type code cannot refer to ``value``."""
         if value.__class__ not in _REFERENCED[code]:
-            raise StreamError(f"a record of type {code} refers to {value!r}")
+            raise StreamError(f"a reference with type code {code} refers to {value!r}")
 
     def _torch(self, index: int) -> tuple[Any, Frame | None]:
         class_name, version = self._class()
@@ -237,7 +237,7 @@ class Reader:
         return value, (steps, 0, STEPS, value) if resume(steps, None) else None
 
     def _class(self) -> tuple[str, Any]:
-        """Return the name and version of a class; a record from before versions has the name only."""
+        """Read the name and version of a class. Old files contain no versions, so the version is 0."""
         raw = self.stream.string()
         version = _version(raw)
         if version is None:
@@ -290,8 +290,8 @@ class Reader:
     def _lost(self, message: str) -> NoReturn:
         if self._last_class:
             message += (
-                f" (the last object begun is a {self._last_class!r}; if that class has a write method of its own, "
-                "describe it with dpnn_bridge.loaders.register_serializer)"
+                f" (the last object is a {self._last_class!r}; if this class has its own write method, "
+                "register a serializer with dpnn_bridge.loaders.register_serializer)"
             )
         raise StreamError(message)
 
@@ -306,7 +306,7 @@ def _version(raw: bytes) -> int | float | None:
 
 
 def table_key(value: Any) -> Any:
-    """Return ``value`` as in :attr:`LuaTable.entries`."""
+    """Return the key for ``value`` in :attr:`LuaTable.entries`."""
     if value is None or value != value:
         raise StreamError("a table key is nil or nan")
     return BOOLEAN_KEYS[value] if isinstance(value, bool) else value
@@ -321,7 +321,7 @@ def store(entries: dict[Any, Any], key: Any, value: Any) -> None:
 
 
 def resume(steps: Any, value: Any) -> bool:
-    """Hand a value to a serializer; return whether it wants another one."""
+    """Send a value to the generator of a serializer; return whether it reads another value."""
     try:
         steps.send(value)
     except StopIteration:
@@ -330,7 +330,7 @@ def resume(steps: Any, value: Any) -> bool:
 
 
 def check_view(tensor: LuaTensor) -> None:
-    """Raise when a tensor reaches outside its storage."""
+    """Raise an error if a tensor has elements outside its storage."""
     shape, stride, offset, storage = tensor.shape, tensor.stride, tensor.offset, tensor.storage
     if not shape:
         return

@@ -1,6 +1,6 @@
-"""Move tensors that were views of a model's flat storage to the storage of a replacement model.
+"""Make the flat parameter vector of a checkpoint view the weights of a replaced model.
 
-A checkpoint often contains the vector of ``getParameters()`` beside its model. A model that replaces it has new
+A checkpoint often contains the vector of ``getParameters()`` besides its model. A new model in the checkpoint has new
 storages. Each new storage refers to the storage that it replaces, so the vector can view the new weights.
 """
 
@@ -14,9 +14,9 @@ from dpnn_bridge.objects import LuaStorage, LuaTensor
 
 
 def relink(root: Any) -> None:
-    """Move tensors to the storages that replace theirs; where two storages replace one, neither does."""
+    """Change the storages of tensors to the storages that replace them, unless two storages replace the same one."""
     views = [(t, t.storage) for t in values_in(root) if isinstance(t, LuaTensor) and t.storage is not None]
-    replacements: dict[int, list[LuaStorage]] = defaultdict(list)  # those of a storage, by its `origin`
+    replacements: dict[int, list[LuaStorage]] = defaultdict(list)  # `origin` of a storage -> its replacements
     for storage in {id(storage): storage for _, storage in views}.values():
         if storage.replaces >= 0:
             replacements[storage.replaces].append(storage)

@@ -1,4 +1,4 @@
-"""Convert an object graph to the form that dpnn's ``nn.Serial`` writes: heavy, medium or light, cast or not."""
+"""Convert a graph of objects to the form that dpnn's ``nn.Serial`` writes: heavy, medium or light, optionally cast."""
 
 from __future__ import annotations
 
@@ -15,9 +15,14 @@ Mode = Literal["heavy", "medium", "light"]
 _MEDIUM = ("output", "gradInput", "momGradParams", "dpnn_input")
 _LIGHT = ("gradWeight", "gradBias")
 _BATCH_NORMALIZATION = ("buffer", "buffer2", "centered", "std", "normalized", "output", "gradInput")
-_CONVOLUTION = ("finput", "fgradinput", "_input", "_gradOutput")  # fgradInput is misspelt in dpnn, and so stays
+_CONVOLUTION = (
+    "finput",
+    "fgradinput",
+    "_input",
+    "_gradOutput",
+)  # dpnn misspells fgradInput
 _NCE = ("sampleidx", "sampleprob", "_noiseidx", "_noiseprob", "_weight", "_gradWeight", "_gradOutput", "_tgradOutput")
-#: fields that classes empty in medium and light mode besides ``_MEDIUM`` (their ``dpnn_mediumEmpty``)
+#: class -> fields that medium and light mode empty in addition to ``_MEDIUM`` (``dpnn_mediumEmpty`` of the class)
 _EMPTIED = {
     "nn.BatchNormalization": _BATCH_NORMALIZATION,
     "nn.SpatialBatchNormalization": _BATCH_NORMALIZATION,
@@ -29,7 +34,7 @@ _EMPTIED = {
     "nn.NCEModule": _NCE,
 }
 
-#: fields that the ``type`` method of a class empties and does not cast
+#: class -> fields that its ``type`` method empties instead of casting them
 _EMPTIED_BY_CAST = {
     **dict.fromkeys(
         (
@@ -49,7 +54,7 @@ _EMPTIED_BY_CAST = {
     "nn.SelectTable": ("output", "gradInput"),
     "nn.LookupTable": ("_count", "_input"),
 }
-#: fields that it removes
+#: class -> fields that its ``type`` method removes
 _REMOVED_BY_CAST = {
     "nn.Max": ("_indices",),
     "nn.Min": ("_indices",),
@@ -60,7 +65,7 @@ _REMOVED_BY_CAST = {
     "nn.ReinforceGamma": ("_logOutput", "_logScale"),
     "nn.SpatialUniformCrop": ("coord",),
 }
-#: fields that it does not change
+#: class -> fields that its ``type`` method does not change
 _KEPT_BY_CAST = {
     "nn.ArgMax": ("_indices",),
     "nn.DontCast": ("modules", "module"),
@@ -71,19 +76,19 @@ _KEPT_BY_CAST = {
 
 @checks_arguments
 def serial_form(module: LuaObject, mode: Mode | None = None, tensor_type: str | None = None) -> LuaObject:
-    """Return the object that Torch7 writes for ``nn.Serial(module, tensor_type)`` after ``heavySerial()`` and so on.
+    """Return the object that Torch7 writes for ``nn.Serial(module, tensor_type)`` after ``heavySerial()`` or similar.
 
-    Everything that is shared in the graph stays shared; ``module`` itself is not changed.
+    Shared values stay shared. ``module`` is not changed.
 
     Args:
-        module: an ``nn.Serial``, or a module to be decorated with one.
-        mode: ``"heavy"`` writes everything; ``"medium"`` empties outputs and buffers, for going on with training;
-            ``"light"`` empties gradients as well, for using the model. None: what ``dpnn_serialEmpty`` in the graph
-            says, heavy without it.
-        tensor_type: such as ``"torch.FloatTensor"``; what every tensor is cast to. None: what ``nn.Serial`` says.
+        module: an ``nn.Serial``, or a module to wrap in an ``nn.Serial``.
+        mode: ``"heavy"`` keeps all fields; ``"medium"`` empties outputs and buffers, for further training; ``"light"``
+            also empties gradients, for inference. None: the field ``dpnn_serialEmpty`` of each object decides.
+        tensor_type: type that all tensors are cast to, such as ``"torch.FloatTensor"``; None: the type of the
+            ``nn.Serial``.
 
     Returns:
-        An ``nn.Serial``, to be written with :func:`write_t7`.
+        An ``nn.Serial`` for :func:`write_t7`.
 
     Raises:
         OptionError: ``mode`` or ``tensor_type`` is invalid.
@@ -117,7 +122,7 @@ def _is_module(obj: LuaObject) -> bool:
 
 
 class _Copier:
-    """Copies a graph; each object once per tensor type."""
+    """Copier of a graph. Each object is copied once per tensor type."""
 
     def __init__(self, mode: Mode | None) -> None:
         self.mode = mode
@@ -126,16 +131,16 @@ class _Copier:
         self.pending: list[Callable[[], None]] = []
 
     def finish(self) -> None:
-        """Fill the copies; without recursion, since a graph may be deep."""
+        """Fill the copies, without recursion, because a graph may be deep."""
         while self.pending:
             self.pending.pop()()
 
     def copy(self, value: Any, cast: str | None) -> Any:
-        """Return the copy of a value with tensors of type ``cast``; :meth:`finish` fills containers."""
+        """Return a copy of a value with tensors of type ``cast``; :meth:`finish` fills tables and objects."""
         if isinstance(value, LuaObject) and value.class_name == "nn.Serial" and value.get("tensortype"):
             cast = cast if not self.copies else value["tensortype"]  # an inner nn.Serial has its own type
         key = id(value), cast
-        if isinstance(value, LuaStorage):  # a field of its own, which no cast touches
+        if isinstance(value, LuaStorage):  # a storage in a field is not cast
             return value
         if key in self.copies:
             return self.copies[key]
@@ -154,7 +159,7 @@ class _Copier:
         return copy
 
     def storage(self, storage: LuaStorage, cast: str) -> LuaStorage:
-        """Return the storage of a tensor, cast."""
+        """Return the storage of a tensor, cast to the type of its class."""
         key = id(storage), cast
         if key not in self.copies:
             dtype = element_dtype(cast)
@@ -163,7 +168,7 @@ class _Copier:
         return self.copies[key]
 
     def fill(self, copy: LuaObject, obj: LuaObject, cast: str | None) -> None:
-        """Write the fields of an object."""
+        """Set the fields of the copy of an object."""
         name = obj.class_name
         emptied = self.emptied(copy, obj) if _is_module(obj) else ()
         removed = _REMOVED_BY_CAST.get(name, ()) if cast else ()
@@ -173,11 +178,11 @@ class _Copier:
         for key, value in obj.items():
             if key in removed or key == "dpnn_serialEmpty":
                 continue
-            to = None if key in kept else cast
+            field_cast = None if key in kept else cast
             if key in emptied or (cast and key in _EMPTIED_BY_CAST.get(name, ())):
-                copy[key] = _emptied(value, to)
+                copy[key] = _emptied(value, field_cast)
             else:
-                copy[key] = self.copy(value, to)
+                copy[key] = self.copy(value, field_cast)
         if cast and "_type" in obj and not kept:
             copy["_type"] = cast
         if cast and name == "nn.GPU" and obj.header:
@@ -186,7 +191,7 @@ class _Copier:
             copy["dpnn_typename"] = name
 
     def emptied(self, copy: LuaObject, obj: LuaObject) -> tuple[str, ...]:
-        """Return the names of the fields to be emptied; as in Torch7, a field of the module lists them."""
+        """Return the names of the fields to empty, and store them in a field of the copy, as Torch7 does."""
         if self.mode is None:
             table = obj.get("dpnn_serialEmpty")
             if not isinstance(table, LuaTable):

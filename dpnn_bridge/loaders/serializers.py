@@ -1,8 +1,8 @@
-"""Read and write classes that do not store themselves as one table.
+"""Read and write classes whose objects are not stored as one table.
 
-Nearly every Lua class writes a single object, the table of its fields. The classes in this file have their own ``read``
-and ``write``. A reader that does not know them loses its position in the stream. Both directions are side by side and
-look like the Lua source: ``yield`` is ``file:readObject()`` or ``file:writeObject(x)``, everything else is a raw value.
+Most Lua classes write a single object, the table of their fields. The classes in this file have their own ``read`` and
+``write`` methods in Lua, and a file cannot be read without the same code. ``yield`` corresponds to
+``file:readObject()`` or ``file:writeObject(x)``; the methods of ``file`` read or write raw values.
 
 Register another class with :func:`register_serializer`.
 """
@@ -22,18 +22,18 @@ Writing = Generator[Any, None, None]
 
 
 class Serializer:
-    """The serialization of a class. The base class is the ordinary one: a single object, the table of fields.
+    """The serialization of a class. The base class is the default: a single object, the table of fields.
 
-    ``file`` has the methods ``int``, ``long``, ``double``, ``bytes`` and ``string``: without an argument (``bytes``:
-    with a count) they read a value, with one they write it.
+    ``file`` has the methods ``int``, ``long``, ``double``, ``bytes`` and ``string``. For reading they have no argument
+    (``bytes``: the count), and for writing they have the value as argument.
     """
 
     def read(self, obj: LuaObject, file: Any) -> Reading:
-        """Fill ``obj``; each ``yield`` gives the next object of the stream."""
+        """Fill ``obj``; each ``yield`` returns the next object of the stream."""
         obj.payload = yield
 
     def write(self, obj: LuaObject, file: Any) -> Writing:
-        """Write ``obj``; each object that is yielded is written next."""
+        """Write ``obj``; each yielded object is written."""
         yield obj.payload
 
 
@@ -48,7 +48,7 @@ class Timer(Serializer):
 
 
 class RandomGenerator(Serializer):
-    """``torch.Generator``: the bytes of TH's ``THGenerator`` struct as the machine that wrote them had it.
+    """``torch.Generator``: the bytes of TH's ``THGenerator`` struct, whose size depends on the machine.
 
     The state of the Mersenne twister, from byte 24, is 624 ``unsigned long``, all below 2^32: the struct has 5048
     bytes where a long has 8, and 2544 where it has 4.
@@ -106,14 +106,14 @@ class Vec(Serializer):
     def write(self, obj: LuaObject, file: Any) -> Writing:
         count = len(obj.payload)
         if any(i not in obj.payload for i in range(1, count + 1)):
-            raise LuaValueError(f"a {obj.class_name} has the keys 1, 2, … alone; expected each of them up to {count}")
+            raise LuaValueError(f"a {obj.class_name} has other keys than 1, 2, …; expected all keys from 1 to {count}")
         file.long(count)
         for i in range(1, count + 1):
             yield obj.payload.get(i)
 
 
 class DataSet(Serializer):
-    """``nn.DataSet`` of nnx: a flag, a count, then the samples; nothing else of the object is written."""
+    """``nn.DataSet`` of nnx: a flag, a count, then the samples; other fields are not written."""
 
     def read(self, obj: LuaObject, file: Any) -> Reading:
         table = obj.payload = LuaTable()
@@ -131,7 +131,7 @@ class DataSet(Serializer):
 
 
 class GPU(Serializer):
-    """``nn.GPU``: a table {tensor type, device} before the table of fields, kept as ``header``."""
+    """``nn.GPU``: a table {tensor type, device}, stored in ``header``, before the table of fields."""
 
     def read(self, obj: LuaObject, file: Any) -> Reading:
         obj.header = ((yield),)
@@ -150,16 +150,16 @@ class DataParallelTable(GPU):
 
 
 class ModelParallelTable(GPU):
-    """``nn.ModelParallelTable``: two unrelated classes bear this name.
+    """``nn.ModelParallelTable``: two unrelated classes have this name.
 
-    One is a copy of ``nn.DataParallelTable``. The other writes the GPU assignments, each branch as an object of its
-    own, and a table with everything else; the branches become field ``modules`` and the assignments
+    One class is a copy of ``nn.DataParallelTable``. The other class writes the GPU assignments, each branch as an
+    object, and a table of the other fields. The branches become the field ``modules`` and the assignments the field
     ``gpuAssignments``, as in Lua, and ``header`` stays empty.
     """
 
     def read(self, obj: LuaObject, file: Any) -> Reading:
         first = yield
-        if isinstance(first, LuaTable) and "modules" in first:  # as a class without a serializer writes itself
+        if isinstance(first, LuaTable) and "modules" in first:  # written as one table
             obj.payload = first
             return
         second = yield
@@ -169,7 +169,7 @@ class ModelParallelTable(GPU):
                 branches.append((yield))
             obj.payload = yield
             if not isinstance(obj.payload, LuaTable):
-                raise StreamError("a nn.ModelParallelTable without a table of fields")
+                raise StreamError("an nn.ModelParallelTable without a table of fields")
             obj["modules"], obj["gpuAssignments"] = LuaTable.from_list(branches), first
         else:
             obj.header, obj.payload = (first,), second
@@ -186,7 +186,7 @@ class ModelParallelTable(GPU):
 
 
 class Pyramid(Serializer):
-    """``nn.PyramidPacker``/``nn.PyramidUnPacker``: the table, then the number of scales and the scales as doubles."""
+    """``nn.PyramidPacker`` and ``nn.PyramidUnPacker``: the table, then number of scales and scales as doubles."""
 
     def read(self, obj: LuaObject, file: Any) -> Reading:
         obj.payload = yield
@@ -201,13 +201,13 @@ class Pyramid(Serializer):
             file.double(scale)
 
 
-#: class name -> serializer; a class that is not here has the ordinary one
+#: class name -> serializer; all other classes have the default serializer
 SERIALIZERS: dict[str, Serializer] = {
     "torch.Timer": Timer(),
     "torch.Generator": RandomGenerator(),
     "tds.AtomicCounter": AtomicCounter(),
     "tds.Hash": Hash(),
-    "tds_hash": Hash(),  # the name until October 2015
+    "tds_hash": Hash(),  # name until October 2015
     "tds.Vec": Vec(),
     "tds_vec": Vec(),
     "nn.DataSet": DataSet(),
@@ -221,11 +221,11 @@ SERIALIZERS: dict[str, Serializer] = {
 
 
 def register_serializer(class_name: str, serializer: Serializer) -> None:
-    """Make the reader and the writer know a further class with a ``read``/``write`` of its own.
+    """Register the serializer of a Lua class that has its own ``read`` and ``write`` methods.
 
     Args:
         class_name: the Lua class, such as ``"fixture.CustomIO"``.
-        serializer: an object with both directions.
+        serializer: object with the methods ``read`` and ``write``.
 
     Raises:
         ValueError: the class already has a serializer.

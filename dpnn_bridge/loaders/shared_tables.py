@@ -1,7 +1,7 @@
-"""Refuse files whose objects share a table of fields so often that a copy of the fields for each would exhaust memory.
+"""Reject files in which so many objects share one table of fields that copies of the fields would exhaust memory.
 
-Torch7 writes a new table for each object, and copies the fields of the table that it reads. A file may refer to one
-table from many objects: what looks at every field of every object takes quadratic time and memory for such a file.
+Torch7 writes a separate table for each object. A file can refer to one table from many objects, so that a loop over the
+fields of all objects takes quadratic time.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ from typing import Any
 from dpnn_bridge.loaders.stream import LimitError
 from dpnn_bridge.objects import LuaTable
 
-#: fields of shared tables, counted for each further object: always, and for each object of the file
-ALWAYS, PER_OBJECT = 1 << 16, 16
+#: maximum total number of fields in shared tables, counted for each further object: constant part, and per object
+FIXED_LIMIT, PER_OBJECT = 1 << 16, 16
 
 
 class SharedTables:
-    """Counts the fields that objects have in common with objects before them."""
+    """Counter for the fields in tables that an object shares with earlier objects."""
 
     def __init__(self) -> None:
         self._seen: set[int] = set()
         self._fields = 0
 
     def check(self, payloads: Iterable[Any], objects: int) -> None:
-        """Count the tables of more objects.
+        """Count the fields of further objects, and check the limit.
 
         Args:
-            payloads: what the objects contain, complete; values that are not tables do not count.
+            payloads: complete payloads of the objects; payloads that are not tables are ignored.
             objects: number of objects of the file so far.
 
         Raises:
-            LimitError: there are too many such fields.
+            LimitError: the number of fields exceeds the limit.
         """
         for table in payloads:
             if not isinstance(table, LuaTable):
@@ -39,5 +39,5 @@ class SharedTables:
             if id(table) in self._seen:
                 self._fields += len(table)
             self._seen.add(id(table))
-        if self._fields > ALWAYS + PER_OBJECT * objects:
+        if self._fields > FIXED_LIMIT + PER_OBJECT * objects:
             raise LimitError(f"objects share their tables so often that together they have {self._fields:,} fields")

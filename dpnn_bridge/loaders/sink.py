@@ -13,15 +13,15 @@ from dpnn_bridge.objects import LuaStorage, elements
 
 #: Size of the buffer in bytes.
 _BUFFER = 1 << 20
-#: Number of elements of a storage that are converted at once.
+#: Number of elements of a storage that are converted together.
 _CHUNK = 1 << 20
 
 
 class BinarySink:
-    """Writes Torch7's binary format.
+    """Writer of primitive values in Torch7's binary format.
 
     Args:
-        file: the open file.
+        file: file open for writing bytes.
         long_size: bytes of a C ``long``, 4 or 8.
         big_endian: byte order.
     """
@@ -60,12 +60,12 @@ class BinarySink:
             self.flush()
 
     def string(self, value: bytes) -> None:
-        """Write a length and that many bytes."""
+        """Write the number of bytes and the bytes."""
         self.int(len(value))
         self.bytes(value)
 
     def storage(self, storage: LuaStorage) -> None:
-        """Write a count and that many elements."""
+        """Write the number of elements and the elements."""
         self.long(storage.size)
         array = elements(storage)
         item = storage.dtype
@@ -85,7 +85,7 @@ class BinarySink:
 
 
 class AsciiSink:
-    """Writes Torch7's ASCII format: ``%.9g`` for float and half, ``%.17g`` for double."""
+    """Writer of primitive values in Torch7's ASCII format: ``%.9g`` for float and half, ``%.17g`` for double."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -113,12 +113,12 @@ class AsciiSink:
             self._file.write(b"\n")
 
     def string(self, value: bytes) -> None:
-        """Write a length and that many bytes."""
+        """Write the number of bytes and the bytes."""
         self.int(len(value))
         self.bytes(value)
 
     def storage(self, storage: LuaStorage) -> None:
-        """Write a count and that many elements."""
+        """Write the number of elements and the elements."""
         self.long(storage.size)
         array = elements(storage)
         if storage.dtype.itemsize == 1:
@@ -139,8 +139,8 @@ def _formatted(array: np.ndarray) -> Iterable[str]:
     """Format numbers as C's printf does, including the sign of NaN."""
     if array.dtype.kind == "i":
         return map(str, array.tolist())
-    form = ("%.17g" if array.dtype == np.float64 else "%.9g").__mod__
+    format_number = ("%.17g" if array.dtype == np.float64 else "%.9g").__mod__
     if np.isnan(array).any():
         negative = (np.isnan(array) & np.signbit(array)).tolist()
-        return ["-nan" if n else form(x) for n, x in zip(negative, array.tolist(), strict=True)]
-    return map(form, array.tolist())
+        return ["-nan" if n else format_number(x) for n, x in zip(negative, array.tolist(), strict=True)]
+    return map(format_number, array.tolist())

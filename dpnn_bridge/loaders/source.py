@@ -1,8 +1,8 @@
 """Read bytes by position from a file or from memory, without memory mapping.
 
-If another process truncates a memory-mapped file, this process is killed (SIGBUS). Payloads in a .t7 file are not
-aligned, so they would have to be copied anyway. A positional read copies once, directly into aligned memory, and raises
-an ordinary error if the file has shrunk.
+If another process truncates a memory-mapped file, this process is killed (SIGBUS). The elements in a .t7 file are not
+aligned, so they must be copied anyway. A read at a position copies them once, into aligned memory, and raises an
+exception if the file was truncated.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from dpnn_bridge.base.reading import retry_eagain, unblocked
 from dpnn_bridge.base.regular import check_file
 from dpnn_bridge.errors import T7FormatError
 
-#: bytes of a huge page, and of an array that begins at one
+#: bytes of a huge page, and minimum bytes of an array that is aligned to huge pages
 _PAGE, _ALIGNED = 1 << 21, 1 << 24
 
 
 class Source(Protocol):
-    """Bytes at positions."""
+    """Bytes that are read by position."""
 
     name: str
     size: int
 
     def read(self, start: int, count: int) -> bytes:
-        """Return ``count`` bytes from ``start``, fewer at the end."""
+        """Return ``count`` bytes from ``start``, or fewer at the end."""
         ...
 
     def load(self, start: int, dtype: np.dtype, count: int) -> np.ndarray:
@@ -54,7 +54,7 @@ class BytesSource:
 
 
 class FileSource:
-    """A file that stays open while something still refers to its bytes.
+    """A file that stays open until the last object that reads from it is deleted.
 
     Raises:
         T7Error: The path is not a regular file, see :func:`~dpnn_bridge.base.regular.check_file`.
@@ -62,7 +62,7 @@ class FileSource:
 
     def __init__(self, path: str | os.PathLike[str], name: str | None = None) -> None:
         check_file(path)
-        self._file = open(path, "rb", 0, opener=unblocked)  # noqa: SIM115 - lives as long as storages that read from it
+        self._file = open(path, "rb", 0, opener=unblocked)  # noqa: SIM115 - closed by __del__
         self._lock = threading.Lock()
         self.name = os.fspath(path) if name is None else name
         self.size = os.fstat(self._file.fileno()).st_size
@@ -97,7 +97,8 @@ class FileSource:
             filled += count
 
     def _read_at(self, position: int, buffer: memoryview) -> int:
-        if sys.platform != "win32" and hasattr(os, "preadv"):  # leaves the file position, which forked processes share
+        # preadv does not use the file position, which forked processes share
+        if sys.platform != "win32" and hasattr(os, "preadv"):
             return retry_eagain(lambda: os.preadv(self._file.fileno(), [buffer], position), self.name)
         with self._lock:
             self._file.seek(position)
@@ -105,7 +106,7 @@ class FileSource:
 
 
 def _empty(count: int, dtype: np.dtype) -> np.ndarray:
-    """Return an array without values. A large one begins at a huge page: else filling it takes twice as long."""
+    """Return an uninitialized array. Large arrays are aligned to huge pages, so that filling takes half the time."""
     size = count * dtype.itemsize
     if size < _ALIGNED:
         return np.empty(count, dtype)

@@ -10,11 +10,11 @@ import numpy as np
 from dpnn_bridge.loaders.source import Source
 from dpnn_bridge.objects import LuaStorage, element_dtype
 
-#: Bytes of the window over the source: at first and after a jump, and at most, when reading continues without a jump.
+#: Size of the window in bytes: at the beginning and after skipped bytes, and the maximum while reading is sequential.
 _FIRST_WINDOW, _LARGEST_WINDOW = 1 << 16, 1 << 21
-#: Zeros after the last byte of the source, so that looking ahead needs no test.
+#: Zeros after the last byte of the source, so that reading ahead needs no check.
 PADDING = bytes(512)
-#: Storages up to this many bytes are kept from the window instead of being read again from the source.
+#: Maximum size in bytes of a storage that is copied from the window instead of being read from the source later.
 _SMALL = 4096
 
 
@@ -27,11 +27,11 @@ class LimitError(StreamError):
 
 
 class Stream:
-    """Checks of sizes that a file announces, for binary and ASCII mode."""
+    """Checks of the sizes in a file, for binary and ASCII mode."""
 
     @property
     def remaining(self) -> int:
-        """Bytes from here to the end."""
+        """Number of bytes from the current position to the end."""
         raise NotImplementedError
 
     def check_size(self, size: int, what: str) -> None:
@@ -40,21 +40,21 @@ class Stream:
             raise StreamError(f"truncated or damaged: {what}, but only {self.remaining} bytes are left")
 
     def check_count(self, count: int, least: int) -> int:
-        """Return ``count`` if as many values of at least ``least`` bytes can follow."""
-        self.check_size(count * least, f"{count} entries announced")
+        """Return ``count``; raise an error if the file is too short for as many values of at least ``least`` bytes."""
+        self.check_size(count * least, f"{count} entries")
         return count
 
 
 class BinaryStream(Stream):
-    """Binary mode, seen through a window that moves over the source.
+    """Stream in binary mode. The buffer is a window that moves over the source.
 
     Args:
         source: the bytes.
         long_size: bytes of a C ``long``, 4 or 8.
-        big_endian: byte order of the machine that wrote the file.
+        big_endian: byte order of the file.
     """
 
-    #: bytes that a pair of a table takes at least: an empty string as key, nil as value
+    #: minimum number of bytes of a table entry: an empty string as key, nil as value
     least_pair = 12
 
     def __init__(self, source: Source, *, long_size: int = 8, big_endian: bool = False) -> None:
@@ -63,7 +63,7 @@ class BinaryStream(Stream):
         self._int = struct.Struct(self.order + "i").unpack_from
         self._double = struct.Struct(self.order + "d").unpack_from
         self._longs = [struct.Struct(f"{self.order}{n}{'q' if long_size == 8 else 'i'}") for n in range(66)]
-        # the window: its bytes, how many of them are of the source, its position, and the reading position in it
+        # bytes of the window, number of them from the source, offset of the window, reading position in the window
         self.buffer, self.filled, self.base, self.at = PADDING, 0, 0, 0
         self._window = _FIRST_WINDOW
 
@@ -77,17 +77,17 @@ class BinaryStream(Stream):
         return self.size - self.base - self.at
 
     def refill(self, count: int) -> None:
-        """Move the window so that it begins here and has ``count`` bytes, and some more where there are any.
+        """Move the window so that it begins at the current position and contains at least ``count`` bytes.
 
         Raises:
             StreamError: fewer than ``count`` bytes are left.
         """
         if count > self.remaining:
-            raise StreamError(f"truncated: {count} bytes expected, {max(0, self.remaining)} left")
+            raise StreamError(f"truncated: expected {count} bytes, found {max(0, self.remaining)}")
         self._move(count)
 
     def head(self, unpack: Any) -> tuple[int, int]:
-        """Return the next eight bytes as two ints, zeros after the end; they are to be read again."""
+        """Return the next eight bytes as two ints without moving the position; zeros after the end."""
         if self.at + 8 > self.filled:
             self._move(8)
         return unpack(self.buffer, self.at)
@@ -141,13 +141,13 @@ class BinaryStream(Stream):
         return self.buffer[start : self.at]
 
     def peek(self, count: int) -> bytes:
-        """Return the next ``count`` bytes, to be read again."""
+        """Return the next ``count`` bytes without moving the position."""
         data = self.bytes(count)
         self.at -= count
         return data
 
     def peek_int(self) -> int:
-        """Return the next C ``int``, to be read again."""
+        """Return the next C ``int`` without moving the position."""
         value = self.int()
         self.at -= 4
         return value
@@ -157,11 +157,15 @@ class BinaryStream(Stream):
         return self.bytes(self.int())
 
     def count(self, least: int) -> int:
-        """Read a long that counts things of at least ``least`` bytes each."""
+        """Read a long that is the number of following values.
+
+        Args:
+            least: minimum number of bytes of each value.
+        """
         return self.check_count(self.long(), least)
 
     def storage(self, class_name: str) -> LuaStorage:
-        """Read a count, and return that many elements, which stay in the source until they are used."""
+        """Read the header of a storage; the elements stay in the source until they are used."""
         dtype = element_dtype(class_name)
         assert dtype is not None
         item = np.dtype(f"i{self.long_size}") if dtype == np.int64 and "Long" in class_name else dtype

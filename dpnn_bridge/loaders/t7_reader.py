@@ -43,19 +43,18 @@ class ReadKeywords(TypedDict, total=False):
 class ReadOptions:
     """Options of :func:`read_t7`, :func:`read_all` and :func:`loads`.
 
-    Binary or ASCII, the byte order and the size of a C long are stated nowhere in a file; they are found by trying what
-    is plausible, unless they are given here.
+    A file does not contain its mode, byte order and size of a C long. They are detected by trials unless they are set.
 
     Attributes:
         mode: ``"binary"`` or ``"ascii"``.
         long_size: 8, or 4 for files of 32-bit and Windows machines.
-        big_endian: byte order of the machine that wrote the file.
-        referenced: False when one index refers to different objects, as where several files were appended to each
-            other. Files of ``torch.save(name, object, mode, false)`` need no option: their indices never repeat.
-        lazy: leave the elements of storages in the file, which stays open, until they are used. False reads everything
-            at once, for files that others may change meanwhile.
-        max_depth: how deep objects may be nested.
-        max_objects: how many tables, objects, functions, tensors and storages there may be.
+        big_endian: byte order of the file.
+        referenced: False if the same index refers to different objects, as in a concatenation of several files. Files
+            of ``torch.save(name, object, mode, false)`` need no option, because they contain no repeated index.
+        lazy: leave the elements of storages in the file, which stays open, until they are used. False reads all
+            elements immediately, for files that other programs may change in the meantime.
+        max_depth: maximum nesting depth of objects.
+        max_objects: maximum number of tables, objects, functions, tensors and storages.
     """
 
     mode: Literal["binary", "ascii"] | None = None
@@ -71,8 +70,8 @@ class ReadOptions:
 
 
 _reading = wrap_errors(T7Error, "reading")
-#: `stacklevel` of warnings in functions that `checks_arguments` and `_reading` wrap
-_OF_THE_CALLER = 4
+#: `stacklevel` for the caller of functions that `checks_arguments` and `_reading` wrap
+_CALLER = 4
 
 
 @checks_arguments
@@ -81,20 +80,20 @@ def read_t7(path: Origin, **options: Unpack[ReadKeywords]) -> Any:
     """Read the first object of a .t7 file.
 
     Args:
-        path: the file: a path, a URL (see :mod:`dpnn_bridge.loaders.origin`), a file open for reading bytes, or bytes;
-            unpacked if it is compressed with gzip, bzip2, xz or zip.
+        path: the file: a path, a URL (see :mod:`dpnn_bridge.loaders.origin`), a file open for reading bytes, or bytes.
+            Files that are compressed with gzip, bzip2, xz or zip are decompressed.
         **options: see :class:`ReadOptions`.
 
     Returns:
-        What the file contains: a LuaTable (indexed like a dict), LuaObject, LuaTensor, LuaStorage, LuaFunction (see
-        :mod:`dpnn_bridge.objects`), or a number, string, boolean or None. It is typed ``Any`` because only the file
-        says which.
+        The content of the file: a LuaTable (indexed like a dict), LuaObject, LuaTensor, LuaStorage, LuaFunction (see
+        :mod:`dpnn_bridge.objects`), or a number, string, boolean or None. The annotation is ``Any`` because the type
+        depends on the file.
 
     Raises:
         MissingFileError: the file is missing.
-        NotT7Error: it is empty, or of another kind.
-        T7FormatError: it is damaged.
-        T7LimitError: it exceeds a limit.
+        NotT7Error: the file is empty or has another type.
+        T7FormatError: the file is damaged.
+        T7LimitError: the file exceeds a limit.
 
     Examples:
         >>> model = read_t7("model.t7")
@@ -106,7 +105,7 @@ def read_t7(path: Origin, **options: Unpack[ReadKeywords]) -> Any:
         text = (
             f"{name}: {encoding.trailing} bytes after the object are not read; loaders.read_all reads several objects"
         )
-        warnings.warn(text, T7Warning, stacklevel=_OF_THE_CALLER)
+        warnings.warn(text, T7Warning, stacklevel=_CALLER)
     return value
 
 
@@ -127,12 +126,12 @@ def read_local(file: LocalFile, options: ReadOptions | None = None) -> tuple[Any
 @checks_arguments
 @_reading
 def read_all(path: Origin, *, strict: bool = False, **options: Unpack[ReadKeywords]) -> list[Any]:
-    """Read all objects of a file that several ``file:writeObject`` calls wrote; references may run across them.
+    """Read all objects of a file that several ``file:writeObject`` calls wrote. References may cross objects.
 
     Args:
         path: as for :func:`read_t7`.
-        strict: raise when the end of the file is cut off or damaged. Otherwise the objects before it are returned, with
-            a warning; a file without a single whole object raises always.
+        strict: raise an error if the file is truncated or damaged. Otherwise the objects before the damage are
+            returned, with a warning; if there is no such object, an error is raised.
         **options: see :class:`ReadOptions`.
 
     Raises: as for :func:`read_t7`.
@@ -145,16 +144,16 @@ def read_all(path: Origin, *, strict: bool = False, **options: Unpack[ReadKeywor
         except T7LimitError:
             raise
         except T7FormatError as error:
-            whole = [] if strict else _whole_objects(source, chosen)
-            if not whole:
+            complete = [] if strict else _complete_objects(source, chosen)
+            if not complete:
                 raise
-            text = f"{error}; the {len(whole)} objects before it are complete"
-            warnings.warn(text, T7Warning, stacklevel=_OF_THE_CALLER)
-            return whole
+            text = f"{error}; the {len(complete)} objects before it are complete"
+            warnings.warn(text, T7Warning, stacklevel=_CALLER)
+            return complete
 
 
-def _whole_objects(source: Source, options: ReadOptions) -> list[Any]:
-    """Return the objects before the damage, with the encoding that makes sense of most."""
+def _complete_objects(source: Source, options: ReadOptions) -> list[Any]:
+    """Return the objects before the damage, with the encoding for which most objects can be read."""
     head = source.read(0, 512)
     best: tuple[list[Any], Reader | None] = [], None
     for encoding in encodings(head, options.mode, options.big_endian, options.long_size):
@@ -164,10 +163,10 @@ def _whole_objects(source: Source, options: ReadOptions) -> list[Any]:
                 found.append(reader.read())
         if len(found) > len(best[0]):
             best = found, reader
-    whole, reader = best
+    complete, reader = best
     if reader is not None:
         _load(reader, options)
-    return whole
+    return complete
 
 
 @checks_arguments
@@ -176,7 +175,7 @@ def loads(data: bytes | bytearray | memoryview | str | LuaStorage, **options: Un
     """Read a serialized string, as ``torch.deserialize`` does.
 
     Args:
-        data: bytes, or what contains them inside another file: a Lua string, a Char or a Byte storage.
+        data: bytes, or a Lua string, Char storage or Byte storage from another file.
         **options: see :class:`ReadOptions`.
 
     Raises: as for :func:`read_t7`.
@@ -190,8 +189,8 @@ def loads(data: bytes | bytearray | memoryview | str | LuaStorage, **options: Un
     return _read(BytesSource(data), Reader.read, ReadOptions(**options))[0]
 
 
-#: bytes of a damaged file that are looked at, to say what damaged it
-_LOOKED_AT = 1 << 20
+#: number of bytes of a damaged file that are examined for the cause of the damage
+_EXAMINED = 1 << 20
 
 
 def _read(source: Source, read: Callable[[Reader], T], options: ReadOptions) -> tuple[T, Encoding]:
@@ -208,10 +207,10 @@ def _read(source: Source, read: Callable[[Reader], T], options: ReadOptions) -> 
         except T7FormatError as error:
             failures.append(error)
             continue
-        if failures and not _fits_to_the_end(reader):
+        if failures and not _reads_to_end(reader):
             continue
         trailing = _trailing(reader)
-        if trailing > max(_FEW, source.size // 2) and not _has_next_object(reader):
+        if trailing > max(_MAX_UNCHECKED, source.size // 2) and not _has_next_object(reader):
             raise T7FormatError(
                 f"the other {trailing:,} bytes after the first object are not Torch7 objects: the file is damaged, or "
                 "was written before the first release of Torch7 (2012), in another format",
@@ -220,30 +219,30 @@ def _read(source: Source, read: Callable[[Reader], T], options: ReadOptions) -> 
             )
         _load(reader, options)
         return value, replace(encoding, trailing=trailing)
-    if damage := transfer_damage(source.read(0, min(source.size, _LOOKED_AT))):
+    if damage := transfer_damage(source.read(0, min(source.size, _EXAMINED))):
         raise T7FormatError(damage, source=source.name) from failures[0]
     raise max(failures, key=lambda error: error.offset or 0)
 
 
 def _load(reader: Reader, options: ReadOptions) -> None:
-    """Read the elements of all storages now, unless they may stay in the file."""
+    """Read the elements of all storages, unless ``options.lazy`` is True."""
     for storage in () if options.lazy else reader.storages:
         storage.numpy()
 
 
-#: bytes after an object that are not looked at: a signature, padding
-_FEW = 4096
+#: maximum number of bytes after an object that are accepted without examination, such as a signature or padding
+_MAX_UNCHECKED = 4096
 
 
 def _trailing(reader: Reader) -> int:
-    """Return the number of unread bytes; blanks at the end of an ASCII file do not count."""
+    """Return the number of unread bytes, without white space at the end of an ASCII file."""
     stream = reader.stream
     blank = stream.remaining <= 64 and not stream.source.read(stream.position, 64).strip()
     return 0 if blank else max(0, stream.remaining)
 
 
-def _fits_to_the_end(reader: Reader) -> bool:
-    """Return whether a second guess makes sense of the rest of the file as well."""
+def _reads_to_end(reader: Reader) -> bool:
+    """Return whether the rest of the file can be read with the same encoding, after other encodings have failed."""
     try:
         return None not in reader.read_all()
     except T7FormatError:
@@ -270,7 +269,7 @@ def _reader(source: Source, encoding: Encoding, options: ReadOptions) -> Reader:
 
 @contextmanager
 def _without_garbage_collection() -> Iterator[None]:
-    """Disable garbage collection while a graph is built: it would take longer than reading."""
+    """Disable garbage collection while a graph is created, because it would take longer than reading."""
     enabled = gc.isenabled()
     gc.disable()
     try:

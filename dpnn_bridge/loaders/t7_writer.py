@@ -34,13 +34,13 @@ class WriteKeywords(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class WriteOptions:
-    """Options of :func:`write_t7`, :func:`write_all` and :func:`dumps`: properties of the file that no header states.
+    """Options of :func:`write_t7`, :func:`write_all` and :func:`dumps`.
 
     Attributes:
-        mode: ``"binary"`` or ``"ascii"``, which loses the bits of nan and nothing else.
+        mode: ``"binary"`` or ``"ascii"``. ASCII files preserve all values except the bits of nan.
         long_size: bytes of a C ``long`` in a binary file: 8, or 4 for 32-bit and Windows machines.
-        big_endian: byte order of the machine that is to load a binary file.
-        referenced: False writes shared objects in full wherever they occur, as ``torch.save(…, false)`` does.
+        big_endian: byte order of the machine that will load a binary file.
+        referenced: False writes a copy of a shared object for each reference, as ``torch.save(…, false)`` does.
     """
 
     mode: Literal["binary", "ascii"] = "binary"
@@ -52,7 +52,7 @@ class WriteOptions:
         check_types(type(self).__name__, hints_of(type(self)), vars(self))
 
     def writer(self, file: BinaryIO) -> Writer:
-        """Return a writer to ``file``."""
+        """Return a writer for ``file``."""
         if self.mode == "ascii":
             return Writer(AsciiSink(file), referenced=self.referenced)
         sink = BinarySink(file, long_size=self.long_size, big_endian=self.big_endian)
@@ -71,13 +71,13 @@ def write_t7(
     Args:
         path: the file.
         obj: a Lua value, see :mod:`dpnn_bridge.objects`.
-        verify: read the file back and compare before it appears.
+        verify: read the file back and compare, before it appears at ``path``.
         force: replace an existing file.
         **options: see :class:`WriteOptions`.
 
     Raises:
-        LuaValueError: something in the graph is no Lua value; a number is not exact in a double; a cycle is to be
-            written without references; a size or an element does not fit into a ``long`` of ``long_size`` bytes.
+        LuaValueError: a value in the graph is not a Lua value; a number is not exact as a double; a value contains
+            itself and ``referenced`` is False; a size or an element does not fit into a ``long``.
         VerificationError: the file differs after reading back.
         OutputExistsError: the file exists and ``force`` is False.
 
@@ -96,7 +96,7 @@ def write_all(
     force: bool = True,
     **options: Unpack[WriteKeywords],
 ) -> None:
-    """Write several objects into one file, as several ``file:writeObject`` calls do; references run across them.
+    """Write several objects to one file, as several ``file:writeObject`` calls do. References may cross objects.
 
     Args and Raises: as for :func:`write_t7`.
     """
@@ -122,7 +122,7 @@ def write_all(
 
 @_writing
 def dumps(obj: Any, **options: Unpack[WriteKeywords]) -> bytes:
-    """Serialize a Lua value like ``torch.serialize``; for arguments and errors see :func:`write_t7`."""
+    """Serialize a Lua value as ``torch.serialize`` does; for arguments and errors see :func:`write_t7`."""
     relink(obj)
     file = io.BytesIO()
     WriteOptions(**options).writer(file).write(obj)

@@ -1,4 +1,4 @@
-"""Write Lua values to a stream like torch7's File.lua, without recursion, with sharing and cycles."""
+"""Write Lua values to a stream as torch7's File.lua does, including shared values and cycles, without recursion."""
 
 from __future__ import annotations
 
@@ -14,51 +14,51 @@ from dpnn_bridge.loaders.primitives import BOOLEAN, FUNCTION_6, NIL, NUMBER, STR
 from dpnn_bridge.loaders.serializers import SERIALIZERS, Serializer
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 
-_PLAIN = Serializer()
+_DEFAULT_SERIALIZER = Serializer()
 
 
 class Writer:
-    """Writes objects one after the other; references reach back over all of them.
+    """Writer of consecutive objects. References may refer to earlier objects.
 
     Args:
-        sink: where the primitive values go.
-        referenced: False writes every object in full wherever it occurs.
+        sink: writer of the primitive values.
+        referenced: False writes a copy of a shared object for each reference.
     """
 
     def __init__(self, sink: Any, *, referenced: bool = True) -> None:
         self.sink, self.referenced = sink, referenced
         self._indices: dict[int, int] = {}
-        self._written: list[Any] = []  # an identity belongs to an object only as long as it lives
+        self._written: list[Any] = []  # keeps the objects alive, so that their ids stay unique
         self._count = 0
 
     def write(self, obj: Any) -> None:
-        """Write one object and all that it refers to.
+        """Write one object with all objects in it.
 
         Raises:
-            LuaValueError: a value is no Lua value; a number is not exact in a double; a cycle, without references; a
-                size or an element does not fit into the ``long`` of the stream.
+            LuaValueError: a value is not a Lua value; a number is not exact as a double; a value contains itself and
+                ``referenced`` is False; a size or an element does not fit into the ``long`` of the stream.
         """
         stack: list[tuple[Any, Iterator[Any]]] = [(None, iter((obj,)))]
         open_ids: set[int] = set()
         while stack:
             for value in stack[-1][1]:
                 try:
-                    parts = self._begin(value)
+                    children = self._begin(value)
                 except LuaValueError as error:
-                    place = _place([outer for outer, _ in stack[1:]], value)
-                    raise LuaValueError(f"{place}: {error}" if place else str(error)) from None
-                if parts is not None:
-                    if id(value) in open_ids:  # only possible where nothing refers back
-                        raise LuaValueError(f"{value!r} contains itself; writing it needs references")
+                    path = _path([outer for outer, _ in stack[1:]], value)
+                    raise LuaValueError(f"{path}: {error}" if path else str(error)) from None
+                if children is not None:
+                    if id(value) in open_ids:  # only possible without references
+                        raise LuaValueError(f"{value!r} contains itself; write it with referenced=True")
                     open_ids.add(id(value))
-                    stack.append((value, parts))
+                    stack.append((value, children))
                     break
             else:
                 open_ids.discard(id(stack.pop()[0]))
         self.sink.flush()
 
     def _begin(self, value: Any) -> Iterator[Any] | None:
-        """Write a value as far as it contains no other; return those that it contains."""
+        """Write a value without its child values; return the child values, or None."""
         sink, kind = self.sink, value.__class__
         if kind is str:
             sink.int(STRING)
@@ -75,7 +75,7 @@ class Writer:
         elif kind is LuaObject:
             if self._head(TORCH, value):
                 self._class(value.class_name, value.version)
-                return SERIALIZERS.get(value.class_name, _PLAIN).write(value, sink)
+                return SERIALIZERS.get(value.class_name, _DEFAULT_SERIALIZER).write(value, sink)
         elif kind is LuaStorage:
             if self._head(TORCH, value):
                 self._class(value.class_name, 1)
@@ -101,7 +101,7 @@ class Writer:
         self.sink.double(number)
 
     def _head(self, code: int, value: Any) -> bool:
-        """Write type code and index; whether the body follows."""
+        """Write type code and index; return whether the content must follow."""
         sink = self.sink
         sink.int(code)
         index = self._indices.get(id(value))
@@ -148,16 +148,16 @@ class Writer:
 
 
 def python_number(value: Any) -> Any:
-    """Return a number or boolean of numpy or of a subclass as Python's own; any other value unchanged."""
-    for kind, others in ((bool, np.bool_), (int, np.integer), (float, np.floating)):
-        if isinstance(value, (kind, others)):
-            return value if type(value) is kind else kind(value)
+    """Convert numbers and booleans of numpy and of subclasses to ``int``, ``float`` or ``bool``."""
+    for python_type, numpy_type in ((bool, np.bool_), (int, np.integer), (float, np.floating)):
+        if isinstance(value, (python_type, numpy_type)):
+            return value if type(value) is python_type else python_type(value)
     return value
 
 
-def _place(above: list[Any], value: Any) -> str:
-    """Return the path of a value, from the tables and objects that contain it, the outermost first."""
-    chain = [*above, value]
+def _path(ancestors: list[Any], value: Any) -> str:
+    """Return the path of a value, from the tables and objects that contain it, beginning with the outermost."""
+    chain = [*ancestors, value]
     keys = [
         next((key for key, part in outer.items() if part is inner), None)
         for outer, inner in pairwise(chain)
@@ -172,6 +172,6 @@ def _bytes(text: str) -> bytes:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
         raise LuaValueError(
-            f"a string has half of a character, U+{ord(text[error.start]):04X} at position {error.start}, which UTF-8 "
-            "cannot store; write the whole character"
+            f"a string contains the surrogate U+{ord(text[error.start]):04X} at position {error.start}, which UTF-8 "
+            "cannot encode; replace it by a complete character"
         ) from error

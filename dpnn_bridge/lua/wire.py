@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 from dpnn_bridge.errors import LuaBridgeError
-from dpnn_bridge.loaders.hash_flood import Parts
+from dpnn_bridge.loaders.hash_flood import Chunks
 from dpnn_bridge.loaders.stream import LimitError
 
 _LENGTH = struct.Struct("<Q")
@@ -250,7 +250,7 @@ class _Decoder:
         return self._remote(content)
 
     def _dict(self, pairs: Any, depth: int) -> dict[Any, Any]:
-        parts, entries = Parts(), {}
+        parts, entries = Chunks(), {}
         left = parts.first(entries, len(pairs))
         for key, value in pairs:
             entries[self.decode(key, depth)] = self.decode(value, depth)

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ConvertOptions", "ExportContext", "Format", "export", "format_of", "suffix_of"]
 
-_HOMES = {
+_MODULES = {
     "ConvertOptions": "outputs.options",
     **dict.fromkeys(("ExportContext", "Format", "Job"), "outputs.format"),
     **dict.fromkeys(("format_of", "suffix_of"), "outputs.formats"),
     "export": "outputs.writing",
 }
-__getattr__, __dir__ = lazy_exports(__name__, _HOMES)
+__getattr__, __dir__ = lazy_exports(__name__, _MODULES)

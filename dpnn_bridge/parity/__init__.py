@@ -30,7 +30,7 @@ __all__ = [
     "replayed",
 ]
 
-_HOMES = {
+_MODULES = {
     **dict.fromkeys(("Difference", "Result", "Tolerance", "compare"), "compare.differences"),
     "full_precision": "compare.precision",
     **dict.fromkeys(("paired", "replayed"), "conversion.noise"),
@@ -38,4 +38,4 @@ _HOMES = {
     "check_manifest": "parity.manifest_check",
     **dict.fromkeys(("assert_parity", "record"), "parity.recording"),
 }
-__getattr__, __dir__ = lazy_exports(__name__, _HOMES)
+__getattr__, __dir__ = lazy_exports(__name__, _MODULES)

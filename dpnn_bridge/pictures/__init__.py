@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 __all__ = ["LayerVerdict", "ModelNode", "file_facts", "graph_section", "model_graph", "page", "to_dot", "to_mermaid"]
 
-_HOMES = {
+_MODULES = {
     "ModelNode": "pictures.nodes",
     "model_graph": "pictures.nodes",
     **dict.fromkeys(("LayerVerdict", "file_facts", "graph_section", "page"), "pictures.html"),
     "to_dot": "pictures.text",
     "to_mermaid": "pictures.text",
 }
-__getattr__, __dir__ = lazy_exports(__name__, _HOMES)
+__getattr__, __dir__ = lazy_exports(__name__, _MODULES)

@@ -1,7 +1,7 @@
-"""Write the graph of a model as one HTML page that needs no network.
+"""Write the graph of a model as one HTML page that loads no other files.
 
-The browser places the boxes (``static/layout.js``), so that containers can be folded. A graph that is neither a chain
-nor a fork is placed by dagre (``static/DAGRE-LICENSE.txt``).
+The browser computes the layout (``static/layout.js``), so that containers can be folded. dagre
+(``static/DAGRE-LICENSE.txt``) computes the layout of graphs that are neither sequences nor parallel branches.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.pictures.kinds import KINDS
 from dpnn_bridge.pictures.nodes import ModelNode, label_lines
 
-_ROOM = "dpnn_bridge.pictures"
-#: models with more layers start with everything below the first level folded
+_PACKAGE = "dpnn_bridge.pictures"
+#: maximum number of layers of a model that is initially shown without folded containers
 _UNFOLDED = 40
 
-#: a sign beside the colour of each verdict
+#: verdict -> mark, in addition to the color
 MARKS = {verdict.value: mark for verdict, mark in verdict.MARKS.items() if verdict is not None}
 
 
@@ -38,7 +38,7 @@ class LayerVerdict:
     """The verdict of a comparison on one layer.
 
     Attributes:
-        verdict: one word, such as ``equal`` or ``different``; it colours the layer.
+        verdict: one word, such as ``equal`` or ``different``; determines the color of the layer.
         text: one line of detail.
     """
 
@@ -47,59 +47,59 @@ class LayerVerdict:
 
 
 def graph_section(root: ModelNode, verdicts: Mapping[str, LayerVerdict] | None = None) -> str:
-    """Return the graph as a part of a page, which can be moved, zoomed, searched and folded.
+    """Return the HTML of the graph, which can be moved, zoomed, searched and folded, for a page.
 
     Args:
         root: the graph, from :func:`~dpnn_bridge.pictures.nodes.model_graph`.
-        verdicts: of layers, by their paths; adds colours and a filter.
+        verdicts: path of a layer -> verdict; adds colors and a filter.
     """
-    found = dict(verdicts or {})
-    return _section(_layers(root, found), list(dict.fromkeys(v.verdict for v in found.values() if v.verdict)))
+    by_path = dict(verdicts or {})
+    return _section(_layers(root, by_path), list(dict.fromkeys(v.verdict for v in by_path.values() if v.verdict)))
 
 
 def _section(layers: dict[str, Any], verdicts: Sequence[str] = ()) -> str:
     found = {row["kind"] for row in _rows(layers)}
     data = {"root": layers, "marks": MARKS, "open": 99 if sum(1 for _ in _rows(layers)) <= _UNFOLDED else 1}
     return rendered(
-        _ROOM,
+        _PACKAGE,
         "graph.html.j2",
         verdicts=verdicts,
         weights=any(tensor["histogram"] for row in _rows(layers) for tensor in row["tensors"]),
         marks=MARKS,
         data=Markup(_json(data)),
-        style=static(_ROOM, "graph.css"),
-        script=static(_ROOM, "graph.js"),
-        layout=static(_ROOM, "layout.js"),
-        dagre=static(_ROOM, "dagre.min.js"),
+        style=static(_PACKAGE, "graph.css"),
+        script=static(_PACKAGE, "graph.js"),
+        layout=static(_PACKAGE, "layout.js"),
+        dagre=static(_PACKAGE, "dagre.min.js"),
         kinds=[kind for kind in KINDS if kind in found],
     )
 
 
 @wrap_errors(ConversionError, "drawing")
 def page(root: ModelNode, title: str, *, source: Path | None = None, facts: Sequence[tuple[str, str]] = ()) -> str:
-    """Return a page with the graph and a table of all layers.
+    """Return an HTML page with the graph and a table of all layers.
 
     Args:
         root: the graph, from :func:`~dpnn_bridge.pictures.nodes.model_graph`.
         title: heading, such as the name of the file.
-        source: the model's file, whose size and SHA-256 are shown.
-        facts: further pairs of a name and a value for the head of the page.
+        source: file of the model; the page shows its size and SHA-256.
+        facts: further pairs of name and value for the head of the page.
     """
     layers = _layers(root, {})
     numbers = [("layers", f"{sum(1 for _ in root.walk()):,}"), ("parameters", f"{root.parameters:,}")]
     return rendered(
-        _ROOM,
+        _PACKAGE,
         "page.html.j2",
         title=title,
         about=[*facts, *numbers, *file_facts(source)],
         rows=list(_rows(layers)),
         graph=Markup(_section(layers)),
-        style=static(_ROOM, "page.css"),
+        style=static(_PACKAGE, "page.css"),
     )
 
 
 def file_facts(source: Path | None) -> list[tuple[str, str]]:
-    """Return the pairs of a name and a value: which file it was, when this was written, and by which version."""
+    """Return pairs of name and value: name, size and checksum of the file, the present time, and the version."""
     facts = [("written", datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"))]
     facts.append(("dpnn_bridge", package_version()))
     if source is None or not source.is_file():
@@ -108,7 +108,7 @@ def file_facts(source: Path | None) -> list[tuple[str, str]]:
 
 
 def _layers(node: ModelNode, verdicts: dict[str, LayerVerdict]) -> dict[str, Any]:
-    """Return a node as the page's script and table want it."""
+    """Convert a node to plain data for the script and the table of the page."""
     found = verdicts.get(node.path)
     tensors = [
         {
@@ -146,13 +146,13 @@ def _rows(layer: dict[str, Any], depth: int = 0) -> Any:
 
 
 def _json(data: Any) -> str:
-    """Return JSON that is safe in a script element, for any strings."""
+    """Return JSON in which strings cannot end a script element."""
     text = json.dumps(_finite(data), separators=(",", ":"), allow_nan=False)  # in ASCII
     return re.sub(r"[<>&]", lambda m: f"\\u{ord(m[0]):04x}", text)
 
 
 def _finite(value: Any) -> Any:
-    """Replace infinities, which JSON lacks."""
+    """Replace infinite numbers, which JSON does not have, by strings."""
     if isinstance(value, float) and not -1e308 < value < 1e308:
         return str(value)
     if isinstance(value, dict):

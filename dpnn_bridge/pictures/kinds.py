@@ -1,4 +1,4 @@
-"""Sort layers into kinds, which have a colour each, and write their geometry in a line."""
+"""Classify layers into kinds, each with a color, and describe their geometry."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-#: kind of a layer -> its colour, of the palette of Okabe and Ito, whose colours look different to colour-blind eyes too
+#: kind of a layer -> color, from the palette of Okabe and Ito, which is suitable for color blindness
 KINDS = {
     "convolution": "#0072b2",
     "linear": "#56b4e9",
@@ -19,7 +19,7 @@ KINDS = {
     "other": "#c9b800",
 }
 
-#: last part of the module that a class stands in -> kind, of PyTorch's layers and of ours
+#: last part of the name of the Python module that defines a layer, in PyTorch or dpnn_bridge -> kind
 _FILES = {
     **dict.fromkeys(("conv", "convolution", "convolution_special"), "convolution"),
     **dict.fromkeys(("linear", "sparse", "lookup"), "linear"),
@@ -43,7 +43,7 @@ def kind_of(module: nn.Module) -> str:
 
 
 def form_of(module: nn.Module) -> list[str]:
-    """Return the geometry of a layer in lines: channels, and kernel, stride, padding, dilation and groups."""
+    """Return the geometry of a layer as lines of text: channels, then kernel, stride, padding, dilation and groups."""
     get = lambda *names: next((v for n in names if (v := getattr(module, n, None)) is not None), None)  # noqa: E731
     ends = get("in_channels", "in_features", "num_embeddings"), get("out_channels", "out_features", "embedding_dim")
     lines = [f"{ends[0]} → {ends[1]}"] if all(isinstance(n, int) for n in ends) else []
@@ -51,14 +51,14 @@ def form_of(module: nn.Module) -> list[str]:
     if not _is_size(kernel):
         return lines
     parts = [_size(kernel)]
-    for name, word, neutral in (
+    for name, word, default in (
         ("stride", "stride", 1),
         ("padding", "pad", 0),
         ("dilation", "dilation", 1),
         ("groups", "groups", 1),
     ):
         value = get(name)
-        if _is_size(value) and any(n != neutral for n in _numbers(value)):
+        if _is_size(value) and any(n != default for n in _numbers(value)):
             sizes = _numbers(value)
             parts.append(f"{word} {_size(value if len(set(sizes)) > 1 else sizes[0])}")
         elif isinstance(value, str):

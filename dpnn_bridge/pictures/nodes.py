@@ -25,14 +25,14 @@ from dpnn_bridge.modules.nn.container import Concat, ConcatTable, Parallel, Para
 from dpnn_bridge.modules.nn.nngraph import GModule
 from dpnn_bridge.pictures.kinds import KINDS, form_of, kind_of
 
-#: containers that hand their input, or its parts, to every member and collect what the members return
+#: containers that pass their input, or parts of it, to every child and collect the outputs of the children
 FAN_OUT = (Concat, ConcatTable, Parallel, ParallelTable)
 
-#: an end of an arrow: position of a child, or the side of the container
+#: an end of an edge: index of a child, or input or output of the container
 End = int | Literal["in", "out"]
 
-#: arrows of a graph: always, and for each input of a step
-ARROWS, ARROWS_PER_INPUT = 10_000, 16
+#: maximum number of edges of a graph: a constant, and a number per input of a step
+EDGES, EDGES_PER_INPUT = 10_000, 16
 
 BINS = 24
 _SAMPLE = 1 << 18
@@ -40,14 +40,15 @@ _SAMPLE = 1 << 18
 
 @dataclass
 class TensorSummary:
-    """A parameter or buffer in numbers.
+    """Statistics of a parameter or buffer.
 
     Attributes:
-        name: the attribute of the torch module.
+        name: attribute of the torch module.
         shape: sizes.
-        low, high, mean: of the elements; None for a tensor without finite elements, or of complex numbers.
-        histogram: how many of the elements (of a sample of them in large tensors) lie in each of 24 equal parts of
-            ``[low, high]``.
+        low, high, mean: minimum, maximum and mean of the elements; None for a tensor without finite elements, or with
+            complex elements.
+        histogram: number of elements, or of a sample in large tensors, in each of 24 equal intervals from ``low`` to
+            ``high``.
     """
 
     name: str
@@ -63,19 +64,19 @@ class ModelNode:
     """One layer of a model.
 
     Attributes:
-        path: its path as in Lua, such as ``modules[3].modules[1]``; empty for the model itself.
-        lua_class, torch_class: its two names; ``lua_class`` is empty for a module that never was Lua's.
-        name: the name that the Lua code gave it, if any.
-        parameters: elements of all parameters in it.
-        settings: the arguments that ``repr`` shows.
+        path: path in Lua, such as ``modules[3].modules[1]``; empty for the model itself.
+        lua_class, torch_class: names of the classes; ``lua_class`` is empty for a module created in PyTorch.
+        name: the name that the Lua code gave the module, or an empty string.
+        parameters: total number of elements of all parameters.
+        settings: the arguments in the ``repr`` of the module.
         fields: Lua fields that contain numbers, strings or booleans.
-        input, output: shapes, when the model ran on an example.
-        tensors: its own parameters and buffers.
-        children: its modules; a module that occurs again is a node without children.
-        edges: data flow, between children and the sides of the container; empty if the class
-            decides that in its code.
+        input, output: shapes, if the model ran on an example.
+        tensors: parameters and buffers, without those of submodules.
+        children: submodules; a further occurrence of a module is a node without children.
+        edges: data flow between children and the input and output of the container; empty if it is defined by the code
+            of the class.
         kind: a key of :data:`~dpnn_bridge.pictures.kinds.KINDS`, such as ``convolution``.
-        form: channels, kernel, stride and padding in words.
+        form: channels, kernel, stride and padding as text.
     """
 
     path: str
@@ -100,7 +101,7 @@ class ModelNode:
         return _inline(self)
 
     def walk(self) -> Iterator[ModelNode]:
-        """Yield this node and all nodes below it, in the order of the file."""
+        """Yield this node and all its descendants, in the order of the file."""
         yield self
         for child in self.children:
             yield from child.walk()
@@ -116,9 +117,9 @@ def model_graph(module: nn.Module, input: Any = None, *, histograms: bool = Fals
     """Return the graph of a model.
 
     Args:
-        module: any module; converted ones have their Lua names.
-        input: an input, for shapes; a copy of the model runs once, in its mode, without gradients.
-        histograms: look at the elements of all tensors.
+        module: any module; for a converted module, the nodes contain the Lua names.
+        input: an input to compute shapes; a copy of the model runs once, in its mode, without gradients.
+        histograms: compute the statistics of all tensors.
     """
     shapes = _shapes(module, input) if input is not None else {}
     return _Builder(shapes, _lua_fields(module), module_names(module), histograms).node(module, "")
@@ -154,7 +155,7 @@ class _Builder:
         own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
         node.tensors = [_summary(n, t, self.histograms) for n, t in own]
         children = self._children(module, path)
-        node.children = [self.node(child, place) for place, child in children]
+        node.children = [self.node(child, child_path) for child_path, child in children]
         node.edges = _edges(module, len(children))
         return node
 
@@ -162,22 +163,22 @@ class _Builder:
         prefix = f"{path}." if path else ""
         if isinstance(module, GModule):
             steps = [step.module for step in module.nodes if step.module is not None]
-            places = {name: f"{prefix}modules[{i}]" for i, name in enumerate(module._modules, 1)}
-            return [(places[name], module.get_submodule(name)) for name in steps]
+            paths = {name: f"{prefix}modules[{i}]" for i, name in enumerate(module._modules, 1)}
+            return [(paths[name], module.get_submodule(name)) for name in steps]
         mapping = registry.mapping_of(module)
         members = [(f"{prefix}{name}", getattr(module, attribute, None)) for name, attribute in mapping.members.items()]
-        found = [(place, m) for place, m in members if isinstance(m, nn.Module)]
+        found = [(path, m) for path, m in members if isinstance(m, nn.Module)]
         listed = {id(m) for _, m in found}
         inner = [(f"{prefix}modules[{i}]", m) for i, m in enumerate(mapping.children(module), 1)]
-        return [*found, *((place, m) for place, m in inner if id(m) not in listed)]
+        return [*found, *((path, m) for path, m in inner if id(m) not in listed)]
 
 
 def _edges(module: nn.Module, count: int) -> list[tuple[End, End]]:
     if isinstance(module, GModule):
         return _graph_edges(module)
     if isinstance(module, FAN_OUT):
-        sides: list[list[tuple[End, End]]] = [[("in", i), (i, "out")] for i in range(count)]
-        return [edge for both in sides for edge in both]
+        branches: list[list[tuple[End, End]]] = [[("in", i), (i, "out")] for i in range(count)]
+        return [edge for branch in branches for edge in branch]
     if count == 1 or (isinstance(module, nn.Sequential) and count):
         ends: list[End] = ["in", *range(count), "out"]
         return list(pairwise(ends))
@@ -185,18 +186,18 @@ def _edges(module: nn.Module, count: int) -> list[tuple[End, End]]:
 
 
 def _graph_edges(module: GModule) -> list[tuple[End, End]]:
-    """Return the arrows between steps with a module; the other steps only pass values on."""
+    """Return the edges between steps with a module; the other steps only pass values on."""
     edges: list[tuple[End, End]] = []
     sources: list[list[End]] = []
     count = 0
-    left = ARROWS + ARROWS_PER_INPUT * sum(len(step.inputs) for step in module.nodes)
+    left = EDGES + EDGES_PER_INPUT * sum(len(step.inputs) for step in module.nodes)
     for i, step in enumerate(module.nodes):
         found: list[End] = ["in"] if i == module.input_node else []
-        handed: dict[End, None] = dict.fromkeys(s for source in step.inputs for s in sources[source])
-        found += handed
+        inputs: dict[End, None] = dict.fromkeys(s for source in step.inputs for s in sources[source])
+        found += inputs
         left -= len(found)
-        if left < 0:  # many values that steps without a module join and hand to many others
-            raise ConversionLimitError("the values of its graph go to so many modules that it cannot be drawn")
+        if left < 0:  # steps without a module can pass many values to many other steps
+            raise ConversionLimitError("the graph cannot be drawn, because it has too many edges")
         if step.module is not None:
             edges.extend((source, count) for source in found)
             found = [count]
@@ -220,7 +221,7 @@ def _summary(name: str, tensor: Tensor, histogram: bool) -> TensorSummary:
 
 
 def _lua_fields(module: nn.Module) -> dict[int, dict[str, Any]]:
-    """Return the plain fields of every module's Lua object; none for models that Torch7 cannot contain."""
+    """Return the Lua fields of every module that are plain values; an empty dict if the model cannot be exported."""
     try:
         obj = to_lua(module, gradients=False)
     except ConversionError:
@@ -233,7 +234,7 @@ def _lua_fields(module: nn.Module) -> dict[int, dict[str, Any]]:
 
 
 def _shapes(module: nn.Module, example: Any) -> dict[int, tuple[str, str]]:
-    """Return the shapes of the first call of every module."""
+    """Return the shapes of input and output of every module at its first call."""
     found: dict[int, tuple[str, str]] = {}
 
     def ran(key: int, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -245,7 +246,7 @@ def _shapes(module: nn.Module, example: Any) -> dict[int, tuple[str, str]]:
 
 
 def shape_text(value: Any) -> str:
-    """Return ``8×1×32×32`` for a tensor, ``[8×3, 8×5]`` for a list of them."""
+    """Return ``8×1×32×32`` for a tensor, ``[8×3, 8×5]`` for a list of tensors."""
     if isinstance(value, Tensor):
         return "×".join(map(str, value.shape)) or "number"
     if isinstance(value, dict):
@@ -257,8 +258,8 @@ def shape_text(value: Any) -> str:
     return type(value).__name__
 
 
-# ---------------------------------------------------------------------- in a notebook
-#: layers that a notebook draws; those behind them are counted
+# ---------------------------------------------------------------------- HTML for notebooks
+#: maximum number of layers that a notebook shows
 MAX_LAYERS = 400
 
 _BRANCHES = {kind.__name__ for kind in FAN_OUT}
@@ -283,7 +284,7 @@ def label_lines(node: ModelNode) -> list[str]:
 
 
 def _inline(root: ModelNode) -> str:
-    """Return the graph as HTML without scripts: containers fold, branches stand side by side."""
+    """Return the graph as HTML without scripts: containers can be folded, and branches are side by side."""
     nodes = list(root.walk())
     shown = {id(node) for node in nodes[:MAX_LAYERS]}
     kinds = [kind for kind in KINDS if any(node.kind == kind for node in nodes)]

@@ -1,4 +1,4 @@
-"""Write a verification as one HTML page with the model's graph, each layer in the colour of its verdict."""
+"""Write a verification as one HTML page with the graph of the model, in which the verdicts are colors."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from dpnn_bridge.pictures.nodes import model_graph
 
 @wrap_errors(ConversionError, "drawing")
 def report(result: Verification, source: Path | None = None) -> str:
-    """Return the page of :func:`~dpnn_bridge.parity.html.page` with the graph, and what file it was.
+    """Return the page of :func:`~dpnn_bridge.parity.html.page` with the graph, and with properties of the file.
 
     Args:
-        result: of :func:`~dpnn_bridge.parity.verify.verify`.
-        source: the model's file.
+        result: result of :func:`~dpnn_bridge.parity.verify.verify`.
+        source: file of the model.
     """
     graph = ""
     if result.module is not None:
-        found = {layer.path: _verdict(layer) for layer in result.layers if layer.verdict is not None}
-        graph = graph_section(model_graph(result.module, histograms=True), found)
+        verdicts = {layer.path: _verdict(layer) for layer in result.layers if layer.verdict is not None}
+        graph = graph_section(model_graph(result.module, histograms=True), verdicts)
     return page(result, graph, file_facts(source))
 
 

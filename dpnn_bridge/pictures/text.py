@@ -9,8 +9,8 @@ from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.pictures.kinds import KINDS
 from dpnn_bridge.pictures.nodes import ModelNode, label_lines
 
-#: characters with a meaning in Graphviz and Mermaid: quotes, escapes, entities, tags; in Mermaid also directives
-#: (``%%{init: …}%%`` has an effect anywhere) and Markdown
+#: escapes for characters with a meaning in Graphviz and Mermaid: quotes, escapes, entities, tags; in Mermaid also
+#: directives (``%%{init: …}%%`` has an effect anywhere) and Markdown
 _DOT = str.maketrans({"\\": "\\\\", '"': '\\"', "&": "&amp;"})
 _MERMAID = str.maketrans({c: f"#{ord(c)};" for c in '&"<>#%`*\\'})
 
@@ -21,7 +21,7 @@ def to_dot(root: ModelNode, depth: int | None = None) -> str:
 
     Args:
         root: the graph of a model.
-        depth: containers nested deeper stay folded; None unfolds all.
+        depth: number of container levels to unfold; None unfolds all.
     """
     layout = _Layout(root, depth)
     lines = [
@@ -38,14 +38,14 @@ def to_dot(root: ModelNode, depth: int | None = None) -> str:
 
 @wrap_errors(ConversionError, "drawing")
 def to_mermaid(root: ModelNode, depth: int | None = None) -> str:
-    """Return Mermaid text, which GitHub and GitLab draw. For the arguments see :func:`to_dot`."""
+    """Return Mermaid text, which GitHub and GitLab render. For the arguments see :func:`to_dot`."""
     layout = _Layout(root, depth)
     arrows = [f"  {a} --> {b}" for a, b in layout.arrows()]
     return "\n".join(["flowchart TB", *_mermaid_node(layout, root, "  "), *arrows]) + "\n"
 
 
 class _Layout:
-    """The open containers, and the boxes that arrows between containers connect."""
+    """The unfolded containers, and the boxes at the ends of each arrow."""
 
     def __init__(self, root: ModelNode, depth: int | None) -> None:
         self.names: dict[int, str] = {}
@@ -64,16 +64,16 @@ class _Layout:
                 self._visit(child, level + 1, depth)
 
     def ports(self, node: ModelNode) -> list[str]:
-        """Return the sides of an open container that are drawn: those at which an arrow forks."""
+        """Return the ports (``in``, ``out``) of an unfolded container that are drawn, which have several arrows."""
         if id(node) not in self.open:
             return []
         if id(node) not in self._ports:
             sides = (("in", 0), ("out", 1))
-            self._ports[id(node)] = [s for s, place in sides if sum(e[place] == s for e in node.edges) != 1]
+            self._ports[id(node)] = [s for s, end in sides if sum(edge[end] == s for edge in node.edges) != 1]
         return self._ports[id(node)]
 
     def ends(self, node: ModelNode, side: str) -> str:
-        """Return the box that an arrow into (``in``) or out of (``out``) a node meets."""
+        """Return the box at the end of an arrow into (``in``) or out of (``out``) a node."""
         if (id(node), side) not in self._ends:
             self._ends[id(node), side] = self._end(node, side)
         return self._ends[id(node), side]
@@ -81,8 +81,8 @@ class _Layout:
     def _end(self, node: ModelNode, side: str) -> str:
         if id(node) not in self.open or side in self.ports(node):
             return self.names[id(node)] + ("" if id(node) not in self.open else side)
-        place = 0 if side == "in" else 1
-        (other,) = (edge[1 - place] for edge in node.edges if edge[place] == side)
+        end = 0 if side == "in" else 1
+        (other,) = (edge[1 - end] for edge in node.edges if edge[end] == side)
         if isinstance(other, str):  # a container that returns its input
             return self.names[id(node)] + other
         return self.ends(node.children[other], side)
@@ -91,9 +91,9 @@ class _Layout:
         for node in self.nodes:
             if id(node) not in self.open:
                 continue
-            drawn = self.ports(node)
+            ports = self.ports(node)
             for a, b in node.edges:
-                if (isinstance(a, str) and a not in drawn) or (isinstance(b, str) and b not in drawn):
+                if (isinstance(a, str) and a not in ports) or (isinstance(b, str) and b not in ports):
                     continue
                 start = f"{self.names[id(node)]}in" if isinstance(a, str) else self.ends(node.children[a], "out")
                 end = f"{self.names[id(node)]}out" if isinstance(b, str) else self.ends(node.children[b], "in")
@@ -105,8 +105,8 @@ def _dot_node(layout: _Layout, node: ModelNode, indent: str) -> Iterator[str]:
     label = "\\n".join(line.translate(_DOT) for line in label_lines(node))
     if id(node) not in layout.open:
         peripheries = ", peripheries=2" if node.children else ""
-        colour = KINDS[node.kind]
-        yield f'{indent}{name} [label="{label}", color="{colour}", fillcolor="{colour}28"{peripheries}];'
+        color = KINDS[node.kind]
+        yield f'{indent}{name} [label="{label}", color="{color}", fillcolor="{color}28"{peripheries}];'
         return
     yield f"{indent}subgraph cluster_{name} {{"
     yield f'{indent}  label="{label}";'

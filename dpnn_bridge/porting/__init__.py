@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Deviation", "Match", "PortReport", "judge", "port", "port_page"]
 
-_HOMES = {
+_MODULES = {
     "judge": "porting.judge",
     "port": "porting.api",
     "port_page": "porting.html",
     **dict.fromkeys(("Deviation", "Match", "PortReport"), "porting.report"),
 }
-__getattr__, __dir__ = lazy_exports(__name__, _HOMES)
+__getattr__, __dir__ = lazy_exports(__name__, _MODULES)

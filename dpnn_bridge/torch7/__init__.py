@@ -1,1 +1,1 @@
-"""Implement Torch7's numerics: its random generator, its sort, its gradients."""
+"""Implement numerical functions of Torch7: random numbers, sorting, and gradients that are not derivatives."""

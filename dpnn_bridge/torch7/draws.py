@@ -1,4 +1,4 @@
-"""Replace PyTorch's random numbers by Torch7's, for runs with a known seed and unknown random numbers."""
+"""Replace PyTorch's random numbers by those of Torch7, for references with a seed but without random numbers."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def torch7_random(seed: float | None) -> AbstractContextManager[Any]:
     """
     if seed is None:
         return nullcontext()
-    from dpnn_bridge.torch7.random import Generator  # its package takes longer to import than all the rest
+    from dpnn_bridge.torch7.random import Generator  # slow import
 
     return Draws(Generator(int(seed)))
 
 
 class Draws(TorchFunctionMode):
-    """Replaces PyTorch's random functions by those of Torch7's generator inside a ``with`` block."""
+    """Context manager that replaces PyTorch's random functions by methods of Torch7's generator."""
 
     def __init__(self, generator: Generator) -> None:
         super().__init__()

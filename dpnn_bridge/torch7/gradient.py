@@ -1,4 +1,4 @@
-"""Define gradients of Torch7 that are not the derivative of the value."""
+"""Define autograd functions for gradients of Torch7 that are not the derivative of the result."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class _Function(torch.autograd.Function):
-    """Base of functions whose ``apply`` need not find out at every call which arguments ``forward`` takes."""
+    """Base class that stores the signature of ``forward``, which ``apply`` would otherwise compute at every call."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -61,29 +61,29 @@ class _ScaleGradient(_Function):
 
 
 def with_gradient_of(value: Tensor, surrogate: Tensor) -> Tensor:
-    """Return ``value`` in the forward pass, ``surrogate`` in the backward pass.
+    """Return a tensor with the elements of ``value`` and the gradient of ``surrogate``.
 
     Args:
-        value: the result; receives no gradient.
-        surrogate: a tensor of the same shape through which the gradient flows.
+        value: the result; gets no gradient.
+        surrogate: a tensor of the same shape; gets the gradient of the result.
     """
     return _WithGradientOf.apply(value.detach(), surrogate)
 
 
 def notice_gradient(input: Tensor, notice: Callable[[Tensor], None]) -> Tensor:
-    """Return ``input`` itself; a backward pass through it calls ``notice`` with its gradient."""
+    """Return a view of ``input``; the backward pass calls ``notice`` with its gradient."""
     output = input.view_as(input)
     output.register_hook(notice)
     return output
 
 
 def add_gradient(input: Tensor, extra: Tensor) -> Tensor:
-    """Return ``input`` itself; backward adds ``extra`` to its gradient."""
+    """Return a view of ``input``; the backward pass adds ``extra`` to its gradient."""
     return _AddGradient.apply(input, extra)
 
 
 def scale_gradient(input: Tensor, factor: float | Tensor) -> Tensor:
-    """Return ``input`` itself; backward multiplies its gradient by ``factor``."""
+    """Return a view of ``input``; the backward pass multiplies its gradient by ``factor``."""
     return _ScaleGradient.apply(input, factor)
 
 
@@ -102,7 +102,7 @@ class _RefuseGradient(_Function):
 
 
 def refuse_gradient(input: Tensor, message: str) -> Tensor:
-    """Return ``input`` itself; a backward pass through it raises ``RuntimeError(message)``."""
+    """Return a view of ``input``; the backward pass raises ``RuntimeError(message)``."""
     return _RefuseGradient.apply(input, message) if input.requires_grad else input
 
 
@@ -122,14 +122,14 @@ class _ConstantGradient(_Function):
 
 
 def zero_gradient(value: Tensor, source: Tensor) -> Tensor:
-    """Return ``value`` itself; ``source`` gets a gradient of zeros instead of none.
+    """Return a view of ``value``; the backward pass gives ``source`` a gradient of zeros instead of no gradient.
 
-    What lies behind ``source`` thus takes part in the backward pass, as Torch7's modules always do: a
-    :class:`~dpnn_bridge.modules.dpnn.reinforce.Reinforce` there gives its gradient whatever arrives.
+    So the modules that computed ``source`` take part in the backward pass, as in Torch7. For example, the gradient of a
+    :class:`~dpnn_bridge.modules.dpnn.reinforce.Reinforce` module does not depend on the gradient of its output.
     """
     return _ConstantGradient.apply(value, source, 0.0) if source.requires_grad else value
 
 
 def with_penalty(value: Tensor, penalty: Tensor) -> Tensor:
-    """Return ``value``; its backward also adds the gradient of ``penalty``."""
+    """Return a view of ``value``; the backward pass also adds the gradient of ``penalty``."""
     return _ConstantGradient.apply(value, penalty, 1.0)

@@ -1,7 +1,8 @@
 """Reproduce the order of equal numbers and NaN of Torch7's quicksort and quickselect.
 
-If all numbers differ, any sort returns the same order, and :func:`positions` uses PyTorch's. Both algorithms are
-Sedgewick's versions: median of three; subfiles of up to ten elements are left for one insertion sort at the end.
+If all numbers differ, every sort returns the same order, and :func:`positions` uses PyTorch's sort. Both algorithms are
+Sedgewick's versions: the pivot is the median of three elements, and parts of up to ten elements are sorted by one
+insertion sort at the end.
 """
 
 from __future__ import annotations
@@ -17,19 +18,25 @@ EXACT_LIMIT = 1 << 16
 
 
 def positions(x: Tensor, exact: Callable[[list[float]], list[int]], descending: bool = False) -> Tensor:
-    """Return sorted positions along the last dimension; equal numbers and NaN in the order of ``exact``."""
+    """Return the indices that sort a tensor along its last dimension.
+
+    Args:
+        x: the tensor.
+        exact: returns the indices for a row with equal numbers or NaN, in the order of Torch7.
+        descending: sort in descending order.
+    """
     values, order = torch.sort(x, dim=-1, descending=descending, stable=True)
     special = (values[..., 1:] == values[..., :-1]).any(-1) | x.isnan().any(-1)
     if not bool(special.any()) or x.numel() > EXACT_LIMIT:
         return order
-    rows, places = x.reshape(-1, x.shape[-1]), order.reshape(-1, x.shape[-1])
+    rows, indices = x.reshape(-1, x.shape[-1]), order.reshape(-1, x.shape[-1])
     for row in special.reshape(-1).nonzero().flatten().tolist():
-        places[row] = torch.tensor(exact(rows[row].tolist()))
-    return places.reshape(x.shape)
+        indices[row] = torch.tensor(exact(rows[row].tolist()))
+    return indices.reshape(x.shape)
 
 
-class _File:
-    """Numbers and their positions, exchanged together."""
+class _Numbers:
+    """Numbers with their original indices, which are swapped together."""
 
     def __init__(self, values: list[float], descending: bool) -> None:
         self.x = [-v for v in values] if descending else list(values)
@@ -40,7 +47,7 @@ class _File:
         self.at[a], self.at[b] = self.at[b], self.at[a]
 
     def partition(self, left: int, right: int) -> tuple[int, int]:
-        """Split around the median of three; return where the halves begin (right) and end (left)."""
+        """Partition around the median of three; return the start of the right part and the end of the left part."""
         x = self.x
         self.swap((left + right) >> 1, left + 1)
         for a, b in ((left + 1, right), (left, right), (left + 1, left)):
@@ -64,40 +71,40 @@ class _File:
         x, at, n = self.x, self.at, len(self.x)
         for i in range(n - 2, -1, -1):
             if x[i] > x[i + 1]:
-                value, place = x[i], at[i]
+                value, index = x[i], at[i]
                 j = i + 1
                 while True:
                     x[j - 1], at[j - 1] = x[j], at[j]
                     j += 1
                     if not (j < n and x[j] < value):
                         break
-                x[j - 1], at[j - 1] = value, place
+                x[j - 1], at[j - 1] = value, index
 
 
 def sort_positions(values: list[float], descending: bool = False) -> list[int]:
-    """Return 0-based positions of the sorted numbers."""
-    file = _File(values, descending)
-    waiting = [(0, len(values) - 1)] if len(values) - 1 > _SMALL else []
-    while waiting:
-        left, right = waiting.pop()
-        i, j = file.partition(left, right)
-        waiting += [(a, b) for a, b in ((left, j - 1), (i, right)) if b - a + 1 > _SMALL]
-    file.insertion_sort()
-    return file.at
+    """Return the indices, from 0, that sort the numbers."""
+    numbers = _Numbers(values, descending)
+    stack = [(0, len(values) - 1)] if len(values) - 1 > _SMALL else []
+    while stack:
+        left, right = stack.pop()
+        i, j = numbers.partition(left, right)
+        stack += [(a, b) for a, b in ((left, j - 1), (i, right)) if b - a + 1 > _SMALL]
+    numbers.insertion_sort()
+    return numbers.at
 
 
 def select_positions(values: list[float], k: int) -> list[int]:
-    """Return 0-based positions after quickselect of the k-th smallest number (0-based)."""
-    file = _File(values, False)
+    """Return the indices, from 0, in their order after quickselect of the k-th smallest number (k from 0)."""
+    numbers = _Numbers(values, False)
     left, right = 0, len(values) - 1
     while left < right:
         if right == left + 1:
-            if file.x[left] > file.x[right]:
-                file.swap(left, right)
+            if numbers.x[left] > numbers.x[right]:
+                numbers.swap(left, right)
             break
-        i, j = file.partition(left, right)
+        i, j = numbers.partition(left, right)
         if j <= k:
             left = i
         if j >= k:
             right = j - 1
-    return file.at
+    return numbers.at

@@ -1,13 +1,13 @@
 """Implement Torch7's random number generator, bit for bit: MT19937 and TH's distributions.
 
-Usable without Lua::
+Example::
 
     generator = Generator(1234)
     generator.uniform(), generator.normal()          # as torch.uniform(), torch.normal() after manualSeed(1234)
     generator.fill_normal(torch.empty(2, 3))         # as torch.Tensor(2, 3):normal()
 
-Transcendental functions are those of :mod:`math` (the C library), because numpy's vectorised ones differ in the last
-bit. uniform, random, bernoulli, randperm and multinomial need none and are exact on every platform.
+Transcendental functions are those of :mod:`math` (the C library), because numpy's vectorized functions differ by 1 ulp.
+uniform, random, bernoulli, randperm and multinomial use no transcendental functions and are exact on every platform.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _TO_UNIT = 1.0 / 4294967296.0
 
 
 class Memory(ctypes.Structure):
-    """The generator as C lays it out on x86-64; beyond that, ``turn`` counts the blocks of words that it has held.
+    """TH's C struct of the generator on x86-64. The additional field ``turn`` counts the blocks of state words.
 
-    LuaJIT draws from the same memory (``lua/prelude/ffi/random.lua``).
+    Code in LuaJIT uses the same memory (``lua/prelude/ffi/random.lua``).
     """
 
     _fields_ = (
@@ -78,26 +78,26 @@ def _each(function: Callable[[float], float], values: list[float]) -> np.ndarray
 
 
 class Generator:
-    """One stream of random numbers, ``torch.Generator`` in Lua.
+    """Generator of random numbers, ``torch.Generator`` in Lua.
 
     Args:
-        seed: as in ``torch.manualSeed``; None takes one from the operating system.
+        seed: seed as for ``torch.manualSeed``; None for a seed from the operating system.
     """
 
     class_name = "torch.Generator"
 
     def __init__(self, seed: int | None = None) -> None:
         self.memory = Memory(seeded=1)
-        self._turn = -1  # of the block that _tempered holds
+        self._turn = -1  # number of the block whose tempered words are in _tempered
         if seed is None:
             self.seed()
         else:
             self.manual_seed(seed)
 
-    # ---- the raw stream
+    # ---- state and 32-bit words
 
     def manual_seed(self, seed: float) -> None:
-        """Restart the stream; the cached second normal is dropped."""
+        """Set the seed, and discard the cached second normal number."""
         memory, self.initial_seed = self.memory, int(seed)
         memory.initial_seed = self.initial_seed & 0xFFFFFFFFFFFFFFFF
         state = np.random.RandomState(self.initial_seed & 0xFFFFFFFF).get_state(legacy=False)["state"]["key"]  # type: ignore[index]
@@ -106,18 +106,21 @@ class Generator:
         memory.normal_x = memory.normal_y = memory.normal_rho = memory.normal_valid = 0
 
     def _block(self) -> np.ndarray:
-        """Return the state words, on the memory itself."""
+        """Return the state words as a view of the memory."""
         return np.ctypeslib.as_array(self.memory.words)
 
     def _enter(self, block: np.ndarray, left: int) -> None:
-        """Continue in a block of state words of which ``left`` - 1 are unused."""
+        """Store a block of state words, of which the last ``left - 1`` are unused."""
         memory = self.memory
         self._block()[:] = block
         memory.left, memory.next = left, _N + 1 - left
         memory.turn += 1
 
     def _drawn(self, count: int) -> np.ndarray:
-        """Return the next ``count`` words of the block, a new one if it is used up; ``count`` words must be left."""
+        """Return the next ``count`` words of the block, or of a new block if no words are left.
+
+        ``count`` must not exceed the number of words left in the block.
+        """
         memory = self.memory
         if memory.left == 1:
             self._enter(_twist(self._block().astype(np.uint32)), _N + 1)
@@ -137,29 +140,29 @@ class Generator:
         """Return the next ``count`` 32-bit words."""
         if count > _N:
             bits: Any = np.random.MT19937(0)
-            place = {"key": self._block().astype(np.uint32), "pos": _N + 1 - self.memory.left}
-            bits.state = {"bit_generator": "MT19937", "state": place}
-            drawn = bits.random_raw(count).astype(np.uint32)
-            after = bits.state["state"]
-            self._enter(np.asarray(after["key"]), _N + 1 - int(after["pos"]))
-            return drawn
-        parts = []
+            state = {"key": self._block().astype(np.uint32), "pos": _N + 1 - self.memory.left}
+            bits.state = {"bit_generator": "MT19937", "state": state}
+            words = bits.random_raw(count).astype(np.uint32)
+            state = bits.state["state"]
+            self._enter(np.asarray(state["key"]), _N + 1 - int(state["pos"]))
+            return words
+        chunks = []
         while count > 0:
             left = self.memory.left - 1
-            parts.append(self._drawn(min(count, left or _N)))
-            count -= len(parts[-1])
-        return np.concatenate(parts) if parts else np.empty(0, np.uint32)
+            chunks.append(self._drawn(min(count, left or _N)))
+            count -= len(chunks[-1])
+        return np.concatenate(chunks) if chunks else np.empty(0, np.uint32)
 
     def random(self) -> int:
         """Return one 32-bit word."""
         return int(self._drawn(1)[0])
 
     def get_state(self) -> bytes:
-        """Return the state as Torch7 keeps and serialises it, 5048 bytes."""
+        """Return the state in the format that Torch7 serializes, 5048 bytes."""
         return bytes(self.memory)[:_BYTES]
 
     def set_state(self, data: bytes) -> None:
-        """Continue where ``data`` of :meth:`get_state` left off.
+        """Restore a state from :meth:`get_state`.
 
         Raises:
             ValueError: the size is wrong, or the bytes are not the state of a seeded generator.
@@ -178,9 +181,9 @@ class Generator:
         memory.normal_valid = given.normal_valid != 0
         for name in ("normal_x", "normal_y", "normal_rho"):
             value = getattr(given, name)
-            setattr(memory, name, math.nan if math.isnan(value) else value)  # LuaJIT must not meet other NaN
+            setattr(memory, name, math.nan if math.isnan(value) else value)  # other NaN are invalid in LuaJIT
 
-    # ---- single draws
+    # ---- single numbers
 
     def unit(self) -> float:
         return self.random() * _TO_UNIT
@@ -225,13 +228,13 @@ class Generator:
         return int(self.unit() <= p)
 
     def randint(self, low: int, high: int) -> int:
-        """Return ``torch.random(low, high)``, both ends included."""
+        """Return ``torch.random(low, high)``, including both limits."""
         if high < low:
             raise ValueError("upper bound must be larger than lower bound")
         return self.random() % (high + 1 - low) + low
 
     def randperm(self, n: int) -> list[int]:
-        """Return a 0-based permutation of ``n`` numbers."""
+        """Return a random permutation of 0 to ``n - 1``."""
         if n <= 0:
             raise ValueError("must be strictly positive")
         order = list(range(n))
@@ -241,7 +244,7 @@ class Generator:
         return order
 
     def multinomial(self, weights: Sequence[float] | np.ndarray, count: int, replace: bool = False) -> list[int]:
-        """Draw 0-based samples from unnormalised ``weights``, summed and searched like TH."""
+        """Draw indices, from 0, with probabilities proportional to ``weights``, with the sums and searches of TH."""
         cum = np.cumsum(np.asarray(weights, np.float64))
         total, n = cum[-1], len(cum)
         if not total > 0:
@@ -264,35 +267,35 @@ class Generator:
                     high = middle
             draws.append(low)
             if not replace:
-                taken = cum[low] - (cum[low - 1] if low else 0.0)
-                cum[low:] -= taken
+                probability = cum[low] - (cum[low - 1] if low else 0.0)
+                cum[low:] -= probability
                 with np.errstate(divide="ignore", invalid="ignore"):
-                    cum /= 1.0 - taken
+                    cum /= 1.0 - probability
         return draws
 
-    # ---- whole tensors, in logical order; values are computed in double and then cast
+    # ---- arrays and tensors, in row-major order; numbers are computed in double precision and then cast
 
     def uniforms(self, count: int, a: float = 0.0, b: float = 1.0) -> np.ndarray:
         return self.words(count) * _TO_UNIT * (b - a) + a
 
     def bernoullis(self, count: int, p: float | np.ndarray = 0.5) -> np.ndarray:
-        """Return ``count`` draws of :meth:`bernoulli`, of one probability or one each."""
+        """Return ``count`` results of :meth:`bernoulli`; ``p`` may contain one probability per result."""
         if not np.all((np.asarray(p) >= 0) & (np.asarray(p) <= 1)):
             raise ValueError("must be >= 0 and <= 1")
         return (self.uniforms(count) <= p).astype(np.float64)
 
     def randints(self, count: int, low: int, high: int) -> np.ndarray:
-        """Return ``count`` draws of :meth:`randint`."""
+        """Return ``count`` results of :meth:`randint`."""
         if high < low:
             raise ValueError("upper bound must be larger than lower bound")
         return self.words(count).astype(np.int64) % (high + 1 - low) + low
 
     def draws(self, count: int, draw: Callable[..., float], *args: float) -> np.ndarray:
-        """Return ``count`` single draws."""
+        """Return ``count`` results of ``draw(*args)``."""
         return np.fromiter((draw(*args) for _ in range(count)), np.float64, count)
 
     def normals(self, count: int, mean: float = 0.0, std: float = 1.0) -> np.ndarray:
-        """Return ``count`` draws of :meth:`normal`: its operations in its order, on arrays."""
+        """Return ``count`` results of :meth:`normal`, computed on arrays with the same operations in the same order."""
         if count < 3:
             return self.draws(count, self.normal, mean, std)
         memory = self.memory

@@ -1,4 +1,4 @@
-"""Provide dpnn's Module interface as functions of any ``torch.nn.Module``."""
+"""Provide methods of dpnn's modules as functions for any ``torch.nn.Module``."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ from dpnn_bridge.training.lua_parameters import (
     stepped_parameters,
 )
 
-#: buffers that copies share with the original, as dpnn's ``dpnn_parameters`` say
+#: buffers that shared copies share with the original, from ``dpnn_parameters`` in dpnn
 SHARED_BUFFERS = ("running_mean", "running_var", "unigrams", "Z", "alias", "keep")
 
 
 @checks_arguments
 def parameters(module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the parameters and their gradients as Torch7's ``module:parameters()`` lists them.
+    """Return the parameters and their gradients in the order of Torch7's ``module:parameters()``.
 
-    A module that occurs twice is listed twice. Tensors have Lua's shape and arrangement and are detached views of the
-    torch parameters where the arrangement allows a view; a parameter without gradient gives zeros.
+    A module that occurs twice is listed twice. Tensors have Lua's shape and memory layout. They are detached views of
+    the torch parameters if the layout permits a view, otherwise copies.
 
     Args:
-        module: any module; submodules that no Lua class describes contribute their own parameters in order.
+        module: any module; parameters of submodules without a Lua class are listed in their order.
 
     Returns:
-        ``(params, grads)``, two lists of the same length.
+        ``(params, grads)``, two lists of the same length. A parameter without a gradient has a gradient of zeros.
     """
     entries = list(all_parameters(module))
     return [e.read() for e in entries], [e.read_gradient() for e in entries]
@@ -51,16 +51,16 @@ def parameters(module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
 
 @checks_arguments
 def check_parameters(module: nn.Module) -> None:
-    """Raise an error if the sum of a parameter is not a number, ``m:checkParameters()``.
+    """Raise an error if the sum of a parameter is NaN, ``m:checkParameters()``.
 
-    As in Torch7, a single infinite element is accepted, and infinities of both signs are not.
+    As in Torch7, infinite elements of one sign are accepted, but not infinite elements of both signs.
 
     Args:
         module: Any module.
 
     Raises:
-        FloatingPointError: Names the first such parameter by its index in :func:`parameters`, counted from 1, its Lua
-            field and the type of its module.
+        FloatingPointError: The sum of a parameter is NaN. The message contains its index in :func:`parameters`,
+            counted from 1, its Lua field and the type of its module.
 
     Lua:
         ``module:checkParameters()``, dpnn's Module.lua
@@ -71,13 +71,13 @@ def check_parameters(module: nn.Module) -> None:
             raise FloatingPointError(f"check_parameters: the sum of parameter {index} is NaN ({where})")
 
 
-# ---------------------------------------------------------------------- the step
+# ---------------------------------------------------------------------- training step
 @checks_arguments
 def update_parameters(module: nn.Module, learning_rate: float) -> None:
     """Subtract ``learning_rate`` times the gradient from every parameter, ``m:updateParameters(lr)``.
 
-    A module that occurs twice is updated twice, here and in all functions below, as in Torch7. The clones of a
-    ``MapTable`` that share parameters are updated once here, and in the functions below as often as there are clones.
+    As in Torch7, a module that occurs twice is updated twice, also by the following functions. Parameters that the
+    clones of a ``MapTable`` share are updated once by this function, and once per clone by the following functions.
     """
     for entry in stepped_parameters(module):
         if not entry.repeats:
@@ -86,7 +86,7 @@ def update_parameters(module: nn.Module, learning_rate: float) -> None:
 
 @checks_arguments
 def zero_grad_parameters(module: nn.Module) -> None:
-    """Set all gradients to zeros, ``m:zeroGradParameters()``; gradients that are shared stay shared."""
+    """Set all gradients to zero in place, ``m:zeroGradParameters()``; shared gradients stay shared."""
     for entry in all_parameters(module):
         entry.write_gradient(torch.zeros_like(entry.read_gradient()))
 
@@ -96,9 +96,9 @@ def weight_decay(module: nn.Module, wd_factor: float, wd_min_dim: int = 2) -> No
     """Add ``wd_factor`` times the parameter to each gradient, ``m:weightDecay(wdFactor, wdMinDim)``.
 
     Args:
-        module: any module. Fields ``wdFactor`` and ``wdMinDim`` of a submodule take the place of the arguments.
-        wd_factor: not above 0: nothing happens.
-        wd_min_dim: parameters with fewer dimensions in Torch7 are left alone.
+        module: any module. Fields ``wdFactor`` and ``wdMinDim`` of a submodule override the arguments.
+        wd_factor: factor; 0 or less has no effect.
+        wd_min_dim: minimum number of dimensions in Torch7 of the parameters that are changed.
     """
     wd_factor = setting(module, "wdFactor", wd_factor)
     wd_min_dim = setting(module, "wdMinDim", wd_min_dim)
@@ -113,10 +113,12 @@ def weight_decay(module: nn.Module, wd_factor: float, wd_min_dim: int = 2) -> No
 
 @checks_arguments
 def momentum_grad_parameters(module: nn.Module) -> list[Tensor]:
-    """Return the momentum of a module's own parameters (``m:momentumGradParameters()``), first their gradients.
+    """Return the momentum buffers of a module's own parameters, ``m:momentumGradParameters()``.
+
+    The first call creates the buffers, from the field ``momGradParams`` of the file or else from the gradients.
 
     Args:
-        module: any module. What a file contains in ``momGradParams`` is taken up.
+        module: any module.
     """
     buffers = module.__dict__.get("momentum_buffers")
     if buffers is None:
@@ -124,7 +126,7 @@ def momentum_grad_parameters(module: nn.Module) -> list[Tensor]:
         stored = record.fields.get("momGradParams") if record else None
         if isinstance(stored, LuaTable) and len(stored):
             buffers = [t.torch().clone() for t in stored.as_list()]
-            if children(module) == []:  # the weight of a layer in a WeightNorm has momentum, and is no parameter here
+            if children(module) == []:  # Torch7 also has a buffer for the computed weight of a layer in a WeightNorm
                 buffers = buffers[-len(own_parameters(module)) :]
         else:
             entries = own_parameters(module) if children(module) == [] else list(all_parameters(module))
@@ -143,12 +145,12 @@ def update_grad_parameters(
 ) -> None:
     """Replace the gradients by their momentum, ``m:updateGradParameters(momFactor, momDamp, momNesterov)``.
 
-    The momentum is :math:`v \\leftarrow \\mu v + (1 - d) g`, the gradient becomes :math:`v`, or :math:`g + \\mu v`.
+    The momentum is :math:`v \\leftarrow \\mu v + (1 - d) g`. The gradient becomes :math:`v`, or :math:`g + \\mu v` with
+    Nesterov's momentum.
 
     Args:
-        module: any module. Fields ``momFactor``, ``momDamp`` and ``momNesterov`` of a submodule take the place of the
-            arguments.
-        mom_factor: :math:`\\mu`; not above 0: nothing happens.
+        module: any module. Fields ``momFactor``, ``momDamp`` and ``momNesterov`` of a submodule override the arguments.
+        mom_factor: :math:`\\mu`; 0 or less has no effect.
         mom_damp: :math:`d`; default: ``mom_factor``.
         mom_nesterov: use Nesterov's momentum.
     """
@@ -176,7 +178,7 @@ def update_grad_parameters(
 
 
 def visited_rows(module: nn.Module) -> Tensor | None:
-    """Return the rows that the last backward pass visited, for sparse updates (SoftMaxTree); else None."""
+    """Return a mask of the weight rows that the last backward pass used, for a SoftMaxTree; None for other modules."""
     families = getattr(module, "parent_children", None)
     if not isinstance(families, Tensor):
         return None
@@ -198,10 +200,11 @@ def max_param_norm(module: nn.Module, max_out_norm: float | None = None, max_in_
     """Bound the norms of weights, ``m:maxParamNorm(maxOutNorm, maxInNorm)``.
 
     Args:
-        module: any module. Fields ``maxOutNorm`` and ``maxInNorm`` of a submodule take the place of the arguments.
-        max_out_norm: for each slice along the first dimension (the second of a LookupTable); None: no bound.
-        max_in_norm: for each slice along the last dimension (the first of a LookupTable, where it also represents a
-            missing ``max_out_norm``); None: no bound.
+        module: any module. Fields ``maxOutNorm`` and ``maxInNorm`` of a submodule override the arguments.
+        max_out_norm: maximum norm of each slice along the first dimension (for a LookupTable the second); None: no
+            bound.
+        max_in_norm: maximum norm of each slice along the last dimension (for a LookupTable the first, and the default
+            of ``max_out_norm``); None: no bound.
     """
     given = max_in_norm
     max_out_norm = setting(module, "maxOutNorm", max_out_norm)
@@ -219,7 +222,7 @@ def max_param_norm(module: nn.Module, max_out_norm: float | None = None, max_in_
 
 
 def renormed(value: Tensor, max_out_norm: float | None, max_in_norm: float | None, dims: tuple[int, int]) -> Tensor:
-    """Return ``value`` with its slices along ``dims`` scaled down to the given norms; None or not above 0: no bound."""
+    """Return ``value`` with its slices along ``dims`` scaled down to the given norms; None, 0 or less: no bound."""
     for norm, dim in zip((max_out_norm, max_in_norm), dims, strict=True):
         if norm is not None and norm > 0:
             value = value.renorm(2, dim, norm)
@@ -231,12 +234,12 @@ def grad_param_clip(module: nn.Module, cutoff_norm: float, module_local: bool = 
     """Scale gradients down to a norm, ``m:gradParamClip(cutoffNorm, moduleLocal)``.
 
     Args:
-        module: any module. Fields ``cutoffNorm`` and ``moduleLocal`` of a submodule take the place of the arguments.
-        cutoff_norm: largest norm; not above 0: nothing happens.
-        module_local: bound the norm of each module without submodules instead of that of all gradients together.
+        module: any module. Fields ``cutoffNorm`` and ``moduleLocal`` of a submodule override the arguments.
+        cutoff_norm: maximum norm; 0 or less has no effect.
+        module_local: bound the norm for each module without submodules, instead of the norm of all gradients together.
 
     Returns:
-        The norm before, None when nothing was to be done.
+        The norm before the call; None if ``cutoff_norm`` has no effect.
     """
     cutoff_norm = setting(module, "cutoffNorm", cutoff_norm)
     module_local = setting(module, "moduleLocal", module_local)
@@ -270,10 +273,10 @@ def shared_clone(module: nn.Module, share_params: bool = True, share_grad_params
 
     Args:
         module: any module.
-        share_params: with ``share_grad_params`` the copy has the very same parameters, which optimizers see once;
-            without, parameters of its own on the same memory. Statistics of batch normalization are shared too.
-        share_grad_params: the gradients are the same tensors; clear them with :func:`zero_grad_parameters`, since
-            ``zero_grad()`` drops them.
+        share_params: share the memory of parameters, and statistics of batch normalization. If ``share_grad_params``
+            is also True, both modules contain the same parameter objects, which an optimizer updates once.
+        share_grad_params: share the gradients. Reset them with :func:`zero_grad_parameters`, because ``zero_grad()``
+            sets ``.grad`` to None, so that they are no longer shared.
     """
     memo: dict[int, Any] = {}
     for child in module.modules():
@@ -298,10 +301,10 @@ def shared_clone(module: nn.Module, share_params: bool = True, share_grad_params
 
 @checks_arguments
 def cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Cast a module in place, ``m:type(...)``: parameters that share memory share it afterwards too.
+    """Cast a module in place, ``m:type(...)``. Different parameters that share memory still share memory.
 
-    ``module.to(dtype)`` keeps one parameter one; this function also keeps different parameters on the same memory,
-    such as those of :func:`shared_clone`, when both are in ``module``.
+    ``module.to(dtype)`` preserves only the sharing of one parameter object. Parameters of :func:`shared_clone` are an
+    example of different parameters that share memory.
     """
     storages: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -310,8 +313,8 @@ def cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
             return tensor.to(dtype) if tensor.is_floating_point() else tensor
         key = storage_id(tensor)
         if key not in storages:
-            whole = tensor.new_empty(0).set_(tensor.untyped_storage())
-            storages[key] = (whole, whole.to(dtype))
+            elements = tensor.new_empty(0).set_(tensor.untyped_storage())
+            storages[key] = (elements, elements.to(dtype))
         _, target = storages[key]
         return target.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
 
@@ -320,14 +323,13 @@ def cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 @checks_arguments
 def serialized(module: nn.Module, mode: Mode = "heavy", tensor_type: str | None = None) -> LuaObject:
-    """Return the object that ``nn.Serial(m, tensortype)`` writes after ``m:heavySerial()``, ``mediumSerial()`` or
-    ``lightSerial()``, for :func:`~dpnn_bridge.write_t7`.
+    """Return the object that ``nn.Serial(m, tensortype)`` writes, for :func:`~dpnn_bridge.write_t7`.
 
     Args:
-        module: a converted module, or one made of registered torch types.
-        mode: ``"heavy"``: everything; ``"medium"``: without outputs and buffers, for training; ``"light"``: also
-            without gradients, for inference.
-        tensor_type: Lua type that the tensors are cast to, such as ``torch.FloatTensor``; None: as they are.
+        module: a converted module, or a module whose classes can be exported.
+        mode: ``"heavy"``, as after ``m:heavySerial()``: all fields; ``"medium"``: without outputs and buffers, for
+            training; ``"light"``: also without gradients, for inference.
+        tensor_type: Lua type to cast all tensors to, such as ``torch.FloatTensor``; None: no cast.
     """
     from dpnn_bridge.conversion import to_lua
 
@@ -341,7 +343,7 @@ def reinforce(module: nn.Module, reward: Tensor | list[Tensor]) -> None:
 
     Args:
         module: any module.
-        reward: one number for each sample, shape :math:`(N)`; for recurrent modules also one such tensor for each step.
+        reward: one number per sample, shape :math:`(N)`; for recurrent modules also a list of one tensor per step.
     """
     for child in module.modules():
         if (own := getattr(type(child), "reinforce", None)) is not None:

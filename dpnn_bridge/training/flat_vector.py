@@ -21,7 +21,7 @@ from dpnn_bridge.conversion.ties import tie_of
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaTensor
 
-#: whose ``getParameters()``
+#: package whose ``getParameters()`` determines the parameters of the vector
 Package = Literal["nn", "dpnn"]
 
 
@@ -30,8 +30,8 @@ class FlatField(NamedTuple):
 
     Attributes:
         parameter: the torch parameter.
-        module: the module whose layout arranges it.
-        layout: Lua's memory layout, None if it is torch's.
+        module: the module of the parameter, which is an argument of the layout's functions.
+        layout: Lua's memory layout; None if it is equal to PyTorch's.
     """
 
     parameter: nn.Parameter
@@ -39,52 +39,52 @@ class FlatField(NamedTuple):
     layout: Layout | None = None
 
     def to_lua(self, tensor: Tensor) -> Tensor:
-        """Return a tensor shaped like the parameter as a vector in Lua's order."""
+        """Convert a tensor with the shape of the parameter to a vector in Lua's order."""
         tensor = full(tensor)
         if self.layout is not None and self.module is not None:
             tensor = self.layout.to_lua(tensor, self.module)
         return tensor.reshape(-1)
 
     def to_torch(self, vector: Tensor) -> Tensor:
-        """Return a vector in Lua's order in the shape, dtype and on the device of the parameter, spread as that is."""
-        return distribute_like(self._arranged(vector.to(self.parameter.device, self.parameter.dtype)), self.parameter)
+        """Convert a vector in Lua's order to shape, dtype, device and distribution of the parameter."""
+        vector = vector.to(self.parameter.device, self.parameter.dtype)
+        return distribute_like(self._in_torch_layout(vector), self.parameter)
 
-    def _arranged(self, vector: Tensor) -> Tensor:
+    def _in_torch_layout(self, vector: Tensor) -> Tensor:
         if self.layout is None or self.module is None:
             return vector.reshape(self.parameter.shape)
         shape = self.layout.to_lua(full(self.parameter.detach()), self.module).shape
         return self.layout.to_torch(vector.reshape(shape), self.module)
 
-    def window(self, vector: Tensor) -> Tensor:
-        """View a part of a vector in Lua's order with the shape of the parameter.
+    def view(self, vector: Tensor) -> Tensor:
+        """Return a view of a vector in Lua's order with the shape of the parameter.
 
         Raises:
-            ConversionError: no strides give it, or the vector has another type.
+            ConversionError: a view is not possible, or the vector has another dtype or device.
         """
         if (vector.dtype, vector.device) == (self.parameter.dtype, self.parameter.device):
             if not vector.numel():
                 return vector.view(self.parameter.shape)
-            places = self._arranged(torch.arange(vector.numel(), device=vector.device))
-            first, flat = int(places.flatten()[0]), torch.arange(vector.numel(), device=vector.device)
-            strides = [
-                int(places.narrow(d, 1, 1).flatten()[0]) - first if n > 1 else 1 for d, n in enumerate(places.shape)
-            ]
-            if min(strides, default=1) >= 0 and torch.equal(flat.as_strided(places.shape, strides, first), places):
-                return vector.as_strided(places.shape, strides, vector.storage_offset() + first)
+            indices = torch.arange(vector.numel(), device=vector.device)
+            permuted = self._in_torch_layout(indices)
+            shape, first = permuted.shape, int(permuted.flatten()[0])
+            strides = [int(permuted.narrow(d, 1, 1).flatten()[0]) - first if n > 1 else 1 for d, n in enumerate(shape)]
+            if min(strides, default=1) >= 0 and torch.equal(indices.as_strided(shape, strides, first), permuted):
+                return vector.as_strided(shape, strides, vector.storage_offset() + first)
         raise ConversionError("a parameter cannot be a view of one vector; use flatten and load_flat")
 
     @property
     def size(self) -> int:
-        """Number of elements in Lua's vector."""
+        """Number of elements of the parameter in Lua."""
         return self.to_lua(self.parameter.detach()).numel()
 
 
 def flat_fields(target: nn.Module | Iterable[nn.Parameter], package: Package = "nn") -> list[FlatField]:
-    """Return the parameters in the order of Torch7's ``getParameters()``, tied ones once.
+    """Return the parameters in the order of Torch7's ``getParameters()``; tied parameters are listed once.
 
     Args:
-        target: a module, or parameters that are taken as they are.
-        package: whose ``getParameters()``, see :func:`flatten`.
+        target: a module, or parameters, which are listed in the given order and in PyTorch's layout.
+        package: package whose ``getParameters()`` is used, see :func:`flatten`.
     """
     if not isinstance(target, nn.Module):
         return [FlatField(p) for p in target]
@@ -110,29 +110,34 @@ def _hidden(module: nn.Module) -> Iterator[ParameterSite]:
 
 
 def _computed(owner: nn.Module, leaf: str) -> nn.Parameter:
-    """Return the weight that a parametrization computes; Torch7 leaves the gradient of its direction beside it."""
+    """Return the weight that a parametrization computes, with the gradient of the direction, as Torch7 stores it."""
     weight = nn.Parameter(getattr(owner, leaf).detach(), requires_grad=False)
     weight.grad = cast(Any, owner).parametrizations[leaf].original1.grad
     return weight
 
 
 def as_vector(vector: Any) -> Tensor:
-    """Return a Lua tensor or anything like a tensor as a torch tensor; ``TypeError`` for a masked array."""
+    """Convert a Lua tensor, array or sequence to a torch tensor; raise ``TypeError`` for a masked array."""
     return vector.torch() if isinstance(vector, LuaTensor) else torch.as_tensor(unmasked(vector))
 
 
 def split_flat(fields: list[FlatField], vector: Any, what: str) -> list[Tensor]:
-    """Cut a flat vector into tensors shaped like the parameters.
+    """Split a flat vector into tensors with the shapes of the parameters.
+
+    Args:
+        fields: the parameters.
+        vector: the vector.
+        what: description of the vector, for the message.
 
     Raises:
-        ConversionError: it has not as many elements as the parameters together.
+        ConversionError: the number of elements differs from that of all parameters.
     """
     vector = as_vector(vector)
     sizes = [f.size for f in fields]
     if vector.numel() != sum(sizes):
         raise ConversionError(
             f"{what} has {vector.numel()} elements, the parameters have {sum(sizes)}; "
-            "is it of this model, and does the model have all its layers?"
+            "use the vector of this model, and a model with all layers"
         )
     parts = vector.detach().reshape(-1).split(sizes)
     return [field.to_torch(part) for field, part in zip(fields, parts, strict=True)]
@@ -140,14 +145,14 @@ def split_flat(fields: list[FlatField], vector: Any, what: str) -> list[Tensor]:
 
 @checks_arguments
 def flatten(module: nn.Module, *, gradients: bool = False, package: Package = "nn") -> Tensor:
-    """Return all parameters as the one vector that Torch7's ``module:getParameters()`` returns; a copy.
+    """Return a copy of all parameters as one vector, the vector of Torch7's ``module:getParameters()``.
 
     Args:
         module: any module.
-        gradients: return the gradients instead, zeros if there are none.
-        package: ``"dpnn"`` for what the function returns once that package is loaded: after the parameters of
-            ``parameters()`` those of modules that no container lists, such as the layer in an ``nn.WeightNorm`` (its
-            weight beside v and g) and the estimators of ``nn.SpatialContrastiveNormalization``.
+        gradients: return the gradients instead; zeros for a parameter without a gradient.
+        package: ``"dpnn"`` for dpnn's version of the function. It appends the parameters of modules that are not in a
+            container's ``modules``, such as the layer in an ``nn.WeightNorm`` (its weight in addition to v and g) and
+            the estimators of ``nn.SpatialContrastiveNormalization``.
     """
     parts = []
     for field in flat_fields(module, package):
@@ -159,25 +164,26 @@ def flatten(module: nn.Module, *, gradients: bool = False, package: Package = "n
 
 @checks_arguments
 def get_parameters(module: nn.Module, *, package: Package = "nn") -> tuple[Tensor, Tensor]:
-    """Move all parameters and gradients into one vector each, ``m:getParameters()``.
+    """Move all parameters into one vector and all gradients into another, ``m:getParameters()``.
 
     Args:
         module: any module.
-        package: ``"dpnn"`` for that package's function, see :func:`flatten`. What is computed from other parameters
-            (the weight in an ``nn.WeightNorm``) is in the vector then, and writing there changes nothing, as in Torch7.
+        package: ``"dpnn"`` for dpnn's version of the function, see :func:`flatten`. The vector then contains weights
+            that are computed from other parameters (in an ``nn.WeightNorm``); writing to them has no effect on the
+            module, as in Torch7.
 
     Returns:
-        ``(params, grads)``: what is written into them the module has, and the reverse.
+        ``(params, grads)``. The parameters and gradients of the module are views of these vectors.
 
     Raises:
-        ConversionError: torch arranges a parameter in a way that is no view of Torch7's; use :func:`flatten` and
-            :func:`load_flat`.
+        ConversionError: the memory layout of a parameter in PyTorch cannot be a view of Torch7's layout; use
+            :func:`flatten` and :func:`load_flat`.
     """
     fields = flat_fields(module, package)
     params, grads = flatten(module, package=package), flatten(module, gradients=True, package=package)
     sizes = [f.size for f in fields]
-    windows = [[f.window(v) for f, v in zip(fields, vector.split(sizes), strict=True)] for vector in (params, grads)]
-    for field, values, gradients in zip(fields, *windows, strict=True):  # after the last error
+    views = [[f.view(v) for f, v in zip(fields, vector.split(sizes), strict=True)] for vector in (params, grads)]
+    for field, values, gradients in zip(fields, *views, strict=True):  # only after all views were created
         field.parameter.data, field.parameter.grad = values, gradients
     return params, grads
 
@@ -186,15 +192,15 @@ def get_parameters(module: nn.Module, *, package: Package = "nn") -> tuple[Tenso
 @wrap_errors(ConversionError, "filling a model from a flat vector")
 @torch.no_grad()
 def load_flat(module: nn.Module, vector: Tensor | LuaTensor | np.ndarray | Sequence[float]) -> None:
-    """Fill a module from the vector that Torch7's ``getParameters()`` returned and a script saved.
+    """Load the saved vector of Torch7's ``getParameters()`` into a module.
 
     Args:
-        module: a converted module, of the structure that the vector was taken from.
-        vector: all parameters in Torch7's order, tied ones once; of nn or, if only that has its length, of dpnn, see
-            :func:`flatten`.
+        module: a converted module with the structure of the model that the vector comes from.
+        vector: all parameters in Torch7's order, tied parameters once. The vector of dpnn's ``getParameters()`` is
+            also accepted, if its length differs, see :func:`flatten`.
 
     Raises:
-        ConversionError: it has not as many elements as the parameters together.
+        ConversionError: the number of elements differs from that of all parameters.
     """
     fields, count = flat_fields(module), as_vector(vector).numel()
     if count != sum(f.size for f in fields):

@@ -21,9 +21,9 @@ class LuaParameter:
     """One entry of Torch7's ``parameters()``.
 
     Attributes:
-        module: the module whose ``Layout`` converts it.
-        name: its Lua field.
-        field: the attribute and the layout of the field in torch.
+        module: the module that contains the parameter.
+        name: name of the Lua field.
+        field: attribute and layout of the field in PyTorch.
     """
 
     module: nn.Module
@@ -35,15 +35,15 @@ class LuaParameter:
         return tensors.field_value(self.module, self.name, self.field)
 
     def read_gradient(self) -> Tensor:
-        """Return the gradient in Lua's shape, zeros when there is none."""
+        """Return the gradient in Lua's shape; zeros if the parameter has no gradient."""
         return tensors.field_value(self.module, self.name, self.field, gradient=True)
 
     def write(self, value: Tensor) -> None:
-        """Set the parameter."""
+        """Set the elements of the parameter to ``value``, which has Lua's shape."""
         self._write(self.read(), value, self.parameter.detach())
 
     def write_gradient(self, value: Tensor) -> None:
-        """Set the gradient."""
+        """Set the gradient to ``value``, which has Lua's shape."""
         parameter = self.parameter
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
@@ -51,13 +51,13 @@ class LuaParameter:
 
     @property
     def repeats(self) -> bool:
-        """Whether Torch7 has a separate gradient for this place of a shared parameter: here one is their sum."""
+        """Whether Torch7 has a separate gradient for each use of the shared parameter; PyTorch has their sum."""
         record = fields.record_of(self.module)
         return bool(record and record.gradients.get(self.name))
 
     @property
     def parameter(self) -> nn.Parameter:
-        """The torch parameter, of another module where it is tied."""
+        """The torch parameter; for a tied parameter, the parameter of the other module."""
         owner, leaf = fields.resolve(self.module, self.field.attribute)
         tie = tie_of(owner, leaf)
         return tie.parameter() if tie else getattr(owner, leaf)
@@ -72,30 +72,33 @@ class LuaParameter:
             layout, module = self.field.layout, self.module
         else:
             layout, module = tie.source.field.layout, tie.source.module
-            whole = (layout.to_lua(target, module) if layout else target).contiguous().clone()
-            whole.view(-1).as_strided(tie.shape, tie.stride, tie.offset).copy_(value)
-            value = whole
+            source = (layout.to_lua(target, module) if layout else target).contiguous().clone()
+            source.view(-1).as_strided(tie.shape, tie.stride, tie.offset).copy_(value)
+            value = source
         target.copy_(layout.to_torch(value, module) if layout else value.reshape(target.shape))
 
 
 def children(module: nn.Module) -> list[nn.Module]:
-    """Return the submodules in the order of Torch7's ``modules``, each as often as it occurs.
+    """Return the submodules in the order of Torch7's ``modules``; a submodule may occur several times.
 
-    A parametrization does not count if its tensors belong to the Lua module around the layer (``nn.WeightNorm``).
+    A parametrization is omitted if its tensors belong to the Lua module that contains the layer (``nn.WeightNorm``).
     """
     found = registry.mapping_of(module).children(module)
     return found if direction_outside(module) is None else [c for c in found if c is not module.parametrizations]
 
 
 def direction_outside(module: nn.Module) -> nn.Parameter | None:
-    """Return the direction of a weight that a Lua module around the layer lists (``nn.WeightNorm``), else None."""
+    """Return the direction of a normalized weight if it belongs to a Lua module that contains the layer, else None.
+
+    Such a Lua module is an ``nn.WeightNorm``.
+    """
     lists: Any = module._modules.get("parametrizations")
     outside = lists is not None and any(getattr(p, "listed_outside", False) for p in lists.modules())
     return lists["weight"].original1 if lists is not None and outside else None
 
 
 def own_parameters(module: nn.Module) -> list[LuaParameter]:
-    """Return the parameters of a module without its submodules'."""
+    """Return the parameters of a module without those of its submodules."""
     mapping = registry.mapping_of(module)
     if not mapping.children(module):
         return [LuaParameter(*entry) for entry in registry.parameters(module)]
@@ -104,12 +107,12 @@ def own_parameters(module: nn.Module) -> list[LuaParameter]:
 
 
 def changed_parameters(module: nn.Module) -> list[LuaParameter]:
-    """Return the parameters that dpnn's recursive functions change in a module itself; none for containers."""
+    """Return the parameters of a module that dpnn's recursive functions change; an empty list for containers."""
     return [] if "modules" in registry.mapping_of(module).handled(module) else own_parameters(module)
 
 
 def stepped_parameters(module: nn.Module) -> Iterator[LuaParameter]:
-    """Yield :func:`all_parameters`, each as often as Torch7's ``updateParameters`` changes it."""
+    """Yield the parameters that Torch7's ``updateParameters`` changes, once for each change."""
 
     def sites(inner: nn.Module) -> Iterator[ParameterSite]:
         return registry.mapping_of(inner).stepped(inner, sites)
@@ -125,7 +128,7 @@ def all_parameters(module: nn.Module) -> Iterator[LuaParameter]:
 
 
 def setting(module: nn.Module, name: str, default: Any) -> Any:
-    """Return a module's own ``momFactor`` or the like, from its attribute or its file's field; else ``default``."""
+    """Return a setting of a module, such as ``momFactor``: its attribute, its field in the file, or ``default``."""
     record = fields.record_of(module)
     value = module.__dict__.get(name)
     if value is None and record is not None:

@@ -37,7 +37,7 @@ def signalling(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def test_a_signal_while_files_are_moved_waits_for_all_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(atomic, "_put", signalling(atomic._put))
+    monkeypatch.setattr(atomic, "_move_one", signalling(atomic._move_one))
 
     def write() -> None:
         with atomic.replacing(tmp_path / "index", force=True, parts=lambda path: []) as temporary:

@@ -52,10 +52,10 @@ def test_the_next_command_puts_the_weights_into_it(monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(module, "architecture_of", lambda model: known)
     command = "--into 'torchvision.models:alexnet(num_classes=7)' --input 1x3x224x224"
     inspected = CliRunner().invoke(inspect_command, [str(LENET)]).output
-    assert f"the shapes of its weights are those of {known.into}" in inspected
+    assert f"the weights have the shapes of {known.into}" in inspected
     assert f"next: dpnn-convert {LENET} model.pt {command}" in inspected
     converted = CliRunner().invoke(convert_command, [str(LENET), str(tmp_path / "model.pt")]).output
-    assert f"note: the shapes of its weights are those of {known.into}" in converted
+    assert f"note: the weights have the shapes of {known.into}" in converted
     assert command in converted
 
 

@@ -87,10 +87,10 @@ DATA = {
     "a data loader": (data_loader(), "an object of class dataLoader: split .*samplingIds .torch.LongTensor 3x1"),
     "of a namespace": (LuaObject("resnet.DataLoader", table(opt=table())), "an object of class resnet.DataLoader"),
     "a meter": (LuaObject("tnt.AverageValueMeter", table(sum=1, n=2)), "tnt.AverageValueMeter"),
-    "a vocabulary": (table(a=1, b=2), r"a table of 2: a \(a number\), b \(a number\)\. As data"),
+    "a vocabulary": (table(a=1, b=2), r"a table of 2: a \(a number\), b \(a number\)\. It can be converted"),
     "tensors": (
         table(LuaTensor.from_numpy(np.zeros(10, np.int32))),
-        r"a table of 1: \[1\] \(torch.IntTensor 10\)\. As data",
+        r"a table of 1: \[1\] \(torch.IntTensor 10\)\. It can be converted",
     ),
     "a tensor": (LuaTensor.from_numpy(np.zeros((2, 3), np.float32)), "torch.FloatTensor 2x3"),
     "a string": ("nothing", "a string"),
@@ -101,7 +101,7 @@ DATA = {
 def test_data_is_no_model(name: str) -> None:
     root, message = DATA[name]
     assert candidates(root) == []
-    with pytest.raises(ModelNotFoundError, match=f"x.t7: the file holds no module but .*{message}"):
+    with pytest.raises(ModelNotFoundError, match=f"x.t7: contains no module but .*{message}"):
         select(root, source="x.t7")
 
 
@@ -132,7 +132,10 @@ def test_class_that_lua_knows_is_a_model() -> None:
     ],
 )
 def test_a_file_that_names_another_points_there(root: LuaTable, tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFoundError, match=r"names another file, \w+ = '.*model_5.t7': convert that file"):
+    with pytest.raises(
+        ModelNotFoundError,
+        match=r"contains no module but the path of another file, \w+ = '.*model_5.t7': convert that file",
+    ):
         select(root, source=str(tmp_path / "latest.t7"))
     (tmp_path / "model_5.t7").touch()
     with pytest.raises(ModelNotFoundError, match=f"convert {tmp_path / 'model_5.t7'}, which exists"):

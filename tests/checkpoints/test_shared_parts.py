@@ -120,14 +120,14 @@ def test_a_table_in_a_vocabulary_is_searched_once(monkeypatch: pytest.MonkeyPatc
 
 def test_a_table_that_modules_share_is_searched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     searched = 0
-    plainly = checkpoint._plainly
+    plainly = checkpoint._plain_converter
 
     def counted(*args: Any) -> Any:
         nonlocal searched
         searched += 1
         return plainly(*args)
 
-    monkeypatch.setattr(checkpoint, "_plainly", counted)
+    monkeypatch.setattr(checkpoint, "_plain_converter", counted)
     table = LuaTable({"a": 1, "b": "no number"})
     layers = [module("nn.Tanh", vocab=table, classes=table) for _ in range(30)]
     write_t7(tmp_path / "m.t7", module("nn.Sequential", *layers))

@@ -42,7 +42,7 @@ def test_models_that_are_left_behind_are_named(tmp_path: Path) -> None:
     dpnn_bridge.write_t7(tmp_path / "m.t7", parts)
     first, note = run(tmp_path / "m.t7", tmp_path / "out.pt").stdout.splitlines()
     assert "key netG, 1 module, 2 parameters" in first
-    assert note.startswith("note: the file holds more: netD (nn.Linear); ")
+    assert note.startswith("note: the file contains more models: netD (nn.Linear); ")
     assert len(run(tmp_path / "m.t7", tmp_path / "chosen.pt", "--key", "netD").stdout.splitlines()) == 1
 
 

@@ -25,7 +25,7 @@ from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.inspect import inspect_command
 from dpnn_bridge.errors import NotT7Error, T7Error, T7FormatError
 from dpnn_bridge.legacy import nn
-from dpnn_bridge.legacy.pickles import MAGIC, holds_legacy, read
+from dpnn_bridge.legacy.pickles import MAGIC, contains_legacy, read
 from dpnn_bridge.loaders.origin import LocalFile
 from dpnn_bridge.objects import LuaObject, LuaTable
 
@@ -438,8 +438,8 @@ def test_other_pickles_say_what_they_are(tmp_path: Path) -> None:
     save(torch.nn.Linear(2, 2), tmp_path / "module.pth", True)
     with pytest.raises(T7Error, match="in a program that can import the class"):
         dpnn_bridge.load(tmp_path / "module.pth")
-    assert not holds_legacy(tmp_path / "weights.pth")
-    assert not holds_legacy(tmp_path / "nothing.pth")
+    assert not contains_legacy(tmp_path / "weights.pth")
+    assert not contains_legacy(tmp_path / "nothing.pth")
     buffer = io.BytesIO()
     torch.save(nn.Linear(2, 2), buffer)
     assert isinstance(dpnn_bridge.load(buffer.getvalue()), torch.nn.Linear)

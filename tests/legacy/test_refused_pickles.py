@@ -31,7 +31,7 @@ STATES += b"0h\2)\x81h\1b" * 400
     [
         pytest.param(b"ctorch._utils\n_rebuild_parameter\n]K\1aR", "a call", id="arguments in a list"),
         pytest.param(b"ctorch\nSize\n]K\1a\x81", "an object with constructor arguments", id="sizes in a list"),
-        pytest.param(STATES, "more copies of one dict than a model has", id="one state of many objects"),
+        pytest.param(STATES, "more copies of a dict than any model", id="one state of many objects"),
         pytest.param(
             b"ccopy_reg\n_reconstructor\n(ctorch\nSize\nNNtR", "an object of a function", id="object of a function"
         ),

@@ -132,7 +132,7 @@ NOT_T7 = {
     "pytorch_zip": (None, "zip.*PyTorch.*torch.load"),
     "pickle": (pickle.dumps({"a": 1}, protocol=2), "pickle that torch.save did not write.*pickle.load"),
     "newer_pickle": (pickle.dumps({"a": 1}, protocol=4), "pickle that torch.save did not write.*pickle.load"),
-    "old_pytorch": (old_pytorch(), "PyTorch checkpoint, a pickle.*before 1.6.*torch.load"),
+    "old_pytorch": (old_pytorch(), "PyTorch checkpoint of a version before 1.6.*torch.load"),
     "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "Git-LFS.*git lfs pull"),
     "html": (b"<!DOCTYPE html><html><body>404</body></html>", "HTML.*download"),
     "html_2": (b"\n <html>", "HTML"),
@@ -200,7 +200,7 @@ def test_every_truncation_is_noticed(name: str) -> None:
 def test_a_truncation_in_the_last_value_names_it(mode: Any, last: Any, at: str) -> None:
     data = dumps(LuaTable({"a": LuaTable({"b": last})}), mode=mode).rstrip()
     for lost in (1, 2, 3) if mode == "binary" else (1,):
-        with pytest.raises(T7FormatError, match=r"truncated.*(expected, .*left|ends in)") as raised:
+        with pytest.raises(T7FormatError, match=r"truncated.*(expected .*found|ends in)") as raised:
             loads(data[:-lost])
         assert raised.value.path == at
 

@@ -138,8 +138,8 @@ def test_what_unfolds_too_far_is_refused() -> None:
 
 @pytest.mark.parametrize("packed", [gzip.compress, bz2.compress, lzma.compress, lambda data: zipped("a.t7")])
 def test_every_compression_has_the_limit(packed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(origin, "_ALWAYS_FINE", 8999)
-    monkeypatch.setattr(origin, "_LARGEST_RATIO", 0)
+    monkeypatch.setattr(origin, "_MIN_LIMIT", 8999)
+    monkeypatch.setattr(origin, "_MAX_RATIO", 0)
     with pytest.raises(T7LimitError, match="decompresses to more than 8,999 bytes"):
         read_t7(packed(BYTES[:9000]))
 
@@ -168,7 +168,9 @@ def test_an_xz_that_asks_for_much_memory_is_refused() -> None:
 def test_every_xz_of_the_usual_tools_is_read(preset: int) -> None:
     parts = b"".join(lzma.compress(part, preset=preset) + bytes(4) for part in (BYTES[:5000], b"", BYTES[5000:]))
     assert isinstance(dpnn_bridge.load(parts), torch.nn.Sequential)
-    with pytest.raises(T7FormatError, match=r"cannot be decompressed: it ends too early; .* copy or download it again"):
+    with pytest.raises(
+        T7FormatError, match=r"cannot be decompressed: the data end too early; .* copy or download it again"
+    ):
         read_t7(lzma.compress(BYTES, preset=preset)[:-9])
 
 
@@ -208,7 +210,7 @@ def test_a_zip_whose_window_has_any_size_is_refused(method: int) -> None:
     packed = data.getvalue().replace(
         b"PK\1\2" + b"\x3f\x03\x3f\0\2\0\x0e\0", b"PK\1\2\x3f\x03\x3f\0\2\0" + bytes([method, 0])
     )
-    with pytest.raises(NotT7Error, match="another method than deflate and bzip2"):
+    with pytest.raises(NotT7Error, match="another compression than deflate and bzip2"):
         read_t7(packed)
 
 

@@ -62,10 +62,13 @@ OTHERS = {
     "object in protocol 0": (pickle.dumps(OrderedDict(a=1), 0), "a Python pickle that torch.save did not write"),
     "PyTorch before 1.6": (
         saved(_use_new_zipfile_serialization=False),
-        "a PyTorch checkpoint, a pickle as versions before 1.6.*torch.load",
+        "a PyTorch checkpoint of a version before 1.6.*torch.load",
     ),
     "PyTorch": (saved(), "zip archive, probably a PyTorch checkpoint; load it with torch.load"),
-    "PyTorch before 0.1.10": (tar("sys_info", "pickle", "tensors", "storages"), "a tar archive; .*weights_only=False"),
+    "PyTorch before 0.1.10": (
+        tar("sys_info", "pickle", "tensors", "storages"),
+        "a PyTorch checkpoint of a version before 0.1.10; .*weights_only=False",
+    ),
     "tar": (tar("model.t7"), "a tar archive; unpack it first"),
     "numpy archive": (zipped(a=np.ones(2)), "a numpy archive; open it with numpy.load"),
     "zip": (several(), "a zip archive of 2 files, a.txt, b.txt; extract it first"),
@@ -76,7 +79,10 @@ OTHERS = {
     "Caffe": (b"\x0a\x07AlexNet\x12\x04data" + bytes(99), "a Caffe model"),
     "Caffe definition": (b'# a net\nname: "AlexNet"\nlayer {\n', "a Caffe network definition"),
     "TensorFlow": (b"\x0a\x10\x0a\x04node\x12\x0bPlaceholder" + bytes(99), "a TensorFlow graph"),
-    "page": (b"\n  <html><head><title>Quota exceeded</title>", "an HTML or XML page; the download.*download it again"),
+    "page": (
+        b"\n  <html><head><title>Quota exceeded</title>",
+        "an HTML or XML page; the server returned a page.*download it again",
+    ),
     "error of a store": (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code>', "an HTML or XML page"),
     "Git-LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 3\n", "git lfs pull"),
     "git-annex": (b"/annex/objects/SHA256E-s12--ab.t7\n", "git annex get"),
@@ -109,8 +115,8 @@ def model() -> LuaObject:
     ("damage", "message"),
     [
         (lambda data: data.replace(b"\n", b"\r\n"), "its line ends were changed.*transfer the original again"),
-        (lambda data: data.decode("latin-1").encode(), "converted as if it were text; transfer the original"),
-        (lambda data: data.decode(errors="replace").encode(), "converted as if it were text and bytes were lost"),
+        (lambda data: data.decode("latin-1").encode(), "a program has converted it as text; transfer the original"),
+        (lambda data: data.decode(errors="replace").encode(), "a program has converted it as text and bytes were lost"),
     ],
 )
 def test_a_file_that_was_copied_as_text_says_so(damage: object, message: str, tmp_path: Path) -> None:

@@ -240,7 +240,7 @@ def test_a_nil_leaves_the_byte_order_open(order: str) -> None:
 
 
 def test_a_table_of_more_pairs_than_bytes_is_refused_before_its_pairs_are_read() -> None:
-    with pytest.raises(T7FormatError, match="5 entries announced, but only 36 bytes are left"):
+    with pytest.raises(T7FormatError, match="5 entries, but only 36 bytes are left"):
         loads(struct.pack("<iii", 3, 1, 5) + 2 * struct.pack("<id", 1, 2.0))
 
 

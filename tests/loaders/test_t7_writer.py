@@ -226,7 +226,7 @@ def test_a_vector_is_written_in_the_order_of_its_keys() -> None:
     vector = LuaObject("tds.Vec", LuaTable([(2, "b"), (1, "a")]))
     assert dict(loads(dumps(vector))) == {1: "a", 2: "b"}
     del vector[1]
-    with pytest.raises(LuaValueError, match=r"a tds\.Vec has the keys 1, 2, … alone"):
+    with pytest.raises(LuaValueError, match=r"a tds\.Vec has other keys than 1, 2, …"):
         dumps(vector)
 
 
@@ -328,5 +328,5 @@ def test_head_of_a_file_is_file_lua() -> None:
 
 @pytest.mark.parametrize("value", ["a\ud800", LuaTable({"a\ud800": 1}), LuaObject("a\ud800", LuaTable())])
 def test_half_of_a_character_is_one_error(value: Any, tmp_path: Path) -> None:
-    with pytest.raises(LuaValueError, match=r"half of a character, U\+D800 at position 1"):
+    with pytest.raises(LuaValueError, match=r"contains the surrogate U\+D800 at position 1"):
         write_t7(tmp_path / "x.t7", value)

@@ -67,7 +67,7 @@ def test_the_same_objects(path: Path) -> None:
 def test_a_missing_text_key_names_the_bytes(tmp_path: Path) -> None:
     write_t7(tmp_path / "a.t7", LuaTable({"losses": 1.0}))
     table = ours.load(tmp_path / "a.t7")
-    with pytest.raises(KeyError, match="losses: strings are bytes, as b'losses'; load"):
+    with pytest.raises(KeyError, match="losses: keys are bytes, here b'losses'; load"):
         table["losses"]
     with pytest.raises(KeyError, match=r"^'other'$"):
         table["other"]

@@ -88,7 +88,7 @@ def test_what_no_tensor_holds(tmp_path: Path) -> None:
         ({"opt": [1, {"x": {1}}]}, r"opt\[2\]\.x: builtins.set is not a Lua value"),
         (LuaTable({"opt": LuaTable({"x": [1]})}), r"opt\.x: builtins.list is not a Lua value"),
         ({"names": np.array(["a"])}, r"names: Torch7 has no tensor of type <U1; write it as a list"),
-        ({"m": np.ma.masked_array([1.0, 2.0], mask=[0, 1])}, r"m: the array is masked; expected a plain one, such as"),
+        ({"m": np.ma.masked_array([1.0, 2.0], mask=[0, 1])}, r"m: the array is masked; pass an array without a mask"),
         ({"m": np.ma.masked}, r"m: the array is masked"),
         ({"x": torch.eye(2).to_sparse()}, r"x: the tensor is torch.sparse_coo"),
         ({"x": torch.ones(2, dtype=torch.complex64).conj().imag}, r"x: the tensor is a view whose sign"),
@@ -203,7 +203,7 @@ def test_what_is_a_model_is_no_data_and_the_reverse(source: Path, tmp_path: Path
         dpnn_bridge.convert(rnn, tmp_path / "m.json")
     dpnn_bridge.convert(rnn, tmp_path / "vocab.json", key="vocab")
     assert json.loads((tmp_path / "vocab.json").read_text())["^"] == 30
-    with pytest.raises(ModelNotFoundError, match=r"As data it converts to \.npz"):
+    with pytest.raises(ModelNotFoundError, match=r"It can be converted as data to \.npz"):
         dpnn_bridge.convert(source, tmp_path / "m.onnx")
     assert not (tmp_path / "m.onnx").exists()
 
@@ -212,7 +212,7 @@ def test_a_file_that_only_names_a_model_points_there(tmp_path: Path) -> None:
     dpnn_bridge.write_t7(tmp_path / "latest.t7", LuaTable({"epoch": 5, "modelFile": "model_5.t7"}))
     report = dpnn_bridge.convert(tmp_path / "latest.t7", tmp_path / "latest.pt")
     assert report.notes == [
-        "the file holds no model; its field modelFile names the file of one: convert model_5.t7",
+        "the file contains no model; its field modelFile is the path of a model file: convert model_5.t7",
     ]
 
 

@@ -151,14 +151,14 @@ def test_a_layer_without_elements_is_in_the_vector() -> None:
 
 def test_a_module_whose_parameters_are_no_view_of_one_vector_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     net = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
-    window, places = FlatField.window, [p.data_ptr() for p in net.parameters()]
+    view, places = FlatField.view, [p.data_ptr() for p in net.parameters()]
 
     def refusing(field: FlatField, vector: torch.Tensor) -> torch.Tensor:
         if field.parameter is net[1].weight:
             raise ConversionError("no view")
-        return window(field, vector)
+        return view(field, vector)
 
-    monkeypatch.setattr(FlatField, "window", refusing)
+    monkeypatch.setattr(FlatField, "view", refusing)
     with pytest.raises(ConversionError, match="no view"):
         get_parameters(net)
     assert [p.data_ptr() for p in net.parameters()] == places

@@ -15,7 +15,7 @@ from dpnn_bridge.legacy.nn.pooling import *
 from dpnn_bridge.legacy.nn.shapes import *
 from dpnn_bridge.legacy.viewed import Viewed
 
-#: name -> class
+#: name -> class of a module or criterion
 CLASSES: dict[str, type[Viewed]] = {
     name: value
     for name, value in globals().items()

@@ -67,7 +67,7 @@ class _SoftMaximum(Module):
             self.dim = dim
 
     def _in_pytorch(self) -> Any:
-        """Build a softmax over the given dimension; Torch7 derives it from the number of dimensions."""
+        """Build a softmax over ``dim``. Torch7 has no such argument: the number of dimensions determines ``dim``."""
         return self._of_torch(self.dim)
 
     _of_torch: Any

@@ -1,4 +1,4 @@
-"""Containers and modules of tables."""
+"""Containers, and modules whose inputs or outputs are tables."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ class ParallelTable(Container):
 
 
 class _OfTables(Module):
-    """A module whose gradient is a table."""
+    """Base of modules whose input, and therefore ``gradInput``, is a table."""
 
     def __init__(self) -> None:
         super().__init__(gradInput=[])
 
 
 class _OfPairs(Module):
-    """A module of two tensors."""
+    """Base of modules with two input tensors."""
 
     def __init__(self) -> None:
         super().__init__(gradInput=[torch.Tensor(), torch.Tensor()])

@@ -1,4 +1,4 @@
-"""Convolutions in one, two and three dimensions, and subsampling with weights."""
+"""Convolutions in one, two and three dimensions, and weighted subsampling."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dpnn_bridge.legacy.module import Module
 
 
 class _Convolution(Module):
-    """Layers whose bias can be taken away."""
+    """Base of convolutions with ``noBias``."""
 
     nInputPlane: int
 
@@ -97,7 +97,7 @@ class SpatialConvolutionLocal(_Convolution):
 
 
 class _Map(Module):
-    """A convolution whose planes are connected by a table of pairs ``(input, output)``."""
+    """Convolution with a connection table: each row ``(input channel, output channel)`` has one kernel."""
 
     connTable: Tensor
     kW: int
@@ -105,21 +105,21 @@ class _Map(Module):
     nOutputPlane: int
 
     class maps:  # noqa: N801 - PyTorch 0.4's name
-        """Tables of connections, indices from 0."""
+        """Functions that return connection tables, with indices from 0."""
 
         @staticmethod
         def full(nin: int, nout: int) -> Tensor:
-            """Connect every input with every output."""
+            """Connect every input channel with every output channel."""
             return torch.tensor([(i, j) for j in range(nout) for i in range(nin)], dtype=torch.get_default_dtype())
 
         @staticmethod
         def oneToOne(nfeat: int) -> Tensor:
-            """Connect every input with its output."""
+            """Connect input channel i with output channel i."""
             return torch.arange(nfeat, dtype=torch.get_default_dtype()).view(-1, 1).repeat(1, 2)
 
         @staticmethod
         def random(nin: int, nout: int, nto: int) -> Tensor:
-            """Connect every output with ``nto`` random inputs."""
+            """Connect every output channel with ``nto`` random input channels."""
             inputs: list[int] = []
             chunks = nin // nto
             while len(inputs) < nout * nto:

@@ -1,4 +1,4 @@
-"""Criterions."""
+"""Criterions (loss modules)."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class MultiMarginCriterion(Criterion):
 class MarginCriterion(Criterion):
     def __init__(self, margin: float = 1, sizeAverage: bool = True) -> None:
         super().__init__()
-        self.sizeAverage = True  # whatever the argument, as in PyTorch 0.4
+        self.sizeAverage = True  # PyTorch 0.4 ignores the argument
         self.margin = margin
 
 
@@ -98,7 +98,7 @@ class HingeEmbeddingCriterion(Criterion):
 
 
 class _OfPairs(Criterion):
-    """A criterion whose input is a pair."""
+    """Base of criterions with two input tensors."""
 
     def __init__(self, margin: float = 0, sizeAverage: bool = True) -> None:
         super().__init__(margin=margin, sizeAverage=sizeAverage, gradInput=[torch.Tensor(), torch.Tensor()])
@@ -138,7 +138,7 @@ class ClassSimplexCriterion(MSECriterion):
 
 
 def _simplex(n: int) -> Tensor:
-    """Return the corners of a regular simplex around the origin, at distance 1, as rows."""
+    """Return the vertices of a regular n-simplex as rows, with center 0 and circumradius 1."""
     corners = torch.zeros(n + 1, n)
     for k in range(n):
         corners[k, k] = math.sqrt(1 - float(corners[k, :k].square().sum()))

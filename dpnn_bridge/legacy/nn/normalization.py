@@ -1,4 +1,4 @@
-"""Normalization over neighbouring channels, or over neighbouring pixels."""
+"""Normalization over neighboring channels, or over neighboring pixels."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _checked(kernel: Tensor | None, name: str) -> Tensor:
 
 
 def _estimator(planes: int, kernel: Tensor) -> Sequential:
-    """Return layers that compute the weighted mean of all channels in a neighbourhood, as one channel."""
+    """Return layers that compute the weighted mean over a neighborhood and all channels, as one channel."""
     height, width = kernel.size(0), kernel.size(-1)
     layers = Sequential().add(SpatialZeroPadding(width // 2, width // 2, height // 2, height // 2))
     if kernel.dim() == 2:
@@ -47,7 +47,7 @@ def _estimator(planes: int, kernel: Tensor) -> Sequential:
 
 
 def _replicate(planes: int) -> Replicate:
-    """Return a layer that repeats one channel, also in a batch."""
+    """Return a layer that repeats the single channel of an image or a batch of images."""
     layer = Replicate(planes, 0)
     layer.__dict__["ndim"] = 3
     return layer

@@ -12,7 +12,7 @@ from dpnn_bridge.legacy.nn.containers import Sequential
 
 
 class _CeilMode(Module):
-    """Base of poolings with ``ceil_mode``."""
+    """Base of pooling layers with ``ceil_mode``."""
 
     ceil_mode: bool
 
@@ -141,7 +141,7 @@ class VolumetricAveragePooling(Module):
         self.count_include_pad = count_include_pad
 
     def _in_pytorch(self) -> Any:
-        """Build the pooling with padding; Torch7's has none."""
+        """Build the layer of ``torch.nn``. Torch7's class has no padding."""
         sizes: Any = [tuple(getattr(self, f"{name}{d}") for d in "THW") for name in ("k", "d", "pad")]
         return torch.nn.AvgPool3d(*sizes, ceil_mode=self.ceil_mode, count_include_pad=self.count_include_pad)
 

@@ -1,4 +1,4 @@
-"""Modules that arrange, select, reduce and pad elements."""
+"""Modules that reshape, permute, select, reduce, repeat and pad."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Copy(Module):
 
 
 def sizes_of(args: tuple[Any, ...]) -> torch.Size:
-    """Return the sizes that a constructor takes as numbers or as one ``torch.Size``."""
+    """Return the sizes from the arguments of a constructor: several integers, or one ``torch.Size``."""
     return args[0] if len(args) == 1 and isinstance(args[0], torch.Size) else torch.Size(args)
 
 
@@ -47,7 +47,7 @@ class Reshape(Module):
     def __init__(self, *args: Any) -> None:
         super().__init__(size=sizes_of(args))
         self.nelement = math.prod(self.size)
-        self.batchsize = torch.Size((1, *self.size))  # what Torch7 puts the size of a batch into
+        self.batchsize = torch.Size((1, *self.size))  # Torch7 stores the batch size in the first element
 
     def __repr__(self) -> str:
         return f"{super().__repr__()}({'x'.join(map(str, self.size))})"

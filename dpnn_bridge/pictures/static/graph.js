@@ -31,14 +31,14 @@
   }
   function fit() {
     const { w, h } = size, whole = Math.min(pane.clientWidth / w, pane.clientHeight / h);
-    const scale = whole >= 0.9 ? Math.min(whole, 1.5) : Math.max(whole, 0.7, Math.min(1.1, pane.clientWidth / w));  // pixels per unit: readable first
+    const scale = whole >= 0.9 ? Math.min(whole, 1.5) : Math.max(whole, 0.7, Math.min(1.1, pane.clientWidth / w));  // pixels per unit; readable text has priority
     view = { w: pane.clientWidth / scale, h: pane.clientHeight / scale };
     view.x = size.x + (w - view.w) / 2;
     view.y = size.y + Math.min(0, (h - view.h) / 2);
     show();
   }
-  function drawMap() {  // the boxes in their colours, and a frame around what is in view
-    const made = (name, attributes) => {
+  function drawMap() {  // the boxes in their colors, and a frame around the visible region
+    const svgElement = (name, attributes) => {
       const e = document.createElementNS("http://www.w3.org/2000/svg", name);
       for (const key in attributes) e.setAttribute(key, attributes[key]);
       return e;
@@ -46,7 +46,7 @@
     const paths = {};
     for (const { open, kind, box } of shown()) if (!open) paths[kind] = `${paths[kind] || ""}M${box.x} ${box.y}h${box.w}v${box.h}h${-box.w}z`;
     map.setAttribute("viewBox", `${size.x} ${size.y} ${size.w} ${size.h}`);
-    map.replaceChildren(...Object.entries(paths).map(([kind, d]) => made("path", { class: `k-${kind}`, d })), made("rect", {}));
+    map.replaceChildren(...Object.entries(paths).map(([kind, d]) => svgElement("path", { class: `k-${kind}`, d })), svgElement("rect", {}));
   }
   function jump(e) {
     const at = new DOMPoint(e.clientX, e.clientY).matrixTransform(map.getScreenCTM().inverse());
@@ -60,7 +60,7 @@
     const scale = Math.max(view.w / pane.clientWidth, view.h / pane.clientHeight);
     view.x -= dx * scale; view.y -= dy * scale; show();
   }
-  function reveal(group) {  // moves the picture as far as it takes to see a layer
+  function reveal(group) {  // move the view until a layer is visible
     const a = group.getBoundingClientRect(), b = pane.getBoundingClientRect(), gap = 12;
     const along = (low, high, from, to) => high - low > to - from || low < from ? from + gap - low : high > to ? to - gap - high : 0;
     move(along(a.left, a.right, b.left, b.right), along(a.top, a.bottom, b.top, b.bottom));
@@ -87,7 +87,7 @@
     if (before) { view = before; show(); } else fit();
     mark();
   }
-  // the layers that are shown, in the order of the file; one of them is a stop for Tab, arrow keys go on from there
+  // visible layers in the order of the file. Tab focuses one of them, and arrow keys move the focus
   const levels = new Map();
   (function level(layer, n) { levels.set(layer, n); for (const child of layer.children) level(child, n + 1); })(root, 1);
   const shown = () => layers.filter((l) => document.getElementById(l.id));
@@ -123,7 +123,7 @@
     return dl;
   }
   function describe(l) {
-    details.replaceChildren(element("h3", l.torch), list([["Lua", l.lua], ["name", l.name], ["place", l.path], ["verdict", l.verdict + (l.text ? `: ${l.text}` : "")],
+    details.replaceChildren(element("h3", l.torch), list([["Lua", l.lua], ["name", l.name], ["path", l.path], ["verdict", l.verdict + (l.text ? `: ${l.text}` : "")],
       ["input", l.input], ["output", l.output], ["parameters", l.parameters ? l.parameters.toLocaleString("en") : ""], ["settings", l.settings]]));
     if (Object.keys(l.fields).length) details.append(element("h4", "Fields in Lua"), list(Object.entries(l.fields)));
     for (const t of l.tensors) {
@@ -137,15 +137,15 @@
   }
   const matches = (l, text) => [l.path, l.torch, l.lua, l.name].some((s) => s.toLowerCase().includes(text));
   function mark() {
-    const text = search.value.trim().toLowerCase(), wanted = filter ? filter.value : "";
-    const hits = layers.filter((l) => (text || wanted) && (!text || matches(l, text)) && (!wanted || l.verdict === wanted));
+    const text = search.value.trim().toLowerCase(), verdict = filter ? filter.value : "";
+    const hits = layers.filter((l) => (text || verdict) && (!text || matches(l, text)) && (!verdict || l.verdict === verdict));
     for (const l of layers) {
       const group = document.getElementById(l.id);
       if (!group) continue;
       group.classList.toggle("hit", hits.includes(l));
       group.classList.toggle("dim", hits.length > 0 && !l.open && !hits.includes(l));
     }
-    document.getElementById("found").textContent = text || wanted ? `${hits.length} of ${layers.length} layers` : "";
+    document.getElementById("found").textContent = text || verdict ? `${hits.length} of ${layers.length} layers` : "";
     return hits;
   }
   function find() {
@@ -156,7 +156,7 @@
     if (first) reveal(document.getElementById(first.id));
   }
 
-  // ------------------------------------------------------------ hands on it
+  // ------------------------------------------------------------ event handlers
   const press = (id, action) => document.getElementById(id).addEventListener("click", action);
   press("unfold", () => { for (const l of layers) l.open = l.children.length > 0; draw(false); });
   press("fold", () => { for (const l of layers) l.open = l === root && l.children.length > 0; draw(false); });
@@ -166,21 +166,21 @@
   map.addEventListener("pointermove", (e) => { if (map.hasPointerCapture(e.pointerId)) jump(e); });
   search.addEventListener("change", find); search.addEventListener("input", mark);
   if (filter) filter.addEventListener("change", find);
-  const grips = new Map(); let moved = 0, spread = 0;
-  pane.addEventListener("pointerdown", (e) => { grips.set(e.pointerId, { x: e.clientX, y: e.clientY }); moved = 0; spread = 0; });
+  const pointers = new Map(); let moved = 0, spread = 0;
+  pane.addEventListener("pointerdown", (e) => { pointers.set(e.pointerId, { x: e.clientX, y: e.clientY }); moved = 0; spread = 0; });
   pane.addEventListener("pointermove", (e) => {
-    const grip = grips.get(e.pointerId);
-    if (!grip) return;
-    const dx = e.clientX - grip.x, dy = e.clientY - grip.y;
+    const pointer = pointers.get(e.pointerId);
+    if (!pointer) return;
+    const dx = e.clientX - pointer.x, dy = e.clientY - pointer.y;
     moved += Math.abs(dx) + Math.abs(dy);
-    grips.set(e.pointerId, { x: e.clientX, y: e.clientY });
+    pointers.set(e.pointerId, { x: e.clientX, y: e.clientY });
     if (moved > 6 && !pane.hasPointerCapture(e.pointerId)) pane.setPointerCapture(e.pointerId);
-    if (grips.size === 1) { if (moved > 6) move(dx, dy); return; }
-    const [a, b] = [...grips.values()], now = Math.hypot(a.x - b.x, a.y - b.y);
+    if (pointers.size === 1) { if (moved > 6) move(dx, dy); return; }
+    const [a, b] = [...pointers.values()], now = Math.hypot(a.x - b.x, a.y - b.y);
     if (spread) zoom(spread / now);
     spread = now;
   });
-  for (const name of ["pointerup", "pointercancel"]) pane.addEventListener(name, (e) => grips.delete(e.pointerId));
+  for (const name of ["pointerup", "pointercancel"]) pane.addEventListener(name, (e) => pointers.delete(e.pointerId));
   pane.addEventListener("click", (e) => { const group = groupOf(e.target); if (group && moved <= 6) choose(byId.get(group.id), true); });
   pane.addEventListener("wheel", (e) => {
     e.preventDefault();
@@ -204,7 +204,7 @@
   });
   pane.addEventListener("focusin", (e) => { const group = groupOf(e.target); if (group) reveal(group); });
   window.addEventListener("resize", fit);
-  let before = null;  // paper shows all of it, in a size that can be read, over several pages if need be
+  let before = null;  // print the complete graph in a readable size, on several pages if necessary
   window.addEventListener("beforeprint", () => {
     before = view; view = size; show();
     svg.style.width = `min(100%, ${size.w}px)`; svg.style.height = "auto";

@@ -1,5 +1,5 @@
 "use strict";
-// Places of boxes and arrows: a chain stands in columns, branches in a row, and dagre lays out any other graph.
+// Layout of boxes and arrows: a sequence in columns, parallel branches in a row, and any other graph by dagre.
 const layoutModel = (() => {
   const LINE = 14, HISTOGRAM = 20, PAD = 7, BAR = 5, GAP = 20, SIDE = 14, PORT = 8, FONT = "11px Arial, 'Liberation Sans', sans-serif";
   const pen = document.createElement("canvas").getContext("2d");
@@ -11,7 +11,7 @@ const layoutModel = (() => {
     l.children.every((_, i) => l.edges.some(([a, b]) => a === "in" && b === i) && l.edges.some(([a, b]) => a === i && b === "out"));
   const top = (b) => [b.x + b.w / 2, b.y], bottom = (b) => [b.x + b.w / 2, b.y + b.h];
 
-  function measure(l, text, bars, pane) {  // sizes, and places inside of the container that a layer is
+  function measure(l, text, bars, pane) {  // compute the size of a layer, and the positions of its children in it
     l.text = text(l); l.bars = l.open ? [] : bars(l); l.arrows = []; l.ports = [];
     if (!l.open) {
       const high = l.text.length * LINE + (l.bars.length ? HISTOGRAM + PAD / 2 : 0);
@@ -40,7 +40,7 @@ const layoutModel = (() => {
     if (l.edges.length) for (let i = 1; i < boxes.length; i++) {
       const [x1, y1] = bottom(boxes[i - 1]), [x2, y2] = top(boxes[i]);
       if (y2 > y1) l.arrows.push([[x1, y1], [x2, y2]]);
-      else {  // on to the next column
+      else {  // an arrow to the next column
         const turn = boxes[i].x - 24;
         l.arrows.push([[x1, y1], [x1, high + 8], [turn, high + 8], [turn, -8], [x2, -8], [x2, y2]]);
         l.wrapped = true;
@@ -79,7 +79,7 @@ const layoutModel = (() => {
     l.arrows = g.edges().map((e) => g.edge(e).points.map((p) => [p.x, p.y]));
     return { w: g.graph().width, h: g.graph().height };
   }
-  function place(l, x, y, out) {  // from places in the container to places in the picture
+  function place(l, x, y, out) {  // convert positions in the container to positions in the picture
     l.box.x = x; l.box.y = y; out.layers.push(l);
     for (const b of l.ports) out.ports.push({ x: b.x + x, y: b.y + y });
     for (const points of l.arrows) out.arrows.push(points.map(([px, py]) => [px + x, py + y]));
