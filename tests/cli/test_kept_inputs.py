@@ -170,7 +170,7 @@ def test_an_address_of_an_input_is_no_way_around(address: str, tmp_path: Path) -
     dpnn_bridge.write_t7(source, nn.Sequential(nn.Linear(2, 2)))
     before = source.stat().st_ino
     result = CliRunner().invoke(convert_command, [str(source), f"{address}{source}", "--force"])
-    assert (result.exit_code, "never replaced" in result.stderr or "by its path" in result.stderr) == (6, True)
+    assert (result.exit_code, "never replaced" in result.stderr or "pass its path" in result.stderr) == (6, True)
     assert source.stat().st_ino == before
 
 

@@ -194,7 +194,7 @@ def test_wrong_usage(folder: Path) -> None:
     assert run(cwd=folder).returncode == 2
     missing = run("nothing.py", cwd=folder)
     assert missing.returncode == 2
-    assert "no script nothing.py" in missing.stderr
+    assert "nothing.py does not exist" in missing.stderr
     assert "SCRIPT.py" in run("--help", cwd=folder).stdout
 
 

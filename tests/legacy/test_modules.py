@@ -170,7 +170,7 @@ def test_layers_of_users(tmp_path: Path) -> None:
     torch.testing.assert_close(built.get(0).gradBias, 0.5 * 2 * slope.sum(0))
     torch.testing.assert_close(built.get(1).gradWeight, 0.5 * (slope * hidden).sum().view(1))
     assert len(built.parameters()[0]) == 3
-    with pytest.raises(ConversionError, match=r"Scale.*computes in Python"):
+    with pytest.raises(ConversionError, match=r"Scale.*is defined in Python"):
         write_t7(tmp_path / "net.t7", built)
     built.modules[1] = nn.MulConstant(2)
     write_t7(tmp_path / "net.t7", {"model": built, "again": built, "epoch": 3})

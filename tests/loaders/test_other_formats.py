@@ -67,7 +67,7 @@ OTHERS = {
     "PyTorch": (saved(), "zip archive, probably a PyTorch checkpoint; load it with torch.load"),
     "PyTorch before 0.1.10": (
         tar("sys_info", "pickle", "tensors", "storages"),
-        "a PyTorch checkpoint of a version before 0.1.10; .*weights_only=False",
+        "a version before 0.1.10; .*weights_only=False",
     ),
     "tar": (tar("model.t7"), "a tar archive; unpack it first"),
     "numpy archive": (zipped(a=np.ones(2)), "a numpy archive; open it with numpy.load"),
@@ -81,7 +81,7 @@ OTHERS = {
     "TensorFlow": (b"\x0a\x10\x0a\x04node\x12\x0bPlaceholder" + bytes(99), "a TensorFlow graph"),
     "page": (
         b"\n  <html><head><title>Quota exceeded</title>",
-        "an HTML or XML page; the server returned a page.*download it again",
+        "HTML or XML page; the server returned a page.*download it",
     ),
     "error of a store": (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code>', "an HTML or XML page"),
     "Git-LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 3\n", "git lfs pull"),

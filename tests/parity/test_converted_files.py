@@ -471,7 +471,7 @@ def test_a_file_of_several_models(suffix: str, tmp_path: Path) -> None:
     assert (result.verdict, len(result.differences)) == (Verdict.EQUAL, 4)
     for key in ("enc.net", "dec.net"):
         assert dpnn_bridge.verify(source, file, key=key, input=x).verdict is Verdict.EQUAL
-    with pytest.raises(ModelNotFoundError, match="choose one with key="):
+    with pytest.raises(ModelNotFoundError, match="select one with key="):
         dpnn_bridge.verify(source, file, input=x)
     decoder[1].bias.data[1] += 1e-3
     dpnn_bridge.write_t7(source, models)
