@@ -50,10 +50,10 @@ def place_of(name: str | os.PathLike[str]) -> Place:
 
 
 def manifest_path(name: str | os.PathLike[str]) -> Path:
-    """Return the real path of a manifest: "missing/../file" is the file as soon as the folder exists.
+    """Return the resolved path of a manifest, which does not change when a folder in ``missing/../file`` is created.
 
     Raises:
-        OptionError: the name is an address in a store, which cannot append to a file.
+        OptionError: the name is a URL; object stores cannot append to a file.
     """
     place = place_of(name)
     if isinstance(place, str):
