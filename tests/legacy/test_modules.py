@@ -367,7 +367,7 @@ def test_a_step_is_that_of_torch7() -> None:
     assert state["dfdx"].tolist() == [0.75, -1.5]
     with pytest.raises(ValueError, match="adam requires a dictionary"):
         optim.adam(lambda at: (0.0, at), x, None)
-    with pytest.raises(ConversionError, match="no line search"):
+    with pytest.raises(ConversionError, match="not support a line search"):
         optim.lbfgs(lambda at: (0.0, at), x, {"lineSearch": max})
 
 
