@@ -218,7 +218,7 @@ class LuaModule(LuaFunctionality, Placeholder):
         return self
 
     def _dtype(self) -> torch.dtype:
-        floating = (t.dtype for t in self._shared if t.is_floating_point())  # a parameter may be another module's too
+        floating = (t.dtype for t in self._shared if t.is_floating_point())  # a parameter may belong to another module
         return next(floating, None) or super()._dtype()
 
     def _change_type(self, name: str) -> None:
@@ -229,9 +229,8 @@ class LuaModule(LuaFunctionality, Placeholder):
     def __deepcopy__(self, memo: dict[int, Any]) -> LuaModule:
         copied = super().__deepcopy__(memo)
         for name, theirs in zip(copied._names, self._weights, strict=True):
-            ours = memo.setdefault(
-                id(theirs), copied._parameters[name]
-            )  # for an optimizer that is copied too, and for modules that share it
+            # the memo is for modules that share the parameter, and for an optimizer that is copied with the module
+            ours = memo.setdefault(id(theirs), copied._parameters[name])
             copied._parameters[name] = ours.requires_grad_(theirs.requires_grad)
         for name in copied._buffers.keys() & self._buffers.keys():
             memo[id(self._buffers[name])] = copied._buffers[name]

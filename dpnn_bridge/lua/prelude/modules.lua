@@ -143,7 +143,7 @@ function bridge.backward(module, input, gradOutput)
       for _, g in ipairs(group) do g:zero() end
    end
    local base = torch.getmetatable('nn.Module')
-   local zero = module.zeroGradParameters  -- of nn.WeightNorm, gradients of the layer inside that it does not list
+   local zero = module.zeroGradParameters  -- of nn.WeightNorm: also clears gradients of the inner layer that parameters() does not return
    if zero and not (base and zero == base.zeroGradParameters) then zero(module) end
    local gradInput
    if module.backward then
