@@ -1,4 +1,4 @@
-"""Check, without running a model, whether its layers fit together."""
+"""Check, without running a model, whether the dtypes and channels of its layers match."""
 
 from __future__ import annotations
 
@@ -12,74 +12,75 @@ from dpnn_bridge.modules.nn.crelu import CReLU
 from dpnn_bridge.modules.nn.padding import Padding
 from dpnn_bridge.modules.nnx.resampling import SpatialPadding
 
-#: layers with as many channels in their output as in their input, by the end of their names
-_NAMES = """
+#: name suffixes of layers whose output has as many channels as their input
+_SUFFIXES = """
     Pool1d Pool2d Pool3d Padding Pad2d Pad3d LU Tanh Sigmoid Threshold Dropout Dropout2d Identity NoiseOverInput
     Upsample UpsamplingNearest2d UpsamplingBilinear2d InstanceNorm2d
 """
-KEEPING = tuple(_NAMES.split())
-#: layers with such a name whose output may have other channels
-CHANGING = (nn.GLU, CReLU, Padding, SpatialPadding)
+SAME_CHANNELS = tuple(_SUFFIXES.split())
+#: layers with such a suffix that can change the number of channels
+OTHER_CHANNELS = (nn.GLU, CReLU, Padding, SpatialPadding)
 _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d, nn.Conv3d, nn.ConvTranspose3d)
 
 
 def shape_warnings(model: nn.Module) -> list[str]:
-    """Return notes on what does not fit: parameters of several types, batch normalizations of other planes."""
-    return _type_notes(model) + plane_notes(model)
+    """Return warnings about parameters of several dtypes and batch normalizations with a wrong number of channels."""
+    return _dtype_warnings(model) + channel_warnings(model)
 
 
-def _type_notes(module: nn.Module) -> list[str]:
-    """Return a note on parameters of several types, with the first of each."""
+def _dtype_warnings(module: nn.Module) -> list[str]:
+    """Return a warning with the first parameter of each dtype, if there are several dtypes."""
     first = {p.dtype: name for name, p in reversed([*module.named_parameters()]) if p.is_floating_point()}
     if len(first) < 2:
         return []
     listed = ", ".join(sorted(f"{dtype} ({name})" for dtype, name in first.items()))
     return [
-        f"the parameters have several types, {listed}: where they meet it raises, as in Torch7; dtype= (--dtype) makes "
-        "them one"
+        f"the parameters have several dtypes, {listed}: an operation on two of them raises an error, as in Torch7; "
+        "dtype= (--dtype) converts all of them"
     ]
 
 
-def plane_notes(model: nn.Module) -> list[str]:
-    """Return a note on the batch normalizations that are made for other planes than reach them; empty without any.
+def channel_warnings(model: nn.Module) -> list[str]:
+    """Return a warning about the batch normalizations whose input has another number of channels than they expect.
 
-    Published files have such: the CUDA kernels of 2016 did not check, and read beyond the end of the tensors.
+    Some published models contain these: Torch7's CUDA kernels of 2016 did not check the number, and read past the end
+    of the tensors.
     """
     found = _mismatches(model)
     if not found:
         return []
-    path, layer, planes = found[0]
+    path, layer, channels = found[0]
     more = f" (and {len(found) - 1} more: {', '.join(p for p, *_ in found[1:4])}{', …' * (len(found) > 4)})"
     return [
-        f"{path or 'the model'} is a batch normalization of {layer.num_features} planes, and {planes} reach it"
-        f"{more if len(found) > 1 else ''}: only Torch7's CUDA kernels of 2016 ran that, reading past their tensors; "
-        "Torch7 on a CPU and this model raise"
+        f"{path or 'the model'} is a batch normalization of {layer.num_features} channels, but its input has "
+        f"{channels}{more if len(found) > 1 else ''}: the model raises an error, like Torch7 on the CPU; Torch7's CUDA "
+        "kernels of 2016 did not check this and read past the end of the tensors"
     ]
 
 
 def _mismatches(model: nn.Module) -> list[tuple[str, Any, int]]:
-    """Return the path, layer, and the planes that reach it, of every batch normalization that is made for others.
+    """Return path, layer and number of input channels of every batch normalization that expects another number.
 
-    Planes are followed through containers in which images go one way; None means unknown.
+    The number of channels is tracked through Sequential and Concat; None means unknown.
     """
     found: list[tuple[str, Any, int]] = []
 
-    def walk(module: Any, planes: int | None, path: tuple[Any, ...]) -> int | None:
+    def visit(module: Any, channels: int | None, path: tuple[Any, ...]) -> int | None:
         if type(module) is nn.Sequential:
             for i, child in enumerate(module, 1):
-                planes = walk(child, planes, (*path, "modules", i))
-            return planes
+                channels = visit(child, channels, (*path, "modules", i))
+            return channels
         if isinstance(module, Concat):
-            sides = [walk(child, planes, (*path, "modules", i)) for i, child in enumerate(module, 1)]
-            return None if module.dimension != 2 or None in sides else sum(sides)  # type: ignore[arg-type]
+            branches = [visit(child, channels, (*path, "modules", i)) for i, child in enumerate(module, 1)]
+            return None if module.dimension != 2 or None in branches else sum(branches)  # type: ignore[arg-type]
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            if planes not in (None, module.num_features):
-                found.append((format_path(list(path)), module, planes))  # type: ignore[arg-type]
-            return planes
+            if channels not in (None, module.num_features):
+                found.append((format_path(list(path)), module, channels))  # type: ignore[arg-type]
+            return channels
         if isinstance(module, _CONVOLUTIONS):
             return module.out_channels
-        keeps = type(module).__name__.endswith(KEEPING) and not isinstance(module, CHANGING)
-        return planes if keeps else None
+        same = type(module).__name__.endswith(SAME_CHANNELS) and not isinstance(module, OTHER_CHANNELS)
+        return channels if same else None
 
-    walk(model, None, ())
+    visit(model, None, ())
     return found

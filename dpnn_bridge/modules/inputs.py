@@ -1,4 +1,4 @@
-"""Find an input size for a model: try sizes that its file or its layers suggest."""
+"""Find an input shape for a model: try shapes that its file or its layers suggest."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
 SIDES = (32, 28, 64, 96, 128, 224, 227, 231, 256, 299)
 #: other heights and widths to try for convolutional models
 OTHER_SIDES = tuple(side for side in range(16, 257, 4) if side not in SIDES)
-#: height and width of an image in a shape that is to be adapted
+#: height and width of an image in a shape that the user has to adapt
 TYPICAL = (224, 224)
 #: maximum duration of the search in seconds
-LONGEST = 2.0
-#: a file for a model that takes a list of unknown content
+MAX_SECONDS = 2.0
+#: file name in the suggested command for a model whose input is a list of unknown content
 LIST_FILE = "list_of_inputs.t7"
-#: inputs of each branch that are tried in all combinations
+#: maximum number of inputs per branch; all combinations are tried
 PER_BRANCH = 4
 #: maximum number of inputs of a model
 MAX_INPUTS = 100
@@ -39,9 +39,10 @@ Sizes = tuple[int, ...]
 
 
 def input_shapes(module: nn.Module, file_size: int | None = None, source: LuaObject | None = None) -> list[str]:
-    """Return an input that the module accepts, in the form of ``--input``: one shape for each input.
+    """Return input shapes that the module accepts, as values of ``--input``, one for each input.
 
-    The list is empty if none was found. The module runs in evaluation mode; its recurrent modules lose their states.
+    The list is empty if no shape was found. The module runs in evaluation mode; its recurrent modules lose their
+    states.
 
     Args:
         module: the model.
@@ -52,7 +53,7 @@ def input_shapes(module: nn.Module, file_size: int | None = None, source: LuaObj
     try:
         with evaluating(module):
             for shapes in chain(_remembered(source), _published(module), _candidates(module)):
-                if perf_counter() - started > LONGEST:
+                if perf_counter() - started > MAX_SECONDS:
                     break
                 limited = nullcontext() if file_size is None else ResourceLimitMode(ResourceLimits(more=file_size))
                 if _runs(module, shapes, limited):
@@ -63,35 +64,36 @@ def input_shapes(module: nn.Module, file_size: int | None = None, source: LuaObj
 
 
 def likely_shapes(module: nn.Module) -> list[str]:
-    """Return an input of the kind that the first layers expect, whose heights, widths and lengths are to be adapted.
+    """Return likely input shapes, derived from the first layers; the user has to adapt heights, widths and lengths.
 
-    If the first layer takes a list of unknown content, it is :data:`LIST_FILE`.
+    If the first layer takes a list of unknown content, the only element is :data:`LIST_FILE`.
     """
     if _taking_list(module) is not None:
         return [LIST_FILE]
     shapes = next(_candidates(module), [((1, 3, 0, 0), False)])
     return _texts(
-        [((*size[:2], *TYPICAL) if len(size) == 4 and size[2] != 1 else size, counts) for size, counts in shapes]
+        [((*size[:2], *TYPICAL) if len(size) == 4 and size[2] != 1 else size, indices) for size, indices in shapes]
     )
 
 
 def input_options(module: nn.Module, source: LuaObject | None = None) -> str:
-    """Return the options of a command that give a module its input: accepted shapes, otherwise likely ones."""
+    """Return the ``--input`` options for a module: with accepted shapes if any were found, otherwise likely ones."""
     size = sum(parameter.nbytes for parameter in module.parameters())
     shapes = input_shapes(module, size, source) or likely_shapes(module)
     return " ".join(f"--input {shape}" for shape in shapes)
 
 
 def _texts(shapes: list[tuple[Sizes, bool]]) -> list[str]:
-    return [f"{'x'.join(map(str, size))}{':int64' if counts else ''}" for size, counts in shapes]
+    return [f"{'x'.join(map(str, size))}{':int64' if indices else ''}" for size, indices in shapes]
 
 
-def _runs(module: nn.Module, shapes: list[tuple[Sizes, bool]], bounded: AbstractContextManager[Any]) -> bool:
+def _runs(module: nn.Module, shapes: list[tuple[Sizes, bool]], limits: AbstractContextManager[Any]) -> bool:
+    """Run the module on ones of the given shapes; return whether it succeeds and keeps the batch size."""
     dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
     forget(module)
     try:
-        with torch.no_grad(), bounded:
-            values = [torch.ones(size, dtype=torch.int64 if counts else dtype) for size, counts in shapes]
+        with torch.no_grad(), limits:
+            values = [torch.ones(size, dtype=torch.int64 if indices else dtype) for size, indices in shapes]
             output = module(values if len(values) > 1 else values[0])
     except Exception:
         return False
@@ -104,9 +106,9 @@ def _runs(module: nn.Module, shapes: list[tuple[Sizes, bool]], bounded: Abstract
 
 
 def _remembered(source: Any) -> Iterator[list[tuple[Sizes, bool]]]:
-    """Yield the sizes of the last input of the model or its first layer: first one sample, then the batch.
+    """Yield the shape of the last input of the model or its first layer: with batch size 1, then as it was.
 
-    A file that was saved without ``clearState`` contains the gradient of this input. cudnn's layers store its sizes.
+    A file that was saved without ``clearState`` contains the gradient of this input. Layers of cudnn store its shape.
     """
     visited: list[LuaObject] = []
     while isinstance(source, LuaObject) and source not in visited:
@@ -125,35 +127,35 @@ def _remembered(source: Any) -> Iterator[list[tuple[Sizes, bool]]]:
 
 
 def _published(module: nn.Module) -> Iterator[list[tuple[Sizes, bool]]]:
-    """Yield the input of the published architecture with the same weights."""
+    """Yield the input shape of the published architecture that the module's parameters match."""
     known = architecture_of(module)
     if known is not None:
         yield [(tuple(map(int, known.input.split("x"))), False)]
 
 
 def _candidates(module: nn.Module) -> Iterator[list[tuple[Sizes, bool]]]:
-    """Yield the inputs to try, the likeliest first: sizes, and whether the elements are indices."""
+    """Yield the inputs to try, the likeliest first: the shape of each, and whether its elements are indices."""
     first = _taking_list(module)
     if isinstance(first, ParallelTable) and len(first) <= MAX_INPUTS:
-        yield from _of_branches(list(first.children()))
+        yield from _branch_inputs(list(first.children()))
         return
-    count = next((m.num_inputs for m in _firsts(module) if isinstance(m, GModule)), 1 if first is None else 2)
-    one = list(_single(module))
+    count = next((m.num_inputs for m in _first_modules(module) if isinstance(m, GModule)), 1 if first is None else 2)
+    single = list(_single_inputs(module))
     if count == 1:
-        yield from ([candidate] for candidate in one)
+        yield from ([candidate] for candidate in single)
     elif count <= MAX_INPUTS:  # recurrent states have the width of an input or output of a linear layer
         linear = [m for m in module.modules() if isinstance(m, nn.Linear)]
         widths = dict.fromkeys([m.in_features for m in linear] + [m.out_features for m in linear])
         index = [((1,), True)] if any(hasattr(m, "index_base") for m in module.modules()) else []
-        for (size, counts), width in product([*index, *one, *(((1, w), False) for w in widths)], widths):
-            yield [(size, counts), *[((1, width), False)] * (count - 1)]
+        for (size, indices), width in product([*index, *single, *(((1, w), False) for w in widths)], widths):
+            yield [(size, indices), *[((1, width), False)] * (count - 1)]
 
 
-def _of_branches(branches: list[nn.Module]) -> Iterator[list[tuple[Sizes, bool]]]:
-    """Yield one input for each of the branches that runs on it."""
+def _branch_inputs(branches: list[nn.Module]) -> Iterator[list[tuple[Sizes, bool]]]:
+    """Yield lists with one accepted input per branch, in all combinations."""
     accepted: list[list[tuple[Sizes, bool]]] = []
     for branch in branches:
-        runs = (c for c in _single(branch) if _runs(branch, [c], ResourceLimitMode(ResourceLimits())))
+        runs = (c for c in _single_inputs(branch) if _runs(branch, [c], ResourceLimitMode(ResourceLimits())))
         accepted.append(list(islice(runs, PER_BRANCH)))
         if not accepted[-1]:
             return
@@ -161,8 +163,8 @@ def _of_branches(branches: list[nn.Module]) -> Iterator[list[tuple[Sizes, bool]]
 
 
 def _taking_list(module: nn.Module) -> nn.Module | None:
-    """Return the first layer of a model if its annotation says that it takes a list."""
-    for first in _firsts(module):
+    """Return the first layer of a model if the annotation of its ``forward`` is a list."""
+    for first in _first_modules(module):
         if isinstance(first, GModule):
             return None
         if takes_list(first):
@@ -170,15 +172,16 @@ def _taking_list(module: nn.Module) -> nn.Module | None:
     return None
 
 
-def _firsts(module: nn.Module) -> Iterator[nn.Module]:
-    """Yield the module, its first child, and so on."""
+def _first_modules(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield the module, its first child, the first child of that, and so on."""
     yield module
     for child in module.children():
-        yield from _firsts(child)
+        yield from _first_modules(child)
         return
 
 
-def _single(module: nn.Module) -> Iterator[tuple[Sizes, bool]]:
+def _single_inputs(module: nn.Module) -> Iterator[tuple[Sizes, bool]]:
+    """Yield the inputs to try for a module with one input, the likeliest first."""
     leaves = [m for m in module.modules() if not list(m.children())]
     first = next(
         (m for m in leaves if any(True for _ in m.parameters(recurse=False)) or hasattr(m, "index_base")), None
@@ -201,7 +204,7 @@ def _single(module: nn.Module) -> Iterator[tuple[Sizes, bool]]:
         yield from (((9, 1, width), False), ((1, 100, width), False), ((1, width, 100), False))
     images = [(channels, side, side) for side, channels in product(SIDES, (3, 1))]
     yield from (((1, *image), False) for image in images)
-    yield from ((image, False) for image in images)  # layers of old versions take single images
+    yield from ((image, False) for image in images)  # some layers of old versions accept only single images
     if convolution:
         yield from (((1, convolution.in_channels, side, side), False) for side in OTHER_SIDES)
 

@@ -1,4 +1,4 @@
-"""Combine several models of one file that have the same rank, such as an encoder and a decoder."""
+"""Combine several models of one file, such as an encoder and a decoder, in one module."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from dpnn_bridge.objects import LuaObject, LuaTable
 
 @lua_class(SEVERAL)
 class Models(nn.ModuleDict):
-    """The models of a file by key, as ``load(key=…)`` takes it: ``models["[1]"]``, ``models["protos.cnn"]``.
+    """The models of a file by key, as in ``load(key=…)``: ``models["[1]"]``, ``models["protos.cnn"]``.
 
-    ``to_lua`` and ``write_t7`` give the file's table again. In ``state_dict`` a dot in a key is a slash, and a slash
-    ``%2F``; a percent sign is ``%25`` in front of ``2F`` and ``25``.
+    ``to_lua`` and ``write_t7`` restore the table of the file. In names of ``state_dict``, a dot of a key becomes ``/``,
+    a slash ``%2F``, and a percent sign before ``2F`` or ``25`` becomes ``%25``.
 
     Args:
         models: key -> model.
 
     Lua:
-        A table with several modules. This container has no Lua class.
+        A table with several modules; it has no Lua class.
     """
 
     def __getitem__(self, key: str) -> nn.Module:
@@ -74,13 +74,13 @@ class Models(nn.ModuleDict):
 
 
 def tensors_at(key: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors of one of several models, by their names in it; none where they are not those of several."""
+    """Return the tensors of the model with a key, by their names in that model; empty if there is no such model."""
     prefix = f"{_name(key)}."
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _name(key: str) -> str:
-    """Return the name of a submodule, which may not contain a dot."""
+    """Convert a key to the name of a submodule, which must not contain a dot."""
     return re.sub("%(?=2F|25)", "%25", key).replace("/", "%2F").replace(".", "/")
 
 

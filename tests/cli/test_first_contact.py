@@ -347,7 +347,7 @@ def test_inputs_of_small_nets() -> None:
 def test_every_hint_about_the_input_is_about_this_model(
     layers: list[Any], options: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dpnn_bridge.modules.inputs.LONGEST", 0.1)
+    monkeypatch.setattr("dpnn_bridge.modules.inputs.MAX_SECONDS", 0.1)
     dpnn_bridge.write_t7(tmp_path / "m.t7", torch.nn.Sequential(*layers))
     fits = re.escape(options.removeprefix("--input "))
     assert re.search(f"--input (SHAPE    # such as )?{fits}\n", run(inspect_command, tmp_path / "m.t7").stdout)

@@ -86,5 +86,5 @@ def test_random_centroids_are_samples() -> None:
     module = Kmeans(3, 4)
     module.init_random(samples)
     assert bool((torch.cdist(module.weight, samples) < 1e-6).any(1).all())
-    with pytest.raises(ValueError, match="3 centroids need as many samples, found 2"):
+    with pytest.raises(ValueError, match="expected at least 3 samples, one per centroid, found 2"):
         module.init_random(samples[:2])

@@ -119,5 +119,5 @@ def test_bigrams_draw_what_follows_each_word() -> None:
 
 @pytest.mark.parametrize("target", [torch.tensor(1), torch.ones(2, 1, dtype=torch.long)], ids=["number", "column"])
 def test_targets_of_other_dimensions_are_refused(target: torch.Tensor) -> None:
-    with pytest.raises(ValueError, match=r"NCEModule takes \[\(N, 3\), \(N\)\], found"):
+    with pytest.raises(ValueError, match=r"NCEModule: expected shapes \[\(N, 3\), \(N\)\], found"):
         NCEModule(3, 4, 2, torch.ones(4))([torch.randn(2, 3), target])

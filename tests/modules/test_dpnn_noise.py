@@ -52,7 +52,7 @@ def test_crops_start_at_every_place_but_the_last() -> None:
     assert places.tolist() == [10.0 * y + x for y in range(3) for x in range(5)]
     assert float((counts.float() / 20_000 - 1 / 15).abs().max()) < 0.01
     assert float(crop.eval()((rows * 10 + torch.arange(9.0))[None])[0, 0, 0]) == 12
-    with pytest.raises(ValueError, match="must be larger"):
+    with pytest.raises(ValueError, match="larger than 3 x 4"):
         crop(torch.zeros(1, 3, 4))
 
 
@@ -87,7 +87,7 @@ def test_pca_noise_has_the_components_in_its_columns() -> None:
 )
 def test_backward_in_evaluation_is_refused(layer: nn.Module) -> None:
     x = torch.ones(1, 2, 6, 6, requires_grad=True)
-    with pytest.raises(RuntimeError, match=f"{type(layer).__name__}: backward is only defined in training"):
+    with pytest.raises(RuntimeError, match=f"{type(layer).__name__}: .* the backward pass requires training mode"):
         layer.eval()(x).sum().backward()
     layer.train()(x).sum().backward()
     assert x.grad is not None
@@ -111,6 +111,6 @@ def test_entropy_rises_along_the_gradient() -> None:
 
 
 def test_one_hot_refuses_what_is_no_category() -> None:
-    with pytest.raises(IndexError, match="takes 1 to 3, found 4"):
+    with pytest.raises(IndexError, match="expected indices from 1 to 3, found 4"):
         OneHot(3)(torch.tensor([1, 4]))
     assert OneHot(3, index_base=0)(torch.tensor([0.0])).tolist() == [[1.0, 0.0, 0.0]]

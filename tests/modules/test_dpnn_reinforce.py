@@ -74,12 +74,12 @@ def test_a_choice_is_rewarded_through_arg_max() -> None:
 
 
 def test_without_a_reward_backward_says_what_to_do() -> None:
-    with pytest.raises(RuntimeError, match=r"ReinforceNormal got no reward.*training\.reinforce"):
+    with pytest.raises(RuntimeError, match=r"ReinforceNormal has no reward.*training\.reinforce"):
         ReinforceNormal(1.0)(torch.zeros(3, 2, requires_grad=True)).sum().backward()
     module = ReinforceNormal(1.0)
     output = module(torch.zeros(3, 2, requires_grad=True))
     training.reinforce(module, torch.zeros(4))
-    with pytest.raises(RuntimeError, match=r"4 rewards do not fit an input of shape \(3, 2\)"):
+    with pytest.raises(RuntimeError, match=r"expected 3 rewards for an input of shape \(3, 2\), found 4"):
         output.sum().backward()
 
 

@@ -139,7 +139,7 @@ def test_repr_reads_as_a_program() -> None:
 @pytest.mark.parametrize("wrong", [torch.zeros(2), [torch.zeros(2)], [torch.zeros(2)] * 3])
 def test_wrong_number_of_inputs_is_an_error(wrong: Any) -> None:
     graph = GModule(Sum(), nodes=[GraphNode(), GraphNode((0,), "0")], num_inputs=2)
-    with pytest.raises(TypeError, match="must be a list of 2 elements"):
+    with pytest.raises(TypeError, match="expected a list of 2 elements"):
         graph(wrong)
 
 
@@ -182,7 +182,7 @@ def test_graph_out_of_order_is_an_error() -> None:
     obj = to_lua(residual_of_known_modules())
     nodes = obj["forwardnodes"].as_list()
     obj["forwardnodes"] = LuaTable.from_list([nodes[0], nodes[2], nodes[1], *nodes[3:]])
-    with pytest.raises(ConversionError, match="not in an order"):
+    with pytest.raises(ConversionError, match="not in execution order"):
         to_torch(obj)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dpnn_bridge.modules.rnn.lstm import TORCH_ORDER, _arrange_in_place, arranged
+from dpnn_bridge.modules.rnn.lstm import TORCH_ORDER, _reorder_in_place, reordered
 
 ORDERS = ["".join(order) for order in itertools.permutations(TORCH_ORDER)]
 
@@ -19,7 +19,7 @@ ORDERS = ["".join(order) for order in itertools.permutations(TORCH_ORDER)]
 def test_gates_in_any_order(value: Tensor) -> None:
     for order, wanted in itertools.product(ORDERS, ORDERS):
         expected = torch.cat([value.chunk(4)[order.index(name)] for name in wanted])
-        (copied,) = arranged([value], order, wanted)
+        (copied,) = reordered([value], order, wanted)
         assert copied.is_contiguous()
         assert torch.equal(copied, expected)
-        assert torch.equal(_arrange_in_place(value.contiguous().clone(), order, wanted), expected)
+        assert torch.equal(_reorder_in_place(value.contiguous().clone(), order, wanted), expected)

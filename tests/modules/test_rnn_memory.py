@@ -59,7 +59,7 @@ SEQUENCES = [lambda: SeqLSTM(3, 4), lambda: SeqGRU(3, 4), lambda: SeqLSTMP(3, 5,
 
 
 def test_recurrence_says_how_many_dimensions_it_takes() -> None:
-    with pytest.raises(ValueError, match="expects an input of 3 dimensions, or 4 for a batch, found 1"):
+    with pytest.raises(ValueError, match="expected an input with 3 dimensions, or 4 for a batch"):
         Recurrence(Affine(), 4, 3)(torch.zeros(3))
 
 
@@ -266,12 +266,12 @@ def test_other_batch_size_needs_forget(make) -> None:
 @pytest.mark.parametrize("make", SEQUENCES)
 def test_initial_states_of_other_sizes_are_refused(make) -> None:
     model, x = make(), torch.zeros(2, 5, 3)
-    with pytest.raises(ValueError, match=r"has shape \(1, 4\), the input needs \(5, 4\)"):
+    with pytest.raises(ValueError, match=r"of shape \(5, 4\), found \(1, 4\)"):
         model([torch.zeros(1, 4), x])
-    with pytest.raises(ValueError, match="takes at most"):
+    with pytest.raises(ValueError, match="expected at most"):
         model([torch.zeros(5, 4)] * 3 + [x])
     model.user_prev_output = torch.zeros(1, 4)
-    with pytest.raises(ValueError, match="has shape"):
+    with pytest.raises(ValueError, match="expected an initial state of shape"):
         model(x)
     assert model.user_prev_output is not None, "it is for the next call that runs"
 
@@ -346,7 +346,7 @@ def test_state_that_was_not_saved_is_a_clear_error() -> None:
     obj = to_lua(gru(3, 4))
     obj["step"] = 5  # as in a file whose outputs were emptied, such as a Serial's
     step = to_torch(obj)
-    with pytest.raises(RuntimeError, match=r"state after step 4 was not saved with it; call forget\(\)"):
+    with pytest.raises(RuntimeError, match=r"state after step 4 was not saved in the file; call forget\(\)"):
         step(torch.zeros(2, 3))
     memory.forget(step)
     assert step(torch.zeros(2, 3)).shape == (2, 4)
@@ -459,14 +459,14 @@ def test_a_layer_is_written_as_a_step_module(make: Any) -> None:
 def test_both_directions_take_a_list() -> None:
     x = torch.zeros(4, 2, 3)
     for module in (BiSequencer(nn.Identity()), BiSequencerLM(nn.Identity(), nn.Identity(), nn.Identity())):
-        with pytest.raises(TypeError, match=r"expects a list with one element.*shape \(4, 2, 3\); pass list\(input\)"):
+        with pytest.raises(TypeError, match=r"expected a list with one element.*shape \(4, 2, 3\); pass list\(input\)"):
             module(x)
     assert len(BiSequencer(nn.Identity())(list(x))) == 4
 
 
 def test_the_loss_of_one_time_step_is_zero() -> None:
     stabilizer = NormStabilizer()
-    with pytest.raises(RuntimeError, match="before a time step in training mode"):
+    with pytest.raises(RuntimeError, match="run a time step in training mode"):
         stabilizer.update_loss()
     stabilizer(torch.ones(2, 3))
     assert stabilizer.update_loss() == 0

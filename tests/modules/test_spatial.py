@@ -129,7 +129,7 @@ def test_volumetric_indices_are_written_as_offsets_in_the_window() -> None:
 
 def test_unpooling_before_pooling_says_what_is_missing() -> None:
     unpooling = to_torch(lua("nn.SpatialMaxUnpooling", pooling=pooled()))
-    with pytest.raises(RuntimeError, match=r"MaxPool2d.*run this pooling first"):
+    with pytest.raises(RuntimeError, match=r"MaxPool2d.*run this pooling before"):
         unpooling(torch.randn(1, 1, 2, 2))
 
 
@@ -278,7 +278,7 @@ def test_written_as_the_class_that_holds_the_settings(module: nn.Module, class_n
     ids=repr,
 )
 def test_settings_that_no_lua_class_has_are_refused(module: nn.Module) -> None:
-    with pytest.raises(ConversionError, match=r"Torch7 has no layer for .* can be written"):
+    with pytest.raises(ConversionError, match=r"Torch7 has no layer for .* can be exported"):
         to_lua(module)
 
 

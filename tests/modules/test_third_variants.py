@@ -154,7 +154,7 @@ def test_cudnn_layer_without_input_matrix_adds_its_input() -> None:
 
 
 def test_cudnn_layer_of_the_wrong_size_is_refused() -> None:
-    with pytest.raises(ConversionError, match="10 elements, the layers need 144"):
+    with pytest.raises(ConversionError, match="expected a flat weight with 144 elements, found 10"):
         to_torch(cudnn_lstm(weight=tensor(10)))
 
 

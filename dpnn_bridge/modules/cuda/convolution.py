@@ -1,4 +1,4 @@
-"""Convolutions that Torch7 has only on the GPU: cuda-convnet's in cunn, and those of fbcunn."""
+"""Convolutions that Torch7 implements only for the GPU: cuda-convnet's convolution in cunn, and those of fbcunn."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def outputs_last(weight: Tensor, module: nn.Module) -> Tensor:
 
 @lua_class("nn.SpatialConvolutionCUDA")
 class SpatialConvolutionCUDA(nn.Conv2d):
-    """Convolution of images whose batch dimension is the last.
+    """2-D convolution of inputs whose last dimension is the batch dimension.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, bias: as in :class:`torch.nn.Conv2d`.
@@ -87,7 +87,7 @@ class SpatialConvolutionFFT(StockConvolution):
 
 @lua_class("fbnn.SpatialConvolution")
 class FbnnSpatialConvolution(StockConvolution):
-    """Chooses the fastest of several implementations; each has the same tensors."""
+    """In Torch7, this class selects the fastest of several implementations; all have the same parameters."""
 
     import_only = True
     torch_type = nn.Conv2d

@@ -15,7 +15,7 @@ from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
-_KINDS: dict[str, tuple[type[nn.RNNBase], dict[str, Any]]] = {
+_RNN_TYPES: dict[str, tuple[type[nn.RNNBase], dict[str, Any]]] = {
     "CUDNN_LSTM": (nn.LSTM, {}),
     "CUDNN_GRU": (nn.GRU, {}),
     "CUDNN_RNN_TANH": (nn.RNN, {"nonlinearity": "tanh"}),
@@ -26,20 +26,20 @@ _MODES = {"LSTM": "CUDNN_LSTM", "GRU": "CUDNN_GRU", "RNN_TANH": "CUDNN_RNN_TANH"
 
 @lua_class("cudnn.RNN", "cudnn.LSTM", "cudnn.BLSTM", "cudnn.GRU", "cudnn.BGRU", "cudnn.RNNReLU", "cudnn.RNNTanh")
 class CudnnRNN(nn.Module):
-    """A stock recurrent layer that returns the outputs alone and may remember its states between calls.
+    """A recurrent layer of PyTorch that returns only its outputs and can keep its states between calls.
 
     Args:
         rnn: :class:`torch.nn.LSTM`, :class:`torch.nn.GRU` or :class:`torch.nn.RNN`.
-        remember_states: start from the last states when the batch size is the same.
-        skip_input: the first layer adds its input without a matrix of its own.
+        remember_states: start from the states of the previous call if its batch size was the same.
+        skip_input: the first layer adds its input directly, without an input weight.
 
     Shape:
         - Input: :math:`(T, N, D)`, :math:`(N, T, D)` with ``batch_first``, or ``[packed, batch sizes]``.
-        - Output: :math:`(T, N, dirs H)`, or as the input.
+        - Output: :math:`(T, N, dirs H)`; with ``batch_first`` :math:`(N, T, dirs H)`; for packed input the packed data.
 
     Attributes:
-        hidden_input, cell_input: initial states :math:`(layers dirs, N, H)`, or None for zeros.
-        hidden_output, cell_output: last states, kept with ``remember_states``.
+        hidden_input, cell_input: initial states of shape :math:`(layers dirs, N, H)`, or None for zeros.
+        hidden_output, cell_output: states of the previous call; set only with ``remember_states``.
 
     Lua:
         ``cudnn.LSTM(inputSize, hiddenSize, numLayers, batchFirst, dropout, rememberStates)``, cudnn RNN.lua
@@ -65,9 +65,9 @@ class CudnnRNN(nn.Module):
             output, state = self.rnn(input, self._initial(input.shape[0 if self.rnn.batch_first else 1]))
         if self.remember_states:
             hidden, cell = state if isinstance(state, tuple) else (state, None)
-            kind = self.rnn.weight_hh_l0.dtype  # under autocast the states are of another
-            self.hidden_output = hidden.detach().to(kind)
-            self.cell_output = None if cell is None else cell.detach().to(kind)
+            dtype = self.rnn.weight_hh_l0.dtype  # autocast returns states of another dtype
+            self.hidden_output = hidden.detach().to(dtype)
+            self.cell_output = None if cell is None else cell.detach().to(dtype)
         return output
 
     def _initial(self, batch: int) -> Any:
@@ -84,11 +84,11 @@ class CudnnRNN(nn.Module):
         return hidden, torch.zeros_like(hidden) if cell is None else cell
 
     def forget_own(self) -> None:
-        """Forget the states that the last call left, for :func:`dpnn_bridge.memory.forget`."""
+        """Forget the states of the previous call. :func:`dpnn_bridge.memory.forget` calls this method."""
         self.hidden_output = self.cell_output = None
 
     def reset_states(self) -> None:
-        """Forget all states."""
+        """Forget the initial states and the states of the previous call."""
         self.hidden_input = self.cell_input = self.hidden_output = self.cell_output = None
 
     def flat_names(self) -> list[str]:
@@ -108,10 +108,14 @@ class CudnnRNN(nn.Module):
         return flat
 
     def set_flat(self, flat: Tensor, gradient: Tensor | None = None) -> None:
-        """Take the parameters, and their gradients, from flat vectors."""
+        """Set the parameters, and their gradients, from flat vectors in cuDNN's order.
+
+        Raises:
+            ValueError: ``flat`` does not have one element per element of the parameters.
+        """
         sizes = [getattr(self.rnn, name).numel() for name in self.flat_names()]
         if sum(sizes) != flat.numel():
-            raise ValueError(f"the flat weight has {flat.numel()} elements, the layers need {sum(sizes)}")
+            raise ValueError(f"expected a flat weight with {sum(sizes)} elements, found {flat.numel()} elements")
         grads = gradient.split(sizes) if gradient is not None else [None] * len(sizes)
         for name, values, grad in zip(self.flat_names(), flat.split(sizes), grads, strict=True):
             shape = getattr(self.rnn, name).shape
@@ -119,9 +123,10 @@ class CudnnRNN(nn.Module):
             parameter.grad = None if grad is None else grad.view(shape).clone()
             setattr(self.rnn, name, parameter)
         if self.skip_input:
-            self._pass_input(flat)
+            self._set_identity_input(flat)
 
-    def _pass_input(self, like: Tensor) -> None:
+    def _set_identity_input(self, like: Tensor) -> None:
+        """Set the first layer's input weights to fixed identity matrices, one per gate."""
         for suffix in ("", "_reverse") if self.rnn.bidirectional else ("",):
             rows, columns = getattr(self.rnn, f"weight_ih_l0{suffix}").shape
             identity = torch.eye(columns, dtype=like.dtype, device=like.device).repeat(rows // columns, 1)
@@ -155,8 +160,8 @@ class CudnnRNN(nn.Module):
 
         @classmethod
         def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
-            kind, options = _KINDS[obj["mode"]]
-            rnn = kind(
+            rnn_type, options = _RNN_TYPES[obj["mode"]]
+            rnn = rnn_type(
                 obj["inputSize"],
                 obj["hiddenSize"],
                 obj["numLayers"],
@@ -181,9 +186,9 @@ class CudnnRNN(nn.Module):
 
         @classmethod
         def _states(cls, module: CudnnRNN) -> dict[str, str]:
-            given = {"hiddenInput": "hidden_input", "cellInput": "cell_input"}
+            initial = {"hiddenInput": "hidden_input", "cellInput": "cell_input"}
             last = {"hiddenOutput": "hidden_output", "cellOutput": "cell_output"}
-            return {**given, **last} if module.remember_states else given
+            return {**initial, **last} if module.remember_states else initial
 
         @classmethod
         def fields_of(cls, module: CudnnRNN) -> dict[str, Field]:
@@ -221,18 +226,18 @@ class CudnnRNN(nn.Module):
             return fields
 
 
-#: the arrangement is that of :attr:`CudnnRNN.flat_weight` already
+#: :attr:`CudnnRNN.flat_weight` already has the order of Lua's ``weight``
 _FLAT = Field("flat_weight", Layout(lambda tensor, module: tensor, lambda tensor, module: tensor))
 
 
 @lua_class("cudnn.BatchBRNN", "cudnn.BatchBRNNReLU")
 class BatchBRNN(nn.Sequential):
-    """Batch normalization over time and batch before a recurrent layer (DeepSpeech).
+    """Batch normalization over time steps and samples, followed by a recurrent layer (DeepSpeech).
 
     Args:
-        *modules: the members, run in order.
-        view_in: position of the member that joins time and batch.
-        view_out: position of the member that parts them again.
+        *modules: the modules, run in order.
+        view_in: index of the ``nn.View`` that merges the time and batch dimensions, from 0.
+        view_out: index of the ``nn.View`` that splits them again, from 0.
 
     Shape:
         - Input: :math:`(T, N, D)`.
@@ -258,7 +263,7 @@ class BatchBRNN(nn.Sequential):
         return input
 
     class Lua(LuaClass):
-        """The members are stock; ``view_in`` and ``view_out`` take the size of each input."""
+        """The two views of the file have fixed sizes; here they use the size of each input."""
 
         container = True
         checked_by = "structure"

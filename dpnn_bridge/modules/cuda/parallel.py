@@ -15,16 +15,16 @@ from dpnn_bridge.objects import LuaObject, LuaTable
 
 @lua_class("nn.DataParallelTable")
 class DataParallelTable(nn.Sequential):
-    """Container of one module, which Torch7 replicates over GPUs for each batch.
+    """Container of one module, which Torch7 replicates on several GPUs for each batch.
 
     Args:
         module: the module.
 
     Shape:
-        - Input, output: those of the module.
+        - Input, output: the module's input and output.
 
     Differs from Torch7:
-        Runs on one device; wrap the module in :class:`torch.nn.parallel.DistributedDataParallel` for several.
+        Runs on one device. To use several, wrap the module in :class:`torch.nn.parallel.DistributedDataParallel`.
 
     Lua:
         ``nn.DataParallelTable(dimension, flattenParams, usenccl)``, cunn DataParallelTable.lua; ``nn.DataParallel()``,
@@ -45,7 +45,7 @@ class DataParallelTable(nn.Sequential):
             "usenccl": False,
             "needsSync": False,
             "typeStr": "torch.CudaTensor",
-            "gpuAssignments": lambda kind: LuaTable.from_list([1]),
+            "gpuAssignments": lambda tensor_class: LuaTable.from_list([1]),
         }
 
         @classmethod
@@ -54,7 +54,7 @@ class DataParallelTable(nn.Sequential):
 
         @classmethod
         def upgrade(cls, obj: LuaObject) -> LuaObject:
-            """Return the first replica alone, without what Torch7 derives from it; the GPUs precede the fields."""
+            """Keep only the first replica, without derived fields; Torch7 writes the GPU numbers before the fields."""
             gpus = obj.get("gpuAssignments") or LuaTable.from_list([1])
             modules = LuaTable.from_list(obj["modules"].as_list()[:1])
             copy = obj.changed(impl=None, flattenedParams=None, buffer=None, gpuAssignments=gpus, modules=modules)
@@ -64,7 +64,7 @@ class DataParallelTable(nn.Sequential):
 
 @lua_class("nn.DataParallel")
 class DataParallel(LuaClass):
-    """The replicas contain the same parameters: the first one alone is kept."""
+    """All replicas contain the same parameters, so only the first is converted."""
 
     import_only = True  # nn.DataParallelTable has more settings
     torch_type = DataParallelTable
@@ -84,15 +84,16 @@ class DataParallel(LuaClass):
 
 @lua_class("nn.ModelParallelTable", "nn.ModelParallel")
 class ModelParallelTable(nn.Sequential):
-    """Applies every member to the same input and joins their outputs, tensor by tensor, along one dimension.
+    """Applies every module to the same input and concatenates their outputs along one dimension.
 
     Args:
-        *modules: the members, which Torch7 keeps on different GPUs.
-        dimension: where the outputs are joined, counted from 1.
+        *modules: the modules, which Torch7 keeps on different GPUs.
+        dimension: dimension of the concatenation, counted from 1.
 
     Shape:
-        - Input: an input of every member.
-        - Output: a tensor, or nested lists of tensors as the members return.
+        - Input: an input that every module accepts.
+        - Output: a tensor, or nested lists of tensors if the modules return nested lists; corresponding tensors are
+          concatenated.
 
     Lua:
         ``nn.ModelParallelTable(dimension)``, multipathnet modules/ModelParallelTable.lua; fbcunn's
@@ -127,10 +128,10 @@ class ParallelBranches(nn.Sequential):
     """Sum of the branches of a container, which Torch7 computes on two GPUs.
 
     Args:
-        branches: a container; each of its members is a branch.
+        branches: a container; each of its modules is a branch.
 
     Shape:
-        - Input, output: those of every branch.
+        - Input, output: the input and output of every branch.
 
     Lua:
         ``nn.ModelParallelTable(nGpus, nResFunc)``, a copy of cunn's DataParallelTable.lua

@@ -17,13 +17,14 @@ from dpnn_bridge.torch7.gradient import scale_gradient, with_gradient_of
 
 @lua_class("nn.SpatialBinaryConvolution")
 class SpatialBinaryConvolution(nn.Conv2d):
-    r"""Convolution with the signs of its weights, each output plane scaled by the mean size of its weights.
+    r"""Convolution with the signs of the weights; scales each output channel by its mean absolute weight.
 
-    The gradients are Torch7's. That of the input uses the signs (in evaluation the weights) and scales each input
-    plane by :math:`\sum |w| / (C_{out} k_H k_W)`; that of the weights is a plain convolution's, without any scale.
+    The gradients are Torch7's. The input gradient uses the signs (in evaluation mode the weights) and is scaled for
+    each input channel by :math:`\sum |w| / (C_{out} k_H k_W)`. The weight gradient is that of an ordinary convolution,
+    without scaling.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding: as :class:`torch.nn.Conv2d`. There is no bias.
+        in_channels, out_channels, kernel_size, stride, padding: as in :class:`torch.nn.Conv2d`. There is no bias.
 
     Shape:
         - Input: :math:`(N, C_{in}, H, W)` or :math:`(C_{in}, H, W)`.
@@ -31,9 +32,9 @@ class SpatialBinaryConvolution(nn.Conv2d):
 
     Lua:
         ``nn.SpatialBinaryConvolution(nInputPlane, nOutputPlane, kW, kH, dW, dH, padW, padH)``,
-        SpatialBinaryConvolution.lua. It puts the signs into ``weight`` between forward and backward; a file written
-        then has the weights in ``tempWeight``, from where they are read. A second forward in training before a
-        backward loses them there; here it does not.
+        SpatialBinaryConvolution.lua. Torch7 overwrites ``weight`` with the signs between the forward and the backward
+        pass. In a file written at that time the weights are in ``tempWeight``, and they are read from there. A second
+        forward pass in training mode without a backward pass loses the weights in Torch7, but not here.
 
     References:
         Rastegari et al., XNOR-Net, https://arxiv.org/abs/1603.05279
@@ -55,17 +56,17 @@ class SpatialBinaryConvolution(nn.Conv2d):
         )
 
     def forward(self, input: Tensor) -> Tensor:
-        size = self.weight.detach().abs()
+        magnitude = self.weight.detach().abs()
         kernel = self.kernel_size[0] * self.kernel_size[1]
-        output_scale = size.sum((1, 2, 3)) / (self.in_channels * kernel)
-        input_scale = size.sum((0, 2, 3)) / (self.out_channels * kernel)
+        output_scale = magnitude.sum((1, 2, 3)) / (self.in_channels * kernel)
+        input_scale = magnitude.sum((0, 2, 3)) / (self.out_channels * kernel)
         signs = torch.where(self.weight.detach() >= 0, 1.0, -1.0).to(self.weight.dtype)
         scaled = scale_gradient(input, input_scale[:, None, None])
-        plain = F.conv2d(scaled, with_gradient_of(signs, self.weight), None, self.stride, self.padding)
-        value = plain * output_scale[:, None, None]
+        unscaled = F.conv2d(scaled, with_gradient_of(signs, self.weight), None, self.stride, self.padding)
+        value = unscaled * output_scale[:, None, None]
         if not self.training and torch.is_grad_enabled():
-            plain = F.conv2d(scaled, self.weight, None, self.stride, self.padding)
-        return with_gradient_of(value, plain)
+            unscaled = F.conv2d(scaled, self.weight, None, self.stride, self.padding)
+        return with_gradient_of(value, unscaled)
 
     class Lua(LuaClass):
         computed_fields = ("iwh", "owh")

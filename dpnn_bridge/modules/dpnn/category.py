@@ -1,4 +1,4 @@
-"""Categories: OneHot, ArgMax, CategoricalEntropy."""
+"""Layers for category indices and probabilities: OneHot, ArgMax, CategoricalEntropy."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class OneHot(nn.Module):
     Args:
         output_size: number of categories, :math:`K`.
         index_base: number of the first category.
-        dtype: of the result; follows ``.double()`` and ``.to()``.
+        dtype: dtype of the output; ``.double()`` and ``.to()`` change it.
 
     Shape:
-        - Input: :math:`(*)`, numbers of any type, whose fractions are cut off; or one number.
+        - Input: :math:`(*)`, a tensor of any dtype, whose values are truncated to integers; or one number.
         - Output: :math:`(*, K)`, or :math:`(K)`.
 
     Examples:
@@ -37,7 +37,7 @@ class OneHot(nn.Module):
                 [1., 0., 0.]])
 
     Raises:
-        IndexError: a number is not the index of a category (on CUDA, the kernel's error).
+        IndexError: a value is not the index of a category. On CUDA, the kernel raises its own error.
 
     Lua:
         ``nn.OneHot(outputSize)``, OneHot.lua
@@ -57,7 +57,8 @@ class OneHot(nn.Module):
             if wrong.any():
                 last = self.output_size + self.index_base - 1
                 raise IndexError(
-                    f"OneHot takes {self.index_base} to {last}, found {int(index[wrong][0]) + self.index_base}"
+                    f"OneHot: expected indices from {self.index_base} to {last}, "
+                    f"found {int(index[wrong][0]) + self.index_base}"
                 )
         output = self.like.new_zeros(*index.shape, self.output_size).scatter_(-1, index.unsqueeze(-1), 1)
         return zero_gradient(output, input) if isinstance(input, Tensor) else output
@@ -73,17 +74,17 @@ class OneHot(nn.Module):
 
 @lua_class("nn.ArgMax")
 class ArgMax(nn.Module):
-    """Position of the largest value along one dimension; the first of equals.
+    """Index of the largest value along one dimension; of equal values, the first.
 
     Args:
-        dim: the dimension, counted from 1.
-        n_input_dim: dimensions of one sample; an input of more has a batch in front of ``dim``.
-        as_long: give ``int64`` instead of the input's dtype.
-        index_base: number of the first position.
+        dim: dimension of a sample, counted from 1.
+        n_input_dim: number of dimensions of one sample; an input with more has a batch dimension first.
+        as_long: return ``int64`` instead of the input's dtype.
+        index_base: index of the first element.
 
     Shape:
         - Input: :math:`(*)`.
-        - Output: the input's without ``dim``; :math:`(1)` for a vector.
+        - Output: the input's shape without ``dim``; :math:`(1)` for a vector.
 
     Lua:
         ``nn.ArgMax(dim, nInputDim, asLong)``, ArgMax.lua
@@ -110,15 +111,15 @@ class ArgMax(nn.Module):
 
 @lua_class("nn.CategoricalEntropy")
 class CategoricalEntropy(nn.Module):
-    r"""Returns its input and adds the gradient that raises the entropy of the batch's average distribution.
+    r"""Returns its input; the backward pass adds a gradient that raises the entropy of the batch's mean distribution.
 
     Args:
-        scale: factor of that gradient.
-        min_entropy: batches with at least this entropy, in nats, are left alone; None: none is.
-        size_average: divide the gradient by the batch size.
+        scale: factor of the added gradient.
+        min_entropy: add no gradient for batches with at least this entropy, in nats; None: no limit.
+        size_average: divide the added gradient by the batch size.
 
     Attributes:
-        entropy: entropy of the last batch's average distribution, in nats.
+        entropy: entropy of the last batch's mean distribution, in nats.
 
     Shape:
         - Input, output: :math:`(N, C)`, probabilities.
@@ -127,7 +128,7 @@ class CategoricalEntropy(nn.Module):
         ``nn.CategoricalEntropy(scale, minEntropy)``, CategoricalEntropy.lua
 
     Differs from PyTorch:
-        The normaliser, the sum over the whole batch, counts as a constant.
+        The sum over the batch, which normalizes the distribution, is a constant in the gradient.
     """
 
     def __init__(self, scale: float = 1, min_entropy: float | None = None, size_average: bool = True) -> None:
@@ -136,7 +137,7 @@ class CategoricalEntropy(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         if input.dim() != 2:
-            raise ValueError(f"CategoricalEntropy takes batches of shape (N, C), found {tuple(input.shape)}")
+            raise ValueError(f"CategoricalEntropy: expected shape (N, C), found {tuple(input.shape)}")
         values = input.detach()
         total = values.sum()
         p = values.sum(0) / total
@@ -164,11 +165,11 @@ class CategoricalEntropy(nn.Module):
             return fields
 
 
-def _entropy(kind: str) -> tuple[LuaObject, LuaObject]:
-    """Return the network with which Torch7 computes the entropy, and its normaliser."""
+def _entropy(tensor_class: str) -> tuple[LuaObject, LuaObject]:
+    """Return the ``nn.MulConstant`` that normalizes in Torch7's entropy network, and the network."""
 
-    def layer(name: str, *modules: LuaObject, table: bool = False, **fields: Any) -> LuaObject:
-        return fresh(f"nn.{name}", kind, *modules, **fields)
+    def layer(name: str, *modules: LuaObject, **fields: Any) -> LuaObject:
+        return fresh(f"nn.{name}", tensor_class, *modules, **fields)
 
     normalise = layer("MulConstant", constant_scalar=1, inplace=False)
     logarithm = layer("Sequential", layer("AddConstant", constant_scalar=1e-6, inplace=False), layer("Log"))

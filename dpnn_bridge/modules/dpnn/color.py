@@ -1,4 +1,4 @@
-"""Colours of images: SimpleColorTransform, PCAColorTransform, SpatialFeatNormalization."""
+"""Layers for the colors of images: SimpleColorTransform, PCAColorTransform, SpatialFeatNormalization."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dpnn_bridge.torch7.gradient import refuse_gradient
 
 
 class ColorNoise(nn.Module):
-    """Adds one random number to each channel of each image in training; the base of the colour transforms."""
+    """Base class of the color transforms: adds one random number per image and channel in training mode."""
 
     def channels(self) -> int:
         """Return the number of channels."""
@@ -34,11 +34,11 @@ class ColorNoise(nn.Module):
         if not self.training:
             return refuse_gradient(input, TRAINING_ONLY.format(name))
         if input.dim() not in (3, 4) or input.shape[-3] != self.channels():
-            raise ValueError(f"{name} takes images of {self.channels()} channels, found {tuple(input.shape)}")
+            raise ValueError(f"{name}: expected images with {self.channels()} channels, found {tuple(input.shape)}")
         return self.with_noise(input, self.draw(input.shape[0] if input.dim() == 4 else 1, input))
 
     def with_noise(self, input: Tensor, noise: Tensor) -> Tensor:
-        """Return ``input`` with the given noise of shape ``(n, C)`` or ``(C)``."""
+        """Add noise of shape ``(n, C)`` or ``(C)`` to the channels of ``input``."""
         return input + noise.reshape(*input.shape[:-2], 1, 1)
 
     class Lua(LuaClass):
@@ -58,19 +58,19 @@ class ColorNoise(nn.Module):
 
 @lua_class("nn.SimpleColorTransform")
 class SimpleColorTransform(ColorNoise):
-    """Adds a uniform random number to each channel of each image in training.
+    """Adds a uniform random number to each channel of each image in training mode.
 
     Args:
-        range: for each channel the largest absolute value of the noise.
+        range: largest absolute value of the noise of each channel, of shape :math:`(C)`.
 
     Attributes:
-        range: the same, as a buffer.
+        range: the argument, as a buffer.
 
     Shape:
         - Input, output: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
 
     Raises:
-        RuntimeError: in a backward pass through the layer in evaluation.
+        RuntimeError: a backward pass runs through the layer in evaluation mode.
 
     Lua:
         ``nn.SimpleColorTransform(inputChannels, range)``, SimpleColorTransform.lua
@@ -95,27 +95,27 @@ class SimpleColorTransform(ColorNoise):
 
 @lua_class("nn.PCAColorTransform")
 class PCAColorTransform(ColorNoise):
-    r"""Adds a random mixture of the colours' principal components to each image in training, as AlexNet did.
+    r"""Adds a random mixture of the colors' principal components to each image in training mode, as in AlexNet.
 
     The noise of one image is :math:`V (\lambda \odot n)` with :math:`n \sim \mathcal{N}(0, \text{std}^2)`.
 
     Args:
-        eigen_vectors: :math:`V`, the components in its columns.
-        eigen_values: :math:`\lambda`.
+        eigen_vectors: :math:`V` of shape :math:`(C, C)`; each column is a component.
+        eigen_values: :math:`\lambda` of shape :math:`(C)`.
         std: standard deviation of the mixture's weights.
 
     Attributes:
-        eigen_vectors, eigen_values: the same, as buffers.
+        eigen_vectors, eigen_values: the arguments, as buffers.
 
     Shape:
         - Input, output: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
 
     Raises:
-        RuntimeError: in a backward pass through the layer in evaluation.
+        RuntimeError: a backward pass runs through the layer in evaluation mode.
 
     Lua:
-        ``nn.PCAColorTransform(inputChannels, eigenVectors, eigenValues, std)``, PCAColorTransform.lua; its comment
-        says that the rows are the components, the code uses the columns
+        ``nn.PCAColorTransform(inputChannels, eigenVectors, eigenValues, std)``, PCAColorTransform.lua. Its comment
+        documents rows as the components, but its code uses the columns.
     """
 
     eigen_vectors: Tensor
@@ -146,11 +146,11 @@ class SpatialFeatNormalization(nn.Module):
     """Subtracts a given mean from each channel and divides by a given standard deviation.
 
     Args:
-        mean: for each channel.
-        std: for each channel; default: 1.
+        mean: mean of each channel, of shape :math:`(C)`.
+        std: standard deviation of each channel, of shape :math:`(C)`; default: 1.
 
     Attributes:
-        mean, std: the same, as buffers; they are not trained.
+        mean, std: the arguments, as buffers; they are not trained.
 
     Shape:
         - Input, output: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
@@ -165,14 +165,14 @@ class SpatialFeatNormalization(nn.Module):
     def __init__(self, mean: Tensor, std: Tensor | None = None) -> None:
         super().__init__()
         if mean.dim() != 1:
-            raise ValueError(f"SpatialFeatNormalization: mean and std have one dimension, found {tuple(mean.shape)}")
+            raise ValueError(f"SpatialFeatNormalization: expected a mean of shape (C), found {tuple(mean.shape)}")
         self.register_buffer("mean", mean)
         self.register_buffer("std", torch.ones_like(mean) if std is None else std)
 
     def forward(self, input: Tensor) -> Tensor:
         if input.dim() not in (3, 4) or input.shape[-3] != len(self.mean):
             raise ValueError(
-                f"SpatialFeatNormalization takes images of {len(self.mean)} channels, found {tuple(input.shape)}"
+                f"SpatialFeatNormalization: expected images with {len(self.mean)} channels, found {tuple(input.shape)}"
             )
         return (input - self.mean[:, None, None]) / self.std[:, None, None]
 

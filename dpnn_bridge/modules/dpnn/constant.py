@@ -16,10 +16,10 @@ from dpnn_bridge.torch7.gradient import notice_gradient, with_gradient_of, zero_
 
 @lua_class("nn.Clip")
 class Clip(nn.Module):
-    """Bounds its input from above, then from below; the gradient passes unchanged, also where values were bounded.
+    """Clamps its input to ``[minval, maxval]``; the gradient is not changed, also where values are clamped.
 
     Args:
-        minval: smallest output.
+        minval: smallest output; used for all elements if it is larger than ``maxval``.
         maxval: largest output.
 
     Shape:
@@ -29,7 +29,7 @@ class Clip(nn.Module):
         ``nn.Clip(minval, maxval)``, Clip.lua
 
     Differs from PyTorch:
-        :func:`torch.clamp` gives no gradient where it bounds.
+        The gradient of :func:`torch.clamp` is zero where values are clamped.
     """
 
     def __init__(self, minval: float, maxval: float) -> None:
@@ -49,14 +49,14 @@ class Constant(nn.Module):
 
     Args:
         value: the constant.
-        n_input_dim: dimensions of one input sample; the constant is repeated for each sample of an input with more
-            dimensions. None: the output is the constant itself.
+        n_input_dim: number of dimensions of one sample; an input with more is a batch, and the constant is repeated for
+            each sample. None: the output is the constant itself.
 
     Attributes:
         value: the constant as a buffer; it is not trained.
 
     Shape:
-        - Input: :math:`(N, *)`, or anything.
+        - Input: :math:`(N, *)`, or any value.
         - Output: :math:`(N, \text{value's shape})`, or the value's shape.
 
     Lua:
@@ -90,13 +90,13 @@ class Constant(nn.Module):
 
 @lua_class("nn.PrintSize")
 class PrintSize(nn.Module):
-    """Prints the size of its input, and that of the gradient in backward.
+    """Prints the shape of its input in the forward pass and the shape of the gradient in the backward pass.
 
     Args:
-        prefix: start of the lines.
+        prefix: start of the printed lines.
 
     Shape:
-        - Input, output: anything.
+        - Input, output: a tensor or nested lists of tensors.
 
     Lua:
         ``nn.PrintSize(prefix)``, PrintSize.lua

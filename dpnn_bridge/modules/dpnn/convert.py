@@ -16,10 +16,10 @@ from dpnn_bridge.objects import LuaObject
 
 @lua_class("nn.Collapse")
 class Collapse(nn.Module):
-    r"""Joins all dimensions but the batch.
+    r"""Flattens each sample.
 
     Args:
-        n_input_dim: dimensions of one sample; an input of more has a batch in front.
+        n_input_dim: number of dimensions of one sample; an input with more has a batch dimension first.
 
     Shape:
         - Input: :math:`(*)` or :math:`(N, *)`.
@@ -42,20 +42,20 @@ class Collapse(nn.Module):
 
 @lua_class("nn.Convert")
 class Convert(nn.Module):
-    """Converts between arrangements of data, and to the dtype and device of the model.
+    """Permutes or flattens dimensions, and converts to the dtype and device of the model.
 
     A shape is a string with one letter for each dimension: ``b`` batch, ``c`` channel, ``h`` height, ``w`` width,
-    ``f`` feature, ``t`` target, or any other for the caller's own. One without ``b`` means its batch.
+    ``f`` feature, ``t`` target, or any other letter. A shape without ``b`` gets a leading ``b``.
 
     Args:
-        input_shape: such as ``"bchw"``; None: anything, which keeps its shape.
+        input_shape: shape string such as ``"bchw"``; None: inputs of any shape, which is not changed.
         output_shape: a permutation of ``input_shape``, or ``"bf"`` (flattens each sample), ``"b"`` (from ``bf`` with
-            one feature, or the first of ``bt``), ``"bt"`` (from ``b``).
-        dtype: dtype of the result; follows ``.double()`` and ``.to()``.
+            one feature, or the first target of ``bt``), ``"bt"`` (from ``b``).
+        dtype: dtype of the output; ``.double()`` and ``.to()`` change it.
 
     Shape:
-        - Input: as ``input_shape``, or without its ``b`` for a single sample.
-        - Output: as ``output_shape``, without its ``b`` for a single sample.
+        - Input: ``input_shape``, or ``input_shape`` without ``b`` for a single sample.
+        - Output: ``output_shape``, or ``output_shape`` without ``b`` for a single sample.
 
     Examples:
         >>> Convert("chw", "f")(torch.zeros(2, 3, 4, 5)).shape
@@ -64,14 +64,14 @@ class Convert(nn.Module):
         torch.Size([4, 5, 3])
 
     Raises:
-        ValueError: the arrangement cannot be made.
+        ValueError: ``input_shape`` cannot be converted to ``output_shape``.
 
     Lua:
         ``nn.Convert(inputShape, outputShape)``, Convert.lua
 
     Differs from Torch7:
-        Torch7 builds its converter for the sample size of the first input; here every input may have its own. Of a
-        single sample whose elements are not in row-major order Torch7 takes them in the order of the memory.
+        Torch7 accepts only samples with the size of the first input; here the size may vary. Torch7 flattens a single
+        non-contiguous sample in the order of its memory.
     """
 
     like: Tensor
@@ -81,7 +81,7 @@ class Convert(nn.Module):
     ) -> None:
         super().__init__()
         if input_shape is None and output_shape is not None:
-            raise ValueError(f"Convert needs an input shape for the output shape {output_shape!r}")
+            raise ValueError(f"Convert: output_shape {output_shape!r} requires input_shape")
         self.input_shape, self.output_shape = _with_batch(input_shape), _with_batch(output_shape or input_shape)
         if "b*" in (self.input_shape, self.output_shape) and self.input_shape != self.output_shape:
             raise ValueError("both shapes of Convert must be 'b*', or neither")
@@ -94,10 +94,10 @@ class Convert(nn.Module):
         single = input.dim() < len(self.input_shape)
         if single:
             input = input.unsqueeze(self.input_shape.index("b"))
-        output = self._arranged(input)
+        output = self._permuted(input)
         return output.squeeze(self.output_shape.index("b")) if single and output.dim() > 1 else output
 
-    def _arranged(self, input: Tensor) -> Tensor:
+    def _permuted(self, input: Tensor) -> Tensor:
         source, target = self.input_shape, self.output_shape
         if sorted(source) == sorted(target):
             return input.permute([source.index(axis) for axis in target])
@@ -108,7 +108,9 @@ class Convert(nn.Module):
             return input.select(source.index("t"), 0)
         if target == "b" and sorted(source) == ["b", "f"]:
             if input.shape[1 - b] > 1:
-                raise ValueError(f"Convert from {source!r} to 'b' takes one feature, found shape {tuple(input.shape)}")
+                raise ValueError(
+                    f"Convert from {source!r} to 'b': expected one feature, found shape {tuple(input.shape)}"
+                )
             return input.select(1 - b, 0)
         if target == "bt" and source == "b":
             return input.unsqueeze(1)

@@ -14,17 +14,17 @@ from dpnn_bridge.modules.nn.criterion import Criterion, elementwise
 
 @lua_class("nn.ModuleCriterion")
 class ModuleCriterion(Criterion):
-    """Runs the input and the target through modules before it compares them.
+    """Applies modules to the input and to the target, then a criterion to the results.
 
     Args:
-        criterion: compares them.
-        input_module: for the input; None: as it is.
-        target_module: for the target; None: as it is.
-        cast_target: whether casts reach ``target_module``.
+        criterion: the criterion.
+        input_module: module applied to the input; None: the input is not changed.
+        target_module: module applied to the target; None: the target is not changed.
+        cast_target: whether a cast of this criterion, such as ``.double()``, also casts ``target_module``.
 
     Shape:
-        - Input, Target: those of the modules.
-        - Output: the criterion's.
+        - Input, Target: the inputs of the modules.
+        - Output: the criterion's output.
 
     Lua:
         ``nn.ModuleCriterion(criterion, inputModule, targetModule, castTarget)``, ModuleCriterion.lua
@@ -77,15 +77,15 @@ class BinaryLogisticRegression(Criterion):
 
     Shape:
         - Input: :math:`(N)`, :math:`(N, 1)` or :math:`(1, N)`.
-        - Target: as many elements, -1 or 1.
+        - Target: as many elements as the input, each -1 or 1.
         - Output: the loss, a number.
 
     Lua:
         ``nn.BinaryLogisticRegression(sizeAverage)``, BinaryLogisticRegression.lua
 
     Differs from PyTorch:
-        :class:`torch.nn.SoftMarginLoss` is the same without an overflow: here scores beyond the range of exp give an
-        infinite loss and a gradient that is not a number, as in Torch7.
+        :class:`torch.nn.SoftMarginLoss` computes the same loss but avoids overflow. Here, as in Torch7, a score beyond
+        the range of exp gives an infinite loss and a NaN gradient.
     """
 
     def __init__(self, size_average: bool = True) -> None:
@@ -108,21 +108,21 @@ class BinaryLogisticRegression(Criterion):
 
 @lua_class("nn.SpatialBinaryLogisticRegression")
 class SpatialBinaryLogisticRegression(Criterion):
-    r"""Logistic loss of the pixels of one-channel images, divided by :math:`2 H W`, and by N.
+    r"""Logistic loss of the pixels of one-channel images, divided by :math:`2 N H W`.
 
     Args:
-        size_average: divide by the batch size.
+        size_average: divide by the batch size N too.
 
     Shape:
         - Input: :math:`(N, 1, H, W)` or :math:`(1, H, W)`.
-        - Target: the same shape, -1 or 1.
+        - Target: the input's shape, values -1 or 1.
         - Output: the loss, a number.
 
     Lua:
         ``nn.SpatialBinaryLogisticRegression()``, SpatialBinaryLogisticRegression.lua
 
     Differs from PyTorch:
-        As :class:`BinaryLogisticRegression`, nothing guards against an overflow.
+        The loss can overflow, as in :class:`BinaryLogisticRegression`.
     """
 
     def __init__(self, size_average: bool = True) -> None:
@@ -132,7 +132,7 @@ class SpatialBinaryLogisticRegression(Criterion):
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         if input.dim() not in (3, 4) or input.shape[-3] != 1 or input.shape != target.shape:
             raise ValueError(
-                "SpatialBinaryLogisticRegression takes input and target of shape (N, 1, H, W) or (1, H, W), "
+                "SpatialBinaryLogisticRegression: expected input and target of shape (N, 1, H, W) or (1, H, W), "
                 f"{_found(input)} and {tuple(target.shape)}"
             )
         loss = (-target.to(input.dtype) * input).exp().add(1).log().sum()

@@ -20,14 +20,15 @@ from dpnn_bridge.torch7.gradient import notice_gradient
 
 @lua_class("nn.DontCast")
 class DontCast(Decorator):
-    """Keeps the dtype of the module it contains when the surrounding model is cast; devices still change.
+    """Keeps the dtype of its module when the surrounding model is cast; ``.to(device)`` still moves the module.
 
     Args:
         module: the decorated module.
         castin: cast the input to the decorated module's dtype.
-        castout: cast the output to the dtype of the surrounding model; default: as ``castin``.
-        outer_dtype: dtype of the surrounding model; follows ``.double()`` and the like. Default: the module's.
-        inner_dtype: dtype that ``castin`` casts to. Default: dtype of the module's first floating point tensor.
+        castout: cast the output to the dtype of the surrounding model; default: ``castin``.
+        outer_dtype: dtype of the surrounding model; ``.double()`` and similar casts change it. Default: dtype of the
+            module's first floating-point tensor.
+        inner_dtype: dtype that ``castin`` casts to. Default: dtype of the module's first floating-point tensor.
 
     Shape:
         - Input, output: the decorated module's.
@@ -41,10 +42,10 @@ class DontCast(Decorator):
         ``nn.DontCast(module, castin, castout, moduleType)``, DontCast.lua
 
     Differs from Torch7:
-        Torch7 knows devices as types, so there the decorated module also stays where it is.
+        In Torch7 a device is part of the tensor type, so the decorated module also stays on its device.
     """
 
-    fx_leaf = True  # the types of its tensors decide
+    fx_leaf = True  # the casts depend on the dtypes of the input
     outer: Tensor
 
     def __init__(
@@ -106,7 +107,7 @@ class Serial(Decorator):
 
     Args:
         module: the decorated module.
-        tensortype: Lua tensor type of the written file, such as ``torch.FloatTensor``; None: as it is.
+        tensortype: Lua tensor type of the written file, such as ``torch.FloatTensor``; None: the module's type.
 
     Shape:
         - Input, output: the decorated module's.
@@ -126,17 +127,18 @@ class Serial(Decorator):
 
 @lua_class("nn.NaN")
 class NaN(Decorator):
-    """Raises when the output, the gradient of the input or a parameter's gradient contains NaN, and says where.
+    """Raises an error if the output, the input gradient or a parameter gradient contains NaN.
 
     Args:
         module: the decorated module.
-        id: its name in messages; default: 1, 2, 3, … in order of construction.
+        id: name of this module in error messages; default: 1, 2, 3, … in order of construction.
 
     Shape:
         - Input, output: the decorated module's.
 
     Raises:
-        FloatingPointError: NaN was found. As in Torch7 a tensor counts when its sum is NaN.
+        FloatingPointError: a tensor contains NaN; the message names the tensor. As in Torch7, the test is whether the
+            sum of the tensor is NaN.
 
     Lua:
         ``nn.NaN(module, id)``, NaN.lua
@@ -157,25 +159,25 @@ class NaN(Decorator):
         return self._observed(output)
 
     def found(self, what: str) -> FloatingPointError:
-        """Return the error for NaN in ``what`` of the decorated module."""
+        """Return the error for NaN in ``what``, such as "output", of the decorated module."""
         module = str(self.module) if not list(self.module.children()) else type(self.module).__name__
         return FloatingPointError(f"NaN found in {what} of module: NaN({self.id}) @ {module}")
 
     def _watched(self, value: Any) -> Any:
-        """Return ``value`` whose gradient is checked; also when nobody asks for it, as Torch7 always computes it."""
+        """Return ``value`` with a gradient check, also if it requires no gradient: Torch7 always computes gradInput."""
         if not torch.is_grad_enabled():
             return value
         return map_tensors(lambda t: notice_gradient(_with_grad(t), self._check) if t.is_floating_point() else t, value)
 
     def _check(self, gradient: Tensor) -> None:
-        """Raise for NaN in the gradient of the input or of the parameters."""
+        """Raise an error if the input gradient or a parameter gradient contains NaN."""
         if has_nan(gradient):
             raise self.found("gradOutput" if self._grad_output_has_nan else "gradInput")
         if has_nan([p.grad for p in self.module.parameters()]):
             raise self.found("gradParameters")
 
     def _observed(self, value: Any) -> Any:
-        """Return ``value`` that notes whether its gradient has NaN."""
+        """Return ``value`` with a hook that sets ``_grad_output_has_nan`` if the gradient contains NaN."""
         self._grad_output_has_nan = False
         return map_tensors(lambda t: notice_gradient(t, self._note) if t.requires_grad else t, value)
 
@@ -198,7 +200,7 @@ def torch_dtype(tensor_class_name: str | None) -> torch.dtype | None:
 
 
 def result_dtype(obj: LuaObject) -> torch.dtype | None:
-    """Return the torch dtype of a module's last result, or else that of its parameters."""
+    """Return the torch dtype of a Lua module's last output, or its tensor type's dtype if it has no output."""
     output = obj.get("output")
     return torch_dtype(output.class_name if isinstance(output, LuaTensor) else obj.get("_type"))
 

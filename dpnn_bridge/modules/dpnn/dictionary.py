@@ -8,7 +8,7 @@ from dpnn_bridge.modules.nn.lookup import LookupTable
 
 @lua_class("nn.Dictionary")
 class Dictionary(LookupTable.Lua):
-    """A LookupTable that dpnn had until 2015 for sparse updates; later versions refuse to make one."""
+    """A LookupTable with sparse updates in dpnn until 2015; later versions cannot construct it."""
 
     import_only = True
     version = 1

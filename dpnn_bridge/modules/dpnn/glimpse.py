@@ -1,4 +1,4 @@
-"""Parts of images: SpatialGlimpse, SpatialUniformCrop, and the resampling they use."""
+"""Crops of images: SpatialGlimpse, SpatialUniformCrop, and the SpatialReSampling that they use."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from dpnn_bridge.torch7.gradient import zero_gradient
 
 @lua_class("nn.SpatialReSampling")
 class SpatialReSampling(nn.Module):
-    r"""Bilinear resampling with the corners on the corners.
+    r"""Bilinear resampling with aligned corners.
 
     Args:
-        owidth, oheight: new size.
-        rwidth, rheight: new size divided by the old one, where no size is given; fractions are cut off.
+        owidth, oheight: output size.
+        rwidth, rheight: ratio of output size to input size, if no output size is given; the product is truncated.
 
     Shape:
         - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
         - Output: :math:`(N, C, H', W')` or :math:`(C, H', W')`.
 
     Raises:
-        ValueError: a new size is less than 2, for which Torch7's positions are not numbers.
+        ValueError: an output size is less than 2; Torch7's source positions would be NaN.
 
     Lua:
-        ``nn.SpatialReSampling{rwidth=, rheight=, owidth=, oheight=}``, nnx SpatialReSampling.lua. There the first
-        forward fixes the new size for good.
+        ``nn.SpatialReSampling{rwidth=, rheight=, owidth=, oheight=}``, nnx SpatialReSampling.lua. In Torch7 the first
+        forward pass fixes the output size; here a ratio applies to each input.
 
     Differs from PyTorch:
-        As :func:`torch.nn.functional.interpolate` with ``align_corners=True``, except that positions and weights are
-        single precision whatever the dtype.
+        Equals :func:`torch.nn.functional.interpolate` with ``align_corners=True``, except that source positions and
+        interpolation weights are computed in float32 for every dtype.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class SpatialReSampling(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         if input.dim() not in (3, 4):
-            raise ValueError(f"SpatialReSampling takes (N, C, H, W) or (C, H, W), found {tuple(input.shape)}")
+            raise ValueError(f"SpatialReSampling: expected shape (N, C, H, W) or (C, H, W), found {tuple(input.shape)}")
         height = self._size("height", self.oheight, self.rheight, input.shape[-2])
         width = self._size("width", self.owidth, self.rwidth, input.shape[-1])
         return resampled(input, height, width)
@@ -64,7 +64,7 @@ class SpatialReSampling(nn.Module):
     @staticmethod
     def _size(name: str, size: float | None, ratio: float | None, old: int) -> int:
         if size is None and ratio is None:
-            raise ValueError(f"SpatialReSampling needs o{name} or r{name}")
+            raise ValueError(f"SpatialReSampling requires o{name} or r{name}")
         return int(size if size is not None else ratio * old)  # type: ignore[operator]
 
     class Lua(LuaClass):
@@ -73,35 +73,35 @@ class SpatialReSampling(nn.Module):
 
 
 def resampled(input: Tensor, height: int, width: int) -> Tensor:
-    """Return the last two dimensions of ``input`` resampled as :class:`SpatialReSampling` does."""
+    """Resample the last two dimensions of ``input``, with the result of :class:`SpatialReSampling`."""
     if height < 2 or width < 2:
-        raise ValueError(f"cannot resample to {height} x {width}: the new size must be at least 2")
-    if input.dtype == torch.float64:  # positions and weights must still be single precision
+        raise ValueError(f"cannot resample to {height} x {width}: height and width must be at least 2")
+    if input.dtype == torch.float64:  # Torch7 computes positions and weights in float32
         output = bilinear(input.reshape(-1, *input.shape[-2:], 1), height, width)
     else:
-        planes = input.reshape(-1, 1, *input.shape[-2:])  # as samples: up to ten times faster than as channels
-        output = F.interpolate(planes, (height, width), mode="bilinear", align_corners=True)
+        samples = input.reshape(-1, 1, *input.shape[-2:])  # channels as samples: up to ten times faster
+        output = F.interpolate(samples, (height, width), mode="bilinear", align_corners=True)
     return output.reshape(*input.shape[:-2], height, width)
 
 
 @lua_class("nn.SpatialGlimpse")
 class SpatialGlimpse(nn.Module):
-    r"""Cuts windows of growing size around a location out of an image and shrinks them to the same size.
+    r"""Crops windows of increasing size around a location of an image and resizes all of them to the smallest size.
 
-    Window d has size :math:`g_d = \text{size} \cdot \text{scale}^d`; the image is padded with zeros so that windows
-    may lie half outside. The gradient of the location is zero.
+    Window d has size :math:`g_d = \text{size} \cdot \text{scale}^d`; the image is padded with zeros so that half of a
+    window may lie outside. The gradient of the location is zero.
 
     Args:
-        size: height and width of the glimpse, or one number for both.
+        size: height and width of the output, or one number for both.
         depth: number of windows.
-        scale: size of a window divided by that of the one before.
-        pooling: ``"average"`` shrinks by means of whole blocks (scale 2 only), ``"bilinear"`` as
-            :class:`SpatialReSampling`. Default: average for scale 2.
+        scale: ratio of a window's size to the size of the previous window.
+        pooling: resizing method, ``"average"`` (average pooling, scale 2 only) or ``"bilinear"``
+            (:class:`SpatialReSampling`). Default: average for scale 2, else bilinear.
 
     Shape:
         - Input: ``[image, location]`` with :math:`(N, C, H, W)` and :math:`(N, 2)`, or :math:`(C, H, W)` and
           :math:`(2)`. A location is (y, x) between (-1, -1), top left, and (1, 1), bottom right.
-        - Output: :math:`(N, \text{depth} \cdot C, \text{size}_0, \text{size}_1)`, or without N.
+        - Output: :math:`(N, \text{depth} \cdot C, \text{size}_0, \text{size}_1)`, without N for a single image.
 
     Examples:
         >>> image, location = torch.zeros(4, 1, 28, 28), torch.zeros(4, 2)
@@ -109,8 +109,8 @@ class SpatialGlimpse(nn.Module):
         torch.Size([4, 3, 8, 8])
 
     Lua:
-        ``nn.SpatialGlimpse(size, depth, scale)``, SpatialGlimpse.lua. Sizes that are no whole numbers are cut off where
-        they are used, as in 2016; from 2017 on they were rounded down at each depth. Files of 2015 shrink bilinearly at
+        ``nn.SpatialGlimpse(size, depth, scale)``, SpatialGlimpse.lua. A fractional window size is truncated only where
+        it is used, as in dpnn of 2016; dpnn of 2017 truncates it at each depth. Models of 2015 resize bilinearly at
         every scale.
 
     References:
@@ -132,37 +132,41 @@ class SpatialGlimpse(nn.Module):
         location = location.unsqueeze(0) if location.dim() == 1 else location
         if image.dim() != 4 or location.dim() != 2:
             shapes = [tuple(t.shape) for t in input[:2]]
-            raise ValueError(f"SpatialGlimpse takes [(N, C, H, W), (N, 2)] or [(C, H, W), (2)], found {shapes}")
+            raise ValueError(
+                f"SpatialGlimpse: expected shapes [(N, C, H, W), (N, 2)] or [(C, H, W), (2)], found {shapes}"
+            )
         location = (location.detach().double() + 1) / 2
         windows, size = [], (float(self.size[0]), float(self.size[1]))
         for depth in range(self.depth):
             if depth > 0:
                 size = (size[0] * self.scale, size[1] * self.scale)
-            windows.append(self._shrunk(self._window(image, location, size), depth))
+            windows.append(self._resized(self._window(image, location, size), depth))
         output = zero_gradient(torch.cat(windows, 1), input[1])
         return output.squeeze(0) if single else output
 
     @staticmethod
     def _window(image: Tensor, location: Tensor, size: tuple[float, float]) -> Tensor:
-        """Return the windows of one depth, at full resolution, with zeros outside the image."""
+        """Crop the windows of one depth, at full resolution, with zeros outside the image."""
         clamped: list[Tensor] = []
         outside: list[Tensor] = []
-        square = image.shape[2] == image.shape[3] and size[0] == size[1]  # rows and columns at once
-        for chosen in [slice(2)] if square else [slice(1), slice(1, 2)]:
-            length, g = image.shape[2:][chosen][0], size[chosen][0]
+        square = image.shape[2] == image.shape[3] and size[0] == size[1]  # compute rows and columns together
+        for axes in [slice(2)] if square else [slice(1), slice(1, 2)]:
+            length, g = image.shape[2:][axes][0], size[axes][0]
             pad = math.floor((g - 1) / 2)
             last = length + 2 * pad - g
             if last < 0:
-                raise ValueError(f"a glimpse of {size} does not fit the padded image of shape {tuple(image.shape)}")
-            first = (location[:, chosen] * last).clamp(0, last).long()
-            place = first.unsqueeze(2) + torch.arange(-pad, int(g) - pad, device=image.device)
-            inside = place.clamp(0, length - 1)
+                raise ValueError(
+                    f"SpatialGlimpse: a window of {size} pixels exceeds the padded image of shape {tuple(image.shape)}"
+                )
+            first = (location[:, axes] * last).clamp(0, last).long()
+            position = first.unsqueeze(2) + torch.arange(-pad, int(g) - pad, device=image.device)
+            inside = position.clamp(0, length - 1)
             clamped += inside.unbind(1)
-            outside += (place != inside).unbind(1)
+            outside += (position != inside).unbind(1)
         window = pixels(image, *clamped)
         return window.masked_fill_((outside[0].unsqueeze(2) | outside[1].unsqueeze(1)).unsqueeze(1), 0)
 
-    def _shrunk(self, window: Tensor, depth: int) -> Tensor:
+    def _resized(self, window: Tensor, depth: int) -> Tensor:
         height, width = self.size
         if depth == 0 or tuple(window.shape[2:]) == self.size:
             return window
@@ -190,16 +194,16 @@ class SpatialGlimpse(nn.Module):
             if record_of(module) is None:
                 height, width = module.size
                 average = module.pooling == "average"
-                shrink = nn.AvgPool2d(2, 2) if average else SpatialReSampling(oheight=height, owidth=width)
-                fields["module"] = ctx.to_lua(shrink)
+                resize = nn.AvgPool2d(2, 2) if average else SpatialReSampling(oheight=height, owidth=width)
+                fields["module"] = ctx.to_lua(resize)
                 fields["modules"] = LuaTable.from_list([fields["module"]])
-                kind = ctx.type_of(module)
-                fields["gradInput"] = LuaTable.from_list([LuaTensor.empty(kind), LuaTensor.empty(kind)])
+                tensor_class = ctx.type_of(module)
+                fields["gradInput"] = LuaTable.from_list([LuaTensor.empty(tensor_class) for _ in range(2)])
             return fields
 
 
 def cropped(image: Tensor, top: Tensor, left: Tensor, height: int, width: int) -> Tensor:
-    """Cut a window of a given size from each image of a batch, at a position per image."""
+    """Crop a window from each image of a batch (N, C, H, W); ``top`` and ``left`` of shape (N) are its position."""
     rows = top[:, None] + torch.arange(height, device=image.device)
     columns = left[:, None] + torch.arange(width, device=image.device)
     return pixels(image, rows, columns)
@@ -214,23 +218,24 @@ def pixels(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 @lua_class("nn.SpatialUniformCrop")
 class SpatialUniformCrop(nn.Module):
-    r"""Cuts a window out of each image: at a random position in training, in the middle in evaluation.
+    r"""Crops a window of each image: at a random position in training mode, at the center in evaluation mode.
 
     Args:
         oheight, owidth: size of the window; the width defaults to the height.
-        scale: smallest and largest factor between which the size of the window is drawn in training, before it is
-            resampled to ``oheight`` x ``owidth``; None: 1.
+        scale: range of a random factor of the window's size in training mode; the window is then resampled to
+            ``oheight`` x ``owidth``. None: the factor is 1.
 
     Shape:
         - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
         - Output: :math:`(N, C, H', W')` or :math:`(C, H', W')`.
 
     Raises:
-        ValueError: the image is not larger than the window.
+        ValueError: the image is too small for the window, or, in evaluation mode, not larger than the window.
 
     Lua:
-        ``nn.SpatialUniformCrop(oheight, owidth, scale)``, SpatialUniformCrop.lua. The last row and column of positions
-        never occur, and the middle is one pixel before the middle where the difference of sizes is even.
+        ``nn.SpatialUniformCrop(oheight, owidth, scale)``, SpatialUniformCrop.lua. As in Torch7, a random window never
+        starts at the last possible row or column, and a central window starts one pixel before the center if image and
+        window differ by an even size.
     """
 
     def __init__(self, oheight: int, owidth: int | None = None, scale: tuple[float, float] | None = None) -> None:
@@ -245,32 +250,36 @@ class SpatialUniformCrop(nn.Module):
             top, left = math.ceil((height - self.oheight) / 2), math.ceil((width - self.owidth) / 2)
             if top < 1 or left < 1:
                 raise ValueError(
-                    f"SpatialUniformCrop: in evaluation the image must be larger than {self.oheight} x {self.owidth}, "
-                    f"as in Torch7; found {tuple(input.shape)}"
+                    "SpatialUniformCrop: in evaluation mode, as in Torch7, expected images larger than "
+                    f"{self.oheight} x {self.owidth}, found {tuple(input.shape)}"
                 )
             return input[:, :, top - 1 : top - 1 + self.oheight, left - 1 : left - 1 + self.owidth]
         if height < self.oheight or width < self.owidth:
-            raise ValueError(f"an image of shape {tuple(input.shape)} has no {self.oheight} x {self.owidth} window")
+            raise ValueError(
+                f"SpatialUniformCrop: expected images of at least {self.oheight} x {self.owidth}, "
+                f"found {tuple(input.shape)}"
+            )
         n, device = len(input), input.device
         if self.scale is None:
-            return self.at(input, _places(n, height - self.oheight, device), _places(n, width - self.owidth, device))
+            top = _random_positions(n, height - self.oheight, device)
+            return self.at(input, top, _random_positions(n, width - self.owidth, device))
         scales = torch.empty(n, dtype=torch.float64, device=device).uniform_(*self.scale)
-        top = _places(n, height - (scales * self.oheight).ceil(), device)
-        left = _places(n, width - (scales * self.owidth).ceil(), device)
+        top = _random_positions(n, height - (scales * self.oheight).ceil(), device)
+        left = _random_positions(n, width - (scales * self.owidth).ceil(), device)
         return self.scaled(input, scales, top, left)
 
     def at(self, input: Tensor, top: Tensor, left: Tensor) -> Tensor:
-        """Return the windows at the given positions, counted from 1."""
+        """Crop windows at the given positions, counted from 1."""
         return cropped(input, top - 1, left - 1, self.oheight, self.owidth)
 
     def scaled(self, input: Tensor, scales: Tensor, top: Tensor, left: Tensor) -> Tensor:
-        """Return the windows of the given scales, at Torch7's positions for the given random numbers."""
+        """Crop windows of the given scales, at Torch7's positions for the random numbers ``top`` and ``left``."""
         height, width = input.shape[2:]
         rows, columns = (scales * self.oheight).ceil(), (scales * self.owidth).ceil()
         y = (height / 2 - (height - rows) / 2 + top).ceil() - (rows / 2).ceil()
         x = (width / 2 - (height - columns) / 2 + left).ceil() - (columns / 2).ceil()  # Torch7 has iH here as well
-        y0, y1, fy = _positions(y.clamp(min=1) - 1, rows, self.oheight)
-        x0, x1, fx = _positions(x.clamp(min=1) - 1, columns, self.owidth)
+        y0, y1, fy = _neighbors(y.clamp(min=1) - 1, rows, self.oheight)
+        x0, x1, fx = _neighbors(x.clamp(min=1) - 1, columns, self.owidth)
         if must_check_ranges(y1) and (int(y1.max()) >= height or int(x1.max()) >= width):
             raise ValueError(f"a window of scale {self.scale} lies outside the image of shape {tuple(input.shape)}")
 
@@ -318,17 +327,23 @@ class SpatialUniformCrop(nn.Module):
             return forward
 
 
-def _places(n: int, room: float | Tensor, device: torch.device) -> Tensor:
-    """Return ``n`` random positions, counted from 1, in this range; the last position never occurs."""
+def _random_positions(n: int, largest: float | Tensor, device: torch.device) -> Tensor:
+    """Draw ``n`` random positions from 1 to ``largest``."""
     uniform = torch.rand(n, dtype=torch.float64, device=device)
-    return (0.01 + uniform * (room - 0.01)).ceil().long()
+    return (0.01 + uniform * (largest - 0.01)).ceil().long()
 
 
-def _positions(first: Tensor, size: Tensor, wanted: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return, for each sample, both neighbours of each new pixel and the distance to the first one."""
-    ratio = (size - 1).float()[:, None] / (wanted - 1)
-    position = ratio * torch.arange(wanted, dtype=torch.float32, device=size.device)
-    whole = position.floor()
+def _neighbors(first: Tensor, size: Tensor, new_size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the source pixels before and after each new pixel, and its distance from the pixel before.
+
+    Args:
+        first: first source pixel of each sample, of shape (N).
+        size: number of source pixels of each sample, of shape (N).
+        new_size: number of new pixels.
+    """
+    ratio = (size - 1).float()[:, None] / (new_size - 1)
+    position = ratio * torch.arange(new_size, dtype=torch.float32, device=size.device)
+    before = position.floor()
     last = size.long()[:, None] - 1
     start = first.long()[:, None]
-    return start + whole.long(), start + torch.minimum(whole.long() + 1, last), position - whole
+    return start + before.long(), start + torch.minimum(before.long() + 1, last), position - before

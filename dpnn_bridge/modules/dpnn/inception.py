@@ -16,17 +16,17 @@ from dpnn_bridge.modules.nn.decorator import Decorator
 
 @lua_class("nn.Inception")
 class Inception(Decorator):
-    r"""The Inception module of GoogLeNet: convolution branches and a pooling branch, joined along the channels.
+    r"""The Inception module of GoogLeNet: convolution branches and a pooling branch, concatenated along the channels.
 
     Args:
-        module: the branches in a :class:`DepthConcat`, as :meth:`create` makes them.
+        module: the branches in a :class:`DepthConcat`; :meth:`create` builds them.
 
     Shape:
-        - Input: :math:`(N, C, H, W)`, or :math:`(C, H, W)` when the output's height is 1.
+        - Input: :math:`(N, C, H, W)`, or :math:`(C, H, W)` if the output's height is 1.
         - Output: :math:`(N, C', H', W')`, or :math:`(1, C', W')` for a single sample.
 
     Raises:
-        ValueError: a single sample whose output is higher than 1; Torch7 refuses it as well.
+        ValueError: the output of a single sample has a height above 1; Torch7 raises an error too.
 
     Lua:
         ``nn.Inception(config)``, Inception.lua
@@ -43,7 +43,7 @@ class Inception(Decorator):
         output = self.module(input.unsqueeze(0))
         if output.shape[2] != 1:
             raise ValueError(
-                f"Inception takes a single sample only if its output has height 1, found {tuple(output.shape)}; "
+                f"Inception accepts a single sample only if its output has height 1, found {tuple(output.shape)}; "
                 "pass a batch: input.unsqueeze(0)"
             )
         return output.squeeze(2)
@@ -65,20 +65,20 @@ class Inception(Decorator):
         pool_stride: int = 1,
         pool: nn.Module | None = None,
     ) -> Inception:
-        """Build the branches as Torch7's constructor does.
+        """Build the branches of Torch7's constructor.
 
         Args:
-            input_size: channels of the input.
-            output_size: filters of each kernel.
-            reduce_size: filters of the 1x1 convolutions: one for each kernel, then for the pooling branch, then for
-                the branch that is nothing but a 1x1 convolution. The last two may be left out.
+            input_size: number of input channels.
+            output_size: number of filters of each convolution after the 1x1 convolutions.
+            reduce_size: number of filters of each 1x1 convolution: first of each convolution branch, then of the
+                pooling branch, then of the branch with only a 1x1 convolution. The last two may be omitted.
             reduce_stride: strides of the 1x1 convolutions; default: 1.
             transfer: class of the activation after each convolution.
-            batch_norm: put a batch normalization before each activation.
-            padding: pad each convolution by half its kernel.
-            kernel_size, kernel_stride: of the convolutions.
-            pool_size, pool_stride: of the max pooling, which has no padding.
-            pool: another pooling module.
+            batch_norm: insert a batch normalization before each activation.
+            padding: pad each convolution by half its kernel size.
+            kernel_size, kernel_stride: kernel sizes and strides of the convolutions; one branch each.
+            pool_size, pool_stride: kernel size and stride of the max pooling, which has no padding.
+            pool: pooling module that replaces the max pooling.
         """
 
         def conv(i: int, outputs: int, *, inputs: int = input_size, kernel: int = 1, stride: int | None = None):
@@ -104,7 +104,7 @@ class FireModule(Decorator):
     r"""The fire module of SqueezeNet: 1x1 convolutions that squeeze, then 1x1 and 3x3 convolutions that expand.
 
     Args:
-        module: squeeze, activation, expand, activation, as :meth:`create` makes them.
+        module: a Sequential of squeeze, activation, expand and activation; :meth:`create` builds it.
 
     Shape:
         - Input: :math:`(N, C, H, W)`.
@@ -121,20 +121,20 @@ class FireModule(Decorator):
 
     def forward(self, input: Tensor) -> Tensor:
         if input.dim() != 4:
-            raise ValueError(f"FireModule takes batches of shape (N, C, H, W), found {tuple(input.shape)}")
+            raise ValueError(f"FireModule: expected shape (N, C, H, W), found {tuple(input.shape)}")
         return self.module(input)
 
     @classmethod
     def create(
         cls, in_channels: int, s1x1: int, e1x1: int, e3x3: int, activation: type[nn.Module] = nn.ReLU
     ) -> FireModule:
-        """Build the layers as Torch7's constructor does.
+        """Build the layers of Torch7's constructor.
 
         Args:
-            in_channels: channels of the input.
-            s1x1: filters that squeeze.
-            e1x1, e3x3: filters that expand.
-            activation: class of the activation after each of the two stages.
+            in_channels: number of input channels.
+            s1x1: number of filters of the squeeze convolution.
+            e1x1, e3x3: numbers of filters of the two expand convolutions.
+            activation: class of the activation after squeeze and after expand.
         """
         expand = Concat(nn.Conv2d(s1x1, e1x1, 1), nn.Conv2d(s1x1, e3x3, 3, padding=1), dimension=2)
         return cls(nn.Sequential(nn.Conv2d(in_channels, s1x1, 1), activation(), expand, activation()))

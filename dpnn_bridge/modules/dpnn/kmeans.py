@@ -15,7 +15,7 @@ from dpnn_bridge.objects import LuaObject
 
 
 class _NearestCentroid(torch.autograd.Function):
-    """The nearest centroids; the gradient of the centroids is minus the step to their samples' means."""
+    """Returns the nearest centroids; the gradient of a centroid points away from the mean of its samples."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, weight: Tensor, index: Tensor, module: Kmeans) -> Tensor:
@@ -36,22 +36,23 @@ class _NearestCentroid(torch.autograd.Function):
 
 @lua_class("nn.Kmeans")
 class Kmeans(nn.Module):
-    r"""Finds the nearest of k centroids; gradient descent with learning rate 1 moves them to their samples' means.
+    r"""Finds the nearest of k centroids; SGD with learning rate 1 moves each centroid to the mean of its samples.
 
     Args:
         k: number of centroids.
-        dim: dimensions of a sample.
-        scale: factor of the step; None: 1.
-        index_base: number of the first centroid.
+        dim: number of features of a sample, :math:`D`.
+        scale: factor of the gradient; None: 1.
+        index_base: index of the first centroid.
 
     Attributes:
         weight: the centroids, shape :math:`(k, D)`.
         loss: sum of the squared distances to the nearest centroid in the last forward pass.
-        cluster_sample_count: samples of each centroid in the last backward pass.
+        cluster_sample_count: number of samples of each centroid in the last backward pass.
 
     Shape:
         - Input: :math:`(N, D)`.
-        - Output: :math:`(N)`, numbers of the nearest centroids, in the input's dtype; the lowest of equally near ones.
+        - Output: :math:`(N)`, indices of the nearest centroids, in the input's dtype; of equal distances, the lowest
+          index.
 
     Examples:
         >>> kmeans, samples = Kmeans(3, 2), torch.randn(50, 2)
@@ -80,7 +81,7 @@ class Kmeans(nn.Module):
     ) -> None:
         super().__init__()
         if k <= 0 or dim <= 0:
-            raise ValueError(f"Kmeans needs at least one cluster and one dimension, found k={k}, dim={dim}")
+            raise ValueError(f"Kmeans: expected positive k and dim, found k={k}, dim={dim}")
         self.k, self.dim, self.scale, self.index_base = k, dim, scale, index_base
         self.weight = nn.Parameter(torch.empty(k, dim, device=device, dtype=dtype))
         self.register_buffer("cluster_sample_count", torch.zeros(k, device=device, dtype=dtype))
@@ -88,34 +89,34 @@ class Kmeans(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the centroids from [-1, 1]."""
+        """Draw the centroids uniformly from [-1, 1]."""
         nn.init.uniform_(self.weight, -1, 1)
 
     @torch.no_grad()
     def init_random(self, samples: Tensor) -> None:
-        """Put the centroids on random samples, which may repeat.
+        """Set the centroids to random samples, drawn with replacement.
 
         Args:
-            samples: shape :math:`(N, D)` with :math:`N \\ge k`.
+            samples: samples of shape :math:`(N, D)` with :math:`N \\ge k`.
         """
         self._check(samples)
         if len(samples) < self.k:
-            raise ValueError(f"{self.k} centroids need as many samples, found {len(samples)}")
+            raise ValueError(f"Kmeans: expected at least {self.k} samples, one per centroid, found {len(samples)}")
         self.weight.copy_(samples[torch.randint(len(samples), (self.k,), device=samples.device)])
 
     @torch.no_grad()
     def init_kmeans_plus(self, samples: Tensor, p: float = 0.95) -> None:
-        """Put each centroid on one of the samples that are farthest from those before it.
+        """Set each centroid to one of the samples farthest from the previous centroids.
 
-        Unlike k-means++ it draws uniformly from the :math:`\\lceil (1 - p) N \\rceil` farthest samples.
+        Unlike k-means++, it draws uniformly from the :math:`\\lceil (1 - p) N \\rceil` farthest samples.
 
         Args:
-            samples: shape :math:`(N, D)`.
-            p: part of the samples that is too near.
+            samples: samples of shape :math:`(N, D)`.
+            p: fraction of the samples, the nearest ones, that are not drawn.
         """
         self._check(samples)
         if not 0 <= p <= 1:
-            raise ValueError(f"p is between 0 and 1, found {p}")
+            raise ValueError(f"expected p between 0 and 1, found {p}")
         candidates = max(math.ceil((1 - p) * len(samples)), 1)
         chosen = torch.randint(len(samples), (1,), device=samples.device)
         distances = samples.new_full((len(samples),), math.inf)
@@ -127,7 +128,7 @@ class Kmeans(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         self._check(input)
-        # differences, not products, so that equally near centroids stay so
+        # computed from differences, because matrix products round equal distances differently
         distances = torch.cdist(input.detach(), self.weight.detach(), compute_mode="donot_use_mm_for_euclid_dist")
         smallest, index = distances.min(1)
         self.loss = smallest.square().sum()
@@ -135,7 +136,7 @@ class Kmeans(nn.Module):
 
     def _check(self, samples: Tensor) -> None:
         if samples.dim() != 2 or samples.shape[1] != self.dim:
-            raise ValueError(f"Kmeans takes samples of shape (N, {self.dim}), found {tuple(samples.shape)}")
+            raise ValueError(f"Kmeans: expected samples of shape (N, {self.dim}), found {tuple(samples.shape)}")
 
     class Lua(LuaClass):
         computed_fields = ("loss",)

@@ -1,4 +1,4 @@
-"""Noise-contrastive estimation: NCEModule, NCECriterion; Bigrams, which draws successors of words."""
+"""Noise-contrastive estimation: NCEModule, NCECriterion; and Bigrams, which samples successors of words."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from dpnn_bridge.torch7.gradient import with_gradient_of
 
 
 def alias_table(probabilities: Tensor) -> tuple[Tensor, Tensor]:
-    """Build Walker's alias table, which draws from K categories in constant time.
+    """Build Walker's alias table, which samples from K categories in constant time.
 
     Args:
-        probabilities: shape :math:`(K)`, with sum 1.
+        probabilities: probabilities of shape :math:`(K)`, with sum 1.
 
     Returns:
-        ``(alias, keep)``: category k, drawn uniformly, is kept with probability ``keep[k]``, else it becomes
-        ``alias[k]``.
+        ``(alias, keep)``, both of shape :math:`(K)`. A uniformly drawn category k is kept with probability ``keep[k]``
+        and otherwise replaced by ``alias[k]``.
     """
     keep = (probabilities.double() * len(probabilities)).tolist()
     alias = list(range(len(keep)))
@@ -40,13 +40,13 @@ def alias_table(probabilities: Tensor) -> tuple[Tensor, Tensor]:
         alias[small] = large
         keep[large] -= 1 - keep[small]
         (smaller if keep[large] < 1 else larger).append(large)
-    for k in smaller + larger:  # the others differ from 1 by rounding only
+    for k in smaller + larger:  # these differ from 1 only by rounding
         keep[k] = 1.0
     return torch.tensor(alias), torch.tensor(keep, dtype=torch.float64)
 
 
 def draw(alias: Tensor, keep: Tensor, *shape: int) -> Tensor:
-    """Draw categories, counted from 0, from an alias table."""
+    """Draw 0-based categories from an alias table, as a tensor of shape ``shape``."""
     index = torch.randint(len(alias), shape, device=alias.device)
     kept = torch.rand(shape, dtype=keep.dtype, device=keep.device) < keep.take(index)
     return torch.where(kept, index, alias.take(index))
@@ -54,27 +54,28 @@ def draw(alias: Tensor, keep: Tensor, *shape: int) -> Tensor:
 
 @lua_class("nn.NCEModule")
 class NCEModule(nn.Linear):
-    r"""A linear layer and softmax over many classes, trained by telling the target from k samples of noise.
+    r"""A linear layer and softmax over many classes, trained to distinguish the target from k noise samples.
 
     Args:
-        in_features: size of the input.
+        in_features: size of the input, :math:`D`.
         out_features: number of classes, :math:`V`.
         k: number of noise samples.
-        unigrams: frequency of each class, from which noise is drawn; it is normalised.
-        Z: the softmax's normaliser; not above 0: the first batch estimates it.
-        batch_noise: all samples of a batch share their noise.
-        normalized: in evaluation give the softmax instead.
-        log_softmax: let that be its logarithm.
-        index_base: number of the first class.
+        unigrams: frequency of each class, of shape :math:`(V)`; noise is drawn from it after normalization.
+        Z: normalization constant of the softmax; if 0 or negative, the first batch estimates it.
+        batch_noise: all samples of a batch share their noise samples.
+        normalized: return the softmax over all classes in evaluation mode.
+        log_softmax: return its logarithm instead.
+        index_base: index of the first class.
 
     Attributes:
-        unigrams, alias, keep: the noise distribution and its alias table. Casts leave the dtype alone.
-        Z: the normaliser, shape (1).
+        unigrams, alias, keep: the noise distribution and its alias table; casts do not change the dtype.
+        Z: normalization constant, of shape (1).
 
     Shape:
         - Input: ``[input, target]`` of shapes :math:`(N, D)` and :math:`(N)`.
-        - Output: :math:`(N, V)` in evaluation when ``normalized``; else the probabilities of the target and of the
-          noise, in the model and in the noise distribution: :math:`(N), (N, k), (N), (N, k)`.
+        - Output: :math:`(N, V)` in evaluation mode with ``normalized``; otherwise four tensors of shapes
+          :math:`(N), (N, k), (N), (N, k)`: the probabilities of targets and noise in the model, then those in the noise
+          distribution.
 
     Lua:
         ``nn.NCEModule(inputSize, outputSize, k, unigrams, Z)``, NCEModule.lua
@@ -120,8 +121,8 @@ class NCEModule(nn.Linear):
     def forward(self, input: list[Tensor]) -> Tensor | list[Tensor]:  # type: ignore[override]
         x, target = input[0], input[1]
         if x.dim() != 2 or target.dim() != 1:
-            shapes = f"{tuple(x.shape)}, {tuple(target.shape)}"
-            raise ValueError(f"NCEModule takes [(N, {self.in_features}), (N)], found {shapes}")
+            shapes = [tuple(x.shape), tuple(target.shape)]
+            raise ValueError(f"NCEModule: expected shapes [(N, {self.in_features}), (N)], found {shapes}")
         if self.normalized and not self.training:
             scores = super().forward(x)
             return scores.log_softmax(1) if self.log_softmax else scores.softmax(1)
@@ -130,8 +131,8 @@ class NCEModule(nn.Linear):
 
     @explains_index_base
     def contrasted(self, x: Tensor, target: Tensor, noise: Tensor) -> list[Tensor]:
-        """Return the four probabilities for given noise, which like the target counts from 0."""
-        weight = F.embedding(target, self.weight)  # unlike self.weight[target] it refuses negative indices
+        """Return the four probabilities for the given 0-based target and noise."""
+        weight = F.embedding(target, self.weight)  # unlike self.weight[target], raises for negative indices
         noise_weight = F.embedding(noise, self.weight)
         scores = (x * weight).sum(1) + self.bias.take(target)
         if self.batch_noise:
@@ -139,12 +140,12 @@ class NCEModule(nn.Linear):
         else:
             noise_scores = torch.einsum("nd,nkd->nk", x, noise_weight) + self.bias.take(noise)
         p_target, p_noise = scores.exp(), noise_scores.exp()
-        Z = self._normaliser(p_target.detach(), p_noise.detach())
+        Z = self._normalization(p_target.detach(), p_noise.detach())
         q_target, q_noise = self.unigrams.take(target).to(x.dtype), self.unigrams.take(noise).to(x.dtype)
         return [p_target / Z, p_noise / Z, q_target, q_noise.expand_as(p_noise)]
 
-    def _normaliser(self, p_target: Tensor, p_noise: Tensor) -> Tensor:
-        """Return the normaliser, which a first batch estimates."""
+    def _normalization(self, p_target: Tensor, p_noise: Tensor) -> Tensor:
+        """Return the normalization constant; estimate and store it on the first batch."""
         mean = p_noise.mean() if self.batch_noise else torch.cat([p_target[:, None], p_noise], 1).mean()
         Z = torch.where(self.Z > 0, self.Z, mean * self.out_features)
         if not is_traced():
@@ -181,7 +182,7 @@ class NCEModule(nn.Linear):
         def build(cls, obj: LuaObject, ctx: TorchContext) -> NCEModule:
             arguments = cls.arguments(obj, ctx)
             outputs = arguments["out_features"]
-            unigrams = torch.ones(outputs, dtype=torch.float64)  # the file's follow, as does the table for drawing
+            unigrams = torch.ones(outputs, dtype=torch.float64)  # replaced by fill; the alias table is set below
             module = NCEModule(unigrams=unigrams, index_base=ctx.index_base, **arguments)
             table = obj.get("aliasmultinomial")
             if isinstance(table, LuaObject):
@@ -197,9 +198,9 @@ class NCEModule(nn.Linear):
 
         @classmethod
         def to_lua(cls, module: NCEModule, ctx: LuaContext) -> dict[str, Any]:
-            fields, kind = super().to_lua(module, ctx), ctx.type_of(module)
-            fields["output"] = LuaTable.from_list(LuaTensor.empty(kind) for _ in range(4))
-            fields["gradInput"] = LuaTable.from_list(LuaTensor.empty(kind) for _ in range(2))
+            fields, tensor_class = super().to_lua(module, ctx), ctx.type_of(module)
+            fields["output"] = LuaTable.from_list(LuaTensor.empty(tensor_class) for _ in range(4))
+            fields["gradInput"] = LuaTable.from_list(LuaTensor.empty(tensor_class) for _ in range(2))
             record = record_of(module)
             if record is None or "aliasmultinomial" not in record.fields:
                 table = LuaObject("torch.AliasMultinomial")
@@ -225,13 +226,13 @@ class NCEModule(nn.Linear):
 
 @lua_class("nn.NCECriterion")
 class NCECriterion(Criterion):
-    r"""The loss of telling targets from noise, for the output of :class:`NCEModule`.
+    r"""Noise-contrastive loss of the output of :class:`NCEModule`.
 
     Args:
         size_average: divide by the batch size.
 
     Shape:
-        - Input: :math:`(N), (N, k), (N), (N, k)`, as :class:`NCEModule` gives them.
+        - Input: the four outputs of :class:`NCEModule`, of shapes :math:`(N), (N, k), (N), (N, k)`.
         - Target: ignored.
         - Output: the loss, a number.
 
@@ -239,7 +240,8 @@ class NCECriterion(Criterion):
         ``nn.NCECriterion()``, NCECriterion.lua
 
     Differs from PyTorch:
-        Torch7 adds 1e-7 to each divisor of its formula for the gradient, which so is not quite the derivative.
+        As in Torch7, 1e-7 is added to each divisor of the gradient's formula, so the gradient is slightly different
+        from the derivative.
     """
 
     epsilon = 1e-7
@@ -252,7 +254,8 @@ class NCECriterion(Criterion):
         if len(input) != 4 or [t.dim() for t in input] != [1, 2, 1, 2]:
             shapes = [tuple(t.shape) for t in input]
             raise ValueError(
-                f"NCECriterion takes the four outputs of NCEModule, (N), (N, k), (N), (N, k); found {shapes}"
+                "NCECriterion: expected the four outputs of NCEModule, of shapes (N), (N, k), (N), (N, k), "
+                f"found {shapes}"
             )
         model, model_noise, p, p_noise = input
         k, n = model_noise.shape[1], len(model) if self.size_average else 1
@@ -270,28 +273,29 @@ class NCECriterion(Criterion):
 
 @lua_class("nn.Bigrams")
 class Bigrams(nn.Module):
-    """Draws words that follow each word of the input.
+    """Samples successors of each word of the input. :func:`bigrams` creates it from probabilities.
 
     Args:
-        n_words: number of words that something follows.
-        n_places: number of words that follow one, at most.
-        nsample: how many to draw.
-        index_base: number of the first position in a word's probabilities.
+        n_words: number of words that have successors.
+        n_places: largest number of successors of a word.
+        nsample: number of samples per word, :math:`S`.
+        index_base: index of the first successor of a word.
 
     Attributes:
-        words: the numbers of the words, ascending; sizes: how many words follow each.
-        alias, keep: one row with an alias table for each word.
+        words: word numbers, ascending.
+        sizes: number of successors of each word.
+        alias, keep: the alias table of each word, one per row.
 
     Shape:
-        - Input: :math:`(N)`, numbers of words.
-        - Output: :math:`(N, S)`, positions in the word's probabilities.
+        - Input: :math:`(N)`, word numbers.
+        - Output: :math:`(N, S)`, indices in the word's list of successors.
 
     Raises:
-        KeyError: a word has no probabilities.
+        KeyError: a word has no successors.
 
     Lua:
-        ``nn.Bigrams(bigrams, nsample)``, Bigrams.lua. It returns positions, not the numbers in the field ``index`` of
-        the tables.
+        ``nn.Bigrams(bigrams, nsample)``, Bigrams.lua. As in Torch7, the output contains indices in the word's list of
+        probabilities, not the word numbers in the list ``index``.
     """
 
     alias: Tensor
@@ -310,7 +314,7 @@ class Bigrams(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         row = torch.searchsorted(self.words, input.long().contiguous()).clamp(max=len(self.words) - 1)
         if not torch.compiler.is_compiling() and bool((self.words[row] != input).any()):
-            raise KeyError(f"Bigrams knows nothing about the words {input[self.words[row] != input].tolist()}")
+            raise KeyError(f"Bigrams has no successors of the words {input[self.words[row] != input].tolist()}")
         uniform = torch.rand(len(input), self.nsample, dtype=torch.float64, device=input.device)
         index = (uniform * self.sizes[row, None]).long()
         kept = torch.rand_like(uniform) < self.keep[row[:, None], index]
@@ -352,7 +356,12 @@ class Bigrams(nn.Module):
 def bigrams(
     tables: dict[int, tuple[Tensor, Tensor]] | dict[int, Tensor], nsample: int, *, index_base: int = 1
 ) -> Bigrams:
-    """Create :class:`Bigrams` from the probabilities of each word's successors, or their alias tables."""
+    """Create :class:`Bigrams`.
+
+    Args:
+        tables: word number → probabilities of the word's successors, or their alias table ``(alias, keep)``.
+        nsample, index_base: arguments of :class:`Bigrams`.
+    """
     rows = {word: alias_table(t / t.sum()) if isinstance(t, Tensor) else t for word, t in sorted(tables.items())}
     sizes = [len(alias) for alias, _ in rows.values()]
     module = Bigrams(len(rows), max(sizes), nsample, index_base=index_base)

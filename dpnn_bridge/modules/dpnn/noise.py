@@ -1,4 +1,4 @@
-"""Noise on the whole input or on whole regions of it: WhiteNoise, TotalDropout, SpatialRegionDropout."""
+"""Noise, and dropout of the complete input or of a region: WhiteNoise, TotalDropout, SpatialRegionDropout."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from dpnn_bridge.modules.nn.dropout import stored_noise
 from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.torch7.gradient import refuse_gradient
 
-#: why these layers refuse backward in evaluation, as Torch7's do
-TRAINING_ONLY = "{}: backward is only defined in training, as in Torch7; call .train() or leave the layer out"
+#: error of a backward pass in evaluation mode; Torch7's layers raise an error too
+TRAINING_ONLY = "{}: as in Torch7, the backward pass requires training mode; call .train() or remove the layer"
 
 
 @lua_class("nn.WhiteNoise")
 class WhiteNoise(nn.Module):
-    """Adds Gaussian noise in training, and the noise's mean in evaluation.
+    """Adds Gaussian noise in training mode, and the mean of the noise in evaluation mode.
 
     Args:
         mean: mean of the noise.
@@ -31,7 +31,7 @@ class WhiteNoise(nn.Module):
         - Input, output: :math:`(*)`.
 
     Raises:
-        RuntimeError: in a backward pass through the layer in evaluation.
+        RuntimeError: a backward pass runs through the layer in evaluation mode.
 
     Lua:
         ``nn.WhiteNoise(mean, std)``, WhiteNoise.lua
@@ -58,16 +58,16 @@ class WhiteNoise(nn.Module):
 
 @lua_class("nn.TotalDropout")
 class TotalDropout(nn.Module):
-    """Zeroes the whole input at random in training. Nothing is ever scaled.
+    """Sets the complete input to zero at random in training mode, without scaling.
 
     Args:
-        p: probability that the input is zeroed.
+        p: probability of zeros.
 
     Shape:
         - Input, output: :math:`(*)`.
 
     Raises:
-        RuntimeError: in a backward pass through the layer in evaluation.
+        RuntimeError: a backward pass runs through the layer in evaluation mode.
 
     Lua:
         ``nn.TotalDropout(p)``, TotalDropout.lua
@@ -93,17 +93,19 @@ class TotalDropout(nn.Module):
 
 @lua_class("nn.SpatialRegionDropout")
 class SpatialRegionDropout(nn.Module):
-    """Zeroes the top, bottom, left or right of all images of a batch in training, and scales the rest by 1 / (1 - p).
+    """Sets a random edge of all images to zero in training mode, and scales the other pixels by 1 / (1 - p).
+
+    The edge is the top, bottom, left or right, the same for all images of a batch.
 
     Args:
-        p: part of the rows or columns that is zeroed.
+        p: fraction of the rows or columns that is set to zero.
 
     Shape:
         - Input, output: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
 
     Raises:
-        ValueError: p of the rows or columns is less than one.
-        RuntimeError: in a backward pass through the layer in evaluation.
+        ValueError: the fraction ``p`` is less than one row or one column.
+        RuntimeError: a backward pass runs through the layer in evaluation mode.
 
     Lua:
         ``nn.SpatialRegionDropout(p)``, SpatialRegionDropout.lua
@@ -117,7 +119,9 @@ class SpatialRegionDropout(nn.Module):
         if not self.training:
             return refuse_gradient(input, TRAINING_ONLY.format("SpatialRegionDropout"))
         if input.dim() not in (3, 4):
-            raise ValueError(f"SpatialRegionDropout takes (N, C, H, W) or (C, H, W), found {tuple(input.shape)}")
+            raise ValueError(
+                f"SpatialRegionDropout: expected shape (N, C, H, W) or (C, H, W), found {tuple(input.shape)}"
+            )
         height, width = input.shape[-2:]
         rows, columns = math.floor(height * self.p), math.floor(width * self.p)
         if rows == 0 or columns == 0:

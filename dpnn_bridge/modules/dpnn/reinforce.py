@@ -1,4 +1,4 @@
-"""REINFORCE modules: they draw samples; their gradient is that of the sample's log probability times a reward."""
+"""REINFORCE modules: the output is a sample; the gradient is that of its log probability times a reward."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dpnn_bridge.objects import LuaObject, LuaTensor
 
 
 class _RewardGradient(torch.autograd.Function):
-    """The sample; its gradient is the module's business."""
+    """Returns the sample; the backward pass calls the module's ``gradients``."""
 
     @staticmethod
     def forward(ctx: Any, module: Reinforce, sample: Tensor, *inputs: Tensor) -> Tensor:
@@ -32,10 +32,10 @@ class _RewardGradient(torch.autograd.Function):
 
 @lua_class("nn.Reinforce")
 class Reinforce(nn.Module):
-    r"""Base of the REINFORCE modules; alone it returns its input, and its gradient is the reward.
+    r"""Base class of the REINFORCE modules; used directly, it returns its input, and its gradient is the reward.
 
     Args:
-        stochastic: sample in evaluation too; otherwise evaluation gives the distribution's mean.
+        stochastic: sample in evaluation mode too; otherwise evaluation mode returns the mean of the distribution.
 
     Attributes:
         reward: the reward of each sample, set by :meth:`reinforce`.
@@ -44,7 +44,7 @@ class Reinforce(nn.Module):
         - Input, output: :math:`(N, *)`, or :math:`(*)` with a single reward.
 
     Raises:
-        RuntimeError: in a backward pass when no reward was given.
+        RuntimeError: a backward pass runs without a reward.
 
     Lua:
         ``nn.Reinforce(stochastic)``, Reinforce.lua
@@ -59,10 +59,10 @@ class Reinforce(nn.Module):
         self.reward: Tensor | None = None
 
     def reinforce(self, reward: Tensor) -> None:
-        """Set the reward for the backward pass that follows.
+        """Set the reward for the next backward pass.
 
         Args:
-            reward: shape :math:`(N)`.
+            reward: reward of each sample, of shape :math:`(N)`.
         """
         self.reward = reward
 
@@ -77,7 +77,7 @@ class Reinforce(nn.Module):
         return _RewardGradient.apply(self, sample, *self.distribution(input))
 
     def distribution(self, input: Any) -> tuple[Tensor, ...]:
-        """Return the distribution's parameters that the input gives."""
+        """Return the parameters of the distribution that the input contains."""
         return (input,)
 
     def sample(self, *inputs: Tensor) -> Tensor:
@@ -93,28 +93,31 @@ class Reinforce(nn.Module):
         return (self.reward_as(inputs[0]).clone(),)
 
     def reward_as(self, input: Tensor) -> Tensor:
-        """Return the rewards in the shape of ``input``."""
+        """Return the rewards, expanded to the shape of ``input``."""
         name, reward = type(self).__name__, self.reward
         if reward is None:
             raise RuntimeError(
-                f"{name} got no reward: use a reward criterion such as VRClassReward, or call reinforce(reward) "
-                "of each such module (dpnn_bridge.training.reinforce for a model) between forward and backward"
+                f"{name} has no reward: use a reward criterion such as VRClassReward, or call "
+                "dpnn_bridge.training.reinforce(model, reward) between the forward and the backward pass"
             )
         if reward.dim() != 1:
-            raise RuntimeError(f"{name}: the reward must have shape (N), found {tuple(reward.shape)}")
+            raise RuntimeError(f"{name}: expected a reward of shape (N), found {tuple(reward.shape)}")
         reward = reward.to(input.device, input.dtype)
         if reward.shape == input.shape:
             return reward
         if len(reward) not in (1, input.shape[0]):
-            raise RuntimeError(f"{name}: {len(reward)} rewards do not fit an input of shape {tuple(input.shape)}")
+            raise RuntimeError(
+                f"{name}: expected {input.shape[0]} rewards for an input of shape {tuple(input.shape)}, "
+                f"found {len(reward)}"
+            )
         return reward.reshape(-1, *[1] * (input.dim() - 1)).expand_as(input)
 
     class Lua(LuaClass):
-        """Base of the REINFORCE mappings.
+        """Base class of the REINFORCE class mappings.
 
         Attributes:
-            before_2016: what modules of files without ``_type`` computed differently: a field of our own, which Torch7
-                ignores, and its value.
+            before_2016: values of fields for files without ``_type``, whose modules computed another gradient. The
+                fields are ours; Torch7 ignores them.
         """
 
         scalars = ("stochastic",)
@@ -143,10 +146,10 @@ class Reinforce(nn.Module):
 
 @lua_class("nn.ReinforceBernoulli")
 class ReinforceBernoulli(Reinforce):
-    r"""Samples ones with the given probabilities: :math:`\partial \ln f / \partial p = (x - p) / (p (1 - p))`.
+    r"""Samples 0 or 1 with the given probabilities of 1: :math:`\partial \ln f / \partial p = (x - p) / (p (1 - p))`.
 
     Args:
-        stochastic: sample in evaluation too; otherwise evaluation gives the probabilities.
+        stochastic: sample in evaluation mode too; otherwise evaluation mode returns the probabilities.
 
     Shape:
         - Input, output: :math:`(N, *)`, or :math:`(*)` with a single reward.
@@ -165,18 +168,18 @@ class ReinforceBernoulli(Reinforce):
 
 @lua_class("nn.ReinforceCategorical")
 class ReinforceCategorical(Reinforce):
-    r"""Samples one of K categories, as a vector with a one: :math:`\partial \ln f / \partial p_i = x_i / p_i`.
+    r"""Samples one of K categories as a one-hot vector: :math:`\partial \ln f / \partial p_i = x_i / p_i`.
 
     Args:
-        stochastic: sample in evaluation too; otherwise evaluation gives the probabilities.
-        epsilon: added to the probabilities that the gradient is divided by.
+        stochastic: sample in evaluation mode too; otherwise evaluation mode returns the probabilities.
+        epsilon: added to the probabilities in the divisor of the gradient.
 
     Shape:
         - Input: :math:`(N, K)`.
         - Output: :math:`(N, K)`.
 
     Lua:
-        ``nn.ReinforceCategorical(stochastic)``, ReinforceCategorical.lua. Files of 2015 have no epsilon.
+        ``nn.ReinforceCategorical(stochastic)``, ReinforceCategorical.lua. The class of 2015 has no epsilon.
     """
 
     def __init__(self, stochastic: bool | None = None, epsilon: float = 1e-8) -> None:
@@ -185,7 +188,7 @@ class ReinforceCategorical(Reinforce):
 
     def distribution(self, input: Any) -> tuple[Tensor, ...]:
         if input.dim() != 2:
-            raise ValueError(f"ReinforceCategorical takes batches of shape (N, K), found {tuple(input.shape)}")
+            raise ValueError(f"ReinforceCategorical: expected shape (N, K), found {tuple(input.shape)}")
         return (input,)
 
     def sample(self, *inputs: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""REINFORCE modules that draw from distributions over real numbers."""
+"""REINFORCE modules that sample from distributions over real numbers."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 
 class _TwoParameters(Reinforce):
-    """Base of distributions whose second parameter is a number, a tensor or part of the input.
+    """Base class of distributions whose second parameter is a number, a tensor or part of the input.
 
     Args:
-        second: number, tensor of the input's shape or without its batch, or None when the input is a pair.
-        stochastic: sample in evaluation too.
+        second: a number; a tensor of the input's or a sample's shape; or None if the input is a pair that contains it.
+        stochastic: sample in evaluation mode too.
     """
 
     name = "second"  #: attribute and Lua field of the second parameter
@@ -33,22 +33,28 @@ class _TwoParameters(Reinforce):
             setattr(self, self.name, second)
 
     def distribution(self, input: Any) -> tuple[Tensor, ...]:
-        kind = type(self).__name__
+        class_name = type(self).__name__
         if isinstance(input, (list, tuple)):
             if len(input) != 2 or input[0].shape != input[1].shape:
                 raise ValueError(
-                    f"{kind} takes a tensor or a pair of tensors of one shape, found {len(input)} elements"
+                    f"{class_name}: expected a tensor or a pair of tensors of equal shape, found "
+                    f"{[tuple(t.shape) for t in input]}"
                 )
             return tuple(input)
         second = getattr(self, self.name)
         if second is None:
-            raise ValueError(f"{kind} has no {self.name}; its input must be a pair with it")
+            raise ValueError(
+                f"{class_name} without {self.name}: expected a pair of tensors whose second is the {self.name}"
+            )
         if isinstance(second, Tensor) and second.shape not in (input.shape, input.shape[1:]):
-            raise ValueError(f"{kind}: {self.name} of shape {tuple(second.shape)} does not fit {tuple(input.shape)}")
+            raise ValueError(
+                f"{class_name}: expected {self.name} of the input's shape {tuple(input.shape)} or of a sample's shape "
+                f"{tuple(input.shape[1:])}, found {tuple(second.shape)}"
+            )
         return (input,)
 
     def parameters_of(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Any]:
-        """Return both parameters; they broadcast."""
+        """Return both parameters, whose shapes broadcast."""
         return inputs if len(inputs) == 2 else (inputs[0], getattr(self, self.name))
 
     def extra_repr(self) -> str:
@@ -57,7 +63,7 @@ class _TwoParameters(Reinforce):
         return f"{text}, stochastic=True" if self.stochastic else text
 
     class Lua(Reinforce.Lua):
-        """``stdev`` or ``scale`` is a number, a tensor, or missing when the input contains it."""
+        """``stdev`` or ``scale`` is a number, a tensor, or missing if the input contains it."""
 
         @classmethod
         def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
@@ -80,8 +86,8 @@ class _TwoParameters(Reinforce):
             fields = super().to_lua(module, ctx)
             second = getattr(module, cls.torch_type.name)
             if second is None:
-                kind = ctx.type_of(module)
-                fields["gradInput"] = LuaTable.from_list([LuaTensor.empty(kind), LuaTensor.empty(kind)])
+                tensor_class = ctx.type_of(module)
+                fields["gradInput"] = LuaTable.from_list([LuaTensor.empty(tensor_class), LuaTensor.empty(tensor_class)])
             elif not isinstance(second, Tensor):
                 fields[cls.torch_type.name] = second
             return fields
@@ -95,14 +101,14 @@ class ReinforceNormal(_TwoParameters):
     :math:`((x - \mu)^2 - \sigma^2) / \sigma^3`.
 
     Args:
-        stdev: standard deviation: a number, a tensor of the input's shape or without its batch, or None when the input
-            is a pair ``[mean, stdev]``.
-        stochastic: sample in evaluation too; otherwise evaluation gives the means.
-        rewards_stdev: whether the gradient for the standard deviation is multiplied by the reward; False also leaves
-            out the 1e-8 that is added to its divisor.
+        stdev: standard deviation: a number; a tensor of the input's or a sample's shape; or None if the input is a pair
+            ``[mean, stdev]``.
+        stochastic: sample in evaluation mode too; otherwise evaluation mode returns the means.
+        rewards_stdev: whether the gradient of the standard deviation is multiplied by the reward; False also omits the
+            1e-8 that is added to its divisor.
 
     Shape:
-        - Input: :math:`(N, *)`, or a pair of that shape.
+        - Input: :math:`(N, *)`, or a pair of tensors of that shape.
         - Output: :math:`(N, *)`.
 
     Examples:
@@ -111,8 +117,8 @@ class ReinforceNormal(_TwoParameters):
         torch.Size([4, 2])
 
     Lua:
-        ``nn.ReinforceNormal(stdev, stochastic)``, ReinforceNormal.lua. In files of 2015 the gradient for the standard
-        deviation is not multiplied by the reward.
+        ``nn.ReinforceNormal(stdev, stochastic)``, ReinforceNormal.lua. The class of 2015 does not multiply the gradient
+        of the standard deviation by the reward.
     """
 
     name = "stdev"
@@ -152,17 +158,17 @@ class ReinforceGamma(_TwoParameters):
     scale.
 
     Args:
-        scale: scale :math:`\theta`: a number, a tensor of the input's shape or without its batch, or None when the
-            input is a pair ``[shape, scale]``.
-        stochastic: sample in evaluation too; otherwise evaluation gives the means :math:`k \theta`.
+        scale: scale :math:`\theta`: a number; a tensor of the input's or a sample's shape; or None if the input is a
+            pair ``[shape, scale]``.
+        stochastic: sample in evaluation mode too; otherwise evaluation mode returns the means :math:`k \theta`.
 
     Shape:
-        - Input: :math:`(N, *)`, or a pair of that shape.
+        - Input: :math:`(N, *)`, or a pair of tensors of that shape.
         - Output: :math:`(N, *)`.
 
     Lua:
-        ``nn.ReinforceGamma(scale, stochastic)``, ReinforceGamma.lua. Samples, and the shape of which :math:`\psi` is
-        taken, are single precision whatever the type.
+        ``nn.ReinforceGamma(scale, stochastic)``, ReinforceGamma.lua. As in Torch7, the samples and the argument of
+        :math:`\psi` are float32 for every dtype.
     """
 
     name = "scale"

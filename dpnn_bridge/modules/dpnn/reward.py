@@ -17,7 +17,7 @@ from dpnn_bridge.training import reinforce
 
 
 class _Broadcast(torch.autograd.Function):
-    """The loss; its backward hands the reward to the network and gives the prediction a gradient of zeros."""
+    """Returns the loss; the backward pass sets the network's reward and gives the prediction a zero gradient."""
 
     @staticmethod
     def forward(ctx: Any, loss: Tensor, prediction: Tensor, criterion: ClassReward, reward: Tensor) -> Tensor:
@@ -33,24 +33,25 @@ class _Broadcast(torch.autograd.Function):
 
 
 class ClassReward(Criterion):
-    r"""Base of the reward criterions: a reward of ``scale`` for each correct prediction, 0 for each wrong one.
+    r"""Base class of the reward criterions: the reward R is ``scale`` for a correct prediction, and 0 for a wrong one.
 
     The loss is minus the mean reward. Its backward pass
 
-    * hands :math:`(R - b) / N` to the REINFORCE modules of ``module``, before the gradients get there;
-    * gives the prediction a gradient of zeros;
+    * sets the reward of the REINFORCE modules in ``module`` to :math:`(R - b) / N`, with the baseline b, before the
+      backward pass reaches these modules;
+    * gives the prediction a zero gradient;
     * gives the baseline the gradient of ``criterion(baseline, reward)``.
 
     Args:
-        module: the network with the REINFORCE modules. It is referred to, not owned: not in ``parameters()`` or
-            ``state_dict()``, and casts and moves leave it alone.
+        module: the network with the REINFORCE modules. It is not a submodule of the criterion: it is not in
+            ``parameters()`` or ``state_dict()``, and casts and moves of the criterion do not change it.
         scale: reward of a correct prediction.
         criterion: compares the baseline with the reward; default: mean squared error.
         size_average: divide loss and reward by the batch size.
 
     Attributes:
-        reward: raw rewards :math:`R` of the last batch.
-        vr_reward: reward of the modules, :math:`(R - b) / N`.
+        reward: rewards :math:`R` of the last batch, of shape :math:`(N)`.
+        vr_reward: rewards of the REINFORCE modules, :math:`(R - b) / N`.
     """
 
     module: nn.Module
@@ -66,7 +67,7 @@ class ClassReward(Criterion):
         self.criterion = nn.MSELoss() if criterion is None else criterion
 
     def correct(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Return whether each prediction is right, shape :math:`(N)`."""
+        """Return whether each prediction is correct, as a tensor of shape :math:`(N)`."""
         raise NotImplementedError
 
     def forward(self, input: list[Tensor], target: Any) -> Tensor:
@@ -77,17 +78,20 @@ class ClassReward(Criterion):
         return self.rewarded(-reward.sum() / n, reward, prediction, baseline)
 
     def rewarded(self, loss: Tensor, reward: Tensor, prediction: Tensor, baseline: Tensor) -> Tensor:
-        """Return ``loss``, whose backward pass distributes a reward; see the class.
+        """Return ``loss`` with the backward pass that the class describes.
 
         Args:
-            loss: the value.
-            reward: raw rewards, :math:`(N)`.
-            prediction: gets a gradient of zeros.
-            baseline: rewards that were expected, N numbers.
+            loss: value of the loss.
+            reward: rewards R, of shape :math:`(N)`.
+            prediction: predictions, which get a zero gradient.
+            baseline: expected reward of each prediction, N numbers.
         """
         self.reward = reward
         if baseline.numel() != len(self.reward):
-            raise ValueError(f"{len(self.reward)} predictions need as many baselines, found {tuple(baseline.shape)}")
+            raise ValueError(
+                f"expected a baseline with {len(self.reward)} elements, one per prediction, found shape "
+                f"{tuple(baseline.shape)}"
+            )
         n = len(self.reward) if self.size_average else 1
         self.vr_reward = (self.reward - baseline.detach().reshape(-1)) / n
         baseline_loss = self.criterion(baseline, self.reward.reshape(baseline.shape))
@@ -120,19 +124,19 @@ class ClassReward(Criterion):
 
 @lua_class("nn.VRClassReward")
 class VRClassReward(ClassReward):
-    r"""Rewards REINFORCE modules for each right class, less what a baseline expected; see :class:`ClassReward`.
+    r"""Rewards REINFORCE modules for correct classes, minus a baseline; see :class:`ClassReward`.
 
     Args:
         module: the network with the REINFORCE modules.
         scale: reward of a correct prediction.
         criterion: compares the baseline with the reward; default: mean squared error.
         size_average: divide loss and reward by the batch size.
-        index_base: number of the first class.
+        index_base: index of the first class.
 
     Shape:
         - Input: ``[prediction, baseline]`` of shapes :math:`(N, C)` and :math:`(N, 1)`; or :math:`(C)` and :math:`(1)`.
-          The largest of C is the predicted class.
-        - Target: :math:`(N)`, class numbers from ``index_base``.
+          The class with the largest value is predicted.
+        - Target: :math:`(N)`, class indices from ``index_base``.
         - Output: the loss, a number.
 
     Examples:
@@ -168,7 +172,7 @@ class VRClassReward(ClassReward):
 
 @lua_class("nn.BinaryClassReward")
 class BinaryClassReward(ClassReward):
-    r"""Rewards REINFORCE modules for each right yes or no, less what a baseline expected; see :class:`ClassReward`.
+    r"""Rewards REINFORCE modules for correct binary predictions, minus a baseline; see :class:`ClassReward`.
 
     Args:
         module: the network with the REINFORCE modules.
@@ -188,7 +192,7 @@ class BinaryClassReward(ClassReward):
     def correct(self, prediction: Tensor, target: Tensor) -> Tensor:
         if prediction.dim() != 1 or target.dim() != 1:
             shapes = f"{tuple(prediction.shape)} and {tuple(target.shape)}"
-            raise ValueError(f"BinaryClassReward takes predictions and targets of shape (N), found {shapes}")
+            raise ValueError(f"BinaryClassReward: expected predictions and targets of shape (N), found {shapes}")
         return (prediction > 0.5) == (target == 1)
 
     class Lua(ClassReward.Lua):

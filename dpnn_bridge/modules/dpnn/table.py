@@ -1,4 +1,4 @@
-"""Tables of tables: ZipTable, ZipTableOneToMany, CAddTensorTable, ReverseTable."""
+"""Layers for lists and nested lists: ZipTable, ZipTableOneToMany, CAddTensorTable, ReverseTable."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from dpnn_bridge.objects import LuaTensor
 
 @lua_class("nn.ZipTable")
 class ZipTable(nn.Module):
-    """Turns a list of lists around: ``[[a1, a2], [b1, b2]]`` becomes ``[[a1, b1], [a2, b2]]``.
+    """Transposes a list of lists: ``[[a1, a2], [b1, b2]]`` becomes ``[[a1, b1], [a2, b2]]``.
 
     Shape:
         - Input: list of lists.
-        - Output: list of as many lists as the longest inner one has elements. One that would lack an element before
-          its last is a dict with Lua's 1-based keys instead.
+        - Output: list of lists, one for each position of the longest inner list. If a shorter inner list leaves a gap,
+          the output has a dict with Lua's 1-based keys instead of a list.
 
     Lua:
         ``nn.ZipTable()``, ZipTable.lua
@@ -49,7 +49,7 @@ class ZipTableOneToMany(nn.Module):
 
     def forward(self, input: list[Any]) -> list[list[Any]]:
         if len(input) != 2:
-            raise ValueError(f"ZipTableOneToMany takes [element, list], found {len(input)} elements")
+            raise ValueError(f"ZipTableOneToMany: expected [element, list], found {len(input)} elements")
         element, elements = input
         return [[element, other] for other in elements]
 

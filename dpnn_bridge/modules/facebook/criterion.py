@@ -20,7 +20,7 @@ class TrueNLLCriterion(Criterion):
 
     Args:
         size_average: divide by N.
-        index_base: of the classes.
+        index_base: index of the first class.
 
     Shape:
         - Input: probabilities :math:`(N, C)` or :math:`(C)`; target :math:`(N)` or one number.
@@ -49,15 +49,15 @@ class TrueNLLCriterion(Criterion):
 
 @lua_class("nn.ClassNLLCriterionWithUNK")
 class ClassNLLCriterionWithUNK(Criterion):
-    """A negative log likelihood that leaves out the samples of one class.
+    """A negative log likelihood that ignores the samples of one class.
 
-    As in fbnn the loss of a batch in which that class occurs is a sum, whatever ``crit`` does with others.
+    As in fbnn, the loss of a batch with an ignored sample is a sum, even if ``crit`` averages.
 
     Args:
-        crit: the likelihood.
-        unk_index: the class, in the numbering of the targets; None for none.
-        always_sum: take the sum of every batch, as fbnn does on CUDA.
-        index_base: of the classes.
+        crit: criterion for inputs without an ignored sample.
+        unk_index: the ignored class, numbered as in the targets; None: no class is ignored.
+        always_sum: sum the loss of every batch, as fbnn does on CUDA.
+        index_base: index of the first class.
 
     Shape:
         - Input: log probabilities :math:`(N, C)` or :math:`(C)`; target :math:`(N)` or one number.
@@ -91,9 +91,9 @@ class ClassNLLCriterionWithUNK(Criterion):
         members = ("crit",)
         scratch = ("tmp", "gradInputExtra")
         constants = {
-            "tmp": lambda kind: LuaTensor.empty("torch.LongTensor"),
+            "tmp": lambda tensor_class: LuaTensor.empty("torch.LongTensor"),
             "gradInputExtra": LuaTensor.empty,
-            "tensortype": lambda kind: kind,
+            "tensortype": lambda tensor_class: tensor_class,
         }
         checked_by = "formula"
         test = "test_likelihood_without_the_unknown_class_is_a_sum"

@@ -20,7 +20,7 @@ from dpnn_bridge.torch7.gradient import scale_gradient, with_gradient_of
 
 @lua_class("nn.AppendBias")
 class AppendBias(nn.Module):
-    """Adds a column of ones.
+    """Appends a column of ones.
 
     Shape:
         - Input: :math:`(*, D)`.
@@ -36,14 +36,14 @@ class AppendBias(nn.Module):
 
 @lua_class("nn.BeamableMM")
 class BeamableMM(MM):
-    """A product of two batches of matrices in which the entries of one beam share the second matrix.
+    """A product of two batches of matrices; the samples of one beam share the second matrix.
 
-    The matrices are shared in training only, although Torch7's comment speaks of the test phase, and only for single
-    time steps (M = 1); the gradient is that of the plain product.
+    As in Torch7, the matrix is shared only in training mode (Torch7's comment wrongly names the test phase) and only
+    for single time steps (M = 1); the gradient is that of the ordinary product.
 
     Args:
-        transpose_a, transpose_b: as :class:`~dpnn_bridge.modules.nn.pairwise.MM`.
-        beam: entries of a beam; 0 for none.
+        transpose_a, transpose_b: as in :class:`~dpnn_bridge.modules.nn.pairwise.MM`.
+        beam: number of samples of a beam; 0: no matrix is shared.
 
     Shape:
         - Input: ``[a, b]``, :math:`(N, M, K)` and :math:`(N, K, P)`.
@@ -59,11 +59,11 @@ class BeamableMM(MM):
 
     def forward(self, input: list[Tensor]) -> Tensor:
         a, b = input
-        plain = super().forward(input)
+        product = super().forward(input)
         if not self.training or self.beam == 0 or a.dim() != 3 or a.shape[1] != 1:
-            return plain
+            return product
         shared = super().forward([a[:, 0].unflatten(0, (-1, self.beam)), b[:: self.beam]])
-        return with_gradient_of(shared.flatten(0, 1).unsqueeze(1), plain)
+        return with_gradient_of(shared.flatten(0, 1).unsqueeze(1), product)
 
     class Lua(MM.Lua):
         scalars = {**MM.Lua.scalars, "beam": "beam"}
@@ -78,8 +78,8 @@ class CAddTableMulConstant(nn.Module):
         factor: the constant.
 
     Shape:
-        - Input: list of tensors of one shape.
-        - Output: that shape.
+        - Input: list of tensors of equal shape.
+        - Output: a tensor of that shape.
 
     Lua:
         ``nn.CAddTableMulConstant(constant_scalar)``, fairseq-lua modules/CAddTableMulConstant.lua
@@ -90,10 +90,10 @@ class CAddTableMulConstant(nn.Module):
         self.factor = factor
 
     def forward(self, input: list[Tensor]) -> Tensor:
-        first, *others = input
+        total, *others = input
         for other in others:
-            first = first + other
-        return first * self.factor
+            total = total + other
+        return total * self.factor
 
     class Lua(LuaClass):
         scalars = {"constant_scalar": "factor"}
@@ -102,14 +102,14 @@ class CAddTableMulConstant(nn.Module):
 
 @lua_class("nn.GradMultiply")
 class GradMultiply(nn.Sequential):
-    """Scales the gradients of the parameters of a module, but not that of its input.
+    """Scales the parameter gradients of a module, but not its input gradient.
 
     Args:
         module: the module.
-        factor: of the gradients.
+        factor: factor of the gradients.
 
     Shape:
-        - Input, output: those of the module.
+        - Input, output: the module's input and output.
 
     Lua:
         ``nn.GradMultiply(module, factor)``, fairseq-lua modules/GradMultiply.lua
@@ -130,15 +130,15 @@ class GradMultiply(nn.Sequential):
 
 @lua_class("nn.LinearizedConvolution")
 class LinearizedConvolution(nn.Linear):
-    """A convolution over time, one frame at a time; for inference.
+    """A convolution over time for inference, which computes one time step per call.
 
     Args:
-        in_features: frames times channels.
-        out_features: channels of the output.
-        kernel_size: frames that it remembers.
+        in_features: kernel size times number of input channels.
+        out_features: number of output channels, :math:`H`.
+        kernel_size: number of frames that the module keeps.
 
     Shape:
-        - Input: :math:`(N, T, C)`, of which the last frame counts.
+        - Input: :math:`(N, T, C)`; only the last frame is used.
         - Output: :math:`(N, 1, H)`.
 
     Attributes:
@@ -164,7 +164,7 @@ class LinearizedConvolution(nn.Linear):
         return super().forward(last.flatten(1)).unsqueeze(1)
 
     def shift_state(self, reorder: Tensor | None = None) -> None:
-        """Make room for the next frame; ``reorder`` chooses entries of the batch (0-based)."""
+        """Shift the frames by one time step; ``reorder`` are 0-based indices that select samples of the batch."""
         if self.frames is not None:
             frames = self.frames if reorder is None else self.frames[reorder]
             self.frames = torch.cat([frames[:, 1:], frames[:, -1:]], 1)
@@ -189,7 +189,7 @@ class LinearizedConvolution(nn.Linear):
 
 @lua_class("nn.SeqMultiply")
 class SeqMultiply(nn.Module):
-    """Multiplies a tensor by the root of the length of another.
+    """Multiplies a tensor by the square root of the length of a sequence.
 
     Shape:
         - Input: ``[x, sequence]``, :math:`(*)` and :math:`(N, T, *)`.
@@ -216,11 +216,11 @@ class TrainTestLayer(nn.Sequential):
         train_module, eval_module: the modules.
 
     Shape:
-        - Input, output: those of the module in use.
+        - Input, output: the input and output of the module in use.
 
     Differs from Torch7:
-        In Torch7 two functions copy parameters when the mode changes. Functions in files are not run: copy what the
-        second module needs before you evaluate.
+        In Torch7, two functions of the file copy parameters when the mode changes. Functions in files are not run: copy
+        the parameters to ``eval_module`` yourself before evaluation.
 
     Lua:
         ``nn.TrainTestLayer(trainModule, evalModule, onTrain, onEvaluate)``, fairseq-lua modules/TrainTestLayer.lua
@@ -241,25 +241,25 @@ class TrainTestLayer(nn.Sequential):
         def parameters(
             cls, module: nn.Module, inner: Callable[[nn.Module], Iterator[ParameterSite]]
         ) -> Iterator[ParameterSite]:
-            first = cls.children(module)[0]
-            return inner(first)
+            train_module = cls.children(module)[0]
+            return inner(train_module)
 
 
 @lua_class("nn.ZipAlong")
 class ZipAlong(nn.Module):
-    """Pairs every entry of a list with one value.
+    """Pairs every element of a list with one value.
 
     Shape:
         - Input: ``[list, value]``.
-        - Output: list of ``[entry, value]``.
+        - Output: list of pairs ``[element, value]``.
 
     Lua:
         ``nn.ZipAlong()``, fairseq-lua modules/ZipAlong.lua
     """
 
     def forward(self, input: list[Any]) -> list[list[Any]]:
-        entries, value = input
-        return [[entry, value] for entry in entries]
+        elements, value = input
+        return [[element, value] for element in elements]
 
     class Lua(LuaClass):
         scratch = ("gradInputBase", "gradInputDup")

@@ -1,4 +1,4 @@
-"""fbcunn's look-up table."""
+"""The lookup table of fbcunn."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from dpnn_bridge.objects import LuaObject
 
 @lua_class("nn.LookupTableGPU")
 class LookupTableGPU(LookupTable):
-    """A look-up table that may put the rows' elements before the positions.
+    """A lookup table with an option for the order of the output's dimensions.
 
     Args:
-        num_embeddings, embedding_dim, index_base: as :class:`~dpnn_bridge.modules.nn.lookup.LookupTable`.
-        features_in_dim2: the output of a batch is :math:`(N, D, L)`.
-        unk_index: this index selects a row of zeros; None for none.
+        num_embeddings, embedding_dim, index_base: as in :class:`~dpnn_bridge.modules.nn.lookup.LookupTable`.
+        features_in_dim2: return the output of a batch as :math:`(N, D, L)`.
+        unk_index: index of an unknown word, for which the output is zero; None: no such index.
 
     Shape:
         - Input: :math:`(N, L)` or :math:`(L)`.
-        - Output: :math:`(N, L, D)` or :math:`(N, D, L)`; :math:`(L, D)`.
+        - Output: :math:`(N, L, D)`, or :math:`(N, D, L)` with ``features_in_dim2``; :math:`(L, D)` for an input without
+          batch dimension.
 
     Lua:
         ``nn.LookupTableGPU(nInput, nOutput, featuresInDim2)``, fbcunn LookupTableGPU.lua

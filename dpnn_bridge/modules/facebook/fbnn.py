@@ -20,7 +20,7 @@ from dpnn_bridge.objects import LuaObject, LuaTensor
 
 @lua_class("fbnn.L2Normalize", "nn.L2Normalize")
 class L2Normalize(nn.Module):
-    """Vectors of length 1, without a constant against division by zero.
+    """Scales vectors to length 1, without an epsilon in the divisor: a zero vector gives NaN.
 
     Shape:
         - Input, output: :math:`(N, D)` or :math:`(D)`.
@@ -31,7 +31,7 @@ class L2Normalize(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         if input.dim() > 2:
-            raise ValueError(f"L2Normalize takes one or two dimensions, found {input.dim()}")
+            raise ValueError(f"L2Normalize: expected one or two dimensions, found {input.dim()}")
         return input / torch.linalg.vector_norm(input, dim=-1, keepdim=True)
 
     class Lua(LuaClass):
@@ -39,20 +39,20 @@ class L2Normalize(nn.Module):
 
         @classmethod
         def upgrade(cls, obj: LuaObject) -> LuaObject:
-            return obj.changed(eye=None)  # created only if it is missing
+            return obj.changed(eye=None)  # a buffer, which Torch7 creates if it is missing
 
         @classmethod
         def matches(cls, obj: LuaObject) -> bool:
-            return not isinstance(obj.get("buffer"), (int, float))  # a variant with one norm for the whole batch
+            return not isinstance(obj.get("buffer"), (int, float))  # a number: a variant with one norm per batch
 
 
 @lua_class("fbnn.LeakyReLU")
 class LeakyReLU(LuaClass):
-    """A PReLU whose one weight Torch7 lists as a parameter and never trains."""
+    """A PReLU with one weight, which Torch7 lists as a parameter but never trains."""
 
     torch_type = nn.PReLU
     tensors = ("weight",)
-    import_only = True  # torch's own PReLU is nn.PReLU
+    import_only = True  # a PReLU created in PyTorch is exported as nn.PReLU
 
     @classmethod
     def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
@@ -62,14 +62,14 @@ class LeakyReLU(LuaClass):
 
 @lua_class("fbnn.NestedDropout")
 class NestedDropout(nn.Module):
-    """Keeps a random number of leading units in training.
+    """Keeps a random number of leading features in training mode, and sets the others to zero.
 
     Args:
-        p: the number is geometrically distributed with this parameter.
+        p: parameter of the geometric distribution of that number.
 
     Shape:
         - Input: :math:`(N, D)`.
-        - Output: :math:`(N, D)`, kept units divided by :math:`(1 - p)^j`.
+        - Output: :math:`(N, D)`; in training mode kept feature j, from 1, is divided by :math:`(1 - p)^j`.
 
     Lua:
         ``fbnn.NestedDropout(p)``, fbnn NestedDropout.lua
@@ -82,10 +82,10 @@ class NestedDropout(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return input
-        place = torch.arange(1, input.shape[1] + 1, dtype=input.dtype, device=input.device)
+        position = torch.arange(1, input.shape[1] + 1, dtype=input.dtype, device=input.device)
         uniform = torch.rand(input.shape[0], 1, dtype=input.dtype, device=input.device).clamp(min=1e-30)
         kept = torch.floor(uniform.log() / torch.log1p(torch.tensor(-self.p))) + 1
-        return input * (place <= kept) / (1 - self.p) ** place
+        return input * (position <= kept) / (1 - self.p) ** position
 
     class Lua(LuaClass):
         scalars = ("p",)
@@ -97,7 +97,7 @@ class NestedDropout(nn.Module):
 
 
 class LinearClass(LuaClass):
-    """Shared by the two variants of ``nn.Linear``."""
+    """Base class of the mappings of fbnn's two variants of ``nn.Linear``."""
 
     tensors = ("weight", "bias")
     sizes = {"weight": ("out_features", "in_features")}
@@ -106,17 +106,17 @@ class LinearClass(LuaClass):
 
 @lua_class("fbnn.NormalizedLinearNoBias")
 class NormalizedLinearNoBias(nn.Linear):
-    """A linear map whose weight is scaled to norm :math:`\\sqrt{H}` in place at every step of training.
+    """A linear layer that scales its weight in place to norm :math:`\\sqrt{H}` in each forward pass in training mode.
 
     Args:
-        in_features, out_features: sizes D and H.
+        in_features, out_features: numbers of features, D and H.
 
     Shape:
         - Input: :math:`(N, D)` or :math:`(D)`.
         - Output: :math:`(N, H)` or :math:`(H)`.
 
     Differs from PyTorch:
-        The bias exists, as in Torch7, and is never trained.
+        As in Torch7, the layer has a bias, which is never trained.
 
     Lua:
         ``fbnn.NormalizedLinearNoBias(inputSize, outputSize)``, fbnn NormalizedLinearNoBias.lua
@@ -138,10 +138,10 @@ class NormalizedLinearNoBias(nn.Linear):
 
 @lua_class("nn.LinearNoBackprop")
 class LinearNoBackprop(nn.Linear):
-    """A linear map that gives its input no gradient.
+    """A linear layer without an input gradient.
 
     Args:
-        in_features, out_features: sizes D and H.
+        in_features, out_features: numbers of features, D and H.
 
     Shape:
         - Input: :math:`(N, D)` or :math:`(D)`.
@@ -160,14 +160,14 @@ class LinearNoBackprop(nn.Linear):
 
 @lua_class("nn.Upsample")
 class Upsample(nn.Module):
-    """Repeats every pixel.
+    """Nearest-neighbor upsampling by an integer factor.
 
     Args:
-        factor: how often, in both directions.
+        factor: factor of height and width.
 
     Shape:
         - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
-        - Output: the same with H and W times the factor.
+        - Output: the input's shape with H and W multiplied by ``factor``.
 
     Lua:
         ``nn.Upsample(factor)``, fbnn Upsample.lua
@@ -191,11 +191,11 @@ class SequentialCriterion(nn.Module):
     """Applies a module to the input of a criterion.
 
     Args:
-        module: applied to the input.
-        criterion: compares the result with the target.
+        module: module applied to the input.
+        criterion: criterion for the module's output and the target.
 
     Shape:
-        - Input: that of the module; target that of the criterion.
+        - Input: the module's input; target: the criterion's target.
         - Output: scalar.
 
     Lua:
@@ -218,9 +218,9 @@ class TemporalConvolutionTBC(nn.Module):
     """Convolution over time of :math:`(T, B, C)` sequences.
 
     Args:
-        in_channels, out_channels: sizes of a frame.
-        kernel_size: frames that one output sees.
-        padding: zero frames at both ends.
+        in_channels, out_channels: numbers of channels.
+        kernel_size: number of input frames of one output frame.
+        padding: number of zero frames added at both ends.
 
     Shape:
         - Input: :math:`(T, B, C_{in})`.
@@ -262,27 +262,27 @@ class TemporalConvolutionTBC(nn.Module):
 
 @lua_class("nn.CrossMapNormalization")
 class CrossMapNormalization(LuaClass):
-    """Local response normalization over an odd number of planes."""
+    """Local response normalization over an odd number of channels."""
 
     torch_type = nn.LocalResponseNorm
     scalars = {"size": "size", "scale": "alpha", "power": "beta"}
     scratch = ("squaredSum",)
     checked_by = "structure"
     test = "test_object_becomes_a_module_and_an_object_again"
-    import_only = True  # nn has a class for it
+    import_only = True  # nn.LocalResponseNorm is exported as nn's class
 
 
 @lua_class("nn.KMaxPooling")
 class KMaxPooling(nn.Module):
-    """The k largest values of every column, in their original order.
+    """Returns the k largest values of every column, in their original order.
 
     Args:
-        k: how many.
-        k_dynamic: at least this part of the length; -1 for none.
+        k: number of values.
+        k_dynamic: if positive, return at least this fraction of the length.
 
     Shape:
         - Input: :math:`(T, D)`.
-        - Output: :math:`(k, D)`, zeros after the end of shorter columns.
+        - Output: :math:`(k, D)`, padded with zeros at the end if T < k.
 
     Lua:
         ``nn.KMaxPooling(k, k_dynamic)``, fbnn KMaxPooling.lua and src/KMaxPooling.cpp
@@ -293,7 +293,7 @@ class KMaxPooling(nn.Module):
         self.k, self.k_dynamic = k, k_dynamic
 
     def wanted(self, length: int) -> int:
-        """Return the number of values for a length."""
+        """Return the number of values that are kept of ``length`` values."""
         return max(self.k, int(self.k_dynamic * length)) if self.k_dynamic > 0 else self.k
 
     def forward(self, input: Tensor) -> Tensor:
@@ -305,17 +305,17 @@ class KMaxPooling(nn.Module):
         scalars = ("k", "k_dynamic")
         defaults = {"k_dynamic": -1}
         scratch = ("switches", "input_length", "output_length")
-        constants = {"switches": lambda kind: LuaTensor.empty("torch.LongTensor")}
+        constants = {"switches": lambda tensor_class: LuaTensor.empty("torch.LongTensor")}
         checked_by = "structure"
         test = "test_caption_pooling_keeps_order"
 
 
 @lua_class("nn.GroupKMaxPooling")
 class GroupKMaxPooling(KMaxPooling):
-    """The k rows of largest norm, in their original order.
+    """Returns the k rows with the largest norm, in their original order.
 
     Args:
-        k, k_dynamic: as :class:`KMaxPooling`.
+        k, k_dynamic: as in :class:`KMaxPooling`.
 
     Shape:
         - Input: :math:`(T, D)` or :math:`(N, T, D)`.
@@ -335,10 +335,10 @@ class GroupKMaxPooling(KMaxPooling):
 
 @lua_class("nn.WeightedLookupTable")
 class WeightedLookupTable(LookupTable):
-    """A look-up table whose rows are multiplied by weights.
+    """A lookup table whose rows are multiplied by weights from the input.
 
     Args:
-        num_embeddings, embedding_dim, index_base: as :class:`~dpnn_bridge.modules.nn.lookup.LookupTable`.
+        num_embeddings, embedding_dim, index_base: as in :class:`~dpnn_bridge.modules.nn.lookup.LookupTable`.
 
     Shape:
         - Input: :math:`(N, 2)`, an index and a weight in each row.

@@ -1,4 +1,4 @@
-"""Further layers of fbnn and fbcunn."""
+"""Other layers of fbnn and fbcunn."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from dpnn_bridge.torch7.gradient import with_gradient_of
 
 @lua_class("fbnn.ProjectiveGradientNormalization")
 class ProjectiveGradientNormalization(nn.Module):
-    """Returns its input; removes from the gradient its component along the input.
+    """Returns its input; removes the component along the input from the gradient.
 
     Args:
-        eps: kept for the export; fbnn does not use it.
+        eps: not used, as in fbnn; stored for the export.
 
     Shape:
         - Input: :math:`(*)`.
@@ -53,7 +53,7 @@ class ProjectiveGradientNormalization(nn.Module):
 
 @lua_class("fbnn.Constant")
 class FbnnConstantClass(Constant.Lua):
-    """The constant is repeated for every row of the input."""
+    """A ``nn.Constant`` that repeats the constant for every row of the input."""
 
     scalars = {}
     checked_by = "formula"
@@ -67,7 +67,7 @@ class FbnnConstantClass(Constant.Lua):
 
 @lua_class("fbnn.Dropout")
 class FbnnDropoutClass(LuaClass):
-    """Drops in training, scales by 1 - p in evaluation."""
+    """Dropout without scaling in training mode; evaluation mode scales by 1 - p."""
 
     torch_type = Dropout
     scalars = ("p",)
@@ -83,10 +83,10 @@ class FbnnDropoutClass(LuaClass):
 
 @lua_class("fbnn.IndividualDropout")
 class IndividualDropout(nn.Module):
-    """Dropout with a probability for each unit, scaled in training.
+    """Dropout with a probability for each feature; kept features are scaled in training mode.
 
     Args:
-        keep: probability that a unit is kept, :math:`(D)`, kept as a buffer.
+        keep: probability of each feature that it is kept, of shape :math:`(D)`; registered as a buffer.
 
     Shape:
         - Input, output: :math:`(N, D)`.
@@ -122,13 +122,13 @@ class IndividualDropout(nn.Module):
 
 @lua_class("fbnn.Probe")
 class Probe(nn.Sequential):
-    """Container of one module. fbnn prints moments of its input and gradient; this module prints nothing.
+    """Container of one module. fbnn prints moments of its input and gradient; this class prints nothing.
 
     Args:
         module: the module.
 
     Shape:
-        - Input, output: those of the module.
+        - Input, output: the module's input and output.
 
     Lua:
         ``fbnn.Probe(module, name)``, fbnn Probe.lua
@@ -144,7 +144,7 @@ class Probe(nn.Sequential):
 
 @lua_class("nn.UnfoldedTemporalConvolution")
 class UnfoldedTemporalConvolutionClass(Temporal):
-    """A temporal convolution with padding, whose parameters are those of an ``nn.Linear`` inside."""
+    """A temporal convolution with padding; Torch7 computes it with an inner ``nn.Linear`` that has the parameters."""
 
     scalars = {
         "inputFrameSize": "in_channels",
@@ -163,26 +163,27 @@ class UnfoldedTemporalConvolutionClass(Temporal):
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
         fields = super().to_lua(module, ctx)
         names = ("weight", "bias", "gradWeight", "gradBias")
-        kind = ctx.type_of(module)
-        linear = fresh("nn.Linear", kind, **{name: fields[name] for name in names if name in fields})
+        tensor_class = ctx.type_of(module)
+        linear = fresh("nn.Linear", tensor_class, **{name: fields[name] for name in names if name in fields})
         return {**fields, "linear": linear}
 
 
-def _places_first(weight: Tensor, module: nn.Module) -> Tensor:
-    """Return ``nOut x oH x oW x nIn x kH x kW`` as ``oH x oW x nOut x nIn x kH x kW``."""
+def _positions_first(weight: Tensor, module: nn.Module) -> Tensor:
+    """Convert Lua's ``nOut x oH x oW x nIn x kH x kW`` to PyTorch's ``oH x oW x nOut x nIn x kH x kW``."""
     return weight.permute(1, 2, 0, 3, 4, 5)
 
 
-def _planes_first(weight: Tensor, module: nn.Module) -> Tensor:
+def _outputs_first(weight: Tensor, module: nn.Module) -> Tensor:
+    """Undo :func:`_positions_first`."""
     return weight.permute(2, 0, 1, 3, 4, 5)
 
 
 @lua_class("nn.LocallyConnected")
 class LocallyConnectedClass(LuaClass):
-    """A convolution whose kernels differ from position to position."""
+    """A convolution with another kernel at each position."""
 
     torch_type = SpatialConvolutionLocal
-    tensors = {"weight": Field("weight", Layout(_places_first, _planes_first)), "bias": "bias"}
+    tensors = {"weight": Field("weight", Layout(_positions_first, _outputs_first)), "bias": "bias"}
     scalars = {
         "nInputPlane": "in_channels",
         "nOutputPlane": "out_channels",
@@ -197,17 +198,20 @@ class LocallyConnectedClass(LuaClass):
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
         if obj["weight"].class_name.startswith("torch.Cuda"):
-            raise ctx.error("on CUDA fbnn keeps these weights in another order; call :float() in Torch7 first", obj)
+            raise ctx.error(
+                "the weights of this layer on CUDA have another memory layout; save it again after :float() in Torch7",
+                obj,
+            )
         return {**super().arguments(obj, ctx), "output_size": obj["weight"].shape[1:3]}
 
 
 @lua_class("nn.TemporalKMaxPooling")
 class TemporalKMaxPooling(KMaxPooling):
-    """The k largest values of every column, in their original order.
+    """Returns the k largest values of every column, in their original order.
 
     Args:
-        k: how many.
-        k_dynamic: at least this part of the length, rounded up; -1 for none.
+        k: number of values.
+        k_dynamic: return at least this fraction of the length, rounded up; -1: only ``k`` counts.
 
     Shape:
         - Input: :math:`(N, T, D)` or :math:`(T, D)`.

@@ -1,4 +1,4 @@
-"""Hierarchical softmax losses of fbnn: first a cluster, then a class in the cluster."""
+"""Hierarchical softmax losses of fbnn: a softmax over clusters, then one over the classes of a cluster."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from dpnn_bridge.objects import LuaObject, LuaTensor
 
 @lua_class("nn.HSM")
 class HSM(nn.Module):
-    """Negative log likelihood of a class: the sum of the losses of its cluster and of the class in the cluster.
+    """Negative log likelihood of a class: the loss of its cluster plus the loss of the class in the cluster.
 
     Args:
-        mapping: for each class its cluster and its position in the cluster, both counted from 1, :math:`(C, 2)`.
-        in_features: size D of the input.
-        index_base: number of the first class.
+        mapping: cluster of each class, and index of the class in the cluster, both from 1; shape :math:`(C, 2)`.
+        in_features: number of input features, :math:`D`.
+        index_base: index of the first class.
 
     Attributes:
-        cluster_weight, cluster_bias: :math:`(clusters, D)` and :math:`(clusters)`.
-        class_weight, class_bias: :math:`(C, D)` and :math:`(C)`, ordered by cluster.
+        cluster_weight, cluster_bias: parameters of shapes :math:`(clusters, D)` and :math:`(clusters)`.
+        class_weight, class_bias: parameters of shapes :math:`(C, D)` and :math:`(C)`, sorted by cluster.
 
     Shape:
         - Input: :math:`(N, D)` or :math:`(D)`; target :math:`(N)`, or one number.
         - Output: scalar, the sum over the samples.
 
     Differs from Torch7:
-        Torch7's code for the CPU approximates the exponential function, with an error of up to 1e-8.
+        Torch7's CPU code approximates the exponential function with an error of up to 1e-8.
 
     Lua:
         ``nn.HSM(mapping, input_size)``, fbnn HSM.lua; ``nn.ClassHierarchicalNLLCriterion(mapping, clusterCounts,
-        inputSize)``, fbnn ClassHierarchicalNLLCriterion.lua, which takes one sample at a time
+        inputSize)``, fbnn ClassHierarchicalNLLCriterion.lua, which accepts only single samples
     """
 
     mapping: Tensor
@@ -59,7 +59,7 @@ class HSM(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialize the parameters from a normal distribution, as fbnn does."""
+        """Draw the parameters from a normal distribution with standard deviation 0.1, as in fbnn."""
         for parameter in self.parameters():
             nn.init.normal_(parameter, std=0.1)
 
@@ -97,7 +97,7 @@ class HSM(nn.Module):
         @classmethod
         def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
             if obj.get("unk_index") not in (None, 0):
-                raise ctx.error(f"expected unk_index 0, found {obj['unk_index']}; Torch7 supports no other value", obj)
+                raise ctx.error(f"expected unk_index 0, found {obj['unk_index']}; fbnn supports only 0", obj)
             weight = obj["cluster_weight" if "cluster_weight" in obj else "clusterMatrix"]
             sizes = {"mapping": obj["mapping"].torch(), "in_features": weight.shape[1]}
             return {**sizes, "index_base": ctx.index_base}
@@ -132,4 +132,4 @@ class ClassHierarchicalNLLCriterionClass(HSM.Lua):
     }
     test = "test_class_hierarchical_criterion_is_the_same_for_one_sample"
     scratch = ()
-    import_only = True  # nn.HSM takes batches as well
+    import_only = True  # nn.HSM also accepts batches

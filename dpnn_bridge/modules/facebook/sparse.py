@@ -19,14 +19,14 @@ from dpnn_bridge.objects import LuaTensor
 
 @lua_class("fbnn.SparseLinear")
 class KeyValueLinear(SparseLinear):
-    """A linear map of sparse vectors, which also takes keys and values apart.
+    """A linear layer for sparse vectors that also accepts separate keys and values.
 
     Args:
-        in_features, out_features, weight_decay, do_grad_input, index_base: as
+        in_features, out_features, weight_decay, do_grad_input, index_base: as in
             :class:`~dpnn_bridge.modules.nn.sparse.SparseLinear`.
 
     Shape:
-        - Input: ``[keys, values]``, both :math:`(N, K)` or :math:`(K)`; or a tensor as :class:`SparseLinear` takes it.
+        - Input: ``[keys, values]``, both :math:`(N, K)` or :math:`(K)`; or an input tensor of :class:`SparseLinear`.
         - Output: :math:`(N, D_{out})`, or :math:`(D_{out})` for a single sample.
 
     Lua:
@@ -53,23 +53,23 @@ class KeyValueLinear(SparseLinear):
 
 @lua_class("fbnn.SegSparseLinear")
 class SegSparseLinear(nn.Module):
-    """A linear map of sparse vectors that are given as one list of entries.
+    """A linear layer for a batch of sparse vectors given as one list of elements.
 
     Args:
-        in_features, out_features: sizes.
-        index_base: of samples and keys.
+        in_features, out_features: numbers of features.
+        index_base: index of the first sample and of the first key.
 
     Attributes:
         weight: :math:`(D_{in}, D_{out})`.
         bias: :math:`(D_{out})`.
 
     Shape:
-        - Input: ``[samples, keys, values]``, all :math:`(K)`; the batch ends with the last sample named, unless
-          ``batch_size`` is given.
+        - Input: ``[samples, keys, values]``, all :math:`(K)`: sample index, feature index and value of each element.
+          The argument ``batch_size`` of ``forward`` defaults to the largest sample index.
         - Output: :math:`(N, D_{out})`.
 
     Differs from PyTorch:
-        The values get no gradient, as in Torch7.
+        As in Torch7, the values get no gradient.
 
     Lua:
         ``fbnn.SegSparseLinear(inputSize, outputSize)``, fbnn SegSparseLinear.lua
@@ -109,7 +109,7 @@ class SparseThreshold(nn.Module):
     """Applies a threshold to the values of sparse vectors.
 
     Args:
-        module: the threshold.
+        module: the threshold module.
 
     Shape:
         - Input, output: :math:`(*, 2)`, an index and a value in each row.
@@ -134,17 +134,17 @@ class SparseThreshold(nn.Module):
 
 @lua_class("nn.SparseNLLCriterion")
 class SparseNLLCriterion(Criterion):
-    """Negative log likelihood of a distribution of which K probabilities are given.
+    """Cross entropy with a target distribution in which K classes have a nonzero probability.
 
     Args:
-        K: number of probabilities.
-        do_target_check: refuse probabilities whose sum is not 1.
+        K: number of classes with a nonzero probability.
+        do_target_check: raise an error if the probabilities of a sample do not sum to 1.
         size_average: divide by N.
-        index_base: of the classes.
+        index_base: index of the first class.
 
     Shape:
         - Input: log probabilities :math:`(N, C)` or :math:`(C)`; target ``[probabilities, classes]``, both
-          :math:`(N, K)` or :math:`(K)`, no class twice.
+          :math:`(N, K)` or :math:`(K)`, without duplicate classes.
         - Output: scalar.
 
     Lua:
@@ -164,7 +164,7 @@ class SparseNLLCriterion(Criterion):
         probabilities, classes = (part.reshape(len(x), -1) for part in target)
         if self.do_target_check and (probabilities.sum(1) - 1).abs().max() > 1e-3:
             raise ValueError(
-                "SparseNLLCriterion: the target is not a probability vector; do_target_check=False accepts it"
+                "SparseNLLCriterion: the target's probabilities must sum to 1; do_target_check=False skips this check"
             )
         total = -(x.gather(1, classes.long() - self.index_base) * probabilities).sum()
         return total / len(x) if self.size_average else total
@@ -184,7 +184,7 @@ class SparseNLLCriterion(Criterion):
 
 @lua_class("nn.FasterLookup")
 class FasterLookupClass(LuaClass):
-    """A look-up table; ``scaleGradByFreq`` divides in the backward pass, where fbnn divides in the update."""
+    """A lookup table; ``scaleGradByFreq`` scales in the backward pass, whereas fbnn scales in the parameter update."""
 
     torch_type = LookupTable
     tensors = ("weight",)

@@ -1,4 +1,4 @@
-"""Element-wise transfer functions and the softmax family."""
+"""Element-wise activation functions and the softmax family."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dpnn_bridge.objects import LuaObject, LuaTensor
 
 
 class Inplace(LuaClass):
-    """A layer with Torch7's ``inplace`` flag, which has an effect only if the caller passes ``inplace=True``."""
+    """A layer with Torch7's field ``inplace``, which is used only if the caller of the conversion sets ``inplace``."""
 
     constants = {"inplace": False}
 
@@ -64,10 +64,10 @@ class RReLU(Inplace):
 
 
 class PReLU(nn.PReLU):
-    """:class:`torch.nn.PReLU` that also takes a single sample, a vector with one element per slope.
+    """:class:`torch.nn.PReLU` that also accepts a single sample, a vector with one element per slope.
 
     Args:
-        num_parameters: number of slopes: 1, or the size of dimension 2 of a batch.
+        num_parameters: number of slopes: 1, or the number of channels C.
 
     Shape:
         - Input, output: :math:`(N, C, *)`, or :math:`(C)`.
@@ -95,8 +95,8 @@ class PReLUClass(LuaClass):
 
     @classmethod
     def to_lua(cls, module: nn.PReLU, ctx: LuaContext) -> dict[str, Any]:
-        planes = module.num_parameters if isinstance(module, PReLU) or module.num_parameters > 1 else 0
-        return {**super().to_lua(module, ctx), "nOutputPlane": planes}
+        channels = module.num_parameters if isinstance(module, PReLU) or module.num_parameters > 1 else 0
+        return {**super().to_lua(module, ctx), "nOutputPlane": channels}
 
 
 @lua_class("nn.HardTanh", "nn.Clamp")
@@ -167,25 +167,25 @@ class GatedLinearUnit(LuaClass):
 
     @classmethod
     def to_lua(cls, module: nn.GLU, ctx: LuaContext) -> dict[str, Any]:
-        if module.dim < -1:  # of a subclass; the layer of PyTorch itself is a composition
+        if module.dim < -1:  # a subclass of nn.GLU; nn.GLU itself is exported as a composition
             raise ConversionError(
-                f"Torch7 counts dim={module.dim} from the start; give dim a number of 0 or more, or -1",
+                f"Torch7 does not support dim={module.dim}; set dim to -1, or count it from the first dimension",
                 class_name=type(module).__name__,
             )
-        return {"dim": module.dim + 1} if module.dim >= 0 else {}  # without a field it is the last dimension
+        return {"dim": module.dim + 1} if module.dim >= 0 else {}  # without the field, Torch7 uses the last dimension
 
 
 # ---------------------------------------------------------------------- the softmax family
-def over_planes(softmax: Callable[[Tensor, int], Tensor], input: Tensor, instance: bool) -> Tensor:
+def over_classes(softmax: Callable[[Tensor, int], Tensor], input: Tensor, instance: bool) -> Tensor:
     """Apply ``softmax`` over the classes; with ``instance`` over all elements of a sample together."""
-    dim = plane_dim(input)
+    dim = class_dim(input)
     if instance and input.dim() > 2:
         return softmax(input.flatten(dim), -1).reshape(input.shape)
     return softmax(input, dim)
 
 
-def plane_dim(input: Tensor) -> int:
-    """Return the dimension of the classes: the first of a vector or of maps, the second of a batch of either.
+def class_dim(input: Tensor) -> int:
+    """Return the 0-based dimension of the classes: 0 for shapes (C) and (C, H, W), 1 for (N, C) and (N, C, H, W).
 
     Raises:
         ValueError: the input has more than 4 dimensions.
@@ -196,7 +196,7 @@ def plane_dim(input: Tensor) -> int:
 
 
 class StockSoftMax(LuaClass):
-    """A layer without arguments in Lua; torch's own does the same on a batch when its ``dim`` is 1."""
+    """Base class of softmax mappings: PyTorch's layer equals Torch7's for a batch if its ``dim`` is 1."""
 
     @classmethod
     def represents(cls, module: nn.Module) -> bool:
@@ -206,17 +206,17 @@ class StockSoftMax(LuaClass):
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
         if not isinstance(module, cls.torch_type[0]) and module.dim not in (None, 1):
             raise ConversionError(
-                f"Torch7 normalises over dimension 1 of a batch, not over dim={module.dim}; make it dim=1",
+                f"Torch7 normalizes over dimension 1 of a batch, not over dim={module.dim}; set dim=1",
                 class_name=type(module).__name__,
             )
         return {}
 
 
 class _OverClasses(nn.Module):
-    """Base of softmaxes over the classes, whose dimension follows from the shape of the input.
+    """Base class of softmaxes over the classes; the number of dimensions of the input determines the class dimension.
 
     Args:
-        instance: normalise over all elements of a sample together instead of over the channels at each position.
+        instance: normalize over all elements of a sample together instead of over the channels at each position.
     """
 
     softmax: ClassVar[Callable[..., Tensor]]
@@ -226,7 +226,7 @@ class _OverClasses(nn.Module):
         self.instance = instance
 
     def forward(self, input: Tensor) -> Tensor:
-        return over_planes(type(self).softmax, input, self.instance)
+        return over_classes(type(self).softmax, input, self.instance)
 
     def extra_repr(self) -> str:
         return "instance=True" if self.instance else ""
@@ -234,10 +234,10 @@ class _OverClasses(nn.Module):
 
 @lua_class("nn.SoftMax", "nn.SpatialSoftMax")
 class SoftMax(_OverClasses, nn.Softmax):
-    r"""Softmax over the classes, whose dimension follows from the shape of the input.
+    r"""Softmax over the classes; the number of dimensions of the input determines the class dimension.
 
     Args:
-        instance: normalise over all elements of a sample together instead of over the channels at each position.
+        instance: normalize over all elements of a sample together instead of over the channels at each position.
 
     Shape:
         - Input, output: :math:`(C)`, :math:`(N, C)`, :math:`(C, H, W)` or :math:`(N, C, H, W)`.
@@ -254,10 +254,10 @@ class SoftMax(_OverClasses, nn.Softmax):
 
 @lua_class("nn.LogSoftMax", "nn.SpatialLogSoftMax")
 class LogSoftMax(_OverClasses, nn.LogSoftmax):
-    r"""Logarithm of the softmax over the classes, whose dimension follows from the shape of the input.
+    r"""Log softmax over the classes; the number of dimensions of the input determines the class dimension.
 
     Args:
-        instance: normalise over all elements of a sample together instead of over the channels at each position.
+        instance: normalize over all elements of a sample together instead of over the channels at each position.
 
     Shape:
         - Input, output: :math:`(C)`, :math:`(N, C)`, :math:`(C, H, W)` or :math:`(N, C, H, W)`.
@@ -284,7 +284,7 @@ class SoftMin(nn.Softmin):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.softmax(-input, plane_dim(input))
+        return F.softmax(-input, class_dim(input))
 
     def extra_repr(self) -> str:
         return ""
@@ -300,8 +300,7 @@ class CudnnSoftMax(LuaClass):
 
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
-        by_name = "Log" in obj.class_name
-        log = by_name or obj.get("algorithm") == "CUDNN_SOFTMAX_LOG"
+        log = "Log" in obj.class_name or obj.get("algorithm") == "CUDNN_SOFTMAX_LOG"
         spatial = "Spatial" in obj.class_name and obj.get("mode") != "CUDNN_SOFTMAX_MODE_INSTANCE"
         return (LogSoftMax if log else SoftMax)(instance=not spatial)
 
@@ -315,16 +314,16 @@ class CudnnSoftMax(LuaClass):
 
 
 def softmax_algorithm(log: bool) -> str:
-    """Return cuDNN's name of the accurate algorithm."""
+    """Return cuDNN's name of the accurate algorithm for softmax or log softmax."""
     return "CUDNN_SOFTMAX_LOG" if log else "CUDNN_SOFTMAX_ACCURATE"
 
 
 @lua_class("cudnn.VolumetricSoftMax", "cudnn.VolumetricLogSoftMax")
 class VolumetricSoftMax(nn.Softmax):
-    r"""Softmax over the planes of volumes.
+    r"""Softmax over the channels of volumes.
 
     Args:
-        log: give the logarithm.
+        log: return the logarithm.
 
     Shape:
         - Input, output: :math:`(C, T, H, W)` or :math:`(N, C, T, H, W)`.

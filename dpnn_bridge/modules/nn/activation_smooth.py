@@ -1,4 +1,4 @@
-"""Transfer functions whose gradient Torch7 computes from the output, which for some settings is not the derivative."""
+"""Activations whose gradient Torch7 computes from the output; for some settings it is not the derivative."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class NegativeELU(nn.Module):
         - Input, output: :math:`(*)`.
 
     Differs from PyTorch:
-        Where the *output* is positive the gradient is 1, which for a negative :math:`\alpha` is everywhere but at 0.
+        The gradient is 1 where the *output* is positive: for a negative :math:`\alpha` everywhere except at 0.
 
     Lua:
         ``nn.ELU(alpha, inplace)``, ELU.lua
@@ -53,18 +53,18 @@ class ELU(Inplace):
 
 
 class EarlySoftplus(nn.Softplus):
-    r"""Softplus that becomes the identity early: its gradient does so where the *output* passes the threshold.
+    r"""Softplus with a low threshold, whose gradient compares the *output* with the threshold.
 
     Args:
-        beta: :math:`\beta`, steepness.
-        threshold: of :math:`\beta x`, below 20.
+        beta: steepness :math:`\beta`.
+        threshold: above this value of :math:`\beta x`, the output is x; below 20.
 
     Shape:
         - Input, output: :math:`(*)`.
 
     Differs from PyTorch:
-        The gradient is 1 where :math:`\beta y` is above the threshold, and :math:`1 - e^{-\beta y}` elsewhere. In torch
-        :math:`\beta x` decides.
+        The gradient is 1 where :math:`\beta y` is above the threshold, and :math:`1 - e^{-\beta y}` elsewhere. PyTorch
+        compares :math:`\beta x` instead.
 
     Lua:
         ``nn.SoftPlus(beta, threshold)``, SoftPlus.lua

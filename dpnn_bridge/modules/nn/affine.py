@@ -1,4 +1,4 @@
-"""Element-wise maps with weights: one for each element, or one for all."""
+"""Element-wise multiplication and addition of parameters: one per element, or one for all elements."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from dpnn_bridge.objects import LuaObject
 
 
 def spread(weight: Tensor, input: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ``input`` and ``weight`` in shapes that pair their elements as ``nn.CMul`` and ``nn.CAdd`` do.
+    """Reshape ``input`` and ``weight`` to equal shapes, with the rules of ``nn.CMul`` and ``nn.CAdd``.
 
-    Equal numbers of elements are paired in order; else a weight with as many dimensions is expanded, and any other
-    contains one element for each element of a sample.
+    A weight with as many elements as the input is reshaped. Otherwise a weight with as many dimensions is expanded, and
+    any other weight has one element for each element of a sample.
     """
     if weight.numel() == input.numel():
         return input, weight.reshape(input.shape)
     if weight.dim() == input.dim():
         return input, weight.expand(input.shape)
-    rows = input.unsqueeze(1).flatten(1)  # of an empty batch as well
+    rows = input.unsqueeze(1).flatten(1)  # unlike reshape(len(input), -1), accepts an empty batch
     return rows, weight.reshape(1, -1).expand(rows.shape)
 
 
 @lua_class("nn.CMul")
 class CMul(nn.Module):
-    """Multiplies by a weight for each element.
+    """Multiplies each element by its own weight.
 
     Args:
-        *size: shape of the weight: that of a sample, or that of the input with 1 where it is repeated.
+        *size: shape of the weight: the shape of a sample, or the shape of the input with 1 in broadcast dimensions.
 
     Shape:
         - Input, output: ``size`` or :math:`(N, *)`.
@@ -52,7 +52,7 @@ class CMul(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the weights uniformly as Torch7 does."""
+        """Draw the weights from Torch7's uniform distribution."""
         bound = 1 / math.sqrt(self.weight.numel())
         nn.init.uniform_(self.weight, -bound, bound)
 
@@ -76,10 +76,10 @@ class CMul(nn.Module):
 
 @lua_class("nn.CAdd")
 class CAdd(nn.Module):
-    """Adds a bias for each element.
+    """Adds its own bias to each element.
 
     Args:
-        *size: shape of the bias: that of a sample, or that of the input with 1 where it is repeated.
+        *size: shape of the bias: the shape of a sample, or the shape of the input with 1 in broadcast dimensions.
 
     Shape:
         - Input, output: ``size`` or :math:`(N, *)`.
@@ -98,7 +98,7 @@ class CAdd(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the biases uniformly as Torch7 does."""
+        """Draw the biases from Torch7's uniform distribution."""
         bound = 1 / math.sqrt(self.bias.numel())
         nn.init.uniform_(self.bias, -bound, bound)
 
@@ -130,7 +130,7 @@ class Mul(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the weight uniformly as Torch7 does."""
+        """Draw the weight from Torch7's uniform distribution."""
         nn.init.uniform_(self.weight, -1, 1)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -142,10 +142,10 @@ class Mul(nn.Module):
 
 @lua_class("nn.Add")
 class Add(nn.Module):
-    """Adds a bias for each element of a sample, or one for all.
+    """Adds a bias to each element of a sample, or one bias to all elements.
 
     Args:
-        size: number of elements of a sample.
+        *size: number of elements of a sample.
         scalar: one bias for all elements.
 
     Shape:
@@ -166,7 +166,7 @@ class Add(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the biases uniformly as Torch7 does."""
+        """Draw the biases from Torch7's uniform distribution."""
         bound = 1 / math.sqrt(self.bias.shape[0])
         nn.init.uniform_(self.bias, -bound, bound)
 

@@ -16,7 +16,7 @@ from dpnn_bridge.objects import LuaTensor
 
 @fx.wrap
 def shaped_like(first: Tensor, other: Tensor) -> Tensor:
-    """Return ``other`` in the shape of ``first``: Torch7 pairs elements in their order and never broadcasts.
+    """Reshape ``other`` to the shape of ``first``; Torch7 pairs elements in row-major order and never broadcasts.
 
     Raises:
         ValueError: the numbers of elements differ.
@@ -24,57 +24,59 @@ def shaped_like(first: Tensor, other: Tensor) -> Tensor:
     if other.shape == first.shape:
         return other
     if other.numel() != first.numel():
-        raise ValueError(f"expected as many elements as {tuple(first.shape)} has, found shape {tuple(other.shape)}")
+        raise ValueError(
+            f"expected a tensor with as many elements as shape {tuple(first.shape)}, found shape {tuple(other.shape)}"
+        )
     return other.reshape(first.shape)
 
 
 def check_dimensions(*tensors: Tensor) -> None:
-    """Refuse tensors without elements in one dimension, which in Torch7 have no dimension.
+    """Raise an error for tensors of shape (0), which have no dimensions in Torch7.
 
     Raises:
-        ValueError: there is one.
+        ValueError: a tensor has shape (0).
     """
     if any(tensor.dim() == 1 and tensor.shape[0] == 0 for tensor in tensors):
-        raise ValueError("a tensor without elements has no dimensions in Torch7; omit it from the table")
+        raise ValueError("a tensor of shape (0) has no dimensions in Torch7; remove it from the input")
 
 
 def joined(tensors: Sequence[Tensor], dim: int) -> Tensor:
-    """Concatenate tensors along ``dim`` as Torch7 does: each takes the other sizes of the first, element by element.
+    """Concatenate tensors along ``dim`` with Torch7's rules: each tensor is reshaped to the other sizes of the first.
 
     Args:
-        tensors: each with the number of elements of its slice, in any shape.
-        dim: counted from 0.
+        tensors: tensors of any shape with dimension ``dim`` and the right number of elements.
+        dim: dimension, counted from 0.
 
     Raises:
-        ValueError: a tensor has no ``dim``, or another number of elements than its slice.
+        ValueError: a tensor has no dimension ``dim``, or cannot be reshaped.
     """
     first, *others = tensors
     check_dimensions(*tensors)
-    fitting = [first]
+    reshaped = [first]
     for number, tensor in enumerate(others, 2):
         size = tensor.shape[dim] if dim < tensor.dim() else -1
-        place = (*first.shape[:dim], size, *first.shape[dim + 1 :])
-        if tensor.shape != place:
-            if size < 0 or tensor.numel() != math.prod(place):
+        shape = (*first.shape[:dim], size, *first.shape[dim + 1 :])
+        if tensor.shape != shape:
+            if size < 0 or tensor.numel() != math.prod(shape):
                 raise ValueError(
-                    f"tensor {number} of shape {tuple(tensor.shape)} cannot be joined to the first, of shape "
+                    f"tensor {number} of shape {tuple(tensor.shape)} cannot be concatenated to the first, of shape "
                     f"{tuple(first.shape)}, along dimension {dim + 1}"
                 )
-            tensor = tensor.reshape(place)
-        fitting.append(tensor)
-    return torch.cat(fitting, dim)
+            tensor = tensor.reshape(shape)
+        reshaped.append(tensor)
+    return torch.cat(reshaped, dim)
 
 
 @lua_class("nn.CAddTable")
 class CAddTable(nn.Module):
-    """The sum of all tensors of a list.
+    """Returns the sum of all tensors of a list.
 
     Args:
-        inplace: overwrite the first tensor.
+        inplace: overwrite the first tensor with the sum.
 
     Shape:
         - Input: list of tensors with the same number of elements.
-        - Output: the shape of the first.
+        - Output: the shape of the first tensor.
 
     Lua:
         ``nn.CAddTable(inplace)``, CAddTable.lua
@@ -97,11 +99,11 @@ class CAddTable(nn.Module):
 
 @lua_class("nn.CSubTable")
 class CSubTable(nn.Module):
-    """The first tensor of a list minus the second.
+    """Returns the first tensor of a list minus the second.
 
     Shape:
         - Input: list of two tensors with the same number of elements.
-        - Output: the shape of the first.
+        - Output: the shape of the first tensor.
 
     Lua:
         ``nn.CSubTable()``, CSubTable.lua
@@ -116,11 +118,11 @@ class CSubTable(nn.Module):
 
 @lua_class("nn.CMulTable")
 class CMulTable(nn.Module):
-    """The product of all tensors of a list.
+    """Returns the product of all tensors of a list.
 
     Shape:
         - Input: list of tensors with the same number of elements.
-        - Output: the shape of the first.
+        - Output: the shape of the first tensor.
 
     Lua:
         ``nn.CMulTable()``, CMulTable.lua
@@ -139,11 +141,11 @@ class CMulTable(nn.Module):
 
 @lua_class("nn.CDivTable")
 class CDivTable(nn.Module):
-    """The first tensor of a list divided by the second.
+    """Returns the first tensor of a list divided by the second.
 
     Shape:
         - Input: list of two tensors with the same number of elements.
-        - Output: the shape of the first.
+        - Output: the shape of the first tensor.
 
     Lua:
         ``nn.CDivTable()``, CDivTable.lua
@@ -156,8 +158,8 @@ class CDivTable(nn.Module):
         constants = {"gradInput": empty_table}
 
 
-def _chosen(input: list[Tensor], replaces: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Return the elements of the first tensor, replaced by those of later tensors for which ``replaces`` is true."""
+def _select(input: list[Tensor], replaces: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Return the first tensor; each later tensor replaces the elements where ``replaces(later, result)`` is true."""
     output = input[0]
     for other in input[1:]:
         other = shaped_like(output, other)
@@ -167,21 +169,21 @@ def _chosen(input: list[Tensor], replaces: Callable[[Tensor, Tensor], Tensor]) -
 
 @lua_class("nn.CMaxTable")
 class CMaxTable(nn.Module):
-    """The element-wise maximum of a list of tensors; equal values send their gradient to the first.
+    """Returns the element-wise maximum of a list of tensors; of equal values, the first gets the gradient.
 
     Shape:
         - Input: list of tensors with the same number of elements.
-        - Output: the shape of the first.
+        - Output: the shape of the first tensor.
 
     Lua:
         ``nn.CMaxTable()``, CMaxTable.lua
 
     Differs from PyTorch:
-        :func:`torch.maximum` gives equal values half of the gradient each, and passes NaN on.
+        :func:`torch.maximum` gives each of two equal values half of the gradient, and propagates NaN.
     """
 
     def forward(self, input: list[Tensor]) -> Tensor:
-        return _chosen(input, torch.gt)
+        return _select(input, torch.gt)
 
     class Lua(LuaClass):
         scratch = ("maxIdx", "mask", "maxVals", "gradMaxVals", "maskByteTensor")
@@ -190,21 +192,21 @@ class CMaxTable(nn.Module):
 
 @lua_class("nn.CMinTable")
 class CMinTable(nn.Module):
-    """The element-wise minimum of a list of tensors; equal values send their gradient to the first.
+    """Returns the element-wise minimum of a list of tensors; of equal values, the first gets the gradient.
 
     Shape:
         - Input: list of tensors with the same number of elements.
-        - Output: the shape of the first.
+        - Output: the shape of the first tensor.
 
     Lua:
         ``nn.CMinTable()``, CMinTable.lua
 
     Differs from PyTorch:
-        :func:`torch.minimum` gives equal values half of the gradient each, and passes NaN on.
+        :func:`torch.minimum` gives each of two equal values half of the gradient, and propagates NaN.
     """
 
     def forward(self, input: list[Tensor]) -> Tensor:
-        return _chosen(input, torch.lt)
+        return _select(input, torch.lt)
 
     class Lua(LuaClass):
         scratch = ("minIdx", "mask", "minVals", "gradMaxVals", "maskByteTensor")
@@ -213,15 +215,15 @@ class CMinTable(nn.Module):
 
 @lua_class("nn.MixtureTable")
 class MixtureTable(nn.Module):
-    r"""A mixture of experts: the sum of the experts' outputs, each times its gate.
+    r"""A mixture of experts: the sum of the experts' outputs, each multiplied by its gate.
 
     Args:
-        dim: dimension of the experts in the expert tensor, or where a list of experts is stacked, counted from 1;
-            None: 2 with a batch of gates, 1 with a vector.
+        dim: dimension of the experts in the expert tensor, counted from 1; a list of experts is stacked along it. None:
+            2 for a batch of gates, 1 for a vector.
 
     Shape:
-        - Input: list of the gates :math:`(E)` or :math:`(N, E)` and the experts, a list of :math:`E` tensors
-          :math:`(*)` or :math:`(N, *)`, or one tensor with a dimension of size :math:`E`.
+        - Input: ``[gates, experts]``: gates :math:`(E)` or :math:`(N, E)`; experts, a list of :math:`E` tensors
+          :math:`(*)` or :math:`(N, *)`, or one tensor whose dimension ``dim`` has size :math:`E`.
         - Output: the shape of one expert's output.
 
     Lua:

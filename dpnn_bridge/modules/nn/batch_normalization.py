@@ -1,4 +1,4 @@
-"""Batch normalization, with Torch7's rules for single samples."""
+"""Batch normalization, with Torch7's behavior for single samples."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dpnn_bridge.conversion.fields import Field, Layout
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.tracing import record_as_leaf
-from dpnn_bridge.modules.nn.strides import plain_strides
+from dpnn_bridge.modules.nn.strides import contiguous_strides
 from dpnn_bridge.objects import LuaObject
 
 
@@ -25,7 +25,7 @@ def _normalized(module: nn.modules.batchnorm._BatchNorm, input: Tensor, mean: Te
 
 
 def _normalized_batch(module: nn.modules.batchnorm._BatchNorm, input: Tensor) -> Tensor:
-    """Normalize a training batch; a constant feature gives its bias."""
+    """Normalize a training batch and update the running statistics; the output of a constant feature is its bias."""
     dims = [d for d in range(input.dim()) if d != 1]
     variance, mean = torch.var_mean(input, dims, correction=0)
     total = variance + module.eps
@@ -33,8 +33,8 @@ def _normalized_batch(module: nn.modules.batchnorm._BatchNorm, input: Tensor) ->
     scale = total.masked_fill(constant, 1).rsqrt().masked_fill(constant, 0)
     with torch.no_grad():
         count = input.numel() // input.shape[1]
-        new = ((module.running_mean, mean), (module.running_var, variance * (count / (count - 1))))
-        for running, value in new:
+        updates = ((module.running_mean, mean), (module.running_var, variance * (count / (count - 1))))
+        for running, value in updates:
             if running is not None:
                 running.lerp_(value.to(running.dtype), module.momentum or 0.0)
     return _normalized(module, input, mean, scale)
@@ -42,7 +42,7 @@ def _normalized_batch(module: nn.modules.batchnorm._BatchNorm, input: Tensor) ->
 
 @record_as_leaf
 class WithoutEps(nn.modules.batchnorm._BatchNorm):
-    """Mixin for layers without eps, which PyTorch refuses in training, and before 2.11 in evaluation as well."""
+    """Mixin for layers with ``eps=0``: PyTorch's kernel raises an error in training, before 2.11 also in evaluation."""
 
     def forward(self, input: Tensor) -> Tensor:
         if self.training or self.running_mean is None or self.running_var is None:
@@ -70,54 +70,58 @@ WITHOUT_EPS = {
 
 
 def before_single_sample(self: Any, input: tuple[Tensor]) -> tuple[Tensor]:
-    """Handle a single sample as Torch7 does (forward pre-hook of stock layers).
+    """Process a single sample as in Torch7 (forward pre-hook of PyTorch's layers).
 
-    Without batch dimension it is accepted in evaluation and comes back as a batch of one. In training, a batch of one
-    is normalised with the running statistics, which stay as they are. The layer itself stays PyTorch's own, so that
-    whatever looks for its type (fusion, quantisation, SyncBatchNorm) finds it. TorchScript compiles both hooks.
+    In evaluation mode, a sample without batch dimension is accepted, and the output is a batch of one. In training
+    mode, a batch of one is normalized with the running statistics, which are not updated. A hook does not change the
+    type of the layer, so that fusion, quantization and SyncBatchNorm recognize it. TorchScript compiles both hooks.
 
-    PyTorch reads a memory format from the strides where a size is 1, and computes wrong gradients: they become plain.
+    PyTorch derives a memory format from the strides. If a size is 1, these can be ambiguous and the gradients wrong, so
+    the hooks replace them with contiguous strides.
     """
     x = input[0]
-    if not isinstance(x, Tensor):  # what torch.fx records
+    if not isinstance(x, Tensor):  # a torch.fx proxy
         return input
     at = 1 if x.dim() >= self.batch_dims else 0
     if x.dim() > at and x.shape[at] != self.num_features:
-        raise ValueError(f"expected {self.num_features} planes in dimension {at}, found an input of shape {x.shape}")
+        raise ValueError(f"expected {self.num_features} channels in dimension {at}, found an input of shape {x.shape}")
     if not self.training:
         if x.dim() == self.batch_dims - 1:
             x = x.unsqueeze(0)
     elif x.dim() == self.batch_dims and x.shape[0] == 1:
         self.training = False
         self.is_single = True
-    return (plain_strides(x) if 1 in x.shape[1:] else x,)
+    return (contiguous_strides(x) if 1 in x.shape[1:] else x,)
 
 
 def after_single_sample(self: Any, input: tuple[Tensor], output: Tensor) -> Tensor:
-    """Undo :func:`before_single_sample` (forward hook, also after an error). Fusion moves it to the fused layer."""
+    """Undo :func:`before_single_sample` (forward hook, also called after an error).
+
+    Fusion moves this hook to the fused layer, which may lack the attributes.
+    """
     if hasattr(self, "is_single") and self.is_single:
         self.training = True
         self.is_single = False
     if not isinstance(output, Tensor):
         return output
-    return plain_strides(output) if 1 in output.shape[1:] else output
+    return contiguous_strides(output) if 1 in output.shape[1:] else output
 
 
 def accept_single_samples(root: nn.Module) -> nn.Module:
-    """Let the batch normalizations in a model take single samples as Torch7 does, see :func:`before_single_sample`."""
+    """Make the batch normalizations of a model accept single samples as in Torch7; see :func:`before_single_sample`."""
     dims = {nn.BatchNorm1d: 2, nn.BatchNorm2d: 4, nn.BatchNorm3d: 5}
     module: Any
     for module in root.modules():
-        kind = next((t for t in dims if isinstance(module, t)), None)
-        if kind is not None:
-            module.batch_dims, module.is_single = dims[kind], False
+        torch_type = next((t for t in dims if isinstance(module, t)), None)
+        if torch_type is not None:
+            module.batch_dims, module.is_single = dims[torch_type], False
             module.register_forward_pre_hook(before_single_sample)
             module.register_forward_hook(after_single_sample, always_call=True)
     return root
 
 
 class Normalization(LuaClass):
-    """Base of the classes of nn, cudnn and fbcunn."""
+    """Base class of the mappings for nn, cudnn and fbcunn."""
 
     scalars = ("eps", "momentum")
     sizes = {"running_mean": "num_features"}
@@ -128,8 +132,8 @@ class Normalization(LuaClass):
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
         arguments = cls.arguments(obj, ctx)
-        kind = cls.torch_type if arguments["eps"] > 0 else WITHOUT_EPS[cls.torch_type]
-        module = kind(**arguments)
+        torch_type = cls.torch_type if arguments["eps"] > 0 else WITHOUT_EPS[cls.torch_type]
+        module = torch_type(**arguments)
         module.num_batches_tracked = torch.tensor(0)
         return accept_single_samples(module)
 
@@ -143,7 +147,7 @@ class Normalization(LuaClass):
 
 
 def from_inverse_deviation(std: Tensor, module: Any) -> Tensor:
-    """Return a variance from the inverse of a standard deviation that includes eps."""
+    """Compute the variance from an inverse standard deviation that includes eps."""
     return std.double().pow(-2).to(std.dtype) - module.eps
 
 
@@ -156,6 +160,8 @@ INVERSE_DEVIATION = Field("running_var", Layout(from_inverse_deviation, inverse_
 
 
 class SecondVersion(Normalization):
+    """Mapping of class version 2, which stores ``running_var``."""
+
     version = 2
     tensors = {name: name for name in ("weight", "bias", "running_mean", "running_var")}
 
@@ -167,7 +173,7 @@ class SecondVersion(Normalization):
 
     @classmethod
     def fields_of(cls, module: nn.Module) -> dict[str, Field]:
-        """Return the fields; version 1 has ``running_std``, an inverse standard deviation, for ``running_var``."""
+        """Return the fields; version 1 stores ``running_std``, an inverse standard deviation, not ``running_var``."""
         fields = super().fields_of(module)
         if getattr(module, "keeps_std", False):
             del fields["running_var"]
@@ -190,7 +196,7 @@ class SpatialBatchNormalization(SecondVersion):
 
 
 class FbnnNormalization(Normalization):
-    """fbcunn kept ``running_std`` for good."""
+    """All versions of fbcunn store ``running_std``, the inverse standard deviation."""
 
     import_only = True
     version = 1
@@ -218,12 +224,12 @@ class FbnnSpatialBatchNormalization(FbnnNormalization):
 @lua_class("cudnn.VolumetricBatchNormalization")
 class CudnnVolumetricBatchNormalization(SecondVersion):
     torch_type = nn.BatchNorm3d
-    import_only = True  # a layer of no file is nn's
+    import_only = True  # a layer created in PyTorch is exported as nn's class
 
 
 @lua_class("nn.VolumetricBatchNormalization")
 class VolumetricBatchNormalization(CudnnVolumetricBatchNormalization):
-    """Torch7 writes version 1, since a class does not inherit its parent's."""
+    """Torch7 writes version 1, because a Lua class does not inherit the version of its parent class."""
 
     import_only = False
     version = 1

@@ -32,7 +32,7 @@ class Sequential(LuaClass):
 
 
 class Branches(LuaClass):
-    """A container whose members all take its input."""
+    """A container whose modules all get the same input."""
 
     container = True
 
@@ -44,14 +44,14 @@ class Branches(LuaClass):
 
 @lua_class("nn.ConcatTable")
 class ConcatTable(nn.Sequential):
-    """Applies every member to the same input and returns the list of results.
+    """Applies every module to the same input and returns the list of outputs.
 
     Args:
-        *modules: the members.
+        *modules: the modules.
 
     Shape:
-        - Input: an input of every member.
-        - Output: list with one result per member.
+        - Input: an input that every module accepts.
+        - Output: list with the output of each module.
 
     Lua:
         ``nn.ConcatTable()``, ConcatTable.lua
@@ -66,14 +66,14 @@ class ConcatTable(nn.Sequential):
 
 @lua_class("nn.ParallelTable")
 class ParallelTable(nn.Sequential):
-    """Applies the i-th member to the i-th element of a list.
+    """Applies the i-th module to the i-th element of a list.
 
     Args:
-        *modules: the members.
+        *modules: the modules.
 
     Shape:
-        - Input: list with at least as many elements as there are members.
-        - Output: list with one result per member.
+        - Input: list with at least one element per module; further elements are ignored.
+        - Output: list with the output of each module.
 
     Lua:
         ``nn.ParallelTable()``, ParallelTable.lua
@@ -89,15 +89,15 @@ class ParallelTable(nn.Sequential):
 
 @lua_class("nn.Concat")
 class Concat(SlicedWithArguments):
-    """Applies every member to the same input and joins the results along one dimension.
+    """Applies every module to the same input and concatenates the outputs along one dimension.
 
     Args:
-        *modules: the members.
-        dimension: dimension along which the results are joined, counted from 1.
+        *modules: the modules.
+        dimension: dimension of the concatenation, counted from 1.
 
     Shape:
-        - Input: :math:`(*)`, an input of every member.
-        - Output: the members' outputs, joined as by :class:`~dpnn_bridge.modules.nn.table.JoinTable`.
+        - Input: :math:`(*)`, an input that every module accepts.
+        - Output: the outputs, concatenated as by :class:`~dpnn_bridge.modules.nn.table.JoinTable`.
 
     Lua:
         ``nn.Concat(dim)``, Concat.lua
@@ -121,12 +121,12 @@ class DepthConcat(Concat):
     """Like :class:`Concat`, but pads smaller outputs with zeros to the largest size in every other dimension.
 
     Args:
-        *modules: the members.
-        dimension: dimension along which the results are joined, counted from 1.
+        *modules: the modules.
+        dimension: dimension of the concatenation, counted from 1.
 
     Shape:
-        - Input: :math:`(*)`, an input of every member.
-        - Output: the members' outputs, joined. An output is centred: ``floor((largest - size) / 2)`` zeros precede it.
+        - Input: :math:`(*)`, an input that every module accepts.
+        - Output: the outputs, centered and concatenated: ``floor((largest - size) / 2)`` zeros precede an output.
 
     Lua:
         ``nn.DepthConcat(dim)``, DepthConcat.lua
@@ -154,22 +154,22 @@ class DepthConcat(Concat):
 
 @lua_class("nn.Parallel")
 class Parallel(SlicedWithArguments):
-    """Applies the i-th member to the i-th slice of a tensor and joins the results.
+    """Applies the i-th module to the i-th slice of a tensor and concatenates the outputs.
 
     Args:
-        *modules: the members.
+        *modules: the modules.
         input_dimension: dimension along which the input is sliced, counted from 1.
-        output_dimension: dimension along which the results are joined, counted from 1.
+        output_dimension: dimension of the concatenation, counted from 1.
 
     Shape:
-        - Input: :math:`(*)` with at most as many slices as there are members.
-        - Output: the members' outputs, joined.
+        - Input: :math:`(*)` with at most one slice per module.
+        - Output: the outputs, concatenated.
 
     Lua:
         ``nn.Parallel(inputDimension, outputDimension)``, Parallel.lua
 
     Raises:
-        ValueError: there are more slices than members.
+        ValueError: there are more slices than modules.
     """
 
     fx_leaf = True
@@ -181,7 +181,10 @@ class Parallel(SlicedWithArguments):
     def forward(self, input: Tensor) -> Tensor:
         slices = input.unbind(from_one(self.input_dimension))
         if len(slices) > len(self):
-            raise ValueError(f"{len(slices)} slices along dimension {self.input_dimension} for {len(self)} members")
+            raise ValueError(
+                f"expected at most {len(self)} slices along dimension {self.input_dimension}, one per module, "
+                f"found {len(slices)}"
+            )
         outputs = [module(x) for module, x in zip(self, slices, strict=False)]
         return joined(outputs, self.output_dimension - 1)
 
@@ -196,13 +199,13 @@ class MapTable(SlicedWithArguments):
     """Applies one module to every element of a list.
 
     Args:
-        *modules: the module, and clones of it for the second element, the third, …. ``forward`` adds clones of the
-            first if the list is longer; call :meth:`resize` before creating an optimizer.
+        *modules: the module, optionally followed by clones for the second, third, … element. ``forward`` adds missing
+            clones. If the clones do not share parameters, call :meth:`resize` before creating an optimizer.
         shared: whether the clones share the module's parameters.
 
     Shape:
-        - Input: list of anything that the module takes.
-        - Output: list of the results.
+        - Input: list of inputs of the module.
+        - Output: list of outputs.
 
     Lua:
         ``nn.MapTable(module, shared)``, MapTable.lua
@@ -215,7 +218,7 @@ class MapTable(SlicedWithArguments):
         self.shared = shared
 
     def resize(self, length: int) -> None:
-        """Add clones until there are ``length`` members."""
+        """Add clones of the first module until there are ``length`` modules."""
         while len(self) < length:
             shared = {id(p): p for p in self[0].parameters()} if self.shared else {}
             self.append(copy.deepcopy(self[0], shared))
@@ -230,7 +233,7 @@ class MapTable(SlicedWithArguments):
         constants = {
             "output": empty_table,
             "gradInput": empty_table,
-            "sharedparams": lambda kind: LuaTable.from_list(["weight", "bias", "gradWeight", "gradBias"]),
+            "sharedparams": lambda tensor_class: LuaTable.from_list(["weight", "bias", "gradWeight", "gradBias"]),
         }
 
         @classmethod
@@ -242,7 +245,7 @@ class MapTable(SlicedWithArguments):
 
         @classmethod
         def upgrade(cls, obj: LuaObject) -> LuaObject:
-            """Take the first of ``modules`` from the field ``module`` if the list is empty."""
+            """Fill an empty list ``modules`` with the field ``module``."""
             if not obj.get("modules") and obj.get("module") is not None:
                 obj = obj.changed(modules=LuaTable.from_list([obj["module"]]))
             return super().upgrade(obj)
@@ -293,7 +296,9 @@ class Bottle(Decorator):
         batch = input.shape[: extra + 1]
         output = self.module(input.reshape(batch.numel(), *input.shape[extra + 1 :]))
         if output.dim() != self.n_output_dims:
-            raise ValueError(f"the module returned {tuple(output.shape)}, expected {self.n_output_dims} dimensions")
+            raise ValueError(
+                f"expected a module output with {self.n_output_dims} dimensions, found shape {tuple(output.shape)}"
+            )
         same = output.shape[0] == batch.numel()
         last = batch[-1] if same else output.shape[0] // batch[:-1].numel()
         return output.reshape(*batch[:-1], last, *output.shape[1:])
@@ -304,24 +309,24 @@ class Bottle(Decorator):
 
         @classmethod
         def to_lua(cls, module: Bottle, ctx: LuaContext) -> dict[str, Any]:
-            kind = ctx.type_of(module)
-            counts = (module.n_input_dims, module.n_output_dims)  # a damaged file can contain any numbers
-            inputs, outputs = (np.zeros(min(n, MAX_DIMENSIONS), element_dtype(kind)) for n in counts)
+            tensor_class = ctx.type_of(module)
+            counts = (module.n_input_dims, module.n_output_dims)  # limited, because a damaged file can have any number
+            inputs, outputs = (np.zeros(min(n, MAX_DIMENSIONS), element_dtype(tensor_class)) for n in counts)
             return {
                 **super().to_lua(module, ctx),
                 "dimDelta": module.n_input_dims - module.n_output_dims,
-                "inShape": LuaTensor.from_numpy(inputs, kind),
-                "outShape": LuaTensor.from_numpy(outputs, kind),
+                "inShape": LuaTensor.from_numpy(inputs, tensor_class),
+                "outShape": LuaTensor.from_numpy(outputs, tensor_class),
             }
 
 
 # ---------------------------------------------------------------------- base classes
 @lua_class("nn.Module")
 class Module(nn.Module):
-    """Torch7's abstract base. It ignores its input and returns its ``output``.
+    """Torch7's abstract base class of layers; ignores its input and returns ``output``.
 
     Attributes:
-        output: the tensor in the file, or None.
+        output: the field ``output`` of the file, or None.
 
     Lua:
         ``nn.Module()``, Module.lua
@@ -342,10 +347,10 @@ class Module(nn.Module):
 
 @lua_class("nn.Container")
 class Container(Members, Module):
-    """Torch7's abstract base of containers. It does not run its members.
+    """Torch7's abstract base class of containers; does not run its modules.
 
     Args:
-        *modules: the members.
+        *modules: the modules.
 
     Lua:
         ``nn.Container()``, Container.lua

@@ -1,4 +1,4 @@
-"""Convolutions and transposed convolutions that are stock torch.nn modules."""
+"""Convolutions and transposed convolutions that become layers of torch.nn, and TemporalConvolution."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CUDNN_SCRATCH = ("buffer", "extraBuffer")
 
 
 class Convolution(LuaClass):
-    """Base of all convolutions. They have a weight and, unless ``noBias()`` was called, a bias."""
+    """Base class of all convolution mappings: a weight and, unless ``noBias()`` was called, a bias."""
 
     tensors = ("weight", "bias")
     optional = {"bias": "bias"}
@@ -26,7 +26,7 @@ class Convolution(LuaClass):
 
 
 class StockConvolution(Convolution, SimplestClass):
-    """Convolutions that a stock torch class computes."""
+    """Base class of the mappings to convolutions of torch.nn."""
 
     neutral = {"padding": 0, "output_padding": 0, "dilation": 1, "groups": 1, "padding_mode": "zeros"}
 
@@ -66,7 +66,7 @@ class Spatial(StockConvolution):
 
 @lua_class("nn.SpatialConvolution", "nn.SpatialConvolutionMM")
 class SpatialConvolution(Spatial):
-    """Old files contain the weight as ``nOutputPlane x (nInputPlane*kH*kW)``; nn.SpatialConvolutionMM always does."""
+    """The weight has shape ``nOutputPlane x (nInputPlane*kH*kW)`` in old files and in all of SpatialConvolutionMM."""
 
     scalars = SPATIAL
     defaults = SPATIAL_DEFAULTS
@@ -114,9 +114,9 @@ class VolumetricDilatedConvolution(StockConvolution):
 def size_from_second_input(
     module: nn.ConvTranspose2d | nn.ConvTranspose3d, args: tuple[Any, ...]
 ) -> tuple[Any, ...] | None:
-    """Give the output the size of ``target`` for an input ``[x, target]`` (forward pre-hook).
+    """Compute the output size from ``target`` for an input ``[x, target]`` (forward pre-hook).
 
-    Torch7 takes ``(size + 2*pad - kernel) % stride`` from the target as the extra size on one side.
+    As in Torch7, the size that is added on one side is ``(size + 2*pad - kernel) % stride`` of the target.
     """
     if isinstance(args[0], Tensor):
         return None
@@ -131,13 +131,13 @@ def size_from_second_input(
 
 
 def accept_size_input(module: nn.Module) -> nn.Module:
-    """Let a transposed convolution accept an input ``[x, target]``, see :func:`size_from_second_input`."""
+    """Make a transposed convolution accept an input ``[x, target]``; see :func:`size_from_second_input`."""
     module.register_forward_pre_hook(size_from_second_input)
     return module
 
 
 class FullConvolution(StockConvolution):
-    """Transposed convolutions."""
+    """Base class of the mappings to transposed convolutions."""
 
     constants = dict.fromkeys(("ones", "finput", "fgradInput"), LuaTensor.empty)
 
@@ -161,7 +161,7 @@ class VolumetricFullConvolution(FullConvolution):
 
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
-        """Upgrade files without ``adjW``: weight nOutputPlane x nInputPlane x …, paddings pT, pH and pW."""
+        """Upgrade files without ``adjW``: weight ``nOutputPlane x nInputPlane x …``, padding in pT, pH and pW."""
         weight = obj.get("weight")
         if "adjW" in obj or not isinstance(weight, LuaTensor):
             return super().upgrade(obj)
@@ -176,7 +176,7 @@ class VolumetricFullConvolution(FullConvolution):
 
 
 def transposed(tensor: LuaTensor) -> LuaTensor:
-    """Return a view with the first two dimensions exchanged."""
+    """Return a view with the first two dimensions swapped."""
     shape, stride = list(tensor.shape), list(tensor.stride)
     shape[:2], stride[:2] = shape[1::-1], stride[1::-1]
     return LuaTensor(tensor.class_name, tuple(shape), tuple(stride), tensor.offset, tensor.storage)
@@ -187,12 +187,12 @@ class TemporalConvolution(nn.Conv1d):
     """Convolution over time.
 
     Args:
-        in_channels: size of an input frame.
-        out_channels: size of an output frame.
-        kernel_size: number of frames.
-        stride: step in frames.
-        padding: zero frames at both ends.
-        bias: whether there is a bias.
+        in_channels: number of input channels.
+        out_channels: number of output channels.
+        kernel_size: kernel size in frames.
+        stride: stride in frames.
+        padding: number of zero frames added at both ends.
+        bias: whether the layer has a bias.
 
     Shape:
         - Input: :math:`(N, T, C_{in})` or :math:`(T, C_{in})`.
@@ -241,7 +241,7 @@ class TemporalConvolutionClass(Temporal):
 
 @lua_class("cudnn.TemporalConvolution")
 class CudnnTemporalConvolution(Temporal):
-    """A spatial convolution over one plane of frames: kH, dH and padH are along time, kW is the frame size."""
+    """A spatial convolution over one channel: kH, dH and padH are for the time dimension, kW is the frame size."""
 
     extra_option = "padding"
     scalars = {

@@ -1,4 +1,4 @@
-"""Convolutions that stock torch.nn does not have: by plane, by position, by connection table; trainable subsampling."""
+"""Convolutions without a layer in torch.nn: depthwise, per position, and with a connection table."""
 
 from __future__ import annotations
 
@@ -18,43 +18,43 @@ from dpnn_bridge.objects import LuaObject, LuaTensor
 
 
 def parameter(*shape: int) -> nn.Parameter:
-    """Return a parameter of zeros; the file's tensor takes its place."""
+    """Return a parameter of zeros; the conversion replaces it with the file's tensor."""
     return nn.Parameter(torch.zeros(shape))
 
 
-def by_input_plane(weight: Tensor, module: SpatialDepthWiseConvolution) -> Tensor:
+def by_input_channel(weight: Tensor, module: SpatialDepthWiseConvolution) -> Tensor:
     """Convert Lua's ``multiplier x (nIn*kH*kW)`` to PyTorch's ``nIn*multiplier x 1 x kH x kW``."""
-    planes = weight.reshape(module.multiplier, module.in_channels, -1).transpose(0, 1)
-    return planes.reshape(module.out_channels, 1, *module.kernel_size)
+    channels = weight.reshape(module.multiplier, module.in_channels, -1).transpose(0, 1)
+    return channels.reshape(module.out_channels, 1, *module.kernel_size)
 
 
-def bias_by_input_plane(bias: Tensor, module: SpatialDepthWiseConvolution) -> Tensor:
+def bias_by_input_channel(bias: Tensor, module: SpatialDepthWiseConvolution) -> Tensor:
     """Convert Lua's ``multiplier x nIn`` to PyTorch's ``nIn*multiplier``."""
     return bias.reshape(module.multiplier, module.in_channels).t().reshape(-1)
 
 
 def by_multiplier(tensor: Tensor, module: SpatialDepthWiseConvolution) -> Tensor:
-    """Convert PyTorch's ``nIn*multiplier x …`` to Lua's two dimensions ``multiplier x (nIn*…)``."""
+    """Convert PyTorch's ``nIn*multiplier x …`` to Lua's ``multiplier x (nIn*…)``, which has two dimensions."""
     return tensor.reshape(module.in_channels, module.multiplier, -1).transpose(0, 1).reshape(module.multiplier, -1)
 
 
-# ---------------------------------------------------------------------- by plane
+# ---------------------------------------------------------------------- depthwise
 @lua_class("nn.SpatialDepthWiseConvolution")
 class SpatialDepthWiseConvolution(nn.Conv2d):
-    """Every input plane has its own ``multiplier`` kernels.
+    """Depthwise convolution with ``multiplier`` kernels for each input channel.
 
     Args:
-        in_channels: number of input planes.
-        multiplier: number of output planes for each of them.
+        in_channels: number of input channels.
+        multiplier: number of output channels for each input channel.
         kernel_size, stride, padding, bias, device: as in :class:`torch.nn.Conv2d`.
 
     Shape:
         - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
-        - Output: the same with :math:`C \\cdot multiplier` planes, those of one input plane together.
+        - Output: :math:`(N, C \\cdot multiplier, H', W')`, or without :math:`N`, grouped by input channel.
 
     Differs from PyTorch:
-        For images that are not square Torch7 takes the height for the width in forward, but not in the gradient of the
-        input. Both are as in Torch7.
+        For images that are not square, Torch7 swaps height and width in the forward pass, but not in the input
+        gradient. This module does so too.
 
     Lua:
         ``nn.SpatialDepthWiseConvolution(nInputPlane, nOutputPlane, kW, kH, dW, dH, padW, padH)``,
@@ -82,23 +82,24 @@ class SpatialDepthWiseConvolution(nn.Conv2d):
         output = super().forward(input.detach().reshape(*input.shape[:-2], width, height))
         if not input.requires_grad:
             return output
-        through = self._upright(input, output.shape[-2:])
-        return output + (through - through.detach())
+        unswapped = self._unswapped(input, output.shape[-2:])
+        return output + (unswapped - unswapped.detach())
 
-    def _upright(self, input: Tensor, size: torch.Size) -> Tensor:
-        """Convolve the image without exchanged axes at the output's positions; used only for its gradient."""
+    def _unswapped(self, input: Tensor, size: torch.Size) -> Tensor:
+        """Convolve the image without the swap, to an output of ``size``; used for the input gradient."""
         pad = []
         for dim in (1, 0):
             before = int(self.padding[dim])
-            reach = (size[dim] - 1) * self.stride[dim] + self.kernel_size[dim]
-            pad += [before, reach - before - input.shape[dim - 2]]
+            extent = (size[dim] - 1) * self.stride[dim] + self.kernel_size[dim]
+            pad += [before, extent - before - input.shape[dim - 2]]
         return F.conv2d(F.pad(input, pad), self.weight.detach(), None, self.stride, groups=self.groups)
 
     class Lua(Convolution):
         faults = (
             Fault(
                 ("gradParams",),
-                "after its first backward Torch7 mixes up the gradients of a layer with as many multipliers as planes",
+                "after the first backward pass, Torch7 permutes the gradients wrongly if multiplier and input channels "
+                "are equal in number",
                 when=lambda module: bool(module.in_channels == module.multiplier),
                 spreads=False,
             ),
@@ -106,25 +107,25 @@ class SpatialDepthWiseConvolution(nn.Conv2d):
         scalars = {**SPATIAL, "nOutputPlane": "multiplier"}
         defaults = SPATIAL_DEFAULTS
         tensors = {
-            "weight": Field("weight", Layout(by_input_plane, by_multiplier)),
-            "bias": Field("bias", Layout(bias_by_input_plane, by_multiplier)),
+            "weight": Field("weight", Layout(by_input_channel, by_multiplier)),
+            "bias": Field("bias", Layout(bias_by_input_channel, by_multiplier)),
         }
 
 
 @lua_class("nn.TemporalRowConvolution")
 class TemporalRowConvolution(nn.Conv1d):
-    """Every feature is convolved over time with its own kernel.
+    """Depthwise convolution over time: each feature has its own kernel.
 
     Args:
         frame_size: number of features.
-        kernel_size: number of frames.
-        stride: step in frames.
-        feat_first: whether features come before time.
+        kernel_size: kernel size in frames.
+        stride: stride in frames.
+        feat_first: whether the feature dimension precedes the time dimension.
         bias, device: as in :class:`torch.nn.Conv1d`.
 
     Shape:
         - Input: :math:`(N, T, C)` or :math:`(T, C)`; with ``feat_first`` :math:`(N, C, T)` or :math:`(C, T)`.
-        - Output: the same with fewer frames.
+        - Output: the input's shape with :math:`T_{out}` frames.
 
     Lua:
         ``nn.TemporalRowConvolution(inputFrameSize, kW, dW, featFirst)``, TemporalRowConvolution.lua
@@ -164,17 +165,17 @@ class TemporalRowConvolution(nn.Conv1d):
             return {**arguments, "frame_size": frame_size, "kernel_size": kernel_size, "stride": stride}
 
 
-# ---------------------------------------------------------------------- by position
+# ---------------------------------------------------------------------- per position
 @lua_class("nn.SpatialConvolutionLocal")
 class SpatialConvolutionLocal(nn.Module):
-    """A convolution whose kernels differ from position to position.
+    """A convolution with another kernel at each position.
 
     Args:
-        in_channels: number of input planes.
-        out_channels: number of output planes.
+        in_channels: number of input channels.
+        out_channels: number of output channels.
         output_size: height and width of the output.
-        kernel_size, stride, padding: of the windows.
-        bias: whether there is a bias.
+        kernel_size, stride, padding: as in :class:`torch.nn.Conv2d`, all pairs.
+        bias: whether the layer has a bias.
 
     Shape:
         - Input: :math:`(N, C_{in}, H, W)` or :math:`(C_{in}, H, W)`.
@@ -215,7 +216,7 @@ class SpatialConvolutionLocal(nn.Module):
         return output.squeeze(0) if input.dim() == 3 else output
 
     class Lua(Convolution):
-        """A new module is written for the smallest input with its output; Torch7 takes only inputs of one size."""
+        """Torch7 accepts only one input size; a module created in PyTorch gets the smallest suitable size."""
 
         scalars = {**SPATIAL, ("oH", "oW"): "output_size"}
         defaults = SPATIAL_DEFAULTS
@@ -229,16 +230,16 @@ class SpatialConvolutionLocal(nn.Module):
             return fields
 
 
-# ---------------------------------------------------------------------- by connection table
+# ---------------------------------------------------------------------- with a connection table
 @lua_class("nn.SpatialConvolutionMap")
 class SpatialConvolutionMap(nn.Module):
-    """A convolution between pairs of planes that a table lists.
+    """A convolution that connects only the pairs of input and output channels in a table.
 
     Args:
-        in_channels: number of input planes.
-        out_channels: number of output planes.
+        in_channels: number of input channels.
+        out_channels: number of output channels.
         connections: number of pairs.
-        kernel_size, stride: of the windows.
+        kernel_size, stride: as in :class:`torch.nn.Conv2d`, both pairs.
 
     Shape:
         - Input: :math:`(N, C_{in}, H, W)` or :math:`(C_{in}, H, W)`.
@@ -247,7 +248,7 @@ class SpatialConvolutionMap(nn.Module):
     Attributes:
         weight: :math:`(connections, k_H, k_W)`.
         bias: :math:`(C_{out})`.
-        connection_table: rows of input plane and output plane, counted from 1.
+        connection_table: input and output channel of each pair, counted from 1; shape :math:`(connections, 2)`.
 
     Lua:
         ``nn.SpatialConvolutionMap(connTable, kW, kH, dW, dH)``, SpatialConvolutionMap.lua
@@ -270,7 +271,7 @@ class SpatialConvolutionMap(nn.Module):
         self.register_buffer("connection_table", torch.ones(connections, 2))
 
     def dense_weight(self) -> Tensor:
-        """Return the kernels as :math:`(C_{out}, C_{in}, k_H, k_W)`, zero where planes are not connected."""
+        """Return the kernels as :math:`(C_{out}, C_{in}, k_H, k_W)`, zero for channels that are not connected."""
         source, target = self.connection_table.long().unbind(1)
         dense = self.weight.new_zeros(self.out_channels * self.in_channels, *self.kernel_size)
         dense = dense.index_add(0, (target - 1) * self.in_channels + source - 1, self.weight)
@@ -280,7 +281,7 @@ class SpatialConvolutionMap(nn.Module):
         return F.conv2d(self.connected(input), self.dense_weight(), self.bias, self.stride)
 
     def connected(self, input: Tensor) -> Tensor:
-        """Return the planes that the table may name; Torch7 allows more of them."""
+        """Return the first ``in_channels`` channels; as in Torch7, the input may have more."""
         return input.narrow(-3, 0, self.in_channels)
 
     def extra_repr(self) -> str:
@@ -302,7 +303,7 @@ class SpatialConvolutionMap(nn.Module):
 
         @classmethod
         def upgrade(cls, obj: LuaObject) -> LuaObject:
-            """Add the table in the type of the weights, which Torch7 needs and some files lack."""
+            """Convert the table to the tensor type of the weights, which Torch7 requires; it differs in some files."""
             obj = super().upgrade(obj)
             table, weight = obj.get("connTable"), obj.get("weight")
             if not isinstance(table, LuaTensor) or not isinstance(weight, LuaTensor) or table.dtype == weight.dtype:
@@ -312,14 +313,14 @@ class SpatialConvolutionMap(nn.Module):
 
 @lua_class("nn.SpatialFullConvolutionMap")
 class SpatialFullConvolutionMap(SpatialConvolutionMap):
-    """A transposed convolution between pairs of planes that a table lists.
+    """A transposed convolution that connects only the pairs of input and output channels in a table.
 
     Args:
         in_channels, out_channels, connections, kernel_size, stride: as in :class:`SpatialConvolutionMap`.
 
     Shape:
         - Input: :math:`(N, C_{in}, H, W)` or :math:`(C_{in}, H, W)`.
-        - Output: :math:`(N, C_{out}, (H-1) s_H + k_H, (W-1) s_W + k_W)`, or without :math:`N`.
+        - Output: :math:`(N, C_{out}, (H-1) s_H + k_H, (W-1) s_W + k_W)`, without :math:`N` for a single image.
 
     Lua:
         ``nn.SpatialFullConvolutionMap(connTable, kW, kH, dW, dH)``, SpatialFullConvolutionMap.lua

@@ -1,4 +1,4 @@
-"""Concatenated rectification."""
+"""Concatenated ReLU."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from dpnn_bridge.conversion.registry import lua_class
 
 @lua_class("nn.CReLU")
 class CReLU(nn.Sequential):
-    """Rectifies a sample and its negative and joins both along the first dimension of the sample.
+    """Concatenates a sample and its negative along the sample's first dimension and applies ReLU.
 
     Args:
-        *modules: what Torch7 makes it of: a ConcatTable of identity and negation, a JoinTable and a ReLU, which run on
-            flattened samples.
-        n_input_dims: dimensions of one sample.
+        *modules: the inner modules of Torch7's class: a ConcatTable of identity and negation, a JoinTable and a ReLU.
+            They run on flattened samples.
+        n_input_dims: number of dimensions of one sample.
 
     Shape:
         - Input: :math:`(N, C, *)` with one dimension more than ``n_input_dims``, or a sample :math:`(C, *)`.

@@ -1,7 +1,7 @@
-"""Criterions: what all of them share, and those that combine others.
+"""Base classes and functions of all criterions, and criterions that combine others.
 
-A criterion is called as ``criterion(input, target)`` and returns the loss as a tensor without dimensions. Its gradient
-is Torch7's ``gradInput``, also where that is not the derivative.
+A criterion is called as ``criterion(input, target)`` and returns the loss as a scalar tensor. Its gradient is Torch7's
+``gradInput``, also where this is not the derivative.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dpnn_bridge.torch7.gradient import with_penalty
 
 # ---------------------------------------------------------------------- targets
 def elementwise(target: Tensor | float, input: Tensor) -> Tensor:
-    """Return ``target`` in the shape and dtype of ``input``: Torch7 pairs elements in order, whatever the shapes.
+    """Convert ``target`` to the shape and dtype of ``input``; Torch7 pairs elements in row-major order for any shapes.
 
     Raises:
         ValueError: the numbers of elements differ.
@@ -32,32 +32,35 @@ def elementwise(target: Tensor | float, input: Tensor) -> Tensor:
     values: Tensor = torch.as_tensor(target, device=input.device)
     if values.numel() != input.numel():
         raise ValueError(
-            f"target of shape {tuple(values.shape)} has {values.numel()} elements, "
-            f"input of shape {tuple(input.shape)} has {input.numel()}; they must be as many"
+            f"expected a target with {input.numel()} elements for input of shape {tuple(input.shape)}, "
+            f"found shape {tuple(values.shape)} with {values.numel()} elements"
         )
     return values.reshape(input.shape).to(input.dtype)
 
 
 def class_indices(target: Tensor | float, input: Tensor, index_base: int) -> Tensor:
-    """Convert class numbers (one number, integers or floats from ``index_base``) to 0-based integers."""
+    """Convert class indices from ``index_base`` (a number, or a tensor of integers or floats) to 0-based integers."""
     return torch.as_tensor(target, device=input.device).long() - index_base
 
 
-#: for the error about a class that there is not
+#: hint in the error for a class index out of range
 WHERE_TARGETS_START = "targets start at 1, as in Lua, unless the criterion was converted with index_base=0"
 
 
 def nll_loss(log_probs: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, reduction: str) -> Tensor:
-    """Compute the negative log likelihood, averaged by the targets' weights; 0 if these add up to 0.
+    """Compute the negative log likelihood; the mean is weighted by the targets' weights, and 0 if these sum to 0.
 
     Args:
-        log_probs: :math:`(N, C, *)`.
-        target: :math:`(N, *)`, 0-based.
+        log_probs: log probabilities :math:`(N, C, *)`.
+        target: 0-based classes :math:`(N, *)`.
         weight: one factor for each class, or None.
-        ignore_index: 0-based class that does not count.
+        ignore_index: 0-based class that is ignored.
         reduction: ``"mean"`` or ``"sum"``.
+
+    Raises:
+        IndexError: a target is not the index of a class.
     """
-    logs = log_probs.contiguous()  # or PyTorch's backward refuses maps
+    logs = log_probs.contiguous()  # PyTorch's backward pass raises an error for non-contiguous spatial inputs
     try:
         loss = F.nll_loss(logs, target, weight, ignore_index=ignore_index, reduction="sum")
     except IndexError as error:
@@ -70,7 +73,7 @@ def nll_loss(log_probs: Tensor, target: Tensor, weight: Tensor | None, ignore_in
 
 
 def expanded(weight: Tensor | None, target: Tensor) -> Tensor | None:
-    """Return one weight for each column of ``target``, repeated for its rows.
+    """Expand one weight per column to the shape of ``target``.
 
     Raises:
         ValueError: ``target`` has more than two dimensions, or another number of columns.
@@ -79,7 +82,7 @@ def expanded(weight: Tensor | None, target: Tensor) -> Tensor | None:
         return None
     if target.dim() not in (1, 2) or target.shape[-1] != weight.numel():
         raise ValueError(
-            f"{weight.numel()} weights need a target of shape ({weight.numel()},) or (N, {weight.numel()}), "
+            f"expected a target of shape ({weight.numel()},) or (N, {weight.numel()}) for {weight.numel()} weights, "
             f"found {tuple(target.shape)}"
         )
     return weight.expand_as(target)
@@ -88,10 +91,10 @@ def expanded(weight: Tensor | None, target: Tensor) -> Tensor | None:
 # ---------------------------------------------------------------------- the base classes
 @lua_class("nn.Criterion")
 class Criterion(nn.Module):
-    """Base of the criterions that PyTorch does not have; alone it computes nothing.
+    """Base class of criterions without an equivalent in PyTorch; used directly, it computes nothing.
 
     Shape:
-        - Input, Target: anything.
+        - Input, Target: any values.
         - Output: None.
 
     Lua:
@@ -102,10 +105,10 @@ class Criterion(nn.Module):
         return None
 
     class Lua(LuaClass):
-        """Base of all criterion mappings.
+        """Base class of all criterion mappings.
 
         Attributes:
-            buffers: fields that Torch7 makes when they are missing, and that it could not use when they are empty.
+            buffers: fields that are not written: Torch7 creates them if they are missing, but fails if they are empty.
         """
 
         constants = {"output": 0}
@@ -117,7 +120,7 @@ class Criterion(nn.Module):
 
 
 class Loss(Criterion):
-    """Base of criterions with Torch7's ``sizeAverage``, which is PyTorch's ``reduction``.
+    """Base class of criterions with Torch7's ``sizeAverage``, here PyTorch's ``reduction``.
 
     Args:
         reduction: ``"mean"`` (``sizeAverage = true``) or ``"sum"``.
@@ -126,24 +129,24 @@ class Loss(Criterion):
     def __init__(self, reduction: str = "mean") -> None:
         super().__init__()
         if reduction not in ("mean", "sum"):
-            raise ValueError(f"reduction must be 'mean' or 'sum', found {reduction!r}")
+            raise ValueError(f"expected reduction 'mean' or 'sum', found {reduction!r}")
         self.reduction = reduction
 
     def reduced(self, losses: Tensor) -> Tensor:
-        """Return the mean or sum over all elements."""
+        """Return the mean or sum of all elements."""
         return losses.mean() if self.reduction == "mean" else losses.sum()
 
 
 def filled(value: float) -> Callable[[str], LuaTensor]:
-    """Return a function that makes the tensor with one element that Torch7 needs before the first call."""
-    return lambda kind: LuaTensor.from_numpy(np.full(1, value, element_dtype(kind)), kind)
+    """Return a function that creates a tensor with one element ``value``, which Torch7 needs before the first call."""
+    return lambda tensor_class: LuaTensor.from_numpy(np.full(1, value, element_dtype(tensor_class)), tensor_class)
 
 
 class LossClass(Criterion.Lua):
-    """A criterion with ``sizeAverage``.
+    """Base class of the mappings of criterions with ``sizeAverage``.
 
     Attributes:
-        averages: value of a missing ``sizeAverage``.
+        averages: default of ``sizeAverage`` if the field is missing.
     """
 
     computed_fields = ("sizeAverage",)
@@ -152,10 +155,10 @@ class LossClass(Criterion.Lua):
 
     @classmethod
     def represents(cls, module: nn.Module) -> bool:
-        """Return whether the options that only PyTorch's losses have are at their neutral values."""
+        """Return whether the options that exist only in PyTorch have the values that Torch7 implements."""
         neutral = {"label_smoothing": 0.0, "log_target": False, "pos_weight": None, "beta": 1.0}
-        has = {name: getattr(module, name, value) for name, value in neutral.items()}
-        return getattr(module, "reduction", None) in ("mean", "sum") and has == neutral
+        actual = {name: getattr(module, name, value) for name, value in neutral.items()}
+        return getattr(module, "reduction", None) in ("mean", "sum") and actual == neutral
 
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
@@ -173,35 +176,38 @@ def reduction(size_average: Any) -> str:
 
 
 class PairClass(Criterion.Lua):
-    """A criterion on two inputs, whose ``gradInput`` must be a table of two tensors."""
+    """Base class of the mappings of criterions with two inputs, whose ``gradInput`` is a table of two tensors."""
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        kind, zero = ctx.type_of(module), filled(0)
-        return {**super().to_lua(module, ctx), "gradInput": LuaTable.from_list([zero(kind), zero(kind)])}
+        tensor_class, zero = ctx.type_of(module), filled(0)
+        return {
+            **super().to_lua(module, ctx),
+            "gradInput": LuaTable.from_list([zero(tensor_class), zero(tensor_class)]),
+        }
 
 
 # ---------------------------------------------------------------------- combinations
 class WeightedCriterions(nn.ModuleList):
-    """Base of weighted sums of criterions.
+    """Base class of weighted sums of criterions.
 
     Args:
-        criterions: the members.
-        weights: one factor for each; default 1.
+        criterions: the criterions.
+        weights: factor of each criterion; default: 1.
 
     Attributes:
-        weights: list of numbers.
+        weights: list of the factors.
     """
 
     def __init__(self, criterions: Iterable[nn.Module] = (), weights: Iterable[float] | None = None) -> None:
         super().__init__(criterions)
         self.weights = [1.0] * len(self) if weights is None else [float(w) for w in weights]
         if len(self.weights) != len(self):
-            raise ValueError(f"{len(self)} criterions need as many weights, found {len(self.weights)}")
+            raise ValueError(f"expected {len(self)} weights, one per criterion, found {len(self.weights)}")
 
     @property
     def criterions(self) -> list[nn.Module]:
-        """The members."""
+        """The criterions, as a list."""
         return list(self)
 
 
@@ -210,11 +216,11 @@ class MultiCriterion(WeightedCriterions):
     """Weighted sum of criterions of the same input and target.
 
     Args:
-        criterions: the members.
-        weights: one factor for each; default 1.
+        criterions: the criterions.
+        weights: factor of each criterion; default: 1.
 
     Shape:
-        - Input, Target: what every member takes.
+        - Input, Target: an input and a target that every criterion accepts.
         - Output: scalar.
 
     Lua:
@@ -247,16 +253,16 @@ class MultiCriterion(WeightedCriterions):
 
 @lua_class("nn.ParallelCriterion")
 class ParallelCriterion(WeightedCriterions):
-    """Weighted sum of criterions, the i-th of which takes the i-th input and the i-th target.
+    """Weighted sum of criterions; the i-th criterion gets the i-th input and the i-th target.
 
     Args:
-        criterions: the members.
-        weights: one factor for each; default 1.
-        repeat_target: every member takes the whole target.
+        criterions: the criterions.
+        weights: factor of each criterion; default: 1.
+        repeat_target: pass the complete target to every criterion.
 
     Shape:
-        - Input: list with at least one element for each member.
-        - Target: the same, or anything with ``repeat_target``.
+        - Input: list with at least one element for each criterion.
+        - Target: list with at least one element for each criterion; any value with ``repeat_target``.
         - Output: scalar.
 
     Lua:
@@ -303,12 +309,12 @@ def numbers(value: LuaTable | LuaStorage | LuaTensor) -> list[float]:
 # ---------------------------------------------------------------------- a criterion as a module
 @lua_class("nn.CriterionTable")
 class CriterionTable(nn.Module):
-    """A criterion as a module, which takes input and target in one list.
+    """Wraps a criterion as a module whose input is a list of input and target.
 
-    Gradients that come from above are ignored, and the target gets none, as in Torch7.
+    As in Torch7, the gradient of the output is ignored (1 is used), and the target gets no gradient.
 
     Args:
-        criterion: called with the two elements of the input.
+        criterion: criterion that is called with the two elements of the input.
 
     Shape:
         - Input: list ``[input, target]``.
@@ -324,7 +330,7 @@ class CriterionTable(nn.Module):
 
     def forward(self, input: list[Any]) -> Tensor:
         loss = self.criterion(input[0], detached(input[1]))
-        return with_penalty(loss.detach(), loss)  # its gradient is 1, whatever comes from above
+        return with_penalty(loss.detach(), loss)  # the loss has gradient 1, regardless of the output's gradient
 
     class Lua(LuaClass):
         computed_fields = ("criterion",)
@@ -336,6 +342,6 @@ class CriterionTable(nn.Module):
         @classmethod
         def to_lua(cls, module: CriterionTable, ctx: LuaContext) -> dict[str, Any]:
             criterion = ctx.to_lua(module.criterion)
-            buffer = criterion.get("gradInput")  # a file whose buffers were removed has none
+            buffer = criterion.get("gradInput")  # None if the buffers were removed from the file
             buffers = ctx.empty_tensors(module, 1) if buffer is None else LuaTable.from_list([buffer])
             return {"criterion": criterion, "gradInput": buffers}

@@ -1,4 +1,4 @@
-"""Criterions of classifiers with one class per sample."""
+"""Criterions for classification with one class per sample."""
 
 from __future__ import annotations
 
@@ -15,15 +15,19 @@ from dpnn_bridge.conversion.registry import lua_class, mapping_of
 from dpnn_bridge.modules.nn.criterion import Criterion, LossClass, class_indices, filled, nll_loss, reduction
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
-#: the target for "no class" in Torch7 and PyTorch; it does not depend on ``index_base``
+#: default of ``ignore_index`` in Torch7 and PyTorch; does not depend on ``index_base``
 NO_CLASS = -100
 
-#: means "no class is ignored" where Torch7 has no ``ignoreIndex``
+#: an ``ignore_index`` that never occurs, for classes of Torch7 without ``ignoreIndex``
 NEVER = torch.iinfo(torch.int32).min
 
 
 def _sample_nll(criterion: ClassNLLCriterion | CrossEntropyCriterion, log_probs: Tensor, target: Any) -> Tensor:
-    """Compute :func:`nll_loss` for one sample or a batch."""
+    """Compute :func:`nll_loss` of one sample or a batch.
+
+    Raises:
+        ValueError: the shapes are neither those of a sample nor those of a batch.
+    """
     base = criterion.index_base
     target = class_indices(target, log_probs, base)
     if log_probs.dim() == 1:
@@ -32,64 +36,65 @@ def _sample_nll(criterion: ClassNLLCriterion | CrossEntropyCriterion, log_probs:
         target = target.reshape(1)
     if log_probs.dim() != 2 or target.shape != log_probs.shape[:1]:
         raise ValueError(
-            f"expected input (C,) with one target or (N, C) with targets (N,), "
+            f"expected input of shape (C,) with one target, or (N, C) with a target of shape (N,), "
             f"found {tuple(log_probs.shape)} and {tuple(target.shape)}"
         )
     return nll_loss(log_probs, target, criterion.weight, criterion.ignore_index - base, criterion.reduction)
 
 
 class WeightsClass(LossClass):
-    """A criterion with optional ``weights``, one for each class."""
+    """Base class of the mappings of criterions with optional ``weights``, one for each class."""
 
     tensors = {"weights": "weight"}
 
 
 class IndexedClass(WeightsClass):
-    """A criterion whose targets are class numbers."""
+    """Base class of the mappings of criterions whose targets are class indices."""
 
     indexed = True
 
 
 class NLLClass(IndexedClass):
-    """A criterion with buffers that Torch7 needs before the first call."""
+    """Base class of the mappings of criterions with buffers that Torch7 needs before the first call."""
 
     scratch = ("output_tensor", "total_weight_tensor", "target")
     buffers = ()
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        kind = ctx.type_of(module)
+        tensor_class = ctx.type_of(module)
         return {
             **super().to_lua(module, ctx),
-            "output_tensor": filled(0)(kind),
-            "total_weight_tensor": filled(1)(kind),
+            "output_tensor": filled(0)(tensor_class),
+            "total_weight_tensor": filled(1)(tensor_class),
             "target": filled(0)("torch.LongTensor"),
         }
 
 
 @lua_class("nn.ClassNLLCriterion")
 class ClassNLLCriterion(nn.NLLLoss):
-    r"""Negative log likelihood :math:`-w_t x_t`, averaged by the weights of the targets.
+    r"""Negative log likelihood :math:`-w_t x_t`; the mean is weighted by the weights of the targets.
 
     Args:
         weight: one factor for each class.
-        ignore_index: target that does not count, in the numbering of the targets.
+        ignore_index: target that is ignored, numbered as the targets.
         reduction: ``"mean"`` or ``"sum"``.
-        index_base: number of the first class.
+        index_base: index of the first class.
 
     Shape:
-        - Input: :math:`(N, C)` or :math:`(C)`, logarithms of probabilities.
-        - Target: :math:`(N)`, or one number for one sample; integers or reals.
+        - Input: :math:`(N, C)` or :math:`(C)`, log probabilities.
+        - Target: :math:`(N)`, or one number for one sample; integers or floats.
         - Output: scalar.
 
     Lua:
         ``nn.ClassNLLCriterion([weights], [sizeAverage], [ignoreIndex])``, ClassNLLCriterion.lua
 
     Differs from PyTorch:
-        classes count from 1, and a batch in which nothing counts gives 0, not nan.
+        Class indices start at 1. If all targets are ignored, the loss is 0, not NaN.
 
     Raises:
-        ValueError: other dimensions.
+        ValueError: input or target has another shape.
+        IndexError: a target is not the index of a class.
     """
 
     def __init__(
@@ -129,7 +134,7 @@ class ClassNLLCriterion(nn.NLLLoss):
 
 
 def note_average(module: Any, obj: LuaObject, ctx: TorchContext) -> None:
-    """Note that Torch7 averaged weighted losses otherwise before August 2015; its files have no ``output_tensor``."""
+    """Note that Torch7 before August 2015, which wrote no ``output_tensor``, averaged weighted losses differently."""
     if module.weight is not None and module.reduction == "mean" and obj.get("output_tensor") is None:
         ctx.note(
             "this nn.ClassNLLCriterion has weights and no output_tensor. Torch7 before August "
@@ -139,39 +144,40 @@ def note_average(module: Any, obj: LuaObject, ctx: TorchContext) -> None:
 
 
 def index_base(module: nn.Module) -> int:
-    """Return the number of the first class; PyTorch's own losses count from 0."""
+    """Return the index of the first class; 0 for PyTorch's own losses."""
     return getattr(module, "index_base", 0)
 
 
 def ignore_index(obj: LuaObject, ctx: TorchContext) -> int:
-    """Return ``ignoreIndex`` in the numbering that the caller chose."""
+    """Return ``ignoreIndex``, numbered from the ``index_base`` of the conversion."""
     number = int(obj.get("ignoreIndex", NO_CLASS))
     return number if number == NO_CLASS else number - 1 + ctx.index_base
 
 
 @lua_class("nn.CrossEntropyCriterion")
 class CrossEntropyCriterion(nn.CrossEntropyLoss):
-    r"""Negative log likelihood of the softmax of the input; input and target are squeezed first.
+    r"""Negative log likelihood of the softmax of the input; dimensions of size 1 are removed first.
 
     Args:
         weight: one factor for each class.
-        ignore_index: target that does not count, in the numbering of the targets.
+        ignore_index: target that is ignored, numbered as the targets.
         reduction: ``"mean"`` or ``"sum"``.
-        index_base: number of the first class.
+        index_base: index of the first class.
 
     Shape:
-        - Input: :math:`(N, C)` or :math:`(C)`, and any dimensions of size 1.
-        - Target: :math:`(N)`, or one number; integers or reals.
+        - Input: :math:`(N, C)` or :math:`(C)`, with any additional dimensions of size 1.
+        - Target: :math:`(N)`, or one number; integers or floats.
         - Output: scalar.
 
     Lua:
         ``nn.CrossEntropyCriterion([weights], [sizeAverage])``, CrossEntropyCriterion.lua
 
     Differs from PyTorch:
-        classes count from 1, and a batch in which nothing counts gives 0, not nan.
+        Class indices start at 1. If all targets are ignored, the loss is 0, not NaN.
 
     Raises:
-        ValueError: other dimensions.
+        ValueError: input or target has another shape.
+        IndexError: a target is not the index of a class.
     """
 
     def __init__(
@@ -220,43 +226,44 @@ class CrossEntropyCriterion(nn.CrossEntropyLoss):
 
 
 def assign_weights(module: nn.Module, nll: LuaObject, ctx: TorchContext) -> None:
-    """Take the class weights of an inner criterion."""
+    """Set the module's class weights from the inner criterion ``nll``."""
     if isinstance(nll.get("weights"), LuaTensor):
         ctx.assign(module, Field("weight"), "weights", nll)
 
 
-def part_to_lua(part: nn.Module, whole: nn.Module, ctx: LuaContext) -> LuaObject:
-    """Return the Lua object of a criterion that in torch is part of another one, whose tensor type it takes."""
-    mapping, kind = mapping_of(part), ctx.type_of(whole)
-    part.__dict__["lua_record"] = LuaRecord(mapping.names[0], tensor_type=kind)
-    obj = ctx.to_lua(part)
-    for name, value in constant_fields(mapping, kind).items():
+def part_to_lua(inner: nn.Module, outer: nn.Module, ctx: LuaContext) -> LuaObject:
+    """Convert an inner criterion, which PyTorch does not have as a module, with the tensor type of the outer one."""
+    mapping, tensor_class = mapping_of(inner), ctx.type_of(outer)
+    inner.__dict__["lua_record"] = LuaRecord(mapping.names[0], tensor_type=tensor_class)
+    obj = ctx.to_lua(inner)
+    for name, value in constant_fields(mapping, tensor_class).items():
         obj.setdefault(name, value)
     return obj
 
 
 @lua_class("nn.SpatialClassNLLCriterion")
 class SpatialClassNLLCriterion(nn.NLLLoss):
-    r"""Negative log likelihood :math:`-w_t x_t` at each position of a map, averaged by the weights of the targets.
+    r"""Negative log likelihood :math:`-w_t x_t` of each pixel; the mean is weighted by the weights of the targets.
 
     Args:
         weight: one factor for each class.
         reduction: ``"mean"`` or ``"sum"``.
-        index_base: number of the first class.
+        index_base: index of the first class.
 
     Shape:
-        - Input: :math:`(N, C, H, W)`, logarithms of probabilities.
-        - Target: :math:`(N, H, W)`; integers or reals.
+        - Input: :math:`(N, C, H, W)`, log probabilities.
+        - Target: :math:`(N, H, W)`; integers or floats.
         - Output: scalar.
 
     Lua:
         ``nn.SpatialClassNLLCriterion([weights], [sizeAverage])``, SpatialClassNLLCriterion.lua
 
     Differs from PyTorch:
-        classes count from 1 and none is ignored.
+        Class indices start at 1, and no class is ignored.
 
     Raises:
-        ValueError: other dimensions.
+        ValueError: input or target has another shape.
+        IndexError: a target is not the index of a class.
     """
 
     spatial_dims = 2
@@ -269,7 +276,7 @@ class SpatialClassNLLCriterion(nn.NLLLoss):
         target = class_indices(target, input, self.index_base)
         if input.dim() != self.spatial_dims + 2 or target.shape != input.shape[:1] + input.shape[2:]:
             raise ValueError(
-                f"expected input (N, C, ...) with {self.spatial_dims} dimensions after C and a target without C, "
+                f"expected input (N, C, ...) with {self.spatial_dims} dimensions after C, and a target (N, ...), "
                 f"found {tuple(input.shape)} and {tuple(target.shape)}"
             )
         return nll_loss(input, target, self.weight, self.ignore_index, self.reduction)
@@ -285,23 +292,24 @@ spatial_log_softmax = plain_object(
 
 @lua_class("cudnn.SpatialCrossEntropyCriterion")
 class SpatialCrossEntropyCriterion(SpatialClassNLLCriterion):
-    r"""Negative log likelihood of the softmax over channels at each position of a map.
+    r"""Negative log likelihood of the softmax over the channels of each pixel.
 
     Args:
         weight: one factor for each class.
         reduction: ``"mean"`` or ``"sum"``.
-        index_base: number of the first class.
+        index_base: index of the first class.
 
     Shape:
         - Input: :math:`(N, C, H, W)`.
-        - Target: :math:`(N, H, W)`; integers or reals.
+        - Target: :math:`(N, H, W)`; integers or floats.
         - Output: scalar.
 
     Lua:
         ``cudnn.SpatialCrossEntropyCriterion([weights])``, SpatialCrossEntropyCriterion.lua
 
     Raises:
-        ValueError: other dimensions.
+        ValueError: input or target has another shape.
+        IndexError: a target is not the index of a class.
     """
 
     def forward(self, input: Tensor, target: Any) -> Tensor:
@@ -324,23 +332,24 @@ class SpatialCrossEntropyCriterion(SpatialClassNLLCriterion):
 
 @lua_class("cudnn.VolumetricCrossEntropyCriterion")
 class VolumetricCrossEntropyCriterion(SpatialCrossEntropyCriterion):
-    r"""Negative log likelihood of the softmax over channels at each position of a volume.
+    r"""Negative log likelihood of the softmax over the channels of each voxel.
 
     Args:
         weight: one factor for each class.
         reduction: ``"mean"`` or ``"sum"``.
-        index_base: number of the first class.
+        index_base: index of the first class.
 
     Shape:
         - Input: :math:`(N, C, T, H, W)`.
-        - Target: :math:`(N, T, H, W)`; integers or reals.
+        - Target: :math:`(N, T, H, W)`; integers or floats.
         - Output: scalar.
 
     Lua:
         ``cudnn.VolumetricCrossEntropyCriterion([weights])``, VolumetricCrossEntropyCriterion.lua
 
     Raises:
-        ValueError: other dimensions.
+        ValueError: input or target has another shape.
+        IndexError: a target is not the index of a class.
     """
 
     spatial_dims = 3

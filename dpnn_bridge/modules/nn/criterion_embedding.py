@@ -1,4 +1,4 @@
-"""Criterions on distances and on pairs of inputs."""
+"""Criterions for distances and for pairs of inputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EPSILON = 1e-12
 
 
 def hinge(x: Tensor) -> Tensor:
-    """Compute :math:`\\max(0, x)` with gradient 1 at 0, as in THNN; that of clamp depends on PyTorch's version."""
+    """Compute :math:`\\max(0, x)` with gradient 1 at 0 as in THNN; clamp's gradient depends on PyTorch's version."""
     return torch.where(x < 0, 0, x)
 
 
@@ -55,14 +55,14 @@ class HingeEmbeddingCriterion(nn.HingeEmbeddingLoss):
 class L1HingeEmbeddingCriterion(Criterion):
     r"""Distance :math:`d = \sum |a - b|` of a pair if the target is 1, :math:`\max(0, m - d)` if it is -1.
 
-    Where both inputs are equal, the gradient is 1 or -1 at random, drawn from PyTorch's default generator.
+    For elements that are equal in both inputs, the gradient is randomly 1 or -1, from PyTorch's default generator.
 
     Args:
         margin: :math:`m`.
 
     Shape:
         - Input: list of two tensors :math:`(*)`.
-        - Target: 1 or -1 for the pair as a whole.
+        - Target: 1 or -1, one number for the pair.
         - Output: scalar.
 
     Lua:
@@ -102,8 +102,8 @@ class CosineEmbeddingCriterion(Loss):
         ``nn.CosineEmbeddingCriterion([margin])``, CosineEmbeddingCriterion.lua
 
     Differs from PyTorch:
-        1e-12 is added to the squared norms, which PyTorch clamps from below. A loss of 0 has no gradient. With a target
-        :math:`(N, M)` the mean divides by :math:`N`.
+        1e-12 is added to the squared norms; PyTorch clamps them instead. A loss of 0 has gradient 0. For a target of
+        shape :math:`(N, M)`, the mean divides by :math:`N`.
     """
 
     def __init__(self, margin: float = 0.0, reduction: str = "mean") -> None:
@@ -133,7 +133,7 @@ class MarginRankingCriterion(Loss):
 
     Args:
         margin: :math:`m`.
-        reduction: ``"mean"`` or ``"sum"``; without effect when the target is a number.
+        reduction: ``"mean"`` or ``"sum"``; no effect if the target is a number.
 
     Shape:
         - Input: list of two tensors :math:`(N)`, or of one element each if the target is a number.
@@ -144,7 +144,7 @@ class MarginRankingCriterion(Loss):
         ``nn.MarginRankingCriterion([margin])``, MarginRankingCriterion.lua
 
     Differs from PyTorch:
-        The default margin is 1. With a target :math:`(N, M)` the mean divides by :math:`N`.
+        The default margin is 1. For a target of shape :math:`(N, M)`, the mean divides by :math:`N`.
     """
 
     def __init__(self, margin: float = 1.0, reduction: str = "mean") -> None:
@@ -168,13 +168,13 @@ class MarginRankingCriterion(Loss):
 
 @lua_class("nn.DistanceRatioCriterion")
 class DistanceRatioCriterion(Loss):
-    r"""Sum of :math:`a + \log(e^{-a} + e^{-b})`, divided by the size of the first dimension in ``"mean"``.
+    r"""Sum of :math:`a + \log(e^{-a} + e^{-b})`; ``"mean"`` divides it by the size of the first dimension.
 
     Args:
         reduction: ``"mean"`` or ``"sum"``.
 
     Shape:
-        - Input: list of the distances :math:`(N)` of similar and :math:`(N)` of dissimilar samples.
+        - Input: list of the distances a of similar and b of dissimilar samples, both :math:`(N)`.
         - Output: scalar.
 
     Lua:

@@ -1,4 +1,4 @@
-"""Criterions of classifiers with margins or with several labels per sample."""
+"""Criterions for classification with margins or with several labels per sample."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EPSILON = 1e-12
 
 
 class _BinaryCrossEntropy(torch.autograd.Function):
-    """Cross entropy of each element with Torch7's gradient, which treats its epsilon as part of the probability."""
+    """Binary cross entropy of each element, with the formula of Torch7's gradient."""
 
     @staticmethod
     def forward(input: Tensor, target: Tensor) -> Tensor:
@@ -48,18 +48,18 @@ class BCECriterion(Loss):
 
     Shape:
         - Input: :math:`(*)`, probabilities; :math:`(N, C)` or :math:`(C)` with weights.
-        - Target: as many elements.
+        - Target: as many elements as the input.
         - Output: scalar.
 
     Lua:
-        ``nn.BCECriterion([weights], [sizeAverage])``, BCECriterion.lua. It raises for inputs outside 0 … 1, which give
-        nan here.
+        ``nn.BCECriterion([weights], [sizeAverage])``, BCECriterion.lua. For inputs outside 0 … 1, Torch7 raises an
+        error; the loss here is NaN.
 
     Differs from PyTorch:
-        :class:`torch.nn.BCELoss` limits the logarithms to -100; here they reach -27.6.
+        :class:`torch.nn.BCELoss` clamps the logarithms to at least -100; here :math:`\epsilon` limits them to -27.6.
 
     Raises:
-        ValueError: the numbers of elements or of weights do not fit.
+        ValueError: the target has another number of elements, or not one column per weight.
     """
 
     weight: Tensor | None
@@ -87,17 +87,17 @@ class MultiLabelSoftMarginCriterion(nn.BCEWithLogitsLoss):
 
     Shape:
         - Input: :math:`(*)`; :math:`(N, C)` or :math:`(C)` with weights.
-        - Target: as many elements, 0 or 1.
+        - Target: as many elements as the input, each 0 or 1.
         - Output: scalar.
 
     Lua:
         ``nn.MultiLabelSoftMarginCriterion([weights], [sizeAverage])``, MultiLabelSoftMarginCriterion.lua
 
     Differs from PyTorch:
-        the sum of :class:`torch.nn.MultiLabelSoftMarginLoss` is smaller by the factor :math:`C`.
+        The sum of :class:`torch.nn.MultiLabelSoftMarginLoss` is smaller by the factor :math:`C`.
 
     Raises:
-        ValueError: the numbers of elements or of weights do not fit.
+        ValueError: the target has another number of elements, or not one column per weight.
     """
 
     def __init__(self, weight: Tensor | None = None, reduction: str = "mean") -> None:
@@ -116,7 +116,7 @@ class MultiLabelSoftMarginCriterion(nn.BCEWithLogitsLoss):
 
         @classmethod
         def upgrade(cls, obj: LuaObject) -> LuaObject:
-            """Upgrade files of before 2017: a sigmoid ``lsm``, a binary cross entropy ``nll`` with the settings."""
+            """Upgrade files from before 2017: a sigmoid ``lsm``, and a BCECriterion ``nll`` with the settings."""
             nll = obj.get("nll")
             if not isinstance(nll, LuaObject):
                 return super().upgrade(obj)
@@ -130,18 +130,18 @@ class MultiLabelMarginCriterion(nn.MultiLabelMarginLoss):
 
     Args:
         reduction: ``"mean"``, over the batch, or ``"sum"``.
-        index_base: number of the first class; the number before it ends a list of targets.
+        index_base: index of the first class; ``index_base - 1`` ends a list of targets.
 
     Shape:
         - Input: :math:`(N, C)` or :math:`(C)`.
-        - Target: the same shape; integers or reals.
+        - Target: the input's shape, lists of target classes; integers or floats.
         - Output: scalar.
 
     Lua:
         ``nn.MultiLabelMarginCriterion()``, MultiLabelMarginCriterion.lua
 
     Differs from PyTorch:
-        classes count from 1, and 0 ends a list of targets.
+        Class indices start at 1, and 0 ends a list of targets.
     """
 
     def __init__(self, reduction: str = "mean", index_base: int = 1) -> None:
@@ -160,25 +160,25 @@ class MultiLabelMarginCriterion(nn.MultiLabelMarginLoss):
 
 @lua_class("nn.MultiMarginCriterion")
 class MultiMarginCriterion(nn.MultiMarginLoss):
-    r"""Sum of :math:`w_t \max(0, m - x_t + x_j)^p / C` over all classes j but the target t.
+    r"""Sum of :math:`w_t \max(0, m - x_t + x_j)^p / C` over all classes j except the target t.
 
     Args:
-        p: 1 or 2.
+        p: exponent, 1 or 2.
         margin: :math:`m`.
         weight: one factor for each class.
         reduction: ``"mean"``, over the batch, or ``"sum"``.
-        index_base: number of the first class.
+        index_base: index of the first class.
 
     Shape:
         - Input: :math:`(N, C)` or :math:`(C)`.
-        - Target: :math:`(N)`, or one number; integers or reals.
+        - Target: :math:`(N)`, or one number; integers or floats.
         - Output: scalar.
 
     Lua:
         ``nn.MultiMarginCriterion([p], [weights], [margin])``, MultiMarginCriterion.lua
 
     Differs from PyTorch:
-        classes count from 1.
+        Class indices start at 1.
     """
 
     def __init__(
@@ -214,7 +214,7 @@ class MarginCriterion(Loss):
 
     Shape:
         - Input: :math:`(*)`.
-        - Target: as many elements, 1 or -1.
+        - Target: as many elements as the input, each 1 or -1.
         - Output: scalar.
 
     Lua:
@@ -242,15 +242,15 @@ class SoftMarginCriterion(nn.SoftMarginLoss):
 
     Shape:
         - Input: :math:`(*)`.
-        - Target: as many elements, 1 or -1.
+        - Target: as many elements as the input, each 1 or -1.
         - Output: scalar.
 
     Lua:
         ``nn.SoftMarginCriterion()``, SoftMarginCriterion.lua
 
     Differs from PyTorch:
-        a target of another shape is paired element by element, never broadcast; the exponential has double precision,
-        so that a loss beyond 88 is finite. Its gradient is NaN there, as torch's.
+        The target is reshaped to the input's shape, not broadcast. The exponential is computed in float64, so a loss
+        above 88 is finite; its gradient is NaN, as in PyTorch.
     """
 
     def forward(self, input: Tensor, target: Any) -> Tensor:
@@ -265,7 +265,7 @@ class SoftMarginCriterion(nn.SoftMarginLoss):
 
 
 def simplex(n: int) -> Tensor:
-    """Return ``n`` unit vectors with equal angles between them, one per row; the last column is 0."""
+    """Return ``n`` unit vectors with equal angles between them, of shape (n, n), one per row; the last column is 0."""
     k = torch.arange(n - 1, dtype=torch.float64)
     diagonal = (n * (n - 1 - k) / ((n - 1) * (n - k))).sqrt()
     below = -diagonal / (n - 1 - k)
@@ -277,27 +277,27 @@ def simplex(n: int) -> Tensor:
 
 @lua_class("nn.ClassSimplexCriterion")
 class ClassSimplexCriterion(MSECriterion):
-    r"""Mean squared error between the input and the vertex of a regular simplex that represents the target class.
+    r"""Mean or sum of squared errors between the input and the target class's vertex of a regular simplex.
 
     Args:
         n_classes: number of classes :math:`C`.
         reduction: ``"mean"`` or ``"sum"``.
-        index_base: number of the first class.
+        index_base: index of the first class.
 
     Shape:
         - Input: :math:`(N, C)` or :math:`(C)`.
-        - Target: :math:`(N)`, or one number; integers or reals.
+        - Target: :math:`(N)`, or one number; integers or floats.
         - Output: scalar.
 
     Attributes:
-        simplex: buffer :math:`(C, C)`, one vertex in each row.
+        simplex: buffer :math:`(C, C)` with one vertex per row.
 
     Lua:
         ``nn.ClassSimplexCriterion(nClasses)``, ClassSimplexCriterion.lua
 
     Raises:
-        ValueError: the input has not :math:`C` numbers for each target.
-        IndexError: there is no such class.
+        ValueError: the input does not have :math:`C` elements for each target.
+        IndexError: a target is not the index of a class.
     """
 
     simplex: Tensor

@@ -1,4 +1,4 @@
-"""Criterions that compare numbers with numbers."""
+"""Criterions for regression."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dpnn_bridge.modules.nn.criterion import Criterion, Loss, LossClass, element
 
 @lua_class("nn.AbsCriterion")
 class AbsCriterion(Loss):
-    r"""Mean or sum of :math:`|x - t|`; the gradient where :math:`x = t` is that of :math:`x > t`.
+    r"""Mean or sum of :math:`|x - t|`, with gradient 1 where :math:`x = t`.
 
     Args:
         reduction: ``"mean"`` or ``"sum"``.
@@ -27,7 +27,7 @@ class AbsCriterion(Loss):
         ``nn.AbsCriterion([sizeAverage])``, AbsCriterion.lua
 
     Differs from PyTorch:
-        :class:`torch.nn.L1Loss` has gradient 0 where input and target agree.
+        :class:`torch.nn.L1Loss` has gradient 0 where input and target are equal.
     """
 
     def forward(self, input: Tensor, target: Any = None) -> Tensor:
@@ -54,7 +54,7 @@ class MSECriterion(nn.MSELoss):
         ``nn.MSECriterion([sizeAverage])``, MSECriterion.lua
 
     Differs from PyTorch:
-        a target of another shape is paired element by element, never broadcast.
+        The target is reshaped to the input's shape, not broadcast.
     """
 
     def forward(self, input: Tensor, target: Any) -> Tensor:
@@ -66,7 +66,7 @@ class MSECriterion(nn.MSELoss):
 
 @lua_class("nn.SmoothL1Criterion")
 class SmoothL1Criterion(nn.SmoothL1Loss):
-    r"""Mean or sum of :math:`d^2 / 2` where :math:`|d| < 1`, else :math:`|d| - 1/2`, with :math:`d = x - t`.
+    r"""Mean or sum of :math:`d^2 / 2` where :math:`|d| < 1`, otherwise :math:`|d| - 1/2`, with :math:`d = x - t`.
 
     Args:
         reduction: ``"mean"`` or ``"sum"``.
@@ -80,7 +80,7 @@ class SmoothL1Criterion(nn.SmoothL1Loss):
         ``nn.SmoothL1Criterion([sizeAverage])``, SmoothL1Criterion.lua
 
     Differs from PyTorch:
-        a target of another shape is paired element by element, never broadcast.
+        The target is reshaped to the input's shape, not broadcast.
     """
 
     def forward(self, input: Tensor, target: Any) -> Tensor:
@@ -92,10 +92,10 @@ class SmoothL1Criterion(nn.SmoothL1Loss):
 
 @lua_class("nn.WeightedMSECriterion")
 class WeightedMSECriterion(MSECriterion):
-    r"""Mean or sum of :math:`(x - w t)^2`: the weights multiply the target only.
+    r"""Mean or sum of :math:`(x - w t)^2`: only the target is multiplied by the weights.
 
     Args:
-        weight: as many elements as the input, or as one sample of it.
+        weight: weights, as many as the elements of the input or of one sample.
         reduction: ``"mean"`` or ``"sum"``.
 
     Shape:
@@ -127,7 +127,7 @@ class WeightedMSECriterion(MSECriterion):
 
 @lua_class("nn.SpatialAutoCropMSECriterion")
 class SpatialAutoCropMSECriterion(MSECriterion):
-    r"""Mean or sum of :math:`(x - t)^2` with the centre of a target whose maps are larger than the input's.
+    r"""Mean or sum of :math:`(x - t)^2`; a larger target is center-cropped to the input's height and width.
 
     Args:
         reduction: ``"mean"`` or ``"sum"``.
@@ -138,22 +138,25 @@ class SpatialAutoCropMSECriterion(MSECriterion):
         - Output: scalar.
 
     Lua:
-        ``nn.SpatialAutoCropMSECriterion([sizeAverage])``, SpatialAutoCropMSECriterion.lua. Its backward raises unless
-        the sizes agree; here there is a gradient in any case.
+        ``nn.SpatialAutoCropMSECriterion([sizeAverage])``, SpatialAutoCropMSECriterion.lua. If the sizes differ, the
+        backward pass of Torch7 raises an error; here it computes the derivative.
 
     Raises:
-        ValueError: the dimensions are others than these.
+        ValueError: input or target has another number of dimensions, or the target is smaller.
     """
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         if input.dim() not in (3, 4) or input.dim() != target.dim():
             raise ValueError(
-                f"input and target must both have 3 or 4 dimensions, found {tuple(input.shape)} and "
+                f"expected input and target with 3 or both with 4 dimensions, found {tuple(input.shape)} and "
                 f"{tuple(target.shape)}"
             )
         for d, size in ((-2, input.shape[-2]), (-1, input.shape[-1])):
             if size > target.shape[d]:
-                raise ValueError(f"the target's maps {tuple(target.shape[-2:])} are smaller than {input.shape[-2:]}")
+                raise ValueError(
+                    f"expected a target of at least height and width {tuple(input.shape[-2:])}, "
+                    f"found {tuple(target.shape[-2:])}"
+                )
             target = target.narrow(d, (target.shape[d] - size) // 2, size)
         return super().forward(input, target)
 
@@ -163,21 +166,21 @@ class SpatialAutoCropMSECriterion(MSECriterion):
 
 @lua_class("nn.DistKLDivCriterion")
 class DistKLDivCriterion(Loss):
-    r"""Mean or sum of :math:`t (\log t - x)`, where :math:`t \le 0` of 0.
+    r"""Mean or sum of :math:`t (\log t - x)`, which is replaced by 0 where :math:`t \le 0`.
 
     Args:
         reduction: ``"mean"``, over all elements, or ``"sum"``.
 
     Shape:
-        - Input: :math:`(*)`, logarithms of probabilities.
-        - Target: :math:`(*)`, probabilities.
+        - Input: :math:`(*)`, log probabilities.
+        - Target: the input's shape, probabilities.
         - Output: scalar.
 
     Lua:
         ``nn.DistKLDivCriterion()``, DistKLDivCriterion.lua
 
     Differs from PyTorch:
-        :class:`torch.nn.KLDivLoss` gives nan for a logarithm of ``-inf`` whose target is 0.
+        :class:`torch.nn.KLDivLoss` returns NaN for an input of ``-inf`` with target 0.
 
     Raises:
         ValueError: the shapes differ.
@@ -185,7 +188,7 @@ class DistKLDivCriterion(Loss):
 
     def forward(self, input: Tensor, target: Any = None) -> Tensor:
         if input.shape != target.shape:
-            raise ValueError(f"input and target must have one shape, found {input.shape} and {target.shape}")
+            raise ValueError(f"expected input and target of equal shape, found {input.shape} and {target.shape}")
         counted = target > 0
         losses = target * (torch.where(counted, target, 1).log() - input)
         return self.reduced(torch.where(counted, losses, 0))
@@ -196,7 +199,7 @@ class DistKLDivCriterion(Loss):
 
 @lua_class("nn.L1Cost")
 class L1Cost(Criterion):
-    r"""Sum of :math:`|x|`; there is no target and no average.
+    r"""Sum of :math:`|x|`; the target is ignored.
 
     Shape:
         - Input: :math:`(*)`.

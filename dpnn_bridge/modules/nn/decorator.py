@@ -1,4 +1,4 @@
-"""``nn.Decorator``, the base class of wrappers that change the behaviour of one module."""
+"""``nn.Decorator``, the base class of wrappers that change the behavior of one module."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dpnn_bridge.objects import LuaObject, LuaTable
 
 @lua_class("nn.Decorator")
 class Decorator(nn.Module):
-    """Runs the module it contains; the base of classes that change how another module behaves.
+    """Runs its module; base class of wrappers that change the behavior of one module.
 
     Args:
         module: the decorated module.
@@ -35,7 +35,7 @@ class Decorator(nn.Module):
         return self.module(input)
 
     class Lua(LuaClass):
-        """The decorated module is ``modules[1]``; until 2016 the field ``module`` names it as well."""
+        """The decorated module is ``modules[1]``; files from before 2017 also have it in the field ``module``."""
 
         computed_fields = ("modules",)
 
@@ -45,7 +45,7 @@ class Decorator(nn.Module):
 
         @classmethod
         def decorated(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
-            """Return the converted module that ``obj`` decorates."""
+            """Convert and return the module that ``obj`` decorates."""
             children = ctx.children(obj)
             return children[0] if children else ctx.to_torch(obj["module"], "module")
 

@@ -1,4 +1,4 @@
-"""Layers that drop parts of their input at random."""
+"""Dropout of elements, of channels of images, and of channels of volumes."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from dpnn_bridge.torch7.gradient import with_gradient_of
 
 
 def stored_noise(after: LuaObject) -> bool:
-    """Return whether Torch7 has drawn noise; that may have been in an earlier call, in training."""
+    """Return whether Torch7's object contains noise, possibly of an earlier call in training mode."""
     noise = after.get("noise")
     return isinstance(noise, LuaTensor) and noise.size > 0
 
 
 def draws(module: nn.Module, after: LuaObject) -> bool:
-    """Return whether the noise that Torch7 stored is that of a call in the module's mode."""
+    """Return whether the module draws noise in its current mode and Torch7's object contains this noise."""
     return (module.training or getattr(module, "stochastic_inference", False)) and stored_noise(after)
 
 
 class Dropout(nn.Module):
-    r"""Dropout in the variants that :class:`torch.nn.Dropout` does not know.
+    r"""Dropout with the options that :class:`torch.nn.Dropout` lacks.
 
     Args:
-        p: probability of an element to be zeroed. A negative one zeroes none; 1 gives NaN in training if ``v2``, as in
-            Torch7, where :class:`torch.nn.Dropout` gives zeros.
-        v2: scale by :math:`1 / (1 - p)` in training; False: scale by :math:`1 - p` in evaluation.
-        stochastic_inference: drop elements in evaluation too.
+        p: probability of an element to be set to zero. A negative value sets no element to zero. With p=1 and ``v2``, the
+            output in training mode is NaN, as in Torch7; the output of :class:`torch.nn.Dropout` is zero.
+        v2: scale by :math:`1 / (1 - p)` in training mode; False: scale by :math:`1 - p` in evaluation mode.
+        stochastic_inference: drop elements in evaluation mode too.
 
     Shape:
         - Input, output: :math:`(*)`.
@@ -43,8 +43,8 @@ class Dropout(nn.Module):
         ``nn.Dropout(p, v1, inplace, stochasticInference)``, Dropout.lua
 
     Differs from PyTorch:
-        In evaluation with ``stochastic_inference`` the gradient does not know which elements were dropped, as in
-        Torch7: it is that of the layer without noise.
+        In evaluation mode with ``stochastic_inference``, as in Torch7, the gradient is that of the layer without noise:
+        dropped elements get a gradient too.
     """
 
     def __init__(self, p: float = 0.5, v2: bool = True, stochastic_inference: bool = False) -> None:
@@ -104,11 +104,11 @@ class DropoutClass(LuaClass):
 
 @lua_class("nn.SpatialDropout")
 class SpatialDropout(nn.Module):
-    r"""Zeroes whole feature maps at random in training; multiplies by :math:`1 - p` in evaluation.
+    r"""Sets complete channels to zero at random in training mode; multiplies by :math:`1 - p` in evaluation mode.
 
     Args:
-        p: probability of a map to be zeroed.
-        stochastic_inference: drop maps in evaluation too.
+        p: probability of a channel to be set to zero.
+        stochastic_inference: drop channels in evaluation mode too.
 
     Shape:
         - Input, output: :math:`(C, H, W)` or :math:`(N, C, H, W)`.
@@ -117,10 +117,10 @@ class SpatialDropout(nn.Module):
         ``nn.SpatialDropout(p, stochasticInference)``, SpatialDropout.lua
 
     Differs from PyTorch:
-        :class:`torch.nn.Dropout2d` scales in training.
+        :class:`torch.nn.Dropout2d` scales in training mode.
 
     Differs from Torch7:
-        Backward in evaluation gives the derivative; Torch7 refuses it.
+        The backward pass in evaluation mode computes the derivative; in Torch7 it raises an error.
     """
 
     spatial_dims = 2
@@ -131,11 +131,12 @@ class SpatialDropout(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         if input.dim() - self.spatial_dims not in (1, 2):
-            raise ValueError(f"expected {self.spatial_dims + 1} or more dimensions, found shape {tuple(input.shape)}")
+            dims = self.spatial_dims + 1
+            raise ValueError(f"expected {dims} or {dims + 1} dimensions, found shape {tuple(input.shape)}")
         if not self.training and not self.stochastic_inference:
             return input * (1 - self.p)
-        maps = input.shape[: -self.spatial_dims]
-        return input * input.new_empty(*maps, *[1] * self.spatial_dims).bernoulli_(1 - self.p)
+        channels = input.shape[: -self.spatial_dims]
+        return input * input.new_empty(*channels, *[1] * self.spatial_dims).bernoulli_(1 - self.p)
 
     class Lua(LuaClass):
         scalars = ("p", "stochastic_inference")
@@ -150,11 +151,11 @@ class SpatialDropout(nn.Module):
 
 @lua_class("nn.VolumetricDropout")
 class VolumetricDropout(SpatialDropout):
-    r"""Zeroes whole feature volumes at random in training; multiplies by :math:`1 - p` in evaluation.
+    r"""Sets complete channels of volumes to zero at random in training mode; multiplies by :math:`1 - p` in evaluation.
 
     Args:
-        p: probability of a volume to be zeroed.
-        stochastic_inference: drop volumes in evaluation too.
+        p: probability of a channel to be set to zero.
+        stochastic_inference: drop channels in evaluation mode too.
 
     Shape:
         - Input, output: :math:`(C, T, H, W)` or :math:`(N, C, T, H, W)`.

@@ -18,7 +18,7 @@ from dpnn_bridge.torch7.gradient import with_gradient_of
 
 @lua_class("nn.Abs")
 class Abs(nn.Module):
-    """The absolute value; its gradient at 0 is 1.
+    """Computes the absolute value, with gradient 1 at 0.
 
     Shape:
         - Input, output: :math:`(*)`.
@@ -36,7 +36,7 @@ class Abs(nn.Module):
 
 @lua_class("nn.Exp")
 class Exp(nn.Module):
-    """The exponential function.
+    """Computes the exponential function.
 
     Shape:
         - Input, output: :math:`(*)`.
@@ -51,7 +51,7 @@ class Exp(nn.Module):
 
 @lua_class("nn.Log")
 class Log(nn.Module):
-    """The natural logarithm.
+    """Computes the natural logarithm.
 
     Shape:
         - Input, output: :math:`(*)`.
@@ -66,7 +66,7 @@ class Log(nn.Module):
 
 @lua_class("nn.Square")
 class Square(nn.Module):
-    """The square.
+    """Computes the square.
 
     Shape:
         - Input, output: :math:`(*)`.
@@ -76,7 +76,7 @@ class Square(nn.Module):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        return input * input  # its gradient is faster than square()'s
+        return input * input  # the backward pass is faster than that of square()
 
 
 class _Sqrt(torch.autograd.Function):
@@ -91,12 +91,12 @@ class _Sqrt(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         (root,) = ctx.saved_tensors
-        return torch.ops.aten.threshold_backward((grads[0] / root).mul_(0.5), root, 0)  # 0 if the root is
+        return torch.ops.aten.threshold_backward((grads[0] / root).mul_(0.5), root, 0)  # 0 where the root is 0
 
 
 @lua_class("nn.Sqrt")
 class Sqrt(nn.Module):
-    """The square root; its gradient at 0 is 0. Torch7 stores a number ``eps``, which it has not used since 2015.
+    """Computes the square root, with gradient 0 at 0. Torch7's field ``eps`` has had no effect since 2015.
 
     Shape:
         - Input, output: :math:`(*)`.
@@ -119,14 +119,14 @@ class Sqrt(nn.Module):
             if obj.get("eps"):
                 ctx.note(
                     f"this nn.Sqrt has eps = {obj['eps']}. Torch7 added it to the input before "
-                    "September 2015 and ignores it since; the module ignores it"
+                    "September 2015 and has ignored it since then; the converted module ignores it"
                 )
             return super().build(obj, ctx)
 
 
 @lua_class("nn.Power")
 class Power(nn.Module):
-    """A power with a constant exponent.
+    """Computes a power with a constant exponent.
 
     Args:
         pow: the exponent.
@@ -135,7 +135,7 @@ class Power(nn.Module):
         - Input, output: :math:`(*)`.
 
     Differs from PyTorch:
-        With the exponent 0, the gradient at 0 is NaN, :math:`0 \\cdot 0^{-1}`.
+        For exponent 0, the gradient at 0 is :math:`0 \\cdot 0^{-1}`, NaN.
 
     Lua:
         ``nn.Power(p)``, Power.lua
@@ -185,7 +185,7 @@ class AddConstant(nn.Module):
     """Adds a constant.
 
     Args:
-        constant_scalar: the number, or a vector with one number for each element of the input's last dimension.
+        constant_scalar: the number, or a vector with one number for each feature.
         inplace: overwrite the input.
 
     Shape:

@@ -1,4 +1,4 @@
-"""Linear maps, and distances to weight vectors."""
+"""Linear layers, and distances to weight vectors."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Bilinear(nn.Bilinear):
 
 
 def _length(x: Tensor) -> Tensor:
-    """Return the norm of each row plus 1e-12; in its gradient the rows are divided by this sum too, as Torch7 does."""
+    """Return the norm of each row plus 1e-12; as in Torch7, the gradient divides the rows by this sum."""
     length = x.detach().norm(2, -1, keepdim=True) + 1e-12
     square = x.square().sum(-1, keepdim=True)
     return length + (square - square.detach()) / (2 * length)
@@ -61,10 +61,10 @@ def _length(x: Tensor) -> Tensor:
 
 @lua_class("nn.Cosine")
 class Cosine(nn.Module):
-    r"""The cosines between the input and weight vectors.
+    r"""Computes the cosine similarities between the input and weight vectors.
 
     Args:
-        in_features: size of a sample.
+        in_features: number of input features.
         out_features: number of weight vectors.
 
     Shape:
@@ -72,7 +72,7 @@ class Cosine(nn.Module):
         - Output: :math:`(D_{out})` or :math:`(N, D_{out})`.
 
     Attributes:
-        weight: the vectors, of shape :math:`(D_{out}, D_{in})`.
+        weight: the weight vectors as rows, of shape :math:`(D_{out}, D_{in})`.
 
     Lua:
         ``nn.Cosine(inputSize, outputSize)``, Cosine.lua
@@ -85,7 +85,7 @@ class Cosine(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the weights uniformly as Torch7 does."""
+        """Draw the weights from Torch7's uniform distribution."""
         bound = 1 / math.sqrt(self.weight.shape[0])
         nn.init.uniform_(self.weight, -bound, bound)
 
@@ -98,7 +98,7 @@ class Cosine(nn.Module):
 
 
 class _Norm(torch.autograd.Function):
-    """The 2-norm over dimension -2, whose gradient divides by the norm plus 1e-7."""
+    """Computes the 2-norm over dimension -2; the gradient divides by the norm plus 1e-7."""
 
     @staticmethod
     def forward(difference: Tensor) -> Tensor:
@@ -116,10 +116,10 @@ class _Norm(torch.autograd.Function):
 
 @lua_class("nn.Euclidean")
 class Euclidean(nn.Module):
-    r"""The distances between the input and weight vectors.
+    r"""Computes the Euclidean distances between the input and weight vectors.
 
     Args:
-        in_features: size of a sample.
+        in_features: number of input features.
         out_features: number of weight vectors.
 
     Shape:
@@ -127,13 +127,13 @@ class Euclidean(nn.Module):
         - Output: :math:`(D_{out})` or :math:`(N, D_{out})`.
 
     Attributes:
-        weight: the vectors in columns, of shape :math:`(D_{in}, D_{out})`.
+        weight: the weight vectors as columns, of shape :math:`(D_{in}, D_{out})`.
 
     Lua:
         ``nn.Euclidean(inputSize, outputSize)``, Euclidean.lua
 
     Differs from PyTorch:
-        The gradient divides by the distance plus ``1e-7``, so that it is finite where input and weight agree.
+        The gradient divides by the distance plus ``1e-7``, so it is finite where input and weight vector are equal.
     """
 
     def __init__(self, in_features: int, out_features: int, device: Any = None, dtype: Any = None) -> None:
@@ -143,7 +143,7 @@ class Euclidean(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the weights uniformly as Torch7 does."""
+        """Draw the weights from Torch7's uniform distribution."""
         bound = 1 / math.sqrt(self.weight.shape[0])
         nn.init.uniform_(self.weight, -bound, bound)
 
@@ -158,10 +158,10 @@ class Euclidean(nn.Module):
 
 @lua_class("nn.WeightedEuclidean")
 class WeightedEuclidean(Euclidean):
-    r"""The distances between the input and weight vectors, each element of a difference times a factor.
+    r"""Computes Euclidean distances between the input and weight vectors, with a factor for each difference.
 
     Args:
-        in_features: size of a sample.
+        in_features: number of input features.
         out_features: number of weight vectors.
 
     Shape:
@@ -169,8 +169,8 @@ class WeightedEuclidean(Euclidean):
         - Output: :math:`(D_{out})` or :math:`(N, D_{out})`.
 
     Attributes:
-        weight: the vectors in columns, of shape :math:`(D_{in}, D_{out})`.
-        diag_cov: the factors, of the same shape.
+        weight: the weight vectors as columns, of shape :math:`(D_{in}, D_{out})`.
+        diag_cov: factors of the differences between input and weight, of shape :math:`(D_{in}, D_{out})`.
 
     Lua:
         ``nn.WeightedEuclidean(inputSize, outputSize)``, WeightedEuclidean.lua
@@ -190,21 +190,21 @@ class WeightedEuclidean(Euclidean):
 
 @lua_class("nn.PartialLinear")
 class PartialLinear(nn.Module):
-    r"""A linear map of which only some outputs are computed.
+    r"""A linear layer that computes only some of its outputs.
 
     Args:
-        network: the Lua module's own network; the weight is that of its look-up table.
-        out_features: number of outputs that there are.
-        bias: whether there is a bias.
+        network: inner network of the Lua module; the lookup table in it has the weight.
+        out_features: number of all outputs.
+        bias: whether the layer has a bias.
 
     Shape:
         - Input: :math:`(N, D_{in})`.
         - Output: :math:`(N, K)`, where :math:`K` is the size of the partition.
 
     Attributes:
-        bias: of shape :math:`(1, D_{out})`, or None.
-        partition: the outputs to compute, counted from 1, as floating point numbers like Torch7's.
-        all_columns: all outputs, which ``partition`` is at first.
+        bias: bias of shape :math:`(1, D_{out})`, or None.
+        partition: the outputs to compute, counted from 1; floating-point numbers, as in Torch7.
+        all_columns: all outputs, the initial value of ``partition``.
 
     Lua:
         ``nn.PartialLinear(inputSize, outputSize, bias)``, PartialLinear.lua
@@ -224,7 +224,7 @@ class PartialLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """One row for each output that there is."""
+        """The weight, with one row for each output."""
         return self.network.get_parameter("0.1.weight")
 
     def forward(self, input: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Normalization over neighbouring planes and pixels."""
+"""Normalization over neighboring channels and pixels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 @lua_class("nn.SpatialCrossMapLRN", "cudnn.SpatialCrossMapLRN")
 class LocalResponseNorm(nn.LocalResponseNorm):
-    """Local response normalization across planes.
+    """Local response normalization across channels.
 
     Args:
         size, alpha, beta, k: as in :class:`torch.nn.LocalResponseNorm`.
@@ -28,7 +28,7 @@ class LocalResponseNorm(nn.LocalResponseNorm):
         - Input, output: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
 
     Differs from PyTorch:
-        Three dimensions are a single image, not a batch of sequences.
+        An input with three dimensions is a single image, not a batch of sequences.
 
     Lua:
         ``nn.SpatialCrossMapLRN(size, alpha, beta, k)``, SpatialCrossMapLRN.lua
@@ -45,13 +45,13 @@ class LocalResponseNorm(nn.LocalResponseNorm):
 
 
 class _NeighborhoodNormalization(nn.Module):
-    """Base of subtractive and divisive normalization.
+    """Base class of subtractive and divisive normalization.
 
-    The estimators are small networks that compute weighted averages. They are never trained. Their results have one
-    more dimension, of size 1, than the input.
+    The estimators are small networks that compute weighted averages. They are never trained. Their outputs have one
+    dimension more than the input, of size 1.
 
-    Attributes:
-        meanestimator: weighted average over a neighborhood and all planes; pixels outside the image count as zero.
+    Args:
+        meanestimator: computes a weighted average over a neighborhood and all channels; pixels outside the image are 0.
     """
 
     fx_leaf = True
@@ -61,14 +61,14 @@ class _NeighborhoodNormalization(nn.Module):
         self.meanestimator = meanestimator.requires_grad_(False)
 
     def coverage(self, input: Tensor) -> Tensor:
-        """Return the sum of the weights that are inside the image: less than 1 near the edges."""
+        """Return the sum of the weights of pixels inside the image, :math:`(C, H, W)`: less than 1 near the edges."""
         ones = input.new_ones(input.shape[-3:])
         with torch.no_grad():
             return self.meanestimator(ones).reshape(ones.shape)
 
 
 class _EstimatorMapping(LuaClass):
-    """Mapping of both normalizations. Torch7 computes with the estimators and ignores its field ``kernel``."""
+    """Base class of both mappings. Torch7 computes with the estimators, and ignores the field ``kernel``."""
 
     resets = {"_inpsz": None}
     scratch = ("coef", "ones", "localsums", "adjustedsums", "localstds", "adjustedstds", "thresholdedstds")
@@ -77,7 +77,7 @@ class _EstimatorMapping(LuaClass):
     def parameters(
         cls, module: nn.Module, inner: Callable[[nn.Module], Iterator[ParameterSite]]
     ) -> Iterator[ParameterSite]:
-        return iter(())  # Torch7 hides the estimators' weights
+        return iter(())  # Torch7's parameters() does not return the estimators' weights
 
     @classmethod
     def hidden_parameters(cls, module: nn.Module) -> Iterator[ParameterSite]:
@@ -85,9 +85,9 @@ class _EstimatorMapping(LuaClass):
             yield from parameters(estimator)
 
 
-def _of_pairs(class_name: str) -> Callable[[str], LuaObject]:
-    """Return a new layer of a pair, whose ``gradInput`` is a table, for ``constants``."""
-    return lambda kind: fresh(class_name, kind, gradInput=LuaTable())
+def _pair_layer(class_name: str) -> Callable[[str], LuaObject]:
+    """Return a function for ``constants`` that creates a layer with two inputs, whose ``gradInput`` is a table."""
+    return lambda tensor_class: fresh(class_name, tensor_class, gradInput=LuaTable())
 
 
 @lua_class("nn.SpatialSubtractiveNormalization")
@@ -111,8 +111,8 @@ class SpatialSubtractiveNormalization(_NeighborhoodNormalization):
         members = ("meanestimator",)
         constants = {
             "coef": LuaTensor.empty,
-            "subtractor": _of_pairs("nn.CSubTable"),
-            "divider": _of_pairs("nn.CDivTable"),
+            "subtractor": _pair_layer("nn.CSubTable"),
+            "divider": _pair_layer("nn.CDivTable"),
         }
 
 
@@ -121,10 +121,10 @@ class SpatialDivisiveNormalization(_NeighborhoodNormalization):
     """Divides each pixel by the weighted root mean square of its neighborhood.
 
     Args:
-        meanestimator: computes averages, here of ones, for :meth:`coverage`.
+        meanestimator: computes the averages of :meth:`coverage`.
         stdestimator: computes root mean squares.
-        threshold: root mean squares up to this one are replaced by ``value``.
-        value: the replacement.
+        threshold: root mean squares up to this value are replaced by ``value``.
+        value: replacement of small root mean squares.
 
     Shape:
         - Input, output: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
@@ -152,7 +152,7 @@ class SpatialDivisiveNormalization(_NeighborhoodNormalization):
         members = ("meanestimator", "stdestimator")
         scalars = {"threshold": "threshold", "thresval": "value"}
         defaults = {"threshold": 1e-4, "thresval": 1e-4}
-        constants = {"coef": LuaTensor.empty, **dict.fromkeys(("normalizer", "divider"), _of_pairs("nn.CDivTable"))}
+        constants = {"coef": LuaTensor.empty, **dict.fromkeys(("normalizer", "divider"), _pair_layer("nn.CDivTable"))}
 
         @classmethod
         def to_lua(cls, module: SpatialDivisiveNormalization, ctx: LuaContext) -> dict[str, Any]:
@@ -164,10 +164,10 @@ class SpatialDivisiveNormalization(_NeighborhoodNormalization):
 
 @lua_class("nn.SpatialContrastiveNormalization")
 class SpatialContrastiveNormalization(nn.Module):
-    """Subtractive, then divisive normalization.
+    """Subtractive normalization, followed by divisive normalization.
 
     Args:
-        normalizer: both normalizations, as a Sequential.
+        normalizer: a Sequential of both normalizations.
 
     Shape:
         - Input, output: :math:`(N, C, H, W)` or :math:`(C, H, W)`.

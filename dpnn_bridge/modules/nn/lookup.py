@@ -18,19 +18,19 @@ from dpnn_bridge.objects import LuaObject
 
 @lua_class("nn.LookupTable", "nn.LookupTableEmbedding_train")
 class LookupTable(nn.Embedding):
-    """:class:`torch.nn.Embedding` whose indices count from 1 and may be floating point numbers.
+    """:class:`torch.nn.Embedding` whose indices count from 1 and may be floating-point numbers.
 
     Args:
         num_embeddings: number of rows.
         embedding_dim: size of a row.
-        padding_idx: row, counted from 0, that is never trained (it is used as it is); None for none.
-        max_norm: rows with a larger norm are scaled down when they are used, in place unless they are traced.
-        norm_type: the p of that norm.
-        scale_grad_by_freq: divide a row's gradient by how often it occurs in the input.
+        padding_idx: 0-based row that is never trained; None: all rows are trained.
+        max_norm: when a row with a larger norm is used, it is scaled to this norm; in place, unless it is traced.
+        norm_type: order p of the norm for ``max_norm``.
+        scale_grad_by_freq: divide a row's gradient by the number of its occurrences in the input.
         index_base: index of the first row.
 
     Shape:
-        - Input: :math:`(*)`, whole numbers of any type.
+        - Input: :math:`(*)`, integers of any dtype.
         - Output: :math:`(*, D)`.
 
     Lua:

@@ -1,4 +1,4 @@
-"""Access the members of containers by position, as in ``nn.Sequential``."""
+"""Index and slice the modules of a container, as in ``nn.Sequential``."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 class Members(nn.Module):
-    """Base of containers that do not run their members in sequence. It has the interface of ``nn.ModuleList``.
+    """Base class of containers that do not run their modules in sequence; has the interface of ``nn.ModuleList``.
 
     Args:
-        *modules: the members; they become the submodules ``"0"``, ``"1"``, …
+        *modules: the modules; their names are ``"0"``, ``"1"``, …
     """
 
     def __init__(self, *modules: nn.Module) -> None:
@@ -40,7 +40,7 @@ class Members(nn.Module):
 
 
 def sliced(container: ModuleT, members: slice) -> ModuleT:
-    """Return a container of the same class and arguments with some of the members, which are not copied."""
+    """Return a container of the same class and arguments with a slice of the modules, which are not copied."""
     result = copy.copy(container)
     result._modules = dict(list(container._modules.items())[members])
     if (record := record_of(container)) is not None:
@@ -49,7 +49,7 @@ def sliced(container: ModuleT, members: slice) -> ModuleT:
 
 
 class SlicedWithArguments(nn.Sequential):
-    """Base of containers whose constructor has further arguments. Slices keep these arguments."""
+    """Base class of containers whose constructor has other arguments than modules; a slice keeps these arguments."""
 
     def __getitem__(self, index: int | slice) -> Any:
         return sliced(self, index) if isinstance(index, slice) else super().__getitem__(index)

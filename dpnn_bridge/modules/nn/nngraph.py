@@ -1,4 +1,4 @@
-"""nngraph: graphs of modules."""
+"""Classes of nngraph: graphs of modules."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from dpnn_bridge.objects import LuaObject, LuaTable
 
 @dataclass(frozen=True, eq=False)
 class GraphNode:
-    """One step of a :class:`GModule`.
+    """A node of a :class:`GModule`.
 
     Args:
-        inputs: positions of the nodes whose values it takes; one value is passed bare, several as a list.
-        module: name of the submodule that runs; None passes the input on.
-        select: position, counted from 1, of the one element that the node takes of its input.
-        splits: how many values the input must be a list of, for the node that :attr:`select` nodes share.
-        attributes: other Lua fields of the node, such as ``annotations``, kept for the export.
+        inputs: positions of the nodes whose values are the input; several values are passed as a list.
+        module: name of the submodule that runs on the input; None: the value of the node is the input.
+        select: 1-based position of an element of the input, which is the value of the node.
+        splits: number of elements that the input, a list, must have; :attr:`select` nodes select from it.
+        attributes: other Lua fields of the node, such as ``annotations``, stored for the export.
     """
 
     inputs: tuple[int, ...] = ()
@@ -40,26 +40,26 @@ class GraphNode:
 
     @property
     def label(self) -> str:
-        """The name that the node was annotated with, or an empty string."""
+        """The name in the node's annotations, or an empty string."""
         return node_name(self.attributes)
 
 
 @lua_class("nn.gModule")
 class GModule(Members):
-    """A graph of modules without cycles.
+    """An acyclic graph of modules.
 
-    The graph is a list of steps in an executable order; ``repr`` shows it as a program.
+    The nodes are in execution order; ``repr`` prints them as a program.
 
     Args:
-        *modules: the modules in the order of Torch7's ``modules``; they become the submodules ``"0"``, ``"1"``, …
-        nodes: the steps.
-        input_node: position of the step that receives the input.
-        output_node: position of the step whose value is the output.
-        num_inputs: how many elements the input must be a list of; 1 for an input that is passed as it is.
+        *modules: the modules in the order of Torch7's ``modules``; their names are ``"0"``, ``"1"``, …
+        nodes: the nodes, in execution order.
+        input_node: position of the node whose value is the input.
+        output_node: position of the node whose value is the output.
+        num_inputs: number of inputs; if it is above 1, the input must be a list of this length.
 
     Shape:
         - Input: the input of the graph; a list if the graph has several inputs.
-        - Output: a tensor, or a list when the graph has several outputs.
+        - Output: a tensor, or a list if the graph has several outputs.
 
     Examples:
         >>> add = ParallelSum()                                            # doctest: +SKIP
@@ -87,7 +87,7 @@ class GModule(Members):
         self.num_inputs = num_inputs
         last_use = {source: i for i, node in enumerate(self.nodes) for source in node.inputs}
         last_use[self.output_node] = len(self.nodes)
-        #: for each step the values that no later step needs
+        #: for each node, the positions of the values that no later node uses
         self._released = [
             [source for source in set(node.inputs) if last_use[source] == i] for i, node in enumerate(self.nodes)
         ]
@@ -138,7 +138,7 @@ class GModule(Members):
 
         @classmethod
         def upgrade(cls, obj: LuaObject) -> LuaObject:
-            """Upgrade files from before October 2015: take ``modules`` from the nodes, in nngraph's order."""
+            """Upgrade files from before October 2015, without ``modules``: list the modules of the nodes in order."""
             if obj.get("modules") is not None:
                 return obj
             data = [node["data"] for node in obj["forwardnodes"].as_list()]
@@ -154,7 +154,7 @@ class GModule(Members):
             extra: dict[str, nn.Module] = {}
 
             def name_of(module: nn.Module, position: int) -> str:
-                """Return the child that a node runs. If a module occurs several times, each node takes the next."""
+                """Return the name of a node's module. If ``modules`` repeats a module, each node gets the next name."""
                 known = names.get(id(module))
                 if known is None:
                     extra[f"node{position}"] = module
@@ -198,14 +198,19 @@ class GModule(Members):
                 for child in node["children"].as_list():
                     consumer = positions.get(id(child["data"]))
                     if consumer is None or consumer <= i:
-                        raise ctx.error("forwardnodes is not in an order in which the graph can run")
+                        raise ctx.error("forwardnodes is not in execution order: a node precedes one of its inputs")
                     index = child["data"]["mapindex"].get(node["data"])
                     if index is None or index in inputs[consumer]:
-                        raise ctx.error(f"node {consumer + 1}: no or no unique position for the value of node {i + 1}")
+                        raise ctx.error(
+                            f"mapindex of node {consumer + 1} has no position, or an occupied one, for the value of "
+                            f"node {i + 1}"
+                        )
                     inputs[consumer][index] = i
             for i, feeds in enumerate(inputs):
                 if sorted(feeds) != list(range(1, len(feeds) + 1)):
-                    raise ctx.error(f"node {i + 1} has values at the positions {sorted(feeds)} of its input")
+                    raise ctx.error(
+                        f"expected the positions 1 to {len(feeds)} in mapindex of node {i + 1}, found {sorted(feeds)}"
+                    )
             return [tuple(feeds[k] for k in sorted(feeds)) for feeds in inputs]
 
         @classmethod
@@ -246,21 +251,21 @@ class GModule(Members):
             }
 
 
-def _check_list(value: Any, length: int, what: str) -> None:
+def _check_list(value: Any, length: int, name: str) -> None:
     if isinstance(value, (list, tuple)) and len(value) == length:
         return
     if isinstance(value, (list, tuple, Tensor, dict)):
         found = f"{len(value)} elements" if isinstance(value, (list, tuple)) else f"a {type(value).__name__}"
-        raise TypeError(f"the {what} of a GModule must be a list of {length} elements, found {found}")
+        raise TypeError(f"expected a list of {length} elements as the {name} of a GModule, found {found}")
 
 
-#: fields of ``node.data`` that the plan contains, or that contain values of one run
+#: fields of ``node.data`` that other attributes of a GraphNode represent, or that contain values of one run
 _NODE_FIELDS = {"module", "mapindex", "reverseMap", "selectindex", "nSplitOutputs", "forwardNodeId"}
 _NODE_FIELDS |= {"input", "gradOutput", "gradOutputBuffer"}
 
 
 def _edges(graph: GModule) -> list[tuple[int, int]]:
-    """Return ``(consumer, source)`` for every passed value, in the order of nngraph's breadth-first traversal."""
+    """Return ``(consumer, source)`` for every input of a node, in the order of nngraph's breadth-first traversal."""
     edges, queue, seen = [], [graph.output_node], {graph.output_node}
     for node in queue:
         for source in graph.nodes[node].inputs:
@@ -272,7 +277,7 @@ def _edges(graph: GModule) -> list[tuple[int, int]]:
 
 
 def _topological(count: int, edges: list[tuple[int, int]]) -> list[int]:
-    """Return the nodes, each before those it has an edge to, in the order of ``graph.Graph.topsort``."""
+    """Sort the nodes topologically along the edges ``(start, end)``, in the order of ``graph.Graph.topsort``."""
     predecessors: list[list[int]] = [[] for _ in range(count)]
     successors = [0] * count
     for start, end in edges:
@@ -314,7 +319,7 @@ def _graph(data: list[LuaTable], edges: list[tuple[int, int]]) -> tuple[LuaObjec
 
 
 def _append(table: LuaTable, value: LuaObject) -> None:
-    """Add ``value`` at the end of a table that also maps values to positions, unless it exists."""
+    """Append ``value`` to a table that also maps values to positions, unless the table contains it."""
     if value not in table:
         position = len(table) // 2 + 1
         table[position] = value
@@ -323,7 +328,7 @@ def _append(table: LuaTable, value: LuaObject) -> None:
 
 @lua_class("nngraph.JustElement")
 class JustElement(nn.Module):
-    """Takes the element out of a list of one.
+    """Returns the element of a list of one element.
 
     Lua:
         ``nngraph.JustElement()``, JustElement.lua; ``node:split(1)``
@@ -334,13 +339,13 @@ class JustElement(nn.Module):
 
     def forward(self, input: list[Any]) -> Any:
         if isinstance(input, (list, tuple)) and len(input) != 1:
-            raise TypeError(f"JustElement expects a list of one element, found {len(input)}")
+            raise TypeError(f"JustElement: expected a list of one element, found {len(input)} elements")
         return input[0]
 
 
 @lua_class("nngraph.JustTable")
 class JustTable(nn.Module):
-    """Puts its input into a list of one.
+    """Returns a list with its input as the only element.
 
     Lua:
         ``nngraph.JustTable()``, JustTable.lua; ``nngraph.nest({node})``
@@ -355,11 +360,11 @@ class ModuleFromCriterion(nn.Module):
     """Wraps a criterion as a module.
 
     Args:
-        criterion: called with the prediction and the target.
+        criterion: criterion that is called with the prediction and the target.
 
     Shape:
-        - Input: the list ``[prediction, target]``; no gradient reaches the target.
-        - Output: :math:`(1)`, the loss.
+        - Input: the list ``[prediction, target]``; the target gets no gradient.
+        - Output: the loss, of shape :math:`(1)`.
 
     Lua:
         ``nn.ModuleFromCriterion(criterion)``, nngraph's ModuleFromCriterion.lua

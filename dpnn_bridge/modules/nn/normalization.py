@@ -49,15 +49,15 @@ class Normalize(nn.Module):
     """Divides a vector, or every row of a batch, by its p-norm.
 
     Args:
-        p: the exponent of the norm, larger than 0; may be infinite.
-        eps: added to the sum of the powers, before the root.
+        p: order of the norm, above 0; may be infinite.
+        eps: added to the sum of the powers before the root, or to the infinity norm.
 
     Shape:
         - Input, output: :math:`(N, C)` or :math:`(C)`.
 
     Differs from PyTorch:
-        :func:`torch.nn.functional.normalize` bounds the norm from below instead of adding to the sum. The gradient for
-        p < 2 and for the infinite norm has Torch7's safeguards.
+        :func:`torch.nn.functional.normalize` clamps the norm instead of adding eps. For p < 2 the gradient adds
+        eps to absolute values, and for the infinity norm only the first largest element contributes to it.
 
     Lua:
         ``nn.Normalize(p, eps)``, Normalize.lua
@@ -84,17 +84,18 @@ class Normalize(nn.Module):
 
 @lua_class("nn.LayerNormalization")
 class LayerNormalization(nn.Sequential):
-    """Layer normalization as the same chain of modules as in Torch7.
+    """Layer normalization, composed of Torch7's modules.
 
     Args:
-        *modules: subtraction of the mean, :class:`Normalize`, a factor and, if affine, gain and bias.
+        *modules: subtraction of the mean, :class:`Normalize`, multiplication by a constant and, if affine, gain and
+            bias.
 
     Shape:
         - Input, output: :math:`(N, C)` or :math:`(C)`.
 
     Differs from PyTorch:
-        In a batch Torch7 subtracts the means of other rows: it stores the means, C for each row, as :math:`(C, N)` and
-        reads them as :math:`(N, C)`. For single samples and batches of one the result equals that of
+        As in Torch7, means of other rows are subtracted in a batch: the means, repeated C times, are stored with shape
+        :math:`(C, N)` and read with shape :math:`(N, C)`. For single samples and batches of one, the result equals
         :class:`torch.nn.LayerNorm` with ``eps / C``.
 
     Lua:

@@ -1,6 +1,7 @@
-"""Find layers that overwrite in Torch7 what other layers read too, as an in-place ReLU in one of two branches does.
+"""Find in-place layers that, in Torch7, overwrite a tensor that other layers also read.
 
-Converted modules overwrite nothing unless the caller asks for it, so that their results differ from Torch7's there.
+An example is an in-place ReLU in one of two branches. By default, converted modules do not work in place, so their
+results differ from Torch7's in this case.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ from typing import Any, Protocol
 from dpnn_bridge.conversion.contexts import TorchContext
 from dpnn_bridge.objects import LuaObject, LuaTable
 
-#: layers whose output is the memory of their input, or of a part of it
+#: layers whose output shares memory with their input
 _VIEWS = ("Identity", "View", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Contiguous", "Narrow", "Select")
 _PARTS = ("NarrowTable", "SelectTable", "SplitTable", "FlattenTable")
 _ALIASES = {f"nn.{name}" for name in (*_VIEWS, *_PARTS)}
 
-
-#: so many layers are named in one note, and so many layers in a row are followed
-_NAMED, _DEEPEST = 5, 64
+#: maximum number of layers named in one note
+_MAX_NAMES = 5
+#: maximum number of consecutive layers that are examined
+_MAX_CHAIN = 64
 
 
 class Step(Protocol):
@@ -26,22 +28,22 @@ class Step(Protocol):
 
     @property
     def inputs(self) -> Sequence[int]:
-        """The positions of the nodes whose values it takes."""
+        """The positions of the nodes whose values are the node's inputs."""
         ...
 
 
 def _overwriter(obj: Any) -> LuaObject | None:
-    """Return the layer inside a module that overwrites the module's input, None if none does."""
+    """Return the layer inside a module that overwrites the module's input, or None."""
     queue = [obj]
-    for _ in range(_DEEPEST):
+    for _ in range(_MAX_CHAIN):
         obj = queue.pop()
         if not isinstance(obj, LuaObject):
             return None
-        if obj.get("inplace") is True and obj.class_name != "nn.CReLU":  # whose ReLU overwrites its own memory
+        if obj.get("inplace") is True and obj.class_name != "nn.CReLU":  # nn.CReLU overwrites only its own buffer
             idle = obj.class_name.endswith("Dropout") and obj.get("train") is False
             return None if idle else obj
         if obj.class_name == "nn.Sequential" and isinstance(obj.get("modules"), LuaTable):
-            queue += [obj["modules"].get(n) for n in range(_DEEPEST, 0, -1) if n in obj["modules"]]
+            queue += [obj["modules"].get(n) for n in range(_MAX_CHAIN, 0, -1) if n in obj["modules"]]
         elif obj.class_name not in _ALIASES:
             return None
         if not queue:
@@ -50,19 +52,19 @@ def _overwriter(obj: Any) -> LuaObject | None:
 
 
 def _note(ctx: TorchContext, layers: list[tuple[str, LuaObject]]) -> None:
-    """Note the layers that overwrite what others read, with their paths below the container."""
+    """Add a note about the layers that overwrite inputs of other layers, with their paths below the container."""
     if not layers or ctx.options.inplace:
         return
-    named = [f"{path} ({layer.class_name})" for path, layer in layers[:_NAMED]] + ["…"] * (len(layers) > _NAMED)
+    names = [f"{path} ({layer.class_name})" for path, layer in layers[:_MAX_NAMES]]
     ctx.note(
-        "in-place layers overwrite in Torch7 values that other layers read too: "
-        f"{', '.join(named)}. Outputs and gradients may differ from Torch7's: "
-        "load with inplace=True to compute the same"
+        "in Torch7, these in-place layers overwrite values that other layers also read: "
+        f"{', '.join(names + ['…'] * (len(layers) > _MAX_NAMES))}. Outputs and gradients may differ from Torch7's; "
+        "with inplace=True they are equal"
     )
 
 
 def note_branches(obj: LuaObject, ctx: TorchContext) -> None:
-    """Note the branches that overwrite the input that all branches of a container take."""
+    """Add a note about branches of a container that overwrite the input of all branches."""
     branches = obj["modules"].as_list() if isinstance(obj.get("modules"), LuaTable) else []
     found = [(f"modules[{number}]", _overwriter(branch)) for number, branch in enumerate(branches, 1)]
     if len(branches) > 1:
@@ -70,12 +72,12 @@ def note_branches(obj: LuaObject, ctx: TorchContext) -> None:
 
 
 def note_nodes(nodes: Sequence[Step], modules: Sequence[LuaObject | None], ctx: TorchContext) -> None:
-    """Note the nodes of a graph that overwrite a value that other nodes take.
+    """Add a note about nodes of a graph that overwrite a value that other nodes also read.
 
     Args:
-        nodes: the nodes in the order in which they run.
-        modules: the Lua module of each, None for a node that passes its input on.
-        ctx: the conversion.
+        nodes: the nodes in execution order.
+        modules: the Lua module of each node; None for a node that returns its input.
+        ctx: context of the conversion.
     """
     readers: dict[int, set[int]] = {}
     for position, node in enumerate(nodes):
@@ -87,12 +89,13 @@ def note_nodes(nodes: Sequence[Step], modules: Sequence[LuaObject | None], ctx: 
         if layer is None or not node.inputs:
             continue
         chain = [position, node.inputs[0]]
-        while len(chain) < _DEEPEST and nodes[chain[-1]].inputs and _passes_on(modules[chain[-1]]):
+        while len(chain) < _MAX_CHAIN and nodes[chain[-1]].inputs and _is_alias(modules[chain[-1]]):
             chain.append(nodes[chain[-1]].inputs[0])
         if any(reader not in chain for source in chain[1:] for reader in readers[source]):
             found.append((f"forwardnodes[{position + 1}]", layer))
     _note(ctx, found)
 
 
-def _passes_on(module: LuaObject | None) -> bool:
+def _is_alias(module: LuaObject | None) -> bool:
+    """Return whether the output of a node shares memory with its input."""
     return module is None or module.class_name in _ALIASES

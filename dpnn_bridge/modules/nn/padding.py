@@ -1,4 +1,4 @@
-"""Padding around the edges and inside one dimension."""
+"""Padding at the edges of images and volumes, and inside one dimension."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ class VolumetricReplicationPadding(LuaClass):
 
 
 class Padding(nn.Module):
-    """Inserts constant entries into one dimension.
+    """Inserts constant elements into one dimension.
 
     Args:
-        dim: the dimension, counted from 1 in a single sample.
-        pad: number of entries. If negative, ``index`` counts from the start, otherwise from the end.
-        index: position of the new entries on that side; 1 puts them at the very start or end.
+        dim: dimension of a sample, counted from 1.
+        pad: number of elements to insert. If ``pad`` is negative, ``index`` counts from the start, else from the end.
+        index: position of the inserted elements; 1 inserts them at the very start or end.
         value: the constant.
-        n_input_dim: number of dimensions of a single sample; an input with another number has a batch dimension first.
+        n_input_dim: number of dimensions of a sample; an input with another number has a batch dimension first.
 
     Shape:
         - Input: :math:`(*, D, *)`.
@@ -67,7 +67,7 @@ class Padding(nn.Module):
         size = input.shape[dim]
         before = self.index - 1 if self.pad <= 0 else size - self.index + 1
         shape = list(input.shape)
-        shape[dim] = int(abs(self.pad))  # Lua may count with -0.0
+        shape[dim] = int(abs(self.pad))  # a float, -0.0, in some files
         filling = input.new_full(shape, self.value)
         return torch.cat([input.narrow(dim, 0, before), filling, input.narrow(dim, before, size - before)], dim)
 
@@ -76,7 +76,7 @@ class Padding(nn.Module):
 
 
 class PaddingFields(LuaClass):
-    """The fields of both classes that are called nn.Padding."""
+    """Base class of the mappings of both Lua classes named nn.Padding."""
 
     torch_type = Padding
     computed_fields = ("nInputDim",)
@@ -101,7 +101,7 @@ class PaddingClass(PaddingFields):
 
 
 class _InputAsGradient(torch.autograd.Function):
-    """``output`` in forward, ``input`` in backward."""
+    """Returns ``output``; the gradient of ``input`` is ``input``."""
 
     @staticmethod
     def forward(input: Tensor, output: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ class _InputAsGradient(torch.autograd.Function):
 
 @lua_class("nn.Padding")
 class RnnPadding(Padding):
-    """Padding as in rnn and in the first nn.Padding: at the end or the start of a dimension.
+    """Padding at the start or end of a dimension, as in rnn and in the first version of nn.Padding.
 
     Args:
         dim, pad, value, n_input_dim: as in :class:`Padding`.
@@ -127,7 +127,7 @@ class RnnPadding(Padding):
         As in :class:`Padding`.
 
     Differs from PyTorch:
-        The gradient of the input is the input itself, as Torch7 computed it.
+        As in Torch7, the gradient of the input is the input itself.
 
     Lua:
         ``nn.Padding(dim, pad, nInputDim, value)``, rnn Padding.lua

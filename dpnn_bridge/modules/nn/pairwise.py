@@ -1,4 +1,4 @@
-"""Layers on a pair of tensors: products, distances, selections."""
+"""Layers with two input tensors: products, distances, selections."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dpnn_bridge.torch7.gradient import with_gradient_of
 
 
 class PairClass(LuaClass):
-    """Torch7 needs a pair of tensors in ``gradInput``."""
+    """Base class of the mappings of layers whose ``gradInput`` must be a table of two tensors."""
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
@@ -24,14 +24,14 @@ class PairClass(LuaClass):
 
 
 def rows_of(input: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return a pair of vectors, or of matrices, as matrices with one sample in each row.
+    """Convert a pair of vectors or matrices to two matrices of equal shape, one sample per row.
 
     Raises:
-        ValueError: the first has more than two dimensions, the numbers of elements differ, or there are none.
+        ValueError: the first tensor is not a vector or matrix, the numbers of elements differ, or a tensor is empty.
     """
     first, second = input[0], input[1]
     if first.dim() not in (1, 2):
-        raise ValueError(f"expected vectors or matrices, found shape {tuple(first.shape)}")
+        raise ValueError(f"expected two vectors or two matrices, found shape {tuple(first.shape)}")
     check_dimensions(first, second)
     second = shaped_like(first, second)
     return (first, second) if first.dim() == 2 else (first.unsqueeze(0), second.unsqueeze(0))
@@ -39,7 +39,7 @@ def rows_of(input: list[Tensor]) -> tuple[Tensor, Tensor]:
 
 @lua_class("nn.DotProduct")
 class DotProduct(nn.Module):
-    """The scalar products of the rows of two matrices.
+    """Computes the dot products of the rows of two matrices.
 
     Shape:
         - Input: list of two tensors :math:`(N, D)` or :math:`(D)`.
@@ -59,7 +59,7 @@ class DotProduct(nn.Module):
 
 @lua_class("nn.CosineDistance")
 class CosineDistance(nn.Module):
-    """The cosines (a similarity, in spite of the name) between the rows of two matrices.
+    """Computes the cosine similarities (not distances) between the rows of two matrices.
 
     Shape:
         - Input: list of two tensors :math:`(N, D)` or :math:`(D)`.
@@ -69,7 +69,7 @@ class CosineDistance(nn.Module):
         ``nn.CosineDistance()``, CosineDistance.lua
 
     Differs from PyTorch:
-        ``1e-12`` is added to each squared norm, where :class:`torch.nn.CosineSimilarity` clamps the norms.
+        ``1e-12`` is added to each squared norm; :class:`torch.nn.CosineSimilarity` clamps the norms instead.
     """
 
     def forward(self, input: list[Tensor]) -> Tensor:
@@ -83,10 +83,10 @@ class CosineDistance(nn.Module):
 
 @lua_class("nn.PairwiseDistance")
 class PairwiseDistance(nn.Module):
-    r"""The p-norms of the differences between the rows of two matrices.
+    r"""Computes the p-norms of the differences between the rows of two matrices.
 
     Args:
-        norm: the p.
+        norm: order p of the norm.
 
     Shape:
         - Input: list of two tensors :math:`(N, D)` or :math:`(D)`.
@@ -96,11 +96,11 @@ class PairwiseDistance(nn.Module):
         ``nn.PairwiseDistance(p)``, PairwiseDistance.lua
 
     Differs from PyTorch:
-        :class:`torch.nn.PairwiseDistance` adds ``1e-6`` to the difference; Torch7 adds it to the norm, in the gradient
-        only, and leaves a factor out of the gradient for :math:`1 < p < 2`.
+        :class:`torch.nn.PairwiseDistance` adds ``1e-6`` to the difference. Here, as in Torch7, ``1e-6`` is added to the
+        norm, only in the gradient, and the gradient lacks the factor :math:`|d|^{p - 2}` for :math:`1 < p < 2`.
 
     Differs from Torch7:
-        For ``norm=1`` the gradient of a difference of 0 is 0; Torch7 draws a random sign.
+        For ``norm=1``, the gradient of a difference of 0 is 0; in Torch7 it is randomly 1 or -1.
     """
 
     def __init__(self, norm: float = 2) -> None:
@@ -129,11 +129,11 @@ class PairwiseDistance(nn.Module):
 
 @lua_class("nn.MM")
 class MM(nn.Module):
-    """The product of two matrices, or of two batches of matrices.
+    """Computes the product of two matrices, or of two batches of matrices.
 
     Args:
-        transpose_a: transpose the first.
-        transpose_b: transpose the second.
+        transpose_a: transpose the first matrix.
+        transpose_b: transpose the second matrix.
 
     Shape:
         - Input: list of two tensors :math:`(M, K)` and :math:`(K, P)`, both optionally with a batch dimension.
@@ -150,7 +150,9 @@ class MM(nn.Module):
     def forward(self, input: list[Tensor]) -> Tensor:
         a, b = input
         if a.dim() not in (2, 3) or a.dim() != b.dim():
-            raise ValueError(f"expected two matrices or two batches, found {tuple(a.shape)} and {tuple(b.shape)}")
+            raise ValueError(
+                f"expected two matrices or two batches of matrices, found {tuple(a.shape)} and {tuple(b.shape)}"
+            )
         a, b = a.mT if self.transpose_a else a, b.mT if self.transpose_b else b
         return a.mm(b) if a.dim() == 2 else a.bmm(b)
 
@@ -161,7 +163,7 @@ class MM(nn.Module):
 
 @lua_class("nn.MV")
 class MV(nn.Module):
-    """The product of a matrix and a vector, or of a batch of each.
+    """Computes the product of a matrix and a vector, or of a batch of matrices and a batch of vectors.
 
     Args:
         transpose: transpose the matrix.
@@ -182,7 +184,7 @@ class MV(nn.Module):
         matrix, vector = input
         if matrix.dim() not in (2, 3) or vector.dim() != matrix.dim() - 1:
             raise ValueError(
-                f"expected a matrix and a vector or a batch of each, found {tuple(matrix.shape)} and "
+                f"expected a matrix and a vector, or a batch of each, found {tuple(matrix.shape)} and "
                 f"{tuple(vector.shape)}"
             )
         matrix = matrix.mT if self.transpose else matrix
@@ -195,11 +197,11 @@ class MV(nn.Module):
 
 @lua_class("nn.Index")
 class Index(nn.Module):
-    """Picks positions of one dimension by number.
+    """Selects elements along one dimension by index.
 
     Args:
-        dimension: counted from 1.
-        index_base: index of the first position.
+        dimension: dimension, counted from 1.
+        index_base: index of the first element.
 
     Shape:
         - Input: list of a tensor :math:`(*)` and a vector of indices :math:`(K)`.
@@ -221,17 +223,17 @@ class Index(nn.Module):
         scalars = ("dimension",)
 
 
-def empty_of(kind: str) -> Any:
-    """Return an empty tensor of a fixed class, for ``constants``."""
-    return lambda _: LuaTensor.empty(kind)
+def empty_of(tensor_class: str) -> Any:
+    """Return a function for ``constants`` that creates an empty tensor of a fixed class."""
+    return lambda _: LuaTensor.empty(tensor_class)
 
 
 @lua_class("nn.MaskedSelect")
 class MaskedSelect(nn.Module):
-    """The elements where a mask is not zero, as a vector.
+    """Returns the elements where a mask is not zero, as a vector.
 
     Shape:
-        - Input: list of a tensor :math:`(*)` and a mask of the same shape, boolean or of any number type.
+        - Input: list of a tensor :math:`(*)` and a mask of the same shape and any dtype.
         - Output: :math:`(K)`, where :math:`K` is the number of selected elements.
 
     Lua:

@@ -1,4 +1,4 @@
-"""Layers that return their input, and change its gradient, its dtype or nothing."""
+"""Layers that return their input and change at most its gradient, dtype or memory layout."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Identity(LuaClass):
 
 @lua_class("nn.Contiguous")
 class Contiguous(nn.Module):
-    """A contiguous copy of its input, or the input itself when it is contiguous.
+    """Returns a contiguous copy of its input, or the input itself if it is contiguous.
 
     Shape:
         - Input, output: :math:`(*)`.
@@ -44,11 +44,11 @@ class Contiguous(nn.Module):
 
 @lua_class("nn.Copy")
 class Copy(nn.Module):
-    """Casts its input to a fixed type, and the gradient back.
+    """Casts its input to a fixed dtype, and the gradient back.
 
     Args:
-        dtype: type of the output.
-        dont_cast: keep that type when the module is cast (``model.half()``).
+        dtype: dtype of the output.
+        dont_cast: do not change ``dtype`` when the module is cast (``model.half()``).
 
     Shape:
         - Input, output: :math:`(*)`.
@@ -57,7 +57,7 @@ class Copy(nn.Module):
         ``nn.Copy(intype, outtype, forceCopy, dontCast)``, Copy.lua
 
     Differs from Torch7:
-        Torch7 also uses this layer to copy between devices; here the model's owner moves it with ``.to()``.
+        Torch7 also uses this layer to copy between devices; here, use ``model.to()``.
     """
 
     like: Tensor
@@ -69,7 +69,7 @@ class Copy(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the output."""
+        """The dtype of the output."""
         return self.like.dtype
 
     def forward(self, input: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ class Copy(nn.Module):
         @classmethod
         def build(cls, obj: LuaObject, ctx: TorchContext) -> Copy:
             output = obj.get("output")
-            assert isinstance(output, LuaTensor), "the field 'output', which says the type, is missing"
+            assert isinstance(output, LuaTensor), "the field 'output', whose type is the output type, is missing"
             return Copy(torch.from_numpy(output.numpy()[:0]).dtype, obj.get("dontCast") is True)
 
         @classmethod
@@ -97,15 +97,15 @@ class Copy(nn.Module):
             if module.dont_cast:
                 fields["dontCast"] = True
                 record = record_of(module)
-                given = record.scratch.get("gradInput") if record else None
-                if isinstance(given, LuaTensor):  # its type stays, too
-                    fields["gradInput"] = LuaTensor.empty(given.class_name)
+                original = record.scratch.get("gradInput") if record else None
+                if isinstance(original, LuaTensor):  # a cast does not change the type of gradInput either
+                    fields["gradInput"] = LuaTensor.empty(original.class_name)
             return fields
 
 
 @lua_class("nn.GPU")
 class GPU(Decorator):
-    """Runs the module it contains. Torch7 runs it on a fixed device; here the model's owner moves it with ``.to()``.
+    """Runs its module. Torch7 runs the module on a fixed device; here, move the model with ``.to()``.
 
     Args:
         module: the decorated module.
@@ -128,7 +128,7 @@ class GPU(Decorator):
 
 @lua_class("nn.Profile")
 class Profile(Decorator):
-    """Runs the module it contains. Torch7 prints how long it takes; use :mod:`torch.profiler` for that.
+    """Runs its module. Torch7 also prints the run time; use :mod:`torch.profiler` instead.
 
     Args:
         module: the decorated module.
@@ -146,16 +146,16 @@ class Profile(Decorator):
             "name": "",
             "print_interval": 100,
             **dict.fromkeys(("numFwds", "numBwds", "summedFwdTime", "summedBwdTime"), 0),
-            "timer": lambda kind: LuaObject("torch.Timer", None),
+            "timer": lambda tensor_class: LuaObject("torch.Timer", None),
         }
 
 
 @lua_class("nn.GradientReversal")
 class GradientReversal(nn.Module):
-    r"""Returns its input and reverses the sign of the gradient.
+    r"""Returns its input and multiplies the gradient by ``-lambd``.
 
     Args:
-        lambd: the gradient is multiplied by ``-lambd``.
+        lambd: negative factor of the gradient.
 
     Shape:
         - Input, output: :math:`(*)`.
@@ -182,7 +182,7 @@ class GradientReversal(nn.Module):
 
 @lua_class("nn.ZeroGrad")
 class ZeroGrad(nn.Module):
-    """Returns its input and stops the gradient: the layers before it receive zeros.
+    """Returns its input and gives it a gradient of zeros.
 
     Shape:
         - Input, output: tensor or nested list of tensors.
@@ -191,7 +191,7 @@ class ZeroGrad(nn.Module):
         ``nn.ZeroGrad()``, ZeroGrad.lua
 
     Differs from PyTorch:
-        After :meth:`torch.Tensor.detach` the parameters before have no gradient; here it is zero.
+        Parameters before :meth:`torch.Tensor.detach` have no gradient; before this layer, their gradient is zero.
     """
 
     def forward(self, input: Any) -> Any:
@@ -200,18 +200,18 @@ class ZeroGrad(nn.Module):
 
 @lua_class("nn.L1Penalty")
 class L1Penalty(nn.Module):
-    """Returns its input and adds the gradient of its L1 norm.
+    """Returns its input and adds the gradient of an L1 penalty in the backward pass.
 
     Args:
-        weight: factor of the norm.
+        weight: factor of the L1 norm.
         size_average: divide the norm by the number of elements.
-        provide_output: pass the gradient of the output on as well; else it is dropped.
+        provide_output: the input gradient includes the gradient of the output; False: it is that of the penalty only.
 
     Shape:
         - Input, output: :math:`(*)`.
 
     Attributes:
-        loss: the penalty of the last call, without gradient; None before the first.
+        loss: the penalty of the last call, detached; None before the first call.
 
     Lua:
         ``nn.L1Penalty(l1weight, sizeAverage, provideOutput)``, L1Penalty.lua

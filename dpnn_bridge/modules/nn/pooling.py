@@ -1,4 +1,4 @@
-"""Pooling over windows of one size that stock torch.nn computes."""
+"""Pooling over windows of a fixed size that layers of torch.nn compute, and small variants of these layers."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ VOLUMETRIC_DEFAULTS = {"padT": 0, "padH": 0, "padW": 0, "ceil_mode": False}
 
 
 class Pooling(SimplestClass):
-    """Windows of one size. Where a file has no stride it is the window's size."""
+    """Base class of the mappings; a missing stride is the size of the window."""
 
     scratch = ("indices",)
-    #: values of ``divisor_override`` that the class can mean
+    #: values of ``divisor_override`` that the Lua class can represent
     divisors: tuple[int | None, ...] = (None,)
     neutral = {"padding": 0, "ceil_mode": False, "dilation": 1, "count_include_pad": True}
 
@@ -49,14 +49,14 @@ class Pooling(SimplestClass):
             value = getattr(module, attribute)
             if not isinstance(names, tuple):
                 fields[names] = value
-            else:  # torch's poolings keep a single number as it was given
+            else:  # PyTorch's pooling layers store a single number as an int, not as a tuple
                 fields.update(zip(names, value if isinstance(value, tuple) else (value,) * len(names), strict=True))
         return fields
 
 
 # ---------------------------------------------------------------------- maximum
 class _LowestPadding(nn.modules.pooling._MaxPoolNd):
-    """Pads with the lowest finite number. In Torch7 this is the result of a window without elements."""
+    """Max pooling that pads with the lowest finite number, Torch7's result for a window without elements."""
 
     kernel_size: tuple[int, ...]
     stride: tuple[int, ...]
@@ -79,17 +79,18 @@ class _LowestPadding(nn.modules.pooling._MaxPoolNd):
 
 
 class DilatedMaxPool2d(_LowestPadding, nn.MaxPool2d):
-    """Maximum over windows with gaps, which can contain nothing but padding.
+    """Max pooling over dilated windows, which can contain only padding.
 
     Args:
-        kernel_size, stride, padding, dilation, ceil_mode: as in :class:`torch.nn.MaxPool2d`, pairs.
+        kernel_size, stride, padding, dilation, ceil_mode: as in :class:`torch.nn.MaxPool2d`, all pairs.
 
     Shape:
         - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
-        - Output: the same with the pooled height and width.
+        - Output: the input's shape with the pooled height and width.
 
     Differs from PyTorch:
-        A window without elements gives the lowest finite number and no gradient, not -inf and a gradient somewhere.
+        For a window with only padding, the output is the lowest finite number, without gradient. PyTorch returns -inf
+        and adds the gradient to an arbitrary element.
 
     Lua:
         ``nn.SpatialDilatedMaxPooling(...)`` with padding or in ceil mode, SpatialDilatedMaxPooling.lua
@@ -97,14 +98,14 @@ class DilatedMaxPool2d(_LowestPadding, nn.MaxPool2d):
 
 
 class DilatedMaxPool3d(_LowestPadding, nn.MaxPool3d):
-    """Maximum over windows with gaps, which can contain nothing but padding.
+    """Max pooling of volumes over dilated windows, which can contain only padding.
 
     Args:
-        kernel_size, stride, padding, dilation, ceil_mode: as in :class:`torch.nn.MaxPool3d`, triples.
+        kernel_size, stride, padding, dilation, ceil_mode: as in :class:`torch.nn.MaxPool3d`, all triples.
 
     Shape:
         - Input: :math:`(N, C, T, H, W)` or :math:`(C, T, H, W)`.
-        - Output: the same with the pooled duration, height and width.
+        - Output: the input's shape with the pooled T, H and W.
 
     Differs from PyTorch:
         See :class:`DilatedMaxPool2d`.
@@ -115,7 +116,7 @@ class DilatedMaxPool3d(_LowestPadding, nn.MaxPool3d):
 
 
 def may_be_empty(arguments: dict[str, Any]) -> bool:
-    """Return whether windows with these settings can lie in the padding alone."""
+    """Return whether windows with these settings can contain only padding."""
     gaps = any(d > 1 for d in arguments["dilation"])
     return gaps and (any(arguments["padding"]) or bool(arguments["ceil_mode"]))
 
@@ -142,7 +143,7 @@ class SpatialDilatedMaxPooling(Pooling):
 
 @lua_class("inn.SpatialMaxPooling")
 class InnSpatialMaxPooling(SpatialMaxPooling):
-    """Always uses ceil mode, also if the file disables it."""
+    """Always uses ceil mode, even if the file disables it."""
 
     import_only = True
 
@@ -175,7 +176,7 @@ class VolumetricMaxPooling(VolumetricMaximum):
 
 @lua_class("nn.VolumetricDilatedMaxPooling")
 class VolumetricDilatedMaxPooling(VolumetricMaxPooling):
-    """Torch7 writes version 1 and so loses the ceil mode whenever it loads a file."""
+    """Torch7 writes version 1, and therefore disables ceil mode when it loads a file."""
 
     version = 1
     extra_option = "dilation"
@@ -190,14 +191,14 @@ class CudnnVolumetricMaxPooling(VolumetricMaximum):
 
 # ---------------------------------------------------------------------- average
 class UndividedAvgPool2d(nn.AvgPool2d):
-    """Average times the size of a whole window, which is not the sum where a window is cut.
+    """Average pooling whose output is multiplied by the kernel size; a window at the edge does not give its sum.
 
     Args:
         kernel_size, stride, padding, ceil_mode, count_include_pad: as in :class:`torch.nn.AvgPool2d`.
 
     Shape:
         - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
-        - Output: the same with the pooled height and width.
+        - Output: the input's shape with the pooled height and width.
 
     Differs from PyTorch:
         The average is multiplied by ``kH * kW``.
@@ -217,7 +218,7 @@ class SpatialAverage(Pooling):
     scalars = {**SPATIAL, "count_include_pad": "count_include_pad"}
     defaults = {**SPATIAL_DEFAULTS, "count_include_pad": True}
     divisors = (None, 1)
-    #: value of ``divide`` for a file without this field
+    #: default of ``divide`` if the field is missing
     divides: ClassVar[bool] = True
 
     @classmethod
@@ -239,21 +240,21 @@ class SpatialAverage(Pooling):
 
 @lua_class("nn.SpatialAveragePooling")
 class SpatialAveragePooling(SpatialAverage):
-    """The first version had no ``divide`` and computed sums; the stride was 1 unless given."""
+    """The first version had no field ``divide`` and computed sums; a missing stride is 1."""
 
     divides: ClassVar[bool] = False
 
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
         obj = obj.changed(**{d: 1 for d in ("dH", "dW") if d not in obj})
-        if obj.get("ceil_mode") is None:  # Torch7 then ignores the other fields too
+        if obj.get("ceil_mode") is None:  # then Torch7 also ignores count_include_pad and padding
             obj = obj.changed(ceil_mode=False, count_include_pad=True, padH=0, padW=0)
         return super().upgrade(obj)
 
 
 @lua_class("cudnn.SpatialAveragePooling")
 class CudnnSpatialAveragePooling(SpatialAverage):
-    """Padding is always counted."""
+    """The divisor always includes padding."""
 
     import_only = True
 
@@ -265,7 +266,7 @@ class CudnnSpatialAveragePooling(SpatialAverage):
 
 @lua_class("inn.SpatialAveragePooling")
 class InnSpatialAveragePooling(SpatialAverage):
-    """Always uses ceil mode. Versions without the field ``divide`` compute averages."""
+    """Always uses ceil mode; a missing ``divide`` is true."""
 
     import_only = True
 

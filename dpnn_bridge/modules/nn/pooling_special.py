@@ -1,4 +1,4 @@
-"""Pooling over time, over features, to a given size, by p-norm and over random windows."""
+"""Pooling over time, over features, to a given size, with the p-norm, and over random windows."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from dpnn_bridge.torch7.quicksort import positions, sort_positions
 # ---------------------------------------------------------------------- over time
 @lua_class("nn.TemporalMaxPooling")
 class TemporalMaxPooling(nn.MaxPool1d):
-    """Maximum over windows of frames.
+    """Max pooling over time.
 
     Args:
-        kernel_size: number of frames.
-        stride: step in frames.
+        kernel_size: kernel size k in frames.
+        stride: stride s in frames.
 
     Shape:
         - Input: :math:`(N, T, C)` or :math:`(T, C)`.
-        - Output: the same with :math:`\\lfloor (T - k) / s \\rfloor + 1` frames.
+        - Output: the input's shape with :math:`\\lfloor (T - k) / s \\rfloor + 1` frames.
 
     Differs from PyTorch:
-        Time comes before the channels.
+        The time dimension precedes the channels.
 
     Lua:
         ``nn.TemporalMaxPooling(kW, dW)``, TemporalMaxPooling.lua
@@ -53,7 +53,7 @@ def _descending(values: list[float]) -> list[int]:
 
 @lua_class("nn.TemporalDynamicKMaxPooling")
 class TemporalDynamicKMaxPooling(nn.Module):
-    """The k largest values of every channel, in their order in time.
+    """Returns the k largest values of every channel, in temporal order.
 
     Args:
         min_k: smallest k.
@@ -61,7 +61,7 @@ class TemporalDynamicKMaxPooling(nn.Module):
 
     Shape:
         - Input: :math:`(N, T, C)` or :math:`(T, C)`.
-        - Output: the same with :math:`\\max(min\\_k, \\lceil factor \\cdot T \\rceil)` frames.
+        - Output: the input's shape with :math:`\\max(min\\_k, \\lceil factor \\cdot T \\rceil)` frames.
 
     Lua:
         ``nn.TemporalDynamicKMaxPooling(minK, factor)``, TemporalDynamicKMaxPooling.lua
@@ -73,7 +73,7 @@ class TemporalDynamicKMaxPooling(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         k = max(self.min_k, math.ceil(self.factor * input.shape[-2]))
-        if torch.compiler.is_compiling():  # of equal values others may be kept
+        if torch.compiler.is_compiling():  # topk may select other elements among equal values
             kept = input.topk(k, dim=-2).indices
         else:
             kept = positions(input.detach().mT, _descending, descending=True).mT[..., :k, :]
@@ -98,17 +98,17 @@ class SpatialAdaptiveAveragePooling(LuaClass):
     scalars = {("H", "W"): "output_size"}
 
 
-# ---------------------------------------------------------------------- by p-norm
+# ---------------------------------------------------------------------- with the p-norm
 @lua_class("nn.SpatialLPPooling")
 class SpatialLPPooling(nn.Sequential):
-    """The p-norm of every window, made of a power, an average, a factor and a root.
+    """Computes the p-norm of every window.
 
     Args:
-        *modules: these four.
+        *modules: Torch7's inner modules: a power, an average pooling, a factor and a root.
 
     Shape:
         - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
-        - Output: the same with the pooled height and width.
+        - Output: the input's shape with the pooled height and width.
 
     Lua:
         ``nn.SpatialLPPooling(nInputPlane, pnorm, kW, kH, dW, dH)``, SpatialLPPooling.lua
@@ -120,21 +120,21 @@ class SpatialLPPooling(nn.Sequential):
 
 @lua_class("nn.FeatureLPPooling")
 class FeatureLPPooling(nn.Module):
-    """The p-norm of windows of neighbouring features.
+    """Computes the p-norm of windows of neighboring features.
 
     Args:
         width: number of features in a window.
-        stride: step between windows.
-        power: p.
-        batch_mode: whether the features are the second dimension, else the first.
+        stride: distance between windows.
+        power: order p of the norm.
+        batch_mode: whether the features are the second dimension; False: the first.
 
     Shape:
         - Input: :math:`(N, C, *)` or :math:`(C, *)`.
-        - Output: the same with :math:`(C - width) / stride + 1` features.
+        - Output: the input's shape with :math:`\\lfloor (C - width) / stride \\rfloor + 1` features.
 
     Differs from PyTorch:
-        Values are not made absolute, so that odd powers of negative values count as negative. Where the output is 0 the
-        gradient is 0.
+        The norm is computed without absolute values, so odd powers of negative values are negative. Where the output is
+        0, the gradient is 0.
 
     Lua:
         ``nn.FeatureLPPooling(width, stride, power, batch_mode)``, FeatureLPPooling.lua
@@ -156,17 +156,17 @@ class FeatureLPPooling(nn.Module):
 
 # ---------------------------------------------------------------------- over random windows
 class FixedFractionalMaxPool2d(nn.FractionalMaxPool2d):
-    """Fractional max pooling that draws its windows once.
+    """Fractional max pooling with fixed random windows.
 
     Args:
         kernel_size, output_size, output_ratio: as in :class:`torch.nn.FractionalMaxPool2d`.
 
     Shape:
         - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
-        - Output: the same with the pooled height and width.
+        - Output: the input's shape with the pooled height and width.
 
     Differs from PyTorch:
-        The windows are kept until a batch of another size comes.
+        New windows are drawn only if N or C differs from the previous input.
 
     Lua:
         ``nn.SpatialFractionalMaxPooling(...):fixPoolingRegions()``, SpatialFractionalMaxPooling.lua
@@ -178,17 +178,17 @@ class FixedFractionalMaxPool2d(nn.FractionalMaxPool2d):
 
 
 class FixedFractionalMaxPool3d(nn.FractionalMaxPool3d):
-    """Fractional max pooling of volumes that draws its windows once.
+    """Fractional max pooling of volumes with fixed random windows.
 
     Args:
         kernel_size, output_size, output_ratio: as in :class:`torch.nn.FractionalMaxPool3d`.
 
     Shape:
         - Input: :math:`(N, C, H, W, T)` or :math:`(C, H, W, T)`.
-        - Output: the same with the pooled sizes.
+        - Output: the input's shape with the pooled H, W and T.
 
     Differs from PyTorch:
-        The windows are kept until a batch of another size comes.
+        New windows are drawn only if N or C differs from the previous input.
 
     Lua:
         ``nn.VolumetricFractionalMaxPooling(...):fixPoolingRegions()``, VolumetricFractionalMaxPooling.lua
@@ -200,7 +200,7 @@ class FixedFractionalMaxPool3d(nn.FractionalMaxPool3d):
 
 
 def keep_samples(module: Any, input: Tensor, dims: int) -> None:
-    """Draw new windows unless the kept ones fit the input's batch and planes."""
+    """Draw new windows, unless the current ones have the input's batch size and number of channels."""
     batch = (*([1] if input.dim() == dims + 1 else []), *input.shape[:-dims])
     samples = module._random_samples
     if samples is None or samples.shape[:2] != batch:
@@ -213,26 +213,28 @@ def reversed_samples(samples: Tensor, module: nn.Module) -> Tensor:
 
 
 class FractionalMaxPooling(LuaClass):
-    """``newRandomPool`` says that the windows stay; otherwise Torch7 draws new ones in every forward pass."""
+    """Base class of the mappings. If ``newRandomPool`` is true, Torch7 keeps the windows of the first forward pass."""
 
     scratch = ("indices",)
-    #: names of the dimensions in the order of the input, and the torch function
+    #: suffixes of the fields of each dimension, in the order of the input's dimensions
     dims: str
+    #: PyTorch's function
     function: Callable[..., Tensor]
+    #: field of the random numbers that define the windows
     samples: Field
 
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
-        kept = obj.get("newRandomPool") is True
-        kind = "ratio" if obj.get("ratioW") is not None else "out"
-        size = tuple(obj[f"{kind}{d}"] for d in cls.dims)
-        module = cls.torch_type[kept](
+        fixed = obj.get("newRandomPool") is True
+        prefix = "ratio" if obj.get("ratioW") is not None else "out"
+        size = tuple(obj[f"{prefix}{d}"] for d in cls.dims)
+        module = cls.torch_type[fixed](
             kernel_size=tuple(obj[f"poolSize{d}"] for d in cls.dims),
-            output_size=size if kind == "out" else None,
-            output_ratio=size if kind == "ratio" else None,
+            output_size=size if prefix == "out" else None,
+            output_ratio=size if prefix == "ratio" else None,
         )
         samples = obj.get("randomSamples")
-        if kept and isinstance(samples, LuaTensor) and samples.size:
+        if fixed and isinstance(samples, LuaTensor) and samples.size:
             module._random_samples = samples.torch()
         return module
 
@@ -242,16 +244,16 @@ class FractionalMaxPooling(LuaClass):
 
     @classmethod
     def handled(cls, module: nn.Module) -> set[str]:
-        names = {f"{kind}{d}" for kind in ("poolSize", "ratio", "out") for d in cls.dims}
+        names = {f"{prefix}{d}" for prefix in ("poolSize", "ratio", "out") for d in cls.dims}
         return super().handled(module) | names | {"randomSamples", "newRandomPool"}
 
     @classmethod
     def to_lua(cls, module: Any, ctx: LuaContext) -> dict[str, Any]:
-        kind, size = ("ratio", module.output_ratio) if module.output_ratio else ("out", module.output_size)
+        prefix, size = ("ratio", module.output_ratio) if module.output_ratio else ("out", module.output_size)
         return {
             **super().to_lua(module, ctx),
             **{f"poolSize{d}": n for d, n in zip(cls.dims, module.kernel_size, strict=True)},
-            **{f"{kind}{d}": n for d, n in zip(cls.dims, size, strict=True)},
+            **{f"{prefix}{d}": n for d, n in zip(cls.dims, size, strict=True)},
             "newRandomPool": isinstance(module, cls.torch_type[1]),
         }
 
@@ -279,7 +281,7 @@ class SpatialFractionalMaxPooling(FractionalMaxPooling):
 
 @lua_class("nn.VolumetricFractionalMaxPooling")
 class VolumetricFractionalMaxPooling(FractionalMaxPooling):
-    """Time is the last dimension here, after height and width."""
+    """Time is the last dimension, after height and width."""
 
     torch_type = (nn.FractionalMaxPool3d, FixedFractionalMaxPool3d)
     dims: ClassVar[str] = "HWT"

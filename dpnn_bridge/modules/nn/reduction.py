@@ -13,14 +13,14 @@ from dpnn_bridge.objects import LuaObject
 
 
 class Reduction(nn.Module):
-    """Base of the layers below: which dimension is reduced."""
+    """Base class of the layers in this file: determines the dimension to reduce."""
 
     def __init__(self, dimension: int = 1, n_input_dims: int | None = None) -> None:
         super().__init__()
         self.dimension, self.n_input_dims = dimension, n_input_dims
 
     def reduced_dim(self, input: Tensor) -> int:
-        """Return the 0-based dimension that disappears."""
+        """Return the 0-based dimension that is reduced."""
         return batched_dim(input, self.dimension, self.n_input_dims)
 
     class Lua(LuaClass):
@@ -30,13 +30,13 @@ class Reduction(nn.Module):
 
 @lua_class("nn.Sum", "nn.Mean")
 class Sum(Reduction):
-    """The sum over one dimension, or the mean.
+    """Computes the sum or mean over one dimension.
 
     Args:
-        dimension: counted from 1, or negative from the end.
+        dimension: dimension, counted from 1, or from the end if negative.
         n_input_dims: number of dimensions of one sample; an input with one more is a batch, which shifts ``dimension``.
         size_average: divide by the size of the dimension.
-        squeeze: remove the dimension; else it has size 1.
+        squeeze: remove the dimension; False: the dimension has size 1.
 
     Shape:
         - Input: :math:`(*)`.
@@ -69,18 +69,19 @@ class Sum(Reduction):
             module = super().build(obj, ctx)
             if obj.class_name == "nn.Mean" and not obj["sizeAverage"]:
                 ctx.note(
-                    "this nn.Mean has no true sizeAverage. Torch7 sums since 2016 and averaged before; "
-                    "the module sums. Set size_average = True on it if the file is older than that"
+                    "this nn.Mean has no sizeAverage = true. Torch7 before 2016 computed the mean, later versions "
+                    "compute the sum; the module computes the sum. If the file is from before 2016, set "
+                    "size_average = True on the module"
                 )
             return module
 
 
 @lua_class("nn.Max")
 class Max(Reduction):
-    """The maximum over one dimension; of equal ones the first receives the gradient.
+    """Computes the maximum over one dimension; of equal values, the first gets the gradient.
 
     Args:
-        dimension: counted from 1, or negative from the end.
+        dimension: dimension, counted from 1, or from the end if negative.
         n_input_dims: number of dimensions of one sample; an input with one more is a batch, which shifts ``dimension``.
 
     Shape:
@@ -97,10 +98,10 @@ class Max(Reduction):
 
 @lua_class("nn.Min")
 class Min(Reduction):
-    """The minimum over one dimension; of equal ones the first receives the gradient.
+    """Computes the minimum over one dimension; of equal values, the first gets the gradient.
 
     Args:
-        dimension: counted from 1, or negative from the end.
+        dimension: dimension, counted from 1, or from the end if negative.
         n_input_dims: number of dimensions of one sample; an input with one more is a batch, which shifts ``dimension``.
 
     Shape:

@@ -1,4 +1,4 @@
-"""Copies along a new dimension."""
+"""``nn.Replicate``, which repeats a tensor along a new dimension."""
 
 from __future__ import annotations
 

@@ -20,15 +20,15 @@ def sizes_of(value: Any) -> tuple[int, ...]:
 
 
 def product(sizes: tuple[int, ...]) -> int:
-    """Return the product of ``sizes`` without ``-1``."""
+    """Return the product of ``sizes``, ignoring ``-1``."""
     return math.prod([n for n in sizes if n >= 0])
 
 
 def batched_dim(input: Tensor, dim: int, num_input_dims: int | None) -> int:
-    """Return the 0-based dimension for Torch7's ``dim``: negative from the end, shifted by one for a batch.
+    """Convert Torch7's ``dim`` (from 1, or negative from the end) to a 0-based dimension, shifted by one for a batch.
 
     Raises:
-        IndexError: there is no such dimension.
+        IndexError: ``dim`` is 0 or less than ``-input.dim()``.
     """
     if dim < -input.dim():
         raise IndexError(f"expected a dimension of at least {-input.dim()}, found {dim}")
@@ -39,15 +39,15 @@ def batched_dim(input: Tensor, dim: int, num_input_dims: int | None) -> int:
 
 @lua_class("nn.View")
 class View(nn.Module):
-    r"""Changes the shape of its input; leading dimensions that do not fit into ``size`` become one batch dimension.
+    r"""Changes the shape of its input to ``size``, or to ``size`` with one batch dimension for a larger input.
 
     Args:
         *size: the new shape of one sample; one of the sizes may be -1.
-        num_input_dims: number of trailing dimensions of one sample; None derives it from the sizes.
+        num_input_dims: number of trailing dimensions of one sample; None: all dimensions can belong to the sample.
 
     Shape:
-        - Input: :math:`(*)`, with a multiple of the elements of ``size``.
-        - Output: ``size``, or :math:`(B, \text{size})` where :math:`B` is the multiple.
+        - Input: :math:`(*)`, with :math:`B` times as many elements as ``size``.
+        - Output: :math:`(B, \text{size})`, or ``size`` for :math:`B = 1`.
 
     Examples:
         >>> View(12)(torch.zeros(2, 3, 4)).shape
@@ -64,10 +64,10 @@ class View(nn.Module):
         ``nn.Flatten`` and ``nn.Unflatten`` keep a batch of one; this layer keeps it only with ``num_input_dims``.
 
     Differs from Torch7:
-        An input that is not contiguous is copied; Torch7 raises an error.
+        A non-contiguous input is copied; Torch7 raises an error.
 
     Raises:
-        ValueError: the number of elements is not a multiple of those of one sample.
+        ValueError: the number of elements is not a multiple of the number of elements of one sample.
     """
 
     def __init__(self, *size: int, num_input_dims: int | None = None) -> None:
@@ -77,11 +77,11 @@ class View(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         dims = input.dim() if self.num_input_dims is None else self.num_input_dims
         split = max(input.dim() - dims, 0)
-        elements, wanted = math.prod(input.shape[split:]), product(self.size)
-        if wanted == 0 or elements % wanted:
-            raise ValueError(f"input of shape {tuple(input.shape)} does not fit a view of {self.size}")
-        batch = (1 if -1 in self.size else elements // wanted) * math.prod(input.shape[:split])
-        size = self.size if input.numel() else [elements // wanted if n == -1 else n for n in self.size]
+        elements, sample = math.prod(input.shape[split:]), product(self.size)
+        if sample == 0 or elements % sample:
+            raise ValueError(f"an input of shape {tuple(input.shape)} cannot be viewed as samples of shape {self.size}")
+        batch = (1 if -1 in self.size else elements // sample) * math.prod(input.shape[:split])
+        size = self.size if input.numel() else [elements // sample if n == -1 else n for n in self.size]
         return input.reshape(size if split == 0 and batch == 1 else [batch, *size])
 
     class Lua(LuaClass):
@@ -101,7 +101,7 @@ class View(nn.Module):
 
 @lua_class("nn.Reshape")
 class Reshape(nn.Module):
-    r"""Changes the shape of its input, with the first dimension as the batch.
+    r"""Changes the shape of its input; a first batch dimension is not changed.
 
     Args:
         *size: the new shape of one sample.
@@ -158,9 +158,9 @@ class Narrow(nn.Module):
     """Selects a range of one dimension, like :meth:`torch.Tensor.narrow`.
 
     Args:
-        dimension: counted from 1, or negative from the end.
-        index: first position, counted from 1; if negative, the last ``length`` positions are removed.
-        length: number of positions; a negative value counts from the end, -1 for all positions up to the last.
+        dimension: dimension, counted from 1, or from the end if negative.
+        index: first element, counted from 1; if negative, the last ``length`` elements are removed instead.
+        length: number of elements; a negative value is the last element, counted from the end with -1.
 
     Shape:
         - Input: :math:`(*)`.
@@ -188,11 +188,11 @@ class Narrow(nn.Module):
 
 @lua_class("nn.Select")
 class Select(nn.Module):
-    """Selects one position and removes the dimension, like :meth:`torch.Tensor.select`.
+    """Selects one index and removes the dimension, like :meth:`torch.Tensor.select`.
 
     Args:
-        dimension: counted from 1, or negative from the end.
-        index: counted from 1, or negative from the end.
+        dimension: dimension, counted from 1, or from the end if negative.
+        index: index in this dimension, counted from 1, or from the end if negative.
 
     Shape:
         - Input: :math:`(*)`.
@@ -263,16 +263,16 @@ class Transpose(nn.Module):
 
 @lua_class("nn.Squeeze")
 class Squeeze(nn.Module):
-    """Removes one dimension of size 1, or all of them.
+    """Removes one dimension, if its size is 1, or all dimensions of size 1.
 
     Args:
-        dim: counted from 1; None for all.
+        dim: dimension, counted from 1; None: all dimensions of size 1.
         num_input_dims: number of dimensions of one sample; an input with one more is a batch and keeps its first
             dimension.
 
     Shape:
         - Input: :math:`(*)`.
-        - Output: the input's shape without the dimension; at least :math:`(1)`.
+        - Output: the input's shape without these dimensions; at least :math:`(1)`.
 
     Lua:
         ``nn.Squeeze(dim, numInputDims)``, Squeeze.lua
@@ -307,7 +307,7 @@ class Unsqueeze(nn.Module):
 
     Shape:
         - Input: :math:`(*)`.
-        - Output: the input's shape with a 1 at ``pos``.
+        - Output: the input's shape with a dimension of size 1 at ``pos``.
 
     Lua:
         ``nn.Unsqueeze(pos, numInputDims)``, Unsqueeze.lua

@@ -10,13 +10,13 @@ from dpnn_bridge.conversion.lua_class import LuaClass
 
 
 class SimplestClass(LuaClass):
-    """Base of several Lua classes of one torch type. Each class has fields for some options of that type.
+    """Base class of the mappings of several Lua classes to one type of PyTorch, each with fields for some options.
 
     Attributes:
-        neutral: the value of each option at which a class without a field for the option computes the same. In a
-            tuple every element must have this value.
-        extra_option: an option that a simpler class lacks. A module with the neutral value is exported as the simpler
-            class.
+        neutral: the value of each option that Lua classes without a field for the option implement. A tuple has this
+            value if all its elements have it.
+        extra_option: an option of this Lua class that a simpler class lacks. A module with the neutral value is
+            exported as the simpler class.
     """
 
     neutral: ClassVar[dict[str, Any]] = {}
@@ -29,5 +29,5 @@ class SimplestClass(LuaClass):
 
 
 def _has(module: nn.Module, name: str, value: Any) -> bool:
-    found = getattr(module, name, value)
-    return all(v == value for v in found) if isinstance(found, tuple) else found == value
+    actual = getattr(module, name, value)
+    return all(v == value for v in actual) if isinstance(actual, tuple) else actual == value

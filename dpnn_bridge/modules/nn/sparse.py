@@ -1,4 +1,4 @@
-"""Linear maps of sparse inputs, which are given as indices and values."""
+"""Linear layers for sparse inputs, given as indices and values."""
 
 from __future__ import annotations
 
@@ -18,48 +18,59 @@ from dpnn_bridge.torch7.gradient import add_gradient
 
 
 def row_numbers(sizes: Tensor, count: int) -> Tensor:
-    """Return the sample of each of ``count`` entries: ``[2, 1]`` -> ``[0, 0, 1]``."""
+    """Return the 0-based sample of each of ``count`` elements, from the samples' sizes: ``[2, 1]`` -> ``[0, 0, 1]``."""
     return torch.arange(len(sizes), device=sizes.device).repeat_interleave(sizes, output_size=count)
 
 
-def lengths(entries: list[Tensor]) -> Tensor:
-    """Return the lengths of a list of tensors, as a tensor on their device."""
-    return torch.tensor([len(e) for e in entries], device=entries[0].device if entries else None)
+def lengths(samples: list[Tensor]) -> Tensor:
+    """Return the lengths of the tensors, as a tensor on their device."""
+    return torch.tensor([len(s) for s in samples], device=samples[0].device if samples else None)
 
 
 def weighted_sum(rows: Tensor, values: Tensor, weight: Tensor, bias: Tensor, n_rows: int) -> Tensor:
-    """Compute, for each sample, the sum of its values times their rows of ``weight``, plus ``bias``."""
+    """Compute, for each sample, the sum of its elements' products ``value * weight``, plus ``bias``.
+
+    Args:
+        rows: 0-based sample of each of K elements.
+        values: value of each element, of shape (K).
+        weight: row of the weight for each element, of shape (K, D).
+        bias: bias of shape (D).
+        n_rows: number of samples.
+
+    Returns:
+        The sums, of shape (n_rows, D).
+    """
     terms = values.unsqueeze(1) * weight
     return bias.expand(n_rows, -1).index_add(0, rows, terms)
 
 
 @lua_class("nn.SparseLinear")
 class SparseLinear(nn.Module):
-    r"""A linear map of sparse vectors.
+    r"""A linear layer for sparse vectors.
 
     Args:
-        in_features: size of a sample.
-        out_features: size of the output.
-        weight_decay: times the weight, added to its gradient.
-        do_grad_input: let the values of the input receive a gradient.
-        index_base: index of the first element of a sample.
+        in_features: number of features of a sample.
+        out_features: number of output features.
+        weight_decay: factor of the weight, which is added to its gradient.
+        do_grad_input: whether the values of the input get a gradient.
+        index_base: index of the first feature.
 
     Shape:
-        - Input: a list of :math:`N` tensors :math:`(K_i, 2)` whose rows are (index, value), one such tensor for a
-          single sample, a tensor :math:`(N, K, 2)`, or a sparse torch tensor :math:`(N, D_{in})`, whose indices count
-          from 0 as always in torch.
+        - Input: a list of :math:`N` tensors :math:`(K_i, 2)` with rows (index, value); a tensor :math:`(K, 2)` for a
+          single sample; a tensor :math:`(N, K, 2)`; or a sparse tensor of PyTorch :math:`(N, D_{in})`, whose indices
+          start at 0.
         - Output: :math:`(N, D_{out})`, or :math:`(D_{out})` for a single sample.
 
     Attributes:
-        weight: of shape :math:`(D_{out}, D_{in})`.
-        bias: of shape :math:`(D_{out})`.
+        weight: weight of shape :math:`(D_{out}, D_{in})`.
+        bias: bias of shape :math:`(D_{out})`.
 
     Lua:
         ``nn.SparseLinear(inputSize, outputSize, doGradInput)``, SparseLinear.lua
 
     Differs from Torch7:
-        With ``do_grad_input`` Torch7 returns the gradient of all :math:`D_{in}` elements; autograd gives that of the
-        values in the input.
+        With ``do_grad_input``, Torch7 returns the gradient of all :math:`D_{in}` features; autograd computes only the
+        gradient of the values in the input.
     """
 
     def __init__(
@@ -81,7 +92,7 @@ class SparseLinear(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the parameters uniformly as Torch7 does."""
+        """Draw the parameters from Torch7's uniform distributions."""
         bound = 1 / math.sqrt(self.weight.shape[1])
         nn.init.uniform_(self.weight, -bound, bound)
         nn.init.uniform_(self.bias, -bound * 1e-6, bound * 1e-6)
@@ -93,12 +104,13 @@ class SparseLinear(nn.Module):
         weight = self.weight
         if self.weight_decay:
             weight = add_gradient(weight, self.weight_decay * weight.detach())
-        columns = columns.where((columns >= 0) & (columns < self.in_features) | (values != 0), 0)  # the index of a 0
+        # the index of a value 0 may be out of range
+        columns = columns.where((columns >= 0) & (columns < self.in_features) | (values != 0), 0)
         output = weighted_sum(rows, values, rows_at(weight.t(), columns, self.index_base), self.bias, n_rows)
         return output[0] if isinstance(input, Tensor) and input.dim() == 2 and not is_sparse(input) else output
 
     def _entries(self, input: Tensor | list[Tensor]) -> tuple[Tensor, Tensor, Tensor, int]:
-        """Return the samples, 0-based columns, values and the number of samples."""
+        """Return 0-based sample, 0-based column and value of each element, and the number of samples."""
         if isinstance(input, Tensor) and is_sparse(input):
             coo = input.to_sparse_coo().coalesce()
             return coo.indices()[0], coo.indices()[1], coo.values(), input.shape[0]
@@ -113,7 +125,7 @@ class SparseLinear(nn.Module):
         faults = (
             Fault(
                 ("gradInput",),
-                "Torch7 returns a gradient for each element of the dense vector, autograd one for each input value",
+                "Torch7 returns a gradient of the dense vector, autograd the gradient of the values in the input",
                 spreads=False,
             ),
         )
@@ -131,44 +143,44 @@ class SparseLinear(nn.Module):
 
 
 def is_sparse(tensor: Tensor) -> bool:
-    """Return whether a tensor has one of torch's sparse layouts."""
+    """Return whether a tensor has one of PyTorch's sparse layouts."""
     return tensor.layout != torch.strided
 
 
 @lua_class("nn.IndexLinear")
 class IndexLinear(nn.Module):
-    r"""A linear map of sparse vectors that are given as keys and values, with optional normalisation of the values.
+    r"""A linear layer for sparse vectors given as keys and values, with optional normalization of the values.
 
     Args:
         in_features: number of keys.
-        out_features: size of the output.
-        offset: added to a key (counted from 1) to give its 0-based row in the weight.
-        normalize: divide each value by the largest absolute value that its key had in training. The weight then has
-            four columns more, in front: that maximum, its inverse, a learning rate and an offset per key.
-        do_grad_input: let the values of the input receive a gradient.
+        out_features: number of output features.
+        offset: number that is added to a key, counted from 1, for its 0-based row in the weight.
+        normalize: divide each value by the largest absolute value of its key in training. The weight then has four
+            additional first columns: this maximum, its inverse, a learning rate and an offset of the values.
+        do_grad_input: whether the values of the input get a gradient.
         index_base: index of the first key.
 
     Shape:
         - Input: ``[keys, values]`` with two lists of :math:`N` vectors or, for a single sample, two vectors; or
-          ``[keys, values, sizes]`` with all samples joined and their sizes.
+          ``[keys, values, sizes]`` with the concatenated keys and values of all samples, and the sizes of the samples.
         - Output: :math:`(N, D_{out})`, or :math:`(D_{out})` for a single sample.
 
     Attributes:
-        weight: of shape :math:`(D_{in}, D_{out})`, with ``normalize`` :math:`(D_{in}, 4 + D_{out})`.
-        bias: of shape :math:`(D_{out})`.
+        weight: weight of shape :math:`(D_{in}, D_{out})`, with ``normalize`` :math:`(D_{in}, 4 + D_{out})`.
+        bias: bias of shape :math:`(D_{out})`.
 
     Lua:
         ``nn.IndexLinear(inputSize, outputSize, doGradInput, keysOffset, weight, bias, normalize)``, IndexLinear.lua
 
     Differs from Torch7:
-        Torch7 keeps the gradient of the weight as one row per key in the input and lists that table in place of a
-        gradient tensor; here it is an ordinary gradient. With ``do_grad_input`` Torch7 returns the gradient of all
-        :math:`D_{in}` values; autograd gives that of the values in the input.
+        Torch7 stores the gradient of the weight as a table with one row per key in the input; here it is an ordinary
+        gradient. With ``do_grad_input``, Torch7 returns the gradient of all :math:`D_{in}` values; autograd computes
+        only the gradient of the values in the input.
 
-        With ``normalize``, Torch7's ``updateParameters`` steps the offset of a key once for each of its entries, with
-        the weight that the entry before left; here all steps take the weight of before. A key that occurs twice in a
-        batch has offsets that differ by the square of the learning rate: 2e-6, 7e-5 and 6e-3 at rates of 0.001, 0.01
-        and 0.1, with weights and gradients of about 1.
+        With ``normalize``, Torch7's ``updateParameters`` updates the offset of a key once for each occurrence, each
+        time with the weight after the previous update; here all updates use the weight before the step. If a key occurs
+        twice in a batch, the offsets differ by the order of the squared learning rate: by 2e-6, 7e-5 and 6e-3 at rates
+        of 0.001, 0.01 and 0.1, with weights and gradients of about 1.
     """
 
     def __init__(
@@ -204,7 +216,7 @@ class IndexLinear(nn.Module):
         return output[0] if single else output
 
     def _flat(self, input: list[Any]) -> tuple[Tensor, Tensor, Tensor, bool]:
-        """Return all keys and values joined, the sizes of the samples, and whether there is just one without batch."""
+        """Return all keys, all values, the sizes of the samples, and whether the input is one sample without batch."""
         keys, values = input[0], input[1]
         if len(input) == 3:
             sizes = input[2] if isinstance(input[2], Tensor) else torch.tensor([int(input[2])], device=keys.device)
@@ -217,17 +229,17 @@ class IndexLinear(nn.Module):
         faults = (
             Fault(
                 ("gradInput",),
-                "Torch7 returns a gradient for each element of the dense vector, autograd one for each input value",
+                "Torch7 returns a gradient of the dense vector, autograd the gradient of the values in the input",
                 spreads=False,
             ),
-            Fault(("gradWeight",), "Torch7 lists a table of rows instead of a gradient tensor", spreads=False),
+            Fault(("gradWeight",), "Torch7 stores a table of rows instead of a gradient tensor", spreads=False),
         )
         computed_fields = ("inputSize", "outputSize", "normalize")
         tensors = ("weight", "bias")
         sizes = {"weight": ("in_features", None), "bias": "out_features"}
         scalars = {"offset": "offset", "doGradInput": "do_grad_input"}
         defaults = {"offset": -1, "doGradInput": False}
-        default_training = False  # Torch7 updates the statistics only after training() was called
+        default_training = False  # Torch7 updates the statistics only after a call of training()
         scratch = (
             *("gradWeight", "gradWeightBuffer", "valuesBuffer", "normalizedValues", "sizesCache", "cumSumSizesCache"),
             *(
@@ -272,14 +284,17 @@ class IndexLinear(nn.Module):
 
 @torch.no_grad()
 def normalized(weight: Tensor, columns: Tensor, values: Tensor, training: bool) -> Tensor:
-    """Divide the values by the largest absolute value of their key so far, which training updates entry by entry.
+    """Divide the values by the largest absolute value of their key so far.
 
     Args:
-        weight: one row per key, of which the first three numbers are the largest absolute value, its inverse, and the
-            scale of updates.
-        columns: the row of each entry.
-        values: the value of each entry.
-        training: update the three numbers.
+        weight: weight with one row per key, whose first three columns are the largest absolute value, its inverse, and
+            the learning rate.
+        columns: row of each element's key in the weight.
+        values: value of each element.
+        training: update the three columns in the order of the elements.
+
+    Returns:
+        The normalized values, between -1 and 1.
     """
     largest, inverse = weight[columns, 0], weight[columns, 1]
     if training:
@@ -295,7 +310,7 @@ def normalized(weight: Tensor, columns: Tensor, values: Tensor, training: bool) 
 
 
 def running_maximum(keys: Tensor, values: Tensor) -> Tensor:
-    r"""Compute, for each entry, the largest value of its key so far, in :math:`\log n` steps."""
+    r"""Compute the cumulative maximum of the values of each key, in :math:`\log n` steps."""
     order = keys.argsort(stable=True)
     keys, result = keys[order], values[order]
     step = 1

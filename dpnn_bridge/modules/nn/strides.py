@@ -1,4 +1,4 @@
-"""Protect PyTorch's kernels from strides that they handle wrongly."""
+"""Replace strides that kernels of PyTorch process wrongly."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 from torch import Tensor, nn
 
 
-def plain_strides(tensor: Tensor) -> Tensor:
-    """Return ``tensor`` with the strides of a new tensor, and do the same for its gradient."""
+def contiguous_strides(tensor: Tensor) -> Tensor:
+    """Return ``tensor`` with the strides of a new contiguous tensor, and give its gradient such strides too."""
     return tensor.reshape(-1).view(tensor.shape)
 
 
 def guard_volumes(module: nn.Module) -> nn.Module:
-    """Let a volumetric pooling take a single sample whose strides, or whose gradient's, are not those of a new tensor.
+    """Make a 3-D pooling accept single samples with non-contiguous strides or gradients.
 
-    PyTorch takes :math:`(C, T, H, W)` for a batch of images and refuses its "memory format". Hooks do it, so that the
-    module stays torch's own.
+    PyTorch processes :math:`(C, T, H, W)` as a batch of images and raises an error for its memory format. The strides
+    are replaced in hooks, so that the type of the module does not change.
     """
     module.register_forward_pre_hook(plain_volume)
     module.register_forward_hook(plain_gradient)
@@ -25,9 +25,9 @@ def guard_volumes(module: nn.Module) -> nn.Module:
 
 def plain_volume(module: nn.Module, args: tuple[Any, ...]) -> Any:
     """Implement the forward pre-hook of :func:`guard_volumes`."""
-    return (plain_strides(args[0]), *args[1:]) if isinstance(args[0], Tensor) and args[0].dim() == 4 else None
+    return (contiguous_strides(args[0]), *args[1:]) if isinstance(args[0], Tensor) and args[0].dim() == 4 else None
 
 
 def plain_gradient(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
     """Implement the forward hook of :func:`guard_volumes`."""
-    return plain_strides(output) if isinstance(output, Tensor) and output.dim() == 4 else None
+    return contiguous_strides(output) if isinstance(output, Tensor) and output.dim() == 4 else None

@@ -1,4 +1,4 @@
-"""Subsampling with a trained factor and bias for each plane."""
+"""Subsampling with a trained factor and bias for each channel."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from dpnn_bridge.objects import LuaObject, LuaTensor
 
 @lua_class("nn.SpatialSubSampling")
 class SpatialSubSampling(nn.Module):
-    """The sum over every window, times a weight, plus a bias for each plane.
+    """Computes the sum over each window, multiplied by a weight per channel, plus a bias per channel.
 
     Args:
-        in_channels: number of planes.
-        kernel_size: size of a window.
-        stride: step between windows.
-        weight_shape: shape of the weight, whose first C elements are used; files of 2011 contain more.
+        in_channels: number of channels.
+        kernel_size: height and width of a window.
+        stride: vertical and horizontal distance between windows.
+        weight_shape: shape of the weight; only its first C elements are used. Files of 2011 contain more elements.
 
     Shape:
         - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
-        - Output: the same with the pooled height and width.
+        - Output: the input's shape with the pooled height and width.
 
     Attributes:
-        weight: :math:`(C)`, or ``weight_shape``.
-        bias: :math:`(C)`.
+        weight: weight of shape :math:`(C)`, or of ``weight_shape``.
+        bias: bias of shape :math:`(C)`.
 
     Lua:
         ``nn.SpatialSubSampling(nInputPlane, kW, kH, dW, dH)``, SpatialSubSampling.lua
@@ -60,7 +60,7 @@ class SpatialSubSampling(nn.Module):
 
         @classmethod
         def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-            """Cut old weights, with one element per window element, to those that THNN reads."""
+            """Accept old weights, with one element per element of a window, of which THNN reads the first C."""
             arguments, weight = super().arguments(obj, ctx), obj.get("weight")
             if isinstance(weight, LuaTensor) and weight.size:
                 arguments |= {"in_channels": weight.shape[0], "weight_shape": weight.shape}
@@ -69,19 +69,19 @@ class SpatialSubSampling(nn.Module):
 
 @lua_class("nn.TemporalSubSampling")
 class TemporalSubSampling(nn.Module):
-    """The sum over every window of frames, times a weight, plus a bias for each feature.
+    """Computes the sum over each window of frames, multiplied by a weight per feature, plus a bias per feature.
 
     Args:
-        frame_size: number of features.
-        kernel_size: number of frames in a window.
-        stride: step in frames.
+        frame_size: number of features, C.
+        kernel_size: number of frames in a window, k.
+        stride: distance between windows in frames, s.
 
     Shape:
         - Input: :math:`(N, T, C)` or :math:`(T, C)`.
-        - Output: the same with :math:`\\lfloor (T - k) / s \\rfloor + 1` frames.
+        - Output: the input's shape with :math:`\\lfloor (T - k) / s \\rfloor + 1` frames.
 
     Attributes:
-        weight, bias: :math:`(C)`.
+        weight, bias: parameters of shape :math:`(C)`.
 
     Lua:
         ``nn.TemporalSubSampling(inputFrameSize, kW, dW)``, TemporalSubSampling.lua

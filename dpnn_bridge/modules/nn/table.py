@@ -1,4 +1,4 @@
-"""Layers on lists of tensors (Lua tables)."""
+"""Layers for lists of tensors (Lua tables)."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from dpnn_bridge.modules.nn.reshape import batched_dim
 
 @lua_class("nn.JoinTable")
 class JoinTable(nn.Module):
-    """Joins a list of tensors along one dimension.
+    """Concatenates a list of tensors along one dimension.
 
     Args:
-        dimension: counted from 1, or negative from the end.
+        dimension: dimension, counted from 1, or from the end if negative.
         n_input_dims: number of dimensions of one sample; inputs with one more are batches, which shifts ``dimension``.
 
     Shape:
-        - Input: list of tensors. Only their sizes in ``dimension`` may differ; a tensor with as many elements as such a
-          tensor is reshaped.
-        - Output: the joined tensors, with the other sizes of the first; for an empty list a tensor without elements.
+        - Input: list of tensors, whose sizes in ``dimension`` may differ. Each tensor is reshaped to the other sizes of
+          the first tensor.
+        - Output: the concatenated tensors; for an empty list a tensor of shape (0).
 
     Raises:
-        ValueError: the shapes do not fit, a tensor has no elements, or an empty list leaves ``dimension`` unknown.
+        ValueError: a tensor cannot be reshaped or has shape (0); or the list is empty and ``dimension`` depends on the
+            tensors.
 
     Lua:
         ``nn.JoinTable(dimension, nInputDims)``, JoinTable.lua
@@ -41,7 +42,10 @@ class JoinTable(nn.Module):
     def forward(self, input: list[Tensor]) -> Tensor:
         if not input:
             if self.dimension < 0 or self.n_input_dims is not None:
-                raise ValueError("an empty table does not determine the dimension")
+                raise ValueError(
+                    "JoinTable: expected at least one tensor, because dimension is negative or n_input_dims is set, "
+                    "found an empty list"
+                )
             return torch.empty(0)
         return joined(input, batched_dim(input[0], self.dimension, self.n_input_dims))
 
@@ -54,15 +58,15 @@ class JoinTable(nn.Module):
 
 @lua_class("nn.SplitTable")
 class SplitTable(nn.Module):
-    """Returns the list of a tensor's slices along one dimension, like :func:`torch.unbind`.
+    """Splits a tensor into a list of slices along one dimension, like :func:`torch.unbind`.
 
     Args:
-        dimension: counted from 1, or negative from the end.
+        dimension: dimension, counted from 1, or from the end if negative.
         n_input_dims: number of dimensions of one sample; an input with one more is a batch, which shifts ``dimension``.
 
     Shape:
         - Input: :math:`(*)`.
-        - Output: list of tensors without ``dimension``.
+        - Output: list of tensors with the input's shape without ``dimension``.
 
     Lua:
         ``nn.SplitTable(dimension, nInputDims)``, SplitTable.lua
@@ -89,7 +93,7 @@ class SelectTable(nn.Module):
     """Returns one element of a list or dict.
 
     Args:
-        index: position counted from 1, or negative from the end; a string for a dict.
+        index: position in a list, counted from 1, or from the end if negative; or key of a dict, a string.
 
     Shape:
         - Input: list or dict.
@@ -107,7 +111,7 @@ class SelectTable(nn.Module):
         if isinstance(self.index, str):
             return input[self.index]
         if not 0 < abs(self.index) <= len(input):
-            raise IndexError(f"index {self.index} does not exist in a list of {len(input)}")
+            raise IndexError(f"SelectTable: index {self.index} is out of range for a list of {len(input)} elements")
         return input[self.index if self.index < 0 else self.index - 1]
 
     class Lua(LuaClass):
@@ -120,8 +124,8 @@ class NarrowTable(nn.Module):
     """Returns a range of a list.
 
     Args:
-        offset: first position, counted from 1.
-        length: number of positions.
+        offset: position of the first element, counted from 1.
+        length: number of elements.
 
     Shape:
         - Input: list.

@@ -1,4 +1,4 @@
-"""Max unpooling: moves values to the positions of the maxima."""
+"""Max unpooling: writes values to the positions of the maxima."""
 
 from __future__ import annotations
 
@@ -15,26 +15,27 @@ from dpnn_bridge.objects import LuaObject, LuaTensor
 
 
 def dims_of(pooling: nn.Module) -> int:
-    """Return the number of spatial dimensions of a pooling."""
+    """Return the number of spatial dimensions of a max pooling, 2 or 3."""
     return 3 if isinstance(pooling, nn.MaxPool3d) else 2
 
 
 def keep_indices(pooling: Any, args: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> Tensor:
-    """Store the indices and the input size of a max pooling for unpooling (forward hook)."""
+    """Store the indices and the input size of a max pooling for unpooling; return only the values (forward hook)."""
     values, pooling.indices = output
     pooling._input_size = tuple(args[0].shape[-dims_of(pooling) :])
     return values
 
 
 class MaxUnpooling(nn.Module):
-    """Puts each value at the position of the maximum that a max pooling found; other elements are zero.
+    """Writes each value to the position of the maximum in a max pooling; other elements are zero.
 
     Args:
-        pooling: the :class:`torch.nn.MaxPool2d` or :class:`torch.nn.MaxPool3d`. Its last forward pass is used.
+        pooling: the :class:`torch.nn.MaxPool2d` or :class:`torch.nn.MaxPool3d`, whose last forward pass determines the
+            positions.
 
     Shape:
-        - Input: shape of the pooling's output.
-        - Output: shape of the pooling's input.
+        - Input: the shape of the pooling's output.
+        - Output: the shape of the pooling's input.
 
     Differs from PyTorch:
         The indices come from the pooling module, not from an argument.
@@ -63,7 +64,7 @@ class MaxUnpooling(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         size, indices = self.pooling._input_size, self.pooling.indices
         if indices is None:
-            raise RuntimeError(f"unpooling needs the indices of {self.pooling}; run this pooling first")
+            raise RuntimeError(f"unpooling uses the indices of {self.pooling}; run this pooling before the unpooling")
         dims = len(size)
         output = input.new_zeros((*input.shape[:-dims], math.prod(size)))
         output = output.scatter(-1, indices.to(input.device).flatten(-dims), input.flatten(-dims))
@@ -90,8 +91,8 @@ class Unpooling(LuaClass):
 
     @classmethod
     def handled(cls, module: nn.Module) -> set[str]:
-        displayed = {name.replace("i", "o", 1) for name in cls.sizes} | {f"{k}{d}" for k in ("d", "pad") for d in "THW"}
-        return super().handled(module) | displayed | {"pooling", "indices"}
+        copies = {name.replace("i", "o", 1) for name in cls.sizes} | {f"{k}{d}" for k in ("d", "pad") for d in "THW"}
+        return super().handled(module) | copies | {"pooling", "indices"}
 
     @classmethod
     def children(cls, module: nn.Module) -> list[nn.Module]:
@@ -109,12 +110,12 @@ class Unpooling(LuaClass):
 
     @classmethod
     def to_flat_indices(cls, indices: Tensor, pooling: Any) -> Tensor:
-        """Return the positions in the flattened input, counted from 0."""
+        """Convert Torch7's indices to 0-based positions in the flattened spatial dimensions of the pooling's input."""
         return indices - 1
 
     @classmethod
     def to_lua_indices(cls, indices: Tensor, pooling: Any) -> Tensor:
-        """Return the indices of Torch7; the inverse of :meth:`to_flat_indices`."""
+        """Undo :meth:`to_flat_indices`."""
         return indices + 1
 
 
@@ -125,16 +126,16 @@ class SpatialMaxUnpooling(Unpooling):
 
 @lua_class("nn.VolumetricMaxUnpooling")
 class VolumetricMaxUnpooling(Unpooling):
-    """Torch7's indices are offsets in the window: t, h and w are the three low bytes. Other bytes are undefined."""
+    """The three low bytes of Torch7's indices are the offsets t, h and w in the window. Other bytes are undefined."""
 
     sizes = ("itime", "iheight", "iwidth")
 
     @classmethod
     def starts(cls, pooling: Any, indices: Tensor) -> list[Tensor]:
-        """Return the start of every window in each dimension, in shapes that broadcast with ``indices``."""
+        """Return the starts of the windows in each dimension, as tensors that broadcast with ``indices``."""
         return [
-            (torch.arange(n, device=indices.device) * stride - pad).view(-1, *[1] * following)
-            for n, stride, pad, following in zip(
+            (torch.arange(n, device=indices.device) * stride - pad).view(-1, *[1] * trailing)
+            for n, stride, pad, trailing in zip(
                 indices.shape[-3:], pooling.stride, pooling.padding, (2, 1, 0), strict=True
             )
         ]

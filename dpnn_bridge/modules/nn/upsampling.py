@@ -1,4 +1,4 @@
-"""Enlarging images and volumes."""
+"""Upsampling of images and volumes."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from dpnn_bridge.objects import LuaObject, LuaStorage
 
 
 def upsample_linear(input: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Interpolate the last dimensions linearly with aligned corners, at Torch7's positions.
+    """Interpolate the last dimensions linearly with aligned corners.
 
-    Torch7 computes positions in single precision for every dtype of the data.
+    As in Torch7, source positions are computed in float32 for every dtype of the data.
     """
     if input.dtype == torch.float64:
-        for dim, wanted in enumerate(size, input.dim() - len(size)):
-            input = _interpolate(input, dim, wanted)
+        for dim, new_size in enumerate(size, input.dim() - len(size)):
+            input = _interpolate(input, dim, new_size)
         return input
     mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(size)]
     return F.interpolate(input, size=size, mode=mode, align_corners=True)
 
 
 def _interpolate(input: Tensor, dim: int, size: int) -> Tensor:
+    """Interpolate one dimension linearly to ``size``, with source positions in float32."""
     last = input.shape[dim] - 1
     step = torch.full((), last, dtype=torch.float32, device=input.device) / max(size - 1, 1)
     position = step * torch.arange(size, dtype=torch.float32, device=input.device)
@@ -37,8 +38,8 @@ def _interpolate(input: Tensor, dim: int, size: int) -> Tensor:
     return below * (1 - weight) + above * weight
 
 
-def five_sizes(kind: str) -> LuaStorage:
-    """Return sizes that Torch7 writes without resizing, for ``constants``."""
+def five_sizes(tensor_class: str) -> LuaStorage:
+    """Create a storage of five sizes for ``constants``; Torch7 overwrites its elements without resizing it."""
     return size_storage([0] * 5)
 
 
@@ -47,17 +48,17 @@ SIZES = {"inputSize": five_sizes, "outputSize": five_sizes}
 
 @lua_class("nn.SpatialUpSamplingNearest")
 class UpsamplingNearest2d(nn.UpsamplingNearest2d):
-    """Repeats every pixel.
+    """Nearest-neighbor upsampling.
 
     Args:
-        scale_factor: how often, in both directions.
+        scale_factor: factor of height and width.
 
     Shape:
         - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
-        - Output: the same, with ``scale_factor`` times the height and width.
+        - Output: the input's shape with height and width multiplied by ``scale_factor``.
 
     Differs from PyTorch:
-        Takes single samples.
+        Accepts single samples.
 
     Lua:
         ``nn.SpatialUpSamplingNearest(scale)``, SpatialUpSamplingNearest.lua
@@ -76,18 +77,18 @@ class UpsamplingNearest2d(nn.UpsamplingNearest2d):
 
 @lua_class("nn.SpatialUpSamplingBilinear")
 class UpsamplingBilinear2d(nn.UpsamplingBilinear2d):
-    """Bilinear interpolation with aligned corners.
+    """Bilinear upsampling with aligned corners.
 
     Args:
-        size: height and width of the output, or
-        scale_factor: how many times larger than the input's they are.
+        size: height and width of the output.
+        scale_factor: factor of height and width, if no size is given.
 
     Shape:
         - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
-        - Output: the same with the new height and width.
+        - Output: the input's shape with the new height and width.
 
     Differs from PyTorch:
-        Accepts single samples. Positions have single precision for every dtype of the data.
+        Accepts single samples. Source positions are computed in float32 for every dtype of the data.
 
     Lua:
         ``nn.SpatialUpSamplingBilinear(scale)`` or ``({oheight=h, owidth=w})``, SpatialUpSamplingBilinear.lua
@@ -120,7 +121,7 @@ class UpsamplingBilinear2d(nn.UpsamplingBilinear2d):
 
 
 def target_size(input: Tensor, size: Any, scale_factor: Any) -> tuple[int, ...]:
-    """Return the size of the output's last dimensions, from a size or a factor."""
+    """Return the spatial sizes of the output, from a size or a factor."""
     if size is not None:
         return tuple(size)
     return tuple(int(n * scale_factor) for n in input.shape[2:])
@@ -128,23 +129,23 @@ def target_size(input: Tensor, size: Any, scale_factor: Any) -> tuple[int, ...]:
 
 @lua_class("nn.UpSampling")
 class UpSampling(nn.Module):
-    """Enlarges images or volumes by repetition or linear interpolation with aligned corners.
+    """Nearest-neighbor or linear upsampling, linear with aligned corners, of images or volumes.
 
     Args:
         mode: ``"nearest"`` or ``"linear"``.
-        scale_factor: how many times larger the output is, or
-        size: depth (None when there is none), height and width of the output; with ``"linear"`` only.
+        scale_factor: factor of the spatial sizes.
+        size: depth (None for images), height and width of the output, if no factor is given; only for ``"linear"``.
 
     Shape:
         - Input: :math:`(N, C, H, W)` or :math:`(N, C, T, H, W)`.
-        - Output: the same with the new sizes.
+        - Output: the input's shape with the new sizes.
 
     Lua:
         ``nn.UpSampling(scale, mode)`` or ``nn.UpSampling({odepth=t, oheight=h, owidth=w}, mode)``, UpSampling.lua
 
     Raises:
-        ValueError: repetition without a factor; or the input has neither 4 nor 5 dimensions, or 5 and the size has no
-            depth.
+        ValueError: ``"nearest"`` without a factor; an input without 4 or 5 dimensions; or 5 dimensions and a size
+            without depth.
     """
 
     def __init__(
@@ -152,7 +153,7 @@ class UpSampling(nn.Module):
     ) -> None:
         super().__init__()
         if mode == "nearest" and scale_factor is None:
-            raise ValueError("upsampling by repetition (mode 'nearest') requires a scale_factor")
+            raise ValueError("UpSampling: mode 'nearest' requires a scale_factor")
         self.mode, self.scale_factor, self.size = mode, scale_factor, size
 
     def forward(self, input: Tensor) -> Tensor:
@@ -162,7 +163,7 @@ class UpSampling(nn.Module):
             return F.interpolate(input, scale_factor=self.scale_factor, mode="nearest")
         size = self.size and self.size[5 - input.dim() :]
         if size and size[0] is None:
-            raise ValueError("expected 4 dimensions, since the size has no depth; found 5")
+            raise ValueError("expected 4 dimensions, because the size has no depth, found 5")
         return upsample_linear(input, target_size(input, size, self.scale_factor))
 
     class Lua(LuaClass):

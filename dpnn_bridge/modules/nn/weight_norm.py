@@ -1,4 +1,4 @@
-"""Weights as the product of a length and a direction."""
+"""Weight normalization: weights as the product of a norm and a direction."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ EPS = 1e-4
 
 
 class Scaled(nn.Module):
-    """Parametrization of a weight by lengths and directions.
+    """Parametrization of a weight by norms g and directions v.
 
     Args:
-        dims: the dimensions of the weight that one direction extends over.
+        dims: dimensions of the weight over which the norm is computed.
 
     Shape:
-        - g: :math:`(*)`, that of the weight with size 1 in ``dims``.
-        - v, output: the weight's.
+        - g: the weight's shape with size 1 in ``dims``.
+        - v, output: the weight's shape.
 
     Differs from PyTorch:
         :func:`torch.nn.utils.parametrizations.weight_norm` adds nothing to the norm.
     """
 
-    #: ``nn.WeightNorm`` lists g and v among its own parameters, not among those of the layer
+    #: g and v are parameters of ``nn.WeightNorm``, not of the layer in it
     listed_outside = True
 
     def __init__(self, dims: tuple[int, ...]) -> None:
@@ -43,14 +43,14 @@ class Scaled(nn.Module):
         self.dims = dims
 
     def norm(self, v: Tensor) -> Tensor:
-        """Return the length of each direction, nearly."""
+        """Return the norm of each direction, with :data:`EPS` added to the squared norm."""
         return (v.square().sum(self.dims, keepdim=True) + EPS).sqrt()
 
     def forward(self, g: Tensor, v: Tensor) -> Tensor:
         return v * (g / self.norm(v))
 
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``(g, v)`` that give the weight."""
+        """Return ``(g, v)`` for a weight."""
         return self.norm(weight), weight
 
     def extra_repr(self) -> str:
@@ -58,7 +58,7 @@ class Scaled(nn.Module):
 
 
 def as_rows(weight: Tensor, module: Any) -> Tensor:
-    """Return a weight in torch's memory layout as Torch7's ``v``: one row for each direction."""
+    """Convert a weight from PyTorch's memory layout to Torch7's ``v``, with one row for each direction."""
     inner = module.module
     layout, record = mapping_of(inner).fields_of(inner)["weight"].layout, record_of(inner)
     if layout is not None:
@@ -69,38 +69,40 @@ def as_rows(weight: Tensor, module: Any) -> Tensor:
 
 
 def _from_rows(rows: Tensor, module: Any) -> Tensor:
-    """Return the weight that :func:`as_rows` makes these rows of."""
+    """Undo :func:`as_rows`."""
     shape = module.module.weight.shape
     order = as_rows(torch.arange(shape.numel()).reshape(shape), module).flatten()
     return rows.new_empty(shape.numel()).index_copy(0, order, rows.flatten()).reshape(shape)
 
 
-def _lengths_to_torch(g: Tensor, module: Any) -> Tensor:
+def _norms_to_torch(g: Tensor, module: Any) -> Tensor:
+    """Convert Torch7's ``g``, with one row for each direction, to the shape of :class:`Scaled`."""
     weight = _from_rows(g.reshape(-1, 1).expand(-1, module.module.weight.numel() // g.numel()), module)
     for dim in module.module.parametrizations.weight[0].dims:
         weight = weight.narrow(dim, 0, 1)
     return weight
 
 
-def _lengths_to_lua(g: Tensor, module: Any) -> Tensor:
+def _norms_to_lua(g: Tensor, module: Any) -> Tensor:
+    """Undo :func:`_norms_to_torch`."""
     return as_rows(g.expand_as(module.module.weight), module)[:, :1]
 
 
 @lua_class("nn.WeightNorm")
 class WeightNorm(nn.Module):
-    """Runs a module whose weight is a length times a direction.
+    """Runs a module whose weight is normalized.
 
     Args:
-        module: the module; its weight has the parametrization :class:`Scaled`.
-        output_dim: which dimension of the Lua weight counts the directions, from 1.
+        module: the module, whose weight has the parametrization :class:`Scaled`.
+        output_dim: dimension of the Lua weight along which each slice is one direction, counted from 1.
 
     Shape:
-        As the module.
+        - Input, output: the module's input and output.
 
     Differs from Torch7:
-        Torch7 leaves the gradient of ``v`` in ``gradWeight``, and the next backward pass adds to it, also that of a
-        clone in an ``nn.MapTable`` or of a step in an ``nn.Sequencer``. Then the earlier gradient goes through the
-        normalization a second time, and that of ``g`` is lost.
+        Torch7 stores the gradient of ``v`` in ``gradWeight``, and the next backward pass adds to it, also the backward
+        pass of a clone in an ``nn.MapTable`` or of a step in an ``nn.Sequencer``. The earlier gradient is then
+        transformed by the normalization a second time, and the earlier gradient of ``g`` is overwritten.
 
     Lua:
         ``nn.WeightNorm(module, outputDim)``, WeightNorm.lua
@@ -114,13 +116,13 @@ class WeightNorm(nn.Module):
         return self.module(input)
 
     class Lua(LuaClass):
-        """Files have no weight, but its size; the first ones had the weight. It follows from ``v`` and ``g``."""
+        """Files have ``v``, ``g`` and the size of the weight; those of the first version also have the weight."""
 
         computed_fields = ("modules", "weight", "gradWeight", "weightSize", "otherDims", "viewIn", "viewOut")
         scalars = {"outputDim": "output_dim"}
         tensors = {
             "v": Field("module.parametrizations.weight.original1", Layout(_from_rows, as_rows)),
-            "g": Field("module.parametrizations.weight.original0", Layout(_lengths_to_torch, _lengths_to_lua)),
+            "g": Field("module.parametrizations.weight.original0", Layout(_norms_to_torch, _norms_to_lua)),
             "bias": "module.bias",
         }
 
@@ -149,10 +151,9 @@ class WeightNorm(nn.Module):
             sizes = {"weightSize": weight.shape, "viewIn": (rows, columns), "viewOut": (rows, *others)}
             fields = super().to_lua(module, ctx) | {name: size_storage(size) for name, size in sizes.items()}
             fields["otherDims"] = columns
-            lengths = torch.zeros_like(module.module.parametrizations.weight.original0).flatten()
-            buffers = {
-                name: ctx.constant(lengths, module) for name in ("_norm", "_scale")
-            }  # Torch7 does not resize them
+            zeros = torch.zeros_like(module.module.parametrizations.weight.original0).flatten()
+            # Torch7 does not resize these buffers
+            buffers = {name: ctx.constant(zeros, module) for name in ("_norm", "_scale")}
             return {**fields, **buffers, "modules": LuaTable.from_list([inner])}
 
         @classmethod
@@ -163,8 +164,8 @@ class WeightNorm(nn.Module):
 
         @classmethod
         def joined_gradient(cls, module: Any, name: str, gradients: dict[str, list[Tensor]]) -> Tensor | None:
-            """Remove the part that the second path through the normalization added to all clones but the first."""
-            if name == "bias":  # shared, but a clone's list lacks the gradient
+            """Sum the gradients of clones, without the second normalization of earlier gradients."""
+            if name == "bias":  # clones share the gradient, but the lists of some lack it
                 return next((gradient for gradient in gradients["bias"] if gradient.numel()), None)
             again = accumulated(module, sum(gradient.flatten(1) for gradient in gradients["v"][:-1]))[name == "g"]
             return sum(gradient.reshape(again.shape) for gradient in gradients[name]) - again
@@ -175,47 +176,47 @@ class WeightNorm(nn.Module):
 
 
 def accumulated(module: WeightNorm, rows: Any) -> tuple[Tensor, Tensor]:
-    """Return ``gradV`` and ``gradG`` that Torch7's ``accGradParameters`` computes from ``gradWeight``.
+    """Compute ``(gradV, gradG)`` from ``gradWeight``, as Torch7's ``accGradParameters`` does.
 
-    It leaves ``gradV`` there as well, so that another call before ``zeroGradParameters`` adds to it.
+    Torch7 also stores ``gradV`` in ``gradWeight``; another call before ``zeroGradParameters`` adds to it.
 
     Args:
-        module: with the directions and lengths.
-        rows: the content of ``gradWeight``, one row for each direction.
+        module: the module.
+        rows: content of ``gradWeight``, one row for each direction.
     """
     inner: Any = module.module
     weight = inner.parametrizations.weight
     v = as_rows(weight.original1.detach(), module)
     norm = (v.square().sum(1, keepdim=True) + EPS).sqrt()
     scale = as_rows(weight.original0.detach().expand_as(inner.weight), module)[:, :1] / norm
-    lengths = (rows * v / norm).sum(1, keepdim=True)
-    return rows * scale - v * scale / norm * lengths, lengths
+    grad_g = (rows * v / norm).sum(1, keepdim=True)
+    return rows * scale - v * scale / norm * grad_g, grad_g
 
 
-#: the smallest norm of nn.LinearWeightNorm, unless the constructor names another: as good as none
-LEAST_NORM = 1e-16
+#: default of the smallest norm of nn.LinearWeightNorm
+MIN_NORM = 1e-16
 
 
 class ClampedWeightNorm(nn.Module):
-    """Parametrization of a weight by lengths and directions whose norms are at least ``eps``.
+    """Parametrization of a weight by norms g and directions v, whose norms are clamped to at least ``eps``.
 
     Args:
-        eps: smallest norm that a direction is divided by.
+        eps: smallest norm by which a direction is divided.
 
     Shape:
         - g: :math:`(outputs, 1)`; v: :math:`(outputs, inputs)`.
         - Output: :math:`(outputs, inputs)`.
 
     Differs from PyTorch:
-        the gradient of a clamped norm is that of the norm, divided by ``eps``.
+        The gradient of a clamped norm is not zero: it is the gradient of the squared norm divided by ``2 * eps``.
     """
 
-    def __init__(self, eps: float = LEAST_NORM) -> None:
+    def __init__(self, eps: float = MIN_NORM) -> None:
         super().__init__()
         self.eps = eps
 
     def norm(self, v: Tensor) -> Tensor:
-        """Return the length of each row, at least ``eps``."""
+        """Return the norm of each row, at least ``eps``."""
         return v.norm(2, 1, keepdim=True).clamp_min(self.eps)
 
     def forward(self, g: Tensor, v: Tensor) -> Tensor:
@@ -223,7 +224,7 @@ class ClampedWeightNorm(nn.Module):
         return v * (g / (norm + (square - square.detach()) / (2 * norm)))
 
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``(g, v)`` that give the weight."""
+        """Return ``(g, v)`` for a weight."""
         return self.norm(weight), weight
 
     def extra_repr(self) -> str:
@@ -232,7 +233,7 @@ class ClampedWeightNorm(nn.Module):
 
 @lua_class("nn.LinearWeightNorm")
 class LinearWeightNorm(LuaClass):
-    """A linear layer with :class:`ClampedWeightNorm`; one with torch's own weight normalization is written as well."""
+    """A linear layer with :class:`ClampedWeightNorm`; the export also accepts PyTorch's weight normalization."""
 
     torch_type = nn.Linear
     computed_fields = ("inputSize", "outputSize", "eps")
@@ -242,7 +243,7 @@ class LinearWeightNorm(LuaClass):
         "bias": "bias",
     }
     sizes = {"v": ("out_features", "in_features")}
-    defaults = {"eps": LEAST_NORM}
+    defaults = {"eps": MIN_NORM}
     scratch = ("weight", "norm", "scale", "addBuffer")
 
     @classmethod
@@ -272,7 +273,7 @@ class LinearWeightNorm(LuaClass):
             parametrization = ClampedWeightNorm()
         g, v = weight.original0.detach(), weight.original1.detach()
         norm = parametrization.norm(v)
-        computed = {"weight": module.weight, "norm": norm, "scale": g / norm}  # Torch7 does so in training only
+        computed = {"weight": module.weight, "norm": norm, "scale": g / norm}  # Torch7 updates these only in training
         return {
             **super().to_lua(module, ctx),
             **{name: ctx.constant(tensor, module) for name, tensor in computed.items()},

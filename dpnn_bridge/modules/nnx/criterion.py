@@ -19,13 +19,13 @@ from dpnn_bridge.torch7.gradient import with_gradient_of
 
 @lua_class("nn.DistNLLCriterion")
 class DistNLLCriterion(nn.Module):
-    """Cross entropy of a distribution against a target distribution.
+    """Cross entropy between a distribution and a target distribution.
 
     Args:
-        distance: the input contains distances, which count with a minus sign.
+        distance: the input contains distances, which are negated.
         probability: the input contains probabilities.
-        log_probability: the input contains log probabilities. With neither, scores go through a log softmax.
-        target_probability: the target contains probabilities, else scores.
+        log_probability: the input contains log probabilities. By default, the input contains scores for a log softmax.
+        target_probability: the target contains probabilities; False: scores for a softmax.
 
     Shape:
         - Input: :math:`(C)`; target :math:`(C)`.
@@ -47,14 +47,14 @@ class DistNLLCriterion(nn.Module):
         self.log_probability, self.target_probability = log_probability, target_probability
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        wanted = target if self.target_probability else target.softmax(-1)
+        target = target if self.target_probability else target.softmax(-1)
         input = -input if self.distance else input
         if not self.log_probability:
             input = input.log() if self.probability else input.log_softmax(-1)
-        return -(input * wanted).sum()
+        return -(input * target).sum()
 
     class Lua(LuaClass):
-        """The inner layers (``targetSoftMax`` …) have no parameters and are kept as they are."""
+        """The inner layers (``targetSoftMax`` …) have no parameters and are not converted."""
 
         scalars = {
             "inputIsADistance": "distance",
@@ -73,14 +73,16 @@ class DistNLLCriterion(nn.Module):
 
 @lua_class("nn.DistMarginCriterion")
 class DistMarginCriterion(nn.Module):
-    """Hinge loss of every other class against the smallest score of a target, the first listed of equals.
+    """Hinge loss between the smallest score of the target classes and the score of every other class.
+
+    If several target classes have the smallest score, the first in the list gets the gradient.
 
     Args:
-        size_average: divide by the number of classes (not by the batch).
-        index_base: of the targets; ``index_base - 1`` ends the list.
+        size_average: divide by the number of classes (not by the batch size).
+        index_base: index of the first class; ``index_base - 1`` ends a list of targets.
 
     Shape:
-        - Input: :math:`(N, C)` or :math:`(C)`; target the same shape, indices.
+        - Input: :math:`(N, C)` or :math:`(C)`; target: lists of class indices in the input's shape.
         - Output: scalar.
 
     Lua:
@@ -93,10 +95,10 @@ class DistMarginCriterion(nn.Module):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         scores, target = input.view(-1, input.shape[-1]), target.view(-1, input.shape[-1]).long() - self.index_base
-        listed = (target >= 0).cumprod(1).bool()
-        is_target = torch.zeros_like(scores).scatter_add(1, target.clamp(min=0), listed.to(scores.dtype)) > 0
-        least = scores.gather(1, target.clamp(min=0)).masked_fill(~listed, float("inf")).min(1, keepdim=True).values
-        loss = F.relu(1 - least + scores).masked_fill(is_target, 0).sum()
+        valid = (target >= 0).cumprod(1).bool()
+        is_target = torch.zeros_like(scores).scatter_add(1, target.clamp(min=0), valid.to(scores.dtype)) > 0
+        smallest = scores.gather(1, target.clamp(min=0)).masked_fill(~valid, float("inf")).min(1, keepdim=True).values
+        loss = F.relu(1 - smallest + scores).masked_fill(is_target, 0).sum()
         return loss / input.shape[-1] if self.size_average else loss
 
     class Lua(LuaClass):
@@ -109,12 +111,12 @@ class SuperCriterion(ParallelCriterion):
     """Weighted sum of criterions, each with its own input.
 
     Args:
-        criterions: the members.
-        weights: one factor for each.
+        criterions: the criterions.
+        weights: factor of each criterion; default: 1.
 
     Shape:
-        - Input: list with one entry per criterion.
-        - Target: such a list, or one target for all.
+        - Input: list with one input per criterion.
+        - Target: list with one target per criterion, or one target for all criterions.
         - Output: scalar.
 
     Lua:
@@ -135,11 +137,11 @@ class SuperCriterion(ParallelCriterion):
 
 @lua_class("nn.TreeNLLCriterion")
 class TreeNLLCriterion(nn.Module):
-    """Minus the mean of the log probabilities that a tree of softmaxes returns; the target is ignored.
+    """Negative mean of the log probabilities that a tree of softmaxes returns; the target is ignored.
 
     Shape:
         - Input: :math:`(N)`.
-        - Output: :math:`(1)`.
+        - Output: scalar.
 
     Lua:
         ``nn.TreeNLLCriterion()``, nnx TreeNLLCriterion.lua
@@ -158,20 +160,20 @@ class TreeNLLCriterion(nn.Module):
 
 @lua_class("nn.CTCCriterion")
 class CTCCriterion(nn.Module):
-    """Connectionist temporal classification of scores.
+    """Connectionist temporal classification (CTC) loss of scores.
 
     Args:
-        batch_first: the input is :math:`(N, T, C)`.
+        batch_first: the input has shape :math:`(N, T, C)`.
 
     Shape:
-        - Input: scores :math:`(T, N, C)`, class 0 of which is the blank.
+        - Input: scores :math:`(T, N, C)`; class 0 is the blank.
         - Target: ``[labels, lengths]``: a list with the labels of each sequence, counted from 1, and the lengths of the
           inputs.
         - Output: scalar, the mean over the batch.
 
     Differs from PyTorch:
-        The gradient is that of the sum over the batch, N times the derivative of what is returned: warp-ctc does not
-        divide, and Torch7 divides the loss alone.
+        The gradient is that of the sum over the batch, N times the derivative of the output. Torch7 divides the loss by
+        N, but not warp-ctc's gradient.
 
     Lua:
         ``nn.CTCCriterion(batchFirst)``, nnx CTCCriterion.lua, which calls warp-ctc
@@ -204,7 +206,7 @@ class CTCCriterion(nn.Module):
 
 @lua_class("nn.SparseCriterion", "nn.SpatialSparseCriterion")
 class SparseCriterion(nn.Module):
-    """Placeholder for a criterion whose C code the package nnx no longer contains; raises when it runs.
+    """Placeholder for a criterion whose C code is not in any version of nnx; raises an error when it runs.
 
     Raises:
         ConversionError: always, in ``forward``.

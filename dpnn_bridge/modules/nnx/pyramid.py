@@ -20,19 +20,22 @@ from dpnn_bridge.objects import LuaObject, LuaTable
 
 @lua_class("nn.SpatialPyramid")
 class SpatialPyramid(nn.Module):
-    """Processes an image at several scales, the whole of it or windows around a point.
+    """Processes an image, or windows around a point of the image, at several scales.
 
     Args:
-        focused_pipeline: one branch per scale, each starting with a padding that cuts the window.
-        unfocused_pipeline: one branch per scale for the whole image.
+        focused_pipeline: one branch per scale for windows; the first layer of each, a padding, crops the window.
+        unfocused_pipeline: one branch per scale for the complete image.
         ratios: downsampling factors.
-        focused: look at the windows.
-        x, y: centre of the windows, counted from 1.
-        window_widths, window_heights: sizes of the windows at each scale.
+        focused: process windows instead of the complete image.
+        x, y: center of the windows, counted from 1.
+        window_widths, window_heights: size of the window at each scale.
 
     Shape:
         - Input: :math:`(C, H, W)`, or a list of scaled images.
-        - Output: list of :math:`(C', H', W')`.
+        - Output: list of tensors :math:`(C', H', W')`, one per scale.
+
+    Raises:
+        ValueError: a downsampling factor does not divide the height and width of the image.
 
     Lua:
         ``nn.SpatialPyramid(ratios, processors, kW, kH, dW, dH, …)``, nnx SpatialPyramid.lua
@@ -58,7 +61,10 @@ class SpatialPyramid(nn.Module):
 
     def forward(self, input: Any) -> list[Tensor]:
         if isinstance(input, Tensor) and any(size % r for r in self.ratios for size in input.shape[1:3]):
-            raise ValueError(f"SpatialPyramid: {tuple(input.shape)} is not a multiple of the ratios {self.ratios}")
+            raise ValueError(
+                f"SpatialPyramid: expected height and width divisible by the ratios {self.ratios}, "
+                f"found {tuple(input.shape)}"
+            )
         if not self.focused:
             return self.unfocused_pipeline(input)
         for branch, width, height in zip(self.focused_pipeline, self.window_widths, self.window_heights, strict=True):
@@ -71,7 +77,7 @@ class SpatialPyramid(nn.Module):
         return self.focused_pipeline(input)
 
     class Lua(LuaClass):
-        """``parameters()`` lists those of the pipeline in use; both contain the same processors."""
+        """Only the pipeline in use returns parameters; both contain the same processors."""
 
         members = ("focused_pipeline", "unfocused_pipeline")
         scalars = ("focused", "x", "y")
@@ -94,17 +100,18 @@ class SpatialPyramid(nn.Module):
 
 @lua_class("nn.SpatialFovea")
 class SpatialFovea(nn.Module):
-    """Processes an image at several scales and joins the results at the size of the largest.
+    """Processes an image at several scales, upsamples the outputs and concatenates them along the channels.
 
     Args:
         processors: one module per scale.
-        pre_processors: modules applied before padding, one per scale, or none.
+        pre_processors: one module per scale, applied before padding; or an empty list.
         ratios: downsampling factors.
         fov: field of view of the processors.
-        sub: subsampling of the processors.
-        padding: rows and columns of zeros that are added, half of them on each side.
-        bilinear: resample bilinearly, else by means of blocks and by repeating.
-        focus: point (x, y), counted from 1, around which windows of size ``fov`` are processed; None for all.
+        sub: subsampling factor of the processors.
+        padding: number of zero rows and columns that are added, half of them on each side.
+        bilinear: resample bilinearly; False: by average pooling and nearest-neighbor upsampling.
+        focus: point (x, y), counted from 1, at which windows of size ``fov`` are processed, without upsampling; None:
+            the complete image.
 
     Shape:
         - Input: :math:`(C, H, W)`.
@@ -135,22 +142,22 @@ class SpatialFovea(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         outputs = []
         for i, (processor, ratio) in enumerate(zip(self.processors, self.ratios, strict=True)):
-            scaled = self._shrunk(input, ratio)
+            scaled = self._downsampled(input, ratio)
             if i < len(self.pre_processors):
                 scaled = self.pre_processors[i](scaled)
             if self.padding:
                 scaled = F.pad(scaled, (self.padding // 2,) * 4)
             if self.focus is None:
-                outputs.append(self._enlarged(processor(scaled), ratio))
+                outputs.append(self._upsampled(processor(scaled), ratio))
             else:
                 x, y = (int((p - 1) // ratio) // self.sub * self.sub for p in self.focus)
                 outputs.append(processor(scaled[:, y : y + self.fov, x : x + self.fov]))
         return torch.cat(outputs)
 
-    def _shrunk(self, x: Tensor, ratio: float) -> Tensor:
+    def _downsampled(self, x: Tensor, ratio: float) -> Tensor:
         return self._resampled(x, 1 / ratio) if self.bilinear else F.avg_pool2d(x, int(ratio))
 
-    def _enlarged(self, x: Tensor, ratio: float) -> Tensor:
+    def _upsampled(self, x: Tensor, ratio: float) -> Tensor:
         if self.bilinear:
             return self._resampled(x, ratio)
         return x.repeat_interleave(int(ratio), 1).repeat_interleave(int(ratio), 2)
@@ -160,7 +167,7 @@ class SpatialFovea(nn.Module):
         return bilinear(x.unsqueeze(-1), height, width).squeeze(-1)
 
     class Lua(LuaClass):
-        """Torch7 creates samplers and paddings at every call, so they are not parts of the module."""
+        """Torch7 creates its resampling and padding layers anew in every call, so they are not converted."""
 
         scalars = ("fov", "sub", "padding", "bilinear")
         scratch = (
@@ -197,7 +204,7 @@ class SpatialFovea(nn.Module):
 
 @lua_class("nn.SpatialRecursiveFovea")
 class SpatialRecursiveFovea(nn.Module):
-    """Placeholder for a layer that cannot run in Torch7 either; keeps its processors.
+    """Placeholder for a layer that does not run in Torch7 either; contains its processors.
 
     Args:
         processors: one module per scale.
@@ -215,9 +222,8 @@ class SpatialRecursiveFovea(nn.Module):
 
     def forward(self, input: Any) -> Tensor:
         raise ConversionError(
-            "this layer uses SpatialPadding and SpatialReSampling with the interface of 2011, and does "
-            "not run in Torch7 "
-            "either; use its processors",
+            "this layer calls SpatialPadding and SpatialReSampling with their interface of 2011 and does not run in "
+            "Torch7 either; use its processors",
             class_name="nn.SpatialRecursiveFovea",
         )
 

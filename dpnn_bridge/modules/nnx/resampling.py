@@ -17,16 +17,16 @@ from dpnn_bridge.objects import LuaTensor
 from dpnn_bridge.torch7.gradient import with_gradient_of
 
 _MODES = ("simple", "average", "bilinear")
-_SIZES: dict[str, Any] = dict.fromkeys(("inputSize", "outputSize"), lambda kind: size_storage([1] * 4))
+_SIZES: dict[str, Any] = dict.fromkeys(("inputSize", "outputSize"), lambda tensor_class: size_storage([1] * 4))
 
 
 def bilinear(input: Tensor, height: int, width: int) -> Tensor:
-    """Resample dimensions 1 and 2 of :math:`(K_1, H, W, K_2)`, the corners on the corners.
+    """Resample H and W of :math:`(K_1, H, W, K_2)` bilinearly with aligned corners.
 
-    Positions and weights have single precision for every dtype, as in nnx's C code.
+    As in nnx's C code, source positions and weights are computed in float32 for every dtype of the data.
     """
-    y0, y1, fy = _neighbours(input.shape[1], height, input.device)
-    x0, x1, fx = _neighbours(input.shape[2], width, input.device)
+    y0, y1, fy = _neighbors(input.shape[1], height, input.device)
+    x0, x1, fx = _neighbors(input.shape[2], width, input.device)
     fy, fx = fy[:, None], fx[None, :]
     gy, gx = 1 - fy, 1 - fx
     upper, lower = input[:, y0], input[:, y1]
@@ -38,36 +38,39 @@ def bilinear(input: Tensor, height: int, width: int) -> Tensor:
     return top + weighted(lower, x0, gx * fy) + weighted(lower, x1, fx * fy)
 
 
-def _neighbours(size: int, wanted: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Return both neighbours of each new position and the distance to the first, in single precision."""
-    ratio = np.float32(size - 1) / np.float32(max(wanted - 1, 1))
-    position = torch.arange(wanted, dtype=torch.float32, device=device) * float(ratio)
-    first = position.floor()
-    index = first.long()
-    return index, (index + 1).clamp(max=size - 1), position - first
+def _neighbors(size: int, new_size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the source elements before and after each new element, and its distance from the element before."""
+    ratio = np.float32(size - 1) / np.float32(max(new_size - 1, 1))
+    position = torch.arange(new_size, dtype=torch.float32, device=device) * float(ratio)
+    before = position.floor()
+    index = before.long()
+    return index, (index + 1).clamp(max=size - 1), position - before
 
 
 def rounded(ratio: float, size: int) -> int:
-    """Return ``ratio * size``, halves rounded up as in Lua."""
+    """Round ``ratio * size``, with halves rounded up as in Lua."""
     return math.floor(ratio * size + 0.5)
 
 
 @lua_class("nn.SpatialReSamplingEx")
 class SpatialReSamplingEx(nn.Module):
-    """Resamples two neighbouring dimensions of a tensor.
+    """Resamples two adjacent dimensions of a tensor.
 
     Args:
-        mode: ``simple`` (nearest), ``average`` (of whole blocks; ``simple`` when it enlarges) or ``bilinear``.
-        owidth, oheight: new size, or None.
-        rwidth, rheight: new size divided by the old one, where no size is given.
+        mode: ``simple`` (nearest neighbor), ``average`` (means of blocks; ``simple`` for upsampling) or ``bilinear``.
+        owidth, oheight: output size, or None.
+        rwidth, rheight: ratio of output size to input size, if no output size is given.
         y_dim, x_dim: the dimensions, counted from 1; ``x_dim`` is ``y_dim + 1``.
 
     Shape:
         - Input: :math:`(*, H, W, *)`.
-        - Output: :math:`(*, H', W', *)`; both sizes must grow or both shrink.
+        - Output: :math:`(*, H', W', *)`.
 
     Differs from PyTorch:
-        ``bilinear`` aligns the corners; its weights, and the divisor of ``average``, are single precision numbers.
+        ``bilinear`` aligns the corners; its weights, and the divisor of ``average``, are float32 for every dtype.
+
+    Raises:
+        ValueError: one dimension would be upsampled and the other downsampled.
 
     Lua:
         ``nn.SpatialReSamplingEx{owidth=, oheight=, rwidth=, rheight=, mode=, yDim=, xDim=}``, nnx
@@ -94,9 +97,12 @@ class SpatialReSamplingEx(nn.Module):
         height = self.oheight or rounded(self.rheight or 1, H)
         width = self.owidth or rounded(self.rwidth or 1, W)
         if (height >= H) != (width >= W):
-            raise ValueError("SpatialReSamplingEx: cannot enlarge one dimension while it shrinks the other")
-        planes = input.reshape(math.prod(before), H, W, math.prod(after))
-        return self._resampled(planes, height, width).reshape(*before, height, width, *after)
+            raise ValueError(
+                "SpatialReSamplingEx: cannot upsample one dimension and downsample the other, from "
+                f"{H} x {W} to {height} x {width}"
+            )
+        images = input.reshape(math.prod(before), H, W, math.prod(after))
+        return self._resampled(images, height, width).reshape(*before, height, width, *after)
 
     def _resampled(self, x: Tensor, height: int, width: int) -> Tensor:
         H, W = x.shape[1:3]
@@ -134,7 +140,7 @@ class SpatialReSamplingEx(nn.Module):
 
 
 def block_mean(x: Tensor, dH: int, dW: int) -> Tensor:
-    """Return the means of blocks of :math:`(K_1, H, W, K_2)`; the forward pass divides by a single precision number."""
+    """Compute means of dH x dW blocks of :math:`(K_1, H, W, K_2)`; the forward pass uses a float32 divisor."""
     K1, H, W, K2 = x.shape
     total = x.reshape(K1, H // dH, dH, W // dW, dW, K2).sum((2, 4))
     return with_gradient_of(total * float(np.float32(1) / np.float32(dH * dW)), total / (dH * dW))
@@ -142,7 +148,7 @@ def block_mean(x: Tensor, dH: int, dW: int) -> Tensor:
 
 @lua_class("nn.SpatialUpSampling")
 class SpatialUpSampling(LuaClass):
-    """Repeats pixels; the same as ``nn.SpatialReSamplingEx`` with whole ratios."""
+    """Nearest-neighbor upsampling; equals ``nn.SpatialReSamplingEx`` with integer ratios."""
 
     torch_type = SpatialReSamplingEx
     import_only = True
@@ -152,12 +158,12 @@ class SpatialUpSampling(LuaClass):
 
 @lua_class("nn.SpatialDownSampling")
 class SpatialDownSampling(nn.Module):
-    """Means of whole blocks; rows and columns that are left over are dropped.
+    """Downsamples by means of blocks; remaining rows and columns are ignored.
 
-    The sum is multiplied by the reciprocal of the number of pixels in single precision whatever the dtype, as in C.
+    As in nnx's C code, the sum is multiplied by the float32 reciprocal of the block size, for every dtype.
 
     Args:
-        ratio: size of the blocks (H, W).
+        ratio: height and width of the blocks, :math:`(r_H, r_W)`.
 
     Shape:
         - Input: :math:`(C, H, W)`.
@@ -183,10 +189,10 @@ class SpatialDownSampling(nn.Module):
 
 @lua_class("nn.SpatialMaxSampling")
 class SpatialMaxSampling(nn.Module):
-    """Resamples by the maximum of the pixels that fall on each new one.
+    """Resamples to a given size; each output pixel is the maximum of its input pixels.
 
     Args:
-        size: new size (H, W).
+        size: height and width of the output.
 
     Shape:
         - Input: :math:`(C, H, W)`.
@@ -209,10 +215,10 @@ class SpatialMaxSampling(nn.Module):
             for dx in range(-(-W // self.size[1]) + 1):
                 y, x = (y0 + dy)[:, None], (x0 + dx)[None, :]
                 inside = (y < y1[:, None]) & (x < x1[None, :])
-                place = torch.where(inside, y * W + x, 0)
-                value = input.detach().flatten(1)[:, place]
+                position = torch.where(inside, y * W + x, 0)
+                value = input.detach().flatten(1)[:, position]
                 better = inside & (value > best)
-                best, index = torch.where(better, value, best), torch.where(better, place, index)
+                best, index = torch.where(better, value, best), torch.where(better, position, index)
         return input.flatten(1).gather(1, index.flatten(1)).view_as(best)
 
     class Lua(LuaClass):
@@ -222,6 +228,7 @@ class SpatialMaxSampling(nn.Module):
 
 
 def _windows(old: int, new: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return start and end of the window of ``old`` pixels for each of ``new`` pixels."""
     step = np.float32(old) / np.float32(new)
     edges = (torch.arange(new + 1, dtype=torch.float32, device=device) * float(step)).long()
     return edges[:-1], torch.maximum(edges[:-1] + 1, edges[1:])
@@ -229,16 +236,16 @@ def _windows(old: int, new: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 @lua_class("nn.SpatialPadding")
 class SpatialPadding(nn.Module):
-    """Adds rows and columns of a value, or cuts some off where a size is negative.
+    """Adds rows and columns with a constant value; negative numbers remove rows and columns.
 
     Args:
-        pad_l, pad_r, pad_t, pad_b: columns and rows.
+        pad_l, pad_r, pad_t, pad_b: numbers of columns at the left and right, and of rows at the top and bottom.
         y_dim, x_dim: dimensions of the rows and of the columns, counted from 1.
         value: value of the padding.
 
     Shape:
         - Input: any shape with the two dimensions.
-        - Output: the same with the new sizes.
+        - Output: the input's shape with the new numbers of rows and columns.
 
     Lua:
         ``nn.SpatialPadding(pad_l, pad_r, pad_t, pad_b, y_dim, x_dim, val)``, nnx SpatialPadding.lua

@@ -17,7 +17,7 @@ from dpnn_bridge.torch7.gradient import with_gradient_of
 
 @lua_class("nn.SaturatedLU")
 class SaturatedLU(nn.Module):
-    """Replaces values below and above two thresholds.
+    """Replaces values below one threshold and above another.
 
     Args:
         threshold, value: values below ``threshold`` become ``value``.
@@ -44,7 +44,7 @@ class SaturatedLU(nn.Module):
 
 @lua_class("nn.Minus")
 class Minus(nn.Module):
-    """Changes the sign.
+    """Negates its input.
 
     Shape:
         - Input, output: :math:`(*)`.
@@ -59,7 +59,7 @@ class Minus(nn.Module):
 
 @lua_class("nn.Probe", "nn.Tic", "nn.Toc")
 class Probe(LuaClass):
-    """Prints statistics or times in Torch7; returns its input here."""
+    """In Torch7, prints statistics or run times; here, returns its input."""
 
     torch_type = nn.Identity
     import_only = True
@@ -78,10 +78,10 @@ class PixelSort(LuaClass):
 
 @lua_class("nn.MultiSoftMax")
 class MultiSoftMax(LuaClass):
-    """Softmax over the last of two or three dimensions. Torch7's ``forward`` returns nothing for two."""
+    """Softmax over the last of two or three dimensions. With two, Torch7's ``forward`` returns nil."""
 
     torch_type = nn.Softmax
-    import_only = True  # nn.SoftMax takes more shapes
+    import_only = True  # nn.SoftMax accepts more shapes
 
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
@@ -93,22 +93,22 @@ class Balance(nn.Module):
     """Scales class probabilities so that all classes are equally frequent over the last batches.
 
     Args:
-        n_batch: number of remembered batches.
-        batch_size: of the batches in ``cache``, 0 before the first.
-        start: row where the next batch goes, counted from 1.
+        n_batch: number of batches in ``cache``.
+        batch_size: batch size in ``cache``; 0 before the first batch.
+        start: row of ``cache`` for the next batch, counted from 1.
 
     Shape:
         - Input: :math:`(N, C)`, probabilities.
-        - Output: :math:`(N, C)`, rows of sum 1 in training; the input in evaluation.
+        - Output: :math:`(N, C)`; rows with sum 1 in training mode, the input in evaluation mode.
 
     Attributes:
         cache: the last batches, a buffer of shape :math:`(n\\_batch N, C)`.
 
     Differs from PyTorch:
-        The gradient only divides by the two sums and ignores that they depend on the input.
+        In the gradient, the class frequencies and the sums of the rows are constants.
 
     Differs from Torch7:
-        In evaluation the gradient passes unchanged; Torch7 divides it by the sums of the last batch in training.
+        In evaluation mode the gradient is not changed; Torch7 divides it by the sums of the last training batch.
 
     Lua:
         ``nn.Balance(nBatch)``, nnx Balance.lua
@@ -147,16 +147,16 @@ class Balance(nn.Module):
         @classmethod
         def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
             module = super().build(obj, ctx)
-            module.cache = obj["inputCache"].torch()  # empty, but of the right type, before the first batch
+            module.cache = obj["inputCache"].torch()  # before the first batch, empty but with the right dtype
             return module
 
 
 @lua_class("nn.PushTable")
 class PushTable(nn.Module):
-    """Takes one element out of a list, for :class:`PullTable` to put back later.
+    """Removes one element from a list; a :class:`PullTable` inserts it into another list later.
 
     Args:
-        index: of the element, counted from 1.
+        index: position of the element, counted from 1.
 
     Shape:
         - Input: list.
@@ -178,7 +178,7 @@ class PushTable(nn.Module):
         return [*input[: self.index - 1], *input[self.index :]]
 
     def take(self) -> Any:
-        """Return the element, once for every :class:`PullTable`."""
+        """Return the removed element; it is released after the call of the last :class:`PullTable`."""
         pushed = self._pushed
         self._waiting -= 1
         if self._waiting <= 0:
@@ -198,11 +198,11 @@ class PushTable(nn.Module):
 
 @lua_class("nn.PullTable")
 class PullTable(nn.Module):
-    """Puts the element of a :class:`PushTable` into a list.
+    """Inserts the element that a :class:`PushTable` removed into a list.
 
     Args:
-        push: where the element comes from.
-        index: its position, counted from 1.
+        push: the PushTable.
+        index: position for the element, counted from 1.
 
     Shape:
         - Input: list, or one tensor.
@@ -217,7 +217,7 @@ class PullTable(nn.Module):
     def __init__(self, push: PushTable, index: int) -> None:
         super().__init__()
         self.index = index
-        self.__dict__["push"] = push  # not a submodule: it is elsewhere in the network
+        self.__dict__["push"] = push  # not a submodule, because it is another module of the network
         push.pulls.append(self)
 
     def forward(self, input: Any) -> list[Any]:
@@ -251,31 +251,31 @@ class _NaturalGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         input, weight = ctx.saved_tensors
-        grad = grads[0].to(weight.dtype)  # autocast computes the output in a shorter type
+        grad = grads[0].to(weight.dtype)  # under autocast the output has a lower precision
         return grad @ weight, *ctx.metric.natural(input, grad), None
 
 
 @lua_class("nnx.QDRiemaNNLinear")
 class QDRiemaNNLinear(nn.Linear):
-    """:class:`torch.nn.Linear` whose parameters get a natural gradient.
+    """:class:`torch.nn.Linear` with natural gradients of its parameters.
 
     Args:
-        in_features, out_features: sizes.
-        gamma: rate at which the metric follows the batches.
-        quasi_diagonal: the metric also couples each weight with the bias.
-        damping: added to the metric.
-        fresh: no batch has been seen.
+        in_features, out_features: numbers of features, D and H.
+        gamma: update rate of the metric, a moving average over batches.
+        quasi_diagonal: whether the metric also couples each weight with the bias.
+        damping: number that is added to the metric.
+        fresh: whether the metric has not been updated yet.
 
     Shape:
         - Input: :math:`(N, D)`.
         - Output: :math:`(N, H)`.
 
     Differs from PyTorch:
-        Each backward updates the metric (buffers ``Mii``, ``M00``, ``M0i``) and scales the gradients of weight and bias
-        by it.
+        Each backward pass updates the metric (buffers ``Mii``, ``M00``, ``M0i``) and multiplies the gradients of weight
+        and bias by its inverse.
 
     Differs from Torch7:
-        Torch7 also rescales what had been accumulated before; clear the gradients before each backward pass.
+        Torch7 also rescales previously accumulated gradients; reset the gradients before each backward pass.
 
     Lua:
         ``nnx.QDRiemaNNLinear(inputSize, outputSize, gamma, qdFlag)``, nnx QDRiemaNNLinear.lua
@@ -305,7 +305,7 @@ class QDRiemaNNLinear(nn.Linear):
         return _NaturalGradient.apply(input, self.weight, self.bias, self)
 
     def natural(self, input: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-        """Update the metric with a batch; return the gradients of weight and bias scaled by it."""
+        """Update the metric with a batch; return the natural gradients of weight and bias."""
         square = grad.square().t()
         batch = {"Mii": square @ input.square(), "M00": square.sum(1)}
         if self.quasi_diagonal:

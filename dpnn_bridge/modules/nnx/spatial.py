@@ -1,4 +1,4 @@
-"""Spatial layers of nnx: normalization, per-pixel classifiers, colours, graphs and matching."""
+"""Spatial layers of nnx: normalization, per-pixel classifiers, colors, graphs and matching."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from dpnn_bridge.torch7.gradient import with_gradient_of
 
 @lua_class("nn.SpatialNormalization")
 class SpatialNormalization(nn.Module):
-    """Subtracts the local mean and divides by the local deviation, but not by less than a threshold.
+    """Subtracts the local mean and divides by the local standard deviation, or by a threshold if this is larger.
 
     Args:
-        convo: weighted mean of a neighbourhood over all planes, zeros outside.
-        convostd: the same for the squares.
+        convo: computes the weighted mean of a neighborhood over all channels; pixels outside the image are 0.
+        convostd: computes the weighted mean of squares over such a neighborhood.
         sqrt: square root with gradient 0 at 0.
-        threshold: smallest deviation; None takes the mean deviation of the image, at least 0.001.
+        threshold: smallest divisor; None: the mean standard deviation of the image, at least 0.001.
 
     Shape:
         - Input: :math:`(C, H, W)` or :math:`(H, W)`.
@@ -46,13 +46,13 @@ class SpatialNormalization(nn.Module):
         if input.dim() == 2:
             input = input.unsqueeze(0)
         border = self.convo(torch.ones_like(input))
-        centred = input - self.convo(input) / border
-        deviation = self.sqrt(self.convostd(centred * centred)) / border
+        centered = input - self.convo(input) / border
+        deviation = self.sqrt(self.convostd(centered * centered)) / border
         if self.threshold is not None:
-            least = torch.full_like(deviation, self.threshold)
+            threshold = torch.full_like(deviation, self.threshold)
         else:
-            least = deviation.detach().mean().clamp(min=1e-3).expand_as(deviation)
-        return centred / torch.where(deviation > least, deviation, least)
+            threshold = deviation.detach().mean().clamp(min=1e-3).expand_as(deviation)
+        return centered / torch.where(deviation > threshold, deviation, threshold)
 
     class Lua(WithoutParameters):
         members = {"convo": "convo", "convostd": "convostd", "sqrtMod": "sqrt"}
@@ -61,7 +61,7 @@ class SpatialNormalization(nn.Module):
 
         @classmethod
         def matches(cls, obj: LuaObject) -> bool:
-            return "meanDiviseMod" in obj  # and other layers inside, which a module made in PyTorch lacks
+            return "meanDiviseMod" in obj  # one of several inner layers, which a module created in PyTorch lacks
 
         scratch = (
             "inConvo",
@@ -86,16 +86,16 @@ class SpatialLinear(LuaClass):
     scalars = {"fanin": "in_channels", "fanout": "out_channels"}
     tensors = ("weight", "bias")
     constant_kwargs = {"kernel_size": 1}
-    import_only = True  # other convolutions are nn.SpatialConvolution
+    import_only = True  # convolutions created in PyTorch are exported as nn.SpatialConvolution
 
 
 @lua_class("nn.SpatialClassifier")
 class SpatialClassifier(nn.Module):
-    """Applies a module for vectors at every pixel.
+    """Applies a module for vectors to every pixel.
 
     Args:
-        classifier: takes :math:`(P, K)`, one row per pixel.
-        spatial_output: return an image, else the rows.
+        classifier: module with input :math:`(H W, K)`, one row per pixel.
+        spatial_output: return an image; False: return one row per pixel.
 
     Shape:
         - Input: :math:`(K, H, W)`.
@@ -132,24 +132,24 @@ class SpatialClassifier(nn.Module):
         def stepped(
             cls, module: SpatialClassifier, inner: Callable[[nn.Module], Iterator[ParameterSite]]
         ) -> Iterator[ParameterSite]:
-            """Yield the parameters of the classifier, which ``parameters()`` does not list."""
+            """Yield the parameters of the classifier, which Torch7's ``parameters()`` does not return."""
             return inner(module.classifier)
 
 
 @lua_class("nn.SpatialColorTransform")
 class SpatialColorTransform(nn.Module):
-    """Converts an image to another colour space by a matrix.
+    """Converts an image to another color space with a matrix.
 
     Args:
-        transform: name such as ``rgb2yuv``.
-        linear: 1x1 convolution, or None for transforms that Torch7 itself cannot run.
+        transform: name of the transform, such as ``rgb2yuv``.
+        linear: 1x1 convolution with the matrix, or None for nonlinear transforms, which Torch7 cannot run.
 
     Shape:
         - Input: :math:`(3, H, W)`.
         - Output: :math:`(3, H, W)`, or :math:`(1, H, W)` for ``rgb2y``.
 
     Raises:
-        ConversionError: the transform is not linear: Torch7 passes swapped arguments to package image and crashes.
+        ConversionError: the transform is not linear. Torch7 crashes too: it swaps arguments of a function.
 
     Lua:
         ``nn.SpatialColorTransform(transform)``, nnx SpatialColorTransform.lua
@@ -162,7 +162,7 @@ class SpatialColorTransform(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         if self.linear is None:
             raise ConversionError(
-                f"the transform {self.transform} does not run in Torch7 either; only yuv2rgb, rgb2yuv and rgb2y do",
+                f"the transform {self.transform} does not run in Torch7 either; use yuv2rgb, rgb2yuv or rgb2y",
                 class_name="nn.SpatialColorTransform",
             )
         return self.linear(input)
@@ -179,18 +179,19 @@ class SpatialColorTransform(nn.Module):
 
 @lua_class("nn.SpatialGraph")
 class SpatialGraph(nn.Module):
-    """Distance of every pixel to its right and to its lower neighbour.
+    """Computes the distance of every pixel to its right and to its lower neighbor.
 
     Args:
-        dist: 0 for euclidean, 1 for cosine.
-        normalize: divide the euclidean distance by the root of the number of planes, or the product by the norms.
+        dist: distance, 0 for Euclidean, 1 for cosine.
+        normalize: divide the Euclidean distance by the square root of C, or the dot product by the norms.
 
     Shape:
         - Input: :math:`(C, H, W)`.
-        - Output: :math:`(2, H, W)`; the last column of the first and the last row of the second plane are 0.
+        - Output: :math:`(2, H, W)`; the last column of the first and the last row of the second channel are 0.
 
     Differs from PyTorch:
-        The gradient of the normalized cosine treats the norms' powers as 1, as nnx's C code does (its ``1/2`` is 0).
+        As in nnx's C code, where ``1/2`` is an integer division, the gradient of the normalized cosine distance has
+        powers of the norms with exponent 0 instead of 1/2.
 
     Lua:
         ``nn.SpatialGraph{dist=, normalize=}``, nnx SpatialGraph.lua, generic/SpatialGraph.c
@@ -215,8 +216,8 @@ class SpatialGraph(nn.Module):
             return len(a) - product
         aa, bb = a.square().sum(0), b.square().sum(0)
         value = 1 - product / (aa.sqrt() * bb.sqrt())
-        pull_a, pull_b = (product / (aa + 1e-12)).detach(), (product / (bb + 1e-12)).detach()
-        return with_gradient_of(value, (pull_a * aa + pull_b * bb) / 2 - product / (1 + 1e-12))
+        slope_a, slope_b = (product / (aa + 1e-12)).detach(), (product / (bb + 1e-12)).detach()
+        return with_gradient_of(value, (slope_a * aa + slope_b * bb) / 2 - product / (1 + 1e-12))
 
     class Lua(LuaClass):
         scalars = ("dist", "normalize")
@@ -225,12 +226,12 @@ class SpatialGraph(nn.Module):
 
 @lua_class("nn.SpatialMatching")
 class SpatialMatching(nn.Module):
-    """Squared distance of every pixel of one image to the pixels of a window of another.
+    """Computes squared distances of every pixel of one image to the pixels of a window of another image.
 
     Args:
-        window: size (H, W).
-        full_output: centre the window on the pixel; positions outside the image give 1e30. Else the window starts at
-            the pixel and the second image is larger.
+        window: height and width of the window.
+        full_output: center the window on the pixel; the distance to positions outside the image is 1e30. False: the
+            window starts at the pixel, and the second image must be larger.
 
     Shape:
         - Input: ``[first, second]``, :math:`(C, H, W)` each.
@@ -268,10 +269,10 @@ class SpatialMatching(nn.Module):
 
 @lua_class("nn.SpatialRadialMatching")
 class SpatialRadialMatching(nn.Module):
-    """Squared distance of every pixel of one image to the pixels below it in another.
+    """Computes squared distances of every pixel of one image to the pixels at and below it in another image.
 
     Args:
-        window: number of rows.
+        window: number of rows of the second image for each pixel.
 
     Shape:
         - Input: ``[first, second]``, :math:`(C, H, W)` and :math:`(C, H + window - 1, W)` or more.

@@ -1,4 +1,4 @@
-"""Trees of softmaxes (nnx)."""
+"""Hierarchical softmax trees of nnx."""
 
 from __future__ import annotations
 
@@ -29,30 +29,31 @@ def exp_minus(x: Tensor) -> Tensor:
 
 @lua_class("nn.SoftMaxTree")
 class SoftMaxTree(nn.Module):
-    """Log probability of a leaf: the sum of the log softmaxes on the way from the root.
+    """Computes the log probability of a leaf: the sum of log softmaxes along the path from the root.
 
     Args:
-        in_features: size D of the input.
-        child_parent: for every node its parent and its position among the parent's children, counted from 1, or -1.
-        parent_children: for every parent its first row of ``weight``, counted from 1, and the number of children,
-            or -1.
-        root: number of the root.
-        max_family: largest number of children.
-        max_depth: largest number of softmaxes on a way.
-        children: number of nodes other than the root.
-        index_base: of the targets.
+        in_features: number of input features, D.
+        child_parent: for every node its parent and its position among the parent's children, counted from 1; -1 for the
+            root. Shape :math:`(nodes, 2)`.
+        parent_children: for every node its children's first row of ``weight``, counted from 1, and the number of
+            children; -1 for leaves. Shape :math:`(parents, 2)`.
+        root: number of the root node.
+        max_family: largest number of children of a node.
+        max_depth: largest number of softmaxes on a path.
+        children: number of nodes except the root.
+        index_base: index of node 1 in the targets.
 
     Shape:
-        - Input: ``[x, target]``, :math:`(N, D)` and :math:`(N)`.
+        - Input: ``[x, target]`` of shapes :math:`(N, D)` and :math:`(N)`; targets are the numbers of leaves.
         - Output: :math:`(N)`.
 
     Attributes:
-        weight: :math:`(children, D)`, one row per node other than the root.
-        bias: :math:`(children)`.
+        weight: weight of shape :math:`(children, D)`, with one row per node except the root.
+        bias: bias of shape :math:`(children)`.
 
     Differs from PyTorch:
-        Uses Torch7's approximation of the exponential function in the value; the gradient is that of the softmax which
-        results.
+        The output is computed with Torch7's approximation of the exponential function, and the gradient from the
+        approximate softmax.
 
     Lua:
         ``nn.SoftMaxTree(inputSize, hierarchy, rootId, accUpdate, static)``, nnx SoftMaxTree.lua
@@ -88,13 +89,13 @@ class SoftMaxTree(nn.Module):
     def from_hierarchy(
         cls, in_features: int, hierarchy: Mapping[int, Sequence[int]], root: int = 1, *, index_base: int = 1
     ) -> SoftMaxTree:
-        """Build the tree of a table of children, as Torch7's constructor does.
+        """Build the tree of Torch7's constructor from the children of each node.
 
         Args:
-            in_features: size D of the input.
-            hierarchy: the children of each parent; nodes are numbers from 1.
-            root: number of the root.
-            index_base: of the targets.
+            in_features: number of input features, D.
+            hierarchy: parent → children; nodes are numbers from 1.
+            root: number of the root node.
+            index_base: index of node 1 in the targets.
 
         Raises:
             ValueError: a node has no path to the root.
@@ -119,8 +120,8 @@ class SoftMaxTree(nn.Module):
         first = 1
         for parent, children in hierarchy.items():
             parent_children[parent - 1] = torch.tensor([first, len(children)])
-            for place, child in enumerate(children, 1):
-                child_parent[child - 1] = torch.tensor([parent, place])
+            for position, child in enumerate(children, 1):
+                child_parent[child - 1] = torch.tensor([parent, position])
             first += len(children)
         largest = max(map(len, hierarchy.values()))
         deepest = max(depth(parent, len(hierarchy)) for parent in hierarchy)
@@ -129,49 +130,55 @@ class SoftMaxTree(nn.Module):
     def forward(self, input: list[Tensor]) -> Tensor:
         x, target = input
         node = target.long() + (1 - self.index_base)
-        parent, place = self._above(node)
-        there = torch.ones_like(node, dtype=torch.bool)
-        steps = [(parent, place, there)]
+        parent, position = self._parent(node)
+        valid = torch.ones_like(node, dtype=torch.bool)
+        levels = [(parent, position, valid)]
         for _ in range(self.max_depth - 1):
-            there = parent != self.root
-            node = torch.where(there, parent, node)  # at the root it stays, and is not counted
-            parent, place = self._above(node)
-            steps.append((parent, place, there))
-        parents, places, counted = (torch.stack(column, 1) for column in zip(*steps, strict=True))
-        return torch.where(counted, self._log_softmax(x, parents, places), 0).sum(1)
+            valid = parent != self.root
+            node = torch.where(valid, parent, node)  # a path that has reached the root is padded with its last node
+            parent, position = self._parent(node)
+            levels.append((parent, position, valid))
+        parents, positions, valid = (torch.stack(column, 1) for column in zip(*levels, strict=True))
+        return torch.where(valid, self._log_softmax(x, parents, positions), 0).sum(1)
 
-    def _above(self, node: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the parent of each node, and its position among the parent's children."""
-        parent, place = self.child_parent.index_select(0, node - 1).long().unbind(1)
-        return parent, place
+    def _parent(self, node: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the parent of each node, and the node's position among the parent's children."""
+        parent, position = self.child_parent.index_select(0, node - 1).long().unbind(1)
+        return parent, position
 
-    def _log_softmax(self, x: Tensor, parent: Tensor, place: Tensor) -> Tensor:
-        """Return the log probability of the children at ``place`` (N, L) under ``parent`` (N, L), on all L levels."""
+    def _log_softmax(self, x: Tensor, parent: Tensor, position: Tensor) -> Tensor:
+        """Compute the log probabilities of children.
+
+        Args:
+            x: the input, of shape (N, D).
+            parent, position: parent of each child and position among its children, of shape (N, L) for L levels.
+
+        Returns:
+            The log probabilities, of shape (N, L).
+        """
         families = self.parent_children.index_select(0, parent.flatten() - 1).long()
         first, count = families.view(*parent.shape, 2).unbind(-1)
         i = torch.arange(self.max_family, device=x.device)
-        there = i < count[..., None]
-        rows = torch.where(there, first[..., None] - 1 + i, 0)
+        exists = i < count[..., None]
+        rows = torch.where(exists, first[..., None] - 1 + i, 0)
         scores = torch.einsum("nd,nlfd->nlf", x, F.embedding(rows, self.weight)) + self.bias.take(rows)
-        place = (place - 1)[..., None]
-        values = scores.detach().masked_fill(~there, float("-inf"))
+        position = (position - 1)[..., None]
+        values = scores.detach().masked_fill(~exists, float("-inf"))
         largest = values.amax(-1, keepdim=True)
         log_sum = largest + exp_minus(largest - values).sum(-1, keepdim=True).log()
-        result = (values.gather(-1, place) - log_sum).squeeze(-1)
+        result = (values.gather(-1, position) - log_sum).squeeze(-1)
         if not torch.is_grad_enabled():
             return result
-        slopes = (values - log_sum).exp().neg().scatter_add(-1, place, torch.ones_like(log_sum))
+        slopes = (values - log_sum).exp().neg().scatter_add(-1, position, torch.ones_like(log_sum))
         return with_gradient_of(result, (slopes * scores).sum(-1))
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.weight.shape[0]} nodes, root={self.root}"
 
     class Lua(LuaClass):
-        """With ``static``, Torch7's ``parameters()`` is a table by node numbers; here it is weight and bias."""
+        """Torch7's ``parameters()`` returns views of the rows of each node; the module has one weight and one bias."""
 
-        faults = (
-            Fault(("params", "gradParams"), "Torch7 lists views of single nodes, under their numbers where static"),
-        )
+        faults = (Fault(("params", "gradParams"), "Torch7 returns a view of the parameters for each node of the tree"),)
         scalars = {"inputSize": "in_features", "rootId": "root", "maxFamily": "max_family", "maxDept": "max_depth"}
         tensors = {
             "weight": "weight",
@@ -195,15 +202,15 @@ class SoftMaxTree(nn.Module):
         def to_lua(cls, module: SoftMaxTree, ctx: LuaContext) -> dict[str, Any]:
             fields = super().to_lua(module, ctx)
             if record_of(module) is None:
-                fields.update(_counted(module), _gradInput=LuaTensor.empty(ctx.type_of(module)))
+                fields.update(_tree_fields(module), _gradInput=LuaTensor.empty(ctx.type_of(module)))
                 fields["_gradTarget"] = LuaTensor.empty("torch.IntTensor")
                 fields["gradInput"] = LuaTable.from_list([fields["_gradInput"], fields["_gradTarget"]])
             return fields
 
 
-def _counted(tree: SoftMaxTree) -> dict[str, Any]:
-    """Return the fields that Torch7's constructor counts."""
-    parent_of = {c: (p, place) for c, (p, place) in enumerate(tree.child_parent.tolist(), 1) if p > 0}
+def _tree_fields(tree: SoftMaxTree) -> dict[str, Any]:
+    """Return the fields that Torch7's constructor computes from the tree."""
+    parent_of = {c: (p, position) for c, (p, position) in enumerate(tree.child_parent.tolist(), 1) if p > 0}
     families = {p: (first, n) for p, (first, n) in enumerate(tree.parent_children.tolist(), 1) if first > 0}
     by_row = sorted(parent_of, key=lambda c: families[parent_of[c][0]][0] + parent_of[c][1])
 
@@ -226,13 +233,13 @@ def _counted(tree: SoftMaxTree) -> dict[str, Any]:
 
 @lua_class("nn.SoftMaxForest")
 class SoftMaxForest(nn.Sequential):
-    """Mixture of trees of softmaxes.
+    """Mixture of softmax trees.
 
     Args:
-        module: the gater and the trees, then the mixture.
+        *modules: one Sequential of the gater with the trees, and the mixture.
 
     Shape:
-        - Input: ``[x, target]``, as :class:`SoftMaxTree`.
+        - Input: ``[x, target]``, as in :class:`SoftMaxTree`.
         - Output: :math:`(N)`.
 
     Lua:
@@ -240,7 +247,7 @@ class SoftMaxForest(nn.Sequential):
     """
 
     class Lua(LuaClass):
-        """The parts (``experts``, ``gater`` …) are kept as they are; they are the same objects."""
+        """The fields ``experts``, ``gater`` … are not converted; their modules are also in ``modules``."""
 
         container = True
 

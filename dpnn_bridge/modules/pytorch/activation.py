@@ -1,4 +1,4 @@
-"""Activations that nn lacks, as compositions of nn's activations."""
+"""Export activations that nn lacks as compositions of nn's activations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 
 
 def _gate(parts: Parts, *branch: LuaObject) -> LuaObject:
-    """Return the input times what ``branch`` makes of it."""
+    """Return a composition that multiplies the input by the output of ``branch``."""
     return parts.join("CMulTable", parts.identity(), parts.chain(*branch))
 
 
@@ -62,25 +62,25 @@ def selu(module: nn.SELU, ctx: LuaContext) -> LuaObject:
 
 @composition(nn.ELU)
 def elu(module: nn.ELU, ctx: LuaContext) -> None:
-    """Refuse a negative alpha: nn takes the gradient from the sign of the output."""
+    """Raise an error for a negative alpha: nn computes the gradient from the sign of the output."""
     _need_positive_alpha(module)
 
 
 def _need_positive_alpha(module: nn.ELU | nn.CELU) -> None:
     if module.alpha < 0:
-        refuse(module, f"alpha={module.alpha}, which is negative", "alpha=0 and more can be written")
+        refuse(module, f"alpha={module.alpha}, which is negative", "alpha=0 and more can be exported")
 
 
 @composition(nn.Softplus)
 def softplus(module: nn.Softplus, ctx: LuaContext) -> None:
-    """Refuse a low threshold: nn compares the output with it in backward, where PyTorch compares the input."""
+    """Raise an error for a low threshold: nn's gradient compares the output with it, PyTorch's the input."""
     if module.threshold < 20:
-        refuse(module, f"threshold={module.threshold}", "threshold=20 and more can be written")
+        refuse(module, f"threshold={module.threshold}", "threshold=20 and more can be exported")
 
 
 @composition(nn.GLU)
 def glu(module: nn.GLU, ctx: LuaContext) -> LuaObject | None:
-    """Move a dimension that is counted from the end to the end, which nn halves if the class has no dimension."""
+    """Swap a dimension that is counted from the end with the last one, over which nn's class works by default."""
     if module.dim >= -1:
         return None
     parts = Parts(module, ctx)
@@ -97,7 +97,7 @@ def celu(module: nn.CELU, ctx: LuaContext) -> LuaObject:
 @composition(nn.GELU)
 def gelu(module: nn.GELU, ctx: LuaContext) -> LuaObject:
     if module.approximate != "tanh":
-        refuse(module, "the error function", "GELU(approximate='tanh') can be written")
+        refuse(module, "the error function", "GELU(approximate='tanh') can be exported")
     parts = Parts(module, ctx)
     cube = parts.chain(parts("Power", pow=3), parts.times(0.044715))
     inner = parts.join("CAddTable", parts.identity(), cube)
@@ -106,14 +106,14 @@ def gelu(module: nn.GELU, ctx: LuaContext) -> LuaObject:
 
 @composition(nn.Softmax, nn.LogSoftmax, nn.Softmin)
 def softmax(module: Any, ctx: LuaContext) -> LuaObject:
-    """Move the softmax dimension to the one that nn's class uses: dimension 1 of matrices and images."""
+    """Swap the softmax dimension with the dimension that nn's class uses, dimension 1 of matrices and images."""
     name = {nn.Softmax: "SoftMax", nn.LogSoftmax: "LogSoftMax"}.get(type(module), "SoftMin")
     parts, dim, dims = Parts(module, ctx), module.dim, dimensions(module, ctx)
-    buffers = {"mininput": LuaTensor.empty(parts.kind)} if name == "SoftMin" else {}
+    buffers = {"mininput": LuaTensor.empty(parts.tensor_class)} if name == "SoftMin" else {}
     own = parts(name, **buffers)
     if dim is not None and dims is not None:
         dim %= dims
-    if dim is None or (dim, dims) in ((1, 2), (1, 4), (0, 1), (0, 3)):  # None is Torch7's own rule
+    if dim is None or (dim, dims) in ((1, 2), (1, 4), (0, 1), (0, 3)):  # dim=None has the same meaning in Torch7
         return own
     if dim < 0 or dim + 1 == dims:
         dim = dim - (dims or 0) if dim >= 0 else dim

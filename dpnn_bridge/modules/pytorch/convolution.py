@@ -1,4 +1,4 @@
-"""Convolutions with options that nn lacks: one dimension, groups, other paddings."""
+"""Export convolutions with options that nn lacks: one dimension, groups, other padding modes."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from dpnn_bridge.modules.pytorch.parts import Parts, refuse
 from dpnn_bridge.modules.pytorch.shapes import padded
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
-#: Lua's letters of the last dimensions
+#: suffixes of Lua's field names for the last dimensions
 LETTERS = "THW"
 
 
 @composition(nn.Conv1d, nn.Conv2d, nn.Conv3d)
 def convolution(module: Any, ctx: LuaContext) -> LuaObject | None:
-    """Return a convolution that nn has no class for; None if nn has one."""
-    plain = module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
-    if plain and len(module.kernel_size) > 1:
+    """Compose a convolution for which nn has no class; return None if nn has one."""
+    supported = module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
+    if supported and len(module.kernel_size) > 1:
         return None
-    sides = _sides(module)
-    padding = [low for low, _ in sides]
+    pads = _padding(module)
+    padding = [before for before, _ in pads]
     layers = []
-    if module.padding_mode != "zeros" or any(low != high for low, high in sides):
-        around = [p for low, high in reversed(sides) for p in (low, high)]
-        layers, padding = [padded(Parts(module, ctx), module.padding_mode, around)], [0] * len(sides)
+    if module.padding_mode != "zeros" or any(before != after for before, after in pads):
+        flat = [p for pair in reversed(pads) for p in pair]
+        layers, padding = [padded(Parts(module, ctx), module.padding_mode, flat)], [0] * len(pads)
     settings = _settings({"k": module.kernel_size, "d": module.stride, "pad": padding})
     dilated = any(d != 1 for d in module.dilation)
     if dilated:
@@ -41,9 +41,13 @@ def convolution(module: Any, ctx: LuaContext) -> LuaObject | None:
 
 @composition(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 def transposed(module: Any, ctx: LuaContext) -> LuaObject | None:
-    """Return a transposed convolution that nn has no class for; None if nn has one."""
+    """Compose a transposed convolution for which nn has no class; return None if nn has one."""
     if any(d != 1 for d in module.dilation):
-        refuse(module, f"dilation={tuple(module.dilation)} here", "spread the weights with zeros between them")
+        refuse(
+            module,
+            f"dilation={tuple(module.dilation)} in transposed convolutions",
+            "use a larger kernel with zeros between the weights",
+        )
     if module.groups == 1 and len(module.kernel_size) > 1:
         return None
     numbers = {"k": module.kernel_size, "d": module.stride, "pad": module.padding, "adj": module.output_padding}
@@ -52,7 +56,18 @@ def transposed(module: Any, ctx: LuaContext) -> LuaObject | None:
 
 
 def _composed(module: Any, ctx: LuaContext, name: str, settings: dict[str, Any], before: list[LuaObject]) -> LuaObject:
-    """Return ``before``, then the convolution of each group side by side; lifted to images over one dimension."""
+    """Compose a convolution.
+
+    Args:
+        module: the layer of PyTorch.
+        ctx: context of the export.
+        name: name of nn's class.
+        settings: fields with the kernel size, stride and padding.
+        before: layers before the convolution.
+
+    Returns:
+        ``before``, then the convolutions of all groups in parallel. A 1-D input becomes images with one row.
+    """
     parts, groups = Parts(module, ctx), module.groups
     inputs, outputs = module.in_channels // groups, module.out_channels // groups
     kernel = (1,) * (2 - len(module.kernel_size)) + tuple(module.kernel_size)
@@ -63,8 +78,8 @@ def _composed(module: Any, ctx: LuaContext, name: str, settings: dict[str, Any],
         weight = parts.tensors("weight", (*sizes, *kernel), i * math.prod([*sizes, *kernel]))
         bias = parts.tensors("bias", (outputs,), i * outputs)
         buffers = ("ones", "finput", "fgradInput") if "Full" in name else ("finput", "fgradInput")
-        made = {buffer: LuaTensor.empty(parts.kind) for buffer in buffers}
-        return parts(name, nInputPlane=inputs, nOutputPlane=outputs, **settings, **made, **weight, **bias)
+        empty = {buffer: LuaTensor.empty(parts.tensor_class) for buffer in buffers}
+        return parts(name, nInputPlane=inputs, nOutputPlane=outputs, **settings, **empty, **weight, **bias)
 
     if groups == 1:
         layers = [group(0)]
@@ -80,17 +95,17 @@ def _composed(module: Any, ctx: LuaContext, name: str, settings: dict[str, Any],
 
 
 def _settings(numbers: dict[str, Any]) -> dict[str, Any]:
-    """Return the numbers of each dimension under Lua's names; over one dimension the height is that of one row."""
-    found: dict[str, Any] = {}
+    """Return Lua's fields for each prefix and dimension; for a 1-D layer, those of images with one row."""
+    fields: dict[str, Any] = {}
     for prefix, values in numbers.items():
         values = list(values)
         if len(values) == 1:
             values = [0 if prefix in ("pad", "adj") else 1, *values]
-        found |= {f"{prefix}{letter}": value for letter, value in zip(LETTERS[-len(values) :], values, strict=True)}
-    return found
+        fields |= {f"{prefix}{letter}": value for letter, value in zip(LETTERS[-len(values) :], values, strict=True)}
+    return fields
 
 
-def _sides(module: Any) -> list[tuple[int, int]]:
+def _padding(module: Any) -> list[tuple[int, int]]:
     """Return the padding before and after each dimension."""
     if module.padding == "valid":
         return [(0, 0)] * len(module.kernel_size)

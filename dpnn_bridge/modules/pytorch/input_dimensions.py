@@ -1,4 +1,4 @@
-"""Find the number of dimensions of a layer's input: from an example, otherwise from the layers before it."""
+"""Find the number of dimensions of a layer's input: from an example, or from the layers before it."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from torch import nn
 
 from dpnn_bridge.conversion.contexts import LuaContext
 
-_KINDS = ("Conv", "ConvTranspose", "MaxPool", "AvgPool", "AdaptiveAvgPool", "AdaptiveMaxPool")
-#: layers whose output has this many dimensions, for batches
+_PREFIXES = ("Conv", "ConvTranspose", "MaxPool", "AvgPool", "AdaptiveAvgPool", "AdaptiveMaxPool")
+#: number of dimensions -> layers whose output for a batch has this number
 AFTER: dict[int, tuple[type[nn.Module], ...]] = {
     2: (nn.Flatten,),
-    3: tuple(getattr(nn, f"{kind}1d") for kind in _KINDS),
-    4: tuple(getattr(nn, f"{kind}2d") for kind in (*_KINDS, "BatchNorm")),
-    5: tuple(getattr(nn, f"{kind}3d") for kind in (*_KINDS, "BatchNorm")),
+    3: tuple(getattr(nn, f"{prefix}1d") for prefix in _PREFIXES),
+    4: tuple(getattr(nn, f"{prefix}2d") for prefix in (*_PREFIXES, "BatchNorm")),
+    5: tuple(getattr(nn, f"{prefix}3d") for prefix in (*_PREFIXES, "BatchNorm")),
 }
 _NAMES = """
     ReLU ReLU6 LeakyReLU PReLU RReLU ELU SELU CELU GELU SiLU Mish Tanh Sigmoid Softplus Softsign Hardtanh Hardsigmoid
     Hardswish Threshold LogSigmoid Hardshrink Softshrink Tanhshrink Dropout Identity LayerNorm BatchNorm1d
     LocalResponseNorm
 """
-#: layers that leave the number of dimensions alone and take any
-KEEPING: tuple[type[nn.Module], ...] = tuple(getattr(nn, name) for name in _NAMES.split())
+#: layers that accept any number of dimensions and do not change it
+SAME_DIMENSIONS: tuple[type[nn.Module], ...] = tuple(getattr(nn, name) for name in _NAMES.split())
 
 
 def dimensions(module: nn.Module, ctx: LuaContext) -> int | None:
-    """Return the number of dimensions of the input of ``module``, a batch; None if it is unknown or not always one."""
+    """Return the number of dimensions of the input batch of ``module``; None if it is unknown or not unique."""
     module = ctx.stands_for.get(id(module), module)
     if id(module) in ctx.dimensions:
         return ctx.dimensions[id(module)]
@@ -34,15 +34,15 @@ def dimensions(module: nn.Module, ctx: LuaContext) -> int | None:
 
 
 def _inferred(ctx: LuaContext) -> dict[int, int | None]:
-    """Map ``id`` of every module to the dimensions of its input, as inferred from the layers before each of its uses.
+    """Map ``id`` of every module to the number of dimensions of its input, inferred from the layers before each use.
 
-    A module whose uses differ has None, as :func:`~dpnn_bridge.conversion.dimensions.seen` has it.
+    The number is None if the uses of a module differ, as in :func:`~dpnn_bridge.conversion.dimensions.seen`.
     """
     inputs: dict[int, set[int | None]] = {}
     outputs: dict[tuple[int, int | None], int | None] = {}
 
     def output_of(module: nn.Module, dims: int | None) -> int | None:
-        """Return the dimensions of the output of a module; note those of the inputs of the modules in it."""
+        """Return the number of dimensions of a module's output; add those of the inputs of its submodules."""
         dims = ctx.dimensions.get(id(module), dims)
         use = (id(module), dims)
         if use not in outputs:
@@ -53,7 +53,7 @@ def _inferred(ctx: LuaContext) -> dict[int, int | None]:
             else:
                 for child in module.children():
                     output_of(child, None)
-                dims = dims if isinstance(module, KEEPING) else _after(module, dims)
+                dims = dims if isinstance(module, SAME_DIMENSIONS) else _after(module, dims)
             outputs[use] = dims
         return outputs[use]
 
@@ -62,8 +62,8 @@ def _inferred(ctx: LuaContext) -> dict[int, int | None]:
 
 
 def _after(layer: nn.Module, dims: int | None) -> int | None:
-    """Return the dimensions of the output of a layer."""
-    if type(layer) is nn.Linear:  # nn.Linear takes nothing else, unless it is known to get more
+    """Return the number of dimensions of a layer's output."""
+    if type(layer) is nn.Linear:  # without other information, the input of nn.Linear is a matrix
         return dims or 2
     if isinstance(layer, nn.Flatten) and (layer.start_dim, layer.end_dim) != (1, -1):
         return None

@@ -1,4 +1,4 @@
-"""Dropout, products, embeddings, wrappers, and layers that cannot be exported."""
+"""Export dropout, bilinear layers, embedding bags and wrappers; list the layers that cannot be exported."""
 
 from __future__ import annotations
 
@@ -9,95 +9,91 @@ from torch import nn
 from dpnn_bridge.conversion.contexts import LuaContext
 from dpnn_bridge.conversion.registry import composition
 from dpnn_bridge.modules.nn.linear import Bilinear
-from dpnn_bridge.modules.pytorch.parts import Parts, refuse
+from dpnn_bridge.modules.pytorch.parts import Parts, refuse, refuse_all
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
 
 @composition(nn.Dropout)
 def dropout(module: nn.Dropout, ctx: LuaContext) -> None:
-    """Refuse a dropout of all elements, which nn divides by zero."""
-    _need_some_left(module)
+    """Raise an error for p=1, for which nn divides by zero."""
+    _check_probability(module)
 
 
-def _need_some_left(module: Any) -> None:
+def _check_probability(module: Any) -> None:
     if module.p == 1:
-        refuse(module, "p=1", "p < 1 can be written")
+        refuse(module, "p=1", "p < 1 can be exported")
 
 
 @composition(nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
-def plane_dropout(module: Any, ctx: LuaContext) -> LuaObject:
-    """Export dropout of planes: nn does not scale up in training, and scales down in evaluation."""
-    _need_some_left(module)
+def channel_dropout(module: Any, ctx: LuaContext) -> LuaObject:
+    """Export dropout of channels; nn scales by 1 - p in evaluation mode, PyTorch by 1 / (1 - p) in training mode."""
+    _check_probability(module)
     parts = Parts(module, ctx)
     name = "VolumetricDropout" if isinstance(module, nn.Dropout3d) else "SpatialDropout"
-    dropped = parts(name, p=module.p, stochastic_inference=False, noise=LuaTensor.empty(parts.kind))
-    planes = parts.lifted(dropped) if isinstance(module, nn.Dropout1d) else dropped
-    return parts.chain(planes, parts.times(1 / (1 - module.p)))
+    dropped = parts(name, p=module.p, stochastic_inference=False, noise=LuaTensor.empty(parts.tensor_class))
+    layer = parts.lifted(dropped) if isinstance(module, nn.Dropout1d) else dropped
+    return parts.chain(layer, parts.times(1 / (1 - module.p)))
 
 
 @composition(nn.Bilinear)
 def bilinear(module: nn.Bilinear, ctx: LuaContext) -> LuaObject:
-    twin = Bilinear(module.in1_features, module.in2_features, module.out_features, bias=module.bias is not None)
-    twin.weight, twin.bias = module.weight, module.bias
-    return ctx.to_lua(twin.train(module.training))
+    equivalent = Bilinear(module.in1_features, module.in2_features, module.out_features, bias=module.bias is not None)
+    equivalent.weight, equivalent.bias = module.weight, module.bias
+    return ctx.to_lua(equivalent.train(module.training))
 
 
 @composition(nn.EmbeddingBag)
 def embedding_bag(module: nn.EmbeddingBag, ctx: LuaContext) -> LuaObject:
-    """Export an EmbeddingBag for matrices of indices, with one bag per row."""
+    """Export an EmbeddingBag whose input is a matrix of indices with one bag per row."""
     if module.padding_idx is not None or module.include_last_offset:
-        refuse(module, "padding_idx or include_last_offset of bags", "bags as rows of a matrix can be written")
+        refuse(module, "padding_idx or include_last_offset", "bags as rows of a matrix, without these, can be exported")
     parts = Parts(module, ctx)
-    twin = nn.Embedding(
+    equivalent = nn.Embedding(
         module.num_embeddings, module.embedding_dim, max_norm=module.max_norm, norm_type=module.norm_type, device="meta"
     )
-    twin._parameters = module._parameters
+    equivalent._parameters = module._parameters
     bags = {"sum": parts("Sum", dimension=2, sizeAverage=False, squeeze=True), "mean": parts.mean(2)}
     bags["max"] = parts("Max", dimension=2)
-    return parts.chain(ctx.to_lua(twin.train(module.training)), bags[module.mode])
+    return parts.chain(ctx.to_lua(equivalent.train(module.training)), bags[module.mode])
 
 
 # ---------------------------------------------------------------------- wrappers
 @composition(nn.Sequential)
 def chain(module: nn.Sequential, ctx: LuaContext) -> LuaObject | None:
-    """Export a container without members, which has no ``backward`` in Torch7, as an identity."""
+    """Export an empty container as nn.Identity, because an empty nn.Sequential has no backward pass in Torch7."""
     return None if len(module) else Parts(module, ctx).identity()
 
 
 @composition(nn.DataParallel, nn.parallel.DistributedDataParallel)
 def parallel(module: Any, ctx: LuaContext) -> LuaObject:
-    """Export the model inside."""
+    """Export the wrapped model."""
     return ctx.to_lua(module.module)
 
 
-#: layers that cannot be written, with the nearest thing that can
+#: layers that cannot be exported, with similar layers that can
 NEAREST = {
-    nn.MultiheadAttention: "products of matrices (nn.MM) have to be put together by hand in Lua",
-    nn.TransformerEncoderLayer: "Linear, LayerNorm, GELU(approximate='tanh') and Dropout can be written",
-    nn.TransformerDecoderLayer: "Linear, LayerNorm, GELU(approximate='tanh') and Dropout can be written",
-    nn.TransformerEncoder: "Linear, LayerNorm, GELU(approximate='tanh') and Dropout can be written",
-    nn.TransformerDecoder: "Linear, LayerNorm, GELU(approximate='tanh') and Dropout can be written",
-    nn.Transformer: "Linear, LayerNorm, GELU(approximate='tanh') and Dropout can be written",
-    nn.AlphaDropout: "Dropout can be written",
-    nn.FeatureAlphaDropout: "Dropout2d can be written",
-    nn.LPPool3d: "LPPool2d can be written, and AvgPool3d",
-    nn.FractionalMaxPool2d: "MaxPool2d and AdaptiveMaxPool2d can be written",
-    nn.FractionalMaxPool3d: "MaxPool3d and AdaptiveMaxPool3d can be written",
-    nn.MaxUnpool1d: "ConvTranspose1d and Upsample can be written",
-    nn.MaxUnpool2d: "ConvTranspose2d and Upsample can be written",
-    nn.MaxUnpool3d: "ConvTranspose3d and Upsample can be written",
-    nn.CosineSimilarity: "nn.CosineDistance has another eps; normalise in Lua",
-    nn.PairwiseDistance: "nn.PairwiseDistance has another eps",
-    nn.ChannelShuffle: "an index of the planes has to be written in Lua",
-    nn.PixelUnshuffle: "Conv2d with a stride can be written",
-    nn.Fold: "ConvTranspose2d with fixed weights can be written",
-    nn.Unfold: "Conv2d with fixed weights can be written",
-    nn.AdaptiveLogSoftmaxWithLoss: "Linear and LogSoftmax can be written",
+    nn.MultiheadAttention: "compose it of matrix products (nn.MM) in Lua",
+    nn.TransformerEncoderLayer: "Linear, LayerNorm, GELU(approximate='tanh') and Dropout can be exported",
+    nn.TransformerDecoderLayer: "Linear, LayerNorm, GELU(approximate='tanh') and Dropout can be exported",
+    nn.TransformerEncoder: "Linear, LayerNorm, GELU(approximate='tanh') and Dropout can be exported",
+    nn.TransformerDecoder: "Linear, LayerNorm, GELU(approximate='tanh') and Dropout can be exported",
+    nn.Transformer: "Linear, LayerNorm, GELU(approximate='tanh') and Dropout can be exported",
+    nn.AlphaDropout: "Dropout can be exported",
+    nn.FeatureAlphaDropout: "Dropout2d can be exported",
+    nn.LPPool3d: "LPPool2d and AvgPool3d can be exported",
+    nn.FractionalMaxPool2d: "MaxPool2d and AdaptiveMaxPool2d can be exported",
+    nn.FractionalMaxPool3d: "MaxPool3d and AdaptiveMaxPool3d can be exported",
+    nn.MaxUnpool1d: "ConvTranspose1d and Upsample can be exported",
+    nn.MaxUnpool2d: "ConvTranspose2d and Upsample can be exported",
+    nn.MaxUnpool3d: "ConvTranspose3d and Upsample can be exported",
+    nn.CosineSimilarity: "use nn.CosineDistance in Lua, which has another eps",
+    nn.PairwiseDistance: "use nn.PairwiseDistance in Lua, which has another eps",
+    nn.ChannelShuffle: "select the channels with nn.Index in Lua",
+    nn.PixelUnshuffle: "Conv2d with a stride can be exported",
+    nn.Fold: "ConvTranspose2d with fixed weights can be exported",
+    nn.Unfold: "Conv2d with fixed weights can be exported",
+    nn.AdaptiveLogSoftmaxWithLoss: "Linear and LogSoftmax can be exported",
 }
 
 
-def _without_counterpart(module: nn.Module, ctx: LuaContext) -> LuaObject:
-    return refuse(module, "it", NEAREST[type(module)])
-
-
-composition(*NEAREST)(_without_counterpart)
+refuse_all(NEAREST)

@@ -1,4 +1,4 @@
-"""Pooling with options that nn lacks."""
+"""Export pooling layers with options that nn lacks."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from dpnn_bridge.objects import LuaObject, LuaTensor
 
 
 def _each(value: Any, count: int) -> list[int]:
-    """Return the numbers of an option for each dimension."""
+    """Return the value of an option for each of ``count`` dimensions."""
     return list(value) if isinstance(value, (tuple, list)) else [value] * count
 
 
 def _refuse_indices(module: Any) -> None:
-    kept = "indices" in module._buffers  # by a hook for nn.SpatialMaxUnpooling; the values alone are returned
-    if getattr(module, "return_indices", False) and not kept:
-        refuse(module, "return_indices=True", "one that returns values alone can be written")
+    for_unpooling = "indices" in module._buffers  # a hook stores the indices and returns only the values
+    if getattr(module, "return_indices", False) and not for_unpooling:
+        refuse(module, "return_indices=True", "return_indices=False can be exported")
 
 
 def _windows(module: Any, count: int) -> list[tuple[int, int, int, int]]:
@@ -31,15 +31,15 @@ def _windows(module: Any, count: int) -> list[tuple[int, int, int, int]]:
     return list(zip(*numbers, strict=True))
 
 
-def _refuse_windows_beyond(module: Any, windows: list[tuple[int, int, int, int]]) -> None:
-    """Check the ceil mode: without padding, Torch7 keeps a window that starts outside the input."""
+def _check_ceil_mode(module: Any, windows: list[tuple[int, int, int, int]]) -> None:
+    """Raise an error if a window could start outside the input: without padding, Torch7 computes such windows."""
     gaps = any(stride > dilation * (kernel - 1) + 1 for kernel, stride, _, dilation in windows)
     if module.ceil_mode and gaps and not any(padding for *_, padding, _ in windows):
-        refuse(module, "ceil_mode=True with a stride above the kernel's extent", "ceil_mode=False can be written")
+        refuse(module, "ceil_mode=True with a stride above the kernel size", "ceil_mode=False can be exported")
 
 
 def _dilated_maximum(parts: Parts, ceil_mode: bool, *windows: tuple[int, int, int, int]) -> LuaObject:
-    """Export a pooling of images over the last one or two dimensions."""
+    """Create a max pooling of images with windows over the last one or two dimensions."""
     rows = [(1, 1, 0, 1)] * (2 - len(windows)) + [*windows]
     names = ("k", "d", "pad", "dilation")
     numbers = {f"{n}{c}": v for c, row in zip("HW", rows, strict=True) for n, v in zip(names, row, strict=True)}
@@ -50,7 +50,7 @@ def _dilated_maximum(parts: Parts, ceil_mode: bool, *windows: tuple[int, int, in
 @composition(nn.MaxPool1d)
 def max_pool_1d(module: Any, ctx: LuaContext) -> LuaObject:
     _refuse_indices(module)
-    _refuse_windows_beyond(module, _windows(module, 1))
+    _check_ceil_mode(module, _windows(module, 1))
     parts = Parts(module, ctx)
     return parts.lifted(_dilated_maximum(parts, module.ceil_mode, *_windows(module, 1)))
 
@@ -58,36 +58,36 @@ def max_pool_1d(module: Any, ctx: LuaContext) -> LuaObject:
 @composition(nn.MaxPool2d)
 def max_pool_2d(module: Any, ctx: LuaContext) -> None:
     _refuse_indices(module)
-    _refuse_windows_beyond(module, _windows(module, 2))
+    _check_ceil_mode(module, _windows(module, 2))
 
 
 @composition(nn.MaxPool3d)
 def max_pool_3d(module: Any, ctx: LuaContext) -> LuaObject | None:
-    """Export a volumetric pooling as two: nn's dilated class loses its ceil mode when Torch7 loads it."""
+    """Export a dilated 3-D pooling in ceil mode as two poolings; nn's class loses ceil mode when Torch7 loads it."""
     _refuse_indices(module)
     windows, parts = _windows(module, 3), Parts(module, ctx)
     if not module.ceil_mode or all(dilation == 1 for *_, dilation in windows):
-        return _refuse_windows_beyond(module, windows)
-    between, planes = windows[:1], windows[1:]
-    _refuse_windows_beyond(module, between)
-    _refuse_windows_beyond(module, planes)
-    pools = [parts.bottled(_dilated_maximum(parts, True, *part), 3) for part in (planes, between)]
+        return _check_ceil_mode(module, windows)
+    depth, image = windows[:1], windows[1:]
+    _check_ceil_mode(module, depth)
+    _check_ceil_mode(module, image)
+    pools = [parts.bottled(_dilated_maximum(parts, True, *part), 3) for part in (image, depth)]
     return parts.chain(pools[0], parts.swap(3, 5), pools[1], parts.swap(3, 5))
 
 
 # ---------------------------------------------------------------------- averages
 def _average(parts: Parts, kernel: list[int], stride: list[int], padding: list[int], **options: bool) -> LuaObject:
-    """Export a pooling of images; one dimension becomes images with one row."""
-    row = len(kernel) == 1
-    numbers = {"k": ([1] * row, kernel), "d": ([1] * row, stride), "pad": ([0] * row, padding)}
-    fields = {f"{name}{c}": v for name, (one, vs) in numbers.items() for c, v in zip("HW", one + vs, strict=True)}
+    """Create an average pooling of images; a 1-D input becomes images with one row."""
+    is_1d = len(kernel) == 1
+    numbers = {"k": [1] * is_1d + kernel, "d": [1] * is_1d + stride, "pad": [0] * is_1d + padding}
+    fields = {f"{name}{c}": v for name, values in numbers.items() for c, v in zip("HW", values, strict=True)}
     pool = parts("SpatialAveragePooling", **fields, **{"divide": True, **options})
-    return parts.lifted(pool) if row else pool
+    return parts.lifted(pool) if is_1d else pool
 
 
 @composition(nn.AvgPool1d)
 def average_pool_1d(module: Any, ctx: LuaContext) -> LuaObject:
-    _refuse_windows_beyond(module, _windows(module, 1))
+    _check_ceil_mode(module, _windows(module, 1))
     options = {n: getattr(module, n) for n in ("ceil_mode", "count_include_pad")}
     sizes = (_each(v, 1) for v in (module.kernel_size, module.stride, module.padding))
     return _average(Parts(module, ctx), *sizes, **options)
@@ -95,12 +95,12 @@ def average_pool_1d(module: Any, ctx: LuaContext) -> LuaObject:
 
 @composition(nn.AvgPool2d)
 def average_pool_2d(module: Any, ctx: LuaContext) -> LuaObject | None:
-    """Export a pooling with ``divisor_override``: the sum of each window, divided."""
-    _refuse_windows_beyond(module, _windows(module, 2))
+    """Export a pooling with ``divisor_override`` as the sum of each window and a factor."""
+    _check_ceil_mode(module, _windows(module, 2))
     if module.divisor_override is None:
         return None
-    if module.ceil_mode:  # nn divides by what is inside, and multiplies by the whole window
-        refuse(module, "divisor_override with ceil_mode=True", "one of the two can be written")
+    if module.ceil_mode:  # in ceil mode, nn's divide=false does not give the sum of a window at the edge
+        refuse(module, "divisor_override with ceil_mode=True", "each of the two options alone can be exported")
     parts = Parts(module, ctx)
     sizes = [_each(v, 2) for v in (module.kernel_size, module.stride, module.padding)]
     sums = _average(parts, *sizes, ceil_mode=False, count_include_pad=True, divide=False)
@@ -111,15 +111,15 @@ def average_pool_2d(module: Any, ctx: LuaContext) -> LuaObject | None:
 def average_pool_3d(module: Any, ctx: LuaContext) -> LuaObject | None:
     kernel, stride, padding = (_each(v, 3) for v in (module.kernel_size, module.stride, module.padding))
     if module.ceil_mode:
-        refuse(module, "ceil_mode=True in three dimensions", "one with ceil_mode=False can be written")
+        refuse(module, "ceil_mode=True in three dimensions", "ceil_mode=False can be exported")
     if not any(padding) and module.divisor_override is None:
         return None
     parts, names = Parts(module, ctx), "THW"
 
     def average() -> LuaObject:
         fields = {f"{p}{c}": v for p, vs in (("k", kernel), ("d", stride)) for c, v in zip(names, vs, strict=True)}
-        sides = [p for p in reversed(padding) for _ in range(2)]
-        return parts.chain(constant(parts, 0, sides), parts("VolumetricAveragePooling", **fields))
+        pads = [p for p in reversed(padding) for _ in range(2)]
+        return parts.chain(constant(parts, 0, pads), parts("VolumetricAveragePooling", **fields))
 
     if module.divisor_override is not None:
         return parts.chain(average(), parts.times(kernel[0] * kernel[1] * kernel[2] / module.divisor_override))
@@ -135,8 +135,8 @@ def power_pool(module: Any, ctx: LuaContext) -> LuaObject:
     stride = kernel if module.stride is None else _each(module.stride, count)
     parts, elements = Parts(module, ctx), kernel[0] * kernel[-1] if count == 2 else kernel[0]
     if power == float("inf"):
-        refuse(module, "norm_type=inf", "a maximum pooling can be written")
-    _refuse_windows_beyond(module, [(k, s, 0, 1) for k, s in zip(kernel, stride, strict=True)])
+        refuse(module, "norm_type=inf", "MaxPool1d and MaxPool2d can be exported")
+    _check_ceil_mode(module, [(k, s, 0, 1) for k, s in zip(kernel, stride, strict=True)])
     means = _average(parts, kernel, stride, [0] * count, ceil_mode=module.ceil_mode, count_include_pad=True)
     return parts.chain(parts("Power", pow=power), means, parts.times(elements), parts("Power", pow=1 / power))
 
@@ -148,24 +148,24 @@ _ADAPTIVE_MAX = (nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3
 
 @composition(*_ADAPTIVE, *_ADAPTIVE_MAX)
 def adaptive_pool(module: Any, ctx: LuaContext) -> LuaObject:
-    """Return one dimension after the other where nn has no class: averages and maxima allow it."""
+    """Pool one dimension after the other if nn has no class for all of them."""
     _refuse_indices(module)
     count = int(type(module).__name__[-2])
     parts, maximum, sizes = Parts(module, ctx), isinstance(module, _ADAPTIVE_MAX), _each(module.output_size, count)
 
-    def planes(height: int, width: int) -> LuaObject:
+    def images(height: int, width: int) -> LuaObject:
         buffers = {"indices": LuaTensor.empty("torch.LongTensor")} if maximum else {}
         name = f"SpatialAdaptive{'Max' if maximum else 'Average'}Pooling"
         return parts(name, H=height, W=width, **buffers)
 
     def last(size: int) -> LuaObject:
-        row = parts.chain(parts("Unsqueeze", pos=2), planes(1, size), parts("Squeeze", dim=2))
+        row = parts.chain(parts("Unsqueeze", pos=2), images(1, size), parts("Squeeze", dim=2))
         return parts.bottled(row, 2)
 
     if count == 1:
-        return parts.lifted(planes(1, sizes[0]))
+        return parts.lifted(images(1, sizes[0]))
     if count == 2 and None not in sizes:
-        return planes(*sizes)
+        return images(*sizes)
     layers = []
     for i, size in enumerate(sizes):
         if size is not None:

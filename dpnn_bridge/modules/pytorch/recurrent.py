@@ -1,4 +1,4 @@
-"""Recurrent layers: LSTM as rnn's SeqLSTM, others as cells that rnn's Sequencer and Recurrence run step by step."""
+"""Export recurrent layers: LSTM as rnn's SeqLSTM, others as cells that rnn's Sequencer and Recurrence run stepwise."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ from dpnn_bridge.objects import LuaObject
 
 
 def _sequence(module: Any, ctx: LuaContext, make: Callable[[str, int], nn.Module]) -> LuaObject:
-    """Return the layers and directions of a recurrent layer.
+    """Compose the layers and directions of a recurrent layer.
 
     Args:
         module: the layer.
-        ctx: the conversion.
-        make: gives a module on :math:`(T, N, *)` for the suffix of its parameters and the number of its features.
+        ctx: context of the export.
+        make: function of the suffix of a layer's parameters and its number of input features; returns a module for
+            inputs :math:`(T, N, *)`.
     """
     if module.dropout == 1:
-        refuse(module, "dropout=1", "dropout below 1 can be written")
+        refuse(module, "dropout=1", "dropout below 1 can be exported")
     parts, size, layers = Parts(module, ctx), module.input_size, list[LuaObject]()
     for number in range(module.num_layers):
         if number and module.dropout:
@@ -43,8 +44,8 @@ def _sequence(module: Any, ctx: LuaContext, make: Callable[[str, int], nn.Module
             continue
         inner = module.input_size if number == 0 else 2 * size
         backward = ctx.to_lua(make(f"{suffix}_reverse", inner).train(module.training))
-        turns = [parts("SeqReverseSequence", dim=1) for _ in range(2)]
-        layers.append(parts.join("JoinTable", forward, parts.chain(turns[0], backward, turns[1]), dimension=3))
+        reverse = [parts("SeqReverseSequence", dim=1) for _ in range(2)]
+        layers.append(parts.join("JoinTable", forward, parts.chain(reverse[0], backward, reverse[1]), dimension=3))
         size *= 2
     if module.batch_first:
         layers = [parts.swap(1, 2), *layers, parts.swap(1, 2)]
@@ -54,9 +55,9 @@ def _sequence(module: Any, ctx: LuaContext, make: Callable[[str, int], nn.Module
 # ---------------------------------------------------------------------- long short-term memory
 @composition(nn.LSTM)
 def lstm(module: nn.LSTM, ctx: LuaContext) -> LuaObject:
-    """Export an LSTM; rnn's single bias is the sum of both."""
+    """Export an LSTM; rnn has one bias, the sum of PyTorch's two."""
     if not module.bias:
-        refuse(module, "bias=False in an LSTM", "one with biases, of zero, can be written")
+        refuse(module, "bias=False in an LSTM", "set bias=True and the biases to zero")
 
     def layer(suffix: str, size: int) -> nn.Module:
         own = nn.ParameterList(p for name, p in module.named_parameters() if name.endswith(suffix))
@@ -66,8 +67,8 @@ def lstm(module: nn.LSTM, ctx: LuaContext) -> LuaObject:
 
 
 def _seq_lstm(module: nn.LSTM, suffix: str, size: int) -> nn.Module:
-    def arranged(tensor: Tensor) -> nn.Parameter:
-        """Return the gates in the order of rnn: input, forget, output, cell."""
+    def permuted(tensor: Tensor) -> nn.Parameter:
+        """Permute the gates to the order of rnn: input, forget, output, cell."""
         i, f, g, o = tensor.detach().chunk(4)
         return nn.Parameter(torch.cat([i, f, o, g]))
 
@@ -75,51 +76,56 @@ def _seq_lstm(module: nn.LSTM, suffix: str, size: int) -> nn.Module:
         return getattr(module, name + suffix).detach()
 
     if module.proj_size:
-        twin: SeqLSTM = SeqLSTMP(size, module.hidden_size, module.proj_size)
-        twin.weight_o = nn.Parameter(own("weight_hr").t().contiguous())
+        equivalent: SeqLSTM = SeqLSTMP(size, module.hidden_size, module.proj_size)
+        equivalent.weight_o = nn.Parameter(own("weight_hr").t().contiguous())
     else:
-        twin = SeqLSTM(size, module.hidden_size)
-    weight = arranged(torch.cat([own("weight_ih"), own("weight_hh")], 1))
-    twin.weight = nn.Parameter(weight.detach().t().contiguous())
-    twin.bias = arranged(own("bias_ih") + own("bias_hh"))
-    return twin
+        equivalent = SeqLSTM(size, module.hidden_size)
+    weight = permuted(torch.cat([own("weight_ih"), own("weight_hh")], 1))
+    equivalent.weight = nn.Parameter(weight.detach().t().contiguous())
+    equivalent.bias = permuted(own("bias_ih") + own("bias_hh"))
+    return equivalent
 
 
 # ---------------------------------------------------------------------- cells
-def _linear(module: Any, names: str) -> nn.Linear:
-    """Return a linear layer with the module's own parameters, ``names`` such as ``ih_l0``."""
-    weight, bias = getattr(module, f"weight_{names}"), getattr(module, f"bias_{names}", None)
-    twin = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    twin._parameters |= {"weight": weight, "bias": bias}
-    return twin
+def _linear(module: Any, suffix: str) -> nn.Linear:
+    """Return a linear layer with the module's parameters of a suffix such as ``ih_l0``."""
+    weight, bias = getattr(module, f"weight_{suffix}"), getattr(module, f"bias_{suffix}", None)
+    equivalent = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    equivalent._parameters |= {"weight": weight, "bias": bias}
+    return equivalent
 
 
 def _both(module: Any, suffix: str) -> nn.Module:
-    """Return the module ``[x, h]`` -> the products of both with their weights."""
+    """Return a module that maps ``[x, h]`` to the products of both with their weights."""
     return ParallelTable(_linear(module, f"ih{suffix}"), _linear(module, f"hh{suffix}"))
 
 
 def _pick(index: int, start: int, size: int) -> nn.Module:
-    """Return the module that selects columns of one of several matrices."""
+    """Return a module that selects columns of one of several matrices."""
     return nn.Sequential(SelectTable(index), Narrow(2, start + 1, size))
 
 
-def _joined(how: nn.Module, *branches: nn.Module) -> nn.Module:
-    return nn.Sequential(ConcatTable(*branches), how)
+def _joined(table_layer: nn.Module, *branches: nn.Module) -> nn.Module:
+    """Return parallel branches whose outputs are combined by a table layer."""
+    return nn.Sequential(ConcatTable(*branches), table_layer)
 
 
 def _sum_of(start: int, size: int) -> nn.Module:
+    """Return a module that adds the same columns of two matrices."""
     return _joined(CAddTable(), _pick(1, start, size), _pick(2, start, size))
 
 
-def _plain_cell(module: Any, suffix: str = "") -> nn.Module:
-    """Return the module ``[x, h]`` -> the next h, of an Elman network."""
+def _rnn_cell(module: Any, suffix: str = "") -> nn.Module:
+    """Return the Elman cell, a module that maps ``[x, h]`` to the next h."""
     activation = nn.Tanh() if module.nonlinearity == "tanh" else nn.ReLU()
     return nn.Sequential(_both(module, suffix), CAddTable(), activation)
 
 
 def _gru_cell(module: Any, suffix: str = "") -> nn.Module:
-    """Return the module ``[x, h]`` -> the next h; the reset gate follows the product, as in cuDNN but not rnn."""
+    """Return the GRU cell, a module that maps ``[x, h]`` to the next h.
+
+    The reset gate is applied after the product with the weight, as in PyTorch, but unlike in rnn.
+    """
     size = module.hidden_size
     products = nn.Sequential(
         ConcatTable(
@@ -138,7 +144,7 @@ def _gru_cell(module: Any, suffix: str = "") -> nn.Module:
 
 
 def _lstm_cell(module: Any) -> nn.Module:
-    """Return the module ``[x, [h, c]]`` -> the next ``[h, c]``."""
+    """Return the LSTM cell, a module that maps ``[x, [h, c]]`` to the next ``[h, c]``."""
     size = module.hidden_size
     state = nn.Sequential(SelectTable(2), SelectTable(1))
     sums = _joined(
@@ -157,7 +163,7 @@ def _lstm_cell(module: Any) -> nn.Module:
 
 @composition(nn.GRU, nn.RNN)
 def stepwise(module: Any, ctx: LuaContext) -> LuaObject:
-    cell = _gru_cell if isinstance(module, nn.GRU) else _plain_cell
+    cell = _gru_cell if isinstance(module, nn.GRU) else _rnn_cell
     return _sequence(
         module, ctx, lambda suffix, size: Sequencer(Recurrence(cell(module, suffix), module.hidden_size, 1))
     )
@@ -165,6 +171,6 @@ def stepwise(module: Any, ctx: LuaContext) -> LuaObject:
 
 @composition(nn.GRUCell, nn.RNNCell, nn.LSTMCell)
 def step(module: Any, ctx: LuaContext) -> LuaObject:
-    """Export a cell that takes ``{x, h}``, for LSTM ``{x, {h, c}}``."""
-    makers: dict[type[nn.Module], Callable[[Any], nn.Module]] = {nn.GRUCell: _gru_cell, nn.RNNCell: _plain_cell}
-    return ctx.to_lua(makers.get(type(module), _lstm_cell)(module).train(module.training))
+    """Export a cell; its input in Lua is ``{x, h}``, or ``{x, {h, c}}`` for an LSTM."""
+    cells: dict[type[nn.Module], Callable[[Any], nn.Module]] = {nn.GRUCell: _gru_cell, nn.RNNCell: _rnn_cell}
+    return ctx.to_lua(cells.get(type(module), _lstm_cell)(module).train(module.training))

@@ -14,7 +14,7 @@ from dpnn_bridge.modules.pytorch.parts import Parts, refuse
 from dpnn_bridge.modules.pytorch.shapes import padded
 from dpnn_bridge.objects import LuaObject
 
-#: dimensions of the input of each mode
+#: number of dimensions of the input in each mode
 DIMENSIONS = {"linear": 3, "bilinear": 4, "trilinear": 5}
 SUPPORTED = (
     "supported are mode='nearest' with an integer scale_factor; 'linear', 'bilinear' and 'trilinear' with an integer "
@@ -25,7 +25,7 @@ SUPPORTED = (
 @composition(nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d)
 def upsample(module: Any, ctx: LuaContext) -> LuaObject:
     parts, factor, size = Parts(module, ctx), _integer_factor(module), module.size
-    if size is None and factor == 1:  # which nn refuses
+    if size is None and factor == 1:  # nn raises an error for this factor
         return parts.identity()
     is_2d = isinstance(module, (nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d))
     dims = DIMENSIONS.get(module.mode) or dimensions(module, ctx) or (4 if is_2d else None)
@@ -56,25 +56,24 @@ def _nearest(parts: Parts, factor: int, dims: int | None) -> LuaObject:
         sizes = {name: size_storage([0] * 4) for name in ("inputSize", "outputSize")}
         return parts("SpatialUpSamplingNearest", scale_factor=factor, **sizes)
     sizes = {name: size_storage([0] * 5) for name in ("inputSize", "outputSize")}
-    return parts(
-        "UpSampling", mode="nearest", scale_factor=factor, **sizes
-    )  # Torch7 refuses inputs of three dimensions
+    # Torch7 raises an error for inputs with three dimensions
+    return parts("UpSampling", mode="nearest", scale_factor=factor, **sizes)
 
 
 def _aligned_corners(parts: Parts, dims: int | None, size: Any, factor: int | None) -> LuaObject:
-    sides: list[int] = [] if size is None else list(size) if isinstance(size, tuple) else [size] * ((dims or 4) - 2)
-    sides = [1, *sides] if dims == 3 and sides else sides
-    named = dict(zip(("owidth", "oheight", "odepth"), reversed(sides), strict=False))
-    lengths = {name: size_storage([0] * (5 if dims == 5 else 4)) for name in ("inputSize", "outputSize")}
+    sizes: list[int] = [] if size is None else list(size) if isinstance(size, tuple) else [size] * ((dims or 4) - 2)
+    sizes = [1, *sizes] if dims == 3 and sizes else sizes
+    fields: dict[str, Any] = dict(zip(("owidth", "oheight", "odepth"), reversed(sizes), strict=False))
+    fields |= {name: size_storage([0] * (5 if dims == 5 else 4)) for name in ("inputSize", "outputSize")}
     if dims == 5:
-        return parts("UpSampling", mode="linear", scale_factor=None if sides else factor, **named, **lengths)
-    return parts("SpatialUpSamplingBilinear", scale_factor=None if sides else factor, **named, **lengths)
+        return parts("UpSampling", mode="linear", scale_factor=None if sizes else factor, **fields)
+    return parts("SpatialUpSamplingBilinear", scale_factor=None if sizes else factor, **fields)
 
 
 def _unaligned_corners(parts: Parts, dims: int | None, factor: int) -> list[LuaObject]:
-    """Interpolate as with ``align_corners=False``.
+    """Compose an interpolation with ``align_corners=False``.
 
-    Repeat each pixel, replicate the border, and average over windows of the width of one input pixel.
+    The layers repeat each pixel, replicate the border, and average over windows of the size of one input pixel.
     """
     fine, step = (factor, 1) if factor % 2 else (2 * factor, 2)
     border = (fine - step) // 2

@@ -1,4 +1,4 @@
-"""Reshaping and padding."""
+"""Export linear layers for any number of dimensions, and layers for reshaping and padding."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from dpnn_bridge.modules.pytorch.input_dimensions import dimensions
 from dpnn_bridge.modules.pytorch.parts import Parts, refuse
 from dpnn_bridge.objects import LuaObject
 
-#: advice for layers whose mapping depends on the number of dimensions
-EXAMPLE = "save(path, model, input=tensor) shows how many dimensions the input has"
+#: advice for layers whose composition depends on the number of dimensions
+EXAMPLE = "or determine the number of dimensions with an example input: save(path, model, input=tensor)"
 
 
 @composition(nn.Linear)
@@ -24,9 +24,9 @@ def linear(module: nn.Linear, ctx: LuaContext) -> LuaObject | None:
     dims = dimensions(module, ctx)
     if dims is None or dims < 3:
         return None
-    twin = nn.Linear(module.in_features, module.out_features, bias=False, device="meta")
-    twin._parameters = module._parameters
-    return Parts(module, ctx).bottled(ctx.to_lua(twin.train(module.training)))
+    equivalent = nn.Linear(module.in_features, module.out_features, bias=False, device="meta")
+    equivalent._parameters = module._parameters
+    return Parts(module, ctx).bottled(ctx.to_lua(equivalent.train(module.training)))
 
 
 # ---------------------------------------------------------------------- shapes
@@ -42,10 +42,10 @@ def flatten(module: nn.Flatten, ctx: LuaContext) -> LuaObject:
         return parts.chain(parts("Contiguous"), parts.view(-1))
     if end == -1 and (start < 0 or dims is not None):
         merged = -start if start < 0 else (dims or 0) - start
-        flat = parts.chain(parts("Contiguous"), parts.view(-1, sample=merged))  # or of the whole input
+        flat = parts.chain(parts("Contiguous"), parts.view(-1, sample=merged))
         return parts.bottled(flat, merged + 1, 2) if merged > 1 else parts.identity()
-    known = f"from a negative start_dim to the end; {EXAMPLE}" if end == -1 else "to the end, end_dim=-1"
-    return refuse(module, f"start_dim={module.start_dim}, end_dim={module.end_dim} here", f"Flatten(), or one {known}")
+    advice = f"use Flatten() or a negative start_dim, {EXAMPLE}" if end == -1 else "use Flatten() or end_dim=-1"
+    return refuse(module, f"start_dim={module.start_dim}, end_dim={module.end_dim} of Flatten", advice)
 
 
 @composition(nn.Unflatten)
@@ -54,70 +54,79 @@ def unflatten(module: Any, ctx: LuaContext) -> LuaObject:
     sizes = [int(n) for n in module.unflattened_size]
     last = module.dim == -1 or (dims is not None and module.dim % dims == dims - 1)
     if min(sizes) < 0:
-        refuse(module, f"sizes {tuple(sizes)}", "give all of them as numbers")
+        refuse(module, f"sizes {tuple(sizes)}", "replace -1 with the size")
     if last and not (dims == 2 and module.dim in (1, -1)):
         return parts.bottled(parts.view(*sizes, sample=1), 2, 1 + len(sizes))
     if module.dim == 1 and dims == 3:
         return parts.chain(parts("Collapse", nInputDim=1), parts.view(*sizes, -1, sample=1))
     if module.dim not in (1, -1) or dims not in (None, 2):
-        refuse(module, f"dim={module.dim} here", f"Unflatten(-1, sizes) can be written; {EXAMPLE}")
+        refuse(module, f"dim={module.dim} of Unflatten", f"use Unflatten(-1, sizes), {EXAMPLE}")
     fields = {"size": size_storage(sizes), "batchsize": size_storage([0, *sizes]), "nelement": math.prod(sizes)}
-    return parts("Reshape", **fields, batchMode=True)  # Torch7 refuses inputs other than matrices
+    return parts("Reshape", **fields, batchMode=True)  # Torch7 raises an error for inputs other than matrices
 
 
 # ---------------------------------------------------------------------- padding
-PLANAR = {
+SPATIAL = {
     "zeros": "SpatialZeroPadding",
     "reflect": "SpatialReflectionPadding",
     "replicate": "SpatialReplicationPadding",
 }
-FRONT = ("pleft", "pright", "ptop", "pbottom", "pfront", "pback")
+VOLUMETRIC = ("pleft", "pright", "ptop", "pbottom", "pfront", "pback")
 
 
-def padded(parts: Parts, mode: str, sides: list[int]) -> LuaObject:
+def padded(parts: Parts, mode: str, pads: list[int]) -> LuaObject:
     """Pad the last dimensions of the input of a layer.
 
     Args:
-        parts: of the layer.
-        mode: as :class:`torch.nn.Conv2d` names it.
-        sides: before and after, the last dimension first.
+        parts: creates the objects of the layer.
+        mode: padding mode, named as in :class:`torch.nn.Conv2d`.
+        pads: padding before and after each dimension, last dimension first.
     """
     if mode == "circular":
-        return parts.chain(*(_ring(parts, *pair) for pair in _pairs(parts, sides)))
-    if len(sides) == 2:
-        return parts.lifted(padded(parts, mode, [*sides, 0, 0]))
-    if len(sides) == 6 and mode == "replicate":
-        return parts("VolumetricReplicationPadding", **dict(zip(FRONT, sides, strict=True)))
-    if len(sides) == 6 and mode == "zeros":
-        return constant(parts, 0, sides)
-    left, right, top, bottom, *depth = sides
-    planes = parts(PLANAR[mode], pad_l=left, pad_r=right, pad_t=top, pad_b=bottom)
+        return parts.chain(*(_circular(parts, *pair) for pair in _pairs(parts, pads)))
+    if len(pads) == 2:
+        return parts.lifted(padded(parts, mode, [*pads, 0, 0]))
+    if len(pads) == 6 and mode == "replicate":
+        return parts("VolumetricReplicationPadding", **dict(zip(VOLUMETRIC, pads, strict=True)))
+    if len(pads) == 6 and mode == "zeros":
+        return constant(parts, 0, pads)
+    left, right, top, bottom, *depth = pads
+    images = parts(SPATIAL[mode], pad_l=left, pad_r=right, pad_t=top, pad_b=bottom)
     if not depth:
-        return planes
-    rows = parts.bottled(parts(PLANAR[mode], pad_l=depth[0], pad_r=depth[1], pad_t=0, pad_b=0), 3)
-    return parts.chain(parts.bottled(planes, 3), parts.swap(3, 5), rows, parts.swap(3, 5))
+        return images
+    rows = parts.bottled(parts(SPATIAL[mode], pad_l=depth[0], pad_r=depth[1], pad_t=0, pad_b=0), 3)
+    return parts.chain(parts.bottled(images, 3), parts.swap(3, 5), rows, parts.swap(3, 5))
 
 
-def _pairs(parts: Parts, sides: list[int]) -> list[tuple[int, int, int]]:
-    """Return each padded dimension, counted from 1, with its padding; an input of unknown dimensions is a batch."""
-    last = dimensions(parts.module, parts.ctx) or 2 + len(sides) // 2
-    return [(last - i // 2, sides[i], sides[i + 1]) for i in range(0, len(sides), 2)]  # the last dimension comes first
+def _pairs(parts: Parts, pads: list[int]) -> list[tuple[int, int, int]]:
+    """Return each padded dimension, counted from 1, with its padding before and after; last dimension first.
+
+    If the number of dimensions is unknown, the input is a batch.
+    """
+    last = dimensions(parts.module, parts.ctx) or 2 + len(pads) // 2
+    return [(last - i // 2, pads[i], pads[i + 1]) for i in range(0, len(pads), 2)]
 
 
-def _ring(parts: Parts, dimension: int, before: int, after: int) -> LuaObject:
-    """Put the end of a dimension before its beginning, and the beginning after the end."""
+def _circular(parts: Parts, dimension: int, before: int, after: int) -> LuaObject:
+    """Pad one dimension with elements of the opposite end."""
     last = (
         parts.chain(parts("Select", dimension=dimension, index=-i), parts("Unsqueeze", pos=dimension))
         for i in range(before, 0, -1)
     )
-    sides = [*last, parts.identity(), *([parts.narrow(dimension, 1, after)] if after else [])]
-    return parts.join("JoinTable", *sides, dimension=dimension) if len(sides) > 1 else parts.identity()
+    branches = [*last, parts.identity(), *([parts.narrow(dimension, 1, after)] if after else [])]
+    return parts.join("JoinTable", *branches, dimension=dimension) if len(branches) > 1 else parts.identity()
 
 
-def constant(parts: Parts, value: float, sides: list[int]) -> LuaObject:
-    """Pad the last dimensions of the input of a layer with a number; negative sides are cut off."""
+def constant(parts: Parts, value: float, pads: list[int]) -> LuaObject:
+    """Pad the last dimensions of the input of a layer with a constant; negative padding removes elements.
+
+    Args:
+        parts: creates the objects of the layer.
+        value: the constant.
+        pads: padding before and after each dimension, last dimension first.
+    """
     layers = []
-    for dimension, before, after in _pairs(parts, sides):
+    for dimension, before, after in _pairs(parts, pads):
         if min(before, after) < 0:
             layers.append(parts.narrow(dimension, 1 + max(-before, 0), -1 - max(-after, 0)))
         for pad in (-max(before, 0), max(after, 0)):
@@ -128,12 +137,9 @@ def constant(parts: Parts, value: float, sides: list[int]) -> LuaObject:
 
 
 def _mode_of(module: nn.Module) -> str:
-    name = type(module).__name__
-    return next(
-        m
-        for m, p in (("reflect", "Ref"), ("replicate", "Rep"), ("circular", "Cir"), ("zeros", "Z"))
-        if name.startswith(p)
-    )
+    """Return the padding mode of a padding layer, from the name of its class."""
+    modes = {"Ref": "reflect", "Rep": "replicate", "Cir": "circular"}
+    return modes[type(module).__name__[:3]]
 
 
 @composition(nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d)

@@ -20,27 +20,29 @@ from dpnn_bridge.modules.rnn.misc import SAdd
 from dpnn_bridge.modules.rnn.products import is_ordinary
 from dpnn_bridge.modules.rnn.row_wise import is_bare, is_row_wise
 
-#: a longer sum or product is no part of a cell; a file could double one with every layer
+#: maximum number of terms of a sum, product or concatenation; a file could double the number with every layer
 _MAX_PARTS = 16
-#: dimension and number of dimensions of a sample that mean the features of a batch, and its blocks of features
+#: ``(dimension, n_input_dims)`` of layers that work on the features of a batch (N, D)
 _OF_FEATURES = ((2, None), (1, 1), (-1, None), (-1, 1))
+#: ``(dimension, n_input_dims)`` of layers that work on the blocks of a batch (N, blocks, D)
 _OF_BLOCKS = ((2, None), (1, 2), (-2, None), (-2, 2))
 
 
 class UnknownModuleError(Exception):
-    """A module computes more than an expression says, or something runs beside it, such as a hook."""
+    """The computation of a module cannot be represented as an expression."""
 
 
 class Term(NamedTuple):
     """An expression for a batch of vectors.
 
     Args:
-        kind: ``"input"`` (name), ``"linear"`` (term, module, first row, row after the last), ``"bias"`` (module, first
-            element, element after the last), ``"scale"`` (term, module), ``"affine"`` (term, factor, addend),
-            ``"sigmoid"`` and ``"tanh"`` (term), ``"sum"`` and ``"product"`` (terms), ``"joined"`` (terms side by side),
-            ``"blocks"`` (term, number, size), ``"dropped"`` (term, module) for a mask of each time step, and
-            ``"module"`` (term, module) for what computes each row by itself.
-        args: what the kind says.
+        kind: the operation, here with its arguments: ``"input"`` (name); ``"linear"`` (term, module, start row, stop
+            row); ``"bias"`` (module, start, stop); ``"scale"`` (term, module); ``"affine"`` (term, factor, addend);
+            ``"sigmoid"`` and ``"tanh"`` (term); ``"sum"`` and ``"product"`` (terms); ``"joined"`` (terms), a
+            concatenation of features; ``"blocks"`` (term, number, size), a reshape; ``"dropped"`` (term, module), a
+            dropout with one mask per time step; ``"module"`` (term, module), a module that processes each row
+            independently.
+        args: the arguments.
     """
 
     kind: str
@@ -52,10 +54,10 @@ def expression(module: nn.Module, value: Any) -> Any:
 
     Args:
         module: the module.
-        value: its input, in the same form.
+        value: the input, a term or nested lists of terms.
 
     Raises:
-        UnknownModuleError: this is not known.
+        UnknownModuleError: the output cannot be represented.
     """
     rule = _RULES.get(type(module).forward)
     if rule is not None and is_bare(module) and not getattr(module, "inplace", False):
@@ -66,25 +68,29 @@ def expression(module: nn.Module, value: Any) -> Any:
 
 
 def depends_on(term: Term, others: Container[Term]) -> bool:
-    """Return whether a term contains one of the others."""
+    """Return whether a term contains one of the input terms ``others``."""
     seen: set[int] = set()
-    left: list[Any] = [term]
-    while left:
-        value = left.pop()
+    stack: list[Any] = [term]
+    while stack:
+        value = stack.pop()
         if id(value) in seen:
             continue
         seen.add(id(value))
         if isinstance(value, Term):
             if value.kind == "input" and value in others:
                 return True
-            left += value.args
+            stack += value.args
         elif isinstance(value, tuple):
-            left += value
+            stack += value
     return False
 
 
 def rows(term: Term, start: int, stop: int) -> Term:
-    """Return the features of a term from ``start`` to before ``stop``."""
+    """Return the features ``start:stop`` of a term.
+
+    Raises:
+        UnknownModuleError: the features cannot be represented.
+    """
     kind, args = term
     if kind == "linear":
         inner, module, first, last = args
@@ -107,11 +113,12 @@ def rows(term: Term, start: int, stop: int) -> Term:
 
 def _range(first: int, last: int, start: int, stop: int) -> tuple[int, int]:
     if not 0 <= start < stop <= last - first:
-        raise UnknownModuleError("a range beyond what is there")
+        raise UnknownModuleError("a range out of bounds")
     return first + start, first + stop
 
 
 def _size(term: Term) -> int:
+    """Return the number of features of a term."""
     kind, args = term
     if kind in ("linear", "bias"):
         return args[-1] - args[-2]
@@ -124,7 +131,7 @@ def _size(term: Term) -> int:
 
 def _term(value: Any) -> Term:
     if not isinstance(value, Term) or value.kind == "blocks":
-        raise UnknownModuleError("a tensor of another form")
+        raise UnknownModuleError("not a batch of vectors")
     return value
 
 
@@ -146,7 +153,7 @@ def _nary(kind: str) -> Callable[[Any, Any], Term]:
 
 
 def _flat(kind: str, terms: list[Term]) -> Term:
-    """Return the sum or product of terms, whose own sums or products become parts of it."""
+    """Return the sum or product of terms, with nested sums or products flattened."""
     parts: list[Term] = []
     for term in terms:
         parts += term.args if term.kind == kind else [term]
@@ -174,7 +181,7 @@ def _sadd(module: Any, value: Any) -> Term:
 
 
 def _reshape(module: Any, value: Any) -> Term:
-    """Return blocks of equal size: the first dimension is the batch."""
+    """Represent a reshape of features to blocks of equal size."""
     term, size = _term(value), module.size
     if module.batch_mode is False or len(size) != 2 or math.prod(size) != _size(term):
         raise UnknownModuleError("Reshape")
@@ -197,7 +204,7 @@ def _narrow(module: Any, value: Any) -> Term:
 
 
 def _join(module: Any, value: Any) -> Term:
-    """Return terms side by side: the first dimension is the batch."""
+    """Represent a concatenation of features."""
     parts = [*map(_term, _list(value))]
     if (module.dimension, module.n_input_dims) not in _OF_FEATURES or not 0 < len(parts) <= _MAX_PARTS:
         raise UnknownModuleError("JoinTable")
@@ -219,8 +226,8 @@ def _flatten(module: Any, value: Any) -> list[Any]:
 
 
 def _sequential(module: Any, value: Any) -> Any:
-    for member in module:
-        value = expression(member, value)
+    for child in module:
+        value = expression(child, value)
     return value
 
 
@@ -228,13 +235,13 @@ def _parallel(module: Any, value: Any) -> list[Any]:
     values = _list(value)
     if len(values) < len(module):
         raise UnknownModuleError("ParallelTable")
-    return [expression(member, v) for member, v in zip(module, values, strict=False)]
+    return [expression(child, v) for child, v in zip(module, values, strict=False)]
 
 
 def _dropout(module: Any, value: Any) -> Any:
     if module.training and module.p:
         if isinstance(module, LazyDropout) and not module.lazy:
-            raise UnknownModuleError("a mask for each call")
+            raise UnknownModuleError("a dropout mask for each call")
         return Term("dropped" if isinstance(module, LazyDropout) else "module", (_term(value), module))
     return value if getattr(module, "v2", True) or not module.p else _affine(_term(value), 1 - module.p, 0.0)
 
@@ -249,7 +256,7 @@ def _graph(module: Any, value: Any) -> Any:
         elif node.select is not None:
             parts = _list(result)
             if not 0 < node.select <= len(parts):
-                raise UnknownModuleError("a node that selects")
+                raise UnknownModuleError("a node that selects a missing element")
             result = parts[node.select - 1]
         values.append(result)
     return values[module.output_node]
@@ -261,14 +268,14 @@ def _scale(module: Any, value: Any) -> Term:
     return Term("scale", (_term(value), module))
 
 
-#: ``forward`` of a class -> how its output is expressed
+#: ``forward`` of a class -> function that represents its output
 _RULES: dict[Any, Callable[[Any, Any], Any]] = {
     nn.Linear.forward: _linear,
     nn.Sigmoid.forward: lambda module, value: Term("sigmoid", (_term(value),)),
     nn.Tanh.forward: lambda module, value: Term("tanh", (_term(value),)),
     nn.Identity.forward: lambda module, value: value,
     nn.Sequential.forward: _sequential,
-    ConcatTable.forward: lambda module, value: [expression(member, value) for member in module],
+    ConcatTable.forward: lambda module, value: [expression(child, value) for child in module],
     ParallelTable.forward: _parallel,
     GModule.forward: _graph,
     CAddTable.forward: _nary("sum"),

@@ -1,4 +1,4 @@
-"""rnn's recurrent model of visual attention."""
+"""The recurrent attention model of rnn."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from dpnn_bridge.torch7.gradient import scale_gradient
 
 @lua_class("nn.RecurrentAttention")
 class RecurrentAttention(Memory, Remembering):
-    """Looks at the same input several times, each time where an action says that depends on what was seen before.
+    """Runs a step module several times on the same input, each time with an action computed from its last output.
 
     Args:
-        rnn: step module that takes ``[input, action]``.
-        action: step module that takes the output of the step before, zeros at first, and chooses the action.
-        num_steps: how many looks.
-        hidden_size: size of one sample's output of ``rnn``, as a list.
-        forward_actions: outputs are ``[output, action]``; the action module then gets that pair, as in Torch7.
+        rnn: step module with input ``[input, action]``.
+        action: step module that computes the action from the previous output of ``rnn``, initially zeros.
+        num_steps: number of steps.
+        hidden_size: shape of one sample's output of ``rnn``, as a list.
+        forward_actions: return pairs ``[output, action]``; as in Torch7, these pairs are then the input of ``action``.
 
     Shape:
-        - Input: what ``rnn`` takes first; the batch is the first dimension.
+        - Input: the first input of ``rnn``, with the batch as the first dimension.
         - Output: list of ``num_steps`` outputs.
 
     Lua:
         ``nn.RecurrentAttention(rnn, action, nStep, hiddenSize)``, RecurrentAttention.lua
 
     Differs from PyTorch:
-        As in Torch7 no gradient flows from ``rnn`` into the action: it is trained by its reward.
+        As in Torch7, no gradient flows from ``rnn`` into ``action``, which is trained by a reward.
     """
 
     def __init__(
@@ -53,20 +53,20 @@ class RecurrentAttention(Memory, Remembering):
     def forward(self, input: Tensor) -> list[Any]:
         forget(self.rnn)
         forget(self.action)
-        seen: Any = input.new_zeros(input.shape[0], *self.hidden_size)
+        last: Any = input.new_zeros(input.shape[0], *self.hidden_size)
         outputs = []
         for _ in range(self.num_steps):
-            action = self.action(seen)
+            action = self.action(last)
             output = self.rnn([input, scale_gradient(action, 0.0)])
-            seen = [output, action] if self.forward_actions else output
-            outputs.append(seen)
+            last = [output, action] if self.forward_actions else output
+            outputs.append(last)
         return outputs
 
     class Lua(AbstractSequencerClass):
         faults = (
             Fault(
                 ("output", "gradInput", "gradParams"),
-                "in evaluation all steps of a recurrent module return one buffer, so that all show the last one",
+                "in evaluation mode, all steps of a recurrent module return the same buffer, with the last result",
                 mode="eval",
             ),
         )

@@ -1,4 +1,4 @@
-"""Step modules with sizes as arguments, built from the same layers as in Torch7."""
+"""Create step modules from sizes, with the inner layers of Torch7's constructors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dpnn_bridge.modules.rnn.misc import SAdd
 
 
 def _gates(input_size: int, output_size: int, transfers: Sequence[nn.Module]) -> nn.Sequential:
-    """Return ``[input, state]`` -> one value for each transfer function, all linear maps at once."""
+    """Return a module that maps ``[input, state]`` to one gate for each activation function of ``transfers``."""
     n = len(transfers) * output_size
     return nn.Sequential(
         ParallelTable(nn.Linear(input_size, n), nn.Linear(output_size, n, bias=False)),
@@ -29,12 +29,12 @@ def _gates(input_size: int, output_size: int, transfers: Sequence[nn.Module]) ->
 
 
 def _product(*positions: int) -> nn.Sequential:
-    """Return the product of the elements of a list at the given positions, counted from 1."""
+    """Return a module that multiplies the elements of a list at the given positions, counted from 1."""
     return nn.Sequential(ConcatTable(*(SelectTable(p) for p in positions)), CMulTable())
 
 
 def gru(input_size: int, output_size: int) -> GRU:
-    """Return a new :class:`GRU`.
+    """Create a :class:`GRU`.
 
     Lua:
         ``nn.GRU(inputSize, outputSize)``, GRU.lua
@@ -59,7 +59,7 @@ def gru(input_size: int, output_size: int) -> GRU:
 
 
 def fast_lstm(input_size: int, output_size: int) -> FastLSTM:
-    """Return a new :class:`FastLSTM`.
+    """Create a :class:`FastLSTM`.
 
     Lua:
         ``nn.FastLSTM(inputSize, outputSize)``, FastLSTM.lua
@@ -78,14 +78,14 @@ def fast_lstm(input_size: int, output_size: int) -> FastLSTM:
 
 
 def gru_of(weight: Tensor, bias: Tensor, input_size: int, output_size: int) -> GRU:
-    """Return a :class:`GRU` with the parameters of a :class:`~dpnn_bridge.modules.rnn.seq_gru.SeqGRU`."""
+    """Create a :class:`GRU` with the parameters of a :class:`~dpnn_bridge.modules.rnn.seq_gru.SeqGRU`."""
     n = 2 * output_size
     x, h = weight[:input_size].t(), weight[input_size:].t()
     return _filled(gru(input_size, output_size), [x[:n], bias[:n], h[:n], x[n:], bias[n:], h[n:]])
 
 
 def fast_lstm_of(weight: Tensor, bias: Tensor, input_size: int, output_size: int) -> FastLSTM:
-    """Return a :class:`FastLSTM` with the parameters of a :class:`~dpnn_bridge.modules.rnn.seq_lstm.SeqLSTM`."""
+    """Create a :class:`FastLSTM` with the parameters of a :class:`~dpnn_bridge.modules.rnn.seq_lstm.SeqLSTM`."""
     i, f, o, g = weight.t().chunk(4)
     gates = torch.cat([i, g, f, o])
     i, f, o, g = bias.chunk(4)
@@ -97,6 +97,7 @@ _ModuleT = TypeVar("_ModuleT", bound=nn.Module)
 
 
 def _filled(module: _ModuleT, values: list[Tensor]) -> _ModuleT:
+    """Set the parameters of a module to ``values``, with their device and dtype."""
     module.to(values[0].device, values[0].dtype)
     with torch.no_grad():
         for parameter, value in zip(module.parameters(), values, strict=True):

@@ -1,4 +1,4 @@
-"""Criterions of rnn: over the steps of a sequence, and over rows that are not masked."""
+"""Criterions of rnn: for the time steps of a sequence, and for rows that are not masked."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class SequencerCriterion(Criterion):
     """Sum of a criterion over the time steps of a sequence.
 
     Args:
-        criterion: called with the input and the target of each step.
+        criterion: criterion for the input and target of one time step.
         size_average: divide by the number of steps.
 
     Shape:
         - Input: :math:`(T, *)`, or a list with one element for each time step.
-        - Target: the same kind and length.
+        - Target: :math:`(T, *)`, or a list with one element for each time step.
         - Output: scalar.
 
     Lua:
@@ -41,7 +41,7 @@ class SequencerCriterion(Criterion):
     def forward(self, input: Tensor | list[Any], target: Tensor | list[Any] | None = None) -> Tensor:
         if target is None or len(input) != len(target):
             found = "none" if target is None else f"{len(target)}"
-            raise ValueError(f"SequencerCriterion: {len(input)} inputs need as many targets, found {found}")
+            raise ValueError(f"SequencerCriterion: expected {len(input)} targets, one per time step, found {found}")
         loss = torch.stack([self.criterion(x, y) for x, y in zip(input, target, strict=True)]).sum()
         return loss / len(input) if self.size_average else loss
 
@@ -49,7 +49,7 @@ class SequencerCriterion(Criterion):
         members = ("criterion",)
         scalars = {"sizeAverage": "size_average"}
         defaults = {"sizeAverage": False}
-        constants = {"output": 0, "gradInput": lambda kind: LuaTable()}
+        constants = {"output": 0, "gradInput": lambda tensor_class: LuaTable()}
         scratch = ("clones",)
 
         @classmethod
@@ -62,11 +62,11 @@ class RepeaterCriterion(Criterion):
     """Sum of a criterion over the time steps of a sequence, all with the same target.
 
     Args:
-        criterion: called with the input of each step and the target.
+        criterion: criterion for the input of one time step and the target.
 
     Shape:
         - Input: :math:`(T, *)`, or a list with one element for each time step.
-        - Target: what the criterion takes.
+        - Target: the criterion's target.
         - Output: scalar.
 
     Lua:
@@ -82,7 +82,7 @@ class RepeaterCriterion(Criterion):
 
     class Lua(Criterion.Lua):
         members = ("criterion",)
-        constants = {"output": 0, "gradInput": lambda kind: LuaTable()}
+        constants = {"output": 0, "gradInput": lambda tensor_class: LuaTable()}
         scratch = ("clones",)
 
         @classmethod
@@ -92,16 +92,16 @@ class RepeaterCriterion(Criterion):
 
 @lua_class("nn.MaskZeroCriterion")
 class MaskZeroCriterion(Criterion):
-    """Applies a criterion to the rows of a batch whose (first) input is not zero.
+    """Applies a criterion to the rows of a batch that are not zero in the (first) input tensor.
 
     Args:
-        criterion: called with the other rows of input and target; averages are over those.
+        criterion: criterion for these rows of input and target; a mean is computed over these rows.
         input_dims: number of dimensions of one sample of the (first) input tensor.
 
     Shape:
-        - Input: :math:`(N, *)`, or nested lists of such.
-        - Target: what the criterion takes, with the same number of rows.
-        - Output: scalar; 0 when all rows are masked.
+        - Input: :math:`(N, *)`, or nested lists of such tensors.
+        - Target: the criterion's target, with N rows.
+        - Output: scalar; 0 if all rows are masked.
 
     Lua:
         ``nn.MaskZeroCriterion(criterion, nInputDim)``, MaskZeroCriterion.lua
@@ -117,7 +117,7 @@ class MaskZeroCriterion(Criterion):
     def forward(self, input: Any, target: Any = None) -> Tensor:
         mask = zero_rows(input, self.input_dims)
         if mask.dim() == 0:
-            raise ValueError("MaskZeroCriterion expects a batch, found one sample")
+            raise ValueError("MaskZeroCriterion: expected a batch, found one sample")
         kept = map_tensors(lambda t: t[~mask], input)
         if mask.all():
             return sum(t.sum() for t in leaves(kept))  # type: ignore[return-value]

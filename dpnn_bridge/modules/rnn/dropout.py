@@ -1,4 +1,4 @@
-"""rnn's replacement of nn.Dropout: one mask per sequence."""
+"""The class nn.Dropout of rnn, which can use one mask per sequence."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from dpnn_bridge.objects import LuaObject, LuaTensor
 
 @lua_class("nn.Dropout")
 class LazyDropout(nn.Module):
-    """Dropout that keeps its mask until the next backward pass, so that all steps of a sequence share it.
+    """Dropout that keeps its mask until the next backward pass, so that all steps of a sequence share the mask.
 
-    Inside a step module each time step keeps a mask of its own, as the clones do that Torch7 makes for each step. In
-    the first sequence all steps share the mask of the first; later on each step that was there before draws its own.
+    In a step module, each time step has its own mask, like Torch7's clone for each step. In the first sequence, all
+    steps share the mask of the first step. In later sequences, each step that has a mask draws a new one.
 
     Args:
-        p: probability of an element to be zeroed.
-        v2: scale by :math:`1 / (1 - p)` in training; False: scale by :math:`1 - p` in evaluation.
+        p: probability of an element to be set to zero.
+        v2: scale by :math:`1 / (1 - p)` in training mode; False: scale by :math:`1 - p` in evaluation mode.
         lazy: keep the mask until the next backward pass.
-        mono: draw one row and use it for the whole batch.
+        mono: draw the mask of one row and use it for all rows of the batch.
 
     Attributes:
-        masks: time step -> its mask.
-        stale: time steps whose mask is drawn again when it is next needed.
-        step: the time step that runs; step modules set it.
+        masks: time step -> mask.
+        stale: time steps whose mask is redrawn when it is used next.
+        step: current time step; step modules set it.
 
     Shape:
         - Input, output: :math:`(N, *)`.
@@ -52,20 +52,20 @@ class LazyDropout(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         if self.p <= 0 or not self.training:
             return input if self.training or self.v2 or self.p <= 0 else input * (1 - self.p)
-        noticed = self.lazy and torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        if noticed and not input.requires_grad:
-            input = input.detach().requires_grad_()  # else backward would not come by here
+        hooked = self.lazy and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if hooked and not input.requires_grad:
+            input = input.detach().requires_grad_()  # so that the backward pass runs the hook below
         output = input * self._mask(input)
-        if noticed:
+        if hooked:
             step = self.step
             output.register_hook(lambda grad: self.stale.add(step))
         return output
 
     def _mask(self, input: Tensor) -> Tensor:
         step = self.step
-        if torch.compiler.is_compiling():  # nothing tells here when backward ran: one mask for each sequence
+        if torch.compiler.is_compiling():  # hooks do not run, so each sequence draws one mask
             self.stale, step = {1} if step == 1 else set(), 1
-        if step not in self.masks and step not in self.stale and 1 in self.masks:  # a new clone of the first step
+        if step not in self.masks and step not in self.stale and 1 in self.masks:  # in Torch7, a new clone of step 1
             self.masks[step] = self.masks[1]
             self.stale |= {step} if 1 in self.stale else set()
         if not self.lazy or step not in self.masks or step in self.stale:
@@ -95,7 +95,7 @@ class LazyDropout(nn.Module):
 
         @staticmethod
         def fill_step(module: LazyDropout, obj: LuaObject, step: int) -> None:
-            """Take over the mask of one time step from the Lua object that ran it."""
+            """Set the mask of one time step from the Lua object of this step."""
             module.masks.pop(step, None)
             module.stale.discard(step)
             if has_tensor(obj, "noise"):
@@ -109,7 +109,7 @@ class LazyDropout(nn.Module):
 
         @staticmethod
         def step_to_lua(module: LazyDropout, step: int, ctx: LuaContext) -> dict[str, Any]:
-            """Return the fields that select the mask of a time step."""
+            """Return the Lua fields with the mask of a time step."""
             mask = module.masks.get(step)
             noise = LuaTensor.empty(ctx.type_of(module)) if mask is None else ctx.constant(mask, module)
             return {"noise": noise, "flag": mask is None or step in module.stale}

@@ -1,4 +1,4 @@
-"""rnn's gated step modules: LSTM, FastLSTM, GRU, MuFuRu."""
+"""Gated step modules of rnn: LSTM, FastLSTM, GRU, MuFuRu."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from dpnn_bridge.objects import LuaObject, LuaTable
 
 
 class StepModule(AbstractRecurrent):
-    """Base of the step modules around one module that takes ``[input, state]``.
+    """Base class of step modules that wrap a module with input ``[input, state]``.
 
     Args:
         recurrent_module: computes one time step.
-        rho: gradients flow back through at most this many time steps.
-        input_size, output_size: shown by ``repr``.
+        rho: maximum number of time steps through which gradients flow back.
+        input_size, output_size: numbers of features, printed by ``repr``; ``output_size`` is also the size of the
+            initial state.
 
     Attributes:
-        user_prev_output: replaces the zeros at the start of every sequence, if not None.
+        user_prev_output: initial output of every sequence; None: zeros.
     """
 
-    #: names of the parts of the state
+    #: names of the elements of the state
     state_names: ClassVar[tuple[str, ...]] = ("output",)
 
     def __init__(
@@ -48,8 +49,8 @@ class StepModule(AbstractRecurrent):
         output = first_tensor(state)
         if output.dim() == input.dim() and output.shape[:-1] != input.shape[:-1]:
             raise ValueError(
-                f"{type(self).__name__}: the state to start from has shape {tuple(output.shape)}, the input "
-                f"{tuple(input.shape)}; call forget() when the batch size changes"
+                f"{type(self).__name__}: the state of shape {tuple(output.shape)} and the input of shape "
+                f"{tuple(input.shape)} have different batch sizes; call forget() when the batch size changes"
             )
         return state
 
@@ -71,12 +72,13 @@ class StepModule(AbstractRecurrent):
 class GRU(StepModule):
     """Gated recurrent unit, one time step per call.
 
-    The candidate sees the state *after* the reset gate: :math:`\\tanh(W_c x + b_c + U_c (r \\odot h))`, and the new
-    state is :math:`(1 - z) \\odot \\text{candidate} + z \\odot h`.
+    The reset gate multiplies the state before the product: the candidate is
+    :math:`\\tanh(W_c x + b_c + U_c (r \\odot h))`, and the new state is
+    :math:`(1 - z) \\odot \\text{candidate} + z \\odot h`.
 
     Args:
         recurrent_module: maps ``[input, h]`` to the new ``h``.
-        rho: gradients flow back through at most this many time steps.
+        rho: maximum number of time steps through which gradients flow back.
         input_size, output_size: numbers of features.
 
     Shape:
@@ -87,7 +89,7 @@ class GRU(StepModule):
         ``nn.GRU(inputSize, outputSize, rho, p, mono)``, GRU.lua
 
     Differs from PyTorch:
-        ``torch.nn.GRU`` applies the reset gate after the product with the state, and takes whole sequences.
+        ``torch.nn.GRU`` applies the reset gate after the product with the state, and processes complete sequences.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -100,17 +102,19 @@ class GRU(StepModule):
         return self.states[0] if 0 in self.states else self._zeros(input)
 
     def migrate(self, parameters: Sequence[Tensor]) -> None:
-        """Take over the parameters of a GRU without dropout, whose gates are one matrix.
+        """Copy the parameters of a GRU without dropout, whose gates share matrices, to this GRU with dropout.
 
         Args:
-            parameters: the six parameters of that GRU; this one has dropout and nine.
+            parameters: the six parameters of the GRU without dropout. A GRU with dropout has nine.
 
         Raises:
-            ValueError: the numbers of parameters are others.
+            ValueError: ``parameters`` are not six, or this GRU does not have nine parameters.
         """
         own = list(self.parameters())
         if len(parameters) != 6 or len(own) != 9:
-            raise ValueError(f"migrate copies 6 parameters into 9, found {len(parameters)} and {len(own)}")
+            raise ValueError(
+                f"migrate: expected 6 parameters for a GRU with 9, found {len(parameters)} for a GRU with {len(own)}"
+            )
         (wr, wz), (br, bz), (ur, uz) = (p.chunk(2) for p in parameters[:3])
         with torch.no_grad():
             for target, value in zip(own, [wr, br, wz, bz, ur, uz, *parameters[3:]], strict=True):
@@ -119,11 +123,11 @@ class GRU(StepModule):
 
 @lua_class("nn.MuFuRu")
 class MuFuRu(GRU):
-    """Multi-function recurrent unit: a softmax per unit mixes operations on the old state and a feature vector.
+    """Multi-function recurrent unit: a softmax per feature mixes operations on the previous state and a feature vector.
 
     Args:
         recurrent_module: maps ``[input, h]`` to the new ``h``.
-        rho: gradients flow back through at most this many time steps.
+        rho: maximum number of time steps through which gradients flow back.
         input_size, output_size: numbers of features.
 
     Shape:
@@ -141,11 +145,11 @@ class LSTM(StepModule):
 
     Args:
         recurrent_module: maps ``[input, h, c]`` to the new ``[h, c]``.
-        rho: gradients flow back through at most this many time steps.
+        rho: maximum number of time steps through which gradients flow back.
         input_size, output_size: numbers of features.
 
     Attributes:
-        user_prev_output, user_prev_cell: replace the zeros at the start of every sequence, if not None.
+        user_prev_output, user_prev_cell: initial output and cell of every sequence; None: zeros.
 
     Shape:
         - Input: :math:`(N, I)` or :math:`(I)`.
@@ -155,7 +159,7 @@ class LSTM(StepModule):
         ``nn.LSTM(inputSize, outputSize, rho, cell2gate, p, mono)``, LSTM.lua
 
     Differs from PyTorch:
-        ``torch.nn.LSTM`` has no peepholes and takes whole sequences.
+        ``torch.nn.LSTM`` has no peepholes and processes complete sequences.
     """
 
     state_names = ("output", "cell")
@@ -170,8 +174,8 @@ class LSTM(StepModule):
 
     def _initial(self, input: Tensor) -> list[Tensor]:
         given = [self.user_prev_output, self.user_prev_cell]
-        known = self.states.get(0, [None, None])
-        values = [g if g is not None else k for g, k in zip(given, known, strict=True)]
+        stored = self.states.get(0, [None, None])
+        values = [g if g is not None else s for g, s in zip(given, stored, strict=True)]
         return [self._zeros(input) if v is None else v for v in values]
 
     class Lua(StepModule.Lua):
@@ -191,7 +195,7 @@ class FastLSTM(LSTM):
 
     Args:
         recurrent_module: maps ``[input, h, c]`` to the new ``[h, c]``.
-        rho: gradients flow back through at most this many time steps.
+        rho: maximum number of time steps through which gradients flow back.
         input_size, output_size: numbers of features.
 
     Shape:

@@ -1,4 +1,4 @@
-"""A whole sequence of steps of a gated recurrent unit whose reset gate comes before the product, in few operations."""
+"""Compute a sequence of GRU steps, with the reset gate before the product, in few operations."""
 
 from __future__ import annotations
 
@@ -21,16 +21,19 @@ def gru_steps(
     keeps: bool,
     factors: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """Compute the outputs of a sequence by operations that autograd knows, one time step after the other.
+    """Compute the outputs of a sequence step by step, with differentiable operations.
 
     Args:
-        x: :math:`(T, N, I)`.
-        weight, recurrent, bias: of input and state, :math:`(3 H, I)`, :math:`(3 H, H)` and :math:`(3 H)`; rows of reset
-            gate, update gate and candidate.
-        hidden: the state at the start, :math:`(N, H)`.
-        mask: which outputs are zero, :math:`(T, N, 1)`, or None.
-        keeps: the update gate is the share of the old state, else that of the candidate.
-        factors: for dropout, as of :func:`~dpnn_bridge.modules.rnn.products.gate_sums`.
+        x: input :math:`(T, N, I)`.
+        weight, recurrent, bias: weights of input :math:`(3 H, I)` and state :math:`(3 H, H)`, and bias :math:`(3 H)`;
+            the rows are those of reset gate, update gate and candidate.
+        hidden: initial state :math:`(N, H)`.
+        mask: outputs that are set to zero, :math:`(T, N, 1)`, or None.
+        keeps: the update gate is the factor of the previous state; False: of the candidate.
+        factors: dropout factors, see :func:`~dpnn_bridge.modules.rnn.products.gate_sums`.
+
+    Returns:
+        The outputs :math:`(T, N, H)`.
     """
     sums, outputs = gate_sums(x, weight, recurrent, bias, 3, factors), []
     for t in range(x.shape[0]):
@@ -44,7 +47,7 @@ def gru_steps(
 
 
 class GRUSequence(torch.autograd.Function):
-    """The same as :func:`gru_steps`. Of each step, gates, candidate and output are kept for backward."""
+    """Computes :func:`gru_steps`; saves gates, candidate and output of each step for the backward pass."""
 
     @staticmethod
     def forward(
@@ -76,29 +79,30 @@ class GRUSequence(torch.autograd.Function):
             before = output
         ctx.keeps = keeps
         ctx.save_for_backward(x, weight, recurrent, bias, hidden, mask, gates, states)
-        return states[1:].clone()  # which may be changed in place
+        return states[1:].clone()  # a copy, because in-place operations may change the outputs
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         *inputs, gates, states = ctx.saved_tensors
-        if torch.is_grad_enabled():  # the gradient itself is to be differentiated
+        if torch.is_grad_enabled():  # for second derivatives
             steps = partial(gru_steps, keeps=ctx.keeps)
             return differentiable(lambda *a: [steps(*a)], inputs, ctx.needs_input_grad, gradients)
         x, weight, recurrent, _, _, mask = inputs
         T, N, H = *x.shape[:2], recurrent.shape[1]
         reset, update, candidate = gates.split(H, 2)
         before = states[:-1]
-        # the derivatives of the output by what comes before the transfer functions, for all steps at once
+        # derivatives of the outputs with respect to the arguments of the activation functions, for all steps
         local = torch.addcmul(gates, gates, gates, value=-1)
         by_reset, by_update, by_candidate = local.split(H, 2)
         by_reset *= before
         by_update *= before - candidate if ctx.keeps else candidate - before
-        kept, taken = (update, 1 - update) if ctx.keeps else (1 - update, update)
-        torch.addcmul(taken, taken * candidate, candidate, value=-1, out=by_candidate)
+        # factors of the previous state and of the candidate in the output
+        old, new = (update, 1 - update) if ctx.keeps else (1 - update, update)
+        torch.addcmul(new, new * candidate, candidate, value=-1, out=by_candidate)
         if mask is not None:
-            kept = kept.masked_fill(mask, 0)
+            old = old.masked_fill(mask, 0)
             local[..., H:].masked_fill_(mask, 0)
-        dhidden = _backward_steps(gradients[0], local, reset, kept, recurrent)
+        dhidden = _backward_steps(gradients[0], local, reset, old, recurrent)
         flat, flat_x, needs = local.view(T * N, -1), x.reshape(T * N, -1), ctx.needs_input_grad
         drecurrent = torch.empty_like(recurrent) if needs[2] else None
         if drecurrent is not None:
@@ -116,8 +120,15 @@ class GRUSequence(torch.autograd.Function):
         )
 
 
-def _backward_steps(given: Tensor, local: Tensor, reset: Tensor, kept: Tensor, recurrent: Tensor) -> Tensor:
+def _backward_steps(given: Tensor, local: Tensor, reset: Tensor, old: Tensor, recurrent: Tensor) -> Tensor:
     """Multiply ``local`` in place by the gradients of the outputs, from the last step to the first.
+
+    Args:
+        given: gradients of the outputs from outside, :math:`(T, N, H)`.
+        local: derivatives of the outputs with respect to the gates' sums, :math:`(T, N, 3 H)`.
+        reset: the reset gates, :math:`(T, N, H)`.
+        old: factors of the previous states in the outputs, :math:`(T, N, H)`.
+        recurrent: weight of the state.
 
     Returns:
         The gradient of the initial state.
@@ -125,7 +136,7 @@ def _backward_steps(given: Tensor, local: Tensor, reset: Tensor, kept: Tensor, r
     T, N, H = reset.shape
     of_gates, of_candidate = (Products(part.t(), N, T) for part in recurrent.split([2 * H, H]))
     others = local.unflatten(2, (3, H))[:, :, 1:]
-    parts = (local[..., : 2 * H], others, *local.split(H, 2)[::2], reset, kept)
+    parts = (local[..., : 2 * H], others, *local.split(H, 2)[::2], reset, old)
     dhidden = given[-1]
     earlier = [dhidden.new_zeros(N, H), *given[:-1]]
     steps = [*zip(earlier, *(p.unbind(0) for p in parts), strict=True)]

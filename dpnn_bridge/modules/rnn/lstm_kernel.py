@@ -1,4 +1,4 @@
-"""A whole sequence of LSTM steps, with or without peepholes and projection, in few operations."""
+"""Compute a sequence of LSTM steps, with optional peepholes and projection, in few operations."""
 
 from __future__ import annotations
 
@@ -22,17 +22,21 @@ def lstm_steps(
     mask: Tensor | None,
     factors: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Compute the outputs and cells of a sequence by operations that autograd knows, one time step after the other.
+    """Compute the outputs and cells of a sequence step by step, with differentiable operations.
 
     Args:
-        x: :math:`(T, N, I)`.
-        weight, recurrent, bias: of input and output, :math:`(4 H, I)`, :math:`(4 H, O)` and :math:`(4 H)`; rows of
-            input gate, forget gate, candidate and output gate, as in ``torch.nn.LSTM``.
-        peepholes: of the three gates, :math:`(3, H)`, or None.
-        projection: of what the cell gives to the output, :math:`(O, H)`, or None.
-        hidden, cell: output and cell at the start, :math:`(N, O)` and :math:`(N, H)`.
-        mask: which outputs and cells are zero, :math:`(T, N, 1)`, or None.
-        factors: for dropout, as of :func:`~dpnn_bridge.modules.rnn.products.gate_sums`.
+        x: input :math:`(T, N, I)`.
+        weight, recurrent, bias: weights of input :math:`(4 H, I)` and previous output :math:`(4 H, O)`, and bias
+            :math:`(4 H)`; the rows are those of input gate, forget gate, candidate and output gate, as in
+            ``torch.nn.LSTM``.
+        peepholes: peephole weights of the three gates, :math:`(3, H)`, or None.
+        projection: weight of the projection to the output, :math:`(O, H)`, or None.
+        hidden, cell: initial output :math:`(N, O)` and cell :math:`(N, H)`.
+        mask: outputs and cells that are set to zero, :math:`(T, N, 1)`, or None.
+        factors: dropout factors, see :func:`~dpnn_bridge.modules.rnn.products.gate_sums`.
+
+    Returns:
+        The outputs :math:`(T, N, O)` and cells :math:`(T, N, H)`.
     """
     sums, outputs, cells = gate_sums(x, weight, recurrent, bias, 4, factors), [], []
     for t in range(x.shape[0]):
@@ -44,7 +48,7 @@ def lstm_steps(
             cell = cell.masked_fill(mask[t], 0)
         if peepholes is not None:
             o = o + peepholes[2] * cell
-        hidden = o.sigmoid() * cell.tanh()  # zero where the cell is
+        hidden = o.sigmoid() * cell.tanh()  # zero where the cell is zero
         hidden = hidden if projection is None else hidden @ projection.t()
         outputs.append(hidden)
         cells.append(cell)
@@ -52,7 +56,7 @@ def lstm_steps(
 
 
 class LSTMSequence(torch.autograd.Function):
-    """The same as :func:`lstm_steps`. Of each step, gates, cell and its hyperbolic tangent are kept for backward."""
+    """Computes :func:`lstm_steps`; saves gates, cell and tanh(cell) of each step for the backward pass."""
 
     @staticmethod
     def forward(
@@ -106,13 +110,13 @@ class LSTMSequence(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         *inputs, gates, cells, squashed = ctx.saved_tensors
-        if torch.is_grad_enabled():  # the gradient itself is to be differentiated
+        if torch.is_grad_enabled():  # for second derivatives
             return differentiable(lstm_steps, inputs, ctx.needs_input_grad, gradients)
         x, weight, recurrent, _, peepholes, projection, hidden, cell, mask = inputs
         T, N, H = cells.shape
         i, f, g, o = gates.unbind(2)
         before, outputs = torch.cat([cell.unsqueeze(0), cells[:-1]]), squashed * o
-        # the derivatives of cell and output by the gates before their transfer functions, for all steps at once
+        # derivatives of cells and outputs with respect to the arguments of the activation functions, for all steps
         local = torch.addcmul(gates, gates, gates, value=-1)
         di, df, dg, do = local.unbind(2)
         di *= g
@@ -159,8 +163,17 @@ def _backward_steps(
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Multiply ``local`` in place by the gradients of outputs and cells, from the last step to the first.
 
+    Args:
+        gradients: gradients of outputs and cells from outside, each of which may be None.
+        local: derivatives of cells and outputs with respect to the gates' sums, :math:`(T, N, 4, H)`.
+        by_cell: derivatives of the outputs with respect to the cells, :math:`(T, N, H)`.
+        carried: derivatives of the cells with respect to the previous cells, :math:`(T, N, H)`.
+        recurrent: weight of the previous output.
+        projection: weight of the projection, or None.
+
     Returns:
-        The gradients of the initial output and cell, and with a projection those of its results.
+        The gradients of the initial output and cell, and for each step the gradient of the projection's result; empty
+        without a projection.
     """
     T, N, H = by_cell.shape
     given, given_cells = gradients
@@ -171,15 +184,15 @@ def _backward_steps(
     parts = (local.flatten(2), local[:, :, :3], local[:, :, 3], by_cell, carried)
     earlier = [None, *given[:-1].contiguous()]
     steps = zip(earlier, *(p.unbind(0) for p in parts), strict=True)
-    for t, (output, step, others, by_output, through, kept) in reversed([*enumerate(steps)]):
+    for t, (output, step, others, by_output, by_c, carry) in reversed([*enumerate(steps)]):
         if given_cells is not None:
             dcell += given_cells[t]
         if by_result is not None:
             projected.append(dhidden)
             dhidden = by_result(dhidden)
-        dcell.addcmul_(dhidden, through)
+        dcell.addcmul_(dhidden, by_c)
         by_output.mul_(dhidden)
         others.mul_(broadcast)
-        dcell.mul_(kept)
+        dcell.mul_(carry)
         dhidden = by_hidden(step, output)
     return dhidden, dcell, projected[::-1]

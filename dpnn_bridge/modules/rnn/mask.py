@@ -1,4 +1,4 @@
-"""Masks of rnn: rows of zeros in the input are padding."""
+"""Masking in rnn: rows of zeros in the input are padding."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from dpnn_bridge.torch7.gradient import with_gradient_of
 
 
 def zero_rows(input: Any, dims: int) -> Tensor:
-    """Return which rows of the first tensor are zero: :math:`(N)` for a batch, :math:`()` for a sample.
+    """Return whether each row of the first tensor is zero: :math:`(N)` for a batch, :math:`()` for a sample.
 
-    A row counts as zero when the sum of its squares is zero in its own precision.
+    A row is zero if the sum of its squares is zero in the precision of the tensor.
 
     Args:
         input: a tensor, or nested lists of tensors.
@@ -39,37 +39,38 @@ def zero_rows(input: Any, dims: int) -> Tensor:
 
 
 def without_rows(value: Any, mask: Tensor) -> Any:
-    """Return ``value`` with zeros in the rows of every tensor that ``mask`` selects; no gradient flows there."""
-    return map_tensors(lambda t: t.masked_fill(_spread(mask, t), 0), value)
+    """Set the rows of every tensor that ``mask`` selects to zero; these rows get no gradient."""
+    return map_tensors(lambda t: t.masked_fill(_expanded(mask, t), 0), value)
 
 
 def zero_values(value: Any, mask: Tensor) -> Any:
-    """Return ``value`` with zeros in the rows of every tensor that ``mask`` selects; their gradient flows as before."""
-    return map_tensors(lambda t: with_gradient_of(t.masked_fill(_spread(mask, t), 0), t), value)
+    """Set the rows of every tensor that ``mask`` selects to zero; these rows still get their gradient."""
+    return map_tensors(lambda t: with_gradient_of(t.masked_fill(_expanded(mask, t), 0), t), value)
 
 
-def _spread(mask: Tensor, like: Tensor) -> Tensor:
+def _expanded(mask: Tensor, like: Tensor) -> Tensor:
+    """Append dimensions of size 1 to a mask of rows, so that it broadcasts with ``like``."""
     return mask.reshape([*mask.shape, *[1] * (like.dim() - mask.dim())])
 
 
 @lua_class("nn.MaskZero")
 class MaskZero(Decorator):
-    """Sets the output to zero where the input is zero.
+    """Sets the rows of the output to zero for which the input is zero.
 
     Args:
         module: the decorated module.
         input_dims: number of dimensions of one sample of the (first) input tensor.
 
     Shape:
-        - Input: one sample or a batch; of a list, the first tensor says what is masked.
-        - Output: the module's; masked rows are zero.
+        - Input: one sample or a batch; the first tensor of a list determines the masked rows.
+        - Output: the module's output, with zeros in masked rows.
 
     Lua:
         ``nn.MaskZero(module, nInputDim)``, MaskZero.lua
 
     Differs from PyTorch:
-        As in Torch7 the masked rows count in the gradients of the parameters of the *last* layer (a bias, in effect),
-        though not in the gradient of the input. With a criterion that masks as well this makes no difference.
+        As in Torch7, gradients of masked output rows reach the parameters of the *last* layer (in effect, its bias),
+        but not the input. With a masking criterion these gradients are zero.
     """
 
     fx_leaf = True
@@ -88,47 +89,50 @@ class MaskZero(Decorator):
 
 
 def masked_call(module: nn.Module, input: Any, mask: Tensor) -> Any:
-    """Return ``module(input)`` without the masked rows; they count in the parameter gradients of the last layers."""
+    """Return ``module(input)`` with zeros in the masked rows, whose gradients reach only parameters of last layers."""
     if type(module) is nn.Sequential and len(module):
         *body, last = module
-        for member in body:
-            input = member(input)
+        for child in body:
+            input = child(input)
         return masked_call(last, input, mask)
     if type(module) is ConcatTable:
-        return [masked_call(member, input, mask) for member in module]
+        return [masked_call(child, input, mask) for child in module]
     if type(module) is ParallelTable:
-        return [masked_call(member, input[i], mask) for i, member in enumerate(module)]
+        return [masked_call(child, input[i], mask) for i, child in enumerate(module)]
     has_parameters = any(True for _ in module.parameters())
     if not has_parameters or any(True for _ in module.children()):
         return without_rows(module(input), mask)
-    stopped = map_tensors(lambda t: torch.where(_spread(mask, t), t.detach(), t), input)
+    stopped = map_tensors(lambda t: torch.where(_expanded(mask, t), t.detach(), t), input)
     return zero_values(module(stopped), mask)
 
 
 def trimmed_call(module: nn.Module, input: Any, rows: Tensor) -> Any:
-    """Apply ``module`` to the selected rows only; the others give zeros."""
-    places = rows.nonzero().flatten()
-    output = module(map_tensors(lambda t: t.index_select(0, places), input))
-    return map_tensors(lambda t: t.new_zeros(len(rows), *t.shape[1:]).index_copy(0, places, t), output)
+    """Apply ``module`` only to the rows that the mask ``rows`` selects; the other rows of the output are zero."""
+    indices = rows.nonzero().flatten()
+    output = module(map_tensors(lambda t: t.index_select(0, indices), input))
+    return map_tensors(lambda t: t.new_zeros(len(rows), *t.shape[1:]).index_copy(0, indices, t), output)
 
 
 @lua_class("nn.TrimZero")
 class TrimZero(MaskZero):
-    """Like :class:`MaskZero`; the gradient for a batch is the derivative.
+    """Like :class:`MaskZero`, but the gradient for a batch is the derivative.
 
     Args:
         module: the decorated module.
         input_dims: number of dimensions of one sample of the (first) input tensor.
 
     Shape:
-        - Input: one sample or a batch; of a list, the first tensor says what is masked.
-        - Output: the module's; masked rows are zero.
+        - Input: one sample or a batch; the first tensor of a list determines the masked rows.
+        - Output: the module's output, with zeros in masked rows.
 
     Lua:
-        ``nn.TrimZero(module, nInputDim)``, TrimZero.lua. Torch7 runs the module on the other rows only; here so in
-        training around a batch normalization, elsewhere the result is the same without. Where all rows are masked the
-        first one takes part, and its gradient reaches the parameters, as in Torch7, which meant to clear it. Torch7
-        raises in backward where the module ends in a layer with parameters; here it works.
+        ``nn.TrimZero(module, nInputDim)``, TrimZero.lua. Torch7 runs the module only on the rows that are not masked;
+        here this is done only if the module contains a batch normalization in training mode, because otherwise the
+        result is equal. If all rows are masked, the module runs on the first row, whose gradient reaches the
+        parameters; this is a fault of Torch7.
+
+    Differs from Torch7:
+        If the last layer of the module has parameters, Torch7's backward pass raises an error; here it works.
     """
 
     def forward(self, input: Any) -> Any:
@@ -136,7 +140,7 @@ class TrimZero(MaskZero):
         if not mask.dim():
             return masked_call(self.module, input, mask)
         leaking = mask.all() & (torch.arange(len(mask), device=mask.device) == 0)
-        input = map_tensors(lambda t: torch.where(_spread(leaking, t), t.detach(), t), input)
+        input = map_tensors(lambda t: torch.where(_expanded(leaking, t), t.detach(), t), input)
         if any(m.training and isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.module.modules()):
             output = trimmed_call(self.module, input, ~mask | leaking)
         else:
@@ -147,7 +151,7 @@ class TrimZero(MaskZero):
         faults = (
             Fault(
                 ("gradParams",),
-                "the first row of a step that is masked as a whole leaks into the gradients of parameters in Torch7",
+                "if all rows of a time step are masked, Torch7 adds the gradient of the first row to the parameters",
                 spreads=False,
             ),
         )
@@ -155,24 +159,24 @@ class TrimZero(MaskZero):
 
         @classmethod
         def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-            kind = ctx.type_of(module)
-            return super().to_lua(module, ctx) | {name: LuaTensor.empty(kind) for name in ("temp", "gradTemp")}
+            tensor_class = ctx.type_of(module)
+            return super().to_lua(module, ctx) | {name: LuaTensor.empty(tensor_class) for name in ("temp", "gradTemp")}
 
 
 @lua_class("nn.LookupTableMaskZero")
 class LookupTableMaskZero(LookupTable):
-    """A table of rows whose index 0 gives zeros, for padding.
+    """A lookup table whose output for index 0, the padding, is zero.
 
     Args:
-        num_embeddings: number of rows, that of index 0 included.
+        num_embeddings: number of rows, including row 0.
         embedding_dim: size of a row.
 
     Attributes:
-        weight: row 0 is set to zero by every call that is neither traced nor compiled; its gradient is accumulated all
-            the same, as in Torch7.
+        weight: the rows. Every call that is neither traced nor compiled sets row 0 to zero; as in Torch7, the gradient
+            of row 0 is accumulated nevertheless.
 
     Shape:
-        - Input: :math:`(*)`, 0 for padding, else counted from 1 (whatever ``index_base`` other modules use).
+        - Input: :math:`(*)`, 0 for padding, otherwise from 1, regardless of the ``index_base`` of other modules.
         - Output: :math:`(*, D)`.
 
     Examples:
@@ -189,7 +193,7 @@ class LookupTableMaskZero(LookupTable):
 
     def forward(self, input: Tensor) -> Tensor:
         if not (is_traced() or torch.compiler.is_compiling()):
-            self.weight.data[0] = 0  # data: autograd and tracers see no change of the parameter
+            self.weight.data[0] = 0  # .data, so that autograd and tracers do not record the change
         rows = super().forward(input)
         return torch.where((input.long() == 0).unsqueeze(-1), rows - rows.detach(), rows)
 

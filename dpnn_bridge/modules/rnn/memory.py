@@ -15,28 +15,28 @@ from dpnn_bridge.conversion.modes import restoring_modes
 from dpnn_bridge.modules.rnn.dropout import LazyDropout
 from dpnn_bridge.modules.rnn.structure import modules_in
 
-#: arguments of ``remember``: the modes in which a call starts from the state of the last call
+#: arguments of ``remember``: the modes in which a call starts from the final state of the previous call
 MODES = ("both", "eval", "train", "neither")
 
 
 class Memory(nn.Module):
-    """A module that keeps a state between calls. Each class says what becomes of its own state, not its members'."""
+    """Base class of modules that keep a state between calls; subclasses implement the methods for their own state."""
 
-    #: a tracer would keep what it records as the state
+    #: a tracer would store its proxies as the state
     fx_leaf = True
 
     def forget(self) -> None:
-        """Go back to the start of a sequence, members included."""
+        """Reset this module and its submodules to the start of a sequence."""
         forget(self)
 
     def forget_own(self) -> None:
-        """Drop the state of this module alone."""
+        """Reset the state of this module, but not of its submodules."""
 
     def detach_own(self) -> None:
-        """Let no gradient flow into what came before, in this module alone."""
+        """Detach the state of this module, but not of its submodules."""
 
     def _carried(self, fn: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-        """Return the attributes with tensors of the state, each of them detached and given to ``fn``."""
+        """Return the attributes that contain the state, with ``fn`` applied to each detached tensor."""
         return {}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Memory:
@@ -45,25 +45,28 @@ class Memory(nn.Module):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copy the state without its autograd graph, for copies and pickles."""
+        """Return the attributes for copies and pickles, with detached states."""
         return {**self.__dict__, **self._carried(lambda t: t)}
 
 
 class Remembering:
-    """A module that takes whole sequences and may continue the last one.
+    """Base class of modules for complete sequences that can continue from the previous sequence.
 
     Attributes:
-        remembering: one of :data:`MODES`, or None if nothing was ever set.
+        remembering: one of :data:`MODES`, or None if :meth:`remember` was never called.
     """
 
     remembering: str | None = None
     training: bool
 
     def remember(self, mode: str = "both") -> None:
-        """Set when a call starts from the state that the last one reached.
+        """Set whether a call starts from the final state of the previous call.
 
         Args:
-            mode: ``"both"``, ``"train"``, ``"eval"`` (only in training or evaluation) or ``"neither"``.
+            mode: ``"both"`` (always), ``"train"`` or ``"eval"`` (only in this mode of the module), or ``"neither"``.
+
+        Raises:
+            ValueError: ``mode`` is not one of these.
         """
         if mode not in MODES:
             raise ValueError(f"remember: expected one of {', '.join(MODES)}, found {mode!r}")
@@ -71,29 +74,29 @@ class Remembering:
 
     @property
     def remembers(self) -> bool:
-        """Whether the next call starts from the state that the last one reached."""
+        """Whether the next call starts from the final state of the previous call."""
         return self.remembering in ("both", "train" if self.training else "eval")
 
 
 def in_type_of(input: Any, state: Any) -> Any:
-    """Return a stored state in the dtype of the next input, unless the state has a higher precision.
+    """Convert a stored state to the dtype of the next input, unless the state has a higher precision.
 
-    Under ``torch.autocast`` a module leaves a state of lower precision, and the next call may be a plain one.
+    Under ``torch.autocast``, the final state of a call has a lower precision; the next call may run without autocast.
     """
-    kind = first_tensor(input).dtype
-    if not kind.is_floating_point:
+    dtype = first_tensor(input).dtype
+    if not dtype.is_floating_point:
         return state
 
     def widened(tensor: Tensor) -> Tensor:
-        return tensor.to(kind) if torch.promote_types(tensor.dtype, kind) == kind else tensor
+        return tensor.to(dtype) if torch.promote_types(tensor.dtype, dtype) == dtype else tensor
 
     return map_tensors(widened, state)
 
 
 def forget(module: nn.Module) -> None:
-    """Reset every stateful module in ``module`` to the start of a sequence, with its ``forget_own``.
+    """Reset every stateful module in ``module`` to the start of a sequence: call its ``forget_own``.
 
-    In training mode a state given by :func:`set_hidden_state` is dropped as well; in evaluation mode it stays, as in
+    In training mode, a state set with :func:`set_hidden_state` is also removed. In evaluation mode it is kept, as in
     Torch7.
 
     Lua:
@@ -105,11 +108,11 @@ def forget(module: nn.Module) -> None:
 
 
 def at_sequence_start(module: nn.Module) -> nn.Module:
-    """Return a copy at the start of its first sequence, also without states given by :func:`set_hidden_state`."""
+    """Return a copy at the start of its first sequence, without states set with :func:`set_hidden_state`."""
     copy = copied(module)
     with restoring_modes(copy):
         for m in copy.modules():
-            m.training = True  # evaluation mode would keep given states
+            m.training = True  # in evaluation mode, forget would keep the states that the user set
             if isinstance(m, LazyDropout):
                 m.masks, m.stale = {}, set()
         forget(copy)
@@ -117,18 +120,21 @@ def at_sequence_start(module: nn.Module) -> nn.Module:
 
 
 def detach(module: nn.Module) -> None:
-    """Keep the states of all recurrent modules in ``module`` but let no gradient flow into what came before."""
+    """Detach the states of all recurrent modules in ``module``."""
     for m in modules_in(module):
         if isinstance(m, Memory):
             m.detach_own()
 
 
 def remember(module: nn.Module, mode: Literal["both", "eval", "train", "neither"] = "both") -> None:
-    """Set whether sequence modules in ``module`` start from the state that their last call reached.
+    """Set whether sequence modules in ``module`` start from the final state of their previous call.
 
     Args:
-        module: any module; the outermost sequence modules in it are set, not those inside them.
-        mode: ``"both"``, ``"train"``, ``"eval"`` (only in training or evaluation) or ``"neither"``.
+        module: any module; only the outermost sequence modules in it are set.
+        mode: ``"both"`` (always), ``"train"`` or ``"eval"`` (only in this mode of the module), or ``"neither"``.
+
+    Raises:
+        ValueError: ``mode`` is not one of these.
 
     Lua:
         ``module:remember(mode)``, rnn's Module.lua and AbstractSequencer.lua
@@ -141,7 +147,7 @@ def remember(module: nn.Module, mode: Literal["both", "eval", "train", "neither"
 
 
 def max_bptt_step(module: nn.Module, rho: int) -> None:
-    """Set through how many time steps gradients flow back in every step module in ``module``.
+    """Set the maximum number of time steps through which gradients flow back, in every step module in ``module``.
 
     Lua:
         ``module:maxBPTTstep(rho)``, rnn's Module.lua
@@ -155,11 +161,11 @@ def max_bptt_step(module: nn.Module, rho: int) -> None:
 
 
 def get_hidden_state(module: nn.Module, step: int | None = None) -> Any:
-    """Return the hidden state after time step ``step``; 0 is the state at the start, None the latest.
+    """Return the hidden state after time step ``step``; 0 is the initial state, None the latest.
 
     Returns:
-        What the module's class says: ``[output, cell]`` for an LSTM, the output for a GRU, ``[output, states of the
-        members]`` for a Recurrence; for any other module the list of its members' states, None without members.
+        ``[output, cell]`` for an LSTM; the output for a GRU; ``[output, states of its module]`` for a Recurrence. For
+        any other module the list of its submodules' states, or None if it has no submodules.
 
     Lua:
         ``module:getHiddenState(step)``, rnn's Module.lua
@@ -176,8 +182,8 @@ def set_hidden_state(module: nn.Module, step: int | None, state: Any) -> None:
 
     Args:
         module: any module.
-        step: 0 before the first step, None for the latest.
-        state: structured as :func:`get_hidden_state` returns it; gradients flow into its tensors.
+        step: number of the time step; 0: the initial state, None: the latest step.
+        state: state with the structure of the result of :func:`get_hidden_state`; gradients flow into its tensors.
 
     Lua:
         ``module:setHiddenState(step, state)``, rnn's Module.lua

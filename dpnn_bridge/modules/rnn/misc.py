@@ -10,11 +10,11 @@ from dpnn_bridge.conversion.registry import lua_class
 
 @lua_class("nn.SAdd")
 class SAdd(nn.Module):
-    """Adds a number, then changes the sign if asked: :math:`\\pm (x + a)`.
+    """Adds a number and optionally negates the sum: :math:`\\pm (x + a)`.
 
     Args:
-        addend: the number.
-        negate: change the sign of the sum.
+        addend: the number, a.
+        negate: whether to negate the sum.
 
     Shape:
         - Input, output: :math:`(*)`.
@@ -42,7 +42,7 @@ class SAdd(nn.Module):
 
 @lua_class("nn.CopyGrad")
 class CopyGrad(nn.Identity):
-    """Returns its input. In Torch7 it copies the gradient, which PyTorch always does.
+    """Returns its input. In Torch7 the layer copies the gradient; autograd does not need this.
 
     Shape:
         - Input, output: :math:`(*)`.
@@ -62,7 +62,7 @@ class LinearNoBias(LuaClass):
     sizes = {"weight": ("out_features", "in_features")}
     constant_kwargs = {"bias": False}
     scratch = ("addBuffer",)
-    import_only = True  # nn.Linear without bias is the same, and needs no further package
+    import_only = True  # exported as nn.Linear without bias, which does not require rnn
 
 
 @lua_class("nn.ExpandAs")
@@ -70,11 +70,11 @@ class ExpandAs(nn.Module):
     """Expands the second input to the size of the first.
 
     Shape:
-        - Input: the list ``[a, b]``; every dimension of ``b`` is 1 or that of ``a``.
-        - Output: the list ``[a, b expanded]``.
+        - Input: the list ``[a, b]``; every dimension of ``b`` has size 1 or the size in ``a``.
+        - Output: the list ``[a, expanded b]``.
 
     Lua:
-        ``nn.ExpandAs()``, ExpandAs.lua, which rnn does not load itself
+        ``nn.ExpandAs()``, ExpandAs.lua, which ``require 'rnn'`` does not load
     """
 
     def forward(self, input: list[Tensor]) -> list[Tensor]:

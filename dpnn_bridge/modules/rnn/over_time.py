@@ -1,4 +1,4 @@
-"""Run modules over all time steps together, if that computes the same as one call per time step."""
+"""Run modules on all time steps together, if the result equals that of one call per time step."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ from dpnn_bridge.modules.rnn.structure import while_unchanged
 
 
 class Stage(NamedTuple):
-    """A module over all time steps.
+    """A module that runs on all time steps.
 
     Attributes:
         run: computes all outputs from all inputs.
-        output: returns a tensor on the meta device like the output of one time step, from one like its input; None if
-            unknown.
-        draw: draws the random numbers of the next time step for inputs like a tensor.
+        output: maps a meta tensor like the input of one time step to a meta tensor like the output; returns None if the
+            output's shape is unknown.
+        draw: draws the random numbers of the next time step, for inputs of the shape of its argument; None: the module
+            draws no random numbers.
     """
 
     run: Callable[[Tensor], Tensor]
@@ -39,15 +40,15 @@ class Stage(NamedTuple):
 
 
 def at_once(module: nn.Module, inputs: list[Any] | Tensor) -> Any:
-    """Return the outputs of a module for all time steps, computed together.
+    """Compute the outputs of a module for all time steps together.
 
     Args:
-        module: is called for one time step after the other otherwise, and is left as those calls leave it.
-        inputs: one for each time step.
+        module: the module; afterwards its state is that after one call per time step.
+        inputs: input of each time step, as a list or as a tensor :math:`(T, *)`.
 
     Returns:
-        The outputs :math:`(T, *)`, a list of them for a list; or None if that is not possible: then nothing has
-        happened.
+        The outputs, as a list or as a tensor :math:`(T, *)`, like ``inputs``; or None if the steps cannot be computed
+        together. Then the module has not run.
     """
     stages = _stages(module, len(inputs)) if len(inputs) else []
     x = _stacked(inputs) if stages else None
@@ -55,11 +56,11 @@ def at_once(module: nn.Module, inputs: list[Any] | Tensor) -> Any:
         return None
     outputs = reduce(lambda value, stage: stage.run(value), stages, x)
     outputs = outputs.clone() if storage_id(outputs) == storage_id(x) else outputs
-    return outputs if isinstance(inputs, Tensor) else list(_Parted.apply(outputs))
+    return outputs if isinstance(inputs, Tensor) else list(_Unstacked.apply(outputs))
 
 
-class _Parted(torch.autograd.Function):
-    """Copies of the slices of a tensor, which may be changed in place; their gradients are put together at once."""
+class _Unstacked(torch.autograd.Function):
+    """Copies the slices of a tensor, so that they can be changed in place; stacks their gradients in one operation."""
 
     @staticmethod
     def forward(ctx: Any, outputs: Tensor) -> tuple[Tensor, ...]:
@@ -71,18 +72,22 @@ class _Parted(torch.autograd.Function):
 
 
 def _stacked(inputs: list[Any] | Tensor) -> Tensor | None:
-    """Return the inputs as one tensor, if they are vectors, batches of vectors or indices of one dtype."""
+    """Stack the inputs to one tensor; return None unless they are vectors, batches of vectors or indices."""
     if not isinstance(inputs, Tensor):
         first = inputs[0]
-        kinds = {(v.shape, v.dtype, v.device) if type(v) in (Tensor, nn.Parameter) else None for v in inputs}
-        if len(kinds) > 1 or None in kinds or not isinstance(first, Tensor):
+        types = {(v.shape, v.dtype, v.device) if type(v) in (Tensor, nn.Parameter) else None for v in inputs}
+        if len(types) > 1 or None in types or not isinstance(first, Tensor):
             return None
         inputs = torch.stack(inputs)
     return inputs if inputs.dim() in (2, 3) and inputs.numel() else None
 
 
 def _drawn(stages: list[Stage], x: Tensor) -> bool:
-    """Draw random numbers in the order of one call per time step; return False if their shapes are unknown."""
+    """Draw the random numbers of all stages in the order of one call per time step.
+
+    Returns:
+        False if the shape of a stage's input is unknown; then nothing was drawn.
+    """
     if not any(stage.draw for stage in stages):
         return True
     draws: list[Callable[[], None]] = []
@@ -101,7 +106,7 @@ def _drawn(stages: list[Stage], x: Tensor) -> bool:
 
 
 class _Dropout:
-    """A layer with dropout over all time steps."""
+    """Runs a dropout layer on all time steps."""
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
@@ -116,7 +121,7 @@ class _Dropout:
 
 
 def _stages(module: nn.Module, steps: int) -> list[Stage]:
-    """Return what computes the outputs for all time steps, in order; nothing if that is unknown."""
+    """Return the stages that compute a module for all time steps, in order; empty if this is not possible."""
     if not is_bare(module):
         return []
     forward = type(module).forward
@@ -124,10 +129,10 @@ def _stages(module: nn.Module, steps: int) -> list[Stage]:
         inner = _stages(module.module, steps)
         return [*inner, Stage(partial(_finished, module), lambda value: value)] if inner else []
     if isinstance(module, nn.Sequential) and forward is nn.Sequential.forward:
-        members = [_stages(member, steps) for member in module]
-        return [stage for stages in members for stage in stages] if all(members) else []
+        children = [_stages(child, steps) for child in module]
+        return [stage for stages in children for stage in stages] if all(children) else []
     if isinstance(module, StepModule) and forward in (LSTM.forward, GRU.forward):
-        found = recognized(module) if _goes_on_for(module, steps) else None
+        found = recognized(module) if _keeps_graph(module, steps) else None
         if found is None:
             return []
         run = _CellSteps(module, found)
@@ -139,14 +144,20 @@ def _stages(module: nn.Module, steps: int) -> list[Stage]:
 
 
 def _finished(module: Recursor, outputs: Tensor) -> Tensor:
-    """Leave a Recursor as it is after all time steps; return the outputs."""
+    """Set a Recursor to its state after all time steps; return the outputs."""
     module.pass_steps(outputs.shape[0], [outputs], dropouts_in(module))
     return outputs
 
 
 # ---------------------------------------------------------------------- step modules
 class Recognized(NamedTuple):
-    """The cell that a step module computes, the mask around it, and the layers with dropout in the order of calls."""
+    """A recurrent cell that a step module computes.
+
+    Attributes:
+        cell: the cell.
+        mask: the MaskZero or TrimZero around the cell, or None.
+        dropouts: the dropout layers in execution order.
+    """
 
     cell: Cell
     mask: MaskZero | None
@@ -154,7 +165,7 @@ class Recognized(NamedTuple):
 
 
 def recognized(module: StepModule) -> Recognized | None:
-    """Return what a step module computes; None if that is no known cell."""
+    """Return the recurrent cell that a step module computes; None if it is not a known cell."""
     return _recognized(module.recurrent_module, module.state_names)
 
 
@@ -177,24 +188,24 @@ def _recognized(inner: nn.Module, state_names: tuple[str, ...]) -> Recognized | 
 
 
 def _counts_dimensions(module: nn.Module) -> bool:
-    """Return whether a layer inside counts dimensions from the first, which is not the batch of a single sample."""
+    """Return whether a layer in ``module`` counts dimensions from a batch dimension, which a single sample lacks."""
     return any(
         isinstance(m, (SplitTable, JoinTable, Narrow)) and m.dimension > 0 and getattr(m, "n_input_dims", None) is None
         for m in module.modules()
     )
 
 
-def _goes_on_for(module: AbstractRecurrent, steps: int) -> bool:
-    """Return whether the state is not detached within the next time steps."""
+def _keeps_graph(module: AbstractRecurrent, steps: int) -> bool:
+    """Return whether the module does not detach its state within the next ``steps`` time steps."""
     return module.step - module._run_start + steps <= module.rho
 
 
 class _CellSteps:
-    """A step module over all time steps.
+    """Runs a step module on all time steps.
 
     Args:
         module: the step module.
-        found: what it computes.
+        found: the cell that the module computes.
     """
 
     def __init__(self, module: StepModule, found: Recognized) -> None:
@@ -202,7 +213,7 @@ class _CellSteps:
         self._masks: dict[LazyDropout, list[Tensor]] = {layer: [] for layer in found.cell.dropouts}
 
     def draw(self, inputs: Tensor) -> None:
-        """Draw the masks of the next time step, for inputs of the shape :math:`(N, I)` of ``inputs``."""
+        """Draw the dropout masks of the next time step, for inputs of the shape :math:`(N, I)` of ``inputs``."""
         states = inputs.new_empty(self._found.cell.output(inputs).shape)
         of_inputs = {id(gate.dropouts[0]) for gate in self._found.cell.gates.values()}
         for layer in self._found.dropouts:
@@ -211,7 +222,7 @@ class _CellSteps:
             masks.append(layer._mask(inputs if id(layer) in of_inputs else states))
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return the outputs for inputs :math:`(T, N, I)` or :math:`(T, I)`."""
+        """Compute the outputs for inputs :math:`(T, N, I)` or :math:`(T, I)`."""
         (cell, mask, dropouts), module = self._found, self._module
         previous = module._state_before(x[0])
         state = previous if isinstance(previous, list) else [previous]
@@ -219,15 +230,16 @@ class _CellSteps:
         batch = x.unsqueeze(1) if single else x
         state = [s.unsqueeze(0) for s in state] if single else state
         zero = None if mask is None else zero_rows(batch.flatten(0, 1), 1).view(*batch.shape[:2], 1)
-        leaks = isinstance(mask, TrimZero) and zero is not None and bool(zero.all(1).any())  # a step without other rows
+        # TrimZero has a fault in time steps in which all rows are masked
+        leaks = isinstance(mask, TrimZero) and zero is not None and bool(zero.all(1).any())
         if leaks or not cell.takes(batch, state) or (single and _counts_dimensions(module)):
             return torch.stack([module(step) for step in x])
         outputs, last, states = cell.sequence(batch, state, zero, self._masks or None)
 
-        def of_step(*values: Tensor) -> Any:
-            each = [v.squeeze(0) for v in values] if single else list(values)
-            return each if len(module.state_names) > 1 else each[0]
+        def state_of(*values: Tensor) -> Any:
+            elements = [v.squeeze(0) for v in values] if single else list(values)
+            return elements if len(module.state_names) > 1 else elements[0]
 
         module.pass_steps(x.shape[0], [outputs, *last[1:]], dropouts)
-        module.keep(of_step(*last), lambda: [of_step(*values) for values in zip(*states(), strict=True)], x.shape[0])
+        module.keep(state_of(*last), lambda: [state_of(*values) for values in zip(*states(), strict=True)], x.shape[0])
         return outputs.squeeze(1) if single else outputs

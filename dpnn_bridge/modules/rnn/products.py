@@ -1,6 +1,6 @@
-"""Shared code of the sequence kernels: matrix products, sums of gates, and second derivatives.
+"""Shared functions of the sequence kernels: matrix products, sums of gates, and second derivatives.
 
-oneDNN computes the products if it is faster than PyTorch's BLAS.
+The products use oneDNN if it is faster than PyTorch's BLAS.
 """
 
 from __future__ import annotations
@@ -11,34 +11,34 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-#: a product of fewer multiply-adds takes less time than oneDNN's preparations
-_SMALL = 750_000
-#: minimum of elements times products for which reordering a weight for oneDNN saves time
-_MANY = 1_500_000
+#: minimum number of multiply-adds of a product for which oneDNN is faster
+_MIN_MULTIPLY_ADDS = 750_000
+#: minimum of weight elements times products for which reordering a weight for oneDNN saves time
+_MIN_REORDERED = 1_500_000
 
 
 def is_ordinary(weight: Tensor | None) -> bool:
-    """Return whether a weight is a tensor of PyTorch, not of a subclass, whose operations may be few (quantized)."""
+    """Return whether a weight is a plain tensor; a subclass, such as a quantized tensor, may lack operations."""
     return weight is None or type(weight) in (Tensor, nn.Parameter)
 
 
 def fit(x: Tensor, weight: Tensor, state: Sequence[Tensor], size: int) -> bool:
-    """Return whether input, weight and state are of one type on one device, and the state :math:`(N, \\text{size})`."""
-    kinds = {(v.dtype, v.device) for v in (x, weight, *state)}
-    return len(kinds) == 1 and is_ordinary(weight) and all(v.shape == (x.shape[1], size) for v in state)
+    """Return whether the tensors have one dtype and device, and the elements of the state have :math:`(N, size)`."""
+    types = {(v.dtype, v.device) for v in (x, weight, *state)}
+    return len(types) == 1 and is_ordinary(weight) and all(v.shape == (x.shape[1], size) for v in state)
 
 
 def has_onednn() -> bool:
-    """Return whether oneDNN is there and enabled."""
+    """Return whether oneDNN is available and enabled."""
     return torch.backends.mkldnn.is_available() and torch._C._get_mkldnn_enabled()  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _takes_onednn(x: Tensor, weight: Tensor) -> bool:
-    """Return whether oneDNN computes ``x @ weight.t()``: float32 on a CPU, and large enough."""
+    """Return whether to compute ``x @ weight.t()`` with oneDNN: for large float32 matrices on a CPU."""
     return (
         x.dtype == torch.float32
         and x.device.type == "cpu"
-        and x.shape[0] * weight.numel() >= _SMALL
+        and x.shape[0] * weight.numel() >= _MIN_MULTIPLY_ADDS
         and has_onednn()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )
@@ -48,9 +48,9 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Compute ``x @ weight.t() + bias``, without autograd.
 
     Args:
-        x: :math:`(N, I)`.
-        weight: :math:`(O, I)`.
-        bias: :math:`(O)`, or None.
+        x: input :math:`(N, I)`.
+        weight: weight :math:`(O, I)`.
+        bias: bias :math:`(O)`, or None.
     """
     if _takes_onednn(x, weight):
         x, weight = _dense(x), _dense(weight)
@@ -59,14 +59,14 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _dense(matrix: Tensor) -> Tensor:
-    """Return the matrix without gaps between its rows or columns, over which oneDNN would go element by element."""
+    """Return the matrix without gaps between rows or columns, because oneDNN is slow for other strides."""
     if matrix.stride(0) == 1:
         return matrix.t().contiguous().t()
     return matrix.contiguous()
 
 
 def in_layout(matrix: Tensor, row_major: bool) -> Tensor:
-    """Return a matrix in a memory layout: to cut or join gradients of another one takes several times as long."""
+    """Return a matrix in row-major or column-major layout; with mixed layouts, splitting and concatenating is slow."""
     return matrix if row_major else matrix.t().contiguous().t()
 
 
@@ -74,9 +74,9 @@ def weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """Compute the gradient of ``weight`` in ``x @ weight.t()``, without autograd, in the memory layout of ``weight``.
 
     Args:
-        gradient: of the product, :math:`(N, O)`.
-        x: :math:`(N, I)`.
-        weight: :math:`(O, I)`.
+        gradient: gradient of the product, :math:`(N, O)`.
+        x: input :math:`(N, I)`.
+        weight: weight :math:`(O, I)`.
     """
     if weight.is_contiguous():
         return product(gradient.t(), x.t())
@@ -84,12 +84,12 @@ def weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
 
 
 class Products:
-    """Computes ``x @ weight.t()``, plus an addend, for many ``x``, without autograd.
+    """Computes ``x @ weight.t()`` for many ``x``, optionally plus an addend, without autograd.
 
     Args:
-        weight: :math:`(O, I)`.
+        weight: weight :math:`(O, I)`.
         rows: number of rows of each ``x``.
-        count: how many products will follow.
+        count: expected number of products.
     """
 
     def __init__(self, weight: Tensor, rows: int, count: int) -> None:
@@ -97,15 +97,15 @@ class Products:
         self._weight: Tensor | None = None
         if _takes_onednn(weight.new_empty(rows, 0), weight):
             weight = _dense(weight)
-            pays = weight.is_contiguous() and count * weight.numel() >= _MANY
-            self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, rows) if pays else weight
+            reorder = weight.is_contiguous() and count * weight.numel() >= _MIN_REORDERED
+            self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, rows) if reorder else weight
 
     def __call__(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
-        """Return the product, or its sum with ``addend``, as a new tensor.
+        """Return the product plus ``addend``, as a new tensor.
 
         Args:
-            x: :math:`(N, I)`.
-            addend: :math:`(N, O)`, or None.
+            x: input :math:`(N, I)`.
+            addend: addend :math:`(N, O)`, or None.
         """
         if self._weight is None:
             return x.mm(self._transposed) if addend is None else torch.addmm(addend, x, self._transposed)
@@ -124,68 +124,70 @@ class Products:
 def gate_sums(
     x: Tensor, weight: Tensor, recurrent: Tensor, bias: Tensor, gates: int, factors: tuple[Tensor, Tensor] | None
 ) -> Callable[..., tuple[Tensor, ...]]:
-    """Return a function that computes the sums of the gates of a time step, by operations that autograd knows.
+    """Return a function that computes the gates' arguments of a time step, with differentiable operations.
 
     Args:
-        x: :math:`(T, N, I)`.
-        weight, recurrent, bias: of input and state, one gate below the other.
-        gates: their number.
-        factors: of the input of each gate, :math:`(gates, T, N, I)`, and of the state, :math:`(T, gates, N, H)`, for
-            dropout; 1 in place of N if all rows have the same. None: no dropout.
+        x: input :math:`(T, N, I)`.
+        weight, recurrent, bias: weights of input and state, and bias; the rows of all gates are concatenated.
+        gates: number of gates.
+        factors: dropout factors of each gate's input, :math:`(gates, T, N, I)`, and state, :math:`(T, gates, N, H)`; N
+            may be 1. None: no dropout.
 
     Returns:
-        A function of the time step, the state :math:`(N, H)` and a range of gates, which returns their sums.
+        A function of the time step, the state :math:`(N, H)` and a slice of gates. It returns a tuple with
+        ``weight @ x + recurrent @ state + bias`` of each gate.
     """
     by_input, by_state = (m.reshape(gates, -1, m.shape[1]).transpose(1, 2) for m in (weight, recurrent))
     dropped = x.expand(gates, *x.shape) if factors is None else x * factors[0]
     sums = torch.baddbmm(bias.reshape(gates, 1, -1), dropped.reshape(gates, -1, x.shape[2]), by_input)
     steps = sums.view(gates, *x.shape[:2], -1).unbind(1)
 
-    def of_step(t: int, state: Tensor, chosen: slice = slice(None)) -> tuple[Tensor, ...]:
-        addend, matrices = steps[t][chosen], by_state[chosen]
-        states = state.expand(len(addend), *state.shape) if factors is None else state * factors[1][t, chosen]
+    def sums_at(t: int, state: Tensor, selected: slice = slice(None)) -> tuple[Tensor, ...]:
+        addend, matrices = steps[t][selected], by_state[selected]
+        states = state.expand(len(addend), *state.shape) if factors is None else state * factors[1][t, selected]
         return torch.baddbmm(addend, states, matrices).unbind(0)
 
-    return of_step
+    return sums_at
 
 
 def differentiable(
     function: Callable[..., Sequence[Tensor]], inputs: Sequence[Any], needed: Sequence[bool], gradients: Sequence[Any]
 ) -> tuple[Tensor | None, ...]:
-    """Compute the gradients of a function so that they can be differentiated in turn.
+    """Compute differentiable gradients of a function, for second derivatives.
 
     Args:
-        function: takes ``inputs`` and returns tensors, by operations that autograd knows.
+        function: function of ``inputs`` with differentiable operations; returns tensors.
         inputs: tensors and other values.
-        needed: for each argument of the caller, the inputs first, whether a gradient is asked for.
-        gradients: those of the results, or None.
+        needed: whether each argument of the caller, ``inputs`` first, needs a gradient.
+        gradients: gradients of the results, or None.
 
     Returns:
-        For each of ``needed`` the gradient, or None.
+        The gradient of each element of ``needed``, or None.
     """
-    aliases = [v.view_as(v) if isinstance(v, Tensor) else v for v in inputs]  # one may be computed from another
+    # views, because one input may be computed from another
+    aliases = [v.view_as(v) if isinstance(v, Tensor) else v for v in inputs]
     return pulled_back(function(*aliases), aliases, needed, gradients, create_graph=True)
 
 
 def pulled_back(
     results: Sequence[Tensor], inputs: Sequence[Any], needed: Sequence[bool], gradients: Sequence[Any], **options: bool
 ) -> tuple[Tensor | None, ...]:
-    """Compute gradients by autograd inside of a backward function.
+    """Compute gradients with autograd in a backward function.
 
     Args:
-        results: computed from ``inputs``.
+        results: tensors computed from ``inputs``.
         inputs: tensors and other values.
-        needed: for each argument of the caller, the inputs first, whether a gradient is asked for.
-        gradients: those of the results, or None.
-        **options: handed to ``torch.autograd.grad``.
+        needed: whether each argument of the caller, ``inputs`` first, needs a gradient.
+        gradients: gradients of the results, or None.
+        **options: arguments of ``torch.autograd.grad``.
 
     Returns:
-        For each of ``needed`` the gradient, or None.
+        The gradient of each element of ``needed``, or None.
     """
     pairs = [(r, g) for r, g in zip(results, gradients, strict=True) if g is not None]
     if not pairs:
         return (None,) * len(needed)
-    wanted = [v for v, n in zip(inputs, needed, strict=False) if n]
-    given = [list(values) for values in zip(*pairs, strict=True)]
-    found = iter(torch.autograd.grad(given[0], wanted, given[1], allow_unused=True, **options))
-    return tuple(next(found) if n else None for n in needed)
+    sources = [v for v, n in zip(inputs, needed, strict=False) if n]
+    outputs, grad_outputs = (list(values) for values in zip(*pairs, strict=True))
+    computed = iter(torch.autograd.grad(outputs, sources, grad_outputs, allow_unused=True, **options))
+    return tuple(next(computed) if n else None for n in needed)

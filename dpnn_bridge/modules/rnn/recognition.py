@@ -1,4 +1,4 @@
-"""Recurrent cells recognized by what they compute: LSTM with and without peepholes, GRU, simple recurrent layers."""
+"""Recognize recurrent cells by their computation: LSTM with and without peepholes, GRU, simple recurrent cells."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from dpnn_bridge.modules.rnn.lstm import TORCH_ORDER, LSTMWeights, lstm_sequence
 from dpnn_bridge.modules.rnn.lstm_kernel import lstm_steps
 from dpnn_bridge.modules.rnn.products import fit
 
-#: the masks of layers with dropout for each time step
+#: dropout layer -> mask of each time step
 Masks = Mapping[LazyDropout, list[Tensor]]
-#: a range of the rows of a parameter: its module, the first row, the row after the last
+#: rows ``start:stop`` of a parameter: the module of the parameter, start, stop
 Range = tuple[Any, int, int]
 
 
 @dataclass
 class Gate:
-    """A sum of linear maps of the input and of the state, before a transfer function.
+    """The argument of a gate's activation function: a sum of linear functions of the input and the state.
 
     Args:
-        input: the matrices of the input.
-        state: the matrices of the state.
-        bias: the biases.
-        peephole: the vector that multiplies the cell, or None.
-        dropouts: the layers through which the gate sees input and state; none, or one of each.
+        input: the rows of the weights of the input.
+        state: the rows of the weights of the state.
+        bias: the rows of the biases.
+        peephole: the module whose weight multiplies the cell, or None.
+        dropouts: the dropout layers of input and state, in this order; empty without dropout.
     """
 
     input: list[Range] = field(default_factory=list)
@@ -43,11 +43,11 @@ class Gate:
 
 @dataclass
 class Cell:
-    """A recurrent cell in what a module computes.
+    """A recurrent cell that a module computes.
 
     Args:
-        input: what the cell takes as its input.
-        gates: the gates by their names.
+        input: expression of the cell's input.
+        gates: name -> gate.
     """
 
     input: Term
@@ -56,46 +56,46 @@ class Cell:
     def sequence(
         self, x: Tensor, state: list[Tensor], mask: Tensor | None, masks: Masks | None = None
     ) -> tuple[Tensor, list[Tensor], Any]:
-        """Compute the outputs of a whole sequence.
+        """Compute the outputs of a sequence.
 
         Args:
-            x: :math:`(T, N, I)`.
-            state: the state at the start, output first, each :math:`(N, H)`.
-            mask: time steps whose state is zero, :math:`(T, N, 1)`, or None.
-            masks: of each layer of :attr:`dropouts` for each time step; None without such layers.
+            x: input :math:`(T, N, I)`.
+            state: elements of the initial state, output first, each :math:`(N, H)`.
+            mask: time steps whose state is set to zero, :math:`(T, N, 1)`, or None.
+            masks: dropout masks of each time step, for each layer of :attr:`dropouts`; None without these layers.
 
         Returns:
-            The outputs :math:`(T, N, H)`, the last state, which shares no memory with them, and a function that returns
-            the states after all time steps, each :math:`(T, N, H)`.
+            The outputs :math:`(T, N, H)`; the elements of the last state, which share no memory with the outputs; and a
+            function that returns the elements of the states of all time steps, each :math:`(T, N, H)`.
         """
         raise NotImplementedError
 
     @property
     def dropouts(self) -> list[LazyDropout]:
-        """The layers with dropout inside the gates."""
+        """The dropout layers of all gates."""
         return [layer for gate in self.gates.values() for layer in gate.dropouts]
 
     def _factors(self, masks: Masks, order: str) -> tuple[Tensor, Tensor]:
-        """Return the masks of the input, :math:`(gates, T, N, I)`, and those of the state, :math:`(T, gates, N, H)`."""
+        """Stack the dropout masks of inputs, :math:`(gates, T, N, I)`, and states, :math:`(T, gates, N, H)`."""
         layers = zip(*(self.gates[name].dropouts for name in order), strict=True)
         of_input, of_state = ([torch.stack(masks[layer]) for layer in each] for each in layers)
         return torch.stack(of_input), torch.stack(of_state, 1)
 
     def takes(self, x: Tensor, state: list[Tensor]) -> bool:
-        """Return whether input, state and weights are of one type, on one device, and of sizes that belong together."""
+        """Return whether input, state and weights have one dtype and device and matching sizes."""
         gate = next(iter(self.gates.values()))
         (inner, *_), (recurrent, *_) = gate.input[0], gate.state[0]
         size = recurrent.weight.shape[1]
         return x.shape[2] == inner.weight.shape[1] and fit(x, recurrent.weight, state, size)
 
     def output(self, value: Tensor) -> Tensor:
-        """Return a tensor like the output of one time step, from one like its input."""
+        """Return a tensor like the output of one time step, for a tensor like its input."""
         (recurrent, *_) = next(iter(self.gates.values())).state[0]
         return value.new_empty(*value.shape[:-1], recurrent.weight.shape[1])
 
 
 class LSTMCell(Cell):
-    """A cell with input, forget and output gate; :attr:`gates` has the keys of ``"ifgo"``, ``g`` the candidate."""
+    """An LSTM cell; :attr:`gates` has the keys ``i`` input, ``f`` forget, ``g`` candidate, ``o`` output."""
 
     def sequence(
         self, x: Tensor, state: list[Tensor], mask: Tensor | None, masks: Masks | None = None
@@ -110,7 +110,7 @@ class LSTMCell(Cell):
         return outputs, [outputs[-1].clone(), last], lambda: [outputs, cells()]
 
     def weights(self, order: str | None = None) -> LSTMWeights:
-        """Return the parameters in an order of the gates; None: the one that costs least."""
+        """Return the parameters, with the gates in the given order; None: the order that avoids copies."""
         order = _natural_order(self.gates) if order is None else order
         weight, bias, recurrent = stacked(self.gates, order)
         peepholes = [self.gates[name].peephole for name in "ifo"]
@@ -122,13 +122,13 @@ class LSTMCell(Cell):
 
 
 class RNNCell(Cell):
-    """A cell that is the hyperbolic tangent of one gate, ``"n"``."""
+    """An Elman cell: the hyperbolic tangent of one gate, with the key ``n``."""
 
     def sequence(
         self, x: Tensor, state: list[Tensor], mask: Tensor | None, masks: Masks | None = None
     ) -> tuple[Tensor, list[Tensor], Any]:
-        assert mask is None, "torch.rnn_tanh takes no mask"
-        assert masks is None, "torch.rnn_tanh takes no masks"
+        assert mask is None, "torch.rnn_tanh does not support a mask of time steps"
+        assert masks is None, "torch.rnn_tanh does not support dropout masks"
         weight, bias, recurrent = stacked(self.gates, "n")
         weights = [weight, recurrent, bias, torch.zeros_like(bias)]
         train = torch.is_grad_enabled()
@@ -138,10 +138,12 @@ class RNNCell(Cell):
 
 @dataclass
 class GRUCell(Cell):
-    """A cell whose reset gate multiplies the state before the product; :attr:`gates` has the keys of ``"rzc"``.
+    """A GRU cell whose reset gate multiplies the state before the product with the weight.
+
+    :attr:`gates` has the keys ``r`` reset, ``z`` update, ``c`` candidate.
 
     Args:
-        keeps: the update gate is the share of the old state, else that of the candidate.
+        keeps: the update gate is the factor of the previous state; False: of the candidate.
     """
 
     keeps: bool = True
@@ -158,18 +160,18 @@ class GRUCell(Cell):
 
 # ---------------------------------------------------------------------- parameters
 def stacked(gates: Mapping[str, Gate], order: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the matrix of the input, the bias, and the matrix of the state, of gates one below the other."""
-    chosen = [gates[name] for name in order]
-    weight = _summed([gate.input for gate in chosen], "weight")
-    recurrent = _summed([gate.state for gate in chosen], "weight")
+    """Return weight of the input, bias, and weight of the state, with the rows of all gates concatenated."""
+    ordered = [gates[name] for name in order]
+    weight = _summed([gate.input for gate in ordered], "weight")
+    recurrent = _summed([gate.state for gate in ordered], "weight")
     assert weight is not None
     assert recurrent is not None
-    bias = _summed([gate.bias for gate in chosen], "bias")
+    bias = _summed([gate.bias for gate in ordered], "bias")
     return weight, weight.new_zeros(weight.shape[0]) if bias is None else bias, recurrent
 
 
 def _natural_order(gates: Mapping[str, Gate]) -> str:
-    """Return the order of the gates in their common matrix, or a default order."""
+    """Return the order of the gates' rows in the weight that they share, or a default order."""
     ranges = {name: gate.input[0] for name, gate in gates.items()}
     if len({id(module) for module, _, _ in ranges.values()}) == 1:
         return "".join(sorted(gates, key=lambda name: ranges[name][1]))
@@ -177,7 +179,7 @@ def _natural_order(gates: Mapping[str, Gate]) -> str:
 
 
 def _summed(parts: list[list[Range]], name: str) -> Tensor | None:
-    """Return, for each gate, the sum of its parts, one gate below the other."""
+    """Return the sum of each gate's parameters, with the rows of all gates concatenated; None if there are none."""
     total: Tensor | None = None
     for ranges in zip(*parts, strict=True):
         value = _joined(list(ranges), name)
@@ -186,6 +188,7 @@ def _summed(parts: list[list[Range]], name: str) -> Tensor | None:
 
 
 def _joined(ranges: list[Range], name: str) -> Tensor:
+    """Concatenate rows of parameters; adjacent rows of one parameter are not copied."""
     merged: list[Range] = []
     for module, start, stop in ranges:
         if merged and merged[-1][0] is module and merged[-1][2] == start:
@@ -200,7 +203,15 @@ def _joined(ranges: list[Range], name: str) -> Tensor:
 
 # ---------------------------------------------------------------------- recognition
 def lstm_cell(output: Term, cell: Term, hidden: Term, previous: Term) -> LSTMCell | None:
-    """Return the LSTM that computes output and cell of a step from those of the step before, or None."""
+    """Recognize an LSTM.
+
+    Args:
+        output, cell: expressions of output and cell of a time step.
+        hidden, previous: output and cell of the previous time step.
+
+    Returns:
+        The LSTM cell, or None.
+    """
     gates = {}
     for inside, squashed in _pairs(output, "product"):
         if squashed.kind == "tanh" and squashed.args[0] is cell and inside.kind == "sigmoid":
@@ -216,20 +227,20 @@ def lstm_cell(output: Term, cell: Term, hidden: Term, previous: Term) -> LSTMCel
             break
     if len(gates) != 4:
         return None
-    peeped = {"i": previous, "f": previous, "o": cell}
-    return _cell(LSTMCell, gates, dict.fromkeys(gates, hidden), peeped, {hidden, previous})
+    peepholes = {"i": previous, "f": previous, "o": cell}
+    return _cell(LSTMCell, gates, dict.fromkeys(gates, hidden), peepholes, {hidden, previous})
 
 
 def gru_cell(output: Term, hidden: Term) -> GRUCell | None:
-    """Return the GRU that computes the output of a step from that of the step before, or None."""
+    """Recognize a GRU from the expression of a time step's output; ``hidden`` is the previous output."""
     for kept, new in _pairs(output, "sum"):
-        for old, share in _pairs(kept, "product"):
-            for candidate, rest in _pairs(new, "product"):
+        for old, old_factor in _pairs(kept, "product"):
+            for candidate, new_factor in _pairs(new, "product"):
                 if old is not hidden or candidate.kind != "tanh":
                     continue
-                keeps = share.kind == "sigmoid"
-                update, complement = (share, rest) if keeps else (rest, share)
-                if update.kind != "sigmoid" or not _is_rest(complement, update):
+                keeps = old_factor.kind == "sigmoid"
+                update, complement = (old_factor, new_factor) if keeps else (new_factor, old_factor)
+                if update.kind != "sigmoid" or not _is_complement(complement, update):
                     continue
                 found = _gru(candidate.args[0], update, hidden, keeps)
                 if found is not None:
@@ -238,20 +249,20 @@ def gru_cell(output: Term, hidden: Term) -> GRUCell | None:
 
 
 def rnn_cell(output: Term, hidden: Term) -> RNNCell | None:
-    """Return the simple recurrent layer that computes the output of a step from that of the step before, or None."""
+    """Recognize an Elman cell from the expression of a time step's output; ``hidden`` is the previous output."""
     if output.kind != "tanh":
         return None
     return _cell(RNNCell, {"n": output.args[0]}, {"n": hidden}, {}, {hidden})
 
 
-def _is_rest(term: Term, share: Term) -> bool:
-    """Return whether a term is ``1 - share``."""
-    return term.kind == "affine" and term.args[0] is share and term.args[1:] == (-1.0, 1.0)
+def _is_complement(term: Term, other: Term) -> bool:
+    """Return whether a term is ``1 - other``."""
+    return term.kind == "affine" and term.args[0] is other and term.args[1:] == (-1.0, 1.0)
 
 
 def _gru(candidate: Term, update: Term, hidden: Term, keeps: bool) -> GRUCell | None:
-    seen = [_seen(t.args[0])[0] for t in _parts(candidate) if t.kind == "linear"]
-    gated = [value for value in seen if value.kind == "product"]
+    inputs = [_without_dropout(t.args[0])[0] for t in _summands(candidate) if t.kind == "linear"]
+    gated = [value for value in inputs if value.kind == "product"]
     resets = [gate for value in gated for gate, old in _pairs(value, "product") if old is hidden]
     if not resets or any(r is not resets[0] for r in resets) or resets[0].kind != "sigmoid":
         return None
@@ -261,21 +272,33 @@ def _gru(candidate: Term, update: Term, hidden: Term, keeps: bool) -> GRUCell | 
 
 
 def _cell(
-    kind: Callable[..., Any],
+    cell_type: Callable[..., Any],
     gates: Mapping[str, Term],
     states: Mapping[str, Term],
-    peeped: Mapping[str, Term],
+    peepholes: Mapping[str, Term],
     recurrent: set[Term],
     **options: bool,
 ) -> Any:
-    """Return a cell of these gates, or None if one of them is no sum of linear maps of one input and of the state."""
+    """Create a cell.
+
+    Args:
+        cell_type: class of the cell.
+        gates: name -> argument of the gate's activation function.
+        states: name -> state that is multiplied by the gate's weight.
+        peepholes: name -> cell that the gate's peephole multiplies.
+        recurrent: all states; the input must not depend on them.
+        **options: further arguments of ``cell_type``.
+
+    Returns:
+        The cell, or None if a gate is not a sum of linear functions of one input and of the state.
+    """
     found: dict[str, Gate] = {}
     inputs: list[Term] = []
     for name, term in gates.items():
         gate = found[name] = Gate()
-        for part in _parts(term):
+        for part in _summands(term):
             if part.kind == "linear":
-                (inner, dropouts), rows = _seen(part.args[0]), part.args[1:]
+                (inner, dropouts), rows = _without_dropout(part.args[0]), part.args[1:]
                 of_state = inner is states[name]
                 (gate.state if of_state else gate.input).append(rows)
                 gate.dropouts = [*gate.dropouts, *dropouts] if of_state else [*dropouts, *gate.dropouts]
@@ -283,34 +306,35 @@ def _cell(
                     inputs.append(inner)
             elif part.kind == "bias":
                 gate.bias.append(part.args)
-            elif part.kind == "scale" and part.args[0] is peeped.get(name) and gate.peephole is None:
+            elif part.kind == "scale" and part.args[0] is peepholes.get(name) and gate.peephole is None:
                 gate.peephole = part.args[1]
             else:
                 return None
     counts = {(len(g.input), len(g.state), len(g.bias)) for g in found.values()}
-    same = len(counts) == 1 and all(counts.copy().pop()[:2]) and _consistent([g.dropouts for g in found.values()])
-    if not same or any(x is not inputs[0] for x in inputs) or depends_on(inputs[0], recurrent):
+    valid = len(counts) == 1 and all(counts.copy().pop()[:2]) and _consistent([g.dropouts for g in found.values()])
+    if not valid or any(x is not inputs[0] for x in inputs) or depends_on(inputs[0], recurrent):
         return None
-    return kind(inputs[0], found, **options)
+    return cell_type(inputs[0], found, **options)
 
 
-def _seen(term: Term) -> tuple[Term, list[LazyDropout]]:
-    """Return a term without dropout, and the dropout."""
+def _without_dropout(term: Term) -> tuple[Term, list[LazyDropout]]:
+    """Return the input of a dropout, and the dropout layer; for another term the term and an empty list."""
     return (term.args[0], [term.args[1]]) if term.kind == "dropped" else (term, [])
 
 
 def _consistent(dropouts: list[list[LazyDropout]]) -> bool:
-    """Return whether no gate has dropout, or each sees input and state through layers of its own."""
+    """Return whether no gate has dropout, or each gate has its own dropout layers for input and state."""
     layers = {id(layer) for each in dropouts for layer in each}
     return not layers or (all(len(each) == 2 for each in dropouts) and len(layers) == 2 * len(dropouts))
 
 
-def _parts(term: Term) -> tuple[Term, ...]:
+def _summands(term: Term) -> tuple[Term, ...]:
+    """Return the terms of a sum; for another term the term itself."""
     return term.args if term.kind == "sum" else (term,)
 
 
 def _pairs(term: Term, kind: str) -> list[tuple[Term, Term]]:
-    """Return both orders of the two parts of a sum or product; none for any other term."""
+    """Return both orders of the two terms of a sum or product ``kind``; an empty list for any other term."""
     if term.kind != kind or len(term.args) != 2:
         return []
     first, second = term.args
@@ -318,7 +342,15 @@ def _pairs(term: Term, kind: str) -> list[tuple[Term, Term]]:
 
 
 def cell_of(outputs: list[Term], states: list[Term]) -> Cell | None:
-    """Return the cell that computes the state of a step from that of the step before, output first, or None."""
+    """Recognize a cell.
+
+    Args:
+        outputs: expressions of the new state, output first.
+        states: expressions of the previous state, output first.
+
+    Returns:
+        The cell, or None.
+    """
     if len(outputs) != len(states) or not all(isinstance(output, Term) for output in outputs):
         return None
     if len(states) == 2:

@@ -1,4 +1,4 @@
-"""Step modules that build a recurrence from modules of the user: Recurrent, Recurrence, Recursor."""
+"""Step modules that create a recurrence from other modules: Recurrent, Recurrence, Recursor, NormStabilizer."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ class Recurrent(AbstractRecurrent):
     The first step of a sequence is ``transfer(start_module(input_module(x)))``.
 
     Args:
-        start_module: used in the first step only.
-        input_module: applied to the input.
-        feedback_module: applied to the output of the step before.
-        transfer_module: applied last.
-        merge_module: makes one value of both.
-        rho: gradients flow back through at most this many time steps.
+        start_module: module for the first step only.
+        input_module: module for the input.
+        feedback_module: module for the previous output.
+        transfer_module: module for the final value.
+        merge_module: module that combines the outputs of ``input_module`` and ``feedback_module``.
+        rho: maximum number of time steps through which gradients flow back.
 
     Shape:
-        - Input: what ``input_module`` takes.
-        - Output: what ``transfer_module`` gives.
+        - Input: the input of ``input_module``.
+        - Output: the output of ``transfer_module``.
 
     Lua:
         ``nn.Recurrent(start, input, feedback, transfer, rho, merge)``, Recurrent.lua
@@ -85,15 +85,15 @@ class Recurrent(AbstractRecurrent):
 
         @classmethod
         def inner_to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-            """Build Torch7's modules for the first and for later steps, which share parameters."""
+            """Create Torch7's modules for the first and for later steps, which share parameters."""
             start, input, feedback, transfer, merge = (ctx.to_lua(m) for m in cls.children(module))
-            kind, train = ctx.type_of(module), module.training
-            parallel = _container("nn.ParallelTable", [input, feedback], kind, train)
-            recurrent = _container("nn.Sequential", [parallel, merge, transfer], kind, train)
+            tensor_class, train = ctx.type_of(module), module.training
+            parallel = _container("nn.ParallelTable", [input, feedback], tensor_class, train)
+            recurrent = _container("nn.Sequential", [parallel, merge, transfer], tensor_class, train)
             first = [shared_clone(input), start, shared_clone(transfer)]
             fields = {
                 "recurrentModule": recurrent,
-                "initialModule": _container("nn.Sequential", first, kind, train),
+                "initialModule": _container("nn.Sequential", first, tensor_class, train),
                 "modules": LuaTable.from_list([start, input, feedback, transfer, merge]),
                 "sharedClones": LuaTable({2: recurrent}),
             }
@@ -111,14 +111,14 @@ class Recurrent(AbstractRecurrent):
             return list(zip((input, feedback, merge, transfer), objects, strict=True))
 
 
-def _container(class_name: str, modules: list[LuaObject], kind: str, train: bool) -> LuaObject:
-    """Return a container of Lua objects; a ParallelTable's buffers are tables."""
+def _container(class_name: str, modules: list[LuaObject], tensor_class: str, train: bool) -> LuaObject:
+    """Create a container of Lua objects; the buffers of a ParallelTable are tables."""
     tables = {"output": LuaTable(), "gradInput": LuaTable()} if class_name == "nn.ParallelTable" else {}
-    return fresh(class_name, kind, *modules, train=train, **tables)
+    return fresh(class_name, tensor_class, *modules, train=train, **tables)
 
 
 class _ModuleFieldClass(AbstractRecurrent.Lua):
-    """Step modules whose member is called ``module``; in Lua that field stays when a mask is put around the member."""
+    """Base class of mappings with an additional Lua field ``module``, which Torch7 does not update for masks."""
 
     @classmethod
     def inner_to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
@@ -138,20 +138,20 @@ def _zeros(size: list[Any], batch: list[int], dtype: torch.dtype, device: torch.
 
 @lua_class("nn.Recurrence")
 class Recurrence(AbstractRecurrent):
-    """Runs a module on ``[input, output of the step before]``; the first step gets zeros.
+    """Runs a module on ``[input, previous output]``; in the first step, the previous output is zero.
 
     Args:
         module: maps ``[input, previous output]`` to the output, a tensor or nested lists.
-        output_size: sizes of one sample's output without the batch, or a list of such for a list of outputs.
-        input_dims: number of dimensions of one sample of the (first) input tensor.
-        rho: gradients flow back through at most this many time steps.
+        output_size: shape of one sample's output, or a list of shapes for a list of outputs.
+        input_dims: number of dimensions of one sample of the (first) input tensor; an input with one more is a batch.
+        rho: maximum number of time steps through which gradients flow back.
 
     Attributes:
-        user_prev_output: replaces the zeros at the start of every sequence, if not None.
+        user_prev_output: initial output of every sequence; None: zeros.
 
     Shape:
-        - Input: a batch or one sample, as ``input_dims`` tells.
-        - Output: what ``module`` gives.
+        - Input: a batch or one sample.
+        - Output: the output of ``module``.
 
     Lua:
         ``nn.Recurrence(recurrentModule, outputSize, nInputDim, rho)``, Recurrence.lua
@@ -176,8 +176,8 @@ class Recurrence(AbstractRecurrent):
         first = first_tensor(input)
         if first.dim() not in (self.input_dims, self.input_dims + 1):
             raise ValueError(
-                f"Recurrence expects an input of {self.input_dims} dimensions, or {self.input_dims + 1} "
-                f"for a batch, found {first.dim()}"
+                f"Recurrence: expected an input with {self.input_dims} dimensions, or {self.input_dims + 1} "
+                f"for a batch, found shape {tuple(first.shape)}"
             )
         batch = list(first.shape[:1]) if first.dim() > self.input_dims else []
         like = [*filter(torch.is_floating_point, self.parameters()), first][0]
@@ -185,11 +185,11 @@ class Recurrence(AbstractRecurrent):
         return _zeros(self.output_size, batch, dtype, first.device)
 
     def get_hidden_state(self, step: int | None = None) -> list[Any]:
-        """Return ``[output, hidden states of the module inside]`` after time step ``step``."""
+        """Return ``[output, hidden states of the module]`` after time step ``step``."""
         return [super().get_hidden_state(step), [get_hidden_state(self.module, step)]]
 
     def set_hidden_state(self, step: int | None, state: list[Any]) -> None:
-        """Replace the output, and the states inside if there are two elements."""
+        """Replace the output and, if ``state`` has two elements, the hidden states of the module."""
         super().set_hidden_state(step, state[0])
         if len(state) > 1 and state[1]:
             set_hidden_state(self.module, step, state[1][0])
@@ -226,14 +226,14 @@ def _lua_sizes(value: Any) -> Any:
 
 @lua_class("nn.Recursor")
 class Recursor(AbstractRecurrent):
-    """Wraps any module as a step module; recurrent modules inside keep their own states.
+    """Wraps any module as a step module; recurrent modules in it keep their own states.
 
     Args:
-        module: called once per time step.
-        rho: gradients flow back through at most this many time steps.
+        module: module that is called once per time step.
+        rho: maximum number of time steps through which gradients flow back.
 
     Shape:
-        - Input, output: the module's.
+        - Input, output: the module's input and output.
 
     Lua:
         ``nn.Recursor(module, rho)``, Recursor.lua
@@ -248,15 +248,15 @@ class Recursor(AbstractRecurrent):
         return self._finish(self.module(input))
 
     def get_hidden_state(self, step: int | None = None) -> Any:
-        """Return the hidden state of the module inside."""
+        """Return the hidden state of the wrapped module."""
         return get_hidden_state(self.module, step)
 
     def set_hidden_state(self, step: int | None, state: Any) -> None:
-        """Replace the hidden state of the module inside."""
+        """Replace the hidden state of the wrapped module."""
         set_hidden_state(self.module, step, state)
 
     def max_bptt_step(self, rho: int) -> None:
-        """Set through how many time steps gradients flow back, here and inside."""
+        """Set the maximum number of time steps through which gradients flow back, also in the wrapped module."""
         super().max_bptt_step(rho)
         max_bptt_step(self.module, rho)
 
@@ -267,15 +267,15 @@ class Recursor(AbstractRecurrent):
 
 @lua_class("nn.NormStabilizer")
 class NormStabilizer(AbstractRecurrent):
-    """Passes its input through and penalises changes of its norm from one time step to the next.
+    """Returns its input and penalizes changes of the norm between time steps.
 
-    In training the gradient of :math:`\\beta \\sum_t \\text{mean}_n (\\|h_t\\| - \\|h_{t-1}\\|)^2` is added on the way
-    back, whatever the loss.
+    In training mode, the backward pass adds the gradient of
+    :math:`\\beta \\sum_t \\text{mean}_n (\\|h_t\\| - \\|h_{t-1}\\|)^2` to the gradient of the loss.
 
     Args:
-        recurrent_module: passes the input through; default: :class:`CopyGrad`.
+        recurrent_module: module that returns its input; default: :class:`CopyGrad`.
         beta: weight of the penalty.
-        rho: gradients flow back through at most this many time steps.
+        rho: maximum number of time steps through which gradients flow back.
 
     Shape:
         - Input, output: :math:`(N, H)`.
@@ -300,13 +300,15 @@ class NormStabilizer(AbstractRecurrent):
         return self._advance(output, input)
 
     def update_loss(self) -> Tensor:
-        """Return Torch7's :math:`\\beta / T \\sum_t \\text{mean}_n (\\|h_t\\| + \\|h_{t-1}\\|)^2`, with a plus.
+        """Return Torch7's loss :math:`\\beta / T \\sum_t \\text{mean}_n (\\|h_t\\| + \\|h_{t-1}\\|)^2`.
+
+        As in Torch7, this loss adds the norms, unlike the penalty, which subtracts them.
 
         Raises:
             RuntimeError: no time step ran in training mode.
         """
         if not self._norms:
-            raise RuntimeError("NormStabilizer has no loss before a time step in training mode")
+            raise RuntimeError("NormStabilizer has no loss yet: run a time step in training mode first")
         pairs = zip(self._norms, self._norms[1:], strict=False)
         total = sum(((a + b).square().mean() for a, b in pairs), self._norms[0].new_zeros(()))
         return self.beta * total / len(self._norms)

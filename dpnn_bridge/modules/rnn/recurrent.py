@@ -1,4 +1,4 @@
-"""Base class of rnn's step modules: one call per time step, with state between calls."""
+"""Base class of the step modules of rnn: one call per time step, with a state between calls."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from dpnn_bridge.modules.rnn.memory import Memory, in_type_of
 from dpnn_bridge.modules.rnn.structure import modules_in
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
-#: attributes that the user sets to the initial state of every sequence -> Lua field
+#: attribute for the user's initial state of every sequence -> Lua field
 GIVEN = {"user_prev_output": "userPrevOutput", "user_prev_cell": "userPrevCell"}
 
 
 class AbstractRecurrent(Memory):
-    """Base of the modules that are called once per time step.
+    """Base class of modules that are called once per time step.
 
     Args:
-        rho: gradients flow back through at most this many time steps: the state is detached every ``rho`` steps.
+        rho: maximum number of time steps through which gradients flow back; the state is detached every ``rho`` steps.
 
     Attributes:
         step: number of the next time step, counted from 1.
-        states: time step -> hidden state after it; 0 is a state set by the user. In evaluation mode, and after a
-            sequence whose steps were computed together, only the latest: :meth:`get_hidden_state` knows the others.
+        states: time step -> hidden state after this step; 0 is a state set by the user. In evaluation mode, and after
+            steps that were computed together, only the latest state; :meth:`get_hidden_state` computes the others.
     """
 
     def __init__(self, rho: int = 99999) -> None:
@@ -51,17 +51,17 @@ class AbstractRecurrent(Memory):
 
     # ------------------------------------------------------------------ one time step
     def _begin(self) -> None:
-        """Start a step: dropout inside uses the mask of this step."""
+        """Start a step: set the step of the dropout layers in this module."""
         for dropout in dropouts_in(self):
             dropout.step = self.step
 
     def _previous(self, input: Any) -> Any:
-        """Start a step; return the state that it starts from."""
+        """Start a step; return the state after the previous step."""
         self._begin()
         return self._state_before(input)
 
     def _state_before(self, input: Any) -> Any:
-        """Return the state that the present step starts from."""
+        """Return the state after the previous step, or the initial state."""
         if self._backward_ran or self.step - self._run_start >= self.rho:
             self.detach_own()
         if self.step == 1:
@@ -69,8 +69,8 @@ class AbstractRecurrent(Memory):
             return self._start
         if self.step - 1 not in self.states:
             raise RuntimeError(
-                f"{type(self).__name__} is at time step {self.step}, but the state after step {self.step - 1} "
-                f"was not saved with it; call forget() to start a new sequence"
+                f"{type(self).__name__} is at time step {self.step}, but the state after step {self.step - 1} was not "
+                "saved in the file; call forget() to start a new sequence"
             )
         return in_type_of(input, self.states[self.step - 1])
 
@@ -78,7 +78,7 @@ class AbstractRecurrent(Memory):
         raise NotImplementedError
 
     def _advance(self, output: Any, state: Any) -> Any:
-        """Keep the state that the present step reached, and return its output."""
+        """Store the state after the current step, and return the step's output."""
         if self.training:
             self.states[self.step] = state
         else:
@@ -87,7 +87,7 @@ class AbstractRecurrent(Memory):
         return self._finish(output)
 
     def _finish(self, output: Any) -> Any:
-        """End the present step, and register a hook for its backward pass."""
+        """End the current step: increment ``step`` and register a hook for the backward pass."""
         step, self.step = self.step, self.step + 1
         tensor = first_tensor(output)
         if tensor.requires_grad and not torch.compiler.is_compiling():
@@ -96,11 +96,11 @@ class AbstractRecurrent(Memory):
 
     # ------------------------------------------------------------------ many time steps together
     def pass_steps(self, steps: int, results: list[Tensor], dropouts: list[LazyDropout]) -> None:
-        """End time steps that were computed together; the module is then in the state that one call per step leaves.
+        """End time steps that were computed together, with the effect of one call per step.
 
         Args:
-            steps: their number.
-            results: every gradient that reaches a time step goes through one of them.
+            steps: number of time steps.
+            results: tensors that all gradients of these steps pass.
             dropouts: the layers of :func:`dropouts_in`.
         """
         first, end = self.step, self.step + steps
@@ -115,9 +115,9 @@ class AbstractRecurrent(Memory):
         """Store the state after time steps that were computed together.
 
         Args:
-            state: the state after the last of them.
-            earlier: returns the states after all of them.
-            steps: their number.
+            state: the state after the last step.
+            earlier: function that returns the states after all steps.
+            steps: number of time steps.
         """
         last = self.step - 1
         if self.training:
@@ -135,7 +135,7 @@ class AbstractRecurrent(Memory):
             self._give_reward(step)
 
     def _give_reward(self, step: int) -> None:
-        if step in self._rewards:  # what runs backward next is this step
+        if step in self._rewards:  # the backward pass of this step runs next
             for module in self.modules():
                 if isinstance(module, Reinforce):
                     module.reinforce(self._rewards[step])
@@ -145,45 +145,45 @@ class AbstractRecurrent(Memory):
         states = {t: s for t, s in self.states.items() if t == 0 and not self.training}
         start = {"_run_start": 1, "_start": None, "_earlier": None, "_backward_ran": False, "_given": False}
         for name, value in {**start, "states": states, "step": 1}.items():
-            object.__setattr__(self, name, value)  # PyTorch's own would search for a parameter seven times
+            object.__setattr__(self, name, value)  # faster than nn.Module.__setattr__, which looks up parameters
 
     def detach_own(self) -> None:
-        if self._given and not self._backward_ran:  # what the user set may belong to another module's graph
+        if self._given and not self._backward_ran:  # a state set by the user may be part of another module's graph
             return
         self._earlier = None
-        kept = {0, self.step - 1}
-        self.states = {t: map_tensors(Tensor.detach, s) for t, s in self.states.items() if t in kept}
+        needed = {0, self.step - 1}
+        self.states = {t: map_tensors(Tensor.detach, s) for t, s in self.states.items() if t in needed}
         self._run_start = self.step
         self._backward_ran = False
 
     def get_hidden_state(self, step: int | None = None) -> Any:
-        """Return the state after time step ``step`` (default: the latest); None when it is not known."""
+        """Return the state after time step ``step`` (default: the latest); None if it was not stored."""
         step = self.step - 1 if step is None else step
         self.states, self._earlier = self._all_states(), None
         return self._start if step == 0 and self._start is not None else self.states.get(step)
 
     def _all_states(self) -> dict[int, Any]:
-        """Return :attr:`states` with those of time steps that were computed together."""
+        """Return :attr:`states`, including the states of steps that were computed together."""
         if self._earlier is None:
             return self.states
         first, states = self._earlier
         return dict(enumerate(states(), first)) | self.states
 
     def set_hidden_state(self, step: int | None, state: Any) -> None:
-        """Replace the state after time step ``step``; 0 is the start of the sequence, None the latest."""
+        """Replace the state after time step ``step``; 0 is the initial state, None the latest."""
         step = self.step - 1 if step is None else step
         self.states[step] = state
         self._given = self._given or step == self.step - 1
 
     def max_bptt_step(self, rho: int) -> None:
-        """Limit backpropagation through time to ``rho`` steps."""
+        """Set the maximum number of time steps through which gradients flow back."""
         self.rho = rho
 
     def reinforce(self, reward: Tensor | list[Tensor]) -> None:
-        """Set the rewards of the REINFORCE modules inside for the backward pass that follows.
+        """Set the rewards of the REINFORCE modules in this module for the next backward pass.
 
         Args:
-            reward: :math:`(N)` for all time steps, or :math:`(T, N)` or a list for each of the latest steps.
+            reward: rewards :math:`(N)` of all time steps, or :math:`(T, N)` or a list for each of the latest steps.
         """
         each = reward if isinstance(reward, list) or reward.dim() > 1 else []
         self._rewards = dict(enumerate(each, self.step - len(each)))
@@ -196,12 +196,12 @@ class AbstractRecurrent(Memory):
         return {**values, "_start": None, "_earlier": None, "_backward_ran": False}
 
     class Lua(LuaClass):
-        """The step modules of rnn. Clones for each time step, which Torch7 keeps, are dropped: autograd needs none."""
+        """Base class of the mappings of step modules. Torch7's clones for each time step are not converted."""
 
         faults = (
             Fault(
                 ("gradInput", "gradParams"),
-                "backward in evaluation uses buffers that every step overwrote, and gives wrong gradients in Torch7",
+                "in evaluation mode, every step overwrites Torch7's buffers, so its backward pass is wrong",
                 mode="eval",
             ),
         )
@@ -211,7 +211,7 @@ class AbstractRecurrent(Memory):
             *("sharedClones", "outputs", "gradInputs", "gradOutputs", "cells", "gradCells", "zeroTensor"),
             *("cell", "gradPrevOutput", "userGradPrevOutput", "userGradPrevCell"),
         )
-        #: attributes that contain a tensor given by the user -> Lua field
+        #: attribute with a tensor set by the user -> Lua field
         given: ClassVar[dict[str, str]] = GIVEN
 
         @classmethod
@@ -246,7 +246,7 @@ class AbstractRecurrent(Memory):
 
         @classmethod
         def dropouts_of(cls, module: nn.Module, obj: Any, step: int) -> Iterator[tuple[LazyDropout, LuaObject]]:
-            """Yield the layers of :func:`dropouts_in` with the Lua objects that run a time step in their place."""
+            """Yield the layers of :func:`dropouts_in`, each with the corresponding Lua object of a time step."""
             for inner, clone in cls.step_modules(module, obj, step):
                 for child, child_obj in paired(inner, clone) if isinstance(clone, LuaObject) else ():
                     if isinstance(child, LazyDropout):
@@ -254,12 +254,12 @@ class AbstractRecurrent(Memory):
 
         @classmethod
         def state_from_lua(cls, obj: LuaObject, step: int) -> Any:
-            """Return the hidden state after a time step as ``obj`` contains it, or None."""
+            """Return the hidden state after a time step in ``obj``, or None."""
             return state_entry(obj, "outputs", step)
 
         @classmethod
         def state_to_lua(cls, state: Any) -> dict[str, Any]:
-            """Return name of a Lua table of states -> its entry for one hidden state."""
+            """Map the name of each Lua table of states to its entry for one hidden state."""
             return {"outputs": state}
 
         @classmethod
@@ -276,7 +276,7 @@ class AbstractRecurrent(Memory):
 
         @classmethod
         def with_clones(cls, fields: dict[str, Any], module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-            """Return fields whose ``sharedClones`` have a clone for every time step with dropout masks of its own."""
+            """Add a clone to ``sharedClones`` for every time step that has its own dropout masks."""
             clones = fields["sharedClones"]
             own = {step for d in dropouts_in(module) for step in d.masks.keys() | d.stale}
             for step in sorted({*own, *clones} - {1}):
@@ -302,7 +302,7 @@ class AbstractRecurrent(Memory):
 
         @classmethod
         def zeros_to_lua(cls, module: AbstractRecurrent, ctx: LuaContext) -> Any:
-            """Build ``zeroTensor``, which Torch7 resizes at the first step only: zeros like the last output."""
+            """Create ``zeroTensor``, zeros like the last output; Torch7 resizes it only in the first step."""
             if module.step == 1 or module.step - 1 not in module.states:
                 return LuaTensor.empty(ctx.type_of(module))
             output = cls.state_to_lua(module.states[module.step - 1])["outputs"]
@@ -311,12 +311,12 @@ class AbstractRecurrent(Memory):
         # ------------------------------------------------------------------ parity
         @classmethod
         def step_modules(cls, module: nn.Module, after: LuaObject, step: int) -> list[tuple[nn.Module, Any]]:
-            """Return the modules inside with the Lua objects that ran time step ``step`` in their place, or None."""
+            """Return the submodules, each with the corresponding Lua object of time step ``step``, or None."""
             return [(cls.children(module)[0], clone_of(after, step))]
 
         @classmethod
         def last_ran(cls, module: nn.Module, after: LuaObject) -> list[tuple[nn.Module, LuaObject]] | None:
-            """Return the clone of the last time step; in evaluation mode Torch7 runs the module itself."""
+            """Return the clone of the last time step; None in evaluation mode, which uses no clones."""
             clones, last = after.get("sharedClones"), int(after.get("step") or 1) - 1
             if after.get("train") is False or not isinstance(clones, LuaTable) or last not in clones:
                 return None
@@ -324,7 +324,7 @@ class AbstractRecurrent(Memory):
 
         @classmethod
         def replay(cls, module: AbstractRecurrent, after: LuaObject) -> Callable[[Any], Any] | None:
-            """Replay the random numbers of each time step's clone."""
+            """Replay the random numbers that the clone of each time step stores."""
             if not module.training or not cls.children(module):
                 return None
 
@@ -338,19 +338,19 @@ class AbstractRecurrent(Memory):
 
 
 def clone_of(obj: Any, step: int) -> LuaObject | None:
-    """Return the clone that ran a time step. Cleaned files have none, and rnn kept none before March 20, 2015."""
+    """Return the clone of a time step; None in files after ``clearState`` or from before March 20, 2015."""
     clones = obj.get("sharedClones")
     clone = clones.get(step) if isinstance(clones, LuaTable) else None
     return clone if isinstance(clone, LuaObject) else None
 
 
 def dropouts_in(module: nn.Module) -> list[LazyDropout]:
-    """Return the layers in ``module`` that keep a mask for each time step."""
+    """Return the dropout layers in ``module`` that keep a mask for each time step."""
     return [m for m in modules_in(module) if isinstance(m, LazyDropout) and m.p]
 
 
 def shared_clone(value: Any, memo: dict[int, Any] | None = None) -> Any:
-    """Return a copy of a Lua object whose tensors are other tensors on the same storages."""
+    """Copy a Lua object; the tensors of the copy share the storages of the original."""
     memo = {} if memo is None else memo
     if id(value) in memo:
         return memo[id(value)]

@@ -1,4 +1,4 @@
-"""Modules that compute each row of a batch by itself, and so run on the rows of all time steps at once."""
+"""Modules that process each row of a batch independently, and can therefore run on all time steps together."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from dpnn_bridge.modules.nn.dropout import Dropout
 from dpnn_bridge.modules.nn.lookup import LookupTable
 from dpnn_bridge.modules.rnn.mask import LookupTableMaskZero, MaskZero
 
-#: ``forward`` of such modules; the class of another one has the attribute ``row_wise``
+#: ``forward`` of these modules; other classes declare it with the attribute ``row_wise``
 _ROW_WISE = {
-    *(kind.forward for kind in (nn.Linear, nn.Sigmoid, nn.Tanh, nn.ReLU, nn.Identity, nn.Softplus)),
-    *(kind.forward for kind in (SoftMax, LogSoftMax, LookupTable, LookupTableMaskZero)),
+    *(cls.forward for cls in (nn.Linear, nn.Sigmoid, nn.Tanh, nn.ReLU, nn.Identity, nn.Softplus)),
+    *(cls.forward for cls in (SoftMax, LogSoftMax, LookupTable, LookupTableMaskZero)),
 }
 _DROPOUT = {nn.Dropout.forward, Dropout.forward}
 
 
 def is_bare(module: nn.Module) -> bool:
-    """Return whether calling a module does nothing beyond the ``forward`` of its class."""
+    """Return whether calling a module only runs the ``forward`` of its class, without hooks."""
     return not (
         module._forward_hooks
         or module._forward_pre_hooks
@@ -31,7 +31,7 @@ def is_bare(module: nn.Module) -> bool:
 
 
 def is_row_wise(module: nn.Module) -> bool:
-    """Return whether a module, which is called without hooks, computes each row of a batch by itself."""
+    """Return whether a module has no hooks and processes each row of a batch independently."""
     forward = type(module).forward
     if not is_bare(module):
         return False
@@ -46,18 +46,18 @@ def is_row_wise(module: nn.Module) -> bool:
 
 
 def is_random(module: nn.Module) -> bool:
-    """Return whether a module multiplies its input by random numbers, and does nothing else."""
+    """Return whether a module only multiplies its input by random numbers."""
     return (
         type(module).forward in _DROPOUT and module.training and is_bare(module) and not getattr(module, "inplace", 0)
     )
 
 
 def output_of(module: nn.Module, value: Tensor) -> Tensor | None:
-    """Return a tensor of the shape and type of a row-wise module's output, on the meta device; None if unknown.
+    """Return a meta tensor with the shape and dtype of a row-wise module's output; None if these are unknown.
 
     Args:
         module: the module.
-        value: a tensor of the shape and type of its input, on the meta device.
+        value: meta tensor with the shape and dtype of the module's input.
     """
     module = module.module if isinstance(module, MaskZero) else module
     if isinstance(module, nn.Embedding):
@@ -68,7 +68,7 @@ def output_of(module: nn.Module, value: Tensor) -> Tensor | None:
 
 
 def on_all_rows(module: nn.Module, x: Tensor) -> Tensor:
-    """Return the outputs of a row-wise module for inputs :math:`(T, N, *)`, or :math:`(T, *)` of one row each."""
+    """Compute a row-wise module for inputs :math:`(T, N, *)`, or :math:`(T, *)` with one row per time step."""
     if isinstance(module, nn.Embedding) or x.dim() == 2:
         return module(x)
     return module(x.flatten(0, 1)).unflatten(0, x.shape[:2])

@@ -1,4 +1,4 @@
-"""SeqGRU of rnn: a gated recurrent unit over a whole sequence in one tensor."""
+"""SeqGRU of rnn: a gated recurrent unit for a sequence in one tensor."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from dpnn_bridge.modules.rnn.seq_lstm import SequenceModule
 
 
 def _gru_at_once(module: SeqGRU, x: Tensor, start: list[Tensor]) -> tuple[Tensor, list[Tensor]] | None:
+    """Compute :meth:`SeqGRU._run` with :class:`GRUSequence`; return None if the tensors do not allow this."""
     if not x.numel() or not fit(x, module.weight, start, module.output_size):
         return None
     weight, recurrent = (part.t() for part in module.weight.split([module.input_size, module.output_size]))
@@ -24,18 +25,19 @@ def _gru_at_once(module: SeqGRU, x: Tensor, start: list[Tensor]) -> tuple[Tensor
 
 @lua_class("nn.SeqGRU")
 class SeqGRU(SequenceModule):
-    """Gated recurrent unit over a whole sequence.
+    """Gated recurrent unit for a complete sequence.
 
     Args:
-        input_size: features of the input.
-        output_size: features of the output.
-        batch_first: input and output are :math:`(N, T, *)`.
-        mask_zero: a time step whose input is zero gives a zero output and state.
+        input_size: number of input features, I.
+        output_size: number of output features, O.
+        batch_first: input and output have shape :math:`(N, T, *)`.
+        mask_zero: set output and state to zero in time steps whose input is zero.
 
     Attributes:
-        weight: :math:`(I + O, 3 O)`: rows of the input, then of the state; columns reset gate, update gate, candidate.
-        bias: :math:`(3 O)`.
-        user_prev_output: initial state for the next call only.
+        weight: weight :math:`(I + O, 3 O)`: rows of the input, then of the state; columns of reset gate, update gate
+            and candidate.
+        bias: bias :math:`(3 O)`.
+        user_prev_output: initial state of the next call only.
 
     Shape:
         - Input: :math:`(T, N, I)`, or the list ``[h0, x]``.
@@ -48,7 +50,7 @@ class SeqGRU(SequenceModule):
         ``torch.nn.GRU`` applies the reset gate after the product with the state.
 
     Raises:
-        ValueError: the input is no batch of sequences, or a state has another batch size or number of features.
+        ValueError: the input is not a batch of sequences, or a state has another batch size or number of features.
     """
 
     def __init__(
@@ -73,7 +75,7 @@ class SeqGRU(SequenceModule):
         return torch.stack(outputs), [output]
 
     def to_gru(self) -> GRU:
-        """Return a step module with copies of the same parameters."""
+        """Return a :class:`GRU`, which computes one time step, with copies of the parameters."""
         return gru_of(self.weight, self.bias, self.input_size, self.output_size)
 
     class Lua(SequenceModule.Lua):

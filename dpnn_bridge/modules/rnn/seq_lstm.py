@@ -1,4 +1,4 @@
-"""Modules of rnn that take a whole sequence as one tensor: common base, SeqLSTM, SeqLSTMP."""
+"""Modules of rnn for a sequence in one tensor: base class, SeqLSTM, SeqLSTMP."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from dpnn_bridge.objects import LuaObject, LuaTensor
 
 
 class SequenceModule(Memory, Remembering):
-    """Base of the modules that take a whole sequence as one tensor.
+    """Base class of modules for a complete sequence in one tensor.
 
     Args:
-        input_size: features of the input.
-        hidden_size: features of the hidden state.
-        output_size: features of the output.
-        gates: number of gates; the weight has ``hidden_size`` columns for each.
-        batch_first: input and output are :math:`(N, T, *)`.
-        mask_zero: a time step whose input is zero gives a zero output and a zero state.
+        input_size: number of input features, I.
+        hidden_size: number of features of the hidden state, H.
+        output_size: number of output features, O.
+        gates: number of gates; the weight has ``hidden_size`` columns for each gate.
+        batch_first: input and output have shape :math:`(N, T, *)`.
+        mask_zero: set output and state to zero in time steps whose input is zero.
 
     Attributes:
-        weight: :math:`(I + O, \\text{gates} \\cdot H)`; the rows of the input come first.
-        bias: :math:`(\\text{gates} \\cdot H)`.
-        initial: detached state that the last call started from; None after ``forget``.
-        final: state that the last call reached, output first; gradients flow through it, into a decoder for example.
-        user_prev_output: initial output for the next call only.
+        weight: weight :math:`(I + O, \\text{gates} \\cdot H)`; the rows of the input precede those of the output.
+        bias: bias :math:`(\\text{gates} \\cdot H)`.
+        initial: initial state of the last call, detached, output first; None after ``forget``.
+        final: final state of the last call, output first, with its autograd graph; for example to start a decoder.
+        user_prev_output: initial output of the next call only.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class SequenceModule(Memory, Remembering):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw weights with standard deviation :math:`1 / \\sqrt{I + H}`; set biases to 0, of the second gate to 1."""
+        """Draw the weight with deviation :math:`1 / \\sqrt{I + H}`; set the bias to 0, but its elements O:2 O to 1."""
         nn.init.normal_(self.weight, std=1 / math.sqrt(self.input_size + self.hidden_size))
         nn.init.zeros_(self.bias)
         with torch.no_grad():
@@ -66,7 +66,7 @@ class SequenceModule(Memory, Remembering):
         *given, x = [input] if isinstance(input, Tensor) else input
         if x.dim() != 3 or x.shape[2] != self.input_size:
             raise ValueError(
-                f"{type(self).__name__} expects a batch of sequences with {self.input_size} features, "
+                f"{type(self).__name__}: expected a batch of sequences with {self.input_size} features, "
                 f"found shape {tuple(x.shape)}"
             )
         x = x.transpose(0, 1) if self.batch_first else x
@@ -75,22 +75,25 @@ class SequenceModule(Memory, Remembering):
         return output.transpose(0, 1) if self.batch_first else output
 
     def _run(self, x: Tensor, start: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Return the outputs of all time steps, and the final state (output first)."""
+        """Compute the outputs of all time steps, and the final state, output first."""
         raise NotImplementedError
 
     def _start(self, x: Tensor, given: list[Tensor]) -> list[Tensor]:
-        """Return the initial state, output first: from the input, else set by the user, else remembered, else zeros.
+        """Return the initial state, output first.
+
+        Each element is taken from the input, or from the attribute set by the user, or from the remembered state, or it
+        is zero.
 
         Args:
             x: the sequence, time first.
-            given: the states in the input: none, ``[h0]`` or ``[c0, h0]``.
+            given: the states in the input: ``[]``, ``[h0]`` or ``[c0, h0]``.
 
         Raises:
             ValueError: there are more states than the module has, or a state is not :math:`(N, H)`.
         """
         names = self._state_names()
         if len(given) > len(names):
-            raise ValueError(f"{type(self).__name__} takes at most {len(names)} initial states, found {len(given)}")
+            raise ValueError(f"{type(self).__name__}: expected at most {len(names)} initial states, found {len(given)}")
         states: list[Tensor] = []
         own = list(self.initial) if self.initial is not None else [x.new_empty(0)] * len(names)
         for i, (name, size) in enumerate(zip(names, (self.output_size, self.hidden_size), strict=False)):
@@ -104,8 +107,8 @@ class SequenceModule(Memory, Remembering):
                 states.append(in_type_of(x, self.final[i].detach()))
             if states[i].shape != (x.shape[1], size):
                 raise ValueError(
-                    f"{type(self).__name__}: the state to start from has shape {tuple(states[i].shape)}, the input "
-                    f"needs {(x.shape[1], size)}; call forget() when the batch size changes"
+                    f"{type(self).__name__}: expected an initial state of shape {(x.shape[1], size)}, found "
+                    f"{tuple(states[i].shape)}; call forget() when the batch size changes"
                 )
         for i in range(len(given), len(names)):
             own[i] = states[i]
@@ -117,7 +120,7 @@ class SequenceModule(Memory, Remembering):
         return ("user_prev_output",)
 
     def _masked(self, x: Tensor) -> Tensor | None:
-        """Return which inputs are zero, of shape :math:`(T, N, 1)`."""
+        """Return whether each input row is zero, :math:`(T, N, 1)`; None without ``mask_zero``."""
         return x.square().sum(2, keepdim=True) == 0 if self.mask_zero else None
 
     # ------------------------------------------------------------------ memory
@@ -134,14 +137,14 @@ class SequenceModule(Memory, Remembering):
         return map_tensors(lambda t: fn(t.detach()), values)
 
     class Lua(LuaClass):
-        """The state of the last call is in the last time step of ``_output`` and ``cell``."""
+        """The final state of the last call is in the last time step of ``_output`` and ``cell``."""
 
         scratch = (
             *("gates", "buffer1", "buffer2", "buffer3", "grad_a_buffer", "grad_c0", "grad_h0", "grad_x"),
             *("cell", "zeroMask", "next_h", "grad_next_h", "userGradPrevOutput", "userGradPrevCell", "gradPrevOutput"),
         )
         tensors = ("weight", "bias")
-        #: for output and cell: the Lua fields of all time steps, of the initial state, and of the one that the user set
+        #: Lua fields of output and cell: for all time steps, for the initial state, and for the state set by the user
         state_fields: ClassVar[tuple[tuple[str, str, str], ...]] = (("_output", "h0", "userPrevOutput"),)
 
         @classmethod
@@ -165,15 +168,17 @@ class SequenceModule(Memory, Remembering):
         @classmethod
         def to_lua(cls, module: SequenceModule, ctx: LuaContext) -> dict[str, Any]:
             fields = super().to_lua(module, ctx) | {"_remember": module.remembering or "neither"}
-            kind = ctx.type_of(module)
+            tensor_class = ctx.type_of(module)
             for name in cls.scratch[:8]:
-                fields.setdefault(name, LuaTensor.empty(kind))
+                fields.setdefault(name, LuaTensor.empty(tensor_class))
             for i, (sequence, start, user) in enumerate(cls.state_fields):
                 if module.final:
                     fields[sequence] = ctx.constant(module.final[i].unsqueeze(0), module)
                 elif sequence != "_output":  # Torch7 creates `_output` itself
-                    fields[sequence] = LuaTensor.empty(kind)
-                fields[start] = ctx.constant(module.initial[i], module) if module.initial else LuaTensor.empty(kind)
+                    fields[sequence] = LuaTensor.empty(tensor_class)
+                fields[start] = (
+                    ctx.constant(module.initial[i], module) if module.initial else LuaTensor.empty(tensor_class)
+                )
                 value = getattr(module, module._state_names()[i])
                 if value is not None:
                     fields[user] = ctx.constant(value, module)
@@ -181,34 +186,38 @@ class SequenceModule(Memory, Remembering):
 
 
 def _lstm_at_once(module: SeqLSTM, x: Tensor, start: list[Tensor]) -> tuple[Tensor, list[Tensor]] | None:
-    (hidden, cell), last = start, module.weight_o
-    fitting = fit(x, module.weight, [hidden], module.output_size) and fit(x, module.weight, [cell], module.hidden_size)
-    if not fitting or not x.numel() or (last is not None and (x.is_cuda or not fit(x, last, [], 0))):
-        return None  # cuDNN's own LSTM has a projection
+    """Compute :meth:`SeqLSTM._run` with :func:`lstm_sequence`; return None if the tensors do not allow this."""
+    (hidden, cell), projection = start, module.weight_o
+    matching = fit(x, module.weight, [hidden], module.output_size) and fit(x, module.weight, [cell], module.hidden_size)
+    if not matching or not x.numel():
+        return None
+    if projection is not None and (x.is_cuda or not fit(x, projection, [], 0)):
+        return None  # on CUDA, torch.lstm runs cuDNN's kernel with a projection
     weight, recurrent = (part.t() for part in module.weight.split([module.input_size, module.output_size]))
-    weights = LSTMWeights(weight, recurrent, module.bias, "ifog", projection=None if last is None else last.t())
+    projection = None if projection is None else projection.t()
+    weights = LSTMWeights(weight, recurrent, module.bias, "ifog", projection=projection)
     output, cell, _ = lstm_sequence(x, weights, hidden, cell, module._masked(x))
     return output, [output[-1].clone(), cell]
 
 
 @lua_class("nn.SeqLSTM")
 class SeqLSTM(SequenceModule):
-    """Long short-term memory over a whole sequence.
+    """Long short-term memory for a complete sequence.
 
     Args:
-        input_size: features of the input.
-        output_size: features of output and cell.
-        batch_first: input and output are :math:`(N, T, *)`.
-        mask_zero: a time step whose input is zero gives a zero output, state and cell.
+        input_size: number of input features, I.
+        output_size: number of features of output and cell, O.
+        batch_first: input and output have shape :math:`(N, T, *)`.
+        mask_zero: set output and cell to zero in time steps whose input is zero.
 
     Attributes:
-        weight: :math:`(I + O, 4 O)`; rows of the input, then of the state; columns of input, forget and output gate
-            and of the candidate.
-        bias: :math:`(4 O)`.
-        user_prev_output, user_prev_cell: initial state for the next call only.
+        weight: weight :math:`(I + O, 4 O)`; rows of the input, then of the output; columns of input gate, forget gate,
+            output gate and candidate.
+        bias: bias :math:`(4 O)`.
+        user_prev_output, user_prev_cell: initial output and cell of the next call only.
 
     Shape:
-        - Input: :math:`(T, N, I)`, or the list ``[h0, x]`` or ``[c0, h0, x]`` with :math:`(N, O)` states.
+        - Input: :math:`(T, N, I)`, or the list ``[h0, x]`` or ``[c0, h0, x]`` with states :math:`(N, O)`.
         - Output: :math:`(T, N, O)`.
 
     Examples:
@@ -219,11 +228,11 @@ class SeqLSTM(SequenceModule):
         ``nn.SeqLSTM(inputsize, outputsize)``, SeqLSTM.lua
 
     Differs from PyTorch:
-        The same equations as ``torch.nn.LSTM``, whose kernels it runs; gates in another order, one bias, masks, and the
-        state is kept for :meth:`remember`.
+        The equations and kernels are those of ``torch.nn.LSTM``. The order of the gates differs, there is one bias,
+        and the module supports masks and :meth:`remember`.
 
     Raises:
-        ValueError: the input is no batch of sequences, or a state has another batch size or number of features.
+        ValueError: the input is not a batch of sequences, or a state has another batch size or number of features.
     """
 
     weight_o: Tensor | None
@@ -241,11 +250,12 @@ class SeqLSTM(SequenceModule):
     @faster(_lstm_at_once)
     def _run(self, x: Tensor, start: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         mask = self._masked(x)
-        square = self.weight_o is not None and self.hidden_size == self.output_size  # torch.lstm detects it by sizes
+        # torch.lstm detects a projection by its sizes
+        square = self.weight_o is not None and self.hidden_size == self.output_size
         if mask is not None or square:
             return self._run_steps(x, start, mask)
         i, f, o, g = self.weight.t().chunk(4)
-        weight = torch.cat([i, f, g, o])  # torch's order of the gates
+        weight = torch.cat([i, f, g, o])  # PyTorch's order of the gates
         i, f, o, g = self.bias.chunk(4)
         bias = torch.cat([i, f, g, o])
         weights = [weight[:, : self.input_size], weight[:, self.input_size :], bias, torch.zeros_like(bias)]
@@ -275,7 +285,7 @@ class SeqLSTM(SequenceModule):
             cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
             if mask is not None:
                 cell = cell.masked_fill(mask[t], 0)
-            output = o.sigmoid() * cell.tanh()  # zero where the cell is
+            output = o.sigmoid() * cell.tanh()  # zero where the cell is zero
             if self.weight_o is not None:
                 output = output @ self.weight_o
             outputs.append(output)
@@ -284,13 +294,13 @@ class SeqLSTM(SequenceModule):
     def to_fast_lstm(self) -> FastLSTM:
         """Return a :class:`FastLSTM`, which computes one time step, with copies of the parameters.
 
-        It does not mask zeros, as in Torch7.
+        As in Torch7, the FastLSTM does not mask zeros.
 
         Raises:
-            TypeError: the output is projected, which :class:`FastLSTM` cannot do.
+            TypeError: the module has a projection, which :class:`FastLSTM` does not support.
         """
         if self.weight_o is not None:
-            raise TypeError(f"{type(self).__name__} has a projection, and FastLSTM has none")
+            raise TypeError(f"cannot convert {type(self).__name__} to FastLSTM, which does not support a projection")
         return fast_lstm_of(self.weight, self.bias, self.input_size, self.output_size)
 
     class Lua(SequenceModule.Lua):
@@ -308,26 +318,26 @@ class SeqLSTM(SequenceModule):
 
 @lua_class("nn.SeqLSTMP")
 class SeqLSTMP(SeqLSTM):
-    """Long short-term memory over a whole sequence with a projection of the output, as ``proj_size`` of ``torch.nn``.
+    """Long short-term memory for a complete sequence, with a projection of the output (PyTorch's ``proj_size``).
 
     Args:
-        input_size: features of the input.
-        hidden_size: features of the cell.
-        output_size: features of the output.
-        batch_first: input and output are :math:`(N, T, *)`.
-        mask_zero: a time step whose input is zero gives a zero output, state and cell.
+        input_size: number of input features, I.
+        hidden_size: number of features of the cell, H.
+        output_size: number of output features, O.
+        batch_first: input and output have shape :math:`(N, T, *)`.
+        mask_zero: set output and cell to zero in time steps whose input is zero.
 
     Attributes:
-        weight: :math:`(I + O, 4 H)`.
-        bias: :math:`(4 H)`.
-        weight_o: :math:`(H, O)`.
+        weight: weight :math:`(I + O, 4 H)`.
+        bias: bias :math:`(4 H)`.
+        weight_o: weight of the projection, :math:`(H, O)`.
 
     Shape:
         - Input: :math:`(T, N, I)`, or the list ``[h0, x]`` or ``[c0, h0, x]``.
         - Output: :math:`(T, N, O)`.
 
     Lua:
-        ``nn.SeqLSTMP(inputsize, hiddensize, outputsize)``, SeqLSTMP.lua, which refuses ``c0``
+        ``nn.SeqLSTMP(inputsize, hiddensize, outputsize)``, SeqLSTMP.lua, which raises an error for ``c0``
     """
 
     def __init__(
@@ -345,9 +355,10 @@ class SeqLSTMP(SeqLSTM):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw weights as :class:`SequenceModule`; those of the projection have deviation :math:`1 / \\sqrt{O + H}`."""
+        """Draw parameters as in :class:`SequenceModule`; the projection's deviation is :math:`1 / \\sqrt{O + H}`."""
         super().reset_parameters()
-        if (weight := self._parameters.get("weight_o")) is not None:  # the base class calls this before it exists
+        # None when the constructor of the base class calls this method
+        if (weight := self._parameters.get("weight_o")) is not None:
             nn.init.normal_(weight, std=1 / math.sqrt(self.output_size + self.hidden_size))
 
     class Lua(SeqLSTM.Lua):
@@ -356,4 +367,5 @@ class SeqLSTMP(SeqLSTM):
 
 
 def _full(value: Any) -> Any:
+    """Return a Lua tensor that has elements; None for any other value."""
     return value if isinstance(value, LuaTensor) and value.size else None

@@ -1,4 +1,4 @@
-"""Modules that run a step module, or any module, over a whole sequence."""
+"""Modules that apply a step module, or any module, to a sequence."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ from dpnn_bridge.objects import LuaObject, LuaTable
 
 
 class AbstractSequencerClass(LuaClass):
-    """Sequence modules around one module, which the fields ``module`` and ``modules`` contain.
+    """Base class of the mappings of sequence modules; the inner module is in the fields ``module`` and ``modules``.
 
     Attributes:
-        of_steps: whether Torch7 calls the modules once per time step. Its constructor then wraps one that is no step
-            module in a ``Recursor``, as the export does: every step would overwrite the output of the one before.
+        of_steps: whether Torch7 calls the inner module once per time step. The export, like Torch7's constructor, then
+            wraps a module that is not a step module in a ``Recursor``; otherwise every step would overwrite the
+            previous output.
     """
 
     of_steps: ClassVar[bool] = True
@@ -38,14 +39,14 @@ class AbstractSequencerClass(LuaClass):
 
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
-        """Upgrade files of July 2015, in which ``_remember`` is a boolean that applies to evaluation only."""
+        """Upgrade files of July 2015, in which ``_remember`` is a boolean for evaluation mode only."""
         obj, remember = super().upgrade(obj), obj.get("_remember")
         return obj.changed(_remember="eval" if remember else "neither") if isinstance(remember, bool) else obj
 
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
-        members = ctx.children(obj) or [ctx.to_torch(obj["module"], "module")]
-        module = cls.torch_type(*members, **cls.arguments(obj, ctx))
+        children = ctx.children(obj) or [ctx.to_torch(obj["module"], "module")]
+        module = cls.torch_type(*children, **cls.arguments(obj, ctx))
         module.remembering = obj.get("_remember")
         return module
 
@@ -72,13 +73,13 @@ class AbstractSequencerClass(LuaClass):
 
 @lua_class("nn.Sequencer")
 class Sequencer(Memory, Remembering):
-    """Applies a module to every element of a sequence.
+    """Applies a module to every time step of a sequence.
 
-    The module forgets at the start of every call unless :meth:`remember` says otherwise, and whenever the mode changes
-    between training and evaluation. Through a remembered state no gradient flows.
+    The state of the module is reset at the start of every call, unless :meth:`remember` is set, and when the mode
+    changes between training and evaluation. A remembered state is detached.
 
     Args:
-        module: the step module, or any module.
+        module: a step module, or any module.
 
     Shape:
         - Input: :math:`(T, *)`, or a list with one element for each time step.
@@ -111,7 +112,7 @@ class Sequencer(Memory, Remembering):
         return super().train(mode)
 
     def max_bptt_step(self, rho: int) -> None:
-        """Do nothing: gradients flow through the whole sequence of each call."""
+        """Do nothing: gradients flow through the complete sequence of each call."""
 
     def extra_repr(self) -> str:
         return f"remembering={self.remembering!r}" if self.remembering not in (None, "neither") else ""
@@ -124,20 +125,20 @@ class Sequencer(Memory, Remembering):
 
 
 def _repeated(input: Tensor, times: int) -> list[Tensor]:
-    """Return a tensor several times; as views, whose number is limited when a file is verified."""
+    """Return a list with several views of a tensor; resource limits count the operation that creates them."""
     return [*input.expand(times, *input.shape)] if times > 0 else []
 
 
 @lua_class("nn.Repeater")
 class Repeater(Memory, Remembering):
-    """Presents the same input to a step module several times; the module forgets before each call.
+    """Applies a step module several times to the same input; each call starts a new sequence.
 
     Args:
         module: the step module.
-        rho: how many times.
+        rho: number of time steps.
 
     Shape:
-        - Input: what the module takes.
+        - Input: the module's input.
         - Output: list of ``rho`` outputs.
 
     Lua:
@@ -158,7 +159,7 @@ class Repeater(Memory, Remembering):
         return [self.module(input) for _ in range(self.rho)]
 
     def max_bptt_step(self, rho: int) -> None:
-        """Set how many times the input is presented."""
+        """Set the number of time steps."""
         self.rho = rho
         max_bptt_step(self.module, rho)
 
@@ -179,28 +180,28 @@ class Repeater(Memory, Remembering):
 def _check_list(module: nn.Module, input: Any) -> None:
     if isinstance(input, Tensor):
         raise TypeError(
-            f"{type(module).__name__} expects a list with one element for each time step, found a tensor of shape "
+            f"{type(module).__name__}: expected a list with one element for each time step, found a tensor of shape "
             f"{tuple(input.shape)}; pass list(input)"
         )
 
 
 @lua_class("nn.BiSequencer")
 class BiSequencer(Memory, Remembering, Decorator):
-    """Runs one step module forwards and another backwards over a sequence and merges their outputs at every step.
+    """Runs a step module forward and another one backward over a sequence, and merges their outputs at every step.
 
     Args:
-        module: the network built of both sequencers and the merge module.
+        module: the network of both sequencers and the merge module.
 
     Shape:
         - Input: list with one element for each time step.
         - Output: list of merged outputs.
 
     Lua:
-        ``nn.BiSequencer(forward, backward, merge)``, BiSequencer.lua. As in Torch7's last version, ``remember`` does
-        not reach the sequencers inside; set it on ``module``.
+        ``nn.BiSequencer(forward, backward, merge)``, BiSequencer.lua. As in Torch7's last version, ``remember`` of this
+        module does not set the inner sequencers; call ``remember(module.module)``.
 
     Raises:
-        ValueError: the input is a tensor.
+        TypeError: the input is a tensor.
     """
 
     def forward(self, input: list[Any]) -> list[Any]:
@@ -213,14 +214,14 @@ class BiSequencer(Memory, Remembering, Decorator):
 
 @lua_class("nn.BiSequencerLM")
 class BiSequencerLM(Memory, Remembering):
-    """Like :class:`BiSequencer` for language models: no output depends on the input of its own step.
+    """Like :class:`BiSequencer`, for language models: no output depends on the input of the same time step.
 
-    The output at step t merges the forward output at t - 1 and the backward output at t + 1; the ends are zeros.
+    The output at step t merges the forward output at t - 1 and the backward output at t + 1, with zeros at the ends.
 
     Args:
-        fwd: maps the list of all inputs but the last to a list of outputs.
-        bwd: maps the list of all inputs but the first to a list of outputs.
-        merge: maps ``[forward outputs, backward outputs]``, both of the whole length, to a list of outputs.
+        fwd: maps the list of all inputs except the last to a list of outputs.
+        bwd: maps the list of all inputs except the first to a list of outputs.
+        merge: maps ``[forward outputs, backward outputs]``, both of the input's length, to a list of outputs.
 
     Shape:
         - Input: list with at least two elements.
@@ -230,7 +231,8 @@ class BiSequencerLM(Memory, Remembering):
         ``nn.BiSequencerLM(forward, backward, merge)``, BiSequencerLM.lua
 
     Raises:
-        ValueError: the input is a tensor, or the sequence has fewer than two elements.
+        TypeError: the input is a tensor.
+        ValueError: the sequence has fewer than two elements.
     """
 
     def __init__(self, fwd: nn.Module, bwd: nn.Module, merge: nn.Module) -> None:
@@ -240,7 +242,7 @@ class BiSequencerLM(Memory, Remembering):
     def forward(self, input: list[Any]) -> Any:
         _check_list(self, input)
         if len(input) < 2:
-            raise ValueError(f"BiSequencerLM expects a list of at least 2 elements, found {len(input)}")
+            raise ValueError(f"BiSequencerLM: expected a list of at least 2 elements, found {len(input)}")
         forwards, backwards = self.fwd(input[:-1]), self.bwd(input[1:])
         first, last = (map_tensors(torch.zeros_like, outputs[0]) for outputs in (forwards, backwards))
         return self.merge([[first, *forwards], [*backwards, last]])
@@ -249,7 +251,7 @@ class BiSequencerLM(Memory, Remembering):
         faults = (
             Fault(
                 ("gradInput",),
-                "after a shorter sequence Torch7 uses the buffer of one gradInput for another, which is overwritten",
+                "after a shorter sequence, Torch7 uses one buffer for two elements of gradInput",
             ),
         )
         computed_fields = ("_fwd", "_bwd", "_merge")
@@ -263,14 +265,14 @@ class BiSequencerLM(Memory, Remembering):
 
 @lua_class("nn.SeqBRNN")
 class SeqBRNN(Decorator):
-    """Two sequence LSTMs, one of them on the reversed sequence, merged.
+    """Merges the outputs of two sequence LSTMs, of which one runs on the reversed sequence.
 
     Args:
-        module: the network built of both and the merge module.
+        module: the network of both LSTMs and the merge module.
 
     Shape:
-        - Input: :math:`(T, N, I)`; :math:`(N, T, I)` when built with batchFirst.
-        - Output: the merge module's.
+        - Input: :math:`(T, N, I)`; :math:`(N, T, I)` if the Lua module was created with ``batchFirst``.
+        - Output: the output of the merge module.
 
     Lua:
         ``nn.SeqBRNN(inputDim, hiddenDim, batchFirst, merge)``, SeqBRNN.lua

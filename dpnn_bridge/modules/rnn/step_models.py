@@ -1,4 +1,4 @@
-"""Run models of one time step, whose states are inputs and outputs, over a whole sequence."""
+"""Run a model of one time step, whose states are inputs and outputs, over a sequence."""
 
 from __future__ import annotations
 
@@ -23,37 +23,41 @@ def run_sequence(
 ) -> tuple[Any, list[Any]]:
     """Run a step model over a sequence.
 
-    A step model takes the list ``[input, *states]`` and returns the list ``[*new states, output]``, as those of
-    char-rnn and neuraltalk2 do. Layers that are LSTMs, GRUs or simple recurrent layers by what they compute run over
-    all time steps at once. Dropout then draws the masks of all time steps at once.
+    A step model maps the list ``[input, *states]`` to the list ``[*new states, output]``; the models of char-rnn and
+    neuraltalk2 are examples. Layers that compute an LSTM, GRU or simple recurrent cell process all time steps together.
+    Dropout then draws the masks of all time steps together.
 
     Args:
         model: the step model.
         inputs: :math:`(T, *)`, or one tensor for each time step.
-        states: the states at the start, as the model takes them, each :math:`(N, H)`.
+        states: initial states in the order of the model's inputs, each :math:`(N, H)`.
 
     Returns:
-        The outputs :math:`(T, *)`, a list of them if the model returns several after the states; and the last states.
+        The outputs :math:`(T, *)`, or a list of outputs if the model returns several after the states; and the last
+        states.
 
     Raises:
-        ValueError: the sequence is empty, or the model returns no list that is longer than ``states``.
+        ValueError: the sequence is empty, or the model does not return a list that is longer than ``states``.
 
     Examples:
         >>> scores, states = run_sequence(dpnn_bridge.load("checkpoint.t7"), x, states)  # doctest: +SKIP
     """
     if not len(inputs):
-        raise ValueError("run_sequence expects at least one time step")
+        raise ValueError("run_sequence: expected at least one time step, found an empty sequence")
     plan = step_model(model, len(states)) if is_plain() else None
     if plan is not None:
         try:
             return _Run(plan, states).over(inputs)
         except UnknownModuleError:
-            pass  # nothing has run
+            pass  # the model has not run
     current, each = list(states), []
     for x in inputs:
         values = model([x, *current])
         if not isinstance(values, (list, tuple)) or len(values) <= len(current):
-            raise ValueError(f"the model must return a list of {len(current)} states and an output")
+            found = f"{len(values)} elements" if isinstance(values, (list, tuple)) else f"a {type(values).__name__}"
+            raise ValueError(
+                f"run_sequence: the model must return a list of {len(current)} states and an output, found {found}"
+            )
         current = list(values[: len(current)])
         each.append(values[len(current) :])
     outputs = [torch.stack(parts) for parts in zip(*each, strict=True)]
@@ -61,14 +65,14 @@ def run_sequence(
 
 
 class StepModel(NamedTuple):
-    """A step model as expressions of its input and states, of which the states are computed by recurrent cells.
+    """A step model as expressions of its input and states; recurrent cells compute the states.
 
     Attributes:
         x: the input.
-        before: the states that the model takes.
-        states: the states that it returns.
-        outputs: what it returns after them.
-        cells: position of a state -> the cell that computes it, and the positions of the cell's states, output first.
+        before: the previous states, inputs of the model.
+        states: the new states.
+        outputs: the outputs after the new states.
+        cells: index of a state -> the cell that computes it, and the indices of all states of this cell, output first.
     """
 
     x: Term
@@ -80,7 +84,7 @@ class StepModel(NamedTuple):
 
 @while_unchanged
 def step_model(model: nn.Module, count: int) -> StepModel | None:
-    """Return what a model computes that takes and returns ``count`` states; None if no known cells compute them."""
+    """Represent a step model with ``count`` states; return None if a state is not computed by a known cell."""
     x, *before = (Term("input", (i,)) for i in range(1 + count))
     try:
         values = expression(model, [x, *before])
@@ -89,16 +93,22 @@ def step_model(model: nn.Module, count: int) -> StepModel | None:
     if not isinstance(values, list) or len(values) <= count:
         return None
     cells: dict[int, tuple[Cell, tuple[int, ...]]] = {}
-    for places in [*permutations(range(count), 2), *((i,) for i in range(count))]:
-        cell = None if cells.keys() & set(places) else cell_of([values[i] for i in places], [before[i] for i in places])
-        cells.update(dict.fromkeys(places, (cell, places)) if cell is not None else {})
+    for indices in [*permutations(range(count), 2), *((i,) for i in range(count))]:
+        if not cells.keys() & set(indices):
+            cell = cell_of([values[i] for i in indices], [before[i] for i in indices])
+            cells.update(dict.fromkeys(indices, (cell, indices)) if cell is not None else {})
     if len(cells) < count or any(cell.dropouts for cell, _ in cells.values()):
         return None
     return StepModel(x, before, values[:count], values[count:], cells)
 
 
 class _Run:
-    """The values of a step model over a sequence."""
+    """Computes a step model for a sequence.
+
+    Args:
+        plan: the step model.
+        states: the initial states.
+    """
 
     def __init__(self, plan: StepModel, states: Sequence[Tensor]) -> None:
         self._plan, self._start = plan, list(states)
@@ -107,7 +117,7 @@ class _Run:
         self._sequences: dict[int, Callable[[], Tensor]] = {}
 
     def over(self, inputs: Tensor | Sequence[Tensor]) -> tuple[Any, list[Any]]:
-        """Return outputs and last states."""
+        """Compute the outputs and the last states."""
         self._values[id(self._plan.x)] = inputs if isinstance(inputs, Tensor) else torch.stack([*inputs])
         outputs = [self._value(term) for term in self._plan.outputs]
         for i in range(len(self._start)):
@@ -115,9 +125,9 @@ class _Run:
         return outputs[0] if len(outputs) == 1 else outputs, [self._last[i] for i in range(len(self._start))]
 
     def _value(self, term: Any) -> Tensor:
-        """Return a term at all time steps."""
+        """Return the value of a term for all time steps, computed once."""
         if id(term) not in self._values:
-            self._values[id(term)] = None  # until it is known
+            self._values[id(term)] = None  # being computed
             self._values[id(term)] = self._computed(term)
         value = self._values[id(term)]
         if value is None:
@@ -149,15 +159,15 @@ class _Run:
             return getattr(torch, term.kind)(self._value(term.args[0]))
         raise UnknownModuleError(term.kind)
 
-    def _run_cell(self, place: int) -> None:
-        """Compute the state at one place, and others of its cell, unless they are known."""
-        if place in self._last:
+    def _run_cell(self, index: int) -> None:
+        """Compute a state, and the other states of its cell, unless they have been computed."""
+        if index in self._last:
             return
-        cell, places = self._plan.cells[place]
-        x, start = self._value(cell.input), [self._start[i] for i in places]
+        cell, indices = self._plan.cells[index]
+        x, start = self._value(cell.input), [self._start[i] for i in indices]
         if x.dim() != 3 or not cell.takes(x, start):
-            raise UnknownModuleError("no batch of sequences")
+            raise UnknownModuleError("not a batch of sequences")
         outputs, last, states = cell.sequence(x, start, None)
-        self._last.update(zip(places, last, strict=True))
-        self._sequences[places[0]] = lambda: outputs
-        self._sequences.update({i: lambda: states()[1] for i in places[1:]})
+        self._last.update(zip(indices, last, strict=True))
+        self._sequences[indices[0]] = lambda: outputs
+        self._sequences.update({i: lambda: states()[1] for i in indices[1:]})

@@ -1,4 +1,4 @@
-"""Recurrent modules as layers of ``torch.nn``, for programs that expect ``nn.LSTM`` or ``nn.RNN``."""
+"""Convert recurrent modules to layers of ``torch.nn``, for programs that expect ``nn.LSTM`` or ``nn.RNN``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dpnn_bridge.conversion.modes import restoring_modes
 from dpnn_bridge.modules.nn.nngraph import GModule
 from dpnn_bridge.modules.rnn.algebra import Term, depends_on
 from dpnn_bridge.modules.rnn.gated import StepModule
-from dpnn_bridge.modules.rnn.lstm import LSTMWeights, arranged
+from dpnn_bridge.modules.rnn.lstm import LSTMWeights, reordered
 from dpnn_bridge.modules.rnn.over_time import recognized
 from dpnn_bridge.modules.rnn.recognition import Cell, LSTMCell, RNNCell, stacked
 from dpnn_bridge.modules.rnn.recurrence import Recursor
@@ -22,9 +22,9 @@ from dpnn_bridge.modules.rnn.step_models import StepModel, step_model
 
 
 class _Layer(NamedTuple):
-    """One layer of a recurrent layer of ``torch.nn``, with its parameters in PyTorch's order."""
+    """Parameters of one layer of a multi-layer ``nn.LSTM`` or ``nn.RNN``, with the gates in PyTorch's order."""
 
-    kind: type[nn.LSTM | nn.RNN]
+    torch_type: type[nn.LSTM | nn.RNN]
     weight: Tensor
     recurrent: Tensor
     bias: Tensor
@@ -32,18 +32,18 @@ class _Layer(NamedTuple):
 
 
 def to_stock(module: nn.Module) -> nn.LSTM | nn.RNN:
-    """Return a layer of ``torch.nn`` with copies of the parameters, which computes the same over a sequence.
+    """Convert a recurrent module to an equivalent ``nn.LSTM`` or ``nn.RNN`` with copies of the parameters.
 
-    ``weight_ih_l0`` and ``bias_ih_l0`` are the matrix and the bias of the input, ``weight_hh_l0`` is the matrix of the
-    state. The rows of the gates are in PyTorch's order, and ``bias_hh_l0`` is zero. Remembered states are not part of
-    the layer, nor what a step model computes before the first and after the last layer.
+    ``bias_ih_l0`` is the bias of the module, and ``bias_hh_l0`` is zero. The layer does not contain remembered states,
+    nor the layers of a step model before the first and after the last recurrent layer.
 
     Args:
-        module: a step module such as ``FastLSTM``, a ``Sequencer`` or ``Recursor`` of one, ``SeqLSTM``, ``SeqLSTMP``,
-            or an nngraph step model such as that of char-rnn, whose layers become those of one layer of ``torch.nn``.
+        module: a step module such as ``FastLSTM``; a ``Sequencer`` or ``Recursor`` of a step module; ``SeqLSTM``;
+            ``SeqLSTMP``; or an nngraph step model such as char-rnn's, whose recurrent layers become one multi-layer
+            ``nn.LSTM`` or ``nn.RNN``.
 
     Raises:
-        ValueError: no layer of ``torch.nn`` computes the same, for example with peepholes, masks, or a reset gate
+        ValueError: no layer of ``torch.nn`` is equivalent, for example because of peepholes, masks, or a reset gate
             before the product.
 
     Examples:
@@ -53,13 +53,13 @@ def to_stock(module: nn.Module) -> nn.LSTM | nn.RNN:
     while isinstance(module, (Sequencer, Recursor)):
         module = module.module
     layers, dropout = _layers(module)
-    if len({(layer.kind, layer.recurrent.shape) for layer in layers}) != 1:
-        raise ValueError(f"no layer of torch.nn computes what this {type(module).__name__} computes")
+    if len({(layer.torch_type, layer.recurrent.shape) for layer in layers}) != 1:
+        raise ValueError(f"no layer of torch.nn is equivalent to this {type(module).__name__}")
     first = layers[0]
-    sizes = (first.weight.shape[1], len(first.weight) // (4 if first.kind is nn.LSTM else 1), len(layers))
+    sizes = (first.weight.shape[1], len(first.weight) // (4 if first.torch_type is nn.LSTM else 1), len(layers))
     projected: dict[str, Any] = {} if first.projection is None else {"proj_size": len(first.projection)}
     like = {"dtype": first.weight.dtype, "device": first.weight.device}
-    stock = first.kind(*sizes, dropout=dropout, **projected, **like)
+    stock = first.torch_type(*sizes, dropout=dropout, **projected, **like)
     with torch.no_grad():
         for k, layer in enumerate(layers):
             values = [layer.weight, layer.recurrent, layer.bias, torch.zeros_like(layer.bias), layer.projection]
@@ -69,25 +69,22 @@ def to_stock(module: nn.Module) -> nn.LSTM | nn.RNN:
 
 
 def stock_layers(model: nn.Module) -> Iterator[tuple[str, nn.LSTM | nn.RNN]]:
-    """Yield the name of each outermost module that :func:`to_stock` converts, and the layer of ``torch.nn``."""
-    above: str | None = None
+    """Yield the name of each outermost module that :func:`to_stock` can convert, and the converted layer."""
+    outer: str | None = None
     for name, module in model.named_modules():
-        inside = above is not None and (not above or name.startswith(f"{above}."))
+        inside = outer is not None and (not outer or name.startswith(f"{outer}."))
         if inside or not isinstance(module, (Sequencer, Recursor, SeqLSTM, StepModule, GModule)):
             continue
         try:
             layer = to_stock(module)
-        except (
-            ValueError,
-            RuntimeError,
-        ):  # torch.nn computes something else, or sizes do not fit, as calls will report
+        except (ValueError, RuntimeError):  # no equivalent layer, or wrong sizes, which a call of the module reports
             continue
         yield name, layer
-        above = name
+        outer = name
 
 
 def _layers(module: nn.Module) -> tuple[list[_Layer], float]:
-    """Return the layers, none if they are unknown, and the dropout between them."""
+    """Return the recurrent layers of a module, empty if one is not recognized, and the dropout between them."""
     if isinstance(module, SeqLSTM):
         if module.mask_zero or (module.weight_o is not None and module.output_size >= module.hidden_size):
             return [], 0.0
@@ -98,12 +95,12 @@ def _layers(module: nn.Module) -> tuple[list[_Layer], float]:
         found = recognized(module)
         return ([], 0.0) if found is None or found.mask is not None else (_of_cells([found.cell]), 0.0)
     plan = _plan(module) if isinstance(module, GModule) else None
-    cells, chances = ([], set()) if plan is None else _chain(plan)
-    return (_of_cells(cells), max(chances, default=0.0)) if len(chances) < 2 else ([], 0.0)
+    cells, rates = ([], set()) if plan is None else _chain(plan)
+    return (_of_cells(cells), max(rates, default=0.0)) if len(rates) < 2 else ([], 0.0)
 
 
 def _plan(model: GModule) -> StepModel | None:
-    """Return what a step model computes, if possible with the dropout that evaluation mode leaves out."""
+    """Represent a step model, if possible with its dropout in training mode."""
     states = model.num_inputs - 1
     with restoring_modes(model):
         for module in model.modules():
@@ -113,33 +110,34 @@ def _plan(model: GModule) -> StepModel | None:
 
 
 def _chain(plan: StepModel) -> tuple[list[Cell], set[float]]:
-    """Return the cells of a step model, none if they are not one above the other; and the dropout between them."""
-    left = [*{places: cell for cell, places in plan.cells.values()}.items()]
+    """Return the cells of a step model in order, empty if they are not a stack; and the dropout rates between them."""
+    remaining = [*{indices: cell for cell, indices in plan.cells.values()}.items()]
     cells: list[Cell] = []
-    chances: set[float] = set()
+    rates: set[float] = set()
     below: Term | None = None
-    while left:
-        for entry in left:
-            source, chance = _without_dropout(entry[1].input)
+    while remaining:
+        for entry in remaining:
+            source, rate = _without_dropout(entry[1].input)
             if source is below or (below is None and not depends_on(source, plan.before)):
                 break
         else:
             return [], set()
-        chances |= set() if below is None else {chance}
-        left.remove(entry)
+        rates |= set() if below is None else {rate}
+        remaining.remove(entry)
         cells.append(entry[1])
         below = plan.states[entry[0][0]]
-    return cells, chances
+    return cells, rates
 
 
 def _without_dropout(term: Term) -> tuple[Term, float]:
+    """Return the input of a dropout, and its probability; for another term the term and 0."""
     if term.kind == "module" and isinstance(term.args[1], nn.Dropout):
         return term.args[0], term.args[1].p
     return term, 0.0
 
 
 def _of_cells(cells: list[Cell]) -> list[_Layer]:
-    """Return the layers that compute the same as cells, none if one of them is of another kind."""
+    """Return equivalent layers for the cells, empty if a cell has no equivalent in ``torch.nn``."""
     layers = []
     for cell in cells:
         if cell.dropouts:
@@ -156,5 +154,5 @@ def _of_cells(cells: list[Cell]) -> list[_Layer]:
 
 def _lstm(weights: LSTMWeights, projection: Tensor | None = None) -> _Layer:
     values = [weights.weight, weights.recurrent, weights.bias]
-    weight, recurrent, bias = arranged(values, weights.order)
+    weight, recurrent, bias = reordered(values, weights.order)
     return _Layer(nn.LSTM, weight, recurrent, bias, projection)
