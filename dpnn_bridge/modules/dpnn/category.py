@@ -171,10 +171,10 @@ def _entropy(tensor_class: str) -> tuple[LuaObject, LuaObject]:
     def layer(name: str, *modules: LuaObject, **fields: Any) -> LuaObject:
         return fresh(f"nn.{name}", tensor_class, *modules, **fields)
 
-    normalise = layer("MulConstant", constant_scalar=1, inplace=False)
+    normalize = layer("MulConstant", constant_scalar=1, inplace=False)
     logarithm = layer("Sequential", layer("AddConstant", constant_scalar=1e-6, inplace=False), layer("Log"))
     both = layer("ConcatTable", layer("Identity"), logarithm, output=LuaTable())
     product = layer("CMulTable", gradInput=LuaTable())
     sums = [layer("Sum", dimension=1, sizeAverage=False) for _ in range(2)]
     negative = layer("MulConstant", constant_scalar=-1, inplace=False)
-    return normalise, layer("Sequential", sums[0], normalise, both, product, sums[1], negative)
+    return normalize, layer("Sequential", sums[0], normalize, both, product, sums[1], negative)

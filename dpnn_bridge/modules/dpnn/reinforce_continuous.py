@@ -36,10 +36,8 @@ class _TwoParameters(Reinforce):
         class_name = type(self).__name__
         if isinstance(input, (list, tuple)):
             if len(input) != 2 or input[0].shape != input[1].shape:
-                raise ValueError(
-                    f"{class_name}: expected a tensor or a pair of tensors of equal shape, found "
-                    f"{[tuple(t.shape) for t in input]}"
-                )
+                found = [tuple(t.shape) for t in input] if len(input) == 2 else f"{len(input)} elements"
+                raise ValueError(f"{class_name}: expected a tensor or a pair of tensors of equal shape, found {found}")
             return tuple(input)
         second = getattr(self, self.name)
         if second is None:

@@ -69,10 +69,10 @@ class HSM(nn.Module):
         cluster, position = (rows_at(self.mapping, classes, self.index_base) - 1).unbind(1)
         loss = F.cross_entropy(F.linear(x, self.cluster_weight, self.cluster_bias), cluster, reduction="sum")
         for c in cluster.unique().tolist():
-            start, rows = sum(self.counts[:c]), cluster == c
-            members = slice(start, start + self.counts[c])
-            scores = F.linear(x[rows], self.class_weight[members], self.class_bias[members])
-            loss = loss + F.cross_entropy(scores, position[rows], reduction="sum")
+            start, selected = sum(self.counts[:c]), cluster == c
+            rows = slice(start, start + self.counts[c])
+            scores = F.linear(x[selected], self.class_weight[rows], self.class_bias[rows])
+            loss = loss + F.cross_entropy(scores, position[selected], reduction="sum")
         return loss
 
     def extra_repr(self) -> str:

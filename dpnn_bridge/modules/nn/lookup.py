@@ -24,7 +24,7 @@ class LookupTable(nn.Embedding):
         num_embeddings: number of rows.
         embedding_dim: size of a row.
         padding_idx: 0-based row that is never trained; None: all rows are trained.
-        max_norm: when a row with a larger norm is used, it is scaled to this norm; in place, unless it is traced.
+        max_norm: a row with a larger norm is scaled to this norm when it is used; in place, except in a traced call.
         norm_type: order p of the norm for ``max_norm``.
         scale_grad_by_freq: divide a row's gradient by the number of its occurrences in the input.
         index_base: index of the first row.

@@ -35,14 +35,14 @@ class Members(nn.Module):
         return iter([m for name, m in self._modules.items() if name.isdigit() and m is not None])
 
     def __getitem__(self, index: int | slice) -> Any:
-        members = list(self)
-        return nn.ModuleList(members[index]) if isinstance(index, slice) else members[index]
+        modules = list(self)
+        return nn.ModuleList(modules[index]) if isinstance(index, slice) else modules[index]
 
 
-def sliced(container: ModuleT, members: slice) -> ModuleT:
+def sliced(container: ModuleT, index: slice) -> ModuleT:
     """Return a container of the same class and arguments with a slice of the modules, which are not copied."""
     result = copy.copy(container)
-    result._modules = dict(list(container._modules.items())[members])
+    result._modules = dict(list(container._modules.items())[index])
     if (record := record_of(container)) is not None:
         result.__dict__["lua_record"] = copy.copy(record)
     return result

@@ -236,7 +236,7 @@ class SoftMaxForest(nn.Sequential):
     """Mixture of softmax trees.
 
     Args:
-        *modules: one Sequential of the gater with the trees, and the mixture.
+        *modules: Torch7's inner ``module``: the gater and the trees, followed by the mixture.
 
     Shape:
         - Input: ``[x, target]``, as in :class:`SoftMaxTree`.
