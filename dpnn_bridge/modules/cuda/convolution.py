@@ -97,7 +97,7 @@ class FbnnSpatialConvolution(StockConvolution):
     test = "test_convolution_of_fbnn_names_its_padding"
 
 
-def frames_apart(weight: Tensor, module: nn.Module) -> Tensor:
+def channels_last(weight: Tensor, module: nn.Module) -> Tensor:
     """Convert PyTorch's ``nOut x nIn x kW`` to Lua's ``nOut x kW x nIn``."""
     return weight.transpose(1, 2)
 
@@ -106,6 +106,6 @@ def frames_apart(weight: Tensor, module: nn.Module) -> Tensor:
 class TemporalConvolutionFB(TemporalConvolutionClass):
     import_only = True
     torch_type = TemporalConvolution
-    tensors = {"weight": Field("weight", Layout(channels_first, frames_apart)), "bias": "bias"}
+    tensors = {"weight": Field("weight", Layout(channels_first, channels_last)), "bias": "bias"}
     checked_by = "structure"
     test = "test_convolution_of_fbcunn_keeps_frames_apart"
