@@ -31,8 +31,8 @@ class Dropout(nn.Module):
     r"""Dropout with the options that :class:`torch.nn.Dropout` lacks.
 
     Args:
-        p: probability of an element to be set to zero. A negative value sets no element to zero. With p=1 and ``v2``, the
-            output in training mode is NaN, as in Torch7; the output of :class:`torch.nn.Dropout` is zero.
+        p: probability of an element to be set to zero; a negative value means 0. With p=1 and ``v2``, the output in
+            training mode is NaN, as in Torch7; the output of :class:`torch.nn.Dropout` is zero.
         v2: scale by :math:`1 / (1 - p)` in training mode; False: scale by :math:`1 - p` in evaluation mode.
         stochastic_inference: drop elements in evaluation mode too.
 
