@@ -109,10 +109,10 @@ class LinearMix(nn.Module):
 
         @classmethod
         def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-            return {**super().to_lua(module, ctx), "gradInput": _two(ctx, module)}
+            return {**super().to_lua(module, ctx), "gradInput": _two_empty_tensors(ctx, module)}
 
 
-def _two(ctx: LuaContext, module: nn.Module) -> LuaTable:
+def _two_empty_tensors(ctx: LuaContext, module: nn.Module) -> LuaTable:
     """Return a table of two empty tensors, which Torch7 resizes in its first call."""
     return LuaTable.from_list([LuaTensor.empty(ctx.type_of(module)) for _ in range(2)])
 
@@ -147,7 +147,7 @@ class LinearMix2(LinearMix):
 
         @classmethod
         def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-            return {**super().to_lua(module, ctx), "output": _two(ctx, module)}
+            return {**super().to_lua(module, ctx), "output": _two_empty_tensors(ctx, module)}
 
 
 @lua_class("nn.SpatialConvolutionUpsample", "cudnn.SpatialConvolutionUpsample")

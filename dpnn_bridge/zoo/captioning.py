@@ -68,12 +68,12 @@ class DenseCapLanguageModel(nn.Module):
         start = torch.full_like(captions[:, :1], self.vocab_size + self.index_base)
         no_word = captions == self.index_base - 1
         tokens = torch.cat([start, captions.masked_fill(no_word, self.vocab_size + 1 + self.index_base)], 1)
-        return self._scores(torch.cat([self._encoded(images), self.lookup_table(tokens)], 1))
+        return self._compute_scores(torch.cat([self._encode(images), self.lookup_table(tokens)], 1))
 
-    def _encoded(self, images: Tensor) -> Tensor:
+    def _encode(self, images: Tensor) -> Tensor:
         return self.image_encoder(images).flatten(1).unsqueeze(1)
 
-    def _scores(self, vectors: Tensor) -> Tensor:
+    def _compute_scores(self, vectors: Tensor) -> Tensor:
         return over_time(self.rnn, vectors, self.joining, self.parting)
 
     @torch.no_grad()
@@ -84,18 +84,18 @@ class DenseCapLanguageModel(nn.Module):
             for module in recurrent:
                 module.reset_states()
                 module.remember_states = True
-            return self._sampled(images)
+            return self._sample_tokens(images)
         finally:
             for module in recurrent:
                 module.reset_states()
                 module.remember_states = False
 
-    def _sampled(self, images: Tensor) -> Tensor:
-        self._scores(self._encoded(images))
+    def _sample_tokens(self, images: Tensor) -> Tensor:
+        self._compute_scores(self._encode(images))
         word = torch.full((images.shape[0], 1), self.vocab_size + self.index_base, device=images.device)
         words = []
         for _ in range(self.seq_length):
-            scores = self._scores(self.lookup_table(word))[:, -1]
+            scores = self._compute_scores(self.lookup_table(word))[:, -1]
             if self.sample_argmax:
                 word = scores.argmax(1, keepdim=True) + self.index_base
             else:

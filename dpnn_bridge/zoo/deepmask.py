@@ -40,8 +40,8 @@ class SpatialSymmetricPadding(nn.Module):
         self.pad_l, self.pad_r, self.pad_t, self.pad_b = pad_l, pad_r, pad_t, pad_b
 
     def forward(self, input: Tensor) -> Tensor:
-        rows = _mirrored(input.shape[2], self.pad_t, self.pad_b, input.device)
-        columns = _mirrored(input.shape[3], self.pad_l, self.pad_r, input.device)
+        rows = _reflected_indices(input.shape[2], self.pad_t, self.pad_b, input.device)
+        columns = _reflected_indices(input.shape[3], self.pad_l, self.pad_r, input.device)
         value = input.detach()[:, :, rows][:, :, :, columns]
         return with_gradient_of(value, F.pad(input, (self.pad_l, self.pad_r, self.pad_t, self.pad_b)))
 
@@ -49,7 +49,7 @@ class SpatialSymmetricPadding(nn.Module):
         scalars = ("pad_l", "pad_r", "pad_t", "pad_b")
 
 
-def _mirrored(size: int, before: int, after: int, device: torch.device) -> Tensor:
+def _reflected_indices(size: int, before: int, after: int, device: torch.device) -> Tensor:
     """Return the source index of each padded position. Negative paddings crop before the axis is reflected."""
     start, end = max(0, -before), size - max(0, -after)
     kept = end - start

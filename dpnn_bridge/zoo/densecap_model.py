@@ -127,26 +127,26 @@ class LocalizationLayer(nn.Module):
             raise ValueError(f"LocalizationLayer takes features of one image (1, C, H, W), found {tuple(input.shape)}")
         proposed = self.rpn(input)
         if not self.training:
-            regions = self._best(proposed[0][0], proposed[3][0], self.image_height, self.image_width)
-            return [self._pooled(input, regions), regions, input.new_empty(0), input.new_empty(0)]
+            regions = self._select_proposals(proposed[0][0], proposed[3][0], self.image_height, self.image_width)
+            return [self._pool(input, regions), regions, input.new_empty(0), input.new_empty(0)]
         if boxes is None or labels is None:
             raise ValueError("LocalizationLayer: training needs boxes and labels: pass them, or call eval() first")
         if boxes.shape[:2] != labels.shape[:2]:
             shapes = f"{tuple(boxes.shape)} and {tuple(labels.shape)}"
             raise ValueError(f"LocalizationLayer: each box needs one label, found boxes and labels of shapes {shapes}")
-        positive, targets, negative = self._drawn(proposed, [boxes, labels])
+        positive, targets, negative = self._draw_regions(proposed, [boxes, labels])
         regions = torch.cat([positive[0], negative[0]])
-        losses = self._losses(positive, targets[0], negative)
+        losses = self._compute_losses(positive, targets[0], negative)
         self.losses = {name: loss.detach() for name, loss in losses.items()}
-        features = with_penalty(self._pooled(input, regions), torch.stack([*losses.values()]).sum())
+        features = with_penalty(self._pool(input, regions), torch.stack([*losses.values()]).sum())
         return [features, regions, *targets]
 
-    def _pooled(self, input: Tensor, regions: Tensor) -> Tensor:
+    def _pool(self, input: Tensor, regions: Tensor) -> Tensor:
         assert isinstance(self.roi_pooling, BilinearRoiPooling)
         self.roi_pooling.image_height, self.roi_pooling.image_width = self.image_height, self.image_width
         return self.roi_pooling([input[0], regions])
 
-    def _best(self, boxes: Tensor, scores: Tensor, height: float, width: float) -> Tensor:
+    def _select_proposals(self, boxes: Tensor, scores: Tensor, height: float, width: float) -> Tensor:
         if self.clip_boxes:
             boxes, valid = clip(boxes, height, width)
             boxes, scores = boxes[valid], scores[valid]
@@ -155,7 +155,7 @@ class LocalizationLayer(nn.Module):
         count = None if self.max_proposals == -1 else self.max_proposals
         return boxes[nms(corners(boxes), probability, self.nms_thresh, count)]
 
-    def _drawn(self, proposed: list[Tensor], targets: list[Tensor]) -> list[list[Tensor]]:
+    def _draw_regions(self, proposed: list[Tensor], targets: list[Tensor]) -> list[list[Tensor]]:
         assert isinstance(self.box_sampler_helper, BoxSamplerHelper)
         sampler = self.box_sampler_helper.box_sampler
         if self.remove_outbounds == 1:
@@ -163,7 +163,7 @@ class LocalizationLayer(nn.Module):
             sampler.bounds = (1, 1, self.image_width, self.image_height)
         return self.box_sampler_helper([proposed, targets])
 
-    def _losses(self, positive: list[Tensor], targets: Tensor, negative: list[Tensor]) -> dict[str, Tensor]:
+    def _compute_losses(self, positive: list[Tensor], targets: Tensor, negative: list[Tensor]) -> dict[str, Tensor]:
         _, anchors, transforms, scores = positive
         expected = self.invert_box_transform([anchors, targets]).detach()
         far = (expected.abs() > 10).any(1, keepdim=True)
@@ -286,7 +286,7 @@ class DenseCapModel(nn.Module):
         output = list(self.net[3](self._regions(input, boxes, labels)))
         if not self.training and self.final_nms_thresh > 0:
             output[3], output[0] = output[3].float().to(output[3]), output[0].float().to(output[0])  # as in Torch7
-            kept = self._kept(output[3], output[0])
+            kept = self._suppress(output[3], output[0])
             for i in (0, 3, 4):
                 output[i] = output[i][kept]
         return output
@@ -302,7 +302,7 @@ class DenseCapModel(nn.Module):
             features = self.net[1](features)
         return layer(features, boxes, labels)
 
-    def _kept(self, boxes: Tensor, scores: Tensor) -> Tensor:
+    def _suppress(self, boxes: Tensor, scores: Tensor) -> Tensor:
         return nms(corners(boxes.float()), scores[:, 0], self.final_nms_thresh)
 
     @torch.no_grad()
@@ -317,7 +317,7 @@ class DenseCapModel(nn.Module):
         pooled, regions, _, _ = self._regions(image, None, None)
         features = self._part("recog_base")(pooled)
         boxes = ApplyBoxTransform()([regions, self._part("box_reg_branch")(features)])
-        kept = self._kept(boxes, self._part("objectness_branch")(features))
+        kept = self._suppress(boxes, self._part("objectness_branch")(features))
         return boxes.float().to(boxes)[kept], features.float().to(features)[kept]
 
     def set_test_args(

@@ -49,7 +49,7 @@ class Scale(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         red, green, blue = input[0] if input.dim() > 3 else input
         grey = 0.299 * red + 0.587 * green + 0.114 * blue
-        return _resized(_resized(grey, self.width).t(), self.height).t().unsqueeze(0)
+        return _resize_rows(_resize_rows(grey, self.width).t(), self.height).t().unsqueeze(0)
 
     class Lua(LuaClass):
         scalars = ("height", "width")
@@ -59,7 +59,7 @@ class Scale(nn.Module):
             return "height" in obj and "width" in obj
 
 
-def _resized(x: Tensor, size: int) -> Tensor:
+def _resize_rows(x: Tensor, size: int) -> Tensor:
     """Resize the last dimension of a matrix with the rounding of ``image.scale`` of Torch7's package image."""
     old = x.shape[-1]
     if size == old:

@@ -41,8 +41,8 @@ class SpatialGlimpseInverse(nn.Module):
 
     def forward(self, input: list[Tensor]) -> Tensor:
         image, patch, position = input
-        rows, row_inside = self._source(position[:, 0], image.shape[2], self.height)
-        columns, column_inside = self._source(position[:, 1], image.shape[3], self.width)
+        rows, row_inside = self._rows_of_patch(position[:, 0], image.shape[2], self.height)
+        columns, column_inside = self._rows_of_patch(position[:, 1], image.shape[3], self.width)
         samples = torch.arange(len(image), device=image.device)[:, None, None]
         spread = patch.movedim(1, -1)[samples, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
         inside = (row_inside[:, :, None] & column_inside[:, None, :]).unsqueeze(1)
@@ -51,7 +51,7 @@ class SpatialGlimpseInverse(nn.Module):
             pasted = with_gradient_of(spread.where(inside, image), pasted + image)
         return zero_gradient(zero_gradient(pasted, position), image)
 
-    def _source(self, position: Tensor, size: int, length: int) -> tuple[Tensor, Tensor]:
+    def _rows_of_patch(self, position: Tensor, size: int, length: int) -> tuple[Tensor, Tensor]:
         """Return, for each row of the image, the row of the patch, and whether the patch covers the row."""
         border = (length - 1) // 2
         largest = size + 2 * border - length

@@ -222,11 +222,11 @@ class ROIPooling(nn.Module):
         (B, C, H, W), (oH, oW) = features.shape, self.output_size
         flat = features.permute(1, 0, 2, 3).reshape(C, B * H * W)
         with torch.no_grad():
-            index, empty = self._largest(flat, regions.detach(), H, W)
+            index, empty = self._find_maxima(flat, regions.detach(), H, W)
         pooled = flat.gather(1, index).masked_fill(empty, 0)
         return pooled.view(C, -1, oH, oW).transpose(0, 1)
 
-    def _largest(self, flat: Tensor, regions: Tensor, H: int, W: int) -> tuple[Tensor, Tensor]:
+    def _find_maxima(self, flat: Tensor, regions: Tensor, H: int, W: int) -> tuple[Tensor, Tensor]:
         """Return the position in ``flat`` of each bin's first largest pixel, and a mask of the empty bins."""
         image = (regions[:, 0] - self.index_base).long()
         left, top, right, bottom = round_half_away((regions[:, 1:] - self.index_base) * self.spatial_scale).unbind(1)

@@ -126,13 +126,13 @@ class BiEncoder(nn.Module):
 
     def forward(self, input: list[Any]) -> list[Any]:
         source, lengths = input
-        backwards = [_reversed(column, lengths) for column in tensors(source)]
+        backwards = [_reverse(column, lengths) for column in tensors(source)]
         states, context = self.fwd(input)
         back_states, back = self.bwd([backwards, lengths])
-        back = _reversed(back.transpose(0, 1), lengths).transpose(0, 1)
-        return [[self._merged(a, b) for a, b in zip(states, back_states, strict=True)], self._merged(context, back)]
+        back = _reverse(back.transpose(0, 1), lengths).transpose(0, 1)
+        return [[self._merge(a, b) for a, b in zip(states, back_states, strict=True)], self._merge(context, back)]
 
-    def _merged(self, a: Tensor, b: Tensor) -> Tensor:
+    def _merge(self, a: Tensor, b: Tensor) -> Tensor:
         return torch.cat([a, b], -1) if self.merge == "concat" else a + b
 
     class Lua(_Part):
@@ -150,7 +150,7 @@ class BiEncoder(nn.Module):
             return {"brnn_merge": module.merge, **sizes}
 
 
-def _reversed(x: Tensor, lengths: Tensor) -> Tensor:
+def _reverse(x: Tensor, lengths: Tensor) -> Tensor:
     """Reverse sequences (T, N, *) without their padding, which stays on the left."""
     T = x.shape[0]
     start = T - lengths.to(x.device).long()

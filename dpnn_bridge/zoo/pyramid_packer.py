@@ -71,13 +71,13 @@ class PyramidPacker(nn.Module):
             width, height = math.floor(columns * scale), math.floor(rows * scale)
             left, upper = (boxes[-1][0], boxes[-1][1]) if boxes else (1, 1)
             if i % 2:
-                upper = self._after(boxes[-1][3])
+                upper = self._next_start(boxes[-1][3])
             elif boxes:
-                left = self._after(boxes[-1][2])
+                left = self._next_start(boxes[-1][2])
             boxes.append([left, upper, left + width - 1, upper + height - 1, width, height])
         return boxes
 
-    def _after(self, pixel: int) -> int:
+    def _next_start(self, pixel: int) -> int:
         """Return the first pixel at which a scaled image may start after the given pixel."""
         return ((pixel - 1) // STEP + 1) * STEP + 1
 

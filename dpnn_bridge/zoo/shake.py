@@ -83,7 +83,7 @@ class ShakeShakeTable(nn.Module):
             def forward(input: list[Tensor]) -> list[Tensor]:
                 beta = noise_of(after, "constant_tensor", input[1])
                 shaken = module.training and module.forward_shake
-                alpha = _quotient(x[2].torch().to(input[1].device), input[1]) if shaken else torch.full_like(beta, 0.5)
+                alpha = _ratio(x[2].torch().to(input[1].device), input[1]) if shaken else torch.full_like(beta, 0.5)
                 return module.weighed(input, alpha, beta)
 
             return forward
@@ -94,7 +94,7 @@ def _flags(module: nn.Module) -> dict[str, str]:
     return {name: "true" if getattr(module, attribute) else "false" for name, attribute in FLAGS.items()}
 
 
-def _quotient(output: Tensor, input: Tensor) -> Tensor:
+def _ratio(output: Tensor, input: Tensor) -> Tensor:
     """Return the factor output / input of each image, at the element with the largest absolute input."""
     largest = input.detach().flatten(1).abs().argmax(1, keepdim=True)
     return (output.flatten(1).gather(1, largest) / input.detach().flatten(1).gather(1, largest)).squeeze(1)

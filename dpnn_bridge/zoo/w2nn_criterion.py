@@ -150,13 +150,13 @@ class LBPCriterion(nn.Module):
         self.filter1, self.filter2, self.ch, self.n, self.gamma = filter1, filter2, ch, n, gamma
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        image = self._image(input)
+        image = self._as_images(input)
         patterns = self.filter1(with_gradient_of(image.clamp(0, 1), image))
-        expected = self.filter2(self._image(target).clamp(0, 1))
+        expected = self.filter2(self._as_images(target).clamp(0, 1))
         total = F.huber_loss(patterns, expected, delta=self.gamma, reduction="sum")
         return with_gradient_of(total / patterns.numel(), total * self.n / image.numel())
 
-    def _image(self, x: Tensor) -> Tensor:
+    def _as_images(self, x: Tensor) -> Tensor:
         if x.dim() != 2:
             return x
         side = round((x.shape[1] / self.ch) ** 0.5)
