@@ -192,11 +192,11 @@ class LuaModule(LuaFunctionality, Placeholder):
 
     def _replay(self, call: _Call) -> bool:
         """Run a forward pass again and restore the buffers; return whether the outputs are the same."""
-        kept = {name: b.clone() for name, b in self._buffers.items() if b is not None}
+        saved = {name: b.clone() for name, b in self._buffers.items() if b is not None}
         try:
             outputs = self._run_forward(call)
         finally:
-            for name, value in kept.items():
+            for name, value in saved.items():
                 self._buffers[name].copy_(value)  # type: ignore[union-attr]
         return len(outputs) == len(call.outputs) and all(map(same, outputs, call.outputs))
 

@@ -260,10 +260,10 @@ def _end(process: subprocess.Popen[bytes], errors: Any) -> None:
 
 
 def _environment() -> dict[str, str]:
-    kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+    inherited = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     path = os.pathsep.join(os.path.abspath(p) for p in sys.path if p)
     threads = str(torch.get_num_threads())
-    return kept | {
+    return inherited | {
         **{"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONNOUSERSITE": "1", "LC_ALL": "C.UTF-8"},
         **{"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OMP_STACKSIZE": "2M", "MALLOC_ARENA_MAX": "1"},
     }

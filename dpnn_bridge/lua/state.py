@@ -180,8 +180,8 @@ class LuaState:
         memory = t.untyped_storage()
         if t.nbytes < _LAZY_COPY_FROM or t.nbytes < memory.nbytes() or not t.is_contiguous() or not memory.resizable():
             return t.clone()
-        lend, blocks = self.bridge["lend"], self.shared.at(memory.data_ptr())
-        if any(block.pinned or not (lend is None or lend(id(block))) for block in blocks):
+        prepare, blocks = self.bridge["prepare_lazy_copy"], self.shared.at(memory.data_ptr())
+        if any(block.pinned or not (prepare is None or prepare(id(block))) for block in blocks):
             return t.clone()
         for block in blocks:
             block.address = None

@@ -121,7 +121,8 @@ def _run(command: list[str], timeout: float, source: str) -> None:
             f"{command[0]} printed more than {MOST_PRINTED >> 20} MB without a result: is it Torch7's th?"
         )
     if code != 0:
-        raise LuaBridgeError(f"Torch7 failed with exit code {code}: {output}")
+        how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+        raise LuaBridgeError(f"Torch7 failed ({how}): {output}")
 
 
 def _read_output(process: subprocess.Popen[bytes]) -> tuple[str, bool]:

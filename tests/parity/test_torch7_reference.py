@@ -54,8 +54,8 @@ def test_a_program_that_is_not_torch7_is_named(model: Path) -> None:
     [
         ("exec sleep 60", "took longer than 1 second"),
         ("yes", "printed more than 256 MB without a result"),
-        ("head -c 100000 /dev/urandom; exit 3", "failed (3)"),
-        ("kill -9 $$", "failed (-9)"),
+        ("head -c 100000 /dev/urandom; exit 3", "failed (exit code 3)"),
+        ("kill -9 $$", "failed (killed by signal 9)"),
         ("(sleep 60; touch left) & sleep 60", "took longer"),
         ("echo nothing", "returned nothing"),
     ],

@@ -122,8 +122,8 @@ def _band(f: Callable[..., torch.Tensor], r: Tensor, t: Tensor, k: int) -> None:
     assert r.storage is not None
     assert t.storage is not None
     flat, origins = r.storage.flat, t.storage.flat
-    kept = f(torch.ones(t.size, dtype=torch.uint8), k).bool()
-    for to, source, mask in zip(r.storage_indices().view(t.size), t.storage_indices().view(t.size), kept, strict=True):
+    band = f(torch.ones(t.size, dtype=torch.uint8), k).bool()
+    for to, source, mask in zip(r.storage_indices().view(t.size), t.storage_indices().view(t.size), band, strict=True):
         if f is torch.tril:  # writes the zeros first; triu writes them last
             flat[to[~mask]] = 0
         for target, origin in zip(to[mask].tolist(), source[mask].tolist(), strict=True):

@@ -16,9 +16,9 @@ def _lapack(name: str, inputs: str, results: int) -> Callable[[Callable[..., Non
 
     def register(code: Callable[..., None]) -> Callable[..., None]:
         def fresh(*args: object) -> object:
-            outs = [Tensor(next(a.ty for a in args if isinstance(a, Tensor))) for _ in range(results)]
-            code(*outs, *args)
-            return outs[0] if results == 1 else tuple(outs)
+            outputs = [Tensor(next(a.ty for a in args if isinstance(a, Tensor))) for _ in range(results)]
+            code(*outputs, *args)
+            return outputs[0] if results == 1 else tuple(outputs)
 
         torch_function(name, f"{given} {inputs}", types=FLOAT_TYPES, modes="f", small=(name,))(code)
         torch_function(name, inputs, types=FLOAT_TYPES, modes="f", small=(name,))(fresh)

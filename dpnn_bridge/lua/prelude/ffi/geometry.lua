@@ -2,7 +2,7 @@
 local bridge = ...
 local native = bridge.native
 local type, floor = type, math.floor
-local wrap, measure, moved, new_block, make_room = native.wrap, native.measure, native.moved, native.new_block, native.make_room
+local wrap, measure, moved, new_block, ensure_capacity = native.wrap, native.measure, native.moved, native.new_block, native.ensure_capacity
 
 -- whether x is an integer in the range of C's long
 function native.is_integer(x) return type(x) == 'number' and floor(x) == x and x >= -2 ^ 63 and x < 2 ^ 63 end
@@ -65,7 +65,7 @@ local function resize(S, n, a, b, c, d)
    if n == S.n and S[1] == a and (n < 2 or S[3] == b) and (n < 3 or S[5] == c) and (n < 4 or S[7] == d) then return true end
    local count = a * (n > 1 and b or 1) * (n > 2 and c or 1) * (n > 3 and d or 1)
    if count > MAX_COUNT then return false end
-   make_room(S, count)
+   ensure_capacity(S, count)
    shape(S, n, a, b, c, d)
    moved(S)
    return true

@@ -47,9 +47,9 @@ local function workspace(ty)
    local W = workspaces[ty]
    if not W then
       local prefix, name = ty == 'Float' and 's' or 'd', native.kinds[ty].name
-      W = {spread = loops.compile(ty, SPREAD, 'matrix'), room = 8 * MAX_SIZE * MAX_SIZE, routines = {}}
+      W = {spread = loops.compile(ty, SPREAD, 'matrix'), lwork = 8 * MAX_SIZE * MAX_SIZE, routines = {}}
       for k = 1, 4 do W[k] = ffi.new(name .. '[?]', MAX_SIZE * MAX_SIZE) end
-      W.work = ffi.new(name .. '[?]', W.room)
+      W.work = ffi.new(name .. '[?]', W.lwork)
       for routine in pairs(ROUTINES) do
          local ok, f = pcall(function() return lapack[prefix .. routine .. '_'] end)
          W.routines[routine] = ok and f
@@ -184,7 +184,7 @@ define('gels', 2, {'gels'}, function(W, gels, X, QR, B, A)
    local columns, step = B.n == 2 and B[3] or 1, math.max(m, n)
    W.spread(m, columns, W[2], 0, 1, step, B.block.data, B.offset, B[2], B.n == 2 and B[4] or 1)
    local info, rows, width, right, leading = ints(m, n, columns, step)
-   int_args[5] = W.room
+   int_args[5] = W.lwork
    gels(letters.N, rows, width, right, W[1], rows, W[2], leading, W.work, int_args + 5, info)
    if info[0] ~= 0 or not store(W, 1, QR, m, n, A) or not store(W, 2, X, step, columns) then return nil end
    X[1] = n  -- the residuals stay in memory after the last row
@@ -196,23 +196,23 @@ define('qr', 2, {'geqrf', 'orgqr'}, function(W, geqrf, orgqr, Q, R, A)
    if not is_matrix(A) then return nil end
    local m, n = load(W, 1, A)
    local k = math.min(m, n)
-   local info, rows, columns, rank, room = ints(m, n, k, W.room)
-   geqrf(rows, columns, W[1], rows, W[2], W.work, room, info)
+   local info, rows, columns, rank, lwork = ints(m, n, k, W.lwork)
+   geqrf(rows, columns, W[1], rows, W[2], W.work, lwork, info)
    local size = native.resize(R, 2, k, n)
    if not size then return nil end
    for i = 0, k - 1 do
       for j = 0, i - 1 do R.block.data[R.offset + i * R[2] + j * R[4]] = 0 end
       W.spread(1, n - i, R.block.data, R.offset + i * R[2] + i * R[4], 0, R[4], W[1], i + i * m, 0, m)
    end
-   orgqr(rows, rank, rank, W[1], rows, W[2], W.work, room, info)
+   orgqr(rows, rank, rank, W[1], rows, W[2], W.work, lwork, info)
    return info[0] == 0 and store(W, 1, Q, m, k)
 end)
 
 define('geqrf', 2, {'geqrf'}, function(W, geqrf, R, T, A)
    if not is_matrix(A) then return nil end
    local m, n = load(W, 1, A)
-   local info, rows, columns, room = ints(m, n, W.room)
-   geqrf(rows, columns, W[1], rows, W[2], W.work, room, info)
+   local info, rows, columns, lwork = ints(m, n, W.lwork)
+   geqrf(rows, columns, W[1], rows, W[2], W.work, lwork, info)
    return store(W, 1, R, m, n) and store_vector(W, 2, T, math.min(m, n))
 end)
 
@@ -220,8 +220,8 @@ define('orgqr', 1, {'orgqr'}, function(W, orgqr, R, A, T)
    if not (is_matrix(A) and T.n == 1 and T[1] <= A[3] and T[1] <= A[1]) then return nil end
    local m, n = load(W, 1, A)
    load(W, 2, T)
-   local info, rows, rank, room = ints(m, T[1], W.room)
-   orgqr(rows, rank, rank, W[1], rows, W[2], W.work, room, info)
+   local info, rows, rank, lwork = ints(m, T[1], W.lwork)
+   orgqr(rows, rank, rank, W[1], rows, W[2], W.work, lwork, info)
    return info[0] == 0 and store(W, 1, R, m, n)
 end)
 
@@ -231,7 +231,7 @@ define('ormqr', 1, {'ormqr'}, function(W, ormqr, R, A, T, C, side, trans)
    load(W, 2, T)
    local m, n = load(W, 3, C)
    local info, rows, columns, rank, leading = ints(m, n, T[1], A[1])
-   int_args[5] = W.room
+   int_args[5] = W.lwork
    ormqr(letters[side], letters[trans], rows, columns, rank, W[1], leading, W[2], W[3], rows, W.work, int_args + 5, info)
    return info[0] == 0 and store(W, 3, R, m, n)
 end)
@@ -239,8 +239,8 @@ end)
 define('symeig', 2, {'syevd'}, function(W, syevd, E, V, A, job, uplo)
    if not (is_matrix(A) and A[1] == A[3]) then return nil end
    local n = load(W, 1, A)
-   local info, size, room, integers = ints(n, W.room, 16 * MAX_SIZE)
-   syevd(letters[job], letters[uplo], size, W[1], size, W[2], W.work, room, more, integers, info)
+   local info, size, lwork, integers = ints(n, W.lwork, 16 * MAX_SIZE)
+   syevd(letters[job], letters[uplo], size, W[1], size, W[2], W.work, lwork, more, integers, info)
    return info[0] == 0 and store_vector(W, 2, E, n) and store(W, 1, V, n, n)
 end)
 
@@ -249,8 +249,8 @@ define('svd', 3, {'gesdd'}, function(W, gesdd, U, S, V, A, job)
    local m, n = load(W, 1, A)
    local k = math.min(m, n)
    local left, right = job == 'A' and m or k, job == 'A' and n or k
-   local info, rows, columns, step, room = ints(m, n, right, W.room)
-   gesdd(letters[job], rows, columns, W[1], rows, W[2], W[3], rows, W[4], step, W.work, room, more, info)
+   local info, rows, columns, step, lwork = ints(m, n, right, W.lwork)
+   gesdd(letters[job], rows, columns, W[1], rows, W[2], W[3], rows, W[4], step, W.work, lwork, more, info)
    if info[0] ~= 0 or not store(W, 3, U, m, left) or not store_vector(W, 2, S, k) or not native.resize(V, 2, n, right) then return nil end
    W.spread(n, right, V.block.data, V.offset, V[2], V[4], W[4], 0, right, 1)
    return true
@@ -259,8 +259,8 @@ end)
 define('eig', 2, {'geev'}, function(W, geev, E, V, A, job)
    if not (is_matrix(A) and A[1] == A[3]) then return nil end
    local n = load(W, 1, A)
-   local info, size, room = ints(n, W.room)
-   geev(letters.N, letters[job], size, W[1], size, W[2], W[2] + n, W[3], size, W[4], size, W.work, room, info)
+   local info, size, lwork = ints(n, W.lwork)
+   geev(letters.N, letters[job], size, W[1], size, W[2], W[2] + n, W[3], size, W[4], size, W.work, lwork, info)
    if info[0] ~= 0 or not native.resize(E, 2, n, 2) then return nil end
    W.spread(n, 2, E.block.data, E.offset, E[2], E[4], W[2], 0, 1, n)
    return job == 'N' or store(W, 4, V, n, n)

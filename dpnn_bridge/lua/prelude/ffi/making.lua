@@ -285,14 +285,14 @@ local function identity(x) return x end
 function families.pstrf(plan)
    if not native.blas then return nil end
    local round = plan.ty == 'Float' and function(x) return tonumber(ffi.cast('float', x)) end or identity
-   local room, matrix, lower, rest, column = 0, nil, nil, nil, nil
+   local capacity, matrix, lower, rest, column = 0, nil, nil, nil, nil
    plan.fresh, plan.fresh_types = 2, {plan.ty, 'Int'}
    local get = native.get[plan.ty]
    return function(R, P, A, uplo, limit)
       local n = A[1]
       if A.n ~= 2 or n ~= A[3] or not resize(P, 1, n) or not resize(R, 2, n, n) then return nil end
-      if n > room then
-         room, matrix, lower = n, ffi.new('double[?]', n * n), ffi.new('double[?]', n * n)
+      if n > capacity then
+         capacity, matrix, lower = n, ffi.new('double[?]', n * n), ffi.new('double[?]', n * n)
          rest, column = ffi.new('double[?]', n), ffi.new('double[?]', n)
       end
       local greatest, p, down, right = 0, P.block.data, A[2], A[4]

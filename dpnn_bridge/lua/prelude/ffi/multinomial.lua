@@ -6,7 +6,7 @@ local type, select, floor = type, select, math.floor
 
 -- multinomial --------------------------------------------------------------------------------------------------------
 local scratch = ffi.new('double[?]', 64)
-local room = 64
+local capacity = 64
 
 -- write the cumulative probabilities of a row to scratch; false if their sum is not positive
 local function cumulate(get, P, index, step, n)
@@ -49,7 +49,7 @@ local function multinomial(object, P, count, replace)
    if P.n == 1 and (step ~= 1 or I.n == 1 and I[2] ~= 1) then return false end  -- Torch7 reads adjacent elements
    if P.n == 2 then rows, n, down, step = P[1], P[3], P[2], P[4] end
    if not replace and count > n then return false end
-   if n > room then scratch, room = ffi.new('double[?]', n), n end
+   if n > capacity then scratch, capacity = ffi.new('double[?]', n), n end
    local get = native.get[P.ty]
    for i = 0, rows - 1 do
       if not cumulate(get, P, P.offset + i * down, step, n) then return false end
@@ -88,17 +88,17 @@ end
 
 -- the alias method (ops/sampling.py) ---------------------------------------------------------------------------------
 local ALIAS = [[
-return function(n, q, j, p, ip, step, waiting)
+return function(n, q, j, p, ip, step, stack)
    local small, large, most = 0, n, 0
    for i = 0, n - 1 do
       q[i], j[i] = at(p, ip + i * step) * n, 0
-      if q[i] < 1 then waiting[small], small = i, small + 1 else large, waiting[large - 1] = large - 1, i end
+      if q[i] < 1 then stack[small], small = i, small + 1 else large, stack[large - 1] = large - 1, i end
    end
    while small > 0 and large < n do  -- the top of the stack of large elements is at `large`
-      local a, b = waiting[small - 1], waiting[large]
+      local a, b = stack[small - 1], stack[large]
       j[a] = b
       q[b] = q[b] - (1 - q[a])
-      if q[b] < 1 then waiting[small - 1], large = b, large + 1 else small = small - 1 end
+      if q[b] < 1 then stack[small - 1], large = b, large + 1 else small = small - 1 end
    end
    for i = 0, n - 1 do
       if not (q[i] > 0) then return false end

@@ -6,11 +6,11 @@ local families, slices, shaped, loops = native.families, native.slices, native.s
 local floor = math.floor
 
 local MAX_COUNT, MAX_SLICE = 4194304, 65536  -- largest number of elements of a tensor, and of a slice
-local x, at, waiting, room = nil, nil, nil, 0  -- elements of a slice, their positions, and the stack of subarrays to sort
-local function make_room(n)
-   if n <= room then return end
-   room = math.max(n, 4096)
-   x, at, waiting = ffi.new('double[?]', room), ffi.new('int32_t[?]', room), ffi.new('int32_t[?]', 2 * room)
+local x, at, stack, capacity = nil, nil, nil, 0  -- elements of a slice, their positions, and the stack of subarrays to sort
+local function ensure_capacity(n)
+   if n <= capacity then return end
+   capacity = math.max(n, 4096)
+   x, at, stack = ffi.new('double[?]', capacity), ffi.new('int32_t[?]', capacity), ffi.new('int32_t[?]', 2 * capacity)
 end
 
 -- Each algorithm is inlined into one function over all slices, with loops that make one decision per iteration: LuaJIT compiles such
@@ -48,19 +48,19 @@ local PARTITION = table.concat({
 -- sort the first n elements; subarrays of up to ten elements are left to a final insertion sort
 local SORT = [[
    do
-      local waits = 0
-      if n > 11 then waiting[0], waiting[1], waits = 0, n - 1, 1 end
-      while waits > 0 do
-         waits = waits - 1
-         local left, right, i, j = waiting[2 * waits], waiting[2 * waits + 1]
+      local pending = 0
+      if n > 11 then stack[0], stack[1], pending = 0, n - 1, 1 end
+      while pending > 0 do
+         pending = pending - 1
+         local left, right, i, j = stack[2 * pending], stack[2 * pending + 1]
          PARTITION
          if j - left > 10 then
-            waiting[2 * waits], waiting[2 * waits + 1] = left, j - 1
-            waits = waits + 1
+            stack[2 * pending], stack[2 * pending + 1] = left, j - 1
+            pending = pending + 1
          end
          if right - i + 1 > 10 then
-            waiting[2 * waits], waiting[2 * waits + 1] = i, right
-            waits = waits + 1
+            stack[2 * pending], stack[2 * pending + 1] = i, right
+            pending = pending + 1
          end
       end
       local i, j, value, place = n - 1, n, x[n - 1], at[n - 1]
@@ -98,7 +98,7 @@ CHOOSE = CHOOSE:gsub('PARTITION', PARTITION):gsub('SWAP', swap('left', 'right'))
 -- run WORK on each slice, then store `count` values and positions from `first` on; false if an element is infinite, NaN, or not exact
 -- as a double
 local SLICES = [[
-return function(outer, inner, so, si, sl, size, data, from, p, ip, t, it, x, at, waiting, sign, first, count, k)
+return function(outer, inner, so, si, sl, size, data, from, p, ip, t, it, x, at, stack, sign, first, count, k)
    for o = 0, outer - 1 do
       for i = 0, inner - 1 do
          local start, sum, n, first = from + o * so + i * si, 0, size, first
@@ -130,8 +130,8 @@ local function sorter(plan, work)
          or not shaped(I, S, d, count) then
          return nil
       end
-      make_room(n)
-      return run(outer, inner, so, si, sl, n, S.block.data, S.offset, R.block.data, R.offset, I.block.data, I.offset, x, at, waiting, sign,
+      ensure_capacity(n)
+      return run(outer, inner, so, si, sl, n, S.block.data, S.offset, R.block.data, R.offset, I.block.data, I.offset, x, at, stack, sign,
                  first, count, k) or nil
    end
 end

@@ -89,12 +89,12 @@ end
 ]]
 local function integer_product(ty)
    local name = native.kinds[ty].name
-   local sum, room, product = loops.compile(ty, SUM, 'sum with a product'), 0, nil
+   local sum, capacity, product = loops.compile(ty, SUM, 'sum with a product'), 0, nil
    return function(m, n, k, beta, alpha, R, pr, r1, r2, A, pa, a1, a2, B, pb, b1, b2, is_vector)
       if beta == 0 and alpha == 1 then
          return vectors.multiply(ty, m, n, k, R + pr, r1, r2, A + pa, a1, a2, B + pb, b1, b2, is_vector)
       end
-      if m * n > room then room, product = m * n, ffi.new(name .. '[?]', m * n) end
+      if m * n > capacity then capacity, product = m * n, ffi.new(name .. '[?]', m * n) end
       return vectors.multiply(ty, m, n, k, product, n, 1, A + pa, a1, a2, B + pb, b1, b2, is_vector)
          and sum(m, n, beta, alpha, R, pr, r1, r2, product)
    end

@@ -140,7 +140,7 @@ for ty in pairs(native.kinds) do
    if ty ~= 'Half' then
       storage.read = function(self, file)
          local count, block = file:readLong(), storages[self]
-         if block and block.size == 0 and count >= 0 then native.make_room({block = block, offset = 0}, count) else self:resize(count) end
+         if block and block.size == 0 and count >= 0 then native.ensure_capacity({block = block, offset = 0}, count) else self:resize(count) end
          file['read' .. ty](file, self)
       end
    end

@@ -144,15 +144,15 @@ end
 
 -- Called when Python gets a lazy copy of the memory of a block: Lua asks for the address again at its next access, which copies.
 -- Returns false if other code has the address from data().
-local lent = {__index = function(block, key)
+local address_on_access = {__index = function(block, key)
    if key ~= 'data' then return nil end
    locate(block)
    return block.data
 end}
-function bridge.lend(id)
+function bridge.prepare_lazy_copy(id)
    local block = blocks[id]
    if block and block.pinned then return false end
-   if block then block.data = nil setmetatable(block, lent) end
+   if block then block.data = nil setmetatable(block, address_on_access) end
    return true
 end
 
@@ -194,7 +194,7 @@ local function grow(block, count)
 end
 
 -- enlarge the block of a state to `count` elements from its offset on
-function native.make_room(S, count)
+function native.ensure_capacity(S, count)
    if not S.block then S.block = allocate(S.ty, 0) end
    if S.offset + count > S.block.size then grow(S.block, S.offset + count) end
 end
