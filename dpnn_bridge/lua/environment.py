@@ -142,9 +142,9 @@ def file_entries(runtime: LuaState) -> dict[str, Any]:
 
     entries: dict[str, Any] = {
         "read_string": runtime.guard(read_string),
-        "window": lambda f, most: f.window(most) if isinstance(f, files.File) else None,
-        "leave_window": lambda f, count: f.leave_window(count),
-        "takes_bytes": lambda f: isinstance(f, files.File) and f.takes_bytes(),
+        "window": lambda f, most, text: f.window(most, text) if isinstance(f, files.File) else None,
+        "leave_window": lambda f, position: f.leave_window(position),
+        "output_format": lambda f, text: f.output_format(text) if isinstance(f, files.File) else None,
         "put_bytes": runtime.guard(lambda f, address, count: (f.put_bytes(address, count), ())[1]),
         "write_string": runtime.guard(write_string),
         "file_methods": runtime.guarded(file_methods.FILE_METHODS),

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import io
 import os
-import re
 import struct
 import subprocess
 from collections.abc import Callable
@@ -24,13 +23,11 @@ from dpnn_bridge.base.atomic import replacing
 from dpnn_bridge.base.writing import open_output
 from dpnn_bridge.errors import OutputError
 from dpnn_bridge.lua.arguments import check_int, describe
-from dpnn_bridge.lua.tensor import DTYPES, Storage, TorchError, cast_number
+from dpnn_bridge.lua.tensor import DTYPES, Storage, TorchError
 from dpnn_bridge.lua.text import to_system
+from dpnn_bridge.lua.text_numbers import printed, read_numbers
 
 _NUMPY = {ty: torch.empty(0, dtype=dtype).numpy().dtype for ty, dtype in DTYPES.items()}
-_INTEGER = re.compile(rb"\s*([+-]?\d+)")
-_REAL = re.compile(rb"\s*([+-]?(?:\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?|inf(?:inity)?|nan))", re.IGNORECASE)
-_FORMATS = {"Half": "%.9g", "Float": "%.9g", "Double": "%.17g"}
 _MODES = ("r", "w", "rw")
 #: struct codes of element types; for a single number, struct is faster than numpy
 _CODES = {"Byte": "B", "Char": "b", "Short": "h", "Int": "i", "Long": "q", "Float": "f", "Double": "d"}
@@ -60,7 +57,7 @@ class File:
         self.auto_spacing = True
         self.long_size = 8
         self.byte_order = "="
-        self._window: tuple[int, np.ndarray] | None = None
+        self._window: np.ndarray | None = None  # memory that Lua reads
 
     def opened(self) -> Any:
         if self.stream is None:
@@ -101,7 +98,7 @@ class File:
             data = stream.read(count * dtype.itemsize)
             values = np.frombuffer(data, dtype, len(data) // dtype.itemsize).astype(_NUMPY[ty])
         else:
-            values = self._read_text(ty, count)
+            values = read_numbers(stream, ty, count)
         if not self.binary and self.auto_spacing:
             self._skip_newline()
         if len(values) != count:
@@ -130,65 +127,52 @@ class File:
         else:
             self.write(ty, np.array([value], _NUMPY[ty]))
 
-    def window(self, most: float) -> tuple[int, int] | None:
+    def _format(self, text: bool) -> str | None:
+        """Return the format of numbers if Lua can decode and encode it: ``"memory"``, ``"text"`` or None.
+
+        Args:
+            text: whether Lua can parse and format numbers.
+        """
+        if self.binary:
+            return "memory" if self.byte_order == "=" and self.long_size == 8 else None
+        return "text" if text and self.auto_spacing else None
+
+    def window(self, most: float, text: bool) -> tuple[int, int, int, bool] | None:
         """Read up to ``most`` bytes from the current position into memory that Lua then decodes.
 
         Returns:
-            Address and number of the bytes; None if Lua cannot decode them, because the file is text, is not seekable,
-            or has another byte order or long size.
+            Address, number and file position of the bytes, which a 0 byte follows, and whether they are text. None if
+            Lua cannot decode them, because the file is not seekable, or has another byte order or long size.
         """
-        stream = self.stream
-        if stream is None or not (self.readable and self._is_native_binary()):
+        stream, form = self.stream, self._format(text)
+        if stream is None or not (self.readable and form):
             return None
         with suppress(OSError, ValueError):
             if stream.seekable():
                 start, data = stream.tell(), bytearray(stream.read(int(most)))
-                self._window = start, np.frombuffer(data, np.uint8) if data else np.empty(0, np.uint8)
-                return self._window[1].ctypes.data, len(data)
+                count = len(data)
+                data.append(0)
+                self._window = np.frombuffer(data, np.uint8)
+                return self._window.ctypes.data, count, start, form == "text"
         return None
 
-    def _is_native_binary(self) -> bool:
-        """Return whether the file has numbers in the binary format of this machine's memory."""
-        return self.binary and self.byte_order == "=" and self.long_size == 8
-
-    def takes_bytes(self) -> bool:
-        """Return whether :meth:`put_bytes` may be used."""
-        return self.stream is not None and self.writable and self._is_native_binary()
+    def output_format(self, text: bool) -> str | None:
+        """Return the format in which Lua encodes objects for :meth:`put_bytes`; None if Python must write them."""
+        return self._format(text) if self.stream is not None and self.writable else None
 
     def put_bytes(self, address: float, count: float) -> None:
         """Write ``count`` bytes of memory, which Lua has encoded."""
         self._put(ctypes.string_at(int(address), int(count)))
 
-    def leave_window(self, count: float) -> None:
-        """Move to the position after the ``count`` bytes of the window that Lua has decoded."""
-        assert self._window is not None
-        self.opened().seek(self._window[0] + int(count))
+    def leave_window(self, position: float) -> None:
+        """Move to the file position after the bytes of the window that Lua has decoded."""
+        self.opened().seek(int(position))
         self._window = None
 
     def _skip_newline(self) -> None:
         position = self.stream.tell()
         if self.stream.read(1) != b"\n":
             self.stream.seek(position)
-
-    def _read_text(self, ty: str, count: int) -> np.ndarray:
-        stream = self.stream
-        pattern = _REAL if ty in _FORMATS else _INTEGER
-        values: list[Any] = []
-        start = stream.tell()
-        text, used = stream.read(32 * min(count, 1 << 16) + 64), 0
-        while len(values) < count:
-            if len(text) - used < 64:
-                more = stream.read(1 << 16)
-                text, start, used = text[used:] + more, start + used, 0
-            match = pattern.match(text, used)
-            if match is None:
-                break
-            values.append(float(match[1]) if ty in _FORMATS else int(match[1]))
-            used = match.end()
-        stream.seek(start + used)
-        if ty in _FORMATS:
-            return np.array(values, np.float64).astype(_NUMPY[ty])
-        return np.array([cast_number(v, ty) for v in values], _NUMPY[ty])
 
     def write(self, ty: str, values: np.ndarray) -> int:
         self._writing()
@@ -199,8 +183,7 @@ class File:
         elif ty in ("Byte", "Char"):
             data = values.tobytes()
         else:
-            one = _FORMATS.get(ty, "%d")
-            data = (" " if self.auto_spacing else "").join(one % v for v in values.tolist()).encode()
+            data = (" " if self.auto_spacing else "").join(printed(ty, values)).encode()
         data += b"\n" if self.auto_spacing and not self.binary else b""
         return len(values) if self._put(data) else 0
 

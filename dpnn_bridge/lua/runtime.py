@@ -37,7 +37,7 @@ class Runtime(LuaState):
             "methods",
             *(f"ffi/{part}" for part in _WITH_FFI if self.bridge["ffi"]),
             "file",
-            *(("ffi/reading", "ffi/writing") if self.bridge["ffi"] else ()),
+            *(("ffi/text", "ffi/reading", "ffi/writing") if self.bridge["ffi"] else ()),
             "tester",
             "cmdline",
             "environment",

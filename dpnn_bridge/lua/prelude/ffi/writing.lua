@@ -1,14 +1,14 @@
--- Writing objects to binary files without calling Python for each value: the bytes are collected in a buffer, which Python writes.
+-- Writing objects to files without calling Python for each value: the bytes are collected in a buffer, which Python writes.
 local bridge, py = ...
 local ffi, native, handles, metatables = bridge.ffi, bridge.native, bridge.handles, bridge.metatables
-local states, storages, leave_window = native.states, native.storages, native.leave_window
+local states, storages, leave_window, text = native.states, native.storages, native.leave_window, native.text
 local type, select, pcall, error = type, select, pcall, error
 local File = metatables['torch.File']
 
 local MAX_BYTES = 65536  -- size of a buffer
 local bytes = ffi.typeof('uint8_t[?]')
 
--- file -> {data=, at=, open=}; open while writeObject runs
+-- file -> {data=, at=, open=, text=}; open while writeObject runs
 local outputs = setmetatable({}, {__mode = 'k'})
 
 local function flush(file)
@@ -33,15 +33,48 @@ local function reserve(file, count)
    return data
 end
 
+-- write elements as text, separated by spaces, and a newline; false if Python must write them
+local function print_elements(file, ty, cell, count)
+   local print = text.print[ty]
+   for i = 0, count - 1 do
+      local data = print and reserve(file, text.LONGEST)
+      if not data then return false end
+      local length = print(data, cell, i)
+      data[length] = i < count - 1 and 32 or 10
+      outputs[file].at = outputs[file].at - text.LONGEST + length + 1
+   end
+   return true
+end
+
+-- write elements of one byte, which a text file has in binary format, and a newline
+local function put_bytes(file, data, count)
+   local target = reserve(file, count + 1)
+   if not target then return false end
+   ffi.copy(target, data, count)
+   target[count] = 10
+   return true
+end
+
+-- write elements of a block, cell.block; false if Python must write them
+local function put(file, ty, cell, count, size)
+   local output = outputs[file]
+   if not (output and output.open) then return false end
+   if output.text then return size > 1 and print_elements(file, ty, cell, count) or size == 1 and put_bytes(file, cell.block.data, count) end
+   local target = reserve(file, count * size)
+   if target then ffi.copy(target, cell.block.data, count * size) end
+   return target ~= nil
+end
+
 local write_object = File.writeObject
 function File.writeObject(file, ...)
    local output = outputs[file]
-   if output and output.open or type(file) ~= 'userdata' or not py.takes_bytes(handles[file]) then return write_object(file, ...) end
+   local form = not (output and output.open) and type(file) == 'userdata' and py.output_format(handles[file], text.available())
+   if not form then return write_object(file, ...) end
    if not output then
       output = {data = bytes(MAX_BYTES), at = 0}
       outputs[file] = output
    end
-   output.open = true
+   output.open, output.text = true, form == 'text'
    local ok, message = pcall(write_object, file, ...)
    output.open = false
    flush(file)
@@ -50,40 +83,44 @@ end
 
 for ty, kind in pairs(native.kinds) do
    local slow, size, one = File['write' .. ty], kind.size, ffi.new(kind.name .. '[1]')
+   local cell = {block = {data = one}}
    File['write' .. ty] = slow and function(file, ...)
       local n, value = select('#', ...), ...
       if n == 1 then
          local block = type(value) == 'userdata' and storages[value]
          if type(value) == 'number' then
-            local data = native.fits(ty, value) and reserve(file, size)
-            if data then
+            if native.fits(ty, value) then
                one[0] = value
-               ffi.copy(data, one, size)
-               return
+               if put(file, ty, cell, 1, size) then return end
             end
          elseif block and block.ty == ty and block.size > 0 then
-            local data = reserve(file, block.size * size)
-            if data then
-               ffi.copy(data, block.data, block.size * size)
-               return block.size
-            end
+            if put(file, ty, {block = block}, block.size, size) then return block.size end
          end
       end
       return slow(file, ...)
    end
 end
 
-local slow_string, length = bridge.write_string, ffi.new 'int32_t[1]'
-function bridge.write_string(file, text)
-   local data = type(text) == 'string' and reserve(file, 4 + #text)
+local slow_string, length = bridge.write_string, {block = {data = ffi.new 'int32_t[1]'}}
+function bridge.write_string(file, string)
+   local count = type(string) == 'string' and #string
+   -- reserve the space for all bytes first: if there is not enough, Python writes the complete string
+   local data = count and reserve(file, text.LONGEST + count + 1)
    if not data then
       flush(file)
       leave_window(file)
-      return slow_string(file, text)
+      return slow_string(file, string)
    end
-   length[0] = #text
-   ffi.copy(data, length, 4)
-   ffi.copy(data + 4, text, #text)
+   local output = outputs[file]
+   output.at = output.at - (text.LONGEST + count + 1)
+   length.block.data[0] = count
+   put(file, 'Int', length, 1, 4)
+   ffi.copy(output.data + output.at, string, count)
+   output.at = output.at + count
+   if output.text and count > 0 then
+      output.data[output.at] = 10
+      output.at = output.at + 1
+   end
 end
 
 -- the identity of an object in a file, which is the same for all userdata of one tensor or storage
