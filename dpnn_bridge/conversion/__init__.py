@@ -12,7 +12,7 @@ from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.customized import check_customized
-from dpnn_bridge.conversion.dimensions import seen
+from dpnn_bridge.conversion.dimensions import input_dimensions
 from dpnn_bridge.conversion.fields import Field, Layout
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_context import LuaConversion
@@ -51,8 +51,8 @@ def to_torch(obj: Any, **options: Unpack[OptionKeywords]) -> nn.Module:
         **options: fields of :class:`Options`.
 
     Raises:
-        UnsupportedClassError: classes without a mapping, all of them at once.
-        ConversionError: the object lacks what its class needs.
+        UnsupportedClassError: some classes have no mapping; the message lists them all.
+        ConversionError: the object lacks a field that its class needs.
     """
     return convert_object(obj, Options(**options))[0]
 
@@ -69,40 +69,40 @@ def convert_object(obj: Any, options: Options, root: str = "") -> tuple[nn.Modul
 @checks_arguments
 @wrap_errors(ConversionError, "converting")
 def to_lua(module: nn.Module, *, gradients: bool = True, tensor_type: str | None = None, input: Any = None) -> Any:
-    """Convert a module to a Lua object that Torch7 can load; several models to the table that contained them.
+    """Convert a module to a Lua object that Torch7 can load; a module that was converted from a table, to that table.
 
-    A module that a container of PyTorch uses twice is written twice, on the same weights and gradients.
+    A module that occurs twice in a PyTorch container is written as two objects that share weights and gradients.
 
     Args:
-        module: a converted module, or one made of registered torch types (``nn.Linear``, ``nn.Conv2d``, …).
-        gradients: write gradient tensors, which Torch7 needs for training.
-        tensor_type: Lua type of floating point tensors; default: as in the file the module came from.
-        input: an input of the module. Layers of PyTorch take any number of dimensions where Torch7 has a class for
-            each (``nn.Linear`` on sequences, ``nn.Softmax(1)``); the module runs on it, to see how many there are. A
-            module created in PyTorch without tensors has the type of the input.
+        module: a converted module, or a module of registered PyTorch layers (``nn.Linear``, ``nn.Conv2d``, …).
+        gradients: whether to write gradient tensors, which Torch7 needs for training.
+        tensor_type: Lua type of floating point tensors; default: the type in the file that the module came from.
+        input: an input of the module. Some PyTorch layers accept inputs with any number of dimensions, and Torch7 has
+            one class for each number (``nn.Linear`` on sequences, ``nn.Softmax(1)``). The module runs on ``input`` to
+            determine these numbers. The tensor type of ``input`` becomes the type of a module without tensors.
 
     Raises:
         ConversionError: a submodule has no Lua class, or computes more than its class does (a hook, a replaced
             ``forward``).
     """
     check_customized(module, "a .t7 file")
-    kind = None if tensor_type is None else element_dtype(str(tensor_type))
-    if tensor_type is not None and (kind is None or kind.kind != "f" or not str(tensor_type).endswith("Tensor")):
+    dtype = None if tensor_type is None else element_dtype(str(tensor_type))
+    if tensor_type is not None and (dtype is None or dtype.kind != "f" or not str(tensor_type).endswith("Tensor")):
         raise OptionError(
             f"tensor_type={tensor_type!r}: expected a class of floating point tensors, such as 'torch.FloatTensor', "
             "'torch.DoubleTensor' or 'torch.CudaTensor'"
         )
     with plain_settings(module):
         module = with_stock_classes(unshared(module))
-        dimensions = None if input is None else seen(module, input)
+        dimensions = None if input is None else input_dimensions(module, input)
         ctx = LuaConversion(gradients=gradients, tensor_type=tensor_type, dimensions=dimensions, example=input)
         return registry.mapping_of(module).serialize(ctx.to_lua(module))
 
 
 def to_lua_value(value: Any) -> Any:
-    """Return a module, or a nested value with modules, tensors, arrays, numbers and strings in it, as a Lua value.
+    """Convert a module, or a nested value that contains modules, tensors, arrays, numbers and strings, to a Lua value.
 
-    Modules that share parameters do so in the result.
+    Modules that share parameters share them in the result too.
     """
     if isinstance(value, nn.Module):
         return to_lua(value)

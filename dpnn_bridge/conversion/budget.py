@@ -1,8 +1,8 @@
 """Limit the memory of a conversion to a fixed amount plus a multiple of the size of the file's content.
 
-A few bytes can declare a layer of a billion channels, an LSTM of a billion layers, a view that repeats one element, or
-modules that contain each other twice at every level. Each allocation and repetition by a class mapping is compared with
-this budget before it happens.
+A file of a few bytes can declare a layer of a billion channels, an LSTM of a billion layers, a view that repeats one
+element, or modules that contain each other twice at every level. Before a class mapping allocates memory or repeats
+elements, the size is compared with the remaining budget.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Budget:
 
     Args:
         root: the value to convert.
-        per_repeat: further bytes of each repeated element, such as its text in JSON.
+        per_repeat: additional bytes of each repeated element, such as the length of its text in JSON.
     """
 
     def __init__(self, root: Any, per_repeat: int = 0) -> None:
@@ -45,7 +45,7 @@ class Budget:
 
     @contextmanager
     def watched(self, watching: bool) -> Iterator[None]:
-        """Count operations inside the ``with`` block, or do not."""
+        """Set inside the ``with`` block whether operations count."""
         before, self.watching = self.watching, watching
         try:
             yield
@@ -53,32 +53,41 @@ class Budget:
             self.watching = before
 
     def spend(self, count: int, what: str = "tensors", *, tensors: int = 1) -> None:
-        """Take ``count`` bytes for ``tensors`` more tensors.
+        """Subtract ``count`` bytes and ``tensors`` tensors from the budget.
+
+        Args:
+            count: number of bytes.
+            what: name of the resource, for the error message.
+            tensors: number of tensors.
 
         Raises:
-            ConversionLimitError: the budget has too few left.
+            ConversionLimitError: the budget is exhausted.
         """
         self.bytes_left -= count
         self.tensors_left -= tensors
         if self.bytes_left < 0 or self.tensors_left < 0:
             raise ConversionLimitError(
-                f"its sizes and counts require more {what} than the file contains: it is damaged, or made to exhaust "
-                "memory"
+                f"its sizes and counts require more {what} than the file contains: the file is damaged, or made to "
+                "exhaust memory"
             )
 
     def show(self, count: int, size: int) -> None:
-        """Take the memory for ``count`` displayed elements of ``size`` bytes; repetitions also cost ``per_repeat``."""
+        """Subtract the memory for ``count`` displayed elements of ``size`` bytes; a repeated element costs more."""
         self._not_shown -= count * size
         repeated = min(count, max(0, -self._not_shown) // size)
         self.spend(count * size + repeated * self._per_repeat, "memory")
 
     def visit(self, module: nn.Module) -> None:
-        """Count the modules that a traversal of a new module visits, each as often as it is used."""
+        """Count the modules that a traversal of a new module visits; a module that is used twice counts twice.
+
+        Raises:
+            ConversionLimitError: there are too many visits.
+        """
         count = 1 + sum(self._visits_of(child) for child in module._modules.values() if child is not None)
         self.visits[id(module)] = count
         if count > VISITS + PER_MODULE * len(self.visits):
             raise ConversionLimitError(
-                f"its modules share modules so often that a traversal would visit {count:,} of them"
+                f"its modules contain shared modules so often that a traversal would visit {count:,} modules"
             )
 
     def _visits_of(self, module: nn.Module) -> int:
@@ -88,9 +97,9 @@ class Budget:
 
 
 class BudgetMode(OperationMeter):
-    """Charge the results of operations to a budget while the ``with`` block runs.
+    """Subtracts the memory of each operation from a budget while the ``with`` block runs.
 
-    Memory that is freed meanwhile counts too: a weight normalization needs 19 times the bytes of its weights.
+    Memory that is freed again counts too: a weight normalization allocates 19 times the bytes of its weights.
     """
 
     def __init__(self, budget: Budget) -> None:

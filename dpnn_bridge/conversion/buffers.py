@@ -1,4 +1,4 @@
-"""List the names of tensors and tables that Torch7's packages overwrite in every call."""
+"""List the fields in which Torch7's modules store temporary tensors and tables, overwritten in every call."""
 
 from __future__ import annotations
 
@@ -20,6 +20,6 @@ _NAMES = """
     _uniform _value _weight _weightNorm _y _zeroMask
 """
 
-#: private fields of nn, dpnn, rnn and nnx that are buffers in every class that has them. Other fields with an
-#: underscore are state (``_pulls``, ``_remember``) and are kept, unless a mapping names them in ``scratch``.
+#: private fields of nn, dpnn, rnn and nnx that are temporary buffers in every class that has them. Other fields with an
+#: underscore are state (``_pulls``, ``_remember``) and are kept, unless a mapping lists them in ``scratch``.
 BUFFERS = frozenset(_NAMES.split())

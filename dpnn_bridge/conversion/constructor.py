@@ -1,4 +1,4 @@
-"""Inspect constructors of modules. Classes of this package store each argument in an attribute of its name."""
+"""Inspect constructors of modules. Modules of this package store each argument in the attribute of the same name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from dpnn_bridge.base.display import shortened
 
 
 def constructor_parameters(kind: type) -> list[inspect.Parameter]:
-    """Return the arguments of a constructor; where it passes ``*args, **kwargs`` on, those of its base class."""
+    """Return the parameters of a constructor; for ``*args, **kwargs``, the parameters of the base class's constructor.
+
+    The parameters ``device`` and, for PyTorch's classes, ``dtype`` are omitted; for RNNs also ``mode``.
+    """
     chain = iter(kind.__mro__)
     own = _without_self(next(chain))
     rest = inspect.Parameter.VAR_KEYWORD
@@ -33,30 +36,30 @@ def constructor_parameters(kind: type) -> list[inspect.Parameter]:
 
 
 def is_required(kind: type, name: str) -> bool:
-    """Return whether a constructor has an argument of this name without a default."""
+    """Return whether a constructor has a parameter of this name without a default."""
     return any(p.name == name and p.default is p.empty for p in constructor_parameters(kind))
 
 
 def _without_self(kind: type) -> list[inspect.Parameter]:
-    """Return the parameters of a constructor without ``self``, whatever its name is."""
+    """Return the parameters of a constructor without the first one (``self``)."""
     first, *others = inspect.signature(kind.__init__).parameters.values()  # type: ignore[misc]
     return [first, *others] if first.kind is first.VAR_POSITIONAL else others
 
 
 def settings_repr(module: nn.Module) -> str:
-    """Return the constructor's arguments that are numbers or text, ``dimension=1, index=2``, as an ``extra_repr``.
+    """Return an ``extra_repr`` of the constructor's arguments that are numbers or strings: ``dimension=1, index=2``.
 
-    A flag with its default is left out.
+    A boolean argument that equals its default is omitted.
     """
     shown = []
     for parameter in constructor_parameters(type(module)):
         value = getattr(module, parameter.name, None)
-        if _is_plain(value) and not (isinstance(value, bool) and value is parameter.default):
+        if _is_printable(value) and not (isinstance(value, bool) and value is parameter.default):
             shown.append(f"{parameter.name}={shortened(repr(value))}")
     return ", ".join(shown)
 
 
-def _is_plain(value: Any) -> bool:
+def _is_printable(value: Any) -> bool:
     if isinstance(value, (tuple, list)):
-        return all(map(_is_plain, value))
+        return all(map(_is_printable, value))
     return isinstance(value, (bool, int, float, str, torch.dtype))

@@ -14,11 +14,11 @@ from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 
 class TorchContext(Protocol):
-    """One conversion from Lua to torch, as a class mapping sees it.
+    """The interface of one conversion from Lua to PyTorch for class mappings.
 
     Attributes:
-        options: the caller's choices.
-        report: the module of each object, and notes.
+        options: the caller's options.
+        report: the module of each Lua object, and notes.
     """
 
     options: Options
@@ -31,23 +31,23 @@ class TorchContext(Protocol):
 
     @property
     def path(self) -> str:
-        """The current path for messages, such as ``modules[3].weight``, with shortened keys."""
+        """The path of the current object for messages, such as ``modules[3].weight``; long keys are shortened."""
         ...
 
     def error(self, message: str, obj: LuaObject | None = None) -> ConversionError:
-        """Return an error that names the current place."""
+        """Return an error with the current path."""
         ...
 
     def note(self, text: str) -> None:
-        """Add a remark on the current place to the report."""
+        """Add a note with the current path to the report."""
         ...
 
     def to_torch(self, obj: Any, *keys: Any) -> nn.Module:
-        """Return the module of a Lua object, the same one whenever the object is met again.
+        """Return the module of a Lua object; one object gives one module.
 
         Args:
             obj: a :class:`LuaObject` of a module or criterion class.
-            *keys: how ``obj`` is reached from the current place, for messages.
+            *keys: path from the current object to ``obj``, for messages.
 
         Raises:
             ConversionError: ``obj`` is not an object, contains itself, or lacks a field that its class needs.
@@ -59,7 +59,9 @@ class TorchContext(Protocol):
         ...
 
     def assign(self, module: nn.Module, spec: Field, name: str, obj: LuaObject) -> None:
-        """Make the tensor ``obj[name]`` the parameter or buffer that ``spec`` names; one region gives one parameter.
+        """Assign the tensor ``obj[name]`` to the parameter or buffer ``spec.attribute``.
+
+        Tensors that view the same elements of a storage become one parameter.
 
         Raises:
             ConversionError: the number of elements does not match the module's other fields.
@@ -71,19 +73,26 @@ class TorchContext(Protocol):
         ...
 
     def keep(self, value: Any, *keys: Any) -> Any:
-        """Copy a Lua value for the metadata: modules for their objects, no functions, contiguous tensors."""
+        """Copy a Lua value for the metadata: objects become their modules, functions are dropped, tensors contiguous.
+
+        Args:
+            value: a Lua value.
+            *keys: path from the current object to ``value``, for messages.
+        """
         ...
 
 
 class LuaContext(Protocol):
-    """One conversion from torch to Lua, as a class mapping sees it.
+    """The interface of one conversion from PyTorch to Lua for class mappings.
 
     Attributes:
         gradients: whether ``.grad`` (or zeros) is written into the gradient fields.
-        root: the module that is converted.
-        dimensions: ``id`` of modules that ran on an example -> dimensions of their input; None if they differed.
-        inferred: ``id`` of modules -> dimensions of their input, inferred from the layers before them, None if unknown.
-        stands_for: ``id`` of modules with computed weights as plain ones -> the module of the model.
+        root: the model that is converted.
+        dimensions: ``id`` of each module that ran on an example -> number of dimensions of its input; None if it ran
+            on inputs with different numbers.
+        inferred: ``id`` of modules -> number of dimensions of their input, inferred from the previous layers, or None
+            if unknown.
+        stands_for: ``id`` of each copy in which computed weights are parameters -> the module of the model.
     """
 
     gradients: bool
@@ -93,27 +102,29 @@ class LuaContext(Protocol):
     stands_for: dict[int, nn.Module]
 
     def to_lua(self, module: nn.Module) -> LuaObject:
-        """Return the Lua object of a module, the same one whenever the module is met again.
+        """Return the Lua object of a module; one module gives one object.
 
         Raises:
             ConversionError: no registered class describes the module.
         """
         ...
 
-    def with_parameters_of_first(self, twin: nn.Module, source: nn.Module) -> nn.Module:
-        """Let all modules that are made of the same parameters, for the uses of one module, share what they contain.
+    def with_parameters_of_first(self, copy: nn.Module, source: nn.Module) -> nn.Module:
+        """Make ``copy`` share its parameters with the first equal copy of the same parameters.
+
+        So a module that is used several times, and copied for each use, has shared parameters in the file.
 
         Args:
-            twin: A module whose parameters are computed from those of ``source``.
-            source: The module.
+            copy: a module whose parameters were computed from the parameters of ``source``.
+            source: the original module.
 
         Returns:
-            ``twin``.
+            ``copy``.
         """
         ...
 
     def restore(self, value: Any) -> Any:
-        """Return the Lua value of what :meth:`TorchContext.keep` kept."""
+        """Return the Lua value of a result of :meth:`TorchContext.keep`."""
         ...
 
     def type_of(self, module: nn.Module) -> str:
@@ -133,13 +144,13 @@ class LuaContext(Protocol):
         ...
 
     def gradient(self, module: nn.Module, name: str, spec: Field) -> LuaTensor:
-        """Return the gradient of a field's parameter, zeros when it has none."""
+        """Return the gradient of a field's parameter as a Lua tensor; zeros if the parameter has no gradient."""
         ...
 
     def empty_tensors(self, module: nn.Module, count: int) -> LuaTable:
-        """Return a table of tensors without elements, which Torch7 resizes but does not make."""
+        """Return a table of empty tensors, for fields whose tensors Torch7 resizes but does not create."""
         ...
 
     def constant(self, tensor: Tensor, module: nn.Module) -> LuaTensor:
-        """Return a tensor of its own that is neither parameter nor buffer."""
+        """Return a new Lua tensor with the elements of a tensor that is neither a parameter nor a buffer."""
         ...

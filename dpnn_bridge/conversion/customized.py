@@ -1,4 +1,4 @@
-"""Detect what no file can store of a module: hooks, a replaced ``forward``, and stale settings."""
+"""Detect customizations of a module that no file can store: hooks, a replaced ``forward``, changed settings."""
 
 from __future__ import annotations
 
@@ -30,56 +30,64 @@ _PARAMETER_HOOKS = {
 
 
 def check_customized(root: nn.Module, kind: str, *, complete: bool = False) -> None:
-    """Refuse a model whose modules compute more than their classes and settings say.
+    """Refuse a model whose modules compute something that their classes and settings do not determine.
+
+    Hooks of PyTorch and of this package are accepted. Hooks that are defined in the source file of the module's class
+    are accepted too, because the constructor adds them again.
 
     Args:
-        root: The model.
-        kind: What is written, for the message, such as ``"a .t7 file"``.
-        complete: It has the constructor's arguments of a layer that was created in PyTorch, and no other attributes.
+        root: the model.
+        kind: type of the output for the message, such as ``"a .t7 file"``.
+        complete: whether the output contains, for a layer that was created in PyTorch, the arguments of its
+            constructor and no other attributes.
 
     Raises:
-        ConversionError: A module has a ``forward`` of its own, or a hook that is neither PyTorch's nor this package's
-            nor from the file of the module's class, whose constructor adds it again; a layer of PyTorch was changed
-            after construction, so that its settings do not describe it; or no file can store its tensors.
+        ConversionError: the ``forward`` of a module was replaced, a module has a hook of another source, a PyTorch
+            layer was changed after construction, or no file can store a tensor.
     """
     check_tensors(root, layers=True)
     for path, module in root.named_modules():
         if not _ours(vars(module).get("forward", nn.Module.forward)):
             what = "its forward was replaced on the instance"
             advice = "make a subclass with that forward and register it with @lua_class, or delete the attribute"
-        elif (found := next(_foreign(module), None)) is not None:
+        elif (found := next(_added_hooks(module), None)) is not None:
             what = f"it has a {found}"
-            advice = "remove it (handle.remove()) and let a module compute what it adds"
+            advice = "remove the hook (handle.remove()) and put its computation into a module"
         else:
             by_arguments = complete and record_of(module) is None and not weight_hooks(module)
             check_settings(module, path, complete=by_arguments)
             continue
         raise ConversionError(
-            f"{what}, which {kind} cannot hold; {advice}", path=path, class_name=type(module).__name__
+            f"{what}, which {kind} cannot store; {advice}", path=path, class_name=type(module).__name__
         )
 
 
-def _foreign(module: nn.Module) -> Iterator[str]:
-    """Yield the names of the hooks of a module and of its parameters that no class registers."""
-    found = [(name, hook) for kept, name in _HOOKS.items() for hook in vars(module)[kept].values()]
+def _added_hooks(module: nn.Module) -> Iterator[str]:
+    """Yield descriptions of the hooks on a module and on its parameters that the user added."""
+    found = [(name, hook) for attribute, name in _HOOKS.items() for hook in vars(module)[attribute].values()]
     for parameter, tensor in module._parameters.items():
-        for kept, name in _PARAMETER_HOOKS.items():
-            found += [(f"{name} on its {parameter}", hook) for hook in (getattr(tensor, kept, None) or {}).values()]
+        for attribute, name in _PARAMETER_HOOKS.items():
+            hooks = (getattr(tensor, attribute, None) or {}).values()
+            found += [(f"{name} on its parameter {parameter}", hook) for hook in hooks]
     for name, hook in found:
         if not _ours(hook) and getattr(hook, "__module__", None) != type(module).__module__:
             yield f"{name} ({getattr(hook, '__qualname__', None) or type(hook).__qualname__})"
 
 
 def _ours(function: object) -> bool:
-    """Return whether a function is PyTorch's or this package's."""
-    place = str(getattr(function, "__module__", None) or type(function).__module__)
-    return place.partition(".")[0] in ("torch", "dpnn_bridge")
+    """Return whether a function is defined in PyTorch or in this package."""
+    module = str(getattr(function, "__module__", None) or type(function).__module__)
+    return module.partition(".")[0] in ("torch", "dpnn_bridge")
 
 
 def overridden(module: nn.Module, types: tuple[type[nn.Module], ...]) -> type[nn.Module] | None:
-    """Return the class in ``types`` that a module is written as, where the module's own class computes something else.
+    """Return the class in ``types`` as which a module is written, if the module's own class may compute other results.
 
-    That is: it replaces ``forward``, a method that the forward of the class calls, or an attribute that it reads.
+    A subclass may compute other results if it overrides ``forward``, a method that ``forward`` calls, or makes an
+    attribute that ``forward`` reads a property.
+
+    Returns:
+        The base class, or None if the module computes what the base class computes.
     """
     kind = parametrize.type_before_parametrizations(module)
     base = next((t for t in kind.__mro__ if t in types), None)
@@ -91,7 +99,7 @@ def overridden(module: nn.Module, types: tuple[type[nn.Module], ...]) -> type[nn
 
 
 def _used(base: type[nn.Module]) -> tuple[set[str], set[str]]:
-    """Return the methods of a class that run in a forward pass, and all names that they use, among them attributes."""
+    """Return the methods of a class that run in a forward pass, and all names of methods and attributes they use."""
     methods, names, queue = {"__getattribute__"}, set[str](), ["forward", "__call__", "__iter__", "__getattr__"]
     while queue:
         name = queue.pop()

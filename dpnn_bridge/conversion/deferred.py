@@ -12,10 +12,10 @@ from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaStorage, LuaTensor
 
 #: error for a class that needs the elements of a deferred parameter while it is converted
-COMPUTED = "its class computes on all weights at once; omit max_shard_size= (--max-shard-size)"
+COMPUTED = "its class computes with all elements of its weights; omit max_shard_size= (--max-shard-size)"
 #: smallest size of a deferred parameter in bytes
 MIN_BYTES = 1 << 20
-#: bytes that are read at once
+#: bytes of each chunk that is read
 CHUNK = 1 << 24
 
 
@@ -23,9 +23,9 @@ class DeferredTensor:
     """Reads the elements of a parameter whose tensor is on PyTorch's device ``meta``.
 
     Args:
-        load: returns all elements, in PyTorch's memory layout.
-        storage: the storage that has the elements in this layout, or None.
-        start, stop: their position in the storage.
+        load: function that returns all elements, in PyTorch's memory layout.
+        storage: the storage that contains the elements in PyTorch's memory layout, or None if the layout differs.
+        start, stop: range of the elements in the storage.
     """
 
     def __init__(self, load: Callable[[], Tensor], storage: LuaStorage | None, start: int, stop: int) -> None:
@@ -61,9 +61,9 @@ def deferred_parameter(
 
     Args:
         tensor: the elements.
-        arrange: converts Lua's memory layout to PyTorch's.
-        load: returns all elements, in PyTorch's layout.
-        in_order: whether the file has them in PyTorch's layout.
+        arrange: function that converts Lua's memory layout to PyTorch's.
+        load: function that returns all elements, in PyTorch's layout.
+        in_order: whether the file contains the elements in PyTorch's layout.
     """
     dtype = torch.from_numpy(np.empty(0, tensor.dtype)).dtype
     value = arrange(torch.empty(tensor.shape, dtype=dtype, device="meta"))

@@ -11,13 +11,15 @@ from dpnn_bridge.compare import nested
 from dpnn_bridge.conversion.example_run import run, watched_copy
 
 
-def seen(model: nn.Module, example: Any) -> dict[int, int | None]:
-    """Map ``id`` of every module that takes one tensor to its number of dimensions in a run on ``example``.
+def input_dimensions(model: nn.Module, example: Any) -> dict[int, int | None]:
+    """Run a model on an example and return the number of dimensions of each module's input.
 
-    A module that ran on inputs of several numbers of dimensions has None.
+    Returns:
+        ``id`` of each module whose first input is a tensor -> number of dimensions; None if the module ran on inputs
+        with different numbers of dimensions.
 
     Raises:
-        ConversionError: the model does not take the example.
+        ConversionError: the model cannot run on the example.
     """
     found: dict[int, set[int]] = {}
 

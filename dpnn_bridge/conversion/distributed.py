@@ -1,6 +1,6 @@
 """Gather and distribute parameters (FSDP2, tensor parallelism).
 
-The functions are collective: every process of the group calls them in the same order.
+The functions that communicate are collective: every process of the group must call them in the same order.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ def full(tensor: Any) -> Tensor:
 
 
 def is_equal(one: Any, other: Any) -> bool:
-    """Return whether two tensors are one, or have equal elements; None equals None alone."""
+    """Return whether two values are the same tensor, tensors with equal elements, or both None."""
     if one is other or one is None or other is None:
         return one is other
     return torch.equal(full(one), full(other))
 
 
 def local(tensor: Any) -> Tensor:
-    """Return this process's shard of a tensor, which shares its memory."""
+    """Return the shard of a tensor on this process, without a copy."""
     return tensor.to_local() if is_distributed(tensor) else tensor
 
 

@@ -17,12 +17,12 @@ def run(module: nn.Module, example: Any, name: str = "the example input") -> Any
     """Return the output of a module without gradients.
 
     Args:
-        module: The module.
-        example: Its input.
-        name: Of the input, for messages.
+        module: the module.
+        example: input of the module.
+        name: name of the input, for messages.
 
     Raises:
-        ConversionError: the module does not take the example.
+        ConversionError: the module cannot run on the example.
     """
     try:
         with torch.no_grad():
@@ -32,13 +32,14 @@ def run(module: nn.Module, example: Any, name: str = "the example input") -> Any
 
 
 def watched_copy(module: nn.Module, watch: Callable[[nn.Module, int], object]) -> nn.Module:
-    """Return a copy on the same parameters to run in place of a module, whose states and statistics a run would change.
+    """Return a copy of a module with the same parameters and with hooks, to run without changing the module's buffers.
 
     Args:
-        module: The module.
-        watch: Gets each module of the copy, and the ``id`` of its original, to register a hook.
+        module: the module.
+        watch: function that is called with each submodule of the copy and the ``id`` of its original, to register a
+            hook.
     """
     copy = copied(module, {id(p): p for p in module.parameters()})
-    for ours, theirs in zip(module.modules(), copy.modules(), strict=True):
-        watch(theirs, id(ours))
+    for original, copied_module in zip(module.modules(), copy.modules(), strict=True):
+        watch(copied_module, id(original))
     return copy

@@ -1,4 +1,4 @@
-"""Name the layer in which a model failed, from the traceback of the error: stock modules have no hooks for that."""
+"""Find the layer in which a model failed, from the traceback of the error. Stock modules need no hooks for that."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from dpnn_bridge.conversion.places import lua_paths
 
 
 def failure_reason(error: BaseException) -> str:
-    """Return the first line of an error that a model raised, after the layer and the sizes of its input.
+    """Return the layer that raised an error, the sizes of its input, and the first line of the error.
 
     Returns:
-        Such as ``modules[1], Conv2d(3, 24, kernel_size=(3, 3)), got 1x4x32x32: Given groups=1, weight of size …``; the
-        message alone where the error came from no layer inside the model.
+        Text such as ``modules[1], Conv2d(3, 24, kernel_size=(3, 3)), got 1x4x32x32: Given groups=1, weight of size …``;
+        the first line alone if no layer inside the model raised the error.
     """
     message = shortened(str(error).strip().split("\n", 1)[0], 500) or type(error).__name__
     calls = _calls(error)
@@ -26,7 +26,7 @@ def failure_reason(error: BaseException) -> str:
         return message
     (model, _), (layer, args) = calls[0], calls[-1]
     if takes_list(layer) and args and isinstance(args[0], Tensor):
-        message = "it takes a list of inputs; repeat --input, or name a file with a list"
+        message = "it takes a list of inputs; repeat --input, or give a file that contains a list"
     elif len(calls) < 2:
         return message
     own = shortened(" ".join(repr(layer).split()), 120)
@@ -35,13 +35,13 @@ def failure_reason(error: BaseException) -> str:
 
 
 def takes_list(module: nn.Module) -> bool:
-    """Return whether a module takes a list in place of a tensor, as the annotation of its input says."""
+    """Return whether the first argument of a module's ``forward`` is annotated as a list."""
     parameters = [*inspect.signature(module.forward).parameters.values()]
     return bool(parameters) and str(parameters[0].annotation).startswith("list")
 
 
 def _calls(error: BaseException) -> list[tuple[nn.Module, tuple[Any, ...]]]:
-    """Return the calls of modules in the traceback, the model's first: each module of it with its arguments."""
+    """Return the calls of modules in the traceback, the call of the model first, each as the module and its inputs."""
     found: list[tuple[nn.Module, tuple[Any, ...]]] = []
     inside: set[int] = set()
     traceback = error.__traceback__
@@ -56,7 +56,7 @@ def _calls(error: BaseException) -> list[tuple[nn.Module, tuple[Any, ...]]]:
 
 
 def _path(layer: nn.Module, model: nn.Module) -> str:
-    """Return the path of a layer in Lua, or in PyTorch where the model has no Lua class."""
+    """Return the path of a layer in Lua, or in PyTorch if the model has no Lua class."""
     with suppress(Exception):
         return next(path for path, module in lua_paths(model) if module is layer)
     return next(name for name, module in model.named_modules() if module is layer)

@@ -1,4 +1,4 @@
-"""Use a faster version of a method, except where operations are traced, compiled or transformed."""
+"""Replace a method by a faster version, except when operations are traced, compiled or transformed."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _ALLOWED = ContextVar("faster versions are allowed", default=True)
 
 
 def faster(attempt: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorate a method with a faster version, which is called first.
+    """Decorate a method with a faster version, which is tried first in eager mode.
 
     A ``.py`` output contains the method without this decorator.
 
     Args:
-        attempt: faster version of the method with the same arguments; returns None if it does not apply.
+        attempt: faster version of the method with the same arguments; returns None for inputs it does not support.
     """
 
     def decorated(method: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(method)
         def either(*args: Any) -> Any:
-            result = attempt(*args) if is_plain() else None
+            result = attempt(*args) if is_eager() else None
             return method(*args) if result is None else result
 
         return either
@@ -37,12 +37,12 @@ def faster(attempt: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callab
 
 
 def without_faster() -> AbstractContextManager[None]:
-    """Call the methods themselves inside the ``with`` block, as a ``.py`` output does."""
+    """Disable faster versions inside the ``with`` block, as in a ``.py`` output."""
     return scoped(_ALLOWED, False)
 
 
-def is_plain() -> bool:
-    """Return whether operations run eagerly: nothing compiles, traces, casts or transforms them."""
+def is_eager() -> bool:
+    """Return whether faster versions are enabled: no tracing, compiling, autocast, functorch or forward-mode AD."""
     return not (
         torch.compiler.is_compiling()
         or not _ALLOWED.get()

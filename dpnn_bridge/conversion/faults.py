@@ -1,4 +1,4 @@
-"""Declare faults of Torch7 in a class. Results that a fault affects are no reference."""
+"""Declare faults of Torch7 in a class mapping. Results that a fault affects are not compared."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class Fault:
     """One fault of a Lua class, declared in its mapping.
 
     Attributes:
-        compared: patterns of the affected results: ``output``, ``gradInput``, ``gradParams`` (all gradients of
-            parameters), ``forward`` and ``backward`` (calls that Torch7 refuses).
+        compared: patterns of the affected comparisons: ``output``, ``gradInput``, ``gradParams`` (all gradients of
+            parameters), ``forward`` and ``backward`` (calls that fail in Torch7).
         reason: description for the report.
-        mode: ``"train"`` or ``"eval"`` if the fault occurs in one mode only.
-        when: returns whether a module of the class has the fault.
-        spreads: whether the fault also affects layers that run on results of the module.
+        mode: ``"train"`` or ``"eval"`` if the fault occurs only in that mode.
+        when: function that returns whether a module of the class has the fault.
+        spreads: whether the fault also affects layers whose input is a result of the module.
     """
 
     compared: tuple[str, ...]
@@ -33,5 +33,5 @@ class Fault:
         return self.mode in (None, "train" if module.training else "eval") and self.when(module)
 
     def affects(self, comparison: str) -> bool:
-        """Return whether the fault affects a comparison of this kind."""
+        """Return whether the fault affects a comparison, such as ``gradInput``."""
         return any(fnmatchcase(comparison, pattern) for pattern in self.compared)

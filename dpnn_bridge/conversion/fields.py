@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class Layout(NamedTuple):
-    """The memory layouts of a tensor in Lua and in PyTorch. Both functions take ``(tensor, module)``."""
+    """Two functions ``(tensor, module) -> tensor`` that convert between the memory layouts of Lua and PyTorch."""
 
     to_torch: Callable[[Tensor, Any], Tensor]
     to_lua: Callable[[Tensor, Any], Tensor]
@@ -21,9 +21,9 @@ class Field(NamedTuple):
     """A tensor field of a Lua class.
 
     Attributes:
-        attribute: name of the parameter or buffer in the torch module. Dots reach into submodules.
-        layout: None when the elements have the same order (the shape may differ; Lua's is restored in the export).
-        grad: Lua field that contains the gradient; default ``weight`` -> ``gradWeight``.
+        attribute: name of the parameter or buffer in the PyTorch module, such as ``conv.weight``.
+        layout: None if the elements have the same order (the shape may differ; the export restores Lua's shape).
+        grad: Lua field that contains the gradient; default: ``weight`` -> ``gradWeight``.
     """
 
     attribute: str
@@ -37,14 +37,14 @@ class LuaRecord:
 
     Attributes:
         class_name: the Lua class in the file (an alias such as ``cudnn.ReLU`` is kept).
-        tensor_type: Lua type of the module's tensors, such as ``torch.FloatTensor``; None when the file names none.
-        fields: fields without an attribute, kept for the export.
-        scratch: buffers without their contents: field -> empty tensor, storage, or table of them.
-        shapes: shapes of tensor fields in Lua where they differ from torch's.
+        tensor_type: Lua type of the module's tensors, such as ``torch.FloatTensor``; None if the file has no type.
+        fields: Lua fields that are not an attribute of the module, kept for the export.
+        scratch: temporary buffers without their elements: field -> empty tensor or storage, or a table of those.
+        shapes: shapes of tensor fields in Lua that differ from the shapes in PyTorch.
         header: values that the class writes before its fields (``nn.GPU``).
         gradients: fields of shared parameters whose gradients are not shared: field -> number of the gradient.
-        places: where the tensors of fields were in the file, see :mod:`~dpnn_bridge.conversion.flat`.
-        cast: dtype of the last cast of the whole model, for models without tensors.
+        places: positions of tensors in the storages of the file, see :mod:`~dpnn_bridge.conversion.flat`.
+        cast: dtype of the last cast of the complete model, for models without tensors.
     """
 
     class_name: str
@@ -59,17 +59,17 @@ class LuaRecord:
 
 
 def record_of(module: nn.Module) -> LuaRecord | None:
-    """Return the Lua side of a converted module, None for a module that never was Lua's."""
+    """Return the conversion metadata of a module; None for a module that was created in PyTorch."""
     return module.__dict__.get("lua_record")
 
 
 def submodules(module: nn.Module) -> list[nn.Module]:
-    """Return the direct children in order; unlike ``module.children()`` one that occurs twice is listed twice."""
+    """Return the direct children in order; unlike ``module.children()``, a child that occurs twice is listed twice."""
     return [m for m in module._modules.values() if m is not None]
 
 
 def grad_field(name: str, spec: str | Field) -> str:
-    """Return the name of the gradient, ``weight`` -> ``gradWeight``, unless the field names another."""
+    """Return the Lua field of the gradient: ``spec.grad`` if set, otherwise ``weight`` -> ``gradWeight``."""
     if isinstance(spec, Field) and spec.grad:
         return spec.grad
     return f"grad{name[:1].upper()}{name[1:]}"
@@ -82,12 +82,12 @@ def get_tensor(module: nn.Module, attribute: str) -> Tensor | None:
 
 
 def own_tensor(owner: nn.Module, leaf: str) -> Tensor | None:
-    """Return a parameter or buffer of a module itself; None for one that is computed, or missing."""
+    """Return the parameter or buffer with this name; None if the tensor is computed or missing."""
     return owner._parameters.get(leaf, owner._buffers.get(leaf))
 
 
 def resolve(module: nn.Module, attribute: str) -> tuple[nn.Module, str]:
-    """Return ``(owner, name)`` of a dotted attribute."""
+    """Return the submodule that owns a dotted attribute, and the last name: ``conv.weight`` -> ``(conv, "weight")``."""
     *path, leaf = attribute.split(".")
     for name in path:
         module = getattr(module, name)

@@ -19,7 +19,14 @@ from dpnn_bridge.objects import ORIGINS, LuaStorage, LuaTensor
 
 
 class Place(NamedTuple):
-    """The place of a tensor in its file: storage, length of the storage, first element and size of the tensor."""
+    """The position of a contiguous tensor in a storage of the file.
+
+    Attributes:
+        origin: number of the storage.
+        length: elements of the storage.
+        start: first element of the tensor.
+        size: elements of the tensor.
+    """
 
     origin: int
     length: int
@@ -28,7 +35,7 @@ class Place(NamedTuple):
 
 
 def place_of(tensor: Any) -> Place | None:
-    """Return the place of a contiguous tensor; None for other tensors and values, and without elements."""
+    """Return the position of a contiguous tensor in its storage; None for empty and other tensors, and other values."""
     if not isinstance(tensor, LuaTensor) or tensor.storage is None or not tensor.size:
         return None
     if not is_contiguous(tensor.shape, tensor.stride):
@@ -37,7 +44,10 @@ def place_of(tensor: Any) -> Place | None:
 
 
 def layout(root: nn.Module) -> dict[str, dict[str, list[int]]]:
-    """Return the places of a model's tensors in flat storages, by module and field; see :func:`place`."""
+    """Return the positions of a model's tensors in flat storages: module name -> field -> numbers of a :class:`Place`.
+
+    Storages are numbered from 0. :func:`place` is the inverse.
+    """
     numbers: dict[int, int] = {}
     found: dict[str, dict[str, list[int]]] = {}
     for name, module in root.named_modules():
@@ -50,12 +60,11 @@ def layout(root: nn.Module) -> dict[str, dict[str, list[int]]]:
 
 
 def place(root: nn.Module, known: Any) -> None:
-    """Store the places of :func:`layout` in the modules of a model.
+    """Store the positions from :func:`layout` in the conversion metadata of a model's modules.
 
     Args:
         root: the model.
-        known: result of :func:`layout` from a file. Invalid values and places in storages that the model does not fill
-            are ignored.
+        known: result of :func:`layout`, read from a file. Invalid values are ignored.
     """
     origins: dict[int, int] = {}
     modules = dict(root.named_modules())
@@ -68,21 +77,23 @@ def place(root: nn.Module, known: Any) -> None:
 
 
 class FlatStorages:
-    """The storages of a model that its tensors fill completely, as in their file.
+    """The storages of the source file that the tensors of a model fill completely.
 
     Args:
         root: the model.
         gradients: whether to include the storages of gradients.
-        load: ``load(module, name, field, gradient)`` returns the elements of a field as an array, in Lua's order.
-        kind: ``kind(module, field)`` returns the tensor class of a field.
+        load: function ``load(module, name, field, gradient)`` that returns the elements of a field as an array, in
+            Lua's order.
+        class_of: function ``class_of(module, field)`` that returns the Lua tensor class of a field.
     """
 
     def __init__(
-        self, root: nn.Module, gradients: bool, load: Callable[..., np.ndarray], kind: Callable[..., str]
+        self, root: nn.Module, gradients: bool, load: Callable[..., np.ndarray], class_of: Callable[..., str]
     ) -> None:
-        self._load, self._kind = load, kind
+        self._load, self._class_of = load, class_of
+        #: storage -> first element -> position and arguments of ``load`` of the tensor that starts there
         self._members: dict[int, dict[int, tuple[Place, tuple[Any, ...]]]] = defaultdict(dict)
-        self._made: dict[int, LuaStorage | None] = {}
+        self._storages: dict[int, LuaStorage | None] = {}
         for module in root.modules():
             record = record_of(module)
             for name, field in registry.mapping_of(module).fields_of(module).items() if record else ():
@@ -95,36 +106,41 @@ class FlatStorages:
                         self._members[place.origin].setdefault(place.start, (place, (module, name, field, gradient)))
 
     def find(self, place: Place, tensor: Tensor) -> LuaStorage | None:
-        """Return the storage of a place; None if the model does not fill the storage, or with another tensor.
+        """Return the storage at a position; None if the storage is incomplete or has other elements at the position.
 
-        Layers that share a weight have one place. Parametrizations and pruning can make the weights differ.
+        Layers with a shared weight have the same position, but parametrizations and pruning can make the weights
+        differ.
+
+        Args:
+            place: the position.
+            tensor: the parameter or buffer to write at the position; for a gradient, its parameter.
         """
         if not self._contains(place, tensor):
             return None
-        if place.origin not in self._made:
-            self._made[place.origin] = self._make(place)
-        return self._made[place.origin]
+        if place.origin not in self._storages:
+            self._storages[place.origin] = self._create(place)
+        return self._storages[place.origin]
 
     def _contains(self, place: Place, tensor: Tensor) -> bool:
-        """Return whether the parameter or buffer of a place, or that of its gradient, is this one or has its values."""
+        """Return whether the parameter or buffer at a position equals ``tensor``."""
         if place.start not in self._members[place.origin]:
             return False
         module, _, field, _ = self._members[place.origin][place.start][1]
         return is_equal(current(module, field.attribute), tensor)
 
-    def _make(self, place: Place) -> LuaStorage | None:
+    def _create(self, place: Place) -> LuaStorage | None:
         members = [self._members[place.origin][start] for start in sorted(self._members[place.origin])]
         ends = [0, *(p.start + p.size for p, _ in members)]
         starts = [*(p.start for p, _ in members), place.length]
-        kinds = {self._kind(module, field) for _, (module, _, field, _) in members}
-        if ends != starts or len(kinds) != 1 or len(members) == 1:
+        classes = {self._class_of(module, field) for _, (module, _, field, _) in members}
+        if ends != starts or len(classes) != 1 or len(members) == 1:
             return None
 
         def load() -> np.ndarray:
-            return np.concatenate([self._load(*what) for _, what in members])
+            return np.concatenate([self._load(*arguments) for _, arguments in members])
 
         # only one process writes the file, so all processes gather distributed parameters now
         distributed = any(is_distributed(get_tensor(module, field.attribute)) for _, (module, _, field, _) in members)
-        storage = LuaStorage(kinds.pop().replace("Tensor", "Storage"), place.length, load() if distributed else load)
+        storage = LuaStorage(classes.pop().replace("Tensor", "Storage"), place.length, load() if distributed else load)
         storage.replaces = place.origin
         return storage

@@ -1,4 +1,4 @@
-"""Hooks of class mappings: check that a declared attribute is one, and accept the names that hooks had before."""
+"""Check that the attributes of a class mapping are hooks, and accept the earlier names of hooks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import inspect
 import warnings
 from typing import Any
 
-#: name until November 2026 -> name
+#: name of a hook until November 2026 -> current name
 RENAMED = {
     "passed": "tensor_args",
     "fixed": "constant_kwargs",
@@ -18,48 +18,50 @@ RENAMED = {
     "in_file": "serialize",
 }
 
-
-#: hooks that may be a tuple of names, which are the same in Lua and in the module
-_NAMES = ("tensors", "scalars", "members")
+#: hooks that map Lua fields to attributes. A tuple of names means that the Lua fields and the attributes have the same
+#: names.
+_FIELD_HOOKS = ("tensors", "scalars", "members")
 
 
 class _Renamed:
-    """Access to a hook by its earlier name."""
+    """A class attribute that returns a hook by its earlier name."""
 
     def __init__(self, old: str) -> None:
         self.old = old
 
     def __get__(self, instance: Any, owner: type) -> Any:
         new = RENAMED[self.old]
-        # a class that declares the earlier name has both; `super().in_file(obj)` in it asks for that of its bases
-        home = next((c for c in owner.__mro__ if new in vars(c) and vars(c).get(self.old, self) is self), None)
-        if home is None:
+        # a class that declares the earlier name has both names; `super().in_file(obj)` in it means its base classes
+        defining = next((c for c in owner.__mro__ if new in vars(c) and vars(c).get(self.old, self) is self), None)
+        if defining is None:
             raise AttributeError(self.old)
-        return vars(home)[new].__get__(None, owner) if hasattr(vars(home)[new], "__get__") else vars(home)[new]
+        value = vars(defining)[new]
+        return value.__get__(None, owner) if hasattr(value, "__get__") else value
 
 
 class Hooks:
     """Base of :class:`~dpnn_bridge.conversion.lua_class.LuaClass`, whose attributes and methods are the hooks."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Refuse an attribute that is no hook, which nothing would read: most likely a misspelled one.
+        """Refuse unknown attributes, which are probably misspelled hooks.
 
-        A mapping may have attributes of its own if they are annotated or begin with an underscore, and methods whose
-        names do not resemble a hook's.
+        Other attributes must be annotated or begin with an underscore. Other methods must not have a name similar to
+        a hook's.
 
         Raises:
-            TypeError: names the attribute and the most similar hook.
+            TypeError: an attribute is unknown or has the wrong type; for an unknown attribute, the message has the name
+                of the most similar hook.
         """
         super().__init_subclass__(**kwargs)
         if Hooks in cls.__bases__:
             return  # the class that defines the hooks
         for old in RENAMED.keys() & vars(cls).keys():
-            text = f"{cls.__module__}.{cls.__qualname__}: {old!r} of LuaClass is called {RENAMED[old]!r} now"
+            text = f"{cls.__module__}.{cls.__qualname__}: {old!r} of LuaClass is now called {RENAMED[old]!r}"
             warnings.warn(text, DeprecationWarning, stacklevel=2)
             setattr(cls, RENAMED[old], vars(cls)[old])
         cls._refuse_unknown()
         cls._check_types()
-        for hook in _NAMES:
+        for hook in _FIELD_HOOKS:
             names = cls.__dict__.get(hook)
             if isinstance(names, tuple):
                 setattr(cls, hook, {name: name for name in names})
@@ -71,10 +73,10 @@ class Hooks:
         own = {name for c in lineage for name in inspect.get_annotations(c)}
         for name, value in vars(cls).items():
             default = None if name in own else vars(defining).get(name)
-            kinds = {type(default), *((dict, tuple) if name in _NAMES else ())}
-            plain = isinstance(default, (dict, tuple, bool, int, str)) and not name.startswith("_")
-            if plain and not isinstance(value, tuple(kinds)) and not hasattr(value, "__get__"):
-                expected = " or ".join(sorted(kind.__name__ for kind in kinds))
+            types = {type(default), *((dict, tuple) if name in _FIELD_HOOKS else ())}
+            is_data = isinstance(default, (dict, tuple, bool, int, str)) and not name.startswith("_")
+            if is_data and not isinstance(value, tuple(types)) and not hasattr(value, "__get__"):
+                expected = " or ".join(sorted(t.__name__ for t in types))
                 raise TypeError(f"{cls.__module__}.{cls.__qualname__}: {name} is {value!r:.80}; expected a {expected}")
 
     @classmethod
@@ -93,7 +95,7 @@ class Hooks:
                 advice = f"did you mean {hooks[near[0]]!r}?" if near else f"the hooks are {', '.join(hooks.values())}."
                 raise TypeError(
                     f"{cls.__module__}.{cls.__qualname__}: LuaClass has no attribute {name!r}; {advice} "
-                    f"Annotate an attribute of your own: {name}: ClassVar[...] = ..."
+                    f"If it is your own attribute, annotate it: {name}: ClassVar[...] = ..."
                 )
 
 

@@ -4,7 +4,7 @@ A file of a few bytes can declare a layer of a billion channels, an upsampling b
 endlessly repeated layer. :class:`OperationMeter` is a context manager that measures each PyTorch operation before it
 runs, also in the backward pass. Two modes use it: :class:`ResourceLimitMode` limits a run of a model to a fixed amount
 plus a multiple of the size of the file and the input (:class:`ResourceLimits`), and
-:class:`~dpnn_bridge.conversion.budget.BudgetMode` takes the results of a conversion from its budget.
+:class:`~dpnn_bridge.conversion.budget.BudgetMode` limits the memory of a conversion.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from dpnn_bridge.conversion.result_sizes import RESULTS
 from dpnn_bridge.errors import ConversionLimitError
 from dpnn_bridge.objects import LuaStorage, LuaTable
 
-#: limit of results in bytes per run: a constant, and a factor for each byte, table and object of the file and the input
+#: maximum bytes of all results in a run: a constant, plus an amount per byte, table and object of the file and input
 BYTES, PER_BYTE = 1 << 26, 1 << 10
-#: limit of element reads, element writes and multiply-adds ("steps"): a constant, and a factor as above
+#: maximum number of steps (element reads, element writes and multiply-adds): a constant, plus an amount as above
 STEPS, STEPS_PER_BYTE = 1 << 29, 1 << 17
-#: steps that every operation counts in addition
+#: additional steps of every operation
 EACH = 1 << 17
-#: steps of each returned view, and of a call of a module
+#: steps of each returned view, and of each call of a module
 LIGHT = 1 << 15
 
 #: operations whose results together have at most as many elements as their inputs
@@ -54,7 +54,7 @@ _SIZED_NAMES = """
     empty zeros ones rand randn full new_empty new_zeros new_ones new_full empty_strided
 """
 _SIZED = frozenset(_SIZED_NAMES.split())
-#: operations that read a window for each result -> position of the kernel size among the arguments
+#: operations that read a window for each result element -> position of the kernel size in the arguments
 _WINDOW = {
     "max_pool2d_with_indices": 1,
     "max_pool3d_with_indices": 1,
@@ -66,7 +66,10 @@ _WINDOW = {
 
 
 def extent(root: Any) -> tuple[int, int, int]:
-    """Return the bytes of all storages in a value or list, and the numbers of values and table entries, each once."""
+    """Return the bytes of all storages in a Lua value or a list of them, the number of values, and of table entries.
+
+    A storage or table that occurs several times counts once.
+    """
     stored = values = entries = 0
     for value in values_in(*(root if isinstance(root, list) else [root])):
         values += 1
@@ -81,7 +84,7 @@ class ResourceLimits:
     """The resource limits of one run.
 
     Args:
-        sources: values of files; the bytes of each storage count once.
+        sources: Lua values, such as the contents of files and the input; a storage that occurs twice counts once.
         more: additional bytes.
     """
 
@@ -95,10 +98,10 @@ class OperationCost(NamedTuple):
     """The cost of an operation.
 
     Attributes:
-        kept: Bytes of its results.
-        scratch: Bytes that it frees again.
-        steps: Elements read, written and multiplied.
-        makes: Whether it only creates or copies a tensor.
+        kept: bytes of its results.
+        scratch: bytes that it allocates and frees again.
+        steps: elements that it reads and writes, plus multiply-adds.
+        makes: whether it only creates or copies a tensor.
     """
 
     kept: int
@@ -108,7 +111,7 @@ class OperationCost(NamedTuple):
 
 
 class EagerMode(TorchDispatchMode):
-    """A mode for models that are not compiled: PyTorch imports its compiler, which takes a second, for any other."""
+    """A mode that does not support compiled models. So PyTorch does not import its compiler, which takes a second."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -116,7 +119,7 @@ class EagerMode(TorchDispatchMode):
 
 
 class OperationMeter(EagerMode):
-    """While active, measures every operation before it runs and passes its cost to :meth:`take`."""
+    """Measures every operation before it runs and passes its cost to :meth:`take`, inside the ``with`` block."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -141,8 +144,8 @@ class OperationMeter(EagerMode):
     def _cost(self, kind: Kind, func: Any, args: Any, kwargs: Any) -> OperationCost:
         tensors = _tensors(args)
         if kind is Kind.POINTWISE:
-            made = _broadcast(tensors)
-            return OperationCost(made * _itemsize(tensors), 0, made)
+            created = _broadcast(tensors)
+            return OperationCost(created * _itemsize(tensors), 0, created)
         read = sum(t.numel() for t in tensors)
         if kind is Kind.NO_LARGER:
             return OperationCost(read * _itemsize(tensors), 0, read)
@@ -150,9 +153,9 @@ class OperationMeter(EagerMode):
             return OperationCost(0, 0, read)
         formula = _FORMULAS.get(func.overloadpacket.__name__)
         if formula is not None:
-            made, products = formula(args)
+            created, products = formula(args)
             size = kwargs["dtype"].itemsize if isinstance(kwargs.get("dtype"), torch.dtype) else _itemsize(tensors)
-            return OperationCost(made * size, 0, read + made + products)
+            return OperationCost(created * size, 0, read + created + products)
         key = func, *map(_key, args), *((k, _key(v)) for k, v in kwargs.items())
         if key not in self._known:
             self._known[key] = _predicted(func, args, kwargs)
@@ -160,10 +163,10 @@ class OperationMeter(EagerMode):
 
 
 class ResourceLimitMode(OperationMeter):
-    """While active, limits the resources of all operations; calls of modules count as well.
+    """Limits the resources of all operations and module calls inside the ``with`` block.
 
     Raises:
-        ConversionLimitError: raised by the operation that exceeds a limit.
+        ConversionLimitError: an operation exceeds a limit; raised before the operation runs.
     """
 
     def __init__(self, limits: ResourceLimits) -> None:
@@ -191,12 +194,12 @@ class ResourceLimitMode(OperationMeter):
             raise ConversionLimitError(self._message(self._bytes < cost.scratch))
 
     def _message(self, large: bool) -> str:
-        what = f"{self._limits.bytes >> 20:,} MiB of results" if large else f"{self._limits.steps:.1g} steps"
-        return f"running it takes more than {what}, the limit for the size of the file and the input"
+        limit = f"{self._limits.bytes >> 20:,} MiB of results" if large else f"{self._limits.steps:.1g} steps"
+        return f"running it takes more than {limit}, the limit for the size of the file and the input"
 
 
 class Kind(Enum):
-    """The size of an operation's results."""
+    """Types of operations, by the size of their results."""
 
     VIEW, POINTWISE, NO_LARGER, IN_PLACE, OTHER = range(1, 6)
 
@@ -208,7 +211,7 @@ def _kind(func: Any) -> Kind:
     name = func.overloadpacket.__name__
     in_place = name.endswith("_") and func._schema.is_mutable and "resize" not in name
     reduces = getattr(torch.Tag, "reduction", None) in func.tags  # not in PyTorch 2.6
-    # the gradient of an input has its size, and other arguments name sizes of what there was
+    # the gradient of an input has the input's size, unless an argument specifies the size
     gradient = name.endswith("_backward") and not any("size" in a.name for a in func._schema.arguments)
     if func.is_view:
         kind = Kind.VIEW
@@ -252,11 +255,12 @@ def _is_on_meta(args: Any, kwargs: Any) -> bool:
 
 
 def _itemsize(tensors: list[Tensor]) -> int:
+    """Return the largest size of an element in bytes."""
     return max([t.itemsize for t in tensors], default=8)
 
 
 def _broadcast(tensors: list[Tensor]) -> int:
-    """Return the elements of tensors that are broadcast to each other."""
+    """Return the number of elements of the shape to which tensors are broadcast."""
     if not tensors:
         return 1
     first = tensors[0].shape
@@ -272,13 +276,16 @@ def _of_sizes(args: Any) -> tuple[int, int]:
 
 
 def _of_indices(args: Any) -> tuple[int, int]:
-    """Estimate the number of elements in ``value[indices]``: broadcast indices times the other dimensions."""
+    """Estimate the number of elements in ``value[indices]``: elements of the broadcast indices times other dimensions.
+
+    A dimension whose index is None counts as the largest dimension of ``value``.
+    """
     value, indices = args[:2]
-    taken = [i for i in indices if i is not None]
-    indexed = sum(i.dim() if i.dtype == torch.bool else 1 for i in taken)
+    given = [i for i in indices if i is not None]
+    indexed = sum(i.dim() if i.dtype == torch.bool else 1 for i in given)
     free = sum(i is None for i in indices)
     rest = math.prod([*value.shape[indexed + free :], *([max(value.shape)] * free)])
-    return _broadcast([i for i in taken if i.dtype != torch.bool] or taken) * rest, 0
+    return _broadcast([i for i in given if i.dtype != torch.bool] or given) * rest, 0
 
 
 def _of_counts(args: Any) -> tuple[int, int]:
@@ -286,11 +293,11 @@ def _of_counts(args: Any) -> tuple[int, int]:
 
 
 def _of_matrices(a: Tensor, b: Tensor) -> tuple[int, int]:
-    made = math.prod(a.shape[:-1]) * b.shape[-1]
-    return made, made * a.shape[-1]
+    created = math.prod(a.shape[:-1]) * b.shape[-1]
+    return created, created * a.shape[-1]
 
 
-#: functions that compute the number of created elements and of multiply-adds from the arguments
+#: operation -> function of its arguments that returns the numbers of created elements and of multiply-adds
 _FORMULAS: dict[str, Callable[[Any], tuple[int, int]]] = {
     **dict.fromkeys(_SIZED, _of_sizes),
     "index": _of_indices,
@@ -313,22 +320,22 @@ def _key(value: Any) -> Any:
 
 
 def _predicted(func: Any, args: Any, kwargs: Any) -> OperationCost:
-    """Estimate the cost of an operation from the sizes of its results, most of them as on the meta device."""
+    """Estimate the cost of an operation from the sizes of its results, usually by running it on the meta device."""
     name, read = func.overloadpacket.__name__, sum(t.numel() for t in _tensors(args))
     try:
         if name in RESULTS:
             result = RESULTS[name](*args)
         else:
             result = func(*map(_without_memory, args), **_on_meta(func, kwargs))
-    except Exception:  # it fails, or it has no such form: sparse tensors, sizes that depend on values
+    except Exception:  # not supported on the meta device: sparse tensors, sizes that depend on values
         return OperationCost(read * 8, 0, read)
-    made = _tensors(result if isinstance(result, (list, tuple)) else [result])
-    elements, kept, scratch = sum(t.numel() for t in made), sum(t.numel() * t.itemsize for t in made), 0
+    results = _tensors(result if isinstance(result, (list, tuple)) else [result])
+    elements, kept, scratch = sum(t.numel() for t in results), sum(t.numel() * t.itemsize for t in results), 0
     steps = read + elements
     if func.overloadpacket in flop_registry:
         products = flop_registry[func.overloadpacket](*args, **kwargs, out_val=result) // 2
         steps += products
-        if "convolution" in name and made:  # it may unfold the input into columns, or the output
+        if "convolution" in name and results:  # it may unfold the input or the output into columns
             weight = args[2 if name.endswith("backward") else 1]
             scratch = products // max(1, weight.shape[0]) * weight.itemsize
     elif name in _WINDOW:

@@ -19,7 +19,7 @@ from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, Lu
 if TYPE_CHECKING:
     from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 
-#: a parameter of a module: its owner, Lua field and where its torch tensor is
+#: a parameter: the module that owns it, its Lua field, and the :class:`Field` of its PyTorch tensor
 ParameterSite = tuple[nn.Module, str, Field]
 
 #: fields that any Torch7 module can have and that do not affect its results
@@ -31,33 +31,35 @@ class LuaClass(Hooks):
 
     Attributes:
         names: Lua class names, canonical first (set by the decorator).
-        torch_type: Module class, or a tuple. Import creates the first unless ``build`` chooses; export accepts all.
-            An inner class ``Lua`` names only the other classes: its module class is the first.
-        computed_fields: Other fields that ``to_lua`` computes, so the metadata need not store them; added to those of
-            the parent's mapping.
+        torch_type: Module class, or a tuple of classes. The import creates the first one unless ``build`` selects
+            another; the export accepts all. In an inner class ``Lua``, the enclosing module class is the first and need
+            not be listed.
+        computed_fields: Other fields that ``to_lua`` computes, so the metadata does not store them. They are added to
+            the fields of the base mapping.
         version: Class version that ``to_lua`` writes (``__version`` in Lua).
-        scalars: Lua field, or a tuple of fields, -> constructor argument and attribute of the same name.
+        scalars: Lua field, or a tuple of fields -> constructor argument and attribute of the same name.
         defaults: Values of Lua fields that a file may lack.
         tensors: Lua field -> PyTorch parameter or buffer, in the order of Torch7's ``parameters()``. A tensor that the
             module has and the file lacks is an error.
         optional: Fields of ``tensors`` that a file may lack -> constructor argument that states whether the tensor
             exists. None: the module keeps the value of its constructor.
         sizes: Field of ``tensors`` -> constructor arguments for the dimensions of its shape in Lua (None ignores a
-            dimension). A plain name is the number of elements.
-        tensor_args: Fields of ``tensors`` that the constructor takes as tensors, by the name of the attribute.
+            dimension). A string instead of a tuple is the argument for the number of elements.
+        tensor_args: Fields of ``tensors`` that the constructor takes as tensors, as an argument with the name of the
+            attribute.
         constant_kwargs: Constructor arguments that are the same for every object.
-        constants: Fields that Torch7 needs and that never vary, or functions ``tensor class -> new value`` such as
-            :func:`empty_table`; written for modules that were not read from a file.
+        constants: Field that Torch7 needs -> its constant value, or a function ``tensor class -> new value`` such as
+            :func:`empty_table`; written for modules that were created in PyTorch.
         indexed: Whether the constructor takes ``index_base``, because inputs or outputs are indices.
         container: Whether the constructor takes the converted ``modules`` as positional arguments.
         members: Lua field with one module -> constructor argument and submodule of the same name.
-        scratch: Buffer fields: dropped on import, written empty. Those of
-            :data:`~dpnn_bridge.conversion.buffers.BUFFERS` apply to every class.
-        resets: Fields that mark buffers as current, such as their size or batch -> value in a new object, or None for
-            no field. They are reset when the buffers are emptied.
-        import_only: Whether modules created in PyTorch are exported as another class of the same torch type.
+        scratch: Fields with temporary buffers: dropped on import, written empty. The fields in
+            :data:`~dpnn_bridge.conversion.buffers.BUFFERS` need not be listed.
+        resets: Fields that describe the contents of buffers, such as their size or batch -> value in a new object, or
+            None to omit the field. They are reset when the buffers are emptied.
+        import_only: Whether modules created in PyTorch are exported as another Lua class of the same torch type.
         is_identity: Whether the module returns its input (``nn.Copy``, ``nn.GPU``); the report states this.
-        keeps_types: Whether a cast of the model leaves the modules inside unchanged.
+        keeps_types: Whether a cast of the model does not change the types of the modules inside.
         default_training: Whether a file without the field ``train`` is in training mode.
         checked_by: How the parity of this class was tested: ``"torch7"``, ``"formula"`` or ``"structure"``.
         test: For the latter two, the test function in ``tests/modules``.
@@ -67,7 +69,7 @@ class LuaClass(Hooks):
     names: ClassVar[tuple[str, ...]] = ()
     torch_type: ClassVar[Any] = nn.Module
     version: ClassVar[int] = 1
-    scalars: ClassVar[Any] = {}  # these three are dicts, whatever a subclass declares
+    scalars: ClassVar[Any] = {}  # a tuple in a subclass becomes a dict; the same for `tensors` and `members`
     defaults: ClassVar[dict[str, Any]] = {}
     tensors: ClassVar[Any] = {}
     optional: ClassVar[dict[str, str | None]] = {}
@@ -92,12 +94,12 @@ class LuaClass(Hooks):
     # ------------------------------------------------------------------ Lua -> torch
     @classmethod
     def matches(cls, obj: LuaObject) -> bool:
-        """Return whether this mapping applies to ``obj``, for names that several packages use."""
+        """Return whether this mapping applies to ``obj``; to override where packages use one name for two classes."""
         return True
 
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
-        """Return ``obj``, or a changed copy when it was written by an older version of its class.
+        """Return ``obj``, or an updated copy if an older version of its class wrote it.
 
         The default adds missing fields that have a default value.
         """
@@ -129,7 +131,7 @@ class LuaClass(Hooks):
 
     @classmethod
     def _sizes(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, int]:
-        """Return the arguments that are sizes of tensors."""
+        """Return the constructor arguments that are sizes of tensors, from ``sizes``."""
         found: dict[str, int] = {}
         for name, arguments in cls.sizes.items():
             tensor = tensor_of(obj, name, ctx)
@@ -146,7 +148,7 @@ class LuaClass(Hooks):
     def scalar(cls, obj: LuaObject, name: str) -> Any:
         """Return the value of a Lua field, or its default. Raise ``KeyError`` if there is neither."""
         value = obj.get(name)
-        if isinstance(value, LuaFunction):  # no format but .t7 could say so
+        if isinstance(value, LuaFunction):  # only .t7 can store a function
             raise TypeError(f"the field {name!r} of {obj.class_name} is a function")
         if value is not None:
             return value
@@ -162,7 +164,7 @@ class LuaClass(Hooks):
 
     @classmethod
     def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
-        """Put the tensors of ``obj`` into ``module``'s parameters and buffers."""
+        """Assign the tensors of ``obj`` to the parameters and buffers of ``module``."""
         for name, spec in cls.fields_of(module).items():
             if has_tensor(obj, name):
                 ctx.assign(module, spec, name, obj)
@@ -174,7 +176,7 @@ class LuaClass(Hooks):
 
     @classmethod
     def handled(cls, module: nn.Module) -> set[str]:
-        """Return the Lua fields that the declarations cover, so the metadata need not store them."""
+        """Return the Lua fields that the declarations convert; the metadata stores all other fields."""
         names = {*TRANSIENT, *cls.scratch, *cls.resets, *cls.members}
         names.update(name for base in cls.__mro__ for name in base.__dict__.get("computed_fields", ()))
         for key in cls.scalars:
@@ -238,7 +240,7 @@ class LuaClass(Hooks):
 
     @classmethod
     def header(cls, obj: LuaObject) -> tuple[Any, ...]:
-        """Return the values that the class writes besides its table, for an object whose fields are set."""
+        """Return the values that the class writes in addition to its table; all fields of ``obj`` are set already."""
         return obj.header
 
     @classmethod
@@ -253,8 +255,8 @@ class LuaClass(Hooks):
         """Yield every parameter as ``(owner, Lua field, Field)`` in the order of Torch7's ``parameters()``.
 
         Args:
-            module: The module.
-            inner: Function that yields the parameters of a module inside it.
+            module: the module.
+            inner: function that yields the parameters of a submodule.
         """
         for name, spec in cls.fields_of(module).items():
             if is_parameter(module, spec.attribute):
@@ -266,7 +268,7 @@ class LuaClass(Hooks):
     def stepped(
         cls, module: nn.Module, inner: Callable[[nn.Module], Iterator[ParameterSite]]
     ) -> Iterator[ParameterSite]:
-        """Yield :meth:`parameters`, each as often as Torch7's ``updateParameters`` changes it."""
+        """Yield :meth:`parameters`; a parameter that Torch7's ``updateParameters`` updates twice is yielded twice."""
         return cls.parameters(module, inner)
 
     @classmethod
@@ -280,21 +282,21 @@ class LuaClass(Hooks):
     # ------------------------------------------------------------------ parity
     @classmethod
     def joined_gradient(cls, module: nn.Module, name: str, gradients: dict[str, list[Tensor]]) -> Tensor | None:
-        """Combine the gradients of Torch7's clones with shared parameters to the one gradient of the module.
+        """Combine the gradients of Torch7's clones with shared parameters into the gradient of the PyTorch module.
 
         Args:
-            module: The module that represents all clones.
-            name: The field.
-            gradients: For each field, the gradients of the clones in the order of their backward.
+            module: the module that represents all clones.
+            name: the Lua field of the parameter.
+            gradients: Lua field -> gradients of all clones, in the order of their backward passes.
 
         Returns:
-            The gradient, or None if it is their sum.
+            The gradient, or None for the sum of the clones' gradients.
         """
         return None
 
     @classmethod
     def last_ran(cls, module: nn.Module, after: LuaObject) -> list[tuple[nn.Module, LuaObject]] | None:
-        """Return the modules inside with the objects that ran last in their place; None: those of ``modules``."""
+        """Return each submodule with the Lua object, such as a clone, that ran last for it; None: see ``modules``."""
         return None
 
     @classmethod
@@ -315,7 +317,11 @@ def has_tensor(obj: LuaObject, name: str) -> bool:
 
 
 def tensor_of(obj: LuaObject, name: str, ctx: TorchContext) -> LuaTensor:
-    """Return the tensor in a field, or raise an error for another type."""
+    """Return the tensor in a field.
+
+    Raises:
+        ConversionError: the field is not a tensor.
+    """
     value = obj[name]
     if not isinstance(value, LuaTensor):
         raise ctx.error(f"expected a tensor in field {name!r}, found {type(value).__name__}", obj)
@@ -323,7 +329,7 @@ def tensor_of(obj: LuaObject, name: str, ctx: TorchContext) -> LuaTensor:
 
 
 class WithoutParameters(LuaClass):
-    """A class whose ``parameters()`` is empty in Torch7 although it contains modules: criterions, some wrappers."""
+    """A mapping for classes, such as criterions, whose ``parameters()`` in Torch7 ignores the modules they contain."""
 
     @classmethod
     def parameters(
@@ -333,7 +339,7 @@ class WithoutParameters(LuaClass):
 
 
 class PlainModule(LuaClass):
-    """Modules without a Lua class: their own parameters, then those of their children."""
+    """The mapping for modules without a Lua class: lists their own parameters, then those of their children."""
 
     @classmethod
     def fields_of(cls, module: nn.Module) -> dict[str, Field]:
@@ -346,7 +352,7 @@ def empty_table(kind: str) -> LuaTable:
 
 
 def empty_tensors(count: int) -> Callable[[str], LuaTable]:
-    """Return a function that makes a table of empty tensors, for ``constants``."""
+    """Return a function that creates a table of empty tensors, for ``constants``."""
     return lambda kind: LuaTable.from_list(LuaTensor.empty(kind) for _ in range(count))
 
 
@@ -356,17 +362,17 @@ def empty_sizes(kind: str) -> LuaStorage:
 
 
 def constant_fields(mapping: type[LuaClass], kind: str) -> dict[str, Any]:
-    """Return new values of the ``constants`` of a mapping for tensors of class ``kind``, and an empty ``gradInput``."""
+    """Return new values of a mapping's ``constants``, and an empty ``gradInput``; ``kind`` is the class of tensors."""
     fields = {"gradInput": LuaTensor.empty, **mapping.constants}
     return {name: value(kind) if callable(value) else value for name, value in fields.items()}
 
 
 def plain_object(class_name: str, **fields: Any) -> Callable[[str], LuaObject]:
-    """Return a new module of a class without tensors, for ``constants``."""
+    """Return a function that creates a Lua object of a module class without tensors, for ``constants``."""
     return lambda kind: fresh(class_name, kind, **fields)
 
 
 def size_storage(sizes: Iterable[int] = ()) -> LuaStorage:
-    """Return ``sizes`` as Torch7 keeps them, in a ``torch.LongStorage``."""
+    """Return ``sizes`` as a ``torch.LongStorage``, Torch7's type for sizes."""
     array = np.array([*sizes], np.int64)
     return LuaStorage("torch.LongStorage", array.size, array)

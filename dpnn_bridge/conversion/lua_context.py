@@ -32,23 +32,21 @@ from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor, elem
 
 
 class LuaConversion(LuaContext):
-    """State of one conversion from torch to Lua.
+    """State of one conversion from PyTorch to Lua; implements :class:`LuaContext`, which documents its methods.
 
     Args:
-        gradients: write ``.grad`` (or zeros) into the gradient fields, which Torch7 needs to train on.
-        tensor_type: Lua type for all floating point tensors, such as ``torch.FloatTensor``; default: as in the file
-            that the module came from, or what its dtype says.
-        compose: write layers that no Lua class is as compositions, see ``registry.composition``.
-        dimensions: ``id`` of modules that ran on an example -> dimensions of their input; None if they differed.
-        example: an input; its type is that of a model without tensors.
+        gradients: whether to write ``.grad`` (or zeros) into the gradient fields, which Torch7 needs to continue
+            training.
+        tensor_type: Lua type for all floating point tensors, such as ``torch.FloatTensor``; default: the type in the
+            file that the module came from, or the type for its dtype.
+        compose: whether to write layers without a Lua class as compositions, see ``registry.composition``.
+        dimensions: see :class:`LuaContext`.
+        example: an input; its tensor type becomes the type of a model without tensors.
 
     Attributes:
-        root: the module that is converted.
-        inferred: ``id`` of modules -> dimensions of their input, inferred from the layers before them, None if unknown.
-        stands_for: ``id`` of modules with computed weights as plain ones -> the module of the model.
         sources: ``id(storage)`` -> the parameter or buffer whose elements the storage contains in the same order.
         derived: ``id`` of storages that contain a parameter or buffer in another memory layout, or a gradient.
-        mapped_by: ``id`` of objects -> the mapping or Lua file of a user that converts them.
+        mapped_by: ``id`` of Lua objects -> the mapping or Lua file of a user that converts them.
     """
 
     def __init__(
@@ -71,14 +69,14 @@ class LuaConversion(LuaContext):
         self.derived: set[int] = set()
         self.mapped_by: dict[int, str] = {}
         self._casts: dict[str, str] = {}
-        self._net_type: str | None = None
+        self._model_type: str | None = None
         self._flat: FlatStorages | None = None
         self._objects: dict[int, LuaObject] = {}
         self._storages: dict[tuple[Any, ...], LuaStorage] = {}
         self._tensors: dict[tuple[Any, ...], LuaTensor] = {}
         self._restored: dict[Any, Any] = {}
         self._alive: list[Any] = []
-        self._twins: dict[tuple[Any, ...], list[nn.Module]] = {}
+        self._copies: dict[tuple[Any, ...], list[nn.Module]] = {}
 
     def to_lua(self, module: nn.Module) -> LuaObject:
         if id(module) in self._objects:
@@ -87,7 +85,7 @@ class LuaConversion(LuaContext):
             self.root = module
             self._decide_types(module)
         try:
-            return self._unmapped(module) if isinstance(module, Placeholder) else self._written(module)
+            return self._placeholder_object(module) if isinstance(module, Placeholder) else self._convert(module)
         except ConversionError as error:
             path = next((name for name, m in self.root.named_modules() if m is module), "")
             if error.path or not path or type(error) not in (ConversionError, LuaValueError):
@@ -95,20 +93,20 @@ class LuaConversion(LuaContext):
             name = error.class_name or type(module).__name__
             raise type(error)(error.reason, path=path, class_name=name) from error
 
-    def _unmapped(self, module: Placeholder) -> LuaObject:
-        obj = self._objects[id(module)] = module.obj  # one that runs in Lua gives another object each time
+    def _placeholder_object(self, module: Placeholder) -> LuaObject:
+        obj = self._objects[id(module)] = module.obj  # a module that runs in Lua creates a new object each time
         self._alive += [module, obj]
         link_tensors(module, obj, self._tensors)
         if module.mapped_by:
             self.mapped_by[id(obj)] = module.mapped_by
         return obj
 
-    def _written(self, module: nn.Module) -> LuaObject:
+    def _convert(self, module: nn.Module) -> LuaObject:
         record = record_of(module)
-        if self.compose and (made := self._composed(module) if record is None else self._baked(module)) is not None:
-            self._objects[id(module)] = made
+        if self.compose and (other := self._composed(module) if record is None else self._baked(module)) is not None:
+            self._objects[id(module)] = other
             self._alive.append(module)
-            return made
+            return other
         mapping = self._mapping(module)
         name = record.class_name if record is not None and record.class_name in mapping.names else None
         obj = LuaObject(name or mapping.name_of(module), version=mapping.version_of(module))
@@ -139,14 +137,18 @@ class LuaConversion(LuaContext):
         obj.header = mapping.header(obj)
         if record is None and not mapping.matches(obj):
             raise ConversionError(
-                "a module that was created in PyTorch lacks fields of Torch7's object; export one that was read from a "
-                "Torch7 file",
+                "a module that was created in PyTorch lacks fields that this class needs; export a module that was "
+                "read from a Torch7 file",
                 class_name=obj.class_name,
             )
         return obj
 
     def _mapping(self, module: nn.Module) -> type[lua_class.LuaClass]:
-        """Return the mapping that exports a module, or raise an error."""
+        """Return the mapping that exports a module.
+
+        Raises:
+            ConversionError: the module has no Lua class, or its own class changes ``forward``.
+        """
         new = record_of(module) is None
         stock = new and not self.compose and is_stock(module)
         mapping = StockLayer if stock else registry.mapping_of(module)
@@ -156,44 +158,51 @@ class LuaConversion(LuaContext):
             )
         if new and not stock and (base := overridden(module, lua_class.torch_types(mapping))) is not None:
             raise ConversionError(
-                f"its forward differs from that of {base.__name__}, its class in the file; register it with "
-                f"@lua_class, or move the difference to another module; see {EXPORT_GUIDE}",
+                f"its forward differs from the forward of {base.__name__}, as which it would be written; register its "
+                f"class with @lua_class, or move the difference to another module; see {EXPORT_GUIDE}",
                 class_name=type(module).__name__,
             )
         return mapping
 
     def _composed(self, module: nn.Module) -> LuaObject | None:
-        """Return a layer without a Lua class as a composition; a parametrized weight becomes a plain tensor."""
+        """Return the object of a module that its own class mapping cannot export, or None.
+
+        Such modules are results of ``torch.compile``, modules with computed weights, which become parameters, and
+        layers that are written as a composition of several Lua objects.
+        """
         inner = module._modules.get("_orig_mod")
-        if inner is not None:  # what torch.compile made
+        if inner is not None:  # a result of torch.compile
             return self.to_lua(inner)
-        twin = baked(module)
-        if twin is not None:
-            check_settings(twin)
-            twin.__class__ = stock_class(twin) or type(twin)
-            self.stands_for[id(twin)] = module
-            return self.to_lua(self.with_parameters_of_first(twin, module))
+        copy = baked(module)
+        if copy is not None:
+            check_settings(copy)
+            copy.__class__ = stock_class(copy) or type(copy)
+            self.stands_for[id(copy)] = module
+            return self.to_lua(self.with_parameters_of_first(copy, module))
         compose = registry.composition_of(module)
         return compose(module, self) if compose else None
 
     def _baked(self, module: nn.Module) -> LuaObject | None:
-        """Return a layer from a file, to which code added what computes a weight, with the current weight."""
+        """Return the object of a layer from a file to which the user added pruning or a parametrization, or None.
+
+        The object contains the current weights.
+        """
         if not computes_weight(module, registry.mapping_of(module).fields_of(module).values()):
             return None
-        twin = baked(module)
-        return None if twin is None else self.to_lua(self.with_parameters_of_first(twin, module))
+        copy = baked(module)
+        return None if copy is None else self.to_lua(self.with_parameters_of_first(copy, module))
 
-    def with_parameters_of_first(self, twin: nn.Module, source: nn.Module) -> nn.Module:
-        key = (type(twin), *map(id, source.parameters()))
-        for first in self._twins.setdefault(key, []):
-            if _same_values(first, twin):
-                twin._parameters = first._parameters
-                return twin
-        self._twins[key].append(twin)
-        return twin
+    def with_parameters_of_first(self, copy: nn.Module, source: nn.Module) -> nn.Module:
+        key = (type(copy), *map(id, source.parameters()))
+        for first in self._copies.setdefault(key, []):
+            if _same_values(first, copy):
+                copy._parameters = first._parameters
+                return copy
+        self._copies[key].append(copy)
+        return copy
 
     def pairs(self) -> list[tuple[nn.Module, LuaObject]]:
-        """Return every module that was converted, with its object, in the order in which they were met."""
+        """Return every converted module with its Lua object, in the order of the conversion."""
         modules = {id(value): value for value in self._alive if isinstance(value, nn.Module)}
         return [(modules[key], obj) for key, obj in self._objects.items()]
 
@@ -213,7 +222,7 @@ class LuaConversion(LuaContext):
             name = self.cast_class(value.class_name)
             if value.size and name == value.class_name:
                 return value
-            if (id(value), name) not in self._restored:  # a buffer of its own for each object that is written
+            if (id(value), name) not in self._restored:  # not the tensor of the module: an export must not alias it
                 elements = value.numpy().astype(element_dtype(name))
                 self._restored[id(value), name] = LuaTensor.from_numpy(elements, name)
                 self._alive.append(value)
@@ -222,18 +231,21 @@ class LuaConversion(LuaContext):
 
     # ------------------------------------------------------------------ tensors
     def _decide_types(self, root: nn.Module) -> None:
-        """Map each floating point type of the file to its current type, for modules and buffers without tensors."""
+        """Determine the current type for each floating point type of the file, for modules and buffers without tensors.
+
+        A model may have been cast since it was read.
+        """
         record = record_of(root)
-        if self.compose:  # of the model's own tensors none is flat
+        if self.compose:  # otherwise the storages contain the model's own tensors
             self._flat = FlatStorages(root, self.gradients, self._elements, self._class_of_field)
         self._find_casts(root)
-        if self._net_type is None and (own := _floating(root)) is not None:  # tensors that no field is
-            self._net_type = self.class_of(own, root)
+        if self._model_type is None and (own := _floating(root)) is not None:  # tensors that no Lua field contains
+            self._model_type = self.class_of(own, root)
         if record is not None and record.cast is not None:
             name = tensor_class(numpy_dtype(torch.empty(0, dtype=record.cast)))
             for kind in ("torch.FloatTensor", "torch.DoubleTensor", "torch.HalfTensor"):
                 self._casts.setdefault(kind, name)
-            self._net_type = self._net_type or name
+            self._model_type = self._model_type or name
 
     def _find_casts(self, root: nn.Module) -> None:
         for module in root.modules():
@@ -241,21 +253,21 @@ class LuaConversion(LuaContext):
             tensor = self._own_tensor(module)
             if tensor is not None:
                 name = self.class_of(tensor, module)
-                self._net_type = self._net_type or name
+                self._model_type = self._model_type or name
                 kind = own.tensor_type if own else None
-                if kind and (name != kind or kind not in self._casts):  # what nn.DontCast contains keeps its type
+                if kind and (name != kind or kind not in self._casts):  # modules in nn.DontCast keep their type
                     self._casts[kind] = name
 
     @contextmanager
     def apart(self, root: nn.Module) -> Iterator[None]:
-        """Derive the types of modules without tensors only from ``root``, inside the ``with`` block."""
+        """Determine the types of modules without tensors only from ``root``, inside the ``with`` block."""
         casts, self._casts = self._casts, {}
-        net_type, self._net_type = self._net_type, None
+        model_type, self._model_type = self._model_type, None
         try:
             self._find_casts(root)
             yield
         finally:
-            self._casts, self._net_type = casts, net_type
+            self._casts, self._model_type = casts, model_type
 
     def _elements(self, module: nn.Module, name: str, spec: Field, gradient: bool) -> np.ndarray:
         """Return the elements of a field in Lua's order."""
@@ -271,7 +283,7 @@ class LuaConversion(LuaContext):
         return self.class_of(tensor, module)
 
     def _own_tensor(self, module: nn.Module) -> Tensor | None:
-        """Return the first floating point tensor of the module's own fields."""
+        """Return the first floating point tensor in the module's own tensor fields."""
         specs = registry.mapping_of(module).fields_of(module).values()
         found = (fields.own_tensor(*fields.resolve(module, spec.attribute)) for spec in specs)
         return next((t for t in found if t is not None and t.is_floating_point()), None)
@@ -292,12 +304,12 @@ class LuaConversion(LuaContext):
         if tensor is None:
             tensor = _floating(module)
         if tensor is None:
-            return self.tensor_type or self._net_type or self._default_type
+            return self.tensor_type or self._model_type or self._default_type
         return self.class_of(tensor, module)
 
     def writes_gradient(self, module: nn.Module, name: str) -> bool:
         record = record_of(module)
-        if record is not None and record.gradients.get(name):  # the only trace of gradients that are not shared
+        if record is not None and record.gradients.get(name):  # else the file would not show that they are not shared
             return True
         return self.gradients and not (record is not None and record.fields.get("accUpdate"))
 
@@ -329,7 +341,7 @@ class LuaConversion(LuaContext):
         value = tensors.field_value(module, name, spec, gradient=gradient)
         record = record_of(module)
         number = record.gradients.get(name, 0) if gradient and record else 0
-        if number:  # the gradient is in the first one
+        if number:  # PyTorch has one gradient for the shared parameter; it is written into gradient 0
             value = torch.zeros_like(value)
         key = (id(tensor), spec.layout, kind, gradient, number)
         shape = tuple(value.shape)
@@ -361,12 +373,12 @@ class LuaConversion(LuaContext):
 
 
 def _floating(module: nn.Module) -> Tensor | None:
-    """Return the first floating point parameter or buffer in a module."""
+    """Return the first floating point parameter or buffer of a module or its submodules."""
     return next((t for t in [*module.parameters(), *module.buffers()] if t.is_floating_point()), None)
 
 
 def _same_values(one: nn.Module, other: nn.Module) -> bool:
-    """Return whether two modules of one class have equal parameters: what computes them may differ."""
+    """Return whether two modules of one class have equal parameters; pruning or parametrizations can differ per use."""
     a, b = one._parameters, other._parameters
     return a.keys() == b.keys() and all(is_equal(a[name], b[name]) for name in a)
 
@@ -376,7 +388,7 @@ def _advice(module: nn.Module) -> str:
     if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         return "save its .module"
     if "_orig_mod" in module._modules:
-        return "save its ._orig_mod, the model that torch.compile took"
+        return "save its ._orig_mod, the original of the compiled model"
     if type(module).__module__.startswith("torch.nn."):
-        return f"save the model's state_dict, or put the layer together of others; see {EXPORT_GUIDE}"
-    return f"build it of layers and containers, or register one with @lua_class; see {EXPORT_GUIDE}"
+        return f"save the model's state_dict, or build the layer from other layers; see {EXPORT_GUIDE}"
+    return f"build it from layers and containers, or register its class with @lua_class; see {EXPORT_GUIDE}"

@@ -11,31 +11,33 @@ from torch import Tensor, nn
 
 from dpnn_bridge.base.contiguous import contiguous_strides
 from dpnn_bridge.base.graph import dict_items, key_text
-from dpnn_bridge.conversion.storable import of_tensor
+from dpnn_bridge.conversion.storable import problem_of
 from dpnn_bridge.errors import ConversionLimitError, LuaValueError
 from dpnn_bridge.objects import ELEMENT_DTYPES, LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype
 
-#: the longest storage of sizes
+#: maximum length of a storage that contains sizes of a tensor
 MAX_SIZES = 16
 
-#: fields that contain the results of the last call
+#: fields that contain the results of a module's last call
 RESULTS = ("output", "gradInput")
 
 
 def to_value(value: Any, *, device: str | torch.device = "cpu") -> Any:
-    """Return a Lua input or output as Python passes it to a module: tensors, lists (dicts for other keys), numbers.
+    """Convert a Lua input or output to the type that a PyTorch module takes: tensors, lists, dicts, numbers.
 
-    Tensors are copies; a tensor without dimensions becomes one of shape ``(0,)``.
+    Arrays become lists, other tables dicts. Tensors are copied. An empty tensor gets the shape ``(0,)``.
     """
     return _Values(device).of(value)
 
 
-#: values of nested tables, one in several places counted each time; bytes of their tensors beyond those of
-#: the storages, which count :data:`PER_BYTE` times
+#: maximum number of values in nested tables, where a shared table counts each time; maximum bytes of the tensors: a
+#: constant, plus an amount per byte of the storages
 MAX_VALUES, BYTES, PER_BYTE = 100_000, 1 << 28, 16
 
 
 class _Values:
+    """Converts one nested Lua value within these limits."""
+
     def __init__(self, device: str | torch.device) -> None:
         self.device, self.count, self.bytes_left = device, 0, BYTES
         self.storages: set[int] = set()
@@ -57,65 +59,67 @@ class _Values:
             self.bytes_left += PER_BYTE * storage.size * storage.dtype.itemsize
         self.bytes_left -= value.size * value.dtype.itemsize
         if self.bytes_left < 0:
-            raise ConversionLimitError("its tensors repeat their elements too often for memory")
+            raise ConversionLimitError("its tensors repeat their elements so often that they exceed the memory limit")
         return value.torch().clone().to(self.device)
 
 
 def tensor_type(obj: LuaObject) -> str | None:
-    """Return the Lua type of a module's tensors: from ``weight``, ``_type``, or its last results."""
+    """Return the Lua type of a module's tensors, from ``weight``, ``_type``, or its last results; None if unknown."""
     weight, kind = obj.get("weight"), obj.get("_type")
     if isinstance(weight, LuaTensor):
         return weight.class_name
     if isinstance(kind, str) and element_dtype(kind) is not None:
         return kind
-    results = [obj.get(name) for name in RESULTS]  # a criterion's output is a number, the gradient for a pair a table
+    results = [obj.get(name) for name in RESULTS]  # a criterion's output is a number; `gradInput` may be a table
     results += [tensor for value in results if isinstance(value, LuaTable) for tensor in value.as_list()]
     return next((value.class_name for value in results if isinstance(value, LuaTensor)), None)
 
 
 def numpy_dtype(tensor: Tensor) -> np.dtype:
-    """Return the numpy dtype for a torch tensor; float32 for dtypes that Torch7 lacks, such as bfloat16.
+    """Return the numpy dtype in which a PyTorch tensor is written; float32 for dtypes such as bfloat16.
 
     Raises:
-        LuaValueError: its elements are no numbers of Torch7, such as complex ones.
+        LuaValueError: Torch7 has no such element type, for example for complex numbers.
     """
     dtype = in_numpy(torch.empty(0, dtype=tensor.dtype)).dtype
     if dtype not in ELEMENT_DTYPES.values():
-        raise _no_tensor_of(dtype)
+        raise _unsupported_dtype(dtype)
     return dtype
 
 
-def _no_tensor_of(dtype: np.dtype | torch.dtype, path: str = "") -> LuaValueError:
+def _unsupported_dtype(dtype: np.dtype | torch.dtype, path: str = "") -> LuaValueError:
     number = isinstance(dtype, torch.dtype) or dtype.kind in "biufc"
     cast = "cast it to another dtype" if number else "write it as a list of strings or numbers, tolist()"
-    return LuaValueError(f"{_place(path)}Torch7 has no tensor of type {dtype}; {cast}")
+    return LuaValueError(f"{_prefix(path)}Torch7 has no tensor of type {dtype}; {cast}")
 
 
-def _place(path: str) -> str:
+def _prefix(path: str) -> str:
     return f"{path.removeprefix('.')}: " if path else ""
 
 
 def in_numpy(tensor: Tensor) -> np.ndarray:
-    """Return the elements of a tensor, as float32 where numpy lacks their type, such as bfloat16.
+    """Return a tensor as a numpy array; as float32 for floating point types that numpy lacks, such as bfloat16.
 
     Raises:
-        LuaValueError: they are no numbers of Torch7, such as those of complex32 and quantized tensors.
+        LuaValueError: Torch7 has no such element type, for example for complex32 and quantized tensors.
     """
     host = tensor.detach().cpu().resolve_conj()
     try:
         return host.numpy()
     except TypeError:
         if not host.is_floating_point():
-            raise _no_tensor_of(host.dtype) from None
+            raise _unsupported_dtype(host.dtype) from None
         return host.float().numpy()
 
 
 def emptied(value: Any, memo: dict[int, Any]) -> LuaTensor | LuaStorage | LuaTable:
-    """Empty a buffer in the form that Torch7 resizes: tables keep their tensors, size storages their length.
+    """Return a copy of a temporary buffer without elements, which Torch7 can resize.
+
+    Tables keep their tensors, tables and storages. Storages of sizes keep their elements.
 
     Args:
         value: a tensor, storage or table.
-        memo: ``id`` of emptied values -> their result; fields that are one buffer in Torch7 remain one.
+        memo: ``id`` of a buffer -> its empty copy; a buffer that several fields share stays shared.
     """
     stack = [value]
     while stack:  # no recursion: tables of a file may be nested deeply
@@ -137,13 +141,13 @@ def emptied(value: Any, memo: dict[int, Any]) -> LuaTensor | LuaStorage | LuaTab
 
 
 def fresh(class_name: str, kind: str, *modules: LuaObject, **fields: Any) -> LuaObject:
-    """Return a new Lua object of a module class, as its constructor leaves one: with a type and empty results.
+    """Return a new Lua object of a module class with a type and empty results, like the constructor in Torch7.
 
     Args:
         class_name: the Lua class.
-        kind: class of its tensors.
+        kind: Lua class of the module's tensors.
         *modules: modules of a container.
-        **fields: its other fields.
+        **fields: the other fields.
     """
     own = {"_type": kind, "output": LuaTensor.empty(kind), "gradInput": LuaTensor.empty(kind)}
     inner = {"modules": LuaTable.from_list(modules)} if modules else {}
@@ -151,7 +155,7 @@ def fresh(class_name: str, kind: str, *modules: LuaObject, **fields: Any) -> Lua
 
 
 def lua_storage(tensor_class_name: str, value: Tensor) -> LuaStorage:
-    """Return a lazy Lua storage with the elements of ``value`` in row-major order."""
+    """Return a Lua storage that loads the elements of ``value`` in row-major order when they are read."""
     dtype = element_dtype(tensor_class_name)
     assert dtype is not None
 
@@ -162,7 +166,7 @@ def lua_storage(tensor_class_name: str, value: Tensor) -> LuaStorage:
 
 
 def strided(class_name: str, shape: tuple[int, ...], storage: LuaStorage) -> LuaTensor:
-    """Return a contiguous Lua tensor over a whole storage; one without elements has no dimensions."""
+    """Return a contiguous Lua tensor of all elements of a storage; an empty tensor has no dimensions."""
     if storage.size == 0:
         return LuaTensor.empty(class_name)
     shape = shape or (1,)
@@ -171,14 +175,14 @@ def strided(class_name: str, shape: tuple[int, ...], storage: LuaStorage) -> Lua
 
 @runtime_checkable
 class Convertible(Protocol):
-    """An object that is not a PyTorch module but represents one, such as those of ``torch.legacy.nn``."""
+    """An object that represents a PyTorch module, such as the objects of ``torch.legacy.nn``."""
 
     def to_torch(self, **options: Any) -> nn.Module:
-        """Return the module, with parameters of its own."""
+        """Return the PyTorch module, with new parameters."""
         ...
 
     def to_lua(self, memo: dict[str, Any]) -> LuaObject:
-        """Return the Lua object. Objects and tensors in ``memo`` are the same ones again."""
+        """Return the Lua object. Objects and tensors that are in ``memo`` already are shared."""
         ...
 
 
@@ -187,16 +191,15 @@ def lua_value(value: Any, module: Callable[[Any], Any] | None = None, path: str 
 
     Args:
         value: the value.
-        module: turns a module into a Lua object, where there may be some.
-        path: its place, for messages.
+        module: function that converts a module to a Lua object; by default, modules are kept.
+        path: path of the value, for messages.
 
     Raises:
-        LuaValueError: an array is masked or has elements that Torch7 knows no type for, or two keys of a dict are one
-            in Lua.
+        LuaValueError: an array is masked, Torch7 has no type for its elements, or two keys of a dict are equal in Lua.
     """
     if isinstance(value, Tensor):
-        if reason := of_tensor(value):
-            raise LuaValueError(f"{_place(path)}the tensor is {reason}")
+        if reason := problem_of(value):
+            raise LuaValueError(f"{_prefix(path)}the tensor is {reason}")
         value = in_numpy(value).copy()
     if isinstance(value, np.generic):
         return value.item()
@@ -205,19 +208,19 @@ def lua_value(value: Any, module: Callable[[Any], Any] | None = None, path: str 
         try:
             return LuaTensor.from_numpy(array)
         except KeyError:
-            raise _no_tensor_of(value.dtype, path) from None
+            raise _unsupported_dtype(value.dtype, path) from None
         except TypeError as error:
-            raise LuaValueError(f"{_place(path)}{error}") from None
+            raise LuaValueError(f"{_prefix(path)}{error}") from None
     if isinstance(value, bytes):
         return value.decode("utf-8", "surrogateescape")
-    if isinstance(value, (list, tuple)):  # None leaves a gap, as nil
+    if isinstance(value, (list, tuple)):  # None becomes nil
         return LuaTable((i, lua_value(v, module, f"{path}[{i}]")) for i, v in enumerate(value, 1))
     if isinstance(value, dict):
         table = LuaTable()
         for key, inner in value.items():
             name = lua_value(key, path=path)
             if name in table:
-                raise LuaValueError(f"{_place(path)}two keys of the dict are {name!r} in Lua; rename one of them")
+                raise LuaValueError(f"{_prefix(path)}two keys of the dict are {name!r} in Lua; rename one of them")
             table[name] = lua_value(inner, module, path + key_text(name))
         return table
     return module(value) if module is not None and isinstance(value, (nn.Module, Convertible)) else value

@@ -16,12 +16,12 @@ def restoring_modes(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for module, training in before.items():
-            module.training = training  # not train(), which makes some modules forget
+            module.training = training  # not train(), in which some modules clear their state
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put every module in evaluation mode inside the ``with`` block, then restore the modes."""
+    """Set all modules to evaluation mode inside the ``with`` block, then restore their modes."""
     with restoring_modes(model):
         model.eval()
         yield

@@ -1,4 +1,4 @@
-"""Replace the random numbers of a module by those that Torch7 stored."""
+"""Make random modules use the random numbers that Torch7 stored in its modules."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def replayed(module: nn.Module, after: Any) -> Iterator[None]:
 
     Args:
         module: the converted module.
-        after: the Lua object of the same module after its forward, or None.
+        after: the Lua object of the module after its forward pass, or None.
     """
     with ExitStack() as stack:
         if isinstance(after, LuaObject):
@@ -30,19 +30,19 @@ def replayed(module: nn.Module, after: Any) -> Iterator[None]:
 
 
 def has_noise(module: nn.Module, after: Any) -> bool:
-    """Return whether ``after`` contains what at least one random module drew."""
+    """Return whether ``after`` contains the random numbers of at least one module."""
     return isinstance(after, LuaObject) and any(
         registry.mapping_of(child).replay(child, obj) is not None for child, obj in paired(module, after)
     )
 
 
 def paired(module: nn.Module, obj: LuaObject, *, last_ran: bool = False) -> Iterator[tuple[nn.Module, LuaObject]]:
-    """Yield every module of a tree with its object in another Lua object of the same structure.
+    """Yield a module and all its submodules, each with its object in a Lua object of the same structure.
 
     Args:
-        module: the root of the tree.
-        obj: its object.
-        last_ran: of the clones for each time step, take the one that ran last, which contains its results.
+        module: the module.
+        obj: the Lua object of the module.
+        last_ran: whether to use, of the clones for each time step, the clone that ran last, with the last results.
     """
     yield module, obj
     mapping = registry.mapping_of(module)
@@ -65,19 +65,19 @@ def paired(module: nn.Module, obj: LuaObject, *, last_ran: bool = False) -> Iter
 
 @contextmanager
 def _forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    outer = module.__dict__.get("forward")  # recurrent modules replay each of their time steps
+    before = module.__dict__.get("forward")  # already replaced while a recurrent module replays a time step
     module.forward = forward
     try:
         yield
     finally:
-        if outer is None:
+        if before is None:
             del module.forward
         else:
-            module.forward = outer
+            module.forward = before
 
 
 def noise_of(obj: LuaObject, name: str, like: Tensor) -> Tensor:
-    """Return a stored random tensor on the device and dtype of ``like``."""
+    """Return the random tensor in a field, with the device and dtype of ``like``."""
     value = obj[name]
     assert isinstance(value, LuaTensor)
     return value.torch().to(like.device, like.dtype)

@@ -31,16 +31,16 @@ class Options:
     """The options for converting a Lua object to a module.
 
     Args:
-        index_base: 1 as in Lua, or 0, for modules whose inputs or outputs are indices.
-        inplace: let modules overwrite their inputs where the file says ``inplace``.
-        gradients: put ``gradWeight`` and the like into ``.grad``.
-        allow_unsupported: put a :class:`Placeholder` where a class is unknown or an object cannot be built;
-            ``"unknown"``: only where a class is unknown.
-        fallback: called as ``fallback(obj, ctx)`` with the :class:`TorchContext` for unknown classes; returns a module
-            or None.
-        overrides: whether ``fallback`` comes before the built-in mapping of a Lua class, by its name.
-        knows: whether ``fallback`` has a module for a Lua class, by its name.
-        pending: large parameters stay in the file, see :mod:`~dpnn_bridge.conversion.deferred`.
+        index_base: first index of modules whose inputs or outputs are indices: 1, as in Lua, or 0.
+        inplace: whether modules with the field ``inplace`` in the file may overwrite their inputs.
+        gradients: whether to load gradients, such as ``gradWeight``, into ``.grad``.
+        allow_unsupported: whether to create a :class:`Placeholder` for an object of an unknown class or an object that
+            cannot be built; ``"unknown"``: only for an object of an unknown class.
+        fallback: function ``fallback(obj, ctx)`` for objects of unknown classes, with the :class:`TorchContext`;
+            returns a module or None.
+        overrides: function that returns, for the name of a Lua class, whether ``fallback`` precedes the mapping.
+        knows: function that returns, for the name of a Lua class, whether ``fallback`` supports the class.
+        pending: whether large parameters stay in the file, see :mod:`~dpnn_bridge.conversion.deferred`.
     """
 
     index_base: Literal[0, 1] = 1

@@ -1,4 +1,4 @@
-"""Pickle modules with :mod:`torch.nn.utils.parametrize` parametrizations."""
+"""Compute and pickle weights with parametrizations, weight norm, spectral norm or pruning."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def weight_hooks(module: nn.Module) -> list[Any]:
 
 
 def computed_weights(module: nn.Module) -> list[tuple[str, str, str]]:
-    """Return the tensors of a module that are computed: name, what computes it, and the call that undoes this."""
+    """Return for each computed tensor of a module: its name, a method such as ``WeightNorm``, code to remove that."""
     lists: Any = module.parametrizations if parametrize.is_parametrized(module) else {}
     remove = "torch.nn.utils.parametrize.remove_parametrizations"
     found = [(name, type(parts[0]).__name__.strip("_"), remove) for name, parts in lists.items()]
@@ -41,9 +41,13 @@ def computed_weights(module: nn.Module) -> list[tuple[str, str, str]]:
 
 
 def baked(module: nn.Module) -> nn.Module | None:
-    """Return a copy with the current results of parametrizations, weight norm, spectral norm and pruning as parameters.
+    """Return a copy of a module in which the current values of computed tensors are parameters.
 
-    The copy shares its other parameters with ``module``. Return None if no weight is computed.
+    Computed tensors are results of parametrizations, weight norm, spectral norm and pruning. The copy shares the other
+    parameters with ``module``.
+
+    Returns:
+        The copy, or None if the module has no computed tensor.
     """
     values: dict[str, Tensor] = {}
     if parametrize.is_parametrized(module):
@@ -59,20 +63,20 @@ def baked(module: nn.Module) -> nn.Module | None:
     if not values:
         return None
     kind: Any = parametrize.type_before_parametrizations(module)
-    twin = kind.__new__(kind)
-    sources = {name + end for name in values for end in ("_g", "_v", "_orig")}  # of the older norms and of pruning
+    copy = kind.__new__(kind)
+    sources = {name + end for name in values for end in ("_g", "_v", "_orig")}  # parameters of norm and pruning hooks
     own = {n: p for n, p in module._parameters.items() if n not in sources}
-    twin.__dict__ |= {**module.__dict__, "_parameters": own, "_modules": {}, "_forward_pre_hooks": {}}
+    copy.__dict__ |= {**module.__dict__, "_parameters": own, "_modules": {}, "_forward_pre_hooks": {}}
     for name, value in values.items():
-        twin.__dict__.pop(name, None)
-        twin.register_parameter(name, nn.Parameter(value.detach().clone()))
-    return twin
+        copy.__dict__.pop(name, None)
+        copy.register_parameter(name, nn.Parameter(value.detach().clone()))
+    return copy
 
 
 def current(module: nn.Module, attribute: str) -> Tensor | None:
-    """Return a tensor of a module by its attribute, without changing the state of parametrizations.
+    """Return the tensor at a dotted attribute, without changing the state of parametrizations.
 
-    Spectral normalization runs a power iteration whenever its weight is read in training mode.
+    In training mode, spectral normalization runs a power iteration whenever its weight is read.
     """
     lists = module._modules.get("parametrizations")
     with evaluating(lists) if lists is not None else nullcontext():
@@ -80,14 +84,19 @@ def current(module: nn.Module, attribute: str) -> Tensor | None:
 
 
 def _reduce(module: Any, protocol: Any) -> tuple[Any, ...]:
-    plain = parametrize.type_before_parametrizations(module)
-    return _restore, (plain, tuple(module.parametrizations)), module.__dict__
+    base = parametrize.type_before_parametrizations(module)
+    return _restore, (base, tuple(module.parametrizations)), module.__dict__
 
 
-def _restore(plain: type[nn.Module], names: tuple[str, ...]) -> nn.Module:
-    """Return an instance of a class like the one that PyTorch creates; pickle sets its state afterwards."""
+def _restore(base: type[nn.Module], names: tuple[str, ...]) -> nn.Module:
+    """Return an instance of a class like the class that PyTorch creates; pickle sets its state afterwards.
+
+    Args:
+        base: the class of the module before it was parametrized.
+        names: names of the parametrized tensors.
+    """
     body = {"__reduce_ex__": _reduce, **{name: _property(name) for name in names}}
-    kind = type(f"Parametrized{plain.__name__}", (plain,), body)
+    kind = type(f"Parametrized{base.__name__}", (base,), body)
     return kind.__new__(kind)
 
 

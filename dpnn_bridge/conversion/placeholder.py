@@ -15,9 +15,10 @@ class Placeholder(nn.Module):
     """A placeholder for a Lua class without a mapping; raises when it runs.
 
     Attributes:
-        class_name: the Lua class.
-        obj: its object, as read.
-        mapped_by: the mapping of a user that a file was written with, see ``registry.mapped_by``.
+        class_name: name of the Lua class.
+        obj: the Lua object.
+        path: path of the Lua object, for messages.
+        mapped_by: the user's mapping that converted the class when the file was written, see ``registry.mapped_by``.
     """
 
     def __init__(self, obj: LuaObject, path: str, mapped_by: str = "") -> None:

@@ -23,11 +23,11 @@ def model_at(model: nn.Module, place: str) -> nn.Module:
 
     Args:
         model: a converted model.
-        place: ``"modules[4].modules[1]"`` (or ``"4.1"`` in PyTorch's numbers, from 0), ``"relu4_1"`` for a module whose
-            Lua ``name`` or nngraph annotation says so.
+        place: a Lua path, such as ``"modules[4].modules[1]"``; a name from the Lua field ``name`` or from an nngraph
+            annotation, such as ``"relu4_1"``; or a name of ``named_modules``, such as ``"3.0"``.
 
     Raises:
-        ModelNotFoundError: there is none; the message names the closest ones.
+        ModelNotFoundError: the model has no such module; the message suggests similar names.
 
     Examples:
         >>> vgg = dpnn_bridge.load("vgg_normalised.t7")        # doctest: +SKIP
@@ -48,13 +48,13 @@ def model_at(model: nn.Module, place: str) -> nn.Module:
     except AttributeError:
         known = [*names, *(path for path, _ in lua_paths(model)), *(name for name, _ in model.named_modules())]
         close = difflib.get_close_matches(place, [k for k in known if k], n=3)
-        hint = f"did you mean {' or '.join(close)}?" if close else "lua_names and lua_paths of dpnn_bridge list all"
+        hint = f"did you mean {' or '.join(close)}?" if close else "dpnn_bridge.lua_names and lua_paths list all"
         raise ModelNotFoundError(f"no module at {place!r}; {hint}") from None
 
 
 @checks_arguments
 def lua_names(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the names that modules were given in Lua: a field ``name`` (loadcaffe) or an nngraph annotation."""
+    """Return the modules that have a name in Lua, by name: the field ``name`` (loadcaffe) or an nngraph annotation."""
     found: dict[str, nn.Module] = {}
     for name, module in _given_names(model):
         found.setdefault(name, module)
@@ -62,9 +62,9 @@ def lua_names(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def module_names(model: nn.Module) -> dict[int, str]:
-    """Return the name in Lua of each module that was given one, by its ``id``, to be shown: very long ones shortened.
+    """Return the names of modules in Lua, by ``id`` of the module, for display: long names are shortened.
 
-    The nodes of a graph may share one name.
+    Unlike in :func:`lua_names`, several modules may have the same name, as nodes of a graph do.
     """
     found: dict[int, str] = {}
     for name, module in _given_names(model):
@@ -85,7 +85,7 @@ def _given_names(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 @checks_arguments
 def lua_paths(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield every module with its path in Torch7, the model itself with an empty one; the first path of each."""
+    """Yield the path of each module in Torch7 and the module, which is listed once; the path of the model is empty."""
     objects = _objects(model)
     modules = {id(obj): module for module, obj in objects}
     seen: set[int] = set()
@@ -100,12 +100,12 @@ def lua_paths(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         if isinstance(value, (LuaTable, LuaObject)):
             fields = value.fields if isinstance(value, LuaObject) else value
             inner = [(v, (*path, k)) for k, v in fields.items() if isinstance(v, (LuaTable, LuaObject))]
-            inner.sort(key=lambda step: step[1][-1] != "modules")  # Torch7's own order before a graph's nodes
+            inner.sort(key=lambda step: step[1][-1] != "modules")  # paths through `modules` before other paths
             stack.extend(reversed(inner))
 
 
 def _objects(model: nn.Module) -> list[tuple[nn.Module, LuaObject]]:
-    """Return every module with its Lua object in one graph, the model first."""
+    """Convert a model to Lua objects and return every module with its object, the model first."""
     context = LuaConversion(gradients=False, compose=False)
     context.to_lua(model)
     return context.pairs()

@@ -1,7 +1,7 @@
-"""The one place that knows which Lua class is which PyTorch module.
+"""Register class mappings, and find them by Lua class or PyTorch module.
 
-A class is declared once, in its family's file under :mod:`dpnn_bridge.modules` or :mod:`dpnn_bridge.zoo`. A module of
-this project has an inner class ``Lua``, its mapping; the mapping of a layer of PyTorch stands alone::
+A mapping is declared in a file of :mod:`dpnn_bridge.modules` or :mod:`dpnn_bridge.zoo`. The mapping of a module class
+of this project is its inner class ``Lua``. The mapping of a PyTorch layer is a separate class::
 
     @lua_class("nn.Threshold", "nn.ReLU")
     class Threshold(LuaClass):
@@ -49,8 +49,7 @@ from dpnn_bridge.objects import LuaObject
 #: entry-point group through which other packages register Lua classes
 ENTRY_POINTS = "dpnn_bridge.classes"
 
-#: packages with the mappings, which import this module; each is imported, in this order, when a lookup in the previous
-#: ones finds no class
+#: packages with the mappings, in the order of the search; a package is imported if the previous one has no mapping
 CORE, ZOO = "dpnn_bridge.modules", "dpnn_bridge.zoo"
 
 
@@ -65,17 +64,18 @@ ClassT = TypeVar("ClassT", bound=type)
 def lua_class(*names: str) -> Callable[[ClassT], ClassT]:
     """Register a class mapping, or a module class with an inner class ``Lua``, under its Lua names, canonical first.
 
-    A module class without an inner class ``Lua`` has the mapping of its base class; without that it has no fields. A
-    module class without an ``extra_repr`` shows the arguments of its constructor.
+    A module class without an inner class ``Lua`` inherits the mapping of its base class, or has a mapping without
+    fields. A module class without an ``extra_repr`` gets one that shows the arguments of its constructor.
 
-    A mapping of a user takes precedence over a built-in mapping of the same Lua name. The export uses it for modules
-    created in PyTorch only if no built-in mapping has their type, or if it matches every object of a Lua name of such a
-    mapping. So stock layers keep their Lua class. A mapping that is defined again, as in a notebook, replaces itself.
+    A user's mapping takes precedence over a built-in mapping of the same Lua name. The export uses a user's mapping for
+    modules created in PyTorch only if no built-in mapping has their type, or if the user's mapping replaces such a
+    mapping for all objects of a Lua name. So stock layers keep their Lua class. A mapping that is defined again, as in
+    a notebook, replaces its earlier definition.
 
     Raises:
-        TypeError: There are no names, the decorated class is no module class or mapping, or its inner class ``Lua`` is
-            no mapping.
-        ValueError: Two built-in mappings, or two mappings of users, have the same name without ``matches``, or the same
+        TypeError: there are no names, the decorated class is not a module class or mapping, or its inner class ``Lua``
+            is not a mapping.
+        ValueError: two built-in mappings, or two mappings of users, have the same name without ``matches``, or the same
             torch type without ``represents``.
     """
     if not names or not all(isinstance(name, str) for name in names):
@@ -91,29 +91,29 @@ def lua_class(*names: str) -> Callable[[ClassT], ClassT]:
 
 
 def _mapping_of(cls: Any) -> type[LuaClass]:
-    """Return a mapping, or the inner class ``Lua`` of a module class; without one of its own, that of its base class.
+    """Return the mapping of a decorated class: the class itself, its inner class ``Lua``, or an inherited mapping.
 
     Raises:
-        TypeError: It is neither, or the mapping has no module class.
+        TypeError: the class is not a mapping or module class, or the mapping has no module class.
     """
     if not isinstance(cls, type) or not issubclass(cls, (LuaClass, nn.Module)):
         raise TypeError(f"lua_class: expected a subclass of torch.nn.Module or LuaClass, found {cls!r:.80}")
-    place = f"{cls.__module__}.{cls.__qualname__}"
-    mapping = cls if issubclass(cls, LuaClass) else _inner_mapping(cls, place)
+    name = f"{cls.__module__}.{cls.__qualname__}"
+    mapping = cls if issubclass(cls, LuaClass) else _inner_mapping(cls, name)
     types = torch_types(mapping)
     known = [t for t in types if isinstance(t, type) and issubclass(t, nn.Module)]
     if len(known) < len(types) or (nn.Module in known and mapping.build.__func__ is LuaClass.build.__func__):  # type: ignore[attr-defined]
-        raise TypeError(f"{place}: torch_type is {mapping.torch_type!r}; expected a module class, or a tuple of them")
+        raise TypeError(f"{name}: torch_type is {mapping.torch_type!r}; expected a module class or a tuple of them")
     return mapping
 
 
-def _inner_mapping(module: type[nn.Module], place: str) -> type[LuaClass]:
+def _inner_mapping(module: type[nn.Module], module_name: str) -> type[LuaClass]:
     mapping, own = getattr(module, "Lua", LuaClass), "Lua" in vars(module)
     other = next((n for n, v in vars(module).items() if isinstance(v, type) and issubclass(v, LuaClass)), None)
     if not own and other is not None:
-        raise TypeError(f"{place}: its mapping is called {other}; name it Lua: class Lua(LuaClass)")
+        raise TypeError(f"{module_name}: its mapping is called {other}; name it Lua: class Lua(LuaClass)")
     if not isinstance(mapping, type) or not issubclass(mapping, LuaClass):
-        raise TypeError(f"{place}.Lua is no mapping; make it a subclass of LuaClass: class Lua(LuaClass)")
+        raise TypeError(f"{module_name}.Lua is not a mapping; make it a subclass of LuaClass: class Lua(LuaClass)")
     if not own:
         names = {"__module__": module.__module__, "__qualname__": f"{module.__qualname__}.Lua"}
         mapping = module.Lua = type("Lua", (mapping,), names)  # type: ignore[attr-defined]
@@ -125,15 +125,15 @@ def _inner_mapping(module: type[nn.Module], place: str) -> type[LuaClass]:
 
 
 def _register(cls: type[LuaClass], names: tuple[str, ...]) -> None:
-    """Register a mapping, completely or not at all.
+    """Register a mapping under all its names and types, or raise an error and register nothing.
 
-    The lists are replaced, not changed: another thread may be looking through them.
+    The lists of mappings are replaced, not changed, because another thread may be iterating over them.
     """
     by_name: dict[str, list[type[LuaClass]]] = {}
     by_type: dict[type[nn.Module], list[type[LuaClass]]] = {}
     declared, cls.names = cls.names, names
     try:
-        _place(cls, by_name, by_type)
+        _add_lists(cls, by_name, by_type)
     except ValueError:
         cls.names = declared
         raise
@@ -144,13 +144,13 @@ def _register(cls: type[LuaClass], names: tuple[str, ...]) -> None:
         record_as_leaf(torch_type)
 
 
-def _place(
+def _add_lists(
     cls: type[LuaClass], by_name: dict[str, list[type[LuaClass]]], by_type: dict[type[nn.Module], list[type[LuaClass]]]
 ) -> None:
-    """Add the lists of mappings with this one, for each of its Lua names and torch types.
+    """Add new lists that include a mapping to ``by_name`` and ``by_type``, for each of its Lua names and torch types.
 
     Raises:
-        ValueError: Another mapping takes every object of a name, or every module of a type, too.
+        ValueError: the mapping and another one both accept every object of a name, or every module of a type.
     """
     for name in cls.names:
         known = _without(_BY_NAME.get(name, []), cls)
@@ -164,19 +164,22 @@ def _place(
         if rival is not None and _takes_every_module(cls):
             raise ValueError(
                 f"{torch_type.__name__} is the torch_type of {rival.__qualname__} in {rival.__module__} and of "
-                f"{cls.__qualname__} in {cls.__module__}: one has to override `represents` or say `import_only`"
+                f"{cls.__qualname__} in {cls.__module__}: override `represents` or set `import_only` in one of them"
             )
         by_type[torch_type] = _by_precedence([*same_type, cls])
 
 
 def _without(known: list[type[LuaClass]], cls: type[LuaClass]) -> list[type[LuaClass]]:
-    """Return the mappings without an earlier definition of ``cls``; built-in mappings always stay."""
-    place = (cls.__module__, cls.__qualname__)
-    return [c for c in known if is_built_in(c) or (c.__module__, c.__qualname__) != place]
+    """Return ``known`` without an earlier definition of ``cls`` by a user; built-in mappings are kept."""
+    name = (cls.__module__, cls.__qualname__)
+    return [c for c in known if is_built_in(c) or (c.__module__, c.__qualname__) != name]
 
 
 def unregister(module: str) -> None:
-    """Forget the mappings that a module registered, except for modules of its own classes, which may exist."""
+    """Remove the mappings that a Python module registered.
+
+    Its own module classes keep their mapping for the export, because instances may exist.
+    """
     with Exclusive(lua_class):
         for name, known in list(_BY_NAME.items()):
             _BY_NAME[name] = [c for c in known if c.__module__ != module]
@@ -199,7 +202,7 @@ def _by_precedence(same_type: list[type[LuaClass]]) -> list[type[LuaClass]]:
 
 
 def _add_lua_names(torch_type: type[nn.Module], cls: type[LuaClass]) -> None:
-    """Let a scalar of a module of this project be read and set by its Lua name too: ``ncem.logsoftmax = True``."""
+    """Make the scalars of a module class accessible by their Lua names too, as in ``ncem.logsoftmax = True``."""
     if torch_type.__module__.startswith("torch."):
         return
     for name, attribute in cls.scalars.items():
@@ -214,14 +217,17 @@ def _alias(attribute: str) -> property:
     return property(lambda module: getattr(module, attribute), write, doc=f"Lua's name of ``{attribute}``.")
 
 
-#: writes a layer of PyTorch as a composition of Lua objects; None if one of the registered classes is it
+#: function that converts a PyTorch layer to a composition of Lua objects; returns None if a mapping exports the layer
 Composition = Callable[[Any, Any], "LuaObject | None"]
 
 _COMPOSITIONS: dict[type[nn.Module], Composition] = {}
 
 
 def composition(*types: type[nn.Module]) -> Callable[[Composition], Composition]:
-    """Register ``function(module, ctx)``, which writes layers of exactly these types that came from no file."""
+    """Register a function ``function(module, ctx)`` that exports layers of these types, created in PyTorch.
+
+    Layers of a subclass are not passed to the function.
+    """
 
     def register(function: Composition) -> Composition:
         _COMPOSITIONS.update(dict.fromkeys(types, function))
@@ -237,35 +243,35 @@ def composition_of(module: nn.Module) -> Composition | None:
 
 
 def _takes_every_object(cls: type[LuaClass]) -> bool:
-    """Return whether a mapping takes every object of its Lua names."""
+    """Return whether a mapping accepts every object of its Lua names."""
     return cls.matches.__func__ is LuaClass.matches.__func__  # type: ignore[attr-defined]
 
 
 def _takes_every_module(cls: type[LuaClass]) -> bool:
-    """Return whether a mapping takes every module of its torch type."""
+    """Return whether a mapping accepts every module of its torch type."""
     return cls.represents.__func__ is LuaClass.represents.__func__  # type: ignore[attr-defined]
 
 
 def is_registered(torch_type: type) -> bool:
-    """Return whether a mapping is registered for a class of modules itself."""
+    """Return whether a mapping is registered for exactly this module class, not only for a base class."""
     discover(ZOO)
     return torch_type in _BY_TYPE
 
 
 def is_built_in(cls: type[LuaClass]) -> bool:
-    """Return whether a mapping is the project's own."""
+    """Return whether a mapping belongs to this package."""
     return cls.__module__.startswith("dpnn_bridge.")
 
 
 def files_of_users() -> list[str]:
-    """Return the files that registered the mappings of users; an empty name for a cell of a notebook."""
+    """Return the files that registered mappings of users; an empty string for a cell of a notebook."""
     names = {c.__module__ for known in list(_BY_NAME.values()) for c in known if not is_built_in(c)}
     return sorted({getattr(sys.modules.get(name), "__file__", None) or "" for name in names})
 
 
 # ---------------------------------------------------------------------- lookup
 def discover(package: str = CORE) -> None:
-    """Import the files of a package of mappings and those before it, and first every installed plugin, once."""
+    """Import all files of a package of mappings, and before that the earlier packages and the plugins, once."""
     if package in _loaded:
         return
     if package == CORE:
@@ -277,22 +283,22 @@ def discover(package: str = CORE) -> None:
     else:
         discover(CORE)
         _import_files(package)
-    _loaded.add(package)  # at the end: a family that fails to import fails every time, not only the first
+    _loaded.add(package)  # after the imports, so that an import that fails is tried again
 
 
 def _packages() -> tuple[str, ...]:
-    """Return the packages to search. A package is imported completely or not at all."""
+    """Return the packages to search. ``ZOO`` alone includes ``CORE``, which :func:`discover` imports first."""
     return (ZOO,) if ZOO in sys.modules else (CORE, ZOO)
 
 
 def _import_files(package: str) -> None:
-    with Exclusive(package):  # the imports take only the lock of `_register`, which waits for no other
+    with Exclusive(package):  # no deadlock: the imports take only the lock of `_register`, which takes no other lock
         for info in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
             importlib.import_module(info.name)
 
 
 def find(obj: LuaObject) -> type[LuaClass] | None:
-    """Return the mapping for a Lua object, or None when its class (or this variant of it) is unknown."""
+    """Return the mapping for a Lua object, or None if no mapping accepts it."""
     if obj.class_name.startswith(PREFIX):
         return StockLayer
     for package in _packages():
@@ -304,7 +310,7 @@ def find(obj: LuaObject) -> type[LuaClass] | None:
 
 
 def takes_precedence(mapping: type[LuaClass], name: str) -> bool:
-    """Return whether a mapping of a user takes precedence over a built-in one of the same Lua name."""
+    """Return whether a mapping is a user's and takes precedence over a built-in mapping of the same Lua name."""
     if is_built_in(mapping):
         return False
     discover(ZOO)
@@ -312,17 +318,17 @@ def takes_precedence(mapping: type[LuaClass], name: str) -> bool:
 
 
 def mapped_by(mapping: type[LuaClass]) -> str:
-    """Return the name of a mapping of a user and its file or module, for messages; empty for a built-in mapping."""
+    """Return the name of a user's mapping and its file or module, for messages; empty for a built-in mapping."""
     if is_built_in(mapping):
         return ""
-    home = mapping.__module__
-    file = getattr(sys.modules.get(home), "__file__", None)
-    place = os.path.basename(file) if file and "." not in home else home
-    return f"{mapping.__qualname__.removesuffix('.Lua')} of {place}"
+    module = mapping.__module__
+    file = getattr(sys.modules.get(module), "__file__", None)
+    source = os.path.basename(file) if file and "." not in module else module
+    return f"{mapping.__qualname__.removesuffix('.Lua')} of {source}"
 
 
 def mapping_of(module: nn.Module) -> type[LuaClass]:
-    """Return the mapping for a torch module: of its Lua class, else of its type, else :class:`PlainModule`."""
+    """Return the mapping of a PyTorch module: by its Lua class, else by its type, else :class:`PlainModule`."""
     record = record_of(module)
     for package in _packages():
         discover(package)
@@ -342,7 +348,7 @@ def parameters(module: nn.Module) -> Iterator[ParameterSite]:
 
 
 def mappings_of(name: str) -> list[type[LuaClass]]:
-    """Return the mappings that are registered under a Lua name, in the order in which they are tried."""
+    """Return the mappings that are registered under a Lua name, in the order of the search."""
     for package in _packages():
         discover(package)
         if name in _BY_NAME:
@@ -351,18 +357,18 @@ def mappings_of(name: str) -> list[type[LuaClass]]:
 
 
 def known_names() -> dict[str, list[type[LuaClass]]]:
-    """Return all registered Lua names with their mappings, sorted."""
+    """Return all registered Lua names with their mappings, sorted by name."""
     discover(ZOO)
     return dict(sorted(_BY_NAME.items()))
 
 
 def torch_name(mapping: type[LuaClass]) -> str:
-    """Return the PyTorch classes of a mapping, for tables."""
+    """Return the names of a mapping's PyTorch classes, separated by commas."""
     return ", ".join(dict.fromkeys(map(type_name, torch_types(mapping))))
 
 
 def nearest_name(name: str) -> str | None:
-    """Return the registered name most like ``name``, for error messages."""
+    """Return the registered Lua name most similar to ``name``, for error messages; None if none is similar."""
     if len(name) > 100:
         return None
     known = known_names()

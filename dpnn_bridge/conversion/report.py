@@ -17,7 +17,14 @@ from dpnn_bridge.errors import UnsupportedClass
 
 @dataclass
 class Mapped:
-    """One Lua object and the torch module it became."""
+    """One Lua object and the PyTorch module to which it was converted.
+
+    Attributes:
+        path: path of the Lua object.
+        class_name: Lua class.
+        torch_type: class of the PyTorch module.
+        note: remark, such as that the module returns its input.
+    """
 
     path: str
     class_name: str
@@ -27,7 +34,12 @@ class Mapped:
 
 @dataclass
 class Dropped:
-    """One value that the module does not need, and why."""
+    """One Lua value that the PyTorch module does not contain.
+
+    Attributes:
+        path: path of the value.
+        reason: why it was dropped.
+    """
 
     path: str
     reason: str
@@ -35,14 +47,14 @@ class Dropped:
 
 @dataclass(repr=False)
 class Report:
-    """The record of one conversion.
+    """The report of one conversion.
 
     Attributes:
-        mapped: every converted object in the order of construction (children first).
-        dropped: values left out, with reasons.
-        unsupported: unknown classes that became placeholders.
-        notes: remarks on the whole file (mixed dtypes, the chosen key, …).
-        metadata: facts that are stored with the model: source, key, versions, the other entries of the checkpoint.
+        mapped: every converted object, in the order of construction (children first).
+        dropped: values that were not converted, with reasons.
+        unsupported: unknown classes that were converted to placeholders.
+        notes: remarks on the file (mixed dtypes, the selected key, …).
+        metadata: data that outputs store with the model: source, key, versions, the other entries of the checkpoint.
         source: the input file.
     """
 
@@ -54,19 +66,18 @@ class Report:
     source: Path | None = None
 
     def add(self, path: str, class_name: str, module: nn.Module, *, is_identity: bool = False) -> None:
-        """Record that the object at ``path`` became ``module``."""
+        """Record that the Lua object at ``path`` was converted to ``module``."""
         kind = type(module)
-        name = f"{kind.__module__}.{kind.__qualname__}".replace("torch.nn.modules.", "torch.nn.")
-        if name.startswith("torch.nn."):
-            name = f"torch.nn.{kind.__qualname__}"
-        self.mapped.append(Mapped(path, class_name, name, "passes its input through" if is_identity else ""))
+        home = "torch.nn" if kind.__module__.startswith("torch.nn.") else kind.__module__
+        note = "returns its input" if is_identity else ""
+        self.mapped.append(Mapped(path, class_name, f"{home}.{kind.__qualname__}", note))
 
     def drop(self, path: str, reason: str) -> None:
-        """Record that the value at ``path`` was left out."""
+        """Record that the value at ``path`` was not converted."""
         self.dropped.append(Dropped(path, reason))
 
     def note(self, text: str) -> None:
-        """Add a remark, once."""
+        """Add a remark to ``notes`` unless it is there already."""
         if text not in self.notes:
             self.notes.append(text)
 
@@ -76,7 +87,7 @@ class Report:
 
     @cached_property
     def sha256(self) -> str | None:
-        """Hash of the input file, read again when first asked for; None without a file of this machine."""
+        """SHA-256 of the input file, computed on first access; None if there is no local file."""
         if self.source is None or not self.source.is_file():
             return None
         return sha256_of(self.source)
@@ -93,6 +104,6 @@ class Report:
         return table(repr(self), ("#count", "Lua class", "PyTorch module"), rows, notes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain data, without what else the checkpoint held."""
+        """Return the report as plain data, without the other entries of the checkpoint."""
         metadata = {k: v for k, v in self.metadata.items() if k != "checkpoint"}
         return {**asdict(replace(self, metadata={}, source=None)), "metadata": metadata, "sha256": self.sha256}

@@ -1,7 +1,6 @@
 """Compute the sizes of the results of convolutions and poolings from their arguments.
 
-PyTorch computes them as well, on the meta device, but imports SymPy for its checks there, which takes longer than
-anything else that a small command does.
+PyTorch's meta device computes these sizes too, but it imports SymPy, which takes most of the time of a small command.
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ def _convolution(
     if transposed:
         added = _each(output_padding, len(weight.shape[2:]))
         size = [(n - 1) * s - 2 * p + d * (k - 1) + a + 1 for (n, k, s, p, d), a in zip(windows, added, strict=True)]
-        return _made(value, (len(value), weight.shape[1] * groups, *size))
-    return _made(
+        return _meta(value, (len(value), weight.shape[1] * groups, *size))
+    return _meta(
         value, (len(value), len(weight), *((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in windows))
     )
 
@@ -44,8 +43,8 @@ def _max_pooling(
     dilation: Sequence[int] = (1,),
     ceil_mode: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    made = _pooling(count, value, kernel, stride, padding, dilation, ceil_mode)
-    return made, _made(made, made.shape, torch.int64)
+    output = _pooling(count, value, kernel, stride, padding, dilation, ceil_mode)
+    return output, _meta(output, output.shape, torch.int64)
 
 
 def _average_pooling(
@@ -73,7 +72,7 @@ def _pooling(
     for n, k, s, p, d in _windows(value.shape[-count:], kernel, stride or kernel, padding, dilation):
         length = (n + 2 * p - d * (k - 1) - 1 + (s - 1 if ceil_mode else 0)) // s + 1
         size.append(length - (ceil_mode and (length - 1) * s >= n + p))  # no window starts in the padding
-    return _made(value, (*value.shape[:-count], *size))
+    return _meta(value, (*value.shape[:-count], *size))
 
 
 def _windows(dims: Sequence[int], *others: Sequence[int]) -> list[tuple[int, ...]]:
@@ -85,7 +84,7 @@ def _each(values: Sequence[int], count: int) -> Sequence[int]:
     return list(values) * count if len(values) == 1 else values
 
 
-def _made(like: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
+def _meta(like: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
     return torch.empty(shape, dtype=dtype or like.dtype, device="meta")
 
 
@@ -93,14 +92,14 @@ def _convolution_backward(
     gradient: Tensor, value: Tensor, weight: Tensor, bias: Sequence[int] | None, *others: Any
 ) -> tuple[Tensor | None, ...]:
     sizes = value.shape, weight.shape, bias or ()
-    return tuple(_made(gradient, size) if asked else None for size, asked in zip(sizes, others[-1], strict=True))
+    return tuple(_meta(gradient, size) if needed else None for size, needed in zip(sizes, others[-1], strict=True))
 
 
 def _as_input(_gradient: Tensor, value: Tensor, *_: Any) -> Tensor:
-    return _made(value, value.shape)
+    return _meta(value, value.shape)
 
 
-#: name of an operation -> tensors on the meta device that have the sizes of its results, from its arguments
+#: name of an operation -> function of its arguments that returns meta tensors with the sizes of its results
 RESULTS: dict[str, Callable[..., Any]] = {
     "convolution": _convolution,
     "convolution_backward": _convolution_backward,

@@ -1,4 +1,4 @@
-"""Show the settings of layers as Python's numbers and tuples while a model is converted."""
+"""Replace settings of layers that are numpy scalars or lists by Python numbers and tuples during a conversion."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import nn
 
 @contextmanager
 def plain_settings(root: nn.Module) -> Iterator[None]:
-    """Replace numbers of numpy, and lists in layers of ``torch.nn``, inside the ``with`` block.
+    """Replace numpy scalars by Python numbers, and lists in stock layers by tuples, inside the ``with`` block.
 
-    ``nn.Linear(np.prod(shape), 5)`` keeps a number of numpy, and ``nn.MaxPool2d([2, 3])`` a list. Files contain
-    Python's numbers, and the constructors of other layers make tuples.
+    ``nn.Linear(np.prod(shape), 5)`` has a numpy scalar as an attribute, and ``nn.MaxPool2d([2, 3])`` a list. Files
+    cannot store numpy scalars, and layers that are created from files have tuples.
     """
     changed = []
     for module in root.modules():

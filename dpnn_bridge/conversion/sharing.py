@@ -1,10 +1,10 @@
 """Decide which Lua tensors become one parameter, and tie parameters that overlap.
 
-Tensors that view the same elements with the same layout become one ``nn.Parameter``. Of tensors that overlap in another
-way (a decoder whose weight is the transpose of the encoder's), one becomes a parameter, the source. The others become a
-:class:`~dpnn_bridge.conversion.ties.Tie`, which computes them from the source. So only the source gets a gradient, and
-ties survive ``.to()``, ``deepcopy``, pickling and ``state_dict``. Tensors that are only adjacent in one flat storage
-become independent, contiguous parameters.
+Tensors that view the same elements with the same layout become one ``nn.Parameter``. If tensors overlap in another way
+(a decoder whose weight is the transpose of the encoder's weight), one of them becomes a parameter, the source. Each
+other tensor is computed from the source by a :class:`~dpnn_bridge.conversion.ties.Tie`. So only the source gets a
+gradient, and the tensors remain tied after ``.to()``, ``deepcopy``, pickling and ``state_dict``. Tensors that are only
+adjacent in a flat storage become independent, contiguous parameters.
 """
 
 from __future__ import annotations
@@ -29,13 +29,21 @@ from dpnn_bridge.objects import LuaTensor
 
 @dataclass
 class _Entry:
-    """One parameter with every place that uses it."""
+    """One parameter or buffer, and all fields that contain it.
+
+    Attributes:
+        value: the PyTorch tensor.
+        tensor: the Lua tensor.
+        sites: the fields.
+        torch_shape: shape in PyTorch; None if Lua's shape is used.
+        gradients: region of each gradient tensor in Lua -> its number, from 0. Shared weights can have several.
+    """
 
     value: Tensor
     tensor: LuaTensor
     sites: list[Site]
     torch_shape: torch.Size | None
-    gradients: dict[Any, int]  # regions of the different gradients that it has in Lua, numbered from 0
+    gradients: dict[Any, int]
 
     @property
     def extent(self) -> tuple[int, int]:
@@ -58,7 +66,8 @@ class Sharing:
     """Creates parameters and buffers for Lua tensors, one for each region of memory.
 
     Args:
-        defer_large: large parameters get no elements, see :mod:`~dpnn_bridge.conversion.deferred`.
+        defer_large: whether the elements of large parameters stay in the file, see
+            :mod:`~dpnn_bridge.conversion.deferred`.
     """
 
     def __init__(self, defer_large: bool = False) -> None:
@@ -76,14 +85,18 @@ class Sharing:
         """Set the parameter or buffer of ``site`` to the elements of ``tensor``.
 
         Args:
-            site: where; the owner contains ``leaf`` as a parameter or buffer (possibly None).
+            site: the field; its owner has ``leaf`` as a parameter or buffer (possibly None).
             tensor: the elements.
-            gradient: the tensor of the gradient, if there is one.
-            arrange: turns Lua's memory layout into torch's.
-            shape: torch's shape, None if Lua's is taken.
+            gradient: the gradient in Lua, or another value if there is none.
+            arrange: function that converts Lua's memory layout to PyTorch's.
+            shape: shape in PyTorch; None to use Lua's shape.
 
         Returns:
-            Which of the parameter's gradients in Lua this is: 0 unless the parameter is shared and its gradient is not.
+            Number of ``gradient`` among the gradients of the parameter in Lua: 0 unless the parameter is shared and its
+            gradient is not.
+
+        Raises:
+            ConversionError: the owner has no parameter or buffer ``leaf``.
         """
         owner, leaf = site.owner, site.leaf
         if leaf not in owner._parameters and leaf not in owner._buffers:
@@ -124,14 +137,18 @@ class Sharing:
         return entry.number_of(gradient)
 
     def discard(self, module: nn.Module) -> None:
-        """Forget the parameters of a module that was not finished."""
+        """Remove the fields of a module whose construction failed."""
         for identity, entry in list(self._entries.items()):
             entry.sites = [site for site in entry.sites if site.module is not module]
             if not entry.sites:
                 del self._entries[identity]
 
     def tie(self, roots: Iterable[nn.Module]) -> None:
-        """Tie parameters whose regions overlap without being the same, and what several modules in a root use."""
+        """Tie parameters that overlap, and keep parameters and buffers shared that several modules contain.
+
+        Args:
+            roots: the converted models.
+        """
         by_storage: dict[int, list[_Entry]] = defaultdict(list)
         for entry in self._entries.values():
             if isinstance(entry.value, nn.Parameter):
@@ -156,8 +173,8 @@ class Sharing:
 
 
 def _tie(group: list[_Entry]) -> None:
-    """Tie the members of a group of parameters whose extents overlap, where elements really coincide."""
-    if len(group) < 2 or not _really_overlap(group):
+    """Tie parameters whose ranges in the storage overlap, if they have common elements."""
+    if len(group) < 2 or not _have_common_elements(group):
         return
     start, end = min(e.extent[0] for e in group), max(e.extent[1] for e in group)
     source = next(
@@ -173,7 +190,7 @@ def _tie(group: list[_Entry]) -> None:
             Tie(site, source.sites[0], t.shape, t.stride, t.offset - start, entry.torch_shape).install()
 
 
-def _really_overlap(group: list[_Entry]) -> bool:
+def _have_common_elements(group: list[_Entry]) -> bool:
     if all(is_contiguous(e.tensor.shape, e.tensor.stride) for e in group):
         return True
     elements = np.concatenate([e.elements() for e in group])
@@ -181,7 +198,7 @@ def _really_overlap(group: list[_Entry]) -> bool:
 
 
 def _flat_source(group: list[_Entry], start: int, end: int) -> _Entry:
-    """Return a new source for a group in which no parameter covers the others; the first member owns it."""
+    """Return a new flat source for a group in which no parameter contains the others; the first module owns it."""
     from dpnn_bridge.conversion.fields import Field
 
     first = group[0].sites[0]
@@ -198,7 +215,7 @@ def _flat_source(group: list[_Entry], start: int, end: int) -> _Entry:
 
 
 def region_of(tensor: LuaTensor) -> tuple[Any, ...]:
-    """Return the identity of the elements that a tensor views, whatever shape a contiguous one has."""
+    """Return a key for the elements that a tensor views; contiguous tensors of different shapes can have one key."""
     storage = id(tensor.storage)
     if is_contiguous(tensor.shape, tensor.stride):
         return (storage, tensor.offset, tensor.size)
@@ -206,7 +223,7 @@ def region_of(tensor: LuaTensor) -> tuple[Any, ...]:
 
 
 def contiguous_copy(tensor: LuaTensor) -> Tensor:
-    """Return a private copy of the elements of a tensor, contiguous; only its part of the storage is read."""
+    """Return a contiguous PyTorch copy of a Lua tensor; only the tensor's range of the storage is read."""
     if tensor.size == 0 or tensor.storage is None:
         return tensor.torch()
     start, stop = extent_of(tensor)
@@ -218,7 +235,7 @@ def contiguous_copy(tensor: LuaTensor) -> Tensor:
 
 
 def extent_of(tensor: LuaTensor) -> tuple[int, int]:
-    """Return the first element and one past the last in the storage."""
+    """Return the range ``(start, stop)`` of the tensor's elements in the storage."""
     first = last = tensor.offset
     for size, stride in zip(tensor.shape, tensor.stride, strict=True):
         first, last = first + min(0, (size - 1) * stride), last + max(0, (size - 1) * stride)

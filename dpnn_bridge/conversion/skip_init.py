@@ -1,4 +1,4 @@
-"""Skip the random initialization in constructors, because tensors of the file replace the initial values."""
+"""Skip the random initialization in constructors: tensors from the file replace the initial values."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _RANDOM_FILLS = frozenset(
 
 
 class SkipInit(TorchFunctionMode):
-    """While active, functions that fill a tensor with random numbers do nothing.
+    """A mode in which functions that fill a tensor with random numbers do nothing.
 
-    Building a module then does not touch the memory of its parameters or PyTorch's random generator.
+    Constructing a module then neither writes its parameters nor advances PyTorch's random generator.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Store layers of ``torch.nn`` without a Lua class in ``.pt`` files, by the arguments of their constructor."""
+"""Store layers of ``torch.nn`` without a Lua class in ``.pt`` files, as the arguments of their constructor."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from dpnn_bridge.objects import LuaObject
 if TYPE_CHECKING:
     from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 
-#: prefix of the name of a class of ``torch.nn``
+#: prefix of the class name of such a layer in a ``.pt`` file
 PREFIX = "pytorch.nn."
 
 
 class StockLayer(LuaClass):
-    """Any layer of ``torch.nn`` without modules inside. Not a Lua class: it occurs only in ``.pt`` files."""
+    """The mapping of layers of ``torch.nn`` without a Lua class and without submodules. Only ``.pt`` files use it."""
 
     @classmethod
     def name_of(cls, module: nn.Module) -> str:
@@ -50,35 +50,35 @@ class StockLayer(LuaClass):
     @classmethod
     def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
         super().fill(module, obj, ctx)
-        if isinstance(module, nn.RNNBase):  # it contains its parameters in a list as well
+        if isinstance(module, nn.RNNBase):  # it also has a list of its parameters
             module._init_flat_weights()
-        del module.__dict__["lua_record"]  # in a .t7 file it is no Lua class either
+        del module.__dict__["lua_record"]  # the layer has no Lua class, so an export to .t7 must not find one
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        plain, passed = arguments_of(module)
+        plain, tensors = arguments_of(module)
         fields = {name: ctx.tensor(module, name, spec) for name, spec in cls.fields_of(module).items()}
-        return {"arguments": _as_json(plain, module), "passed": " ".join(passed), **fields}
+        return {"arguments": _as_json(plain, module), "passed": " ".join(tensors), **fields}
 
 
 def check_parametrizations(module: nn.Module, fields: Iterable[Field], path: str) -> None:
-    """Refuse a module whose weight is computed of tensors that no field of its Lua class contains.
+    """Refuse a module with a weight that is computed from tensors that no field of its Lua class contains.
 
     Raises:
-        ConversionError: there is one.
+        ConversionError: the module has such a weight.
     """
     if computes_weight(module, fields):
         name, kind, call = computed_weights(module)[0]
         raise ConversionError(
-            f"{kind} computes its {name}, which a .pt or .safetensors file cannot store; {call} makes it an ordinary "
-            "tensor, and a .t7 file stores its current value",
+            f"{kind} computes its {name}, and a .pt or .safetensors file cannot store that; make the {name} an "
+            f"ordinary parameter with {call}, or write a .t7 file, which stores the current value",
             path=path,
             class_name=parametrize.type_before_parametrizations(module).__name__,
         )
 
 
 def computes_weight(module: nn.Module, fields: Iterable[Field]) -> bool:
-    """Return whether a hook or parametrization computes a weight of tensors that no field of the Lua class contains."""
+    """Return whether a module has a weight that is computed from tensors that no field of its Lua class contains."""
     lists: Any = module.parametrizations if parametrize.is_parametrized(module) else nn.ModuleDict()
     kept = {field.attribute.removeprefix("parametrizations.") for field in fields}
     outside = all(getattr(p, "listed_outside", False) for parts in lists.values() for p in parts)
@@ -86,17 +86,17 @@ def computes_weight(module: nn.Module, fields: Iterable[Field]) -> bool:
 
 
 def _as_json(arguments: dict[str, Any], module: nn.Module) -> str:
-    """Return the arguments of a layer's constructor as text.
+    """Return the arguments of a layer's constructor as JSON.
 
     Raises:
-        ConversionError: One of them is a function, say.
+        ConversionError: JSON cannot represent an argument, such as a function.
     """
     try:
         return json.dumps(arguments)
     except (TypeError, ValueError) as error:
         raise ConversionError(
-            f"a .pt file stores the constructor arguments of a torch.nn layer, and one of them is no plain data "
-            f"({error}); save the model's state_dict",
+            f"a .pt file stores the constructor arguments of a torch.nn layer as JSON, which cannot represent one of "
+            f"them ({error}); save the model's state_dict",
             class_name=type(module).__name__,
         ) from None
 

@@ -1,4 +1,4 @@
-"""Take a subclass of a layer of PyTorch that computes what the layer computes for that layer."""
+"""Replace subclasses of PyTorch layers that do not change the computation by the PyTorch layers."""
 
 from __future__ import annotations
 
@@ -14,25 +14,29 @@ from dpnn_bridge.conversion.unshared import tensors_of
 
 
 def with_stock_classes(root: nn.Module) -> nn.Module:
-    """Return a model in which layers of a subclass that replaces nothing of a forward are layers of PyTorch.
+    """Return a model in which layers of a subclass that does not change the forward pass are plain PyTorch layers.
 
-    What can be written, and how, depends on the class of a layer: ``class Conv(nn.Conv2d)`` with a constructor of its
-    own is written, or refused, as :class:`torch.nn.Conv2d` with its options is.
+    For example, ``class Conv(nn.Conv2d)`` with another constructor is exported like :class:`torch.nn.Conv2d`.
 
     Returns:
-        ``root`` itself where no module is one of a subclass, else a copy that shares all tensors with it.
+        ``root`` if it contains no such layer, else a copy that shares all tensors with ``root``.
     """
     if not any(map(stock_class, root.modules())):
         return root
-    twin = copy.deepcopy(root, dict(tensors_of(root)))
-    for module in twin.modules():
+    result = copy.deepcopy(root, dict(tensors_of(root)))
+    for module in result.modules():
         if (kind := stock_class(module)) is not None:
             module.__class__ = kind
-    return twin
+    return result
 
 
 def stock_class(module: nn.Module) -> type[nn.Module] | None:
-    """Return the class of PyTorch that a module is a subclass of; None if it computes more, or was registered."""
+    """Return the PyTorch class that a module can be replaced by.
+
+    Returns:
+        The PyTorch base class of the module's class. None if the module's class is a PyTorch class itself, is
+        registered, or changes the computation, and for converted or parametrized modules.
+    """
     mro = type(module).__mro__
     base = next((t for t in mro if t.__module__.startswith("torch.nn.modules.") and t is not nn.Module), None)
     if record_of(module) is not None or parametrize.is_parametrized(module) or base in (None, mro[0]):

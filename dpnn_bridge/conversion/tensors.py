@@ -1,4 +1,4 @@
-"""Convert the tensor of a field: decide whether it is a parameter, and arrange its elements in Lua's layout."""
+"""Read tensor fields for the export: whether a field is a parameter, and its elements in Lua's memory layout."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from dpnn_bridge.conversion.fields import Field, record_of, resolve
 from dpnn_bridge.conversion.ties import tie_of
 from dpnn_bridge.errors import OptionError
 
-#: other names of dtypes: Torch7's classes and torch's own short forms
+#: short names of dtypes in Torch7 and PyTorch -> full names
 _DTYPE_NAMES = {"half": "float16", "float": "float32", "double": "float64"}
 
 
 def as_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    """Return a floating point dtype from itself or from its name: ``"float16"``, ``"torch.float16"``, ``"half"``.
+    """Convert the name of a floating point dtype, such as ``"float16"``, ``"torch.float16"`` or ``"half"``, to a dtype.
+
+    A dtype is returned unchanged, and None too.
 
     Raises:
-        OptionError: it is not a floating point dtype.
+        OptionError: the value is not a floating point dtype.
     """
     if dtype is None:
         return None
@@ -30,15 +32,19 @@ def as_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
 
 
 def is_parameter(module: nn.Module, attribute: str) -> bool:
-    """Return whether a dotted name is a parameter, its own or tied to another's."""
+    """Return whether a dotted attribute is a parameter or is tied to one."""
     owner, leaf = resolve(module, attribute)
     return owner._parameters.get(leaf) is not None or tie_of(owner, leaf) is not None
 
 
 def field_value(module: nn.Module, name: str, spec: Field, *, gradient: bool = False) -> Tensor:
-    """Return a field's tensor, or its gradient (zeros when there is none), detached and in Lua's memory layout.
+    """Return a field's tensor or its gradient, detached and in Lua's memory layout, if possible as a view.
 
-    It is a view of the torch tensor where the strides allow it.
+    Args:
+        module: the module.
+        name: Lua field.
+        spec: attribute and layout of the field.
+        gradient: whether to return the gradient, or zeros if there is none.
     """
     owner, leaf = resolve(module, spec.attribute)
     tie = tie_of(owner, leaf)

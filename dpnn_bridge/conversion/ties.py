@@ -1,4 +1,4 @@
-"""Tie tensors of a module to another module: views of its parameters, and shared buffers."""
+"""Tie tensors of a module to tensors of another module: views of parameters, and shared parameters and buffers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Site:
-    """A tensor field of a module: the module, its Lua field and where its torch tensor is."""
+    """A tensor field of a module.
+
+    Attributes:
+        module: the module.
+        name: Lua field.
+        field: attribute and memory layout of the field.
+        owner, leaf: the submodule that owns the PyTorch tensor, and the name of the tensor there.
+    """
 
     module: nn.Module
     name: str
@@ -29,13 +36,13 @@ class Site:
 
 
 class Tie:
-    """A tie: ``owner.leaf`` is a strided view of another module's parameter, computed whenever it is read.
+    """A tied parameter: a strided view of the parameter of another module, computed whenever it is read.
 
     Attributes:
         site: the tied field.
         source: the field whose parameter contains the elements.
-        shape, stride, offset: the Lua tensor, in the elements of the source's Lua tensor.
-        torch_shape: shape of the torch tensor when the field has no layout.
+        shape, stride, offset: shape, strides and first element of the view in the source's elements, in Lua's layout.
+        torch_shape: shape in PyTorch if the field has no layout; None to use ``shape``.
     """
 
     def __init__(
@@ -51,21 +58,21 @@ class Tie:
         self.shape, self.stride, self.offset, self.torch_shape = shape, stride, offset, torch_shape
 
     def lua_view(self, tensor: Tensor) -> Tensor:
-        """Return the tied part of the source's parameter or gradient, in Lua's memory layout."""
+        """Return the view of the source's parameter or gradient, in Lua's memory layout."""
         layout, tensor = self.source.field.layout, full(tensor)
         flat = (layout.to_lua(tensor, self.source.module) if layout else tensor).reshape(-1)
-        return flat[self.offset :].as_strided(self.shape, self.stride)  # an offset would count from the storage's begin
+        return flat[self.offset :].as_strided(self.shape, self.stride)  # its storage_offset counts from the storage
 
     def parameter(self) -> nn.Parameter:
-        """Return the parameter with the elements."""
+        """Return the source's parameter."""
         return getattr(self.source.owner, self.source.leaf)
 
     def compute(self) -> Tensor:
-        """Return the tied tensor in torch's memory layout; gradients flow to the source."""
+        """Return the tied tensor in PyTorch's memory layout; gradients flow to the source."""
         return self.arranged(self.parameter())
 
     def arranged(self, source: Tensor) -> Tensor:
-        """Apply :meth:`compute` to a tensor in place of the parameter."""
+        """Compute the tied tensor from ``source`` instead of the source's parameter."""
         value = self.lua_view(source)
         layout = self.site.field.layout
         if layout is not None:
@@ -73,7 +80,7 @@ class Tie:
         return value if self.torch_shape is None else value.reshape(self.torch_shape)
 
     def install(self) -> None:
-        """Remove the field's own parameter and compute it from the source from now on."""
+        """Replace the field's parameter by a property that computes it from the source."""
         owner, leaf = self.site.owner, self.site.leaf
         owner._parameters.pop(leaf, None)
         owner.__dict__.setdefault("ties", {})[leaf] = self
@@ -86,26 +93,26 @@ def tie_of(owner: nn.Module, leaf: str) -> Tie | None:
 
 
 def share_buffer(sites: list[Site]) -> None:
-    """Let a buffer of several modules stay one tensor when one of them changes its type or device."""
+    """Keep the buffer of several modules one tensor when ``.to()`` and similar methods replace it."""
     for site in sites:
         site.owner.__dict__.setdefault("shared_buffers", {})[site.leaf] = [(s.owner, s.leaf) for s in sites]
         _become_sharing(site.owner)
 
 
 def keep_shared(root: nn.Module) -> None:
-    """Let parameters that several modules inside ``root`` use, if any, stay one parameter on every device.
+    """Keep parameters that several modules inside ``root`` contain shared when ``.to()`` moves them to another device.
 
-    PyTorch replaces each use by a parameter of its own where the tensors of the new device are not compatible with the
-    old ones, as on XLA and on devices that other packages add (``PrivateUse1``).
+    PyTorch itself creates a separate parameter for each module if it cannot exchange the data of a parameter in place,
+    as on XLA and on devices that other packages add (``PrivateUse1``).
     """
     if _uses_of_parameters(root):
         _become_sharing(root)
 
 
 class _Sharing(nn.Module):
-    """Mixin of modules that have a tie, a shared buffer or inside of them a shared parameter.
+    """Mixin of modules that have a tied parameter or a shared buffer, or contain modules with a shared parameter.
 
-    What changes their tensors reaches the other module's.
+    ``.to()`` and similar methods, which call ``_apply``, keep the tensors tied and shared.
     """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
@@ -115,10 +122,10 @@ class _Sharing(nn.Module):
             for other, name in others:
                 other._parameters[name] = owner._parameters[leaf]
         for tie in self.__dict__.get("ties", {}).values():
-            holder = nn.ParameterList([tie.parameter()])._apply(fn)
-            tie.source.owner._parameters[tie.source.leaf] = holder[0]
-        for leaf, places in self.__dict__.get("shared_buffers", {}).items():
-            for owner, name in places:
+            parameters = nn.ParameterList([tie.parameter()])._apply(fn)
+            tie.source.owner._parameters[tie.source.leaf] = parameters[0]
+        for leaf, uses in self.__dict__.get("shared_buffers", {}).items():
+            for owner, name in uses:
                 owner._buffers[name] = self._buffers[leaf]
         return self
 
@@ -128,34 +135,34 @@ class _Sharing(nn.Module):
 
 
 def _uses_of_parameters(module: nn.Module) -> list[list[tuple[nn.Module, str]]]:
-    """Return the owners and names of each parameter that several modules inside ``module`` use."""
+    """Return, for each parameter that several modules inside ``module`` contain, these modules and its names there."""
     uses: dict[int, list[tuple[nn.Module, str]]] = {}
     for owner in module.modules():
         for name, parameter in owner._parameters.items():
             if parameter is not None:
                 uses.setdefault(id(parameter), []).append((owner, name))
-    return [places for places in uses.values() if len(places) > 1]
+    return [owners for owners in uses.values() if len(owners) > 1]
 
 
 def plain_type(kind: type[nn.Module]) -> type[nn.Module]:
-    """Return the class that a module had before its tensors were tied."""
+    """Return the class of a module without the mixin for tied and shared tensors."""
     return kind.__mro__[2] if issubclass(kind, _Sharing) else kind
 
 
 def _become_sharing(module: nn.Module) -> None:
-    """Give a module the mixin, and a property for each tied tensor."""
+    """Add the mixin, and a property for each tied parameter, to the class of a module."""
     module.__class__ = _sharing_type(plain_type(type(module)), tuple(module.__dict__.get("ties", ())))
 
 
 def _sharing_type(plain: type[nn.Module], tied: tuple[str, ...]) -> type[nn.Module]:
-    """Return the same class for the same arguments, in every thread."""
+    """Return the class ``plain`` with the mixin and the tied parameters; one class for all threads."""
     with Exclusive((_sharing_type, plain)):
-        return _made_sharing_type(plain, tied)
+        return _create_sharing_type(plain, tied)
 
 
 @cache
-def _made_sharing_type(plain: type[nn.Module], tied: tuple[str, ...]) -> type[nn.Module]:
-    """Return ``plain`` with the mixin; it has the same name, so that tools and people see the class they know."""
+def _create_sharing_type(plain: type[nn.Module], tied: tuple[str, ...]) -> type[nn.Module]:
+    """Create a subclass of the mixin and ``plain``, with the name of ``plain``, which ``repr`` and tools show."""
     body: dict[str, Any] = {name: getattr(plain, name) for name in ("__module__", "__qualname__", "__doc__")}
     body |= {leaf: _property(leaf) for leaf in tied}
     body["__jit_unused_properties__"] = [*getattr(plain, "__jit_unused_properties__", ()), *tied]
@@ -167,6 +174,6 @@ def _property(leaf: str) -> property:
 
 
 def _restore(plain: type[nn.Module], tied: tuple[str, ...]) -> nn.Module:
-    """Create an empty instance for pickle and deepcopy; its state follows."""
+    """Create an empty instance for pickle and deepcopy, which set its state afterwards."""
     kind = _sharing_type(plain, tied)
     return kind.__new__(kind)

@@ -31,13 +31,15 @@ from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, Lu
 
 
 class TorchConversion(TorchContext):
-    """State of one conversion from Lua to torch.
+    """State of one conversion from Lua to PyTorch; implements :class:`TorchContext`, which documents its methods.
+
+    Args:
+        options: the caller's options.
+        root: path of the converted value in the file, for messages.
 
     Attributes:
-        options: the caller's choices.
-        report: result for each object.
-        mapped_by: ``id`` of objects -> the mapping or Lua file of a user that a file was written with. No built-in
-            mapping takes its place.
+        mapped_by: ``id`` of Lua objects -> the mapping or Lua file of a user that converted the module that was
+            written to the file. Such an object is not converted by a built-in mapping.
     """
 
     def __init__(self, options: Options | None = None, root: str = "") -> None:
@@ -47,7 +49,7 @@ class TorchConversion(TorchContext):
         self._root, self._path = root, list[Any]()
         self._modules: dict[int, nn.Module] = {}
         self._roots: list[nn.Module] = []
-        self._converted: set[int] = set()  # the ids of these modules
+        self._converted: set[int] = set()  # ids of the values of `_modules`
         self._kept: dict[int, Any] = {}
         self._emptied: dict[int, Any] = {}
         self._alive: list[Any] = []
@@ -73,7 +75,7 @@ class TorchConversion(TorchContext):
     def note(self, text: str) -> None:
         self.report.note(f"{self.path or 'root'}: {text}")
 
-    def _endless(self, message: str, obj: LuaObject) -> ConversionLimitError:
+    def _limit_error(self, message: str, obj: LuaObject) -> ConversionLimitError:
         return ConversionLimitError(message, path=self.path, class_name=obj.class_name)
 
     @contextmanager
@@ -93,9 +95,9 @@ class TorchConversion(TorchContext):
             if id(obj) in self._modules:
                 return self._modules[id(obj)]
             if id(obj) in self._active:
-                raise self._endless("the object contains itself", obj)
+                raise self._limit_error("the object contains itself", obj)
             if len(self._active) >= MAX_DEPTH:
-                raise self._endless(f"modules are nested deeper than {MAX_DEPTH} levels", obj)
+                raise self._limit_error(f"modules are nested deeper than {MAX_DEPTH} levels", obj)
             if not self._active:
                 self.budget = Budget(obj)
             self._active.add(id(obj))
@@ -113,15 +115,15 @@ class TorchConversion(TorchContext):
             return module
 
     def converted(self, obj: LuaObject) -> nn.Module | None:
-        """Return the module that an object became, None if it was not met."""
+        """Return the module to which an object was converted; None if it was not converted."""
         return self._modules.get(id(obj))
 
     def _convert(self, obj: LuaObject) -> nn.Module:
-        """Return the module of an object: by a plugin, a Lua file of the user, or a built-in mapping."""
+        """Return the module of an object, by a user's mapping, a user's Lua file, or a built-in mapping."""
         mapping = self._mapping(obj)
-        own = self.options.overrides is not None and self.options.overrides(obj.class_name)
-        if mapping is None or (own and registry.is_built_in(mapping)):
-            module = self._in_lua(obj)
+        overridden = self.options.overrides is not None and self.options.overrides(obj.class_name)
+        if mapping is None or (overridden and registry.is_built_in(mapping)):
+            module = self._by_fallback(obj)
             if module is not None:
                 if mapping is not None:
                     self.report.note(f"{obj.class_name}: the Lua class takes precedence over the built-in mapping")
@@ -129,12 +131,12 @@ class TorchConversion(TorchContext):
         if mapping is None or (registry.is_built_in(mapping) and id(obj) in self.mapped_by):
             return self._placeholder(obj)
         if registry.takes_precedence(mapping, obj.class_name):
-            place = f"{mapping.__module__}.{mapping.__qualname__}"
-            self.report.note(f"{obj.class_name}: {place} takes precedence over the built-in mapping")
+            name = f"{mapping.__module__}.{mapping.__qualname__}"
+            self.report.note(f"{obj.class_name}: {name} takes precedence over the built-in mapping")
         in_lua = self._in_lua_count
         try:
             with self.budget.watched(True):
-                return self._built(obj, mapping)
+                return self._build(obj, mapping)
         except ConversionLimitError:
             raise
         except ConversionError as error:
@@ -151,8 +153,8 @@ class TorchConversion(TorchContext):
         except Exception as e:
             raise self.error(f"cannot identify the variant of the class: {type(e).__name__}: {e}", obj) from e
 
-    def _in_lua(self, obj: LuaObject) -> nn.Module | None:
-        """Return the module of an object whose class is defined in the user's Lua files."""
+    def _by_fallback(self, obj: LuaObject) -> nn.Module | None:
+        """Return the module that ``options.fallback`` creates, which may run a user's Lua file, or None."""
         with self._skip_init.during(active=False), self.budget.watched(False):
             module = self.options.fallback(obj, self) if self.options.fallback else None
         if module is not None:
@@ -162,7 +164,8 @@ class TorchConversion(TorchContext):
                 share_parameters(module, obj, self.sharing)
         return module
 
-    def _built(self, obj: LuaObject, mapping: type[LuaClass]) -> nn.Module:
+    def _build(self, obj: LuaObject, mapping: type[LuaClass]) -> nn.Module:
+        """Create the module of an object by a mapping, and store its conversion metadata."""
         module, missing, in_lua = None, len(self._unsupported), self._in_lua_count
         try:
             obj = mapping.upgrade(obj)
@@ -173,7 +176,7 @@ class TorchConversion(TorchContext):
                 module.training = obj.get("train", mapping.default_training) is not False
             mapping.fill(module, obj, self)
             self._check_filled(module, obj, mapping)
-            self._remember(module, obj, mapping)
+            self._store_metadata(module, obj, mapping)
         except Exception as e:
             if module is not None:
                 self.sharing.discard(module)
@@ -183,11 +186,11 @@ class TorchConversion(TorchContext):
             if self.options.pending and isinstance(e, RuntimeError):
                 detail = f"{COMPUTED} ({detail})"
             if len(self._unsupported) > missing:
-                detail = "it holds a module of a class without a mapping"
+                detail = "it contains a module of a class without a mapping"
             elif self._in_lua_count > in_lua:
                 detail = (
-                    f"it holds a module that runs in Lua ({detail}); to run {obj.class_name} in Lua too, put a "
-                    "checkout of its package beside the Lua file, or on lua_path"
+                    f"it contains a module that runs in Lua ({detail}); to run {obj.class_name} in Lua too, put a "
+                    "checkout of its package next to the Lua file, or on lua_path"
                 )
             raise self.error(f"cannot build the module: {detail}", obj) from e
         self.report.add(self.path, obj.class_name, module, is_identity=mapping.is_identity)
@@ -197,7 +200,7 @@ class TorchConversion(TorchContext):
         self._filled.update((id(owner), name) for name in names)
 
     def _check_filled(self, module: nn.Module, obj: LuaObject, mapping: type[LuaClass]) -> None:
-        """Refuse a module that keeps values of its constructor where the file should have given them."""
+        """Refuse a module with a parameter or buffer that the file has not set."""
         for name, field in mapping.fields_of(module).items():
             owner, leaf = fields.resolve(module, field.attribute)
             tensor = fields.own_tensor(owner, leaf)
@@ -214,7 +217,7 @@ class TorchConversion(TorchContext):
             for leaf, parameter in owner._parameters.items():
                 if parameter is not None and (id(owner), leaf) not in self._filled:
                     raise self.error(
-                        f"no field maps to the parameter {path}{leaf} of {type(module).__name__}: name it in `tensors` "
+                        f"no field maps to the parameter {path}{leaf} of {type(module).__name__}: add it to `tensors` "
                         f"of {mapping.__module__}.{mapping.__qualname__}",
                         obj,
                     )
@@ -229,13 +232,13 @@ class TorchConversion(TorchContext):
         return [self.to_torch(child, field, i) for i, child in enumerate(table.as_list(), 1)]
 
     def _placeholder(self, obj: LuaObject, error: ConversionError | None = None) -> Placeholder:
-        """Create a placeholder for an object of an unknown class, or one that its mapping cannot build (``error``)."""
+        """Create a placeholder for an object of an unknown class, or whose mapping raised ``error``."""
         fields, reason = tuple(sorted(str(k) for k in obj)), str(error or "")
         mapped_by = self.mapped_by.get(id(obj), "")
         entry = self._unsupported.get((obj.class_name, fields))
         if entry is None:
-            look = error is None and not mapped_by and len(self._unsupported) < 5
-            nearest = registry.nearest_name(obj.class_name) if look else None
+            suggest = error is None and not mapped_by and len(self._unsupported) < 5  # the search is slow
+            nearest = registry.nearest_name(obj.class_name) if suggest else None
             entry = UnsupportedClass(obj.class_name, [], fields, nearest, reason, mapped_by)
             self._unsupported[obj.class_name, fields] = entry
         entry.paths.append(self.path)
@@ -243,7 +246,7 @@ class TorchConversion(TorchContext):
         return Placeholder(obj, self.path, mapped_by)
 
     def _find_unsupported(self, root: LuaTable) -> None:
-        """Convert the modules below an unknown object, so that one error names every unknown class."""
+        """Convert the modules inside an unknown object, so that one error lists all unknown classes."""
         stack: list[tuple[LuaTable, tuple[Any, ...]]] = [(root, ())]
         while stack:
             table, keys = stack.pop()
@@ -255,7 +258,11 @@ class TorchConversion(TorchContext):
                     self.to_torch(value, *keys, key)
 
     def finish(self) -> None:
-        """Raise :class:`UnsupportedClassError` for unknown classes, and tie overlapping parameters."""
+        """Finish the conversion: tie overlapping parameters.
+
+        Raises:
+            UnsupportedClassError: there are unknown classes, and ``allow_unsupported`` is false.
+        """
         if self._unsupported and not self.options.allow_unsupported:
             raise UnsupportedClassError(list(self._unsupported.values()))
         self.report.unsupported = list(self._unsupported.values())
@@ -270,7 +277,7 @@ class TorchConversion(TorchContext):
         if current is not None and spec.layout is None and current.numel() != tensor.size:
             raise self.error(
                 f"field {name!r} has {tensor.size} elements in shape {tensor.shape}, "
-                f"but the module's other fields need shape {tuple(current.shape)}",
+                f"but the module's other fields require shape {tuple(current.shape)}",
                 obj,
             )
         record = record_of(module)
@@ -294,8 +301,9 @@ class TorchConversion(TorchContext):
         if self.options.gradients and parameter is not None and isinstance(grad, LuaTensor) and grad.size:
             parameter.grad = arrange(contiguous_copy(grad))
 
-    # ------------------------------------------------------------------ the rest of the fields
-    def _remember(self, module: nn.Module, obj: LuaObject, mapping: type[LuaClass]) -> None:
+    # ------------------------------------------------------------------ metadata
+    def _store_metadata(self, module: nn.Module, obj: LuaObject, mapping: type[LuaClass]) -> None:
+        """Store the fields that the mapping does not convert in the conversion metadata of the module."""
         record = record_of(module)
         if record is None:
             return

@@ -1,4 +1,4 @@
-"""Control how ``torch.fx`` and other tracers record the modules of this package."""
+"""Control how ``torch.fx`` and ``torch.jit.trace`` record the modules of this package."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ _ModuleT = TypeVar("_ModuleT", bound=nn.Module)
 
 
 def leaf(forward: Forward) -> Forward:
-    """Let ``torch.fx`` record a module as one step, as it does with the layers of ``torch.nn``.
+    """Decorate a ``forward`` so that ``torch.fx`` records a call of the module as one node, as for stock layers.
 
-    A tracer that runs the forward would fail where it asks for a size. The root of a trace is run, and a module that
-    contains others, so that the layers inside are steps; unless its class has the attribute ``fx_leaf``.
+    Tracing through the ``forward`` would fail where it uses the size of a tensor. The root of a trace and modules with
+    submodules are traced through, so that their layers become nodes. A class with a true attribute ``fx_leaf`` is one
+    node although it has submodules.
     """
 
     @wraps(forward)
@@ -38,10 +39,7 @@ def leaf(forward: Forward) -> Forward:
 
 
 def record_as_leaf(kind: type[_ModuleT]) -> type[_ModuleT]:
-    """Apply :func:`leaf` to the ``forward`` of a class of this package, once; every type of a mapping has it.
-
-    A ``.py`` output shows the decorator of ``forward``.
-    """
+    """Apply :func:`leaf` to the ``forward`` that a class of this package defines or inherits, unless it was applied."""
     owner: Any = next((c for c in kind.__mro__ if "forward" in c.__dict__), nn.Module)
     if owner.__module__.startswith("dpnn_bridge.") and not is_recorded(owner):
         owner.forward = leaf(owner.forward)
@@ -57,12 +55,12 @@ _ASSUMED = ContextVar("modules run as they are traced", default=False)
 
 
 def as_traced() -> AbstractContextManager[None]:
-    """Run modules inside the ``with`` block as ``torch.jit.trace`` records them: none changes its weights."""
+    """Make :func:`is_traced` return True inside the ``with`` block. Modules then do not change their weights."""
     return scoped(_ASSUMED, True)
 
 
 def or_assumed(function: Callable[[], bool]) -> Callable[[], bool]:
-    """Decorate a function that tells whether modules are traced: it also returns True inside :func:`as_traced`.
+    """Decorate a function that returns whether modules are traced, to return True inside :func:`as_traced` as well.
 
     A ``.py`` output contains the function without this decorator.
     """
@@ -76,5 +74,5 @@ def or_assumed(function: Callable[[], bool]) -> Callable[[], bool]:
 
 @or_assumed
 def is_traced() -> bool:
-    """Return whether ``torch.jit.trace`` is recording. A program that changes its weights cannot be frozen."""
+    """Return whether ``torch.jit.trace`` is recording. A recorded program must not change its weights."""
     return torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]

@@ -1,4 +1,4 @@
-"""Merge the duplicate modules of graphs that ``nn.Serial`` wrote, which share memory."""
+"""Merge the duplicate modules in graphs that were saved by ``nn.Serial``."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 def serial_twins(graph: LuaObject, ctx: TorchContext) -> dict[int, LuaObject]:
-    """Map ``id`` of the modules of a graph's nodes to their duplicates in ``modules``.
+    """Map ``id`` of each module in a graph's nodes to its duplicate in ``modules``, and add a note to the report.
 
-    dpnn's ``getSerialState`` copies the tables of modules and leaves nodes as they are. Its output contains two objects
-    for each module, of which Torch7 runs the one in the node and its ``evaluate()`` reaches the other. Here both are
-    the one in ``modules``; the report says so.
+    dpnn's ``getSerialState`` copies the objects in ``modules``, but not the objects in nodes. So the file contains two
+    objects for each module, with the same memory. Torch7 runs the objects in the nodes, but ``evaluate()`` changes the
+    objects in ``modules``. The conversion uses the objects in ``modules`` for both.
 
     Returns:
-        Nothing where the nodes run the objects in ``modules``, or others than their twins.
+        An empty dict if the nodes and ``modules`` have the same objects, or objects that are not duplicates.
     """
     runs = [m for m in (node["data"].get("module") for node in graph["forwardnodes"].as_list()) if m is not None]
     modules = graph["modules"].as_list()
@@ -28,21 +28,22 @@ def serial_twins(graph: LuaObject, ctx: TorchContext) -> dict[int, LuaObject]:
     if not all(same_memory(a, b) for a, b in zip(runs, modules, strict=True)):
         return {}
     ctx.report.notes.append(
-        f"{ctx.path or 'the graph'}: nn.Serial wrote each of the {len(modules)} modules of this graph twice, on the "
-        "same memory; here each is one module. In Torch7 evaluate() did not reach those that ran, so that dropout and "
-        "batch normalization were in training mode there: results stored after it differ from those of eval()."
+        f"{ctx.path or 'the graph'}: nn.Serial wrote each of the {len(modules)} modules of this graph twice, with the "
+        "same memory; each pair was converted to one module. In Torch7 evaluate() does not change the modules that "
+        "run, so dropout and batch normalization stay in training mode there: results that Torch7 stored differ from "
+        "results after eval() in PyTorch."
     )
     return {id(a): b for a, b in zip(runs, modules, strict=True)}
 
 
 def same_memory(a: Any, b: Any) -> bool:
-    """Return whether two Lua values are equal: same classes, and tensors that are the same views."""
+    """Return whether two Lua values have the same structure and classes, and tensors that view the same elements."""
     if isinstance(a, LuaTensor):
         if not isinstance(b, LuaTensor):
             return False
-        emptied = a.size == 0 or b.size == 0  # gradients in the light form
-        place = (a.shape, a.stride, a.offset) == (b.shape, b.stride, b.offset)
-        return emptied or (a.storage is b.storage and place)
+        emptied = a.size == 0 or b.size == 0  # nn.Serial empties gradients in its light formats
+        same_view = (a.shape, a.stride, a.offset) == (b.shape, b.stride, b.offset)
+        return emptied or (a.storage is b.storage and same_view)
     if isinstance(a, LuaObject):
         if not isinstance(b, LuaObject) or a.class_name != b.class_name:
             return False

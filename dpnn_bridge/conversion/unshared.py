@@ -1,4 +1,4 @@
-"""Create one module per use: a Torch7 module stores its ``output`` for ``backward``, so it cannot run twice."""
+"""Create one module per use. A Torch7 module stores its ``output`` for ``backward``, so it must not run twice."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from dpnn_bridge.errors import ConversionError
 
 
 def unshared(root: nn.Module) -> nn.Module:
-    """Return a model in which every use of a module is a separate module, on the same parameters and buffers.
+    """Return a model in which every use of a module is a separate module with the same parameters and buffers.
 
-    Only containers that came from no file are changed: a Lua file says itself which modules are one.
+    Only containers that were created in PyTorch are changed; containers from a Lua file keep their shared modules.
 
     Returns:
-        ``root`` itself where each module is used once, else a copy that shares all tensors with it.
+        ``root`` if each module is used once, else a copy that shares all tensors with ``root``.
 
     Raises:
-        ConversionError: A container contains itself.
+        ConversionError: a container contains itself.
     """
-    if not _repeats(root):
+    if not _has_repeats(root):
         return root
     memo = tensors_of(root)
-    twin = copy.deepcopy(root, dict(memo))
-    _separate(twin, set(), set(), memo)
-    return twin
+    result = copy.deepcopy(root, dict(memo))
+    _separate(result, set(), set(), memo)
+    return result
 
 
 def _uses(module: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return the members of a container of no file, in order, once for each use.
+    """Return the names and modules of a container that was created in PyTorch, in order, once for each use.
 
-    A module in a field of another one (``members``) may be there only to be set, not to run again.
+    Submodules of other classes (``members``) are not counted: such a module may not run where it is stored.
     """
     if record_of(module) is not None or not registry.mapping_of(module).container:
         return []
     return [(name, child) for name, child in module._modules.items() if child is not None]
 
 
-def _repeats(root: nn.Module) -> bool:
-    """Return whether a container in ``root`` uses a module that is used before."""
+def _has_repeats(root: nn.Module) -> bool:
+    """Return whether containers in ``root`` use a module more than once."""
     used = [id(child) for module in root.modules() for _, child in _uses(module)]
     return len(used) > len(set(used)) or id(root) in used
 
 
 def tensors_of(root: nn.Module) -> dict[int, Tensor]:
-    """Map ``id`` of every tensor in ``root`` to the tensor: the memo of a copy that shares tensors."""
+    """Return ``id`` -> tensor for all tensors in ``root``, as the memo of a ``deepcopy`` that shares the tensors."""
     found: dict[int, Tensor] = {}
     for module in root.modules():
         for value in (*module._parameters.values(), *module._buffers.values(), *vars(module).values()):
@@ -57,7 +57,14 @@ def tensors_of(root: nn.Module) -> dict[int, Tensor]:
 
 
 def _separate(module: nn.Module, active: set[int], seen: set[int], memo: dict[int, Tensor]) -> None:
-    """Put a copy of each member of a container in ``module`` that is in ``seen`` in its place."""
+    """Replace each repeated use of a module in containers by a copy.
+
+    Args:
+        module: the current module of the traversal.
+        active: ids of ``module`` and the modules that contain it.
+        seen: ids of the modules that were used before.
+        memo: memo for copies that share tensors.
+    """
     if id(module) in active:
         raise ConversionError("it contains itself", class_name=type(module).__name__)
     active.add(id(module))

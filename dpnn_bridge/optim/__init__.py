@@ -5,8 +5,8 @@
 >>> optimizer = optim.from_lua("sgd", checkpoint["optimState"], model)               # doctest: +SKIP
 >>> checkpoint["optimState"] = optim.to_lua(optimizer, model)                        # doctest: +SKIP
 
-The next step equals the step that Torch7 would have taken. If PyTorch's formula is the same, the result is the stock
-optimizer. Otherwise it is a class of this package with stock names for hyperparameters and state, so that schedulers,
+The next step of the optimizer equals Torch7's next step. If PyTorch's formula is the same, the optimizer is PyTorch's.
+Otherwise it is a class of this package whose hyperparameters and state have PyTorch's names, so that schedulers,
 ``state_dict`` and ``torch.optim.Adam(...).load_state_dict(ours.state_dict())`` work.
 """
 

@@ -1,4 +1,4 @@
-"""Optimizers with Torch7's formulas that PyTorch does not have."""
+"""Implement Torch7's optimizers whose formulas differ from PyTorch's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def evaluated(closure: Callable[[], Any] | None) -> Any:
-    """Call the closure with gradients enabled."""
+    """Call the closure with gradients enabled and return its result; None without a closure."""
     if closure is None:
         return None
     with torch.enable_grad():
@@ -19,16 +19,16 @@ def evaluated(closure: Callable[[], Any] | None) -> Any:
 
 
 class WithDefaults(torch.optim.Optimizer):
-    """Base of the optimizers with hyperparameters that the stock optimizer lacks.
+    """Base class of optimizers with hyperparameters that PyTorch's optimizer lacks.
 
     Attributes:
-        own_defaults: these hyperparameters, with their values for a state_dict of the stock optimizer.
+        own_defaults: name of each such hyperparameter -> its value if a loaded ``state_dict`` does not contain it.
     """
 
     own_defaults: ClassVar[dict[str, Any]] = {}
 
     def set_default(self, name: str, value: Any) -> None:
-        """Add a hyperparameter that the stock optimizer lacks."""
+        """Add a hyperparameter to the defaults and to all groups that lack it."""
         self.defaults[name] = value
         for group in self.param_groups:
             group.setdefault(name, value)
@@ -40,11 +40,12 @@ class WithDefaults(torch.optim.Optimizer):
 
 
 class _Stepper(WithDefaults):
-    """Base of the optimizers: one loop over the parameters and the decay of the learning rate."""
+    """Base class of the optimizers, with a decay of the learning rate."""
 
     own_defaults: ClassVar[dict[str, Any]] = {"lr_decay": 0.0}
 
     def _with_gradient(self) -> Iterator[tuple[dict[str, Any], Tensor, dict[str, Any]]]:
+        """Yield the group, the parameter and the state of each parameter that has a gradient."""
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
@@ -52,7 +53,7 @@ class _Stepper(WithDefaults):
 
 
 def count(state: dict[str, Any]) -> float:
-    """Return the number of steps before this one, and count this one."""
+    """Increment the number of steps in a state and return the number before."""
     if "step" not in state:
         state["step"] = torch.tensor(0.0)
     before = float(state["step"])
@@ -61,25 +62,25 @@ def count(state: dict[str, Any]) -> float:
 
 
 def decayed(group: dict[str, Any], steps: float) -> float:
-    """Return Torch7's learning rate after some steps."""
+    """Return Torch7's learning rate after a number of steps."""
     return group["lr"] / (1 + steps * group["lr_decay"])
 
 
 class SGD(torch.optim.SGD, _Stepper):
-    r"""Stochastic gradient descent as ``optim.sgd`` does it.
+    r"""Stochastic gradient descent with the formula of ``optim.sgd``.
 
     Args:
-        params: parameters or groups of them.
+        params: parameters, or dicts that define parameter groups.
         lr: ``learningRate``.
         momentum: ``momentum``.
-        dampening: ``dampening``; by default as large as the momentum.
+        dampening: ``dampening``; default: the value of ``momentum``.
         weight_decay: ``weightDecay``.
-        nesterov: needs a momentum and no dampening.
-        lr_decay: ``learningRateDecay``; the rate is :math:`lr / (1 + t \cdot lr\_decay)` after t steps.
+        nesterov: ``nesterov``; requires a positive ``momentum`` and a ``dampening`` of 0.
+        lr_decay: ``learningRateDecay``; the learning rate is :math:`lr / (1 + t \cdot lr\_decay)` after t steps.
 
     Attributes:
-        state: ``momentum_buffer`` (``dfdx``), ``step`` (``evalCounter``), and where the Lua table has them
-            ``learning_rates``, ``weight_decays`` (``learningRates``, ``weightDecays``), factors for each element.
+        state: ``momentum_buffer`` (``dfdx``), ``step`` (``evalCounter``), and, if the Lua table has them,
+            ``learning_rates`` and ``weight_decays`` (``learningRates``, ``weightDecays``), factors for each element.
 
     Lua:
         ``optim.sgd(opfunc, x, config, state)``, sgd.lua
@@ -135,10 +136,10 @@ def _with_momentum(group: dict[str, Any], direction: Tensor, state: dict[str, An
 
 
 class Adam(torch.optim.Adam, _Stepper):
-    r"""Adam as ``optim.adam`` does it: :math:`\epsilon` is added before the bias of the variance is corrected.
+    r"""Adam with the formula of ``optim.adam``: :math:`\epsilon` is added before the bias correction of the variance.
 
     Args:
-        params: parameters or groups of them.
+        params: parameters, or dicts that define parameter groups.
         lr: ``learningRate``.
         betas: ``beta1`` and ``beta2``.
         eps: ``epsilon``.
@@ -184,10 +185,10 @@ class Adam(torch.optim.Adam, _Stepper):
 
 
 class ASGD(torch.optim.ASGD, _Stepper):
-    r"""Averaged stochastic gradient descent as ``optim.asgd`` does it.
+    r"""Averaged stochastic gradient descent with the formula of ``optim.asgd``.
 
     Args:
-        params: parameters or groups of them.
+        params: parameters, or dicts that define parameter groups.
         lr: ``eta0``.
         lambd: ``lambda``.
         alpha: ``alpha``.
@@ -200,7 +201,7 @@ class ASGD(torch.optim.ASGD, _Stepper):
         ``optim.asgd(opfunc, x, config, state)``, asgd.lua
 
     Differs from PyTorch:
-        ``eta`` and ``mu`` have double precision; the default learning rate.
+        ``eta`` and ``mu`` have double precision; the default learning rate is 1e-4.
     """
 
     own_defaults: ClassVar[dict[str, Any]] = {}
@@ -229,35 +230,35 @@ class ASGD(torch.optim.ASGD, _Stepper):
 
 
 def double(value: float) -> Tensor:
-    """Return a number as optimizers keep it in their state, without loss."""
+    """Return a number as a float64 tensor, the form in which optimizer states contain exact numbers."""
     return torch.tensor(float(value), dtype=torch.float64)
 
 
 class NAG(_Stepper):
-    r"""Nesterov's accelerated gradient as ``optim.nag`` does it: the gradient is taken ahead of the parameters.
+    r"""Nesterov's accelerated gradient with the formula of ``optim.nag``.
 
-    A step moves the parameters by :math:`\mu v`, calls the closure there, and adds :math:`-lr \cdot g`; then
-    :math:`v \leftarrow \mu v - lr \cdot g`.
+    A step adds :math:`\mu v` to the parameters, calls the closure for the gradient :math:`g` at this point, and adds
+    :math:`-lr \cdot g`; then :math:`v \leftarrow \mu v - lr \cdot g`.
 
     Args:
-        params: parameters or groups of them.
+        params: parameters, or dicts that define parameter groups.
         lr: ``learningRate``.
         momentum: ``momentum``, :math:`\mu`.
         weight_decay: ``weightDecay``.
         lr_decay: ``learningRateDecay``.
 
     Attributes:
-        state: ``momentum_buffer`` (``dfdx``), ``step`` (``evalCounter``), and where the Lua table has them
+        state: ``momentum_buffer`` (``dfdx``), ``step`` (``evalCounter``), and, if the Lua table has it,
             ``learning_rates`` (``learningRates``), factors for each element.
 
     Lua:
         ``optim.nag(opfunc, x, config, state)``, nag.lua
 
     Differs from PyTorch:
-        :class:`torch.optim.SGD` with ``nesterov=True`` takes the gradient where the parameters are.
+        :class:`torch.optim.SGD` with ``nesterov=True`` uses the gradient at the current parameters.
 
     Raises:
-        ValueError: the momentum is not positive, or a step has no closure.
+        ValueError: the momentum is not positive, or ``step`` is called without a closure.
     """
 
     def __init__(
@@ -277,8 +278,8 @@ class NAG(_Stepper):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         if closure is None:
             raise ValueError(
-                "NAG takes the gradient ahead of the parameters: pass step() a closure that clears the gradients, "
-                "computes the loss, calls backward() and returns the loss"
+                "NAG evaluates the gradient after it has moved the parameters: pass step() a closure that clears the "
+                "gradients, computes the loss, calls backward() and returns the loss"
             )
         for group in self.param_groups:
             for p in group["params"]:

@@ -1,4 +1,4 @@
-"""Optimizers that evaluate the loss several times per step."""
+"""Implement Torch7's optimizers that evaluate the loss several times per step."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ from dpnn_bridge.optim.exact import WithDefaults, evaluated
 
 
 class _FullBatch(torch.optim.Optimizer):
-    """Base of both methods: all parameters as one vector, and the closure's value and gradient."""
+    """Base class of LBFGS and CG, which treat all parameters as one vector."""
 
     @property
     def _all_params(self) -> list[Tensor]:
         if len(self.param_groups) != 1:
-            raise ValueError(f"{type(self).__name__} has one group of parameters, found {len(self.param_groups)}")
+            raise ValueError(f"{type(self).__name__} supports one parameter group, found {len(self.param_groups)}")
         return self.param_groups[0]["params"]
 
     def _move(self, length: float, direction: Tensor) -> None:
+        """Add ``length * direction`` to the parameters."""
         sizes = [p.numel() for p in self._all_params]
         for p, part in zip(self._all_params, direction.split(sizes), strict=True):
             p.add_(part.view_as(p), alpha=length)
 
     def _evaluate(self, closure: Callable[[], Any]) -> tuple[float, Tensor]:
+        """Return the loss and the gradient as one vector."""
         loss = evaluated(closure)
         loss = float(loss.detach() if isinstance(loss, Tensor) else loss)
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._all_params]
@@ -35,20 +37,20 @@ class _FullBatch(torch.optim.Optimizer):
 
 
 class Rprop(torch.optim.Rprop, WithDefaults):
-    """Resilient backpropagation with several iterations in one step, as ``optim.rprop`` does it.
+    """Resilient backpropagation with several iterations in one step, as in ``optim.rprop``.
 
     Args:
         params, lr, etas, step_sizes: as in :class:`torch.optim.Rprop`.
-        niter: iterations, each with an evaluation of the loss, in one step.
+        niter: number of iterations in one step; each evaluates the loss.
 
     Lua:
         ``optim.rprop(opfunc, x, config, state)``, rprop.lua, with ``niter``
 
     Differs from PyTorch:
-        ``niter``; parameters may be spread over processes.
+        ``niter``; parameters may be distributed (DTensor).
 
     Raises:
-        ValueError: a step of several iterations has no closure.
+        ValueError: ``step`` is called without a closure and ``niter`` is greater than 1.
     """
 
     own_defaults: ClassVar[dict[str, Any]] = {"niter": 1}
@@ -68,7 +70,7 @@ class Rprop(torch.optim.Rprop, WithDefaults):
         """Run ``niter`` iterations.
 
         Returns:
-            The loss before the first of them.
+            The loss before the first iteration.
         """
         iterations = int(self.param_groups[0]["niter"])
         if closure is None and iterations > 1:
@@ -80,7 +82,7 @@ class Rprop(torch.optim.Rprop, WithDefaults):
         return losses[0] if losses else None
 
     def _init_group(self, group: dict[str, Any], *lists: Any) -> bool:
-        """Take each process's own part of the tensors, since torch's update of elements cannot take a DTensor."""
+        """Replace DTensors by the shard of this process, because PyTorch's update does not support DTensors."""
         has_complex = super()._init_group(group, *lists)
         for tensors in lists:
             tensors[:] = map(local, tensors)
@@ -88,22 +90,22 @@ class Rprop(torch.optim.Rprop, WithDefaults):
 
 
 def rprop(parameters: list[Any], niter: int, **arguments: Any) -> torch.optim.Rprop:
-    """Create torch's optimizer if it supports the options."""
+    """Create PyTorch's optimizer if it supports the options and parameters, else this package's."""
     if niter == 1 and all(local(p) is p for p in parameters):
         return torch.optim.Rprop(parameters, **arguments)
     return Rprop(parameters, **arguments, niter=niter)
 
 
 class LBFGS(torch.optim.LBFGS, _FullBatch):
-    r"""Limited-memory BFGS with steps of a fixed length, as ``optim.lbfgs`` does it.
+    r"""Limited-memory BFGS with steps of a fixed length, as in ``optim.lbfgs``.
 
     Args:
         params: parameters.
         lr: ``learningRate``.
-        max_iter: ``maxIter``, iterations in one step.
-        max_eval: ``maxEval``, evaluations in one step; default ``1.25 * max_iter``.
-        tolerance_grad: ``tolFun``, limit of the sum of the gradient's absolute values.
-        tolerance_change: ``tolX``.
+        max_iter: ``maxIter``, maximum number of iterations in one step.
+        max_eval: ``maxEval``, maximum number of evaluations in one step; default: ``1.25 * max_iter``.
+        tolerance_grad: ``tolFun``; a step ends if the sum of the gradient's absolute values is not larger.
+        tolerance_change: ``tolX``; a step ends if the parameters, the loss or the slope change less.
         history_size: ``nCorrection``.
 
     Attributes:
@@ -113,7 +115,7 @@ class LBFGS(torch.optim.LBFGS, _FullBatch):
         ``optim.lbfgs(opfunc, x, config, state)``, lbfgs.lua, without ``lineSearch``
 
     Differs from PyTorch:
-        torch limits the largest element of the gradient, not the sum.
+        PyTorch compares ``tolerance_grad`` with the largest element of the gradient instead of the sum.
     """
 
     def __init__(
@@ -146,13 +148,13 @@ class LBFGS(torch.optim.LBFGS, _FullBatch):
             return first
         for iteration in range(1, group["max_iter"] + 1):
             state["n_iter"] += 1
-            self._direct(state, gradient, group["history_size"])
+            self._update_direction(state, gradient, group["history_size"])
             state["prev_flat_grad"], state["prev_loss"] = gradient.clone(), loss
             direction = state["d"]
             if gradient.dot(direction) > -group["tolerance_change"]:
                 break
-            short = float(min(1.0, 1 / gradient.abs().sum())) if state["n_iter"] == 1 else 1.0
-            state["t"] = length = short * group["lr"]
+            scale = float(min(1.0, 1 / gradient.abs().sum())) if state["n_iter"] == 1 else 1.0
+            state["t"] = length = scale * group["lr"]
             self._move(length, direction)
             if iteration == group["max_iter"]:
                 break
@@ -169,8 +171,8 @@ class LBFGS(torch.optim.LBFGS, _FullBatch):
         return first
 
     @staticmethod
-    def _direct(state: dict[str, Any], gradient: Tensor, history: int) -> None:
-        """Update the memory of gradient differences and steps, and the direction ``d``."""
+    def _update_direction(state: dict[str, Any], gradient: Tensor, history: int) -> None:
+        """Update the history of gradient differences and steps, and the direction ``d``."""
         if state["n_iter"] == 1:
             state["d"], state["old_dirs"], state["old_stps"], state["H_diag"] = -gradient, [], [], 1.0
             return
@@ -196,18 +198,18 @@ class LBFGS(torch.optim.LBFGS, _FullBatch):
 
 
 class CG(_FullBatch):
-    r"""Conjugate gradients with a line search, as ``optim.cg`` does it. Each step starts from the gradient.
+    r"""Conjugate gradients with a line search, as in ``optim.cg``. Each step starts with the direction of the gradient.
 
     Args:
         params: parameters.
-        max_iter: ``maxIter``, evaluations in one line search.
-        max_eval: ``maxEval``, evaluations in one step; default ``1.25 * max_iter``.
+        max_iter: ``maxIter``, maximum number of evaluations in one line search.
+        max_eval: ``maxEval``, maximum number of evaluations in one step; default: ``1.25 * max_iter``.
         rho, sig: constants of the Wolfe-Powell conditions.
         int, ext: limits of interpolation and extrapolation.
-        ratio: largest growth of the initial step.
+        ratio: maximum growth of the initial length from one line search to the next.
 
     Attributes:
-        losses: loss before the last step and after each of its line searches.
+        losses: in the last step, the loss before the step and after each line search.
 
     Lua:
         ``optim.cg(opfunc, x, config, state)``, cg.lua
@@ -232,7 +234,7 @@ class CG(_FullBatch):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any]) -> float:  # type: ignore[override]
-        """Run line searches until the evaluations are used up or one fails.
+        """Run line searches until ``max_eval`` evaluations are reached or a line search fails.
 
         Returns:
             The loss before the step.
@@ -267,11 +269,19 @@ class CG(_FullBatch):
 class _LineSearch:
     """Moves the parameters along a direction until the Wolfe-Powell conditions hold.
 
+    Args:
+        optimizer: the optimizer, which owns the parameters and the constants.
+        closure: computes the loss and the gradients.
+        direction: the direction.
+        loss, slope: loss at the start, and its derivative in the direction.
+        length: length of the first step.
+        left: maximum number of further evaluations.
+
     Attributes:
-        success: whether they hold.
-        evaluations: how often the closure was called.
-        length: how far the parameters moved.
-        loss, gradient: at the end.
+        success: whether the conditions hold.
+        evaluations: number of evaluations.
+        length: distance of the parameters from the start, in units of the direction.
+        loss, gradient: loss and gradient at the end.
     """
 
     def __init__(
@@ -290,7 +300,7 @@ class _LineSearch:
         rho, sig, inner, ext = group["rho"], group["sig"], group["int"], group["ext"]
         tries = min(group["max_iter"], left)
         self._advance(length)
-        other_loss, other_slope, step = loss, slope, -length  # the third point, relative to the current one
+        other_loss, other_slope, step = loss, slope, -length  # the other point of the cubic; `step` leads there
         bound = -1.0
         while True:
             while self._too_far(loss, slope, rho, sig) and tries > 0:
@@ -341,19 +351,19 @@ class _LineSearch:
         return self.loss > loss + self.length * rho * slope or self.slope > -sig * slope
 
     def _cubic(self, other_loss: float, other_slope: float, step: float) -> tuple[float, float]:
-        """Return the coefficients of the cubic through the current and the third point."""
+        """Return the coefficients of the cubic through the current and the other point."""
         a = ratio(6 * (self.loss - other_loss), step) + 3 * (self.slope + other_slope)
         b = 3 * (other_loss - self.loss) - step * (other_slope + 2 * self.slope)
         return a, b
 
 
 def root(x: float) -> float:
-    """Return the square root, nan below 0 as in Lua."""
+    """Return the square root; NaN for a negative number, as in Lua."""
     return math.sqrt(x) if x >= 0 else math.nan
 
 
 def ratio(a: float, b: float) -> float:
-    """Return the quotient, inf or nan for a divisor of 0 as in Lua."""
+    """Return the quotient; inf or NaN for a divisor of 0, as in Lua."""
     if b == 0:
         return math.nan if a == 0 or math.isnan(a) else math.copysign(math.inf, a) * math.copysign(1, b)
     return a / b

@@ -1,4 +1,4 @@
-"""Describe one method of ``optim``: the optimizer, and the names of its settings and its state in Lua."""
+"""Define the mapping of an ``optim`` method to an optimizer: names of hyperparameters and state in Lua and PyTorch."""
 
 from __future__ import annotations
 
@@ -20,20 +20,22 @@ from dpnn_bridge.training.flat_vector import FlatField, split_flat
 
 @dataclass(frozen=True)
 class Method:
-    """One function of the ``optim`` package, and its mapping to an optimizer in both directions.
+    """The mapping of one function of the ``optim`` package to an optimizer, in both directions.
 
     Attributes:
-        optimizer: the class made from its table.
-        stock: classes of torch whose state has the same meaning; the export accepts them too.
+        optimizer: class of the optimizer that is created from a Lua table.
+        stock: PyTorch's optimizers with the same state; the export accepts them too.
         settings: Lua field -> (argument, Torch7's default). ``"betas.1"`` is the second element of a tuple.
-        constant_kwargs: arguments that Torch7 does not have, with the value its formula amounts to.
-        buffers: flat Lua vectors -> names in the optimizer's state.
-        factors: optional flat vectors of the configuration -> names in the state.
-        numbers: Lua numbers -> names in the state.
-        fill: setting -> state that begins with that value.
-        scratch: Lua tensors that Torch7 needs besides the buffers, with any content -> Lua class or None.
-        without_buffers: the method may have steps but no buffers.
-        unstepped: state -> value for a parameter without a step, of the parameter and its group; else zeros.
+        constant_kwargs: argument that Torch7 lacks -> the only value for which Torch7's formula is the same.
+        buffers: Lua field with a flat vector -> name in the optimizer's state.
+        factors: Lua field of the configuration with an optional flat vector -> name in the state.
+        numbers: Lua field with a number -> name in the state.
+        fill: Lua field with a number -> name in the state of a tensor that is initialized with this number.
+        scratch: Lua field with a temporary tensor, which Torch7 requires if there are buffers -> Lua class, or None for
+            the class of the buffers.
+        without_buffers: whether a state can have a number of steps but no buffers.
+        unstepped: name in the state -> function of a parameter and its group that returns the value for a parameter
+            without a step; default: zeros.
     """
 
     optimizer: type[Optimizer]
@@ -73,7 +75,16 @@ class Method:
     def load(
         self, optimizer: Optimizer, fields: list[FlatField], config: Mapping[str, Any], state: Mapping[str, Any]
     ) -> None:
-        """Fill the optimizer's state."""
+        """Set the optimizer's state.
+
+        Args:
+            optimizer: the optimizer.
+            fields: position of each parameter in the flat vectors.
+            config, state: the Lua tables.
+
+        Raises:
+            ConversionError: the state does not fit the parameters or the method.
+        """
         vectors = {
             **{n: (state, to) for n, to in self.buffers.items()},
             **{n: (config, to) for n, to in self.factors.items()},
@@ -86,7 +97,9 @@ class Method:
         found = [name for name in self.buffers if is_vector(state.get(name))]
         if found and len(found) < len(self.buffers):
             missing = sorted(set(self.buffers) - set(found))
-            raise ConversionError(f"the state has {found} but not {missing}; is it of another method, or incomplete?")
+            raise ConversionError(
+                f"the state has {found} but not {missing}: it is incomplete or belongs to another method"
+            )
         if not found:
             for name, attribute in self.fill.items():
                 for f in fields if config.get(name) else ():
@@ -94,10 +107,10 @@ class Method:
                     optimizer.state[f.parameter].update({attribute: initial, "step": torch.tensor(0.0)})
         if found or self.without_buffers:
             for f in fields:
-                optimizer.state[f.parameter].update(self.counted(state))
+                optimizer.state[f.parameter].update(self._numbers(state))
 
-    def counted(self, state: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Return the numbers of a Lua state as optimizers keep them."""
+    def _numbers(self, state: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Return the number of steps and the other numbers in a Lua state as tensors."""
         values = {"step": torch.tensor(0.0)}
         for name, attribute in self.numbers.items():
             if state.get(name) is not None:
@@ -137,18 +150,18 @@ class Method:
         """Return the hyperparameters.
 
         Raises:
-            ConversionError: groups differ, or a setting has no place in Torch7.
+            ConversionError: the groups differ, or Torch7 does not support a hyperparameter.
         """
         first, *others = optimizer.param_groups
         for group in others:
             different = sorted(k for k in first if k != "params" and group.get(k) != first[k])
             if different:
                 raise ConversionError(
-                    f"Torch7 has one set of hyperparameters; the parameter groups differ in {different}"
+                    f"Torch7 has one set of hyperparameters, but the parameter groups differ in {different}"
                 )
         for argument, value in self.constant_kwargs.items():
             if first.get(argument, value) != value:
-                raise ConversionError(f"Torch7 does not support {argument}={first[argument]}; its formula has {value}")
+                raise ConversionError(f"Torch7 does not support {argument}={first[argument]}, only {value}")
         table = LuaTable()
         for name, (argument, default) in self.settings.items():
             argument, _, index = argument.partition(".")
@@ -159,7 +172,7 @@ class Method:
 
 
 class RpropMethod(Method):
-    """``optim.rprop``, torch's own where a step is one iteration on whole parameters."""
+    """``optim.rprop``, as PyTorch's optimizer if it supports the options."""
 
     def create(self, parameters: list[nn.Parameter], config: Mapping[str, Any]) -> Optimizer:
         niter, arguments = config.get("niter") or 1, self.arguments(config)
@@ -168,10 +181,15 @@ class RpropMethod(Method):
 
 
 class LBFGSMethod(Method):
-    """``optim.lbfgs``, whose state belongs to the whole vector."""
+    """``optim.lbfgs``, whose state consists of vectors of all parameters.
+
+    Attributes:
+        vectors, lists, scalars: Lua field -> name in the state, for vectors, lists of vectors, and numbers.
+    """
 
     vectors = {"d": "d", "g_old": "prev_flat_grad"}
-    lists = {"old_dirs": "old_stps", "old_stps": "old_dirs"}  # Torch7 calls the steps directions, torch the differences
+    # `old_dirs` contains the steps in Torch7 and the differences of gradients in PyTorch, and `old_stps` the other ones
+    lists = {"old_dirs": "old_stps", "old_stps": "old_dirs"}
     scalars = {"t": "t", "Hdiag": "H_diag", "f_old": "prev_loss", "nIter": "n_iter", "funcEval": "func_evals"}
 
     def names(self) -> set[str]:
@@ -182,7 +200,7 @@ class LBFGSMethod(Method):
     ) -> None:
         if isinstance(config.get("lineSearch"), LuaFunction):
             raise ConversionError(
-                "lineSearch is a Lua function, which is never run; remove the field to step without it"
+                "lineSearch is a Lua function, which is never run; remove the field to continue without a line search"
             )
 
         def vector(value: Any, name: str) -> Tensor:
@@ -204,7 +222,7 @@ class LBFGSMethod(Method):
 
         def vector(value: Tensor) -> LuaTensor:
             parts = dict(zip(map(id, order), value.split([p.numel() for p in order]), strict=True))
-            zeros = torch.zeros_like  # parameters that are not trained do not move
+            zeros = torch.zeros_like  # for parameters that the optimizer does not train
             lua = [f.to_lua(parts.get(id(p := f.parameter), zeros(p.detach())).view_as(p)) for f in fields]
             return lua_vector(torch.cat(lua))
 
@@ -221,7 +239,7 @@ class LBFGSMethod(Method):
 
 
 def is_vector(value: Any) -> bool:
-    """Return whether a field is a tensor; ``stepsize`` is a number before the first step and a tensor after it."""
+    """Return whether a field is a tensor. ``stepsize`` is a number before the first step, then a tensor."""
     return isinstance(value, (LuaTensor, Tensor))
 
 
@@ -229,7 +247,7 @@ def number(value: Any, name: str) -> bool | int | float:
     """Return the value of a setting as a Python number.
 
     Raises:
-        ConversionError: it is neither a number nor a tensor without dimensions.
+        ConversionError: the value is neither a number nor a tensor without dimensions.
     """
     if isinstance(value, (bool, int, float)):
         return value
@@ -239,12 +257,12 @@ def number(value: Any, name: str) -> bool | int | float:
 
 
 def lua_vector(value: Tensor) -> LuaTensor:
-    """Return a torch vector as a Lua tensor of the same precision."""
+    """Return a PyTorch vector as a Lua tensor of the same precision (float32 for bfloat16)."""
     host = value.detach().cpu()
     array = (host.float() if host.dtype == torch.bfloat16 else host).numpy().copy()
     return LuaTensor.from_numpy(array, tensor_class(array.dtype))
 
 
 def integral(value: float) -> int | float:
-    """Return a number like the reader: an int if it is integral."""
+    """Return an int if a number is integral, as the ``.t7`` reader does."""
     return int(value) if float(value).is_integer() else value

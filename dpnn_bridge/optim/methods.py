@@ -1,4 +1,4 @@
-"""List the methods of ``optim``, and convert their configuration and state in both directions."""
+"""Define the mappings of all ``optim`` methods, and convert their configuration and state in both directions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RATE_DECAY = {"learningRateDecay": ("lr_decay", 0.0)}
 WEIGHT_DECAY = {"weightDecay": ("weight_decay", 0.0)}
 BETAS = {"beta1": ("betas.0", 0.9), "beta2": ("betas.1", 0.999)}
 STEPS = {"evalCounter": "step"}
-#: similarity of two names, by :mod:`difflib`, from which on one may be meant as the other
+#: minimum similarity, by :mod:`difflib`, of a misspelled name to the right one
 _SIMILAR = 0.8
 
 METHODS: dict[str, Method] = {
@@ -154,18 +154,18 @@ METHODS: dict[str, Method] = {
 def from_lua(
     method: str, config: Mapping[str, Any], target: Target, state: Mapping[str, Any] | None = None
 ) -> Optimizer:
-    """Return the optimizer that continues where a Torch7 script stopped.
+    """Create an optimizer that continues the training of a Torch7 script.
 
     Args:
-        method: name in ``optim``, such as ``"sgd"``; the error for another name lists all.
-        config: the table with ``learningRate`` and the like.
-        target: the module whose flat parameters the state is about, or parameters in that order. All of them become
-            one group.
-        state: the table with ``dfdx`` and the like; default: the same table, as most scripts have it.
+        method: name in ``optim``, such as ``"sgd"``; the error for an unknown name lists all names.
+        config: the Lua table with the hyperparameters, such as ``learningRate``.
+        target: the module whose flat parameters Torch7 trained, or its parameters in Torch7's order. All parameters
+            become one group.
+        state: the Lua table with the state, such as ``dfdx``; default: ``config``, which contains both in most scripts.
 
     Returns:
-        An optimizer over all parameters whose next step equals Torch7's. As in Torch7 a field that is no setting of the
-        method has no effect; a ``UserWarning`` names one that may be a misspelled setting.
+        An optimizer over all parameters whose next step equals Torch7's. As in Torch7, unknown fields have no effect. A
+        ``UserWarning`` names a field that may be a misspelled hyperparameter.
 
     Raises:
         ConversionError: the method is unknown, a setting is not a number, or the state does not fit the parameters.
@@ -190,41 +190,42 @@ def from_lua(
 
 
 def misspelled(spec: Method, config: Mapping[str, Any]) -> dict[str, str]:
-    """Return fields that are no names of ``optim`` -> the setting with a similar name that the table lacks."""
+    """Return each unknown field -> the hyperparameter with a similar name that the table lacks."""
     known = {name for method in METHODS.values() for name in method.names()}
-    wanted: dict[str, str] = {}
+    missing: dict[str, str] = {}
     for name, (argument, _) in spec.settings.items():
         if config.get(name) is None:
-            wanted |= {_plain(name): name, _plain(argument): name}
+            missing |= {_normalized(name): name, _normalized(argument): name}
     unknown = [name for name in config if isinstance(name, str) and name not in known]
-    similar = {name: get_close_matches(_plain(name), wanted, 1, _SIMILAR) for name in unknown}
-    return {name: wanted[matches[0]] for name, matches in similar.items() if matches}
+    similar = {name: get_close_matches(_normalized(name), missing, 1, _SIMILAR) for name in unknown}
+    return {name: missing[matches[0]] for name, matches in similar.items() if matches}
 
 
-def _plain(name: str) -> str:
-    """Return a name as it is compared: without underscores, in lower case."""
+def _normalized(name: str) -> str:
+    """Return a name without underscores and in lower case, for comparison."""
     return name.replace("_", "").lower()
 
 
 @checks_arguments
 def to_lua(optimizer: Optimizer, target: Target | None = None) -> LuaTable:
-    """Return the table with which a Torch7 script continues: configuration and state in one.
+    """Return the Lua table, of both configuration and state, with which a Torch7 script can continue the training.
 
     Args:
-        optimizer: one of :mod:`dpnn_bridge.optim` or of torch with the same state.
-        target: the module, in whose order and arrangement Torch7 has the parameters; default: those of the optimizer.
+        optimizer: an optimizer of :mod:`dpnn_bridge.optim`, or one of PyTorch with the same state.
+        target: the module that Torch7 trains, which determines the order and memory layout of its flat parameters;
+            default: the parameters of the optimizer, in their order.
 
     Raises:
-        ConversionError: Torch7 has no such method, or no place for a setting.
+        ConversionError: Torch7 has no such method, or does not support a hyperparameter.
     """
     spec = _method_of(type(optimizer))
     if spec is None:
-        raise ConversionError(f"no method of optim matches {type(optimizer).__name__}; supported: {', '.join(METHODS)}")
+        raise ConversionError(f"Torch7's optim has no {type(optimizer).__name__}; supported: {', '.join(METHODS)}")
     params = [p for group in optimizer.param_groups for p in group["params"]]
     return spec.save(optimizer, flat_fields(params if target is None else target))
 
 
 def _method_of(optimizer: type[Optimizer]) -> Method | None:
-    """Return the method of a class of optimizers, or of its nearest base class that has one."""
+    """Return the method of an optimizer class or of its nearest base class that has one; None if there is none."""
     methods = {kind: method for method in METHODS.values() for kind in (method.optimizer, *method.stock)}
     return next((methods[kind] for kind in optimizer.__mro__ if kind in methods), None)

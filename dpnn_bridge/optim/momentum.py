@@ -1,4 +1,4 @@
-"""Implement dpnn's training step as an optimizer."""
+"""Implement the training step of dpnn as an optimizer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 from dpnn_bridge.training import renormed
 from dpnn_bridge.training.lua_parameters import LuaParameter, changed_parameters, children, own_parameters, setting
 
-#: options of a parameter group and the fields with which a module sets its own
+#: option of a parameter group -> field of a module that overrides the option
 _FIELDS = {
     "momentum": "momFactor",
     "dampening": "momDamp",
@@ -22,27 +22,27 @@ _FIELDS = {
     "max_in_norm": "maxInNorm",
 }
 
-#: for parameters of a Lua container (the lengths and directions of WeightNorm), which dpnn only ever steps
+#: options of parameters of a Lua container, such as those of WeightNorm, to which dpnn applies only the learning rate
 _STEP_ONLY = {"momentum": 0, "weight_decay": 0, "max_out_norm": None, "max_in_norm": None}
 
 
 class MomentumSGD(torch.optim.Optimizer):
     r"""dpnn's ``weightDecay``, ``updateGradParameters``, ``updateParameters`` and ``maxParamNorm`` in one step.
 
-    It gives the numbers of the functions of :mod:`dpnn_bridge.training` and leaves ``.grad`` alone. For clipping call
-    :func:`~dpnn_bridge.training.grad_param_clip` first.
+    A step changes the parameters like the functions of :mod:`dpnn_bridge.training`, but does not change ``.grad``. To
+    clip gradients, call :func:`~dpnn_bridge.training.grad_param_clip` before the step.
 
     Args:
-        module: whose parameters to train. Fields ``momFactor`` and the like of its submodules take the place of the
-            arguments and become parameter groups of their own.
+        module: the module to train. Fields of its submodules, such as ``momFactor``, override the arguments;
+            parameters with different options are in different parameter groups.
         lr: learning rate.
-        momentum: factor :math:`\mu` of the momentum; 0: none.
+        momentum: factor :math:`\mu` of the momentum; 0 disables it.
         dampening: :math:`d`; default: ``momentum``.
-        nesterov: use Nesterov's momentum.
-        weight_decay: factor of the parameters that is added to the gradients.
-        wd_min_dim: parameters with fewer dimensions do not decay.
-        max_out_norm: bound of the norms along the first dimension; None: none.
-        max_in_norm: bound of the norms along the last dimension; None: none.
+        nesterov: whether to use Nesterov's momentum.
+        weight_decay: factor of the parameter that is added to its gradient.
+        wd_min_dim: minimum number of dimensions of a parameter for weight decay.
+        max_out_norm: maximum of the norms along the first dimension, or None.
+        max_in_norm: maximum of the norms along the last dimension, or None.
 
     Examples:
         >>> net = nn.Linear(4, 2)
@@ -53,9 +53,8 @@ class MomentumSGD(torch.optim.Optimizer):
         >>> schedule.step()
 
     Differs from PyTorch:
-        :class:`torch.optim.SGD` starts the momentum with the first gradient itself; here the first step already is
-        :math:`v = \mu g + (1 - d) g`. A parameter without gradient is left alone, and one that occurs twice is
-        trained once.
+        In the first step, the momentum buffer is :math:`v = \mu g + (1 - d) g`; in :class:`torch.optim.SGD` it is
+        :math:`v = g`. A parameter without a gradient does not change. A parameter that occurs twice is updated once.
     """
 
     def __init__(
@@ -89,13 +88,13 @@ class MomentumSGD(torch.optim.Optimizer):
         super().__init__(list(groups.values()), {"lr": lr, **options})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take a state over; a group of another optimizer, as of :class:`torch.optim.SGD`, keeps the other options.
+        """Load a state. Options that a group of another optimizer lacks, such as of ``torch.optim.SGD``, are kept.
 
         Raises:
-            ValueError: a group maximizes.
+            ValueError: a group has ``maximize=True``.
         """
         if any(group.get("maximize") for group in state["param_groups"]):
-            raise ValueError("MomentumSGD minimizes; a state_dict with maximize=True does not fit")
+            raise ValueError("MomentumSGD does not support a state_dict with maximize=True")
         own = self.__dict__.get("param_groups", [])
         super().__setstate__(state)
         for group, before in zip(self.param_groups, own, strict=False):
@@ -107,7 +106,7 @@ class MomentumSGD(torch.optim.Optimizer):
         """Perform one step.
 
         Args:
-            closure: recomputes the loss and the gradients; optional.
+            closure: function that computes the loss and the gradients, and returns the loss.
         """
         loss = None
         if closure is not None:
@@ -139,9 +138,12 @@ class MomentumSGD(torch.optim.Optimizer):
 def _with_options(
     module: nn.Module, options: dict[str, Any], off: frozenset[str] = frozenset()
 ) -> Iterator[tuple[LuaParameter, dict[str, Any]]]:
-    """Yield every parameter with the options that hold for its module: its own, or else those of the module around it.
+    """Yield every parameter with its options. A module inherits the options that it does not set from its parent.
 
-    What is ``off`` in a module stays so in all of its submodules, as in Torch7.
+    Args:
+        module: the module.
+        options: options of the parent.
+        off: options that a module disabled. As in Torch7, they remain disabled in all its submodules.
     """
     own = {
         name: options[name] if name in off else setting(module, field, options[name]) for name, field in _FIELDS.items()

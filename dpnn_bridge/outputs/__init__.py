@@ -1,7 +1,7 @@
 """Write a model in the format that the suffix of the output selects.
 
-Each format is one class, in a file of :mod:`dpnn_bridge.outputs.formats`. The class writes an output, reads it back and
-compares it. An output appears only after all three.
+Each format is one class, in a file of :mod:`dpnn_bridge.outputs.formats`. The class writes a temporary file, reads it
+back and compares it with the model. Only then the file gets the name of the output.
 """
 
 from __future__ import annotations

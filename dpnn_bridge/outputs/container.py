@@ -1,6 +1,7 @@
-"""The .pt container: ``{format, version, graph, constants, state_dict, metadata}``, plain data for ``weights_only``.
+"""Encode a model as the content of a ``.pt`` file, and decode it.
 
-``graph`` is the object graph of the model without its tensors, as JSON text (a pickled graph takes 20 times as long)::
+The content is ``{format, version, graph, constants, state_dict, metadata}``, plain data for ``weights_only=True``.
+``graph`` is the graph of the model's Lua objects without tensors, as JSON (a pickled graph takes 20 times as long)::
 
     {"root": value, "nodes": [node, …], "flat": {module: {field: [storage, length, start, size]}},
      "unmapped": [name of a module, …], "names": {module: [name of a child, …]}, "frozen": [name of a parameter, …]}
@@ -11,14 +12,19 @@
              {"tensor": class name, "shape": […], "stride": […], "offset": int, "storage": value}
              {"storage": class name, "size": int, "key": name in state_dict}      a parameter or buffer
              {"storage": class name, "size": int, "data": i}                      constants[i], a 1-D tensor
-             {"storage": class name, "size": int}                                 arranged differently in torch
+             {"storage": class name, "size": int}                                 other memory layout in state_dict
              {"bytes": i}                                                         constants[i], a 1-D uint8 tensor
 
-``mapping`` is there if a plugin or Lua file of a user converts the object, and names it.
-``flat`` lists the tensors that were adjacent in one storage of the ``.t7`` file, ``unmapped`` which modules were
-placeholders, whose tensors are constants, ``names`` the children of each ``nn.Sequential`` that does not number them
-from 0, ``frozen`` the parameters that take no gradient; all four may be missing. Loading builds the module from the
-graph with the same registry as a .t7 file, then takes the tensors from ``state_dict``. See docs/pt-format.md.
+Optional parts:
+
+- ``mapping``: the plugin or Lua file of a user that converts the object.
+- ``flat``: the positions of tensors in flat storages of the ``.t7`` file.
+- ``unmapped``: the modules that were placeholders or ran in Lua; their tensors are constants.
+- ``names``: the names of the children of each ``nn.Sequential`` with other names than 0, 1, 2, …
+- ``frozen``: the parameters with ``requires_grad=False``.
+
+Loading creates the module from the graph by the class mappings, as from a ``.t7`` file, and then sets the tensors of
+``state_dict``. See docs/pt-format.md.
 """
 
 from __future__ import annotations
@@ -53,8 +59,8 @@ from dpnn_bridge.outputs.verification import check_loads
 
 FORMAT = "dpnn_bridge"
 VERSION = 1
-#: characters of a string that count as one value where shared data is printed
-_TEXT = 16
+#: characters of a string that count as one value in :func:`is_small`
+_CHARACTERS_PER_VALUE = 16
 
 
 def pack(module: nn.Module, metadata: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -82,7 +88,7 @@ def pack(module: nn.Module, metadata: dict[str, Any] | None = None) -> dict[str,
     return {
         "format": FORMAT,
         "version": VERSION,
-        "graph": json.dumps(encoder.encode(root) | _about(module)),
+        "graph": json.dumps(encoder.encode(root) | _optional_parts(module)),
         "constants": encoder.constants,
         "state_dict": state_dict,
         "metadata": metadata or {},
@@ -90,11 +96,11 @@ def pack(module: nn.Module, metadata: dict[str, Any] | None = None) -> dict[str,
 
 
 def unpack(content: Any, options: Options, source: str = "") -> tuple[nn.Module, Report]:
-    """Return the module of a ``.pt`` content, with its report.
+    """Return the module in the content of a ``.pt`` file, and the report of its conversion.
 
     Raises:
-        ConversionError: the content is not of this format, or of a newer version.
-        T7FormatError: it is damaged.
+        ConversionError: the content has another format, or a newer version of the format.
+        T7FormatError: the content is damaged.
     """
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ConversionError(
@@ -103,47 +109,50 @@ def unpack(content: Any, options: Options, source: str = "") -> tuple[nn.Module,
         )
     version = content.get("version", 0)
     if type(version) is not int or version > VERSION:
-        raise ConversionError(f"{source}: format version {described(version)}, this dpnn_bridge reads up to {VERSION}")
-    module, report, flat, tensors = _rebuilt(content, options, source)
+        raise ConversionError(
+            f"{source}: the format version is {described(version)}, and this dpnn_bridge reads versions up to "
+            f"{VERSION}; install a newer one"
+        )
+    module, report, flat, tensors = _rebuild(content, options, source)
     load_tensors(module, tensors, source)
     place(module, flat)
     return module, report
 
 
 def check(content: Any, module: nn.Module) -> None:
-    """Build the module of a ``.pt`` content as loading it does, without its elements.
+    """Check that the content of a ``.pt`` file loads as the written module; elements are not compared.
 
     Args:
-        content: as read from the file; its tensors may be on the device ``meta``.
+        content: content read from the file; its tensors may be on the device ``meta``.
         module: the written module.
 
     Raises:
         ConversionError: see :func:`~dpnn_bridge.outputs.verification.check_loads`.
     """
-    check_loads(module, lambda options: _rebuilt(content, options, "")[0])
+    check_loads(module, lambda options: _rebuild(content, options, "")[0])
 
 
 def without_checkpoint(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Return the metadata without the tables that were beside the model; only these may share tables very often."""
+    """Return the metadata without the other entries of the checkpoint, which may contain shared tables many times."""
     return {k: v for k, v in metadata.items() if k != "checkpoint"}
 
 
 def is_small(value: Any) -> bool:
-    """Return whether plain data, printed with each shared value as often as it is used, is of bounded size."""
+    """Return whether plain data has a bounded size when it is printed, where a shared value is printed at each use."""
     sizes: dict[int, int] = {}
     entries = 0
 
     def size(value: Any) -> int:
         nonlocal entries
-        if isinstance(value, (str, bytes)):  # of a shared value it is counted once
-            entries += len(value) // _TEXT
-            return 1 + len(value) // _TEXT
+        if isinstance(value, (str, bytes)):
+            entries += len(value) // _CHARACTERS_PER_VALUE
+            return 1 + len(value) // _CHARACTERS_PER_VALUE
         if not isinstance(value, (dict, list, tuple, torch.Tensor)):
             return 1
         if id(value) in sizes:
             return sizes[id(value)]
         if isinstance(value, torch.Tensor):
-            entries += min(value.numel(), storage_elements(value))  # what the file contains
+            entries += min(value.numel(), storage_elements(value))  # the file contains an expanded element once
             sizes[id(value)] = max(1, value.numel())
         else:
             entries += len(value)
@@ -153,20 +162,24 @@ def is_small(value: Any) -> bool:
     return size(value) <= MAX_VALUES + PER_ENTRY * entries
 
 
-def outlines(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the tensors of a ``state_dict`` without elements."""
+def meta_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the ``state_dict`` of a module with tensors on the device ``meta``."""
     return {n: torch.empty(t.shape, dtype=t.dtype, device="meta") for n, t in module.state_dict().items()}
 
 
-def _rebuilt(
+def _rebuild(
     content: dict[str, Any], options: Options, source: str
 ) -> tuple[nn.Module, Report, Any, dict[str, torch.Tensor]]:
-    """Return the module of a graph with its report, the graph's ``flat``, and the tensors that the module gets."""
+    """Create the module of a graph, without loading its tensors.
+
+    Returns:
+        The module, the report of its conversion, the graph's ``flat``, and the tensors to load.
+    """
     try:
         state_dict, metadata = content["state_dict"], content["metadata"]
         graph = decode(content["graph"], content["constants"], state_dict)
         if not isinstance(metadata, dict) or not is_small(without_checkpoint(metadata)):
-            raise TypeError("the metadata are not a dict, or contain a table very often")
+            raise TypeError("the metadata is not a dict, or contains a shared table too often")
     except (LookupError, TypeError, ValueError) as e:
         message = f"the object graph is damaged ({type(e).__name__}: {str(e)[:300]}); convert the .t7 file again"
         raise T7FormatError(message, source=source) from e
@@ -177,14 +190,14 @@ def _rebuilt(
     _name_children(module, graph.names, source)
     parameters = dict(module.named_parameters())
     for name in graph.frozen:
-        if name in parameters:  # one of a placeholder may be another by now
+        if name in parameters:  # a module that was a placeholder may have other parameters now
             parameters[name].requires_grad_(False)
     ctx.report.metadata = metadata
-    return module, ctx.report, graph.flat, _of_placeholders(module, graph.unmapped, state_dict)
+    return module, ctx.report, graph.flat, _with_placeholders(module, graph.unmapped, state_dict)
 
 
-def _about(module: nn.Module) -> dict[str, Any]:
-    """Return the optional parts of a graph: flat storages, names of placeholders, children and frozen parameters."""
+def _optional_parts(module: nn.Module) -> dict[str, Any]:
+    """Return ``flat``, ``unmapped``, ``names`` and ``frozen`` of a graph, without the empty ones."""
     unmapped = [name for name, part in module.named_modules() if isinstance(part, Placeholder)]
     sequences = {name: part for name, part in module.named_modules() if isinstance(part, nn.Sequential)}
     children = {path: [n for n, m in part._modules.items() if m is not None] for path, part in sequences.items()}
@@ -195,9 +208,10 @@ def _about(module: nn.Module) -> dict[str, Any]:
 
 
 def _name_children(module: nn.Module, names: dict[str, list[str]], source: str) -> None:
-    """Give the children of each ``nn.Sequential`` their names, from the outside in.
+    """Rename the children of each ``nn.Sequential``, from the outside in.
 
-    What is inside a placeholder, or was built otherwise, is left to the comparison with ``state_dict``.
+    A module that does not exist or has another number of children is skipped: inside a former placeholder that is no
+    error. In other modules :func:`load_tensors` finds the difference.
     """
     for path, own in names.items():
         try:
@@ -212,35 +226,36 @@ def _name_children(module: nn.Module, names: dict[str, list[str]], source: str) 
             for name, child in zip(own, children, strict=True):
                 part.add_module(name, child)
             if len(part._modules) != len(own):
-                raise KeyError("two children have one name")
+                raise KeyError("two children have the same name")
         except KeyError as e:
             message = f"the object graph is damaged (names: {str(e)[:300]}); convert the .t7 file again"
             raise T7FormatError(message, source=source) from e
 
 
-def _of_placeholders(
+def _with_placeholders(
     module: nn.Module, unmapped: Sequence[str], state_dict: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """Return ``state_dict`` with the tensors of modules that were placeholders or in Lua when written.
+    """Return ``state_dict`` with the current tensors of modules that were placeholders or ran in Lua when written.
 
-    Theirs are constants of the graph, of which the modules are built: they may be mapped now, or share memory with Lua.
+    Such modules were created with the constants of the graph. They may have a mapping now, or share memory with Lua, so
+    their tensors must not be replaced.
     """
     if not unmapped:
         return state_dict
     parts, names = dict(module.named_modules()), sorted(state_dict)
     found = [parts[name] for name in unmapped if name in parts]
     inside = {id(t) for part in found for t in part.state_dict(keep_vars=True).values()}
-    apart = {name for path in set(unmapped) for name in _below(path, names)}
+    replaced = {name for path in set(unmapped) for name in _below(path, names)}
     tensors = {name: t.detach() for name, t in module.state_dict(keep_vars=True).items() if id(t) in inside}
-    return tensors | {name: t for name, t in state_dict.items() if name not in apart}
+    return tensors | {name: t for name, t in state_dict.items() if name not in replaced}
 
 
 def load_tensors(module: nn.Module, state_dict: dict[str, torch.Tensor], source: str) -> None:
-    """Take over the tensors of ``state_dict`` without a copy; tied parameters stay tied.
+    """Set the parameters and buffers of a module to the tensors of ``state_dict``, without copies.
 
     Raises:
-        T7FormatError: names, shapes or types differ from those of the graph, or the values of one parameter that has
-            several names.
+        T7FormatError: names, shapes or types differ from the module's, or ``state_dict`` has different values for the
+            names of a shared parameter.
     """
     own = module.state_dict(keep_vars=True)
     _check_placeholders(module, state_dict.keys() - own.keys(), source)
@@ -261,7 +276,8 @@ def load_tensors(module: nn.Module, state_dict: dict[str, torch.Tensor], source:
             tensor.data = state_dict[name]
         elif not _same_memory(tensor, state_dict[name]) and not same_bits(tensor, state_dict[name]):
             raise T7FormatError(
-                f"{first} and {name} are one parameter of the model and have different values in the file; change both",
+                f"{first} and {name} are the same parameter of the model, but have different values in the file; store "
+                "the same values for both",
                 source=source,
             )
 
@@ -271,25 +287,35 @@ def _same_memory(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 def _check_placeholders(module: nn.Module, unexpected: Iterable[str], source: str) -> None:
-    """Refuse placeholders for modules whose tensors a mapping, which is not loaded, arranged in ``state_dict``."""
+    """Refuse placeholders for modules whose tensors are in ``state_dict``: the mapping that wrote them is missing."""
     names = sorted(unexpected)
     for path, part in module.named_modules() if names else ():
         if isinstance(part, Placeholder) and _below(path, names):
             by = f" ({shortened(printable(part.mapped_by))})" if part.mapped_by else ""
             raise ConversionError(
-                f"{source}: its tensors are stored as its mapping{by} arranged them, and that mapping is not loaded; "
-                "pass the plugin that the file was written with (--plugin, plugins=)",
+                f"{source}: its tensors have the names and layouts of a class mapping{by} that is not loaded; pass the "
+                "plugin with which the file was written (--plugin, plugins=)",
                 path=path,
                 class_name=part.class_name,
             )
 
 
 def _below(path: str, names: list[str]) -> list[str]:
-    """Return the sorted names that are those of a module or of modules inside it."""
+    """Return those of the sorted ``names`` that begin with the path of a module; all for an empty path."""
     return names[bisect_left(names, f"{path}.") : bisect_left(names, f"{path}/")] if path else names
 
 
 class _Encoder:
+    """Encodes a graph of Lua objects.
+
+    Args:
+        keys: ``id(storage)`` -> name in ``state_dict``.
+        ctx: the conversion that created the objects.
+
+    Attributes:
+        constants: tensors that the graph refers to.
+    """
+
     def __init__(self, keys: dict[int, str], ctx: LuaConversion) -> None:
         self._keys, self._derived, self._mapped_by = keys, ctx.derived, ctx.mapped_by
         self._nodes: list[dict[str, Any]] = []
@@ -298,6 +324,7 @@ class _Encoder:
         self.constants: list[torch.Tensor] = []
 
     def encode(self, root: Any) -> dict[str, Any]:
+        """Return ``root`` and ``nodes`` of the graph."""
         stack: list[tuple[dict[str, Any], Any]] = []
         value = self._value(root, stack)
         while stack:

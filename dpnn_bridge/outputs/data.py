@@ -1,9 +1,9 @@
 """Convert data without a model: tensors, tables and datasets of a ``.t7`` file.
 
-The flat formats join nested keys with dots, ``train.mean`` or ``batches.1.x``; lists start at 1 as in Lua.
-``.safetensors`` stores everything that is not a tensor as JSON in its metadata. ``.json`` and ``.pt`` keep the nesting:
-tables with the keys 1 to n become lists, other tables and objects dicts. An object has its class under
-``"torch class"``.
+``.npz`` and ``.safetensors`` are flat: nested keys are joined with dots, as in ``train.mean`` or ``batches.1.x``, and
+lists start at 1 as in Lua. ``.safetensors`` stores everything that is not a tensor as JSON in its metadata. ``.json``
+and ``.pt`` keep the nesting: tables with the keys 1 to n become lists, other tables and objects become dicts. The dict
+of an object contains its class under ``"torch class"``.
 """
 
 from __future__ import annotations
@@ -20,32 +20,33 @@ from dpnn_bridge.conversion.budget import MAX_VALUES, PER_ENTRY, Budget
 from dpnn_bridge.errors import ConversionError, ConversionLimitError
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 
-#: key of the class name of an object
+#: key for the class of an object in its dict
 CLASS = "torch class"
-#: bytes that an element takes while it becomes text
+#: bytes of memory for an element while it is converted to text
 _AS_TEXT = 512
-#: bytes that a character of a text takes where a table that contains it occurs again
+#: bytes of memory for a character of a string in a table that occurs several times
 _PER_CHARACTER = 8
-#: how deep tables may be nested
-_DEEPEST = 200
-#: characters of the names of all values, which repeat the key of a table for each of its entries
+#: maximum depth of nested tables
+_MAX_DEPTH = 200
+#: maximum total length of the names of all values, which contain the keys of all tables around the value
 MAX_CHARACTERS = 1 << 28
 
 
 @dataclass
 class Data:
-    """Data in the form that formats write.
+    """Data to write, as a Lua value and as plain data.
 
     Attributes:
         lua: the Lua value.
-        plain: the same as lists, dicts, numbers, strings and numpy arrays.
-        tensors: how many.
-        values: how many numbers, strings and booleans.
-        tables: how many tables and objects that contain them.
-        dropped: paths of functions, and of tables inside themselves or nested too deeply, which only ``.t7`` contains.
+        plain: the value as lists, dicts, numbers, strings and numpy arrays.
+        tensors: number of tensors.
+        values: number of numbers, strings and booleans.
+        tables: number of tables and objects; a shared table counts each time.
+        dropped: paths, with reasons, of values that only ``.t7`` can contain: functions, tables that contain themselves
+            or are nested too deeply, keys of other types.
         ambiguous: keys of one table with the same text, such as ``1`` and ``"1"``, which only ``.t7`` distinguishes.
-        characters: how many the names of all values have.
-        met: ``id`` of tables and objects.
+        characters: total length of the names of all values.
+        visited: ``id`` of the tables and objects.
     """
 
     lua: Any = None
@@ -56,18 +57,18 @@ class Data:
     dropped: list[str] = field(default_factory=list)
     ambiguous: list[str] = field(default_factory=list)
     characters: int = 0
-    met: set[int] = field(default_factory=set)
+    visited: set[int] = field(default_factory=set)
 
 
 def collect(value: Any, *, text: bool = False) -> Data:
-    """Return a Lua value in the form that formats write.
+    """Convert a Lua value to plain data.
 
     Args:
         value: the Lua value.
-        text: whether it will become text.
+        text: whether the output is text, which needs more memory.
 
     Raises:
-        ConversionLimitError: it shows far more values than it contains.
+        ConversionLimitError: shared tables and repeated elements make the data far larger than the file.
     """
     found = Data(value)
     found.plain = _plain(value, "", found, (), Budget(value, _AS_TEXT if text else 0))
@@ -75,10 +76,18 @@ def collect(value: Any, *, text: bool = False) -> Data:
 
 
 def _plain(value: Any, path: str, found: Data, above: tuple[int, ...], budget: Budget) -> Any:
-    """Return lists, dicts, numbers, strings and numpy arrays."""
-    most = MAX_VALUES + PER_ENTRY * budget.entries
-    if found.tensors + found.values + found.tables > most:
-        raise ConversionLimitError(f"more than {most:,} values: its tables are referenced too often")
+    """Convert one value to lists, dicts, numbers, strings and numpy arrays.
+
+    Args:
+        value: the value.
+        path: path of the value.
+        found: the result, whose counts are updated.
+        above: ``id`` of the tables and objects around the value.
+        budget: limit of the memory.
+    """
+    limit = MAX_VALUES + PER_ENTRY * budget.entries
+    if found.tensors + found.values + found.tables > limit:
+        raise ConversionLimitError(f"more than {limit:,} values: its shared tables are used too often")
     found.characters += len(path)
     if found.characters > MAX_CHARACTERS:
         raise ConversionLimitError(f"the names of all values have more than {MAX_CHARACTERS:,} characters")
@@ -89,16 +98,16 @@ def _plain(value: Any, path: str, found: Data, above: tuple[int, ...], budget: B
         except ConversionLimitError as error:
             raise ConversionLimitError(str(error), path=path or "the file") from None
         return value.numpy()
-    if isinstance(value, (LuaTable, LuaObject)) and id(value) not in above and len(above) < _DEEPEST:
+    if isinstance(value, (LuaTable, LuaObject)) and id(value) not in above and len(above) < _MAX_DEPTH:
         above = (*above, id(value))
         found.tables += 1
         budget.spend(0, "tables")
         fields = value.fields if isinstance(value, LuaObject) else value
-        if id(value) in found.met:
+        if id(value) in found.visited:
             texts = [value.class_name if isinstance(value, LuaObject) else "", *fields.values()]
             repeated = sum(len(text) for text in texts if isinstance(text, (str, bytes)))
             budget.spend(repeated * _PER_CHARACTER, "memory", tensors=0)
-        found.met.add(id(value))
+        found.visited.add(id(value))
         array = fields.as_list()
         if array and len(array) == len(fields) and not isinstance(value, LuaObject):
             return [_plain(v, f"{path}[{i}]", found, above, budget) for i, v in enumerate(array, 1)]
@@ -115,16 +124,16 @@ def _plain(value: Any, path: str, found: Data, above: tuple[int, ...], budget: B
                 items[name] = plain
         return items
     if isinstance(value, (LuaFunction, LuaTable, LuaObject)):
-        what = "a table inside itself" if id(value) in above else f"a table nested more than {_DEEPEST} deep"
-        what = "a Lua function" if isinstance(value, LuaFunction) else what
-        found.dropped.append(f"{path or 'the file'}: {what}")
+        reason = "a table inside itself" if id(value) in above else f"a table nested deeper than {_MAX_DEPTH} levels"
+        reason = "a Lua function" if isinstance(value, LuaFunction) else reason
+        found.dropped.append(f"{path or 'the file'}: {reason}")
         return None
     found.values += value is not None
     return value.decode("latin-1") if isinstance(value, bytes) else value
 
 
 def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield ``("a.b.1", leaf)`` for every leaf."""
+    """Yield every value that is not a list or dict, with its name such as ``a.b.1``."""
     if isinstance(value, (list, dict)):
         items = value.items() if isinstance(value, dict) else enumerate(value, 1)
         for key, inner in items:
@@ -134,27 +143,38 @@ def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def flat(value: Any) -> dict[str, Any]:
+    """Return the result of :func:`leaves` as a dict.
+
+    Raises:
+        ConversionError: two values would have the same name.
+    """
     found: dict[str, Any] = {}
     for name, leaf in leaves(value):
         if name in found:
-            raise ConversionError(f"two entries would have the name {name!r}; .pt and .json distinguish them")
+            raise ConversionError(f"two entries would have the name {name!r}; use .pt or .json, which distinguish them")
         found[name] = leaf
     return found
 
 
 def _text(value: str) -> str:
-    """Escape the bytes of a string that are not UTF-8, since these formats contain text."""
+    """Escape the bytes of a string that are not UTF-8."""
     return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def cleaned(found: Data, array: Callable[[np.ndarray], Any]) -> Any:
-    """Convert strings to a form that every format supports, and arrays to the format's form.
+    """Return ``found.plain`` with escaped strings and converted arrays.
+
+    Args:
+        found: the data.
+        array: function that converts an array to the type that the format writes.
 
     Raises:
-        ConversionError: two keys of a table would have one name.
+        ConversionError: two keys of a table would have the same name.
     """
     if found.ambiguous:
-        raise ConversionError(f"{found.ambiguous[0]}; .t7 distinguishes them, or select another part with key= (--key)")
+        raise ConversionError(
+            f"{found.ambiguous[0]}; write .t7, which distinguishes them, or select another part with key= (--key)"
+        )
     return _cleaned(found.plain, array)
 
 
@@ -168,12 +188,15 @@ def _cleaned(value: Any, array: Callable[[np.ndarray], Any]) -> Any:
     return _text(value) if isinstance(value, str) else value
 
 
-def need_names(names: Iterable[str], suffix: str, possible: Callable[[str], bool]) -> None:
-    """Raise a :class:`ConversionError` that names the first entry whose name a format cannot contain."""
-    bad = next((name for name in names if not possible(name)), None)
+def check_names(names: Iterable[str], suffix: str, is_valid: Callable[[str], bool]) -> None:
+    """Check that a format can store all names.
+
+    Raises:
+        ConversionError: it cannot store a name; the message contains the first such name.
+    """
+    bad = next((name for name in names if not is_valid(name)), None)
     if bad is not None:
         raise ConversionError(
-            f"{suffix} cannot store an entry named {shortened(repr(bad))}; use .pt or .json, or select "
-            "another part with key="
-            " (--key)"
+            f"{suffix} cannot store an entry named {shortened(repr(bad))}; use .pt or .json, or select another part "
+            "with key= (--key)"
         )

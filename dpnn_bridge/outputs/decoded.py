@@ -1,7 +1,7 @@
-"""Decode the object graph of a ``.pt`` or ``.safetensors`` file, with the checks of a ``.t7`` reader.
+"""Decode the object graph of a ``.pt`` or ``.safetensors`` file, with the checks of the ``.t7`` reader.
 
-Every reference, size, view and type is checked before an object is created. So the result is one that a ``.t7`` reader
-could have returned. :mod:`dpnn_bridge.outputs.container` describes the format.
+Every reference, size, view and type is checked. So the decoded objects satisfy the same conditions as objects read from
+a ``.t7`` file. :mod:`dpnn_bridge.outputs.container` describes the format.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dpnn_bridge.loaders.shared_tables import SharedTables
 from dpnn_bridge.loaders.stream import StreamError
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype
 
-#: maximum elements of storages that no tensor of the file fills: a fixed number, plus a number per element of the file
+#: maximum elements of storages without elements in the file: a fixed number, plus a number per element of state_dict
 SPARE, SPARE_PER_ELEMENT = 1 << 16, 16
 
 
@@ -32,10 +32,10 @@ class Decoded(NamedTuple):
     """The content of a graph.
 
     Attributes:
-        root: the Lua value that it describes.
-        mapped_by: the mappings, by the ``id`` of objects.
-        flat: unchecked.
-        unmapped, names, frozen: as in the file.
+        root: the Lua value.
+        mapped_by: ``id`` of Lua objects -> the user's mapping or Lua file that converts them.
+        flat: the part ``flat`` of the graph, unchecked.
+        unmapped, names, frozen: the parts of the graph with these names.
     """
 
     root: Any
@@ -47,15 +47,15 @@ class Decoded(NamedTuple):
 
 
 def decode(text: Any, constants: Any, state_dict: Any) -> Decoded:
-    """Return the content of a graph.
+    """Decode a graph.
 
     Args:
         text: the graph as JSON.
-        constants: the tensors of its constants.
+        constants: the tensors that the graph refers to by number.
         state_dict: the parameters and buffers, by name.
 
     Raises:
-        GraphError: it is damaged.
+        GraphError: the graph is damaged.
     """
     try:
         graph = json.loads(_of(text, str, "the graph"))
@@ -84,7 +84,7 @@ class _Decoder:
         self.mapped_by: dict[int, str] = {}
 
     def decode(self, root: Any) -> Any:
-        self.objects = [self._begun(_of(node, dict, "a node")) for node in self.nodes]
+        self.objects = [self._create(_of(node, dict, "a node")) for node in self.nodes]
         for node, obj in zip(self.nodes, self.objects, strict=True):
             if isinstance(obj, LuaTable):
                 guard = HashFloodGuard()
@@ -111,8 +111,8 @@ class _Decoder:
         _checked(SharedTables().check, payloads, len(self.objects))
         return self._value(root)
 
-    def _begun(self, node: dict[str, Any]) -> Any:
-        """Return the object of a node, still without what it refers to."""
+    def _create(self, node: dict[str, Any]) -> Any:
+        """Create the object of a node, without references to other nodes."""
         if "table" in node:
             return LuaTable()
         if "object" in node:
@@ -145,7 +145,7 @@ class _Decoder:
         else:
             self.spare -= size
             if self.spare < 0:
-                raise GraphError("its storages are larger than what the file holds")
+                raise GraphError("its storages are too large for the size of the file")
         return LuaStorage(name, size, lambda: np.zeros(size, dtype), lambda i, j: np.zeros(j - i, dtype))
 
     def _constant(self, index: Any, dtype: torch.dtype | None = None) -> Tensor:
@@ -169,7 +169,7 @@ class _Decoder:
 
 
 def _checked(check: Callable[..., None], *arguments: Any) -> None:
-    """Raise this reader's error if a check of the .t7 reader fails."""
+    """Call a check of the ``.t7`` reader and convert its error to a :class:`GraphError`."""
     try:
         check(*arguments)
     except StreamError as error:
@@ -177,8 +177,9 @@ def _checked(check: Callable[..., None], *arguments: Any) -> None:
 
 
 def _of(value: Any, kind: type, what: str) -> Any:
+    """Return ``value``, or raise an error if it is not of type ``kind``."""
     if not isinstance(value, kind):
-        raise GraphError(f"{what}: a {type(value).__name__} where a {kind.__name__} is expected")
+        raise GraphError(f"{what} is a {type(value).__name__}, expected a {kind.__name__}")
     return value
 
 
@@ -189,7 +190,7 @@ def _size(value: Any) -> int:
 
 
 def _text(value: Any) -> str:
-    """Return a Lua string: UTF-8, with surrogates for other bytes."""
+    """Return a Lua string; bytes that are not UTF-8 are surrogates. Raise an error for other surrogates."""
     text = _of(value, str, "a string")
     if not text.isascii():
         text.encode("utf-8", "surrogateescape")

@@ -1,4 +1,4 @@
-"""Let sizes of inputs vary in a traced program, and find inputs of other sizes to run it on."""
+"""Export programs with dynamic input sizes, and find inputs of other sizes to test them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from dpnn_bridge.compare import nested
 from dpnn_bridge.errors import OptionError
 from dpnn_bridge.outputs.verification import traceable
 
-#: name of an axis -> its index, and the least number of dimensions of a tensor with that axis
+#: name of an axis -> its index, and the minimum number of dimensions of a tensor with that axis
 AXES = {"batch": (0, 1), "length": (-1, 2), "depth": (-3, 4), "height": (-2, 3), "width": (-1, 3)}
-#: sizes of the batch that are tried; not 1: for one sample nn.View drops the dimension, and a traced graph keeps it
+#: batch sizes of the test inputs; not 1, for which nn.View removes the dimension but a traced graph does not
 BATCHES = (2, 3, 5)
 
 _SPEC = re.compile(r"(?:(?P<input>[^:,=]+):)?(?P<axes>[^:]+)")
@@ -24,26 +24,26 @@ _SPEC = re.compile(r"(?:(?P<input>[^:,=]+):)?(?P<axes>[^:]+)")
 
 @dataclass(frozen=True)
 class Dynamic:
-    """Which sizes of the inputs vary.
+    """The dynamic axes of an input.
 
     Attributes:
-        axes: For each tensor of the input, in order: index of an axis -> its name.
+        axes: for each tensor of the input, in order: index of a dynamic axis -> its name.
     """
 
     axes: tuple[dict[int, str], ...]
 
     @classmethod
     def of(cls, given: bool | str | Sequence[str], example: Any, names: Sequence[str] | None = None) -> Dynamic:
-        """Find the axes that an option names.
+        """Parse the value of the option ``dynamic=`` (``--dynamic``).
 
         Args:
-            given: ``"batch,height,width"``, ``"image:batch,height"`` for one input, ``"time=1"`` for an axis by its
-                index, or several of these; True for ``"batch"``.
-            example: The input.
-            names: Names of the inputs; default: their numbers from 0.
+            given: ``"batch,height,width"``; ``"image:batch,height"`` for one input; ``"time=1"`` for an axis by its
+                index; a list of these; or True for ``"batch"``.
+            example: the input.
+            names: names of the inputs; default: their numbers from 0.
 
         Raises:
-            OptionError: There is no such axis or input.
+            OptionError: the input has no such axis, or there is no such input.
         """
         tensors = nested.tensors(example)
         axes: list[dict[int, str]] = [{} for _ in tensors]
@@ -51,13 +51,13 @@ class Dynamic:
         for spec in specs:
             found = _SPEC.fullmatch(spec)
             if found is None:
-                raise _refused(spec, "expected AXES or INPUT:AXES")
+                raise _invalid(spec, "expected AXES or INPUT:AXES")
             chosen = _inputs(spec, found["input"], [*(names or map(str, range(len(tensors))))], len(tensors))
             for text in found["axes"].split(","):
                 found_in = {i: axis for i in chosen if (axis := _axis(spec, text.strip(), tensors[i])) is not None}
                 if not found_in:
                     sizes = ", ".join("x".join(map(str, tensors[i].shape)) for i in chosen)
-                    raise _refused(spec, f"an input of {sizes} has no axis {text.strip()}")
+                    raise _invalid(spec, f"an input of {sizes} has no axis {text.strip()}")
                 for i, axis in found_in.items():
                     axes[i][axis] = text.partition("=")[0].strip()
         return cls(tuple(axes))
@@ -67,11 +67,11 @@ class Dynamic:
 
     @property
     def names(self) -> list[str]:
-        """The names of the axes, each once."""
+        """The names of the dynamic axes, without duplicates."""
         return list(dict.fromkeys(name for axes in self.axes for name in axes.values()))
 
     def shapes(self, example: Any, *, named: bool = False) -> Any:
-        """Return ``dynamic_shapes`` for the example: of ``torch.export``, or with names of ``torch.onnx``."""
+        """Return the argument ``dynamic_shapes`` of ``torch.export``; with ``named``, of ``torch.onnx``."""
         axes = iter(self.axes)
 
         def shape(value: Any) -> Any:
@@ -84,7 +84,12 @@ class Dynamic:
         return shape(example)
 
     def resized(self, example: Any, sizes: dict[str, int]) -> Any:
-        """Return the example with other sizes of some axes; its elements repeat."""
+        """Return the example with other sizes of some axes; its elements are repeated or cut off.
+
+        Args:
+            example: the input.
+            sizes: name of an axis -> size.
+        """
         axes = iter(self.axes)
 
         def tensor(value: Tensor) -> Tensor:
@@ -97,10 +102,12 @@ class Dynamic:
         return nested.map_tensors(tensor, example)
 
     def examples(self, example: Any, module: nn.Module) -> list[Any]:
-        """Return the example and two more inputs of other sizes; the last has different sizes for different axes.
+        """Return three inputs with different sizes of the dynamic axes; without dynamic axes, only the example.
+
+        Except for the batch, the first input has the sizes of the example.
 
         Raises:
-            OptionError: The model itself runs with one size of an axis only.
+            OptionError: the model accepts too few sizes of an axis.
         """
         if not self:
             return [example]
@@ -111,47 +118,55 @@ class Dynamic:
         return [self.resized(example, {name: sizes[i] for name, sizes in tried.items()}) for i in range(3)]
 
     def _others(self, name: str, own: dict[str, int], example: Any, model: nn.Module) -> list[int]:
-        """Return two more sizes of an axis that the model runs with; another two for each axis."""
-        n, turn = own[name], self.names.index(name)
-        near = (n + 4, n + 2, n + 1, n - 1) if n < 16 else (n + 16, n + 8, n - 8)  # a pooling drops a smaller step
+        """Return two other sizes of an axis that the model accepts. Each axis tries the sizes in another order."""
+        n, shift = own[name], self.names.index(name)
+        # after a pooling, a smaller change would give the same size
+        near = (n + 4, n + 2, n + 1, n - 1) if n < 16 else (n + 16, n + 8, n - 8)
         sizes = [size for size in dict.fromkeys((2 * n, n + n // 2, n // 2, *near)) if 0 < size != n]
         found = []
-        for size in sizes[turn % len(sizes) :] + sizes[: turn % len(sizes)]:
+        for size in sizes[shift % len(sizes) :] + sizes[: shift % len(sizes)]:
             try:
                 with torch.no_grad():
                     model(self.resized(example, {"batch": BATCHES[0], name: size}))
-            except Exception:  # whatever a model raises for a size that it does not take
+            except Exception:  # the model does not accept the size
                 continue
             found.append(size)
             if len(found) == 2:
                 return found
         runs, tried = (", ".join(map(str, each)) for each in ([n, *found], sorted([n, *sizes])))
-        reason = f"of the sizes {tried} the model takes {runs}"
-        raise OptionError(f"dynamic= (--dynamic) {name}: {reason}; leave {name} out")
+        reason = f"of the sizes {tried} the model accepts only {runs}"
+        raise OptionError(f"dynamic= (--dynamic) {name}: {reason}; omit {name}")
 
 
 def _inputs(spec: str, name: str | None, names: list[str], count: int) -> list[int]:
-    """Return the numbers of the inputs that a spec is about."""
+    """Return the indices of the inputs to which a specification applies.
+
+    Args:
+        spec: the specification, for messages.
+        name: name of the input; None for all inputs.
+        names: names of all inputs.
+        count: number of inputs.
+    """
     if name is None:
         return list(range(count))
     if name not in names:
-        raise _refused(spec, f"no input {name}; there is {', '.join(names)} (--input-names names them)")
+        raise _invalid(spec, f"no input {name}; the inputs are {', '.join(names)} (--input-names sets the names)")
     return [names.index(name)]
 
 
 def _axis(spec: str, text: str, tensor: Tensor) -> int | None:
-    """Return the index of an axis of a tensor; None if it has none of the name."""
+    """Return the index of an axis of a tensor; None if the tensor has no such axis."""
     name, given, index = text.partition("=")
     if given:
         if not re.fullmatch(r"-?\d+", index.strip()) or not name.strip().isidentifier():
-            raise _refused(spec, f"{text}: expected NAME=INDEX, such as time=1")
+            raise _invalid(spec, f"{text}: expected NAME=INDEX, such as time=1")
         axis = int(index)
         return axis % tensor.dim() if -tensor.dim() <= axis < tensor.dim() else None
     if name not in AXES:
-        raise _refused(spec, f"unknown axis {name}; there are {', '.join(AXES)}, or NAME=INDEX, such as time=1")
-    axis, least = AXES[name]
-    return axis % tensor.dim() if tensor.dim() >= least else None
+        raise _invalid(spec, f"unknown axis {name}; expected {', '.join(AXES)}, or NAME=INDEX, such as time=1")
+    axis, min_dims = AXES[name]
+    return axis % tensor.dim() if tensor.dim() >= min_dims else None
 
 
-def _refused(spec: str, reason: str) -> OptionError:
+def _invalid(spec: str, reason: str) -> OptionError:
     return OptionError(f"dynamic= (--dynamic) {spec}: {reason}")

@@ -16,15 +16,15 @@ from dpnn_bridge.outputs.written import Written
 
 @dataclass
 class ExportContext:
-    """The data for a format beside the module.
+    """The data for writing an output, in addition to the module.
 
     Attributes:
-        example: an input of the model, for formats that trace it and to compare outputs.
-        metadata: plain data stored with the model where the format has a place for it.
-        options: of one format, such as ``tensor_type`` for ``.t7``.
-        origin: waits for the checksums and returns the provenance, see
-            :func:`dpnn_bridge.outputs.options.origin_text`. Most formats have it in the metadata.
-        written: data of ``write`` that ``verify`` compares the file with.
+        example: an input of the model, to trace the model and to compare outputs.
+        metadata: plain data that is stored with the model if the format supports it.
+        options: options of the format, such as ``tensor_type`` for ``.t7``.
+        origin: function that waits for the checksums and returns the provenance, see
+            :func:`dpnn_bridge.outputs.options.origin_text`. Most formats find it in the metadata instead.
+        written: set by ``write``: the data that ``verify`` compares with the file.
     """
 
     example: Any = None
@@ -38,26 +38,26 @@ Job = ExportContext  # its name until November 2026
 
 
 class Format:
-    """One output format. A subclass, in a file of :mod:`dpnn_bridge.outputs.formats`, defines what it can.
+    """An output format. Each subclass is in a file of :mod:`dpnn_bridge.outputs.formats`.
 
     Attributes:
-        suffix: of its files; the name of the subclass's file.
-        options: names of the fields of :class:`~dpnn_bridge.outputs.options.ConvertOptions` that it takes when a
-            module is written; they change the result.
-        program: it contains one forward pass, so it contains one model only, and ``index_base`` and ``inplace``
-            show in it.
-        models: whether it contains models.
-        data: whether it contains data without a model.
-        text: data become text, which takes more memory.
-        loads: whether :meth:`load` reads what a module is rebuilt from.
-        rebuilt: whether :func:`dpnn_bridge.load` rebuilds the module, so that all of it can be compared: formats that
-            load, and ``.t7``.
-        traced: it contains a traced graph, whose sums may have another order.
-        keeps_state: it contains the states of recurrent modules; else the loaded model starts new sequences.
-        several: a model takes several files.
-        bfloat16: it has this dtype. Without it such tensors become float32, so no model is cast to it.
-        origin_beside: the metadata state what the file was made of, so the checksum of the input is needed before the
-            file is written. False: the format stores it at the end, or not at all.
+        suffix: suffix of the files; also the name of the Python file with the subclass.
+        options: fields of :class:`~dpnn_bridge.outputs.options.ConvertOptions` that change the file of a model.
+        program: whether the file contains the forward pass of one model, which depends on ``index_base`` and
+            ``inplace``.
+        models: whether the format supports models.
+        data: whether the format supports data without a model.
+        text: whether data are written as text, which takes more memory.
+        loads: whether :meth:`load` is implemented.
+        rebuilt: whether :func:`dpnn_bridge.load` creates the same module from the file, so that all its modules can be
+            compared.
+        traced: whether the file contains a traced graph, whose sums may have another order.
+        keeps_state: whether the file contains the states of recurrent modules; else the loaded model starts with new
+            sequences.
+        several: whether a model consists of several files.
+        bfloat16: whether the format supports bfloat16. Otherwise such tensors become float32.
+        origin_beside: whether the metadata contains the provenance, so that the checksum of the input is needed before
+            the file is written. Otherwise the provenance is written at the end or not at all.
     """
 
     suffix = ""
@@ -75,29 +75,29 @@ class Format:
     origin_beside = True
 
     def write(self, module: nn.Module, path: Path, context: ExportContext) -> None:
-        """Write a model."""
+        """Write a model to a file."""
         raise NotImplementedError
 
     def verify(self, module: nn.Module, path: Path, context: ExportContext) -> None:
-        """Read a file back and load it as its user does.
+        """Read a written file back and compare it with the model.
 
         Raises:
-            VerificationError: it is not the same model.
-            ConversionError: the written file cannot be loaded.
+            VerificationError: the file differs from the model.
+            ConversionError: the file cannot be loaded.
         """
         raise NotImplementedError
 
     def load(self, path: Path, name: str) -> dict[str, Any]:
-        """Return the content of a file, as :func:`dpnn_bridge.outputs.container.pack` returns it.
+        """Return the content of a file, in the form that :func:`dpnn_bridge.outputs.container.pack` returns.
 
         Args:
             path: the file.
-            name: its name in messages.
+            name: name of the file for messages.
         """
         raise NotImplementedError
 
     def open(self, path: Path, module: nn.Module) -> Written:
-        """Return a file, opened to be compared with its model layer by layer."""
+        """Open a file to compare it with its model layer by layer."""
         raise NotImplementedError
 
     def write_data(self, found: Data, path: Path) -> None:
@@ -105,13 +105,13 @@ class Format:
         raise NotImplementedError
 
     def origin(self, path: Path) -> str | None:
-        """Return the :attr:`ExportContext.origin` that a file stores, or None.
+        """Return the provenance in a file, see :attr:`ExportContext.origin`; None if it has none.
 
         Raises:
-            Exception: the file is incomplete, or of another format.
+            Exception: the file is incomplete or has another format.
         """
         return None
 
     def same_content(self, one: Path, other: Path) -> bool:
-        """Return whether two files contain the same, whatever versions of the package wrote them."""
+        """Return whether two files have the same content, even if different versions of this package wrote them."""
         return filecmp.cmp(one, other, shallow=False)

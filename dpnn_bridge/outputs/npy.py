@@ -1,4 +1,4 @@
-"""Read arrays of untrusted ``.npy`` files. The caller limits the memory."""
+"""Read ``.npy`` files that are not trusted. The caller checks ``nbytes`` to limit the memory."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import numpy as np
 from dpnn_bridge.errors import T7FormatError
 
 _MAGIC = b"\x93NUMPY"
-#: bytes of a header; numpy's own has about a hundred
-_LONGEST_HEADER = 10_000
-#: what numpy writes in a header, of Python 2 too. Its parser evaluates more; types such as "<m8[1s/0]" end the process
+#: maximum length of a header in bytes; numpy writes about a hundred
+_MAX_HEADER = 10_000
+#: an entry of a header that numpy writes, in Python 2 too. numpy's own parser accepts more, and crashes on "<m8[1s/0]"
 _ITEM = re.compile(
     r"""'(?:descr'\s*:\s*'(?P<descr>[<>=|]?(?:[iu][1248]|f[248]|b1))'|"""
     r"""fortran_order'\s*:\s*(?P<fortran>True|False)|"""
     r"""shape'\s*:\s*\((?P<shape>[0-9L,\s]*)\))(?:\s*,)?"""
 )
 _SIZE = re.compile("[0-9]+")
-_MOST_DIGITS = 18
+_MAX_DIGITS = 18
 _CHUNK = 1 << 20
 
 
@@ -28,15 +28,15 @@ class ArrayHeader:
     """The header of a ``.npy`` file.
 
     Args:
-        file: open for reading bytes, at its beginning; it is read up to the elements.
+        file: binary file at its beginning; it is read up to the elements.
 
     Attributes:
-        shape: sizes.
-        dtype: of numbers and booleans.
-        fortran: the first dimension varies fastest.
+        shape: shape of the array.
+        dtype: element type, a number or boolean.
+        fortran: whether the elements are in Fortran order (column-major).
 
     Raises:
-        T7FormatError: it is no array of numbers.
+        T7FormatError: the file is not an array of numbers or booleans.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -44,31 +44,35 @@ class ArrayHeader:
         if not version.startswith(_MAGIC) or version[6:] not in (b"\1\0", b"\2\0"):
             raise T7FormatError("not a numpy array of version 1 or 2")
         length = int.from_bytes(file.read(2 if version[6] == 1 else 4), "little")
-        if length > _LONGEST_HEADER:
-            raise T7FormatError(f"a numpy array with a header of more than {_LONGEST_HEADER:,} bytes")
+        if length > _MAX_HEADER:
+            raise T7FormatError(f"a numpy array with a header of more than {_MAX_HEADER:,} bytes")
         header = file.read(length).decode("latin-1")
         found = {item.lastgroup: item[item.lastgroup] for item in _ITEM.finditer(header) if item.lastgroup}
         sizes = _SIZE.findall(found.get("shape", ""))
-        if (
-            "".join(_ITEM.sub("", header).split()) != "{}"
-            or len(found) < 3
-            or any(len(n) > _MOST_DIGITS for n in sizes)
-        ):
+        if "".join(_ITEM.sub("", header).split()) != "{}" or len(found) < 3 or any(len(n) > _MAX_DIGITS for n in sizes):
             raise T7FormatError(f"not an array of numbers: a numpy array with the header {header.strip()!r:.200}")
         self.shape, self.dtype = tuple(map(int, sizes)), np.dtype(found["descr"])
         self.fortran = found["fortran"] == "True"
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all elements."""
+        """Number of bytes of all elements."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     def elements(self, file: IO[bytes]) -> np.ndarray:
-        """Return the array, in native byte order, from a file positioned after the header."""
+        """Return the array, in native byte order.
+
+        Args:
+            file: the file, positioned after the header.
+
+        Raises:
+            T7FormatError: the file has too few or too many elements.
+        """
         data = bytearray()
         while len(data) < self.nbytes and (part := file.read(min(_CHUNK, self.nbytes - len(data)))):
             data += part
         if len(data) < self.nbytes or file.read(1):
-            raise T7FormatError(f"a numpy array of {self.shape} has fewer elements than its header states")
+            more = "more" if len(data) == self.nbytes else "fewer"
+            raise T7FormatError(f"a numpy array of shape {self.shape} has {more} elements than its header states")
         array = np.frombuffer(data, self.dtype).reshape(self.shape, order="F" if self.fortran else "C")
         return array.astype(self.dtype.newbyteorder("="), copy=False)

@@ -1,6 +1,6 @@
-"""Declare the options of a conversion, once for the command line, ``convert`` and provenance.
+"""Define the options of a conversion for the command line, ``convert`` and provenance.
 
-This module does not import PyTorch, so that the command line can list its options.
+This module does not import PyTorch, so that the command line can list its options without importing PyTorch.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dpnn_bridge.outputs.format import Format
 
 
-#: names of types that models are cast to on the command line
+#: dtypes to which the command line can cast models
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
@@ -36,12 +36,12 @@ def _flag(
     """Return the metadata of a field that is an option of the command line.
 
     Args:
-        flag: its name there.
+        flag: name of the option on the command line.
         help: help text.
-        scope: the formats that take it: those whose ``options`` name it, every format, or those with a program, because
-            only a program shows how modules were built.
-        **click: arguments of ``click.option``, and ``also``, a second name. ``type`` is a tuple of choices, a number
-            that is the least one, or ``"path"``; ``parse`` turns the text of the command line into the value.
+        scope: formats that support the option: ``"format"``: formats that list it in ``options``; ``"every"``: all
+            formats; ``"program"``: formats with a program.
+        **click: arguments of ``click.option``, and ``also``, a second name. ``type`` is a tuple of choices, the minimum
+            of an integer, or ``"path"``; ``parse`` is a function that converts the text of the command line.
     """
     return {"flag": flag, "help": help, "scope": scope, **click}
 
@@ -51,7 +51,7 @@ def _split(text: str) -> list[str]:
 
 
 class FormatKeywords(TypedDict, total=False):
-    """The fields of :class:`ConvertOptions` that change how a module is written, as keyword arguments."""
+    """The fields of :class:`ConvertOptions` that apply to a model in memory, as keyword arguments."""
 
     input: Any
     dynamic: bool | str | Sequence[str]
@@ -85,25 +85,25 @@ class ConvertOptions:
 
     Attributes:
         key: path of the module inside a checkpoint table.
-        dtype: casts floating point tensors, ``torch.float16`` or ``"float16"``.
-        index_base: 1 as in Lua or 0, for modules whose inputs or outputs are indices; for formats with a program.
-        inplace: run modules in place where the file says so; for formats that contain a program.
+        dtype: dtype to which floating point tensors are cast, ``torch.float16`` or ``"float16"``.
+        index_base: first index of modules whose inputs or outputs are indices, 1 or 0; for formats with a program.
+        inplace: whether modules with the field ``inplace`` in the file run in place; for formats with a program.
         plugins: Python files that register classes with ``@lua_class``.
-        lua: a :class:`~dpnn_bridge.lua.LuaBridge` that knows the classes that the registry does not, or Lua files that
-            define them, which are run.
-        sandbox: run these Lua files, and the layers that they define, in a process that the kernel lets do nothing but
-            compute; see :class:`~dpnn_bridge.lua.LuaBridge` for its limits.
-        allow_unsupported: unknown classes become placeholders.
-        input: one input of the model, or a function that makes one for the model.
-        dynamic: sizes of the input that may vary, such as ``"batch,height,width"``; True for the batch, see
+        lua: Lua files that define classes, which are run, or a :class:`~dpnn_bridge.lua.LuaBridge` in which they are
+            defined.
+        sandbox: whether to run these Lua files, and the layers that they define, in a process that the kernel restricts
+            to computing; see :class:`~dpnn_bridge.lua.LuaBridge` for its limits.
+        allow_unsupported: whether to convert unknown classes to placeholders.
+        input: an input of the model, or a function that creates an input for a model.
+        dynamic: sizes of the input that may vary, such as ``"batch,height,width"``, or True for the batch; see
             :class:`~dpnn_bridge.outputs.dynamic.Dynamic`.
-        opset: version of ONNX's operators.
-        input_names, output_names: names in an ``.onnx`` file; default: those of a graph's nodes or of the last layer,
+        opset: version of the ONNX operator set.
+        input_names, output_names: names in an ``.onnx`` file; default: names of a graph's nodes or of the last layer,
             else ``input`` and ``output``.
-        max_shard_size: write ``.safetensors`` in files of at most so many bytes, ``"2GB"``, with an index, as Hugging
-            Face's libraries load them. Weights go from file to file in pieces: they may be larger than memory. An
-            output that is an index, ``model.safetensors.index.json``, asks for that too.
-        tensor_type: Lua type of floating point tensors in a ``.t7`` file; default: as in the file it came from.
+        max_shard_size: write ``.safetensors`` in shards of at most this size, such as ``"2GB"``, with an index, which
+            Hugging Face's libraries can load. Weights are copied in chunks, so they may be larger than memory. An
+            output with the suffix ``.safetensors.index.json`` is written in shards even without this option.
+        tensor_type: Lua type of floating point tensors in a ``.t7`` file; default: as in the input.
         mode, long_size, big_endian, referenced: see :class:`~dpnn_bridge.loaders.WriteOptions`.
     """
 
@@ -221,27 +221,27 @@ class ConvertOptions:
         """Return the options from keyword arguments.
 
         Raises:
-            OptionError: there is no such option, or it has no such value.
+            OptionError: there is no such option, or its value has the wrong type.
         """
         known = [f.name for f in fields(cls)]
         if unknown := sorted(options.keys() - set(known)):
-            raise OptionError(f"no option {', '.join(unknown)}; there are {', '.join(known)}")
+            raise OptionError(f"no option {', '.join(unknown)}; the options are {', '.join(known)}")
         check_values(options)
         return cls(**options)
 
     def chosen(self) -> dict[str, Any]:
-        """Return the options that are not at their defaults."""
+        """Return the options that differ from their defaults."""
         return not_default({f.name: getattr(self, f.name) for f in fields(self)})
 
     def of_format(self, format: Format, where: str) -> dict[str, Any]:
-        """Return the chosen options that belong to a format.
+        """Return the options of a format that differ from their defaults.
 
         Args:
             format: the format.
-            where: for the message.
+            where: beginning of the error message, such as the name of the output.
 
         Raises:
-            OptionError: the format does not take one that was chosen, or has no such dtype.
+            OptionError: the format does not support an option that was set, or the dtype.
         """
         from dpnn_bridge.conversion.tensors import as_dtype
 
@@ -255,21 +255,20 @@ class ConvertOptions:
         return own
 
     def files(self) -> list[StrPath]:
-        """Return the files of this machine that these options name."""
+        """Return the local files in these options."""
         return [*self.plugins, *_paths(self.lua), *getattr(self.input, "files", ())]
 
     def digest(self) -> str | None:
-        """Return a checksum of everything that changes the result; files count by their content.
+        """Return a checksum of all options that change the result, and of the content of the files in them.
 
-        None if that is impossible: for a function, a :class:`~dpnn_bridge.lua.LuaBridge`, or a class that a notebook
-        registered.
+        Return None if an option has no checksum: a function, a ``LuaBridge``, a class registered in a notebook.
         """
         from dpnn_bridge.conversion.tensors import as_dtype
 
         arguments: list[Any] = [self.key, str(as_dtype(self.dtype))]
         chosen = {name: value for name, value in self.chosen().items() if name not in ("key", "dtype")}
         if "input" in chosen:
-            chosen["example"] = chosen.pop("input")  # its earlier name: outputs made before remain up to date
+            chosen["example"] = chosen.pop("input")  # the earlier name, so that existing outputs remain up to date
         for name in ("plugins", "lua"):
             if name in chosen and (paths := _paths(chosen[name])):
                 files = with_required(paths, python=name == "plugins", sandbox=name == "lua" and bool(self.sandbox))
@@ -280,7 +279,7 @@ class ConvertOptions:
         if own:
             chosen["registered"] = own
         try:
-            text = json.dumps([*arguments, *([chosen] if chosen else [])], sort_keys=True, default=_plain)
+            text = json.dumps([*arguments, *([chosen] if chosen else [])], sort_keys=True, default=_encode)
         except TypeError:
             return None
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -291,30 +290,38 @@ def _in_scope(scope: str) -> list[str]:
 
 
 def check_options(names: Iterable[str], format: Format, where: str, more: Sequence[str] = ()) -> None:
-    """Raise :class:`OptionError` unless a format takes all options of these names; ``more`` names others of it."""
+    """Check that a format takes options; ``where`` begins the error message, which lists ``more`` options too.
+
+    Raises:
+        OptionError: the format does not take an option.
+    """
     if unknown := sorted(set(names) - set(format.options)):
-        takes = ", ".join([*format.options, *more]) or "no options of its own"
-        raise OptionError(f"{where}: {format.suffix} does not take {', '.join(map(_named, unknown))}; it takes {takes}")
+        known = ", ".join([*format.options, *more]) or "no options of its own"
+        other = ", ".join(map(_option_name, unknown))
+        raise OptionError(f"{where}: {format.suffix} does not take {other}; it takes {known}")
 
 
 def origin_text(sha256: str, options: ConvertOptions) -> str:
-    """Return the checksum of an input, and that of the options; options without one leave its place empty."""
+    """Return the provenance of an output, ``sha256:INPUT-OPTIONS``: the checksums of the input and of the options.
+
+    The second checksum is empty if the options have none.
+    """
     return f"sha256:{sha256}-{options.digest() or ''}"
 
 
 def is_complete(origin: str) -> bool:
-    """Return whether an origin identifies one result, so that an equal origin means an equal result."""
+    """Return whether a provenance contains both checksums, so that it identifies the output."""
     return not origin.endswith("-")
 
 
 def _registering_files(plugins: Sequence[str]) -> list[str] | None:
-    """Return the checksums of the files that registered classes, without the plugins.
+    """Return the checksums of the files that registered classes, without installed packages and the plugins.
 
     Args:
-        plugins: Checksums of the plugins and of what they load.
+        plugins: checksums of the plugins and of the files that they load.
 
     Returns:
-        None if a class was registered outside of files, or its file is gone.
+        The checksums; None if a class was registered in a notebook, or its file was deleted.
     """
     from dpnn_bridge.conversion.registry import files_of_users
 
@@ -326,7 +333,7 @@ def _registering_files(plugins: Sequence[str]) -> list[str] | None:
 
 
 def shows_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """List the options in the signature of a function that takes them as ``**options``."""
+    """Decorate a function with ``**options`` so that its signature lists the options."""
     signature = inspect.signature(function)
     own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     more = [
@@ -338,33 +345,33 @@ def shows_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def not_default(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options that are not at their defaults, and those that do not exist."""
+    """Return the options that differ from their defaults, including unknown options."""
     defaults = {f.name: f.default for f in fields(ConvertOptions)}
     return {name: v for name, v in options.items() if name not in defaults or not _same(v, defaults[name])}
 
 
 def _same(value: Any, default: Any) -> bool:
-    """Return whether a value is the default; an empty list of files, names or axes is."""
+    """Return whether a value equals the default, as an empty list of files, names or axes does."""
     if isinstance(value, (tuple, list)) and not value and default in ((), None, False):
         return True
     return value is default or (type(value) is type(default) and value == default)
 
 
-def _named(name: str) -> str:
-    """Return an option in a message, which the command line shortens to its own name."""
+def _option_name(name: str) -> str:
+    """Return ``name= (--flag)`` for messages; the command line shows only the flag."""
     flag = next((f.metadata["flag"] for f in fields(ConvertOptions) if f.name == name and f.metadata), "")
     return f"{name}= ({flag})" if flag else f"{name}="
 
 
 def _paths(value: Any) -> list[StrPath]:
-    """Return the files that an option names: one, or several; none where it is something else."""
+    """Return the paths in the value of an option: one path, a list of paths, or none if it is another value."""
     if isinstance(value, (str, os.PathLike)):
         return [value]
     return list(value) if isinstance(value, (tuple, list)) else []
 
 
-def _plain(value: Any) -> Any:
-    """Encode a value for JSON: a checksum for a tensor or array, or the result of ``digest()``."""
+def _encode(value: Any) -> Any:
+    """Convert a value for JSON: a tensor or array to its dtype, shape and checksum, others by ``digest()``."""
     if hasattr(value, "digest"):
         return value.digest()
     if isinstance(value, os.PathLike):
@@ -383,7 +390,7 @@ def check_values(options: Mapping[str, Any]) -> None:
     """Check values against the types of the fields of :class:`ConvertOptions`.
 
     Raises:
-        OptionError: a value is of another type.
+        OptionError: a value has the wrong type.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Prepare metadata for files, which contain plain data only."""
+"""Convert metadata to plain data and to JSON."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import numpy as np
 from torch import Tensor
 
 from dpnn_bridge.base.storage import storage_elements
-from dpnn_bridge.conversion.storable import of_tensor
+from dpnn_bridge.conversion.storable import problem_of
 from dpnn_bridge.errors import ConversionError, OptionError
-from dpnn_bridge.outputs.pt_file import DEEPEST
+from dpnn_bridge.outputs.pt_file import MAX_DEPTH
 
 _SCALARS: tuple[Any, ...] = (bool, int, float, str, bytes)
 _EXPECTED = "expected numbers, strings, bytes, tensors, and lists and dicts of these"
 
 
 def as_plain(value: Any) -> Any:
-    """Return metadata in Python's own types, which every reader of a file accepts.
+    """Convert metadata to Python's built-in types.
 
-    Values of derived types (``numpy.float64``, ``torch.Size``, ``Counter``) become values of the type that they extend.
-    Lists and dicts may be shared.
+    Values of derived types (``numpy.float64``, ``torch.Size``, ``Counter``) become values of the built-in base type.
+    Shared lists and dicts remain shared.
 
     Raises:
-        OptionError: a value is no plain data, contains itself, or is nested too deeply; or a key of a dict is neither
+        OptionError: a value is not plain data, contains itself, or is nested too deeply; or a key of a dict is neither
             a number nor a string.
     """
     done: dict[int, Any] = {}
@@ -42,7 +42,7 @@ def as_plain(value: Any) -> Any:
             return _tensor(value)
         if not isinstance(value, (dict, list, tuple)):
             raise OptionError(f"metadata=: {_EXPECTED}; found a {type(value).__name__}")
-        if id(value) in open_ids or len(open_ids) > DEEPEST:
+        if id(value) in open_ids or len(open_ids) > MAX_DEPTH:
             raise OptionError("metadata=: the values contain themselves, or are nested too deeply")
         if id(value) not in done:
             open_ids.add(id(value))
@@ -63,18 +63,18 @@ def _key(key: Any) -> Any:
 
 
 def _tensor(value: Tensor) -> Tensor:
-    if reason := of_tensor(value):
+    if reason := problem_of(value):
         raise OptionError(f"metadata=: a tensor is {reason}")
     return unrepeated(value.detach())
 
 
 def unrepeated(tensor: Tensor) -> Tensor:
-    """Return a tensor with each element in its own memory, which an expanded one has not."""
+    """Return a tensor whose elements do not share memory: a contiguous copy of an expanded tensor."""
     return tensor.contiguous() if tensor.numel() > storage_elements(tensor) else tensor
 
 
 def _keys(value: Any) -> Iterator[list[Any]]:
-    """Yield the keys of each dict that has others than strings; a value that is shared counts once."""
+    """Yield the keys of each dict that has keys other than strings; a shared dict is visited once."""
     stack, seen = [value], set[int]()
     while stack:
         value = stack.pop()
@@ -91,22 +91,22 @@ def json_text(metadata: Any, suffix: str) -> str:
 
     Args:
         metadata: plain data.
-        suffix: of the file, for the message.
+        suffix: suffix of the file, for the message.
 
     Raises:
-        ConversionError: JSON has no such value, or keys of one dict, such as 1 and "1", are the same in JSON.
+        ConversionError: JSON cannot represent a value, or two keys of a dict, such as 1 and "1", are equal in JSON.
     """
     for keys in _keys(metadata):
         texts: dict[str, Any] = {}
         for key in keys:
             if (other := texts.setdefault(key if isinstance(key, str) else json.dumps(key), key)) is not key:
-                what = f"{suffix} stores metadata as JSON, in which the keys {other!r} and {key!r} are the same"
-                raise ConversionError(f"{what}; .pt distinguishes them")
+                reason = f"{suffix} stores metadata as JSON, in which the keys {other!r} and {key!r} are the same"
+                raise ConversionError(f"{reason}; use .pt, which distinguishes them")
 
     def value_of(value: Any) -> Any:
         if isinstance(value, Tensor) and not value.is_complex():
             return value.tolist()
         kind = f"tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
-        raise ConversionError(f"{suffix} stores metadata as JSON, which has no {kind}; .pt stores it")
+        raise ConversionError(f"{suffix} stores metadata as JSON, which has no {kind}; use .pt, which can store it")
 
     return json.dumps(metadata, default=value_of)

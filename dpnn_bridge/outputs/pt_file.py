@@ -1,8 +1,8 @@
 """Read files of ``torch.save`` as data. Nothing in the file is called, memory-mapped, extracted or trusted.
 
 The file is a zip archive of uncompressed records: ``data.pkl``, a pickle, and one record per storage. This reader
-implements the few pickle instructions that plain data needs. Every record, view and size is checked before memory
-is allocated. Tensors are private copies in CPU memory, so the file may change afterwards.
+implements only the pickle instructions for plain data. Every record, view and size is checked before memory is
+allocated. Tensors are copies in CPU memory, so later changes of the file have no effect.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ _BYTES, _DICT, _TENSOR, _PARAMETER = (
     "torch._utils _rebuild_tensor_v2",
     "torch._utils _rebuild_parameter",
 )
-#: elements that all views together may show beyond those that the file contains (stride 0)
+#: maximum number of elements that views repeat (stride 0), in all tensors together
 MAX_REPEATED = 1 << 22
-#: how deep lists and dicts may be nested
-DEEPEST = 200
+#: maximum depth of nested lists and dicts
+MAX_DEPTH = 200
 
 
 class _DamagedError(ValueError):
@@ -68,7 +68,7 @@ class Record(NamedTuple):
 
 
 class _Mark:
-    pass
+    """The marker that the instruction MARK pushes on the stack."""
 
 
 class _Name(str):
@@ -76,15 +76,15 @@ class _Name(str):
 
 
 def read(path: Path, name: str = "") -> Any:
-    """Return the value that a file contains: dicts, lists, tuples, numbers, strings, tensors.
+    """Return the content of a file: dicts, lists, tuples, numbers, strings, tensors.
 
     Args:
         path: the file.
-        name: its name in messages; default: its path.
+        name: name of the file for messages; default: its path.
 
     Raises:
-        NotT7Error: it is no such file, or contains more than plain data.
-        T7FormatError: it is damaged.
+        NotT7Error: the file was not written by ``torch.save`` of PyTorch 1.6 or later.
+        T7FormatError: the file is damaged or contains more than plain data.
     """
     name = name or str(path)
     try:
@@ -98,16 +98,17 @@ def read(path: Path, name: str = "") -> Any:
             head = file.read(len(OLD_PYTORCH))
         if head == OLD_PYTORCH:
             raise NotT7Error(
-                f"{name}: a Python pickle, as PyTorch before 1.6 wrote them. dpnn_bridge reads only pickles of "
-                "torch.legacy.nn and its own. If torch.load(…, weights_only=True) reads it, it contains weights: load "
-                "them into their model, and pass the model to dpnn_bridge.save or write_t7"
+                f"{name}: a Python pickle, the format of torch.save before PyTorch 1.6. dpnn_bridge reads only pickles "
+                "of torch.legacy.nn objects. If torch.load(…, weights_only=True) can read the file, it contains "
+                "weights: load them into their model, and pass the model to dpnn_bridge.save or write_t7"
             ) from error
         if head.startswith(b"\x80"):
             raise NotT7Error(
-                f"{name}: a Python pickle that torch.save did not write; if you trust it, open it with pickle.load"
+                f"{name}: a Python pickle that torch.save did not write; if you trust the file, open it with "
+                "pickle.load"
             ) from error
-        if head[1:4] == bytes(3):  # the code of a Lua type in 4 bytes
-            raise NotT7Error(f"{name}: a Torch7 file, and not one of torch.save; rename it to *.t7") from error
+        if head[1:4] == bytes(3):  # a .t7 file begins with the code of a Lua type in 4 bytes
+            raise NotT7Error(f"{name}: a Torch7 file, not a file of torch.save; rename it to *.t7") from error
         raise NotT7Error(f"{name}: was not written by torch.save: {error}") from error
     except (_DamagedError, StreamError) as error:
         raise T7FormatError(f"damaged, or more than plain data: {error}", source=name) from error
@@ -117,10 +118,10 @@ def read(path: Path, name: str = "") -> Any:
 
 
 def records(path: Path, source: FileSource) -> dict[str, Record]:
-    """Return the records of an archive by name, without the folder that they are all in.
+    """Return the records of an archive by name, without the common folder of all records.
 
     Raises:
-        BadZipFile, _DamagedError: a record is compressed, overlaps another or reaches outside of the file.
+        BadZipFile, _DamagedError: a record is compressed, overlaps another record or extends beyond the file.
     """
     try:
         with open_zip(path) as archive:
@@ -128,8 +129,8 @@ def records(path: Path, source: FileSource) -> dict[str, Record]:
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        raise _DamagedError("its directory lies outside of it") from error
-    except (ValueError, OverflowError, NotImplementedError, struct.error) as error:  # names that are no text, versions
+        raise _DamagedError("the position of its directory is outside the file") from error
+    except (ValueError, OverflowError, NotImplementedError, struct.error) as error:  # invalid names or versions
         raise _DamagedError(f"its directory is damaged: {error}") from error
     found: dict[str, Record] = {}
     stops = [e.header_offset for e in entries[1:]] + [end]
@@ -152,18 +153,18 @@ def records(path: Path, source: FileSource) -> dict[str, Record]:
 
 def _operations(data: bytes) -> Iterator[tuple[str, Any, int]]:
     """Yield the instructions of a pickle: name, argument, position."""
-    at = 0
+    position = 0
     try:
-        for operation, argument, place in pickletools.genops(data):
-            at = place or 0
-            yield operation.name, argument, at
-    except ValueError as error:  # UnicodeError is one
+        for operation, argument, start in pickletools.genops(data):
+            position = start or 0
+            yield operation.name, argument, position
+    except ValueError as error:  # includes UnicodeError
         reason = str(error).strip().split("\n", 1)[0]
-        raise _DamagedError(f"its pickle is damaged behind byte {at}: {reason}") from error
+        raise _DamagedError(f"its pickle is damaged after byte {position}: {reason}") from error
 
 
 class _Loader:
-    """Carries out the pickle of an archive."""
+    """Executes the pickle of an archive, for plain data only."""
 
     def __init__(self, source: FileSource, found: dict[str, Record]) -> None:
         self.source, self.records = source, found
@@ -179,15 +180,15 @@ class _Loader:
             raise _DamagedError("it has no record data.pkl")
         if self._bytes("byteorder", b"little") != b"little":
             raise _DamagedError("it was written by a machine with another byte order")
-        at = 0
+        position = 0
         try:
-            for name, argument, place in _operations(self._bytes("data.pkl")):
-                at = place
+            for name, argument, start in _operations(self._bytes("data.pkl")):
+                position = start
                 self._step(name, argument)
         except IndexError:
-            raise _DamagedError(f"byte {at} of its pickle takes more values than are on the stack") from None
+            raise _DamagedError(f"byte {position} of its pickle uses more values than are on the stack") from None
         except _DamagedError as error:
-            raise _DamagedError(f"{error}, at byte {at} of its pickle") from None
+            raise _DamagedError(f"{error}, at byte {position} of its pickle") from None
         if not self.stack:
             raise _DamagedError("its pickle ends without a value")
         value = self.stack.pop()
@@ -220,33 +221,33 @@ class _Loader:
             _of(stack[-1], list).extend(parts)
         elif name in ("SETITEM", "SETITEMS"):
             parts = self._since_mark() if name == "SETITEMS" else [stack.pop(), stack.pop()][::-1]
-            self._fill(_of(stack[-1], dict), parts)
+            self._set_items(_of(stack[-1], dict), parts)
         elif name == "GLOBAL":
             stack.append(_Name(argument))
         elif name == "BINPERSID":
-            described = _of(stack.pop(), tuple)
-            if len(described) != 5:
-                raise _DamagedError(f"a storage is described by {len(described)} values, not 5")
-            stack.append(self._storage(*described))
+            values = _of(stack.pop(), tuple)
+            if len(values) != 5:
+                raise _DamagedError(f"the description of a storage has {len(values)} values, expected 5")
+            stack.append(self._storage(*values))
         elif name == "REDUCE":
             arguments = _of(stack.pop(), tuple)
-            stack.append(self._called(stack.pop(), arguments))
+            stack.append(self._call(stack.pop(), arguments))
         elif name == "BUILD" and type(stack[-2]) is dict:  # the _metadata of a state_dict
             stack.pop()
         elif name in ("NEWOBJ", "NEWOBJ_EX", "OBJ", "INST"):
             raise _DamagedError(
-                "it holds an object of a class, as torch.save(model) writes it; if you trust it, load it with "
+                "it contains an object of a class, as torch.save(model) writes it; if you trust the file, load it with "
                 "torch.load(…, weights_only=False) in a program that can import the class, and pass it to "
                 "dpnn_bridge.save or write_t7"
             )
         else:
             raise _DamagedError(f"its pickle has the instruction {name}")
 
-    def _fill(self, entries: dict[Any, Any], parts: list[Any]) -> None:
+    def _set_items(self, entries: dict[Any, Any], parts: list[Any]) -> None:
         if len(entries) + len(parts) > SAFE and id(entries) not in self.large:
             self.large[id(entries)] = entries, HashFloodGuard()
         if len(parts) % 2:
-            raise _DamagedError("a dict gets a key without a value")
+            raise _DamagedError("a dict has a key without a value")
         for at, (key, value) in enumerate(zip(parts[::2], parts[1::2], strict=True)):
             if type(key) not in (str, int, float, bool):
                 raise _DamagedError(f"a key is a {type(key).__name__}")
@@ -255,12 +256,14 @@ class _Loader:
             entries[key] = value
 
     def _since_mark(self) -> list[Any]:
+        """Remove and return the values on the stack above the last mark, and remove the mark."""
         parts = []
         while not isinstance(value := self.stack.pop(), _Mark):
             parts.append(value)
         return parts[::-1]
 
-    def _called(self, function: Any, arguments: tuple[Any, ...]) -> Any:
+    def _call(self, function: Any, arguments: tuple[Any, ...]) -> Any:
+        """Return the result of one of the few functions that plain data needs, without calling it."""
         if type(function) is not _Name:
             raise _DamagedError("its pickle calls a value")
         if function == _DICT and not arguments:
@@ -272,13 +275,13 @@ class _Loader:
         if function == _PARAMETER and arguments:
             return _of(arguments[0], Tensor)
         known = "with other arguments " if function in (_DICT, _TENSOR, _BYTES, _PARAMETER) else ""
-        raise _DamagedError(f"it holds a {printable(shortened(function.replace(' ', '.')))} {known}".rstrip())
+        raise _DamagedError(f"it contains a {printable(shortened(function.replace(' ', '.')))} {known}".rstrip())
 
     def _encoded(self, text: str) -> bytes:
-        """Return the bytes of a text; a small pickle could encode the same one very often."""
+        """Return a string as bytes. The total length is limited: a small pickle could encode one string many times."""
         self.bytes_left -= len(text)
         if self.bytes_left < 0:
-            raise _DamagedError("its pickle encodes more text than it contains")
+            raise _DamagedError("its pickle encodes strings again and again")
         return text.encode("latin1")
 
     def _storage(self, kind: Any, dtype: Any, key: Any, location: Any, count: Any) -> Tensor:
@@ -338,19 +341,23 @@ def _of(value: Any, kind: type) -> Any:
 
 def _natural(value: Any) -> int:
     if type(value) is not int or value < 0:
-        raise _DamagedError(f"{described(value)} is no size")
+        raise _DamagedError(f"{described(value)} is not a size")
     return value
 
 
 def check_plain(value: Any) -> None:
-    """Raise unless a value is plain data that does not contain itself; lists and dicts may be shared."""
+    """Check that a value is plain data that does not contain itself; shared lists and dicts are allowed.
+
+    Raises:
+        _DamagedError: the value is not plain data, contains itself, or is nested too deeply.
+    """
     done: set[int] = set()
     open_ids: set[int] = set()
 
     def check(value: Any) -> None:
         if isinstance(value, (bool, int, float, str, bytes, Tensor, type(None))) and not isinstance(value, _Name):
             return
-        if id(value) in open_ids or len(open_ids) > DEEPEST or not isinstance(value, (dict, list, tuple)):
+        if id(value) in open_ids or len(open_ids) > MAX_DEPTH or not isinstance(value, (dict, list, tuple)):
             raise _DamagedError("its values contain themselves, are nested too deeply, or are not plain data")
         if id(value) not in done:
             open_ids.add(id(value))

@@ -29,35 +29,40 @@ from dpnn_bridge.base.writing import open_output
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.outputs.pt_file import DTYPES
 
-#: bytes at whose multiples records begin, as torch.save arranges them for memory mapping
+#: alignment of records in bytes, as in files of torch.save, for memory mapping
 _ALIGNMENT = 64
-#: bytes of a record's header beside its name and padding: what each has, its size in 64 bits, the head of the padding
-_HEAD = 30 + 20 + 4
-#: bytes that are written at once, so that they stay in the CPU cache
+#: bytes of a record's header without its name and padding: fixed part, sizes in 64 bits, header of the padding
+_HEADER = 30 + 20 + 4
+#: bytes of each chunk that is written; a chunk fits into the CPU cache
 _CHUNK = 1 << 21
+#: dtype -> class of PyTorch that represents the storage in the pickle
 _STORAGES = {dtype: getattr(torch, name.removeprefix("torch ")) for name, dtype in DTYPES.items()}
 
-#: identifies a storage
+#: key of a storage: id of its memory, bytes, dtype
 _Identity = tuple[int, int, torch.dtype]
 
 
 def _identity_of(tensor: Tensor) -> _Identity:
-    """Identify the storage of a tensor's elements."""
+    """Return the key of a tensor's storage."""
     return storage_id(tensor), tensor.untyped_storage().nbytes(), tensor.dtype
 
 
 class _Stored:
-    """A storage in the pickle."""
+    """A reference to a storage in the pickle.
+
+    Args:
+        pid: its persistent id.
+    """
 
     def __init__(self, pid: tuple[Any, ...]) -> None:
         self.pid = pid
 
 
 class _Pickler(pickle.Pickler):
-    """A tensor becomes a view of a storage, which is a record of its own.
+    """Pickles tensors as views of storages, which are separate records.
 
     Attributes:
-        storages: their bytes; the names of their records count from 0.
+        storages: key of each storage -> its bytes. The records are numbered from 0, in this order.
     """
 
     def __init__(self, file: Any) -> None:
@@ -89,7 +94,10 @@ def save(content: Any, path: Path, comment: Callable[[], str | None] | None = No
     Args:
         content: dicts, lists, tuples, numbers, strings, bytes and tensors.
         path: the file.
-        comment: returns the comment of the archive, at the end, or None.
+        comment: function that returns the comment of the archive, or None; called after all records are written.
+
+    Raises:
+        ConversionError: the format does not support the dtype of a tensor.
     """
     pickled = io.BytesIO()
     pickler = _Pickler(pickled)
@@ -108,7 +116,7 @@ def save(content: Any, path: Path, comment: Callable[[], str | None] | None = No
         entry = zipfile.ZipInfo(f"archive/{name}")
         entry.header_offset = end
         entry.file_size = entry.compress_size = len(data)
-        start = end + _HEAD + len(entry.filename)
+        start = end + _HEADER + len(entry.filename)
         padding = -start % _ALIGNMENT
         entry.extra = b"FB" + padding.to_bytes(2, "little") + bytes(padding)
         entries.append(entry)
@@ -116,11 +124,11 @@ def save(content: Any, path: Path, comment: Callable[[], str | None] | None = No
         end = start + padding + len(data)
     with open_output(path) as file, zipfile.ZipFile(file, "w") as archive:
         if sys.platform == "linux":
-            with suppress(OSError):  # where it cannot be done, writing says why
+            with suppress(OSError):  # a full disk is reported when the data is written
                 os.posix_fallocate(file.fileno(), 0, end)
         for entry, data, start in zip(entries, records.values(), starts, strict=True):
             file.seek(start)
-            entry.CRC = _written(data, file)
+            entry.CRC = _write_record(data, file)
             file.seek(entry.header_offset)
             file.write(entry.FileHeader(zip64=True))
         archive.filelist += entries
@@ -129,11 +137,11 @@ def save(content: Any, path: Path, comment: Callable[[], str | None] | None = No
             archive.comment = (comment() or "").encode()
 
 
-def _written(data: np.ndarray, file: IO[bytes]) -> int:
-    """Write bytes; return their checksum."""
+def _write_record(data: np.ndarray, file: IO[bytes]) -> int:
+    """Write the data of a record in chunks and return its CRC-32."""
     checksum = 0
-    for at in range(0, len(data), _CHUNK):
-        part = data[at : at + _CHUNK].data
-        checksum = crc32(part, checksum)
-        file.write(part)
+    for start in range(0, len(data), _CHUNK):
+        chunk = data[start : start + _CHUNK].data
+        checksum = crc32(chunk, checksum)
+        file.write(chunk)
     return checksum

@@ -1,6 +1,7 @@
-"""Find the files that Lua and Python files of a user load, which decide the result of a conversion as well.
+"""Find the files that a user's Lua and Python files may load, because their content can change the result too.
 
-Nothing is run: what a file names is looked up, so that the answer is the same before and after the file is loaded.
+The files are not run. File names are searched in their source code, so the result is the same before and after they are
+loaded.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from pathlib import Path
 from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.regular import is_accepted, read_file
 
-#: possible names of files, folders and modules
+#: a name of a file, folder or module
 _NAME = re.compile(r"[\w./-]+")
-#: a Lua string that may name a file, and a file name in any language
+#: a string in Lua that may be a file name
 _STRING = re.compile(r"""['"]([^'"\\\n]{1,255})['"]|\[(=*)\[([^\n]{1,255}?)\]\2\]""")
+#: a file name
 _FILE = re.compile(r"[^\0\n]{1,255}")
-#: Python attributes that give the folder of a file, or the one above
+#: Python attributes for the folder that contains a file or folder
 _UP = ("dirname", "parent", "parents")
 #: folders of installed packages, which contain no files of the user
 _INSTALLED = [Path(path).resolve() for path in (Path(os.__file__).parent, *site.getsitepackages())]
@@ -29,16 +31,16 @@ _INSTALLED.append(Path(__file__).resolve().parents[1])
 
 
 def with_required(paths: Sequence[StrPath], *, python: bool, sandbox: bool = False) -> list[StrPath]:
-    """Return files with those that they load from their folders, and so on.
+    """Return files and all files that they may load, recursively.
+
+    A file may load every existing file whose name is in a string or an ``import`` statement, including data files.
+    Names are relative to the folders of the files, and to folders whose names are in strings, because the file may add
+    those to ``package.path`` or ``sys.path``.
 
     Args:
-        paths: Lua files, which load what their strings name for ``require`` and ``dofile``; or Python files. Any other
-            file that a string names counts as well: it may be a table of constants. Folders that the strings name are
-            searched as well: the file may add them to ``package.path`` or ``sys.path``.
-        python: they are Python files. These load what their ``import`` statements and their strings name. Installed
-            packages do not count.
-        sandbox: they run in a sandbox, which reads only Lua files below their folders. Nothing else that they name is
-            looked at.
+        paths: Lua or Python files.
+        python: whether they are Python files. Files of installed packages are excluded.
+        sandbox: whether the files run in a sandbox, which can read only Lua files in their folders and below.
 
     Raises:
         MissingFileError, NotT7Error: a file cannot be read.
@@ -47,53 +49,54 @@ def with_required(paths: Sequence[StrPath], *, python: bool, sandbox: bool = Fal
     suffix = ".py" if python else ".lua"
     found = dict[Path, StrPath]()
     queue = [(Path(os.path.realpath(path)), path) for path in paths]
-    homes = dict.fromkeys(file.parent for file, _ in queue)
-    roots = tuple(homes)
+    searched = dict.fromkeys(file.parent for file, _ in queue)
+    roots = tuple(searched)
     while queue:
         file, path = queue.pop(0)
         if file in found:
             continue
         found[file] = path
-        if file.suffix != suffix and path not in paths:  # data
+        if file.suffix != suffix and path not in paths:  # a data file
             continue
         files, folders = names_in(read_file(file))
-        for _ in range(2):  # a folder may be named in two parts: os.path.join(here, "..", "common")
-            places = [home / name for home in [*homes, file.parent] for name in folders]
-            homes |= dict.fromkeys(Path(os.path.realpath(place)) for place in places if os.path.isdir(place))
-        named = [home / name for name in files for home in [*homes, file.parent]]
-        there = [(Path(os.path.realpath(f)), f) for f in named if is_accepted(f)]
+        for _ in range(2):  # a path may consist of two strings: os.path.join(here, "..", "common")
+            possible = [folder / name for folder in [*searched, file.parent] for name in folders]
+            searched |= dict.fromkeys(Path(os.path.realpath(path)) for path in possible if os.path.isdir(path))
+        candidates = [folder / name for name in files for folder in [*searched, file.parent]]
+        existing = [(Path(os.path.realpath(f)), f) for f in candidates if is_accepted(f)]
         if sandbox:
-            there = [(f, name) for f, name in there if f.suffix == suffix and any(map(f.is_relative_to, roots))]
-        queue += [(real, f) for real, f in there if not is_installed(real)]
+            existing = [(f, name) for f, name in existing if f.suffix == suffix and any(map(f.is_relative_to, roots))]
+        queue += [(real, f) for real, f in existing if not is_installed(real)]
     return list(found.values())
 
 
 def is_installed(path: Path) -> bool:
-    """Return whether a file belongs to Python or to an installed package, whose content does not count."""
+    """Return whether a file belongs to Python, to an installed package or to dpnn_bridge."""
     return any(map(path.is_relative_to, _INSTALLED))
 
 
 def _names_in_lua(text: bytes) -> tuple[list[str], list[str]]:
-    """Return the files that a Lua file may load, and the folders that it may search."""
+    """Return the names of files that a Lua file may load, and of folders that it may search."""
     found = _STRING.findall(text.decode("utf-8", "surrogateescape"))
     names = list(dict.fromkeys(short or long for short, _, long in found))
     plain = [name for name in names if _NAME.fullmatch(name)]
+    # entries of package.path, such as ./lib/?.lua
     searched = [pattern.partition("?")[0] for name in names for pattern in name.split(";") if "?" in pattern]
     stems = [name.replace(".", "/") for name in plain]
-    files = [*_below(names), *(f"{stem}{end}" for stem in stems for end in (".lua", "/init.lua"))]
-    return files, _below([*plain, *filter(None, searched)])  # the latter of package.path: ./lib/?.lua
+    files = [*_relative(names), *(f"{stem}{end}" for stem in stems for end in (".lua", "/init.lua"))]
+    return files, _relative([*plain, *filter(None, searched)])
 
 
-def _below(names: list[str]) -> list[str]:
-    """Return names of files or folders, also those that a folder stands in front of: ``f"{here}/scale.json"``."""
+def _relative(names: list[str]) -> list[str]:
+    """Return names, and names with a leading slash also without it, because of strings as in ``folder .. "/a.lua"``."""
     return [*names, *(name.lstrip("/") for name in names if name.startswith("/"))]
 
 
 def _names_in_python(text: bytes) -> tuple[list[str], list[str]]:
-    """Return the files that a Python file may load, and the folders that it may search."""
+    """Return the names of files that a Python file may load, and of folders that it may search."""
     try:
         nodes = list(ast.walk(ast.parse(text)))
-    except (SyntaxError, ValueError):  # loading it reports what is wrong
+    except (SyntaxError, ValueError):  # reported when the file is loaded
         return [], []
     texts = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
     texts = [text for text in dict.fromkeys(texts) if _FILE.fullmatch(text)]
@@ -108,6 +111,7 @@ def _names_in_python(text: bytes) -> tuple[list[str], list[str]]:
         elif isinstance(node, ast.ImportFrom):
             above, package = "../" * (node.level - 1), (node.module or "").replace(".", "/")
             modules += [f"{above}{package}/{alias.name}".removeprefix("/") for alias in node.names]
-    # a package runs its __init__.py before its modules
+    # importing a.b.c also loads a/__init__.py and a/b/__init__.py
     stems = dict.fromkeys(stem for name in modules for stem in accumulate(name.split("/"), "{}/{}".format))
-    return [*_below(texts), *(f"{stem}{end}" for stem in stems for end in (".py", "/__init__.py"))], _below(strings)
+    files = [*_relative(texts), *(f"{stem}{end}" for stem in stems for end in (".py", "/__init__.py"))]
+    return files, _relative(strings)

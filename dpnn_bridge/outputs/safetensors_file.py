@@ -30,14 +30,14 @@ DTYPES = {
     "I8": torch.int8,
     "U8": torch.uint8,
 }
-#: type, shape, first byte, end
+#: header entry of a tensor: dtype, shape, first byte, byte after the last, relative to the first tensor
 Entry = tuple[torch.dtype, list[int], int, int]
-#: a file, its metadata, its tensors, and where their bytes begin
+#: an opened file: the file, its metadata, the entries of its tensors, position of the first tensor
 Opened = tuple[FileSource, dict[str, str], dict[str, Entry], int]
-#: bytes of a header, the limit of the safetensors library
-LARGEST_HEADER = 100_000_000
-#: dimensions of a tensor; the product of many sizes takes quadratic time
-_MAX_SIZES = 64
+#: maximum bytes of a header, as in the safetensors library
+MAX_HEADER = 100_000_000
+#: maximum number of dimensions; multiplying many sizes takes quadratic time
+_MAX_DIMENSIONS = 64
 
 
 def read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -45,27 +45,27 @@ def read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
     Raises:
         NotT7Error: the file is not a safetensors file.
-        T7FormatError: it is damaged.
+        T7FormatError: the file is damaged.
     """
     file = opened(path)
     return file[1], _tensors(*file)
 
 
 def same_content(one: Path, other: Path) -> bool:
-    """Return whether two files contain the same. The library that writes them puts their metadata in any order."""
-    (strings, tensors), (strings_there, there) = read(one), read(other)
+    """Return whether two files have equal metadata and tensors, in any order."""
+    (strings, tensors), (other_strings, other_tensors) = read(one), read(other)
     return (
-        strings == strings_there
-        and tensors.keys() == there.keys()
-        and all(same_bits(t, there[n]) for n, t in tensors.items())
+        strings == other_strings
+        and tensors.keys() == other_tensors.keys()
+        and all(same_bits(t, other_tensors[n]) for n, t in tensors.items())
     )
 
 
 def read_index(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Return the metadata of the first shard and the tensors of all.
+    """Return the metadata and the tensors of all shards of an index; of equal metadata keys, the first shard's value.
 
     Raises:
-        T7FormatError: it is no index, or its shards are not what it says.
+        T7FormatError: the file is not an index, or a shard does not match the index.
     """
     strings: dict[str, str] = {}
     tensors: dict[str, Tensor] = {}
@@ -76,8 +76,7 @@ def read_index(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 
 def index_metadata(path: Path) -> dict[str, str]:
-    """Return the metadata of the first shard, when all shards are as long as their headers say; for errors see
-    :func:`read_index`."""
+    """Return the metadata like :func:`read_index`, which lists the errors, without reading tensors."""
     strings: dict[str, str] = {}
     for _, own, _, _ in _shards(path):
         strings = own | strings
@@ -85,18 +84,18 @@ def index_metadata(path: Path) -> dict[str, str]:
 
 
 def _shards(path: Path) -> Iterator[Opened]:
-    """Yield the shards of an index, as :func:`opened` gives them."""
-    places, generation = read_shard_index(path)
+    """Open the shards of an index one after another, and check that they match the index."""
+    weight_map, generation = read_shard_index(path)
     listed: dict[str, set[str]] = {}
-    for name, place in places.items():
-        listed.setdefault(place, set()).add(name)
+    for name, shard in weight_map.items():
+        listed.setdefault(shard, set()).add(name)
     for number, file in enumerate(shards_of(path)):
         found = opened(file)
-        if not generation and not number:  # the index is of another program: its shards still belong together
+        if not generation and not number:  # the index of another program has no generation; the shards must agree
             generation = found[1].get("generation", "")
         if found[1].get("generation", "") != generation:
             raise T7FormatError(
-                f"{file.name} belongs to another model than the index: it was replaced; convert the model again",
+                f"{file.name} belongs to another conversion than the index; convert the model again",
                 source=str(path),
             )
         if found[2].keys() != listed.get(file.name, set()):
@@ -105,23 +104,23 @@ def _shards(path: Path) -> Iterator[Opened]:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Return the metadata of a file that is as long as its header says; for errors see :func:`read`."""
+    """Return the metadata of a file, after its header and size are checked; for errors see :func:`read`."""
     return opened(path)[1]
 
 
 def opened(path: Path) -> Opened:
-    """Return the file, its metadata, its tensors (type, shape, first byte, end) and where their bytes begin."""
+    """Open a file and check its header and size; for errors see :func:`read`."""
     source = FileSource(path)
     size = int.from_bytes(source.read(0, 8), "little")
-    if size > min(LARGEST_HEADER, source.size - 8):  # also without a header
+    if size > min(MAX_HEADER, source.size - 8):  # also for a file of less than 8 bytes
         raise NotT7Error(f"{path}: is not a safetensors file: its header is missing or larger than the file")
     try:
         header = json.loads(source.read(8, size), object_pairs_hook=_without_repeats)
         strings = header.pop("__metadata__", {}) if isinstance(header, dict) else None
         if not isinstance(strings, dict):
-            raise ValueError("it, or its metadata, is not an object")
+            raise ValueError("the header or its metadata is not a JSON object")
         if not all(isinstance(text, str) for text in strings.values()):
-            raise ValueError("its metadata are not strings")
+            raise ValueError("a value of its metadata is not a string")
         return source, strings, _entries(header, source.size - 8 - size), 8 + size
     except (ValueError, RecursionError) as error:
         raise T7FormatError(f"the safetensors header is damaged: {error}", source=str(path)) from error
@@ -142,31 +141,35 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _entries(header: dict[str, Any], size: int) -> dict[str, Entry]:
-    """Return the type, shape and position of each tensor; together they must fill the file."""
+    """Check the entries of a header. The tensors must fill the ``size`` bytes after the header without gaps.
+
+    Raises:
+        ValueError: an entry is invalid.
+    """
     entries: dict[str, Entry] = {}
     for name, entry in header.items():
         if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-            raise ValueError(f"{name!r:.80} is described by other fields than dtype, shape and data_offsets")
+            raise ValueError(f"{name!r:.80} has other fields than dtype, shape and data_offsets")
         kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
         if not isinstance(kind, str) or kind not in DTYPES:
             raise ValueError(f"{name!r:.80} has the type {kind!r:.40}; supported: {', '.join(DTYPES)}")
         if not isinstance(shape, list) or not isinstance(offsets, list) or len(offsets) != 2:
             raise ValueError(f"{name!r:.80} has shape {shape!r:.80} at {offsets!r:.40}")
-        if len(shape) > _MAX_SIZES:
-            raise ValueError(f"{name!r:.80} has {len(shape):,} dimensions; at most {_MAX_SIZES} are read")
+        if len(shape) > _MAX_DIMENSIONS:
+            raise ValueError(f"{name!r:.80} has {len(shape):,} dimensions; at most {_MAX_DIMENSIONS} are read")
         dtype, (start, stop) = DTYPES[kind], offsets
         if any(type(n) is not int or not 0 <= n < 1 << 48 for n in (*shape, start, stop)):
             raise ValueError(f"{name!r:.80} has shape {shape!r:.80} at {start!r:.40}")
         if math.prod(shape) * dtype.itemsize != stop - start:
-            raise ValueError(f"{name!r:.80} of shape {shape!r:.80} takes {stop - start} bytes")
+            raise ValueError(f"{name!r:.80} of shape {shape!r:.80} has {stop - start} bytes")
         entries[name] = dtype, shape, start, stop
     end = 0
     for _, _, start, stop in sorted(entries.values(), key=lambda e: e[2:]):
         if start != end:
-            raise ValueError("its tensors overlap, or leave gaps")
+            raise ValueError("there are gaps between its tensors, or they overlap")
         end = stop
     if end != size:
-        raise ValueError(f"its tensors take {end} bytes and the file has {size} for them")
+        raise ValueError(f"its tensors have {end} bytes, but the file has {size} bytes after the header")
     return entries
 
 

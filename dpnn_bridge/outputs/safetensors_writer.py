@@ -1,8 +1,9 @@
 """Write ``.safetensors`` files in chunks. They contain only tensors, with their ``state_dict`` names.
 
-Everything else that loading needs is in the metadata, as strings: ``format`` (``pt``), ``dpnn_bridge`` and its
-``version``, ``graph``, ``constants`` (dtype and base64 of each) and ``metadata``. Files of earlier versions contain
-constants as tensors named ``constant:N``, and tied tensors once, with their other names in ``aliases``.
+Everything else that ``load`` needs is in the metadata, as strings: ``format`` (``pt``), ``dpnn_bridge`` and the
+``version`` of the format, ``graph``, ``constants`` (dtype and base64 of each) and ``metadata``. Files of earlier
+versions contain constants as tensors named ``constant:N``. They contain shared tensors once, with the other names in
+``aliases``.
 """
 
 from __future__ import annotations
@@ -23,39 +24,49 @@ from dpnn_bridge.conversion.deferred import COMPUTED, deferred_of
 from dpnn_bridge.errors import ConversionError, T7FormatError, VerificationError
 from dpnn_bridge.outputs import container, safetensors_file
 from dpnn_bridge.outputs.plain import json_text
-from dpnn_bridge.outputs.safetensors_file import LARGEST_HEADER
+from dpnn_bridge.outputs.safetensors_file import MAX_HEADER
 
 _NAMES = {dtype: name for name, dtype in safetensors_file.DTYPES.items()}
 _CONSTANT = "constant:"
 
 
 class Part(NamedTuple):
-    """One tensor: its type and shape, and its elements in pieces."""
+    """A tensor to write.
+
+    Attributes:
+        dtype: dtype.
+        shape: shape.
+        chunks: function that yields the elements in row-major order, as 1-D tensors.
+    """
 
     dtype: torch.dtype
     shape: torch.Size
-    pieces: Callable[[], Iterator[Tensor]]
+    chunks: Callable[[], Iterator[Tensor]]
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Number of bytes."""
         return self.shape.numel() * self.dtype.itemsize
 
 
 def part_of(value: Tensor) -> Part:
-    """Return a tensor in one piece."""
-    return Part(value.dtype, value.shape, partial(_piece, value))
+    """Return the :class:`Part` of a tensor in memory, in one chunk."""
+    return Part(value.dtype, value.shape, partial(_chunks, value))
 
 
 def parts_of(module: nn.Module, state_dict: Mapping[str, Tensor]) -> dict[str, Part]:
-    """Return the parameters and buffers of a module; those that stay in its file are read piece by piece."""
+    """Return the tensors of a module by name; deferred parameters are read from the file in chunks.
+
+    Raises:
+        ConversionError: a tensor has no elements.
+    """
     parameters = dict(module.named_parameters(remove_duplicate=False))
     parts: dict[str, Part] = {}
     for name, value in state_dict.items():
         parameter = parameters.get(name)
-        held = deferred_of(parameter)
-        if held is not None and parameter is not None:
-            parts[name] = Part(value.dtype, value.shape, partial(held.chunks, parameter))
+        deferred = deferred_of(parameter)
+        if deferred is not None and parameter is not None:
+            parts[name] = Part(value.dtype, value.shape, partial(deferred.chunks, parameter))
         elif value.is_meta:
             raise ConversionError(f"{name}: {COMPUTED}")
         else:
@@ -63,7 +74,7 @@ def parts_of(module: nn.Module, state_dict: Mapping[str, Tensor]) -> dict[str, P
     return parts
 
 
-def _piece(value: Tensor) -> Iterator[Tensor]:
+def _chunks(value: Tensor) -> Iterator[Tensor]:
     yield value.detach().cpu().contiguous().reshape(-1)
 
 
@@ -72,61 +83,69 @@ def write(path: Path, parts: Mapping[str, Part], strings: dict[str, str]) -> Non
     """Write a file.
 
     Raises:
-        ConversionError: the format has no such dtype, or the metadata are too long for it.
+        ConversionError: the format does not support a dtype, or the metadata is too long.
     """
     header: dict[str, Any] = {"__metadata__": strings}
-    ordered = sorted(parts.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))  # aligned, as the library does
-    at = 0
+    ordered = sorted(parts.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))  # aligned, as in the library
+    position = 0
     for name, part in ordered:
         if part.dtype not in _NAMES:
             raise ConversionError(
                 f".safetensors does not support the dtype {part.dtype} of {name}; select another with dtype= (--dtype)"
             )
-        header[name] = {"dtype": _NAMES[part.dtype], "shape": list(part.shape), "data_offsets": [at, at + part.size]}
-        at += part.size
+        offsets = [position, position + part.size]
+        header[name] = {"dtype": _NAMES[part.dtype], "shape": list(part.shape), "data_offsets": offsets}
+        position += part.size
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    if len(text) > LARGEST_HEADER:
+    if len(text) > MAX_HEADER:
         raise ConversionError(
-            f"the structure of this model takes {len(text):,} bytes and .safetensors allows "
-            f"{LARGEST_HEADER:,}; .pt has "
-            "no such limit"
+            f"the structure and metadata of this model have {len(text):,} bytes, and .safetensors allows "
+            f"{MAX_HEADER:,}; use .pt, which has no such limit"
         )
     with open_output(path) as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for _, part in ordered:
-            for piece in part.pieces():
-                file.write(byte_array(piece).data)
+            for chunk in part.chunks():
+                file.write(byte_array(chunk).data)
 
 
 def check(path: Path, parts: Mapping[str, Part], name: str = "") -> dict[str, str]:
-    """Return the metadata of a file, once every byte of its tensors is compared with what they are made from.
+    """Compare every byte of the tensors in a file with the tensors that were written.
+
+    Args:
+        path: the file.
+        parts: the tensors.
+        name: name of the file for messages; default: its path.
+
+    Returns:
+        The metadata of the file.
 
     Raises:
-        VerificationError: something differs.
+        VerificationError: a tensor differs.
     """
     name = name or str(path)
     source, strings, entries, base = safetensors_file.opened(path)
     if entries.keys() != parts.keys():
         raise VerificationError(f"{name}: the names differ after reading back")
     for key, part in parts.items():
-        dtype, shape, at, _ = entries[key]
-        if (dtype, tuple(shape)) != (part.dtype, tuple(part.shape)) or not _same(part, source, base + at):
+        dtype, shape, start, _ = entries[key]
+        if (dtype, tuple(shape)) != (part.dtype, tuple(part.shape)) or not _same(part, source, base + start):
             raise VerificationError(f"{name}: {key} differs after reading back; the disk may be full or failing")
     return strings
 
 
-def _same(part: Part, source: Any, at: int) -> bool:
-    for piece in part.pieces():
-        if not same_in_file(piece, source, at):
+def _same(part: Part, source: Any, position: int) -> bool:
+    for chunk in part.chunks():
+        if not same_in_file(chunk, source, position):
             return False
-        at += piece.nbytes
+        position += chunk.nbytes
     return True
 
 
 # ---------------------------------------------------------------------- metadata
 def strings_of(content: dict[str, Any]) -> dict[str, str]:
-    """Return the metadata of a file: all of a ``.pt`` content but its tensors."""
+    """Return the metadata of a file for the content of a ``.pt`` file, without ``state_dict``."""
     constants = [[_NAMES[c.dtype], base64.b64encode(byte_array(c).tobytes()).decode()] for c in content["constants"]]
     return {
         "format": "pt",  # required by loaders of PyTorch's ecosystem
@@ -139,13 +158,18 @@ def strings_of(content: dict[str, Any]) -> dict[str, str]:
 
 
 def content_of(strings: dict[str, str], tensors: dict[str, Tensor], name: str) -> dict[str, Any]:
-    """Return the content as in a ``.pt`` file, for :func:`dpnn_bridge.outputs.container.unpack`.
+    """Return the content in the form of a ``.pt`` file, for :func:`dpnn_bridge.outputs.container.unpack`.
+
+    Args:
+        strings: the metadata of the file.
+        tensors: the tensors.
+        name: name of the file for messages.
 
     Raises:
-        ConversionError: the file is another program's.
-        T7FormatError: its metadata are damaged.
+        ConversionError: another program wrote the file.
+        T7FormatError: the metadata is damaged.
     """
-    if container.FORMAT not in (strings.get("dpnn_bridge"), strings.get("format")):  # the latter in older files
+    if container.FORMAT not in (strings.get("dpnn_bridge"), strings.get("format")):  # older files have it in `format`
         raise ConversionError(f"{name} was not written by dpnn_bridge; use safetensors to read its tensors")
     try:
         constants = _constants(strings, tensors)
@@ -159,7 +183,7 @@ def content_of(strings: dict[str, str], tensors: dict[str, Tensor], name: str) -
             "metadata": json.loads(strings["metadata"]),
         }
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as e:
-        message = f"its metadata are damaged ({type(e).__name__}: {str(e)[:300]}); convert the .t7 file again"
+        message = f"its metadata is damaged ({type(e).__name__}: {str(e)[:300]}); convert the .t7 file again"
         raise T7FormatError(message, source=name) from e
 
 
@@ -175,5 +199,5 @@ def _constants(strings: dict[str, str], tensors: dict[str, Tensor]) -> list[Tens
 
 
 def _as_json(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Return the metadata; without the checkpoint if its shared tables are too large for JSON."""
+    """Return the metadata, without the other entries of the checkpoint if their shared tables are too large as JSON."""
     return metadata if container.is_small(metadata) else container.without_checkpoint(metadata)

@@ -1,4 +1,4 @@
-"""Name the inputs and outputs of a traced program after the nodes and layers of the model."""
+"""Choose the names of the inputs and outputs of a traced program, from the nodes and layers of the model."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from dpnn_bridge.modules.nn.nngraph import GModule
 
 
 def input_names(module: nn.Module, example: Any, given: Sequence[str] | None = None) -> list[str]:
-    """Return the names of the inputs: as given, as the nodes of the graph are called, or ``input``.
+    """Return the names of the inputs: ``given``, the annotations of the graph's input nodes, or ``input``.
 
     Raises:
-        OptionError: ``given`` has another number of names, or one twice.
+        OptionError: the number of names in ``given`` is wrong, or two are equal.
     """
     labels = _input_labels(module) if isinstance(module, GModule) else []
     return _names("input", len(nested.tensors(example)), given, labels)
@@ -28,38 +28,38 @@ def input_names(module: nn.Module, example: Any, given: Sequence[str] | None = N
 def output_names(
     module: nn.Module, output: Any, given: Sequence[str] | None = None, inputs: Sequence[str] = ()
 ) -> list[str]:
-    """Return the names of the outputs: as given, as the nodes of the graph or the last layer are called, or ``output``.
+    """Return the names of the outputs: ``given``, the names of the graph's output nodes or last layer, or ``output``.
 
     Raises:
-        OptionError: ``given`` has another number of names, one twice, or one of ``inputs``.
+        OptionError: the number of names in ``given`` is wrong, two are equal, or one is in ``inputs``.
     """
     labels = _output_labels(module) if isinstance(module, GModule) else [_layer_name(module)]
     return _names("output", len(nested.tensors(output)), given, labels, inputs)
 
 
 def _names(
-    kind: str, count: int, given: Sequence[str] | None, labels: list[str], taken: Sequence[str] = ()
+    kind: str, count: int, given: Sequence[str] | None, labels: list[str], used: Sequence[str] = ()
 ) -> list[str]:
     if given is not None:
         option = f"{kind}_names= (--{kind}-names)"
         if len(given) != count or len(set(given)) != count or not all(given):
             found = f"found {', '.join(given) or 'none'}"
             raise OptionError(f"{option}: expected {counted(count, 'different name')}, {found}")
-        if both := sorted({*given} & {*taken}):
-            raise OptionError(f"{option}: {both[0]} is the name of an input; choose another")
+        if both := sorted({*given} & {*used}):
+            raise OptionError(f"{option}: {both[0]} is the name of an input; choose another name")
         return list(given)
     numbered = [kind] if count == 1 else [f"{kind}_{i + 1}" for i in range(count)]
     clean = [re.sub(r"\W+", "_", label).strip("_") for label in labels]
-    usable = len(clean) == count and all(clean) and len({*clean, *taken}) == count + len(taken)
+    usable = len(clean) == count and all(clean) and len({*clean, *used}) == count + len(used)
     return clean if usable else numbered
 
 
 def _input_labels(graph: GModule) -> list[str]:
-    """Return the names of the nodes that take one input each, in the order of the inputs."""
+    """Return the annotations of the nodes that select an input, in the order of the inputs; empty if there is none."""
     if graph.num_inputs == 1:
         return [graph.nodes[graph.input_node].label]
-    taken = {n.select: n.label for n in graph.nodes if n.select is not None and n.inputs == (graph.input_node,)}
-    return [taken.get(i + 1, "") for i in range(graph.num_inputs)]
+    labels = {n.select: n.label for n in graph.nodes if n.select is not None and n.inputs == (graph.input_node,)}
+    return [labels.get(i + 1, "") for i in range(graph.num_inputs)]
 
 
 def _output_labels(graph: GModule) -> list[str]:
@@ -68,7 +68,7 @@ def _output_labels(graph: GModule) -> list[str]:
 
 
 def _layer_name(module: nn.Module) -> str:
-    """Return the name of a model's last layer in its file, as loadcaffe writes it."""
+    """Return the Lua field ``name`` of a model's last layer, which loadcaffe sets, or an empty string."""
     *_, last = module.modules()
     record = record_of(last)
     name = record.fields.get("name") if record else None

@@ -1,4 +1,4 @@
-"""Compare outputs with their models, for several formats."""
+"""Compare output files with their models; functions for several formats."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from dpnn_bridge.modules.inputs import input_options
 
 @contextmanager
 def utf8_name(path: Path) -> Iterator[str]:
-    """Yield a name of a file for libraries in C++, which accept UTF-8 only: its own, or that of a temporary link."""
+    """Yield a name of a file in UTF-8, which C++ libraries require: its own name, or the name of a temporary link."""
     try:
         os.fspath(path).encode()
     except UnicodeEncodeError:
@@ -44,15 +44,18 @@ def utf8_name(path: Path) -> Iterator[str]:
 def same_outputs(
     path: Path, actual: Any, expected: Any, what: str, rounding: float = 0.0, *, in_single: bool = False
 ) -> None:
-    """Raise :class:`VerificationError` unless nested outputs agree.
+    """Compare the outputs of a file and of its model.
 
     Args:
-        path: for the message.
-        actual, expected: the outputs.
-        what: who computed ``actual``, for the message.
-        rounding: how far rounding alone moves the outputs, see :func:`rounding_of`. The tolerance is ten times this,
-            and at least 1e-4 of the outputs' scale (1e-8 in double precision).
-        in_single: A part of the model computes in single precision, whatever the outputs are.
+        path: the file, for the message.
+        actual, expected: nested outputs of the file and of the model.
+        what: name of the program that computed ``actual``, for the message.
+        rounding: relative effect of rounding on the outputs, see :func:`rounding_of`. In single precision, the
+            tolerance is ten times this value, and at least 1e-4 of the outputs' scale. It is 1e-8 in double precision.
+        in_single: whether a part of the model computes in single precision although the outputs are double.
+
+    Raises:
+        VerificationError: the outputs differ.
     """
     tolerance = Tolerance(double=1e-8, single=max(1e-4, 10 * rounding))
     tolerance = tolerance.in_single() if in_single else tolerance
@@ -63,9 +66,9 @@ def same_outputs(
 
 
 def rounding_of(module: nn.Module, example: Any, expected: Any) -> float:
-    """Measure the effect of rounding on a module's outputs, relative to their scale; at most 1e-3.
+    """Return the difference of a module's outputs from its outputs in double precision, relative to their scale.
 
-    Normalizing few or nearly equal values magnifies the rounding errors of single precision.
+    The result is at most 1e-3. It is large if the model normalizes few or nearly equal values.
     """
     with as_traced():
         precise = nested.leaves(run(copied(module).double(), nested.cast(example, torch.float64)))
@@ -75,31 +78,34 @@ def rounding_of(module: nn.Module, example: Any, expected: Any) -> float:
 
 
 def run_traceable(module: nn.Module, example: Any) -> Any:
-    """Return the output of a module as a tracer records it; no weight changes."""
+    """Return the output of a module in evaluation mode, computed as under a tracer."""
     with as_traced():
         return run(traceable(module), example)
 
 
 def traceable(module: nn.Module) -> nn.Module:
-    """Return a copy in evaluation mode on the same tensors: tracing leaves its symbols in modules that keep a state."""
+    """Return a copy of a module for tracing: in evaluation mode, with the same parameters and buffers.
+
+    A copy is needed because tracing stores symbolic values in the states of modules.
+    """
     return copied(module, {id(t): t for t in [*module.parameters(), *module.buffers()]}).eval()
 
 
 def check_program(
     path: Path, compute: Callable[[Any], Any], module: nn.Module, examples: Sequence[Any], what: str
 ) -> None:
-    """Run a traced file on inputs, and compare it with its module.
+    """Run a traced file on inputs, and compare its outputs with the outputs of its module.
 
     Args:
-        path: The file, for messages.
-        compute: Runs the file on an input.
-        module: What it was written of.
-        examples: The inputs, of several sizes where a size may vary; the last is the one that was traced.
-        what: Who computes, for messages.
+        path: the file, for messages.
+        compute: function that runs the file on an input.
+        module: the module that was written.
+        examples: the inputs, with several sizes if sizes may vary; the last one was used for tracing.
+        what: name of the program that runs the file, for messages.
 
     Raises:
-        OptionError: The file runs on the traced sizes alone.
-        VerificationError: The file does not run or computes something else, or the model draws random numbers.
+        OptionError: the file runs only on the traced sizes.
+        VerificationError: the file does not run or its outputs differ, or the model draws random numbers.
     """
     for example in reversed(examples):
         try:
@@ -109,19 +115,23 @@ def check_program(
                 traced, other = map(nested.sizes_text, (examples[-1], example))
                 raise fixed_size(f"it runs on {traced}, not on {other}") from e
             raise VerificationError(
-                f"{path}: {what} cannot run it on an input of {nested.sizes_text(example)}: {e}"
+                f"{path}: {what} cannot run the file on an input of {nested.sizes_text(example)}: {e}"
             ) from e
         _check_outputs(path, outputs, module, example, what)
 
 
 def fixed_size(reason: str) -> OptionError:
-    """Return the error for a size that cannot vary in a traced program, although the model runs with other sizes."""
-    advice = "a loop over a size, such as the number of time steps, is traced for one size; leave this size out"
-    return OptionError(f"dynamic= (--dynamic): the traced program does not take other sizes: {reason}; {advice}")
+    """Return the error for a size that cannot vary in the traced program, although it can vary in the model."""
+    advice = "a loop over a size, such as the number of time steps, is traced for one size only; omit this size"
+    return OptionError(f"dynamic= (--dynamic): the traced program does not accept other sizes: {reason}; {advice}")
 
 
 def _check_outputs(path: Path, outputs: Any, module: nn.Module, example: Any, what: str) -> None:
-    """Raise :class:`VerificationError` unless ``outputs``, from the file that was written, are the module's."""
+    """Compare the outputs of a traced file with the module's outputs.
+
+    Raises:
+        VerificationError: the outputs differ.
+    """
     expected = run_traceable(module, example)
     try:
         same_outputs(path, outputs, expected, what)
@@ -129,14 +139,14 @@ def _check_outputs(path: Path, outputs: Any, module: nn.Module, example: Any, wh
         again = list(nested.leaves(run_traceable(module, example)))
         if any(not d.ok for d in compare("output", again, list(nested.leaves(expected)))):
             raise VerificationError(
-                f"{path}: the model draws random numbers, so the results of {what} cannot be compared with it"
+                f"{path}: the model draws random numbers, so its results cannot be compared with the results of {what}"
             ) from e
         single, rounding = _computes_in_single(module, example), rounding_of(traceable(module), example, expected)
         same_outputs(path, outputs, expected, what, rounding, in_single=single)
 
 
 class _Dtypes(EagerMode):
-    """While active, collects the floating point types of all results."""
+    """Collects the floating point dtypes of all results inside the ``with`` block."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -155,54 +165,65 @@ def _computes_in_single(module: nn.Module, example: Any) -> bool:
     return bool(dtypes.found - {torch.float64})
 
 
-def need_example(example: Any, suffix: str, module: nn.Module) -> None:
-    """Raise :class:`OptionError` without an example input."""
+def check_example(example: Any, suffix: str, module: nn.Module) -> None:
+    """Raise :class:`OptionError` if there is no example input."""
     if example is None:
         raise OptionError(f"{suffix} needs an example input, such as {input_options(module)} (input=tensor)")
 
 
-def need_whole_zip(path: Path) -> None:
-    """Raise :class:`VerificationError` unless the file is a zip archive whose parts have the right checksums."""
+def check_zip(path: Path) -> None:
+    """Check that a file is a complete zip archive of uncompressed records with the right checksums.
+
+    Raises:
+        VerificationError: it is not.
+    """
     try:
         size = path.stat().st_size
         with open_zip(path) as archive:
             entries = archive.infolist()
             if any(e.compress_type != ZIP_STORED for e in entries) or sum(e.file_size for e in entries) > size:
-                raise VerificationError(f"{path}: its records are compressed or overlap, unlike those of any output")
+                raise VerificationError(f"{path}: its records are compressed or overlap; no output has such records")
             bad = archive.testzip()
     except (OSError, BadZipFile) as e:
         raise VerificationError(f"{path} is incomplete or corrupted: {e}; check the disk and convert again") from e
     if bad is not None:
-        raise VerificationError(f"{path}: {bad} is damaged")
+        raise VerificationError(f"{path}: {bad} is damaged; check the disk and convert again")
 
 
-# ---------------------------------------------------------------------- is it loaded again?
+# ---------------------------------------------------------------------- loading
 def check_loads(module: nn.Module, build: Callable[[Options], nn.Module], *, same_names: bool = True) -> None:
-    """Load what was written of a module.
+    """Check that the written content of a module can be loaded.
 
     Args:
-        module: the module.
-        build: builds it from what was written.
-        same_names: parameters and buffers must have the names and shapes that they had.
+        module: the written module.
+        build: function that creates a module from the content, with the given options.
+        same_names: whether parameters and buffers must have the same names and shapes.
 
     Raises:
-        ConversionError: it cannot be built, or with other parameters and buffers; names the submodule.
+        ConversionError: the content cannot be loaded, or has other parameters and buffers; the message contains the
+            path of the submodule.
     """
     try:
         try:
-            again = build(_options_of(module, pending=True))  # without the elements of large parameters
-        except ConversionError:  # which some classes compute with
-            again = build(_options_of(module, pending=False))
+            loaded = build(_options_of(module, pending=True))  # without the elements of large parameters
+        except ConversionError:  # some classes compute with these elements
+            loaded = build(_options_of(module, pending=False))
     except Exception as e:
         reason = e if isinstance(e, DpnnBridgeError) else as_ours(e, ConversionError, "loading")
         raise ConversionError(f"the written model cannot be loaded again: {reason}") from e
     if same_names:
-        _check_names(module, again)
+        _check_names(module, loaded)
 
 
 def _options_of(module: nn.Module, pending: bool) -> Options:
-    """Return the options to load a module again, with the Lua bridges of its layers."""
-    layers = [m.__dict__ for m in module.modules() if isinstance(m, Placeholder)]  # others may contain a "bridge"
+    """Return the options to load a written module, with the Lua bridges of its layers.
+
+    Args:
+        module: the written module.
+        pending: see :class:`Options`.
+    """
+    # other modules may have an attribute `bridge` of another type
+    layers = [m.__dict__ for m in module.modules() if isinstance(m, Placeholder)]
     bridges = list({id(m["bridge"]): m["bridge"] for m in layers if "bridge" in m}.values())
 
     def in_lua(obj: Any, ctx: Any) -> nn.Module | None:
@@ -211,18 +232,18 @@ def _options_of(module: nn.Module, pending: bool) -> Options:
     def overrides(name: str) -> bool:
         return any(b.defines(name) for b in bridges)
 
-    unbuilt = any(isinstance(part, Placeholder) for part in module.modules())
+    has_placeholders = any(isinstance(part, Placeholder) for part in module.modules())
     lua: Any = {"fallback": in_lua, "overrides": overrides} if bridges else {}
-    return Options(allow_unsupported=unbuilt or "unknown", pending=pending, **lua)
+    return Options(allow_unsupported=has_placeholders or "unknown", pending=pending, **lua)
 
 
 def not_rebuilt(root: nn.Module, name: str, file: str) -> ConversionError:
-    """Return the error for a tensor or module that a file does not rebuild, because code added it to a layer.
+    """Return the error for a tensor or submodule that was added to a layer after construction.
 
     Args:
-        root: The model.
-        name: The tensor or module, as in ``state_dict``.
-        file: What is written, such as ``"a .py file"``.
+        root: the model.
+        name: name of the tensor or submodule in the ``state_dict``.
+        file: type of the output for the message, such as ``"a .py file"``.
     """
     path, _, own = name.rpartition(".")
     module = root.get_submodule(path)
@@ -230,28 +251,33 @@ def not_rebuilt(root: nn.Module, name: str, file: str) -> ConversionError:
     kind = "parameter" if own in module._parameters else "buffer"
     what = f"{kind} {own!r}" if child is None else f"child {own!r} ({type(child).__name__})"
     return ConversionError(
-        f"its {what} is not made by the constructor of its class, so {file} cannot rebuild it; create it in the "
-        "constructor of a class of your own, registered with @lua_class, or save a .npz file, which holds all weights",
+        f"its {what} is not created by the constructor of its class, so {file} cannot rebuild it; create it in the "
+        "constructor of your own class, registered with @lua_class, or write .npz, which contains all weights",
         path=path,
         class_name=type(module).__name__,
     )
 
 
 def _modules(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Return the modules with all of their names, as those of tensors in ``state_dict``."""
+    """Return all modules with all their names, including names of shared modules."""
     return root.named_modules(remove_duplicate=False)
 
 
 def _check_names(module: nn.Module, again: nn.Module) -> None:
+    """Check that a loaded module has tensors of the same names and shapes as the written module.
+
+    Raises:
+        ConversionError: a tensor differs.
+    """
     written, loaded, modules = module.state_dict(), again.state_dict(), dict(_modules(module))
     for name in [*written, *(n for n in loaded if n not in written)]:
-        ours, theirs = (str(tuple(t.shape)) if (t := d.get(name)) is not None else "none" for d in (written, loaded))
-        if ours == theirs:
+        before, after = (str(tuple(t.shape)) if (t := d.get(name)) is not None else "none" for d in (written, loaded))
+        if before == after:
             continue
         owner = name.rpartition(".")[0]
         while owner not in modules:
             owner = owner.rpartition(".")[0]
-        if isinstance(modules[owner], Placeholder):  # its class is mapped by now
+        if isinstance(modules[owner], Placeholder):  # its class may have a mapping now
             continue
         if name not in loaded:
             built = {path for path, _ in _modules(again)}
@@ -259,8 +285,8 @@ def _check_names(module: nn.Module, again: nn.Module) -> None:
                 name = owner
             raise not_rebuilt(module, name, "the file")
         raise ConversionError(
-            f"the written file would load {name} as {theirs}, but the module has {ours}; the mapping of its class "
-            "lacks a constructor argument",
+            f"{name} of shape {before} would be loaded from the written file with shape {after}: the mapping of its "
+            "class lacks a constructor argument",
             path=owner,
             class_name=type(modules[owner]).__name__,
         )

@@ -25,17 +25,18 @@ from dpnn_bridge.outputs.options import FormatKeywords, check_options, check_val
 
 
 def target_of(path: StrPath, to: str | None, max_shard_size: Any = None) -> tuple[StrPath, Format]:
-    """Return the file that is written, and its format: with ``max_shard_size`` the index of a ``.safetensors`` file.
+    """Return the path of the output, and its format. With ``max_shard_size``, the output is an index of shards.
 
     Raises:
-        ConversionError: no such format.
-        OptionError: the format is not written in shards.
+        ConversionError: there is no such format.
+        OptionError: the format does not support shards.
     """
     suffix = suffix_of(path, to)
     if max_shard_size is not None and suffix != INDEX:
         if suffix != ".safetensors":
             raise OptionError(
-                f"{path}: max_shard_size= (--max-shard-size) needs .safetensors: --to safetensors, or OUT.safetensors"
+                f"{path}: max_shard_size= (--max-shard-size) is for .safetensors: use --to safetensors, or "
+                "OUT.safetensors"
             )
         path, suffix = index_of(path), INDEX
     return path, format_named(suffix)
@@ -56,25 +57,26 @@ def export(
     origin: Callable[[], str | None] | None = None,
     **options: Unpack[FormatKeywords],
 ) -> None:
-    """Write ``module`` to ``path``, load the file as a user does, compare, and only then let it appear.
+    """Write a model to a temporary file, read it back, compare it with the model, and then rename it to ``path``.
 
     Args:
-        module: a converted module.
-        path: the output; its suffix chooses the format.
-        to: format name when the suffix does not state it.
-        metadata: plain data to store beside the model.
-        force: replace an existing file.
+        module: the model.
+        path: the output.
+        to: suffix of the format; default: the suffix of ``path``.
+        metadata: plain data to store with the model.
+        force: whether to replace an existing file.
         inputs: files that are never replaced.
-        on_verified: called with the file once it is verified, before it appears.
+        on_verified: function that is called with the temporary file after the comparison.
         origin: see :class:`~dpnn_bridge.outputs.format.ExportContext`.
-        **options: of the format, see :class:`~dpnn_bridge.outputs.options.ConvertOptions`. ``input`` is one input of
-            the model: ``.onnx`` and ``.pt2`` need it, ``.py`` compares outputs with it, ``.t7`` chooses classes by it.
+        **options: options of the format, see :class:`~dpnn_bridge.outputs.options.ConvertOptions`. ``input`` is an
+            input of the model: ``.onnx`` and ``.pt2`` require it, ``.py`` compares outputs with it, ``.t7`` selects
+            Lua classes by its number of dimensions.
 
     Raises:
-        ConversionError: the format is unknown, lacks something, or cannot contain this model.
-        OptionError: the format has no such option.
-        VerificationError: the file differs after reading back; nothing was written.
-        OutputError: the file cannot be written there, see :func:`dpnn_bridge.base.atomic.replacing`.
+        ConversionError: the format is unknown, its package is missing, or it cannot store the model.
+        OptionError: the format does not take an option.
+        VerificationError: the file differs after reading back; ``path`` is unchanged.
+        OutputError: the file cannot be written, see :func:`dpnn_bridge.base.atomic.replacing`.
     """
     check_values(options)
     path, format = target_of(path, to, options.get("max_shard_size"))
@@ -82,8 +84,8 @@ def export(
     check_options(not_default(options), format, os.fspath(path))
     own = dict(options)
     context = ExportContext(own.pop("input", None), metadata or {}, own, origin)
-    if origin is not None and format.origin_beside and (made_of := origin()) is not None:
-        context.metadata = {**context.metadata, "origin": made_of}
+    if origin is not None and format.origin_beside and (provenance := origin()) is not None:
+        context.metadata = {**context.metadata, "origin": provenance}
     with replacing(path, force=force, inputs=inputs, parts=obsolete_shards if format.several else None) as temporary:
         with plain_settings(module):
             format.write(module, temporary, context)
@@ -97,7 +99,8 @@ def _check_module(module: nn.Module, path: StrPath, format: Format) -> None:
     if not format.models:
         others = ", ".join(suffix for suffix in suffixes() if format_named(suffix).models)
         raise ConversionError(
-            f"{path}: the input contains a model, and {format.suffix} stores only data; choose {others}, or a key"
+            f"{path}: the input contains a model, and {format.suffix} stores only data; use {others}, or select data "
+            "with key= (--key)"
         )
     if isinstance(module, Models) and format.program:
         keys = ", ".join(module.keys())

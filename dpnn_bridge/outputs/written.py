@@ -1,4 +1,4 @@
-"""Open an output file again, to compare it with its model layer by layer."""
+"""Represent the content of an output file, to compare the file with its model layer by layer."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from torch import Tensor, nn
 from dpnn_bridge.compare.nested import copied, replaced
 from dpnn_bridge.outputs.dynamic import Dynamic
 
-#: name of a module in the PyTorch model -> its result; "" is the model itself
+#: name of a module in the PyTorch model -> its result; the name of the model itself is ""
 Results = dict[str, Any]
 
 
 @dataclass
 class Written:
-    """The content of a file, and how to run it.
+    """The content of a file, and a function that runs it.
 
     Attributes:
         tensors: parameters and buffers by ``state_dict`` name.
-        renamed: tensors whose name does not say which parameter they are.
-        run: runs it on an input; takes results of layers too, which the layers behind them get in place of their own.
-        example: an input of the form the file was made for, or None.
-        complete: whether every tensor of the model must be there under its name.
-        exact: whether it runs the model's own operations, so that results are the same bits.
-        faster: whether it runs faster versions of methods where the model does, see
-            :mod:`dpnn_bridge.conversion.faster`.
+        renamed: tensors with other names, which must be compared by their values.
+        run: function ``run(input, given)`` that runs the file and returns the results of modules. The results in
+            ``given`` replace the results of modules for the later layers.
+        example: an input for the file, or None.
+        complete: whether the file must contain every tensor of the model under its name.
+        exact: whether the file runs the same operations as the model, so that the results have the same bits.
+        faster: whether the file uses the same faster methods as the model, see :mod:`dpnn_bridge.conversion.faster`.
         note: remark for the report.
-        modules: the modules of a file that builds them, by the names of the model's.
-        modes: whether each of these modules is in training mode in the file.
-        dynamic: which sizes of the input vary.
+        modules: name of a module in the model -> module that the file creates.
+        modes: name of such a module -> whether it is in training mode in the file.
+        dynamic: the dynamic axes of the input.
     """
 
     tensors: dict[str, Tensor]
@@ -49,10 +49,11 @@ class Written:
 
 
 class GraphNode(NamedTuple):
-    """One operation of a traced graph, with the values it takes and gives.
+    """One operation of a traced graph.
 
     Attributes:
-        scopes: Names of the modules it is in; None if that is unknown, as an exporter rewrote the operation.
+        scopes: names of the modules that contain the operation; None if unknown, because an exporter rewrote it.
+        inputs, outputs: names of the values.
     """
 
     scopes: frozenset[str] | None
@@ -61,38 +62,44 @@ class GraphNode(NamedTuple):
 
 
 def with_scopes(nodes: Iterable[GraphNode], outputs: Iterable[str]) -> tuple[list[GraphNode], set[str]]:
-    """Place operations of unknown modules in those that contain all the operations before and after them.
+    """Determine the modules of operations whose modules are unknown.
+
+    Such an operation is assigned to the modules that contain all operations directly before and after it.
 
     Args:
-        nodes: All operations.
-        outputs: The values that the whole graph gives.
+        nodes: all operations.
+        outputs: names of the outputs of the graph.
 
     Returns:
-        The operations, and the modules whose results are unknown: such an operation takes a value of the module,
-        and may be in it or behind it.
+        The operations, and the modules whose results are unknown: an operation of unknown modules uses a value of the
+        module, and may be inside the module or after it.
     """
     nodes, unknown = list(nodes), set[str]()
-    users, makers = _users(nodes, outputs), {name: node.scopes for node in nodes for name in node.outputs}
+    users, producers = _users(nodes, outputs), {name: node.scopes for node in nodes for name in node.outputs}
     for i, node in enumerate(nodes):
         if node.scopes is None:
-            before = [makers[name] or frozenset() for name in node.inputs if name in makers]
-            behind = [scopes or frozenset() for name in node.outputs for scopes in users.get(name, ())]
-            around = [*before, *behind]
-            certain = frozenset.intersection(*around) if around else frozenset()
+            before = [producers[name] or frozenset() for name in node.inputs if name in producers]
+            after = [scopes or frozenset() for name in node.outputs for scopes in users.get(name, ())]
+            neighbors = [*before, *after]
+            certain = frozenset.intersection(*neighbors) if neighbors else frozenset()
             unknown |= frozenset().union(*before) - certain
             nodes[i] = node._replace(scopes=certain)
     return nodes, unknown
 
 
 def results_of_modules(nodes: Iterable[GraphNode], outputs: Iterable[str]) -> dict[str, str]:
-    """Find which value of a traced graph is the result of which module: the only one taken outside of it.
+    """Find the values of a traced graph that are results of modules.
 
-    A module that gives several values, runs several times or computes nothing has none, nor has one of which
-    :func:`with_scopes` says that it is unknown.
+    The result of a module is the only value of its operations that is used outside the module. A module is omitted if
+    it returns several values, runs several times or runs no operation, or if its result is unknown, see
+    :func:`with_scopes`.
 
     Args:
-        nodes: All operations.
-        outputs: The values that the whole graph gives.
+        nodes: all operations.
+        outputs: names of the outputs of the graph.
+
+    Returns:
+        Name of a module -> name of its result.
     """
     nodes, unknown = with_scopes(nodes, outputs)
     users = _users(nodes, outputs)
@@ -106,7 +113,7 @@ def results_of_modules(nodes: Iterable[GraphNode], outputs: Iterable[str]) -> di
 
 
 def _users(nodes: Iterable[GraphNode], outputs: Iterable[str]) -> dict[str, list[frozenset[str] | None]]:
-    """Return the modules of the operations that take each value; the caller of the whole graph is in none."""
+    """Return the name of each value -> modules of the operations that use it; an output is also used in no module."""
     users: dict[str, list[frozenset[str] | None]] = {name: [frozenset()] for name in outputs}
     for node in nodes:
         for name in node.inputs:
@@ -118,24 +125,27 @@ def run_modules(modules: Mapping[str, nn.Module], call: Callable[[], Any], given
     """Run a model and record the last result of each of its modules.
 
     Args:
-        modules: by name; one that runs several times or not at all has no single result, nor has one with two names, as
-            a program may use one module in place of several.
-        call: runs the model.
-        given: results that replace a module's own.
+        modules: the modules by name.
+        call: function that runs the model.
+        given: name of a module -> value that replaces its result.
+
+    Returns:
+        Name of a module -> its result, and ``""`` -> the output of the model. Modules that do not run exactly once or
+        have two names are omitted; a program may use one module in place of several.
     """
     results: dict[str, list[Any]] = {}
     given = given or {}
 
-    def forwarded(name: str) -> Callable[..., Any]:
+    def recording(name: str) -> Callable[..., Any]:
         def hook(module: nn.Module, args: Any, output: Any) -> Any:
-            results.setdefault(name, []).append(copied(output))  # a layer behind it may compute in place
+            results.setdefault(name, []).append(copied(output))  # a later layer may compute in place
             return replaced(output, given[name]) if name in given else None
 
         return hook
 
     names = Counter(map(id, modules.values()))
     single = {name: module for name, module in modules.items() if names[id(module)] == 1}
-    handles = [module.register_forward_hook(forwarded(name)) for name, module in single.items()]
+    handles = [module.register_forward_hook(recording(name)) for name, module in single.items()]
     try:
         output = call()
     finally:

@@ -1,4 +1,4 @@
-"""Compare modules with values that Torch7, or PyTorch, stored."""
+"""Compare modules with stored results of Torch7 or PyTorch."""
 
 from __future__ import annotations
 

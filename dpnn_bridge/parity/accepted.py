@@ -1,7 +1,8 @@
-"""Find the accepted reason for a difference. Only this file changes a verdict from different to another one.
+"""Accept differences for a reason. Only this file changes the verdict *different* to another verdict.
 
 The reasons are: a fault of Torch7, an entry of the user's list, layers that draw random numbers, rounding errors. The
-first reason that applies counts. Parameters are copies, so neither random numbers nor rounding may change them.
+first reason that applies counts. Random numbers and rounding are no reasons for differences of parameters, which are
+copied, not computed.
 """
 
 from __future__ import annotations
@@ -11,17 +12,23 @@ from typing import TYPE_CHECKING
 
 from dpnn_bridge.compare.verdict import Verdict
 
-if TYPE_CHECKING:  # known differences are read where PyTorch is not loaded
+if TYPE_CHECKING:  # this module must not import PyTorch
     from dpnn_bridge.compare.differences import Difference
 
 
 def accept_known(difference: Difference, reason: str) -> None:
-    """Accept a difference that is known: Torch7 is wrong there, or a list names it."""
+    """Accept a known difference: a fault of Torch7, or an entry of a list."""
     _accept(difference, Verdict.KNOWN, reason)
 
 
 def accept_random(difference: Difference, layers: Sequence[str], advice: str) -> None:
-    """Accept a difference that changes with the random numbers which these layers draw."""
+    """Accept a difference that random numbers of layers explain.
+
+    Args:
+        difference: the difference.
+        layers: the layers that draw random numbers.
+        advice: end of the reason.
+    """
     if difference.is_computed:
         _accept(
             difference,
@@ -31,14 +38,20 @@ def accept_random(difference: Difference, layers: Sequence[str], advice: str) ->
 
 
 def accept_rounding(difference: Difference, reason: str = "rounding errors explain it", limit: float = 0.0) -> None:
-    """Accept a difference that rounding errors explain, which may be so large, relative to the largest value."""
+    """Accept a difference that rounding errors explain.
+
+    Args:
+        difference: the difference.
+        reason: the reason.
+        limit: maximum relative error that rounding explains; 0 if it was not measured.
+    """
     if difference.is_computed:
         _accept(difference, Verdict.ROUNDING, reason)
         difference.rounding = limit or difference.rounding
 
 
 def accept_as(difference: Difference, other: Difference) -> None:
-    """Accept a difference for the reason that another one was accepted for."""
+    """Accept a difference for the reason of another accepted difference."""
     if other.accepted is not None:
         _accept(difference, other.accepted, other.reason)
 
@@ -49,7 +62,7 @@ def _accept(difference: Difference, verdict: Verdict, reason: str) -> None:
 
 
 def known_reasons(differences: Iterable[Difference]) -> dict[str, list[str]]:
-    """Return ``reason -> names of the comparisons`` that are known to differ and do."""
+    """Return reason -> names of the comparisons that were accepted as known differences for this reason."""
     found: dict[str, list[str]] = {}
     for difference in differences:
         if difference.verdict is Verdict.KNOWN:

@@ -1,4 +1,4 @@
-"""Detect references that were saved too late, after a layer that computes in place had changed the values."""
+"""Detect references whose values were saved after a layer that computes in place had overwritten them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ from dpnn_bridge.parity.experiment import Experiment, Outcome
 
 
 def discard_aliased(experiment: Experiment, outcome: Outcome, notes: list[str]) -> None:
-    """Take back the failed comparisons with values that Torch7 had changed before they were saved.
+    """Remove failed comparisons with reference values that Torch7 overwrote before they were saved.
 
-    In a file that Torch7 wrote, values that shared memory still do. Only failures are taken back: a layer such as
-    ``nn.ReLU(true)`` changes its input in a way that does not matter.
+    In a file that Torch7 wrote, values that shared memory still share it. Successful comparisons are kept: for example,
+    ``nn.ReLU(true)`` overwrites its input, but computes the same output for the overwritten input.
+
+    Args:
+        experiment: the reference.
+        outcome: the comparisons, which are changed.
+        notes: notes of the report, to which the removed comparisons are added.
     """
-    for name, (field, place, layer) in dict(_changed(experiment, outcome)).items():
-        failed = [d for d in outcome.whole if not d.ok and d.name.startswith(_AFFECTED[name])]
+    for field, (description, layer) in dict(_changed(experiment, outcome)).items():
+        failed = [d for d in outcome.whole if not d.ok and d.name.startswith(_AFFECTED[field])]
         outcome.whole = [d for d in outcome.whole if not any(d is f for f in failed)]
         if any(not d.ok for d in outcome.layers[layer]):
             outcome.layers[layer] = [d for d in outcome.layers[layer] if d.ok]
@@ -25,12 +30,12 @@ def discard_aliased(experiment: Experiment, outcome: Outcome, notes: list[str]) 
         if failed:
             notes.append(
                 f"Not compared: {', '.join(d.name for d in failed[:4])}{' …' if len(failed) > 4 else ''}. The "
-                f"reference's {field} is the memory in which {place} computes in place, and was saved after it "
-                "changed; save a copy (see docs/parity.md)."
+                f"reference's {field} is the memory in which {description} computes in place, and was saved after this "
+                "layer ran; save a copy (see docs/parity.md)."
             )
 
 
-#: wrong field of the reference -> the comparisons that it invalidates
+#: overwritten field of the reference -> beginnings of the names of the comparisons that it invalidates
 _AFFECTED = {
     "input": ("output", "gradInput", "gradParams", "after."),
     "output": ("output",),
@@ -38,8 +43,12 @@ _AFFECTED = {
 }
 
 
-def _changed(experiment: Experiment, outcome: Outcome) -> Iterator[tuple[str, tuple[str, str, int]]]:
-    """Yield reference values in the memory of a layer that computes in place, and the layer."""
+def _changed(experiment: Experiment, outcome: Outcome) -> Iterator[tuple[str, tuple[str, int]]]:
+    """Yield the reference values that a layer overwrote.
+
+    Yields:
+        Field of the reference, and a tuple of the layer's description and number.
+    """
     table, after = experiment.table, experiment.after
     if not isinstance(after, LuaObject) or not isinstance(table.get("after"), LuaObject):
         return
@@ -48,10 +57,10 @@ def _changed(experiment: Experiment, outcome: Outcome) -> Iterator[tuple[str, tu
         if not obj.get("inplace") or id(module) not in numbers:
             continue
         i = numbers[id(module)]
-        place = f"{outcome.nodes[i].path or 'the model'} ({obj.class_name})"
+        description = f"{outcome.nodes[i].path or 'the model'} ({obj.class_name})"
         if storages(table.get("input")) & storages(obj.get("output")):
-            yield "input", ("input", place, i)
+            yield "input", (description, i)
         if experiment.backward and is_restored(obj) and storages(table.get("output")) & storages(obj.get("output")):
-            yield "output", ("output", place, i)
+            yield "output", (description, i)
         if experiment.backward and storages(table.get("gradOutput")) & storages(obj.get("gradInput")):
-            yield "gradOutput", ("gradOutput", place, i)
+            yield "gradOutput", (description, i)

@@ -79,7 +79,7 @@ def test_data_unknown_classes_and_several_objects(tmp_path: Path) -> None:
     dpnn_bridge.write_t7(tmp_path / "d.t7", {"x": {"y": torch.zeros(2)}})
     assert "d.npz" in run(inspect_command, tmp_path / "d.t7").stdout
     torch.save({"x": 1}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    assert "as PyTorch before 1.6 wrote" in run(inspect_command, tmp_path / "old.pth").output
+    assert "the format of torch.save before PyTorch 1.6" in run(inspect_command, tmp_path / "old.pth").output
     unknown = LuaObject("nn.Mystery", LuaTable({"gradInput": 1}))
     write_t7(tmp_path / "u.t7", unknown)
     assert "NOT supported: nn.Mystery" in run(inspect_command, tmp_path / "u.t7").stdout

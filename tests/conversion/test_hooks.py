@@ -86,9 +86,9 @@ def _mapping(**body: Any) -> type[LuaClass]:
     [
         (
             lambda: lua_class("my.A")(_layer(Lua=type("Lua", (), {"scalars": ("a",)}))),
-            "Mine.Lua is no mapping; .*LuaClass",
+            "Mine.Lua is not a mapping; .*LuaClass",
         ),
-        (lambda: lua_class("my.A")(_layer(Lua={"scalars": ("a",)})), "Mine.Lua is no mapping; .*LuaClass"),
+        (lambda: lua_class("my.A")(_layer(Lua={"scalars": ("a",)})), "Mine.Lua is not a mapping; .*LuaClass"),
         (lambda: lua_class("my.A")(_layer(lua=_mapping())), "its mapping is called lua; name it Lua"),
         (lambda: lua_class("my.A")(_mapping()), "torch_type is .*; expected a module class"),
         (
@@ -126,5 +126,5 @@ def test_a_subclass_has_the_mapping_of_its_base_class() -> None:
         obj = to_lua(module)
         assert isinstance(obj, LuaObject)
         assert (obj.class_name, obj["power"]) == (name, 3)
-    with pytest.raises(TypeError, match=r"C\.Lua is no mapping"):
+    with pytest.raises(TypeError, match=r"C\.Lua is not a mapping"):
         lua_class("my.C")(type("C", (_layer(Lua=int),), {"__module__": "plugin"}))

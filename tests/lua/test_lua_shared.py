@@ -173,5 +173,5 @@ def test_a_built_in_class_around_a_layer_in_lua_says_why_it_cannot_be_built(brid
     obj = dpnn_bridge.read_t7(FIXTURES / "nn" / "nn.WeightNorm" / "WeightNorm__linear__double_eval.t7")["module"]
     obj["modules"][1] = LuaObject("my.Doubled", obj["modules"][1].fields)
     dpnn_bridge.write_t7(tmp_path / "a.t7", obj)
-    with pytest.raises(UnsupportedClassError, match=r"it holds a module that runs in Lua .* beside the Lua file"):
+    with pytest.raises(UnsupportedClassError, match=r"it contains a module that runs in Lua .* next to the Lua file"):
         dpnn_bridge.load(tmp_path / "a.t7", lua=bridge)

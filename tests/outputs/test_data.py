@@ -157,7 +157,7 @@ def test_a_table_that_is_nested_too_deeply_is_named(tmp_path: Path) -> None:
         table = LuaTable({"a": table})
     dpnn_bridge.write_t7(tmp_path / "d.t7", table)
     (dropped,) = dpnn_bridge.convert(tmp_path / "d.t7", tmp_path / "d.json").dropped
-    assert dropped.path.endswith(".a: a table nested more than 200 deep")
+    assert dropped.path.endswith(".a: a table nested deeper than 200 levels")
 
 
 def test_every_value_of_pt_data_is_compared(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,7 +300,7 @@ def test_the_next_command_does_not_write_its_input(tmp_path: Path, monkeypatch: 
     assert _output("model.pt", ".pt") == "model-converted.pt"
     dpnn_bridge.save("net.t7", nn.Linear(2, 3))
     Path("net.t7").rename("net.pt")
-    with pytest.raises(NotT7Error, match=r"net.pt: a Torch7 file, and not one of torch.save; rename it to \*.t7"):
+    with pytest.raises(NotT7Error, match=r"net.pt: a Torch7 file, not a file of torch.save; rename it to \*.t7"):
         dpnn_bridge.inspect("net.pt")
 
 

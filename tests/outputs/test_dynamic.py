@@ -70,7 +70,7 @@ def test_an_exported_program_that_holds_at_one_size_is_refused(tmp_path: Path) -
 
     net = nn.Sequential(Fixed())
     dpnn_bridge.save(tmp_path / "right.pt2", net, input=torch.randn(1, 4, 4), dynamic="batch")
-    with pytest.raises(OptionError, match="does not take other sizes"):
+    with pytest.raises(OptionError, match="does not accept other sizes"):
         dpnn_bridge.save(tmp_path / "wrong.pt2", net, input=torch.randn(1, 4, 4), dynamic="batch,height")
     assert not (tmp_path / "wrong.pt2").exists()
 
@@ -78,8 +78,8 @@ def test_an_exported_program_that_holds_at_one_size_is_refused(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("dynamic", "message"),
     [
-        ("batch,hieght", "unknown axis hieght; there are batch, length, depth, height, width, or NAME=INDEX"),
-        ("image:batch", "no input image; there is left, right"),
+        ("batch,hieght", "unknown axis hieght; expected batch, length, depth, height, width, or NAME=INDEX"),
+        ("image:batch", "no input image; the inputs are left, right"),
         ("time=7", "an input of 1x3x8x8, 1x5 has no axis time=7"),
         ("left:time=x", "expected NAME=INDEX"),
         ("right:height", "an input of 1x5 has no axis height"),
@@ -104,7 +104,9 @@ def test_axes_by_input_and_by_index() -> None:
 def test_a_size_that_the_model_does_not_take_is_named() -> None:
     model = dpnn_bridge.load(SAMPLES / "torch-demos__mnist_convnet" / "model.t7")
     example = torch.zeros(1, 1, 32, 32)
-    with pytest.raises(OptionError, match=r"--dynamic\) height: of the sizes 16, .* the model takes 32; leave height"):
+    with pytest.raises(
+        OptionError, match=r"--dynamic\) height: of the sizes 16, .* the model accepts only 32; omit height"
+    ):
         Dynamic.of("batch,height", example).examples(example, model)
     shapes = [tuple(x.shape) for x in Dynamic.of("batch,height,width", example).examples(example, convolutional_of(1))]
     assert len(set(shapes)) == 3
@@ -153,7 +155,7 @@ def test_time_steps_cannot_vary_in_a_traced_program(suffix: str, tmp_path: Path)
     pytest.importorskip("onnxruntime")
     sequence = SeqLSTM(3, 4)
     with pytest.raises(
-        OptionError, match=r"--dynamic.*: the traced program does not take other sizes: .*leave this size"
+        OptionError, match=r"--dynamic.*: the traced program does not accept other sizes: .*omit this size"
     ):
         dpnn_bridge.save(tmp_path / f"m{suffix}", sequence, input=torch.randn(5, 2, 3), dynamic="batch")
     assert not list(tmp_path.iterdir())

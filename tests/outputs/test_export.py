@@ -228,7 +228,7 @@ def test_a_dynamic_file_is_run_on_two_sizes(suffix: str, tmp_path: Path) -> None
     pytest.importorskip(NEEDS.get(suffix, "torch"), reason="optional extra is not installed")
     module, format = torch.nn.Sequential(torch.nn.Linear(3, 2)).eval(), format_named(suffix)
     format.write(module, tmp_path / f"m{suffix}", ExportContext(torch.randn(2, 3)))
-    with pytest.raises(VerificationError, match="cannot run it on an input of 3x3"):
+    with pytest.raises(VerificationError, match="cannot run the file on an input of 3x3"):
         format.verify(module, tmp_path / f"m{suffix}", ExportContext(written=[torch.randn(n, 3) for n in (2, 3)]))
 
 

@@ -180,11 +180,11 @@ def test_a_mix_is_refused(folder: Path) -> None:
     written(folder, "two.t7", force=True)
     shutil.copy(folder / "kept" / first[1].name, shards_of(one)[1])
     for reading in (dpnn_bridge.load, lambda path: convert(path, folder / "again.pt")):
-        with pytest.raises(T7FormatError, match="belongs to another model than the index"):
+        with pytest.raises(T7FormatError, match="belongs to another conversion than the index"):
             reading(one)
     assert not dpnn_bridge.files.converting.is_converted(folder / "two.t7", one)
     one.write_text(re.sub('"generation": "[0-9a-f]+"', '"by": "another program"', one.read_text()))
-    with pytest.raises(T7FormatError, match="belongs to another model"):
+    with pytest.raises(T7FormatError, match="belongs to another conversion"):
         dpnn_bridge.load(one)
 
 

@@ -217,12 +217,12 @@ class _Without(nn.Module):
         (_hooked("register_forward_pre_hook"), "forward pre-hook"),
         (_hooked("register_full_backward_hook"), "backward hook"),
         (_hooked("register_full_backward_pre_hook"), "backward pre-hook"),
-        (_hooked("weight.register_hook"), "hook on its weight (_hooked.<locals>.<lambda>)"),
+        (_hooked("weight.register_hook"), "hook on its parameter weight (_hooked.<locals>.<lambda>)"),
         (_hooked("bias.register_post_accumulate_grad_hook"), "post-accumulate-grad hook on its bias"),
         (_patched(), "forward was replaced on the instance"),
         (_Standardized(3, 2, 3), "differs from that of Conv2d"),
         (_Half(nn.Linear(3, 3), nn.Tanh()), "differs from that of Sequential"),
-        (_Without(), "build it of layers and containers, or register one with @lua_class; see docs/how-to"),
+        (_Without(), "build it from layers and containers, or register its class with @lua_class; see docs/how-to"),
         (torch.jit.trace(nn.Linear(3, 2), torch.ones(1, 3)), "it is TorchScript"),
         (torch.fx.symbolic_trace(nn.Linear(3, 2)), "save the module that was traced"),
         (nn.Linear(3, 2, device="meta"), "its weight is on the meta device"),
@@ -259,7 +259,7 @@ def test_what_a_file_cannot_hold_is_refused_by_name(layer: nn.Module, message: s
     ids=["hook", "gradient", "patched"],
 )
 def test_no_format_drops_what_was_added_to_a_module(layer: nn.Module, suffix: str, tmp_path: Path) -> None:
-    with pytest.raises(ConversionError, match=rf"which a .*{suffix}.* file cannot hold") as error:
+    with pytest.raises(ConversionError, match=rf"which a .*{suffix}.* file cannot store") as error:
         dpnn_bridge.save(tmp_path / f"a{suffix}", nn.Sequential(nn.Tanh(), layer))
     assert error.value.path == "1"
     assert not list(tmp_path.iterdir())

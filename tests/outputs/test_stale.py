@@ -40,7 +40,7 @@ STALE = {
     "pruned": (sliced(nn.Conv1d(2, 6, 3), 4), "its weight has shape (4, 2, 3)"),
     "pruned groups": (sliced(nn.ConvTranspose2d(6, 6, 3, groups=2), 4), "its weight has shape (4, 3, 3, 3)"),
     "kernel": (changed(nn.Conv1d(2, 3, 3), kernel_size=(2,)), "its weight has shape (3, 2, 3)"),
-    "groups": (changed(nn.GroupNorm(2, 4), num_channels=5), "its constructor does not take its settings"),
+    "groups": (changed(nn.GroupNorm(2, 4), num_channels=5), "its constructor does not accept its settings"),
     "limit": (changed(nn.ReLU6(), max_val=2.0), "its max_val is 2.0"),
     "directions": (changed(nn.GRU(3, 4, bidirectional=True), bidirectional=False), "_weights_names"),
     "statistics": (changed(nn.BatchNorm2d(3), track_running_stats=False), "its running_mean has shape (3,)"),

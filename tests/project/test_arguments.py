@@ -227,5 +227,5 @@ def test_options_that_change_nothing_are_taken(tmp_path: Path) -> None:
     source.write_bytes(dumps(dpnn_bridge.to_lua(nn.Linear(2, 1))))
     dpnn_bridge.convert(source, tmp_path / "out.pt", force=True, checksum=True)
     assert files.is_converted(source, tmp_path / "out.pt", force=True, checksum=True)
-    with pytest.raises(OptionError, match="no option colour; there are key, "):
+    with pytest.raises(OptionError, match="no option colour; the options are key, "):
         dpnn_bridge.convert(source, tmp_path / "out.pt", colour=1)

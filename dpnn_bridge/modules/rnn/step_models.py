@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dpnn_bridge.conversion.faster import is_plain
+from dpnn_bridge.conversion.faster import is_eager
 from dpnn_bridge.modules.rnn.algebra import Term, UnknownModuleError, expression
 from dpnn_bridge.modules.rnn.recognition import Cell, cell_of
 from dpnn_bridge.modules.rnn.row_wise import on_all_rows
@@ -44,7 +44,7 @@ def run_sequence(
     """
     if not len(inputs):
         raise ValueError("run_sequence: expected at least one time step, found an empty sequence")
-    plan = step_model(model, len(states)) if is_plain() else None
+    plan = step_model(model, len(states)) if is_eager() else None
     if plan is not None:
         try:
             return _Run(plan, states).over(inputs)

@@ -1,7 +1,7 @@
-"""List the output formats. Each is one file, named after its suffix, with ``_`` for a dot inside the suffix.
+"""Find the output formats. Each format is one file, named after its suffix, with ``_`` for a dot inside the suffix.
 
-A file defines ``FORMAT``, a :class:`~dpnn_bridge.outputs.format.Format`. No other file names the formats: commands,
-``save``, ``load``, ``convert`` and ``dpnn-verify`` use this list. Listing the suffixes does not import PyTorch.
+Each file defines ``FORMAT``, a :class:`~dpnn_bridge.outputs.format.Format`. There is no other list of formats.
+Listing the suffixes does not import PyTorch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def suffixes() -> list[str]:
-    """Return the suffixes of all formats, without that of the index of a sharded ``.safetensors``."""
+    """Return the suffixes of all formats, without the index of a sharded ``.safetensors`` model."""
     return [suffix for suffix in _modules() if suffix != INDEX]
 
 
@@ -30,18 +30,18 @@ def suffix_of(path: str | os.PathLike[str], to: str | None = None) -> str:
 
     Args:
         path: the file.
-        to: the format, with or without a dot, if the name does not state it.
+        to: suffix of the format, with or without a dot; default: from the name of the file.
 
     Raises:
-        ConversionError: no such format.
+        ConversionError: there is no such format.
     """
     name, known = PurePath(path).name, _modules()
     suffix = f".{to.lstrip('.')}" if to else PurePath(path).suffix
     if name.endswith(INDEX) and suffix == (".safetensors" if to else ".json"):
         return INDEX
     if suffix not in known:
-        found = suffix or "a file without suffix"
-        raise ConversionError(f"{path}: cannot write {found}; choose {', '.join(suffixes())}")
+        found = suffix or "a file without a suffix"
+        raise ConversionError(f"{path}: cannot write {found}; use one of {', '.join(suffixes())}")
     return suffix
 
 
@@ -56,13 +56,13 @@ def format_named(suffix: str) -> Format:
 
 
 def is_converted_file(path: str | os.PathLike[str]) -> bool:
-    """Return whether a file has the suffix of a converted format that ``load`` accepts; not ``.t7``."""
+    """Return whether a file has the suffix of a format with :attr:`Format.loads`, which excludes ``.t7``."""
     found = _format_at(path)
     return found is not None and found.loads
 
 
 def is_data_file(path: str | os.PathLike[str]) -> bool:
-    """Return whether a file has the suffix of a format that contains no program, so that reading it runs nothing."""
+    """Return whether a file has the suffix of a format without a program, so that reading the file executes nothing."""
     found = _format_at(path)
     return found is not None and not found.program
 
@@ -74,7 +74,7 @@ def _format_at(path: str | os.PathLike[str]) -> Format | None:
 
 
 def _modules() -> dict[str, str]:
-    """Return the module of each suffix."""
+    """Return suffix -> name of the Python module of the format."""
     return _modules_in(tuple(__path__))
 
 

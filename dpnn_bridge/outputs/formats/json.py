@@ -1,4 +1,4 @@
-"""Write ``.json``: data without a model, nested."""
+"""Write ``.json``: data without a model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dpnn_bridge.outputs.format import Format
 
 
 class Json(Format):
-    """Text: tables as lists and objects, tensors as nested lists."""
+    """The format ``.json``: tables become arrays and objects, tensors nested arrays."""
 
     suffix = ".json"
     models = False

@@ -1,4 +1,4 @@
-"""Write ``.npz``: the weights as numpy arrays with their ``state_dict`` names."""
+"""Write ``.npz``: the ``state_dict`` as numpy arrays, or data."""
 
 from __future__ import annotations
 
@@ -18,23 +18,27 @@ from dpnn_bridge.errors import ConversionError, T7FormatError, VerificationError
 from dpnn_bridge.outputs import data
 from dpnn_bridge.outputs.format import ExportContext, Format
 from dpnn_bridge.outputs.npy import ArrayHeader
-from dpnn_bridge.outputs.verification import need_whole_zip
+from dpnn_bridge.outputs.verification import check_zip
 from dpnn_bridge.outputs.written import Written
 
-#: arrays that the model does not have and that a report lists
+#: maximum number of arrays in a file that the model does not have; a report lists them
 _MAX_OTHERS = 100
 
 
 def _weights(module: nn.Module) -> dict[str, Tensor]:
-    """Convert bfloat16, which numpy lacks, to float32, which represents it exactly."""
+    """Return the ``state_dict`` on the CPU, with bfloat16, which numpy lacks, as float32.
+
+    Raises:
+        ConversionError: a value is not a tensor.
+    """
     weights = module.state_dict()
     if other := next((k for k, v in weights.items() if not isinstance(v, Tensor)), None):
-        raise ConversionError(f"{other} is no tensor; of a quantized model pass the one before its quantization")
+        raise ConversionError(f"{other} is not a tensor; if the model is quantized, pass the model before quantization")
     return {k: (v.float() if v.dtype == torch.bfloat16 else v).detach().cpu() for k, v in weights.items()}
 
 
 def _write(path: Path, arrays: Mapping[str, np.ndarray], comment: str = "") -> None:
-    """Write arrays as ``numpy.savez`` does, which takes no array of the name ``file``."""
+    """Write arrays like ``numpy.savez``, which cannot write an array with the name ``file``."""
     with open_output(path) as file, ZipFile(file, "w") as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
@@ -43,7 +47,7 @@ def _write(path: Path, arrays: Mapping[str, np.ndarray], comment: str = "") -> N
 
 
 class Npz(Format):
-    """The weights as arrays under their ``state_dict`` names; data as arrays."""
+    """The format ``.npz``: arrays with the names of the ``state_dict``, or with the paths of data."""
 
     suffix = ".npz"
     bfloat16 = False
@@ -58,12 +62,12 @@ class Npz(Format):
             same_tensors(path, {k: torch.from_numpy(archive[k]) for k in archive.files}, _weights(module))
 
     def origin(self, path: Path) -> str | None:
-        need_whole_zip(path)
+        check_zip(path)
         with open_zip(path) as archive:
             return archive.comment.decode()
 
     def open(self, path: Path, module: nn.Module) -> Written:
-        """Return the weights; only headers for other shapes, because few bytes may decompress to many."""
+        """Return the weights. Of an array with an unexpected shape, which may be huge, only the header is read."""
         expected = module.state_dict()
         tensors: dict[str, Tensor] = {}
         with open_archive(path) as archive:
@@ -72,10 +76,10 @@ class Npz(Format):
                 found = f"contains {len(entries):,} arrays, and the model has {len(expected):,} tensors"
                 raise VerificationError(f"{path}: {found}; it was converted from another model")
             for entry in entries:
-                if entry.compress_type not in (ZIP_STORED, ZIP_DEFLATED):  # numpy writes no others
-                    raise T7FormatError(f"{shortened(entry.filename)} is compressed in a way that numpy does not use")
+                if entry.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
+                    raise T7FormatError(f"{shortened(entry.filename)} has a compression method that numpy does not use")
                 name = entry.filename.removesuffix(".npy")
-                if name in tensors:  # few bytes may name one large array many times
+                if name in tensors:  # a small file may list a large array many times
                     raise T7FormatError(f"it contains {shortened(name)} twice")
                 with archive.open(entry) as file:
                     header = ArrayHeader(file)
@@ -83,14 +87,14 @@ class Npz(Format):
                         tensors[name] = torch.from_numpy(header.elements(file))
                     else:
                         tensors[name] = torch.from_numpy(np.zeros((), header.dtype)).expand(header.shape)
-        return Written(tensors, note="holds weights and no layers")
+        return Written(tensors, note="contains weights and no layers")
 
     def write_data(self, found: data.Data, path: Path) -> None:
         cleaned = data.flat(data.cleaned(found, np.ascontiguousarray))
         arrays = {name: np.asarray(leaf) for name, leaf in cleaned.items()}
-        # a zip archive ends names at a zero byte and counts their bytes in 16 bits; numpy leaves ".npy" away
-        taken = {f"{name}.npy" for name in arrays}
-        data.need_names(arrays, ".npz", lambda n: "\0" not in n and len(n.encode()) < 65_000 and n not in taken)
+        # names in a zip archive end at a zero byte and have a 16-bit length; numpy omits ".npy" when it reads names
+        reserved = {f"{name}.npy" for name in arrays}
+        data.check_names(arrays, ".npz", lambda n: "\0" not in n and len(n.encode()) < 65_000 and n not in reserved)
         _write(path, arrays)
         with open_input(path) as file, np.load(file, allow_pickle=False) as archive:
             for name, expected in arrays.items():

@@ -24,14 +24,15 @@ from dpnn_bridge.outputs.dynamic import Dynamic
 from dpnn_bridge.outputs.format import ExportContext, Format
 from dpnn_bridge.outputs.plain import json_text
 from dpnn_bridge.outputs.value_names import input_names, output_names
-from dpnn_bridge.outputs.verification import check_program, need_example, run_traceable, traceable, utf8_name
+from dpnn_bridge.outputs.verification import check_example, check_program, run_traceable, traceable, utf8_name
 from dpnn_bridge.outputs.written import GraphNode, Results, Written, results_of_modules, with_scopes
 
+#: metadata key of the provenance
 ORIGIN = "dpnn_bridge_origin"
-#: where torch.onnx notes the modules of an operation
+#: metadata key under which torch.onnx stores the names of the modules that contain an operation
 SCOPES = "pkg.torch.onnx.name_scopes"
-#: loggers of torch.onnx and onnxscript; what matters of their messages is raised here
-NOISE = (
+#: loggers of torch.onnx and onnxscript whose messages are irrelevant or raised as errors here
+SILENCED_LOGGERS = (
     "torch.onnx._internal.exporter._registration",
     "torch.onnx._internal.exporter._compat",
     "onnxscript.version_converter",
@@ -49,9 +50,9 @@ def _libraries() -> Any:
 
 
 @contextmanager
-def _without_noise() -> Iterator[None]:
-    """Silence messages of torch.onnx about missing packages, deprecated parts and failed conversions."""
-    loggers = [logging.getLogger(name) for name in NOISE]
+def _without_log_messages() -> Iterator[None]:
+    """Silence messages of torch.onnx about missing packages, deprecated features and failed conversions."""
+    loggers = [logging.getLogger(name) for name in SILENCED_LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
@@ -64,18 +65,18 @@ def _without_noise() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _check_opset(program: Any, wanted: int | None) -> None:
-    """Refuse a program of another operator set: torch.onnx keeps its own where the conversion fails."""
+def _check_opset(program: Any, requested: int | None) -> None:
+    """Refuse a program with another operator set than requested: torch.onnx ignores a conversion that fails."""
     written = program.model.opset_imports[""]
-    if wanted not in (None, written):
+    if requested not in (None, written):
         raise ConversionError(
-            f"torch.onnx wrote operator set {written} and cannot convert the model to opset= (--opset) {wanted}; "
-            f"pass {written}, or omit it"
+            f"torch.onnx wrote operator set {written} and cannot convert the model to opset= (--opset) {requested}; "
+            f"pass {written}, or omit the option"
         )
 
 
 def _first_cause(error: BaseException) -> BaseException:
-    """Return the first cause of an error; the exporter wraps it in pages of advice."""
+    """Return the original error; the exporter wraps it in errors with long advice."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error
@@ -87,18 +88,18 @@ def _session(model: str | bytes, options: Any = None) -> Any:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except onnxruntime.capi.onnxruntime_pybind11_state.NotImplemented as e:
         raise ConversionError(
-            f"onnxruntime cannot run this model; for most layers it has single precision only, so try "
+            f"onnxruntime cannot run this model; it supports most layers in single precision only, so try "
             f"--dtype float32 (model.float()): {e}"
         ) from e
 
 
 def _feed(names: list[str], value: Any) -> dict[str, Any]:
-    """Return the inputs of a session: the tensors of a nested value in order."""
+    """Return the inputs of a session by name: the tensors of a nested value, in order."""
     return {name: v.detach().cpu().numpy() for name, v in zip(names, nested.tensors(value), strict=True)}
 
 
 def _runner(graph: Any) -> Any:
-    """Return a session that computes every operation as it is written."""
+    """Return a session that runs a graph without optimizations."""
     _, onnxruntime = _libraries()
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -107,18 +108,18 @@ def _runner(graph: Any) -> Any:
 
 
 def _scopes(node: Any) -> frozenset[str] | None:
-    """Return the modules that an operation is in, as torch.onnx noted them; the last name is that of the operation."""
-    noted = [p.value for p in node.metadata_props if p.key == SCOPES]
-    try:
-        return frozenset(name for name in ast.literal_eval(noted[0])[:-1] if name) if noted else None
+    """Return the modules that contain an operation, from torch.onnx's metadata; None without valid metadata."""
+    found = [p.value for p in node.metadata_props if p.key == SCOPES]
+    try:  # the last name is the name of the operation
+        return frozenset(name for name in ast.literal_eval(found[0])[:-1] if name) if found else None
     except (ValueError, SyntaxError):
         return None
 
 
-def _note_scopes(program: torch.onnx.ONNXProgram) -> None:
-    """Note again which modules an operation is in, where the optimizer of torch.onnx put a new one in its place.
+def _add_scopes(program: torch.onnx.ONNXProgram) -> None:
+    """Add the metadata about modules to operations that torch.onnx's optimizer created without it.
 
-    The outputs of the graph have names of their own, which are not those of the operations that give them.
+    Outputs of the graph are skipped, because they were renamed, so a name can belong to another operation.
     """
     assert program.exported_program is not None
     modules = {n.name: n.meta.get("nn_module_stack") or {} for n in program.exported_program.graph.nodes}
@@ -130,57 +131,57 @@ def _note_scopes(program: torch.onnx.ONNXProgram) -> None:
 
 
 def _name_uniquely(graph: Any) -> None:
-    """Rename values inside a graph that have the name of an input or output: those are the user's choice."""
-    chosen = [*graph.inputs, *graph.outputs]
+    """Rename values inside a graph that have the same name as an input or output, whose names the user chose."""
+    external = [*graph.inputs, *graph.outputs]
     inner = [value for node in graph for value in node.outputs] + list(graph.initializers.values())
-    inner = [value for value in inner if not any(value is other for other in chosen)]
-    names = {value.name for value in chosen}
-    taken = names | {value.name for value in inner}
+    inner = [value for value in inner if not any(value is other for other in external)]
+    names = {value.name for value in external}
+    used = names | {value.name for value in inner}
     for value in inner:
         if value.name in names:
-            value.name = next(name for i in count(1) if (name := f"{value.name}_{i}") not in taken)
-            taken.add(value.name)
+            value.name = next(name for i in count(1) if (name := f"{value.name}_{i}") not in used)
+            used.add(value.name)
 
 
 def _example(inputs: list[Any]) -> Any:
-    """Return random inputs (ones for indices); a variable dimension is 2."""
+    """Return random inputs (ones for integer types); the size of a dynamic dimension is 2."""
     onnx, _ = _libraries()
     values = []
     generator = torch.Generator().manual_seed(0)
     for i in inputs:
-        kind = torch.from_numpy(np.empty(0, onnx.helper.tensor_dtype_to_np_dtype(i.type.tensor_type.elem_type))).dtype
+        dtype = torch.from_numpy(np.empty(0, onnx.helper.tensor_dtype_to_np_dtype(i.type.tensor_type.elem_type))).dtype
         shape = [d.dim_value or 2 for d in i.type.tensor_type.shape.dim]
-        random = kind.is_floating_point
-        values.append(torch.randn(shape, generator=generator).to(kind) if random else torch.ones(shape, dtype=kind))
+        random = dtype.is_floating_point
+        values.append(torch.randn(shape, generator=generator).to(dtype) if random else torch.ones(shape, dtype=dtype))
     return values[0] if len(values) == 1 else values
 
 
 def _axes(value: Any) -> dict[int, str]:
-    """Return the axes of an input whose sizes are names."""
+    """Return the dynamic axes of an input: index -> name."""
     return {axis: d.dim_param for axis, d in enumerate(value.type.tensor_type.shape.dim) if d.dim_param}
 
 
 class Onnx(Format):
-    """A graph that onnxruntime runs."""
+    """The format ``.onnx``."""
 
     suffix = ".onnx"
     options = ("input", "dynamic", "opset", "input_names", "output_names")
     program = traced = True
 
     def write(self, module: nn.Module, path: Path, context: ExportContext) -> None:
-        need_example(context.example, ".onnx", module)
+        check_example(context.example, ".onnx", module)
         onnx, _ = _libraries()
-        # the model's own error about the example is clearer than the tracer's
+        # an error of the model is clearer than an error of the tracer
         output = run_traceable(module, context.example)
         inputs = input_names(module, context.example, context.options.get("input_names"))
         outputs = output_names(module, output, context.options.get("output_names"), inputs)
         dynamic = Dynamic.of(context.options.get("dynamic", False), context.example, inputs)
         *_, example = context.written = dynamic.examples(context.example, module)
         try:
-            with _without_noise():
+            with _without_log_messages():
                 program = torch.onnx.export(
                     traceable(module),
-                    (example, {}) if isinstance(example, dict) else (example,),  # a dict at the end names arguments
+                    (example, {}) if isinstance(example, dict) else (example,),  # a last dict is keyword arguments
                     dynamo=True,
                     verbose=False,
                     opset_version=context.options.get("opset"),
@@ -192,12 +193,12 @@ class Onnx(Format):
             raise ConversionError(f"torch.onnx cannot export this model: {_first_cause(e)}") from e
         assert program is not None
         _check_opset(program, context.options.get("opset"))
-        _note_scopes(program)
+        _add_scopes(program)
         _name_uniquely(program.model.graph)
         if "origin" in context.metadata:
             program.model.metadata_props[ORIGIN] = context.metadata["origin"]
         context.metadata.setdefault("version", package_version())
-        for name in ("source", "key", "version", "checkpoint"):  # the last holds vocabulary, mean, options, …
+        for name in ("source", "key", "version", "checkpoint"):  # `checkpoint` contains vocabulary, mean, options, …
             if (value := context.metadata.get(name)) is not None:
                 text = value if isinstance(value, str) else json_text(value, ".onnx")
                 program.model.metadata_props[f"dpnn_bridge.{name}"] = text
@@ -222,9 +223,9 @@ class Onnx(Format):
         return next(p.value for p in model.metadata_props if p.key == ORIGIN)
 
     def open(self, path: Path, module: nn.Module) -> Written:
-        """Return the graph, and what onnxruntime computes for each module of the model.
+        """Open the graph to compute the results of each module of the model with onnxruntime.
 
-        ``torch.onnx`` notes with every operation which modules it is in.
+        The metadata of each operation contains the modules to which the operation belongs.
         """
         onnx, _ = _libraries()
         model = onnx.load(str(path))
@@ -239,8 +240,8 @@ class Onnx(Format):
         def run(value: Any, given: Results) -> Results:
             graph = onnx.ModelProto()
             graph.CopyFrom(model)
-            shown = sorted(set(results.values()) - set(outputs))
-            graph.graph.output.extend(onnx.ValueInfoProto(name=name) for name in shown)
+            added = sorted(set(results.values()) - set(outputs))
+            graph.graph.output.extend(onnx.ValueInfoProto(name=name) for name in added)
             feed = _feed(inputs, value)
             for scope, name in results.items():
                 if isinstance(given.get(scope), Tensor) and f"given {name}" not in feed:
@@ -249,12 +250,12 @@ class Onnx(Format):
                     graph.graph.input.append(onnx.helper.make_tensor_value_info(f"given {name}", kind, array.shape))
                     for node, modules in zip(graph.graph.node, scopes, strict=True):
                         if scope not in modules:
-                            node.input[:] = [f"given {name}" if taken == name else taken for taken in node.input]
-            computed = dict(zip([*outputs, *shown], _runner(graph).run(None, feed), strict=True))
+                            node.input[:] = [f"given {name}" if used == name else used for used in node.input]
+            computed = dict(zip([*outputs, *added], _runner(graph).run(None, feed), strict=True))
             values = {name: torch.from_numpy(v) for name, v in computed.items()}
-            whole = [values[name] for name in outputs]
+            output = [values[name] for name in outputs]
             found: Results = {scope: values[name] for scope, name in results.items()}
-            return found | {"": whole[0] if len(whole) == 1 else whole}
+            return found | {"": output[0] if len(output) == 1 else output}
 
         return Written(
             {k: v for k, v in tensors.items() if k in names},

@@ -1,4 +1,4 @@
-"""Write ``.pt``, the project's own format, see :mod:`dpnn_bridge.outputs.container`."""
+"""Write ``.pt``, the format of this package, see :mod:`dpnn_bridge.outputs.container`, or data."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from dpnn_bridge.errors import VerificationError
 from dpnn_bridge.loaders.source import FileSource
 from dpnn_bridge.outputs import container, data, pt_file, pt_writer
 from dpnn_bridge.outputs.format import ExportContext, Format
-from dpnn_bridge.outputs.verification import need_whole_zip, utf8_name
+from dpnn_bridge.outputs.verification import check_zip, utf8_name
 
 
-def _forms(tensors: dict[str, Tensor]) -> dict[str, Any]:
+def _layouts(tensors: dict[str, Tensor]) -> dict[str, Any]:
     return {name: (t.dtype, t.shape, t.stride()) for name, t in tensors.items()}
 
 
 class _Positions(pickle.Unpickler):
-    """Reads the ``data.pkl`` of a file that :func:`torch.save` wrote.
+    """Reads the ``data.pkl`` of a ``.pt`` file.
 
-    Tensors become the position of their storage in the file and that of their first element in the storage.
+    Each tensor is read as a tuple: position of its storage in the file, position of its first element in the storage.
     """
 
     def __init__(self, file: Any, records: dict[str, pt_file.Record]) -> None:
@@ -45,13 +45,14 @@ class _Positions(pickle.Unpickler):
 
 
 def _positions(path: Path) -> dict[str, tuple[int, int]]:
-    """Return where the tensors of the state_dict are: file offset of the storage, first element in it."""
+    """Return for each tensor of the ``state_dict``: file offset of its storage, first element in the storage."""
     source = FileSource(path)
     records = pt_file.records(path, source)
     return _Positions(io.BytesIO(source.read(*records["data.pkl"])), records).load()["state_dict"]
 
 
 def _same(a: Any, b: Any, done: set[tuple[int, int]] | None = None) -> bool:
+    """Return whether two nested values are equal, with equal types and bits; ``done``: ids of pairs compared before."""
     done = set() if done is None else done
     if isinstance(a, (dict, list, tuple)):
         if (id(a), id(b)) in done:
@@ -67,7 +68,7 @@ def _same(a: Any, b: Any, done: set[tuple[int, int]] | None = None) -> bool:
 
 
 class Pt(Format):
-    """A model with its graph, or data."""
+    """The format ``.pt``: a model with its graph of Lua objects, or data."""
 
     suffix = ".pt"
     data = True
@@ -83,9 +84,13 @@ class Pt(Format):
         with utf8_name(path) as name:
             read = torch.load(name, map_location="cpu", weights_only=True, mmap=True)
         if any(not _same(read[name], written[name]) for name in ("graph", "constants", "metadata")):
-            raise VerificationError(f"{path}: the object graph differs after reading back")
-        if _forms(read["state_dict"]) != _forms(written["state_dict"]):
-            raise VerificationError(f"{path}: read back other names, shapes or types than were written")
+            raise VerificationError(
+                f"{path}: the object graph differs after reading back; the disk may be full or failing"
+            )
+        if _layouts(read["state_dict"]) != _layouts(written["state_dict"]):
+            raise VerificationError(
+                f"{path}: names, shapes or types differ after reading back; the disk may be full or failing"
+            )
         positions, file = _positions(path), FileSource(path)
         for name, tensor in written["state_dict"].items():
             record, offset = positions[name]
@@ -102,14 +107,14 @@ class Pt(Format):
         return pt_file.read(path, name)
 
     def origin(self, path: Path) -> str | None:
-        need_whole_zip(path)
+        check_zip(path)
         with open_zip(path) as archive:
             return archive.comment.decode() or None
 
     def same_content(self, one: Path, other: Path) -> bool:
-        """Return whether two files contain the same data or the same model, for any versions of the package."""
+        """Return whether two files contain equal data or models; the metadata of models is ignored."""
         for path in (one, other):
-            need_whole_zip(path)
+            check_zip(path)
         a, b = pt_file.read(one), pt_file.read(other)
         if isinstance(a, dict) and isinstance(b, dict) and a.get("format") == container.FORMAT:
             a, b = ({k: v for k, v in content.items() if k != "metadata"} for content in (a, b))

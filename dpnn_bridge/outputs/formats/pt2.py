@@ -16,25 +16,36 @@ from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.outputs.dynamic import Dynamic
 from dpnn_bridge.outputs.format import ExportContext, Format
 from dpnn_bridge.outputs.verification import (
+    check_example,
     check_program,
+    check_zip,
     fixed_size,
-    need_example,
-    need_whole_zip,
     run_traceable,
     traceable,
     utf8_name,
 )
 from dpnn_bridge.outputs.written import GraphNode, Results, Written, results_of_modules
 
+#: name of the extra file with the provenance
 ORIGIN = "dpnn_bridge_origin"
 
 
 def _scopes(node: fx.Node) -> frozenset[str]:
+    """Return the names of the modules that contain an operation."""
     return frozenset(name for name, _ in (node.meta.get("nn_module_stack") or {}).values() if name)
 
 
 class _Recording(fx.Interpreter):
-    """Runs a graph and records the results of modules. Given results replace those that the graph computes."""
+    """Runs a graph and records the results of modules.
+
+    Args:
+        module: the graph.
+        results: module -> name of the operation that computes the module's result.
+        given: module -> tensor that replaces the module's result in later operations.
+
+    Attributes:
+        found: module -> its result.
+    """
 
     def __init__(self, module: fx.GraphModule, results: dict[str, str], given: Results) -> None:
         super().__init__(module)
@@ -56,21 +67,21 @@ class _Recording(fx.Interpreter):
 
 
 class Pt2(Format):
-    """A program of ``torch.export``."""
+    """The format ``.pt2``: a program of ``torch.export``."""
 
     suffix = ".pt2"
     options = ("input", "dynamic")
     program = traced = True
 
     def write(self, module: nn.Module, path: Path, context: ExportContext) -> None:
-        need_example(context.example, ".pt2", module)
-        run_traceable(module, context.example)  # the model's own error about the example is clearer than the tracer's
+        check_example(context.example, ".pt2", module)
+        run_traceable(module, context.example)  # an error of the model is clearer than an error of the tracer
         dynamic = Dynamic.of(context.options.get("dynamic", False), context.example)
         *_, example = context.written = dynamic.examples(context.example, module)
         try:
-            with torch.no_grad():  # torch.export.load rejects programs that disable gradients in between
-                # the default since PyTorch 2.8; strict mode rejects modules that keep a state
+            with torch.no_grad():  # torch.export.load rejects programs that disable gradients inside
                 shapes = (dynamic.shapes(example),) if dynamic else None
+                # strict mode rejects modules that change their state
                 program = torch.export.export(traceable(module), (example,), dynamic_shapes=shapes, strict=False)
                 with DeferredErrorFile(path) as file:
                     torch.export.save(program, file, extra_files={ORIGIN: context.metadata.get("origin", "")})  # type: ignore[arg-type]
@@ -87,13 +98,13 @@ class Pt2(Format):
         check_program(path, lambda example: run(loaded, example), module, context.written, "the exported program")
 
     def origin(self, path: Path) -> str | None:
-        need_whole_zip(path)
+        check_zip(path)
         with open_zip(path) as archive:
             name = next(n for n in archive.namelist() if n.endswith(f"/{ORIGIN}"))
             return archive.read(name).decode()
 
     def open(self, path: Path, module: nn.Module) -> Written:
-        """Return the program, with a function that returns the result of each module of the model."""
+        """Open the program to compute the results of each module of the model."""
         with utf8_name(path) as name:
             program = torch.export.load(name)
         example = program.example_inputs[0][0] if program.example_inputs and program.example_inputs[0] else None

@@ -6,7 +6,7 @@ from dpnn_bridge.outputs.formats.pt import Pt
 
 
 class Pth(Pt):
-    """The same format."""
+    """The format ``.pth``, which is ``.pt`` with another suffix."""
 
     suffix = ".pth"
 

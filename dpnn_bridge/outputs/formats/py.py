@@ -1,4 +1,4 @@
-"""Write ``.py``: a readable definition of the model that needs only torch and loads the ``state_dict``."""
+"""Write ``.py``: source code that defines the model with PyTorch alone, for its ``state_dict``."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from dpnn_bridge.outputs.py.settings import Pair, settings, tensors
 from dpnn_bridge.outputs.verification import not_rebuilt, same_outputs
 from dpnn_bridge.outputs.written import Results, Written, run_modules
 
-#: begins the last line
+#: beginning of the last line, which contains the provenance
 ORIGIN = "# converted by dpnn_bridge from "
-#: bytes at the end of a file that are searched for that line
-_LONGEST_LINE = 1 << 12
+#: maximum length of this line in bytes
+_MAX_LINE = 1 << 12
 
 
 class Py(Format):
-    """The source of a model."""
+    """The format ``.py``: the source code of a model."""
 
     suffix = ".py"
     options = ("input",)
@@ -56,28 +56,28 @@ class Py(Format):
         except Exception as e:
             if isinstance(e, _OtherNamesError) and (added := _added(module, context.written.pairs(built))):
                 raise not_rebuilt(module, added, "a .py file") from e
-            raise VerificationError(f"the generated Python does not rebuild the model: {_reason(e)}") from e
+            raise VerificationError(f"the generated Python code does not rebuild the model: {_reason(e)}") from e
         pairs = context.written.pairs(built)
         _check_tensors(path, pairs)
         if missing := settings(pairs):
-            raise VerificationError(f"{path}: the generated Python lacks the statement {missing[0]}")
+            raise VerificationError(f"{path}: the generated Python code lacks the statement {missing[0]}")
         if context.example is not None:
             torch.manual_seed(0)
             expected = run(at_sequence_start(module), context.example)
             torch.manual_seed(0)
-            same_outputs(path, run(built, context.example), expected, "the generated Python")
+            same_outputs(path, run(built, context.example), expected, "the generated Python code")
 
     def origin(self, path: Path) -> str | None:
-        """Read the source comment from the last line, without executing the file; a truncated file has none."""
+        """Return the provenance in the last line, without executing the file; None if the file is truncated."""
         with open_input(path) as file:
-            file.seek(-min(_LONGEST_LINE, file.seek(0, io.SEEK_END)), io.SEEK_END)
+            file.seek(-min(_MAX_LINE, file.seek(0, io.SEEK_END)), io.SEEK_END)
             before, _, last = file.read().decode(errors="replace").rpartition(f"\n{ORIGIN}")
         return last[:-1] if before and last.endswith("\n") else None
 
     def open(self, path: Path, module: nn.Module) -> Written:
-        """Return the model that the file builds, with the weights of ``module``: it contains none of its own.
+        """Run the file to create its model, and load the weights of ``module``, because the file contains no weights.
 
-        The file is run: it is the user's own.
+        Running the file is safe only if the user trusts it.
         """
         try:
             with new_process():
@@ -88,31 +88,32 @@ class Py(Format):
         names = {id(m): name for name, m in module.named_modules()}
         program = Program(module, ExportContext())
         pairs = program.pairs(built)
-        modes = {names[id(ours)]: theirs.training for _, ours, theirs in pairs}
+        modes = {names[id(original)]: rebuilt.training for _, original, rebuilt in pairs}
         relocate(built).train(module.training)
-        modules = {names[id(ours)]: theirs for _, ours, theirs in pairs}
+        modules = {names[id(original)]: rebuilt for _, original, rebuilt in pairs}
         found = {
-            f"{prefix}.{name}" if (prefix := names[id(ours)]) else name: tensor
-            for _, ours, theirs in pairs
-            for name, tensor in tensors(theirs).items()
+            f"{prefix}.{name}" if (prefix := names[id(original)]) else name: tensor
+            for _, original, rebuilt in pairs
+            for name, tensor in tensors(rebuilt).items()
         }
 
         def run(value: Any, given: Results) -> Results:
             with torch.no_grad():
                 return run_modules(modules, lambda: built(value), given)
 
-        note = "was run to build the model; it holds no weights and got those of MODEL"
+        note = "was run to build the model; it contains no weights, so the weights of MODEL were loaded"
         with open_input(path) as file:
             changed = changed_definitions(file.read().decode(), program.definitions())
         if changed:
             note += (
-                f". Its code is not what dpnn-convert writes now, and only what ran is compared: {', '.join(changed)}"
+                ". Its code differs from the code that dpnn-convert writes now, and only code that ran is compared: "
+                f"{', '.join(changed)}"
             )
         return Written(found, run=run, complete=False, faster=False, note=note, modules=modules, modes=modes)
 
 
 class _OtherNamesError(ValueError):
-    """A model has other parameters and buffers."""
+    """A ``state_dict`` has other names or shapes than a model."""
 
 
 def _reason(error: BaseException) -> str:
@@ -120,19 +121,19 @@ def _reason(error: BaseException) -> str:
 
 
 def _added(module: nn.Module, pairs: list[Pair]) -> str:
-    """Return the name of the first tensor that the fresh model lacks; empty if there is none."""
+    """Return the name of the first tensor of ``module`` that the rebuilt model lacks; empty if it lacks none."""
     names = {id(m): f"{name}." if name else "" for name, m in module.named_modules()}
-    lacking = (
-        f"{names[id(wanted)]}{name}"
-        for _, wanted, fresh in pairs
-        for name in tensors(wanted)
-        if name not in tensors(fresh) and name not in wanted._non_persistent_buffers_set
+    missing = (
+        f"{names[id(original)]}{name}"
+        for _, original, rebuilt in pairs
+        for name in tensors(original)
+        if name not in tensors(rebuilt) and name not in original._non_persistent_buffers_set
     )
-    return next(lacking, "")
+    return next(missing, "")
 
 
 def _load_state_dict(module: nn.Module, state_dict: dict[str, Tensor]) -> None:
-    """Load a state_dict like ``module.load_state_dict``, in linear time.
+    """Load a ``state_dict`` like ``module.load_state_dict``, but in linear time.
 
     Raises:
         _OtherNamesError: names or shapes differ.
@@ -154,19 +155,26 @@ def _load_state_dict(module: nn.Module, state_dict: dict[str, Tensor]) -> None:
 
 
 def _check_tensors(path: Path, pairs: list[Pair]) -> None:
-    for place, ours, theirs in pairs:
-        others = tensors(theirs)
-        for name, tensor in tensors(ours).items():
+    """Check that the tensors of the rebuilt modules equal the tensors of the original modules.
+
+    Raises:
+        VerificationError: a tensor differs.
+    """
+    for location, original, rebuilt in pairs:
+        others = tensors(rebuilt)
+        for name, tensor in tensors(original).items():
             other = others.get(name)
-            if other is None and name in ours._non_persistent_buffers_set:
-                continue  # what the last run left
+            if other is None and name in original._non_persistent_buffers_set:
+                continue  # temporary buffer of the last run
             if other is None or not same_bits(other, tensor.detach().cpu()):
                 raise VerificationError(
-                    f"{path}: {place}.{name} is another tensor in the generated Python: its shape, type or value does "
-                    "not follow from the arguments of constructors"
+                    f"{path}: {location}.{name} differs in the generated Python code: its shape, type or value does "
+                    "not follow from the constructor arguments"
                 )
-            if name in ours._buffers and name in theirs._parameters:
-                raise VerificationError(f"{path}: {place}.{name} is a buffer, and a parameter in the generated Python")
+            if name in original._buffers and name in rebuilt._parameters:
+                raise VerificationError(
+                    f"{path}: {location}.{name} is a buffer, but a parameter in the generated Python code"
+                )
 
 
 FORMAT = Py()

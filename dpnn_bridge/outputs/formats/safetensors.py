@@ -1,4 +1,4 @@
-"""Write ``.safetensors``: the weights with their ``state_dict`` names; everything else for ``load`` in the metadata."""
+"""Write ``.safetensors``: the ``state_dict``, and in the metadata everything else that ``load`` needs; or data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dpnn_bridge.outputs.format import ExportContext, Format
 
 
 class Safetensors(Format):
-    """One file of a model or of data."""
+    """The format ``.safetensors``: a model or data in one file."""
 
     suffix = ".safetensors"
     data = True
@@ -28,7 +28,7 @@ class Safetensors(Format):
 
     def verify(self, module: nn.Module, path: Path, context: ExportContext) -> None:
         strings = safetensors_writer.check(path, context.written)
-        container.check(safetensors_writer.content_of(strings, container.outlines(module), str(path)), module)
+        container.check(safetensors_writer.content_of(strings, container.meta_tensors(module), str(path)), module)
 
     def load(self, path: Path, name: str) -> dict[str, Any]:
         return safetensors_writer.content_of(*safetensors_file.read(path), name)
@@ -43,7 +43,7 @@ class Safetensors(Format):
         flat = data.flat(data.cleaned(found, np.ascontiguousarray))
         arrays = {name: leaf for name, leaf in flat.items() if isinstance(leaf, np.ndarray)}
         rest = {name: leaf for name, leaf in flat.items() if not isinstance(leaf, np.ndarray)}
-        data.need_names(arrays, ".safetensors", lambda name: name != "__metadata__")
+        data.check_names(arrays, ".safetensors", lambda name: name != "__metadata__")
         parts = {name: safetensors_writer.part_of(torch.from_numpy(array)) for name, array in arrays.items()}
         safetensors_writer.write(path, parts, {"format": "pt", "values": json.dumps(rest)})
         safetensors_writer.check(path, parts)

@@ -1,10 +1,9 @@
-"""Write ``.safetensors`` in shards with an index, as Hugging Face's libraries load them, without loading the model.
+"""Write ``.safetensors`` in shards with an index, which Hugging Face's libraries can load.
 
-``model.safetensors`` becomes ``model-00001-of-00003-9f86d081.safetensors`` and so on, and
-``model.safetensors.index.json``. The last part of the names, the generation, is also in the index and in the metadata
-of each shard. Shards of two conversions have different names, so replacing the index replaces the model. A model whose
-shards belong to different conversions is refused. Elements are copied from the source file to the shards in chunks, and
-compared in chunks. The first shard has the metadata of a ``.safetensors`` file.
+The files are ``model.safetensors.index.json``, ``model-00001-of-00003-9f86d081.safetensors`` and so on. The last part
+of the names, the generation, differs for each conversion, so replacing the index replaces the model. It is also in the
+index and in the metadata of each shard, so shards of different conversions are detected. Elements are copied from the
+source file to the shards in chunks, and compared in chunks. The metadata of the model is in the first shard.
 """
 
 from __future__ import annotations
@@ -26,27 +25,27 @@ from dpnn_bridge.outputs import container, safetensors_file, safetensors_writer
 from dpnn_bridge.outputs.format import ExportContext, Format
 from dpnn_bridge.outputs.safetensors_writer import Part
 
-#: size of the shards where none is given, as Hugging Face's libraries choose it
-LARGEST = "5GB"
+#: default maximum size of a shard, as in Hugging Face's libraries
+DEFAULT_SIZE = "5GB"
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _UNITS |= {f"{unit}I": 1 << 10 * i for i, unit in enumerate("KMGT", 1)}
 
 
 def parse_size(text: int | str) -> int:
-    """Return the bytes from ``"2GB"``, ``"500MiB"`` or a number; units count in thousands, those with an i in 1024s.
+    """Return the number of bytes for ``"2GB"`` (2·1000³), ``"500MiB"`` (500·1024²) or a number.
 
     Raises:
-        OptionError: it says no size.
+        OptionError: the text is not a positive size.
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?I?)B?", str(text).strip().upper())
     size = int(float(found[1]) * _UNITS[found[2]]) if found and found[2] in _UNITS else 0
     if size < 1:
-        raise OptionError(f"{text!r} is not a shard size; use one such as 2GB")
+        raise OptionError(f"{text!r} is not a shard size; use a size such as 2GB")
     return size
 
 
 class Shards(Format):
-    """An index, and the shards beside it."""
+    """The format ``.safetensors.index.json``: an index, and shards in the same folder."""
 
     suffix = INDEX
     options = ("max_shard_size",)
@@ -54,12 +53,12 @@ class Shards(Format):
     several = True
 
     def write(self, module: nn.Module, path: Path, context: ExportContext) -> None:
-        largest = parse_size(context.options.get("max_shard_size", LARGEST))
+        max_size = parse_size(context.options.get("max_shard_size", DEFAULT_SIZE))
         try:
             content = container.pack(module, context.metadata)
-        except RuntimeError as error:  # an operation found no elements
+        except RuntimeError as error:  # an operation on meta tensors needs their elements
             raise ConversionError(COMPUTED) from error
-        shards = _split(safetensors_writer.parts_of(module, content["state_dict"]), largest)
+        shards = _split(safetensors_writer.parts_of(module, content["state_dict"]), max_size)
         generation = secrets.token_hex(4)
         names = shard_names(path, len(shards), generation)
         context.written = dict(zip(names, shards, strict=True))
@@ -75,11 +74,11 @@ class Shards(Format):
         write_file(path, json.dumps(index, indent=2) + "\n")
 
     def verify(self, module: nn.Module, path: Path, context: ExportContext) -> None:
-        """Compare every byte of the shards with what the model's file gives when it is read again."""
+        """Compare every byte of the shards with the model, whose deferred parameters are read from the input again."""
         strings: dict[str, str] = {}
         for file, shard in context.written.items():
             strings = safetensors_writer.check(path.with_name(file), shard, file) | strings
-        container.check(safetensors_writer.content_of(strings, container.outlines(module), str(path)), module)
+        container.check(safetensors_writer.content_of(strings, container.meta_tensors(module), str(path)), module)
 
     def load(self, path: Path, name: str) -> dict[str, Any]:
         return safetensors_writer.content_of(*safetensors_file.read_index(path), name)
@@ -88,16 +87,16 @@ class Shards(Format):
         return json.loads(safetensors_file.index_metadata(path)["metadata"]).get("origin")
 
 
-def _split(parts: dict[str, Part], largest: int) -> list[dict[str, Part]]:
-    """Return the tensors of each shard, in their order."""
+def _split(parts: dict[str, Part], max_size: int) -> list[dict[str, Part]]:
+    """Distribute tensors to shards of at most ``max_size`` bytes, in order; a larger tensor is a shard of its own."""
     shards: list[dict[str, Part]] = [{}]
-    room = largest
+    bytes_left = max_size
     for name, part in parts.items():
-        if part.size > room and shards[-1]:
+        if part.size > bytes_left and shards[-1]:
             shards.append({})
-            room = largest
+            bytes_left = max_size
         shards[-1][name] = part
-        room -= part.size
+        bytes_left -= part.size
     return shards
 
 

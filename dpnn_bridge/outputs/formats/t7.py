@@ -21,18 +21,18 @@ from dpnn_bridge.outputs.verification import check_loads
 
 
 def _encoding(context: ExportContext) -> dict[str, Any]:
-    """Return the options of the writer: mode, long_size, …"""
+    """Return the options of the ``.t7`` writer, such as ``mode`` and ``long_size``."""
     return {k: v for k, v in context.options.items() if k != "tensor_type"}
 
 
 class T7(Format):
-    """The ``.t7`` format."""
+    """The format ``.t7``."""
 
     suffix = ".t7"
     bfloat16 = False
     options = ("input", "tensor_type", *(f.name for f in fields(WriteOptions)))
     data = rebuilt = True
-    origin_beside = False  # Torch7 would not read a file with anything beside the object
+    origin_beside = False  # the format has no metadata
 
     def write(self, module: nn.Module, path: Path, context: ExportContext) -> None:
         obj = context.written = to_lua(module, tensor_type=context.options.get("tensor_type"), input=context.example)
@@ -48,7 +48,7 @@ class T7(Format):
         check_loads(module, lambda options: convert_object(model, options)[0], same_names=False)
 
     def write_data(self, found: Data, path: Path) -> None:
-        found.dropped.clear()  # this format contains functions, and tables inside themselves
+        found.dropped.clear()  # .t7 supports functions, and tables that contain themselves
         write_t7(path, found.lua, verify=False)
         if different := difference(found.lua, read_t7(path), exact_nan=True, shared=True):
             raise VerificationError(f"{path}: the content differs after reading back: {different}")

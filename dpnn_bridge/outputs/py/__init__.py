@@ -1,1 +1,1 @@
-"""Write a converted model as a Python file."""
+"""Write a model as Python source code."""

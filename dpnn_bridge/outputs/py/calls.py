@@ -1,4 +1,4 @@
-"""Write constructor calls as source code."""
+"""Represent constructor calls and lists, and write them as source code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Union
 
-#: precedes a comment until the source is complete; no literal contains it, since it is not printable
+#: separates code and shape comment until the source is complete; no literal contains this unprintable character
 COMMENT = "\x1f"
 _WORD = re.compile(r"\w+")
 #: maximum length of a line
@@ -24,10 +24,10 @@ class Call:
     """A constructor call, or a list.
 
     Args:
-        name: name of the callable; empty for a list.
-        positional: the arguments.
-        keywords: the named arguments.
-        comment: the shape of the output, which follows it if it has its own line.
+        name: name of the class or function; empty for a list.
+        positional: the positional arguments, or the elements.
+        keywords: the keyword arguments.
+        comment: shape of the output; becomes a comment if the call has its own line.
     """
 
     name: str
@@ -37,11 +37,11 @@ class Call:
 
     @cached_property
     def code(self) -> str:
-        """The text without comments."""
+        """The source code without shape comments."""
         return self.text(comments=False)
 
     def text(self, comments: bool = True) -> str:
-        """Return the text, on one line where that fits."""
+        """Return the source code, on one line if it fits; ``comments``: with shape comments."""
         rows = [(text_of(v, comments), v) for v in self.positional]
         rows += [(f"{k}={text_of(v, comments)}", v) for k, v in self.keywords.items()]
         start, end = (f"{self.name}(", ")") if self.name else ("[", "]")
@@ -52,17 +52,17 @@ class Call:
         return "\n".join([start, *lines, end])
 
     def calls(self) -> Iterator[Call]:
-        """Return the arguments that are calls."""
+        """Return the arguments or elements that are calls."""
         return (v for v in [*self.positional, *self.keywords.values()] if isinstance(v, Call))
 
 
 def text_of(value: Value, comments: bool = True) -> str:
-    """Return the text of a value."""
+    """Return the source code of a value, see :meth:`Call.text`."""
     return value.text(comments) if isinstance(value, Call) else value
 
 
 def code_of(value: Value) -> str:
-    """Return the text of a value without comments."""
+    """Return the source code of a value without shape comments."""
     return value.code if isinstance(value, Call) else value
 
 
@@ -71,7 +71,7 @@ def _comment(value: Value) -> str:
 
 
 def without_repeats(text: str) -> str:
-    """Return the source with a shape comment only where the shape changes."""
+    """Write the shape comments in source code, each only where the shape changes."""
     lines, last = [], ""
     for line in text.split("\n"):
         code, mark, shape = line.partition(COMMENT)
@@ -81,7 +81,7 @@ def without_repeats(text: str) -> str:
 
 
 def literal(value: Any) -> str:
-    """Return the source of a number, string, type or None, or of a tuple of such."""
+    """Return the source code of a number, string, dtype or None, or of a tuple of those."""
     if isinstance(value, tuple):
         return f"({', '.join(map(literal, value))}{',' if len(value) == 1 else ''})"
     if isinstance(value, str):
@@ -92,21 +92,24 @@ def literal(value: Any) -> str:
 
 
 def in_docstring(text: str) -> str:
-    """Return ``text`` without line breaks and what could end a docstring."""
+    """Return ``text`` without line breaks, backslashes and double quotes, which could end a docstring."""
     return repr(text)[1:-1].replace("\\", "/").replace('"', "'")
 
 
 def indented(text: str) -> str:
-    """Return every line four columns further."""
+    """Indent every line by four columns."""
     return "\n".join(f"    {line}" if line else line for line in text.split("\n"))
 
 
 def blocks(roots: Iterable[Call], variables: Iterable[str]) -> list[str]:
-    """Make functions of large calls that occur more than once, and return their source.
+    """Replace large calls that occur more than once by calls of new functions.
 
     Args:
         roots: calls, which are changed.
-        variables: names that are known only where the roots are.
+        variables: local variables of the code around the roots; calls that use them are not replaced.
+
+    Returns:
+        The source code of each function.
     """
     calls_of, counts = defaultdict[str, list[Call]](list), Counter[str]()
 
@@ -124,10 +127,10 @@ def blocks(roots: Iterable[Call], variables: Iterable[str]) -> list[str]:
         first = calls[0]
         if counts[code] == 1 or not first.name or code.count("\n") < 5 or names.intersection(_WORD.findall(code)):
             continue
-        kinds = {child.name for child in first.calls()}
-        kind = "residual" if {"ConcatTable", "CAddTable"} <= kinds else "block"
-        numbers[kind] += 1
-        name = f"{kind}{numbers[kind]}"
+        classes = {child.name for child in first.calls()}
+        prefix = "residual" if {"ConcatTable", "CAddTable"} <= classes else "block"
+        numbers[prefix] += 1
+        name = f"{prefix}{numbers[prefix]}"
         texts = {call.text() for call in calls}
         body = texts.pop() if len(texts) == 1 else first.text(comments=False)
         functions.append(f"def {name}() -> nn.Module:\n    return {indented(without_repeats(body)).lstrip()}")

@@ -1,4 +1,4 @@
-"""Collect the source code of classes, with everything that they use from their packages."""
+"""Collect the source code of classes and of all definitions of their packages that they use."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from torch import nn
 from dpnn_bridge.conversion import tracing
 from dpnn_bridge.errors import ConversionError
 
-Key = tuple[str, str]  # a module and a name in it
+Key = tuple[str, str]  # name of a module, and a name in this module
 
 
 class SourceClosure:
-    """Collects definitions in the order of their dependencies, and the imports that they need."""
+    """Collects definitions in the order of their dependencies, and the imports that they use."""
 
     def __init__(self) -> None:
         self._imports: set[str] = {"import torch", "from torch import nn"}
@@ -35,7 +35,11 @@ class SourceClosure:
         self._candidates: dict[str, Iterator[str]] = {}
 
     def add(self, obj: Any) -> str:
-        """Make a class or function available and return the expression that names it."""
+        """Copy a class or function and return the expression for it, such as ``nn.Linear``.
+
+        Raises:
+            ConversionError: the definition cannot be copied.
+        """
         if obj.__module__.startswith("torch.nn."):
             return f"nn.{obj.__qualname__}"
         if "." in obj.__qualname__:
@@ -48,18 +52,18 @@ class SourceClosure:
             ) from e
 
     def unique(self, name: str) -> str:
-        """Reserve and return ``name``, with a number appended if it is taken."""
+        """Reserve and return ``name``, with a number appended if the name is in use."""
         candidates = self._candidates.setdefault(name, chain([name], (f"{name}{i}" for i in count(2))))
         name = next(n for n in candidates if n not in self._taken and n not in self._imported)
         self._taken.add(name)
         return name
 
     def definitions(self) -> dict[str, str]:
-        """Return all definitions by their names, each after those it uses."""
+        """Return the source code of all definitions by name, each after the definitions that it uses."""
         return {self._names[key]: self._text(key) for key in self._order}
 
     def imports(self) -> str:
-        """Return all import statements as isort arranges them: the standard library, then others."""
+        """Return all import statements in the order of isort: the standard library, then other packages."""
         plain = {s for s in self._imports if s.startswith("import")}
         names: dict[str, set[str]] = {}
         for statement in self._imports - plain:
@@ -71,9 +75,16 @@ class SourceClosure:
             groups[line.split(" ")[1].partition(".")[0] not in sys.stdlib_module_names].append(line)
         return "\n\n".join("\n".join(group) for group in groups if group)
 
-    # ------------------------------------------------------------------ what a definition needs
+    # ------------------------------------------------------------------ dependencies
     def _add(self, module: ModuleType, name: str) -> str | None:
-        """Copy what ``name`` refers to in ``module``; return its name in the file, None for a builtin."""
+        """Copy the definition of a name in ``module``, with its dependencies, or add its import statement.
+
+        Returns:
+            The name in the file; None for a built-in name.
+
+        Raises:
+            ConversionError: the definition cannot be copied.
+        """
         key, statement = _origin(module, name)
         home = sys.modules[key[0]]
         if statement is None:
@@ -98,7 +109,11 @@ class SourceClosure:
         return self._names[key]
 
     def _import(self, module: ModuleType, statement: ast.Import | ast.ImportFrom, name: str) -> str:
-        """Add an import statement; the name must mean the same in all definitions of the file."""
+        """Add the import statement of a name.
+
+        Raises:
+            ConversionError: the name has another meaning in another definition, or is a module of the package.
+        """
         if not self._is_free(module, name):
             raise _uncopied((module.__name__, name), "means something else in another definition")
         if isinstance(statement, ast.Import):
@@ -106,18 +121,21 @@ class SourceClosure:
             return name
         alias = next(a for a in statement.names if (a.asname or a.name) == name)
         if _is_own(statement, module):
-            raise ConversionError(f"{module.__name__} uses the module {alias.name} as a whole: .py cannot copy it")
+            raise ConversionError(
+                f"{module.__name__} imports the module {alias.name}, which .py cannot copy; import names from it"
+            )
         elif statement.module != "__future__":
             self._imports.add(f"from {statement.module} import {_text_of(alias)}")
         return name
 
     def _is_free(self, module: ModuleType, name: str) -> bool:
-        """Return whether an imported name has no other meaning in the file, and reserve it for this one."""
+        """Return whether an imported name has no other meaning in the file; if so, reserve it for this meaning."""
         value = vars(module).get(name)
         return name not in self._taken and self._imported.setdefault(name, value) is value
 
-    # ------------------------------------------------------------------ the text of a definition
+    # ------------------------------------------------------------------ source code
     def _text(self, key: Key) -> str:
+        """Return the source code of a definition, with the names that other definitions have in the file."""
         module = sys.modules[key[0]]
         source, statements = _top_level(module)
         statement = statements[key[1]]
@@ -130,7 +148,7 @@ class SourceClosure:
             if node.id != text:
                 lines[node.lineno - 1] = line[: node.col_offset] + text.encode() + line[node.end_col_offset :]
         forward = _recorded_forward(module, statement)
-        if forward is not None:  # record_as_leaf does the same in this package
+        if forward is not None:  # `record_as_leaf` decorated it in this package
             leaf = f"    @{self._known(tracing, 'leaf')}\n".encode()
             lines[forward.lineno - 1] = leaf + lines[forward.lineno - 1]
         decorators = getattr(statement, "decorator_list", [])
@@ -138,14 +156,14 @@ class SourceClosure:
         text = b"\n".join(lines[first - 1 : statement.end_lineno]).decode()
         if self._names[key] != key[1]:
             text = re.sub(rf"^((?:def|class) )?{key[1]}\b", rf"\g<1>{self._names[key]}", text, count=1, flags=re.M)
-        return _without_noise(text)
+        return _without_tool_comments(text)
 
     def _known(self, module: ModuleType, name: str) -> str | None:
-        """Return the name of a copied definition in the file; None if it was not copied."""
+        """Return the name of a definition in the file; None if the definition was not copied."""
         return self._names.get(_origin(module, name)[0])
 
     def _annotation(self, module: ModuleType, name: str) -> str:
-        """Replace a name in an annotation: classes that only annotations need are not copied."""
+        """Return the replacement of a name in an annotation: classes that only annotations use are not copied."""
         key, statement = _origin(module, name)
         if key in self._names or statement is None:
             return self._names.get(key, name)
@@ -159,7 +177,7 @@ class SourceClosure:
 
 
 def _origin(module: ModuleType, name: str) -> tuple[Key, ast.stmt | None]:
-    """Find the module and statement that define a name, following imports in the package."""
+    """Find the module and statement that define a name, through the imports inside the package."""
     statement = _top_level(module)[1].get(name)
     if isinstance(statement, ast.ImportFrom) and _is_own(statement, module):
         alias = next(a for a in statement.names if (a.asname or a.name) == name)
@@ -176,13 +194,13 @@ def _uncopied(key: Key, reason: str) -> ConversionError:
 
 @lru_cache
 def _changed(module: ModuleType) -> set[str]:
-    """Return the names whose values top-level statements of a module change after the statement that defines them."""
+    """Return the names in a module whose values later top-level statements change."""
     changed, defined = set[str](), set[str]()
     for statement in ast.parse(inspect.getsource(module)).body:
         if isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
             bound = {statement.name}
-        elif isinstance(statement, ast.If) and ast.unparse(statement.test).startswith("__name__"):  # not when imported
-            continue
+        elif isinstance(statement, ast.If) and ast.unparse(statement.test).startswith("__name__"):
+            continue  # does not run on import
         else:
             nodes = list(ast.walk(statement))
             changed |= {name for node in nodes if (name := _changed_by(node))}
@@ -193,7 +211,7 @@ def _changed(module: ModuleType) -> set[str]:
 
 
 def _changed_by(node: ast.AST) -> str:
-    """Return the name of the variable whose value a node changes in place; empty if there is none."""
+    """Return the name of the variable whose value a statement changes in place; empty if there is none."""
     if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
         return node.target.id
     call = (
@@ -208,13 +226,13 @@ def _changed_by(node: ast.AST) -> str:
 
 
 def _is_own(statement: ast.ImportFrom, module: ModuleType) -> bool:
-    """Return whether a statement imports from dpnn_bridge or from the package that the module is part of."""
+    """Return whether a statement imports from dpnn_bridge or from the top-level package of the module."""
     own = {"dpnn_bridge", module.__name__.partition(".")[0]}
     return bool(statement.level) or (statement.module or "").partition(".")[0] in own
 
 
 def _recorded_forward(module: ModuleType, statement: ast.stmt) -> ast.FunctionDef | None:
-    """Return the ``forward`` of a class whose modules are single steps for ``torch.fx``; None for other statements."""
+    """Return the ``forward`` of a class if :func:`tracing.leaf` decorates it; None for other statements."""
     if not isinstance(statement, ast.ClassDef) or not tracing.is_recorded(getattr(module, statement.name)):
         return None
     return next(n for n in statement.body if isinstance(n, ast.FunctionDef) and n.name == "forward")
@@ -222,7 +240,7 @@ def _recorded_forward(module: ModuleType, statement: ast.stmt) -> ast.FunctionDe
 
 @lru_cache
 def _top_level(module: ModuleType) -> tuple[str, dict[str, ast.stmt]]:
-    """Return a module's source and its top-level statements by the names they bind."""
+    """Return the source code of a module, and its top-level statements by the names that they define."""
     source = _without_mappings(inspect.getsource(module))
     names: dict[str, ast.stmt] = {}
     for node in ast.parse(source).body:
@@ -239,7 +257,7 @@ def _top_level(module: ModuleType) -> tuple[str, dict[str, ast.stmt]]:
 
 @lru_cache
 def _plain_imports(module: ModuleType) -> dict[str, list[ast.alias]]:
-    """Return the names that top-level ``import`` statements bind; ``import a.b`` and ``import a.c`` both bind ``a``."""
+    """Return name -> top-level ``import`` statements that define it; ``import a.b`` and ``import a.c`` define ``a``."""
     names: dict[str, list[ast.alias]] = {}
     for node in ast.parse(_top_level(module)[0]).body:
         for alias in node.names if isinstance(node, ast.Import) else ():
@@ -251,12 +269,12 @@ def _text_of(alias: ast.alias) -> str:
     return alias.name + (f" as {alias.asname}" if alias.asname else "")
 
 
-#: decorators that a definition needs only in this package
+#: decorators that have no use outside this package
 _OWN_DECORATORS = {"lua_class", "faster", "or_assumed", "checks_arguments", "record_as_leaf"}
 
 
 def _without_mappings(source: str) -> str:
-    """Return the source of modules without their Lua classes (inner class ``Lua``) and decorators of this package."""
+    """Return source code without the inner classes ``Lua`` and without the decorators in ``_OWN_DECORATORS``."""
     lines = source.splitlines(keepends=True)
     for node in reversed([n for n in ast.parse(source).body if isinstance(n, (ast.ClassDef, ast.FunctionDef))]):
         for inner in reversed(node.body if isinstance(node, ast.ClassDef) else ()):
@@ -278,7 +296,12 @@ def _drop_decorators(lines: list[str], node: ast.ClassDef | ast.FunctionDef) -> 
 
 
 class _Names:
-    """The free names of a statement: those in its code, and those in annotations."""
+    """The free names of a statement.
+
+    Attributes:
+        used: names in code.
+        annotations: names in annotations.
+    """
 
     def __init__(self, statement: ast.stmt) -> None:
         self.used: list[ast.Name] = []
@@ -305,7 +328,7 @@ class _Names:
             elif isinstance(node, ast.ClassDef):
                 self._visit(*node.decorator_list, *node.bases, *node.keywords)
                 own = _bound(node.body)
-                for part in node.body:  # methods do not see the names of the class
+                for part in node.body:  # names of the class are not visible in its methods
                     self._scope(set() if isinstance(part, ast.FunctionDef) else own, part)
             elif isinstance(node, (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
                 self._scope(_bound(g.target for g in node.generators), *ast.iter_child_nodes(node))
@@ -333,14 +356,14 @@ def _arguments(node: ast.arguments) -> list[ast.arg]:
 
 
 def _bound(nodes: Iterable[ast.AST]) -> set[str]:
-    """Return the names that statements bind in their own scope."""
+    """Return the names that statements define in their scope."""
     names, stack = set[str](), list(nodes)
     while stack:
         node = stack.pop()
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             names.add(node.name)
             continue
-        if isinstance(node, ast.comprehension):  # its target belongs to a scope of its own
+        if isinstance(node, ast.comprehension):  # its target is in an inner scope
             stack += [node.iter, *node.ifs]
             continue
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
@@ -353,8 +376,8 @@ def _bound(nodes: Iterable[ast.AST]) -> set[str]:
     return names
 
 
-def _without_noise(text: str) -> str:
-    """Return the source without doctest examples and comments for type checkers and linters."""
+def _without_tool_comments(text: str) -> str:
+    """Return source code without doctest examples and comments for type checkers and linters."""
     text = re.sub(r"  # (type: ignore|noqa|pyright:)[^\n]*", "", text)
     text = re.sub(r"\n\n( +)Examples:\n(?:\1 +[^\n]*\n|\n)+(?=\1\S)", "\n\n", text)
     return re.sub(r"\n\n( +\"\"\"\n)", r"\n\1", text)

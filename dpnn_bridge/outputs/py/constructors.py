@@ -1,4 +1,4 @@
-"""Write modules as constructor calls."""
+"""Convert modules to constructor calls."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ from dpnn_bridge.outputs.py.graphs import GraphClasses, kind_of, live_children
 from dpnn_bridge.outputs.py.helpers import parametrized
 from dpnn_bridge.outputs.py.lists import taking_lists
 
-#: tensors of the state with more elements than this are written without their values
-LITERAL = 16
+#: maximum number of elements of a ``state_dict`` tensor that is written with its values
+MAX_LITERAL = 16
 
 
 class Constructors:
-    """Writes modules as constructor calls.
+    """Converts modules to constructor calls.
 
     Args:
         root: the model.
-        closure: takes the classes that are not PyTorch's.
+        closure: collects the definitions of classes that PyTorch does not have.
         shapes: ``id(module)`` -> shape of its output, for comments.
 
     Attributes:
         graphs: the classes of the graphs in the model.
-        variables: modules that are used in several places: ``id(module)`` -> name of a variable.
-        definitions: ``(variable, call)`` in the order in which they can be run.
-        added: ``(container, name, call)`` of members with names that no constructor gives.
+        variables: ``id`` of each module that is used several times -> name of a variable.
+        definitions: variables and their calls, each after the variables that it uses.
+        added: containers, names and calls of children that no constructor adds with their names.
     """
 
     def __init__(self, root: nn.Module, closure: SourceClosure, shapes: dict[int, str]) -> None:
@@ -69,12 +69,15 @@ class Constructors:
                 self._count(child)
 
     def value_of(self, module: nn.Module, path: str, hint: str = "") -> Value:
-        """Return the call that makes a module, or the variable of one that is used in several places.
+        """Return the call that creates a module, or a variable if the module is used several times.
 
         Args:
             module: the module.
-            path: where it is, for messages.
-            hint: a name for the class of a graph.
+            path: path of the module, for messages.
+            hint: name for the class if the module is a graph.
+
+        Raises:
+            ConversionError: source code cannot express the module.
         """
         path = path.removeprefix(".")
         if id(module) in self.variables:
@@ -121,7 +124,7 @@ class Constructors:
         members = iter(_numbered(module))
         for p in constructor_parameters(kind):
             if p.kind is p.VAR_POSITIONAL:
-                values = module.__dict__.get(p.name)  # such as the sizes of View(*sizes)
+                values = module.__dict__.get(p.name)  # for example the sizes of View(*sizes)
                 named = enumerate(values) if values is not None else members
                 call.positional += [self._value(v, f"{path}.{n}") for n, v in named]
                 continue
@@ -144,34 +147,47 @@ class Constructors:
         return call
 
     def _add_members(self, module: nn.Module, path: str) -> None:
-        """Record the members of containers that have their own names."""
+        """Append the children of a container that the constructor does not add to ``added``."""
         numbered = dict(_numbered(module))
         for name, child in module._modules.items():
             if child is not None and name not in numbered:
-                position = len(self.added)  # before what is added to the child
+                position = len(self.added)  # before the modules that are added to the child
                 self.added.insert(position, (module, name, self.value_of(child, f"{path}.{name}")))
 
     def _argument(self, module: nn.Module, parameter: inspect.Parameter, path: str, members: Iterator[Any]) -> Any:
-        """Return the value of a constructor argument: the attribute, a member, or from Lua fields."""
+        """Return the value of a constructor argument, from an attribute, the next child, or Lua fields.
+
+        Args:
+            module: the module.
+            parameter: the parameter of the constructor.
+            path: path of the module, for messages.
+            members: the remaining children.
+
+        Returns:
+            The value, or ``parameter.empty`` to omit the argument.
+
+        Raises:
+            ConversionError: a required value is unknown.
+        """
         name = parameter.name
         value = getattr(module, name, parameter.empty)
         if inspect.ismethod(value):
             value = parameter.empty
         if value is parameter.empty and parameter.default is parameter.empty:
             mapping = mapping_of(module)
-            takes = mapping.container and nn.Sequential not in torch_types(mapping)
-            value = next(members, ("", parameter.empty))[1] if takes else parameter.empty
+            takes_children = mapping.container and nn.Sequential not in torch_types(mapping)
+            value = next(members, ("", parameter.empty))[1] if takes_children else parameter.empty
             if value is parameter.empty:
                 value = _from_lua(module).get(name, parameter.empty)
             if value is parameter.empty:
                 raise ConversionError(
-                    f"the value of its constructor's argument {name!r} is not known; give the class an attribute "
-                    "of that name",
+                    f"the value of its constructor's argument {name!r} is unknown; store it in an attribute with "
+                    "this name",
                     path=path,
                     class_name=type(module).__name__,
                 )
         if isinstance(value, Tensor) and id(value) in self._state and isinstance(parameter.default, (int, float)):
-            return parameter.empty  # it comes with the state
+            return parameter.empty  # the state_dict contains the value
         if name == "bias" and not isinstance(value, bool) and value is not parameter.empty:
             return value is not None
         return value
@@ -194,23 +210,23 @@ class Constructors:
         if isinstance(value, (LuaTable, dict)):
             entries = [f"{code_of(self._value(k, path))}: {code_of(self._value(v, path))}" for k, v in value.items()]
             return f"{{{', '.join(entries)}}}"
-        raise ConversionError(f"a {type(value).__name__} cannot be written as Python source", path=path)
+        raise ConversionError(f"a {type(value).__name__} cannot be written as Python code", path=path)
 
     def _tensor(self, value: Tensor) -> str:
         dtype = "" if value.dtype in (torch.float32, torch.int64) else f", dtype={value.dtype}"
-        if id(value) in self._state and value.numel() > LITERAL:
+        if id(value) in self._state and value.numel() > MAX_LITERAL:
             dtype = ", dtype=torch.int64" if value.dtype == torch.int64 else dtype
             return f"torch.ones({', '.join(map(str, value.shape))}{dtype})"
         return f"torch.tensor({_elements(value.detach().cpu().tolist())}{dtype})"
 
 
 def _elements(value: Any) -> str:
-    """Return the source of nested lists of numbers."""
+    """Return the source code of nested lists of numbers."""
     return f"[{', '.join(map(_elements, value))}]" if isinstance(value, list) else literal(value)
 
 
 def _referenced(module: nn.Module) -> list[nn.Module]:
-    """Return the modules that a module contains, and those it refers to without owning them."""
+    """Return the children of a module, and the modules in its other attributes."""
     if isinstance(module, GModule):
         return live_children(module)
     others = [v for v in vars(module).values() if isinstance(v, nn.Module)]
@@ -218,7 +234,7 @@ def _referenced(module: nn.Module) -> list[nn.Module]:
 
 
 def _numbered(module: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return the members that a constructor numbers: in a sequence those before any with another name."""
+    """Return the children that a constructor names 0, 1, 2, …; in a sequence, those before the first other name."""
     members = list(module._modules.items())
     if isinstance(module, nn.Sequential):
         members = [m for _, m in takewhile(lambda m: m[1][0] == str(m[0]), enumerate(members))]
@@ -226,12 +242,12 @@ def _numbered(module: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def _plain_type(module: nn.Module) -> type[nn.Module]:
-    """Return the class of a module without the one that ties or parametrizations put in front."""
+    """Return the class of a module before its tensors were tied or parametrized."""
     return plain_type(parametrize.type_before_parametrizations(module))
 
 
 def _sequence_of(module: nn.Module) -> type[nn.Module] | None:
-    """Return ``nn.Sequential`` for a subclass that only builds its members, from arguments that it does not keep."""
+    """Return ``nn.Sequential`` for a subclass whose constructor only creates children; None for other modules."""
     if type(module) is nn.Sequential or nn.Sequential not in torch_types(mapping_of(module)):
         return None
     takes_members = any(p.kind is p.VAR_POSITIONAL for p in constructor_parameters(type(module)))
@@ -239,18 +255,18 @@ def _sequence_of(module: nn.Module) -> type[nn.Module] | None:
 
 
 def _computed(module: nn.Module, path: str) -> ConversionError:
-    """Return the error for a weight that is computed in a way that the program does not have."""
+    """Return the error for a weight whose computation source code cannot express."""
     name, kind, call = computed_weights(module)[-1]
     return ConversionError(
-        f"{kind} computes its {name}, which .py does not support (of such it has weight_norm of "
-        f"torch.nn.utils.parametrizations); {call} makes it an ordinary tensor",
+        f"{kind} computes its {name}, which .py does not support (it supports only "
+        f"torch.nn.utils.parametrizations.weight_norm); make the {name} an ordinary tensor with {call}",
         path=path,
         class_name=_plain_type(module).__name__,
     )
 
 
 def _from_lua(module: nn.Module) -> dict[str, Any]:
-    """Return the arguments as they follow from the module's Lua fields; submodules are the module's own."""
+    """Return the constructor arguments, except modules, that the mapping derives from the module's Lua fields."""
     mapping = mapping_of(module)
     try:
         arguments = mapping.arguments(mapping.upgrade(to_lua(module, gradients=False)), TorchConversion())
@@ -259,12 +275,15 @@ def _from_lua(module: nn.Module) -> dict[str, Any]:
     return {k: v for k, v in arguments.items() if not isinstance(v, nn.Module)}
 
 
-#: modules of these files take one number for several that are equal
+#: files of PyTorch with modules that accept one number instead of a tuple of equal numbers
 _SIZED = (nn.modules.pooling.__name__, nn.modules.padding.__name__)
 
 
 def _simplified(module: nn.Module, parameter: inspect.Parameter, value: Any) -> Any:
-    """Return the shortest value of an argument: PyTorch's layers take 3 for (3, 3), but not None for (None, None)."""
+    """Return a shorter equivalent of an argument, such as 3 for (3, 3) in PyTorch's layers.
+
+    (None, None) is kept, because None has another meaning.
+    """
     home = type(module).__module__
     if home == nn.modules.pooling.__name__ and parameter.name == "stride" and value == module.kernel_size:
         return None
@@ -277,6 +296,7 @@ def _camel(name: str) -> str:
 
 
 def _equal(value: Any, default: Any) -> bool:
+    """Return whether a value is the default. An int and a float may be equal, True and 1 are not."""
     if type(value) is not type(default) and {type(value), type(default)} != {int, float}:
         return False
     return not isinstance(value, Tensor) and value == default

@@ -1,4 +1,4 @@
-"""Write nngraph graphs as classes with an explicit ``forward``."""
+"""Convert nngraph graphs to the source code of classes with an explicit ``forward``."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from dpnn_bridge.outputs.py.calls import (
 from dpnn_bridge.outputs.py.closure import SourceClosure
 from dpnn_bridge.outputs.py.helpers import Graph
 
-#: beginning of a class name -> name of the member; for other classes the class name itself
+#: beginning of a class name -> name of the child in the generated class; for other classes, the class name is used
 NAMES = {
     "BatchNorm": "norm",
     "Conv": "conv",
@@ -49,7 +49,7 @@ NAMES = {
 
 
 class ModuleCalls(Protocol):
-    """Writes the modules of a graph, see :class:`~dpnn_bridge.outputs.py.constructors.Constructors`."""
+    """The interface of :class:`~dpnn_bridge.outputs.py.constructors.Constructors` for graphs."""
 
     closure: SourceClosure
     shapes: dict[int, str]
@@ -59,10 +59,10 @@ class ModuleCalls(Protocol):
 
 
 class GraphClasses:
-    """The classes that represent the graphs of one model.
+    """The generated classes for the graphs of one model.
 
     Attributes:
-        names: ``id(graph)`` -> child -> name of the member that represents it.
+        names: ``id(graph)`` -> name of a child in the graph -> its name in the generated class.
     """
 
     def __init__(self, constructors: ModuleCalls) -> None:
@@ -71,12 +71,12 @@ class GraphClasses:
         self.names: dict[int, dict[str, str]] = {}
 
     def call(self, graph: GModule, path: str, hint: str) -> Call:
-        """Return the call that makes a graph.
+        """Return the call that creates a graph; equal graphs share a class.
 
         Args:
             graph: the graph.
-            path: where it is in the model.
-            hint: a name for its class.
+            path: path of the graph in the model.
+            hint: name for the class.
         """
         self._constructors.closure.add(Graph)
         written = _GraphClass(graph, path, self._constructors)
@@ -86,23 +86,23 @@ class GraphClasses:
         return Call(known.name, list(written.arguments))
 
     def calls(self) -> list[Call]:
-        """Return the calls in the constructors of all classes."""
+        """Return the calls in the constructors of all classes, as one list for each class."""
         return [Call("", list(c.calls.values())) for c in self._classes.values()]
 
     def definitions(self) -> list[str]:
-        """Return the source of all classes, each after those it uses."""
+        """Return the source code of all classes, each after the classes that it uses."""
         return [c.text() for c in self._classes.values()]
 
 
 class _GraphClass:
-    """One graph.
+    """The generated class of a graph.
 
     Attributes:
-        name: of the class.
-        names: child of the graph -> name of the member that represents it.
-        calls: name of a member -> what makes it.
-        arguments: variables that the constructor takes.
-        signature: equal for graphs that are one class.
+        name: name of the class.
+        names: name of a child in the graph -> its name in the class.
+        calls: name of a child in the class -> the call that creates it.
+        arguments: variables that are arguments of the constructor.
+        signature: key that is equal for graphs with equal classes.
     """
 
     def __init__(self, graph: GModule, path: str, constructors: ModuleCalls) -> None:
@@ -110,7 +110,7 @@ class _GraphClass:
         self._path = path.lstrip(".")
         self.calls: dict[str, Value] = {}
         self.names = self._members(graph, path, constructors)
-        self._input, self._steps = _Forward(graph, self.names, constructors.shapes).written()
+        self._input, self._steps = _Forward(graph, self.names, constructors.shapes).statements()
         codes = {name: code_of(call) for name, call in self.calls.items()}
         used = set(re.findall(r"\w+", " ".join(codes.values())))
         self.arguments = [v for v in constructors.variables.values() if v in used]
@@ -120,7 +120,7 @@ class _GraphClass:
         self.signature = (self._input, steps, tuple(self.arguments), *same)
 
     def _members(self, graph: GModule, path: str, constructors: ModuleCalls) -> dict[str, str]:
-        """Choose names and write the calls; equal modules without a state become one."""
+        """Choose the names of the children and create their calls; equal modules without a state become one child."""
         labels = {node.module: node.label for node in reversed(graph.nodes)}
         kept: dict[Any, tuple[str, list[str]]] = {}
         for child, module in _kept(graph).items():
@@ -132,24 +132,24 @@ class _GraphClass:
             kept.setdefault(key, (name or kind_of(module), []))[1].append(child)
         bases = Counter(base for base, _ in kept.values())
         candidates = {b: chain([b] if uses == 1 else [], map(f"{b}{{}}".format, count(1))) for b, uses in bases.items()}
-        taken, names = set(graph._modules), dict[str, str]()
+        used, names = set(graph._modules), dict[str, str]()
         for base, children in kept.values():
-            name = next(n for n in candidates[base] if n not in taken)
-            taken.add(name)
+            name = next(n for n in candidates[base] if n not in used)
+            used.add(name)
             names.update(dict.fromkeys(children, name))
             module = graph.get_submodule(children[0])
             hint = "".join(p[:1].upper() + p[1:] for p in base.split("_")) if base != kind_of(module) else ""
             self.calls[name] = constructors.value_of(module, f"{path}.{children[0]}".lstrip("."), hint)
-        twins = {_tensors(graph.get_submodule(child)): name for child, name in names.items()}
-        for child, module in graph._modules.items():  # children that no node runs are copies of those that nodes run
-            if child not in names and module is not None and _tensors(module) in twins and _tensors(module):
-                names[child] = twins[_tensors(module)]
+        by_tensors = {_tensors(graph.get_submodule(child)): name for child, name in names.items()}
+        for child, module in graph._modules.items():  # children that no node runs, with the tensors of another child
+            if child not in names and module is not None and _tensors(module) in by_tensors and _tensors(module):
+                names[child] = by_tensors[_tensors(module)]
         return names
 
     def text(self) -> str:
-        """Return the source."""
-        place = f"graph at ``{in_docstring(self._path)}`` in the Torch7 model" if self._path else "model"
-        lines = [f'"""The {place}."""', ""]
+        """Return the source code."""
+        title = f"graph at ``{in_docstring(self._path)}`` in the Torch7 model" if self._path else "model"
+        lines = [f'"""The {title}."""', ""]
         lines += [f"def __init__({', '.join(['self', *self.arguments])}):"]
         lines += [indented(f"super().__init__({_dict(self._numbers)})")]
         for name, call in self.calls.items():
@@ -160,10 +160,15 @@ class _GraphClass:
 
 
 class _Forward:
-    """Writes the steps of a graph as statements.
+    """Converts the nodes of a graph to statements.
 
-    A value is known by the position of the node that computes it, the input by -1. Nodes that only pass on what they
-    take have no value of their own.
+    A value is identified by the position of the node that computes it, the input by -1. A node without a module returns
+    its input, so it has the value of another node.
+
+    Args:
+        graph: the graph.
+        names: name of a child in the graph -> its name in the generated class.
+        shapes: ``id(module)`` -> shape of its output, for comments.
     """
 
     def __init__(self, graph: GModule, names: dict[str, str], shapes: dict[int, str]) -> None:
@@ -180,14 +185,14 @@ class _Forward:
             value = self._values[i] = self._value(i)
             self._labels[value] = self._labels[value] or identifier(node.label)
             self._sizes |= {} if node.splits is None else {value: node.splits}
-        whole = set(self._operands(graph.output_node))
+        used_unsplit = set(self._operands(graph.output_node))
         for i in self._steps():
             operands = [v for source in self._inputs(i) for v in self._operands(source)]
             self._last_use |= dict.fromkeys(operands, i)
-            whole |= set() if self._nodes[i].select else {*operands}
+            used_unsplit |= set() if self._nodes[i].select else {*operands}
         self._last_use |= dict.fromkeys(self._operands(graph.output_node), len(self._nodes))
-        #: values that are taken apart at once
-        self._unpacked = {v for v in self._parts if v in self._sizes and v not in whole}
+        #: lists that are assigned to several variables, `x1, x2 = ...`, because only their elements are used
+        self._unpacked = {v for v in self._parts if v in self._sizes and v not in used_unsplit}
 
     def _inputs(self, position: int) -> tuple[int, ...]:
         return (-1,) if position == self._graph.input_node else self._nodes[position].inputs
@@ -196,7 +201,7 @@ class _Forward:
         return self._nodes[position].module in self._names
 
     def _value(self, position: int) -> int:
-        """Return the value of a node: its own, or that of a node before it."""
+        """Return the value of a node: its own value, or the value of an earlier node."""
         node, inputs = self._nodes[position], self._inputs(position)
         if node.select is not None:
             source = self._values[inputs[0]]
@@ -206,24 +211,24 @@ class _Forward:
         return self._values[inputs[0]] if len(inputs) == 1 and not self._runs(position) else position
 
     def _is_list(self, value: int) -> bool:
-        """Return whether a value is the list of what a node takes."""
+        """Return whether a value is the list of a node's inputs."""
         return value >= 0 and not self._runs(value) and self._nodes[value].select is None
 
     def _operands(self, position: int) -> list[int]:
-        """Return the values in the text of a node's value."""
+        """Return the values that the expression for a node's value contains."""
         value = self._values[position]
         if not self._is_list(value):
             return [value]
         return [v for source in self._inputs(value) for v in self._operands(source)]
 
     def _steps(self) -> Iterator[int]:
-        """Return the nodes that compute something."""
+        """Return the positions of the nodes that run a module or select an element."""
         return (i for i, value in self._values.items() if i == value >= 0 and not self._is_list(i))
 
-    # ------------------------------------------------------------------ the statements
-    def written(self) -> tuple[str, list[tuple[str, str]]]:
-        """Return the parameter of ``forward``, and its statements with comments."""
-        parameter = "inputs" if -1 in self._unpacked else self._named(-1, [])
+    # ------------------------------------------------------------------ statements
+    def statements(self) -> tuple[str, list[tuple[str, str]]]:
+        """Return the parameter of ``forward``, and its statements with shape comments."""
+        parameter = "inputs" if -1 in self._unpacked else self._variable(-1, [])
         statements = [(f"{self._target(-1, [])} = inputs", "")] if -1 in self._unpacked else []
         for i in self._steps():
             node = self._nodes[i]
@@ -243,20 +248,26 @@ class _Forward:
         return parameter, [*statements, (f"return {self._text(self._graph.output_node)}", "")]
 
     def _text(self, position: int) -> str:
+        """Return the expression for the value of a node: a variable, or a list of them."""
         value = self._values[position]
         if self._is_list(value):
             return f"[{', '.join(self._text(source) for source in self._inputs(value))}]"
         return self._variables.get(value, "")
 
     def _target(self, value: int, released: list[str]) -> str:
-        """Return the variable of a value, or those of its parts."""
-        if value not in self._unpacked:
-            return self._named(value, released)
-        parts = [self._parts[value].get(k) for k in range(1, self._sizes[value] + 1)]
-        return ", ".join(self._named(p, []) if p is not None and p in self._last_use else "_" for p in parts)
+        """Return the left side of an assignment: the variable of a value, or the variables of its elements.
 
-    def _named(self, value: int, released: list[str]) -> str:
-        """Return a variable for a value: as its node is annotated, that of what it is made of, or a new one."""
+        Args:
+            value: the value.
+            released: variables that are not used later.
+        """
+        if value not in self._unpacked:
+            return self._variable(value, released)
+        parts = [self._parts[value].get(k) for k in range(1, self._sizes[value] + 1)]
+        return ", ".join(self._variable(p, []) if p is not None and p in self._last_use else "_" for p in parts)
+
+    def _variable(self, value: int, released: list[str]) -> str:
+        """Choose the variable of a value: the annotation of its node, a released variable, or a new variable."""
         generic = [name for name in released if re.fullmatch(r"x\d*", name)]
         names = chain([self._labels[value], *generic[:1], "x" if value == -1 else ""], self._new)
         name = next(n for n in names if n and (n in released or n not in self._used))
@@ -265,14 +276,17 @@ class _Forward:
         return name
 
 
-# ---------------------------------------------------------------------- members
+# ---------------------------------------------------------------------- children
 def live_children(graph: GModule) -> list[nn.Module]:
-    """Return the modules that the class of a graph has, each once."""
+    """Return the modules that the generated class of a graph contains, without duplicates."""
     return list({id(m): m for m in _kept(graph).values()}.values())
 
 
 def _kept(graph: GModule) -> dict[str, nn.Module]:
-    """Return the children of a graph's class: those that nodes run, except identities, and others with tensors."""
+    """Return the children that the generated class contains, by their names in the graph.
+
+    These are the modules that nodes run, except identities, and other modules with tensors of their own.
+    """
     run = [graph._modules[node.module] for node in graph.nodes if node.module is not None]
     names = dict.fromkeys(node.module for node in graph.nodes if node.module is not None)
     known = {_tensors(m) for m in run if m is not None}
@@ -282,7 +296,7 @@ def _kept(graph: GModule) -> dict[str, nn.Module]:
 
 
 def _dict(entries: dict[str, str]) -> str:
-    """Return the source of a dict, with as many entries in a line as fit."""
+    """Return the source code of a dict of strings, in lines of at most about 80 characters."""
     lines = [""]
     for key, value in entries.items():
         entry = f"{literal(key)}: {literal(value)},"
@@ -293,11 +307,12 @@ def _dict(entries: dict[str, str]) -> str:
 
 
 def _tensors(module: nn.Module) -> tuple[int, ...]:
+    """Return the ids of the tensors in the ``state_dict`` of a module."""
     return tuple(id(t) for t in module.state_dict(keep_vars=True).values())
 
 
 def kind_of(module: nn.Module) -> str:
-    """Return a name for a module after its class."""
+    """Return a variable name for a module, derived from its class."""
     kind = type(module).__name__
     known = next((name for start, name in NAMES.items() if kind.startswith(start)), "")
     if known:
@@ -307,7 +322,7 @@ def kind_of(module: nn.Module) -> str:
 
 
 def identifier(label: str) -> str:
-    """Return a label as the name of a variable and attribute, or an empty string."""
+    """Convert a label to a valid name of a variable and attribute; an empty string if that is impossible."""
     name = re.sub(r"\W+", "_", label, flags=re.ASCII).strip("_")
     if not name:
         return ""
@@ -318,7 +333,7 @@ def identifier(label: str) -> str:
 
 
 def is_pure(module: nn.Module) -> bool:
-    """Return whether a module contains nothing and changes nothing of itself when it runs."""
+    """Return whether a module has no submodules, parameters, buffers, and no method that sets an attribute."""
     empty = not module._modules and not module._parameters and not module._buffers
     return empty and not any(map(_writes_attributes, type(module).__mro__[: -len(nn.Module.__mro__)]))
 

@@ -1,4 +1,4 @@
-"""Provide functions that a generated ``.py`` file may need. They are copied into the file."""
+"""Define the base class and functions that generated ``.py`` files use. They are copied into the files."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch.nn.utils import parametrize
 
 
 class Graph(nn.Module):
-    """Base of graphs, whose members have names here but numbers in the ``state_dict`` that dpnn_bridge writes.
+    """Base class of graphs. Children have names here, but numbers in the ``state_dict`` that dpnn_bridge writes.
 
     Args:
-        names: number of a member -> its name, for members with a state.
+        names: number of a child -> its name, for children with parameters or buffers.
     """
 
     def __init__(self, names: dict[str, str]) -> None:
@@ -28,7 +28,7 @@ class Graph(nn.Module):
 
 
 def parametrized(module: nn.Module, name: str, parametrization: nn.Module) -> nn.Module:
-    """Return ``module`` whose tensor ``name`` is computed by ``parametrization``."""
+    """Register ``parametrization`` for the tensor ``name`` of ``module``, and return ``module``."""
     parametrize.register_parametrization(module, name, parametrization)
     return module
 

@@ -1,4 +1,4 @@
-"""Find the modules of a model that may get a list as their input."""
+"""Find the modules of a model whose input may be a list."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dpnn_bridge.modules.nn.nngraph import GModule
 
 
 def taking_lists(root: nn.Module) -> set[int]:
-    """Return ``id`` of the modules that may be given a list instead of a tensor."""
+    """Return ``id`` of the modules whose input may be a list instead of a tensor."""
     found: set[int] = set()
 
     def visit(module: nn.Module, listed: bool) -> None:

@@ -1,7 +1,7 @@
-"""Write ``.py``: a readable definition of the model that needs only torch and loads the ``state_dict``.
+"""Generate the source code of a ``.py`` output, which imports only PyTorch.
 
-The file contains ``build()``, which creates the model, ``load(path)``, which also loads its weights, a class for each
-nngraph graph, and the source of every class that PyTorch does not have.
+The file contains ``build()``, which creates the model; ``load(path)``, which also loads its weights; a class for each
+nngraph graph; and the source code of every class that PyTorch does not have.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ HEADER = """{title} as a PyTorch module, written by dpnn_bridge.
 STOCK = """Recurrent layers that torch.nn computes as well, with other names and another order of the gates:
 
     model = dpnn_bridge.load({arguments})"""
-#: how many recurrent layers the docstring lists
+#: maximum number of recurrent layers that the docstring lists
 MAX_STOCK = 8
 
 LOAD = '''
@@ -64,7 +64,7 @@ LAYERS = "# --------------------------------------------------------------------
 
 @contextmanager
 def new_process() -> Iterator[None]:
-    """Run a program as in a new process: with PyTorch's default dtype and device. Keep the caller's random state."""
+    """Set PyTorch's default dtype and device inside the ``with`` block, then restore them and the random state."""
     dtype = torch.get_default_dtype()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     torch.set_default_dtype(torch.float32)
@@ -76,7 +76,15 @@ def new_process() -> Iterator[None]:
 
 
 class Program:
-    """The source of a model."""
+    """The source code of a model.
+
+    Args:
+        module: the model.
+        context: the example, for shape comments, and the metadata.
+
+    Raises:
+        ConversionError: source code cannot express the model.
+    """
 
     def __init__(self, module: nn.Module, context: ExportContext) -> None:
         check_customized(module, "a .py file")
@@ -91,14 +99,15 @@ class Program:
         self._paths = _paths(module, self._constructors.graphs.names)
 
     def text(self) -> str:
-        """Return the whole file."""
+        """Return the source code. It is run once to determine the statements that set up the created model."""
         namespace: dict[str, Any] = {"__name__": "generated"}
         with new_process():
             try:
                 exec(compile(self._text([]), "<generated>", "exec"), namespace)
                 built = namespace["build"]()
             except (TypeError, ValueError, RuntimeError, AttributeError, NameError, IndexError, KeyError) as e:
-                raise ConversionError(f"the generated Python does not build the model: {type(e).__name__}: {e}") from e
+                reason = f"{type(e).__name__}: {e}"
+                raise ConversionError(f"the generated Python code does not build the model: {reason}") from e
             changes = settings(self.pairs(built))
         return self._text(changes)
 
@@ -107,7 +116,11 @@ class Program:
         return self._text([])
 
     def pairs(self, built: nn.Module) -> list[Pair]:
-        """Return the modules of the model with those of one that this program built."""
+        """Pair the modules of the model with the modules of ``built``, which this program created.
+
+        Raises:
+            ConversionError: ``built`` lacks a module.
+        """
         modules = {id(m): m for m in self._module.modules()}
         pairs: list[Pair] = []
         for i, path in self._paths.items():
@@ -144,11 +157,11 @@ class Program:
         return HEADER.format(title=title, source=source) + "".join(f"\n{text}\n" for text in more if text)
 
     def _stock(self) -> str:
-        """Return how to convert recurrent layers to layers of ``torch.nn``, whose weights have another layout."""
+        """Return the text about recurrent layers that can be converted to ``torch.nn``, with other weight layouts."""
         lines = []
         for name, layer in islice(stock_layers(self._module), MAX_STOCK):
-            place = f"model.get_submodule({in_docstring(literal(name))})" if name else "model"
-            lines.append(f"    dpnn_bridge.memory.to_stock({place})    # {layer}")
+            expression = f"model.get_submodule({in_docstring(literal(name))})" if name else "model"
+            lines.append(f"    dpnn_bridge.memory.to_stock({expression})    # {layer}")
         source, key = (self._context.metadata.get(name) for name in ("source", "key"))
         arguments = f"{source or 'model.t7'!r}" + (f", key={key!r}" if key else "")
         return "\n".join([STOCK.format(arguments=in_docstring(arguments)), *lines]) if lines else ""
@@ -168,10 +181,15 @@ class Program:
 
 
 def _paths(root: nn.Module, graphs: dict[int, dict[str, str]]) -> dict[int, str]:
-    """Return, for each module of the program, the expression that accesses it."""
+    """Return ``id`` of each module -> expression for the module in the program, such as ``model[0].conv``.
+
+    Args:
+        root: the model.
+        graphs: :attr:`GraphClasses.names`.
+    """
     paths: dict[int, str] = {}
 
-    def walk(module: nn.Module, path: str) -> None:
+    def visit(module: nn.Module, path: str) -> None:
         if id(module) in paths:
             return
         paths[id(module)] = path
@@ -181,17 +199,21 @@ def _paths(root: nn.Module, graphs: dict[int, dict[str, str]]) -> dict[int, str]
             if child is None or not name:
                 continue
             if name == str(position) and isinstance(module, (nn.Sequential, nn.ModuleList)):
-                walk(child, f"{path}[{name}]")
+                visit(child, f"{path}[{name}]")
             else:
-                plain = name.isidentifier() and name.isascii() and not keyword.iskeyword(name)
-                walk(child, f"{path}.{name}" if plain else f"{path}._modules[{literal(name)}]")
+                is_name = name.isidentifier() and name.isascii() and not keyword.iskeyword(name)
+                visit(child, f"{path}.{name}" if is_name else f"{path}._modules[{literal(name)}]")
 
-    walk(root, "model")
+    visit(root, "model")
     return paths
 
 
 def _shapes(module: nn.Module, example: Any) -> tuple[str, dict[int, str]]:
-    """Return the shapes of input and output, and of what each module returns, where that is always the same."""
+    """Run a model on an example to determine shapes.
+
+    Returns:
+        Text about the shapes of input and output; ``id`` of each module -> shape of its output, empty if it varies.
+    """
     shapes: dict[int, str] = {}
 
     def recording(key: int) -> Callable[..., None]:
@@ -202,14 +224,14 @@ def _shapes(module: nn.Module, example: Any) -> tuple[str, dict[int, str]]:
         return record
 
     model = copied(module).eval()
-    for ours, theirs in zip(module.modules(), model.modules(), strict=True):
-        theirs.register_forward_hook(recording(id(ours)))
+    for original, copy in zip(module.modules(), model.modules(), strict=True):
+        copy.register_forward_hook(recording(id(original)))
     output = run(model, example)
     return f"Input: {shape_of(example)}; output: {shape_of(output)}.", shapes
 
 
 def shape_of(value: Any) -> str:
-    """Return the shape of a tensor, or those in a short list or dict; empty for anything else."""
+    """Return the shape of a tensor, or the shapes in a list of at most six tensors; empty for other values."""
     if isinstance(value, Tensor):
         return str(tuple(value.shape))
     if isinstance(value, (list, tuple)):

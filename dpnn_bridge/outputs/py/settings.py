@@ -1,4 +1,4 @@
-"""Set everything that distinguishes a newly constructed model from the converted one, such as modes and ties."""
+"""Find the differences between a newly constructed model and the converted model, such as modes and tied parameters."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from dpnn_bridge.modules.nn.batch_normalization import accept_single_samples
 from dpnn_bridge.modules.nn.nngraph import GModule
 from dpnn_bridge.outputs.py.calls import literal
 
-#: attributes that are not settings, that other code writes, or that state the position in a sequence
-APART = {"training", "lua_record", "ties", "shared_buffers", "remembering", "step", "keeps_std"}
-#: what :func:`~dpnn_bridge.modules.nn.batch_normalization.accept_single_samples` sets
+#: attributes that are not compared: other statements set them, or they are the position in a sequence
+NOT_COMPARED = {"training", "lua_record", "ties", "shared_buffers", "remembering", "step", "keeps_std"}
+#: attributes that :func:`~dpnn_bridge.modules.nn.batch_normalization.accept_single_samples` sets
 SINGLE = {"batch_dims", "is_single"}
 
-#: attributes of modules whose tensors are views of others, as a program and as a mapping ties them
+#: attributes with the tied parameters of a module, in a generated program and in a converted model
 TIED = ("tied_to", "ties")
 
 
 class Setting(NamedTuple):
-    """A difference between the modules of two models.
+    """A difference between a module of the model and the module of the new model.
 
     Attributes:
         wanted: the module of the model.
-        statement: gives the fresh module what this one has.
-        attribute: the attribute that differs, if it is one.
-        found: what the fresh module has in it.
+        statement: statement that removes the difference.
+        attribute: the attribute that differs, or an empty string.
+        found: source code of its value in the new module.
     """
 
     wanted: nn.Module
@@ -42,7 +42,13 @@ class Setting(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """A module of the model, the corresponding module of the fresh model, and the expression that reaches it."""
+    """A module of the model and the corresponding module of the new model.
+
+    Attributes:
+        path: expression for the module, such as ``model[0]``.
+        wanted: the module of the model.
+        fresh: the module of the new model.
+    """
 
     path: str
     wanted: nn.Module
@@ -50,20 +56,20 @@ class Pair(NamedTuple):
 
 
 def settings(pairs: list[Pair]) -> list[str]:
-    """Return the statements for all differences between the modules of two models, except the values of tensors.
+    """Return the statements that remove all differences of the new model, except values of tensors.
 
     Args:
-        pairs: the modules, each before those inside of it. The fresh ones may be cast.
+        pairs: the modules, each before its submodules. The new modules are cast if their dtypes differ.
 
     Raises:
-        ConversionError: a parameter depends on another in a way that no statement says.
+        ConversionError: no statement can express a tied parameter.
     """
     statements = (setting.statement for setting in constants(pairs))
     return [*_dtypes(pairs), *_buffers(pairs), *statements, *_single_samples(pairs), *_modes(pairs)]
 
 
 def constants(pairs: list[Pair]) -> Iterator[Setting]:
-    """Yield what two models share, train or compute otherwise, whatever their dtypes and modes."""
+    """Yield the differences in sharing, ties, ``requires_grad`` and attributes."""
     yield from _sharing(pairs)
     yield from _ties(pairs)
     yield from _frozen(pairs)
@@ -76,7 +82,7 @@ def tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _dtypes(pairs: list[Pair]) -> Iterator[str]:
-    """Yield casts: of the whole model to the type that most tensors have, then of modules with another."""
+    """Yield casts: of the model to the most frequent dtype, then of modules with other dtypes."""
     known = {id(p.fresh): p for p in pairs}
     kinds = Counter(t.dtype for p in pairs for t in tensors(p.wanted).values() if t.is_floating_point())
     common = [dtype for dtype, _ in kinds.most_common(1) if any(dtype in _casts(p) for p in pairs)]
@@ -87,19 +93,19 @@ def _dtypes(pairs: list[Pair]) -> Iterator[str]:
             pair.fresh.to(dtype)
             if sum(map(len, map(_casts, inside))) < before:
                 yield f"{pair.path}.to({dtype})"
-            else:  # some modules keep their types
+            else:  # the cast has no effect: some modules keep their dtypes
                 pair.fresh.to(torch.get_default_dtype())
 
 
 def _casts(pair: Pair) -> list[torch.dtype]:
-    """Return the types of a module's own floating point tensors that the fresh one has in another."""
+    """Return the dtypes of a module's own floating point tensors that have another dtype in the new module."""
     fresh = tensors(pair.fresh)
     both = [(t, fresh[name]) for name, t in tensors(pair.wanted).items() if name in fresh and t.is_floating_point()]
     return list(dict.fromkeys(t.dtype for t, other in both if other.dtype != t.dtype))
 
 
 def _buffers(pairs: list[Pair]) -> Iterator[str]:
-    """Yield the buffers that exist, or have a size, only after the module ran."""
+    """Yield statements for buffers whose existence, shape or dtype differs, for example after a first run."""
     for path, wanted, fresh in pairs:
         for name, buffer in wanted._buffers.items():
             if name not in fresh._buffers or name in wanted._non_persistent_buffers_set:
@@ -112,23 +118,23 @@ def _buffers(pairs: list[Pair]) -> Iterator[str]:
 
 
 def _sharing(pairs: list[Pair]) -> Iterator[Setting]:
-    """Yield the tensors that several modules have."""
+    """Yield the tensors that several modules share in the model but not in the new model."""
     first: dict[int, tuple[str, Any]] = {}
     for path, wanted, fresh in pairs:
         for name, tensor in tensors(wanted).items():
             other = getattr(fresh, name, None)
-            known, same = first.setdefault(id(tensor), (f"{path}.{name}", other))
-            if same is not other:
-                yield Setting(wanted, f"{path}.{name} = {known}")
+            expression, shared = first.setdefault(id(tensor), (f"{path}.{name}", other))
+            if shared is not other:
+                yield Setting(wanted, f"{path}.{name} = {expression}")
 
 
 def _ties(pairs: list[Pair]) -> Iterator[Setting]:
-    """Yield the tensors that are views of other modules' parameters."""
+    """Yield the tied parameters."""
     paths = {id(p.wanted): p.path for p in pairs}
     ties = [(p, name, t) for p in pairs for name, t in p.wanted.__dict__.get("ties", {}).items()]
     ties = [(p, name, t) for p, name, t in ties if not any(name in vars(p.fresh).get(kept, ()) for kept in TIED)]
     positions: dict[tuple[nn.Module, str], Tensor] = {}
-    # a flat parameter over several fields is no field itself
+    # flat parameters that were created for tied parameters; no Lua field contains them
     flat = {(t.source.owner, t.source.leaf): t.parameter() for _, _, t in ties if not t.source.name}
     for (owner, leaf), parameter in flat.items():
         empty = f"torch.empty({parameter.numel()}, dtype={parameter.dtype})"
@@ -140,13 +146,21 @@ def _ties(pairs: list[Pair]) -> Iterator[Setting]:
             positions[parameter] = torch.arange(t.parameter().numel())
         view = _view(t, positions[parameter])
         if source is None or view is None:
-            raise ConversionError(f"the tie of its {name} to another module cannot be written", path=pair.path)
+            raise ConversionError(
+                f"its {name} is tied to a parameter of another module in a way that .py does not support",
+                path=pair.path,
+            )
         arguments = f'{pair.path}, "{name}", {source}, "{t.source.leaf}", {", ".join(map(str, view))}'
         yield Setting(pair.wanted, f"tie({arguments})")
 
 
 def _view(t: Tie, elements: Tensor) -> tuple[Any, ...] | None:
-    """Return shape, stride and offset of a tied tensor in its source, of 0, 1, 2, … ; None if it is not a view."""
+    """Return shape, stride and offset of a tied tensor in its source; None if it is not a strided view.
+
+    Args:
+        t: the tied parameter.
+        elements: 0, 1, 2, …, one for each element of the source.
+    """
     positions = t.arranged(elements.reshape(t.parameter().shape))
     offset = int(positions.flatten()[0])
     stride = tuple(int(positions.narrow(d, int(n > 1), 1).flatten()[0]) - offset for d, n in enumerate(positions.shape))
@@ -155,7 +169,7 @@ def _view(t: Tie, elements: Tensor) -> tuple[Any, ...] | None:
 
 
 def _frozen(pairs: list[Pair]) -> Iterator[Setting]:
-    """Yield the parameters that take no gradient."""
+    """Yield the modules and parameters whose ``requires_grad`` differs."""
     done = set[int]()
     for path, wanted, fresh in pairs:
         if id(wanted) in done:
@@ -172,10 +186,10 @@ def _frozen(pairs: list[Pair]) -> Iterator[Setting]:
 
 
 def _single_samples(pairs: list[Pair]) -> Iterator[str]:
-    """Yield what lets batch normalizations take single samples: one call for the model, if all of them do."""
+    """Yield calls of ``accept_single_samples``: one for the model if all batch normalizations accept single samples."""
     norms = [pair for pair in pairs if isinstance(pair.wanted, nn.modules.batchnorm._BatchNorm)]
-    lacking = [pair for pair in norms if SINGLE & vars(pair.wanted).keys() - vars(pair.fresh).keys()]
-    for path, *_ in pairs[:1] if lacking and len(lacking) == len(norms) else lacking:
+    different = [pair for pair in norms if SINGLE & vars(pair.wanted).keys() - vars(pair.fresh).keys()]
+    for path, *_ in pairs[:1] if different and len(different) == len(norms) else different:
         yield f"{accept_single_samples.__name__}({path})"
 
 
@@ -183,13 +197,18 @@ def _attributes(pairs: list[Pair]) -> Iterator[Setting]:
     """Yield statements for attributes that were changed after construction."""
     for path, wanted, fresh in pairs:
         if isinstance(wanted, GModule):
-            continue  # its graph became source
+            continue  # its settings are in the source code of its class
         mode = vars(wanted).get("remembering")
         if mode not in (None, "neither", vars(fresh).get("remembering")):
             yield Setting(wanted, f'{path}.remember("{mode}")')
         for name, value in vars(wanted).items():
             other = vars(fresh).get(name)
-            if not name.startswith("_") and name not in APART | SINGLE and _is_plain(value) and not _same(value, other):
+            if (
+                not name.startswith("_")
+                and name not in NOT_COMPARED | SINGLE
+                and _is_plain(value)
+                and not _same(value, other)
+            ):
                 found = literal(other) if _is_plain(other) else type(other).__name__
                 yield Setting(wanted, f"{path}.{name} = {literal(value)}", name, found)
 
@@ -215,6 +234,6 @@ def _is_plain(value: Any) -> bool:
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Return whether two plain values mean the same; 3 is the same size as (3, 3)."""
+    """Return whether two settings are equal; 3 and (3, 3) are the same size, and NaN equals NaN."""
     a, b = (v[0] if isinstance(v, tuple) and len(set(v)) == 1 else v for v in (a, b))
     return a == b or (a != a and b != b)
