@@ -1,4 +1,4 @@
-"""Verify a model: :func:`dpnn_bridge.verify`, whose arguments have the names of ``dpnn-verify``'s options."""
+"""Define :func:`dpnn_bridge.verify`, whose arguments have the names of ``dpnn-verify``'s options."""
 
 from __future__ import annotations
 
@@ -52,38 +52,38 @@ def verify(
     """Compare a model, layer by layer, with results of Torch7, with the Lua sources, or with its converted file.
 
     Args:
-        model: A ``.t7`` file with a model, or a fixture that holds its own ``module`` and ``input``.
-        converted: A file made from it, in any format.
-        reference: A ``.t7`` file, or its table, with ``input``, ``output`` and, where they are to be compared,
-            ``gradOutput``, ``gradInput``, ``gradParams`` and ``after``.
-        input: A tensor or a nested list, in place of a reference.
-        output: What Torch7 returned for ``input``.
-        lua_path: Folders with Torch7's Lua sources. What they compute on the input is the reference.
-        torch7: Program of a real Torch7, ``th`` or ``luajit``. What it computes on the input is the reference.
-        key: Path of the model inside its file, such as ``"protos.rnn"``.
-        mode: Default: as the reference says, else ``"eval"``.
-        device: Where to run.
-        dtype: Precision to run in, such as ``"float64"``; default: as in the file.
-        backward: Compare gradients if the reference holds them.
-        rtol: Accepted relative difference of outputs; default 1e-10 in double precision, else 1e-4.
-        gradient_rtol: Accepted relative difference of gradients; default 1e-10 in double precision, else 1e-3.
+        model: a ``.t7`` file with a model, or a fixture, which contains ``module`` and ``input``.
+        converted: a file that was converted from the model, in any format.
+        reference: a ``.t7`` file, or its table, with ``input``, ``output`` and optionally ``gradOutput``,
+            ``gradInput``, ``gradParams`` and ``after``, which are compared too.
+        input: a tensor or a nested list; use it instead of ``reference``.
+        output: output of Torch7 for ``input``.
+        lua_path: folders with Torch7's Lua sources, which compute the reference for ``input``.
+        torch7: program of a Torch7 installation, ``th`` or ``luajit``, which computes the reference for ``input``.
+        key: path of the model inside its file, such as ``"protos.rnn"``.
+        mode: training or evaluation mode; default: the mode of the reference, else ``"eval"``.
+        device: device on which the model runs.
+        dtype: precision of the run, such as ``"float64"``; default: the precision of the file.
+        backward: whether to compare gradients if the reference contains them.
+        rtol: accepted relative difference of outputs; default: 1e-10 in double precision, else 1e-4.
+        gradient_rtol: accepted relative difference of gradients; default: 1e-10 in double precision, else 1e-3.
         known_differences: JSON file of comparisons that may differ, each with its reason.
         plugins: Python files that register classes with ``@lua_class``.
-        lua: A :class:`~dpnn_bridge.lua.LuaBridge` or Lua files that define classes, see :func:`dpnn_bridge.load`.
-        sandbox: Run these Lua files in a process that can only compute.
-        allow_unsupported: Replace unknown classes by placeholders.
-        index_base: First index of the inputs and outputs of ``converted``, as it was converted.
-        unbounded: Run the model without limits of memory and time.
+        lua: a :class:`~dpnn_bridge.lua.LuaBridge` or Lua files that define classes, see :func:`dpnn_bridge.load`.
+        sandbox: whether to run these Lua files in a process that can only compute.
+        allow_unsupported: whether to convert unknown classes to placeholders.
+        index_base: value of ``index_base`` with which ``converted`` was converted.
+        unbounded: whether to run the model without limits of memory and time.
 
     Returns:
-        Every layer with its comparisons; ``.ok``, ``.verdict`` and ``.to_dict()`` summarize them. Without a reference,
+        All layers with their comparisons; ``.ok``, ``.verdict`` and ``.to_dict()`` summarize them. Without a reference,
         an input and a converted file nothing is compared, and ``.verdict`` is None.
 
     Raises:
-        OptionError: Two arguments exclude each other, or PyTorch cannot use the device.
-        VerificationError: The reference is invalid.
-        T7Error: A file cannot be read.
-        ConversionError: A file cannot be converted, or the model cannot run.
+        OptionError: two arguments exclude each other, or PyTorch cannot use the device.
+        VerificationError: the reference is invalid.
+        T7Error: a file cannot be read.
+        ConversionError: a file cannot be converted, or the model cannot run.
 
     Examples:
         >>> result = dpnn_bridge.verify("model.t7", reference="ref.t7")   # doctest: +SKIP
@@ -92,7 +92,8 @@ def verify(
     _check_references(output, input, reference, lua_path, torch7)
     if index_base == 0 and (converted is None or reference is not None or output is not None or lua_path or torch7):
         raise OptionError(
-            "index_base= (--index-base): 0 needs a converted file and no results of Torch7, which count from 1"
+            "index_base= (--index-base): 0 needs a converted file, and cannot be compared with Torch7, whose indices "
+            "start at 1"
         )
     tolerance, gradient_tolerance = _tolerance("rtol", rtol), _tolerance("gradient_rtol", gradient_rtol)
     known = [] if known_differences is None else _known(known_differences)
@@ -121,7 +122,7 @@ def verify(
 def _check_references(
     output: Any, input: Any, reference: Any, lua_path: Sequence[StrPath], torch7: StrPath | None
 ) -> None:
-    """Refuse arguments that name two references, or an output without its input."""
+    """Refuse arguments that define two references, or an output without its input."""
     if output is not None and input is None:
         raise OptionError("output= (--output) needs input= (--input)")
     if lua_path and torch7 is not None:
@@ -148,7 +149,7 @@ def _known(path: StrPath) -> list[KnownDifference]:
 
 
 def _bridge(lua_path: Sequence[StrPath], lua: Any, sandbox: bool | Literal["partial"]) -> Any:
-    """Return the bridge that computes the reference; without a sandbox, Lua files of the user define classes there."""
+    """Return the Lua bridge that computes the reference; without a sandbox, it also runs the user's Lua files."""
     from dpnn_bridge.lua import LuaBridge
 
     files = () if sandbox or lua is None or isinstance(lua, LuaBridge) else lua

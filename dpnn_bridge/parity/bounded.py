@@ -1,4 +1,4 @@
-"""Limit the memory and time of a run, and name the module that exceeds a limit."""
+"""Limit the memory and computation of a run, and find the module that exceeds a limit."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from dpnn_bridge.conversion.limits import ResourceLimitMode, ResourceLimits
 from dpnn_bridge.errors import ConversionLimitError
 from dpnn_bridge.parity.layers import tree
 
-#: context manager that limits one run of a model, forward or backward
+#: function of a model that returns a context manager, which limits one forward or backward pass
 RunLimits = Callable[[nn.Module], AbstractContextManager[object]]
 
 ADVICE = (
-    "a size in it is damaged, or was made to exhaust memory. If you trust the file, bounded=False (--unbounded) runs "
-    "it anyway"
+    "a size in the file is damaged, or was made to exhaust memory. If you trust the file, unbounded=True "
+    "(--unbounded) runs it anyway"
 )
 
 
 def run_limits(limits: ResourceLimits) -> RunLimits:
-    """Return a context manager that limits the resources of one run.
+    """Return a function that creates context managers, which limit the resources of one run each.
 
-    It raises a :class:`ConversionLimitError` with the path of the layer that exceeds a limit.
+    The context manager raises :class:`ConversionLimitError`, with the path of the layer that exceeds a limit.
     """
 
     @contextmanager
@@ -42,7 +42,7 @@ def run_limits(limits: ResourceLimits) -> RunLimits:
 
 
 def _innermost_module(model: nn.Module, traceback: TracebackType | None) -> tuple[str, str]:
-    """Return path and Lua class of the innermost module in a traceback; empty strings in a backward pass."""
+    """Return the path and Lua class of the innermost module in a traceback; empty strings for a backward pass."""
     nodes = {id(node.module): node for node in tree(model)}
     found = ("", "")
     while traceback is not None:

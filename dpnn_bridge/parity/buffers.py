@@ -1,4 +1,4 @@
-"""Find which buffers of a Lua model still contain their results after a run. Torch7 reuses memory in later layers."""
+"""Find the layers of a Lua model whose stored results later layers overwrote, because Torch7 reuses memory."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ LayerT = TypeVar("LayerT", bound=Hashable)
 
 
 def is_filled(value: Any) -> bool:
-    """Return whether a result field of a Lua module has content: a tensor with elements, a number, a table of them.
+    """Return whether a result field of a Lua module has content: a tensor with elements, a number, or a table of those.
 
-    A criterion contains the number 0 before its first run, or if it does not store its loss.
+    The number 0 is not content: a criterion contains it before its first run, or if it does not store its loss.
     """
     return all(map(_is_filled_leaf, _parts(value)))
 
@@ -31,7 +31,7 @@ def _is_filled_leaf(value: Any) -> bool:
 
 
 def _parts(value: Any) -> Iterator[Any]:
-    """Yield a value and all in its nested tables; a shared table is visited once."""
+    """Yield a value and all values in its nested tables; a shared table is visited once."""
     seen: set[int] = set()
     stack = [value]
     while stack:
@@ -43,44 +43,47 @@ def _parts(value: Any) -> Iterator[Any]:
 
 
 def is_restored(obj: LuaObject) -> bool:
-    """Return whether backward undoes what forward wrote: some classes that compute in place restore their input."""
+    """Return whether a module computes in place in its forward pass and restores its input in its backward pass."""
     return obj.class_name in ("nn.AddConstant", "nn.MulConstant") and bool(obj.get("inplace"))
 
 
 def storages(value: Any) -> set[int]:
-    """Identify the storages of a Lua value's tensors."""
+    """Return the ids of the storages of a Lua value's tensors."""
     return {id(t.storage) for t in lua_tensors(value) if t.storage is not None}
 
 
 def overwritten(results: Iterable[tuple[LayerT, Any, Any]]) -> dict[LayerT, LayerT]:
-    """Return overwritten results: ``layer -> the layer that wrote there last``.
+    """Find the layers whose results later layers overwrote in Torch7's memory.
 
-    Every layer's result, as computed here, goes to the place in memory that its buffer has in the file. What does not
-    come back from there at the end was overwritten, by a layer that works in place or in borrowed memory. A layer that
-    only looks at another's memory (``nn.View``) writes the existing values.
+    The results of PyTorch are written one after another to copies of Torch7's storages, at the positions of the layers'
+    buffers. A result that differs at the end was overwritten by a layer that computes in place or reuses memory. A
+    layer that returns a view (``nn.View``) writes the values that are there already.
 
     Args:
-        results: layers in the order in which they ran, each with its result here and its buffer in Lua.
+        results: for each layer, in the order of the run: the layer, its result in PyTorch, its buffer in Lua.
+
+    Returns:
+        Each such layer -> the last layer that wrote to the storage.
     """
     memory: dict[int, np.ndarray] = {}
     writers: dict[int, list[LayerT]] = {}
-    placed: list[tuple[LayerT, int, np.ndarray, np.ndarray]] = []
-    for layer, ours, buffer in results:
-        for value, tensor in zip(_values(ours), lua_tensors(buffer), strict=False):
+    written: list[tuple[LayerT, int, np.ndarray, np.ndarray]] = []
+    for layer, result, buffer in results:
+        for value, tensor in zip(_values(result), lua_tensors(buffer), strict=False):
             if tensor.storage is None or value.size != tensor.size or not value.size:
                 continue
             key = id(tensor.storage)
-            block = memory.setdefault(key, np.full(tensor.storage.size, np.nan))
-            strides = tuple(s * block.itemsize for s in tensor.stride)
-            place = np.lib.stride_tricks.as_strided(block[tensor.offset :], tensor.shape, strides)
+            storage = memory.setdefault(key, np.full(tensor.storage.size, np.nan))
+            strides = tuple(s * storage.itemsize for s in tensor.stride)
+            view = np.lib.stride_tricks.as_strided(storage[tensor.offset :], tensor.shape, strides)
             value = value.reshape(tensor.shape)
-            place[...] = value
+            view[...] = value
             writers.setdefault(key, []).append(layer)
-            placed.append((layer, key, place, value))
+            written.append((layer, key, view, value))
     return {
         layer: next((w for w in reversed(writers[key]) if w != layer), layer)
-        for layer, key, place, value in placed
-        if not np.array_equal(place, value, equal_nan=True)
+        for layer, key, view, value in written
+        if not np.array_equal(view, value, equal_nan=True)
     }
 
 

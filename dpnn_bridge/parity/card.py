@@ -1,4 +1,4 @@
-"""Write a model card of a converted file: architecture, provenance, what was verified, and how to load it."""
+"""Write a model card of a converted file: architecture, provenance, verification, and code that loads the file."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.outputs.py.calls import literal
 from dpnn_bridge.parity.verification import Verification, summary
 
-_OURS = "import dpnn_bridge\n\nmodel = dpnn_bridge.load({name})"
-#: suffix -> how a file is loaded with and without dpnn_bridge
+_WITH_PACKAGE = "import dpnn_bridge\n\nmodel = dpnn_bridge.load({name})"
+#: suffix -> code that loads a file with dpnn_bridge and without; empty if that is impossible
 _LOADING = {
-    ".pt": (_OURS, 'import torch\n\nweights = torch.load({name}, weights_only=True)["state_dict"]'),
-    ".safetensors": (_OURS, "import safetensors.torch\n\nweights = safetensors.torch.load_file({name})"),
+    ".pt": (_WITH_PACKAGE, 'import torch\n\nweights = torch.load({name}, weights_only=True)["state_dict"]'),
+    ".safetensors": (_WITH_PACKAGE, "import safetensors.torch\n\nweights = safetensors.torch.load_file({name})"),
     ".npz": ("", "import numpy\n\nweights = numpy.load({name})"),
     ".onnx": ("", "import onnxruntime\n\nsession = onnxruntime.InferenceSession({name})"),
     ".pt2": ("", "import torch\n\nmodel = torch.export.load({name}).module()"),
     ".py": ("", "{module}  # needs only torch"),
-    ".t7": (_OURS, "model = torch.load({name})  -- in Torch7"),
-    INDEX: (_OURS,),
+    ".t7": (_WITH_PACKAGE, "model = torch.load({name})  -- in Torch7"),
+    INDEX: (_WITH_PACKAGE,),
 }
 _LOADING[".pth"] = _LOADING[".pt"]
 
@@ -36,12 +36,12 @@ _LOADING[".pth"] = _LOADING[".pt"]
 @checks_arguments
 @wrap_errors(ConversionError, "writing the model card")
 def card(report: Report, result: Verification, path: StrPath) -> str:
-    """Return a model card in Markdown with the metadata that the Hugging Face Hub reads.
+    """Return a model card in Markdown with metadata for the Hugging Face Hub.
 
     Args:
-        report: What :func:`dpnn_bridge.convert` returned.
-        result: What :func:`dpnn_bridge.verify` found for the input and the output file.
-        path: The output file.
+        report: result of :func:`dpnn_bridge.convert`.
+        result: result of :func:`dpnn_bridge.verify` for the input and the output file.
+        path: the output file.
     """
     target = Path(path)
     rows = "\n".join(
@@ -111,10 +111,10 @@ def _loading(target: Path) -> str:
 
 
 def _text(text: str) -> str:
-    """Return text of a file in Markdown: one line that begins no cell, code, tag, link or picture."""
+    """Escape text from a file for Markdown: one line, without table cells, code, tags, links or images."""
     return re.sub(r"([\\|`<*\[\]])", r"\\\1", shortened(printable(text), 300))
 
 
 def _code(text: str) -> str:
-    """Return text of a file for a code span in a table, in which nothing can be escaped."""
+    """Replace special characters in text from a file for a code span in a table, where escaping is impossible."""
     return shortened(printable(text), 300).translate(str.maketrans("|`", "¦'"))

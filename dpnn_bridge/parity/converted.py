@@ -1,4 +1,4 @@
-"""Compare a model with a file that was converted from it, in any format: its tensors, and the output of every layer."""
+"""Compare a model with a file that was converted from it, in any format: tensors, and the output of every layer."""
 
 from __future__ import annotations
 
@@ -53,32 +53,36 @@ def compare_converted(
     Args:
         result: the verification; its layers are in the order of the model tree.
         module: the model, in the mode and dtype of the run.
-        path: the file.
-        table: contains the ``input``, if any.
-        options: how the model was converted.
-        dtype: dtype that the model was cast to; the file is cast too. None casts neither.
-        key: path of the model in its Torch7 file; selects one of several models of ``path``.
-        running: resource limits of a run.
-        modes: whether each module of the model was saved in training mode.
+        path: the converted file.
+        table: the reference; contains ``input``, if there is one.
+        options: options of the model's conversion.
+        dtype: dtype to which the model was cast, and to which the file is cast; None for no cast.
+        key: path of the model in its Torch7 file; selects the model if ``path`` contains several.
+        running: limits the resources of a run.
+        modes: name of each module of the model -> whether it was saved in training mode.
+
+    Raises:
+        ConversionError: the file contains no model, cannot be loaded, or the model cannot run on the input.
     """
     path = Path(path)
     format = format_of(path)
     if not format.models:
         raise ConversionError(
-            f"{path}: {format.suffix} stores data, and the other file contains a model; name both files of a model"
+            f"{path}: {format.suffix} stores data, but the other file contains a model; pass two files that contain "
+            "models"
         )
     if format.traced:
         if module.training:
             result.mode = result.mode if result.reference else "eval"
-            result.notes.append(f"{path.name} contains the model in evaluation mode, and was compared in this mode.")
+            result.notes.append(f"{path.name} contains the model in evaluation mode; it was compared in this mode.")
         module = traceable(module)
     if not format.keeps_state:
         module = at_sequence_start(module)
-    written = _opened(path, format, module, options, dtype, key, running)
+    written = _open(path, format, module, options, dtype, key, running)
     if written.note:
         result.notes.append(f"{path.name} {written.note}.")
     result.notes += _other_modes(written, modes, path)
-    _as_in_file(result, module, written, path)
+    _cast_as_file(result, module, written, path)
     layers = NamedLayers(result, module)
     absent = _compare_tensors(layers, module, written)
     _compare_constants(layers, module, written)
@@ -88,7 +92,7 @@ def compare_converted(
         _note_index_base(result, module, path, options)
     if absent:
         names = ", ".join(absent[:6]) + (f" and {len(absent) - 6} more" if absent[6:] else "")
-        result.notes.append(f"{path.name} has no tensors like {names}: their layers are compared by outputs only.")
+        result.notes.append(f"{path.name} lacks the tensors {names}: only the outputs of their layers are compared.")
 
 
 def _other_modes(written: Written, modes: Mapping[str, bool], path: Path) -> list[str]:
@@ -100,12 +104,12 @@ def _other_modes(written: Written, modes: Mapping[str, bool], path: Path) -> lis
     name = f"module {other[0]}" if other[0] else "the model"
     more = f" and {len(other) - 1} more" if other[1:] else ""
     return [
-        f"{path.name} has {name}{more} in {mode} mode, and MODEL in the other one. They were compared in the same mode."
+        f"{path.name} has {name}{more} in {mode} mode, and MODEL in the other mode. They were compared in the same mode."
     ]
 
 
 def _note_index_base(result: Verification, module: nn.Module, path: Path, options: Options) -> None:
-    """Say that a file with other results may have been converted with another first index."""
+    """Add a note that a file with other results may have been converted with another ``index_base``."""
     found = [*result.whole, *(d for layer in result.layers for d in layer.converted)]
     if any(not d.ok and d.name.startswith(("output", "converted")) for d in found) and any(
         hasattr(m, "index_base") for m in module.modules()
@@ -117,7 +121,7 @@ def _note_index_base(result: Verification, module: nn.Module, path: Path, option
         )
 
 
-def _opened(
+def _open(
     path: Path,
     format: Format,
     module: nn.Module,
@@ -126,11 +130,12 @@ def _opened(
     key: str,
     running: RunLimits,
 ) -> Written:
+    """Open a file to compare it; for the arguments see :func:`compare_converted`."""
     if format.rebuilt:
         other = relocate(_loaded(path, options, key).to(next(_devices(module), torch.device("cpu")), dtype))
         modes = {name: m.training for name, m in other.named_modules()}
         other.train(module.training)
-        if not format.loads:  # Torch7 stores no frozen parameters
+        if not format.loads:  # .t7 does not store whether a parameter is frozen
             frozen = {name for name, p in module.named_parameters() if not p.requires_grad}
             for name, p in other.named_parameters():
                 p.requires_grad_(name not in frozen and p.requires_grad)
@@ -145,16 +150,16 @@ def _opened(
 
         return Written(other.state_dict(), run=run, modules=modules, modes=modes)
     check_file(path, MAX_BYTES if format.suffix == ".py" else None)
-    opened = wrap_errors(T7Error, f"reading {path}")(format.open)
+    open_file = wrap_errors(T7Error, f"reading {path}")(format.open)
     if key and format.data:
-        of_several = opened(path, Models({key: module}))
-        if found := tensors_at(key, of_several.tensors):
-            return replace(of_several, tensors=found)
-    return opened(path, module)
+        written = open_file(path, Models({key: module}))
+        if found := tensors_at(key, written.tensors):
+            return replace(written, tensors=found)
+    return open_file(path, module)
 
 
 def _loaded(path: Path, options: Options, key: str) -> nn.Module:
-    """Return the module of a file; ``key`` chooses it where the file contains several."""
+    """Load the module of a file; ``key`` selects the module if the file contains several."""
     try:
         return load_with_report(path, key or None, options)[0]
     except ModelNotFoundError:
@@ -165,37 +170,38 @@ def _devices(module: nn.Module) -> Any:
     return (t.device for t in [*module.parameters(), *module.buffers()])
 
 
-def _as_in_file(result: Verification, module: nn.Module, written: Written, path: Path) -> None:
-    """Cast the model to the dtype of the file, if the file has a single one that differs."""
+def _cast_as_file(result: Verification, module: nn.Module, written: Written, path: Path) -> None:
+    """Cast the model to the dtype of the file, if the file has only one floating point dtype."""
     state = module.state_dict()
-    theirs = {t.dtype for name, t in written.tensors.items() if name in state and t.is_floating_point()}
-    ours = {t.dtype for t in state.values() if t.is_floating_point()}
-    if len(theirs) == 1 and theirs != ours:
-        (dtype,) = theirs
+    in_file = {t.dtype for name, t in written.tensors.items() if name in state and t.is_floating_point()}
+    in_model = {t.dtype for t in state.values() if t.is_floating_point()}
+    if len(in_file) == 1 and in_file != in_model:
+        (dtype,) = in_file
         module.to(dtype)
-        result.notes.append(f"{path.name} holds {str(dtype).removeprefix('torch.')}; the model was cast to it.")
+        name = str(dtype).removeprefix("torch.")
+        result.notes.append(f"{path.name} contains {name} tensors; the model was cast to {name}.")
 
 
 def _compare_tensors(layers: NamedLayers, module: nn.Module, written: Written) -> list[str]:
-    """Compare the bits of every parameter and buffer; return the names that a traced graph does not contain."""
+    """Compare the bits of every parameter and buffer; return the names of tensors that a traced graph lacks."""
     state = module.state_dict()
     renamed = RenamedTensors(written)
     absent: dict[str, None] = {}
-    for name, ours in state.items():
+    for name, expected in state.items():
         owner, _, leaf = name.rpartition(".")
         if leaf == "num_batches_tracked" and getattr(module.get_submodule(owner), "momentum", None) is not None:
             continue  # Torch7 does not count batches, and no result depends on their number
         layer = layers.of(owner)
-        theirs = written.tensors.get(name)
-        if theirs is None and not written.complete:
-            theirs = renamed.find(ours)
-        if theirs is None:
+        found = written.tensors.get(name)
+        if found is None and not written.complete:
+            found = renamed.find(expected)
+        if found is None:
             if written.complete:
                 layer.converted.append(failed(leaf, "the converted file has no such tensor"))
-            elif ours.is_floating_point() and ours.any():  # zeros may be left out
+            elif expected.is_floating_point() and expected.any():  # exporters may omit zeros
                 absent[name] = None
             continue
-        layer.converted.append(_identical(leaf, ours, theirs))
+        layer.converted.append(_compare_bits(leaf, expected, found))
     if not written.complete:
         for name in compare_folded(layers, module, written):
             absent.pop(name, None)
@@ -206,27 +212,27 @@ def _compare_tensors(layers: NamedLayers, module: nn.Module, written: Written) -
 
 
 def _compare_constants(layers: NamedLayers, module: nn.Module, written: Written) -> None:
-    """Compare the constants of modules, such as a momentum, and which tensors they share and train.
+    """Compare attributes of modules, such as a momentum, shared tensors, and ``requires_grad``.
 
-    No output of one run shows all of them.
+    The outputs of one run do not depend on all of them.
     """
     names = [(name, m) for name, m in module.named_modules() if name in written.modules]
     pairs = [Pair(f"model.get_submodule({name!r})" if name else "model", m, written.modules[name]) for name, m in names]
     for difference in constants(pairs):
         layer = layers.of_module(difference.wanted)
         if name := difference.attribute:
-            message = f"{difference.found} in place of {literal(getattr(difference.wanted, name))}"
+            message = f"{difference.found} instead of {literal(getattr(difference.wanted, name))}"
         else:
             name, message = "settings", f"the converted file lacks {difference.statement}"
         layer.converted.append(failed(name, message))
 
 
-def _identical(name: str, ours: Tensor, theirs: Tensor) -> Difference:
+def _compare_bits(name: str, expected: Tensor, found: Tensor) -> Difference:
     """Compare the bits of a parameter or buffer."""
-    a, b = ours.detach().cpu(), theirs.detach().cpu()
-    if a.dtype != b.dtype:
-        return failed(name, f"{b.dtype} in place of {a.dtype}")
-    if same_bits(a, b):
+    expected, found = expected.detach().cpu(), found.detach().cpu()
+    if expected.dtype != found.dtype:
+        return failed(name, f"{found.dtype} instead of {expected.dtype}")
+    if same_bits(expected, found):
         return Difference(name, 0.0, 0.0)
-    found = compare_tensor(name, b, a, BITS)
-    return found if not found.ok else failed(name, "signs of zeros or nans differ")
+    difference = compare_tensor(name, found, expected, BITS)
+    return difference if not difference.ok else failed(name, "signs of zeros or NaNs differ")

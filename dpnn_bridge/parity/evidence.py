@@ -1,4 +1,4 @@
-"""Report how the classes of a model were tested, for models without a reference. The data are part of the package."""
+"""Report how the classes of a model were tested, for models without a reference."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import Any
 
 from dpnn_bridge.conversion import registry
 
-#: written by docs/generate_support.py from the manifest of the fixtures
+#: data that docs/generate_support.py writes, from the manifest of the fixtures
 FIXTURES = Path(__file__).with_name("fixtures_by_class.json")
-#: written by docs/generate_random_instances.py from a run of tests/differential
+#: data that docs/generate_random_instances.py writes, from a run of tests/differential
 RANDOM_INSTANCES = Path(__file__).with_name("random_instances_by_class.json")
 
-#: modules that no mapping made -> the evidence for them
+#: class of modules without a mapping -> evidence
 UNMAPPED = {"LuaModule": "not tested: its Lua code runs", "Placeholder": "not tested: a placeholder, which cannot run"}
 
 
 @cache
 def fixtures_by_class() -> dict[str, int]:
-    """Return Lua class -> number of fixtures with values that Torch7 computed for it."""
+    """Return Lua class -> number of fixtures with results of Torch7."""
     return json.loads(FIXTURES.read_text(encoding="utf-8"))
 
 
 @cache
 def random_instances_by_class() -> dict[str, int]:
-    """Return Lua class -> number of randomly drawn instances that computed what Torch7 computed."""
+    """Return Lua class -> number of random instances whose results equal Torch7's."""
     return json.loads(RANDOM_INSTANCES.read_text(encoding="utf-8"))
 
 
@@ -34,13 +34,12 @@ def evidence_of(class_name: str, torch_type: str) -> dict[str, Any]:
     """Return how a class was tested.
 
     Args:
-        class_name: its name in Lua; that of PyTorch's class where the module never was Lua's.
-        torch_type: the class of its module.
+        class_name: name of the Lua class, or of PyTorch's class for a module that was created in PyTorch.
+        torch_type: name of the module's class in PyTorch.
 
     Returns:
         ``checked_by``: ``"torch7"``, ``"formula"``, ``"structure"`` or ``"not a Torch7 class"``; ``fixtures`` and
-        ``random_instances``: how many were computed by Torch7, for this name or another name of the same class;
-        ``evidence``: all in words.
+        ``random_instances``: numbers for this name or another name of the same class; ``evidence``: description of all.
     """
     mappings = registry.mappings_of(class_name)
     if torch_type in UNMAPPED or not mappings:

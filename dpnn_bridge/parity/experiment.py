@@ -1,4 +1,8 @@
-"""Run one model against one reference: unchanged, on Torch7's own values, in double precision, and perturbed."""
+"""Run a model and compare its results with a reference.
+
+An experiment can run several times: unchanged, with Torch7's results as inputs of layers, in double precision, and
+perturbed.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +28,7 @@ from dpnn_bridge.parity.faults import Faults
 from dpnn_bridge.parity.fixture import check_module, floating_buffers
 from dpnn_bridge.parity.layers import Calls, Given, Node, object_of, recorded, tree
 
-#: a comparison: number of the layer in the tree, or -1 for the whole model, and its name
+#: identifies a comparison: number of the layer in the tree, or -1 for the complete model, and name of the comparison
 Key = tuple[int, str]
 
 
@@ -33,12 +37,14 @@ class Outcome:
     """The results of one run.
 
     Attributes:
-        module, nodes, calls: the model that ran, its tree, and the results of each of its modules.
-        whole: comparisons of the whole model.
+        module: the model that ran.
+        nodes: the tree of its modules.
+        calls: ``id(module)`` -> results of the module.
+        whole: comparisons of the complete model.
         layers: comparisons of each layer of the tree.
-        not_comparable: layer -> why its stored result is not that of the run, such as a buffer that Torch7 reused.
-        inexact: layers that agree within the tolerance, although their stored results may have been changed.
-        overwritten: layer -> the layer that overwrote its output in Torch7's memory.
+        not_comparable: number of a layer -> reason why its stored result cannot be compared, such as a reused buffer.
+        inexact: numbers of layers that agree within the tolerance, although their stored results may have been changed.
+        overwritten: number of a layer -> number of the layer that overwrote its output in Torch7's memory.
     """
 
     module: nn.Module
@@ -51,15 +57,15 @@ class Outcome:
     overwritten: dict[int, int] = field(default_factory=dict)
 
     def entry(self, i: int) -> Calls | None:
-        """Return the calls of a layer; None for one that did not run as a module."""
+        """Return the calls of a layer; None if the layer did not run as a module."""
         return self.calls.get(id(self.nodes[i].module))
 
     def order(self) -> dict[int, int]:
-        """Return ``id(module)`` -> position of its last call among all calls, by their ends."""
+        """Return ``id(module)`` -> position of its last call in the order in which calls of all modules ended."""
         return {i: entry.last for i, entry in self.calls.items()}
 
     def by_key(self) -> dict[Key, Difference]:
-        """Return all comparisons."""
+        """Return all comparisons by their keys."""
         found = {(-1, d.name): d for d in self.whole}
         return found | {(i, d.name): d for i, layer in enumerate(self.layers) for d in layer}
 
@@ -73,7 +79,7 @@ class Outcome:
         }
 
     def values(self) -> Iterator[tuple[int, str, Any]]:
-        """Yield all results as ``(number of the layer, name, value)``."""
+        """Yield all results as ``(number of the layer, name, value)``; the number is -1 for the complete model."""
         for i, _ in enumerate(self.nodes):
             entry = self.entry(i)
             for name, values in (("output", entry.outputs), ("gradInput", entry.grad_inputs)) if entry else ():
@@ -89,17 +95,18 @@ class Experiment:
     """A model and its reference, which can run several times.
 
     Args:
-        fresh: creates the model in the mode of the run. Each run needs a new one: recurrent modules keep states.
+        fresh: function that creates the model, in the mode of the run. Each run uses a new model, because recurrent
+            modules keep states.
         table: the reference.
-        after: Lua object whose modules contain the results of the run, or None.
+        after: Lua object whose modules contain the results of Torch7's run, or None.
         device, dtype: device and precision of the run.
-        single: whether the results, or Torch7's, are in single precision.
+        single: whether the results or the reference are in single precision.
         tolerance, gradient_tolerance: accepted differences.
         measured: whether outputs in single precision need the rounding test even within the tolerance.
-        gradients: run backward if the reference contains gradients.
+        gradients: whether to run backward if the reference contains gradients.
         options: options of the conversion.
-        remake: computes the reference again in another precision, or None.
-        mark: accepts known differences.
+        remake: function that computes the reference again in another precision, or None.
+        mark: function that accepts known differences.
         running: limits the resources of a run.
     """
 
@@ -130,7 +137,7 @@ class Experiment:
 
     @property
     def runs_single(self) -> bool:
-        """Whether our own runs are in the precision of the reference."""
+        """Whether the runs in PyTorch have the precision of the reference."""
         return not self.single or self.dtype != torch.float64
 
     @property
@@ -140,12 +147,12 @@ class Experiment:
 
     @cached_property
     def doubled(self) -> Experiment | None:
-        """The same model against the reference remade in double precision, where single precision is in question."""
+        """The experiment in double precision, with a recomputed reference; None if that is impossible or pointless."""
         if self.remake is None or not self.single:
             return None
         try:
             table = self.remake(torch.float64)
-        except DpnnBridgeError:  # a class that Torch7 cannot cast
+        except DpnnBridgeError:  # Torch7 cannot cast some classes
             return None
         after = table.get("after")
         return Experiment(
@@ -172,23 +179,23 @@ class Experiment:
         seed: int = 0,
         while_running: Callable[[nn.Module], AbstractContextManager[Any]] | None = None,
     ) -> Outcome:
-        """Run the model and compare.
+        """Run the model and compare its results with the reference.
 
         Args:
-            module: the model, if there is a fresh one already.
-            dtype: in place of the experiment's.
-            given: number of a layer in the tree -> results that the other layers get in place of its own.
-            seed: of PyTorch's random numbers.
-            while_running: a context for the run.
+            module: a new model; default: ``fresh()``.
+            dtype: precision of this run; default: the experiment's.
+            given: number of a layer -> results that replace the layer's results for the other layers.
+            seed: seed of PyTorch's random numbers.
+            while_running: function of the model that returns a context manager for the run.
         """
         module = self.fresh() if module is None else module
         dtype = dtype or self.dtype
         module.to(device=self.device, dtype=dtype)
         nodes = list(tree(module))
-        theirs = {id(nodes[i].module): values for i, values in (given or {}).items()}
+        given_results = {id(nodes[i].module): values for i, values in (given or {}).items()}
         torch.manual_seed(seed)
         with (
-            recorded(module, gradients=self.backward, given=theirs) as calls,
+            recorded(module, gradients=self.backward, given=given_results) as calls,
             while_running(module) if while_running else nullcontext(),
         ):
             checked = check_module(
@@ -210,11 +217,16 @@ class Experiment:
 
     # ------------------------------------------------------------------ layers
     def _compare_layers(self, outcome: Outcome, on_given: bool) -> None:
-        """Compare the results of every layer with those in its Lua object."""
+        """Compare the results of every layer with the results in its Lua object.
+
+        Args:
+            outcome: the run, to which the comparisons are added.
+            on_given: whether the run used given results; then a fault of Torch7 affects only its own module.
+        """
         assert self.after is not None
         objects = object_of(outcome.nodes, self.after)
-        whole = {n: [d.ok for d in outcome.whole if d.name.startswith(n)] for n in ("output", "gradInput")}
-        agrees = {name: bool(found) and all(found) for name, found in whole.items()}
+        of_model = {n: [d.ok for d in outcome.whole if d.name.startswith(n)] for n in ("output", "gradInput")}
+        agrees = {name: bool(found) and all(found) for name, found in of_model.items()}
         faults, order = Faults(outcome.module), None if on_given else outcome.order()
         for name in ("output", "gradInput") if self.backward else ("output",):
             lost = self._overwritten(outcome, objects, name)
@@ -225,9 +237,9 @@ class Experiment:
                 obj, entry = objects.get(id(node.module)), outcome.entry(i)
                 values = [] if entry is None else entry.outputs if name == "output" else entry.grad_inputs
                 if not values or obj is None or not is_filled(obj.get(name)) or is_restored(obj):
-                    nothing = "Torch7 kept no result here" if values else "does not run as a module of its own"
                     if name == "output":
-                        outcome.not_comparable[i] = nothing
+                        reason = "Torch7 stored no result" if values else "does not run as a separate module"
+                        outcome.not_comparable[i] = reason
                     continue
                 found = _compare_result(name, values[-1], to_value(obj[name]), tolerance)
                 self.mark(found)
@@ -238,9 +250,9 @@ class Experiment:
                     if i in lost:
                         reason = f"Torch7 reused the buffer in {outcome.nodes[lost[i]].path or 'the model'}"
                     elif len(values) > 1:
-                        reason = f"ran {len(values)} times, Torch7 keeps one result"
+                        reason = f"ran {len(values)} times, Torch7 stores one result"
                     elif agrees[name] and (name == "gradInput" or any(d.mismatched for d in found)):
-                        reason = "is computed in another way here; that of the model agrees"
+                        reason = f"is computed in another way in PyTorch; the model's {name} agrees"
                     if reason:
                         outcome.not_comparable.setdefault(i, f"{name}: {reason}")
                         continue
@@ -250,7 +262,7 @@ class Experiment:
 
     @staticmethod
     def _overwritten(outcome: Outcome, objects: dict[int, LuaObject], name: str) -> dict[int, int]:
-        """Map each layer to the layer that overwrote its result in Torch7's memory."""
+        """Return number of each layer whose result was overwritten in Torch7's memory -> number of the other layer."""
         ran = [(e.last, i, e) for i in range(len(outcome.nodes)) if (e := outcome.entry(i)) is not None and e.outputs]
         ran.sort(key=lambda run: run[0], reverse=name == "gradInput")
         results, restored = [], {}
@@ -268,10 +280,10 @@ class Experiment:
         return lost
 
     def given(self, outcome: Outcome) -> dict[int, Given]:
-        """Return Torch7's results of each layer that ran once and was not overwritten."""
+        """Return number of a layer -> Torch7's results, for each layer that ran once and was not overwritten."""
         assert self.after is not None
         objects = object_of(outcome.nodes, self.after)
-        kept: dict[int, Given] = {}
+        found: dict[int, Given] = {}
         for name in ("output", "gradInput"):
             lost = self._overwritten(outcome, objects, name)
             for i, node in list(enumerate(outcome.nodes))[1:]:
@@ -282,8 +294,8 @@ class Experiment:
                 if len(values) != 1:
                     continue
                 attribute = "output" if name == "output" else "grad_input"
-                setattr(kept.setdefault(i, Given()), attribute, to_value(obj[name], device=self.device))
-        return kept
+                setattr(found.setdefault(i, Given()), attribute, to_value(obj[name], device=self.device))
+        return found
 
 
 def _compare_result(name: str, actual: Any, expected: Any, tolerance: Tolerance) -> list[Difference]:

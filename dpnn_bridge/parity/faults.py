@@ -16,8 +16,8 @@ from dpnn_bridge.parity.layers import tree
 
 ONE_BUFFER = Fault(
     ("output", "gradInput", "gradParams"),
-    "one object is in several places of the model, and Torch7 gives all of them its one buffer, so that later "
-    "results overwrite earlier ones; the converted model has a buffer for each place",
+    "the model contains one object several times, and Torch7 uses its one buffer for all uses, so later results "
+    "overwrite earlier results; PyTorch has a result for each use",
 )
 
 
@@ -37,29 +37,33 @@ class _FaultyModule:
 
 
 class Faults:
-    """The faults of Torch7 in one model, in its current mode."""
+    """The faults of Torch7 in a model, in its current mode.
+
+    Args:
+        model: the model.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         nodes = list(tree(model))
         children = (registry.mapping_of(node.module).children(node.module) for node in nodes)
-        places = Counter(id(child) for inner in children for child in inner)
+        uses = Counter(id(child) for inner in children for child in inner)
         self.faulty_modules = [
             _FaultyModule(fault, node.module, {id(m) for m in node.module.modules()})
             for node in nodes
             for fault in (
                 *registry.mapping_of(node.module).faults,
-                *([ONE_BUFFER] if places[id(node.module)] > 1 else []),
+                *([ONE_BUFFER] if uses[id(node.module)] > 1 else []),
             )
             if fault.applies_to(node.module)
         ]
 
     def mark(self, differences: Iterable[Difference], order: Mapping[int, int]) -> None:
-        """Accept the comparisons of the whole model that a fault affects.
+        """Accept the comparisons of the complete model that a fault affects.
 
         Args:
-            differences: with the names that :func:`~dpnn_bridge.parity.fixture.check_module` gives.
-            order: ``id(module)`` -> position of its last call among all calls, by their ends.
+            differences: comparisons of :func:`~dpnn_bridge.parity.fixture.check_module`.
+            order: ``id(module)`` -> position of its last call in the order in which calls of all modules ended.
         """
         failed = [d for d in differences if not d.ok] if self.faulty_modules else []
         for difference in failed:
@@ -70,22 +74,24 @@ class Faults:
         """Accept one comparison if a fault affects it.
 
         Args:
-            difference: the difference of a result of ``owner``.
-            owner: the module, or the model itself.
-            name: ``output``, ``gradInput``, the field of a gradient such as ``gradWeight``, or ``backward``.
-            order: None if the module ran on Torch7's own values. Then only faults inside the module count.
+            difference: a comparison of a result of ``owner``.
+            owner: a module, or the model.
+            name: ``output``, ``gradInput``, the Lua field of a gradient such as ``gradWeight``, or ``backward``.
+            order: as in :meth:`mark`; None if the module ran on Torch7's results. Then only faults inside the module
+                affect the comparison.
         """
         for faulty in self.faulty_modules:
             gradient = name.startswith("grad")
             kinds = (name, "gradParams") if gradient and name != "gradInput" else (name,)
-            if any(map(faulty.fault.affects, kinds)) and self._reaches(faulty, owner, gradient, order):
-                place = "" if faulty.module is self.model else f" ({type(faulty.module).__name__})"
-                accept_known(difference, f"{faulty.fault.reason}{place}")
+            if any(map(faulty.fault.affects, kinds)) and self._affects(faulty, owner, gradient, order):
+                layer = "" if faulty.module is self.model else f" ({type(faulty.module).__name__})"
+                accept_known(difference, f"{faulty.fault.reason}{layer}")
                 return
 
-    def _reaches(
+    def _affects(
         self, faulty: _FaultyModule, owner: nn.Module, gradient: bool, order: Mapping[int, int] | None
     ) -> bool:
+        """Return whether a fault affects a result or gradient of ``owner``; for the arguments see :meth:`accept`."""
         if id(owner) in faulty.inside or any(m is faulty.module for m in owner.modules()):
             return True
         if order is None:
@@ -94,7 +100,7 @@ class Faults:
         return faulty.fault.spreads and (position <= position_of_fault if gradient else position >= position_of_fault)
 
     def _owner(self, name: str) -> tuple[nn.Module, str]:
-        """Return the module and the result that a comparison of the whole model belongs to."""
+        """Return the module and the name of the result for a comparison of the complete model."""
         kind, _, rest = name.partition("[")
         if kind in ("params", "gradParams") and rest:
             sites = list(registry.parameters(self.model))

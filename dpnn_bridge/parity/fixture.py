@@ -1,8 +1,8 @@
-"""Compare a converted module with values that Torch7 stored.
+"""Compare a converted module with stored results of Torch7.
 
-A fixture is a table written by Torch7: ``module`` (fresh), ``input``, ``target`` (criterions), ``output``,
-``gradOutput``, ``gradInput``, ``params``, ``gradParams``, ``after`` (the module afterwards) and, if they apply,
-``scale``, ``forwards``, ``reward``, ``seed`` (of the random numbers, if no ``after`` stores them).
+A fixture is a table written by Torch7: ``module`` (before its run), ``input``, ``target`` (for criterions), ``output``,
+``gradOutput``, ``gradInput``, ``params``, ``gradParams``, ``after`` (the module after its run) and optionally
+``scale``, ``forwards``, ``reward`` and ``seed`` (if ``after`` does not contain the random numbers).
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ def check(
     tolerance: Tolerance | None = None,
     options: Options | None = None,
 ) -> Result:
-    """Convert ``fixture["module"]``, run it, and compare everything in the fixture.
+    """Convert ``fixture["module"]``, run it, and compare all results in the fixture.
 
     Args:
-        fixture: table of kind ``module`` or ``criterion``.
-        device: where to run.
-        tolerance: defaults to ``Tolerance()``.
-        options: how to convert.
+        fixture: the fixture of a module or criterion.
+        device: device on which the module runs.
+        tolerance: accepted differences; default: ``Tolerance()``.
+        options: options of the conversion.
 
     Returns:
         One :class:`Difference` for each parameter, output, gradient and updated buffer.
@@ -82,32 +82,35 @@ def check_module(
     options: Options | None = None,
     running: RunLimits = nullcontext,
 ) -> Result:
-    """Implement :func:`check` for an existing module.
+    """Run an existing module and compare all results in a fixture.
 
     Comparisons that a known fault of Torch7 affects are accepted.
 
     Args:
-        module: module to run, in the fixture's training or evaluation mode.
+        module: the module, in the fixture's training or evaluation mode.
         fixture: a table with ``input``, ``output`` and the other results to compare.
-        device: where to run.
-        dtype: casts the module and its inputs; default: as they are.
-        tolerance: defaults to ``Tolerance()``.
-        gradient_tolerance: of ``gradInput`` and ``gradParams``; defaults to ``tolerance``.
-        gradients: run backward when the fixture contains gradients.
-        options: how the fixture's ``after`` was converted, to compare updated buffers.
-        running: limits the resources of forward and backward.
+        device: device on which the module runs.
+        dtype: dtype to which the module and its inputs are cast; default: no cast.
+        tolerance: accepted differences; default: ``Tolerance()``.
+        gradient_tolerance: accepted differences of ``gradInput`` and ``gradParams``; default: ``tolerance``.
+        gradients: whether to run backward if the fixture contains gradients.
+        options: options for converting the fixture's ``after``, to compare updated buffers.
+        running: limits the resources of the forward and backward pass.
+
+    Returns:
+        One :class:`Difference` for each parameter, output, gradient and updated buffer.
     """
     module = module.to(device=device, dtype=dtype)
     tolerance = tolerance or Tolerance()
     faults = Faults(module)
     with ordered(module) if faults.faulty_modules else nullcontext({}) as order:
         allowed = tolerance, gradient_tolerance or tolerance
-        result = _checked(module, fixture, device, dtype, *allowed, gradients, options, running)
+        result = _run_and_compare(module, fixture, device, dtype, *allowed, gradients, options, running)
     faults.mark(result.differences, order)
     return result
 
 
-def _checked(
+def _run_and_compare(
     module: nn.Module,
     fixture: LuaTable,
     device: str | torch.device,
@@ -121,11 +124,11 @@ def _checked(
     if dtype not in (None, torch.float64) or any(p.dtype == torch.float32 for p in module.parameters()):
         tolerance, gradient_tolerance = tolerance.in_single(), gradient_tolerance.in_single()
     result = Result()
-    expect = result.differences
+    differences = result.differences
     expected_params = cast(to_value(fixture.get("params")), dtype)
     if expected_params:
         params = shaped_like(training.parameters(module)[0], expected_params)
-        expect += compare("params", params, expected_params, Tolerance(0.0, 0.0))
+        differences += compare("params", params, expected_params, Tolerance(0.0, 0.0))
 
     def value(name: str) -> Any:
         return cast(to_value(fixture.get(name), device=device), dtype)
@@ -136,25 +139,26 @@ def _checked(
         arguments.append(value("target"))
     if fixture.get("forward_error") is not None:
         with running(module):
-            return Result([*expect, refused("forward", fixture["forward_error"], lambda: module(*arguments))])
+            return Result([*differences, refused("forward", fixture["forward_error"], lambda: module(*arguments))])
     versions = {name: p._version for name, p in module.named_parameters()}
     with full_precision():
         with random_numbers(module, fixture), torch.set_grad_enabled(gradients), running(module):
             for _ in range(_forwards(fixture)):
-                output = called(module, *arguments)
+                output = call(module, *arguments)
         compared: list[Difference] = []
-        if "output" in fixture or "module" in fixture:  # a fixture without an output says that Torch7 returned nothing
+        if "output" in fixture or "module" in fixture:  # in a fixture without an output, Torch7 returned nothing
             compared = compare("output", output, to_value(fixture.get("output")), tolerance)
-        expect += compared
-        if any(d.mismatched for d in compared):  # gradOutput does not fit
+        differences += compared
+        if any(d.mismatched for d in compared):  # gradOutput has the wrong shape
             return result
         grad_output = value("gradOutput")
         backward_error = fixture.get("backward_error") or fixture.get("backwardError")
         if gradients and backward_error is not None:
             with running(module):
-                return Result([*expect, refused("backward", backward_error, lambda: backward(output, grad_output))])
+                failure = refused("backward", backward_error, lambda: backward(output, grad_output))
+            return Result([*differences, failure])
         if not gradients or ("gradInput" not in fixture and "gradParams" not in fixture):
-            expect += _compare_after(module, fixture, versions, tolerance, options)
+            differences += _compare_after(module, fixture, versions, tolerance, options)
             return result
 
         if fixture.get("reward") is not None:
@@ -162,8 +166,8 @@ def _checked(
         zero_grad(module)
         with running(module):
             backward(output, grad_output)
-    expect += _compare_gradients(module, fixture, inputs, gradient_tolerance)
-    expect += _compare_after(module, fixture, versions, tolerance, options)
+    differences += _compare_gradients(module, fixture, inputs, gradient_tolerance)
+    differences += _compare_after(module, fixture, versions, tolerance, options)
     return result
 
 
@@ -181,22 +185,22 @@ def _compare_gradients(module: nn.Module, fixture: LuaTable, inputs: Any, tolera
     return found
 
 
-def called(module: nn.Module, *arguments: Any) -> Any:
+def call(module: nn.Module, *arguments: Any) -> Any:
     """Run a module on the input of a reference.
 
     Raises:
-        ConversionError: The module cannot run on it.
+        ConversionError: the module cannot run on the input.
     """
     try:
         return module(*arguments)
     except DpnnBridgeError:
         raise
     except Exception as error:
-        where = f"the model cannot run on this input, {_in_words(arguments[0])}"
-        raise ConversionError(f"{where}: {failure_reason(error)}") from error
+        message = f"the model cannot run on this input, {_description(arguments[0])}"
+        raise ConversionError(f"{message}: {failure_reason(error)}") from error
 
 
-def _in_words(value: Any) -> str:
+def _description(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}"
     if isinstance(value, dict):
@@ -207,31 +211,32 @@ def _in_words(value: Any) -> str:
 def _compare_after(
     module: nn.Module, fixture: LuaTable, versions: dict[str, int], tolerance: Tolerance, options: Options | None
 ) -> list[Difference]:
-    """Compare the parameters and buffers with those of the fixture's ``after``.
+    """Compare the parameters and buffers after the run with those of the fixture's ``after``.
 
-    A parameter that no forward touches is a copy: the same number, in the coarser of both precisions. One that changed,
-    as ``nn.LookupTable`` with a ``maxNorm`` does, is a result.
+    A parameter that the run did not change is compared exactly, in the lower of both precisions. A parameter that the
+    run changed, such as the weight of ``nn.LookupTable`` with ``maxNorm``, is compared like an output.
 
     Args:
-        module: after its run.
-        fixture: the reference.
-        versions: of its parameters, before the run.
-        tolerance: of results.
-        options: how ``after`` is converted.
+        module: the module, after its run.
+        fixture: the fixture.
+        versions: name of each parameter -> its ``_version`` before the run.
+        tolerance: accepted differences of results.
+        options: options for converting ``after``.
     """
     after = fixture.get("after")
     if not isinstance(after, LuaObject) or registry.find(after) is None:
         return []
-    reached = convert_object(after, options or Options())[0]
-    old = {id(m) for m, obj in paired(reached, after) if _is_older(obj)}
-    mine, theirs = (_statistics(m, reached, old) for m in (module, reached))
-    working = {name for name in theirs if _is_working(name, module, theirs[name])}
-    mine, theirs = ({name: b for name, b in each.items() if name not in working} for each in (mine, theirs))
-    found = compare("after", mine, theirs, tolerance)
-    parameters = dict(reached.named_parameters()) if not to_value(fixture.get("params")) else {}  # compared already
+    converted = convert_object(after, options or Options())[0]
+    old = {id(m) for m, obj in paired(converted, after) if _is_older(obj)}
+    actual, expected = (_statistics(m, converted, old) for m in (module, converted))
+    temporary = {name for name in expected if _is_temporary(name, module, expected[name])}
+    actual, expected = ({name: b for name, b in each.items() if name not in temporary} for each in (actual, expected))
+    found = compare("after", actual, expected, tolerance)
+    # if the fixture contains `params`, the parameters were compared already
+    parameters = dict(converted.named_parameters()) if not to_value(fixture.get("params")) else {}
     for name, p in module.named_parameters():
         e = parameters.get(name)
-        if e is None or e.shape != p.shape:  # a first forward may have built them
+        if e is None or e.shape != p.shape:  # the run may have created or resized the parameter
             continue
         if p._version != versions.get(name):
             found += compare(f"after.{name}", p, e.detach(), tolerance)
@@ -241,27 +246,33 @@ def _compare_after(
     return found
 
 
-def _is_working(name: str, module: nn.Module, tensor: Tensor) -> bool:
-    """Return whether a buffer is a tensor of Lua code that the run made or resized, so that PyTorch does not see it."""
+def _is_temporary(name: str, module: nn.Module, tensor: Tensor) -> bool:
+    """Return whether a buffer belongs to Lua code that created or resized it, so that PyTorch has another tensor."""
     owner, _, leaf = name.rpartition(".")
     layer = module.get_submodule(owner)
-    ours = layer._buffers.get(leaf)
-    return isinstance(layer, Placeholder) and (ours is None or ours.shape != tensor.shape)
+    buffer = layer._buffers.get(leaf)
+    return isinstance(layer, Placeholder) and (buffer is None or buffer.shape != tensor.shape)
 
 
 def _is_older(obj: LuaObject) -> bool:
-    """Return whether ``obj`` is of an older version of its class, whose statistics Torch7 converts on load."""
+    """Return whether an object has an older version of its class, whose statistics Torch7 converts on load."""
     mapping = registry.find(obj)
     return mapping is not None and obj.version < mapping.version
 
 
 def _statistics(module: nn.Module, like: nn.Module, skipped: set[int]) -> dict[str, Tensor]:
-    """Return the floating point buffers of ``module``, without those of ``skipped`` in ``like``."""
+    """Return the floating point buffers of ``module``.
+
+    Args:
+        module: the module.
+        like: a module of the same structure.
+        skipped: ids of submodules of ``like``; the buffers of the corresponding submodules are omitted.
+    """
     without = {name for name, m in like.named_modules() if id(m) in skipped}
     return {name: b for name, b in floating_buffers(module) if name.rpartition(".")[0] not in without}
 
 
-#: forwards that a fixture may ask for
+#: maximum number of forward passes in a fixture
 MAX_FORWARDS = 1000
 
 
@@ -276,12 +287,12 @@ def _forwards(fixture: LuaTable) -> int:
 
 
 def floating_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield the names and tensors of floating point buffers such as running statistics."""
+    """Yield the names and tensors of floating point buffers, such as running statistics."""
     return ((n, b) for n, b in module.named_buffers() if b.is_floating_point() and not b.is_meta)
 
 
 def random_numbers(module: nn.Module, fixture: LuaTable) -> AbstractContextManager[Any]:
-    """Make random modules use Torch7's random numbers: from ``after``, or from the seed."""
+    """Return a context manager in which random modules use Torch7's random numbers, from ``after`` or the seed."""
     after, seed = fixture.get("after"), fixture.get("seed")
     known = after is not None and (seed is None or has_noise(module, after))
     return replayed(module, after) if known else torch7_random(seed)

@@ -1,4 +1,4 @@
-"""Identify weights that a tracer folded with the following batch normalization."""
+"""Compare weights that an exporter folded with the following batch normalization."""
 
 from __future__ import annotations
 
@@ -13,17 +13,25 @@ from dpnn_bridge.compare.differences import Difference
 from dpnn_bridge.outputs.written import Written
 from dpnn_bridge.parity.layer_results import NamedLayers, failed
 
-#: units in the last place that weights may differ by that were multiplied by those of a batch normalization
+#: accepted difference of folded weights, in units in the last place of the largest term
 FOLDED_UNITS = 16
 
 
 def compare_folded(layers: NamedLayers, module: nn.Module, written: Written) -> Iterator[str]:
-    """Compare weights that a tracer folded with a batch normalization; yield the names that are then missing.
+    """Compare weights that an exporter folded with a batch normalization.
 
-    Which one that was, the graph no longer says: it is the one that explains the weights best.
+    The graph does not contain the name of the batch normalization. The one that explains the weights best is chosen.
+
+    Args:
+        layers: the layers, whose comparisons are changed.
+        module: the model.
+        written: the converted file.
+
+    Yields:
+        Names of the tensors that a folded graph lacks.
     """
     present = {name.rpartition(".")[0] for name in written.tensors}
-    left = {
+    missing = {
         name: m
         for name, m in module.named_modules()
         if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None and name not in present
@@ -32,33 +40,33 @@ def compare_folded(layers: NamedLayers, module: nn.Module, written: Written) -> 
     for at, (name, first) in enumerate(module.named_modules()):
         layer, weight = layers.of(name), first._parameters.get("weight")
         different = {d.name for d in layer.converted if not d.ok and d.name in ("weight", "bias")}
-        if not different or weight is None or name in left:
+        if not different or weight is None or name in missing:
             continue
         found: dict[str, list[Difference]] = {}
         channels = weight.shape[1] if isinstance(first, nn.modules.conv._ConvTransposeNd) else weight.shape[0]
-        given = {leaf: written.tensors.get(f"{name}.{leaf}") for leaf in ("weight", "bias")}
-        for gone in (n for n in names[at:] + names[:at] if n in left and left[n].num_features == channels):
-            what = f"with {layers.of(gone).path} folded in"
-            folded = _folded(first, left[gone]).items()
-            compared = [_near(f"{k} {what}", t, *each) for k, each in folded if (t := given[k]) is not None]
+        in_file = {leaf: written.tensors.get(f"{name}.{leaf}") for leaf in ("weight", "bias")}
+        for norm in (n for n in names[at:] + names[:at] if n in missing and missing[n].num_features == channels):
+            suffix = f"with {layers.of(norm).path} folded in"
+            folded = _folded(first, missing[norm]).items()
+            compared = [_compare_elements(f"{k} {suffix}", t, *e) for k, e in folded if (t := in_file[k]) is not None]
             if compared:
-                found[gone] = compared
+                found[norm] = compared
             if compared and all(d.ok for d in compared):
                 break
         if found:
-            gone = min(found, key=lambda n: sum(d.error / (d.error + 1) for d in found[n]))
-            if not all(d.ok for d in found[gone]):
-                gone = next((n for n in names[at:] if n in found), gone)
+            norm = min(found, key=lambda n: sum(d.error / (d.error + 1) for d in found[n]))
+            if not all(d.ok for d in found[norm]):
+                norm = next((n for n in names[at:] if n in found), norm)
             layer.converted = [d for d in layer.converted if d.name not in different]
-            scaled = given["weight"] is not None and _only_scaled(
-                given["weight"], _folded(first, left[gone])["weight"][0], first
+            scaled = in_file["weight"] is not None and _only_scaled(
+                in_file["weight"], _folded(first, missing[norm])["weight"][0], first
             )
-            (layers.of(gone) if scaled else layer).converted += found[gone]
-            yield from (f"{name}.bias", *(f"{gone}.{n}" for n in left.pop(gone).state_dict()))
+            (layers.of(norm) if scaled else layer).converted += found[norm]
+            yield from (f"{name}.bias", *(f"{norm}.{n}" for n in missing.pop(norm).state_dict()))
 
 
 def _only_scaled(found: Tensor, expected: Tensor, module: nn.Module) -> bool:
-    """Return whether weights differ by one factor per channel: then the normalization differs."""
+    """Return whether weights differ by one factor per channel; then the batch normalization differs, not the layer."""
     if found.shape != expected.shape or found.numel() == 0:
         return False
     channel = 1 if isinstance(module, nn.modules.conv._ConvTransposeNd) else 0
@@ -69,28 +77,28 @@ def _only_scaled(found: Tensor, expected: Tensor, module: nn.Module) -> bool:
     return f.shape[1] > 1 and bool((off > 1e-6).any()) and bool((spread <= 0.01 * off + 1e-6).all())
 
 
-def _folded(first: nn.Module, behind: nn.modules.batchnorm._BatchNorm) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return weight and bias folded with a batch normalization, and the magnitude of their terms."""
-    weight, bias = first._parameters["weight"], first._parameters.get("bias")
-    transposed = isinstance(first, nn.modules.conv._ConvTransposeNd)
-    mean, beta = behind.running_mean, behind.bias
+def _folded(layer: nn.Module, norm: nn.modules.batchnorm._BatchNorm) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return ``weight`` and ``bias`` of a layer folded with a batch normalization, each with the size of its terms."""
+    weight, bias = layer._parameters["weight"], layer._parameters.get("bias")
+    transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
+    mean, beta = norm.running_mean, norm.bias
 
     def fused(*values: Tensor | None) -> tuple[Tensor, Tensor]:
         w, b, m, g, s = (v if v is None else v.detach().double() for v in values)
-        return fuse_conv_bn_weights(w, b, m, behind.running_var.double(), behind.eps, g, s, transpose=transposed)  # type: ignore[arg-type, return-value, union-attr]
+        return fuse_conv_bn_weights(w, b, m, norm.running_var.double(), norm.eps, g, s, transpose=transposed)  # type: ignore[arg-type, return-value, union-attr]
 
     def size(value: Tensor | None) -> Tensor | None:
         return None if value is None else value.detach().abs()
 
-    exact = fused(weight, bias, mean, behind.weight, beta)
-    terms = fused(size(weight), size(bias), -size(mean), size(behind.weight), size(beta))  # type: ignore[operator]
+    exact = fused(weight, bias, mean, norm.weight, beta)
+    terms = fused(size(weight), size(bias), -size(mean), size(norm.weight), size(beta))  # type: ignore[operator]
     return {leaf: (e.detach(), t.detach()) for leaf, e, t in zip(("weight", "bias"), exact, terms, strict=True)}
 
 
-def _near(name: str, found: Tensor, expected: Tensor, size: Tensor) -> Difference:
-    """Compare each element by itself, relative to the size of the terms that it is a sum of."""
+def _compare_elements(name: str, found: Tensor, expected: Tensor, size: Tensor) -> Difference:
+    """Compare each element separately, relative to the sum of the absolute values of its terms, ``size``."""
     if found.shape != expected.shape:
-        return failed(name, f"shape {tuple(found.shape)} in place of {tuple(expected.shape)}")
+        return failed(name, f"shape {tuple(found.shape)} instead of {tuple(expected.shape)}")
     limit = FOLDED_UNITS * torch.finfo(found.dtype).eps
     relative = (found.double() - expected).abs() / size.clamp(min=torch.finfo(found.dtype).tiny)
     worst = int(relative.argmax()) if relative.numel() else 0

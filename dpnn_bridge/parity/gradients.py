@@ -1,4 +1,4 @@
-"""Compare gradients, and errors in backward, with those of Torch7."""
+"""Compare gradients, and errors of forward and backward passes, with Torch7's."""
 
 from __future__ import annotations
 
@@ -19,21 +19,26 @@ from dpnn_bridge.objects import LuaTable, LuaTensor
 from dpnn_bridge.parity.accepted import accept_known
 
 SHARED = (
-    "the layers share weights and not gradients in Torch7; here one parameter has one gradient, and it is what theirs "
-    "make together"
+    "the layers share weights but not gradients in Torch7; in PyTorch, the shared parameter has one gradient, which "
+    "combines them"
 )
 
 
 def compare_gradients(
     module: nn.Module, grads: Any, expected: Any, tolerance: Tolerance, memory: Sequence[Any] = ()
 ) -> list[Difference]:
-    """Compare ``gradParams``, with a layer's gradients relative to the largest of the layer.
+    """Compare ``gradParams``. The differences are relative to the largest gradient of the same layer.
 
-    ``memory`` names Torch7's memory of each, as far as the reference tells: a gradient that layers share counts once in
-    the sum that a parameter has whose gradients Torch7 keeps apart.
+    For example, the gradient of a bias before a batch normalization is zero. The computed values are rounding errors of
+    a sum whose terms are as large as the gradient of the weight.
 
-    The bias in front of a batch normalization has gradient zero: both sides contain only the rounding error of a
-    sum whose terms are as large as those in the gradient of the weight.
+    Args:
+        module: the module.
+        grads: gradients of its parameters, in the order of ``parameters()`` in Torch7.
+        expected: Torch7's gradients.
+        tolerance: accepted differences.
+        memory: positions of Torch7's gradients in memory, see :func:`memory_of`. If a shared parameter has several
+            gradients in Torch7, their sum is expected, in which equal positions count once.
     """
     sites = list(registry.parameters(module))
     owners = [id(owner) for owner, _, _ in sites]
@@ -50,8 +55,8 @@ def compare_gradients(
         difference = compare_tensor(f"gradParams[{i + 1}]", grad, e, allowed)
         found.append(difference)
         if not difference.ok:
-            same = [j for j, site in enumerate(sites) if _parameter(site) is _parameter(sites[i])]
-            parts = {memory[j] if memory else j: expected[j] for j in same if expected[j].shape == e.shape}
+            sharing = [j for j, site in enumerate(sites) if _parameter(site) is _parameter(sites[i])]
+            parts = {memory[j] if memory else j: expected[j] for j in sharing if expected[j].shape == e.shape}
             total = _joined(sites, i, expected)
             if total is None and len(parts) > 1:
                 total = torch.stack([*parts.values()]).sum(0)
@@ -61,7 +66,7 @@ def compare_gradients(
 
 
 def _joined(sites: Sequence[ParameterSite], i: int, expected: Sequence[Tensor]) -> Tensor | None:
-    """Combine the gradients of clones by the rule of their class; None for their sum or a single one."""
+    """Combine the gradients of clones by the rule of their class; None if there is no rule or only one module."""
     owner, name, _ = sites[i]
     clones = [site[0] for site in sites if site[1] == name and _parameter(site) is _parameter(sites[i])]
     if len(clones) < 2:
@@ -74,7 +79,7 @@ def _joined(sites: Sequence[ParameterSite], i: int, expected: Sequence[Tensor]) 
 
 
 def memory_of(table: Any) -> list[Any]:
-    """Return where each tensor of a Lua list starts in memory; empty for other values."""
+    """Return storage and offset of each tensor in a Lua list; an empty list for other values."""
     tensors = table.as_list() if isinstance(table, LuaTable) else []
     return [(id(t.storage), t.offset) for t in tensors] if all(isinstance(t, LuaTensor) for t in tensors) else []
 
@@ -85,7 +90,7 @@ def _parameter(site: ParameterSite) -> Tensor | None:
 
 
 def shaped_like(tensors: list[Tensor], expected: Any) -> list[Tensor]:
-    """Reshape ``tensors`` to the expected shapes: old modules may reshape parameters in their first forward."""
+    """Reshape ``tensors`` to the shapes of ``expected``; old modules reshape parameters in their first forward pass."""
     if not isinstance(expected, list) or len(expected) != len(tensors):
         return tensors
     return [
@@ -95,12 +100,15 @@ def shaped_like(tensors: list[Tensor], expected: Any) -> list[Tensor]:
 
 
 def refused(name: str, reason: str, call: Callable[[], Any]) -> Difference:
-    """Check that a call which Torch7 refused raises here too, with a message and not by a slip in our code.
+    """Check that a call that fails in Torch7 also raises an error in PyTorch, with a message.
 
     Args:
         name: ``"forward"`` or ``"backward"``.
         reason: Torch7's message.
         call: the call.
+
+    Returns:
+        A failed comparison if the call succeeds, or raises an error that indicates a bug, such as a ``NameError``.
     """
     reason = printable(shortened(str(reason), 500))
     try:
@@ -110,7 +118,7 @@ def refused(name: str, reason: str, call: Callable[[], Any]) -> Difference:
     except Exception as e:
         if str(e) and not isinstance(e, (NameError, AttributeError, NotImplementedError)):
             return Difference(name, 0.0, 0.0)
-        return Difference(name, float("inf"), 0.0, f"expected a clear error as Torch7's ({reason}), found {e!r}")
+        return Difference(name, float("inf"), 0.0, f"expected an error like Torch7's ({reason}), found {e!r}")
     return Difference(name, float("inf"), 0.0, f"Torch7 refused this call ({reason}), here it works")
 
 
@@ -121,17 +129,17 @@ def zero_grad(module: nn.Module) -> None:
 
 
 def compare_grad_input(name: str, inputs: Any, expected: Any, tolerance: Tolerance) -> list[Difference]:
-    """Compare ``gradInput`` with the gradients that the input leaves collected; Torch7 may leave parts of it out."""
+    """Compare ``gradInput`` with the gradients of the input's tensors; Torch7 may omit parts of ``gradInput``."""
     if isinstance(inputs, Tensor):
         if not isinstance(expected, Tensor) or expected.numel() == 0:
             zero = inputs.grad is None or not inputs.grad.any()
             return [Difference(name, 0.0, 0.0)] if zero else [mismatch(name, inputs.grad, "no gradient")]
-        if not inputs.is_floating_point() and not expected.any():  # indices: Torch7 gives zeros of some shape
+        if not inputs.is_floating_point() and not expected.any():  # for indices, Torch7 may return zeros of any shape
             return [Difference(name, 0.0, 0.0)]
         grad = inputs.grad if inputs.grad is not None else torch.zeros_like(inputs)
         if grad.numel() == expected.numel():  # Torch7 may return a view of another shape
             grad = grad.reshape(expected.shape)
-        if grad.dtype == torch.float32:  # the input's dtype, whatever type Torch7 gives the gradient
+        if grad.dtype == torch.float32:  # also if Torch7's gradient is double
             tolerance = tolerance.in_single()
         return [compare_tensor(name, grad, expected, tolerance)]
     if isinstance(inputs, list):

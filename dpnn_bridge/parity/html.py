@@ -1,4 +1,4 @@
-"""Write a verification as one HTML page: verdict, error plot, layers, histogram, classes."""
+"""Write the result of a verification as an HTML page: verdict, error plot, layers, histogram, classes."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from dpnn_bridge.compare.differences import Difference
 from dpnn_bridge.compare.verdict import MARKS, Verdict
 from dpnn_bridge.parity.verification import Layer, Verification, headline, reasons, verdicts, what_differs
 
-#: relative differences below this are drawn on the axis
-SMALLEST = 1e-17
-#: key of the elements that are equal in the histogram
+#: smallest relative difference in the plot; smaller ones are drawn on the axis
+MIN_ERROR = 1e-17
+#: key of equal elements in the histogram
 EQUAL = -99
 
 
 def page(result: Verification, graph: str = "", facts: Sequence[tuple[str, str]] = ()) -> str:
-    """Return the whole page.
+    """Return the HTML page.
 
     Args:
         result: the verification.
-        graph: HTML of a picture of the model.
-        facts: further pairs of a name and a value for its head.
+        graph: HTML of a diagram of the model.
+        facts: additional pairs of name and value for the head of the page.
     """
     ran = sorted((layer for layer in result.layers if layer.differences), key=lambda layer: layer.order)
     numbers = {id(layer): i for i, layer in enumerate(ran, 1)}
@@ -45,7 +45,7 @@ def page(result: Verification, graph: str = "", facts: Sequence[tuple[str, str]]
         verdicts=verdicts(result),
         accepted=sum(d.accepted is not None for d in result.differences),
         failed=len(failed),
-        first=first and _place(first, numbers),
+        first=first and _layer(first, numbers),
         failure=found and f"{what_differs(first, found) if first else found.name}: {_sentence(found)}",
         facts=[*_facts(result), *facts],
         reasons=[(v.text.capitalize(), ", ".join(names), why) for (v, why), names in reasons(result).items()],
@@ -62,7 +62,7 @@ def page(result: Verification, graph: str = "", facts: Sequence[tuple[str, str]]
 
 
 # ---------------------------------------------------------------------- head
-def _place(layer: Layer, numbers: dict[int, int]) -> dict[str, Any]:
+def _layer(layer: Layer, numbers: dict[int, int]) -> dict[str, Any]:
     return {"number": numbers.get(id(layer), 0), "path": layer.path or "the model", "lua": layer.class_name}
 
 
@@ -70,13 +70,13 @@ def _sentence(d: Difference) -> str:
     if d.index is None:
         return d.message
     return (
-        f"{d.found:.7g} in place of {d.expected:.7g} at {list(d.index)}, relative difference {_number(d.error)}, "
+        f"{d.found:.7g} instead of {d.expected:.7g} at {list(d.index)}, relative difference {_number(d.error)}, "
         f"allowed {_number(d.tolerance)}"
     )
 
 
 def _facts(result: Verification) -> Iterator[tuple[str, str]]:
-    """Yield the numbers that one looks for first."""
+    """Yield the names and values of the summary."""
     worst = max((d.error for d in result.differences if d.accepted is None), default=0.0)
     compared = sum(bool(layer.differences or layer.converted) for layer in result.layers)
     yield "comparisons", f"{len(result.differences):,}"
@@ -87,12 +87,12 @@ def _facts(result: Verification) -> Iterator[tuple[str, str]]:
 
 # ---------------------------------------------------------------------- plot
 def _plot(ran: list[Layer]) -> dict[str, Any]:
-    """Return the relative difference over the layers in the order in which they ran, logarithmic."""
+    """Return the data of a logarithmic plot of the relative differences of the layers, in the order of the run."""
     width, height, left, right, bottom, top = 960, 300, 48, 852, 40, 12
     low, high = -17.0, 1.0
 
     def y(error: float) -> float:
-        exponent = min(max(math.log10(max(error, SMALLEST)), low), high)
+        exponent = min(max(math.log10(max(error, MIN_ERROR)), low), high)
         return round(top + (high - exponent) / (high - low) * (height - top - bottom), 1)
 
     step = (right - left) / len(ran)
@@ -125,18 +125,18 @@ def _legend(differences: list[Difference]) -> Iterator[tuple[str, str, str]]:
 
 def _dot(layer: Layer, d: Difference, x: float, y: float, r: float) -> dict[str, Any]:
     gradient = d.is_gradient
-    place = f"{layer.path or 'model'} ({layer.class_name}) {what_differs(layer, d)}"
+    name = f"{layer.path or 'model'} ({layer.class_name}) {what_differs(layer, d)}"
     return {
         "gradient": gradient,
         "kind": "known" if d.accepted is not None else "bad" if not d.ok else "grad" if gradient else "good",
         **{"x": round(x, 1), "y": y, "r": round(r, 1)},
-        "title": f"{place}: {_number(d.error)}, allowed {_number(d.tolerance)}",
+        "title": f"{name}: {_number(d.error)}, allowed {_number(d.tolerance)}",
     }
 
 
 # ---------------------------------------------------------------------- tree
 def _rows(result: Verification, numbers: dict[int, int]) -> Iterator[dict[str, Any]]:
-    """Yield the layers as rows of nested ``<details>``, open where something fails or near the top."""
+    """Yield the layers as rows of nested ``<details>``, which are open near the top and where a comparison fails."""
     layers, first = result.layers, result.first_deviating
     depths: list[int] = []
     for i, layer in enumerate(layers):
@@ -144,18 +144,18 @@ def _rows(result: Verification, numbers: dict[int, int]) -> Iterator[dict[str, A
         while depths and depths[-1] >= layer.depth:
             depths.pop()
         closed = before - len(depths)
-        below = list(_below(layers, i))
-        if below:
+        inner = list(_inner_layers(layers, i))
+        if inner:
             depths.append(layer.depth)
         yield {
             **_row(layer),
-            **{"number": numbers.get(id(layer), 0), "first": layer is first, "inner": bool(below), "closed": closed},
-            "open": layer.depth < 2 or any(d.error > d.tolerance for b in below for d in b.differences + b.converted),
+            **{"number": numbers.get(id(layer), 0), "first": layer is first, "inner": bool(inner), "closed": closed},
+            "open": layer.depth < 2 or any(d.error > d.tolerance for b in inner for d in b.differences + b.converted),
             "last": len(depths) if i + 1 == len(layers) else 0,
         }
 
 
-def _below(layers: list[Layer], i: int) -> Iterator[Layer]:
+def _inner_layers(layers: list[Layer], i: int) -> Iterator[Layer]:
     for layer in layers[i + 1 :]:
         if layer.depth <= layers[i].depth:
             return
@@ -181,7 +181,7 @@ def _row(layer: Layer) -> dict[str, Any]:
 
 
 def _name(text: str) -> Markup:
-    """Return a class name that breaks between its words when it must."""
+    """Return a class name as HTML, in which a line may break between words."""
     return Markup(re.sub(r"(?<=[a-z.])(?=[A-Z])", "<wbr>", in_html(text)))
 
 
@@ -210,7 +210,7 @@ def _power(exponent: float) -> str:
 
 # ---------------------------------------------------------------------- histogram
 def _bars(histogram: Mapping[int, int]) -> Iterator[tuple[str, int, str, str]]:
-    """Yield label, count, width and share of each decade, from the smallest difference to the largest."""
+    """Yield label, count, width in percent and share of each decade, from the smallest difference to the largest."""
     exponents = [e for e in histogram if e != EQUAL]
     between = range(min(exponents, default=0), max(exponents, default=-1) + 1)
     total, largest = sum(histogram.values()), max(histogram.values(), default=0)

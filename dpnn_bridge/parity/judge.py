@@ -1,4 +1,4 @@
-"""Find the reason for a difference, random numbers, rounding or another one, by running the model again."""
+"""Test by further runs whether random numbers or rounding explain a difference."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from dpnn_bridge.parity.experiment import Experiment, Outcome
 from dpnn_bridge.parity.layers import Given, tree
 from dpnn_bridge.parity.rounding import judge_rounding
 
-#: runs with other random numbers
+#: number of runs with other random numbers
 SEEDS = 8
 
 
 def judge(
     experiment: Experiment, outcome: Outcome, given: Mapping[int, Given] | None = None, random: list[str] | None = None
 ) -> None:
-    """Accept differences of a run that unknown random numbers or rounding explain.
+    """Accept the differences of a run that unknown random numbers or rounding explain.
 
     Args:
-        experiment: the runs.
-        outcome: of the run.
-        given: values that the layers of that run got instead of each other's results.
-        random: names of the layers that draw random numbers, which :func:`drawing_layers` finds.
+        experiment: the experiment.
+        outcome: results of the run.
+        given: argument ``given`` of the run, see :meth:`Experiment.run`.
+        random: result of :func:`drawing_layers`.
     """
     if random:
         _judge_random(experiment, outcome, given, random)
@@ -38,7 +38,12 @@ def judge(
 
 # ---------------------------------------------------------------------- random numbers
 class _Draws(EagerMode):
-    """Records which modules draw from PyTorch's generator."""
+    """Records the modules that draw from PyTorch's random generator.
+
+    Attributes:
+        running: names of the modules that are running, the innermost last.
+        found: names of the modules that drew random numbers.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,36 +57,36 @@ class _Draws(EagerMode):
 
 
 @contextmanager
-def _noticing(module: nn.Module, draws: _Draws) -> Iterator[None]:
+def _recording_draws(module: nn.Module, draws: _Draws) -> Iterator[None]:
     with ExitStack() as stack:
         for node in tree(module):
             name = f"{node.path or 'the model'} ({type(node.module).__name__})"
-            enter = partial(_entered, draws.running, name)
-            stack.callback(node.module.register_forward_pre_hook(enter).remove)
-            stack.callback(node.module.register_forward_hook(partial(_left, draws.running)).remove)
+            push = partial(_push, draws.running, name)
+            stack.callback(node.module.register_forward_pre_hook(push).remove)
+            stack.callback(node.module.register_forward_hook(partial(_pop, draws.running)).remove)
         stack.enter_context(draws)
         yield
 
 
-def _entered(running: list[str], name: str, *_: Any) -> None:
+def _push(running: list[str], name: str, *_: Any) -> None:
     running.append(name)
 
 
-def _left(running: list[str], *_: Any) -> None:
+def _pop(running: list[str], *_: Any) -> None:
     running.pop()
 
 
 def drawing_layers(experiment: Experiment) -> list[str]:
-    """Return the layers that draw random numbers which the reference does not determine."""
+    """Return the names of the layers that draw random numbers that the reference does not determine."""
     draws = _Draws()
-    experiment.run(while_running=partial(_noticing, draws=draws))
+    experiment.run(while_running=partial(_recording_draws, draws=draws))
     return list(draws.found)
 
 
 def draws_of(module: nn.Module, value: Any) -> list[str]:
-    """Return the layers of a module that draw random numbers when it runs on a value."""
+    """Run a module on an input and return the names of the layers that draw random numbers."""
     draws = _Draws()
-    with torch.no_grad(), _noticing(module, draws):
+    with torch.no_grad(), _recording_draws(module, draws):
         module(value)
     return list(draws.found)
 
@@ -89,17 +94,17 @@ def draws_of(module: nn.Module, value: Any) -> list[str]:
 def _judge_random(
     experiment: Experiment, outcome: Outcome, given: Mapping[int, Given] | None, random: list[str]
 ) -> None:
-    """Mark comparisons that depend on random numbers which the reference does not store."""
+    """Accept failed comparisons whose values change with the seed; for the arguments see :func:`judge`."""
     advice = "call torch.manualSeed(1) in Torch7 before forward and store seed = 1 in the reference"
     if "seed" in experiment.table:
-        advice = "its seed is not enough: store the module after forward as the reference's `after`"
-    waiting = {key: d for key, d in outcome.by_key().items() if not d.ok and d.is_computed}
+        advice = "the seed does not determine them: store the module after forward as the reference's `after`"
+    failed = {key: d for key, d in outcome.by_key().items() if not d.ok and d.is_computed}
     for seed in range(1, SEEDS + 1):
-        if not waiting:
+        if not failed:
             return
         again = experiment.run(seed=seed, given=given).by_key()
-        for key, d in list(waiting.items()):
+        for key, d in list(failed.items()):
             other = again.get(key)
             if other is None or other.error != d.error or other.worst_element != d.worst_element:
                 accept_random(d, random, f"; {advice}")
-                del waiting[key]
+                del failed[key]

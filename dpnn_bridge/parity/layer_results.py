@@ -1,8 +1,7 @@
 """Compare the output of every layer of a model with the output in a file that was converted from the model.
 
-The bits of weights must agree, because weights are copies. Results need not: two runs of one model differ in their last
-bits if its tensors have another layout in memory, or if the number of threads differs. So results may differ as much
-as two runs of the source.
+Weights are copied, so their bits must agree. Results of two runs of one model can differ by rounding if the tensors
+have other memory layouts or the number of threads differs. So results may differ by as much as two runs of the model.
 """
 
 from __future__ import annotations
@@ -36,28 +35,27 @@ from dpnn_bridge.parity.layers import Node, tree
 from dpnn_bridge.parity.rounding import distances
 from dpnn_bridge.parity.verification import Layer, Verification
 
-#: accepted difference of a traced graph, which sums in another order
+#: accepted difference of a traced graph, which computes sums in another order
 TRACED = Tolerance(1e-8, 1e-4)
-#: limit in single precision: this much, or a multiple of our own distance from the result in double precision
-TRACED_LEAST, TRACED_MARGIN = 32 * torch.finfo(torch.float32).eps, 5
-#: a runtime may add up n values one after the other, whose rounding errors grow with the square root of n
+#: in single precision: minimum of the accepted difference; factor of the model's own rounding error for larger ones
+TRACED_MIN, TRACED_MARGIN = 32 * torch.finfo(torch.float32).eps, 5
+#: factor of sqrt(n) eps, the accepted rounding error of a sum of n values that a runtime adds sequentially
 SUM_MARGIN = 4
-#: runs of the source in other memory: elements that its tensors are moved by, and threads (0: as many as there are)
-MEMORIES = ((0, 1), (1, 0), (3, 0), (8, 1))
-#: how far the file's result may be from the source's, in multiples of the largest distance between runs of the source:
-#: these are a sample of a few layouts
-MEMORY_MARGIN = 4
-#: bits are compared, independent of the size of the values
+#: variations of the model's run: offset of its tensors in memory in elements, number of threads (0: unchanged)
+VARIATIONS = ((0, 1), (1, 0), (3, 0), (8, 1))
+#: factor of the largest difference between these runs: they are only a sample of the possible layouts
+VARIATION_MARGIN = 4
+#: tolerance for comparing bits, independent of the size of the values
 BITS = Tolerance(0.0, 0.0, torch.finfo(torch.float64).tiny)
 
 
 class NamedLayers:
-    """The layers of a result by the names of PyTorch's modules.
+    """The layers of a verification by the names of their modules in PyTorch.
 
     Args:
-        result: With its layers, in the order of the tree.
-        module: The model.
-        nodes: Its tree before a run that may have changed it; default: as it is.
+        result: the verification; its layers are in the order of the tree.
+        module: the model.
+        nodes: the tree of the model before a run that changed it; default: the current tree.
     """
 
     def __init__(self, result: Verification, module: nn.Module, nodes: Sequence[Node] | None = None) -> None:
@@ -67,31 +65,24 @@ class NamedLayers:
         self.by_name: dict[str, Layer] = {n: self.by_id[i] for i, n in self.names.items() if i in self.by_id}
 
     def of(self, name: str) -> Layer:
-        """Return the layer that a module, or one that is hidden in it, represents."""
+        """Return the layer of the module with this name; for a submodule that is not a layer, the layer around it."""
         while name not in self.by_name:
             name = name.rpartition(".")[0]
         return self.by_name[name]
 
     def of_module(self, module: nn.Module) -> Layer:
-        """Return the layer of a module, or of the one that it is hidden in."""
+        """Return the layer of a module, or of the module around it."""
         return self.by_id.get(id(module)) or self.of(self.names.get(id(module), ""))
 
     def set_order(self, ran: Results) -> None:
-        """Set the order of the layers to that in which they finished."""
+        """Set the order of the layers to the order of the keys of ``ran``, in which their calls ended."""
         names = [*(name for name in ran if name in self.by_name and name), ""]
         for i, name in enumerate(names, 1):
             self.by_name[name].order = self.by_name[name].order or i
 
 
 class Source:
-    """The model that was converted. Each run uses a copy, because recurrent modules keep their states.
-
-    Args:
-        module: The model.
-        layers: Its layers.
-        value: Its input.
-        running: Limits the resources of a run.
-    """
+    """The model that was converted, and its input. Each run uses a copy, because recurrent modules keep states."""
 
     def __init__(self, module: nn.Module, layers: NamedLayers, value: Any, running: RunLimits) -> None:
         self.module, self.names, self.value, self.running = module, layers.by_name.keys(), value, running
@@ -108,25 +99,25 @@ class Source:
         """Run a copy of the model.
 
         Args:
-            given: Results that replace a layer's own.
-            offset: Where its tensors lie in memory, see :func:`~dpnn_bridge.compare.memory.moved`.
-            threads: How many compute; 0 leaves that as it is.
-            like: Tensors by name whose order in memory the model's get.
-            dtype: In which precision; default: as it is.
+            given: name of a layer -> value that replaces its result.
+            offset: offset of the tensors in memory, see :func:`~dpnn_bridge.compare.memory.moved`.
+            threads: number of threads; 0 to keep the current number.
+            like: tensors by name, whose strides the model's tensors get.
+            dtype: precision of the run; default: unchanged.
         """
         module = relocate(copy.deepcopy(self.module).to(dtype=dtype), offset, like)
 
-        def placed(value: Any) -> Any:
+        def prepared(value: Any) -> Any:
             return nested.map_tensors(lambda t: moved(t, offset), nested.cast(value, dtype))
 
-        value, given = placed(self.value), {name: placed(v) for name, v in (given or {}).items() if name}
+        value, given = prepared(self.value), {name: prepared(v) for name, v in (given or {}).items() if name}
         modules = {name: module.get_submodule(name) for name in self.names}
         torch.manual_seed(0)
         with torch.no_grad(), full_precision(), _threads(threads), self.running(module):
             return run_modules(modules, lambda: module(value), given)
 
     def inputs(self, names: Collection[str], given: Results) -> dict[str, tuple[Any, ...]]:
-        """Run a copy of the model, and return the first arguments of each of these layers that runs."""
+        """Run a copy of the model and return the arguments of the first call of each layer in ``names``."""
         found: dict[str, tuple[Any, ...]] = {}
 
         def record(name: str, _: nn.Module, args: tuple[Any, ...]) -> None:
@@ -142,13 +133,13 @@ class Source:
         return found
 
     def summands(self, name: str, inputs: tuple[Any, ...], index: tuple[int, ...]) -> int:
-        """Count the elements of a layer's input that an element of its output depends on; 0 if nobody can tell."""
+        """Count the elements of a layer's input on which the output's element at ``index`` depends; 0 if unknown."""
         layer = copy.deepcopy(self.module.get_submodule(name))
         try:
-            taken = [nested.map_tensors(lambda t: t.detach().requires_grad_(t.is_floating_point()), a) for a in inputs]
-            leaves = [t for t in nested.tensors(taken) if t.requires_grad]
+            args = [nested.map_tensors(lambda t: t.detach().requires_grad_(t.is_floating_point()), a) for a in inputs]
+            leaves = [t for t in nested.tensors(args) if t.requires_grad]
             with torch.enable_grad(), full_precision(), self.running(layer):
-                (output,) = nested.tensors(layer(*nested.map_tensors(torch.clone, taken)))
+                (output,) = nested.tensors(layer(*nested.map_tensors(torch.clone, args)))
                 gradients = torch.autograd.grad(output[index], leaves, allow_unused=True)
         except ConversionLimitError:
             raise
@@ -157,15 +148,14 @@ class Source:
         return sum(int(g.count_nonzero()) for g in gradients if g is not None)
 
     def spread(self, base: Results, given: Results, file: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
-        """Measure how far runs in other memory are from one: name of the layer -> part of its result -> distance.
+        """Measure the largest differences of runs with other memory layouts and numbers of threads from one run.
 
         Args:
-            base: Results of one run.
-            given: Results that replace a layer's own.
-            file: Tensors of the file. Their elements may have another order in memory, for which PyTorch may choose
-                another algorithm.
+            base: results of the run.
+            given: see :meth:`run`.
+            file: tensors of the file. If they have other strides, PyTorch may choose another algorithm.
         """
-        runs = [given, *(self.run(given, offset=offset, threads=threads) for offset, threads in MEMORIES)]
+        runs = [given, *(self.run(given, offset=offset, threads=threads) for offset, threads in VARIATIONS)]
         runs.append(self.run(given, like=file))
         found: dict[str, dict[str, float]] = {}
         for name, value in base.items():
@@ -193,131 +183,134 @@ def compare_results(
 ) -> None:
     """Compare the results of every layer.
 
-    Each layer of the file runs on the input of the model's layer, so that a deviation does not reach later layers.
+    Each layer of the file runs on the results of the model's layers, so a difference does not affect later layers.
 
     Args:
-        layers: Receives the comparisons.
-        module: The model.
-        written: The converted file.
-        table: Contains the ``input``, if there is one.
-        path: Path of the file, for messages.
-        running: Limits the resources of a run.
+        layers: the layers, to which the comparisons are added.
+        module: the model.
+        written: the converted file.
+        table: the reference; contains ``input``, if there is one.
+        path: path of the file, for messages.
+        running: limits the resources of a run.
     """
     if written.run is None:
         return
     device = next((t.device for t in [*module.parameters(), *module.buffers()]), torch.device("cpu"))
     value = to_value(table["input"], device=device) if "input" in table else written.example
     if value is None:
-        needs = "a key (--key) and an input" if isinstance(module, Models) else "an input"
-        layers.result.notes.append(f"Only tensors were compared; with {needs} (--input) the layers run as well.")
+        options = "--key and --input" if isinstance(module, Models) else "--input"
+        layers.result.notes.append(f"Only tensors were compared; pass {options} to compare outputs of layers too.")
         return
     floats = {t.dtype for t in module.state_dict().values() if t.is_floating_point()}
     value = nested.cast(value, floats.pop() if len(floats) == 1 else None)
     source = Source(module, layers, value, running)
     try:
-        ours = source.run()
+        expected = source.run()
     except ConversionLimitError:
         raise
     except Exception as e:
         if "input" in table:
             raise ConversionError(f"the model cannot run on the input: {failure_reason(e)}") from e
-        why = f"MODEL cannot run on the input in {path.name}: {failure_reason(e)}"
+        reason = f"MODEL cannot run on the input in {path.name}: {failure_reason(e)}"
         layers.result.notes.append(
-            f"{why}. Only tensors were compared; name an input (--input) to run the layers as well."
+            f"{reason}. Only tensors were compared; pass --input to compare outputs of layers too."
         )
         return
     torch.manual_seed(0)
     try:
         with full_precision():
-            theirs = written.run(nested.copied(value), {name: v for name, v in ours.items() if name})
+            found = written.run(nested.copied(value), {name: v for name, v in expected.items() if name})
     except ConversionLimitError:
         raise
     except Exception as e:
         layers.result.whole.append(failed("converted", f"{path.name} does not run on this input: {e}"))
         return
-    layers.set_order(ours)
+    layers.set_order(expected)
     if written.exact:
-        _compare_operations(layers, source, ours, theirs, written)
+        _compare_operations(layers, source, expected, found, written)
     else:
-        _compare_graph(layers, source, ours, theirs)
+        _compare_graph(layers, source, expected, found)
         if written.dynamic:
             _compare_at_another_size(layers, source, written)
 
 
 def failed(name: str, message: str) -> Difference:
-    """Return a comparison without numbers that failed."""
+    """Return a failed comparison without numbers."""
     return Difference(name, math.inf, 0.0, message)
 
 
-# ---------------------------------------------------------------------- the model's own operations
-def _compare_operations(layers: NamedLayers, source: Source, ours: Results, theirs: Results, written: Written) -> None:
-    """Compare the results of a file with the model's own operations; accept the distance of two runs."""
-    given = {name: value for name, value in ours.items() if name in theirs}
-    base = source.run(given)  # on its own results, where the file got them
-    found = {name: _same_types(theirs[name], base[name]) for name in theirs if name in base}
-    differs = any(not d.ok for each in found.values() for d in each)
+# ---------------------------------------------------------------------- files with the same operations as the model
+def _compare_operations(
+    layers: NamedLayers, source: Source, expected: Results, found: Results, written: Written
+) -> None:
+    """Compare the results of a file with the same operations; accept differences like those of two runs."""
+    given = {name: value for name, value in expected.items() if name in found}
+    base = source.run(given)  # the layers run on the same results as in the file
+    compared = {name: _compare_exactly(base[name], found[name]) for name in found if name in base}
+    differs = any(not d.ok for each in compared.values() for d in each)
     spread = source.spread(base, given, written.tensors) if differs else {}
-    for name, each in found.items():
+    for name, each in compared.items():
         if (layer := layers.by_name.get(name)) is None:
             continue
         for d in each:
             _allow(d, spread.get(name, {}).get(d.name, 0.0))
-        layer.converted += _joined(each)
-    for name in (ours.keys() - theirs.keys()) & layers.by_name.keys():
+        layer.converted += _merged(each)
+    for name in (expected.keys() - found.keys()) & layers.by_name.keys():
         layer = layers.by_name[name]
         if written.complete or not name:
             layer.converted.append(failed("output", "the layer does not run in the converted file"))
         else:  # a program computes some layers in the forward of the module around them
-            layer.note = layer.note or "is no module of its own in the file"
+            layer.note = layer.note or "is not a separate module in the file"
 
 
-def _same_types(theirs: Any, base: Any) -> list[Difference]:
-    """Compare results, which must be of one precision."""
-    types = [[v.dtype for v in nested.tensors(value)] for value in (theirs, base)]
-    if types[0] != types[1]:
-        found, wanted = (", ".join(str(t).removeprefix("torch.") for t in dict.fromkeys(each)) for each in types)
-        return [failed("output", f"{found} in place of {wanted}")]
-    return compare("output", theirs, base, BITS)
+def _compare_exactly(expected: Any, found: Any) -> list[Difference]:
+    """Compare dtypes and bits of results."""
+    dtypes = [[v.dtype for v in nested.tensors(value)] for value in (found, expected)]
+    if dtypes[0] != dtypes[1]:
+        names = (", ".join(str(t).removeprefix("torch.") for t in dict.fromkeys(each)) for each in dtypes)
+        return [failed("output", " instead of ".join(names))]
+    return compare("output", found, expected, BITS)
 
 
 def _allow(d: Difference, distance: float) -> None:
-    """Accept a difference that runs of the source in other memory explain."""
+    """Accept a difference that runs of the model, which differ by up to ``distance``, explain."""
     if d.ok or d.mismatched or not d.absolute < math.inf:
         return
-    d.tolerance = MEMORY_MARGIN * distance * d.error / d.absolute
-    d.message = f"{d.message}; runs of MODEL in other memory differ by {distance:.3g}" if distance else d.message
+    d.tolerance = VARIATION_MARGIN * distance * d.error / d.absolute
+    if distance:
+        d.message = f"{d.message}; runs of MODEL with other memory layouts differ by {distance:.3g}"
 
 
-def _joined(found: list[Difference]) -> list[Difference]:
-    """Return one comparison in place of those of a table's parts, where all are the same bits."""
+def _merged(found: list[Difference]) -> list[Difference]:
+    """Return one comparison instead of the comparisons of a table's parts if all bits are equal."""
     return found if any(d.error for d in found) or not found else [Difference("output", 0.0, 0.0)]
 
 
-# ---------------------------------------------------------------------- a traced graph
-def _compare_graph(layers: NamedLayers, source: Source, ours: Results, theirs: Results) -> None:
+# ---------------------------------------------------------------------- traced graphs
+def _compare_graph(layers: NamedLayers, source: Source, expected: Results, found: Results) -> None:
     """Compare the results of a traced graph, which computes in another order."""
-    allowed = _rounding(source, ours)
-    # of a table a graph shows the values that the layer computes, and not those that it passes on
-    names = [n for n in theirs if n in layers.by_name and (not n or isinstance(ours.get(n), Tensor))]
-    whole_is_layer = any(theirs[name] is theirs.get("") for name in names if name)
+    allowed = _rounding(source, expected)
+    # a layer that returns a table is omitted: the graph has only those parts of the table that the layer computes
+    names = [n for n in found if n in layers.by_name and (not n or isinstance(expected.get(n), Tensor))]
+    output_is_of_layer = any(found[name] is found.get("") for name in names if name)
     sums: list[tuple[str, Difference]] = []
-    for name, found in ((n, theirs[n]) for n in names if n in ours):
+    for name, value in ((n, found[n]) for n in names if n in expected):
         layer = layers.by_name[name]
-        if name == "" and whole_is_layer:
-            continue  # the output of the whole is compared where it is that of a layer
-        compared = _nearly(ours[name], found, source, allowed.get(name))
+        if name == "" and output_is_of_layer:
+            continue  # compared as the output of the layer
+        compared = _compare_approximately(expected[name], value, source, allowed.get(name))
         if name in allowed:
-            inner = max((n for n in theirs if theirs[n] is found), key=len)  # whose result a container passes on
+            inner = max((n for n in found if found[n] is value), key=len)  # the layer whose result containers return
             sums += [(inner, d) for d in compared]
         layer.converted += compared
-    _accept_sums(sums, source, ours)
+    _accept_sums(sums, source, expected)
 
 
-def _accept_sums(compared: list[tuple[str, Difference]], source: Source, ours: Results) -> None:
-    """Accept differences of layers in single precision that come of adding up many values one after the other."""
-    asked = [(n, d) for n, d in compared if not d.ok and d.index is not None and d.error <= TRACED.single]
-    inputs = source.inputs({name for name, _ in asked}, ours) if asked else {}
-    for name, d in asked:
+def _accept_sums(compared: list[tuple[str, Difference]], source: Source, results: Results) -> None:
+    """Accept differences of layers in single precision that rounding in sequential sums of many values explains."""
+    candidates = [(n, d) for n, d in compared if not d.ok and d.index is not None and d.error <= TRACED.single]
+    inputs = source.inputs({name for name, _ in candidates}, results) if candidates else {}
+    for name, d in candidates:
         assert d.index is not None
         count = source.summands(name, inputs[name], d.index) if name in inputs else 0
         limit = SUM_MARGIN * math.sqrt(count) * torch.finfo(torch.float32).eps
@@ -326,7 +319,7 @@ def _accept_sums(compared: list[tuple[str, Difference]], source: Source, ours: R
 
 
 def _compare_at_another_size(layers: NamedLayers, source: Source, written: Written) -> None:
-    """Compare the output for an input of other sizes, as far as they vary in the file."""
+    """Compare the output for an input with other sizes of the dynamic axes."""
     assert written.run is not None
     assert written.dynamic is not None
     try:
@@ -334,19 +327,19 @@ def _compare_at_another_size(layers: NamedLayers, source: Source, written: Writt
             *_, value = written.dynamic.examples(source.value, source.module)
     except OptionError as error:
         names = ", ".join(written.dynamic.names)
-        layers.result.notes.append(f"The file lets {names} vary; no other size was compared: {error}")
+        layers.result.notes.append(f"The file has the dynamic axes {names}, but no other size was compared: {error}")
         return
     other = Source(source.module, layers, value, source.running)
     name = f"output for {nested.sizes_text(value)}"
-    ours = other.run()
+    expected = other.run()
     try:
         with full_precision():
-            theirs = written.run(nested.copied(value), {})
+            found = written.run(nested.copied(value), {})
     except Exception as e:
         layers.result.whole.append(failed(name, f"the file does not run on this input: {e}"))
         return
-    allowed = _rounding(other, ours)
-    compared = _nearly(ours[""], theirs[""], other, allowed.get(""))
+    allowed = _rounding(other, expected)
+    compared = _compare_approximately(expected[""], found[""], other, allowed.get(""))
     if allowed:
         _accept_sums([("", d) for d in compared], other, {})
     for d in compared:
@@ -354,37 +347,38 @@ def _compare_at_another_size(layers: NamedLayers, source: Source, written: Writt
         layers.result.whole.append(d)
 
 
-def _rounding(source: Source, ours: Results) -> Mapping[str, float]:
-    """Return the accepted difference of each layer of a traced graph in single precision."""
-    if all(t.dtype != torch.float32 for t in nested.tensors(ours.get(""))):
+def _rounding(source: Source, results: Results) -> Mapping[str, float]:
+    """Return name of a layer -> accepted relative difference of a traced graph in single precision."""
+    if all(t.dtype != torch.float32 for t in nested.tensors(results.get(""))):
         return {}
     try:
-        exact = source.run(ours, dtype=torch.float64)
+        exact = source.run(results, dtype=torch.float64)
     except ConversionLimitError:
         raise
     except Exception:  # a layer that cannot be cast
         return {}
 
-    def far(name: str, value: Any) -> float:
+    def error(name: str, value: Any) -> float:
         size = min((scale_of(t.double(), TRACED) for t in nested.tensors(value)), default=1.0)
         return max(distances("output", exact[name], value).values(), default=0.0) / size
 
-    return {name: max(TRACED_LEAST, TRACED_MARGIN * far(name, v)) for name, v in ours.items() if name in exact}
+    return {name: max(TRACED_MIN, TRACED_MARGIN * error(name, v)) for name, v in results.items() if name in exact}
 
 
-def _nearly(ours: Any, theirs: Any, source: Source, allowed: float | None) -> list[Difference]:
-    flat, others = list(nested.leaves(ours)), list(nested.leaves(theirs))
-    if len(flat) == len(others) == 1 and isinstance(flat[0], Tensor) and isinstance(others[0], Tensor):
-        flat, others = flat[0].detach().cpu(), others[0].detach().cpu()
-        if flat.numel() == others.numel():
-            others = others.reshape(flat.shape)
+def _compare_approximately(expected: Any, found: Any, source: Source, allowed: float | None) -> list[Difference]:
+    """Compare results of a traced graph; ``allowed`` is the accepted relative difference in single precision."""
+    a, b = list(nested.leaves(expected)), list(nested.leaves(found))
+    if len(a) == len(b) == 1 and isinstance(a[0], Tensor) and isinstance(b[0], Tensor):
+        a, b = a[0].detach().cpu(), b[0].detach().cpu()
+        if a.numel() == b.numel():
+            b = b.reshape(a.shape)
     limit = TRACED if allowed is None else replace(TRACED, single=min(TRACED.single, allowed))
-    found = compare("output", others, flat, limit)
-    for d in found:
+    differences = compare("output", b, a, limit)
+    for d in differences:
         if d.ok or d.mismatched:
             continue
         if names := draws_of(copy.deepcopy(source.module), nested.copied(source.value)):
-            accept_random(d, names, ", in the file others than here")
+            accept_random(d, names, ", other ones in the file than in MODEL")
         elif allowed is not None and d.error <= allowed:
             accept_rounding(d, limit=allowed)
-    return found
+    return differences

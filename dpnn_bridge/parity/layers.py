@@ -1,4 +1,4 @@
-"""Collect the results of every layer, in PyTorch and in Torch7."""
+"""Traverse the layers of a model and record their results, in PyTorch and in Torch7."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Node:
     """One module in the tree of a model.
 
     Attributes:
-        path: its path as in Lua, such as ``modules[3].modules[1]``; empty for the model itself.
-        depth: number of modules above it.
-        module: the torch module.
+        path: path of the module in Lua, such as ``modules[3].modules[1]``; empty for the model itself.
+        depth: number of modules around the module.
+        module: the PyTorch module.
     """
 
     path: str
@@ -32,7 +32,15 @@ class Node:
 
 
 def tree(module: nn.Module, path: str = "", depth: int = 0, seen: set[int] | None = None) -> Iterator[Node]:
-    """Yield every module that represents a Lua object, in the order of the file; one that occurs twice only once."""
+    """Yield every module that represents a Lua object, in the order of the file.
+
+    A module that occurs twice is yielded once.
+
+    Args:
+        module: the model.
+        path, depth: path and depth of ``module``.
+        seen: ids of the modules that were yielded.
+    """
     seen = set() if seen is None else seen
     if id(module) in seen:
         return
@@ -49,12 +57,12 @@ def tree(module: nn.Module, path: str = "", depth: int = 0, seen: set[int] | Non
 
 @dataclass
 class Calls:
-    """The outputs of one module and the gradients of its input, one for each call.
+    """The results of all calls of a module.
 
     Attributes:
-        outputs: results, detached.
-        grad_inputs: gradients of the input, nested like it; None if there was none.
-        last: counts finished calls of all modules: when this one's last call ended.
+        outputs: outputs, detached.
+        grad_inputs: gradients of the inputs, nested like the inputs; None without a gradient.
+        last: position of the last call in the order in which calls of all modules ended.
     """
 
     outputs: list[Any] = field(default_factory=list)
@@ -64,11 +72,11 @@ class Calls:
 
 @dataclass
 class Given:
-    """Torch7's own results of a module, which take the place of ours for the modules behind and before it.
+    """Torch7's results of a module, which replace the module's results for the other modules.
 
     Attributes:
-        output: in place of what forward returns.
-        grad_input: in place of the gradient that backward passes on.
+        output: value that replaces the output; None to keep the output.
+        grad_input: value that replaces the gradient of the input; None to keep the gradient.
     """
 
     output: Any = None
@@ -79,19 +87,19 @@ class Given:
 def recorded(
     model: nn.Module, *, gradients: bool = False, given: Mapping[int, Given] | None = None
 ) -> Iterator[dict[int, Calls]]:
-    """Record the results of each module by ``id(module)``, inside the ``with`` block.
+    """Record the results of each module inside the ``with`` block: ``id(module)`` -> :class:`Calls`.
 
     Args:
         model: the model.
-        gradients: record the gradients of the inputs as well.
-        given: ``id(module)`` -> results that replace the recorded ones: each module then runs on Torch7's
-            values, and an error in one of them does not reach the others.
+        gradients: whether to record the gradients of the inputs too.
+        given: ``id(module)`` -> results that replace the module's results after they are recorded. So each module runs
+            on Torch7's values, and an error of one module does not affect the others.
     """
     calls: dict[int, Calls] = {}
     given = given or {}
     finished = 0
 
-    def forwarded(module: nn.Module, _: Any, output: Any) -> Any:
+    def after_forward(module: nn.Module, _: Any, output: Any) -> Any:
         nonlocal finished
         finished += 1
         entry = calls.setdefault(id(module), Calls())
@@ -99,77 +107,88 @@ def recorded(
         entry.last = finished
         return replaced(output, given[id(module)].output) if id(module) in given else None
 
-    def entered(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def before_forward(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         grads: list[Any] = [None]
         calls.setdefault(id(module), Calls()).grad_inputs.append(grads)
-        theirs = given[id(module)].grad_input if id(module) in given else None
-        return (_watched(args[0], grads, 0, theirs), *args[1:]) if args else args
+        replacement = given[id(module)].grad_input if id(module) in given else None
+        return (_recording_gradients(args[0], grads, 0, replacement), *args[1:]) if args else args
 
     with ExitStack() as stack:
         for node in tree(model):
-            stack.callback(node.module.register_forward_hook(forwarded).remove)
+            stack.callback(node.module.register_forward_hook(after_forward).remove)
             if gradients:
-                stack.callback(node.module.register_forward_pre_hook(entered).remove)
+                stack.callback(node.module.register_forward_pre_hook(before_forward).remove)
         yield calls
     for entry in calls.values():
         entry.grad_inputs = [grads[0] for grads in entry.grad_inputs]
 
 
-def _watched(value: Any, into: Any, key: Any, given: Any) -> Any:
-    """Return ``value`` as new autograd nodes that store their gradients in ``into[key]`` and pass on ``given``."""
+def _recording_gradients(value: Any, grads: Any, key: Any, given: Any) -> Any:
+    """Return a nested value whose tensors are views with hooks on their gradients.
+
+    Args:
+        value: the nested value.
+        grads, key: the hooks store the gradients in ``grads[key]``, nested like ``value``.
+        given: gradients that the hooks return instead; None to keep the gradients.
+    """
     if isinstance(value, Tensor):
         if not value.requires_grad:
             return value
-        fresh = value.view_as(value)
+        view = value.view_as(value)
 
-        def arrived(grad: Tensor) -> Tensor | None:
-            into[key] = grad.detach()
+        def hook(grad: Tensor) -> Tensor | None:
+            grads[key] = grad.detach()
             return like(grad, given)
 
-        fresh.register_hook(arrived)
-        return fresh
+        view.register_hook(hook)
+        return view
     if isinstance(value, list):
-        into[key] = [None] * len(value)
+        grads[key] = [None] * len(value)
         parts = given if isinstance(given, list) and len(given) == len(value) else [None] * len(value)
-        return [_watched(v, into[key], i, parts[i]) for i, v in enumerate(value)]
+        return [_recording_gradients(v, grads[key], i, parts[i]) for i, v in enumerate(value)]
     if isinstance(value, dict):
-        into[key] = dict.fromkeys(value)
+        grads[key] = dict.fromkeys(value)
         parts = given if isinstance(given, dict) else {}
-        return {k: _watched(v, into[key], k, parts.get(k)) for k, v in value.items()}
+        return {k: _recording_gradients(v, grads[key], k, parts.get(k)) for k, v in value.items()}
     return value
 
 
 @contextmanager
 def ordered(model: nn.Module) -> Iterator[dict[int, int]]:
-    """Record the order of calls: ``id(module)`` -> the number of its last call."""
+    """Record the order in which calls end: ``id(module)`` -> position of its last call."""
     order: dict[int, int] = {}
-    numbers = count(1)
+    positions = count(1)
 
-    def forwarded(module: nn.Module, *_: Any) -> None:
-        order[id(module)] = next(numbers)
+    def after_forward(module: nn.Module, *_: Any) -> None:
+        order[id(module)] = next(positions)
 
     with ExitStack() as stack:
         for node in tree(model):
-            stack.callback(node.module.register_forward_hook(forwarded).remove)
+            stack.callback(node.module.register_forward_hook(after_forward).remove)
         yield order
 
 
-# ---------------------------------------------------------------------- Torch7's side
+# ---------------------------------------------------------------------- Torch7
 def object_of(nodes: list[Node], obj: LuaObject) -> dict[int, LuaObject]:
-    """Map ``id(module)`` to the object that holds its last results, in a Lua object such as ``after``."""
+    """Return ``id(module)`` -> Lua object that contains the last results of the module.
+
+    Args:
+        nodes: the tree of the model.
+        obj: the Lua object of the model after its run.
+    """
     from dpnn_bridge.conversion.noise import paired
 
     return {id(module): found for module, found in paired(nodes[0].module, obj, last_ran=True)}
 
 
 def parameter_count(module: nn.Module) -> int:
-    """Return the elements of a module's own parameters, without those of the modules in it."""
+    """Return the number of elements of a module's parameters, without the parameters of its submodules."""
     inside = {id(p) for child in registry.mapping_of(module).children(module) for p in child.parameters()}
     return sum(p.numel() for p in module.parameters() if id(p) not in inside)
 
 
 def decades(errors: Tensor) -> dict[int, int]:
-    """Count relative differences in ``[10**k, 10**(k+1))``, by ``k``; exact equality is -99."""
+    """Count the relative differences in ``[10**k, 10**(k+1))`` for each ``k``; ``k`` of a difference of 0 is -99."""
     flat = errors.flatten().double()
     exact = flat == 0
     exponents = torch.log10(flat[~exact]).floor().clamp(-20, 2).to(torch.int64)

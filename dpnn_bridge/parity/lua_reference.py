@@ -1,7 +1,8 @@
 """Compute a reference with the original Lua sources of a model.
 
-The sources run on the bridge's kernels. The reference is independent of the class mappings, but not computed by
-Torch7's C code. Only stored outputs of real Torch7, or :mod:`dpnn_bridge.lua.torch7`, are Torch7's values.
+The sources run in a Lua bridge, whose tensor operations are PyTorch's. So the reference does not depend on the class
+mappings, but it is not computed by Torch7's C code, unlike stored results of Torch7 and those of
+:mod:`dpnn_bridge.lua.torch7`.
 """
 
 from __future__ import annotations
@@ -33,15 +34,15 @@ def lua_reference(
     dtype: torch.dtype | None = None,
     gradients: bool = True,
 ) -> LuaTable:
-    """Run an object in Lua and return a table like those that Torch7 stores, with the module ``after`` its run.
+    """Run a model in Lua and return its results as a table with the fields of a reference, including ``after``.
 
     Args:
-        bridge: a bridge whose ``lua_path`` contains the original sources.
-        obj: the object as read from a file.
+        bridge: a Lua bridge whose ``lua_path`` contains the original sources.
+        obj: the Lua object of the model.
         module: the converted module, in the mode of both runs.
-        table: contains ``input``, ``target`` for criterions, and may contain ``gradOutput`` and ``reward``.
+        table: contains ``input``, for criterions ``target``, and optionally ``gradOutput`` and ``reward``.
         dtype: dtype to which Lua casts the model; half precision runs in the precision of the file.
-        gradients: run backward; without a ``gradOutput`` on random numbers.
+        gradients: whether to run backward; without ``gradOutput``, on random numbers.
 
     Raises:
         LuaBridgeError: a class has no Lua code, or its code raised an error.
@@ -56,12 +57,12 @@ def lua_reference(
         dtype = None
     else:
         bridge.execute(CAST_IN_SEQUENCE, live, tensor_class, name="cast_in_sequence.lua")
-    wanted = [to_value(table[name]) for name in ("input", "target") if table.get(name) is not None]
-    arguments = [cast(copy.deepcopy(value), dtype) for value in wanted]
+    values = [to_value(table[name]) for name in ("input", "target") if table.get(name) is not None]
+    arguments = [cast(copy.deepcopy(value), dtype) for value in values]
     result = LuaTable((name, table[name]) for name in ("input", "target", "mode") if table.get(name) is not None)
     bridge.manual_seed(1)
     output = bridge.call(live["forward"], live, *arguments)
-    if isinstance(output, tuple):  # some criterions return the sum of the weights, too
+    if isinstance(output, tuple):  # some criterions also return the sum of the weights
         output = output[0]
     result["output"] = lua_value(output)
     if gradients:
@@ -70,7 +71,7 @@ def lua_reference(
         if table.get("reward") is not None:
             result["reward"] = table["reward"]
             bridge.call(live["reinforce"], live, cast(to_value(table["reward"]), dtype))
-        if live["accGradParameters"] is not None:  # no criterion
+        if live["accGradParameters"] is not None:  # not a criterion
             given = to_value(table.get("gradOutput"))
             grad_output = random_like(output) if given is None else cast(given, dtype)
             result["gradOutput"] = lua_value(grad_output)
@@ -79,20 +80,19 @@ def lua_reference(
         parameters = bridge.call(live["parameters"], live) if live["parameters"] is not None else None
         if parameters:
             result["gradParams"] = lua_value(parameters[1])
-    if live["heavySerial"] is not None:  # nn.Serial may leave results out of files
+    if live["heavySerial"] is not None:  # else nn.Serial may not save results
         bridge.call(live["heavySerial"], live)
     result["after"] = bridge.to_object(live)
     return result
 
 
 def require_sources(bridge: LuaBridge, obj: LuaObject) -> None:
-    """Load packages of ``lua_path`` until Lua defines every class of an object.
+    """Load packages from ``lua_path`` until every class of an object has Lua code.
 
-    Classes that the bridge itself would compute with the converted module do not count: to compare those would prove
-    nothing.
+    Without Lua code, the bridge would run the converted module, and the comparison would prove nothing.
 
     Raises:
-        LuaBridgeError: classes have no Lua code; the message names them.
+        LuaBridgeError: classes have no Lua code; the message lists them.
     """
     names = {value.class_name for value in values_in(obj) if isinstance(value, LuaObject)}
 
@@ -106,12 +106,12 @@ def require_sources(bridge: LuaBridge, obj: LuaObject) -> None:
             return
         try:
             bridge.require(package)
-        except LuaBridgeError as error:  # one that needs C code, or is for something else
+        except LuaBridgeError as error:  # for example a package that needs C code
             reasons[package] = str(error).partition("\n")[0]
     if missing():
         tried = "".join(f"\n  require '{package}': {reason}" for package, reason in reasons.items())
         raise LuaBridgeError(
-            f"no Lua source for {', '.join(missing())}: name a folder with checkouts of nn and the other packages that "
-            "the model needs, lua_path= (--lua-path), or the file that defines the class, lua= (--lua) without "
+            f"no Lua source for {', '.join(missing())}: pass a folder with checkouts of nn and the other packages that "
+            "the model needs as lua_path= (--lua-path), or the file that defines the class as lua= (--lua) without "
             f"sandbox= (--sandbox){tried}"
         )

@@ -1,8 +1,8 @@
-"""Verify the targets of a manifest: each is the file that was written, and the same model as its source.
+"""Verify the targets of a manifest: each is unchanged since it was written, and equals its source.
 
-A manifest is data, and data must not select a program. Unless the user trusts the manifest, its lines may name only
-local files in data formats. Nothing is downloaded, run or passed to another program. Fields that name plugins or Lua
-files have no meaning in a manifest.
+A manifest is data, and data must not select a program to run. Unless the user trusts the manifest, its lines may
+contain only local files in data formats. Nothing is downloaded, run or passed to another program. Fields for plugins
+or Lua files are ignored.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from dpnn_bridge.outputs.formats import is_data_file
 from dpnn_bridge.parity.verify import verify
 from dpnn_bridge.plugins import load_plugins
 
-#: verdicts beside those of :class:`~dpnn_bridge.compare.verdict.Verdict`
+#: verdicts in addition to :class:`~dpnn_bridge.compare.verdict.Verdict`
 FAILED, MISSING, REFUSED = "failed", "missing", "refused"
 
 
@@ -42,11 +42,11 @@ class Checked:
     """The result of one line of a manifest.
 
     Attributes:
-        source, target, key: as in the line.
+        source, target, key: fields of the line.
         verdict: verdict of the comparison of target and source; ``"failed"`` if the conversion failed, ``"missing"``
-            if a file is missing, ``"different"`` if a file has changed since, ``"refused"`` if only the line of a
-            trusted manifest may name such a file.
-        message: description of the fault, or empty.
+            if a file is missing, ``"different"`` if a file has changed since the conversion, ``"refused"`` if only a
+            trusted manifest may contain such a file.
+        message: description of the error, or empty.
         ok: whether source and target were compared and are equal.
     """
 
@@ -64,7 +64,7 @@ class Checked:
 
 @dataclass(frozen=True)
 class ClassOptions:
-    """The arguments of :func:`check_manifest` for the conversion of classes; pickled for workers."""
+    """The arguments of :func:`check_manifest` that define the conversion; pickled for worker processes."""
 
     plugins: tuple[str, ...] = ()
     lua: Any = None
@@ -73,7 +73,7 @@ class ClassOptions:
     index_base: Literal[0, 1] = 1
 
     def options(self) -> Options:
-        """Return the options of the conversion, with a bridge of this process."""
+        """Return the options of the conversion, with a Lua bridge in this process."""
         own = classes_in_lua(self.lua, self.sandbox)
         return Options(index_base=self.index_base, allow_unsupported=self.allow_unsupported, **own)
 
@@ -93,19 +93,20 @@ def check_manifest(
     """Check every target of a manifest; yield each result when its check ends.
 
     Args:
-        path: The manifest.
-        executor: What runs the checks, see :func:`dpnn_bridge.batch.run`; default: this process.
+        path: the manifest.
+        executor: executor for the checks, see :func:`dpnn_bridge.batch.run`; default: this process.
         plugins: Python files that register classes.
         lua: Lua files that define classes; without an executor also a :class:`~dpnn_bridge.lua.LuaBridge`.
-        sandbox: Run these Lua files in a process that can only compute.
-        allow_unsupported: Replace unknown classes by placeholders.
-        index_base: First index of the inputs and outputs of the targets, as they were converted.
-        trusted: The manifest is your own. Its lines may name URLs, which are downloaded, ``.onnx`` and ``.pt2`` files,
-            which other programs read, and ``.py`` files, which are run. By default such lines are refused.
+        sandbox: whether to run these Lua files in a process that can only compute.
+        allow_unsupported: whether to convert unknown classes to placeholders.
+        index_base: value of ``index_base`` with which the targets were converted.
+        trusted: whether the manifest is trusted. Its lines may contain URLs, which are downloaded, ``.onnx`` and
+            ``.pt2`` files, which other programs read, and ``.py`` files, which are run. By default such lines are
+            refused.
 
     Raises:
-        T7FormatError: The file is not a manifest.
-        NotT7Error: The path is not a regular file.
+        T7FormatError: the file is not a manifest.
+        NotT7Error: the path is not a regular file.
     """
     lines = last_lines(Path(path)).values()
     classes = ClassOptions(tuple(os.fspath(plugin) for plugin in plugins), lua, sandbox, allow_unsupported, index_base)
@@ -118,16 +119,16 @@ def check_manifest(
         try:
             yield future.result()
         except Exception as e:
-            yield _checked(futures[future], FAILED, failure_message(e))
+            yield _result(futures[future], FAILED, failure_message(e))
 
 
 def check_line(line: Line, classes: ClassOptions, folder: str | None = None) -> Checked:
     """Check one line of a manifest.
 
     Args:
-        line: The line.
-        classes: How classes are converted.
-        folder: That of the manifest; None if the manifest is trusted.
+        line: the line.
+        classes: options of the conversion.
+        folder: folder of the manifest; None if the manifest is trusted.
     """
     try:
         places = _places(line, folder)
@@ -143,46 +144,46 @@ def check_line(line: Line, classes: ClassOptions, folder: str | None = None) -> 
             for name, checksum in (("source", "sha256"), ("target", "target_sha256")):
                 file = stack.enter_context(local_file(places[name], unpack=name == "source"))
                 if checksum_of(file.path) != line.get(checksum):
-                    return _checked(line, "different", f"{line[name]} has changed since the conversion")
+                    return _result(line, "different", f"{line[name]} has changed since the conversion")
                 paths.append(file.path)
-            return _compared(line, paths[0], paths[1], options)
+            return _compare(line, paths[0], paths[1], options)
     except (DpnnBridgeError, OSError, ValueError) as e:
         return _fault(line, e)
 
 
 def _places(line: Line, folder: str | None) -> dict[str, Place] | Checked:
-    """Return the places of the files of a line, or the result if they must not be read."""
+    """Return the paths or URLs of a line's files, or the result if the files must not or cannot be read."""
     if line["verdict"] == FAILED:
-        return _checked(line, FAILED, str(line.get("message", "")))
+        return _result(line, FAILED, str(line.get("message", "")))
     if folder is not None and (reason := _refusal_reason(line, folder)):
-        return _checked(line, REFUSED, reason)
+        return _result(line, REFUSED, reason)
     places = {name: place_of(line[name]) for name in ("source", "target")}
-    for place in places.values():  # before a source is downloaded in vain
+    for place in places.values():  # before the source is downloaded
         if not isinstance(place, str) and not os.path.isfile(place):
-            return _checked(line, MISSING, f"{place} is missing")
+            return _result(line, MISSING, f"{place} is missing")
     return places
 
 
 def _fault(line: Line, error: Exception) -> Checked:
     """Return the result of a line whose files cannot be read or compared."""
     if isinstance(error, MissingFileError):
-        return _checked(line, MISSING, str(error))
+        return _result(line, MISSING, str(error))
     if isinstance(error, DpnnBridgeError):
-        return _checked(line, "different" if isinstance(error, VerificationError) else FAILED, str(error))
-    # a failing disk, a name that no file can have
-    return _checked(line, FAILED, str(as_ours(error, T7Error, "reading the files")))
+        return _result(line, "different" if isinstance(error, VerificationError) else FAILED, str(error))
+    # for example a disk error or an invalid file name
+    return _result(line, FAILED, str(as_ours(error, T7Error, "reading the files")))
 
 
 def _refusal_reason(line: Line, folder: str) -> str:
-    """Return why a line of an untrusted manifest is refused; empty if it is accepted."""
+    """Return the reason why a line of an untrusted manifest is refused; empty if it is accepted."""
     for name in (line["source"], line["target"]):
         if "://" in name or name[:2] in ("//", "\\\\"):
-            what = f"{shortened(name)} is not a local file"
+            reason = f"{shortened(name)} is not a local file"
         elif not os.path.isabs(name) and not _is_below(os.path.realpath(name), folder):
-            what = f"{shortened(name)} is outside the folder of the manifest"
+            reason = f"{shortened(name)} is outside the folder of the manifest"
         else:
             continue
-        return f"{what}; {_ADVICE}"
+        return f"{reason}; {_ADVICE}"
     suffix = Path(line["target"]).suffix
     if not is_data_file(line["target"]):
         return f"a {suffix or 'file without suffix'} contains a program or is read by another program; {_ADVICE}"
@@ -196,18 +197,19 @@ def _is_below(path: str, folder: str) -> bool:
     return os.path.commonpath([path, folder]) == folder
 
 
-def _compared(line: Line, source: Path, target: Path, options: Options) -> Checked:
+def _compare(line: Line, source: Path, target: Path, options: Options) -> Checked:
+    """Compare the target of a line with its source."""
     try:
         if target.suffix == ".json" and not target.name.endswith(INDEX):
             raise ModelNotFoundError("data")
         result = verify(source, target, key=line.get("key"), options=options)
-    except ModelNotFoundError:  # data
+    except ModelNotFoundError:  # data without a model
         same = is_converted(source, target, key=line.get("key"))
-        return _checked(line, "equal" if same else "different", "" if same else "the source data has changed", same)
+        return _result(line, "equal" if same else "different", "" if same else "the data differs from the source", same)
     verdict = "equal" if result.verdict is None else result.verdict.value
     failed = next((f"{d.name}: {d.message}" for d in result.differences if not d.ok), "")
-    return _checked(line, verdict, failed, result.ok)
+    return _result(line, verdict, failed, result.ok)
 
 
-def _checked(line: Line, verdict: str, message: str, ok: bool = False) -> Checked:
+def _result(line: Line, verdict: str, message: str, ok: bool = False) -> Checked:
     return Checked(line["source"], line["target"], line.get("key"), verdict, message, ok)

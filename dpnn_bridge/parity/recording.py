@@ -1,4 +1,4 @@
-"""Record fixtures with PyTorch: the current results of a model, for later comparisons."""
+"""Record fixtures with results of PyTorch, and compare models with fixtures."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ def record(
 ) -> None:
     """Run a copy of a module and write a fixture with its results.
 
-    The file says that PyTorch computed it (``provenance.pytorch``), so that it cannot be taken for Torch7's values.
+    The field ``provenance.pytorch`` of the fixture states that PyTorch computed the results.
 
     Args:
-        module: any module. If all of its layers have a Lua class, the fixture contains the module itself, and
-            ``dpnn-verify`` and the pytest plugin need nothing else; otherwise pass it to :func:`assert_parity`.
-        input: tensor or nested list.
+        module: any module. If all its layers have a Lua class, the fixture contains the module, so ``dpnn-verify`` and
+            the pytest plugin can check the fixture alone. Otherwise call :func:`assert_parity` with the module.
+        input: a tensor or a nested list.
         path: the ``.t7`` file to write.
-        target: second argument, for criterions.
+        target: second argument of a criterion.
         grad_output: gradient of the output; default: random numbers, the same in each run.
-        gradients: record ``gradInput`` and ``gradParams`` too.
-        force: replace an existing file.
+        gradients: whether to record ``gradInput`` and ``gradParams`` too.
+        force: whether to replace an existing file.
 
     Raises:
         OutputExistsError: the file exists and ``force`` is False.
@@ -75,7 +75,7 @@ def record(
     )
     try:
         table["module"] = to_lua(module)
-    except ConversionError:  # a layer without Lua class: the fixture contains values only
+    except ConversionError:  # a layer without a Lua class: the fixture contains only the results
         table["module"] = None
     module, inputs = copied(module), nested.require_grad(nested.copied(input))
     with full_precision(), torch.set_grad_enabled(gradients):
@@ -106,19 +106,19 @@ def assert_parity(
     """Assert that the results of a module agree with a fixture or reference.
 
     Args:
-        module: the module, converted or written by hand. A copy of it runs, in the mode that the fixture names.
+        module: the module, converted or written by hand. A copy of the module runs, in the mode of the fixture.
         fixture: a ``.t7`` file or its table: ``input``, ``output`` and the other results to compare (``gradOutput``,
             ``gradInput``, ``gradParams`` in the order of Torch7's ``parameters()``, ``params``, ``target``).
-        device: where to run.
-        dtype: in which precision; default: that of the module.
-        rtol: accepted difference relative to the largest expected value; default 1e-10 in double and 1e-5 in single
+        device: device on which the module runs.
+        dtype: precision of the run; default: the module's.
+        rtol: accepted difference relative to the largest expected value; default: 1e-10 in double and 1e-5 in single
             precision.
-        gradient_rtol: the same for gradients; default: ``rtol``.
-        gradients: compare gradients when the fixture contains them.
+        gradient_rtol: accepted relative difference of gradients; default: ``rtol``.
+        gradients: whether to compare gradients if the fixture contains them.
 
     Raises:
         NoReferenceError: the file or table contains no input.
-        AssertionError: lists every comparison that failed, with the worst element and its index.
+        AssertionError: a comparison failed; the message lists the failed comparisons with their worst elements.
 
     Examples:
         >>> parity.assert_parity(MyPort(), "tests/fixtures/reference.t7", rtol=1e-4)   # doctest: +SKIP

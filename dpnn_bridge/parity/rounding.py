@@ -1,10 +1,10 @@
-"""Decide which differences rounding errors explain, by measurements on the model and the reference.
+"""Decide which differences rounding errors explain, by further runs of the model.
 
-A reference in single precision contains the rounding errors of the program that computed it. The model runs in double
-precision, which measures the error of the reference. It also runs in single precision, several times with every weight
-and input perturbed by 1 ulp, which measures the expected error of such a run. The errors of Torch7 and PyTorch have the
-same size: over all fixtures and published architectures, the error of the reference was at most 1.5 times that of our
-own run, where that exceeded :data:`ULPS`. An error above :data:`MARGIN` times the expected error is not rounding.
+A reference in single precision contains the rounding errors of the program that computed it. A run of the model in
+double precision measures the error of the reference. Several runs in single precision, with all weights and inputs
+perturbed by some ulps, measure the expected error of such a run. The errors of Torch7 and PyTorch have the same size:
+over all fixtures and published architectures, the error of the reference was at most 1.5 times the error of PyTorch's
+run, where that exceeded :data:`ULPS`. An error above :data:`MARGIN` times the expected error is not rounding.
 """
 
 from __future__ import annotations
@@ -22,67 +22,68 @@ from dpnn_bridge.parity.accepted import accept_rounding
 from dpnn_bridge.parity.experiment import Experiment, Key, Outcome
 from dpnn_bridge.parity.layers import Given
 
-#: differences of up to this many ulps of the largest value are rounding
+#: differences of up to this many ulps of the largest value are always accepted as rounding
 ULPS = 8
-#: accepted error of the reference, as a multiple of the largest error of our own runs
+#: accepted error of the reference, as a multiple of the largest error of PyTorch's runs
 MARGIN = 4
-#: the same for a reference of a GPU, whose algorithms (Winograd, FFT) are less exact
+#: both for a reference that was computed by a GPU, whose algorithms (Winograd, FFT) are less exact
 GPU_ULPS, GPU_MARGIN = 128, 32
-#: runs with values perturbed by up to this many ulps. More than one makes gradients jump, as in a deep network where
-#: the maximum of a pooling window or the sign before a ReLU changes. For outputs, the effect is scaled to one ulp
+#: maximum perturbation in ulps of each run. Larger ones change the maximum of a pooling window or the sign before a
+#: ReLU, which changes gradients abruptly, as in a deep network. For outputs, the effect is scaled to one ulp
 PERTURBATION_ULPS = (1, 1, 4, 4, 16, 16)
 
 
 def floor(experiment: Experiment) -> float:
-    """Return the largest relative difference of an output within the tolerance that needs no explanation."""
+    """Return the relative difference above which an output within the tolerance needs the rounding test."""
     if not experiment.measured:
         return float("inf")
-    return _least(experiment)
+    return _min_accepted(experiment)
 
 
-def _least(experiment: Experiment) -> float:
+def _min_accepted(experiment: Experiment) -> float:
+    """Return the relative difference that is always accepted as rounding."""
     eps = torch.finfo(torch.float32 if experiment.single else torch.float64).eps
     return (GPU_ULPS if experiment.on_gpu else ULPS) * eps
 
 
 def judge_rounding(experiment: Experiment, outcome: Outcome, given: Mapping[int, Given] | None) -> None:
-    """Accept differences that rounding explains; narrow the tolerance of other outputs.
+    """Accept differences that rounding explains; reject outputs within the tolerance that rounding does not explain.
 
     Args:
-        experiment: the runs; with ``measured``, outputs within the tolerance are tested as well.
-        outcome: of the run.
-        given: values that the layers of that run got instead of each other's results.
+        experiment: the experiment; with ``measured``, outputs within the tolerance are tested too.
+        outcome: results of the run.
+        given: argument ``given`` of the run, see :meth:`Experiment.run`.
     """
-    least = _least(experiment)
-    waiting = {
+    min_accepted = _min_accepted(experiment)
+    pending = {
         key: d
         for key, d in outcome.rounding_candidates(floor(experiment)).items()
         if d.is_computed and not d.mismatched
     }
-    if waiting:
-        _repeat_both(experiment, given, waiting)
-    if not waiting:
+    if pending:
+        _repeat_in_double(experiment, given, pending)
+    if not pending:
         return
     margin = GPU_MARGIN if experiment.on_gpu else MARGIN
     precise = _precise(experiment, outcome, given)
-    exact, own = precise.by_key() if precise is not None else {}, dict.fromkeys(waiting, 0.0)
-    for run, units in enumerate((0, *PERTURBATION_ULPS)):
-        other = outcome if not run and experiment.runs_single else _perturbed(experiment, given, run, units)
-        moved = _distances(precise or outcome, other)
-        for key, d in waiting.items():
-            distance = moved.get(key, 0.0) / (1 if d.is_gradient else max(1, units))
+    exact, own = precise.by_key() if precise is not None else {}, dict.fromkeys(pending, 0.0)
+    for run, ulps in enumerate((0, *PERTURBATION_ULPS)):
+        other = outcome if not run and experiment.runs_single else _perturbed(experiment, given, run, ulps)
+        all_distances = _distances(precise or outcome, other)
+        for key, d in pending.items():
+            distance = all_distances.get(key, 0.0) / (1 if d.is_gradient else max(1, ulps))
             own[key] = max(own[key], distance * d.error / d.absolute if 0 < d.absolute < float("inf") else 0.0)
-        for key, d in list(waiting.items()):
-            found = exact[key].error if key in exact else d.error
-            if found == float("inf"):  # single precision ends earlier than double
-                found = d.error
-            d.rounding = max(least, margin * own[key])
-            if found <= d.rounding:
-                _explained(d, found, precise is not None)
-                del waiting[key]
-        if not waiting:
+        for key, d in list(pending.items()):
+            error = exact[key].error if key in exact else d.error
+            if error == float("inf"):  # the reference overflowed in single precision
+                error = d.error
+            d.rounding = max(min_accepted, margin * own[key])
+            if error <= d.rounding:
+                _accept(d, error, precise is not None)
+                del pending[key]
+        if not pending:
             return
-    for d in waiting.values():
+    for d in pending.values():
         if d.ok:
             d.tolerance = min(d.tolerance, d.rounding, d.error / 2)
             d.message = (
@@ -91,8 +92,15 @@ def judge_rounding(experiment: Experiment, outcome: Outcome, given: Mapping[int,
             )
 
 
-def _repeat_both(experiment: Experiment, given: Mapping[int, Given] | None, waiting: dict[Key, Difference]) -> None:
-    """Settle what both sides in double precision can, where Torch7 or Lua can compute the reference again."""
+def _repeat_in_double(
+    experiment: Experiment, given: Mapping[int, Given] | None, pending: dict[Key, Difference]
+) -> None:
+    """Decide comparisons by a run in double precision, if Torch7 or Lua can compute the reference again.
+
+    Args:
+        experiment, given: see :func:`judge_rounding`.
+        pending: the comparisons; the decided ones are removed.
+    """
     double = experiment.doubled
     if double is None:
         return
@@ -102,25 +110,33 @@ def _repeat_both(experiment: Experiment, given: Mapping[int, Given] | None, wait
         outcome = double.run(given=given)
     judge_rounding(double, outcome, given)
     exact = outcome.by_key()
-    for key, d in list(waiting.items()):
+    for key, d in list(pending.items()):
         other = exact.get(key)
         if other is None:
             continue
-        del waiting[key]
+        del pending[key]
         if other.ok and not d.ok:
-            accept_rounding(d, "it agrees when both are repeated in double precision")
+            accept_rounding(d, "the results agree when both are repeated in double precision")
             d.message += f"; in double precision {other.error:.2g}"
         elif not other.ok:
             d.tolerance = min(d.tolerance, d.error / 2)
             d.message = f"{other.message} in double precision"
 
 
-def _explained(d: Difference, found: float, doubled: bool) -> None:
+def _accept(d: Difference, error: float, in_double: bool) -> None:
+    """Accept a failed comparison.
+
+    Args:
+        d: the comparison.
+        error: relative difference of the reference from the run in double precision, or from the run itself.
+        in_double: whether there was a run in double precision.
+    """
     if d.ok:
         return
     accept_rounding(d)
-    where = f"{found:.2g} from the result in double precision, " if doubled else ""
-    d.message += f"; the reference is {where}rounding explains {d.rounding:.2g}"
+    if in_double:
+        d.message += f"; the reference differs by {error:.2g} from the result in double precision"
+    d.message += f"; rounding explains {d.rounding:.2g}"
 
 
 def _precise(experiment: Experiment, outcome: Outcome, given: Mapping[int, Given] | None) -> Outcome | None:
@@ -133,74 +149,75 @@ def _precise(experiment: Experiment, outcome: Outcome, given: Mapping[int, Given
         return None
 
 
-# ---------------------------------------------------------------------- our own runs
+# ---------------------------------------------------------------------- perturbed runs
 def _distances(precise: Outcome, other: Outcome) -> dict[Key, float]:
-    """Return the distance of a run's results from the exact ones, for each comparison."""
+    """Return the largest difference of a run's results from the precise results, for each comparison."""
     found: dict[Key, float] = {}
-    theirs = {(i, name): value for i, name, value in other.values()}
+    others = {(i, name): value for i, name, value in other.values()}
     for i, name, exact in precise.values():
-        moved = theirs.get((i, name))
-        for place, distance in distances(name, exact, moved).items():
-            found[i, place] = max(found.get((i, place), 0.0), distance)
+        for part, distance in distances(name, exact, others.get((i, name))).items():
+            found[i, part] = max(found.get((i, part), 0.0), distance)
     return found
 
 
-def distances(name: str, exact: Any, moved: Any) -> dict[str, float]:
-    """Return the largest distance of finite elements of nested values.
+def distances(name: str, exact: Any, other: Any) -> dict[str, float]:
+    """Return the largest absolute difference of finite elements, for each tensor of nested values.
 
     Args:
-        name: of the values; those in tables are named as :func:`~dpnn_bridge.compare.differences.compare` names them.
-        exact, moved: the values.
+        name: name of the values. Names of tensors in tables are as in :func:`~dpnn_bridge.compare.differences.compare`.
+        exact, other: the values.
     """
     found: dict[str, float] = {}
-    if isinstance(exact, Tensor) and isinstance(moved, Tensor) and exact.shape == moved.shape:
-        e, m = exact.detach().to("cpu", torch.float64), moved.detach().to("cpu", torch.float64)
-        finite = e.isfinite() & m.isfinite()
+    if isinstance(exact, Tensor) and isinstance(other, Tensor) and exact.shape == other.shape:
+        a, b = exact.detach().to("cpu", torch.float64), other.detach().to("cpu", torch.float64)
+        finite = a.isfinite() & b.isfinite()
         if finite.any():
-            found[name] = float((e - m)[finite].abs().max())
-    elif isinstance(exact, (list, tuple)) and isinstance(moved, (list, tuple)):
-        for k, (e, m) in enumerate(zip(exact, moved, strict=False), 1):
-            found |= distances(f"{name}[{k}]", e, m)
-    elif isinstance(exact, dict) and isinstance(moved, dict):
-        for k in exact.keys() & moved.keys():
-            found |= distances(f"{name}.{k}", exact[k], moved[k])
+            found[name] = float((a - b)[finite].abs().max())
+    elif isinstance(exact, (list, tuple)) and isinstance(other, (list, tuple)):
+        for k, (a, b) in enumerate(zip(exact, other, strict=False), 1):
+            found |= distances(f"{name}[{k}]", a, b)
+    elif isinstance(exact, dict) and isinstance(other, dict):
+        for k in exact.keys() & other.keys():
+            found |= distances(f"{name}.{k}", exact[k], other[k])
     return found
 
 
-def _perturbed(experiment: Experiment, given: Mapping[int, Given] | None, seed: int, units: int) -> Outcome:
-    """Return a run in the reference's precision, weights and inputs perturbed by up to this many ulps."""
+def _perturbed(experiment: Experiment, given: Mapping[int, Given] | None, seed: int, ulps: int) -> Outcome:
+    """Return a run in the reference's precision, with weights and inputs perturbed by up to ``ulps`` ulps."""
     generator = torch.Generator().manual_seed(seed)
-    eps = units * torch.finfo(torch.float32 if experiment.single else torch.float64).eps
+    eps = ulps * torch.finfo(torch.float32 if experiment.single else torch.float64).eps
 
-    def moved(tensor: Tensor) -> Tensor:
+    def perturb(tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point():
             return tensor
-        whole = tensor.detach() == tensor.detach().round()  # may be indices, as beside the values of a sparse input
-        return tensor.where(whole, tensor * _near_one(tensor, generator, eps))
+        integral = tensor.detach() == tensor.detach().round()  # may be indices, as in a sparse input
+        return tensor.where(integral, tensor * _factors(tensor, generator, eps))
 
     @contextmanager
     def running(module: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for p in module.parameters():
                 if p.is_floating_point():
-                    p.mul_(_near_one(p, generator, eps))
+                    p.mul_(_factors(p, generator, eps))
 
-        def entered(module: nn.Module, args: tuple[Any, ...]) -> Any:
-            return (nested.map_tensors(moved, args[0]), *args[1:]) if args else None
+        def perturb_input(module: nn.Module, args: tuple[Any, ...]) -> Any:
+            return (nested.map_tensors(perturb, args[0]), *args[1:]) if args else None
 
-        handle = module.register_forward_pre_hook(entered)
+        handle = module.register_forward_pre_hook(perturb_input)
         try:
             yield
         finally:
             handle.remove()
 
-    theirs = given and {
-        i: Given(nested.map_tensors(moved, g.output), nested.map_tensors(moved, g.grad_input)) for i, g in given.items()
+    perturbed = given and {
+        i: Given(nested.map_tensors(perturb, g.output), nested.map_tensors(perturb, g.grad_input))
+        for i, g in given.items()
     }
     dtype = torch.float32 if experiment.single and not experiment.runs_single else None
-    return experiment.run(dtype=dtype, given=theirs, while_running=running)
+    return experiment.run(dtype=dtype, given=perturbed, while_running=running)
 
 
-def _near_one(tensor: Tensor, generator: torch.Generator, eps: float) -> Tensor:
+def _factors(tensor: Tensor, generator: torch.Generator, eps: float) -> Tensor:
+    """Return random factors between 1 - eps and 1 + eps."""
     noise = 2 * torch.rand(tensor.shape, generator=generator, dtype=torch.float64) - 1
     return (1 + eps * noise).to(tensor.device, tensor.dtype)

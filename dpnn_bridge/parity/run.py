@@ -1,4 +1,4 @@
-"""Compare one run of a model with a reference: assign every result to its layer, and judge every difference."""
+"""Compare a model with a reference: assign every comparison to its layer, and find the reasons of differences."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from dpnn_bridge.parity.layers import decades, object_of
 from dpnn_bridge.parity.rounding import floor
 from dpnn_bridge.parity.verification import Layer, Verification
 
-OTHER_INPUT = "The results that Torch7 left in the model file belong to another input; they are not used."
+OTHER_INPUT = "The results that Torch7 stored in the model file belong to another input, so they are not used."
 EARLIER_CALL = (
-    "The results that Torch7 left in the model file are those of an earlier call: the model continues a sequence, so a "
-    "call on the same input gives others. They are not used."
+    "The results that Torch7 stored in the model file belong to an earlier call of a model that continues a sequence. "
+    "A call on the same input returns other results, so they are not used."
 )
 WITHOUT_LAYERS = (
-    "For those of each layer, save the module after its forward (without clearState) as the field `after` of the "
+    "To compare every layer, save the module after its forward (without clearState) as the field `after` of the "
     "reference."
 )
 ON_TORCH7S_VALUES = (
-    "Something differs: the layers ran again, each on what Torch7 gave it, so that a layer that differs does not make "
-    "those behind it differ."
+    "A result differs. So each layer ran again on Torch7's results of the other layers: a layer that differs does not "
+    "affect the comparisons of later layers."
 )
 
 
 def compare_with_reference(result: Verification, experiment: Experiment, outcome: Outcome) -> None:
-    """Add all comparisons of a run to ``result``; where one fails, find out where it comes from.
+    """Add all comparisons of a run to ``result``. If one fails, further runs find the layer and the reason.
 
     Args:
-        result: with its layers, in the order of the tree.
-        experiment: the runs.
-        outcome: of its run.
+        result: the verification; its layers are in the order of the tree.
+        experiment: the experiment.
+        outcome: results of its run.
     """
     random: list[str] = []
     local = outcome
@@ -54,14 +54,14 @@ def compare_with_reference(result: Verification, experiment: Experiment, outcome
             given = experiment.given(outcome)
             local = experiment.run(given=given)
             discard_aliased(experiment, local, [])
-            _spread(outcome, local)
+            _accept_repeated(outcome, local)
             judge(experiment, local, given, random)
             if any(d.error > d.tolerance for d in local.by_key().values()):
                 result.notes.append(ON_TORCH7S_VALUES)
         judge(experiment, outcome, None, random)
     result.whole = outcome.whole
-    if local is not outcome and any(not d.ok for d in local.by_key().values()):  # the rest follows from this
-        result.whole = [d for d in outcome.whole if d.name.startswith(WHOLE) or d.name in UNPLACED]
+    if local is not outcome and any(not d.ok for d in local.by_key().values()):  # the other differences may follow
+        result.whole = [d for d in outcome.whole if d.name.startswith(WHOLE) or d.name in UNASSIGNED]
     elif local is not outcome:
         result.whole = [d for d in outcome.whole if not d.name.startswith("params[")]
     for i, (layer, found) in enumerate(zip(result.layers, local.layers, strict=True)):
@@ -75,16 +75,21 @@ def compare_with_reference(result: Verification, experiment: Experiment, outcome
     if experiment.after is None and len(outcome.nodes) > 1 and OTHER_INPUT not in result.notes:
         result.notes.append(f"{_resolution(outcome, experiment)} {WITHOUT_LAYERS}")
     result.layers[0].differences += [d for d in outcome.whole if d.name.startswith(WHOLE)]
-    _place(result, local)
+    _assign(result, local)
     if experiment.after is not None:
-        lost = len(outcome.nodes) - len(object_of(outcome.nodes, experiment.after))
-        if lost:
-            result.notes.append(f"{lost} of {len(outcome.nodes)} layers have none in the reference's `after`.")
+        missing = len(outcome.nodes) - len(object_of(outcome.nodes, experiment.after))
+        if missing:
+            result.notes.append(f"{missing} of {len(outcome.nodes)} layers have no results in the reference's `after`.")
     result.histogram = dict(sorted(_histogram(outcome, experiment).items()))
 
 
-def _spread(outcome: Outcome, local: Outcome) -> None:
-    """Accept a layer by the reason of the whole run if it ran on our results, not on Torch7's."""
+def _accept_repeated(outcome: Outcome, local: Outcome) -> None:
+    """Accept differences of the second run that are the same as accepted differences of the first run.
+
+    Args:
+        outcome: the first run.
+        local: the second run, on Torch7's results, of which some layers have none.
+    """
     before = outcome.by_key()
     for key, d in local.by_key().items():
         known = before.get(key)
@@ -93,47 +98,48 @@ def _spread(outcome: Outcome, local: Outcome) -> None:
 
 
 def _resolution(outcome: Outcome, experiment: Experiment) -> str:
-    """Describe which faults the output of a whole model can detect."""
-    text = "The reference holds the results of the whole model only"
+    """Describe the smallest error that the output of the complete model can detect."""
+    text = "The reference contains only the results of the complete model"
     outputs = [d for d in outcome.whole if d.name.startswith("output")]
     if not (experiment.measured and outputs):
         return f"{text}."
-    seen = max(max(d.rounding, floor(experiment)) for d in outputs)
+    detectable = max(max(d.rounding, floor(experiment)) for d in outputs)
     return (
-        f"{text}, in single precision: a fault that moves the output by less than {seen:.2g} of its largest value "
-        "cannot be detected."
+        f"{text}, in single precision: an error that changes the output by less than {detectable:.2g} of its largest "
+        "value cannot be detected."
     )
 
 
+#: beginnings of the names of comparisons that belong to the complete model
 WHOLE = ("output", "gradInput", "forward", "backward")
-#: names of comparisons of lists that differ in length, so that nothing of them has a layer
-UNPLACED = ("params", "gradParams", "after")
+#: names of comparisons of lists with different lengths, whose elements cannot be assigned to layers
+UNASSIGNED = ("params", "gradParams", "after")
 
 
-def _place(result: Verification, outcome: Outcome) -> None:
-    """Give every parameter, gradient and buffer to the layer that owns it or contains its owner."""
+def _assign(result: Verification, outcome: Outcome) -> None:
+    """Assign every comparison of a parameter, gradient or buffer to the layer that owns it or contains its owner."""
     layers = NamedLayers(result, outcome.module, outcome.nodes)
     owners = list(registry.parameters(outcome.module))
     for prefix in ("params[", "gradParams["):
         found = [d for d in outcome.whole if d.name.startswith(prefix)]
         for (owner, name, spec), difference in zip(owners, found if len(found) == len(owners) else [], strict=False):
             field = name if prefix == "params[" else fields.grad_field(name, spec)
-            _give(layers.of_module(owner), difference, field)
+            _add(layers.of_module(owner), difference, field)
     for difference in outcome.whole:
-        kind, _, place = difference.name.partition(".")
+        kind, _, path = difference.name.partition(".")
         if kind in ("after", "params"):
-            name, _, leaf = place.rpartition(".")
-            _give(layers.of(name), difference, leaf)
+            name, _, leaf = path.rpartition(".")
+            _add(layers.of(name), difference, leaf)
 
 
-def _give(layer: Layer, difference: Difference, field: str) -> None:
-    """Put a comparison of the whole model to its layer, under the name of the Lua field."""
+def _add(layer: Layer, difference: Difference, field: str) -> None:
+    """Add a comparison to a layer, under the name of the Lua field."""
     difference.name = f"{layer.path}.{field}" if layer.path else field
     layer.differences.append(difference)
 
 
 def _histogram(outcome: Outcome, experiment: Experiment) -> Counter[int]:
-    """Return the elements of the results of the whole model by their relative difference."""
+    """Return the number of result elements of the complete model, by the decade of their relative difference."""
     histogram: Counter[int] = Counter()
     table, entry = experiment.table, outcome.entry(0)
     if entry and entry.outputs:

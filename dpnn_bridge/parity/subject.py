@@ -22,23 +22,27 @@ from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.outputs.formats import is_converted_file
 from dpnn_bridge.parity.buffers import is_filled
 
-#: field of a reference that was taken from the model's own file
+#: field that marks a reference of results that Torch7 stored in the model file
 LEFTOVER = "left in the model file"
-#: dtypes to which Torch7 casts a model; others run in the precision of the file
+#: dtypes to which Torch7 casts a model; with other dtypes, it runs in the precision of the file
 _TENSOR_CLASSES = {torch.float64: "torch.DoubleTensor", torch.float32: "torch.FloatTensor"}
 
 
 class Subject:
     """The model and its reference.
 
+    Args:
+        path: file of the model.
+        reference: file or table of the reference, or None.
+        key: path of the model in its file.
+        mode: ``"train"`` or ``"eval"``; default: the mode of the reference.
+        options: options of the conversion.
+        together: whether several models of one file may be the subject together; else that is an error.
+
     Attributes:
-        path: The model's file.
-        obj: Its Lua object; None for a file of PyTorch.
-        table: The reference; other fields take its place as they become known.
-        key: Path of the model in its file.
-        options: How it is converted.
-        together: Several models of one file are the subject, as they are converted; else that is an error.
-        notes: Remarks of conversions.
+        obj: Lua object of the model; None for a file of PyTorch.
+        table: the reference; empty without one.
+        notes: notes of conversions.
     """
 
     def __init__(
@@ -57,7 +61,7 @@ class Subject:
         self._as_saved: list[bool] = []
 
     def fresh(self) -> nn.Module:
-        """Convert the model, in the mode it is to run in."""
+        """Convert the model and return it in the mode of the run."""
         converted = convert_object(self.obj, self.options, self.key) if self.obj is not None else None
         module, report = converted or (load_with_report(self.path, self.key or None, self.options)[0], Report())
         self.notes.update(dict.fromkeys(report.notes))
@@ -66,18 +70,18 @@ class Subject:
         return module
 
     def modes_of(self, module: nn.Module) -> dict[str, bool]:
-        """Return whether each module of a model that :meth:`fresh` gave was saved in training mode."""
+        """Return name of each module -> whether it was saved in training mode, for a model that :meth:`fresh` created."""
         names = (name for name, _ in module.named_modules())
         return dict(zip(names, self._as_saved, strict=True))
 
-    def need_input(self, module: nn.Module) -> None:
-        """Raise :class:`NoReferenceError` without an input to run the model on."""
+    def check_input(self, module: nn.Module) -> None:
+        """Raise :class:`NoReferenceError` if there is no input for the model."""
         if "input" not in self.table:
             options = input_options(module, self.obj)
             raise NoReferenceError(f"{self.path}: no input for the model; pass one, such as {options}")
 
-    def take_stored_results(self, module: nn.Module) -> None:
-        """Use the results in the model's buffers as the reference, unless a run shows that the input is another."""
+    def use_stored_results(self, module: nn.Module) -> None:
+        """Use the results in the model's Lua object as the reference, if there is none. The caller checks the input."""
         if self.obj is None or is_comparable(self.table) or "input" not in self.table:
             return
         if self._as_saved == [m.training for m in module.modules()] and is_filled(self.obj.get("output")):
@@ -87,7 +91,7 @@ class Subject:
 def _read(
     model: StrPath, reference: StrPath | LuaTable | None, key: str | None, options: Options, together: bool
 ) -> tuple[LuaObject | None, LuaTable, str]:
-    """Return the model's object (None for a file that torch reads), the reference table, the key."""
+    """Return the Lua object of the model (None for a file of PyTorch), the reference, and the key."""
     table = LuaTable() if reference is None else read_reference(reference)
     if is_converted_file(model):
         return None, table, key or ""
@@ -99,17 +103,17 @@ def _read(
     except ModelNotFoundError:
         if isinstance(root, LuaTable) and "input" in root:
             raise NoReferenceError(
-                f"{model}: this is a reference without a module; call dpnn-verify MODEL --reference {model}"
+                f"{model} is a reference without a module; call dpnn-verify MODEL --reference {model}"
             ) from None
         raise
     return obj, table, key
 
 
 def read_reference(reference: StrPath | LuaTable) -> LuaTable:
-    """Return a reference, from its file or its table, as a table of its own.
+    """Return a reference, from its file or its table, as a new table.
 
     Raises:
-        NoReferenceError: it contains no input.
+        NoReferenceError: the reference contains no input.
     """
     table = reference if isinstance(reference, LuaTable) else read_t7(reference)
     if not isinstance(table, LuaTable) or "input" not in table:
@@ -119,18 +123,18 @@ def read_reference(reference: StrPath | LuaTable) -> LuaTable:
 
 
 def is_fixture(root: Any) -> bool:
-    """Return whether the root of a file is a fixture: a table with a module and the input it ran on."""
+    """Return whether the root of a file is a fixture: a table with ``module`` and ``input``."""
     return isinstance(root, LuaTable) and isinstance(root.get("module"), LuaObject) and "input" in root
 
 
 def is_comparable(table: LuaTable) -> bool:
-    """Return whether the reference contains results, or says that Torch7 refused the call."""
+    """Return whether the reference contains results, or the error of Torch7's forward pass."""
     return any(name in table for name in ("output", "gradInput", "gradParams", "forward_error"))
 
 
 def _set_mode(module: nn.Module, table: LuaTable, mode: str | None) -> None:
     if mode is None and is_fixture(table):
-        return  # its flags are those it ran with
+        return  # the modules of a fixture have the modes of Torch7's run
     module.train((mode or table.get("mode") or "eval") == "train")
     if table.get("dropout_modules_set_to_p0"):
         for part in module.modules():
@@ -138,22 +142,26 @@ def _set_mode(module: nn.Module, table: LuaTable, mode: str | None) -> None:
                 setattr(part, "p", 0.0)  # noqa: B010
 
 
-def in_its_type(module: nn.Module, table: LuaTable) -> LuaTable:
-    """Return the reference with its input in the floating point type of the model, where each has one alone."""
-    wanted = {t.dtype for t in module.parameters() if t.is_floating_point()}
+def with_cast_input(module: nn.Module, table: LuaTable) -> LuaTable:
+    """Return the reference with its input cast to the dtype of the model.
+
+    The reference is unchanged if the model or the input has several floating point dtypes, or the model casts its
+    input.
+    """
+    expected = {t.dtype for t in module.parameters() if t.is_floating_point()}
     value = to_value(table.get("input"))
     given = {v.dtype for v in nested.tensors(value) if v.is_floating_point()}
-    if len(wanted) != 1 or len(given) != 1 or wanted == given or not given <= {torch.float32, torch.float64}:
+    if len(expected) != 1 or len(given) != 1 or expected == given or not given <= {torch.float32, torch.float64}:
         return table
-    if any(type(m).__name__ in ("Copy", "DontCast") for m in module.modules()):  # takes another type
+    if any(type(m).__name__ in ("Copy", "DontCast") for m in module.modules()):
         return table
-    return LuaTable([*table.items(), ("input", lua_value(nested.cast(value, *wanted)))])
+    return LuaTable([*table.items(), ("input", lua_value(nested.cast(value, *expected)))])
 
 
 def cast_in_lua(module: nn.Module, table: LuaTable, dtype: torch.dtype | None) -> tuple[str | None, LuaTable]:
-    """Return the tensor class to which Lua casts a model for ``dtype``, and the reference to run the model on.
+    """Return the tensor class to which Lua casts a model for ``dtype``, and the reference for its run.
 
-    Without a cast the class is None, and the input has the floating point type of the model.
+    The class is None if the model is not cast. Then the input of the reference is cast to the dtype of the model.
     """
     tensor_class = _TENSOR_CLASSES.get(dtype) if dtype else None
-    return tensor_class, table if tensor_class else in_its_type(module, table)
+    return tensor_class, table if tensor_class else with_cast_input(module, table)

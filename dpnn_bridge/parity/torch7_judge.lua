@@ -1,16 +1,16 @@
--- Runs modules and criterions in real Torch7 and stores what each step gave.
+-- Runs modules and criterions in Torch7 and stores the results of each step.
 --
--- Arguments: an array of jobs, and a folder in which the result of job i is stored as i.t7 as soon as it is there.
+-- Arguments: an array of jobs, and a folder in which the result of job i is stored as i.t7 when the job ends.
 --
 -- A job is a table:
---   file, ascii, keys       the .t7 file, whether it is ASCII, and the keys that lead to the module inside it
---   classes                 names of all classes in the file; packages are required until they are defined
---   steps                   names of the functions below that are to run, in this order
+--   file, ascii, keys       the .t7 file, whether it is ASCII, and the keys of the module inside the file
+--   classes                 names of all classes in the file; packages are loaded until all are defined
+--   steps                   names of the functions below to run, in this order
 --   input, target, gradOutput, reward, scale, forwards, seed, type, keeps_state, mode, rate, garbage, params, other
---                           what they need
+--                           arguments of these functions
 --
--- A result is a table: step -> {value = …} or {error = message}, and for `backward` also the gradOutput that was used.
--- After an error in `load` nothing else runs.
+-- A result is a table: step -> {value = …} or {error = message}; the step `backward` also adds the field `gradOutput`.
+-- After an error in `load`, no other step runs.
 
 local PACKAGES = {'nn', 'nngraph', 'nnx', 'dpnn', 'rnn', 'optim', 'cunn', 'cudnn', 'fbnn', 'stn', 'inn', 'fbcunn'}
 
@@ -42,7 +42,7 @@ local function require_packages(classes)
    end
 end
 
--- a Torch7 without cutorch reads tensors of a GPU as its own, which hold the same numbers
+-- makes a Torch7 without cutorch read CUDA tensors as CPU tensors with the same elements
 local function read_cuda_tensors()
    for cuda, cpu in pairs{[''] = 'Float', Double = 'Double', Long = 'Long', Int = 'Int', Short = 'Short', Byte = 'Byte', Char = 'Char'} do
       for _, kind in ipairs{'Tensor', 'Storage'} do
@@ -54,7 +54,7 @@ local function read_cuda_tensors()
    end
 end
 
--- and its modules are of the type of the tensors that they hold
+-- changes the CUDA types of modules to the CPU types of their tensors
 local function without_cuda_types(value, seen)
    if type(value) ~= 'table' or seen[value] then return end
    seen[value] = true
@@ -103,7 +103,7 @@ function steps.load(run, job)
    if not has_gpu then
       local kind = value._type
       without_cuda_types(value, {})
-      if value._type ~= kind then value:type(value._type) end -- counts and indices have other types there
+      if value._type ~= kind then value:type(value._type) end -- also changes the types of counts and indices
    end
    for _, key in ipairs(job.keys or {}) do value = value[key] end
    run.module = value
@@ -111,25 +111,25 @@ function steps.load(run, job)
    return torch.type(value)
 end
 
--- fills memory that is free with a number, so that what is read before it is set can be seen
+-- fills free memory with a number, so that reads of uninitialized memory have visible effects
 function steps.garbage(run, job)
-   local kept = {}
+   local tensors = {}
    for size = 1, 200 do
-      for i = 1, 8 do table.insert(kept, torch.DoubleTensor(size):fill(job.garbage + i)) end
+      for i = 1, 8 do table.insert(tensors, torch.DoubleTensor(size):fill(job.garbage + i)) end
    end
-   kept = nil
+   tensors = nil
    collectgarbage()
    collectgarbage()
 end
 
--- casts the module as its users would, or without the loss of its state
+-- casts the module by `type`, or without resetting its recurrent states
 function steps.cast(run, job)
    if job.type and job.keeps_state then
       cast_in_sequence(run.module, job.type)
    elseif job.type then
       run.module:type(job.type)
    end
-   if run.module.heavySerial then run.module:heavySerial() end -- dpnn.Serial may leave results out of files
+   if run.module.heavySerial then run.module:heavySerial() end -- else dpnn.Serial may not save results
 end
 
 function steps.mode(run, job)
@@ -189,14 +189,14 @@ function steps.gradParams(run)
    return copied(gradients)
 end
 
--- which tensors begin at one address: position of the first
+-- returns for each tensor the position of the first tensor that begins at the same address
 function steps.sharing(run)
    local found = {}
    for i, tensors in ipairs{parameters(run.module)} do
       local first, positions = {}, {}
       for j, t in ipairs(tensors) do
-         local some = torch.isTensor(t) and t:nElement() > 0 -- IndexLinear lists tables of gradients
-         local address = some and tonumber(torch.data(t, true)) or -j
+         local is_filled = torch.isTensor(t) and t:nElement() > 0 -- gradients of IndexLinear are tables
+         local address = is_filled and tonumber(torch.data(t, true)) or -j
          first[address] = first[address] or j
          positions[j] = first[address]
       end
@@ -205,7 +205,7 @@ function steps.sharing(run)
    return found
 end
 
--- one step of gradient descent, and what the module computes then
+-- runs one step of gradient descent
 function steps.step(run, job)
    if not run.module.updateParameters then return end
    run.module:updateParameters(job.rate or 0.1)
@@ -223,7 +223,7 @@ function steps.clone(run, job)
    return copied(forward(run, job, clone))
 end
 
--- flat parameters: how many, and what the module computes when they are changed
+-- returns the flat parameters, the flat gradients, and the output after the parameters are halved
 function steps.getParameters(run, job)
    if not run.module.getParameters then return end
    local weights, gradients = run.module:getParameters()
@@ -245,7 +245,7 @@ function steps.type(run, job)
    return output
 end
 
--- every module enters its mode anew
+-- sets the mode of all modules in evaluation mode again
 function steps.modes(run)
    local flags = {}
    run.module:apply(function(m) table.insert(flags, {m, m.train}) end)
@@ -257,18 +257,18 @@ function steps.modes(run)
    end
 end
 
--- the module gets these parameters
+-- sets the parameters of the module
 function steps.assign(run, job)
    local weights = parameters(run.module)
    for i, t in ipairs(weights) do t:copy(job.params[i]) end
 end
 
--- the module gets the normalisation constant of the file that is compared with it
+-- copies the normalization constant Z from another file
 function steps.normaliser(run, job)
    run.module.Z:copy(torch.load(job.other).Z)
 end
 
--- sequences begin without the clones and the tables of gradients that earlier ones left
+-- removes clones and tables of gradients of earlier sequences
 function steps.anew(run)
    run.module:apply(function(m)
       if m.sharedClones then m.sharedClones = {m.recurrentModule} end
@@ -280,7 +280,7 @@ function steps.after(run)
    return run.module
 end
 
-local function judged(job)
+local function run_job(job)
    local run = {result = {}}
    for _, name in ipairs(job.steps) do
       local ok, value = pcall(steps[name], run, job)
@@ -292,6 +292,6 @@ end
 
 local jobs, folder = ...
 for i, job in ipairs(jobs) do
-   torch.save(folder .. '/' .. i .. '.t7', judged(job))
+   torch.save(folder .. '/' .. i .. '.t7', run_job(job))
    collectgarbage()
 end

@@ -1,6 +1,6 @@
-"""Run a ``.t7`` model in real Torch7 and return the results of each step.
+"""Run ``.t7`` models in Torch7 and return the results of each step.
 
-The Lua part is ``torch7_judge.lua``. Starting Torch7 costs more than most runs, so one process runs many jobs.
+The Lua part is ``torch7_judge.lua``. Starting Torch7 takes longer than most runs, so one process runs many jobs.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from dpnn_bridge.lua.torch7 import run_torch7
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 _SOURCE = Path(__file__).with_name("torch7_judge.lua")
-#: Lua code that casts a module in the middle of a sequence; its arguments are the module and the tensor type
+#: Lua code that casts a module without resetting recurrent states; its arguments are the module and the tensor type
 CAST_IN_SEQUENCE = Path(__file__).with_name("cast_in_sequence.lua").read_text(encoding="utf-8")
 
-#: checks of a written file: the operations that users of Torch7 apply to a model
+#: default steps: the operations that users of Torch7 apply to a model
 STEPS = (
     "load",
     "cast",
@@ -38,22 +38,22 @@ STEPS = (
 
 
 def job(file: Path, classes: Iterable[str], steps: Sequence[str] = STEPS, **values: Any) -> LuaTable:
-    """Return one job: see ``torch7_judge.lua`` for the values."""
+    """Return a job for :func:`judge`; ``torch7_judge.lua`` documents the fields."""
     fields = {"file": str(file), "classes": LuaTable.from_list(classes), "steps": LuaTable.from_list(steps), **values}
     return LuaTable(fields.items())
 
 
 def judge(jobs: Sequence[LuaTable], *, program: str | None = None) -> list[LuaTable]:
-    """Run jobs in real Torch7.
+    """Run jobs in Torch7.
 
     Args:
-        jobs: see :func:`job`.
+        jobs: results of :func:`job`.
         program: see :func:`~dpnn_bridge.lua.torch7.run_torch7`.
 
     Returns:
-        The result of each: step -> table with ``value`` or ``error``. A job that ended the process, or that was running
-        when ten minutes were over, has an ``error`` in ``load`` and in nothing else; those after it run in a new
-        process.
+        The result of each job: step -> table with ``value`` or ``error``. If a job crashes the process, or the process
+        exceeds ten minutes, the result of the current job has only an ``error`` in ``load``; the remaining jobs run in
+        a new process.
 
     Raises:
         LuaBridgeError: Torch7 cannot be run.
@@ -71,7 +71,7 @@ def judge(jobs: Sequence[LuaTable], *, program: str | None = None) -> list[LuaTa
             while done < len(rest) and (path := folder / f"{done + 1}.t7").exists():
                 try:
                     results.append(_read(path))
-                except Exception:  # the process ended while it wrote
+                except Exception:  # the process ended while it wrote the file
                     break
                 path.unlink()
                 done += 1
@@ -83,7 +83,7 @@ def judge(jobs: Sequence[LuaTable], *, program: str | None = None) -> list[LuaTa
 
 
 def _read(path: Path) -> LuaTable:
-    """Return a result, read into memory because its file is deleted."""
+    """Return a result with all its tensors in memory, because the file is deleted afterwards."""
     table = read_t7(path)
     for value in values_in(table):
         if isinstance(value, LuaTensor):
@@ -92,5 +92,5 @@ def _read(path: Path) -> LuaTable:
 
 
 def class_names(root: Any) -> list[str]:
-    """Return the classes of all objects of a graph, except tensors and storages."""
+    """Return the class names of all objects in a Lua value, except tensors and storages."""
     return sorted({value.class_name for value in values_in(root) if isinstance(value, LuaObject)})

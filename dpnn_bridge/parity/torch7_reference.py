@@ -1,4 +1,4 @@
-"""Compute a reference with real Torch7, layer by layer."""
+"""Compute a reference with Torch7."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ def torch7_reference(
     dtype: torch.dtype | None = None,
     gradients: bool = True,
 ) -> LuaTable:
-    """Run a model in real Torch7 and return its results as a table with the fields of a fixture.
+    """Run a model in Torch7 and return its results as a table with the fields of a reference, including ``after``.
 
     Args:
         program: path of ``th`` or ``luajit``.
-        obj: the object as read from a file.
+        obj: the Lua object of the model.
         module: the converted module, in the mode of both runs.
-        table: contains ``input``, ``target`` for criterions, and may contain ``gradOutput``, ``reward`` and ``seed``.
+        table: contains ``input``, for criterions ``target``, and optionally ``gradOutput``, ``reward``, ``scale`` and
+            ``seed``.
         dtype: dtype to which Torch7 casts the model; half precision runs in the precision of the file.
-        gradients: whether to run backward. Without a ``gradOutput`` it is random.
+        gradients: whether to run backward; without ``gradOutput``, on random numbers.
 
     Raises:
         LuaBridgeError: Torch7 cannot be run, lacks a package, exceeds the time limit, or cannot run the model.

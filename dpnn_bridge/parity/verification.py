@@ -1,4 +1,4 @@
-"""Define the result of a verification: every layer and every comparison, as data."""
+"""Define the result of a verification: all layers and all comparisons."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from dpnn_bridge.parity.evidence import evidence_of
 
 @dataclass
 class Layer:
-    """One module and what its results were compared with.
+    """A module and its comparisons.
 
     Attributes:
-        path: its path as in Lua, such as ``modules[3]``; empty for the model itself.
-        depth: number of modules above it.
-        class_name, torch_type: its class in Lua and in PyTorch.
-        parameters: elements of its own parameters.
-        differences: results against Torch7's: ``output``, ``gradInput``, ``gradWeight``, …
-        converted: tensors and results against those of the converted file.
-        note: why there is nothing to compare the output with.
-        order: when its last call ended.
-        overwritten_by: path of the layer that overwrote its output in Torch7's memory, where it has no reference.
+        path: path of the module in Lua, such as ``modules[3]``; empty for the model itself.
+        depth: number of modules around the module.
+        class_name, torch_type: class of the module in Lua and in PyTorch.
+        parameters: number of elements of its own parameters.
+        differences: comparisons with Torch7: ``output``, ``gradInput``, ``gradWeight``, …
+        converted: comparisons with the converted file.
+        note: reason why the output was not compared, or empty.
+        order: position of its last call in the order in which calls of all modules ended.
+        overwritten_by: path of the layer that overwrote its output in Torch7's memory, so that it was not compared.
     """
 
     path: str
@@ -54,40 +54,40 @@ class Layer:
 
     @property
     def verdict(self) -> Verdict | None:
-        """The worst of its comparisons; None if there are none."""
+        """The worst verdict of the comparisons; None if there are none."""
         return worst_verdict(d.verdict for d in self.compared)
 
     @property
     def forward_failures(self) -> list[Difference]:
-        """Failed comparisons of what forward computed or used."""
+        """Failed comparisons other than gradients: outputs, parameters and buffers."""
         return [d for d in self.compared if not d.ok and not d.is_gradient]
 
     @property
     def failure(self) -> Difference | None:
-        """The failed comparison to show."""
+        """The failed comparison that reports show: the first forward failure, else the first failed gradient."""
         failed = [d for d in self.compared if not d.ok]
         return next(iter([*self.forward_failures, *failed]), None)
 
     @property
     def worst(self) -> Difference | None:
-        """The difference of the worst verdict that uses up most of its tolerance."""
+        """The comparison with the worst verdict, and among those with the largest error relative to its tolerance."""
         return worst(self.compared)
 
 
 @dataclass(repr=False)
 class Verification:
-    """Everything that :func:`verify` compared.
+    """The result of :func:`verify`.
 
     Attributes:
-        model, reference, converted: where things came from; empty when not given.
-        computed_by: who computed the reference, as its provenance says.
+        model, reference, converted: names of the model, the reference and the converted file; empty if not given.
+        computed_by: program that computed the reference, from its provenance.
         key: path of the model inside its file.
-        mode, device, dtype: how the model ran.
-        layers: every layer, in the order of the file.
-        whole: comparisons of the whole model: parameters, output, gradients, updated buffers.
-        histogram: number of compared elements by decade of their relative difference.
-        notes: remarks on what could not be compared.
-        module: the model, as it ran.
+        mode, device, dtype: mode, device and dtype of the run.
+        layers: all layers, in the order of the file.
+        whole: comparisons of the complete model: parameters, output, gradients, updated buffers.
+        histogram: decade of the relative difference -> number of compared elements.
+        notes: remarks, such as on results that were not compared.
+        module: the model that ran.
     """
 
     model: str
@@ -106,40 +106,40 @@ class Verification:
 
     @property
     def differences(self) -> list[Difference]:
-        """All comparisons; gradients that are in ``whole`` and with their layer count once."""
-        mine = {id(d) for d in self.whole}
-        inner = [d for layer in self.layers for d in [*layer.differences, *layer.converted] if id(d) not in mine]
+        """All comparisons; a comparison that is in ``whole`` and in a layer counts once."""
+        of_model = {id(d) for d in self.whole}
+        inner = [d for layer in self.layers for d in [*layer.differences, *layer.converted] if id(d) not in of_model]
         return [*self.whole, *inner]
 
     @property
     def without_layer(self) -> list[Difference]:
-        """Comparisons of the whole model that do not belong to a layer."""
-        placed = {id(d) for layer in self.layers for d in layer.differences}
-        return [d for d in self.whole if id(d) not in placed]
+        """Comparisons of the complete model that do not belong to a layer."""
+        assigned = {id(d) for layer in self.layers for d in layer.differences}
+        return [d for d in self.whole if id(d) not in assigned]
 
     @property
     def ok(self) -> bool:
-        """Whether nothing differs; also where nothing was compared, see :attr:`verdict`."""
+        """Whether no comparison failed; True if nothing was compared, see :attr:`verdict`."""
         return all(d.ok for d in self.differences)
 
     @property
     def forward(self) -> Verdict | None:
-        """The worst verdict on what forward computed or used; None if nothing was compared."""
+        """The worst verdict of outputs, parameters and buffers; None if nothing was compared."""
         return worst_verdict(d.verdict for d in self.differences if not d.is_gradient)
 
     @property
     def gradients(self) -> Verdict | None:
-        """The worst verdict on what backward computed; None if nothing was compared."""
+        """The worst verdict of gradients; None if nothing was compared."""
         return worst_verdict(d.verdict for d in self.differences if d.is_gradient)
 
     @property
     def verdict(self) -> Verdict | None:
-        """The worse of both."""
+        """The worst verdict of all comparisons; None if nothing was compared."""
         return worst_verdict(d.verdict for d in self.differences)
 
     @property
     def suspects(self) -> list[Layer]:
-        """The first layer that deviates, and those in front of it whose results it overwrote in Torch7's memory."""
+        """The first layer that deviates, after the layers whose results it overwrote in Torch7's memory."""
         first = self.first_deviating
         if first is None or not first.forward_failures:
             return [] if first is None else [first]
@@ -147,9 +147,9 @@ class Verification:
 
     @property
     def first_deviating(self) -> Layer | None:
-        """The first failing layer in forward, or in backward if only gradients fail.
+        """The first failing layer in the order of the forward pass; of the backward pass if only gradients fail.
 
-        A layer runs before the module that contains it ends.
+        In the order of calls that end, a layer precedes the module that contains it.
         """
         failing = [layer for layer in self.layers if layer.forward_failures]
         if failing:
@@ -161,7 +161,7 @@ class Verification:
 
     @property
     def worst(self) -> Difference | None:
-        """The difference that uses up most of its tolerance, of those without an accepted reason."""
+        """The comparison with the worst verdict and largest error, among those without an accepted reason."""
         return worst([d for d in self.differences if d.accepted is None])
 
     def __repr__(self) -> str:
@@ -172,14 +172,14 @@ class Verification:
         for layer in self.layers:
             w = layer.worst
             verdict = f"{MARKS[layer.verdict]} {layer.verdict.text if layer.verdict else ''}".strip()
-            place = "\u2003" * layer.depth + (layer.path or "the model")
+            name = "\u2003" * layer.depth + (layer.path or "the model")
             error = (f"{w.error:.1e}", f"{w.tolerance:.0e}") if w else ("", layer.note)
-            rows.append((verdict, place, layer.class_name, w.name if w else "", *error))
+            rows.append((verdict, name, layer.class_name, w.name if w else "", *error))
         columns = ("verdict", "layer", "class", "worst comparison", "#relative", "#allowed")
         return table(f"{self.model}: {summary(self)}", columns, rows, self.notes)
 
     def classes(self) -> list[dict[str, Any]]:
-        """Return the Lua classes used: torch type, number of modules, what their numbers are checked against."""
+        """Return the Lua classes of the model: PyTorch class, number of modules, and how the class was tested."""
         counts = Counter((layer.class_name, layer.torch_type) for layer in self.layers)
         return [
             {"class_name": name, "torch_type": torch_type, "count": count, **evidence_of(name, torch_type)}
@@ -187,7 +187,7 @@ class Verification:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the whole result as plain data for JSON; infinite errors become the string ``"inf"``."""
+        """Return the result as plain data for JSON; infinite errors become the string ``"inf"``."""
         data = {name: getattr(self, name) for name in ("model", "reference", "converted", "computed_by", "key")}
         data |= {"mode": self.mode, "device": self.device, "dtype": self.dtype, "ok": self.ok}
         data |= {"verdict": self.verdict, "forward": self.forward, "gradients": self.gradients}
@@ -211,12 +211,12 @@ _LISTS = ("differences", "converted")
 
 
 def worst(differences: Sequence[Difference]) -> Difference | None:
-    """Return the difference of the worst verdict that uses up most of its tolerance."""
+    """Return the comparison with the worst verdict, among those the one with the largest error per tolerance."""
 
-    def used(d: Difference) -> tuple[int, float]:
+    def badness(d: Difference) -> tuple[int, float]:
         return d.verdict.severity, d.error / d.tolerance if d.tolerance else d.error
 
-    return max(differences, key=used, default=None)
+    return max(differences, key=badness, default=None)
 
 
 def _plain(difference: Difference) -> dict[str, Any]:
@@ -226,22 +226,22 @@ def _plain(difference: Difference) -> dict[str, Any]:
 
 
 def headline(result: Verification) -> str:
-    """Describe how the model ran and its reference."""
+    """Describe the model, its run and its reference in one line."""
     facts = [f"{sum(layer.parameters for layer in result.layers):,} parameters", f"{result.mode} mode"]
     facts += [f for f in (result.dtype, result.device) if f]
-    against = f"{result.reference} (computed by {result.computed_by})" if result.computed_by else result.reference
-    compared = " and ".join(filter(None, [against, result.converted]))
+    reference = f"{result.reference} (computed by {result.computed_by})" if result.computed_by else result.reference
+    compared = " and ".join(filter(None, [reference, result.converted]))
     return f"{', '.join(facts)}" + (f"; compared with {compared}" if compared else "")
 
 
 def verdicts(result: Verification) -> str:
-    """Return both verdicts in words: ``forward equal, gradients rounding only``."""
+    """Return both verdicts as text: ``forward equal, gradients rounding only``."""
     found = {"forward": result.forward, "gradients": result.gradients}
     return ", ".join(f"{name} {verdict.text}" for name, verdict in found.items() if verdict is not None)
 
 
 def summary(result: Verification) -> str:
-    """Return one line: what agrees, or where it first deviates."""
+    """Return a summary in one line: the verdicts, and the first layer that deviates."""
     differences = result.differences
     if not differences:
         return "NOT COMPARED: there is no reference; the table shows how each class was tested"
@@ -261,8 +261,8 @@ def summary(result: Verification) -> str:
         return f"{count}; {failed[0].name}: {failed[0].message}"
     first = suspects[-1]
     found = first.failure or failed[0]
-    places = " or ".join(f"{layer.path or 'the model'} ({layer.class_name})" for layer in suspects)
-    return f"{count}; first layer that deviates: {places}, {what_differs(first, found)}: {found.message}"
+    names = " or ".join(f"{layer.path or 'the model'} ({layer.class_name})" for layer in suspects)
+    return f"{count}; first layer that deviates: {names}, {what_differs(first, found)}: {found.message}"
 
 
 def reasons(result: Verification) -> dict[tuple[Verdict, str], list[str]]:
@@ -271,23 +271,21 @@ def reasons(result: Verification) -> dict[tuple[Verdict, str], list[str]]:
     for d in result.differences:
         if d.ok and d.verdict is not Verdict.EQUAL:
             found.setdefault((d.verdict, d.reason), []).append(d)
-    placed = {id(d): layer for layer in result.layers for d in layer.compared}
+    layers = {id(d): layer for layer in result.layers for d in layer.compared}
 
     def name(d: Difference) -> str:
-        layer = placed.get(id(d))
+        layer = layers.get(id(d))
         return f"{layer.path}.{d.name}" if layer and layer.path and not d.name.startswith(layer.path) else d.name
 
-    return {(verdict, f"{why}{_unseen(each)}"): [name(d) for d in each] for (verdict, why), each in found.items()}
+    return {(verdict, f"{why}{_undetectable(each)}"): [name(d) for d in each] for (verdict, why), each in found.items()}
 
 
-def _unseen(differences: Sequence[Difference]) -> str:
-    """Return the largest fault that rounding could hide."""
+def _undetectable(differences: Sequence[Difference]) -> str:
+    """Describe the largest error that rounding could hide; empty if it was not measured."""
     rounding = max(d.rounding for d in differences)
-    return (
-        f"; with this reference a fault that moves it by less than {rounding:.2g} cannot be detected"
-        if rounding
-        else ""
-    )
+    if not rounding:
+        return ""
+    return f"; with this reference, an error of less than {rounding:.2g} cannot be detected"
 
 
 def what_differs(layer: Layer, difference: Difference) -> str:

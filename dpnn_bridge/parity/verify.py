@@ -1,4 +1,4 @@
-"""Compare a model, layer by layer, with Torch7's results and with its converted file."""
+"""Implement :func:`dpnn_bridge.verify` without reading plugins and files of known differences."""
 
 from __future__ import annotations
 
@@ -32,20 +32,21 @@ from dpnn_bridge.parity.bounded import RunLimits, run_limits
 from dpnn_bridge.parity.buffers import is_filled
 from dpnn_bridge.parity.converted import compare_converted
 from dpnn_bridge.parity.experiment import Experiment, Outcome
-from dpnn_bridge.parity.fixture import called
+from dpnn_bridge.parity.fixture import call
 from dpnn_bridge.parity.known_differences import KnownDifference, mark_known
 from dpnn_bridge.parity.layers import Node, parameter_count, tree
 from dpnn_bridge.parity.run import EARLIER_CALL, OTHER_INPUT, compare_with_reference
-from dpnn_bridge.parity.subject import LEFTOVER, Subject, in_its_type, is_comparable, is_fixture
+from dpnn_bridge.parity.subject import LEFTOVER, Subject, is_comparable, is_fixture, with_cast_input
 from dpnn_bridge.parity.verification import Layer, Verification
 
 __all__ = ["is_comparable", "is_fixture", "verify"]
 
-#: accepted relative differences of whole networks; half precision has 11 and bfloat16 8 bits
+#: accepted relative differences of complete networks
 OUTPUT, GRADIENT = Tolerance(1e-10, 1e-4), Tolerance(1e-10, 1e-3)
-#: where rounding is measured, small values need no allowance
-SMALL = torch.finfo(torch.float32).tiny
+#: accepted relative differences in half precision, which has 11 bits, and in bfloat16, which has 8
 HALF, BFLOAT16 = Tolerance(2e-2, 2e-2), Tolerance(1e-1, 1e-1)
+#: floor of the tolerance if rounding is measured: differences are relative even for small values
+SMALL = torch.finfo(torch.float32).tiny
 
 
 @checks_arguments
@@ -70,24 +71,27 @@ def verify(
     known: Sequence[KnownDifference] = (),
     bounded: bool = True,
 ) -> Verification:
-    """Run a model and compare every layer for which there is something to compare it with.
+    """Run a model and compare every layer that the reference and the converted file contain.
 
-    Where something differs, the model runs again, until it is known whether that is rounding, a random number, a known
-    fault of Torch7, or a difference, see :class:`~dpnn_bridge.compare.verdict.Verdict`. Without anything to compare
-    with, the result has the layers and no comparison.
+    If a result differs, the model runs again to find the reason: rounding, a random number, a known fault of Torch7, or
+    a real difference, see :class:`~dpnn_bridge.compare.verdict.Verdict`. Without a reference and a converted file, the
+    result has layers but no comparisons.
 
     Args:
-        model, converted, reference, input, output, key, mode, device, dtype: As in :func:`dpnn_bridge.verify`.
-        gradients: Run backward when the reference contains gradients.
-        tolerance, gradient_tolerance: Accepted relative differences; default :data:`OUTPUT` and :data:`GRADIENT`, wider
-            for half precision.
-        options: How to convert.
-        lua: A :class:`~dpnn_bridge.lua.LuaBridge` whose ``lua_path`` has the original sources, which compute the
-            reference on the same input, in place of any stored values.
-        torch7: Path of a real Torch7 (``th`` or ``luajit``), which computes the reference in the same way.
-        known: Accepted differences from Torch7, see :mod:`~dpnn_bridge.parity.known_differences`.
-        bounded: Limit memory and time by the size of the files and the input; beyond it raise
-            :class:`ConversionLimitError`, which names the layer. Other errors: as in :func:`dpnn_bridge.verify`.
+        model, converted, reference, input, output, key, mode, device, dtype: see :func:`dpnn_bridge.verify`.
+        gradients: whether to run backward if the reference contains gradients.
+        tolerance, gradient_tolerance: accepted relative differences; default: :data:`OUTPUT` and :data:`GRADIENT`, or
+            :data:`HALF` or :data:`BFLOAT16`.
+        options: options of the conversion.
+        lua: a :class:`~dpnn_bridge.lua.LuaBridge` whose ``lua_path`` contains the original sources, which compute the
+            reference for the input, instead of stored results.
+        torch7: path of Torch7 (``th`` or ``luajit``), which computes the reference for the input.
+        known: accepted differences from Torch7, see :mod:`~dpnn_bridge.parity.known_differences`.
+        bounded: whether to limit memory and computation by the size of the files and the input.
+
+    Raises:
+        ConversionLimitError: the run exceeds a limit; the message contains the path of the layer.
+        DpnnBridgeError: other errors, see :func:`dpnn_bridge.verify`.
     """
     check_device(device)
     only_tensors = converted is not None and input is None and reference is None
@@ -96,9 +100,9 @@ def verify(
         subject.table = _reference_of(input, output)
     module = subject.fresh()
     if dtype is None:
-        subject.table = in_its_type(module, subject.table)
-    result = _described(subject, module, reference, converted, str(device), dtype)
-    running = run_limits(_allowance(subject, converted)) if bounded else nullcontext
+        subject.table = with_cast_input(module, subject.table)
+    result = _new_result(subject, module, reference, converted, str(device), dtype)
+    running = run_limits(_limits(subject, converted)) if bounded else nullcontext
     if converted is not None:
         other = subject.fresh().to(device=device, dtype=dtype)
         modes = subject.modes_of(other)
@@ -110,7 +114,7 @@ def verify(
 
 @dataclass(frozen=True)
 class _Settings:
-    """How a model runs and which differences are accepted, as in :func:`verify`."""
+    """Arguments of :func:`verify` for the run of the model and the accepted differences."""
 
     device: str
     dtype: torch.dtype | None
@@ -131,23 +135,24 @@ def _compare_with_torch7(
     *,
     stored: bool,
 ) -> None:
-    """Compare with a reference, which Lua or Torch7 may compute; without one only run the model, to see that it runs.
+    """Compare a model with a reference, which Lua or Torch7 may compute.
 
     Args:
-        result: Receives the comparisons.
-        subject: The model and its reference.
-        module: The model.
-        settings: How it runs.
-        lua, torch7: What computes the reference, or None.
-        stored: Results that Torch7 left in the model's file are a reference, and a model without one runs.
+        result: the result, to which the comparisons are added.
+        subject: the model and its reference.
+        module: the model.
+        settings: settings of the run.
+        lua, torch7: Lua bridge or program that computes the reference, or None.
+        stored: whether results that Torch7 stored in the model file may be the reference. If there is none, the model
+            runs on the input to check that it can run.
     """
     remake = _maker(lua, torch7, subject, module, settings.gradients)
     if remake is not None:
-        subject.need_input(module)
+        subject.check_input(module)
         subject.table = remake(settings.dtype)
         result.reference, result.computed_by = ("the Lua sources", "") if lua is not None else ("Torch7", torch7 or "")
     elif stored:
-        subject.take_stored_results(module)
+        subject.use_stored_results(module)
     if is_comparable(subject.table):
         _compare(result, _experiment(result, subject, module, settings, remake), module)
     elif "input" in subject.table and stored:
@@ -162,7 +167,7 @@ def _experiment(
     settings: _Settings,
     remake: Callable[[torch.dtype | None], LuaTable] | None,
 ) -> Experiment:
-    """Return the runs of a model against its reference."""
+    """Return the experiment of a model and its reference; for the arguments see :func:`_compare_with_torch7`."""
     precision = _Precision(subject, module, settings, remade=remake is not None)
     return Experiment(
         subject.fresh,
@@ -183,13 +188,13 @@ def _experiment(
 
 
 class _Precision:
-    """The precision of a comparison, and the accepted difference.
+    """The precision of a comparison, and the accepted differences.
 
     Attributes:
-        single: Whether the results, or Torch7's, are in single precision.
-        measured: Whether rounding is measured.
-        accepted: The tolerance before it is known in which precision the results are.
-        tolerance, gradient_tolerance: What is accepted.
+        single: whether the results or the reference are in single precision.
+        measured: whether rounding is measured.
+        accepted: tolerance of outputs, for both precisions.
+        tolerance, gradient_tolerance: tolerances of outputs and gradients, for the precision of this comparison.
     """
 
     def __init__(self, subject: Subject, module: nn.Module, settings: _Settings, *, remade: bool) -> None:
@@ -205,10 +210,10 @@ class _Precision:
 
 
 def _reference_of(input: Any, output: Any) -> LuaTable:
-    """Return a reference with an input and, unless it is None, its output.
+    """Return a reference with an input and, unless it is None, an output.
 
     Raises:
-        OptionError: the input is an empty batch: an empty tensor of Torch7 has no sizes, so the model would run on
+        OptionError: the input is an empty batch. An empty tensor of Torch7 has no sizes, so the model would run on
             another input.
     """
     for leaf in nested.leaves(input):
@@ -221,7 +226,7 @@ def _reference_of(input: Any, output: Any) -> LuaTable:
     return table
 
 
-def _described(
+def _new_result(
     subject: Subject,
     module: nn.Module,
     reference: StrPath | LuaTable | None,
@@ -229,7 +234,7 @@ def _described(
     device: str,
     dtype: torch.dtype | None,
 ) -> Verification:
-    """Return the result before any comparison."""
+    """Return a result without comparisons."""
     result = Verification(
         model=Path(subject.path).name,
         reference=_name(reference, subject.table),
@@ -247,7 +252,7 @@ def _described(
 
 
 def _compare(result: Verification, experiment: Experiment, module: nn.Module) -> None:
-    """Run the experiment, unless its reference turns out to be none."""
+    """Run the experiment and add its comparisons, unless its reference is a stored result of another call."""
     outcome = experiment.run(module)
     leftover = experiment.table.get(LEFTOVER)
     if leftover and not _belongs(outcome):
@@ -257,12 +262,12 @@ def _compare(result: Verification, experiment: Experiment, module: nn.Module) ->
         result.notes.append(EARLIER_CALL)
         return
     if leftover:
-        result.reference = "the results that Torch7 left in the model file"
+        result.reference = "the results that Torch7 stored in the model file"
     compare_with_reference(result, experiment, outcome)
 
 
-def _allowance(subject: Subject, converted: StrPath | None) -> ResourceLimits:
-    """Return the resource limits that the size of the files and of the input allows."""
+def _limits(subject: Subject, converted: StrPath | None) -> ResourceLimits:
+    """Return the resource limits for the size of the files and of the input."""
     files = [path for path in (subject.path if subject.obj is None else None, converted) if path is not None]
     for path in files:
         check_file(path)
@@ -289,32 +294,35 @@ def _maker(
 
 
 def _belongs(outcome: Outcome) -> bool:
-    """Return whether results left in a file are those of the input: those of the layer that ran first agree."""
+    """Return whether results stored in a model file belong to the input: the output of the first layer agrees."""
     compared = [(entry.last, found) for i, found in enumerate(outcome.layers) if (entry := outcome.entry(i)) and found]
     first = min(compared, key=lambda pair: pair[0])[1] if compared else outcome.whole
     return all(d.ok for d in first if d.name.startswith("output"))
 
 
 def _continues(experiment: Experiment, outcome: Outcome) -> bool:
-    """Return whether the model continues the sequence of an earlier call: from its start the output is another."""
-    begun = experiment.run(at_sequence_start(experiment.fresh()))
-    ours, theirs = (run.calls[id(run.module)].outputs[-1] for run in (outcome, begun))
-    return not all(d.ok for d in compare("output", theirs, ours, Tolerance(0.0, 0.0)))
+    """Return whether the model continues a sequence: at the start of a sequence, it returns another output."""
+    at_start = experiment.run(at_sequence_start(experiment.fresh()))
+    continued, started = (run.calls[id(run.module)].outputs[-1] for run in (outcome, at_start))
+    return not all(d.ok for d in compare("output", started, continued, Tolerance(0.0, 0.0)))
 
 
 def _run_only(
     result: Verification, module: nn.Module, table: LuaTable, device: str | torch.device, dtype: torch.dtype | None
 ) -> None:
-    """Run a model without a reference, to check that it runs."""
+    """Run a model without a reference, and add a note with the shape of its output."""
     value = nested.cast(to_value(table["input"], device=device), dtype)
     module.to(device=device, dtype=dtype)
     with torch.no_grad(), full_precision():
-        shapes = [str(tuple(v.shape)) for v in nested.tensors(called(module, value))]
+        shapes = [str(tuple(v.shape)) for v in nested.tensors(call(module, value))]
     result.notes.append(f"The model runs on this input; its output has the shape {', '.join(shapes[:8])}.")
 
 
 def _after(subject: Subject, layers: int, tolerance: Tolerance, notes: list[str]) -> LuaObject | None:
-    """Return the Lua object whose modules contain the results of the reference's call."""
+    """Return the Lua object whose modules contain the results of the reference, or None.
+
+    Without the field ``after``, this is the model's object if it contains the output of the reference.
+    """
     table, obj = subject.table, subject.obj
     after = table.get("after")
     if isinstance(after, LuaObject):
@@ -335,7 +343,7 @@ def _half(table: LuaTable) -> torch.dtype | None:
 
 
 def _is_single(module: nn.Module, table: LuaTable) -> bool:
-    """Return whether the model computes in single precision, or Torch7 did."""
+    """Return whether the model or the output of the reference is not in double precision."""
     results = nested.leaves(to_value(table.get("output")))
     tensors = [*module.parameters(), *(v for v in results if isinstance(v, Tensor))]
     return any(t.is_floating_point() and t.dtype != torch.float64 for t in tensors)

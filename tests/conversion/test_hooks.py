@@ -37,7 +37,7 @@ def test_a_misspelled_hook_is_refused(name: str, value: Any, hook: str, base: ty
 
 
 def test_one_that_resembles_none_lists_the_hooks() -> None:
-    with pytest.raises(TypeError, match=r"no attribute 'xyz'; the hooks are .*scalars.*Annotate .*xyz: ClassVar"):
+    with pytest.raises(TypeError, match=r"no attribute 'xyz'; the hooks are .*scalars.*annotate it: xyz: ClassVar"):
         type("Mine", (LuaClass,), {"xyz": 3})
 
 

@@ -234,7 +234,7 @@ def test_a_file_of_a_plugin_needs_it(name: str, written: Callable[..., Path]) ->
     assert (entry.class_name, entry.paths, entry.reason) == ("nn.Linear", ["modules[1]"], "")
     assert "--plugin, plugins=" in str(caught.value)
     with pytest.raises(
-        ConversionError, match=r"its tensors are stored as .*DoubledClass of mine\.py.*--plugin"
+        ConversionError, match=r"the names and layouts of a class mapping .*DoubledClass of mine\.py.*--plugin"
     ) as other:
         dpnn_bridge.load(path, allow_unsupported=True)
     assert (other.value.path, other.value.class_name) == ("0", "nn.Linear")

@@ -91,7 +91,7 @@ def test_what_no_tensor_holds(tmp_path: Path) -> None:
         ({"m": np.ma.masked_array([1.0, 2.0], mask=[0, 1])}, r"m: the array is masked; pass an array without a mask"),
         ({"m": np.ma.masked}, r"m: the array is masked"),
         ({"x": torch.eye(2).to_sparse()}, r"x: the tensor is torch.sparse_coo"),
-        ({"x": torch.ones(2, dtype=torch.complex64).conj().imag}, r"x: the tensor is a view whose sign"),
+        ({"x": torch.ones(2, dtype=torch.complex64).conj().imag}, r"x: the tensor is a lazily negated"),
         ({"opt": {b"a": 1, "a": 2}}, r"opt: two keys of the dict are 'a' in Lua"),
     ],
 )

@@ -102,7 +102,7 @@ def test_a_format_is_one_file(sketch: None, tmp_path: Path) -> None:
     dpnn_bridge.write_t7(tmp_path / "data.t7", {"a": 1.0})
     convert(tmp_path / "data.t7", tmp_path / "data.sketch")
     assert (tmp_path / "data.sketch").read_text() == '{"a": 1}'
-    with pytest.raises(ConversionError, match=r"cannot write \.h5; choose .*\.sketch"):
+    with pytest.raises(ConversionError, match=r"cannot write \.h5; use one of .*\.sketch"):
         convert(MODEL, tmp_path / "m.h5")
 
 

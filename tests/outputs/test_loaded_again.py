@@ -129,7 +129,9 @@ def test_what_was_added_to_a_layer_is_named(suffix: str, tmp_path: Path) -> None
     sequence, layer = nn.Sequential(nn.Linear(2, 2)), nn.ReLU()
     sequence.extra, layer.child = nn.Parameter(torch.ones(2)), nn.Linear(2, 2)
     for added, what in ((sequence, "parameter 'extra'"), (layer, r"child 'child' \(Linear\)")):
-        with pytest.raises(ConversionError, match=rf"its {what} is not made by .*own, registered .*\.npz") as caught:
+        with pytest.raises(
+            ConversionError, match=rf"its {what} is not created by .*own class, registered .*\.npz"
+        ) as caught:
             dpnn_bridge.save(tmp_path / f"m{suffix}", nn.Sequential(OrderedDict(part=added)))
         assert (caught.value.path, caught.value.class_name) == ("part", type(added).__name__)
         assert list(tmp_path.iterdir()) == []
@@ -183,9 +185,9 @@ def test_a_parameter_with_two_names_has_one_value(tmp_path: Path) -> None:
     assert loaded[0].weight is loaded[2].weight
     content["state_dict"]["2.weight"][0, 0] += 1e-3
     torch.save(content, tmp_path / "changed.pt")
-    with pytest.raises(T7FormatError, match=r"0\.weight and 2\.weight are one parameter"):
+    with pytest.raises(T7FormatError, match=r"0\.weight and 2\.weight are the same parameter"):
         dpnn_bridge.load(tmp_path / "changed.pt")
-    with pytest.raises(T7FormatError, match=r"0\.weight and 2\.weight are one parameter"):
+    with pytest.raises(T7FormatError, match=r"0\.weight and 2\.weight are the same parameter"):
         dpnn_bridge.verify(tmp_path / "m.t7", tmp_path / "changed.pt")
 
 

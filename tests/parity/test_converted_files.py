@@ -179,7 +179,7 @@ def test_a_setting_that_no_output_shows_is_compared(layer: int, name: str, suffi
         return
     assert [found.path for found in result.layers if not found.ok and found.depth] == [f"modules[{layer + 1}]"]
     (difference,) = (d for found in result.layers for d in found.converted if not d.ok)
-    expected = "0.125 in place of 0.25" if name in ("momentum", "p") else "weight.requires_grad_(True)"
+    expected = "0.125 instead of 0.25" if name in ("momentum", "p") else "weight.requires_grad_(True)"
     assert expected in difference.message
 
 

@@ -53,7 +53,7 @@ def effect(path: Path, other: Path, value: object) -> float:
 
 def unseen(result: Verification) -> float:
     """What the result says that its reference cannot tell."""
-    (said,) = (n for n in result.notes if "whole model only" in n)
+    (said,) = (n for n in result.notes if "results of the complete model" in n)
     (number,) = re.findall(r"less than (\S+) of its largest", said)
     return float(number)
 

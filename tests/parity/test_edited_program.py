@@ -33,12 +33,12 @@ def _notes(model: Path, program: Path, old: str, new: str) -> str:
 def test_a_file_as_it_was_written_gets_no_note(files: tuple[Path, Path]) -> None:
     notes = _notes(*files, '"""The model with fresh weights."""', '"""Another docstring."""  # and a comment')
     assert notes.startswith("model.py was run to build the model; it holds no weights and got those of MODEL.\n")
-    assert "in the other one" not in notes
+    assert "in the other mode" not in notes
 
 
 def test_another_mode_is_noted(files: tuple[Path, Path]) -> None:
     notes = _notes(*files, "    model.eval()\n", "")
-    assert "model.py has the model and 2 more in training mode, and MODEL in the other one" in notes
+    assert "model.py has the model and 2 more in training mode, and MODEL in the other mode" in notes
 
 
 def test_changed_code_that_did_not_run_is_noted(files: tuple[Path, Path]) -> None:

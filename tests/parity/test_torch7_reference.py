@@ -159,7 +159,7 @@ def test_rounding_is_settled_by_both_in_double_precision(cancelling: Path, monke
     result = verify_model(cancelling, input=x, torch7=PROGRAM)
     assert result.forward is Verdict.ROUNDING
     assert {d.reason for d in result.differences if d.accepted} == {
-        "it agrees when both are repeated in double precision"
+        "the results agree when both are repeated in double precision"
     }
     linear = nn.functional.linear
     monkeypatch.setattr(nn.functional, "linear", lambda x, w, b=None: linear(x, w, b) * (1 + 1e-9))

@@ -62,7 +62,7 @@ def test_whole_reference_says_that_layers_have_none() -> None:
     result = verify(SAMPLE / "model.t7", reference=SAMPLE / "ref.t7")
     assert result.ok
     assert result.mode == "train"
-    assert any("of the whole model only" in note for note in result.notes)
+    assert any("results of the complete model" in note for note in result.notes)
     assert "modules[8].gradWeight" in {d.name for d in result.differences}
 
 
@@ -76,7 +76,7 @@ def test_results_left_in_the_model_file_are_used(tmp_path: Path) -> None:
     x = to_value(fixture["input"])
     result = verify(tmp_path / "model.t7", input=x, mode="train")
     assert result.ok
-    assert result.reference == "the results that Torch7 left in the model file"
+    assert result.reference == "the results that Torch7 stored in the model file"
     assert sum(bool(layer.differences) for layer in result.layers) > 8
     for another in ({"input": x + 1, "mode": "train"}, {"input": x, "mode": "eval"}):  # of another call: no reference
         result = verify(tmp_path / "model.t7", **another)
@@ -253,7 +253,7 @@ def test_html_page_of_a_pass_names_known_differences(tmp_path: Path) -> None:
     run(weights_shared, "--known-differences", KNOWN_FILE, "--html", tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert "✓ All comparisons agree except 4 that are accepted: forward equal, gradients known difference" in page
-    assert "the layers share weights and not gradients" in page
+    assert "the layers share weights but not gradients" in page
     assert page.count("class=known") >= 4
     assert "class=bad" not in page
 
