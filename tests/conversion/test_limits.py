@@ -65,9 +65,9 @@ def test_layers_of_torch7_inside_those_of_the_user_are_measured() -> None:
     watching: dict[str, bool] = {}
 
     class Conversion(TorchConversion):
-        def _built(self, obj: LuaObject, mapping: Any) -> nn.Module:
+        def _build(self, obj: LuaObject, mapping: Any) -> nn.Module:
             watching[obj.class_name] = self.budget.watching
-            return super()._built(obj, mapping)
+            return super()._build(obj, mapping)
 
     def fallback(obj: LuaObject, ctx: Any) -> nn.Module:
         inner = ctx.children(obj)

@@ -207,7 +207,7 @@ def test_a_dynamic_graph_of_a_net_with_unpooling(noted: bool, tmp_path: Path, mo
     """Its optimizer puts operations in place of others, of which no module is noted; then layers are left out."""
     pytest.importorskip("onnxscript", reason="optional extra is not installed")
     if not noted:
-        monkeypatch.setattr("dpnn_bridge.outputs.formats.onnx._note_scopes", lambda program: None)
+        monkeypatch.setattr("dpnn_bridge.outputs.formats.onnx._add_scopes", lambda program: None)
     torch.manual_seed(0)
     module = unpooling_network()
     dpnn_bridge.write_t7(tmp_path / "model.t7", module)
@@ -244,7 +244,7 @@ def test_a_file_in_another_precision_is_compared_in_it(model: Path, tmp_path: Pa
     dpnn_bridge.convert(model, tmp_path / "half.pt", dtype=torch.float16)
     result = verify(model, tmp_path / "half.pt", input=residual_input())
     assert result.verdict is Verdict.EQUAL
-    assert any("holds float16" in note for note in result.notes)
+    assert any("contains float16" in note for note in result.notes)
 
 
 def test_weights_of_another_form_and_missing_ones_are_named(model: Path, tmp_path: Path) -> None:
@@ -446,6 +446,12 @@ def test_another_shape_is_one_error(shape: str) -> None:
 def test_a_header_has_three_entries(header: str) -> None:
     with pytest.raises(T7FormatError, match="not an array of numbers"):
         ArrayHeader(BytesIO(b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header.encode()))
+
+
+def test_more_elements_than_the_header_states_are_an_error() -> None:
+    file = BytesIO(npy((2,)) + bytes(8 * 3))
+    with pytest.raises(T7FormatError, match="has more elements than its header states"):
+        ArrayHeader(file).elements(file)
 
 
 def test_a_size_is_no_reason_to_allocate() -> None:
