@@ -222,7 +222,7 @@ class LuaConversion(LuaContext):
             name = self.cast_class(value.class_name)
             if value.size and name == value.class_name:
                 return value
-            if (id(value), name) not in self._restored:  # not the tensor of the module: an export must not alias it
+            if (id(value), name) not in self._restored:  # new also for an empty buffer, which Torch7 resizes
                 elements = value.numpy().astype(element_dtype(name))
                 self._restored[id(value), name] = LuaTensor.from_numpy(elements, name)
                 self._alive.append(value)

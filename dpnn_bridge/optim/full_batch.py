@@ -105,7 +105,7 @@ class LBFGS(torch.optim.LBFGS, _FullBatch):
         max_iter: ``maxIter``, maximum number of iterations in one step.
         max_eval: ``maxEval``, maximum number of evaluations in one step; default: ``1.25 * max_iter``.
         tolerance_grad: ``tolFun``; a step ends if the sum of the gradient's absolute values is not larger.
-        tolerance_change: ``tolX``; a step ends if the parameters, the loss or the slope change less.
+        tolerance_change: ``tolX``; a step ends if the slope, or the change of the parameters or loss, is not larger.
         history_size: ``nCorrection``.
 
     Attributes:

@@ -51,7 +51,7 @@ def _split(text: str) -> list[str]:
 
 
 class FormatKeywords(TypedDict, total=False):
-    """The fields of :class:`ConvertOptions` that apply to a model in memory, as keyword arguments."""
+    """The fields of :class:`ConvertOptions` that change how a model is written, as keyword arguments."""
 
     input: Any
     dynamic: bool | str | Sequence[str]
