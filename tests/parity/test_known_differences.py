@@ -132,7 +132,7 @@ def test_a_parameter_whose_gradients_torch7_keeps_apart_has_their_sum(tmp_path: 
     assert (result.forward, result.gradients) == (Verdict.EQUAL, Verdict.KNOWN)
     known = [d for d in result.differences if d.verdict is Verdict.KNOWN]
     assert len(known) == 4
-    assert all("it is what theirs make together" in d.reason for d in known)
+    assert all("one gradient, which combines them" in d.reason for d in known)
     fixture = dpnn_bridge.read_t7(WEIGHTS_SHARED)
     fixture["gradParams"][1].torch()[0, 0] += 1e-6
     dpnn_bridge.write_t7(tmp_path / "changed.t7", fixture)
