@@ -140,7 +140,7 @@ class TorchConversion(TorchContext):
         except ConversionLimitError:
             raise
         except ConversionError as error:
-            if self._in_lua_count > in_lua and (module := self._in_lua(obj)) is not None:
+            if self._in_lua_count > in_lua and (module := self._by_fallback(obj)) is not None:
                 self.note(f"{obj.class_name} runs in Lua, as a layer inside it does")
                 return module
             if self.options.allow_unsupported == "unknown":

@@ -104,7 +104,8 @@ def _other_modes(written: Written, modes: Mapping[str, bool], path: Path) -> lis
     name = f"module {other[0]}" if other[0] else "the model"
     more = f" and {len(other) - 1} more" if other[1:] else ""
     return [
-        f"{path.name} has {name}{more} in {mode} mode, and MODEL in the other mode. They were compared in the same mode."
+        f"{path.name} has {name}{more} in {mode} mode, and MODEL in the other mode. They were compared in the same "
+        "mode."
     ]
 
 

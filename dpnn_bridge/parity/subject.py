@@ -70,7 +70,7 @@ class Subject:
         return module
 
     def modes_of(self, module: nn.Module) -> dict[str, bool]:
-        """Return name of each module -> whether it was saved in training mode, for a model that :meth:`fresh` created."""
+        """Return name of each module of a result of :meth:`fresh` -> whether it was saved in training mode."""
         names = (name for name, _ in module.named_modules())
         return dict(zip(names, self._as_saved, strict=True))
 

@@ -32,7 +32,9 @@ def _notes(model: Path, program: Path, old: str, new: str) -> str:
 
 def test_a_file_as_it_was_written_gets_no_note(files: tuple[Path, Path]) -> None:
     notes = _notes(*files, '"""The model with fresh weights."""', '"""Another docstring."""  # and a comment')
-    assert notes.startswith("model.py was run to build the model; it holds no weights and got those of MODEL.\n")
+    assert notes.startswith(
+        "model.py was run to build the model; it contains no weights, so the weights of MODEL were loaded.\n"
+    )
     assert "in the other mode" not in notes
 
 
@@ -44,7 +46,7 @@ def test_another_mode_is_noted(files: tuple[Path, Path]) -> None:
 def test_changed_code_that_did_not_run_is_noted(files: tuple[Path, Path]) -> None:
     notes = _notes(*files, "noise / (1 - self.p)", "noise / (2 - self.p)")
     line = files[1].read_text().split("class Dropout")[0].count("\n") + 1
-    assert f"only what ran is compared: Dropout (line {line})" in notes
+    assert f"only code that ran is compared: Dropout (line {line})" in notes
 
 
 def test_the_mode_of_a_model_that_was_saved_in_another_one_is_noted(files: tuple[Path, Path]) -> None:
