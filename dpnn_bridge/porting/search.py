@@ -33,7 +33,7 @@ from dpnn_bridge.porting.wording import differences, options_of
 from dpnn_bridge.porting.writing import Journal, Parameters
 
 _GATHERING = "cat stack copy zeros_like empty constant_pad_nd index fill zero index_select gather"
-#: operations that only rearrange elements, so that their results need not be values of the source
+#: operations that only rearrange or fill elements, so that their results need not be values of the source
 ARRANGING = VIEWS | frozenset(_GATHERING.split())
 #: maximum seconds and contradictions of a search; maximum seconds of a search after an operation was allowed to deviate
 _SECONDS, _BACKTRACKS, _SECONDS_MORE = 8.0, 3000, 1.5

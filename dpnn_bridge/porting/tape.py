@@ -162,7 +162,7 @@ class Tape:
         constants: slot number -> tensor that no recorded operation computed: an input, or a tensor from elsewhere.
         external: slot numbers of the constants that are not inputs.
         maker: slot number -> node that computed the tensor.
-        weights: slot numbers of parameters and buffers, and of tensors computed from them only.
+        weights: slot numbers of parameters, buffers, and tensors computed from them and from constants only.
         output: slots of the tensors that the forward pass returned; None if it failed.
         random: the first node that drew random numbers, or None.
         failure: the exception that ended the forward pass, or None.

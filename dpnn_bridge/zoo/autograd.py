@@ -1,6 +1,6 @@
 """Modules of torch-autograd that its README defines.
 
-Such a module is a Lua function, which the bridge does not run. The module is recognized by its name and fields.
+Such a module contains a Lua function, which never runs. The module is recognized by its name and fields.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Documented(LuaClass):
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
         ctx.report.notes.append(
-            f"{cls.names[0]}: the file has no code for it; assumed to be the function of this name in torch-autograd's "
+            f"{cls.names[0]}: its Lua function never runs; assumed to be the function of this name in torch-autograd's "
             "README"
         )
         return ctx.to_torch(obj)
