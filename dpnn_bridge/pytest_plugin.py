@@ -58,8 +58,8 @@ def pytest_load_initial_conftests(early_config: Any, parser: Any, args: list[str
     Before this plugin registers ``--t7-fixtures``, pytest treats the value of the option as a folder of tests and reads
     the configuration file in that folder.
     """
-    known = early_config.known_args_namespace
-    folders = [Path(folder).resolve() for folder in known.t7_fixtures]
+    namespace = early_config.known_args_namespace
+    folders = [Path(folder).resolve() for folder in namespace.t7_fixtures]
     if early_config.inipath is not None and _inside(Path(early_config.inipath).resolve(), folders):
         options = early_config.getini("addopts")
         if args[: len(options)] == options:
@@ -68,11 +68,11 @@ def pytest_load_initial_conftests(early_config: Any, parser: Any, args: list[str
         settings = vars(early_config)["_inicfg" if "_inicfg" in vars(early_config) else "inicfg"]
         settings.clear()
         early_config._inicache.clear()
-        known = parser.parse_known_args(args, namespace=copy.copy(early_config.option))
-        early_config.known_args_namespace = known
-    known.file_or_dir = [arg for arg in known.file_or_dir if not _inside(_path(arg), folders)]
+        namespace = parser.parse_known_args(args, namespace=copy.copy(early_config.option))
+        early_config.known_args_namespace = namespace
+    namespace.file_or_dir = [arg for arg in namespace.file_or_dir if not _inside(_path(arg), folders)]
     if _inside(early_config.invocation_params.dir.resolve(), folders):
-        known.noconftest = True
+        namespace.noconftest = True
     return (yield)
 
 

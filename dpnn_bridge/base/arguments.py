@@ -125,7 +125,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint is Any or isinstance(hint, TypeVar):
         return True
     if origin in (Union, UnionType):
-        return any(_fits(value, kind) for kind in inner)
+        return any(_fits(value, member) for member in inner)
     if origin is Literal:
         return any(type(value) is type(choice) and value == choice for choice in inner)
     if hint is bool:
@@ -133,12 +133,12 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint in (int, float):
         number = isinstance(value, Integral if hint is int else Real) or getattr(value, "ndim", None) == 0
         return number and not isinstance(value, bool)
-    kind = origin or hint
-    if kind is IO:
+    cls = origin or hint
+    if cls is IO:
         return hasattr(value, "read")
-    if kind in (Sequence, Iterable) and isinstance(value, (str, bytes)):
+    if cls in (Sequence, Iterable) and isinstance(value, (str, bytes)):
         return False
-    return isinstance(value, kind) and (kind is not Sequence or all(_fits(item, inner[0]) for item in value))
+    return isinstance(value, cls) and (cls is not Sequence or all(_fits(item, inner[0]) for item in value))
 
 
 def _expected(hint: Any) -> str:
@@ -150,8 +150,8 @@ def _expected(hint: Any) -> str:
 def _words(hint: Any) -> Iterator[str]:
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
-        for kind in inner:
-            yield from _words(kind)
+        for member in inner:
+            yield from _words(member)
     elif origin is Literal:
         yield from map(repr, inner)
     elif origin in (Sequence, Iterable):
@@ -159,18 +159,18 @@ def _words(hint: Any) -> Iterator[str]:
     elif origin is typing.get_origin(Callable[[], Any]):
         yield "a function"
     else:
-        kind = origin or hint
-        module = {"torch": "torch.", "numpy": "numpy."}.get(kind.__module__, "torch.nn.") if _is_torch(kind) else ""
-        yield _NAMES.get(kind) or f"a {module}{kind.__qualname__}"
+        cls = origin or hint
+        module = {"torch": "torch.", "numpy": "numpy."}.get(cls.__module__, "torch.nn.") if _is_torch(cls) else ""
+        yield _NAMES.get(cls) or f"a {module}{cls.__qualname__}"
 
 
-def _is_torch(kind: type) -> bool:
-    return kind.__module__ in ("torch", "numpy", "torch.nn.modules.module", "torch.nn.parameter")
+def _is_torch(cls: type) -> bool:
+    return cls.__module__ in ("torch", "numpy", "torch.nn.modules.module", "torch.nn.parameter")
 
 
 def _described(value: Any) -> str:
     """Describe a value by its type; for strings and numbers also by the shortened ``repr``."""
-    kind = type(value).__name__
+    name = type(value).__name__
     if isinstance(value, (str, int, float)) or value is None:
-        return f"{shortened(repr(value), 60)}{'' if value is None else f' ({kind})'}"
-    return f"a {kind}"
+        return f"{shortened(repr(value), 60)}{'' if value is None else f' ({name})'}"
+    return f"a {name}"

@@ -20,7 +20,7 @@ from typing import Any
 
 from dpnn_bridge.base.file_set import FileSet, StrPath
 from dpnn_bridge.base.folders import defer_signals, is_abandoned, temporary_folder
-from dpnn_bridge.base.remote import Place, beside, check_upload, place_of, remove_upload, upload
+from dpnn_bridge.base.remote import Location, beside, check_upload, location_of, remove_upload, upload
 from dpnn_bridge.base.scoped import scoped
 from dpnn_bridge.base.writing import move, open_output, write_file
 from dpnn_bridge.errors import OutputError, OutputExistsError
@@ -69,13 +69,13 @@ def check_output(path: StrPath, force: bool, inputs: Files = ()) -> None:
         OutputError: the path is a directory, a device, a pipe or an input, which are never replaced; the folder is
             missing or temporary; or the store of a URL cannot be reached.
     """
-    path = place_of(path)
+    path = location_of(path)
     if isinstance(path, str):
         return check_upload(path, force)
     for folder in filter(is_abandoned, path.absolute().parents):
         raise OutputError(f"cannot write {path}: {folder} has the name of a temporary folder and will be removed")
     try:
-        found = path.stat()
+        status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         if not force and path.is_symlink():
             raise OutputExistsError(f"{path} is a link to a missing file; choose another name") from None
@@ -86,12 +86,12 @@ def check_output(path: StrPath, force: bool, inputs: Files = ()) -> None:
         return
     except (OSError, ValueError) as e:
         raise _cannot_write(path, e) from e
-    if not stat.S_ISREG(found.st_mode):
-        raise OutputError(f"{path} is {_file_type(found.st_mode)}, which is never replaced; choose another name")
+    if not stat.S_ISREG(status.st_mode):
+        raise OutputError(f"{path} is {_file_type(status.st_mode)}, which is never replaced; choose another name")
     if os.path.realpath(path).endswith(_LUA):
         raise OutputError(f"{path} is a Lua file, which is never replaced; choose another name")
     for files in (inputs, *(protected() for protected in _protected.get())):
-        if (source := FileSet.of(files).find(path, found)) is not None:
+        if (source := FileSet.of(files).find(path, status)) is not None:
             raise OutputError(f"{path} is the input {source}, which is never replaced; choose another name")
     if not force:
         raise OutputExistsError(f"{path} exists; use --force (force=True) to replace it")
@@ -142,7 +142,7 @@ def replacing(
     Raises:
         OutputError: as :func:`check_output`, or a disk error (full, read-only, …); nothing was written.
     """
-    target, inputs = place_of(path), tuple(inputs)
+    target, inputs = location_of(path), tuple(inputs)
     if isinstance(target, Path):  # for a URL, only before the upload: a request takes as long as a small upload
         check_output(path, force, inputs)
     path = Path(tempfile.gettempdir(), target.rpartition("/")[2]) if isinstance(target, str) else target
@@ -153,9 +153,9 @@ def replacing(
                 yield temporary
                 others = sorted(p for p in folder.iterdir() if parts and p != temporary)
                 check_output(target, force, inputs)
-                before = parts(target) if parts and isinstance(target, Path) else []
+                replaced = parts(target) if parts and isinstance(target, Path) else []
                 _move_all([(file, beside(target, file.name)) for file in others], (temporary, target), force)
-                _discard(before, inputs)
+                _discard(replaced, inputs)
             except Exception as error:
                 _name_target(error, folder, temporary, target)
                 raise
@@ -175,14 +175,14 @@ def write_text(path: StrPath, text: str) -> None:
         write_file(temporary, text)
 
 
-def _name_target(error: Exception, folder: Path, temporary: Path, target: Place) -> None:
+def _name_target(error: Exception, folder: Path, temporary: Path, target: Location) -> None:
     """Replace the temporary path by the output path in the message of an error."""
     if error.args and isinstance(error.args[0], str):
         text = error.args[0].replace(str(temporary), str(target)).replace(f"{folder}{os.sep}", "")
         error.args = (text, *error.args[1:])
 
 
-def _move_all(others: list[tuple[Path, Place]], last: tuple[Path, Place], force: bool) -> None:
+def _move_all(others: list[tuple[Path, Location]], last: tuple[Path, Location], force: bool) -> None:
     """Move files to their destinations, or none of them.
 
     Args:
@@ -191,22 +191,22 @@ def _move_all(others: list[tuple[Path, Place]], last: tuple[Path, Place], force:
             of ``others`` are kept.
         force: whether ``last`` may replace an existing file.
     """
-    moved: list[Place] = []
+    moved: list[Location] = []
     with nullcontext() if isinstance(last[1], str) else defer_signals():
         try:
-            for file, place in [*others, last]:
-                if isinstance(place, str):
-                    moved.append(place)
-                    upload(file, place)
+            for file, location in [*others, last]:
+                if isinstance(location, str):
+                    moved.append(location)
+                    upload(file, location)
                 else:
-                    _move_one(file, place, force and place == last[1])
-                    moved.append(place)
+                    _move_one(file, location, force and location == last[1])
+                    moved.append(location)
         except BaseException:
-            for place in moved:
-                if isinstance(place, Path):
-                    place.unlink(missing_ok=True)
+            for location in moved:
+                if isinstance(location, Path):
+                    location.unlink(missing_ok=True)
                 elif last[1] not in moved:
-                    remove_upload(place)
+                    remove_upload(location)
             raise
 
 

@@ -51,11 +51,11 @@ def as_ours(error: BaseException, error_type: type[DpnnBridgeError], doing: str)
         where = f"{named[-1]}: " if named else ""
         reason = error.strerror or message or type(error).__name__
         if isinstance(error, FileNotFoundError):
-            ours: DpnnBridgeError = MissingFileError(f"{where}{doing}: no such file")
+            converted: DpnnBridgeError = MissingFileError(f"{where}{doing}: no such file")
         else:
-            ours = FileAccessError(f"{where}{doing}: {reason[:1].lower()}{reason[1:]}")
-        ours.errno, ours.filename = error.errno, error.filename  # type: ignore[attr-defined]
-        return ours
+            converted = FileAccessError(f"{where}{doing}: {reason[:1].lower()}{reason[1:]}")
+        converted.errno, converted.filename = error.errno, error.filename  # type: ignore[attr-defined]
+        return converted
     if isinstance(error, MemoryError):
         return error_type(f"{doing}: not enough memory")
     if isinstance(error, RecursionError):

@@ -49,6 +49,6 @@ def in_html(text: str) -> str:
     return escape("\n".join(map(printable, text.split("\n"))))
 
 
-def type_name(kind: type) -> str:
+def type_name(cls: type) -> str:
     """Return the name of a layer's class: ``torch.nn.Linear`` for PyTorch's own, ``SpatialGlimpse`` for others."""
-    return f"torch.nn.{kind.__qualname__}" if kind.__module__.startswith("torch.nn.") else kind.__qualname__
+    return f"torch.nn.{cls.__qualname__}" if cls.__module__.startswith("torch.nn.") else cls.__qualname__

@@ -32,8 +32,8 @@ def install_advice(extra: str, only: Sequence[str] = ()) -> str:
         lines = requires("dpnn-bridge") or []
     except PackageNotFoundError:
         lines = []
-    found = [m[1].strip() for line in lines if (m := re.fullmatch(rf"([^;]+); extra == ['\"]{extra}['\"]", line))]
-    found = [name for name in found if not only or re.split(r"[\[<>=~! ]", name)[0] in only]
-    if not found:  # a checkout that was never installed
+    packages = [m[1].strip() for line in lines if (m := re.fullmatch(rf"([^;]+); extra == ['\"]{extra}['\"]", line))]
+    packages = [name for name in packages if not only or re.split(r"[\[<>=~! ]", name)[0] in only]
+    if not packages:  # a checkout that was never installed
         return f"pip install -e '.[{extra}]' in the checkout of dpnn_bridge"
-    return "pip install " + " ".join(f"'{name}'" for name in found)
+    return "pip install " + " ".join(f"'{name}'" for name in packages)

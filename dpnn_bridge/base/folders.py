@@ -186,16 +186,16 @@ def clean_up_on_signals() -> Iterator[None]:
     SIGINT raises KeyboardInterrupt, the others :class:`Terminated`. Signals for which the program has its own handlers
     are not changed. In other threads than the main thread, no signal is changed.
     """
-    before: dict[int, Any] = {}
+    previous: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
         found = {number: signal.getsignal(number) for number in _SIGNALS}
-        before = {n: h for n, h in found.items() if h in (signal.SIG_DFL, signal.default_int_handler)}
-    for number in before:
+        previous = {n: h for n, h in found.items() if h in (signal.SIG_DFL, signal.default_int_handler)}
+    for number in previous:
         signal.signal(number, _end)
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 

@@ -25,8 +25,8 @@ from dpnn_bridge.errors import (
     VerificationError,
 )
 
-#: the path of a local file, or the URL of a remote file
-Place = Path | str
+#: path of a local file, or URL of a remote file
+Location = Path | str
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*(::[a-z][a-z0-9+.-]*)*://")
 _CHUNK = 1 << 22
@@ -38,7 +38,7 @@ def is_url(origin: Any) -> bool:
     return isinstance(origin, str) and _URL.match(origin) is not None
 
 
-def place_of(name: str | os.PathLike[str]) -> Place:
+def location_of(name: str | os.PathLike[str]) -> Location:
     """Return the path of a local file, also of a ``file://`` or ``local://`` URL; return any other URL unchanged."""
     if isinstance(name, str) and name.startswith("file://"):
         from urllib.request import url2pathname  # handles Windows drives; imports the HTTP client, so not at the top
@@ -55,23 +55,23 @@ def manifest_path(name: str | os.PathLike[str]) -> Path:
     Raises:
         OptionError: the name is a URL; object stores cannot append to a file.
     """
-    place = place_of(name)
-    if isinstance(place, str):
+    location = location_of(name)
+    if isinstance(location, str):
         raise OptionError(
             f"{name}: lines are appended to a manifest, which an object store does not support; "
             "name a local file, and upload it afterwards"
         )
-    return Path(os.path.realpath(place))
+    return Path(os.path.realpath(location))
 
 
-def absolute(place: Place) -> str:
+def absolute(location: Location) -> str:
     """Return the absolute path of a local file, valid in every process; return a URL unchanged."""
-    return place if isinstance(place, str) else os.path.abspath(place)
+    return location if isinstance(location, str) else os.path.abspath(location)
 
 
-def beside(place: Place, name: str) -> Place:
+def beside(location: Location, name: str) -> Location:
     """Return the path or URL of another file in the same folder."""
-    return f"{place.rpartition('/')[0]}/{name}" if isinstance(place, str) else place.with_name(name)
+    return f"{location.rpartition('/')[0]}/{name}" if isinstance(location, str) else location.with_name(name)
 
 
 def without_query(url: str) -> str:
@@ -79,19 +79,19 @@ def without_query(url: str) -> str:
     return url.partition("?")[0] if web.is_web(url) else url
 
 
-def listed(pattern: str) -> list[Place]:
+def listed(pattern: str) -> list[Location]:
     """Return the files that match a URL with ``*`` or ``**`` (folders at any depth); other URLs are returned as a list.
 
     Raises:
         MissingFileError: no file matches.
         T7Error: the store cannot be listed.
     """
-    place = place_of(pattern)
-    found: list[Place]
+    location = location_of(pattern)
+    found: list[Location]
     if "*" not in pattern:
-        return [place]
+        return [location]
     try:
-        found = list(web.matching(pattern)) if web.is_web(pattern) else _matching(place)
+        found = list(web.matching(pattern)) if web.is_web(pattern) else _matching(location)
     except (T7Error, MissingPackageError):
         raise
     except ImportError as error:
@@ -105,13 +105,13 @@ def listed(pattern: str) -> list[Place]:
     return found
 
 
-def _matching(place: Place) -> list[Place]:
+def _matching(location: Location) -> list[Location]:
     """Return the files of a store that match a pattern."""
-    files, path = _store(os.fspath(place), _cannot_list)
+    files, path = _store(os.fspath(location), _cannot_list)
     files.invalidate_cache()
     found = files.glob(re.sub(r"[\[?]", r"[\g<0>]", path), detail=True)
     names = sorted(name for name, info in found.items() if info["type"] != "directory")
-    return [files.unstrip_protocol(name) if isinstance(place, str) else Path(name) for name in names]
+    return [files.unstrip_protocol(name) if isinstance(location, str) else Path(name) for name in names]
 
 
 def is_there(url: str) -> bool:

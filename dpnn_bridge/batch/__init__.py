@@ -20,7 +20,7 @@ from typing_extensions import Unpack
 from dpnn_bridge.base.arguments import checks_arguments, renamed
 from dpnn_bridge.base.atomic import imported_files, protecting
 from dpnn_bridge.base.folders import remove_abandoned
-from dpnn_bridge.base.remote import Place, absolute, is_there, place_of
+from dpnn_bridge.base.remote import Location, absolute, is_there, location_of
 from dpnn_bridge.base.shards import checksum_of
 from dpnn_bridge.base.version import package_version
 from dpnn_bridge.batch.executors import failure_message, workers
@@ -212,7 +212,7 @@ def _result_options(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in ("to", "force", "checksum")}
 
 
-def _target_checksum(target: Place) -> str:
+def _target_checksum(target: Location) -> str:
     """Return the checksum of an existing target, or an empty string if one of its shards is missing."""
     from dpnn_bridge.loaders.origin import local_file
 
@@ -239,7 +239,7 @@ Call = tuple[Task, Line | None]
 def _run_in(executor: Executor, calls: Sequence[Call], options: dict[str, Any]) -> Iterator[Outcome]:
     futures = {}
     for task, line in calls:
-        remote = replace(task, source=place_of(absolute(task.source)), target=place_of(absolute(task.target)))
+        remote = replace(task, source=location_of(absolute(task.source)), target=location_of(absolute(task.target)))
         futures[executor.submit(run_one, remote, line, **options)] = task
     try:
         for future in as_completed(futures):

@@ -12,7 +12,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.atomic import check_output
 from dpnn_bridge.base.file_set import FileSet
-from dpnn_bridge.base.remote import Place, absolute, beside, listed, place_of, without_query
+from dpnn_bridge.base.remote import Location, absolute, beside, listed, location_of, without_query
 from dpnn_bridge.base.shards import LONGEST_NAME
 from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.errors import OutputError, OutputExistsError
@@ -27,13 +27,13 @@ class Task:
         key: path of the model in ``source``; None: the model is detected.
     """
 
-    source: Place
-    target: Place
+    source: Location
+    target: Location
     key: str | None = None
 
 
 @checks_arguments
-def tasks_for(sources: Sequence[Place], out_dir: Place, suffix: str) -> list[Task]:
+def tasks_for(sources: Sequence[Location], out_dir: Location, suffix: str) -> list[Task]:
     """Return one task per file. Outputs keep the names of the sources and their folders below the common parent.
 
     Args:
@@ -46,14 +46,14 @@ def tasks_for(sources: Sequence[Place], out_dir: Place, suffix: str) -> list[Tas
             ``out_dir``.
     """
     sources = [found for s in sources for found in (listed(s) if isinstance(s, str) else _expanded(s))]
-    out_dir = place_of(out_dir)
+    out_dir = location_of(out_dir)
     # symbolic links are not resolved: links in a download cache refer to files that are named by a checksum
     paths = [_split_url(s) if isinstance(s, str) else _split_path(s) for s in sources]
     parents: dict[str, list[str]] = {}
     for store, path in paths:
         parents.setdefault(store, []).append(str(path.parent))
     common = {store: os.path.commonpath(found) for store, found in parents.items()}
-    targets: dict[Place, Place] = {}
+    targets: dict[Location, Location] = {}
     for source, (store, path) in zip(sources, paths, strict=True):
         stem = path.name if path.suffix[1:].isdigit() else path.stem  # ".5" of "model_1.5" is not a suffix
         relative = path.relative_to(common[store]).with_name(stem + suffix)
@@ -68,7 +68,7 @@ def tasks_for(sources: Sequence[Place], out_dir: Place, suffix: str) -> list[Tas
 
 
 @checks_arguments
-def tasks_for_models(source: Place, target: Place, keys: Sequence[str]) -> list[Task]:
+def tasks_for_models(source: Location, target: Location, keys: Sequence[str]) -> list[Task]:
     """Return one task per model of one file: ``out.pt`` and key ``protos.rnn`` give ``out.protos.rnn.pt``.
 
     A key whose file name would be invalid or a duplicate gets another file name.
@@ -109,7 +109,7 @@ def _split_path(path: Path) -> tuple[str, PurePath]:
     return absolute_path.drive, absolute_path
 
 
-def _check_targets(targets: Iterable[Place], sources: Sequence[Place]) -> None:
+def _check_targets(targets: Iterable[Location], sources: Sequence[Location]) -> None:
     inputs = FileSet(source for source in sources if isinstance(source, Path))
     for target in targets:
         if isinstance(target, Path) and os.path.isfile(target):

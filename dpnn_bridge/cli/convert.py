@@ -18,7 +18,7 @@ import click
 from dpnn_bridge.base.atomic import after_writing, check_output, write_text
 from dpnn_bridge.base.display import printable
 from dpnn_bridge.base.folders import temporary_folder
-from dpnn_bridge.base.remote import manifest_path, place_of
+from dpnn_bridge.base.remote import location_of, manifest_path
 from dpnn_bridge.base.suffixes import INDEX, index_of
 from dpnn_bridge.cli.conversions import print_many, print_one
 from dpnn_bridge.cli.terminal import (
@@ -268,7 +268,7 @@ class _Request:
             check_output(self.files[1], True)
         if self.out_dir is None:
             written = index_of(self.files[1]) if self.sharded else self.files[1]
-            check_distinct(None if written == "-" else place_of(written), self.card, self.report)
+            check_distinct(None if written == "-" else location_of(written), self.card, self.report)
         for page, may_replace in ((self.card, self.force), (self.report, True)):  # users edit a card by hand
             if page is not None:
                 check_output(page, may_replace)
@@ -337,7 +337,7 @@ class _Request:
         if self.out_dir is not None:
             tasks = batch.tasks_for(self.files, self.out_dir, INDEX if self.sharded else f".{self.to or 'pt'}")
         else:
-            target = place_of(index_of(self.files[1])) if self.sharded else self.files[1]
+            target = location_of(index_of(self.files[1])) if self.sharded else self.files[1]
             classes = {n: v for n, v in self.options.items() if n in ("plugins", "lua", "sandbox")}
             tasks = batch.tasks_for_models(self.files[0], target, keys=model_keys(self.files[0], **classes))
         check_distinct(self.manifest, *(task.target for task in tasks))

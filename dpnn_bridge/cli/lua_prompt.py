@@ -63,11 +63,11 @@ def ending_at_once() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    previous = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous)
 
 
 #: seconds after Ctrl-C until the prompt explains how to stop the loop
@@ -100,12 +100,12 @@ def _interruptible() -> Iterator[None]:
                 interrupted = True
 
     watcher = threading.Thread(target=watch, daemon=True)
-    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    previous = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     watcher.start()
     try:
         yield
     finally:
-        signal.set_wakeup_fd(before)
+        signal.set_wakeup_fd(previous)
         os.write(writer, b"\0")
         watcher.join()
         os.close(reader)

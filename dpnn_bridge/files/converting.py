@@ -20,7 +20,7 @@ from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.display import printable
 from dpnn_bridge.base.folders import temporary_folder
 from dpnn_bridge.base.reading import open_input
-from dpnn_bridge.base.remote import is_url, place_of
+from dpnn_bridge.base.remote import is_url, location_of
 from dpnn_bridge.base.shards import checksum_of, state_of
 from dpnn_bridge.base.version import package_version
 from dpnn_bridge.checkpoints.architectures import architecture_of
@@ -82,7 +82,7 @@ def convert(
     chosen = ConvertOptions.of(options)
     path, format = target_of(dst, to, chosen.max_shard_size)
     format_options = chosen.of_format(format, os.fspath(dst))
-    inputs = (*([place_of(src)] if isinstance(src, (str, os.PathLike)) and not is_url(src) else []), *chosen.files())
+    inputs = (*([location_of(src)] if isinstance(src, (str, os.PathLike)) and not is_url(src) else []), *chosen.files())
     check_output(path, force, inputs)
     chosen = in_effect(chosen)
     step = progress or (lambda text: None)

@@ -120,31 +120,31 @@ _ONLY_PYTORCH: dict[str, dict[str, Any]] = {
 }
 
 
-def only_pytorch(kind: str, fields: dict[Any, Any]) -> bool:
+def only_pytorch(class_name: str, fields: dict[Any, Any]) -> bool:
     """Return whether an object has a setting that Torch7's class of the same name does not support."""
-    return any(fields.get(name, value) != value for name, value in _ONLY_PYTORCH.get(kind, {}).items())
+    return any(fields.get(name, value) != value for name, value in _ONLY_PYTORCH.get(class_name, {}).items())
 
 
-def to_legacy(kind: str, fields: dict[Any, Any]) -> dict[Any, Any]:
+def to_legacy(class_name: str, fields: dict[Any, Any]) -> dict[Any, Any]:
     """Convert Lua fields to the fields of an object in PyTorch 0.4.
 
     Args:
-        kind: name of the class in ``torch.legacy.nn``.
+        class_name: name of the class in ``torch.legacy.nn``.
         fields: Lua fields with Lua values.
     """
-    names, changes = RENAMED.get(kind, {}), CHANGED.get(kind, {})
+    names, changes = RENAMED.get(class_name, {}), CHANGED.get(class_name, {})
     found = {names.get(k, k): v for k, v in fields.items()}
     for name, change in changes.items():
         if found.get(name) is not None:
             found[name] = change.to_legacy(found[name])
-    absent = {name: value for name, (value, _) in ADDED.get(kind, {}).items()}
-    return {**dict.fromkeys(NONE.get(kind, ())), **absent, **found}
+    absent = {name: value for name, (value, _) in ADDED.get(class_name, {}).items()}
+    return {**dict.fromkeys(NONE.get(class_name, ())), **absent, **found}
 
 
-def to_lua(kind: str, fields: dict[Any, Any]) -> dict[Any, Any]:
+def to_lua(class_name: str, fields: dict[Any, Any]) -> dict[Any, Any]:
     """Convert the fields of an object of ``torch.legacy.nn`` to Lua fields; fields that are None are omitted."""
-    names, changes = {v: k for k, v in RENAMED.get(kind, {}).items()}, CHANGED.get(kind, {})
+    names, changes = {v: k for k, v in RENAMED.get(class_name, {}).items()}, CHANGED.get(class_name, {})
     present = {k: v for k, v in fields.items() if v is not None}
     found = {names.get(k, k): changes[k].to_lua(v) if k in changes else v for k, v in present.items()}
-    added = {name: value for name, (_, value) in ADDED.get(kind, {}).items()}
+    added = {name: value for name, (_, value) in ADDED.get(class_name, {}).items()}
     return {**added, **{k: v for k, v in found.items() if v is not None}}

@@ -154,11 +154,11 @@ class Module(_Shared):
     def share(self, mlp: Any, *names: str) -> Any:
         """Make tensors in fields with these names share memory with those of another module."""
         for name in names:
-            mine, other = self._fields.get(name), mlp._fields.get(name)
-            if isinstance(mine, Tensor) and isinstance(other, Tensor):
-                mine.set_(other)  # type: ignore[call-overload]
-        for mine, other in zip((self._fields.get("modules") or ()), (mlp._fields.get("modules") or ()), strict=True):
-            mine.share(other, *names)
+            own, other = self._fields.get(name), mlp._fields.get(name)
+            if isinstance(own, Tensor) and isinstance(other, Tensor):
+                own.set_(other)  # type: ignore[call-overload]
+        for own, other in zip((self._fields.get("modules") or ()), (mlp._fields.get("modules") or ()), strict=True):
+            own.share(other, *names)
         return self
 
     def _new_parameters(self, **shapes: Any) -> None:

@@ -157,7 +157,7 @@ def _read_zip(path: Path, source: FileSource) -> Any:
 class InertObject:
     """An object of ``torch.legacy.nn`` without methods. Its fields are attributes."""
 
-    kind = ""
+    class_name = ""
 
 
 class Size(tuple):
@@ -217,7 +217,7 @@ class _Unpickler(pickle._Unpickler):  # the version in Python, whose memo alloca
     def find_class(self, module: str, name: str) -> Any:
         if module.startswith(LEGACY_MODULES) and name.isidentifier():
             if name not in self._classes:
-                self._classes[name] = type(name, (InertObject,), {"kind": name})
+                self._classes[name] = type(name, (InertObject,), {"class_name": name})
             return self._classes[name]
         if (module, name) in self._callable:
             return self._callable[module, name]
@@ -229,17 +229,17 @@ class _Unpickler(pickle._Unpickler):  # the version in Python, whose memo alloca
             return _ClassName(name)
         raise self.refuse(f"{module}.{name}")
 
-    def _new(self, kind: Any, *_: Any) -> Any:
-        if kind in self._mappings:
+    def _new(self, cls: Any, *_: Any) -> Any:
+        if cls in self._mappings:
             return {}
-        if isinstance(kind, type) and issubclass(kind, InertObject):
-            return kind()
-        raise self.refuse(f"an object of {described(kind)}")
+        if isinstance(cls, type) and issubclass(cls, InertObject):
+            return cls()
+        raise self.refuse(f"an object of {described(cls)}")
 
     def persistent_load(self, pid: Any) -> LuaStorage:
-        kind, name, key, _, count, *view = pid
+        tag, name, key, _, count, *view = pid
         dtype = element_dtype(f"torch.{name.replace('Bool', 'Byte')}") if isinstance(name, _ClassName) else None
-        if kind != "storage" or dtype is None or not isinstance(key, str):
+        if tag != "storage" or dtype is None or not isinstance(key, str):
             raise self.refuse(f"a storage of {described(name)}")
         if key not in self.storages:
             offsets, size = self._offsets, _check_size(count)
@@ -266,24 +266,24 @@ class _Unpickler(pickle._Unpickler):  # the version in Python, whose memo alloca
     def _tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> LuaTensor:
         if not isinstance(storage, LuaStorage) or len(size) != len(stride):
             raise ValueError("expected a tensor of a storage, sizes and strides")
-        kind = storage.class_name.replace("Storage", "Tensor")
+        class_name = storage.class_name.replace("Storage", "Tensor")
         size = [*map(_check_size, _check_dimensions(size))] or [1]
         stride = [*map(_check_size, _check_dimensions(stride))] or [1]
         offset = _check_size(offset)
         if not math.prod(size):
-            return LuaTensor.empty(kind)
+            return LuaTensor.empty(class_name)
         if offset + last_offset(size, stride) >= storage.size:
             raise ValueError("a tensor has elements outside its storage")
         if math.prod(size) > max(storage.size, MAX_REPEATED):
             raise ValueError(f"a tensor expands its storage to {math.prod(size):,} elements")
-        return LuaTensor(kind, tuple(size), tuple(stride), offset, storage)
+        return LuaTensor(class_name, tuple(size), tuple(stride), offset, storage)
 
-    def _mapping(self, kind: type[dict]) -> Callable[..., Any]:
+    def _mapping(self, mapping_type: type[dict]) -> Callable[..., Any]:
         def make(pairs: Any = ()) -> dict[Any, Any]:
             items = list(pairs.items()) if isinstance(pairs, dict) else list(pairs)
             self._check_pairs(len(items))
             self._check_keys([key for key, _ in items])
-            return kind(items)
+            return mapping_type(items)
 
         return make
 
@@ -314,13 +314,13 @@ class _Unpickler(pickle._Unpickler):  # the version in Python, whose memo alloca
 
     def load_newobj(self) -> None:
         arguments = self.stack.pop()
-        kind = self.stack[-1]
-        if kind is _size and isinstance(arguments, tuple):  # as PyTorch 0.1 to 1.0 pickled sizes
+        cls = self.stack[-1]
+        if cls is _size and isinstance(arguments, tuple):  # as PyTorch 0.1 to 1.0 pickled sizes
             self.stack[-1] = _size(*arguments)
         elif arguments != ():
             raise self.refuse("an object with constructor arguments")
         else:
-            self.stack[-1] = self._new(kind)
+            self.stack[-1] = self._new(cls)
 
     def load_build(self) -> None:
         state = self.stack.pop()
@@ -329,9 +329,9 @@ class _Unpickler(pickle._Unpickler):  # the version in Python, whose memo alloca
         if isinstance(target, InertObject) and isinstance(fields, dict):
             self._check_pairs(len(fields))
             target.__dict__.update((k, v) for k, v in fields.items() if isinstance(k, str))
-            kind = type(target).kind  # not target.kind, which a field may replace
-            if only_pytorch(kind, target.__dict__):
-                raise self.refuse(f"a {kind} with settings that Torch7's nn.{kind} does not have")
+            class_name = type(target).class_name  # not target.class_name, which a field may replace
+            if only_pytorch(class_name, target.__dict__):
+                raise self.refuse(f"a {class_name} with settings that Torch7's nn.{class_name} does not have")
         elif not isinstance(target, OrderedDict):  # a state_dict has attributes with metadata
             raise self.refuse("the state of an object of another type")
 
@@ -378,8 +378,8 @@ class _Graph(LuaGraph):
         state = {k: v for k, v in value.__dict__.items() if k != "_backend"}
         if isinstance(state.get("_type"), str):
             state["_type"] = state["_type"].replace("torch.cuda.", "torch.")
-        kind, version, header = type(value).kind, state.pop("_version", None), state.pop("_header", ())
-        return LuaDescription(f"nn.{kind}", kind, state, version, header)
+        class_name, version, header = type(value).class_name, state.pop("_version", None), state.pop("_header", ())
+        return LuaDescription(f"nn.{class_name}", class_name, state, version, header)
 
     def complete(self, value: Any, description: LuaDescription, obj: LuaObject) -> None:
         add_constants(obj)

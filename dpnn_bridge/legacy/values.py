@@ -8,18 +8,18 @@ import torch
 from torch import Tensor
 
 
-def equal(first: Any, second: Any) -> bool:
+def equal(a: Any, b: Any) -> bool:
     """Return whether two nested values contain equal tensors and numbers, where NaN in tensors equals NaN."""
-    if isinstance(first, Tensor) and isinstance(second, Tensor):
-        if first is second:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        if a is b:
             return True
-        same = first.shape == second.shape and first.dtype == second.dtype and first.device == second.device
-        return same and bool(((first == second) | ((first != first) & (second != second))).all())
-    if isinstance(first, (list, tuple)) and isinstance(second, (list, tuple)):
-        return len(first) == len(second) and all(map(equal, first, second))
-    if isinstance(first, dict) and isinstance(second, dict):
-        return first.keys() == second.keys() and all(equal(first[k], second[k]) for k in first)
-    return type(first) is type(second) and bool(first == second)
+        same = a.shape == b.shape and a.dtype == b.dtype and a.device == b.device
+        return same and bool(((a == b) | ((a != a) & (b != b))).all())
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return len(a) == len(b) and all(map(equal, a, b))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
+    return type(a) is type(b) and bool(a == b)
 
 
 def storage_tensor(tensor: Tensor) -> Tensor:

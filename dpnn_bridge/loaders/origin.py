@@ -20,7 +20,7 @@ from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.base.folders import temporary_folder
 from dpnn_bridge.base.reading import causing_os_error, open_archive, open_input, open_zip
 from dpnn_bridge.base.regular import check_file
-from dpnn_bridge.base.remote import beside, download, place_of, without_query
+from dpnn_bridge.base.remote import beside, download, location_of, without_query
 from dpnn_bridge.base.shards import shards_of
 from dpnn_bridge.base.suffixes import INDEX, PICKLED, TORCH7
 from dpnn_bridge.base.writing import open_output
@@ -84,7 +84,7 @@ def local_file(origin: Origin, sha256: str | None = None, *, unpack: bool = True
     """
     name = name_of(origin)
     if isinstance(origin, (str, os.PathLike)):
-        origin = place_of(origin)
+        origin = location_of(origin)
     with ExitStack() as stack:
         folder = functools.cache(lambda: stack.enter_context(temporary_folder()))  # created when needed
         if isinstance(origin, str):

@@ -21,6 +21,6 @@ def relink(root: Any) -> None:
         if storage.replaces >= 0:
             replacements[storage.replaces].append(storage)
     for tensor, storage in views if replacements else ():
-        found = replacements.get(storage.origin, ())
-        if len(found) == 1 and found[0].size == storage.size:
-            tensor.storage, tensor.class_name = found[0], found[0].class_name.replace("Storage", "Tensor")
+        candidates = replacements.get(storage.origin, ())
+        if len(candidates) == 1 and candidates[0].size == storage.size:
+            tensor.storage, tensor.class_name = candidates[0], candidates[0].class_name.replace("Storage", "Tensor")

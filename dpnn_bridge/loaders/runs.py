@@ -32,8 +32,8 @@ _LONGEST = 2 * (_SIZES[STRING] + SHORT)
 #: Number of strings of which at most half must be distinct, so that equal strings are shared.
 _SAMPLE = 256
 
-#: Type code, and length of a string.
-Kind = tuple[int, int]
+#: Type code of a value, and for a string its length, otherwise 0.
+Type = tuple[int, int]
 #: Keys, values, and the bytes that they take.
 Pairs = tuple[Sequence[Any], Sequence[Any], int]
 
@@ -52,7 +52,7 @@ class Runs:
         self._int, self._real = np.dtype(f"{order}u4"), np.dtype(f"{order}f8")
         self._low = 3 if order == ">" else 0  # index of the low byte of a type code
         self._mark = np.frombuffer(bytes(i == self._low for i in range(8)), np.uint64)[0]  # mask for this byte
-        self._layouts: dict[tuple[Kind, Kind], np.dtype] = {}
+        self._layouts: dict[tuple[Type, Type], np.dtype] = {}
         self._pause = 0
 
     def read(self, entries: dict[Any, Any], left: int, buffer: bytes, pos: int) -> tuple[int, int]:
@@ -68,8 +68,8 @@ class Runs:
             The position of the next pair, and the number of pairs that were read.
         """
         available = min(len(buffer) - 8 - pos, _LARGEST)  # 8 bytes for the head after a pair
-        key = self._kind(buffer, pos) if available > _LONGEST else None
-        value = key and self._kind(buffer, pos + _bytes(*key))
+        key = self._type_at(buffer, pos) if available > _LONGEST else None
+        value = key and self._type_at(buffer, pos + _bytes(*key))
         if not key or not value or key[0] == BOOLEAN:
             return pos, 0
         found = self._equal_sizes(buffer, pos, available, left, key, value)
@@ -84,29 +84,29 @@ class Runs:
         entries.update(zip(keys, values, strict=True))
         return pos + used, len(keys)
 
-    def _kind(self, buffer: bytes, pos: int) -> Kind | None:
+    def _type_at(self, buffer: bytes, pos: int) -> Type | None:
         """Return type code and length of the value at ``pos``; None for a value that runs do not contain."""
         code, size = self._head(buffer, pos)
         if code == STRING:
             return (code, size) if 0 <= size < SHORT else None
         return (code, 0) if code in _SIZES else None
 
-    def _equal_sizes(self, buffer: bytes, pos: int, available: int, left: int, key: Kind, value: Kind) -> Pairs | None:
+    def _equal_sizes(self, buffer: bytes, pos: int, available: int, left: int, key: Type, value: Type) -> Pairs | None:
         """Return the pairs with the same number of bytes; None if there are too few."""
         first = _bytes(*key)
         pair = first + _bytes(*value)
-        most, last = min(left, available // pair), pos + (MIN_PAIRS - 1) * pair
-        if most < MIN_PAIRS or self._kind(buffer, last) != key or self._kind(buffer, last + first) != value:
+        limit, last = min(left, available // pair), pos + (MIN_PAIRS - 1) * pair
+        if limit < MIN_PAIRS or self._type_at(buffer, last) != key or self._type_at(buffer, last + first) != value:
             return None
         layout = self._layouts.get((key, value))
         if layout is None:
             fields = [("key", self._fields(*key)), ("value", self._fields(*value))]
             layout = self._layouts[key, value] = np.dtype(fields)
-        found = np.frombuffer(buffer, layout, most, pos)
+        found = np.frombuffer(buffer, layout, limit, pos)
         fits = _fits(found["key"], *key) & _fits(found["value"], *value)
         if key[0] == NUMBER:
             fits &= ~np.isnan(found["key"]["data"])
-        if np.count_nonzero(fits) < most:  # four times as fast as all(), and any() below
+        if np.count_nonzero(fits) < limit:  # four times as fast as all(), and any() below
             found = found[: int(np.argmin(fits))]
             if len(found) < MIN_PAIRS:
                 return None
@@ -158,13 +158,13 @@ class Runs:
         """Estimate the bytes of all pairs from the first pairs; return 0 if these have other types than ``codes``."""
         at = pos
         for code in codes:
-            kind = self._kind(buffer, at) if at < pos + available else None
-            if kind is None or kind[0] != code:
+            type_at = self._type_at(buffer, at) if at < pos + available else None
+            if type_at is None or type_at[0] != code:
                 return 0
-            at += _bytes(*kind)
+            at += _bytes(*type_at)
         return min(available, (at - pos) * left // _PROBED * 5 // 4 + _LONGEST)
 
-    def _strings(self, buffer: bytes, begin: int, size: int, gap: int, most: int) -> tuple[np.ndarray, np.ndarray]:
+    def _strings(self, buffer: bytes, begin: int, size: int, gap: int, limit: int) -> tuple[np.ndarray, np.ndarray]:
         """Return starts and ends of consecutive strings with ``gap`` bytes between them, the first at ``begin``."""
         raw = np.frombuffer(buffer, np.uint8, size - 7, begin)
         at = np.flatnonzero(raw[self._low :] == STRING)
@@ -172,7 +172,7 @@ class Runs:
         end = at + heads[1::2] + _SIZES[STRING]
         fits = (heads[::2] == STRING) & (heads[1::2] < SHORT) & (end <= size)
         at, end = at[fits], end[fits]
-        linked = _linked(at, end + gap, most)
+        linked = _linked(at, end + gap, limit)
         return at[linked], end[linked]
 
     def _cut_out(self, buffer: bytes, begin: int, at: np.ndarray, end: np.ndarray, gap: int) -> list[str]:
@@ -206,16 +206,16 @@ def _at_every_byte(dtype: Any, buffer: Any, pos: int = 0) -> np.ndarray:
     return np.ndarray((len(buffer) - pos - np.dtype(dtype).itemsize + 1,), dtype, buffer, pos, (1,))
 
 
-def _linked(at: np.ndarray, following: np.ndarray, most: int) -> Any:
+def _linked(at: np.ndarray, following: np.ndarray, limit: int) -> Any:
     """Return the indices of consecutive values, the first of which begins at position 0.
 
     Args:
         at: sorted positions where a value may begin.
         following: for each of these values, the position where the next value begins.
-        most: maximum number of indices.
+        limit: maximum number of indices.
     """
     count = len(at)
-    end = min(most, count)
+    end = min(limit, count)
     if not count or at[0]:
         return slice(0)
     if np.array_equal(at[1:end], following[: end - 1]):
@@ -227,7 +227,7 @@ def _linked(at: np.ndarray, following: np.ndarray, most: int) -> Any:
     for _ in range(count.bit_length()):  # pointer doubling: successors at a distance of 1, 2, 4, … values
         reached[successor[reached]] = True
         successor = successor[successor]
-    return np.flatnonzero(reached[:count])[:most]
+    return np.flatnonzero(reached[:count])[:limit]
 
 
 def _texts(coded: np.ndarray, count: int, raws: Callable[[], list[bytes]]) -> list[str]:

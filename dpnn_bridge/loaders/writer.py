@@ -59,28 +59,28 @@ class Writer:
 
     def _begin(self, value: Any) -> Iterator[Any] | None:
         """Write a value without its child values; return the child values, or None."""
-        sink, kind = self.sink, value.__class__
-        if kind is str:
+        sink, cls = self.sink, value.__class__
+        if cls is str:
             sink.int(STRING)
             sink.string(_bytes(value))
-        elif kind is int or kind is float:
+        elif cls is int or cls is float:
             self._number(value)
-        elif kind is LuaTable:
+        elif cls is LuaTable:
             return self._table(value)
-        elif kind is bool:
+        elif cls is bool:
             sink.int(BOOLEAN)
             sink.int(1 if value else 0)
-        elif kind is LuaTensor:
+        elif cls is LuaTensor:
             return self._tensor(value)
-        elif kind is LuaObject:
+        elif cls is LuaObject:
             if self._head(TORCH, value):
                 self._class(value.class_name, value.version)
                 return SERIALIZERS.get(value.class_name, _DEFAULT_SERIALIZER).write(value, sink)
-        elif kind is LuaStorage:
+        elif cls is LuaStorage:
             if self._head(TORCH, value):
                 self._class(value.class_name, 1)
                 sink.storage(value)
-        elif kind is LuaFunction:
+        elif cls is LuaFunction:
             return self._function(value)
         elif value is None:
             sink.int(NIL)
@@ -88,7 +88,7 @@ class Writer:
             return self._begin(number)
         else:
             raise LuaValueError(
-                f"{kind.__module__}.{kind.__qualname__} is not a Lua value; expected a number, string, boolean, or a "
+                f"{cls.__module__}.{cls.__qualname__} is not a Lua value; expected a number, string, boolean, or a "
                 "LuaTable, LuaTensor or LuaObject of dpnn_bridge.objects (dpnn_bridge.to_lua converts modules)"
             )
         return None

@@ -19,7 +19,7 @@ from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.boundary import as_ours
 from dpnn_bridge.base.display import shortened
-from dpnn_bridge.base.remote import Place, place_of
+from dpnn_bridge.base.remote import Location, location_of
 from dpnn_bridge.base.shards import checksum_of
 from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.batch.executors import failure_message
@@ -151,13 +151,13 @@ def check_line(line: Line, classes: ClassOptions, folder: str | None = None) -> 
         return _fault(line, e)
 
 
-def _places(line: Line, folder: str | None) -> dict[str, Place] | Checked:
+def _places(line: Line, folder: str | None) -> dict[str, Location] | Checked:
     """Return the paths or URLs of a line's files, or the result if the files must not or cannot be read."""
     if line["verdict"] == FAILED:
         return _result(line, FAILED, str(line.get("message", "")))
     if folder is not None and (reason := _refusal_reason(line, folder)):
         return _result(line, REFUSED, reason)
-    places = {name: place_of(line[name]) for name in ("source", "target")}
+    places = {name: location_of(line[name]) for name in ("source", "target")}
     for place in places.values():  # before the source is downloaded
         if not isinstance(place, str) and not os.path.isfile(place):
             return _result(line, MISSING, f"{place} is missing")

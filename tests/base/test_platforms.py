@@ -64,7 +64,7 @@ def test_the_commands_do_without_posix(outcome: dict[str, Any], folder: Path) ->
 def test_files_of_several_drives(monkeypatch: pytest.MonkeyPatch, sources: list[str], targets: list[str]) -> None:
     monkeypatch.setattr(tasks, "PurePath", PureWindowsPath)
     monkeypatch.setattr(tasks, "os", SimpleNamespace(path=ntpath, fspath=str))
-    monkeypatch.setattr(tasks, "place_of", PureWindowsPath)
+    monkeypatch.setattr(tasks, "location_of", PureWindowsPath)
     monkeypatch.setattr(tasks, "absolute", str)
     found = tasks.tasks_for([Path(s) for s in sources], Path(r"D:\out"), ".pt")
     assert [str(task.target) for task in found] == [rf"D:\out\{name}" for name in targets]

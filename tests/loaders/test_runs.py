@@ -131,7 +131,7 @@ def test_a_damaged_run_is_what_its_pairs_are(window: int, monkeypatch: pytest.Mo
     ids=["values", "keys", "run"],
 )
 def test_no_more_strings_are_kept_than_the_limit(value: LuaTable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dpnn_bridge.loaders.fast_reader._KEPT_STRINGS", 2)
+    monkeypatch.setattr("dpnn_bridge.loaders.fast_reader._MAX_CACHED", 2)
     reader = FastReader(BinaryStream(BytesSource(dumps(value))), **OPTIONS)
     assert plain(reader.read()) == plain(value)
     assert len(reader._strings) == 2
