@@ -139,7 +139,7 @@ def test_repr_reads_as_a_program() -> None:
 @pytest.mark.parametrize("wrong", [torch.zeros(2), [torch.zeros(2)], [torch.zeros(2)] * 3])
 def test_wrong_number_of_inputs_is_an_error(wrong: Any) -> None:
     graph = GModule(Sum(), nodes=[GraphNode(), GraphNode((0,), "0")], num_inputs=2)
-    with pytest.raises(TypeError, match="expected a list of 2 elements"):
+    with pytest.raises(TypeError, match="expected a list of length 2"):
         graph(wrong)
 
 
@@ -199,8 +199,12 @@ def test_a_container_without_members_is_no_missing_module() -> None:
 def test_just_element_and_just_table_are_inverse() -> None:
     x = torch.ones(2)
     assert JustElement()(JustTable()(x)) is x
-    with pytest.raises(TypeError, match="one element, found 2"):
-        JustElement()([x, x])
+
+
+@pytest.mark.parametrize("value", [[torch.ones(2)] * 2, torch.ones(1, 2)], ids=["two elements", "tensor"])
+def test_just_element_refuses_other_values_than_a_list_of_one(value: Any) -> None:
+    with pytest.raises(TypeError, match=r"list of length 1 as the input of JustElement, found (length 2|a Tensor)"):
+        JustElement()(value)
 
 
 def test_module_from_criterion_gives_no_gradient_to_the_target() -> None:

@@ -33,7 +33,7 @@ class SpatialBinaryConvolution(nn.Conv2d):
     Lua:
         ``nn.SpatialBinaryConvolution(nInputPlane, nOutputPlane, kW, kH, dW, dH, padW, padH)``,
         SpatialBinaryConvolution.lua. Torch7 overwrites ``weight`` with the signs between the forward and the backward
-        pass. In a file written at that time the weights are in ``tempWeight``, and they are read from there. A second
+        pass. A file written at that time has the weights in ``tempWeight``, from which they are read. A second
         forward pass in training mode without a backward pass loses the weights in Torch7, but not here.
 
     References:

@@ -116,7 +116,7 @@ class IndividualDropout(nn.Module):
 
         @classmethod
         def upgrade(cls, obj: LuaObject) -> LuaObject:
-            """Remove the copy of ``p`` that fbnn creates only if it is missing."""
+            """Remove the copy ``pgpu`` of ``p``; fbnn creates the copy again."""
             return obj.changed(pgpu=None)
 
 

@@ -35,7 +35,7 @@ class Decorator(nn.Module):
         return self.module(input)
 
     class Lua(LuaClass):
-        """The decorated module is ``modules[1]``; files from before 2017 also have it in the field ``module``."""
+        """The decorated module is ``modules[1]``, in files from before 2017 also the field ``module``."""
 
         computed_fields = ("modules",)
 

@@ -94,7 +94,7 @@ class GModule(Members):
 
     def forward(self, input: Any) -> Any:
         if self.num_inputs > 1:
-            _check_list(input, self.num_inputs, "input")
+            _check_list(input, self.num_inputs, "input of a GModule")
         values: list[Any] = []
         for i, node in enumerate(self.nodes):
             value: Any = [values[source] for source in node.inputs]
@@ -107,7 +107,7 @@ class GModule(Members):
             elif node.select is not None:
                 value = value[node.select - 1]
             elif node.splits is not None:
-                _check_list(value, node.splits, f"value of node {i}")
+                _check_list(value, node.splits, f"value of node {i} of a GModule")
             values.append(value)
             for source in self._released[i]:
                 values[source] = None
@@ -252,11 +252,12 @@ class GModule(Members):
 
 
 def _check_list(value: Any, length: int, name: str) -> None:
+    """Raise a TypeError unless a value is a list of the given length; accept proxies of tracers."""
     if isinstance(value, (list, tuple)) and len(value) == length:
         return
     if isinstance(value, (list, tuple, Tensor, dict)):
-        found = f"{len(value)} elements" if isinstance(value, (list, tuple)) else f"a {type(value).__name__}"
-        raise TypeError(f"expected a list of {length} elements as the {name} of a GModule, found {found}")
+        found = f"length {len(value)}" if isinstance(value, (list, tuple)) else f"a {type(value).__name__}"
+        raise TypeError(f"expected a list of length {length} as the {name}, found {found}")
 
 
 #: fields of ``node.data`` that other attributes of a GraphNode represent, or that contain values of one run
@@ -338,8 +339,7 @@ class JustElement(nn.Module):
     """
 
     def forward(self, input: list[Any]) -> Any:
-        if isinstance(input, (list, tuple)) and len(input) != 1:
-            raise TypeError(f"JustElement: expected a list of one element, found {len(input)} elements")
+        _check_list(input, 1, "input of JustElement")
         return input[0]
 
 
