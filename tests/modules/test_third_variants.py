@@ -351,6 +351,8 @@ def test_pushed_value_survives_copies_of_the_network() -> None:
     x = [torch.randn(2, requires_grad=True), torch.randn(3, requires_grad=True)]
     expected = [x[1], x[0]]
     for network in (module, copy.deepcopy(module), _pickled(module), to_torch(to_lua(module))):
+        with pytest.raises(RuntimeError, match="call its PushTable before"):
+            network[2](x)
         assert [torch.equal(a, b) for a, b in zip(network(x), expected, strict=True)] == [True, True]
 
 

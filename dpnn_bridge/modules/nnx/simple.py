@@ -178,10 +178,16 @@ class PushTable(nn.Module):
         return [*input[: self.index - 1], *input[self.index :]]
 
     def take(self) -> Any:
-        """Return the removed element; it is released after the call of the last :class:`PullTable`."""
+        """Return the removed element; it is released after the call of the last :class:`PullTable`.
+
+        Raises:
+            RuntimeError: there is no element, because the PushTable has not been called since the last PullTable.
+        """
+        if self._waiting <= 0:
+            raise RuntimeError("PullTable: call its PushTable before each call of the PullTable")
         pushed = self._pushed
         self._waiting -= 1
-        if self._waiting <= 0:
+        if self._waiting == 0:
             self._pushed = None
         return pushed
 
@@ -207,6 +213,9 @@ class PullTable(nn.Module):
     Shape:
         - Input: list, or one tensor.
         - Output: list with the element.
+
+    Raises:
+        RuntimeError: the PushTable has not been called before.
 
     Lua:
         ``push:pull(index)``, nnx PullTable.lua
