@@ -132,7 +132,7 @@ class LuaModule(LuaFunctionality, Placeholder):
                 continue
             if own.shape != shared.shape:
                 sizes = f"{list(own.shape)} in Python and {list(shared.shape)} in Lua"
-                raise LuaBridgeError(f"a tensor of {self.class_name} has the sizes {sizes}")
+                raise LuaBridgeError(f"a tensor of {self.class_name} has the sizes {sizes}: do not change its shape")
             shared.copy_(own.detach())
             own.data = shared
         return tensors

@@ -181,7 +181,7 @@ class Sandbox:
 
     def _number(self, value: Any) -> int:
         if not isinstance(value, RemoteValue) or value.sandbox is not self:
-            raise LuaBridgeError(f"a {type(value).__name__} has no counterpart in this Lua sandbox")
+            raise LuaBridgeError(f"a {type(value).__name__} cannot be converted to a value in this Lua sandbox")
         return value.number
 
     def _remote(self, content: Any) -> RemoteValue:

@@ -80,7 +80,7 @@ def run_torch7(code: str, *arguments: Any, program: str | None = None, timeout: 
         _run([program, str(folder / "main.lua")], timeout, source)
         if not (folder / "values.t7").exists():
             raise LuaBridgeError(
-                f"{program} returned nothing: is it Torch7's th, or a luajit that can require 'torch'?"
+                f"{program} returned no result: is it Torch7's th, or a luajit that can require 'torch'?"
             )
         values = read_t7(folder / "values.t7")
     return [values.get(k) for k in range(1, int(values["n"]) + 1)]

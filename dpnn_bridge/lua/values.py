@@ -80,7 +80,9 @@ def _to_lua(runtime: Runtime, value: Any, copy: bool, tables: _Tables) -> Any:
         if id(value) not in tables:
             tables[id(value)] = value, _table(runtime, value, copy, tables)
         return tables[id(value)][1]
-    raise LuaBridgeError(f"a {type(value).__name__} has no counterpart in Lua")
+    raise LuaBridgeError(
+        f"a {type(value).__name__} cannot be converted to a Lua value: pass numbers, strings, tensors, lists or dicts"
+    )
 
 
 def _table(

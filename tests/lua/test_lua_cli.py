@@ -251,7 +251,7 @@ def test_run_torch7_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.delenv("DPNN_TORCH7", raising=False)
     with pytest.raises(LuaBridgeError, match=r"Torch7 failed \(exit code 1\)"):
         run_torch7("return 1", program="false")
-    with pytest.raises(LuaBridgeError, match="returned nothing"):
+    with pytest.raises(LuaBridgeError, match="returned no result"):
         run_torch7("return 1", program="true")
     with pytest.raises(OptionError, match="cannot be run: No such file"):
         run_torch7("return 1", program=str(tmp_path / "th"))

@@ -292,7 +292,7 @@ def test_values_of_every_kind_reach_lua() -> None:
 def test_values_that_lua_cannot_hold_are_refused() -> None:
     with pytest.raises(LuaBridgeError, match="the tensor is on meta"):
         BRIDGE.execute("", torch.ones(1, device="meta"))
-    with pytest.raises(LuaBridgeError, match="object has no counterpart in Lua"):
+    with pytest.raises(LuaBridgeError, match="object cannot be converted to a Lua value"):
         BRIDGE.execute("", object())
 
 

@@ -67,7 +67,7 @@ def test_a_value_of_another_sandbox_is_refused(program: Any) -> None:
     assert repr(value).isprintable()
     assert program._number(value) == 3
     for wrong in (alone()._remote([3, "table", "table"]), 3, None):
-        with pytest.raises(LuaBridgeError, match="has no counterpart in this Lua sandbox"):
+        with pytest.raises(LuaBridgeError, match="cannot be converted to a value in this Lua sandbox"):
             program._number(wrong)
 
 

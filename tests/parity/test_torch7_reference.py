@@ -57,7 +57,7 @@ def test_a_program_that_is_not_torch7_is_named(model: Path) -> None:
         ("head -c 100000 /dev/urandom; exit 3", "failed (exit code 3)"),
         ("kill -9 $$", "failed (killed by signal 9)"),
         ("(sleep 60; touch left) & sleep 60", "took longer"),
-        ("echo nothing", "returned nothing"),
+        ("echo nothing", "returned no result"),
     ],
 )
 def test_whatever_the_program_does_the_error_is_ours(script: str, message: str, tmp_path: Path) -> None:
