@@ -73,7 +73,8 @@ def check_output(path: StrPath, force: bool, inputs: Files = ()) -> None:
     if isinstance(path, str):
         return check_upload(path, force)
     for folder in filter(is_abandoned, path.absolute().parents):
-        raise OutputError(f"cannot write {path}: {folder} has the name of a temporary folder and will be removed")
+        reason = f"{folder} has the name of a temporary folder and will be removed"
+        raise OutputError(f"cannot write {path}: {reason}; choose another folder")
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):

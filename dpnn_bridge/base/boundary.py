@@ -59,7 +59,7 @@ def as_ours(error: BaseException, error_type: type[DpnnBridgeError], doing: str)
     if isinstance(error, MemoryError):
         return error_type(f"{doing}: not enough memory")
     if isinstance(error, RecursionError):
-        return error_type(f"{doing}: it is nested too deeply, or contains itself")
+        return error_type(f"{doing}: the data are nested too deeply, or contain themselves")
     return error_type(f"{doing}: {type(error).__name__}{f': {message}' if message else ''}")
 
 

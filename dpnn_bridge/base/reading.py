@@ -72,7 +72,7 @@ class _ArchiveFile(io.BufferedReader):
 
     def read(self, size: int | None = -1) -> bytes:
         if self.largest_read is not None and size is not None and size > self.largest_read:
-            raise BadZipFile(f"its directory takes {size:,} bytes, more than that of any model")
+            raise BadZipFile(f"its directory has {size:,} bytes, more than for any model")
         return super().read(size)
 
 

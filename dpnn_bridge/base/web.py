@@ -117,7 +117,7 @@ class _Pages:
             if self._read > MAX_PAGES or self._bytes > LARGEST_PAGES or time.monotonic() > self._end:
                 raise T7LimitError(
                     f"{self._pattern}: its server lists more than {MAX_PAGES:,} folders, more than {LARGEST_PAGES:,} "
-                    f"bytes, or longer than {LONGEST_LISTING} seconds; name the files"
+                    f"bytes, or longer than {LONGEST_LISTING} seconds; pass the URLs of the files"
                 )
         links = (html.unescape(a or b) for a, b in _LINK.findall(page.decode(errors="ignore")))
         return [urljoin(url, link.partition("#")[0]) for link in links if "?" not in link and len(link) < LONGEST_LINK]

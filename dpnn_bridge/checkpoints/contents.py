@@ -32,7 +32,7 @@ def without_module(root: Any, source: str = "") -> str:
         message += " It can be converted as data to .npz, .safetensors, .json or .pt."
     if _has_vectors(root):
         message += (
-            " If that is a flat parameter vector, build the module and fill it with "
+            " If this is a flat parameter vector, create the module and load the vector with "
             "dpnn_bridge.load_flat(module, vector)."
         )
     return message

@@ -50,7 +50,7 @@ LONGEST_MODEL_PATH = 2000
 #: maximum total size of all models, counted in values: a constant, and a multiple of the number of values in the file
 FIXED_SIZE, SIZE_PER_VALUE = 50_000, 4
 #: advice for files that exceed this size
-TOO_MANY = "the models of the file share more modules than can be converted for each; choose a model with key= (--key)"
+TOO_MANY = "the models of the file share too many modules to convert all models; select a model with key= (--key)"
 
 
 @dataclass

@@ -119,7 +119,7 @@ def _chosen(options: dict[str, Any]) -> dict[str, Any]:
     metavar="FILE.py:NET",
     help="Load the weights into this network and prove that it computes the same. Runs the file. Needs --input.",
 )
-@click.option("--out-dir", type=FolderType(), help="Folder or address for the outputs of many files.")
+@click.option("--out-dir", type=FolderType(), help="Folder or URL for the outputs of many files.")
 @jobs_option
 @dask_option
 @click.option(
@@ -141,7 +141,7 @@ def _chosen(options: dict[str, Any]) -> dict[str, Any]:
 )
 @json_option
 @quiet_option
-@click.option("-v", "--verbose", is_flag=True, help="Print the conversion table, or a row for each of many files.")
+@click.option("-v", "--verbose", is_flag=True, help="Print the table of classes, or one row per file.")
 @click.option("--list-classes", is_flag=True, help="List the supported Lua classes.")
 @version_option
 def convert_command(
@@ -245,7 +245,7 @@ class _Request:
         if out_dir is not None and (all_models or self.report):
             raise click.UsageError("--all and --report take IN.t7 OUT, not --out-dir")
         if (out_dir is not None or all_models) and (self.report or self.sha256):
-            raise click.UsageError("--report and --sha256 are for one file and its one output")
+            raise click.UsageError("--report and --sha256 need one input and one output")
         if "-" in files and (out_dir is not None or all_models):
             raise click.UsageError("- cannot be combined with --out-dir or --all")
         if (self.manifest or self.dask or self.jobs > 1) and out_dir is None and not all_models:

@@ -27,7 +27,7 @@ _OPTIONS = (
         "--input",
         "inputs",
         multiple=True,
-        help="An input, such as 1x3x224x224: shapes of all outputs.",
+        help="An input, such as 1x3x224x224, to show the shapes of all outputs.",
     ),
 )
 

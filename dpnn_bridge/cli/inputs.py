@@ -128,7 +128,7 @@ def _read(spec: str, where: str, shapes: bool) -> Any:
     if path.suffix in PICKLED:
         value = pt_file.read(path)
         if not is_small(value):
-            raise T7LimitError("its lists and dicts contain one another too often", source=where)
+            raise T7LimitError("its lists and dicts share values too often", source=where)
         return value
     return to_value(read_t7(path))
 

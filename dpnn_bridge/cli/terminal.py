@@ -239,10 +239,10 @@ def accept_only(form: str, *names: str) -> None:
 
 quiet_option = click.option("-q", "--quiet", is_flag=True, callback=_be_quiet, help="Print only errors.")
 
-sha256_option = click.option("--sha256", metavar="HEX", help="Refuse a file with another checksum.")
+sha256_option = click.option("--sha256", metavar="HEX", help="Expected checksum of the input file.")
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print the whole result as JSON.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the complete result as JSON.")
 
 
 jobs_option = click.option(

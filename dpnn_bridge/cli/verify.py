@@ -62,7 +62,7 @@ _CLASSES = ("plugin", "lua", "sandbox", "partial_sandbox", "allow_unsupported", 
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder with Torch7's Lua sources, which compute the reference.",
 )
-@click.option("--torch7", help="Program of a real Torch7, th or luajit, which computes the reference.")
+@click.option("--torch7", help="Torch7 program (th or luajit) that computes the reference.")
 @click.option("--key", help="Path of the model in the file, such as protos.rnn. Detected automatically by default.")
 @click.option(
     "--mode",
@@ -94,11 +94,9 @@ _CLASSES = ("plugin", "lua", "sandbox", "partial_sandbox", "allow_unsupported", 
     "--index-base",
     type=click.Choice(["0", "1"]),
     default="1",
-    help="First index of inputs and outputs of CONVERTED that are indices, as it was converted. Default: 1.",
+    help="First index in inputs and outputs that are indices, as for the conversion of CONVERTED. Default: 1.",
 )
-@click.option(
-    "--trust-manifest", is_flag=True, help="Download the addresses and run the programs that the manifest names."
-)
+@click.option("--trust-manifest", is_flag=True, help="Download URLs and run programs that the manifest lists.")
 @click.option("--unbounded", is_flag=True, help="Run the model without limits of memory and time.")
 @jobs_option
 @dask_option

@@ -143,7 +143,7 @@ class _Conversion:
     def write_data(self, value: Any) -> Report:
         """Write data without a model."""
         if self.options.dtype is not None:
-            raise OptionError(f"{self.file.name}: dtype= (--dtype) casts models; this is data without a model")
+            raise OptionError(f"{self.file.name}: dtype= (--dtype) casts models, but the file contains only data")
         with replacing(self.path, force=self.force, inputs=self.inputs) as temporary:
             found = data.collect(value, text=self.format.text)
             self.format.write_data(found, temporary)

@@ -151,7 +151,7 @@ def _identify(head: bytes, size: int) -> tuple[str, str]:
             "download the target of the link",
         )
     if _TEXT.fullmatch(head):
-        return f"text that begins with {head[:30].decode('utf-8', 'ignore')!r}", "name the .t7 file itself"
+        return f"text that begins with {head[:30].decode('utf-8', 'ignore')!r}", "pass the .t7 file itself"
     if int.from_bytes(head[:4], "little") < 256:
         return "", ""  # the reader reports an invalid type code
     return (

@@ -40,4 +40,4 @@ class SharedTables:
                 self._fields += len(table)
             self._seen.add(id(table))
         if self._fields > FIXED_LIMIT + PER_OBJECT * objects:
-            raise LimitError(f"objects share their tables so often that together they have {self._fields:,} fields")
+            raise LimitError(f"objects share tables so often that they have {self._fields:,} fields in total")

@@ -76,10 +76,10 @@ def test_models_that_share_modules_are_not_all_converted(shared_by_all: Path, mo
     assert 1 <= converted < 50
     assert len(found.models) == 200
     assert found.models[0].supported == "supported"
-    assert "choose a model with key= (--key)" in found.models[-1].supported
+    assert "select a model with key= (--key)" in found.models[-1].supported
     assert dpnn_bridge.inspect(shared_by_all, key="m199").models[0].supported == "supported"
     for use in (model_keys, dpnn_bridge.load_checkpoint):
-        with pytest.raises(ConversionLimitError, match="share more modules"):
+        with pytest.raises(ConversionLimitError, match="share too many modules"):
             use(shared_by_all)
 
 

@@ -356,7 +356,7 @@ def test_a_directory_larger_than_any_model_needs(name: str, tmp_path: Path) -> N
         file.write(b"PK\x03\x04".ljust(30, b"\0"))
         file.seek(30 + size)  # no block of the disk holds the zeros
         file.write(struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 1, 1, size, 30, 0))
-    with pytest.raises(DpnnBridgeError, match="directory takes 3,221,225,472 bytes"):
+    with pytest.raises(DpnnBridgeError, match="directory has 3,221,225,472 bytes"):
         dpnn_bridge.load(tmp_path / name)
 
 
