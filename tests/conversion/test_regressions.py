@@ -134,7 +134,7 @@ def test_variational_dropout_is_written_in_the_type_of_its_file(tmp_path: Path) 
 
 
 def test_a_tensor_of_another_type_than_its_elements_is_refused() -> None:
-    with pytest.raises(TypeError, match="holds float64"):
+    with pytest.raises(TypeError, match="the array float32: use"):
         LuaTensor.from_numpy(np.ones(2, np.float32), "torch.DoubleTensor")
 
 
