@@ -25,7 +25,7 @@ from dpnn_bridge.errors import OutputError
 from dpnn_bridge.lua.arguments import check_int, describe
 from dpnn_bridge.lua.tensor import DTYPES, Storage, TorchError
 from dpnn_bridge.lua.text import to_system
-from dpnn_bridge.lua.text_numbers import printed, read_numbers
+from dpnn_bridge.lua.text_numbers import printed, read_number, read_numbers
 
 _NUMPY = {ty: torch.empty(0, dtype=dtype).numpy().dtype for ty, dtype in DTYPES.items()}
 _MODES = ("r", "w", "rw")
@@ -111,6 +111,10 @@ class File:
     def read_number(self, ty: str) -> float:
         """Read one element; return 0 if there is none and the file is quiet."""
         if not self.binary:
+            if self.auto_spacing and ty not in ("Byte", "Char"):
+                value = read_number(self._reading(), ty)
+                if value is not None:
+                    return value
             values = self.read(ty, 1)
             return values[0].item() if len(values) else 0
         code = self._code(ty)
@@ -124,6 +128,8 @@ class File:
         """Write one element; ``value`` must already be converted to the element type."""
         if self.binary:
             self._put(self._code(ty).pack(value))
+        elif self.auto_spacing and ty not in ("Byte", "Char"):
+            self._put(f"{printed(ty, [value], '')}\n".encode())
         else:
             self.write(ty, np.array([value], _NUMPY[ty]))
 
@@ -183,7 +189,7 @@ class File:
         elif ty in ("Byte", "Char"):
             data = values.tobytes()
         else:
-            data = (" " if self.auto_spacing else "").join(printed(ty, values)).encode()
+            data = printed(ty, values.tolist(), " " if self.auto_spacing else "").encode()
         data += b"\n" if self.auto_spacing and not self.binary else b""
         return len(values) if self._put(data) else 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from contextlib import suppress
 from typing import Any, BinaryIO
@@ -11,6 +12,7 @@ import torch
 
 from dpnn_bridge.lua.tensor import DTYPES, cast_number
 
+_NUMPY = {ty: torch.empty(0, dtype=dtype).numpy().dtype for ty, dtype in DTYPES.items()}
 _INTEGER = re.compile(rb"\s*([+-]?\d+)")
 _REAL = re.compile(rb"\s*([+-]?(?:\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?|inf(?:inity)?|nan))", re.IGNORECASE)
 _FORMATS = {"Half": "%.9g", "Float": "%.9g", "Double": "%.17g"}
@@ -18,13 +20,24 @@ _FORMATS = {"Half": "%.9g", "Float": "%.9g", "Double": "%.17g"}
 _LONGEST = 64
 
 
-def printed(ty: str, values: np.ndarray) -> list[str]:
-    """Return the text of each element of type ``ty``."""
-    words = [_FORMATS.get(ty, "%d") % v for v in values.tolist()]
-    if ty in _FORMATS:
-        for i in np.flatnonzero(np.isnan(values) & np.signbit(values)):
-            words[i] = "-nan"
-    return words
+def printed(ty: str, values: list[Any], separator: str) -> str:
+    """Return the text of elements of type ``ty``."""
+    form = _FORMATS.get(ty, "%d")
+    text = separator.join([form] * len(values)) % tuple(values)
+    if "nan" in text:  # Python writes no sign
+        text = separator.join("-nan" if math.copysign(1, v) < 0 and v != v else form % v for v in values)
+    return text
+
+
+def read_number(stream: BinaryIO, ty: str) -> float | None:
+    """Read a line with one number; return None, and leave the position unchanged, if the line is otherwise."""
+    start = stream.tell()
+    line = stream.readline(_LONGEST)
+    match = (_REAL if ty in _FORMATS else _INTEGER).fullmatch(line, 0, len(line) - 1)
+    if match and line.endswith(b"\n"):
+        return cast_number(float(match[1]) if ty in _FORMATS else int(match[1]), ty)
+    stream.seek(start)
+    return None
 
 
 def read_numbers(stream: BinaryIO, ty: str, count: int) -> np.ndarray:
@@ -35,11 +48,10 @@ def read_numbers(stream: BinaryIO, ty: str, count: int) -> np.ndarray:
     values = _of_a_line(stream, ty, count)
     if values is None:
         values = _one_by_one(stream, ty, count)
-    dtype = torch.empty(0, dtype=DTYPES[ty]).numpy().dtype
     if ty in _FORMATS:
         with np.errstate(over="ignore"):
-            return np.array(values, np.float64).astype(dtype)
-    return np.array([cast_number(v, ty) for v in values], dtype)
+            return np.array(values, np.float64).astype(_NUMPY[ty])
+    return np.array([cast_number(v, ty) for v in values], _NUMPY[ty])
 
 
 def _of_a_line(stream: BinaryIO, ty: str, count: int) -> list[Any] | None:
