@@ -8,6 +8,7 @@ import gc
 import inspect
 import itertools
 import json
+import logging
 import os
 import random
 import re
@@ -49,6 +50,11 @@ KNOWN_FILE = Path(__file__).parent.parent / "fixtures" / "known_differences.json
 KNOWN = read_known_differences(KNOWN_FILE)
 
 torch.set_num_threads(1)
+
+# pytest adds handlers to every logger that does not propagate, four times a test; PyTorch has 42
+for logger in logging.root.manager.loggerDict.values():
+    if isinstance(logger, logging.Logger):
+        logger.propagate = True
 
 # a shell starts programs in the background with SIGINT ignored, which all programs that tests start would take over
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
