@@ -13,7 +13,7 @@ from dpnn_bridge.base.exclusive import Exclusive
 
 
 class _SourceLoader(SourceFileLoader):
-    """Compiles the file and writes no ``__pycache__`` beside it."""
+    """Loader that compiles the file without writing a ``__pycache__`` folder."""
 
     def get_code(self, fullname: str) -> CodeType:
         return self.source_to_code(self.get_data(self.path), self.path)

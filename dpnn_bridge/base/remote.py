@@ -80,7 +80,7 @@ def without_query(url: str) -> str:
 
 
 def listed(pattern: str) -> list[Location]:
-    """Return the files that match a URL with ``*`` or ``**`` (folders at any depth); other URLs are returned as a list.
+    """Return the files that match a URL with ``*`` or ``**`` (folders at any depth); for another URL, only the URL.
 
     Raises:
         MissingFileError: no file matches.

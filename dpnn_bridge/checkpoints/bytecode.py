@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Bytecode:
-    """Facts about the output of ``string.dump``.
+    """Properties of a Lua function that ``string.dump`` serialized.
 
     Attributes:
         dialect: Lua version, such as ``"LuaJIT 2"`` or ``"Lua 5.1"``; ``"unknown"`` for another header.

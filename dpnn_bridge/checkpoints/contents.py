@@ -18,7 +18,7 @@ LISTED = 6
 
 
 def without_module(root: Any, source: str = "") -> str:
-    """Return the message for a file without a module: its content or the path of a model file in it, and advice."""
+    """Return the error message for a file without a module, with its content or a path of a model file, and advice."""
     named = named_file(root)
     if named is not None:
         key, name = named

@@ -69,7 +69,7 @@ class Candidate:
 
     @cached_property
     def key(self) -> str:
-        """The path as ``load(key=…)`` takes it; empty when the file is the module."""
+        """The path as text, for ``load(key=…)``; empty if the file is the module."""
         return format_path(list(self.path))
 
 
@@ -300,7 +300,7 @@ def _several(root: Any, found: list[Candidate]) -> LuaObject:
 
 
 def follow(root: Any, key: str) -> Any:
-    """Return the value at a path such as ``protos.rnn`` or ``[1][2].model``; None when it does not exist."""
+    """Return the value at a path such as ``protos.rnn`` or ``[1][2].model``; None if it does not exist."""
     steps = parse_path(key)
     if steps is None:
         return None

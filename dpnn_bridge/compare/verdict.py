@@ -46,5 +46,5 @@ MARKS: dict[Verdict | None, str] = {
 
 
 def worst_verdict(verdicts: Iterable[Verdict]) -> Verdict | None:
-    """Return the worst of several verdicts; None if there are none, because nothing was compared."""
+    """Return the worst of several verdicts; None without verdicts, because nothing was compared."""
     return max(verdicts, key=lambda v: v.severity, default=None)

@@ -261,7 +261,7 @@ def model_keys(
     lua: Any = None,
     sandbox: bool | Literal["partial"] = False,
 ) -> list[str]:
-    """Return the keys of all models in a ``.t7`` file, as ``load(key=…)`` takes them.
+    """Return the keys of all models in a ``.t7`` file, for ``load(key=…)``.
 
     Args:
         path: the file.

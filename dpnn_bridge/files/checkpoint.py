@@ -117,8 +117,8 @@ def load_checkpoint(path: Origin, **options: Unpack[OptionKeywords]) -> Checkpoi
     """Load every model of a file and the other entries.
 
     Args:
-        path: a ``.t7`` file, or a ``.pt`` or ``.safetensors`` file that was converted from a ``.t7`` file, which
-            contains no optimizer state; also a URL, an open file, or bytes.
+        path: a ``.t7`` file, or a ``.pt`` or ``.safetensors`` file that was converted from a ``.t7`` file; also a URL,
+            an open file, or bytes. Converted files contain no optimizer states.
         **options: fields of :class:`~dpnn_bridge.conversion.options.Options`, such as ``index_base``.
 
     Raises:

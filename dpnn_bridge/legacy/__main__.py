@@ -27,7 +27,8 @@ def main() -> int:
     """Run the script on the command line.
 
     Returns:
-        The exit status: 2 if the script is missing, 1 if it is not valid Python, otherwise 0.
+        The exit status: 2 if the script is missing or cannot be read, 1 if it is not valid Python, the exit code of a
+        :class:`MissingPackageError`, or 0. A script that calls ``sys.exit`` ends with its own status.
     """
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help") or arguments == ["-m"]:

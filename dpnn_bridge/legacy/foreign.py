@@ -16,7 +16,7 @@ _SCALE: list[float | None] = [None]
 
 @contextmanager
 def accumulating(scale: float | None) -> Iterator[None]:
-    """Scale parameter gradients by ``scale`` inside the ``with`` block; with None, none are computed."""
+    """Scale parameter gradients by ``scale`` inside the ``with`` block; with None, do not compute them."""
     _SCALE.append(scale)
     try:
         yield

@@ -30,7 +30,7 @@ from dpnn_bridge.loaders.shared_tables import SharedTables
 from dpnn_bridge.loaders.stream import LimitError, StreamError
 from dpnn_bridge.objects import BOOLEAN_KEYS, LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype
 
-#: Maximum number of dimensions of a tensor, which is the limit of numpy.
+#: Maximum number of dimensions of a tensor, which all versions of numpy and torch support.
 MAX_DIMENSIONS = 32
 #: Maximum number of elements of a view with more elements than its storage (stride 0).
 MAX_REPEATED = 1 << 28
