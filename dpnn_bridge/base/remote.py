@@ -134,15 +134,15 @@ def download(url: str, target: Path) -> None:
         T7Error: the download fails or is too slow.
     """
     with open_output(target) as file:
-        for part in _parts(url):
-            file.write(part)
+        for chunk in _chunks(url):
+            file.write(chunk)
 
 
-def _parts(url: str) -> Iterator[bytes]:
+def _chunks(url: str) -> Iterator[bytes]:
     """Yield the content of a file in chunks."""
     try:
         if web.is_web(url):
-            yield from web.parts(url)
+            yield from web.chunks(url)
             return
         import fsspec
 

@@ -26,7 +26,7 @@ def is_web(url: str) -> bool:
     return url.startswith(("http://", "https://"))
 
 
-def parts(url: str) -> Iterator[bytes]:
+def chunks(url: str) -> Iterator[bytes]:
     """Yield the content of a URL in chunks as the server sends them, without decompression.
 
     Raises:
@@ -42,9 +42,9 @@ def parts(url: str) -> Iterator[bytes]:
     response: Any = call(partial(_response, files, path))
     start, received = time.monotonic(), 0
     try:
-        while part := call(response.content.read, _CHUNK):
-            yield part
-            received += len(part)
+        while chunk := call(response.content.read, _CHUNK):
+            yield chunk
+            received += len(chunk)
             passed = time.monotonic() - start
             if passed > PATIENCE and received < SLOWEST * passed:
                 raise T7Error(
@@ -77,10 +77,11 @@ def matching(pattern: str) -> list[str]:
 
     Raises:
         T7LimitError: The pages are too large, too many or too slow.
-        Exception: As :func:`parts` raises them.
+        Exception: As :func:`chunks` raises them.
     """
     base = pattern.partition("*")[0].rpartition("/")[0] + "/"
-    matches = re.compile("".join(_REGULAR.get(part) or re.escape(part) for part in re.split(r"(\*\*/?|\*)", pattern)))
+    tokens = re.split(r"(\*\*/?|\*)", pattern)
+    matches = re.compile("".join(_REGULAR.get(token) or re.escape(token) for token in tokens))
     deepest = None if "**" in pattern else pattern.count("/")
     pages = _Pages(pattern)
     found, folders, seen = [], [base], {base}
@@ -96,7 +97,7 @@ def matching(pattern: str) -> list[str]:
     return sorted(found)
 
 
-#: parts of a pattern -> regular expressions
+#: wildcard of a pattern -> regular expression
 _REGULAR = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*"}
 
 
@@ -111,9 +112,9 @@ class _Pages:
         """Return the links of a page as URLs."""
         self._read += 1
         page = bytearray()
-        for part in parts(url):
-            page += part
-            self._bytes += len(part)
+        for chunk in chunks(url):
+            page += chunk
+            self._bytes += len(chunk)
             if self._read > MAX_PAGES or self._bytes > LARGEST_PAGES or time.monotonic() > self._end:
                 raise T7LimitError(
                     f"{self._pattern}: its server lists more than {MAX_PAGES:,} folders, more than {LARGEST_PAGES:,} "

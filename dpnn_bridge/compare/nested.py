@@ -151,31 +151,31 @@ def backward(output: Any, grad_output: Any) -> None:
         torch.autograd.backward([(o * g).sum() for o, g in pairs])
 
 
-def _ordered_like(output: Any, given: Any, path: str) -> Any:
-    """Return ``given`` with the keys of its dicts in the order of the keys in ``output``."""
+def _ordered_like(output: Any, source: Any, path: str) -> Any:
+    """Return ``source`` with the keys of its dicts in the order of the keys in ``output``."""
     if isinstance(output, dict):
-        _check_same(path, isinstance(given, dict) and output.keys() <= given.keys(), output, given)
-        return {k: _ordered_like(v, given[k], f"{path}.{k}") for k, v in output.items()}
-    if isinstance(output, (list, tuple)) and isinstance(given, (list, tuple)) and len(output) == len(given):
-        return [_ordered_like(o, g, f"{path}[{i}]") for i, (o, g) in enumerate(zip(output, given, strict=True), 1)]
-    return given
+        _check_same(path, isinstance(source, dict) and output.keys() <= source.keys(), output, source)
+        return {k: _ordered_like(v, source[k], f"{path}.{k}") for k, v in output.items()}
+    if isinstance(output, (list, tuple)) and isinstance(source, (list, tuple)) and len(output) == len(source):
+        return [_ordered_like(o, g, f"{path}[{i}]") for i, (o, g) in enumerate(zip(output, source, strict=True), 1)]
+    return source
 
 
 # ---------------------------------------------------------------------- replacement of values
-def like(tensor: Tensor, given: Any) -> Tensor | None:
-    """Return ``given`` with shape, dtype and device of ``tensor``; None if the number of elements differs."""
-    if not isinstance(given, Tensor) or given.numel() != tensor.numel():
+def like(tensor: Tensor, source: Any) -> Tensor | None:
+    """Return ``source`` with shape, dtype and device of ``tensor``; None if the number of elements differs."""
+    if not isinstance(source, Tensor) or source.numel() != tensor.numel():
         return None
-    return given.to(tensor.device, tensor.dtype).reshape(tensor.shape)
+    return source.to(tensor.device, tensor.dtype).reshape(tensor.shape)
 
 
-def replaced(value: Any, given: Any) -> Any:
-    """Return ``value`` with the elements of ``given``. The backward pass continues as from ``value``."""
+def replaced(value: Any, source: Any) -> Any:
+    """Return ``value`` with the elements of ``source``. The backward pass continues as from ``value``."""
     if isinstance(value, Tensor):
-        replacement = like(value, given)
+        replacement = like(value, source)
         return value if replacement is None else with_gradient_of(replacement.clone(), value)
-    if isinstance(value, list) and isinstance(given, list) and len(given) == len(value):
-        return [replaced(v, g) for v, g in zip(value, given, strict=True)]
-    if isinstance(value, dict) and isinstance(given, dict):
-        return {k: replaced(v, given.get(k)) for k, v in value.items()}
+    if isinstance(value, list) and isinstance(source, list) and len(source) == len(value):
+        return [replaced(v, g) for v, g in zip(value, source, strict=True)]
+    if isinstance(value, dict) and isinstance(source, dict):
+        return {k: replaced(v, source.get(k)) for k, v in value.items()}
     return value

@@ -36,13 +36,13 @@ class Call(NamedTuple):
     """One forward pass of one module.
 
     Attributes:
-        given: copies of the arguments of the call.
+        arguments: copies of the arguments of the call.
         inputs, output: inputs and output of the module, with autograd history.
         module: the converted module.
         graph: the model that the module is part of.
     """
 
-    given: tuple[Any, ...]
+    arguments: tuple[Any, ...]
     inputs: tuple[Any, ...]
     output: Any
     module: nn.Module
@@ -68,34 +68,34 @@ class Graph:
         device = next((p.device for p in self.module.parameters()), torch.device("cpu"))
         if device.type != "cpu":
             self.module.to(device)  # buffers that are not fields of the model
-        found = [(part, context.converted(o)) for part, o in encoder.pairs]
-        self.pairs = [(part, module) for part, module in found if module is not None]
+        found = [(legacy, context.converted(o)) for legacy, o in encoder.pairs]
+        self.pairs = [(legacy, module) for legacy, module in found if module is not None]
         self.signature = signature(root, self._views.shared)
-        for part, module in self.pairs:
-            module.register_forward_pre_hook(partial(self._enter, part), prepend=True)
-            module.register_forward_hook(partial(self._leave, part))
+        for legacy, module in self.pairs:
+            module.register_forward_pre_hook(partial(self._enter, legacy), prepend=True)
+            module.register_forward_hook(partial(self._leave, legacy))
 
     def fits(self, root: Any) -> bool:
         """Return whether the model is unchanged since its conversion."""
         return signature(root, self._views.shared) == self.signature
 
-    def _enter(self, part: Any, module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    def _enter(self, legacy: Any, module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         """Record the inputs of a call, as views, so that their gradients are those of this call only."""
         inputs = tuple(map_tensors(lambda t: t.view_as(t) if t.requires_grad else t, x) for x in arguments)
-        part._call = Call(tuple(map_tensors(torch.detach, x) for x in inputs), inputs, None, module, self)
+        legacy._call = Call(tuple(map_tensors(torch.detach, x) for x in inputs), inputs, None, module, self)
         return inputs
 
-    def _leave(self, part: Any, module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
-        part._call = part._call._replace(output=output)
-        if not is_user_module(part):
-            part.output = plain(output)
+    def _leave(self, legacy: Any, module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+        legacy._call = legacy._call._replace(output=output)
+        if not is_user_module(legacy):
+            legacy.output = plain(output)
 
     def write_back(self) -> None:
         """Copy changed tensors that are not views back to their fields."""
-        for part, module in self.pairs:
-            computed = CHANGED.get(part._kind, {})
+        for legacy, module in self.pairs:
+            computed = CHANGED.get(legacy._kind, {})
             for name, spec in registry.mapping_of(module).fields_of(module).items():
-                tensor, field = get_tensor(module, spec.attribute), part._fields.get(name)
+                tensor, field = get_tensor(module, spec.attribute), legacy._fields.get(name)
                 if name in computed or not isinstance(tensor, Tensor) or not isinstance(field, Tensor):
                     continue
                 if field.numel() and storage_id(tensor) != storage_id(field):
@@ -110,8 +110,8 @@ def plain(value: Any) -> Any:
 
 
 def _foreign(encoder: Encoder, obj: Any) -> nn.Module | None:
-    part = encoder.user_modules.get(id(obj))
-    return None if part is None else part._own_module() or Foreign(part)
+    legacy = encoder.user_modules.get(id(obj))
+    return None if legacy is None else legacy._own_module() or Foreign(legacy)
 
 
 def signature(root: Any, shared: set[int]) -> list[Any]:
@@ -172,7 +172,7 @@ def forward(root: Any, arguments: tuple[Any, ...]) -> Any:
     leaves = [map_tensors(_leaf, x) for x in arguments[:1]] + [map_tensors(torch.detach, x) for x in arguments[1:]]
     with torch.enable_grad():
         output = graph.module(*leaves)
-    root._call = root._call._replace(given=tuple(map_tensors(lambda t: t.detach().clone(), x) for x in arguments))
+    root._call = root._call._replace(arguments=tuple(map_tensors(lambda t: t.detach().clone(), x) for x in arguments))
     graph.write_back()
     root.output = plain(output)
     return root.output
@@ -205,90 +205,92 @@ def backward(
         The gradient of the input.
     """
     call = getattr(root, "_call", None)
-    if call is None or not equal(call.given, tuple(arguments)):
+    if call is None or not equal(call.arguments, tuple(arguments)):
         forward(root, arguments)
         call = root._call
-    outputs, given = _differentiable(call.output, grad_output)
+    outputs, grad_outputs = _differentiable(call.output, grad_output)
     inside = set(call.module.modules())
-    parts = [(part, module) for part, module in call.graph.pairs if module in inside]
-    sites = [] if scale is None else list(_sites(parts))
-    calls = [(part, part._call) for part, _ in parts if getattr(part, "_call", None) is not None]
-    calls = [(part, c) for part, c in calls if input_too and c.graph is call.graph]
+    pairs = [(legacy, module) for legacy, module in call.graph.pairs if module in inside]
+    sites = [] if scale is None else list(_sites(pairs))
+    calls = [(legacy, legacy._call) for legacy, _ in pairs if getattr(legacy, "_call", None) is not None]
+    calls = [(legacy, c) for legacy, c in calls if input_too and c.graph is call.graph]
     leaves = [t for _, c in calls for t in tensors(c.inputs[0]) if t.requires_grad]
     leaves += [entry.parameter for _, _, entry in sites]
     with accumulating(scale):
-        gradients = _gradients(outputs, leaves, given)
-    for part, c in calls:
-        part.gradInput = map_tensors(
+        gradients = _gradients(outputs, leaves, grad_outputs)
+    for legacy, c in calls:
+        legacy.gradInput = map_tensors(
             lambda t: gradients[id(t)] if id(t) in gradients else torch.zeros_like(t.data), c.inputs[0]
         )
-    for part, name, entry in sites:
+    for legacy, name, entry in sites:
         parameter = entry.parameter
         if id(parameter) in gradients:
             parameter.grad = gradients[id(parameter)]
-            target = part._fields[name] if into_parameters else gradient_of(part, name, entry.field)
+            target = legacy._fields[name] if into_parameters else gradient_of(legacy, name, entry.field)
             target.add_(entry.read_gradient().reshape(target.shape), alpha=scale)
             parameter.grad = None
     return root.gradInput if input_too else None
 
 
-def _differentiable(output: Any, given: Any) -> tuple[list[Tensor], list[Tensor] | None]:
+def _differentiable(output: Any, grad_output: Any) -> tuple[list[Tensor], list[Tensor] | None]:
     """Return the output tensors that depend on inputs or parameters, and their gradients."""
     outputs = tensors(output)
-    gradients = tensors(given)
+    gradients = tensors(grad_output)
     if not gradients and len(outputs) == 1:  # a loss
-        gradients = [torch.full_like(outputs[0], 1 if given is None else given)]
+        gradients = [torch.full_like(outputs[0], 1 if grad_output is None else grad_output)]
     pairs = [(o, g.detach().reshape(o.shape)) for o, g in zip(outputs, gradients, strict=True) if o.requires_grad]
     return [o for o, _ in pairs], [g for _, g in pairs]
 
 
-def _gradients(outputs: list[Tensor], leaves: list[Tensor], given: list[Tensor] | None) -> dict[int, Tensor]:
+def _gradients(outputs: list[Tensor], leaves: list[Tensor], grad_outputs: list[Tensor] | None) -> dict[int, Tensor]:
     if not outputs or not leaves:
         return {}
-    found = torch.autograd.grad(outputs, leaves, given, allow_unused=True, retain_graph=True)
+    found = torch.autograd.grad(outputs, leaves, grad_outputs, allow_unused=True, retain_graph=True)
     return {id(leaf): gradient for leaf, gradient in zip(leaves, found, strict=True) if gradient is not None}
 
 
-def _sites(parts: list[tuple[Any, nn.Module]]) -> Any:
+def _sites(pairs: list[tuple[Any, nn.Module]]) -> Any:
     """Yield object, name of the field, and entry of every parameter of converted modules."""
-    for part, module in parts:
+    for legacy, module in pairs:
         for name, spec in registry.mapping_of(module).fields_of(module).items():
-            if is_parameter(module, spec.attribute) and isinstance(part._fields.get(name), Tensor):
+            if is_parameter(module, spec.attribute) and isinstance(legacy._fields.get(name), Tensor):
                 entry = LuaParameter(module, name, spec)
                 if entry.parameter.requires_grad:
-                    yield part, name, entry
+                    yield legacy, name, entry
 
 
 def parameters_of(root: Any) -> tuple[list[Tensor], list[Tensor]] | None:
     """Return ``(weights, gradients)`` of a module in the order of Torch7's ``parameters()``, or None."""
     graph = graph_of(root)
-    parts = {id(module): part for part, module in graph.pairs}
-    entries = [(parts.get(id(entry.module)), entry) for entry in all_parameters(graph.module)]
-    entries = [(part, e) for part, e in entries if part is not None and isinstance(part._fields.get(e.name), Tensor)]
+    legacy_of = {id(module): legacy for legacy, module in graph.pairs}
+    entries = [(legacy_of.get(id(entry.module)), entry) for entry in all_parameters(graph.module)]
+    entries = [
+        (legacy, e) for legacy, e in entries if legacy is not None and isinstance(legacy._fields.get(e.name), Tensor)
+    ]
     if not entries:
         return None
-    weights = [part._fields[entry.name] for part, entry in entries]
-    return weights, [gradient_of(part, entry.name, entry.field) for part, entry in entries]
+    weights = [legacy._fields[entry.name] for legacy, entry in entries]
+    return weights, [gradient_of(legacy, entry.name, entry.field) for legacy, entry in entries]
 
 
-def gradient_of(part: Any, name: str, spec: Any = "") -> Tensor:
+def gradient_of(legacy: Any, name: str, spec: Any = "") -> Tensor:
     """Return the gradient field of a parameter field; create it with zeros if the object has none."""
     field = grad_field(name, spec)
-    gradient = part._fields.get(field)
-    if not isinstance(gradient, Tensor) or gradient.numel() != part._fields[name].numel():
-        gradient = part._fields[field] = torch.zeros_like(part._fields[name])
+    gradient = legacy._fields.get(field)
+    if not isinstance(gradient, Tensor) or gradient.numel() != legacy._fields[name].numel():
+        gradient = legacy._fields[field] = torch.zeros_like(legacy._fields[name])
     return gradient
 
 
-def cleared(part: Any) -> Any:
+def cleared(legacy: Any) -> Any:
     """Empty the results and buffers of one object, and delete the record of its last forward pass."""
-    mapping = registry.find(Encoder().value(part)) if not is_user_module(part) else None
+    mapping = registry.find(Encoder().value(legacy)) if not is_user_module(legacy) else None
     scratch = mapping.scratch if mapping else ()
     for name in {*RESULTS, *BUFFERS, *scratch} - {"_ones"}:  # Add does not create _ones again
-        value = part._fields.get(name)
+        value = legacy._fields.get(name)
         if isinstance(value, Tensor):
-            part._fields[name] = value.new_empty(0)
+            legacy._fields[name] = value.new_empty(0)
         elif isinstance(value, list):
-            part._fields[name] = []
-    part._call = part._graph = None
-    return part
+            legacy._fields[name] = []
+    legacy._call = legacy._graph = None
+    return legacy

@@ -169,18 +169,20 @@ class Generator:
         """
         if len(data) != _BYTES:
             raise ValueError(f"RNG state is wrong size: expected {_BYTES} bytes, got {len(data)}")
-        given = Memory.from_buffer_copy(data + bytes(ctypes.sizeof(Memory) - _BYTES))
-        if given.seeded != 1 or not 0 < given.left <= _N or given.next > _N:
+        stored = Memory.from_buffer_copy(data + bytes(ctypes.sizeof(Memory) - _BYTES))
+        if stored.seeded != 1 or not 0 < stored.left <= _N or stored.next > _N:
             raise ValueError("invalid RNG state")
-        memory, seed = self.memory, given.initial_seed
+        memory, seed = self.memory, stored.initial_seed
         self.initial_seed = seed - (1 << 64) if seed >> 63 else seed
         memory.initial_seed = seed
-        untouched = given.left == 1 and given.next == 0
-        self._enter(np.ctypeslib.as_array(given.words) & np.uint64(0xFFFFFFFF), 1 if untouched else _N + 1 - given.next)
-        memory.next = given.next
-        memory.normal_valid = given.normal_valid != 0
+        untouched = stored.left == 1 and stored.next == 0
+        self._enter(
+            np.ctypeslib.as_array(stored.words) & np.uint64(0xFFFFFFFF), 1 if untouched else _N + 1 - stored.next
+        )
+        memory.next = stored.next
+        memory.normal_valid = stored.normal_valid != 0
         for name in ("normal_x", "normal_y", "normal_rho"):
-            value = getattr(given, name)
+            value = getattr(stored, name)
             setattr(memory, name, math.nan if math.isnan(value) else value)  # other NaN are invalid in LuaJIT
 
     # ---- single numbers
