@@ -66,7 +66,7 @@ def test_plugins_may_use_the_earlier_names_of_hooks(tmp_path: Path) -> None:
             assert (written.class_name, "square" in written) == (f"before.{name}", False)
     made = type(module)(torch.ones(1), 1, 1)
     assert registry.mapping_of(made).names[0] == "before.Square"  # the other is for files only
-    renamed = [w for w in caught if "of LuaClass is called" in str(w.message)]
+    renamed = [w for w in caught if "of LuaClass is now called" in str(w.message)]
     assert {Path(w.filename).name for w in renamed} == {"plugin_hooks.py"}
     assert [new for new in RENAMED.values() if not any(f"{new!r} now" in str(w.message) for w in renamed)] == []
 

@@ -70,7 +70,7 @@ def test_tables_that_share_tables(tmp_path: Path) -> None:
 def test_modules_that_share_modules(tmp_path: Path) -> None:
     net = shared(50, module("nn.Identity"), lambda m: module("nn.Sequential", modules=LuaTable.from_list([m, m])))
     use(tmp_path / "m.t7", net)
-    with pytest.raises(ConversionLimitError, match="share modules so often"):
+    with pytest.raises(ConversionLimitError, match="shared modules so often"):
         dpnn_bridge.to_torch(net)
 
 

@@ -125,12 +125,12 @@ UNKEPT = [
     (parametrizations.weight_norm(nn.Linear(4, 4), dim=1), "remove_parametrizations"),
     (weight_norm(nn.Linear(4, 4)), "remove_weight_norm"),
     (with_attribute(nn.ReLU(), scale=3.0), "its scale is 3.0"),
-    (nn.TripletMarginWithDistanceLoss(distance_function=torch.dist), "no plain data"),
+    (nn.TripletMarginWithDistanceLoss(distance_function=torch.dist), "constructor arguments of a torch.nn layer as JSON"),
     (with_attribute(nn.Linear(3, 4), weight=nn.Parameter(torch.ones(4, 5))), "its weight has shape (4, 5)"),
     (nn.LazyLinear(3), "run the model once"),
     (nn.DataParallel(nn.Linear(3, 4)), "save its .module"),
     (nn.MultiheadAttention(4, 2), "state_dict"),
-    (Shifted(3, 4, 2), "differs from that of Conv2d"),
+    (Shifted(3, 4, 2), "differs from the forward of Conv2d"),
 ]
 
 
@@ -142,7 +142,7 @@ def test_what_a_pt_file_cannot_keep_is_refused(layer: nn.Module, message: str) -
 
 
 def test_a_class_with_a_forward_of_its_own_is_not_written_as_its_parent() -> None:
-    with pytest.raises(ConversionError, match="differs from that of Conv2d"):
+    with pytest.raises(ConversionError, match="differs from the forward of Conv2d"):
         to_lua(Shifted(3, 4, 2))
 
 

@@ -81,7 +81,7 @@ class Centred(nn.Conv2d):
 
 @pytest.mark.parametrize("layer", [Doubling(3, 3), Watching(3, 3), Fixed(), Tripling(3, 3), Centred(2, 3, 3)], ids=name)
 def test_one_that_computes_something_else_is_refused(layer: nn.Module) -> None:
-    with pytest.raises(ConversionError, match="its forward differs from that of"):
+    with pytest.raises(ConversionError, match="its forward differs from the forward of"):
         to_lua(nn.Sequential(nn.Identity(), layer))
 
 
