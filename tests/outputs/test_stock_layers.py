@@ -125,7 +125,7 @@ UNKEPT = [
     (parametrizations.weight_norm(nn.Linear(4, 4), dim=1), "remove_parametrizations"),
     (weight_norm(nn.Linear(4, 4)), "remove_weight_norm"),
     (with_attribute(nn.ReLU(), scale=3.0), "its scale is 3.0"),
-    (nn.TripletMarginWithDistanceLoss(distance_function=torch.dist), "constructor arguments of a torch.nn layer as JSON"),
+    (nn.TripletMarginWithDistanceLoss(distance_function=torch.dist), "arguments of a torch.nn layer as JSON"),
     (with_attribute(nn.Linear(3, 4), weight=nn.Parameter(torch.ones(4, 5))), "its weight has shape (4, 5)"),
     (nn.LazyLinear(3), "run the model once"),
     (nn.DataParallel(nn.Linear(3, 4)), "save its .module"),
