@@ -240,7 +240,7 @@ def test_what_cannot_be(tmp_path: Path) -> None:
     for wrong in ("", "2 apples", "0", "-1GB"):
         with pytest.raises(OptionError, match="not a shard size"):
             convert(MODEL, tmp_path / "m.safetensors", max_shard_size=wrong)
-    with pytest.raises(OptionError, match=r"m\.pt: max_shard_size= \(--max-shard-size\) needs \.safetensors"):
+    with pytest.raises(OptionError, match=r"m\.pt: max_shard_size= \(--max-shard-size\) is for \.safetensors"):
         convert(MODEL, tmp_path / "m.pt", max_shard_size="1GB")
     index = tmp_path / "m.safetensors.index.json"
     names = (
