@@ -220,9 +220,10 @@ class LuaState:
         def call(*args: Any) -> Any:
             try:
                 result = code(*args)
-                if type(result) is Tensor:
+                encoded = encode(result, args)
+                if type(result) is Tensor and type(encoded) is tuple:  # a new tensor, not an argument
                     self.account(result.numel * DTYPES[result.ty].itemsize)
-                return encode(result, args)
+                return encoded
             except TorchError as error:
                 return _ERROR, for_lua(str(error))
             except Exception as error:

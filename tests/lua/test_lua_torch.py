@@ -367,6 +367,15 @@ def test_lua_collects_while_it_makes_large_tensors(monkeypatch: pytest.MonkeyPat
     assert sum(type(o) is Tensor for o in gc.get_objects()) - before < 50
 
 
+def test_a_result_in_place_is_not_new_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    collections: list[int] = []
+    monkeypatch.setattr(state, "_COLLECT_AFTER", 1 << 20)
+    monkeypatch.setattr(state.LuaState, "_collect", lambda _: collections.append(1))
+    monkeypatch.setattr(BRIDGE._runtime, "_fresh_bytes", 0)
+    BRIDGE.execute("local x = torch.zeros(80000) for i = 1, 10 do x:add(1):pow(2.5):sqrt() end")
+    assert not collections
+
+
 def test_adding_zero_times_a_tensor_is_no_operation_of_blas() -> None:
     """Torch7's add in place of contiguous tensors is axpy, which then ignores the other; all else multiplies."""
     code = """
