@@ -25,7 +25,7 @@ from dpnn_bridge.errors import OutputError
 from dpnn_bridge.lua.arguments import check_int, describe
 from dpnn_bridge.lua.tensor import DTYPES, Storage, TorchError
 from dpnn_bridge.lua.text import to_system
-from dpnn_bridge.lua.text_numbers import printed, read_number, read_numbers
+from dpnn_bridge.lua.text_numbers import format_numbers, read_number, read_numbers
 
 _NUMPY = {ty: torch.empty(0, dtype=dtype).numpy().dtype for ty, dtype in DTYPES.items()}
 _MODES = ("r", "w", "rw")
@@ -129,7 +129,7 @@ class File:
         if self.binary:
             self._put(self._code(ty).pack(value))
         elif self.auto_spacing and ty not in ("Byte", "Char"):
-            self._put(f"{printed(ty, [value], '')}\n".encode())
+            self._put(f"{format_numbers(ty, [value], '')}\n".encode())
         else:
             self.write(ty, np.array([value], _NUMPY[ty]))
 
@@ -189,7 +189,7 @@ class File:
         elif ty in ("Byte", "Char"):
             data = values.tobytes()
         else:
-            data = printed(ty, values.tolist(), " " if self.auto_spacing else "").encode()
+            data = format_numbers(ty, values.tolist(), " " if self.auto_spacing else "").encode()
         data += b"\n" if self.auto_spacing and not self.binary else b""
         return len(values) if self._put(data) else 0
 
