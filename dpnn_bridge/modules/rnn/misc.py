@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from dpnn_bridge.conversion.contexts import TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.objects import LuaObject
 
 
 @lua_class("nn.SAdd")
@@ -57,12 +59,20 @@ class CopyGrad(nn.Identity):
 
 @lua_class("nn.LinearNoBias")
 class LinearNoBias(LuaClass):
+    """A linear layer without bias; that of July to September 2015 adds one, which does not train."""
+
     torch_type = nn.Linear
-    tensors = ("weight",)
+    tensors = ("weight", "bias")
+    optional = {"bias": "bias"}
     sizes = {"weight": ("out_features", "in_features")}
-    constant_kwargs = {"bias": False}
     scratch = ("addBuffer",)
     import_only = True  # exported as nn.Linear without bias, which does not require rnn
+
+    @classmethod
+    def fill(cls, module: nn.Linear, obj: LuaObject, ctx: TorchContext) -> None:
+        super().fill(module, obj, ctx)
+        if module.bias is not None:
+            module.bias.requires_grad_(False)  # it sets the gradient to 0
 
 
 @lua_class("nn.ExpandAs")
