@@ -198,11 +198,11 @@ def test_true_is_another_key_than_one(bridge: LuaBridge) -> None:
 
 
 def test_a_table_or_list_that_contains_itself_is_one_error(bridge: LuaBridge) -> None:
-    with pytest.raises(LuaBridgeError, match="contains itself"):
+    with pytest.raises(LuaBridgeError, match="contain themselves"):
         bridge.execute("local t = {} t[1] = t return t")
     circle: list[object] = []
     circle.append(circle)
-    with pytest.raises(LuaBridgeError, match="contains itself"):
+    with pytest.raises(LuaBridgeError, match="contain themselves"):
         bridge.execute("return ...", circle)
 
 
