@@ -46,7 +46,8 @@ def link_tensors(module: Placeholder, obj: LuaObject, tensors: dict[tuple[Any, .
 def _holder(obj: LuaObject, path: str) -> tuple[LuaObject | LuaTable, str] | None:
     """Return the object with the tensor at a path of Lua fields, such as ``modules.1.weight``, and its field."""
     *outer, name = path.split(".")
+    holder: Any = obj
     for key in outer:
-        obj = obj.get(int(key) if key.isdigit() else key) if isinstance(obj, (LuaObject, LuaTable)) else None
-    held = isinstance(obj, (LuaObject, LuaTable)) and isinstance(obj.get(name), LuaTensor)
-    return (obj, name) if held else None
+        holder = holder.get(int(key) if key.isdigit() else key) if isinstance(holder, (LuaObject, LuaTable)) else None
+    held = isinstance(holder, (LuaObject, LuaTable)) and isinstance(holder.get(name), LuaTensor)
+    return (holder, name) if held else None

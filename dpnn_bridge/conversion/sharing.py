@@ -129,8 +129,9 @@ class Sharing:
         Returns:
             As :meth:`assign`.
         """
-        shape, parameters = tensor.shape, site.owner._parameters
-        value: Any = parameters[site.leaf]
+        shape = tensor.shape
+        parameters: dict[str, Any] = site.owner._parameters
+        value = parameters[site.leaf]
         entry = self._entries.setdefault((region_of(tensor), None, shape, True), _Entry(value, tensor, [], None, {}))
         entry.sites.append(site)
         parameters[site.leaf] = entry.value

@@ -84,7 +84,7 @@ def test_a_layer_in_lua_that_a_model_uses_twice_is_saved_after_use(bridge: LuaBr
     model = _loaded(bridge, code, tmp_path / "a.t7")
     model(torch.randn(2, 3, dtype=torch.float64))
     dpnn_bridge.save(tmp_path / "a.pt", model)  # which builds a layer with a buffer of two names
-    again = dpnn_bridge.load(tmp_path / "a.pt", lua=bridge)
+    again: Any = dpnn_bridge.load(tmp_path / "a.pt", lua=bridge)
     assert again[0] is again[2]
 
 

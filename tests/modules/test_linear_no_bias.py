@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from formula import converted, leaf, lua, random
@@ -13,7 +15,7 @@ from dpnn_bridge import to_lua
 @pytest.mark.parametrize("factor", [0.0, 1.0])
 def test_a_bias_of_2015_is_added_and_does_not_train(factor: float) -> None:
     weight, bias = random(2, 3, seed=1), factor * random(2, seed=2)
-    fields = {"weight": weight, "bias": bias, "gradWeight": 0 * weight, "gradBias": 0 * bias}
+    fields: dict[str, Any] = {"weight": weight, "bias": bias, "gradWeight": 0 * weight, "gradBias": 0 * bias}
     module, x = converted(lua("nn.LinearNoBias", **fields)), leaf(4, 3)
     torch.testing.assert_close(module(x), nn.functional.linear(x, weight, bias))
     module(x).sum().backward()
