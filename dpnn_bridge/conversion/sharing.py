@@ -24,7 +24,7 @@ from dpnn_bridge.conversion import deferred
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.conversion.ties import Site, Tie, keep_shared, share_buffer
 from dpnn_bridge.errors import ConversionError
-from dpnn_bridge.objects import LuaTensor
+from dpnn_bridge.objects import LuaStorage, LuaTensor
 
 
 @dataclass
@@ -241,3 +241,22 @@ def extent_of(tensor: LuaTensor) -> tuple[int, int]:
     for size, stride in zip(tensor.shape, tensor.stride, strict=True):
         first, last = first + min(0, (size - 1) * stride), last + max(0, (size - 1) * stride)
     return first, last + 1
+
+
+def distinct_elements(value: LuaTensor | LuaStorage) -> int:
+    """Return the number of elements that :func:`private_copy` copies: one that a view repeats counts once."""
+    if isinstance(value, LuaStorage) or value.size == 0 or value.storage is None:
+        return value.size
+    start, stop = extent_of(value)
+    return min(value.size, stop - start)
+
+
+def private_copy(value: LuaTensor | LuaStorage) -> LuaTensor | LuaStorage:
+    """Return a copy on its own memory; of a tensor contiguous, unless its view repeats elements."""
+    if isinstance(value, LuaStorage):
+        return LuaStorage(value.class_name, value.size, value.copy())
+    if distinct_elements(value) == value.size or value.storage is None:
+        return LuaTensor.from_numpy(value.numpy().copy(), value.class_name)
+    start, stop = extent_of(value)
+    storage = LuaStorage(value.storage.class_name, stop - start, value.storage.copy(start, stop))
+    return LuaTensor(value.class_name, value.shape, value.stride, value.offset - start, storage)

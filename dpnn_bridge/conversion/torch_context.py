@@ -23,7 +23,7 @@ from dpnn_bridge.conversion.lua_values import RESULTS, emptied, tensor_type
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.conversion.report import Report
-from dpnn_bridge.conversion.sharing import Sharing, contiguous_copy
+from dpnn_bridge.conversion.sharing import Sharing, contiguous_copy, distinct_elements, private_copy
 from dpnn_bridge.conversion.skip_init import SkipInit
 from dpnn_bridge.conversion.ties import Site
 from dpnn_bridge.errors import ConversionError, ConversionLimitError, UnsupportedClass, UnsupportedClassError
@@ -323,12 +323,8 @@ class TorchConversion(TorchContext):
             return None
         if isinstance(value, (LuaTensor, LuaStorage)):
             if id(value) not in self._kept:
-                self.budget.spend(value.size * value.dtype.itemsize)
-                self._kept[id(value)] = (
-                    LuaTensor.from_numpy(value.numpy().copy(), value.class_name)
-                    if isinstance(value, LuaTensor)
-                    else LuaStorage(value.class_name, value.size, value.copy())
-                )
+                self.budget.spend(distinct_elements(value) * value.dtype.itemsize)
+                self._kept[id(value)] = private_copy(value)
                 self._alive.append(value)
             return self._kept[id(value)]
         if isinstance(value, LuaObject) and is_module(value) and registry.find(value):
