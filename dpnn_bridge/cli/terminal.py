@@ -62,6 +62,7 @@ class Command(click.Command):
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
+        _open_closed_streams()
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # escape characters that the encoding lacks
                 stream.reconfigure(errors="backslashreplace")
@@ -75,11 +76,23 @@ class Command(click.Command):
             return super().invoke(ctx)
 
 
+def _open_closed_streams() -> None:
+    """Open standard streams that were closed before the start, so that no file that is opened gets their descriptors.
+
+    Reading and printing stay the errors that they are for a closed stream. Messages on stderr are lost.
+    """
+    for name, mode, flags in (("stdin", "r", os.O_WRONLY), ("stdout", "w", os.O_RDONLY), ("stderr", "w", os.O_WRONLY)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.open(os.devnull, flags), mode))  # noqa: SIM115
+
+
 @contextmanager
 def errors_as_lines(name: str) -> Iterator[None]:
     """Print an error as one line and end the program with its exit code."""
+    _open_closed_streams()
     try:
         yield
+        sys.stdout.flush()
     except DpnnBridgeError as error:
         say_lines(f"error: {in_options(str(error))}", err=True)
         sys.exit(error.exit_code)
@@ -95,6 +108,17 @@ def errors_as_lines(name: str) -> Iterator[None]:
             raise
         say(f"error: {as_ours(error, DpnnBridgeError, name or 'running')}", err=True)
         sys.exit(DpnnBridgeError.exit_code)
+    finally:
+        _drop_unwritten_output()
+
+
+def _drop_unwritten_output() -> None:
+    """Drop what a stream did not take: Python tries again as it ends, prints a traceback and ends with code 120."""
+    for name in ("stdout", "stderr"):
+        try:
+            getattr(sys, name).flush()
+        except OSError:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
 
 
 @contextmanager
@@ -116,12 +140,17 @@ def _printable_usage_errors() -> Iterator[None]:
 
 def say(text: Any = "", *, err: bool = False) -> None:
     """Print one line. Control characters and line breaks are escaped."""
-    click.echo(shortened(printable(str(text)), LONGEST_LINE), err=err)
+    _echo(shortened(printable(str(text)), LONGEST_LINE), err)
 
 
 def say_lines(text: Any, *, err: bool = False) -> None:
     """Print lines. Control characters except line breaks are escaped."""
-    click.echo(printable_lines(str(text)), err=err)
+    _echo(printable_lines(str(text)), err)
+
+
+def _echo(text: str, err: bool) -> None:
+    with suppress(OSError) if err else nullcontext():  # the exit code remains, where stderr takes no message
+        click.echo(text, err=err)
 
 
 def say_written(source: Any, target: Path, what: str) -> None:

@@ -7,14 +7,16 @@ import re
 import stat
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from torch import nn
 
 import dpnn_bridge
+from dpnn_bridge.__main__ import main
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.inspect import inspect_command
 from dpnn_bridge.cli.lua import lua_command
@@ -249,3 +251,44 @@ def test_a_missing_package_has_one_exit_code(words: str, folder: Path, monkeypat
         assert "s3fs" not in result.output
         assert "huggingface" not in result.output
     assert set(os.listdir()) == before
+
+
+def unwritable() -> TextIO:
+    """A stream that takes text and fails when it is flushed, as on a full disk."""
+    return open(os.open(os.devnull, os.O_RDONLY), "w")
+
+
+@pytest.mark.parametrize("closed", [True, False], ids=["closed", "unwritable"])
+@pytest.mark.parametrize(
+    "arguments", ["inspect model.t7", "inspect --help", "inspect model.t7 --json", "convert model.t7 - --to t7"]
+)
+def test_a_result_that_cannot_be_printed_is_an_error(
+    arguments: str, closed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Python ended with code 120 and a traceback; None has no method isatty."""
+    monkeypatch.chdir(tmp_path)
+    dpnn_bridge.write_t7("model.t7", nn.Sequential(nn.Linear(3, 2)))
+    monkeypatch.setattr(sys, "stdout", None if closed else unwritable())
+    with pytest.raises(SystemExit) as end:
+        main(arguments.split())
+    sys.stdout.flush()  # as Python does at the end
+    assert end.value.code == 1
+    assert capsys.readouterr().err.endswith(": bad file descriptor\n")
+
+
+@pytest.mark.parametrize("closed", [True, False], ids=["closed", "unwritable"])
+def test_a_message_that_cannot_be_printed_leaves_the_exit_code(closed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None if closed else unwritable())
+    with pytest.raises(SystemExit) as end:
+        main(["inspect", "missing.t7"])
+    sys.stderr.flush()
+    assert end.value.code == 3
+
+
+def test_a_closed_stdin_is_no_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(SystemExit) as end:
+        main(["convert", "-", str(tmp_path / "out.pt")])
+    assert (end.value.code, capsys.readouterr().err) == (1, "error: converting: bad file descriptor\n")
