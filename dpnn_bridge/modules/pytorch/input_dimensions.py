@@ -36,7 +36,8 @@ def dimensions(module: nn.Module, ctx: LuaContext) -> int | None:
 def _inferred(ctx: LuaContext) -> dict[int, int | None]:
     """Map ``id`` of every module to the number of dimensions of its input, inferred from the layers before each use.
 
-    The number is None if the uses of a module differ, as in :func:`~dpnn_bridge.conversion.dimensions.input_dimensions`.
+    The number is None if the uses of a module differ, as in
+    :func:`~dpnn_bridge.conversion.dimensions.input_dimensions`.
     """
     inputs: dict[int, set[int | None]] = {}
     outputs: dict[tuple[int, int | None], int | None] = {}
