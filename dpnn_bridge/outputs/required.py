@@ -1,6 +1,6 @@
 """Find the files that a user's Lua and Python files may load, because their content can change the result too.
 
-The files are not run. File names are searched in their source code, so the result is the same before and after they are
+The files are not run. File names are searched in their source code, so the result does not depend on whether they were
 loaded.
 """
 
@@ -19,15 +19,22 @@ from dpnn_bridge.base.regular import is_accepted, read_file
 
 #: a name of a file, folder or module
 _NAME = re.compile(r"[\w./-]+")
-#: a string in Lua that may be a file name
-_STRING = re.compile(r"""['"]([^'"\\\n]{1,255})['"]|\[(=*)\[([^\n]{1,255}?)\]\2\]""")
+#: a comment in Lua, or a string in quotes or in long brackets; an escape outside a string is skipped
+_STRING = re.compile(
+    r"""
+    --\[(?P<equals>=*)\[.*?(?:\](?P=equals)\]|\Z) | --[^\n]* | \\.
+    | (?P<quote>['"])(?P<short>(?:(?!(?P=quote))[^\\\n]|\\.)*)(?P=quote)
+    | \[(?P<level>=*)\[(?:(?P<long>.*?)\](?P=level)\]|.*)
+    """,
+    re.DOTALL | re.VERBOSE,
+)
 #: a file name
 _FILE = re.compile(r"[^\0\n]{1,255}")
-#: Python attributes for the folder that contains a file or folder
-_UP = ("dirname", "parent", "parents")
+#: Python attributes that give the parent folder
+_PARENT_ATTRIBUTES = ("dirname", "parent", "parents")
 #: folders of installed packages, which contain no files of the user
 _INSTALLED = [Path(path).resolve() for path in (Path(os.__file__).parent, *site.getsitepackages())]
-_INSTALLED.append(Path(__file__).resolve().parents[1])
+_INSTALLED += [Path(site.getusersitepackages()).resolve(), Path(__file__).resolve().parents[1]]
 
 
 def with_required(paths: Sequence[StrPath], *, python: bool, sandbox: bool = False) -> list[StrPath]:
@@ -51,6 +58,7 @@ def with_required(paths: Sequence[StrPath], *, python: bool, sandbox: bool = Fal
     queue = [(Path(os.path.realpath(path)), path) for path in paths]
     searched = dict.fromkeys(file.parent for file, _ in queue)
     roots = tuple(searched)
+    earlier = dict[str, None]()
     while queue:
         file, path = queue.pop(0)
         if file in found:
@@ -59,10 +67,13 @@ def with_required(paths: Sequence[StrPath], *, python: bool, sandbox: bool = Fal
         if file.suffix != suffix and path not in paths:  # a data file
             continue
         files, folders = names_in(read_file(file))
+        known = len(searched)
         for _ in range(2):  # a path may consist of two strings: os.path.join(here, "..", "common")
             possible = [folder / name for folder in [*searched, file.parent] for name in folders]
             searched |= dict.fromkeys(Path(os.path.realpath(path)) for path in possible if os.path.isdir(path))
         candidates = [folder / name for name in files for folder in [*searched, file.parent]]
+        candidates += [folder / name for name in earlier for folder in [*searched][known:]]  # require 'setup', then 'x'
+        earlier |= dict.fromkeys(files)
         existing = [(Path(os.path.realpath(f)), f) for f in candidates if is_accepted(f)]
         if sandbox:
             existing = [(f, name) for f, name in existing if f.suffix == suffix and any(map(f.is_relative_to, roots))]
@@ -77,14 +88,21 @@ def is_installed(path: Path) -> bool:
 
 def _names_in_lua(text: bytes) -> tuple[list[str], list[str]]:
     """Return the names of files that a Lua file may load, and of folders that it may search."""
-    found = _STRING.findall(text.decode("utf-8", "surrogateescape"))
-    names = list(dict.fromkeys(short or long for short, _, long in found))
+    strings = _strings_in_lua(text.decode("utf-8", "surrogateescape"))
+    strings += [inner for string in strings for inner in _strings_in_lua(string)]  # a string may contain a program
+    names = list(dict.fromkeys(filter(_FILE.fullmatch, strings)))
     plain = [name for name in names if _NAME.fullmatch(name)]
     # entries of package.path, such as ./lib/?.lua
     searched = [pattern.partition("?")[0] for name in names for pattern in name.split(";") if "?" in pattern]
     stems = [name.replace(".", "/") for name in plain]
     files = [*_relative(names), *(f"{stem}{end}" for stem in stems for end in (".lua", "/init.lua"))]
     return files, _relative([*plain, *filter(None, searched)])
+
+
+def _strings_in_lua(text: str) -> list[str]:
+    """Return the strings of a Lua program; of escapes only those of quotes and backslashes are replaced."""
+    found = [(match["short"], match["long"]) for match in _STRING.finditer(text)]
+    return [long or re.sub(r"""\\(["'\\])""", r"\1", short or "") for short, long in found]
 
 
 def _relative(names: list[str]) -> list[str]:
@@ -101,7 +119,8 @@ def _names_in_python(text: bytes) -> tuple[list[str], list[str]]:
     texts = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
     texts = [text for text in dict.fromkeys(texts) if _FILE.fullmatch(text)]
     strings = [text for text in texts if _NAME.fullmatch(text)]
-    up = [node.attr for node in nodes if isinstance(node, ast.Attribute) and node.attr in _UP]
+    up = [node.attr for node in nodes if isinstance(node, ast.Attribute) and node.attr in _PARENT_ATTRIBUTES]
+    up += [node.id for node in nodes if isinstance(node, ast.Name) and node.id == "dirname"]
     if "parents" in up or len(up) > 1:  # Path(__file__).parents[1], dirname(dirname(__file__))
         strings.append("..")
     modules = [name if "/" in name else name.replace(".", "/") for name in strings]

@@ -1,0 +1,64 @@
+"""The files that Lua and Python files may load."""
+
+import site
+from pathlib import Path
+
+import pytest
+
+from dpnn_bridge.outputs.required import is_installed, with_required
+
+
+def names_of(folder: Path, **files: str) -> set[str]:
+    """Write files, whose names have two underscores for a dot; return the names of those that the first may load."""
+    paths = [folder / name.replace("__", ".") for name in files]
+    for path, text in zip(paths, files.values(), strict=True):
+        path.write_text(text)
+    return {Path(path).name for path in with_required(paths[:1], python=paths[0].suffix == ".py")}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'io.write("x\\n") dofile("b.lua")',
+        'f("", "b.lua")',
+        "print(\"can't\") dofile('b.lua')",
+        "print('say \"') dofile 'b.lua'",
+        "print('it\\'s') dofile('b.lua')",
+        "-- don't\ndofile('b.lua') -- or \"b\n",
+        "--[[ don't ]] dofile('b.lua')",
+        "--[==[ one\n ]] don't ]==] dofile('b.lua')",
+        "x = [[ don't ]] dofile('b.lua')",
+        "loadstring [[\n  dofile('b.lua') ]]",
+        "dofile [=[b.lua]=]",
+    ],
+)
+def test_every_string_of_a_lua_file_counts(text: str, tmp_path: Path) -> None:
+    assert names_of(tmp_path, a__lua=text, b__lua="") == {"a.lua", "b.lua"}
+
+
+def test_escaped_quotes_and_backslashes_are_part_of_a_name(tmp_path: Path) -> None:
+    (tmp_path / "it's.lua").write_text("")
+    assert names_of(tmp_path, a__lua="dofile('it\\'s.lua')") == {"a.lua", "it's.lua"}
+
+
+def test_unclosed_lua_strings_take_linear_time(tmp_path: Path) -> None:
+    for text in ("[[", "'\\", "--[[", "[=[", '\\"'):
+        assert names_of(tmp_path, a__lua=text * 10_000) == {"a.lua"}
+
+
+def test_a_folder_of_a_later_file_applies_to_earlier_files(tmp_path: Path) -> None:
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "x.lua").write_text("")
+    setup = "package.path = './lib/?.lua;' .. package.path"
+    assert names_of(tmp_path, a__lua="require 'setup' require 'x'", setup__lua=setup) == {"a.lua", "setup.lua", "x.lua"}
+
+
+def test_dirname_without_its_module_gives_the_folder_above(tmp_path: Path) -> None:
+    (tmp_path / "scale.py").write_text("")
+    (tmp_path / "home").mkdir()
+    text = "from os.path import dirname\nsys.path.append(dirname(dirname(__file__)))\nimport scale"
+    assert names_of(tmp_path / "home", a__py=text) == {"a.py", "scale.py"}
+
+
+def test_packages_of_one_user_are_installed() -> None:
+    assert is_installed(Path(site.getusersitepackages()).resolve() / "package" / "module.py")
