@@ -15,7 +15,7 @@ from dpnn_bridge.base.display import printable
 from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.errors import VerificationError
 
-#: first part of the name of a comparison of values from the forward pass
+#: prefixes of the names of comparisons that are never gradients
 FORWARD = ("output", "after", "params", "converted")
 
 
@@ -49,7 +49,8 @@ class Difference:
 
     Attributes:
         name: name of the comparison, such as ``gradParams[2]``.
-        error: largest difference relative to the largest expected value; inf if shapes or types differ.
+        error: largest difference relative to the largest expected value; inf if shapes differ, if one value is not a
+            tensor, or if an element that differs is nan or inf.
         tolerance: accepted difference.
         message: description of a difference beyond the tolerance.
         absolute: largest absolute difference.
@@ -57,7 +58,7 @@ class Difference:
         expected, found: the values of this element.
         cosine: cosine of the angle between both tensors; 1 if they are equal.
         snr: signal-to-noise ratio in dB, where the noise is found minus expected; inf if they are equal.
-        accepted: verdict on a difference beyond the tolerance that was accepted; otherwise None.
+        accepted: the verdict that excuses a difference beyond the tolerance; None if the difference is not excused.
         reason: reason for accepting the difference.
         rounding: measured effect of rounding, relative to the largest expected value; 0 if it was not measured.
     """
@@ -99,17 +100,17 @@ class Difference:
 
     @property
     def worst_element(self) -> tuple[tuple[int, ...] | None, str]:
-        """Index and ``repr`` of the element with the largest difference. As strings, two nan are equal."""
+        """Index and ``repr`` of the element with the largest difference; a string, so that nan equals nan."""
         return self.index, repr(self.found)
 
     @property
     def is_computed(self) -> bool:
-        """Whether the compared value is a result. Differences of parameters are never accepted."""
+        """Whether the compared value is a result; False for parameters, whose differences are never accepted."""
         return not self.name.startswith("params")
 
     @property
     def mismatched(self) -> bool:
-        """Whether shapes or types differ, so that no elements were compared."""
+        """Whether shapes differ or one value is not a tensor, so that no elements were compared."""
         return self.error == float("inf") and self.index is None
 
 
@@ -158,7 +159,9 @@ def compare(name: str, actual: Any, expected: Any, tolerance: Tolerance | None =
     if isinstance(expected, bool) or expected is None or isinstance(expected, str):
         same = actual is expected or (not isinstance(actual, Tensor) and actual == expected)
         return [Difference(name, 0.0, 0.0) if same else mismatch(name, actual, repr(expected))]
-    value = torch.as_tensor(actual) if isinstance(actual, (Tensor, int, float)) else None
+    value = actual if isinstance(actual, Tensor) else None
+    if isinstance(actual, (int, float)):
+        value = torch.tensor(actual, dtype=torch.float64)
     if value is None or value.numel() != 1:
         return [mismatch(name, actual, f"the number {expected}")]
     reference = torch.tensor([expected], dtype=torch.float64)
@@ -189,7 +192,7 @@ def compare_tensor(name: str, actual: Any, expected: Tensor, tolerance: Toleranc
             f"{int((error > limit).sum())} of {error.numel()} elements differ"
         )
     absolute = abs(found - expected_value)
-    absolute = absolute if absolute < float("inf") else float("inf")  # the difference of two inf is nan
+    absolute = absolute if absolute < float("inf") else float("inf")  # the difference from nan is nan
     return Difference(name, relative, limit, message, absolute, index, expected_value, found, *_similarity(a, e))
 
 
@@ -204,7 +207,7 @@ def _similarity(actual: Tensor, expected: Tensor) -> tuple[float, float]:
 
 
 def errors(actual: Tensor, expected: Tensor) -> Tensor:
-    """Return the absolute differences: 0 where both are equal or both nan, inf where only one is nan or inf."""
+    """Return the absolute differences: 0 where both are equal or both nan, otherwise inf where one is nan or inf."""
     same = (actual == expected) | (actual.isnan() & expected.isnan())
     return torch.where(same, torch.zeros_like(actual), (actual - expected).abs()).nan_to_num(
         nan=float("inf"), posinf=float("inf")

@@ -29,7 +29,7 @@ def judge(
         experiment: the experiment.
         outcome: results of the run.
         given: argument ``given`` of the run, see :meth:`Experiment.run`.
-        random: result of :func:`drawing_layers`.
+        random: result of :func:`random_layers`.
     """
     if random:
         _judge_random(experiment, outcome, given, random)
@@ -76,7 +76,7 @@ def _pop(running: list[str], *_: Any) -> None:
     running.pop()
 
 
-def drawing_layers(experiment: Experiment) -> list[str]:
+def random_layers(experiment: Experiment) -> list[str]:
     """Return the names of the layers that draw random numbers that the reference does not determine."""
     draws = _Draws()
     experiment.run(while_running=partial(_recording_draws, draws=draws))

@@ -16,7 +16,7 @@ from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.parity.accepted import accept_as
 from dpnn_bridge.parity.aliased import discard_aliased
 from dpnn_bridge.parity.experiment import Experiment, Outcome
-from dpnn_bridge.parity.judge import drawing_layers, judge
+from dpnn_bridge.parity.judge import judge, random_layers
 from dpnn_bridge.parity.layer_results import NamedLayers
 from dpnn_bridge.parity.layers import decades, object_of
 from dpnn_bridge.parity.rounding import floor
@@ -46,36 +46,37 @@ def compare_with_reference(result: Verification, experiment: Experiment, outcome
         outcome: results of its run.
     """
     random: list[str] = []
-    local = outcome
+    per_layer = outcome
     discard_aliased(experiment, outcome, result.notes)
     if outcome.rounding_candidates(floor(experiment)):
-        random = drawing_layers(experiment)
+        random = random_layers(experiment)
         if experiment.after is not None and len(outcome.nodes) > 1:
             given = experiment.given(outcome)
-            local = experiment.run(given=given)
-            discard_aliased(experiment, local, [])
-            _accept_repeated(outcome, local)
-            judge(experiment, local, given, random)
-            if any(d.error > d.tolerance for d in local.by_key().values()):
+            per_layer = experiment.run(given=given)
+            discard_aliased(experiment, per_layer, [])
+            _accept_repeated(outcome, per_layer)
+            judge(experiment, per_layer, given, random)
+            if any(d.error > d.tolerance for d in per_layer.by_key().values()):
                 result.notes.append(ON_TORCH7S_VALUES)
         judge(experiment, outcome, None, random)
     result.whole = outcome.whole
-    if local is not outcome and any(not d.ok for d in local.by_key().values()):  # the other differences may follow
+    if per_layer is not outcome and any(not d.ok for d in per_layer.by_key().values()):
+        # the other differences may be consequences
         result.whole = [d for d in outcome.whole if d.name.startswith(WHOLE) or d.name in UNASSIGNED]
-    elif local is not outcome:
+    elif per_layer is not outcome:  # the layers contain those of the second run
         result.whole = [d for d in outcome.whole if not d.name.startswith("params[")]
-    for i, (layer, found) in enumerate(zip(result.layers, local.layers, strict=True)):
+    for i, (layer, found) in enumerate(zip(result.layers, per_layer.layers, strict=True)):
         entry = outcome.entry(i)
         layer.order = entry.last if entry else 0
         layer.differences += found
-        if i in local.not_comparable and not any(d.name.startswith("output") for d in found):
-            layer.note = local.not_comparable[i]
-        if i in local.overwritten and layer.note:
-            layer.overwritten_by = result.layers[local.overwritten[i]].path
+        if i in per_layer.not_comparable and not any(d.name.startswith("output") for d in found):
+            layer.note = per_layer.not_comparable[i]
+        if i in per_layer.overwritten and layer.note:
+            layer.overwritten_by = result.layers[per_layer.overwritten[i]].path
     if experiment.after is None and len(outcome.nodes) > 1 and OTHER_INPUT not in result.notes:
         result.notes.append(f"{_resolution(outcome, experiment)} {WITHOUT_LAYERS}")
     result.layers[0].differences += [d for d in outcome.whole if d.name.startswith(WHOLE)]
-    _assign(result, local)
+    _assign(result, per_layer)
     if experiment.after is not None:
         missing = len(outcome.nodes) - len(object_of(outcome.nodes, experiment.after))
         if missing:
@@ -83,15 +84,15 @@ def compare_with_reference(result: Verification, experiment: Experiment, outcome
     result.histogram = dict(sorted(_histogram(outcome, experiment).items()))
 
 
-def _accept_repeated(outcome: Outcome, local: Outcome) -> None:
+def _accept_repeated(outcome: Outcome, per_layer: Outcome) -> None:
     """Accept differences of the second run that are the same as accepted differences of the first run.
 
     Args:
         outcome: the first run.
-        local: the second run, on Torch7's results, of which some layers have none.
+        per_layer: the second run: each layer on Torch7's results, for layers that have them.
     """
     before = outcome.by_key()
-    for key, d in local.by_key().items():
+    for key, d in per_layer.by_key().items():
         known = before.get(key)
         if not d.ok and known and d.worst_element == known.worst_element:
             accept_as(d, known)
@@ -129,7 +130,7 @@ def _assign(result: Verification, outcome: Outcome) -> None:
         kind, _, path = difference.name.partition(".")
         if kind in ("after", "params"):
             name, _, leaf = path.rpartition(".")
-            _add(layers.of(name), difference, leaf)
+            _add(layers.of(name), difference, leaf or kind)  # without a path: lists or keys that do not match
 
 
 def _add(layer: Layer, difference: Difference, field: str) -> None:

@@ -133,6 +133,9 @@ def test_nan_is_no_random_number(tmp_path: Path) -> None:
         (torch.tensor([100_000, 5]), torch.tensor([100_000, 6]), False),
         (torch.tensor([100_000, 6]), torch.tensor([100_000, 6]), True),
         (1.0, 1.0, True),
+        (1.0 + 1e-7, 1.0, False),
+        (1e300, 2e300, False),
+        (torch.tensor(1.0 + 2**-23), 1.0, True),
         (torch.tensor([True, True]), True, False),
         (torch.ones(2), None, False),
         (True, True, True),
@@ -244,3 +247,11 @@ def test_a_key_selects_a_model_of_a_converted_file(tmp_path: Path) -> None:
     y = dpnn_bridge.load(tmp_path / "two.t7", key="b")(x).detach()
     found = {key: dpnn_bridge.verify(tmp_path / "two.pt", key=key, input=x, output=y).verdict for key in models}
     assert found == {"a": Verdict.DIFFERENT, "b": Verdict.EQUAL}
+
+
+def test_parameters_of_another_number_have_a_name(tmp_path: Path) -> None:
+    dpnn_bridge.write_t7(tmp_path / "model.t7", nn.Sequential(nn.Linear(2, 2)))
+    x = torch.ones(1, 2)
+    y = dpnn_bridge.load(tmp_path / "model.t7")(x).detach()
+    result = verify(tmp_path / "model.t7", reference=table(x, y, params=lua_value([torch.ones(2, 2)])))
+    assert [(d.name, layer.path) for layer in result.layers for d in layer.differences if not d.ok] == [("params", "")]
