@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dpnn_bridge.base.elements import Elements, unmasked
+from dpnn_bridge.base.elements import Elements, require_unmasked
 from dpnn_bridge.base.exclusive import Exclusive
 
 if TYPE_CHECKING:
@@ -345,7 +345,7 @@ class LuaTensor(Elements):
             TypeError: ``class_name`` has another dtype, or the array is masked.
             KeyError: no tensor class has the dtype of the array.
         """
-        array = np.asarray(unmasked(array))
+        array = np.asarray(require_unmasked(array))
         array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
         expected = element_dtype(class_name) if class_name else None
         if expected is not None and array.dtype != expected:

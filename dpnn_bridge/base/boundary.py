@@ -7,9 +7,11 @@ pass through. Any other exception becomes an error of this package with the orig
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from inspect import unwrap
+from traceback import walk_tb
+from typing import Any, ParamSpec, TypeVar
 
 from dpnn_bridge.base.display import shortened
 from dpnn_bridge.errors import DpnnBridgeError, FileAccessError, MissingFileError, OptionError
@@ -22,7 +24,7 @@ def wrap_errors(error_type: type[DpnnBridgeError], doing: str) -> Callable[[Call
     """Decorate a function so that it raises only errors of this package.
 
     Args:
-        error_type: error class for third-party exceptions, except OSError and exceptions about arguments.
+        error_type: error class for other exceptions, except OSError and TypeErrors caused by the caller's arguments.
         doing: the operation, for messages: ``"reading the file"``.
     """
 
@@ -34,8 +36,8 @@ def wrap_errors(error_type: type[DpnnBridgeError], doing: str) -> Callable[[Call
             except DpnnBridgeError:
                 raise
             except (Exception, SystemExit) as error:  # a plugin may call sys.exit
-                if _is_wrong_call(error):
-                    raise OptionError(f"{function.__name__}: {_wrong_call(error)}") from error
+                if isinstance(error, TypeError) and _is_wrong_call(error, function, kwargs):
+                    raise OptionError(f"{function.__name__}: {_call_message(error)}") from error
                 raise as_ours(error, error_type, doing) from error
 
         return guarded
@@ -44,7 +46,7 @@ def wrap_errors(error_type: type[DpnnBridgeError], doing: str) -> Callable[[Call
 
 
 def as_ours(error: BaseException, error_type: type[DpnnBridgeError], doing: str) -> DpnnBridgeError:
-    """Return an error of this package with the message of a third-party exception."""
+    """Return an error of this package with the message of another exception."""
     message = shortened(str(error).strip().split("\n", 1)[0], 500)
     if isinstance(error, OSError):
         named = [str(name) for name in (error.filename, error.filename2) if name is not None]
@@ -63,13 +65,22 @@ def as_ours(error: BaseException, error_type: type[DpnnBridgeError], doing: str)
     return error_type(f"{doing}: {type(error).__name__}{f': {message}' if message else ''}")
 
 
-def _wrong_call(error: BaseException) -> str:
-    """Return the message of a TypeError, without the name of an options class, which users do not call."""
-    unknown = re.fullmatch(r"\w+\.__init__\(\) got an (unexpected keyword argument '\w+')(.*)", str(error))
-    return f"{unknown[1]}{unknown[2]}" if unknown else str(error)
+def _call_message(error: TypeError) -> str:
+    """Return the message of a TypeError about a call, without the name of the called function or options class."""
+    return re.sub(r"^[\w.<>]+\(\) ", "", str(error))
 
 
-def _is_wrong_call(error: BaseException) -> bool:
-    """Return whether an exception is a TypeError about the arguments of the call, or about an unknown option."""
-    called = error.__traceback__ is not None and error.__traceback__.tb_next is None
-    return isinstance(error, TypeError) and (called or "unexpected keyword argument" in str(error))
+def _is_wrong_call(error: TypeError, function: Callable[..., Any], options: Mapping[str, Any]) -> bool:
+    """Return whether a TypeError is about the arguments of the call, or about an unknown option.
+
+    Args:
+        error: the TypeError, caught where ``function`` is called.
+        function: the called function. It passes unknown options to an options class.
+        options: the keyword arguments of the call.
+    """
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    if len(frames) < 2:
+        return True
+    unknown = re.search(r"got an unexpected keyword argument '(\w+)'", str(error))
+    own_code = getattr(unwrap(function), "__code__", None)
+    return unknown is not None and unknown[1] in options and frames[-1].f_code is own_code

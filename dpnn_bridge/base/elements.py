@@ -1,4 +1,4 @@
-"""Give other libraries access to the elements of Lua tensors and storages."""
+"""Exchange elements between Lua tensors or storages and other libraries."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ class Elements:
     numpy: Callable[[], np.ndarray]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        array = self.numpy() if dtype is None else self.numpy().astype(dtype, copy=False)
-        return array.copy() if copy else array
+        array = self.numpy()
+        if copy is False and dtype is not None and array.dtype != dtype:
+            raise ValueError(f"cannot convert {array.dtype} to {np.dtype(dtype)} without a copy; omit copy=False")
+        return array.astype(array.dtype if dtype is None else dtype, copy=bool(copy))
 
     def __dlpack__(self, **options: Any) -> Any:
         return self.numpy().__dlpack__(**options)
@@ -29,7 +31,7 @@ class Elements:
         return self.numpy().__dlpack_device__()
 
 
-def unmasked(value: Any) -> Any:
+def require_unmasked(value: Any) -> Any:
     """Return ``value``; raise ``TypeError`` for a masked array of numpy, because a tensor has no mask."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError("the array is masked; pass an array without a mask, such as its filled(0) or compressed()")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.boundary import wrap_errors
-from dpnn_bridge.base.elements import unmasked
+from dpnn_bridge.base.elements import require_unmasked
 from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.distributed import distribute_like, full
 from dpnn_bridge.conversion.fields import Layout, resolve
@@ -118,7 +118,7 @@ def _computed(owner: nn.Module, leaf: str) -> nn.Parameter:
 
 def as_vector(vector: Any) -> Tensor:
     """Convert a Lua tensor, array or sequence to a torch tensor; raise ``TypeError`` for a masked array."""
-    return vector.torch() if isinstance(vector, LuaTensor) else torch.as_tensor(unmasked(vector))
+    return vector.torch() if isinstance(vector, LuaTensor) else torch.as_tensor(require_unmasked(vector))
 
 
 def split_flat(fields: list[FlatField], vector: Any, what: str) -> list[Tensor]:

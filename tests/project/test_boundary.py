@@ -17,6 +17,7 @@ from torch import nn
 
 import dpnn_bridge
 from dpnn_bridge import errors
+from dpnn_bridge.base import arguments
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.checkpoints.describe import describe
 from dpnn_bridge.conversion import registry
@@ -130,6 +131,25 @@ def test_options_that_there_are_not(tmp_path: Path) -> None:
         dpnn_bridge.load(tmp_path / "x.t7", device="nowhere")
 
 
+def test_only_arguments_of_the_call_itself_are_invalid() -> None:
+    @wrap_errors(ConversionError, "converting")
+    def convert(value: Any, **options: Any) -> None:
+        build(**options)
+
+    def build(**options: Any) -> None:
+        nn.Linear(1, 1, **options)
+
+    with pytest.raises(
+        ConversionError, match=r"converting: TypeError: .*unexpected keyword argument 'colour'"
+    ) as caught:
+        convert(1, colour=2)
+    assert not isinstance(caught.value, OptionError)
+    with pytest.raises(OptionError, match=r"^convert: missing 1 required positional argument: 'value'$"):
+        convert()  # type: ignore[call-arg]
+    with pytest.raises(OptionError, match=r": got an unexpected keyword argument 'bogus'"):
+        dpnn_bridge.read_t7(dumps(1), bogus=1)
+
+
 @pytest.mark.parametrize("line", ["import sys; sys.exit(0)", "1 / 0", "def"])
 def test_a_plugin_that_fails(line: str, tmp_path: Path) -> None:
     plugin = tmp_path / "plugin.py"
@@ -198,6 +218,7 @@ def test_a_foreign_error_inside_of_a_public_function_becomes_ours(name: str, mon
         raise ZeroDivisionError("inside")
 
     function = getattr(dpnn_bridge, name)
+    monkeypatch.setattr(arguments, "_signature_of", inspect.signature)  # its cache would keep the signature of `fails`
     monkeypatch.setattr(inspect.unwrap(function), "__code__", fails.__code__)
     with pytest.raises(DpnnBridgeError, match=r": ZeroDivisionError: inside$") as caught:
         function(*CALLS[name])
