@@ -1,6 +1,6 @@
 """Run the process of a Lua sandbox: drop its privileges, then serve requests of the parent process.
 
-A request is a tuple: the operation, the numbers of the values to release, and arguments. The answer is a pair,
+A request is a tuple: the operation, the IDs of the values to release, and arguments. The answer is a pair,
 ``("value", …)`` or ``("error", text)``. Before the answer, this process may send any number of ``("print", text)`` and
 ``("module", name)``. The parent replies to ``("module", name)`` with the path and text of a Lua file, or None.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 import codecs
 import contextlib
 import importlib
-import itertools
 import os
 import pkgutil
 import select
@@ -30,7 +29,7 @@ from dpnn_bridge.lua.bridge import LuaBridge
 from dpnn_bridge.lua.confinement import confine
 from dpnn_bridge.lua.runtime import Runtime
 from dpnn_bridge.lua.state import Host
-from dpnn_bridge.lua.wire import Channel, WireError
+from dpnn_bridge.lua.wire import Channel, WireError, encoded
 
 #: bytes for Python itself, in addition to the limit for Lua and its tensors
 _PYTHON_MEMORY = 64 << 20
@@ -93,6 +92,11 @@ def _import_all() -> None:
                 importlib.import_module(info.name)
 
 
+def _no_value(value: Any) -> Any:
+    """Raise an error, because the message must not contain a value that stays in this process."""
+    raise WireError(f"a message without values of Lua contains {value!r}")
+
+
 class _Host(Host):
     """Services for Lua: output, and the Lua files of ``require``."""
 
@@ -111,12 +115,12 @@ class _Host(Host):
         text = "".join(self._text)
         self._text, self._size = [], 0
         if text:
-            self._channel.send(("print", text), repr)
+            self._channel.send(("print", text), _no_value)
 
     def module(self, name: Any) -> tuple[str, str] | None:
         self.flush()
-        self._channel.send(("module", str(name)), repr)
-        return self._channel.receive(repr)
+        self._channel.send(("module", str(name)), _no_value)
+        return self._channel.receive(_no_value)
 
 
 class Server:
@@ -125,12 +129,13 @@ class Server:
     def __init__(self, channel: Channel, source: int) -> None:
         self._channel, self._source = channel, source
         self._values: dict[int, Any] = {}
-        self._numbers = itertools.count(1)
-        self._shared: dict[int, list[list[torch.Tensor]]] = {}  # tensors of a module, copies of the parent's values
+        self._last_number = 0
+        #: number of a module -> its tensors, and copies as the parent last saw them
+        self._shared: dict[int, list[list[torch.Tensor]]] = {}
 
     def serve(self) -> None:
         """Start, drop the privileges of this process, and serve requests."""
-        parent, max_memory, max_instructions = self._channel.receive(repr)
+        parent, max_memory, max_instructions = self._channel.receive(_no_value)
         threading.Thread(target=_exit_with_parent, args=(self._source, parent), daemon=True).start()
         _import_all()
         self._host = _Host(self._channel)
@@ -150,23 +155,29 @@ class Server:
                 self._shared.pop(number, None)
             answer = self._answer(operation, args)
             self._host.flush()
-            self._channel.send(answer, self._number)
+            self._channel.write(answer)
 
-    def _answer(self, operation: str, args: list[Any]) -> tuple[str, Any]:
+    def _answer(self, operation: str, args: list[Any]) -> list[Any]:
+        """Return the encoded answer to a request; an error of encoding the value is an answer too."""
+        before = self._last_number
         try:
-            return "value", getattr(self, f"do_{operation}")(*args)
+            return encoded(("value", getattr(self, f"do_{operation}")(*args)), self._number)
         except DpnnBridgeError as error:
             self.bridge.helper("collect")()  # frees memory: after an out-of-memory error the next call would fail too
-            return "error", str(error)
+            text = str(error)
         except MemoryError:
-            return "error", "not enough memory (max_memory)"
+            text = "not enough memory (max_memory)"
         except Exception as error:
-            return "error", f"{type(error).__name__}: {error}"
+            text = f"{type(error).__name__}: {error}"
+        for number in range(before + 1, self._last_number + 1):  # the parent does not get these values
+            del self._values[number]
+        return encoded(("error", text), _no_value)
 
     # ---- values that stay in this process
 
     def _number(self, value: Any) -> list[Any]:
-        number = next(self._numbers)
+        self._last_number += 1
+        number = self._last_number
         self._values[number] = value
         lua_type = self.bridge.kind_of(value)
         try:

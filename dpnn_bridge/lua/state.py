@@ -173,7 +173,7 @@ class LuaState:
         if self.shared.many:
             self._collect()
         for block in self.shared.stale_blocks():
-            self.bridge["moved"](block)
+            self.bridge["memory_moved"](block)
 
     def copy_of(self, t: torch.Tensor) -> torch.Tensor:
         """Copy a tensor of Lua; a large tensor is copied only when Python writes it or Lua accesses it."""

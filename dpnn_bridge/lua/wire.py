@@ -21,7 +21,7 @@ import select
 import struct
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -78,10 +78,11 @@ class Channel:
         Raises:
             WireError: the other side closed its pipe.
         """
-        encoder = _Encoder(remote)
-        body = encoder.encode(value)
-        text = json.dumps({"value": body, "blobs": encoder.forms}).encode("ascii")
-        for part in (_LENGTH.pack(len(text)) + text, *encoder.blobs):
+        self.write(encoded(value, remote), deadline)
+
+    def write(self, message: Iterable[Any], deadline: float = math.inf) -> None:
+        """Send a message of :func:`encoded`; the arguments and errors are those of :meth:`send`."""
+        for part in message:
             data = memoryview(part)
             while data:
                 try:
@@ -157,6 +158,14 @@ def _wait(descriptor: int, to_write: bool, deadline: float) -> None:
             raise TimeoutError
         if poll.poll(min(left, _MAX_WAIT) * 1000):
             return
+
+
+def encoded(value: Any, remote: Callable[[Any], Any]) -> list[Any]:
+    """Return the parts of a message with a value; ``remote`` is an argument of :meth:`Channel.send`."""
+    encoder = _Encoder(remote)
+    body = encoder.encode(value)
+    text = json.dumps({"value": body, "blobs": encoder.forms}).encode("ascii")
+    return [_LENGTH.pack(len(text)) + text, *encoder.blobs]
 
 
 def _check(condition: bool, what: str) -> None:

@@ -52,8 +52,8 @@ class Assignment:
         form: the form in which rows are compared.
         how: description of the rearrangement, for the report.
         parts: (layer index, part, number of parts) for each part of a layer; empty if complete layers are used.
-        trivial: the event's own result cannot confirm the assignment; only later values can.
-        gates: number of parts into which the target divides the result.
+        unconfirmed: the event's own result cannot confirm the assignment; only later values can.
+        part_count: number of parts into which the target divides the result.
         order: order of these parts in the source's layer; None if the order is unchanged or there are several layers.
         moved: biases of other events that this event adds.
         fold: the batch norm that is folded into the weights.
@@ -66,8 +66,8 @@ class Assignment:
     form: Form
     how: str = ""
     parts: tuple[tuple[int, int, int], ...] = ()
-    trivial: bool = False
-    gates: int = 1
+    unconfirmed: bool = False
+    part_count: int = 1
     order: tuple[int, ...] | None = None
     moved: tuple[MovedBias, ...] = ()
     fold: Layer | None = None
@@ -178,7 +178,7 @@ def absorbing(event: Event, source: Source, biases: list[MovedBias]) -> Iterator
             if event.kind in ("add", "sub") and math.prod(event.sizes) == len(bias):
                 value = -bias if event.kind == "sub" else bias
                 build = partial(dict, weight=value)
-                yield Assignment((), build, lambda e: None, form, "bias moved", moved=moved, trivial=True)
+                yield Assignment((), build, lambda e: None, form, "bias moved", moved=moved, unconfirmed=True)
             if event.kind in ("batch norm", "instance norm"):
                 for layer in source.layers:
                     if form in layer.forms and event.rows_in(form).numel() % len(bias) == 0:
@@ -211,4 +211,4 @@ def neutral(event: Event) -> Iterator[Assignment]:
         return {name: torch.full_like(w.view, values[name]) for name, w in event.weights.items() if w is not None}
 
     how = "no counterpart in the source; neutral values"
-    yield Assignment((), build, lambda e: None, event.forms[0], how, trivial=True)
+    yield Assignment((), build, lambda e: None, event.forms[0], how, unconfirmed=True)

@@ -1,4 +1,4 @@
-"""List the possible assignments of an event, most likely first."""
+"""List the possible assignments of an event (one use of weights in the target), most likely first."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def candidates(
     """Return the assignments that may fit an event, most likely first.
 
     Args:
-        event: the event of the target.
+        event: the event, one use of weights in the target.
         tape: recording of the target.
         source: the source.
         placement: the assignments so far.
@@ -29,25 +29,26 @@ def candidates(
     """
     sizes = _parts(event, tape)
     count = len(sizes)
-    found = list(unchanged(event, source))
+    found = list(unchanged(event, source))  # the weights of one layer, or a layer and its batch norm
+    # if the target has the batch norm too, it is not folded into the weights
     if any(n.event is not None and n.event.kind == "batch norm" for n in through_views(event.node)):
         found = [a for a in found if a.fold is None]
     for plain in found:
-        plain.gates, plain.order = count, tuple(range(count))
+        plain.part_count, plain.order = count, tuple(range(count))
     if event.kind == "linear" and count == 1:
         found += [other for plain in found[:1] for other in outputs_exchanged(event, plain, tape)]
     if event.kind == "embedding" and not found:
         found += rearranged(event, source, tape)
     if not found:
-        found += joined(event, source)
+        found += joined(event, source)  # several layers, or some channels of one
     all_used = all(a.uses() & placement.used.keys() for a in found)
     if sizes and (count > 1 or all_used):
-        found += of_pieces(event, source, sizes)
+        found += of_pieces(event, source, sizes)  # parts of linear layers, such as gates in another order
         found += interleaved(event, source, unflattened_results(tape, event.node, sum(sizes)))
     if not found:
         found += rearranged(event, source, tape)
-    found += absorbing(event, source, placement.biases)
-    found = found or list(neutral(event))
+    found += absorbing(event, source, placement.biases)  # biases of operations that have no bias in the target
+    found = found or list(neutral(event))  # weights that make the event the identity
     if count > 1:
         return _like_neighbours(found, event, placement)
     following = signature(event.node)
@@ -55,7 +56,7 @@ def candidates(
     def cost(a: Assignment) -> tuple[Any, ...]:
         used = any(u in placement.used for u in a.uses())
         end = a.fold or a.layer
-        return used, a.trivial, end is None or signatures[end.index] != following, a.fold is not None
+        return used, a.unconfirmed, end is None or signatures[end.index] != following, a.fold is not None
 
     return sorted(found, key=cost)
 
@@ -72,11 +73,12 @@ def _parts(event: Event, tape: Tape) -> tuple[int, ...]:
 
 
 def _like_neighbours(found: list[Assignment], event: Event, placement: Placement) -> list[Assignment]:
-    """Sort assignments by their order of gates: the order of the last event first.
+    """Sort assignments: unused layers first, then the order of parts of the last event whose result has several parts.
 
-    Only assignments with the order of a layer whose result is added to this event's result remain, if there are any.
+    If this event's result is added to that of such an event, only assignments with the same order of parts remain, if
+    there are any.
     """
-    gated = [p for p in reversed(placement.placed.values()) if p.assignment.gates > 1]
+    gated = [p for p in reversed(placement.placed.values()) if p.assignment.part_count > 1]
     near = gated[0].assignment.order if gated else None
     added = [p.assignment.order for p in gated if sums_with(p.event.node, event.node)]
     same = [a for a in found if a.order is not None and a.order == added[0]] if added else []

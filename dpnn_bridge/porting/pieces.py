@@ -216,9 +216,9 @@ def _assigned(
 
     layers = tuple(dict.fromkeys(p.layer for p in chosen))
     parts = tuple((p.layer.index, _number(p), p.count * (1 if p.has_all_inputs else 2)) for p in chosen)
-    trivial = not all(p.has_all_inputs for p in chosen)
+    unconfirmed = not all(p.has_all_inputs for p in chosen)
     how = _how(chosen) + (f", alternating in {groups} groups" if groups > 1 else "")
-    return Assignment(layers, build, expect, form, how, parts, trivial, len(chosen), order)
+    return Assignment(layers, build, expect, form, how, parts, unconfirmed, len(chosen), order)
 
 
 def _number(piece: Piece) -> int:

@@ -156,7 +156,7 @@ def outputs_exchanged(event: Event, plain: Assignment, tape: Tape) -> Iterator[A
             rows = plain.expect(e)
             return None if rows is None else rows[:, order]
 
-        yield Assignment(plain.layers, build, expect, plain.form, f"outputs as {count} x {size}", trivial=True)
+        yield Assignment(plain.layers, build, expect, plain.form, f"outputs as {count} x {size}", unconfirmed=True)
 
 
 def _bilinear(event: Event, source: Source) -> Iterator[Assignment]:
@@ -173,7 +173,7 @@ def _bilinear(event: Event, source: Source) -> Iterator[Assignment]:
                 value = order.reshape(form[1:])
                 expect = lambda e, value=value: e.input @ value.t()  # noqa: E731
                 build = lambda value=value: {"weight": native(event, value), "bias": None}  # noqa: E731
-                yield Assignment((layer,), build, expect, form, "one factor of a bilinear form", trivial=True)  # type: ignore[misc]
+                yield Assignment((layer,), build, expect, form, "one factor of a bilinear form", unconfirmed=True)  # type: ignore[misc]
 
 
 def _offset(event: Event, source: Source) -> Iterator[Assignment]:

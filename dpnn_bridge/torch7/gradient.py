@@ -60,6 +60,20 @@ class _ScaleGradient(_Function):
         return grads[0] * ctx.factor, None
 
 
+class _ZeroGradient(_Function):
+    @staticmethod
+    def forward(input: Tensor) -> Tensor:
+        return input.view_as(input)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return torch.zeros_like(grads[0])
+
+
 def with_gradient_of(value: Tensor, surrogate: Tensor) -> Tensor:
     """Return a tensor with the elements of ``value`` and the gradient of ``surrogate``.
 
@@ -85,6 +99,11 @@ def add_gradient(input: Tensor, extra: Tensor) -> Tensor:
 def scale_gradient(input: Tensor, factor: float | Tensor) -> Tensor:
     """Return a view of ``input``; the backward pass multiplies its gradient by ``factor``."""
     return _ScaleGradient.apply(input, factor)
+
+
+def block_gradient(input: Tensor) -> Tensor:
+    """Return a view of ``input``; its gradient is zero, also if that of the view is infinite or NaN."""
+    return _ZeroGradient.apply(input)
 
 
 class _RefuseGradient(_Function):

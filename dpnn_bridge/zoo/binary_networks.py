@@ -21,4 +21,4 @@ class BinActiveZ(nn.Module):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        return with_gradient_of(torch.sign(input), input * (input.abs() < 1))
+        return with_gradient_of(torch.sign(input), input.masked_fill((input >= 1) | (input <= -1), 0))

@@ -26,7 +26,8 @@ class BoxRegressionCriterion(nn.Module):
 
     Shape:
         - Input: ``[anchors, transforms]``, both :math:`(N, 4)`; target boxes :math:`(N, 4)`.
-        - Output: scalar. Boxes whose target transform has an absolute value above 10 are ignored.
+        - Output: scalar. Boxes whose target transform has an absolute value above 10 contribute 0
+          (a mean counts them).
 
     Lua:
         ``nn.BoxRegressionCriterion(w)``, densecap modules/BoxRegressionCriterion.lua
@@ -50,6 +51,7 @@ class BoxRegressionCriterion(nn.Module):
         @classmethod
         def to_lua(cls, module: BoxRegressionCriterion, ctx: LuaContext) -> dict[str, Any]:
             fields = {**super().to_lua(module, ctx), "gradInput": ctx.empty_tensors(module, 2)}
+            # the field is not a member: a converted module keeps the object of its file, and export restores it
             return fields if record_of(module) else {**fields, "invert_transform": ctx.to_lua(module.invert)}
 
 

@@ -124,13 +124,21 @@ def _likelihood(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     dx, dy = (x - mean_x) * p, (y - mean_y) * q
     z = dx**2 + dy**2 - 2 * r * dx * dy
 
-    def density(left: Tensor) -> Tensor:
-        return p * q * left**-0.5 / (2 * math.pi) * torch.exp(-z / (2 * left)) * weight
+    def density(one_minus_r2: Tensor) -> Tensor:
+        return p * q * one_minus_r2**-0.5 / (2 * math.pi) * torch.exp(-z / (2 * one_minus_r2)) * weight
 
     value = density(1 - r**2).sum(1, keepdim=True).log() + torch.where(ends == 1, end.log(), (1 - end).log())
     parts = density(1 - r**2 + tiny)
-    share, c = parts / (parts.sum(1, keepdim=True) + tiny), 1 / (1 - r**2 + tiny)
-    slope = [ends - end, weight - share, -share * c * p * (dx - r * dy), -share * c * q * (dy - r * dx)]
-    slope += [-share * (c * dx * (dx - r * dy) - 1), -share * (c * dy * (dy - r * dx) - 1)]
-    slope.append(-share * (dx * dy + r * (1 - c * z)))
+    responsibility, inverse = parts / (parts.sum(1, keepdim=True) + tiny), 1 / (1 - r**2 + tiny)
+    slope = [
+        ends - end,
+        weight - responsibility,
+        -responsibility * inverse * p * (dx - r * dy),
+        -responsibility * inverse * q * (dy - r * dx),
+    ]
+    slope += [
+        -responsibility * (inverse * dx * (dx - r * dy) - 1),
+        -responsibility * (inverse * dy * (dy - r * dx) - 1),
+    ]
+    slope.append(-responsibility * (dx * dy + r * (1 - inverse * z)))
     return value, torch.cat(slope, 1)

@@ -61,7 +61,7 @@ class AffineGridGeneratorBHWD(nn.Module):
 
 @lua_class("nn.BilinearSamplerBHWD")
 class BilinearSamplerBHWD(nn.Module):
-    """Samples images at the points of a grid by bilinear interpolation; points outside give 0.
+    """Samples images at the points of a grid by bilinear interpolation, with zeros outside the images.
 
     Shape:
         - Input: ``[images, grid]``, :math:`(B, H, W, D)` and :math:`(B, H', W', 2)`, or both without B.

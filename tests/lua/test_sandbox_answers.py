@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("lupa")
 
@@ -124,3 +126,15 @@ def test_a_failure_to_start_counting_does_not_disable_the_limit_of_later_calls()
     with LuaState.limited(state):
         pass
     assert started == [7, 7]
+
+
+def test_an_answer_that_cannot_be_encoded_is_an_error_and_the_process_continues() -> None:
+    from dpnn_bridge.lua.confined import Server
+
+    results: list[Any] = [[object(), torch.zeros(1).expand(1 << 50)], "next"]
+    server: Any = Server(SimpleNamespace(), 0)  # type: ignore[arg-type]
+    server.bridge = SimpleNamespace(to_python=lambda _: results.pop(0), kind_of=lambda _: "table", type_of=str)
+    text = b"".join(server._answer("to_python", [None]))[8:]
+    assert json.loads(text)["value"]["s"][0] == "error"
+    assert not server._values  # the program never gets the first value
+    assert json.loads(b"".join(server._answer("to_python", [None]))[8:])["value"]["s"] == ["value", "next"]

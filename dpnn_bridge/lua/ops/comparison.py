@@ -1,4 +1,7 @@
-"""Declare comparisons. A new result is a ByteTensor; a given result may also have the type of the operands."""
+"""Declare comparisons. A new result is a ByteTensor; a given result may also have the type of the operands.
+
+:mod:`dpnn_bridge.lua.dispatch` describes the signatures (``BR T n``) and the loops in Lua (``small``).
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ _NAMES = {
 
 
 def _comparison(name: str, f: Callable[..., torch.Tensor]) -> None:
-    def small(other: str) -> tuple[str, ...]:
+    def lua_loop(other: str) -> tuple[str, ...]:
         less, more = (f"max(0, min(1, ({a} - {b}) * 1e300 * 1e300))" for a, b in ((other, "x"), ("x", other)))
         differs = f"min(1, abs((x - {other}) * 1e300 * 1e300))"
         sign, finite = _NAMES[name]
@@ -31,7 +34,7 @@ def _comparison(name: str, f: Callable[..., torch.Tensor]) -> None:
         return "pointwise", loop, of_finite, f"{name}.Tensor_out"
 
     def compare(r: Tensor, s: Tensor, *other: Any) -> None:
-        """Resize the result, and write into its memory directly if its elements do not overlap."""
+        """Resize the result. A ByteTensor without overlap is written directly, unless the operands are ByteTensors."""
         r.resize(s.size)
         if r.ty == "Byte" and s.ty != "Byte" and not r.overlaps() and r.size:
             f(s.t, *other, out=r.t.view(torch.bool))
@@ -43,12 +46,12 @@ def _comparison(name: str, f: Callable[..., torch.Tensor]) -> None:
 
     def against_tensor(r: Tensor, s: Tensor, other: Tensor) -> None:
         r.resize(s.size)  # as in Torch7, also if the next line raises an error
-        check_counts("t src", s, other)
+        check_counts("t src", s, other)  # the names in Torch7's message
         compare(r, s, other.t.reshape(s.size or (0,)))
 
     for result in ("BR", "X"):
-        torch_function(name, f"{result} T n", small=small("v"))(against_number)
-        torch_function(name, f"{result} T T", small=small("y"))(against_tensor)
+        torch_function(name, f"{result} T n", small=lua_loop("v"))(against_number)
+        torch_function(name, f"{result} T T", small=lua_loop("y"))(against_tensor)
 
 
 for _name in _NAMES:

@@ -1,6 +1,7 @@
 """Declare conv2, xcorr2, conv3, xcorr3, with 'V' (valid) or 'F' (full).
 
-The input is an image without channels, channels with a kernel each, or channels with kernels (K x C x ...).
+The operands are an image and a kernel without channels, C channels and one kernel per channel, or C channels and
+K x C kernels. :mod:`dpnn_bridge.lua.dispatch` describes the signatures (``R T2 T2 c=VF``).
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ from dpnn_bridge.lua.tensor import Tensor, TorchError, cast_tensor
 
 def _convolve(image: torch.Tensor, kernels: torch.Tensor, full: bool, flip: bool) -> torch.Tensor:
     """Correlate an image (C x ...) with kernels (K x C x ...), or convolve it if ``flip``."""
-    space = image.dim() - 1
+    dims = image.dim() - 1  # spatial dimensions
     if not full and any(a < b for a, b in zip(image.shape[1:], kernels.shape[2:], strict=True)):
         raise TorchError("bad argument #2 (input image is smaller than kernel)")
-    flipped = kernels.flip(list(range(2, 2 + space)))
+    flipped = kernels.flip(list(range(2, 2 + dims)))
     if not image.is_floating_point():
-        padding = [n - 1 for n in kernels.shape[2:]] if full else [0] * space
+        padding = [n - 1 for n in kernels.shape[2:]] if full else [0] * dims
         return _convolve_integers(image, flipped if flip else kernels, padding)
     if not full:
-        f = F.conv2d if space == 2 else F.conv3d
+        f = F.conv2d if dims == 2 else F.conv3d
         return f(image.unsqueeze(0), flipped if flip else kernels).squeeze(0)
-    f = F.conv_transpose2d if space == 2 else F.conv_transpose3d  # without padding: infinity times 0 would be NaN
+    f = F.conv_transpose2d if dims == 2 else F.conv_transpose3d  # without padding: infinity times 0 would be NaN
     transposed = (kernels if flip else flipped).transpose(0, 1)
     return f(image.unsqueeze(0), transposed).squeeze(0)
 
@@ -41,17 +42,19 @@ def _convolve_integers(image: torch.Tensor, kernels: torch.Tensor, padding: Sequ
     return torch.tensordot(kernels.flatten(1), columns, 1)
 
 
-def _declare(name: str, space: int, flip: bool) -> None:
+def _declare(name: str, dims: int, flip: bool) -> None:
+    """Declare a function of images with ``dims`` spatial dimensions."""
+
     def run(r: Tensor, image: Tensor, kernel: Tensor, how: str) -> None:
         x, k, full = image.t, kernel.t, how == "F"
         exact = x if x.is_floating_point() else x.long()
         k = k.to(exact.dtype)
-        if image.dim == space:
+        if image.dim == dims:
             result = _convolve(exact[None], k[None, None], full, flip)[0]
-        elif kernel.dim == space + 1:
+        elif kernel.dim == dims + 1:
             if image.size[0] != kernel.size[0]:
                 raise TorchError("bad argument #2 (invalid number of input/kernel planes)")
-            pairs = zip(exact, k, strict=True)  # one channel at a time, to get the same bits
+            pairs = zip(exact, k, strict=True)  # one channel at a time, to get the same bits as Torch7
             result = torch.stack([_convolve(x[None], k[None, None], full, flip)[0] for x, k in pairs])
         else:
             if kernel.size[1] != image.size[0]:
@@ -59,8 +62,8 @@ def _declare(name: str, space: int, flip: bool) -> None:
             result = _convolve(exact, k, full, flip)
         r.assign(cast_tensor(result, image.ty))
 
-    for a, b in ((space, space), (space + 1, space + 1), (space + 1, space + 2)):
-        small = ("convolve", str(space), "flip" if flip else "") if space == 2 or a == space else ()
+    for a, b in ((dims, dims), (dims + 1, dims + 1), (dims + 1, dims + 2)):
+        small = ("convolve", str(dims), "flip" if flip else "") if dims == 2 or a == dims else ()
         torch_function(name, f"R T{a} T{b} c=VF", small=small)(run)
 
 

@@ -7,7 +7,7 @@ function bridge.setmetatable(object, mt)
    set_any_metatable(object, mt)
    return object
 end
-bridge.hold = debug.setfenv  -- hold(userdata, table) keeps the table alive as long as the userdata
+bridge.keep_alive_with = debug.setfenv  -- keep_alive_with(userdata, table) keeps the table alive as long as the userdata
 bridge.debug = debug
 bridge.dump = not py.sandbox and string.dump or nil  -- a sandbox cannot write functions, because that would expose upvalues of the bridge
 local collect = collectgarbage

@@ -35,7 +35,8 @@ def _average(
     """
     forward, backward = (getattr(torch.ops.aten, operator + suffix) for suffix in ("", "_backward"))
 
-    def last(x: torch.Tensor, *options: Any) -> list[int]:
+    def partial_windows(x: torch.Tensor, *options: Any) -> list[int]:
+        """Return the result of :func:`last_windows` for the input; for adaptive layers, -1 for each dimension."""
         if len(options) < 4:  # an adaptive layer
             return [-1] * space
         size, stride, pad, ceil, *_ = options
@@ -49,7 +50,7 @@ def _average(
             y = forward(batch, *geometry(*numbers))
         except RuntimeError as error:
             raise TorchError(f"Given input size: {input.shape_text}. {error}") from None
-        y = averages_with_last(y, last(batch, *geometry(*numbers)))
+        y = averages_with_last(y, partial_windows(batch, *geometry(*numbers)))
         output.assign(y[0] if single else y)
 
     @kernel(f"{name}_updateGradInput")
@@ -57,7 +58,7 @@ def _average(
         x, g = batched(input.t, space)[0], batched(grad_output.t, space)[0]
         check(x, *numbers)
         try:
-            result = backward(without_last(g, last(x, *geometry(*numbers))), x, *geometry(*numbers))
+            result = backward(without_last(g, partial_windows(x, *geometry(*numbers))), x, *geometry(*numbers))
         except RuntimeError as error:
             raise TorchError(f"Given gradOutput size: {grad_output.shape_text}. {error}") from None
         grad_input.assign(result.reshape(input.size))
@@ -71,7 +72,9 @@ def _average2d(*n: Any) -> tuple[Any, ...]:
 
 def _average3d(*n: Any) -> tuple[Any, ...]:
     size, stride = reordered(n[0:3]), reordered(n[3:6])
-    pad = reordered(n[6:9]) if len(n) > 6 else (0, 0, 0)  # older versions of nn have neither padding nor modes
+    pad = (
+        reordered(n[6:9]) if len(n) > 6 else (0, 0, 0)
+    )  # older versions of nn have neither padding, ceil_mode nor count_include_pad
     check_pads(size, pad)
     return size, stride, pad, *(n[9:11] if len(n) > 6 else (False, True)), None
 

@@ -1,4 +1,7 @@
-"""Declare the kernels of convolutions and subsampling, with the classes of :mod:`dpnn_bridge.lua.thnn.layer`."""
+"""Declare the kernels of convolutions and subsampling, with the classes of :mod:`dpnn_bridge.lua.thnn.layer`.
+
+Functions ``_plan_…`` are arguments ``plan`` of :class:`~dpnn_bridge.lua.thnn.layer.Convolution`.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ def _check_planes(x: torch.Tensor, planes: int) -> None:
 # ---- 2-D
 
 
-def _conv2d(
+def _plan_conv2d(
     x: torch.Tensor,
     w: torch.Tensor,
     kw: int,
@@ -39,7 +42,7 @@ def _conv2d(
     return w, (dh, dw), (ph, pw), (dil_h, dil_w), False, (0, 0)
 
 
-def _full_conv2d(
+def _plan_full_conv2d(
     _x: torch.Tensor,
     w: torch.Tensor,
     _kw: int,
@@ -57,8 +60,8 @@ def _full_conv2d(
 def _depth_wise_swapped(
     x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, kw: int, kh: int, dw: int, dh: int, pw: int, ph: int
 ) -> torch.Tensor:
-    """Convolve with height and width exchanged, as THNN does in updateOutput, but not in updateGradInput."""
-    overhang(x, w.reshape(w.shape[0], -1, kh, kw), (dh, dw), (ph, pw))
+    """Convolve after reading the memory of each H x W channel as W x H, as THNN does in updateOutput only."""
+    overhang(x, w.reshape(w.shape[0], -1, kh, kw), (dh, dw), (ph, pw))  # raises an error if there is no window
     return _depth_wise(x.reshape(*x.shape[:-2], x.shape[-1], x.shape[-2]), w, b, kw, kh, dw, dh, pw, ph)
 
 
@@ -70,13 +73,13 @@ def _depth_wise(
     _check_planes(x, w.shape[1])
     kernels = w.transpose(0, 1).reshape(-1, 1, kh, kw)
     biases = None if b is None else b.reshape(w.shape[0], -1).t().reshape(-1)
-    if ph or pw:  # otherwise THNN would read beyond the input
+    if ph or pw:  # without padding, THNN would read beyond the input; here conv2d raises an error
         x = extended(x, w, (dh, dw), (ph, pw), (1, 1))
     return F.conv2d(x, kernels, biases, (dh, dw), (ph, pw), groups=x.shape[1])
 
 
 def _unfold_weight(name: str, at: int) -> None:
-    """Let a kernel resize its weight, argument ``at``, to nOutput x nInput x kH x kW, as THNN's kernels do."""
+    """Let a THNN function resize its weight, argument ``at``, to nOutput x nInput x kH x kW, as THNN does."""
     code = KERNELS[name]
 
     def run(*args: Any) -> None:
@@ -112,9 +115,9 @@ def _local(
     return y if b is None else y + b.reshape(1, planes, out_h, out_w)
 
 
-declare("SpatialConvolutionMM", Unfolded(_conv2d, 2), (2, 2, 2), 6)
-declare("SpatialDilatedConvolution", Convolution(_conv2d, 2), (2, 1, 2), 8)
-declare("SpatialFullConvolution", Convolution(_full_conv2d, 2), (2, 1, 2), 8)
+declare("SpatialConvolutionMM", Unfolded(_plan_conv2d, 2), (2, 2, 2), 6)
+declare("SpatialDilatedConvolution", Convolution(_plan_conv2d, 2), (2, 1, 2), 8)
+declare("SpatialFullConvolution", Convolution(_plan_full_conv2d, 2), (2, 1, 2), 8)
 declare("SpatialDepthWiseConvolution", Derived(_depth_wise_swapped, 2, for_input=_depth_wise), (2, 2, 2), 6)
 for _name, _at in (("updateOutput", 2), ("updateGradInput", 3), ("accGradParameters", 2)):
     _unfold_weight(f"SpatialDepthWiseConvolution_{_name}", _at)
@@ -124,11 +127,11 @@ declare("SpatialConvolutionLocal", Derived(_local, 2), (2, 2, 2), 10)
 # ---- 2-D with a table of connections (input channel, output channel), 1-based
 
 
-def _dense(w: torch.Tensor, table: Tensor, rows: int, columns: int, from_first: bool) -> torch.Tensor:
+def _dense(w: torch.Tensor, table: Tensor, rows: int, columns: int, rows_are_inputs: bool) -> torch.Tensor:
     """Convert one kernel per connection to a dense weight, rows x columns x ...; repeated connections are summed."""
     pairs = table.t.long() - 1
-    source, to = pairs[:, 0], pairs[:, 1]
-    index = source * columns + to if from_first else to * columns + source
+    source, target = pairs[:, 0], pairs[:, 1]
+    index = source * columns + target if rows_are_inputs else target * columns + source
     flat = w.new_zeros(rows * columns, *w.shape[1:]).index_add(0, index, w)
     return flat.reshape(rows, columns, *w.shape[1:])
 
@@ -155,17 +158,17 @@ declare("SpatialFullConvolutionMap", Derived(_full_map, 2, batches=False), (1, 1
 _ONES, _ZEROS = (1, 1, 1), (0, 0, 0)
 
 
-def _volumetric(x: torch.Tensor, w: torch.Tensor, *n: int) -> tuple[Any, ...]:
+def _plan_volumetric(x: torch.Tensor, w: torch.Tensor, *n: int) -> tuple[Any, ...]:
     if any(size < k for size, k in zip(x.shape[2:], w.shape[2:], strict=True)):
         raise TorchError("conv3Dmv : Input image is smaller than kernel")
     return w, reordered(n[0:3]), reordered(n[3:6]), _ONES, False, _ZEROS
 
 
-def _volumetric_mm(_x: torch.Tensor, w: torch.Tensor, *n: int) -> tuple[Any, ...]:
+def _plan_volumetric_mm(_x: torch.Tensor, w: torch.Tensor, *n: int) -> tuple[Any, ...]:
     return w.reshape(w.shape[0], -1, *reordered(n[0:3])), reordered(n[3:6]), reordered(n[6:9]), _ONES, False, _ZEROS
 
 
-def _volumetric_dilated(_x: torch.Tensor, w: torch.Tensor, *n: int) -> tuple[Any, ...]:
+def _plan_volumetric_dilated(_x: torch.Tensor, w: torch.Tensor, *n: int) -> tuple[Any, ...]:
     return (
         w.reshape(w.shape[0], -1, *reordered(n[0:3])),
         reordered(n[3:6]),
@@ -176,14 +179,14 @@ def _volumetric_dilated(_x: torch.Tensor, w: torch.Tensor, *n: int) -> tuple[Any
     )
 
 
-def _volumetric_full(_x: torch.Tensor, w: torch.Tensor, *n: int) -> tuple[Any, ...]:
+def _plan_volumetric_full(_x: torch.Tensor, w: torch.Tensor, *n: int) -> tuple[Any, ...]:
     return w, reordered(n[0:3]), reordered(n[3:6]), _ONES, True, reordered(n[6:9])
 
 
-declare("VolumetricConvolution", Convolution(_volumetric, 3), (2, 1, 2), 6)
-declare("VolumetricConvolutionMM", Unfolded(_volumetric_mm, 3), (1, 2, 1), 9)
-declare("VolumetricDilatedConvolution", Convolution(_volumetric_dilated, 3), (2, 1, 2), 12)
-declare("VolumetricFullConvolution", Convolution(_volumetric_full, 3), (2, 2, 2), 9)
+declare("VolumetricConvolution", Convolution(_plan_volumetric, 3), (2, 1, 2), 6)
+declare("VolumetricConvolutionMM", Unfolded(_plan_volumetric_mm, 3), (1, 2, 1), 9)
+declare("VolumetricDilatedConvolution", Convolution(_plan_volumetric_dilated, 3), (2, 1, 2), 12)
+declare("VolumetricFullConvolution", Convolution(_plan_volumetric_full, 3), (2, 2, 2), 9)
 
 
 # ---- 1-D: frames x features
@@ -219,7 +222,9 @@ def _sub2d(
 ) -> torch.Tensor:
     if x.shape[1] > w.numel():
         raise TorchError("bad argument #2 (invalid number of input planes)")
-    w = w.reshape(-1)[: x.shape[1]]  # files of 2011 have a weight per window element, of which THNN reads the first
+    w = w.reshape(-1)[
+        : x.shape[1]
+    ]  # files of 2011 have a weight per window element; THNN reads the first numbers in memory
     y = F.avg_pool2d(x, (kh, kw), (dh, dw)) * (kw * kh) * w.reshape(1, -1, 1, 1)
     return y if b is None else y + b.reshape(1, -1, 1, 1)
 

@@ -1,6 +1,7 @@
-"""Register layers with three kernels: PyTorch's convolution, or a forward function with gradients from autograd.
+"""Register the three kernels of a layer, computed by PyTorch's convolution or derived by autograd.
 
-Both accept single samples and batches. THNN's work buffers (finput, columns, ones) are not changed.
+Layers accept single samples and batches, except :class:`Derived` with ``batches=False``, which refuses
+batches. THNN's work buffers (finput, columns, ones) are not changed.
 """
 
 from __future__ import annotations
@@ -84,8 +85,8 @@ class Convolution:
 
     def grad_input(self, x: torch.Tensor, g: torch.Tensor, w: torch.Tensor, *options: Any) -> torch.Tensor:
         gradient = self._gradients(x, g, w, (True, False, False), options)[0]
-        own = tuple(slice(n) for n in x.shape[-self._space :])
-        return gradient[(..., *own)].reshape(x.shape)
+        without_extension = tuple(slice(n) for n in x.shape[-self._space :])
+        return gradient[(..., *without_extension)].reshape(x.shape)
 
     def grad_parameters(
         self, x: torch.Tensor, g: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, *options: Any

@@ -31,7 +31,7 @@ class Abs(nn.Module):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        return torch.where(input >= 0, input, -input)
+        return torch.where(input >= 0, input + 0, -input)  # -0.0 + 0 is 0.0, as in C
 
 
 @lua_class("nn.Exp")

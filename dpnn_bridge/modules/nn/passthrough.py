@@ -1,4 +1,4 @@
-"""Layers that return their input and change at most its gradient, dtype or memory layout."""
+"""Layers that return their input, or their module's output, with at most another gradient, dtype or memory layout."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.decorator import Decorator
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
-from dpnn_bridge.torch7.gradient import add_gradient, scale_gradient
+from dpnn_bridge.torch7.gradient import add_gradient, block_gradient, scale_gradient
 
 
 @lua_class("nn.Identity")
@@ -105,7 +105,7 @@ class Copy(nn.Module):
 
 @lua_class("nn.GPU")
 class GPU(Decorator):
-    """Runs its module. Torch7 runs the module on a fixed device; here, move the model with ``.to()``.
+    """Returns the output of its module. Torch7 runs the module on a fixed device; here, move the model with ``.to()``.
 
     Args:
         module: the decorated module.
@@ -128,7 +128,7 @@ class GPU(Decorator):
 
 @lua_class("nn.Profile")
 class Profile(Decorator):
-    """Runs its module. Torch7 also prints the run time; use :mod:`torch.profiler` instead.
+    """Returns the output of its module. Torch7 also prints the run time; use :mod:`torch.profiler` instead.
 
     Args:
         module: the decorated module.
@@ -155,7 +155,7 @@ class GradientReversal(nn.Module):
     r"""Returns its input and multiplies the gradient by ``-lambd``.
 
     Args:
-        lambd: negative factor of the gradient.
+        lambd: the gradient is multiplied by ``-lambd``.
 
     Shape:
         - Input, output: :math:`(*)`.
@@ -191,11 +191,12 @@ class ZeroGrad(nn.Module):
         ``nn.ZeroGrad()``, ZeroGrad.lua
 
     Differs from PyTorch:
-        Parameters before :meth:`torch.Tensor.detach` have no gradient; before this layer, their gradient is zero.
+        Parameters of layers before :meth:`torch.Tensor.detach` have no gradient; of layers
+        before this one, the gradient is zero.
     """
 
     def forward(self, input: Any) -> Any:
-        return map_tensors(lambda x: scale_gradient(x, 0.0), input)
+        return map_tensors(block_gradient, input)
 
 
 @lua_class("nn.L1Penalty")
@@ -228,7 +229,7 @@ class L1Penalty(nn.Module):
         weight = self.weight / input.numel() if self.size_average else self.weight
         self.loss = weight * input.detach().abs().sum()
         output = add_gradient(input, weight * input.detach().sign())
-        return output if self.provide_output else scale_gradient(output, 0.0)
+        return output if self.provide_output else block_gradient(output)
 
     class Lua(LuaClass):
         scalars = {"l1weight": "weight", "sizeAverage": "size_average", "provideOutput": "provide_output"}

@@ -12,7 +12,7 @@ from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.rnn.memory import Memory, Remembering, forget
 from dpnn_bridge.modules.rnn.sequencer import AbstractSequencerClass
 from dpnn_bridge.objects import LuaObject, LuaTable
-from dpnn_bridge.torch7.gradient import scale_gradient
+from dpnn_bridge.torch7.gradient import block_gradient
 
 
 @lua_class("nn.RecurrentAttention")
@@ -57,7 +57,7 @@ class RecurrentAttention(Memory, Remembering):
         outputs = []
         for _ in range(self.num_steps):
             action = self.action(last)
-            output = self.rnn([input, scale_gradient(action, 0.0)])
+            output = self.rnn([input, block_gradient(action)])
             last = [output, action] if self.forward_actions else output
             outputs.append(last)
         return outputs

@@ -1,4 +1,7 @@
-"""Write ``.safetensors``: the ``state_dict``, and in the metadata everything else that ``load`` needs; or data."""
+"""Write ``.safetensors``: the ``state_dict``, and in the metadata everything else that ``load`` needs.
+
+Or the tensors of a file without a model.
+"""
 
 from __future__ import annotations
 

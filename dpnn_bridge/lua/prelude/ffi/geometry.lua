@@ -2,7 +2,7 @@
 local bridge = ...
 local native = bridge.native
 local type, floor = type, math.floor
-local wrap, measure, moved, new_block, ensure_capacity = native.wrap, native.measure, native.moved, native.new_block, native.ensure_capacity
+local wrap, measure, view_changed, new_block, ensure_capacity = native.wrap, native.measure, native.view_changed, native.new_block, native.ensure_capacity
 
 -- whether x is an integer in the range of C's long
 function native.is_integer(x) return type(x) == 'number' and floor(x) == x and x >= -2 ^ 63 and x < 2 ^ 63 end
@@ -67,7 +67,7 @@ local function resize(S, n, a, b, c, d)
    if count > MAX_COUNT then return false end
    ensure_capacity(S, count)
    shape(S, n, a, b, c, d)
-   moved(S)
+   view_changed(S)
    return true
 end
 

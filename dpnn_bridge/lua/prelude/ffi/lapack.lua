@@ -74,7 +74,7 @@ local function store(W, k, R, rows, columns, source, step)
    if not (R == source or R.n == 2 and R[1] == rows and R[3] == columns and R[2] == 1) then
       if not native.resize(R, 2, columns, rows) then return nil end
       R[1], R[2], R[3], R[4] = R[3], R[4], R[1], R[2]
-      native.moved(native.measure(R))
+      native.view_changed(native.measure(R))
    end
    W.spread(rows, columns, R.block.data, R.offset, R[2], R.n == 2 and R[4] or 1, W[k], 0, 1, step or rows)
    return true
@@ -188,7 +188,7 @@ define('gels', 2, {'gels'}, function(W, gels, X, QR, B, A)
    gels(letters.N, rows, width, right, W[1], rows, W[2], leading, W.work, int_args + 5, info)
    if info[0] ~= 0 or not store(W, 1, QR, m, n, A) or not store(W, 2, X, step, columns) then return nil end
    X[1] = n  -- the residuals stay in memory after the last row
-   native.moved(native.measure(X))
+   native.view_changed(native.measure(X))
    return true
 end)
 

@@ -307,7 +307,7 @@ function families.pstrf(plan)
       if limit < 0 then limit = n * (plan.ty == 'Float' and 2 ^ -23 or 2 ^ -52) * greatest end
       if not factorize(n, matrix, lower, rest, column, p + P.offset, limit, round) then return nil end
       R[2], R[4] = 1, n  -- column-major
-      native.moved(native.measure(R))
+      native.view_changed(native.measure(R))
       local data = R.block.data
       for i = 0, n - 1 do
          for j = 0, n - 1 do

@@ -188,7 +188,7 @@ local function set_view(S, block, offset, size, stride)
    if offset < 1 or size.size > 0 and not (block and block.ty == S.ty and last < block.size) then return false end
    for k = 1, size.size do S[2 * k - 1], S[2 * k] = tonumber(size.data[k - 1]), tonumber(stride.data[k - 1]) end
    S.block, S.offset, S.n = block, offset - 1, size.size
-   native.moved(native.measure(S))
+   native.view_changed(native.measure(S))
    return true
 end
 local slow_geometry = bridge.set_geometry

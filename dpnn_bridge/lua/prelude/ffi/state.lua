@@ -1,15 +1,18 @@
 -- With LuaJIT, Lua caches the geometry of tensors and accesses their memory through ffi, so most calls on small tensors do not
 -- call Python. The state of a tensor is a table
 --
---    {ty=, block=, offset=, n=, count=, dense=, object=, handle=, current=, [2k-1] = size of dimension k, [2k] = its stride}
+--    {ty=, block=, offset=, n=, count=, dense=, object=, handle=, current=, described=, pointer=,
+--     [2k-1] = size of dimension k, [2k] = its stride}
 --
--- with n dimensions, count elements, whether it is contiguous (dense), the userdata (object) and Python's object (handle).
--- block = {ty=, data=, size=, handle=, memory=}: a typed pointer, the number of elements, and Python's storage object or memory
--- that Lua allocated. Python's object of a tensor is created when it is first needed, and updated when it is needed after Lua
--- has changed the view (until then, `current` is false).
+-- with n dimensions, count elements, whether it is contiguous (dense), the userdata (object), Python's object (handle) and its ID
+-- (pointer, cached), and whether the result of cdata() is up to date (described).
+-- block = {ty=, data=, size=, handle=, id=, memory=, pinned=}: a typed pointer, the number of elements, Python's storage object and
+-- its ID or the memory that Lua allocated, and whether other code has the address from data(), so that the memory must not move.
+-- Python's object of a tensor is created when it is first needed, and updated when it is needed after Lua has changed the view
+-- (until then, `current` is false).
 local bridge, py = ...
 local ffi = bridge.ffi
-local rawgetmt, rawsetmt, hold = bridge.getmetatable, bridge.setmetatable, bridge.hold
+local rawgetmt, rawsetmt, keep_alive_with = bridge.getmetatable, bridge.setmetatable, bridge.keep_alive_with
 local handles, metatables = bridge.handles, bridge.metatables
 local newproxy, type, rawset, setmetatable = newproxy, type, rawset, setmetatable
 local native = {}
@@ -22,7 +25,7 @@ local MAX_BYTES = 65536 -- largest memory that Lua allocates itself
 collectgarbage('setpause', 400)
 
 local function kind(name, size)
-   -- aligned like PyTorch's memory, because the rounding of a library depends on the alignment
+   -- aligned like PyTorch's memory, because BLAS kernels round differently for other alignments
    local memory = ffi.typeof('struct __attribute__((aligned(64))) { ' .. name .. ' values[?]; }')
    return {name = name, pointer = ffi.typeof(name .. ' *'), size = size, memory = memory}
 end
@@ -33,15 +36,16 @@ local kinds = {
 native.kinds = kinds
 
 -- A table with weak keys only would keep the values of dead keys alive for one more collection. Therefore a userdata keeps its
--- state or block alive as its environment, and a cdata its tensor's state in `described`.
+-- state or block alive as its environment (setfenv, see keep_alive_with), and the result of cdata() its tensor's state through
+-- `state_of_cdata`.
 local states = setmetatable({}, {__mode = 'kv'})   -- userdata, or result of cdata() -> state
 local blocks = setmetatable({}, {__mode = 'v'})    -- Python's ID of a block -> block
 local storages = setmetatable({}, {__mode = 'kv'}) -- userdata -> block
-local described = setmetatable({}, {__mode = 'k'}) -- result of cdata() -> state
+local state_of_cdata = setmetatable({}, {__mode = 'k'}) -- result of cdata() -> state
 native.states, native.storages = states, storages
 local function keep(known, object, value)
    known[object] = value
-   hold(object, value)
+   keep_alive_with(object, value)
 end
 local function keep_state(object, S)
    S.object = object
@@ -138,11 +142,12 @@ function bridge.refresh(...)
 end
 
 -- called after Python code has moved the memory of a block
-function bridge.moved(id)
+function bridge.memory_moved(id)
    if blocks[id] then locate(blocks[id]) end
 end
 
--- Called when Python gets a lazy copy of the memory of a block: Lua asks for the address again at its next access, which copies.
+-- Called when Python gets a lazy copy of the memory of a block: Lua asks Python for the address at its next access; Python copies
+-- then.
 -- Returns false if other code has the address from data().
 local address_on_access = {__index = function(block, key)
    if key ~= 'data' then return nil end
@@ -224,7 +229,7 @@ rawgetmt(handles).__index = function(_, object)
    if kind == 'userdata' or kind == 'cdata' then return materialise(object) end
 end
 
--- whether two Lua objects are the same tensor; Python's object of a tensor never changes
+-- whether two Lua objects are the same tensor; once created, S.handle never changes, so its pointer is cached
 local same = bridge.same
 local function pointer(S)
    S.pointer = S.pointer or py.pointer(S.handle)
@@ -258,7 +263,7 @@ function native.wrap_storage(block)
 end
 
 -- must be called after the view of a state has changed
-function native.moved(S)
+function native.view_changed(S)
    local object = S.object
    S.current = false
    if S.described then S.described = nil end
@@ -267,7 +272,7 @@ function native.moved(S)
    if c then rawset(handles, c, nil) end
 end
 
--- object:cdata(): the geometry as a C struct, cached until it changes
+-- object:cdata(): the geometry as a C struct. The same struct is returned until the geometry changes, while the caller keeps it
 ffi.cdef 'typedef struct { long *size; long *stride; int nDimension; ptrdiff_t storageOffset; long values[?]; } dpnn_bridge_tensor;'
 local struct = ffi.typeof 'dpnn_bridge_tensor'
 local function cdata(self)
@@ -279,7 +284,7 @@ local function cdata(self)
       c.size, c.stride, c.nDimension, c.storageOffset = c.values, c.values + n, n, S.offset
       for k = 1, n do c.values[k - 1], c.values[n + k - 1] = S[2 * k - 1], S[2 * k] end
       S.described = true
-      states[c], described[c], cdata_of[self] = S, S, c
+      states[c], state_of_cdata[c], cdata_of[self] = S, S, c
    end
    return c
 end

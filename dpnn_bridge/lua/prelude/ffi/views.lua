@@ -1,7 +1,7 @@
 -- Sizes, views, resizing and new tensors without calling Python. Other cases, and errors, are left to Python.
 local bridge = ...
 local native, metatables = bridge.native, bridge.metatables
-local states, storages, read, wrap, measure, moved = native.states, native.storages, native.read, native.wrap, native.measure, native.moved
+local states, storages, read, wrap, measure, view_changed = native.states, native.storages, native.read, native.wrap, native.measure, native.view_changed
 local new_block, wrap_storage, read_storage = native.new_block, native.wrap_storage, native.read_storage
 local view, narrowed, selected, shape, same_sizes = native.view, native.narrowed, native.selected, native.shape, native.same_sizes
 local resize, resize_as, new_tensor = native.resize, native.resize_as, native.new_tensor
@@ -120,7 +120,7 @@ local function become(S, T)
    if T ~= S then
       S.block, S.offset, S.n, S.count, S.dense = T.block, T.offset, T.n, T.count, T.dense
       for k = 1, 2 * T.n do S[k] = T[k] end
-      moved(S)
+      view_changed(S)
    end
    return S.object
 end
