@@ -50,7 +50,7 @@ def location_of(name: str | os.PathLike[str]) -> Location:
 
 
 def manifest_path(name: str | os.PathLike[str]) -> Path:
-    """Return the resolved path of a manifest, which does not change when a folder in ``missing/../file`` is created.
+    """Return the path of a manifest in a resolved folder: it stays when a folder in ``missing/../file`` is created.
 
     Raises:
         OptionError: the name is a URL; object stores cannot append to a file.
@@ -61,7 +61,7 @@ def manifest_path(name: str | os.PathLike[str]) -> Path:
             f"{name}: lines are appended to a manifest, which an object store does not support; "
             "name a local file, and upload it afterwards"
         )
-    return Path(os.path.realpath(location))
+    return Path(os.path.realpath(location.parent), location.name)
 
 
 def absolute(location: Location) -> str:

@@ -261,9 +261,9 @@ class _Request:
         protect_inputs(*named, *(self.files if self.out_dir is not None else self.files[:1]))
         if self.manifest is not None:
             self.manifest = manifest_path(self.manifest)
-            if os.path.isfile(self.manifest):
-                check_output(self.manifest, True)
-                protect_inputs(self.manifest)
+            if os.path.isfile(file := os.path.realpath(self.manifest)):
+                check_output(file, True)
+                protect_inputs(file)
         if self.out_dir is None and isinstance(self.files[1], Path):
             check_output(self.files[1], True)
         if self.out_dir is None:
