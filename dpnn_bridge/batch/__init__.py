@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import socket
 import time
 from collections import deque
@@ -26,7 +27,7 @@ from dpnn_bridge.base.version import package_version
 from dpnn_bridge.batch.executors import failure_message, workers
 from dpnn_bridge.batch.manifest import Line, Manifest
 from dpnn_bridge.batch.tasks import Task, tasks_for, tasks_for_models
-from dpnn_bridge.errors import DpnnBridgeError, MissingFileError, OutputError, OutputExistsError
+from dpnn_bridge.errors import DpnnBridgeError, MissingFileError, OptionError, OutputError, OutputExistsError
 from dpnn_bridge.outputs.options import ConvertKeywords
 
 if TYPE_CHECKING:
@@ -98,20 +99,21 @@ def run(
             find files under the same paths. It is not shut down.
         manifest: file to which a line is appended for each conversion, see :mod:`dpnn_bridge.batch.manifest`.
         force: convert again if the output exists. Otherwise a task is skipped if its output is complete and was
-            converted from the same input, and fails for any other existing file.
+            converted from the same input with the same options, and fails for any other existing file.
         **options: options of :func:`dpnn_bridge.files.convert`.
     """
     log = None if manifest is None else Manifest(manifest)
     key = options.get("key")
     tasks = [task if key is None or task.key is not None else replace(task, key=key) for task in tasks]
-    each = {n: v for n, v in options.items() if n != "key"} | {"to": to, "force": force, "checksum": log is not None}
+    task_options: dict[str, Any] = {name: value for name, value in options.items() if name != "key"}
+    task_options |= {"to": to, "force": force, "checksum": log is not None}
     calls = [(task, log and log.of(absolute(task.target))) for task in tasks]
     if executor is not None:
-        outcomes = _run_in(executor, calls, each)
+        outcomes = _run_in(executor, calls, task_options)
     elif jobs <= 1 or len(tasks) <= 1:
-        outcomes = _run_sequentially(calls, each)
+        outcomes = _run_sequentially(calls, task_options)
     else:
-        outcomes = _run_in_workers(calls, min(jobs, len(tasks)), each)
+        outcomes = _run_in_workers(calls, min(jobs, len(tasks)), task_options)
     missing = _missing_folders(tasks)
     try:
         for outcome in outcomes:
@@ -187,7 +189,7 @@ def _outcome_of_existing(task: Task, line: Line | None, options: dict[str, Any])
     from dpnn_bridge.loaders.origin import local_file
     from dpnn_bridge.outputs.options import ConvertOptions, origin_text
 
-    is_file = isinstance(task.target, str) or os.path.isfile(task.target)
+    is_file = isinstance(task.target, str) or os.path.isfile(task.target)  # a string is a remote address
     checksums: dict[str, Any] = {}
     if is_file and options.get("checksum"):
         with local_file(task.source) as source:
@@ -202,8 +204,8 @@ def _outcome_of_existing(task: Task, line: Line | None, options: dict[str, Any])
         up_to_date = is_file and is_converted(task.source, task.target, key=task.key, **options)
     if up_to_date:
         return Outcome(task, "skipped", checksums=checksums)
-    differs = "exists and is not known to be the result of this input with these options"
-    message = f"{task.target} {differs}; use --force (force=True) to replace it"
+    reason = "exists and is not known to be the result of this input with these options"
+    message = f"{task.target} {reason}; use --force (force=True) to replace it"
     return Outcome(task, "failed", message, OutputExistsError.exit_code)
 
 
@@ -224,6 +226,7 @@ def _target_checksum(target: Location) -> str:
 
 
 def _checksums(origin: str, written: str) -> dict[str, Any]:
+    # origin is sha256:INPUT-OPTIONS
     source, _, arguments = origin.partition(":")[2].partition("-")
     return {"sha256": source, "arguments": arguments, "target_sha256": written}
 
@@ -238,10 +241,13 @@ Call = tuple[Task, Line | None]
 
 def _run_in(executor: Executor, calls: Sequence[Call], options: dict[str, Any]) -> Iterator[Outcome]:
     futures = {}
-    for task, line in calls:
-        remote = replace(task, source=location_of(absolute(task.source)), target=location_of(absolute(task.target)))
-        futures[executor.submit(run_one, remote, line, **options)] = task
     try:
+        for task, line in calls:
+            remote = replace(task, source=location_of(absolute(task.source)), target=location_of(absolute(task.target)))
+            try:
+                futures[executor.submit(run_one, remote, line, **options)] = task
+            except Exception as e:  # for example if an option cannot be pickled
+                yield Outcome(task, "failed", failure_message(e), 1)
         for future in as_completed(futures):
             try:
                 outcome = future.result()
@@ -264,6 +270,11 @@ def _run_sequentially(calls: Iterable[Call], options: dict[str, Any]) -> Iterato
 
 
 def _run_in_workers(calls: Sequence[Call], jobs: int, options: dict[str, Any]) -> Iterator[Outcome]:
+    for name, value in options.items():
+        try:
+            pickle.dumps(value)
+        except Exception as e:
+            raise OptionError(f"run: argument {name}: cannot be pickled for other processes ({e}); pass jobs=1") from e
     queue = deque(calls)
     while queue:
         # each call that ran when a worker died runs again in a separate worker; it fails if that worker dies too
@@ -302,7 +313,7 @@ def _run_until_worker_dies(
                 call = queue.popleft()
                 try:
                     running[pool.submit(_run_in_worker, *call, **options)] = call
-                except BrokenProcessPool:
+                except (BrokenProcessPool, OSError):  # OSError: the system starts no more processes
                     lost.append(call)
                     break
             done, _ = wait(running, return_when=ALL_COMPLETED if lost else FIRST_COMPLETED)
@@ -312,4 +323,6 @@ def _run_until_worker_dies(
                     yield replace(future.result(), task=call[0])
                 except BrokenProcessPool:
                     lost.append(call)
+                except Exception as e:  # for example if the outcome cannot be pickled
+                    yield Outcome(call[0], "failed", failure_message(e), 1)
     return [*lost, *running.values()]

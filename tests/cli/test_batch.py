@@ -10,7 +10,10 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Executor, Future
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -19,7 +22,7 @@ from samples import SAMPLES
 import dpnn_bridge
 from dpnn_bridge import batch
 from dpnn_bridge.cli.convert import convert_command
-from dpnn_bridge.errors import OutputExistsError
+from dpnn_bridge.errors import OptionError, OutputExistsError
 from dpnn_bridge.loaders import read_t7, write_t7
 from dpnn_bridge.objects import LuaTable
 
@@ -81,6 +84,44 @@ def test_failures_stay_their_own(tmp_path: Path, jobs: int) -> None:
     again = {o.task.source.name: o.status for o in batch.run(tasks, jobs=jobs)}
     assert again["good.t7"] == again["fine.t7"] == "skipped"
     assert sorted(p.name for p in (tmp_path / "out").rglob("*") if p.is_file()) == ["fine.pt", "good.pt"]
+
+
+def test_an_option_that_cannot_be_pickled_is_refused_before_workers_start(tmp_path: Path) -> None:
+    tasks = batch.tasks_for(copies(tmp_path, "a.t7", "b.t7"), tmp_path / "out", ".py")
+    with pytest.raises(OptionError, match=r"^run: argument input: cannot be pickled .*; pass jobs=1$"):
+        list(batch.run(tasks, jobs=2, input=lambda model: None))
+
+
+class FaultyExecutor(Executor):
+    """Fails to run or to submit calls, except the first that it submits."""
+
+    def __init__(self, fails_to_submit: bool) -> None:
+        self.futures: list[Future[Any]] = []
+        self.fails_to_submit = fails_to_submit
+
+    def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        if self.fails_to_submit and self.futures:
+            raise ValueError("no more")
+        future = Future[Any]()
+        self.futures.append(future)
+        future.set_exception(ValueError("no result"))
+        return future
+
+
+def test_a_call_that_an_executor_does_not_take_fails_alone(tmp_path: Path) -> None:
+    tasks = batch.tasks_for(copies(tmp_path, "a.t7", "b.t7"), tmp_path / "out", ".pt")
+    outcomes = {o.task.source.name: o.message for o in batch.run(tasks, executor=FaultyExecutor(fails_to_submit=True))}
+    assert sorted(outcomes.items()) == [
+        ("a.t7", "the executor failed: ValueError: no result"),
+        ("b.t7", "the executor failed: ValueError: no more"),
+    ]
+
+
+def test_a_call_of_a_process_pool_without_a_result_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch, "workers", lambda jobs: nullcontext(FaultyExecutor(fails_to_submit=False)))
+    tasks = batch.tasks_for(copies(tmp_path, "a.t7", "b.t7"), tmp_path / "out", ".pt")
+    outcomes = list(batch.run(tasks, jobs=2))
+    assert [o.message for o in outcomes] == ["the executor failed: ValueError: no result"] * 2
 
 
 def test_a_worker_that_dies_is_reported(tmp_path: Path) -> None:
