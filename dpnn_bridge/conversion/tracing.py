@@ -27,15 +27,27 @@ def leaf(forward: Forward) -> Forward:
 
     @wraps(forward)
     def recorded(self: nn.Module, input: Any, *args: Any, **kwargs: Any) -> Any:
-        first = input[0] if isinstance(input, (list, tuple)) and input else input
-        if isinstance(first, fx.Proxy) and isinstance(first.tracer, fx.Tracer):
-            path = first.tracer.path_of_module(self)
+        proxy = _proxy_in(input)
+        if proxy is not None and isinstance(proxy.tracer, fx.Tracer):
+            path = proxy.tracer.path_of_module(self)
             if path and (not self._modules or getattr(self, "fx_leaf", False)):
-                return first.tracer.create_proxy("call_module", path, (input, *args), kwargs)
+                return proxy.tracer.create_proxy("call_module", path, (input, *args), kwargs)
         return forward(self, input, *args, **kwargs)
 
     recorded.is_recorded = True  # type: ignore[attr-defined]
     return recorded
+
+
+def _proxy_in(value: Any) -> fx.Proxy | None:
+    """Return the first proxy in nested lists, tuples and dicts, or None."""
+    if isinstance(value, fx.Proxy):
+        return value
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    for item in items:
+        proxy = _proxy_in(item)
+        if proxy is not None:
+            return proxy
+    return None
 
 
 def record_as_leaf(kind: type[_ModuleT]) -> type[_ModuleT]:
@@ -51,28 +63,28 @@ def is_recorded(kind: type) -> bool:
     return hasattr(kind.__dict__.get("forward"), "is_recorded")
 
 
-_ASSUMED = ContextVar("modules run as they are traced", default=False)
+_AS_TRACED = ContextVar("modules run as they are traced", default=False)
 
 
 def as_traced() -> AbstractContextManager[None]:
     """Make :func:`is_traced` return True inside the ``with`` block. Modules then do not change their weights."""
-    return scoped(_ASSUMED, True)
+    return scoped(_AS_TRACED, True)
 
 
-def or_assumed(function: Callable[[], bool]) -> Callable[[], bool]:
+def also_inside_as_traced(function: Callable[[], bool]) -> Callable[[], bool]:
     """Decorate a function that returns whether modules are traced, to return True inside :func:`as_traced` as well.
 
-    A ``.py`` output contains the function without this decorator.
+    The generated ``.py`` file copies the function without the decorator.
     """
 
     @wraps(function)
     def either() -> bool:
-        return function() or (not torch.compiler.is_compiling() and _ASSUMED.get())
+        return function() or (not torch.compiler.is_compiling() and _AS_TRACED.get())
 
     return either
 
 
-@or_assumed
+@also_inside_as_traced
 def is_traced() -> bool:
-    """Return whether ``torch.jit.trace`` is recording. A recorded program must not change its weights."""
+    """Return whether ``torch.jit.trace`` is recording or :func:`as_traced` is active; then weights must not change."""
     return torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]

@@ -12,6 +12,7 @@ from mapping_examples import MAPPINGS, Call, ClassMapping, mapping_id
 from torch import Tensor, nn
 
 from dpnn_bridge.compare import nested
+from dpnn_bridge.conversion.tracing import leaf
 
 #: mappings that torch.fx cannot record
 NOT_RECORDED: dict[str, str] = {}
@@ -82,3 +83,22 @@ def test_fx_records_what_computes_the_same(mapping: ClassMapping) -> None:
     traced = torch.fx.symbolic_trace(model)
     found = list(nested.leaves(Call(traced, call.arguments).run()))
     torch.testing.assert_close(found, expected, equal_nan=True)
+
+
+@pytest.mark.parametrize("form", [lambda x: [torch.ones(2), x], lambda x: [[torch.ones(2)], [[x]]], lambda x: {"a": x}])
+def test_fx_records_a_module_with_a_proxy_anywhere_in_its_input_as_one_node(form: Any) -> None:
+    class Sized(nn.Module):
+        @leaf
+        def forward(self, input: Any) -> Tensor:
+            return torch.ones(len(next(nested.leaves(input))))
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = Sized()
+
+        def forward(self, x: Tensor) -> Any:
+            return self.layer(form(x))
+
+    nodes = torch.fx.symbolic_trace(Model()).graph.nodes
+    assert [node.target for node in nodes if node.op == "call_module"] == ["layer"]

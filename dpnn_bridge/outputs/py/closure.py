@@ -270,7 +270,7 @@ def _text_of(alias: ast.alias) -> str:
 
 
 #: decorators that have no use outside this package
-_OWN_DECORATORS = {"lua_class", "faster", "or_assumed", "checks_arguments", "record_as_leaf"}
+_OWN_DECORATORS = {"lua_class", "faster", "also_inside_as_traced", "checks_arguments", "record_as_leaf"}
 
 
 def _without_mappings(source: str) -> str:
