@@ -1,7 +1,8 @@
 """Recognize published architectures by the shapes of a model's weights.
 
 ``architectures.json`` contains a digest for each architecture; ``benchmarks/list_architectures.py`` writes this file. A
-model has an architecture only if the shapes of all weights and the sizes of all normalization layers are equal.
+model has an architecture only if the shapes of all weights and the sizes of all normalization layers are equal, except
+the number of classes.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+#: ``("weight", *shape)``, or ``("norm", number of features)``
 Shape = tuple[Any, ...]
 
 
@@ -51,7 +53,7 @@ def architecture_of(module: nn.Module) -> Architecture | None:
 
 
 def shapes_of(module: nn.Module) -> Iterator[Shape]:
-    """Yield the shapes of a model's weights and the sizes of its normalization layers.
+    """Yield the shapes of a model's weights and the sizes of its batch and instance norms.
 
     Trailing dimensions of size 1 are removed, so a linear layer has the shape of a 1x1 convolution.
     """
@@ -83,6 +85,11 @@ def digest(shapes: Counter[Shape], classifier: Shape) -> str:
 
 @cache
 def _architectures() -> dict[str, dict[str, Any]]:
+    """Return the content of ``architectures.json``: value of ``--into`` -> description of the architecture.
+
+    A description has a ``digest``, the number of shapes (``layers``), the number of input ``features`` of the
+    classifier, the default number of ``classes``, and the shape of an ``input``.
+    """
     text = resources.files("dpnn_bridge.checkpoints").joinpath("architectures.json").read_text(encoding="utf-8")
     architectures: dict[str, dict[str, Any]] = json.loads(text)
     return architectures

@@ -1,4 +1,4 @@
-"""Define the interface of a conversion for class mappings, in both directions."""
+"""Define what class mappings may call during a conversion, in both directions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 
 class TorchContext(Protocol):
-    """The interface of one conversion from Lua to PyTorch for class mappings.
+    """What class mappings may call during one conversion from Lua to PyTorch.
 
     Attributes:
         options: the caller's options.
@@ -83,7 +83,7 @@ class TorchContext(Protocol):
 
 
 class LuaContext(Protocol):
-    """The interface of one conversion from PyTorch to Lua for class mappings.
+    """What class mappings may call during one conversion from PyTorch to Lua.
 
     Attributes:
         gradients: whether ``.grad`` (or zeros) is written into the gradient fields.
@@ -92,7 +92,7 @@ class LuaContext(Protocol):
             on inputs with different numbers.
         inferred: ``id`` of modules -> number of dimensions of their input, inferred from the previous layers, or None
             if unknown.
-        stands_for: ``id`` of each copy in which computed weights are parameters -> the module of the model.
+        stands_for: copies with plain parameters instead of computed weights: ``id`` of the copy -> the original module.
     """
 
     gradients: bool
@@ -110,7 +110,7 @@ class LuaContext(Protocol):
         ...
 
     def with_parameters_of_first(self, copy: nn.Module, source: nn.Module) -> nn.Module:
-        """Make ``copy`` share its parameters with the first equal copy of the same parameters.
+        """Make ``copy`` use the parameters of the first earlier copy of ``source`` that has equal values.
 
         So a module that is used several times, and copied for each use, has shared parameters in the file.
 

@@ -36,7 +36,7 @@ class _Entry:
         tensor: the Lua tensor.
         sites: the fields.
         torch_shape: shape in PyTorch; None if Lua's shape is used.
-        gradients: region of each gradient tensor in Lua -> its number, from 0. Shared weights can have several.
+        gradients: memory region of each gradient in Lua -> its index, from 0. Shared weights can have several.
     """
 
     value: Tensor
@@ -57,13 +57,15 @@ class _Entry:
         return index.reshape(-1)
 
     def number_of(self, gradient: Any) -> int:
-        """Return the number of one of the parameter's gradients in Lua, a new one if it is in another region."""
+        """Return the index of this gradient's memory region; new regions get the next index."""
         region = region_of(gradient) if isinstance(gradient, LuaTensor) and gradient.size else None
         return self.gradients.setdefault(region, len(self.gradients))
 
 
 class Sharing:
-    """Creates parameters and buffers for Lua tensors, one for each region of memory.
+    """Creates parameters and buffers for Lua tensors.
+
+    Fields of one type (parameter or buffer) with the same region of memory, layout and shape get one tensor.
 
     Args:
         defer_large: whether the elements of large parameters stay in the file, see
@@ -92,8 +94,8 @@ class Sharing:
             shape: shape in PyTorch; None to use Lua's shape.
 
         Returns:
-            Number of ``gradient`` among the gradients of the parameter in Lua: 0 unless the parameter is shared and its
-            gradient is not.
+            Index of ``gradient`` among the gradients of the parameter in Lua: 0, except if modules share the parameter
+            but have separate gradients.
 
         Raises:
             ConversionError: the owner has no parameter or buffer ``leaf``.
@@ -120,10 +122,10 @@ class Sharing:
         return entry.number_of(gradient)
 
     def join(self, site: Site, tensor: LuaTensor, gradient: Any) -> int:
-        """Set the parameter of ``site``, which has the elements of ``tensor``, to the one that other modules have.
+        """Replace the parameter of ``site`` by the one that other modules already use for the same elements.
 
         Args:
-            site: as for :meth:`assign`; no tie takes the place of its parameter.
+            site: as for :meth:`assign`; its parameter must not be tied.
             tensor, gradient: as for :meth:`assign`.
 
         Returns:
@@ -161,6 +163,8 @@ class Sharing:
             group: list[_Entry] = []
             end = 0
             for entry in entries:
+                if entry.tensor.size == 0:
+                    continue
                 if group and entry.extent[0] < end:
                     group.append(entry)
                 else:
@@ -185,7 +189,7 @@ def _tie(group: list[_Entry]) -> None:
         source = _flat_source(group, start, end)
     for entry in group:
         for site in entry.sites if entry is not source else ():
-            if isinstance(site.owner, Placeholder):  # one that runs in Lua, on memory of its own
+            if isinstance(site.owner, Placeholder):  # its class runs in Lua, on a separate copy
                 continue
             t = entry.tensor
             Tie(site, source.sites[0], t.shape, t.stride, t.offset - start, entry.torch_shape).install()
@@ -237,6 +241,8 @@ def contiguous_copy(tensor: LuaTensor) -> Tensor:
 
 def extent_of(tensor: LuaTensor) -> tuple[int, int]:
     """Return the range ``(start, stop)`` of the tensor's elements in the storage."""
+    if tensor.size == 0:
+        return tensor.offset, tensor.offset
     first = last = tensor.offset
     for size, stride in zip(tensor.shape, tensor.stride, strict=True):
         first, last = first + min(0, (size - 1) * stride), last + max(0, (size - 1) * stride)

@@ -17,6 +17,8 @@ import dpnn_bridge
 from dpnn_bridge import training
 from dpnn_bridge.compare.memory import relocate
 from dpnn_bridge.conversion import sharing, to_lua, to_torch
+from dpnn_bridge.conversion.fields import Field
+from dpnn_bridge.conversion.ties import Site
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
 
 
@@ -214,6 +216,16 @@ def test_interleaved_views_without_common_elements_are_independent() -> None:
     s = storage(12)
     model = to_torch(sequential(linear(view(s, (3, 2), (4, 1))), linear(view(s, (3, 2), (4, 1), 2))))
     assert len(list(model.parameters())) == 2
+
+
+def test_an_empty_parameter_is_not_tied_to_its_neighbour() -> None:
+    s, shared = storage(12), sharing.Sharing()
+    layers = [torch.nn.Linear(4, 3, bias=False), torch.nn.Linear(4, 3, bias=False)]
+    for layer, tensor in zip(layers, (view(s, (3, 4), (4, 1)), view(s, (0, 4), (4, 1), 5)), strict=True):
+        shared.assign(Site(layer, "weight", Field("weight"), layer, "weight"), tensor, None, lambda t: t, None)
+    shared.tie(layers)
+    assert [tuple(layer._parameters["weight"].shape) for layer in layers] == [(3, 4), (0, 4)]
+    assert sharing.extent_of(view(s, (0, 4), (4, 1), 5)) == (5, 5)
 
 
 def test_sharing_is_written_to_t7(autoencoder: torch.nn.Module, tmp_path: Path) -> None:
