@@ -99,7 +99,9 @@ def read_t7(path: Origin, **options: Unpack[ReadKeywords]) -> Any:
         >>> model = read_t7("model.t7")
         >>> model["modules"][1]["weight"].numpy()
     """
-    value, encoding = read_encoded(path, **options)
+    chosen = ReadOptions(**options)
+    with local_file(path) as file:
+        value, encoding = read_local(file, chosen)
     if encoding.trailing:
         name = printable(name_of(path))
         text = (
@@ -110,16 +112,8 @@ def read_t7(path: Origin, **options: Unpack[ReadKeywords]) -> Any:
 
 
 @_reading
-def read_encoded(path: Origin, **options: Unpack[ReadKeywords]) -> tuple[Any, Encoding]:
-    """Read like :func:`read_t7`, and also return the detected encoding."""
-    chosen = ReadOptions(**options)
-    with local_file(path) as file:
-        return read_local(file, chosen)
-
-
-@_reading
 def read_local(file: LocalFile, options: ReadOptions | None = None) -> tuple[Any, Encoding]:
-    """Implement :func:`read_encoded` for a local file."""
+    """Read the first object of a local file; also return the detected encoding."""
     return _read(FileSource(file.path, file.name), Reader.read, options or ReadOptions())
 
 

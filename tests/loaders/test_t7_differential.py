@@ -14,10 +14,11 @@ from conftest import FIXTURES
 from dpnn_bridge.loaders import read_all, read_t7
 from dpnn_bridge.loaders.compare import difference
 from dpnn_bridge.loaders.encoding import Encoding
+from dpnn_bridge.loaders.origin import local_file
 from dpnn_bridge.loaders.reader import Reader
 from dpnn_bridge.loaders.source import FileSource
 from dpnn_bridge.loaders.stream import BinaryStream
-from dpnn_bridge.loaders.t7_reader import read_encoded
+from dpnn_bridge.loaders.t7_reader import read_local
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 
 #: damaged files, and one that only its own program can read
@@ -75,7 +76,8 @@ def test_torchfile_agrees(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SAMPLE, ids=lambda p: p.stem)
 def test_the_generic_loop_agrees(path: Path) -> None:
-    encoding: Encoding = read_encoded(path)[1]
+    with local_file(path) as file:
+        encoding: Encoding = read_local(file)[1]
     if encoding.ascii:
         return
     stream = BinaryStream(FileSource(path), long_size=encoding.long_size, big_endian=encoding.big_endian)

@@ -387,7 +387,7 @@ def test_arguments_are_those_of_the_constructor(module: nn.Module, tmp_path: Pat
 
 
 def test_an_argument_that_a_sequence_with_its_own_forward_does_not_keep_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConversionError, match=r"^0 \(Residual\): the value of its .* argument 'planes' is not known"):
+    with pytest.raises(ConversionError, match=r"^0 \(Residual\): the value of its .* argument 'planes' is unknown"):
         source_of(nn.Sequential(Residual(3)), tmp_path)
 
 

@@ -146,7 +146,7 @@ def test_only_arguments_of_the_call_itself_are_invalid() -> None:
     assert not isinstance(caught.value, OptionError)
     with pytest.raises(OptionError, match=r"^convert: missing 1 required positional argument: 'value'$"):
         convert()  # type: ignore[call-arg]
-    with pytest.raises(OptionError, match=r": got an unexpected keyword argument 'bogus'"):
+    with pytest.raises(OptionError, match=r"^read_t7: got an unexpected keyword argument 'bogus'"):
         dpnn_bridge.read_t7(dumps(1), bogus=1)
 
 
