@@ -77,6 +77,10 @@ class Difference:
     reason: str = ""
     rounding: float = 0.0
 
+    def __post_init__(self) -> None:
+        #: for a difference beyond the tolerance, which elements differ beyond it, flat; not part of reports
+        self.differing: Tensor | None = None
+
     @property
     def verdict(self) -> Verdict:
         """The verdict of the comparison."""
@@ -193,7 +197,10 @@ def compare_tensor(name: str, actual: Any, expected: Tensor, tolerance: Toleranc
         )
     absolute = abs(found - expected_value)
     absolute = absolute if absolute < float("inf") else float("inf")  # the difference from nan is nan
-    return Difference(name, relative, limit, message, absolute, index, expected_value, found, *_similarity(a, e))
+    d = Difference(name, relative, limit, message, absolute, index, expected_value, found, *_similarity(a, e))
+    if not d.ok:
+        d.differing = (error > limit).flatten()
+    return d
 
 
 def _similarity(actual: Tensor, expected: Tensor) -> tuple[float, float]:
