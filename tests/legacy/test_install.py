@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -38,15 +39,27 @@ if len(sys.argv) > 2:
 """
 
 
-def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "dpnn_bridge.legacy", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        check=False,
-    )
+#: python -W ignore -m dpnn_bridge.legacy, in a program that is running
+PROGRAM = (
+    "import runpy, warnings; warnings.simplefilter('ignore'); "
+    "runpy.run_module('dpnn_bridge.legacy', run_name='__main__', alter_sys=True)"
+)
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def run(python: list[str]) -> Run:
+    def start(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*python, "-c", PROGRAM, *arguments],
+            capture_output=True,
+            text=True,
+            cwd=cwd,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+            check=False,
+        )
+
+    return start
 
 
 @pytest.fixture
@@ -57,7 +70,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_script_runs_unchanged(folder: Path) -> None:
+def test_a_script_runs_unchanged(folder: Path, run: Run) -> None:
     ran = run("old/convert.py", str(LENET), cwd=folder)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout == "(1, 10) 11 __main__ beside it []\n" or "__main__ beside it" in ran.stdout
@@ -88,7 +101,7 @@ print tabs(), 0777
 """
 
 
-def test_python_2_runs(folder: Path) -> None:
+def test_python_2_runs(folder: Path, run: Run) -> None:
     """Syntax and quotients are Python 2's, also of modules beside the script and of packages with their own imports."""
     (folder / "old" / "two.py").write_text(SCRIPT.replace("print(", "print (") + PYTHON2)
     imports = "from __future__ import (print_function,\n    division)\n"
@@ -108,7 +121,7 @@ def test_python_2_runs(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["import torchfile", "import torchfile as torchfile", "from torchfile import load"])
-def test_strings_of_torchfile_are_text_in_python_2(folder: Path, source: str) -> None:
+def test_strings_of_torchfile_are_text_in_python_2(folder: Path, source: str, run: Run) -> None:
     load = "load" if "from" in source else "torchfile.load"
     lines = [source, "import sys", f"table = {load}(sys.argv[1])", 'print table["opt"]["name"], table.opt.size']
     (folder / "two.py").write_text("\n".join(lines) + "\n")
@@ -136,7 +149,7 @@ def test_strings_of_torchfile_are_text_in_python_2(folder: Path, source: str) ->
     ],
     ids=range(7),
 )
-def test_what_is_no_python_is_one_error(source: str, message: str, folder: Path) -> None:
+def test_what_is_no_python_is_one_error(source: str, message: str, folder: Path, run: Run) -> None:
     (folder / "bad.py").write_text(source)
     ran = run("bad.py", cwd=folder)
     assert (ran.returncode, message in ran.stderr, "Traceback" in ran.stderr) == (1, True, False)
@@ -190,7 +203,7 @@ def test_python_2_is_translated_in_linear_time(source: str) -> None:
     assert time.process_time() - start < 2  # it took 9 s
 
 
-def test_wrong_usage(folder: Path) -> None:
+def test_wrong_usage(folder: Path, run: Run) -> None:
     assert run(cwd=folder).returncode == 2
     missing = run("nothing.py", cwd=folder)
     assert missing.returncode == 2
@@ -221,7 +234,7 @@ def test_install_and_uninstall() -> None:
         __import__("torch.legacy.nn")
 
 
-def test_nothing_happens_on_import() -> None:
+def test_nothing_happens_on_import(run: Run) -> None:
     code = (
         "import sys, dpnn_bridge.legacy as l; l.load_lua; l.nn; assert 'torch.legacy' not in sys.modules; import torch"
     )
