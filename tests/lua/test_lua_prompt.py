@@ -105,7 +105,7 @@ def test_interrupts(terminal: Terminal) -> None:
     terminal.type("print('idle' .. 2) loadstring('while true do end')()\r")  # compiled: nothing looks at Ctrl-C
     terminal.expect("idle2\t\n")
     terminal.type("\x03")
-    terminal.expect("once more ends dpnn-lua")
+    terminal.expect("press Ctrl-C again to end dpnn-lua")
     terminal.type("\x03")
     assert terminal.process.wait(60) == 130
 

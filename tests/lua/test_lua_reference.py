@@ -110,7 +110,7 @@ def test_the_sandbox_of_lua_files_is_kept(own_class: Path) -> None:
     lua = ("--lua", own_class / "mine.lua", "--sandbox", "--lua-path", PACKAGES)
     result = run(own_class / "net.t7", "--input", "4x3", *lua)
     assert result.exit_code == 7
-    assert "the file that defines the class, --lua without --sandbox" in result.stderr
+    assert "the file that defines the class as --lua without --sandbox" in result.stderr
 
 
 @pytest.mark.parametrize("sandbox", [(), ("--partial-sandbox",)], ids=["", "sandbox"])
@@ -151,4 +151,4 @@ def test_classes_without_lua_code_are_named() -> None:
         verify(LENET, input=torch.randn(1, 1, 32, 32), lua=LuaBridge())
     result = run(RESIDUAL_NET, "--input", "1x3x16x16", "--lua-path", PACKAGES)
     assert result.exit_code == 7
-    assert "nn.SpatialConvolution: name a folder" in result.stderr
+    assert "nn.SpatialConvolution: pass a folder" in result.stderr
