@@ -49,6 +49,14 @@ def test_changed_code_that_did_not_run_is_noted(files: tuple[Path, Path]) -> Non
     assert f"only code that ran is compared: Dropout (line {line})" in notes
 
 
+def test_a_file_may_declare_its_encoding(files: tuple[Path, Path]) -> None:
+    model, program = files
+    program.write_bytes(b"# coding: latin-1\n# \xe9\n" + program.read_bytes())
+    result = verify(model, converted=program)
+    assert result.ok
+    assert "Its code differs" not in "\n".join(result.notes)
+
+
 def test_the_mode_of_a_model_that_was_saved_in_another_one_is_noted(files: tuple[Path, Path]) -> None:
     model, _ = files
     dpnn_bridge.save(model.with_suffix(".pt"), dpnn_bridge.load(model).train())

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.base.display import printable
 from dpnn_bridge.base.reading import open_input
+from dpnn_bridge.base.regular import read_file
 from dpnn_bridge.base.writing import write_file
 from dpnn_bridge.compare.bits import same_bits
 from dpnn_bridge.compare.memory import relocate
@@ -102,9 +103,7 @@ class Py(Format):
                 return run_modules(modules, lambda: built(value), given)
 
         note = "was run to build the model; it contains no weights, so the weights of MODEL were loaded"
-        with open_input(path) as file:
-            changed = changed_definitions(file.read().decode(), program.definitions())
-        if changed:
+        if changed := changed_definitions(read_file(path), program.definitions()):
             note += (
                 ". Its code differs from the code that dpnn-convert writes now, and only code that ran is compared: "
                 f"{', '.join(changed)}"

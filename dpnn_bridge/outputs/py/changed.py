@@ -10,13 +10,13 @@ _Definition = ast.ClassDef | ast.FunctionDef
 _BUILD = "build"
 
 
-def changed_definitions(source: str, expected: str) -> list[str]:
+def changed_definitions(source: str | bytes, expected: str) -> list[str]:
     """Return the classes and functions of a file that differ from the file that is expected, with their lines.
 
     Comments, docstrings and spaces do not count, nor do definitions that only one of the two has.
 
     Args:
-        source: the text of the file.
+        source: the content of the file, in bytes with the encoding that it declares.
         expected: the text that would be written now.
     """
     wanted = {node.name: _code(node) for node in _definitions(expected)}
@@ -27,7 +27,7 @@ def changed_definitions(source: str, expected: str) -> list[str]:
     ]
 
 
-def _definitions(source: str) -> Iterator[_Definition]:
+def _definitions(source: str | bytes) -> Iterator[_Definition]:
     return (node for node in ast.parse(source).body if isinstance(node, (ast.ClassDef, ast.FunctionDef)))
 
 
