@@ -72,10 +72,11 @@ def judge_rounding(experiment: Experiment, outcome: Outcome, given: Mapping[int,
     precise = _precise(experiment, outcome, given)
     exact, own = precise.by_key() if precise is not None else {}, dict.fromkeys(pending, 0.0)
     steady = {} if experiment.single else {key: d.differing for key, d in pending.items() if d.differing is not None}
+    limits = {key: d.tolerance * d.absolute / d.error for key, d in pending.items() if key in steady}
     for run, ulps in enumerate((0, *PERTURBATION_ULPS)):
         other = outcome if not run and experiment.runs_single else _perturbed(experiment, given, run, ulps)
         all_distances = _distances(precise or outcome, other)
-        _discard_changed(steady, precise or outcome, other)
+        _discard_changed(steady, limits, outcome, other)
         for key, d in pending.items():
             distance = all_distances.get(key, 0.0) / (1 if d.is_gradient else max(1, ulps))
             own[key] = max(own[key], distance * d.error / d.absolute if 0 < d.absolute < float("inf") else 0.0)
@@ -160,27 +161,35 @@ def _precise(experiment: Experiment, outcome: Outcome, given: Mapping[int, Given
 
 
 # ---------------------------------------------------------------------- perturbed runs
+def _results(precise: Outcome, other: Outcome) -> Iterator[tuple[Key, Tensor, Tensor]]:
+    """Yield the tensors of the results of two runs, in double precision, for each comparison."""
+    others = {(i, name): value for i, name, value in other.values()}
+    for i, name, exact in precise.values():
+        for part, a, b in _pairs(name, exact, others.get((i, name))):
+            yield (i, part), a, b
+
+
 def _distances(precise: Outcome, other: Outcome) -> dict[Key, float]:
     """Return the largest difference of a run's results from the precise results, for each comparison."""
     found: dict[Key, float] = {}
-    others = {(i, name): value for i, name, value in other.values()}
-    for i, name, exact in precise.values():
-        for part, distance in distances(name, exact, others.get((i, name))).items():
-            found[i, part] = max(found.get((i, part), 0.0), distance)
+    for key, a, b in _results(precise, other):
+        distance = _distance(a, b)
+        if distance is not None:
+            found[key] = max(found.get(key, 0.0), distance)
     return found
 
 
-def _discard_changed(steady: dict[Key, Tensor], precise: Outcome, other: Outcome) -> None:
-    """Keep the elements of ``steady``, flat masks, that do not differ beyond the tolerance between two runs."""
-    if not steady:
-        return
-    others = {(i, name): value for i, name, value in other.values()}
-    tolerances = {key: d.tolerance * d.absolute / d.error for key, d in precise.by_key().items() if d.error}
-    for i, name, exact in precise.values():
-        for part, a, b in _pairs(name, exact, others.get((i, name))):
-            key = (i, part)
-            if key in steady and key in tolerances and a.numel() == steady[key].numel():
-                steady[key] = steady[key] & ~(MARGIN * (a - b).abs().flatten() > tolerances[key])
+def _discard_changed(steady: dict[Key, Tensor], limits: dict[Key, float], precise: Outcome, other: Outcome) -> None:
+    """Keep the elements of ``steady``, flat masks, that do not differ by more than a limit between two runs.
+
+    Args:
+        steady: the masks; changed.
+        limits: absolute tolerance of each comparison.
+        precise, other: the runs.
+    """
+    for key, a, b in _results(precise, other) if steady else ():
+        if key in steady and a.numel() == steady[key].numel():
+            steady[key] = steady[key] & ~(MARGIN * (a - b).abs().flatten() > limits[key])
 
 
 def distances(name: str, exact: Any, other: Any) -> dict[str, float]:
@@ -190,12 +199,14 @@ def distances(name: str, exact: Any, other: Any) -> dict[str, float]:
         name: name of the values. Names of tensors in tables are as in :func:`~dpnn_bridge.compare.differences.compare`.
         exact, other: the values.
     """
-    found: dict[str, float] = {}
-    for part, a, b in _pairs(name, exact, other):
-        finite = a.isfinite() & b.isfinite()
-        if finite.any():
-            found[part] = float((a - b)[finite].abs().max())
-    return found
+    found = {part: _distance(a, b) for part, a, b in _pairs(name, exact, other)}
+    return {part: distance for part, distance in found.items() if distance is not None}
+
+
+def _distance(a: Tensor, b: Tensor) -> float | None:
+    """Return the largest absolute difference of elements that are finite in both; None if there are none."""
+    finite = a.isfinite() & b.isfinite()
+    return float((a - b)[finite].abs().max()) if finite.any() else None
 
 
 def _pairs(name: str, exact: Any, other: Any) -> Iterator[tuple[str, Tensor, Tensor]]:
