@@ -23,11 +23,10 @@ from dpnn_bridge.base.atomic import replacing
 from dpnn_bridge.base.writing import open_output
 from dpnn_bridge.errors import OutputError
 from dpnn_bridge.lua.arguments import check_int, describe
-from dpnn_bridge.lua.tensor import DTYPES, Storage, TorchError
+from dpnn_bridge.lua.tensor import NUMPY_DTYPES, Storage, TorchError
 from dpnn_bridge.lua.text import to_system
 from dpnn_bridge.lua.text_numbers import format_numbers, read_number, read_numbers
 
-_NUMPY = {ty: torch.empty(0, dtype=dtype).numpy().dtype for ty, dtype in DTYPES.items()}
 _MODES = ("r", "w", "rw")
 #: struct codes of element types; for a single number, struct is faster than numpy
 _CODES = {"Byte": "B", "Char": "b", "Short": "h", "Int": "i", "Long": "q", "Float": "f", "Double": "d"}
@@ -83,7 +82,7 @@ class File:
             raise TorchError(message)
 
     def _binary_type(self, ty: str) -> np.dtype:
-        dtype = np.dtype(np.int32) if ty == "Long" and self.long_size == 4 else _NUMPY[ty]
+        dtype = np.dtype(np.int32) if ty == "Long" and self.long_size == 4 else NUMPY_DTYPES[ty]
         return dtype if self.byte_order == "=" else dtype.newbyteorder(self.byte_order)  # type: ignore[arg-type]
 
     # ---- elements
@@ -92,11 +91,11 @@ class File:
         """Read ``count`` elements; fewer are an error."""
         stream = self._reading()
         if count == 0:
-            return np.empty(0, _NUMPY[ty])
+            return np.empty(0, NUMPY_DTYPES[ty])
         if self.binary or ty in ("Byte", "Char"):
             dtype = self._binary_type(ty)
             data = stream.read(count * dtype.itemsize)
-            values = np.frombuffer(data, dtype, len(data) // dtype.itemsize).astype(_NUMPY[ty])
+            values = np.frombuffer(data, dtype, len(data) // dtype.itemsize).astype(NUMPY_DTYPES[ty])
         else:
             values = read_numbers(stream, ty, count)
         if not self.binary and self.auto_spacing:
@@ -131,7 +130,7 @@ class File:
         elif self.auto_spacing and ty not in ("Byte", "Char"):
             self._put(f"{format_numbers(ty, [value], '')}\n".encode())
         else:
-            self.write(ty, np.array([value], _NUMPY[ty]))
+            self.write(ty, np.array([value], NUMPY_DTYPES[ty]))
 
     def _format(self, text: bool) -> str | None:
         """Return the format of numbers if Lua can decode and encode it: ``"memory"``, ``"text"`` or None.

@@ -30,6 +30,7 @@ DTYPES = {
     "Double": torch.float64,
 }
 TYPE_OF_DTYPE = {dtype: name for name, dtype in DTYPES.items()}
+NUMPY_DTYPES = {name: torch.empty(0, dtype=dtype).numpy().dtype for name, dtype in DTYPES.items()}
 FLOATING = ("Half", "Float", "Double")
 _BITS = {"Byte": 8, "Char": 8, "Short": 16, "Int": 32, "Long": 64}
 

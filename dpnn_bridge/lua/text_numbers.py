@@ -8,11 +8,9 @@ from contextlib import suppress
 from typing import Any, BinaryIO
 
 import numpy as np
-import torch
 
-from dpnn_bridge.lua.tensor import DTYPES, cast_number
+from dpnn_bridge.lua.tensor import NUMPY_DTYPES, cast_number
 
-_NUMPY = {ty: torch.empty(0, dtype=dtype).numpy().dtype for ty, dtype in DTYPES.items()}
 _INTEGER = re.compile(rb"\s*([+-]?\d+)")
 _REAL = re.compile(rb"\s*([+-]?(?:\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?|inf(?:inity)?|nan))", re.IGNORECASE)
 _FORMATS = {"Half": "%.9g", "Float": "%.9g", "Double": "%.17g"}
@@ -50,8 +48,8 @@ def read_numbers(stream: BinaryIO, ty: str, count: int) -> np.ndarray:
         values = _read_words(stream, ty, count)
     if ty in _FORMATS:
         with np.errstate(over="ignore"):
-            return np.array(values, np.float64).astype(_NUMPY[ty])
-    return np.array([cast_number(v, ty) for v in values], _NUMPY[ty])
+            return np.array(values, np.float64).astype(NUMPY_DTYPES[ty])
+    return np.array([cast_number(v, ty) for v in values], NUMPY_DTYPES[ty])
 
 
 def _read_line(stream: BinaryIO, ty: str, count: int) -> list[Any] | None:
@@ -60,9 +58,8 @@ def _read_line(stream: BinaryIO, ty: str, count: int) -> list[Any] | None:
     line = stream.readline(32 * count + 64)
     words = line.split()
     with suppress(ValueError):
-        if (
-            len(words) == count and line.endswith(b"\n") and b"_" not in line
-        ):  # Python's float and int accept underscores
+        # Python's float and int accept underscores
+        if len(words) == count and line.endswith(b"\n") and b"_" not in line:
             values = list(map(float if ty in _FORMATS else int, words))
             stream.seek(start + len(line) - 1)
             return values
