@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("lupa")
 
-from dpnn_bridge.lua import LuaBridge, files
+from dpnn_bridge.lua import LuaBridge
 
 BRIDGES = {runtime: LuaBridge(runtime=runtime) for runtime in ("luajit21", "lua51")}
 
@@ -90,23 +90,3 @@ def test_numbers_in_two_windows(runtime: str) -> None:
         return true
     """
     assert BRIDGES[runtime].execute(code)
-
-
-def test_objects_are_text_without_python(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[str] = []
-    for name in ("read", "read_number", "write", "write_number", "window", "put_bytes"):
-
-        def counted(
-            self: files.File, *args: object, name: str = name, code: object = getattr(files.File, name)
-        ) -> object:
-            calls.append(name)
-            return code(self, *args)  # type: ignore[operator]
-
-        monkeypatch.setattr(files.File, name, counted)
-    code = """
-        local object = {}
-        for i = 1, 500 do object[i] = {name = 'a tensor', torch.Tensor(3, 3):fill(i)} end
-        return torch.deserialize(torch.serialize(object, 'ascii'), 'ascii')[500][1]:sum()
-    """
-    assert BRIDGES["luajit21"].execute(code) == 4500
-    assert len(calls) < 20, calls
