@@ -12,7 +12,7 @@ from dpnn_bridge.conversion.fields import Field, Layout
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.tracing import record_as_leaf
-from dpnn_bridge.modules.nn.strides import contiguous_strides
+from dpnn_bridge.modules.nn.strides import with_contiguous_strides
 from dpnn_bridge.objects import LuaObject
 
 
@@ -91,7 +91,7 @@ def before_single_sample(self: Any, input: tuple[Tensor]) -> tuple[Tensor]:
     elif x.dim() == self.batch_dims and x.shape[0] == 1:
         self.training = False
         self.is_single = True
-    return (contiguous_strides(x) if 1 in x.shape[1:] else x,)
+    return (with_contiguous_strides(x) if 1 in x.shape[1:] else x,)
 
 
 def after_single_sample(self: Any, input: tuple[Tensor], output: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ def after_single_sample(self: Any, input: tuple[Tensor], output: Tensor) -> Tens
         self.is_single = False
     if not isinstance(output, Tensor):
         return output
-    return contiguous_strides(output) if 1 in output.shape[1:] else output
+    return with_contiguous_strides(output) if 1 in output.shape[1:] else output
 
 
 def accept_single_samples(root: nn.Module) -> nn.Module:

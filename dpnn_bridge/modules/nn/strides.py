@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 
-def contiguous_strides(tensor: Tensor) -> Tensor:
+def with_contiguous_strides(tensor: Tensor) -> Tensor:
     """Return ``tensor`` with the strides of a new contiguous tensor, and give its gradient such strides too."""
     return tensor.reshape(-1).view(tensor.shape)
 
@@ -25,9 +25,9 @@ def guard_volumes(module: nn.Module) -> nn.Module:
 
 def plain_volume(module: nn.Module, args: tuple[Any, ...]) -> Any:
     """Implement the forward pre-hook of :func:`guard_volumes`."""
-    return (contiguous_strides(args[0]), *args[1:]) if isinstance(args[0], Tensor) and args[0].dim() == 4 else None
+    return (with_contiguous_strides(args[0]), *args[1:]) if isinstance(args[0], Tensor) and args[0].dim() == 4 else None
 
 
 def plain_gradient(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
     """Implement the forward hook of :func:`guard_volumes`."""
-    return contiguous_strides(output) if isinstance(output, Tensor) and output.dim() == 4 else None
+    return with_contiguous_strides(output) if isinstance(output, Tensor) and output.dim() == 4 else None
