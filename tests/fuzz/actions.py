@@ -123,7 +123,8 @@ def case(watch: Watch, suffix: str, data: bytes, random: Random) -> None:
     """Reads a .t7, loads a .pt or .safetensors, and often does more with it."""
     file = watch.folder / f"x{suffix}"
     if suffix == ".t7":
-        watch.run("read", lambda: read(data, random.randrange(10) == 0))
+        again = random.randrange(10) == 0
+        watch.run("read", lambda: read(data, again))
     else:
         file.write_bytes(data)
         watch.run("load", lambda: dpnn_bridge.load(file))

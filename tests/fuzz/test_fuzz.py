@@ -9,6 +9,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from hypothesis.errors import StopTest
 
 from dpnn_bridge.errors import ConversionError
 
@@ -68,6 +69,8 @@ def test_what_the_watch_notices() -> None:
             warnings.simplefilter("ignore")
             with pytest.raises(BrokenPromiseError, match="x gives 90000 characters"):
                 watch.run("x", lambda: fails(ConversionError("x\n" * 30_000)))
+        with pytest.raises(StopTest):  # not a broken promise: the random data of the case are used up
+            watch.run("x", lambda: fails(StopTest(1)))
 
 
 def test_what_does_not_come_again_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hypothesis.errors import StopTest
+
 import dpnn_bridge
 from dpnn_bridge.errors import DpnnBridgeError
 
@@ -156,7 +158,7 @@ class Watch:
             self._ours(name, error)
         except Endless:
             raise BrokenPromiseError(f"{name} does not end") from None
-        except (BrokenPromiseError, KeyboardInterrupt):
+        except (BrokenPromiseError, KeyboardInterrupt, StopTest):  # StopTest: Hypothesis has no more random data
             raise
         except BaseException as error:
             raise BrokenPromiseError(
