@@ -44,7 +44,7 @@ def load_plugins(plugins: Sequence[StrPath]) -> list[Path]:
             raise OptionError(f"plugins= (--plugin): {error}") from error
         with Exclusive(path):
             wrap_errors(ConversionError, f"loading the plugin {plugin}")(_update)(path)
-    return [path for path in list(_loaded) if path.exists()]
+    return [path for path in list(_loaded) if os.path.exists(path)]
 
 
 def _update(path: Path) -> None:

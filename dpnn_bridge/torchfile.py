@@ -73,10 +73,14 @@ class TorchObject:
             raise AttributeError(k)
         return self[k]
 
+    @property
+    def _fields(self) -> dict[Any, Any]:
+        return self._obj if isinstance(self._obj, dict) else {}  # an empty table is a list
+
     def __getitem__(self, k: Any) -> Any:
-        if k in self._obj:
-            return self._obj[k]
-        return self._obj.get(k.encode()) if isinstance(k, str) else None
+        if isinstance(k, str) and k not in self._fields:
+            k = k.encode()
+        return self._fields.get(k)
 
     def torch_typename(self) -> bytes:
         """Return the name of the Lua class."""
@@ -86,7 +90,7 @@ class TorchObject:
         return f"TorchObject({self._typename!r}, {self._obj!r})"
 
     def __dir__(self) -> list[str]:
-        names = [k.decode("utf-8", "replace") if isinstance(k, bytes) else str(k) for k in self._obj]
+        names = [k.decode("utf-8", "replace") if isinstance(k, bytes) else str(k) for k in self._fields]
         return [*names, "torch_typename"]
 
 
@@ -94,6 +98,11 @@ class TorchObject:
 def load(filename: str | os.PathLike[str], **kwargs: Any) -> Any:
     """Load the first object of a file; for the options see :class:`T7Reader`."""
     return _Values(**kwargs).value(read_t7(filename))
+
+
+@wrap_errors(T7Error, "reading")
+def _converted(values: _Values, value: Any) -> Any:
+    return values.value(value)
 
 
 class T7Reader:
@@ -123,7 +132,7 @@ class T7Reader:
             self._objects = deque(read_all(self.f))
         if not self._objects:
             raise EOFError("no more objects in the file")
-        return self._values.value(self._objects.popleft())
+        return _converted(self._values, self._objects.popleft())
 
 
 class _Values:
@@ -200,7 +209,8 @@ class _Values:
         self.done[id(table)] = entries
         for key, value in table.items():
             name = self.value(key)
-            entries[key if isinstance(name, (list, np.ndarray)) else name] = self.value(value)
+            # tuples (functions) and lists are not compared by identity, and arrays have no hash
+            entries[key if isinstance(name, (list, tuple, np.ndarray)) else name] = self.value(value)
         return entries
 
 

@@ -130,7 +130,7 @@ def run(
 def _missing_folders(tasks: Iterable[Task]) -> list[Path]:
     """Return the folders that the outputs need and that do not exist, the innermost first."""
     folders = {folder for task in tasks if isinstance(task.target, Path) for folder in task.target.parents}
-    return sorted((f for f in folders if not f.exists()), key=lambda f: len(f.parts), reverse=True)
+    return sorted((f for f in folders if not os.path.exists(f)), key=lambda f: len(f.parts), reverse=True)
 
 
 @checks_arguments

@@ -114,6 +114,8 @@ def _parsed(path: Path) -> Iterator[Line]:
     check_file(path, _MAX_BYTES)
     with open_input(path) as file:
         for number, text in enumerate(iter(lambda: file.readline(_LONGEST_LINE), b""), 1):
+            if text.isspace():  # two programs may have ended the same incomplete line
+                continue
             try:
                 line = json.loads(text)
                 if not isinstance(line, dict) or not all(isinstance(line.get(name), str) for name in _REQUIRED):

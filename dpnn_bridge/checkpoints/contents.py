@@ -51,14 +51,15 @@ def named_file(root: Any) -> tuple[str, str] | None:
 def description(value: Any) -> str:
     """Describe a value in one line: its type and, for a table or an object, the first entries."""
     if not isinstance(value, (LuaTable, LuaObject)):
-        return _type_of(value)
+        return type_of(value)
     fields = value.fields if isinstance(value, LuaObject) else value
-    listed = [f"{format_path([k])} ({_type_of(v)})" for k, v in list(fields.items())[:LISTED]]
+    listed = [f"{format_path([k])} ({type_of(v)})" for k, v in list(fields.items())[:LISTED]]
     rest = ", …" if len(fields) > LISTED else ""
-    return f"{_type_of(value)}: {', '.join(listed)}{rest}" if listed else _type_of(value)
+    return f"{type_of(value)}: {', '.join(listed)}{rest}" if listed else type_of(value)
 
 
-def _type_of(value: Any) -> str:
+def type_of(value: Any) -> str:
+    """Describe the type of a value, and its size."""
     if isinstance(value, LuaTensor):
         return f"{value.class_name} {'x'.join(map(str, value.shape)) or 'empty'}"
     if isinstance(value, LuaStorage):
@@ -75,7 +76,7 @@ def _type_of(value: Any) -> str:
 
 def _has_vectors(root: Any) -> bool:
     values = [root, *root.values()] if isinstance(root, LuaTable) else [root]
-    return any(isinstance(v, LuaTensor) and len(v.shape) <= 1 and v.dtype.kind == "f" for v in values)
+    return any(isinstance(v, LuaTensor) and len(v.shape) == 1 and v.dtype.kind == "f" for v in values)
 
 
 def surroundings(root: Any) -> Any:

@@ -263,7 +263,7 @@ def select(
     if key:
         value = follow(root, key)
         if not isinstance(value, LuaObject):
-            what = "no entry" if value is None else f"a {type(value).__name__}, not a module,"
+            what = "no entry" if value is None else f"{contents.type_of(value)}, not a module,"
             found = candidates(root, is_known)
             close = difflib.get_close_matches(key, [c.key for c in found], n=1)
             hint = f" Did you mean {close[0]}?" if close else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import runpy
 import sys
 import traceback
@@ -42,7 +43,7 @@ def main() -> int:
         runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
         return 0
     script = Path(arguments[0])
-    if not script.exists():
+    if not os.path.exists(script):
         print(f"{script} does not exist: check the path\n\n{USAGE}", file=sys.stderr)
         return 2
     try:

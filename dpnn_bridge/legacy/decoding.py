@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.graph import is_module
 from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.options import Options
@@ -79,7 +80,7 @@ class TorchObject(Module):
         return f"TorchObject({self._typename}, {self._obj!r})"
 
     def __dir__(self) -> list[str]:
-        return [*map(str, self._obj), "torch_typename"]
+        return [*map(str, self._fields), "torch_typename"]
 
 
 def class_of(obj: LuaObject) -> type[Viewed]:
@@ -124,18 +125,18 @@ class Decoder:
 
     def __init__(self, unknown_classes: bool = False, lists: bool = True, ints: bool = True) -> None:
         self.unknown_classes, self.lists, self.ints = unknown_classes, lists, ints
-        self._context = TorchConversion(Options())
-        self._context.sharing = Views()
-        self._inside = 0
         self._done: dict[int, Any] = {}
         self._alive: list[Any] = []
 
+    @wrap_errors(ConversionError, "loading")
     def decode(self, root: Any) -> Any:
-        """Convert the content of a file.
+        """Convert one object of a file.
 
         Raises:
-            UnsupportedClassError: the file contains modules of unknown classes, and ``unknown_classes`` is False.
+            UnsupportedClassError: the object contains modules of unknown classes, and ``unknown_classes`` is False.
         """
+        self._context, self._inside = TorchConversion(Options()), 0
+        self._context.sharing = Views()
         value = self.value(root, ())
         self._context.finish()
         return value
@@ -185,7 +186,7 @@ class Decoder:
         entries = self._done[id(table)] = hashable_uniq_dict()
         for key, value in table.items():
             name = self.value(key, path)
-            entries[key if isinstance(name, list) else name] = self.value(value, (*path, key))
+            entries[key if isinstance(name, (list, tuple)) else name] = self.value(value, (*path, key))
 
     def _object(self, obj: LuaObject, path: tuple[Any, ...]) -> None:
         if is_module(obj) and not self._inside and not self.unknown_classes:

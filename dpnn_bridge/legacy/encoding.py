@@ -11,6 +11,7 @@ from torch import Tensor
 from dpnn_bridge.base.storage import storage_id
 from dpnn_bridge.conversion.lua_values import numpy_dtype
 from dpnn_bridge.legacy.lua_graph import LuaDescription, LuaGraph, add_constants
+from dpnn_bridge.legacy.user_modules import is_user_module
 from dpnn_bridge.legacy.values import storage_tensor
 from dpnn_bridge.legacy.viewed import Viewed
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTensor, tensor_class
@@ -19,22 +20,20 @@ from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTensor, tensor_class
 USER_CLASS = "python."
 
 
-def is_user_module(obj: Any) -> bool:
-    """Return whether an object has its own ``updateOutput``, as modules of users do."""
-    method = type(obj).updateOutput
-    return "updateOutput" in obj.__dict__ or not method.__module__.startswith("dpnn_bridge.legacy")
-
-
 class Encoder(LuaGraph):
     """Converter of modules, criterions and values to Lua values. Lua tensors share the memory of the tensors.
+
+    Args:
+        inherited: a module of the user whose computation is that of its class in ``torch.legacy.nn``.
 
     Attributes:
         pairs: every module and criterion with its Lua object.
         user_modules: ``id`` of a Lua object -> module of the user, which computes in Python.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, inherited: Any = None) -> None:
         super().__init__()
+        self._inherited = inherited
         self.pairs: list[tuple[Any, LuaObject]] = []
         self.user_modules: dict[int, Any] = {}
         self._storages: dict[tuple[int, torch.dtype], LuaStorage] = {}
@@ -45,7 +44,8 @@ class Encoder(LuaGraph):
             return LuaDescription(state["_typename"], "", {}, state["_version_number"], state["_header"], state["_obj"])
         if not isinstance(value, Viewed):
             return None
-        in_python = is_user_module(value) or value._own_module() is not None
+        is_user_class = is_user_module(value) and value is not self._inherited
+        in_python = is_user_class or value._own_module() is not None
         name = USER_CLASS + type(value).__name__ if in_python else value._lua_class
         fields = {k: v for k, v in value.__dict__.items() if k not in ("_version", "_header")}
         header = value.__dict__.get("_header", ())

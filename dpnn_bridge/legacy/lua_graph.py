@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.lua_class import constant_fields
 from dpnn_bridge.legacy import fields
@@ -77,6 +79,8 @@ class LuaGraph:
         return lua
 
     def _start(self, value: Any) -> Any:
+        if isinstance(value, np.generic):
+            value = value.item()
         if value is None or isinstance(value, (bool, int, float, str, LuaFunction)):
             return value
         if id(value) in self._done:

@@ -18,6 +18,9 @@ from dpnn_bridge.legacy.flat import flattened
 from dpnn_bridge.legacy.viewed import Viewed
 from dpnn_bridge.objects import LuaObject
 
+#: gradient field -> parameter field
+_PARAMETER_OF = {"gradWeight": "weight", "gradBias": "bias"}
+
 
 class _Shared(Viewed):
     """The common methods of modules and criterions."""
@@ -119,7 +122,16 @@ class Module(_Shared):
         return self.gradInput
 
     def accUpdateGradParameters(self, input: Any, gradOutput: Any, lr: float) -> None:
-        running.backward(self, (input,), gradOutput, scale=-lr, input_too=False, into_parameters=True)
+        if not running.overrides(self, "accGradParameters"):
+            if self._kind != "Module":
+                running.backward(self, (input,), gradOutput, scale=-lr, input_too=False, into_parameters=True)
+            return
+        gradients = {name: self.__dict__[name] for name in ("gradWeight", "gradBias") if name in self.__dict__}
+        try:  # the gradients are added to the parameters
+            self.__dict__.update({name: self.__dict__[_PARAMETER_OF[name]] for name in gradients})
+            self.accGradParameters(input, gradOutput, -lr)
+        finally:
+            self.__dict__.update(gradients)
 
     def sharedAccUpdateGradParameters(self, input: Any, gradOutput: Any, lr: float) -> None:
         if self.parameters():
@@ -233,6 +245,9 @@ class Container(Module):
 
     def size(self) -> int:
         return len(self.modules)
+
+    def accUpdateGradParameters(self, input: Any, gradOutput: Any, lr: float) -> None:
+        running.backward(self, (input,), gradOutput, scale=-lr, input_too=False, into_parameters=True)
 
     def applyToModules(self, func: Callable[[Any], Any]) -> None:
         for module in self.modules:

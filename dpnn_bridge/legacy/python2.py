@@ -20,6 +20,8 @@ from pathlib import Path
 from types import CodeType
 from typing import Any, TypeGuard
 
+import numpy as np
+
 from dpnn_bridge.base.extras import missing_package
 
 _NAMES = {"basestring", "execfile", "long", "raw_input", "reduce", "reload", "unichr", "unicode", "xrange"}
@@ -200,16 +202,24 @@ def _call(function: Callable[..., Any], at: ast.AST, *arguments: ast.expr) -> as
     return ast.copy_location(ast.Call(name, [*arguments], []), at)
 
 
+def _is_integral(value: Any) -> bool:
+    """Return whether a value is an integer, or a numpy array or scalar of integers."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        return np.issubdtype(value.dtype, np.integer)
+    return isinstance(value, int)
+
+
 def quotient(a: Any, b: Any) -> Any:
-    """Return ``a / b`` as in Python 2: the quotient of two integers is rounded down."""
-    return a // b if isinstance(a, int) and isinstance(b, int) else a / b
+    """Return ``a / b`` as in Python 2: quotients of integers are rounded down, also in numpy arrays."""
+    return a // b if _is_integral(a) and _is_integral(b) else a / b
 
 
 def divided(a: Any, b: Any) -> Any:
     """Return the value that ``a /= b`` assigns in Python 2."""
-    if isinstance(a, int) and isinstance(b, int):
-        return a // b
-    a /= b
+    if _is_integral(a) and _is_integral(b):
+        a //= b
+    else:
+        a /= b
     return a
 
 

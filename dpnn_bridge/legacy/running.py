@@ -21,15 +21,24 @@ from dpnn_bridge.conversion.fields import get_tensor, grad_field
 from dpnn_bridge.conversion.lua_values import RESULTS
 from dpnn_bridge.conversion.tensors import field_value, is_parameter
 from dpnn_bridge.conversion.torch_context import TorchConversion
-from dpnn_bridge.legacy.encoding import Encoder, is_user_module
+from dpnn_bridge.legacy.encoding import Encoder
 from dpnn_bridge.legacy.fields import CHANGED
-from dpnn_bridge.legacy.foreign import Foreign, accumulating
+from dpnn_bridge.legacy.user_modules import UserModule, accumulating, is_user_module, overrides
 from dpnn_bridge.legacy.values import equal
 from dpnn_bridge.legacy.viewed import Viewed
 from dpnn_bridge.legacy.views import Views
 from dpnn_bridge.training.lua_parameters import LuaParameter, all_parameters
 
-__all__ = ["backward", "cleared", "converted", "forward", "gradient_of", "is_user_module", "parameters_of"]
+__all__ = [
+    "backward",
+    "cleared",
+    "converted",
+    "forward",
+    "gradient_of",
+    "is_user_module",
+    "overrides",
+    "parameters_of",
+]
 
 
 class Call(NamedTuple):
@@ -52,6 +61,10 @@ class Call(NamedTuple):
 class Graph:
     """A model of ``torch.legacy.nn`` and its converted module.
 
+    Args:
+        root: the model. If it is a module of the user, its converted module computes as the class in
+            ``torch.legacy.nn`` from which it inherits, because the methods that it inherits run the graph.
+
     Attributes:
         module: the converted module.
         pairs: each object of the model with its converted module.
@@ -59,9 +72,9 @@ class Graph:
     """
 
     def __init__(self, root: Any) -> None:
-        encoder = Encoder()
+        encoder = Encoder(inherited=root)
         obj = encoder.value(root)
-        context = TorchConversion(Options(index_base=0, fallback=lambda o, _: _foreign(encoder, o)))
+        context = TorchConversion(Options(index_base=0, fallback=lambda o, _: _in_python(encoder, o)))
         context.sharing = self._views = Views()
         self.module = context.to_torch(obj)
         context.finish()
@@ -72,6 +85,8 @@ class Graph:
         self.pairs = [(legacy, module) for legacy, module in found if module is not None]
         self.signature = signature(root, self._views.shared)
         for legacy, module in self.pairs:
+            if isinstance(module, UserModule):
+                module.anchor = torch.zeros((), requires_grad=True)
             module.register_forward_pre_hook(partial(self._enter, legacy), prepend=True)
             module.register_forward_hook(partial(self._leave, legacy))
 
@@ -86,8 +101,9 @@ class Graph:
         return inputs
 
     def _leave(self, legacy: Any, module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
-        legacy._call = legacy._call._replace(output=output)
-        if not is_user_module(legacy):
+        if legacy._call.graph is self:  # otherwise an inherited method of a module of the user has run another graph
+            legacy._call = legacy._call._replace(output=output)
+        if not isinstance(module, UserModule):
             legacy.output = plain(output)
 
     def write_back(self) -> None:
@@ -109,9 +125,10 @@ def plain(value: Any) -> Any:
     return map_tensors(lambda t: t.data, value)
 
 
-def _foreign(encoder: Encoder, obj: Any) -> nn.Module | None:
+def _in_python(encoder: Encoder, obj: Any) -> nn.Module | None:
+    """Return the module that computes an object in Python; None for an object whose Lua class computes."""
     legacy = encoder.user_modules.get(id(obj))
-    return None if legacy is None else legacy._own_module() or Foreign(legacy)
+    return None if legacy is None else legacy._own_module() or UserModule(legacy)
 
 
 def signature(root: Any, shared: set[int]) -> list[Any]:
@@ -159,7 +176,7 @@ def graph_of(root: Any) -> Graph:
 def converted(root: Any, **options: Any) -> nn.Module:
     """Convert an object to a ``torch.nn`` module that does not share its tensors."""
     encoder = Encoder()
-    defaults = {"index_base": 0, "gradients": True, "fallback": lambda obj, _: _foreign(encoder, obj)}
+    defaults = {"index_base": 0, "gradients": True, "fallback": lambda obj, _: _in_python(encoder, obj)}
     context = TorchConversion(Options(**{**defaults, **options}))
     module = context.to_torch(encoder.value(root))
     context.finish()
@@ -216,7 +233,9 @@ def backward(
     calls = [(legacy, c) for legacy, c in calls if input_too and c.graph is call.graph]
     leaves = [t for _, c in calls for t in tensors(c.inputs[0]) if t.requires_grad]
     leaves += [entry.parameter for _, _, entry in sites]
-    with accumulating(scale):
+    if scale is not None:
+        leaves += [module.anchor for _, module in pairs if isinstance(module, UserModule) and module.anchor is not None]
+    with accumulating(None if scale is None else partial(_accumulate, scale, into_parameters)):
         gradients = _gradients(outputs, leaves, grad_outputs)
     for legacy, c in calls:
         legacy.gradInput = map_tensors(
@@ -230,6 +249,14 @@ def backward(
             target.add_(entry.read_gradient().reshape(target.shape), alpha=scale)
             parameter.grad = None
     return root.gradInput if input_too else None
+
+
+def _accumulate(scale: float, into_parameters: bool, part: Any, input: Any, grad_output: Any) -> None:
+    """Compute the parameter gradients of a module of the user, see :func:`backward`."""
+    if into_parameters:
+        part.accUpdateGradParameters(input, grad_output, -scale)
+    else:
+        part.accGradParameters(input, grad_output, scale)
 
 
 def _differentiable(output: Any, grad_output: Any) -> tuple[list[Tensor], list[Tensor] | None]:

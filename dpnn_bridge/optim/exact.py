@@ -18,7 +18,34 @@ def evaluated(closure: Callable[[], Any] | None) -> Any:
         return closure()
 
 
-class WithDefaults(torch.optim.Optimizer):
+class WithFixedOptions(torch.optim.Optimizer):
+    """Base class of optimizers whose formula does not support all options of PyTorch's optimizer.
+
+    Attributes:
+        fixed_options: name of each option that is not supported -> its only valid value.
+
+    Raises:
+        ValueError: a parameter group, or a group of a loaded ``state_dict``, has another value.
+    """
+
+    fixed_options: ClassVar[dict[str, Any]] = {"maximize": False}
+
+    def _check_options(self, group: dict[str, Any]) -> None:
+        for name, value in self.fixed_options.items():
+            if group.get(name, value) != value:
+                raise ValueError(f"{type(self).__name__} does not support {name}={group[name]}, only {value}")
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        self._check_options(param_group)
+        super().add_param_group(param_group)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for group in state["param_groups"]:
+            self._check_options(group)
+        super().__setstate__(state)
+
+
+class WithDefaults(WithFixedOptions):
     """Base class of optimizers with hyperparameters that PyTorch's optimizer lacks.
 
     Attributes:
@@ -156,6 +183,8 @@ class Adam(torch.optim.Adam, _Stepper):
         the step is :math:`lr \sqrt{1 - \beta_2^t} / (1 - \beta_1^t) \cdot m / (\sqrt{v} + \epsilon)`.
     """
 
+    fixed_options: ClassVar[dict[str, Any]] = {"amsgrad": False, "maximize": False, "decoupled_weight_decay": False}
+
     def __init__(
         self,
         params: Any,
@@ -205,6 +234,7 @@ class ASGD(torch.optim.ASGD, _Stepper):
     """
 
     own_defaults: ClassVar[dict[str, Any]] = {}
+    fixed_options: ClassVar[dict[str, Any]] = {"weight_decay": 0, "maximize": False}
 
     def __init__(
         self, params: Any, lr: float = 1e-4, lambd: float = 1e-4, alpha: float = 0.75, t0: float = 1e6

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from dpnn_bridge.conversion.distributed import local
-from dpnn_bridge.optim.exact import WithDefaults, evaluated
+from dpnn_bridge.optim.exact import WithDefaults, WithFixedOptions, evaluated
 
 
-class _FullBatch(torch.optim.Optimizer):
+class _FullBatch(WithFixedOptions):
     """Base class of LBFGS and CG, which treat all parameters as one vector."""
 
     @property
@@ -54,6 +54,7 @@ class Rprop(torch.optim.Rprop, WithDefaults):
     """
 
     own_defaults: ClassVar[dict[str, Any]] = {"niter": 1}
+    fixed_options: ClassVar[dict[str, Any]] = {}
 
     def __init__(
         self,
@@ -118,6 +119,8 @@ class LBFGS(torch.optim.LBFGS, _FullBatch):
         PyTorch compares ``tolerance_grad`` with the largest element of the gradient instead of the sum.
     """
 
+    fixed_options: ClassVar[dict[str, Any]] = {"line_search_fn": None}
+
     def __init__(
         self,
         params: Any,
@@ -149,7 +152,7 @@ class LBFGS(torch.optim.LBFGS, _FullBatch):
         for iteration in range(1, group["max_iter"] + 1):
             state["n_iter"] += 1
             self._update_direction(state, gradient, group["history_size"])
-            state["prev_flat_grad"], state["prev_loss"] = gradient.clone(), loss
+            state["prev_flat_grad"], state["prev_loss"] = gradient, loss
             direction = state["d"]
             if gradient.dot(direction) > -group["tolerance_change"]:
                 break

@@ -103,7 +103,7 @@ class Method:
         if not found:
             for name, attribute in self.fill.items():
                 for f in fields if config.get(name) else ():
-                    initial = torch.full_like(f.parameter, float(config[name]), requires_grad=False)
+                    initial = torch.full_like(f.parameter, number(config[name], name), requires_grad=False)
                     optimizer.state[f.parameter].update({attribute: initial, "step": torch.tensor(0.0)})
         if found or self.without_buffers:
             for f in fields:
@@ -114,7 +114,8 @@ class Method:
         values = {"step": torch.tensor(0.0)}
         for name, attribute in self.numbers.items():
             if state.get(name) is not None:
-                values[attribute] = torch.tensor(float(state[name])) if attribute == "step" else double(state[name])
+                value = number(state[name], name)
+                values[attribute] = torch.tensor(float(value)) if attribute == "step" else double(value)
         return values
 
     def create(self, parameters: list[nn.Parameter], config: Mapping[str, Any]) -> Optimizer:
@@ -127,11 +128,11 @@ class Method:
         table = self.configuration(optimizer)
         states = [optimizer.state.get(f.parameter, {}) for f in fields]
         for name, attribute in {**self.buffers, **self.factors}.items():
-            if any(attribute in s for s in states):
+            if any(s.get(attribute) is not None for s in states):  # stock SGD without momentum has None
                 initial = self.unstepped.get(attribute, lambda p, _: torch.zeros_like(p))
                 group = optimizer.param_groups[0]
                 values = [
-                    s[attribute] if attribute in s else initial(f.parameter.detach(), group)
+                    initial(f.parameter.detach(), group) if s.get(attribute) is None else s[attribute]
                     for f, s in zip(fields, states, strict=True)
                 ]
                 parts = [f.to_lua(value) for f, value in zip(fields, values, strict=True)]
@@ -141,9 +142,9 @@ class Method:
             if values:
                 table[name] = integral(max(values) if attribute == "step" else values[0])
         if any(name in table for name in self.buffers):
-            kind = next(table[name].class_name for name in self.buffers if name in table)
+            buffer_class = next(table[name].class_name for name in self.buffers if name in table)
             for name, class_name in self.scratch.items():
-                table[name] = LuaTensor.empty(class_name or kind)
+                table[name] = LuaTensor.empty(class_name or buffer_class)
         return table
 
     def configuration(self, optimizer: Optimizer) -> LuaTable:
@@ -206,7 +207,9 @@ class LBFGSMethod(Method):
         def vector(value: Any, name: str) -> Tensor:
             return torch.cat([part.reshape(-1) for part in split_flat(fields, value, name)])
 
-        values: dict[str, Any] = {to: state[name] for name, to in self.scalars.items() if state.get(name) is not None}
+        values: dict[str, Any] = {
+            to: number(state[name], name) for name, to in self.scalars.items() if state.get(name) is not None
+        }
         for name, to in self.vectors.items():
             if state.get(name) is not None:
                 values[to] = vector(state[name], name)

@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from dpnn_bridge.base.arguments import checks_arguments
+from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.optim.exact import ASGD, NAG, SGD, Adam
@@ -40,7 +41,7 @@ METHODS: dict[str, Method] = {
             **WEIGHT_DECAY,
             **RATE_DECAY,
         },
-        constant_kwargs={"maximize": False},
+        constant_kwargs=SGD.fixed_options,
         buffers={"dfdx": "momentum_buffer"},
         factors={"learningRates": "learning_rates", "weightDecays": "weight_decays"},
         numbers=STEPS,
@@ -50,7 +51,7 @@ METHODS: dict[str, Method] = {
         Adam,
         (torch.optim.Adam,),
         settings={"learningRate": ("lr", 1e-3), **BETAS, "epsilon": ("eps", 1e-8), **WEIGHT_DECAY, **RATE_DECAY},
-        constant_kwargs={"amsgrad": False, "maximize": False, "decoupled_weight_decay": False},
+        constant_kwargs=Adam.fixed_options,
         buffers={"m": "exp_avg", "v": "exp_avg_sq"},
         numbers={"t": "step"},
     ),
@@ -101,7 +102,7 @@ METHODS: dict[str, Method] = {
             "alpha": ("alpha", 0.75),
             "t0": ("t0", 1e6),
         },
-        constant_kwargs={"weight_decay": 0, "maximize": False},
+        constant_kwargs=ASGD.fixed_options,
         buffers={"ax": "ax"},
         numbers={"t": "step", "eta_t": "eta", "mu_t": "mu"},
         unstepped={"ax": lambda p, group: p},
@@ -133,7 +134,7 @@ METHODS: dict[str, Method] = {
             "tolX": ("tolerance_change", 1e-9),
             "nCorrection": ("history_size", 100),
         },
-        constant_kwargs={"line_search_fn": None},
+        constant_kwargs=LBFGS.fixed_options,
     ),
     "cg": Method(
         CG,
@@ -151,6 +152,7 @@ METHODS: dict[str, Method] = {
 
 
 @checks_arguments
+@wrap_errors(ConversionError, "creating an optimizer from a Lua table")
 def from_lua(
     method: str, config: Mapping[str, Any], target: Target, state: Mapping[str, Any] | None = None
 ) -> Optimizer:
@@ -168,7 +170,8 @@ def from_lua(
         ``UserWarning`` names a field that may be a misspelled hyperparameter.
 
     Raises:
-        ConversionError: the method is unknown, a setting is not a number, or the state does not fit the parameters.
+        ConversionError: the method is unknown, a setting is not a number or is refused by the optimizer, or the state
+            does not fit the parameters.
 
     Examples:
         >>> model = dpnn_bridge.load("checkpoint.t7", key="model")                                # doctest: +SKIP
@@ -182,7 +185,7 @@ def from_lua(
     for name, setting in misspelled(spec, config).items():
         default = spec.settings[setting][1]
         text = f"{method} has no setting {name!r} and uses {setting}={default}; did you mean {setting!r}?"
-        warnings.warn(text, stacklevel=3)
+        warnings.warn(text, stacklevel=4)
     fields = flat_fields(target)
     optimizer = spec.create([f.parameter for f in fields], config)
     spec.load(optimizer, fields, config, config if state is None else state)

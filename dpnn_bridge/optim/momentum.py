@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dpnn_bridge.optim.exact import WithFixedOptions, evaluated
 from dpnn_bridge.training import renormed
 from dpnn_bridge.training.lua_parameters import LuaParameter, changed_parameters, children, own_parameters, setting
 
@@ -26,7 +27,7 @@ _FIELDS = {
 _STEP_ONLY = {"momentum": 0, "weight_decay": 0, "max_out_norm": None, "max_in_norm": None}
 
 
-class MomentumSGD(torch.optim.Optimizer):
+class MomentumSGD(WithFixedOptions):
     r"""dpnn's ``weightDecay``, ``updateGradParameters``, ``updateParameters`` and ``maxParamNorm`` in one step.
 
     A step changes the parameters like the functions of :mod:`dpnn_bridge.training`, but does not change ``.grad``. To
@@ -78,23 +79,20 @@ class MomentumSGD(torch.optim.Optimizer):
             "max_out_norm": max_out_norm,
             "max_in_norm": max_in_norm,
         }
-        self._entries: dict[int, LuaParameter] = {}
+        self._entries: dict[nn.Parameter, LuaParameter] = {}
         groups: dict[tuple[Any, ...], dict[str, Any]] = {}
         for entry, own in _with_options(module, options):
             parameter = entry.parameter
-            if id(parameter) not in self._entries and parameter.requires_grad:
-                self._entries[id(parameter)] = entry
+            if parameter not in self._entries and parameter.requires_grad:
+                self._entries[parameter] = entry
                 groups.setdefault(tuple(own.values()), {"params": [], **own})["params"].append(parameter)
         super().__init__(list(groups.values()), {"lr": lr, **options})
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Load a state. Options that a group of another optimizer lacks, such as of ``torch.optim.SGD``, are kept.
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_entries": self._entries}  # type: ignore[misc]
 
-        Raises:
-            ValueError: a group has ``maximize=True``.
-        """
-        if any(group.get("maximize") for group in state["param_groups"]):
-            raise ValueError("MomentumSGD does not support a state_dict with maximize=True")
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Load a state. Options that a group of another optimizer lacks, such as of ``torch.optim.SGD``, are kept."""
         own = self.__dict__.get("param_groups", [])
         super().__setstate__(state)
         for group, before in zip(self.param_groups, own, strict=False):
@@ -108,14 +106,11 @@ class MomentumSGD(torch.optim.Optimizer):
         Args:
             closure: function that computes the loss and the gradients, and returns the loss.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = evaluated(closure)
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._update(self._entries[id(parameter)], self.state[parameter], group)
+                    self._update(self._entries[parameter], self.state[parameter], group)
         return loss
 
     def _update(self, entry: LuaParameter, state: dict[str, Any], group: dict[str, Any]) -> None:

@@ -66,7 +66,7 @@ def check_parameters(module: nn.Module) -> None:
         ``module:checkParameters()``, dpnn's Module.lua
     """
     for index, entry in enumerate(all_parameters(module), 1):
-        if entry.read().sum().isnan():
+        if entry.read().sum(dtype=torch.float64).isnan():
             where = f"field {entry.name} of a {type(entry.module).__name__}"
             raise FloatingPointError(f"check_parameters: the sum of parameter {index} is NaN ({where})")
 
@@ -115,27 +115,31 @@ def weight_decay(module: nn.Module, wd_factor: float, wd_min_dim: int = 2) -> No
 def momentum_grad_parameters(module: nn.Module) -> list[Tensor]:
     """Return the momentum buffers of a module's own parameters, ``m:momentumGradParameters()``.
 
-    The first call creates the buffers, from the field ``momGradParams`` of the file or else from the gradients.
+    The first call creates the buffers, from the field ``momGradParams`` of the file or else from the gradients. Later
+    calls return the same tensors, unless a cast has changed the dtype or device of the parameters.
 
     Args:
         module: any module.
     """
+    is_leaf = children(module) == []
+    entries = own_parameters(module) if is_leaf else list(all_parameters(module))
     buffers = module.__dict__.get("momentum_buffers")
     if buffers is None:
         record = fields.record_of(module)
         stored = record.fields.get("momGradParams") if record else None
         if isinstance(stored, LuaTable) and len(stored):
             buffers = [t.torch().clone() for t in stored.as_list()]
-            if children(module) == []:  # Torch7 also has a buffer for the computed weight of a layer in a WeightNorm
-                buffers = buffers[-len(own_parameters(module)) :]
+            if is_leaf:  # Torch7 also has a buffer for the computed weight of a layer in a WeightNorm
+                buffers = buffers[-len(entries) :]
         else:
-            entries = own_parameters(module) if children(module) == [] else list(all_parameters(module))
             buffers = [e.read_gradient().clone() for e in entries]
             if visited_rows(module) is not None:
                 buffers = [torch.zeros_like(b) for b in buffers]
         if not buffers:
             return []
-        module.__dict__["momentum_buffers"] = buffers
+    for i, (buffer, entry) in enumerate(zip(buffers, entries, strict=False)):
+        buffers[i] = buffer.to(entry.parameter.device, entry.parameter.dtype)
+    module.__dict__["momentum_buffers"] = buffers
     return buffers
 
 

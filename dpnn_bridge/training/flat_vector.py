@@ -88,7 +88,7 @@ def flat_fields(target: nn.Module | Iterable[nn.Parameter], package: Package = "
     """
     if not isinstance(target, nn.Module):
         return [FlatField(p) for p in target]
-    fields: dict[int, FlatField] = {}
+    fields: dict[Any, FlatField] = {}
     sites = registry.parameters(target)
     for module, _, spec in sites if package == "nn" else chain(sites, _hidden(target)):
         owner, leaf = resolve(module, spec.attribute)
@@ -96,9 +96,10 @@ def flat_fields(target: nn.Module | Iterable[nn.Parameter], package: Package = "
         if tie is not None:
             owner, leaf, module, spec = tie.source.owner, tie.source.leaf, tie.source.module, tie.source.field
         parameter = getattr(owner, leaf)
-        if not isinstance(parameter, nn.Parameter):
-            parameter = _computed(owner, leaf)
-        fields.setdefault(id(parameter), FlatField(parameter, module, spec.layout))
+        if isinstance(parameter, nn.Parameter):
+            fields.setdefault(id(parameter), FlatField(parameter, module, spec.layout))
+        elif (id(owner), leaf) not in fields:
+            fields[id(owner), leaf] = FlatField(_computed(owner, leaf), module, spec.layout)
     return list(fields.values())
 
 
@@ -118,7 +119,11 @@ def _computed(owner: nn.Module, leaf: str) -> nn.Parameter:
 
 def as_vector(vector: Any) -> Tensor:
     """Convert a Lua tensor, array or sequence to a torch tensor; raise ``TypeError`` for a masked array."""
-    return vector.torch() if isinstance(vector, LuaTensor) else torch.as_tensor(require_unmasked(vector))
+    if isinstance(vector, LuaTensor):
+        return vector.torch()
+    # a sequence of Python numbers has double precision
+    dtype = None if isinstance(vector, (Tensor, np.ndarray)) else torch.float64
+    return torch.as_tensor(require_unmasked(vector), dtype=dtype)
 
 
 def split_flat(fields: list[FlatField], vector: Any, what: str) -> list[Tensor]:

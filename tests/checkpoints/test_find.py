@@ -76,7 +76,10 @@ def test_several_models_need_a_key() -> None:
 
 def test_no_model() -> None:
     with pytest.raises(ModelNotFoundError, match="load_flat"):
+        select(table(weights=LuaTensor.from_numpy(np.zeros(3, np.float32))))
+    with pytest.raises(ModelNotFoundError) as raised:
         select(table(weights=LuaTensor.empty()))
+    assert "load_flat" not in str(raised.value)
 
 
 def data_loader() -> LuaObject:
@@ -158,6 +161,11 @@ def test_namespaces_cover_the_registry() -> None:
 def test_key_that_leads_nowhere_lists_the_models() -> None:
     with pytest.raises(ModelNotFoundError, match=r"protos\.rnn"):
         select(table(protos=table(rnn=NET)), "protos.cnn")
+
+
+def test_a_key_of_data_describes_the_data() -> None:
+    with pytest.raises(ModelNotFoundError, match="a table of 1, not a module, at key 'options'"):
+        select(table(protos=NET, options=table(size=3)), "options")
 
 
 def test_a_key_is_read_to_its_end() -> None:

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from torch import nn
 
 import dpnn_bridge
+from dpnn_bridge import batch
 from dpnn_bridge.base import regular
 from dpnn_bridge.base.regular import MAX_BYTES, read_file
 from dpnn_bridge.batch.manifest import last_lines
@@ -187,6 +188,20 @@ def test_a_line_of_a_manifest_has_an_end(tmp_path: Path) -> None:
     os.truncate(tmp_path / "done.jsonl", (1 << 30) + 1)
     with pytest.raises(NotT7Error, match="is larger than 1,024 MiB"):
         last_lines(tmp_path / "done.jsonl")
+
+
+def test_an_empty_line_of_a_manifest_is_skipped(tmp_path: Path) -> None:
+    """Two programs that find the same incomplete last line both begin with a new line."""
+    lines = [json.dumps({"source": "a", "target": target, "verdict": "equal"}) for target in "bc"]
+    (tmp_path / "done.jsonl").write_text('{"source": "a\n\n'.join(["", *(f"{line}\n\n" for line in lines)]))
+    assert [*last_lines(tmp_path / "done.jsonl")] == ["b", "c"]
+
+
+def test_a_name_that_is_too_long_fails_alone(tmp_path: Path) -> None:
+    dpnn_bridge.write_t7(tmp_path / "a.t7", nn.Tanh())
+    targets = [tmp_path / ("x" * 300) / "a.npz", tmp_path / "a.npz"]
+    outcomes = batch.run([batch.Task(tmp_path / "a.t7", target) for target in targets])
+    assert [outcome.message.partition(" /")[0] for outcome in outcomes] == ["cannot create the folder", ""]
 
 
 def test_a_folder_that_cannot_be_made_is_one_error(tmp_path: Path) -> None:

@@ -188,6 +188,18 @@ def test_a_quotient_of_python_2(head: str, quotient: float) -> None:
     assert result_of(f"{head}\nx = 7 / 2\nprint 1\n")["x"] == quotient
 
 
+def test_quotients_of_numpy_integers_in_python_2() -> None:
+    names = result_of("""
+import numpy
+x = numpy.array([3, 5])
+y, z = x / 2, 7 / numpy.int64(2)
+w = x / 2.0
+x /= 2
+print 1
+""")
+    assert [names[name].tolist() for name in "xyzw"] == [[1, 2], [1, 2], 3, [1.5, 2.5]]
+
+
 @pytest.mark.parametrize(
     "source",
     [

@@ -15,6 +15,7 @@ from conftest import FIXTURES
 import dpnn_bridge
 from dpnn_bridge.errors import T7Error, UnsupportedClassError
 from dpnn_bridge.legacy import T7Reader, TorchObject, load_lua, nn
+from dpnn_bridge.loaders import write_all
 from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
@@ -197,6 +198,15 @@ def test_damaged_files_and_options(tmp_path: Path) -> None:
         assert isinstance(reader.read(), nn.Sequential)
         with pytest.raises(EOFError):
             reader.read()
+
+
+def test_an_object_after_one_of_an_unknown_class_is_read(tmp_path: Path) -> None:
+    write_all(tmp_path / "two.t7", [LuaObject("nn.Unheard", LuaTable({"gradInput": LuaTensor.empty()})), "second"])
+    with open(tmp_path / "two.t7", "rb") as file:
+        reader = T7Reader(file)
+        with pytest.raises(UnsupportedClassError):
+            reader.read()
+        assert reader.read() == "second"
 
 
 def test_modules_of_torch_nn_under_a_deprecated_option() -> None:

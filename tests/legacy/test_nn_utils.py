@@ -51,6 +51,8 @@ def test_clear_empties_fields_of_a_module_in_a_container() -> None:
     net.clearState()
     assert (module.buffer.numel(), module.parts, module.count) == (0, [], None)
     assert utils.clear(module, ["parts"]) is module
+    module.buffer = torch.empty(3, device="meta")
+    assert utils.clear(module, "buffer").buffer.shape == (0,)
 
 
 def test_nested_tensors() -> None:

@@ -15,6 +15,7 @@ from conftest import FIXTURES
 from test_t7_differential import SAMPLE, UNREADABLE
 
 from dpnn_bridge import torchfile as ours
+from dpnn_bridge.errors import DpnnBridgeError
 from dpnn_bridge.legacy import loading as legacy
 from dpnn_bridge.loaders import read_all, write_all, write_t7
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaTable
@@ -103,6 +104,27 @@ def test_one_object_after_the_other(tmp_path: Path) -> None:
         assert reader.read_obj() == b"second"
         with pytest.raises(EOFError):
             reader.read_obj()
+
+
+def test_objects_without_fields_and_functions_as_keys(tmp_path: Path) -> None:
+    for obj in (LuaObject("my.Class"), LuaObject("torch.Timer", None)):
+        write_t7(tmp_path / "o.t7", obj)
+        for value in (ours.load(tmp_path / "o.t7"), legacy.load_lua(tmp_path / "o.t7", unknown_classes=True)):
+            assert value.name is None
+            assert "torch_typename" in dir(value)
+    one, other = (LuaFunction(b"code", LuaTable.from_list([LuaTable.from_list([1])])) for _ in range(2))
+    write_t7(tmp_path / "f.t7", LuaTable([(one, 1), (other, 2)]))
+    assert [*ours.load(tmp_path / "f.t7").values()] == [*legacy.load_lua(tmp_path / "f.t7").values()] == [1, 2]
+
+
+def test_deep_tables_are_one_error(tmp_path: Path) -> None:
+    table = LuaTable()
+    for _ in range(2000):
+        table = LuaTable({"inner": table})
+    write_t7(tmp_path / "deep.t7", table)
+    for module, name in ((ours, "read_obj"), (legacy, "read")):
+        with open(tmp_path / "deep.t7", "rb") as file, pytest.raises(DpnnBridgeError, match="nested too deeply"):
+            getattr(module.T7Reader(file), name)()
 
 
 def test_needs_no_pytorch() -> None:

@@ -78,6 +78,15 @@ def test_schedulers_and_checkpoints_work() -> None:
     assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
 
 
+def test_a_copy_of_model_and_optimizer_trains() -> None:
+    net = nn.Linear(2, 1)
+    copied, sgd = copy.deepcopy((net, MomentumSGD(net, lr=0.5)))
+    before, kept = copied.bias.item(), net.bias.item()
+    copied(torch.zeros(1, 2)).sum().backward()
+    sgd.step()
+    assert (copied.bias.item(), net.bias.item()) == (pytest.approx(before - 0.5), kept)
+
+
 def test_the_state_of_a_stock_optimizer_is_taken_over() -> None:
     a, x = nn.Linear(3, 2).double(), torch.randn(4, 3, dtype=torch.float64)
     b = copy.deepcopy(a)
@@ -95,5 +104,5 @@ def test_the_state_of_a_stock_optimizer_is_taken_over() -> None:
         optimizer.step()
     for p, q in zip(a.parameters(), b.parameters(), strict=True):
         torch.testing.assert_close(p, q)
-    with pytest.raises(ValueError, match="does not support a state_dict with maximize=True"):
+    with pytest.raises(ValueError, match="MomentumSGD does not support maximize=True"):
         ours.load_state_dict(torch.optim.SGD(a.parameters(), lr=0.1, maximize=True).state_dict())

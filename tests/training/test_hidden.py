@@ -12,6 +12,7 @@ import dpnn_bridge
 from dpnn_bridge import read_t7, training
 from dpnn_bridge.compare.nested import backward
 from dpnn_bridge.conversion.lua_values import to_value
+from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.optim import MomentumSGD
 from dpnn_bridge.parity import compare
 
@@ -91,3 +92,10 @@ def test_parameters_of_a_weight_norm_move_into_one_vector(package: Any) -> None:
     assert torch.equal(grads, training.flatten(module, gradients=True, package=package)) or package == "dpnn"
     params.mul_(2)
     assert torch.equal(training.flatten(module), 2 * of_nn)
+
+
+def test_a_weight_norm_that_occurs_twice_is_flattened_once() -> None:
+    obj = read_t7(FOLDER / "hidden_flat.t7")["cases"][1]["module"]
+    twice = LuaObject("nn.Sequential", LuaTable({"modules": LuaTable.from_list([obj, obj])}))
+    flat = training.flatten(dpnn_bridge.to_torch(obj), package="dpnn")
+    assert torch.equal(training.flatten(dpnn_bridge.to_torch(twice), package="dpnn"), flat)

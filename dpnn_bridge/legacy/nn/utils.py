@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from dpnn_bridge.legacy.casting import cast
@@ -81,7 +80,7 @@ def clear(self: Any, *args: Any) -> Any:
     for name in args[0] if len(args) == 1 and isinstance(args[0], list) else args:
         value = getattr(self, name, None)
         if isinstance(value, Tensor):
-            value.set_(torch.empty(0, dtype=value.dtype))  # pyright: ignore[reportArgumentType]
+            value.set_(value.new_empty(0))  # pyright: ignore[reportArgumentType]
         elif isinstance(value, list):
             value.clear()
         elif hasattr(self, name):

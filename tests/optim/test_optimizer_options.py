@@ -1,0 +1,57 @@
+"""Options and states that an optimizer of ``dpnn_bridge.optim`` does not support."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from dpnn_bridge import optim
+from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.objects import LuaTable
+
+UNSUPPORTED = [
+    (optim.SGD, torch.optim.SGD, "maximize", True),
+    (optim.Adam, torch.optim.Adam, "amsgrad", True),
+    (optim.Adam, torch.optim.AdamW, "decoupled_weight_decay", True),
+    (optim.ASGD, torch.optim.ASGD, "weight_decay", 0.5),
+    (optim.LBFGS, torch.optim.LBFGS, "line_search_fn", "strong_wolfe"),
+]
+
+
+@pytest.mark.parametrize(("ours", "stock", "name", "value"), UNSUPPORTED)
+def test_an_option_without_effect_is_an_error(ours: Any, stock: Any, name: str, value: Any) -> None:
+    params = [nn.Parameter(torch.zeros(2))]
+    given = stock(params) if name == "decoupled_weight_decay" else stock(params, **{name: value})
+    optimizer = ours(params)
+    before = optimizer.state_dict()
+    with pytest.raises(ValueError, match=f"{ours.__name__} does not support {name}={value}, only"):
+        optimizer.load_state_dict(given.state_dict())
+    assert optimizer.state_dict() == before
+    with pytest.raises(ValueError, match=f"does not support {name}={value}"):
+        ours([{"params": params, name: value}])
+    plain = torch.optim.Adam if ours is optim.Adam else stock
+    optimizer.load_state_dict(plain(params).state_dict())
+
+
+@pytest.mark.parametrize(
+    ("method", "table", "message"),
+    [
+        ("sgd", {"evalCounter": LuaTable()}, "the field 'evalCounter' is of type LuaTable, expected a number"),
+        ("rmsprop", {"initialMean": "x"}, "the field 'initialMean' is of type str, expected a number"),
+        ("lbfgs", {"nIter": "x"}, "the field 'nIter' is of type str, expected a number"),
+        ("sgd", {"learningRate": -1}, "Invalid learning rate: -1"),
+    ],
+)
+def test_every_field_of_a_table_is_checked(method: str, table: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConversionError, match=message):
+        optim.from_lua(method, table, nn.Linear(2, 1))
+
+
+def test_a_stock_state_may_have_no_momentum() -> None:
+    net = nn.Linear(2, 1)
+    sgd = torch.optim.SGD(net.parameters(), lr=0.5)
+    sgd.state[net.weight]["momentum_buffer"] = None
+    assert "dfdx" not in optim.to_lua(sgd, net)
