@@ -137,7 +137,7 @@ def _candidates(module: nn.Module) -> Iterator[list[tuple[Sizes, bool]]]:
     """Yield the inputs to try, the likeliest first: the shape of each, and whether its elements are indices."""
     first = _taking_list(module)
     if isinstance(first, ParallelTable) and len(first) <= MAX_INPUTS:
-        yield from _branch_inputs(list(first.children()))
+        yield from _branch_inputs(list(first))
         return
     count = next((m.num_inputs for m in _first_modules(module) if isinstance(m, GModule)), 1 if first is None else 2)
     single = list(_single_inputs(module))

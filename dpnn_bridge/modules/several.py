@@ -20,7 +20,8 @@ class Models(nn.ModuleDict):
     """The models of a file by key, as in ``load(key=…)``: ``models["[1]"]``, ``models["protos.cnn"]``.
 
     ``to_lua`` and ``write_t7`` restore the table of the file. In names of ``state_dict``, a dot of a key becomes ``/``,
-    a slash ``%2F``, and a percent sign before ``2F`` or ``25`` becomes ``%25``.
+    a slash ``%2F``, and a percent sign before ``2F``, ``25`` or ``00`` becomes ``%25``. A key that is the name of an
+    attribute of modules, such as ``train``, is followed by ``%00``.
 
     Args:
         models: key -> model.
@@ -80,10 +81,15 @@ def tensors_at(key: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _name(key: str) -> str:
-    """Convert a key to the name of a submodule, which must not contain a dot."""
-    return re.sub("%(?=2F|25)", "%25", key).replace("/", "%2F").replace(".", "/")
+    """Convert a key to the name of a submodule, which must not contain a dot or be the name of an attribute."""
+    name = re.sub("%(?=2F|25|00)", "%25", key).replace("/", "%2F").replace(".", "/")
+    return f"{name}%00" if name in _ATTRIBUTES else name
 
 
 def _key(name: str) -> str:
     """Undo :func:`_name`."""
-    return name.replace("/", ".").replace("%2F", "/").replace("%25", "%")
+    return name.removesuffix("%00").replace("/", ".").replace("%2F", "/").replace("%25", "%")
+
+
+#: names that a submodule of ``nn.ModuleDict`` must not have
+_ATTRIBUTES = {"", *dir(nn.ModuleDict())}

@@ -156,7 +156,21 @@ def test_tensor_type_reaches_all(case: Case) -> None:
 
 
 def test_keys_with_slashes_and_dots_are_different_keys(tmp_path: Path) -> None:
-    keys = ("a.b", "a/b", "50%", "50%2F", "%25", "%%2525", "%/", "%2/F")
+    keys = (
+        "a.b",
+        "a/b",
+        "50%",
+        "50%2F",
+        "%25",
+        "%%2525",
+        "%/",
+        "%2/F",
+        "train",
+        "train%00",
+        "train%2500",
+        "keys",
+        "to",
+    )
     table = LuaTable({key: dpnn_bridge.to_lua(nn.Linear(i + 1, 2)) for i, key in enumerate(keys)})
     dpnn_bridge.write_t7(tmp_path / "net.t7", table)
     models = dpnn_bridge.load(tmp_path / "net.t7")

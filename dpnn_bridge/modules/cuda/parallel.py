@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.conversion.fields import submodules
 from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.indices import from_one
@@ -138,7 +139,7 @@ class ParallelBranches(nn.Sequential):
     """
 
     def forward(self, input: Any) -> Any:  # type: ignore[override]
-        outputs = [branch(input) for branch in self[0].children()]
+        outputs = [branch(input) for branch in submodules(self[0])]
         return torch.stack(outputs).sum(0)
 
     class Lua(DataParallelTable.Lua):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dpnn_bridge.compare.nested import cast, has_nan, map_tensors
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.fields import record_of
+from dpnn_bridge.conversion.lua_values import numpy_dtype
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.decorator import Decorator
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor, element_dtype, tensor_class
@@ -97,7 +98,7 @@ class DontCast(Decorator):
             outer = ctx.class_of(module.outer, module)
             fields.update(output=LuaTensor.empty(outer), gradInput=LuaTensor.empty(outer))
             if (module.castin or module.castout) and record_of(module) is None:
-                fields["moduleType"] = tensor_class(torch.empty(0, dtype=module.inner_dtype).numpy().dtype)
+                fields["moduleType"] = tensor_class(numpy_dtype(torch.empty(0, dtype=module.inner_dtype)))
             return fields
 
 

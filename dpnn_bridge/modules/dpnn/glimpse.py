@@ -124,13 +124,15 @@ class SpatialGlimpse(nn.Module):
         self.size = (size, size) if isinstance(size, int) else tuple(size)
         self.depth, self.scale = depth, scale
         self.pooling = pooling or ("average" if scale == 2 else "bilinear")
+        if self.pooling not in ("average", "bilinear"):
+            raise ValueError(f"SpatialGlimpse: expected pooling 'average' or 'bilinear', found {pooling!r}")
 
     def forward(self, input: list[Tensor]) -> Tensor:
         image, location = input[0], input[1]
         single = image.dim() == 3
         image = image.unsqueeze(0) if single else image
         location = location.unsqueeze(0) if location.dim() == 1 else location
-        if image.dim() != 4 or location.dim() != 2:
+        if image.dim() != 4 or location.shape != (len(image), 2):
             shapes = [tuple(t.shape) for t in input[:2]]
             raise ValueError(
                 f"SpatialGlimpse: expected shapes [(N, C, H, W), (N, 2)] or [(C, H, W), (2)], found {shapes}"
@@ -298,7 +300,7 @@ class SpatialUniformCrop(nn.Module):
         def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
             scale = obj.get("scale")
             if isinstance(scale, LuaTable):
-                scale = (scale.get("min") or scale[1], scale.get("max") or scale[2])
+                scale = (scale.get("min", scale.get(1)), scale.get("max", scale.get(2)))
             return {**super().arguments(obj, ctx), "scale": scale}
 
         @classmethod

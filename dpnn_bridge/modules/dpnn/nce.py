@@ -42,7 +42,8 @@ def alias_table(probabilities: Tensor) -> tuple[Tensor, Tensor]:
         (smaller if keep[large] < 1 else larger).append(large)
     for k in smaller + larger:  # these differ from 1 only by rounding
         keep[k] = 1.0
-    return torch.tensor(alias), torch.tensor(keep, dtype=torch.float64)
+    device = probabilities.device
+    return torch.tensor(alias, device=device), torch.tensor(keep, dtype=torch.float64, device=device)
 
 
 def draw(alias: Tensor, keep: Tensor, *shape: int) -> Tensor:
@@ -109,9 +110,8 @@ class NCEModule(nn.Linear):
         self.normalized, self.log_softmax = normalized, log_softmax
         unigrams = unigrams.double() / unigrams.double().sum()
         alias, keep = alias_table(unigrams)
-        self.register_buffer("unigrams", unigrams)
-        self.register_buffer("alias", alias)
-        self.register_buffer("keep", keep)
+        for name, tensor in (("unigrams", unigrams), ("alias", alias), ("keep", keep)):
+            self.register_buffer(name, tensor.to(self.weight.device))
         self.register_buffer("Z", torch.full((1,), float(Z), dtype=self.weight.dtype, device=device))
 
     def reset_parameters(self) -> None:
@@ -120,7 +120,7 @@ class NCEModule(nn.Linear):
 
     def forward(self, input: list[Tensor]) -> Tensor | list[Tensor]:  # type: ignore[override]
         x, target = input[0], input[1]
-        if x.dim() != 2 or target.dim() != 1:
+        if x.dim() != 2 or target.shape != x.shape[:1]:
             shapes = [tuple(x.shape), tuple(target.shape)]
             raise ValueError(f"NCEModule: expected shapes [(N, {self.in_features}), (N)], found {shapes}")
         if self.normalized and not self.training:

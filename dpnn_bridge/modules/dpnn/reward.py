@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.modules.nn.criterion import Criterion
+from dpnn_bridge.modules.nn.criterion import Criterion, elementwise
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.torch7.gradient import with_gradient_of
 from dpnn_bridge.training import reinforce
@@ -164,7 +164,8 @@ class VRClassReward(ClassReward):
         self.index_base = index_base
 
     def correct(self, prediction: Tensor, target: Tensor) -> Tensor:
-        return prediction.argmax(-1).reshape(-1) + self.index_base == target.reshape(-1)
+        predicted = prediction.argmax(-1).reshape(-1) + self.index_base
+        return predicted == elementwise(target, predicted)
 
     class Lua(ClassReward.Lua):
         indexed = True
@@ -193,7 +194,7 @@ class BinaryClassReward(ClassReward):
         if prediction.dim() != 1 or target.dim() != 1:
             shapes = f"{tuple(prediction.shape)} and {tuple(target.shape)}"
             raise ValueError(f"BinaryClassReward: expected predictions and targets of shape (N), found {shapes}")
-        return (prediction > 0.5) == (target == 1)
+        return (prediction > 0.5) == (elementwise(target, prediction) == 1)
 
     class Lua(ClassReward.Lua):
         pass

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
 from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.modules.nn.arithmetic import shaped_like
 from dpnn_bridge.objects import LuaTensor
 
 
@@ -77,7 +78,7 @@ class CAddTensorTable(nn.Module):
 
     def forward(self, input: list[Any]) -> list[Tensor]:
         tensor, tensors = input
-        return [other + tensor for other in tensors]
+        return [tensor + shaped_like(tensor, other) for other in tensors]
 
     class Lua(LuaClass):
         constants = {"gradInput": empty_table}

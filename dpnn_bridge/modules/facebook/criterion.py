@@ -36,7 +36,7 @@ class TrueNLLCriterion(Criterion):
 
     def forward(self, input: Tensor, target: Tensor | int) -> Tensor:
         x = input.reshape(-1, input.shape[-1])
-        classes = class_indices(target, input, self.index_base).reshape(-1, 1)
+        classes = class_indices(target, input, self.index_base).reshape(len(x), 1)
         losses = -(x.gather(1, classes) + 1e-8).log()
         return losses.mean() if self.size_average else losses.sum()
 

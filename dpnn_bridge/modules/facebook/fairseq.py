@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from dpnn_bridge.conversion.contexts import LuaContext
 from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite, empty_table
 from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.modules.nn.arithmetic import shaped_like
 from dpnn_bridge.modules.nn.pairwise import MM
 from dpnn_bridge.objects import LuaTensor
 from dpnn_bridge.torch7.gradient import scale_gradient, with_gradient_of
@@ -92,7 +93,7 @@ class CAddTableMulConstant(nn.Module):
     def forward(self, input: list[Tensor]) -> Tensor:
         total, *others = input
         for other in others:
-            total = total + other
+            total = total + shaped_like(total, other)
         return total * self.factor
 
     class Lua(LuaClass):

@@ -123,14 +123,15 @@ class NormalizedLinearNoBias(nn.Linear):
     """
 
     def forward(self, input: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.detach()
         if self.training:
             scale = self.out_features**0.5 / self.weight.detach().norm()
             if is_traced():
                 weight = self.weight + self.weight.detach() * (scale - 1)
-                return F.linear(input, weight, self.bias.detach())
+                return F.linear(input, weight, bias)
             with torch.no_grad():
                 self.weight.mul_(scale)
-        return F.linear(input, self.weight, self.bias.detach())
+        return F.linear(input, self.weight, bias)
 
     class Lua(LinearClass):
         pass

@@ -50,7 +50,7 @@ class HSM(nn.Module):
 
     def __init__(self, mapping: Tensor, in_features: int, index_base: int = 1, device: Any = None) -> None:
         super().__init__()
-        self.register_buffer("mapping", mapping.long(), persistent=False)
+        self.register_buffer("mapping", mapping.to(device, torch.long), persistent=False)
         self.in_features, self.index_base = in_features, index_base
         self.counts = torch.bincount(mapping[:, 0].long() - 1).tolist()  # number of classes in each cluster
         for name, rows in (("cluster", len(self.counts)), ("class", len(mapping))):

@@ -188,7 +188,7 @@ def class_dim(input: Tensor) -> int:
     """Return the 0-based dimension of the classes: 0 for shapes (C) and (C, H, W), 1 for (N, C) and (N, C, H, W).
 
     Raises:
-        ValueError: the input has more than 4 dimensions.
+        ValueError: the input has 0 or more than 4 dimensions.
     """
     if not 1 <= input.dim() <= 4:
         raise ValueError(f"expected 1 to 4 dimensions, found shape {tuple(input.shape)}")

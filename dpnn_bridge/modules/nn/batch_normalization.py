@@ -27,12 +27,14 @@ def _normalized(module: nn.modules.batchnorm._BatchNorm, input: Tensor, mean: Te
 def _normalized_batch(module: nn.modules.batchnorm._BatchNorm, input: Tensor) -> Tensor:
     """Normalize a training batch and update the running statistics; the output of a constant feature is its bias."""
     dims = [d for d in range(input.dim()) if d != 1]
+    count = input.numel() // input.shape[1]
+    if count < 2:
+        raise ValueError(f"expected more than one element per channel in training, found shape {tuple(input.shape)}")
     variance, mean = torch.var_mean(input, dims, correction=0)
     total = variance + module.eps
     constant = total == 0
     scale = total.masked_fill(constant, 1).rsqrt().masked_fill(constant, 0)
     with torch.no_grad():
-        count = input.numel() // input.shape[1]
         updates = ((module.running_mean, mean), (module.running_var, variance * (count / (count - 1))))
         for running, value in updates:
             if running is not None:

@@ -72,7 +72,7 @@ def nll_loss(log_probs: Tensor, target: Tensor, weight: Tensor | None, ignore_in
     return loss / total.where(total != 0, 1)
 
 
-def expanded(weight: Tensor | None, target: Tensor) -> Tensor | None:
+def expanded(weight: Tensor | None, target: Tensor | float) -> Tensor | None:
     """Expand one weight per column to the shape of ``target``.
 
     Raises:
@@ -80,6 +80,7 @@ def expanded(weight: Tensor | None, target: Tensor) -> Tensor | None:
     """
     if weight is None:
         return None
+    target = torch.as_tensor(target)
     if target.dim() not in (1, 2) or target.shape[-1] != weight.numel():
         raise ValueError(
             f"expected a target of shape ({weight.numel()},) or (N, {weight.numel()}) for {weight.numel()} weights, "
@@ -128,9 +129,7 @@ class Loss(Criterion):
 
     def __init__(self, reduction: str = "mean") -> None:
         super().__init__()
-        if reduction not in ("mean", "sum"):
-            raise ValueError(f"expected reduction 'mean' or 'sum', found {reduction!r}")
-        self.reduction = reduction
+        self.reduction = checked(reduction)
 
     def reduced(self, losses: Tensor) -> Tensor:
         """Return the mean or sum of all elements."""
@@ -168,6 +167,17 @@ class LossClass(Criterion.Lua):
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
         return {**super().to_lua(module, ctx), "sizeAverage": module.reduction == "mean"}
+
+
+def checked(reduction: str) -> str:
+    """Return ``reduction``.
+
+    Raises:
+        ValueError: ``reduction`` is neither ``"mean"`` nor ``"sum"``.
+    """
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"expected reduction 'mean' or 'sum', found {reduction!r}")
+    return reduction
 
 
 def reduction(size_average: Any) -> str:

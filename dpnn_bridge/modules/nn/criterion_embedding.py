@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.modules.nn.criterion import Criterion, Loss, LossClass, PairClass, elementwise
+from dpnn_bridge.modules.nn.arithmetic import shaped_like
+from dpnn_bridge.modules.nn.criterion import Criterion, Loss, LossClass, PairClass, checked, elementwise
 
 #: added to the squared norms in CosineEmbeddingCriterion
 EPSILON = 1e-12
@@ -38,7 +39,7 @@ class HingeEmbeddingCriterion(nn.HingeEmbeddingLoss):
     """
 
     def __init__(self, margin: float = 1.0, reduction: str = "mean") -> None:
-        super().__init__(margin, reduction=reduction)
+        super().__init__(margin, reduction=checked(reduction))
 
     def forward(self, input: Tensor, target: Any) -> Tensor:
         target = elementwise(target, input)
@@ -74,7 +75,7 @@ class L1HingeEmbeddingCriterion(Criterion):
         self.margin = margin
 
     def forward(self, input: list[Tensor], target: Any = None) -> Tensor:
-        difference = input[0] - elementwise(input[1], input[0])
+        difference = input[0] - shaped_like(*input)
         random_sign = 2 * torch.randint_like(difference, 2) - 1
         distance = (difference * torch.where(difference == 0, random_sign, difference.sign()).detach()).sum()
         target = torch.as_tensor(target, device=distance.device).reshape(())
@@ -111,7 +112,7 @@ class CosineEmbeddingCriterion(Loss):
         self.margin = margin
 
     def forward(self, input: list[Tensor], target: Any = None) -> Tensor:
-        a, b = (x.unsqueeze(0) if x.dim() == 1 else x for x in input)
+        a, b = (x.unsqueeze(0) if x.dim() == 1 else x for x in (input[0], shaped_like(*input)))
         scale = (1 / ((a * a).sum(1) + EPSILON) * (1 / ((b * b).sum(1) + EPSILON))).sqrt()
         cosine = (a * b).sum(1) * scale
         target = torch.as_tensor(target, device=cosine.device)
@@ -156,7 +157,7 @@ class MarginRankingCriterion(Loss):
         target = torch.as_tensor(target, device=a.device)
         if target.dim() == 0:
             a, b, target = a.reshape(-1)[:1], b.reshape(-1)[:1], target.reshape(1)
-        losses = hinge(self.margin - elementwise(target, a) * (a - elementwise(b, a)))
+        losses = hinge(self.margin - elementwise(target, a) * (a - shaped_like(a, b)))
         return losses.sum() / target.shape[0] if self.reduction == "mean" else losses.sum()
 
     class Lua(LossClass, PairClass):
@@ -183,7 +184,7 @@ class DistanceRatioCriterion(Loss):
 
     def forward(self, input: list[Tensor], target: Any = None) -> Tensor:
         similar, dissimilar = input
-        total = (-similar).exp() + (-elementwise(dissimilar, similar)).exp()
+        total = (-similar).exp() + (-shaped_like(similar, dissimilar)).exp()
         loss = (similar + total.log()).sum()
         return loss / similar.shape[0] if self.reduction == "mean" else loss
 

@@ -70,5 +70,5 @@ def index_range(base: int, rows: int) -> str:
     """Describe the valid range of indices, and how to change the index of the first row."""
     last = base + rows - 1
     if base == 0:
-        return f"indices start at 0, because of index_base=0, and end at {last}"
+        return f"indices start at 0 and end at {last}"
     return f"indices start at {base}, as in Lua, and end at {last}; load(…, index_base=0) makes them start at 0"

@@ -219,7 +219,7 @@ class PartialLinear(nn.Module):
         super().__init__()
         self.network, self.out_features = network, out_features
         self.bias = nn.Parameter(torch.zeros(1, out_features, device=device)) if bias else None
-        self.register_buffer("all_columns", torch.arange(1.0, out_features + 1))
+        self.register_buffer("all_columns", torch.arange(1.0, out_features + 1, device=device))
         self.register_buffer("partition", self.all_columns)
 
     @property

@@ -65,6 +65,9 @@ class TemporalDynamicKMaxPooling(nn.Module):
 
     Lua:
         ``nn.TemporalDynamicKMaxPooling(minK, factor)``, TemporalDynamicKMaxPooling.lua
+
+    Raises:
+        ValueError: there are fewer than k frames.
     """
 
     def __init__(self, min_k: int, factor: float = 0) -> None:
@@ -73,6 +76,8 @@ class TemporalDynamicKMaxPooling(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         k = max(self.min_k, math.ceil(self.factor * input.shape[-2]))
+        if input.shape[-2] < k:
+            raise ValueError(f"TemporalDynamicKMaxPooling: expected at least {k} frames, found {tuple(input.shape)}")
         if torch.compiler.is_compiling():  # topk may select other elements among equal values
             kept = input.topk(k, dim=-2).indices
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,9 +23,9 @@ def row_numbers(sizes: Tensor, count: int) -> Tensor:
     return torch.arange(len(sizes), device=sizes.device).repeat_interleave(sizes, output_size=count)
 
 
-def lengths(samples: list[Tensor]) -> Tensor:
-    """Return the lengths of the tensors, as a tensor on their device."""
-    return torch.tensor([len(s) for s in samples], device=samples[0].device if samples else None)
+def lengths(samples: Sequence[Tensor], device: torch.device) -> Tensor:
+    """Return the lengths of the tensors, as a tensor on a device."""
+    return torch.tensor([len(s) for s in samples], dtype=torch.long, device=device)
 
 
 def weighted_sum(rows: Tensor, values: Tensor, weight: Tensor, bias: Tensor, n_rows: int) -> Tensor:
@@ -116,9 +117,10 @@ class SparseLinear(nn.Module):
             return coo.indices()[0], coo.indices()[1], coo.values(), input.shape[0]
         if isinstance(input, Tensor):
             batch = input if input.dim() == 3 else input.unsqueeze(0)
-            sizes, entries = lengths(list(batch)).to(batch.device), batch.flatten(0, 1)
+            sizes, entries = lengths([*batch], batch.device), batch.flatten(0, 1)
         else:
-            sizes, entries = lengths(input), torch.cat(input) if input else self.weight.new_empty(0, 2)
+            entries = torch.cat(input) if input else self.weight.new_empty(0, 2)
+            sizes = lengths(input, entries.device)
         return row_numbers(sizes, len(entries)), entries[:, 0].long() - self.index_base, entries[:, 1], len(sizes)
 
     class Lua(LuaClass):
@@ -222,8 +224,8 @@ class IndexLinear(nn.Module):
             sizes = input[2] if isinstance(input[2], Tensor) else torch.tensor([int(input[2])], device=keys.device)
             return keys, values, sizes.long(), False
         if isinstance(keys, Tensor):
-            return keys, values, lengths([keys]), True
-        return torch.cat(keys), torch.cat(values), lengths(keys), False
+            return keys, values, lengths([keys], keys.device), True
+        return torch.cat(keys), torch.cat(values), lengths(keys, keys[0].device), False
 
     class Lua(LuaClass):
         faults = (

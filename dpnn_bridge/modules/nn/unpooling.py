@@ -46,6 +46,7 @@ class MaxUnpooling(nn.Module):
 
     Raises:
         RuntimeError: the pooling has not run yet.
+        ValueError: the input does not have the shape of the pooling's output.
     """
 
     pooling: Any
@@ -65,6 +66,10 @@ class MaxUnpooling(nn.Module):
         size, indices = self.pooling._input_size, self.pooling.indices
         if indices is None:
             raise RuntimeError(f"unpooling uses the indices of {self.pooling}; run this pooling before the unpooling")
+        if indices.shape != input.shape:
+            raise ValueError(
+                f"expected the shape {tuple(indices.shape)} of the pooling's output, found {tuple(input.shape)}"
+            )
         dims = len(size)
         output = input.new_zeros((*input.shape[:-dims], math.prod(size)))
         output = output.scatter(-1, indices.to(input.device).flatten(-dims), input.flatten(-dims))

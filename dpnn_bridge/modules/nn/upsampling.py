@@ -144,16 +144,18 @@ class UpSampling(nn.Module):
         ``nn.UpSampling(scale, mode)`` or ``nn.UpSampling({odepth=t, oheight=h, owidth=w}, mode)``, UpSampling.lua
 
     Raises:
-        ValueError: ``"nearest"`` without a factor; an input without 4 or 5 dimensions; or 5 dimensions and a size
-            without depth.
+        ValueError: an unknown mode; no factor, and no size with ``"linear"``; an input without 4 or 5 dimensions; or 5
+            dimensions and a size without depth.
     """
 
     def __init__(
         self, mode: str, scale_factor: int | None = None, size: tuple[int | None, int, int] | None = None
     ) -> None:
         super().__init__()
-        if mode == "nearest" and scale_factor is None:
-            raise ValueError("UpSampling: mode 'nearest' requires a scale_factor")
+        if mode not in ("nearest", "linear"):
+            raise ValueError(f"UpSampling: expected mode 'nearest' or 'linear', found {mode!r}")
+        if scale_factor is None and (mode == "nearest" or size is None):
+            raise ValueError(f"UpSampling: mode {mode!r} requires a scale_factor{' or a size' * (mode == 'linear')}")
         self.mode, self.scale_factor, self.size = mode, scale_factor, size
 
     def forward(self, input: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from dpnn_bridge.conversion.contexts import LuaContext
 from dpnn_bridge.conversion.lua_class import LuaClass, empty_table, plain_object
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.errors import ConversionError
-from dpnn_bridge.modules.nn.criterion import MultiCriterion, ParallelCriterion, filled
+from dpnn_bridge.modules.nn.criterion import MultiCriterion, WeightedCriterions, elementwise, filled
 from dpnn_bridge.objects import LuaTable, LuaTensor
 from dpnn_bridge.torch7.gradient import with_gradient_of
 
@@ -47,7 +47,7 @@ class DistNLLCriterion(nn.Module):
         self.log_probability, self.target_probability = log_probability, target_probability
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        target = target if self.target_probability else target.softmax(-1)
+        target = elementwise(target if self.target_probability else target.softmax(-1), input)
         input = -input if self.distance else input
         if not self.log_probability:
             input = input.log() if self.probability else input.log_softmax(-1)
@@ -94,7 +94,8 @@ class DistMarginCriterion(nn.Module):
         self.size_average, self.index_base = size_average, index_base
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        scores, target = input.view(-1, input.shape[-1]), target.view(-1, input.shape[-1]).long() - self.index_base
+        scores = input.reshape(-1, input.shape[-1])
+        target = target.reshape(scores.shape).long() - self.index_base
         valid = (target >= 0).cumprod(1).bool()
         is_target = torch.zeros_like(scores).scatter_add(1, target.clamp(min=0), valid.to(scores.dtype)) > 0
         smallest = scores.gather(1, target.clamp(min=0)).masked_fill(~valid, float("inf")).min(1, keepdim=True).values
@@ -107,7 +108,7 @@ class DistMarginCriterion(nn.Module):
 
 
 @lua_class("nn.SuperCriterion")
-class SuperCriterion(ParallelCriterion):
+class SuperCriterion(WeightedCriterions):
     """Weighted sum of criterions, each with its own input.
 
     Args:
@@ -125,7 +126,7 @@ class SuperCriterion(ParallelCriterion):
 
     def forward(self, input: Any, target: Any = None) -> Any:
         targets = target if isinstance(target, (list, tuple)) else [target] * len(self)
-        return super().forward(input, targets)
+        return sum(w * criterion(x, t) for w, criterion, x, t in zip(self.weights, self, input, targets, strict=False))
 
     class Lua(MultiCriterion.Lua):
         constants = {"gradInput": empty_table}

@@ -70,7 +70,7 @@ class SpatialReSamplingEx(nn.Module):
         ``bilinear`` aligns the corners; its weights, and the divisor of ``average``, are float32 for every dtype.
 
     Raises:
-        ValueError: one dimension would be upsampled and the other downsampled.
+        ValueError: ``mode`` is unknown; or one dimension would be upsampled and the other downsampled.
 
     Lua:
         ``nn.SpatialReSamplingEx{owidth=, oheight=, rwidth=, rheight=, mode=, yDim=, xDim=}``, nnx
@@ -88,6 +88,8 @@ class SpatialReSamplingEx(nn.Module):
         x_dim: int = 3,
     ) -> None:
         super().__init__()
+        if mode not in _MODES:
+            raise ValueError(f"SpatialReSamplingEx: expected mode {', '.join(map(repr, _MODES))}, found {mode!r}")
         self.mode, self.y_dim, self.x_dim = mode, y_dim, x_dim
         self.owidth, self.oheight, self.rwidth, self.rheight = owidth, oheight, rwidth, rheight
 

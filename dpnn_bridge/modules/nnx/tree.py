@@ -55,6 +55,9 @@ class SoftMaxTree(nn.Module):
         The output is computed with Torch7's approximation of the exponential function, and the gradient from the
         approximate softmax.
 
+    Raises:
+        ValueError: input or target has another shape.
+
     Lua:
         ``nn.SoftMaxTree(inputSize, hierarchy, rootId, accUpdate, static)``, nnx SoftMaxTree.lua
     """
@@ -75,8 +78,8 @@ class SoftMaxTree(nn.Module):
         device: Any = None,
     ) -> None:
         super().__init__()
-        self.register_buffer("child_parent", child_parent)
-        self.register_buffer("parent_children", parent_children)
+        self.register_buffer("child_parent", child_parent.to(device))
+        self.register_buffer("parent_children", parent_children.to(device))
         self.in_features, self.root, self.index_base = in_features, root, index_base
         self.max_family, self.max_depth = max_family, max_depth
         self.weight = nn.Parameter(torch.empty(children, in_features, device=device))
@@ -129,6 +132,9 @@ class SoftMaxTree(nn.Module):
 
     def forward(self, input: list[Tensor]) -> Tensor:
         x, target = input
+        if x.dim() != 2 or target.shape != x.shape[:1]:
+            shapes = [tuple(x.shape), tuple(target.shape)]
+            raise ValueError(f"SoftMaxTree: expected shapes [(N, {self.in_features}), (N)], found {shapes}")
         node = target.long() + (1 - self.index_base)
         parent, position = self._parent(node)
         valid = torch.ones_like(node, dtype=torch.bool)

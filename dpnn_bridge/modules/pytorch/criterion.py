@@ -27,7 +27,7 @@ def _reduction(module: Any) -> str:
 
 @composition(nn.HingeEmbeddingLoss, nn.CosineEmbeddingLoss, nn.MarginRankingLoss)
 def pair_loss(module: Any, ctx: LuaContext) -> LuaObject:
-    """Export a loss with two inputs; in Torch7 its input is a table."""
+    """Export a loss with a margin; in Torch7, two inputs are one table."""
     names = {nn.CosineEmbeddingLoss: CosineEmbeddingCriterion, nn.MarginRankingLoss: MarginRankingCriterion}
     equivalent = names.get(type(module), HingeEmbeddingCriterion)(module.margin, _reduction(module))
     return ctx.to_lua(equivalent)

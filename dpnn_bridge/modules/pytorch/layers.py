@@ -49,7 +49,12 @@ def embedding_bag(module: nn.EmbeddingBag, ctx: LuaContext) -> LuaObject:
         refuse(module, "padding_idx or include_last_offset", "bags as rows of a matrix, without these, can be exported")
     parts = Parts(module, ctx)
     equivalent = nn.Embedding(
-        module.num_embeddings, module.embedding_dim, max_norm=module.max_norm, norm_type=module.norm_type, device="meta"
+        module.num_embeddings,
+        module.embedding_dim,
+        max_norm=module.max_norm,
+        norm_type=module.norm_type,
+        scale_grad_by_freq=module.scale_grad_by_freq,
+        device="meta",
     )
     equivalent._parameters = module._parameters
     bags = {"sum": parts("Sum", dimension=2, sizeAverage=False, squeeze=True), "mean": parts.mean(2)}
@@ -81,15 +86,12 @@ NEAREST = {
     nn.AlphaDropout: "Dropout can be exported",
     nn.FeatureAlphaDropout: "Dropout2d can be exported",
     nn.LPPool3d: "LPPool2d and AvgPool3d can be exported",
-    nn.FractionalMaxPool2d: "MaxPool2d and AdaptiveMaxPool2d can be exported",
-    nn.FractionalMaxPool3d: "MaxPool3d and AdaptiveMaxPool3d can be exported",
     nn.MaxUnpool1d: "ConvTranspose1d and Upsample can be exported",
     nn.MaxUnpool2d: "ConvTranspose2d and Upsample can be exported",
     nn.MaxUnpool3d: "ConvTranspose3d and Upsample can be exported",
     nn.CosineSimilarity: "use nn.CosineDistance in Lua, which has another eps",
     nn.PairwiseDistance: "use nn.PairwiseDistance in Lua, which has another eps",
     nn.ChannelShuffle: "select the channels with nn.Index in Lua",
-    nn.PixelUnshuffle: "Conv2d with a stride can be exported",
     nn.Fold: "ConvTranspose2d with fixed weights can be exported",
     nn.Unfold: "Conv2d with fixed weights can be exported",
     nn.AdaptiveLogSoftmaxWithLoss: "Linear and LogSoftmax can be exported",

@@ -75,6 +75,11 @@ def max_pool_3d(module: Any, ctx: LuaContext) -> LuaObject | None:
     return parts.chain(pools[0], parts.swap(3, 5), pools[1], parts.swap(3, 5))
 
 
+@composition(nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
+def fractional_max_pool(module: Any, ctx: LuaContext) -> None:
+    _refuse_indices(module)
+
+
 # ---------------------------------------------------------------------- averages
 def _average(parts: Parts, kernel: list[int], stride: list[int], padding: list[int], **options: bool) -> LuaObject:
     """Create an average pooling of images; a 1-D input becomes images with one row."""

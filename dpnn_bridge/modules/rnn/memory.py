@@ -185,6 +185,9 @@ def set_hidden_state(module: nn.Module, step: int | None, state: Any) -> None:
         step: number of the time step; 0: the initial state, None: the latest step.
         state: state with the structure of the result of :func:`get_hidden_state`; gradients flow into its tensors.
 
+    Raises:
+        TypeError: the state of a module that is not recurrent is a tensor.
+
     Lua:
         ``module:setHiddenState(step, state)``, rnn's Module.lua
     """
@@ -192,5 +195,7 @@ def set_hidden_state(module: nn.Module, step: int | None, state: Any) -> None:
     if own is not None:
         own(step, state)
         return
+    if isinstance(state, Tensor):
+        raise TypeError(f"set_hidden_state: expected a list of states for a {type(module).__name__}, found a tensor")
     for child, part in zip(submodules(module), state or [], strict=False):
         set_hidden_state(child, step, part)

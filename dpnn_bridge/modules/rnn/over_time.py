@@ -51,7 +51,9 @@ def at_once(module: nn.Module, inputs: list[Any] | Tensor) -> Any:
         together. Then the module has not run.
     """
     stages = _stages(module, len(inputs)) if len(inputs) else []
-    x = _stacked(inputs) if stages else None
+    cells = [id(stage.run.module) for stage in stages if isinstance(stage.run, _CellSteps)]
+    repeated = len({*cells}) < len(cells)  # a step module runs twice per time step
+    x = _stacked(inputs) if stages and not repeated else None
     if x is None or not _drawn(stages, x):
         return None
     outputs = reduce(lambda value, stage: stage.run(value), stages, x)
@@ -209,7 +211,7 @@ class _CellSteps:
     """
 
     def __init__(self, module: StepModule, found: Recognized) -> None:
-        self._module, self._found = module, found
+        self.module, self._found = module, found
         self._masks: dict[LazyDropout, list[Tensor]] = {layer: [] for layer in found.cell.dropouts}
 
     def draw(self, inputs: Tensor) -> None:
@@ -218,12 +220,12 @@ class _CellSteps:
         of_inputs = {id(gate.dropouts[0]) for gate in self._found.cell.gates.values()}
         for layer in self._found.dropouts:
             masks = self._masks[layer]
-            layer.step = self._module.step + len(masks)
+            layer.step = self.module.step + len(masks)
             masks.append(layer._mask(inputs if id(layer) in of_inputs else states))
 
     def __call__(self, x: Tensor) -> Tensor:
         """Compute the outputs for inputs :math:`(T, N, I)` or :math:`(T, I)`."""
-        (cell, mask, dropouts), module = self._found, self._module
+        (cell, mask, dropouts), module = self._found, self.module
         previous = module._state_before(x[0])
         state = previous if isinstance(previous, list) else [previous]
         single = x.dim() == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
@@ -71,4 +72,6 @@ def on_all_rows(module: nn.Module, x: Tensor) -> Tensor:
     """Compute a row-wise module for inputs :math:`(T, N, *)`, or :math:`(T, *)` with one row per time step."""
     if isinstance(module, nn.Embedding) or x.dim() == 2:
         return module(x)
+    if x.dim() == 4 and isinstance(module, (SoftMax, LogSoftMax)):  # of three dimensions, they use the first
+        return torch.stack([module(step) for step in x])
     return module(x.flatten(0, 1)).unflatten(0, x.shape[:2])

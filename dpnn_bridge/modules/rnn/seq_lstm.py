@@ -111,7 +111,7 @@ class SequenceModule(Memory, Remembering):
                     f"{tuple(states[i].shape)}; call forget() when the batch size changes"
                 )
         for i in range(len(given), len(names)):
-            own[i] = states[i]
+            own[i] = states[i].detach()
             setattr(self, names[i], None)
         self.initial = own
         return states
