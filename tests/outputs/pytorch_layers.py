@@ -146,6 +146,13 @@ WITH_EXAMPLE: list[tuple[nn.Module, tuple[int, ...], str]] = [
     (nn.InstanceNorm1d(4, affine=True), (4, 8), "nn.Sequential"),
     (nn.InstanceNorm2d(4, affine=True), (4, 8, 8), "nn.Sequential"),
     (nn.UpsamplingNearest2d(scale_factor=2), (2, 4, 7), "nn.Sequential"),
+    (nn.LSTM(7, 5), (4, 7), "nn.Sequential"), (nn.LSTM(7, 5, bidirectional=True), (4, 7), "nn.Sequential"),
+    (nn.GRU(7, 5, 2, batch_first=True), (4, 7), "nn.Sequential"), (nn.RNN(7, 5), (4, 7), "nn.Sequential"),
+    (nn.AdaptiveAvgPool3d(2), (4, 5, 5, 5), "nn.Sequential"),
+    (nn.AdaptiveMaxPool2d((2, None)), (4, 8, 8), "nn.Sequential"),
+    (nn.MaxPool3d(2, 2, 1, dilation=2, ceil_mode=True), (4, 5, 5, 5), "nn.Sequential"),
+    (nn.ReflectionPad3d(1), (4, 5, 5, 5), "nn.Sequential"), (nn.PixelShuffle(2), (1, 2, 4, 5, 5), "nn.Bottle"),
+    (nn.ZeroPad2d((1, 2, 0, 1)), (4, 7), "nn.Sequential"),
 ]  # fmt: skip
 
 REFUSED: list[tuple[nn.Module, str]] = [

@@ -96,6 +96,23 @@ def test_softmax_without_an_example_is_right_for_all_dimensions(dims: int) -> No
             torch.testing.assert_close(to_torch(to_lua(layer, tensor_type=DOUBLE))(x), layer(x))
 
 
+@pytest.mark.parametrize("layer", [nn.LPPool1d(2, 2), nn.LPPool2d(3, 2), nn.LPPool2d(4, 2)], ids=name)
+def test_the_gradient_of_a_window_of_zeros_is_zero(layer: nn.Module) -> None:
+    x = torch.tensor([[[[0.0, 0, 1, 2], [0, 0, 3, 1]]]], dtype=torch.float64)
+    x = x[0] if isinstance(layer, nn.LPPool1d) else x
+    gradients = [
+        torch.autograd.grad(m(y := x.clone().requires_grad_()).sum(), y)[0]
+        for m in (layer, to_torch(to_lua(layer, tensor_type=DOUBLE)))
+    ]
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
+@pytest.mark.parametrize("dims", [0, 3])
+def test_indices_that_torch7_refuses_are_refused(dims: int) -> None:
+    with pytest.raises(ConversionError, match=f"indices with {dims} dimensions; vectors and matrices"):
+        to_lua(nn.Embedding(3, 2), input=torch.zeros((1,) * dims, dtype=torch.long))
+
+
 # ---------------------------------------------------------------------- one module, two uses
 def twice(layer: nn.Module) -> nn.Module:
     """A net that gives ``layer(x) + layer(x / 2)``."""

@@ -9,6 +9,7 @@ from torch import nn
 from dpnn_bridge.conversion.contexts import LuaContext
 from dpnn_bridge.conversion.registry import composition
 from dpnn_bridge.modules.nn.linear import Bilinear
+from dpnn_bridge.modules.pytorch.input_dimensions import dimensions
 from dpnn_bridge.modules.pytorch.parts import Parts, refuse, refuse_all
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
@@ -40,6 +41,14 @@ def bilinear(module: nn.Bilinear, ctx: LuaContext) -> LuaObject:
     equivalent = Bilinear(module.in1_features, module.in2_features, module.out_features, bias=module.bias is not None)
     equivalent.weight, equivalent.bias = module.weight, module.bias
     return ctx.to_lua(equivalent.train(module.training))
+
+
+@composition(nn.Embedding)
+def embedding(module: nn.Embedding, ctx: LuaContext) -> None:
+    """Raise an error for an example that nn's class does not accept."""
+    dims = dimensions(module, ctx)
+    if dims not in (None, 1, 2):
+        refuse(module, f"indices with {dims} dimensions", "vectors and matrices of indices can be exported")
 
 
 @composition(nn.EmbeddingBag)

@@ -14,6 +14,7 @@ from dpnn_bridge.conversion.lua_values import fresh
 from dpnn_bridge.conversion.registry import composition
 from dpnn_bridge.errors import EXPORT_GUIDE, ConversionError
 from dpnn_bridge.modules.nn.reshape import product
+from dpnn_bridge.modules.pytorch.input_dimensions import dimensions
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 #: a threshold above all usual values, representable in float32
@@ -136,6 +137,18 @@ class Parts:
             for name, n in (("inShape", inputs), ("outShape", outputs))
         }
         return self("Bottle", module, nInputDim=inputs, nOutputDim=outputs, dimDelta=inputs - outputs, **shapes)
+
+    def of_batch(self, dims: int, *modules: LuaObject, position: int = 1) -> LuaObject:
+        """Apply layers that need a batch; if the example is one sample, it becomes a batch of one.
+
+        Args:
+            dims: number of dimensions of a batch.
+            modules: the layers.
+            position: dimension of the batch in the input and in the output, counted from 1.
+        """
+        if dimensions(self.module, self.ctx) != dims - 1:
+            return self.chain(*modules)
+        return self.chain(self("Unsqueeze", pos=position), *modules, self("Squeeze", dim=position))
 
     def lifted(self, *modules: LuaObject) -> LuaObject:
         """Apply layers for images to :math:`(N, C, L)` or :math:`(C, L)`, as images with one row."""

@@ -72,7 +72,7 @@ def max_pool_3d(module: Any, ctx: LuaContext) -> LuaObject | None:
     _check_ceil_mode(module, depth)
     _check_ceil_mode(module, image)
     pools = [parts.bottled(_dilated_maximum(parts, True, *part), 3) for part in (image, depth)]
-    return parts.chain(pools[0], parts.swap(3, 5), pools[1], parts.swap(3, 5))
+    return parts.of_batch(5, pools[0], parts.swap(3, 5), pools[1], parts.swap(3, 5))
 
 
 @composition(nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
@@ -135,6 +135,7 @@ def average_pool_3d(module: Any, ctx: LuaContext) -> LuaObject | None:
 
 @composition(nn.LPPool1d, nn.LPPool2d)
 def power_pool(module: Any, ctx: LuaContext) -> LuaObject:
+    """Export a power-average pooling; the root begins with nn.Sqrt, whose gradient at 0 is 0, as PyTorch's."""
     count = 1 if isinstance(module, nn.LPPool1d) else 2
     kernel, power = _each(module.kernel_size, count), float(module.norm_type)
     stride = kernel if module.stride is None else _each(module.stride, count)
@@ -143,7 +144,8 @@ def power_pool(module: Any, ctx: LuaContext) -> LuaObject:
         refuse(module, "norm_type=inf", "MaxPool1d and MaxPool2d can be exported")
     _check_ceil_mode(module, [(k, s, 0, 1) for k, s in zip(kernel, stride, strict=True)])
     means = _average(parts, kernel, stride, [0] * count, ceil_mode=module.ceil_mode, count_include_pad=True)
-    return parts.chain(parts("Power", pow=power), means, parts.times(elements), parts("Power", pow=1 / power))
+    root = [parts("Sqrt", eps=0)] + [parts("Power", pow=2 / power)] * (power != 2)
+    return parts.chain(parts("Power", pow=power), means, parts.times(elements), *root)
 
 
 # ---------------------------------------------------------------------- to a given size
@@ -176,4 +178,4 @@ def adaptive_pool(module: Any, ctx: LuaContext) -> LuaObject:
         if size is not None:
             swap = [parts.swap(3 + i, 2 + count)] if i < count - 1 else []
             layers += [*swap, last(size), *(parts.swap(3 + i, 2 + count) for _ in swap)]
-    return parts.chain(*layers) if layers else parts.identity()
+    return parts.of_batch(2 + count, *layers) if layers else parts.identity()

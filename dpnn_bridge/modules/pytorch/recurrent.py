@@ -14,6 +14,7 @@ from dpnn_bridge.modules.nn.arithmetic import CAddTable, CMulTable, CSubTable
 from dpnn_bridge.modules.nn.container import ConcatTable, ParallelTable
 from dpnn_bridge.modules.nn.reshape import Narrow
 from dpnn_bridge.modules.nn.table import SelectTable
+from dpnn_bridge.modules.pytorch.input_dimensions import dimensions
 from dpnn_bridge.modules.pytorch.parts import Parts, refuse
 from dpnn_bridge.modules.rnn.recurrence import Recurrence
 from dpnn_bridge.modules.rnn.seq_lstm import SeqLSTM, SeqLSTMP
@@ -47,9 +48,9 @@ def _sequence(module: Any, ctx: LuaContext, make: Callable[[str, int], nn.Module
         reverse = [parts("SeqReverseSequence", dim=1) for _ in range(2)]
         layers.append(parts.join("JoinTable", forward, parts.chain(reverse[0], backward, reverse[1]), dimension=3))
         size *= 2
-    if module.batch_first:
+    if module.batch_first and dimensions(module, ctx) != 2:
         layers = [parts.swap(1, 2), *layers, parts.swap(1, 2)]
-    return parts.chain(*layers)
+    return parts.of_batch(3, *layers, position=2)
 
 
 # ---------------------------------------------------------------------- long short-term memory

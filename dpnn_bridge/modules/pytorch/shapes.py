@@ -60,9 +60,19 @@ def unflatten(module: Any, ctx: LuaContext) -> LuaObject:
     if module.dim == 1 and dims == 3:
         return parts.chain(parts("Collapse", nInputDim=1), parts.view(*sizes, -1, sample=1))
     if module.dim not in (1, -1) or dims not in (None, 2):
-        refuse(module, f"dim={module.dim} of Unflatten", f"use Unflatten(-1, sizes), {EXAMPLE}")
+        advice = f"use Unflatten(-1, sizes){'' if dims else f', {EXAMPLE}'}"
+        refuse(module, f"dim={module.dim} of Unflatten", advice)
     fields = {"size": size_storage(sizes), "batchsize": size_storage([0, *sizes]), "nelement": math.prod(sizes)}
     return parts("Reshape", **fields, batchMode=True)  # Torch7 raises an error for inputs other than matrices
+
+
+@composition(nn.PixelShuffle)
+def pixel_shuffle(module: nn.PixelShuffle, ctx: LuaContext) -> LuaObject | None:
+    """Export a layer for images; nn's class accepts one image or a batch."""
+    parts, factor = Parts(module, ctx), module.upscale_factor
+    if (dimensions(module, ctx) or 4) <= 4:
+        return None
+    return parts.bottled(parts("PixelShuffle", upscaleFactor=factor, upscaleFactorSquared=factor**2), 4)
 
 
 # ---------------------------------------------------------------------- padding
@@ -95,7 +105,7 @@ def padded(parts: Parts, mode: str, pads: list[int]) -> LuaObject:
     if not depth:
         return images
     rows = parts.bottled(parts(SPATIAL[mode], pad_l=depth[0], pad_r=depth[1], pad_t=0, pad_b=0), 3)
-    return parts.chain(parts.bottled(images, 3), parts.swap(3, 5), rows, parts.swap(3, 5))
+    return parts.of_batch(5, parts.bottled(images, 3), parts.swap(3, 5), rows, parts.swap(3, 5))
 
 
 def _pairs(parts: Parts, pads: list[int]) -> list[tuple[int, int, int]]:
@@ -144,7 +154,7 @@ def _mode_of(module: nn.Module) -> str:
 
 @composition(nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d)
 def constant_padding(module: Any, ctx: LuaContext) -> LuaObject | None:
-    if type(module) is nn.ZeroPad2d:
+    if type(module) is nn.ZeroPad2d and dimensions(module, ctx) in (None, 3, 4):
         return None
     return constant(Parts(module, ctx), module.value, list(module.padding))
 
