@@ -57,6 +57,12 @@ def describe(value: Any) -> str:
     return {str: "string", list: "table", Generator: "Generator"}.get(type(value), "table")
 
 
+def element_type(name: Any) -> str | None:
+    """Return the element type of a tensor class by its name, such as ``torch.FloatTensor``; None for other values."""
+    ty = name.removeprefix("torch.").removesuffix("Tensor") if isinstance(name, str) else None
+    return ty if ty in DTYPES and name == f"torch.{ty}Tensor" else None
+
+
 def as_long(value: float) -> int:
     """Convert a number to C's ``long`` as x86 does: truncate towards zero; NaN and overflow give the lowest integer."""
     try:

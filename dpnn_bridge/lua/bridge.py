@@ -24,6 +24,8 @@ from dpnn_bridge.objects import LuaObject
 if TYPE_CHECKING:
     from dpnn_bridge.conversion.contexts import TorchContext
 
+#: types of the values that lupa converts -> their types in Lua
+_LUA_TYPES = {type(None): "nil", bool: "boolean", int: "number", float: "number", str: "string"}
 #: Lua code that redirects output to stderr
 _TO_STDERR = Path(__file__).with_name("prelude") / "to_stderr.lua"
 
@@ -179,6 +181,8 @@ class LuaBridge:
             try:
                 yield
             except self._runtime.error_types as error:
+                if self._runtime.sandbox and isinstance(error, self._runtime.memory_error):
+                    raise LuaBridgeError("Lua exceeded max_memory") from error
                 raise LuaBridgeError(explained(readable(str(error)))) from error
 
     # ---- values
@@ -236,7 +240,7 @@ class LuaBridge:
 
     def kind_of(self, value: Any) -> str:
         """Return Lua's ``type(value)``."""
-        return self._runtime.lua_type(value) or "userdata"
+        return self._runtime.lua_type(value) or _LUA_TYPES.get(type(value), "userdata")
 
     def new(self, class_name: str, *args: Any) -> Any:
         """Construct an object of a Lua class, as ``nn.Linear(3, 4)`` does in Lua."""

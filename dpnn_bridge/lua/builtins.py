@@ -9,7 +9,7 @@ import torch
 
 from dpnn_bridge.base.contiguous import last_offset
 from dpnn_bridge.lua import ops  # noqa: F401  (importing ops fills FUNCTIONS and NATIVE)
-from dpnn_bridge.lua.arguments import describe
+from dpnn_bridge.lua.arguments import describe, element_type
 from dpnn_bridge.lua.dispatch import FUNCTIONS, NATIVE
 from dpnn_bridge.lua.environment import Allocator
 from dpnn_bridge.lua.ops import construct, indexing
@@ -225,8 +225,8 @@ def _kernel(state: LuaState, name: str, ty: str) -> Callable[..., Any]:
 def _dispatch_type(state: LuaState, args: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
     """Return the element type of a call, and its arguments without a class name at the end.
 
-    The type is that of a tensor or a list of tensors among the arguments, or of a class name such as
-    ``torch.FloatTensor`` at the end, or the default type.
+    The type is that of a tensor among the first two arguments, of a list of tensors as the first argument, of a class
+    name such as ``torch.FloatTensor`` at the end, or the default type.
     """
     for arg in args[:2]:
         if type(arg) is Tensor:
@@ -234,9 +234,8 @@ def _dispatch_type(state: LuaState, args: tuple[Any, ...]) -> tuple[str, tuple[A
     if args:
         if isinstance(args[0], list) and args[0] and type(args[0][0]) is Tensor:
             return args[0][0].ty, args
-        last = args[-1]
-        if isinstance(last, str) and last.startswith("torch.") and last[6:-6] in DTYPES:
-            return last[6:-6], args[:-1]
+        if (named := element_type(args[-1])) is not None:
+            return named, args[:-1]
     if state.default_type not in DTYPES:
         raise TorchError("internal error: the default tensor type does not seem to be an actual tensor")
     return state.default_type, args

@@ -228,6 +228,9 @@ class Server:
     def do_type_of(self, value: Any) -> str:
         return self.bridge.type_of(value)
 
+    def do_kind_of(self, value: Any) -> str:
+        return self.bridge.kind_of(value)
+
     def do_seed(self, seed: int) -> None:
         self.bridge.manual_seed(seed)
 

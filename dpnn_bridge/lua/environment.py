@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import sys
@@ -17,7 +16,7 @@ import torch
 from dpnn_bridge.base.regular import read_file
 from dpnn_bridge.errors import LuaBridgeError, NotT7Error
 from dpnn_bridge.lua import file_methods, files
-from dpnn_bridge.lua.arguments import check_int, describe
+from dpnn_bridge.lua.arguments import as_long, as_number, check_int
 from dpnn_bridge.lua.checkouts import find_module
 from dpnn_bridge.lua.messages import package_advice
 from dpnn_bridge.lua.state import LuaState
@@ -73,6 +72,13 @@ class Allocator:
         pass
 
 
+def _byte_tensor(args: tuple[Any, ...]) -> Tensor:
+    """Return the only argument of a function, after an optional generator, which must be a ByteTensor."""
+    if len(args) != 1 or not isinstance(args[0], Tensor) or args[0].ty != "Byte":
+        raise TorchError("invalid arguments: expected [Generator] ByteTensor")
+    return args[0]
+
+
 def random_entries(runtime: LuaState) -> dict[str, Any]:
     """Return the functions for random generators, seeds and states."""
 
@@ -81,29 +87,26 @@ def random_entries(runtime: LuaState) -> dict[str, Any]:
 
     def manual_seed(*args: Any) -> tuple[()]:
         g, rest = pick(args)
-        seed: Any = rest[0] if len(rest) == 1 else None
-        with contextlib.suppress(ValueError):  # Lua accepts a numeric string
-            seed = float(seed) if isinstance(seed, str) else seed
-        if isinstance(seed, str) or describe(seed) != "number":
+        seed = as_number(rest[0]) if len(rest) == 1 else None
+        if seed is None:
             raise TorchError("invalid arguments: expected [Generator] number")
-        g.manual_seed(seed)
+        g.manual_seed(as_long(seed))
         return ()
 
     def get_state(*args: Any) -> Tensor:
         g, rest = pick(args)
-        target = rest[0] if rest else Tensor("Byte")
+        target = _byte_tensor(rest) if rest else Tensor("Byte")
         target.assign(torch.frombuffer(bytearray(g.get_state()), dtype=torch.uint8))
         return target
 
     def set_state(*args: Any) -> Tensor:
         g, rest = pick(args)
-        if len(rest) != 1 or not isinstance(rest[0], Tensor) or rest[0].ty != "Byte":
-            raise TorchError("invalid arguments: expected [Generator] ByteTensor")
+        state = _byte_tensor(rest)
         try:
-            g.set_state(bytes(rest[0].t.reshape(-1).tolist()))
+            g.set_state(bytes(state.t.reshape(-1).tolist()))
         except ValueError as error:
             raise TorchError(str(error)) from None
-        return rest[0]
+        return state
 
     return {
         "default_generator": runtime.generator,
@@ -133,8 +136,8 @@ def file_entries(runtime: LuaState) -> dict[str, Any]:
         def create(name: Any = None, mode: Any = None, quiet: Any = False, *_: Any) -> Any:
             try:
                 return file_class(name, mode)
-            except TorchError:
-                if quiet and mode in ("r", "w", "rw"):
+            except files.CannotOpenError:
+                if quiet:
                     return None
                 raise
 

@@ -32,6 +32,10 @@ _MODES = ("r", "w", "rw")
 _CODES = {"Byte": "B", "Char": "b", "Short": "h", "Int": "i", "Long": "q", "Float": "f", "Double": "d"}
 
 
+class CannotOpenError(TorchError):
+    """The operating system cannot open a file; a quiet constructor returns nil instead."""
+
+
 def _check_mode(mode: Any) -> str:
     if mode not in _MODES:
         raise TorchError("bad argument #2 (file mode should be 'r','w' or 'rw')")
@@ -90,6 +94,8 @@ class File:
     def read(self, ty: str, count: int) -> np.ndarray:
         """Read ``count`` elements; fewer are an error."""
         stream = self._reading()
+        if count < 0:
+            raise TorchError(f"bad argument #2 (cannot read {count} elements)")
         if count == 0:
             return np.empty(0, NUMPY_DTYPES[ty])
         if self.binary or ty in ("Byte", "Char"):
@@ -292,10 +298,12 @@ class DiskFile(File):
 
     def __init__(self, name: Any, mode: Any = None) -> None:
         mode = _check_mode("r" if mode is None else mode)
+        if describe(name) not in ("string", "number"):
+            raise TorchError(f"bad argument #1 (string expected, got {describe(name)})")
         try:
             stream = self._open(to_system(str(name)), mode)
         except OSError as error:
-            raise TorchError(f"cannot open <{name}> in mode {mode} ({error.strerror})") from None
+            raise CannotOpenError(f"cannot open <{name}> in mode {mode} ({error.strerror})") from None
         super().__init__(stream, mode, str(name))
 
     def _open(self, name: str, mode: str) -> BinaryIO:
@@ -360,6 +368,8 @@ class PipeFile(DiskFile):
         return self._process.stdin  # type: ignore[return-value]
 
     def close(self) -> None:
-        super().close()
-        if self.writable:
-            self._process.wait()
+        try:
+            super().close()
+        finally:
+            if self.writable:
+                self._process.wait()

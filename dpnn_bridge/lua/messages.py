@@ -90,9 +90,7 @@ def package_advice(name: str) -> str:
 def explained(message: str) -> str:
     """Return the message of a Lua error without the bridge's frames, with advice where there is some."""
     text, _, stack = message.rstrip().partition(_TRACEBACK)
-    if text in ("", "not enough memory"):
-        return "Lua exceeded max_memory"
-    text = _SEARCHED.sub("", text)
+    text = _SEARCHED.sub("", text) or "an error with an empty message"
     if match := _MISSING.search(text):
         package = match["module"] or match["global"]
         text += f"\n{package} is not loaded yet: begin the Lua file with require '{package}', or with its definition"

@@ -19,10 +19,11 @@ from typing import Any, TextIO
 
 import torch
 
+from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.lua.checkouts import find_module
 from dpnn_bridge.lua.text import from_system, readable, to_system
-from dpnn_bridge.lua.wire import ENDED, Channel, WireError
+from dpnn_bridge.lua.wire import ENDED, Channel, WireError, encoded
 
 #: seconds that the process may take to start, also on a busy machine
 _START_SECONDS = 120
@@ -111,7 +112,7 @@ class Sandbox:
         self._channel = Channel(self._process.stdout.fileno(), self._process.stdin.fileno(), max_memory + (64 << 20))
         self._close = weakref.finalize(self, _end, self._process, self._errors)
         start = os.getpid(), max_memory, max_instructions
-        missing = self._exchange(start, time.monotonic() + _START_SECONDS, "it did not start in time")
+        missing = self._exchange(self._encoded(start), time.monotonic() + _START_SECONDS, "it did not start in time")
         if missing:
             reason = f"this system cannot fully confine the Lua process: {'; '.join(missing)}"
             if not partial:
@@ -137,9 +138,11 @@ class Sandbox:
                 raise LuaBridgeError(f"the Lua sandbox has ended: {self._ended}. Create a new bridge")
             if time.monotonic() > self._limited + min(1.0, self.max_seconds):  # not in each request, it takes time
                 self._limit_cpu_time()
-            released = [self.released.pop() for _ in range(len(self.released))]
+            released = list(self.released)
+            message = self._encoded((operation, released, *args))
+            del self.released[: len(released)]
             late = f"a call took more than {self.max_seconds:g} seconds (max_seconds)"
-            return self._exchange((operation, released, *args), time.monotonic() + self.max_seconds, late)
+            return self._exchange(message, time.monotonic() + self.max_seconds, late)
 
     def close(self) -> None:
         """End the process."""
@@ -148,9 +151,13 @@ class Sandbox:
 
     # ---- messages
 
-    def _exchange(self, request: Any, deadline: float, late: str) -> Any:
+    @wrap_errors(LuaBridgeError, "passing a value to Lua")
+    def _encoded(self, request: Any) -> list[Any]:
+        return encoded(request, self._number)
+
+    def _exchange(self, message: list[Any], deadline: float, late: str) -> Any:
         try:
-            self._channel.send(request, self._number, deadline)
+            self._channel.write(message, deadline)
             while True:
                 kind, content = self._answer(deadline)
                 if kind == "value":

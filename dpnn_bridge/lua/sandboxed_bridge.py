@@ -107,7 +107,7 @@ class SandboxedBridge(LuaBridge):
         return value.type_name if isinstance(value, RemoteValue) else self._ask("type_of", value)
 
     def kind_of(self, value: Any) -> str:
-        return value.kind
+        return value.kind if isinstance(value, RemoteValue) else self._ask("kind_of", value)
 
     def new(self, class_name: str, *args: Any) -> Any:
         return self._ask("new", class_name, args)

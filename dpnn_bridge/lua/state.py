@@ -123,7 +123,8 @@ class LuaState:
         self.sandbox = sandbox
         self.lua_path = [Path(p) for p in lua_path]
         self.max_instructions = max_instructions
-        self.error_types: tuple[type[Exception], ...] = (module.LuaError, module.LuaMemoryError)
+        self.memory_error: type[Exception] = module.LuaMemoryError
+        self.error_types: tuple[type[Exception], ...] = (module.LuaError, self.memory_error)
         limits = {"max_memory": max_memory} if sandbox else {}
         self.lua = module.LuaRuntime(
             encoding="latin-1",

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from dpnn_bridge.base.contiguous import contiguous_strides, is_contiguous, last_offset
+from dpnn_bridge.errors import LuaBridgeError
 
 DTYPES = {
     "Byte": torch.uint8,
@@ -29,6 +30,8 @@ DTYPES = {
     "Float": torch.float32,
     "Double": torch.float64,
 }
+#: dtypes of the tensors that Python may pass to Lua
+PASSED_DTYPES = (*DTYPES.values(), torch.bfloat16, torch.bool)
 TYPE_OF_DTYPE = {dtype: name for name, dtype in DTYPES.items()}
 NUMPY_DTYPES = {name: torch.empty(0, dtype=dtype).numpy().dtype for name, dtype in DTYPES.items()}
 FLOATING = ("Half", "Float", "Double")
@@ -44,6 +47,13 @@ changes = (ctypes.c_double * 1)()
 
 class TorchError(Exception):
     """An error as in Torch7; it becomes a Lua error with the same text."""
+
+
+def check_passed(t: torch.Tensor) -> None:
+    """Raise an error unless Python may pass a tensor to Lua."""
+    if t.layout is not torch.strided or t.dtype not in PASSED_DTYPES:
+        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in PASSED_DTYPES)
+        raise LuaBridgeError(f"Lua has no tensors of {t.dtype} ({t.layout}): pass a dense tensor of {names}")
 
 
 def shape_text(sizes: Sequence[int]) -> str:

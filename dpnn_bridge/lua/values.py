@@ -26,7 +26,7 @@ import torch
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.lua.runtime import Runtime
-from dpnn_bridge.lua.tensor import Storage, Tensor
+from dpnn_bridge.lua.tensor import Storage, Tensor, check_passed
 from dpnn_bridge.lua.text import as_bytes
 from dpnn_bridge.objects import BOOLEAN_KEYS, LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 from dpnn_bridge.torch7.random import Generator
@@ -60,6 +60,7 @@ def _to_lua(runtime: Runtime, value: Any, copy: bool, tables: _Tables) -> Any:
     if isinstance(value, bytes):
         return value.decode("latin-1")
     if isinstance(value, torch.Tensor):
+        check_passed(value)
         if value.device.type != "cpu":
             raise LuaBridgeError(f"Lua can use CPU memory only, the tensor is on {value.device}: pass tensor.cpu()")
         if copy:

@@ -29,6 +29,7 @@ import torch
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.loaders.hash_flood import Chunks
 from dpnn_bridge.loaders.stream import LimitError
+from dpnn_bridge.lua.tensor import PASSED_DTYPES, check_passed
 
 _LENGTH = struct.Struct("<Q")
 #: largest JSON text, in bytes
@@ -43,9 +44,11 @@ _CLOCK_INTERVAL = 1 << 10
 _MAX_WAIT = 1e6
 #: largest number of digits of an integer; the largest number of Lua has 309
 _MAX_DIGITS = 400
+#: integers beyond 64 bits are sent as floats, as in a bridge without a sandbox
+_INT_LIMIT = 1 << 63
 #: message of the error if the other side closed its pipe
 ENDED = "the process ended"
-_DTYPES = ("uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64", "bfloat16", "bool")
+_DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in PASSED_DTYPES}
 
 
 class WireError(LuaBridgeError):
@@ -161,10 +164,16 @@ def _wait(descriptor: int, to_write: bool, deadline: float) -> None:
 
 
 def encoded(value: Any, remote: Callable[[Any], Any]) -> list[Any]:
-    """Return the parts of a message with a value; ``remote`` is an argument of :meth:`Channel.send`."""
+    """Return the parts of a message with a value; ``remote`` is an argument of :meth:`Channel.send`.
+
+    Raises:
+        LuaBridgeError: the other side would reject the message.
+    """
     encoder = _Encoder(remote)
     body = encoder.encode(value)
     text = json.dumps({"value": body, "blobs": encoder.forms}).encode("ascii")
+    if len(text) > _MAX_TEXT:
+        raise LuaBridgeError(f"the values take {len(text) >> 20} MB as text, which is limited to {_MAX_TEXT >> 20} MB")
     return [_LENGTH.pack(len(text)) + text, *encoder.blobs]
 
 
@@ -181,10 +190,16 @@ class _Encoder:
         self.forms: list[Any] = []
         self.blobs: list[Any] = []
 
-    def encode(self, value: Any) -> Any:
+    def encode(self, value: Any, depth: int = 0) -> Any:
+        """Return the JSON of a value at a depth of the text."""
+        if isinstance(value, int) and not -_INT_LIMIT <= value < _INT_LIMIT:
+            return float(value)
         if value is None or isinstance(value, (bool, int, float, str)):
             return value
+        if depth >= _MAX_DEPTH:
+            raise LuaBridgeError("the values are nested too deeply, or contain themselves")
         if isinstance(value, torch.Tensor):
+            check_passed(value)
             data = value.detach().cpu().contiguous()
             self.forms.append([str(data.dtype).removeprefix("torch."), list(data.shape)])
             flat = data.as_strided((data.numel(),), (1,))  # a dimension of size 1 may have any stride
@@ -195,9 +210,9 @@ class _Encoder:
             self.blobs.append(value)
             return {"b": len(self.forms) - 1}
         if isinstance(value, (list, tuple)):
-            return {"s" if isinstance(value, tuple) else "l": [self.encode(v) for v in value]}
+            return {"s" if isinstance(value, tuple) else "l": [self.encode(v, depth + 1) for v in value]}
         if isinstance(value, Mapping):
-            return {"d": [[self.encode(k), self.encode(v)] for k, v in value.items()]}
+            return {"d": [[self.encode(k, depth + 1), self.encode(v, depth + 1)] for k, v in value.items()]}
         return {"r": self._remote(value)}
 
 
@@ -205,15 +220,15 @@ def _form(form: Any) -> tuple[str, list[int], int]:
     kind, shape = form
     _check(kind == "bytes" or kind in _DTYPES, "an unknown type of tensor")
     _check(all(type(n) is int and 0 <= n < 1 << 48 for n in shape) and len(shape) <= 64, "an impossible shape")
-    return kind, shape, math.prod(shape) * (1 if kind == "bytes" else getattr(torch, kind).itemsize)
+    return kind, shape, math.prod(shape) * (1 if kind == "bytes" else _DTYPES[kind].itemsize)
 
 
 def _blob(kind: str, shape: list[int], data: bytearray) -> Any:
     if kind == "bytes":
         return bytes(data)
     if not data:
-        return torch.empty(shape, dtype=getattr(torch, kind))
-    return torch.frombuffer(data, dtype=getattr(torch, kind)).reshape(shape)
+        return torch.empty(shape, dtype=_DTYPES[kind])
+    return torch.frombuffer(data, dtype=_DTYPES[kind]).reshape(shape)
 
 
 def _integer(digits: str) -> int:

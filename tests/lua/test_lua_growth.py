@@ -5,10 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 pytest.importorskip("lupa")
 
 from dpnn_bridge.lua import LuaBridge
+from dpnn_bridge.lua.ops.order import mode
+from dpnn_bridge.lua.ops.reduce import match
+from dpnn_bridge.lua.tensor import Tensor
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +94,27 @@ def test_parameters_whose_names_become_one_get_short_names(bridge: LuaBridge) ->
     assert len(set(names)) == 200
     assert {"x_" * 8, "x_" * 8 + "_", "x_" * 8 + "_2"} <= set(names)
     assert max(map(len, names)) <= 16 + len("_199")
+
+
+class LargestResult(TorchDispatchMode):
+    """Keeps the number of elements of the largest tensor that an operation returned."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.count = max(self.count, result.numel())
+        return result
+
+
+def test_intermediate_results_of_mode_and_match_are_small() -> None:
+    values, index = Tensor("Double"), Tensor("Long")
+    with LargestResult() as largest:
+        mode(values, index, Tensor.fresh(torch.tensor([3, 1, 2, 1, 3, 3] + 94 * [2]).double()), 0)
+    assert (values.t.tolist(), largest.count) == ([2], 100)
+    x, y, r = torch.rand(6, 10).double(), torch.rand(7, 10).double(), Tensor("Double")
+    with LargestResult() as largest:
+        match(r, Tensor.fresh(x), Tensor.fresh(y), 2)
+    assert torch.equal(r.t, 2 * (x[:, None] - y).square().sum(-1))
+    assert largest.count == 70

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 pytest.importorskip("lupa")
 
 from dpnn_bridge.lua import LuaBridge
+from dpnn_bridge.lua.ops.integers import quotient
 
 #: type -> what rshift(3) makes of -100, 100, -7, -1
 SHIFTED = {
@@ -74,3 +76,12 @@ def test_real_numbers_are_not_drawn_for_an_integer_default_type(name: str) -> No
         f"torch.setdefaulttensortype('torch.FloatTensor') return a, b, (pcall(torch.{name}))"
     )
     assert found == (False, False, True)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_the_lowest_integer_divided_by_minus_one_does_not_stop_the_program(dtype: torch.dtype) -> None:
+    lowest = torch.iinfo(dtype).min
+    x, expected = torch.tensor([lowest, -7, 7], dtype=dtype), [lowest, 7, -7]
+    assert quotient(x, -1).tolist() == expected
+    assert quotient(x, torch.full_like(x, -1)).tolist() == expected
+    assert quotient(x[1:], torch.tensor([2, -2], dtype=dtype)).tolist() == [-3, -3]

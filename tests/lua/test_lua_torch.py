@@ -93,6 +93,21 @@ def _run(code: str, *args: object) -> object:
         ("torch.MemoryFile('w'):readInt()", "attempt to read in a write-only file"),
         ("torch.MemoryFile('r'):readString('*l')", "read error: read 0 blocks instead of 1"),
         ("torch.PipeFile('true', 'rw')", "file mode should be 'r','w'"),
+        ("torch.PipeFile('true', 'rw', true)", "file mode should be 'r','w'"),
+        ("torch.DiskFile('none', 'x', true)", "file mode should be 'r','w' or 'rw'"),
+        ("torch.DiskFile()", "string expected, got nil"),
+        ("torch.DiskFile({})", "string expected, got table"),
+        ("torch.MemoryFile():readByte(-1)", "cannot read -1 elements"),
+        ("torch.manualSeed('1_0')", "invalid arguments"),
+        ("torch.getRNGState(5)", "ByteTensor"),
+        ("torch.getRNGState(torch.FloatTensor())", "ByteTensor"),
+        ("torch.zeros(2, 'torch.FloatTensXY')", "invalid arguments"),
+        ("T{1}:histc(0 / 0)", "nan bins"),
+        ("torch.trtrs(T(2, 1):fill(1), T{{1, 2}, {0, 0}})", r"trtrs : A\(2,2\) is zero, singular A"),
+        ("torch.gels(T(2, 1):fill(1), T{{1, 0}, {0, 0}})", "gels : The 2-th diagonal element"),
+        ("torch.potri(T{{1, 0}, {0, 0}})", r"potri : A\(2,2\) is 0, A cannot be factorized"),
+        ("torch.eig(T{{0 / 0, 1}, {1, 1}})", "NaN"),  # where LAPACK crashes
+        ("error('', 0)", "an error with an empty message"),
     ],
 )
 def test_what_torch7_refuses(code: str, message: str) -> None:
@@ -123,6 +138,22 @@ def test_points_fill_a_view_of_their_number() -> None:
         1000,
         0,
     )
+
+
+def test_a_quiet_file_that_cannot_be_opened_is_nil() -> None:
+    assert _run("return torch.DiskFile('no/such/file', nil, true), torch.DiskFile('no/such/file', 'w', true)") == (
+        None,
+        None,
+    )
+
+
+@pytest.mark.parametrize(("seed", "expected"), [("'0x10'", 16), ("1e30", -(2**63)), ("' 12 '", 12)])
+def test_a_seed_is_a_long(seed: str, expected: int) -> None:
+    assert _run(f"torch.manualSeed({seed}) return torch.initialSeed()") == expected
+
+
+def test_a_unit_triangle_may_have_zeros_on_its_diagonal() -> None:
+    assert _run("return torch.trtrs(T{{1}, {1}}, T{{1, 2}, {0, 0}}, 'U', 'N', 'U')")[0].tolist() == [[-1], [1]]  # type: ignore[index]
 
 
 def test_a_string_of_a_number_is_a_seed() -> None:

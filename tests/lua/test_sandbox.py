@@ -560,6 +560,9 @@ class Answers:
     def send(self, value: Any, remote: Any, deadline: float = math.inf) -> None:
         self.deadlines.append(deadline)
 
+    def write(self, message: Any, deadline: float = math.inf) -> None:
+        self.deadlines.append(deadline)
+
     def receive(self, remote: Any, deadline: float = math.inf) -> Any:
         self.deadlines.append(deadline)
         return self.answers.pop(0)
@@ -801,6 +804,30 @@ def test_a_layer_trains_as_outside(tmp_path: Path) -> None:
 
     for inside, outside in zip(train(True), train(False), strict=True):
         assert torch.equal(inside, outside)
+
+
+def test_a_value_that_cannot_be_passed_does_not_end_the_sandbox(shared: LuaBridge) -> None:
+    echo, circle = shared.execute("return function(x) return x end"), []
+    circle.append(circle)
+    deep: Any = []
+    for _ in range(500):
+        deep = [deep]
+    released = shared.execute("return print")
+    kept = shared._sandbox.released[:]
+    del released
+    for value, message in (
+        (torch.ones(2, dtype=torch.complex64), "complex64"),
+        (torch.ones(2).to_sparse(), "sparse_coo"),
+        (circle, "contain themselves"),
+        (deep, "nested too deeply"),
+        (10**500, "too large"),
+    ):
+        with pytest.raises(LuaBridgeError, match=message):
+            echo(value)
+        assert len(shared._sandbox.released) == len(kept) + 1  # is sent with the next request
+    assert echo(10**300) == 1e300
+    assert shared.kind_of(5) == "number"
+    assert not shared._sandbox.released
 
 
 def test_weights_that_did_not_arrive_are_sent_again() -> None:

@@ -41,7 +41,7 @@ def alone() -> Any:
 
 def answers(*values: Any) -> Any:
     waiting = [*values]
-    return SimpleNamespace(receive=lambda *_: waiting.pop(0), send=lambda *_: None)
+    return SimpleNamespace(receive=lambda *_: waiting.pop(0), send=lambda *_: None, write=lambda *_: None)
 
 
 ANSWERS = [None, 5, "value", ["value", 1], ("value",), ("value", 1, 2), ("eval", "x"), (["value"], 1), (None, 1)]
@@ -103,7 +103,7 @@ def test_a_call_that_was_late_or_wrong_is_the_last(program: Any) -> None:
     def late(*_: Any) -> None:
         raise TimeoutError
 
-    for channel in (answers(None), SimpleNamespace(send=lambda *_: None, receive=late)):
+    for channel in (answers(None), SimpleNamespace(write=lambda *_: None, receive=late)):
         program._ended, program._channel = "", channel
         with pytest.raises(LuaBridgeError, match="the Lua sandbox has ended"):
             program._exchange(("x",), math.inf, "late")

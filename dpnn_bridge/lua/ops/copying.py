@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from dpnn_bridge.lua.arguments import describe
+from dpnn_bridge.lua.arguments import describe, element_type
 from dpnn_bridge.lua.dispatch import native
 from dpnn_bridge.lua.ops.pointwise import is_disjoint
 from dpnn_bridge.lua.tensor import DTYPES, IN_ORDER, Tensor, TorchError
@@ -69,8 +69,8 @@ def _copy_within(t: Tensor, source: Tensor) -> None:
 def type_(t: Tensor, name: Any = None, *_: Any) -> Tensor | str:
     if name is None or name is False:
         return t.class_name
-    ty = name.removeprefix("torch.").removesuffix("Tensor") if isinstance(name, str) else None
-    if ty not in DTYPES or name != f"torch.{ty}Tensor":
+    ty = element_type(name)
+    if ty is None:
         raise TorchError(f"attempt to index a nil value: {name!r} is not a tensor class such as 'torch.FloatTensor'")
     return converted(t, ty)
 

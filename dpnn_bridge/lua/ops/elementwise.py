@@ -17,7 +17,7 @@ import torch
 
 from dpnn_bridge.lua.arguments import INTEGER_TYPES
 from dpnn_bridge.lua.dispatch import ALL_TYPES, FLOAT_TYPES, torch_function
-from dpnn_bridge.lua.ops.integers import c_int, int_pow, left_shifted, right_shifted
+from dpnn_bridge.lua.ops.integers import c_int, int_pow, left_shifted, quotient, right_shifted
 from dpnn_bridge.lua.ops.pointwise import check_counts, pointwise
 from dpnn_bridge.lua.tensor import TYPE_OF_DTYPE, Tensor, TorchError, cast_number, square_root
 
@@ -63,7 +63,7 @@ def _with_tensor(
 def _int_divide(x: torch.Tensor, y: Any) -> torch.Tensor:
     if x.numel() and ((y == 0) if not isinstance(y, torch.Tensor) else bool((y == 0).any())):
         raise TorchError("division by zero")
-    return torch.div(x, y, rounding_mode="trunc")
+    return quotient(x, y)
 
 
 def divide(x: torch.Tensor, y: Any) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Compute powers and shifts of integers with the conversions of C on x86."""
+"""Compute powers, quotients and shifts of integers with the conversions of C on x86."""
 
 from __future__ import annotations
 
@@ -21,6 +21,17 @@ def int_pow(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     bits = 63 if x.dtype == torch.int64 else 31
     fits = (values > -(2.0**bits) - (bits == 31)) & (values < 2.0**bits)
     return torch.where(fits, values, -(2.0**bits)).to(torch.int64).to(x.dtype)
+
+
+def quotient(x: torch.Tensor, y: Any) -> torch.Tensor:
+    """Divide integers by ``y``, a tensor or a number other than 0, and truncate towards zero.
+
+    A divisor of -1 negates, because the CPU stops the program if it divides the lowest integer by -1.
+    """
+    if not isinstance(y, torch.Tensor):
+        return -x if y == -1 else torch.div(x, y, rounding_mode="trunc")
+    negates = y == -1
+    return torch.where(negates, -x, torch.div(x, y.masked_fill(negates, 1), rounding_mode="trunc"))
 
 
 def left_shifted(x: torch.Tensor, y: Any) -> torch.Tensor:

@@ -54,6 +54,13 @@ def _right_side(b: Tensor, rows: int) -> torch.Tensor:
     return b.t.reshape(b.size[0], -1)
 
 
+def _check_diagonal(triangle: torch.Tensor, message: str) -> None:
+    """Raise LAPACK's error if an element of the diagonal is 0; ``message`` contains ``{0}`` for its position."""
+    zeros = (torch.diagonal(triangle) == 0).nonzero()
+    if len(zeros):
+        raise TorchError(message.format(int(zeros[0]) + 1))
+
+
 @_lapack("gesv", "T T", 2)
 def gesv(x: Tensor, lu: Tensor, b: Tensor, a: Tensor) -> None:
     matrix = _matrix(a, square=True)
@@ -72,6 +79,7 @@ def gels(x: Tensor, qr: Tensor, b: Tensor, a: Tensor) -> None:
     matrix, right = _matrix(a), _right_side(b, a.size[0])
     rows, columns = matrix.shape
     factors, tau = torch.geqrf(matrix if rows >= columns else matrix.mT.contiguous())
+    _check_diagonal(factors, "Lapack Error in gels : The {0}-th diagonal element of the triangular factor of A is zero")
     if rows >= columns:
         rotated = torch.ormqr(factors, tau, right, transpose=True)
         solved = torch.linalg.solve_triangular(factors[:columns].triu(), rotated[:columns], upper=True)
@@ -88,6 +96,8 @@ def gels(x: Tensor, qr: Tensor, b: Tensor, a: Tensor) -> None:
 @_lapack("trtrs", "T T c=UL c=NT c=NU", 2)
 def trtrs(x: Tensor, ra: Tensor, b: Tensor, a: Tensor, uplo: str, trans: str, diag: str) -> None:
     matrix, right = _matrix(a, square=True), _right_side(b, a.size[0])
+    if diag == "N":
+        _check_diagonal(matrix, "Lapack Error in trtrs : A({0},{0}) is zero, singular A")
     triangle = matrix.triu() if uplo == "U" else matrix.tril()
     upper = uplo == "U"
     if trans == "T":
@@ -171,7 +181,9 @@ def potrs(r: Tensor, b: Tensor, factor: Tensor, uplo: str) -> None:
 @_lapack("potri", "T c=UL", 1)
 def potri(r: Tensor, factor: Tensor, uplo: str) -> None:
     """Compute the inverse from a Cholesky factor, with both triangles; LAPACK computes only the triangle ``uplo``."""
-    _columns(r, torch.cholesky_inverse(_matrix(factor, square=True), upper=uplo == "U"))
+    matrix = _matrix(factor, square=True)
+    _check_diagonal(matrix, "Lapack Error potri : A({0},{0}) is 0, A cannot be factorized")
+    _columns(r, torch.cholesky_inverse(matrix, upper=uplo == "U"))
 
 
 def _pivoted_cholesky(a: torch.Tensor, limit: float) -> tuple[torch.Tensor, torch.Tensor]:

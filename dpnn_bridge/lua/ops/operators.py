@@ -6,6 +6,7 @@ from typing import Any
 
 from dpnn_bridge.lua.arguments import check_number, check_real
 from dpnn_bridge.lua.dispatch import ALL_TYPES, native
+from dpnn_bridge.lua.ops.blas import dot, matrix_product
 from dpnn_bridge.lua.ops.elementwise import divide, remainder
 from dpnn_bridge.lua.ops.pointwise import pointwise
 from dpnn_bridge.lua.tensor import Tensor, TorchError, cast_number
@@ -60,8 +61,6 @@ def op_mod(a: Any, b: Any) -> Tensor:
 
 @native("__mul__", types=ALL_TYPES)
 def op_mul(a: Any, b: Any) -> Tensor | float:
-    from dpnn_bridge.lua.ops.blas import dot, matrix_product
-
     _same_type(a, b)
     if not isinstance(a, Tensor):
         return Tensor.fresh(b.t * check_real(a, 1, b.ty))

@@ -158,7 +158,7 @@ def mode(r: Tensor, index: Tensor, t: Tensor, dim: int) -> None:
     values = x.gather(-1, order)
     runs = torch.zeros_like(order)  # number of the run of equal values for each position
     runs[..., 1:] = (values[..., 1:] != values[..., :-1]).cumsum(-1)
-    counts = (runs.unsqueeze(-1) == runs.unsqueeze(-2)).sum(-1)
+    counts = torch.zeros_like(runs).scatter_add_(-1, runs, torch.ones_like(runs)).gather(-1, runs)
     n = x.shape[-1]
     # the first position of the most frequent value, then the end of its run
     frequent = counts == counts.amax(-1, keepdim=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from dpnn_bridge.lua.arguments import INTEGER_TYPES, check_dim
+from dpnn_bridge.lua.arguments import INTEGER_TYPES, as_long, check_dim
 from dpnn_bridge.lua.dispatch import FLOAT_TYPES, torch_function
 from dpnn_bridge.lua.ops.copying import copy_into
 from dpnn_bridge.lua.ops.overlap import overlapping
@@ -278,8 +278,8 @@ def match(r: Tensor, a: Tensor, b: Tensor, gain: float) -> None:
     if overlapping(r, a, b):
         _match_in_order(r, x, y, cast_number(gain, r.ty))
         return
-    difference = x[:, None, :] - y[None, :, :]
-    r.assign(cast_number(gain, r.ty) * (difference * difference).sum(-1, dtype=x.dtype))
+    differences = (row - y for row in x)  # one row at a time, to save memory
+    r.assign(cast_number(gain, r.ty) * torch.stack([(d * d).sum(-1, dtype=x.dtype) for d in differences]))
 
 
 def _match_in_order(r: Tensor, x: torch.Tensor, y: torch.Tensor, gain: float) -> None:
@@ -341,9 +341,9 @@ def _limits(low: float, high: float, x: torch.Tensor) -> tuple[torch.Tensor, tor
 
 
 def _check_bins(bins: float) -> int:
-    if bins < 1:  # Torch7 would write before the start of the result
+    if as_long(bins) < 1:  # also for NaN; Torch7 would write before the start of the result
         raise TorchError(f"bad argument #2 ({bins:g} bins, expected at least one)")
-    return int(bins)
+    return as_long(bins)
 
 
 def _bins_of(x: torch.Tensor, count: int, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:

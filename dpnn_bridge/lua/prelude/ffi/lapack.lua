@@ -60,7 +60,7 @@ local function workspace(ty)
 end
 
 local function is_matrix(S, rows)
-   local n, m = S.n == 1 and S[1] or S[1], S.n == 1 and 1 or S[3]
+   local n, m = S[1], S.n == 1 and 1 or S[3]
    return (S.n == 2 or rows and S.n == 1) and S.block and n <= MAX_SIZE and m <= MAX_SIZE and (not rows or n == rows)
 end
 -- copy a matrix, or a vector as a column, to buffer k; returns rows and columns
@@ -258,7 +258,9 @@ end)
 
 define('eig', 2, {'geev'}, function(W, geev, E, V, A, job)
    if not (is_matrix(A) and A[1] == A[3]) then return nil end
-   local n = load(W, 1, A)
+   local n, sum = load(W, 1, A), 0
+   for i = 0, n * n - 1 do sum = sum + (W[1][i] - W[1][i]) end
+   if sum ~= 0 then return nil end  -- geev crashes if an element is NaN
    local info, size, lwork = ints(n, W.lwork)
    geev(letters.N, letters[job], size, W[1], size, W[2], W[2] + n, W[3], size, W[4], size, W.work, lwork, info)
    if info[0] ~= 0 or not native.resize(E, 2, n, 2) then return nil end
