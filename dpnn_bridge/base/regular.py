@@ -45,8 +45,12 @@ def read_file(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> bytes
     check_file(path, max_bytes)  # before opening, because opening a device may have an effect
     try:
         with open_input(path) as file:  # check the open file too: another file may have replaced the checked one
-            _check(path, os.fstat(file.fileno()), max_bytes)
-            content = file.read(max_bytes + 1)
+            status = os.fstat(file.fileno())
+            _check(path, status, max_bytes)
+            size = min(status.st_size, max_bytes)
+            content = file.read(size + 1)  # `read` allocates as many bytes as it may return
+            if len(content) > size:
+                content += file.read(max_bytes - size)
     except (OSError, ValueError) as error:
         raise _cannot_open(path, error) from error
     if len(content) > max_bytes:  # the file grew, or reports no size, as files of /proc do

@@ -38,7 +38,7 @@ class Budget:
         stored, values, self.entries = extent(root)
         self.bytes_left = BYTES + PER_BYTE * stored
         self.tensors_left = TENSORS + PER_VALUE * values
-        self._not_shown, self._per_repeat = stored, per_repeat
+        self._not_shown, self._per_repeat = stored, per_repeat  # bytes of elements that were not shown yet
         self.visits: dict[int, int] = {}
         #: False while the user's code runs, see :meth:`watched`
         self.watching = True
@@ -72,7 +72,10 @@ class Budget:
             )
 
     def show(self, count: int, size: int) -> None:
-        """Subtract the memory for ``count`` displayed elements of ``size`` bytes; a repeated element costs more."""
+        """Subtract the memory to show ``count`` elements of ``size`` bytes each.
+
+        Elements beyond those that the file stores are repeated, and cost ``per_repeat`` bytes more.
+        """
         self._not_shown -= count * size
         repeated = min(count, max(0, -self._not_shown) // size)
         self.spend(count * size + repeated * self._per_repeat, "memory")

@@ -14,7 +14,7 @@ from dpnn_bridge.base.display import shortened
 def constructor_parameters(kind: type) -> list[inspect.Parameter]:
     """Return the parameters of a constructor; for ``*args, **kwargs``, the parameters of the base class's constructor.
 
-    The parameters ``device`` and, for PyTorch's classes, ``dtype`` are omitted; for RNNs also ``mode``.
+    ``device`` is omitted; for PyTorch's classes also ``dtype``, and for RNNs also ``mode``.
     """
     chain = iter(kind.__mro__)
     own = _without_self(next(chain))
@@ -47,7 +47,9 @@ def _without_self(kind: type) -> list[inspect.Parameter]:
 
 
 def settings_repr(module: nn.Module) -> str:
-    """Return an ``extra_repr`` of the constructor's arguments that are numbers or strings: ``dimension=1, index=2``.
+    """Return an ``extra_repr`` of the constructor's arguments: ``dimension=1, index=2``.
+
+    Numbers, strings, dtypes, and tuples and lists of these are shown.
 
     A boolean argument that equals its default is omitted.
     """

@@ -1,4 +1,4 @@
-"""Define what class mappings may call during a conversion, in both directions."""
+"""Define the interface of a conversion for class mappings, in both directions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 
 class TorchContext(Protocol):
-    """What class mappings may call during one conversion from Lua to PyTorch.
+    """The interface of one conversion from Lua to PyTorch for class mappings.
 
     Attributes:
         options: the caller's options.
@@ -73,7 +73,7 @@ class TorchContext(Protocol):
         ...
 
     def keep(self, value: Any, *keys: Any) -> Any:
-        """Copy a Lua value for the metadata: objects become their modules, functions are dropped, tensors contiguous.
+        """Copy a Lua value for the metadata: objects become modules, functions None, tensors contiguous tensors.
 
         Args:
             value: a Lua value.
@@ -83,7 +83,7 @@ class TorchContext(Protocol):
 
 
 class LuaContext(Protocol):
-    """What class mappings may call during one conversion from PyTorch to Lua.
+    """The interface of one conversion from PyTorch to Lua for class mappings.
 
     Attributes:
         gradients: whether ``.grad`` (or zeros) is written into the gradient fields.

@@ -39,7 +39,7 @@ def check_customized(root: nn.Module, kind: str, *, complete: bool = False) -> N
         root: the model.
         kind: type of the output for the message, such as ``"a .t7 file"``.
         complete: whether the output contains, for a layer that was created in PyTorch, the arguments of its
-            constructor and no other attributes.
+            constructor and no other attributes; then other attributes are refused too.
 
     Raises:
         ConversionError: the ``forward`` of a module was replaced, a module has a hook of another source, a PyTorch
@@ -47,7 +47,7 @@ def check_customized(root: nn.Module, kind: str, *, complete: bool = False) -> N
     """
     check_tensors(root, layers=True)
     for path, module in root.named_modules():
-        if not _ours(vars(module).get("forward", nn.Module.forward)):
+        if not _is_known(vars(module).get("forward", nn.Module.forward)):
             what = "its forward was replaced on the instance"
             advice = "make a subclass with that forward and register it with @lua_class, or delete the attribute"
         elif (found := next(_added_hooks(module), None)) is not None:
@@ -70,18 +70,18 @@ def _added_hooks(module: nn.Module) -> Iterator[str]:
             hooks = (getattr(tensor, attribute, None) or {}).values()
             found += [(f"{name} on its parameter {parameter}", hook) for hook in hooks]
     for name, hook in found:
-        if not _ours(hook) and getattr(hook, "__module__", None) != type(module).__module__:
+        if not _is_known(hook) and getattr(hook, "__module__", None) != type(module).__module__:
             yield f"{name} ({getattr(hook, '__qualname__', None) or type(hook).__qualname__})"
 
 
-def _ours(function: object) -> bool:
+def _is_known(function: object) -> bool:
     """Return whether a function is defined in PyTorch or in this package."""
     module = str(getattr(function, "__module__", None) or type(function).__module__)
     return module.partition(".")[0] in ("torch", "dpnn_bridge")
 
 
 def overridden(module: nn.Module, types: tuple[type[nn.Module], ...]) -> type[nn.Module] | None:
-    """Return the class in ``types`` as which a module is written, if the module's own class may compute other results.
+    """Return the base class in ``types``, as which a module is written, if the module may compute other results.
 
     A subclass may compute other results if it overrides ``forward``, a method that ``forward`` calls, or makes an
     attribute that ``forward`` reads a property.

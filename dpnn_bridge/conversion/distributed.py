@@ -22,10 +22,10 @@ def full(tensor: Any) -> Tensor:
 
 
 def is_equal(one: Any, other: Any) -> bool:
-    """Return whether two values are the same tensor, tensors with equal elements, or both None."""
+    """Return whether two values are the same tensor, both None, or tensors with equal elements, dtypes and devices."""
     if one is other or one is None or other is None:
         return one is other
-    return torch.equal(full(one), full(other))
+    return (one.dtype, one.device) == (other.dtype, other.device) and torch.equal(full(one), full(other))
 
 
 def local(tensor: Any) -> Tensor:

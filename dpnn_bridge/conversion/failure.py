@@ -18,7 +18,8 @@ def failure_reason(error: BaseException) -> str:
 
     Returns:
         Text such as ``modules[1], Conv2d(3, 24, kernel_size=(3, 3)), got 1x4x32x32: Given groups=1, weight of size …``;
-        the first line alone if no layer inside the model raised the error.
+        the first line alone if no layer inside the model raised the error. If the layer takes a list and got a tensor,
+        the text says so instead.
     """
     message = shortened(str(error).strip().split("\n", 1)[0], 500) or type(error).__name__
     calls = _calls(error)
@@ -31,7 +32,8 @@ def failure_reason(error: BaseException) -> str:
         return message
     own = shortened(" ".join(repr(layer).split()), 120)
     sizes = shortened(sizes_text(list(args)), 120)
-    return f"{_path(layer, model)}, {own}, got {sizes or 'no tensor'}: {message}"
+    where = ", ".join(filter(None, (_path(layer, model), own)))
+    return f"{where}, got {sizes or 'no tensor'}: {message}"
 
 
 def takes_list(module: nn.Module) -> bool:
@@ -56,7 +58,7 @@ def _calls(error: BaseException) -> list[tuple[nn.Module, tuple[Any, ...]]]:
 
 
 def _path(layer: nn.Module, model: nn.Module) -> str:
-    """Return the path of a layer in Lua, or in PyTorch if the model has no Lua class."""
+    """Return the path of a layer in Lua, or in PyTorch if the model has no Lua class; empty for the model itself."""
     with suppress(Exception):
         return next(path for path, module in lua_paths(model) if module is layer)
     return next(name for name, module in model.named_modules() if module is layer)

@@ -43,10 +43,10 @@ def place_of(tensor: Any) -> Place | None:
     return Place(tensor.storage.origin, tensor.storage.size, tensor.offset, tensor.size)
 
 
-def layout(root: nn.Module) -> dict[str, dict[str, list[int]]]:
+def stored_places(root: nn.Module) -> dict[str, dict[str, list[int]]]:
     """Return the positions of a model's tensors in flat storages: module name -> field -> numbers of a :class:`Place`.
 
-    Storages are numbered from 0. :func:`place` is the inverse.
+    Storages are numbered from 0. :func:`set_places` is the inverse.
     """
     numbers: dict[int, int] = {}
     found: dict[str, dict[str, list[int]]] = {}
@@ -59,12 +59,12 @@ def layout(root: nn.Module) -> dict[str, dict[str, list[int]]]:
     return found
 
 
-def place(root: nn.Module, known: Any) -> None:
-    """Store the positions from :func:`layout` in the conversion metadata of a model's modules.
+def set_places(root: nn.Module, known: Any) -> None:
+    """Set the positions from :func:`stored_places` in the conversion metadata of a model's modules.
 
     Args:
         root: the model.
-        known: result of :func:`layout`, read from a file. Invalid values are ignored.
+        known: result of :func:`stored_places`, read from a file. Invalid values are ignored.
     """
     origins: dict[int, int] = {}
     modules = dict(root.named_modules())
@@ -106,7 +106,7 @@ class FlatStorages:
                         self._members[place.origin].setdefault(place.start, (place, (module, name, field, gradient)))
 
     def find(self, place: Place, tensor: Tensor) -> LuaStorage | None:
-        """Return the storage at a position; None if the storage is incomplete or has other elements at the position.
+        """Return the storage of a position; None if the storage is incomplete or has other elements there.
 
         Layers with a shared weight have the same position, but parametrizations and pruning can make the weights
         differ.

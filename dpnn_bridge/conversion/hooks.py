@@ -18,8 +18,7 @@ RENAMED = {
     "in_file": "serialize",
 }
 
-#: hooks that map Lua fields to attributes. A tuple of names means that the Lua fields and the attributes have the same
-#: names.
+#: hooks that map Lua fields to attributes; in a tuple of names, each field and its attribute have the same name
 _FIELD_HOOKS = ("tensors", "scalars", "members")
 
 

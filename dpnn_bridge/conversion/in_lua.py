@@ -12,42 +12,45 @@ from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 
 def share_parameters(module: Placeholder, obj: LuaObject, sharing: Sharing) -> None:
-    """Let a module that was made of ``obj`` have the parameters that other modules have on the same elements."""
+    """Give a module that was created from ``obj`` the parameters of other modules that view the same elements."""
     for leaf, path in module._lua_fields.items():
-        found = _holder(obj, path)
+        found = _owner_of(obj, path)
         parameter = module._parameters[leaf]
         if found is None or parameter is None or found[0][found[1]].shape != tuple(parameter.shape):
             continue
-        holder, name = found
-        site, gradient = Site(module, name, Field(leaf), module, leaf), holder.get(grad_field(name, leaf))
-        module._gradients[leaf] = sharing.join(site, holder[name], gradient)
+        owner, name = found
+        site, gradient = Site(module, name, Field(leaf), module, leaf), owner.get(grad_field(name, leaf))
+        module._gradients[leaf] = sharing.join(site, owner[name], gradient)
 
 
 def link_tensors(module: Placeholder, obj: LuaObject, tensors: dict[tuple[Any, ...], LuaTensor]) -> None:
-    """Let the object of a module that runs in Lua have the tensors that other objects have for its parameters.
+    """Give the object of a module that runs in Lua the tensors of other objects for the same parameters.
 
     Args:
-        module: The module.
-        obj: Its object, which is changed.
-        tensors: The tensors of all parameters, by the keys of :class:`~.lua_context.LuaConversion`.
+        module: the module.
+        obj: its object, which is changed.
+        tensors: the tensors of all parameters, by the keys of :class:`~.lua_context.LuaConversion`.
     """
     for leaf, path in module._lua_fields.items():
-        parameter, found = module._parameters[leaf], _holder(obj, path)
+        parameter, found = module._parameters[leaf], _owner_of(obj, path)
         if parameter is None or found is None:
             continue
-        holder, name = found
+        owner, name = found
         for field, number in ((name, 0), (grad_field(name, leaf), module._gradients.get(leaf, 0))):
-            own = holder.get(field)
+            own = owner.get(field)
             if isinstance(own, LuaTensor) and own.shape == tuple(parameter.shape):
                 key = id(parameter), None, own.class_name, field != name, number
-                holder[field] = tensors.setdefault((key, own.shape), own)
+                owner[field] = tensors.setdefault((key, own.shape), own)
 
 
-def _holder(obj: LuaObject, path: str) -> tuple[LuaObject | LuaTable, str] | None:
-    """Return the object with the tensor at a path of Lua fields, such as ``modules.1.weight``, and its field."""
+def _owner_of(obj: LuaObject, path: str) -> tuple[LuaObject | LuaTable, str] | None:
+    """Return the object or table with the tensor at a path of Lua fields, such as ``modules.1.weight``, and its field.
+
+    Return None if the value at the path is not a tensor.
+    """
     *outer, name = path.split(".")
-    holder: Any = obj
+    owner: Any = obj
     for key in outer:
-        holder = holder.get(int(key) if key.isdigit() else key) if isinstance(holder, (LuaObject, LuaTable)) else None
-    held = isinstance(holder, (LuaObject, LuaTable)) and isinstance(holder.get(name), LuaTensor)
-    return (holder, name) if held else None
+        owner = owner.get(int(key) if key.isdigit() else key) if isinstance(owner, (LuaObject, LuaTable)) else None
+    found = isinstance(owner, (LuaObject, LuaTable)) and isinstance(owner.get(name), LuaTensor)
+    return (owner, name) if found else None

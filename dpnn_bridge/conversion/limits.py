@@ -30,12 +30,12 @@ from dpnn_bridge.objects import LuaStorage, LuaTable
 BYTES, PER_BYTE = 1 << 26, 1 << 10
 #: maximum number of steps (element reads, element writes and multiply-adds): a constant, plus an amount as above
 STEPS, STEPS_PER_BYTE = 1 << 29, 1 << 17
-#: additional steps of every operation
-EACH = 1 << 17
+#: additional steps of every operation that computes
+STEPS_PER_OPERATION = 1 << 17
 #: steps of each returned view, and of each call of a module
-LIGHT = 1 << 15
+STEPS_PER_VIEW = 1 << 15
 
-#: operations whose results together have at most as many elements as their inputs
+#: operations whose results are about as large as their inputs, or smaller
 _NO_LARGER_NAMES = """
     cat stack copy clone _to_copy zeros_like ones_like empty_like full_like rand_like randn_like _unsafe_view
     _reshape_alias _softmax _log_softmax _softmax_backward_data _log_softmax_backward_data native_batch_norm
@@ -84,7 +84,8 @@ class ResourceLimits:
     """The resource limits of one run.
 
     Args:
-        sources: Lua values, such as the contents of files and the input; a storage that occurs twice counts once.
+        sources: Lua values, such as the contents of files and the input. Their sizes determine the limits; a storage
+            that occurs twice counts once.
         more: additional bytes.
     """
 
@@ -111,7 +112,7 @@ class OperationCost(NamedTuple):
 
 
 class EagerMode(TorchDispatchMode):
-    """A mode that does not support compiled models. So PyTorch does not import its compiler, which takes a second."""
+    """A mode that does not support compiled models, so PyTorch does not import its compiler, which takes a second."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -132,13 +133,13 @@ class OperationMeter(EagerMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kind = _KINDS.get(func) or _kind(func)
         if kind is Kind.VIEW:
-            self.take(OperationCost(0, 0, _views(func, args) * LIGHT))
+            self.take(OperationCost(0, 0, _views(func, args) * STEPS_PER_VIEW))
         else:
             kept, scratch, steps, _ = self._cost(kind, func, args, kwargs or {})
             if _is_on_meta(args, kwargs):
                 kept = scratch = 0
             makes = kind is Kind.OTHER or func.overloadpacket.__name__ == "clone"
-            self.take(OperationCost(kept, scratch, steps + EACH, makes))
+            self.take(OperationCost(kept, scratch, steps + STEPS_PER_OPERATION, makes))
         return func(*args, **kwargs) if kwargs else func(*args)
 
     def _cost(self, kind: Kind, func: Any, args: Any, kwargs: Any) -> OperationCost:
@@ -185,7 +186,7 @@ class ResourceLimitMode(OperationMeter):
 
     def _called(self, *_: Any) -> None:
         if threading.get_ident() == self._thread:  # the hook is global to all threads
-            self.take(OperationCost(0, 0, LIGHT))
+            self.take(OperationCost(0, 0, STEPS_PER_VIEW))
 
     def take(self, cost: OperationCost) -> None:
         self._bytes -= cost.kept
@@ -210,7 +211,6 @@ _KINDS: dict[Any, Kind] = {}
 def _kind(func: Any) -> Kind:
     name = func.overloadpacket.__name__
     in_place = name.endswith("_") and func._schema.is_mutable and "resize" not in name
-    reduces = getattr(torch.Tag, "reduction", None) in func.tags  # not in PyTorch 2.6
     # the gradient of an input has the input's size, unless an argument specifies the size
     gradient = name.endswith("_backward") and not any("size" in a.name for a in func._schema.arguments)
     if func.is_view:
@@ -219,7 +219,11 @@ def _kind(func: Any) -> Kind:
         kind = Kind.IN_PLACE
     elif torch.Tag.pointwise in func.tags or name in _BROADCASTING:
         kind = Kind.POINTWISE
-    elif reduces or name in _NO_LARGER or (gradient and func.overloadpacket not in flop_registry):
+    elif (
+        torch.Tag.reduction in func.tags
+        or name in _NO_LARGER
+        or (gradient and func.overloadpacket not in flop_registry)
+    ):
         kind = Kind.NO_LARGER
     else:
         kind = Kind.OTHER
@@ -289,7 +293,9 @@ def _of_indices(args: Any) -> tuple[int, int]:
 
 
 def _of_counts(args: Any) -> tuple[int, int]:
-    return (int(args[0].max()) + 1 if args[0].numel() else 0), 0
+    """Return the number of counts of ``bincount(indices, weights, minlength)``."""
+    found = int(args[0].max()) + 1 if args[0].numel() else 0
+    return max([found, *args[2:]]), 0
 
 
 def _of_matrices(a: Tensor, b: Tensor) -> tuple[int, int]:

@@ -296,7 +296,10 @@ class LuaClass(Hooks):
 
     @classmethod
     def last_ran(cls, module: nn.Module, after: LuaObject) -> list[tuple[nn.Module, LuaObject]] | None:
-        """Return each submodule with the Lua object, such as a clone, that ran last for it; None: see ``modules``."""
+        """Return each submodule with the Lua object, such as a clone, that ran last for it.
+
+        None: the objects in the field ``modules`` ran last.
+        """
         return None
 
     @classmethod

@@ -21,7 +21,7 @@ from dpnn_bridge.conversion.fields import Field, record_of
 from dpnn_bridge.conversion.flat import FlatStorages
 from dpnn_bridge.conversion.in_lua import link_tensors
 from dpnn_bridge.conversion.lua_values import lua_storage, numpy_dtype, strided
-from dpnn_bridge.conversion.parametrized import baked
+from dpnn_bridge.conversion.parametrized import with_current_weights
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.conversion.stale import check_settings, is_stock
 from dpnn_bridge.conversion.stock import StockLayer, computes_weight
@@ -33,6 +33,8 @@ from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor, elem
 
 class LuaConversion(LuaContext):
     """State of one conversion from PyTorch to Lua; implements :class:`LuaContext`, which documents its methods.
+
+    It may convert several models. Modules and parameters that the models share are shared in Lua too.
 
     Args:
         gradients: whether to write ``.grad`` (or zeros) into the gradient fields, which Torch7 needs to continue
@@ -76,14 +78,14 @@ class LuaConversion(LuaContext):
         self._tensors: dict[tuple[Any, ...], LuaTensor] = {}
         self._restored: dict[Any, Any] = {}
         self._alive: list[Any] = []
+        self._is_inside = False
         self._copies: dict[tuple[Any, ...], list[nn.Module]] = {}
 
     def to_lua(self, module: nn.Module) -> LuaObject:
         if id(module) in self._objects:
             return self._objects[id(module)]
-        if not self._objects:
-            self.root = module
-            self._decide_types(module)
+        if not self._is_inside:
+            return self._convert_model(module)
         try:
             return self._placeholder_object(module) if isinstance(module, Placeholder) else self._convert(module)
         except ConversionError as error:
@@ -92,6 +94,15 @@ class LuaConversion(LuaContext):
                 raise
             name = error.class_name or type(module).__name__
             raise type(error)(error.reason, path=path, class_name=name) from error
+
+    def _convert_model(self, root: nn.Module) -> LuaObject:
+        self.root, self.inferred = root, None
+        self._decide_types(root)
+        self._is_inside = True
+        try:
+            return self.to_lua(root)
+        finally:
+            self._is_inside = False
 
     def _placeholder_object(self, module: Placeholder) -> LuaObject:
         obj = self._objects[id(module)] = module.obj  # a module that runs in Lua creates a new object each time
@@ -103,7 +114,7 @@ class LuaConversion(LuaContext):
 
     def _convert(self, module: nn.Module) -> LuaObject:
         record = record_of(module)
-        if self.compose and (other := self._composed(module) if record is None else self._baked(module)) is not None:
+        if self.compose and (other := self._composed(module) if record is None else self._computed(module)) is not None:
             self._objects[id(module)] = other
             self._alive.append(module)
             return other
@@ -173,7 +184,7 @@ class LuaConversion(LuaContext):
         inner = module._modules.get("_orig_mod")
         if inner is not None:  # a result of torch.compile
             return self.to_lua(inner)
-        copy = baked(module)
+        copy = with_current_weights(module)
         if copy is not None:
             check_settings(copy)
             copy.__class__ = stock_class(copy) or type(copy)
@@ -182,21 +193,22 @@ class LuaConversion(LuaContext):
         compose = registry.composition_of(module)
         return compose(module, self) if compose else None
 
-    def _baked(self, module: nn.Module) -> LuaObject | None:
+    def _computed(self, module: nn.Module) -> LuaObject | None:
         """Return the object of a layer from a file to which the user added pruning or a parametrization, or None.
 
         The object contains the current weights.
         """
         if not computes_weight(module, registry.mapping_of(module).fields_of(module).values()):
             return None
-        copy = baked(module)
+        copy = with_current_weights(module)
         return None if copy is None else self.to_lua(self.with_parameters_of_first(copy, module))
 
     def with_parameters_of_first(self, copy: nn.Module, source: nn.Module) -> nn.Module:
         key = (type(copy), *map(id, source.parameters()))
         for first in self._copies.setdefault(key, []):
-            if _same_values(first, copy):
-                copy._parameters = first._parameters
+            known, own = first._parameters, copy._parameters  # pruning or parametrizations can differ per use
+            if known.keys() == own.keys() and all(is_equal(known[name], own[name]) for name in own):
+                copy._parameters = known
                 return copy
         self._copies[key].append(copy)
         return copy
@@ -236,6 +248,7 @@ class LuaConversion(LuaContext):
         A model may have been cast since it was read.
         """
         record = record_of(root)
+        self._casts, self._model_type = {}, None
         if self.compose:  # otherwise the storages contain the model's own tensors
             self._flat = FlatStorages(root, self.gradients, self._elements, self._class_of_field)
         self._find_casts(root)
@@ -301,8 +314,7 @@ class LuaConversion(LuaContext):
         record, tensor = record_of(module), self._own_tensor(module)
         if tensor is None and record and record.tensor_type:
             return self.cast_class(record.tensor_type)
-        if tensor is None:
-            tensor = _floating(module)
+        tensor = _floating(module) if tensor is None else tensor
         if tensor is None:
             return self.tensor_type or self._model_type or self._default_type
         return self.class_of(tensor, module)
@@ -349,9 +361,8 @@ class LuaConversion(LuaContext):
         flat = self._flat.find(place, tensor) if self._flat and place and value.numel() == place.size else None
         if flat is not None and place is not None and (key, shape) not in self._tensors:
             self._alive.append(tensor)
-            self._tensors[key, shape] = LuaTensor(
-                kind, shape or (1,), contiguous_strides(shape or (1,)), place.start, flat
-            )
+            sizes = shape or (1,)
+            self._tensors[key, shape] = LuaTensor(kind, sizes, contiguous_strides(sizes), place.start, flat)
         if (key, shape) in self._tensors:
             return self._tensors[key, shape]
         if key not in self._storages:
@@ -375,12 +386,6 @@ class LuaConversion(LuaContext):
 def _floating(module: nn.Module) -> Tensor | None:
     """Return the first floating point parameter or buffer of a module or its submodules."""
     return next((t for t in [*module.parameters(), *module.buffers()] if t.is_floating_point()), None)
-
-
-def _same_values(one: nn.Module, other: nn.Module) -> bool:
-    """Return whether two modules of one class have equal parameters; pruning or parametrizations can differ per use."""
-    a, b = one._parameters, other._parameters
-    return a.keys() == b.keys() and all(is_equal(a[name], b[name]) for name in a)
 
 
 def _advice(module: nn.Module) -> str:

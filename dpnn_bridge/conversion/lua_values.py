@@ -25,18 +25,22 @@ RESULTS = ("output", "gradInput")
 def to_value(value: Any, *, device: str | torch.device = "cpu") -> Any:
     """Convert a Lua input or output to the type that a PyTorch module takes: tensors, lists, dicts, numbers.
 
-    Arrays become lists, other tables dicts. Tensors are copied. An empty tensor gets the shape ``(0,)``.
+    Arrays become lists, other tables dicts. Tensors and storages become copies. An empty tensor has the shape ``(0,)``.
+
+    Raises:
+        ConversionLimitError: shared tables or repeated elements make the result far larger than the file.
     """
     return _Values(device).of(value)
 
 
-#: maximum number of values in nested tables, where a shared table counts each time; maximum bytes of the tensors: a
-#: constant, plus an amount per byte of the storages
-MAX_VALUES, BYTES, PER_BYTE = 100_000, 1 << 28, 16
+#: maximum number of values in nested tables; a shared table counts each time
+MAX_VALUES = 100_000
+#: maximum bytes of the tensors: a constant, plus an amount per byte of the storages
+BYTES, PER_BYTE = 1 << 28, 16
 
 
 class _Values:
-    """Converts one nested Lua value within these limits."""
+    """Converts one nested Lua value within the limits above."""
 
     def __init__(self, device: str | torch.device) -> None:
         self.device, self.count, self.bytes_left = device, 0, BYTES

@@ -40,7 +40,7 @@ def computed_weights(module: nn.Module) -> list[tuple[str, str, str]]:
     return [(name, kind, f"{call}(module, {name!r})") for name, kind, call in found]
 
 
-def baked(module: nn.Module) -> nn.Module | None:
+def with_current_weights(module: nn.Module) -> nn.Module | None:
     """Return a copy of a module in which the current values of computed tensors are parameters.
 
     Computed tensors are results of parametrizations, weight norm, spectral norm and pruning. The copy shares the other

@@ -69,8 +69,8 @@ def lua_class(*names: str) -> Callable[[ClassT], ClassT]:
 
     A user's mapping takes precedence over a built-in mapping of the same Lua name. The export uses a user's mapping for
     modules created in PyTorch only if no built-in mapping has their type, or if the user's mapping replaces such a
-    mapping for all objects of a Lua name. So stock layers keep their Lua class. A mapping that is defined again, as in
-    a notebook, replaces its earlier definition.
+    mapping for all objects of a Lua name. So stock layers keep their Lua class. A mapping that is defined again under
+    the same Lua name, as in a notebook, replaces its earlier definition.
 
     Raises:
         TypeError: there are no names, the decorated class is not a module class or mapping, or its inner class ``Lua``
@@ -188,6 +188,8 @@ def unregister(module: str) -> None:
         for torch_type, known in list(_BY_TYPE.items()):
             if torch_type.__module__ != module:
                 _BY_TYPE[torch_type] = [c for c in known if c.__module__ != module]
+                if not _BY_TYPE[torch_type]:
+                    del _BY_TYPE[torch_type]
 
 
 def _by_precedence(same_type: list[type[LuaClass]]) -> list[type[LuaClass]]:
@@ -271,7 +273,7 @@ def files_of_users() -> list[str]:
 
 # ---------------------------------------------------------------------- lookup
 def discover(package: str = CORE) -> None:
-    """Import all files of a package of mappings, and before that the earlier packages and the plugins, once."""
+    """Import all files of a package of mappings once. ``ZOO`` also imports ``CORE``, which also loads the plugins."""
     if package in _loaded:
         return
     if package == CORE:

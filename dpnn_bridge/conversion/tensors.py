@@ -10,9 +10,6 @@ from dpnn_bridge.conversion.fields import Field, record_of, resolve
 from dpnn_bridge.conversion.ties import tie_of
 from dpnn_bridge.errors import OptionError
 
-#: short names of dtypes in Torch7 and PyTorch -> full names
-_DTYPE_NAMES = {"half": "float16", "float": "float32", "double": "float64"}
-
 
 def as_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     """Convert the name of a floating point dtype, such as ``"float16"``, ``"torch.float16"`` or ``"half"``, to a dtype.
@@ -24,8 +21,7 @@ def as_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     """
     if dtype is None:
         return None
-    name = str(dtype).removeprefix("torch.")
-    found = getattr(torch, _DTYPE_NAMES.get(name, name), None)
+    found = getattr(torch, str(dtype).removeprefix("torch."), None)
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise OptionError(f"dtype={dtype!r}: expected a floating point dtype such as 'float16', 'float32' or 'float64'")
     return found

@@ -145,8 +145,8 @@ def _uses_of_parameters(module: nn.Module) -> list[list[tuple[nn.Module, str]]]:
 
 
 def plain_type(kind: type[nn.Module]) -> type[nn.Module]:
-    """Return the class of a module without the mixin for tied and shared tensors."""
-    return kind.__mro__[2] if issubclass(kind, _Sharing) else kind
+    """Return the class of a module without the mixin for tied and shared tensors, also without later subclasses."""
+    return kind.__mro__[kind.__mro__.index(_Sharing) + 1] if issubclass(kind, _Sharing) else kind
 
 
 def _become_sharing(module: nn.Module) -> None:

@@ -55,6 +55,7 @@ class TorchConversion(TorchContext):
         self._alive: list[Any] = []
         self._active: set[int] = set()
         self._filled: set[tuple[int, str]] = set()
+        self._loaded_gradients: set[tuple[int, int]] = set()
         self._skip_init = SkipInit()
         self._searched: set[int] = set()
         self._in_lua_count = 0
@@ -200,7 +201,7 @@ class TorchConversion(TorchContext):
         self._filled.update((id(owner), name) for name in names)
 
     def _check_filled(self, module: nn.Module, obj: LuaObject, mapping: type[LuaClass]) -> None:
-        """Refuse a module with a parameter or buffer that the file has not set."""
+        """Refuse a module with a parameter, or a buffer that its mapping declares, that the file has not set."""
         for name, field in mapping.fields_of(module).items():
             owner, leaf = fields.resolve(module, field.attribute)
             tensor = fields.own_tensor(owner, leaf)
@@ -299,7 +300,21 @@ class TorchConversion(TorchContext):
             record.places |= {key: place for key, place in places if place is not None}
         parameter = owner._parameters.get(leaf)
         if self.options.gradients and parameter is not None and isinstance(grad, LuaTensor) and grad.size:
-            parameter.grad = arrange(contiguous_copy(grad))
+            self._load_gradient(parameter, arrange(contiguous_copy(grad)), number)
+
+    def _load_gradient(self, parameter: nn.Parameter, gradient: Tensor, number: int) -> None:
+        """Add a gradient to ``.grad``: Torch7 can have several gradients of a shared parameter, PyTorch has their sum.
+
+        Args:
+            parameter: the parameter.
+            gradient: the gradient, in PyTorch's memory layout.
+            number: its number among the gradients of the parameter; several modules may have the same gradient.
+        """
+        if parameter.grad is None:
+            parameter.grad = gradient
+        elif (id(parameter), number) not in self._loaded_gradients:
+            parameter.grad += gradient
+        self._loaded_gradients.add((id(parameter), number))
 
     # ------------------------------------------------------------------ metadata
     def _store_metadata(self, module: nn.Module, obj: LuaObject, mapping: type[LuaClass]) -> None:

@@ -146,6 +146,7 @@ class _Conversion:
             raise OptionError(f"{self.file.name}: dtype= (--dtype) casts models, but the file contains only data")
         with replacing(self.path, force=self.force, inputs=self.inputs) as temporary:
             found = data.collect(value, text=self.format.text)
+            found.options = self.format_options
             self.format.write_data(found, temporary)
             report = _data_report(found, self.file.name, self.options.key, named_file(value))
             if self.checksum:

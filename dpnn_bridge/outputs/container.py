@@ -43,7 +43,7 @@ from dpnn_bridge.base.storage import storage_elements
 from dpnn_bridge.compare.bits import same_bits
 from dpnn_bridge.conversion.budget import MAX_VALUES, PER_ENTRY
 from dpnn_bridge.conversion.customized import check_customized
-from dpnn_bridge.conversion.flat import layout, place
+from dpnn_bridge.conversion.flat import set_places, stored_places
 from dpnn_bridge.conversion.lua_context import LuaConversion
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.placeholder import Placeholder
@@ -115,7 +115,7 @@ def unpack(content: Any, options: Options, source: str = "") -> tuple[nn.Module,
         )
     module, report, flat, tensors = _rebuild(content, options, source)
     load_tensors(module, tensors, source)
-    place(module, flat)
+    set_places(module, flat)
     return module, report
 
 
@@ -203,7 +203,7 @@ def _optional_parts(module: nn.Module) -> dict[str, Any]:
     children = {path: [n for n, m in part._modules.items() if m is not None] for path, part in sequences.items()}
     names = {path: own for path, own in children.items() if own != [str(i) for i in range(len(own))]}
     frozen = [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
-    found = {"flat": layout(module), "unmapped": unmapped, "names": names, "frozen": frozen}
+    found = {"flat": stored_places(module), "unmapped": unmapped, "names": names, "frozen": frozen}
     return {name: value for name, value in found.items() if value}
 
 

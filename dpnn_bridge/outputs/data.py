@@ -40,13 +40,14 @@ class Data:
         lua: the Lua value.
         plain: the value as lists, dicts, numbers, strings and numpy arrays.
         tensors: number of tensors.
-        values: number of numbers, strings and booleans.
+        values: how many numbers, strings and booleans there are.
         tables: number of tables and objects; a shared table counts each time.
         dropped: paths, with reasons, of values that only ``.t7`` can contain: functions, tables that contain themselves
             or are nested too deeply, keys of other types.
         ambiguous: keys of one table with the same text, such as ``1`` and ``"1"``, which only ``.t7`` distinguishes.
         characters: total length of the names of all values.
-        visited: ``id`` of the tables and objects.
+        visited: ``id`` of the tables and objects that were converted before.
+        options: options of the format, see :class:`~dpnn_bridge.outputs.format.ExportContext`.
     """
 
     lua: Any = None
@@ -58,6 +59,7 @@ class Data:
     ambiguous: list[str] = field(default_factory=list)
     characters: int = 0
     visited: set[int] = field(default_factory=set)
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 def collect(value: Any, *, text: bool = False) -> Data:
@@ -114,7 +116,7 @@ def _plain(value: Any, path: str, found: Data, above: tuple[int, ...], budget: B
         items: dict[str, Any] = {CLASS: value.class_name} if isinstance(value, LuaObject) else {}
         for key, inner in fields.items():
             if not isinstance(key, (str, int, float, bool)):
-                found.dropped.append(f"{path}: an entry whose key is a {type(key).__name__}")
+                found.dropped.append(f"{path or 'the file'}: an entry whose key is a {type(key).__name__}")
                 continue
             name = _text(str(key).lower() if isinstance(key, bool) else str(key))
             if name in items:

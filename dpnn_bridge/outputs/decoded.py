@@ -94,7 +94,7 @@ class _Decoder:
                     key, value = _of(pair, list, "an entry of a table")
                     key = self._value(key)
                     if key is None or key != key or isinstance(key, bytes):
-                        raise GraphError("a table key is null or nan")
+                        raise GraphError("a table key is null, nan or bytes")
                     obj[key] = self._value(value)
             elif isinstance(obj, LuaObject):
                 obj.payload = self._value(node["payload"])

@@ -54,11 +54,11 @@ class Dynamic:
                 raise _invalid(spec, "expected AXES or INPUT:AXES")
             chosen = _inputs(spec, found["input"], [*(names or map(str, range(len(tensors))))], len(tensors))
             for text in found["axes"].split(","):
-                found_in = {i: axis for i in chosen if (axis := _axis(spec, text.strip(), tensors[i])) is not None}
-                if not found_in:
+                of_inputs = {i: axis for i in chosen if (axis := _axis(spec, text.strip(), tensors[i])) is not None}
+                if not of_inputs:
                     sizes = ", ".join("x".join(map(str, tensors[i].shape)) for i in chosen)
                     raise _invalid(spec, f"an input of {sizes} has no axis {text.strip()}")
-                for i, axis in found_in.items():
+                for i, axis in of_inputs.items():
                     axes[i][axis] = text.partition("=")[0].strip()
         return cls(tuple(axes))
 

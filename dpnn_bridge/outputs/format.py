@@ -101,7 +101,13 @@ class Format:
         raise NotImplementedError
 
     def write_data(self, found: Data, path: Path) -> None:
-        """Write data without a model, read it back and compare."""
+        """Write data without a model, read the file back and compare.
+
+        Raises:
+            ConversionError: the format cannot store the data.
+            OptionError: an option is for models.
+            VerificationError: the file differs.
+        """
         raise NotImplementedError
 
     def origin(self, path: Path) -> str | None:

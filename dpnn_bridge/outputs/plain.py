@@ -37,7 +37,7 @@ def as_plain(value: Any) -> Any:
             return None
         for kind in _SCALARS:
             if isinstance(value, kind):
-                return value if type(value) is kind else kind.__new__(kind, value)
+                return value if type(value) is kind else _base_value(kind, value)
         if isinstance(value, Tensor):
             return _tensor(value)
         if not isinstance(value, (dict, list, tuple)):
@@ -54,6 +54,11 @@ def as_plain(value: Any) -> Any:
         return done[id(value)]
 
     return plain(value)
+
+
+def _base_value(kind: type, value: Any) -> Any:
+    """Convert a value of a subclass to its base type; ``str`` would call the ``__str__`` of the subclass."""
+    return str.__str__(value) if kind is str else kind.__new__(kind, value)
 
 
 def _key(key: Any) -> Any:

@@ -44,6 +44,7 @@ DTYPES = {
     "torch LongStorage": torch.int64,
     "torch ShortStorage": torch.int16,
 }
+#: functions that a pickle of plain data may name
 _BYTES, _DICT, _TENSOR, _PARAMETER = (
     "_codecs encode",
     "collections OrderedDict",
@@ -118,7 +119,7 @@ def read(path: Path, name: str = "") -> Any:
 
 
 def records(path: Path, source: FileSource) -> dict[str, Record]:
-    """Return the records of an archive by name, without the common folder of all records.
+    """Return the records of an archive by name; the folder that contains all records is not part of the names.
 
     Raises:
         BadZipFile, _DamagedError: a record is compressed, overlaps another record or extends beyond the file.

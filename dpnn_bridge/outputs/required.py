@@ -58,7 +58,7 @@ def with_required(paths: Sequence[StrPath], *, python: bool, sandbox: bool = Fal
     queue = [(Path(os.path.realpath(path)), path) for path in paths]
     searched = dict.fromkeys(file.parent for file, _ in queue)
     roots = tuple(searched)
-    earlier = dict[str, None]()
+    earlier = dict[str, None]()  # names in the files that were searched
     while queue:
         file, path = queue.pop(0)
         if file in found:

@@ -110,29 +110,27 @@ def write(path: Path, parts: Mapping[str, Part], strings: dict[str, str]) -> Non
                 file.write(byte_array(chunk).data)
 
 
-def check(path: Path, parts: Mapping[str, Part], name: str = "") -> dict[str, str]:
-    """Compare every byte of the tensors in a file with the tensors that were written.
+def check(path: Path, parts: Mapping[str, Part], strings: dict[str, str], name: str = "") -> None:
+    """Compare a file with what was written: the metadata, and every byte of the tensors.
 
     Args:
         path: the file.
         parts: the tensors.
+        strings: the metadata.
         name: name of the file for messages; default: its path.
 
-    Returns:
-        The metadata of the file.
-
     Raises:
-        VerificationError: a tensor differs.
+        VerificationError: the metadata or a tensor differs.
     """
     name = name or str(path)
-    source, strings, entries, base = safetensors_file.opened(path)
-    if entries.keys() != parts.keys():
-        raise VerificationError(f"{name}: the names differ after reading back")
+    source, read, entries, base = safetensors_file.opened(path)
+    if read != strings or entries.keys() != parts.keys():
+        what = "metadata" if read != strings else "names of the tensors"
+        raise VerificationError(f"{name}: the {what} differ after reading back; the disk may be full or failing")
     for key, part in parts.items():
         dtype, shape, start, _ = entries[key]
         if (dtype, tuple(shape)) != (part.dtype, tuple(part.shape)) or not _same(part, source, base + start):
             raise VerificationError(f"{name}: {key} differs after reading back; the disk may be full or failing")
-    return strings
 
 
 def _same(part: Part, source: Any, position: int) -> bool:

@@ -16,7 +16,9 @@ from dpnn_bridge.modules.nn.nngraph import GModule
 
 
 def input_names(module: nn.Module, example: Any, given: Sequence[str] | None = None) -> list[str]:
-    """Return the names of the inputs: ``given``, the annotations of the graph's input nodes, or ``input``.
+    """Return the names of the inputs: ``given``, the annotations of the graph's input nodes, or ``input_1``, ….
+
+    A single input without a name is ``input``.
 
     Raises:
         OptionError: the number of names in ``given`` is wrong, or two are equal.
@@ -28,7 +30,9 @@ def input_names(module: nn.Module, example: Any, given: Sequence[str] | None = N
 def output_names(
     module: nn.Module, output: Any, given: Sequence[str] | None = None, inputs: Sequence[str] = ()
 ) -> list[str]:
-    """Return the names of the outputs: ``given``, the names of the graph's output nodes or last layer, or ``output``.
+    """Return the names of the outputs: ``given``, the names of the output nodes or last layer, or ``output_1``, ….
+
+    A single output without a name is ``output``.
 
     Raises:
         OptionError: the number of names in ``given`` is wrong, two are equal, or one is in ``inputs``.

@@ -81,11 +81,11 @@ def export(
     check_values(options)
     path, format = target_of(path, to, options.get("max_shard_size"))
     _check_module(module, path, format)
-    check_options(not_default(options), format, os.fspath(path))
-    own = dict(options)
-    context = ExportContext(own.pop("input", None), metadata or {}, own, origin)
+    own = not_default(options)
+    check_options(own, format, os.fspath(path))
+    context = ExportContext(own.pop("input", None), dict(metadata or {}), own, origin)
     if origin is not None and format.origin_beside and (provenance := origin()) is not None:
-        context.metadata = {**context.metadata, "origin": provenance}
+        context.metadata["origin"] = provenance
     with replacing(path, force=force, inputs=inputs, parts=obsolete_shards if format.several else None) as temporary:
         with plain_settings(module):
             format.write(module, temporary, context)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.boundary import wrap_errors
-from dpnn_bridge.errors import ConversionError, ConversionLimitError
+from dpnn_bridge.errors import ConversionError, ConversionLimitError, OptionError
 from dpnn_bridge.files import load
 from dpnn_bridge.porting.biases import (
     LARGER,
@@ -101,7 +101,8 @@ def port(
         The report; see :class:`~dpnn_bridge.porting.PortReport`.
 
     Raises:
-        OptionError: An argument has the wrong type, or the inputs prove nothing: NaN, equal elements, equal inputs.
+        OptionError: An argument has the wrong type, ``key`` is given for a module, or the inputs prove nothing: NaN,
+            equal elements, equal inputs.
         ConversionError: A network fails on the example, is not deterministic, or draws random numbers in evaluation
             mode.
 
@@ -126,6 +127,8 @@ class Port:
         allow_unset: Iterable[str],
         later: bool,
     ) -> None:
+        if isinstance(model, nn.Module) and key is not None:
+            raise OptionError("key= selects a model of a file, and the model is a module already; omit it")
         model = model if isinstance(model, nn.Module) else load(model, key=key)
         check_registered(module)
         self.user, self.allowed, self.examples, self.later = module, set(allow_unset), inputs(example), later
@@ -297,7 +300,7 @@ class Port:
     def _report(
         self, search: Search, values: dict[str, Tensor], first: Deviation | None, difference: float, notes: list[str]
     ) -> PortReport:
-        matches = _matches(search)
+        matches = [match for match in _matches(search) if match.parameter in values]
         unset = [
             n
             for n, _ in self.user.named_parameters()
@@ -311,7 +314,8 @@ class Port:
             reason = f"the source has no values for {what}; {hint}"
             report.equal, report.first = False, Deviation(unset[0].rpartition(".")[0], "", "", reason)
         report.sides = self.sides
-        report._fill = partial(_fill, self.user, values)  # keeps these values, and not the recordings of the port
+        self.values = values
+        report._fill = partial(fill, self.user, values)  # keeps these values, and not the recordings of the port
         if report.equal:
             report.apply()
         return report
@@ -364,7 +368,8 @@ def _check_random(tape: Tape, what: str) -> None:
         raise ConversionError(f"{what} draws random numbers in evaluation mode at {where}; {hint}")
 
 
-def _fill(module: nn.Module, values: dict[str, Tensor]) -> None:
+def fill(module: nn.Module, values: dict[str, Tensor]) -> None:
+    """Write values into the parameters and buffers of a module by name."""
     tensors = named_tensors(module)
     with torch.no_grad():
         for name, value in values.items():

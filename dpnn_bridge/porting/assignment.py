@@ -47,15 +47,16 @@ class Assignment:
 
     Attributes:
         layers: the source's layers; empty for neutral weights and moved biases.
-        build: returns name -> values, in the layout of the event's type.
-        expect: returns the expected result for an event, as rows; None if the layer never had the event's input.
+        build: function that returns name -> values, in the layout of the event's type.
+        expect: function that returns the expected result for an event, as rows; None if the layer never had the event's
+            input.
         form: the form in which rows are compared.
         how: description of the rearrangement, for the report.
         parts: (layer index, part, number of parts) for each part of a layer; empty if complete layers are used.
-        unconfirmed: the event's own result cannot confirm the assignment; only later values can.
+        unconfirmed: whether the event's own result cannot confirm the assignment; then only later values can.
         part_count: number of parts into which the target divides the result.
         order: order of these parts in the source's layer; None if the order is unchanged or there are several layers.
-        moved: biases of other events that this event adds.
+        moved: biases of other events, which this event adds instead.
         fold: the batch norm that is folded into the weights.
         rows: rows of an embedding that get values; None for all.
     """
@@ -89,7 +90,7 @@ class Assignment:
 
 
 def unchanged(event: Event, source: Source) -> Iterator[Assignment]:
-    """Yield the layers with the event's input, unchanged and with the following batch norm folded in."""
+    """Yield assignments of layers with the event's input: unchanged, and with the following batch norm folded in."""
     first, *others = event.forms
     if event.kind not in NORMS:
         yield from _unchanged(event, source, event.forms)

@@ -22,10 +22,10 @@ class ContradictionError(Exception):
         node: the node with the other result, or None for the output.
         why: the reason.
         layer: the layer of the source that the event's weights come from.
-        matched: the event's input is an input of that layer.
-        exhausted: every assignment of the event led to a later contradiction.
-        soft: the node may be part of an equal computation in other steps, so the search may accept it.
-        conflicts: bit set of the events that the contradiction depends on, besides those before its node.
+        matched: whether the event's input is an input of that layer.
+        exhausted: whether every assignment of the event led to a later contradiction.
+        soft: whether the search may accept the result: the node may be part of an equal computation in other steps.
+        conflicts: bit set of the events that the contradiction depends on, besides the events before its node.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Placed:
         event: the event.
         assignment: the assignment of its weights.
         offset: difference from the source's result because biases moved, one number for each output.
-        exercised: an input of the event was not zero, so its result tested the weights.
+        exercised: whether an input of the event was not zero, so that its result tested the weights.
     """
 
     event: Event

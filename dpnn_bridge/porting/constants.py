@@ -52,7 +52,7 @@ def of_constants(distance: float, end: Node | None, tape: Tape, source: Source, 
         end: the operation that reads the value; None for an output.
         tape: recording of the target.
         source: the source.
-        vague: there is no better explanation, so one that names only one constant, or none, is accepted.
+        vague: whether there is no better explanation, so that one that names only one constant, or none, is accepted.
 
     Returns:
         The deviation; None if the difference is too large, or the explanation is not accepted.

@@ -52,8 +52,9 @@ class Event:
         rows: converts the operation's result to rows of the first form.
         output: the result; None before the operation ran.
         slot: slot of the activation on the tape.
-        adds: the operation also adds the result to another activation.
+        adds: whether the operation also adds the result to another activation.
         factors: for a bilinear map, the two activations whose products are the input.
+        outputs_dim: dimension of the result that has the outputs.
     """
 
     kind: str
@@ -66,6 +67,7 @@ class Event:
     slot: Slot | None = None
     adds: bool = False
     factors: tuple[Tensor, ...] = ()
+    outputs_dim: int = -1
     _forms: dict[Form, Callable[[], Tensor]] | None = None
     _seen: dict[Form, Tensor] = field(default_factory=dict)
 
@@ -191,7 +193,7 @@ def event_key(tape: Tape, event: Event) -> Any:
 
 
 class _Operation:
-    """An operation with its arguments, and methods that tell which arguments are weights."""
+    """An operation with its arguments, and methods that determine which arguments are weights."""
 
     def __init__(self, tape: Tape, node: Node, args: tuple[Any, ...]) -> None:
         self.tape, self.node, self.args = tape, node, args
@@ -230,7 +232,7 @@ def _mm(op: _Operation) -> Event | None:
         return _linear(op, 0, 1)
     if op.is_weight(0):  # weight @ columns
         event = op.event("linear", op.args[1].t(), weight=op.weight(0), bias=None)
-        event.rows = lambda out: out.t()
+        event.rows, event.outputs_dim = lambda out: out.t(), 0
         return event
     return None
 
@@ -243,7 +245,7 @@ def _bmm(op: _Operation, x: int, w: int, b: int | None = None) -> Event | None:
         event = op.event(
             "linear", columns.reshape(-1, columns.shape[-1]), weight=op.weight(x, lambda t: t[0]), bias=None
         )
-        event.rows = lambda out: out.transpose(1, 2)
+        event.rows, event.outputs_dim = lambda out: out.transpose(1, 2), 1
         return event
     return None
 
@@ -271,7 +273,9 @@ def _convolution(op: _Operation) -> Event | None:
         "groups": groups,
     }
     kind = "transposed conv" if transposed else "conv"
-    return op.event(kind, op.args[0], options, weight=op.weight(1), bias=op.weight(2))
+    event = op.event(kind, op.args[0], options, weight=op.weight(1), bias=op.weight(2))
+    event.outputs_dim = 1
+    return event
 
 
 def _batch_norm(op: _Operation) -> Event | None:

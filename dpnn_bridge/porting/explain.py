@@ -58,7 +58,7 @@ class Explanation:
 
     Attributes:
         repair: the expected value at the cause; None if it is unknown.
-        vague: there is no operation whose inputs are values of the source and whose result is not.
+        vague: whether no operation has inputs that are values of the source and a result that is not.
     """
 
     def __init__(self, contradiction: ContradictionError, search: Search) -> None:

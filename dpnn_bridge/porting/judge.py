@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite
 from os import PathLike
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from dpnn_bridge.base.arguments import bound, checks_arguments
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.errors import ConversionError
-from dpnn_bridge.porting.api import Port, port
+from dpnn_bridge.porting.api import Port, fill, port
 from dpnn_bridge.porting.events import LINEAR, Event
 from dpnn_bridge.porting.flow import sums_with, through_sums, through_views
 from dpnn_bridge.porting.networks import doubled, named_tensors, running_networks
@@ -44,11 +45,13 @@ def judge(model: str | PathLike[str] | nn.Module, module: nn.Module, example: An
         **options: options of :func:`dpnn_bridge.port`.
 
     Returns:
-        The report. ``first`` names the first parameter that differs.
+        The report. ``first`` names the first parameter that differs. ``apply`` writes the model's weights into the
+        module.
     """
     filled = copy.deepcopy(module)
     done = Port(**bound(port, model, filled, example, **options))
     report = done.run()
+    report._fill = partial(fill, module, done.values)  # not the copy
     if not report.equal:
         return report
     differ = list(_differing(done.search, module, filled))
@@ -107,7 +110,8 @@ def _differing(search: Search, module: nn.Module, filled: nn.Module) -> Iterator
             seen.add(weight.slot)
             names = search.tape.root_names(weight.slot)
             values = actual(weight.slot), expected(weight.slot)
-            epsilon = max(torch.finfo(tensors[n].dtype).eps for n in names)
+            dtypes = {tensors[n].dtype for n in names if tensors[n].is_floating_point()}
+            epsilon = max((torch.finfo(dtype).eps for dtype in dtypes), default=0.0)
             if _distance(*values) > max(_STORED, _EPSILONS * epsilon):
                 yield _Weight(placed.event, name, names, *values)
 

@@ -166,7 +166,8 @@ def inputs(example: Any) -> tuple[Any, Any]:
     """Return two inputs in double precision: from a function of a seed, or the example and a shuffled, noisy copy.
 
     Raises:
-        OptionError: an input has no tensor or contains NaN, all its elements are equal, or a function ignores its seed.
+        OptionError: an input has no tensor or contains NaN, all elements of an example are equal, or a function ignores
+            its seed.
     """
     if callable(example) and not isinstance(example, Tensor):
         both = doubled(_checked(example(0))), doubled(_checked(example(1)))
@@ -252,7 +253,7 @@ def trace(module: nn.Module, call: Call, example: Any, single: frozenset[str]) -
 
 
 def location(owner: str, line: str) -> str:
-    """Return the name of the module that runs an operation, or else the line that calls it."""
+    """Return the name of the module that runs an operation; for the model itself, the line that calls the operation."""
     return owner or short_line(line) or "the module"
 
 

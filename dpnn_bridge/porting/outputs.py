@@ -19,8 +19,8 @@ class Outputs:
         problem: why the outputs are not equal; empty if they are.
         difference: the largest difference relative to the largest element.
         notes: outputs in another layout or order, and intermediate values of the source among the outputs.
-        constant: the elements of every output are equal.
-        reordered: the outputs are the source's elements or outputs in another order.
+        constant: whether the elements of every output are equal.
+        reordered: whether the outputs are the source's elements or outputs in another order.
         almost: the difference of an output that is almost equal; infinite if there is none.
     """
 
@@ -40,7 +40,7 @@ def match_outputs(actual: list[Tensor], source: Source, single: bool = False) ->
     Args:
         actual: outputs of the target.
         source: the source after a run on the same input.
-        single: compare with the tolerance of single precision.
+        single: whether to compare with the tolerance of single precision.
     """
     result = Outputs()
     if not actual:

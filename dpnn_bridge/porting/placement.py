@@ -52,9 +52,7 @@ class Placement:
         for use in assignment.uses():
             self.used[use] = self.used.get(use, 0) + 1
             self.journal.add(lambda use=use: self._release(use))
-        return (
-            out if late is None else out + late.reshape([-1] + [1] * (0 if event.kind == "linear" else out.dim() - 2))
-        )
+        return out if late is None else out + late.reshape([-1] + [1] * (out.dim() - 1 - event.outputs_dim % out.dim()))
 
     def compare(self, event: Event, placed: Placed, out: Any) -> None:
         """Compare the result of an event with that of the source's layer.

@@ -29,7 +29,7 @@ class Proof:
         difference: the largest relative difference of an event or the output.
         failed: the first contradiction, or None.
         outputs: the comparison of the outputs.
-        used_more: a layer is used more often than on the first input, after its recorded values were freed.
+        used_more: whether a layer is used more often than on the first input, after its recorded values were freed.
     """
 
     tape: Tape
@@ -62,8 +62,8 @@ def prove(
         module, call, example: the module, the function that runs it, and the input.
         search: the search that found the weights; its source ran on the same input.
         single: names of buffers that were in single precision.
-        keep: keep the recorded values of the source's layers. Otherwise a layer's values are freed when the layer was
-            used as often as on the first input.
+        keep: whether to keep the recorded values of the source's layers. Otherwise a layer's values are freed when the
+            layer was used as often as on the first input.
     """
     placed, source, loose = search.placement.placed, search.source, search.parameters.normalized
     for layer in source.layers:

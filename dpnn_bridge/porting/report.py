@@ -54,13 +54,14 @@ class PortReport:
     """The result of :func:`dpnn_bridge.port`.
 
     Attributes:
-        equal: the results of all operations with weights, and the output, are equal on two inputs.
+        equal: whether the results of all operations with weights, and the output, are equal on two inputs, and no
+            parameter is in ``unset``.
         difference: largest difference of compared values, relative to the largest element.
         first: the first deviation, or None.
         matches: one :class:`Match` for each parameter that was set.
         notes: differences that matter in training only, moved biases, layouts.
         unused: Lua paths of layers that the source's output depends on and whose weights are in no parameter.
-        unset: parameters of the module without values from the source.
+        unset: parameters of the module without values from the source, except those in ``allow_unset``.
         later: the deviations that remain if the earlier ones are fixed; empty unless ``later=True``.
         sides: the operations of the source and of the module, for :func:`~dpnn_bridge.porting.port_page`.
     """

@@ -81,7 +81,7 @@ class Search:
         env: slot number -> tensor.
         deviating: nodes whose inputs are values of the source and whose results are not, by index.
         allowed: operations, by their location in the code, whose results need not be values of the source.
-        lenient: no result needs to be a value of the source.
+        lenient: whether no result needs to be a value of the source.
         forced: node index -> index of the assignment with which a repeated search starts.
         marks: node index -> mark of the journal before the node ran.
         output, outputs: the output of the target with the weights found, and its comparison.
@@ -216,9 +216,11 @@ class Search:
             number = patch.operand.number
             before, self.env[number] = self.env[number], patch.value
             self.fingerprints.drop(number)
-            self._step(node)
-            self.env[number] = before
-            self.fingerprints.drop(number)
+            try:
+                self._step(node)
+            finally:
+                self.env[number] = before
+                self.fingerprints.drop(number)
         else:
             self._replace_result(node, patch)
 
@@ -272,6 +274,7 @@ class Search:
     def knows(self, slot: Slot) -> bool:
         """Return whether a value, or each of its gates, channel groups or steps, is a value of the source."""
         tensor = self.env[slot.number]
+        self.parts.pop(slot.number, None)
         if self.source.knows(self.fingerprints.of(slot.number, tensor)):
             return True
         for parts in divisions(tensor):
@@ -317,8 +320,7 @@ class Search:
         key = event_key(self.tape, event)
         placed = self.placement.placed.get(key)
         if placed is not None:
-            out = run()
-            self._store(node, out)
+            self._store(node, out := run())
             self.placement.compare(event, placed, out)
             return
         choice = self.choices[-1] if self.choices and self.choices[-1].node is node else None
@@ -367,15 +369,13 @@ class Search:
         Raises:
             ContradictionError: the forward pass failed, the output differs, or a bias or layer is not used.
         """
-        if self.tape.failure is not None:
-            raise ContradictionError(
-                None, f"the module's forward fails: {type(self.tape.failure).__name__}: {self.tape.failure}"
-            )
+        failure = self.tape.failure
+        if failure is not None:
+            raise ContradictionError(None, f"the module's forward fails: {type(failure).__name__}: {failure}")
         if self.placement.biases:
             moved = self.placement.biases[0]
-            raise ContradictionError(
-                moved.event.node, "has no bias, the source's layer has one", moved.assignment.layer
-            )
+            why = "has no bias, the source's layer has one"
+            raise ContradictionError(moved.event.node, why, moved.assignment.layer)
         self.output = [self._value(v) for v in self.tape.output]
         self.outputs = match_outputs(self.output, self.source)
         if self.outputs.problem:

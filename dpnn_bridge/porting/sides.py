@@ -22,7 +22,7 @@ class Step:
         text: the operation with its arguments.
         inputs: indices of the steps whose results the operation reads.
         match: index of the step of the other network with the same result, or None.
-        layer: the operation has weights.
+        layer: whether the operation has weights.
     """
 
     name: str

@@ -50,11 +50,11 @@ class Layer:
         values: name -> weights, in the layout of the type.
         options: arguments that change the result.
         roots: names of the parameters of the source that the weights are computed from.
-        learned: the weights depend on a parameter, not only on buffers.
+        learned: whether the weights depend on a parameter, not only on buffers.
         events: the uses in the last run.
         fold: the batch norm that follows every use, or None.
         addition: the layer whose addition counts as the bias of this layer, or None.
-        single: the source computes the layer in single precision.
+        single: whether the source computes the layer in single precision.
         forms: the forms in which the uses can be compared.
         pairs: form -> inputs and outputs of the uses, as rows.
         references: form -> the inputs, prepared for comparison.
@@ -175,7 +175,7 @@ class Source:
 
         Args:
             module, call, example: the network, a function that runs it, and the input.
-            parts: record halves, thirds and quarters of the channels as values too.
+            parts: whether halves, thirds and quarters of the channels are values too.
         """
         self._parts, self.run_with_parts = parts, partial(self.record, module, call, example, parts=True)
         self.table: Table[Value] = Table()
@@ -298,7 +298,7 @@ class Source:
         values = weight.view.detach()
         if tape.roots.get(weight.slot) not in tape.parameters:
             return values.clone(), _digest(values)
-        at = values.data_ptr(), values.shape, values.stride(), values._version
+        at = tape.roots[weight.slot], values.storage_offset(), values.shape, values.stride(), values._version
         if at not in self._digests:
             self._digests[at] = _digest(values)
         return values, self._digests[at]

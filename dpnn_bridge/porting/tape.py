@@ -55,8 +55,8 @@ class Node:
         line: ``file:line`` of the user's code that called the operation, or empty.
         inputs, consumers: nodes that this node depends on, and nodes that depend on this node.
         reads, outs: slots of the arguments and of the results.
-        constant: the result depends on weights and constants only, not on an activation.
-        single: the network computes the operation in single precision.
+        constant: whether the result depends on weights and constants only, not on an activation.
+        single: whether the network computes the operation in single precision.
         origins: bit set of the indices of the events that the node depends on.
         event: the event of the operation, or None.
         drawn: results of an operation that draws random numbers from its own generator, else None.
@@ -83,7 +83,7 @@ class Node:
 
     @property
     def op(self) -> str:
-        """The name of the operation; an in-place operation has the name of the other form, except for views."""
+        """The name of the operation; except for views, in-place operations have the name without the underscore."""
         return operation(self.func)
 
     def run(self, args: Any, kwargs: Any) -> Any:

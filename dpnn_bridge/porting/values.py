@@ -82,9 +82,6 @@ class Table(Generic[T]):
                 if fingerprint.matches(other, tolerance):
                     yield value
 
-    def __contains__(self, fingerprint: object) -> bool:
-        return isinstance(fingerprint, Fingerprint) and any(True for _ in self.find(fingerprint))
-
 
 def _bin(fingerprint: Fingerprint) -> tuple[int, int]:
     if not math.isfinite(fingerprint.absolute) or fingerprint.absolute <= 0:

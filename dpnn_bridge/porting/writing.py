@@ -54,7 +54,7 @@ class Parameters:
     Attributes:
         tensors: name -> current value.
         written: name -> mask of the elements of the storage that were set.
-        normalized: a weight is computed by a spectral norm, whose result is exact in single precision only.
+        normalized: whether a weight is computed by a spectral norm, whose result is exact in single precision only.
     """
 
     def __init__(self, tape: Tape, env: list[Any], tensors: dict[str, Tensor], journal: Journal) -> None:
@@ -92,7 +92,7 @@ class Parameters:
         if storage_id(self.env[source.number]) == storage_id(view):
             self._spread(source.number, view)
             return
-        inverse = _INVERSES.get(node.op) or (_copied if node.op in VIEWS else None)
+        inverse = self._scaled if node.op == "mul" else _INVERSES.get(node.op, _copied if node.op in VIEWS else None)
         if inverse is None:
             raise NoInverseError(node.op)
         if node.op == "div" and isinstance(node.args[1], Slot) and (buffers := self._power_iteration(node)):
@@ -103,9 +103,9 @@ class Parameters:
             self._write_normed(*normed, self.env[slot])
             return
         args = replaced(list(node.args), lambda a: self.env[a.number] if isinstance(a, Slot) else a)
-        for slots, value in inverse(node, self.env[slot], args):
-            if slots.number in self.tape.weights:
-                self.write(slots.number, self.env[slots.number], value)
+        for changed, value in inverse(node, self.env[slot], args):
+            if changed.number in self.tape.weights:
+                self.write(changed.number, self.env[changed.number], value)
 
     def _weight_norm(self, node: Node) -> tuple[Slot, Slot, Slot] | None:
         """Return the slots of v, g and norm(v) of ``v * (g / norm(v))`` or ``v / norm(v) * g``, else None."""
@@ -127,6 +127,19 @@ class Parameters:
         shape = (*(1 for _ in range(value.dim() - target.dim())), *target.shape)
         size = self.computed(norm).expand(value.shape)[tuple(slice(n) for n in shape)]
         self.write(length.number, target, size.reshape(target.shape))
+
+    def _scaled(self, node: Node, value: Tensor, args: list[Any]) -> Any:
+        """Yield the parameter of a product with a number, or with a tensor that is not learned, such as a mask.
+
+        Raises:
+            NoInverseError: a factor is 0 where the value is not.
+        """
+        learned = [isinstance(a, Slot) and self.tape.is_learned(a.number) for a in node.args[:2]]
+        at = 1 if not isinstance(node.args[0], Slot) or learned == [False, True] else 0
+        factor = torch.as_tensor(args[1 - at])
+        if bool(((factor == 0) & (value != 0)).any()):
+            raise NoInverseError("a product with 0 where the source's weight is not 0")
+        yield node.args[at], (value / factor).masked_fill(factor == 0, 0.0)
 
     def computed(self, slot: Slot) -> Tensor:
         """Compute the tensor of a slot from the current values of the parameters."""
@@ -190,11 +203,6 @@ def _weight_norm(node: Node, value: Tensor, args: list[Any]) -> Any:
     yield node.args[1], value.transpose(0, dim).flatten(1).norm(dim=1)
 
 
-def _scaled(node: Node, value: Tensor, args: list[Any]) -> Any:
-    factor, slot = (args[1], node.args[0]) if isinstance(node.args[0], Slot) else (args[0], node.args[1])
-    yield slot, value / factor
-
-
 def _divided(node: Node, value: Tensor, args: list[Any]) -> Any:
     yield node.args[0], value * args[1]
 
@@ -203,7 +211,6 @@ _INVERSES: dict[str, Callable[[Node, Tensor, list[Any]], Any]] = {
     "repeat": _repeated,
     "cat": _joined,
     "_weight_norm_interface": _weight_norm,
-    "mul": _scaled,
     "div": _divided,
     "neg": lambda node, value, args: iter([(node.args[0], -value)]),
     "exp": lambda node, value, args: iter([(node.args[0], value.log())]),

@@ -143,7 +143,7 @@ def test_what_is_used_twice_computes_the_same(layer: nn.Module, shape: tuple[int
     assert first is not second["modules"][2]
     written = to_torch(obj)
     assert close(layer, written(x), y)
-    values = [*(parametrized.baked(layer) or layer).parameters()]
+    values = [*(parametrized.with_current_weights(layer) or layer).parameters()]
     if not isinstance(layer, nn.LSTM):  # the sum of two biases is one
         assert sum(p.numel() for p in written.parameters()) == sum(p.numel() for p in values)
     assert net.get_submodule("0.0") is net.get_submodule("0.1.1"), "the net of the user stays as it was"
@@ -481,7 +481,7 @@ class TestInTorch7:
             values = {"input": lua_value(x), "gradOutput": lua_value(given)}
             jobs.append(job(tmp_path / f"{i}.t7", class_names(obj), steps, **values))
             # composed layers hold what they compute from the parameters: their gradients are compared where they are
-            plain = not isinstance(layer, nn.LSTM) and parametrized.baked(layer) is None
+            plain = not isinstance(layer, nn.LSTM) and parametrized.with_current_weights(layer) is None
             expected.append((layer, y, gradient, sum(g.norm() ** 2 for g in own.values()) if plain else None))
         for (layer, y, gradient, norm), result in zip(expected, judge(jobs), strict=True):
             undefined = {"backward"} if isinstance(layer, (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)) else set()

@@ -18,7 +18,7 @@ from torch import nn
 
 from dpnn_bridge import load, to_lua
 from dpnn_bridge.cli.verify import verify_command
-from dpnn_bridge.conversion.limits import BYTES, LIGHT, STEPS, ResourceLimitMode, ResourceLimits
+from dpnn_bridge.conversion.limits import BYTES, STEPS, STEPS_PER_VIEW, ResourceLimitMode, ResourceLimits
 from dpnn_bridge.errors import ConversionLimitError
 from dpnn_bridge.files.summary import summarize
 from dpnn_bridge.loaders import dumps, read_t7, write_t7
@@ -157,7 +157,7 @@ def test_each_module_of_a_file_may_run(tmp_path: Path) -> None:
 
 
 def test_calls_in_another_thread_are_not_counted() -> None:
-    called = threading.Thread(target=lambda: [nn.Identity()(1) for _ in range(STEPS // LIGHT + 1)])
+    called = threading.Thread(target=lambda: [nn.Identity()(1) for _ in range(STEPS // STEPS_PER_VIEW + 1)])
     with ResourceLimitMode(ResourceLimits()):
         called.start()
         called.join()

@@ -13,7 +13,7 @@ from dpnn_bridge.base.graph import node_name
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.twins import serial_twins
+from dpnn_bridge.conversion.serial_duplicates import serial_duplicates
 from dpnn_bridge.modules.nn.criterion import filled
 from dpnn_bridge.modules.nn.members import Members
 from dpnn_bridge.modules.nn.overwriting import note_nodes
@@ -161,13 +161,13 @@ class GModule(Members):
                     known = names[id(module)] = [f"node{position}"]
                 return known.pop(0) if len(known) > 1 else known[0]
 
-            sources, twins = cls._sources(lua_nodes, ctx), serial_twins(obj, ctx)
+            sources, duplicates = cls._sources(lua_nodes, ctx), serial_duplicates(obj, ctx)
             nodes = []
             for i, node in enumerate(lua_nodes):
                 data = node["data"]
                 module = data.get("module")
                 if module is not None:
-                    module = twins.get(id(module), module)
+                    module = duplicates.get(id(module), module)
                     module = name_of(ctx.to_torch(module, "forwardnodes", i + 1, "data", "module"), i)
                 attributes = {
                     k: ctx.keep(v, k) for k, v in data.items() if isinstance(k, str) and k not in _NODE_FIELDS

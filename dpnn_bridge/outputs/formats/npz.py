@@ -26,7 +26,7 @@ _MAX_OTHERS = 100
 
 
 def _weights(module: nn.Module) -> dict[str, Tensor]:
-    """Return the ``state_dict`` on the CPU, with bfloat16, which numpy lacks, as float32.
+    """Return the ``state_dict`` on the CPU; bfloat16, which numpy lacks, becomes float32.
 
     Raises:
         ConversionError: a value is not a tensor.

@@ -197,9 +197,9 @@ class Onnx(Format):
         _name_uniquely(program.model.graph)
         if "origin" in context.metadata:
             program.model.metadata_props[ORIGIN] = context.metadata["origin"]
-        context.metadata.setdefault("version", package_version())
+        metadata = {"version": package_version(), **context.metadata}
         for name in ("source", "key", "version", "checkpoint"):  # `checkpoint` contains vocabulary, mean, options, …
-            if (value := context.metadata.get(name)) is not None:
+            if (value := metadata.get(name)) is not None:
                 text = value if isinstance(value, str) else json_text(value, ".onnx")
                 program.model.metadata_props[f"dpnn_bridge.{name}"] = text
         with open_output(path) as file:
@@ -220,7 +220,7 @@ class Onnx(Format):
     def origin(self, path: Path) -> str | None:
         onnx, _ = _libraries()
         model = onnx.load(str(path), load_external_data=False)
-        return next(p.value for p in model.metadata_props if p.key == ORIGIN)
+        return next((p.value for p in model.metadata_props if p.key == ORIGIN), None)
 
     def open(self, path: Path, module: nn.Module) -> Written:
         """Open the graph to compute the results of each module of the model with onnxruntime.

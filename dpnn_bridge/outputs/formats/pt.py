@@ -52,7 +52,12 @@ def _positions(path: Path) -> dict[str, tuple[int, int]]:
 
 
 def _same(a: Any, b: Any, done: set[tuple[int, int]] | None = None) -> bool:
-    """Return whether two nested values are equal, with equal types and bits; ``done``: ids of pairs compared before."""
+    """Return whether two nested values are equal, with equal types and bits.
+
+    Args:
+        a, b: the values.
+        done: pairs of ids of values that were compared before.
+    """
     done = set() if done is None else done
     if isinstance(a, (dict, list, tuple)):
         if (id(a), id(b)) in done:

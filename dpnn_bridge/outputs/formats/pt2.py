@@ -100,8 +100,8 @@ class Pt2(Format):
     def origin(self, path: Path) -> str | None:
         check_zip(path)
         with open_zip(path) as archive:
-            name = next(n for n in archive.namelist() if n.endswith(f"/{ORIGIN}"))
-            return archive.read(name).decode()
+            name = next((n for n in archive.namelist() if n.endswith(f"/{ORIGIN}")), None)
+            return archive.read(name).decode() if name else None
 
     def open(self, path: Path, module: nn.Module) -> Written:
         """Open the program to compute the results of each module of the model."""

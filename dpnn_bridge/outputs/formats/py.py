@@ -22,7 +22,7 @@ from dpnn_bridge.errors import VerificationError
 from dpnn_bridge.modules.rnn.memory import at_sequence_start
 from dpnn_bridge.outputs.format import ExportContext, Format
 from dpnn_bridge.outputs.py.changed import changed_definitions
-from dpnn_bridge.outputs.py.program import Program, new_process
+from dpnn_bridge.outputs.py.program import Program, initial_defaults
 from dpnn_bridge.outputs.py.settings import Pair, settings, tensors
 from dpnn_bridge.outputs.verification import not_rebuilt, same_outputs
 from dpnn_bridge.outputs.written import Results, Written, run_modules
@@ -47,7 +47,7 @@ class Py(Format):
         write_file(path, program.text() + end)
 
     def verify(self, module: nn.Module, path: Path, context: ExportContext) -> None:
-        with new_process():
+        with initial_defaults():
             self._verify(module, path, context)
 
     def _verify(self, module: nn.Module, path: Path, context: ExportContext) -> None:
@@ -81,7 +81,7 @@ class Py(Format):
         Running the file is safe only if the user trusts it.
         """
         try:
-            with new_process():
+            with initial_defaults():
                 built = runpy.run_path(str(path))["build"]()
                 _load_state_dict(built, module.state_dict())
         except (Exception, SystemExit) as e:

@@ -26,11 +26,13 @@ class Safetensors(Format):
 
     def write(self, module: nn.Module, path: Path, context: ExportContext) -> None:
         content = container.pack(module, context.metadata)
-        context.written = safetensors_writer.parts_of(module, content["state_dict"])
-        safetensors_writer.write(path, context.written, safetensors_writer.strings_of(content))
+        parts = safetensors_writer.parts_of(module, content["state_dict"])
+        context.written = parts, safetensors_writer.strings_of(content)
+        safetensors_writer.write(path, *context.written)
 
     def verify(self, module: nn.Module, path: Path, context: ExportContext) -> None:
-        strings = safetensors_writer.check(path, context.written)
+        parts, strings = context.written
+        safetensors_writer.check(path, parts, strings)
         container.check(safetensors_writer.content_of(strings, container.meta_tensors(module), str(path)), module)
 
     def load(self, path: Path, name: str) -> dict[str, Any]:
@@ -48,8 +50,9 @@ class Safetensors(Format):
         rest = {name: leaf for name, leaf in flat.items() if not isinstance(leaf, np.ndarray)}
         data.check_names(arrays, ".safetensors", lambda name: name != "__metadata__")
         parts = {name: safetensors_writer.part_of(torch.from_numpy(array)) for name, array in arrays.items()}
-        safetensors_writer.write(path, parts, {"format": "pt", "values": json.dumps(rest)})
-        safetensors_writer.check(path, parts)
+        strings = {"format": "pt", "values": json.dumps(rest)}
+        safetensors_writer.write(path, parts, strings)
+        safetensors_writer.check(path, parts, strings)
 
 
 FORMAT = Safetensors()

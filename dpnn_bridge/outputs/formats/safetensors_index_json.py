@@ -61,23 +61,23 @@ class Shards(Format):
         shards = _split(safetensors_writer.parts_of(module, content["state_dict"]), max_size)
         generation = secrets.token_hex(4)
         names = shard_names(path, len(shards), generation)
-        context.written = dict(zip(names, shards, strict=True))
-        strings = safetensors_writer.strings_of(content)
-        for file, shard in context.written.items():
-            own = {**(strings if file == names[0] else {"format": "pt"}), "generation": generation}
+        strings = [safetensors_writer.strings_of(content), *({"format": "pt"} for _ in names[1:])]
+        strings = [{**own, "generation": generation} for own in strings]
+        context.written = dict(zip(names, zip(shards, strings, strict=True), strict=True))
+        for file, (shard, own) in context.written.items():
             safetensors_writer.write(path.with_name(file), shard, own)
         total = sum(part.size for shard in shards for part in shard.values())
         index = {
             "metadata": {"total_size": total, "generation": generation},
-            "weight_map": {name: file for file, shard in context.written.items() for name in shard},
+            "weight_map": {name: file for file, (shard, _) in context.written.items() for name in shard},
         }
         write_file(path, json.dumps(index, indent=2) + "\n")
 
     def verify(self, module: nn.Module, path: Path, context: ExportContext) -> None:
         """Compare every byte of the shards with the model, whose deferred parameters are read from the input again."""
-        strings: dict[str, str] = {}
-        for file, shard in context.written.items():
-            strings = safetensors_writer.check(path.with_name(file), shard, file) | strings
+        for file, (shard, own) in context.written.items():
+            safetensors_writer.check(path.with_name(file), shard, own, file)
+        strings = safetensors_file.index_metadata(path)  # checks that the index lists these shards
         container.check(safetensors_writer.content_of(strings, container.meta_tensors(module), str(path)), module)
 
     def load(self, path: Path, name: str) -> dict[str, Any]:

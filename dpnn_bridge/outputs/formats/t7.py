@@ -10,7 +10,7 @@ from torch import nn
 
 from dpnn_bridge.checkpoints.find import select
 from dpnn_bridge.conversion import convert_object, to_lua
-from dpnn_bridge.errors import VerificationError
+from dpnn_bridge.errors import OptionError, VerificationError
 from dpnn_bridge.loaders.compare import difference
 from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.loaders.t7_writer import WriteOptions, write_t7
@@ -19,10 +19,26 @@ from dpnn_bridge.outputs.data import Data
 from dpnn_bridge.outputs.format import ExportContext, Format
 from dpnn_bridge.outputs.verification import check_loads
 
+#: options of the ``.t7`` writer, such as ``mode`` and ``long_size``
+_ENCODING = tuple(f.name for f in fields(WriteOptions))
 
-def _encoding(context: ExportContext) -> dict[str, Any]:
-    """Return the options of the ``.t7`` writer, such as ``mode`` and ``long_size``."""
-    return {k: v for k, v in context.options.items() if k != "tensor_type"}
+
+def _write(path: Path, value: Any, options: dict[str, Any]) -> None:
+    """Write a Lua value with the options of the writer in ``options``."""
+    write_t7(path, value, verify=False, **{name: options[name] for name in _ENCODING if name in options})
+
+
+def _read_back(path: Path, value: Any, options: dict[str, Any]) -> Any:
+    """Return the value in a file, which was written with ``options``.
+
+    Raises:
+        VerificationError: it differs from the written value.
+    """
+    binary, shared = options.get("mode") != "ascii", options.get("referenced", True)
+    read = read_t7(path)
+    if found := difference(value, read, exact_nan=binary, shared=shared):
+        raise VerificationError(f"{path}: the content differs after reading back: {found}")
+    return read
 
 
 class T7(Format):
@@ -30,28 +46,25 @@ class T7(Format):
 
     suffix = ".t7"
     bfloat16 = False
-    options = ("input", "tensor_type", *(f.name for f in fields(WriteOptions)))
+    options = ("input", "tensor_type", *_ENCODING)
     data = rebuilt = True
     origin_beside = False  # the format has no metadata
 
     def write(self, module: nn.Module, path: Path, context: ExportContext) -> None:
         obj = context.written = to_lua(module, tensor_type=context.options.get("tensor_type"), input=context.example)
-        write_t7(path, obj, verify=False, **_encoding(context))
+        _write(path, obj, context.options)
 
     def verify(self, module: nn.Module, path: Path, context: ExportContext) -> None:
-        encoding = _encoding(context)
-        binary, shared = encoding.get("mode") != "ascii", encoding.get("referenced", True)
-        read = read_t7(path)
-        if found := difference(context.written, read, exact_nan=binary, shared=shared):
-            raise VerificationError(f"{path}: the content differs after reading back: {found}")
+        read = _read_back(path, context.written, context.options)
         model = select(read, None, path.name, together=True)[0] if isinstance(read, LuaTable) else read
         check_loads(module, lambda options: convert_object(model, options)[0], same_names=False)
 
     def write_data(self, found: Data, path: Path) -> None:
+        if of_models := sorted(found.options.keys() - {*_ENCODING}):
+            raise OptionError(f"{of_models[0]}= is an option for models, but the file contains only data")
         found.dropped.clear()  # .t7 supports functions, and tables that contain themselves
-        write_t7(path, found.lua, verify=False)
-        if different := difference(found.lua, read_t7(path), exact_nan=True, shared=True):
-            raise VerificationError(f"{path}: the content differs after reading back: {different}")
+        _write(path, found.lua, found.options)
+        _read_back(path, found.lua, found.options)
 
 
 FORMAT = T7()

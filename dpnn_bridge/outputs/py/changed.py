@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 
 _Definition = ast.ClassDef | ast.FunctionDef
-#: depends on the mode of the model; what it builds is compared instead
+#: function that depends on the mode of the model; the model that it builds is compared instead
 _BUILD = "build"
 
 
@@ -16,15 +16,12 @@ def changed_definitions(source: str | bytes, expected: str) -> list[str]:
     Comments, docstrings and spaces do not count, nor do definitions that only one of the two has.
 
     Args:
-        source: the content of the file, in bytes with the encoding that it declares.
+        source: the content of the file; of bytes, the encoding declaration is used.
         expected: the text that would be written now.
     """
-    wanted = {node.name: _code(node) for node in _definitions(expected)}
-    return [
-        f"{node.name} (line {node.lineno})"
-        for node in _definitions(source)
-        if node.name != _BUILD and wanted.get(node.name, code := _code(node)) != code
-    ]
+    wanted = {node.name: _code(node) for node in _definitions(expected) if node.name != _BUILD}
+    found = [node for node in _definitions(source) if node.name in wanted]
+    return [f"{node.name} (line {node.lineno})" for node in found if wanted[node.name] != _code(node)]
 
 
 def _definitions(source: str | bytes) -> Iterator[_Definition]:

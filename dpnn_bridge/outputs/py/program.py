@@ -63,8 +63,11 @@ LAYERS = "# --------------------------------------------------------------------
 
 
 @contextmanager
-def new_process() -> Iterator[None]:
-    """Set PyTorch's default dtype and device inside the ``with`` block, then restore them and the random state."""
+def initial_defaults() -> Iterator[None]:
+    """Use the default dtype and device of a new process inside the ``with`` block.
+
+    Then restore the caller's defaults, and the state of the random generators.
+    """
     dtype = torch.get_default_dtype()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     torch.set_default_dtype(torch.float32)
@@ -80,7 +83,7 @@ class Program:
 
     Args:
         module: the model.
-        context: the example, for shape comments, and the metadata.
+        context: its ``example`` gives the shapes in comments, its ``metadata`` the names in the docstring.
 
     Raises:
         ConversionError: source code cannot express the model.
@@ -101,7 +104,7 @@ class Program:
     def text(self) -> str:
         """Return the source code. It is run once to determine the statements that set up the created model."""
         namespace: dict[str, Any] = {"__name__": "generated"}
-        with new_process():
+        with initial_defaults():
             try:
                 exec(compile(self._text([]), "<generated>", "exec"), namespace)
                 built = namespace["build"]()
@@ -112,7 +115,7 @@ class Program:
         return self._text(changes)
 
     def definitions(self) -> str:
-        """Return the file without what :meth:`text` adds to ``build`` after running it."""
+        """Return the source code without the statements that :meth:`text` adds to ``build`` after running it."""
         return self._text([])
 
     def pairs(self, built: nn.Module) -> list[Pair]:

@@ -1,4 +1,4 @@
-"""Find the differences between a newly constructed model and the converted model, such as modes and tied parameters."""
+"""Find the differences between a newly created model and the converted model, such as modes and tied parameters."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _casts(pair: Pair) -> list[torch.dtype]:
 
 
 def _buffers(pairs: list[Pair]) -> Iterator[str]:
-    """Yield statements for buffers whose existence, shape or dtype differs, for example after a first run."""
+    """Yield statements for buffers that only one model has, or whose shape or dtype differs, as after a first run."""
     for path, wanted, fresh in pairs:
         for name, buffer in wanted._buffers.items():
             if name not in fresh._buffers or name in wanted._non_persistent_buffers_set:

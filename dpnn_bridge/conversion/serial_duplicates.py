@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from dpnn_bridge.conversion.contexts import TorchContext
 
 
-def serial_twins(graph: LuaObject, ctx: TorchContext) -> dict[int, LuaObject]:
+def serial_duplicates(graph: LuaObject, ctx: TorchContext) -> dict[int, LuaObject]:
     """Map ``id`` of each module in a graph's nodes to its duplicate in ``modules``, and add a note to the report.
 
     dpnn's ``getSerialState`` copies the objects in ``modules``, but not the objects in nodes. So the file contains two

@@ -1,0 +1,164 @@
+"""Weights behind a mask, results with the outputs in another dimension, and arguments that do not fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import dpnn_bridge
+from dpnn_bridge.errors import OptionError
+from dpnn_bridge.modules.nn import CAddTable, ConcatTable
+from dpnn_bridge.porting import judge
+from dpnn_bridge.porting.search import Patch, Search
+from dpnn_bridge.porting.source import Source
+from dpnn_bridge.porting.tape import Slot
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+class Masked(nn.Module):
+    """A linear layer whose weight is multiplied by a mask."""
+
+    def __init__(self, mask: Tensor, product: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.layer, self.product = nn.Linear(3, 3), product
+        self.register_buffer("mask", mask)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.product(self.layer.weight, self.mask), self.layer.bias)
+
+
+def source(zero: bool = False) -> nn.Sequential:
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(3, 3))
+    with torch.no_grad():
+        model[0].weight[0, 1] *= not zero
+    return model
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64, torch.bool])
+@pytest.mark.parametrize("product", [lambda w, m: w * m, lambda w, m: m * w])
+def test_a_weight_may_be_masked_on_either_side(product: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtype) -> None:
+    """``mask * weight`` wrote the weights into the mask; a zero in the mask made them NaN."""
+    mask = torch.ones(3, 3, dtype=dtype)
+    mask[0, 1] = 0
+    model, net, x = source(zero=True), Masked(mask, product), randn(4, 3)
+    report = dpnn_bridge.port(model, net, x)
+    assert report.equal, report
+    assert [m.parameter for m in report.matches] == ["layer.weight", "layer.bias"]
+    assert torch.allclose(net(x), model(x), atol=1e-6)
+    assert judge(model, net, x).equal
+
+
+def test_a_judged_module_can_be_filled() -> None:
+    """``apply`` filled a copy."""
+    model, net, x = source(), nn.Linear(3, 3), randn(4, 3)
+    report = judge(model, net, x)
+    assert not report.equal
+    assert not torch.equal(net.weight, model[0].weight)
+    report.apply()
+    assert torch.equal(net.weight, model[0].weight)
+
+
+def test_a_mask_cannot_hide_a_weight_of_the_source() -> None:
+    mask = torch.ones(3, 3)
+    mask[0, 1] = 0
+    report = dpnn_bridge.port(source(), Masked(mask, torch.mul), randn(4, 3))
+    assert not report.equal
+    assert "a product with 0 where the source's weight is not 0" in report.first.reason
+
+
+class Added(nn.Module):
+    """Two maps whose results are added; only the first has a bias."""
+
+    def __init__(self, weight: Tensor, second: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.weight, self.last = nn.Linear(3, 4), nn.Parameter(weight), nn.Linear(4, 2)
+        self.second = second
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.first(x) + self.second(self.weight, x)))
+
+
+@pytest.mark.parametrize(
+    ("weight", "second", "shape"),
+    [
+        (randn(4, 3), lambda w, x: (w @ x.t()).t(), (5, 3)),
+        (randn(1, 4, 3), lambda w, x: torch.bmm(w.expand(len(x), 4, 3), x.transpose(1, 2)).transpose(1, 2), (2, 5, 3)),
+    ],
+)
+def test_a_bias_moves_to_a_layer_whose_result_has_other_dimensions(
+    weight: Tensor, second: Callable[[Tensor, Tensor], Tensor], shape: tuple[int, ...]
+) -> None:
+    """The bias was added to the wrong dimension, which failed or gave another result."""
+    model = nn.Sequential(ConcatTable(nn.Linear(3, 4), nn.Linear(3, 4)), CAddTable(), nn.Tanh(), nn.Linear(4, 2))
+    report = dpnn_bridge.port(model, Added(weight, second), randn(*shape))
+    assert report.equal, report
+
+
+class OneHot(nn.Module):
+    """A sum of a linear layer and a linear layer on one-hot vectors, or an embedding."""
+
+    def __init__(self, words: nn.Module) -> None:
+        super().__init__()
+        self.layer, self.words, self.last = nn.Linear(3, 4), words, nn.Linear(4, 2)
+
+    def forward(self, x: Tensor, i: Tensor) -> Tensor:
+        first = self.layer(x)
+        words = self.words(i if isinstance(self.words, nn.Embedding) else F.one_hot(i, 6).to(x.dtype))
+        return self.last(torch.tanh(first + words))
+
+
+@pytest.mark.parametrize("shape", [(2, 5), (2, 4)])
+def test_the_bias_of_an_embedding_in_a_sequence_moves(shape: tuple[int, int]) -> None:
+    def example(seed: int) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        return randn(*shape, 3, seed=seed), torch.randint(0, 6, shape, generator=generator)
+
+    model, net = OneHot(nn.Linear(6, 4)), OneHot(nn.Embedding(6, 4))
+    report = dpnn_bridge.port(model, net, example, source=lambda model, x: model(*x))
+    assert report.equal, report
+
+
+def test_a_key_is_for_files() -> None:
+    """It was ignored."""
+    with pytest.raises(OptionError, match="key= selects a model of a file"):
+        dpnn_bridge.port(source(), nn.Linear(3, 3), randn(4, 3), key="model")
+
+
+def test_layers_are_told_apart_when_memory_is_used_again() -> None:
+    """A weight at the address of an earlier one was taken for that one."""
+    memory = np.zeros((2, 1, 1, 1))
+    recorded = Source(lambda name: name)
+    for order in ((0, 1), (1, 0)):
+        net = nn.Sequential(nn.Conv1d(1, 1, 1, bias=False), nn.Conv1d(1, 1, 1, bias=False))
+        for factor, (layer, at) in enumerate(zip(net, order, strict=True), 2):
+            memory[at] = factor
+            layer.weight = nn.Parameter(torch.from_numpy(memory[at]))
+        recorded.record(net, lambda module, x: module(x), torch.ones(1, 1, 4, dtype=torch.float64))
+        assert [layer.events[0].output.unique().tolist() for layer in recorded.layers] == [[2.0], [6.0]]
+
+
+def test_a_replaced_operand_is_restored_when_the_operation_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The value of the source then stayed for later operations."""
+    report = dpnn_bridge.port(source(), nn.Linear(3, 3), randn(4, 3))
+    assert report.equal
+    search = Search.__new__(Search)
+    search.patches, search.env = {0: Patch(torch.ones(1), Slot(0), None)}, [torch.zeros(1)]
+    search.fingerprints = type("None_", (), {"drop": lambda self, number: None})()
+
+    def fail(node: object) -> None:
+        assert search.env[0].item() == 1
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(search, "_step", fail, raising=False)
+    with pytest.raises(ZeroDivisionError):
+        search.step(type("Node_", (), {"index": 0})())
+    assert search.env[0].item() == 0
