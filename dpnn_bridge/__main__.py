@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from typing import Any
 
 import click
 
 from dpnn_bridge.base.display import printable
+from dpnn_bridge.cli.terminal import ReportingCommand
 
 #: command -> (module, function, help); the module is imported when the command runs, because some import PyTorch
 COMMANDS = {
@@ -19,16 +19,8 @@ COMMANDS = {
 }
 
 
-class Commands(click.Group):
+class Commands(ReportingCommand, click.Group):
     """The group of all commands, named without ``dpnn-``."""
-
-    def make_context(
-        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
-    ) -> click.Context:
-        from dpnn_bridge.cli.terminal import errors_as_lines
-
-        with errors_as_lines(info_name or ""):
-            return super().make_context(info_name, args, parent, **extra)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)

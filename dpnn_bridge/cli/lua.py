@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import re
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import click
 
 from dpnn_bridge.cli.lua_prompt import ending_at_once, prompt
 from dpnn_bridge.cli.terminal import Command, partial_sandbox_option, say_lines, version_option
-from dpnn_bridge.errors import DpnnBridgeError
+from dpnn_bridge.errors import DpnnBridgeError, FileAccessError
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h
 #: beginning of the Lua error that os.exit raises to end a script
@@ -97,7 +98,7 @@ def lua_command(
             bridge.manual_seed(seed)
         for name in (*(() if sandbox else ("xlua", "trepl")), *map(from_system, library)):  # as th does
             bridge.require(name)
-        with ending_at_once():
+        with ending_at_once(broken_pipes=not sandbox):
             if execute is not None:
                 bridge.execute(from_system(execute), name="command line")
             if script is not None:
@@ -106,13 +107,16 @@ def lua_command(
                 bridge.run_file(script, *words)
         if interactive:
             prompt(bridge, lambda error: _exit_code(error) is not None)
+        code = 0
     except DpnnBridgeError as error:
         code = _exit_code(error)
         if code is None:
             say_lines(f"dpnn-lua: {error}", err=True)
             code = error.exit_code
-        sys.stdout.flush()
-        sys.exit(code)
+    sys.stdout.flush()
+    if code == 0:
+        check_printed()
+    sys.exit(code)
 
 
 def keep_freed_memory() -> None:
@@ -121,6 +125,24 @@ def keep_freed_memory() -> None:
     if mallopt:
         mallopt(_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(_MMAP_THRESHOLD, 32 << 20)  # the maximum
+
+
+def check_printed() -> None:
+    """Write what the C library, with which Lua prints, holds for stdout.
+
+    Raises:
+        FileAccessError: stdout did not take everything that was printed.
+        BrokenPipeError: nothing reads stdout.
+    """
+    name = {"linux": "stdout", "darwin": "__stdoutp"}.get(sys.platform)
+    if name is None:
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    stream = ctypes.c_void_p.in_dll(libc, name)
+    is_unread = libc.fflush(stream) != 0 and ctypes.get_errno() == errno.EPIPE
+    if libc.ferror(stream):
+        libc.clearerr(stream)
+        raise BrokenPipeError if is_unread else FileAccessError("stdout did not take everything that was printed")
 
 
 def _replace_os_exit(bridge: Any) -> None:

@@ -58,16 +58,22 @@ def _reader(complete: Callable[[str], Iterable[str]]) -> Callable[[str], str]:
 
 
 @contextlib.contextmanager
-def ending_at_once() -> Iterator[None]:
-    """End the program on Ctrl-C, as th does. Python's handler would not run during a loop in Lua."""
+def ending_at_once(broken_pipes: bool) -> Iterator[None]:
+    """End the program on Ctrl-C, as th does. Python's handler would not run during a loop in Lua.
+
+    Args:
+        broken_pipes: also end it when it prints to a pipe that nothing reads, as in ``dpnn-lua script.lua | head``.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signals = [signal.SIGINT, *([signal.SIGPIPE] if broken_pipes and hasattr(signal, "SIGPIPE") else [])]
+    previous = [signal.signal(number, signal.SIG_DFL) for number in signals]
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in zip(signals, previous, strict=True):
+            signal.signal(number, handler)
 
 
 #: seconds after Ctrl-C until the prompt explains how to stop the loop

@@ -48,11 +48,29 @@ _TERMS = (
 )
 
 
-class Command(click.Command):
+class ReportingCommand(click.Command):
     """A command that reports an error as a message on stderr and an exit code of :mod:`dpnn_bridge.errors`.
 
     With ``DPNN_TRACEBACK=1`` in the environment, an exception other than :class:`DpnnBridgeError` prints its traceback.
     """
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        with errors_as_lines(self.name or ""):  # completion prints here
+            return super().main(*args, **options)
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        with errors_as_lines(info_name or ""):  # --help and --version print here
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with errors_as_lines(ctx.info_name or ""):
+            return super().invoke(ctx)
+
+
+class Command(ReportingCommand):
+    """A command that prints names of files, and replaces none of its inputs."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the exit codes. A script that ``dpnn-lua`` runs may end with further exit codes."""
@@ -65,14 +83,12 @@ class Command(click.Command):
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # escape characters that the encoding lacks
                 stream.reconfigure(errors="backslashreplace")
-        with errors_as_lines(info_name or ""), _printable_usage_errors():  # --help and --version print here
-            return super().make_context(info_name, args, parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
         ctx.with_resource(protecting(imported_files))  # ends after the contexts of protect_inputs
         ctx.with_resource(_warnings_as_lines())
-        with errors_as_lines(ctx.info_name or ""), _printable_usage_errors():
-            return super().invoke(ctx)
+        return super().invoke(ctx)
 
 
 def _open_closed_streams() -> None:
@@ -101,8 +117,15 @@ def errors_as_lines(name: str) -> Iterator[None]:
     except KeyboardInterrupt:
         say("interrupted", err=True)
         sys.exit(INTERRUPTED)
-    except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
+    except click.ClickException as error:
+        error.message = printable_lines(error.message)  # type: ignore[misc]  # names files and values of options
+        with suppress(OSError):  # the exit code remains
+            error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, click.exceptions.Exit):
         raise
+    except BrokenPipeError:
+        sys.exit(DpnnBridgeError.exit_code)
     except Exception as error:
         if os.environ.get("DPNN_TRACEBACK"):
             raise
@@ -127,15 +150,6 @@ def _warnings_as_lines() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}", err=True)
         yield
-
-
-@contextmanager
-def _printable_usage_errors() -> Iterator[None]:
-    try:
-        yield
-    except click.ClickException as error:  # names files and values of options
-        error.message = printable_lines(error.message)  # type: ignore[misc]
-        raise
 
 
 def say(text: Any = "", *, err: bool = False) -> None:

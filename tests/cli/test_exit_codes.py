@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import stat
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -19,9 +21,11 @@ import dpnn_bridge
 from dpnn_bridge.__main__ import main
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.inspect import inspect_command
-from dpnn_bridge.cli.lua import lua_command
+from dpnn_bridge.cli.lua import check_printed, lua_command
 from dpnn_bridge.cli.verify import verify_command
+from dpnn_bridge.errors import FileAccessError
 from dpnn_bridge.loaders import dumps, write_t7
+from dpnn_bridge.lua.bridge import LuaBridge
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 COMMANDS: dict[str, Any] = {
@@ -277,12 +281,62 @@ def test_a_result_that_cannot_be_printed_is_an_error(
 
 
 @pytest.mark.parametrize("closed", [True, False], ids=["closed", "unwritable"])
-def test_a_message_that_cannot_be_printed_leaves_the_exit_code(closed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "code"), [("inspect missing.t7", 3), ("inspect", 2), ("convert --bogus", 2), ("bogus", 2), ("lua", 2)]
+)
+def test_a_message_that_cannot_be_printed_leaves_the_exit_code(
+    arguments: str, code: int, closed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Messages about usage ended with code 120."""
     monkeypatch.setattr(sys, "stderr", None if closed else unwritable())
     with pytest.raises(SystemExit) as end:
-        main(["inspect", "missing.t7"])
+        main(arguments.split())
     sys.stderr.flush()
-    assert end.value.code == 3
+    assert end.value.code == code
+
+
+def test_a_completion_that_cannot_be_printed_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_DPNN_INSPECT_COMPLETE", "zsh_source")
+    monkeypatch.setattr(sys, "stdout", unwritable())
+    with pytest.raises(SystemExit) as end:
+        inspect_command.main([], prog_name="dpnn-inspect")
+    assert end.value.code == 1
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+@pytest.mark.parametrize(
+    ("code", "script"),
+    [(1, "io.write(1)"), (1, "io.write(('x'):rep(100000))"), (1, "pcall(print, 1)"), (3, "io.write(1) os.exit(3)")],
+)
+def test_what_a_script_prints_and_stdout_does_not_take_is_an_error(code: int, script: str) -> None:
+    """io.write returns nil, of which a script takes no notice, and the command ended with code 0."""
+    pytest.importorskip("lupa")
+    stdout = os.dup(1)
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, 1)
+    try:
+        result = CliRunner().invoke(lua_command, ["-e", script])
+    finally:
+        with suppress(FileAccessError):
+            check_printed()  # os.exit(3) leaves the error
+        os.dup2(stdout, 1)
+        os.close(full)
+        os.close(stdout)
+    assert result.exit_code == code
+    assert ("stdout did not take everything" in result.output) == (code == 1)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="no SIGPIPE here")
+def test_a_script_ends_when_nothing_reads_what_it_prints(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As th does: ``dpnn-lua script.lua | head`` ran until the end of the script."""
+    pytest.importorskip("lupa")
+    handlers = []
+    monkeypatch.setattr(LuaBridge, "execute", lambda *_, **__: handlers.append(signal.getsignal(signal.SIGPIPE)))
+    before = signal.getsignal(signal.SIGPIPE)
+    result = CliRunner().invoke(lua_command, ["-e", ""])
+    assert result.exit_code == 0, result.output
+    assert handlers[-1] is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGPIPE) is before
 
 
 def test_a_closed_stdin_is_no_input(
