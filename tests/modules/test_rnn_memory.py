@@ -342,6 +342,20 @@ def test_recurrence_frees_its_first_input_with_its_last_use() -> None:
         gc.enable()
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_a_module_with_the_graph_of_its_states_can_be_freed(together: bool) -> None:
+    step = gru(3, 4)
+    step.recurrent_module = MaskZero(step.recurrent_module, 1)
+    if together:
+        Sequencer(step)(torch.zeros(2, 1, 3))
+    else:
+        step(torch.ones(1, 3))
+    kept = [weakref.ref(step), weakref.ref(step.recurrent_module)]
+    del step
+    gc.collect()
+    assert [reference() for reference in kept] == [None, None]
+
+
 def test_state_that_was_not_saved_is_a_clear_error() -> None:
     obj = to_lua(gru(3, 4))
     obj["step"] = 5  # as in a file whose outputs were emptied, such as a Serial's

@@ -157,12 +157,13 @@ class Recognized(NamedTuple):
 
     Attributes:
         cell: the cell.
-        mask: the MaskZero or TrimZero around the cell, or None.
+        mask: class of the MaskZero or TrimZero around the cell, or None; not the module, which is the key of the cache
+            and would never be freed.
         dropouts: the dropout layers in execution order.
     """
 
     cell: Cell
-    mask: MaskZero | None
+    mask: type[MaskZero] | None
     dropouts: list[LazyDropout]
 
 
@@ -175,9 +176,9 @@ def recognized(module: StepModule) -> Recognized | None:
 def _recognized(inner: nn.Module, state_names: tuple[str, ...]) -> Recognized | None:
     mask, dropouts = None, [m for m in inner.modules() if isinstance(m, LazyDropout) and m.p]
     if isinstance(inner, MaskZero) and type(inner).forward in (MaskZero.forward, TrimZero.forward) and is_bare(inner):
-        inner, mask = inner.module, inner
-        if mask.input_dims != 1:
+        if inner.input_dims != 1:
             return None
+        inner, mask = inner.module, type(inner)
     x, *states = (Term("input", (name,)) for name in ("x", *state_names))
     try:
         outputs = expression(inner, [x, *states])
@@ -233,14 +234,16 @@ class _CellSteps:
         state = [s.unsqueeze(0) for s in state] if single else state
         zero = None if mask is None else zero_rows(batch.flatten(0, 1), 1).view(*batch.shape[:2], 1)
         # TrimZero has a fault in time steps in which all rows are masked
-        leaks = isinstance(mask, TrimZero) and zero is not None and bool(zero.all(1).any())
+        leaks = mask is not None and issubclass(mask, TrimZero) and zero is not None and bool(zero.all(1).any())
         if leaks or not cell.takes(batch, state) or (single and _counts_dimensions(module)):
             return torch.stack([module(step) for step in x])
         outputs, last, states = cell.sequence(batch, state, zero, self._masks or None)
 
+        several = len(module.state_names) > 1
+
         def state_of(*values: Tensor) -> Any:
             elements = [v.squeeze(0) for v in values] if single else list(values)
-            return elements if len(module.state_names) > 1 else elements[0]
+            return elements if several else elements[0]
 
         module.pass_steps(x.shape[0], [outputs, *last[1:]], dropouts)
         module.keep(state_of(*last), lambda: [state_of(*values) for values in zip(*states(), strict=True)], x.shape[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, ClassVar
@@ -91,7 +92,7 @@ class AbstractRecurrent(Memory):
         step, self.step = self.step, self.step + 1
         tensor = first_tensor(output)
         if tensor.requires_grad and not torch.compiler.is_compiling():
-            tensor.register_hook(lambda grad: self._note_backward([step], dropouts_in(self)))
+            tensor.register_hook(self._backward_hook([step]))
         return output
 
     # ------------------------------------------------------------------ many time steps together
@@ -109,7 +110,7 @@ class AbstractRecurrent(Memory):
             dropout.step = end - 1
         for result in results:
             if result.requires_grad:
-                result.register_hook(lambda gradient: self._note_backward(range(end - 1, first - 1, -1), dropouts))
+                result.register_hook(self._backward_hook(range(end - 1, first - 1, -1), dropouts))
 
     def keep(self, state: Any, earlier: Callable[[], list[Any]], steps: int) -> None:
         """Store the state after time steps that were computed together.
@@ -126,6 +127,22 @@ class AbstractRecurrent(Memory):
         else:
             states = {t: s for t, s in self.states.items() if t == 0} | {last: state}
             self.__dict__.update(states=states, _given=False)
+
+    def _backward_hook(
+        self, steps: Sequence[int], dropouts: list[LazyDropout] | None = None
+    ) -> Callable[[Tensor], None]:
+        """Return a hook for a tensor of these time steps, to call :meth:`_note_backward`.
+
+        The hook does not keep the module alive: the module keeps the tensor as its state, and Python cannot free a
+        cycle through a hook.
+        """
+        reference = weakref.ref(self)
+
+        def note(gradient: Tensor) -> None:
+            if (module := reference()) is not None:
+                module._note_backward(steps, dropouts_in(module) if dropouts is None else dropouts)
+
+        return note
 
     def _note_backward(self, steps: Sequence[int], dropouts: list[LazyDropout]) -> None:
         self._backward_ran = True
