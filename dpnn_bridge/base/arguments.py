@@ -39,7 +39,7 @@ def checks_arguments(function: Callable[P, T]) -> Callable[P, T]:
 
     Args:
         function: A function whose annotations exist at run time. ``int`` and ``float`` accept numpy's numbers and
-            zero-dimensional tensors; ``Sequence`` does not accept a string.
+            zero-dimensional tensors with such an element; ``Sequence`` does not accept a string.
 
     Raises:
         OptionError: Raised by the returned function: an argument is missing, unknown or of another type.
@@ -131,14 +131,19 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint is bool:
         return isinstance(value, bool) or type(value).__name__ == "bool" or (type(value) is int and value in (0, 1))
     if hint in (int, float):
-        number = isinstance(value, Integral if hint is int else Real) or getattr(value, "ndim", None) == 0
-        return number and not isinstance(value, bool)
+        return _is_number(value, Integral if hint is int else Real)
     cls = origin or hint
     if cls is IO:
         return hasattr(value, "read")
     if cls in (Sequence, Iterable) and isinstance(value, (str, bytes)):
         return False
     return isinstance(value, cls) and (cls is not Sequence or all(_fits(item, inner[0]) for item in value))
+
+
+def _is_number(value: Any, cls: type) -> bool:
+    """Return whether a value, or the element of a zero-dimensional tensor or array, is a number of this class."""
+    element = value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+    return isinstance(element, cls) and not isinstance(element, bool)
 
 
 def _expected(hint: Any) -> str:

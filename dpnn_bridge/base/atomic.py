@@ -20,6 +20,7 @@ from typing import Any
 
 from dpnn_bridge.base.file_set import FileSet, StrPath
 from dpnn_bridge.base.folders import defer_signals, is_abandoned, temporary_folder
+from dpnn_bridge.base.reading import with_causes
 from dpnn_bridge.base.remote import Location, beside, check_upload, location_of, remove_upload, upload
 from dpnn_bridge.base.scoped import scoped
 from dpnn_bridge.base.writing import move, open_output, write_file
@@ -234,15 +235,9 @@ def _move_one(temporary: Path, path: Path, force: bool) -> None:
         move(os.rename, temporary, path)  # a file system without hard links
 
 
-def _disk_error(error: BaseException | None) -> OSError | None:
+def _disk_error(error: BaseException) -> OSError | None:
     """Return the disk error among the causes of an exception."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
-            return error
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    return None
+    return next((e for e in with_causes(error) if isinstance(e, OSError) and e.errno in _DISK_ERRORS), None)
 
 
 class DeferredErrorFile(io.RawIOBase):

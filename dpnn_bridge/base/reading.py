@@ -49,16 +49,19 @@ def retry_eagain(act: Callable[[], T | None], name: str) -> T:
     raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), name)
 
 
-def causing_os_error(error: BaseException | None) -> OSError | None:
+def with_causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an exception and its causes, the last cause at the end."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def causing_os_error(error: BaseException) -> OSError | None:
     """Return the OSError that caused an error, or None. zipfile reports an OSError as a damaged archive."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno not in (
-            None,
-            errno.EINVAL,
-        ):  # EINVAL: a wrong offset
-            return error
-        error = error.__cause__ or error.__context__
-    return None
+    without = (None, errno.EINVAL)  # EINVAL: a wrong offset
+    return next((e for e in with_causes(error) if isinstance(e, OSError) and e.errno not in without), None)
 
 
 #: maximum number of bytes of the directory of a zip archive; 100,000 tensors take about 10 MB

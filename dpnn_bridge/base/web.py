@@ -6,6 +6,7 @@ import html
 import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any
 from urllib.parse import urljoin
@@ -121,4 +122,9 @@ class _Pages:
                     f"bytes, or longer than {LONGEST_LISTING} seconds; pass the URLs of the files"
                 )
         links = (html.unescape(a or b) for a, b in _LINK.findall(page.decode(errors="ignore")))
-        return [urljoin(url, link.partition("#")[0]) for link in links if "?" not in link and len(link) < LONGEST_LINK]
+        found = []
+        for link in links:
+            if "?" not in link and len(link) < LONGEST_LINK:
+                with suppress(ValueError):  # not an address, such as http://[
+                    found.append(urljoin(url, link.partition("#")[0]))
+        return found

@@ -194,7 +194,7 @@ def convert_command(
             raise click.UsageError("--into takes IN.t7 and one output: OUT.pt, OUT.pth or OUT.safetensors")
         shared = {name: options[name] for name in ("key", "as_json", "quiet", "verbose")}
         comparison = Comparison(files[0], into, options["input"], later=all_models, report_to=report, **shared)
-        convert_into(comparison, Path(files[1]), options["force"])
+        convert_into(comparison, files[1], options["force"])
         return
     request = _Request(files, to, all_models, out_dir, report, **options)
     if out_dir is None and not all_models:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from dpnn_bridge.base.atomic import check_output, write_text
+from dpnn_bridge.base.display import counted
 from dpnn_bridge.cli.terminal import say_written
 
 _OPTIONS = (
@@ -80,7 +81,7 @@ def draw(
     if html is not None:
         write_text(html, page(graph, source.name, source=source))
         if not (quiet or dot or mermaid):
-            say_written(source, html, f"{sum(1 for _ in graph.walk())} layers")
+            say_written(source, html, counted(sum(1 for _ in graph.walk()), "layer"))
     for selected, to_text in ((dot, to_dot), (mermaid, to_mermaid)):
         if selected:
             click.echo(to_text(graph, unfold), nl=False)

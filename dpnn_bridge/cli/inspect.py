@@ -58,7 +58,7 @@ NARROWEST = 24
 @click.argument("source", metavar="FILE", type=SourceType())
 @click.option("--raw", is_flag=True, help="Print every entry as a tree. Implied by --limit, --depth, --mode and -v.")
 @click.option("--plugin", multiple=True, type=click.Path(path_type=Path), help="Python file with @lua_class mappings.")
-@click.option("--limit", type=click.IntRange(0), help="Maximum number of entries per table. Default: 100.")
+@click.option("--limit", type=click.IntRange(0), help="Maximum number of entries per table. Default: 100; with -v all.")
 @click.option("--depth", type=click.IntRange(0), help="Maximum number of levels. Default: 50.")
 @click.option("--mode", type=click.Choice(["binary", "ascii"]), help="Encoding. Detected automatically.")
 @click.option("--long-size", type=click.Choice(["4", "8"]), help="Bytes of a C long. Detected automatically.")
@@ -106,9 +106,8 @@ def inspect_command(
     if options["long_size"]:
         options["long_size"] = int(options["long_size"])
     if raw:
-        _raw(
-            source, sys.maxsize if verbose else 100 if limit is None else limit, depth, as_json, quiet, verbose, options
-        )
+        limit = (sys.maxsize if verbose else 100) if limit is None else limit
+        _raw(source, limit, depth, as_json, quiet, verbose, options)
         return
     with steps(quiet) as progress:
         load_torch(progress)

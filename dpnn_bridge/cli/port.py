@@ -135,15 +135,15 @@ class Comparison:
             say_written(title, self.report_to, "report")
 
 
-def convert_into(comparison: Comparison, target: Path, force: bool) -> None:
+def convert_into(comparison: Comparison, target: Any, force: bool) -> None:
     """Load the weights of a Torch7 model into a network, and write the state_dict of the network.
 
     Raises:
-        UsageError: the suffix of the target is not supported, or target and report are the same file.
+        UsageError: the target is not a local file, its suffix is not supported, or target and report are the same file.
         VerificationError: the outputs of network and model differ; no file is written.
     """
-    if target.suffix not in (*PICKLED, ".safetensors"):
-        raise click.UsageError("--into writes OUT.pt, OUT.pth or OUT.safetensors")
+    if not isinstance(target, Path) or target.suffix not in (*PICKLED, ".safetensors"):
+        raise click.UsageError("--into writes a local file: OUT.pt, OUT.pth or OUT.safetensors")
     check_distinct(target, comparison.report_to)
     model, name = comparison.model, comparison.network
     with comparison.created_network() as network:

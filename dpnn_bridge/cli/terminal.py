@@ -26,6 +26,7 @@ from dpnn_bridge.base.boundary import as_ours
 from dpnn_bridge.base.display import LONGEST_LINE, printable, printable_lines, shortened
 from dpnn_bridge.base.file_set import FileSet
 from dpnn_bridge.base.folders import Terminated
+from dpnn_bridge.base.remote import location_of
 from dpnn_bridge.base.shards import shards_of
 from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.errors import EXIT_CODES, DpnnBridgeError
@@ -230,12 +231,13 @@ def protect_inputs(*inputs: Any) -> None:
         *inputs: Files that the command reads. The shards of an index are added. Values that are not local files,
             such as the shape of an input, are ignored.
     """
-    files = [file for file in inputs if file is not None and os.path.isfile(file)]
+    locations = [location_of(file) for file in inputs if file is not None]
+    files = [file for file in locations if isinstance(file, Path) and os.path.isfile(file)]
     shards = []
     for index in files:
-        if os.fspath(index).endswith(INDEX):
+        if index.name.endswith(INDEX):
             with suppress(DpnnBridgeError):  # the reader reports the error
-                shards += shards_of(Path(index))
+                shards += shards_of(index)
     kept = FileSet([*files, *shards])
     click.get_current_context().with_resource(protecting(lambda: kept))
 

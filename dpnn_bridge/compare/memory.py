@@ -20,7 +20,7 @@ def moved(tensor: Tensor, offset: int = 0, like: Tensor | None = None) -> Tensor
     """Copy a tensor into new memory.
 
     Args:
-        tensor: Any tensor. A sparse or empty tensor is returned unchanged.
+        tensor: Any tensor. A sparse, empty or meta tensor is returned unchanged.
         offset: Number of elements between the start of the allocation (aligned to 64 bytes) and the first element.
         like: A tensor whose memory format the copy gets, if the shapes are equal; default: ``tensor``.
     """

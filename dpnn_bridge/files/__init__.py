@@ -169,6 +169,8 @@ def _chosen(module: nn.Module, key: str, name: str, report: Report) -> nn.Module
 def classes_in_lua(lua: Any, sandbox: bool | Literal["partial"]) -> dict[str, Any]:
     """Return the :class:`Options` for converting classes that a bridge or Lua files define (argument ``lua``)."""
     if lua is None:
+        if sandbox:
+            raise OptionError("sandbox= (--sandbox) needs lua= (--lua), the Lua files to run in the sandbox")
         return {}
     from dpnn_bridge.lua.bridge import LuaBridge
 

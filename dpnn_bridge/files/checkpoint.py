@@ -252,7 +252,7 @@ def _vocabulary_in(value: Any, searched: set[int]) -> dict[str, int] | None:
         return _vocabulary_in(value[0], searched)
     if not isinstance(value, dict) or not value or isinstance(next(iter(value.values())), Tensor):
         return None
-    if all(isinstance(v, int) for v in value.values()):
+    if all(type(v) is int for v in value.values()):  # not booleans
         return {str(k): v for k, v in value.items()}
     if all(isinstance(v, str) for v in value.values()) and all(_INTEGER.fullmatch(str(k)) for k in value):
         return {v: int(k) for k, v in value.items()}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, fields, replace
 from pathlib import Path, PurePath
@@ -20,7 +21,7 @@ from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.display import printable
 from dpnn_bridge.base.folders import temporary_folder
 from dpnn_bridge.base.reading import open_input
-from dpnn_bridge.base.remote import is_url, location_of
+from dpnn_bridge.base.remote import is_url
 from dpnn_bridge.base.shards import checksum_of, state_of
 from dpnn_bridge.base.version import package_version
 from dpnn_bridge.checkpoints.architectures import architecture_of
@@ -29,11 +30,11 @@ from dpnn_bridge.checkpoints.find import candidates, follow, known_also
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.conversion.tensors import as_dtype
-from dpnn_bridge.errors import ConversionError, DpnnBridgeError, OptionError, T7Error
+from dpnn_bridge.errors import ConversionError, DpnnBridgeError, MissingFileError, OptionError, T7Error
 from dpnn_bridge.files import cast, classes_in_lua, load_local, unread
 from dpnn_bridge.files.source_cache import checksum_once, read_once
 from dpnn_bridge.loaders.encoding import Encoding
-from dpnn_bridge.loaders.origin import LocalFile, Origin, local_file, name_of
+from dpnn_bridge.loaders.origin import LocalFile, Origin, local_file, local_path, name_of
 from dpnn_bridge.outputs import data
 from dpnn_bridge.outputs.format import Format
 from dpnn_bridge.outputs.options import ConvertKeywords, ConvertOptions, is_complete, origin_text, shows_options
@@ -82,7 +83,7 @@ def convert(
     chosen = ConvertOptions.of(options)
     path, format = target_of(dst, to, chosen.max_shard_size)
     format_options = chosen.of_format(format, os.fspath(dst))
-    inputs = (*([location_of(src)] if isinstance(src, (str, os.PathLike)) and not is_url(src) else []), *chosen.files())
+    inputs = (*filter(None, [local_path(src)]), *chosen.files())
     check_output(path, force, inputs)
     chosen = in_effect(chosen)
     step = progress or (lambda text: None)
@@ -259,7 +260,7 @@ def is_converted(
     conversion, so options that do not change the result do not matter.
 
     Args:
-        src, dst, to: as for :func:`convert`.
+        src, dst, to: as for :func:`convert`. An open file must be seekable, because it may be read twice.
         force, checksum: ignored; accepted because :func:`convert` has these arguments.
         **options: as for :func:`convert`.
 
@@ -268,13 +269,17 @@ def is_converted(
     """
     chosen = ConvertOptions.of(options)
     path, format = target_of(dst, to, chosen.max_shard_size)
-    with local_file(path, unpack=False) as output:
+    with ExitStack() as stack:
+        try:
+            output = stack.enter_context(local_file(path, unpack=False))
+        except MissingFileError:  # at a URL
+            return False
         try:
             origin = _stored_origin(format, output.path)
         except DpnnBridgeError:  # the file is missing, incomplete, or not an output
             return False
         if origin:
-            with local_file(src) as file:
+            with _keeping_position(src), local_file(src) as file:
                 same = origin == origin_text(checksum_once(file.path), in_effect(chosen))
             if same or format.origin_beside:
                 return same
@@ -282,8 +287,18 @@ def is_converted(
             return False
         with temporary_folder() as folder:
             expected = folder / PurePath(output.path).name
-            convert(src, expected, to=to, **{k: v for k, v in options.items() if k not in ("force", "checksum")})
+            convert(src, expected, to=to, **options)
             return _same_content(format, expected, output.path)
+
+
+@contextmanager
+def _keeping_position(origin: Origin) -> Iterator[None]:
+    """Restore the position of a seekable open file after the ``with`` block."""
+    file: Any = origin if hasattr(origin, "tell") and origin.seekable() else None
+    position = file and file.tell()
+    yield
+    if file is not None:
+        file.seek(position)
 
 
 @wrap_errors(T7Error, "reading the output")

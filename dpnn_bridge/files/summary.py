@@ -107,14 +107,19 @@ def summarize(
         all_models = [c for c in candidates(root) if not c.is_criterion]
         convertible = len(affordable(root, all_models))
         for number, candidate in enumerate(all_models):
-            path = f"{key}.{candidate.key}" if key and candidate.key else key or candidate.key
+            path = _joined(key or "", candidate.key)
             if number < convertible:
                 summary.models.append(_model(path, candidate.obj, example, not number, size))
             else:
                 summary.models.append(Model(path, candidate.obj.class_name, problem=TOO_MANY))
         _what(summary, root, [c.obj for c in all_models])
-        _next(summary, file.name, root, options)
+        _next(summary, file.name, root, key or "", options)
         return summary
+
+
+def _joined(key: str, inner: str) -> str:
+    """Return the path of an entry whose path below the entry at ``key`` is ``inner``."""
+    return f"{key}{inner}" if not key or inner.startswith("[") or not inner else f"{key}.{inner}"
 
 
 def _converted(file: LocalFile, key: str | None, example: Callable[[nn.Module], Any] | None, options: str) -> Summary:
@@ -132,9 +137,13 @@ def _converted(file: LocalFile, key: str | None, example: Callable[[nn.Module], 
     checkpoint = metadata.get("checkpoint")
     summary.beside = [str(k) for k in checkpoint][:ENTRIES] if isinstance(checkpoint, dict) else []
     suffix, more = (".onnx", input_options(model)) if not model.unsupported else (".t7", _WITH_CLASSES)
-    chosen = (f" --key {shlex.quote(key)}" if key else "") + options
+    chosen = f"{_key_option(key or '')}{options}"
     summary.next = [f"dpnn-convert {_quoted(file.name)} {_output(file.name, suffix)}{chosen} {more}"]
     return summary
+
+
+def _key_option(key: str) -> str:
+    return f" --key {shlex.quote(key)}" if key else ""
 
 
 def _objects(summary: Summary, file: LocalFile) -> None:
@@ -251,7 +260,8 @@ def _shortened(text: str) -> str:
     return f"{listed}, …" if cut else shortened(text, 96)
 
 
-def _next(summary: Summary, name: str, root: Any, options: str) -> None:
+def _next(summary: Summary, name: str, root: Any, key: str, options: str) -> None:
+    """Add the next commands for the entry ``root`` at ``key``; an empty key is the complete file."""
     quoted, output = _quoted(name), _output(name, ".pt")
     if not summary.models:
         if (other := named_file(root)) is not None:
@@ -260,16 +270,17 @@ def _next(summary: Summary, name: str, root: Any, options: str) -> None:
             )
         has_tensors = _has_tensors(root)
         others = "     # or .safetensors, .json, .pt" if has_tensors else "    # or .npz, .pt"
-        summary.next.append(f"dpnn-convert {quoted} {_output(name, '.npz' if has_tensors else '.json')} {others}")
+        data = f"{_output(name, '.npz' if has_tensors else '.json')}{_key_option(key)}"
+        summary.next.append(f"dpnn-convert {quoted} {data} {others}")
         return
     first = summary.models[0]
-    key = (f" --key {shlex.quote(first.key)}" if first.key and len(summary.models) > 1 else "") + options
+    chosen = f"{_key_option(first.key if key or len(summary.models) > 1 else '')}{options}"
     if first.unsupported or first.problem:
-        summary.next.append(f"dpnn-convert {quoted} {output}{key} {_WITH_CLASSES}")
+        summary.next.append(f"dpnn-convert {quoted} {output}{chosen} {_WITH_CLASSES}")
     else:
-        summary.next.append(f"dpnn-convert {quoted} {output}{key}")
+        summary.next.append(f"dpnn-convert {quoted} {output}{chosen}")
         if first.architecture:
-            summary.next.append(f"dpnn-convert {quoted} {output}{key} {first.architecture}")
+            summary.next.append(f"dpnn-convert {quoted} {output}{chosen} {first.architecture}")
 
 
 def _has_tensors(value: Any) -> bool:

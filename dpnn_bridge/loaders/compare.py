@@ -28,8 +28,10 @@ def difference(a: Any, b: Any, *, exact_nan: bool = True, shared: bool = True) -
         exact_nan: whether the bits of nan must be equal; ASCII files do not preserve them.
         shared: whether the same values must be shared; files without references do not preserve this.
     """
-    matched_a: dict[int, Any] = {}  # id of a value of one graph -> the value of the other graph
-    matched_b: dict[int, Any] = {}
+    # id of a value of the first graph -> its value in the second graph; if copies may replace a shared value, the key
+    # contains the ids of both
+    compared: dict[Any, Any] = {}
+    partners: set[int] = set()  # ids of the values of the second graph
     stack: list[tuple[_Path, Any, Any]] = [(None, a, b)]
     while stack:
         path, a, b = stack.pop()
@@ -39,14 +41,13 @@ def difference(a: Any, b: Any, *, exact_nan: bool = True, shared: bool = True) -
             continue
         if type(a) is not type(b):
             return f"{_text(path) or 'the object'} is {_short(a)} in one and {_short(b)} in the other"
-        if id(a) in matched_a:
-            if shared and matched_a[id(a)] is not b:
-                return f"{_text(path)} is shared in one and not in the other"
-            if not shared or matched_a[id(a)] is b:
-                continue
-        elif shared and id(b) in matched_b:
+        key = id(a) if shared else (id(a), id(b))
+        if compared.get(key) is b:
+            continue
+        if shared and (key in compared or id(b) in partners):
             return f"{_text(path)} is shared in one and not in the other"
-        matched_a[id(a)], matched_b[id(b)] = b, a
+        compared[key] = b
+        partners.add(id(b))
         found = _own_difference(a, b, exact_nan)
         if found:
             return f"{_text(path) or 'the object'}: {found}"

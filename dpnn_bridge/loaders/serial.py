@@ -65,10 +65,10 @@ _REMOVED_BY_CAST = {
     "nn.ReinforceGamma": ("_logOutput", "_logScale"),
     "nn.SpatialUniformCrop": ("coord",),
 }
-#: class -> fields that its ``type`` method does not change
+#: class -> fields that its ``type`` method does not change; ``_type`` is the tensor type of the module itself
 _KEPT_BY_CAST = {
     "nn.ArgMax": ("_indices",),
-    "nn.DontCast": ("modules", "module"),
+    "nn.DontCast": ("modules", "module", "_type"),
     "nn.NCEModule": ("unigrams", "aliasmultinomial"),
     "nn.LookupTable": ("_count", "_input"),
 }
@@ -183,8 +183,10 @@ class _Copier:
                 copy[key] = _emptied(value, field_cast)
             else:
                 copy[key] = self.copy(value, field_cast)
-        if cast and "_type" in obj and not kept:
+        if cast and "_type" in obj and "_type" not in kept:
             copy["_type"] = cast
+        if cast and name == "nn.ArgMax" and obj.get("asLong"):
+            copy["output"] = LuaTensor.empty("torch.LongTensor")
         if cast and name == "nn.GPU" and obj.header:
             copy.header = (LuaTable({**obj.header[0], 1: cast}),)
         if _is_module(obj):

@@ -13,7 +13,7 @@ from typing_extensions import Unpack
 
 from dpnn_bridge.base.arguments import check_types, checks_arguments, hints_of
 from dpnn_bridge.base.boundary import wrap_errors
-from dpnn_bridge.base.display import printable
+from dpnn_bridge.base.display import counted, printable
 from dpnn_bridge.errors import OptionError, T7Error, T7FormatError, T7LimitError, T7Warning
 from dpnn_bridge.loaders.ascii_stream import AsciiStream
 from dpnn_bridge.loaders.encoding import Encoding, check_head, encodings, transfer_damage
@@ -141,7 +141,7 @@ def read_all(path: Origin, *, strict: bool = False, **options: Unpack[ReadKeywor
             complete = [] if strict else _complete_objects(source, chosen)
             if not complete:
                 raise
-            text = f"{error}; the {len(complete)} objects before it are complete"
+            text = f"{error}; returned {counted(len(complete), 'complete object')} before it"
             warnings.warn(text, T7Warning, stacklevel=_CALLER)
             return complete
 

@@ -73,7 +73,9 @@ def overwritten(results: Iterable[tuple[LayerT, Any, Any]]) -> dict[LayerT, Laye
             if tensor.storage is None or value.size != tensor.size or not value.size:
                 continue
             key = id(tensor.storage)
-            storage = memory.setdefault(key, np.full(tensor.storage.size, np.nan))
+            if key not in memory:
+                memory[key] = np.full(tensor.storage.size, np.nan)
+            storage = memory[key]
             strides = tuple(s * storage.itemsize for s in tensor.stride)
             view = np.lib.stride_tricks.as_strided(storage[tensor.offset :], tensor.shape, strides)
             value = value.reshape(tensor.shape)

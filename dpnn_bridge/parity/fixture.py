@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dpnn_bridge import training
 from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.boundary import wrap_errors
-from dpnn_bridge.base.display import shortened
+from dpnn_bridge.base.display import described, shortened
 from dpnn_bridge.compare.differences import Difference, Result, Tolerance, compare
 from dpnn_bridge.compare.nested import backward, cast, require_grad
 from dpnn_bridge.compare.precision import full_precision
@@ -280,9 +280,9 @@ def _forwards(fixture: LuaTable) -> int:
     """Return the number of forward passes before Torch7 stored the output."""
     hooks = fixture.get("hooks")
     twice = isinstance(hooks, LuaTable) and hooks.get("fwd") == "twice"
-    count = 2 if twice else int(fixture.get("forwards") or 1)
-    if count > MAX_FORWARDS:
-        raise VerificationError(f"the fixture requests {count} forward passes, more than {MAX_FORWARDS}")
+    count = 2 if twice else fixture.get("forwards") or 1
+    if type(count) is not int or not 1 <= count <= MAX_FORWARDS:
+        raise VerificationError(f"the fixture requests {described(count)} forward passes, expected 1 to {MAX_FORWARDS}")
     return count
 
 

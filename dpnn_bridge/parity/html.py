@@ -13,12 +13,11 @@ from dpnn_bridge.base.display import in_html
 from dpnn_bridge.base.pages import rendered, static
 from dpnn_bridge.compare.differences import Difference
 from dpnn_bridge.compare.verdict import MARKS, Verdict
+from dpnn_bridge.parity.layers import EQUAL
 from dpnn_bridge.parity.verification import Layer, Verification, headline, reasons, verdicts, what_differs
 
 #: smallest relative difference in the plot; smaller ones are drawn on the axis
 MIN_ERROR = 1e-17
-#: key of equal elements in the histogram
-EQUAL = -99
 
 
 def page(result: Verification, graph: str = "", facts: Sequence[tuple[str, str]] = ()) -> str:

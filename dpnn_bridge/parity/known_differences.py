@@ -76,16 +76,21 @@ class KnownDifference:
 
     def applies_to(self, file: str) -> bool:
         """Return whether the patterns match the name of a fixture file."""
-        return any(fnmatchcase(file, pattern) for pattern in self.files)
+        return any(_matches(file, pattern) for pattern in self.files)
 
     def covers(self, file: str, difference: Difference) -> bool:
         """Return whether the entry accepts a failed comparison of a fixture file that it applies to."""
-        if not any(fnmatchcase(difference.name, pattern) for pattern in self.compared):
+        if not any(_matches(difference.name, pattern) for pattern in self.compared):
             return False
-        if not fnmatchcase(difference.message, self.message or "*"):
+        if not _matches(difference.message, self.message or "*"):
             return False
         measured = self.measured.get(f"{file} {difference.name}")
         return not self.measured or (measured is not None and measured.matches(difference))
+
+
+def _matches(text: str, pattern: str) -> bool:
+    """Return whether a pattern with ``*`` and ``?`` matches a text. Brackets are ordinary characters: ``output[1]``."""
+    return fnmatchcase(text, pattern.replace("[", "[[]"))
 
 
 def read_known_differences(path: str | os.PathLike[str]) -> list[KnownDifference]:

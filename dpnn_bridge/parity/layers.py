@@ -187,11 +187,15 @@ def parameter_count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters() if id(p) not in inside)
 
 
+#: key of the elements without a difference in the result of :func:`decades`
+EQUAL = -99
+
+
 def decades(errors: Tensor) -> dict[int, int]:
-    """Count the relative differences in ``[10**k, 10**(k+1))`` for each ``k``; ``k`` of a difference of 0 is -99."""
+    """Count the relative differences in ``[10**k, 10**(k+1))`` for each ``k``; differences of 0 under :data:`EQUAL`."""
     flat = errors.flatten().double()
     exact = flat == 0
     exponents = torch.log10(flat[~exact]).floor().clamp(-20, 2).to(torch.int64)
     values, counts = exponents.unique(return_counts=True)
     found = dict(zip(values.tolist(), counts.tolist(), strict=True))
-    return {-99: int(exact.sum()), **found} if exact.any() else found
+    return {EQUAL: int(exact.sum()), **found} if exact.any() else found

@@ -131,18 +131,18 @@ def check_line(line: Line, classes: ClassOptions, folder: str | None = None) -> 
         folder: folder of the manifest; None if the manifest is trusted.
     """
     try:
-        places = _places(line, folder)
+        locations = _locations(line, folder)
     except (DpnnBridgeError, OSError, ValueError) as e:
         return _fault(line, e)
-    if isinstance(places, Checked):
-        return places
+    if isinstance(locations, Checked):
+        return locations
     load_plugins(classes.plugins)
     options = classes.options()
     try:
         with ExitStack() as stack:
             paths = []
             for name, checksum in (("source", "sha256"), ("target", "target_sha256")):
-                file = stack.enter_context(local_file(places[name], unpack=name == "source"))
+                file = stack.enter_context(local_file(locations[name], unpack=name == "source"))
                 if checksum_of(file.path) != line.get(checksum):
                     return _result(line, "different", f"{line[name]} has changed since the conversion")
                 paths.append(file.path)
@@ -151,17 +151,17 @@ def check_line(line: Line, classes: ClassOptions, folder: str | None = None) -> 
         return _fault(line, e)
 
 
-def _places(line: Line, folder: str | None) -> dict[str, Location] | Checked:
+def _locations(line: Line, folder: str | None) -> dict[str, Location] | Checked:
     """Return the paths or URLs of a line's files, or the result if the files must not or cannot be read."""
     if line["verdict"] == FAILED:
         return _result(line, FAILED, str(line.get("message", "")))
     if folder is not None and (reason := _refusal_reason(line, folder)):
         return _result(line, REFUSED, reason)
-    places = {name: location_of(line[name]) for name in ("source", "target")}
-    for place in places.values():  # before the source is downloaded
-        if not isinstance(place, str) and not os.path.isfile(place):
-            return _result(line, MISSING, f"{place} is missing")
-    return places
+    locations = {name: location_of(line[name]) for name in ("source", "target")}
+    for location in locations.values():  # before the source is downloaded
+        if not isinstance(location, str) and not os.path.isfile(location):
+            return _result(line, MISSING, f"{location} is missing")
+    return locations
 
 
 def _fault(line: Line, error: Exception) -> Checked:

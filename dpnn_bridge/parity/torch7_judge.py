@@ -51,18 +51,19 @@ def judge(jobs: Sequence[LuaTable], *, program: str | None = None) -> list[LuaTa
         program: see :func:`~dpnn_bridge.lua.torch7.run_torch7`.
 
     Returns:
-        The result of each job: step -> table with ``value`` or ``error``. If a job crashes the process, or the process
-        exceeds ten minutes, the result of the current job has only an ``error`` in ``load``; the remaining jobs run in
-        a new process.
+        The result of each job: step -> table with ``value`` or ``error``. If a job crashes the process, the process
+        exceeds ten minutes, or the result cannot be read, the result of the current job has only an ``error`` in
+        ``load``; the remaining jobs run in a new process.
 
     Raises:
-        LuaBridgeError: Torch7 cannot be run.
+        OptionError: the program cannot be run.
     """
     results: list[LuaTable] = []
     source = f"local function cast_in_sequence(...)\n{CAST_IN_SEQUENCE}end\n{_SOURCE.read_text(encoding='utf-8')}"
     with temporary_folder() as folder:
         while len(results) < len(jobs):
-            rest, error = jobs[len(results) :], None
+            rest = jobs[len(results) :]
+            error: Exception | None = None
             try:
                 run_torch7(source, LuaTable.from_list(rest), str(folder), program=program)
             except LuaBridgeError as e:
@@ -71,14 +72,15 @@ def judge(jobs: Sequence[LuaTable], *, program: str | None = None) -> list[LuaTa
             while done < len(rest) and (path := folder / f"{done + 1}.t7").exists():
                 try:
                     results.append(_read(path))
-                except Exception:  # the process ended while it wrote the file
+                except Exception as e:  # for example, the process ended while it wrote the file
+                    error = error or e
                     break
-                path.unlink()
+                finally:
+                    path.unlink()
                 done += 1
-            if error is not None and done < len(rest):
-                if not results and not done and "cannot be run" in str(error):
-                    raise error
-                results.append(LuaTable([("load", LuaTable([("error", str(error))]))]))
+            if done < len(rest):
+                reason = str(error or "no result was stored")
+                results.append(LuaTable([("load", LuaTable([("error", reason)]))]))
     return results
 
 

@@ -34,7 +34,8 @@ def torch7_reference(
         gradients: whether to run backward; without ``gradOutput``, on random numbers.
 
     Raises:
-        LuaBridgeError: Torch7 cannot be run, lacks a package, exceeds the time limit, or cannot run the model.
+        LuaBridgeError: Torch7 is not found, lacks a package, exceeds the time limit, or cannot run the model.
+        OptionError: the program cannot be run.
     """
     tensor_class, table = cast_in_lua(module, table, dtype)
     steps = [

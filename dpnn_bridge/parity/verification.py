@@ -227,7 +227,8 @@ def _plain(difference: Difference) -> dict[str, Any]:
 
 def headline(result: Verification) -> str:
     """Describe the model, its run and its reference in one line."""
-    facts = [f"{sum(layer.parameters for layer in result.layers):,} parameters", f"{result.mode} mode"]
+    shared_once = [*result.module.parameters()] if result.module is not None else []
+    facts = [f"{sum(p.numel() for p in shared_once):,} parameters", f"{result.mode} mode"]
     facts += [f for f in (result.dtype, result.device) if f]
     reference = f"{result.reference} (computed by {result.computed_by})" if result.computed_by else result.reference
     compared = " and ".join(filter(None, [reference, result.converted]))

@@ -71,6 +71,7 @@ def _section(layers: dict[str, Any], verdicts: Sequence[str] = ()) -> str:
         script=static(_PACKAGE, "graph.js"),
         layout=static(_PACKAGE, "layout.js"),
         dagre=static(_PACKAGE, "dagre.min.js"),
+        colors=KINDS,
         kinds=[kind for kind in KINDS if kind in found],
     )
 

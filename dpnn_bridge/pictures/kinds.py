@@ -16,7 +16,7 @@ KINDS = {
     "pooling": "#d55e00",
     "recurrent": "#cc79a7",
     "container": "#8a8f99",
-    "other": "#c9b800",
+    "other": "#b8a900",
 }
 
 #: last part of the name of the Python module that defines a layer, in PyTorch or dpnn_bridge -> kind
@@ -24,7 +24,7 @@ _FILES = {
     **dict.fromkeys(("conv", "convolution", "convolution_special"), "convolution"),
     **dict.fromkeys(("linear", "sparse", "lookup"), "linear"),
     **dict.fromkeys(("batchnorm", "instancenorm", "normalization", "batch_normalization"), "norm"),
-    **dict.fromkeys(("local_normalization", "layer_norm"), "norm"),
+    "local_normalization": "norm",
     **dict.fromkeys(("activation", "activation_smooth", "crelu"), "activation"),
     **dict.fromkeys(("pooling", "pooling_special", "unpooling", "subsampling"), "pooling"),
 }

@@ -14,6 +14,7 @@ from torch import nn
 import dpnn_bridge
 from dpnn_bridge import load_checkpoint, to_lua, write_t7
 from dpnn_bridge.errors import ModelNotFoundError, OptionError
+from dpnn_bridge.files.checkpoint import vocabulary_of
 from dpnn_bridge.objects import LuaTable, LuaTensor
 
 WITH_VOCABULARY = ["torch-rnn__lstm", "neuraltalk2__LanguageModel", "rnn__recurrent-language-model_lstm"]
@@ -95,6 +96,10 @@ def test_face() -> None:
     assert "Any" not in dir(dpnn_bridge)
     for name in dpnn_bridge.__all__:
         getattr(dpnn_bridge, name)
+
+
+def test_booleans_are_no_numbers_of_tokens() -> None:
+    assert vocabulary_of({"lower": True, "strip": False}) is None
 
 
 def test_dtype_by_name() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from conftest import FIXTURES
 
@@ -259,6 +260,29 @@ def test_the_next_command_has_the_plugin(tmp_path: Path) -> None:
         )
         (line,) = (line for line in shown.output.splitlines() if line.startswith("next: "))
         assert f" --plugin '{plugin}' --plugin {tmp_path / 'other.py'}" in line
+
+
+def test_the_next_command_has_the_key(tmp_path: Path) -> None:
+    model = LuaObject("nn.Sequential", LuaTable({"modules": LuaTable([(1, LuaObject("nn.Tanh", LuaTable()))])}))
+    nets = LuaTable.from_list([model, model.changed()])
+    write_t7(
+        tmp_path / "m.t7", LuaTable({"a": LuaTable({"nets": nets}), "b": model.changed(), "c": LuaTable({"d": 1})})
+    )
+    commands = {}
+    for key in ("a.nets", "b", "c"):
+        found = dpnn_bridge.inspect(tmp_path / "m.t7", key=key)
+        commands[key] = found.next[0].partition("m.")[2].partition("m.")[2]
+        for listed in found.models:
+            assert isinstance(dpnn_bridge.load(tmp_path / "m.t7", key=listed.key), torch.nn.Sequential)
+    assert commands["a.nets"] == "pt --key 'a.nets[1]'"
+    assert commands["b"] == "pt --key b"
+    assert commands["c"].startswith("json --key c ")
+
+
+def test_a_limit_applies_beside_verbose(tmp_path: Path) -> None:
+    write_t7(tmp_path / "m.t7", LuaTable.from_list(range(300)))
+    shown = CliRunner().invoke(inspect_command, [str(tmp_path / "m.t7"), "-v", "--limit", "5"]).output
+    assert len(shown.splitlines()) < 20
 
 
 def _mine() -> LuaObject:

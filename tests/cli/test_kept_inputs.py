@@ -20,6 +20,7 @@ from dpnn_bridge.base.shards import shards_of
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.inspect import inspect_command
 from dpnn_bridge.cli.verify import verify_command
+from dpnn_bridge.errors import OutputError
 
 #: the command and its arguments, in which OUT is another name of the file behind it
 CASES = [
@@ -172,6 +173,23 @@ def test_an_address_of_an_input_is_no_way_around(address: str, tmp_path: Path) -
     result = CliRunner().invoke(convert_command, [str(source), f"{address}{source}", "--force"])
     assert (result.exit_code, "never replaced" in result.stderr or "pass its path" in result.stderr) == (6, True)
     assert source.stat().st_ino == before
+
+
+@pytest.mark.parametrize("source", ["a.pt", "file://{here}/a.pt", "local://{here}/a.pt", "an open file"])
+def test_an_input_that_is_an_address_or_an_open_file_stays(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    dpnn_bridge.save("a.pt", nn.Sequential(nn.Linear(2, 2)))
+    before = Path("a.pt").stat().st_ino
+    with open("a.pt", "rb") as file:
+        origin = file if source == "an open file" else source.format(here=tmp_path)
+        with pytest.raises(OutputError, match=r"a\.pt is the input .*, which is never replaced"):
+            dpnn_bridge.convert(origin, "a.pt", force=True)
+    if "://" in source:
+        arguments = [source.format(here=tmp_path), "b.pt", "--report", "a.pt"]
+        assert CliRunner().invoke(convert_command, arguments).exit_code == OutputError.exit_code
+    assert Path("a.pt").stat().st_ino == before
 
 
 def test_nothing_is_written_where_it_would_be_removed(tmp_path: Path) -> None:

@@ -203,6 +203,11 @@ def test_pages_are_read_for_a_limited_time(pages: str, monkeypatch: pytest.Monke
         remote.listed(f"{pages}/list/*.t7")
 
 
+def test_a_link_that_is_no_address_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "chunks", lambda url: iter([b'<a href="http://[x">x</a><a href="a.t7">a</a>']))
+    assert web.matching("https://host/f/*.t7") == ["https://host/f/a.t7"]
+
+
 LISTINGS = {
     "long-link": "no file matches",
     "spaces": "no file matches",

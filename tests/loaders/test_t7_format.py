@@ -217,7 +217,7 @@ def test_refuses_what_torch7_refused(expectation: Path) -> None:
 
 def test_ignores_what_stands_behind_the_first_object() -> None:
     assert read_t7(FORMAT / "trailing_bytes.t7")[1].numpy().tolist() == [1, 2, 3, 4, 5]
-    with pytest.warns(UserWarning, match="unknown type code .*; the 1 objects before it are complete"):
+    with pytest.warns(UserWarning, match="unknown type code .*; returned 1 complete object before it"):
         assert len(read_all(FORMAT / "trailing_bytes.t7")) == 1
 
 

@@ -78,3 +78,14 @@ def test_a_cast_keeps_what_the_class_does_not_cast() -> None:
     module = lua("nn.ArgMax", _indices=indices, output=LuaTensor.from_numpy(np.ones(2)))
     form = serial_form(module, "heavy", "torch.FloatTensor")["module"]
     assert (form["_indices"].class_name, form["output"].class_name) == ("torch.LongTensor", "torch.FloatTensor")
+    module["asLong"] = True
+    form = serial_form(module, "heavy", "torch.FloatTensor")["module"]
+    assert (form["output"].class_name, form["output"].size) == ("torch.LongTensor", 0)
+
+
+@pytest.mark.parametrize("name", ["nn.ArgMax", "nn.LookupTable", "nn.NCEModule", "nn.DontCast"])
+def test_a_cast_changes_the_type_of_a_module_that_keeps_fields(name: str) -> None:
+    """``nn.DontCast`` is the only one of them whose ``type`` does not call that of ``nn.Module``."""
+    module = lua(name, _type="torch.DoubleTensor")
+    cast = "torch.DoubleTensor" if name == "nn.DontCast" else "torch.FloatTensor"
+    assert serial_form(module, "medium", "torch.FloatTensor")["module"]["_type"] == cast

@@ -98,6 +98,8 @@ def test_unreferenced() -> None:
     assert again["t"].storage is not again["u"].storage
     assert difference(value, again, shared=False) is None
     assert difference(value, again) == ".b is shared in one and not in the other"
+    again["b"]["x"] = 2
+    assert difference(value, again, shared=False) == ".b.x is 1 in one and 2 in the other"
     shared["self"] = value
     with pytest.raises(ValueError, match="contains itself"):
         dumps(value, referenced=False)

@@ -22,6 +22,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from samples import SAMPLES
+from torch import nn
 
 import dpnn_bridge
 from dpnn_bridge.base import atomic
@@ -276,6 +277,20 @@ def test_done_is_what_is_whole_and_of_this_input(suffix: str, tmp_path: Path) ->
     for damaged in (b"", whole[:-1], whole[: len(whole) // 2]):
         target.write_bytes(damaged)
         assert not is_converted(MODEL, target, **example)
+
+
+def test_an_open_file_is_compared_with_an_output(tmp_path: Path) -> None:
+    pair = {"a": nn.Tanh(), "b": nn.Linear(1, 1)}
+    dpnn_bridge.write_t7(tmp_path / "m.t7", LuaTable({k: dpnn_bridge.to_lua(m) for k, m in pair.items()}))
+    dpnn_bridge.convert(tmp_path / "m.t7", tmp_path / "a.pt", key="a", checksum=True)
+    for key in pair:
+        with open(tmp_path / "m.t7", "rb") as source:
+            assert is_converted(source, tmp_path / "a.pt", key=key) is (key == "a")
+
+
+def test_an_output_that_is_missing_in_a_store_is_not_converted() -> None:
+    pytest.importorskip("fsspec", reason="optional extra is not installed")
+    assert not is_converted(MODEL, "memory://missing/m.pt")
 
 
 @pytest.mark.parametrize("how", ["replaced", "overwritten"])

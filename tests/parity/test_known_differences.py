@@ -183,6 +183,12 @@ def test_a_damaged_file_of_known_differences_is_refused(content: str, message: s
     assert message in result.stderr
 
 
+def test_brackets_in_a_pattern_are_those_of_a_name() -> None:
+    entry = KnownDifference(("*",), ("gradParams[1]", "after.*[?]"), "a reason")
+    names = ["gradParams[1]", "after.x[2]", "gradParams1", "gradParams[2]"]
+    assert [entry.covers("a", Difference(name, 1.0, 0.0)) for name in names] == [True, True, False, False]
+
+
 def test_many_patterns_are_not_compared_with_many_comparisons(monkeypatch: pytest.MonkeyPatch) -> None:
     def covers(*_: Any) -> bool:
         pytest.fail("a pattern is compared")

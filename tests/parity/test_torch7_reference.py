@@ -18,8 +18,10 @@ import dpnn_bridge
 from dpnn_bridge.cli.verify import verify_command
 from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.errors import LuaBridgeError
+from dpnn_bridge.loaders import dumps
 from dpnn_bridge.lua.torch7 import run_torch7
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+from dpnn_bridge.parity import torch7_judge
 from dpnn_bridge.parity.verify import verify as verify_model
 
 PROGRAM = os.environ.get("DPNN_TORCH7", "")
@@ -41,6 +43,20 @@ def test_a_missing_program_is_named(model: Path, tmp_path: Path) -> None:
     code, said = verify(model, "--input", "1x2x5x5", "--torch7", tmp_path / "th")
     assert code == 2
     assert f"{tmp_path / 'th'} cannot be run" in said
+
+
+def test_a_result_that_cannot_be_read_is_the_error_of_its_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = []
+
+    def run(code: str, jobs: LuaTable, folder: str, program: str | None) -> None:
+        runs.append(len(jobs))
+        Path(folder, "1.t7").write_bytes(b"\4\0\0\0" if len(runs) == 1 else dumps(LuaTable({"load": LuaTable()})))
+
+    monkeypatch.setattr(torch7_judge, "run_torch7", run)
+    first, second = torch7_judge.judge([torch7_judge.job(Path("a"), []), torch7_judge.job(Path("b"), [])])
+    assert "truncated" in first["load"]["error"]
+    assert dict(second) == {"load": second["load"]}
+    assert runs == [2, 1]
 
 
 def test_a_program_that_is_not_torch7_is_named(model: Path) -> None:

@@ -7,6 +7,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -21,10 +22,12 @@ from dpnn_bridge.cli.verify import verify_command
 from dpnn_bridge.compare.differences import Difference, Tolerance, compare
 from dpnn_bridge.compare.verdict import Verdict, worst_verdict
 from dpnn_bridge.conversion.lua_values import lua_value, to_value
+from dpnn_bridge.errors import VerificationError
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.parity.faults import Faults
+from dpnn_bridge.parity.fixture import check_module
 from dpnn_bridge.parity.html import _rows
-from dpnn_bridge.parity.verification import Layer, Verification
+from dpnn_bridge.parity.verification import Layer, Verification, headline
 from dpnn_bridge.parity.verify import verify
 
 DROPOUT = "Sequential__net_mlp_bn_dropout__double_train"
@@ -68,6 +71,25 @@ def test_a_layer_does_not_contain_one_whose_name_begins_with_its_own() -> None:
     result.layers = [layer("unit", wrong), layer("units", wrong)]
     result.layers[0].order, result.layers[1].order = 2, 1
     assert result.first_deviating is result.layers[0]
+
+
+def test_integers_that_are_one_double_differ() -> None:
+    (difference,) = compare("output", torch.tensor([0, 2**53 + 1]), torch.tensor([0, 2**53]))
+    assert (difference.ok, difference.index) == (False, (1,))
+
+
+@pytest.mark.parametrize("count", [-1, 0.5, 1001, "two", float("nan")])
+def test_a_number_of_forward_passes_that_there_is_not(count: object) -> None:
+    ones = LuaTensor.from_numpy(np.ones((1, 2)))
+    with pytest.raises(VerificationError, match="forward passes, expected 1 to 1000"):
+        check_module(nn.Identity(), LuaTable({"input": ones, "output": ones, "forwards": count}))
+
+
+def test_a_shared_parameter_counts_once_in_the_headline(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Tanh(), nn.Linear(2, 2, bias=False))
+    model[2].weight = model[0].weight
+    dpnn_bridge.write_t7(tmp_path / "m.t7", model)
+    assert headline(verify(tmp_path / "m.t7")).startswith("4 parameters")
 
 
 def test_metrics_of_a_comparison() -> None:

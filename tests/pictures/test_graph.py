@@ -16,11 +16,12 @@ from conftest import FIXTURES, RESIDUAL, manifest
 from torch import nn
 
 import dpnn_bridge
+from dpnn_bridge import modules
 from dpnn_bridge.cli.inspect import inspect_command
 from dpnn_bridge.errors import ConversionLimitError
 from dpnn_bridge.modules.nn import ConcatTable, GModule, GraphNode
 from dpnn_bridge.objects import LuaTable
-from dpnn_bridge.pictures import model_graph, page, to_dot, to_mermaid
+from dpnn_bridge.pictures import kinds, model_graph, page, to_dot, to_mermaid
 
 LENET = FIXTURES / "samples" / "torch-demos__mnist_convnet" / "model.t7"
 
@@ -92,6 +93,17 @@ def test_every_kind_of_module_has_a_graph() -> None:
             end < len(node.children) for node in graph.walk() for e in node.edges for end in e if isinstance(end, int)
         )
         to_dot(graph), to_mermaid(graph), page(graph, entry["name"])
+
+
+def test_kinds_name_modules_that_exist() -> None:
+    homes = [Path(nn.modules.__path__[0]), *Path(modules.__path__[0]).iterdir()]
+    missing = [name for name in kinds._FILES if not any((home / f"{name}.py").is_file() for home in homes)]
+    assert missing == []
+
+
+def test_every_kind_has_its_color_on_the_page() -> None:
+    text = page(model_graph(nn.Tanh()), "m")
+    assert all(f".k-{kind} {{ --kind: {color} }}" in text for kind, color in kinds.KINDS.items())
 
 
 def test_names_from_a_file_cannot_leave_their_place() -> None:

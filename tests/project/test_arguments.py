@@ -15,7 +15,7 @@ from torch import nn
 
 import dpnn_bridge
 from dpnn_bridge import batch, files, memory, optim, parity, training
-from dpnn_bridge.base.arguments import checks_arguments
+from dpnn_bridge.base.arguments import check_types, checks_arguments
 from dpnn_bridge.errors import OptionError
 from dpnn_bridge.legacy import load_lua
 from dpnn_bridge.loaders import dumps
@@ -210,6 +210,14 @@ def test_numbers_of_numpy_and_torch_are_numbers() -> None:
     dpnn_bridge.load_flat(model, np.zeros(3))
 
 
+@pytest.mark.parametrize(
+    "value", [np.float64(1.5), torch.tensor(1.5), np.str_("1"), np.bool_(True), torch.tensor(True)]
+)
+def test_an_element_of_another_type_is_no_integer(value: Any) -> None:
+    with pytest.raises(OptionError, match="argument n: expected an integer"):
+        check_types("f", {"n": int}, {"n": value})
+
+
 def test_annotations_of_every_kind() -> None:
     @checks_arguments
     def takes(a: int | None = None, *rest: str, flag: bool = False, call: Callable[[], int] = int) -> int | None:
@@ -220,6 +228,13 @@ def test_annotations_of_every_kind() -> None:
         takes(2.5)  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="argument call: expected a function, found 3"):
         takes(call=3)  # type: ignore[arg-type]
+
+
+def test_a_sandbox_without_lua_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "in.t7").write_bytes(dumps(dpnn_bridge.to_lua(nn.Linear(2, 1))))
+    for call in (dpnn_bridge.load, dpnn_bridge.verify, files.model_keys):
+        with pytest.raises(OptionError, match=r"sandbox= .* needs lua="):
+            call(tmp_path / "in.t7", sandbox=True)
 
 
 def test_options_that_change_nothing_are_taken(tmp_path: Path) -> None:
