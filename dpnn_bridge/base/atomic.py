@@ -147,7 +147,7 @@ def replacing(
     target, inputs = location_of(path), tuple(inputs)
     if isinstance(target, Path):  # for a URL, only before the upload: a request takes as long as a small upload
         check_output(path, force, inputs)
-    path = Path(tempfile.gettempdir(), target.rpartition("/")[2]) if isinstance(target, str) else target
+    path = Path(tempfile.gettempdir(), _file_name(target)) if isinstance(target, str) else target
     try:
         with temporary_folder(path.parent) as folder:
             temporary = folder / path.name
@@ -169,6 +169,12 @@ def replacing(
         if disk := _disk_error(e):
             raise _cannot_write(path, disk) from e
         raise
+
+
+def _file_name(url: str) -> str:
+    if url.endswith("/"):
+        raise OutputError(f"{url} is a folder; append the name of a file")
+    return url.rpartition("/")[2]
 
 
 def write_text(path: StrPath, text: str) -> None:

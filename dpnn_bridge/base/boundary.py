@@ -38,14 +38,14 @@ def wrap_errors(error_type: type[DpnnBridgeError], doing: str) -> Callable[[Call
             except (Exception, SystemExit) as error:  # a plugin may call sys.exit
                 if isinstance(error, TypeError) and _is_wrong_call(error, function, kwargs):
                     raise OptionError(f"{function.__name__}: {_call_message(error)}") from error
-                raise as_ours(error, error_type, doing) from error
+                raise as_package_error(error, error_type, doing) from error
 
         return guarded
 
     return decorate
 
 
-def as_ours(error: BaseException, error_type: type[DpnnBridgeError], doing: str) -> DpnnBridgeError:
+def as_package_error(error: BaseException, error_type: type[DpnnBridgeError], doing: str) -> DpnnBridgeError:
     """Return an error of this package with the message of another exception."""
     message = shortened(str(error).strip().split("\n", 1)[0], 500)
     if isinstance(error, OSError):

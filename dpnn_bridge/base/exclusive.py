@@ -58,10 +58,10 @@ class _Lock:
         self.lock, self.users = threading.RLock(), 0
 
 
-def of_the_process(
+def process_wide(
     make: Callable[[], AbstractContextManager[None]],
 ) -> Callable[[], AbstractContextManager[None]]:
-    """Return a context manager for several threads from one that changes the process.
+    """Decorate a context manager that changes the process, so that several threads can use it at the same time.
 
     The first thread enters the context of ``make``, and the last thread exits it.
 

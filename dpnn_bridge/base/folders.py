@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dpnn_bridge.base.exclusive import of_the_process
+from dpnn_bridge.base.exclusive import process_wide
 
 if sys.platform != "win32":  # on Windows, folders of killed programs remain
     import fcntl
@@ -234,7 +234,7 @@ def _end_at_once(number: int, _frame: Any) -> NoReturn:
     os._exit(128 + number)
 
 
-@of_the_process
+@process_wide
 @contextmanager
 def ignore_working_directory() -> Iterator[None]:
     """Prevent new Python processes from importing modules of the working directory.

@@ -277,7 +277,7 @@ def select(
     if len(equal) > 1:
         if not together or len(equal) > MAX_TOGETHER:
             raise ModelNotFoundError(
-                f"{source}: the file contains several modules; select one with key=. {_listing(found)}"
+                f"{source}: the file contains several modules; select one with key= (--key). {_listing(found)}"
             )
         return Selection(_several(root, equal), "", models[len(equal) :])
     first, *others = models

@@ -22,7 +22,7 @@ import click
 from click.core import ParameterSource
 
 from dpnn_bridge.base.atomic import imported_files, protecting
-from dpnn_bridge.base.boundary import as_ours
+from dpnn_bridge.base.boundary import as_package_error
 from dpnn_bridge.base.display import LONGEST_LINE, printable, printable_lines, shortened
 from dpnn_bridge.base.file_set import FileSet
 from dpnn_bridge.base.folders import Terminated
@@ -45,7 +45,6 @@ _TERMS = (
     (r" \((force=True|input=tensor|model\.float\(\))\)", ""),
     (r"\b(unbounded=True|trusted=True|device=\S+) \((--[^)]+)\)", r"\2"),
     (r"\b\w+= \((--[\w-]+)\)", r"\1"),
-    (r"\b(key|dtype|index_base|sha256)=(?=[\s.,;:])", r"--\1"),
 )
 
 
@@ -130,7 +129,7 @@ def errors_as_lines(name: str) -> Iterator[None]:
     except Exception as error:
         if os.environ.get("DPNN_TRACEBACK"):
             raise
-        say(f"error: {as_ours(error, DpnnBridgeError, name or 'running')}", err=True)
+        say(f"error: {as_package_error(error, DpnnBridgeError, name or 'running')}", err=True)
         sys.exit(DpnnBridgeError.exit_code)
     finally:
         _drop_unwritten_output()

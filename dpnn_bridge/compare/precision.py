@@ -11,7 +11,7 @@ from importlib.util import find_spec
 import torch
 
 from dpnn_bridge.base.display import shortened
-from dpnn_bridge.base.exclusive import of_the_process
+from dpnn_bridge.base.exclusive import process_wide
 from dpnn_bridge.errors import OptionError
 
 
@@ -39,7 +39,7 @@ def _devices() -> list[str]:
     return ["cpu", *(f"{device.type}:{i}" for i in range(torch.accelerator.device_count()) if device)]
 
 
-@of_the_process
+@process_wide
 @contextmanager
 def full_precision() -> Iterator[None]:
     """Make CUDA compute float32 without TF32 and deterministically inside the ``with`` block.

@@ -138,7 +138,7 @@ def load_checkpoint(path: Origin, **options: Unpack[OptionKeywords]) -> Checkpoi
             checkpoint = Checkpoint(models=dict(model.items()) if isinstance(model, Models) else {key: model})
             entries = (report.metadata or {}).get("checkpoint")
             if isinstance(entries, (dict, list)):
-                _sort(checkpoint, entries, lambda value: value)
+                _store_entries(checkpoint, entries, lambda value: value)
             _from_models(checkpoint)
             return checkpoint
         root, _ = contents
@@ -154,7 +154,7 @@ def load_checkpoint(path: Origin, **options: Unpack[OptionKeywords]) -> Checkpoi
         modules.add(id(candidate.obj))
     context.finish()
     if isinstance(root, (LuaTable, LuaObject)) and id(root) not in modules:
-        _sort(checkpoint, root, _plain_converter(modules, Budget(root)))
+        _store_entries(checkpoint, root, _plain_converter(modules, Budget(root)))
     _from_models(checkpoint)
     return checkpoint
 
@@ -191,7 +191,7 @@ def _plain_converter(modules: set[int], budget: Budget) -> Callable[[Any], Any]:
     return plain
 
 
-def _sort(checkpoint: Checkpoint, table: Mapping[Any, Any] | list[Any], plain: Callable[[Any], Any]) -> None:
+def _store_entries(checkpoint: Checkpoint, table: Mapping[Any, Any] | list[Any], plain: Callable[[Any], Any]) -> None:
     """Store each entry of a checkpoint table in the attribute that its key indicates."""
     if not isinstance(table, Mapping):  # a list of models and options
         table = dict(enumerate(table, 1))
@@ -214,7 +214,7 @@ def _sort(checkpoint: Checkpoint, table: Mapping[Any, Any] | list[Any], plain: C
             checkpoint.std = value
         elif _LOSSES.search(name):
             checkpoint.losses[name] = value
-        elif _COUNTERS.match(name) and isinstance(value, (int, float)):
+        elif _COUNTERS.match(name) and type(value) in (int, float):
             checkpoint.counters[name] = value
         elif (
             isinstance(value, dict)

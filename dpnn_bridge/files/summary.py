@@ -112,8 +112,8 @@ def summarize(
                 summary.models.append(_model(path, candidate.obj, example, not number, size))
             else:
                 summary.models.append(Model(path, candidate.obj.class_name, problem=TOO_MANY))
-        _what(summary, root, [c.obj for c in all_models])
-        _next(summary, file.name, root, key or "", options)
+        _describe_content(summary, root, [c.obj for c in all_models])
+        _suggest_commands(summary, file.name, root, key or "", options)
         return summary
 
 
@@ -234,7 +234,8 @@ def _classes(module: nn.Module) -> tuple[str, str]:
     return lua, type(module).__name__
 
 
-def _what(summary: Summary, root: Any, models: list[LuaObject]) -> None:
+def _describe_content(summary: Summary, root: Any, models: list[LuaObject]) -> None:
+    """Describe the type of the content, and the entries other than models."""
     if any(m is root for m in models):
         summary.what = "a model"
         return
@@ -260,7 +261,7 @@ def _shortened(text: str) -> str:
     return f"{listed}, …" if cut else shortened(text, 96)
 
 
-def _next(summary: Summary, name: str, root: Any, key: str, options: str) -> None:
+def _suggest_commands(summary: Summary, name: str, root: Any, key: str, options: str) -> None:
     """Add the next commands for the entry ``root`` at ``key``; an empty key is the complete file."""
     quoted, output = _quoted(name), _output(name, ".pt")
     if not summary.models:

@@ -12,7 +12,7 @@ from zipfile import ZIP_STORED, BadZipFile
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.base.boundary import as_ours
+from dpnn_bridge.base.boundary import as_package_error
 from dpnn_bridge.base.folders import temporary_folder
 from dpnn_bridge.base.reading import open_zip
 from dpnn_bridge.compare import nested
@@ -209,7 +209,7 @@ def check_loads(module: nn.Module, build: Callable[[Options], nn.Module], *, sam
         except ConversionError:  # some classes compute with these elements
             loaded = build(_options_of(module, pending=False))
     except Exception as e:
-        reason = e if isinstance(e, DpnnBridgeError) else as_ours(e, ConversionError, "loading")
+        reason = e if isinstance(e, DpnnBridgeError) else as_package_error(e, ConversionError, "loading")
         raise ConversionError(f"the written model cannot be loaded again: {reason}") from e
     if same_names:
         _check_names(module, loaded)

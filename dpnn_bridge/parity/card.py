@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import keyword
 import re
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.outputs.py.calls import literal
 from dpnn_bridge.parity.verification import Verification, summary
 
+_IN_TORCH7 = "model = torch.load({name})  -- in Torch7"
 _WITH_PACKAGE = "import dpnn_bridge\n\nmodel = dpnn_bridge.load({name})"
 #: suffix -> code that loads a file with dpnn_bridge and without; empty if that is impossible
 _LOADING = {
@@ -27,7 +29,7 @@ _LOADING = {
     ".onnx": ("", "import onnxruntime\n\nsession = onnxruntime.InferenceSession({name})"),
     ".pt2": ("", "import torch\n\nmodel = torch.export.load({name}).module()"),
     ".py": ("", "{module}  # needs only torch"),
-    ".t7": (_WITH_PACKAGE, "model = torch.load({name})  -- in Torch7"),
+    ".t7": (_WITH_PACKAGE, _IN_TORCH7),
     INDEX: (_WITH_PACKAGE,),
 }
 _LOADING[".pth"] = _LOADING[".pt"]
@@ -105,9 +107,13 @@ def _provenance(report: Report, target: Path) -> str:
 def _loading(target: Path) -> str:
     suffix = INDEX if target.name.endswith(INDEX) else target.suffix
     name, stem = literal(target.name), target.stem
-    module = f"import {stem}" if stem.isidentifier() else f"import runpy\n\nmodule = runpy.run_path({name})"
-    programs = (program.format(name=name, module=module) for program in _LOADING.get(suffix, ()))
-    return "\n".join(f"```python\n{program}\n```\n" for program in programs if program)
+    can_import = stem.isidentifier() and not keyword.iskeyword(stem)
+    module = f"import {stem}" if can_import else f"import runpy\n\nmodule = runpy.run_path({name})"
+    blocks = []
+    for program in filter(None, _LOADING.get(suffix, ())):
+        language = "lua" if program is _IN_TORCH7 else "python"
+        blocks.append(f"```{language}\n{program.format(name=name, module=module)}\n```\n")
+    return "\n".join(blocks)
 
 
 def _text(text: str) -> str:

@@ -229,9 +229,9 @@ class Experiment:
         agrees = {name: bool(found) and all(found) for name, found in of_model.items()}
         faults, order = Faults(outcome.module), None if on_given else outcome.order()
         for name in ("output", "gradInput") if self.backward else ("output",):
-            lost = self._overwritten(outcome, objects, name)
+            overwriters = self._overwritten(outcome, objects, name)
             if name == "output":
-                outcome.overwritten = lost
+                outcome.overwritten = overwriters
             tolerance = self.tolerance if name == "output" else self.gradient_tolerance
             for i, node in list(enumerate(outcome.nodes))[1:]:
                 obj, entry = objects.get(id(node.module)), outcome.entry(i)
@@ -247,8 +247,8 @@ class Experiment:
                     faults.accept(d, node.module, name, order)
                 if not all(d.ok for d in found):
                     reason = ""
-                    if i in lost:
-                        reason = f"Torch7 reused the buffer in {outcome.nodes[lost[i]].path or 'the model'}"
+                    if i in overwriters:
+                        reason = f"Torch7 reused the buffer in {outcome.nodes[overwriters[i]].path or 'the model'}"
                     elif len(values) > 1:
                         reason = f"ran {len(values)} times, Torch7 stores one result"
                     elif agrees[name] and (name == "gradInput" or any(d.mismatched for d in found)):
@@ -256,7 +256,7 @@ class Experiment:
                     if reason:
                         outcome.not_comparable.setdefault(i, f"{name}: {reason}")
                         continue
-                if i in lost or len(values) > 1:
+                if i in overwriters or len(values) > 1:
                     outcome.inexact.add(i)
                 outcome.layers[i] += found
 
@@ -274,10 +274,10 @@ class Experiment:
             if is_restored(obj):
                 restored.update(dict.fromkeys(storages(obj[name]), i))
             results.append((i, values[-1], obj[name]))
-        lost = overwritten(results)
+        overwriters = overwritten(results)
         for i, _, buffer in results:
-            lost.update((i, restored[s]) for s in storages(buffer) if s in restored)
-        return lost
+            overwriters.update((i, restored[s]) for s in storages(buffer) if s in restored)
+        return overwriters
 
     def given(self, outcome: Outcome) -> dict[int, Given]:
         """Return number of a layer -> Torch7's results, for each layer that ran once and was not overwritten."""
@@ -285,10 +285,10 @@ class Experiment:
         objects = object_of(outcome.nodes, self.after)
         found: dict[int, Given] = {}
         for name in ("output", "gradInput"):
-            lost = self._overwritten(outcome, objects, name)
+            overwriters = self._overwritten(outcome, objects, name)
             for i, node in list(enumerate(outcome.nodes))[1:]:
                 obj, entry = objects.get(id(node.module)), outcome.entry(i)
-                if obj is None or entry is None or i in lost or not is_filled(obj.get(name)) or is_restored(obj):
+                if obj is None or entry is None or i in overwriters or not is_filled(obj.get(name)) or is_restored(obj):
                     continue
                 values = entry.outputs if name == "output" else entry.grad_inputs
                 if len(values) != 1:

@@ -65,6 +65,8 @@ def check(
         One :class:`Difference` for each parameter, output, gradient and updated buffer.
     """
     options = options or Options()
+    if not isinstance(fixture.get("module"), LuaObject):
+        raise VerificationError("the fixture contains no module; pass the module to check_module")
     module = convert_object(fixture["module"], options)[0]
     return check_module(module, fixture, device=device, tolerance=tolerance, options=options)
 

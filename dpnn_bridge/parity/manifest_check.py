@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.atomic import StrPath
-from dpnn_bridge.base.boundary import as_ours
+from dpnn_bridge.base.boundary import as_package_error
 from dpnn_bridge.base.display import shortened
 from dpnn_bridge.base.remote import Location, location_of
 from dpnn_bridge.base.shards import checksum_of
@@ -171,7 +171,7 @@ def _fault(line: Line, error: Exception) -> Checked:
     if isinstance(error, DpnnBridgeError):
         return _result(line, "different" if isinstance(error, VerificationError) else FAILED, str(error))
     # for example a disk error or an invalid file name
-    return _result(line, FAILED, str(as_ours(error, T7Error, "reading the files")))
+    return _result(line, FAILED, str(as_package_error(error, T7Error, "reading the files")))
 
 
 def _refusal_reason(line: Line, folder: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dpnn_bridge import training
 from dpnn_bridge.base.arguments import checks_arguments
@@ -80,7 +80,7 @@ def record(
     module, inputs = copied(module), nested.require_grad(nested.copied(input))
     with full_precision(), torch.set_grad_enabled(gradients):
         output = module(inputs) if target is None else module(inputs, target)
-        table["output"] = lua_value(output)
+        table["output"] = lua_value(nested.map_tensors(_number_or_tensor, output))
         if gradients:
             grad_output = nested.random_like(output) if grad_output is None and target is None else grad_output
             zero_grad(module)
@@ -90,6 +90,13 @@ def record(
             table["gradParams"] = lua_value(training.parameters(module)[1])
             zero_grad(module)
     write_t7(path, table, force=force)
+
+
+def _number_or_tensor(tensor: Tensor) -> Any:
+    """Return a zero-dimensional tensor, which Torch7 lacks, as a number; return any other tensor unchanged."""
+    if tensor.dim():
+        return tensor
+    return int(tensor) if tensor.dtype == torch.bool else tensor.item()
 
 
 @checks_arguments

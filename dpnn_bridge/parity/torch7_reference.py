@@ -56,12 +56,12 @@ def torch7_reference(
         values.setdefault("seed", 1)
         run = job(file, class_names(obj), [*steps, "after"], mode=mode, type=tensor_class, keeps_state=True, **values)
         result = judge([run], program=program)[0]
-    for step in ("load", "cast", "forward"):
-        if "error" in result[step]:
-            raise LuaBridgeError(f"Torch7 cannot {step} the model: {result[step]['error']}")
+    for step, action in (("load", "load"), ("cast", "cast"), ("mode", "set the mode of"), ("forward", "run")):
+        if "error" in result.get(step, ()):
+            raise LuaBridgeError(f"Torch7 cannot {action} the model: {result[step]['error']}")
     reference = LuaTable((name, table[name]) for name in ("mode", "reward", "scale") if table.get(name) is not None)
     reference.update((name, table[name]) for name in ("input", "target") if name in values)
-    reference["output"] = result["forward"]["value"]
+    reference["output"] = result["forward"].get("value")
     if gradients:
         reference["gradOutput"] = result.get("gradOutput")
         if "error" in result["backward"]:

@@ -18,7 +18,7 @@ from conftest import FIXTURES
 from torch import nn
 
 from dpnn_bridge import read_t7, write_t7
-from dpnn_bridge.base.exclusive import Exclusive, of_the_process
+from dpnn_bridge.base.exclusive import Exclusive, process_wide
 from dpnn_bridge.base.folders import ignore_working_directory
 from dpnn_bridge.compare.precision import full_precision
 from dpnn_bridge.conversion import registry
@@ -214,7 +214,7 @@ def test_an_error_in_such_a_state_restores_it() -> None:
 
     said = []
 
-    @of_the_process
+    @process_wide
     @contextmanager
     def state() -> Iterator[None]:
         said.append("in")

@@ -102,6 +102,12 @@ def test_booleans_are_no_numbers_of_tokens() -> None:
     assert vocabulary_of({"lower": True, "strip": False}) is None
 
 
+def test_a_boolean_is_no_counter(tmp_path: Path) -> None:
+    write_t7(tmp_path / "c.t7", {"epoch": True, "iter": 3})
+    found = load_checkpoint(tmp_path / "c.t7")
+    assert (found.counters, found.rest) == ({"iter": 3}, {"epoch": True})
+
+
 def test_dtype_by_name() -> None:
     path = SAMPLES / "torch-demos__mnist_convnet" / "model.t7"
     for name, dtype in (("float16", torch.float16), ("torch.float64", torch.float64), ("half", torch.float16)):

@@ -96,6 +96,11 @@ def test_names_in_a_file_are_not_markdown(name: str, text: str, code: str) -> No
     assert (_text(name), _code(name)) == (text, code)
 
 
+def test_the_code_of_a_card_fits_its_language() -> None:
+    assert "```lua\nmodel = torch.load(" in _loading(Path("m.t7"))
+    assert "import runpy" in _loading(Path("class.py"))
+
+
 @pytest.mark.parametrize("suffix", [suffix for suffix in _LOADING if suffix != ".t7"])
 @pytest.mark.parametrize("stem", ["my-model", '");import os;("', "a\n```\nb\\", "\x1b[2J"])
 def test_a_card_loads_files_of_any_name(stem: str, suffix: str) -> None:

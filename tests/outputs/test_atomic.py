@@ -288,6 +288,11 @@ def test_an_open_file_is_compared_with_an_output(tmp_path: Path) -> None:
             assert is_converted(source, tmp_path / "a.pt", key=key) is (key == "a")
 
 
+def test_an_address_that_ends_in_a_slash_is_no_output() -> None:
+    with pytest.raises(OutputError, match="memory://x/ is a folder; append the name of a file"):
+        dpnn_bridge.save("memory://x/", nn.Tanh(), to="pt")
+
+
 def test_an_output_that_is_missing_in_a_store_is_not_converted() -> None:
     pytest.importorskip("fsspec", reason="optional extra is not installed")
     assert not is_converted(MODEL, "memory://missing/m.pt")

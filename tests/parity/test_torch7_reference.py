@@ -21,7 +21,7 @@ from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.loaders import dumps
 from dpnn_bridge.lua.torch7 import run_torch7
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
-from dpnn_bridge.parity import torch7_judge
+from dpnn_bridge.parity import torch7_judge, torch7_reference
 from dpnn_bridge.parity.verify import verify as verify_model
 
 PROGRAM = os.environ.get("DPNN_TORCH7", "")
@@ -57,6 +57,15 @@ def test_a_result_that_cannot_be_read_is_the_error_of_its_job(monkeypatch: pytes
     assert "truncated" in first["load"]["error"]
     assert dict(second) == {"load": second["load"]}
     assert runs == [2, 1]
+
+
+def test_a_mode_that_torch7_cannot_set_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    done, failed = LuaTable({"value": 1}), LuaTable({"error": "no evaluate"})
+    results = LuaTable({"load": done, "cast": done, "mode": failed, "forward": done, "after": done})
+    monkeypatch.setattr(torch7_reference, "judge", lambda jobs, program: [results])
+    obj = dpnn_bridge.to_lua(nn.Tanh())
+    with pytest.raises(LuaBridgeError, match="Torch7 cannot set the mode of the model: no evaluate"):
+        torch7_reference.torch7_reference("th", obj, nn.Tanh().eval(), LuaTable({"input": 1}), gradients=False)
 
 
 def test_a_program_that_is_not_torch7_is_named(model: Path) -> None:

@@ -19,7 +19,7 @@ from dpnn_bridge import parity
 from dpnn_bridge.cli.verify import verify_command
 from dpnn_bridge.conversion import noise
 from dpnn_bridge.conversion.lua_values import lua_value, to_value
-from dpnn_bridge.errors import OptionError, OutputExistsError
+from dpnn_bridge.errors import OptionError, OutputExistsError, VerificationError
 from dpnn_bridge.modules.nn import CAddTable
 from dpnn_bridge.modules.rnn import Recurrence
 from dpnn_bridge.modules.rnn.recurrent import shared_clone
@@ -273,6 +273,27 @@ def test_record_and_assert(tmp_path: Path) -> None:
         model.get_parameter("2.bias")[1] += 1e-6
     with pytest.raises(AssertionError, match=r"output: expected .* at \[\d, 1\]"):
         parity.assert_parity(model, path)
+
+
+@pytest.mark.parametrize("name", ["loss", "sum", "any", "pair"])
+def test_a_recorded_number_is_compared(name: str, tmp_path: Path) -> None:
+    class Reduced(nn.Module):
+        def forward(self, x: torch.Tensor) -> object:
+            return {"sum": x.sum(), "any": (x > 0).any(), "pair": [x, x.mean()]}[name]
+
+    model = nn.MSELoss() if name == "loss" else Reduced()
+    target = torch.zeros(3) if name == "loss" else None
+    parity.record(model, torch.ones(3), tmp_path / "m.t7", target=target, gradients=name != "any")
+    parity.assert_parity(model, tmp_path / "m.t7")
+    table = dpnn_bridge.read_t7(tmp_path / "m.t7")
+    table["output"] = LuaTable.from_list([2, 2]) if name == "pair" else 2
+    with pytest.raises(AssertionError, match="output"):
+        parity.assert_parity(model, table)
+
+
+def test_a_fixture_without_a_module_is_one_error() -> None:
+    with pytest.raises(VerificationError, match="contains no module; pass the module to check_module"):
+        parity.check(LuaTable({"input": 1}))
 
 
 def test_recording_leaves_the_model_as_it_was(tmp_path: Path) -> None:

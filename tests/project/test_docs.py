@@ -217,6 +217,16 @@ def test_public_names_are_in_the_reference() -> None:
     assert [name for name in dpnn_bridge.__all__ if name not in shown] == ["__version__"]
 
 
+def test_entries_of_the_reference_exist() -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    missing = []
+    for block in re.split(r"^::: ", page, flags=re.M)[1:]:
+        entry = pkgutil.resolve_name(block.split()[0])
+        members = re.findall(r"members: \[(.*)\]", block)
+        missing += [f"{entry}.{name}" for name in ", ".join(members).split(", ") if name and not hasattr(entry, name)]
+    assert missing == []
+
+
 def test_every_hook_of_a_mapping_is_in_the_recipe() -> None:
     recipe = (ROOT / "CONTRIBUTING.md").read_text()
     hooks = {name for name in vars(LuaClass) if not name.startswith("_")} - {"names", "scalar"}
