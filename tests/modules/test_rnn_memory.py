@@ -9,6 +9,7 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import FIXTURES, fixture_id, manifest
@@ -192,7 +193,21 @@ def test_repeaters_of_2015_have_the_fields_rnn_and_nstep() -> None:
     obj = to_lua(model)
     old = to_torch(obj.changed(rnn=obj["module"], nStep=obj["rho"], module=None, rho=None))
     torch.testing.assert_close(old(x), model(x))
-    assert {"rnn", "nStep"}.isdisjoint(to_lua(old))
+    old.rho = 2
+    written = to_lua(old)  # for Torch7 of 2015 and of later years
+    assert written["rnn"] is written["module"]
+    assert written["nStep"] == written["rho"] == 2
+    assert {"rnn", "nStep"}.isdisjoint(to_lua(model))
+
+
+def test_results_of_each_time_step_in_files_of_march_2015_are_written_empty() -> None:
+    """Torch7 of that time resizes them to the buffers of the layers, which are written empty and have another form."""
+    model = Recurrent(nn.Identity(), nn.Linear(3, 2), nn.Linear(2, 2), nn.Tanh(), CAddTable())
+    steps = LuaTable({2: LuaTable.from_list([LuaTable(), LuaTensor.from_numpy(np.ones(2))])})
+    names = ("initialOutputs", "initialGradInputs", "recurrentOutputs", "recurrentGradInputs")
+    written = to_lua(to_torch(to_lua(model).changed(dict.fromkeys(names, steps))))
+    assert all(written[name] == LuaTable() for name in names)
+    assert not set(names) & set(to_lua(model))
 
 
 def test_remember_rejects_other_words() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +70,14 @@ class Recurrent(AbstractRecurrent):
 
     class Lua(AbstractRecurrent.Lua):
         given = {}
-        scratch = (*AbstractRecurrent.Lua.scratch, "initialModule")
+        #: results of every time step, in files of nnx from before March 20, 2015; Torch7 fills the tables again
+        step_results: ClassVar[tuple[str, ...]] = (
+            "initialOutputs",
+            "initialGradInputs",
+            "recurrentOutputs",
+            "recurrentGradInputs",
+        )
+        scratch = (*AbstractRecurrent.Lua.scratch, "initialModule", *step_results)
         members = {
             "startModule": "start_module",
             "inputModule": "input_module",
@@ -97,6 +104,8 @@ class Recurrent(AbstractRecurrent):
                 "modules": LuaTable.from_list([start, input, feedback, transfer, merge]),
                 "sharedClones": LuaTable({2: recurrent}),
             }
+            record = record_of(module)
+            fields |= {name: LuaTable() for name in cls.step_results if record and name in record.scratch}
             return cls.with_clones(fields, module, ctx)
 
         @classmethod

@@ -171,10 +171,17 @@ class Repeater(Memory, Remembering):
         def upgrade(cls, obj: LuaObject) -> LuaObject:
             """Upgrade files of 2015, in which ``module`` is named ``rnn`` and ``rho`` is named ``nStep``."""
             obj = super().upgrade(obj)
-            for name, old in (("module", "rnn"), ("rho", "nStep")):
-                if obj.get(name) is None and obj.get(old) is not None:
-                    obj = obj.changed({name: obj[old], old: None})
+            if obj.get("rho") is None and obj.get("nStep") is not None:
+                obj = obj.changed(module=obj["rnn"], rho=obj["nStep"], rnn=None)
             return obj
+
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            """Write the fields of a file of 2015 under both names."""
+            fields, record = super().to_lua(module, ctx), record_of(module)
+            if record is None or "nStep" not in record.fields:
+                return fields
+            return fields | {"rnn": fields["module"], "nStep": fields["rho"]}
 
 
 def _check_list(module: nn.Module, input: Any) -> None:
