@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 #: a parameter: the module that owns it, its Lua field, and the :class:`Field` of its PyTorch tensor
 ParameterSite = tuple[nn.Module, str, Field]
 
-#: fields that any Torch7 module can have and that do not affect its results
+#: fields of every Torch7 module that no mapping needs to handle
 TRANSIENT = frozenset({"output", "gradInput", "train", "_type"})
 
 

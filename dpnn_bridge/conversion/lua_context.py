@@ -135,7 +135,7 @@ class LuaConversion(LuaContext):
                 if isinstance(value, LuaObject):
                     value.setdefault("train", module.training)
             obj.update(constants)
-        with self.apart(module) if mapping.keeps_types else nullcontext():
+        with self._own_types(module) if mapping.keeps_types else nullcontext():
             if record is not None:
                 obj.header = tuple(self.restore(value) for value in record.header)
                 for key, value in record.scratch.items():
@@ -272,7 +272,7 @@ class LuaConversion(LuaContext):
                     self._casts[kind] = name
 
     @contextmanager
-    def apart(self, root: nn.Module) -> Iterator[None]:
+    def _own_types(self, root: nn.Module) -> Iterator[None]:
         """Determine the types of modules without tensors only from ``root``, inside the ``with`` block."""
         casts, self._casts = self._casts, {}
         model_type, self._model_type = self._model_type, None

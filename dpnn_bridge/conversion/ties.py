@@ -84,7 +84,7 @@ class Tie:
         owner, leaf = self.site.owner, self.site.leaf
         owner._parameters.pop(leaf, None)
         owner.__dict__.setdefault("ties", {})[leaf] = self
-        _become_sharing(owner)
+        _add_mixin(owner)
 
 
 def tie_of(owner: nn.Module, leaf: str) -> Tie | None:
@@ -96,7 +96,7 @@ def share_buffer(sites: list[Site]) -> None:
     """Keep the buffer of several modules one tensor when ``.to()`` and similar methods replace it."""
     for site in sites:
         site.owner.__dict__.setdefault("shared_buffers", {})[site.leaf] = [(s.owner, s.leaf) for s in sites]
-        _become_sharing(site.owner)
+        _add_mixin(site.owner)
 
 
 def keep_shared(root: nn.Module) -> None:
@@ -106,7 +106,7 @@ def keep_shared(root: nn.Module) -> None:
     as on XLA and on devices that other packages add (``PrivateUse1``).
     """
     if _uses_of_parameters(root):
-        _become_sharing(root)
+        _add_mixin(root)
 
 
 class _Sharing(nn.Module):
@@ -149,7 +149,7 @@ def plain_type(kind: type[nn.Module]) -> type[nn.Module]:
     return kind.__mro__[kind.__mro__.index(_Sharing) + 1] if issubclass(kind, _Sharing) else kind
 
 
-def _become_sharing(module: nn.Module) -> None:
+def _add_mixin(module: nn.Module) -> None:
     """Add the mixin, and a property for each tied parameter, to the class of a module."""
     module.__class__ = _sharing_type(plain_type(type(module)), tuple(module.__dict__.get("ties", ())))
 

@@ -43,7 +43,7 @@ class Data:
         values: how many numbers, strings and booleans there are.
         tables: number of tables and objects; a shared table counts each time.
         dropped: paths, with reasons, of values that only ``.t7`` can contain: functions, tables that contain themselves
-            or are nested too deeply, keys of other types.
+            or are nested too deeply, keys of other types, objects whose content is not a table.
         ambiguous: keys of one table with the same text, such as ``1`` and ``"1"``, which only ``.t7`` distinguishes.
         characters: total length of the names of all values.
         visited: ``id`` of the tables and objects that were converted before.
@@ -114,6 +114,8 @@ def _plain(value: Any, path: str, found: Data, above: tuple[int, ...], budget: B
         if array and len(array) == len(fields) and not isinstance(value, LuaObject):
             return [_plain(v, f"{path}[{i}]", found, above, budget) for i, v in enumerate(array, 1)]
         items: dict[str, Any] = {CLASS: value.class_name} if isinstance(value, LuaObject) else {}
+        if isinstance(value, LuaObject) and not isinstance(value.payload, (LuaTable, type(None))):
+            found.dropped.append(f"{path or 'the file'}: the content of a {value.class_name}, which is not a table")
         for key, inner in fields.items():
             if not isinstance(key, (str, int, float, bool)):
                 found.dropped.append(f"{path or 'the file'}: an entry whose key is a {type(key).__name__}")

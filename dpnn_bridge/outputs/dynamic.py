@@ -104,7 +104,7 @@ class Dynamic:
     def examples(self, example: Any, module: nn.Module) -> list[Any]:
         """Return three inputs with different sizes of the dynamic axes; without dynamic axes, only the example.
 
-        Except for the batch, the first input has the sizes of the example.
+        Except for the batch, the first input has the sizes of the example. All axes with one name get one size.
 
         Raises:
             OptionError: the model accepts too few sizes of an axis.

@@ -40,6 +40,9 @@ def notes_of(placement: Placement, source: Source, model: nn.Module, tape: Tape)
             if differ:
                 yield f"{where}: {differ} ({layer.name}); equal for inputs of this size, perhaps not for others"
     yield from _of_dropout(source, model, tape)
+    if tape.autocast is not None:
+        where = location(*tape.autocast)
+        yield f"equal in double precision: the module computes in lower precision under autocast ({where})"
     for owner in dict.fromkeys(node.owner for node in source.tape.nodes if node.single):
         yield f"equal to single precision: the source computes this in float32 ({source.names(owner)})"
         return

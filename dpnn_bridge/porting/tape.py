@@ -137,8 +137,8 @@ def replaced(value: Any, change: Callable[[Any], Any]) -> Any:
     return change(value)
 
 
-class _DropoutObserver(TorchFunctionMode):
-    """Records the rates of dropout calls, which run no ATen operation in evaluation mode."""
+class _CallObserver(TorchFunctionMode):
+    """Records what ATen operations do not show: the rates of dropout in evaluation mode, and autocast."""
 
     def __init__(self, recorder: Recorder) -> None:
         super().__init__()
@@ -146,6 +146,8 @@ class _DropoutObserver(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if torch._C._is_any_autocast_enabled() and not self.recorder.tape.autocast:
+            self.recorder.tape.autocast = self.recorder.owners[-1], _line()
         if "dropout" in getattr(func, "__name__", "") and func.__module__ == "torch.nn.functional":
             rate = kwargs.get("p", args[1] if len(args) > 1 else 0.5)
             self.recorder.tape.dropouts.append((self.recorder.owners[-1], _line(), float(rate)))
@@ -167,6 +169,7 @@ class Tape:
         random: the first node that drew random numbers, or None.
         failure: the exception that ended the forward pass, or None.
         dropouts: (module, line, rate) of each call of a dropout function.
+        autocast: (module, line) of the first call under autocast, which does not change double precision; or None.
         shapes: slot number -> shape.
         size: number of slots.
         modules: name -> module of the network.
@@ -184,6 +187,7 @@ class Tape:
         self.random: Node | None = None
         self.failure: Exception | None = None
         self.dropouts: list[tuple[str, str, float]] = []
+        self.autocast: tuple[str, str] | None = None
         self.shapes: dict[int, tuple[int, ...]] = {}
         self.size = 0
         self.modules: dict[str, nn.Module] = {}
@@ -286,6 +290,9 @@ class Recorder(EagerMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
+        if torch.is_inference_mode_enabled() and func._can_decompose():
+            with self:  # other modes decompose conv2d and other composite operations before this method
+                return func.decompose(*args, **kwargs)
         name = operation(func)
         tensors = [t for t in leaves((args, kwargs)) if isinstance(t, Tensor)]
         single = any(t.dtype in _LOW for t in tensors)
@@ -297,16 +304,8 @@ class Recorder(EagerMode):
             tensors = [t for t in leaves((args, kwargs)) if isinstance(t, Tensor)]
         tape = self.tape
         slotted = lambda v: self._slot_of_argument(v) if isinstance(v, Tensor) else v  # noqa: E731
-        node = Node(
-            len(tape.nodes),
-            func,
-            replaced(args, slotted),
-            replaced(kwargs, slotted),
-            [],
-            self.owners[-1],
-            _line(),
-            single=single,
-        )
+        index, owner = len(tape.nodes), self.owners[-1]
+        node = Node(index, func, replaced(args, slotted), replaced(kwargs, slotted), [], owner, _line(), single=single)
         self._connect(node, tensors)
         tape.nodes.append(node)
         state = torch.get_rng_state() if torch.Tag.nondeterministic_seeded in func.tags else None
@@ -369,9 +368,10 @@ class Recorder(EagerMode):
         torch.backends.mha.set_fastpath_enabled(False)
         try:
             with torch.no_grad():
-                with _DropoutObserver(self), self:
+                with _CallObserver(self), self:
                     result = call(module)
-                self.tape.output = _output_slots(result, lambda t: self._slot_of_argument(self._double(t)))
+                returned = [self._double(t) for t in leaves(result) if isinstance(t, Tensor)]
+                self.tape.output = [self._slot_of_argument(t) for t in returned]
         except Exception as error:
             self.tape.failure = error
         finally:
@@ -381,11 +381,6 @@ class Recorder(EagerMode):
                 hook.remove()
         self._alive.clear()
         return self.tape
-
-
-def _output_slots(value: Any, slot: Callable[[Tensor], Any]) -> list[Any]:
-    """Return the slots of the tensors in a result."""
-    return [slot(t) for t in leaves(value) if isinstance(t, Tensor)]
 
 
 def _memory(tensor: Tensor) -> tuple[Any, ...]:

@@ -129,17 +129,20 @@ class Parameters:
         self.write(length.number, target, size.reshape(target.shape))
 
     def _scaled(self, node: Node, value: Tensor, args: list[Any]) -> Any:
-        """Yield the parameter of a product with a number, or with a tensor that is not learned, such as a mask.
+        """Yield the factor of a product that has all elements and, if possible, is learned; not a mask or a scale.
 
         Raises:
-            NoInverseError: a factor is 0 where the value is not.
+            NoInverseError: there is no such factor, or the other factor is 0 where the value is not.
         """
-        learned = [isinstance(a, Slot) and self.tape.is_learned(a.number) for a in node.args[:2]]
-        at = 1 if not isinstance(node.args[0], Slot) or learned == [False, True] else 0
-        factor = torch.as_tensor(args[1 - at])
-        if bool(((factor == 0) & (value != 0)).any()):
+        factors = [i for i, a in enumerate(node.args[:2]) if isinstance(a, Slot) and args[i].numel() == value.numel()]
+        factors.sort(key=lambda i: not self.tape.is_learned(node.args[i].number))
+        if not factors:
+            raise NoInverseError("a product of smaller tensors")
+        at = factors[0]
+        other = torch.as_tensor(args[1 - at], dtype=torch.float64)
+        if bool(((other == 0) & (value != 0)).any()):
             raise NoInverseError("a product with 0 where the source's weight is not 0")
-        yield node.args[at], (value / factor).masked_fill(factor == 0, 0.0)
+        yield node.args[at], (value / other).masked_fill(other == 0, 0.0)
 
     def computed(self, slot: Slot) -> Tensor:
         """Compute the tensor of a slot from the current values of the parameters."""
@@ -207,11 +210,17 @@ def _divided(node: Node, value: Tensor, args: list[Any]) -> Any:
     yield node.args[0], value * args[1]
 
 
+def _exponential(node: Node, value: Tensor, args: list[Any]) -> Any:
+    if not bool((value > 0).all()):
+        raise NoInverseError("exp, and the source's weight is not positive")
+    yield node.args[0], value.log()
+
+
 _INVERSES: dict[str, Callable[[Node, Tensor, list[Any]], Any]] = {
     "repeat": _repeated,
     "cat": _joined,
     "_weight_norm_interface": _weight_norm,
     "div": _divided,
     "neg": lambda node, value, args: iter([(node.args[0], -value)]),
-    "exp": lambda node, value, args: iter([(node.args[0], value.log())]),
+    "exp": _exponential,
 }

@@ -13,7 +13,7 @@ from torch import nn
 
 import dpnn_bridge
 from dpnn_bridge.errors import OptionError, VerificationError
-from dpnn_bridge.objects import LuaTable, LuaTensor
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.outputs import export, safetensors_writer
 from dpnn_bridge.outputs.data import collect
 from dpnn_bridge.outputs.formats.onnx import Onnx
@@ -45,6 +45,13 @@ def test_a_dropped_entry_of_the_file_itself_has_a_path() -> None:
     assert collect(LuaTable({LuaTensor.empty("torch.FloatTensor"): 1})).dropped == [
         "the file: an entry whose key is a LuaTensor"
     ]
+
+
+def test_the_content_of_an_object_that_is_no_table_is_dropped() -> None:
+    """It was omitted without a word."""
+    found = collect(LuaTable({"a": LuaObject("my.Blob", "bytes")}))
+    assert found.plain == {"a": {"torch class": "my.Blob"}}
+    assert found.dropped == ["a: the content of a my.Blob, which is not a table"]
 
 
 def test_a_string_of_an_enumeration_keeps_its_value() -> None:

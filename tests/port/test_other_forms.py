@@ -75,6 +75,61 @@ def test_a_mask_cannot_hide_a_weight_of_the_source() -> None:
     assert "a product with 0 where the source's weight is not 0" in report.first.reason
 
 
+class Weighted(nn.Module):
+    """A linear layer whose weight and bias are computed."""
+
+    def __init__(self, weight: Callable[[nn.Module], Tensor], bias: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.w, self.b, self.g = (nn.Parameter(torch.full(size, 0.5)) for size in ((3, 3), (3,), (3, 1)))
+        self.weight, self.bias = weight, bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight(self), self.bias(self.b))
+
+
+@pytest.mark.parametrize(
+    ("weight", "bias"),
+    [(lambda m: m.w * 0.3, lambda b: b * 0.1), (lambda m: m.g * m.w, lambda b: b), (lambda m: m.w * m.g, lambda b: b)],
+)
+def test_a_weight_may_be_scaled(weight: Callable[[nn.Module], Tensor], bias: Callable[[Tensor], Tensor]) -> None:
+    """The weights were written into a smaller factor, which failed."""
+    report = dpnn_bridge.port(source(), Weighted(weight, bias), randn(4, 3), allow_unset=["g"])
+    assert report.equal, report
+    assert {m.parameter for m in report.matches} == {"w", "b"}
+
+
+def test_a_negative_weight_is_no_exponential() -> None:
+    """The parameters became NaN."""
+    report = dpnn_bridge.port(source(), Weighted(lambda m: m.w.exp(), lambda b: b), randn(4, 3))
+    assert "computed from parameters by exp, and the source's weight is not positive" in report.first.reason
+
+
+@torch.inference_mode()
+def inferred(module: nn.Module, x: Tensor) -> Tensor:
+    return module(x)
+
+
+def test_a_network_may_run_in_inference_mode() -> None:
+    """PyTorch does not decompose composite operations there, so the layers were unknown."""
+    layers = [nn.Conv1d(3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2)]
+    model, net = nn.Sequential(*layers), nn.Sequential(nn.Conv1d(3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2))
+    report = dpnn_bridge.port(model, net, randn(2, 3, 4), source=inferred, target=inferred)
+    assert report.equal, report
+
+
+def test_a_note_names_autocast() -> None:
+    """It does not change double precision, in which the networks are compared."""
+
+    def cast(module: nn.Module, x: Tensor) -> Tensor:
+        with torch.autocast("cpu"):
+            return module(x)
+
+    report = dpnn_bridge.port(source(), nn.Linear(3, 3), randn(4, 3), target=cast)
+    assert report.equal
+    assert ["under autocast" in note for note in report.notes] == [True]
+    assert not dpnn_bridge.port(source(), nn.Linear(3, 3), randn(4, 3)).notes
+
+
 class Added(nn.Module):
     """Two maps whose results are added; only the first has a bias."""
 
