@@ -11,6 +11,7 @@
     │   ├── T7FormatError               the file is damaged: path in the graph and byte offset
     │   └── T7LimitError                the file exceeds the caller's limits
     ├── VerificationError           4   a written file or a parity check does not match
+    │   └── NoReferenceError        3   the file is not a reference; nothing was compared
     ├── ConversionError             5   a Lua object cannot become a module, or the reverse
     │   ├── UnsupportedClassError       the file contains classes without a mapping; lists all of them
     │   ├── ModelNotFoundError          the file contains no module, or no module at the key

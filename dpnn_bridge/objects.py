@@ -43,10 +43,10 @@ _ELEMENT_TYPES = {
 
 #: tensor or storage class -> numpy dtype. "torch.CudaTensor" means 32-bit float; other Cuda classes name their type.
 ELEMENT_DTYPES: dict[str, np.dtype] = {
-    f"torch.{prefix}{kind}": np.dtype(t)
+    f"torch.{prefix}{suffix}": np.dtype(t)
     for name, t in _ELEMENT_TYPES.items()
     for prefix in (name, "Cuda" if name == "Float" else f"Cuda{name}")
-    for kind in ("Tensor", "Storage")
+    for suffix in ("Tensor", "Storage")
 }
 _CPU_PREFIX = {np.dtype(t): f"torch.{name}" for name, t in _ELEMENT_TYPES.items()}
 
@@ -328,18 +328,15 @@ class LuaTensor(Elements):
     __slots__ = ("class_name", "offset", "shape", "storage", "stride")
 
     def __init__(
-        self,
-        class_name: str,
-        shape: tuple[int, ...],
-        stride: tuple[int, ...],
-        offset: int,
-        storage: LuaStorage | None,
+        self, class_name: str, shape: tuple[int, ...], stride: tuple[int, ...], offset: int, storage: LuaStorage | None
     ) -> None:
         self.class_name, self.shape, self.stride, self.offset, self.storage = class_name, shape, stride, offset, storage
 
     @classmethod
     def from_numpy(cls, array: np.ndarray, class_name: str | None = None) -> LuaTensor:
-        """Create a contiguous tensor. It shares memory with a contiguous array; a scalar gets shape ``(1,)``.
+        """Create a contiguous tensor, which shares memory with a contiguous array.
+
+        A scalar gets shape ``(1,)``. An array without elements becomes a tensor without dimensions.
 
         Raises:
             TypeError: ``class_name`` has another dtype, or the array is masked.
@@ -347,12 +344,12 @@ class LuaTensor(Elements):
         """
         array = np.asarray(require_unmasked(array))
         array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
-        expected = element_dtype(class_name) if class_name else None
-        if expected is not None and array.dtype != expected:
-            raise TypeError(f"{class_name} contains {expected}, the array {array.dtype}: use array.astype({expected})")
-        if array.size == 0:
-            return cls.empty(class_name or tensor_class(array.dtype))
         name = class_name or tensor_class(array.dtype)
+        expected = element_dtype(name)
+        if expected is not None and array.dtype != expected:
+            raise TypeError(f"{name} contains {expected}, the array {array.dtype}: use array.astype({expected})")
+        if array.size == 0:
+            return cls.empty(name)
         storage = LuaStorage(name.replace("Tensor", "Storage"), array.size, array.reshape(-1))
         strides = tuple(s // array.itemsize for s in array.strides)
         return cls(name, array.shape, strides, 0, storage)

@@ -173,15 +173,7 @@ class _Values:
     def _compound(self, value: Any) -> Any:
         if isinstance(value, LuaTable):
             return self._table(value)
-        if isinstance(value, LuaTensor):
-            if value.storage is None or not value.shape:
-                return np.empty(0, value.dtype)
-            return np.lib.stride_tricks.as_strided(
-                value.storage.numpy()[value.offset :],
-                value.shape,
-                tuple(s * value.dtype.itemsize for s in value.stride),
-            )
-        if isinstance(value, LuaStorage):
+        if isinstance(value, (LuaTensor, LuaStorage)):
             return value.numpy()
         if isinstance(value, _Function):
             return LuaFunction(len(value.bytecode), value.bytecode, self.value(value.upvalues))

@@ -95,7 +95,7 @@ def _luajit(data: bytes) -> tuple[str | None, int | None]:
         cursor.bytes(4)
         for _ in range(3):
             cursor.uleb128()
-        line = cursor.uleb128() and cursor.uleb128()
+        line = cursor.uleb128() if cursor.uleb128() else None  # without debug information there is no line
         cursor.at = stop
     return source, line
 

@@ -79,7 +79,7 @@ def _has_vectors(root: Any) -> bool:
     return any(isinstance(v, LuaTensor) and len(v.shape) == 1 and v.dtype.kind == "f" for v in values)
 
 
-def surroundings(root: Any) -> Any:
+def plain_entries(root: Any) -> Any:
     """Convert the entries of a checkpoint table besides modules to Python data: options, vocabulary, mean, losses.
 
     Tables become lists or dicts, and tensors become torch tensors. Objects, functions and tensors of more than
@@ -87,7 +87,7 @@ def surroundings(root: Any) -> Any:
     """
     if not isinstance(root, LuaTable):
         return None
-    return _Surroundings().plain(root)
+    return _PlainData().plain(root)
 
 
 #: maximum number of elements of a tensor that is kept
@@ -96,7 +96,7 @@ LARGEST_KEPT = 100_000
 MAX_VIEWS = 4
 
 
-class _Surroundings:
+class _PlainData:
     """Converter of tables to Python data; a table with several references is converted once."""
 
     def __init__(self) -> None:

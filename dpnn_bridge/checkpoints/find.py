@@ -42,7 +42,7 @@ _INDEX = re.compile("[0-9]{1,16}")
 MAX_TOGETHER, LISTED = 1000, 20
 
 #: maximum depth of a model in tables, and in strings and buffers that contain serialized objects
-DEEPEST_MODEL, DEEPEST_OPENED = 200, 4
+DEEPEST_MODEL, DEEPEST_SERIALIZED = 200, 4
 #: maximum number of elements read from a storage through several views, as a multiple of the storage's size
 MAX_VIEWS = 4
 #: maximum number of characters in the path of a model, because every model in a table stores its path
@@ -104,9 +104,9 @@ def candidates(root: Any, is_known: Callable[[LuaObject], bool] | None = None) -
         if identity in seen or not isinstance(value, (LuaTable, LuaObject, LuaTensor, LuaStorage, str)):
             continue
         seen.add(identity)
-        inner = opened(value, parts) if step.opened < DEEPEST_OPENED else value
+        inner = deserialized(value, parts) if step.deserialized < DEEPEST_SERIALIZED else value
         if inner is not value:
-            step = step._replace(opened=step.opened + (not isinstance(value, LuaTable)))
+            step = step._replace(deserialized=step.deserialized + (not isinstance(value, LuaTable)))
             seen.add(id(inner))
             alive.append(inner)
         if isinstance(inner, LuaObject) and is_module(inner) and (looks_like_module(inner) or is_known(inner)):
@@ -146,13 +146,13 @@ class _Step(NamedTuple):
     parent: _Step | None = None
     key: Any = None
     depth: int = 0
-    opened: int = 0
+    deserialized: int = 0
     length: int = 0
 
     def child(self, key: Any) -> _Step:
         """Return the path of the value at a key."""
         length = self.length + (len(key) if isinstance(key, str) else 1)
-        return _Step(self, key, self.depth + 1, self.opened, length)
+        return _Step(self, key, self.depth + 1, self.deserialized, length)
 
     def keys(self) -> list[Any]:
         """Return the keys from the root to the end of the path."""
@@ -182,7 +182,7 @@ def known_also(knows: Callable[[str], bool] | None) -> Callable[[LuaObject], boo
     return lambda obj: _is_registered(obj) or (knows is not None and knows(obj.class_name))
 
 
-def opened(value: Any, parts: onmt.Parts | None = None) -> Any:
+def deserialized(value: Any, parts: onmt.Parts | None = None) -> Any:
     """Deserialize a string, a byte buffer or OpenNMT's tables; return any other ``value`` unchanged.
 
     Args:
@@ -286,12 +286,12 @@ def select(
 
 def _several(root: Any, found: list[Candidate]) -> LuaObject:
     """Combine models of equal rank in one object. Deserialized containers replace their serialized form."""
-    root = opened(root)
+    root = deserialized(root)
     models = LuaTable()
     for candidate in found:
         value = root
         for key in candidate.path:
-            inner = opened(value[key])
+            inner = deserialized(value[key])
             if inner is not value[key]:
                 value[key] = inner
             value = inner
@@ -304,13 +304,13 @@ def follow(root: Any, key: str) -> Any:
     steps = parse_path(key)
     if steps is None:
         return None
-    value = opened(root)
+    value = deserialized(root)
     for step in steps:
         if not isinstance(value, (LuaTable, LuaObject)):
             return None
         if isinstance(step, str) and step not in value and _INDEX.fullmatch(step):
             step = int(step)
-        value = opened(value.get(step))
+        value = deserialized(value.get(step))
     return value
 
 

@@ -154,3 +154,7 @@ class LuaContext(Protocol):
     def constant(self, tensor: Tensor, module: nn.Module) -> LuaTensor:
         """Return a new Lua tensor with the elements of a tensor that is neither a parameter nor a buffer."""
         ...
+
+    def typed_constant(self, tensor: Tensor, module: nn.Module) -> LuaTensor:
+        """Return a new Lua tensor with the elements of a tensor, in the tensor type of the module."""
+        ...

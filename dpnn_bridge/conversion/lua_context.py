@@ -379,8 +379,14 @@ class LuaConversion(LuaContext):
         return LuaTable.from_list(LuaTensor.empty(self.type_of(module)) for _ in range(count))
 
     def constant(self, tensor: Tensor, module: nn.Module) -> LuaTensor:
-        kind = self.class_of(tensor, module)
-        return strided(kind, tuple(tensor.shape), lua_storage(kind, tensor.detach()))
+        return _new_tensor(self.class_of(tensor, module), tensor)
+
+    def typed_constant(self, tensor: Tensor, module: nn.Module) -> LuaTensor:
+        return _new_tensor(self.type_of(module), tensor)
+
+
+def _new_tensor(class_name: str, tensor: Tensor) -> LuaTensor:
+    return strided(class_name, tuple(tensor.shape), lua_storage(class_name, tensor.detach()))
 
 
 def _floating(module: nn.Module) -> Tensor | None:

@@ -16,7 +16,7 @@ from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.lazy_exports import lazy_exports
 from dpnn_bridge.base.regular import MAX_BYTES, check_file
-from dpnn_bridge.checkpoints.contents import surroundings, without_module
+from dpnn_bridge.checkpoints.contents import plain_entries, without_module
 from dpnn_bridge.checkpoints.find import SEVERAL, TOO_MANY, affordable, candidates, known_also, select
 from dpnn_bridge.compare.precision import check_device
 from dpnn_bridge.conversion import Convertible, convert_object, to_lua_value
@@ -145,7 +145,7 @@ def load_local(
         report.notes.append(f"the file contains more models: {listed}; key= (--key) selects one, --all converts each")
     report.notes += shape_warnings(module)
     report.notes += unread(encoding)
-    report.metadata = {"source": PurePath(file.name).name, "key": key, "checkpoint": surroundings(root)}
+    report.metadata = {"source": PurePath(file.name).name, "key": key, "checkpoint": plain_entries(root)}
     return module, report
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from dpnn_bridge.base.storage import storage_id
+from dpnn_bridge.legacy.legacy_object import LegacyObject
 from dpnn_bridge.legacy.values import storage_tensor
-from dpnn_bridge.legacy.viewed import Viewed
 
 
 def cast(value: Any, tensor_type: Any, done: dict[Any, Any]) -> Any:
@@ -25,13 +25,13 @@ def cast(value: Any, tensor_type: Any, done: dict[Any, Any]) -> Any:
     """
     if isinstance(value, Tensor):
         return _tensor(value, tensor_type, done)
-    if id(value) in done or (not isinstance(value, (list, dict)) and not isinstance(value, Viewed)):
+    if id(value) in done or (not isinstance(value, (list, dict)) and not isinstance(value, LegacyObject)):
         return value
     done[id(value)] = value
     target: Any = value if isinstance(value, (list, dict)) else value._fields
     for key, entry in list(enumerate(target) if isinstance(target, list) else target.items()):
         target[key] = cast(entry, tensor_type, done)
-    if isinstance(value, Viewed):
+    if isinstance(value, LegacyObject):
         value.__dict__["_type"] = (
             tensor_type if isinstance(tensor_type, str) else torch.Tensor().type(tensor_type).type()
         )

@@ -15,10 +15,10 @@ from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.torch_context import TorchConversion
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.legacy import fields, nn
+from dpnn_bridge.legacy.legacy_object import LegacyObject
 from dpnn_bridge.legacy.lua_graph import class_version
 from dpnn_bridge.legacy.module import Container, Criterion, Module
 from dpnn_bridge.legacy.running import parameters_of
-from dpnn_bridge.legacy.viewed import Viewed
 from dpnn_bridge.legacy.views import Views
 from dpnn_bridge.objects import LuaFunction as Function
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
@@ -83,7 +83,7 @@ class TorchObject(Module):
         return [*map(str, self._fields), "torch_typename"]
 
 
-def class_of(obj: LuaObject) -> type[Viewed]:
+def class_of(obj: LuaObject) -> type[LegacyObject]:
     """Return the Python class for a Lua class: a class of ``torch.legacy.nn``, or else a new class."""
     namespace, _, name = obj.class_name.rpartition(".")
     name = SAME.get(name, name)
@@ -96,12 +96,12 @@ def class_of(obj: LuaObject) -> type[Viewed]:
 
 
 @cache
-def created_class(class_name: str, base: type[Viewed]) -> type[Viewed]:
+def created_class(class_name: str, base: type[LegacyObject]) -> type[LegacyObject]:
     """Create a subclass for a Lua class that ``torch.legacy.nn`` did not have."""
     namespace, _, name = class_name.rpartition(".")
     body: dict[str, Any] = {"__module__": f"torch.legacy.{namespace}", "__reduce_ex__": _reduced}
     if base in (Module, Container):
-        body |= {"_kind": name, "parameters": parameters_of}
+        body |= {"_legacy_class": name, "parameters": parameters_of}
     return type(name, (base,), body, lua_class=class_name)  # pyright: ignore[reportReturnType]
 
 
@@ -109,7 +109,7 @@ def _reduced(self: Any, protocol: int) -> tuple[Any, ...]:
     return _made, (self._lua_class, type(self).__base__), self.__dict__
 
 
-def _made(class_name: str, base: type[Viewed]) -> Viewed:
+def _made(class_name: str, base: type[LegacyObject]) -> LegacyObject:
     cls = created_class(class_name, base)
     return cls.__new__(cls)
 
@@ -201,7 +201,7 @@ class Decoder:
         cls = class_of(obj)
         module = self._done[id(obj)] = cls.__new__(cls)
         self._inside += 1
-        for key, entry in fields.to_legacy(cls._kind, dict(obj.items())).items():
+        for key, entry in fields.to_legacy(cls._legacy_class, dict(obj.items())).items():
             is_size = isinstance(entry, tuple)
             module.__dict__[key] = torch.Size(entry) if is_size else self.value(entry, (*path, key))
         self._inside -= 1
@@ -217,13 +217,13 @@ class Decoder:
             module.__dict__["_header"] = tuple(self.value(h, path) for h in obj.header)
 
 
-def _upgraded(module: Viewed) -> bool:
+def _upgraded(module: LegacyObject) -> bool:
     """Update an object of version 1 of its class as Torch7 and PyTorch 0.4 did; return whether it was updated."""
     if module._lua_class == "nn.GradientReversal":
         module._fields["lambd"] = 1
     elif module._lua_class == "nn.VolumetricMaxPooling":
         module._fields["ceil_mode"] = False
-    elif isinstance(module, nn.BatchNormalization) and module._lua_class == f"nn.{module._kind}":
+    elif isinstance(module, nn.BatchNormalization) and module._lua_class == f"nn.{module._legacy_class}":
         inverse_deviation = module._fields.pop("running_std", None)
         if isinstance(inverse_deviation, torch.Tensor):
             module._fields["running_var"] = inverse_deviation.pow(-2).sub(module.eps)
@@ -232,7 +232,7 @@ def _upgraded(module: Viewed) -> bool:
     return True
 
 
-def _reshape_weights(module: Viewed) -> None:
+def _reshape_weights(module: LegacyObject) -> None:
     """Reshape 2-D weights of a convolution, which older files contain, to 4-D as PyTorch 0.4 did."""
     if isinstance(module, nn.SpatialConvolution):
         for name in ("weight", "gradWeight"):

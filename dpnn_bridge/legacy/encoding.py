@@ -10,10 +10,10 @@ from torch import Tensor
 
 from dpnn_bridge.base.storage import storage_id
 from dpnn_bridge.conversion.lua_values import numpy_dtype
+from dpnn_bridge.legacy.legacy_object import LegacyObject
 from dpnn_bridge.legacy.lua_graph import LuaDescription, LuaGraph, add_constants
 from dpnn_bridge.legacy.user_modules import is_user_module
 from dpnn_bridge.legacy.values import storage_tensor
-from dpnn_bridge.legacy.viewed import Viewed
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTensor, tensor_class
 
 #: beginning of the class name of a Lua object for a module of the user, which computes in Python
@@ -42,17 +42,17 @@ class Encoder(LuaGraph):
         if "_typename" in getattr(value, "__dict__", ()):
             state = value.__dict__
             return LuaDescription(state["_typename"], "", {}, state["_version_number"], state["_header"], state["_obj"])
-        if not isinstance(value, Viewed):
+        if not isinstance(value, LegacyObject):
             return None
         is_user_class = is_user_module(value) and value is not self._inherited
         in_python = is_user_class or value._own_module() is not None
         name = USER_CLASS + type(value).__name__ if in_python else value._lua_class
         fields = {k: v for k, v in value.__dict__.items() if k not in ("_version", "_header")}
         header = value.__dict__.get("_header", ())
-        return LuaDescription(name, value._kind, fields, value.__dict__.get("_version"), header)
+        return LuaDescription(name, value._legacy_class, fields, value.__dict__.get("_version"), header)
 
     def complete(self, value: Any, description: LuaDescription, obj: LuaObject) -> None:
-        if not isinstance(value, Viewed):
+        if not isinstance(value, LegacyObject):
             return
         self.pairs.append((value, obj))
         if description.class_name.startswith(USER_CLASS):

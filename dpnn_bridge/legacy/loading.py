@@ -38,8 +38,8 @@ def load_lua(
         force_8bytes_long: equivalent to ``long_size=8``.
         list_heuristic: return tables with the keys 1, 2, … as lists.
         int_heuristic: return integral numbers as ints.
-        torch_nn: return modules of ``torch.nn`` instead, as dpnn_bridge 0.1 did. Deprecated: use
-            :func:`dpnn_bridge.load` or :func:`dpnn_bridge.load_checkpoint`.
+        torch_nn: return modules of ``torch.nn`` instead, as dpnn_bridge 0.1 did; the heuristics then have no effect.
+            Deprecated: use :func:`dpnn_bridge.load` or :func:`dpnn_bridge.load_checkpoint`.
         force_deserialize_classes: ignored, as in PyTorch 0.4.
 
     Returns:

@@ -19,7 +19,7 @@ class LuaDescription(NamedTuple):
 
     Attributes:
         class_name: Lua class.
-        kind: name of the class of ``torch.legacy.nn`` that defines the fields.
+        legacy_class: name of the class of ``torch.legacy.nn`` that defines the fields.
         fields: attributes of the Python object.
         version: version of the Lua class; None for the current version.
         header: values that the class writes before its fields.
@@ -27,7 +27,7 @@ class LuaDescription(NamedTuple):
     """
 
     class_name: str
-    kind: str
+    legacy_class: str
     fields: dict[Any, Any]
     version: int | None = None
     header: tuple[Any, ...] = ()
@@ -122,7 +122,7 @@ class LuaGraph:
             if description.payload is not ...:
                 obj.payload = self._start(description.payload)
             else:
-                for key, entry in fields.to_lua(description.kind, description.fields).items():
+                for key, entry in fields.to_lua(description.legacy_class, description.fields).items():
                     obj[self._start(key)] = self._start(entry)
             obj.version = class_version(obj) if description.version is None else description.version
             self.complete(value, description, obj)

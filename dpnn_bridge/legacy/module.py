@@ -15,14 +15,14 @@ from dpnn_bridge.legacy import running
 from dpnn_bridge.legacy.casting import cast
 from dpnn_bridge.legacy.encoding import Encoder
 from dpnn_bridge.legacy.flat import flattened
-from dpnn_bridge.legacy.viewed import Viewed
+from dpnn_bridge.legacy.legacy_object import LegacyObject
 from dpnn_bridge.objects import LuaObject
 
 #: gradient field -> parameter field
 _PARAMETER_OF = {"gradWeight": "weight", "gradBias": "bias"}
 
 
-class _Shared(Viewed):
+class _Shared(LegacyObject):
     """The common methods of modules and criterions."""
 
     def __init__(self, output: Any, fields: dict[str, Any]) -> None:
@@ -92,7 +92,7 @@ class Module(_Shared):
         super().__init__(torch.Tensor(), fields)
 
     def __repr__(self) -> str:
-        is_user_class = running.is_user_module(self) or not self._kind
+        is_user_class = running.is_user_module(self) or not self._legacy_class
         return f"nn.{type(self).__name__}" if is_user_class else self._lua_class
 
     # ------------------------------------------------------------------ computing
@@ -100,7 +100,7 @@ class Module(_Shared):
         return self.updateOutput(input)
 
     def updateOutput(self, input: Any) -> Any:
-        return running.forward(self, (input,)) if self._kind != "Module" else self.output
+        return running.forward(self, (input,)) if self._legacy_class != "Module" else self.output
 
     def backward(self, input: Any, gradOutput: Any, scale: float = 1) -> Any:
         if running.is_user_module(self):
@@ -110,10 +110,10 @@ class Module(_Shared):
         return running.backward(self, (input,), gradOutput, scale=scale)
 
     def updateGradInput(self, input: Any, gradOutput: Any) -> Any:
-        return running.backward(self, (input,), gradOutput) if self._kind != "Module" else self.gradInput
+        return running.backward(self, (input,), gradOutput) if self._legacy_class != "Module" else self.gradInput
 
     def accGradParameters(self, input: Any, gradOutput: Any, scale: float = 1) -> None:
-        if self._kind != "Module":
+        if self._legacy_class != "Module":
             running.backward(self, (input,), gradOutput, scale=scale, input_too=False)
 
     def backwardUpdate(self, input: Any, gradOutput: Any, lr: float) -> Any:
@@ -123,7 +123,7 @@ class Module(_Shared):
 
     def accUpdateGradParameters(self, input: Any, gradOutput: Any, lr: float) -> None:
         if not running.overrides(self, "accGradParameters"):
-            if self._kind != "Module":
+            if self._legacy_class != "Module":
                 running.backward(self, (input,), gradOutput, scale=-lr, input_too=False, into_parameters=True)
             return
         gradients = {name: self.__dict__[name] for name in ("gradWeight", "gradBias") if name in self.__dict__}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from functools import partial
 from typing import Any, NamedTuple
+from weakref import proxy, ref
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +24,9 @@ from dpnn_bridge.conversion.tensors import field_value, is_parameter
 from dpnn_bridge.conversion.torch_context import TorchConversion
 from dpnn_bridge.legacy.encoding import Encoder
 from dpnn_bridge.legacy.fields import CHANGED
+from dpnn_bridge.legacy.legacy_object import LegacyObject
 from dpnn_bridge.legacy.user_modules import UserModule, accumulating, is_user_module, overrides
 from dpnn_bridge.legacy.values import equal
-from dpnn_bridge.legacy.viewed import Viewed
 from dpnn_bridge.legacy.views import Views
 from dpnn_bridge.training.lua_parameters import LuaParameter, all_parameters
 
@@ -61,13 +62,15 @@ class Call(NamedTuple):
 class Graph:
     """A model of ``torch.legacy.nn`` and its converted module.
 
+    The graph and its module refer to the objects of the model only weakly, because the objects refer to the graph.
+    Otherwise a deleted model would occupy memory until the next garbage collection.
+
     Args:
         root: the model. If it is a module of the user, its converted module computes as the class in
             ``torch.legacy.nn`` from which it inherits, because the methods that it inherits run the graph.
 
     Attributes:
         module: the converted module.
-        pairs: each object of the model with its converted module.
         signature: see :func:`signature`, at the time of the conversion.
     """
 
@@ -82,40 +85,51 @@ class Graph:
         if device.type != "cpu":
             self.module.to(device)  # buffers that are not fields of the model
         found = [(legacy, context.converted(o)) for legacy, o in encoder.pairs]
-        self.pairs = [(legacy, module) for legacy, module in found if module is not None]
+        self._pairs = [(ref(legacy), module) for legacy, module in found if module is not None]
         self.signature = signature(root, self._views.shared)
         for legacy, module in self.pairs:
             if isinstance(module, UserModule):
-                module.anchor = torch.zeros((), requires_grad=True)
-            module.register_forward_pre_hook(partial(self._enter, legacy), prepend=True)
-            module.register_forward_hook(partial(self._leave, legacy))
+                module.part, module.anchor = proxy(legacy), torch.zeros((), requires_grad=True)
+            module.register_forward_pre_hook(partial(_enter, ref(self), ref(legacy)), prepend=True)
+            module.register_forward_hook(partial(_leave, ref(self), ref(legacy)))
+
+    @property
+    def pairs(self) -> list[tuple[Any, nn.Module]]:
+        """Each object of the model with its converted module, without objects that were deleted."""
+        found = [(reference(), module) for reference, module in self._pairs]
+        return [(legacy, module) for legacy, module in found if legacy is not None]
 
     def fits(self, root: Any) -> bool:
         """Return whether the model is unchanged since its conversion."""
         return signature(root, self._views.shared) == self.signature
 
-    def _enter(self, legacy: Any, module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Record the inputs of a call, as views, so that their gradients are those of this call only."""
-        inputs = tuple(map_tensors(lambda t: t.view_as(t) if t.requires_grad else t, x) for x in arguments)
-        legacy._call = Call(tuple(map_tensors(torch.detach, x) for x in inputs), inputs, None, module, self)
-        return inputs
-
-    def _leave(self, legacy: Any, module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
-        if legacy._call.graph is self:  # otherwise an inherited method of a module of the user has run another graph
-            legacy._call = legacy._call._replace(output=output)
-        if not isinstance(module, UserModule):
-            legacy.output = plain(output)
-
     def write_back(self) -> None:
         """Copy changed tensors that are not views back to their fields."""
         for legacy, module in self.pairs:
-            computed = CHANGED.get(legacy._kind, {})
+            computed = CHANGED.get(legacy._legacy_class, {})
             for name, spec in registry.mapping_of(module).fields_of(module).items():
                 tensor, field = get_tensor(module, spec.attribute), legacy._fields.get(name)
                 if name in computed or not isinstance(tensor, Tensor) or not isinstance(field, Tensor):
                     continue
                 if field.numel() and storage_id(tensor) != storage_id(field):
                     field.copy_(field_value(module, name, spec).reshape(field.shape))
+
+
+def _enter(graph: ref[Graph], reference: ref[Any], module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Record the inputs of a call, as views, so that their gradients are those of this call only."""
+    inputs = tuple(map_tensors(lambda t: t.view_as(t) if t.requires_grad else t, x) for x in arguments)
+    if (legacy := reference()) is not None and (owner := graph()) is not None:
+        legacy._call = Call(tuple(map_tensors(torch.detach, x) for x in inputs), inputs, None, module, owner)
+    return inputs
+
+
+def _leave(graph: ref[Graph], reference: ref[Any], module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+    if (legacy := reference()) is None:
+        return
+    if legacy._call.graph is graph():  # otherwise an inherited method of a module of the user has run another graph
+        legacy._call = legacy._call._replace(output=output)
+    if not isinstance(module, UserModule):
+        legacy.output = plain(output)
 
 
 def plain(value: Any) -> Any:
@@ -153,9 +167,9 @@ def signature(root: Any, shared: set[int]) -> list[Any]:
             seen.add(id(value))
             found.append(len(value))
             stack.extend(value)
-        elif isinstance(value, (dict, Viewed)):
+        elif isinstance(value, (dict, LegacyObject)):
             seen.add(id(value))
-            found += [id(value), isinstance(value, Viewed) and is_user_module(value)]
+            found += [id(value), isinstance(value, LegacyObject) and is_user_module(value)]
             for key, entry in (value if isinstance(value, dict) else value._fields).items():
                 if key not in RESULTS and key not in BUFFERS and not (isinstance(key, str) and key.startswith("grad")):
                     found.append(key)

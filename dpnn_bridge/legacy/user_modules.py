@@ -79,7 +79,7 @@ class UserModule(nn.Module):
 
     def __init__(self, part: Any) -> None:
         super().__init__()
-        self.__dict__["part"] = part
+        self.part = part
         self.anchor: Tensor | None = None
 
     def forward(self, input: Any) -> Any:

@@ -311,15 +311,23 @@ class NAG(_Stepper):
                 "NAG evaluates the gradient after it has moved the parameters: pass step() a closure that clears the "
                 "gradients, computes the loss, calls backward() and returns the loss"
             )
-        for group in self.param_groups:
-            for p in group["params"]:
-                if "momentum_buffer" in self.state[p]:
-                    p.add_(self.state[p]["momentum_buffer"], alpha=group["momentum"])
-        loss = evaluated(closure)
+        self._move(1)
+        try:
+            loss = evaluated(closure)
+        except BaseException:
+            self._move(-1)
+            raise
         for group in self.param_groups:
             for p in group["params"]:
                 self._update(group, p, self.state[p])
         return loss
+
+    def _move(self, sign: int) -> None:
+        """Add the momentum to the parameters, or subtract it."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if "momentum_buffer" in self.state[p]:
+                    p.add_(self.state[p]["momentum_buffer"], alpha=sign * group["momentum"])
 
     def _update(self, group: dict[str, Any], p: Tensor, state: dict[str, Any]) -> None:
         rate = decayed(group, count(state))

@@ -250,11 +250,14 @@ class CG(_FullBatch):
         length = 1 / (1 - slope)
         while evaluations < limit:
             start = [p.clone() for p in self._all_params]
-            search = _LineSearch(self, closure, direction, loss, slope, length, limit - evaluations - 1)
+            try:
+                search = _LineSearch(self, closure, direction, loss, slope, length, limit - evaluations - 1)
+            except BaseException:  # raised by the closure
+                self._restore(start)
+                raise
             evaluations += search.evaluations
             if not search.success:
-                for p, value in zip(self._all_params, start, strict=True):
-                    p.copy_(value)
+                self._restore(start)
                 break
             previous, gradient, loss, length = gradient, search.gradient, search.loss, search.length
             self.losses.append(loss)
@@ -267,6 +270,10 @@ class CG(_FullBatch):
             length *= min(self.param_groups[0]["ratio"], slope / (next_slope - 1e-320))
             slope = next_slope
         return first
+
+    def _restore(self, values: list[Tensor]) -> None:
+        for p, value in zip(self._all_params, values, strict=True):
+            p.copy_(value)
 
 
 class _LineSearch:

@@ -230,5 +230,5 @@ def to_lua(optimizer: Optimizer, target: Target | None = None) -> LuaTable:
 
 def _method_of(optimizer: type[Optimizer]) -> Method | None:
     """Return the method of an optimizer class or of its nearest base class that has one; None if there is none."""
-    methods = {kind: method for method in METHODS.values() for kind in (method.optimizer, *method.stock)}
-    return next((methods[kind] for kind in optimizer.__mro__ if kind in methods), None)
+    methods = {cls: method for method in METHODS.values() for cls in (method.optimizer, *method.stock)}
+    return next((methods[cls] for cls in optimizer.__mro__ if cls in methods), None)

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def torch7_random(seed: float | None) -> AbstractContextManager[Any]:
     """Make modules draw Torch7's random numbers after ``torch.manualSeed(seed)``.
 
-    Dropout, normal, uniform and Bernoulli noise come from Torch7's generator in the order in which the modules run.
-    Other functions (``randint``, ``multinomial``) still use PyTorch's generator.
+    ``F.dropout``, ``bernoulli_``, ``normal_``, ``rand_like`` and ``randn_like`` draw from Torch7's generator, in the
+    order in which the modules run. Other functions, such as ``torch.rand``, still draw from PyTorch's generator.
 
     Args:
         seed: The seed; None changes nothing.

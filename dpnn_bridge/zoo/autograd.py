@@ -87,6 +87,6 @@ class AutoMSE(Documented):
 
 def fresh(class_name: str, obj: LuaObject, **fields: Any) -> LuaObject:
     """Return a new object of nn with the tensor type and the mode (training or evaluation) of ``obj``."""
-    kind, train = tensor_type(obj) or "torch.DoubleTensor", obj.get("train") is not False
-    buffers = {"output": LuaTensor.empty(kind), "gradInput": LuaTensor.empty(kind)}
-    return LuaObject(class_name, LuaTable({"_type": kind, "train": train, **buffers, **fields}))
+    tensor_class, train = tensor_type(obj) or "torch.DoubleTensor", obj.get("train") is not False
+    buffers = {"output": LuaTensor.empty(tensor_class), "gradInput": LuaTensor.empty(tensor_class)}
+    return LuaObject(class_name, LuaTable({"_type": tensor_class, "train": train, **buffers, **fields}))

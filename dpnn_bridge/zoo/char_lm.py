@@ -55,8 +55,8 @@ class OneHot(nn.Module):
 
         @classmethod
         def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-            kind = obj.get("output")
-            dtype = kind.torch().dtype if isinstance(kind, LuaTensor) else torch.float32
+            output = obj.get("output")
+            dtype = output.torch().dtype if isinstance(output, LuaTensor) else torch.float32
             return {**super().arguments(obj, ctx), "dtype": dtype}
 
         @classmethod

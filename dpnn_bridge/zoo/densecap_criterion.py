@@ -109,9 +109,9 @@ class LogisticCriterion(nn.Module):
         scratch = ("offsets", "buffer", "log_den", "losses", "mask", "target_nonzero", "target_zero_mask")
         constants = {
             **dict.fromkeys(("offsets", "buffer", "log_den", "losses"), LuaTensor.empty),
-            "mask": lambda kind: LuaTensor.empty("torch.ByteTensor"),
-            "target_nonzero": lambda kind: LuaTensor.empty("torch.LongTensor"),
-            "target_zero_mask": lambda kind: LuaTensor.empty("torch.ByteTensor"),
+            "mask": lambda tensor_class: LuaTensor.empty("torch.ByteTensor"),
+            "target_nonzero": lambda tensor_class: LuaTensor.empty("torch.LongTensor"),
+            "target_zero_mask": lambda tensor_class: LuaTensor.empty("torch.ByteTensor"),
         }
         checked_by = "structure"
         test = "test_a_model_is_the_same_after_t7_and_pt"

@@ -79,7 +79,7 @@ class BoxSampler(nn.Module):
     def draw(self, total: int, count: int) -> Tensor:
         """Return ``count`` random integers below ``total``, without repetition if ``total`` is large enough."""
         if not total:
-            raise ValueError("BoxSampler: every box is the best box of a target, so no box can be negative")
+            raise ValueError("BoxSampler: every box is positive, so no negative box can be drawn")
         return torch.randint(total, (count,)) if total < count else torch.randperm(total)[:count]
 
     class Lua(LuaClass):

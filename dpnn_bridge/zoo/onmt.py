@@ -14,7 +14,7 @@ from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite, empty_size
 from dpnn_bridge.conversion.lua_values import fresh
 from dpnn_bridge.conversion.noise import noise_of
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor, element_dtype
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 #: OpenNMT's name of the softmax in an attention layer
 ATTENTION = "softmaxAttn"
@@ -276,12 +276,9 @@ class VariationalDropout(nn.Module):
         def to_lua(cls, module: VariationalDropout, ctx: LuaContext) -> dict[str, Any]:
             drawn = torch.tensor([0.0 if module.mask is None else 1.0])
             noise = torch.zeros(1, 1) if module.mask is None else module.mask
-            kind = ctx.type_of(module)
-            return {
-                **super().to_lua(module, ctx),
-                "noiseInit": LuaTensor.from_numpy(drawn.numpy().astype(element_dtype(kind)), kind),
-                "sharedNoise": LuaTensor.from_numpy(noise.detach().cpu().numpy().astype(element_dtype(kind)), kind),
-            }
+            buffers = {"noiseInit": drawn, "sharedNoise": noise}
+            typed = {name: ctx.typed_constant(tensor, module) for name, tensor in buffers.items()}
+            return {**super().to_lua(module, ctx), **typed}
 
         @classmethod
         def replay(cls, module: VariationalDropout, after: LuaObject) -> Callable[..., Any] | None:

@@ -98,7 +98,7 @@ class PyramidPacker(nn.Module):
 
         @classmethod
         def to_lua(cls, module: PyramidPacker, ctx: LuaContext) -> dict[str, Any]:
-            output = ctx.constant(torch.zeros(1, 1, 1), module)
+            output = ctx.typed_constant(torch.zeros(1, 1, 1), module)
             return {**cls.constants, "scales": LuaTable.from_list(module.scales), "output": output}
 
         @classmethod

@@ -224,8 +224,10 @@ class BinarySpatialConvolution(nn.Module):
             )
             words = (bits << torch.arange(32, device=bits.device)).sum(-1)
             words = torch.where(words >= 2**31, words - 2**32, words).int()
-            kind = "torch.CudaIntTensor" if fields["alphas"].class_name == "torch.CudaTensor" else "torch.IntTensor"
-            return {**fields, "weight": LuaTensor.from_numpy(words.cpu().numpy(), kind)}
+            weight_class = (
+                "torch.CudaIntTensor" if fields["alphas"].class_name == "torch.CudaTensor" else "torch.IntTensor"
+            )
+            return {**fields, "weight": LuaTensor.from_numpy(words.cpu().numpy(), weight_class)}
 
 
 class WithoutClones(LuaClass):

@@ -41,7 +41,7 @@ class ReverseTensor(nn.Module):
     class Lua(LuaClass):
         scalars = {"dim": "dim", "bprop": "backprop"}
         defaults = {"dim": 1, "bprop": True}
-        constants = {"rev_index": lambda kind: LuaTensor.empty("torch.LongTensor")}
+        constants = {"rev_index": lambda tensor_class: LuaTensor.empty("torch.LongTensor")}
         checked_by = "formula"
         test = "test_sequences_are_reversed"
 

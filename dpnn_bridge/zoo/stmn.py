@@ -201,7 +201,9 @@ class STMM(nn.Module):
         scalars = {"N": "videos", "T": "frames", "D": "in_channels", "M": "memory_channels"}
         constants = {
             **{"t": 2, "elemwise_mask": True, "cell_constructed_flag": True, "mult_after_w": 1},
-            "concat": lambda kind: fresh("nn.JoinTable", kind, dimension=1, size=size_storage(), gradInput=LuaTable()),
+            "concat": lambda tensor_class: fresh(
+                "nn.JoinTable", tensor_class, dimension=1, size=size_storage(), gradInput=LuaTable()
+            ),
         }
         scratch = (
             *("mem_input", "mem_output", "z_output", "r_output", "mem_gradInput", "feat_gradInput"),

@@ -53,8 +53,8 @@ class InstanceNormalization(LuaClass):
 
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
-        kind = DisabledInstanceNorm2d if obj.get("disabled") is True else nn.InstanceNorm2d
-        return kind(**cls.arguments(obj, ctx), affine=obj.get("weight") is not None)
+        module_class = DisabledInstanceNorm2d if obj.get("disabled") is True else nn.InstanceNorm2d
+        return module_class(**cls.arguments(obj, ctx), affine=obj.get("weight") is not None)
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:

@@ -338,10 +338,13 @@ class TemporalAdapter(nn.Module):
             return {**super().to_lua(module, ctx), **ends}
 
 
-def _log_softmax(kind: str) -> LuaObject:
+def _log_softmax(tensor_class: str) -> LuaObject:
     """Return a new field ``lsm``: a log softmax between two views, whose sizes the criterion sets."""
-    views = [fresh("nn.View", kind, size=size_storage(size), numElements=1, numInputDims=len(size)) for size in _VIEWS]
-    return fresh("nn.Sequential", kind, views[0], fresh("nn.LogSoftMax", kind), views[1])
+    views = [
+        fresh("nn.View", tensor_class, size=size_storage(size), numElements=1, numInputDims=len(size))
+        for size in _VIEWS
+    ]
+    return fresh("nn.Sequential", tensor_class, views[0], fresh("nn.LogSoftMax", tensor_class), views[1])
 
 
 @lua_class("nn.TemporalCrossEntropyCriterion")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dpnn_bridge.checkpoints.contents import surroundings
+from dpnn_bridge.checkpoints.contents import plain_entries
 from dpnn_bridge.checkpoints.find import NAMESPACES, candidates, follow, select
 from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.lua_values import to_value
@@ -213,21 +213,21 @@ def test_cycles_end() -> None:
 
 def test_boolean_keys_are_no_numbers() -> None:
     both = LuaTable([(1, "one"), (True, "yes"), (False, "no")])
-    assert surroundings(table(both=both, flags=LuaTable([(True, "yes")]))) == {
+    assert plain_entries(table(both=both, flags=LuaTable([(True, "yes")]))) == {
         "both": {1: "one", "true": "yes", False: "no"},
         "flags": {True: "yes"},
     }
     assert to_value(both) == {1: "one", "true": "yes", False: "no"}
 
 
-def test_surroundings() -> None:
+def test_plain_entries() -> None:
     root = table(model=NET, opt=table(lr=0.1, sizes=table(3, 4)), mean=LuaTensor.from_numpy(np.ones(3)))
     root["big"] = LuaTensor.from_numpy(np.ones(200_000))
-    kept = surroundings(root)
+    kept = plain_entries(root)
     assert kept.keys() == {"opt", "mean"}
     assert kept["opt"] == {"lr": 0.1, "sizes": [3, 4]}
     assert kept["mean"].tolist() == [1, 1, 1]
-    assert surroundings(NET) is None
+    assert plain_entries(NET) is None
 
 
 PATHS = {

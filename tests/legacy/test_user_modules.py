@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
+from weakref import ReferenceType, ref
 
 import numpy as np
 import torch
@@ -92,3 +94,25 @@ def test_numbers_of_numpy_are_settings() -> None:
     layer = nn.SpatialConvolution(np.int64(1), 2, size, size)
     assert layer.forward(torch.ones(1, 1, 5, 5)).shape == (1, 2, 3, 3)
     assert layer.to_lua()["kW"] == 3
+
+
+def test_a_deleted_model_occupies_no_memory() -> None:
+    def used() -> ReferenceType[Any]:
+        net, x = nn.Sequential().add(Doubled(3, 3)).add(nn.Tanh()), torch.ones(1, 3)
+        net.backward(x, net.forward(x))
+        return ref(net)
+
+    used()  # imports
+    gc.disable()
+    try:
+        assert used()() is None
+    finally:
+        gc.enable()
+
+
+def test_a_layer_runs_after_its_model_was_deleted() -> None:
+    layer, x = nn.Linear(3, 2), torch.ones(1, 3)
+    net = nn.Sequential().add(layer).add(Damped())
+    net.forward(x)
+    del net
+    torch.testing.assert_close(layer.backward(x, torch.ones(1, 2)), layer.weight.sum(0, keepdim=True))

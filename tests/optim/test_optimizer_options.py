@@ -55,3 +55,25 @@ def test_a_stock_state_may_have_no_momentum() -> None:
     sgd = torch.optim.SGD(net.parameters(), lr=0.5)
     sgd.state[net.weight]["momentum_buffer"] = None
     assert "dfdx" not in optim.to_lua(sgd, net)
+
+
+@pytest.mark.parametrize("method", [optim.NAG, optim.CG])
+def test_a_closure_that_raises_moves_no_parameter(method: Any) -> None:
+    net = nn.Linear(2, 1).double()
+    optimizer, calls = method(net.parameters()), iter([False, True])
+
+    def closure() -> torch.Tensor:
+        if next(calls, False):
+            raise KeyboardInterrupt
+        optimizer.zero_grad()
+        loss = (net(torch.ones(1, 2, dtype=torch.float64)) - 1).square().sum()
+        loss.backward()
+        return loss
+
+    before = net.weight.detach().clone()
+    if method is optim.NAG:  # needs a momentum
+        optimizer.step(closure)
+        before = net.weight.detach().clone()
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step(closure)
+    torch.testing.assert_close(net.weight.detach(), before)

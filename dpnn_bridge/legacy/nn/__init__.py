@@ -3,6 +3,7 @@
 # ruff: noqa: F401, F403
 from __future__ import annotations
 
+from dpnn_bridge.legacy.legacy_object import LegacyObject
 from dpnn_bridge.legacy.module import Container, Criterion, Module
 from dpnn_bridge.legacy.nn import utils
 from dpnn_bridge.legacy.nn.activations import *
@@ -13,10 +14,9 @@ from dpnn_bridge.legacy.nn.linear import *
 from dpnn_bridge.legacy.nn.normalization import *
 from dpnn_bridge.legacy.nn.pooling import *
 from dpnn_bridge.legacy.nn.shapes import *
-from dpnn_bridge.legacy.viewed import Viewed
 
 #: name -> class of a module or criterion
-CLASSES: dict[str, type[Viewed]] = {
+CLASSES: dict[str, type[LegacyObject]] = {
     name: value
     for name, value in globals().items()
     if isinstance(value, type) and issubclass(value, (Module, Criterion))

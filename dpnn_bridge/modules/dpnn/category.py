@@ -159,7 +159,7 @@ class CategoricalEntropy(nn.Module):
         def to_lua(cls, module: CategoricalEntropy, ctx: LuaContext) -> dict[str, Any]:
             fields = super().to_lua(module, ctx)
             if record_of(module) is None:
-                fields["minusOne"] = ctx.constant(torch.tensor([-float(module.scale)]), module)
+                fields["minusOne"] = ctx.typed_constant(torch.tensor([-float(module.scale)]), module)
                 fields["_mul"], fields["module"] = _entropy(ctx.type_of(module))
                 fields["modules"] = LuaTable.from_list([fields["module"]])
             return fields

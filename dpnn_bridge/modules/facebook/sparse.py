@@ -179,7 +179,7 @@ class SparseNLLCriterion(Criterion):
 
         @classmethod
         def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-            return {**super().to_lua(module, ctx), "output": ctx.constant(torch.zeros(1), module)}
+            return {**super().to_lua(module, ctx), "output": ctx.typed_constant(torch.zeros(1), module)}
 
 
 @lua_class("nn.FasterLookup")

@@ -23,12 +23,12 @@ _ONLY_TORCH7 = {
 }
 
 
-class Viewed:
+class LegacyObject:
     """Base class of modules and criterions. Attributes are Torch7's fields; a converted module computes.
 
     Attributes:
         _lua_class: name of the Lua class.
-        _kind: name of the class in ``torch.legacy.nn``; empty for other classes.
+        _legacy_class: name of the class in ``torch.legacy.nn``; empty for other classes.
         _version: version of the Lua class, if it is not the current version.
         _header: values that the class writes before its fields.
         _call, _graph: last forward pass and converted model, see :mod:`dpnn_bridge.legacy.running`.
@@ -37,7 +37,7 @@ class Viewed:
     __slots__ = ("__dict__", "__weakref__", "_call", "_graph")
 
     _lua_class: ClassVar[str] = ""
-    _kind: ClassVar[str] = ""
+    _legacy_class: ClassVar[str] = ""
     _version: int
     _header: tuple[Any, ...]
 
@@ -45,11 +45,11 @@ class Viewed:
         if lua_class:
             cls._lua_class = lua_class
         elif cls.__module__.startswith("dpnn_bridge.legacy."):  # classes of users inherit _lua_class
-            cls._lua_class, cls._kind = f"nn.{cls.__name__}", cls.__name__
+            cls._lua_class, cls._legacy_class = f"nn.{cls.__name__}", cls.__name__
 
     def __getattr__(self, name: str) -> Any:
         fields = self.__dict__
-        alias = RENAMED.get(type(self)._kind, {}).get(name)
+        alias = RENAMED.get(type(self)._legacy_class, {}).get(name)
         if alias is not None and alias in fields:
             return fields[alias]
         if name in _ONLY_TORCH7:
@@ -65,7 +65,7 @@ class Viewed:
 
     def _own_module(self) -> Any:
         """Return a module of ``torch.nn`` if the object has settings that no Lua class supports, else None."""
-        unsupported = self._lua_class == f"nn.{self._kind}" and only_pytorch(self._kind, self._fields)
+        unsupported = self._lua_class == f"nn.{self._legacy_class}" and only_pytorch(self._legacy_class, self._fields)
         return self._in_pytorch() if unsupported else None
 
     def _in_pytorch(self) -> Any:
