@@ -71,7 +71,7 @@ def flatten(value: Any, tensors: list[torch.Tensor]) -> Any:
 
 
 def restore(shape: Any, tensors: list[Any]) -> Any:
-    """Return the nested value that :func:`flatten` took apart."""
+    """Return the nested value of a structure from :func:`flatten` and its tensors."""
     if isinstance(shape, int):
         return tensors[shape]
     if isinstance(shape, list):

@@ -103,8 +103,8 @@ class LuaBridge:
             **options: as for :class:`LuaBridge`.
         """
         named = paths(files)
-        homes = list(dict.fromkeys(Path(os.path.realpath(f)).parent for f in named))
-        bridge = cls([*paths(options.pop("lua_path", ())), *homes], **options)
+        parents = list(dict.fromkeys(Path(os.path.realpath(f)).parent for f in named))
+        bridge = cls([*paths(options.pop("lua_path", ())), *parents], **options)
         if to_stderr:
             bridge.print_to_stderr()
         for file in named:

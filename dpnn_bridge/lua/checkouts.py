@@ -53,15 +53,15 @@ def _checkouts(root: Path, package: str, name: str, any_case: bool) -> Iterator[
 def _in_other_checkouts(root: Path, package: str, rest: Sequence[str]) -> Iterator[Path]:
     """Yield candidates in checkouts of other packages that contain this package in a folder."""
     for folder in _with_subfolders(root):
-        for home in (folder / "lua" / package, folder / package):
-            if (home / "init.lua").is_file():
-                yield from _by_lua_rules(home.parent, package, rest)
+        for inner in (folder / "lua" / package, folder / package):
+            if (inner / "init.lua").is_file():
+                yield from _by_lua_rules(inner.parent, package, rest)
 
 
-def _candidates(home: Path, package: str, rest: Sequence[str]) -> Iterator[Path]:
+def _candidates(checkout: Path, package: str, rest: Sequence[str]) -> Iterator[Path]:
     """Yield the candidates in a checkout of the package, best first."""
     for inside in _SOURCE_FOLDERS:
-        for folder in (home / inside, home / inside / package):
+        for folder in (checkout / inside, checkout / inside / package):
             inner = folder.joinpath(*rest) if rest else folder
             yield inner / "init.lua"
             yield inner.with_name(f"{inner.name}.lua") if rest else inner / f"{package}.lua"
@@ -69,29 +69,29 @@ def _candidates(home: Path, package: str, rest: Sequence[str]) -> Iterator[Path]
 
 def _by_lua_rules(root: Path, package: str, rest: Sequence[str]) -> Iterator[Path]:
     """Yield the candidates that Lua's own search finds below ``root``, which may also be the package's own folder."""
-    home = root if (root / "init.lua").is_file() and root.name == package else root / package
-    inner = home.joinpath(*rest)
+    folder = root if (root / "init.lua").is_file() and root.name == package else root / package
+    inner = folder.joinpath(*rest)
     yield inner.with_name(f"{inner.name}.lua")
     yield inner / "init.lua"
 
 
-def _one_folder_deeper(home: Path, rest: Sequence[str]) -> Iterator[Path]:
+def _one_folder_deeper(checkout: Path, rest: Sequence[str]) -> Iterator[Path]:
     """Yield candidates one folder deeper, such as the folder of the tests in a checkout."""
-    return iter(sorted(home.glob(f"*/{glob.escape(rest[-1])}.lua"))) if rest else iter(())
+    return iter(sorted(checkout.glob(f"*/{glob.escape(rest[-1])}.lua"))) if rest else iter(())
 
 
 def _all_candidates(root: Path, package: str, rest: Sequence[str], name: str, any_case: bool) -> Iterator[Path]:
     yield from _by_lua_rules(root, package, rest)
     for tree in _TREES:
         yield from _by_lua_rules(root / tree, package, rest)
-    homes = [(root / package, None)] if (root / package).is_dir() else []
-    homes += [checkout for checkout in _checkouts(root, package, name, any_case) if checkout[0] != root / package]
-    for home, listed in homes:
-        yield from _candidates(home, package, rest)
+    checkouts = [(root / package, None)] if (root / package).is_dir() else []
+    checkouts += [found for found in _checkouts(root, package, name, any_case) if found[0] != root / package]
+    for checkout, listed in checkouts:
+        yield from _candidates(checkout, package, rest)
         yield from (listed,) if listed else ()  # last, because rockspecs of earlier versions list files that moved
     yield from _in_other_checkouts(root, package, rest)
-    for home, _ in homes:
-        yield from _one_folder_deeper(home, rest)
+    for checkout, _ in checkouts:
+        yield from _one_folder_deeper(checkout, rest)
 
 
 def find_module(roots: Sequence[Path], name: str, *, any_case: bool = True) -> str | None:

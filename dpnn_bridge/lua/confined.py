@@ -176,6 +176,7 @@ class Server:
     # ---- values that stay in this process
 
     def _number(self, value: Any) -> list[Any]:
+        """Keep a value in this process; return its number, the result of Lua's ``type``, and that of ``torch.type``."""
         self._last_number += 1
         number = self._last_number
         self._values[number] = value

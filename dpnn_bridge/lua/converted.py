@@ -16,6 +16,7 @@ from dpnn_bridge.errors import ConversionError, LuaBridgeError
 from dpnn_bridge.lua import values
 from dpnn_bridge.lua.runtime import Runtime
 from dpnn_bridge.lua.tensor import Storage, Tensor
+from dpnn_bridge.lua.text import for_lua
 from dpnn_bridge.memory import Memory, Remembering
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
 from dpnn_bridge.torch7.draws import Draws
@@ -58,7 +59,7 @@ class ConvertedModules:
             try:
                 return code(state, obj, *args)
             except Exception as error:
-                return None, f"{self.runtime.bridge['typename'](obj)}: {error}"
+                return None, for_lua(f"{self.runtime.bridge['typename'](obj)}: {error}")
 
         return call
 
@@ -146,14 +147,12 @@ class ConvertedModules:
 
     def accumulate(self, state: _State, obj: Any, scale: float) -> None:
         """Add the gradients of the backward pass to gradWeight, gradBias … of the object and the modules in it."""
-        added = set()
+        added = set()  # clones share one gradient tensor, and PyTorch's gradient is the sum over all clones
         for key, handle, value in self._pairs(obj, to_lua(state.module, gradients=True), {}):
             assert handle.storage is not None
             location = (handle.storage.pointer, handle.offset)
             if isinstance(key, str) and key.startswith("grad") and key != "gradInput" and location not in added:
-                added.add(
-                    location
-                )  # clones share one gradient tensor, and PyTorch's gradient is the sum over all clones
+                added.add(location)
                 handle.t.add_(value.torch().reshape(handle.size), alpha=scale)
 
     def _pairs(
@@ -222,7 +221,7 @@ class _State:
     Attributes:
         module: the converted module.
         inputs: copies of the inputs.
-        output: its output.
+        output: output of the module.
     """
 
     def __init__(self, module: nn.Module, inputs: list[Any]) -> None:

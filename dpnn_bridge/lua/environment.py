@@ -190,8 +190,8 @@ PACKAGES = {"cudnn", "cunn", "dpnn", "fbcunn", "fbnn", "graph", "inn", "nn", "nn
 
 def in_package(path: Path, roots: Sequence[Path]) -> bool:
     """Return whether a Lua file in the folders ``roots`` belongs to one of :data:`PACKAGES`."""
-    homes = [root for root in roots if path.is_relative_to(root)]
-    return any(root.name in PACKAGES or path.relative_to(root).parts[0] in PACKAGES for root in homes)
+    containing = [root for root in roots if path.is_relative_to(root)]
+    return any(root.name in PACKAGES or path.relative_to(root).parts[0] in PACKAGES for root in containing)
 
 
 def read_source(path: Path) -> str:

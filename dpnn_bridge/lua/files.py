@@ -351,7 +351,10 @@ class SavedFile(DiskFile):
 
 
 class PipeFile(DiskFile):
-    """``torch.PipeFile(command[, mode[, quiet]])``: the output of a shell command, or its input."""
+    """``torch.PipeFile(command[, mode[, quiet]])``: the output of a shell command, or its input.
+
+    To read, the command must end first, unlike in Torch7: its complete output is kept in memory.
+    """
 
     class_name = "torch.PipeFile"
 

@@ -160,7 +160,7 @@ class Files:
         target = self._find(number, path)
         if target.maxshape[0] is not None:
             raise TorchError(f"hdf5: {path} was written without setChunked, so it cannot grow")
-        if data.size[1:] != target.shape[1:]:  # h5py would broadcast
+        if not data.dim or data.size[1:] != target.shape[1:]:  # h5py would broadcast
             raise TorchError(f"hdf5: {path} has rows of {target.shape[1:]}, the tensor has {data.size[1:]}")
         target.resize(target.shape[0] + data.size[0], axis=0)
         target[-data.size[0] :] = data.t.numpy()

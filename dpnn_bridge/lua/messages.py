@@ -73,7 +73,7 @@ _PENLIGHT = re.compile(
 _SEARCHED = re.compile(r"\n\t(?:no file|no field|nothing for) [^\n]*")
 _TRACEBACK = "\nstack traceback:\n"
 #: lines of a traceback without user code; the second traceback is that of bridge.run, which raises the error again
-_FRAMES = {"[C]: in function 'error'", "[C]: in function 'xpcall'", "stack traceback:"}
+_FRAMES = {"", "[C]: in function 'error'", "[C]: in function 'xpcall'", "stack traceback:"}
 
 
 def package_advice(name: str) -> str:
@@ -96,6 +96,6 @@ def explained(message: str) -> str:
         text += f"\n{package} is not loaded yet: begin the Lua file with require '{package}', or with its definition"
     if _PENLIGHT.search(text):
         text += f"\nin th this global is part of Penlight: {package_advice('pl')}"
-    frames = [line.strip() for line in stack.split("\n") if line.strip() and "dpnn_bridge/" not in line]
-    frames = [line for line in frames if line not in _FRAMES]
+    frames = [line for line in map(str.strip, stack.split("\n")) if line not in _FRAMES]
+    frames = [line for line in frames if not line.startswith("dpnn_bridge/")]
     return "\n".join([text, *(f"    called from {frame}" for frame in frames)])

@@ -37,7 +37,7 @@ class _Format:
         if not values.numel():
             return
         sizes = values.abs()
-        low, high = _extreme(sizes, smallest=True), _extreme(sizes, smallest=False)
+        low, high = float(sizes.min()), float(sizes.max())
         are_integers = bool((values == torch.ceil(values)).all())
         if math.isnan(low) or math.isnan(high):
             self.width, self._pattern = None, "%f"
@@ -68,10 +68,6 @@ class _Format:
     @property
     def heading(self) -> str:
         return f"{self.scale:g} *\n" if self.scale != 1 else ""
-
-
-def _extreme(sizes: torch.Tensor, smallest: bool) -> float:
-    return float(sizes.min() if smallest else sizes.max())
 
 
 def _exponent(value: float) -> float:

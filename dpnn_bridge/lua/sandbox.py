@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import signal
@@ -89,8 +90,10 @@ class Sandbox:
         _check_platform()
         limits = {"max_memory": max_memory, "max_seconds": max_seconds, "max_instructions": max_instructions}
         for name, limit in limits.items():
-            if not limit > 0:
-                raise LuaBridgeError(f"{name} must be positive, not {limit}")
+            is_finite = name == "max_seconds" or limit < math.inf
+            if not (limit > 0 and is_finite):
+                raise LuaBridgeError(f"{name} must be positive{'' if is_finite else ' and finite'}, not {limit}")
+        max_memory, max_instructions = int(max_memory), int(max_instructions)
         self.lua_path, self.max_seconds, self.to_stderr = list(lua_path), max_seconds, False
         self.released: list[int] = []
         self._lock = threading.RLock()

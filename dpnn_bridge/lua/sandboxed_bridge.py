@@ -148,9 +148,7 @@ class SandboxedBridge(LuaBridge):
                     "Lua changed the shape or type of a parameter or buffer, which a sandbox cannot do"
                 )
             copy.copy_(value)
-            if (
-                target is not None
-            ):  # None: a tensor that is not a buffer, because it was empty when the module was created
+            if target is not None:  # a tensor that was empty when the module was created is not a buffer
                 target.data.copy_(value)
 
     def manual_seed(self, seed: int) -> None:

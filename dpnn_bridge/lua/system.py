@@ -24,7 +24,7 @@ from dpnn_bridge.errors import OutputError
 from dpnn_bridge.lua.hdf5 import Files
 from dpnn_bridge.lua.state import LuaState
 from dpnn_bridge.lua.tensor import FLOATING, Tensor, TorchError
-from dpnn_bridge.lua.text import from_system, on_paths, to_system
+from dpnn_bridge.lua.text import from_system, on_paths, to_system, with_errors_for_lua
 
 
 def _lua_result(code: Callable[..., Any]) -> Callable[..., Any]:
@@ -248,13 +248,14 @@ def load_image(path: str, depth: float | None, ty: str) -> Tensor:
         ty: element type of the result.
 
     Raises:
-        TorchError: the file is missing or has an unsupported format.
+        TorchError: the file is missing or has an unsupported format, or there is no format with ``depth`` channels.
     """
-    image = _pillow()
+    image, modes = _pillow(), {1: "L", 3: "RGB", 4: "RGBA"}
+    if depth and depth not in modes:
+        raise TorchError(f"image.load: an image has 1, 3 or 4 channels, not {depth:g}")
     try:
         with image.open(to_system(path), formats=_IMAGE_FORMATS) as opened:
-            modes = {1: "L", 3: "RGB", 4: "RGBA"}
-            mode = modes.get(int(depth)) if depth else opened.mode if opened.mode in modes.values() else "RGB"
+            mode = modes[int(depth)] if depth else opened.mode if opened.mode in modes.values() else "RGB"
             pixels = opened.convert(mode)
     except OSError as error:
         raise TorchError(f"{path} is not a readable image: {error}") from None
@@ -326,7 +327,7 @@ def system_entries(runtime: LuaState) -> dict[str, Any]:
         "json": runtime.lua.table_from(json_entries(runtime)),
         "md5": lambda text: hashlib.md5(text.encode("latin-1"), usedforsecurity=False).hexdigest(),
         "hdf5": runtime.guarded(files.entries()),
-        "hdf5_lists": runtime.lua.table_from(files.lists()),
+        "hdf5_lists": runtime.lua.table_from({n: with_errors_for_lua(f) for n, f in files.lists().items()}),
         "image_load": runtime.guard(load_image),
         "image_save": runtime.guard(save_image),
         "image_scale": runtime.guard(scale_image),

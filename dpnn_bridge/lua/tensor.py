@@ -65,7 +65,7 @@ def cast_number(value: float, ty: str) -> float:
     """Convert a Lua number to the element type ``ty`` as C does on x86.
 
     For floating types the number is rounded, and becomes infinity beyond the range. For integer types it is truncated
-    towards zero, then wrapped.
+    towards zero, becomes the lowest ``int`` (for Long, ``long``) outside the range of that C type, and is then wrapped.
     """
     bits = _BITS.get(ty)
     if bits is None:

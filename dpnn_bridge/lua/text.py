@@ -43,9 +43,22 @@ def for_lua(text: str) -> str:
     return _BEYOND_BYTES.sub(lambda match: match[0].encode("utf-8", "surrogateescape").decode("latin-1"), text)
 
 
+def with_errors_for_lua(code: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a function that Lua calls directly: the messages of its exceptions become Lua strings."""
+
+    def call(*args: Any) -> Any:
+        try:
+            return code(*args)
+        except Exception as error:
+            raise RuntimeError(for_lua(str(error))) from error
+
+    return call
+
+
 def on_paths(code: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap a function of the operating system: convert Lua strings in its arguments and strings in its results."""
 
+    @with_errors_for_lua
     def call(*args: Any) -> Any:
         result = code(*[to_system(a) if isinstance(a, str) else a for a in args])
         if isinstance(result, tuple):

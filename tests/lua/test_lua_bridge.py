@@ -270,3 +270,13 @@ def test_python_calls_lua_while_a_coroutine_runs(runtime: str, resume: str, monk
         """
     )
     assert found == [30] * 5
+
+
+def test_an_error_lists_the_callers_in_a_folder_that_is_called_like_the_package(tmp_path: Path) -> None:
+    path = tmp_path / "dpnn_bridge" / "script.lua"
+    path.parent.mkdir()
+    path.write_text("local function f() error('x') end\nlocal function g() f() return 1 end\ng()\n")
+    with pytest.raises(LuaBridgeError) as raised:
+        LuaBridge(runtime="lua51").run_file(path)
+    callers = [line for line in str(raised.value).split("\n")[1:] if "dpnn_bridge/script.lua:" in line]
+    assert len(callers) == 3

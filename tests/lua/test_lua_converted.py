@@ -16,7 +16,7 @@ from dpnn_bridge.compare.differences import Tolerance, compare
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.loaders.t7_reader import read_t7
-from dpnn_bridge.lua import LuaBridge
+from dpnn_bridge.lua import LuaBridge, converted
 from dpnn_bridge.objects import LuaObject
 
 #: kept as one dense tensor in Torch7, see tests/modules/test_sparse.py
@@ -120,6 +120,15 @@ def test_decorated_parameters_are_found() -> None:
 def test_an_error_inside_names_the_class() -> None:
     with pytest.raises(LuaBridgeError, match=r"nn\.Linear: .*mat1 and mat2 shapes"):
         BRIDGE.execute("nn.Linear(3, 2):forward(torch.ones(1, 4))")
+
+
+def test_an_error_inside_may_contain_any_character(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise ValueError("größer als 模型")
+
+    monkeypatch.setattr(converted.ConvertedModules, "_run", fail)
+    with pytest.raises(LuaBridgeError, match=r"nn\.Tanh: größer als 模型"):
+        BRIDGE.execute("nn.Tanh():forward(torch.ones(2))")
 
 
 def test_an_error_in_a_backward_is_text_that_names_the_class() -> None:

@@ -134,3 +134,22 @@ def test_links_within_an_hdf5_file_are_followed(bridge: LuaBridge, tmp_path: Pat
     values, found = bridge.execute(code, str(tmp_path / "x.h5"))
     assert values.tolist() == [0, 1, 2]
     assert all("no such child" in error for error in found), found  # and not the error of pytest's time limit
+
+
+def test_errors_name_a_file_with_any_characters(bridge: LuaBridge, tmp_path: Path) -> None:
+    pytest.importorskip("h5py")
+    code = """
+    local file = require('hdf5').open(..., 'w')
+    file:write('x', torch.ones(2))
+    local data = file:read('x')
+    data._path = '/none'
+    return data:dataspaceSize()
+    """
+    with pytest.raises(LuaBridgeError, match=r"no such child '/none' in .*模型\.h5"):
+        bridge.execute(code, str(tmp_path / "模型.h5"))
+    with pytest.raises(LuaBridgeError, match="has rows of"):
+        bridge.execute(
+            "local file, options = hdf5.open(..., 'w'), hdf5.DataSetOptions():setChunked(2) "
+            "file:write('x', torch.ones(2), options) file:append('x', torch.Tensor())",
+            str(tmp_path / "y.h5"),
+        )

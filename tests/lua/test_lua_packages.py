@@ -120,6 +120,12 @@ def test_pictures(bridge: LuaBridge, tmp_path: Path) -> None:
     assert larger[0].tolist() == pytest.approx([0, 0.5, 1])
 
 
+def test_a_picture_has_no_two_channels(bridge: LuaBridge, tmp_path: Path) -> None:
+    pytest.importorskip("PIL")
+    with pytest.raises(LuaBridgeError, match="an image has 1, 3 or 4 channels, not 2"):
+        bridge.execute("require('image').load(..., 2)", str(tmp_path / "x.png"))
+
+
 def test_grids_of_pictures(bridge: LuaBridge) -> None:
     pytest.importorskip("PIL")
     code = """

@@ -196,7 +196,7 @@ def test_index_linear_divides_by_the_largest_value_so_far() -> None:
         (
             "VolumetricMaxPooling_updateGradInput(t(1, 2, 2, 2), t(1, 1, 1, 2), t(), torch.zeros(1, 1, 1, 1):long(), "
             "2, 2, 2, 2, 2, 2, 0, 0, 0, false)",
-            r"gradOutput has \[1 x 1 x 1 x 2\]",
+            r"gradOutput has shape \[1 x 1 x 1 x 2\]",
         ),
         ("SpatialUpSamplingNearest_updateOutput(t(1, 2, 2), t(), 1)", "must be greater than 1, but got: 1"),
         ("VolumetricUpSamplingNearest_updateOutput(t(1, 2, 2, 2), t(), 0)", "must be greater than 1, but got: 0"),

@@ -913,8 +913,14 @@ def test_classes_of_the_sandbox_are_known(shared: LuaBridge) -> None:
 
 @pytest.mark.parametrize("seconds", [math.inf, 1e10])
 def test_a_sandbox_without_a_time_limit(seconds: float) -> None:
-    bridge = LuaBridge(sandbox=True, max_seconds=seconds)
+    bridge = LuaBridge(sandbox=True, max_seconds=seconds, max_memory=256e6, max_instructions=1e6)  # type: ignore[arg-type]
     assert bridge.execute("return 1 + 1") == 2
+
+
+@pytest.mark.parametrize("limit", ["max_memory", "max_instructions"])
+def test_other_limits_are_finite(limit: str) -> None:
+    with pytest.raises(LuaBridgeError, match=f"{limit} must be positive and finite, not inf"):
+        LuaBridge(sandbox=True, **{limit: math.inf})
 
 
 @pytest.mark.parametrize("limit", ["max_seconds", "max_memory", "max_instructions"])

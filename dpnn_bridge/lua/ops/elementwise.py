@@ -103,12 +103,12 @@ def _shift_right(x: torch.Tensor, y: Any) -> torch.Tensor:
     return x / _power_of_two(x, y) if x.is_floating_point() else right_shifted(x, y)
 
 
-def _bitwise(name: str, f: Callable[..., torch.Tensor], word: str) -> None:
+def _bitwise(name: str, f: Callable[..., torch.Tensor], lua_name: str) -> None:
     def unsupported(r: Tensor, s: Tensor, other: Any) -> None:
         raise TorchError(f"{name} is only supported for integer type tensors")
 
-    _with_number(name, f, f"{word}(x, v)", "", f"{f.__name__}.Tensor_out", types=INTEGER_TYPES)
-    _with_tensor("c" + name, f, f"{word}(x, y)", "", f"{f.__name__}.Tensor_out", types=INTEGER_TYPES)
+    _with_number(name, f, f"{lua_name}(x, v)", "", f"{f.__name__}.Tensor_out", types=INTEGER_TYPES)
+    _with_tensor("c" + name, f, f"{lua_name}(x, y)", "", f"{f.__name__}.Tensor_out", types=INTEGER_TYPES)
     torch_function(name, "r s n", types=FLOAT_TYPES)(unsupported)
     torch_function("c" + name, "r s T", types=FLOAT_TYPES)(unsupported)
 
@@ -143,12 +143,8 @@ _with_number("div", _int_divide, "v", "x / v", types=INTEGER_TYPES, family="divi
 _with_tensor("cdiv", _int_divide, "y", "x / y", types=INTEGER_TYPES, family="divided")
 for _types, _left, _right, _count in (
     (FLOAT_TYPES, "x * R(2 ^ {})", "x / R(2 ^ {})", "y"),
-    (
-        INTEGER_TYPES,
-        "lshift(U(x), {})",
-        "rshift(U(x), {})",
-        "tobit(y)",
-    ),  # LuaJIT does not compile shifts by 64-bit integers
+    # LuaJIT does not compile shifts by 64-bit integers
+    (INTEGER_TYPES, "lshift(U(x), {})", "rshift(U(x), {})", "tobit(y)"),
 ):
     _with_number("lshift", _shift_left, _left.format("v"), types=_types)
     _with_number("rshift", _shift_right, _right.format("v"), types=_types)
@@ -234,7 +230,7 @@ for _types, _product, _quotient in _ADDED:
         torch_function(_name, "r s n=1 T T", types=_types, small=(_family, *_divisor, *_small))(_code)
 
 
-def _extremum(name: str, f: Callable[..., torch.Tensor], word: str, sign: str) -> None:
+def _extremum(name: str, f: Callable[..., torch.Tensor], lua_name: str, sign: str) -> None:
     """Declare the larger or smaller of two operands; if one is NaN, the second operand."""
 
     def run(x: torch.Tensor, y: Any) -> torch.Tensor:
@@ -246,11 +242,11 @@ def _extremum(name: str, f: Callable[..., torch.Tensor], word: str, sign: str) -
 
     vector = "maximum.out" if sign == ">" else "minimum.out"
 
-    @torch_function(name, "R s T", small=("pointwise", f"x {sign} y and x or y", f"{word}(x, y)", "", vector))
+    @torch_function(name, "R s T", small=("pointwise", f"x {sign} y and x or y", f"{lua_name}(x, y)", "", vector))
     def with_tensor(r: Tensor, s: Tensor, other: Tensor) -> None:
         choose(r, s, other)
 
-    @torch_function(name, "R s n", small=("pointwise", f"x {sign} v and x or v", f"{word}(x, v)", "", vector))
+    @torch_function(name, "R s n", small=("pointwise", f"x {sign} v and x or v", f"{lua_name}(x, v)", "", vector))
     def with_number(r: Tensor, s: Tensor, value: float) -> None:
         choose(r, s, numbers=(_scalar(value, s),))
 

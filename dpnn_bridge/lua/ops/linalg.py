@@ -1,4 +1,4 @@
-"""Declare LAPACK routines, which exist as ``torch.f`` only. Matrix results are column-major, as in Torch7."""
+"""Declare LAPACK routines, which exist as ``torch.f`` only. Most matrix results are column-major, as in Torch7."""
 
 from __future__ import annotations
 

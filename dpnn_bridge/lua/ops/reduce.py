@@ -33,17 +33,13 @@ def _sum(x: torch.Tensor, dim: int) -> torch.Tensor:
     return x.cumsum(dim).select(dim, -1)
 
 
-def _number(value: torch.Tensor) -> float:
-    return value.item()
-
-
 def _reduce_all(f: Callable[..., torch.Tensor], t: Tensor) -> float:
     """Return the sum or product of all elements: in logical order for up to ``IN_ORDER`` floats, else in any order."""
     x = t.t
     if t.numel > IN_ORDER or not x.is_floating_point():
         total = torch.sum if f is _sum else f
-        return _number(total(x, dtype=_accumulated_type(x)))
-    return _number(f(accumulated(x).reshape(-1), 0))
+        return total(x, dtype=_accumulated_type(x)).item()
+    return f(accumulated(x).reshape(-1), 0).item()
 
 
 def _accumulate(
@@ -135,7 +131,7 @@ def _spread(name: str, finish: Callable[[torch.Tensor, torch.Tensor], torch.Tens
         x = accumulated(t.t)
         centred = x - x.mean()
         variance = (centred * centred).sum() / (t.numel if biased else t.numel - 1)
-        return _number(finish(variance, x))
+        return finish(variance, x).item()
 
     mean = "(total / n)"
     variance = f"max(0, v and other / n - {mean} * {mean} or other / (n - 1) - R(n / (n - 1)) * {mean} * {mean})"
@@ -163,7 +159,7 @@ _spread("std", _root)
 def trace(t: Tensor) -> float:
     if t.dim != 2:
         raise TorchError("bad argument #1 (expected a matrix)")
-    return _number(accumulated(torch.diagonal(t.t)).sum())
+    return accumulated(torch.diagonal(t.t)).sum().item()
 
 
 @torch_function("numel", "T", small=("numel",))
@@ -223,7 +219,7 @@ def norm(t: Tensor, p: float) -> float:
     if p == 2:
         return math.sqrt(_sum(accumulated(x) * accumulated(x), 0).item())
     total = _power_sum(x, p, 0)
-    return _number(total if p in (0, 1) else _power_root(total, p, x))
+    return (total if p in (0, 1) else _power_root(total, p, x)).item()
 
 
 @torch_function(
@@ -262,7 +258,7 @@ def dist(a: Tensor, b: Tensor, p: float) -> float:
         total = torch.from_numpy(np.cumsum(_powers(x, p).to(x.dtype).numpy()))[-1]
     else:
         total = _power_sum(x, p, 0)
-    return _number(_power_root(total, p, x))
+    return _power_root(total, p, x).item()
 
 
 @torch_function("match", "r T T n=1", small=("match",))

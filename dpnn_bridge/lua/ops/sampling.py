@@ -13,8 +13,11 @@ from dpnn_bridge.lua.dispatch import ALL_TYPES, FLOAT_TYPES, torch_function
 from dpnn_bridge.lua.tensor import Tensor, TorchError, cast_number
 from dpnn_bridge.torch7.random import Generator
 
-_MODULUS = {"Double": 2**53 + 1, "Float": 2**24 + 1, "Long": 2**63, "Int": 2**31, "Short": 2**15, "Char": 2**7}
-_MODULUS["Byte"] = 2**8
+#: element type -> number by which ``random()`` without arguments divides; the remainder is the result
+_MODULUS = {
+    **{"Double": 2**53 + 1, "Float": 2**24 + 1},
+    **{"Long": 2**63, "Int": 2**31, "Short": 2**15, "Char": 2**7, "Byte": 2**8},
+}
 
 
 def _checked(code: Callable[..., Any]) -> Callable[..., Any]:

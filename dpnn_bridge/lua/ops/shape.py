@@ -197,7 +197,7 @@ def select(t: Tensor, dim: Any, index: Any, *_: Any) -> Tensor | float:
     return selected(t, d, at)
 
 
-def element(t: Tensor, index: int) -> Tensor | float:
+def element(t: Tensor, index: int) -> float:
     """Return the element at an index of the storage as a number, also for a HalfTensor."""
     assert t.storage is not None
     return t.storage.flat[index].item()
@@ -261,9 +261,8 @@ def unfold(t: Tensor, dim: Any, count: Any, step: Any, *_: Any) -> Tensor:
 
 @native("permute")
 def permute(t: Tensor, *dims: Any) -> Tensor:
-    order = [
-        (check_int(d, n) or n - 1) - 1 for n, d in enumerate(counted(dims), 2)
-    ]  # 0 means the dimension at this position
+    # 0 means the dimension at this position
+    order = [(check_int(d, n) or n - 1) - 1 for n, d in enumerate(counted(dims), 2)]
     if sorted(order) != list(range(t.dim)):
         raise TorchError("Invalid permutation")
     if order == list(range(t.dim)):
@@ -283,9 +282,7 @@ def _squeeze(r: Tensor, t: Tensor, dim: int | None) -> float | None:
     keep = keep or ([0] if t.dim else [])
     r.geometry(t.storage, t.offset, tuple(t.size[d] for d in keep), tuple(t.stride[d] for d in keep))
     if single or (dim is None and r.size == (1,)) or (dim is not None and not had_dims and r.size == (1,)):
-        value = element(r, r.offset)
-        assert isinstance(value, (int, float))
-        return value
+        return element(r, r.offset)
     return None
 
 

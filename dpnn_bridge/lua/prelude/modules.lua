@@ -1,4 +1,4 @@
--- Functions of the bridge that LuaModule and LuaCriterion call.
+-- Functions of the bridge that Python calls: to run code, and for modules and criterions.
 local bridge, py = ...
 bridge.torch = torch
 

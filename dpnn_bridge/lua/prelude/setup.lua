@@ -17,7 +17,6 @@ function bridge.collect()
    return collect('count')  -- kilobytes that Lua itself uses
 end
 function bridge.locked(f) f() end  -- no other Python thread runs Lua until f returns
-bridge.sethook = debug.sethook
 bridge.open = not py.sandbox and io.open or nil
 
 local ok, ffi = pcall(require, 'ffi')

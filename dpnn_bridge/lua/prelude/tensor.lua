@@ -38,7 +38,6 @@ function argument(value)
 end
 bridge.argument = argument
 bridge.handle = function(value) return handles[value] end
-bridge.attach = function(value, handle) handles[value] = handle end
 
 -- several results: pairs of an object and its class name, or of nil and the position of an argument
 local function several(args, v, t, ...)

@@ -28,7 +28,7 @@ def _average(
 
     Args:
         name: name of the layer.
-        operator: name in ``torch.ops.aten``, called as ``operator(x, *geometry)``.
+        operator: name in ``torch.ops.aten``; the function is called as ``operator(x, *geometry)``.
         space: number of spatial dimensions.
         geometry: converts THNN's arguments to those of ``operator``.
         check: raises an error for an unsupported input or arguments.
@@ -72,11 +72,11 @@ def _average2d(*n: Any) -> tuple[Any, ...]:
 
 def _average3d(*n: Any) -> tuple[Any, ...]:
     size, stride = reordered(n[0:3]), reordered(n[3:6])
-    pad = (
-        reordered(n[6:9]) if len(n) > 6 else (0, 0, 0)
-    )  # older versions of nn have neither padding, ceil_mode nor count_include_pad
+    if len(n) == 6:  # older versions of nn have neither padding, ceil_mode nor count_include_pad
+        n = (*n, 0, 0, 0, False, True)
+    pad = reordered(n[6:9])
     check_pads(size, pad)
-    return size, stride, pad, *(n[9:11] if len(n) > 6 else (False, True)), None
+    return size, stride, pad, n[9], n[10], None
 
 
 def _check_volume(x: torch.Tensor, *n: Any) -> None:

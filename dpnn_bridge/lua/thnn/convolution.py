@@ -222,9 +222,8 @@ def _sub2d(
 ) -> torch.Tensor:
     if x.shape[1] > w.numel():
         raise TorchError("bad argument #2 (invalid number of input planes)")
-    w = w.reshape(-1)[
-        : x.shape[1]
-    ]  # files of 2011 have a weight per window element; THNN reads the first numbers in memory
+    # files of 2011 have a weight per window element; THNN reads the first numbers in memory
+    w = w.reshape(-1)[: x.shape[1]]
     y = F.avg_pool2d(x, (kh, kw), (dh, dw)) * (kw * kh) * w.reshape(1, -1, 1, 1)
     return y if b is None else y + b.reshape(1, -1, 1, 1)
 

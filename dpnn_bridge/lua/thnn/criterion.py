@@ -112,7 +112,9 @@ def l1_cost_gradient(input: Tensor, grad_output: Tensor | None, grad_input: Tens
 
 
 def _chosen(input: Tensor, target: Tensor, weights: Tensor | None, ignored: float | None) -> tuple[torch.Tensor, ...]:
-    """Return per sample the scores, the class counted from 0, whether it is not ignored, and its weight.
+    """Return per sample the scores, the class counted from 0, whether the sample counts, and its weight.
+
+    A sample with the class ``ignored`` does not count.
 
     Dimension 1 of the input contains the scores of the classes.
     """

@@ -27,9 +27,12 @@ def _fractional(
     """Compute fractional max pooling.
 
     Args:
+        input: the input.
+        output: gets the maxima.
+        indices: gets their positions.
+        samples: random numbers between 0 and 1, per channel and dimension, in reverse order of the dimensions.
         counts: number of windows per dimension.
         pools: size of the windows per dimension.
-        samples: random numbers between 0 and 1, per channel and dimension, in reverse order of the dimensions.
     """
     space = len(counts)
     x, single = batched(input.t, space)

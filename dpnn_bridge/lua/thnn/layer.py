@@ -1,7 +1,7 @@
 """Register the three kernels of a layer, computed by PyTorch's convolution or derived by autograd.
 
-Layers accept single samples and batches, except :class:`Derived` with ``batches=False``, which refuses
-batches. THNN's work buffers (finput, columns, ones) are not changed.
+Layers accept single samples and batches; :class:`Derived` with ``batches=False`` accepts single samples only. THNN's
+work buffers (finput, columns, ones) are not changed.
 """
 
 from __future__ import annotations

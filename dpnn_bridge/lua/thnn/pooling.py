@@ -74,7 +74,7 @@ def positions(indices: Tensor) -> torch.Tensor:
 
 def _check_gradient(grad_output: Tensor, indices: torch.Tensor) -> None:
     if grad_output.t.numel() != indices.numel():
-        raise TorchError(f"gradOutput has {grad_output.shape_text}, expected {list(indices.shape)}")
+        raise TorchError(f"gradOutput has shape {grad_output.shape_text}, expected {list(indices.shape)}")
 
 
 # ---- 2-D: positions are 1-based within the channel
@@ -330,9 +330,8 @@ def temporal_max_gradient(
 def feature_lp(input: Tensor, output: Tensor, power: float, width: float, stride: float, batch: bool) -> None:
     if not 2 <= width <= 16 or not 1 <= stride <= 4:
         raise TorchError("width must be between 2 - 16 and stride between 1 - 4")
-    windows = input.t.unfold(
-        1 if batch else 0, int(width), int(stride)
-    ).double()  # as in C, where powers do not overflow
+    windows = input.t.unfold(1 if batch else 0, int(width), int(stride))
+    windows = windows.double()  # as in C, where powers do not overflow
     output.assign(torch.pow(torch.pow(windows, power).sum(-1), 1 / power))
 
 

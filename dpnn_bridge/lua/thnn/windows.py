@@ -20,7 +20,7 @@ def last_windows(
     dilation: Sequence[int],
     ceil: bool,
 ) -> list[int]:
-    """Return per dimension how far beyond the input the window begins that only THNN has; -1 without such a window."""
+    """Return, per dimension, how far after the end of the input THNN's additional window begins; -1 if it has none."""
     if not ceil or any(pad):
         return [-1] * len(plane)
     steps = zip(plane, size, stride, dilation, strict=True)

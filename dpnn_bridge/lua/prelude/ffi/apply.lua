@@ -65,7 +65,7 @@ local function visit(S, f, A, B)
    return true
 end
 
-for ty in pairs(native.kinds) do
+for ty in pairs(native.c_types) do
    local mt = metatables['torch.' .. ty .. 'Tensor']
    local function state(x)
       local S = type(x) == 'userdata' and (states[x] or read(x))
@@ -98,7 +98,7 @@ local function table_of(get, S, d, place)
    end
    return values
 end
-for ty in pairs(native.kinds) do
+for ty in pairs(native.c_types) do
    local get = native.get[ty]
    if get then
       local mt, storage = metatables['torch.' .. ty .. 'Tensor'], metatables['torch.' .. ty .. 'Storage']

@@ -5,8 +5,7 @@ local families, loops, resize = native.families, native.loops, native.resize
 local min, max = math.min, math.max
 local FEW = loops.FEW
 
-local function is_small(S) return S.count > 0 and S.count <= FEW end
-local function in_other_memory(R, S) return not R.block or R.block ~= S.block end
+local is_small, in_other_memory = loops.is_small, native.in_other_memory
 
 -- An image and a kernel of up to three dimensions; elements of the kernel outside the image are skipped.
 local CONVOLVE = [[
@@ -73,7 +72,7 @@ local function by_rows(add, R, S, K, is_full, is_flipped)
    if not sized or not R.dense then return false end
    S, K = contiguous(S), contiguous(K)
    local result, image, weights = R.block.data + R.offset, S.block.data + S.offset, K.block.data + K.offset
-   ffi.fill(result, R.count * native.kinds[R.ty].size)
+   ffi.fill(result, R.count * native.c_types[R.ty].size)
    for i = 0, results - 1 do
       for j = 0, summed - 1 do
          local plane = K.n == 3 and i or j

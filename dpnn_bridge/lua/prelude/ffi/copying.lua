@@ -31,14 +31,14 @@ end
 -- set all elements of S to 0; nil if Python must do it
 function native.zero(S)
    if packed(S) then
-      ffi.fill(S.block.data + S.offset, S.count * native.kinds[S.ty].size)
+      ffi.fill(S.block.data + S.offset, S.count * native.c_types[S.ty].size)
       return true
    end
    return S.count <= FEW and S.ty ~= 'Half' and pointwise('nought', S, S) or nil
 end
 
 -- zero, copy, clone of all types
-for ty, kind in pairs(native.kinds) do
+for ty, c_type in pairs(native.c_types) do
    local mt = metatables['torch.' .. ty .. 'Tensor']
    local zero, copy, clone = mt.zero, mt.copy, mt.clone
    mt.zero = function(self, ...)
@@ -50,7 +50,7 @@ for ty, kind in pairs(native.kinds) do
       if S and T and S.ty == ty and S.count == T.count and S.count > 0 and S.block ~= T.block then
          if T.ty == ty then
             if S.dense and T.dense or packed(S) and native.same_geometry(S, T) then
-               ffi.copy(S.block.data + S.offset, T.block.data + T.offset, S.count * kind.size)
+               ffi.copy(S.block.data + S.offset, T.block.data + T.offset, S.count * c_type.size)
                return self
             elseif ty ~= 'Half' and (S.count > LONG and vectors.copy(S, T) or S.count <= FEW and pointwise('copy', S, T)) then
                return self

@@ -28,7 +28,7 @@ local function real(ty)
 end
 local reals = {Float = real('Float'), Double = real('Double')}
 
-for ty in pairs(native.kinds) do
+for ty in pairs(native.c_types) do
    if ty ~= 'Half' then
       local limit = limits[ty]
       local low, high = limit and limit[1], limit and limit[2]
@@ -73,7 +73,7 @@ local function apply_index(S, spec)
    return V
 end
 
-for ty in pairs(native.kinds) do
+for ty in pairs(native.c_types) do
    local mt = metatables['torch.' .. ty .. 'Tensor']
    local get, put = native.get[ty], native.put[ty]
    local generic_index, generic_newindex, slow_index, slow_newindex = mt.__index, mt.__newindex, mt.__index__, mt.__newindex__

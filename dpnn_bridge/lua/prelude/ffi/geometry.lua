@@ -148,6 +148,9 @@ function native.disjoint(S)
    return true
 end
 
+-- whether writing the result R cannot change S
+function native.in_other_memory(R, S) return not R.block or R.block ~= S.block end
+
 -- whether two states have equal sizes and strides; they may be in different memory
 local function same_geometry(A, B)
    if A.n ~= B.n then return false end

@@ -7,7 +7,7 @@ local slices, resize, resize_as, same_sizes, fresh = native.slices, native.resiz
 local type, select, floor = type, select, math.floor
 
 local bits = {}  -- element type -> pointer to integers of the same size, with which elements are copied as bits
-for ty, kind in pairs(native.kinds) do bits[ty] = ffi.typeof('int' .. 8 * kind.size .. '_t *') end
+for ty, c_type in pairs(native.c_types) do bits[ty] = ffi.typeof('int' .. 8 * c_type.size .. '_t *') end
 
 -- Loop over slices: x contains m positions of slices; p and q have outer x (number of slices) x inner elements. STEP uses the k-th
 -- slice and the chosen slice. If inner is 1, the loops are exchanged.
@@ -112,7 +112,7 @@ local function matches_except(S, T, d)
    return true
 end
 
-local function bytes(S) return native.kinds[S.ty].size end
+local function bytes(S) return native.c_types[S.ty].size end
 local ROW, adders = 16, {Float = native.vectors.adder 'Float', Double = native.vectors.adder 'Double'}
 -- BY_SLICE for slices whose inner elements, at least ROW, are adjacent: copies from the chosen slices, or to them
 local function move_rows(outer, m, inner, x, ix, step, p, ip, po, pl, _, q, iq, qo, ql, _, size, to_chosen)
@@ -196,8 +196,8 @@ local function by_element(name, A, C, d, I, value)
 end
 
 -- masks ----------------------------------------------------------------------------------------------------------------
--- number of ones, and bitwise or, of n words with four mask elements each; up to 255 words are summed before their bytes are summed
-local words = ffi.typeof 'const int32_t *'  -- conversion of unsigned words is slow in LuaJIT
+-- number of ones, and bitwise or, of n words with four mask elements each; up to 255 words are summed before their bytes are summed.
+-- The words are signed, because LuaJIT converts unsigned words slowly
 local function count_by_four(w, n)
    local count, odd = 0, 0
    for start = 0, n - 1, 255 do
@@ -217,7 +217,7 @@ local function mask_layout(S, M)
    local x, count, odd, from, last = M.block.data, 0, 0, M.offset, 0
    if native.packed(M) then
       last = M.count - M.count % 4
-      count, odd = count_by_four(ffi.cast(words, x + from), last / 4)
+      count, odd = count_by_four(ffi.cast(native.words, x + from), last / 4)
       for j = from + last, from + M.count - 1 do count, odd = count + x[j], bit.bor(odd, x[j]) end
    else
       for i = 0, rows - 1 do
@@ -236,7 +236,7 @@ local function masked_fill(S, M, value)
    if not fits(S.ty, value) then return false end
    local count, rows, columns, sr, sc, mr, mc = mask_layout(S, M)
    if not count then return false end
-   local cell, p = ffi.new(native.kinds[S.ty].name .. '[1]', value), data(S)
+   local cell, p = ffi.new(native.c_types[S.ty].name .. '[1]', value), data(S)
    kernel(S.ty, 'maskedFill')(rows, columns, M.block.data, M.offset, mr, mc, p, S.offset, sr, sc, p, 0, 0, ffi.cast(bits[S.ty], cell)[0])
    return true
 end
@@ -264,7 +264,7 @@ local function masked_select(R, S, M)
 end
 
 -- methods --------------------------------------------------------------------------------------------------------------
-for ty in pairs(native.kinds) do
+for ty in pairs(native.c_types) do
    local mt = metatables['torch.' .. ty .. 'Tensor']
    local function define(name, f)
       local slow = mt[name]

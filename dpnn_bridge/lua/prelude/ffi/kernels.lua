@@ -33,20 +33,20 @@ local kernels = {}
 local function define(name, forward, backward, of_output, options)
    local output_name, gradient_name = name .. '_updateOutput', name .. '_updateGradInput'
    expressions[output_name], expressions[gradient_name] = forward, backward
-   kernels[output_name] = function(n, input, output, v, w, inplace)
+   kernels[output_name] = function(input, output, v, w, inplace)
       if (options == 2 and inplace) or (options == 1 and w) then return false end
       local X = state(input)
       local P = X and X.count <= FEW and sized(output, X)
       return P and pointwise(output_name, P, X, nil, nil, number_of(X.ty, v or 0), number_of(X.ty, w or 0))
    end
    if of_output then
-      kernels[gradient_name] = function(n, input, gradOutput, gradInput, output)
+      kernels[gradient_name] = function(input, gradOutput, gradInput, output)
          local Y, X = state(gradOutput), state(output)
          local P = Y and X and Y.ty == X.ty and fits(input, X) and same_size(X, Y) and X.count <= FEW and sized(gradInput, X)
          return P and pointwise(gradient_name, P, X, Y)
       end
    else
-      kernels[gradient_name] = function(n, input, gradOutput, gradInput, v, w, inplace)
+      kernels[gradient_name] = function(input, gradOutput, gradInput, v, w, inplace)
          if w == true or inplace then return false end
          local X, Y = state(input), state(gradOutput)
          local P = X and Y and Y.ty == X.ty and same_size(X, Y) and X.count <= FEW and sized(gradInput, X)
@@ -123,7 +123,7 @@ end
 ]])
 
 local function soft(name, forward, backward)
-   kernels[name .. '_updateOutput'] = function(n, input, output)
+   kernels[name .. '_updateOutput'] = function(input, output)
       local X = state(input)
       local rows, columns
       if X and X.count <= FEW then rows, columns = rows_of(X) end
@@ -132,7 +132,7 @@ local function soft(name, forward, backward)
       forward(X.ty, rows, columns, P.block.data, P.offset, X.block.data, X.offset)
       return true
    end
-   kernels[name .. '_updateGradInput'] = function(n, input, gradOutput, gradInput, output)
+   kernels[name .. '_updateGradInput'] = function(input, gradOutput, gradInput, output)
       local G, Y = state(gradOutput), state(output)
       if not (G and Y and G.ty == Y.ty and fits(input, Y) and Y.count <= FEW and G.dense and same_size(G, Y)) then return false end
       local rows, columns = rows_of(Y)
@@ -147,7 +147,7 @@ soft('SoftMax', soft_max, soft_max_gradient)
 
 -- criterions ---------------------------------------------------------------------------------------------------------
 expressions.MSECriterion_updateGradInput = 'v * R(x - y)'
-function kernels.MSECriterion_updateOutput(n, input, target, output, average)
+function kernels.MSECriterion_updateOutput(input, target, output, average)
    local X, T, P = state(input), state(target), state(output)
    if not (X and T and P and T.ty == X.ty and P.ty == X.ty and X.count == T.count and X.count <= FEW and P.count == 1) then return false end
    local total = reduce('squared_differences', X, T)
@@ -155,7 +155,7 @@ function kernels.MSECriterion_updateOutput(n, input, target, output, average)
    P.block.data[P.offset] = average and total / X.count or total
    return true
 end
-function kernels.MSECriterion_updateGradInput(n, input, target, gradInput, average)
+function kernels.MSECriterion_updateGradInput(input, target, gradInput, average)
    local X, T = state(input), state(target)
    local P = X and T and T.ty == X.ty and X.count == T.count and X.count <= FEW and sized(gradInput, X)
    return P and pointwise('MSECriterion_updateGradInput', P, X, T, nil, number_of(X.ty, average and 2 / X.count or 2))
@@ -174,7 +174,7 @@ local function classes(X, target, ignored)
    end
    return rows, columns, data, T.offset
 end
-function kernels.ClassNLLCriterion_updateOutput(n, input, target, output, average, weights, total, ignored)
+function kernels.ClassNLLCriterion_updateOutput(input, target, output, average, weights, total, ignored)
    local X, P, W = state(input), state(output), state(total)
    if weights or not (X and P and W and P.ty == X.ty and W.ty == X.ty and P.count == 1 and W.count == 1) then return false end
    local rows, columns, data, first = classes(X, target, ignored)
@@ -185,7 +185,7 @@ function kernels.ClassNLLCriterion_updateOutput(n, input, target, output, averag
    P.block.data[P.offset] = average and sum / rows or sum
    return true
 end
-function kernels.ClassNLLCriterion_updateGradInput(n, input, target, gradInput, average, weights, total, ignored)
+function kernels.ClassNLLCriterion_updateGradInput(input, target, gradInput, average, weights, total, ignored)
    local X, P, W = state(input), state(gradInput), state(total)
    if weights or not (P and X and W and P.ty == X.ty and W.ty == X.ty and same_size(X, P) and P.dense) then return false end
    local rows, columns, data, first = classes(X, target, ignored)
@@ -209,7 +209,7 @@ return function(rows, columns, q, iq, t, it)
 end
 ]])
 expressions.BCECriterion_updateGradInput = 'R(-v * R(y - x)) / ((1 - x + 1e-12) * (x + 1e-12))'
-function kernels.BCECriterion_updateOutput(n, input, target, output, average, weights)
+function kernels.BCECriterion_updateOutput(input, target, output, average, weights)
    local X, T, P = state(input), state(target), state(output)
    if weights or not (X and T and P and T.ty == X.ty and P.ty == X.ty and X.count == T.count and X.count <= FEW and P.count == 1
       and X.dense and T.dense) then
@@ -220,7 +220,7 @@ function kernels.BCECriterion_updateOutput(n, input, target, output, average, we
    P.block.data[P.offset] = average and total / X.count or total
    return true
 end
-function kernels.BCECriterion_updateGradInput(n, input, target, gradInput, average, weights)
+function kernels.BCECriterion_updateGradInput(input, target, gradInput, average, weights)
    local X, T = state(input), state(target)
    local P = not weights and X and T and T.ty == X.ty and X.count == T.count and X.count <= FEW and sized(gradInput, X)
    return P and pointwise('BCECriterion_updateGradInput', P, X, T, nil, number_of(X.ty, average and 1 / X.count or 1))
@@ -228,7 +228,7 @@ end
 
 -- lookup tables --------------------------------------------------------------------------------------------------------
 local adders = {Float = native.vectors.adder 'Float', Double = native.vectors.adder 'Double'}
-function kernels.LookupTable_accGradParameters(n, input, gradOutput, gradWeight, count, sorted, indices, by_frequency, padding, scale)
+function kernels.LookupTable_accGradParameters(input, gradOutput, gradWeight, count, sorted, indices, by_frequency, padding, scale)
    local I, G, P = states[input], state(gradOutput), state(gradWeight)
    local add = G and adders[G.ty]
    if by_frequency or not (I and add and P) or I.ty ~= 'Long' or not (I.dense and G.dense and P.dense) or P.n ~= 2 or P.ty ~= G.ty
@@ -254,6 +254,6 @@ function native.with_loops(name, ty, slow)
    if not f then return slow end
    return function(...)
       local S, T = states[(...)], states[(select(2, ...))]
-      if not (S and S.ty == ty or T and T.ty == ty) or not f(select('#', ...), ...) then return slow(...) end
+      if not (S and S.ty == ty or T and T.ty == ty) or not f(...) then return slow(...) end
    end
 end

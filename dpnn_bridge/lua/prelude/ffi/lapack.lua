@@ -46,7 +46,7 @@ local workspaces = {}
 local function workspace(ty)
    local W = workspaces[ty]
    if not W then
-      local prefix, name = ty == 'Float' and 's' or 'd', native.kinds[ty].name
+      local prefix, name = ty == 'Float' and 's' or 'd', native.c_types[ty].name
       W = {spread = loops.compile(ty, SPREAD, 'matrix'), lwork = 8 * MAX_SIZE * MAX_SIZE, routines = {}}
       for k = 1, 4 do W[k] = ffi.new(name .. '[?]', MAX_SIZE * MAX_SIZE) end
       W.work = ffi.new(name .. '[?]', W.lwork)
@@ -120,7 +120,7 @@ define('inverse', 1, {'getrf', 'getrs'}, function(W, getrf, getrs, R, A)
    local info, size = ints(n)
    getrf(size, size, W[1], size, pivots, info)
    if info[0] ~= 0 then return nil end
-   ffi.fill(W[2], n * n * native.kinds[A.ty].size)
+   ffi.fill(W[2], n * n * native.c_types[A.ty].size)
    for i = 0, n - 1 do W[2][i * (n + 1)] = 1 end
    getrs(letters.N, size, size, W[1], size, pivots, W[2], size, info)
    return store(W, 2, R, n, n, A)

@@ -11,6 +11,7 @@ native.loops = loops
 --- Numbers of elements. Up to FEW, loops that call C's functions are used: they are as fast as a call to Python, and return the bits
 --- of C's functions. Loops without such calls are used up to MANY. Above LONG, PyTorch's vector code is faster than a slow loop.
 loops.FEW, loops.MANY, loops.LONG = 4096, 32768, 2048
+function loops.is_small(S) return S.count > 0 and S.count <= loops.FEW end
 
 -- functions of C's library, in double and in float
 local C_NAMES = {
@@ -78,15 +79,15 @@ local MACROS = {
    Double = {at = native.at.Double}, Float = {at = native.at.Float, R = 'tonumber(cast(float, X))'},
    Char = {U = 'band(X, 0xFF)'}, Short = {U = 'band(X, 0xFFFF)'}, Int = {at = '(P[I] + 0LL)', U = 'tobit(X)'},
 }
-local function expand_macros(source, ty, plain)
+local function expand_macros(source, ty, without_nan)
    local short = MACROS[ty] or {}
-   local at = not plain and short.at or 'P[I]'
+   local at = not without_nan and short.at or 'P[I]'
    source = source:gsub('%f[%w_]at(%b())', function(arguments)
       local p, i = arguments:match('^%((.-), (.*)%)$')
       return (at:gsub('[PI]', {P = p, I = i}))
    end)
    return (source:gsub('%f[%w_]([RU])(%b())', function(name, x)
-      return ((short[name] or '(X)'):gsub('X', function() return expand_macros(x:sub(2, -2), ty, plain) end))
+      return ((short[name] or '(X)'):gsub('X', function() return expand_macros(x:sub(2, -2), ty, without_nan) end))
    end))
 end
 
@@ -101,13 +102,13 @@ local function contains_c_call(source)
       if contains_call(source, f) or source:find('C.' .. f, 1, true) then return true end
    end
 end
--- compile Lua source for an element type; `plain`: no element is NaN
-function loops.compile(ty, source, name, plain)
+-- compile Lua source for an element type; `without_nan`: no element is NaN
+function loops.compile(ty, source, name, without_nan)
    local lines = {PRELUDE}
    for _, f in ipairs(C_NAMES) do
       if contains_call(source, f) then lines[#lines + 1] = format('local %s = C.%s%s\n', f, f, ty == 'Float' and 'f' or '') end
    end
-   lines[#lines + 1] = expand_macros(source, ty, plain)
+   lines[#lines + 1] = expand_macros(source, ty, without_nan)
    return assert(bridge.load(table.concat(lines), '=' .. name))(C, ffi.cast, native.words, float, int)
 end
 
@@ -152,10 +153,10 @@ local OPERANDS = {x = 'q', y = 'r', z = 's'}
 
 -- the two loops of an expression from element type `ty` to type `into`, compiled when they are first used
 local compiled = {}
-local function pointwise_loops(ty, into, expression, plain)
+local function pointwise_loops(ty, into, expression, without_nan)
    local of = compiled[ty] or {}
    compiled[ty], of[into] = of, of[into] or {}
-   local key = plain and 'finite ' .. expression or expression
+   local key = without_nan and 'finite ' .. expression or expression
    local pair = of[into][key]
    if not pair then
       local next, rows = {}, {}
@@ -167,7 +168,7 @@ local function pointwise_loops(ty, into, expression, plain)
          end
       end
       local source = loops.substitute(POINTWISE, {NEXT = table.concat(next, ' '), ROWS = table.concat(rows, ' '), EXPRESSION = expression})
-      pair = {loops.compile(ty, source, expression, plain)}
+      pair = {loops.compile(ty, source, expression, without_nan)}
       of[into][key] = pair
    end
    return pair[1], pair[2]
@@ -251,7 +252,7 @@ local reductions = {
 local reduction = loops.kernels(function(name) return loops.reduction(unpack(reductions[name])) end, ' of all elements')
 
 -- run a reduction by name
-function loops.reduce(name, X, Y, v) return loops.run_reduction(reduction(X.ty, name), X, Y, v) end
+function loops.reduce(name, X, Y) return loops.run_reduction(reduction(X.ty, name), X, Y) end
 
 -- the smallest and the largest element; NaN if there is a NaN, nil if it cannot be computed
 function loops.limits(X)

@@ -6,8 +6,7 @@ local families, loops, resize, resize_as, slices, zero = native.families, native
 local floor, min, max = math.floor, math.min, math.max
 local FEW = loops.FEW
 
-local function is_small(S) return S.count > 0 and S.count <= FEW end
-local function in_other_memory(R, S) return not R.block or R.block ~= S.block end
+local is_small, in_other_memory = loops.is_small, native.in_other_memory
 local is_integer = native.is_integer
 
 local BAND = [[
@@ -33,7 +32,7 @@ local function band_of_rows(rows, columns, p, a, q, c, low, high, size)
 end
 -- tril, triu
 function families.band(plan, which)
-   local run, size, unlimited = loops.compile(plan.ty, BAND, plan.name), native.kinds[plan.ty].size, 2 ^ 31
+   local run, size, unlimited = loops.compile(plan.ty, BAND, plan.name), native.c_types[plan.ty].size, 2 ^ 31
    return function(R, S, k)
       if S.n ~= 2 or S.count == 0 or not is_integer(k) or not (R == S or in_other_memory(R, S)) or not resize_as(R, S) then return nil end
       local low, high = -unlimited, k

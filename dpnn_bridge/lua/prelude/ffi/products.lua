@@ -88,7 +88,7 @@ return function(m, n, beta, alpha, R, pr, r1, r2, T)
 end
 ]]
 local function integer_product(ty)
-   local name = native.kinds[ty].name
+   local name = native.c_types[ty].name
    local sum, capacity, product = loops.compile(ty, SUM, 'sum with a product'), 0, nil
    return function(m, n, k, beta, alpha, R, pr, r1, r2, A, pa, a1, a2, B, pb, b1, b2, is_vector)
       if beta == 0 and alpha == 1 then
@@ -234,7 +234,7 @@ function families.dot(plan)
          return total
       end
    end
-   local rows = loops.compile(ty, DOT_OF_ROWS:gsub('ELEMENT', native.kinds[ty].name), 'dot of rows')
+   local rows = loops.compile(ty, DOT_OF_ROWS:gsub('ELEMENT', native.c_types[ty].name), 'dot of rows')
    return function(A, B)
       local run, a = run_length(A)
       local other, b = run_length(B)

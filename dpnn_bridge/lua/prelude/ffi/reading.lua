@@ -85,7 +85,7 @@ end
 
 -- read elements to an address; false if Python must read them
 local function fill(file, ty, data, count)
-   local size = native.kinds[ty].size
+   local size = native.c_types[ty].size
    local window = window_of(file, count * size)
    if not window and size > 1 then return read_text(file, ty, data, count) end
    window = window or text_bytes(file, count)
@@ -124,8 +124,8 @@ for _, kind in ipairs {'MemoryFile', 'DiskFile', 'PipeFile'} do
    end
 end
 
-for ty, kind in pairs(native.kinds) do
-   local slow, one = File['read' .. ty], ffi.new(kind.name .. '[1]')
+for ty, c_type in pairs(native.c_types) do
+   local slow, one = File['read' .. ty], ffi.new(c_type.name .. '[1]')
    local cell = {block = {data = one}}
    File['read' .. ty] = slow and function(file, ...)
       local n, target = select('#', ...), ...
@@ -198,7 +198,7 @@ function bridge.set_geometry(t, storage, offset, size, stride)
    slow_geometry(t, storage, offset, size, stride)
 end
 
-for ty in pairs(native.kinds) do
+for ty in pairs(native.c_types) do
    local tensor, storage = metatables['torch.' .. ty .. 'Tensor'], metatables['torch.' .. ty .. 'Storage']
    tensor.__factory = function() return (native.fresh(ty)) end
    storage.__factory = function() return native.wrap_storage(native.new_block(ty, 0)) end

@@ -24,16 +24,16 @@ local MAX_BYTES = 65536 -- largest memory that Lua allocates itself
 -- collector. Most memory of a program belongs to PyTorch and is not counted here.
 collectgarbage('setpause', 400)
 
-local function kind(name, size)
+local function c_type(name, size)
    -- aligned like PyTorch's memory, because BLAS kernels round differently for other alignments
    local memory = ffi.typeof('struct __attribute__((aligned(64))) { ' .. name .. ' values[?]; }')
    return {name = name, pointer = ffi.typeof(name .. ' *'), size = size, memory = memory}
 end
-local kinds = {
-   Byte = kind('uint8_t', 1), Char = kind('int8_t', 1), Short = kind('int16_t', 2), Int = kind('int32_t', 4),
-   Long = kind('int64_t', 8), Half = kind('uint16_t', 2), Float = kind('float', 4), Double = kind('double', 8),
+local c_types = {
+   Byte = c_type('uint8_t', 1), Char = c_type('int8_t', 1), Short = c_type('int16_t', 2), Int = c_type('int32_t', 4),
+   Long = c_type('int64_t', 8), Half = c_type('uint16_t', 2), Float = c_type('float', 4), Double = c_type('double', 8),
 }
-native.kinds = kinds
+native.c_types = c_types
 
 -- A table with weak keys only would keep the values of dead keys alive for one more collection. Therefore a userdata keeps its
 -- state or block alive as its environment (setfenv, see keep_alive_with), and the result of cdata() its tensor's state through
@@ -70,7 +70,7 @@ native.measure = measure
 
 local function locate(block)
    local address, size = py.memory(block.handle)
-   block.data, block.size = ffi.cast(kinds[block.ty].pointer, address), size
+   block.data, block.size = ffi.cast(c_types[block.ty].pointer, address), size
 end
 
 -- the block in Lua for the block of a handle of Python
@@ -163,14 +163,14 @@ end
 
 -- memory that Lua allocates -----------------------------------------------------------------------------------------
 local function allocate(ty, count)
-   local kind = kinds[ty]
-   local memory = kind.memory(count)
-   return {ty = ty, data = ffi.cast(kind.pointer, memory), size = count, memory = memory, handle = false}
+   local c_type = c_types[ty]
+   local memory = c_type.memory(count)
+   return {ty = ty, data = ffi.cast(c_type.pointer, memory), size = count, memory = memory, handle = false}
 end
 
 -- a block of `count` elements; nil if it is so large that Python must allocate it
 local function new_block(ty, count)
-   if count * kinds[ty].size <= MAX_BYTES then return allocate(ty, count) end
+   if count * c_types[ty].size <= MAX_BYTES then return allocate(ty, count) end
 end
 native.new_block = new_block
 
@@ -179,7 +179,7 @@ local function storage_handle(block)
    if not block then return nil end
    if not block.handle then
       local handle, address = py.adopt(block.ty, block.size, tonumber(ffi.cast('intptr_t', block.data)))
-      block.data, block.handle, block.memory, block.id = ffi.cast(kinds[block.ty].pointer, address), handle, nil, py.pointer(handle)
+      block.data, block.handle, block.memory, block.id = ffi.cast(c_types[block.ty].pointer, address), handle, nil, py.pointer(handle)
       blocks[block.id] = block
    end
    return block.handle
@@ -187,7 +187,7 @@ end
 
 -- enlarge a block; a block that becomes large moves to PyTorch's memory
 local function grow(block, count)
-   local size = kinds[block.ty].size
+   local size = c_types[block.ty].size
    if block.handle or count * size > MAX_BYTES then
       py.resize_storage(storage_handle(block), count)
       locate(block)
@@ -245,7 +245,7 @@ end
 local cdata_of = setmetatable({}, {__mode = 'kv'})  -- userdata -> result of cdata()
 native.cdata_of = cdata_of
 local class = {}
-for ty in pairs(kinds) do class[ty] = metatables['torch.' .. ty .. 'Tensor'] end
+for ty in pairs(c_types) do class[ty] = metatables['torch.' .. ty .. 'Tensor'] end
 
 -- create the tensor of a state
 function native.wrap(S)
@@ -255,7 +255,7 @@ function native.wrap(S)
 end
 
 local storage_class = {}
-for ty in pairs(kinds) do storage_class[ty] = metatables['torch.' .. ty .. 'Storage'] end
+for ty in pairs(c_types) do storage_class[ty] = metatables['torch.' .. ty .. 'Storage'] end
 function native.wrap_storage(block)
    local object = newproxy(false)
    keep(storages, object, block)

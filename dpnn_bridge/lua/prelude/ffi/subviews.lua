@@ -63,13 +63,11 @@ end
 function methods.isSetTo(self, S, slow, other, ...)
    local T = states[other] or read(other)
    if not T or T.ty ~= S.ty then return slow(self, other, ...) end
-   if not S.block or S.block ~= T.block or S.offset ~= T.offset or S.n ~= T.n then return false end
-   for k = 1, 2 * S.n do if S[k] ~= T[k] then return false end end
-   return true
+   return S.block and S.block == T.block and S.offset == T.offset and native.same_geometry(S, T)
 end
-function methods.elementSize(_, S) return native.kinds[S.ty].size end
+function methods.elementSize(_, S) return native.c_types[S.ty].size end
 
-for ty in pairs(native.kinds) do native.install(metatables['torch.' .. ty .. 'Tensor'], ty, methods) end
+for ty in pairs(native.c_types) do native.install(metatables['torch.' .. ty .. 'Tensor'], ty, methods) end
 
 -- squeeze: remove all dimensions of size 1, or one of them; Python squeezes tensors of one element, which may become a number
 function native.families.squeeze()

@@ -27,7 +27,7 @@ local MAX_DIMENSIONS = 8
 local sizes, strides, tensor = ffi.new('int64_t[?]', MAX_DIMENSIONS), ffi.new('int64_t[?]', MAX_DIMENSIONS), ffi.new('void *[1]')
 local stack = ffi.new('uint64_t[8]')
 local scalar = {}
-for ty, kind in pairs(native.kinds) do scalar[ty] = ffi.new(kind.name .. '[2]') end
+for ty, c_type in pairs(native.c_types) do scalar[ty] = ffi.new(c_type.name .. '[2]') end
 
 local function push(place, data, n, dtype)
    torch.aoti_torch_create_tensor_from_blob(data, n, sizes, strides, 0, dtype, 0, -1, tensor)
@@ -78,12 +78,12 @@ end
 -- R = X + v Y, or X + v without Y, by BLAS, which rounds once; TH also rounds once if all are contiguous, or if v Y is exact
 local CHUNK = 4096
 local ones, factor, counts, axpys = {}, {}, ffi.new('int[2]', CHUNK, 1), {}
-for ty, kind in pairs(native.kinds) do
-   ones[ty] = ffi.new(kind.name .. '[?]', CHUNK)
+for ty, c_type in pairs(native.c_types) do
+   ones[ty] = ffi.new(c_type.name .. '[?]', CHUNK)
    for k = 0, CHUNK - 1 do ones[ty][k] = 1 end
 end
 for ty, letter in pairs {Float = 's', Double = 'd'} do
-   local name = native.kinds[ty].name
+   local name = native.c_types[ty].name
    ffi.cdef(('void %saxpy_(const int *n, const %s *a, const %s *x, const int *step_x, %s *y, const int *step_y);'):format(letter, name, name, name))
    axpys[ty] = found and select(2, pcall(function() return torch[letter .. 'axpy_'] end))
    factor[ty] = ffi.new(name .. '[1]')
@@ -98,7 +98,7 @@ local function axpy(ty, sign)
          return false
       end
       local p = R.block.data + R.offset
-      if R ~= X then ffi.copy(p, X.block.data + X.offset, R.count * native.kinds[ty].size) end
+      if R ~= X then ffi.copy(p, X.block.data + X.offset, R.count * native.c_types[ty].size) end
       factor[ty][0] = sign * v
       local q = Y and Y.block.data + Y.offset
       for start = 0, R.count - 1, CHUNK do
@@ -120,13 +120,13 @@ end
 
 -- R = X + v Y of integers: the product of a matrix, whose two columns are X and Y in memory, and the vector (1, v)
 local function sum_of_columns(ty, sign)
-   local c_type, size = ffi.typeof(native.kinds[ty].name .. ' *'), native.kinds[ty].size
-   local factors, sums = ffi.new(native.kinds[ty].name .. '[2]'), nil
+   local c_type, size = ffi.typeof(native.c_types[ty].name .. ' *'), native.c_types[ty].size
+   local factors, sums = ffi.new(native.c_types[ty].name .. '[2]'), nil
    return function(R, X, Y, v)
       if R.count > 16 * CHUNK or not packed(R) or not same_geometry(R, X) or not can_write(R, X) or Y and not (same_geometry(R, Y) and can_write(R, Y)) then
          return false
       end
-      sums = sums or ffi.new(native.kinds[ty].name .. '[?]', CHUNK)
+      sums = sums or ffi.new(native.c_types[ty].name .. '[?]', CHUNK)
       local p, x, y = R.block.data + R.offset, X.block.data + X.offset, Y and Y.block.data + Y.offset
       for start = 0, R.count - 1, CHUNK do
          local n, a, b = math.min(CHUNK, R.count - start), x + start, y and y + start or ffi.cast(c_type, ones[ty])
@@ -142,7 +142,7 @@ end
 
 -- set all elements of R to v: set the first elements, then copy them, doubling their number each time
 local function fill(ty)
-   local size = native.kinds[ty].size
+   local size = native.c_types[ty].size
    return function(R, _, _, v)
       if not packed(R) then return false end
       local p, done = R.block.data + R.offset, math.min(R.count, 512)

@@ -216,7 +216,7 @@ function native.install(mt, ty, more)
    end
 end
 
-for ty in pairs(native.kinds) do
+for ty in pairs(native.c_types) do
    local mt = metatables['torch.' .. ty .. 'Tensor']
    native.install(mt, ty, methods)
 

@@ -81,8 +81,8 @@ function File.writeObject(file, ...)
    if not ok then error(message, 0) end
 end
 
-for ty, kind in pairs(native.kinds) do
-   local slow, size, one = File['write' .. ty], kind.size, ffi.new(kind.name .. '[1]')
+for ty, c_type in pairs(native.c_types) do
+   local slow, size, one = File['write' .. ty], c_type.size, ffi.new(c_type.name .. '[1]')
    local cell = {block = {data = one}}
    File['write' .. ty] = slow and function(file, ...)
       local n, value = select('#', ...), ...
