@@ -92,7 +92,7 @@ def plain_entries(root: Any) -> Any:
 
 #: maximum number of elements of a tensor that is kept
 LARGEST_KEPT = 100_000
-#: maximum number of elements copied from a storage through several views, as a multiple of the storage's size
+#: maximum number of elements read from a storage through several views, as a multiple of the storage's size
 MAX_VIEWS = 4
 
 

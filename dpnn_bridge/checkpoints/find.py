@@ -43,8 +43,6 @@ MAX_TOGETHER, LISTED = 1000, 20
 
 #: maximum depth of a model in tables, and in strings and buffers that contain serialized objects
 DEEPEST_MODEL, DEEPEST_SERIALIZED = 200, 4
-#: maximum number of elements read from a storage through several views, as a multiple of the storage's size
-MAX_VIEWS = 4
 #: maximum number of characters in the path of a model, because every model in a table stores its path
 LONGEST_MODEL_PATH = 2000
 #: maximum total size of all models, counted in values: a constant, and a multiple of the number of values in the file
@@ -98,7 +96,7 @@ def candidates(root: Any, is_known: Callable[[LuaObject], bool] | None = None) -
         if isinstance(value, (LuaTensor, LuaStorage)):
             storage, start = (value.storage, value.offset) if isinstance(value, LuaTensor) else (value, 0)
             identity = id(storage), start, value.size
-            if storage is None or viewed[id(storage)] > MAX_VIEWS * storage.size:
+            if storage is None or viewed[id(storage)] > contents.MAX_VIEWS * storage.size:
                 continue
             viewed[id(storage)] += value.size
         if identity in seen or not isinstance(value, (LuaTable, LuaObject, LuaTensor, LuaStorage, str)):

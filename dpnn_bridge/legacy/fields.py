@@ -1,6 +1,6 @@
 """Convert fields between Torch7 and PyTorch 0.4's ``torch.legacy.nn``: names, indices from 0, sizes.
 
-The tables are those of ``read_lua_file.py`` in PyTorch 0.4. Does not import PyTorch.
+``read_lua_file.py`` in PyTorch 0.4 contains the same tables. Does not import PyTorch.
 """
 
 from __future__ import annotations

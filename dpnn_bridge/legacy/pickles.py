@@ -75,7 +75,7 @@ def read(file: LocalFile) -> Any:
     """Read a pickle as Lua values.
 
     Raises:
-        NotT7Error: the pickle contains other objects than those of ``torch.legacy.nn``, tensors and plain data.
+        NotT7Error: the pickle contains objects besides modules of ``torch.legacy.nn``, tensors and plain data.
         T7FormatError: the pickle is damaged.
     """
     source = FileSource(file.path, file.name)

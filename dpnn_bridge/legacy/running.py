@@ -116,7 +116,7 @@ class Graph:
 
 
 def _enter(graph: ref[Graph], reference: ref[Any], module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Record the inputs of a call, as views, so that their gradients are those of this call only."""
+    """Record the inputs of a call, as views, whose gradients do not include other calls."""
     inputs = tuple(map_tensors(lambda t: t.view_as(t) if t.requires_grad else t, x) for x in arguments)
     if (legacy := reference()) is not None and (owner := graph()) is not None:
         legacy._call = Call(tuple(map_tensors(torch.detach, x) for x in inputs), inputs, None, module, owner)

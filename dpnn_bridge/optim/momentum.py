@@ -23,7 +23,7 @@ _FIELDS = {
     "max_in_norm": "maxInNorm",
 }
 
-#: options of parameters of a Lua container, such as those of WeightNorm, to which dpnn applies only the learning rate
+#: options of parameters of a Lua container, such as ``nn.WeightNorm``, to which dpnn applies only the learning rate
 _STEP_ONLY = {"momentum": 0, "weight_decay": 0, "max_out_norm": None, "max_in_norm": None}
 
 

@@ -63,4 +63,7 @@ class Draws(TorchFunctionMode):
         return self.generator.fill_normal(torch.empty_like(t))
 
     def dropout(self, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-        return x * self.generator.fill_bernoulli(torch.empty_like(x), 1 - p) / (1 - p) if training and p else x
+        if not training or not p:
+            return x
+        noise = self.generator.fill_bernoulli(torch.empty_like(x), 1 - p)
+        return x * (noise / (1 - p))  # in this order, Torch7's result to the last bit

@@ -99,7 +99,7 @@ class HLogSoftMax(nn.Module):
         cluster, position = (rows - 1).unbind(1)
         loss = F.nll_loss(self.cluster_model(input), cluster)
         inner = self.class_model([input, cluster + self.index_base])
-        return loss + F.nll_loss(inner.view(input.shape[0], -1), position)
+        return loss + F.nll_loss(inner.flatten(1), position)
 
     class Lua(LuaClass):
         indexed = True
@@ -109,7 +109,7 @@ class HLogSoftMax(nn.Module):
 
         @classmethod
         def matches(cls, obj: LuaObject) -> bool:
-            return "logLossCluster" in obj  # a module that was created in PyTorch lacks such fields: it has no export
+            return "logLossCluster" in obj  # a module created in PyTorch lacks this field and cannot be exported
 
         @classmethod
         def parameters(

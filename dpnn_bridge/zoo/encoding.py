@@ -66,7 +66,7 @@ class Encoding(nn.Module):
         The gradient through the assignment weights a has the opposite sign, as in Torch7.
 
     Differs from Torch7:
-        Gradients of the parameters are accumulated over backward passes; Torch7 keeps those of the last pass only.
+        The gradients of the parameters are accumulated; Torch7 keeps only the gradients of the last backward pass.
         Torch7 has no backward pass for inputs of two dimensions.
 
     Lua:

@@ -201,7 +201,7 @@ class SelectBoxes(nn.Module):
     def forward(self, input: list[Tensor]) -> Tensor:
         scores, boxes = (t.detach() for t in input)
         best = scores.argmax(1)
-        selected = boxes.view(len(boxes), -1, 4)[torch.arange(len(boxes), device=boxes.device), best]
+        selected = boxes.unflatten(1, (-1, 4))[torch.arange(len(boxes), device=boxes.device), best]
         if self.std is None or self.mean is None:
             return selected
         return selected * self.std + self.mean

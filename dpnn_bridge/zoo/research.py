@@ -237,7 +237,7 @@ class WithoutClones(LuaClass):
 
     @classmethod
     def matches(cls, obj: LuaObject) -> bool:
-        return "maxT" in obj  # number of clones. A module that was created in PyTorch lacks it: it has no export
+        return "maxT" in obj  # number of clones; a module created in PyTorch lacks it and cannot be exported
 
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:

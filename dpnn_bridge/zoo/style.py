@@ -35,7 +35,7 @@ class DisabledInstanceNorm2d(nn.InstanceNorm2d):
 
 @lua_class("nn.InstanceNormalization")
 class InstanceNormalization(LuaClass):
-    """All four published variants: the statistics are those of the instance, in training and in evaluation.
+    """All four published variants, which use the statistics of the instance in training and in evaluation.
 
     The inner ``bn`` is a buffer. Two variants have running statistics that no output depends on; they are kept
     unchanged.
@@ -64,7 +64,7 @@ class InstanceNormalization(LuaClass):
 
 @lua_class("nn.AdaptiveInstanceNormalization")
 class AdaptiveInstanceNormalization(nn.Module):
-    """Changes the mean and the standard deviation of content features to those of style features.
+    """Gives content features the mean and the standard deviation of style features.
 
     The statistics are computed for each instance and channel.
 
