@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.base.arguments import bound, checks_arguments
 from dpnn_bridge.base.boundary import wrap_errors
+from dpnn_bridge.compare.memory import copied
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.porting.api import Port, fill, port
 from dpnn_bridge.porting.events import LINEAR, Event
@@ -48,7 +48,7 @@ def judge(model: str | PathLike[str] | nn.Module, module: nn.Module, example: An
         The report. ``first`` names the first parameter that differs. ``apply`` writes the model's weights into the
         module.
     """
-    filled = copy.deepcopy(module)
+    filled = copied(module)
     done = Port(**bound(port, model, filled, example, **options))
     report = done.run()
     report._fill = partial(fill, module, done.values)  # not the copy
@@ -177,7 +177,7 @@ def _computes_the_same(done: Port, differ: list[_Weight]) -> bool:
 
     The last shift of each group is adjusted so that the shifts of the group cancel out exactly, without rounding.
     """
-    trial = copy.deepcopy(done.target)
+    trial = copied(done.target)
     tensors = named_tensors(trial)
     with torch.no_grad():
         for group in _groups(differ):

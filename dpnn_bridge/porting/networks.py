@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.base.storage import storage_id
+from dpnn_bridge.compare.memory import copied
 from dpnn_bridge.conversion.places import lua_paths
 from dpnn_bridge.errors import ConversionError, DpnnBridgeError, OptionError
 from dpnn_bridge.modules.rnn.memory import forget
@@ -48,7 +48,7 @@ def double_copy(module: nn.Module, what: str) -> nn.Module:
             f"{what} contains a ScriptModule, which has no Python code; pass the module that was scripted or traced"
         )
     try:
-        fresh = copy.deepcopy(module, _doubles(module)).cpu().double().train()
+        fresh = copied(module, _doubles(module)).cpu().double().train()
         forget(fresh)  # in training mode, this also resets states that the user set
         return fresh.eval()
     except DpnnBridgeError:
@@ -136,7 +136,7 @@ def for_a_run(module: nn.Module, call: Call) -> nn.Module:
     of the parameters too.
     """
     shared = getattr(call, "func", call) in (call_source, call_target)
-    return copy.deepcopy(module, {id(p): p for p in module.parameters()} if shared else {})
+    return copied(module, {id(p): p for p in module.parameters()} if shared else {})
 
 
 def single_buffers(module: nn.Module) -> frozenset[str]:
@@ -166,7 +166,7 @@ def inputs(example: Any) -> tuple[Any, Any]:
     """Return two inputs in double precision: from a function of a seed, or the example and a shuffled, noisy copy.
 
     Raises:
-        OptionError: an input has no tensor or contains NaN, all elements of an example are equal, or a function ignores
+        OptionError: an input has no elements or contains NaN, an example has only equal elements, or a function ignores
             its seed.
     """
     if callable(example) and not isinstance(example, Tensor):
@@ -182,10 +182,12 @@ def inputs(example: Any) -> tuple[Any, Any]:
 
 
 def _checked(example: Any) -> Any:
-    """Return an input that contains tensors, without NaN."""
+    """Return an input that contains tensors with elements, without NaN."""
     tensors = [t for t in leaves(example) if isinstance(t, Tensor)]
     if not tensors:
         raise OptionError("example: expected a tensor, a tuple of tensors or a function of a seed that returns either")
+    if not any(t.numel() for t in tensors):
+        raise OptionError("example: its tensors have no elements; pass at least one sample")
     if any(bool(t.isnan().any()) for t in tensors):
         raise OptionError("example: it contains NaN, and NaN is not equal to any result; pass numbers")
     return example

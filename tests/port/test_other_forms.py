@@ -104,6 +104,21 @@ def test_a_negative_weight_is_no_exponential() -> None:
     assert "computed from parameters by exp, and the source's weight is not positive" in report.first.reason
 
 
+def test_a_layer_may_have_the_older_weight_norm() -> None:
+    """The weight that its hook computes could not be copied."""
+    model, net, x = source(), nn.utils.weight_norm(nn.Linear(3, 3)), randn(4, 3)
+    report = dpnn_bridge.port(model, net, x)
+    assert report.equal, report
+    assert torch.allclose(net(x), model(x), atol=1e-6)
+    assert judge(model, net, x).equal
+
+
+def test_an_example_has_elements() -> None:
+    """PyTorch could not reshape it."""
+    with pytest.raises(OptionError, match="its tensors have no elements"):
+        dpnn_bridge.port(source(), nn.Linear(3, 3), randn(0, 3))
+
+
 @torch.inference_mode()
 def inferred(module: nn.Module, x: Tensor) -> Tensor:
     return module(x)
