@@ -20,7 +20,7 @@ from dpnn_bridge.conversion.distributed import is_equal
 from dpnn_bridge.conversion.fields import Field, record_of
 from dpnn_bridge.conversion.flat import FlatStorages
 from dpnn_bridge.conversion.in_lua import link_tensors
-from dpnn_bridge.conversion.lua_values import lua_storage, numpy_dtype, strided
+from dpnn_bridge.conversion.lua_values import lua_storage, new_tensor, numpy_dtype, strided
 from dpnn_bridge.conversion.parametrized import with_current_weights
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.conversion.stale import check_settings, is_stock
@@ -379,14 +379,10 @@ class LuaConversion(LuaContext):
         return LuaTable.from_list(LuaTensor.empty(self.type_of(module)) for _ in range(count))
 
     def constant(self, tensor: Tensor, module: nn.Module) -> LuaTensor:
-        return _new_tensor(self.class_of(tensor, module), tensor)
+        return new_tensor(self.class_of(tensor, module), tensor)
 
     def typed_constant(self, tensor: Tensor, module: nn.Module) -> LuaTensor:
-        return _new_tensor(self.type_of(module), tensor)
-
-
-def _new_tensor(class_name: str, tensor: Tensor) -> LuaTensor:
-    return strided(class_name, tuple(tensor.shape), lua_storage(class_name, tensor.detach()))
+        return new_tensor(self.type_of(module), tensor)
 
 
 def _floating(module: nn.Module) -> Tensor | None:

@@ -177,6 +177,11 @@ def strided(class_name: str, shape: tuple[int, ...], storage: LuaStorage) -> Lua
     return LuaTensor(class_name, shape, contiguous_strides(shape), 0, storage)
 
 
+def new_tensor(class_name: str, value: Tensor) -> LuaTensor:
+    """Return a new contiguous Lua tensor with the elements of ``value``."""
+    return strided(class_name, tuple(value.shape), lua_storage(class_name, value.detach()))
+
+
 @runtime_checkable
 class Convertible(Protocol):
     """An object that represents a PyTorch module, such as the objects of ``torch.legacy.nn``."""

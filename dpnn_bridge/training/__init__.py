@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.storage import storage_id
 from dpnn_bridge.conversion import fields
-from dpnn_bridge.conversion.lua_values import lua_storage, strided
+from dpnn_bridge.conversion.lua_values import new_tensor
 from dpnn_bridge.loaders.serial import Mode, serial_form
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.training.flat_vector import flatten as flatten
@@ -196,7 +196,7 @@ def visited_rows(module: nn.Module) -> Tensor | None:
 
 def _lua_tensor(tensor: Tensor) -> LuaTensor:
     name = "torch.FloatTensor" if tensor.dtype == torch.float32 else "torch.DoubleTensor"
-    return strided(name, tuple(tensor.shape), lua_storage(name, tensor))
+    return new_tensor(name, tensor)
 
 
 @checks_arguments
