@@ -329,8 +329,7 @@ class LuaConversion(LuaContext):
         if self.tensor_type and tensor.is_floating_point():
             return self.tensor_type
         dtype = numpy_dtype(tensor)
-        record = record_of(module)
-        name = record.tensor_type if record else None
+        name = record.tensor_type if (record := record_of(module)) else None
         if name and element_dtype(name) == dtype:
             return name
         cpu = tensor_class(dtype)
