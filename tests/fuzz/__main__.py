@@ -12,8 +12,8 @@ from .run import TARGETS, in_a_process
 
 @click.command()
 @click.option("--target", "targets", multiple=True, type=click.Choice(TARGETS), help="Repeatable; default: all.")
-@click.option("--minutes", type=float, help="For all targets together; default 10 without --cases.")
-@click.option("--cases", type=int, help="Of each target.")
+@click.option("--minutes", type=float, help="Duration of all targets together. Default: 10 without --cases.")
+@click.option("--cases", type=int, help="Number of cases of each target.")
 @click.option(
     "--seed", default=1, show_default=True, help="The same seed and version of Hypothesis give the same cases."
 )
@@ -22,10 +22,10 @@ from .run import TARGETS, in_a_process
     type=click.Path(path_type=Path, file_okay=False),
     default="fuzz-found",
     show_default=True,
-    help="Folder for the files of findings, each as small as it gets; move them to tests/fuzz/corpus when mended.",
+    help="Folder for minimized files that break a promise. Move a file to tests/fuzz/corpus after the fix.",
 )
 def main(targets: tuple[str, ...], minutes: float | None, cases: int | None, seed: int, found: Path) -> None:
-    """Changes files of every kind and looks whether a promise of SECURITY.md breaks. Exit code 1: one did."""
+    """Change files of all types and check the promises of SECURITY.md. Exit code 1: a promise is broken."""
     targets = targets or TARGETS
     if minutes is None and cases is None:
         minutes = 10

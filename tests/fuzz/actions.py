@@ -1,4 +1,4 @@
-"""What is done with a changed file."""
+"""Read, load, convert, draw and verify a changed file."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ FORMATS = (".pt", ".safetensors", ".npz", ".t7", ".py", ".json")
 
 
 def read(data: bytes, again: bool) -> None:
-    """Reads a .t7 from memory, and perhaps writes it again."""
+    """Read a .t7 from memory; write and read it again if ``again`` is True."""
     value = loads(data)
     use(value)
     if again and (found := difference(value, loads(dumps(value)))) is not None:
-        raise BrokenPromiseError("what is written reads as something else", found[:300])
+        raise BrokenPromiseError("a written value differs after reading back", found[:300])
 
 
 def _load(watch: Watch, file: Path, random: Random) -> None:
@@ -44,7 +44,7 @@ def _describe(watch: Watch, file: Path, random: Random) -> None:
         description = describe(file)
         for line in description.lines(True):
             if not line.isprintable():
-                raise BrokenPromiseError("describe gives control characters", ascii(line)[:300])
+                raise BrokenPromiseError("describe returns control characters", ascii(line)[:300])
         description.to_dict()
 
     watch.run("describe", described)
@@ -55,7 +55,7 @@ def _convert(watch: Watch, file: Path, random: Random) -> None:
 
 
 def convert_to(watch: Watch, file: Path, suffix: str) -> None:
-    """Converts a file; what was written can be read again."""
+    """Convert a file, and read the output."""
     output = watch.folder / f"out{suffix}"
     written = watch.run(f"convert{suffix}", lambda: dpnn_bridge.convert(file, output), output.name)
     if not written or suffix not in (".pt", ".safetensors", ".t7"):
@@ -65,7 +65,9 @@ def convert_to(watch: Watch, file: Path, suffix: str) -> None:
         try:
             dpnn_bridge.load(output) if suffix != ".t7" else dpnn_bridge.read_t7(output)
         except DpnnBridgeError as error:
-            if "contains no model" not in str(error) and "not written by dpnn_bridge" not in str(error):  # data are not
+            if "contains no model" not in str(error) and "not written by dpnn_bridge" not in str(
+                error
+            ):  # data without a model
                 raise BrokenPromiseError(f"a {suffix} that convert wrote is refused", str(error)[:300]) from error
 
     watch.run("load again", again)
@@ -79,7 +81,7 @@ def _draw(watch: Watch, file: Path, random: Random) -> None:
             for markup in ("\x1b[2J", "<script>x"):
                 if (at := text.find(markup)) >= 0:
                     found = ascii(text[max(0, at - 100) : at + 100])
-                    raise BrokenPromiseError("a picture takes markup from the file", found)
+                    raise BrokenPromiseError("a picture contains markup of the file", found)
 
     watch.run("draw", draw)
 
@@ -104,7 +106,7 @@ def _read_all(watch: Watch, file: Path, random: Random) -> None:
     watch.run("read_all", lambda: read_all(file))
 
 
-#: with how often each is done with a file, in a thousand
+#: action -> number of files of a thousand on which it runs
 ACTIONS: dict[Callable[[Watch, Path, Random], None], int] = {
     _load: 270,
     _convert: 60,
@@ -120,7 +122,7 @@ ACTIONS: dict[Callable[[Watch, Path, Random], None], int] = {
 
 
 def case(watch: Watch, suffix: str, data: bytes, random: Random) -> None:
-    """Reads a .t7, loads a .pt or .safetensors, and often does more with it."""
+    """Read a .t7, or load a .pt or .safetensors; then run at most one of the actions."""
     file = watch.folder / f"x{suffix}"
     if suffix == ".t7":
         again = random.randrange(10) == 0
@@ -138,7 +140,7 @@ def case(watch: Watch, suffix: str, data: bytes, random: Random) -> None:
 
 
 def everything(watch: Watch, file: Path) -> None:
-    """Does all that is done with a file."""
+    """Run every action on a file."""
     if file.suffix == ".t7":
         watch.run("read", lambda: read(file.read_bytes(), True))
     for action in ACTIONS:

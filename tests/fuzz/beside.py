@@ -1,4 +1,4 @@
-"""Changed files that stand beside models: manifests, indices, references, archives of numpy; messages of a sandbox."""
+"""Change files other than models: manifests, indices, references, numpy archives, messages of a sandbox."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from .plain import edited
 from .t7 import REPOSITORY, changed_file, corpus, in_bytes
 from .watch import Watch
 
-#: bytes that a message may hold
+#: maximum number of bytes of a message
 LIMIT = 1 << 24
 
 Files = dict[str, bytes]
@@ -40,7 +40,7 @@ Files = dict[str, bytes]
 
 @functools.cache
 def model() -> Files:
-    """A small model, what it becomes, and the manifest of that: whole files by name."""
+    """Return the files of a small model, its converted forms and their manifest: name -> content."""
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         with torch.random.fork_rng():
@@ -58,7 +58,7 @@ def model() -> Files:
 
 
 def _json(data: bytes, random: Random) -> bytes:
-    """Changed in its values, or in its bytes."""
+    """Return JSON with changed values or bytes."""
     if random.randrange(4) == 0:
         return in_bytes(data, data, random)
     return json.dumps(edited(json.loads(data), random), ensure_ascii=random.randrange(2) == 0).encode(
@@ -66,7 +66,7 @@ def _json(data: bytes, random: Random) -> bytes:
     )
 
 
-# ---------------------------------------------------------------------- what each target changes, and what is done
+# ---------------------------------------------------------------------- files and action of each target
 def manifest(random: Random) -> Files:
     lines = [_json(line, random) for line in model()["done.jsonl"].splitlines() * random.choice([1, 1, 3])]
     return {**model(), "x.jsonl": b"\n".join(lines) + b"\n" * random.randrange(2)}
@@ -101,7 +101,7 @@ def _index(watch: Watch, random: Random) -> None:
 
 @functools.cache
 def _references() -> list[tuple[bytes, bytes]]:
-    """Models, and what Torch7 computed with them."""
+    """Return pairs of a model and a fixture with its results in Torch7."""
     found = []
     for name in ("nn/nn.Linear", "nn/nn.Sequential", "nn/nn.LookupTable", "nn/nn.ParallelTable", "rnn/nn.GRU"):
         for path in sorted((REPOSITORY / "fixtures" / name).glob("*.t7"))[:2]:
@@ -114,7 +114,7 @@ def _references() -> list[tuple[bytes, bytes]]:
 
 def reference(random: Random) -> Files:
     whole, values = random.choice(_references())
-    known = json.dumps([edited({"class": "nn.Linear", "comparison": "output", "reason": "x"}, random)]).encode()
+    known = json.dumps([edited({"files": ["*"], "compared": ["output*"], "reason": "x"}, random)]).encode()
     return {"m.t7": whole, "x.t7": changed_file(values, corpus(), random), "known.json": known}
 
 
@@ -176,7 +176,7 @@ def _wire(watch: Watch, random: Random) -> None:
     watch.run("receive", receive)
 
 
-#: target -> its files, of which the one that begins with x is changed, and what is done with them
+#: target -> function that creates its files, of which the file whose name begins with x is changed, and its action
 TARGETS: dict[str, tuple[Callable[[Random], Files], Callable[[Watch, Random], Any]]] = {
     "manifest": (manifest, _manifest),
     "index": (index, _index),
@@ -187,7 +187,7 @@ TARGETS: dict[str, tuple[Callable[[Random], Files], Callable[[Watch, Random], An
 
 
 def again(watch: Watch, target: str, changed: bytes) -> None:
-    """Does what is done with a target's files, with one of them as it once was."""
+    """Run the action of a target on its files and an earlier changed file."""
     make, act = TARGETS[target]
     files = make(Random(0))
     name = next(name for name in files if name.startswith("x"))
@@ -197,7 +197,7 @@ def again(watch: Watch, target: str, changed: bytes) -> None:
 
 
 def case(watch: Watch, files: Files, act: Callable[[Watch, Random], Any], random: Random) -> None:
-    """Puts the files where they belong, and does something with them."""
+    """Write the files, and run an action on them."""
     for name, data in files.items():
         (watch.folder / name).write_bytes(data)
     act(watch, random)

@@ -1,4 +1,4 @@
-"""Commands with changed files and options, in this process."""
+"""Run commands with changed files and options, in this process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from . import pytorch, t7
 from .graphs import STRINGS
 from .watch import BrokenPromiseError, Watch
 
-#: exit codes that the commands name in their help
+#: command -> exit codes in its help
 CODES = {
     "convert": {0, 2, 3, 4, 5, 6},
     "inspect": {0, 2, 3, 5, 6},
@@ -28,7 +28,7 @@ KEYS = ("model", "module", "modules[1]", "[1]", "a.b", "", "[", "]", "model.", "
 
 
 def file(random: Random) -> tuple[str, bytes]:
-    """Name and contents of a changed file."""
+    """Return the name and content of a changed file."""
     suffix = random.choice([".t7", ".t7", ".t7", ".pt", ".safetensors", ".npz", ".x", ""])
     if suffix in (".pt", ".safetensors") or (suffix == ".x" and random.randrange(2)):
         return f"in{suffix}", pytorch.mutated(suffix if suffix != ".x" else ".pt", random)
@@ -36,7 +36,7 @@ def file(random: Random) -> tuple[str, bytes]:
 
 
 def one(watch: Watch, file: Path, random: Random) -> None:
-    """Runs one command on a file that is there."""
+    """Run one command on an existing file."""
     name = random.choice(["convert", "inspect", "verify"])
     arguments, outputs = {"convert": _convert, "inspect": _inspect, "verify": _verify}[name](file, random)
     watch.run(f"dpnn-{name}", lambda: _invoke(name, arguments, outputs), *outputs)
@@ -62,11 +62,11 @@ def _invoke(name: str, arguments: list[str], outputs: list[str]) -> None:
         if left:
             raise BrokenPromiseError(f"dpnn-{name} fails and leaves {left}", words)
     if result.exit_code and not result.output.strip():
-        raise BrokenPromiseError(f"dpnn-{name} fails and says nothing", words)
+        raise BrokenPromiseError(f"dpnn-{name} fails without a message", words)
 
 
 def _some(random: Random, *options: list[str]) -> list[str]:
-    """A few of the options."""
+    """Return some of the options, each with a probability of 1/6."""
     return [word for option in options if random.randrange(6) == 0 for word in option]
 
 
@@ -98,7 +98,7 @@ def _convert(file: Path, random: Random) -> tuple[list[str], list[str]]:
 
 
 def _all_names(file: Path, target: str) -> list[str]:
-    """The names that --all may write: they depend on the keys of the file, and must lie beside the target."""
+    """Return the names of the outputs of --all, which depend on the keys of the file."""
     from dpnn_bridge.batch import tasks_for_models
     from dpnn_bridge.errors import DpnnBridgeError
     from dpnn_bridge.files import model_keys

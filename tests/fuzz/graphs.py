@@ -1,4 +1,4 @@
-"""Values of a .t7 file: walking over all of them, using each, changing some."""
+"""Traverse, use and change the values of a .t7 file."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import numpy as np
 from dpnn_bridge.conversion.registry import known_names
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 
-#: whole numbers where code goes wrong
+#: integers that are likely to expose faults
 WHOLE = [0, 1, 2, 3, 4, 5, 7, 8, 9, 32, 33, 255, 256, 65536, 2**30, 2**31 - 1, -1, -2, -(2**31)]
-#: numbers that no field expects
+#: numbers that are invalid in most fields
 NUMBERS = [*WHOLE, 0.5, -0.0, 1e-300, 1e6, 1e18, 1e308, 2.0**53, math.nan, math.inf, -math.inf]
-#: strings that mean something to a terminal, a page, a graph, a program, a path
+#: strings with a special meaning in a terminal, a page, a graph, a program or a path
 STRINGS = [
     *("", "x", "nn.Linear", "torch.FloatTensor", "torch.CudaTensor", "modules", "../../x", "/etc/passwd", "a" * 300),
     *("\x1b[2J\x07", "[red]x[/]", "<script>x</script>", "</title>", '"; import os #', "'''", "\udcff", "\u202e", "%s"),
@@ -26,7 +26,7 @@ STRINGS = [
 
 
 def walk(value: Any) -> Iterator[Any]:
-    """Every value of a graph once."""
+    """Yield every value of a graph once."""
     stack, seen = [value], set()
     while stack:
         value = stack.pop()
@@ -46,7 +46,7 @@ def walk(value: Any) -> Iterator[Any]:
 
 
 def use(value: Any) -> None:
-    """Touch everything in a graph: every storage, every view, its ends."""
+    """Read every storage of a graph, and the first and last element of every tensor."""
     for part in walk(value):
         if isinstance(part, LuaStorage):
             assert len(part.numpy()) == part.size
@@ -59,12 +59,12 @@ def use(value: Any) -> None:
 
 @functools.cache
 def class_names() -> list[str]:
-    """Every Lua class that can be converted."""
+    """Return the Lua classes that can be converted."""
     return sorted(known_names())
 
 
 def changed(root: Any, random: Random) -> Any:
-    """The graph with one to four of its fields, classes or views changed, in place."""
+    """Change one to four fields, classes or tensors of a graph in place; return the graph."""
     parts = list(walk(root))
     holders = [p for p in parts if isinstance(p, (LuaTable, LuaObject, LuaTensor))]
     for _ in range(random.choice([1, 1, 2, 4])):
@@ -119,7 +119,7 @@ def _change_tensor(tensor: LuaTensor, parts: list[Any], random: Random) -> None:
         sizes[random.randrange(len(sizes))] = random.choice([0, 1, 2, 3, 5])
     elif kind == 1:
         sizes = sizes[1:] if random.randrange(2) else [1, *sizes]
-    elif kind == 2 and sizes:  # the same elements again and again
+    elif kind == 2 and sizes:  # repeated elements
         tensor.stride = (0,) * len(sizes)
         sizes = [random.choice([1, 3, 1000, 2**20]) for _ in sizes]
     elif kind == 3:
@@ -133,7 +133,7 @@ def _change_tensor(tensor: LuaTensor, parts: list[Any], random: Random) -> None:
 
 
 def odd(parts: list[Any], random: Random) -> Any:
-    """A value that stands where another was: of another type, out of every range, or a part of the graph again."""
+    """Return a replacement for a value: another type, an extreme number, or another value of the graph."""
     kind = random.randrange(9)
     if kind == 0:
         return random.choice([None, True, False])

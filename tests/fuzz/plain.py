@@ -1,4 +1,4 @@
-"""Changes of plain nested data, as headers and graphs of .pt and .safetensors files are."""
+"""Change plain nested data, such as the headers and graphs of .pt and .safetensors files."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 
 from .graphs import NUMBERS, STRINGS
 
-#: what stands in place of a value
+#: replacements for a value
 ODD: list[Any] = [None, True, False, [], {}, [[]], [0], [-1], [10**6], 10**400, -1, 2**62, 2**64, *NUMBERS, *STRINGS]
 
 
 def edited(value: Any, random: Random) -> Any:
-    """A copy with one to three places changed: replaced, removed, doubled, moved."""
+    """Return a copy in which one to three values are replaced, removed, repeated or moved."""
     root = [copy.deepcopy(value)]
     for _ in range(random.choice([1, 1, 2, 3])):
-        places = list(_places(root))
-        holder, key = random.choice(places)
+        positions = list(_positions(root))
+        holder, key = random.choice(positions)
         kind = random.randrange(6)
         if kind == 0:
-            other, name = random.choice(places)
+            other, name = random.choice(positions)
             holder[key] = copy.deepcopy(other[name])
         elif kind == 1 and holder is not root:
             del holder[key]
@@ -36,8 +36,8 @@ def edited(value: Any, random: Random) -> Any:
     return root[0]
 
 
-def _places(root: list[Any]) -> Any:
-    """Every place that holds a value."""
+def _positions(root: list[Any]) -> Any:
+    """Yield the container and the key of every value."""
     stack: list[Any] = [root]
     while stack:
         holder = stack.pop()

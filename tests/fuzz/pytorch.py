@@ -1,4 +1,4 @@
-"""Changed .pt and .safetensors files: in their values, their graph, their records and headers, their bytes."""
+"""Change .pt and .safetensors files: values, graphs, records, headers, bytes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .graphs import STRINGS
 from .plain import edited
 from .t7 import CORPUS, REPOSITORY, in_bytes
 
-#: models of different make: tensors, tables, bytes, shared parts, several models, a criterion
+#: fixtures whose files have different content: tensors, tables, shared parameters, a criterion
 MODELS = (
     "nn/nn.Linear",
     "nn/nn.SpatialConvolution",
@@ -42,7 +42,7 @@ Content = dict[str, Any]
 
 @functools.cache
 def contents() -> list[Content]:
-    """What .pt files of small models hold."""
+    """Return the content of .pt files of small models."""
     found = []
     for name in MODELS:
         for path in sorted((REPOSITORY / "fixtures" / name).glob("*.t7"))[:2]:
@@ -55,7 +55,7 @@ def contents() -> list[Content]:
 
 @functools.cache
 def corpus(suffix: str) -> list[bytes]:
-    """Whole files."""
+    """Return unchanged files."""
     write = pt_file if suffix == ".pt" else safetensors_file
     return [write(content) for content in contents()] + [p.read_bytes() for p in sorted(CORPUS.glob(f"*{suffix}"))]
 
@@ -75,7 +75,7 @@ def safetensors_file(content: Content) -> bytes:
 
 
 def mutated(suffix: str, random: Random) -> bytes:
-    """A file with some changes."""
+    """Return a changed file."""
     kind = random.randrange(10)
     if kind < 4:
         return _with_other_content(suffix, random)
@@ -98,7 +98,7 @@ def _with_other_content(suffix: str, random: Random) -> bytes:
         content = edited(content, random)
     try:
         return pt_file(content) if suffix == ".pt" else safetensors_file(content)
-    except Exception:  # not even these libraries can write it
+    except Exception:  # the libraries cannot write it
         return random.choice(corpus(suffix))
 
 
@@ -120,7 +120,7 @@ def _other_tensors(part: Any, random: Random) -> Any:
 
 # ---------------------------------------------------------------------- records of a .pt
 def _in_records(original: bytes, random: Random) -> bytes:
-    """Another archive: its pickle or records changed, named, packed, doubled otherwise, or its directory changed."""
+    """Return an archive with a changed pickle, record, name, compression method or directory."""
     try:
         with zipfile.ZipFile(io.BytesIO(original)) as archive:
             records = [(name, archive.read(name)) for name in archive.namelist()]
@@ -149,7 +149,7 @@ def _in_records(original: bytes, random: Random) -> bytes:
 
 
 def _in_directory(data: bytes, random: Random) -> bytes:
-    """An archive in whose headers a number is another."""
+    """Return an archive with another number in a header."""
     signature, numbers = random.choice(
         [
             (b"PK\x03\x04", (6, 8, 18, 22, 26, 28)),
@@ -165,7 +165,7 @@ def _in_directory(data: bytes, random: Random) -> bytes:
 
 
 def _in_pickle(data: bytes, random: Random) -> bytes:
-    """A pickle with some of its instructions left out, doubled, moved or changed."""
+    """Return a pickle in which instructions are omitted, repeated, moved or changed."""
     try:
         places = [place for _, _, place in pickletools.genops(data)] + [len(data)]
     except Exception:
@@ -192,7 +192,7 @@ def _in_pickle(data: bytes, random: Random) -> bytes:
     return b"".join(parts)
 
 
-#: instructions that torch.save does not write, or not there
+#: instructions that torch.save does not write at such a position
 _INSTRUCTIONS: list[list[bytes]] = [
     [b"cos\nsystem\n", b"X\x01\x00\x00\x00x", b"\x85", b"R"],
     [b"cbuiltins\neval\n"],

@@ -1,4 +1,4 @@
-"""Runs cases that Hypothesis draws; what breaks a promise is made as small as it gets, and saved."""
+"""Run cases that Hypothesis draws; minimize and save those that break a promise."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from . import actions, beside, commands, pytorch, t7
 from .watch import BrokenPromiseError, Figures, Watch
 
 TARGETS = ("t7", "pt", "safetensors", "commands", *beside.TARGETS)
-#: cases of one run of Hypothesis, which remembers all of them
+#: number of cases of one run of Hypothesis, which stores all of them
 BATCH = 500
-#: address space beside what the process has when it begins
+#: address space in addition to the initial size of the process
 ADDRESS_SPACE = 3 << 30
 
 
 class _TimeIsUp(KeyboardInterrupt):
-    """Ends a batch: a case that only returned would be drawn in another way than before, which Hypothesis reports."""
+    """Ends a batch. If the case returned instead, Hypothesis would report that its draws are not reproducible."""
 
 
 class Fuzzer:
-    """Runs cases of a target.
+    """Runner for the cases of a target.
 
     Args:
         target: one of :data:`TARGETS`.
-        found: folder for files that break a promise; None saves none.
+        found: folder for files that break a promise; None to save no files.
     """
 
     def __init__(self, target: str, found: Path | None = None) -> None:
@@ -46,7 +46,7 @@ class Fuzzer:
         self._file = ""
 
     def run(self, seed_: int, cases: int | None = None, until: float | None = None) -> Figures:
-        """Runs until ``cases`` are reached, or it is ``until`` by the monotonic clock."""
+        """Run until the number of ``cases`` or the time ``until`` of the monotonic clock is reached."""
         with Watch(self.figures).working() as watch:
             start = self.figures.cases
             while (cases is None or self.figures.cases - start < cases) and (until is None or time.monotonic() < until):
@@ -79,8 +79,8 @@ class Fuzzer:
             batch()
         except BrokenPromiseError as finding:
             self.figures.found[finding.kind] = f"{finding}{self._saved()}"
-        except Flaky as error:  # what a library does the first time only, or a busy machine
-            kind, message = "the cases", f"are not drawn the same twice: {error}"
+        except Flaky as error:  # caused by the first call of a library, or by a busy machine
+            kind, message = "the cases", f"are not reproducible: {error}"
             if self._wanted is not None:
                 kind, message = self._wanted.kind, f"{self._wanted}{self._file}"
             self.figures.flaky.setdefault(kind, []).append(message)
@@ -121,12 +121,12 @@ class Fuzzer:
         actions.case(watch, suffix, data, random)
 
     def _note(self) -> None:
-        """Leaves the case where it is found if the process dies of it."""
+        """Store the case, because it may kill the process."""
         if self.found is not None:
             (self.found / f"running-{os.getpid()}").write_bytes(self._current[1])
 
     def _saved(self, prefix: str = "") -> str:
-        """Keeps the case; returns its place, for a message."""
+        """Save the case; return its path for a message."""
         name, data = self._current
         if self.found is None or not data:
             return ""
@@ -136,17 +136,17 @@ class Fuzzer:
 
 
 def limit_memory() -> None:
-    """What asks for more gets a MemoryError, and the machine stays as it is."""
+    """Limit the address space, so that an excessive allocation raises a MemoryError."""
     with suppress(OSError, ValueError), open("/proc/self/statm") as file:
         held = int(file.read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (held + ADDRESS_SPACE, held + ADDRESS_SPACE))
 
 
 def in_a_process(target: str, seed_: int, seconds: float | None, cases: int | None, found: Path) -> list[Figures]:
-    """Runs a target in processes of their own, another one when one died of a case, which is saved.
+    """Run a target in a process; if a case kills it, save the case and continue in a new process.
 
     Returns:
-        The figures of each process; of one that died, what it had counted before its last batches.
+        The figures of each process; for a killed process, without its last batches.
     """
     found.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")

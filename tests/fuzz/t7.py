@@ -1,4 +1,4 @@
-"""Changed .t7 files: in their tokens, in their graph, in their bytes."""
+"""Change .t7 files: tokens, graphs, bytes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LARGEST = 1 << 13
 
 
 class Token(NamedTuple):
-    """A piece of a binary file: ``kind`` is code, index, count, long, double, bool, string, version, class or data."""
+    """A token of a binary file: ``kind`` is code, index, count, long, double, bool, string, version, class or data."""
 
     kind: str
     start: int
@@ -28,10 +28,10 @@ class Token(NamedTuple):
 
 
 class Grammar:
-    """The tokens of a binary file of plain records, and where each value lies.
+    """The tokens of a binary file whose classes have the ordinary payload, and the range of each value.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the file has another form.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -42,7 +42,7 @@ class Grammar:
         try:
             self._value(0)
         except (struct.error, RecursionError) as error:
-            raise ValueError(f"no plain file: {error}") from error
+            raise ValueError(f"another form: {error}") from error
 
     def _take(self, kind: str, form: str) -> Any:
         start, self.at = self.at, self.at + struct.calcsize(form)
@@ -109,14 +109,14 @@ class Grammar:
 
 @functools.cache
 def corpus() -> list[bytes]:
-    """Small files of every kind: the fixtures, and what was found before."""
+    """Return small files: the fixtures, and files of earlier findings."""
     paths = [*sorted((REPOSITORY / "fixtures").rglob("*.t7")), *sorted(CORPUS.glob("*.t7"))]
     return [data for path in paths if 0 < len(data := path.read_bytes()) <= LARGEST]
 
 
 @functools.lru_cache(4096)
 def grammar(data: bytes) -> Grammar | None:
-    """The tokens of a file, if it is a plain binary one."""
+    """Return the tokens of a file; None if :class:`Grammar` does not accept it."""
     try:
         return Grammar(data)
     except ValueError:
@@ -124,13 +124,13 @@ def grammar(data: bytes) -> Grammar | None:
 
 
 def mutated(random: Random) -> bytes:
-    """A file of the corpus with some changes."""
+    """Return a changed file of the corpus."""
     files = corpus()
     return changed_file(files[random.randrange(len(files))], files, random)
 
 
 def changed_file(original: bytes, files: list[bytes], random: Random) -> bytes:
-    """A file with some changes; parts of the others may stand in it."""
+    """Return a changed file, which may contain parts of the other files."""
     kind = random.randrange(20)
     if kind < 9 and (tokens := grammar(original)) is not None:
         data = original
@@ -153,7 +153,7 @@ def _in_tokens(data: bytes, tokens: Grammar, files: list[bytes], random: Random)
 
 
 def _other(kind: str, part: bytes, tokens: Grammar, random: Random) -> bytes:
-    """What stands in place of a token."""
+    """Return a replacement for a token."""
     if kind in ("code", "index", "count", "bool", "long"):
         form = "<q" if kind == "long" else "<i"
         alike = [t for t in tokens.tokens if t.kind == kind]
@@ -180,7 +180,7 @@ def _other(kind: str, part: bytes, tokens: Grammar, random: Random) -> bytes:
 
 
 def _in_values(data: bytes, tokens: Grammar, files: list[bytes], random: Random) -> bytes:
-    """A whole value replaced: by another one of this file or of another, by a reference, by a plain one."""
+    """Replace a value by another value of this or another file, a reference, a number or nil."""
     start, stop = random.choice(tokens.values)
     kind = random.randrange(5)
     if kind == 0:
@@ -199,19 +199,19 @@ def _in_values(data: bytes, tokens: Grammar, files: list[bytes], random: Random)
 
 
 def _in_graph(original: bytes, random: Random) -> bytes:
-    """The values of the file, changed, written again: in any encoding."""
+    """Change values of the file, and write it in any encoding."""
     try:
         value = changed(loads(original), random)
         options: dict[str, Any] = {}
         if random.randrange(4) == 0:
             options = random.choice([{"mode": "ascii"}, {"long_size": 4}, {"big_endian": True}])
         return dumps(value, **options)
-    except DpnnBridgeError:  # it cannot be read, or what it became cannot be written
+    except DpnnBridgeError:  # the file cannot be read, or the changed value cannot be written
         return original
 
 
 def in_bytes(original: bytes, other: bytes, random: Random) -> bytes:
-    """``original`` with one to four changes of its bytes."""
+    """Return ``original`` with one to four changes of bytes."""
     data = bytearray(original)
     for _ in range(random.choice([1, 1, 1, 2, 4])):
         at = random.randrange(len(data) + 1)
@@ -233,7 +233,7 @@ def in_bytes(original: bytes, other: bytes, random: Random) -> bytes:
         elif kind == 7:
             start = random.randrange(len(other) + 1)
             data[at : at + random.choice([0, 4, 8, 64])] = other[start : start + random.choice([4, 8, 64, 256])]
-        elif kind == 8:  # an int of the file itself, changed a little
+        elif kind == 8:  # an int of the file plus or minus a small number
             at &= ~3
             if at + 4 <= len(data):
                 value = struct.unpack_from("<i", data, at)[0] + random.choice([-1, 1, 4, 8, 1000])

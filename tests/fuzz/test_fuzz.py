@@ -1,4 +1,4 @@
-"""Half a minute of fuzzing, always the same cases, and all files that broke a promise once."""
+"""Run a fixed set of fuzz cases, and all files that broke a promise earlier."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .run import Fuzzer
 from .watch import BrokenPromiseError, Figures, Watch
 
 CORPUS = sorted(Path(__file__).parent.joinpath("corpus").glob("*.*"))
-#: cases of each target; the nightly workflow goes on with other seeds
+#: number of cases of each target; the nightly workflow uses other seeds
 CASES = {"t7": 400, "pt": 300, "safetensors": 300, "commands": 200, "manifest": 100, "index": 200, "reference": 100}
 CASES |= {"npz": 100, "wire": 1000}
 
@@ -67,7 +67,7 @@ def test_what_the_watch_notices() -> None:
                 watch.run("x", action)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with pytest.raises(BrokenPromiseError, match="x gives 90000 characters"):
+            with pytest.raises(BrokenPromiseError, match="x returns 90000 characters"):
                 watch.run("x", lambda: fails(ConversionError("x\n" * 30_000)))
         with pytest.raises(StopTest):  # not a broken promise: the random data of the case are used up
             watch.run("x", lambda: fails(StopTest(1)))

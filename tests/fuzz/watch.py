@@ -1,4 +1,4 @@
-"""What every case must keep: errors of ours alone, a second of time, bounded memory, plain messages, nothing left."""
+"""Check each case: only errors of dpnn_bridge, one second, bounded memory, printable messages, no remaining files."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ from hypothesis.errors import StopTest
 import dpnn_bridge
 from dpnn_bridge.errors import DpnnBridgeError
 
-#: seconds of processor time that a case may take, and after which it is ended
+#: seconds of CPU time that a case may take, and after which it is stopped
 SECONDS, ENDED = 1.0, 20.0
-#: bytes that a case may take beside what the process holds already: converting has a budget of 64 MiB, and what is
-#: written is read back
+#: additional memory that a case may use: a conversion has a budget of 64 MiB, and outputs are read back
 BYTES = 320 << 20
 
 _PACKAGE = os.path.dirname(dpnn_bridge.__file__)
@@ -33,7 +32,7 @@ class BrokenPromiseError(Exception):
     """A promise that a case broke.
 
     Attributes:
-        kind: what is the same for all cases of one cause.
+        kind: description that is equal for all cases with the same cause.
     """
 
     def __init__(self, kind: str, message: str = "") -> None:
@@ -42,20 +41,20 @@ class BrokenPromiseError(Exception):
 
 
 class Endless(BaseException):
-    """Ends a case that takes too long; nothing in the package catches it."""
+    """Ends a case that takes too long. No code of the package catches it."""
 
 
 @dataclass
 class Figures:
-    """What was run, and what was found.
+    """Numbers of cases and results.
 
     Attributes:
-        cases: number of them.
-        done: name of an action -> how often it ended well.
-        errors: name of an error of ours -> how often.
-        wrapped: place where a foreign error was raised that became one of ours -> how often.
-        seconds, bytes: the most that a case took.
-        flaky: kind of a finding that did not come again -> its messages.
+        cases: number of cases.
+        done: name of an action -> number of runs without an error.
+        errors: name of an error class of dpnn_bridge -> number.
+        wrapped: line that raised another exception, which was converted to an error of dpnn_bridge -> number.
+        seconds, bytes: maximum time and memory of a case.
+        flaky: kind of a finding that could not be reproduced -> its messages.
         found: kind of a finding -> its message.
     """
 
@@ -73,8 +72,8 @@ class Figures:
             f"{self.cases:,} cases; most: {self.seconds:.2f} s, {self.bytes / 2**20:.0f} MiB",
             "done: " + ", ".join(f"{name} {count:,}" for name, count in self.done.most_common()),
             "errors: " + ", ".join(f"{name} {count:,}" for name, count in self.errors.most_common()),
-            *(f"  wrapped {count:,}: {place}" for place, count in self.wrapped.most_common(40)),
-            f"{len(self.found)} findings, and {sum(map(len, self.flaky.values()))} that did not come again",
+            *(f"  wrapped {count:,}: {line}" for line, count in self.wrapped.most_common(40)),
+            f"{len(self.found)} findings, and {sum(map(len, self.flaky.values()))} that could not be reproduced",
             *(f"  {kind}: {message}" for kind, message in self.found.items()),
             *(f"  once: {message}" for messages in self.flaky.values() for message in messages),
         ]
@@ -82,10 +81,10 @@ class Figures:
 
 
 class Watch:
-    """Runs actions in a folder of their own.
+    """Runner for actions in a temporary folder.
 
     Args:
-        figures: where they are counted.
+        figures: the numbers to update.
     """
 
     def __init__(self, figures: Figures) -> None:
@@ -98,7 +97,7 @@ class Watch:
 
     @contextmanager
     def working(self) -> Iterator[Watch]:
-        """While it lasts the folder is the current one, and temporary files go to one beside it."""
+        """Change to the folder for the ``with`` block, and use another folder for temporary files."""
         before = os.getcwd(), tempfile.tempdir, signal.signal(signal.SIGVTALRM, _end)
         os.chdir(self.folder)
         tempfile.tempdir = str(self._temporary)
@@ -113,73 +112,76 @@ class Watch:
             self._home.cleanup()
 
     def run(self, name: str, action: Callable[[], object], *outputs: str) -> bool:
-        """Whether an action ended well; it may end with an error of ours.
+        """Run an action; return False if it raises an error of dpnn_bridge.
 
         Args:
-            name: of the action.
-            outputs: files that may be there when it ended well. Those that were there before may stay in any case.
+            name: name of the action.
+            action: the action.
+            *outputs: files that the action may write. Existing files may remain in any case.
 
         Raises:
-            BrokenPromiseError: it broke a promise.
+            BrokenPromiseError: the action broke a promise.
         """
         before = set(os.listdir(self.folder))
-        well, seconds, taken = self._once(name, action)
-        if seconds > SECONDS or taken > BYTES:  # the first time may have imported a library, or collected garbage
+        succeeded, seconds, taken = self._once(name, action)
+        if seconds > SECONDS or taken > BYTES:  # the first run may have imported a library or collected garbage
             for output in outputs:
                 Path(self.folder, output).unlink(missing_ok=True)
             gc.collect()
             again = self._once(name, action)
-            well, seconds, taken = again[0], min(seconds, again[1]), min(taken, again[2])
+            succeeded, seconds, taken = again[0], min(seconds, again[1]), min(taken, again[2])
         self.figures.seconds = max(self.figures.seconds, seconds)
         self.figures.bytes = max(self.figures.bytes, taken)
         if seconds > SECONDS:
             raise BrokenPromiseError(f"{name} is slow", f"{seconds:.1f} s")
         if taken > BYTES:
             raise BrokenPromiseError(f"{name} takes memory", f"{taken >> 20} MiB")
-        allowed = before | set(outputs) if well else before
+        allowed = before | set(outputs) if succeeded else before
         left = [*set(os.listdir(self.folder)) - allowed, *os.listdir(self._temporary)]
         left = [name for name in left if not name.startswith("torchinductor_")]  # PyTorch's own cache
         if left:
             self.clear(*before)
             raise BrokenPromiseError(f"{name} leaves files", ", ".join(left))
-        if well:
+        if succeeded:
             self.figures.done[name] += 1
-        return well
+        return succeeded
 
     def _once(self, name: str, action: Callable[[], object]) -> tuple[bool, float, int]:
         held = _peak(reset=True)
         start = time.process_time()
         signal.setitimer(signal.ITIMER_VIRTUAL, ENDED)
-        well = False
+        succeeded = False
         try:
             action()
-            well = True
+            succeeded = True
         except DpnnBridgeError as error:
-            self._ours(name, error)
+            self._check_error(name, error)
         except Endless:
             raise BrokenPromiseError(f"{name} does not end") from None
         except (BrokenPromiseError, KeyboardInterrupt, StopTest):  # StopTest: Hypothesis has no more random data
             raise
         except BaseException as error:
             raise BrokenPromiseError(
-                f"{name} raises {type(error).__name__} at {place_of(error)}", str(error)[:300]
+                f"{name} raises {type(error).__name__} at {line_of(error)}", str(error)[:300]
             ) from error
         finally:
             signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        return well, time.process_time() - start, _peak() - held
+        return succeeded, time.process_time() - start, _peak() - held
 
-    def _ours(self, name: str, error: DpnnBridgeError) -> None:
+    def _check_error(self, name: str, error: DpnnBridgeError) -> None:
         self.figures.errors[type(error).__name__] += 1
         check_message(name, str(error))
         cause = error.__cause__
-        if cause is not None and f": {type(cause).__name__}" in str(error):  # the boundary says it with these words
-            place = f"{name}: {type(cause).__name__} at {place_of(cause)}"
-            self.figures.wrapped[place] += 1
+        if cause is not None and f": {type(cause).__name__}" in str(error):  # the message of base/boundary.py
+            line = f"{name}: {type(cause).__name__} at {line_of(cause)}"
+            self.figures.wrapped[line] += 1
             if name in ("read", "describe"):
-                raise BrokenPromiseError(f"{name} meets {type(cause).__name__} at {place_of(cause)}", str(error)[:300])
+                raise BrokenPromiseError(
+                    f"{name} converts {type(cause).__name__} at {line_of(cause)}", str(error)[:300]
+                )
 
     def clear(self, *kept: str) -> None:
-        """Removes everything from the folders but the files that are named."""
+        """Remove everything from both folders except the files in ``kept``."""
         for folder in (self.folder, self._temporary):
             for path in sorted(folder.rglob("*"), reverse=True):
                 if path.relative_to(folder).parts[0] not in kept:
@@ -187,15 +189,15 @@ class Watch:
 
 
 def check_message(name: str, text: str) -> None:
-    """Raises a :class:`BrokenPromiseError` unless a message can be shown on a terminal, and is no book."""
+    """Raise a :class:`BrokenPromiseError` if a message has control characters or more than 50,000 characters."""
     if not all(line.isprintable() for line in text.split("\n")):
-        raise BrokenPromiseError(f"{name} gives control characters", ascii(text)[:300])
+        raise BrokenPromiseError(f"{name} returns control characters", ascii(text)[:300])
     if len(text) > 50_000:
-        raise BrokenPromiseError(f"{name} gives {len(text)} characters")
+        raise BrokenPromiseError(f"{name} returns {len(text)} characters")
 
 
-def place_of(error: BaseException) -> str:
-    """The innermost line of the package that an error came through."""
+def line_of(error: BaseException) -> str:
+    """Return the innermost line of the package in the traceback of an error."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if f.filename.startswith(_PACKAGE) and not f.filename.endswith("boundary.py")]
     frame = (own or frames)[-1]
@@ -207,12 +209,12 @@ def _end(*_: object) -> None:
 
 
 def _peak(*, reset: bool = False) -> int:
-    """The most memory that the process held since the last reset, in bytes; what it holds at a reset."""
+    """Return the peak memory of the process since the last reset in bytes; at a reset, its present memory."""
     try:
         if reset:
             with open("/proc/self/clear_refs", "w") as file:
                 file.write("5")
         with open("/proc/self/status") as file:
             return next(int(line.split()[1]) << 10 for line in file if line.startswith("VmHWM"))
-    except OSError:  # no Linux, or not permitted: memory is bounded by the limit of the process alone
+    except OSError:  # not Linux, or not permitted: only the limit of the process applies
         return 0
