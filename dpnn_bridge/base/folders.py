@@ -146,9 +146,12 @@ def _search_abandoned(parent: Path) -> None:
 
 def remove_abandoned(parent: Path) -> None:
     """Remove the temporary folders that killed programs left in ``parent``."""
-    if sys.platform == "win32" or not parent.is_dir():
+    if sys.platform == "win32":
         return
-    entries = list(os.scandir(parent))
+    try:
+        entries = list(os.scandir(parent))
+    except OSError:  # a missing folder, or one whose entries cannot be listed but may be written
+        return
     if len(entries) >= _MANY:
         _searches_to_skip[parent] = len(entries) // _MANY
     for entry in entries:

@@ -93,7 +93,7 @@ def _chosen(options: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for option in fields(ConvertOptions):
         value = options.get(option.name)
-        if value in (None, (), False):
+        if value is None or value is False or value == ():  # 0 is a value
             continue
         found[option.name] = option.metadata.get("parse", lambda v: v)(value)
     for name in ("plugins", "lua"):

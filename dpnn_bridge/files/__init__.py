@@ -158,12 +158,17 @@ def unread(encoding: Encoding) -> list[str]:
 
 
 def _chosen(module: nn.Module, key: str, name: str, report: Report) -> nn.Module:
-    """Return the model of a converted file whose key in the original ``.t7`` file was ``key``."""
-    original = (report.metadata or {}).get("key")
-    keys = list(module) if isinstance(module, Models) else [original if isinstance(original, str) and original else key]
+    """Return the model of a converted file whose key in the original ``.t7`` file was ``key``, if the file has keys."""
+    keys = list(module) if isinstance(module, Models) else [original_key(report) or key]
     if key not in keys:
         raise ModelNotFoundError(f"{name}: no entry at key {key!r}. Models in the file: {', '.join(keys)}")
     return module[key] if isinstance(module, Models) else module
+
+
+def original_key(report: Report) -> str:
+    """Return the key of a converted model in its ``.t7`` file; empty if it is not known or the file was the model."""
+    key = report.metadata.get("key")
+    return key if isinstance(key, str) else ""
 
 
 def classes_in_lua(lua: Any, sandbox: bool | Literal["partial"]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.conversion.options import OptionKeywords, Options
 from dpnn_bridge.conversion.torch_context import TorchConversion
 from dpnn_bridge.errors import ConversionError, ConversionLimitError, ModelNotFoundError
-from dpnn_bridge.files import load_local
+from dpnn_bridge.files import load_local, original_key
 from dpnn_bridge.legacy.pickles import read_source
 from dpnn_bridge.loaders.origin import Origin, local_file
 from dpnn_bridge.modules.several import Models
@@ -134,9 +134,9 @@ def load_checkpoint(path: Origin, **options: Unpack[OptionKeywords]) -> Checkpoi
         contents = read_source(file)
         if contents is None:
             model, report = load_local(file, None, None, chosen)
-            key = (report.metadata or {}).get("key") or ""
-            checkpoint = Checkpoint(models=dict(model.items()) if isinstance(model, Models) else {key: model})
-            entries = (report.metadata or {}).get("checkpoint")
+            models = dict(model.items()) if isinstance(model, Models) else {original_key(report): model}
+            checkpoint = Checkpoint(models=models)
+            entries = report.metadata.get("checkpoint")
             if isinstance(entries, (dict, list)):
                 _store_entries(checkpoint, entries, lambda value: value)
             _from_models(checkpoint)

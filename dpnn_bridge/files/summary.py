@@ -130,11 +130,10 @@ def _converted(file: LocalFile, key: str | None, example: Callable[[nn.Module], 
     model.unsupported = sorted({c.class_name for c in report.unsupported})
     _measure(model, module, example, size)
     _find_inputs(model, module, size)
-    metadata = report.metadata or {}
-    source = metadata.get("source", "a model of PyTorch")
+    source = report.metadata.get("source", "a model of PyTorch")
     what = f"a model that dpnn_bridge converted from {source}"
     summary = Summary(file.name, size, file.path.suffix[1:], what, [model])
-    checkpoint = metadata.get("checkpoint")
+    checkpoint = report.metadata.get("checkpoint")
     summary.beside = [str(k) for k in checkpoint][:ENTRIES] if isinstance(checkpoint, dict) else []
     suffix, more = (".onnx", input_options(model)) if not model.unsupported else (".t7", _WITH_CLASSES)
     chosen = f"{_key_option(key or '')}{options}"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from dpnn_bridge.base.arguments import checks_arguments
-from dpnn_bridge.base.graph import without_entries
+from dpnn_bridge.base.graph import is_module, without_entries
 from dpnn_bridge.errors import OptionError
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype, elements
 
@@ -22,55 +22,120 @@ _CONVOLUTION = (
     "_gradOutput",
 )  # dpnn misspells fgradInput
 _NCE = ("sampleidx", "sampleprob", "_noiseidx", "_noiseprob", "_weight", "_gradWeight", "_gradOutput", "_tgradOutput")
-#: class -> fields that medium and light mode empty in addition to ``_MEDIUM`` (``dpnn_mediumEmpty`` of the class)
+#: class -> fields that medium and light mode empty in addition to ``_MEDIUM`` (``dpnn_mediumEmpty`` of the class, which
+#: subclasses inherit)
 _EMPTIED = {
-    "nn.BatchNormalization": _BATCH_NORMALIZATION,
-    "nn.SpatialBatchNormalization": _BATCH_NORMALIZATION,
-    "nn.VolumetricBatchNormalization": _BATCH_NORMALIZATION,
-    "nn.SpatialConvolution": _CONVOLUTION,
-    "nn.SpatialConvolutionMM": _CONVOLUTION,
-    "cudnn.SpatialConvolution": _CONVOLUTION,
-    "nn.SpatialMaxPooling": ("indices",),
-    "nn.NCEModule": _NCE,
-}
-
-#: class -> fields that its ``type`` method empties instead of casting them
-_EMPTIED_BY_CAST = {
+    **dict.fromkeys(
+        ("nn.BatchNormalization", "nn.SpatialBatchNormalization", "nn.VolumetricBatchNormalization"),
+        _BATCH_NORMALIZATION,
+    ),
     **dict.fromkeys(
         (
             "nn.SpatialConvolution",
             "nn.SpatialConvolutionMM",
+            "nn.SpatialDilatedConvolution",
+            "nn.SpatialBinaryConvolution",
+            "cudnn.SpatialConvolution",
+        ),
+        _CONVOLUTION,
+    ),
+    "nn.SpatialMaxPooling": ("indices",),
+    "nn.SpatialDilatedMaxPooling": ("indices",),
+    "nn.NCEModule": _NCE,
+}
+
+_EUCLIDEAN = ("_input", "_output", "_gradOutput", "_weight", "_div", "_sum", "_expand", "_expand2", "_expand3")
+#: class -> fields that its ``type`` method empties instead of casting them
+_EMPTIED_BY_CAST = {
+    **dict.fromkeys(
+        (
+            "nn.SpatialBinaryConvolution",
+            "nn.SpatialConvolution",
             "nn.SpatialConvolutionLocal",
+            "nn.SpatialConvolutionMM",
             "nn.SpatialDepthWiseConvolution",
+            "nn.SpatialDilatedConvolution",
             "nn.SpatialFullConvolution",
             "nn.TemporalRowConvolution",
             "nn.VolumetricConvolution",
+            "nn.VolumetricDilatedConvolution",
             "nn.VolumetricFullConvolution",
         ),
         ("finput", "fgradInput"),
     ),
-    "nn.JoinTable": ("gradInput",),
-    "nn.NarrowTable": ("output", "gradInput"),
-    "nn.SelectTable": ("output", "gradInput"),
-    "nn.LookupTable": ("_count", "_input"),
+    "nn.CAdd": ("_gradBias", "_expand", "_output", "_bias", "_repeat", "output", "gradInput"),
+    "nn.CMul": (
+        *("_input", "_output", "_weight", "_gradWeight", "_expand", "_repeat", "_sum"),
+        *("output", "gradInput"),
+    ),
+    "nn.CosineEmbeddingCriterion": ("_idx",),
+    "nn.Euclidean": (*_EUCLIDEAN, "_repeat", "_repeat2", "output", "gradInput"),
+    "nn.FlattenTable": ("input_map", "output", "gradInput"),
+    **dict.fromkeys(("nn.LookupTable", "nn.LookupTableMaskZero"), ("_count", "_input")),
 }
+#: class -> fields that its ``type`` method replaces by an empty table
+_TABLES_BY_CAST = {
+    **dict.fromkeys(("nn.JoinTable", "nn.ParallelCriterion"), ("gradInput",)),
+    **dict.fromkeys(("nn.NarrowTable", "nn.SelectTable"), ("output", "gradInput")),
+}
+_MASKS = ("zeroMask", "_zeroMask", "_maskbyte", "_maskindices")
 #: class -> fields that its ``type`` method removes
 _REMOVED_BY_CAST = {
-    "nn.Max": ("_indices",),
-    "nn.Min": ("_indices",),
-    "nn.Normalize": ("_indices",),
+    **dict.fromkeys(("nn.Max", "nn.Min", "nn.Normalize"), ("_indices",)),
+    **dict.fromkeys(("nn.MaskZero", "nn.SeqGRU", "nn.SeqLSTM", "nn.TrimZero"), _MASKS),
+    "nn.BinaryClassReward": ("_binary", "_target"),
+    "nn.BinaryLogisticRegression": ("_baseExponents", "_coeff", "_logCoeff"),
+    "nn.Convert": ("_input", "_gradInput", "__input", "__output", "__gradInput", "__gradOutput"),
+    "nn.Cosine": ("_input", "_weight", "_inputNorm", "_weightNorm", "_gradOutput", "_sum"),
+    "nn.DistanceRatioCriterion": (
+        *("_expMinusX", "_expMinusY", "_sumExpMinusXY", "_logSumExpMinusXY"),
+        *("loss", "dX", "dY"),
+    ),
+    "nn.Kmeans": (
+        *("_expandedSamples", "_clusterDistances", "_temp", "_tempExpanded", "_tempWeight", "_tempWeightExp"),
+        *("_expandedWeight", "_minScore", "_minIndx", "_cscAdder"),
+    ),
+    "nn.LookupTableMaskZero": ("__input",),
+    "nn.MaskZeroCriterion": ("zeroMask", "_zeroMask", "__zeroMask", "input", "target", "_gradInput"),
     "nn.MixtureTable": ("_gaterView", "_expert", "_expertView", "_sum", "_expert2", "_expertView2"),
     "nn.NCEModule": (*_NCE, "_metaidx"),
+    "nn.OneHot": ("_single", "_input"),
+    "nn.PCAColorTransform": (
+        *("noise", "alphas", "_tempLambda", "_tempLambdaExpanded"),
+        *("_tempNoise", "_tempNoiseExpanded"),
+    ),
+    "nn.RecurrentAttention": ("_input", "_actions", "_crop", "_pad", "_byte"),
     "nn.ReinforceCategorical": ("_index",),
     "nn.ReinforceGamma": ("_logOutput", "_logScale"),
+    "nn.SeqReverseSequence": ("outputIndices", "gradIndices"),
+    "nn.SimpleColorTransform": ("noise", "_tempNoise", "_tempNoiseExpanded", "_tempNoiseSamples"),
+    "nn.SoftMaxTree": (
+        *("_nodeUpdateHost", "_nodeUpdateCuda", "_paramUpdateHost", "_paramUpdateCuda"),
+        *("parentChildrenCuda", "childParentCuda", "_gradOutput"),
+    ),
+    "nn.SpatialBinaryConvolution": (
+        *("tempWeight", "alphas", "gradInputAlphas", "wmask"),
+        *("_tempAlphas", "_tempAlphasExpanded", "_tempAlphasSamples"),
+        *("_tempGradAlphas", "_tempGradAlphasExpanded", "_tempGradAlphasSamples"),
+    ),
     "nn.SpatialUniformCrop": ("coord",),
+    "nn.VRClassReward": ("_maxVal", "_maxIdx", "__maxIdx", "_target"),
+    "nn.WeightedEuclidean": (*_EUCLIDEAN, "_expand4", "_repeat", "_repeat2", "_repeat3"),
 }
 #: class -> fields that its ``type`` method does not change; ``_type`` is the tensor type of the module itself
 _KEPT_BY_CAST = {
     "nn.ArgMax": ("_indices",),
-    "nn.DontCast": ("modules", "module", "_type"),
+    "nn.BinaryClassReward": ("module",),
+    "nn.DontCast": ("modules", "module", "_input", "_gradOutput", "_type"),
+    "nn.FlattenTable": ("_type", "output", "gradInput"),
+    "nn.CosineEmbeddingCriterion": ("_idx",),
+    "nn.MaskedSelect": ("_maskIndexBuffer", "_maskIndices", "_gradMask"),
     "nn.NCEModule": ("unigrams", "aliasmultinomial"),
-    "nn.LookupTable": ("_count", "_input"),
+    "nn.PullTable": ("_push",),
+    "nn.PushTable": ("_pulls",),
+    "nn.SoftMaxTree": ("hierarchy", "parentChildren", "childParent", "_gradTarget", "childIds", "parentIds"),
+    **dict.fromkeys(("nn.LookupTable", "nn.LookupTableMaskZero"), ("_count", "_input")),
+    "nn.VRClassReward": ("module",),
 }
 
 
@@ -117,8 +182,15 @@ def _decorate(module: LuaObject) -> LuaObject:
 
 
 def _is_module(obj: LuaObject) -> bool:
-    package, _, name = obj.class_name.partition(".")
-    return not name.endswith("Criterion") and package not in ("torch", "tds", "graph", "nngraph", "optim", "paths")
+    is_criterion = obj.class_name.endswith("Criterion") and obj.class_name != "nn.ModuleFromCriterion"
+    return is_module(obj) and not is_criterion and obj.class_name not in _OTHER_CRITERIONS
+
+
+#: criterions with other names
+_OTHER_CRITERIONS = {
+    *("nn.BinaryClassReward", "nn.BinaryLogisticRegression", "nn.L1Cost"),
+    *("nn.SpatialBinaryLogisticRegression", "nn.VRClassReward"),
+}
 
 
 class _Copier:
@@ -172,6 +244,8 @@ class _Copier:
         name = obj.class_name
         emptied = self.emptied(copy, obj) if _is_module(obj) else ()
         removed = _REMOVED_BY_CAST.get(name, ()) if cast else ()
+        if name == "nn.GPU" and cast and "Cuda" not in cast:
+            removed = ("output", "gradInput", "_input", "_gradOutput")
         kept = _KEPT_BY_CAST.get(name, ()) if cast else ()
         if cast and name == "nn.Copy" and obj.get("dontCast"):
             kept = tuple(k for k in obj if isinstance(k, str))
@@ -179,11 +253,13 @@ class _Copier:
             if key in removed or key == "dpnn_serialEmpty":
                 continue
             field_cast = None if key in kept else cast
-            if key in emptied or (cast and key in _EMPTIED_BY_CAST.get(name, ())):
+            if cast and key in _TABLES_BY_CAST.get(name, ()):
+                copy[key] = LuaTable()
+            elif key in emptied or (cast and key in _EMPTIED_BY_CAST.get(name, ())):
                 copy[key] = _emptied(value, field_cast)
             else:
                 copy[key] = self.copy(value, field_cast)
-        if cast and "_type" in obj and "_type" not in kept:
+        if cast and (_is_module(obj) or "_type" in obj) and "_type" not in kept:
             copy["_type"] = cast
         if cast and name == "nn.ArgMax" and obj.get("asLong"):
             copy["output"] = LuaTensor.empty("torch.LongTensor")
@@ -202,7 +278,8 @@ class _Copier:
             return tuple(table.values())
         names: tuple[str, ...] = ()
         if self.mode != "heavy":
-            names = (*_MEDIUM, *_EMPTIED.get(obj.class_name, ()))
+            own = obj.get("dpnn_mediumEmpty")  # nn.Sequencer stores its names in the object
+            names = tuple(own.values()) if isinstance(own, LuaTable) else (*_MEDIUM, *_EMPTIED.get(obj.class_name, ()))
         if self.mode == "light":
             names += _LIGHT
             copy["dpnn_serialEmpty"] = LuaTable.from_list(names)

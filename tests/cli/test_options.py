@@ -14,7 +14,7 @@ from samples import SAMPLES
 
 import dpnn_bridge
 from dpnn_bridge.base.arguments import renamed
-from dpnn_bridge.cli.convert import convert_command
+from dpnn_bridge.cli.convert import _chosen, convert_command
 from dpnn_bridge.cli.inspect import inspect_command
 from dpnn_bridge.cli.verify import verify_command
 from dpnn_bridge.conversion.registry import known_names
@@ -116,3 +116,7 @@ def test_earlier_names_of_arguments_warn(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="omit example="):
         dpnn_bridge.to_lua(layer, input=x, example=x)  # type: ignore[call-arg]
     assert renamed(old="new")(lambda new: new)(new=3) == 3
+
+
+def test_zero_is_a_value_of_an_option() -> None:
+    assert _chosen({"opset": 0, "key": None, "plugins": (), "inplace": False}) == {"opset": 0}

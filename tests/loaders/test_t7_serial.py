@@ -83,6 +83,44 @@ def test_a_cast_keeps_what_the_class_does_not_cast() -> None:
     assert (form["output"].class_name, form["output"].size) == ("torch.LongTensor", 0)
 
 
+#: class and field -> the field after a cast to float in medium mode, as Torch7 writes it; before it has two integers
+AFTER_A_CAST = {
+    "nn.SelectTable output": "table",
+    "nn.SoftMaxTree hierarchy": "torch.LongTensor of 2",
+    "nn.MaskedSelect _maskIndices": "torch.LongTensor of 2",
+    "nn.CosineEmbeddingCriterion _idx": "torch.LongTensor of 0",
+    "nn.LookupTableMaskZero _input": "torch.LongTensor of 0",
+    "nn.CMul _sum": "torch.FloatTensor of 0",
+    "nn.SpatialDilatedMaxPooling indices": "torch.FloatTensor of 0",
+    "nn.SpatialDilatedConvolution fgradInput": "torch.FloatTensor of 0",
+    "nn.TrimZero zeroMask": "nothing",
+    "nn.GPU output": "nothing",
+    "nn.Linear buffer": "torch.FloatTensor of 2",
+}
+
+
+@pytest.mark.parametrize("case", AFTER_A_CAST)
+def test_a_cast_changes_buffers_as_the_class_does(case: str) -> None:
+    name, field = case.split()
+    module = lua(name, **{field: LuaTensor.from_numpy(np.ones(2, np.int64))})
+    value = serial_form(module, "medium", "torch.FloatTensor")["module"].get(field)
+    found = f"{value.class_name} of {value.size}" if isinstance(value, LuaTensor) else "nothing"
+    assert ("table" if isinstance(value, LuaTable) else found) == AFTER_A_CAST[case]
+
+
+def test_modules_and_criterions_are_distinguished() -> None:
+    names = ("nn.ModuleFromCriterion", "nngraph.JustElement", "nn.L1Cost", "nn.MSECriterion")
+    marked = [name for name in names if "dpnn_typename" in serial_form(lua(name), "medium")["module"]]
+    assert marked == ["nn.ModuleFromCriterion", "nngraph.JustElement"]
+
+
+def test_names_of_emptied_fields_may_be_in_the_object() -> None:
+    module = lua("nn.Sequencer", _output=LuaTensor.from_numpy(np.ones(2)), output=LuaTensor.from_numpy(np.ones(2)))
+    module["dpnn_mediumEmpty"] = LuaTable.from_list(["_output"])
+    form = serial_form(module, "medium")["module"]
+    assert (form["_output"].size, form["output"].size) == (0, 2)
+
+
 @pytest.mark.parametrize("name", ["nn.ArgMax", "nn.LookupTable", "nn.NCEModule", "nn.DontCast"])
 def test_a_cast_changes_the_type_of_a_module_that_keeps_fields(name: str) -> None:
     """``nn.DontCast`` is the only one of them whose ``type`` does not call that of ``nn.Module``."""
