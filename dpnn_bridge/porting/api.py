@@ -364,7 +364,8 @@ def _vary(first: list[Tensor], second: list[Tensor]) -> bool:
 def _check_random(tape: Tape, what: str) -> None:
     if tape.random is not None:
         where = f"{tape.random.line} ({tape.random.op})"
-        hint = "pass training=self.training to F.dropout"
+        dropout = tape.random.op in ("bernoulli", "native_dropout")
+        hint = "pass training=self.training to F.dropout" if dropout else "draw them only if self.training is true"
         raise ConversionError(f"{what} draws random numbers in evaluation mode at {where}; {hint}")
 
 

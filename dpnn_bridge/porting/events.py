@@ -219,6 +219,8 @@ def _linear(op: _Operation, x: int, w: int, b: int | None = None, into: Any = la
     weight = op.weight(w, into)
     bias = op.weight(b, lambda t: t.reshape(-1, t.shape[-1])[0] if t.dim() else t.reshape(1)) if b is not None else None
     assert weight is not None
+    if op.args[x].shape[-1:] != weight.view.shape[1:]:
+        return None  # the operation raises an error
     scales = {name: value for name, value in op.node.kwargs.items() if name in ("alpha", "beta") and value != 1}
     event = op.event("linear", op.args[x].reshape(-1, weight.view.shape[1]), scales, weight=weight, bias=bias)
     if b is not None and b < len(op.args) and isinstance(op.args[b], Tensor) and bias is None:

@@ -39,13 +39,11 @@ class Repair:
         node: the node of the target.
         other: the node of the source.
         operand: the operand that the value replaces; None if it replaces the node's result.
-        layer: index of the source's layer whose weights the node has, or None.
     """
 
     node: Node
     other: Node
     operand: Slot | None = None
-    layer: int | None = None
 
 
 def deviation_at(node: Node, source: str, reason: str) -> Deviation:
@@ -70,7 +68,7 @@ class Explanation:
         """Return the deviation at the cause of the contradiction."""
         at = self.contradiction
         if at.node is not None and at.layer is not None and at.matched:
-            self.repair = Repair(at.node, at.layer.events[0].node, layer=at.layer.index)
+            self.repair = Repair(at.node, at.layer.events[0].node)
             return deviation_at(at.node, at.layer.name, layer_deviation(at.node, at.layer, at.why))
         recurrent = unfixable(self.search)
         if recurrent is not None:

@@ -35,7 +35,8 @@ def later_deviations(
         value = source.captured.pop(repair.other.index, None)
         if value is None:
             return
-        patches[repair.node.index] = Patch(value, repair.operand, repair.layer)
+        layers = (layer.index for layer in source.layers for e in layer.events if e.node.index == repair.other.index)
+        patches[repair.node.index] = Patch(value, repair.operand, next(layers, None))
         search = restart(patches)
         try:
             contradiction = search.run()

@@ -49,7 +49,7 @@ class Patch:
     Attributes:
         value: the value.
         operand: the operand of the node that it replaces; None if it replaces the result of the node.
-        layer: index of the layer of the source whose weights the node has, or None.
+        layer: index of the source's layer that computes the value, or None. No other operation must have its weights.
     """
 
     value: Tensor
@@ -210,6 +210,8 @@ class Search:
     def step(self, node: Node) -> None:
         """Run a node, with a replaced value if the node has a patch."""
         patch = self.patches.get(node.index)
+        if patch is not None and patch.layer is not None:
+            self.placement.used.setdefault((patch.layer, 0, 1), 1)
         if patch is None:
             self._step(node)
         elif patch.operand is not None:
@@ -234,8 +236,6 @@ class Search:
             self.fingerprints.forget(self.env[changed.number])
             self.env[changed.number].copy_(value)
         self._store(node, [value, *(torch.zeros(self.tape.shapes[s.number]) for s in node.outs[1:])])
-        if patch.layer is not None:
-            self.placement.used.setdefault((patch.layer, 0, 1), 1)
         self._look(node)
 
     def _step(self, node: Node) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import dpnn_bridge
-from dpnn_bridge.errors import OptionError
+from dpnn_bridge.errors import ConversionError, OptionError
 from dpnn_bridge.modules.nn import CAddTable, ConcatTable
 from dpnn_bridge.porting import judge
 from dpnn_bridge.porting.search import Patch, Search
@@ -195,6 +195,30 @@ def test_the_bias_of_an_embedding_in_a_sequence_moves(shape: tuple[int, int]) ->
     model, net = OneHot(nn.Linear(6, 4)), OneHot(nn.Embedding(6, 4))
     report = dpnn_bridge.port(model, net, example, source=lambda model, x: model(*x))
     assert report.equal, report
+
+
+def test_a_layer_of_another_size_is_used_when_it_is_fixed() -> None:
+    """A later deviation said that no parameter was set from the layer."""
+    layers = [[nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, outputs)] for outputs in (5, 2)]
+    model, net = (nn.Sequential(*own) for own in layers)
+    report = dpnn_bridge.port(model, net, randn(5, 3), later=True)
+    assert "weight of 2x3 here, of 5x3 in the source" in report.first.reason
+    assert report.later == []
+
+
+def test_the_reason_of_a_failure_is_that_of_pytorch() -> None:
+    """It was the reason of a ``reshape`` in the recorder."""
+    report = dpnn_bridge.port(source(), nn.Sequential(nn.Linear(2, 3)), randn(5, 3))
+    assert "shapes cannot be multiplied (5x3 and 2x3)" in report.first.reason
+
+
+@pytest.mark.parametrize(
+    ("draw", "hint"), [(F.dropout, "F.dropout"), (lambda x: x + torch.randn(3), "only if self.training is true")]
+)
+def test_the_hint_for_random_numbers_depends_on_the_operation(draw: Callable[[Tensor], Tensor], hint: str) -> None:
+    """It was always to change dropout."""
+    with pytest.raises(ConversionError, match=hint):
+        dpnn_bridge.port(source(), nn.Linear(3, 3), randn(5, 3), target=lambda module, x: draw(module(x)))
 
 
 def test_a_key_is_for_files() -> None:
