@@ -24,6 +24,7 @@ from dpnn_bridge.errors import (
     OptionError,
     VerificationError,
 )
+from dpnn_bridge.files.converting import is_converted
 from dpnn_bridge.files.summary import _output, lines, summarize
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 from dpnn_bridge.outputs import pt_writer
@@ -336,3 +337,37 @@ def test_a_text_in_a_table_beside_a_model_is_not_written_as_often_as_it_occurs(t
         dpnn_bridge.convert(path, path.with_suffix(".safetensors"))
     assert (tmp_path / "3.safetensors").stat().st_size > 3_000_000
     assert (tmp_path / "300.safetensors").stat().st_size < 100_000
+
+
+# ---------------------------------------------------------------------- equal data in other bytes
+def saved_again(path: Path, change: str) -> None:
+    """Write the content of a file as the user of its format would, with one change."""
+    if path.suffix == ".json":
+        content = json.loads(path.read_text())
+        content["a"][0] += change == "value"
+        content |= {"extra": 1} if change == "extra" else {}
+        text = json.dumps(dict(reversed(content.items())), indent=3)
+        path.write_text(text[:-1] + ', "n": 3}' if change == "twice" else text)
+        return
+    arrays = dict(np.load(path))
+    arrays["a"] = np.asfortranarray(arrays["a"])
+    arrays["a"][0, 0] += change == "value"
+    arrays |= {"extra": arrays["a"]} if change == "extra" else {}
+    arrays |= {"a": arrays["a"].astype(np.float32)} if change == "dtype" else {}
+    np.savez(path, **dict(reversed(arrays.items())))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "change"),
+    [
+        *((".json", change) for change in ("", "value", "extra", "twice")),
+        *((".npz", change) for change in ("", "value", "extra", "dtype")),
+    ],
+)
+def test_data_are_compared_by_value(suffix: str, change: str, tmp_path: Path) -> None:
+    source, target = tmp_path / "d.t7", tmp_path / f"d{suffix}"
+    rows = [1.5, float("nan")] if suffix == ".json" else np.arange(6.0).reshape(2, 3)
+    dpnn_bridge.write_t7(source, {"a": rows, "n": 3, "name": "cat", "list": [1, True]})
+    dpnn_bridge.convert(source, target)
+    saved_again(target, change)
+    assert is_converted(source, target) is (not change)

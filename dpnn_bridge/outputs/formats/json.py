@@ -10,9 +10,12 @@ import numpy as np
 
 from dpnn_bridge.base.reading import open_input
 from dpnn_bridge.base.writing import write_file
-from dpnn_bridge.errors import VerificationError
+from dpnn_bridge.errors import T7FormatError, VerificationError
 from dpnn_bridge.outputs import data
 from dpnn_bridge.outputs.format import Format
+
+#: a file with equal values and other white space is at most this many times as large
+_MAX_RATIO = 16
 
 
 class Json(Format):
@@ -23,6 +26,16 @@ class Json(Format):
     data = True
     text = True
 
+    def same_content(self, one: Path, other: Path) -> bool:
+        """Return whether two files contain equal values, with keys in any order and any white space."""
+        if other.stat().st_size > _MAX_RATIO * one.stat().st_size:
+            return False
+        texts = []
+        for path in (one, other):
+            with open_input(path) as file:
+                texts.append(_text(json.loads(file.read(), object_pairs_hook=_object), sort_keys=True))
+        return texts[0] == texts[1]
+
     def write_data(self, found: data.Data, path: Path) -> None:
         text = _text(data.cleaned(found, np.ndarray.tolist))
         write_file(path, text)
@@ -32,8 +45,16 @@ class Json(Format):
             raise VerificationError(f"{path}: differs after reading back")
 
 
-def _text(value: Any) -> str:
-    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+def _text(value: Any, **options: bool) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False, **options) + "\n"
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON as a dict; readers of JSON disagree about keys that occur twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise T7FormatError("an object has a key twice")
+    return found
 
 
 FORMAT = Json()
