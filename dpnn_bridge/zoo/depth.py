@@ -41,7 +41,7 @@ class Unpool(nn.Module):
         k = self.kernel_size
         corner = torch.zeros(k, k, dtype=input.dtype, device=input.device)
         corner[0, 0] = 1
-        return torch.kron(input, corner)
+        return torch.kron(input.contiguous(), corner)
 
     class Lua(LuaClass):
         scalars = {"nInputPlane": "in_channels", "k": "kernel_size", ("oheight", "owidth"): "size"}

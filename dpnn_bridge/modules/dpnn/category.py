@@ -119,7 +119,7 @@ class CategoricalEntropy(nn.Module):
         size_average: divide the added gradient by the batch size.
 
     Attributes:
-        entropy: entropy of the last batch's mean distribution, in nats.
+        entropy: entropy of the last batch's mean distribution, in nats; None before the first batch.
 
     Shape:
         - Input, output: :math:`(N, C)`, probabilities.
@@ -134,6 +134,7 @@ class CategoricalEntropy(nn.Module):
     def __init__(self, scale: float = 1, min_entropy: float | None = None, size_average: bool = True) -> None:
         super().__init__()
         self.scale, self.min_entropy, self.size_average = scale, min_entropy, size_average
+        self.entropy: Tensor | None = None
 
     def forward(self, input: Tensor) -> Tensor:
         if input.dim() != 2:
@@ -142,12 +143,12 @@ class CategoricalEntropy(nn.Module):
         total = values.sum()
         p = values.sum(0) / total
         log_p = (p + 1e-6).log()
-        self.entropy = -(p * log_p).sum()
+        self.entropy = entropy = -(p * log_p).sum()
         gradient = self.scale / total * (log_p + p / (p + 1e-6))
         if self.size_average:
             gradient = gradient / input.shape[0]
         if self.min_entropy is not None:
-            gradient = torch.where(self.entropy < self.min_entropy, gradient, torch.zeros_like(gradient))
+            gradient = torch.where(entropy < self.min_entropy, gradient, torch.zeros_like(gradient))
         return add_gradient(input, gradient)
 
     class Lua(LuaClass):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -15,11 +16,6 @@ from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.convolution import SPATIAL, SPATIAL_DEFAULTS, Convolution
 from dpnn_bridge.objects import LuaObject, LuaTensor
-
-
-def parameter(*shape: int) -> nn.Parameter:
-    """Return a parameter of zeros; the conversion replaces it with the file's tensor."""
-    return nn.Parameter(torch.zeros(shape))
 
 
 def by_input_channel(weight: Tensor, module: SpatialDepthWiseConvolution) -> Tensor:
@@ -203,8 +199,15 @@ class SpatialConvolutionLocal(nn.Module):
         super().__init__()
         self.in_channels, self.out_channels, self.output_size = in_channels, out_channels, output_size
         self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
-        self.weight = parameter(*output_size, out_channels, in_channels, *kernel_size)
-        self.bias = parameter(out_channels, *output_size) if bias else None
+        self.weight = nn.Parameter(torch.empty(*output_size, out_channels, in_channels, *kernel_size))
+        self.bias = nn.Parameter(torch.empty(out_channels, *output_size)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the parameters from Torch7's uniform distribution."""
+        bound = 1 / math.sqrt(self.in_channels * math.prod(self.kernel_size))
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -bound, bound)
 
     def forward(self, input: Tensor) -> Tensor:
         batch = input.unsqueeze(0) if input.dim() == 3 else input
@@ -246,7 +249,7 @@ class SpatialConvolutionMap(nn.Module):
         - Output: :math:`(N, C_{out}, H_{out}, W_{out})` or :math:`(C_{out}, H_{out}, W_{out})`.
 
     Attributes:
-        weight: :math:`(connections, k_H, k_W)`.
+        weight: :math:`(connections, k_H, k_W)`; zeros until a file or the user sets it, like ``bias``.
         bias: :math:`(C_{out})`.
         connection_table: input and output channel of each pair, counted from 1; shape :math:`(connections, 2)`.
 
@@ -267,7 +270,8 @@ class SpatialConvolutionMap(nn.Module):
         super().__init__()
         self.in_channels, self.out_channels = in_channels, out_channels
         self.kernel_size, self.stride = kernel_size, stride
-        self.weight, self.bias = parameter(connections, *kernel_size), parameter(out_channels)
+        self.weight = nn.Parameter(torch.zeros(connections, *kernel_size))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
         self.register_buffer("connection_table", torch.ones(connections, 2))
 
     def dense_weight(self) -> Tensor:

@@ -129,7 +129,7 @@ class Loss(Criterion):
 
     def __init__(self, reduction: str = "mean") -> None:
         super().__init__()
-        self.reduction = checked(reduction)
+        self.reduction = checked_reduction(reduction)
 
     def reduced(self, losses: Tensor) -> Tensor:
         """Return the mean or sum of all elements."""
@@ -169,7 +169,7 @@ class LossClass(Criterion.Lua):
         return {**super().to_lua(module, ctx), "sizeAverage": module.reduction == "mean"}
 
 
-def checked(reduction: str) -> str:
+def checked_reduction(reduction: str) -> str:
     """Return ``reduction``.
 
     Raises:

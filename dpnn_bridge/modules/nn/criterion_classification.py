@@ -12,7 +12,15 @@ from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.fields import Field, LuaRecord
 from dpnn_bridge.conversion.lua_class import constant_fields, plain_object
 from dpnn_bridge.conversion.registry import lua_class, mapping_of
-from dpnn_bridge.modules.nn.criterion import Criterion, LossClass, checked, class_indices, filled, nll_loss, reduction
+from dpnn_bridge.modules.nn.criterion import (
+    Criterion,
+    LossClass,
+    checked_reduction,
+    class_indices,
+    filled,
+    nll_loss,
+    reduction,
+)
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
 #: default of ``ignore_index`` in Torch7 and PyTorch; does not depend on ``index_base``
@@ -104,7 +112,7 @@ class ClassNLLCriterion(nn.NLLLoss):
         reduction: str = "mean",
         index_base: int = 1,
     ) -> None:
-        super().__init__(weight, ignore_index=ignore_index, reduction=checked(reduction))
+        super().__init__(weight, ignore_index=ignore_index, reduction=checked_reduction(reduction))
         self.index_base = index_base
 
     def forward(self, input: Tensor, target: Any) -> Tensor:
@@ -187,7 +195,7 @@ class CrossEntropyCriterion(nn.CrossEntropyLoss):
         reduction: str = "mean",
         index_base: int = 1,
     ) -> None:
-        super().__init__(weight, ignore_index=ignore_index, reduction=checked(reduction))
+        super().__init__(weight, ignore_index=ignore_index, reduction=checked_reduction(reduction))
         self.index_base = index_base
 
     def forward(self, input: Tensor, target: Any) -> Tensor:
@@ -269,7 +277,7 @@ class SpatialClassNLLCriterion(nn.NLLLoss):
     spatial_dims = 2
 
     def __init__(self, weight: Tensor | None = None, reduction: str = "mean", index_base: int = 1) -> None:
-        super().__init__(weight, ignore_index=NEVER, reduction=checked(reduction))
+        super().__init__(weight, ignore_index=NEVER, reduction=checked_reduction(reduction))
         self.index_base = index_base
 
     def forward(self, input: Tensor, target: Any) -> Tensor:

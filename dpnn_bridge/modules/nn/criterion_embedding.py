@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.arithmetic import shaped_like
-from dpnn_bridge.modules.nn.criterion import Criterion, Loss, LossClass, PairClass, checked, elementwise
+from dpnn_bridge.modules.nn.criterion import Criterion, Loss, LossClass, PairClass, checked_reduction, elementwise
 
 #: added to the squared norms in CosineEmbeddingCriterion
 EPSILON = 1e-12
@@ -39,7 +39,7 @@ class HingeEmbeddingCriterion(nn.HingeEmbeddingLoss):
     """
 
     def __init__(self, margin: float = 1.0, reduction: str = "mean") -> None:
-        super().__init__(margin, reduction=checked(reduction))
+        super().__init__(margin, reduction=checked_reduction(reduction))
 
     def forward(self, input: Tensor, target: Any) -> Tensor:
         target = elementwise(target, input)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from dpnn_bridge.conversion.lua_class import plain_object
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.modules.nn.criterion import Loss, LossClass, checked, class_indices, elementwise, expanded
+from dpnn_bridge.modules.nn.criterion import Loss, LossClass, checked_reduction, class_indices, elementwise, expanded
 from dpnn_bridge.modules.nn.criterion_classification import IndexedClass, WeightsClass
 from dpnn_bridge.modules.nn.criterion_regression import MSECriterion
 from dpnn_bridge.modules.nn.indices import rows_at
@@ -254,7 +254,7 @@ class SoftMarginCriterion(nn.SoftMarginLoss):
     """
 
     def __init__(self, reduction: str = "mean") -> None:
-        super().__init__(reduction=checked(reduction))
+        super().__init__(reduction=checked_reduction(reduction))
 
     def forward(self, input: Tensor, target: Any) -> Tensor:
         target = elementwise(target, input)

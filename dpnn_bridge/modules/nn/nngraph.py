@@ -117,7 +117,7 @@ class GModule(Members):
         lines = []
         for i, node in enumerate(self.nodes):
             sources = ", ".join("input" if source == self.input_node else f"x{source}" for source in node.inputs)
-            value = sources if len(node.inputs) == 1 else f"[{sources}]"
+            value = sources if len(node.inputs) == 1 else f"[{sources}]" if i != self.input_node else "input"
             if node.module is not None:
                 value = f"({node.module})({value})"
             elif node.select is not None:

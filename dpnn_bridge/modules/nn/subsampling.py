@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dpnn_bridge.conversion.contexts import TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.modules.nn.convolution_special import parameter
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
 
@@ -46,7 +47,14 @@ class SpatialSubSampling(nn.Module):
         super().__init__()
         self.in_channels, self.kernel_size, self.stride = in_channels, kernel_size, stride
         self.weight_shape = tuple(weight_shape) or (in_channels,)
-        self.weight, self.bias = parameter(*self.weight_shape), parameter(in_channels)
+        self.weight, self.bias = (nn.Parameter(torch.empty(size)) for size in (self.weight_shape, in_channels))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the parameters from Torch7's uniform distribution."""
+        bound = 1 / math.sqrt(math.prod(self.kernel_size))
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -bound, bound)
 
     def forward(self, input: Tensor) -> Tensor:
         total = F.avg_pool2d(input, self.kernel_size, self.stride, divisor_override=1)
@@ -90,7 +98,14 @@ class TemporalSubSampling(nn.Module):
     def __init__(self, frame_size: int, kernel_size: int, stride: int = 1) -> None:
         super().__init__()
         self.frame_size, self.kernel_size, self.stride = frame_size, kernel_size, stride
-        self.weight, self.bias = parameter(frame_size), parameter(frame_size)
+        self.weight, self.bias = (nn.Parameter(torch.empty(frame_size)) for _ in range(2))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the parameters from Torch7's uniform distribution."""
+        bound = 1 / math.sqrt(self.kernel_size)
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -bound, bound)
 
     def forward(self, input: Tensor) -> Tensor:
         return input.unfold(-2, self.kernel_size, self.stride).sum(-1) * self.weight + self.bias

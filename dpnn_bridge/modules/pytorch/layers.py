@@ -53,7 +53,11 @@ def embedding(module: nn.Embedding, ctx: LuaContext) -> None:
 
 @composition(nn.EmbeddingBag)
 def embedding_bag(module: nn.EmbeddingBag, ctx: LuaContext) -> LuaObject:
-    """Export an EmbeddingBag whose input is a matrix of indices with one bag per row."""
+    """Export an EmbeddingBag whose input is a matrix of indices with one bag per row.
+
+    ``scale_grad_by_freq`` divides gradients by the frequency of an index, as PyTorch documents it; PyTorch's kernel for
+    the CPU divides them by other numbers.
+    """
     if module.padding_idx is not None or module.include_last_offset:
         refuse(module, "padding_idx or include_last_offset", "bags as rows of a matrix, without these, can be exported")
     parts = Parts(module, ctx)

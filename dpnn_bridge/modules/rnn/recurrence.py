@@ -69,7 +69,7 @@ class Recurrent(AbstractRecurrent):
         return None
 
     class Lua(AbstractRecurrent.Lua):
-        given = {}
+        user_states = {}
         #: results of every time step, in files of nnx from before March 20, 2015; Torch7 fills the tables again
         step_results: ClassVar[tuple[str, ...]] = (
             "initialOutputs",
@@ -206,7 +206,7 @@ class Recurrence(AbstractRecurrent):
     class Lua(_ModuleFieldClass):
         scalars = {"rho": "rho", "nInputDim": "input_dims"}
         defaults = {"rho": 9999}
-        given = {"user_prev_output": "userPrevOutput"}
+        user_states = {"user_prev_output": "userPrevOutput"}
 
         @classmethod
         def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
@@ -271,7 +271,7 @@ class Recursor(AbstractRecurrent):
 
     class Lua(_ModuleFieldClass):
         defaults = {"rho": 9999999}
-        given = {}
+        user_states = {}
 
 
 @lua_class("nn.NormStabilizer")
@@ -324,4 +324,4 @@ class NormStabilizer(AbstractRecurrent):
 
     class Lua(AbstractRecurrent.Lua):
         scalars = ("rho", "beta")
-        given = {}
+        user_states = {}

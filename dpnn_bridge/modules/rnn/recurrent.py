@@ -24,7 +24,7 @@ from dpnn_bridge.modules.rnn.structure import modules_in
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 #: attribute for the user's initial state of every sequence -> Lua field
-GIVEN = {"user_prev_output": "userPrevOutput", "user_prev_cell": "userPrevCell"}
+USER_STATES = {"user_prev_output": "userPrevOutput", "user_prev_cell": "userPrevCell"}
 
 
 class AbstractRecurrent(Memory):
@@ -205,8 +205,8 @@ class AbstractRecurrent(Memory):
         each = reward if isinstance(reward, list) or reward.dim() > 1 else []
         self._rewards = dict(enumerate(each, self.step - len(each)))
 
-    def _carried(self, fn: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-        values = {name: self.__dict__[name] for name in GIVEN if name in self.__dict__}
+    def _state_attributes(self, fn: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        values = {name: self.__dict__[name] for name in USER_STATES if name in self.__dict__}
         with torch.no_grad():
             values["states"] = self._all_states()
         values = map_tensors(lambda t: fn(t.detach()), values)
@@ -229,7 +229,7 @@ class AbstractRecurrent(Memory):
             *("cell", "gradPrevOutput", "userGradPrevOutput", "userGradPrevCell"),
         )
         #: attribute with a tensor set by the user -> Lua field
-        given: ClassVar[dict[str, str]] = GIVEN
+        user_states: ClassVar[dict[str, str]] = USER_STATES
 
         @classmethod
         def matches(cls, obj: LuaObject) -> bool:
@@ -248,7 +248,7 @@ class AbstractRecurrent(Memory):
                 state = cls.state_from_lua(obj, step)
                 if state is not None:
                     module.states[step] = state
-            for attribute, name in cls.given.items():
+            for attribute, name in cls.user_states.items():
                 if has_tensor(obj, name) or isinstance(obj.get(name), LuaTable):
                     setattr(module, attribute, to_value(obj[name]))
             if dropouts_in(module):
@@ -282,7 +282,7 @@ class AbstractRecurrent(Memory):
         @classmethod
         def handled(cls, module: nn.Module) -> set[str]:
             names = {"recurrentModule", "modules", "step"}
-            return super().handled(module) | names | {n for a, n in cls.given.items() if hasattr(module, a)}
+            return super().handled(module) | names | {n for a, n in cls.user_states.items() if hasattr(module, a)}
 
         @classmethod
         def inner_to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
@@ -311,7 +311,7 @@ class AbstractRecurrent(Memory):
                 if step in (0, module.step - 1):
                     for name, value in cls.state_to_lua(state).items():
                         fields.setdefault(name, LuaTable())[step] = _lua_value(value, module, ctx)
-            for attribute, name in cls.given.items():
+            for attribute, name in cls.user_states.items():
                 value = getattr(module, attribute, None)
                 if value is not None:
                     fields[name] = _lua_value(value, module, ctx)

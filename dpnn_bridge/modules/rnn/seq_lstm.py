@@ -132,7 +132,7 @@ class SequenceModule(Memory, Remembering):
             self.forget_own()
         return super().train(mode)
 
-    def _carried(self, fn: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    def _state_attributes(self, fn: Callable[[Tensor], Tensor]) -> dict[str, Any]:
         values = {name: self.__dict__[name] for name in ("initial", "final", *self._state_names())}
         return map_tensors(lambda t: fn(t.detach()), values)
 
