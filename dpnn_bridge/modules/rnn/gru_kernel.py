@@ -18,7 +18,7 @@ def gru_steps(
     bias: Tensor,
     hidden: Tensor,
     mask: Tensor | None,
-    keeps: bool,
+    z_scales_state: bool,
     factors: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Compute the outputs of a sequence step by step, with differentiable operations.
@@ -29,7 +29,7 @@ def gru_steps(
             the rows are those of reset gate, update gate and candidate.
         hidden: initial state :math:`(N, H)`.
         mask: outputs that are set to zero, :math:`(T, N, 1)`, or None.
-        keeps: the update gate is the factor of the previous state; False: of the candidate.
+        z_scales_state: whether the update gate multiplies the previous state; False: the candidate.
         factors: dropout factors, see :func:`~dpnn_bridge.modules.rnn.products.gate_sums`.
 
     Returns:
@@ -39,7 +39,7 @@ def gru_steps(
     for t in range(x.shape[0]):
         reset, update = (gate.sigmoid() for gate in sums(t, hidden, slice(2)))
         (candidate,) = sums(t, reset * hidden, slice(2, 3))
-        ends = (candidate.tanh(), hidden) if keeps else (hidden, candidate.tanh())
+        ends = (candidate.tanh(), hidden) if z_scales_state else (hidden, candidate.tanh())
         hidden = torch.lerp(*ends, update)
         hidden = hidden if mask is None else hidden.masked_fill(mask[t], 0)
         outputs.append(hidden)
@@ -58,7 +58,7 @@ class GRUSequence(torch.autograd.Function):
         bias: Tensor,
         hidden: Tensor,
         mask: Tensor | None,
-        keeps: bool,
+        z_scales_state: bool,
     ) -> Tensor:
         T, N, H = *x.shape[:2], hidden.shape[1]
         gates = product(x.reshape(T * N, -1), weight, bias).view(T, N, 3 * H)
@@ -72,12 +72,12 @@ class GRUSequence(torch.autograd.Function):
             both.sigmoid_()
             of_candidate.add_to(candidate, torch.mul(reset, before, out=gated))
             candidate.tanh_()
-            ends = (candidate, before) if keeps else (before, candidate)
+            ends = (candidate, before) if z_scales_state else (before, candidate)
             torch.lerp(*ends, update, out=output)
             if mask is not None:
                 output.masked_fill_(mask[t], 0)
             before = output
-        ctx.keeps = keeps
+        ctx.z_scales_state = z_scales_state
         ctx.save_for_backward(x, weight, recurrent, bias, hidden, mask, gates, states)
         return states[1:].clone()  # a copy, because in-place operations may change the outputs
 
@@ -85,7 +85,7 @@ class GRUSequence(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         *inputs, gates, states = ctx.saved_tensors
         if torch.is_grad_enabled():  # for second derivatives
-            steps = partial(gru_steps, keeps=ctx.keeps)
+            steps = partial(gru_steps, z_scales_state=ctx.z_scales_state)
             return differentiable(lambda *a: [steps(*a)], inputs, ctx.needs_input_grad, gradients)
         x, weight, recurrent, _, _, mask = inputs
         T, N, H = *x.shape[:2], recurrent.shape[1]
@@ -95,9 +95,9 @@ class GRUSequence(torch.autograd.Function):
         local = torch.addcmul(gates, gates, gates, value=-1)
         by_reset, by_update, by_candidate = local.split(H, 2)
         by_reset *= before
-        by_update *= before - candidate if ctx.keeps else candidate - before
+        by_update *= before - candidate if ctx.z_scales_state else candidate - before
         # factors of the previous state and of the candidate in the output
-        old, new = (update, 1 - update) if ctx.keeps else (1 - update, update)
+        old, new = (update, 1 - update) if ctx.z_scales_state else (1 - update, update)
         torch.addcmul(new, new * candidate, candidate, value=-1, out=by_candidate)
         if mask is not None:
             old = old.masked_fill(mask, 0)
@@ -120,11 +120,11 @@ class GRUSequence(torch.autograd.Function):
         )
 
 
-def _backward_steps(given: Tensor, local: Tensor, reset: Tensor, old: Tensor, recurrent: Tensor) -> Tensor:
+def _backward_steps(output_gradients: Tensor, local: Tensor, reset: Tensor, old: Tensor, recurrent: Tensor) -> Tensor:
     """Multiply ``local`` in place by the gradients of the outputs, from the last step to the first.
 
     Args:
-        given: gradients of the outputs from outside, :math:`(T, N, H)`.
+        output_gradients: gradients of the outputs, :math:`(T, N, H)`.
         local: derivatives of the outputs with respect to the gates' sums, :math:`(T, N, 3 H)`.
         reset: the reset gates, :math:`(T, N, H)`.
         old: factors of the previous states in the outputs, :math:`(T, N, H)`.
@@ -137,8 +137,8 @@ def _backward_steps(given: Tensor, local: Tensor, reset: Tensor, old: Tensor, re
     of_gates, of_candidate = (Products(part.t(), N, T) for part in recurrent.split([2 * H, H]))
     others = local.unflatten(2, (3, H))[:, :, 1:]
     parts = (local[..., : 2 * H], others, *local.split(H, 2)[::2], reset, old)
-    dhidden = given[-1]
-    earlier = [dhidden.new_zeros(N, H), *given[:-1]]
+    dhidden = output_gradients[-1]
+    earlier = [dhidden.new_zeros(N, H), *output_gradients[:-1]]
     steps = [*zip(earlier, *(p.unbind(0) for p in parts), strict=True)]
     for output, gates, update_and_candidate, by_reset, by_candidate, r, k in reversed(steps):
         update_and_candidate.mul_(dhidden.unsqueeze(1))

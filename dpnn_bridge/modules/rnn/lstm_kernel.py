@@ -164,7 +164,7 @@ def _backward_steps(
     """Multiply ``local`` in place by the gradients of outputs and cells, from the last step to the first.
 
     Args:
-        gradients: gradients of outputs and cells from outside, each of which may be None.
+        gradients: gradients of outputs and cells, each of which may be None.
         local: derivatives of cells and outputs with respect to the gates' sums, :math:`(T, N, 4, H)`.
         by_cell: derivatives of the outputs with respect to the cells, :math:`(T, N, H)`.
         carried: derivatives of the cells with respect to the previous cells, :math:`(T, N, H)`.
@@ -176,17 +176,18 @@ def _backward_steps(
         without a projection.
     """
     T, N, H = by_cell.shape
-    given, given_cells = gradients
+    output_gradients, cell_gradients = gradients
     dcell, by_hidden = by_cell.new_zeros(N, H), Products(recurrent.t(), N, T)
-    given = by_cell.new_zeros(()).expand(T, N, recurrent.shape[1]) if given is None else given
+    if output_gradients is None:
+        output_gradients = by_cell.new_zeros(()).expand(T, N, recurrent.shape[1])
     by_result = None if projection is None else Products(projection.t(), N, T)
-    dhidden, broadcast, projected = given[-1], dcell.unsqueeze(1), []
+    dhidden, broadcast, projected = output_gradients[-1], dcell.unsqueeze(1), []
     parts = (local.flatten(2), local[:, :, :3], local[:, :, 3], by_cell, carried)
-    earlier = [None, *given[:-1].contiguous()]
+    earlier = [None, *output_gradients[:-1].contiguous()]
     steps = zip(earlier, *(p.unbind(0) for p in parts), strict=True)
     for t, (output, step, others, by_output, by_c, carry) in reversed([*enumerate(steps)]):
-        if given_cells is not None:
-            dcell += given_cells[t]
+        if cell_gradients is not None:
+            dcell += cell_gradients[t]
         if by_result is not None:
             projected.append(dhidden)
             dhidden = by_result(dhidden)

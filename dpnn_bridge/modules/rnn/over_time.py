@@ -235,7 +235,7 @@ class _CellSteps:
         zero = None if mask is None else zero_rows(batch.flatten(0, 1), 1).view(*batch.shape[:2], 1)
         # TrimZero has a fault in time steps in which all rows are masked
         leaks = mask is not None and issubclass(mask, TrimZero) and zero is not None and bool(zero.all(1).any())
-        if leaks or not cell.takes(batch, state) or (single and _counts_dimensions(module)):
+        if leaks or not cell.accepts(batch, state) or (single and _counts_dimensions(module)):
             return torch.stack([module(step) for step in x])
         outputs, last, states = cell.sequence(batch, state, zero, self._masks or None)
 

@@ -81,7 +81,7 @@ class Cell:
         of_input, of_state = ([torch.stack(masks[layer]) for layer in each] for each in layers)
         return torch.stack(of_input), torch.stack(of_state, 1)
 
-    def takes(self, x: Tensor, state: list[Tensor]) -> bool:
+    def accepts(self, x: Tensor, state: list[Tensor]) -> bool:
         """Return whether input, state and weights have one dtype and device and matching sizes."""
         gate = next(iter(self.gates.values()))
         (inner, *_), (recurrent, *_) = gate.input[0], gate.state[0]
@@ -143,16 +143,16 @@ class GRUCell(Cell):
     :attr:`gates` has the keys ``r`` reset, ``z`` update, ``c`` candidate.
 
     Args:
-        keeps: the update gate is the factor of the previous state; False: of the candidate.
+        z_scales_state: whether the update gate multiplies the previous state; False: the candidate.
     """
 
-    keeps: bool = True
+    z_scales_state: bool = True
 
     def sequence(
         self, x: Tensor, state: list[Tensor], mask: Tensor | None, masks: Masks | None = None
     ) -> tuple[Tensor, list[Tensor], Any]:
         weight, bias, recurrent = stacked(self.gates, "rzc")
-        values = (weight, recurrent, bias, state[0], mask, self.keeps)
+        values = (weight, recurrent, bias, state[0], mask, self.z_scales_state)
         factors = None if masks is None else self._factors(masks, "rzc")
         outputs = GRUSequence.apply(x, *values) if factors is None else gru_steps(x, *values, factors)
         return outputs, [outputs[-1].clone()], lambda: [outputs]
@@ -238,11 +238,11 @@ def gru_cell(output: Term, hidden: Term) -> GRUCell | None:
             for candidate, new_factor in _pairs(new, "product"):
                 if old is not hidden or candidate.kind != "tanh":
                     continue
-                keeps = old_factor.kind == "sigmoid"
-                update, complement = (old_factor, new_factor) if keeps else (new_factor, old_factor)
+                z_scales_state = old_factor.kind == "sigmoid"
+                update, complement = (old_factor, new_factor) if z_scales_state else (new_factor, old_factor)
                 if update.kind != "sigmoid" or not _is_complement(complement, update):
                     continue
-                found = _gru(candidate.args[0], update, hidden, keeps)
+                found = _gru(candidate.args[0], update, hidden, z_scales_state)
                 if found is not None:
                     return found
     return None
@@ -260,7 +260,7 @@ def _is_complement(term: Term, other: Term) -> bool:
     return term.kind == "affine" and term.args[0] is other and term.args[1:] == (-1.0, 1.0)
 
 
-def _gru(candidate: Term, update: Term, hidden: Term, keeps: bool) -> GRUCell | None:
+def _gru(candidate: Term, update: Term, hidden: Term, z_scales_state: bool) -> GRUCell | None:
     inputs = [_without_dropout(t.args[0])[0] for t in _summands(candidate) if t.kind == "linear"]
     gated = [value for value in inputs if value.kind == "product"]
     resets = [gate for value in gated for gate, old in _pairs(value, "product") if old is hidden]
@@ -268,7 +268,7 @@ def _gru(candidate: Term, update: Term, hidden: Term, keeps: bool) -> GRUCell | 
         return None
     gates = {"r": resets[0].args[0], "z": update.args[0], "c": candidate}
     states = {"r": hidden, "z": hidden, "c": gated[0]}
-    return _cell(GRUCell, gates, states, {}, {hidden}, keeps=keeps)
+    return _cell(GRUCell, gates, states, {}, {hidden}, z_scales_state=z_scales_state)
 
 
 def _cell(

@@ -138,7 +138,7 @@ class _ModuleFieldClass(AbstractRecurrent.Lua):
 def _zeros(size: list[Any], batch: list[int], dtype: torch.dtype, device: torch.device) -> Any:
     """Return zeros of the sizes of one element, or nested lists of them, with the batch size in front.
 
-    It is no closure: one that calls itself keeps the input that it sees until Python's collector runs.
+    A nested function that calls itself would be a reference cycle with the input, freed only by Python's collector.
     """
     if size and isinstance(size[0], list):
         return [_zeros(s, batch, dtype, device) for s in size]

@@ -165,7 +165,7 @@ class _Run:
             return
         cell, indices = self._plan.cells[index]
         x, start = self._value(cell.input), [self._start[i] for i in indices]
-        if x.dim() != 3 or not cell.takes(x, start):
+        if x.dim() != 3 or not cell.accepts(x, start):
             raise UnknownModuleError("not a batch of sequences")
         outputs, last, states = cell.sequence(x, start, None)
         self._last.update(zip(indices, last, strict=True))
