@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -44,7 +45,9 @@ def _folders(config: pytest.Config) -> list[Path]:
 
 
 def _path(argument: str) -> Path:
-    return Path(argument.partition("::")[0]).resolve()
+    """Return the path in an argument. A link to a file is not followed, because it belongs to its own folder."""
+    path = Path(os.path.abspath(argument.partition("::")[0]))
+    return path.parent.resolve() / path.name if path.is_file() else path.resolve()
 
 
 def _inside(path: Path, folders: list[Path]) -> bool:
@@ -115,9 +118,9 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     for folder in folders:
         chosen = [path for path in named if path.is_relative_to(folder)] or [folder]
         found = (file for file in sorted(folder.rglob("*.t7")) if file.is_file())
-        files |= dict.fromkeys(file for file in found if _inside(file.resolve(), chosen))
+        files |= dict.fromkeys(file for file in found if _inside(file, chosen))
     for path in named:
-        if not any(_inside(file.resolve(), [path]) for file in files):
+        if not any(_inside(file, [path]) for file in files):
             raise pytest.UsageError(f"no .t7 file: {path}")
     for file in files:
         items.extend(FixtureFile.from_parent(session, path=file).collect())

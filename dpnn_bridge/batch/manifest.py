@@ -48,6 +48,7 @@ class Manifest:
     Raises:
         OptionError: the path is a URL; object stores cannot append to a file.
         T7FormatError: the file is not a manifest.
+        NotT7Error: the path is not a regular file, or the file is too large.
     """
 
     def __init__(self, path: str | Path) -> None:

@@ -14,7 +14,7 @@ from dpnn_bridge.compare.nested import map_tensors, tensors
 #: called with a module of the user, its input and the gradient of its output; computes the parameter gradients
 Accumulate = Callable[[Any, Any, Any], None]
 
-_accumulate: list[Accumulate | None] = [None]
+_accumulations: list[Accumulate | None] = [None]
 
 #: methods that compute
 _COMPUTING = ("updateOutput", "updateGradInput", "accGradParameters")
@@ -34,11 +34,11 @@ def is_user_module(obj: Any) -> bool:
 @contextmanager
 def accumulating(accumulate: Accumulate | None) -> Iterator[None]:
     """Compute the parameter gradients of users' modules by ``accumulate`` inside the ``with`` block; None: do not."""
-    _accumulate.append(accumulate)
+    _accumulations.append(accumulate)
     try:
         yield
     finally:
-        _accumulate.pop()
+        _accumulations.pop()
 
 
 def _nested_like(structure: Any, values: Iterator[Any]) -> Any:
@@ -60,7 +60,7 @@ class _RunUserModule(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        part, accumulate = ctx.part, _accumulate[-1]
+        part, accumulate = ctx.part, _accumulations[-1]
         grad_output = _nested_like(ctx.output, iter(gradients))
         grad_input = part.updateGradInput(ctx.input, grad_output)
         if accumulate is not None:
