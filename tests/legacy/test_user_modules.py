@@ -90,8 +90,8 @@ def test_a_step_changes_the_parameters_of_users() -> None:
 
 
 def test_numbers_of_numpy_are_settings() -> None:
-    size = np.int64(3)
-    layer = nn.SpatialConvolution(np.int64(1), 2, size, size)
+    size: Any = np.int64(3)
+    layer = nn.SpatialConvolution(size // 3, 2, size, size)
     assert layer.forward(torch.ones(1, 1, 5, 5)).shape == (1, 2, 3, 3)
     assert layer.to_lua()["kW"] == 3
 
