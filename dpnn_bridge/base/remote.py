@@ -114,7 +114,7 @@ def _matching(location: Location) -> list[Location]:
     return [files.unstrip_protocol(name) if isinstance(location, str) else Path(name) for name in names]
 
 
-def is_there(url: str) -> bool:
+def url_exists(url: str) -> bool:
     """Return whether a URL exists in its store."""
     files, path = _store(url)
     try:
@@ -163,7 +163,7 @@ def check_upload(url: str, force: bool) -> None:
     """Raise :class:`OutputError` unless a file may be written to a URL, as far as this can be checked beforehand."""
     if _is_local(_store(url)[0]):
         raise OutputError(f"{url} is a file on this machine; pass its path instead")
-    if not force and is_there(url):
+    if not force and url_exists(url):
         raise OutputExistsError(f"{url} exists; use --force (force=True) to replace it")
 
 

@@ -21,7 +21,7 @@ from typing_extensions import Unpack
 from dpnn_bridge.base.arguments import checks_arguments, renamed
 from dpnn_bridge.base.atomic import imported_files, protecting
 from dpnn_bridge.base.folders import remove_abandoned
-from dpnn_bridge.base.remote import Location, absolute, is_there, location_of
+from dpnn_bridge.base.remote import Location, absolute, location_of, url_exists
 from dpnn_bridge.base.shards import checksum_of
 from dpnn_bridge.base.version import package_version
 from dpnn_bridge.batch.executors import failure_message, workers
@@ -157,7 +157,7 @@ def _run_one(task: Task, line: Line | None, options: dict[str, Any]) -> Outcome:
     from dpnn_bridge.files.converting import convert
 
     if not options.get("force"):
-        exists = is_there(task.target) if isinstance(task.target, str) else os.path.lexists(task.target)
+        exists = url_exists(task.target) if isinstance(task.target, str) else os.path.lexists(task.target)
         if exists:
             return _outcome_of_existing(task, line, options)
     try:

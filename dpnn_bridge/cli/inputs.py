@@ -83,11 +83,11 @@ def example_input(
     return values[0] if len(values) == 1 else values
 
 
-def _dtype_of(model: nn.Module, floating: bool) -> str:
-    """Return the dtype of the parameters; int64 if the first layer takes indices and ``floating`` is False."""
+def _dtype_of(model: nn.Module, has_dtype: bool) -> str:
+    """Return the dtype of the parameters; int64 if the first layer takes indices and no shape has a dtype."""
     leaves = (m for m in model.modules() if not list(m.children()) and type(m) is not nn.Identity)
     first = next(leaves, model)
-    if not floating and (isinstance(first, nn.Embedding) or hasattr(first, "index_base")):
+    if not has_dtype and (isinstance(first, nn.Embedding) or hasattr(first, "index_base")):
         return "int64"
     return next((str(p.dtype) for p in model.parameters() if p.is_floating_point()), "float32").removeprefix("torch.")
 

@@ -86,16 +86,24 @@ class Comparison:
             yield network
 
     def run(self, network: nn.Module, *, verify_only: bool) -> PortReport:
-        """Port the weights of the model into the network, or verify the weights that are already loaded."""
+        """Port the weights of the model into the network, or verify the weights that are already loaded.
+
+        Raises:
+            OptionError: the file contains several models, and there is no key.
+        """
         with steps(self.quiet or self.as_json) as progress:
             progress("loading PyTorch")
             from dpnn_bridge.files import load
+            from dpnn_bridge.modules.several import Models
             from dpnn_bridge.porting import judge, port
 
             example = example_of(self.inputs, network)
             tensors = example if isinstance(example, tuple) else (example,)
             indexed = any(hasattr(t, "is_floating_point") and not t.is_floating_point() for t in tensors)
             source = load(piped(self.model), key=self.key, index_base=0 if indexed else 1)
+            if isinstance(source, Models):
+                keys = ", ".join(source)
+                raise OptionError(f"{self.model} contains several models; select one with key= (--key): {keys}")
             progress("comparing both networks")
             call = None if self.unbounded else self._limited(tensors)
             return (judge if verify_only else port)(source, network, example, later=self.later, source=call)

@@ -19,7 +19,7 @@ from dpnn_bridge.conversion.lua_values import lua_value, to_value
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.parity.subject import cast_in_lua
-from dpnn_bridge.parity.torch7_judge import CAST_IN_SEQUENCE
+from dpnn_bridge.parity.torch7_jobs import CAST_IN_SEQUENCE
 
 if TYPE_CHECKING:
     from dpnn_bridge.lua.bridge import LuaBridge

@@ -10,7 +10,7 @@ from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.loaders.t7_writer import write_t7
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.parity.subject import cast_in_lua
-from dpnn_bridge.parity.torch7_judge import class_names, job, judge
+from dpnn_bridge.parity.torch7_jobs import class_names, job, run_jobs
 
 
 def torch7_reference(
@@ -55,7 +55,7 @@ def torch7_reference(
         write_t7(file, obj, verify=False)
         values.setdefault("seed", 1)
         run = job(file, class_names(obj), [*steps, "after"], mode=mode, type=tensor_class, keeps_state=True, **values)
-        result = judge([run], program=program)[0]
+        result = run_jobs([run], program=program)[0]
     for step, action in (("load", "load"), ("cast", "cast"), ("mode", "set the mode of"), ("forward", "run")):
         if "error" in result.get(step, ()):
             raise LuaBridgeError(f"Torch7 cannot {action} the model: {result[step]['error']}")

@@ -489,8 +489,8 @@ def test_a_file_system_is_made_once_for_many_files(tmp_path: Path, monkeypatch: 
 def test_how_often_a_store_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Most of the time of small files goes into requests."""
     pytest.importorskip("fsspec", reason="optional extra is not installed")
-    asked, real = [], remote.is_there
-    monkeypatch.setattr(remote, "is_there", lambda url: asked.append(url) or real(url))
-    monkeypatch.setattr(batch, "is_there", remote.is_there)
+    asked, real = [], remote.url_exists
+    monkeypatch.setattr(remote, "url_exists", lambda url: asked.append(url) or real(url))
+    monkeypatch.setattr(batch, "url_exists", remote.url_exists)
     (outcome,) = batch.run(batch.tasks_for([MODEL], f"memory://{uuid.uuid4()}", ".pt"))
     assert (outcome.status, len(asked)) == ("converted", 3)  # is it done, may it be written, is it still not there

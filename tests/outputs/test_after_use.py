@@ -24,7 +24,7 @@ from dpnn_bridge.compare.differences import Tolerance, compare
 from dpnn_bridge.conversion import to_torch
 from dpnn_bridge.conversion.lua_values import lua_value, to_value
 from dpnn_bridge.objects import LuaObject, LuaTable
-from dpnn_bridge.parity.torch7_judge import class_names, job, judge
+from dpnn_bridge.parity.torch7_jobs import class_names, job, run_jobs
 
 pytestmark = pytest.mark.torch7
 
@@ -72,7 +72,7 @@ def defined(original: LuaTable, run: Any, program: str) -> set[str]:
     for byte in (0x3F, 0x40):
         tunables = f"glibc.malloc.tcache_count=0:glibc.malloc.perturb={byte ^ 0xFF}"
         with mock.patch.dict(os.environ, GLIBC_TUNABLES=tunables):
-            runs.append(judge([run(garbage=byte * 100)], program=program)[0])
+            runs.append(run_jobs([run(garbage=byte * 100)], program=program)[0])
     steady = same(value(original, "forward"), value(original, "again")) or "seed" not in run.keywords
     if "error" in original["load"] or not steady:
         return set()
@@ -103,8 +103,8 @@ def test_what_was_used_runs_on(class_name: str, variable: str, larger: bool, tmp
     if not names:
         pytest.skip("no fixture holds a module after use")
     failed = []
-    results = judge([run(garbage=1000) for run in originals], program=program)
-    for name, run, original, found in zip(names, originals, results, judge(ours, program=program), strict=True):
+    results = run_jobs([run(garbage=1000) for run in originals], program=program)
+    for name, run, original, found in zip(names, originals, results, run_jobs(ours, program=program), strict=True):
         if original["load"].get("error", "").startswith("no class") or any(re.fullmatch(p, name) for p in EXPLAINED):
             continue
         different = problems(original, found, TOLERANCE)

@@ -23,7 +23,7 @@ from dpnn_bridge.modules.nn import CAddTable, ConcatTable, MulConstant, Parallel
 from dpnn_bridge.modules.pytorch.criterion import NEAREST_LOSS
 from dpnn_bridge.modules.pytorch.layers import NEAREST
 from dpnn_bridge.objects import LuaTensor
-from dpnn_bridge.parity.torch7_judge import class_names, job, judge
+from dpnn_bridge.parity.torch7_jobs import class_names, job, run_jobs
 
 DOUBLE = "torch.DoubleTensor"
 
@@ -458,7 +458,7 @@ class TestInTorch7:
             values = {"input": lua_value(x), "gradOutput": lua_value(given)}
             jobs.append(job(tmp_path / f"{i}.t7", class_names(obj), steps, **values))
             expected.append((layer, y, gradient))
-        for (layer, y, gradient), result in zip(expected, judge(jobs), strict=True):
+        for (layer, y, gradient), result in zip(expected, run_jobs(jobs), strict=True):
             # nn.SpatialDropout has no backward in evaluation
             undefined = {"backward"} if isinstance(layer, (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)) else set()
             failed = [f"{s}: {result[s]['error']}" for s in steps if "error" in result[s] and s not in undefined]
@@ -483,7 +483,7 @@ class TestInTorch7:
             # composed layers hold what they compute from the parameters: their gradients are compared where they are
             plain = not isinstance(layer, nn.LSTM) and parametrized.with_current_weights(layer) is None
             expected.append((layer, y, gradient, sum(g.norm() ** 2 for g in own.values()) if plain else None))
-        for (layer, y, gradient, norm), result in zip(expected, judge(jobs), strict=True):
+        for (layer, y, gradient, norm), result in zip(expected, run_jobs(jobs), strict=True):
             undefined = {"backward"} if isinstance(layer, (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)) else set()
             failed = [f"{s}: {result[s]['error']}" for s in steps if "error" in result[s] and s not in undefined]
             if failed:
@@ -509,7 +509,7 @@ class TestInTorch7:
             values = {"input": lua_value(inputs if len(inputs) > 1 else inputs[0]), "target": lua_value(given)}
             jobs.append(job(tmp_path / f"{i}.t7", class_names(obj), ("load", "forward", "backward", "type"), **values))
             expected.append((loss, value, [x.grad for x in inputs]))
-        for (loss, value, gradients), result in zip(expected, judge(jobs), strict=True):
+        for (loss, value, gradients), result in zip(expected, run_jobs(jobs), strict=True):
             failed = [f"{k}: {v['error']}" for k, v in result.items() if isinstance(v, dict) and "error" in v]
             found = to_value(result["backward"]["value"]) if not failed else []
             found = found if isinstance(found, list) else [found]

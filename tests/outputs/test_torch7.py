@@ -28,7 +28,7 @@ from dpnn_bridge.memory import forget
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.parity.fixture import random_numbers
 from dpnn_bridge.parity.gradients import zero_grad
-from dpnn_bridge.parity.torch7_judge import STEPS, class_names, job, judge
+from dpnn_bridge.parity.torch7_jobs import STEPS, class_names, job, run_jobs
 from dpnn_bridge.training.lua_parameters import all_parameters
 
 PROGRAMS = {None: "DPNN_TORCH7", "head": "DPNN_TORCH7", "2015": "DPNN_TORCH7_2015", "2016": "DPNN_TORCH7_2016"}
@@ -48,7 +48,7 @@ class Explained(NamedTuple):
         steps: what differs.
         shown: how Torch7 shows it. ``"raises"``: it cannot do this with its own module, and says ``detail``, a pattern;
             ``"undefined"``: its own module gives other values when other garbage is in memory; ``"unsteady"``: its own
-            module gives two values for one input; else a step of the judge, after which its own module agrees.
+            module gives two values for one input; else a step of the job, after which its own module agrees.
         detail: the message; the step behind which the other one is put.
         reason: in words.
     """
@@ -332,14 +332,14 @@ class Case:
         if entry.shown == "undefined":
             one, other = (self._filled(byte, ours, program) for byte in (0x3F, 0x40))
             return all(self._differ(one[step]["value"], other[step]["value"]) for step in steps)
-        treated = judge([self.original(treatment=entry.shown, after=entry.detail, ours=ours)], program=program)[0]
+        treated = run_jobs([self.original(treatment=entry.shown, after=entry.detail, ours=ours)], program=program)[0]
         return not any(text.split(":")[0] in entry.steps.split() for text in self.differences(treated, ours))
 
     def _filled(self, byte: int, ours: LuaTable, program: str) -> LuaTable:
         """The original where memory is full of this byte until it is set."""
         tunables = f"glibc.malloc.tcache_count=0:glibc.malloc.perturb={byte ^ 0xFF}"
         with mock.patch.dict(os.environ, GLIBC_TUNABLES=tunables):
-            return judge([self.original(ours=ours, garbage=byte * 100)], program=program)[0]
+            return run_jobs([self.original(ours=ours, garbage=byte * 100)], program=program)[0]
 
     def _differ(self, a: Any, b: Any) -> bool:
         return any(not d.ok for d in compare("", to_value(a), to_value(b), Tolerance(1e-12, 1e-6)))
@@ -347,8 +347,10 @@ class Case:
 
 def both(cases: list[Case], program: str) -> Iterator[tuple[Case, LuaTable, LuaTable]]:
     """Cases with what Torch7 makes of its own modules and of ours."""
-    ours = judge([case.ours() for case in cases], program=program)
-    originals = judge([case.original(ours=result) for case, result in zip(cases, ours, strict=True)], program=program)
+    ours = run_jobs([case.ours() for case in cases], program=program)
+    originals = run_jobs(
+        [case.original(ours=result) for case, result in zip(cases, ours, strict=True)], program=program
+    )
     return zip(cases, originals, ours, strict=True)
 
 

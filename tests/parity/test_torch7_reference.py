@@ -21,7 +21,7 @@ from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.loaders import dumps
 from dpnn_bridge.lua.torch7 import run_torch7
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
-from dpnn_bridge.parity import torch7_judge, torch7_reference
+from dpnn_bridge.parity import torch7_jobs, torch7_reference
 from dpnn_bridge.parity.verify import verify as verify_model
 
 PROGRAM = os.environ.get("DPNN_TORCH7", "")
@@ -52,8 +52,8 @@ def test_a_result_that_cannot_be_read_is_the_error_of_its_job(monkeypatch: pytes
         runs.append(len(jobs))
         Path(folder, "1.t7").write_bytes(b"\4\0\0\0" if len(runs) == 1 else dumps(LuaTable({"load": LuaTable()})))
 
-    monkeypatch.setattr(torch7_judge, "run_torch7", run)
-    first, second = torch7_judge.judge([torch7_judge.job(Path("a"), []), torch7_judge.job(Path("b"), [])])
+    monkeypatch.setattr(torch7_jobs, "run_torch7", run)
+    first, second = torch7_jobs.run_jobs([torch7_jobs.job(Path("a"), []), torch7_jobs.job(Path("b"), [])])
     assert "truncated" in first["load"]["error"]
     assert dict(second) == {"load": second["load"]}
     assert runs == [2, 1]
@@ -62,7 +62,7 @@ def test_a_result_that_cannot_be_read_is_the_error_of_its_job(monkeypatch: pytes
 def test_a_mode_that_torch7_cannot_set_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     done, failed = LuaTable({"value": 1}), LuaTable({"error": "no evaluate"})
     results = LuaTable({"load": done, "cast": done, "mode": failed, "forward": done, "after": done})
-    monkeypatch.setattr(torch7_reference, "judge", lambda jobs, program: [results])
+    monkeypatch.setattr(torch7_reference, "run_jobs", lambda jobs, program: [results])
     obj = dpnn_bridge.to_lua(nn.Tanh())
     with pytest.raises(LuaBridgeError, match="Torch7 cannot set the mode of the model: no evaluate"):
         torch7_reference.torch7_reference("th", obj, nn.Tanh().eval(), LuaTable({"input": 1}), gradients=False)

@@ -10,11 +10,14 @@ import numpy
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from torch import nn
 
+import dpnn_bridge
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.inputs import example_input
 from dpnn_bridge.cli.port import example_of
 from dpnn_bridge.cli.verify import verify_command
+from dpnn_bridge.objects import LuaTable
 
 LENET = Path(__file__).parents[2] / "fixtures/samples/torch-demos__mnist_convnet/model.t7"
 NETWORK = """
@@ -154,3 +157,17 @@ def test_inputs_of_one_shape_differ() -> None:
     one, other = example_input(["2x3", "2x3"])
     assert not torch.equal(one, other)
     assert torch.equal(one, example_input(["2x3"]))
+
+
+def test_one_of_several_models_must_be_selected(tmp_path: Path) -> None:
+    module = dpnn_bridge.to_lua(nn.Linear(3, 2))
+    dpnn_bridge.write_t7(tmp_path / "m.t7", LuaTable({"a": module, "b": module.changed()}))
+    words = [str(tmp_path / "m.t7"), str(tmp_path / "o.pt"), "--into", "torch.nn:Linear(3,2)", "--input", "1x3"]
+    done = CliRunner().invoke(convert_command, words)
+    assert (done.exit_code, "contains several models; select one with --key: a, b" in done.stderr) == (2, True)
+    assert CliRunner().invoke(convert_command, [*words, "--key", "b"]).exit_code == 0
+
+
+def test_an_address_is_no_output_of_into() -> None:
+    done = convert(LENET, "s3://bucket/o.pt", "--into", "torch.nn:Linear(3,2)")
+    assert (done.exit_code, "--into writes a local file" in done.stderr) == (2, True)

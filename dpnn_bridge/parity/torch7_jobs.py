@@ -1,6 +1,6 @@
 """Run ``.t7`` models in Torch7 and return the results of each step.
 
-The Lua part is ``torch7_judge.lua``. Starting Torch7 takes longer than most runs, so one process runs many jobs.
+The Lua part is ``torch7_jobs.lua``. Starting Torch7 takes longer than most runs, so one process runs many jobs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.lua.torch7 import run_torch7
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
-_SOURCE = Path(__file__).with_name("torch7_judge.lua")
+_SOURCE = Path(__file__).with_name("torch7_jobs.lua")
 #: Lua code that casts a module without resetting recurrent states; its arguments are the module and the tensor type
 CAST_IN_SEQUENCE = Path(__file__).with_name("cast_in_sequence.lua").read_text(encoding="utf-8")
 
@@ -38,12 +38,12 @@ STEPS = (
 
 
 def job(file: Path, classes: Iterable[str], steps: Sequence[str] = STEPS, **values: Any) -> LuaTable:
-    """Return a job for :func:`judge`; ``torch7_judge.lua`` documents the fields."""
+    """Return a job for :func:`run_jobs`; ``torch7_jobs.lua`` documents the fields."""
     fields = {"file": str(file), "classes": LuaTable.from_list(classes), "steps": LuaTable.from_list(steps), **values}
     return LuaTable(fields.items())
 
 
-def judge(jobs: Sequence[LuaTable], *, program: str | None = None) -> list[LuaTable]:
+def run_jobs(jobs: Sequence[LuaTable], *, program: str | None = None) -> list[LuaTable]:
     """Run jobs in Torch7.
 
     Args:
