@@ -49,6 +49,20 @@ def location_of(name: str | os.PathLike[str]) -> Location:
     return name if isinstance(name, str) and is_url(name) else Path(name)
 
 
+def local_path(origin: Any) -> Path | None:
+    """Return the local file that an input is read from, also through file systems of fsspec; otherwise None.
+
+    Args:
+        origin: a path, an address such as ``simplecache::file:///x.t7`` or ``zip://x.t7::/x.zip``, an open file, or
+            anything else.
+    """
+    name = origin if isinstance(origin, (str, os.PathLike)) else getattr(origin, "name", None)
+    if not isinstance(name, (str, os.PathLike)):
+        return None
+    location = location_of(str(name).rpartition("::")[2] if is_url(name) else name)
+    return location if isinstance(location, Path) else None
+
+
 def manifest_path(name: str | os.PathLike[str]) -> Path:
     """Return the path of a manifest in a resolved folder: it stays when a folder in ``missing/../file`` is created.
 

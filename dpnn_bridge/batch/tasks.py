@@ -12,7 +12,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.atomic import check_output
 from dpnn_bridge.base.file_set import FileSet
-from dpnn_bridge.base.remote import Location, absolute, beside, listed, location_of, without_query
+from dpnn_bridge.base.remote import Location, absolute, beside, listed, local_path, location_of, without_query
 from dpnn_bridge.base.shards import LONGEST_NAME
 from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.errors import OutputError, OutputExistsError
@@ -110,7 +110,7 @@ def _split_path(path: Path) -> tuple[str, PurePath]:
 
 
 def _check_targets(targets: Iterable[Location], sources: Sequence[Location]) -> None:
-    inputs = FileSet(source for source in sources if isinstance(source, Path))
+    inputs = FileSet(filter(None, map(local_path, sources)))
     for target in targets:
         if isinstance(target, Path) and os.path.isfile(target):
             check_output(target, True, inputs)

@@ -26,7 +26,7 @@ from dpnn_bridge.base.boundary import as_package_error
 from dpnn_bridge.base.display import LONGEST_LINE, printable, printable_lines, shortened
 from dpnn_bridge.base.file_set import FileSet
 from dpnn_bridge.base.folders import Terminated
-from dpnn_bridge.base.remote import location_of
+from dpnn_bridge.base.remote import local_path
 from dpnn_bridge.base.shards import shards_of
 from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.errors import EXIT_CODES, DpnnBridgeError
@@ -227,11 +227,11 @@ def protect_inputs(*inputs: Any) -> None:
     """Prevent the running command from replacing one of its inputs.
 
     Args:
-        *inputs: Files that the command reads. The shards of an index are added. Values that are not local files,
-            such as the shape of an input, are ignored.
+        *inputs: Files that the command reads, ``-`` for stdin. The shards of an index are added. Values that are not
+            local files, such as the shape of an input, are ignored.
     """
-    locations = [location_of(file) for file in inputs if file is not None]
-    files = [file for file in locations if isinstance(file, Path) and os.path.isfile(file)]
+    found = [local_path("/dev/stdin" if name == "-" else name) for name in inputs]
+    files = [file for file in found if file is not None and os.path.isfile(file)]
     shards = []
     for index in files:
         if index.name.endswith(INDEX):

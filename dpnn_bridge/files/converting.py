@@ -21,7 +21,7 @@ from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.display import printable
 from dpnn_bridge.base.folders import temporary_folder
 from dpnn_bridge.base.reading import open_input
-from dpnn_bridge.base.remote import is_url
+from dpnn_bridge.base.remote import is_url, local_path
 from dpnn_bridge.base.shards import checksum_of, state_of
 from dpnn_bridge.base.version import package_version
 from dpnn_bridge.checkpoints.architectures import architecture_of
@@ -34,7 +34,7 @@ from dpnn_bridge.errors import ConversionError, DpnnBridgeError, MissingFileErro
 from dpnn_bridge.files import cast, classes_in_lua, load_local, unread
 from dpnn_bridge.files.source_cache import checksum_once, read_once
 from dpnn_bridge.loaders.encoding import Encoding
-from dpnn_bridge.loaders.origin import LocalFile, Origin, local_file, local_path, name_of
+from dpnn_bridge.loaders.origin import LocalFile, Origin, local_file, name_of
 from dpnn_bridge.outputs import data
 from dpnn_bridge.outputs.format import Format
 from dpnn_bridge.outputs.options import ConvertKeywords, ConvertOptions, is_complete, origin_text, shows_options

@@ -67,13 +67,6 @@ def name_of(origin: Origin) -> str:
     return name if isinstance(name, str) else f"<{type(origin).__name__}>"
 
 
-def local_path(origin: Origin) -> Path | None:
-    """Return the path of an input that is a local file, also of a ``file://`` URL or an open file; otherwise None."""
-    name = origin if isinstance(origin, (str, os.PathLike)) else getattr(origin, "name", None)
-    location = location_of(name) if isinstance(name, (str, os.PathLike)) else None
-    return location if isinstance(location, Path) else None
-
-
 @contextmanager
 def local_file(origin: Origin, sha256: str | None = None, *, unpack: bool = True) -> Iterator[LocalFile]:
     """Yield a local file for an input, decompressed if necessary. An uncompressed local file is not copied.

@@ -192,6 +192,38 @@ def test_an_input_that_is_an_address_or_an_open_file_stays(
     assert Path("a.pt").stat().st_ino == before
 
 
+@pytest.mark.parametrize(
+    "address",
+    ["file://{}", "local://{}", "simplecache::file://{}", "file://localhost{}", "/dev/stdin", "-"],
+)
+def test_an_input_named_by_an_address_stays(address: str, tmp_path: Path) -> None:
+    """Only paths were compared with the outputs; stdin may be a file as well."""
+    pytest.importorskip("fsspec", reason="optional extra is not installed")
+    source = tmp_path / "a.t7"
+    dpnn_bridge.write_t7(source, nn.Sequential(nn.Linear(2, 2)))
+    before = source.stat().st_ino
+    stdin, opened = os.dup(0), os.open(source, os.O_RDONLY)
+    os.dup2(opened, 0)
+    try:
+        for command, words in (
+            (convert_command, [str(source), "--force"]),
+            (convert_command, ["--out-dir", str(tmp_path), "--to", "t7", "--force"]),
+            (inspect_command, ["--html", str(source)]),
+        ):
+            if (address == "-" and command is not convert_command) or ("{}" not in address and "--out-dir" in words):
+                continue
+            result = CliRunner().invoke(command, [address.format(source), *words])
+            assert result.exit_code in (2, 6), (words, result.output)
+            assert source.stat().st_ino == before, words
+    finally:
+        os.dup2(stdin, 0)
+        os.close(stdin)
+        os.close(opened)
+    if "{}" in address:
+        with pytest.raises(OutputError, match="never replaced"):
+            dpnn_bridge.convert(address.format(source), source, force=True)
+
+
 def test_nothing_is_written_where_it_would_be_removed(tmp_path: Path) -> None:
     """An archive or a store may contain a folder with the name of our temporary ones."""
     name = ".dpnn-0123456789abcdef"
