@@ -16,7 +16,7 @@ def executed(source: str) -> types.ModuleType:
         return original(name, *args, **options)
 
     original = builtins.__import__
-    module = types.ModuleType("net")
+    module = types.ModuleType("__main__")
     module.__dict__["__builtins__"] = {**vars(builtins), "__import__": guarded}
     exec(compile(source, "net.py", "exec"), module.__dict__)
     return module

@@ -26,7 +26,7 @@ def _convolution(
 ) -> Tensor:
     windows = _windows(value.shape[2:], weight.shape[2:], stride, padding, dilation)
     if transposed:
-        added = _each(output_padding, len(weight.shape[2:]))
+        added = of_each_dim(output_padding, len(weight.shape[2:]))
         size = [(n - 1) * s - 2 * p + d * (k - 1) + a + 1 for (n, k, s, p, d), a in zip(windows, added, strict=True)]
         return _meta(value, (len(value), weight.shape[1] * groups, *size))
     return _meta(
@@ -77,10 +77,11 @@ def _pooling(
 
 def _windows(dims: Sequence[int], *others: Sequence[int]) -> list[tuple[int, ...]]:
     """Return length, kernel, stride, padding and dilation of each dimension."""
-    return list(zip(dims, *(_each(other, len(dims)) for other in others), strict=True))
+    return list(zip(dims, *(of_each_dim(other, len(dims)) for other in others), strict=True))
 
 
-def _each(values: Sequence[int], count: int) -> Sequence[int]:
+def of_each_dim(values: Sequence[int], count: int) -> Sequence[int]:
+    """Return an argument of a window, such as its stride, with one number for each of ``count`` dimensions."""
     return list(values) * count if len(values) == 1 else values
 
 

@@ -32,8 +32,8 @@ from dpnn_bridge.porting.networks import (
     call_source,
     call_target,
     check_registered,
+    copy_for_run,
     double_copy,
-    for_a_run,
     inputs,
     lua_path_of,
     named_tensors,
@@ -45,8 +45,8 @@ from dpnn_bridge.porting.networks import (
 from dpnn_bridge.porting.notes import notes_of, of_rounding, overflowing
 from dpnn_bridge.porting.probe import (
     check_deterministic,
-    differ_beyond,
     differ_on_batch,
+    differ_on_larger,
     differ_on_padding,
     has_masks,
     has_ranges,
@@ -139,7 +139,7 @@ class Port:
 
     def run(self) -> PortReport:
         first, second = self.examples
-        tape = trace(for_a_run(self.target, self.call_target), self.call_target, first, self.single)
+        tape = trace(copy_for_run(self.target, self.call_target), self.call_target, first, self.single)
         _check_random(tape, "the module")
         self._run_source(first)
         _check_random(self.source.tape, "the model")
@@ -190,7 +190,7 @@ class Port:
         """Run the source and the filled module, or ``module``, on an input and compare them."""
         for keep in (False, True):
             self._run_source(example)
-            target = for_a_run(module or self.target, self.call_target)
+            target = copy_for_run(module or self.target, self.call_target)
             proof = prove(target, self.call_target, example, self.search, self.single, keep)
             if proof.failed is None or not proof.used_more:
                 break
@@ -220,7 +220,7 @@ class Port:
         if any(node.single for node in tapes[0].nodes):  # on large inputs, rounding alone may exceed the tolerance
             return None
         runs = self._runs()
-        if any(map(has_ranges, tapes)) and (far := differ_beyond(*runs, self.examples[1])) is not None:
+        if any(map(has_ranges, tapes)) and (far := differ_on_larger(*runs, self.examples[1])) is not None:
             proof = self.prove(far)
             if proof.failed is not None:
                 self._run_source(self.examples[0])
@@ -264,12 +264,12 @@ class Port:
         """Return functions that run the source and the target without recording."""
 
         def runs(module: nn.Module, call: Call) -> Callable[[Any], Any]:
-            return torch.no_grad()(lambda example: call(for_a_run(module, call), example))
+            return torch.no_grad()(lambda example: call(copy_for_run(module, call), example))
 
         return runs(self.model, self.call_source), runs(self.target, self.call_target)
 
     def _run_source(self, example: Any) -> None:
-        self.source.record(for_a_run(self.model, self.call_source), self.call_source, example)
+        self.source.record(copy_for_run(self.model, self.call_source), self.call_source, example)
         failure = self.source.tape.failure
         if isinstance(failure, ConversionLimitError):
             raise failure

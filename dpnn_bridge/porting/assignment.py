@@ -1,8 +1,9 @@
 """Assign weights of the source to an event of the target.
 
-The source and the target may implement one function with differently arranged weights. An :class:`Assignment`
-rearranges them: here unchanged, with a folded batch norm, or with a moved bias. :mod:`dpnn_bridge.porting.rearranging`
-permutes elements, :mod:`dpnn_bridge.porting.pieces` and :mod:`dpnn_bridge.porting.joining` split and join layers.
+The source and the target may implement one function with differently arranged weights. An :class:`Assignment` converts
+the weights. The functions of this module leave them unchanged, fold a batch norm, or move a bias.
+:mod:`dpnn_bridge.porting.rearranging` permutes elements. :mod:`dpnn_bridge.porting.pieces` and
+:mod:`dpnn_bridge.porting.joining` split and join layers.
 """
 
 from __future__ import annotations
@@ -105,11 +106,11 @@ def _unchanged(event: Event, source: Source, forms: tuple[Form, ...]) -> Iterato
         for form in forms:
             if form not in layer.forms:
                 continue
-            if layer.index not in candidates[form] or layer.respond(event.rows_in(form), form) is None:
+            if layer.index not in candidates[form] or layer.outputs_for(event.rows_in(form), form) is None:
                 if layer.kind == event.kind and form[0] == event.kind and event.kind not in NORMS:
                     break
                 continue
-            expect = lambda e, layer=layer, form=form: layer.respond(e.rows_in(form), form)  # noqa: E731
+            expect = lambda e, layer=layer, form=form: layer.outputs_for(e.rows_in(form), form)  # noqa: E731
             plain = Assignment((layer,), partial(weights_of, event, layer, form), expect, form)
             if layer.kind != event.kind:
                 plain.how = f"{layer.kind} as {event.kind}"
@@ -167,7 +168,7 @@ def _affine(norm: Layer) -> tuple[Tensor, Tensor]:
     return scale, -mean * scale if bias is None else bias - mean * scale
 
 
-def absorbing(event: Event, source: Source, biases: list[MovedBias]) -> Iterator[Assignment]:
+def with_moved_biases(event: Event, source: Source, biases: list[MovedBias]) -> Iterator[Assignment]:
     """Yield assignments of biases that the target adds later: in an addition, or in the running mean of a norm."""
     form = event.forms[0]
     before = [b for b in biases if event.node.origins >> b.event.node.index & 1]
@@ -192,7 +193,7 @@ def _absorbed(event: Event, layer: Layer, bias: Tensor, moved: tuple[MovedBias, 
     def expect(e: Event) -> Tensor | None:
         rows = e.rows_in(form)
         samples = len(rows) if e.kind == "batch norm" else len(rows) // len(bias)
-        return layer.respond((rows.reshape(samples, len(bias), -1) + bias[:, None]).reshape(rows.shape), form)
+        return layer.outputs_for((rows.reshape(samples, len(bias), -1) + bias[:, None]).reshape(rows.shape), form)
 
     weights = dict(layer.values)
     mean = weights.get("running_mean")

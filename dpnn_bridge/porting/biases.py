@@ -36,7 +36,7 @@ def differ_in_biases(search: Search, model: nn.Module, runs: Callable[[], tuple[
     Args:
         search: the search that found the weights.
         model: the source's module.
-        runs: runs both networks on one input and returns the outputs of the source and of the target.
+        runs: function that runs both networks on one input and returns the outputs of the source and of the target.
     """
     if _count(search.tape) == _count(search.source.tape):
         return False

@@ -1,4 +1,4 @@
-"""Operations that use weights on activations, in one representation for all ATen operations that compute the same.
+"""Represent uses of weights on activations, equally for all ATen operations that compute the same.
 
 An :class:`Event` is a linear map on the last dimension, a convolution, a norm, an embedding or an operation with a
 learned constant. :func:`event_of` finds its activation, weights and options.
@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.conversion.result_sizes import of_each_dim
 from dpnn_bridge.porting.tape import Node, Slot, Tape, leaves
+from dpnn_bridge.porting.values import unexpanded
 
 #: a form in which an event can be compared with others: a type of operation and its sizes
 Form = tuple[Any, ...]
@@ -49,7 +51,7 @@ class Event:
         input: the activation, for linear maps as rows.
         weights: name -> weights; None for a weight that the operation could have and does not have.
         options: arguments that change the result.
-        rows: converts the operation's result to rows of the first form.
+        rows: function that converts the operation's result to rows of the first form.
         output: the result; None before the operation ran.
         slot: slot of the activation on the tape.
         adds: whether the operation also adds the result to another activation.
@@ -69,7 +71,7 @@ class Event:
     factors: tuple[Tensor, ...] = ()
     outputs_dim: int = -1
     _forms: dict[Form, Callable[[], Tensor]] | None = None
-    _seen: dict[Form, Tensor] = field(default_factory=dict)
+    _rows: dict[Form, Tensor] = field(default_factory=dict)
 
     def tensor(self, name: str) -> Tensor | None:
         weight = self.weights.get(name)
@@ -83,9 +85,9 @@ class Event:
     @property
     def forms(self) -> tuple[Form, ...]:
         """The forms in which the event can be compared, the most specific first."""
-        return tuple(self._lazy())
+        return tuple(self._rows_by_form())
 
-    def _lazy(self) -> dict[Form, Callable[[], Tensor]]:
+    def _rows_by_form(self) -> dict[Form, Callable[[], Tensor]]:
         if self._forms is None:
             self._forms = dict(_forms(self))
         return self._forms
@@ -96,15 +98,15 @@ class Event:
 
     def rows_in(self, form: Form) -> Tensor:
         """Return the input as rows of a form."""
-        if form not in self._seen:
-            self._seen[form] = self._lazy()[form]()
-        return self._seen[form]
+        if form not in self._rows:
+            self._rows[form] = self._rows_by_form()[form]()
+        return self._rows[form]
 
     def release_input(self) -> None:
         """Free the memory of the input; the forms stay available."""
         self._forms = dict.fromkeys(self.forms, lambda: self.input)
         self.input = self.input.new_empty(0)
-        self._seen.clear()
+        self._rows.clear()
 
     def out_rows(self, out: Any, form: Form) -> Tensor:
         """Return the result as rows of a form."""
@@ -157,15 +159,11 @@ def _windows(event: Event) -> Tensor:
     weight, o = event.tensor("weight"), event.options
     assert weight is not None
     count = weight.dim() - 2
-    x = nn.functional.pad(event.input, [p for pad in reversed(_each(o["padding"], count)) for p in (pad, pad)])
-    sizes = zip(weight.shape[2:], _each(o["stride"], count), _each(o["dilation"], count), strict=True)
+    x = nn.functional.pad(event.input, [p for pad in reversed(of_each_dim(o["padding"], count)) for p in (pad, pad)])
+    sizes = zip(weight.shape[2:], of_each_dim(o["stride"], count), of_each_dim(o["dilation"], count), strict=True)
     for dim, (size, stride, dilation) in enumerate(sizes, 2):
         x = x.unfold(dim, dilation * (size - 1) + 1, stride)[..., ::dilation]
     return x.movedim(1, 1 + count).reshape(-1, weight[0].numel())
-
-
-def _each(values: list[int], count: int) -> list[int]:
-    return values * count if len(values) == 1 else values
 
 
 def event_of(tape: Tape, node: Node, args: tuple[Any, ...]) -> Event | None:
@@ -321,15 +319,7 @@ def _elementwise(op: _Operation) -> Event | None:
     if not op.is_learned(w):
         return None
     reverse = {"reverse": True} if x and op.node.op in ("sub", "div") else {}
-    return op.event(op.node.op, op.args[x], reverse, weight=op.weight(w, _unexpanded))
-
-
-def _unexpanded(tensor: Tensor) -> Tensor:
-    """Return a tensor without the repetitions of ``expand``."""
-    for dim, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
-        if stride == 0 and size > 1:
-            tensor = tensor.narrow(dim, 0, 1)
-    return tensor
+    return op.event(op.node.op, op.args[x], reverse, weight=op.weight(w, unexpanded))
 
 
 _NORM = dict.fromkeys(

@@ -76,7 +76,7 @@ class Explanation:
             return deviation_at(here, self._path(there), why)
         root = self._root()
         if root is not None and not any(self._consumed(root)):
-            self._look_at_parts()
+            self._accept_parts()
             root = self._root()
         self.vague = root is None or root is at.node or root.op in ARRANGING
         deviation = self._explain_unknown_use(root) or (
@@ -131,8 +131,8 @@ class Explanation:
             return False
         return not placed.assignment.parts or self._has_sibling(node)
 
-    def _look_at_parts(self) -> None:
-        """Accept parts of the source's channels as values too: two branches may be one layer in the source."""
+    def _accept_parts(self) -> None:
+        """Count parts of the source's channels as values too: two branches may be one layer in the source."""
         self.source.run_with_parts()
         for index, fingerprints in self.search.result_fingerprints.items():
             if fingerprints and all(map(self.source.knows, fingerprints)):

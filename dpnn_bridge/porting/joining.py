@@ -21,7 +21,7 @@ def joined(event: Event, source: Source) -> Iterator[Assignment]:
     """Yield assignments of several layers to one event, or of a part of a layer's channels."""
     form = event.forms[0]
     if event.kind in _CHANNELWISE:
-        yield from _beside(event, form, source)
+        yield from _concatenated(event, form, source)
         yield from _part_of_norm(event, form, source)
     elif event.kind == "conv":
         groups = event.options["groups"]
@@ -64,7 +64,7 @@ def _chunks(
         event: the event.
         form: form of the event.
         count: number of its channels.
-        fits: returns the number of input channels of a layer, and 0 for a layer of another type.
+        fits: function that returns the number of input channels of a layer, and 0 for a layer of another type.
         source: the source.
 
     Returns:
@@ -75,7 +75,7 @@ def _chunks(
         for layer in source.layers:
             size = fits(layer)
             if 0 < size <= count - low and size < count:
-                given = layer.respond(_channels(rows, count, low, low + size), layer.forms[0])
+                given = layer.outputs_for(_channels(rows, count, low, low + size), layer.forms[0])
                 if given is not None and (layer, low) not in [(x, y) for x, y, _ in found]:
                     found.append((layer, low, low + size))
                     low += size
@@ -85,7 +85,7 @@ def _chunks(
     return found
 
 
-def _beside(event: Event, form: Form, source: Source) -> Iterator[Assignment]:
+def _concatenated(event: Event, form: Form, source: Source) -> Iterator[Assignment]:
     """Yield assignments of several norms, or other layers with one weight for each channel, to a wider one."""
     count = form[1]
     found = _chunks(event, form, count, lambda x: x.forms[0][1] if x.kind == event.kind else 0, source)
@@ -98,7 +98,7 @@ def _beside(event: Event, form: Form, source: Source) -> Iterator[Assignment]:
 
         def expect(e: Event) -> list[Tensor | None]:
             rows = e.rows_in(form)
-            return [x.respond(_channels(rows, count, low, high), x.forms[0]) for x, low, high in found]
+            return [x.outputs_for(_channels(rows, count, low, high), x.forms[0]) for x, low, high in found]
 
         yield _assignment(layers, form, build, expect)
 
@@ -118,7 +118,7 @@ def _grouped(event: Event, form: Form, source: Source) -> Iterator[Assignment]:
 
         def expect(e: Event) -> list[Tensor | None]:
             rows = e.rows_in(form)
-            return [x.respond(_channels(rows, count, low, high), layer_form) for x, low, high in found]
+            return [x.outputs_for(_channels(rows, count, low, high), layer_form) for x, low, high in found]
 
         yield _assignment(layers, form, lambda: _weights(layers), expect)
 
@@ -142,7 +142,7 @@ def _summed(event: Event, form: Form, source: Source) -> Iterator[Assignment]:
 
         def expect(e: Event) -> Tensor | None:
             rows = e.rows_in(form)
-            given = [x.respond(_channels(rows, inputs, low, high), x.forms[0]) for x, low, high in found]
+            given = [x.outputs_for(_channels(rows, inputs, low, high), x.forms[0]) for x, low, high in found]
             return None if any(y is None for y in given) else torch.stack([y for y in given if y is not None]).sum(0)
 
         how = f"joined side by side: {', '.join(layer.name for layer in layers)}"

@@ -151,12 +151,12 @@ def _groups(shifts: list[_Weight]) -> list[list[_Weight]]:
     """Return the shifts in groups; the shifts of a group are added to each other."""
     groups: list[list[_Weight]] = []
     for shift in shifts:
-        near = [g for g in groups if any(_meet(shift.event.node, other.event.node) for other in g)]
+        near = [g for g in groups if any(_are_connected(shift.event.node, other.event.node) for other in g)]
         groups = [g for g in groups if g not in near] + [[shift, *(w for g in near for w in g)]]
     return groups
 
 
-def _meet(node: Node, other: Node) -> bool:
+def _are_connected(node: Node, other: Node) -> bool:
     """Return whether two results are added, or one operation reads the other's result or a sum that includes it."""
     return sums_with(node, other) or _precedes(node, other) or _precedes(other, node)
 

@@ -20,8 +20,8 @@ def later_deviations(
     Args:
         first: the explanation of the first deviation.
         deviation: the first deviation.
-        record: runs the source again on the example.
-        restart: returns a search in which values are replaced.
+        record: function that runs the source again on the example.
+        restart: function that returns a search in which values are replaced.
     """
     explanation, seen = first, {(deviation.layer, deviation.line)}
     patches: dict[int, Patch] = {}

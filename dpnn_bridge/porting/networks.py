@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.base.contiguous import last_offset
 from dpnn_bridge.base.storage import storage_id
 from dpnn_bridge.compare.memory import copied
 from dpnn_bridge.conversion.places import lua_paths
@@ -125,11 +126,10 @@ def _begin(tensor: Tensor) -> int:
 
 
 def _end(tensor: Tensor) -> int:
-    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return int(tensor.storage_offset() + (last + 1 if tensor.numel() else 0))
+    return _begin(tensor) + (last_offset(tensor.shape, tensor.stride()) + 1 if tensor.numel() else 0)
 
 
-def for_a_run(module: nn.Module, call: Call) -> nn.Module:
+def copy_for_run(module: nn.Module, call: Call) -> nn.Module:
     """Return a copy of a module for one run, with its own buffers and other state.
 
     The copy shares the parameters, which a forward pass does not change. A function of the user (``call``) gets a copy

@@ -8,7 +8,7 @@ from itertools import combinations
 from torch import Tensor
 
 from dpnn_bridge.porting.source import Source
-from dpnn_bridge.porting.values import ALMOST, DOUBLE, SINGLE, Fingerprint, difference, layouts
+from dpnn_bridge.porting.values import ALMOST, DOUBLE, SINGLE, Fingerprint, difference, dim_orders
 
 
 @dataclass
@@ -66,7 +66,7 @@ def match_outputs(actual: list[Tensor], source: Source, single: bool = False) ->
         if any(_distance(tensor, source.output[i]) <= tolerance for i in order):
             return Outputs("the module returns one output of the source twice")
         permuted = next(
-            (p for w in source.output for p in layouts(w.shape, tensor.shape) if _equals(tensor, w.permute(p))), None
+            (p for w in source.output for p in dim_orders(w.shape, tensor.shape) if _equals(tensor, w.permute(p))), None
         )
         if permuted is not None:
             return Outputs(f"the output is transposed: its dimensions are dimensions {permuted} of the source's output")
@@ -109,7 +109,7 @@ def _distance(a: Tensor, b: Tensor) -> float:
     squeezed, other = a.squeeze(), b.squeeze()
     if squeezed.shape == other.shape:
         return best
-    return min([best, *(difference(squeezed, other.permute(p)) for p in layouts(other.shape, squeezed.shape))])
+    return min([best, *(difference(squeezed, other.permute(p)) for p in dim_orders(other.shape, squeezed.shape))])
 
 
 def _order_of_dims(a: Tensor, b: Tensor, tolerance: float) -> tuple[int, ...] | None:
@@ -117,7 +117,7 @@ def _order_of_dims(a: Tensor, b: Tensor, tolerance: float) -> tuple[int, ...] | 
     if difference(a.flatten(), b.flatten()) <= tolerance:
         return None
     a, b = a.squeeze(), b.squeeze()
-    return next((p for p in layouts(b.shape, a.shape) if difference(a, b.permute(p)) <= tolerance), None)
+    return next((p for p in dim_orders(b.shape, a.shape) if difference(a, b.permute(p)) <= tolerance), None)
 
 
 def _equals(a: Tensor, b: Tensor) -> bool:

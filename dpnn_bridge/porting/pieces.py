@@ -65,10 +65,10 @@ class Piece:
         bias = self.layer.bias
         return None if bias is None or self.low else self.of(bias)
 
-    def respond(self, rows: Tensor) -> Tensor | None:
-        """Return the output of the piece for rows; None if the layer never had them as input."""
+    def outputs_for(self, rows: Tensor) -> Tensor | None:
+        """Return the outputs of the piece for rows of inputs; None if the layer never had these inputs."""
         if self.has_all_inputs:
-            given = self.layer.respond(rows, self.form)
+            given = self.layer.outputs_for(rows, self.form)
             return None if given is None else given.chunk(self.count, 1)[self.part]
         result, bias = rows @ self.matrix().t(), self.bias()
         return result if bias is None else result + bias
@@ -119,7 +119,7 @@ def _pieces(source: Source, rows: Tensor, form: Form, size: int) -> Iterator[Pie
                 continue
             count, rest = divmod(_outputs(theirs), size)
             if not rest and count <= _MAX_PARTS:
-                if layer.respond(rows, theirs) is not None:
+                if layer.outputs_for(rows, theirs) is not None:
                     yield from (Piece(layer, theirs, i, count, 0, _inputs(theirs)) for i in range(count))
                 break
 
@@ -128,7 +128,7 @@ def _complete_layers(source: Source, rows: Tensor, form: Form) -> Iterator[Piece
     """Yield the layers, as one piece each, that have rows as input and any number of outputs."""
     for layer in source.layers:
         theirs = next((f for f in layer.forms if _family(f) == _family(form)), None)
-        if theirs is not None and layer.respond(rows, theirs) is not None:
+        if theirs is not None and layer.outputs_for(rows, theirs) is not None:
             yield Piece(layer, theirs, 0, 1, 0, _inputs(theirs))
 
 
@@ -211,7 +211,7 @@ def _assigned(
         return {"weight": native(event, interleave([p.matrix() for p in chosen], 0)), "bias": bias}
 
     def expect(e: Event) -> Tensor | None:
-        given = [p.respond(e.rows_in(form)) for p in chosen]
+        given = [p.outputs_for(e.rows_in(form)) for p in chosen]
         return None if any(y is None for y in given) else interleave([y for y in given if y is not None], 1)
 
     layers = tuple(dict.fromkeys(p.layer for p in chosen))
@@ -258,7 +258,7 @@ def _are_added(layer: Layer, other: Layer) -> bool:
 def _is_sum(pair: tuple[Piece, Piece], rows: Tensor, source: Source) -> bool:
     """Return whether the sum of the results of two pieces is a value of the source."""
     split = pair[0].form[2]
-    y, z = pair[0].respond(rows[:, :split]), pair[1].respond(rows[:, split:])
+    y, z = pair[0].outputs_for(rows[:, :split]), pair[1].outputs_for(rows[:, split:])
     return y is not None and z is not None and source.knows(Fingerprint.of(y + z))
 
 
@@ -276,8 +276,8 @@ def _added(event: Event, form: Form, chosen: tuple[tuple[Piece, Piece], ...]) ->
 
     def expect(e: Event) -> Tensor | None:
         rows = e.rows_in(form)
-        y = [a.respond(rows[:, :split]) for a, _ in chosen]
-        z = [b.respond(rows[:, split:]) for _, b in chosen]
+        y = [a.outputs_for(rows[:, :split]) for a, _ in chosen]
+        z = [b.outputs_for(rows[:, split:]) for _, b in chosen]
         if any(v is None for v in (*y, *z)):
             return None
         return torch.cat([v for v in y if v is not None], 1) + torch.cat([v for v in z if v is not None], 1)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.errors import ConversionError
-from dpnn_bridge.porting.networks import Call, for_a_run
+from dpnn_bridge.porting.networks import Call, copy_for_run
 from dpnn_bridge.porting.tape import Node, Tape, leaves, replaced
 from dpnn_bridge.porting.values import DOUBLE, difference
 
@@ -107,7 +107,7 @@ def _padded(value: Any, dim: int, at_end: bool) -> Any:
     return changed
 
 
-def differ_beyond(model: Callable[[Any], Any], module: Callable[[Any], Any], example: Any) -> Any:
+def differ_on_larger(model: Callable[[Any], Any], module: Callable[[Any], Any], example: Any) -> Any:
     """Return the first scaled example on which two networks differ; None if there is none."""
     far = (scaled(example, factor) for factor in FACTORS)
     return next((x for x in far if x is not None and _differ(model, module, x)), None)
@@ -168,7 +168,7 @@ def check_deterministic(module: nn.Module, call: Call, example: Any, what: str) 
     """
     try:
         with torch.no_grad():
-            runs = [sorted_outputs(call(for_a_run(module, call), example)) for _ in range(2)]
+            runs = [sorted_outputs(call(copy_for_run(module, call), example)) for _ in range(2)]
             one, other = ([t.nan_to_num() for t in outputs] for outputs in runs)  # NaN is not equal to itself
     except Exception:  # the recorded run reports the failure
         return

@@ -65,9 +65,9 @@ def prove(
         keep: whether to keep the recorded values of the source's layers. Otherwise a layer's values are freed when the
             layer was used as often as on the first input.
     """
-    placed, source, loose = search.placement.placed, search.source, search.parameters.normalized
+    placed, source, single_norm = search.placement.placed, search.source, search.parameters.normalized
     for layer in source.layers:
-        layer.single |= loose
+        layer.single |= single_norm
     worst, failed, used_more = 0.0, None, False
     kept, uses = list[Any](), _uses(search)
 
@@ -104,7 +104,7 @@ def prove(
 
     tape = Recorder(module, example, observe, single).run(module, run)
     actual = [t.double() if t.is_floating_point() else t for t in leaves(kept) if isinstance(t, Tensor)]
-    outputs = match_outputs(actual, source, loose)
+    outputs = match_outputs(actual, source, single_norm)
     fails = f"the module's forward fails on the second input: {tape.failure}"
     problem = outputs.problem if tape.failure is None else fails
     failed = failed or (ContradictionError(None, problem) if problem else None)

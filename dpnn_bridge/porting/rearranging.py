@@ -13,7 +13,7 @@ from dpnn_bridge.porting.events import Event, Form
 from dpnn_bridge.porting.flow import moved_index, unflattened, unflattened_results
 from dpnn_bridge.porting.source import Layer, Source
 from dpnn_bridge.porting.tape import Tape
-from dpnn_bridge.porting.values import DOUBLE, difference, layouts, permutation
+from dpnn_bridge.porting.values import DOUBLE, difference, dim_orders, permutation
 
 #: types of events with one weight for each channel of their input
 _BY_CHANNEL = ("batch norm", "prelu", "mul", "div", "add", "sub")
@@ -84,7 +84,7 @@ def _orders(event: Event, layer: Layer, form: Form, count: int, source: Source, 
 def _exchanged(rows: Tensor, others: Tensor, there: tuple[int, ...], here: tuple[int, ...]) -> Iterator[Tensor]:
     """Yield orders that swap flattened dimensions, such as height and width."""
     if len(there) > 1 and math.prod(there) == rows.shape[1] and rows.shape == others.shape:
-        for dims in layouts(there, here):
+        for dims in dim_orders(there, here):
             order = torch.arange(rows.shape[1]).reshape(there).permute(dims).flatten()
             if difference(rows, others[:, order]) <= DOUBLE:
                 yield order
@@ -110,7 +110,7 @@ def _with_order(event: Event, layer: Layer, form: Form, order: Tensor, count: in
 
     def expect(e: Event) -> Tensor | None:
         rows = e.rows_in(form)
-        given = layer.respond(rows.reshape(len(rows), count, -1)[:, back].reshape(rows.shape), form)
+        given = layer.outputs_for(rows.reshape(len(rows), count, -1)[:, back].reshape(rows.shape), form)
         if given is None or not by_channel:
             return given
         return given.reshape(len(rows), count, -1)[:, order].reshape(rows.shape)
@@ -130,7 +130,7 @@ def _transposed(event: Event, source: Source) -> Iterator[Assignment]:
         def expect(e: Event, layer: Layer = layer) -> Tensor | None:
             rows = e.input.transpose(2, 3).reshape(len(e.input), -1)
             given = next((x for x in layer.events if x.input.transpose(2, 3).shape == e.input.shape), None)
-            y = layer.respond(rows, swapped)
+            y = layer.outputs_for(rows, swapped)
             if y is None or given is None or given.output is None:
                 return None
             return y.reshape(given.output.shape).transpose(2, 3).reshape(len(y), -1)
@@ -188,7 +188,7 @@ def _offset(event: Event, source: Source) -> Iterator[Assignment]:
             low, high = max(0, -shift), min(words, theirs[1] - shift)
 
             def expect(e: Event, layer: Layer = layer, shift: int = shift) -> Tensor | None:
-                return layer.respond(e.rows_in(form) + shift, layer.forms[0])
+                return layer.outputs_for(e.rows_in(form) + shift, layer.forms[0])
 
             def build(layer: Layer = layer, low: int = low, high: int = high, shift: int = shift) -> Weights:
                 weight = layer.values["weight"]

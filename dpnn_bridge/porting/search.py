@@ -131,7 +131,7 @@ class Search:
         """
         with torch.no_grad():
             while True:
-                contradiction, decisions = self._farthest()
+                contradiction, decisions = self._best_contradiction()
                 if contradiction is None:
                     return None
                 self.journal.rollback(0)
@@ -143,7 +143,7 @@ class Search:
                     return self._forwards(0)[0] or contradiction
                 self.allowed.add(_call_site(contradiction.node))
 
-    def _farthest(self) -> tuple[ContradictionError | None, dict[int, int]]:
+    def _best_contradiction(self) -> tuple[ContradictionError | None, dict[int, int]]:
         """Search until everything fits or all assignments were tried.
 
         Return the contradiction with the highest score and the decisions that led to it.
@@ -158,7 +158,7 @@ class Search:
             score = self._score(at)
             if best is None or (score > most and not contradiction.exhausted):
                 best, most, decisions = contradiction, score, {c.node.index: c.tried for c in self.choices}
-            back = self._back(contradiction)
+            back = self._backtrack(contradiction)
             if back is None or time.thread_time() - began > (_SECONDS_MORE if self.allowed else _SECONDS):
                 break
             at = back
@@ -189,7 +189,7 @@ class Search:
             for number in self._releases.get(at, ()):
                 self.env[number] = None
 
-    def _back(self, contradiction: ContradictionError) -> int | None:
+    def _backtrack(self, contradiction: ContradictionError) -> int | None:
         """Undo everything after the last choice that a contradiction depends on.
 
         Returns:
@@ -236,7 +236,7 @@ class Search:
             self.fingerprints.forget(self.env[changed.number])
             self.env[changed.number].copy_(value)
         self._store(node, [value, *(torch.zeros(self.tape.shapes[s.number]) for s in node.outs[1:])])
-        self._look(node)
+        self._compare(node)
 
     def _step(self, node: Node) -> None:
         self.marks[node.index] = self.journal.mark()
@@ -258,7 +258,7 @@ class Search:
             self._store(node, node.run(args, kwargs))
         else:
             self.decide(node, event, lambda: node.run(args, kwargs))
-        self._look(node)
+        self._compare(node)
 
     def _value(self, value: Any) -> Any:
         return self.env[value.number] if isinstance(value, Slot) else value
@@ -284,7 +284,7 @@ class Search:
                 return True
         return False
 
-    def _look(self, node: Node) -> None:
+    def _compare(self, node: Node) -> None:
         """Compare the result of an operation with the source's values."""
         self.result_fingerprints[node.index] = self._fingerprints(node.outs)
         self.known.discard(node.index)

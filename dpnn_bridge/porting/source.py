@@ -111,8 +111,8 @@ class Layer:
         assert weight is not None
         return weight.t() if self.kind == "embedding" else weight.flatten(1)
 
-    def respond(self, rows: Tensor, form: Form) -> Tensor | None:
-        """Return the layer's outputs for rows, or None if they were never its inputs.
+    def outputs_for(self, rows: Tensor, form: Form) -> Tensor | None:
+        """Return the layer's outputs for rows of inputs; None if the layer never had these inputs.
 
         A linear map also has outputs for rows of zeros: its bias.
         """
@@ -314,7 +314,7 @@ class Source:
         ]
 
     def candidates(self, event: Event, form: Form) -> set[int]:
-        """Return the indices of layers that may have an event's rows as inputs; ``Layer.respond`` decides."""
+        """Return the indices of layers that may have an event's rows as inputs; ``Layer.outputs_for`` decides."""
         if form not in self._candidates:
             found: dict[int, list[tuple[int, Tensor]]] = {}
             for layer in self.layers:

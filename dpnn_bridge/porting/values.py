@@ -41,7 +41,7 @@ class Fingerprint:
     def of(cls, tensor: Tensor) -> Fingerprint:
         if not tensor.numel():
             return cls(0, 0.0, 0.0, 0.0)
-        d = _unexpanded(tensor.detach())
+        d = unexpanded(tensor.detach())
         times = tensor.numel() // d.numel()
         d = d.double() if d.dtype != torch.float64 else d
         sums = torch.stack([d.sum(), torch.linalg.vector_norm(d, 1), torch.linalg.vector_norm(d) ** 2])
@@ -57,7 +57,7 @@ class Fingerprint:
         )
 
 
-def _unexpanded(tensor: Tensor) -> Tensor:
+def unexpanded(tensor: Tensor) -> Tensor:
     """Return a tensor without the repetitions of ``expand``: an expanded tensor of a few bytes may have any size."""
     for dim, stride in enumerate(tensor.stride()):
         if stride == 0 and tensor.shape[dim] > 1:
@@ -267,8 +267,8 @@ def _direction(size: int) -> Tensor:
     return torch.randn(size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
-def layouts(shape: Iterable[int], other: Iterable[int]) -> Iterator[tuple[int, ...]]:
-    """Yield the permutations of dimensions that turn one shape into the other; the identity first."""
+def dim_orders(shape: Iterable[int], other: Iterable[int]) -> Iterator[tuple[int, ...]]:
+    """Yield the orders of dimensions that turn one shape into the other; the order of the shape first."""
     shape, other = tuple(shape), tuple(other)
     if len(shape) == len(other) <= 5:
         yield from (p for p in permutations(range(len(shape))) if tuple(shape[i] for i in p) == other)

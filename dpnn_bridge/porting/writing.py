@@ -78,9 +78,9 @@ class Parameters:
         if self.journal.keeps or view.numel() < self.env[slot].numel():
             self.journal.save(view)
         view.copy_(value.reshape(view.shape))
-        self._spread(slot, view)
+        self._write_source(slot, view)
 
-    def _spread(self, slot: int, view: Tensor) -> None:
+    def _write_source(self, slot: int, view: Tensor) -> None:
         name = self.tape.roots.get(slot)
         if name is not None:
             mask = self.written[name].as_strided(view.shape, view.stride(), view.storage_offset())
@@ -90,7 +90,7 @@ class Parameters:
         node = self.tape.maker[slot]
         source = next(s for s in node.reads)
         if storage_id(self.env[source.number]) == storage_id(view):
-            self._spread(source.number, view)
+            self._write_source(source.number, view)
             return
         inverse = self._scaled if node.op == "mul" else _INVERSES.get(node.op, _copied if node.op in VIEWS else None)
         if inverse is None:
@@ -149,10 +149,10 @@ class Parameters:
         node = self.tape.maker.get(slot.number)
         if node is None:
             return self.env[slot.number]
-        args, kwargs = replaced((node.args, tuple(node.kwargs.items())), self._value_now)
+        args, kwargs = replaced((node.args, tuple(node.kwargs.items())), self._current_value)
         return next(leaves(node.run(args, dict(kwargs))))
 
-    def _value_now(self, value: Any) -> Any:
+    def _current_value(self, value: Any) -> Any:
         return self.computed(value) if isinstance(value, Slot) else value
 
     def _power_iteration(self, node: Node) -> list[str]:

@@ -414,8 +414,14 @@ def test_class_of_a_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 PLUGIN = """
+from dataclasses import dataclass
+
 from torch import nn
 from dpnn_bridge import LuaClass, lua_class
+
+@dataclass
+class Settings:
+    power: float = 1.0
 
 class Scale(nn.Module):
     def __init__(self, factor):
@@ -423,7 +429,7 @@ class Scale(nn.Module):
         self.factor = factor
 
     def forward(self, input):
-        return input * self.factor
+        return input * self.factor ** Settings().power
 
 @lua_class("mine.Scale")
 class ScaleClass(LuaClass):

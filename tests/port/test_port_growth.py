@@ -31,14 +31,14 @@ class Chain(nn.Module):
 
 def test_a_layer_is_compared_with_few_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = 0
-    respond = Layer.respond
+    outputs_for = Layer.outputs_for
 
     def counted(self: Layer, rows: Tensor, form: tuple) -> Tensor | None:
         nonlocal asked
         asked += 1
-        return respond(self, rows, form)
+        return outputs_for(self, rows, form)
 
-    monkeypatch.setattr(Layer, "respond", counted)
+    monkeypatch.setattr(Layer, "outputs_for", counted)
     counts = []
     for layers in (20, 40):
         torch.manual_seed(layers)

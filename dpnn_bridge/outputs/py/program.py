@@ -103,7 +103,7 @@ class Program:
 
     def text(self) -> str:
         """Return the source code. It is run once to determine the statements that set up the created model."""
-        namespace: dict[str, Any] = {"__name__": "generated"}
+        namespace: dict[str, Any] = {"__name__": "__main__"}  # a module that exists, which dataclasses look up
         with initial_defaults():
             try:
                 exec(compile(self._text([]), "<generated>", "exec"), namespace)
