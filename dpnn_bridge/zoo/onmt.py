@@ -14,6 +14,7 @@ from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite, empty_size
 from dpnn_bridge.conversion.lua_values import fresh
 from dpnn_bridge.conversion.noise import noise_of
 from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.modules.nn.run_buffers import RunBuffers
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 #: OpenNMT's name of the softmax in an attention layer
@@ -225,7 +226,7 @@ class PositionEmbedding(nn.Module):
 
 
 @lua_class("onmt.VariationalDropout")
-class VariationalDropout(nn.Module):
+class VariationalDropout(RunBuffers):
     """Dropout that uses the same mask until :meth:`reset_mask` is called.
 
     Args:
@@ -242,6 +243,8 @@ class VariationalDropout(nn.Module):
     """
 
     mask: Tensor | None
+
+    run_buffers = ("mask",)
 
     def __init__(self, p: float = 0.5) -> None:
         super().__init__()

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from dpnn_bridge.conversion.contexts import LuaContext
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.modules.nn.run_buffers import RunBuffers
 from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.torch7.gradient import add_gradient
 
 
 @lua_class("nn.ContentLoss")
-class ContentLoss(nn.Module):
+class ContentLoss(RunBuffers):
     """Returns its input; the backward pass adds the gradient of a loss between the input and a target.
 
     Args:
@@ -40,6 +41,7 @@ class ContentLoss(nn.Module):
     target: Tensor | None
 
     fx_leaf = True
+    run_buffers = ("target",)
 
     def __init__(self, crit: nn.Module, strength: float = 1.0, normalize: bool = False, mode: str = "none") -> None:
         super().__init__()

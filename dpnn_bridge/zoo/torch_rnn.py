@@ -13,6 +13,7 @@ from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass, WithoutParameters, has_tensor, size_storage
 from dpnn_bridge.conversion.lua_values import fresh
 from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.modules.nn.run_buffers import RunBuffers
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
 #: sizes, before the first call, of the views that merge and separate the dimensions of batch and time
@@ -43,7 +44,7 @@ def positions(modules: Collection[LuaObject], views: Iterable[LuaObject]) -> lis
     return [first[id(view)] for view in views]
 
 
-class SequenceRNN(nn.Module):
+class SequenceRNN(RunBuffers):
     """Base of :class:`LSTM` and :class:`VanillaRNN`: one weight, one bias, and optional states between calls.
 
     Args:
@@ -61,6 +62,8 @@ class SequenceRNN(nn.Module):
     gates = 1
     states = 1
     last: Tensor | None
+
+    run_buffers = ("last",)
 
     def __init__(self, input_dim: int, hidden_dim: int, remember_states: bool = False, device: Any = None) -> None:
         super().__init__()

@@ -13,6 +13,7 @@ from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.fields import Field, Layout
 from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite
 from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.modules.nn.run_buffers import RunBuffers
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 _RNN_TYPES: dict[str, tuple[type[nn.RNNBase], dict[str, Any]]] = {
@@ -25,7 +26,7 @@ _MODES = {"LSTM": "CUDNN_LSTM", "GRU": "CUDNN_GRU", "RNN_TANH": "CUDNN_RNN_TANH"
 
 
 @lua_class("cudnn.RNN", "cudnn.LSTM", "cudnn.BLSTM", "cudnn.GRU", "cudnn.BGRU", "cudnn.RNNReLU", "cudnn.RNNTanh")
-class CudnnRNN(nn.Module):
+class CudnnRNN(RunBuffers):
     """A recurrent layer of PyTorch that returns only its outputs and can keep its states between calls.
 
     Args:
@@ -50,10 +51,12 @@ class CudnnRNN(nn.Module):
     hidden_output: Tensor | None
     cell_output: Tensor | None
 
+    run_buffers = ("hidden_input", "cell_input", "hidden_output", "cell_output")
+
     def __init__(self, rnn: nn.RNNBase, remember_states: bool = False, skip_input: bool = False) -> None:
         super().__init__()
         self.rnn, self.remember_states, self.skip_input = rnn, remember_states, skip_input
-        for name in ("hidden_input", "cell_input", "hidden_output", "cell_output"):
+        for name in self.run_buffers:
             self.register_buffer(name, None)
 
     def forward(self, input: Any) -> Tensor:

@@ -15,6 +15,7 @@ from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite, empty_tabl
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.arithmetic import shaped_like
 from dpnn_bridge.modules.nn.pairwise import MM
+from dpnn_bridge.modules.nn.run_buffers import RunBuffers
 from dpnn_bridge.objects import LuaTensor
 from dpnn_bridge.torch7.gradient import scale_gradient, with_gradient_of
 
@@ -130,7 +131,7 @@ class GradMultiply(nn.Sequential):
 
 
 @lua_class("nn.LinearizedConvolution")
-class LinearizedConvolution(nn.Linear):
+class LinearizedConvolution(RunBuffers, nn.Linear):
     """A convolution over time for inference, which computes one time step per call.
 
     Args:
@@ -150,6 +151,8 @@ class LinearizedConvolution(nn.Linear):
     """
 
     frames: Tensor | None
+
+    run_buffers = ("frames",)
 
     def __init__(self, in_features: int, out_features: int, kernel_size: int, device: Any = None) -> None:
         super().__init__(in_features, out_features, device=device)

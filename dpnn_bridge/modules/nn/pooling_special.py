@@ -15,6 +15,7 @@ from dpnn_bridge.conversion.fields import Field, Layout
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.noise import noise_of
 from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.modules.nn.run_buffers import RunBuffers
 from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.torch7.quicksort import positions, sort_positions
 
@@ -160,7 +161,7 @@ class FeatureLPPooling(nn.Module):
 
 
 # ---------------------------------------------------------------------- over random windows
-class FixedFractionalMaxPool2d(nn.FractionalMaxPool2d):
+class FixedFractionalMaxPool2d(RunBuffers, nn.FractionalMaxPool2d):
     """Fractional max pooling with fixed random windows.
 
     Args:
@@ -177,12 +178,14 @@ class FixedFractionalMaxPool2d(nn.FractionalMaxPool2d):
         ``nn.SpatialFractionalMaxPooling(...):fixPoolingRegions()``, SpatialFractionalMaxPooling.lua
     """
 
+    run_buffers = ("_random_samples",)
+
     def forward(self, input: Tensor) -> Tensor:
         keep_samples(self, input, 2)
         return super().forward(input)
 
 
-class FixedFractionalMaxPool3d(nn.FractionalMaxPool3d):
+class FixedFractionalMaxPool3d(RunBuffers, nn.FractionalMaxPool3d):
     """Fractional max pooling of volumes with fixed random windows.
 
     Args:
@@ -198,6 +201,8 @@ class FixedFractionalMaxPool3d(nn.FractionalMaxPool3d):
     Lua:
         ``nn.VolumetricFractionalMaxPooling(...):fixPoolingRegions()``, VolumetricFractionalMaxPooling.lua
     """
+
+    run_buffers = ("_random_samples",)
 
     def forward(self, input: Tensor) -> Tensor:
         keep_samples(self, input, 3)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
 from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.modules.nn.run_buffers import RunBuffers
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.torch7.gradient import with_gradient_of
 
@@ -89,7 +90,7 @@ class MultiSoftMax(LuaClass):
 
 
 @lua_class("nn.Balance")
-class Balance(nn.Module):
+class Balance(RunBuffers):
     """Scales class probabilities so that all classes are equally frequent over the last batches.
 
     Args:
@@ -115,6 +116,8 @@ class Balance(nn.Module):
     """
 
     cache: Tensor
+
+    run_buffers = ("cache",)
 
     def __init__(self, n_batch: int = 10, batch_size: int = 0, start: int = 1) -> None:
         super().__init__()

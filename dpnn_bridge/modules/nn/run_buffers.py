@@ -1,0 +1,30 @@
+"""Load the ``state_dict`` of a module that has run into a module that has not, and the reverse."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+
+class RunBuffers(nn.Module):
+    """Base class of modules with buffers that exist, or get their shape, only when the module runs.
+
+    ``load_state_dict`` creates these buffers with the shapes in the ``state_dict``. If the ``state_dict`` has other
+    entries of the module, but not such a buffer, the buffer becomes None.
+
+    Attributes:
+        run_buffers: names of the buffers.
+    """
+
+    run_buffers: ClassVar[tuple[str, ...]] = ()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name in self.run_buffers:
+            stored, own = state_dict.get(prefix + name), self._buffers[name]
+            if isinstance(stored, Tensor):
+                like = next(self.parameters(), stored) if own is None else own
+                self._buffers[name] = like.new_empty(stored.shape)
+            elif any(key.startswith(prefix) for key in state_dict):
+                self._buffers[name] = None
+        super()._load_from_state_dict(state_dict, prefix, *args)

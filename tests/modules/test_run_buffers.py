@@ -1,0 +1,36 @@
+"""The state_dict of a module that has run fits one that has not, and the reverse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from dpnn_bridge.modules.cuda.cudnn_rnn import CudnnRNN
+from dpnn_bridge.modules.facebook.fairseq import LinearizedConvolution
+from dpnn_bridge.modules.nn.pooling_special import FixedFractionalMaxPool2d
+from dpnn_bridge.modules.nnx.simple import Balance
+from dpnn_bridge.zoo.torch_rnn import VanillaRNN
+
+#: constructor, shape of an input, and the buffer
+MODULES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = {
+    "Balance": (lambda: Balance(2), (3, 4), "cache"),
+    "LinearizedConvolution": (lambda: LinearizedConvolution(4, 2, 2), (3, 1, 2), "frames"),
+    "FixedFractionalMaxPool2d": (lambda: FixedFractionalMaxPool2d(2, output_size=2), (1, 2, 5, 5), "_random_samples"),
+    "CudnnRNN": (lambda: CudnnRNN(nn.GRU(2, 3), remember_states=True), (4, 1, 2), "hidden_output"),
+    "VanillaRNN": (lambda: VanillaRNN(2, 3, remember_states=True), (1, 4, 2), "last"),
+}
+
+
+@pytest.mark.parametrize(("create", "shape", "name"), MODULES.values(), ids=MODULES)
+def test_the_buffers_of_a_run_are_loaded(create: Callable[[], nn.Module], shape: tuple[int, ...], name: str) -> None:
+    used, fresh = create(), create()
+    state = fresh.state_dict()
+    used(torch.rand(shape))
+    fresh.load_state_dict(used.state_dict())
+    assert torch.equal(fresh.get_buffer(name), used.get_buffer(name))
+    if [*used.parameters()]:
+        used.load_state_dict(state)
+        assert used.get_buffer(name) is None
