@@ -304,5 +304,11 @@ class LuaBridge:
         self._runtime.generator.manual_seed(seed)
 
     def default_dtype(self, dtype: torch.dtype) -> None:
-        """Call ``torch.setdefaulttensortype`` with the Lua type of a dtype."""
+        """Call ``torch.setdefaulttensortype`` with the Lua type of a dtype.
+
+        Raises:
+            LuaBridgeError: there is no Lua type.
+        """
+        if dtype not in TYPE_OF_DTYPE:
+            raise LuaBridgeError(f"no type of tensors in Lua has the dtype {dtype}")
         self._runtime.torch["setdefaulttensortype"](f"torch.{TYPE_OF_DTYPE[dtype]}Tensor")

@@ -221,8 +221,12 @@ class Tensor:
 
     @classmethod
     def wrap(cls, t: torch.Tensor) -> Tensor:
-        """Return a tensor on the memory of ``t``, detached; a scalar becomes a tensor of shape ``(1,)``."""
-        t = t.detach()
+        """Return a tensor on the memory of ``t``, detached; a scalar becomes a tensor of shape ``(1,)``.
+
+        Tensors of bool become ByteTensors, tensors of bfloat16 become FloatTensors, and views with the negative bit
+        (``z.conj().imag``) are computed; these have other memory than ``t``.
+        """
+        t = t.detach().resolve_neg()
         ty = TYPE_OF_DTYPE.get(t.dtype)
         if ty is None:
             t = t.to(torch.uint8) if t.dtype == torch.bool else t.float()

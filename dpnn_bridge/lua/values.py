@@ -12,8 +12,9 @@ LuaObject, LuaTable, LuaTensor, …      the result of loading a .t7 file with t
 =====================================  ==========================================
 
 Lua tables become lists if their keys are 1, 2, …, otherwise dicts. Tensors become torch.Tensor on the same memory, and
-storages become 1-D tensors. Objects of Lua classes and functions remain Lua objects, which Python can call and index. A
-list, dict or table that a value contains several times is converted once.
+storages become 1-D tensors. Tensors of bool and bfloat16 are copied to ByteTensors and FloatTensors. Objects of Lua
+classes and functions remain Lua objects, which Python can call and index. A list, dict or table that a value contains
+several times is converted once.
 """
 
 from __future__ import annotations

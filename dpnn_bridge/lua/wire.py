@@ -200,7 +200,7 @@ class _Encoder:
             raise LuaBridgeError("the values are nested too deeply, or contain themselves")
         if isinstance(value, torch.Tensor):
             check_passed(value)
-            data = value.detach().cpu().contiguous()
+            data = value.detach().cpu().resolve_neg().contiguous()
             self.forms.append([str(data.dtype).removeprefix("torch."), list(data.shape)])
             flat = data.as_strided((data.numel(),), (1,))  # a dimension of size 1 may have any stride
             self.blobs.append(flat.view(torch.uint8).numpy() if data.numel() else b"")

@@ -11,7 +11,7 @@ pytest.importorskip("lupa")
 
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.loaders.t7_writer import dumps
-from dpnn_bridge.lua import LuaBridge, state
+from dpnn_bridge.lua import LuaBridge, state, wire
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaTable, LuaTensor
 
 
@@ -32,6 +32,18 @@ def test_a_tensor_is_the_same_memory_on_both_sides(bridge: LuaBridge) -> None:
     assert mine[0, 1] == 7
     theirs[2, 1] = 9
     assert mine[1, 2] == 9
+
+
+def test_a_view_with_the_negative_bit_keeps_its_sign(bridge: LuaBridge) -> None:
+    view = torch.complex(torch.ones(2), torch.tensor([2.0, 3.0])).conj().imag
+    assert bridge.execute("return torch.add(..., 0)", view).tolist() == [-2, -3]
+    encoded = wire.encoded(view, lambda _: None)
+    assert torch.frombuffer(bytearray(encoded[1].tobytes()), dtype=torch.float32).tolist() == [-2, -3]
+
+
+def test_a_default_dtype_without_a_type_in_lua_is_refused(bridge: LuaBridge) -> None:
+    with pytest.raises(LuaBridgeError, match="bool"):
+        bridge.default_dtype(torch.bool)
 
 
 def test_a_view_that_is_not_contiguous_keeps_its_place(bridge: LuaBridge) -> None:
