@@ -41,7 +41,7 @@ def _integer_of(text: str) -> int:
         return 0
     sign, hexadecimal, octal, decimal = match.groups()
     value = int(hexadecimal, 16) if hexadecimal else int(octal, 8) if octal else int(decimal)
-    return max(-(1 << 63), min(-value if sign == "-" else value, (1 << 63) - 1))
+    return max(_LONG_MIN, min(-value if sign == "-" else value, -_LONG_MIN - 1))
 
 
 def describe(value: Any) -> str:

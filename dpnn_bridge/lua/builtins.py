@@ -180,15 +180,15 @@ def _method(state: LuaState, name: str, ty: str) -> Callable[..., Any]:
 
 
 def _native(state: LuaState, name: str, ty: str) -> Callable[..., Any]:
-    code = NATIVE[name][0]
-    if name.startswith("__") and name != "__len__":  # an operator: the tensor may be the second operand
-        return state.guard(code)
+    code: Any = NATIVE[name][0]
+    is_operator = name.startswith("__") and name != "__len__"  # the tensor may be the second operand
+    required = code.__code__.co_argcount - len(code.__defaults__ or ())
 
     def call(*args: Any) -> Any:
         self_ = args[0] if args else None
-        if type(self_) is not Tensor or self_.ty != ty:
+        if not is_operator and (type(self_) is not Tensor or self_.ty != ty):
             raise TorchError(f"bad argument #1 to '{name}' (torch.{ty}Tensor expected, got {describe(self_)})")
-        return code(*args)
+        return code(*args, *[None] * (required - len(args)))  # the code reports missing arguments, which are nil
 
     return state.guard(call)
 

@@ -36,12 +36,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from dpnn_bridge.lua.arguments import as_long, as_number, check_int, describe
+from dpnn_bridge.lua.arguments import INTEGER_TYPES, as_long, as_number, check_int, describe
 from dpnn_bridge.lua.tensor import Storage, Tensor, TorchError
 from dpnn_bridge.torch7.random import Generator
 
-ALL_TYPES = ("Byte", "Char", "Short", "Int", "Long", "Float", "Double")
 FLOAT_TYPES = ("Float", "Double")
+ALL_TYPES = (*INTEGER_TYPES, *FLOAT_TYPES)
 
 #: defaults: a new tensor of the call's type, of type Long, of type Byte; the default generator; the last dimension
 _NEW, _NEW_LONG, _NEW_BYTE, _GENERATOR, _LAST = (object() for _ in range(5))

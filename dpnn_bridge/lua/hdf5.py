@@ -43,7 +43,7 @@ def _object(opened: Any, path: str) -> Any:
             content would not end.
     """
     h5py = _h5py()
-    current, names, links, passed = opened["/"], path.encode("latin-1").split(b"/"), 0, set[int]()
+    current, names, links, visited = opened["/"], path.encode("latin-1").split(b"/"), 0, set[int]()
     while names:
         name = names.pop(0)
         if name in (b"", b"."):
@@ -55,15 +55,15 @@ def _object(opened: Any, path: str) -> Any:
         if link_type == h5py.h5l.TYPE_SOFT:
             target = current.id.links.get_val(name)
             current = opened["/"] if target.startswith(b"/") else current
-            names, links, passed = target.split(b"/") + names, links + 1, set()
+            names, links, visited = target.split(b"/") + names, links + 1, set()
             if links > _MAX_LINKS:
                 return None
         elif link_type == h5py.h5l.TYPE_HARD:
             current = current[name]
             address = h5py.h5o.get_info(current.id).addr
-            if address in passed or len(passed) > _MAX_GROUPS:
+            if address in visited or len(visited) > _MAX_GROUPS:
                 raise TorchError(f"hdf5: {shortened(path)} of {opened.filename} contains itself, or is too deep")
-            passed.add(address)
+            visited.add(address)
         else:
             raise TorchError(f"hdf5: {path} of {opened.filename} is a link to another file; open that file")
     if isinstance(current, h5py.Dataset) and (current.external or current.is_virtual):

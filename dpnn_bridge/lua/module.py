@@ -80,7 +80,11 @@ class LuaModule(LuaFunctionality, Placeholder):
 
     @read_answers
     def _bind(self, first: bool = False) -> None:
-        """Let parameters and buffers share the memory of the current tensors in Lua."""
+        """Let parameters and buffers share the memory of the current tensors in Lua.
+
+        Args:
+            first: register the buffers too; later calls only update them.
+        """
         names, weights, _, buffers = self.bridge.state_of(self.lua)
         bound: dict[str, None] = {}
         last: dict[str, int] = {}

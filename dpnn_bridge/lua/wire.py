@@ -117,10 +117,10 @@ class Channel:
             _check(isinstance(content, dict) and content.keys() == {"value", "blobs"}, "a text with other keys")
             blobs, remaining = [], self._limit
             for form in content["blobs"]:
-                kind, shape, size = _form(form)
+                dtype, shape, size = _form(form)
                 remaining -= size
                 _check(remaining >= 0, "more bytes than fit into its memory")
-                blobs.append(_blob(kind, shape, self._read(size, deadline)))
+                blobs.append(_blob(dtype, shape, self._read(size, deadline)))
             return _Decoder(blobs, remote, deadline).decode(content["value"], 0)
         except (WireError, TimeoutError):
             raise
@@ -217,18 +217,20 @@ class _Encoder:
 
 
 def _form(form: Any) -> tuple[str, list[int], int]:
-    kind, shape = form
-    _check(kind == "bytes" or kind in _DTYPES, "an unknown type of tensor")
+    """Check a form; return its dtype (or ``"bytes"``), its shape, and the number of bytes."""
+    dtype, shape = form
+    _check(dtype == "bytes" or dtype in _DTYPES, "an unknown type of tensor")
     _check(all(type(n) is int and 0 <= n < 1 << 48 for n in shape) and len(shape) <= 64, "an impossible shape")
-    return kind, shape, math.prod(shape) * (1 if kind == "bytes" else _DTYPES[kind].itemsize)
+    return dtype, shape, math.prod(shape) * (1 if dtype == "bytes" else _DTYPES[dtype].itemsize)
 
 
-def _blob(kind: str, shape: list[int], data: bytearray) -> Any:
-    if kind == "bytes":
+def _blob(dtype: str, shape: list[int], data: bytearray) -> Any:
+    """Return the bytes or the tensor of a form."""
+    if dtype == "bytes":
         return bytes(data)
     if not data:
-        return torch.empty(shape, dtype=_DTYPES[kind])
-    return torch.frombuffer(data, dtype=_DTYPES[kind]).reshape(shape)
+        return torch.empty(shape, dtype=_DTYPES[dtype])
+    return torch.frombuffer(data, dtype=_DTYPES[dtype]).reshape(shape)
 
 
 def _integer(digits: str) -> int:

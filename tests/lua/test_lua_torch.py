@@ -108,6 +108,16 @@ def _run(code: str, *args: object) -> object:
         ("torch.potri(T{{1, 0}, {0, 0}})", r"potri : A\(2,2\) is 0, A cannot be factorized"),
         ("torch.eig(T{{0 / 0, 1}, {1, 1}})", "NaN"),  # where LAPACK crashes
         ("error('', 0)", "an error with an empty message"),
+        ("T(2):narrow(1, 1)", r"bad argument #4 \(number expected, got nil\)"),
+        ("T(2):copy()", r"expected, got nil"),
+        ("T(2):expandAs(2)", "expandAs: expected"),
+        ("T.maskedSelect(T(2))", "ByteTensor expected"),
+        ("I{1}:fmod(0)", "division by zero"),
+        ("I{1}:cremainder(I{0})", "division by zero"),
+        ("T():repeatTensor()", "can not be smaller"),
+        ("T()[torch.LongStorage()] = 1", "empty tensor"),
+        ("torch.match(T(), T(), 1)", "empty Tensor"),
+        ("torch.multinomialAliasSetup(T())", "empty Tensor"),
     ],
 )
 def test_what_torch7_refuses(code: str, message: str) -> None:

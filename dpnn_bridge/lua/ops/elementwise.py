@@ -60,9 +60,14 @@ def _with_tensor(
         pointwise(f, r, s, other)
 
 
-def _int_divide(x: torch.Tensor, y: Any) -> torch.Tensor:
+def _check_divisor(x: torch.Tensor, y: Any) -> None:
+    """Raise an error if integers are divided by 0, where C stops the program."""
     if x.numel() and ((y == 0) if not isinstance(y, torch.Tensor) else bool((y == 0).any())):
         raise TorchError("division by zero")
+
+
+def _int_divide(x: torch.Tensor, y: Any) -> torch.Tensor:
+    _check_divisor(x, y)
     return quotient(x, y)
 
 
@@ -71,6 +76,8 @@ def divide(x: torch.Tensor, y: Any) -> torch.Tensor:
 
 
 def _fmod(x: torch.Tensor, y: Any) -> torch.Tensor:
+    if not x.is_floating_point():
+        _check_divisor(x, y)
     if not isinstance(y, torch.Tensor):
         y = torch.tensor(y, dtype=x.dtype)
     return torch.fmod(x, y)
@@ -84,7 +91,7 @@ def remainder(x: torch.Tensor, y: Any) -> torch.Tensor:
     if not isinstance(y, torch.Tensor):
         y = torch.tensor(y, dtype=x.dtype)
     if not x.is_floating_point():
-        rest = torch.fmod(x, y)
+        rest = _fmod(x, y)
         return torch.where(c_int(rest) * c_int(y) < 0, rest + y, rest)
     quotient = torch.floor(x / y).double()  # C's floor returns a double, so the result is a double until it is stored
     return torch.where(y == 0, torch.nan, x.double() - y.double() * quotient).to(x.dtype)

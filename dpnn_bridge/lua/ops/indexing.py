@@ -140,6 +140,8 @@ def put_table(t: Tensor, value: Any, *numbers: Any) -> None:
 
 
 def _storage_index(t: Tensor, index: Storage) -> int:
+    if not t.size:
+        raise TorchError("bad argument #1 (empty tensor)")
     if index.size != t.dim:
         raise TorchError("bad argument #2 (invalid size)")
     result = t.offset
@@ -323,6 +325,8 @@ def _check_values(wrong: bool) -> None:
 
 @native("maskedSelect", types=ALL_TYPES)
 def masked_select(*args: Any) -> Tensor:
+    if len(args) not in (2, 3):
+        raise TorchError("[Tensor,] Tensor, ByteTensor expected")
     r, t, mask = args if len(args) == 3 else (None, *args)
     t_ = check_tensor(t, 2, t.ty if isinstance(t, Tensor) else "Double")
     r = Tensor(t_.ty) if r is None else check_tensor(r, 1, t_.ty)

@@ -264,6 +264,8 @@ def dist(a: Tensor, b: Tensor, p: float) -> float:
 @torch_function("match", "r T T n=1", small=("match",))
 def match(r: Tensor, a: Tensor, b: Tensor, gain: float) -> None:
     """Compute squared distances between all rows of two matrices, times a gain."""
+    if not (a.numel and b.numel):
+        raise TorchError("bad argument #2 (empty Tensor)")
     r.resize((a.size[0], b.size[0]))
     for m in (a, b):
         if m.is_contiguous():  # TH copies others first

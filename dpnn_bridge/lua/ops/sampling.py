@@ -177,6 +177,8 @@ torch_function("multinomial", "I G T n b=0", types=FLOAT_TYPES, modes="m")(_chec
 def _alias_setup(p: Tensor, aliases: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
     weights = p.t.reshape(-1)
     n = len(weights)
+    if not n:
+        raise TorchError("bad argument #1 (empty Tensor)")
     scaled = weights * n
     small = [i for i in range(n) if float(scaled[i]) < 1]
     large = [i for i in range(n) if float(scaled[i]) >= 1]

@@ -334,10 +334,12 @@ def expanded(r: Tensor, t: Tensor, sizes: Sequence[int]) -> Tensor:
 
 
 @native("expandAs")
-def expand_as(first: Tensor, second: Tensor, template: Tensor | None = None, *_: Any) -> Tensor:
-    if template is not None:
-        return expanded(first, second, template.size)
-    return expanded(Tensor(first.ty), first, second.size)
+def expand_as(first: Tensor, second: Any, template: Any = None, *_: Any) -> Tensor:
+    if template is None:
+        first, second, template = Tensor(first.ty), first, second
+    if not isinstance(second, Tensor) or not isinstance(template, Tensor):
+        raise TorchError("expandAs: expected ([Tensor,] Tensor, Tensor)")
+    return expanded(first, second, template.size)
 
 
 @native("view")
@@ -383,7 +385,7 @@ def view_as(first: Tensor, second: Any = None, template: Any = None, *_: Any) ->
 def repeat_tensor(*args: Any) -> Tensor:
     r, t, rest = _with_result(*args)
     times = _sizes(rest)
-    if len(times) < t.dim:
+    if len(times) < max(t.dim, 1):
         raise TorchError("Number of dimensions of repeat dims can not be smaller than number of dimensions of tensor")
     if min(times, default=1) < 1:
         raise TorchError("bad argument #2 (out of range)")

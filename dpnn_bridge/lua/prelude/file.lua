@@ -267,7 +267,7 @@ local function read_tensor(t, file)
    local size, stride, offset = file:readLong(dim), file:readLong(dim), file:readLong()
    bridge.set_geometry(t, file:readObject(), offset, size, stride)
 end
-for _, ty in ipairs {'Byte', 'Char', 'Short', 'Int', 'Long', 'Half', 'Float', 'Double'} do
+for _, ty in ipairs(bridge.element_types) do
    local mt = metatables['torch.' .. ty .. 'Tensor']
    mt.write, mt.read = write_tensor, read_tensor
 end

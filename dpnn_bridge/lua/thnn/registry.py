@@ -94,6 +94,6 @@ def check_shape(first: Tensor, second: Tensor, names: str) -> None:
         )
 
 
-def like(t: Tensor, shape: Tensor) -> torch.Tensor:
-    """Return the elements of ``t`` in the shape of ``shape``."""
-    return t.t.reshape(shape.size)
+def like(t: Tensor, template: Tensor) -> torch.Tensor:
+    """Return the elements of ``t`` in the shape of ``template``."""
+    return t.t.reshape(template.size)

@@ -194,7 +194,10 @@ def index_linear_parameters(
 
 
 def _descend(weight: Tensor, skip: int, rows: torch.Tensor, gradients: torch.Tensor, decay: float, rate: float) -> None:
-    """Update the rows one key after the other, as far as a row depends on earlier updates."""
+    """Subtract the gradient of each key, times the rate, from the key's row of the weight.
+
+    If an update depends on the current row, keys with equal rows are applied one after the other.
+    """
     w, outputs = weight.t, weight.size[1] - skip
     if not skip and not decay:  # an update does not depend on earlier ones
         w.index_add_(0, rows, gradients * -rate)

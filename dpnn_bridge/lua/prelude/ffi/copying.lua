@@ -34,7 +34,7 @@ function native.zero(S)
       ffi.fill(S.block.data + S.offset, S.count * native.c_types[S.ty].size)
       return true
    end
-   return S.count <= FEW and S.ty ~= 'Half' and pointwise('nought', S, S) or nil
+   return S.count <= FEW and S.ty ~= 'Half' and pointwise('zero', S, S) or nil
 end
 
 -- zero, copy, clone of all types

@@ -209,7 +209,7 @@ end
 
 --- Element-wise expressions of x, y, z (elements of the sources) and v, w (numbers), by name. Most expressions are declared in
 --- ops/elementwise.py; those here are used by functions in Lua.
-local expressions = {copy = 'x', nought = '0', number = 'tonumber(x)'}
+local expressions = {copy = 'x', zero = '0', number = 'tonumber(x)'}
 loops.expressions = expressions
 
 local function has_same_layout(P, X)

@@ -15,9 +15,8 @@ end
 
 -- Each algorithm is inlined into one function over all slices, with loops that make one decision per iteration: LuaJIT compiles such
 -- loops, but would interpret a called function that contains loops.
-local parts = {}
-parts.SWAP = 'x[A], x[B], at[A], at[B] = x[B], x[A], at[B], at[A]'
-local function swap(a, b) return (parts.SWAP:gsub('%f[%w]([AB])%f[%W]', {A = a, B = b})) end
+local SWAP = 'x[A], x[B], at[A], at[B] = x[B], x[A], at[B], at[A]'
+local function swap(a, b) return (SWAP:gsub('%f[%w]([AB])%f[%W]', {A = a, B = b})) end
 
 -- partition left .. right around the median of three: afterwards the left part ends before j, and the right part begins at i
 local PARTITION = table.concat({
