@@ -249,7 +249,7 @@ class LanguageModelCriterion(nn.Module):
         words = words.masked_fill(end, input.shape[2] - 1)
         counted = words >= 0
         picked = input[1:].gather(2, words.clamp(min=0).unsqueeze(2)).squeeze(2)
-        return -(picked * counted).sum() / counted.sum()
+        return -picked.where(counted, 0).sum() / counted.sum()
 
     class Lua(LuaClass):
         checked_by = "formula"

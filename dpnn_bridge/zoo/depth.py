@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dpnn_bridge.conversion.contexts import LuaContext
 from dpnn_bridge.conversion.fields import record_of
@@ -38,10 +39,9 @@ class Unpool(nn.Module):
         self.in_channels, self.kernel_size, self.size = in_channels, kernel_size, size
 
     def forward(self, input: Tensor) -> Tensor:
-        k = self.kernel_size
-        corner = torch.zeros(k, k, dtype=input.dtype, device=input.device)
-        corner[0, 0] = 1
-        return torch.kron(input.contiguous(), corner)
+        zeros = self.kernel_size - 1
+        blocks = F.pad(input[:, :, :, None, :, None], (0, zeros, 0, 0, 0, zeros))
+        return blocks.flatten(4, 5).flatten(2, 3)
 
     class Lua(LuaClass):
         scalars = {"nInputPlane": "in_channels", "k": "kernel_size", ("oheight", "owidth"): "size"}
@@ -94,9 +94,9 @@ class ChannelDropout(nn.Module):
 
     def dropped(self, input: Tensor, noise: Tensor) -> Tensor:
         """Return ``input`` without the channels whose noise is 0."""
-        kept = torch.ones(input.shape[1], dtype=input.dtype, device=input.device)
-        kept[: self.channels] = noise
-        return input * kept.view(-1, 1, 1)
+        dropped = torch.zeros(input.shape[1], dtype=torch.bool, device=input.device)
+        dropped[: self.channels] = noise == 0
+        return input.masked_fill(dropped.view(-1, 1, 1), 0)
 
     class Lua(LuaClass):
         scalars = {"nChannels": "channels", "p": "p", "stochastic_inference": "stochastic_inference"}

@@ -25,7 +25,7 @@ class AdaLinearScale(nn.Module):
     """Clamps to the range from 0 to an upper bound, and divides by the bound.
 
     The bound is the mean of the positive elements plus ``std_multiplier`` times their standard deviation. It is a
-    constant in the gradient. With fewer than two positive elements the bound is 1.
+    constant in the gradient. If the standard deviation is NaN, as of fewer than two positive elements, the bound is 1.
 
     Args:
         std_multiplier: factor of the standard deviation.
@@ -47,7 +47,8 @@ class AdaLinearScale(nn.Module):
         count = positive.sum()
         mean = value.where(positive, 0).sum() / count
         deviation = (value - mean).square().where(positive, 0).sum() / (count - 1)
-        bound = torch.where(count > 1, mean + deviation.sqrt() * self.std_multiplier, 1)
+        bound = mean + deviation.sqrt() * self.std_multiplier
+        bound = bound.where(~bound.isnan(), 1)
         inside = positive & (value < bound)
         scale = 1 / bound
         return with_gradient_of(value.clamp(min=0).minimum(bound) * scale, input.where(inside, 0) * scale)
@@ -166,6 +167,9 @@ class STMM(nn.Module):
           :math:`(N, M, H, W)`, which is zeros by default.
         - Output: :math:`(N T, M, H, W)`.
 
+    Differs from PyTorch:
+        As in Torch7, the features get no gradient as features of the previous frame.
+
     Lua:
         ``nn.STMM(N, T, D, M, MULT)``, STMN modules/STMM.lua
     """
@@ -186,7 +190,7 @@ class STMM(nn.Module):
             memory = input[1]
         outputs = []
         for t in range(self.frames):
-            memory = self.net([features[:, t], features[:, max(t - 1, 0)], memory])[0]
+            memory = self.net([features[:, t], features[:, max(t - 1, 0)].detach(), memory])[0]
             outputs.append(memory)
         return torch.stack(outputs, 1).flatten(0, 1)
 

@@ -352,7 +352,7 @@ def _log_softmax(tensor_class: str) -> LuaObject:
 
 @lua_class("nn.TemporalCrossEntropyCriterion")
 class TemporalCrossEntropyCriterion(nn.Module):
-    """Cross entropy, summed over time steps; targets below the first class are ignored.
+    """Cross entropy, summed over time steps; targets of ``index_base - 1`` are ignored.
 
     Args:
         batch_average: divide the sum by N.

@@ -85,6 +85,7 @@ OTHER_GRADIENT = {
         "nn.NCECriterion",
         "nn.NoBP",
         "nn.NoBackprop",
+        "nn.STMM",
         "nn.SharpMask",
         "nn.SparseLinear",
         "nn.SpatialGlimpse_inverse",
