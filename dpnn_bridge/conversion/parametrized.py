@@ -26,7 +26,7 @@ def weight_hooks(module: nn.Module) -> list[Any]:
 
 
 def computed_weights(module: nn.Module) -> list[tuple[str, str, str]]:
-    """Return for each computed tensor of a module: its name, a method such as ``WeightNorm``, code to remove that."""
+    """Return the computed tensors of a module: name, computation such as ``WeightNorm``, and code that removes it."""
     lists: Any = module.parametrizations if parametrize.is_parametrized(module) else {}
     remove = "torch.nn.utils.parametrize.remove_parametrizations"
     found = [(name, type(parts[0]).__name__.strip("_"), remove) for name, parts in lists.items()]

@@ -7,7 +7,7 @@ from math import inf
 from dpnn_bridge.porting.comparison import ContradictionError
 from dpnn_bridge.porting.events import event_of
 from dpnn_bridge.porting.explain import composite, deviation_at
-from dpnn_bridge.porting.flow import ancestors
+from dpnn_bridge.porting.flow import ancestors, output_nodes
 from dpnn_bridge.porting.report import Deviation
 from dpnn_bridge.porting.search import Search
 from dpnn_bridge.porting.source import Source
@@ -70,7 +70,7 @@ def of_constants(distance: float, end: Node | None, tape: Tape, source: Source, 
         return deviation_at(end, "", what) if end is not None else Deviation("", "", "", what)
     words = [_named(n, t, where) for n, t, where in ((mine, tape, "here"), (theirs, source.tape, "in the source")) if n]
     path = source.names(theirs.owner) if theirs is not None else ""
-    at = mine or end or _ends(tape)[-1]
+    at = mine or end or output_nodes(tape)[-1]
     return deviation_at(at, path, f"{', '.join(words)}: {what}")
 
 
@@ -79,13 +79,9 @@ def _named(node: Node, tape: Tape, where: str) -> str:
     return f"{described(node)} {where}" + (f" (part of {module})" if module else "")
 
 
-def _ends(tape: Tape) -> list[Node]:
-    return [tape.maker[s.number] for s in tape.output or () if isinstance(s, Slot) and s.number in tape.maker]
-
-
 def _with_constants(tape: Tape, end: Node | None) -> list[Node]:
     """Return the operations with a small constant before a node, or before the outputs; the last one first."""
-    nodes = {n.index: n for e in (_ends(tape) if end is None else [end]) for n in (e, *ancestors(e))}
+    nodes = {n.index: n for e in (output_nodes(tape) if end is None else [end]) for n in (e, *ancestors(e))}
     return [nodes[i] for i in sorted(nodes, reverse=True) if _has_constant(nodes[i])]
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dpnn_bridge.porting.comparison import ContradictionError, shape_text
 from dpnn_bridge.porting.events import Event, event_key
-from dpnn_bridge.porting.flow import ancestors, through_views
+from dpnn_bridge.porting.flow import ancestors, output_nodes, through_views
 from dpnn_bridge.porting.networks import short_line
 from dpnn_bridge.porting.recurrent import unfixable
 from dpnn_bridge.porting.report import Deviation
@@ -154,7 +154,7 @@ class Explanation:
         tape = self.search.tape
         if tape.failure is not None:
             return [node for node in tape.nodes if not node.constant][-1:]
-        return [tape.maker[s.number] for s in tape.output if isinstance(s, Slot) and s.number in tape.maker]
+        return output_nodes(tape)
 
     def _explain_operation(self, node: Node) -> Deviation:
         inputs = self.search.input_fingerprints.get(node.index, [])

@@ -162,6 +162,11 @@ def ancestors(node: Node) -> Iterator[Node]:
                 yield n
 
 
+def output_nodes(tape: Tape) -> list[Node]:
+    """Return the nodes that computed the outputs; empty if the forward pass failed."""
+    return [tape.maker[slot.number] for slot in tape.output or () if slot.number in tape.maker]
+
+
 def _input_views(tape: Tape, event: Event) -> tuple[Slot | None, list[Node]]:
     """Return the value of which an event's input is a view, and the views in between, the last one first."""
     slot, chain = event.slot, []

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.porting.flow import ancestors, output_nodes
 from dpnn_bridge.porting.networks import location, named_tensors
 from dpnn_bridge.porting.placement import Placement
 from dpnn_bridge.porting.report import Deviation
 from dpnn_bridge.porting.source import Source
-from dpnn_bridge.porting.tape import Tape
+from dpnn_bridge.porting.tape import Node, Tape
 from dpnn_bridge.porting.values import difference
 from dpnn_bridge.porting.wording import aligned_windows, differences
 
@@ -43,13 +44,18 @@ def notes_of(placement: Placement, source: Source, model: nn.Module, tape: Tape)
     if tape.autocast is not None:
         where = location(*tape.autocast)
         yield f"equal in double precision: the module computes in lower precision under autocast ({where})"
-    for owner in dict.fromkeys(node.owner for node in source.tape.nodes if node.single):
-        yield f"equal to single precision: the source computes this in float32 ({source.names(owner)})"
-        return
-    for node in (node for node in tape.nodes if node.single):
-        where = location(node.owner, node.line)
+    there, here = _first_single(source.tape), _first_single(tape)
+    if there is not None:
+        yield f"equal to single precision: the source computes this in float32 ({source.names(there.owner)})"
+    elif here is not None:
+        where = location(here.owner, here.line)
         yield f"equal to single precision: the module computes this in float32 ({where})"
-        return
+
+
+def _first_single(tape: Tape) -> Node | None:
+    """Return the first operation in single precision that an output depends on, or None."""
+    found = (n for end in output_nodes(tape) for n in (end, *ancestors(end)) if n.single)
+    return min(found, key=lambda node: node.index, default=None)
 
 
 def of_rounding(module: nn.Module, values: dict[str, Tensor]) -> Iterator[str]:

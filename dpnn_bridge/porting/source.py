@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.base.storage import storage_id
 from dpnn_bridge.porting.events import LINEAR, Event, Form, Weight, event_of
-from dpnn_bridge.porting.flow import signature, through_views
+from dpnn_bridge.porting.flow import output_nodes, signature, through_views
 from dpnn_bridge.porting.tape import VIEWS, Node, Recorder, Tape, leaves
 from dpnn_bridge.porting.values import (
     DOUBLE,
@@ -305,10 +305,9 @@ class Source:
 
     def needed(self) -> list[Layer]:
         """Return the layers with parameters that the output depends on."""
-        makers = [self.tape.maker.get(slot.number) for slot in self.tape.output or ()]
         origins = 0
-        for node in makers:
-            origins |= node.origins if node is not None else 0
+        for node in output_nodes(self.tape):
+            origins |= node.origins
         return [
             layer for layer in self.layers if layer.learned and any(origins >> e.node.index & 1 for e in layer.events)
         ]

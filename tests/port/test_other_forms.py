@@ -221,6 +221,15 @@ def test_the_hint_for_random_numbers_depends_on_the_operation(draw: Callable[[Te
         dpnn_bridge.port(source(), nn.Linear(3, 3), randn(5, 3), target=lambda module, x: draw(module(x)))
 
 
+def test_a_counter_in_single_precision_is_no_note() -> None:
+    """The note said that the networks are equal to single precision only."""
+    net = nn.Linear(3, 3)
+    net.register_buffer("calls", torch.zeros(()))
+    report = dpnn_bridge.port(source(), net, randn(4, 3), target=lambda net, x: (net.calls.add_(1), net(x))[1])
+    assert report.equal
+    assert report.notes == []
+
+
 def test_a_key_is_for_files() -> None:
     """It was ignored."""
     with pytest.raises(OptionError, match="key= selects a model of a file"):
