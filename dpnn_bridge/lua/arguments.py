@@ -96,6 +96,15 @@ def check_number(value: Any, position: int) -> float:
     return number
 
 
+def check_string(value: Any, position: int) -> str:
+    """Return a string, or a number as Lua prints it."""
+    if describe(value) == "number":
+        return f"{value:.14g}"
+    if not isinstance(value, str):
+        raise TorchError(f"bad argument #{position} (string expected, got {describe(value)})")
+    return value
+
+
 def check_real(value: Any, position: int, ty: str) -> float:
     """Convert argument number ``position`` to element type ``ty``.
 

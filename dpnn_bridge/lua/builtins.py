@@ -15,7 +15,7 @@ from dpnn_bridge.lua.environment import Allocator
 from dpnn_bridge.lua.ops import construct, indexing
 from dpnn_bridge.lua.ops.storage import STORAGE_METHODS, get, mapped_storage, new_storage, put
 from dpnn_bridge.lua.printing import print_storage, print_tensor
-from dpnn_bridge.lua.state import LuaState, pointer
+from dpnn_bridge.lua.state import LuaState, padded, pointer
 from dpnn_bridge.lua.tensor import DTYPES, Storage, Tensor, TorchError
 from dpnn_bridge.lua.thnn import KERNELS, check_types
 from dpnn_bridge.lua.visit import visitor
@@ -180,15 +180,14 @@ def _method(state: LuaState, name: str, ty: str) -> Callable[..., Any]:
 
 
 def _native(state: LuaState, name: str, ty: str) -> Callable[..., Any]:
-    code: Any = NATIVE[name][0]
+    code = NATIVE[name][0]
     is_operator = name.startswith("__") and name != "__len__"  # the tensor may be the second operand
-    required = code.__code__.co_argcount - len(code.__defaults__ or ())
 
     def call(*args: Any) -> Any:
         self_ = args[0] if args else None
         if not is_operator and (type(self_) is not Tensor or self_.ty != ty):
             raise TorchError(f"bad argument #1 to '{name}' (torch.{ty}Tensor expected, got {describe(self_)})")
-        return code(*args, *[None] * (required - len(args)))  # the code reports missing arguments, which are nil
+        return code(*padded(code, args))
 
     return state.guard(call)
 

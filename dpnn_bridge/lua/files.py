@@ -22,7 +22,7 @@ import torch
 from dpnn_bridge.base.atomic import replacing
 from dpnn_bridge.base.writing import open_output
 from dpnn_bridge.errors import OutputError
-from dpnn_bridge.lua.arguments import check_int, describe
+from dpnn_bridge.lua.arguments import check_int, check_string, describe
 from dpnn_bridge.lua.tensor import NUMPY_DTYPES, Storage, TorchError
 from dpnn_bridge.lua.text import to_system
 from dpnn_bridge.lua.text_numbers import format_numbers, read_number, read_numbers
@@ -233,7 +233,9 @@ class File:
 
     def write_string(self, text: Any) -> int:
         """Write a string; return the number of bytes, 0 if writing failed and the file is quiet."""
-        data = str(text).encode("latin-1")
+        if not isinstance(text, str):  # nor a number, as in Torch7
+            raise TorchError(f"bad argument #2 (string expected, got {describe(text)})")
+        data = text.encode("latin-1")
         return len(data) if self._put(data) else 0
 
     def seek(self, position: Any) -> None:
@@ -298,13 +300,12 @@ class DiskFile(File):
 
     def __init__(self, name: Any, mode: Any = None) -> None:
         mode = _check_mode("r" if mode is None else mode)
-        if describe(name) not in ("string", "number"):
-            raise TorchError(f"bad argument #1 (string expected, got {describe(name)})")
+        name = check_string(name, 1)
         try:
-            stream = self._open(to_system(str(name)), mode)
+            stream = self._open(to_system(name), mode)
         except OSError as error:
             raise CannotOpenError(f"cannot open <{name}> in mode {mode} ({error.strerror})") from None
-        super().__init__(stream, mode, str(name))
+        super().__init__(stream, mode, name)
 
     def _open(self, name: str, mode: str) -> BinaryIO:
         if mode == "rw":

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import torch
@@ -71,6 +72,15 @@ def _deny(_object: Any, _name: Any, _setting: bool) -> Any:
 def pointer(handle: Any) -> int:
     """Return the number that Lua uses as the pointer of an object."""
     return handle.pointer if isinstance(handle, (Tensor, Storage)) else id(handle)
+
+
+def padded(code: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Append None, Lua's nil, for arguments without a default that are missing; the code then reports them."""
+    function = getattr(code, "__code__", None)  # classes have none
+    if function is None:
+        return args
+    required = function.co_argcount - len(code.__defaults__ or ()) - isinstance(code, MethodType)  # type: ignore[attr-defined]
+    return (*args, *[None] * (required - len(args)))
 
 
 def encode(result: Any, args: tuple[Any, ...]) -> Any:
@@ -220,7 +230,7 @@ class LuaState:
 
         def call(*args: Any) -> Any:
             try:
-                result = code(*args)
+                result = code(*padded(code, args))
                 encoded = encode(result, args)
                 if type(result) is Tensor and type(encoded) is tuple:  # a new tensor, not an argument
                     self.account(result.numel * DTYPES[result.ty].itemsize)

@@ -108,6 +108,13 @@ def _run(code: str, *args: object) -> object:
         ("torch.potri(T{{1, 0}, {0, 0}})", r"potri : A\(2,2\) is 0, A cannot be factorized"),
         ("torch.eig(T{{0 / 0, 1}, {1, 1}})", "NaN"),  # where LAPACK crashes
         ("error('', 0)", "an error with an empty message"),
+        ("torch.MemoryFile():writeString()", r"bad argument #2 \(string expected, got nil\)"),
+        ("torch.MemoryFile():writeString({})", "string expected, got table"),
+        ("torch.MemoryFile():writeString(5)", "string expected, got number"),
+        ("torch.MemoryFile():writeInt()", "number, or IntStorage expected, got nil"),
+        ("torch.IntStorage(2):fill()", r"number expected, got nil"),
+        ("torch.IntStorage(2):resize(-1)", "must not be negative"),
+        ("torch.packageLuaPath(5)", "string expected, got number"),
         ("T(2):narrow(1, 1)", r"bad argument #4 \(number expected, got nil\)"),
         ("T(2):copy()", r"expected, got nil"),
         ("T(2):expandAs(2)", "expandAs: expected"),

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from dpnn_bridge.lua.arguments import as_number, check_int, check_real, describe
+from dpnn_bridge.lua.arguments import as_number, check_int, check_real, check_string, describe
 from dpnn_bridge.lua.tensor import DTYPES, Storage, TorchError, cast_number, cast_tensor
 from dpnn_bridge.lua.text import to_system
 
@@ -83,7 +83,10 @@ def size(s: Storage, *_: Any) -> int:
 
 @_method("resize")
 def resize(s: Storage, count: Any, *_: Any) -> Storage:
-    s.resize(check_int(count, 2))
+    size = check_int(count, 2)
+    if size < 0:
+        raise TorchError("bad argument #2 (size must not be negative)")
+    s.resize(size)
     return s
 
 
@@ -105,8 +108,8 @@ def copy(s: Storage, source: Any, *_: Any) -> Storage:
 
 @_method("string")
 def string(s: Storage, text: Any = None, *_: Any) -> Storage | str:
-    if isinstance(text, (str, int, float)) and not isinstance(text, bool):
-        data = (text if isinstance(text, str) else f"{text:.14g}").encode("latin-1")
+    if describe(text) in ("string", "number"):
+        data = check_string(text, 2).encode("latin-1")
         s.resize(len(data))
         s.flat.view(torch.uint8).copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8)) if data else None
         return s

@@ -106,6 +106,7 @@ if bridge.open then
    local open = bridge.open
    function torch.packageLuaPath(name)
       if not name then return directory(torch.packageLuaPath('torch')) end
+      if type(name) ~= 'string' then error('bad argument #1 (string expected, got ' .. type(name) .. ')', 2) end
       local found = py.find_module(name)
       if found then return directory(found) end
       for pattern in package.path:gmatch('[^;]+') do
