@@ -45,8 +45,8 @@ class Json(Format):
             raise VerificationError(f"{path}: differs after reading back")
 
 
-def _text(value: Any, **options: bool) -> str:
-    return json.dumps(value, indent=1, ensure_ascii=False, **options) + "\n"
+def _text(value: Any, *, sort_keys: bool = False) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False, sort_keys=sort_keys) + "\n"
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
