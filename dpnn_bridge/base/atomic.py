@@ -63,7 +63,7 @@ def check_output(path: StrPath, force: bool, inputs: Files = ()) -> None:
     Args:
         path: the output.
         force: whether an existing file may be replaced.
-        inputs: input files, which are never replaced, in addition to those of :func:`protecting`.
+        inputs: input files, which are never replaced, in addition to the inputs of :func:`protecting`.
 
     Raises:
         OutputExistsError: a file exists and ``force`` is False.

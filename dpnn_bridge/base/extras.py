@@ -1,4 +1,4 @@
-"""Name the package to install if an optional dependency is missing. The extras are those of pyproject.toml."""
+"""Name the package to install if an optional dependency is missing. pyproject.toml declares the extras."""
 
 from __future__ import annotations
 

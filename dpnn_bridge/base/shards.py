@@ -76,7 +76,7 @@ def shards_of(index: Path) -> list[Path]:
 
 
 def obsolete_shards(index: Path) -> list[Path]:
-    """Return the shards that a new index replaces: those of the existing index whose names begin with its name."""
+    """Return the shards of an existing index that a new one replaces: their names begin with the name of the index."""
     try:
         found = shards_of(index)
     except (OSError, T7FormatError):

@@ -128,11 +128,11 @@ def keep_freed_memory() -> None:
 
 
 def check_printed() -> None:
-    """Write what the C library, with which Lua prints, holds for stdout.
+    """Flush stdout of the C library, with which Lua prints.
 
     Raises:
-        FileAccessError: stdout did not take everything that was printed.
-        BrokenPipeError: nothing reads stdout.
+        FileAccessError: a part of the output could not be written.
+        BrokenPipeError: the reader of stdout has closed it.
     """
     name = {"linux": "stdout", "darwin": "__stdoutp"}.get(sys.platform)
     if name is None:

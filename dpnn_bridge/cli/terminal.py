@@ -94,7 +94,7 @@ class Command(ReportingCommand):
 def _open_closed_streams() -> None:
     """Open standard streams that were closed before the start, so that no file that is opened gets their descriptors.
 
-    Reading and printing stay the errors that they are for a closed stream. Messages on stderr are lost.
+    Reading and printing still fail. Messages on stderr are lost.
     """
     for name, mode, flags in (("stdin", "r", os.O_WRONLY), ("stdout", "w", os.O_RDONLY), ("stderr", "w", os.O_WRONLY)):
         if getattr(sys, name) is None:
@@ -136,7 +136,7 @@ def errors_as_lines(name: str) -> Iterator[None]:
 
 
 def _drop_unwritten_output() -> None:
-    """Drop what a stream did not take: Python tries again as it ends, prints a traceback and ends with code 120."""
+    """Drop output that a stream did not accept. Otherwise Python would try again at exit, and end with code 120."""
     for name in ("stdout", "stderr"):
         try:
             getattr(sys, name).flush()

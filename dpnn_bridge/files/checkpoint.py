@@ -160,7 +160,7 @@ def load_checkpoint(path: Origin, **options: Unpack[OptionKeywords]) -> Checkpoi
 
 
 def _plain_converter(modules: set[int], budget: Budget) -> Callable[[Any], Any]:
-    """Return a function that converts a Lua value to plain data: objects become dicts, shared values stay shared.
+    """Return a function that converts a Lua value to Python data: objects become dicts, shared values stay shared.
 
     Args:
         modules: ``id`` of each model; models and functions become None.

@@ -26,7 +26,7 @@ def difference(a: Any, b: Any, *, exact_nan: bool = True, shared: bool = True) -
     Args:
         a, b: Lua values.
         exact_nan: whether the bits of nan must be equal; ASCII files do not preserve them.
-        shared: whether the same values must be shared; files without references do not preserve this.
+        shared: whether both graphs must share values at the same paths; files without references contain copies.
     """
     # id of a value of the first graph -> its value in the second graph; if copies may replace a shared value, the key
     # contains the ids of both

@@ -118,9 +118,9 @@ class DataSet(Serializer):
     def read(self, obj: LuaObject, file: Any) -> Reading:
         table = obj.payload = LuaTable()
         table["resized"] = file.int() == 1
-        count = table["nbSamples"] = file.check_count(file.int(), least=4)
+        count = table["nbSamples"] = file.check_count(file.int(), least=2)  # nil in ASCII: two bytes
         for i in range(1, count + 1):
-            table.entries[i] = yield
+            table[i] = yield
 
     def write(self, obj: LuaObject, file: Any) -> Writing:
         count = obj["nbSamples"]

@@ -243,7 +243,7 @@ def failed(name: str, message: str) -> Difference:
 def _compare_operations(
     layers: NamedLayers, source: Source, expected: Results, found: Results, written: Written
 ) -> None:
-    """Compare the results of a file with the same operations; accept differences like those of two runs."""
+    """Compare the results of a file with the same operations; accept differences as between two runs of the model."""
     given = {name: value for name, value in expected.items() if name in found}
     base = source.run(given)  # the layers run on the same results as in the file
     compared = {name: _compare_exactly(base[name], found[name]) for name in found if name in base}

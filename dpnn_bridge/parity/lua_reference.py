@@ -1,7 +1,7 @@
 """Compute a reference with the original Lua sources of a model.
 
 The sources run in a Lua bridge, whose tensor operations are PyTorch's. So the reference does not depend on the class
-mappings, but it is not computed by Torch7's C code, unlike stored results of Torch7 and those of
+mappings, but it is not computed by Torch7's C code, unlike stored results of Torch7 and results of
 :mod:`dpnn_bridge.lua.torch7`.
 """
 

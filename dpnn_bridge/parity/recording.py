@@ -50,7 +50,7 @@ def record(
         input: a tensor or a nested list.
         path: the ``.t7`` file to write.
         target: second argument of a criterion.
-        grad_output: gradient of the output; default: random numbers, the same in each run.
+        grad_output: gradient of the output; default: random numbers that are equal in each run.
         gradients: whether to record ``gradInput`` and ``gradParams`` too.
         force: whether to replace an existing file.
 

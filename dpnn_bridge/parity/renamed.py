@@ -117,7 +117,7 @@ def _variants(tensor: Tensor) -> list[Tensor]:
 
 
 def _shaped(found: Tensor, expected: Tensor, transposed: bool) -> Tensor:
-    """Return a tensor in the shape of ``expected``, transposed if its elements are those of ``expected.t()``."""
+    """Return a tensor in the shape of ``expected``, transposed if its elements have the order of ``expected.t()``."""
     return found.reshape(expected.shape[::-1]).t().contiguous() if transposed else found.reshape(expected.shape)
 
 

@@ -2,7 +2,7 @@
 
 A reference in single precision contains the rounding errors of the program that computed it. A run of the model in
 double precision measures the error of the reference. Several runs in single precision, with all weights and inputs
-perturbed by some ulps, measure the expected error of such a run. The errors of Torch7 and PyTorch have the same size:
+perturbed by some ulps, measure the expected error of one run. The errors of Torch7 and PyTorch have the same size:
 over all fixtures and published architectures, the error of the reference was at most 1.5 times the error of PyTorch's
 run, where that exceeded :data:`ULPS`. An error above :data:`MARGIN` times the expected error is not rounding.
 

@@ -63,7 +63,7 @@ def compare_with_reference(result: Verification, experiment: Experiment, outcome
     if per_layer is not outcome and any(not d.ok for d in per_layer.by_key().values()):
         # the other differences may be consequences
         result.whole = [d for d in outcome.whole if d.name.startswith(WHOLE) or d.name in UNASSIGNED]
-    elif per_layer is not outcome:  # the layers contain those of the second run
+    elif per_layer is not outcome:  # the layers contain the parameters of the second run
         result.whole = [d for d in outcome.whole if not d.name.startswith("params[")]
     for i, (layer, found) in enumerate(zip(result.layers, per_layer.layers, strict=True)):
         entry = outcome.entry(i)
@@ -85,7 +85,7 @@ def compare_with_reference(result: Verification, experiment: Experiment, outcome
 
 
 def _accept_repeated(outcome: Outcome, per_layer: Outcome) -> None:
-    """Accept differences of the second run that are the same as accepted differences of the first run.
+    """Accept differences of the second run that equal accepted differences of the first run.
 
     Args:
         outcome: the first run.

@@ -105,6 +105,12 @@ def test_unreferenced() -> None:
         dumps(value, referenced=False)
 
 
+@pytest.mark.parametrize("mode", ["binary", "ascii"])
+def test_a_data_set_may_lack_samples(mode: Any) -> None:
+    data = LuaObject("nn.DataSet", LuaTable({"resized": False, "nbSamples": 9, 2: "x"}))
+    assert difference(data, loads(dumps(data, mode=mode))) is None
+
+
 def test_unreferenced_streams_that_repeat_indices() -> None:
     data = dumps(LuaTable({"a": 1})) + dumps(LuaTable({"b": LuaTable({"c": 2})}))
     path_values = [LuaTable({"a": 1}), LuaTable({"b": LuaTable({"c": 2})})]
