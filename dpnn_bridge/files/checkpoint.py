@@ -214,7 +214,7 @@ def _store_entries(checkpoint: Checkpoint, table: Mapping[Any, Any] | list[Any],
             checkpoint.std = value
         elif _LOSSES.search(name):
             checkpoint.losses[name] = value
-        elif _COUNTERS.match(name) and type(value) in (int, float):
+        elif _COUNTERS.match(name) and isinstance(value, (int, float)) and not isinstance(value, bool):
             checkpoint.counters[name] = value
         elif (
             isinstance(value, dict)

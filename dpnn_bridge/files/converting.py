@@ -294,10 +294,10 @@ def is_converted(
 @contextmanager
 def _keeping_position(origin: Origin) -> Iterator[None]:
     """Restore the position of a seekable open file after the ``with`` block."""
-    file: Any = origin if hasattr(origin, "tell") and origin.seekable() else None
-    position = file and file.tell()
+    file: Any = origin if hasattr(origin, "tell") else None
+    position = file.tell() if file is not None and file.seekable() else None
     yield
-    if file is not None:
+    if position is not None:
         file.seek(position)
 
 
