@@ -297,7 +297,7 @@ def _keeping_position(origin: Origin) -> Iterator[None]:
     file: Any = origin if hasattr(origin, "tell") else None
     position = file.tell() if file is not None and file.seekable() else None
     yield
-    if position is not None:
+    if file is not None and position is not None:
         file.seek(position)
 
 

@@ -102,7 +102,8 @@ AFTER_A_CAST = {
 @pytest.mark.parametrize("case", AFTER_A_CAST)
 def test_a_cast_changes_buffers_as_the_class_does(case: str) -> None:
     name, field = case.split()
-    module = lua(name, **{field: LuaTensor.from_numpy(np.ones(2, np.int64))})
+    module = lua(name)
+    module[field] = LuaTensor.from_numpy(np.ones(2, np.int64))
     value = serial_form(module, "medium", "torch.FloatTensor")["module"].get(field)
     found = f"{value.class_name} of {value.size}" if isinstance(value, LuaTensor) else "nothing"
     assert ("table" if isinstance(value, LuaTable) else found) == AFTER_A_CAST[case]
