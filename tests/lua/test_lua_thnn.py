@@ -198,6 +198,8 @@ def test_index_linear_divides_by_the_largest_value_so_far() -> None:
             "2, 2, 2, 2, 2, 2, 0, 0, 0, false)",
             r"gradOutput has shape \[1 x 1 x 1 x 2\]",
         ),
+        # where PyTorch writes beyond the end of the result
+        ("SpatialAdaptiveAveragePooling_updateGradInput(t(2, 1, 4), t(3, 2, 2), t())", r"shape \[3 x 2 x 2\]"),
         ("SpatialUpSamplingNearest_updateOutput(t(1, 2, 2), t(), 1)", "must be greater than 1, but got: 1"),
         ("VolumetricUpSamplingNearest_updateOutput(t(1, 2, 2, 2), t(), 0)", "must be greater than 1, but got: 0"),
         ("MultiMarginCriterion_updateOutput(t(2, 3, 1), i {1, 1}, t(1), true, 1, nil, 1)", "vector or matrix expected"),
@@ -408,6 +410,19 @@ def test_small_floats_have_the_bits_of_torch7() -> None:
 def test_the_gradient_of_an_empty_batch_is_empty(name: str) -> None:
     call = f"{name}_updateGradInput(torch.Tensor(), torch.Tensor(), g, true)"
     assert BRIDGE.execute(f"local g = torch.ones(3) torch.DoubleTensor().THNN.{call} return g:dim()") == 0
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "Threshold_updateGradInput(e, e, g, 0, 0, false)",
+        "Tanh_updateGradInput(nil, e, g, e)",
+        "Abs_updateGradInput(e, e, g)",
+    ],
+)
+def test_the_gradient_of_an_empty_input_is_empty(call: str) -> None:
+    code = f"local e, g = torch.Tensor(), torch.ones(3) e.THNN.{call} return g:dim()"
+    assert BRIDGE.execute(code) == 0
 
 
 def test_what_is_no_number_adds_nothing_to_a_margin() -> None:

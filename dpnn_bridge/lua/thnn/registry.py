@@ -96,4 +96,4 @@ def check_shape(first: Tensor, second: Tensor, names: str) -> None:
 
 def like(t: Tensor, template: Tensor) -> torch.Tensor:
     """Return the elements of ``t`` in the shape of ``template``."""
-    return t.t.reshape(template.size)
+    return t.t.reshape(template.size or (0,))
