@@ -11,12 +11,12 @@ from torch import nn
 from dpnn_bridge.base.display import shortened
 
 
-def constructor_parameters(kind: type) -> list[inspect.Parameter]:
+def constructor_parameters(module_class: type) -> list[inspect.Parameter]:
     """Return the parameters of a constructor; for ``*args, **kwargs``, the parameters of the base class's constructor.
 
     ``device`` is omitted; for PyTorch's classes also ``dtype``, and for RNNs also ``mode``.
     """
-    chain = iter(kind.__mro__)
+    chain = iter(module_class.__mro__)
     own = _without_self(next(chain))
     rest = inspect.Parameter.VAR_KEYWORD
     while any(p.kind is rest for p in own):
@@ -30,19 +30,19 @@ def constructor_parameters(kind: type) -> list[inspect.Parameter]:
             own += [p for p in inherited if p.kind is rest]
         else:
             own = [*inherited, *named]
-    fixed = {"device"} | ({"mode"} if issubclass(kind, nn.RNNBase) else set())
-    fixed |= {"dtype"} if kind.__module__.startswith("torch.nn.") else set()
+    fixed = {"device"} | ({"mode"} if issubclass(module_class, nn.RNNBase) else set())
+    fixed |= {"dtype"} if module_class.__module__.startswith("torch.nn.") else set()
     return [p for p in own if p.name not in fixed and p.kind is not rest]
 
 
-def is_required(kind: type, name: str) -> bool:
+def is_required(module_class: type, name: str) -> bool:
     """Return whether a constructor has a parameter of this name without a default."""
-    return any(p.name == name and p.default is p.empty for p in constructor_parameters(kind))
+    return any(p.name == name and p.default is p.empty for p in constructor_parameters(module_class))
 
 
-def _without_self(kind: type) -> list[inspect.Parameter]:
+def _without_self(module_class: type) -> list[inspect.Parameter]:
     """Return the parameters of a constructor without the first one (``self``)."""
-    first, *others = inspect.signature(kind.__init__).parameters.values()  # type: ignore[misc]
+    first, *others = inspect.signature(module_class.__init__).parameters.values()  # type: ignore[misc]
     return [first, *others] if first.kind is first.VAR_POSITIONAL else others
 
 

@@ -30,8 +30,8 @@ _COMMON = frozenset(vars(nn.Module()))
 
 def is_stock(module: nn.Module) -> bool:
     """Return whether a module is an unmodified layer of ``torch.nn`` without modules inside."""
-    kind = type(module)
-    return kind.__module__.startswith("torch.nn.modules.") and kind is not nn.Module and not module._modules
+    is_layer = type(module).__module__.startswith("torch.nn.modules.") and type(module) is not nn.Module
+    return is_layer and not module._modules
 
 
 def arguments_of(module: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -52,11 +52,11 @@ def arguments_of(module: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 @cache
-def _names(kind: type[nn.Module]) -> tuple[str, ...]:
+def _names(module_class: type[nn.Module]) -> tuple[str, ...]:
     """Return the argument names of a layer's constructor; for recurrent layers, which take ``*args``, of its base."""
-    if not issubclass(kind, nn.RNNBase):
-        return (*[*inspect.signature(kind.__init__).parameters][1:],)
-    own = {nn.LSTM: ("proj_size",), nn.RNN: ("nonlinearity",)}.get(kind, ())
+    if not issubclass(module_class, nn.RNNBase):
+        return (*[*inspect.signature(module_class.__init__).parameters][1:],)
+    own = {nn.LSTM: ("proj_size",), nn.RNN: ("nonlinearity",)}.get(module_class, ())
     names = [*inspect.signature(nn.RNNBase.__init__).parameters][1:]
     return (*(name for name in names if name not in ("mode", "proj_size")), *own)
 

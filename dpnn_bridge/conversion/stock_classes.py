@@ -25,8 +25,8 @@ def with_stock_classes(root: nn.Module) -> nn.Module:
         return root
     result = copy.deepcopy(root, dict(tensors_of(root)))
     for module in result.modules():
-        if (kind := stock_class(module)) is not None:
-            module.__class__ = kind
+        if (module_class := stock_class(module)) is not None:
+            module.__class__ = module_class
     return result
 
 

@@ -144,9 +144,10 @@ def _uses_of_parameters(module: nn.Module) -> list[list[tuple[nn.Module, str]]]:
     return [owners for owners in uses.values() if len(owners) > 1]
 
 
-def plain_type(kind: type[nn.Module]) -> type[nn.Module]:
+def plain_type(module_class: type[nn.Module]) -> type[nn.Module]:
     """Return the class of a module without the mixin for tied and shared tensors, also without later subclasses."""
-    return kind.__mro__[kind.__mro__.index(_Sharing) + 1] if issubclass(kind, _Sharing) else kind
+    mro = module_class.__mro__
+    return mro[mro.index(_Sharing) + 1] if _Sharing in mro else module_class
 
 
 def _add_mixin(module: nn.Module) -> None:
@@ -175,5 +176,5 @@ def _property(leaf: str) -> property:
 
 def _restore(plain: type[nn.Module], tied: tuple[str, ...]) -> nn.Module:
     """Create an empty instance for pickle and deepcopy, which set its state afterwards."""
-    kind = _sharing_type(plain, tied)
-    return kind.__new__(kind)
+    module_class = _sharing_type(plain, tied)
+    return module_class.__new__(module_class)
