@@ -329,7 +329,7 @@ def _matches(search: Search) -> list[Match]:
         for name in dict.fromkeys(name for slot in slots for name in search.tape.root_names(slot)):
             layers, forms = sources.setdefault(name, ([], []))
             layers += [layer.name for layer in placed.assignment.layers]
-            forms += [placed.assignment.how] if placed.assignment.how else []
+            forms += [placed.assignment.description] if placed.assignment.description else []
     joined = {name: [", ".join(dict.fromkeys(texts)) for texts in found] for name, found in sources.items()}
     return [Match(name, source, form) for name, (source, form) in joined.items()]
 

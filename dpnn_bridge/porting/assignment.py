@@ -52,7 +52,7 @@ class Assignment:
         expect: function that returns the expected result for an event, as rows; None if the layer never had the event's
             input.
         form: the form in which rows are compared.
-        how: description of the rearrangement, for the report.
+        description: the rearrangement in words, for the report.
         parts: (layer index, part, number of parts) for each part of a layer; empty if complete layers are used.
         unconfirmed: whether the event's own result cannot confirm the assignment; then only later values can.
         part_count: number of parts into which the target divides the result.
@@ -66,7 +66,7 @@ class Assignment:
     build: Callable[[], Weights]
     expect: Callable[[Event], Tensor | None]
     form: Form
-    how: str = ""
+    description: str = ""
     parts: tuple[tuple[int, int, int], ...] = ()
     unconfirmed: bool = False
     part_count: int = 1
@@ -113,7 +113,7 @@ def _unchanged(event: Event, source: Source, forms: tuple[Form, ...]) -> Iterato
             expect = lambda e, layer=layer, form=form: layer.outputs_for(e.rows_in(form), form)  # noqa: E731
             plain = Assignment((layer,), partial(weights_of, event, layer, form), expect, form)
             if layer.kind != event.kind:
-                plain.how = f"{layer.kind} as {event.kind}"
+                plain.description = f"{layer.kind} as {event.kind}"
             yield from with_fold(plain, layer)
             break
 
@@ -153,8 +153,8 @@ def _folded(plain: Assignment, layer: Layer, norm: Layer) -> Assignment:
             return None
         return (rows.reshape(len(rows), len(scale), -1) * scale[:, None] + shift[:, None]).reshape(rows.shape)
 
-    how = f"{plain.how}, batch norm folded in".removeprefix(", ")
-    return Assignment(plain.layers, build, expect, plain.form, how, fold=norm)
+    description = f"{plain.description}, batch norm folded in".removeprefix(", ")
+    return Assignment(plain.layers, build, expect, plain.form, description, fold=norm)
 
 
 def _affine(norm: Layer) -> tuple[Tensor, Tensor]:
@@ -212,5 +212,5 @@ def neutral(event: Event) -> Iterator[Assignment]:
     def build() -> Weights:
         return {name: torch.full_like(w.view, values[name]) for name, w in event.weights.items() if w is not None}
 
-    how = "no counterpart in the source; neutral values"
-    yield Assignment((), build, lambda e: None, event.forms[0], how, unconfirmed=True)
+    description = "no counterpart in the source; neutral values"
+    yield Assignment((), build, lambda e: None, event.forms[0], description, unconfirmed=True)

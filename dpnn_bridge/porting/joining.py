@@ -145,8 +145,8 @@ def _summed(event: Event, form: Form, source: Source) -> Iterator[Assignment]:
             given = [x.outputs_for(_channels(rows, inputs, low, high), x.forms[0]) for x, low, high in found]
             return None if any(y is None for y in given) else torch.stack([y for y in given if y is not None]).sum(0)
 
-        how = f"joined side by side: {', '.join(layer.name for layer in layers)}"
-        yield Assignment(tuple(layers), build, expect, form, how)
+        description = f"joined side by side: {', '.join(layer.name for layer in layers)}"
+        yield Assignment(tuple(layers), build, expect, form, description)
 
 
 def _part(event: Event, layer: Layer, number: int, count: int) -> Assignment | None:
@@ -166,8 +166,8 @@ def _part(event: Event, layer: Layer, number: int, count: int) -> Assignment | N
     def build() -> Weights:
         return {name: None if v is None else v.chunk(count)[number] for name, v in layer.values.items()}
 
-    how = f"split: part {number + 1} of {count}"
-    made = Assignment((layer,), build, given, form, how, ((layer.index, number, count),))
+    description = f"split: part {number + 1} of {count}"
+    made = Assignment((layer,), build, given, form, description, ((layer.index, number, count),))
     return made if given(event) is not None else None
 
 

@@ -29,14 +29,14 @@ def notes_of(placement: Placement, source: Source, model: nn.Module, tape: Tape)
     for placed in placement.placed.values():
         event, assignment = placed.event, placed.assignment
         where, layer = location(event.node.owner, event.node.line), assignment.layer
-        if assignment.how:
-            yield f"{where}: {assignment.how}" + (f" ({layer.name})" if layer else "")
+        if assignment.description:
+            yield f"{where}: {assignment.description}" + (f" ({layer.name})" if layer else "")
         if layer is not None and layer.kind == event.kind and "momentum" in event.options:
             here, there = ({"momentum_": options["momentum"]} for options in (event.options, layer.options))
             differ = differences(here, there).replace("momentum_", "momentum")
             if differ:
                 yield f"{where}: {differ} ({layer.name}); this matters in training only"
-        if layer is not None and layer.kind == event.kind == "conv" and not assignment.how:
+        if layer is not None and layer.kind == event.kind == "conv" and not assignment.description:
             differ = differences(*aligned_windows(event.options, layer.options))
             if differ:
                 yield f"{where}: {differ} ({layer.name}); equal for inputs of this size, perhaps not for others"

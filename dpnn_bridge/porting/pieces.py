@@ -217,8 +217,8 @@ def _assigned(
     layers = tuple(dict.fromkeys(p.layer for p in chosen))
     parts = tuple((p.layer.index, _number(p), p.count * (1 if p.has_all_inputs else 2)) for p in chosen)
     unconfirmed = not all(p.has_all_inputs for p in chosen)
-    how = _how(chosen) + (f", alternating in {groups} groups" if groups > 1 else "")
-    return Assignment(layers, build, expect, form, how, parts, unconfirmed, len(chosen), order)
+    description = _description(chosen) + (f", alternating in {groups} groups" if groups > 1 else "")
+    return Assignment(layers, build, expect, form, description, parts, unconfirmed, len(chosen), order)
 
 
 def _number(piece: Piece) -> int:
@@ -226,7 +226,7 @@ def _number(piece: Piece) -> int:
     return piece.part + (piece.count if piece.low else 0)
 
 
-def _how(chosen: tuple[Piece, ...]) -> str:
+def _description(chosen: tuple[Piece, ...]) -> str:
     layers = list(dict.fromkeys(p.layer.name for p in chosen))
     order = tuple(p.part for p in chosen)
     columns = "" if chosen[0].has_all_inputs else f", columns {chosen[0].low + 1} to {chosen[0].high}"

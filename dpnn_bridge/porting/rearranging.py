@@ -196,8 +196,8 @@ def _offset(event: Event, source: Source) -> Iterator[Assignment]:
                 return {"weight": weight[low + shift : high + shift], "bias": None}
 
             if high > low and expect(event) is not None:
-                how = f"{high - low} of the source's {theirs[1]} rows; index i here is i{shift:+d} there"
-                yield Assignment((layer,), build, expect, form, how, rows=slice(low, high))
+                description = f"{high - low} of the source's {theirs[1]} rows; index i here is i{shift:+d} there"
+                yield Assignment((layer,), build, expect, form, description, rows=slice(low, high))
 
 
 def _shifts(event: Event, layer: Layer) -> Iterator[int]:
