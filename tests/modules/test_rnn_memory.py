@@ -371,6 +371,16 @@ def test_a_module_with_the_graph_of_its_states_can_be_freed(together: bool) -> N
     assert [reference() for reference in kept] == [None, None]
 
 
+def test_a_cast_after_a_sequence_casts_the_states_of_all_time_steps() -> None:
+    step = fast_lstm(3, 4)
+    Sequencer(step)(torch.randn(3, 2, 3))
+    before = [[t.detach().double() for t in copy.deepcopy(step).get_hidden_state(k)] for k in (1, 2, 3)]
+    step.double()
+    assert all(
+        torch.equal(a, b) for k in (1, 2, 3) for a, b in zip(step.get_hidden_state(k), before[k - 1], strict=True)
+    )
+
+
 def test_state_that_was_not_saved_is_a_clear_error() -> None:
     obj = to_lua(gru(3, 4))
     obj["step"] = 5  # as in a file whose outputs were emptied, such as a Serial's

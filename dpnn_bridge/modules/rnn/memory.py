@@ -35,18 +35,19 @@ class Memory(nn.Module):
     def detach_own(self) -> None:
         """Detach the state of this module, but not of its submodules."""
 
-    def _state_attributes(self, fn: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-        """Return the attributes that contain the state, with ``fn`` applied to each detached tensor."""
+    def _state_attributes(self) -> dict[str, Any]:
+        """Return the attributes that contain the state, with detached tensors."""
         return {}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Memory:
+        state = self._state_attributes()  # before the cast of the parameters, from which earlier states are computed
         super()._apply(fn, recurse)
-        self.__dict__.update(self._state_attributes(fn))
+        self.__dict__.update(map_tensors(fn, state))
         return self
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes for copies and pickles, with detached states."""
-        return {**self.__dict__, **self._state_attributes(lambda t: t)}
+        return {**self.__dict__, **self._state_attributes()}
 
 
 class Remembering:

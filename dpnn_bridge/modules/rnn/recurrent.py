@@ -205,11 +205,11 @@ class AbstractRecurrent(Memory):
         each = reward if isinstance(reward, list) or reward.dim() > 1 else []
         self._rewards = dict(enumerate(each, self.step - len(each)))
 
-    def _state_attributes(self, fn: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    def _state_attributes(self) -> dict[str, Any]:
         values = {name: self.__dict__[name] for name in USER_STATES if name in self.__dict__}
         with torch.no_grad():
             values["states"] = self._all_states()
-        values = map_tensors(lambda t: fn(t.detach()), values)
+        values = map_tensors(Tensor.detach, values)
         return {**values, "_start": None, "_earlier": None, "_backward_ran": False}
 
     class Lua(LuaClass):

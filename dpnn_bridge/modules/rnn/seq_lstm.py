@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -132,9 +131,9 @@ class SequenceModule(Memory, Remembering):
             self.forget_own()
         return super().train(mode)
 
-    def _state_attributes(self, fn: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    def _state_attributes(self) -> dict[str, Any]:
         values = {name: self.__dict__[name] for name in ("initial", "final", *self._state_names())}
-        return map_tensors(lambda t: fn(t.detach()), values)
+        return map_tensors(Tensor.detach, values)
 
     class Lua(LuaClass):
         """The final state of the last call is in the last time step of ``_output`` and ``cell``."""
