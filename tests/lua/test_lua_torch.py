@@ -115,6 +115,7 @@ def _run(code: str, *args: object) -> object:
         ("torch.IntStorage(2):fill()", r"number expected, got nil"),
         ("torch.IntStorage(2):resize(-1)", "must not be negative"),
         ("torch.packageLuaPath(5)", "string expected, got number"),
+        ("L(2):random(-1e30, 3)", r"bad argument \("),
         ("T(2):narrow(1, 1)", r"bad argument #4 \(number expected, got nil\)"),
         ("T(2):copy()", r"expected, got nil"),
         ("T(2):expandAs(2)", "expandAs: expected"),

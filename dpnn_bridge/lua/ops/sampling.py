@@ -21,12 +21,12 @@ _MODULUS = {
 
 
 def _checked(code: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a function so that a ValueError of the generator becomes a Torch7 error."""
+    """Wrap a function so that an error of the generator about its arguments becomes a Torch7 error."""
 
     def run(*args: Any) -> Any:
         try:
             return code(*args)
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise TorchError(f"bad argument ({error})") from None
 
     return run
