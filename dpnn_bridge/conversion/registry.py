@@ -311,6 +311,12 @@ def find(obj: LuaObject) -> type[LuaClass] | None:
     return None
 
 
+def is_known(name: str) -> bool:
+    """Return whether a mapping has this Lua name; :func:`find` may reject an object of the name."""
+    discover(ZOO)
+    return name in _BY_NAME
+
+
 def takes_precedence(mapping: type[LuaClass], name: str) -> bool:
     """Return whether a mapping is a user's and takes precedence over a built-in mapping of the same Lua name."""
     if is_built_in(mapping):

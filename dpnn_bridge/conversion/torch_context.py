@@ -234,8 +234,10 @@ class TorchConversion(TorchContext):
 
     def _placeholder(self, obj: LuaObject, error: ConversionError | None = None) -> Placeholder:
         """Create a placeholder for an object of an unknown class, or whose mapping raised ``error``."""
-        fields, reason = tuple(sorted(str(k) for k in obj)), str(error or "")
-        mapped_by = self.mapped_by.get(id(obj), "")
+        fields, mapped_by = tuple(sorted(str(k) for k in obj)), self.mapped_by.get(id(obj), "")
+        if error is None and not mapped_by and registry.is_known(obj.class_name):
+            error = self.error("its fields are not those of a known class of this name", obj)
+        reason = str(error or "")
         entry = self._unsupported.get((obj.class_name, fields))
         if entry is None:
             suggest = error is None and not mapped_by and len(self._unsupported) < 5  # the search is slow

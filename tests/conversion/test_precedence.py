@@ -58,7 +58,7 @@ CONFLICTS = [
 def test_an_object_that_its_class_does_not_fit_is_unsupported(obj: LuaObject, tmp_path: Path) -> None:
     model = sequential(to_lua(nn.Linear(3, 2)), lua("nn.Concat", dimension=2), obj)
     model["modules"][2]["modules"] = LuaTable.from_list([obj])
-    built = registry.find(obj)
+    is_known = registry.is_known(obj.class_name)
     try:
         module, report = convert_object(sequential(obj), Options(allow_unsupported=True))
     except ConversionError as error:
@@ -72,8 +72,8 @@ def test_an_object_that_its_class_does_not_fit_is_unsupported(obj: LuaObject, tm
     assert entry.paths == ["net.modules[2].modules[1]", "net.modules[3]"][: len(entry.paths)]
     for text in (obj.class_name, "net.modules[2].modules[1]", "--plugin", "--lua", "--allow-unsupported"):
         assert text in str(caught.value)
-    assert (entry.reason != "") == (built is not None)
-    if built is not None:
+    assert (entry.reason != "") == is_known
+    if is_known:
         assert "overrides `matches`" in str(caught.value)
         assert entry.reason in str(caught.value)
     for suffix in (".pt", ".t7"):  # what is written loads again, and the rest of the model with it
@@ -323,3 +323,10 @@ def test_a_package_that_a_lua_file_requires_is_not_the_users_own(tmp_path: Path)
     )
     assert type(module) is nn.Linear
     assert report.notes == []
+
+
+def test_an_object_that_no_class_of_its_name_accepts_has_a_reason() -> None:
+    with pytest.raises(UnsupportedClassError, match="1 Lua class that the built-in mapping cannot convert") as caught:
+        dpnn_bridge.to_torch(sequential(lua("nn.FastLSTM", k=1)))
+    assert "modules[1] (nn.FastLSTM): its fields are not those of a known class of this name" in str(caught.value)
+    assert "nearest known class" not in str(caught.value)
