@@ -171,9 +171,9 @@ class Repeater(Memory, Remembering):
         def upgrade(cls, obj: LuaObject) -> LuaObject:
             """Upgrade files of 2015, in which ``module`` is named ``rnn`` and ``rho`` is named ``nStep``."""
             obj = super().upgrade(obj)
-            if obj.get("rho") is None and obj.get("nStep") is not None:
-                obj = obj.changed(module=obj["rnn"], rho=obj["nStep"], rnn=None)
-            return obj
+            if obj.get("module") is None and obj.get("rnn") is not None:
+                obj = obj.changed(module=obj["rnn"], rnn=None)
+            return obj.changed(rho=obj["nStep"]) if obj.get("rho") is None and obj.get("nStep") is not None else obj
 
         @classmethod
         def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
