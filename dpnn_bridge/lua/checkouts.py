@@ -17,7 +17,7 @@ _SOURCE_FOLDERS = ("", "lua", "src", "lib")
 _TREES = ("share/lua/5.1", "lua_modules/share/lua/5.1")
 #: prefixes and suffixes that repository names add to the package name: lua---nnx, torch-autograd, rnn-master
 _AFFIXES = re.compile(r"^(lua-+|torch7?-+)|[.-]+(torch7?|lua|master|main)$", re.IGNORECASE)
-_PACKAGE = re.compile(r"""^\s*package\s*=\s*["']([^"']+)["']""", re.MULTILINE)
+_PACKAGE = re.compile(r"""^[^\S\n]*package\s*=\s*["']([^"']+)["']""", re.MULTILINE)
 _MODULE = re.compile(r"""(?:\[\s*["']([^"']+)["']\s*\]|\b(\w+))\s*=\s*["']([^"']+\.lua)["']""")
 
 

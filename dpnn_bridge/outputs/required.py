@@ -16,6 +16,7 @@ from pathlib import Path
 
 from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.regular import is_accepted, read_file
+from dpnn_bridge.errors import T7LimitError
 
 #: a name of a file, folder or module
 _NAME = re.compile(r"[\w./-]+")
@@ -30,6 +31,8 @@ _STRING = re.compile(
 )
 #: a file name
 _FILE = re.compile(r"[^\0\n]{1,255}")
+#: maximum number of paths that are looked up for the files of a sandbox
+_MAX_PATHS = 1 << 19
 #: Python attributes that give the parent folder
 _PARENT_ATTRIBUTES = ("dirname", "parent", "parents")
 #: folders of installed packages, which contain no files of the user
@@ -51,6 +54,7 @@ def with_required(paths: Sequence[StrPath], *, python: bool, sandbox: bool = Fal
 
     Raises:
         MissingFileError, NotT7Error: a file cannot be read.
+        T7LimitError: files of a sandbox contain more names than can be searched for in a short time.
     """
     names_in: Callable[[bytes], tuple[list[str], list[str]]] = _names_in_python if python else _names_in_lua
     suffix = ".py" if python else ".lua"
@@ -59,6 +63,17 @@ def with_required(paths: Sequence[StrPath], *, python: bool, sandbox: bool = Fal
     searched = dict.fromkeys(file.parent for file, _ in queue)
     roots = tuple(searched)
     earlier = dict[str, None]()  # names in the files that were searched
+    tried = 0
+
+    def count(names: int) -> None:
+        nonlocal tried
+        tried += names * (len(searched) + 1)
+        if sandbox and tried > _MAX_PATHS:
+            raise T7LimitError("contains too many names to find the files that it loads", source=str(path))
+
+    def is_reachable(path: Path) -> bool:
+        return not sandbox or any(map(path.is_relative_to, roots))
+
     while queue:
         file, path = queue.pop(0)
         if file in found:
@@ -69,14 +84,17 @@ def with_required(paths: Sequence[StrPath], *, python: bool, sandbox: bool = Fal
         files, folders = names_in(read_file(file))
         known = len(searched)
         for _ in range(2):  # a path may consist of two strings: os.path.join(here, "..", "common")
+            count(len(folders))
             possible = [folder / name for folder in [*searched, file.parent] for name in folders]
-            searched |= dict.fromkeys(Path(os.path.realpath(path)) for path in possible if os.path.isdir(path))
+            real = (Path(os.path.realpath(folder)) for folder in possible if os.path.isdir(folder))
+            searched |= dict.fromkeys(filter(is_reachable, real))
+        count(len(files) + len(earlier))
         candidates = [folder / name for name in files for folder in [*searched, file.parent]]
         candidates += [folder / name for name in earlier for folder in [*searched][known:]]  # require 'setup', then 'x'
         earlier |= dict.fromkeys(files)
         existing = [(Path(os.path.realpath(f)), f) for f in candidates if is_accepted(f)]
         if sandbox:
-            existing = [(f, name) for f, name in existing if f.suffix == suffix and any(map(f.is_relative_to, roots))]
+            existing = [(f, name) for f, name in existing if f.suffix == suffix and is_reachable(f)]
         queue += [(real, f) for real, f in existing if not is_installed(real)]
     return list(found.values())
 

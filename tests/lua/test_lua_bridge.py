@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ pytest.importorskip("lupa")
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.loaders.t7_writer import dumps
 from dpnn_bridge.lua import LuaBridge, state, wire
+from dpnn_bridge.lua.checkouts import find_module
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaTable, LuaTensor
 
 
@@ -254,6 +256,16 @@ def test_a_rockspec_that_is_no_file_is_passed_over(tmp_path: Path) -> None:
     (checkout / "endless.rockspec").symlink_to("/dev/zero")
     (checkout / "init.lua").write_text("return 5")
     assert LuaBridge(tmp_path).require("tool") == 5
+
+
+def test_a_rockspec_of_empty_lines_takes_linear_time(tmp_path: Path) -> None:
+    """The program outside of a sandbox searched 16 MB of them for days, beyond any limit of time."""
+    (tmp_path / "a.rockspec").write_text(" package = 'tool'" + "\n" * 100_000)
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "tool.lua").write_text("")
+    start = time.process_time()
+    assert find_module([tmp_path], "tool") == str(tmp_path / "lib" / "tool.lua")
+    assert time.process_time() - start < 2
 
 
 @pytest.mark.parametrize("runtime", ["luajit21", "lua51"])
