@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -209,7 +210,7 @@ def network_of(text: str) -> nn.Module:
     try:
         value: Any = _module(parts["file"])
         for name in parts["name"].split("."):
-            value = getattr(value, name)
+            value = _member(value, name, parts["file"])
         if isinstance(value, nn.Module) and parts["arguments"]:
             raise OptionError(f"{text}: {parts['name']} is a module already; omit {parts['arguments']}")
         network = value(*positional, **named) if not isinstance(value, nn.Module) else value
@@ -220,6 +221,19 @@ def network_of(text: str) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise OptionError(f"{text} is a {type(network).__name__}, not a torch.nn.Module")
     return network
+
+
+def _member(owner: Any, name: str, file: str) -> Any:
+    """Return a member of a file, a package or a class; the error suggests a similar name, or lists the file's own."""
+    try:
+        return getattr(owner, name)
+    except AttributeError:
+        home = getattr(owner, "__name__", None)
+        members = getattr(owner, "__dict__", {}).items()
+        own = [n for n, v in members if isinstance(v, type) and getattr(v, "__module__", None) == home]
+        similar = get_close_matches(name, dir(owner), n=1)
+        hint = f"did you mean {similar[0]}?" if similar else f"it has {', '.join(own) or 'no classes'}"
+        raise OptionError(f"{file}: no {name}; {hint}") from None
 
 
 def _arguments(text: str, network: str) -> tuple[list[Any], dict[str, Any]]:

@@ -49,6 +49,7 @@ def model_at(model: nn.Module, place: str) -> nn.Module:
         known = [*names, *(path for path, _ in lua_paths(model)), *(name for name, _ in model.named_modules())]
         close = difflib.get_close_matches(place, [k for k in known if k], n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "dpnn_bridge.lua_names and lua_paths list all"
+        hint = "indices in a path start at 1, as in Lua" if 0 in (keys or ()) else hint
         raise ModelNotFoundError(f"no module at {place!r}; {hint}") from None
 
 

@@ -102,7 +102,7 @@ def _other_modes(written: Written, modes: Mapping[str, bool], path: Path) -> lis
         return []
     mode = "training" if written.modes[other[0]] else "evaluation"
     name = f"module {other[0]}" if other[0] else "the model"
-    more = f" and {len(other) - 1} more" if other[1:] else ""
+    more = f" and {len(other) - 1} more module{'s' if other[2:] else ''}" if other[1:] else ""
     return [
         f"{path.name} has {name}{more} in {mode} mode, and MODEL in the other mode. They were compared in the same "
         "mode."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from difflib import get_close_matches
 from functools import partial
 from math import inf
 from os import PathLike
@@ -131,7 +132,7 @@ class Port:
             raise OptionError("key= selects a model of a file, and the model is a module already; omit it")
         model = model if isinstance(model, nn.Module) else load(model, key=key)
         check_registered(module)
-        self.user, self.allowed, self.examples, self.later = module, set(allow_unset), inputs(example), later
+        self.user, self.allowed, self.examples, self.later = module, _unset(allow_unset, module), inputs(example), later
         self.model, self.target = double_copy(model, "the model"), double_copy(module, "the module")
         self.call_source, self.call_target = source or call_source, target or call_target
         self.source = Source(lua_path_of(self.model), single_buffers(model))
@@ -319,6 +320,16 @@ class Port:
         if report.equal:
             report.apply()
         return report
+
+
+def _unset(names: Iterable[str], module: nn.Module) -> set[str]:
+    """Return the names in ``allow_unset``; OptionError if the module has no such parameter or buffer."""
+    allowed = set(names)
+    known = [n for n, _ in (*module.named_parameters(remove_duplicate=False), *module.named_buffers())]
+    for name in sorted(allowed.difference(known)):
+        hint = f"did you mean {near[0]}?" if (near := get_close_matches(name, known, n=1)) else "see named_parameters()"
+        raise OptionError(f"allow_unset: the module has no parameter {name!r}; {hint}")
+    return allowed
 
 
 def _matches(search: Search) -> list[Match]:

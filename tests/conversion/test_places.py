@@ -39,6 +39,8 @@ def test_lua_counts_from_1() -> None:
     assert model_at(model, "['modules'][4]") is model[3]  # type: ignore[index]
     with pytest.raises(ModelNotFoundError, match=r"no module at 'modules\[44\]'; did you mean modules\[4\]"):
         model_at(model, "modules[44]")
+    with pytest.raises(ModelNotFoundError, match=r"no module at 'modules\[0\]'; indices in a path start at 1"):
+        model_at(model, "modules[0]")
     with pytest.raises(ModelNotFoundError, match="lua_names and lua_paths list all"):
         model_at(model, "pool")
     with pytest.raises(ModelNotFoundError):

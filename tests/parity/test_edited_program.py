@@ -40,7 +40,7 @@ def test_a_file_as_it_was_written_gets_no_note(files: tuple[Path, Path]) -> None
 
 def test_another_mode_is_noted(files: tuple[Path, Path]) -> None:
     notes = _notes(*files, "    model.eval()\n", "")
-    assert "model.py has the model and 2 more in training mode, and MODEL in the other mode" in notes
+    assert "model.py has the model and 2 more modules in training mode, and MODEL in the other mode" in notes
 
 
 def test_changed_code_that_did_not_run_is_noted(files: tuple[Path, Path]) -> None:
@@ -61,7 +61,7 @@ def test_the_mode_of_a_model_that_was_saved_in_another_one_is_noted(files: tuple
     model, _ = files
     dpnn_bridge.save(model.with_suffix(".pt"), dpnn_bridge.load(model).train())
     note, *_ = verify(model, converted=model.with_suffix(".pt")).notes
-    assert note.startswith("model.pt has the model and 2 more in training mode")
+    assert note.startswith("model.pt has the model and 2 more modules in training mode")
 
 
 def test_definitions_that_only_one_file_has_are_no_changes() -> None:

@@ -94,6 +94,21 @@ def test_what_names_no_network_is_wrong_usage(tmp_path: Path, network: str, name
     assert not (tmp_path / "out.pt").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Nett", "no Nett; did you mean Net?"),
+        ("Model", "no Model; it has Net"),
+        ("Net.build_it", "no build_it; it has no classes"),
+    ],
+)
+def test_a_missing_name_is_an_error_with_the_names_of_the_file(
+    tmp_path: Path, network: str, name: str, message: str
+) -> None:
+    done = convert(LENET, tmp_path / "out.pt", "--into", f"{network}:{name}")
+    assert (done.exit_code, done.stderr) == (2, f"error: {network}: {message}\n")
+
+
 def test_a_missing_file_and_an_input_of_another_size_are_named(tmp_path: Path, network: str) -> None:
     arguments = [str(LENET), str(tmp_path / "out.pt"), "--input", "2x1x28x28", "--into"]
     missing = CliRunner().invoke(convert_command, [*arguments, "none.py:Net"])
