@@ -28,6 +28,7 @@ from dpnn_bridge.base.file_set import FileSet
 from dpnn_bridge.base.folders import Terminated
 from dpnn_bridge.base.remote import local_path
 from dpnn_bridge.base.shards import shards_of
+from dpnn_bridge.base.standard_streams import drop_unwritten_output, open_closed_streams
 from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.errors import EXIT_CODES, DpnnBridgeError
 from dpnn_bridge.outputs.options import DTYPES as DTYPES
@@ -91,21 +92,10 @@ class Command(ReportingCommand):
         return super().invoke(ctx)
 
 
-def _open_closed_streams() -> None:
-    """Open standard streams that were closed before the start, so that no file that is opened gets their descriptors.
-
-    Reading and printing still fail. Messages on stderr are lost.
-    """
-    for name, mode, flags in (("stdin", "r", os.O_WRONLY), ("stdout", "w", os.O_RDONLY), ("stderr", "w", os.O_WRONLY)):
-        if getattr(sys, name) is None:
-            stream = open(os.open(os.devnull, flags), mode, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
-            setattr(sys, name, stream)
-
-
 @contextmanager
 def errors_as_lines(name: str) -> Iterator[None]:
     """Print an error as one line and end the program with its exit code."""
-    _open_closed_streams()
+    open_closed_streams()
     try:
         yield
         sys.stdout.flush()
@@ -132,16 +122,7 @@ def errors_as_lines(name: str) -> Iterator[None]:
         say(f"error: {as_package_error(error, DpnnBridgeError, name or 'running')}", err=True)
         sys.exit(DpnnBridgeError.exit_code)
     finally:
-        _drop_unwritten_output()
-
-
-def _drop_unwritten_output() -> None:
-    """Drop output that a stream did not accept. Otherwise Python would try again at exit, and end with code 120."""
-    for name in ("stdout", "stderr"):
-        try:
-            getattr(sys, name).flush()
-        except OSError:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        drop_unwritten_output()
 
 
 @contextmanager

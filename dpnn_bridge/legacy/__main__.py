@@ -13,6 +13,7 @@ from types import CodeType, ModuleType
 
 from dpnn_bridge.base.display import printable, printable_lines
 from dpnn_bridge.base.regular import read_file
+from dpnn_bridge.base.standard_streams import drop_unwritten_output, open_closed_streams
 from dpnn_bridge.errors import MissingPackageError, NotT7Error
 from dpnn_bridge.legacy.installation import install
 from dpnn_bridge.legacy.python2 import compiled, translate_imports
@@ -33,8 +34,7 @@ def main() -> int:
     """
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help") or arguments == ["-m"]:
-        print(USAGE, file=sys.stdout if arguments[:1] in (["-h"], ["--help"]) else sys.stderr)
-        return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
+        return _print(USAGE, 0, err=False) if arguments[:1] in (["-h"], ["--help"]) else _print(USAGE, 2)
     install()
     if arguments[0] == "-m":
         sys.argv[:] = arguments[1:]
@@ -44,16 +44,13 @@ def main() -> int:
         return 0
     script = Path(arguments[0])
     if not os.path.exists(script):
-        print(f"{script} does not exist: check the path\n\n{USAGE}", file=sys.stderr)
-        return 2
+        return _print(f"{script} does not exist: check the path\n\n{USAGE}", 2)
     try:
         code = _code(script)
     except (NotT7Error, MissingPackageError) as error:
-        print(printable(str(error)), file=sys.stderr)
-        return 2 if isinstance(error, NotT7Error) else error.exit_code
+        return _print(printable(str(error)), 2 if isinstance(error, NotT7Error) else error.exit_code)
     except SyntaxError as error:
-        print(printable_lines("".join(traceback.format_exception_only(error)).rstrip()), file=sys.stderr)
-        return 1
+        return _print(printable_lines("".join(traceback.format_exception_only(error)).rstrip()), 1)
     sys.argv[:] = arguments
     sys.path[0] = str(script.resolve().parent)
     translate_imports(script.resolve() if script.is_dir() else Path(sys.path[0]))
@@ -64,6 +61,17 @@ def main() -> int:
         module.__file__ = str(script)
         exec(code, vars(module))
     return 0
+
+
+def _print(text: str, status: int, *, err: bool = True) -> int:
+    """Print a text on stderr or stdout, and return the exit status: 1 if stdout does not accept the text."""
+    open_closed_streams()
+    try:
+        print(text, file=sys.stderr if err else sys.stdout, flush=True)
+    except OSError as error:
+        drop_unwritten_output()
+        return status if err else _print(f"stdout does not accept the text: {error.strerror}", 1)
+    return status
 
 
 def _code(script: Path) -> CodeType | None:

@@ -14,6 +14,7 @@ from conftest import FIXTURES
 
 from dpnn_bridge import write_t7
 from dpnn_bridge.legacy import install, nn, uninstall
+from dpnn_bridge.legacy.__main__ import main as legacy_main
 from dpnn_bridge.legacy.python2 import compiled
 
 LENET = FIXTURES / "samples" / "torch-demos__mnist_convnet" / "model.t7"
@@ -221,6 +222,19 @@ def test_wrong_usage(folder: Path, run: Run) -> None:
     assert missing.returncode == 2
     assert "nothing.py does not exist" in missing.stderr
     assert "SCRIPT.py" in run("--help", cwd=folder).stdout
+
+
+@pytest.mark.parametrize("closed", [True, False], ids=["closed", "unwritable"])
+@pytest.mark.parametrize(
+    ("stream", "argument", "status"), [("stdout", "-h", 1), ("stderr", "-m", 2), ("stderr", "x", 2)]
+)
+def test_usage_that_cannot_be_printed(
+    stream: str, argument: str, status: int, closed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["dpnn_bridge.legacy", argument])
+    monkeypatch.setattr(sys, stream, None if closed else os.fdopen(os.open(os.devnull, os.O_RDONLY), "w"))
+    assert legacy_main() == status
+    getattr(sys, stream).flush()  # as Python does at the end
 
 
 def test_install_and_uninstall() -> None:
