@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
 from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.objects import LuaObject
 from dpnn_bridge.torch7.gradient import with_gradient_of
 
 #: components of the mixture
@@ -37,6 +38,11 @@ class YHat(nn.Module):
         parts = [torch.sigmoid(-end), torch.softmax(weight, 1), mean_x, mean_y]
         parts += [deviation_x.exp(), deviation_y.exp(), torch.tanh(correlation)]
         return with_gradient_of(torch.cat(parts, 1), input)
+
+    class Lua(LuaClass):
+        @classmethod
+        def matches(cls, obj: LuaObject) -> bool:
+            return _is_handwriting(obj)
 
 
 @lua_class("nn.Window")
@@ -66,6 +72,10 @@ class Window(nn.Module):
     class Lua(LuaClass):
         scratch = ("kappas_t_1", "cu")
         constants = {"output": empty_table, "gradInput": empty_table}
+
+        @classmethod
+        def matches(cls, obj: LuaObject) -> bool:
+            return _is_handwriting(obj) and "mask" not in obj
 
 
 @lua_class("nn.MixtureCriterion")
@@ -110,6 +120,15 @@ class MixtureCriterion(nn.Module):
         scalars = {"sizeAverage": "size_average"}
         defaults: dict[str, Any] = {"sizeAverage": False}
         tensors = ("mask",)
+
+        @classmethod
+        def matches(cls, obj: LuaObject) -> bool:
+            return _is_handwriting(obj)
+
+
+def _is_handwriting(obj: LuaObject) -> bool:
+    """Return whether an object has no field of the classes with the same names for mixtures of other sizes."""
+    return not {"dimInput", "nGMM", "nWindow", "sizeMeanInput"} & set(obj)
 
 
 def _likelihood(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

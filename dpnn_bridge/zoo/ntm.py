@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.pairwise import PairClass
+from dpnn_bridge.objects import LuaObject
 from dpnn_bridge.torch7.gradient import with_gradient_of
 
 
@@ -51,6 +52,10 @@ class OuterProd(nn.Module):
 
     class Lua(PairClass):
         scratch = ("order", "size")
+
+        @classmethod
+        def matches(cls, obj: LuaObject) -> bool:
+            return "modules" not in obj  # a container that flattens the product
 
 
 @lua_class("nn.PowTable")

@@ -61,6 +61,12 @@ class Sampler(nn.Module):
         constants = {"gradInput": empty_table}
 
         @classmethod
+        def matches(cls, obj: LuaObject) -> bool:
+            """Exclude classes that draw from one tensor: from probabilities, or from means and variances in one."""
+            others = {"argmax", "keep_long", "nInputDims", "nMix"}
+            return not others & set(obj) and not isinstance(obj.get("gradInput"), LuaTensor)
+
+        @classmethod
         def replay(cls, module: Sampler, after: LuaObject) -> Callable[..., Any]:
             return lambda input: module.sampled(input, noise_of(after, "eps", input[0]))
 
@@ -86,6 +92,10 @@ class KLDPenalty(nn.Module):
 
     class Lua(LuaClass):
         scratch = ("loss",)
+
+        @classmethod
+        def matches(cls, obj: LuaObject) -> bool:
+            return "myweight" not in obj  # a class with a weight of the penalty
 
 
 @lua_class("nn.Normalization")

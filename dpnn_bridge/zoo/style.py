@@ -186,6 +186,10 @@ class TotalVariation(nn.Module):
         scratch = ("x_diff", "y_diff")
         constants = dict.fromkeys(scratch, LuaTensor.empty)
 
+        @classmethod
+        def matches(cls, obj: LuaObject) -> bool:
+            return not {"z_diff", "tv_weight"} & set(obj)  # classes for volumes, and with other weights
+
 
 @lua_class("nn.SpatialCircularPadding")
 class SpatialCircularPadding(nn.Module):
@@ -345,6 +349,10 @@ class NoiseFill(nn.Module):
 
     class Lua(LuaClass):
         scalars = ("num_noise_channels", "mult")
+
+        @classmethod
+        def matches(cls, obj: LuaObject) -> bool:
+            return "buffer" not in obj and "n_colors" not in obj  # classes that append channels
 
         @classmethod
         def replay(cls, module: NoiseFill, after: LuaObject) -> Callable[..., Any]:
