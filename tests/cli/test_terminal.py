@@ -137,7 +137,7 @@ def test_json_of_many_conversions(tmp_path: Path) -> None:
 
 
 def test_verbose_inspection_lists_every_entry_with_its_place() -> None:
-    arguments = [str(SAMPLES / "torch-demos__mnist_convnet" / "model.t7"), "--limit", "1", "-v"]
+    arguments = [str(SAMPLES / "torch-demos__mnist_convnet" / "model.t7"), "-v"]
     lines = CliRunner().invoke(inspect_command, arguments).stdout.splitlines()
     assert "more" not in "".join(lines)
     assert "│  │  ├─ weight: torch.FloatTensor 32x25, 3.2 kB, storage 2, stride 25x1, offset 0" in lines
