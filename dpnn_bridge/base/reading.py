@@ -60,8 +60,8 @@ def with_causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def causing_os_error(error: BaseException) -> OSError | None:
     """Return the OSError that caused an error, or None. zipfile reports an OSError as a damaged archive."""
-    without = (None, errno.EINVAL)  # EINVAL: a wrong offset
-    return next((e for e in with_causes(error) if isinstance(e, OSError) and e.errno not in without), None)
+    ignored = (None, errno.EINVAL)  # EINVAL: a wrong offset
+    return next((e for e in with_causes(error) if isinstance(e, OSError) and e.errno not in ignored), None)
 
 
 #: maximum number of bytes of the directory of a zip archive; 100,000 tensors take about 10 MB

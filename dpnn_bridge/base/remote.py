@@ -54,9 +54,13 @@ def local_path(origin: Any) -> Path | None:
 
     Args:
         origin: a path, an address such as ``simplecache::file:///x.t7`` or ``zip://x.t7::/x.zip``, an open file, or
-            anything else.
+            anything else. The name of a file in an open archive is not a path.
     """
-    name = origin if isinstance(origin, (str, os.PathLike)) else getattr(origin, "name", None)
+    name = origin
+    if not isinstance(origin, (str, os.PathLike)):
+        with suppress(AttributeError, OSError, ValueError):
+            origin.fileno()  # archives have none
+            name = origin.name
     if not isinstance(name, (str, os.PathLike)):
         return None
     location = location_of(str(name).rpartition("::")[2] if is_url(name) else name)

@@ -102,11 +102,8 @@ class Comparison:
             tensors = example if isinstance(example, tuple) else (example,)
             indexed = any(hasattr(t, "is_floating_point") and not t.is_floating_point() for t in tensors)
             source = load(piped(self.model), key=self.key, index_base=0 if indexed else 1)
-            if isinstance(source, Models):
-                keys = ", ".join(source)
-                raise OptionError(f"{self.model} contains several models; select one with key= (--key): {keys}")
             progress("comparing both networks")
-            call = None if self.unbounded else self._limited(tensors)
+            call = None if self.unbounded or isinstance(source, Models) else self._limited(tensors)
             return (judge if verify_only else port)(source, network, example, later=self.later, source=call)
 
     def _limited(self, inputs: Sequence[Any]) -> Callable[..., Any]:

@@ -60,27 +60,24 @@ def run_jobs(jobs: Sequence[LuaTable], *, program: str | None = None) -> list[Lu
     """
     results: list[LuaTable] = []
     source = f"local function cast_in_sequence(...)\n{CAST_IN_SEQUENCE}end\n{_SOURCE.read_text(encoding='utf-8')}"
-    with temporary_folder() as folder:
-        while len(results) < len(jobs):
-            rest = jobs[len(results) :]
-            error: Exception | None = None
+    while len(results) < len(jobs):
+        rest = jobs[len(results) :]
+        error: Exception | None = None
+        with temporary_folder() as folder:  # a new one: results that an earlier process stored have other numbers
             try:
                 run_torch7(source, LuaTable.from_list(rest), str(folder), program=program)
             except LuaBridgeError as e:
                 error = e
-            done = 0
-            while done < len(rest) and (path := folder / f"{done + 1}.t7").exists():
-                try:
+            try:
+                for number in range(1, len(rest) + 1):
+                    if not (path := folder / f"{number}.t7").exists():
+                        break
                     results.append(_read(path))
-                except Exception as e:  # for example, the process ended while it wrote the file
-                    error = error or e
-                    break
-                finally:
-                    path.unlink()
-                done += 1
-            if done < len(rest):
-                reason = str(error or "no result was stored")
-                results.append(LuaTable([("load", LuaTable([("error", reason)]))]))
+            except Exception as e:  # for example, the process ended while it wrote the file
+                error = error or e
+        if len(results) < len(jobs):
+            reason = str(error or "no result was stored")
+            results.append(LuaTable([("load", LuaTable([("error", reason)]))]))
     return results
 
 

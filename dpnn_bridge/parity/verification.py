@@ -227,8 +227,8 @@ def _plain(difference: Difference) -> dict[str, Any]:
 
 def headline(result: Verification) -> str:
     """Describe the model, its run and its reference in one line."""
-    shared_once = [*result.module.parameters()] if result.module is not None else []
-    facts = [f"{sum(p.numel() for p in shared_once):,} parameters", f"{result.mode} mode"]
+    parameters = [] if result.module is None else [*result.module.parameters()]  # shared ones once
+    facts = [f"{sum(p.numel() for p in parameters):,} parameters", f"{result.mode} mode"]
     facts += [f for f in (result.dtype, result.device) if f]
     reference = f"{result.reference} (computed by {result.computed_by})" if result.computed_by else result.reference
     compared = " and ".join(filter(None, [reference, result.converted]))

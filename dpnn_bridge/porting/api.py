@@ -17,6 +17,7 @@ from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.errors import ConversionError, ConversionLimitError, OptionError
 from dpnn_bridge.files import load
+from dpnn_bridge.modules.several import Models
 from dpnn_bridge.porting.biases import (
     LARGER,
     OTHER_BIASES,
@@ -102,8 +103,8 @@ def port(
         The report; see :class:`~dpnn_bridge.porting.PortReport`.
 
     Raises:
-        OptionError: An argument has the wrong type, ``key`` is given for a module, or the inputs prove nothing: NaN,
-            equal elements, equal inputs.
+        OptionError: An argument has the wrong type, ``key`` is given for a module, the file contains several models and
+            neither ``key`` nor ``source`` is given, or the inputs prove nothing: NaN, equal elements, equal inputs.
         ConversionError: A network fails on the example, is not deterministic, or draws random numbers in evaluation
             mode.
 
@@ -131,6 +132,8 @@ class Port:
         if isinstance(model, nn.Module) and key is not None:
             raise OptionError("key= selects a model of a file, and the model is a module already; omit it")
         model = model if isinstance(model, nn.Module) else load(model, key=key)
+        if isinstance(model, Models) and source is None:
+            raise OptionError(f"the file contains several models; select one with key= (--key): {', '.join(model)}")
         check_registered(module)
         self.user, self.allowed, self.examples, self.later = module, _unset(allow_unset, module), inputs(example), later
         self.model, self.target = double_copy(model, "the model"), double_copy(module, "the module")

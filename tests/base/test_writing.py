@@ -168,7 +168,6 @@ def test_a_folder_that_cannot_be_opened_is_removed(tmp_path: Path, monkeypatch: 
     assert not any(folder.parent == tmp_path for folder in folders._folders)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pipes")
 def test_a_folder_whose_entries_cannot_be_listed_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(path: object) -> object:
         raise PermissionError(13, "Permission denied", str(path))
@@ -177,6 +176,7 @@ def test_a_folder_whose_entries_cannot_be_listed_is_written(tmp_path: Path, monk
     folders.remove_abandoned(tmp_path)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pipes")
 def test_what_appears_while_a_file_is_written_is_not_replaced(tmp_path: Path) -> None:
     def write(path: Path, meanwhile: Callable[[Path], object]) -> None:
         with replacing(path, force=True) as temporary:

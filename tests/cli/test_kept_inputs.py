@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -222,6 +223,15 @@ def test_an_input_named_by_an_address_stays(address: str, tmp_path: Path) -> Non
     if "{}" in address:
         with pytest.raises(OutputError, match="never replaced"):
             dpnn_bridge.convert(address.format(source), source, force=True)
+
+
+def test_the_name_of_a_file_in_an_archive_is_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    dpnn_bridge.write_t7("a.t7", nn.Tanh())
+    with zipfile.ZipFile("all.zip", "w") as archive:
+        archive.write("a.t7")
+    with zipfile.ZipFile("all.zip") as archive, archive.open("a.t7") as source:
+        dpnn_bridge.convert(source, "a.t7", force=True)
 
 
 def test_nothing_is_written_where_it_would_be_removed(tmp_path: Path) -> None:

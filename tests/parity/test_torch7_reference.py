@@ -50,13 +50,18 @@ def test_a_result_that_cannot_be_read_is_the_error_of_its_job(monkeypatch: pytes
 
     def run(code: str, jobs: LuaTable, folder: str, program: str | None) -> None:
         runs.append(len(jobs))
-        Path(folder, "1.t7").write_bytes(b"\4\0\0\0" if len(runs) == 1 else dumps(LuaTable({"load": LuaTable()})))
+        for number, obj in enumerate(jobs.as_list(), 1):
+            if len(runs) == 2 and number == 2:
+                raise LuaBridgeError("crashed")
+            result = b"\4\0\0\0" if len(runs) == number == 1 else dumps(LuaTable({"file": obj["file"]}))
+            Path(folder, f"{number}.t7").write_bytes(result)
 
     monkeypatch.setattr(torch7_jobs, "run_torch7", run)
-    first, second = torch7_jobs.run_jobs([torch7_jobs.job(Path("a"), []), torch7_jobs.job(Path("b"), [])])
+    first, second, third = torch7_jobs.run_jobs([torch7_jobs.job(Path(name), []) for name in "abc"])
     assert "truncated" in first["load"]["error"]
-    assert dict(second) == {"load": second["load"]}
-    assert runs == [2, 1]
+    assert second["file"] == "b"
+    assert third["load"]["error"] == "crashed"  # and not the result of b, which the first process stored as its second
+    assert runs == [3, 2]
 
 
 def test_a_mode_that_torch7_cannot_set_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -236,6 +237,16 @@ def test_a_key_is_for_files() -> None:
         dpnn_bridge.port(source(), nn.Linear(3, 3), randn(4, 3), key="model")
 
 
+def test_one_of_several_models_is_selected(tmp_path: Path) -> None:
+    """The advice was to check the shape of the example."""
+    dpnn_bridge.write_t7(tmp_path / "m.t7", {"a": source(), "b": source()})
+    net, x = nn.Linear(3, 3), randn(4, 3)
+    for function in (dpnn_bridge.port, judge):
+        with pytest.raises(OptionError, match=r"several models; select one with key= \(--key\): a, b"):
+            function(tmp_path / "m.t7", net, x)
+    assert dpnn_bridge.port(tmp_path / "m.t7", net, x, source=lambda models, x: models["b"](x)).equal
+
+
 def test_layers_are_told_apart_when_memory_is_used_again() -> None:
     """A weight at the address of an earlier one was taken for that one."""
     memory = np.zeros((2, 1, 1, 1))
@@ -251,8 +262,6 @@ def test_layers_are_told_apart_when_memory_is_used_again() -> None:
 
 def test_a_replaced_operand_is_restored_when_the_operation_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     """The value of the source then stayed for later operations."""
-    report = dpnn_bridge.port(source(), nn.Linear(3, 3), randn(4, 3))
-    assert report.equal
     search = Search.__new__(Search)
     search.patches, search.env = {0: Patch(torch.ones(1), Slot(0), None)}, [torch.zeros(1)]
     search.fingerprints = type("None_", (), {"drop": lambda self, number: None})()
