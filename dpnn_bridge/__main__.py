@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 
 import click
 
 from dpnn_bridge.base.display import printable
+from dpnn_bridge.base.similar import did_you_mean
 from dpnn_bridge.cli.terminal import ReportingCommand
 
 #: command -> (module, function, help); the module is imported when the command runs, because some import PyTorch
@@ -36,9 +36,8 @@ class Commands(ReportingCommand, click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0] if args else ""
         if name not in COMMANDS and not name.startswith("-"):
-            close = difflib.get_close_matches(name, COMMANDS, n=1)
-            hint = f"Did you mean {close[0]}?" if close else f"The commands are {', '.join(COMMANDS)}."
-            raise click.UsageError(f"No such command {printable(name)!r}. {hint}", ctx)
+            hint = did_you_mean(name, COMMANDS, f"the commands are {', '.join(COMMANDS)}")
+            raise click.UsageError(f"No such command {printable(name)!r}; {hint}", ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

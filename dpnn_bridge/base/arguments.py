@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import typing
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from types import NoneType, UnionType
 from typing import IO, Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from dpnn_bridge.base.display import shortened
+from dpnn_bridge.base.similar import did_you_mean
 from dpnn_bridge.errors import OptionError
 
 P = ParamSpec("P")
@@ -63,7 +65,7 @@ def bound(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> dict[st
     try:
         call = signature.bind(*args, **kwargs)
     except TypeError as error:
-        raise OptionError(f"{function.__name__}: {error}") from None
+        raise OptionError(f"{function.__name__}: {call_message(error, function)}") from None
     variadic = {p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD}
     given = {name: value for name, value in call.arguments.items() if name not in variadic}
     check_types(function.__name__, hints_of(function), given)
@@ -95,6 +97,42 @@ def renamed(**names: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
         return accepting
 
     return decorate
+
+
+def call_message(error: TypeError, function: Callable[..., Any]) -> str:
+    """Return the message of a TypeError about a call, with a suggestion for an unknown keyword argument.
+
+    Args:
+        error: the TypeError. The name of the called function or options class in its message is omitted.
+        function: the function whose caller gave the arguments.
+    """
+    message = re.sub(r"^[\w.<>]+\(\) ", "", str(error))
+    unknown = unknown_keyword(error)
+    if unknown is None:
+        return message
+    message = f"got an unexpected keyword argument {unknown!r}"  # without the suggestion of newer versions of Python
+    return "; ".join(filter(None, (message, did_you_mean(unknown, _keywords_of(function)))))
+
+
+def unknown_keyword(error: TypeError) -> str | None:
+    """Return the unknown keyword argument that a TypeError is about; None if it is about something else."""
+    found = re.search(r"got an unexpected keyword argument '(\w+)'", str(error))
+    return found and found[1]
+
+
+def _keywords_of(function: Callable[..., Any]) -> list[str]:
+    """Return the names of a function's keyword arguments, including those of ``**options: Unpack[…]``."""
+    names: list[str] = []
+    for parameter in _signature_of(function).parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            names += [
+                name
+                for options in get_args(hints_of(inspect.unwrap(function)).get(parameter.name))
+                for name in get_type_hints(options)
+            ]
+        elif parameter.kind is not parameter.VAR_POSITIONAL:
+            names.append(parameter.name)
+    return names
 
 
 _signature_of = cache(inspect.signature)

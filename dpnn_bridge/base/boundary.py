@@ -6,13 +6,13 @@ pass through. Any other exception becomes an error of this package with the orig
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from functools import wraps
 from inspect import unwrap
 from traceback import walk_tb
 from typing import Any, ParamSpec, TypeVar
 
+from dpnn_bridge.base.arguments import call_message, unknown_keyword
 from dpnn_bridge.base.display import shortened
 from dpnn_bridge.errors import DpnnBridgeError, FileAccessError, MissingFileError, OptionError
 
@@ -37,7 +37,7 @@ def wrap_errors(error_type: type[DpnnBridgeError], doing: str) -> Callable[[Call
                 raise
             except (Exception, SystemExit) as error:  # a plugin may call sys.exit
                 if isinstance(error, TypeError) and _is_wrong_call(error, function, kwargs):
-                    raise OptionError(f"{function.__name__}: {_call_message(error)}") from error
+                    raise OptionError(f"{function.__name__}: {call_message(error, function)}") from error
                 raise as_package_error(error, error_type, doing) from error
 
         return guarded
@@ -65,11 +65,6 @@ def as_package_error(error: BaseException, error_type: type[DpnnBridgeError], do
     return error_type(f"{doing}: {type(error).__name__}{f': {message}' if message else ''}")
 
 
-def _call_message(error: TypeError) -> str:
-    """Return the message of a TypeError about a call, without the name of the called function or options class."""
-    return re.sub(r"^[\w.<>]+\(\) ", "", str(error))
-
-
 def _is_wrong_call(error: TypeError, function: Callable[..., Any], options: Mapping[str, Any]) -> bool:
     """Return whether a TypeError is about the arguments of the call, or about an unknown option.
 
@@ -81,6 +76,6 @@ def _is_wrong_call(error: TypeError, function: Callable[..., Any], options: Mapp
     frames = [frame for frame, _ in walk_tb(error.__traceback__)]
     if len(frames) < 2:
         return True
-    unknown = re.search(r"got an unexpected keyword argument '(\w+)'", str(error))
+    unknown = unknown_keyword(error)
     own_code = getattr(unwrap(function), "__code__", None)
-    return unknown is not None and unknown[1] in options and frames[-1].f_code is own_code
+    return unknown is not None and unknown in options and frames[-1].f_code is own_code

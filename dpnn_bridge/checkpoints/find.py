@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 
 from dpnn_bridge.base.display import shortened
 from dpnn_bridge.base.graph import format_path, is_module, parse_path, values_in
+from dpnn_bridge.base.similar import did_you_mean
 from dpnn_bridge.checkpoints import contents, onmt
 from dpnn_bridge.errors import ModelNotFoundError, T7Error
 from dpnn_bridge.loaders import loads
@@ -261,11 +261,7 @@ def select(
     if key:
         value = follow(root, key)
         if not isinstance(value, LuaObject):
-            what = "no entry" if value is None else f"{contents.type_of(value)}, not a module,"
-            found = candidates(root, is_known)
-            close = difflib.get_close_matches(key, [c.key for c in found], n=1)
-            hint = f" Did you mean {close[0]}?" if close else ""
-            raise ModelNotFoundError(f"{source}: {what} at key {key!r}.{hint} {_listing(found)}")
+            raise not_at_key(root, key, source, value, is_known)
         return Selection(value, key, [])
     found = candidates(root, is_known)
     models = [c for c in found if not c.is_criterion] or found
@@ -312,8 +308,20 @@ def follow(root: Any, key: str) -> Any:
     return value
 
 
+def not_at_key(
+    root: Any, key: str, source: str, value: Any = None, is_known: Callable[[LuaObject], bool] | None = None
+) -> ModelNotFoundError:
+    """Return the error for a key whose ``value`` is not a module, or None if the file has no such entry."""
+    what = "no entry" if value is None else f"{contents.type_of(value)}, not a module,"
+    found = candidates(root, is_known)
+    hint = did_you_mean(key, [c.key for c in found])
+    return ModelNotFoundError(f"{source}: {what} at key {key!r}{f'; {hint}' if hint else '.'} {_listing(found)}")
+
+
 def _listing(found: list[Candidate]) -> str:
     if not found:
         return "The file contains no module."
-    listed = [f"{shortened(c.key) or '(the file itself)'} ({c.obj.class_name})" for c in found[:LISTED]]
+    if not found[0].key:
+        return f"The file itself is the module ({found[0].obj.class_name}); omit key= (--key)."
+    listed = [f"{shortened(c.key)} ({c.obj.class_name})" for c in found[:LISTED]]
     return "Modules in the file: " + ", ".join(listed) + (", …" if len(found) > LISTED else "")

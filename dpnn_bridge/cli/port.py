@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ import click
 
 from dpnn_bridge.base.atomic import after_writing, check_output, replacing, write_text
 from dpnn_bridge.base.import_file import import_file
+from dpnn_bridge.base.similar import did_you_mean
 from dpnn_bridge.base.suffixes import PICKLED
 from dpnn_bridge.cli.terminal import (
     check_distinct,
@@ -228,8 +228,7 @@ def _member(owner: Any, name: str, file: str) -> Any:
         home = getattr(owner, "__name__", None)
         members = getattr(owner, "__dict__", {}).items()
         own = [n for n, v in members if isinstance(v, type) and getattr(v, "__module__", None) == home]
-        similar = get_close_matches(name, dir(owner), n=1)
-        hint = f"did you mean {similar[0]}?" if similar else f"it has {', '.join(own) or 'no classes'}"
+        hint = did_you_mean(name, dir(owner), f"it has {', '.join(own) or 'no classes'}")
         raise OptionError(f"{file}: no {name}; {hint}") from None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import nn
 from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.display import LONGEST_LINE, shortened
 from dpnn_bridge.base.graph import format_path, given_name, parse_path
+from dpnn_bridge.base.similar import did_you_mean
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_context import LuaConversion
 from dpnn_bridge.errors import ModelNotFoundError
@@ -47,8 +47,7 @@ def model_at(model: nn.Module, place: str) -> nn.Module:
         return model.get_submodule(place)
     except AttributeError:
         known = [*names, *(path for path, _ in lua_paths(model)), *(name for name, _ in model.named_modules())]
-        close = difflib.get_close_matches(place, [k for k in known if k], n=3)
-        hint = f"did you mean {' or '.join(close)}?" if close else "dpnn_bridge.lua_names and lua_paths list all"
+        hint = did_you_mean(place, known, "dpnn_bridge.lua_names and lua_paths list all", count=3)
         hint = "indices in a path start at 1, as in Lua" if 0 in (keys or ()) else hint
         raise ModelNotFoundError(f"no module at {place!r}; {hint}") from None
 

@@ -20,7 +20,7 @@ from dpnn_bridge.base.graph import format_path
 from dpnn_bridge.base.suffixes import PICKLED, TORCH7
 from dpnn_bridge.checkpoints.architectures import architecture_of
 from dpnn_bridge.checkpoints.contents import description, named_file
-from dpnn_bridge.checkpoints.find import TOO_MANY, affordable, candidates, follow
+from dpnn_bridge.checkpoints.find import TOO_MANY, affordable, candidates, follow, not_at_key
 from dpnn_bridge.checkpoints.summary import ENTRIES, Layer, Model, Summary, input_options, lines
 from dpnn_bridge.compare import nested
 from dpnn_bridge.conversion.failure import failure_reason
@@ -31,7 +31,7 @@ from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.conversion.places import module_names
 from dpnn_bridge.conversion.torch_context import TorchConversion
-from dpnn_bridge.errors import ConversionError, ModelNotFoundError, T7FormatError
+from dpnn_bridge.errors import ConversionError, T7FormatError
 from dpnn_bridge.files import load_local
 from dpnn_bridge.legacy.pickles import PickleEncoding, read_source
 from dpnn_bridge.loaders.origin import LocalFile, Origin, local_file
@@ -103,7 +103,7 @@ def summarize(
         if key:
             root = follow(root, key)
             if root is None:
-                raise ModelNotFoundError(f"{file.name}: no entry at key {key!r}")
+                raise not_at_key(contents[0], key, file.name)
         all_models = [c for c in candidates(root) if not c.is_criterion]
         convertible = len(affordable(root, all_models))
         for number, candidate in enumerate(all_models):

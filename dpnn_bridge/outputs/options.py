@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_type_hints
 from dpnn_bridge.base.arguments import check_types
 from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.checksum import sha256_of
+from dpnn_bridge.base.similar import did_you_mean
 from dpnn_bridge.errors import OptionError
 from dpnn_bridge.outputs.required import is_installed, with_required
 
@@ -225,7 +226,8 @@ class ConvertOptions:
         """
         known = [f.name for f in fields(cls)]
         if unknown := sorted(options.keys() - set(known)):
-            raise OptionError(f"no option {', '.join(unknown)}; the options are {', '.join(known)}")
+            hint = did_you_mean(unknown[0], known, f"the options are {', '.join(known)}")
+            raise OptionError(f"no option {', '.join(unknown)}; {hint}")
         check_values(options)
         return cls(**options)
 

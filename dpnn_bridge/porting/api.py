@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from difflib import get_close_matches
 from functools import partial
 from math import inf
 from os import PathLike
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.boundary import wrap_errors
+from dpnn_bridge.base.similar import did_you_mean
 from dpnn_bridge.errors import ConversionError, ConversionLimitError, OptionError
 from dpnn_bridge.files import load
 from dpnn_bridge.modules.several import Models
@@ -330,7 +330,7 @@ def _unset(names: Iterable[str], module: nn.Module) -> set[str]:
     allowed = set(names)
     known = [n for n, _ in (*module.named_parameters(remove_duplicate=False), *module.named_buffers())]
     for name in sorted(allowed.difference(known)):
-        hint = f"did you mean {near[0]}?" if (near := get_close_matches(name, known, n=1)) else "see named_parameters()"
+        hint = did_you_mean(name, known, "see named_parameters()")
         raise OptionError(f"allow_unset: the module has no parameter {name!r}; {hint}")
     return allowed
 

@@ -163,9 +163,16 @@ def test_messages_speak_of_options(tmp_path: Path) -> None:
     (tmp_path / "m.pt").write_bytes(b"x")
     assert "use --force to replace it" in run(convert_command, LENET, tmp_path / "m.pt").output
     assert in_options("key= (--key) chooses one") == "--key chooses one"
-    assert "Did you mean protos.rnn?" in run(convert_command, RNN, tmp_path / "r.pt", "--key", "protos.rn").output
+    for key in ("protos.rn", "rnn"):
+        assert "; did you mean protos.rnn?" in run(convert_command, RNN, tmp_path / "r.pt", "--key", key).output
     result = run(main, "konvert")
-    assert (result.exit_code, "Did you mean convert?" in result.output) == (2, True)
+    assert (result.exit_code, "; did you mean convert?" in result.output) == (2, True)
+
+
+def test_the_error_of_a_key_of_a_file_with_one_model_says_to_omit_it(tmp_path: Path) -> None:
+    for command in ((convert_command, LENET, tmp_path / "m.pt"), (inspect_command, LENET)):
+        message = "no entry at key 'protos.rnn'. The file itself is the module (nn.Sequential); omit --key.\n"
+        assert run(*command, "--key", "protos.rnn").stderr.endswith(message)
 
 
 @pytest.mark.usefixtures("forked_workers")

@@ -169,8 +169,23 @@ def test_every_public_function_checks() -> None:
 def test_a_wrong_call_is_one_error() -> None:
     with pytest.raises(OptionError, match="missing a required argument: 'place'"):
         dpnn_bridge.model_at(LINEAR)  # type: ignore[call-arg]
-    with pytest.raises(OptionError, match="unexpected keyword argument 'colour'"):
+    with pytest.raises(OptionError, match=r"unexpected keyword argument 'colour'$"):
         training.flatten(LINEAR, colour=1)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("function", "name", "near"),
+    [
+        (dpnn_bridge.load, "index", "index_base"),
+        (dpnn_bridge.load, "allow_unsuported", "allow_unsupported"),
+        (dpnn_bridge.read_t7, "depth", "max_depth"),
+        (dpnn_bridge.convert, "base", "index_base"),
+        (training.flatten, "mod", "module"),
+    ],
+)
+def test_an_unknown_keyword_suggests_a_near_name(function: Callable[..., Any], name: str, near: str) -> None:
+    with pytest.raises(OptionError, match=rf"{name}'?; did you mean {near}\?$"):
+        function("x.t7", *(["x.pt"] if function is dpnn_bridge.convert else []), **{name: 0})
 
 
 def test_a_message_says_what_was_expected() -> None:
