@@ -91,5 +91,5 @@ def _key(name: str) -> str:
     return name.removesuffix("%00").replace("/", ".").replace("%2F", "/").replace("%25", "%")
 
 
-#: names that a submodule of ``nn.ModuleDict`` must not have
-_ATTRIBUTES = {"", *dir(nn.ModuleDict())}
+#: names that a submodule must not have
+_ATTRIBUTES = {"", *dir(Models())}

@@ -169,6 +169,7 @@ def test_keys_with_slashes_and_dots_are_different_keys(tmp_path: Path) -> None:
         "train%00",
         "train%2500",
         "keys",
+        "Lua",
         "to",
     )
     table = LuaTable({key: dpnn_bridge.to_lua(nn.Linear(i + 1, 2)) for i, key in enumerate(keys)})

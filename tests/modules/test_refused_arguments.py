@@ -1,4 +1,7 @@
-"""Arguments and shapes that Torch7 refuses, and that PyTorch's operations would broadcast, truncate or ignore."""
+"""Arguments and shapes that Torch7 refuses, and that PyTorch's operations would broadcast, truncate or ignore.
+
+The last tests show similar shapes that Torch7 accepts.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ from dpnn_bridge.modules.nn.criterion_margin import BCECriterion, SoftMarginCrit
 from dpnn_bridge.modules.nn.pooling_special import TemporalDynamicKMaxPooling
 from dpnn_bridge.modules.nn.unpooling import MaxUnpooling
 from dpnn_bridge.modules.nn.upsampling import UpSampling
-from dpnn_bridge.modules.nnx.criterion import DistMarginCriterion, DistNLLCriterion
+from dpnn_bridge.modules.nnx.criterion import DistMarginCriterion, DistNLLCriterion, SuperCriterion
 from dpnn_bridge.modules.nnx.resampling import SpatialReSamplingEx
 from dpnn_bridge.modules.nnx.tree import SoftMaxTree
 from dpnn_bridge.modules.rnn.cells import gru
@@ -44,6 +47,7 @@ def unpooled(batch: int) -> Any:
 
 SIZES: dict[str, Callable[[], Any]] = {
     "locations": lambda: SpatialGlimpse(2, 1)([ones(4, 1, 6, 6), torch.zeros(2, 2)]),
+    "coordinates": lambda: SpatialGlimpse(2, 1)([ones(4, 1, 6, 6), torch.zeros(4, 1)]),
     "one location": lambda: SpatialGlimpse(2, 1)([ones(4, 1, 6, 6), torch.zeros(2)]),
     "targets of NCE": lambda: NCEModule(3, 4, 2, ones(4))([ones(5, 3), ones(1)]),
     "targets of a tree": lambda: SoftMaxTree.from_hierarchy(4, {1: [2, 3]})([ones(3, 4), torch.tensor([3])]),
@@ -96,3 +100,23 @@ def test_unknown_options_are_an_error(create: Callable[[], Any]) -> None:
 def test_the_state_of_a_container_is_a_list() -> None:
     with pytest.raises(TypeError, match="expected a list of states for a Sequential, found a tensor"):
         memory.set_hidden_state(nn.Sequential(gru(2, 3)), 0, ones(1, 3))
+
+
+@pytest.mark.parametrize(("inputs", "targets"), [(1, 2), (2, 1)])
+def test_every_criterion_needs_an_input_and_a_target(inputs: int, targets: int) -> None:
+    criterion = SuperCriterion([nn.MSELoss(), nn.MSELoss()])
+    with pytest.raises(IndexError):
+        criterion([ones(3)] * inputs, [ones(3)] * targets)
+
+
+def test_a_glimpse_uses_the_first_rows_and_columns_of_the_locations() -> None:
+    glimpse, image, location = SpatialGlimpse(2, 1), torch.randn(2, 1, 6, 6), torch.rand(3, 3, requires_grad=True)
+    output = glimpse([image, location])
+    assert torch.equal(output, glimpse([image, location[:2, :2]]))
+    output.sum().backward()
+    assert torch.equal(location.grad, torch.zeros(3, 3))
+
+
+def test_a_normalized_nce_module_ignores_the_targets_in_evaluation() -> None:
+    layer = NCEModule(3, 4, 2, ones(4), normalized=True).eval()
+    assert layer([ones(5, 3), ones(1)]).shape == (5, 4)

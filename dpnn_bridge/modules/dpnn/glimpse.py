@@ -100,7 +100,8 @@ class SpatialGlimpse(nn.Module):
 
     Shape:
         - Input: ``[image, location]`` with :math:`(N, C, H, W)` and :math:`(N, 2)`, or :math:`(C, H, W)` and
-          :math:`(2)`. A location is (y, x) between (-1, -1), top left, and (1, 1), bottom right.
+          :math:`(2)`. A location is (y, x) between (-1, -1), top left, and (1, 1), bottom right; further
+          rows and columns of the locations are ignored.
         - Output: :math:`(N, \text{depth} \cdot C, \text{size}_0, \text{size}_1)`, without N for a single image.
 
     Examples:
@@ -132,12 +133,12 @@ class SpatialGlimpse(nn.Module):
         single = image.dim() == 3
         image = image.unsqueeze(0) if single else image
         location = location.unsqueeze(0) if location.dim() == 1 else location
-        if image.dim() != 4 or location.shape != (len(image), 2):
+        if image.dim() != 4 or location.dim() != 2 or len(location) < len(image) or location.shape[1] < 2:
             shapes = [tuple(t.shape) for t in input[:2]]
             raise ValueError(
                 f"SpatialGlimpse: expected shapes [(N, C, H, W), (N, 2)] or [(C, H, W), (2)], found {shapes}"
             )
-        location = (location.detach().double() + 1) / 2
+        location = (location[: len(image), :2].detach().double() + 1) / 2  # as Torch7, ignore further elements
         windows, size = [], (float(self.size[0]), float(self.size[1]))
         for depth in range(self.depth):
             if depth > 0:

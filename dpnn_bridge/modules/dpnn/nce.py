@@ -73,7 +73,8 @@ class NCEModule(nn.Linear):
         Z: normalization constant, of shape (1).
 
     Shape:
-        - Input: ``[input, target]`` of shapes :math:`(N, D)` and :math:`(N)`.
+        - Input: ``[input, target]`` of shapes :math:`(N, D)` and :math:`(N)`. Evaluation mode with ``normalized`` ignores
+          the target, which may have another length.
         - Output: :math:`(N, V)` in evaluation mode with ``normalized``; otherwise four tensors of shapes
           :math:`(N), (N, k), (N), (N, k)`: the probabilities of targets and noise in the model, then those in the noise
           distribution.
@@ -120,10 +121,11 @@ class NCEModule(nn.Linear):
 
     def forward(self, input: list[Tensor]) -> Tensor | list[Tensor]:  # type: ignore[override]
         x, target = input[0], input[1]
-        if x.dim() != 2 or target.shape != x.shape[:1]:
+        scored = self.normalized and not self.training  # all classes, regardless of the target
+        if x.dim() != 2 or target.dim() != 1 or not (scored or len(target) == len(x)):
             shapes = [tuple(x.shape), tuple(target.shape)]
             raise ValueError(f"NCEModule: expected shapes [(N, {self.in_features}), (N)], found {shapes}")
-        if self.normalized and not self.training:
+        if scored:
             scores = super().forward(x)
             return scores.log_softmax(1) if self.log_softmax else scores.softmax(1)
         noise = draw(self.alias, self.keep, *((self.k,) if self.batch_noise else (len(x), self.k)))

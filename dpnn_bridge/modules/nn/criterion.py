@@ -220,6 +220,15 @@ class WeightedCriterions(nn.ModuleList):
         """The criterions, as a list."""
         return list(self)
 
+    def weighted_sum(self, inputs: Any, targets: Any) -> Any:
+        """Return the weighted sum of the losses of each criterion's own input and target.
+
+        Raises:
+            IndexError: there are fewer inputs or targets than criterions.
+        """
+        weighted = enumerate(zip(self.weights, self, strict=True))
+        return sum(w * criterion(inputs[i], targets[i]) for i, (w, criterion) in weighted)
+
 
 @lua_class("nn.MultiCriterion")
 class MultiCriterion(WeightedCriterions):
@@ -289,10 +298,7 @@ class ParallelCriterion(WeightedCriterions):
         self.repeat_target = repeat_target
 
     def forward(self, input: Any, target: Any = None) -> Any:
-        return sum(
-            w * criterion(input[i], target if self.repeat_target else target[i])
-            for i, (w, criterion) in enumerate(zip(self.weights, self, strict=True))
-        )
+        return self.weighted_sum(input, [target] * len(self) if self.repeat_target else target)
 
     class Lua(MultiCriterion.Lua):
         computed_fields = ("repeatTarget",)

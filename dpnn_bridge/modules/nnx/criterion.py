@@ -116,8 +116,8 @@ class SuperCriterion(WeightedCriterions):
         weights: factor of each criterion; default: 1.
 
     Shape:
-        - Input: list with one input per criterion.
-        - Target: list with one target per criterion, or one target for all criterions.
+        - Input: list with at least one element for each criterion.
+        - Target: list with at least one element for each criterion, or one target for all criterions.
         - Output: scalar.
 
     Lua:
@@ -126,7 +126,7 @@ class SuperCriterion(WeightedCriterions):
 
     def forward(self, input: Any, target: Any = None) -> Any:
         targets = target if isinstance(target, (list, tuple)) else [target] * len(self)
-        return sum(w * criterion(x, t) for w, criterion, x, t in zip(self.weights, self, input, targets, strict=False))
+        return self.weighted_sum(input, targets)
 
     class Lua(MultiCriterion.Lua):
         constants = {"gradInput": empty_table}
