@@ -96,7 +96,13 @@ def test_softmax_without_an_example_is_right_for_all_dimensions(dims: int) -> No
             torch.testing.assert_close(to_torch(to_lua(layer, tensor_type=DOUBLE))(x), layer(x))
 
 
-@pytest.mark.parametrize("layer", [nn.LPPool1d(2, 2), nn.LPPool2d(3, 2), nn.LPPool2d(4, 2)], ids=name)
+@pytest.mark.parametrize("norm_type", [1, -1])
+def test_a_root_of_a_negative_sum(norm_type: int) -> None:
+    layer, x = nn.LPPool1d(norm_type, 2), torch.tensor([[[-3.0, 1, 2, -1]]], dtype=torch.float64)
+    torch.testing.assert_close(to_torch(to_lua(layer, tensor_type=DOUBLE))(x), layer(x))
+
+
+@pytest.mark.parametrize("layer", [nn.LPPool1d(2, 2), *(nn.LPPool2d(p, 2) for p in (1, 3, 4))], ids=name)
 def test_the_gradient_of_a_window_of_zeros_is_zero(layer: nn.Module) -> None:
     x = torch.tensor([[[[0.0, 0, 1, 2], [0, 0, 3, 1]]]], dtype=torch.float64)
     x = x[0] if isinstance(layer, nn.LPPool1d) else x

@@ -73,8 +73,8 @@ class NCEModule(nn.Linear):
         Z: normalization constant, of shape (1).
 
     Shape:
-        - Input: ``[input, target]`` of shapes :math:`(N, D)` and :math:`(N)`. Evaluation mode with ``normalized`` ignores
-          the target, which may have another length.
+        - Input: ``[input, target]`` of shapes :math:`(N, D)` and :math:`(N)`. In evaluation mode with
+          ``normalized``, the target is ignored and may have another length.
         - Output: :math:`(N, V)` in evaluation mode with ``normalized``; otherwise four tensors of shapes
           :math:`(N), (N, k), (N), (N, k)`: the probabilities of targets and noise in the model, then those in the noise
           distribution.

@@ -135,7 +135,11 @@ def average_pool_3d(module: Any, ctx: LuaContext) -> LuaObject | None:
 
 @composition(nn.LPPool1d, nn.LPPool2d)
 def power_pool(module: Any, ctx: LuaContext) -> LuaObject:
-    """Export a power-average pooling; the root begins with nn.Sqrt, whose gradient at 0 is 0, as PyTorch's."""
+    """Export a power-average pooling.
+
+    The root begins with nn.Sqrt, whose gradient at 0 is 0, as PyTorch's. A root that negative sums have, as for
+    ``norm_type=1``, begins with nn.HardShrink, which only sets the gradient at 0 to 0.
+    """
     count = 1 if isinstance(module, nn.LPPool1d) else 2
     kernel, power = _each(module.kernel_size, count), float(module.norm_type)
     stride = kernel if module.stride is None else _each(module.stride, count)
@@ -144,7 +148,10 @@ def power_pool(module: Any, ctx: LuaContext) -> LuaObject:
         refuse(module, "norm_type=inf", "MaxPool1d and MaxPool2d can be exported")
     _check_ceil_mode(module, [(k, s, 0, 1) for k, s in zip(kernel, stride, strict=True)])
     means = _average(parts, kernel, stride, [0] * count, ceil_mode=module.ceil_mode, count_include_pad=True)
-    root = [parts("Sqrt", eps=0)] + [parts("Power", pow=2 / power)] * (power != 2)
+    of_negative = (1 / power).is_integer()
+    first = parts("HardShrink", **{"lambda": 0}) if of_negative else parts("Sqrt", eps=0)
+    exponent = (1 if of_negative else 2) / power
+    root = [first] if exponent == 1 else [first, parts("Power", pow=exponent)]
     return parts.chain(parts("Power", pow=power), means, parts.times(elements), *root)
 
 
