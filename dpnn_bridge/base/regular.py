@@ -6,6 +6,7 @@ import os
 import stat
 
 from dpnn_bridge.base.reading import open_input
+from dpnn_bridge.base.shell import shell_file
 from dpnn_bridge.errors import MissingFileError, NotT7Error
 
 #: maximum number of bytes of an input that is read completely: a program, a list, a line of a manifest
@@ -60,7 +61,8 @@ def read_file(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> bytes
 
 def _check(path: str | os.PathLike[str], status: os.stat_result, max_bytes: int | None) -> None:
     if stat.S_ISDIR(status.st_mode):
-        raise NotT7Error(f"{os.fspath(path)}: is a directory; name a file in it, or all files with /*.t7")
+        pattern = f"{shell_file(os.path.join(path, ''))}*.t7"
+        raise NotT7Error(f"{os.fspath(path)}: is a directory; name a file in it, or all files with {pattern}")
     if not stat.S_ISREG(status.st_mode) or os.path.realpath(path).startswith(_KERNEL):
         raise NotT7Error(f"{os.fspath(path)}: is not a regular file; copy its content to a regular file first")
     if max_bytes is not None and status.st_size > max_bytes:

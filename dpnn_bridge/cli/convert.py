@@ -19,6 +19,7 @@ from dpnn_bridge.base.atomic import after_writing, check_output, write_text
 from dpnn_bridge.base.display import printable
 from dpnn_bridge.base.folders import temporary_folder
 from dpnn_bridge.base.remote import location_of, manifest_path
+from dpnn_bridge.base.shell import shell_file
 from dpnn_bridge.base.suffixes import INDEX, index_of
 from dpnn_bridge.cli.conversions import print_many, print_one
 from dpnn_bridge.cli.terminal import (
@@ -317,8 +318,7 @@ class _Request:
 
         if "modules" not in done.metadata:
             raise ConversionError(f"{self.card}: a model card needs a model; {self.files[1]} contains data")
-        source, target = self.files
-        target = Path(index_of(target)) if self.sharded else target
+        source, target = self.files[0], Path(index_of(self.files[1])) if self.sharded else self.files[1]
         names = ("key", "plugins", "lua", "sandbox", "allow_unsupported", "index_base")
         arguments = {name: self.options[name] for name in names if name in self.options}
         example, model = self.options.get("input"), load(source, **arguments)
@@ -360,7 +360,7 @@ def _check_pair(files: Sequence[Any], to: str | None) -> None:
         suffix_of(target)
     except ConversionError as error:
         if isinstance(target, Path) and target.is_dir():
-            raise click.UsageError(f"{target} is a folder; use --out-dir {target} to write into it") from None
+            raise click.UsageError(f"OUT is a folder; use --out-dir {shell_file(target)} to write into it") from None
         raise click.UsageError(str(error)) from error
 
 

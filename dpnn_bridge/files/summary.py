@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import PurePath
@@ -17,6 +15,7 @@ from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.display import counted, printable, shortened
 from dpnn_bridge.base.graph import format_path
+from dpnn_bridge.base.shell import shell_file, shell_quoted
 from dpnn_bridge.base.suffixes import PICKLED, TORCH7
 from dpnn_bridge.checkpoints.architectures import architecture_of
 from dpnn_bridge.checkpoints.contents import description, named_file
@@ -90,7 +89,7 @@ def summarize(
         T7Error: the file cannot be read.
         ModelNotFoundError: ``key`` does not exist.
     """
-    options = "".join(f" --plugin {_quoted(os.fspath(plugin))}" for plugin in plugins)
+    options = "".join(f" --plugin {shell_file(plugin)}" for plugin in plugins)
     with local_file(origin) as file:
         contents = read_source(file)
         if contents is None:
@@ -137,12 +136,12 @@ def _converted(file: LocalFile, key: str | None, example: Callable[[nn.Module], 
     summary.beside = [str(k) for k in checkpoint][:ENTRIES] if isinstance(checkpoint, dict) else []
     suffix, more = (".onnx", input_options(model)) if not model.unsupported else (".t7", _WITH_CLASSES)
     chosen = f"{_key_option(key or '')}{options}"
-    summary.next = [f"dpnn-convert {_quoted(file.name)} {_output(file.name, suffix)}{chosen} {more}"]
+    summary.next = [f"dpnn-convert {shell_file(file.name)} {_output(file.name, suffix)}{chosen} {more}"]
     return summary
 
 
 def _key_option(key: str) -> str:
-    return f" --key {shlex.quote(key)}" if key else ""
+    return f" --key {shell_quoted(key)}" if key else ""
 
 
 def _objects(summary: Summary, file: LocalFile) -> None:
@@ -262,11 +261,11 @@ def _shortened(text: str) -> str:
 
 def _suggest_commands(summary: Summary, name: str, root: Any, key: str, options: str) -> None:
     """Add the next commands for the entry ``root`` at ``key``; an empty key is the complete file."""
-    quoted, output = _quoted(name), _output(name, ".pt")
+    quoted, output = shell_file(name), _output(name, ".pt")
     if not summary.models:
         if (other := named_file(root)) is not None:
             summary.next.append(
-                f"dpnn-inspect {_quoted(str(PurePath(name).parent / PurePath(other[1]).name))}{options}"
+                f"dpnn-inspect {shell_file(str(PurePath(name).parent / PurePath(other[1]).name))}{options}"
             )
         has_tensors = _has_tensors(root)
         others = "     # or .safetensors, .json, .pt" if has_tensors else "    # or .npz, .pt"
@@ -301,12 +300,7 @@ def _output(name: str, suffix: str) -> str:
     for other in (".gz", ".zip", ".xz", ".bz2", *TORCH7, *PICKLED, ".index.json", ".safetensors"):
         stem = stem.removesuffix(other)
     stem = stem or "out"
-    return _quoted(f"{stem}{suffix}" if name != f"{stem}{suffix}" else f"{stem}-converted{suffix}")
-
-
-def _quoted(name: str) -> str:
-    """Quote a file name for a command line, and add ``./`` before a leading dash, which would begin an option."""
-    return shlex.quote(f"./{name}" if name.startswith("-") else name)
+    return shell_file(f"{stem}{suffix}" if name != f"{stem}{suffix}" else f"{stem}-converted{suffix}")
 
 
 __all__ = ["Layer", "Model", "Summary", "inspect", "lines", "summarize"]

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from dpnn_bridge.base.atomic import StrPath
+from dpnn_bridge.base.shell import shell_file
 from dpnn_bridge.checkpoints.find import select
 from dpnn_bridge.compare import nested
 from dpnn_bridge.conversion import convert_object
@@ -103,7 +104,7 @@ def _read(
     except ModelNotFoundError:
         if isinstance(root, LuaTable) and "input" in root:
             raise NoReferenceError(
-                f"{model} is a reference without a module; call dpnn-verify MODEL --reference {model}"
+                f"{model} is a reference without a module; call dpnn-verify MODEL --reference {shell_file(model)}"
             ) from None
         raise
     return obj, table, key

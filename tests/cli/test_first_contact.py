@@ -5,9 +5,11 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -490,3 +492,29 @@ def test_a_suggested_command_takes_names_for_files(tmp_path: Path, monkeypatch: 
     assert run(convert_command, *shlex.split(command)[1:]).exit_code == 0
     write_t7("latest.t7", LuaTable({"modelFile": "--html=model.t7"}))
     assert "dpnn-inspect ./--html=model.t7" in run(inspect_command, "latest.t7").stdout
+
+
+@pytest.mark.parametrize("name", ["two\nlines'\\", "\x1b[2J0", "it's", "a\udcff1"])
+def test_the_words_of_a_suggested_command_are_those_of_the_file(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a name with control characters and of one that is not UTF-8, too: a shell reads the printed line."""
+    monkeypatch.chdir(tmp_path)
+    write_t7(f"{name}.t7", LuaObject("nn.Tanh", LuaTable()))
+    lines = run(inspect_command, f"{name}.t7").stdout.splitlines()
+    (command,) = [line.removeprefix("next: ") for line in lines if line.startswith("next: ")]
+    assert command.isprintable()
+    words = subprocess.run(["bash", "-c", f"printf '%s\\0' {command}"], capture_output=True, check=True).stdout
+    assert os.fsdecode(words).split("\0")[:-1] == ["dpnn-convert", f"{name}.t7", f"{name}.pt"]
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"), [("old", "old/*.t7"), ("my files/", "'my files/'*.t7"), ("-x", "./-x/*.t7")]
+)
+def test_the_error_of_a_folder_has_a_pattern_of_its_files(
+    name: str, pattern: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).mkdir()
+    result = run(convert_command, "--out-dir", "out", "--", name)
+    assert f"is a directory; name a file in it, or all files with {pattern}\n" in result.stderr
