@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from dpnn_bridge.cli.terminal import say_lines
+from dpnn_bridge.cli.terminal import in_options, say_lines
 from dpnn_bridge.errors import LuaBridgeError
 
 _WORD = re.compile(r"[\w.:]*$")
@@ -172,7 +172,7 @@ def prompt(bridge: Any, ends: Callable[[LuaBridgeError], bool]) -> None:
             text = ""
             if ends(error):
                 raise
-            say_lines(error, err=True)
+            say_lines(in_options(str(error)), err=True)
         except KeyboardInterrupt:
             text = ""
             click.echo()

@@ -44,8 +44,7 @@ INTERRUPTED = 130
 #: text for callers of the Python API -> its replacement on the command line
 _TERMS = (
     (r" \((force=True|input=tensor|model\.float\(\))\)", ""),
-    (r"\b(unbounded=True|trusted=True|device=\S+) \((--[^)]+)\)", r"\2"),
-    (r"\b\w+= \((--[\w-]+)\)", r"\1"),
+    (r"\b\w+=\S{0,40} \((--[^)]+)\)", r"\1"),
 )
 
 

@@ -180,7 +180,7 @@ def folders(lua_path: StrPath | Sequence[StrPath]) -> list[Path]:
     named = paths(lua_path)
     for folder in named:
         if not folder.is_dir():
-            raise LuaBridgeError(f"lua_path contains {folder}, which is not a folder")
+            raise LuaBridgeError(f"lua_path= (--lua-path) contains {folder}, which is not a folder")
     return named
 
 

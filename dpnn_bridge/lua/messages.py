@@ -81,10 +81,11 @@ def package_advice(name: str) -> str:
     package = re.split(r"[./]", name)[0]
     if package in _LUA_PACKAGES:
         address = f"https://github.com/{_LUA_PACKAGES[package].format(package)}"
-        return f"{package} is a Lua package that runs from a checkout: git clone {address} into a folder of -p"
+        checkout = f"git clone {address} into a folder of lua_path= (--lua-path)"
+        return f"{package} is a Lua package that runs from a checkout: {checkout}"
     if package in _UNSUPPORTED:
         return f"{package} is {_UNSUPPORTED[package]}"
-    return f"{name} was not found in the folders of -p, in package.path or in the bridge"
+    return f"{name} was not found in the folders of lua_path= (--lua-path), in package.path or in the bridge"
 
 
 def explained(message: str) -> str:

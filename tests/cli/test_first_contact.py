@@ -165,6 +165,9 @@ def test_messages_speak_of_options(tmp_path: Path) -> None:
     (tmp_path / "m.pt").write_bytes(b"x")
     assert "use --force to replace it" in run(convert_command, LENET, tmp_path / "m.pt").output
     assert in_options("key= (--key) chooses one") == "--key chooses one"
+    assert in_options("use sandbox='partial' (--partial-sandbox)") == "use --partial-sandbox"
+    assert in_options("index_base=0 (--index-base 0) too") == "--index-base 0 too"
+    assert in_options("the folders of lua_path= (--lua-path), in") == "the folders of --lua-path, in"
     for key in ("protos.rn", "rnn"):
         assert "; did you mean protos.rnn?" in run(convert_command, RNN, tmp_path / "r.pt", "--key", key).output
     result = run(main, "konvert")

@@ -395,7 +395,7 @@ def test_layers_of_a_gpu_are_those_of_nn() -> None:
         ("cudnn", "-l cunn-on-cpu"),
         ("clnn", "run the script on the CPU"),
         ("display", "turn plotting off"),
-        ("mine.own", "not found in the folders of -p, in package.path"),
+        ("mine.own", "not found in the folders of lua_path= (--lua-path), in package.path"),
     ],
 )
 def test_a_package_that_is_missing_says_what_to_do(package: str, advice: str) -> None:
