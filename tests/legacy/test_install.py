@@ -233,7 +233,10 @@ def test_usage_that_cannot_be_printed(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["dpnn_bridge.legacy", argument])
     monkeypatch.setattr(sys, stream, None if closed else os.fdopen(os.open(os.devnull, os.O_RDONLY), "w"))
-    assert legacy_main() == status
+    try:
+        assert legacy_main() == status
+    finally:
+        uninstall()
     getattr(sys, stream).flush()  # as Python does at the end
 
 
