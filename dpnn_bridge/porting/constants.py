@@ -81,7 +81,8 @@ def _named(node: Node, tape: Tape, where: str) -> str:
 
 def _with_constants(tape: Tape, end: Node | None) -> list[Node]:
     """Return the operations with a small constant before a node, or before the outputs; the last one first."""
-    nodes = {n.index: n for e in (output_nodes(tape) if end is None else [end]) for n in (e, *ancestors(e))}
+    ends = output_nodes(tape) if end is None else [end]
+    nodes = {n.index: n for n in (*ends, *ancestors(*ends))}
     return [nodes[i] for i in sorted(nodes, reverse=True) if _has_constant(nodes[i])]
 
 

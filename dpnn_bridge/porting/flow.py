@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -151,11 +152,11 @@ def unflattened_results(tape: Tape, node: Node, outputs: int) -> Iterator[tuple[
                 yield viewed[-2], viewed[-1]
 
 
-def ancestors(node: Node) -> Iterator[Node]:
-    """Yield the nodes that a node depends on, nearest first."""
-    queue, seen = [node], {id(node)}
+def ancestors(*nodes: Node) -> Iterator[Node]:
+    """Yield the other nodes that nodes depend on, nearest first."""
+    queue, seen = deque(nodes), set(map(id, nodes))
     while queue:
-        for n in queue.pop(0).inputs:
+        for n in queue.popleft().inputs:
             if id(n) not in seen:
                 seen.add(id(n))
                 queue.append(n)

@@ -54,8 +54,8 @@ def notes_of(placement: Placement, source: Source, model: nn.Module, tape: Tape)
 
 def _first_single(tape: Tape) -> Node | None:
     """Return the first operation in single precision that an output depends on, or None."""
-    found = (n for end in output_nodes(tape) for n in (end, *ancestors(end)) if n.single)
-    return min(found, key=lambda node: node.index, default=None)
+    ends = output_nodes(tape)
+    return min((n for n in (*ends, *ancestors(*ends)) if n.single), key=lambda node: node.index, default=None)
 
 
 def of_rounding(module: nn.Module, values: dict[str, Tensor]) -> Iterator[str]:

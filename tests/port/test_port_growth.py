@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +16,9 @@ from torch import Tensor, nn
 import dpnn_bridge
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.porting.networks import call_source, double_copy
+from dpnn_bridge.porting.notes import _first_single
 from dpnn_bridge.porting.source import Layer, Source
+from dpnn_bridge.porting.tape import Slot
 from dpnn_bridge.porting.values import DOUBLE, SINGLE, Fingerprint, RowIndex, matching_rows
 
 
@@ -144,3 +148,22 @@ def test_a_pooling_is_compared_with_few_others(monkeypatch: pytest.MonkeyPatch) 
         assert dpnn_bridge.port(model, copy.deepcopy(model), torch.randn(2, 4, 3, 3)).equal
         counts.append(compared)
     assert counts[1] < 2.5 * counts[0]
+
+
+def test_operations_before_many_outputs_are_visited_once() -> None:
+    """The operations before each output were searched again."""
+    visits = []
+
+    class Inputs(list[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            visits.append(self)
+            return super().__iter__()
+
+    nodes: list[Any] = []
+    for index in range(50):
+        nodes.append(SimpleNamespace(index=index, single=False, inputs=Inputs(nodes[-1:])))
+    tape: Any = SimpleNamespace(output=[Slot(index) for index in range(50)], maker=dict(enumerate(nodes)))
+    assert _first_single(tape) is None
+    assert len(visits) == 50
+    nodes[3].single = nodes[7].single = True
+    assert _first_single(tape) is nodes[3]
