@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from mapping_examples import MAPPINGS, ClassMapping, example, mapping_id
+from torch import nn
 
-from dpnn_bridge import to_lua, to_torch
+from dpnn_bridge import save, to_lua, to_torch, write_t7
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.loaders.t7_reader import loads
 from dpnn_bridge.loaders.t7_writer import dumps
+from dpnn_bridge.modules.nn.container import ConcatTable
 from dpnn_bridge.zoo.deepmask import SharpMask
 from dpnn_bridge.zoo.pyramid_packer import PyramidPacker
 from dpnn_bridge.zoo.shake import ShakeShakeTable
@@ -70,3 +74,17 @@ def test_scales_of_a_packer_are_written_twice() -> None:
 def test_what_cannot_be_written_is_an_error(module: torch.nn.Module) -> None:
     with pytest.raises(ConversionError, match="created in PyTorch lacks fields"):
         to_lua(module)
+
+
+@pytest.mark.parametrize(
+    ("model", "place"),
+    [
+        (nn.Sequential(nn.Linear(2, 2), None), r"root \(Sequential\): its module '1'"),  # type: ignore[arg-type]
+        (nn.Sequential(nn.ReLU(), ConcatTable(None, nn.ReLU())), r"1 \(ConcatTable\): its module '0'"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_container_with_none_names_the_place(model: nn.Module, place: str, tmp_path: Path) -> None:
+    for write in (to_lua, partial(write_t7, tmp_path / "model.t7")):
+        with pytest.raises(ConversionError, match=f"{place} is None, which cannot run"):
+            write(model)
+    save(tmp_path / "model.py", model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from dpnn_bridge.conversion.contexts import LuaContext
+from dpnn_bridge.conversion.fields import submodules
 
 _PREFIXES = ("Conv", "ConvTranspose", "MaxPool", "AvgPool", "AdaptiveAvgPool", "AdaptiveMaxPool")
 #: number of dimensions -> layers whose output for a batch has this number
@@ -49,7 +50,7 @@ def _inferred(ctx: LuaContext) -> dict[int, int | None]:
         if use not in outputs:
             inputs.setdefault(id(module), set()).add(dims)
             if type(module) is nn.Sequential:
-                for layer in module:
+                for layer in submodules(module):
                     dims = output_of(layer, dims)
             else:
                 for child in module.children():

@@ -6,6 +6,7 @@ import inspect
 
 from torch import nn
 
+from dpnn_bridge.conversion.fields import submodules
 from dpnn_bridge.modules.nn.nngraph import GModule
 
 
@@ -33,5 +34,5 @@ def _returns_list(module: nn.Module) -> bool:
     if isinstance(module, GModule):
         return len(module.nodes[module.output_node].inputs) > 1
     if type(module) is nn.Sequential:
-        return len(module) > 0 and _returns_list(module[-1])
+        return bool(layers := submodules(module)) and _returns_list(layers[-1])
     return "list" in str(inspect.signature(module.forward).return_annotation)
