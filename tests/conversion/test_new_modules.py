@@ -80,7 +80,7 @@ def test_what_cannot_be_written_is_an_error(module: torch.nn.Module) -> None:
     ("model", "place"),
     [
         (nn.Sequential(nn.Linear(2, 2), None), r"root \(Sequential\): its module '1'"),  # type: ignore[arg-type]
-        (nn.Sequential(nn.ReLU(), ConcatTable(None, nn.ReLU())), r"1 \(ConcatTable\): its module '0'"),  # type: ignore[arg-type]
+        (nn.Sequential(nn.ReLU(), ConcatTable(nn.ReLU(), None)), r"1 \(ConcatTable\): its module '1'"),  # type: ignore[arg-type]
     ],
 )
 def test_a_container_with_none_names_the_place(model: nn.Module, place: str, tmp_path: Path) -> None:
