@@ -65,9 +65,9 @@ def with_required(paths: Sequence[StrPath], *, python: bool, sandbox: bool = Fal
     earlier = dict[str, None]()  # names in the files that were searched
     tried = 0
 
-    def count(names: int) -> None:
+    def count(paths: int) -> None:
         nonlocal tried
-        tried += names * (len(searched) + 1)
+        tried += paths
         if sandbox and tried > _MAX_PATHS:
             raise T7LimitError("contains too many names to find the files that it loads", source=str(path))
 
@@ -84,11 +84,11 @@ def with_required(paths: Sequence[StrPath], *, python: bool, sandbox: bool = Fal
         files, folders = names_in(read_file(file))
         known = len(searched)
         for _ in range(2):  # a path may consist of two strings: os.path.join(here, "..", "common")
-            count(len(folders))
+            count(len(folders) * (len(searched) + 1))
             possible = [folder / name for folder in [*searched, file.parent] for name in folders]
             real = (Path(os.path.realpath(folder)) for folder in possible if os.path.isdir(folder))
             searched |= dict.fromkeys(filter(is_reachable, real))
-        count(len(files) + len(earlier))
+        count(len(files) * (len(searched) + 1) + len(earlier) * (len(searched) - known))
         candidates = [folder / name for name in files for folder in [*searched, file.parent]]
         candidates += [folder / name for name in earlier for folder in [*searched][known:]]  # require 'setup', then 'x'
         earlier |= dict.fromkeys(files)

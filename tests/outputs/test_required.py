@@ -93,3 +93,12 @@ def test_a_sandbox_searches_for_a_limited_number_of_names(tmp_path: Path, monkey
     with pytest.raises(T7LimitError, match=r"a\.lua: contains too many names"):
         with_required([script], python=False, sandbox=True)
     assert with_required([script], python=False) == [script]
+
+
+def test_many_files_in_a_sandbox_are_not_many_searches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The names of all earlier files were counted again for each file, and OpenNMT's train.lua was refused."""
+    monkeypatch.setattr(required, "_MAX_PATHS", 4000)
+    for i in range(10):
+        words = " ".join(f"print 'word{i}_{j}'" for j in range(20))
+        (tmp_path / f"m{i}.lua").write_text(f"{words} require 'm{i + 1}'")
+    assert len(with_required([tmp_path / "m0.lua"], python=False, sandbox=True)) == 10
