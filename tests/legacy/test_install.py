@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import FIXTURES
@@ -156,10 +157,10 @@ def test_what_is_no_python_is_one_error(source: str, message: str, folder: Path,
     assert (ran.returncode, message in ran.stderr, "Traceback" in ran.stderr) == (1, True, False)
 
 
-def result_of(source: str) -> dict[str, object]:
+def result_of(source: str) -> dict[str, Any]:
     """The names that a program of Python 2 defines."""
     pytest.importorskip("fissix")
-    names: dict[str, object] = {"__name__": "two"}
+    names: dict[str, Any] = {"__name__": "two"}
     exec(compiled(source.encode(), "two.py"), names)
     return names
 

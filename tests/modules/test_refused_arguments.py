@@ -114,6 +114,7 @@ def test_a_glimpse_uses_the_first_rows_and_columns_of_the_locations() -> None:
     output = glimpse([image, location])
     assert torch.equal(output, glimpse([image, location[:2, :2]]))
     output.sum().backward()
+    assert location.grad is not None
     assert torch.equal(location.grad, torch.zeros(3, 3))
 
 
