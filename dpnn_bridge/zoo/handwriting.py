@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
 from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.modules.nn.run_buffers import RunBuffers
 from dpnn_bridge.objects import LuaObject
 from dpnn_bridge.torch7.gradient import with_gradient_of
 
@@ -79,7 +80,7 @@ class Window(nn.Module):
 
 
 @lua_class("nn.MixtureCriterion")
-class MixtureCriterion(nn.Module):
+class MixtureCriterion(RunBuffers):
     """The negative log likelihood of a pen movement under a mixture of Gaussians, summed over the batch.
 
     Args:
@@ -102,6 +103,8 @@ class MixtureCriterion(nn.Module):
     """
 
     mask: Tensor | None
+
+    run_buffers = ("mask",)
 
     def __init__(self, size_average: bool = False) -> None:
         super().__init__()

@@ -14,6 +14,7 @@ from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.noise import noise_of
 from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.modules.nn.run_buffers import RunBuffers
 from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.torch7.gradient import add_gradient, with_gradient_of, zero_gradient
 
@@ -260,7 +261,7 @@ class GenNoise(nn.Module):
 
 
 @lua_class("nn.GenNoise")
-class NoiseOverInput(nn.Module):
+class NoiseOverInput(RunBuffers):
     """Replaces its input by uniform noise; the gradient passes unchanged.
 
     Args:
@@ -277,6 +278,8 @@ class NoiseOverInput(nn.Module):
     Differs from Torch7:
         Torch7 overwrites the input.
     """
+
+    run_buffers = ("fix_value",)
 
     def __init__(self, action: str | None = None) -> None:
         super().__init__()

@@ -12,7 +12,9 @@ from dpnn_bridge.modules.cuda.cudnn_rnn import CudnnRNN
 from dpnn_bridge.modules.facebook.fairseq import LinearizedConvolution
 from dpnn_bridge.modules.nn.pooling_special import FixedFractionalMaxPool2d
 from dpnn_bridge.modules.nnx.simple import Balance
+from dpnn_bridge.zoo.handwriting import MixtureCriterion
 from dpnn_bridge.zoo.onmt import VariationalDropout
+from dpnn_bridge.zoo.style import NoiseOverInput
 from dpnn_bridge.zoo.torch_rnn import VanillaRNN
 
 #: constructor, shape of an input, and the buffer
@@ -21,6 +23,7 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = {
     "LinearizedConvolution": (lambda: LinearizedConvolution(4, 2, 2), (3, 1, 2), "frames"),
     "FixedFractionalMaxPool2d": (lambda: FixedFractionalMaxPool2d(2, output_size=2), (1, 2, 5, 5), "_random_samples"),
     "CudnnRNN": (lambda: CudnnRNN(nn.GRU(2, 3), remember_states=True), (4, 1, 2), "hidden_output"),
+    "NoiseOverInput": (lambda: NoiseOverInput("fix"), (1, 3, 2, 2), "fix_value"),
     "VariationalDropout": (VariationalDropout, (2, 3), "mask"),
     "VanillaRNN": (lambda: VanillaRNN(2, 3, remember_states=True), (1, 4, 2), "last"),
 }
@@ -36,3 +39,10 @@ def test_the_buffers_of_a_run_are_loaded(create: Callable[[], nn.Module], shape:
     used.load_state_dict(state)
     buffer = used.get_buffer(name)
     assert buffer is None or not buffer.numel()
+
+
+def test_the_mask_of_the_user_is_loaded() -> None:
+    used, fresh = MixtureCriterion(), MixtureCriterion()
+    used.mask = torch.ones(2, 1)
+    fresh.load_state_dict(used.state_dict())
+    assert torch.equal(fresh.get_buffer("mask"), used.mask)

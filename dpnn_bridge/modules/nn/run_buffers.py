@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class RunBuffers(nn.Module):
-    """Base class of modules with buffers that exist, or get their shape, only when the module runs.
+    """Base class of modules with buffers that get a shape only when the module runs or the user sets them.
 
     ``load_state_dict`` creates these buffers with the shapes in the ``state_dict``. If the ``state_dict`` contains the
     module, but not such a buffer, the buffer becomes None.
