@@ -78,8 +78,29 @@ def likely_shapes(module: nn.Module) -> list[str]:
 
 def input_options(module: nn.Module, source: LuaObject | None = None) -> str:
     """Return the ``--input`` options for a module: with accepted shapes if any were found, otherwise likely ones."""
-    size = sum(parameter.nbytes for parameter in module.parameters())
-    shapes = input_shapes(module, size, source) or likely_shapes(module)
+    return _options(input_shapes(module, _size_of(module), source) or likely_shapes(module))
+
+
+def accepted_instead(module: nn.Module, given: Any, source: LuaObject | None = None) -> str:
+    """Return the end of the message that a module cannot run on an input: another input that it accepts.
+
+    Returns:
+        Text such as ``"; the model accepts --input 1x3x224x224 (input=tensor)"``; empty if none was found, or if the
+        given input has these shapes or consists of other values than tensors.
+    """
+    tensors = given if isinstance(given, (list, tuple)) else [given]
+    if not all(isinstance(tensor, Tensor) for tensor in tensors):
+        return ""
+    shapes = input_shapes(module, _size_of(module), source)
+    same = [shape.partition(":")[0] for shape in shapes] == ["x".join(map(str, t.shape)) for t in tensors]
+    return "" if same or not shapes else f"; the model accepts {_options(shapes)} (input=tensor)"
+
+
+def _size_of(module: nn.Module) -> int:
+    return sum(parameter.nbytes for parameter in module.parameters())
+
+
+def _options(shapes: list[str]) -> str:
     return " ".join(f"--input {shape}" for shape in shapes)
 
 

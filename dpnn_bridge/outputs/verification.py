@@ -24,7 +24,7 @@ from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.conversion.tracing import as_traced
 from dpnn_bridge.errors import ConversionError, DpnnBridgeError, OptionError, VerificationError
-from dpnn_bridge.modules.inputs import input_options
+from dpnn_bridge.modules.inputs import accepted_instead, input_options
 
 
 @contextmanager
@@ -80,7 +80,19 @@ def rounding_of(module: nn.Module, example: Any, expected: Any) -> float:
 def run_traceable(module: nn.Module, example: Any) -> Any:
     """Return the output of a module in evaluation mode, computed as under a tracer."""
     with as_traced():
-        return run(traceable(module), example)
+        return run_given(traceable(module), example)
+
+
+def run_given(module: nn.Module, example: Any) -> Any:
+    """Return the output of a module for the caller's input.
+
+    Raises:
+        ConversionError: the module cannot run on the input. The message suggests an input that the module accepts.
+    """
+    try:
+        return run(module, example)
+    except ConversionError as error:
+        raise ConversionError(f"{error}{accepted_instead(module, example)}") from error.__cause__
 
 
 def traceable(module: nn.Module) -> nn.Module:

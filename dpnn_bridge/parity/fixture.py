@@ -28,6 +28,7 @@ from dpnn_bridge.conversion.noise import has_noise, paired, replayed
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.errors import ConversionError, DpnnBridgeError, VerificationError
+from dpnn_bridge.modules.inputs import accepted_instead
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.parity.bounded import RunLimits
 from dpnn_bridge.parity.faults import Faults
@@ -199,7 +200,8 @@ def call(module: nn.Module, *arguments: Any) -> Any:
         raise
     except Exception as error:
         message = f"the model cannot run on this input, {_description(arguments[0])}"
-        raise ConversionError(f"{message}: {failure_reason(error)}") from error
+        accepted = accepted_instead(module, arguments[0])
+        raise ConversionError(f"{message}: {failure_reason(error)}{accepted}") from error
 
 
 def _description(value: Any) -> str:

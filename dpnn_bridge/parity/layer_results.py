@@ -25,6 +25,7 @@ from dpnn_bridge.compare.precision import full_precision
 from dpnn_bridge.conversion.failure import failure_reason
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.errors import ConversionError, ConversionLimitError, OptionError
+from dpnn_bridge.modules.inputs import accepted_instead
 from dpnn_bridge.modules.several import Models
 from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.outputs.written import Results, Written, run_modules
@@ -210,7 +211,8 @@ def compare_results(
         raise
     except Exception as e:
         if "input" in table:
-            raise ConversionError(f"the model cannot run on the input: {failure_reason(e)}") from e
+            reason = f"{failure_reason(e)}{accepted_instead(module, value)}"
+            raise ConversionError(f"the model cannot run on the input: {reason}") from e
         reason = f"MODEL cannot run on the input in {path.name}: {failure_reason(e)}"
         layers.result.notes.append(
             f"{reason}. Only tensors were compared; pass --input to compare outputs of layers too."

@@ -198,9 +198,13 @@ def test_a_double_model_with_a_part_in_single_precision(suffix: str, tmp_path: P
     dpnn_bridge.save(tmp_path / f"net{suffix}", net, input=x)
 
 
-def test_an_example_that_the_model_refuses(tmp_path: Path) -> None:
-    with pytest.raises(ConversionError, match="cannot run on the example input"):
-        dpnn_bridge.save(tmp_path / "m.pt2", torch.nn.Linear(2, 2), input=torch.randn(1, 3))
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2", ".py"])
+def test_an_example_that_the_model_refuses(suffix: str, tmp_path: Path) -> None:
+    """The message suggests one that it accepts, unless that has the same shape."""
+    with pytest.raises(ConversionError, match=r"cannot run on the example input: .*; the model accepts --input 1x2 \("):
+        dpnn_bridge.save(tmp_path / f"m{suffix}", torch.nn.Linear(2, 2), input=torch.randn(1, 3))
+    with pytest.raises(ConversionError, match=r"cannot run on the example input: (?!.*accepts)"):
+        dpnn_bridge.save(tmp_path / f"m{suffix}", torch.nn.Linear(2, 2), input=torch.ones(1, 2).double())
 
 
 class Noisy(torch.nn.Module):

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from dpnn_bridge.compare.memory import copied
 from dpnn_bridge.conversion.customized import check_customized
-from dpnn_bridge.conversion.example_run import run
 from dpnn_bridge.conversion.registry import mapped_by, mapping_of
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.modules.nn.batch_normalization import accept_single_samples
@@ -28,7 +27,7 @@ from dpnn_bridge.outputs.py.closure import SourceClosure
 from dpnn_bridge.outputs.py.constructors import Constructors
 from dpnn_bridge.outputs.py.helpers import tie
 from dpnn_bridge.outputs.py.settings import Pair, settings
-from dpnn_bridge.outputs.verification import not_rebuilt
+from dpnn_bridge.outputs.verification import not_rebuilt, run_given
 
 HEADER = """{title} as a PyTorch module, written by dpnn_bridge.
 
@@ -229,7 +228,7 @@ def _shapes(module: nn.Module, example: Any) -> tuple[str, dict[int, str]]:
     model = copied(module).eval()
     for original, copy in zip(module.modules(), model.modules(), strict=True):
         copy.register_forward_hook(recording(id(original)))
-    output = run(model, example)
+    output = run_given(model, example)
     return f"Input: {shape_of(example)}; output: {shape_of(output)}.", shapes
 
 
