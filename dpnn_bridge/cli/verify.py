@@ -238,13 +238,13 @@ def _verify_model(request: Request) -> None:
         try:
             result = _verified(request)
         except ModelNotFoundError:
-            is_equal = _equal_data(request)
-            if is_equal is None:
+            difference = _data_difference(request)
+            if difference is None:
                 raise
             accept_only("data without a model", "key", "dtype", *_CLASSES, "as_json", "verbose")
             result = None
     if result is None:
-        _print_data(request, is_equal)
+        _print_data(request, difference or "")
     else:
         _print(request, result)
 
@@ -294,30 +294,35 @@ def _print(request: Request, result: Verification) -> None:
         sys.exit(VerificationError.exit_code)
 
 
-def _equal_data(request: Request) -> bool | None:
-    """Return whether CONVERTED contains the data of MODEL; None if MODEL has a model, or no entry at the key."""
+def _data_difference(request: Request) -> str | None:
+    """Return the difference of CONVERTED from the data of MODEL, empty if there is none.
+
+    Return None if MODEL has a model, or no entry at the key.
+    """
     if request.converted is None:
         return None
     from dpnn_bridge.checkpoints.find import candidates, follow
-    from dpnn_bridge.files import is_converted
+    from dpnn_bridge.files.converting import data_difference
     from dpnn_bridge.loaders.t7_reader import read_t7
 
     data = read_t7(request.model)
     data = follow(data, request.key) if request.key else data
     if data is None or candidates(data):
         return None
-    return is_converted(request.model, request.converted, key=request.key, dtype=request.dtype)
+    return data_difference(request.model, request.converted, key=request.key, dtype=request.dtype)
 
 
-def _print_data(request: Request, is_equal: bool | None) -> None:
+def _print_data(request: Request, difference: str) -> None:
     model, converted = request.model, request.converted
     if request.as_json:
-        found = {"model": str(model), "converted": str(converted), "verdict": "equal" if is_equal else "different"}
-        click.echo(json.dumps({**found, "ok": is_equal}, indent=2))
-    elif is_equal and not request.quiet:
+        found = {"model": str(model), "converted": str(converted), "verdict": "different" if difference else "equal"}
+        found |= {"difference": difference} if difference else {}
+        click.echo(json.dumps({**found, "ok": not difference}, indent=2))
+    elif not difference and not request.quiet:
         click.echo(f"PASS: data without a model; {converted} contains the data of {model}")
-    if not is_equal:
-        raise VerificationError(f"data without a model; {converted} differs from the data of {model}. Convert it again")
+    if difference:
+        differs = f"data without a model; {converted} differs from the data of {model}: {difference}"
+        raise VerificationError(f"{differs}. Convert it again")
 
 
 # ---------------------------------------------------------------------- a manifest

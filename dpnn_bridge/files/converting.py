@@ -36,6 +36,7 @@ from dpnn_bridge.files.source_cache import checksum_once, read_once
 from dpnn_bridge.loaders.encoding import Encoding
 from dpnn_bridge.loaders.origin import LocalFile, Origin, local_file, name_of
 from dpnn_bridge.outputs import data
+from dpnn_bridge.outputs.data_difference import first_difference
 from dpnn_bridge.outputs.format import Format
 from dpnn_bridge.outputs.options import ConvertKeywords, ConvertOptions, is_complete, origin_text, shows_options
 from dpnn_bridge.outputs.writing import export, target_of
@@ -289,6 +290,29 @@ def is_converted(
             expected = folder / PurePath(output.path).name
             convert(src, expected, to=to, **options)
             return _same_content(format, expected, output.path)
+
+
+def data_difference(src: Origin, dst: StrPath, **options: Unpack[ConvertKeywords]) -> str:
+    """Return the first difference of a converted file from the data of ``src``; empty if :func:`is_converted`.
+
+    Args:
+        src, dst, **options: as for :func:`is_converted`.
+
+    Raises:
+        T7Error, ConversionError, OptionError: as for :func:`is_converted`.
+        VerificationError: ``dst`` has compressed records, which are not read.
+    """
+    if is_converted(src, dst, **options):
+        return ""
+    path, format = target_of(dst, None)
+    compare = wrap_errors(T7Error, "comparing the data")(lambda *paths: first_difference(*map(format.read_data, paths)))
+    with local_file(path, unpack=False) as output, temporary_folder() as folder:
+        expected = folder / PurePath(output.path).name
+        convert(src, expected, **options)
+        try:
+            return compare(expected, output.path) or "the contents differ"
+        except T7Error as error:
+            return str(error)
 
 
 @contextmanager

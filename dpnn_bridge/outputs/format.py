@@ -110,6 +110,14 @@ class Format:
         """
         raise NotImplementedError
 
+    def read_data(self, path: Path) -> Any:
+        """Return the data in a file as nested lists and dicts of arrays or tensors, numbers and strings, to compare.
+
+        Raises:
+            Exception: the file is incomplete or has another format.
+        """
+        raise NotImplementedError
+
     def origin(self, path: Path) -> str | None:
         """Return the provenance in a file, see :attr:`ExportContext.origin`; None if it has none.
 

@@ -194,7 +194,10 @@ def check_zip(path: Path) -> None:
         with open_zip(path) as archive:
             entries = archive.infolist()
             if any(e.compress_type != ZIP_STORED for e in entries) or sum(e.file_size for e in entries) > size:
-                raise VerificationError(f"{path}: its records are compressed or overlap; no output has such records")
+                raise VerificationError(
+                    f"{path}: its records are compressed or overlap, which no output "
+                    "has; convert again, or write arrays with numpy.savez"
+                )
             bad = archive.testzip()
     except (OSError, BadZipFile) as e:
         raise VerificationError(f"{path} is incomplete or corrupted: {e}; check the disk and convert again") from e

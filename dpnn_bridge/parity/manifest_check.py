@@ -27,7 +27,7 @@ from dpnn_bridge.batch.manifest import Line, last_lines
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.errors import DpnnBridgeError, MissingFileError, ModelNotFoundError, T7Error, VerificationError
 from dpnn_bridge.files import classes_in_lua
-from dpnn_bridge.files.converting import is_converted
+from dpnn_bridge.files.converting import data_difference
 from dpnn_bridge.loaders.origin import local_file
 from dpnn_bridge.outputs.formats import is_data_file
 from dpnn_bridge.parity.verify import verify
@@ -204,8 +204,9 @@ def _compare(line: Line, source: Path, target: Path, options: Options) -> Checke
             raise ModelNotFoundError("data")
         result = verify(source, target, key=line.get("key"), options=options)
     except ModelNotFoundError:  # data without a model
-        same = is_converted(source, target, key=line.get("key"))
-        return _result(line, "equal" if same else "different", "" if same else "the data differs from the source", same)
+        found = data_difference(source, target, key=line.get("key"))
+        text = f"the data differs from the source: {found}" if found else ""
+        return _result(line, "different" if found else "equal", text, not found)
     verdict = "equal" if result.verdict is None else result.verdict.value
     failed = next((f"{d.name}: {d.message}" for d in result.differences if not d.ok), "")
     return _result(line, verdict, failed, result.ok)

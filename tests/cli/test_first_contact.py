@@ -109,8 +109,21 @@ def test_data_are_verified_as_models_are(suffix: str, tmp_path: Path) -> None:
     assert json.loads(run(verify_command, source, target, "--key", "a", "--json").stdout)["ok"] is True
     other = run(verify_command, source, target, "--json")
     assert (other.exit_code, json.loads(other.stdout)["verdict"]) == (4, "different")
+    dpnn_bridge.write_t7(source, {"a": {"x": torch.tensor([0.0, 1.0, 2.5]), "name": "cat"}, "b": torch.ones(2)})
+    other = run(verify_command, source, target, "--key", "a")
+    assert f"differs from the data of {source}: x[3]: expected 2.5, found 2.0. Convert it again" in other.stderr
     nothing = run(verify_command, source, target, "--key", "c")
     assert (nothing.exit_code, "no entry at key" in nothing.stderr) == (5, True)
+
+
+def test_a_compressed_archive_is_refused_with_the_reason(tmp_path: Path) -> None:
+    source, target = tmp_path / "d.t7", tmp_path / "d.npz"
+    dpnn_bridge.write_t7(source, {"x": torch.ones(2, dtype=torch.float64)})
+    for save, message in ((np.savez, ""), (np.savez_compressed, "or write arrays with numpy.savez\n")):
+        save(target, x=np.ones(2))
+        result = run(verify_command, source, target)
+        assert (result.exit_code, result.stderr.endswith(message)) == (4 if message else 0, True)
+        assert "differs" not in result.stderr
 
 
 def test_converted_files_and_parts(tmp_path: Path) -> None:

@@ -30,11 +30,12 @@ class Json(Format):
         """Return whether two files contain equal values, with keys in any order and any white space."""
         if other.stat().st_size > _MAX_RATIO * one.stat().st_size:
             return False
-        texts = []
-        for path in (one, other):
-            with open_input(path) as file:
-                texts.append(_text(json.loads(file.read(), object_pairs_hook=_object), sort_keys=True))
+        texts = [_text(self.read_data(path), sort_keys=True) for path in (one, other)]
         return texts[0] == texts[1]
+
+    def read_data(self, path: Path) -> Any:
+        with open_input(path) as file:
+            return json.loads(file.read(), object_pairs_hook=_object)
 
     def write_data(self, found: data.Data, path: Path) -> None:
         text = _text(data.cleaned(found, np.ndarray.tolist))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
@@ -58,6 +59,15 @@ def _same_entry(expected: ZipFile, found: ZipFile, name: str) -> bool:
         return a.elements(one).tobytes() == b.elements(other).tobytes()
 
 
+def _array(content: bytes) -> np.ndarray:
+    """Return the array of a ``.npy`` file, also of strings, in memory of the size of the file."""
+    file = io.BytesIO(content)
+    np.lib.format.read_magic(file)
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    array = np.frombuffer(content, dtype, offset=file.tell()).reshape(shape, order="F" if fortran else "C")
+    return array.astype(dtype.newbyteorder("="), copy=False)
+
+
 class Npz(Format):
     """The format ``.npz``: arrays with the names of the ``state_dict``, or with the paths of data."""
 
@@ -109,6 +119,11 @@ class Npz(Format):
             if sorted(names) != sorted(found.namelist()):
                 return False
             return all(_same_entry(expected, found, name) for name in names)
+
+    def read_data(self, path: Path) -> dict[str, np.ndarray]:
+        check_zip(path)
+        with open_archive(path) as archive:
+            return {name.removesuffix(".npy"): _array(archive.read(name)) for name in archive.namelist()}
 
     def write_data(self, found: data.Data, path: Path) -> None:
         cleaned = data.flat(data.cleaned(found, np.ascontiguousarray))

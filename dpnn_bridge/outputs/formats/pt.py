@@ -125,6 +125,10 @@ class Pt(Format):
             a, b = ({k: v for k, v in content.items() if k != "metadata"} for content in (a, b))
         return _same(a, b)
 
+    def read_data(self, path: Path) -> Any:
+        check_zip(path)
+        return pt_file.read(path)
+
     def write_data(self, found: data.Data, path: Path) -> None:
         plain = data.cleaned(found, lambda array: torch.from_numpy(np.array(array)))
         pt_writer.save(plain, path)

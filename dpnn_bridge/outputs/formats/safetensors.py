@@ -44,6 +44,10 @@ class Safetensors(Format):
     def same_content(self, one: Path, other: Path) -> bool:
         return safetensors_file.same_content(one, other)
 
+    def read_data(self, path: Path) -> dict[str, Any]:
+        strings, tensors = safetensors_file.read(path)
+        return {**tensors, **json.loads(strings.get("values", "{}"))}
+
     def write_data(self, found: data.Data, path: Path) -> None:
         flat = data.flat(data.cleaned(found, np.ascontiguousarray))
         arrays = {name: leaf for name, leaf in flat.items() if isinstance(leaf, np.ndarray)}

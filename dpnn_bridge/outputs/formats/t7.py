@@ -15,7 +15,7 @@ from dpnn_bridge.loaders.compare import difference
 from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.loaders.t7_writer import WriteOptions, write_t7
 from dpnn_bridge.objects import LuaTable
-from dpnn_bridge.outputs.data import Data
+from dpnn_bridge.outputs.data import Data, collect
 from dpnn_bridge.outputs.format import ExportContext, Format
 from dpnn_bridge.outputs.verification import check_loads
 
@@ -58,6 +58,9 @@ class T7(Format):
         read = _read_back(path, context.written, context.options)
         model = select(read, None, path.name, together=True)[0] if isinstance(read, LuaTable) else read
         check_loads(module, lambda options: convert_object(model, options)[0], same_names=False)
+
+    def read_data(self, path: Path) -> Any:
+        return collect(read_t7(path)).plain
 
     def write_data(self, found: Data, path: Path) -> None:
         if of_models := sorted(found.options.keys() - {*_ENCODING}):
