@@ -429,7 +429,8 @@ class Scale(nn.Module):
         self.factor = factor
 
     def forward(self, input):
-        return input * self.factor ** Settings().power
+        input = input ** Settings().power
+        return input * self.factor
 
 @lua_class("mine.Scale")
 class ScaleClass(LuaClass):

@@ -38,7 +38,6 @@ COPIES = {
     "nn.L1HingeEmbeddingCriterion": "a target that is a number",
     "nn.Scale": "the places of Torch7's scaling",
     "nn.SparseLinear": "the lengths of its samples",
-    "nn.Unpool": "a one",
 }
 
 
