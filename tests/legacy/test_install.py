@@ -226,7 +226,9 @@ def test_wrong_usage(folder: Path, run: Run) -> None:
 
 
 @pytest.mark.parametrize("closed", [True, False], ids=["closed", "unwritable"])
-@pytest.mark.parametrize(("stream", "argument", "status"), [("stdout", "-h", 1), ("stderr", "-m", 2)])
+@pytest.mark.parametrize(
+    ("stream", "argument", "status"), [("stdout", "-h", 1), ("stderr", "-m", 2), ("stderr", "x", 2)]
+)
 def test_usage_that_cannot_be_printed(
     stream: str, argument: str, status: int, closed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
