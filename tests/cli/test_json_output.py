@@ -36,7 +36,7 @@ CASES = {
         "verify model.t7 --reference ref.t7 --json",
         "verify model.t7 other.t7 --json",
     ],
-    "verify_data": ["verify data.t7 data.json --json"],
+    "verify_data": ["verify data.t7 data.json --json", "verify data.t7 changed.json --json"],
     "convert": ["convert model.t7 a.pt --json", "convert unknown.t7 b.pt --allow-unsupported --json"],
     "convert_many": ["convert model.t7 broken.t7 --out-dir out --manifest m.jsonl --json"],
     "classes": ["convert --list-classes --json"],
@@ -55,6 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (home / name).symlink_to(LENET / name)
     dpnn_bridge.write_t7(home / "data.t7", {"x": [1.5, float("inf")], "y": "text"})
     dpnn_bridge.convert(home / "data.t7", home / "data.json")
+    (home / "changed.json").write_text((home / "data.json").read_text().replace("text", "other"))
     model = dpnn_bridge.load(home / "model.t7")
     model[0].weight.data[0] += 1  # type: ignore[index]
     dpnn_bridge.write_t7(home / "other.t7", model)
