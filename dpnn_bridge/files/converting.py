@@ -305,12 +305,16 @@ def data_difference(src: Origin, dst: StrPath, **options: Unpack[ConvertKeywords
     if is_converted(src, dst, **options):
         return ""
     path, format = target_of(dst, None)
-    compare = wrap_errors(T7Error, "comparing the data")(lambda *paths: first_difference(*map(format.read_data, paths)))
+
+    @wrap_errors(T7Error, "comparing the data")
+    def difference(one: Path, other: Path) -> str:
+        return first_difference(format.read_data(one), format.read_data(other))
+
     with local_file(path, unpack=False) as output, temporary_folder() as folder:
         expected = folder / PurePath(output.path).name
         convert(src, expected, **options)
         try:
-            return compare(expected, output.path) or "the contents differ"
+            return difference(expected, output.path) or "the contents differ"
         except T7Error as error:
             return str(error)
 

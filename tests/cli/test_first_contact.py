@@ -188,9 +188,9 @@ def test_messages_speak_of_options(tmp_path: Path) -> None:
 
 
 def test_the_error_of_a_key_of_a_file_with_one_model_says_to_omit_it(tmp_path: Path) -> None:
-    for command in ((convert_command, LENET, tmp_path / "m.pt"), (inspect_command, LENET)):
+    for command, *files in ((convert_command, LENET, tmp_path / "m.pt"), (inspect_command, LENET)):
         message = "no entry at key 'protos.rnn'. The file itself is the module (nn.Sequential); omit --key.\n"
-        assert run(*command, "--key", "protos.rnn").stderr.endswith(message)
+        assert run(command, *files, "--key", "protos.rnn").stderr.endswith(message)
 
 
 @pytest.mark.usefixtures("forked_workers")
