@@ -249,7 +249,7 @@ def test_the_next_command_has_the_plugin(tmp_path: Path) -> None:
     plugin = tmp_path / "my layers.py"
     plugin.write_text(
         "from torch import nn\nfrom dpnn_bridge import LuaClass, lua_class\n\n"
-        "@lua_class('mine.Layer')\nclass Layer(LuaClass):\n    torch_type = nn.ReLU\n"
+        "class Mine(nn.ReLU):\n    pass\n\n@lua_class('mine.Layer')\nclass Layer(LuaClass):\n    torch_type = Mine\n"
     )
     (tmp_path / "other.py").write_text("")
     write_t7(tmp_path / "m.t7", LuaObject("nn.Sequential", LuaTable({"modules": LuaTable([(1, _mine())])})))
