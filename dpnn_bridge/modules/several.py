@@ -14,6 +14,9 @@ from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.objects import LuaObject, LuaTable
 
+#: names that a submodule must not have; ``Lua`` is the mapping of :class:`Models`
+_ATTRIBUTES = {"", "Lua", *dir(nn.ModuleDict())}
+
 
 @lua_class(SEVERAL)
 class Models(nn.ModuleDict):
@@ -89,7 +92,3 @@ def _name(key: str) -> str:
 def _key(name: str) -> str:
     """Undo :func:`_name`."""
     return name.removesuffix("%00").replace("/", ".").replace("%2F", "/").replace("%25", "%")
-
-
-#: names that a submodule must not have
-_ATTRIBUTES = {"", *dir(Models())}
