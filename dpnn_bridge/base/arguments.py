@@ -167,7 +167,11 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin is Literal:
         return any(type(value) is type(choice) and value == choice for choice in inner)
     if hint is bool:
-        return isinstance(value, bool) or type(value).__name__ == "bool" or (type(value) is int and value in (0, 1))
+        return (
+            isinstance(value, bool)
+            or type(value).__name__ in ("bool", "bool_")
+            or (type(value) is int and value in (0, 1))
+        )
     if hint in (int, float):
         return _is_number(value, Integral if hint is int else Real)
     cls = origin or hint

@@ -94,7 +94,10 @@ class Writer:
         return None
 
     def _number(self, value: int | float) -> None:
-        number = float(value)
+        try:
+            number = float(value)
+        except OverflowError:
+            raise LuaValueError(f"an integer of {int(value).bit_length()} bits is too large for a Lua number") from None
         if number != value and value == value:
             raise LuaValueError(f"{value} is not exact as a Lua number, which is a double")
         self.sink.int(NUMBER)

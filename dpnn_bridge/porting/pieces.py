@@ -21,6 +21,8 @@ from dpnn_bridge.porting.values import Fingerprint, matching_rows
 
 #: maximum numbers of pieces, of orders to try, of selections of concatenated layers, and of parts of one layer
 _MAX_PIECES, _MAX_ORDERS, _MAX_SELECTIONS, _MAX_PARTS = 12, 500, 64, 4
+#: maximum number of steps in the search for layers that have a number of outputs together
+_MAX_STEPS = 20_000
 #: orders of gates in common libraries, which are tried before other orders
 _USUAL = ((0, 1, 3, 2), (0, 2, 1, 3), (0, 3, 1, 2), (0, 2, 3, 1), (1, 0, 2))
 
@@ -170,8 +172,24 @@ def _selections(pieces: list[Piece], sizes: tuple[int, ...]) -> Iterator[tuple[P
 def _concatenated(event: Event, form: Form, layers: list[Piece]) -> Iterator[Assignment]:
     """Yield assignments of several complete layers whose outputs are concatenated."""
     counts = range(min(len(layers), _MAX_PIECES), 1, -1)
-    chosen = (c for n in counts for c in permutations(layers, n) if sum(p.size for p in c) == _outputs(form))
+    chosen = (c for n in counts for c in _with_outputs(layers, n, _outputs(form)))
     yield from (_assigned(event, form, pieces, None) for pieces in islice(chosen, _MAX_SELECTIONS))
+
+
+def _with_outputs(layers: list[Piece], count: int, outputs: int) -> Iterator[tuple[Piece, ...]]:
+    """Yield ordered selections of layers that have a number of outputs together, at most those of a bounded search."""
+    smallest, largest = min(p.size for p in layers), max(p.size for p in layers)
+    stack: list[tuple[tuple[int, ...], int]] = [((), outputs)]
+    for _ in range(_MAX_STEPS):
+        if not stack:
+            return
+        chosen, left = stack.pop()
+        missing = count - len(chosen)
+        if not missing and not left:
+            yield tuple(layers[i] for i in chosen)
+        elif missing * smallest <= left <= missing * largest:
+            others = [i for i in range(len(layers)) if i not in chosen]
+            stack += [((*chosen, i), left - layers[i].size) for i in reversed(others)]
 
 
 def interleaved(event: Event, source: Source, views: Iterable[tuple[int, int]]) -> Iterator[Assignment]:

@@ -46,6 +46,14 @@ def test_a_dropout_overwrites_nothing_in_evaluation() -> None:
     for train, expected in ((True, ["modules[1] (nn.Dropout)"]), (False, [])):
         model = lua("nn.ConcatTable", lua("nn.Dropout", train=train, **dropout), lua("nn.Tanh"))
         assert notes(model) == expected
+    idle = lua("nn.Dropout", train=False, **dropout)
+    assert notes(lua("nn.ConcatTable", lua("nn.Sequential", idle, relu()), lua("nn.Tanh"))) == ["modules[1] (nn.ReLU)"]
+
+
+@pytest.mark.parametrize("fields", [{"v2": False}, {"v2": True, "stochastic_inference": True}])
+def test_a_dropout_that_computes_in_evaluation_overwrites_its_input(fields: dict[str, bool]) -> None:
+    dropout = lua("nn.Dropout", train=False, p=0.5, inplace=True, **fields)
+    assert notes(lua("nn.ConcatTable", dropout, lua("nn.Tanh"))) == ["modules[1] (nn.Dropout)"]
 
 
 @pytest.mark.parametrize(

@@ -334,6 +334,11 @@ def test_head_of_a_file_is_file_lua() -> None:
     )  # fmt: skip
 
 
+def test_an_integer_beyond_a_double_is_one_error() -> None:
+    with pytest.raises(LuaValueError, match=r"x: an integer of 1329 bits is too large for a Lua number"):
+        dumps(LuaTable({"x": 10**400}))
+
+
 @pytest.mark.parametrize("value", ["a\ud800", LuaTable({"a\ud800": 1}), LuaObject("a\ud800", LuaTable())])
 def test_half_of_a_character_is_one_error(value: Any, tmp_path: Path) -> None:
     with pytest.raises(LuaValueError, match=r"contains the surrogate U\+D800 at position 1"):

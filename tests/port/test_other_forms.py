@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from torch.nn import functional as F
 import dpnn_bridge
 from dpnn_bridge.errors import ConversionError, OptionError
 from dpnn_bridge.modules.nn import CAddTable, ConcatTable
-from dpnn_bridge.porting import judge
+from dpnn_bridge.porting import judge, pieces
 from dpnn_bridge.porting.search import Patch, Search
 from dpnn_bridge.porting.source import Source
 from dpnn_bridge.porting.tape import Slot
@@ -274,3 +276,13 @@ def test_a_replaced_operand_is_restored_when_the_operation_fails(monkeypatch: py
     with pytest.raises(ZeroDivisionError):
         search.step(type("Node_", (), {"index": 0})())
     assert search.env[0].item() == 0
+
+
+def test_the_search_for_layers_that_fit_together_ends() -> None:
+    def found(sizes: list[int], count: int, outputs: int) -> list[list[int]]:
+        layers: Any = [SimpleNamespace(size=size) for size in sizes]
+        return [[p.size for p in c] for c in pieces._with_outputs(layers, count, outputs)]
+
+    assert found([1, 2, 3], 2, 4) == [[1, 3], [3, 1]]
+    assert found([4] * 36, 12, 50) == []
+    assert found([2, 4] * 18, 12, 37) == []  # an odd number

@@ -348,7 +348,7 @@ def masked_select(*args: Any) -> Tensor:
 @native("maskedFill", types=ALL_TYPES)
 def masked_fill(t: Tensor, mask: Any = None, value: Any = None, *more: Any) -> Any:
     check_end(more)
-    mask, number = check_tensor(mask, 3, "Byte"), check_real(value, 3, t.ty)
+    mask, number = check_tensor(mask, 2, "Byte"), check_real(value, 3, t.ty)
     chosen, wrong = _selected_by(t, mask)
     if wrong or t.overlaps():
         assert t.storage is not None
@@ -362,7 +362,7 @@ def masked_fill(t: Tensor, mask: Any = None, value: Any = None, *more: Any) -> A
 @native("maskedCopy", types=ALL_TYPES)
 def masked_copy(t: Tensor, mask: Any = None, source: Any = None, *more: Any) -> Tensor:
     check_end(more)
-    chosen, wrong = _selected_by(t, check_tensor(mask, 3, "Byte"))
+    chosen, wrong = _selected_by(t, check_tensor(mask, 2, "Byte"))
     source = check_tensor(source, 3, t.ty)
     values = source.t.contiguous().reshape(-1)
     if t.storage is not None:

@@ -40,15 +40,22 @@ def _overwriter(obj: Any) -> LuaObject | None:
         if not isinstance(obj, LuaObject):
             return None
         if obj.get("inplace") is True and obj.class_name != "nn.CReLU":  # nn.CReLU overwrites only its own buffer
-            idle = obj.class_name.endswith("Dropout") and obj.get("train") is False
-            return None if idle else obj
-        if obj.class_name == "nn.Sequential" and isinstance(obj.get("modules"), LuaTable):
+            if not _is_idle(obj):
+                return obj
+        elif obj.class_name == "nn.Sequential" and isinstance(obj.get("modules"), LuaTable):
             queue += [obj["modules"].get(n) for n in range(_MAX_CHAIN, 0, -1) if n in obj["modules"]]
         elif obj.class_name not in _ALIASES:
             return None
         if not queue:
             return None
     return None
+
+
+def _is_idle(obj: LuaObject) -> bool:
+    """Return whether an in-place dropout returns its input in evaluation mode. The first version of nn scales it."""
+    scales = obj.class_name == "nn.Dropout" and obj.get("v2") is not True
+    evaluation = obj.class_name.endswith("Dropout") and obj.get("train") is False
+    return evaluation and not scales and obj.get("stochastic_inference") is not True
 
 
 def _note(ctx: TorchContext, layers: list[tuple[str, LuaObject]]) -> None:

@@ -14,7 +14,7 @@ from dpnn_bridge.errors import T7FormatError, VerificationError
 from dpnn_bridge.outputs import data
 from dpnn_bridge.outputs.format import Format
 
-#: a file with equal values and other white space is at most this many times as large
+#: a file that is more than this many times as large counts as different, because it is not read
 _MAX_RATIO = 16
 
 
@@ -27,7 +27,7 @@ class Json(Format):
     text = True
 
     def same_content(self, one: Path, other: Path) -> bool:
-        """Return whether two files contain equal values, with keys in any order and any white space."""
+        """Return whether two files contain equal values, with keys in any order and other white space."""
         if other.stat().st_size > _MAX_RATIO * one.stat().st_size:
             return False
         texts = [_text(self.read_data(path), sort_keys=True) for path in (one, other)]
