@@ -16,6 +16,7 @@ from dpnn_bridge.legacy.casting import cast
 from dpnn_bridge.legacy.encoding import Encoder
 from dpnn_bridge.legacy.flat import flattened
 from dpnn_bridge.legacy.legacy_object import LegacyObject
+from dpnn_bridge.legacy.user_modules import is_user_module, overrides
 from dpnn_bridge.objects import LuaObject
 
 #: gradient field -> parameter field
@@ -92,7 +93,7 @@ class Module(_Shared):
         super().__init__(torch.Tensor(), fields)
 
     def __repr__(self) -> str:
-        is_user_class = running.is_user_module(self) or not self._legacy_class
+        is_user_class = is_user_module(self) or not self._legacy_class
         return f"nn.{type(self).__name__}" if is_user_class else self._lua_class
 
     # ------------------------------------------------------------------ computing
@@ -103,7 +104,7 @@ class Module(_Shared):
         return running.forward(self, (input,)) if self._legacy_class != "Module" else self.output
 
     def backward(self, input: Any, gradOutput: Any, scale: float = 1) -> Any:
-        if running.is_user_module(self):
+        if is_user_module(self):
             self.updateGradInput(input, gradOutput)
             self.accGradParameters(input, gradOutput, scale)
             return self.gradInput
@@ -122,7 +123,7 @@ class Module(_Shared):
         return self.gradInput
 
     def accUpdateGradParameters(self, input: Any, gradOutput: Any, lr: float) -> None:
-        if not running.overrides(self, "accGradParameters"):
+        if not overrides(self, "accGradParameters"):
             if self._legacy_class != "Module":
                 running.backward(self, (input,), gradOutput, scale=-lr, input_too=False, into_parameters=True)
             return

@@ -25,21 +25,10 @@ from dpnn_bridge.conversion.torch_context import TorchConversion
 from dpnn_bridge.legacy.encoding import Encoder
 from dpnn_bridge.legacy.fields import CHANGED
 from dpnn_bridge.legacy.legacy_object import LegacyObject
-from dpnn_bridge.legacy.user_modules import UserModule, accumulating, is_user_module, overrides
+from dpnn_bridge.legacy.user_modules import UserModule, accumulating, is_user_module
 from dpnn_bridge.legacy.values import equal
 from dpnn_bridge.legacy.views import Views
 from dpnn_bridge.training.lua_parameters import LuaParameter, all_parameters
-
-__all__ = [
-    "backward",
-    "cleared",
-    "converted",
-    "forward",
-    "gradient_of",
-    "is_user_module",
-    "overrides",
-    "parameters_of",
-]
 
 
 class Call(NamedTuple):

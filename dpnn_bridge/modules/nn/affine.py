@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass, size_storage
 from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.modules.nn.initialization import init_uniform
 from dpnn_bridge.objects import LuaObject
 
 
@@ -53,8 +53,7 @@ class CMul(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw the weights from Torch7's uniform distribution."""
-        bound = 1 / math.sqrt(self.weight.numel())
-        nn.init.uniform_(self.weight, -bound, bound)
+        init_uniform(self.weight.numel(), self.weight)
 
     def forward(self, input: Tensor) -> Tensor:
         rows, weight = spread(self.weight, input)
@@ -99,8 +98,7 @@ class CAdd(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw the biases from Torch7's uniform distribution."""
-        bound = 1 / math.sqrt(self.bias.numel())
-        nn.init.uniform_(self.bias, -bound, bound)
+        init_uniform(self.bias.numel(), self.bias)
 
     def forward(self, input: Tensor) -> Tensor:
         rows, bias = spread(self.bias, input)
@@ -167,8 +165,7 @@ class Add(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw the biases from Torch7's uniform distribution."""
-        bound = 1 / math.sqrt(self.bias.shape[0])
-        nn.init.uniform_(self.bias, -bound, bound)
+        init_uniform(self.bias.shape[0], self.bias)
 
     def forward(self, input: Tensor) -> Tensor:
         if self.scalar or input.shape == self.bias.shape:

@@ -15,6 +15,7 @@ from dpnn_bridge.conversion.fields import Field, Layout, record_of
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.convolution import SPATIAL, SPATIAL_DEFAULTS, Convolution
+from dpnn_bridge.modules.nn.initialization import init_uniform
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
 
@@ -205,9 +206,7 @@ class SpatialConvolutionLocal(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw the parameters from Torch7's uniform distribution."""
-        bound = 1 / math.sqrt(self.in_channels * math.prod(self.kernel_size))
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -bound, bound)
+        init_uniform(self.in_channels * math.prod(self.kernel_size), self.weight, self.bias)
 
     def forward(self, input: Tensor) -> Tensor:
         batch = input.unsqueeze(0) if input.dim() == 3 else input

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +13,7 @@ from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite, has_tensor
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.indices import rows_at
+from dpnn_bridge.modules.nn.initialization import init_uniform
 from dpnn_bridge.objects import LuaObject
 
 
@@ -86,8 +86,7 @@ class Cosine(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw the weights from Torch7's uniform distribution."""
-        bound = 1 / math.sqrt(self.weight.shape[0])
-        nn.init.uniform_(self.weight, -bound, bound)
+        init_uniform(self.weight.shape[0], self.weight)
 
     def forward(self, input: Tensor) -> Tensor:
         return F.linear(input, self.weight) / _length(self.weight).squeeze(-1) / _length(input)
@@ -144,8 +143,7 @@ class Euclidean(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw the weights from Torch7's uniform distribution."""
-        bound = 1 / math.sqrt(self.weight.shape[0])
-        nn.init.uniform_(self.weight, -bound, bound)
+        init_uniform(self.weight.shape[0], self.weight)
 
     def forward(self, input: Tensor) -> Tensor:
         return _Norm.apply(input.unsqueeze(-1) - self.weight)

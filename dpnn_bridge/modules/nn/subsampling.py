@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from dpnn_bridge.conversion.contexts import TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.modules.nn.initialization import init_uniform
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
 
@@ -52,9 +53,7 @@ class SpatialSubSampling(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw the parameters from Torch7's uniform distribution."""
-        bound = 1 / math.sqrt(math.prod(self.kernel_size))
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -bound, bound)
+        init_uniform(math.prod(self.kernel_size), self.weight, self.bias)
 
     def forward(self, input: Tensor) -> Tensor:
         total = F.avg_pool2d(input, self.kernel_size, self.stride, divisor_override=1)
@@ -103,9 +102,7 @@ class TemporalSubSampling(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw the parameters from Torch7's uniform distribution."""
-        bound = 1 / math.sqrt(self.kernel_size)
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -bound, bound)
+        init_uniform(self.kernel_size, self.weight, self.bias)
 
     def forward(self, input: Tensor) -> Tensor:
         return input.unfold(-2, self.kernel_size, self.stride).sum(-1) * self.weight + self.bias

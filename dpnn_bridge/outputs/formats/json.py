@@ -40,9 +40,7 @@ class Json(Format):
     def write_data(self, found: data.Data, path: Path) -> None:
         text = _text(data.cleaned(found, np.ndarray.tolist))
         write_file(path, text)
-        with open_input(path) as file:
-            written = json.loads(file.read())
-        if _text(written) != text:
+        if _text(self.read_data(path)) != text:
             raise VerificationError(f"{path}: differs after reading back")
 
 
