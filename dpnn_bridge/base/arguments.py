@@ -2,6 +2,7 @@
 
 :func:`checks_arguments` wraps a function. If an argument has another type, the wrapper raises an
 :class:`~dpnn_bridge.errors.OptionError` that names the argument, before the function reads, changes or writes anything.
+The types of arguments that ``*args`` or ``**kwargs`` collect are not checked.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def bound(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> dict[st
         call = signature.bind(*args, **kwargs)
     except TypeError as error:
         raise OptionError(f"{function.__name__}: {call_message(error, function)}") from None
-    variadic = {p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD}
+    variadic = {p.name for p in signature.parameters.values() if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
     given = {name: value for name, value in call.arguments.items() if name not in variadic}
     check_types(function.__name__, hints_of(function), given)
     call.apply_defaults()

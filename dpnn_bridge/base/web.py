@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from typing import Any
-from urllib.parse import urljoin
+from urllib.parse import unquote, urljoin
 
 from dpnn_bridge.errors import T7Error, T7LimitError
 
@@ -74,7 +74,7 @@ async def _response(files: Any, path: str) -> Any:
 def matching(pattern: str) -> list[str]:
     """Return the URLs that match a pattern among the links (``href="…"``) of the server's pages.
 
-    ``*`` matches any name, ``**`` any folders.
+    ``*`` matches any name, ``**`` any folders. Percent-encoded characters equal the characters themselves.
 
     Raises:
         T7LimitError: The pages are too large, too many or too slow.
@@ -82,18 +82,18 @@ def matching(pattern: str) -> list[str]:
     """
     base = pattern.partition("*")[0].rpartition("/")[0] + "/"
     tokens = re.split(r"(\*\*/?|\*)", pattern)
-    matches = re.compile("".join(_REGULAR.get(token) or re.escape(token) for token in tokens))
+    matches = re.compile("".join(_REGULAR.get(token) or re.escape(unquote(token)) for token in tokens))
     deepest = None if "**" in pattern else pattern.count("/")
     pages = _Pages(pattern)
     found, folders, seen = [], [base], {base}
     while folders:
         for url in pages.links(folders.pop()):
-            if not url.startswith(base) or url in seen:
+            if not unquote(url).startswith(unquote(base)) or url in seen:
                 continue
             seen.add(url)
             if url.endswith("/"):
                 folders += [url] if deepest is None or url.count("/") <= deepest else []
-            elif matches.fullmatch(url):
+            elif matches.fullmatch(unquote(url)):
                 found.append(url)
     return sorted(found)
 

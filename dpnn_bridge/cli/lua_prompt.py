@@ -59,10 +59,10 @@ def _reader(complete: Callable[[str], Iterable[str]]) -> Callable[[str], str]:
 
 @contextlib.contextmanager
 def ending_at_once(broken_pipes: bool) -> Iterator[None]:
-    """End the program on Ctrl-C, as th does. Python's handler would not run during a loop in Lua.
+    """End the program on Ctrl-C, as th does. Python's signal handler would not run during a loop in Lua.
 
     Args:
-        broken_pipes: also end it when it prints to a pipe that nothing reads, as in ``dpnn-lua script.lua | head``.
+        broken_pipes: also end the program when it prints to a closed pipe, as in ``dpnn-lua script.lua | head``.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -76,7 +76,7 @@ def ending_at_once(broken_pipes: bool) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-#: seconds after Ctrl-C until the prompt explains how to stop the loop
+#: seconds after Ctrl-C until a message explains how to end the program
 _PATIENCE = 1.0
 
 
@@ -123,7 +123,7 @@ def prompt(bridge: Any, ends: Callable[[LuaBridgeError], bool]) -> None:
 
     Args:
         bridge: the Lua runtime that runs the lines.
-        ends: returns whether an error comes from os.exit.
+        ends: returns whether an error is a call of ``os.exit``.
     """
     from dpnn_bridge.lua.text import from_system, readable
 

@@ -1,4 +1,4 @@
-"""Convert objects of ``torch.legacy.nn`` to Lua objects that share the memory of the tensors."""
+"""Convert objects of ``torch.legacy.nn`` to Lua objects, whose tensors share the memory of PyTorch's where possible."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ USER_CLASS = "python."
 
 
 class Encoder(LuaGraph):
-    """Converter of modules, criterions and values to Lua values. Lua tensors share the memory of the tensors.
+    """Converter of modules, criterions and values to Lua values.
+
+    Lua tensors share the memory of CPU tensors. Tensors of a dtype that Torch7 lacks (bool, bfloat16) are copied.
 
     Args:
         inherited: a module of the user whose computation is that of its class in ``torch.legacy.nn``.
@@ -64,12 +66,11 @@ class Encoder(LuaGraph):
         if isinstance(value, np.ndarray):
             value = torch.from_numpy(np.ascontiguousarray(value))
         if isinstance(value, torch.storage.TypedStorage):
-            return self._storage(torch.empty(0, dtype=value.dtype).set_(value._untyped_storage))
+            elements = torch.empty(0, dtype=value.dtype, device=value.device).set_(value._untyped_storage)
+            return self._storage(_as_lua_type(elements))
         if not isinstance(value, Tensor):
             return super().tensor(value)
-        value = value.detach()
-        if value.dtype in (torch.bool, torch.bfloat16):
-            value = value.to(torch.uint8 if value.dtype == torch.bool else torch.float32)
+        value = _as_lua_type(value.detach())
         name = tensor_class(numpy_dtype(value))
         if value.numel() == 0:
             return LuaTensor.empty(name)
@@ -87,3 +88,8 @@ class Encoder(LuaGraph):
             self._storages[key]._torch = elements
             self._alive.append(value)
         return self._storages[key]
+
+
+def _as_lua_type(tensor: Tensor) -> Tensor:
+    """Copy a tensor to a dtype that Torch7 has; return a tensor of such a dtype unchanged."""
+    return tensor.to({torch.bool: torch.uint8, torch.bfloat16: torch.float32}.get(tensor.dtype, tensor.dtype))

@@ -35,8 +35,9 @@ class Writer:
         """Write one object with all objects in it.
 
         Raises:
-            LuaValueError: a value is not a Lua value; a number is not exact as a double; a value contains itself and
-                ``referenced`` is False; a size or an element does not fit into the ``long`` of the stream.
+            LuaValueError: a value is not a Lua value; a number is not exact as a double; a value contains itself, and
+                ``referenced`` is False or it is a function of type 6; a size or an element does not fit into the
+                ``long`` of the stream.
         """
         stack: list[tuple[Any, Iterator[Any]]] = [(None, iter((obj,)))]
         open_ids: set[int] = set()
@@ -48,8 +49,9 @@ class Writer:
                     path = _path([outer for outer, _ in stack[1:]], value)
                     raise LuaValueError(f"{path}: {error}" if path else str(error)) from None
                 if children is not None:
-                    if id(value) in open_ids:  # only possible without references
-                        raise LuaValueError(f"{value!r} contains itself; write it with referenced=True")
+                    if id(value) in open_ids:  # only possible without references, or in a function of type 6
+                        advice = "set its type_code to 8" if self.referenced else "write it with referenced=True"
+                        raise LuaValueError(f"{value!r} contains itself; {advice}")
                     open_ids.add(id(value))
                     stack.append((value, children))
                     break
@@ -132,7 +134,7 @@ class Writer:
         return (part for pair in pairs for part in pair)
 
     def _function(self, function: LuaFunction) -> Iterator[Any] | None:
-        if function.type_code == FUNCTION_6:
+        if function.type_code == FUNCTION_6:  # the only compound value that has no index
             self.sink.int(FUNCTION_6)
         elif not self._head(function.type_code, function):
             return None

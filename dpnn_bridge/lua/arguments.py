@@ -84,9 +84,9 @@ def check_dim(t: Tensor, dim: int, position: int = 2) -> int:
     return dim
 
 
-def dimension(t: Tensor, dim: Any) -> int:
-    """Convert the second argument of a function, a dimension counted from 1, to a dimension counted from 0."""
-    return check_dim(t, check_int(dim, 2) - 1)
+def dimension(t: Tensor, dim: Any, position: int = 2) -> int:
+    """Convert argument number ``position``, a dimension counted from 1, to a dimension counted from 0."""
+    return check_dim(t, check_int(dim, position) - 1)
 
 
 def check_number(value: Any, position: int) -> float:

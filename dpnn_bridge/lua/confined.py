@@ -1,8 +1,9 @@
 """Run the process of a Lua sandbox: drop its privileges, then serve requests of the parent process.
 
-A request is a tuple: the operation, the IDs of the values to release, and arguments. The answer is a pair,
-``("value", …)`` or ``("error", text)``. Before the answer, this process may send any number of ``("print", text)`` and
-``("module", name)``. The parent replies to ``("module", name)`` with the path and text of a Lua file, or None.
+A request is a tuple: the operation, the IDs of the values that the parent no longer uses, and arguments. The answer is
+a pair, ``("value", …)`` or ``("error", text)``. Before the answer, this process may send any number of
+``("print", text)`` and ``("module", name)``. The parent replies to ``("module", name)`` with the path and text of a Lua
+file, or None.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _POLL_INTERVAL = 500
 #: subpackages that are imported before files become inaccessible
 _SUBPACKAGES = ("checkpoints", "compare", "conversion", "loaders", "lua", "modules", "torch7", "training")
 _CODECS = ("ascii", "latin-1", "utf-8", "utf-16", "utf-32", "unicode_escape", "raw_unicode_escape", "idna", "hex")
-#: Lua code whose first run opens files: the base of nn, packages, kernels, linear algebra, printing, serialization
+#: Lua code that loads everything whose first use opens files, before files become inaccessible
 _WARM_UP = """
    require 'nn' require 'moses' require 'xlua' require 'bit32'
    local m = nn.Sequential():add(nn.Linear(3, 2)):add(nn.Tanh())
@@ -93,8 +94,8 @@ def _import_all() -> None:
 
 
 def _no_value(value: Any) -> Any:
-    """Raise an error, because the message must not contain a value that stays in this process."""
-    raise WireError(f"a message without values of Lua contains {value!r}")
+    """Raise an error; encodes values that stay in this process in messages that must not contain any."""
+    raise WireError(f"a message that must not contain Lua values contains {value!r}")
 
 
 class _Host(Host):
@@ -130,7 +131,7 @@ class Server:
         self._channel, self._source = channel, source
         self._values: dict[int, Any] = {}
         self._last_number = 0
-        #: number of a module -> its tensors, and copies as the parent last saw them
+        #: ID of a module -> its tensors, and copies with the values that the parent has
         self._shared: dict[int, list[list[torch.Tensor]]] = {}
 
     def serve(self) -> None:
@@ -176,7 +177,7 @@ class Server:
     # ---- values that stay in this process
 
     def _number(self, value: Any) -> list[Any]:
-        """Keep a value in this process; return its number, the result of Lua's ``type``, and that of ``torch.type``."""
+        """Keep a value in this process; return its ID and the results of Lua's ``type`` and ``torch.type``."""
         self._last_number += 1
         number = self._last_number
         self._values[number] = value

@@ -40,7 +40,7 @@ class SharedStorages:
 
     @property
     def many(self) -> bool:
-        """Whether there are more than twice as many blocks as were in use after the last collection."""
+        """Whether there are more than :data:`_MIN_BLOCKS` blocks, and twice as many as after the last collection."""
         return len(self._blocks) > self._limit
 
     def collected(self) -> None:
@@ -120,7 +120,7 @@ def mirror_entries(account: Callable[[int], None]) -> dict[str, Any]:
         account((int(size) - storage.size) * storage.flat.itemsize)
         storage.resize(int(size))
 
-    return {
+    return {  # libtorch has another name outside Linux; Lua then uses loops and Python instead of the library
         "resize_storage": resize_storage,
         "changes": ctypes.addressof(changes),
         "describe_tensor": _describe,

@@ -23,7 +23,8 @@ from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, Lu
 class SandboxedBridge(LuaBridge):
     """A bridge to Lua in another process.
 
-    A value that stays in the process is a :class:`~dpnn_bridge.lua.sandbox.RemoteValue`.
+    Lua values that cannot be copied, such as objects and functions, stay in that process; a
+    :class:`~dpnn_bridge.lua.sandbox.RemoteValue` refers to such a value.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class SandboxedBridge(LuaBridge):
         self._sandbox = Sandbox(
             folders(lua_path), max_memory, max_seconds, max_instructions, partial=sandbox == "partial"
         )
-        self._remote_tensors: dict[int, list[torch.Tensor]] = {}  # values of each module's tensors in the process
+        self._remote_tensors: dict[int, list[torch.Tensor]] = {}  # ID of a module -> copies of its tensors
         self._ask = self._sandbox.ask
 
     def close(self) -> None:
@@ -140,15 +141,15 @@ class SandboxedBridge(LuaBridge):
         return gradients
 
     def _pull(self, obj: Any, tensors: Sequence[torch.Tensor | None], changed: dict[int, torch.Tensor]) -> None:
-        """Copy the values that Lua changed to ``tensors``, such as running means and weights with a maximum norm."""
+        """Copy tensors that Lua changed to ``tensors``, such as running means or weights with a limited norm."""
         for i, value in changed.items():
             target, copy = tensors[i], self._remote_tensors[obj.number][i]
             if copy.shape != value.shape or copy.dtype != value.dtype:
                 raise LuaBridgeError(
-                    "Lua changed the shape or type of a parameter or buffer, which a sandbox cannot do"
+                    "Lua changed the shape or type of a parameter or buffer, which the sandbox does not support"
                 )
             copy.copy_(value)
-            if target is not None:  # a tensor that was empty when the module was created is not a buffer
+            if target is not None:  # a tensor that was empty when the module was created is no parameter or buffer
                 target.data.copy_(value)
 
     def manual_seed(self, seed: int) -> None:

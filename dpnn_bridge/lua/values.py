@@ -8,7 +8,8 @@ bytes                                  string; a str beyond Latin-1 is encoded a
 torch.Tensor                           tensor on the same memory
 list, tuple                            table 1, 2, …
 dict                                   table
-LuaObject, LuaTable, LuaTensor, …      the result of loading a .t7 file with them
+LuaTensor                              tensor on the same memory
+LuaObject, LuaTable, LuaStorage, …     the result of writing the value to a .t7 file and loading that
 =====================================  ==========================================
 
 Lua tables become lists if their keys are 1, 2, …, otherwise dicts. Tensors become torch.Tensor on the same memory, and
@@ -183,7 +184,7 @@ def _sort_tables(root: Any) -> None:
 
 
 def _rank(value: Any) -> tuple[int, float, str]:
-    """Return a sort key: numbers first, then strings, booleans, and compound values, which all compare equal."""
+    """Return a sort key: numbers and boolean values, strings, boolean keys, compound values (all equal)."""
     if isinstance(value, str):
         return 1, 0, value
     if value in BOOLEAN_KEYS.values():

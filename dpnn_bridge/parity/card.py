@@ -117,8 +117,8 @@ def _loading(target: Path) -> str:
 
 
 def _text(text: str) -> str:
-    """Escape text from a file for Markdown: one line, without table cells, code, tags, links or images."""
-    return re.sub(r"([\\|`<*\[\]])", r"\\\1", shortened(printable(text), 300))
+    """Escape text from a file for Markdown: one line, without table cells, code, tags, images or links to web pages."""
+    return re.sub(r"([\\|`<*\[\]]|:(?=//)|(?i:(?<=www)\.))", r"\\\1", shortened(printable(text), 300))
 
 
 def _code(text: str) -> str:

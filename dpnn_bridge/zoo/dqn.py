@@ -36,7 +36,7 @@ class Scale(nn.Module):
 
     Differs from PyTorch:
         A dimension is enlarged by bilinear interpolation with aligned corners, and reduced by the mean of the covered
-        area. Both are computed in single precision.
+        area. Positions, weights and sums of areas are computed in single precision.
 
     Lua:
         ``nn.Scale(height, width)``, dqn Scale.lua
@@ -68,7 +68,7 @@ def _resize_rows(x: Tensor, size: int) -> Tensor:
         pixel = torch.arange(size, dtype=torch.float32, device=x.device)
         position = (pixel * float(np.float32(old - 1) / np.float32(size - 1))).where(pixel < size - 1, old - 1)
         first = position.long()
-        weight = (position - first).double()
+        weight = position - first
         left, right = x[:, first], x[:, (first + 1).clamp(max=old - 1)]
         return (1 - weight).to(x.dtype) * left + weight.to(x.dtype) * right
     end = np.arange(1, size + 1, dtype=np.float32) * (np.float32(old) / np.float32(size))

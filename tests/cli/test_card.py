@@ -87,7 +87,7 @@ def test_wrong_use_writes_no_card(words: str, code: int, tmp_path: Path, monkeyp
     ("name", "text", "code"),
     [
         ("a\\|b", "a\\\\\\|b", "a\\¦b"),
-        ("![x](http://h/p.png)", "!\\[x\\](http://h/p.png)", "![x](http://h/p.png)"),
+        ("![x](http://h/p.png)", "!\\[x\\](http\\://h/p.png)", "![x](http://h/p.png)"),
         ("<img src=x>`", "\\<img src=x>\\`", "<img src=x>'"),
     ],
     ids=["pipe", "picture", "tag"],
@@ -109,3 +109,7 @@ def test_a_card_loads_files_of_any_name(stem: str, suffix: str) -> None:
     strings = [n.value for p in programs for n in ast.walk(ast.parse(p)) if isinstance(n, ast.Constant)]
     assert strings.count(f"{stem}{suffix}") == len(programs)
     assert "".join(programs).replace("\n", "").isprintable()
+
+
+def test_text_of_a_file_is_no_link_in_a_card() -> None:
+    assert _text("see https://a.b and WWW.a.b") == r"see https\://a.b and WWW\.a.b"

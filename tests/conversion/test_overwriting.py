@@ -103,3 +103,11 @@ def join() -> nn.Module:
     from dpnn_bridge.modules.nn.table import JoinTable
 
     return JoinTable(2)
+
+
+@pytest.mark.parametrize(("v2", "advice"), [(True, "; with inplace=True they are equal"), (False, "")])
+def test_a_layer_that_ignores_the_option_is_named_with_the_option_too(v2: bool, advice: str) -> None:
+    model = lua("nn.ConcatTable", lua("nn.Dropout", p=0.5, v2=v2, inplace=True), lua("nn.Tanh"))
+    (note,) = convert_object(model, Options())[1].notes
+    assert note.endswith(f"may differ from Torch7's{advice}")
+    assert notes(model, inplace=True) == ([] if v2 else ["modules[1] (nn.Dropout)"])

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from dpnn_bridge import write_t7
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.legacy import load_lua, nn, optim
+from dpnn_bridge.legacy.encoding import Encoder
 
 
 def net() -> Any:
@@ -389,3 +390,10 @@ def test_random_maps_give_every_output_different_inputs() -> None:
     draws = inputs.split(6)  # six of seven inputs are used of each permutation
     assert all(len(set(draw.tolist())) == len(draw) for draw in draws)
     assert set(inputs.tolist()) == set(range(7))
+
+
+def test_storages_of_types_that_torch7_lacks_are_copied() -> None:
+    flags, halves = torch.tensor([True, False]), torch.tensor([1.0, 2.5], dtype=torch.bfloat16)
+    for tensor, name in ((flags, "Byte"), (halves, "Float")):
+        storage = Encoder().value(torch.storage.TypedStorage(wrap_storage=tensor.untyped_storage(), dtype=tensor.dtype))
+        assert (storage.class_name, storage.numpy().tolist()) == (f"torch.{name}Storage", tensor.tolist())

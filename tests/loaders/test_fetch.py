@@ -229,3 +229,10 @@ def test_a_hostile_page_is_one_error(name: str, pages: str, monkeypatch: pytest.
         remote.listed(f"{pages}/{name}/**/*.t7")
     assert time.monotonic() - start < 20
     assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("folder", ["a b", "a%20b"])
+def test_percent_encoded_names_match(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = b'<a href="/a%20b/n%c3%a9.t7">x</a><a href="/a%20b/m.t7">y</a>'
+    monkeypatch.setattr(web, "chunks", lambda url: iter([page]))
+    assert web.matching(f"https://host/{folder}/n\u00e9*.t7") == ["https://host/a%20b/n%c3%a9.t7"]

@@ -343,3 +343,12 @@ def test_an_integer_beyond_a_double_is_one_error() -> None:
 def test_half_of_a_character_is_one_error(value: Any, tmp_path: Path) -> None:
     with pytest.raises(LuaValueError, match=r"contains the surrogate U\+D800 at position 1"):
         write_t7(tmp_path / "x.t7", value)
+
+
+def test_a_function_without_index_cannot_contain_itself() -> None:
+    function = LuaFunction(b"", type_code=6)
+    function.upvalues = LuaTable({1: function})
+    with pytest.raises(LuaValueError, match="contains itself; set its type_code to 8"):
+        dumps(function)
+    function.type_code = 8
+    assert loads(dumps(function)).upvalues[1].type_code == 8

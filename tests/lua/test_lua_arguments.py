@@ -111,3 +111,21 @@ ROUNDED = [
 def test_numbers_as_arguments(cases: list[tuple[str, str]], runtime: str) -> None:
     found = BRIDGES[runtime].execute(CODE, [code for code, _ in cases])
     assert [(code, b) for (code, a), b in zip(cases, found, strict=True) if a != b] == []
+
+
+#: the numbers of arguments in Torch7's messages
+POSITIONS = {
+    "D.maskedSelect(D(2), D(2))": 2,
+    "D.maskedSelect(D(2), D(2), D(2))": 3,
+    "D(2):index(1, 3)": 3,
+    "D(2):index('a', L{1})": 2,
+    "D(2):index(D(2), 1, 3)": 4,
+    "D(2):index(D(2), 'a', L{1})": 3,
+    "D(2):index(F(2), 1, L{1})": 2,
+}
+
+
+def test_messages_count_arguments_as_torch7_does() -> None:
+    code = f"{CODE.partition('local function')[0]} return select(2, pcall(loadstring('return ' .. ...)))"
+    for call, position in POSITIONS.items():
+        assert f"bad argument #{position} " in str(BRIDGES["lua51"].execute(code, call)), call

@@ -15,7 +15,7 @@ from dpnn_bridge.checkpoints import find
 from dpnn_bridge.conversion import to_lua, to_torch
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaObject, LuaTable
-from dpnn_bridge.zoo import attribute_to_image, msg_net, ptn, shift_net, stmn
+from dpnn_bridge.zoo import attribute_to_image, dqn, msg_net, ptn, shift_net, stmn
 from dpnn_bridge.zoo.stn import AffineGridGeneratorBHWD
 
 
@@ -420,3 +420,13 @@ def test_the_network_of_an_agent_is_found() -> None:
     assert find.candidates(agent)[0].key == "network"
     checkpoint = LuaTable({"agent": agent, "model": linear(3, 2, seed=9), "reward_history": LuaTable.from_list([1])})
     assert find.candidates(checkpoint)[0].key == "model"
+
+
+def test_scale_enlarges_doubles_with_weights_in_single_precision() -> None:
+    x = torch.tensor([[0.1, 0.7, 0.2]], dtype=torch.float64)
+    position = np.arange(7, dtype=np.float32) * (np.float32(2) / np.float32(7))
+    first = position.astype(int)
+    right = position - first.astype(np.float32)
+    row = x[0].numpy()
+    expected = (np.float32(1) - right).astype(float) * row[first] + right.astype(float) * row[first + 1]
+    assert dqn._resize_rows(x, 8)[0].tolist() == [*expected.tolist(), 0.2]

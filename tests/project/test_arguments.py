@@ -259,3 +259,11 @@ def test_options_that_change_nothing_are_taken(tmp_path: Path) -> None:
     assert files.is_converted(source, tmp_path / "out.pt", force=True, checksum=True)
     with pytest.raises(OptionError, match="no option colour; the options are key, "):
         dpnn_bridge.convert(source, tmp_path / "out.pt", colour=1)
+
+
+def test_arguments_that_are_collected_are_passed_on() -> None:
+    @checks_arguments
+    def total(first: int, *others: int, **named: int) -> int:
+        return first + sum(others) + sum(named.values())
+
+    assert total(1, 2, 3, fourth=4) == 10

@@ -77,7 +77,8 @@ def apply_index(t: Tensor, spec: Sequence[Any]) -> tuple[Tensor, int | None]:
 
     Args:
         t: the tensor.
-        spec: per dimension a number, or a pair (first, last); None in a pair is the first or last position.
+        spec: per dimension a number, or a pair (first, last): ``(None, None)`` is the complete
+            dimension, ``(first, None)`` one position.
 
     Returns:
         The view, and the index in the storage if the result is a single element, else None.
@@ -200,14 +201,14 @@ def _count_valid(positions: torch.Tensor, limit: int) -> int:
 @native("index", types=ALL_TYPES)
 def index_(*args: Any) -> Tensor:
     if len(args) == 3:
-        r, (t, dim, index) = Tensor(args[0].ty), args
+        r, first, (t, dim, index) = Tensor(args[0].ty), 1, args
     elif len(args) == 4:
-        r, t, dim, index = args
+        first, (r, t, dim, index) = 2, args
     else:
         raise TorchError("[Tensor,] Tensor, number, LongTensor expected")
-    t = check_tensor(t, 2, r.ty)
-    d = dimension(t, dim)
-    positions = _vector(index, 3)
+    t = check_tensor(t, first, r.ty)
+    d = dimension(t, dim, first + 1)
+    positions = _vector(index, first + 2)
     is_shared = r.storage is not None and t.storage is not None and r.storage.block is t.storage.block
     if is_shared or _count_valid(positions, t.size[d]) < len(positions):
         _index_in_order(r, t, d, index)
@@ -327,10 +328,9 @@ def _check_values(wrong: bool) -> None:
 def masked_select(*args: Any) -> Tensor:
     if len(args) not in (2, 3):
         raise TorchError("[Tensor,] Tensor, ByteTensor expected")
-    r, t, mask = args if len(args) == 3 else (None, *args)
-    t_ = check_tensor(t, 2, t.ty if isinstance(t, Tensor) else "Double")
-    r = Tensor(t_.ty) if r is None else check_tensor(r, 1, t_.ty)
-    mask = check_tensor(mask, 3, "Byte")
+    r, t, mask = args if len(args) == 3 else (Tensor(args[0].ty), *args)
+    t_ = check_tensor(t, len(args) - 1, r.ty)
+    mask = check_tensor(mask, len(args), "Byte")
     r.resize((int(mask.t.sum()),))  # before the source is checked, as in TH
     chosen, wrong = _selected_by(t_, mask)
     if r.storage is not None and t_.storage is not None:

@@ -79,10 +79,14 @@ class DropoutClass(LuaClass):
 
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
-        v2, stochastic = obj["v2"] is True, obj["stochastic_inference"] is True
-        if stochastic or not v2 or not 0 <= obj["p"] < 1:
-            return Dropout(obj["p"], v2=v2, stochastic_inference=stochastic)
-        return nn.Dropout(obj["p"], inplace=ctx.options.inplace and obj.get("inplace") is True)
+        if cls.becomes_stock(obj):
+            return nn.Dropout(obj["p"], inplace=ctx.options.inplace and obj.get("inplace") is True)
+        return Dropout(obj["p"], v2=obj["v2"] is True, stochastic_inference=obj["stochastic_inference"] is True)
+
+    @staticmethod
+    def becomes_stock(obj: LuaObject) -> bool:
+        """Return whether the Lua object becomes :class:`torch.nn.Dropout`, which can work in place."""
+        return obj.get("v2") is True and obj.get("stochastic_inference") is not True and 0 <= obj["p"] < 1
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:

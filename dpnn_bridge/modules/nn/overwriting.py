@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.contexts import TorchContext
+from dpnn_bridge.modules.nn.activation import Inplace
+from dpnn_bridge.modules.nn.dropout import DropoutClass
 from dpnn_bridge.objects import LuaObject, LuaTable
 
 #: layers whose output shares memory with their input
@@ -60,14 +63,24 @@ def _is_idle(obj: LuaObject) -> bool:
 
 def _note(ctx: TorchContext, layers: list[tuple[str, LuaObject]]) -> None:
     """Add a note about the layers that overwrite inputs of other layers, with their paths below the container."""
-    if not layers or ctx.options.inplace:
+    if ctx.options.inplace:
+        layers = [(path, layer) for path, layer in layers if not _follows_option(layer)]
+    if not layers:
         return
     names = [f"{path} ({layer.class_name})" for path, layer in layers[:_MAX_NAMES]]
     ctx.note(
         "in Torch7, these in-place layers overwrite values that other layers also read: "
-        f"{', '.join(names + ['…'] * (len(layers) > _MAX_NAMES))}. Outputs and gradients may differ from Torch7's; "
-        "with inplace=True they are equal"
+        f"{', '.join(names + ['…'] * (len(layers) > _MAX_NAMES))}. Outputs and gradients may differ from Torch7's"
+        + ("; with inplace=True they are equal" if all(_follows_option(layer) for _, layer in layers) else "")
     )
+
+
+def _follows_option(layer: LuaObject) -> bool:
+    """Return whether the converted layer works in place with the option ``inplace``."""
+    mapping = registry.find(layer)
+    if mapping is DropoutClass:
+        return DropoutClass.becomes_stock(layer)
+    return mapping is not None and issubclass(mapping, Inplace)
 
 
 def note_branches(obj: LuaObject, ctx: TorchContext) -> None:

@@ -82,7 +82,7 @@ class DilatedMaxPool2d(_LowestPadding, nn.MaxPool2d):
     """Max pooling over dilated windows, which can contain only padding.
 
     Args:
-        kernel_size, stride, padding, dilation, ceil_mode: as in :class:`torch.nn.MaxPool2d`, all pairs.
+        kernel_size, stride, padding, dilation, ceil_mode: as in :class:`torch.nn.MaxPool2d`; sizes are pairs.
 
     Shape:
         - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
@@ -93,7 +93,8 @@ class DilatedMaxPool2d(_LowestPadding, nn.MaxPool2d):
         and adds the gradient to an arbitrary element.
 
     Lua:
-        ``nn.SpatialDilatedMaxPooling(...)`` with padding or in ceil mode, SpatialDilatedMaxPooling.lua
+        ``nn.SpatialDilatedMaxPooling(...)`` with a dilation above 1 and padding or ceil mode,
+        SpatialDilatedMaxPooling.lua
     """
 
 
@@ -101,7 +102,7 @@ class DilatedMaxPool3d(_LowestPadding, nn.MaxPool3d):
     """Max pooling of volumes over dilated windows, which can contain only padding.
 
     Args:
-        kernel_size, stride, padding, dilation, ceil_mode: as in :class:`torch.nn.MaxPool3d`, all triples.
+        kernel_size, stride, padding, dilation, ceil_mode: as in :class:`torch.nn.MaxPool3d`; sizes are triples.
 
     Shape:
         - Input: :math:`(N, C, T, H, W)` or :math:`(C, T, H, W)`.
@@ -111,7 +112,8 @@ class DilatedMaxPool3d(_LowestPadding, nn.MaxPool3d):
         See :class:`DilatedMaxPool2d`.
 
     Lua:
-        ``nn.VolumetricDilatedMaxPooling(...)`` with padding or in ceil mode, VolumetricDilatedMaxPooling.lua
+        ``nn.VolumetricDilatedMaxPooling(...)`` with a dilation above 1 and padding or ceil mode,
+        VolumetricDilatedMaxPooling.lua
     """
 
 

@@ -32,10 +32,10 @@ class Scaled(nn.Module):
         - v, output: the weight's shape.
 
     Differs from PyTorch:
-        :func:`torch.nn.utils.parametrizations.weight_norm` adds nothing to the norm.
+        :func:`torch.nn.utils.parametrizations.weight_norm` adds no constant to the squared norm.
     """
 
-    #: g and v are parameters of ``nn.WeightNorm``, not of the layer in it
+    #: in Lua, g and v are parameters of ``nn.WeightNorm``, not of the layer inside it
     listed_outside = True
 
     def __init__(self, dims: tuple[int, ...]) -> None:
@@ -69,7 +69,7 @@ def as_rows(weight: Tensor, module: Any) -> Tensor:
 
 
 def _from_rows(rows: Tensor, module: Any) -> Tensor:
-    """Undo :func:`as_rows`."""
+    """Convert rows to PyTorch's memory layout; the inverse of :func:`as_rows`."""
     shape = module.module.weight.shape
     order = as_rows(torch.arange(shape.numel()).reshape(shape), module).flatten()
     return rows.new_empty(shape.numel()).index_copy(0, order, rows.flatten()).reshape(shape)
@@ -84,20 +84,20 @@ def _norms_to_torch(g: Tensor, module: Any) -> Tensor:
 
 
 def _norms_to_lua(g: Tensor, module: Any) -> Tensor:
-    """Undo :func:`_norms_to_torch`."""
+    """Convert g from the shape of :class:`Scaled` to Torch7's; the inverse of :func:`_norms_to_torch`."""
     return as_rows(g.expand_as(module.module.weight), module)[:, :1]
 
 
 @lua_class("nn.WeightNorm")
 class WeightNorm(nn.Module):
-    """Runs a module whose weight is normalized.
+    """Runs a layer with weight normalization.
 
     Args:
-        module: the module, whose weight has the parametrization :class:`Scaled`.
+        module: the layer, whose weight has the parametrization :class:`Scaled`.
         output_dim: dimension of the Lua weight along which each slice is one direction, counted from 1.
 
     Shape:
-        - Input, output: the module's input and output.
+        - Input, output: the layer's input and output.
 
     Differs from Torch7:
         Torch7 stores the gradient of ``v`` in ``gradWeight``, and the next backward pass adds to it, also the backward
@@ -116,7 +116,7 @@ class WeightNorm(nn.Module):
         return self.module(input)
 
     class Lua(LuaClass):
-        """Files have ``v``, ``g`` and the size of the weight; those of the first version also have the weight."""
+        """Files contain ``v``, ``g`` and the weight's size; files of the first version of nn also the weight."""
 
         computed_fields = ("modules", "weight", "gradWeight", "weightSize", "otherDims", "viewIn", "viewOut")
         scalars = {"outputDim": "output_dim"}
@@ -152,7 +152,7 @@ class WeightNorm(nn.Module):
             fields = super().to_lua(module, ctx) | {name: size_storage(size) for name, size in sizes.items()}
             fields["otherDims"] = columns
             zeros = torch.zeros_like(module.module.parametrizations.weight.original0).flatten()
-            # Torch7 does not resize these buffers
+            # Torch7 needs these buffers in their final size
             buffers = {name: ctx.constant(zeros, module) for name in ("_norm", "_scale")}
             return {**fields, **buffers, "modules": LuaTable.from_list([inner])}
 
@@ -164,8 +164,8 @@ class WeightNorm(nn.Module):
 
         @classmethod
         def joined_gradient(cls, module: Any, name: str, gradients: dict[str, list[Tensor]]) -> Tensor | None:
-            """Sum the gradients of clones, without the second normalization of earlier gradients."""
-            if name == "bias":  # clones share the gradient, but the lists of some lack it
+            """Sum the gradients of clones; subtract what Torch7 adds by normalizing earlier gradients a second time."""
+            if name == "bias":  # clones share the gradient, but some do not store it
                 return next((gradient for gradient in gradients["bias"] if gradient.numel()), None)
             again = accumulated(module, sum(gradient.flatten(1) for gradient in gradients["v"][:-1]))[name == "g"]
             return sum(gradient.reshape(again.shape) for gradient in gradients[name]) - again
@@ -181,7 +181,7 @@ def accumulated(module: WeightNorm, rows: Any) -> tuple[Tensor, Tensor]:
     Torch7 also stores ``gradV`` in ``gradWeight``; another call before ``zeroGradParameters`` adds to it.
 
     Args:
-        module: the module.
+        module: the layer with weight normalization.
         rows: content of ``gradWeight``, one row for each direction.
     """
     inner: Any = module.module
@@ -193,7 +193,7 @@ def accumulated(module: WeightNorm, rows: Any) -> tuple[Tensor, Tensor]:
     return rows * scale - v * scale / norm * grad_g, grad_g
 
 
-#: default of the smallest norm of nn.LinearWeightNorm
+#: default lower bound of the norms of nn.LinearWeightNorm
 MIN_NORM = 1e-16
 
 
@@ -201,7 +201,7 @@ class ClampedWeightNorm(nn.Module):
     """Parametrization of a weight by norms g and directions v, whose norms are clamped to at least ``eps``.
 
     Args:
-        eps: smallest norm by which a direction is divided.
+        eps: lower bound of the norms by which the directions are divided.
 
     Shape:
         - g: :math:`(outputs, 1)`; v: :math:`(outputs, inputs)`.

@@ -19,7 +19,7 @@ _MAX_RATIO = 16
 
 
 class Json(Format):
-    """The format ``.json``: tables become arrays and objects, tensors nested arrays."""
+    """The format ``.json``: tables become arrays and objects, tensors nested arrays; with NaN as Python writes it."""
 
     suffix = ".json"
     models = False

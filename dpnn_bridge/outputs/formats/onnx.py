@@ -31,7 +31,7 @@ from dpnn_bridge.outputs.written import GraphNode, Results, Written, results_of_
 ORIGIN = "dpnn_bridge_origin"
 #: metadata key under which torch.onnx stores the names of the modules that contain an operation
 SCOPES = "pkg.torch.onnx.name_scopes"
-#: loggers of torch.onnx and onnxscript whose messages are irrelevant or raised as errors here
+#: loggers of torch.onnx and onnxscript whose messages are irrelevant, or are raised as errors by this file
 SILENCED_LOGGERS = (
     "torch.onnx._internal.exporter._registration",
     "torch.onnx._internal.exporter._compat",
@@ -51,7 +51,7 @@ def _libraries() -> Any:
 
 @contextmanager
 def _without_log_messages() -> Iterator[None]:
-    """Silence messages of torch.onnx about missing packages, deprecated features and failed conversions."""
+    """Suppress messages of torch.onnx about missing packages, deprecated features and failed conversions."""
     loggers = [logging.getLogger(name) for name in SILENCED_LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -112,7 +112,7 @@ def _scopes(node: Any) -> frozenset[str] | None:
     found = [p.value for p in node.metadata_props if p.key == SCOPES]
     try:  # the last name is the name of the operation
         return frozenset(name for name in ast.literal_eval(found[0])[:-1] if name) if found else None
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError):
         return None
 
 
