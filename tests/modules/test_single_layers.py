@@ -10,7 +10,10 @@ from formula import DOUBLE, agree, converted, leaf, lua, random
 from torch import nn
 
 from dpnn_bridge.conversion import to_lua, to_torch
+from dpnn_bridge.modules.nn.linear import Cosine, Euclidean
+from dpnn_bridge.modules.nn.normalization import Normalize
 from dpnn_bridge.modules.nn.padding import Padding
+from dpnn_bridge.modules.nn.pairwise import PairwiseDistance
 from dpnn_bridge.objects import LuaTable, LuaTensor
 from dpnn_bridge.zoo.shake import MulConstantSlices
 from dpnn_bridge.zoo.stereo import StereoJoin
@@ -131,3 +134,15 @@ def test_borders_are_repeated() -> None:
     agree(module(x), [[[float(x[c][places[8 * i + j]]) for j in range(8)] for i in range(5)] for c in range(2)])
     assert isinstance(to_lua(module)["padH"], (int, float))
     assert not isinstance(to_lua(module)["padH"], LuaTensor)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [*map(Normalize, (1.5, 2, float("inf"))), *map(PairwiseDistance, (2, 3)), Cosine(3, 2), Euclidean(3, 2)],
+    ids=str,
+)
+def test_second_derivatives_are_those_of_the_gradient(module: nn.Module) -> None:
+    """A norm in the gradient is no constant of the second derivative."""
+    paired = isinstance(module, PairwiseDistance)
+    inputs = (leaf(2, 3), leaf(2, 3, seed=1)) if paired else (leaf(2, 3),)
+    torch.autograd.gradgradcheck(lambda *x: module.double()(list(x) if paired else x[0]), inputs)

@@ -12,15 +12,19 @@ from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
 
 
+def _norm(input: Tensor, p: float, eps: float) -> Tensor:
+    """Return the p-norm of each row, with ``eps`` inside the root, of shape :math:`(N, 1)`."""
+    if p == math.inf:
+        return input.abs().amax(1, keepdim=True) + eps
+    return (input.abs().pow(p).sum(1, keepdim=True) + eps).pow(1 / p)
+
+
 class _Normalized(torch.autograd.Function):
     """Divides rows by their p-norm, with the gradient that Torch7 computes."""
 
     @staticmethod
     def forward(input: Tensor, p: float, eps: float) -> tuple[Tensor, Tensor]:
-        if p == math.inf:
-            norm = input.abs().amax(1, keepdim=True) + eps
-        else:
-            norm = (input.abs().pow(p).sum(1, keepdim=True) + eps).pow(1 / p)
+        norm = _norm(input, p, eps)
         return input / norm, norm
 
     @staticmethod
@@ -33,6 +37,8 @@ class _Normalized(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
         input, norm = ctx.saved_tensors
         grad, p = grad_outputs[0], ctx.p
+        if torch.is_grad_enabled():  # for second derivatives
+            norm = _norm(input, p, ctx.eps)
         cross = (input * grad).sum(1, keepdim=True)
         if p == math.inf:
             largest = input.abs().argmax(1, keepdim=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.conversion.contexts import LuaContext
@@ -12,7 +13,6 @@ from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.arithmetic import check_dimensions, shaped_like
 from dpnn_bridge.modules.nn.indices import from_one
 from dpnn_bridge.objects import LuaTensor
-from dpnn_bridge.torch7.gradient import with_gradient_of
 
 
 class PairClass(LuaClass):
@@ -81,6 +81,28 @@ class CosineDistance(nn.Module):
         scratch = ("buffer", "w1", "w22", "w", "w32", "ones")
 
 
+class _Distance(torch.autograd.Function):
+    """Computes the p-norm of each row, with the gradient that Torch7 computes."""
+
+    @staticmethod
+    def forward(difference: Tensor, p: float) -> Tensor:
+        return difference.abs().pow(p).sum(1).pow(1 / p)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
+        ctx.p = inputs[1]
+        ctx.save_for_backward(inputs[0], output)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        difference, distance = ctx.saved_tensors
+        grad, p = grads[0].unsqueeze(1), ctx.p
+        if p == 1:
+            return difference.sign() * grad, None
+        slope = difference if p <= 2 else difference * difference.abs().pow(p - 2)
+        return slope * (grad * (distance + 1e-6).pow(1 - p).unsqueeze(1)), None
+
+
 @lua_class("nn.PairwiseDistance")
 class PairwiseDistance(nn.Module):
     r"""Computes the p-norms of the differences between the rows of two matrices.
@@ -109,16 +131,7 @@ class PairwiseDistance(nn.Module):
 
     def forward(self, input: list[Tensor]) -> Tensor:
         first, second = rows_of(input)
-        difference = first - second
-        distance = difference.detach().abs().pow(self.norm).sum(1).pow(1 / self.norm)
-        return with_gradient_of(distance, (difference * self.slope(difference.detach(), distance)).sum(1))
-
-    def slope(self, difference: Tensor, distance: Tensor) -> Tensor:
-        """Compute Torch7's gradient with respect to ``difference``."""
-        if self.norm == 1:
-            return difference.sign()
-        scale = (distance + 1e-6).pow(1 - self.norm).unsqueeze(1)
-        return scale * (difference if self.norm <= 2 else difference * difference.abs().pow(self.norm - 2))
+        return _Distance.apply(first - second, self.norm)
 
     class Lua(LuaClass):
         scalars = ("norm",)
