@@ -294,6 +294,23 @@ def test_cuda_convnets_layout() -> None:
     assert np.array_equal(to_lua(module)["weight"].numpy(), weight.numpy())
 
 
+def test_cuda_convnets_max_pooling() -> None:
+    module = to_torch(lua("nn.SpatialMaxPoolingCUDA", kW=2, kH=2, dW=1, dH=1, indices=torch.Tensor()))
+    x = torch.tensor([[3.0, 1, 0], [3, 2, 0], [0, 5, 0]]).reshape(1, 3, 3, 1).requires_grad_()
+    y = module(x)
+    assert y.flatten().tolist() == [3, 2, 5, 5]
+    y.backward(torch.tensor([1.0, 2, 4, 8]).reshape(y.shape))
+    assert x.grad is not None
+    assert x.grad.flatten().tolist() == [1, 0, 0, 1, 2, 0, 0, 12, 0]  # a window has 3 twice
+    assert torch.equal(module(x.detach()), y)
+    written = to_lua(module)
+    assert [written[name] for name in ("kW", "kH", "dW", "dH")] == [2, 2, 1, 1]
+    with pytest.raises(ValueError, match=r"expected square images .* found \(1, 3, 2, 1\)"):
+        module(x[:, :, :2])
+    with pytest.raises(ConversionError, match="expected a square kernel_size, found 2 x 3"):
+        to_torch(lua("nn.SpatialMaxPoolingCUDA", kW=3, kH=2, dW=1, dH=1))
+
+
 def test_fft_convolution_is_a_convolution() -> None:
     weight = torch.randn(4, 2, 3, 3)
     fields = {"nInputPlane": 2, "nOutputPlane": 4, "kW": 3, "kH": 3, "padLeft": 1, "padUp": 0, "weight": weight}

@@ -146,14 +146,19 @@ class FullConvolution(StockConvolution):
         return accept_size_input(super().build(obj, ctx))
 
 
-@lua_class("nn.SpatialFullConvolution", "cudnn.SpatialFullConvolution")
+@lua_class("nn.SpatialFullConvolution", "cudnn.SpatialFullConvolution", "nn.SpatialDeconvolution")
 class SpatialFullConvolution(FullConvolution):
     torch_type = nn.ConvTranspose2d
     scalars = {**SPATIAL, ("adjH", "adjW"): "output_padding"}
     defaults = {**SPATIAL_DEFAULTS, "adjH": 0, "adjW": 0}
 
 
-@lua_class("nn.VolumetricFullConvolution", "cudnn.VolumetricFullConvolution", "cudnn.normal3DdeConv")
+@lua_class(
+    "nn.VolumetricFullConvolution",
+    "cudnn.VolumetricFullConvolution",
+    "cudnn.normal3DdeConv",
+    "nn.VolumetricDeconvolution",
+)
 class VolumetricFullConvolution(FullConvolution):
     torch_type = nn.ConvTranspose3d
     scalars = {**VOLUMETRIC, ("adjT", "adjH", "adjW"): "output_padding"}

@@ -233,7 +233,7 @@ class SpatialConvolutionLocal(nn.Module):
 
 
 # ---------------------------------------------------------------------- with a connection table
-@lua_class("nn.SpatialConvolutionMap")
+@lua_class("nn.SpatialConvolutionMap", "nn.SpatialConvolutionSparse")
 class SpatialConvolutionMap(nn.Module):
     """A convolution that connects only the pairs of input and output channels in a table.
 

@@ -17,7 +17,7 @@ from dpnn_bridge.conversion.registry import lua_class, parameters
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 
-@lua_class("nn.SpatialCrossMapLRN", "cudnn.SpatialCrossMapLRN")
+@lua_class("nn.SpatialCrossMapLRN", "cudnn.SpatialCrossMapLRN", "nn.SpatialCrossLRN")
 class LocalResponseNorm(nn.LocalResponseNorm):
     """Local response normalization across channels.
 

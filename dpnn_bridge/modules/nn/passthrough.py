@@ -18,7 +18,7 @@ from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.torch7.gradient import add_gradient, block_gradient, scale_gradient
 
 
-@lua_class("nn.Identity")
+@lua_class("nn.Identity", "nn.IdentityTable")
 class Identity(LuaClass):
     torch_type = nn.Identity
 

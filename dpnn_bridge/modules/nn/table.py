@@ -88,7 +88,7 @@ class SplitTable(nn.Module):
         defaults = {"nInputDims": None}
 
 
-@lua_class("nn.SelectTable")
+@lua_class("nn.SelectTable", "nn.ElementTable")
 class SelectTable(nn.Module):
     """Returns one element of a list or dict.
 
