@@ -38,6 +38,8 @@ def size_storage(sizes: Any) -> LuaStorage:
 INDEX = Change(lambda v: _shifted(v, -1), lambda v: _shifted(v, 1))
 #: a dimension or an index that is negative if it is counted from the end
 SIGNED_INDEX = Change(lambda v: v - 1 if v > 0 else v, lambda v: v + 1 if v >= 0 else v)
+#: the ignored target: an index, or -100, which ignores no target in both
+IGNORED_TARGET = Change(lambda v: v - (v != -100), lambda v: v + (v != -100))
 #: sizes: a ``torch.LongStorage`` in Lua, a tuple in Python
 SIZE = Change(
     lambda v: tuple(v.numpy().tolist()) if isinstance(v, LuaStorage) else v,
@@ -61,7 +63,7 @@ RENAMED: dict[str, dict[str, str]] = {
 }
 #: class -> field of ``torch.legacy.nn`` -> conversion of its value
 CHANGED: dict[str, dict[str, Change]] = {
-    "ClassNLLCriterion": {"ignore_index": SIGNED_INDEX},
+    "ClassNLLCriterion": {"ignore_index": IGNORED_TARGET},
     "Concat": {"dimension": SIGNED_INDEX},
     "DepthConcat": {"dimension": SIGNED_INDEX, "outputSize": SIZE},
     "Index": {"dimension": SIGNED_INDEX},
@@ -80,7 +82,7 @@ CHANGED: dict[str, dict[str, Change]] = {
     "Reshape": {"size": SIZE},
     "Select": {"dimension": SIGNED_INDEX, "index": SIGNED_INDEX},
     "SelectTable": {"index": SIGNED_INDEX},
-    "SpatialClassNLLCriterion": {"ignore_index": SIGNED_INDEX},
+    "SpatialClassNLLCriterion": {"ignore_index": IGNORED_TARGET},
     "SpatialConvolutionMap": {"connTable": INDEX},
     "SpatialFullConvolutionMap": {"connTable": INDEX},
     "SplitTable": {"dimension": SIGNED_INDEX},
@@ -116,6 +118,7 @@ ADDED: dict[str, dict[str, tuple[Any, Any]]] = {"Dropout": {"v2": (False, True)}
 #: class -> setting that Torch7's class does not have -> the value that corresponds to Torch7's computation
 _ONLY_PYTORCH: dict[str, dict[str, Any]] = {
     **{name: {"dim": None} for name in ("LogSoftMax", "SoftMax", "SoftMin")},
+    "SpatialClassNLLCriterion": {"ignore_index": -100},
     "VolumetricAveragePooling": {"padT": 0, "padW": 0, "padH": 0, "ceil_mode": False, "count_include_pad": True},
 }
 

@@ -201,6 +201,12 @@ CRITERIONS: dict[str, tuple[Any, Any, Any, Any]] = {
         lambda: torch.tensor([0, 2, 1, 0]),
         lambda x, y: F.nll_loss(x, y, ignore_index=2),
     ),
+    "ClassNLLCriterion padded": (
+        lambda: nn.ClassNLLCriterion(ignore_index=-1),
+        (4, 3),
+        lambda: torch.tensor([0, -1, 1, 0]),
+        lambda x, y: F.nll_loss(x, y, ignore_index=-1),
+    ),
     "ClassSimplexCriterion": (lambda: nn.ClassSimplexCriterion(5), (4, 5), lambda: torch.tensor([0, 4, 1, 3]), None),
     "CosineEmbeddingCriterion": (
         lambda: nn.CosineEmbeddingCriterion(0.2),
@@ -317,6 +323,16 @@ def test_criterions(name: str, tmp_path: Path) -> None:
     again = load_lua(tmp_path / "criterion.t7")
     assert type(again) is type(criterion)
     assert again.forward(value, target) == loss
+
+
+def test_images_with_ignored_pixels() -> None:
+    x, y = torch.randn(2, 3, 2, 2), torch.tensor([[[0, 2], [1, 2]], [[2, 2], [0, 1]]])
+    criterion = nn.SpatialClassNLLCriterion(torch.tensor([1.0, 2, 3]), ignore_index=2)
+    loss = F.nll_loss(x.requires_grad_(), y, criterion.weights, ignore_index=2)
+    assert criterion.forward(x, y) == pytest.approx(float(loss))
+    torch.testing.assert_close(criterion.backward(x, y), *torch.autograd.grad(loss, x))
+    with pytest.raises(ConversionError, match="Torch7 does not have it"):
+        criterion.to_lua()
 
 
 def test_predictions_of_a_simplex() -> None:

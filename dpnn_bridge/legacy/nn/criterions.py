@@ -10,6 +10,8 @@ from torch import Tensor
 
 from dpnn_bridge.legacy.module import Criterion
 from dpnn_bridge.legacy.nn.activations import LogSoftMax, Sigmoid
+from dpnn_bridge.modules.nn.criterion import reduction
+from dpnn_bridge.modules.nn.criterion_classification import SpatialClassNLLCriterion as SpatialLoss
 
 
 class _Averaged(Criterion):
@@ -54,6 +56,10 @@ class BCECriterion(Criterion):
 
 
 class _NegativeLogLikelihood(Criterion):
+    weights: Tensor | None
+    sizeAverage: bool
+    ignore_index: int
+
     def __init__(self, weights: Tensor | None = None, sizeAverage: bool = True, ignore_index: int = -100) -> None:
         assert weights is None or weights.dim() == 1
         super().__init__(sizeAverage=sizeAverage, ignore_index=ignore_index, weights=weights)
@@ -64,7 +70,11 @@ class ClassNLLCriterion(_NegativeLogLikelihood):
 
 
 class SpatialClassNLLCriterion(_NegativeLogLikelihood):
-    pass
+    def _in_pytorch(self) -> Any:
+        """Build the loss with an ignored class, which Torch7's class does not have."""
+        loss = SpatialLoss(self.weights, reduction(self.sizeAverage), index_base=0)
+        loss.ignore_index = self.ignore_index
+        return loss
 
 
 class CrossEntropyCriterion(Criterion):
