@@ -60,6 +60,7 @@ function paths.findprogram(...)
          if paths.filep(paths.concat(folder, name)) then return paths.concat(folder, name) end
       end
    end
+   return nil
 end
 
 return paths

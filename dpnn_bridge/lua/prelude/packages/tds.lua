@@ -90,13 +90,14 @@ function hash.read(self, file)
 end
 torch.metatype('tds_hash', {__factory = hash.__factory})  -- the name until October 2015
 
--- Vec: its size counts elements that are nil ------------------------------------------------------------------------
+-- Vec: its size counts elements that are nil; positions are truncated to integers ---------------------------------
 local function check_position(key)
    if type(key) ~= 'number' or key <= 0 then error('positive number expected as key', 4) end
-   return key
+   return math.floor(key)
 end
 local function put(self, key, value)
-   contents[self][check_position(key)] = converted(value)
+   key = check_position(key)
+   contents[self][key] = converted(value)
    sizes[self] = math.max(sizes[self], key)
 end
 local vec = class('Vec', function(self, ...)
@@ -119,18 +120,21 @@ function methods:insert(...)
    local n, key, value = select('#', ...), ...
    if n == 1 then key, value = sizes[self] + 1, key elseif n ~= 2 then error('[key] value expected', 2) end
    local list = contents[self]
-   for i = sizes[self], check_position(key), -1 do list[i + 1] = list[i] end
+   key = check_position(key)
+   for i = sizes[self], key, -1 do list[i + 1] = list[i] end
    sizes[self] = sizes[self] + 1
    put(self, key, value)
 end
 function methods:remove(key)
    local list, size = contents[self], sizes[self]
-   if check_position(key or size) and (key or size) > size then return end
-   for i = key or size, size do list[i] = list[i + 1] end
+   key = check_position(key or size)
+   if key > size then return end
+   for i = key, size do list[i] = list[i + 1] end
    sizes[self] = size - 1
 end
 function methods:resize(size)
    if type(size) ~= 'number' or size < 0 then error('size must be a positive number', 2) end
+   size = math.floor(size)
    for i = sizes[self], size + 1, -1 do contents[self][i] = nil end
    sizes[self] = size
 end
