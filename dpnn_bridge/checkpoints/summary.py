@@ -127,7 +127,7 @@ class Summary:
             for i, x in enumerate(model.layers)
         ]
         names = ", ".join(f"{m.lua}, {m.parameters:,} parameters, {m.supported}" for m in self.models) or self.what
-        columns = ("key", "layer", "name", "Lua", "PyTorch", "#parameters", "output")
+        columns = ("key", "layer in state_dict", "name", "Lua", "PyTorch", "#parameters", "output")
         return table(f"{self.name}: {names}", columns, rows, notes)
 
     def __repr__(self) -> str:
@@ -179,7 +179,7 @@ def input_options(model: Model) -> str:
 
 def _table(layers: list[Layer]) -> list[str]:
     shown = layers if len(layers) <= LAYERS + 1 else [*layers[: LAYERS - 4], None, *layers[-4:]]
-    rows: list[tuple[str, ...]] = [("layer", "name", "Lua", "PyTorch", "parameters", "output")]
+    rows: list[tuple[str, ...]] = [("layer in state_dict", "name", "Lua", "PyTorch", "parameters", "output")]
     for layer in shown:
         if layer is None:
             rows.append((f"… {len(layers) - LAYERS} more", "", "", "", "", ""))

@@ -78,7 +78,7 @@ class _Checklist:
 
     def _columns(self) -> Table:
         table = plain_table(highlight=False)
-        for name in ("", "layer", "class"):
+        for name in ("", "layer in Lua", "class"):
             table.add_column(name, no_wrap=True, overflow="ellipsis")
         table.add_column("compared", min_width=12)
         for name in self.numbers:

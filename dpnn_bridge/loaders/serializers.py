@@ -14,6 +14,7 @@ from collections.abc import Generator
 from typing import Any
 
 from dpnn_bridge.errors import LuaValueError
+from dpnn_bridge.loaders.hash_flood import SAFE, HashFloodGuard, chunk_size
 from dpnn_bridge.loaders.stream import StreamError
 from dpnn_bridge.objects import LuaObject, LuaTable
 
@@ -82,11 +83,16 @@ class Hash(Serializer):
 
     def read(self, obj: LuaObject, file: Any) -> Reading:
         table = obj.payload = LuaTable()
-        for _ in range(file.count(least=8)):
-            key = yield
-            if key is None:
-                raise StreamError("a key of a tds.Hash is nil")
-            table[key] = yield
+        left, chunk, guard = file.count(least=8), SAFE, HashFloodGuard()
+        while left:
+            chunk = min(left, chunk)
+            for _ in range(chunk):
+                key = yield
+                if key is None:
+                    raise StreamError("a key of a tds.Hash is nil")
+                table[key] = yield
+            left, chunk = left - chunk, chunk_size(guard.numbers)
+            guard.check(table.entries, min(left, chunk))
 
     def write(self, obj: LuaObject, file: Any) -> Writing:
         file.long(len(obj.payload))

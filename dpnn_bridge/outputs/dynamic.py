@@ -43,7 +43,7 @@ class Dynamic:
             names: names of the inputs; default: their numbers from 0.
 
         Raises:
-            OptionError: the input has no such axis, or there is no such input.
+            OptionError: the input has no such axis, two names are one axis, or there is no such input.
         """
         tensors = nested.tensors(example)
         axes: list[dict[int, str]] = [{} for _ in tensors]
@@ -58,8 +58,10 @@ class Dynamic:
                 if not of_inputs:
                     sizes = ", ".join("x".join(map(str, tensors[i].shape)) for i in chosen)
                     raise _invalid(spec, f"an input of {sizes} has no axis {text.strip()}")
+                name = text.partition("=")[0].strip()
                 for i, axis in of_inputs.items():
-                    axes[i][axis] = text.partition("=")[0].strip()
+                    if axes[i].setdefault(axis, name) != name:
+                        raise _invalid(spec, f"{axes[i][axis]} and {name} are one axis; omit one of them")
         return cls(tuple(axes))
 
     def __bool__(self) -> bool:

@@ -32,7 +32,7 @@ def output_names(
 ) -> list[str]:
     """Return the names of the outputs: ``given``, the names of the output nodes or last layer, or ``output_1``, ….
 
-    A single output without a name is ``output``.
+    A single output without a name is ``output``. If ``inputs`` contains such a name, the outputs are ``output_``, ….
 
     Raises:
         OptionError: the number of names in ``given`` is wrong, two are equal, or one is in ``inputs``.
@@ -52,6 +52,8 @@ def _names(
         if both := sorted({*given} & {*used}):
             raise OptionError(f"{option}: {both[0]} is the name of an input; choose another name")
         return list(given)
+    while any(name == kind or name.startswith(f"{kind}_") for name in used):
+        kind += "_"
     numbered = [kind] if count == 1 else [f"{kind}_{i + 1}" for i in range(count)]
     clean = [re.sub(r"\W+", "_", label).strip("_") for label in labels]
     usable = len(clean) == count and all(clean) and len({*clean, *used}) == count + len(used)

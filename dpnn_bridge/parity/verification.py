@@ -175,7 +175,7 @@ class Verification:
             name = "\u2003" * layer.depth + (layer.path or "the model")
             error = (f"{w.error:.1e}", f"{w.tolerance:.0e}") if w else ("", layer.note)
             rows.append((verdict, name, layer.class_name, w.name if w else "", *error))
-        columns = ("verdict", "layer", "class", "worst comparison", "#relative", "#allowed")
+        columns = ("verdict", "layer in Lua", "class", "worst comparison", "#relative", "#allowed")
         return table(f"{self.model}: {summary(self)}", columns, rows, self.notes)
 
     def classes(self) -> list[dict[str, Any]]:

@@ -305,10 +305,12 @@ class Port:
         self, search: Search, values: dict[str, Tensor], first: Deviation | None, difference: float, notes: list[str]
     ) -> PortReport:
         matches = [match for match in _matches(search) if match.parameter in values]
+        tensors = named_tensors(self.user)
+        allowed = {id(tensors[n]) for n in self.allowed}  # a shared parameter has several names
         unset = [
             n
-            for n, _ in self.user.named_parameters()
-            if n not in self.allowed and not (n in values and search.parameters.is_written(n))
+            for n, p in self.user.named_parameters()
+            if id(p) not in allowed and not (n in values and search.parameters.is_written(n))
         ]
         unused = [layer.name for layer in search.unused()]
         report = PortReport(first is None, difference, first, matches, notes, unused, unset)

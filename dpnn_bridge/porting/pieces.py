@@ -85,7 +85,7 @@ def _inputs(form: Form) -> int:
 
 
 def _family(form: Form) -> Form:
-    """Return a form without its number of outputs."""
+    """Return a form without its number of outputs, which parts of a layer share with the complete layer."""
     outputs = 2 if form[0] == "conv" else 1
     return form[:outputs] + form[outputs + 1 :]
 
@@ -251,7 +251,8 @@ def _description(chosen: tuple[Piece, ...]) -> str:
     if len(layers) > 1:
         return f"joined: {', '.join(layers)}{columns}"
     if len(chosen) == chosen[0].count:
-        return f"gates in the order {order}{columns}" if len(chosen) > 1 else f"split{columns}"
+        numbers = ", ".join(str(i + 1) for i in order)
+        return f"gates in the order ({numbers}){columns}" if len(chosen) > 1 else f"split{columns}"
     return f"split: part {', '.join(str(i + 1) for i in order)} of {chosen[0].count}{columns}"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dpnn_bridge.porting.comparison import ContradictionError, compare_event
-from dpnn_bridge.porting.events import event_key, event_of
+from dpnn_bridge.porting.events import Event, event_key, event_of
 from dpnn_bridge.porting.explain import deviation_at, layer_deviation
 from dpnn_bridge.porting.networks import Call
 from dpnn_bridge.porting.outputs import Outputs, match_outputs
@@ -65,50 +65,67 @@ def prove(
         keep: whether to keep the recorded values of the source's layers. Otherwise a layer's values are freed when the
             layer was used as often as on the first input.
     """
-    placed, source, single_norm = search.placement.placed, search.source, search.parameters.normalized
+    source, single_norm = search.source, search.parameters.normalized
     for layer in source.layers:
         layer.single |= single_norm
-    worst, failed, used_more = 0.0, None, False
-    kept, uses = list[Any](), _uses(search)
-
-    def observe(tape: Tape, node: Node, args: Any, kwargs: Any, run: Callable[[], Any]) -> Any:
-        nonlocal worst, failed, used_more
-        event = event_of(tape, node, args)
-        if event is not None:
-            node.event = event
-            node.origins |= 1 << node.index
-            if node.mutates:
-                event.input = event.input.clone()
-        out = run()
-        if event is not None and failed is None:
-            key = event_key(tape, event)
-            try:
-                if key not in placed:
-                    raise ContradictionError(node, "runs on this input, but did not run on the first input")
-                layers = placed[key].assignment.layers
-                used_more |= any(uses[layer.index] <= 0 for layer in layers)
-                worst = max(worst, compare_event(event, placed[key], out, source))
-                placed[key].exercised |= exercises(event)
-                for layer in layers:
-                    uses[layer.index] -= 1
-                    if not uses[layer.index] and not keep:
-                        layer.forget()
-            except ContradictionError as contradiction:
-                failed = contradiction
-            event.release_input()
-        return out
+    comparison, kept = _Comparison(search, keep), list[Any]()
 
     def run(m: nn.Module) -> Any:
         kept.append(call(m, example))
         return kept[0]
 
-    tape = Recorder(module, example, observe, single).run(module, run)
+    tape = Recorder(module, example, comparison.observe, single).run(module, run)
     actual = [t.double() if t.is_floating_point() else t for t in leaves(kept) if isinstance(t, Tensor)]
     outputs = match_outputs(actual, source, single_norm)
     fails = f"the module's forward fails on the second input: {tape.failure}"
     problem = outputs.problem if tape.failure is None else fails
-    failed = failed or (ContradictionError(None, problem) if problem else None)
-    return Proof(tape, max(worst, outputs.difference), failed, outputs, used_more)
+    failed = comparison.failed or (ContradictionError(None, problem) if problem else None)
+    return Proof(tape, max(comparison.difference, outputs.difference), failed, outputs, comparison.used_more)
+
+
+class _Comparison:
+    """Compares each event of a run of the filled module with the source, up to the first contradiction.
+
+    Attributes:
+        difference, failed, used_more: as in :class:`Proof`, without the output.
+    """
+
+    def __init__(self, search: Search, keep: bool) -> None:
+        self.difference, self.used_more = 0.0, False
+        self.failed: ContradictionError | None = None
+        self._placed, self._source, self._keep = search.placement.placed, search.source, keep
+        self._uses = _uses(search)
+
+    def observe(self, tape: Tape, node: Node, args: Any, kwargs: Any, run: Callable[[], Any]) -> Any:
+        """Run an operation; if it is an event, compare its result."""
+        event = event_of(tape, node, args)
+        if event is None:
+            return run()
+        node.event = event
+        node.origins |= 1 << node.index
+        if node.mutates:
+            event.input = event.input.clone()
+        out = run()
+        if self.failed is None:
+            try:
+                self._compare(tape, event, out)
+            except ContradictionError as contradiction:
+                self.failed = contradiction
+        event.release_input()
+        return out
+
+    def _compare(self, tape: Tape, event: Event, out: Any) -> None:
+        placed = self._placed.get(event_key(tape, event))
+        if placed is None:
+            raise ContradictionError(event.node, "runs on this input, but did not run on the first input")
+        layers = placed.assignment.layers
+        self.used_more |= any(self._uses[layer.index] <= 0 for layer in layers)
+        self.difference = max(self.difference, compare_event(event, placed, out, self._source))
+        placed.exercised |= exercises(event)
+        for layer in layers:
+            self._uses[layer.index] -= 1
+            if not self._uses[layer.index] and not self._keep:
+                layer.forget()
 
 
 def _uses(search: Search) -> Counter[int]:

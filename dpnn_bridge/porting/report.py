@@ -20,7 +20,7 @@ class Match:
     Attributes:
         parameter: name in the module.
         source: Lua paths of the layers with the values, separated by commas; empty for neutral values.
-        form: description of a rearrangement, such as ``"gates in the order (0, 1, 3, 2)"``; empty without one.
+        form: description of a rearrangement, such as ``"gates in the order (1, 2, 4, 3)"``; empty without one.
     """
 
     parameter: str

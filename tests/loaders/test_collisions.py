@@ -63,7 +63,12 @@ def as_ascii(keys: list[int]) -> bytes:
     return f"3\n1\n{len(keys)}\n".encode() + b"".join(b"1\n%d\n5\n1\n" % key for key in keys)
 
 
-@pytest.mark.parametrize("form", [as_keys, as_indices, as_ascii])
+def as_hash(keys: list[int]) -> bytes:
+    head = struct.pack("<3i3si8sq", 4, 1, 3, b"V 1", 8, b"tds.Hash", len(keys))
+    return head + b"".join(struct.pack("<idii", 1, key, 5, 1) for key in keys)
+
+
+@pytest.mark.parametrize("form", [as_keys, as_indices, as_ascii, as_hash])
 def test_keys_that_collide(form: Callable[[list[int]], bytes]) -> None:
     data, start = form(chosen()), time.process_time()
     with pytest.raises(T7LimitError, match="were chosen to collide"):

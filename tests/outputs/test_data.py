@@ -24,7 +24,7 @@ from dpnn_bridge.errors import (
     OptionError,
     VerificationError,
 )
-from dpnn_bridge.files.converting import is_converted
+from dpnn_bridge.files.converting import data_difference, is_converted
 from dpnn_bridge.files.summary import _output, lines, summarize
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 from dpnn_bridge.outputs import pt_writer
@@ -371,3 +371,12 @@ def test_data_are_compared_by_value(suffix: str, change: str, tmp_path: Path) ->
     dpnn_bridge.convert(source, target)
     saved_again(target, change)
     assert is_converted(source, target) is (not change)
+
+
+@pytest.mark.parametrize(("number", "other"), [(float("nan"), 1.0), (-0.0, 0.0)])
+def test_numbers_with_other_bits_are_other_data(number: float, other: float, tmp_path: Path) -> None:
+    dpnn_bridge.write_t7(tmp_path / "d.t7", LuaTable({"x": number}))
+    dpnn_bridge.convert(tmp_path / "d.t7", tmp_path / "d.pt")
+    assert data_difference(tmp_path / "d.t7", tmp_path / "d.pt") == ""
+    torch.save({"x": other}, tmp_path / "e.pt")
+    assert data_difference(tmp_path / "d.t7", tmp_path / "e.pt") == f"x: expected {number}, found {other}"

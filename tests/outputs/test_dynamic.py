@@ -101,6 +101,12 @@ def test_axes_by_input_and_by_index() -> None:
     assert not Dynamic.of(False, example)
 
 
+def test_two_names_of_one_axis_are_refused() -> None:
+    with pytest.raises(OptionError, match="length and width are one axis; omit one of them"):
+        Dynamic.of(["length", "batch,width"], torch.zeros(1, 2, 3))
+    assert Dynamic.of(["width", "batch,width"], torch.zeros(1, 2, 3)).axes == ({2: "width", 0: "batch"},)
+
+
 def test_a_size_that_the_model_does_not_take_is_named() -> None:
     model = dpnn_bridge.load(SAMPLES / "torch-demos__mnist_convnet" / "model.t7")
     example = torch.zeros(1, 1, 32, 32)
@@ -136,6 +142,8 @@ def test_names_are_those_of_nodes() -> None:
     for wrong in (["a"], ["a", "a"], ["a", ""]):
         with pytest.raises(OptionError, match=r"output_names= \(--output-names\): expected 2 different names"):
             output_names(nn.Linear(1, 1), [x, x], wrong)
+    assert output_names(nn.Linear(1, 1), x, inputs=["output"]) == ["output_"]
+    assert output_names(nn.Linear(1, 1), [x, x], inputs=["output_1"]) == ["output__1", "output__2"]
 
 
 class OfDict(nn.Module):

@@ -77,7 +77,9 @@ def test_gates_of_joined_inputs_to_an_lstm() -> None:
         return m.rnn(m.words(x), (randn(1, 3, 6, seed=9), randn(1, 3, 6, seed=10)))[0]
 
     target = Net(run, words=nn.Embedding(11, 7), rnn=nn.LSTM(7, 6))
-    prove(filled(source, 0), target, lambda seed: indices(11, 5, 3, seed=seed))
+    report = prove(filled(source, 0), target, lambda seed: indices(11, 5, 3, seed=seed))
+    (form,) = (match.form for match in report.matches if match.parameter == "rnn.weight_hh_l0")
+    assert form == "gates in the order (1, 2, 4, 3), columns 8 to 13"
 
 
 def test_two_convolutions_to_one_over_joined_channels_and_back() -> None:

@@ -105,6 +105,8 @@ def test_a_parameter_that_nothing_goes_into_is_named() -> None:
     assert not report.equal
     assert report.unset == ["spare"]
     assert dpnn_bridge.port(LENET, net, images, allow_unset=["spare"]).equal
+    net.other = net.spare  # one parameter with two names
+    assert dpnn_bridge.port(LENET, net, images, allow_unset=["other"]).equal
     for name, hint in (("spar", r"did you mean spare\?"), ("b", r"see named_parameters\(\)")):
         with pytest.raises(OptionError, match=f"allow_unset: the module has no parameter '{name}'; {hint}"):
             dpnn_bridge.port(net, net, images, allow_unset=[name])

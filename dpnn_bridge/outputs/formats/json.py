@@ -19,7 +19,7 @@ _MAX_RATIO = 16
 
 
 class Json(Format):
-    """The format ``.json``: tables become arrays and objects, tensors nested arrays; with NaN as Python writes it."""
+    """The format ``.json``: tables become arrays and objects, tensors nested arrays; NaN is written as Python does."""
 
     suffix = ".json"
     models = False

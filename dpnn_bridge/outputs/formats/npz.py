@@ -86,7 +86,7 @@ class Npz(Format):
     def origin(self, path: Path) -> str | None:
         check_zip(path)
         with open_zip(path) as archive:
-            return archive.comment.decode()
+            return archive.comment.decode() or None
 
     def open(self, path: Path, module: nn.Module) -> Written:
         """Return the weights. Of an array with an unexpected shape, which may be huge, only the header is read."""

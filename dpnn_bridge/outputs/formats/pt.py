@@ -69,7 +69,7 @@ def _same(a: Any, b: Any, done: set[tuple[int, int]] | None = None) -> bool:
         return isinstance(b, dict) and a.keys() == b.keys() and all(_same(v, b[k], done) for k, v in a.items())
     if isinstance(a, (list, tuple)):
         return type(a) is type(b) and len(a) == len(b) and all(_same(x, y, done) for x, y in zip(a, b, strict=True))
-    return type(a) is type(b) and (a == b or a != a)
+    return type(a) is type(b) and (repr(a) == repr(b) if isinstance(a, float) else a == b)
 
 
 class Pt(Format):

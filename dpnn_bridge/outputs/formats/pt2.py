@@ -101,7 +101,7 @@ class Pt2(Format):
         check_zip(path)
         with open_zip(path) as archive:
             name = next((n for n in archive.namelist() if n.endswith(f"/{ORIGIN}")), None)
-            return archive.read(name).decode() if name else None
+            return (archive.read(name).decode() if name else "") or None
 
     def open(self, path: Path, module: nn.Module) -> Written:
         """Open the program to compute the results of each module of the model."""
