@@ -56,7 +56,9 @@ NARROWEST = 24
 
 @click.command("dpnn-inspect", cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("source", metavar="FILE", type=SourceType())
-@click.option("--raw", is_flag=True, help="Print every entry as a tree. Implied by --limit, --depth, --mode and -v.")
+@click.option(
+    "--raw", is_flag=True, help="Print every entry as a tree. Implied by --json, -v, --limit, --depth and encodings."
+)
 @click.option("--plugin", multiple=True, type=click.Path(path_type=Path), help="Python file with @lua_class mappings.")
 @click.option("--limit", type=click.IntRange(0), help="Maximum number of entries per table. Default: 100; with -v all.")
 @click.option("--depth", type=click.IntRange(0), help="Maximum number of levels. Default: 50.")

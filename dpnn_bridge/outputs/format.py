@@ -13,6 +13,9 @@ from torch import nn
 from dpnn_bridge.outputs.data import Data
 from dpnn_bridge.outputs.written import Written
 
+#: name of the provenance in the metadata of ``.onnx`` and ``.pt2``
+ORIGIN = "dpnn_bridge_origin"
+
 
 @dataclass
 class ExportContext:

@@ -91,6 +91,18 @@ def _keys(value: Any) -> Iterator[list[Any]]:
         stack += value.values() if isinstance(value, dict) else value
 
 
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object as a dict, for ``object_pairs_hook``; readers of JSON disagree about duplicate keys.
+
+    Raises:
+        ValueError: a key is a duplicate.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name is a duplicate")
+    return found
+
+
 def json_text(metadata: Any, suffix: str) -> str:
     """Return metadata as JSON, with tensors as nested lists.
 

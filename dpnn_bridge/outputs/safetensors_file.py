@@ -17,6 +17,7 @@ from dpnn_bridge.base.shards import shards_of
 from dpnn_bridge.compare.bits import same_bits
 from dpnn_bridge.errors import NotT7Error, T7FormatError
 from dpnn_bridge.loaders.source import FileSource
+from dpnn_bridge.outputs.plain import unique_keys
 
 DTYPES = {
     "BF16": torch.bfloat16,
@@ -115,7 +116,7 @@ def opened(path: Path) -> Opened:
     if size > min(MAX_HEADER, source.size - 8):  # also for a file of less than 8 bytes
         raise NotT7Error(f"{path}: is not a safetensors file: its header is missing or larger than the file")
     try:
-        header = json.loads(source.read(8, size), object_pairs_hook=_without_repeats)
+        header = json.loads(source.read(8, size), object_pairs_hook=unique_keys)
         strings = header.pop("__metadata__", {}) if isinstance(header, dict) else None
         if not isinstance(strings, dict):
             raise ValueError("the header or its metadata is not a JSON object")
@@ -131,13 +132,6 @@ def _tensors(source: FileSource, _: Any, entries: dict[str, Entry], start: int) 
         return {name: _tensor(source, start, *entry) for name, entry in entries.items()}
     except RuntimeError as error:
         raise T7FormatError(f"damaged: {error}", source=source.name) from error
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a name is a duplicate")
-    return found
 
 
 def _entries(header: dict[str, Any], size: int) -> dict[str, Entry]:

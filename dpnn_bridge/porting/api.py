@@ -26,7 +26,7 @@ from dpnn_bridge.porting.biases import (
     missing_range,
     other_range,
 )
-from dpnn_bridge.porting.constants import input_distance, of_constants
+from dpnn_bridge.porting.constants import explain_constants, input_distance
 from dpnn_bridge.porting.explain import Explanation, deviation_at
 from dpnn_bridge.porting.later import later_deviations
 from dpnn_bridge.porting.networks import (
@@ -158,7 +158,7 @@ class Port:
             deviation = explanation.deviation()
             at = contradiction.node
             distance = search.outputs.almost if at is None else input_distance(contradiction, search)
-            deviation = of_constants(distance, at, tape, self.source, explanation.vague) or deviation
+            deviation = explain_constants(distance, at, tape, self.source, explanation.vague) or deviation
             report = self._report(search, values, deviation, 0.0, [])
             if self.later and report.first is not None:
                 values.update({name: value.clone() for name, value in values.items()})
@@ -170,7 +170,9 @@ class Port:
         if proof.failed is not None:
             self._check_deterministic()
             almost = proof.outputs.almost if proof.failed.node is None else inf
-            hidden = of_constants(almost, None, proof.tape, self.source) or self._missing_range(search, OTHER_INPUT)
+            hidden = explain_constants(almost, None, proof.tape, self.source) or self._missing_range(
+                search, OTHER_INPUT
+            )
             first = hidden or self._explain_shared_memory(proof) or proof.deviation()
             return self._report(search, values, first, proof.difference, [])
         untested = _unexercised(search, self.source.output)

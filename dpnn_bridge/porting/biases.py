@@ -26,6 +26,7 @@ from dpnn_bridge.porting.wording import described
 _FACTORS = (1.0, 10.0)
 #: operations whose input or result is not real numbers
 _MASKS = frozenset(("gt", "ge", "lt", "le", "bitwise_and", "_local_scalar_dense", "is_nonzero"))
+#: ends of reasons: for which inputs or weights the networks are equal, and for which not
 LARGER = "on the example, but not on an input that is much larger"
 OTHER_BIASES, OTHER_INPUT = "with these weights, but not with other biases", "on the first input, but not on the second"
 
@@ -104,6 +105,7 @@ def _clips(node: Node) -> bool:
 
 
 def _count(tape: Tape) -> int:
+    """Return the number of ReLUs, clips and similar operations."""
     return sum(map(_clips, tape.nodes))
 
 

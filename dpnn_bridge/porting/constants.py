@@ -44,7 +44,9 @@ def input_distance(contradiction: ContradictionError, search: Search) -> float:
     return min((d for d in distances if d > DOUBLE), default=inf)
 
 
-def of_constants(distance: float, end: Node | None, tape: Tape, source: Source, vague: bool = True) -> Deviation | None:
+def explain_constants(
+    distance: float, end: Node | None, tape: Tape, source: Source, vague: bool = True
+) -> Deviation | None:
     """Explain a value that is almost equal to a value of the source.
 
     Args:

@@ -1,4 +1,4 @@
-"""Represent uses of weights on activations, equally for all ATen operations that compute the same.
+"""Represent uses of weights on activations, in one form for all ATen operations that compute the same function.
 
 An :class:`Event` is a linear map on the last dimension, a convolution, a norm, an embedding or an operation with a
 learned constant. :func:`event_of` finds its activation, weights and options.

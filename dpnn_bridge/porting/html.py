@@ -17,7 +17,7 @@ _HEIGHT, _WIDTH, _GAP, _MARGIN = 26, 400, 120, 60
 
 
 def port_page(report: PortReport, title: str) -> str:
-    """Return an HTML page with both networks side by side; the first deviation is marked.
+    """Return an HTML page with both networks side by side, in which the first deviation is marked.
 
     Args:
         report: from :func:`dpnn_bridge.port`.

@@ -40,7 +40,7 @@ def later_deviations(
         search = restart(patches)
         try:
             contradiction = search.run()
-        except RuntimeError:  # the source's value has another shape, which later operations reject
+        except (RuntimeError, IndexError):  # the source's value has another shape, which later operations reject
             return
         if contradiction is None:
             return

@@ -127,7 +127,7 @@ def _pieces(source: Source, rows: Tensor, form: Form, size: int) -> Iterator[Pie
 
 
 def _complete_layers(source: Source, rows: Tensor, form: Form) -> Iterator[Piece]:
-    """Yield the layers, as one piece each, that have rows as input and any number of outputs."""
+    """Yield a piece for each complete layer that has rows as input, with any number of outputs."""
     for layer in source.layers:
         theirs = next((f for f in layer.forms if _family(f) == _family(form)), None)
         if theirs is not None and layer.outputs_for(rows, theirs) is not None:

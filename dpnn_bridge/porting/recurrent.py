@@ -10,11 +10,11 @@ from dpnn_bridge.porting.tape import VIEWS, Node, Tape
 
 RESET = (
     "the reset gate is applied after the matrix product here, n = tanh(W x + r * (U h + b)), and before it in the"
-    " source, n = tanh(W x + U (r * h)); no weights make them equal: write a cell that multiplies r * h first"
+    " source, n = tanh(W x + U (r * h)); no weights make both equal: write a cell that multiplies r * h first"
 )
 PEEPHOLE = (
-    "the source has peepholes: it adds the cell times a learned weight inside the sigmoids of the gates. There is none"
-    " here and no weights make them equal: write a cell with peepholes"
+    "the source has peepholes: it adds the cell times a learned weight inside the sigmoids of the gates. The module has"
+    " no peepholes, and no weights make both equal: write a cell with peepholes"
 )
 
 
@@ -38,8 +38,8 @@ def unfixable(search: Search) -> tuple[Node, Node, str] | None:
 def _reset_before(tape: Tape) -> Iterator[Node]:
     """Yield the products of a gate and a state that are multiplied by a matrix whose result is the input of a tanh."""
     for node in _products(tape):
-        makers = {n.op for n in _makers(node)}
-        if "sigmoid" in makers and "tanh" not in makers:  # the output gate of an LSTM multiplies a tanh
+        producers = {n.op for n in _producers(node)}
+        if "sigmoid" in producers and "tanh" not in producers:  # the output gate of an LSTM multiplies a tanh
             for user in (n for m in through_views(node) for n in ((m,) if m.op != "cat" else tuple(through_views(m)))):
                 if user.event is not None and user.event.kind == "linear" and _reaches_tanh(user):
                     yield node
@@ -48,9 +48,9 @@ def _reset_before(tape: Tape) -> Iterator[Node]:
 def _reset_after(tape: Tape) -> Iterator[Node]:
     """Yield the products of a gate and a matrix product that are, directly or in a sum, the input of a tanh."""
     for node in _products(tape):
-        makers = list(_makers(node))
-        gated = any(n.op == "sigmoid" for n in makers)
-        if gated and any(n.event is not None and n.event.kind == "linear" for n in makers) and _reaches_tanh(node):
+        producers = list(_producers(node))
+        gated = any(n.op == "sigmoid" for n in producers)
+        if gated and any(n.event is not None and n.event.kind == "linear" for n in producers) and _reaches_tanh(node):
             yield node
 
 
@@ -78,7 +78,7 @@ def _is_sigmoid(node: Node) -> bool:
     return node.op == "sigmoid" or (node.op == "add" and any(n.op == "sigmoid" for n in through_views(node)))
 
 
-def _makers(node: Node) -> Iterator[Node]:
+def _producers(node: Node) -> Iterator[Node]:
     """Yield the operations that computed a node's inputs; views are skipped."""
     stack = list(node.inputs)
     while stack:

@@ -61,7 +61,7 @@ class PortReport:
         matches: one :class:`Match` for each parameter that was set.
         notes: differences that matter in training only, moved biases, layouts.
         unused: Lua paths of layers that the source's output depends on and whose weights are in no parameter.
-        unset: parameters of the module without values from the source, except those in ``allow_unset``.
+        unset: parameters of the module without values from the source, except parameters in ``allow_unset``.
         later: the deviations that remain if the earlier ones are fixed; empty unless ``later=True``.
         sides: the operations of the source and of the module, for :func:`~dpnn_bridge.porting.port_page`.
     """

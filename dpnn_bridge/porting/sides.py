@@ -36,10 +36,11 @@ class Step:
 def sides_of(search: Search) -> tuple[list[Step], list[Step]]:
     """Return the steps of the source and of the target; steps with the same result are matched."""
     source, target = search.source.tape, search.tape
-    there, at = _steps(source, search.source.names)
-    here, mine = _steps(target, lambda name: name)
-    for index, step in mine.items():
-        other = next((at[i] for i in _candidates(search, target.nodes[index]) if there[at[i]].match is None), None)
+    there, source_step = _steps(source, search.source.names)
+    here, target_step = _steps(target, lambda name: name)
+    for index, step in target_step.items():
+        others = (source_step[i] for i in _candidates(search, target.nodes[index]))
+        other = next((i for i in others if there[i].match is None), None)
         if other is not None:
             here[step].match, there[other].match = other, step
     return there, here

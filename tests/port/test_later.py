@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -10,6 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import dpnn_bridge
+from dpnn_bridge.porting.explain import Repair
+from dpnn_bridge.porting.later import later_deviations
+from dpnn_bridge.porting.report import Deviation
 
 
 def compute(wrong: bool, layers: Any, x: Tensor) -> Tensor:
@@ -74,3 +78,15 @@ def test_two_operations_in_the_other_order_are_named_as_such() -> None:
     first = dpnn_bridge.port(source, Ordered(pool_first=True), images(0)).first
     assert first is not None
     assert first.reason.endswith("convolution comes before avg_pool2d there, but after it here; swap them")
+
+
+def test_a_value_that_later_operations_reject_ends_the_list() -> None:
+    class FailingSearch:
+        def run(self) -> None:
+            torch.zeros(2).select(0, 5)  # an IndexError
+
+    node = SimpleNamespace(index=0)
+    source = SimpleNamespace(captured={0: torch.zeros(1)}, layers=[])
+    explanation: Any = SimpleNamespace(repair=Repair(node, node), source=source)  # type: ignore[arg-type]
+    restart: Any = lambda patches: FailingSearch()  # noqa: E731
+    assert list(later_deviations(explanation, Deviation("", "", "", ""), lambda: None, restart)) == []

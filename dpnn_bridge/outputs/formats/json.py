@@ -10,11 +10,12 @@ import numpy as np
 
 from dpnn_bridge.base.reading import open_input
 from dpnn_bridge.base.writing import write_file
-from dpnn_bridge.errors import T7FormatError, VerificationError
+from dpnn_bridge.errors import VerificationError
 from dpnn_bridge.outputs import data
 from dpnn_bridge.outputs.format import Format
+from dpnn_bridge.outputs.plain import unique_keys
 
-#: a file that is more than this many times as large counts as different, because it is not read
+#: a file that is more than this many times as large is not read, and counts as different
 _MAX_RATIO = 16
 
 
@@ -35,7 +36,7 @@ class Json(Format):
 
     def read_data(self, path: Path) -> Any:
         with open_input(path) as file:
-            return json.loads(file.read(), object_pairs_hook=_object)
+            return json.loads(file.read(), object_pairs_hook=unique_keys)
 
     def write_data(self, found: data.Data, path: Path) -> None:
         text = _text(data.cleaned(found, np.ndarray.tolist))
@@ -46,14 +47,6 @@ class Json(Format):
 
 def _text(value: Any, *, sort_keys: bool = False) -> str:
     return json.dumps(value, indent=1, ensure_ascii=False, sort_keys=sort_keys) + "\n"
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object of JSON as a dict; readers of JSON disagree about keys that occur twice."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise T7FormatError("an object has a key twice")
-    return found
 
 
 FORMAT = Json()

@@ -21,14 +21,12 @@ from dpnn_bridge.base.writing import open_output
 from dpnn_bridge.compare import nested
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.outputs.dynamic import Dynamic
-from dpnn_bridge.outputs.format import ExportContext, Format
+from dpnn_bridge.outputs.format import ORIGIN, ExportContext, Format
 from dpnn_bridge.outputs.plain import json_text
 from dpnn_bridge.outputs.value_names import input_names, output_names
 from dpnn_bridge.outputs.verification import check_example, check_program, run_traceable, traceable, utf8_name
 from dpnn_bridge.outputs.written import GraphNode, Results, Written, results_of_modules, with_scopes
 
-#: metadata key of the provenance
-ORIGIN = "dpnn_bridge_origin"
 #: metadata key under which torch.onnx stores the names of the modules that contain an operation
 SCOPES = "pkg.torch.onnx.name_scopes"
 #: loggers of torch.onnx and onnxscript whose messages are irrelevant, or are raised as errors by this file

@@ -14,7 +14,7 @@ from dpnn_bridge.base.reading import open_zip
 from dpnn_bridge.conversion.example_run import run
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.outputs.dynamic import Dynamic
-from dpnn_bridge.outputs.format import ExportContext, Format
+from dpnn_bridge.outputs.format import ORIGIN, ExportContext, Format
 from dpnn_bridge.outputs.verification import (
     check_example,
     check_program,
@@ -25,9 +25,6 @@ from dpnn_bridge.outputs.verification import (
     utf8_name,
 )
 from dpnn_bridge.outputs.written import GraphNode, Results, Written, results_of_modules
-
-#: name of the extra file with the provenance
-ORIGIN = "dpnn_bridge_origin"
 
 
 def _scopes(node: fx.Node) -> frozenset[str]:
