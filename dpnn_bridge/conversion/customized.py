@@ -1,14 +1,16 @@
-"""Detect customizations of a module that no file can store: hooks, a replaced ``forward``, changed settings."""
+"""Detect customizations of a module that no file can store: hooks, replaced methods, changed settings."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
 from types import FunctionType
+from typing import Any
 
 from torch import nn
 from torch.nn.utils import parametrize
 
+from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.parametrized import weight_hooks
 from dpnn_bridge.conversion.stale import check_settings
@@ -21,6 +23,8 @@ _HOOKS = {
     "_forward_hooks": "forward hook",
     "_backward_pre_hooks": "backward pre-hook",
     "_backward_hooks": "backward hook",
+    "_state_dict_pre_hooks": "state_dict pre-hook",
+    "_state_dict_hooks": "state_dict hook",
 }
 #: attribute with the hooks of a parameter that change its gradient -> name for messages
 _PARAMETER_HOOKS = {
@@ -29,28 +33,30 @@ _PARAMETER_HOOKS = {
 }
 
 
-def check_customized(root: nn.Module, kind: str, *, complete: bool = False) -> None:
+def check_customized(root: nn.Module, kind: str, *, complete: bool = False, with_classes: bool = False) -> None:
     """Refuse a model whose modules compute something that their classes and settings do not determine.
 
-    Hooks of PyTorch and of this package are accepted. Hooks that are defined in the source file of the module's class
-    are accepted too, because the constructor adds them again.
+    Hooks of PyTorch and of this package are accepted. Hooks that the constructor of a class adds are accepted too if
+    the file contains or names that class.
 
     Args:
         root: the model.
         kind: type of the output for the message, such as ``"a .t7 file"``.
         complete: whether the output contains, for a layer that was created in PyTorch, the arguments of its
             constructor and no other attributes; then other attributes are refused too.
+        with_classes: whether the output contains the source code of all classes. Otherwise it names only registered
+            classes, and a subclass of a PyTorch layer is written as the layer.
 
     Raises:
-        ConversionError: the ``forward`` of a module was replaced, a module has a hook of another source, a PyTorch
-            layer was changed after construction, or no file can store a tensor.
+        ConversionError: a method of a module was replaced, a module has a hook of another source, a PyTorch layer was
+            changed after construction, or no file can store a tensor.
     """
     check_tensors(root, layers=True)
     for path, module in root.named_modules():
-        if not _is_known(vars(module).get("forward", nn.Module.forward)):
-            what = "its forward was replaced on the instance"
-            advice = "make a subclass with that forward and register it with @lua_class, or delete the attribute"
-        elif (found := next(_added_hooks(module), None)) is not None:
+        if name := next(_replaced_methods(module), None):
+            what = f"its {name} was replaced on the instance"
+            advice = f"make a subclass with that {name} and register it with @lua_class, or delete the attribute"
+        elif (found := next(_added_hooks(module, with_classes), None)) is not None:
             what = f"it has a {found}"
             advice = "remove the hook (handle.remove()) and put its computation into a module"
         else:
@@ -62,22 +68,56 @@ def check_customized(root: nn.Module, kind: str, *, complete: bool = False) -> N
         )
 
 
-def _added_hooks(module: nn.Module) -> Iterator[str]:
+def _replaced_methods(module: nn.Module) -> Iterator[str]:
+    """Yield the methods of a module that an attribute of the instance replaces.
+
+    ``module.forward = torch.compile(module.forward)`` computes the same and is accepted, and so is the ``forward`` of
+    a result of ``torch.compile(module)``.
+    """
+    if "_orig_mod" in module._modules:
+        return
+    for name, value in vars(module).items():
+        method = getattr(type(module), name, None) if callable(value) else None
+        while _defined_in(value).startswith("torch._dynamo."):  # a wrapper of torch.compile
+            value = getattr(value, "__wrapped__", None)
+        if isinstance(method, FunctionType) and value != method.__get__(module):
+            yield name
+
+
+def _added_hooks(module: nn.Module, with_classes: bool) -> Iterator[str]:
     """Yield descriptions of the hooks on a module and on its parameters that the user added."""
-    found = [(name, hook) for attribute, name in _HOOKS.items() for hook in vars(module)[attribute].values()]
+    found = [(name, hook) for attribute, name in _HOOKS.items() for hook in vars(module).get(attribute, {}).values()]
     for parameter, tensor in module._parameters.items():
         for attribute, name in _PARAMETER_HOOKS.items():
             hooks = (getattr(tensor, attribute, None) or {}).values()
             found += [(f"{name} on its parameter {parameter}", hook) for hook in hooks]
     for name, hook in found:
-        if not _is_known(hook) and getattr(hook, "__module__", None) != type(module).__module__:
+        of_class = getattr(hook, "__module__", None) == type(module).__module__ and _adds_hooks(type(module))
+        if not _is_known(hook) and not (of_class and (with_classes or registry.is_registered(type(module)))):
             yield f"{name} ({getattr(hook, '__qualname__', None) or type(hook).__qualname__})"
 
 
-def _is_known(function: object) -> bool:
-    """Return whether a function is defined in PyTorch or in this package."""
-    module = str(getattr(function, "__module__", None) or type(function).__module__)
-    return module.partition(".")[0] in ("torch", "dpnn_bridge")
+def _adds_hooks(kind: type[nn.Module]) -> bool:
+    """Return whether a method of a class, or of a base class outside PyTorch, registers hooks."""
+    own = [c for c in kind.__mro__ if not c.__module__.startswith("torch.")]
+    methods = [inspect.unwrap(f) for c in own for f in vars(c).values() if isinstance(f, FunctionType)]
+    return any(n.startswith("register_") and n.endswith("hook") for m in methods for n in m.__code__.co_names)
+
+
+def _is_known(function: Any) -> bool:
+    """Return whether a function, and every function that it wraps, is defined in PyTorch or in this package."""
+    while function is not None:
+        if _defined_in(function).partition(".")[0] not in ("torch", "dpnn_bridge"):
+            return False
+        function = getattr(function, "__wrapped__", None)
+    return True
+
+
+def _defined_in(function: Any) -> str:
+    """Return the module with the code of a function; ``functools.wraps`` changes its ``__module__``."""
+    code = getattr(function, "__func__", function)
+    defining = code.__globals__.get("__name__") if isinstance(code, FunctionType) else None
+    return defining or getattr(code, "__module__", None) or type(code).__module__
 
 
 def overridden(module: nn.Module, types: tuple[type[nn.Module], ...]) -> type[nn.Module] | None:

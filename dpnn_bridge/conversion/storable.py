@@ -53,6 +53,11 @@ def _class_problem(module: nn.Module) -> str:
         return "it is a traced graph, which has no Lua class; save the module that was traced"
     if type(module).__module__.startswith(_QUANTIZED):
         return "it is quantized, and no file can store its weights; save the model before its quantization"
+    if any(t.__module__.startswith("torch.distributed.fsdp.") for t in type(module).__mro__):
+        return (
+            "its weights are sharded (FSDP); load the full state_dict into a new model "
+            "(torch.distributed.checkpoint.state_dict.get_model_state_dict), and save that model"
+        )
     return ""
 
 
@@ -66,7 +71,17 @@ def _tensor_problem(tensors: Iterable[tuple[str, Tensor]], *, real: bool) -> str
             return "it has no shape yet; run the model once"
         if reason := problem_of(tensor):
             return f"its {name} is {reason}"
+        if real and _computes(type(tensor)):
+            kind = type(tensor).__name__
+            return f"its {name} is a {kind}, a subclass of tensors with operations of its own; store an ordinary tensor"
         if real and tensor.is_complex():
             dtype = str(tensor.dtype).removeprefix("torch.")
             return f"its {name} is complex, and Torch7 has no tensor of type {dtype}; write an .npz or .pt2 file"
     return ""
+
+
+def _computes(kind: type[Tensor]) -> bool:
+    """Return whether a subclass of tensors replaces operations, as ``DTensor`` and quantized tensors do."""
+    functions = {getattr(t.__torch_function__, "__func__", t.__torch_function__) for t in (Tensor, nn.Parameter)}
+    function = getattr(kind.__torch_function__, "__func__", kind.__torch_function__)
+    return kind.__torch_dispatch__ is not Tensor.__torch_dispatch__ or function not in functions

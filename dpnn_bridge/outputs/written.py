@@ -32,6 +32,7 @@ class Written:
         note: remark for the report.
         modules: name of a module in the model -> module that the file creates.
         modes: name of such a module -> whether it is in training mode in the file.
+        added: names, in the file, of modules that the model lacks.
         dynamic: the dynamic axes of the input.
     """
 
@@ -45,6 +46,7 @@ class Written:
     note: str = ""
     modules: Mapping[str, nn.Module] = field(default_factory=dict)
     modes: Mapping[str, bool] = field(default_factory=dict)
+    added: tuple[str, ...] = ()
     dynamic: Dynamic | None = None
 
 

@@ -21,6 +21,7 @@ from dpnn_bridge.conversion.faster import without_faster
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.errors import ConversionError, ModelNotFoundError, T7Error
 from dpnn_bridge.files import load_with_report
+from dpnn_bridge.modules.nn.nngraph import GModule
 from dpnn_bridge.modules.rnn.memory import at_sequence_start
 from dpnn_bridge.modules.several import Models, tensors_at
 from dpnn_bridge.objects import LuaTable
@@ -85,7 +86,7 @@ def compare_converted(
     _cast_as_file(result, module, written, path)
     layers = NamedLayers(result, module)
     absent = _compare_tensors(layers, module, written)
-    _compare_constants(layers, module, written)
+    _compare_modules(layers, module, written, program=format.program)
     with nullcontext() if written.faster else without_faster():
         compare_results(layers, module, written, table, path, running)
     if format.program:
@@ -149,7 +150,8 @@ def _open(
             with torch.no_grad(), running(other):
                 return run_modules(modules, lambda: other(value), given)
 
-        return Written(other.state_dict(), run=run, modules=modules, modes=modes)
+        added = tuple(name for name in modules if name not in names)
+        return Written(other.state_dict(), run=run, modules=modules, modes=modes, added=added)
     check_file(path, MAX_BYTES if format.suffix == ".py" else None)
     open_file = wrap_errors(T7Error, f"reading {path}")(format.open)
     if key and format.data:
@@ -212,20 +214,45 @@ def _compare_tensors(layers: NamedLayers, module: nn.Module, written: Written) -
     return list(absent)
 
 
-def _compare_constants(layers: NamedLayers, module: nn.Module, written: Written) -> None:
-    """Compare attributes of modules, such as a momentum, shared tensors, and ``requires_grad``.
+def _compare_modules(layers: NamedLayers, module: nn.Module, written: Written, *, program: bool) -> None:
+    """Compare the modules that a file creates: names, classes, attributes, shared tensors, and ``requires_grad``.
 
-    The outputs of one run do not depend on all of them.
+    The outputs of one run do not depend on all of them, and without an input there is no run.
+
+    Args:
+        layers: the layers of the report.
+        module: the model.
+        written: the file.
+        program: whether the file is a program. Its classes are copies, each graph has a class of its own, and some
+            modules are part of the module around them.
     """
-    names = [(name, m) for name, m in module.named_modules() if name in written.modules]
-    pairs = [Pair(f"model.get_submodule({name!r})" if name else "model", m, written.modules[name]) for name, m in names]
-    for difference in constants(pairs):
+    pairs: list[Pair] = []
+    for name, wanted in module.named_modules() if written.modules else ():
+        found, kind = written.modules.get(name), type(wanted)
+        if found is None:
+            if not program:
+                layers.of_module(wanted).converted.append(failed("class", f"the converted file has no {kind.__name__}"))
+        elif not _same_class(kind, type(found), program=program):
+            message = f"{type(found).__name__} instead of {kind.__name__}"
+            layers.of_module(wanted).converted.append(failed("class", message))
+        else:
+            pairs.append(Pair(f"model.get_submodule({name!r})" if name else "model", wanted, found))
+    for name in written.added:
+        layers.result.whole.append(failed(f"converted {name}", "the model has no such module"))
+    for difference in constants(pairs) if pairs else ():
         layer = layers.of_module(difference.wanted)
         if name := difference.attribute:
             message = f"{difference.found} instead of {literal(getattr(difference.wanted, name))}"
         else:
             name, message = "settings", f"the converted file lacks {difference.statement}"
         layer.converted.append(failed(name, message))
+
+
+def _same_class(wanted: type[nn.Module], found: type[nn.Module], *, program: bool) -> bool:
+    """Return whether two classes have the same name; plugins may have been imported twice."""
+    if program:
+        return wanted is GModule or wanted.__name__ == found.__name__
+    return (wanted.__module__, wanted.__qualname__) == (found.__module__, found.__qualname__)
 
 
 def _compare_bits(name: str, expected: Tensor, found: Tensor) -> Difference:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import functools
 import operator
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +221,44 @@ def _patched() -> nn.Module:
     return layer
 
 
+def _wrapped(name: str, wrap: Callable[[Any], Any]) -> nn.Module:
+    layer = nn.Conv2d(3, 2, 3)
+    setattr(layer, name, functools.wraps(getattr(layer, name))(wrap(getattr(layer, name))))
+    return layer
+
+
+class _Doubling(nn.Tanh):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_forward_hook(_double)
+
+
+def _double(module: nn.Module, args: object, output: Tensor) -> Tensor:
+    return output * 2
+
+
+class _Renamed(nn.Tanh):
+    pass
+
+
+def _hooked_subclass() -> nn.Module:
+    layer = _Renamed()
+    layer.register_forward_hook(_double)
+    return layer
+
+
+class _Watched(Tensor):
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+def _of_a_subclass() -> nn.Module:
+    layer = nn.BatchNorm1d(3)
+    layer.running_mean = torch.zeros(3).as_subclass(_Watched)
+    return layer
+
+
 class _Standardized(nn.Conv2d):
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return super()._conv_forward(input, weight - weight.mean(), bias)
@@ -243,6 +283,14 @@ class _Without(nn.Module):
         (_hooked("weight.register_hook"), "hook on its parameter weight (_hooked.<locals>.<lambda>)"),
         (_hooked("bias.register_post_accumulate_grad_hook"), "post-accumulate-grad hook on its parameter bias"),
         (_patched(), "forward was replaced on the instance"),
+        (_wrapped("forward", torch.no_grad()), "forward was replaced on the instance"),
+        (_wrapped("_conv_forward", lambda f: lambda *args: 2 * f(*args)), "_conv_forward was replaced on the instance"),
+        (_wrapped("train", lambda f: lambda mode=True: f(False)), "train was replaced on the instance"),
+        (_hooked("register_state_dict_post_hook"), "state_dict hook"),
+        (_hooked("register_state_dict_pre_hook"), "state_dict pre-hook"),
+        (_hooked_subclass(), "forward hook (_double)"),
+        (_Doubling(), "forward hook (_double)"),
+        (_of_a_subclass(), "its running_mean is a _Watched"),
         (_Standardized(3, 2, 3), "differs from the forward of Conv2d"),
         (_Half(nn.Linear(3, 3), nn.Tanh()), "differs from the forward of Sequential"),
         (_Without(), "build it from layers and containers, or register its class with @lua_class; see docs/how-to"),
@@ -259,6 +307,14 @@ class _Without(nn.Module):
         "gradient",
         "accumulated",
         "patched",
+        "wrapped",
+        "method",
+        "mode",
+        "state_dict",
+        "pre_state_dict",
+        "subclass",
+        "constructor",
+        "tensor",
         "convolution",
         "iteration",
         "own",
@@ -278,8 +334,8 @@ def test_what_a_file_cannot_hold_is_refused_by_name(layer: nn.Module, message: s
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".py"])
 @pytest.mark.parametrize(
     "layer",
-    [_hooked("register_forward_hook"), _hooked("weight.register_hook"), _patched()],
-    ids=["hook", "gradient", "patched"],
+    [_hooked("register_forward_hook"), _hooked("weight.register_hook"), _patched(), _hooked_subclass()],
+    ids=["hook", "gradient", "patched", "subclass"],
 )
 def test_no_format_drops_what_was_added_to_a_module(layer: nn.Module, suffix: str, tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match=rf"which a .*{suffix}.* file cannot store") as error:
@@ -327,18 +383,17 @@ def test_an_example_that_the_model_does_not_take_is_named(tmp_path: Path) -> Non
         dpnn_bridge.save(tmp_path / "a.t7", net, input=torch.randn(2, 4))
 
 
-class _Doubling(nn.Tanh):
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_forward_hook(_double)
-
-
-def _double(module: nn.Module, args: object, output: Tensor) -> Tensor:
-    return output * 2
-
-
 def test_a_hook_of_the_constructor_is_part_of_the_class() -> None:
-    check_customized(_Doubling(), "a file")
+    check_customized(_Doubling(), "a file", with_classes=True)
+    with pytest.raises(ConversionError, match=r"forward hook \(_double\)"):
+        check_customized(_hooked_subclass(), "a file", with_classes=True)
+
+
+def test_a_compiled_forward_is_the_forward_of_the_class(tmp_path: Path) -> None:
+    net: Any = nn.Sequential(nn.Linear(3, 2))
+    net.forward = torch.compile(net.forward, backend="eager")
+    net[0].forward = net[0].forward
+    dpnn_bridge.write_t7(tmp_path / "a.t7", net)
 
 
 @pytest.mark.parametrize(("name", "amount"), [("weight", 5), ("bias", 2)])

@@ -91,6 +91,16 @@ def test_the_result_of_a_hidden_module_does_not_stand_for_that_of_the_model() ->
     assert not layers.of("").ok
 
 
+def test_a_graph_that_ends_before_the_last_layer_differs() -> None:
+    module = nn.Sequential(nn.Linear(3, 4), nn.Tanh())
+    layers = NamedLayers(result_of(module), module)
+    source = Source(module, layers, torch.randn(2, 3), lambda _: torch.no_grad())
+    results = source.run()
+    _compare_graph(layers, source, results, {"0": results["0"], "": results["0"]})
+    assert layers.of("0").ok
+    assert not layers.of("").ok
+
+
 def test_a_gradient_of_the_model_that_was_not_compared_agrees_with_nothing(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = dpnn_bridge.to_torch(dpnn_bridge.to_lua(nn.Sequential(nn.Tanh(), nn.Linear(5, 3)))).eval()

@@ -88,7 +88,9 @@ class Py(Format):
             raise VerificationError(f"{path} does not build this model: {_reason(e)}") from e
         names = {id(m): name for name, m in module.named_modules()}
         program = Program(module, ExportContext())
-        pairs = program.pairs(built)
+        pairs = program.pairs(built, path)
+        known = {id(rebuilt) for _, _, rebuilt in pairs}
+        added = tuple(name for name, m in built.named_modules() if id(m) not in known)
         modes = {names[id(original)]: rebuilt.training for _, original, rebuilt in pairs}
         relocate(built).train(module.training)
         modules = {names[id(original)]: rebuilt for _, original, rebuilt in pairs}
@@ -108,7 +110,8 @@ class Py(Format):
                 ". Its code differs from the code that dpnn-convert writes now, and only code that ran is compared: "
                 f"{', '.join(changed)}"
             )
-        return Written(found, run=run, complete=False, faster=False, note=note, modules=modules, modes=modes)
+        how: Any = {"run": run, "complete": False, "faster": False, "note": note}
+        return Written(found, **how, modules=modules, modes=modes, added=added)
 
 
 class _OtherNamesError(ValueError):

@@ -10,6 +10,7 @@ import keyword
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from dpnn_bridge.compare.memory import copied
 from dpnn_bridge.conversion.customized import check_customized
 from dpnn_bridge.conversion.registry import mapped_by, mapping_of
-from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.errors import ConversionError, VerificationError
 from dpnn_bridge.modules.nn.batch_normalization import accept_single_samples
 from dpnn_bridge.modules.rnn.stock import stock_layers
 from dpnn_bridge.outputs.format import ExportContext
@@ -89,7 +90,7 @@ class Program:
     """
 
     def __init__(self, module: nn.Module, context: ExportContext) -> None:
-        check_customized(module, "a .py file")
+        check_customized(module, "a .py file", with_classes=True)
         self._module, self._context, self._closure = module, context, SourceClosure()
         self._shapes, shapes = ("", {}) if context.example is None else _shapes(module, context.example)
         self._constructors = Constructors(module, self._closure, shapes)
@@ -117,11 +118,12 @@ class Program:
         """Return the source code without the statements that :meth:`text` adds to ``build`` after running it."""
         return self._text([])
 
-    def pairs(self, built: nn.Module) -> list[Pair]:
-        """Pair the modules of the model with the modules of ``built``, which this program created.
+    def pairs(self, built: nn.Module, file: Path | None = None) -> list[Pair]:
+        """Pair the modules of the model with the modules of ``built``, which this program, or ``file``, created.
 
         Raises:
             ConversionError: ``built`` lacks a module.
+            VerificationError: ``built`` lacks a module, and the user may have changed ``file``.
         """
         modules = {id(m): m for m in self._module.modules()}
         pairs: list[Pair] = []
@@ -130,6 +132,8 @@ class Program:
                 pairs.append(Pair(path, modules[i], eval(path, {"model": built})))
             except (AttributeError, LookupError):
                 name = next(name for name, m in self._module.named_modules() if m is modules[i])
+                if file is not None:
+                    raise VerificationError(f"{file} creates no {name} ({type(modules[i]).__name__})") from None
                 raise not_rebuilt(self._module, name, "a .py file") from None
         return pairs
 

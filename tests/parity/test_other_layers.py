@@ -1,0 +1,73 @@
+"""Without an input, dpnn-verify finds layers of another class, layers that a file lacks, and added layers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import dpnn_bridge
+from dpnn_bridge.compare.verdict import Verdict
+from dpnn_bridge.errors import VerificationError
+from dpnn_bridge.parity.verification import Verification
+from dpnn_bridge.parity.verify import verify
+
+SUFFIXES = [".t7", ".pt", ".safetensors", ".py"]
+LINEAR = nn.Linear(3, 3)
+
+
+def compared(folder: Path, suffix: str, model: list[nn.Module], other: list[nn.Module]) -> Verification:
+    dpnn_bridge.write_t7(folder / "model.t7", nn.Sequential(*model).eval())
+    dpnn_bridge.write_t7(folder / "other.t7", nn.Sequential(*other).eval())
+    dpnn_bridge.save(folder / f"file{suffix}", dpnn_bridge.load(folder / "other.t7"))
+    return verify(folder / "model.t7", converted=folder / f"file{suffix}")
+
+
+def messages(result: Verification) -> list[str]:
+    found = [*result.whole, *(d for layer in result.layers for d in layer.converted)]
+    return [f"{d.name}: {d.message}" for d in found if not d.ok]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_another_activation_is_named(suffix: str, tmp_path: Path) -> None:
+    result = compared(tmp_path, suffix, [LINEAR, nn.Tanh()], [LINEAR, nn.Sigmoid()])
+    assert messages(result) == ["class: Sigmoid instead of Tanh"]
+    assert result.verdict is Verdict.DIFFERENT
+    assert [layer.path for layer in result.layers if not layer.ok] == ["modules[2]"]
+
+
+def test_a_subclass_of_the_layer_is_another_layer(tmp_path: Path) -> None:
+    convolution = nn.Conv2d(1, 1, 1)
+    for name, divide in (("model.t7", True), ("other.t7", False)):
+        pooling = dpnn_bridge.to_lua(nn.Sequential(convolution, nn.AvgPool2d(3, 2, 1, ceil_mode=True)))
+        pooling["modules"][2]["divide"] = divide
+        dpnn_bridge.write_t7(tmp_path / name, pooling)
+    result = verify(tmp_path / "model.t7", converted=tmp_path / "other.t7")
+    assert messages(result) == ["class: UndividedAvgPool2d instead of AvgPool2d"]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_an_added_layer_is_named(suffix: str, tmp_path: Path) -> None:
+    result = compared(tmp_path, suffix, [LINEAR], [LINEAR, nn.Tanh()])
+    assert messages(result) == ["converted 1: the model has no such module"]
+    assert result.verdict is Verdict.DIFFERENT
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_layer_that_the_file_lacks_is_named(suffix: str, tmp_path: Path) -> None:
+    if suffix == ".py":
+        with pytest.raises(VerificationError, match=r"file\.py creates no 1 \(Tanh\)"):
+            compared(tmp_path, suffix, [LINEAR, nn.Tanh()], [LINEAR])
+        return
+    result = compared(tmp_path, suffix, [LINEAR, nn.Tanh()], [LINEAR])
+    assert messages(result) == ["class: the converted file has no Tanh"]
+    assert result.verdict is Verdict.DIFFERENT
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_layers_with_computed_weights_are_the_same(suffix: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    layers = [dpnn_bridge.to_torch(dpnn_bridge.to_lua(LINEAR)), nn.Dropout(0.2)]
+    assert compared(tmp_path, suffix, layers, layers).verdict is Verdict.EQUAL
