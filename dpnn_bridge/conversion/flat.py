@@ -13,6 +13,7 @@ from dpnn_bridge.base.contiguous import is_contiguous
 from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.distributed import is_distributed, is_equal
 from dpnn_bridge.conversion.fields import get_tensor, grad_field, record_of, resolve
+from dpnn_bridge.conversion.lua_class import ParameterSite
 from dpnn_bridge.conversion.parametrized import current
 from dpnn_bridge.conversion.ties import tie_of
 from dpnn_bridge.objects import ORIGINS, LuaStorage, LuaTensor
@@ -76,8 +77,20 @@ def set_places(root: nn.Module, known: Any) -> None:
                 record.places[field] = Place(origin, *numbers[1:])  # type: ignore[union-attr]
 
 
+def computed_fields(root: nn.Module) -> list[tuple[ParameterSite, int]]:
+    """Return the computed tensors that dpnn's ``getParameters()`` appends, with their numbers of elements."""
+    computed: dict[tuple[int, str], tuple[ParameterSite, int]] = {}
+    for module, name, field in registry.hidden_parameters(root):
+        owner, leaf = resolve(module, field.attribute)
+        if leaf not in owner._parameters:
+            computed.setdefault((id(owner), leaf), ((module, name, field), getattr(owner, leaf).numel()))
+    return list(computed.values())
+
+
 class FlatStorages:
     """The storages of the source file that the tensors of a model fill completely.
+
+    A vector of dpnn's ``getParameters()`` ends with the weights that the modules ``nn.WeightNorm`` compute.
 
     Args:
         root: the model.
@@ -94,6 +107,7 @@ class FlatStorages:
         #: storage -> first element -> position and arguments of ``load`` of the tensor that starts there
         self._members: dict[int, dict[int, tuple[Place, tuple[Any, ...]]]] = defaultdict(dict)
         self._storages: dict[int, LuaStorage | None] = {}
+        self._computed = computed_fields(root)
         for module in root.modules():
             record = record_of(module)
             for name, field in registry.mapping_of(module).fields_of(module).items() if record else ():
@@ -131,16 +145,22 @@ class FlatStorages:
     def _create(self, place: Place) -> LuaStorage | None:
         members = [self._members[place.origin][start] for start in sorted(self._members[place.origin])]
         ends = [0, *(p.start + p.size for p, _ in members)]
-        starts = [*(p.start for p, _ in members), place.length]
-        classes = {self._class_of(module, field) for _, (module, _, field, _) in members}
+        starts = [*(p.start for p, _ in members), ends[-1]]
+        arguments = [a for _, a in members]
+        classes = {self._class_of(module, field) for module, _, field, _ in arguments}
         if ends != starts or len(classes) != 1 or len(members) == 1:
             return None
+        if ends[-1] != place.length:
+            gradient = arguments[0][-1]
+            arguments += [(*site, gradient) for site, _ in self._computed]
+            if ends[-1] + sum(size for _, size in self._computed) != place.length:
+                return None
 
         def load() -> np.ndarray:
-            return np.concatenate([self._load(*arguments) for _, arguments in members])
+            return np.concatenate([self._load(*a) for a in arguments])
 
         # only one process writes the file, so all processes gather distributed parameters now
-        distributed = any(is_distributed(get_tensor(module, field.attribute)) for _, (module, _, field, _) in members)
+        distributed = any(is_distributed(get_tensor(module, field.attribute)) for module, _, field, _ in arguments)
         storage = LuaStorage(classes.pop().replace("Tensor", "Storage"), place.length, load() if distributed else load)
         storage.replaces = place.origin
         return storage

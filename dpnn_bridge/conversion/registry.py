@@ -355,6 +355,14 @@ def parameters(module: nn.Module) -> Iterator[ParameterSite]:
     return mapping_of(module).parameters(module, parameters)
 
 
+def hidden_parameters(module: nn.Module) -> Iterator[ParameterSite]:
+    """Return the parameters of a module and its submodules that only dpnn's ``getParameters()`` includes."""
+    mapping = mapping_of(module)
+    yield from mapping.hidden_parameters(module)
+    for child in mapping.children(module):
+        yield from hidden_parameters(child)
+
+
 def mappings_of(name: str) -> list[type[LuaClass]]:
     """Return the mappings that are registered under a Lua name, in the order of the search."""
     for package in _packages():

@@ -297,7 +297,7 @@ class TorchConversion(TorchContext):
         number = self.sharing.assign(Site(module, name, spec, owner, leaf), tensor, grad, arrange, shape)
         if record is not None and number:
             record.gradients[name] = number
-        if record is not None and spec.layout is None:
+        if record is not None:
             places = ((name, place_of(tensor)), (fields.grad_field(name, spec), place_of(grad)))
             record.places |= {key: place for key, place in places if place is not None}
         parameter = owner._parameters.get(leaf)

@@ -15,7 +15,7 @@ from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaFunction, LuaTable, LuaTensor, tensor_class
 from dpnn_bridge.optim.exact import double
 from dpnn_bridge.optim.full_batch import rprop
-from dpnn_bridge.training.flat_vector import FlatField, split_flat
+from dpnn_bridge.training.flat_vector import FlatField, as_vector, split_flat
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,12 @@ class Method:
         return {k: (v[0], v[1]) if isinstance(v, dict) else v for k, v in arguments.items()}
 
     def load(
-        self, optimizer: Optimizer, fields: list[FlatField], config: Mapping[str, Any], state: Mapping[str, Any]
+        self,
+        optimizer: Optimizer,
+        fields: list[FlatField],
+        config: Mapping[str, Any],
+        state: Mapping[str, Any],
+        hidden: int = 0,
     ) -> None:
         """Set the optimizer's state.
 
@@ -81,6 +86,7 @@ class Method:
             optimizer: the optimizer.
             fields: position of each parameter in the flat vectors.
             config, state: the Lua tables.
+            hidden: number of elements that dpnn's ``getParameters()`` appends.
 
         Raises:
             ConversionError: the state does not fit the parameters or the method.
@@ -92,7 +98,8 @@ class Method:
         for name, (table, attribute) in vectors.items():
             if not is_vector(table.get(name)):
                 continue
-            for f, value in zip(fields, split_flat(fields, table[name], f"the field {name!r}"), strict=True):
+            parts = split_flat(fields, table[name], f"the field {name!r}", hidden)
+            for f, value in zip(fields, parts, strict=True):
                 optimizer.state[f.parameter][attribute] = value.clone()
         found = [name for name in self.buffers if is_vector(state.get(name))]
         if found and len(found) < len(self.buffers):
@@ -197,7 +204,12 @@ class LBFGSMethod(Method):
         return super().names() | {*self.vectors, *self.lists, *self.scalars}
 
     def load(
-        self, optimizer: Optimizer, fields: list[FlatField], config: Mapping[str, Any], state: Mapping[str, Any]
+        self,
+        optimizer: Optimizer,
+        fields: list[FlatField],
+        config: Mapping[str, Any],
+        state: Mapping[str, Any],
+        hidden: int = 0,
     ) -> None:
         if isinstance(config.get("lineSearch"), LuaFunction):
             raise ConversionError(
@@ -205,6 +217,11 @@ class LBFGSMethod(Method):
             )
 
         def vector(value: Any, name: str) -> Tensor:
+            if hidden and as_vector(value).numel() == sum(f.size for f in fields) + hidden:
+                raise ConversionError(
+                    f"{name} is a vector of dpnn's getParameters(), whose {hidden} additional elements affect "
+                    "the step; remove the state from the table to continue with the hyperparameters alone"
+                )
             return torch.cat([part.reshape(-1) for part in split_flat(fields, value, name)])
 
         values: dict[str, Any] = {

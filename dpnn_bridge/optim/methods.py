@@ -18,7 +18,7 @@ from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.optim.exact import ASGD, NAG, SGD, Adam
 from dpnn_bridge.optim.full_batch import CG, LBFGS, Rprop
 from dpnn_bridge.optim.lua_method import LBFGSMethod, Method, RpropMethod
-from dpnn_bridge.training.flat_vector import flat_fields
+from dpnn_bridge.training.flat_vector import Package, flat_fields, hidden_elements, package_of
 
 Target = nn.Module | Iterable[nn.Parameter]
 
@@ -164,6 +164,7 @@ def from_lua(
         target: the module whose flat parameters Torch7 trained, or its parameters in Torch7's order. All parameters
             become one group.
         state: the Lua table with the state, such as ``dfdx``; default: ``config``, which contains both in most scripts.
+            Elements that only dpnn's ``getParameters()`` has, see :func:`dpnn_bridge.training.flatten`, are ignored.
 
     Returns:
         An optimizer over all parameters whose next step equals Torch7's. As in Torch7, unknown fields have no effect. A
@@ -188,7 +189,7 @@ def from_lua(
         warnings.warn(text, stacklevel=4)
     fields = flat_fields(target)
     optimizer = spec.create([f.parameter for f in fields], config)
-    spec.load(optimizer, fields, config, config if state is None else state)
+    spec.load(optimizer, fields, config, config if state is None else state, hidden_elements(target))
     return optimizer
 
 
@@ -210,13 +211,15 @@ def _normalized(name: str) -> str:
 
 
 @checks_arguments
-def to_lua(optimizer: Optimizer, target: Target | None = None) -> LuaTable:
+def to_lua(optimizer: Optimizer, target: Target | None = None, *, package: Package | None = None) -> LuaTable:
     """Return the Lua table, of both configuration and state, with which a Torch7 script can continue the training.
 
     Args:
         optimizer: an optimizer of :mod:`dpnn_bridge.optim`, or one of PyTorch with the same state.
         target: the module that Torch7 trains, which determines the order and memory layout of its flat parameters;
             default: the parameters of the optimizer, in their order.
+        package: package whose ``getParameters()`` the script calls, see :func:`dpnn_bridge.training.flatten`; default:
+            that of the flat vector in the target's file, or ``"nn"``.
 
     Raises:
         ConversionError: Torch7 has no such method, or does not support a hyperparameter.
@@ -225,7 +228,8 @@ def to_lua(optimizer: Optimizer, target: Target | None = None) -> LuaTable:
     if spec is None:
         raise ConversionError(f"Torch7's optim has no {type(optimizer).__name__}; supported: {', '.join(METHODS)}")
     params = [p for group in optimizer.param_groups for p in group["params"]]
-    return spec.save(optimizer, flat_fields(params if target is None else target))
+    target = params if target is None else target
+    return spec.save(optimizer, flat_fields(target, package or package_of(target)))
 
 
 def _method_of(optimizer: type[Optimizer]) -> Method | None:

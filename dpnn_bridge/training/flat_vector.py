@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any, Literal, NamedTuple, cast
 
@@ -15,8 +15,7 @@ from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.elements import require_unmasked
 from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.distributed import distribute_like, full
-from dpnn_bridge.conversion.fields import Layout, resolve
-from dpnn_bridge.conversion.lua_class import ParameterSite
+from dpnn_bridge.conversion.fields import Layout, record_of, resolve
 from dpnn_bridge.conversion.ties import tie_of
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaTensor
@@ -90,7 +89,7 @@ def flat_fields(target: nn.Module | Iterable[nn.Parameter], package: Package = "
         return [FlatField(p) for p in target]
     fields: dict[Any, FlatField] = {}
     sites = registry.parameters(target)
-    for module, _, spec in sites if package == "nn" else chain(sites, _hidden(target)):
+    for module, _, spec in sites if package == "nn" else chain(sites, registry.hidden_parameters(target)):
         owner, leaf = resolve(module, spec.attribute)
         tie = tie_of(owner, leaf)
         if tie is not None:
@@ -101,13 +100,6 @@ def flat_fields(target: nn.Module | Iterable[nn.Parameter], package: Package = "
         elif (id(owner), leaf) not in fields:
             fields[id(owner), leaf] = FlatField(_computed(owner, leaf), module, spec.layout)
     return list(fields.values())
-
-
-def _hidden(module: nn.Module) -> Iterator[ParameterSite]:
-    mapping = registry.mapping_of(module)
-    yield from mapping.hidden_parameters(module)
-    for child in mapping.children(module):
-        yield from _hidden(child)
 
 
 def _computed(owner: nn.Module, leaf: str) -> nn.Parameter:
@@ -126,19 +118,38 @@ def as_vector(vector: Any) -> Tensor:
     return torch.as_tensor(require_unmasked(vector), dtype=dtype)
 
 
-def split_flat(fields: list[FlatField], vector: Any, what: str) -> list[Tensor]:
+def hidden_elements(target: nn.Module | Iterable[nn.Parameter]) -> int:
+    """Return the number of elements that dpnn's ``getParameters()`` appends to those of nn, see :func:`flatten`."""
+    if not isinstance(target, nn.Module):
+        return 0
+    return sum(f.size for f in flat_fields(target, "dpnn")) - sum(f.size for f in flat_fields(target))
+
+
+def package_of(target: nn.Module | Iterable[nn.Parameter]) -> Package:
+    """Return ``"dpnn"`` if the parameters of a module were in a vector of dpnn's ``getParameters()`` in its file."""
+    if not isinstance(target, nn.Module) or not (hidden := hidden_elements(target)):
+        return "nn"
+    records = filter(None, map(record_of, target.modules()))
+    lengths = {place.length for record in records for place in record.places.values()}
+    return "dpnn" if sum(f.size for f in flat_fields(target)) + hidden in lengths else "nn"
+
+
+def split_flat(fields: list[FlatField], vector: Any, what: str, hidden: int = 0) -> list[Tensor]:
     """Split a flat vector into tensors with the shapes of the parameters.
 
     Args:
         fields: the parameters.
         vector: the vector.
         what: description of the vector, for the message.
+        hidden: number of elements that may follow, and are ignored.
 
     Raises:
         ConversionError: the number of elements differs from that of all parameters.
     """
     vector = as_vector(vector)
     sizes = [f.size for f in fields]
+    if hidden and vector.numel() == sum(sizes) + hidden:
+        vector = vector.reshape(-1)[:-hidden]
     if vector.numel() != sum(sizes):
         raise ConversionError(
             f"{what} has {vector.numel()} elements, the parameters have {sum(sizes)}; "

@@ -9,13 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import FIXTURES, manifest
 
 import dpnn_bridge
+from dpnn_bridge import read_t7
+from dpnn_bridge.base.contiguous import contiguous_strides
 from dpnn_bridge.conversion import to_lua, to_torch
 from dpnn_bridge.conversion.lua_values import fresh
 from dpnn_bridge.conversion.options import Options
-from dpnn_bridge.objects import LuaStorage, LuaTable, LuaTensor
+from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
 from dpnn_bridge.outputs import container
+from dpnn_bridge.training import flatten
 
 
 def checkpoint() -> LuaTable:
@@ -154,3 +158,55 @@ def test_one_of_two_layers_that_share_a_bias_may_lose_it(which: int) -> None:
     net = sharing(True)
     net[which].bias = None  # type: ignore[index]
     torch.testing.assert_close(to_torch(to_lua(net))(x), net(x), rtol=1e-12, atol=0)
+
+
+def flattened(model: LuaObject, sites: list[tuple[LuaObject, str]], spare: int = 0) -> LuaTable:
+    """``{model, parameters}`` whose fields were moved into one storage, which has ``spare`` more elements."""
+    values = [obj[name] for obj, name in sites]
+    elements = np.concatenate([*(v.numpy().reshape(-1) for v in values), np.ones(spare)])
+    storage = LuaStorage("torch.DoubleStorage", len(elements), elements)
+    start = 0
+    for (obj, name), value in zip(sites, values, strict=True):
+        obj.fields[name] = LuaTensor(value.class_name, value.shape, contiguous_strides(value.shape), start, storage)
+        start += value.size
+    return LuaTable({"model": model, "parameters": LuaTensor("torch.DoubleTensor", (len(elements),), (1,), 0, storage)})
+
+
+def weight_norm(spare: int) -> LuaTable:
+    """A linear layer and an ``nn.WeightNorm``, whose weight of 12 elements has a place in dpnn's vector only."""
+    norm = read_t7(FIXTURES / "dpnn/head/hidden/hidden_flat.t7")["cases"][1]["module"]
+    linear = checkpoint()["model"]["modules"][2]
+    model = fresh("nn.Sequential", "torch.DoubleTensor", linear, norm)
+    sites = [(linear, "weight"), (linear, "bias"), (norm, "v"), (norm, "g"), (norm, "bias")]
+    result = flattened(model, sites, spare)
+    norm["modules"][1].fields["bias"] = norm["bias"]
+    return result
+
+
+@pytest.mark.parametrize("spare", [0, 12])
+@pytest.mark.parametrize("through_pt", [False, True])
+def test_vector_with_a_weight_norm_is_one_storage_again(spare: int, through_pt: bool, tmp_path: Path) -> None:
+    table = weight_norm(spare)
+    model = moved(table)
+    if through_pt:
+        dpnn_bridge.save(tmp_path / "m.pt", model)
+        model = dpnn_bridge.load(tmp_path / "m.pt")
+    net = to_lua(model)
+    linear, norm = net["modules"].as_list()
+    tensors = [linear["weight"], linear["bias"], norm["v"], norm["g"], norm["bias"]]
+    assert len({id(t.storage) for t in tensors}) == 1
+    vector = tensors[0].storage.numpy()
+    assert vector.tolist() == flatten(model, package="dpnn" if spare else "nn").tolist()
+
+
+def test_a_storage_with_other_elements_is_not_restored() -> None:
+    net = to_lua(moved(weight_norm(11)))
+    assert net["modules"][1]["weight"].storage.size == 8
+
+
+def test_vector_with_a_temporal_convolution_is_one_storage_again() -> None:
+    entry = next(e for e in manifest(**{"class": "nn.TemporalConvolution"}) if e["dtype"] == "double")
+    layer = read_t7(FIXTURES / entry["file"])["module"]
+    net = to_lua(moved(flattened(layer, [(layer, "weight"), (layer, "bias")])))
+    assert net["weight"].storage is net["bias"].storage
+    assert net["weight"].numpy().tolist() == (layer["weight"].numpy() + 100).tolist()

@@ -9,10 +9,11 @@ import torch
 from conftest import FIXTURES
 
 import dpnn_bridge
-from dpnn_bridge import read_t7, training
+from dpnn_bridge import optim, read_t7, training
 from dpnn_bridge.compare.nested import backward
 from dpnn_bridge.conversion.lua_values import to_value
-from dpnn_bridge.objects import LuaObject, LuaTable
+from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.optim import MomentumSGD
 from dpnn_bridge.parity import compare
 
@@ -92,6 +93,34 @@ def test_parameters_of_a_weight_norm_move_into_one_vector(package: Any) -> None:
     assert torch.equal(grads, training.flatten(module, gradients=True, package=package)) or package == "dpnn"
     params.mul_(2)
     assert torch.equal(training.flatten(module), 2 * of_nn)
+
+
+def stepped(module: Any, method: str, momenta: torch.Tensor) -> tuple[torch.Tensor, Any]:
+    """Parameters after one step from a state with a flat vector, and the optimizer."""
+    vector = LuaTensor.from_numpy(momenta.numpy(), "torch.DoubleTensor")
+    state = {"sgd": {"learningRate": 0.1, "momentum": 0.9, "dfdx": vector}, "lbfgs": {"d": vector, "nIter": 1}}[method]
+    optimizer = optim.from_lua(method, LuaTable(state), module)
+    module(torch.ones(2, 3, dtype=torch.float64)).sum().backward()
+    optimizer.step()
+    return training.flatten(module), optimizer
+
+
+def test_optimizer_state_of_dpnns_vector_continues() -> None:
+    obj = read_t7(FOLDER / "hidden_flat.t7")["cases"][1]["module"]
+    momenta = torch.linspace(1, 2, 32, dtype=torch.float64)
+    expected, _ = stepped(dpnn_bridge.to_torch(obj), "sgd", momenta[:20])
+    module = dpnn_bridge.to_torch(obj)
+    actual, optimizer = stepped(module, "sgd", momenta)
+    assert torch.equal(actual, expected)
+    written = optim.to_lua(optimizer, module, package="dpnn")["dfdx"].torch()
+    assert torch.equal(written[:20], optim.to_lua(optimizer, module)["dfdx"].torch())
+    assert torch.equal(written[20:], torch.zeros(12, dtype=torch.float64))
+
+
+def test_lbfgs_state_of_dpnns_vector_is_refused() -> None:
+    module = dpnn_bridge.to_torch(read_t7(FOLDER / "hidden_flat.t7")["cases"][1]["module"])
+    with pytest.raises(ConversionError, match=r"d is a vector of dpnn's .* 12 additional elements affect the step"):
+        stepped(module, "lbfgs", torch.ones(32, dtype=torch.float64))
 
 
 def test_a_weight_norm_that_occurs_twice_is_flattened_once() -> None:
