@@ -22,6 +22,7 @@ from dpnn_bridge.modules.inputs import input_options
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.outputs.formats import is_converted_file
 from dpnn_bridge.parity.buffers import is_filled
+from dpnn_bridge.parity.exported import NOTE, as_exported
 
 #: field that marks a reference of results that Torch7 stored in the model file
 LEFTOVER = "left in the model file"
@@ -39,6 +40,7 @@ class Subject:
         mode: ``"train"`` or ``"eval"``; default: the mode of the reference.
         options: options of the conversion.
         together: whether several models of one file may be the subject together; else that is an error.
+        exported: the ``.t7`` file with which a file of PyTorch is compared, or None.
 
     Attributes:
         obj: Lua object of the model; None for a file of PyTorch.
@@ -55,8 +57,9 @@ class Subject:
         options: Options,
         *,
         together: bool = False,
+        exported: StrPath | None = None,
     ) -> None:
-        self.path, self.options, self.mode = path, options, mode
+        self.path, self.options, self.mode, self.exported = path, options, mode, exported
         self.obj, self.table, self.key = _read(path, reference, key, options, together)
         self.notes: dict[str, None] = {}
         self._as_saved: list[bool] = []
@@ -66,6 +69,11 @@ class Subject:
         converted = convert_object(self.obj, self.options, self.key) if self.obj is not None else None
         module, report = converted or (load_with_report(self.path, self.key or None, self.options)[0], Report())
         self.notes.update(dict.fromkeys(report.notes))
+        if self.obj is None and self.exported is not None:
+            value = to_value(self.table.get("input"))
+            if (export := as_exported(module, self.exported, value, self.options)) is not None:
+                module = export
+                self.notes[NOTE] = None
         self._as_saved = [m.training for m in module.modules()]
         _set_mode(module, self.table, self.mode)
         return module

@@ -95,7 +95,8 @@ def verify(
     """
     check_device(device)
     only_tensors = converted is not None and input is None and reference is None
-    subject = Subject(model, reference, key, mode, options or Options(), together=only_tensors)
+    exported = converted if str(converted).endswith(".t7") else None
+    subject = Subject(model, reference, key, mode, options or Options(), together=only_tensors, exported=exported)
     if input is not None:
         subject.table = _reference_of(input, output)
     module = subject.fresh()

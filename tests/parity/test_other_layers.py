@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 import dpnn_bridge
 from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.errors import VerificationError
+from dpnn_bridge.parity.exported import NOTE
 from dpnn_bridge.parity.verification import Verification
 from dpnn_bridge.parity.verify import verify
 
@@ -71,3 +73,24 @@ def test_layers_with_computed_weights_are_the_same(suffix: str, tmp_path: Path) 
     torch.manual_seed(0)
     layers = [dpnn_bridge.to_torch(dpnn_bridge.to_lua(LINEAR)), nn.Dropout(0.2)]
     assert compared(tmp_path, suffix, layers, layers).verdict is Verdict.EQUAL
+
+
+BORN = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.SiLU(), nn.Softmax(1))
+
+
+@pytest.mark.parametrize("given", [None, torch.ones(2, 4)], ids=["plain", "example"])
+@pytest.mark.parametrize("value", [None, torch.ones(2, 4)], ids=["tensors", "outputs"])
+def test_layers_of_pytorch_are_compared_as_they_are_exported(given: Any, value: Any, tmp_path: Path) -> None:
+    dpnn_bridge.save(tmp_path / "model.pt", BORN)
+    dpnn_bridge.save(tmp_path / "file.t7", BORN, input=given)
+    result = verify(tmp_path / "model.pt", converted=tmp_path / "file.t7", input=value)
+    if value is not None or given is None:
+        assert messages(result) == []
+        assert result.verdict is Verdict.EQUAL
+    assert NOTE in result.notes
+    changed = dpnn_bridge.read_t7(tmp_path / "file.t7")
+    changed["modules"][1]["weight"].torch()[0, 0] += 1e-3
+    dpnn_bridge.write_t7(tmp_path / "file.t7", changed, force=True)
+    result = verify(tmp_path / "model.pt", converted=tmp_path / "file.t7", input=value)
+    assert result.verdict is Verdict.DIFFERENT
+    assert any(message.startswith("weight: ") for message in messages(result))
