@@ -50,6 +50,7 @@ class ConvertedModules:
             "converted_gradient": self.gradient,
             "converted_accumulate": self.accumulate,
             "converted_parameters": self.parameters,
+            "converted_maxima": self.store_maxima,
         }
 
     def _reporting(self, code: Callable[..., Any]) -> Callable[..., Any]:
@@ -133,6 +134,17 @@ class ConvertedModules:
         table = self.runtime.lua.table_from
         return table([table(weights), table(gradients)])
 
+    def store_maxima(self, state: _State | None, unpooling: Any, name: str) -> None:
+        """Store the maxima of the pooling's last forward pass, which is ``state``, in the pooling of an unpooling."""
+        if state is not None:
+            module = self._module(unpooling, name)
+            module.get_submodule("pooling")(*state.inputs)
+            for key, value in to_lua(module)["pooling"].items():
+                if key == "indices":
+                    unpooling["pooling"][key] = values.to_lua(self.runtime, value.torch())
+                elif key in ("itime", "iheight", "iwidth"):
+                    unpooling["pooling"][key] = value
+
     def _forget_noise(self, live: Any) -> None:
         """Clear the noise of an earlier call of a random layer, so that it draws again."""
         noise = self.runtime.bridge["handle"](live["noise"])
@@ -141,35 +153,42 @@ class ConvertedModules:
 
     def _write_back(self, live: Any, inert: LuaObject | LuaTable) -> None:
         """Copy the tensors of a converted module into the Lua object."""
-        for key, handle, value in self._pairs(live, inert, {}):
-            if key not in ("output", "gradInput"):
+        for owner, key, value in self._tensors(live, inert, {}):
+            handle = self._handle(owner, key, value)
+            if handle is not None and key not in ("output", "gradInput"):
                 handle.t.copy_(value.torch().reshape(handle.size))
+            elif handle is None and key == "randomSamples":  # the first forward pass draws them
+                owner[key] = values.to_lua(self.runtime, value.torch())
 
     def accumulate(self, state: _State, obj: Any, scale: float) -> None:
         """Add the gradients of the backward pass to gradWeight, gradBias … of the object and the modules in it."""
         added = set()  # clones share one gradient tensor, and PyTorch's gradient is the sum over all clones
-        for key, handle, value in self._pairs(obj, to_lua(state.module, gradients=True), {}):
-            assert handle.storage is not None
+        for owner, key, value in self._tensors(obj, to_lua(state.module, gradients=True), {}):
+            handle = self._handle(owner, key, value)
+            if handle is None or handle.storage is None:
+                continue
             location = (handle.storage.pointer, handle.offset)
             if isinstance(key, str) and key.startswith("grad") and key != "gradInput" and location not in added:
                 added.add(location)
                 handle.t.add_(value.torch().reshape(handle.size), alpha=scale)
 
-    def _pairs(
+    def _handle(self, live: Any, key: Any, value: LuaTensor) -> Tensor | None:
+        """Return the tensor ``live[key]`` in Lua; None unless it has as many elements as ``value``, and some."""
+        handle = self.runtime.bridge["handle"](live[key])
+        return handle if isinstance(handle, Tensor) and handle.numel == value.size > 0 else None
+
+    def _tensors(
         self, live: Any, inert: LuaObject | LuaTable, seen: dict[int, Any]
-    ) -> Iterator[tuple[Any, Tensor, LuaTensor]]:
-        """Yield the key of each tensor field, the tensor in Lua, and the tensor of equal size in ``inert``."""
+    ) -> Iterator[tuple[Any, Any, LuaTensor]]:
+        """Yield the Lua object, the key and the value of each tensor field of ``inert``."""
         if id(inert) in seen:
             return
         seen[id(inert)] = inert
         for key, value in inert.items():
-            target = live[key]
             if isinstance(value, LuaTensor):
-                handle = self.runtime.bridge["handle"](target)
-                if isinstance(handle, Tensor) and handle.numel == value.size > 0:
-                    yield key, handle, value
-            elif isinstance(value, (LuaObject, LuaTable)) and target is not None:
-                yield from self._pairs(target, value, seen)
+                yield live, key, value
+            elif isinstance(value, (LuaObject, LuaTable)) and (target := live[key]) is not None:
+                yield from self._tensors(target, value, seen)
 
     def _module(self, obj: Any, name: str) -> nn.Module:
         """Convert the object in its current state."""

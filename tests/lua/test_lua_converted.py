@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import FIXTURES, fixture_id, manifest
+from torch import nn
 
 pytest.importorskip("lupa")
 
@@ -17,7 +18,9 @@ from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.lua import LuaBridge, converted
-from dpnn_bridge.objects import LuaObject
+from dpnn_bridge.modules.nn.pooling_special import FixedFractionalMaxPool2d, FixedFractionalMaxPool3d
+from dpnn_bridge.modules.nn.unpooling import MaxUnpooling
+from dpnn_bridge.objects import LuaObject, LuaTable
 
 #: kept as one dense tensor in Torch7, see tests/modules/test_sparse.py
 SPARSE = ("nn.IndexLinear", "nn.SparseLinear")
@@ -43,7 +46,7 @@ OTHERS = {
     "nn.Container": "has no forward of its own",
     "nn.CriterionTable": "its gradient is that of a criterion",
     "nn.DontCast": "it computes in single precision",
-    "nn.GPU": "its file holds a number before the table",
+    "nn.GPU": "a subclass has the same files in Lua but not in Python",
     "nn.MapTable": "the bridge's base of nn lists the parameters of clones once for each",
     "nn.ModuleFromCriterion": "is no module without a checkout of nn",
     "nn.NaN": "raises on purpose",
@@ -109,6 +112,60 @@ def test_an_object_keeps_the_version_of_its_fields() -> None:
         output = BRIDGE.execute("local m, x = ... return m:clone():forward(x)", fixture["module"], fixture["input"])
         torch.testing.assert_close(output, to_value(fixture["output"]))
     assert BRIDGE.to_object(BRIDGE.execute("return nn.BatchNormalization(3)")).version == 2
+
+
+def _parallel(name: str, *, version: int = 2, header: bool = True, **fields: Any) -> LuaObject:
+    gpus = LuaTable.from_list([1, 2])
+    table = LuaTable({"modules": LuaTable.from_list([LuaObject("nn.Tanh"), LuaObject("nn.Sigmoid")]), **fields})
+    table["gpuAssignments"] = gpus
+    return LuaObject(name, table, version=version, header=(gpus,) if header else ())
+
+
+OWN_FILES = {
+    "GPU": LuaObject(
+        "nn.GPU",
+        LuaTable({"modules": LuaTable.from_list([LuaObject("nn.Tanh")]), "_type": "torch.FloatTensor", "device": 2}),
+        header=(LuaTable.from_list(["torch.FloatTensor", 2]),),
+    ),
+    "data": _parallel("nn.DataParallelTable", impl=LuaObject("nn.DataParallelTable.Basic")),
+    "data 1": _parallel("nn.DataParallelTable", version=1, header=False),
+    "model": _parallel("nn.ModelParallelTable", dimension=2),
+    "branches": _parallel("nn.ModelParallelTable", header=False, nGpus=2),
+    "one table": LuaObject("nn.ModelParallelTable", LuaTable({"modules": LuaTable(), "dimension": 2})),
+    "scales": LuaObject("nn.PyramidPacker", LuaTable({"dimz": 1}), header=(0.5, 2.0)),
+}
+
+
+@pytest.mark.parametrize("obj", OWN_FILES.values(), ids=OWN_FILES)
+def test_classes_with_their_own_files(obj: LuaObject) -> None:
+    """Beside the table of their fields, their files contain other values."""
+    same, after = BRIDGE.execute("local t = ... return {t[1]:clone(), t[2]}", LuaTable.from_list([obj, "after"]))
+    back = BRIDGE.to_object(same)
+    assert after == "after"
+    assert str(back.header) == str(obj.header)
+    assert {k: str(v) for k, v in back.items()} == {k: str(v) for k, v in obj.items()}
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_an_unpooling_uses_the_maxima_of_its_pooling(dims: int) -> None:
+    pooling: Any = (nn.MaxPool2d, nn.MaxPool3d)[dims - 2](2)
+    model = nn.Sequential(pooling, nn.Tanh(), MaxUnpooling(pooling))
+    obj = to_lua(model)
+    for size in (4, 6):
+        x = torch.randn(2, 3, *[size] * dims, requires_grad=True)
+        expected, weights = model(x), torch.randn(2, 3, *[size] * dims)
+        output, gradient, _ = BRIDGE.call(RUN, obj, x.detach(), weights)
+        torch.testing.assert_close(output, expected.detach())
+        torch.testing.assert_close(gradient, torch.autograd.grad(expected, x, weights)[0])
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_fixed_windows_stay_after_the_first_forward(dims: int) -> None:
+    pooling = (FixedFractionalMaxPool2d, FixedFractionalMaxPool3d)[dims - 2](2, output_size=[3] * dims)
+    code = "local m, x = ... return m:forward(x):clone(), m:forward(x), m:forward(x:narrow(1, 1, 1))"
+    first, second, third = BRIDGE.execute(code, to_lua(nn.Sequential(pooling)), torch.randn(2, 3, *[9] * dims))
+    assert torch.equal(first, second)
+    assert third.shape[0] == 1
 
 
 def test_decorated_parameters_are_found() -> None:

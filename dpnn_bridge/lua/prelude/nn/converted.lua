@@ -1,5 +1,6 @@
 -- All classes with a mapping except those in nn/base.lua. They are defined when they are first used, and run as PyTorch modules.
 local bridge, py = ...
+local define_serialization = py.run_prelude('nn/serialization.lua')
 local Module, Container = torch.getmetatable('nn.Module'), torch.getmetatable('nn.Container')
 local states = setmetatable({}, {__mode = 'k'})  -- object -> Python's state of its last forward pass
 
@@ -66,6 +67,15 @@ local function converted_module(class, tname)
       local lists = py.converted_parameters(self, tname)
       if not lists then return Module.parameters(self) end
       if #lists[1] > 0 then return lists[1], lists[2] end
+   end
+end
+
+-- an unpooling uses the maxima of its pooling's last forward pass
+local function unpooling(class, tname)
+   local updateOutput = class.updateOutput
+   function class:updateOutput(input)
+      py.converted_maxima(states[self.pooling], self, tname)
+      return updateOutput(self, input)
    end
 end
 
@@ -192,7 +202,9 @@ end
 
 -- classes in fields of modules that are not modules
 local data = {}
-for name in ('graph.Edge graph.Graph graph.Node nngraph.Node torch.AliasMultinomial'):gmatch('%S+') do data[name] = true end
+for name in ('graph.Edge graph.Graph graph.Node nngraph.Node torch.AliasMultinomial nn.DataParallelTable.Basic'):gmatch('%S+') do
+   data[name] = true
+end
 
 -- define a class with a mapping as a Lua class; returns whether the class exists
 function bridge.define_converted(tname)
@@ -200,18 +212,17 @@ function bridge.define_converted(tname)
    local kind, version = py.registered(tname)
    if not (kind or data[tname]) then return false end
    local module, name = tname:match('^(.*)%.([^%.]+)$')
-   if not module or module:find('%.') then return false end
+   if not module then return false end
+   if module:find('%.') then return data[tname] and bridge.define_converted(module) and torch.class(tname) ~= nil or false end
    if type(_G[module]) ~= 'table' then _G[module] = {} end
    if data[tname] then return torch.class(tname) ~= nil end
    local is_container = kind == 'container'
    local parent_name = kind == 'criterion' and 'nn.Criterion' or is_container and 'nn.Container' or 'nn.Module'
    local class, parent = torch.class(tname, parent_name)
    class.__version = version
-   function class:read(file, version_read)
-      bridge.set_version(self, version_read)
-      for k, v in pairs(file:readObject()) do self[k] = v end
-   end
+   define_serialization(class, tname)
    if kind == 'criterion' then run(class, tname) else converted_module(class, tname) end
+   if tname == 'nn.SpatialMaxUnpooling' or tname == 'nn.VolumetricMaxUnpooling' then unpooling(class, tname) end
    inherit(class, tname)
    local order, init = constructors[name], module == 'nn' and initial[name]
    function class:__init(...)
