@@ -115,6 +115,29 @@ def test_the_eps_of_a_square_root_is_noted(eps: float | None, noted: bool) -> No
     assert any("eps = 0.001" in note for note in report.notes) is noted
 
 
+def _dilated(rows: int, columns: int) -> LuaObject:
+    fields = {"kW": 3, "kH": 3, "dilationH": rows, "dilationW": columns, "weight": torch.zeros(1, 1, 3, 3)}
+    return lua("nn.SpatialDilatedConvolution", nInputPlane=1, nOutputPlane=1, **fields)
+
+
+@pytest.mark.parametrize(
+    ("obj", "note"),
+    [
+        (_dilated(2, 3), "dilationH for the columns"),
+        (_dilated(2, 2), None),
+        (lua("nn.Padding", dim=1, pad=2, value=0), "has no index"),
+        (lua("nn.Padding", dim=1, pad=2, value=0, index=1), None),
+        (lua("nn.Mean", dimension=1), "has no sizeAverage"),
+        (lua("nn.Mean", dimension=1, sizeAverage=True), None),
+    ],
+)
+def test_what_another_version_computed_is_noted(obj: LuaObject, note: str | None) -> None:
+    """Versions of the class wrote the same fields and computed other numbers."""
+    notes = convert_object(obj, Options())[1].notes
+    assert len(notes) == (note is not None)
+    assert note is None or note in notes[0]
+
+
 def test_the_first_penalty_gave_the_gradient_of_the_penalty_alone() -> None:
     """It had no ``provideOutput``, for which Torch7 still takes false."""
     x = torch.tensor([2.0, -3.0], requires_grad=True)

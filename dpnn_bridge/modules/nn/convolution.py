@@ -86,6 +86,17 @@ class SpatialDilatedConvolution(StockConvolution):
     scalars = {**SPATIAL, ("dilationH", "dilationW"): "dilation"}
     defaults = {**SPATIAL_DEFAULTS, "dilationH": 1, "dilationW": 1}
 
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+        module = super().build(obj, ctx)
+        if module.dilation[0] != module.dilation[1]:
+            ctx.note(
+                f"this nn.SpatialDilatedConvolution has dilationH = {module.dilation[0]} and dilationW = "
+                f"{module.dilation[1]}. Torch7 before August 2016 used dilationH for the columns and dilationW for the "
+                "rows. If the file is from before, set dilation = dilation[::-1] on the module"
+            )
+        return module
+
 
 @lua_class("nn.VolumetricConvolution")
 class VolumetricConvolution(StockConvolution):

@@ -142,3 +142,12 @@ class RnnPadding(Padding):
         @classmethod
         def matches(cls, obj: LuaObject) -> bool:
             return "index" not in obj
+
+        @classmethod
+        def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+            ctx.note(
+                "this nn.Padding has no index. Until August 2015 its gradient in Torch7 was its input, as in the "
+                "converted module; versions of nn from then to February 2016 return the gradient. If the file is from "
+                "one of those, or to train, replace the module by dpnn_bridge.modules.nn.Padding, same arguments"
+            )
+            return super().build(obj, ctx)
