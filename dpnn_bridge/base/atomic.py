@@ -18,13 +18,14 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+from dpnn_bridge.base.boundary import as_package_error
 from dpnn_bridge.base.file_set import FileSet, StrPath
 from dpnn_bridge.base.folders import defer_signals, is_abandoned, temporary_folder
-from dpnn_bridge.base.reading import with_causes
+from dpnn_bridge.base.reading import open_input, with_causes
 from dpnn_bridge.base.remote import Location, beside, check_upload, location_of, remove_upload, upload
 from dpnn_bridge.base.scoped import scoped
 from dpnn_bridge.base.writing import move, open_output, write_file
-from dpnn_bridge.errors import OutputError, OutputExistsError
+from dpnn_bridge.errors import DpnnBridgeError, OutputError, OutputExistsError, T7Error, VerificationError
 
 #: errno values of disk errors; a library may have raised another exception because of one
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
@@ -171,6 +172,23 @@ def replacing(
         raise
 
 
+@contextmanager
+def reading_back(path: StrPath) -> Iterator[None]:
+    """Raise a VerificationError if a written file cannot be read, inside the ``with`` block that compares it.
+
+    Args:
+        path: the file, for the message.
+    """
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        if isinstance(error, DpnnBridgeError) and not isinstance(error, T7Error):
+            raise
+        raise as_package_error(error, VerificationError, f"{path}: reading the written file back") from error
+
+
 def _file_name(url: str) -> str:
     if url.endswith("/"):
         raise OutputError(f"{url} is a folder; append the name of a file")
@@ -178,15 +196,24 @@ def _file_name(url: str) -> str:
 
 
 def write_text(path: StrPath, text: str) -> None:
-    """Write a text file completely or not at all, replacing an existing one."""
+    """Write a text file completely or not at all, replacing an existing one.
+
+    Raises:
+        OutputError: the file cannot be written.
+        VerificationError: the file differs after reading back.
+    """
     with replacing(path, force=True) as temporary:
         write_file(temporary, text)
+        with open_input(temporary) as file:
+            if file.read() != text.encode():
+                raise VerificationError(f"{path}: differs after reading back; the disk may be full or failing")
 
 
 def _name_target(error: Exception, folder: Path, temporary: Path, target: Location) -> None:
     """Replace the temporary path by the output path in the message of an error."""
     if error.args and isinstance(error.args[0], str):
         text = error.args[0].replace(str(temporary), str(target)).replace(f"{folder}{os.sep}", "")
+        text = text.replace(str(folder), str(folder.parent))
         error.args = (text, *error.args[1:])
 
 

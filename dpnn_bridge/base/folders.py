@@ -35,6 +35,8 @@ _ATTEMPTS = 100
 _MANY = 100
 _searches_to_skip: dict[Path, int] = {}  # parent -> number of searches for abandoned folders to skip
 _deferred: list[int] | None = None  # signals received during :func:`defer_signals`
+_ending: int | None = None  # signal whose exception has not yet left the outermost :func:`clean_up_on_signals`
+_without_exception = False  # whether this is inside :func:`end_without_exception`
 
 
 @contextmanager
@@ -124,7 +126,8 @@ def _lock_folder(folder: Path) -> bool:
 def _delete(folder: Path) -> None:
     """Delete a folder, also if another thread adds files to it until it is gone."""
     for _ in range(_ATTEMPTS):
-        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # of a failing disk, which rmtree does not ignore everywhere
+            shutil.rmtree(folder, ignore_errors=True)
         if not os.path.lexists(folder):
             return
 
@@ -134,7 +137,8 @@ def _remove(folder: Path) -> None:
         _delete(folder)
         descriptor = _folders.pop(folder, None)
         if descriptor is not None:
-            os.close(descriptor)
+            with suppress(OSError):
+                os.close(descriptor)
 
 
 def _search_abandoned(parent: Path) -> None:
@@ -186,9 +190,11 @@ class Terminated(KeyboardInterrupt):
 def clean_up_on_signals() -> Iterator[None]:
     """Remove incomplete files on signals that end the program, then raise, so that ``finally`` blocks run.
 
-    SIGINT raises KeyboardInterrupt, the others :class:`Terminated`. Signals for which the program has its own handlers
-    are not changed. In other threads than the main thread, no signal is changed.
+    SIGINT raises KeyboardInterrupt, the others :class:`Terminated`. If Python ignores the exception, because the signal
+    came during a finalizer (``__del__``), it is raised again at the end of the ``with`` block. Signals for which the
+    program has its own handlers are not changed. In other threads than the main thread, no signal is changed.
     """
+    global _ending
     previous: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
         found = {number: signal.getsignal(number) for number in _SIGNALS}
@@ -196,10 +202,41 @@ def clean_up_on_signals() -> Iterator[None]:
     for number in previous:
         signal.signal(number, _end)
     try:
-        yield
+        try:
+            yield
+        except Exception:  # an effect of the removed folders, if a signal ends the program
+            _raise_again()
+            raise
+        _raise_again()
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+        if previous:
+            _ending = None
+
+
+def _raise_again() -> None:
+    """Raise the exception of a signal that ends the program, in the main thread."""
+    if _ending is not None and threading.current_thread() is threading.main_thread():
+        raise _exception_of(_ending)
+
+
+def _exception_of(number: int) -> KeyboardInterrupt:
+    return KeyboardInterrupt() if number == signal.SIGINT else Terminated(number)
+
+
+@contextmanager
+def end_without_exception() -> Iterator[None]:
+    """Let the signals of :func:`clean_up_on_signals` end the program at once, after incomplete files are removed.
+
+    For Lua scripts, whose ``pcall`` catches every exception.
+    """
+    global _without_exception
+    previous, _without_exception = _without_exception, True
+    try:
+        yield
+    finally:
+        _without_exception = previous
 
 
 @contextmanager
@@ -219,16 +256,21 @@ def defer_signals() -> Iterator[None]:
 
 
 def _end(number: int, _frame: Any) -> None:
+    global _ending
     if _deferred is not None:
         _deferred.append(number)
         return
+    _ending = number
     for other in _SIGNALS:
         if signal.getsignal(other) is _end:
             signal.signal(other, _end_at_once)
     with _lock:
         for folder in list(_folders):
             _delete(folder)
-    raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
+    if _without_exception:
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+    raise _exception_of(number)
 
 
 def _end_at_once(number: int, _frame: Any) -> NoReturn:

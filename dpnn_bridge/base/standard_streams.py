@@ -1,18 +1,24 @@
-"""Keep the standard streams of a program usable if they are closed or full."""
+"""Keep the standard streams of a program usable if they are closed, full or non-blocking."""
 
 from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 
 
-def open_closed_streams() -> None:
-    """Open standard streams that were closed before the start, so that no file that is opened gets their descriptors.
+def prepare_streams() -> None:
+    """Open standard streams that were closed before the start, and make the others blocking.
 
-    Reading and printing still fail. Messages on stderr are lost.
+    So no file that is opened gets the descriptor of a closed stream, from which reading, and to which printing, still
+    fails (messages on stderr are lost). A non-blocking pipe would look empty before its first byte, and full before the
+    last one; shells make their input blocking too.
     """
     for name, mode, flags in (("stdin", "r", os.O_WRONLY), ("stdout", "w", os.O_RDONLY), ("stderr", "w", os.O_WRONLY)):
-        if getattr(sys, name) is None:
+        if (present := getattr(sys, name)) is not None:
+            with suppress(OSError, ValueError, AttributeError):  # no descriptor, or no such function on this platform
+                os.set_blocking(present.fileno(), True)
+        else:
             stream = open(os.open(os.devnull, flags), mode, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
             setattr(sys, name, stream)
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import click
 
+from dpnn_bridge.base.folders import end_without_exception
 from dpnn_bridge.cli.terminal import in_options, say_lines
 from dpnn_bridge.errors import LuaBridgeError
 
@@ -59,7 +60,9 @@ def _reader(complete: Callable[[str], Iterable[str]]) -> Callable[[str], str]:
 
 @contextlib.contextmanager
 def ending_at_once(broken_pipes: bool) -> Iterator[None]:
-    """End the program on Ctrl-C, as th does. Python's signal handler would not run during a loop in Lua.
+    """End the program on Ctrl-C, as th does, and on signals while it saves a file.
+
+    Python's signal handler would not run during a loop in Lua, and pcall would catch its exception.
 
     Args:
         broken_pipes: also end the program when it prints to a closed pipe, as in ``dpnn-lua script.lua | head``.
@@ -70,7 +73,8 @@ def ending_at_once(broken_pipes: bool) -> Iterator[None]:
     signals = [signal.SIGINT, *([signal.SIGPIPE] if broken_pipes and hasattr(signal, "SIGPIPE") else [])]
     previous = [signal.signal(number, signal.SIG_DFL) for number in signals]
     try:
-        yield
+        with end_without_exception():
+            yield
     finally:
         for number, handler in zip(signals, previous, strict=True):
             signal.signal(number, handler)

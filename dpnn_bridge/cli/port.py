@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dpnn_bridge.base.atomic import after_writing, check_output, replacing, write_text
+from dpnn_bridge.base.atomic import after_writing, check_output, reading_back, replacing, write_text
 from dpnn_bridge.base.import_file import import_file
 from dpnn_bridge.base.similar import did_you_mean
 from dpnn_bridge.base.suffixes import PICKLED
@@ -288,22 +288,35 @@ def example_of(specs: Sequence[str], network: nn.Module) -> Any:
 
 
 def save_weights(target: Path, network: nn.Module, force: bool) -> None:
-    """Write the state_dict of a network, without metadata of dpnn_bridge."""
+    """Write the state_dict of a network, without metadata of dpnn_bridge, and compare it with the file.
+
+    Raises:
+        VerificationError: the file differs after reading back.
+    """
+    from dpnn_bridge.compare.bits import same_bits
     from dpnn_bridge.outputs import pt_writer, safetensors_writer
 
-    state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+    state = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
     with replacing(target, force=force) as temporary:
         if target.suffix == ".safetensors":
             parts = {name: safetensors_writer.part_of(tensor) for name, tensor in state.items()}
             safetensors_writer.write(temporary, parts, {"format": "pt"})
         else:
             pt_writer.save(state, temporary)
+        with reading_back(target):
+            read = _read(temporary)
+        if read.keys() != state.keys() or not all(same_bits(read[name], state[name]) for name in state):
+            raise VerificationError(f"{target}: differs after reading back; the disk may be full or failing")
+
+
+def _read(weights: Path) -> Any:
+    from dpnn_bridge.outputs import pt_file, safetensors_file
+
+    return safetensors_file.read(weights)[1] if weights.suffix == ".safetensors" else pt_file.read(weights)
 
 
 def _load(network: nn.Module, weights: Path) -> None:
-    from dpnn_bridge.outputs import pt_file, safetensors_file
-
-    state: Any = safetensors_file.read(weights)[1] if weights.suffix == ".safetensors" else pt_file.read(weights)
+    state: Any = _read(weights)
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     try:
         network.load_state_dict(state)

@@ -6,11 +6,13 @@ three escape terminal control sequences.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import io
 import logging
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -28,7 +30,7 @@ from dpnn_bridge.base.file_set import FileSet
 from dpnn_bridge.base.folders import Terminated
 from dpnn_bridge.base.remote import local_path
 from dpnn_bridge.base.shards import shards_of
-from dpnn_bridge.base.standard_streams import drop_unwritten_output, open_closed_streams
+from dpnn_bridge.base.standard_streams import drop_unwritten_output, prepare_streams
 from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.errors import EXIT_CODES, DpnnBridgeError
 from dpnn_bridge.outputs.options import DTYPES as DTYPES
@@ -53,6 +55,15 @@ class ReportingCommand(click.Command):
 
     With ``DPNN_TRACEBACK=1`` in the environment, an exception other than :class:`DpnnBridgeError` prints its traceback.
     """
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """Run as a program. Another Ctrl-C while it ends prints no traceback, also not of libraries that end."""
+        try:
+            return self.main(*args, **options)
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
+        finally:  # called before the functions that libraries have registered earlier
+            atexit.register(signal.signal, signal.SIGINT, signal.SIG_DFL)
 
     def main(self, *args: Any, **options: Any) -> Any:
         with errors_as_lines(self.name or ""):  # completion prints here
@@ -94,7 +105,7 @@ class Command(ReportingCommand):
 @contextmanager
 def errors_as_lines(name: str) -> Iterator[None]:
     """Print an error as one line and end the program with its exit code."""
-    open_closed_streams()
+    prepare_streams()
     try:
         yield
         sys.stdout.flush()

@@ -13,7 +13,7 @@ from types import CodeType, ModuleType
 
 from dpnn_bridge.base.display import printable, printable_lines
 from dpnn_bridge.base.regular import read_file
-from dpnn_bridge.base.standard_streams import drop_unwritten_output, open_closed_streams
+from dpnn_bridge.base.standard_streams import drop_unwritten_output, prepare_streams
 from dpnn_bridge.errors import MissingPackageError, NotT7Error
 from dpnn_bridge.legacy.installation import install
 from dpnn_bridge.legacy.python2 import compiled, translate_imports
@@ -65,7 +65,7 @@ def main() -> int:
 
 def _print(text: str, status: int, *, err: bool = True) -> int:
     """Print a text on stderr or stdout, and return the exit status: 1 if stdout does not accept the text."""
-    open_closed_streams()
+    prepare_streams()
     try:
         print(text, file=sys.stderr if err else sys.stdout, flush=True)
     except OSError as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from contextlib import suppress
 from typing import Protocol
 
 import numpy as np
@@ -69,7 +70,8 @@ class FileSource:
 
     def __del__(self) -> None:
         if hasattr(self, "_file"):
-            self._file.close()
+            with suppress(OSError):  # everything that was needed has been read
+                self._file.close()
 
     def read(self, start: int, count: int) -> bytes:
         buffer = bytearray(max(0, min(count, self.size - start)))

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Literal, TypedDict
 from typing_extensions import Unpack
 
 from dpnn_bridge.base.arguments import check_types, hints_of
-from dpnn_bridge.base.atomic import replacing
+from dpnn_bridge.base.atomic import reading_back, replacing
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.writing import open_output
 from dpnn_bridge.errors import ConversionError, VerificationError
@@ -110,12 +110,13 @@ def write_all(
             file.flush()
             os.fsync(file.fileno())
         if verify:
-            found = difference(
-                LuaTable.from_list(objects),
-                LuaTable.from_list(read_all(temporary, strict=True, **asdict(chosen))),
-                exact_nan=chosen.mode == "binary",
-                shared=chosen.referenced,
-            )
+            with reading_back(path):
+                found = difference(
+                    LuaTable.from_list(objects),
+                    LuaTable.from_list(read_all(temporary, strict=True, **asdict(chosen))),
+                    exact_nan=chosen.mode == "binary",
+                    shared=chosen.referenced,
+                )
             if found:
                 raise VerificationError(f"{os.fspath(path)}: the content differs after reading back: {found}")
 

@@ -11,7 +11,7 @@ from torch import nn
 from typing_extensions import Unpack
 
 from dpnn_bridge.base.arguments import checks_arguments, renamed
-from dpnn_bridge.base.atomic import StrPath, replacing
+from dpnn_bridge.base.atomic import StrPath, reading_back, replacing
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.shards import obsolete_shards
 from dpnn_bridge.base.suffixes import INDEX, index_of
@@ -89,7 +89,8 @@ def export(
     with replacing(path, force=force, inputs=inputs, parts=obsolete_shards if format.several else None) as temporary:
         with plain_settings(module):
             format.write(module, temporary, context)
-            format.verify(module, temporary, context)
+            with reading_back(path):
+                format.verify(module, temporary, context)
         if on_verified is not None:
             on_verified(temporary)
 

@@ -202,3 +202,11 @@ def test_a_pipe_that_takes_the_name_of_a_checked_file_is_not_waited_for(
     if waits:
         os.close(os.open(tmp_path / "m.t7", os.O_RDWR))  # it ends
     assert not waits
+
+
+def test_a_file_that_cannot_be_closed_prints_no_traceback(tmp_path: Path) -> None:
+    """Python prints an exception in ``__del__`` on stderr."""
+    (tmp_path / "m.t7").touch()
+    opened = source.FileSource(tmp_path / "m.t7")
+    os.close(opened._file.fileno())  # closing it again is an error
+    opened.__del__()

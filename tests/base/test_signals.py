@@ -15,6 +15,7 @@ import pytest
 
 from dpnn_bridge.base import atomic, folders
 from dpnn_bridge.base.folders import Terminated, clean_up_on_signals, temporary_folder
+from dpnn_bridge.cli.lua_prompt import ending_at_once
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has other signals")
 
@@ -81,12 +82,47 @@ def test_a_second_signal_ends_the_program_at_once(monkeypatch: pytest.MonkeyPatc
     ended: list[object] = []
     monkeypatch.setattr(folders, "remove_temporary", lambda: ended.append("removed"))
     monkeypatch.setattr(os, "_exit", ended.append)
-    with clean_up_on_signals():
+    with suppress(Terminated), clean_up_on_signals():
         with pytest.raises(Terminated):
             signal.raise_signal(signal.SIGTERM)
         with suppress(Terminated):
             signal.raise_signal(signal.SIGTERM)
     assert ended == ["removed", 128 + signal.SIGTERM]
+
+
+class SignalledInFinalizer:
+    """An object in whose ``__del__`` a signal comes."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("effect", [None, OSError("the folder is gone")])
+def test_a_signal_during_a_finalizer_ends_the_program(effect: Exception | None, tmp_path: Path) -> None:
+    """Python ignores exceptions in ``__del__``: a batch went on, and failed because its folder was removed."""
+
+    def write() -> None:
+        with temporary_folder(tmp_path):
+            SignalledInFinalizer()
+            if effect is not None:
+                raise effect
+
+    for _ in range(2):  # the first one leaves no state
+        with pytest.raises(Terminated):
+            write()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_signal_ends_a_script_that_catches_every_exception(tmp_path: Path) -> None:
+    """A Lua script went on if the signal came during ``pcall(torch.save, …)``."""
+    child = os.fork()
+    if child == 0:
+        with suppress(BaseException), ending_at_once(broken_pipes=False), temporary_folder(tmp_path):
+            signal.raise_signal(signal.SIGTERM)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_folders_of_similar_names_stay(tmp_path: Path) -> None:

@@ -204,6 +204,28 @@ def test_a_function_replaces_none_of_its_own_inputs(tmp_path: Path) -> None:
             dpnn_bridge.convert(tmp_path / "m.t7", tmp_path / name, force=True)
 
 
+def test_a_folder_that_a_failing_disk_keeps_is_no_failure_to_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error said that nothing was written, although the file was there."""
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(folders.shutil, "rmtree", fail)
+    atomic.write_text(tmp_path / "page", "text")
+    assert (tmp_path / "page").read_text() == "text"
+
+
+def test_an_error_of_the_temporary_folder_does_not_name_it(tmp_path: Path) -> None:
+    def write() -> None:
+        with replacing(tmp_path / "page", force=True) as temporary:
+            raise OutputError(f"{temporary.parent}: input/output error")
+
+    with pytest.raises(OutputError, match=re.escape(f"{tmp_path}: input/output error")):
+        write()
+
+
 def test_an_error_of_writing_comes_before_one_of_closing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Failing:
         def write(self, data: bytes) -> int:

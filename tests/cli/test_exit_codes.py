@@ -7,6 +7,7 @@ import re
 import signal
 import stat
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -346,3 +347,41 @@ def test_a_closed_stdin_is_no_input(
     with pytest.raises(SystemExit) as end:
         main(["convert", "-", str(tmp_path / "out.pt")])
     assert (end.value.code, capsys.readouterr().err) == (1, "error: converting: bad file descriptor\n")
+
+
+@pytest.mark.skipif(not hasattr(os, "set_blocking"), reason="streams always block here")
+def test_a_pipe_that_another_program_made_non_blocking_is_read_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its input was empty, and its output ended with the first full pipe."""
+    model, copy = dumps(linear()), tmp_path / "out.t7"
+    (read, write), (results, printed) = os.pipe(), os.pipe()
+    for descriptor in (read, printed):
+        os.set_blocking(descriptor, False)
+    sent = threading.Timer(0.05, lambda: (os.write(write, model), os.close(write)))
+    with open(read) as stdin, open(printed, "w") as stdout:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        monkeypatch.setattr(sys, "stdout", stdout)
+        sent.start()
+        with pytest.raises(SystemExit) as end:
+            main(["convert", "-", str(copy)])
+        assert end.value.code == 0
+        assert os.get_blocking(printed)
+    os.close(results)
+    sent.join()
+    assert copy.is_file()
+
+
+def test_an_interrupt_while_a_program_ends_prints_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second Ctrl-C printed the traceback of a function that PyTorch calls at the end."""
+    registered: list[Any] = []
+    monkeypatch.setattr("atexit.register", lambda *call: registered.append(call))
+
+    def interrupted(*arguments: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(inspect_command, "main", interrupted)
+    with pytest.raises(SystemExit) as end:
+        inspect_command()
+    assert end.value.code == 130
+    assert registered == [(signal.signal, signal.SIGINT, signal.SIG_DFL)]

@@ -21,6 +21,8 @@ from dpnn_bridge.base import writing
 COMMANDS = {
     **{f"convert m.t7 out/m.{s}": [f"m.{s}"] for s in ("pt", "npz", "py", "t7")},
     **{f"convert data.t7 out/d.{s}": [f"d.{s}"] for s in ("pt", "npz", "json")},
+    "convert data.t7 out/d.safetensors": ["d.safetensors"],
+    "convert data.t7 out/d.t7": ["d.t7"],
     "convert m.t7 out/m.pt --report out/r.json": ["m.pt"],
     "convert m.t7 out/m.pt --into net.py:Net --input 1x3": ["m.pt"],
     "convert m.t7 out/m.safetensors --into net.py:Net --input 1x3 --report out/r.html": ["m.safetensors"],
@@ -94,3 +96,25 @@ def test_a_disk_that_fills_at_any_write(command: str, run: Any, tmp_path: Path) 
         assert left.items() <= sizes.items()
         for name in left:
             assert f"{name} was written" in result.stderr or "lua" in command
+
+
+@pytest.mark.parametrize(
+    "command", [command for command in COMMANDS if "--report" not in command and "lua" not in command]
+)
+def test_a_disk_that_loses_what_was_written(
+    command: str, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Errors of the libraries that read a file back had exit code 5 or 3; weights and pages were not read back."""
+    real = writing._OutputFile.close
+
+    def close(file: Any) -> None:
+        if not file.closed and "out/" in os.fspath(file.name):
+            os.ftruncate(file.fileno(), os.fstat(file.fileno()).st_size // 2)
+        real(file)
+
+    monkeypatch.setattr(writing._OutputFile, "close", close)
+    result, _ = run(command, 10**9)
+    assert result.exit_code == 4, result.output
+    assert len(result.stderr.splitlines()) == 1
+    assert ".dpnn-" not in result.stderr
+    assert list((tmp_path / "out").iterdir()) == []

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dpnn_bridge.base.atomic import reading_back
 from dpnn_bridge.base.reading import open_input
 from dpnn_bridge.base.writing import write_file
 from dpnn_bridge.errors import VerificationError
@@ -41,7 +42,9 @@ class Json(Format):
     def write_data(self, found: data.Data, path: Path) -> None:
         text = _text(data.cleaned(found, np.ndarray.tolist))
         write_file(path, text)
-        if _text(self.read_data(path)) != text:
+        with reading_back(path):
+            read = _text(self.read_data(path))
+        if read != text:
             raise VerificationError(f"{path}: differs after reading back")
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.base.atomic import reading_back
 from dpnn_bridge.base.display import shortened
 from dpnn_bridge.base.reading import open_archive, open_input, open_zip
 from dpnn_bridge.base.writing import open_output
@@ -132,7 +133,7 @@ class Npz(Format):
         reserved = {f"{name}.npy" for name in arrays}
         data.check_names(arrays, ".npz", lambda n: "\0" not in n and len(n.encode()) < 65_000 and n not in reserved)
         _write(path, arrays)
-        with open_input(path) as file, np.load(file, allow_pickle=False) as archive:
+        with reading_back(path), open_input(path) as file, np.load(file, allow_pickle=False) as archive:
             for name, expected in arrays.items():
                 if archive[name].dtype != expected.dtype or archive[name].tobytes() != expected.tobytes():
                     raise VerificationError(f"{path}: {name} differs after reading back")

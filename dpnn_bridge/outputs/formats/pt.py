@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.base.atomic import reading_back
 from dpnn_bridge.base.reading import open_zip
 from dpnn_bridge.compare.bits import same_bits, same_in_file
 from dpnn_bridge.errors import VerificationError
@@ -132,7 +133,7 @@ class Pt(Format):
     def write_data(self, found: data.Data, path: Path) -> None:
         plain = data.cleaned(found, lambda array: torch.from_numpy(np.array(array)))
         pt_writer.save(plain, path)
-        with utf8_name(path) as name:
+        with reading_back(path), utf8_name(path) as name:
             read = torch.load(name, weights_only=True)
         if not _same(read, plain):
             raise VerificationError(f"{path}: the data differ after reading back; the disk may be full or failing")

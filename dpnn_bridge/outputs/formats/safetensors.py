@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from dpnn_bridge.base.atomic import reading_back
 from dpnn_bridge.outputs import container, data, safetensors_file, safetensors_writer
 from dpnn_bridge.outputs.format import ExportContext, Format
 
@@ -56,7 +57,8 @@ class Safetensors(Format):
         parts = {name: safetensors_writer.part_of(torch.from_numpy(array)) for name, array in arrays.items()}
         strings = {"format": "pt", "values": json.dumps(rest)}
         safetensors_writer.write(path, parts, strings)
-        safetensors_writer.check(path, parts, strings)
+        with reading_back(path):
+            safetensors_writer.check(path, parts, strings)
 
 
 FORMAT = Safetensors()

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from dpnn_bridge.base.atomic import reading_back
 from dpnn_bridge.checkpoints.find import select
 from dpnn_bridge.conversion import convert_object, to_lua
 from dpnn_bridge.errors import OptionError, VerificationError
@@ -67,7 +68,8 @@ class T7(Format):
             raise OptionError(f"{of_models[0]}= is an option for models, but the file contains only data")
         found.dropped.clear()  # .t7 supports functions, and tables that contain themselves
         _write(path, found.lua, found.options)
-        _read_back(path, found.lua, found.options)
+        with reading_back(path):
+            _read_back(path, found.lua, found.options)
 
 
 FORMAT = T7()
