@@ -67,7 +67,7 @@ def draw(
     if html is None and not dot and not mermaid:
         return False
     if not isinstance(source, Path):
-        raise click.UsageError(f"{source}: only local files can be drawn; download the file first")
+        raise click.UsageError(f"{source}: only local files can be drawn; save the content as a file first")
     if html is not None:
         check_output(html, True)
     from dpnn_bridge.cli.inputs import example_input

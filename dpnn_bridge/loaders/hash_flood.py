@@ -12,7 +12,7 @@ from typing import Any
 
 from dpnn_bridge.loaders.stream import LimitError
 
-#: number of entries that are fast with any keys
+#: number of entries of a table that takes little time even if all keys collide
 SAFE = 1 << 12
 #: maximum number of probed slots per key on average; random keys need two or three
 MAX_PROBES = 32

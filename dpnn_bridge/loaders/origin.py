@@ -231,7 +231,7 @@ def _has_pickle(path: Path) -> bool:
 
 
 def _with_suffix(path: Path) -> Path:
-    """Append the suffix of its content to the name of a copy, unless the name has such a suffix."""
+    """Append the suffix of its content to the name of a copy, unless the name has this suffix already."""
     with open_input(path) as file:
         head = file.read(16)
     suffixes: tuple[str, ...] = ()

@@ -184,7 +184,7 @@ class Reader:
         if code == FUNCTION_6:
             return self._function(code, None)
         if not TABLE <= code <= FUNCTION_8:
-            self._raise_lost(f"unknown type code {code}")
+            self._raise_misread(f"unknown type code {code}")
         index = stream.int()
         value = self.memo.get(index)
         if value is not None:
@@ -287,8 +287,8 @@ class Reader:
             raise StreamError(f"the storage of a {tensor.class_name} is {storage!r}")
         return storage
 
-    def _raise_lost(self, message: str) -> NoReturn:
-        """Raise an error at a wrong position in the stream; name the class that may have its own ``write`` method."""
+    def _raise_misread(self, message: str) -> NoReturn:
+        """Raise an error for bytes that are no value; name the class that may have its own ``write`` method."""
         if self._last_class:
             message += (
                 f" (the last object is a {self._last_class!r}; if this class has its own write method, "

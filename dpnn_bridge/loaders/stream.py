@@ -63,7 +63,7 @@ class BinaryStream(Stream):
         self._int = struct.Struct(self.order + "i").unpack_from
         self._double = struct.Struct(self.order + "d").unpack_from
         self._longs = [struct.Struct(f"{self.order}{n}{'q' if long_size == 8 else 'i'}") for n in range(66)]
-        # bytes of the window, number of them from the source, offset of the window, reading position in the window
+        # bytes of the window, number of bytes from the source, offset of the window, reading position in the window
         self.buffer, self.filled, self.base, self.at = PADDING, 0, 0, 0
         self._window = _FIRST_WINDOW
 

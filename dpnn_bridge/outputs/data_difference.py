@@ -15,7 +15,7 @@ def first_difference(expected: Any, found: Any, path: str = "") -> str:
 
     Args:
         expected: nested lists and dicts of arrays, tensors, numbers and strings, not nested in themselves.
-        found: the same of another file. Only as much of it is visited as ``expected`` contains.
+        found: content of another file. Only the parts that ``expected`` also contains are visited.
         path: path of both values. Indices start at 1, as in Lua.
     """
     if isinstance(expected, dict) and isinstance(found, dict):

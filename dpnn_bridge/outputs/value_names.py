@@ -32,7 +32,7 @@ def output_names(
 ) -> list[str]:
     """Return the names of the outputs: ``given``, the names of the output nodes or last layer, or ``output_1``, ….
 
-    A single output without a name is ``output``. If ``inputs`` contains such a name, the outputs are ``output_``, ….
+    A single output without a name is ``output``. If an input has one of these names, the outputs are ``output_``, ….
 
     Raises:
         OptionError: the number of names in ``given`` is wrong, two are equal, or one is in ``inputs``.

@@ -187,7 +187,7 @@ def check_zip(path: Path) -> None:
     """Check that a file is a complete zip archive of uncompressed records with the right checksums.
 
     Raises:
-        VerificationError: it is not.
+        VerificationError: the archive is incomplete, or a record is compressed or damaged.
     """
     try:
         size = path.stat().st_size

@@ -31,7 +31,7 @@ class Written:
         faster: whether the file uses the same faster methods as the model, see :mod:`dpnn_bridge.conversion.faster`.
         note: remark for the report.
         modules: name of a module in the model -> module that the file creates.
-        modes: name of such a module -> whether it is in training mode in the file.
+        modes: name of a module that the file creates -> whether it is in training mode in the file.
         added: names, in the file, of modules that the model lacks.
         dynamic: the dynamic axes of the input.
     """

@@ -15,7 +15,7 @@ LayerT = TypeVar("LayerT", bound=Hashable)
 
 
 def is_filled(value: Any) -> bool:
-    """Return whether a result field of a Lua module has content: a tensor with elements, a number, or a table of those.
+    """Return whether a result field of a Lua module has content: a tensor with elements, a number, or a table of both.
 
     The number 0 is not content: a criterion contains it before its first run, or if it does not store its loss.
     """

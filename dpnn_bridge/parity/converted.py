@@ -217,7 +217,7 @@ def _compare_tensors(layers: NamedLayers, module: nn.Module, written: Written) -
 def _compare_modules(layers: NamedLayers, module: nn.Module, written: Written, *, program: bool) -> None:
     """Compare the modules that a file creates: names, classes, attributes, shared tensors, and ``requires_grad``.
 
-    The outputs of one run do not depend on all of them, and without an input there is no run.
+    The outputs of one run do not depend on every attribute, and without an input there is no run.
 
     Args:
         layers: the layers of the report.

@@ -45,7 +45,7 @@ class Checked:
         source, target, key: fields of the line.
         verdict: verdict of the comparison of target and source; ``"failed"`` if the conversion failed, ``"missing"``
             if a file is missing, ``"different"`` if a file has changed since the conversion, ``"refused"`` if only a
-            trusted manifest may contain such a file.
+            trusted manifest may name this file.
         message: description of the error, or empty.
         ok: whether source and target were compared and are equal.
     """

@@ -30,7 +30,7 @@ def candidates(
     sizes = _parts(event, tape)
     count = len(sizes)
     found = list(unchanged(event, source))  # the weights of one layer, or a layer and its batch norm
-    # if the target has the batch norm too, it is not folded into the weights
+    # a batch norm that the target has too is not folded into the weights
     if any(n.event is not None and n.event.kind == "batch norm" for n in through_views(event.node)):
         found = [a for a in found if a.fold is None]
     for plain in found:

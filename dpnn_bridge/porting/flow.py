@@ -79,13 +79,13 @@ def sums_with(node: Node, other: Node) -> bool:
     return any(id(n) in added for n in (other, *through_sums(other)))
 
 
-def parts_of(node: Node, outputs: int, shape: dict[int, tuple[int, ...]], dim: int = -1) -> tuple[int, ...]:
+def parts_of(node: Node, outputs: int, shapes: dict[int, tuple[int, ...]], dim: int = -1) -> tuple[int, ...]:
     """Return the sizes of the parts into which a network divides a result; ``(outputs,)`` if it does not.
 
     Args:
         node: the event.
         outputs: number of outputs.
-        shape: slot number -> shape.
+        shapes: slot number -> shape.
         dim: dimension of the outputs: 1 for a convolution.
     """
     for at in [node, *through_sums(node, _POINTWISE)]:
@@ -93,7 +93,7 @@ def parts_of(node: Node, outputs: int, shape: dict[int, tuple[int, ...]], dim: i
         for consumer in at.consumers:
             if consumer.op not in PARTS or not consumer.outs:
                 continue
-            total, parts = shape[consumer.reads[0].number], [shape[s.number] for s in consumer.outs]
+            total, parts = shapes[consumer.reads[0].number], [shapes[s.number] for s in consumer.outs]
             if not total or not all(parts) or len(total) <= dim:
                 continue
             if total[dim] == outputs and len(parts[0]) == len(total):

@@ -1,4 +1,4 @@
-"""Find the deviations after the first one: replace the wrong value by the source's value and continue."""
+"""Find the deviations after the first one: replace the deviating value by the source's value and continue."""
 
 from __future__ import annotations
 

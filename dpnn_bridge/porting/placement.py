@@ -160,5 +160,5 @@ def _fitting(value: Tensor, view: Tensor, event: Event, name: str, layer: Layer 
 
 
 def exercises(event: Event) -> bool:
-    """Return whether the result depends on the weights: the input is not all zeros."""
+    """Return whether the event's result depends on its weights: not every element of the input is zero."""
     return not event.input.is_floating_point() or bool(event.input.any())

@@ -1,4 +1,4 @@
-"""Prove that the filled module equals the source: run the module on the second input and compare every event."""
+"""Prove that the filled module equals the source: run the module on the second input and compare all results."""
 
 from __future__ import annotations
 

@@ -22,7 +22,9 @@ ALMOST = 1e-6
 SUMS = 1e-9
 #: maximum number of steps of a sequence that are compared one by one
 _MAX_STEPS = 128
+#: number of elements that are compared first
 _SAMPLE = 256
+#: number of bins of a table for each factor e of the sum of absolute values
 _BINS = 1e7
 
 T = TypeVar("T")
@@ -224,7 +226,7 @@ def permutation(channels: Tensor, others: Tensor) -> Tensor | None:
 
 
 def _untied(found: Tensor, order: Tensor, other: Tensor, ties: list[bool]) -> Tensor | None:
-    """Order equal channels so that they continue the runs of their neighbours, as a concatenation of blocks would.
+    """Order equal channels so that each continues the order of its neighbours, as in a concatenation of blocks.
 
     Args:
         found: for each channel, the index of the other channel.

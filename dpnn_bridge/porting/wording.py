@@ -47,7 +47,7 @@ _HIDDEN_NAMES = (
 _HIDDEN = frozenset(_HIDDEN_NAMES.split())
 #: arguments that are shown even if they are False
 _ALWAYS = frozenset(("align_corners", "ceil_mode", "count_include_pad"))
-#: default values, which are not shown: all of them for a convolution, padding and dilation for other operations
+#: default values, which are not shown; for operations other than convolutions, only padding and dilation
 _DEFAULTS = {"stride": 1, "padding": 0, "dilation": 1, "output_padding": 0, "groups": 1}
 _RENAMED = {
     "mul": {"other": "factor"},

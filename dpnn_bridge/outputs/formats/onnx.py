@@ -64,7 +64,7 @@ def _without_log_messages() -> Iterator[None]:
 
 
 def _check_opset(program: Any, requested: int | None) -> None:
-    """Refuse a program with another operator set than requested: torch.onnx ignores a conversion that fails."""
+    """Refuse a program whose operator set is not the requested one: torch.onnx ignores a conversion that fails."""
     written = program.model.opset_imports[""]
     if requested not in (None, written):
         raise ConversionError(
@@ -74,7 +74,7 @@ def _check_opset(program: Any, requested: int | None) -> None:
 
 
 def _first_cause(error: BaseException) -> BaseException:
-    """Return the original error; the exporter wraps it in errors with long advice."""
+    """Return the error that caused all others; torch.onnx wraps it in errors with long messages."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error
@@ -96,13 +96,13 @@ def _feed(names: list[str], value: Any) -> dict[str, Any]:
     return {name: v.detach().cpu().numpy() for name, v in zip(names, nested.tensors(value), strict=True)}
 
 
-def _runner(graph: Any) -> Any:
-    """Return a session that runs a graph without optimizations."""
+def _unoptimized_session(model: Any) -> Any:
+    """Return a session that runs a model without optimizations, so that all its values exist."""
     _, onnxruntime = _libraries()
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
-    return _session(graph.SerializeToString(), options)
+    return _session(model.SerializeToString(), options)
 
 
 def _scopes(node: Any) -> frozenset[str] | None:
@@ -149,8 +149,8 @@ def _example(inputs: list[Any]) -> Any:
     for i in inputs:
         dtype = torch.from_numpy(np.empty(0, onnx.helper.tensor_dtype_to_np_dtype(i.type.tensor_type.elem_type))).dtype
         shape = [d.dim_value or 2 for d in i.type.tensor_type.shape.dim]
-        random = dtype.is_floating_point
-        values.append(torch.randn(shape, generator=generator).to(dtype) if random else torch.ones(shape, dtype=dtype))
+        is_real = dtype.is_floating_point
+        values.append(torch.randn(shape, generator=generator).to(dtype) if is_real else torch.ones(shape, dtype=dtype))
     return values[0] if len(values) == 1 else values
 
 
@@ -236,20 +236,21 @@ class Onnx(Format):
         scopes = [node.scopes or frozenset() for node in with_scopes(nodes, outputs)[0]]
 
         def run(value: Any, given: Results) -> Results:
-            graph = onnx.ModelProto()
-            graph.CopyFrom(model)
+            changed = onnx.ModelProto()
+            changed.CopyFrom(model)
             added = sorted(set(results.values()) - set(outputs))
-            graph.graph.output.extend(onnx.ValueInfoProto(name=name) for name in added)
+            changed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in added)
             feed = _feed(inputs, value)
             for scope, name in results.items():
                 if isinstance(given.get(scope), Tensor) and f"given {name}" not in feed:
                     feed[f"given {name}"] = array = given[scope].detach().cpu().numpy()
-                    kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
-                    graph.graph.input.append(onnx.helper.make_tensor_value_info(f"given {name}", kind, array.shape))
-                    for node, modules in zip(graph.graph.node, scopes, strict=True):
+                    element_type = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+                    info = onnx.helper.make_tensor_value_info(f"given {name}", element_type, array.shape)
+                    changed.graph.input.append(info)
+                    for node, modules in zip(changed.graph.node, scopes, strict=True):
                         if scope not in modules:
                             node.input[:] = [f"given {name}" if used == name else used for used in node.input]
-            computed = dict(zip([*outputs, *added], _runner(graph).run(None, feed), strict=True))
+            computed = dict(zip([*outputs, *added], _unoptimized_session(changed).run(None, feed), strict=True))
             values = {name: torch.from_numpy(v) for name, v in computed.items()}
             output = [values[name] for name in outputs]
             found: Results = {scope: values[name] for scope, name in results.items()}

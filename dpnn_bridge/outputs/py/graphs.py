@@ -248,7 +248,7 @@ class _Forward:
         return parameter, [*statements, (f"return {self._text(self._graph.output_node)}", "")]
 
     def _text(self, position: int) -> str:
-        """Return the expression for the value of a node: a variable, or a list of them."""
+        """Return the expression for the value of a node: a variable, or a list of variables."""
         value = self._values[position]
         if self._is_list(value):
             return f"[{', '.join(self._text(source) for source in self._inputs(value))}]"
