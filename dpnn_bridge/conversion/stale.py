@@ -20,7 +20,7 @@ from dpnn_bridge.errors import ConversionError
 
 #: constructor arguments for the device and dtype of new tensors
 _FACTORY_ARGUMENTS = {"device", "dtype"}
-#: layers whose sizes every output format takes from the tensors, not from attributes
+#: layers whose sizes, but not numbers of dimensions, every output format takes from the tensors, not from attributes
 _SIZED_BY_TENSORS = (nn.Linear, nn.Embedding, nn.PReLU)
 #: attribute of convolutions with the padding for padding modes other than ``zeros``
 _REVERSED_PADDING = "_reversed_padding_repeated_twice"
@@ -123,7 +123,8 @@ def _shape_difference(module: nn.Module, reference: nn.Module, complete: bool) -
         shapes = [None if t is None else tuple(t.shape) for t in (actual, new)]
         if None in shapes and name in module._parameters and not complete:
             continue  # files of older versions may lack the weight or the bias
-        if shapes[0] != shapes[1] and (complete or not isinstance(module, _SIZED_BY_TENSORS)):
+        dims = [None if shape is None else len(shape) for shape in shapes]
+        if shapes[0] != shapes[1] and (complete or dims[0] != dims[1] or not isinstance(module, _SIZED_BY_TENSORS)):
             return f"its {name} has shape {shapes[0]}, but shape {shapes[1]} in a new layer with its settings"
     return ""
 

@@ -97,3 +97,10 @@ def test_convolution_of_fbcunn_keeps_frames_apart() -> None:
     x = random(2, 5, 4, seed=1)
     expected = torch.einsum("ntki,oki->nto", x.unfold(1, 2, 1).transpose(2, 3), weight) + random(3)
     agree(module(x), expected)
+
+
+def test_a_relu_with_another_threshold() -> None:
+    """``nn.ReLU`` inherits the computation of ``nn.Threshold``, and so its fields."""
+    x = random(3, 4)
+    agree(converted(lua("nn.ReLU", threshold=0.5, val=-1, inplace=False))(x), torch.where(x > 0.5, x, -1))
+    agree(converted(lua("nn.ReLU", threshold=0, val=0, inplace=False))(x), x.clamp(min=0))

@@ -377,6 +377,19 @@ def test_tensors_that_are_no_plain_ones_are_named(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_the_slopes_that_replaced_one_are_counted_by_the_weight() -> None:
+    layer = nn.PReLU()
+    layer.weight = nn.Parameter(torch.rand(4))
+    assert to_lua(layer)["nOutputPlane"] == 4
+
+
+def test_a_bias_with_another_number_of_dimensions_is_refused() -> None:
+    layer = nn.Linear(3, 2)
+    layer.bias = nn.Parameter(torch.zeros(1, 2))
+    with pytest.raises(ConversionError, match=r"its bias has shape \(1, 2\)"):
+        to_lua(layer)
+
+
 def test_an_example_that_the_model_does_not_take_is_named(tmp_path: Path) -> None:
     net = nn.Sequential(nn.Tanh(), nn.Linear(3, 2))
     with pytest.raises(ConversionError, match=r"cannot run on the example input: .*Linear\(.*got 2x4: "):

@@ -40,6 +40,19 @@ class ReLU(Inplace):
     constants = {**Inplace.constants, "threshold": 0, "val": 0}
 
 
+@lua_class("nn.ReLU")
+class ChangedReLU(Threshold):
+    """``nn.ReLU``, in Lua a subclass of ``nn.Threshold``, whose threshold or value was changed after construction."""
+
+    import_only = True
+    checked_by = "formula"
+    test = "test_a_relu_with_another_threshold"
+
+    @classmethod
+    def matches(cls, obj: LuaObject) -> bool:
+        return bool(obj.get("threshold") or obj.get("val"))
+
+
 @lua_class("nn.ReLU6")
 class ReLU6(Inplace):
     torch_type = nn.ReLU6
@@ -95,7 +108,8 @@ class PReLUClass(LuaClass):
 
     @classmethod
     def to_lua(cls, module: nn.PReLU, ctx: LuaContext) -> dict[str, Any]:
-        channels = module.num_parameters if isinstance(module, PReLU) or module.num_parameters > 1 else 0
+        slopes = module.weight.numel()
+        channels = slopes if isinstance(module, PReLU) or slopes > 1 else 0
         return {**super().to_lua(module, ctx), "nOutputPlane": channels}
 
 
