@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ def first_difference(expected: Any, found: Any, path: str = "") -> str:
         for key in [*expected, *(key for key in found if key not in expected)]:
             inner = f"{path}.{key}" if path else str(key)
             if key not in expected or key not in found:
-                return _text(inner, expected.get(key), found.get(key))
+                return _text(inner, _shown(expected.get(key)), _shown(found.get(key)))
             if text := first_difference(expected[key], found[key], inner):
                 return text
         return ""
@@ -32,7 +33,7 @@ def first_difference(expected: Any, found: Any, path: str = "") -> str:
     a, b = (value.numpy() if isinstance(value, Tensor) else value for value in (expected, found))
     if isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and (a.shape, a.dtype) == (b.shape, b.dtype):
         return _in_arrays(a, b, path)
-    return "" if (type(a), repr(a)) == (type(b), repr(b)) else _text(path, a, b)
+    return "" if (type(a), repr(a)) == (type(b), repr(b)) else _text(path, _shown(a), _shown(b))
 
 
 def _in_arrays(a: np.ndarray, b: np.ndarray, path: str) -> str:
@@ -41,12 +42,19 @@ def _in_arrays(a: np.ndarray, b: np.ndarray, path: str) -> str:
         return ""
     rows = [np.frombuffer(array.tobytes(), np.uint8).reshape(a.size, -1) for array in (a, b)]
     index = np.unravel_index(np.argmax((rows[0] != rows[1]).any(axis=1)), a.shape)
-    return _text(path + "".join(f"[{i + 1}]" for i in index), a[index].item(), b[index].item())
+    where, values = path + "".join(f"[{i + 1}]" for i in index), (a[index], b[index])
+    shown = [_shown(value.item()) for value in values]
+    if shown[0] == shown[1]:  # NaNs
+        shown = [f"{text} with the bits {_bits(value):#x}" for text, value in zip(shown, values, strict=True)]
+    return _text(where, *shown)
 
 
-def _text(path: str, expected: Any, found: Any) -> str:
-    where = shortened(path, LONGEST_LINE // 2) or "the value"
-    return f"{where}: expected {_shown(expected)}, found {_shown(found)}"
+def _bits(value: np.generic) -> int:
+    return int.from_bytes(value.tobytes(), sys.byteorder)
+
+
+def _text(path: str, expected: str, found: str) -> str:
+    return f"{shortened(path, LONGEST_LINE // 2) or 'the value'}: expected {expected}, found {found}"
 
 
 def _shown(value: Any) -> str:

@@ -28,6 +28,7 @@ from dpnn_bridge.files.converting import data_difference, is_converted
 from dpnn_bridge.files.summary import _output, lines, summarize
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 from dpnn_bridge.outputs import pt_writer
+from dpnn_bridge.outputs.data_difference import first_difference
 
 DATA: dict[str, Any] = {
     "mean": torch.tensor([0.4, 0.5]),
@@ -380,3 +381,11 @@ def test_numbers_with_other_bits_are_other_data(number: float, other: float, tmp
     assert data_difference(tmp_path / "d.t7", tmp_path / "d.pt") == ""
     torch.save({"x": other}, tmp_path / "e.pt")
     assert data_difference(tmp_path / "d.t7", tmp_path / "e.pt") == f"x: expected {number}, found {other}"
+
+
+def test_nans_that_differ_show_their_bits() -> None:
+    one, other = np.array([1, np.nan], np.float16), np.array([1, np.nan], np.float16)
+    other.view(np.uint16)[1] |= 5
+    expected = "x[2]: expected nan with the bits 0x7e00, found nan with the bits 0x7e05"
+    assert first_difference({"x": one}, {"x": other}) == expected
+    assert first_difference({"x": one}, {"x": one.copy()}) == ""
