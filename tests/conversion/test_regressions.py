@@ -87,6 +87,12 @@ def test_narrow_table_of_negative_length_is_empty() -> None:
     assert to_torch(lua("nn.NarrowTable", offset=1, length=-2))([double(2), double(3), double(1)]) == []
 
 
+def test_narrow_table_begins_in_the_table() -> None:
+    """Torch7 returns no element; a Python slice would return others."""
+    with pytest.raises(ConversionError, match="expected an offset of at least 1, found -2"):
+        to_torch(lua("nn.NarrowTable", offset=-2, length=2))
+
+
 # ---------------------------------------------------------------------- sequences
 def test_projection_to_as_many_features_as_the_cell_has() -> None:
     fields = {"inputsize": 2, "hiddensize": 3, "outputsize": 3}

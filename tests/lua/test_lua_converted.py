@@ -53,7 +53,7 @@ OTHERS = {
     "nn.Profile": "holds a torch.Timer",
     "nn.SoftMaxTree": "lists the parameters of the last path alone",
     "nn.SpatialDepthWiseConvolution": "Torch7 shows the same gradients in another shape",
-    "nn.WeightNorm": "the bridge's base of nn lists the parameters of the module in it",
+    "nn.WeightNorm": "as well",
 }
 
 
@@ -172,6 +172,14 @@ def test_decorated_parameters_are_found() -> None:
     fixture = read_t7(FIXTURES / manifest(**{"class": "nn.Decorator", "set": "nn"})[0]["file"])
     module = BRIDGE.to_lua(fixture["module"])
     assert BRIDGE.execute("local m = ... m:evaluate() return #m:parameters(), m.modules[1].train", module) == (2, False)
+
+
+def test_the_parameters_of_weight_norm_are_its_own() -> None:
+    """Its module shares the bias, and has no weight in a file."""
+    fixture = read_t7(FIXTURES / manifest(**{"class": "nn.WeightNorm", "set": "nn", "dtype": "double"})[0]["file"])
+    gradients = BRIDGE.call(RUN, fixture["module"], fixture["input"], fixture["gradOutput"])[2]
+    for gradient, expected in zip(gradients, to_value(fixture["gradParams"]), strict=True):
+        torch.testing.assert_close(gradient, expected.reshape(gradient.shape))
 
 
 def test_an_error_inside_names_the_class() -> None:

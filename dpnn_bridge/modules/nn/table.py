@@ -133,10 +133,15 @@ class NarrowTable(nn.Module):
 
     Lua:
         ``nn.NarrowTable(offset, length)``, NarrowTable.lua
+
+    Raises:
+        ValueError: the offset is less than 1; Torch7 then returns no element or a list without a first element.
     """
 
     def __init__(self, offset: int, length: int = 1) -> None:
         super().__init__()
+        if offset < 1:
+            raise ValueError(f"NarrowTable: expected an offset of at least 1, found {offset}")
         self.offset, self.length = offset, length
 
     def forward(self, input: list[Any]) -> list[Any]:

@@ -62,8 +62,10 @@ local function converted_module(class, tname)
       -- some classes, such as decorators, contain modules but are not containers
       class[name] = function(self, ...) return (self.modules and Container or Module)[name](self, ...) end
    end
+   local has_weight_of_module = tname == 'nn.WeightNorm'
+   if has_weight_of_module then class.zeroGradParameters, class.updateParameters = nil, nil end
    function class:parameters()
-      if self.modules then return Container.parameters(self) end
+      if self.modules and not has_weight_of_module then return Container.parameters(self) end
       local lists = py.converted_parameters(self, tname)
       if not lists then return Module.parameters(self) end
       if #lists[1] > 0 then return lists[1], lists[2] end
