@@ -81,6 +81,7 @@ def matching(pattern: str) -> list[str]:
         Exception: As :func:`chunks` raises them.
     """
     base = pattern.partition("*")[0].rpartition("/")[0] + "/"
+    host = "/".join(base.split("/", 3)[:3]) + "/"  # compared before decoding, which changes https://host%2F@other/
     tokens = re.split(r"(\*\*/?|\*)", pattern)
     matches = re.compile("".join(_REGULAR.get(token) or re.escape(unquote(token)) for token in tokens))
     deepest = None if "**" in pattern else pattern.count("/")
@@ -88,12 +89,13 @@ def matching(pattern: str) -> list[str]:
     found, folders, seen = [], [base], {base}
     while folders:
         for url in pages.links(folders.pop()):
-            if not unquote(url).startswith(unquote(base)) or url in seen:
+            name = unquote(url)
+            if url in seen or not url.startswith(host) or not name.startswith(unquote(base)) or ".." in name.split("/"):
                 continue
             seen.add(url)
             if url.endswith("/"):
                 folders += [url] if deepest is None or url.count("/") <= deepest else []
-            elif matches.fullmatch(unquote(url)):
+            elif matches.fullmatch(name):
                 found.append(url)
     return sorted(found)
 

@@ -233,6 +233,13 @@ def test_a_hostile_page_is_one_error(name: str, pages: str, monkeypatch: pytest.
 
 @pytest.mark.parametrize("folder", ["a b", "a%20b"])
 def test_percent_encoded_names_match(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = b'<a href="/a%20b/n%c3%a9.t7">x</a><a href="/a%20b/m.t7">y</a>'
+    links = (
+        b"/a%20b/n%c3%a9.t7",
+        b"/a%20b/m.t7",
+        b"https://host%2Fa%20b%2F@other/n%c3%a9.t7",
+        b"/a%20b/%2e%2e/n%c3%a9.t7",
+    )
+    page = b" ".join(b'<a href="%s">x</a>' % link for link in links)
     monkeypatch.setattr(web, "chunks", lambda url: iter([page]))
-    assert web.matching(f"https://host/{folder}/n\u00e9*.t7") == ["https://host/a%20b/n%c3%a9.t7"]
+    for pattern in ("n\u00e9*.t7", "**/n\u00e9*.t7"):
+        assert web.matching(f"https://host/{folder}/{pattern}") == ["https://host/a%20b/n%c3%a9.t7"]
