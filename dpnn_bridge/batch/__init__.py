@@ -23,6 +23,7 @@ from dpnn_bridge.base.atomic import imported_files, protecting
 from dpnn_bridge.base.folders import remove_abandoned
 from dpnn_bridge.base.remote import Location, absolute, location_of, url_exists
 from dpnn_bridge.base.shards import checksum_of
+from dpnn_bridge.base.suffixes import index_of
 from dpnn_bridge.base.version import package_version
 from dpnn_bridge.batch.executors import failure_message, workers
 from dpnn_bridge.batch.manifest import Line, Manifest
@@ -105,6 +106,8 @@ def run(
     log = None if manifest is None else Manifest(manifest)
     key = options.get("key")
     tasks = [task if key is None or task.key is not None else replace(task, key=key) for task in tasks]
+    if options.get("max_shard_size") is not None:
+        tasks = [replace(task, target=_index_of(task.target)) for task in tasks]
     task_options: dict[str, Any] = {name: value for name, value in options.items() if name != "key"}
     task_options |= {"to": to, "force": force, "checksum": log is not None}
     calls = [(task, log and log.of(absolute(task.target))) for task in tasks]
@@ -125,6 +128,13 @@ def run(
         for folder in missing:
             with suppress(OSError):
                 folder.rmdir()
+
+
+def _index_of(target: Location) -> Location:
+    """Return the index to which shards are written for a ``.safetensors`` target; other targets are refused later."""
+    if not str(target).endswith(".safetensors"):
+        return target
+    return index_of(target) if isinstance(target, str) else Path(index_of(target))
 
 
 def _missing_folders(tasks: Iterable[Task]) -> list[Path]:

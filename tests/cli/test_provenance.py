@@ -56,6 +56,15 @@ def test_a_lua_runtime_does_not_identify_a_result(suffix: str, tmp_path: Path) -
     assert statuses(source, suffix, lua=bridge) == ["failed"]
 
 
+def test_the_output_of_shards_is_their_index(tmp_path: Path) -> None:
+    source = tmp_path / "a.t7"
+    write(source, 3)
+    assert statuses(source, ".safetensors", max_shard_size="1KB") == ["converted"]
+    assert statuses(source, ".safetensors", max_shard_size="1KB") == ["skipped"]
+    checked = parity.check_manifest(tmp_path / "safetensors.jsonl")
+    assert [(Path(line.target).name, line.verdict) for line in checked] == [("a.safetensors.index.json", "equal")]
+
+
 def test_a_folder_is_no_output_that_is_done(tmp_path: Path) -> None:
     source = tmp_path / "a.t7"
     write(source, 3)
