@@ -84,4 +84,5 @@ def _computes(kind: type[Tensor]) -> bool:
     """Return whether a subclass of tensors replaces operations, as ``DTensor`` and quantized tensors do."""
     functions = {getattr(t.__torch_function__, "__func__", t.__torch_function__) for t in (Tensor, nn.Parameter)}
     function = getattr(kind.__torch_function__, "__func__", kind.__torch_function__)
-    return kind.__torch_dispatch__ is not Tensor.__torch_dispatch__ or function not in functions
+    dispatches = getattr(kind, "__torch_dispatch__", None) is not getattr(Tensor, "__torch_dispatch__", None)
+    return dispatches or function not in functions

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dpnn_bridge.checkpoints import find
 from dpnn_bridge.conversion import to_lua, to_torch
 from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.modules.nnx.lookup import NarrowLookupTable
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.zoo import attribute_to_image, dqn, msg_net, ptn, shift_net, stmn
 from dpnn_bridge.zoo.stn import AffineGridGeneratorBHWD
@@ -430,3 +431,10 @@ def test_scale_enlarges_doubles_with_weights_in_single_precision() -> None:
     row = x[0].numpy()
     expected = (np.float32(1) - right).astype(float) * row[first] + right.astype(float) * row[first + 1]
     assert dqn._resize_rows(x, 8)[0].tolist() == [*expected.tolist(), 0.2]
+
+
+def test_too_many_words_for_a_narrow_lookup_table() -> None:
+    table = NarrowLookupTable(5, 4, 2)
+    assert table(torch.tensor([1, 2])).shape == (6,)
+    with pytest.raises(ValueError, match="found 3 words; one would give 0 of the 4 elements"):
+        table(torch.tensor([1, 2, 3]))

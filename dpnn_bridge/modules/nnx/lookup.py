@@ -62,8 +62,8 @@ class NarrowLookupTable(nn.Embedding):
         sizes = [self.embedding_dim - self.delta_size * i for i in range(words)]
         if min(sizes, default=0) <= 0:
             raise ValueError(
-                f"NarrowLookupTable: expected 1 to {self._most_words()} words, found {words}; the last of "
-                f"them would give {min(sizes, default=0)} of the {self.embedding_dim} elements of its row"
+                f"NarrowLookupTable: found {words} words; one would give {min(sizes, default=0)} of the "
+                f"{self.embedding_dim} elements of its row, expected at least one element of each word"
             )
         rows = super().forward(input.long() - self.index_base).unbind(-2)
         sizes = sizes if self.ascending else sizes[::-1]
