@@ -245,6 +245,8 @@ class _Request:
             raise click.UsageError("--card needs one local input file and its output")
         if out_dir is not None and (all_models or self.report):
             raise click.UsageError("--all and --report take IN.t7 OUT, not --out-dir")
+        if all_models and "key" in self.options:
+            raise click.UsageError("--all converts every model; omit it to convert the one of --key")
         if (out_dir is not None or all_models) and (self.report or self.sha256):
             raise click.UsageError("--report and --sha256 need one input and one output")
         if "-" in files and (out_dir is not None or all_models):

@@ -267,6 +267,8 @@ def _suggest_commands(summary: Summary, name: str, root: Any, key: str, options:
             summary.next.append(
                 f"dpnn-inspect {shell_file(str(PurePath(name).parent / PurePath(other[1]).name))}{options}"
             )
+        if root is None:
+            return  # nil, which no format stores
         has_tensors = _has_tensors(root)
         others = "     # or .safetensors, .json, .pt" if has_tensors else "    # or .npz, .pt"
         data = f"{_output(name, '.npz' if has_tensors else '.json')}{_key_option(key)}"

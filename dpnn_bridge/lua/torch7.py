@@ -122,7 +122,7 @@ def _run(command: list[str], timeout: float, source: str) -> None:
         )
     if code != 0:
         how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-        raise LuaBridgeError(f"Torch7 failed ({how}): {output}")
+        raise LuaBridgeError(f"Torch7 failed ({how}): {output.strip() or 'it printed nothing'}")
 
 
 def _read_output(process: subprocess.Popen[bytes]) -> tuple[str, bool]:

@@ -193,6 +193,20 @@ def test_the_error_of_a_key_of_a_file_with_one_model_says_to_omit_it(tmp_path: P
         assert run(command, *files, "--key", "protos.rnn").stderr.endswith(message)
 
 
+def test_a_key_of_all_models_is_refused(tmp_path: Path) -> None:
+    result = run(convert_command, LENET, tmp_path / "m.pt", "--all", "--key", "protos.rnn")
+    assert (result.exit_code, result.stderr.count("Error: --all converts every model")) == (2, 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nil_has_no_next_command(tmp_path: Path) -> None:
+    write_t7(tmp_path / "nil.t7", None)
+    assert "next: " not in run(inspect_command, tmp_path / "nil.t7").stdout
+    assert run(convert_command, tmp_path / "nil.t7", tmp_path / "nil.json").exit_code == 5
+    write_t7(tmp_path / "number.t7", 5)
+    assert "next: dpnn-convert" in run(inspect_command, tmp_path / "number.t7").stdout
+
+
 @pytest.mark.usefixtures("forked_workers")
 def test_errors_of_many_files_name_each_once(tmp_path: Path) -> None:
     bad = tmp_path / "bad.t7"

@@ -249,7 +249,7 @@ def test_run_torch7_brings_the_values_of_another_program(tmp_path: Path, monkeyp
 
 def test_run_torch7_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("DPNN_TORCH7", raising=False)
-    with pytest.raises(LuaBridgeError, match=r"Torch7 failed \(exit code 1\)"):
+    with pytest.raises(LuaBridgeError, match=r"Torch7 failed \(exit code 1\): ."):
         run_torch7("return 1", program="false")
     with pytest.raises(LuaBridgeError, match="returned no result"):
         run_torch7("return 1", program="true")
