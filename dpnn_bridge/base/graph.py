@@ -16,6 +16,18 @@ NAME_FIELDS = ("name", "_name", "layer_name")
 MAX_DEPTH = 100
 
 
+#: criterions with other names
+_OTHER_CRITERIONS = {
+    *("nn.BinaryClassReward", "nn.BinaryLogisticRegression", "nn.L1Cost"),
+    *("nn.SpatialBinaryLogisticRegression", "nn.VRClassReward"),
+}
+
+
+def is_criterion(name: str) -> bool:
+    """Return whether the class computes a loss from an input and a target."""
+    return (name.endswith("Criterion") and name != "nn.ModuleFromCriterion") or name in _OTHER_CRITERIONS
+
+
 def is_module(value: Any) -> bool:
     """Return whether a Lua value looks like a module or criterion: an object of a class outside ``torch``."""
     if not isinstance(value, LuaObject) or not isinstance(value.payload, LuaTable):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from dpnn_bridge.base.boundary import wrap_errors
-from dpnn_bridge.base.graph import is_module
+from dpnn_bridge.base.graph import is_criterion, is_module
 from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.torch_context import TorchConversion
@@ -91,7 +91,7 @@ def class_of(obj: LuaObject) -> type[LegacyObject]:
         return nn.CLASSES[name]
     mapping = registry.find(obj)
     canonical = mapping.names[0].rpartition(".")[2] if mapping is not None else ""
-    general = Criterion if name.endswith("Criterion") else Container if "modules" in obj else Module
+    general = Criterion if is_criterion(f"nn.{name}") else Container if "modules" in obj else Module
     return created_class(obj.class_name, nn.CLASSES.get(name) or nn.CLASSES.get(canonical) or general)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from dpnn_bridge.base.arguments import checks_arguments
-from dpnn_bridge.base.graph import is_module, without_entries
+from dpnn_bridge.base.graph import is_criterion, is_module, without_entries
 from dpnn_bridge.errors import OptionError
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype, elements
 
@@ -182,15 +182,7 @@ def _decorate(module: LuaObject) -> LuaObject:
 
 
 def _is_module(obj: LuaObject) -> bool:
-    is_criterion = obj.class_name.endswith("Criterion") and obj.class_name != "nn.ModuleFromCriterion"
-    return is_module(obj) and not is_criterion and obj.class_name not in _OTHER_CRITERIONS
-
-
-#: criterions with other names
-_OTHER_CRITERIONS = {
-    *("nn.BinaryClassReward", "nn.BinaryLogisticRegression", "nn.L1Cost"),
-    *("nn.SpatialBinaryLogisticRegression", "nn.VRClassReward"),
-}
+    return is_module(obj) and not is_criterion(obj.class_name)
 
 
 class _Copier:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dpnn_bridge.base.graph import is_criterion
 from dpnn_bridge.compare import nested
 from dpnn_bridge.conversion import registry, to_lua, to_torch
 from dpnn_bridge.conversion.fields import grad_field
@@ -28,7 +29,7 @@ def registered(name: str) -> tuple[str | None, int]:
         return None, 0
     mapping = registry.find(LuaObject(name))
     version = mapping.version if mapping is not None else 1
-    if name.endswith("Criterion"):
+    if is_criterion(name):
         return "criterion", version
     return "container" if mapping is not None and mapping.container else "module", version
 
@@ -88,7 +89,8 @@ class ConvertedModules:
         return state, values.to_lua(self.runtime, nested.map_tensors(torch.detach, state.output))
 
     def _run(self, module: nn.Module, inputs: list[Any]) -> _State:
-        arguments = nested.map_tensors(lambda t: t.detach().clone().requires_grad_(t.is_floating_point()), inputs)
+        arguments = nested.map_tensors(lambda t: t.detach().clone(), inputs)
+        nested.map_tensors(lambda t: t.requires_grad_(t.is_floating_point()), arguments[:1])
         state = _State(module, arguments)
         with torch.enable_grad(), Draws(self.runtime.generator):
             state.output = module(*arguments)
@@ -106,11 +108,11 @@ class ConvertedModules:
             other: the gradient of the output, or the target of a criterion.
         """
         x, other = values.to_python(self.runtime, input), values.to_python(self.runtime, other)
-        is_criterion = name.endswith("Criterion")
-        module, inputs = self._module(obj, name), [x, other] if is_criterion and other is not None else [x]
+        has_target = is_criterion(name)
+        module, inputs = self._module(obj, name), [x, other] if has_target and other is not None else [x]
         if state is None or not state.fits(module, inputs):
             state = self._run(module, inputs)
-        state.backward(None if is_criterion else other)
+        state.backward(None if has_target else other)
         return state
 
     def gradient(self, state: _State) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import FIXTURES
+from conftest import FIXTURES, manifest
 
 import dpnn_bridge
 from dpnn_bridge.errors import T7Error, UnsupportedClassError
@@ -65,6 +65,17 @@ def test_it_computes_what_the_converted_module_computes() -> None:
     torch.testing.assert_close(output, model(image).detach(), rtol=0, atol=0)
     assert torch.equal(net.get(0).output, model[0](image).detach())
     assert net.get(net.size() - 1).output.data_ptr() == output.data_ptr()
+
+
+@pytest.mark.parametrize("name", ["BinaryLogisticRegression", "SpatialBinaryLogisticRegression", "ModuleFromCriterion"])
+def test_criterions_by_another_name_and_a_module_by_theirs(name: str) -> None:
+    (entry, *_) = (e for s in ("nn", "dpnn") for e in manifest(**{"class": f"nn.{name}"}, set=s, dtype="double"))
+    fixture = load_lua(FIXTURES / entry["file"])
+    obj, other = fixture["module"], "gradOutput" if name.startswith("Module") else "target"
+    given = [fixture["input"]] if name.startswith("Module") else [fixture["input"], fixture["target"]]
+    assert isinstance(obj, nn.Criterion) is (other == "target")
+    torch.testing.assert_close(obj.forward(*given), fixture["output"])
+    torch.testing.assert_close(obj.backward(fixture["input"], fixture[other]), fixture["gradInput"])
 
 
 def test_weights_are_those_that_compute() -> None:

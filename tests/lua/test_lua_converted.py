@@ -48,7 +48,6 @@ OTHERS = {
     "nn.DontCast": "it computes in single precision",
     "nn.GPU": "a subclass has the same files in Lua but not in Python",
     "nn.MapTable": "the bridge's base of nn lists the parameters of clones once for each",
-    "nn.ModuleFromCriterion": "is no module without a checkout of nn",
     "nn.NaN": "raises on purpose",
     "nn.Profile": "holds a torch.Timer",
     "nn.SoftMaxTree": "lists the parameters of the last path alone",
@@ -298,6 +297,17 @@ def test_a_backward_that_calls_no_other_method_of_the_subclass() -> None:
     torch.testing.assert_close(
         found, torch.autograd.grad(plain(x), (x, *plain.parameters()), given), rtol=1e-12, atol=0
     )
+
+
+@pytest.mark.parametrize("name", ["BinaryLogisticRegression", "SpatialBinaryLogisticRegression", "SoftMarginCriterion"])
+def test_a_criterion_runs_in_lua_as_in_torch7(name: str) -> None:
+    """Some have other names; PyTorch's soft margin has no gradient of the target."""
+    (entry, *_) = (e for s in ("nn", "dpnn") for e in manifest(**{"class": f"nn.{name}"}, set=s, dtype="double"))
+    fixture = read_t7(FIXTURES / entry["file"])
+    code = "local c, x, y = ... return c:forward(x, y), c:backward(x, y)"
+    output, gradient = BRIDGE.execute(code, *(fixture[key] for key in ("module", "input", "target")))
+    assert output == pytest.approx(fixture["output"], rel=1e-12)
+    torch.testing.assert_close(gradient, to_value(fixture["gradInput"]), rtol=1e-12, atol=1e-14)
 
 
 def test_a_subclass_of_a_criterion() -> None:
