@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import re
 from pathlib import Path
 from typing import NamedTuple
 
 from dpnn_bridge.base.checksum import sha256_of
+from dpnn_bridge.base.json_reader import parse_json
 from dpnn_bridge.base.regular import read_file
 from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.errors import T7FormatError
@@ -46,7 +46,7 @@ def read_index(index: Path) -> Index:
         T7FormatError: the file is not an index, or names files outside its folder.
     """
     try:
-        content = json.loads(read_file(index, _MAX_BYTES))
+        content = parse_json(read_file(index, _MAX_BYTES))
         weight_map = content.get("weight_map") if isinstance(content, dict) else None
         metadata = content.get("metadata") if isinstance(content, dict) else None
         if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):

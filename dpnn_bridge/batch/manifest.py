@@ -25,6 +25,7 @@ from typing import Any
 
 from dpnn_bridge.base.atomic import replacing
 from dpnn_bridge.base.boundary import wrap_errors
+from dpnn_bridge.base.json_reader import parse_json
 from dpnn_bridge.base.reading import open_input, retry_eagain
 from dpnn_bridge.base.regular import check_file
 from dpnn_bridge.base.remote import manifest_path
@@ -118,7 +119,7 @@ def _parsed(path: Path) -> Iterator[Line]:
             if text.isspace():  # two programs may have ended the same incomplete line
                 continue
             try:
-                line = json.loads(text)
+                line = parse_json(text)
                 if not isinstance(line, dict) or not all(isinstance(line.get(name), str) for name in _REQUIRED):
                     raise ValueError(f"it lacks one of {', '.join(_REQUIRED)}")
             except ValueError as error:

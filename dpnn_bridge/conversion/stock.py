@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from torch.nn.utils import parametrize
 
+from dpnn_bridge.base.json_reader import parse_json
 from dpnn_bridge.conversion.fields import Field
 from dpnn_bridge.conversion.lua_class import LuaClass, tensor_of
 from dpnn_bridge.conversion.parametrized import computed_weights, weight_hooks
@@ -40,7 +41,7 @@ class StockLayer(LuaClass):
                 obj,
             )
         tensors = {key: tensor_of(obj, key, ctx).torch() for key in obj["passed"].split()}
-        return kind(**{key: _tuples(value) for key, value in json.loads(obj["arguments"]).items()}, **tensors)
+        return kind(**{key: _tuples(value) for key, value in parse_json(obj["arguments"]).items()}, **tensors)
 
     @classmethod
     def fields_of(cls, module: nn.Module) -> dict[str, Field]:

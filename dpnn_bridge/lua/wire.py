@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 
+from dpnn_bridge.base.json_reader import parse_json
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.loaders.hash_flood import Chunks
 from dpnn_bridge.loaders.stream import LimitError
@@ -42,8 +43,6 @@ _MAX_DEPTH = 400
 _CLOCK_INTERVAL = 1 << 10
 #: longest wait of one call of poll in seconds; poll accepts at most 2**31 milliseconds
 _MAX_WAIT = 1e6
-#: largest number of digits of an integer; the largest number of Lua has 309
-_MAX_DIGITS = 400
 #: integers beyond 64 bits are sent as floats, as in a bridge without a sandbox
 _INT_LIMIT = 1 << 63
 #: message of the error if the other side closed its pipe
@@ -113,7 +112,7 @@ class Channel:
         if time.monotonic() + length / _TEXT_SPEED > deadline:  # json cannot be interrupted
             raise TimeoutError
         try:
-            content = json.loads(text, parse_int=_integer)
+            content = parse_json(text)
             _check(isinstance(content, dict) and content.keys() == {"value", "blobs"}, "a text with other keys")
             blobs, remaining = [], self._limit
             for form in content["blobs"]:
@@ -231,11 +230,6 @@ def _blob(dtype: str, shape: list[int], data: bytearray) -> Any:
     if not data:
         return torch.empty(shape, dtype=_DTYPES[dtype])
     return torch.frombuffer(data, dtype=_DTYPES[dtype]).reshape(shape)
-
-
-def _integer(digits: str) -> int:
-    _check(len(digits) <= _MAX_DIGITS, "a number of too many digits")
-    return int(digits)
 
 
 class _Decoder:

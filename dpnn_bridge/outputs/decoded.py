@@ -6,7 +6,6 @@ a ``.t7`` file. :mod:`dpnn_bridge.outputs.container` describes the format.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dpnn_bridge.base.json_reader import parse_json
 from dpnn_bridge.loaders.hash_flood import SAFE, HashFloodGuard
 from dpnn_bridge.loaders.reader import MAX_DIMENSIONS, check_view
 from dpnn_bridge.loaders.shared_tables import SharedTables
@@ -58,7 +58,7 @@ def decode(text: Any, constants: Any, state_dict: Any) -> Decoded:
         GraphError: the graph is damaged.
     """
     try:
-        graph = json.loads(_of(text, str, "the graph"))
+        graph = parse_json(_of(text, str, "the graph"))
     except RecursionError:
         raise GraphError("the JSON is nested too deeply") from None
     nodes = _of(_of(graph, dict, "the graph").get("nodes"), list, "nodes")

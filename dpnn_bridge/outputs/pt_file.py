@@ -8,6 +8,7 @@ allocated. Tensors are copies in CPU memory, so later changes of the file have n
 from __future__ import annotations
 
 import errno
+import io
 import math
 import pickletools
 import struct
@@ -55,6 +56,8 @@ _BYTES, _DICT, _TENSOR, _PARAMETER = (
 MAX_REPEATED = 1 << 22
 #: maximum depth of nested lists and dicts
 MAX_DEPTH = 200
+#: longest line of a pickle in bytes: the name of a module or a class
+_LONGEST_LINE = 1000
 
 
 class _DamagedError(ValueError):
@@ -152,11 +155,19 @@ def records(path: Path, source: FileSource) -> dict[str, Record]:
     return found
 
 
+class _ShortLines(io.BytesIO):
+    """A pickle whose lines have a limit: a line of digits becomes an integer in quadratic time."""
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        """Return the rest of a line, cut after 1,000 bytes, which :mod:`pickletools` refuses."""
+        return super().readline(_LONGEST_LINE)
+
+
 def _operations(data: bytes) -> Iterator[tuple[str, Any, int]]:
     """Yield the instructions of a pickle: name, argument, position."""
     position = 0
     try:
-        for operation, argument, start in pickletools.genops(data):
+        for operation, argument, start in pickletools.genops(_ShortLines(data)):
             position = start or 0
             yield operation.name, argument, position
     except ValueError as error:  # includes UnicodeError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dpnn_bridge.base.json_reader import parse_json
 from dpnn_bridge.base.shards import read_index as read_shard_index
 from dpnn_bridge.base.shards import shards_of
 from dpnn_bridge.compare.bits import same_bits
@@ -116,7 +116,7 @@ def opened(path: Path) -> Opened:
     if size > min(MAX_HEADER, source.size - 8):  # also for a file of less than 8 bytes
         raise NotT7Error(f"{path}: is not a safetensors file: its header is missing or larger than the file")
     try:
-        header = json.loads(source.read(8, size), object_pairs_hook=unique_keys)
+        header = parse_json(source.read(8, size), object_pairs_hook=unique_keys)
         strings = header.pop("__metadata__", {}) if isinstance(header, dict) else None
         if not isinstance(strings, dict):
             raise ValueError("the header or its metadata is not a JSON object")

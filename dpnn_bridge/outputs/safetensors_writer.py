@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.base.json_reader import parse_json
 from dpnn_bridge.base.writing import open_output
 from dpnn_bridge.compare.bits import byte_array, same_in_file
 from dpnn_bridge.conversion.deferred import COMPUTED, deferred_of
@@ -171,14 +172,14 @@ def content_of(strings: dict[str, str], tensors: dict[str, Tensor], name: str) -
         raise ConversionError(f"{name} was not written by dpnn_bridge; use safetensors to read its tensors")
     try:
         constants = _constants(strings, tensors)
-        aliases = json.loads(strings.get("aliases", "{}"))
+        aliases = parse_json(strings.get("aliases", "{}"))
         return {
             "format": container.FORMAT,
-            "version": int(strings["version"]),
+            "version": parse_json(strings["version"]),
             "graph": strings["graph"],
             "constants": constants,
             "state_dict": tensors | {name: tensors[first] for name, first in aliases.items()},
-            "metadata": json.loads(strings["metadata"]),
+            "metadata": parse_json(strings["metadata"]),
         }
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as e:
         message = f"its metadata is damaged ({type(e).__name__}: {str(e)[:300]}); convert the .t7 file again"
@@ -189,7 +190,7 @@ def _constants(strings: dict[str, str], tensors: dict[str, Tensor]) -> list[Tens
     if "constants" not in strings:
         return [tensors.pop(f"{_CONSTANT}{i}") for i in range(sum(name.startswith(_CONSTANT) for name in tensors))]
     found = []
-    for kind, text in json.loads(strings["constants"]):
+    for kind, text in parse_json(strings["constants"]):
         data = bytearray(base64.b64decode(text, validate=True))
         dtype = safetensors_file.DTYPES[kind]
         found.append(torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype))

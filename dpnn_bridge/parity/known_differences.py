@@ -11,7 +11,6 @@ difference. Then it accepts only this difference:
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +18,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
+from dpnn_bridge.base.json_reader import parse_json
 from dpnn_bridge.base.regular import read_file
 from dpnn_bridge.errors import T7LimitError
 from dpnn_bridge.parity.accepted import accept_known, known_reasons
@@ -101,7 +101,7 @@ def read_known_differences(path: str | os.PathLike[str]) -> list[KnownDifference
         NotT7Error: the file cannot be read.
     """
     try:
-        entries = json.loads(read_file(path))
+        entries = parse_json(read_file(path))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{os.fspath(path)}: expected a list of entries as JSON: {error}") from None
     if not isinstance(entries, list):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dpnn_bridge.base.atomic import reading_back
+from dpnn_bridge.base.json_reader import parse_json
 from dpnn_bridge.base.reading import open_input
 from dpnn_bridge.base.writing import write_file
 from dpnn_bridge.errors import VerificationError
@@ -37,7 +38,7 @@ class Json(Format):
 
     def read_data(self, path: Path) -> Any:
         with open_input(path) as file:
-            return json.loads(file.read(), object_pairs_hook=unique_keys)
+            return parse_json(file.read(), object_pairs_hook=unique_keys)
 
     def write_data(self, found: data.Data, path: Path) -> None:
         text = _text(data.cleaned(found, np.ndarray.tolist))

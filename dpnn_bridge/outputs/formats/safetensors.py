@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from dpnn_bridge.base.atomic import reading_back
+from dpnn_bridge.base.json_reader import parse_json
 from dpnn_bridge.outputs import container, data, safetensors_file, safetensors_writer
 from dpnn_bridge.outputs.format import ExportContext, Format
 
@@ -40,14 +41,14 @@ class Safetensors(Format):
         return safetensors_writer.content_of(*safetensors_file.read(path), name)
 
     def origin(self, path: Path) -> str | None:
-        return json.loads(safetensors_file.read_metadata(path).get("metadata", "{}")).get("origin")
+        return parse_json(safetensors_file.read_metadata(path).get("metadata", "{}")).get("origin")
 
     def same_content(self, one: Path, other: Path) -> bool:
         return safetensors_file.same_content(one, other)
 
     def read_data(self, path: Path) -> dict[str, Any]:
         strings, tensors = safetensors_file.read(path)
-        return {**tensors, **json.loads(strings.get("values", "{}"))}
+        return {**tensors, **parse_json(strings.get("values", "{}"))}
 
     def write_data(self, found: data.Data, path: Path) -> None:
         flat = data.flat(data.cleaned(found, np.ascontiguousarray))

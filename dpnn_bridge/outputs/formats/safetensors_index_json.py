@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import nn
 
+from dpnn_bridge.base.json_reader import parse_json
 from dpnn_bridge.base.shards import shard_names
 from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.base.writing import write_file
@@ -84,7 +85,7 @@ class Shards(Format):
         return safetensors_writer.content_of(*safetensors_file.read_index(path), name)
 
     def origin(self, path: Path) -> str | None:
-        return json.loads(safetensors_file.index_metadata(path)["metadata"]).get("origin")
+        return parse_json(safetensors_file.index_metadata(path)["metadata"]).get("origin")
 
 
 def _split(parts: dict[str, Part], max_size: int) -> list[dict[str, Part]]:
