@@ -122,7 +122,7 @@ def _parsed(path: Path) -> Iterator[Line]:
                 line = parse_json(text)
                 if not isinstance(line, dict) or not all(isinstance(line.get(name), str) for name in _REQUIRED):
                     raise ValueError(f"it lacks one of {', '.join(_REQUIRED)}")
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 if text.startswith(b"{") and not text.rstrip().endswith(b"}"):
                     continue  # an incomplete line of a killed program
                 raise T7FormatError(

@@ -102,6 +102,12 @@ def test_lists(read: Callable[[Path], Any], tmp_path: Path) -> None:
         read(file)
 
 
+def test_a_line_of_a_manifest_that_is_nested_too_deeply_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text("[" * 50_000 + "\n")
+    with pytest.raises(DpnnBridgeError, match="line 1 is not a manifest line"):
+        last_lines(tmp_path / "x.jsonl")
+
+
 def test_untrusted_files_are_parsed_here() -> None:
     """Every other module passes its text to ``parse_json``."""
     texts = {p.relative_to(PACKAGE).as_posix(): p.read_text(encoding="utf-8") for p in PACKAGE.rglob("*.py")}
