@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 from conftest import FIXTURES, fixture_id, manifest
+from formula import lua
 from torch import nn
 
-from dpnn_bridge import parity, read_t7, to_torch, training
+from dpnn_bridge import parity, read_t7, to_lua, to_torch, training
 from dpnn_bridge.compare import nested
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.modules.dpnn.category import ArgMax
@@ -132,3 +133,9 @@ def test_other_lists_count_from_one() -> None:
     for layer, input in ((JoinTable(0), [torch.randn(2, 3)]), (Index(0), [torch.randn(2, 3), torch.tensor([1])])):
         with pytest.raises(IndexError, match="expected a dimension counted from 1"):
             layer(input)
+
+
+def test_a_used_mixture_marks_no_buffer_as_current() -> None:
+    """Until 2017 Torch7 resized its buffers only for another batch size; a written file has empty ones."""
+    written = to_lua(to_torch(lua("nn.MixtureTable", dimG=2, table=True, batchSize=3, backwardSetup=True)))
+    assert [written[name] for name in ("batchSize", "backwardSetup")] == [0, False]

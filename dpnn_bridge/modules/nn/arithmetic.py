@@ -261,3 +261,7 @@ class MixtureTable(nn.Module):
             "gradInput": empty_table,
         }
         scratch = ("size", "size2")
+        resets = {
+            "batchSize": 0,
+            "backwardSetup": False,
+        }  # before 2017, Torch7 resized the buffers for a new batch size only

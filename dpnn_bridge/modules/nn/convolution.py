@@ -88,14 +88,14 @@ class SpatialDilatedConvolution(StockConvolution):
 
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
-        module = super().build(obj, ctx)
-        if module.dilation[0] != module.dilation[1]:
+        rows, columns = cls.arguments(obj, ctx)["dilation"]
+        if rows != columns:
             ctx.note(
-                f"this nn.SpatialDilatedConvolution has dilationH = {module.dilation[0]} and dilationW = "
-                f"{module.dilation[1]}. Torch7 before August 2016 used dilationH for the columns and dilationW for the "
-                "rows. If the file is from before, set dilation = dilation[::-1] on the module"
+                f"this nn.SpatialDilatedConvolution has dilationH = {rows} and dilationW = {columns}. Torch7 before "
+                "August 2016 used dilationH for the columns and dilationW for the rows. If the file is from before, "
+                "set dilation = dilation[::-1] on the module"
             )
-        return module
+        return super().build(obj, ctx)
 
 
 @lua_class("nn.VolumetricConvolution")
