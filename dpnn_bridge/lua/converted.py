@@ -22,6 +22,16 @@ from dpnn_bridge.memory import Memory, Remembering
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
 from dpnn_bridge.torch7.draws import Draws
 
+#: classes whose backward pass uses results of the last forward pass instead of the input, which may have changed since:
+#: the output of a module that is used twice
+FROM_OUTPUT = frozenset(
+    f"nn.{name}"
+    for name in (
+        *("Dropout", "ELU", "Exp", "LogSigmoid", "LogSoftMax", "Sigmoid", "SoftMax", "SoftMin", "SoftPlus"),
+        *("SpatialDropout", "SpatialLogSoftMax", "SpatialSoftMax", "Sqrt", "Tanh", "VolumetricDropout"),
+    )
+)
+
 
 def registered(name: str) -> tuple[str | None, int]:
     """Return ``"module"``, ``"container"`` or ``"criterion"``, and the class version; None and 0 without a mapping."""
@@ -110,7 +120,7 @@ class ConvertedModules:
         x, other = values.to_python(self.runtime, input), values.to_python(self.runtime, other)
         has_target = is_criterion(name)
         module, inputs = self._module(obj, name), [x, other] if has_target and other is not None else [x]
-        if state is None or not state.fits(module, inputs):
+        if state is None or not ((name in FROM_OUTPUT and state.has_size(inputs)) or state.fits(module, inputs)):
             state = self._run(module, inputs)
         state.backward(None if has_target else other)
         return state
@@ -257,6 +267,10 @@ class _State:
         """Return whether the forward pass changed parameters or buffers."""
         return self._versions != [t._version for t in _stored(self.module)]
 
+    def has_size(self, inputs: list[Any]) -> bool:
+        """Return whether the forward pass had inputs of these shapes and types."""
+        return _specs(nested.tensors(self.inputs)) == _specs(nested.tensors(inputs))
+
     def fits(self, module: nn.Module, inputs: list[Any]) -> bool:
         """Return whether the forward pass had these weights and inputs."""
         return _same(_stored(self.module), _stored(module)) and _same(
@@ -293,5 +307,8 @@ def _stored(module: nn.Module) -> list[torch.Tensor]:
 
 
 def _same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
-    specs = [[(t.shape, t.dtype) for t in tensors] for tensors in (first, second)]
-    return specs[0] == specs[1] and all(map(torch.equal, first, second))
+    return _specs(first) == _specs(second) and all(map(torch.equal, first, second))
+
+
+def _specs(tensors: list[torch.Tensor]) -> list[tuple[torch.Size, torch.dtype]]:
+    return [(t.shape, t.dtype) for t in tensors]

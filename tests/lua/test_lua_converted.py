@@ -181,6 +181,25 @@ def test_the_parameters_of_weight_norm_are_its_own() -> None:
         torch.testing.assert_close(gradient, expected.reshape(gradient.shape))
 
 
+def test_one_layer_used_twice() -> None:
+    """Its second output replaces the first, but Tanh's backward does not use its input."""
+    layer = nn.Linear(3, 3).double()
+    model, x = nn.Sequential(nn.Linear(3, 3).double(), layer, nn.Tanh(), layer), torch.randn(2, 3, dtype=torch.float64)
+    code = """
+    local m, x, g = ...
+    local flat, gradient = m:getParameters()
+    m:zeroGradParameters()
+    m:forward(x)
+    return flat, m:backward(x, g), gradient
+    """
+    given = torch.randn(2, 3, dtype=torch.float64)
+    flat, *gradients = BRIDGE.execute(code, to_lua(model), x, given)
+    x.requires_grad_()
+    expected = torch.autograd.grad(model(x), (x, *model.parameters()), given)
+    assert torch.equal(flat, torch.cat([p.detach().flatten() for p in model.parameters()]))
+    torch.testing.assert_close(gradients, [expected[0], torch.cat([g.flatten() for g in expected[1:]])])
+
+
 def test_an_error_inside_names_the_class() -> None:
     with pytest.raises(LuaBridgeError, match=r"nn\.Linear: .*mat1 and mat2 shapes"):
         BRIDGE.execute("nn.Linear(3, 2):forward(torch.ones(1, 4))")

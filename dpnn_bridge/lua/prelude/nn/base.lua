@@ -147,7 +147,7 @@ local function flatten(tensors)
                open = {first = item.first, last = item.last, storage = t:storage(), items = {}}
                spans[#spans + 1] = open
             end
-            open.items[#open.items + 1] = item.t
+            open.items[#open.items + 1] = item
          end
       end
    end
@@ -156,8 +156,8 @@ local function flatten(tensors)
    for _, span in ipairs(spans) do
       local n = span.last - span.first + 1
       flat:narrow(1, at, n):copy(first.new(span.storage, span.first, n))
-      for _, t in ipairs(span.items) do
-         t:set(flat:storage(), at + t:storageOffset() - span.first, t:size(), t:stride())
+      for _, item in ipairs(span.items) do  -- a tensor of a module that is used twice is in two items
+         item.t:set(flat:storage(), at + item.first - span.first, item.t:size(), item.t:stride())
       end
       at = at + n
    end
