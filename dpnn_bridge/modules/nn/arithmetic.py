@@ -261,7 +261,5 @@ class MixtureTable(nn.Module):
             "gradInput": empty_table,
         }
         scratch = ("size", "size2")
-        resets = {
-            "batchSize": 0,
-            "backwardSetup": False,
-        }  # before 2017, Torch7 resized the buffers for a new batch size only
+        #: before 2017, Torch7 resized its buffers only for another batch size
+        resets = {"batchSize": 0, "backwardSetup": False}
