@@ -259,5 +259,11 @@ NOT_RANDOM = {
     "nn.SpatialRecursiveFovea": "calls SpatialPadding and SpatialReSampling in a form that nnx gave up in 2011",
     "nn.LinearVA": "a Linear whose reset draws smaller numbers, of scripts for variational autoencoders",
     "nn.NarrowLookupTable": "nnx removed it in September 2015; fixtures made with its last version",
+    "nn.SpatialCrossLRN": "the name of SpatialCrossMapLRN until December 2015; fixtures made with its last version",
+    "nn.SpatialDeconvolution": "the name of SpatialFullConvolution until December 2015",
+    "nn.VolumetricDeconvolution": "the name of VolumetricFullConvolution until December 2015",
+    "nn.SpatialConvolutionSparse": "a SpatialConvolutionMap by its name in nnx until 2012",
+    "nn.ElementTable": "the name of SelectTable in July 2014",
+    "nn.IdentityTable": "the name that nngraph gave to Identity in 2013",
     "nn.LookupTableEmbedding_train": "a LookupTable by the name of a script that calls a function which nn removed",
 }
