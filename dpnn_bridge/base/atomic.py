@@ -31,6 +31,9 @@ from dpnn_bridge.errors import DpnnBridgeError, OutputError, OutputExistsError, 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
 
 
+#: errno values of errors that only writing causes
+_WRITE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+
 #: end of a message about the only output of a command
 _NOTHING_WRITTEN = "; nothing was written"
 
@@ -149,6 +152,7 @@ def replacing(
     if isinstance(target, Path):  # for a URL, only before the upload: a request takes as long as a small upload
         check_output(path, force, inputs)
     path = Path(tempfile.gettempdir(), _file_name(target)) if isinstance(target, str) else target
+    of_input = False  # whether reading another file failed
     try:
         with temporary_folder(path.parent) as folder:
             temporary = folder / path.name
@@ -160,16 +164,16 @@ def replacing(
                 _move_all([(file, beside(target, file.name)) for file in others], (temporary, target), force)
                 _discard(replaced, inputs)
             except Exception as error:
+                of_input = _is_of_input(_disk_error(error), folder, path)
                 _name_target(error, folder, temporary, target)
                 raise
     except OutputError:
         raise
-    except OSError as e:
-        raise _cannot_write(path, e) from e
     except Exception as e:
-        if disk := _disk_error(e):
-            raise _cannot_write(path, disk) from e
-        raise
+        disk = _disk_error(e)
+        if disk is None or of_input:
+            raise
+        raise _cannot_write(path, disk) from e
 
 
 @contextmanager
@@ -269,8 +273,18 @@ def _move_one(temporary: Path, path: Path, force: bool) -> None:
 
 
 def _disk_error(error: BaseException) -> OSError | None:
-    """Return the disk error among the causes of an exception."""
+    """Return an OSError, or the disk error among the causes of another exception."""
+    if isinstance(error, OSError):
+        return error
     return next((e for e in with_causes(error) if isinstance(e, OSError) and e.errno in _DISK_ERRORS), None)
+
+
+def _is_of_input(error: OSError | None, folder: Path, path: Path) -> bool:
+    """Return whether an error names a file that is neither the output nor in its temporary folder, and read it."""
+    if error is None or error.errno in _WRITE_ERRORS or not isinstance(error.filename, (str, os.PathLike)):
+        return False
+    name = Path(error.filename)
+    return name not in (path, folder) and folder not in name.parents
 
 
 class DeferredErrorFile(io.RawIOBase):

@@ -199,6 +199,9 @@ def clean_up_on_signals() -> Iterator[None]:
     if threading.current_thread() is threading.main_thread():
         found = {number: signal.getsignal(number) for number in _SIGNALS}
         previous = {n: h for n, h in found.items() if h in (signal.SIG_DFL, signal.default_int_handler)}
+    hook = sys.unraisablehook
+    if previous:  # print no traceback of an exception that is raised again
+        sys.unraisablehook = lambda error: None if isinstance(error.exc_value, KeyboardInterrupt) else hook(error)
     for number in previous:
         signal.signal(number, _end)
     try:
@@ -212,6 +215,7 @@ def clean_up_on_signals() -> Iterator[None]:
         for number, handler in previous.items():
             signal.signal(number, handler)
         if previous:
+            sys.unraisablehook = hook
             _ending = None
 
 

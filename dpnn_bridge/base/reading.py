@@ -12,7 +12,7 @@ import struct
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 from zipfile import BadZipFile, ZipFile
 
@@ -86,7 +86,7 @@ def open_zip(path: str | os.PathLike[str]) -> Iterator[ZipFile]:
     Raises:
         BadZipFile, OSError, ValueError: As ``zipfile.ZipFile`` raises them, while the archive is opened or read.
     """
-    with _ArchiveFile(retry_eagain(lambda: _InputFile(path), os.fsdecode(path))) as file, ZipFile(file) as archive:
+    with _ArchiveFile(open_unbuffered(path)) as file, ZipFile(file) as archive:
         file.largest_read = None
         yield archive
 
@@ -128,7 +128,16 @@ class _InputFile(io.FileIO):
     def readall(self) -> bytes:
         return io.RawIOBase.readall(self)
 
+    def close(self) -> None:
+        with suppress(OSError):  # everything that was needed has been read
+            super().close()
+
+
+def open_unbuffered(path: str | os.PathLike[str]) -> io.FileIO:
+    """Open a file for reading bytes, as ``open(path, "rb", 0)``, with :func:`retry_eagain` and :func:`unblocked`."""
+    return retry_eagain(lambda: _InputFile(path), os.fsdecode(path))
+
 
 def open_input(path: str | os.PathLike[str]) -> io.BufferedReader:
-    """Open a file for reading bytes, as ``open(path, "rb")``, with :func:`retry_eagain` and :func:`unblocked`."""
-    return io.BufferedReader(retry_eagain(lambda: _InputFile(path), os.fsdecode(path)))
+    """Open a file for reading bytes, as :func:`open_unbuffered`, with a buffer."""
+    return io.BufferedReader(open_unbuffered(path))

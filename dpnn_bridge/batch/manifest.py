@@ -118,13 +118,16 @@ def _parsed(path: Path) -> Iterator[Line]:
         for number, text in enumerate(iter(lambda: file.readline(_LONGEST_LINE), b""), 1):
             if text.isspace():  # two programs may have ended the same incomplete line
                 continue
+            text = text.rstrip(b"\r\n")
             try:
-                line = parse_json(text)
+                line = parse_json(text + b"\n")
                 if not isinstance(line, dict) or not all(isinstance(line.get(name), str) for name in _REQUIRED):
                     raise ValueError(f"it lacks one of {', '.join(_REQUIRED)}")
             except (ValueError, RecursionError) as error:
-                if text.startswith(b"{") and not text.rstrip().endswith(b"}"):
-                    continue  # an incomplete line of a killed program
+                # an incomplete line of a killed program, perhaps inside a string
+                is_cut = not text.endswith(b"}") or getattr(error, "pos", 0) >= len(text.decode(errors="replace"))
+                if text.startswith(b"{") and is_cut:
+                    continue
                 raise T7FormatError(
                     f"line {number} is not a manifest line: {error}; remove the line, or name another file",
                     source=str(path),

@@ -10,12 +10,11 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from contextlib import suppress
 from typing import Protocol
 
 import numpy as np
 
-from dpnn_bridge.base.reading import retry_eagain, unblocked
+from dpnn_bridge.base.reading import open_unbuffered, retry_eagain
 from dpnn_bridge.base.regular import check_file
 from dpnn_bridge.errors import T7FormatError
 
@@ -63,15 +62,14 @@ class FileSource:
 
     def __init__(self, path: str | os.PathLike[str], name: str | None = None) -> None:
         check_file(path)
-        self._file = open(path, "rb", 0, opener=unblocked)  # noqa: SIM115 - closed by __del__
+        self._file = open_unbuffered(path)  # closed by __del__
         self._lock = threading.Lock()
         self.name = os.fspath(path) if name is None else name
-        self.size = os.fstat(self._file.fileno()).st_size
+        self.size = retry_eagain(lambda: os.fstat(self._file.fileno()), self.name).st_size
 
     def __del__(self) -> None:
         if hasattr(self, "_file"):
-            with suppress(OSError):  # everything that was needed has been read
-                self._file.close()
+            self._file.close()
 
     def read(self, start: int, count: int) -> bytes:
         buffer = bytearray(max(0, min(count, self.size - start)))

@@ -210,3 +210,15 @@ def test_a_file_that_cannot_be_closed_prints_no_traceback(tmp_path: Path) -> Non
     opened = source.FileSource(tmp_path / "m.t7")
     os.close(opened._file.fileno())  # closing it again is an error
     opened.__del__()
+
+
+def test_an_error_of_the_disk_names_the_file_that_was_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "m.t7").touch()
+
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(source.os, "fstat", fail)
+        with pytest.raises(OSError, match=r"m\.t7"):
+            source.FileSource(tmp_path / "m.t7")

@@ -97,7 +97,7 @@ class SignalledInFinalizer:
         signal.raise_signal(signal.SIGTERM)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("effect", [None, OSError("the folder is gone")])
 def test_a_signal_during_a_finalizer_ends_the_program(effect: Exception | None, tmp_path: Path) -> None:
     """Python ignores exceptions in ``__del__``: a batch went on, and failed because its folder was removed."""

@@ -21,7 +21,7 @@ from dpnn_bridge.base import atomic, folders, reading, writing
 from dpnn_bridge.base.atomic import DeferredErrorFile, check_output, imported_files, protecting, replacing
 from dpnn_bridge.batch import manifest
 from dpnn_bridge.batch.manifest import Manifest
-from dpnn_bridge.errors import OutputError, OutputExistsError
+from dpnn_bridge.errors import OutputError, OutputExistsError, T7FormatError
 from dpnn_bridge.outputs.formats import format_of, suffixes
 
 NEEDS = {".onnx": "onnxscript", ".safetensors": "safetensors"}
@@ -215,6 +215,32 @@ def test_a_folder_that_a_failing_disk_keeps_is_no_failure_to_write(
     monkeypatch.setattr(folders.shutil, "rmtree", fail)
     atomic.write_text(tmp_path / "page", "text")
     assert (tmp_path / "page").read_text() == "text"
+
+
+def test_an_error_of_reading_an_input_is_none_of_the_output(tmp_path: Path) -> None:
+    """It said that the output cannot be written, with exit code 6."""
+    error = OSError(errno.EIO, os.strerror(errno.EIO), str(tmp_path / "in.t7"))
+
+    def write(cause: OSError | None) -> None:
+        with replacing(tmp_path / "page", force=True):
+            if cause is None:
+                raise error
+            raise T7FormatError("damaged") from cause
+
+    for cause, raised in ((None, OSError), (error, T7FormatError)):
+        with pytest.raises(raised):
+            write(cause)
+    error.errno = errno.ENOSPC  # of a temporary file of a library
+    with pytest.raises(OutputError, match="page"):
+        write(error)
+
+
+@pytest.mark.parametrize("cut", ['{"source": "a{1}', '{"source": "a", "target": "b', '{"source": "a"'])
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+def test_a_line_that_a_killed_program_cut_is_ignored(cut: str, end: str, tmp_path: Path) -> None:
+    """A line that ends in a name with a brace was an error."""
+    (tmp_path / "done.jsonl").write_text(cut + end, newline="")
+    assert manifest.last_lines(tmp_path / "done.jsonl") == {}
 
 
 def test_an_error_of_the_temporary_folder_does_not_name_it(tmp_path: Path) -> None:
