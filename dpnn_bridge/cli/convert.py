@@ -94,12 +94,10 @@ def _chosen(options: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for option in fields(ConvertOptions):
         value = options.get(option.name)
-        if value is None or value is False or value == ():  # 0 is a value
-            continue
-        found[option.name] = option.metadata.get("parse", lambda v: v)(value)
-    for name in ("plugins", "lua"):
-        if name in found:
-            found[name] = tuple(map(os.path.abspath, found[name]))
+        if value is not None and value is not False and value != ():  # 0 is a value
+            found[option.name] = option.metadata.get("parse", lambda v: v)(value)
+    for name in {"plugins", "lua"} & found.keys():
+        found[name] = tuple(map(os.path.abspath, found[name]))
     return found
 
 
