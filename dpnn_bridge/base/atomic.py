@@ -152,19 +152,20 @@ def replacing(
     if isinstance(target, Path):  # for a URL, only before the upload: a request takes as long as a small upload
         check_output(path, force, inputs)
     path = Path(tempfile.gettempdir(), _file_name(target)) if isinstance(target, str) else target
-    of_input = False  # whether reading another file failed
+    complete = of_input = False  # whether the block succeeded, and whether it failed to read another file
     try:
         with temporary_folder(path.parent) as folder:
             temporary = folder / path.name
             try:
                 yield temporary
+                complete = True
                 others = sorted(p for p in folder.iterdir() if parts and p != temporary)
                 check_output(target, force, inputs)
                 replaced = parts(target) if parts and isinstance(target, Path) else []
                 _move_all([(file, beside(target, file.name)) for file in others], (temporary, target), force)
                 _discard(replaced, inputs)
             except Exception as error:
-                of_input = _is_of_input(_disk_error(error), folder, path)
+                of_input = not complete and _is_of_input(_disk_error(error), folder, path)
                 _name_target(error, folder, temporary, target)
                 raise
     except OutputError:

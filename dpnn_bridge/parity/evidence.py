@@ -45,11 +45,12 @@ def evidence_of(class_name: str, torch_type: str) -> dict[str, Any]:
     if torch_type in UNMAPPED or not mappings:
         evidence = UNMAPPED.get(torch_type, "PyTorch's own")
         return {"checked_by": "not a Torch7 class", "fixtures": 0, "random_instances": 0, "evidence": evidence}
+    mapping = next((m for m in mappings if torch_type in registry.torch_name(m).split(", ")), mappings[0])
     counts = fixtures_by_class()
-    name = class_name if counts.get(class_name) else max(mappings[0].names, key=lambda n: counts.get(n, 0))
-    count, checked_by = counts.get(name, 0), mappings[0].checked_by
+    name = class_name if counts.get(class_name) else max(mapping.names, key=lambda n: counts.get(n, 0))
+    count, checked_by = counts.get(name, 0), mapping.checked_by
     drawn = random_instances_by_class()
-    instances = drawn.get(class_name) or max(drawn.get(n, 0) for n in mappings[0].names)
+    instances = drawn.get(class_name) or max(drawn.get(n, 0) for n in mapping.names)
     words = {
         "formula": "values computed from the formula of its source",
         "structure": "read, built and written back",
