@@ -85,7 +85,7 @@ def to_lua(module: nn.Module, *, gradients: bool = True, tensor_type: str | None
         ConversionError: a submodule has no Lua class, or computes more than its class does (a hook, a replaced
             ``forward``).
     """
-    check_customized(module, "a .t7 file")
+    check_customized(module, "a .t7 file", gathers=True)
     dtype = None if tensor_type is None else element_dtype(str(tensor_type))
     if tensor_type is not None and (dtype is None or dtype.kind != "f" or not str(tensor_type).endswith("Tensor")):
         raise OptionError(
@@ -111,7 +111,7 @@ def to_lua_value(value: Any) -> Any:
     def convert(module: Any) -> Any:
         if isinstance(module, Convertible):
             return module.to_lua(memo)
-        check_customized(module, "a .t7 file")
+        check_customized(module, "a .t7 file", gathers=True)
         with plain_settings(module):
             return registry.mapping_of(module).serialize(context.to_lua(with_stock_classes(unshared(module))))
 

@@ -33,7 +33,9 @@ _PARAMETER_HOOKS = {
 }
 
 
-def check_customized(root: nn.Module, kind: str, *, complete: bool = False, with_classes: bool = False) -> None:
+def check_customized(
+    root: nn.Module, kind: str, *, complete: bool = False, with_classes: bool = False, gathers: bool = False
+) -> None:
     """Refuse a model whose modules compute something that their classes and settings do not determine.
 
     Hooks of PyTorch and of this package are accepted. Hooks that the constructor of a class adds are accepted too if
@@ -46,12 +48,13 @@ def check_customized(root: nn.Module, kind: str, *, complete: bool = False, with
             constructor and no other attributes; then other attributes are refused too.
         with_classes: whether the output contains the source code of all classes. Otherwise it names only registered
             classes, and a subclass of a PyTorch layer is written as the layer.
+        gathers: whether the writer gathers distributed parameters.
 
     Raises:
         ConversionError: a method of a module was replaced, a module has a hook of another source, a PyTorch layer was
             changed after construction, or no file can store a tensor.
     """
-    check_tensors(root, layers=True)
+    check_tensors(root, layers=True, gathers=gathers)
     for path, module in root.named_modules():
         if name := next(_replaced_methods(module), None):
             what = f"its {name} was replaced on the instance"

@@ -9,25 +9,29 @@ from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
 from dpnn_bridge.conversion.deferred import deferred_of
+from dpnn_bridge.conversion.distributed import is_distributed
 from dpnn_bridge.errors import ConversionError
 
 #: packages of PyTorch that define layers with integer weights
 _QUANTIZED = ("torch.ao.nn.quantized.", "torch.ao.nn.intrinsic.quantized.", "torch.ao.nn.sparse.quantized.")
 
 
-def check_tensors(root: nn.Module, *, layers: bool = False) -> None:
+def check_tensors(root: nn.Module, *, layers: bool = False, gathers: bool = False) -> None:
     """Refuse a model that contains a tensor without values or with another layout than ``torch.strided``.
 
     Args:
         root: the model.
         layers: whether the file describes layers; then scripted, traced and quantized modules and complex tensors are
-            refused too.
+            refused too, and sharded ones unless ``gathers``.
+        gathers: whether the writer gathers distributed parameters.
 
     Raises:
         ConversionError: the model contains such a tensor or module.
     """
     for path, module in root.named_modules():
-        reason = (_class_problem(module) if layers else "") or _tensor_problem(_tensors(module), real=layers)
+        reason = (_class_problem(module, gathers) if layers else "") or _tensor_problem(
+            ((name, t) for name, t in _tensors(module) if not (gathers and is_distributed(t))), real=layers
+        )
         if reason:
             raise ConversionError(reason, path=path, class_name=type(module).__name__)
 
@@ -46,14 +50,15 @@ def problem_of(tensor: Tensor) -> str:
     return ""
 
 
-def _class_problem(module: nn.Module) -> str:
+def _class_problem(module: nn.Module, gathers: bool) -> str:
     if isinstance(module, torch.jit.ScriptModule):
         return "it is TorchScript, whose layers cannot be read; save the module that was scripted or traced"
     if isinstance(module, fx.GraphModule):
         return "it is a traced graph, which has no Lua class; save the module that was traced"
     if type(module).__module__.startswith(_QUANTIZED):
         return "it is quantized, and no file can store its weights; save the model before its quantization"
-    if any(t.__module__.startswith("torch.distributed.fsdp.") for t in type(module).__mro__):
+    sharded = {t.__name__ for t in type(module).__mro__ if t.__module__.startswith("torch.distributed.fsdp")}
+    if sharded and not (gathers and "FSDPModule" in sharded):  # of FSDP2
         return (
             "its weights are sharded (FSDP); load the full state_dict into a new model "
             "(torch.distributed.checkpoint.state_dict.get_model_state_dict), and save that model"
