@@ -32,14 +32,16 @@ def run(module: nn.Module, example: Any, name: str = "the example input") -> Any
 
 
 def watched_copy(module: nn.Module, watch: Callable[[nn.Module, int], object]) -> nn.Module:
-    """Return a copy of a module with the same parameters and with hooks, to run without changing the module's buffers.
+    """Return a copy of a module with hooks, to run without changing the module.
+
+    The parameters are copied too, because some layers write to their weight when they run (``max_norm``).
 
     Args:
         module: the module.
         watch: function that is called with each submodule of the copy and the ``id`` of its original, to register a
             hook.
     """
-    copy = copied(module, {id(p): p for p in module.parameters()})
+    copy = copied(module)
     for original, copied_module in zip(module.modules(), copy.modules(), strict=True):
         watch(copied_module, id(original))
     return copy

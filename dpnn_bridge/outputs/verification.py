@@ -98,9 +98,12 @@ def run_given(module: nn.Module, example: Any) -> Any:
 def traceable(module: nn.Module) -> nn.Module:
     """Return a copy of a module for tracing: in evaluation mode, with the same parameters and buffers.
 
-    A copy is needed because tracing stores symbolic values in the states of modules.
+    A copy is needed because tracing stores symbolic values in the states of modules. The weights that PyTorch scales
+    when they are used (``max_norm``) are copied too.
     """
-    return copied(module, {id(t): t for t in [*module.parameters(), *module.buffers()]}).eval()
+    scaled = {id(m.weight) for m in module.modules() if getattr(m, "max_norm", None) is not None}
+    tensors = (*module.parameters(), *module.buffers())
+    return copied(module, {id(t): t for t in tensors if id(t) not in scaled}).eval()
 
 
 def check_program(

@@ -21,7 +21,27 @@ from dpnn_bridge.conversion.lua_values import fresh
 from dpnn_bridge.conversion.ties import plain_type
 from dpnn_bridge.errors import ConversionError, ConversionLimitError
 from dpnn_bridge.modules.nn import JoinTable
+from dpnn_bridge.modules.rnn import LookupTableMaskZero
 from dpnn_bridge.objects import LuaObject, LuaTensor
+from dpnn_bridge.outputs.verification import run_traceable
+
+
+@pytest.mark.parametrize(
+    "layer", [LookupTableMaskZero(4, 2), nn.Embedding(4, 2, max_norm=0.1)], ids=["mask zero", "max norm"]
+)
+def test_an_example_does_not_change_a_model_that_is_exported(layer: nn.Embedding) -> None:
+    """Both layers write to their weight when they run."""
+    before = layer.weight.detach().clone()
+    exported = to_lua(nn.Sequential(layer), input=torch.tensor([0, 1, 3]))
+    assert torch.equal(layer.weight, before)
+    assert exported["modules"][1]["weight"].numpy().tolist() == before.tolist()
+
+
+def test_an_example_does_not_scale_the_weights_of_a_model_that_is_traced() -> None:
+    layer = nn.Embedding(4, 2, max_norm=0.1)
+    before = layer.weight.detach().clone()
+    run_traceable(nn.Sequential(layer), torch.tensor([0, 1, 3]))
+    assert torch.equal(layer.weight, before)
 
 
 def test_each_model_of_a_table_has_its_own_types() -> None:
