@@ -284,8 +284,8 @@ def _is_of_input(error: OSError | None, folder: Path, path: Path) -> bool:
     """Return whether an error names a file that is neither the output nor in its temporary folder, and read it."""
     if error is None or error.errno in _WRITE_ERRORS or not isinstance(error.filename, (str, os.PathLike)):
         return False
-    name = Path(error.filename)
-    return name not in (path, folder) and folder not in name.parents
+    name, path, folder = (Path(os.path.abspath(p)) for p in (error.filename, path, folder))
+    return name not in (path, path.parent, folder) and folder not in name.parents
 
 
 class DeferredErrorFile(io.RawIOBase):

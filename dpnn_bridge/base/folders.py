@@ -35,7 +35,7 @@ _ATTEMPTS = 100
 _MANY = 100
 _searches_to_skip: dict[Path, int] = {}  # parent -> number of searches for abandoned folders to skip
 _deferred: list[int] | None = None  # signals received during :func:`defer_signals`
-_ending: int | None = None  # signal whose exception has not yet left the outermost :func:`clean_up_on_signals`
+_ignored: int | None = None  # signal whose exception Python ignored in :func:`clean_up_on_signals`
 _without_exception = False  # whether this is inside :func:`end_without_exception`
 
 
@@ -194,14 +194,22 @@ def clean_up_on_signals() -> Iterator[None]:
     came during a finalizer (``__del__``), it is raised again at the end of the ``with`` block. Signals for which the
     program has its own handlers are not changed. In other threads than the main thread, no signal is changed.
     """
-    global _ending
+    global _ignored
     previous: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
         found = {number: signal.getsignal(number) for number in _SIGNALS}
         previous = {n: h for n, h in found.items() if h in (signal.SIG_DFL, signal.default_int_handler)}
     hook = sys.unraisablehook
-    if previous:  # print no traceback of an exception that is raised again
-        sys.unraisablehook = lambda error: None if isinstance(error.exc_value, KeyboardInterrupt) else hook(error)
+
+    def remember(error: sys.UnraisableHookArgs) -> None:
+        global _ignored
+        if isinstance(error.exc_value, KeyboardInterrupt):
+            _ignored = getattr(error.exc_value, "exit_code", 128 + signal.SIGINT) - 128
+        else:
+            hook(error)
+
+    if previous:
+        sys.unraisablehook = remember
     for number in previous:
         signal.signal(number, _end)
     try:
@@ -216,13 +224,13 @@ def clean_up_on_signals() -> Iterator[None]:
             signal.signal(number, handler)
         if previous:
             sys.unraisablehook = hook
-            _ending = None
+            _ignored = None
 
 
 def _raise_again() -> None:
-    """Raise the exception of a signal that ends the program, in the main thread."""
-    if _ending is not None and threading.current_thread() is threading.main_thread():
-        raise _exception_of(_ending)
+    """Raise the exception of a signal that Python ignored, in the main thread."""
+    if _ignored is not None and threading.current_thread() is threading.main_thread():
+        raise _exception_of(_ignored)
 
 
 def _exception_of(number: int) -> KeyboardInterrupt:
@@ -260,11 +268,9 @@ def defer_signals() -> Iterator[None]:
 
 
 def _end(number: int, _frame: Any) -> None:
-    global _ending
     if _deferred is not None:
         _deferred.append(number)
         return
-    _ending = number
     for other in _SIGNALS:
         if signal.getsignal(other) is _end:
             signal.signal(other, _end_at_once)

@@ -83,14 +83,16 @@ def matching(pattern: str) -> list[str]:
     base = pattern.partition("*")[0].rpartition("/")[0] + "/"
     host = "/".join(base.split("/", 3)[:3]) + "/"  # compared before decoding, which changes https://host%2F@other/
     tokens = re.split(r"(\*\*/?|\*)", pattern)
-    matches = re.compile("".join(_REGULAR.get(token) or re.escape(unquote(token)) for token in tokens))
+    matches = re.compile("".join(_REGULAR.get(token) or re.escape(_decoded(token)) for token in tokens))
     deepest = None if "**" in pattern else pattern.count("/")
     pages = _Pages(pattern)
     found, folders, seen = [], [base], {base}
     while folders:
         for url in pages.links(folders.pop()):
-            name = unquote(url)
-            if url in seen or not url.startswith(host) or not name.startswith(unquote(base)) or ".." in name.split("/"):
+            name = _decoded(url)
+            if url in seen or not url.startswith(host) or not name.startswith(_decoded(base)):
+                continue
+            if ".." in unquote(url).split("/"):
                 continue
             seen.add(url)
             if url.endswith("/"):
@@ -98,6 +100,11 @@ def matching(pattern: str) -> list[str]:
             elif matches.fullmatch(name):
                 found.append(url)
     return sorted(found)
+
+
+def _decoded(url: str) -> str:
+    """Decode the percent-encoded characters of a URL, but not the slashes, which belong to names."""
+    return unquote(re.sub("%(2f)", r"%25\1", url, flags=re.IGNORECASE))
 
 
 #: wildcard of a pattern -> regular expression

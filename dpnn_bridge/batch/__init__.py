@@ -28,7 +28,14 @@ from dpnn_bridge.base.version import package_version
 from dpnn_bridge.batch.executors import failure_message, workers
 from dpnn_bridge.batch.manifest import Line, Manifest
 from dpnn_bridge.batch.tasks import Task, tasks_for, tasks_for_models
-from dpnn_bridge.errors import DpnnBridgeError, MissingFileError, OptionError, OutputError, OutputExistsError
+from dpnn_bridge.errors import (
+    ConversionError,
+    DpnnBridgeError,
+    MissingFileError,
+    OptionError,
+    OutputError,
+    OutputExistsError,
+)
 from dpnn_bridge.outputs.options import ConvertKeywords
 
 if TYPE_CHECKING:
@@ -107,7 +114,7 @@ def run(
     key = options.get("key")
     tasks = [task if key is None or task.key is not None else replace(task, key=key) for task in tasks]
     if options.get("max_shard_size") is not None:
-        tasks = [replace(task, target=_index_of(task.target)) for task in tasks]
+        tasks = [replace(task, target=_index_of(task.target, to)) for task in tasks]
     task_options: dict[str, Any] = {name: value for name, value in options.items() if name != "key"}
     task_options |= {"to": to, "force": force, "checksum": log is not None}
     calls = [(task, log and log.of(absolute(task.target))) for task in tasks]
@@ -130,9 +137,15 @@ def run(
                 folder.rmdir()
 
 
-def _index_of(target: Location) -> Location:
-    """Return the index to which shards are written for a ``.safetensors`` target; other targets are refused later."""
-    if not str(target).endswith(".safetensors"):
+def _index_of(target: Location, to: str | None) -> Location:
+    """Return the index to which shards are written; a target that cannot have shards is refused later."""
+    from dpnn_bridge.outputs.formats import suffix_of
+
+    try:
+        suffix = suffix_of(target, to)
+    except ConversionError:
+        return target
+    if suffix != ".safetensors":
         return target
     return index_of(target) if isinstance(target, str) else Path(index_of(target))
 

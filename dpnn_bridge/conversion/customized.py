@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any
 
 from torch import nn
@@ -74,16 +74,18 @@ def check_customized(
 def _replaced_methods(module: nn.Module) -> Iterator[str]:
     """Yield the methods of a module that an attribute of the instance replaces.
 
-    ``module.forward = torch.compile(module.forward)`` computes the same and is accepted, and so is the ``forward`` of
+    ``module.forward = torch.compile(module.forward)`` computes the same and is not yielded, nor is the ``forward`` of
     a result of ``torch.compile(module)``.
     """
     if "_orig_mod" in module._modules:
         return
     for name, value in vars(module).items():
-        method = getattr(type(module), name, None) if callable(value) else None
+        method = inspect.getattr_static(type(module), name, None) if callable(value) else None
+        if not isinstance(method, FunctionType) or name == "extra_repr":
+            continue
         while _defined_in(value).startswith("torch._dynamo."):  # a wrapper of torch.compile
             value = getattr(value, "__wrapped__", None)
-        if isinstance(method, FunctionType) and value != method.__get__(module):
+        if value != method.__get__(module):
             yield name
 
 
@@ -103,8 +105,24 @@ def _added_hooks(module: nn.Module, with_classes: bool) -> Iterator[str]:
 def _adds_hooks(kind: type[nn.Module]) -> bool:
     """Return whether a method of a class, or of a base class outside PyTorch, registers hooks."""
     own = [c for c in kind.__mro__ if not c.__module__.startswith("torch.")]
-    methods = [inspect.unwrap(f) for c in own for f in vars(c).values() if isinstance(f, FunctionType)]
-    return any(n.startswith("register_") and n.endswith("hook") for m in methods for n in m.__code__.co_names)
+    functions = [inspect.unwrap(f) for c in own for f in vars(c).values() if isinstance(f, FunctionType)]
+    for function in functions:  # grows by the functions of the same file that it calls
+        names = set(_names(function.__code__))
+        if any(name.lstrip("_").startswith("register_") and name.endswith("hook") for name in names):
+            return True
+        called = (function.__globals__.get(name) for name in names)
+        functions += [
+            f for f in called if isinstance(f, FunctionType) and f.__module__ == kind.__module__ and f not in functions
+        ]
+    return False
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    """Yield the global names and attributes in the code of a function and of the functions inside it."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)
 
 
 def _is_known(function: Any) -> bool:

@@ -86,7 +86,7 @@ def check_dim(t: Tensor, dim: int, position: int = 2) -> int:
 
 def dimension(t: Tensor, dim: Any, position: int = 2) -> int:
     """Convert argument number ``position``, a dimension counted from 1, to a dimension counted from 0."""
-    return check_dim(t, check_int(dim, position) - 1)
+    return check_dim(t, check_int(dim, position) - 1, position)
 
 
 def check_number(value: Any, position: int) -> float:

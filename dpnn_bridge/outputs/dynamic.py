@@ -60,8 +60,9 @@ class Dynamic:
                     raise _invalid(spec, f"an input of {sizes} has no axis {text.strip()}")
                 name = text.partition("=")[0].strip()
                 for i, axis in of_inputs.items():
-                    if axes[i].setdefault(axis, name) != name:
-                        raise _invalid(spec, f"{axes[i][axis]} and {name} are one axis; omit one of them")
+                    if (known := axes[i].setdefault(axis, name)) != name:
+                        advice = "omit one of them, or name the input (INPUT:AXES)"
+                        raise _invalid(spec, f"{known} and {name} are one axis; {advice}")
         return cls(tuple(axes))
 
     def __bool__(self) -> bool:

@@ -52,12 +52,17 @@ def _names(
         if both := sorted({*given} & {*used}):
             raise OptionError(f"{option}: {both[0]} is the name of an input; choose another name")
         return list(given)
-    while any(name == kind or name.startswith(f"{kind}_") for name in used):
+    numbered = _numbered(kind, count)
+    while not {*numbered}.isdisjoint(used):
         kind += "_"
-    numbered = [kind] if count == 1 else [f"{kind}_{i + 1}" for i in range(count)]
+        numbered = _numbered(kind, count)
     clean = [re.sub(r"\W+", "_", label).strip("_") for label in labels]
     usable = len(clean) == count and all(clean) and len({*clean, *used}) == count + len(used)
     return clean if usable else numbered
+
+
+def _numbered(kind: str, count: int) -> list[str]:
+    return [kind] if count == 1 else [f"{kind}_{i + 1}" for i in range(count)]
 
 
 def _input_labels(graph: GModule) -> list[str]:

@@ -101,7 +101,8 @@ def traceable(module: nn.Module) -> nn.Module:
     A copy is needed because tracing stores symbolic values in the states of modules. The weights that PyTorch scales
     when they are used (``max_norm``) are copied too.
     """
-    scaled = {id(m.weight) for m in module.modules() if getattr(m, "max_norm", None) is not None}
+    tables = (m for m in module.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag)))
+    scaled = {id(table.weight) for table in tables if table.max_norm is not None}
     tensors = (*module.parameters(), *module.buffers())
     return copied(module, {id(t): t for t in tensors if id(t) not in scaled}).eval()
 

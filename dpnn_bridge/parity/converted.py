@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
@@ -19,8 +20,7 @@ from dpnn_bridge.compare.differences import Difference, compare_tensor
 from dpnn_bridge.compare.memory import relocate
 from dpnn_bridge.conversion.faster import without_faster
 from dpnn_bridge.conversion.options import Options
-from dpnn_bridge.errors import ConversionError, ModelNotFoundError, T7Error
-from dpnn_bridge.files import load_with_report
+from dpnn_bridge.errors import ConversionError, T7Error
 from dpnn_bridge.modules.nn.nngraph import GModule
 from dpnn_bridge.modules.rnn.memory import at_sequence_start
 from dpnn_bridge.modules.several import Models, tensors_at
@@ -32,6 +32,7 @@ from dpnn_bridge.outputs.py.settings import Pair, constants
 from dpnn_bridge.outputs.verification import traceable
 from dpnn_bridge.outputs.written import Results, Written, run_modules
 from dpnn_bridge.parity.bounded import RunLimits
+from dpnn_bridge.parity.exported import loaded
 from dpnn_bridge.parity.folded import compare_folded
 from dpnn_bridge.parity.layer_results import BITS, NamedLayers, compare_results, failed
 from dpnn_bridge.parity.renamed import RenamedTensors
@@ -134,14 +135,14 @@ def _open(
 ) -> Written:
     """Open a file to compare it; for the arguments see :func:`compare_converted`."""
     if format.rebuilt:
-        other = relocate(_loaded(path, options, key).to(next(_devices(module), torch.device("cpu")), dtype))
+        other = relocate(loaded(path, options, key).to(next(_devices(module), torch.device("cpu")), dtype))
         modes = {name: m.training for name, m in other.named_modules()}
         other.train(module.training)
         if not format.loads:  # .t7 does not store whether a parameter is frozen
             frozen = {name for name, p in module.named_parameters() if not p.requires_grad}
             for name, p in other.named_parameters():
                 p.requires_grad_(name not in frozen and p.requires_grad)
-        names = {name: m.training for name, m in module.named_modules()}
+        names = {name: m.training for name, m in module.named_modules(remove_duplicate=False)}
         modules = dict(other.named_modules())
         for name, m in modules.items():
             m.training = names.get(name, m.training)
@@ -150,8 +151,9 @@ def _open(
             with torch.no_grad(), running(other):
                 return run_modules(modules, lambda: other(value), given)
 
-        added = tuple(name for name in modules if name not in names)
-        return Written(other.state_dict(), run=run, modules=modules, modes=modes, added=added)
+        created = dict(other.named_modules(remove_duplicate=False))
+        added = tuple(name for name in created if name not in names)
+        return Written(other.state_dict(), run=run, modules=created, modes=modes, added=added)
     check_file(path, MAX_BYTES if format.suffix == ".py" else None)
     open_file = wrap_errors(T7Error, f"reading {path}")(format.open)
     if key and format.data:
@@ -159,14 +161,6 @@ def _open(
         if found := tensors_at(key, written.tensors):
             return replace(written, tensors=found)
     return open_file(path, module)
-
-
-def _loaded(path: Path, options: Options, key: str) -> nn.Module:
-    """Load the module of a file; ``key`` selects the module if the file contains several."""
-    try:
-        return load_with_report(path, key or None, options)[0]
-    except ModelNotFoundError:
-        return load_with_report(path, None, options)[0]
 
 
 def _devices(module: nn.Module) -> Any:
@@ -249,9 +243,13 @@ def _compare_modules(layers: NamedLayers, module: nn.Module, written: Written, *
 
 
 def _same_class(wanted: type[nn.Module], found: type[nn.Module], *, program: bool) -> bool:
-    """Return whether two classes have the same name; plugins may have been imported twice."""
+    """Return whether two classes have the same name; plugins may have been imported twice.
+
+    A program appends a number to the name of a second class with that name.
+    """
     if program:
-        return wanted is GModule or wanted.__name__ == found.__name__
+        name = rf"{re.escape(wanted.__name__)}\d*"
+        return issubclass(wanted, GModule) or re.fullmatch(name, found.__name__) is not None
     return (wanted.__module__, wanted.__qualname__) == (found.__module__, found.__qualname__)
 
 

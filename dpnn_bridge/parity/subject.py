@@ -71,7 +71,7 @@ class Subject:
         self.notes.update(dict.fromkeys(report.notes))
         if self.obj is None and self.exported is not None:
             value = to_value(self.table.get("input"))
-            if (export := as_exported(module, self.exported, value, self.options)) is not None:
+            if (export := as_exported(module, self.exported, value, self.options, self.key)) is not None:
                 module = export
                 self.notes[NOTE] = None
         self._as_saved = [m.training for m in module.modules()]

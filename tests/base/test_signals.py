@@ -114,6 +114,11 @@ def test_a_signal_during_a_finalizer_ends_the_program(effect: Exception | None, 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_interrupt_that_the_program_catches_is_raised_once() -> None:
+    with clean_up_on_signals(), pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
 def test_a_signal_ends_a_script_that_catches_every_exception(tmp_path: Path) -> None:
     """A Lua script went on if the signal came during ``pcall(torch.save, …)``."""
     child = os.fork()

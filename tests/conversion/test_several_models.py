@@ -44,6 +44,17 @@ def test_an_example_does_not_scale_the_weights_of_a_model_that_is_traced() -> No
     assert torch.equal(layer.weight, before)
 
 
+class Limited(nn.Module):
+    max_norm = 1.0
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return input
+
+
+def test_a_maximum_norm_of_another_module_is_no_table() -> None:
+    run_traceable(Limited(), torch.ones(2))
+
+
 def test_each_model_of_a_table_has_its_own_types() -> None:
     """All models had the type of the first, which Torch7 refuses to run."""
     models = {"single": nn.Sequential(nn.Linear(2, 2), nn.ReLU()), "double": nn.Sequential(nn.Linear(2, 2), nn.ReLU())}

@@ -238,8 +238,11 @@ def test_percent_encoded_names_match(folder: str, monkeypatch: pytest.MonkeyPatc
         b"/a%20b/m.t7",
         b"https://host%2Fa%20b%2F@other/n%c3%a9.t7",
         b"/a%20b/%2e%2e/n%c3%a9.t7",
+        b"/a%20b/n%c3%a9%2F..%2Fx.t7",
+        b"/a%20b/n%c3%a9%2fx.t7",
     )
     page = b" ".join(b'<a href="%s">x</a>' % link for link in links)
     monkeypatch.setattr(web, "chunks", lambda url: iter([page]))
     for pattern in ("n\u00e9*.t7", "**/n\u00e9*.t7"):
-        assert web.matching(f"https://host/{folder}/{pattern}") == ["https://host/a%20b/n%c3%a9.t7"]
+        found = web.matching(f"https://host/{folder}/{pattern}")
+        assert found == ["https://host/a%20b/n%c3%a9%2fx.t7", "https://host/a%20b/n%c3%a9.t7"]

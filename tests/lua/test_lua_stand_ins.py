@@ -86,7 +86,7 @@ def test_files_of_tds_are_those_of_torch7(bridge: LuaBridge) -> None:
 def test_positions_of_a_vec_are_truncated(bridge: LuaBridge) -> None:
     code = """
     local v = require 'tds'.Vec({1, 2, 3})
-    v[1.5] = 4 v:insert(2.7, 9) v:remove(1.9) v:resize(2.7)
+    v[0.5] = 0 v[1.5] = 4 v:insert(2.7, 9) v:remove(1.9) v:resize(2.7)
     return #v, v[1.2], v[2.9]
     """
     assert bridge.execute(code) == (2, 9, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import pytest
@@ -136,9 +137,16 @@ def test_borders_are_repeated() -> None:
     assert not isinstance(to_lua(module)["padH"], LuaTensor)
 
 
+def test_cosine_consists_of_operations_of_pytorch() -> None:
+    """TorchScript stores no function of Python, and vmap needs a rule for it."""
+    module, x = Cosine(3, 2), torch.randn(4, 3)
+    torch.jit.save(torch.jit.trace(module, (x,)), io.BytesIO())
+    torch.testing.assert_close(torch.func.vmap(module)(x), module(x))
+
+
 @pytest.mark.parametrize(
     "module",
-    [*map(Normalize, (1.5, 2, float("inf"))), *map(PairwiseDistance, (2, 3)), Cosine(3, 2), Euclidean(3, 2)],
+    [*map(Normalize, (1.5, 2, float("inf"))), *map(PairwiseDistance, (2, 2.5, 3)), Cosine(3, 2), Euclidean(3, 2)],
     ids=str,
 )
 def test_second_derivatives_are_those_of_the_gradient(module: nn.Module) -> None:

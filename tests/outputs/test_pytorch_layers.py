@@ -610,3 +610,30 @@ def test_a_model_whose_weights_are_all_computed_has_their_type() -> None:
     for name in ("weight", "bias"):
         prune.random_unstructured(model[0], name, 0.5)
     assert to_lua(model)["modules"][2]["_type"] == DOUBLE
+
+
+class _AttributeDict(dict[str, Any]):
+    def __getattr__(self, name: str) -> Any:
+        return self[name]
+
+
+def _add_hook(module: nn.Module) -> None:
+    module.register_forward_hook(_double)
+
+
+def test_attributes_and_hooks_of_a_class_are_no_customization() -> None:
+    class Own(nn.Module):
+        act = staticmethod(torch.relu)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.options, self.act = _AttributeDict(a=1), torch.tanh
+            self.extra_repr = lambda: "own"  # type: ignore[method-assign]
+            _add_hook(self)
+            self._register_state_dict_hook(_unchanged)
+
+    check_customized(Own(), "a .py file", with_classes=True)
+
+
+def _unchanged(module: nn.Module, state: Any, prefix: str, metadata: Any) -> None:
+    """A hook that changes nothing."""

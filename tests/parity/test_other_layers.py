@@ -12,6 +12,9 @@ from torch import nn
 import dpnn_bridge
 from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.errors import VerificationError
+from dpnn_bridge.modules.nn.nngraph import GModule
+from dpnn_bridge.objects import LuaObject, LuaTable
+from dpnn_bridge.parity.converted import _same_class
 from dpnn_bridge.parity.exported import NOTE
 from dpnn_bridge.parity.verification import Verification
 from dpnn_bridge.parity.verify import verify
@@ -94,3 +97,29 @@ def test_layers_of_pytorch_are_compared_as_they_are_exported(given: Any, value: 
     result = verify(tmp_path / "model.pt", converted=tmp_path / "file.t7", input=value)
     assert result.verdict is Verdict.DIFFERENT
     assert any(message.startswith("weight: ") for message in messages(result))
+
+
+def test_a_layer_that_is_used_twice_is_found_under_both_names(tmp_path: Path) -> None:
+    """A ``.t7`` contains it twice, a ``.pt`` once."""
+    act = nn.ReLU()
+    model = nn.Sequential(nn.Linear(4, 4), act, nn.Linear(4, 4), act)
+    for name in ("m.pt", "m.t7"):
+        dpnn_bridge.save(tmp_path / name, model)
+    for one, other in (("m.pt", "m.t7"), ("m.t7", "m.pt")):
+        assert messages(verify(tmp_path / one, converted=tmp_path / other)) == []
+
+
+def test_a_program_numbers_classes_of_one_name() -> None:
+    first, second = (type("Same", (nn.Module,), {}) for _ in range(2))
+    numbered = type("Same2", (nn.Module,), {})
+    assert all(_same_class(first, kind, program=True) for kind in (second, numbered))
+    assert not _same_class(numbered, first, program=True)
+    assert _same_class(type("Graph", (GModule,), {}), nn.Module, program=True)
+
+
+def test_other_models_of_the_file_need_no_conversion(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    dpnn_bridge.save(tmp_path / "a.pt", model)
+    unknown = LuaObject("my.Unknown", LuaTable())
+    dpnn_bridge.write_t7(tmp_path / "two.t7", LuaTable({"a": dpnn_bridge.to_lua(model), "b": unknown}))
+    assert messages(verify(tmp_path / "a.pt", converted=tmp_path / "two.t7", key="a")) == []

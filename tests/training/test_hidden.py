@@ -123,6 +123,22 @@ def test_lbfgs_state_of_dpnns_vector_is_refused() -> None:
         stepped(module, "lbfgs", torch.ones(32, dtype=torch.float64))
 
 
+def test_a_state_of_lbfgs_is_not_written_for_dpnns_vector() -> None:
+    module = dpnn_bridge.to_torch(read_t7(FOLDER / "hidden_flat.t7")["cases"][1]["module"])
+    optimizer = optim.from_lua("lbfgs", LuaTable({"maxIter": 2}), module)
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = module(torch.ones(2, 3, dtype=torch.float64)).square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(loss)  # type: ignore[call-overload, arg-type]
+    with pytest.raises(ConversionError, match='package="nn"'):
+        optim.to_lua(optimizer, module, package="dpnn")
+    assert optim.from_lua("lbfgs", optim.to_lua(optimizer, module), module).state
+
+
 def test_a_weight_norm_that_occurs_twice_is_flattened_once() -> None:
     obj = read_t7(FOLDER / "hidden_flat.t7")["cases"][1]["module"]
     twice = LuaObject("nn.Sequential", LuaTable({"modules": LuaTable.from_list([obj, obj])}))

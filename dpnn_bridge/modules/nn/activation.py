@@ -45,6 +45,7 @@ class ChangedReLU(Threshold):
     """``nn.ReLU``, in Lua a subclass of ``nn.Threshold``, whose threshold or value was changed after construction."""
 
     import_only = True
+    defaults = {"threshold": 0, "val": 0}
     checked_by = "formula"
     test = "test_a_relu_with_another_threshold"
 

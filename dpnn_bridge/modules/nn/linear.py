@@ -52,22 +52,12 @@ class Bilinear(nn.Bilinear):
             return {**super().to_lua(module, ctx), "gradInput": ctx.empty_tensors(module, 2)}
 
 
-class _Norm(torch.autograd.Function):
-    """Computes the 2-norm over one dimension; the gradient divides by the norm plus ``eps``."""
-
-    @staticmethod
-    def forward(input: Tensor, dim: int, eps: float) -> Tensor:
-        return input.norm(2, dim)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, int, float], output: Tensor) -> None:
-        _, ctx.dim, ctx.eps = inputs
-        ctx.save_for_backward(inputs[0], output)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        input, norm = ctx.saved_tensors
-        return input * (grads[0] / (norm + ctx.eps)).unsqueeze(ctx.dim), None, None
+def _length(x: Tensor) -> Tensor:
+    """Return the norm of each row plus 1e-12; as in Torch7, the gradient divides the rows by this sum."""
+    length = x.norm(2, -1, keepdim=True) + 1e-12
+    square = x.square().sum(-1, keepdim=True)
+    # the second derivative of the quotient contains the derivative of its divisor twice
+    return length.detach() + (square - square.detach()) / (length + length.detach())
 
 
 @lua_class("nn.Cosine")
@@ -100,12 +90,28 @@ class Cosine(nn.Module):
         init_uniform(self.weight.shape[0], self.weight)
 
     def forward(self, input: Tensor) -> Tensor:
-        weight_norm, norm = (_Norm.apply(x, -1, 1e-12) + 1e-12 for x in (self.weight, input))
-        return F.linear(input, self.weight) / weight_norm / norm.unsqueeze(-1)
+        return F.linear(input, self.weight) / _length(self.weight).squeeze(-1) / _length(input)
 
     class Lua(LuaClass):
         tensors = ("weight",)
         sizes = {"weight": ("out_features", "in_features")}
+
+
+class _Norm(torch.autograd.Function):
+    """Computes the 2-norm over dimension -2; the gradient divides by the norm plus 1e-7."""
+
+    @staticmethod
+    def forward(difference: Tensor) -> Tensor:
+        return difference.norm(2, -2)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0], output)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        difference, norm = ctx.saved_tensors
+        return difference * (grads[0] / (norm + 1e-7)).unsqueeze(-2)
 
 
 @lua_class("nn.Euclidean")
@@ -141,7 +147,7 @@ class Euclidean(nn.Module):
         init_uniform(self.weight.shape[0], self.weight)
 
     def forward(self, input: Tensor) -> Tensor:
-        return _Norm.apply(input.unsqueeze(-1) - self.weight, -2, 1e-7)
+        return _Norm.apply(input.unsqueeze(-1) - self.weight)
 
     class Lua(LuaClass):
         tensors = ("weight",)
@@ -174,7 +180,7 @@ class WeightedEuclidean(Euclidean):
         self.diag_cov = nn.Parameter(torch.ones_like(self.weight))
 
     def forward(self, input: Tensor) -> Tensor:
-        return _Norm.apply(self.diag_cov * (input.unsqueeze(-1) - self.weight), -2, 1e-7)
+        return _Norm.apply(self.diag_cov * (input.unsqueeze(-1) - self.weight))
 
     class Lua(Euclidean.Lua):
         tensors = {"weight": "weight", "diagCov": "diag_cov"}

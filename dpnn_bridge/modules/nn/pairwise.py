@@ -99,7 +99,7 @@ class _Distance(torch.autograd.Function):
         grad, p = grads[0].unsqueeze(1), ctx.p
         if p == 1:
             return difference.sign() * grad, None
-        slope = difference if p <= 2 else difference * difference.abs().pow(p - 2)
+        slope = difference if p <= 2 else difference.sign() * difference.abs().pow(p - 1)
         return slope * (grad * (distance + 1e-6).pow(1 - p).unsqueeze(1)), None
 
 

@@ -275,7 +275,8 @@ class QDRiemaNNLinear(nn.Linear):
         in_features, out_features: numbers of features, D and H.
         gamma: update rate of the metric, a moving average over batches.
         quasi_diagonal: whether the metric also couples each weight with the bias.
-        damping: number that is added to the diagonal metric; smallest determinant of the quasi-diagonal one.
+        damping: number that is added to the diagonal metric; of the quasi-diagonal metric, smallest determinant,
+            and a number that is added to its entry of the bias.
         fresh: whether the metric has not been updated yet.
 
     Shape:

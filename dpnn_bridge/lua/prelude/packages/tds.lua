@@ -93,7 +93,7 @@ torch.metatype('tds_hash', {__factory = hash.__factory})  -- the name until Octo
 -- Vec: its size counts elements that are nil; positions are truncated to integers ---------------------------------
 local function check_position(key)
    if type(key) ~= 'number' or key <= 0 then error('positive number expected as key', 4) end
-   return math.floor(key)
+   return math.max(1, math.floor(key))
 end
 local function put(self, key, value)
    key = check_position(key)
