@@ -293,7 +293,7 @@ def save_weights(target: Path, network: nn.Module, force: bool) -> None:
     Raises:
         VerificationError: the file differs after reading back.
     """
-    from dpnn_bridge.compare.bits import same_bits
+    from dpnn_bridge.compare.bits import same_tensors
     from dpnn_bridge.outputs import pt_writer, safetensors_writer
 
     state = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
@@ -305,8 +305,7 @@ def save_weights(target: Path, network: nn.Module, force: bool) -> None:
             pt_writer.save(state, temporary)
         with reading_back(target):
             read = _read(temporary)
-        if read.keys() != state.keys() or not all(same_bits(read[name], state[name]) for name in state):
-            raise VerificationError(f"{target}: differs after reading back; the disk may be full or failing")
+        same_tensors(target, read, state)
 
 
 def _read(weights: Path) -> Any:

@@ -145,10 +145,10 @@ class FlatStorages:
     def _create(self, place: Place) -> LuaStorage | None:
         members = [self._members[place.origin][start] for start in sorted(self._members[place.origin])]
         ends = [0, *(p.start + p.size for p, _ in members)]
-        starts = [*(p.start for p, _ in members), ends[-1]]
+        starts = [p.start for p, _ in members]
         arguments = [a for _, a in members]
         classes = {self._class_of(module, field) for module, _, field, _ in arguments}
-        if ends != starts or len(classes) != 1 or len(members) == 1:
+        if ends[:-1] != starts or len(classes) != 1 or len(members) == 1:
             return None
         if ends[-1] != place.length:
             gradient = arguments[0][-1]

@@ -29,9 +29,8 @@ def check_tensors(root: nn.Module, *, layers: bool = False, gathers: bool = Fals
         ConversionError: the model contains such a tensor or module.
     """
     for path, module in root.named_modules():
-        reason = (_class_problem(module, gathers) if layers else "") or _tensor_problem(
-            ((name, t) for name, t in _tensors(module) if not (gathers and is_distributed(t))), real=layers
-        )
+        tensors = ((name, t) for name, t in _tensors(module) if not (gathers and is_distributed(t)))
+        reason = (_class_problem(module, gathers) if layers else "") or _tensor_problem(tensors, real=layers)
         if reason:
             raise ConversionError(reason, path=path, class_name=type(module).__name__)
 

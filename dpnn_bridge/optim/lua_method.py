@@ -78,7 +78,7 @@ class Method:
         fields: list[FlatField],
         config: Mapping[str, Any],
         state: Mapping[str, Any],
-        hidden: int = 0,
+        hidden: int,
     ) -> None:
         """Set the optimizer's state.
 
@@ -130,8 +130,8 @@ class Method:
         return self.optimizer(parameters, **self.arguments(config))
 
     # ------------------------------------------------------------------ torch -> Lua
-    def save(self, optimizer: Optimizer, fields: list[FlatField]) -> LuaTable:
-        """Return the Lua table of configuration and state."""
+    def save(self, optimizer: Optimizer, fields: list[FlatField], hidden: int) -> LuaTable:
+        """Return the Lua table of configuration and state; the last ``hidden`` elements are only in dpnn's vectors."""
         table = self.configuration(optimizer)
         states = [optimizer.state.get(f.parameter, {}) for f in fields]
         for name, attribute in {**self.buffers, **self.factors}.items():
@@ -209,7 +209,7 @@ class LBFGSMethod(Method):
         fields: list[FlatField],
         config: Mapping[str, Any],
         state: Mapping[str, Any],
-        hidden: int = 0,
+        hidden: int,
     ) -> None:
         if isinstance(config.get("lineSearch"), LuaFunction):
             raise ConversionError(
@@ -235,7 +235,12 @@ class LBFGSMethod(Method):
                 values[to] = [vector(v, name) for v in LuaTable(state[name]).as_list()]
         optimizer.state[fields[0].parameter].update(values)
 
-    def save(self, optimizer: Optimizer, fields: list[FlatField]) -> LuaTable:
+    def save(self, optimizer: Optimizer, fields: list[FlatField], hidden: int) -> LuaTable:
+        if hidden and optimizer.state:
+            raise ConversionError(
+                "a state of LBFGS has no values for the additional elements of dpnn's getParameters(), which affect "
+                'the step; use package="nn" for a script that does not load dpnn'
+            )
         table = self.configuration(optimizer)
         order = optimizer.param_groups[0]["params"]
         state = optimizer.state.get(order[0], {})

@@ -230,12 +230,8 @@ def to_lua(optimizer: Optimizer, target: Target | None = None, *, package: Packa
     params = [p for group in optimizer.param_groups for p in group["params"]]
     target = params if target is None else target
     package = package or package_of(target)
-    if package == "dpnn" and isinstance(spec, LBFGSMethod) and optimizer.state and hidden_elements(target):
-        raise ConversionError(
-            "a state of LBFGS has no values for the additional elements of dpnn's getParameters(), which affect the "
-            'step; use package="nn" for a script that does not load dpnn'
-        )
-    return spec.save(optimizer, flat_fields(target, package))
+    hidden = hidden_elements(target) if package == "dpnn" else 0
+    return spec.save(optimizer, flat_fields(target, package), hidden)
 
 
 def _method_of(optimizer: type[Optimizer]) -> Method | None:

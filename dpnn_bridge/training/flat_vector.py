@@ -122,16 +122,16 @@ def hidden_elements(target: nn.Module | Iterable[nn.Parameter]) -> int:
     """Return the number of elements that dpnn's ``getParameters()`` appends to those of nn, see :func:`flatten`."""
     if not isinstance(target, nn.Module):
         return 0
-    return sum(f.size for f in flat_fields(target, "dpnn")) - sum(f.size for f in flat_fields(target))
+    return sum(f.size for f in flat_fields(target, "dpnn")[len(flat_fields(target)) :])
 
 
 def package_of(target: nn.Module | Iterable[nn.Parameter]) -> Package:
     """Return ``"dpnn"`` if the parameters of a module were in a vector of dpnn's ``getParameters()`` in its file."""
-    if not isinstance(target, nn.Module) or not (hidden := hidden_elements(target)):
+    if not isinstance(target, nn.Module) or not hidden_elements(target):
         return "nn"
     records = filter(None, map(record_of, target.modules()))
     lengths = {place.length for record in records for place in record.places.values()}
-    return "dpnn" if sum(f.size for f in flat_fields(target)) + hidden in lengths else "nn"
+    return "dpnn" if sum(f.size for f in flat_fields(target, "dpnn")) in lengths else "nn"
 
 
 def split_flat(fields: list[FlatField], vector: Any, what: str, hidden: int = 0) -> list[Tensor]:
