@@ -24,7 +24,7 @@ from dpnn_bridge.base.folders import defer_signals, is_abandoned, temporary_fold
 from dpnn_bridge.base.reading import open_input, with_causes
 from dpnn_bridge.base.remote import Location, beside, check_upload, location_of, remove_upload, upload
 from dpnn_bridge.base.scoped import scoped
-from dpnn_bridge.base.writing import move, open_output, write_file
+from dpnn_bridge.base.writing import move, not_as_written, open_output, write_file
 from dpnn_bridge.errors import DpnnBridgeError, OutputError, OutputExistsError, T7Error, VerificationError
 
 #: errno values of disk errors; a library may have raised another exception because of one
@@ -81,15 +81,8 @@ def check_output(path: StrPath, force: bool, inputs: Files = ()) -> None:
         reason = f"{folder} has the name of a temporary folder and will be removed"
         raise OutputError(f"cannot write {path}: {reason}; choose another folder")
     try:
-        status = path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        if not force and path.is_symlink():
-            raise OutputExistsError(f"{path} is a link to a missing file; choose another name") from None
-        if not path.parent.is_dir():
-            raise OutputError(
-                f"cannot write {path}: the folder {path.parent} does not exist; create it first"
-            ) from None
-        return
+        if (status := _status(path, force)) is None:
+            return
     except (OSError, ValueError) as e:
         raise _cannot_write(path, e) from e
     if not stat.S_ISREG(status.st_mode):
@@ -101,6 +94,20 @@ def check_output(path: StrPath, force: bool, inputs: Files = ()) -> None:
             raise OutputError(f"{path} is the input {source}, which is never replaced; choose another name")
     if not force:
         raise OutputExistsError(f"{path} exists; use --force (force=True) to replace it")
+
+
+def _status(path: Path, force: bool) -> os.stat_result | None:
+    """Return the status of an output, or None if the file is missing and its folder exists."""
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        if not force and path.is_symlink():
+            raise OutputExistsError(f"{path} is a link to a missing file; choose another name") from None
+        if not path.parent.is_dir():
+            raise OutputError(
+                f"cannot write {path}: the folder {path.parent} does not exist; create it first"
+            ) from None
+        return None
 
 
 def _file_type(mode: int) -> str:
@@ -211,7 +218,7 @@ def write_text(path: StrPath, text: str) -> None:
         write_file(temporary, text)
         with open_input(temporary) as file:
             if file.read() != text.encode():
-                raise VerificationError(f"{path}: differs after reading back; the disk may be full or failing")
+                raise not_as_written(path)
 
 
 def _name_target(error: Exception, folder: Path, temporary: Path, target: Location) -> None:

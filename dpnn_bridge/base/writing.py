@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dpnn_bridge.base.reading import retry_eagain
+from dpnn_bridge.errors import VerificationError
 
 
 class _OutputFile(io.FileIO):
@@ -35,3 +36,17 @@ def move(function: Callable[[Path, Path], object], source: Path, target: Path) -
         return True
 
     retry_eagain(moved, os.fspath(target))
+
+
+def not_as_written(
+    path: str | os.PathLike[str], difference: str = "the content differs", detail: str = ""
+) -> VerificationError:
+    """Return the error about a file whose content is not what was written.
+
+    Args:
+        path: the file, for the message.
+        difference: subject and verb, such as ``"the names differ"``.
+        detail: the first difference.
+    """
+    found = f": {detail}" if detail else ""
+    return VerificationError(f"{path}: {difference} after reading back{found}; the disk may be full or failing")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dpnn_bridge.errors import VerificationError
+from dpnn_bridge.base.writing import not_as_written
 from dpnn_bridge.loaders.source import FileSource
 
 #: number of bytes that are compared together, so that they stay in the CPU cache
@@ -54,7 +54,7 @@ def same_in_file(tensor: Tensor, file: FileSource, start: int) -> bool:
 def same_tensors(path: Path, read: Mapping[str, Tensor], written: Mapping[str, Tensor]) -> None:
     """Raise :class:`VerificationError` unless both mappings have the same names and tensors with the same bits."""
     if read.keys() != written.keys():
-        raise VerificationError(f"{path}: the names differ after reading back")
+        raise not_as_written(path, "the names differ")
     for name, tensor in written.items():
         if not same_bits(read[name], tensor.detach().cpu()):
-            raise VerificationError(f"{path}: {name} differs after reading back; the disk may be full or failing")
+            raise not_as_written(path, f"{name} differs")

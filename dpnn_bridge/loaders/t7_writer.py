@@ -13,8 +13,8 @@ from typing_extensions import Unpack
 from dpnn_bridge.base.arguments import check_types, hints_of
 from dpnn_bridge.base.atomic import reading_back, replacing
 from dpnn_bridge.base.boundary import wrap_errors
-from dpnn_bridge.base.writing import open_output
-from dpnn_bridge.errors import ConversionError, VerificationError
+from dpnn_bridge.base.writing import not_as_written, open_output
+from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.loaders.compare import difference
 from dpnn_bridge.loaders.relink import relink
 from dpnn_bridge.loaders.sink import AsciiSink, BinarySink
@@ -118,7 +118,7 @@ def write_all(
                     shared=chosen.referenced,
                 )
             if found:
-                raise VerificationError(f"{os.fspath(path)}: the content differs after reading back: {found}")
+                raise not_as_written(path, detail=found)
 
 
 @_writing

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.base.json_reader import parse_json
-from dpnn_bridge.base.writing import open_output
+from dpnn_bridge.base.writing import not_as_written, open_output
 from dpnn_bridge.compare.bits import byte_array, same_in_file
 from dpnn_bridge.conversion.deferred import COMPUTED, deferred_of
-from dpnn_bridge.errors import ConversionError, T7FormatError, VerificationError
+from dpnn_bridge.errors import ConversionError, T7FormatError
 from dpnn_bridge.outputs import container, safetensors_file
 from dpnn_bridge.outputs.plain import json_text
 from dpnn_bridge.outputs.safetensors_file import MAX_HEADER
@@ -127,11 +127,11 @@ def check(path: Path, parts: Mapping[str, Part], strings: dict[str, str], name: 
     source, read, entries, base = safetensors_file.opened(path)
     if read != strings or entries.keys() != parts.keys():
         what = "metadata" if read != strings else "names of the tensors"
-        raise VerificationError(f"{name}: the {what} differ after reading back; the disk may be full or failing")
+        raise not_as_written(name, f"the {what} differ")
     for key, part in parts.items():
         dtype, shape, start, _ = entries[key]
         if (dtype, tuple(shape)) != (part.dtype, tuple(part.shape)) or not _same(part, source, base + start):
-            raise VerificationError(f"{name}: {key} differs after reading back; the disk may be full or failing")
+            raise not_as_written(name, f"{key} differs")
 
 
 def _same(part: Part, source: Any, position: int) -> bool:

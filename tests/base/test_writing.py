@@ -299,3 +299,17 @@ def test_a_manifest_makes_the_folders_above_it(tmp_path: Path) -> None:
     path = tmp_path / "runs" / "today" / "m.jsonl"
     Manifest(path).add({"target": "a.pt", "status": "done"})
     assert '"a.pt"' in path.read_text()
+
+
+@pytest.mark.parametrize("asked", ["is_symlink", "is_dir"])
+def test_an_output_whose_status_cannot_be_read_is_an_error_of_the_output(
+    asked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A missing file's folder, or a link in its place, that could not be read was an error of exit code 1."""
+
+    def fails(self: Path) -> bool:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), os.fspath(self))
+
+    monkeypatch.setattr(Path, asked, fails)
+    with pytest.raises(OutputError, match=r"cannot write .*m\.pt: Input/output error; nothing was written"):
+        check_output(tmp_path / "m.pt", False)

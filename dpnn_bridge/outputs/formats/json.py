@@ -11,8 +11,7 @@ import numpy as np
 from dpnn_bridge.base.atomic import reading_back
 from dpnn_bridge.base.json_reader import parse_json
 from dpnn_bridge.base.reading import open_input
-from dpnn_bridge.base.writing import write_file
-from dpnn_bridge.errors import VerificationError
+from dpnn_bridge.base.writing import not_as_written, write_file
 from dpnn_bridge.outputs import data
 from dpnn_bridge.outputs.format import Format
 from dpnn_bridge.outputs.plain import unique_keys
@@ -46,7 +45,7 @@ class Json(Format):
         with reading_back(path):
             read = _text(self.read_data(path))
         if read != text:
-            raise VerificationError(f"{path}: differs after reading back")
+            raise not_as_written(path)
 
 
 def _text(value: Any, *, sort_keys: bool = False) -> str:

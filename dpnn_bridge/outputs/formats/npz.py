@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dpnn_bridge.base.atomic import reading_back
 from dpnn_bridge.base.display import shortened
 from dpnn_bridge.base.reading import open_archive, open_input, open_zip
-from dpnn_bridge.base.writing import open_output
+from dpnn_bridge.base.writing import not_as_written, open_output
 from dpnn_bridge.compare.bits import same_tensors
 from dpnn_bridge.errors import ConversionError, T7FormatError, VerificationError
 from dpnn_bridge.outputs import data
@@ -136,7 +136,7 @@ class Npz(Format):
         with reading_back(path), open_input(path) as file, np.load(file, allow_pickle=False) as archive:
             for name, expected in arrays.items():
                 if archive[name].dtype != expected.dtype or archive[name].tobytes() != expected.tobytes():
-                    raise VerificationError(f"{path}: {name} differs after reading back")
+                    raise not_as_written(path, f"{name} differs")
 
 
 FORMAT = Npz()

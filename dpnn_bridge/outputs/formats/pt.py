@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from dpnn_bridge.base.atomic import reading_back
 from dpnn_bridge.base.reading import open_zip
+from dpnn_bridge.base.writing import not_as_written
 from dpnn_bridge.compare.bits import same_bits, same_in_file
-from dpnn_bridge.errors import VerificationError
 from dpnn_bridge.loaders.source import FileSource
 from dpnn_bridge.outputs import container, data, pt_file, pt_writer
 from dpnn_bridge.outputs.format import ExportContext, Format
@@ -90,13 +90,9 @@ class Pt(Format):
         with utf8_name(path) as name:
             read = torch.load(name, map_location="cpu", weights_only=True, mmap=True)
         if any(not _same(read[name], written[name]) for name in ("graph", "constants", "metadata")):
-            raise VerificationError(
-                f"{path}: the object graph differs after reading back; the disk may be full or failing"
-            )
+            raise not_as_written(path, "the object graph differs")
         if _layouts(read["state_dict"]) != _layouts(written["state_dict"]):
-            raise VerificationError(
-                f"{path}: names, shapes or types differ after reading back; the disk may be full or failing"
-            )
+            raise not_as_written(path, "names, shapes or types differ")
         positions, file = _positions(path), FileSource(path)
         for name, tensor in written["state_dict"].items():
             record, offset = positions[name]
@@ -105,7 +101,7 @@ class Pt(Format):
             else:
                 same = same_bits(read["state_dict"][name], tensor)
             if not same:
-                raise VerificationError(f"{path}: {name} differs after reading back; the disk may be full or failing")
+                raise not_as_written(path, f"{name} differs")
 
         container.check(read, module)
 
@@ -136,7 +132,7 @@ class Pt(Format):
         with reading_back(path), utf8_name(path) as name:
             read = torch.load(name, weights_only=True)
         if not _same(read, plain):
-            raise VerificationError(f"{path}: the data differ after reading back; the disk may be full or failing")
+            raise not_as_written(path, "the data differ")
 
 
 FORMAT = Pt()

@@ -9,9 +9,10 @@ from typing import Any
 from torch import nn
 
 from dpnn_bridge.base.atomic import reading_back
+from dpnn_bridge.base.writing import not_as_written
 from dpnn_bridge.checkpoints.find import select
 from dpnn_bridge.conversion import convert_object, to_lua
-from dpnn_bridge.errors import OptionError, VerificationError
+from dpnn_bridge.errors import OptionError
 from dpnn_bridge.loaders.compare import difference
 from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.loaders.t7_writer import WriteOptions, write_t7
@@ -38,7 +39,7 @@ def _read_back(path: Path, value: Any, options: dict[str, Any]) -> Any:
     binary, shared = options.get("mode") != "ascii", options.get("referenced", True)
     read = read_t7(path)
     if found := difference(value, read, exact_nan=binary, shared=shared):
-        raise VerificationError(f"{path}: the content differs after reading back: {found}")
+        raise not_as_written(path, detail=found)
     return read
 
 
