@@ -99,6 +99,21 @@ def to_lua(module: nn.Module, *, gradients: bool = True, tensor_type: str | None
         return registry.mapping_of(module).serialize(ctx.to_lua(module))
 
 
+def to_lua_assuming(module: nn.Module, dimensions: int) -> Any:
+    """Convert a module like :func:`to_lua`, without gradients.
+
+    Args:
+        module: the module.
+        dimensions: number of dimensions of every input for which the layers before it do not determine this number.
+    """
+    check_customized(module, "a .t7 file", gathers=True)
+    with plain_settings(module):
+        module = with_stock_classes(unshared(module))
+        ctx = LuaConversion(gradients=False)
+        ctx.assumed = dimensions
+        return registry.mapping_of(module).serialize(ctx.to_lua(module))
+
+
 def to_lua_value(value: Any) -> Any:
     """Convert a module, or a nested value that contains modules, tensors, arrays, numbers and strings, to a Lua value.
 

@@ -92,6 +92,7 @@ class LuaContext(Protocol):
             on inputs with different numbers.
         inferred: ``id`` of modules -> number of dimensions of their input, inferred from the previous layers, or None
             if unknown.
+        assumed: number of dimensions of every input whose number is unknown; None: do not assume one.
         stands_for: copies with plain parameters instead of computed weights: ``id`` of the copy -> the original module.
     """
 
@@ -99,6 +100,7 @@ class LuaContext(Protocol):
     root: nn.Module
     dimensions: dict[int, int | None]
     inferred: dict[int, int | None] | None
+    assumed: int | None = None
     stands_for: dict[int, nn.Module]
 
     def to_lua(self, module: nn.Module) -> LuaObject:

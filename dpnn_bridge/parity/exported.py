@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from torch import nn
 
 from dpnn_bridge.base.atomic import StrPath
-from dpnn_bridge.conversion import convert_object, to_lua
+from dpnn_bridge.conversion import convert_object, to_lua, to_lua_assuming
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.errors import ConversionError, ModelNotFoundError
@@ -18,6 +19,8 @@ from dpnn_bridge.modules.several import Models
 
 #: note for the report
 NOTE = "MODEL has layers of PyTorch. The layers of its export to Torch7 were compared."
+#: numbers of dimensions that an input of a layer may have
+DIMENSIONS = range(1, 6)
 
 
 def loaded(path: StrPath, options: Options, key: str) -> nn.Module:
@@ -31,8 +34,8 @@ def loaded(path: StrPath, options: Options, key: str) -> nn.Module:
 def as_exported(module: nn.Module, path: StrPath, value: Any, options: Options, key: str) -> nn.Module | None:
     """Return a model with layers of PyTorch as it is exported to Torch7.
 
-    The export can depend on the number of dimensions of the input. The result has the layers of the file if the export
-    with or without ``value`` has them.
+    The export can depend on the number of dimensions of each layer's input. The result is the export that has the most
+    layers in common with the file: without an example, with ``value``, or with any number of dimensions.
 
     Args:
         module: the model.
@@ -46,16 +49,22 @@ def as_exported(module: nn.Module, path: StrPath, value: Any, options: Options, 
     """
     if isinstance(module, Models) or all(record_of(m) is not None for m in module.modules()):
         return None
-    layers = _layers(loaded(path, options, key))
-    exports = list(_exports(module, value, options))
-    return next((e for e in exports if _layers(e) == layers), exports[0] if exports else None)
+    layers, best, most = _layers(loaded(path, options, key)), None, -1
+    for export in _exports(module, value, options):
+        common = len(layers & _layers(export))
+        if common > most:
+            best, most = export, common
+        if most == len(layers):
+            break
+    return best
 
 
 def _exports(module: nn.Module, value: Any, options: Options) -> Iterator[nn.Module]:
-    for example in (None,) if value is None else (None, value):
+    exports = [partial(to_lua, module, gradients=False, input=v) for v in (None, *(() if value is None else (value,)))]
+    for export in (*exports, *(partial(to_lua_assuming, module, n) for n in DIMENSIONS)):
         with suppress(ConversionError):
-            yield convert_object(to_lua(module, gradients=False, input=example), options)[0]
+            yield convert_object(export(), options)[0]
 
 
-def _layers(module: nn.Module) -> list[tuple[str, str]]:
-    return [(name, type(m).__qualname__) for name, m in module.named_modules()]
+def _layers(module: nn.Module) -> set[tuple[str, str, str]]:
+    return {(name, type(m).__qualname__, m.extra_repr()) for name, m in module.named_modules()}

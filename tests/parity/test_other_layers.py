@@ -87,9 +87,8 @@ def test_layers_of_pytorch_are_compared_as_they_are_exported(given: Any, value: 
     dpnn_bridge.save(tmp_path / "model.pt", BORN)
     dpnn_bridge.save(tmp_path / "file.t7", BORN, input=given)
     result = verify(tmp_path / "model.pt", converted=tmp_path / "file.t7", input=value)
-    if value is not None or given is None:
-        assert messages(result) == []
-        assert result.verdict is Verdict.EQUAL
+    assert messages(result) == []
+    assert result.verdict is Verdict.EQUAL
     assert NOTE in result.notes
     changed = dpnn_bridge.read_t7(tmp_path / "file.t7")
     changed["modules"][1]["weight"].torch()[0, 0] += 1e-3
@@ -97,6 +96,38 @@ def test_layers_of_pytorch_are_compared_as_they_are_exported(given: Any, value: 
     result = verify(tmp_path / "model.pt", converted=tmp_path / "file.t7", input=value)
     assert result.verdict is Verdict.DIFFERENT
     assert any(message.startswith("weight: ") for message in messages(result))
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Upsample(scale_factor=2), (1, 3, 4, 4)),
+        (nn.Upsample(scale_factor=2), (1, 3, 4)),
+        (nn.Linear(3, 4), (2, 5, 3)),
+        (nn.Linear(3, 4), (2, 5, 2, 3)),
+        (nn.Flatten(2), (2, 3, 4, 5)),
+        (nn.Softmax(1), (2, 3, 4, 5)),
+    ],
+    ids=str,
+)
+def test_an_export_for_other_numbers_of_dimensions_is_found_without_the_example(
+    layer: nn.Module, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    model = nn.Sequential(layer, nn.PReLU(1))
+    dpnn_bridge.save(tmp_path / "model.pt", model)
+    dpnn_bridge.save(tmp_path / "file.t7", model, input=torch.ones(shape))
+    assert messages(verify(tmp_path / "model.pt", converted=tmp_path / "file.t7")) == []
+    with torch.no_grad():
+        model[1].weight += 1e-3
+    dpnn_bridge.save(tmp_path / "file.t7", model, input=torch.ones(shape))
+    assert len(messages(verify(tmp_path / "model.pt", converted=tmp_path / "file.t7"))) == 1
+
+
+def test_the_layer_behind_an_embedding_gets_one_dimension_more(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 2))
+    dpnn_bridge.save(tmp_path / "model.pt", model)
+    dpnn_bridge.save(tmp_path / "file.t7", model, input=torch.ones(2, 4, dtype=torch.int64))
+    assert messages(verify(tmp_path / "model.pt", converted=tmp_path / "file.t7")) == []
 
 
 def test_a_layer_that_is_used_twice_is_found_under_both_names(tmp_path: Path) -> None:

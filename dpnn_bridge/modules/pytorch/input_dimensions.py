@@ -54,19 +54,21 @@ def _inferred(ctx: LuaContext) -> dict[int, int | None]:
                     dims = output_of(layer, dims)
             else:
                 for child in module.children():
-                    output_of(child, None)
+                    output_of(child, ctx.assumed)
                 dims = dims if isinstance(module, SAME_DIMENSIONS) else _after(module, dims)
             outputs[use] = dims
         return outputs[use]
 
-    output_of(ctx.root, None)
-    return {key: dims.pop() if len(dims) == 1 else None for key, dims in inputs.items()}
+    output_of(ctx.root, ctx.assumed)
+    return {key: (dims.pop() if len(dims) == 1 else None) or ctx.assumed for key, dims in inputs.items()}
 
 
 def _after(layer: nn.Module, dims: int | None) -> int | None:
     """Return the number of dimensions of a layer's output."""
     if type(layer) is nn.Linear:  # without other information, the input of nn.Linear is a matrix
         return dims or 2
+    if isinstance(layer, nn.Embedding):
+        return dims and dims + 1
     if isinstance(layer, nn.Flatten) and (layer.start_dim, layer.end_dim) != (1, -1):
         return None
     return next((n for n, types in AFTER.items() if isinstance(layer, types)), None)
