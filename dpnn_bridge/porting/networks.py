@@ -18,6 +18,7 @@ from dpnn_bridge.compare.memory import copied
 from dpnn_bridge.conversion.places import lua_paths
 from dpnn_bridge.errors import ConversionError, DpnnBridgeError, OptionError
 from dpnn_bridge.modules.rnn.memory import forget
+from dpnn_bridge.porting.composites import use_operations
 from dpnn_bridge.porting.events import event_key, event_of
 from dpnn_bridge.porting.tape import Node, Recorder, Tape, leaves, replaced
 
@@ -251,7 +252,9 @@ def trace(module: nn.Module, call: Call, example: Any, single: frozenset[str]) -
             node.origins |= 1 << node.index | first.origins
         return run()
 
-    return Recorder(module, example, observe, single).run(module, lambda m: call(m, example))
+    recorder = Recorder(module, example, observe, single)
+    use_operations(module, recorder)
+    return recorder.run(module, lambda m: call(m, example))
 
 
 def location(owner: str, line: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dpnn_bridge.porting.comparison import ContradictionError, compare_event
+from dpnn_bridge.porting.composites import use_operations
 from dpnn_bridge.porting.events import Event, event_key, event_of
 from dpnn_bridge.porting.explain import deviation_at, layer_deviation
 from dpnn_bridge.porting.networks import Call
@@ -74,7 +75,9 @@ def prove(
         kept.append(call(m, example))
         return kept[0]
 
-    tape = Recorder(module, example, comparison.observe, single).run(module, run)
+    recorder = Recorder(module, example, comparison.observe, single)
+    use_operations(module, recorder)
+    tape = recorder.run(module, run)
     actual = [t.double() if t.is_floating_point() else t for t in leaves(kept) if isinstance(t, Tensor)]
     outputs = match_outputs(actual, source, single_norm)
     fails = f"the module's forward fails on the second input: {tape.failure}"

@@ -235,6 +235,9 @@ class Recorder(EagerMode):
         inputs: nested inputs of the module.
         observer: function that runs each operation and may inspect it.
         single: names of buffers that were in single precision.
+
+    Attributes:
+        paused: whether operations run without being recorded.
     """
 
     def __init__(
@@ -242,7 +245,7 @@ class Recorder(EagerMode):
     ) -> None:
         super().__init__()
         self.single = single
-        self.tape, self.observer, self.owners = Tape(), observer, [""]
+        self.tape, self.observer, self.owners, self.paused = Tape(), observer, [""], False
         self.tape.modules = dict(module.named_modules())
         self._slots: dict[int, Slot] = {}
         self._alive: list[Any] = []  # references to the tensors, so that their ids are not reused
@@ -290,6 +293,8 @@ class Recorder(EagerMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
+        if self.paused:
+            return func(*args, **kwargs)
         if torch.is_inference_mode_enabled() and func._can_decompose():
             with self:  # other modes decompose conv2d and other composite operations before this method
                 return func.decompose(*args, **kwargs)
