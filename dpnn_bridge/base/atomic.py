@@ -74,7 +74,7 @@ def check_output(path: StrPath, force: bool, inputs: Files = ()) -> None:
         OutputError: the path is a directory, a device, a pipe or an input, which are never replaced; the folder is
             missing or temporary; or the store of a URL cannot be reached.
     """
-    path = location_of(path)
+    path = _output_location(path)
     if isinstance(path, str):
         return check_upload(path, force)
     for folder in filter(is_abandoned, path.absolute().parents):
@@ -108,6 +108,12 @@ def _status(path: Path, force: bool) -> os.stat_result | None:
                 f"cannot write {path}: the folder {path.parent} does not exist; create it first"
             ) from None
         return None
+
+
+def _output_location(path: StrPath) -> Location:
+    if os.path.basename(path) in ("", "."):  # pathlib would remove the end of "model.pt/"
+        raise OutputError(f"cannot write {os.fspath(path) or repr('')}: it names a folder; append the name of a file")
+    return location_of(path)
 
 
 def _file_type(mode: int) -> str:
@@ -155,10 +161,10 @@ def replacing(
     Raises:
         OutputError: as :func:`check_output`, or a disk error (full, read-only, …); nothing was written.
     """
-    target, inputs = location_of(path), tuple(inputs)
+    target, inputs = _output_location(path), tuple(inputs)
     if isinstance(target, Path):  # for a URL, only before the upload: a request takes as long as a small upload
         check_output(path, force, inputs)
-    path = Path(tempfile.gettempdir(), _file_name(target)) if isinstance(target, str) else target
+    path = Path(tempfile.gettempdir(), target.rpartition("/")[2]) if isinstance(target, str) else target
     complete = of_input = False  # whether the block succeeded, and whether it failed to read another file
     try:
         with temporary_folder(path.parent) as folder:
@@ -199,12 +205,6 @@ def reading_back(path: StrPath) -> Iterator[None]:
         if isinstance(error, DpnnBridgeError) and not isinstance(error, T7Error):
             raise
         raise as_package_error(error, VerificationError, f"{path}: reading the written file back") from error
-
-
-def _file_name(url: str) -> str:
-    if url.endswith("/"):
-        raise OutputError(f"{url} is a folder; append the name of a file")
-    return url.rpartition("/")[2]
 
 
 def write_text(path: StrPath, text: str) -> None:

@@ -52,10 +52,11 @@ def as_package_error(error: BaseException, error_type: type[DpnnBridgeError], do
         named = [str(name) for name in (error.filename, error.filename2) if name is not None]
         where = f"{named[-1]}: " if named else ""
         reason = error.strerror or message or type(error).__name__
-        if isinstance(error, FileNotFoundError):
-            converted: DpnnBridgeError = MissingFileError(f"{where}{doing}: no such file")
-        else:
-            converted = FileAccessError(f"{where}{doing}: {reason[:1].lower()}{reason[1:]}")
+        is_missing = isinstance(error, FileNotFoundError)
+        if is_missing and (named or error.strerror is None):
+            reason = "no such file"
+        kind = MissingFileError if is_missing else FileAccessError
+        converted: DpnnBridgeError = kind(f"{where}{doing}: {reason[:1].lower()}{reason[1:]}")
         converted.errno, converted.filename = error.errno, error.filename  # type: ignore[attr-defined]
         return converted
     if isinstance(error, MemoryError):

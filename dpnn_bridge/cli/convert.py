@@ -26,6 +26,7 @@ from dpnn_bridge.cli.terminal import (
     Command,
     FileType,
     FolderType,
+    OutputType,
     SourceType,
     accept_only,
     check_distinct,
@@ -67,8 +68,7 @@ def _list_classes(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(classes, indent=2))
         return
-    for name, modules in classes.items():
-        click.echo(f"{name}\t{', '.join(modules)}")
+    click.echo("\n".join(f"{name}\t{', '.join(modules)}" for name, modules in classes.items()))
 
 
 def conversion_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -130,12 +130,12 @@ def _chosen(options: dict[str, Any]) -> dict[str, Any]:
 @sha256_option
 @click.option(
     "--report",
-    type=click.Path(path_type=Path),
+    type=OutputType(dir_okay=True),
     help="Write mappings as JSON, or a port as .json or .html. Replaces the file.",
 )
 @click.option(
     "--card",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=OutputType(),
     help="Compare OUT with IN and write a model card in Markdown: architecture, provenance, verdicts.",
 )
 @json_option

@@ -10,14 +10,10 @@ import click
 
 from dpnn_bridge.base.atomic import check_output, write_text
 from dpnn_bridge.base.display import counted
-from dpnn_bridge.cli.terminal import say_written
+from dpnn_bridge.cli.terminal import OutputType, say_written
 
 _OPTIONS = (
-    click.option(
-        "--html",
-        type=click.Path(path_type=Path, dir_okay=False),
-        help="Write the model as an HTML page. Replaces FILE.",
-    ),
+    click.option("--html", type=OutputType(), help="Write the model as an HTML page. Replaces FILE."),
     click.option("--dot", is_flag=True, help="Print the model as a Graphviz graph."),
     click.option("--mermaid", is_flag=True, help="Print the model as a Mermaid graph, for READMEs."),
     click.option(

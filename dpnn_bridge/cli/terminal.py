@@ -189,14 +189,30 @@ class SourceType(click.ParamType):
     name = "file"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return value if isinstance(value, str) and (value == "-" or "://" in value) else Path(value)
+        if isinstance(value, str) and (value == "-" or "://" in value):
+            return value
+        return Path(_file_name(self, value, param, ctx))
 
 
-class FileType(click.Path):
-    """Parameter type of an output file: a path or a URL."""
+def _file_name(kind: click.ParamType, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    """Return a path; raise a usage error for ``model.pt/`` and an empty name, which pathlib would change."""
+    if os.path.basename(value) in ("", ".") and not os.path.isdir(value):
+        kind.fail(f"{os.fspath(value)!r} is not the name of a file; remove the end of the path", param, ctx)
+    return value
+
+
+class OutputType(click.Path):
+    """Parameter type of a local output file."""
 
     def __init__(self, **accepted: bool) -> None:
         super().__init__(path_type=Path, **(accepted or {"dir_okay": False}))
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(_file_name(self, value, param, ctx) if self.file_okay else value, param, ctx)
+
+
+class FileType(OutputType):
+    """Parameter type of an output file: a path or a URL."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return value if "://" in str(value) else super().convert(value, param, ctx)

@@ -19,6 +19,7 @@ from dpnn_bridge.cli.checklist import print_checklist
 from dpnn_bridge.cli.terminal import (
     DTYPES,
     Command,
+    OutputType,
     accept_only,
     console,
     dask_option,
@@ -100,9 +101,7 @@ _CLASSES = ("plugin", "lua", "sandbox", "partial_sandbox", "allow_unsupported", 
 @click.option("--unbounded", is_flag=True, help="Run the model without limits of memory and time.")
 @jobs_option
 @dask_option
-@click.option(
-    "--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a report as one HTML page. Replaces FILE."
-)
+@click.option("--html", type=OutputType(), help="Write a report as one HTML page. Replaces FILE.")
 @json_option
 @quiet_option
 @click.option("-v", "--verbose", is_flag=True, help="Print every comparison, not only the worst of each layer.")

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
 from dpnn_bridge.base.checksum import sha256_of
+from dpnn_bridge.base.display import shortened
 from dpnn_bridge.base.folders import temporary_folder
 from dpnn_bridge.base.reading import causing_os_error, open_archive, open_input, open_zip
 from dpnn_bridge.base.regular import check_file
@@ -24,7 +25,15 @@ from dpnn_bridge.base.remote import beside, download, location_of, without_query
 from dpnn_bridge.base.shards import shards_of
 from dpnn_bridge.base.suffixes import INDEX, PICKLED, TORCH7
 from dpnn_bridge.base.writing import open_output
-from dpnn_bridge.errors import DpnnBridgeError, NotT7Error, T7Error, T7FormatError, T7LimitError, VerificationError
+from dpnn_bridge.errors import (
+    DpnnBridgeError,
+    NotT7Error,
+    OptionError,
+    T7Error,
+    T7FormatError,
+    T7LimitError,
+    VerificationError,
+)
 
 #: the type of the argument of functions that read files
 Origin = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]
@@ -79,10 +88,12 @@ def local_file(origin: Origin, sha256: str | None = None, *, unpack: bool = True
         unpack: whether a compressed file is decompressed.
 
     Raises:
+        OptionError: ``sha256`` is not a SHA-256.
         T7Error: the input cannot be downloaded or decompressed.
         VerificationError: the input has another checksum.
     """
     name = name_of(origin)
+    expected = None if sha256 is None else _digits(sha256)
     if isinstance(origin, (str, os.PathLike)):
         origin = location_of(origin)
     with ExitStack() as stack:
@@ -99,8 +110,8 @@ def local_file(origin: Origin, sha256: str | None = None, *, unpack: bool = True
             path = _copy(opened, folder() / _base(name))
         if os.path.isfile(path):  # is_file() raises for a name that is too long
             check_file(path)
-            if sha256 is not None:
-                _check_sum(path, sha256, name)
+            if expected is not None:
+                _check_sum(path, expected, name)
             path = _unpacked(path, folder, name) if unpack else path
         if unpack and path != origin:
             path = _with_suffix(path)
@@ -131,8 +142,17 @@ def _copy(source: IO[bytes], target: Path, allowed: int | None = None, name: str
     return target
 
 
+def _digits(checksum: str) -> str:
+    """Return the hexadecimal digits of an expected checksum, as :func:`sha256_of` does."""
+    digits = checksum.strip().lower()
+    if not re.fullmatch("[0-9a-f]{64}", digits):
+        wrong = f"{shortened(repr(checksum), 80)} is not a SHA-256"
+        raise OptionError(f"{wrong}; sha256= (--sha256) takes the 64 hexadecimal digits that sha256sum prints")
+    return digits
+
+
 def _check_sum(path: Path, expected: str, name: str) -> None:
-    actual, expected = sha256_of(path), expected.strip().lower()
+    actual = sha256_of(path)
     if actual != expected:
         raise VerificationError(f"{name}: its SHA-256 is {actual}, expected {expected}")
 

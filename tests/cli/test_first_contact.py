@@ -144,7 +144,7 @@ def test_addresses_and_pipes(tmp_path: Path) -> None:
     x = torch.randn(1, 1, 32, 32)
     for other in (tmp_path / "a.pth", tmp_path / "b.pt"):
         torch.testing.assert_close(dpnn_bridge.load(other)(x), model(x), rtol=0, atol=0)
-    assert run(convert_command, LENET, tmp_path / "c.pt", "--sha256", "00").exit_code == 4
+    assert run(convert_command, LENET, tmp_path / "c.pt", "--sha256", "0" * 64).exit_code == 4
     assert not (tmp_path / "c.pt").exists()
 
 

@@ -25,7 +25,15 @@ from torch import nn
 import dpnn_bridge
 from dpnn_bridge.base import remote
 from dpnn_bridge.checkpoints.describe import describe
-from dpnn_bridge.errors import NotT7Error, T7Error, T7FormatError, T7LimitError, T7Warning, VerificationError
+from dpnn_bridge.errors import (
+    NotT7Error,
+    OptionError,
+    T7Error,
+    T7FormatError,
+    T7LimitError,
+    T7Warning,
+    VerificationError,
+)
 from dpnn_bridge.loaders import origin, read_all, read_t7, write_all
 from dpnn_bridge.objects import LuaTable, LuaTensor
 
@@ -108,8 +116,11 @@ def test_names_from_outside_lead_to_no_other_place(name: str, tmp_path: Path, mo
 def test_checksum() -> None:
     right = hashlib.sha256(BYTES).hexdigest()
     assert isinstance(dpnn_bridge.load(LENET, sha256=right.upper()), torch.nn.Sequential)
-    with pytest.raises(VerificationError, match=f"its SHA-256 is {right}, expected 00"):
-        dpnn_bridge.load(LENET, sha256="00")
+    with pytest.raises(VerificationError, match=f"its SHA-256 is {right}, expected 0000"):
+        dpnn_bridge.load(LENET, sha256="0" * 64)
+    for wrong in ("00", "", "z" * 64, f"sha256:{right}", "\uff10" * 64):
+        with pytest.raises(OptionError, match=r"is not a SHA-256; .* takes the 64 hexadecimal digits"):
+            dpnn_bridge.load("missing.t7", sha256=wrong)
 
 
 def test_what_cannot_be_unpacked() -> None:

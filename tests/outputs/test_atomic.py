@@ -288,9 +288,17 @@ def test_an_open_file_is_compared_with_an_output(tmp_path: Path) -> None:
             assert is_converted(source, tmp_path / "a.pt", key=key) is (key == "a")
 
 
-def test_an_address_that_ends_in_a_slash_is_no_output() -> None:
-    with pytest.raises(OutputError, match="memory://x/ is a folder; append the name of a file"):
-        dpnn_bridge.save("memory://x/", nn.Tanh(), to="pt")
+@pytest.mark.parametrize("name", ["memory://x/", "m.pt/", "m.pt/.", ""])
+def test_a_name_of_a_folder_is_no_output(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    message = "it names a folder; append the name of a file"
+    with pytest.raises(OutputError, match=message):
+        dpnn_bridge.save(name, nn.Tanh(), to="pt")
+    with pytest.raises(OutputError, match=message):
+        dpnn_bridge.write_t7(name, nn.Tanh())
+    with pytest.raises(OutputError, match=message):
+        dpnn_bridge.convert(MODEL, name, to="pt")
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_output_that_is_missing_in_a_store_is_not_converted() -> None:

@@ -67,6 +67,20 @@ def test_memory_and_recursion() -> None:
         guarded(RecursionError("maximum recursion depth exceeded"))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((2, "No usable temporary directory found in ['/tmp']"), "converting: no usable temporary directory found in"),
+        ((2, "No such file or directory", "x.bin"), "x.bin: converting: no such file"),
+        (("x.bin",), "converting: no such file"),
+    ],
+)
+def test_a_missing_file_without_a_name_has_its_reason(arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(MissingFileError) as caught:
+        guarded(FileNotFoundError(*arguments))
+    assert str(caught.value).startswith(message)
+
+
 @pytest.mark.parametrize("suffix", [".t7", ".pt", ".safetensors"])
 def test_a_missing_file_is_a_file_not_found_error(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"none{suffix}"

@@ -38,7 +38,7 @@ def parse_size(text: int | str) -> int:
     Raises:
         OptionError: the text is not a positive size.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?I?)B?", str(text).strip().upper())
+    found = re.fullmatch(r"(\d{1,18}(?:\.\d{1,18})?) ?([KMGT]?I?)B?", str(text).strip().upper())
     size = int(float(found[1]) * _UNITS[found[2]]) if found and found[2] in _UNITS else 0
     if size < 1:
         raise OptionError(f"{text!r} is not a shard size; use a size such as 2GB")
