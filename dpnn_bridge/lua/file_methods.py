@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dpnn_bridge.lua.arguments import check_int, describe
+from dpnn_bridge.lua.arguments import as_number, check_int, describe
 from dpnn_bridge.lua.files import File
 from dpnn_bridge.lua.tensor import DTYPES, Storage, TorchError, cast_number
 
@@ -35,9 +35,10 @@ def _writer(ty: str) -> Callable[..., Any]:
             if value.ty != ty:
                 raise TorchError(f"number, or {ty}Storage expected, got {describe(value)}")
             return f.write(ty, value.flat.numpy())
-        if describe(value) != "number":
+        number = as_number(value)
+        if number is None:
             raise TorchError(f"number, or {ty}Storage expected, got {describe(value)}")
-        f.write_number(ty, cast_number(value, ty))
+        f.write_number(ty, cast_number(number, ty))
         return ()
 
     return write
@@ -62,6 +63,16 @@ def _returning_file(run: Callable[[File], Any]) -> Callable[..., File]:
 def _seek(f: File, position: Any = None, *_: Any) -> File:
     f.seek(position)
     return f
+
+
+def _if_open(method: Callable[..., File]) -> Callable[..., File]:
+    """Wrap a method that raises an error on a closed file, although it does not read or write."""
+
+    def call(f: File, *args: Any) -> File:
+        f.opened()
+        return method(f, *args)
+
+    return call
 
 
 def _long_size(f: File, size: Any = None, *_: Any) -> File:
@@ -101,9 +112,9 @@ MEMORY_METHODS: dict[str, Callable[..., Any]] = {"storage": lambda f, *_: f.stor
 DISK_METHODS: dict[str, Callable[..., Any]] = {
     "isLittleEndianCPU": lambda *_: sys.byteorder == "little",
     "isBigEndianCPU": lambda *_: sys.byteorder == "big",
-    "nativeEndianEncoding": _setter("byte_order", "="),
-    "littleEndianEncoding": _setter("byte_order", "<"),
-    "bigEndianEncoding": _setter("byte_order", ">"),
-    "longSize": _long_size,
-    "noBuffer": _returning_file(lambda f: None),
+    "nativeEndianEncoding": _if_open(_setter("byte_order", "=")),
+    "littleEndianEncoding": _if_open(_setter("byte_order", "<")),
+    "bigEndianEncoding": _if_open(_setter("byte_order", ">")),
+    "longSize": _if_open(_long_size),
+    "noBuffer": _if_open(lambda f, *_: f),
 }

@@ -51,6 +51,8 @@ class File:
     """Base of the file classes, on a binary Python stream."""
 
     class_name = "torch.File"
+    #: result of ``tostring``: the file, its status, and its mode
+    _description = "{0.class_name} on <{0.name}> [status: {1} -- mode: {2}]"
 
     def __init__(self, stream: BinaryIO | io.BytesIO, mode: str, name: str) -> None:
         self.stream: Any = stream
@@ -255,13 +257,14 @@ class File:
     def describe(self) -> str:
         status = "closed" if self.stream is None else "open"
         mode = ("r" if self.readable else " ") + ("w" if self.writable else " ")
-        return f"{self.class_name} on <{self.name}> [status: {status} -- mode: {mode}]"
+        return self._description.format(self, status, mode)
 
 
 class MemoryFile(File):
-    """``torch.MemoryFile([mode] | storage[, mode])``"""
+    """``torch.MemoryFile([mode] | storage[, mode])``; unlike in Torch7, the storage is copied."""
 
     class_name = "torch.MemoryFile"
+    _description = "{0.class_name} [status: {1} -- mode: {2}]"
 
     def __init__(self, source: Any = None, mode: Any = None) -> None:
         data = b""
@@ -285,18 +288,16 @@ class MemoryFile(File):
             super().seek(position)
 
     def storage(self) -> Storage:
-        """Return the content and a terminating 0."""
+        """Return a copy of the content and a terminating 0."""
         data = bytearray(self.opened().getvalue() + b"\0")
         return Storage("Char", flat=torch.frombuffer(data, dtype=torch.int8))
-
-    def describe(self) -> str:
-        return super().describe().replace(" on <memory>", "")
 
 
 class DiskFile(File):
     """``torch.DiskFile(name[, mode[, quiet]])``"""
 
     class_name = "torch.DiskFile"
+    _description = "{0.class_name} on <{0.name}> [status: {1} -- mode {2}]"  # without a colon, as in Torch7
 
     def __init__(self, name: Any, mode: Any = None) -> None:
         mode = _check_mode("r" if mode is None else mode)
@@ -358,6 +359,7 @@ class PipeFile(DiskFile):
     """
 
     class_name = "torch.PipeFile"
+    _description = File._description
 
     def __init__(self, name: Any, mode: Any = None) -> None:
         if mode not in (None, "r", "w"):

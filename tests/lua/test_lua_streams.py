@@ -182,3 +182,40 @@ def test_a_full_disk_is_the_same_error_for_strings_and_for_a_buffer(bridge: LuaB
     assert message.endswith("cannot write /dev/full: No space left on device")
     assert flushed.endswith("cannot write /dev/full: No space left on device")
     assert others == [0, True, True, True]
+
+
+def test_files_describe_themselves_as_in_torch7(bridge: LuaBridge, tmp_path: Path) -> None:
+    code = """
+        local name = ...
+        local disk, memory, pipe = torch.DiskFile(name, 'w'), torch.MemoryFile('r'), torch.PipeFile('true')
+        local texts = {tostring(disk), tostring(memory), tostring(pipe)}
+        pipe:close()
+        disk:close()
+        for _, method in ipairs{'littleEndianEncoding', 'nativeEndianEncoding', 'noBuffer'} do
+           assert(not pcall(disk[method], disk), method)
+        end
+        assert(not pcall(disk.longSize, disk, 8))
+        assert(not disk:binary():isQuiet())  -- these do not look at the file
+        return texts
+    """
+    name = tmp_path / "mode: r"
+    assert bridge.execute(code, str(name)) == [
+        f"torch.DiskFile on <{name}> [status: open -- mode  w]",
+        "torch.MemoryFile [status: open -- mode: r ]",
+        "torch.PipeFile on <true> [status: open -- mode: r ]",
+    ]
+
+
+def test_strings_that_are_numbers_are_written(bridge: LuaBridge) -> None:
+    code = """
+        local f = torch.MemoryFile()
+        f:writeInt('0x10') f:writeFloat('1.5') f:writeByte('65')
+        assert(not pcall(f.writeInt, f, 'x') and not pcall(f.writeInt, f, true))
+        return f:storage():string()
+    """
+    assert bridge.execute(code) == "16\n1.5\nA\n\0"
+
+
+def test_only_files_are_terminals(bridge: LuaBridge) -> None:
+    code = "return torch.isatty(io.tmpfile()), pcall(torch.isatty, 3), pcall(torch.isatty, torch.Tensor())"
+    assert bridge.execute(code)[:2] == (False, False)

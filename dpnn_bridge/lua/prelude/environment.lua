@@ -87,9 +87,9 @@ function torch.updateerrorhandlers() end
 torch.hasLapack = function() return true end
 torch._heaptracking = true
 function torch.test() error('torch.test runs the test suite of Torch7 itself, which the bridge does not contain: run test/test.lua of a checkout of torch7', 2) end
-local is_terminal = bind(py.isatty)
+local is_terminal, io_type = bind(py.isatty), io and io.type
 function torch.isatty(file)
-   if file == nil then error('bad argument #1 (FILE* expected, got nil)', 2) end
+   if not (io_type and io_type(file)) then error('bad argument #1 (FILE* expected, got ' .. type(file) .. ')', 2) end
    for descriptor, name in pairs {[0] = 'stdin', 'stdout', 'stderr'} do
       if io[name] == file then return is_terminal(descriptor) end
    end
