@@ -82,15 +82,39 @@ for ty, c_type in pairs(native.c_types) do
    ones[ty] = ffi.new(c_type.name .. '[?]', CHUNK)
    for k = 0, CHUNK - 1 do ones[ty][k] = 1 end
 end
+-- Whether BLAS rounds y + v x once: (1 + a)^2 - (1 + 2 a) is a^2 then, and 0 if the square is rounded first. MKL rounds twice on
+-- processors of AMD; there C's fma is called for each element.
+local function rounds_once(run, ty)
+   local n, x, a = ffi.new('int[2]', 16, 1), ffi.new(native.c_types[ty].name .. '[33]'), ty == 'Double' and 2 ^ -27 or 2 ^ -12
+   for k = 0, 15 do x[k], x[16 + k] = 1 + a, -1 - 2 * a end
+   x[32] = 1 + a
+   run(n, x + 32, x, n + 1, x + 16, n + 1)
+   for k = 16, 31 do if x[k] == 0 then return false end end
+   return true
+end
+ffi.cdef 'double fma(double x, double y, double z); float fmaf(float x, float y, float z);'
+local FMA = [[
+local fma, cast, words, band = ...
+return function(n, a, x, _, y)
+   local v = a[0]
+   for k = 0, n[0] - 1 do y[k] = fma(v, X, Y) end
+end
+]]
+local function fused_loop(ty)
+   local function element(p) return (native.at[ty]:gsub('[PI]', {P = p, I = 'k'})) end
+   local source = FMA:gsub('%f[%w][XY]%f[%W]', {X = element 'x', Y = element 'y'})
+   return bridge.load(source, '=fma')(ty == 'Float' and ffi.C.fmaf or ffi.C.fma, ffi.cast, native.words, bit.band)
+end
 for ty, letter in pairs {Float = 's', Double = 'd'} do
    local name = native.c_types[ty].name
    ffi.cdef(('void %saxpy_(const int *n, const %s *a, const %s *x, const int *step_x, %s *y, const int *step_y);'):format(letter, name, name, name))
-   axpys[ty] = found and select(2, pcall(function() return torch[letter .. 'axpy_'] end))
+   local ok, run = pcall(function() return found and torch[letter .. 'axpy_'] end)
+   axpys[ty] = ok and run and (rounds_once(run, ty) and run or fused_loop(ty)) or nil
    factor[ty] = ffi.new(name .. '[1]')
 end
 local function axpy(ty, sign)
    local run = axpys[ty]
-   if type(run) ~= 'cdata' then return nil end
+   if not run then return nil end
    return function(R, X, Y, v)
       if v == 0 or R.count > 16 * CHUNK or Y and v ~= 1 and v ~= -1 and not R.dense or not packed(R)
          or R ~= X and (R.block == X.block or not same_geometry(R, X))
@@ -112,7 +136,7 @@ end
 -- a function f(n, p, q, v) that adds v times n elements at q to those at p, rounded once; nil if BLAS is not available
 function vectors.adder(ty)
    local run = axpys[ty]
-   return type(run) == 'cdata' and function(n, p, q, v)
+   return run and function(n, p, q, v)
       factor[ty][0], counts[0] = v, n
       run(counts, factor[ty], q, counts + 1, p, counts + 1)
    end
