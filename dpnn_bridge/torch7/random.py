@@ -278,7 +278,8 @@ class Generator:
     # ---- arrays and tensors, in row-major order; numbers are computed in double precision and then cast
 
     def uniforms(self, count: int, a: float = 0.0, b: float = 1.0) -> np.ndarray:
-        return self.words(count) * _TO_UNIT * (b - a) + a
+        with np.errstate(invalid="ignore"):  # infinite limits give NaN, as in C
+            return self.words(count) * _TO_UNIT * (b - a) + a
 
     def bernoullis(self, count: int, p: float | np.ndarray = 0.5) -> np.ndarray:
         """Return ``count`` results of :meth:`bernoulli`; ``p`` may contain one probability per result."""
@@ -310,8 +311,9 @@ class Generator:
         angles = (2 * math.pi * x).tolist()
         rho = np.sqrt(-2.0 * _each(math.log, (1.0 - y).tolist()))
         values = np.empty((pairs, 2))
-        values[:, 0] = rho * _each(math.cos, angles) * std + mean
-        values[:, 1] = rho * _each(math.sin, angles) * std + mean
+        with np.errstate(invalid="ignore"):
+            values[:, 0] = rho * _each(math.cos, angles) * std + mean
+            values[:, 1] = rho * _each(math.sin, angles) * std + mean
         memory.normal_x, memory.normal_y, memory.normal_rho = x[-1], y[-1], rho[-1]
         last = [self.normal(mean, std)] if rest % 2 else []
         return np.concatenate([first, values.reshape(-1), last])

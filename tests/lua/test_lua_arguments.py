@@ -102,6 +102,13 @@ ROUNDED = [
     ("return F():linspace(0.1, 3.7, 60):dist(F(60):fill(0.3), 0.7)", "515.59100341796875"),
     ("local t = D{0.1, 0.2, 0.3} return t:add(0.1, t)", "0.11 0.22 0.33000000000000002"),
     ("return D(1, 1):linspace(2, 2, 1)", "error"),
+    ("local x = D{{1, 2}, {3, 4}} return x[{0.5}], x[{0.5, 2}], x[{{}, {0.5, 1}}], x[{-1.5, 1}]", "1 2 2 1 3 3"),
+    ("return D{1, 2}[{-0.5}]", "error"),
+    ("return D(1, 2):permute(1.5, 2)", "error"),
+    ("return D(1, 2):permute('1', 2)", "error"),
+    ("return torch.cat(D{1}, D{2}, false)", "error"),
+    ("return torch.cat({D{1}, D{2}}, nil)", "error"),
+    ("return torch.cat({D{1}, D{2}, nil, 3}, 1)", "1 2"),
     ("return D{1, 2}:csub(0, D{1 / 0, 0 / 0}), F{1}:csub(0, F{1 / 0}), torch.csub(D{1}, 0, D{1 / 0})", "1 2 1 nan"),
 ]
 

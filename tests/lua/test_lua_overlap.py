@@ -159,7 +159,8 @@ def test_a_result_along_a_dimension_that_overlaps_its_source() -> None:
     assert not different
 
 
-#: E is 2 x 3 with rows that share memory, as x:expand(2, 3) has them; r is shown
+#: E is 2 x 3 with rows that share memory, as x:expand(2, 3) has them. C is 3 x 2 with columns that share memory, the
+#: rows of U overlap, and S is a source of 3 x 2. r is shown.
 ONE_AFTER_THE_OTHER = [
     ("E:maskedFill(B{{1, 0, 1}, {0, 0, 0}}, 5) r = E[1]", "5 0 5"),
     ("E[B{{1, 0, 1}, {0, 0, 0}}] = 7 r = E[1]", "7 0 7"),
@@ -189,6 +190,18 @@ ONE_AFTER_THE_OTHER = [
     ("r = F(1):zero() pcall(F.cat, r, D{1}, D{2})", "0"),
     ("r = torch.range(1, 6):view(1, 2, 3):expand(2, 2, 3) r:reshape(r, 3, 2)", "1 2 3 4 5 6"),
     ("r = torch.range(1, 6) r:narrow(1, 2, 2):reshape(r, 3, 2)", "1 1 1 1 1 1"),
+    ("r = C:sort(S)", "2 2 5 5 6 6"),
+    ("r = C:tril(S)", "1 1 5 5 6 6"),
+    ("r = U:triu(S)", "1 0 0 0 0 0"),
+    ("r = C:addcmul(S, S, I{{1, 1}, {2, 1}, {1, 3}})", "5 5 16 16 28 28"),
+    ("r = I{{3, 1, 2}}:expand(2, 3):cross(I{{1, 2, 3}, {5, 4, 6}}, I{{1, 1, 2}, {1, 1, 3}})", "6 -9 1 6 -9 1"),
+    ("r = U:gather(S, 1, L{{1, 3}, {2, 1}, {3, 3}})", "1 6 6 2 2 6"),
+    ("r = U:scatter(1, L{{1, 3}, {2, 1}, {3, 2}}, S)", "1 5 5 6 6 2"),
+    ("r = U U:index(S, 2, L{2, 1})", "2 1 1 3 3 4"),
+    ("r = U U:indexCopy(2, L{2, 1}, S)", "2 5 5 6 6 4"),
+    ("r = U:mm(S, I{{1, 1}, {2, 1}})", "5 13 13 16 16 10"),
+    ("r = D{{1}, {2}, {3}}:expand(3, 2) r:ger(D{1, 2, 3}, D{1, 2})", "0 0 0 0 0 0"),
+    ("r = C:eye(3, 2)", "1 1 1 1 0 0"),
 ]
 #: results for elements beyond 2 ^ 53, which no number of Lua is; a is 2 ^ 53 + 3, 1, 2, 3
 LONGS = [
@@ -207,9 +220,10 @@ def test_both_runtimes_visit_elements_in_the_order_of_torch7(runtime: str) -> No
     cases = ONE_AFTER_THE_OTHER + LONGS
     found = LuaBridge(runtime=runtime).execute(
         """
-        D, F, L, B = torch.DoubleTensor, torch.FloatTensor, torch.LongTensor, torch.ByteTensor
+        D, F, L, B, I = torch.DoubleTensor, torch.FloatTensor, torch.LongTensor, torch.ByteTensor, torch.IntTensor
         local found = {}
         for k, code in ipairs(...) do
+           C, U, S = I{{3}, {1}, {2}}:expand(3, 2), I{1, 2, 3, 4}:unfold(1, 2, 1), I{{1, 2}, {3, 5}, {4, 6}}
            E, a = D(1, 3):zero():expand(2, 3), L(4):fill(2 ^ 53):add(L{3, 1, 2, 3})
            assert(loadstring(code))()
            found[k] = table.concat(r:clone():view(-1):totable(), ' ')

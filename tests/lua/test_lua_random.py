@@ -152,3 +152,9 @@ def test_arguments_of_draws_of_floats_are_floats(runtime: str) -> None:
         "torch.manualSeed(7) return t[3], torch.FloatTensor(3):normal(0.1, 0.3)[1]"
     )
     assert [f"{x:.9g}" for x in drawn] == ["0.167951286", "0.291169196"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_infinite_limits_give_no_warning() -> None:
+    assert np.isnan(Generator().uniforms(3, np.inf, -np.inf)).all()
+    assert not np.isfinite(Generator().normals(4, -np.inf, np.inf)).any()

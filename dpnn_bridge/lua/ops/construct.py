@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -51,7 +52,9 @@ def eye(r: Tensor, rows: float, columns: float) -> None:
     n, m = as_long(rows), as_long(columns)
     if n <= 0:
         raise TorchError("bad argument #1 (invalid argument)")
-    r.assign(torch.eye(n, m if m > 0 else n))
+    r.resize((n, m if m > 0 else n))
+    fill(r, 0)
+    fill(_diagonal(r, 0, 0, min(r.size)), 1)
 
 
 @torch_function("range", "r n n n=1", small=("range",))
@@ -165,6 +168,7 @@ def cat_two(r: Tensor, a: Tensor, b: Tensor, dim: int) -> None:
 
 @torch_function("cat", "R A i=-1")
 def cat_list(r: Tensor, tensors: list[Any], dim: int) -> None:
+    tensors = list(takewhile(lambda t: t is not None, tensors))  # a table ends at its first nil
     if not tensors:
         raise TorchError(f"invalid arguments: expected a table of torch.{r.ty}Tensor, found an empty one")
     for t in tensors:

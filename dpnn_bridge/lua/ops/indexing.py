@@ -111,7 +111,8 @@ def apply_index(t: Tensor, spec: Sequence[Any]) -> tuple[Tensor, int | None]:
 
 
 def _spec(numbers: Sequence[Any]) -> list[Any]:
-    """Decode a table index from Lua: 1 and a number, or 2 and first, last."""
+    """Decode a table index from Lua: 1 and a number, or 2 and first, last. C subtracts 1 before it truncates."""
+    numbers = [n if n is None else as_long(n - 1) + 1 for n in numbers]
     spec: list[Any] = []
     position = 0
     while position < len(numbers):
@@ -210,7 +211,7 @@ def index_(*args: Any) -> Tensor:
     d = dimension(t, dim, first + 1)
     positions = _vector(index, first + 2)
     is_shared = r.storage is not None and t.storage is not None and r.storage.block is t.storage.block
-    if is_shared or _count_valid(positions, t.size[d]) < len(positions):
+    if is_shared or r.overlaps() or _count_valid(positions, t.size[d]) < len(positions):
         _index_in_order(r, t, d, index)
     else:
         r.assign(torch.index_select(t.t, d, positions))

@@ -83,7 +83,7 @@ def sort(r: Tensor, index: Tensor, t: Tensor, dim: int, descending: bool) -> Non
     if r is not t and resized(r, t, check_dim(t, dim), t.size[dim]):
         copy_into(r, t)
         t = r
-    if r is t and r.overlaps():
+    if r is t and r.overlaps() and r.dim > 1:  # the elements of a slice that overlaps are all one
         by_slices(lambda to, at, source: sort(to, at, source, 0, descending), dim, t, r, index)
         return
     x = t.t.movedim(check_dim(t, dim), -1)

@@ -120,6 +120,8 @@ def add_r(r: Tensor, beta: float, alpha: float, x: Tensor, y: Tensor) -> None:
     c = r
     if r.stride[0] != 1:
         c, x, y = _transposed(r if r.stride[1] == 1 else clone(r)), y, x
+    if r.ty in FLOAT_TYPES and c.overlaps():
+        return  # BLAS rejects such a result and does not change it
     to, left, right = _Elements(c), _Elements(x), _Elements(y)
     for j in range(c.size[1]):
         factor = to.cast(alpha * right[j,])

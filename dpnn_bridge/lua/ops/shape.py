@@ -263,7 +263,7 @@ def unfold(t: Tensor, dim: Any, count: Any, step: Any, *_: Any) -> Tensor:
 def permute(t: Tensor, *dims: Any) -> Tensor:
     # 0 means the dimension at this position
     order = [(check_int(d, n) or n - 1) - 1 for n, d in enumerate(counted(dims), 2)]
-    if sorted(order) != list(range(t.dim)):
+    if sorted(order) != list(range(t.dim)) or any(isinstance(d, str) or d % 1 for d in counted(dims)):
         raise TorchError("Invalid permutation")
     if order == list(range(t.dim)):
         return t

@@ -153,8 +153,8 @@ end
 -- (a, b), (a, b, d), ({a, b ...}), ({a, b ...}, d), without the result
 local function joined(object, R, n, a, b, d)
    if type(a) == 'table' then
-      if n <= 2 then return concatenated(a, b, object, R) end
-   elseif n >= 2 and n <= 3 and type(a) == 'userdata' and type(b) == 'userdata' then
+      if n == 1 or n == 2 and b then return concatenated(a, b, object, R) end
+   elseif (n == 2 or n == 3 and d) and type(a) == 'userdata' and type(b) == 'userdata' then
       return concatenated({a, b}, d, object, R)
    end
 end

@@ -64,6 +64,9 @@ local function source_of(plan, n)
       else
          if given then
             lines[#lines + 1] = format('local %s = states[%s]', name, given)
+            if slot.kind == 'result' then  -- Python writes a result whose elements share memory in Torch7's order
+               lines[#lines + 1] = format('if not disjoint(%s) then return slow(%s) end', name, arguments)
+            end
          elseif slot.value == 'same' then
             name = first
          else
@@ -80,7 +83,7 @@ local function source_of(plan, n)
    end
    for _, name in ipairs(plain) do tensors[#tensors + 1] = name end
    return format([[
-local run, states, fresh, slow = ...
+local run, states, fresh, slow, disjoint = ...
 return function(%s)
    %s
    local x = run(%s)
@@ -110,7 +113,7 @@ local function make(name, ty, slow, n, ...)
    end
    local family = families[plan.family]
    local f = family and family(plan, unpack(plan.needs))
-   return f and assert(bridge.load(source_of(plan, n), '=' .. name))(f, states, fresh, slow) or slow
+   return f and assert(bridge.load(source_of(plan, n), '=' .. name))(f, states, fresh, slow, native.disjoint) or slow
 end
 
 local function caller(name, ty, slow)

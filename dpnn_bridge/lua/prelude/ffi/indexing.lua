@@ -4,7 +4,7 @@ local bridge = ...
 local ffi, native, metatables = bridge.ffi, bridge.native, bridge.metatables
 local loops, fits = native.loops, native.fits
 local slices, resize, resize_as, same_sizes, fresh = native.slices, native.resize, native.resize_as, native.same_sizes, native.fresh
-local type, select, floor = type, select, math.floor
+local type, select, floor, disjoint = type, select, math.floor, native.disjoint
 
 local bits = {}  -- element type -> pointer to integers of the same size, with which elements are copied as bits
 for ty, c_type in pairs(native.c_types) do bits[ty] = ffi.typeof('int' .. 8 * c_type.size .. '_t *') end
@@ -150,7 +150,7 @@ end
 -- indexCopy, indexAdd: write the slices of S to the slices of T along d at the positions in I
 local function write_slices(name, T, d, I, S)
    if not dimension(T, d) or not S or not is_valid_index(I, T[2 * d - 1]) or not matches_except(S, T, d) or S[2 * d - 1] ~= I[1]
-      or S.block == T.block or I.block == T.block then
+      or S.block == T.block or I.block == T.block or not disjoint(T) then
       return false
    end
    local outer, _, inner, to, tl, ti = slices(T, d)
@@ -170,7 +170,10 @@ local function write_slices(name, T, d, I, S)
 end
 
 local function index_fill(T, d, I, value)
-   if not dimension(T, d) or not is_valid_index(I, T[2 * d - 1]) or I.block == T.block or not fits(T.ty, value) then return false end
+   if not dimension(T, d) or not is_valid_index(I, T[2 * d - 1]) or I.block == T.block or not fits(T.ty, value)
+      or not disjoint(T) then
+      return false
+   end
    local outer, _, inner, to, tl, ti = slices(T, d)
    if not outer then return false end
    local p = T.block.data
@@ -182,7 +185,7 @@ end
 local function by_element(name, A, C, d, I, value)
    local R = name == 'gather' and A or C
    if not dimension(C, d) or not I or not matches_except(I, C, d) or not in_range(I, C[2 * d - 1]) or I.block == R.block
-      or (A ~= C and A.block == C.block) then
+      or (A ~= C and A.block == C.block) or not disjoint(R) then
       return false
    end
    local outer, m, inner, xo, xl, xi = slices(I, d)
