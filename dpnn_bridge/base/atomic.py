@@ -21,10 +21,10 @@ from typing import Any
 from dpnn_bridge.base.boundary import as_package_error
 from dpnn_bridge.base.file_set import FileSet, StrPath
 from dpnn_bridge.base.folders import defer_signals, is_abandoned, temporary_folder
-from dpnn_bridge.base.reading import open_input, with_causes
+from dpnn_bridge.base.reading import with_causes
 from dpnn_bridge.base.remote import Location, beside, check_upload, location_of, remove_upload, upload
 from dpnn_bridge.base.scoped import scoped
-from dpnn_bridge.base.writing import move, not_as_written, open_output, write_file
+from dpnn_bridge.base.writing import WrittenBytes, move, open_output, write_file
 from dpnn_bridge.errors import DpnnBridgeError, OutputError, OutputExistsError, T7Error, VerificationError
 
 #: errno values of disk errors; a library may have raised another exception because of one
@@ -216,9 +216,6 @@ def write_text(path: StrPath, text: str) -> None:
     """
     with replacing(path, force=True) as temporary:
         write_file(temporary, text)
-        with open_input(temporary) as file:
-            if file.read() != text.encode():
-                raise not_as_written(path)
 
 
 def _name_target(error: Exception, folder: Path, temporary: Path, target: Location) -> None:
@@ -300,11 +297,12 @@ class DeferredErrorFile(io.RawIOBase):
 
     Args:
         path: the file to write.
+        written: object that gets everything that is written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, written: WrittenBytes | None = None) -> None:
         super().__init__()
-        self._file = open_output(path)
+        self._file = open_output(path, written)
         self._error: OSError | None = None
 
     def writable(self) -> bool:

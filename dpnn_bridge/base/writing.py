@@ -4,27 +4,99 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from dpnn_bridge.base.reading import retry_eagain
+from zlib_ng.zlib_ng import crc32
+
+from dpnn_bridge.base.reading import open_input, retry_eagain
 from dpnn_bridge.errors import VerificationError
+
+#: bytes of a write that is read back at once, and of the smallest write that only tensors need
+_CHUNK = 1 << 20
+
+
+class WrittenBytes:
+    """Checksums of what was written to a file, to compare the file with.
+
+    Args:
+        tensors: whether the caller compares tensors itself. Then writes of a MiB or more are not compared again.
+    """
+
+    def __init__(self, *, tensors: bool = False) -> None:
+        self._tensors = tensors
+        self._pieces: list[tuple[int, int, int]] = []  # start, end, checksum; sorted, without overlaps
+
+    def add(self, start: int, data: memoryview) -> None:
+        """Add a write. Earlier writes that it overlaps are not compared."""
+        pieces, end = self._pieces, start + len(data)
+        first = bisect_left(pieces, (start,))
+        first -= bool(first and pieces[first - 1][1] > start)
+        last = bisect_left(pieces, (end,), first)
+        compared = [] if self._tensors and len(data) >= _CHUNK else [(start, end, crc32(data))]
+        pieces[first:last] = compared
+
+    def compare(self, path: str | os.PathLike[str]) -> None:
+        """Raise a VerificationError if the file differs."""
+        with open_input(path) as file:
+            for start, end, expected in self._pieces:
+                file.seek(start)
+                found = 0
+                for at in range(start, end, _CHUNK):
+                    found = crc32(file.read(min(_CHUNK, end - at)), found)
+                if found != expected:
+                    raise not_as_written(path)
 
 
 class _OutputFile(io.FileIO):
+    written: WrittenBytes | None = None
+
     def write(self, data: Any) -> int:
-        return retry_eagain(lambda: super(_OutputFile, self).write(data), os.fsdecode(self.name))
+        count = retry_eagain(lambda: super(_OutputFile, self).write(data), os.fsdecode(self.name))
+        if self.written is not None:
+            self.written.add(self.tell() - count, memoryview(data).cast("B")[:count])
+        return count
 
 
-def open_output(path: str | os.PathLike[str]) -> io.BufferedWriter:
-    """Open a file for writing bytes, as ``open(path, "wb")``, with :func:`retry_eagain`."""
-    return io.BufferedWriter(retry_eagain(lambda: _OutputFile(path, "wb"), os.fsdecode(path)))
+def open_output(path: str | os.PathLike[str], written: WrittenBytes | None = None) -> io.BufferedWriter:
+    """Open a file for writing bytes, as ``open(path, "wb")``, with :func:`retry_eagain`.
+
+    Args:
+        path: the file.
+        written: object that gets everything that is written.
+    """
+    file = retry_eagain(lambda: _OutputFile(path, "wb"), os.fsdecode(path))
+    file.written = written
+    return io.BufferedWriter(file)
+
+
+@contextmanager
+def open_compared(path: str | os.PathLike[str], *, tensors: bool = False) -> Iterator[BinaryIO]:
+    """Open a file as :func:`open_output`; at the end of the ``with`` block, read it back and compare.
+
+    Args:
+        path: the file.
+        tensors: see :class:`WrittenBytes`.
+
+    Raises:
+        VerificationError: the file differs.
+    """
+    written = WrittenBytes(tensors=tensors)
+    with open_output(path, written) as file:
+        yield file
+    written.compare(path)
 
 
 def write_file(path: str | os.PathLike[str], content: str) -> None:
-    """Write a text file in UTF-8."""
-    with open_output(path) as file:
+    """Write a text file in UTF-8, read it back and compare.
+
+    Raises:
+        VerificationError: the file differs.
+    """
+    with open_compared(path) as file:
         file.write(content.encode())
 
 

@@ -25,7 +25,7 @@ from torch._utils import _rebuild_tensor_v2
 from zlib_ng.zlib_ng import crc32
 
 from dpnn_bridge.base.storage import storage_id
-from dpnn_bridge.base.writing import open_output
+from dpnn_bridge.base.writing import open_compared
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.outputs.pt_file import DTYPES
 
@@ -122,7 +122,7 @@ def save(content: Any, path: Path, comment: Callable[[], str | None] | None = No
         entries.append(entry)
         starts.append(start + padding)
         end = start + padding + len(data)
-    with open_output(path) as file, zipfile.ZipFile(file, "w") as archive:
+    with open_compared(path, tensors=True) as file, zipfile.ZipFile(file, "w") as archive:
         if sys.platform == "linux":
             with suppress(OSError):  # a full disk is reported when the data is written
                 os.posix_fallocate(file.fileno(), 0, end)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.base.json_reader import parse_json
-from dpnn_bridge.base.writing import not_as_written, open_output
+from dpnn_bridge.base.writing import not_as_written, open_compared
 from dpnn_bridge.compare.bits import byte_array, same_in_file
 from dpnn_bridge.conversion.deferred import COMPUTED, deferred_of
 from dpnn_bridge.errors import ConversionError, T7FormatError
@@ -104,7 +104,7 @@ def write(path: Path, parts: Mapping[str, Part], strings: dict[str, str]) -> Non
             f"the structure and metadata of this model have {len(text):,} bytes, and .safetensors allows "
             f"{MAX_HEADER:,}; use .pt, which has no such limit"
         )
-    with open_output(path) as file:
+    with open_compared(path, tensors=True) as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for _, part in ordered:
             for chunk in part.chunks():

@@ -260,7 +260,7 @@ def test_an_error_of_writing_comes_before_one_of_closing(tmp_path: Path, monkeyp
         def close(self) -> None:
             raise OSError(errno.EIO, "failing")
 
-    monkeypatch.setattr(atomic, "open_output", lambda path: Failing())
+    monkeypatch.setattr(atomic, "open_output", lambda *_: Failing())
     file = DeferredErrorFile(tmp_path / "x")
     assert file.write(b"abc") == 3
     with pytest.raises(OSError, match="full"):

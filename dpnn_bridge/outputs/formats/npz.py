@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dpnn_bridge.base.atomic import reading_back
 from dpnn_bridge.base.display import shortened
 from dpnn_bridge.base.reading import open_archive, open_input, open_zip
-from dpnn_bridge.base.writing import not_as_written, open_output
+from dpnn_bridge.base.writing import not_as_written, open_compared
 from dpnn_bridge.compare.bits import same_tensors
 from dpnn_bridge.errors import ConversionError, T7FormatError, VerificationError
 from dpnn_bridge.outputs import data
@@ -41,7 +41,7 @@ def _weights(module: nn.Module) -> dict[str, Tensor]:
 
 def _write(path: Path, arrays: Mapping[str, np.ndarray], comment: str = "") -> None:
     """Write arrays like ``numpy.savez``, which cannot write an array with the name ``file``."""
-    with open_output(path) as file, ZipFile(file, "w") as archive:
+    with open_compared(path, tensors=True) as file, ZipFile(file, "w") as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
                 np.lib.format.write_array(entry, array, allow_pickle=False)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.base.extras import missing_package
 from dpnn_bridge.base.version import package_version
-from dpnn_bridge.base.writing import open_output
+from dpnn_bridge.base.writing import open_compared
 from dpnn_bridge.compare import nested
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.outputs.dynamic import Dynamic
@@ -200,7 +200,7 @@ class Onnx(Format):
             if (value := metadata.get(name)) is not None:
                 text = value if isinstance(value, str) else json_text(value, ".onnx")
                 program.model.metadata_props[f"dpnn_bridge.{name}"] = text
-        with open_output(path) as file:
+        with open_compared(path) as file:
             onnx.save_model(program.model_proto, file)
 
     def verify(self, module: nn.Module, path: Path, context: ExportContext) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from dpnn_bridge.base.atomic import DeferredErrorFile
 from dpnn_bridge.base.reading import open_zip
+from dpnn_bridge.base.writing import WrittenBytes
 from dpnn_bridge.conversion.example_run import run
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.outputs.dynamic import Dynamic
@@ -75,12 +76,13 @@ class Pt2(Format):
         run_traceable(module, context.example)  # an error of the model is clearer than an error of the tracer
         dynamic = Dynamic.of(context.options.get("dynamic", False), context.example)
         *_, example = context.written = dynamic.examples(context.example, module)
+        written = WrittenBytes()
         try:
             with torch.no_grad():  # torch.export.load rejects programs that disable gradients inside
                 shapes = (dynamic.shapes(example),) if dynamic else None
                 # strict mode rejects modules that change their state
                 program = torch.export.export(traceable(module), (example,), dynamic_shapes=shapes, strict=False)
-                with DeferredErrorFile(path) as file:
+                with DeferredErrorFile(path, written) as file:
                     torch.export.save(program, file, extra_files={ORIGIN: context.metadata.get("origin", "")})  # type: ignore[arg-type]
         except Exception as e:
             if dynamic and "Constraints violated" in str(e):
@@ -88,6 +90,7 @@ class Pt2(Format):
                 size = constant[1] if constant else "of the example"
                 raise fixed_size(f"torch.export found the constant size {size}") from e
             raise ConversionError(f"torch.export cannot export this model: {e}") from e
+        written.compare(path)
 
     def verify(self, module: nn.Module, path: Path, context: ExportContext) -> None:
         with utf8_name(path) as name:
