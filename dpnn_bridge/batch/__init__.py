@@ -117,7 +117,7 @@ def run(
         tasks = [replace(task, target=_index_of(task.target, to)) for task in tasks]
     task_options: dict[str, Any] = {name: value for name, value in options.items() if name != "key"}
     task_options |= {"to": to, "force": force, "checksum": log is not None}
-    calls = [(task, log and log.of(absolute(task.target))) for task in tasks]
+    calls = [(task, log and log.equal(absolute(task.target))) for task in tasks]
     if executor is not None:
         outcomes = _run_in(executor, calls, task_options)
     elif jobs <= 1 or len(tasks) <= 1:
@@ -162,7 +162,7 @@ def run_one(task: Task, line: Line | None = None, **options: Any) -> Outcome:
 
     Args:
         task: the conversion.
-        line: the manifest's line for the target of the task.
+        line: the manifest's line of the last successful conversion to the target of the task.
         **options: options of :func:`dpnn_bridge.files.convert`.
     """
     started = time.perf_counter()
@@ -221,15 +221,22 @@ def _outcome_of_existing(task: Task, line: Line | None, options: dict[str, Any])
         checksums = _checksums(origin, _target_checksum(task.target))
     inputs = {name: value for name, value in checksums.items() if name != "target_sha256"}
     has_checksum = bool(inputs.get("arguments"))  # a function among the options has no checksum
-    if has_checksum and line is not None and line["verdict"] == "equal" and inputs.items() <= line.items():
-        up_to_date = checksums.items() <= line.items()
-    else:
-        up_to_date = is_file and is_converted(task.source, task.target, key=task.key, **options)
+    listed = has_checksum and line is not None and inputs.items() <= line.items()
+    up_to_date = listed and line is not None and checksums.items() <= line.items()
+    if not up_to_date and is_file and not (listed and _stores_origin(task.target, options)):
+        up_to_date = is_converted(task.source, task.target, key=task.key, **options)
     if up_to_date:
         return Outcome(task, "skipped", checksums=checksums)
     reason = "exists and is not known to be the result of this input with these options"
     message = f"{task.target} {reason}; use --force (force=True) to replace it"
     return Outcome(task, "failed", message, OutputExistsError.exit_code)
+
+
+def _stores_origin(target: Location, options: dict[str, Any]) -> bool:
+    """Return whether a target contains the checksum of its source, and is not compared with a new conversion."""
+    from dpnn_bridge.outputs.writing import target_of
+
+    return target_of(target, options.get("to"), options.get("max_shard_size"))[1].origin_beside
 
 
 def _result_options(options: dict[str, Any]) -> dict[str, Any]:

@@ -54,11 +54,17 @@ class Manifest:
 
     def __init__(self, path: str | Path) -> None:
         self.path = manifest_path(path)
-        self._last = last_lines(self.path) if os.path.exists(self.path) else {}
+        lines = _lines(self.path) if os.path.exists(self.path) else []
+        self._last = {line["target"]: line for line in lines}
+        self._equal = {line["target"]: line for line in lines if line["verdict"] == "equal"}
 
     def of(self, target: str) -> Line | None:
         """Return the last line for a target."""
         return self._last.get(target)
+
+    def equal(self, target: str) -> Line | None:
+        """Return the last line of a successful conversion to a target."""
+        return self._equal.get(target)
 
     def add(self, line: Line) -> None:
         """Append a line in one write.
@@ -67,6 +73,8 @@ class Manifest:
             OutputError: the line cannot be written.
         """
         self._last[line["target"]] = line
+        if line.get("verdict") == "equal":
+            self._equal[line["target"]] = line
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self._create(line):

@@ -56,8 +56,7 @@ def with_required(paths: Sequence[StrPath], *, python: bool, sandbox: bool = Fal
         MissingFileError, NotT7Error: a file cannot be read.
         T7LimitError: files of a sandbox contain more names than can be searched for in a short time.
     """
-    names_in: Callable[[bytes], tuple[list[str], list[str]]] = _names_in_python if python else _names_in_lua
-    suffix = ".py" if python else ".lua"
+    given = _names_in_python if python else _names_in_lua
     found = dict[Path, StrPath]()
     queue = [(Path(os.path.realpath(path)), path) for path in paths]
     searched = dict.fromkeys(file.parent for file, _ in queue)
@@ -79,7 +78,8 @@ def with_required(paths: Sequence[StrPath], *, python: bool, sandbox: bool = Fal
         if file in found:
             continue
         found[file] = path
-        if file.suffix != suffix and path not in paths:  # a data file
+        names_in = given if path in paths else _NAMES_IN.get(file.suffix)
+        if names_in is None:  # a data file
             continue
         files, folders = names_in(read_file(file))
         known = len(searched)
@@ -94,7 +94,7 @@ def with_required(paths: Sequence[StrPath], *, python: bool, sandbox: bool = Fal
         earlier |= dict.fromkeys(files)
         existing = [(Path(os.path.realpath(f)), f) for f in candidates if is_accepted(f)]
         if sandbox:
-            existing = [(f, name) for f, name in existing if f.suffix == suffix and is_reachable(f)]
+            existing = [(f, name) for f, name in existing if f.suffix == ".lua" and is_reachable(f)]
         queue += [(real, f) for real, f in existing if not is_installed(real)]
     return list(found.values())
 
@@ -114,7 +114,8 @@ def _names_in_lua(text: bytes) -> tuple[list[str], list[str]]:
     searched = [pattern.partition("?")[0] for name in names for pattern in name.split(";") if "?" in pattern]
     stems = [name.replace(".", "/") for name in plain]
     files = [*_relative(names), *(f"{stem}{end}" for stem in stems for end in (".lua", "/init.lua"))]
-    return files, _relative([*plain, *filter(None, searched)])
+    packages = [name.replace(".", "/") for name in plain if name.endswith(".")]  # require('layers.' .. name)
+    return files, _relative([*plain, *packages, *filter(None, searched)])
 
 
 def _strings_in_lua(text: str) -> list[str]:
@@ -141,7 +142,7 @@ def _names_in_python(text: bytes) -> tuple[list[str], list[str]]:
     up += [node.id for node in nodes if isinstance(node, ast.Name) and node.id == "dirname"]
     if "parents" in up or len(up) > 1:  # Path(__file__).parents[1], dirname(dirname(__file__))
         strings.append("..")
-    modules = [name if "/" in name else name.replace(".", "/") for name in strings]
+    modules = [name if "/" in name else name.replace(".", "/").lstrip("/") for name in strings]
     for node in nodes:
         if isinstance(node, ast.Import):
             modules += [alias.name.replace(".", "/") for alias in node.names]
@@ -152,3 +153,10 @@ def _names_in_python(text: bytes) -> tuple[list[str], list[str]]:
     stems = dict.fromkeys(stem for name in modules for stem in accumulate(name.split("/"), "{}/{}".format))
     files = [*_relative(texts), *(f"{stem}{end}" for stem in stems for end in (".py", "/__init__.py"))]
     return files, _relative(strings)
+
+
+#: suffix of a program -> function that finds the names in it
+_NAMES_IN: dict[str, Callable[[bytes], tuple[list[str], list[str]]]] = {
+    ".py": _names_in_python,
+    ".lua": _names_in_lua,
+}

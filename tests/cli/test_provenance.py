@@ -74,6 +74,32 @@ def test_a_folder_is_no_output_that_is_done(tmp_path: Path) -> None:
     assert statuses(source, ".pt") == ["failed"]
 
 
+@pytest.mark.parametrize("suffix", [".safetensors", ".py"])
+def test_an_edited_output_is_an_error_each_time(suffix: str, tmp_path: Path) -> None:
+    source, target = tmp_path / "a.t7", tmp_path / "out" / f"a{suffix}"
+    write(source, 3)
+    assert statuses(source, suffix) == ["converted"]
+    written = target.read_bytes()
+    target.write_bytes(written.replace(b"Tanh", b"Sqrt"))
+    assert [statuses(source, suffix) for _ in range(2)] == [["failed"]] * 2
+    target.write_bytes(written)
+    assert statuses(source, suffix) == ["skipped"]
+    verdicts = [line.verdict for line in parity.check_manifest(tmp_path / f"{suffix[1:]}.jsonl", trusted=True)]
+    assert verdicts == ["equal"]
+
+
+def test_a_pt_file_that_was_saved_again_is_complete(tmp_path: Path) -> None:
+    source, target = tmp_path / "a.t7", tmp_path / "out" / "a.pt"
+    write(source, 3)
+    assert statuses(source, ".pt") == ["converted"]
+    content = torch.load(target, weights_only=True)
+    torch.save(content, target)
+    assert statuses(source, ".pt") == ["skipped"]
+    content["state_dict"]["0.weight"][0, 0] += 1
+    torch.save(content, target)
+    assert [statuses(source, ".pt") for _ in range(2)] == [["failed"]] * 2
+
+
 SCRIPT = """
 import sys
 from pathlib import Path

@@ -55,6 +55,18 @@ def test_a_folder_of_a_later_file_applies_to_earlier_files(tmp_path: Path) -> No
     assert names_of(tmp_path, a__lua="require 'setup' require 'x'", setup__lua=setup) == {"a.lua", "setup.lua", "x.lua"}
 
 
+def test_a_name_after_a_package_is_found(tmp_path: Path) -> None:
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "x.lua").write_text("")
+    (tmp_path / "lib" / "y.py").write_text("")
+    assert names_of(tmp_path, a__lua="for _, name in ipairs{'x'} do require('lib.' .. name) end") == {"a.lua", "x.lua"}
+    assert names_of(tmp_path, b__py="import importlib\nimportlib.import_module('.y', 'lib')") == {"b.py", "y.py"}
+
+
+def test_a_lua_file_that_a_plugin_runs_may_load_files(tmp_path: Path) -> None:
+    assert names_of(tmp_path, a__py="LUA = 'b.lua'", b__lua="require 'c'", c__lua="") == {"a.py", "b.lua", "c.lua"}
+
+
 def test_dirname_without_its_module_gives_the_folder_above(tmp_path: Path) -> None:
     (tmp_path / "scale.py").write_text("")
     (tmp_path / "home").mkdir()
