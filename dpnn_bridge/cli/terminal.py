@@ -32,7 +32,7 @@ from dpnn_bridge.base.remote import local_path
 from dpnn_bridge.base.shards import shards_of
 from dpnn_bridge.base.standard_streams import drop_unwritten_output, prepare_streams
 from dpnn_bridge.base.suffixes import INDEX
-from dpnn_bridge.errors import EXIT_CODES, DpnnBridgeError
+from dpnn_bridge.errors import EXIT_CODES, DpnnBridgeError, FileAccessError
 from dpnn_bridge.outputs.options import DTYPES as DTYPES
 
 if TYPE_CHECKING:
@@ -97,6 +97,10 @@ class Command(ReportingCommand):
         return super().make_context(info_name, args, parent, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
+        try:
+            os.getcwd()
+        except FileNotFoundError:  # importing PyTorch would end the process, in MKL
+            raise FileAccessError("the working directory was removed; change to another folder") from None
         ctx.with_resource(protecting(imported_files))  # ends after the contexts of protect_inputs
         ctx.with_resource(_warnings_as_lines())
         return super().invoke(ctx)

@@ -237,6 +237,8 @@ def _member(path: Path, name: str) -> str | None:
     if any(n.endswith(("data.pkl", ".npy", "/version")) for n in names):
         return None
     models = names if len(names) == 1 else [n for n in names if n.endswith(TORCH7)]
+    if not names:
+        raise NotT7Error(f"{name}: an empty zip archive; download or copy it again")
     if len(models) != 1:
         raise NotT7Error(f"{name}: a zip archive of {len(names)} files, {', '.join(names[:8])}; extract it first")
     return models[0]

@@ -178,6 +178,8 @@ def _rebuild(
     try:
         state_dict, metadata = content["state_dict"], content["metadata"]
         graph = decode(content["graph"], content["constants"], state_dict)
+        if not isinstance(graph.root, LuaObject):
+            raise TypeError(f"its root is a {type(graph.root).__name__}, expected an object")
         if not isinstance(metadata, dict) or not is_small(without_checkpoint(metadata)):
             raise TypeError("the metadata is not a dict, or contains a shared table too often")
     except (LookupError, TypeError, ValueError) as e:

@@ -136,6 +136,8 @@ def records(path: Path, source: FileSource) -> dict[str, Record]:
         raise _DamagedError("the position of its directory is outside the file") from error
     except (ValueError, OverflowError, NotImplementedError, struct.error) as error:  # invalid names or versions
         raise _DamagedError(f"its directory is damaged: {error}") from error
+    if not entries:
+        raise _DamagedError("the archive contains no records")
     found: dict[str, Record] = {}
     stops = [e.header_offset for e in entries[1:]] + [end]
     for entry, stop in zip(entries, stops, strict=True):

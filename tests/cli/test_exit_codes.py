@@ -351,6 +351,19 @@ def test_a_closed_stdin_is_no_input(
     assert (end.value.code, capsys.readouterr().err) == (1, "error: converting: bad file descriptor\n")
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_removed_working_directory_is_one_error(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's MKL ended the process."""
+
+    def removed() -> str:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(os, "getcwd", removed)
+    result = CliRunner().invoke(COMMANDS[command], ["/m.t7", "/o.pt"] if command == "convert" else [__file__])
+    expected = "error: the working directory was removed; change to another folder\n"
+    assert (result.exit_code, result.stderr) == (1, expected)
+
+
 @pytest.mark.skipif(not hasattr(os, "set_blocking"), reason="streams always block here")
 def test_a_pipe_that_another_program_made_non_blocking_is_read_to_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

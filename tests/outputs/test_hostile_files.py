@@ -131,6 +131,15 @@ def test_other_content(tmp_path: Path) -> None:
             dpnn_bridge.load(path)
 
 
+def test_a_graph_without_an_object_and_an_empty_archive_name_the_file(tmp_path: Path) -> None:
+    torch.save(content(graph='{"root": 1.5, "nodes": []}'), tmp_path / "x.pt")
+    with pytest.raises(T7FormatError, match=r"x\.pt: the object graph is damaged .*a float, expected an object"):
+        dpnn_bridge.load(tmp_path / "x.pt")
+    (tmp_path / "x.pt").write_bytes(archive_of())
+    with pytest.raises(T7FormatError, match=r"x\.pt: damaged.*the archive contains no records"):
+        dpnn_bridge.load(tmp_path / "x.pt")
+
+
 @pytest.mark.parametrize("view", [b"K\0K\x09\x85", b"K\x01K\x02\x85"], ids=["size", "offset"])
 def test_a_view_beyond_its_storage_is_refused_before_it_is_made(view: bytes, tmp_path: Path) -> None:
     torch.save({"x": torch.arange(2.0)}, tmp_path / "x.pt")
