@@ -61,9 +61,10 @@ _SEARCH_FOLDER = "look for the model file in the same folder"
 
 #: first bytes of a file, type of the file, advice
 _OTHER_TYPES: list[tuple[bytes, str, str]] = [
+    (rb"PK\x05\x06", "an empty zip archive", "download or copy it again"),
     (rb"(?s)PK\x03\x04.{26}[^/\x00]*\.npy", "a numpy archive", "open it with numpy.load"),
     (
-        rb"PK\x03\x04|PK\x05\x06",
+        rb"PK\x03\x04",
         "a zip archive, probably a PyTorch checkpoint",
         "load it with torch.load, or a .pt2 file with torch.export.load",
     ),
