@@ -21,6 +21,7 @@ import torch
 from dpnn_bridge.base.atomic import replacing
 from dpnn_bridge.base.extras import install_advice
 from dpnn_bridge.errors import OutputError
+from dpnn_bridge.lua.arguments import check_string
 from dpnn_bridge.lua.hdf5 import Files
 from dpnn_bridge.lua.state import LuaState
 from dpnn_bridge.lua.tensor import FLOATING, Tensor, TorchError
@@ -47,7 +48,8 @@ def _concat(*parts: str) -> str:
 
 def _basename(path: str, suffix: str | None = None) -> str:
     name = os.path.basename(path.rstrip("/"))
-    return name.removesuffix("." + suffix.removeprefix(".")) if suffix else name
+    suffix = (suffix or "").removeprefix(".")
+    return name.removesuffix(f".{suffix}") if suffix else name
 
 
 def _dirname(path: str) -> str:
@@ -112,7 +114,7 @@ def path_entries(runtime: LuaState) -> dict[str, Callable[..., Any]]:
         "tmpname": _temporary,
         "uname": lambda: (system.system, system.node, system.machine),
         "getregistryvalue": _no_registry,
-        "usleep": lambda microseconds: time.sleep(microseconds / 1e6),
+        "usleep": lambda microseconds: time.sleep(float(microseconds) / 1e6),
     }
 
 
@@ -163,10 +165,9 @@ def lfs_entries(runtime: LuaState) -> dict[str, Callable[..., Any]]:
         except OSError as error:
             return f"cannot open {folder}: {error.strerror}"
 
-    def touch(path: str, accessed: float | None = None, modified: float | None = None) -> None:
-        now = time.time()
-        first = now if accessed is None else accessed
-        os.utime(path, (first, first if modified is None else modified))
+    def touch(path: str, accessed: str | None = None, modified: str | None = None) -> None:
+        first = time.time() if accessed is None else float(accessed)
+        os.utime(path, (first, first if modified is None else float(modified)))
 
     return {
         "attributes": _attributes(runtime, follow=True),
@@ -325,7 +326,7 @@ def system_entries(runtime: LuaState) -> dict[str, Any]:
         "libpaths": runtime.lua.table_from({name: on_paths(code) for name, code in path_entries(runtime).items()}),
         "lfs": runtime.lua.table_from({name: on_paths(code) for name, code in lfs_entries(runtime).items()}),
         "json": runtime.lua.table_from(json_entries(runtime)),
-        "md5": lambda text: hashlib.md5(text.encode("latin-1"), usedforsecurity=False).hexdigest(),
+        "md5": lambda text: hashlib.md5(check_string(text, 1).encode("latin-1"), usedforsecurity=False).hexdigest(),
         "hdf5": runtime.guarded(files.entries()),
         "hdf5_lists": runtime.lua.table_from({n: with_errors_for_lua(f) for n, f in files.lists().items()}),
         "image_load": runtime.guard(load_image),

@@ -55,12 +55,19 @@ def with_errors_for_lua(code: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def _as_path(value: Any) -> Any:
+    """Convert a Lua string, or a number, which Lua accepts as a string, to a path; return other values unchanged."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = f"{value:.14g}"
+    return to_system(value) if isinstance(value, str) else value
+
+
 def on_paths(code: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a function of the operating system: convert Lua strings in its arguments and strings in its results."""
+    """Wrap a function of the operating system: convert Lua strings and numbers to paths, and strings in its results."""
 
     @with_errors_for_lua
     def call(*args: Any) -> Any:
-        result = code(*[to_system(a) if isinstance(a, str) else a for a in args])
+        result = code(*map(_as_path, args))
         if isinstance(result, tuple):
             return tuple(from_system(r) if isinstance(r, str) else r for r in result)
         return from_system(result) if isinstance(result, str) else result

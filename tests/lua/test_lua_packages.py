@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import sys
 from pathlib import Path
@@ -33,6 +34,25 @@ def test_paths_answers_as_in_torch7(bridge: LuaBridge, tmp_path: Path) -> None:
     """
     wanted = ["/x/z", "/c", "b", "b", ".", "/a", "gz", True, True, True, "x.lua", True, False]
     assert bridge.execute(code, str(tmp_path)) == wanted
+
+
+def test_numbers_are_paths(bridge: LuaBridge, tmp_path: Path) -> None:
+    code = """
+    local folder = ...
+    require 'paths' require 'sys' require 'lfs'
+    assert(paths.mkdir(paths.concat(folder, 5)) and lfs.touch(folder .. '/5', 100, 200) and lfs.chdir(folder))
+    sys.sleep(0.001)
+    local sum = require('md5').sumhexa
+    return {paths.concat('/m', 5, 1.5), paths.basename(12.5, 5), paths.dirname(3), paths.extname(1.5),
+            paths.dirp(5), paths.filep(1), lfs.attributes(5, 'access'), lfs.attributes(5, 'modification'),
+            paths.rmdir(5), sum(5) == sum('5'), paths.basename('a.', '.')}
+    """
+    before = Path.cwd()
+    try:
+        found = bridge.execute(code, str(tmp_path))
+    finally:
+        os.chdir(before)
+    assert found == ["/m/5/1.5", "12", ".", "5", True, False, 100, 200, True, True, "a."]
 
 
 def test_a_checkout_of_paths_wins_over_the_stand_in(tmp_path: Path) -> None:
