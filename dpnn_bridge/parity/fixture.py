@@ -41,6 +41,7 @@ from dpnn_bridge.parity.gradients import (
     zero_grad,
 )
 from dpnn_bridge.parity.layers import ordered
+from dpnn_bridge.parity.upgraded import upgraded
 from dpnn_bridge.torch7.draws import torch7_random
 
 
@@ -69,6 +70,7 @@ def check(
     if not isinstance(fixture.get("module"), LuaObject):
         raise VerificationError("the fixture contains no module; pass the module to check_module")
     module = convert_object(fixture["module"], options)[0]
+    fixture = upgraded(fixture, module, fixture["module"])
     return check_module(module, fixture, device=device, tolerance=tolerance, options=options)
 
 

@@ -37,6 +37,7 @@ from dpnn_bridge.parity.known_differences import KnownDifference, mark_known
 from dpnn_bridge.parity.layers import Node, parameter_count, tree
 from dpnn_bridge.parity.run import EARLIER_CALL, OTHER_INPUT, compare_with_reference
 from dpnn_bridge.parity.subject import LEFTOVER, Subject, is_comparable, is_fixture, with_cast_input
+from dpnn_bridge.parity.upgraded import upgraded
 from dpnn_bridge.parity.verification import Layer, Verification
 
 __all__ = ["is_comparable", "is_fixture", "verify"]
@@ -172,7 +173,7 @@ def _experiment(
     precision = _Precision(subject, module, settings, remade=remake is not None)
     return Experiment(
         subject.fresh,
-        subject.table,
+        upgraded(subject.table, module, subject.obj),
         _after(subject, len(result.layers), precision.accepted, result.notes),
         device=settings.device,
         dtype=settings.dtype,

@@ -1,0 +1,52 @@
+"""Bring the parameters and gradients of a reference into the layout of the newest version of their classes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from dpnn_bridge.conversion import fields, registry
+from dpnn_bridge.conversion.noise import paired
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+
+
+def upgraded(table: LuaTable, module: nn.Module, obj: LuaObject | None) -> LuaTable:
+    """Return a reference whose ``params`` and ``gradParams`` have the layout to which the import upgrades old modules.
+
+    For example, ``nn.VolumetricFullConvolution`` of 2015 stores the dimensions of its weight in another order.
+
+    Args:
+        table: the reference.
+        module: the converted model.
+        obj: Lua object of the model before its run. The gradients have the layout of ``after``, if the reference
+            contains it, because Torch7's run may have upgraded the module.
+    """
+    after = table.get("after")
+    after = after if isinstance(after, LuaObject) else obj
+    changed = {
+        "params": _upgraded(table, "params", module, obj),
+        "gradParams": _upgraded(table, "gradParams", module, after),
+    }
+    changed = {name: values for name, values in changed.items() if values is not None}
+    return LuaTable([*table.items(), *changed.items()]) if changed else table
+
+
+def _upgraded(table: LuaTable, name: str, module: nn.Module, obj: LuaObject | None) -> LuaTable | None:
+    """Return one list of tensors after the upgrade; None if nothing changes."""
+    tensors = table.get(name)
+    sites = list(registry.parameters(module))
+    if obj is None or not isinstance(tensors, LuaTable) or len(tensors) != len(sites):
+        return None
+    objects = {id(owner): found for owner, found in paired(module, obj)}
+    found: list[Any] = []
+    for (owner, field, spec), tensor in zip(sites, tensors.as_list(), strict=True):
+        key = field if name == "params" else fields.grad_field(field, spec)
+        old = objects.get(id(owner))
+        mapping = registry.find(old) if old is not None else None
+        if old is not None and mapping is not None and isinstance(tensor, LuaTensor):
+            new = mapping.upgrade(old.changed({key: tensor})).get(key)
+            tensor = new if isinstance(new, LuaTensor) and new.size == tensor.size else tensor
+        found.append(tensor)
+    same = all(new is given for new, given in zip(found, tensors.as_list(), strict=True))
+    return None if same else LuaTable.from_list(found)
