@@ -258,7 +258,8 @@ def is_converted(
     """Return whether ``dst`` is complete and equals the output of :func:`convert` for ``src`` and these arguments.
 
     Some files store the checksums of the input and the options. Others (``.t7``, ``.pt``, data) are compared with a new
-    conversion, so options that do not change the result do not matter.
+    conversion, so options that do not change the result do not matter. A ``.safetensors`` file must pass both tests,
+    because it contains no checksum of its tensors.
 
     Args:
         src, dst, to: as for :func:`convert`. An open file must be seekable, because it may be read twice.
@@ -282,8 +283,10 @@ def is_converted(
         if origin:
             with _keeping_position(src), local_file(src) as file:
                 same = origin == origin_text(checksum_once(file.path), in_effect(chosen))
-            if same or format.origin_beside:
-                return same
+            if format.checksummed and same:
+                return True
+            if format.origin_beside and not same:
+                return False
         elif not format.data:
             return False
         with temporary_folder() as folder:

@@ -15,6 +15,7 @@ from torch import nn
 
 import dpnn_bridge
 from dpnn_bridge import batch, parity
+from dpnn_bridge.files.converting import is_converted
 
 SUFFIXES = (".pt", ".t7", ".npz", ".safetensors", ".py")
 
@@ -86,6 +87,22 @@ def test_an_edited_output_is_an_error_each_time(suffix: str, tmp_path: Path) -> 
     assert statuses(source, suffix) == ["skipped"]
     verdicts = [line.verdict for line in parity.check_manifest(tmp_path / f"{suffix[1:]}.jsonl", trusted=True)]
     assert verdicts == ["equal"]
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".py"])
+def test_an_edited_output_is_an_error_without_a_manifest(suffix: str, tmp_path: Path) -> None:
+    source, target = tmp_path / "a.t7", tmp_path / f"a{suffix}"
+    write(source, 3)
+    dpnn_bridge.convert(source, target)
+    assert is_converted(source, target)
+    written = target.read_bytes()
+    weight = dpnn_bridge.load(source).state_dict()["0.weight"].numpy().tobytes()
+    target.write_bytes(written.replace(b"Tanh", b"Sqrt") if suffix == ".py" else written.replace(weight, bytes(48)))
+    assert target.read_bytes() != written
+    assert not is_converted(source, target)
+    if suffix == ".py":
+        target.write_bytes(written.rpartition(b" ")[0] + b"\n")  # as earlier versions wrote it
+        assert is_converted(source, target)
 
 
 def test_a_pt_file_that_was_saved_again_is_complete(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from dpnn_bridge.conversion import to_torch
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.errors import ModelNotFoundError, T7FormatError, T7LimitError
+from dpnn_bridge.modules.rnn import SeqLSTM
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.outputs.formats import format_of
 from dpnn_bridge.outputs.npy import ArrayHeader
@@ -181,6 +182,20 @@ def test_a_setting_that_no_output_shows_is_compared(layer: int, name: str, suffi
     (difference,) = (d for found in result.layers for d in found.converted if not d.ok)
     expected = "0.125 instead of 0.25" if name in ("momentum", "p") else "weight.requires_grad_(True)"
     assert expected in difference.message
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".t7", ".py"])
+@pytest.mark.parametrize("modes", [("neither", "both"), ("eval", "neither")])
+def test_a_sequence_that_is_continued_in_one_of_both_is_found(
+    modes: tuple[str, str], suffix: str, tmp_path: Path
+) -> None:
+    for name, mode in zip(("model.t7", f"file{suffix}"), modes, strict=True):
+        module = SeqLSTM(2, 2)
+        module.remember(mode)
+        dpnn_bridge.save(tmp_path / name, module)
+    result = verify(tmp_path / "model.t7", tmp_path / f"file{suffix}")
+    assert result.verdict is Verdict.DIFFERENT
+    assert any(f'remember("{modes[0]}")' in d.message for d in result.differences)
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".t7", ".py"])

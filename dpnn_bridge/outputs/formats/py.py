@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import runpy
+import zlib
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor, nn
@@ -27,10 +28,10 @@ from dpnn_bridge.outputs.py.settings import Pair, settings, tensors
 from dpnn_bridge.outputs.verification import not_rebuilt, same_outputs
 from dpnn_bridge.outputs.written import Results, Written, run_modules
 
-#: beginning of the last line, which contains the provenance
+#: beginning of the last line, which contains the provenance and a checksum of the text before it
 ORIGIN = "# converted by dpnn_bridge from "
-#: maximum length of this line in bytes
-_MAX_LINE = 1 << 12
+#: maximum length of this line, and of the chunks that are read for the checksum, in bytes
+_MAX_LINE, _CHUNK = 1 << 12, 1 << 16
 
 
 class Py(Format):
@@ -43,8 +44,11 @@ class Py(Format):
 
     def write(self, module: nn.Module, path: Path, context: ExportContext) -> None:
         program = context.written = Program(module, context)
-        end = f"\n{ORIGIN}{printable(str(context.metadata['origin']))}\n" if "origin" in context.metadata else ""
-        write_file(path, program.text() + end)
+        text = program.text()
+        if "origin" in context.metadata:
+            data = text.encode()
+            text += f"\n{ORIGIN}{printable(str(context.metadata['origin']))} {_checksum(io.BytesIO(data), len(data))}\n"
+        write_file(path, text)
 
     def verify(self, module: nn.Module, path: Path, context: ExportContext) -> None:
         with initial_defaults():
@@ -69,11 +73,21 @@ class Py(Format):
             same_outputs(path, run(built, context.example), expected, "the generated Python code")
 
     def origin(self, path: Path) -> str | None:
-        """Return the provenance in the last line, without executing the file; None if the file is truncated."""
+        """Return the provenance in the last line, without executing the file; None if the file is truncated or edited.
+
+        Files of earlier versions have no checksum of their text.
+        """
         with open_input(path) as file:
-            file.seek(-min(_MAX_LINE, file.seek(0, io.SEEK_END)), io.SEEK_END)
-            before, _, last = file.read().decode(errors="replace").rpartition(f"\n{ORIGIN}")
-        return last[:-1] if before and last.endswith("\n") else None
+            size = file.seek(0, io.SEEK_END)
+            file.seek(-min(_MAX_LINE, size), io.SEEK_END)
+            before, line, last = file.read().rpartition(f"\n{ORIGIN}".encode())
+            origin, _, checksum = last.decode(errors="replace").partition(" ")
+            if not before or not last.endswith(b"\n"):
+                return None
+            file.seek(0)
+            if checksum and checksum[:-1] != _checksum(file, size - len(line) - len(last)):
+                return None
+        return origin.rstrip("\n")
 
     def open(self, path: Path, module: nn.Module) -> Written:
         """Run the file to create its model, and load the weights of ``module``, because the file contains no weights.
@@ -112,6 +126,14 @@ class Py(Format):
             )
         how: Any = {"run": run, "complete": False, "faster": False, "note": note}
         return Written(found, **how, modules=modules, modes=modes, added=added)
+
+
+def _checksum(file: IO[bytes], size: int) -> str:
+    """Return the checksum of the first bytes of a file."""
+    found = 0
+    while size > 0 and (chunk := file.read(min(_CHUNK, size))):
+        found, size = zlib.crc32(chunk, found), size - len(chunk)
+    return f"{found:08x}"
 
 
 class _OtherNamesError(ValueError):

@@ -198,8 +198,8 @@ def _attributes(pairs: list[Pair]) -> Iterator[Setting]:
     for path, wanted, fresh in pairs:
         if isinstance(wanted, GModule):
             continue  # its settings are in the source code of its class
-        mode = vars(wanted).get("remembering")
-        if mode not in (None, "neither", vars(fresh).get("remembering")):
+        mode, other_mode = (vars(m).get("remembering") or "neither" for m in (wanted, fresh))
+        if mode != other_mode:
             yield Setting(wanted, f'{path}.remember("{mode}")')
         for name, value in vars(wanted).items():
             other = vars(fresh).get(name)
