@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import time
 from pathlib import Path
 
@@ -59,20 +60,26 @@ def test_models_whose_keys_give_one_name_get_others_in_linear_time(tmp_path: Pat
     assert time.process_time() - start < 2  # it took 16 s
 
 
-def test_a_program_takes_the_weights_that_pytorch_would_load(tmp_path: Path) -> None:
-    """The comparison does not use load_state_dict, which takes quadratic time; it must say what that would say."""
-    from dpnn_bridge.outputs.formats.py import _load_state_dict
-
-    model = nn.Sequential(nn.Linear(2, 3), nn.Sequential(nn.Linear(3, 1)))
-    other = nn.Sequential(nn.Linear(2, 3), nn.Sequential(nn.Linear(3, 1)))
-    _load_state_dict(other, model.state_dict())
-    assert all(a.equal(b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+def test_a_program_takes_the_weights_that_pytorch_would_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program does not use load_state_dict, which takes quadratic time; it must refuse what that would refuse."""
+    model = nn.Sequential(nn.Linear(2, 3), nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 1)))
+    dpnn_bridge.save(tmp_path / "m.py", model)
+    program = runpy.run_path(str(tmp_path / "m.py"))
     state = model.state_dict()
+    with monkeypatch.context() as without:
+        without.setattr(nn.Module, "load_state_dict", None)
+        for suffix in (".pt", ".npz", ".safetensors"):
+            dpnn_bridge.save(tmp_path / f"m{suffix}", model)
+            loaded = program["load"](str(tmp_path / f"m{suffix}"))
+            assert all(a.equal(b) for a, b in zip(model.parameters(), loaded.parameters(), strict=True))
     for wrong in (
-        {k: v for k, v in state.items() if k != "1.0.bias"},
-        {**state, "1.0.more": state["0.bias"]},
+        {k: v for k, v in state.items() if k != "1.1.bias"},
+        {**state, "1.1.more": state["0.bias"]},
         {**state, "2.weight": state["0.bias"]},
-        {**state, "0.bias": state["1.0.bias"]},
+        {**state, "0": state["0.bias"]},
+        {**state, "0.bias": state["1.1.bias"]},
     ):
-        with pytest.raises(ValueError, match="does not fit"):
-            _load_state_dict(other, wrong)
+        with pytest.raises(RuntimeError):
+            program["build"]().load_state_dict(wrong)
+        with pytest.raises(RuntimeError, match="the state_dict does not fit Sequential"):
+            program["load_weights"](program["build"](), wrong)

@@ -310,7 +310,6 @@ def test_what_goes_without_saying_is_left_out(tmp_path: Path) -> None:
     source = source_of(model, tmp_path)
     assert "return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))" in source
     assert "import torch\nfrom torch import nn\n\n\ndef build()" in source
-    assert "__future__" not in source
 
 
 def test_copied_classes_come_without_examples_and_remarks_for_tools(tmp_path: Path) -> None:

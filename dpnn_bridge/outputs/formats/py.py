@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import runpy
 import zlib
-from collections import defaultdict
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,6 +22,7 @@ from dpnn_bridge.errors import VerificationError
 from dpnn_bridge.modules.rnn.memory import at_sequence_start
 from dpnn_bridge.outputs.format import ExportContext, Format
 from dpnn_bridge.outputs.py.changed import changed_definitions
+from dpnn_bridge.outputs.py.helpers import load_weights
 from dpnn_bridge.outputs.py.program import Program, initial_defaults
 from dpnn_bridge.outputs.py.settings import Pair, settings, tensors
 from dpnn_bridge.outputs.verification import not_rebuilt, same_outputs
@@ -57,7 +57,7 @@ class Py(Format):
     def _verify(self, module: nn.Module, path: Path, context: ExportContext) -> None:
         try:
             built = runpy.run_path(str(path))["build"]()
-            _load_state_dict(built, module.state_dict())
+            _load_weights(built, module.state_dict())
         except Exception as e:
             if isinstance(e, _OtherNamesError) and (added := _added(module, context.written.pairs(built))):
                 raise not_rebuilt(module, added, "a .py file") from e
@@ -97,7 +97,7 @@ class Py(Format):
         try:
             with initial_defaults():
                 built = runpy.run_path(str(path))["build"]()
-                _load_state_dict(built, module.state_dict())
+                _load_weights(built, module.state_dict())
         except (Exception, SystemExit) as e:
             raise VerificationError(f"{path} does not build this model: {_reason(e)}") from e
         names = {id(m): name for name, m in module.named_modules()}
@@ -156,26 +156,16 @@ def _added(module: nn.Module, pairs: list[Pair]) -> str:
     return next(missing, "")
 
 
-def _load_state_dict(module: nn.Module, state_dict: dict[str, Tensor]) -> None:
-    """Load a ``state_dict`` like ``module.load_state_dict``, but in linear time.
+def _load_weights(module: nn.Module, state_dict: dict[str, Tensor]) -> None:
+    """Load a ``state_dict``.
 
     Raises:
         _OtherNamesError: names or shapes differ.
     """
-    wrong: list[str] = []
-
-    def load(module: nn.Module, own: dict[str, Tensor], prefix: str) -> None:
-        module._load_from_state_dict(own, prefix, {}, True, wrong, wrong, wrong)
-        of_child = defaultdict[str, dict[str, Tensor]](dict)
-        for name, tensor in own.items():
-            of_child[name[len(prefix) :].partition(".")[0]][name] = tensor
-        for name, child in module._modules.items():
-            if child is not None:
-                load(child, of_child[name], f"{prefix}{name}.")
-
-    load(module, dict(state_dict), "")
-    if wrong:
-        raise _OtherNamesError(f"the state_dict does not fit: {', '.join(wrong[:8])}{', …' if wrong[8:] else ''}")
+    try:
+        load_weights(module, state_dict)
+    except RuntimeError as e:
+        raise _OtherNamesError(str(e)) from e
 
 
 def _check_tensors(path: Path, pairs: list[Pair]) -> None:

@@ -27,6 +27,32 @@ class Graph(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
+def load_weights(module: nn.Module, state_dict: dict[str, Any]) -> None:
+    """Load a ``state_dict`` like ``module.load_state_dict``, but in time linear in the number of modules."""
+    metadata = getattr(state_dict, "_metadata", {})
+    missing: list[str] = []
+    unexpected: list[str] = []
+    errors: list[str] = []
+
+    def load(module: nn.Module, own: dict[str, Any], prefix: str) -> None:
+        module._load_from_state_dict(own, prefix, metadata.get(prefix[:-1], {}), True, missing, unexpected, errors)
+        children: dict[str, dict[str, Any]] = {name: {} for name in module._modules}
+        for name, value in own.items():
+            child = name[len(prefix) :].partition(".")[0]
+            if child in children:
+                children[child][name] = value
+        for name, inner in module._modules.items():
+            if inner is not None:
+                load(inner, children[name], f"{prefix}{name}.")
+
+    load(module, dict(state_dict), "")
+    for problem, names in (("missing", missing), ("unexpected", unexpected)):
+        if names:
+            errors.append(f"{problem}: {', '.join(names[:8])}{', …' if names[8:] else ''}")
+    if errors:
+        raise RuntimeError(f"the state_dict does not fit {type(module).__name__}: {'; '.join(errors)}")
+
+
 def parametrized(module: nn.Module, name: str, parametrization: nn.Module) -> nn.Module:
     """Register ``parametrization`` for the tensor ``name`` of ``module``, and return ``module``."""
     parametrize.register_parametrization(module, name, parametrization)

@@ -26,7 +26,7 @@ from dpnn_bridge.outputs.format import ExportContext
 from dpnn_bridge.outputs.py.calls import Call, blocks, in_docstring, indented, literal, text_of, without_repeats
 from dpnn_bridge.outputs.py.closure import SourceClosure
 from dpnn_bridge.outputs.py.constructors import Constructors
-from dpnn_bridge.outputs.py.helpers import tie
+from dpnn_bridge.outputs.py.helpers import load_weights, tie
 from dpnn_bridge.outputs.py.settings import Pair, settings
 from dpnn_bridge.outputs.verification import not_rebuilt, run_given
 
@@ -55,7 +55,7 @@ def load(path: str) -> nn.Module:
     else:
         weights = torch.load(path, weights_only=True)["state_dict"]
     model = build()
-    model.load_state_dict(weights)
+    load_weights(model, weights)
     return model
 '''
 
@@ -92,6 +92,7 @@ class Program:
     def __init__(self, module: nn.Module, context: ExportContext) -> None:
         check_customized(module, "a .py file", with_classes=True)
         self._module, self._context, self._closure = module, context, SourceClosure()
+        self._closure.add(load_weights)
         self._shapes, shapes = ("", {}) if context.example is None else _shapes(module, context.example)
         self._constructors = Constructors(module, self._closure, shapes)
         self._call = self._constructors.value_of(module, "")
@@ -144,10 +145,11 @@ class Program:
         layers = self._closure.definitions()
         graph = layers.pop("Graph", None)
         classes = [*([graph] if graph else []), *self._constructors.graphs.definitions()]
-        parts = [*classes, *self._blocks, self._build(settings), LOAD, *([LAYERS] if layers else []), *layers.values()]
+        parts = [*classes, *self._blocks, self._build(settings), LOAD, LAYERS, *layers.values()]
         code = "\n\n\n".join(p.strip("\n") for p in parts)
-        future = "from __future__ import annotations\n\n" if layers or graph else ""
-        return f'"""{self._header()}"""\n\n{future}{self._closure.imports()}\n\n\n{code}\n'
+        return (
+            f'"""{self._header()}"""\n\nfrom __future__ import annotations\n\n{self._closure.imports()}\n\n\n{code}\n'
+        )
 
     def _header(self) -> str:
         metadata = self._context.metadata
