@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from dpnn_bridge.porting.tape import PARTS, VIEWS, Node, Slot, Tape, leaves, rep
 
 #: maximum number of operations between an event and the operations in its signature
 _MAX_DEPTH = 12
+#: maximum number of sums and views between a result and its parts; a residual network adds up the results of all layers
+_MAX_SUMS = 256
 #: maximum number of gates of a recurrent layer, and of other parts of one result
 _GATES = 4
 _RESHAPING = frozenset(("view", "_unsafe_view", "reshape", "_reshape_alias"))
@@ -58,13 +61,13 @@ def through_views(node: Node) -> Iterator[Node]:
 
 
 def through_sums(node: Node, others: frozenset[str] = frozenset()) -> Iterator[Node]:
-    """Yield the views, additions and operations in ``others`` that a value flows through."""
-    stack, seen = [node], {id(node)}
-    while stack:
-        for consumer in stack.pop().consumers:
+    """Yield the views, additions and operations in ``others`` that a value flows through, nearest first."""
+    queue, seen = deque([node]), {id(node)}
+    while queue:
+        for consumer in queue.popleft().consumers:
             if id(consumer) not in seen and (consumer.op in VIEWS or adds(consumer) or consumer.op in others):
                 seen.add(id(consumer))
-                stack.append(consumer)
+                queue.append(consumer)
                 yield consumer
 
 
@@ -88,7 +91,7 @@ def parts_of(node: Node, outputs: int, shapes: dict[int, tuple[int, ...]], dim: 
         shapes: slot number -> shape.
         dim: dimension of the outputs: 1 for a convolution.
     """
-    for at in [node, *through_sums(node, _POINTWISE)]:
+    for at in [node, *islice(through_sums(node, _POINTWISE), _MAX_SUMS)]:
         slices: dict[int, tuple[int, int]] = {}
         for consumer in at.consumers:
             if consumer.op not in PARTS or not consumer.outs:

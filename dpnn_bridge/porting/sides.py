@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from dpnn_bridge.porting.events import event_key
 from dpnn_bridge.porting.networks import short_line
 from dpnn_bridge.porting.search import Search
 from dpnn_bridge.porting.tape import VIEWS, Node, Tape
+from dpnn_bridge.porting.values import Fingerprint
 from dpnn_bridge.porting.wording import described
 
 
@@ -38,8 +40,10 @@ def sides_of(search: Search) -> tuple[list[Step], list[Step]]:
     source, target = search.source.tape, search.tape
     there, source_step = _steps(source, search.source.names)
     here, target_step = _steps(target, lambda name: name)
+    candidates: dict[Any, Iterator[int]] = {}  # an iterator is continued: a step that it left behind has a match
     for index, step in target_step.items():
-        others = (source_step[i] for i in _candidates(search, target.nodes[index]))
+        key, found = _candidates(search, target.nodes[index])
+        others = (source_step[i] for i in candidates.setdefault(key, found))
         other = next((i for i in others if there[i].match is None), None)
         if other is not None:
             here[step].match, there[other].match = other, step
@@ -65,15 +69,22 @@ def _steps(tape: Tape, name: Callable[[str], str]) -> tuple[list[Step], dict[int
     return steps, indices
 
 
-def _candidates(search: Search, node: Node) -> Iterator[int]:
-    """Yield the indices of the source's nodes with the same result as a node; nodes of the same operation first."""
+def _candidates(search: Search, node: Node) -> tuple[Any, Iterator[int]]:
+    """Return the indices of the source's nodes with the same result as a node, nodes of the same operation first.
+
+    Returns:
+        A key, which is equal for nodes with the same indices, and the indices.
+    """
     event = node.event
     if event is not None:
         placed = search.placement.placed.get(event_key(search.tape, event))
         layers = placed.assignment.layers if placed is not None else ()
-        yield from (use.node.index for layer in layers for use in layer.events)
-        return
+        return tuple(layer.index for layer in layers), (use.node.index for layer in layers for use in layer.events)
     results = search.result_fingerprints.get(node.index, [])[:1]  # the indices of all poolings may be equal
+    return (*results, node.op), _with_results(search, results, node.op)
+
+
+def _with_results(search: Search, results: list[Fingerprint], op: str) -> Iterator[int]:
     values = (v for fingerprint in results for v in search.source.table.find(fingerprint))
     nodes = [v.node for v in values if v.node is not None and v.node.op not in VIEWS]
-    yield from (n.index for n in sorted(nodes, key=lambda n: n.op != node.op))
+    yield from (n.index for n in sorted(nodes, key=lambda n: n.op != op))

@@ -21,7 +21,7 @@ from dpnn_bridge.porting.values import (
     SUMS,
     Fingerprint,
     Fingerprints,
-    Reference,
+    References,
     RowIndex,
     Table,
     matching_rows,
@@ -73,7 +73,7 @@ class Layer:
     single: bool = False
     forms: tuple[Form, ...] = ()
     pairs: dict[Form, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
-    references: dict[Form, list[Reference]] = field(default_factory=dict)
+    references: dict[Form, References] = field(default_factory=dict)
 
     @property
     def bias(self) -> Tensor | None:
@@ -117,10 +117,11 @@ class Layer:
         A linear map also has outputs for rows of zeros: its bias.
         """
         pairs = self.pairs_of(form)
-        references = self.references.setdefault(form, [Reference(x) for x, _ in pairs])
-        for reference, (_, y) in zip(references, pairs, strict=True):
-            if reference.equals(rows, self.tolerance):
-                return y
+        if form not in self.references:
+            self.references[form] = References([x for x, _ in pairs])
+        found = self.references[form].find(rows, self.tolerance)
+        if found is not None:
+            return pairs[found][1]
         if form[0] not in ("linear", "embedding") and all(len(x) == len(rows) for x, _ in pairs):
             return None
         return self.look_up(rows, form)

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -111,6 +112,7 @@ class Node:
         return {k: v for k, v in given.items() if not any(isinstance(x, Slot) for x in leaves(v))}
 
 
+@cache
 def operation(func: Any) -> str:
     name = func._schema.name.split("::")[-1]
     return name if name in VIEWS else name.rstrip("_")

@@ -24,6 +24,8 @@ SUMS = 1e-9
 _MAX_STEPS = 128
 #: number of elements that are compared first
 _SAMPLE = 256
+#: number of tensors that are compared one by one
+_FEW = 8
 #: number of bins of a table for each factor e of the sum of absolute values
 _BINS = 1e7
 
@@ -134,7 +136,7 @@ def difference(a: Tensor, b: Tensor) -> float:
     return worst if math.isfinite(worst) else math.inf
 
 
-class Reference:
+class _Reference:
     """A tensor to compare others with. A sample of elements is compared first, which rejects most other tensors."""
 
     def __init__(self, tensor: Tensor) -> None:
@@ -199,6 +201,30 @@ class RowIndex:
         first = torch.searchsorted(self._projected, projected - margin)
         last = torch.searchsorted(self._projected, projected + margin, right=True)
         return set(self._owners[first:last].tolist())
+
+
+class References:
+    """Tensors of rows, such as the inputs of a layer, among which :meth:`find` finds an equal one."""
+
+    def __init__(self, tensors: list[Tensor]) -> None:
+        self._references = list(map(_Reference, tensors))
+        self._by_shape: dict[torch.Size, list[int]] = {}
+        for i, tensor in enumerate(tensors):
+            self._by_shape.setdefault(tensor.shape, []).append(i)
+        self._indices: dict[torch.Size, RowIndex] = {}
+
+    def find(self, rows: Tensor, tolerance: float) -> int | None:
+        """Return the position of the first tensor that equals these rows within a tolerance, or None."""
+        owners = self._by_shape.get(rows.shape, [])
+        if len(owners) > _FEW:
+            owners = sorted(self._index(rows.shape).owners(rows, tolerance))
+        return next((i for i in owners if self._references[i].equals(rows, tolerance)), None)
+
+    def _index(self, shape: torch.Size) -> RowIndex:
+        if shape not in self._indices:
+            owners = self._by_shape[shape]
+            self._indices[shape] = RowIndex(owners, [self._references[i].tensor for i in owners])
+        return self._indices[shape]
 
 
 def permutation(channels: Tensor, others: Tensor) -> Tensor | None:

@@ -15,11 +15,20 @@ from torch import Tensor, nn
 
 import dpnn_bridge
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+from dpnn_bridge.porting.flow import parts_of
 from dpnn_bridge.porting.networks import call_source, double_copy
 from dpnn_bridge.porting.notes import _first_single
 from dpnn_bridge.porting.source import Layer, Source
 from dpnn_bridge.porting.tape import Slot
-from dpnn_bridge.porting.values import DOUBLE, SINGLE, Fingerprint, RowIndex, matching_rows
+from dpnn_bridge.porting.values import (
+    DOUBLE,
+    SINGLE,
+    Fingerprint,
+    References,
+    RowIndex,
+    _Reference,
+    matching_rows,
+)
 
 
 class Chain(nn.Module):
@@ -167,3 +176,41 @@ def test_operations_before_many_outputs_are_visited_once() -> None:
     assert len(visits) == 50
     nodes[3].single = nodes[7].single = True
     assert _first_single(tape) is nodes[3]
+
+
+def test_an_input_is_compared_with_few_inputs_of_a_layer_that_is_used_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    inputs = [torch.randn(2, 3, dtype=torch.float64) for _ in range(200)] + [torch.zeros(0, 3), torch.randn(2, 4)]
+    inputs += [inputs[7].clone(), torch.full((2, 3), torch.nan)]
+    compared = 0
+    equals = _Reference.equals
+
+    def counted(self: _Reference, other: Tensor, tolerance: float) -> bool:
+        nonlocal compared
+        compared += 1
+        return equals(self, other, tolerance)
+
+    monkeypatch.setattr(_Reference, "equals", counted)
+    references = References(inputs)
+    for i, rows in enumerate(inputs[:202]):
+        assert references.find(rows + DOUBLE / 4, DOUBLE) == i
+    assert references.find(inputs[7], DOUBLE) == 7
+    assert references.find(inputs[7] + 1, DOUBLE) is None
+    assert compared < 250
+
+
+def test_the_sums_of_a_residual_network_are_followed_to_a_limit() -> None:
+    seen = 0
+
+    class Add(SimpleNamespace):
+        @property
+        def consumers(self) -> list[Any]:
+            nonlocal seen
+            seen += 1
+            return self.readers
+
+    node = Add(op="add", event=None, readers=[])
+    for _ in range(3000):
+        node = Add(op="add", event=None, readers=[node])
+    assert parts_of(node, 5, {}) == (5,)  # type: ignore[arg-type]
+    assert seen < 1000
