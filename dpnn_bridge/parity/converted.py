@@ -231,6 +231,8 @@ def _compare_modules(layers: NamedLayers, module: nn.Module, written: Written, *
             layers.of_module(wanted).converted.append(failed("class", message))
         else:
             pairs.append(Pair(f"model.get_submodule({name!r})" if name else "model", wanted, found))
+            if not program and isinstance(wanted, GModule) and isinstance(found, GModule):
+                layers.of_module(wanted).converted += _compare_graphs(wanted, found)
     for name in written.added:
         layers.result.whole.append(failed(f"converted {name}", "the model has no such module"))
     for difference in constants(pairs) if pairs else ():
@@ -240,6 +242,21 @@ def _compare_modules(layers: NamedLayers, module: nn.Module, written: Written, *
         else:
             name, message = "settings", f"the converted file lacks {difference.statement}"
         layer.converted.append(failed(name, message))
+
+
+def _compare_graphs(wanted: GModule, found: GModule) -> list[Difference]:
+    """Return the first difference of the nodes of two graphs; their names in annotations do not count."""
+    expected, actual = _nodes(wanted), _nodes(found)
+    if expected == actual:
+        return []
+    statements = [[line.partition("  # ")[0] for line in graph.extra_repr().splitlines()] for graph in (found, wanted)]
+    pairs = (f"{a} instead of {b}" for a, b in zip(*statements, strict=False) if a != b)
+    return [failed("graph", next(pairs, f"{len(actual) - 1} nodes with other inputs instead of {len(expected) - 1}"))]
+
+
+def _nodes(graph: GModule) -> list[Any]:
+    inputs = graph.input_node, graph.output_node, graph.num_inputs
+    return [inputs, *((node.inputs, node.module, node.select, node.splits) for node in graph.nodes)]
 
 
 def _same_class(wanted: type[nn.Module], found: type[nn.Module], *, program: bool) -> bool:

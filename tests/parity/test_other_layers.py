@@ -12,7 +12,8 @@ from torch import nn
 import dpnn_bridge
 from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.errors import VerificationError
-from dpnn_bridge.modules.nn.nngraph import GModule
+from dpnn_bridge.modules.nn.arithmetic import CAddTable
+from dpnn_bridge.modules.nn.nngraph import GModule, GraphNode
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.parity.converted import _same_class
 from dpnn_bridge.parity.exported import NOTE
@@ -118,7 +119,7 @@ def test_an_export_for_other_numbers_of_dimensions_is_found_without_the_example(
     dpnn_bridge.save(tmp_path / "file.t7", model, input=torch.ones(shape))
     assert messages(verify(tmp_path / "model.pt", converted=tmp_path / "file.t7")) == []
     with torch.no_grad():
-        model[1].weight += 1e-3
+        model.get_parameter("1.weight").add_(1e-3)
     dpnn_bridge.save(tmp_path / "file.t7", model, input=torch.ones(shape))
     assert len(messages(verify(tmp_path / "model.pt", converted=tmp_path / "file.t7"))) == 1
 
@@ -138,6 +139,16 @@ def test_a_layer_that_is_used_twice_is_found_under_both_names(tmp_path: Path) ->
         dpnn_bridge.save(tmp_path / name, model)
     for one, other in (("m.pt", "m.t7"), ("m.t7", "m.pt")):
         assert messages(verify(tmp_path / one, converted=tmp_path / other)) == []
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".t7"])
+def test_an_edge_of_a_graph_is_compared_without_an_input(suffix: str, tmp_path: Path) -> None:
+    for name, sources in (("model.t7", (1, 2)), (f"same{suffix}", (1, 2)), (f"other{suffix}", (2, 1))):
+        nodes = [GraphNode(), GraphNode((0,), "0"), GraphNode((0,), "1"), GraphNode(sources, "2"), GraphNode((3,))]
+        dpnn_bridge.save(tmp_path / name, GModule(nn.Tanh(), nn.ReLU(), CAddTable(), nodes=nodes))
+    assert messages(verify(tmp_path / "model.t7", converted=tmp_path / f"same{suffix}")) == []
+    result = verify(tmp_path / "model.t7", converted=tmp_path / f"other{suffix}")
+    assert messages(result) == ["graph: x3 = (2)([x2, x1]) instead of x3 = (2)([x1, x2])"]
 
 
 def test_a_program_numbers_classes_of_one_name() -> None:
