@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from dpnn_bridge.base.display import shortened
 from dpnn_bridge.base.extras import install_advice
+from dpnn_bridge.base.regular import is_accepted
 from dpnn_bridge.lua.tensor import Tensor, TorchError
 from dpnn_bridge.lua.text import from_system, to_system
 
@@ -85,8 +87,11 @@ class Files:
         self._table = table
 
     def open(self, path: str, mode: str) -> int:
+        name = to_system(path)
+        if os.path.exists(name) and not is_accepted(name):  # HDF5 would wait for a named pipe without an end
+            raise TorchError(f"hdf5: {path} is not a regular file; copy its content to a regular file first")
         try:
-            opened = _h5py().File(to_system(path), mode)
+            opened = _h5py().File(name, mode)
         except (OSError, ValueError) as error:
             raise TorchError(f"hdf5: {path} cannot be opened: {error}") from None
         number = max(self._files, default=0) + 1

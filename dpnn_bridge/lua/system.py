@@ -20,6 +20,7 @@ import torch
 
 from dpnn_bridge.base.atomic import replacing
 from dpnn_bridge.base.extras import install_advice
+from dpnn_bridge.base.regular import is_accepted
 from dpnn_bridge.errors import OutputError
 from dpnn_bridge.lua.arguments import check_string
 from dpnn_bridge.lua.hdf5 import Files
@@ -254,8 +255,11 @@ def load_image(path: str, depth: float | None, ty: str) -> Tensor:
     image, modes = _pillow(), {1: "L", 3: "RGB", 4: "RGBA"}
     if depth and depth not in modes:
         raise TorchError(f"image.load: an image has 1, 3 or 4 channels, not {depth:g}")
+    name = to_system(path)
+    if os.path.exists(name) and not is_accepted(name):  # opening a named pipe would not end
+        raise TorchError(f"{path} is not a regular file; copy its content to a regular file first")
     try:
-        with image.open(to_system(path), formats=_IMAGE_FORMATS) as opened:
+        with image.open(name, formats=_IMAGE_FORMATS) as opened:
             mode = modes[int(depth)] if depth else opened.mode if opened.mode in modes.values() else "RGB"
             pixels = opened.convert(mode)
     except OSError as error:

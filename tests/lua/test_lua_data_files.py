@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,22 @@ def test_all_of_an_hdf5_file_ends(bridge: LuaBridge, make: Callable[[Any], None]
         make(file)
     with pytest.raises(LuaBridgeError, match="contains itself, or is too deep"):
         bridge.execute("require('hdf5').open(..., 'r'):all()", str(tmp_path / "x.h5"))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+@pytest.mark.parametrize(
+    ("package", "script"),
+    [
+        ("h5py", "require('hdf5').open(..., 'r')"),
+        ("h5py", "require('hdf5').open(..., 'w')"),
+        ("PIL", "image.load(...)"),
+    ],
+)
+def test_a_pipe_is_not_waited_for(bridge: LuaBridge, package: str, script: str, tmp_path: Path) -> None:
+    pytest.importorskip(package)
+    os.mkfifo(tmp_path / "x.png")
+    with pytest.raises(LuaBridgeError, match="is not a regular file"):
+        bridge.execute(f"require 'image'; require 'hdf5'; {script}", str(tmp_path / "x.png"))
 
 
 def test_links_within_an_hdf5_file_are_followed(bridge: LuaBridge, tmp_path: Path) -> None:
