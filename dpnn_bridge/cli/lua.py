@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import math
 import re
 import sys
 from pathlib import Path
@@ -52,7 +53,9 @@ _EXIT = "dpnn-lua exits with "
     "--max-seconds", type=click.FloatRange(0, min_open=True), help="Time limit of a sandbox, wall-clock. Default: 60."
 )
 @click.option(
-    "--max-memory", type=click.IntRange(1), help="Memory limit of a sandbox in MiB, including tensors. Default: 2048."
+    "--max-memory",
+    type=click.IntRange(1, 1 << 40),
+    help="Memory limit of a sandbox in MiB, including tensors. Default: 2048.",
 )
 @click.option("--seed", type=int, help="Call torch.manualSeed first.")
 @version_option
@@ -87,6 +90,8 @@ def lua_command(
         raise click.UsageError("--max-seconds and --max-memory need --sandbox")
     limits: dict[str, Any] = {}
     if max_seconds is not None:
+        if math.isnan(max_seconds):
+            raise click.UsageError("--max-seconds is nan; pass a number of seconds")
         limits["max_seconds"] = max_seconds
     if max_memory is not None:
         limits["max_memory"] = max_memory << 20

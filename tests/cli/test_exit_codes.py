@@ -125,6 +125,8 @@ CASES: list[tuple[int, str]] = [
     (5, "convert good.t7 out.pt --key a.b"),
     (4, f"convert good.t7 out.pt --sha256 {'0' * 64}"),
     (2, "convert good.t7 out.pt --sha256 00"),
+    (2, "lua --sandbox --max-seconds nan raises.lua"),
+    (2, "lua --sandbox --max-memory 99999999999999999999 raises.lua"),
     (2, f"convert good.t7 out.safetensors --max-shard-size {'9' * 400}GB"),
     (6, "convert good.t7 there.pt"),
     (6, "convert good.t7 folder.t7 --force"),
