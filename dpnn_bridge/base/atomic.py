@@ -175,8 +175,9 @@ def replacing(
                 others = sorted(p for p in folder.iterdir() if parts and p != temporary)
                 check_output(target, force, inputs)
                 replaced = parts(target) if parts and isinstance(target, Path) else []
-                _move_all([(file, beside(target, file.name)) for file in others], (temporary, target), force)
-                _discard(replaced, inputs)
+                with nullcontext() if isinstance(target, str) else defer_signals():
+                    _move_all([(file, beside(target, file.name)) for file in others], (temporary, target), force)
+                    _discard(replaced, inputs)
             except Exception as error:
                 of_input = not complete and _is_of_input(_disk_error(error), folder, path)
                 _name_target(error, folder, temporary, target)
@@ -236,22 +237,21 @@ def _move_all(others: list[tuple[Path, Location]], last: tuple[Path, Location], 
         force: whether ``last`` may replace an existing file.
     """
     moved: list[Location] = []
-    with nullcontext() if isinstance(last[1], str) else defer_signals():
-        try:
-            for file, location in [*others, last]:
-                if isinstance(location, str):
-                    moved.append(location)
-                    upload(file, location)
-                else:
-                    _move_one(file, location, force and location == last[1])
-                    moved.append(location)
-        except BaseException:
-            for location in moved:
-                if isinstance(location, Path):
-                    location.unlink(missing_ok=True)
-                elif last[1] not in moved:
-                    remove_upload(location)
-            raise
+    try:
+        for file, location in [*others, last]:
+            if isinstance(location, str):
+                moved.append(location)
+                upload(file, location)
+            else:
+                _move_one(file, location, force and location == last[1])
+                moved.append(location)
+    except BaseException:
+        for location in moved:
+            if isinstance(location, Path):
+                location.unlink(missing_ok=True)
+            elif last[1] not in moved:
+                remove_upload(location)
+        raise
 
 
 def _discard(files: list[Path], inputs: Iterable[StrPath]) -> None:

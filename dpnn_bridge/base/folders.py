@@ -253,18 +253,22 @@ def end_without_exception() -> Iterator[None]:
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """Delay the signals that :func:`clean_up_on_signals` handles, for a short ``with`` block."""
+    """Delay what ends the program, for a short ``with`` block.
+
+    That is the signals that :func:`clean_up_on_signals` handles, and :func:`remove_temporary` in another thread.
+    """
     global _deferred
-    if threading.current_thread() is not threading.main_thread():  # Python handles signals in the main thread
-        yield
-        return
-    _deferred = []
-    try:
-        yield
-    finally:
-        deferred, _deferred = _deferred, None
-        if deferred:
-            _end(deferred[0], None)
+    with _lock:
+        if threading.current_thread() is not threading.main_thread():  # Python handles signals in the main thread
+            yield
+            return
+        _deferred = []
+        try:
+            yield
+        finally:
+            deferred, _deferred = _deferred, None
+            if deferred:
+                _end(deferred[0], None)
 
 
 def _end(number: int, _frame: Any) -> None:

@@ -50,6 +50,47 @@ def test_a_signal_while_files_are_moved_waits_for_all_of_them(tmp_path: Path, mo
     assert sorted(p.name for p in tmp_path.iterdir()) == ["index", "shard"]
 
 
+def test_a_signal_while_old_files_are_removed_waits_for_all_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shards of the old set remained, which no index names."""
+    old = [tmp_path / name for name in ("old1", "old2")]
+    for file in (*old, tmp_path / "index"):
+        file.write_text(file.name)
+    monkeypatch.setattr(Path, "unlink", signalling(Path.unlink))
+
+    def write() -> None:
+        with atomic.replacing(tmp_path / "index", force=True, parts=lambda path: old) as temporary:
+            temporary.write_text("new")
+
+    with pytest.raises(Terminated):
+        write()
+    assert [p.name for p in tmp_path.iterdir()] == ["index"]
+    assert (tmp_path / "index").read_text() == "new"
+
+
+def test_a_worker_that_ends_waits_until_files_are_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread ends a worker of --jobs when its parent ends. It left shards without an index."""
+    ended = threading.Event()
+
+    def end() -> None:
+        with folders._lock:  # as in remove_temporary, which does not release it
+            ended.set()
+
+    real = atomic._move_one
+
+    def move(*args: Any) -> None:
+        real(*args)
+        threading.Thread(target=end, daemon=True).start()
+        assert not ended.wait(0.02)
+
+    monkeypatch.setattr(atomic, "_move_one", move)
+    with atomic.replacing(tmp_path / "index", force=True, parts=lambda path: []) as temporary:
+        temporary.write_text("shard")
+        (temporary.parent / "shard").write_text("elements")
+    assert ended.wait(10)
+
+
 def test_a_signal_while_a_folder_is_made_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "mkdir", signalling(Path.mkdir))
     with pytest.raises(Terminated), temporary_folder(tmp_path):
