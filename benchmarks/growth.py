@@ -156,6 +156,7 @@ def main(out: Path, only: str, table: bool, n: int, most: int) -> None:
 def growth(found: dict[str, Any], what: str) -> float:
     """How many times as much twice the size takes, from the smallest to the largest n."""
     least, smallest = (found["least"], 0.002) if what == "seconds" else (0.0, 1.0)
+    least = least if least < min(found[what].values(), default=0) else 0.0
     used = {int(n): max(u - least, smallest) for n, u in found[what].items()}
     first, last = min(used, default=0), max(used, default=0)
     return 2 ** (math.log(used[last] / used[first]) / math.log(last / first)) if last > first else math.nan

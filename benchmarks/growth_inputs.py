@@ -213,15 +213,13 @@ function C:updateGradInput(input, gradOutput) self.gradInput = gradOutput return
 LUA_FILES: dict[str, Callable[[int], str]] = {
     "lines": lambda n: "x = 1\n" * n,
     "empty lines": lambda n: "\n" * 50 * n,
-    "functions": lambda n: "".join(f"function f{i}(a) return a + {i} end\n" for i in range(n)),
-    "methods": lambda n: (
-        "do local C = my.C\n" + "".join(f"function C:f{i}(a) return a + {i} end\n" for i in range(n)) + "end"
-    ),
+    "functions": lambda n: "".join(f";(function() function f{i}(a) return a + {i} end end)()\n" for i in range(n)),
+    "methods": lambda n: "".join(f";(function() function my.C:f{i}() return {i} end end)()\n" for i in range(n)),
     "strings": lambda n: "".join(f"x = 'string {i}'\n" for i in range(n)),
     "long strings": lambda n: "x = [[" + "word ]= \n" * n + "]]",
     "comments": lambda n: "-- a comment ' [[ \n" * n,
     "long comments": lambda n: "--[==[ a ]] require 'x' ]==] \n" * n,
-    "brackets": lambda n: "x = '" + "[" * 50 * n + "'\n--" + "[=" * 50 * n + "\n",
+    "brackets": lambda n: "x = '" + "[" * 50 * n + "'\n-- " + "[=" * 50 * n + "\n",
     "nested tables": lambda n: "t = {}\n" + "t = {t}\n" * n,
     "a table": lambda n: "t = {" + "{1, 'a'}, " * n + "}\n",
     "classes": lambda n: "".join(f"torch.class('my.C{i}', 'nn.Module')\n" for i in range(n)),
@@ -249,7 +247,7 @@ SCRIPTS: dict[str, str] = {
     "operations": "local x = torch.ones(3) for i = 1, n * 20 do x:add(1) local y = x * 2 end",
     "operations of the class": "local x = torch.ones(3) for i = 1, n * 20 do local y = torch.cat(x, x) x:sum() end",
     "large operations": "local x = torch.ones(5000) for i = 1, n do x:add(1) local y = x * 2 end",
-    "halves": "local x = torch.HalfTensor(3) for i = 1, n * 5 do x:add(1) end",
+    "halves": "local x = torch.ones(3) for i = 1, n * 2 do x:half() end",
     "tensors kept": "t = {} for i = 1, n * 20 do t[i] = torch.Tensor(3) end",
     "large tensors kept": "t = {} for i = 1, n do t[i] = torch.Tensor(5000):zero() end",
     "views": "local x, t = torch.zeros(n * 20), {} for i = 1, n * 20 do t[i] = x[{{i, i}}] end",
