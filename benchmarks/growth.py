@@ -119,7 +119,7 @@ def measured(make: Make, n: int) -> dict[str, Any]:
 
 def series(make: Make, n: int, most: int) -> dict[str, Any]:
     """Measure n, 2n, 4n, … elements, and almost none: until a measurement takes long, at least three."""
-    least = measured(make, 2)
+    least = measured(make, 3)  # of 2, the outputs exist
     found: dict[str, Any] = {"least": least["seconds"], "seconds": {}, "memory": {}, "ended": ""}
     while n <= most:
         new = measured(make, n)
@@ -155,11 +155,10 @@ def main(out: Path, only: str, table: bool, n: int, most: int) -> None:
 
 def growth(found: dict[str, Any], what: str) -> float:
     """How many times as much twice the size takes, from the smallest to the largest n."""
-    least, smallest = (found["least"], 0.002) if what == "seconds" else (0.0, 1.0)
-    least = least if least < min(found[what].values(), default=0) else 0.0
-    used = {int(n): max(u - least, smallest) for n, u in found[what].items()}
+    least, smallest = (found["least"], 0.02) if what == "seconds" else (0.0, 1.0)
+    used = {int(n): u - least for n, u in found[what].items() if u - least >= smallest}  # less is noise
     first, last = min(used, default=0), max(used, default=0)
-    return 2 ** (math.log(used[last] / used[first]) / math.log(last / first)) if last > first else math.nan
+    return 2 ** (math.log(used[last] / used[first]) / math.log(last / first)) if last > first else 1.0
 
 
 def print_table(figures: dict[str, Any]) -> None:
