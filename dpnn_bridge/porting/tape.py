@@ -11,7 +11,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -112,7 +111,6 @@ class Node:
         return {k: v for k, v in given.items() if not any(isinstance(x, Slot) for x in leaves(v))}
 
 
-@cache
 def operation(func: Any) -> str:
     name = func._schema.name.split("::")[-1]
     return name if name in VIEWS else name.rstrip("_")
