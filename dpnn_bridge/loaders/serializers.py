@@ -118,6 +118,10 @@ class Vec(Serializer):
             yield obj.payload.get(i)
 
 
+#: maximum number of samples that a written ``nn.DataSet`` may lack
+_MAX_MISSING = 1 << 16
+
+
 class DataSet(Serializer):
     """``nn.DataSet`` of nnx: a flag, a count, then the samples; other fields are not written."""
 
@@ -129,8 +133,10 @@ class DataSet(Serializer):
             table[i] = yield
 
     def write(self, obj: LuaObject, file: Any) -> Writing:
-        count = obj["nbSamples"]
-        file.int(int(obj["resized"]))
+        count = obj.get("nbSamples")
+        if not isinstance(count, int) or count > len(obj.payload) + _MAX_MISSING:
+            raise LuaValueError(f"a {obj.class_name} has nbSamples={count!r}; expected the number of its samples")
+        file.int(int(obj.get("resized") is True))
         file.int(count)
         for i in range(1, count + 1):
             yield obj.payload.get(i)

@@ -111,6 +111,12 @@ def test_a_data_set_may_lack_samples(mode: Any) -> None:
     assert difference(data, loads(dumps(data, mode=mode))) is None
 
 
+@pytest.mark.parametrize("count", [10**9, None, "9", float("inf")])
+def test_a_data_set_needs_the_number_of_its_samples(count: Any) -> None:
+    with pytest.raises(LuaValueError, match="nbSamples"):
+        dumps(LuaObject("nn.DataSet", LuaTable({"resized": False, "nbSamples": count, 2: "x"})))
+
+
 def test_unreferenced_streams_that_repeat_indices() -> None:
     data = dumps(LuaTable({"a": 1})) + dumps(LuaTable({"b": LuaTable({"c": 2})}))
     path_values = [LuaTable({"a": 1}), LuaTable({"b": LuaTable({"c": 2})})]
