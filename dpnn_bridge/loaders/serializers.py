@@ -134,9 +134,9 @@ class DataSet(Serializer):
 
     def write(self, obj: LuaObject, file: Any) -> Writing:
         count = obj.get("nbSamples")
-        if not isinstance(count, int) or count > len(obj.payload) + _MAX_MISSING:
+        if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= len(obj.payload) + _MAX_MISSING:
             raise LuaValueError(f"a {obj.class_name} has nbSamples={count!r}; expected the number of its samples")
-        file.int(int(obj.get("resized") is True))
+        file.int(int(obj.get("resized") not in (None, False)))
         file.int(count)
         for i in range(1, count + 1):
             yield obj.payload.get(i)

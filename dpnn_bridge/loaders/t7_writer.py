@@ -13,7 +13,7 @@ from typing_extensions import Unpack
 from dpnn_bridge.base.arguments import check_types, hints_of
 from dpnn_bridge.base.atomic import reading_back, replacing
 from dpnn_bridge.base.boundary import wrap_errors
-from dpnn_bridge.base.writing import not_as_written, open_compared
+from dpnn_bridge.base.writing import not_as_written, open_compared, open_output
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.loaders.compare import difference
 from dpnn_bridge.loaders.relink import relink
@@ -103,7 +103,7 @@ def write_all(
     chosen, objects = WriteOptions(**options), list(objects)
     relink(LuaTable.from_list(objects))
     with replacing(path, force=force) as temporary:
-        with open_compared(temporary, tensors=True) as file:
+        with open_compared(temporary, tensors=True) if verify else open_output(temporary) as file:
             writer = chosen.writer(file)
             for obj in objects:
                 writer.write(obj)

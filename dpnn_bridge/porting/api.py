@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from math import inf
@@ -26,6 +27,7 @@ from dpnn_bridge.porting.biases import (
     missing_range,
     other_range,
 )
+from dpnn_bridge.porting.composites import composites
 from dpnn_bridge.porting.constants import explain_constants, input_distance
 from dpnn_bridge.porting.explain import Explanation, deviation_at
 from dpnn_bridge.porting.later import later_deviations
@@ -44,9 +46,10 @@ from dpnn_bridge.porting.networks import (
     single_buffers,
     trace,
 )
-from dpnn_bridge.porting.notes import notes_of, of_rounding, overflowing
+from dpnn_bridge.porting.notes import matches_of, notes_of, of_rounding, overflowing
 from dpnn_bridge.porting.probe import (
     check_deterministic,
+    check_random,
     differ_on_batch,
     differ_on_larger,
     differ_on_padding,
@@ -56,7 +59,7 @@ from dpnn_bridge.porting.probe import (
     sorted_outputs,
 )
 from dpnn_bridge.porting.proof import Proof, prove
-from dpnn_bridge.porting.report import Deviation, Match, PortReport
+from dpnn_bridge.porting.report import Deviation, PortReport
 from dpnn_bridge.porting.search import Search
 from dpnn_bridge.porting.sides import sides_of
 from dpnn_bridge.porting.source import Source
@@ -116,7 +119,14 @@ def port(
 
 
 class Port:
-    """A run of :func:`port`, with the same arguments: runs both networks, finds the weights, proves and reports."""
+    """A run of :func:`port`, with the same arguments: runs both networks, finds the weights, proves and reports.
+
+    Attributes:
+        composites: whether modules that compute one operation in several steps are recorded as this operation. This is
+            the second attempt, because the source may have the same steps.
+    """
+
+    composites = False
 
     def __init__(
         self,
@@ -142,11 +152,26 @@ class Port:
         self.single = single_buffers(module)
 
     def run(self) -> PortReport:
+        report = self._attempt()
+        names = composites(self.target) if not report.equal else {}
+        if not names:
+            return report
+        again = copy(self)
+        again.composites = True
+        other = again._attempt()
+        in_steps = report.first is not None and report.first.layer in names
+        if not (other.equal or in_steps or len(other.matches) > len(report.matches)):
+            return report
+        vars(self).update(vars(again))
+        return other
+
+    def _attempt(self) -> PortReport:
         first, second = self.examples
-        tape = trace(copy_for_run(self.target, self.call_target), self.call_target, first, self.single)
-        _check_random(tape, "the module")
+        target = copy_for_run(self.target, self.call_target)
+        tape = trace(target, self.call_target, first, self.single, self.composites)
+        check_random(tape, "the module")
         self._run_source(first)
-        _check_random(self.source.tape, "the model")
+        check_random(self.source.tape, "the model")
         tensors = {n: t for n, t in named_tensors(self.target).items() if n in tape.roots.values()}
         self.search = search = Search(tape, self.source, tensors)
         contradiction = search.run()
@@ -197,7 +222,7 @@ class Port:
         for keep in (False, True):
             self._run_source(example)
             target = copy_for_run(module or self.target, self.call_target)
-            proof = prove(target, self.call_target, example, self.search, self.single, keep)
+            proof = prove(target, self.call_target, example, self.search, self.single, keep, self.composites)
             if proof.failed is None or not proof.used_more:
                 break
         return proof
@@ -306,7 +331,7 @@ class Port:
     def _report(
         self, search: Search, values: dict[str, Tensor], first: Deviation | None, difference: float, notes: list[str]
     ) -> PortReport:
-        matches = [match for match in _matches(search) if match.parameter in values]
+        matches = [match for match in matches_of(search) if match.parameter in values]
         tensors = named_tensors(self.user)
         allowed = {id(tensors[n]) for n in self.allowed}  # a shared parameter has several names
         unset = [
@@ -339,19 +364,6 @@ def _unset(names: Iterable[str], module: nn.Module) -> set[str]:
     return allowed
 
 
-def _matches(search: Search) -> list[Match]:
-    """Return one match for each parameter. If several layers are in one parameter, its match names all of them."""
-    sources: dict[str, tuple[list[str], list[str]]] = {}
-    for placed in search.placement.placed.values():
-        slots = [w.slot for w in placed.event.weights.values() if w is not None]
-        for name in dict.fromkeys(name for slot in slots for name in search.tape.root_names(slot)):
-            layers, forms = sources.setdefault(name, ([], []))
-            layers += [layer.name for layer in placed.assignment.layers]
-            forms += [placed.assignment.description] if placed.assignment.description else []
-    joined = {name: [", ".join(dict.fromkeys(texts)) for texts in found] for name, found in sources.items()}
-    return [Match(name, source, form) for name, (source, form) in joined.items()]
-
-
 def _flat(value: Any) -> list[Tensor]:
     return [t.flatten() for t in leaves(value) if isinstance(t, Tensor) and t.is_floating_point()]
 
@@ -377,14 +389,6 @@ def _vary(first: list[Tensor], second: list[Tensor]) -> bool:
     """Return whether outputs whose elements are all equal, such as a single score, change with the input."""
     numbers = [torch.tensor(sorted(float(t.flatten()[0]) for t in ts if t.numel())) for ts in (first, second)]
     return len(numbers[0]) == len(numbers[1]) and difference(*numbers) > SINGLE
-
-
-def _check_random(tape: Tape, what: str) -> None:
-    if tape.random is not None:
-        where = f"{tape.random.line} ({tape.random.op})"
-        dropout = tape.random.op in ("bernoulli", "native_dropout")
-        hint = "pass training=self.training to F.dropout" if dropout else "draw them only if self.training is true"
-        raise ConversionError(f"{what} draws random numbers in evaluation mode at {where}; {hint}")
 
 
 def fill(module: nn.Module, values: dict[str, Tensor]) -> None:

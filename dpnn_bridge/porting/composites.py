@@ -2,12 +2,13 @@
 
 Examples are torchvision's ``FrozenBatchNorm2d``, and modules that compute the mean, the variance and the quotient of an
 instance norm themselves. Which of a module's tensors is the weight or the running mean, and the eps, are found by
-running a copy of the module with random tensors.
+running the module with random tensors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import permutations
 from typing import Any
 
@@ -15,12 +16,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dpnn_bridge.compare.memory import copied
 from dpnn_bridge.porting.tape import Recorder
 from dpnn_bridge.porting.values import DOUBLE, difference
 
 #: an operation of PyTorch on an input and on tensors of a module
 Operation = Callable[..., Tensor]
+#: roles of a norm's tensors
+_ROLES = ("weight", "bias", "running_mean", "running_var")
+#: scale of the inputs whose variance is so small that the eps determines the result
+_SMALL = 1e-6
+
+
+def composites(module: nn.Module) -> dict[str, nn.Module]:
+    """Return the modules of a network that may compute a norm or a PReLU in several steps, by name."""
+    return {name: inner for name, inner in module.named_modules() if _may_be_composite(inner)}
+
+
+def _may_be_composite(module: nn.Module) -> bool:
+    own, stock = next(module.children(), None) is None, type(module).__module__.startswith("torch.nn.")
+    return own and not stock and 0 < len(_tensors(module)) <= len(_ROLES)
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()]
 
 
 def use_operations(module: nn.Module, recorder: Recorder) -> None:
@@ -30,16 +48,8 @@ def use_operations(module: nn.Module, recorder: Recorder) -> None:
         module: the copy, which is changed.
         recorder: the recorder that will run the copy.
     """
-    for inner in module.modules():
-        has_parts = next(inner.children(), None) is not None
-        if not has_parts and not type(inner).__module__.startswith("torch.nn.") and _tensors(inner):
-            vars(inner)["forward"] = _Recorded(inner, recorder)
-
-
-def _tensors(module: nn.Module) -> list[Tensor]:
-    """Return the floating-point tensors of a module if they can be those of one norm or PReLU, else an empty list."""
-    found = [t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()]
-    return found if len(found) <= len(_ROLES) and len({t.numel() for t in found}) == 1 else []
+    for inner in composites(module).values():
+        vars(inner)["forward"] = _Recorded(inner, recorder)
 
 
 class _Recorded:
@@ -47,90 +57,100 @@ class _Recorded:
 
     def __init__(self, module: nn.Module, recorder: Recorder) -> None:
         self.forward, self.recorder, self.tensors = module.forward, recorder, _tensors(module)
-        self.fresh: nn.Module | None = copied(module)
         self.operation: Operation | None = None
+        self.examined = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if len(args) != 1 or kwargs or not isinstance(args[0], Tensor) or args[0].dim() < 2:
+        given = [*args, *kwargs.values()]
+        if len(given) != 1 or not isinstance(given[0], Tensor) or given[0].dim() < 2:
             return self.forward(*args, **kwargs)
+        x = given[0]
         self.recorder.paused = True
         try:
-            if self.fresh is not None:
-                self.operation, self.fresh = _operation_of(self.fresh, args[0]), None
-            if self.operation is not None and not self._gives(self.operation, args[0]):
+            if not self.examined:
+                self.examined, self.operation = True, self._find(x.double())
+            if self.operation is not None and not self._gives(self.operation, x.double()):
                 self.operation = None
         finally:
             self.recorder.paused = False
-        return self.forward(*args) if self.operation is None else self.operation(args[0], *self.tensors)
+        return self.forward(*args, **kwargs) if self.operation is None else self.operation(x, *self.tensors)
+
+    def _find(self, x: Tensor) -> Operation | None:
+        """Return the operation that the module computes for inputs of the shape of ``x``, or None."""
+        sizes = {t.numel() for t in self.tensors}
+        if len(sizes) != 1 or not sizes & {1, x.shape[1], x.shape[-1]}:
+            return None
+        generator, before = torch.Generator().manual_seed(0), [t.clone() for t in self.tensors]
+        sample = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+        try:
+            for tensor in self.tensors:
+                tensor.copy_(torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype) + 0.5)
+            fitting = (op for op in self._operations(sample) if self._gives(op, sample))
+            return next(fitting, None)
+        finally:
+            for tensor, values in zip(self.tensors, before, strict=True):
+                tensor.copy_(values)
 
     def _gives(self, operation: Operation, x: Tensor) -> bool:
-        """Return whether an operation and the module's own ``forward`` give the same result."""
+        """Return whether an operation gives the result of the module's own ``forward``, which does not change ``x``."""
+        given = x.clone()
         try:
-            return _equal(self.forward(x.clone()), operation(x, *self.tensors))
+            result, expected = self.forward(given), operation(x, *self.tensors)
         except Exception:  # if forward fails, it fails again when it is recorded
             return False
+        same = isinstance(result, Tensor) and result.shape == expected.shape and torch.equal(given, x)
+        return same and difference(result, expected) <= DOUBLE
+
+    def _operations(self, x: Tensor) -> Iterator[Operation]:
+        """Yield the operations that may give the module's result for ``x``."""
+        count, channels = len(self.tensors), self.tensors[0].numel()
+        if count == 1 and channels in (1, x.shape[1]):
+            yield lambda x, a: F.prelu(x, a.reshape(-1))
+        if channels == x.shape[1]:
+            for roles in permutations(_ROLES, count):
+                if "running_mean" in roles and "running_var" in roles:
+                    yield from self._norm(_batch_norm, x, roles)
+        for roles in permutations(_ROLES[:2], count):
+            if channels == x.shape[1] and x.dim() > 2:
+                yield from self._norm(_instance_norm, x, roles)
+            if channels == x.shape[-1]:
+                yield from self._norm(_layer_norm, x, roles)
+
+    def _norm(self, norm: Operation, x: Tensor, roles: tuple[str, ...]) -> Iterator[Operation]:
+        """Yield the norm with the eps of the module, if it has these roles.
+
+        ``y = (x - mean) / sqrt(var + eps)`` is solved for eps, for inputs with a small variance.
+        """
+        named = dict(zip(roles, self.tensors, strict=True))
+        variance = named.get("running_var", torch.empty(0))
+        before = variance.clone()
+        try:
+            variance *= _SMALL**2
+            eps = _eps(norm, x * _SMALL, self.forward(x * _SMALL), named)
+        except Exception:  # if forward fails, it fails again when it is recorded
+            return
+        finally:
+            variance.copy_(before)
+        least = _SMALL**2 * DOUBLE  # of the rounding error
+        if eps > -least:
+            yield partial(_named, norm, float(f"{eps:.6g}") if eps > least else 0.0, roles)
 
 
-def _operation_of(module: nn.Module, x: Tensor) -> Operation | None:
-    """Return the operation that a module computes for inputs of the shape of ``x``, or None."""
-    generator = torch.Generator().manual_seed(0)
-    tensors = _tensors(module)
-    try:
-        for tensor in tensors:
-            tensor.copy_(torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype) + 0.5)
-        sample = torch.randn(x.shape, generator=generator, dtype=torch.float64)
-        result = module.forward(sample.clone())
-        if not isinstance(result, Tensor) or result.shape != x.shape:
-            return None
-        fitting = (op for op in _operations(sample, result, tensors) if _equal(op(sample, *tensors), result))
-        return next(fitting, None)
-    except Exception:  # if forward fails, it fails again when it is recorded
-        return None
-
-
-def _equal(result: Any, expected: Tensor) -> bool:
-    same = isinstance(result, Tensor) and result.shape == expected.shape
-    return same and difference(result.double(), expected) <= DOUBLE
-
-
-#: roles of a norm's tensors
-_ROLES = ("weight", "bias", "running_mean", "running_var")
-
-
-def _operations(x: Tensor, result: Tensor, tensors: list[Tensor]) -> Iterator[Operation]:
-    """Yield the operations that may give ``result`` for ``x``."""
-    count, channels = len(tensors), tensors[0].numel()
-    if count == 1 and channels in (1, x.shape[1]):
-        yield lambda x, a: F.prelu(x, a.reshape(-1))
-    if channels == x.shape[1]:
-        for roles in permutations(_ROLES, count):
-            if "running_mean" in roles and "running_var" in roles:
-                yield from _norm(_batch_norm, x, result, tensors, roles)
-    for roles in permutations(_ROLES[:2], count):
-        if channels == x.shape[1] and x.dim() > 2:
-            yield from _norm(_instance_norm, x, result, tensors, roles)
-        if channels == x.shape[-1]:
-            yield from _norm(_layer_norm, x, result, tensors, roles)
-
-
-def _norm(
-    norm: Operation, x: Tensor, result: Tensor, tensors: list[Tensor], roles: tuple[str, ...]
-) -> Iterator[Operation]:
-    """Yield the norm with the eps that gives a result. ``y = (x - mean) / sqrt(var + eps)`` is solved for eps."""
-    named = dict(zip(roles, tensors, strict=True))
-    shift, scale = named.get("bias"), named.get("weight")
-    shape = [-1 if dim == (x.dim() - 1 if norm is _layer_norm else 1) else 1 for dim in range(x.dim())]
-    normal = result if shift is None else result - shift.reshape(shape)
-    normal = normal if scale is None else normal / scale.reshape(shape)
+def _eps(norm: Operation, x: Tensor, result: Tensor, named: dict[str, Tensor]) -> float:
+    """Return the eps with which a norm gives a result."""
+    at = x.dim() - 1 if norm is _layer_norm else 1
+    shaped = {role: t.reshape([-1 if dim == at else 1 for dim in range(x.dim())]) for role, t in named.items()}
+    normal = (result - shaped.get("bias", 0)) / shaped.get("weight", 1)
     if norm is _batch_norm:
-        mean, variance = named["running_mean"].reshape(shape), named["running_var"].reshape(shape)
+        mean, variance = shaped["running_mean"], shaped["running_var"]
     else:
         dims = list(range(2, x.dim())) if norm is _instance_norm else [-1]
         mean, variance = x.mean(dims, keepdim=True), x.var(dims, correction=0, keepdim=True)
-    eps = float((((x - mean) / normal).square() - variance).median())
-    if eps > -DOUBLE:
-        rounded = float(f"{max(eps, 0.0):.5g}")
-        yield lambda x, *tensors: norm(x, rounded, **dict(zip(roles, (t.reshape(-1) for t in tensors), strict=True)))
+    return float((((x - mean) / normal).square() - variance).median())
+
+
+def _named(norm: Operation, eps: float, roles: tuple[str, ...], x: Tensor, *tensors: Tensor) -> Tensor:
+    return norm(x, eps, **dict(zip(roles, (t.reshape(-1) for t in tensors), strict=True)))
 
 
 def _batch_norm(x: Tensor, eps: float, **named: Any) -> Tensor:

@@ -240,7 +240,7 @@ def lua_path_of(model: nn.Module) -> Callable[[str], str]:
     return find
 
 
-def trace(module: nn.Module, call: Call, example: Any, single: frozenset[str]) -> Tape:
+def trace(module: nn.Module, call: Call, example: Any, single: frozenset[str], composites: bool = False) -> Tape:
     """Return the target's tape, with the events marked. Their inputs are not kept: the weights are not known yet."""
     firsts: dict[Any, Node] = {}
 
@@ -253,7 +253,8 @@ def trace(module: nn.Module, call: Call, example: Any, single: frozenset[str]) -
         return run()
 
     recorder = Recorder(module, example, observe, single)
-    use_operations(module, recorder)
+    if composites:
+        use_operations(module, recorder)
     return recorder.run(module, lambda m: call(m, example))
 
 

@@ -10,11 +10,25 @@ from torch import Tensor, nn
 from dpnn_bridge.porting.flow import ancestors, output_nodes
 from dpnn_bridge.porting.networks import location, named_tensors
 from dpnn_bridge.porting.placement import Placement
-from dpnn_bridge.porting.report import Deviation
+from dpnn_bridge.porting.report import Deviation, Match
+from dpnn_bridge.porting.search import Search
 from dpnn_bridge.porting.source import Source
 from dpnn_bridge.porting.tape import Node, Tape
 from dpnn_bridge.porting.values import difference
 from dpnn_bridge.porting.wording import aligned_windows, differences
+
+
+def matches_of(search: Search) -> list[Match]:
+    """Return one match for each parameter. If several layers are in one parameter, its match names all of them."""
+    sources: dict[str, tuple[list[str], list[str]]] = {}
+    for placed in search.placement.placed.values():
+        slots = [w.slot for w in placed.event.weights.values() if w is not None]
+        for name in dict.fromkeys(name for slot in slots for name in search.tape.root_names(slot)):
+            layers, forms = sources.setdefault(name, ([], []))
+            layers += [layer.name for layer in placed.assignment.layers]
+            forms += [placed.assignment.description] if placed.assignment.description else []
+    joined = {name: [", ".join(dict.fromkeys(texts)) for texts in found] for name, found in sources.items()}
+    return [Match(name, source, form) for name, (source, form) in joined.items()]
 
 
 def notes_of(placement: Placement, source: Source, model: nn.Module, tape: Tape) -> Iterator[str]:

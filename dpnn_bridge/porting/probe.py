@@ -192,3 +192,12 @@ def distance_of(actual: list[Tensor], expected: list[Tensor]) -> float:
     if len({len(t) for t in expected}) < len(expected):  # outputs of equal size may be in another order
         actual, expected = ([torch.cat(ts).sort().values] for ts in (actual, expected))
     return max((difference(g, w) for g, w in zip(actual, expected, strict=True)), default=0.0)
+
+
+def check_random(tape: Tape, what: str) -> None:
+    """Raise a ConversionError if a network drew random numbers."""
+    if tape.random is not None:
+        where = f"{tape.random.line} ({tape.random.op})"
+        dropout = tape.random.op in ("bernoulli", "native_dropout")
+        hint = "pass training=self.training to F.dropout" if dropout else "draw them only if self.training is true"
+        raise ConversionError(f"{what} draws random numbers in evaluation mode at {where}; {hint}")

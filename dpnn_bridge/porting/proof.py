@@ -56,6 +56,7 @@ def prove(
     search: Search,
     single: frozenset[str] = frozenset(),
     keep: bool = False,
+    composites: bool = False,
 ) -> Proof:
     """Run a filled module and compare every event and the output with a run of the source on the same input.
 
@@ -65,6 +66,7 @@ def prove(
         single: names of buffers that were in single precision.
         keep: whether to keep the recorded values of the source's layers. Otherwise a layer's values are freed when the
             layer was used as often as on the first input.
+        composites: whether modules that compute one operation in several steps are recorded as this operation.
     """
     source, single_norm = search.source, search.parameters.normalized
     for layer in source.layers:
@@ -76,7 +78,8 @@ def prove(
         return kept[0]
 
     recorder = Recorder(module, example, comparison.observe, single)
-    use_operations(module, recorder)
+    if composites:
+        use_operations(module, recorder)
     tape = recorder.run(module, run)
     actual = [t.double() if t.is_floating_point() else t for t in leaves(kept) if isinstance(t, Tensor)]
     outputs = match_outputs(actual, source, single_norm)

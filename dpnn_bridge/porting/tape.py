@@ -146,6 +146,8 @@ class _CallObserver(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if self.recorder.paused:
+            return func(*args, **kwargs)
         if torch._C._is_any_autocast_enabled() and not self.recorder.tape.autocast:
             self.recorder.tape.autocast = self.recorder.owners[-1], _line()
         if "dropout" in getattr(func, "__name__", "") and func.__module__ == "torch.nn.functional":
@@ -235,9 +237,6 @@ class Recorder(EagerMode):
         inputs: nested inputs of the module.
         observer: function that runs each operation and may inspect it.
         single: names of buffers that were in single precision.
-
-    Attributes:
-        paused: whether operations run without being recorded.
     """
 
     def __init__(
@@ -245,7 +244,8 @@ class Recorder(EagerMode):
     ) -> None:
         super().__init__()
         self.single = single
-        self.tape, self.observer, self.owners, self.paused = Tape(), observer, [""], False
+        self.tape, self.observer, self.owners = Tape(), observer, [""]
+        self.paused = False  # whether operations run without being recorded
         self.tape.modules = dict(module.named_modules())
         self._slots: dict[int, Slot] = {}
         self._alive: list[Any] = []  # references to the tensors, so that their ids are not reused
@@ -293,8 +293,6 @@ class Recorder(EagerMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        if self.paused:
-            return func(*args, **kwargs)
         if torch.is_inference_mode_enabled() and func._can_decompose():
             with self:  # other modes decompose conv2d and other composite operations before this method
                 return func.decompose(*args, **kwargs)
@@ -307,6 +305,8 @@ class Recorder(EagerMode):
         if any(t.dtype in _LOW for t in tensors):
             args, kwargs = replaced(args, self._double), replaced(kwargs, self._double)
             tensors = [t for t in leaves((args, kwargs)) if isinstance(t, Tensor)]
+        if self.paused:
+            return func(*args, **kwargs)
         tape = self.tape
         slotted = lambda v: self._slot_of_argument(v) if isinstance(v, Tensor) else v  # noqa: E731
         index, owner = len(tape.nodes), self.owners[-1]

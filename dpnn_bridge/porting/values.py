@@ -185,7 +185,7 @@ class RowIndex:
         self._all = set(owners)
         self._direction = _direction(rows[0].shape[1])
         projected = torch.cat([r.double() @ self._direction for r in rows])
-        self._projected, order = projected.sort()
+        self._projected, order = projected.nan_to_num(torch.inf).sort()  # a search among NaN finds nothing
         self._owners = torch.tensor(owners).repeat_interleave(torch.tensor([len(r) for r in rows]))[order]
 
     def owners(self, rows: Tensor, tolerance: float) -> set[int]:

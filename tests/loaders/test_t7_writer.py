@@ -17,6 +17,7 @@ from conftest import FIXTURES
 from fuzz.graphs import walk
 from test_t7_differential import FILES, SAMPLE
 
+from dpnn_bridge.base.writing import WrittenBytes
 from dpnn_bridge.errors import LuaValueError, OptionError, OutputExistsError, T7FormatError, VerificationError
 from dpnn_bridge.loaders import WriteOptions, dumps, loads, read_all, read_t7, write_all, write_t7
 from dpnn_bridge.loaders import t7_writer as t7_writer_module
@@ -111,7 +112,12 @@ def test_a_data_set_may_lack_samples(mode: Any) -> None:
     assert difference(data, loads(dumps(data, mode=mode))) is None
 
 
-@pytest.mark.parametrize("count", [10**9, None, "9", float("inf")])
+def test_a_file_is_not_read_back_without_verify(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WrittenBytes, "compare", lambda *_: pytest.fail("the file is read back"))
+    write_t7(tmp_path / "m.t7", LuaTable({"a": 1}), verify=False)
+
+
+@pytest.mark.parametrize("count", [10**9, None, "9", float("inf"), -1, True])
 def test_a_data_set_needs_the_number_of_its_samples(count: Any) -> None:
     with pytest.raises(LuaValueError, match="nbSamples"):
         dumps(LuaObject("nn.DataSet", LuaTable({"resized": False, "nbSamples": count, 2: "x"})))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -79,6 +80,59 @@ def test_a_norm_in_steps_is_ported(case: str) -> None:
     assert torch.allclose(net.eval()(x), model(x), atol=1e-5)
     assert judge(model, net, x).equal
     assert "forward" not in vars(steps)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if not case.startswith("batch norm")])
+def test_the_same_steps_in_both_networks_are_ported(case: str) -> None:
+    steps = CASES[case][1]
+    report = dpnn_bridge.port(randomized(around(copy.deepcopy(steps))), around(steps), torch.randn(4, 5))
+    assert report.equal, report
+
+
+@pytest.mark.parametrize("eps", [1e-12, 0.000123457, 0.0])
+def test_the_eps_of_steps_is_found(eps: float) -> None:
+    def steps(m: Any, x: Tensor) -> Tensor:
+        centered = x - x.mean(-1, keepdim=True)
+        return m.gamma * centered / (centered.square().mean(-1, keepdim=True) + eps).sqrt() + m.beta
+
+    x = torch.randn(4, 5)
+    assert dpnn_bridge.port(randomized(around(nn.LayerNorm(6, eps=eps))), around(Steps(steps, **NORM)), x).equal
+    other = dpnn_bridge.port(randomized(around(nn.LayerNorm(6, eps=1e-3))), around(Steps(steps, **NORM)), x)
+    assert other.first is not None
+    assert f"eps {eps:g}" in other.first.reason
+
+
+def test_steps_that_change_their_input_are_recorded_as_they_are() -> None:
+    """The network uses the changed input again, so the norm in place computes something else than the norm."""
+
+    class Net(nn.Module):
+        def __init__(self, norm: nn.Module) -> None:
+            super().__init__()
+            self.first, self.norm, self.last = nn.Linear(5, 6), norm, nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.first(x)
+            return self.last(torch.tanh(self.norm(y)) + y)
+
+    def in_place(m: Any, x: Tensor) -> Tensor:
+        return x.sub_(m.mean).mul_((m.var + 1e-5).rsqrt() * m.gamma).add_(m.beta)
+
+    model, net = randomized(Net(nn.BatchNorm1d(6))), Net(Steps(in_place, **NORM, **MOMENTS))
+    assert not dpnn_bridge.port(model, net, torch.randn(4, 5)).equal
+
+
+def test_steps_in_single_precision_and_with_a_named_argument_are_ported() -> None:
+    class Named(nn.Sequential):
+        def forward(self, input: Tensor) -> Tensor:
+            return self[3](self[2](self[1](x=self[0](input))))
+
+    def steps(m: Any, x: Tensor) -> Tensor:
+        return layer_norm(m, x.float()).to(x.dtype)
+
+    report = dpnn_bridge.port(
+        randomized(around(nn.LayerNorm(6))), Named(*around(Steps(steps, **NORM))), torch.randn(4, 5)
+    )
+    assert report.equal, report
 
 
 def test_a_norm_in_steps_with_another_variance_is_named() -> None:

@@ -181,7 +181,7 @@ def test_operations_before_many_outputs_are_visited_once() -> None:
 def test_an_input_is_compared_with_few_inputs_of_a_layer_that_is_used_often(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     inputs = [torch.randn(2, 3, dtype=torch.float64) for _ in range(200)] + [torch.zeros(0, 3), torch.randn(2, 4)]
-    inputs += [inputs[7].clone(), torch.full((2, 3), torch.nan)]
+    inputs += [inputs[7].clone(), *torch.full((90, 2, 3), torch.nan)]
     compared = 0
     equals = _Reference.equals
 
