@@ -179,3 +179,23 @@ def test_sums_of_integers_wrap(ty: str, transposed: bool) -> None:
         transposed,
     )
     assert found == (True,) * 5
+
+
+@pytest.mark.parametrize("ty", ["Float", "Double"])
+def test_multiples_of_any_number_of_elements_are_rounded_once(ty: str) -> None:
+    """The first elements are added in a loop and by vector instructions: (1 + a)^2 - (1 + 2 a) is a^2."""
+    found = LuaBridge().execute(
+        """
+        local ty, a = ..., 2 ^ -12
+        if ty == 'Double' then a = 2 ^ -27 end
+        local T, wrong = torch[ty .. 'Tensor'], 0
+        for _, n in ipairs {1, 100, 512, 513, 2500, 5000} do
+           local x = T(n):fill(1 + a)
+           local sum, difference = T(n):fill(-1 - 2 * a):add(1 + a, x), torch.add(T(n):fill(1 + 2 * a), -1 - a, x)
+           wrong = wrong + sum:ne(a * a):sum() + difference:ne(-a * a):sum()
+        end
+        return wrong
+        """,
+        ty,
+    )
+    assert found == 0

@@ -11,6 +11,8 @@ int aoti_torch_create_tensor_from_blob(void *data, int64_t dimensions, const int
                                        int32_t dtype, int32_t device_type, int32_t device, void **tensor);
 int aoti_torch_delete_tensor_object(void *tensor);
 int aoti_torch_call_dispatcher(const char *name, const char *overload, uint64_t *stack);
+int aoti_torch_cpu_add_Tensor(void *self, void *other, double alpha, void **result);
+int aoti_torch_get_data_ptr(void *tensor, void **data);
 int32_t aoti_torch_dtype_bool(), aoti_torch_dtype_uint8(), aoti_torch_dtype_int8(), aoti_torch_dtype_int16(), aoti_torch_dtype_int32(),
         aoti_torch_dtype_int64(), aoti_torch_dtype_float32(), aoti_torch_dtype_float64();
 ]]
@@ -26,7 +28,7 @@ local dtypes = found and {
 local MAX_DIMENSIONS = 8
 local sizes, strides, tensor = ffi.new('int64_t[?]', MAX_DIMENSIONS), ffi.new('int64_t[?]', MAX_DIMENSIONS), ffi.new('void *[1]')
 local stack = ffi.new('uint64_t[8]')
-local scalar = {}
+local data, scalar = ffi.new 'void *[1]', {}
 for ty, c_type in pairs(native.c_types) do scalar[ty] = ffi.new(c_type.name .. '[2]') end
 
 local function push(place, data, n, dtype)
@@ -82,9 +84,10 @@ for ty, c_type in pairs(native.c_types) do
    ones[ty] = ffi.new(c_type.name .. '[?]', CHUNK)
    for k = 0, CHUNK - 1 do ones[ty][k] = 1 end
 end
--- Whether BLAS rounds y + v x once: (1 + a)^2 - (1 + 2 a) is a^2 then, and 0 if the square is rounded first. MKL rounds twice on
--- processors of AMD; there C's fma is called for each element.
+-- whether a function rounds y + v x once: (1 + a)^2 - (1 + 2 a) is a^2 then, and 0 if the square is rounded first. MKL rounds twice on
+-- processors of AMD; there PyTorch's add does so, unless the processor has no instruction for it, and C's fma.
 local function rounds_once(run, ty)
+   if not run then return false end
    local n, x, a = ffi.new('int[2]', 16, 1), ffi.new(native.c_types[ty].name .. '[33]'), ty == 'Double' and 2 ^ -27 or 2 ^ -12
    for k = 0, 15 do x[k], x[16 + k] = 1 + a, -1 - 2 * a end
    x[32] = 1 + a
@@ -105,11 +108,37 @@ local function fused_loop(ty)
    local source = FMA:gsub('%f[%w][XY]%f[%W]', {X = element 'x', Y = element 'y'})
    return bridge.load(source, '=fma')(ty == 'Float' and ffi.C.fmaf or ffi.C.fma, ffi.cast, native.words, bit.band)
 end
+local function pytorch_add(ty)
+   local known, add, data_of = pcall(function() return torch.aoti_torch_cpu_add_Tensor, torch.aoti_torch_get_data_ptr end)
+   return known and function(n, a, x, _, y)
+      sizes[0], strides[0] = n[0], 1
+      push(0, y, 1, dtypes[ty])
+      push(1, x, 1, dtypes[ty])
+      local p, q = ffi.cast('void *', stack[0]), ffi.cast('void *', stack[1])
+      local done = add(p, q, a[0], tensor) == 0
+      if done then
+         data_of(tensor[0], data)
+         ffi.copy(y, data[0], n[0] * native.c_types[ty].size)
+         torch.aoti_torch_delete_tensor_object(tensor[0])
+      end
+      torch.aoti_torch_delete_tensor_object(p)
+      torch.aoti_torch_delete_tensor_object(q)
+      return done
+   end
+end
+local FEW = 512  -- for so many elements, a loop is faster than a call of PyTorch
+local function fused(ty)
+   local loop, add = fused_loop(ty), pytorch_add(ty)
+   if not rounds_once(add, ty) then return loop end
+   return function(n, a, x, step, y)
+      if n[0] <= FEW or not add(n, a, x, step, y) then loop(n, a, x, step, y) end
+   end
+end
 for ty, letter in pairs {Float = 's', Double = 'd'} do
    local name = native.c_types[ty].name
    ffi.cdef(('void %saxpy_(const int *n, const %s *a, const %s *x, const int *step_x, %s *y, const int *step_y);'):format(letter, name, name, name))
    local ok, run = pcall(function() return found and torch[letter .. 'axpy_'] end)
-   axpys[ty] = ok and run and (rounds_once(run, ty) and run or fused_loop(ty)) or nil
+   axpys[ty] = ok and run and (rounds_once(run, ty) and run or fused(ty)) or nil
    factor[ty] = ffi.new(name .. '[1]')
 end
 local function axpy(ty, sign)
