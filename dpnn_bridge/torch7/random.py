@@ -247,7 +247,8 @@ class Generator:
 
     def multinomial(self, weights: Sequence[float] | np.ndarray, count: int, replace: bool = False) -> list[int]:
         """Draw indices, from 0, with probabilities proportional to ``weights``, with the sums and searches of TH."""
-        cum = np.cumsum(np.asarray(weights, np.float64))
+        with np.errstate(over="ignore"):  # large weights, as in C
+            cum = np.cumsum(np.asarray(weights, np.float64))
         total, n = cum[-1], len(cum)
         if not total > 0:
             raise ValueError("invalid multinomial distribution (sum of probabilities <= 0)")
@@ -311,7 +312,7 @@ class Generator:
         angles = (2 * math.pi * x).tolist()
         rho = np.sqrt(-2.0 * _each(math.log, (1.0 - y).tolist()))
         values = np.empty((pairs, 2))
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore", over="ignore"):  # large or infinite arguments, as in C
             values[:, 0] = rho * _each(math.cos, angles) * std + mean
             values[:, 1] = rho * _each(math.sin, angles) * std + mean
         memory.normal_x, memory.normal_y, memory.normal_rho = x[-1], y[-1], rho[-1]

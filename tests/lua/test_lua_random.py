@@ -155,6 +155,9 @@ def test_arguments_of_draws_of_floats_are_floats(runtime: str) -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_infinite_limits_give_no_warning() -> None:
+def test_infinite_and_large_arguments_give_no_warning() -> None:
     assert np.isnan(Generator().uniforms(3, np.inf, -np.inf)).all()
     assert not np.isfinite(Generator().normals(4, -np.inf, np.inf)).any()
+    large = 1.7e308
+    assert np.isinf(Generator().normals(100, 0, large)).any()
+    assert Generator().multinomial([large, large], 2) == [1, 0]
