@@ -61,7 +61,6 @@ _SEARCH_FOLDER = "look for the model file in the same folder"
 
 #: first bytes of a file, type of the file, advice
 _OTHER_TYPES: list[tuple[bytes, str, str]] = [
-    (rb"PK\x05\x06", "an empty zip archive", "download or copy it again"),
     (rb"(?s)PK\x03\x04.{26}[^/\x00]*\.npy", "a numpy archive", "open it with numpy.load"),
     (
         rb"PK\x03\x04",

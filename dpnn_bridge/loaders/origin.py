@@ -170,7 +170,7 @@ def _unpacked(path: Path, folder: Callable[[], Path], name: str) -> Path:
             if head.startswith(magic):
                 with open_input(path) as packed, unpack(packed) as file:
                     return _copy(file, _empty(folder()) / path.name, allowed, name)
-        if head.startswith(b"PK\x03\x04") and (member := _member(path, name)):
+        if head.startswith((b"PK\x03\x04", b"PK\x05\x06")) and (member := _member(path, name)):
             with open_zip(path) as archive:
                 if archive.getinfo(member).flag_bits & _ENCRYPTED:
                     raise NotT7Error(f"{name}: an encrypted zip archive; extract it first")
@@ -230,7 +230,7 @@ def _member(path: Path, name: str) -> str | None:
     """Return the name of the only file, or only Torch7 file, in a zip archive; None for an archive of PyTorch or numpy.
 
     Raises:
-        NotT7Error: the archive contains other files.
+        NotT7Error: the archive contains no files, or other files.
     """
     with open_zip(path) as archive:
         names = [n for n in archive.namelist() if not n.endswith("/") and not n.startswith("__MACOSX")]
@@ -238,7 +238,7 @@ def _member(path: Path, name: str) -> str | None:
         return None
     models = names if len(names) == 1 else [n for n in names if n.endswith(TORCH7)]
     if not names:
-        raise NotT7Error(f"{name}: an empty zip archive; download or copy it again")
+        raise NotT7Error(f"{name}: a zip archive without files; download or copy it again")
     if len(models) != 1:
         raise NotT7Error(f"{name}: a zip archive of {len(names)} files, {', '.join(names[:8])}; extract it first")
     return models[0]

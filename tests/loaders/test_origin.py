@@ -130,7 +130,7 @@ def test_what_cannot_be_unpacked() -> None:
         read_t7(zipped("a.t7", "b.t7"))
     with pytest.raises(NotT7Error, match=r"a\\nb, c\.x; extract it first"):  # one line
         read_t7(zipped("a\nb", "c.x"))
-    with pytest.raises(NotT7Error, match="an empty zip archive; download or copy it again"):
+    with pytest.raises(NotT7Error, match="a zip archive without files; download or copy it again"):
         read_t7(zipped("a/"))
     with pytest.raises(NotT7Error, match="text that begins with 'data'"):
         read_t7(gzip.compress(b"data"))

@@ -72,7 +72,7 @@ OTHERS = {
     "tar": (tar("model.t7"), "a tar archive; unpack it first"),
     "numpy archive": (zipped(a=np.ones(2)), "a numpy archive; open it with numpy.load"),
     "zip": (several(), "a zip archive of 2 files, a.txt, b.txt; extract it first"),
-    "zip without files": (b"PK\5\6" + bytes(18), "an empty zip archive; download or copy it again"),
+    "zip without files": (b"PK\5\6" + bytes(18), "a zip archive without files; download or copy it again"),
     "HDF5": (b"\x89HDF\r\n\x1a\n" + bytes(99), "an HDF5 file; open it with h5py"),
     "MATLAB": (b"MATLAB 5.0 MAT-file" + bytes(99), "a MATLAB file"),
     "ONNX": (b"\x08\x07\x12\x07pytorch\x1a\x032.0" + bytes(99), "an ONNX model"),
