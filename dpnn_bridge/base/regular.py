@@ -15,19 +15,20 @@ MAX_BYTES = 1 << 24
 _KERNEL = ("/proc/", "/sys/")
 
 
-def check_file(path: str | os.PathLike[str], max_bytes: int | None = None) -> None:
+def check_file(path: str | os.PathLike[str], max_bytes: int | None = None, names: str = "*.t7") -> None:
     """Raise unless ``path`` is a regular file of bounded size.
 
     Args:
         path: File to check; links are followed.
         max_bytes: Largest accepted size in bytes; None accepts any.
+        names: Pattern for the files that a message about a directory suggests; empty suggests one file.
 
     Raises:
         MissingFileError: The file is missing.
         NotT7Error: It is a directory, a device or a pipe, is too large, or cannot be opened.
     """
     try:
-        _check(path, os.stat(path), max_bytes)
+        _check(path, os.stat(path), max_bytes, names)
     except (OSError, ValueError) as error:
         raise _cannot_open(path, error) from error
 
@@ -59,10 +60,10 @@ def read_file(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> bytes
     return content
 
 
-def _check(path: str | os.PathLike[str], status: os.stat_result, max_bytes: int | None) -> None:
+def _check(path: str | os.PathLike[str], status: os.stat_result, max_bytes: int | None, names: str = "*.t7") -> None:
     if stat.S_ISDIR(status.st_mode):
-        pattern = f"{shell_file(os.path.join(path, ''))}*.t7"
-        raise NotT7Error(f"{os.fspath(path)}: is a directory; name a file in it, or all files with {pattern}")
+        several = f", or all files with {shell_file(os.path.join(path, ''))}{names}" if names else ""
+        raise NotT7Error(f"{os.fspath(path)}: is a directory; name a file in it{several}")
     if not stat.S_ISREG(status.st_mode) or os.path.realpath(path).startswith(_KERNEL):
         raise NotT7Error(f"{os.fspath(path)}: is not a regular file; copy its content to a regular file first")
     if max_bytes is not None and status.st_size > max_bytes:

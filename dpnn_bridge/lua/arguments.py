@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from dpnn_bridge.lua.tensor import DTYPES, Storage, Tensor, TorchError, cast_number
+from dpnn_bridge.lua.text import as_string
 from dpnn_bridge.torch7.random import Generator
 
 INTEGER_TYPES = ("Byte", "Char", "Short", "Int", "Long")
@@ -98,11 +99,10 @@ def check_number(value: Any, position: int) -> float:
 
 def check_string(value: Any, position: int) -> str:
     """Return a string, or a number as Lua prints it."""
-    if describe(value) == "number":
-        return f"{value:.14g}"
-    if not isinstance(value, str):
+    text = as_string(value)
+    if not isinstance(text, str):
         raise TorchError(f"bad argument #{position} (string expected, got {describe(value)})")
-    return value
+    return text
 
 
 def check_real(value: Any, position: int, ty: str) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +10,8 @@ import torch
 
 from dpnn_bridge.base.display import shortened
 from dpnn_bridge.base.extras import install_advice
-from dpnn_bridge.base.regular import is_accepted
 from dpnn_bridge.lua.tensor import Tensor, TorchError
-from dpnn_bridge.lua.text import from_system, to_system
+from dpnn_bridge.lua.text import from_system, to_file, to_system
 
 #: (kind, bytes) of an HDF5 type -> tensor type, as in torch-hdf5: integers are signed except those of one byte
 _TENSOR_TYPES = {
@@ -87,9 +85,7 @@ class Files:
         self._table = table
 
     def open(self, path: str, mode: str) -> int:
-        name = to_system(path)
-        if os.path.exists(name) and not is_accepted(name):  # HDF5 would wait for a named pipe without an end
-            raise TorchError(f"hdf5: {path} is not a regular file; copy its content to a regular file first")
+        name = to_file(path)
         try:
             opened = _h5py().File(name, mode)
         except (OSError, ValueError) as error:

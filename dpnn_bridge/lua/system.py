@@ -20,13 +20,15 @@ import torch
 
 from dpnn_bridge.base.atomic import replacing
 from dpnn_bridge.base.extras import install_advice
-from dpnn_bridge.base.regular import is_accepted
 from dpnn_bridge.errors import OutputError
 from dpnn_bridge.lua.arguments import check_string
 from dpnn_bridge.lua.hdf5 import Files
 from dpnn_bridge.lua.state import LuaState
 from dpnn_bridge.lua.tensor import FLOATING, Tensor, TorchError
-from dpnn_bridge.lua.text import from_system, on_paths, to_system, with_errors_for_lua
+from dpnn_bridge.lua.text import from_system, on_paths, to_file, to_system, with_errors_for_lua
+
+#: number of arguments that are strings, of functions with arguments that are numbers
+_PATHS = {"usleep": 0, "touch": 1}
 
 
 def _lua_result(code: Callable[..., Any]) -> Callable[..., Any]:
@@ -255,9 +257,7 @@ def load_image(path: str, depth: float | None, ty: str) -> Tensor:
     image, modes = _pillow(), {1: "L", 3: "RGB", 4: "RGBA"}
     if depth and depth not in modes:
         raise TorchError(f"image.load: an image has 1, 3 or 4 channels, not {depth:g}")
-    name = to_system(path)
-    if os.path.exists(name) and not is_accepted(name):  # opening a named pipe would not end
-        raise TorchError(f"{path} is not a regular file; copy its content to a regular file first")
+    name = to_file(path)
     try:
         with image.open(name, formats=_IMAGE_FORMATS) as opened:
             mode = modes[int(depth)] if depth else opened.mode if opened.mode in modes.values() else "RGB"
@@ -326,9 +326,13 @@ def system_entries(runtime: LuaState) -> dict[str, Any]:
     if runtime.sandbox:
         return {}
     files = Files(runtime.lua.table_from)
+
+    def on_files(entries: dict[str, Callable[..., Any]]) -> Any:
+        return runtime.lua.table_from({name: on_paths(code, _PATHS.get(name)) for name, code in entries.items()})
+
     return {
-        "libpaths": runtime.lua.table_from({name: on_paths(code) for name, code in path_entries(runtime).items()}),
-        "lfs": runtime.lua.table_from({name: on_paths(code) for name, code in lfs_entries(runtime).items()}),
+        "libpaths": on_files(path_entries(runtime)),
+        "lfs": on_files(lfs_entries(runtime)),
         "json": runtime.lua.table_from(json_entries(runtime)),
         "md5": lambda text: hashlib.md5(check_string(text, 1).encode("latin-1"), usedforsecurity=False).hexdigest(),
         "hdf5": runtime.guarded(files.entries()),

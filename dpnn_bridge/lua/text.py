@@ -7,6 +7,10 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from dpnn_bridge.base.regular import check_file
+from dpnn_bridge.errors import MissingFileError, NotT7Error
+from dpnn_bridge.lua.tensor import TorchError
+
 #: byte sequences that may be a character in UTF-8
 _SEQUENCE = re.compile("[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
 _BEYOND_BYTES = re.compile("[^\0-\xff]+")
@@ -20,6 +24,22 @@ def from_system(text: str | os.PathLike[str]) -> str:
 def to_system(text: str) -> str:
     """Convert a Lua string to a path for Python's ``os`` functions."""
     return os.fsdecode(text.encode("latin-1"))
+
+
+def to_file(text: str) -> str:
+    """Convert a Lua string to a path where a regular file is, or nothing.
+
+    Raises:
+        TorchError: there is a directory, or for example a named pipe, whose opening would not end.
+    """
+    path = to_system(text)
+    try:
+        check_file(path, names="")
+    except MissingFileError:
+        pass
+    except NotT7Error as error:
+        raise TorchError(from_system(str(error))) from None
+    return path
 
 
 def readable(text: str) -> str:
@@ -55,19 +75,25 @@ def with_errors_for_lua(code: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _as_path(value: Any) -> Any:
-    """Convert a Lua string, or a number, which Lua accepts as a string, to a path; return other values unchanged."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        value = f"{value:.14g}"
-    return to_system(value) if isinstance(value, str) else value
+def as_string(value: Any) -> Any:
+    """Convert a number to a string, as Lua does where it expects a string; return other values unchanged."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return f"{value:.14g}" if is_number else value
 
 
-def on_paths(code: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a function of the operating system: convert Lua strings and numbers to paths, and strings in its results."""
+def on_paths(code: Callable[..., Any], count: int | None = None) -> Callable[..., Any]:
+    """Wrap a function of the operating system: convert Lua strings and numbers to paths, and strings in its results.
+
+    Args:
+        code: the function.
+        count: number of arguments that are converted, from the first; None: all.
+    """
 
     @with_errors_for_lua
     def call(*args: Any) -> Any:
-        result = code(*map(_as_path, args))
+        given = [as_string(value) for value in args[:count]]
+        paths = [to_system(value) if isinstance(value, str) else value for value in given]
+        result = code(*paths, *args[len(paths) :])
         if isinstance(result, tuple):
             return tuple(from_system(r) if isinstance(r, str) else r for r in result)
         return from_system(result) if isinstance(result, str) else result

@@ -12,6 +12,7 @@ import pytest
 
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.lua import LuaBridge
+from dpnn_bridge.lua.text import from_system
 
 pytest.importorskip("lupa")
 
@@ -132,6 +133,14 @@ def test_a_pipe_is_not_waited_for(bridge: LuaBridge, package: str, script: str, 
     os.mkfifo(tmp_path / "x.png")
     with pytest.raises(LuaBridgeError, match="is not a regular file"):
         bridge.execute(f"require 'image'; require 'hdf5'; {script}", str(tmp_path / "x.png"))
+
+
+@pytest.mark.parametrize(("package", "script"), [("h5py", "hdf5.open"), ("PIL", "image.load")])
+def test_a_folder_is_named(bridge: LuaBridge, package: str, script: str, tmp_path: Path) -> None:
+    pytest.importorskip(package)
+    (tmp_path / "caf\u00e9").mkdir()
+    with pytest.raises(LuaBridgeError, match=r"caf\u00e9: is a directory; name a file in it\n"):
+        bridge.execute(f"require 'image'; hdf5 = require 'hdf5'; {script}(...)", from_system(tmp_path / "caf\u00e9"))
 
 
 def test_links_within_an_hdf5_file_are_followed(bridge: LuaBridge, tmp_path: Path) -> None:
