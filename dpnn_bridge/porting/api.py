@@ -27,7 +27,7 @@ from dpnn_bridge.porting.biases import (
     missing_range,
     other_range,
 )
-from dpnn_bridge.porting.composites import composites
+from dpnn_bridge.porting.composites import COMPOSITE_KINDS, composites
 from dpnn_bridge.porting.constants import explain_constants, input_distance
 from dpnn_bridge.porting.explain import Explanation, deviation_at
 from dpnn_bridge.porting.later import later_deviations
@@ -157,10 +157,10 @@ class Port:
         if not names:
             return report
         again = copy(self)
-        again.composites = True
+        again.composites, again.target = True, double_copy(self.user, "the module")
         other = again._attempt()
-        in_steps = report.first is not None and report.first.layer in names
-        if not (other.equal or in_steps or len(other.matches) > len(report.matches)):
+        found = {n.event.kind for n in again.search.tape.nodes if n.owner in names and n.event is not None}
+        if not (other.equal or found & COMPOSITE_KINDS & {layer.kind for layer in self.source.layers}):
             return report
         vars(self).update(vars(again))
         return other

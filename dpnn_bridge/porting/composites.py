@@ -16,9 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dpnn_bridge.porting.events import NORMS
 from dpnn_bridge.porting.tape import Recorder
 from dpnn_bridge.porting.values import DOUBLE, difference
 
+#: types of the events of these operations
+COMPOSITE_KINDS = frozenset((*NORMS, "prelu"))
 #: an operation of PyTorch on an input and on tensors of a module
 Operation = Callable[..., Tensor]
 #: roles of a norm's tensors
