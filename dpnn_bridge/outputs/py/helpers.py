@@ -48,7 +48,7 @@ def load_weights(module: nn.Module, state_dict: dict[str, Any]) -> None:
     load(module, dict(state_dict), "")
     for problem, names in (("missing", missing), ("unexpected", unexpected)):
         if names:
-            errors.append(f"{problem}: {', '.join(names[:8])}{', …' if names[8:] else ''}")
+            errors.append(f"{problem}: {', '.join(names[:8])}{', ...' if names[8:] else ''}")
     if errors:
         raise RuntimeError(f"the state_dict does not fit {type(module).__name__}: {'; '.join(errors)}")
 
