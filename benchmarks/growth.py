@@ -91,37 +91,47 @@ def execute(run: Any, arguments: list[Any]) -> str:
     return "exit 0"
 
 
+def measure(make: Make, n: int, folder: Path) -> dict[str, Any]:
+    """Measure an input of n elements in this process, after an input of almost nothing, which imports modules."""
+    with (folder / "printed").open("w") as printed:
+        os.dup2(printed.fileno(), 1)
+        os.dup2(printed.fileno(), 2)
+        sys.stdout, sys.stderr = printed, printed
+        execute(*make(2, folder))
+        given = make(n, folder)
+        gc.collect()
+        gc.freeze()  # the garbage collector does not visit what is there already while the command runs
+        Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins again
+        seconds, memory = cpu_seconds(), megabytes("VmRSS")
+        signal.setitimer(signal.ITIMER_PROF, ENDED)
+        ended = execute(*given)
+        gc.collect()  # ends the processes of sandboxes
+        return {"seconds": cpu_seconds() - seconds, "memory": megabytes("VmHWM") - memory, "ended": ended}
+
+
 def measured(make: Make, n: int) -> dict[str, Any]:
-    """Measure an input of n elements in a new process, after an input of almost nothing, which imports modules."""
+    """Measure an input of n elements in a new process; without figures if it fails."""
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result"
         child = os.fork()
         if not child:
-            with (Path(folder) / "printed").open("w") as printed:
-                os.dup2(printed.fileno(), 1)
-                os.dup2(printed.fileno(), 2)
-                sys.stdout, sys.stderr = printed, printed
-                execute(*make(2, Path(folder)))
-                given = make(n, Path(folder))
-                gc.collect()
-                gc.freeze()  # the garbage collector does not visit what is there already while the command runs
-                Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins again
-                seconds, memory = cpu_seconds(), megabytes("VmRSS")
-                signal.setitimer(signal.ITIMER_PROF, ENDED)
-                ended = execute(*given)
-                gc.collect()  # ends the processes of sandboxes
-                found = {"seconds": cpu_seconds() - seconds, "memory": megabytes("VmHWM") - memory, "ended": ended}
-                result.write_text(json.dumps(found))
+            try:
+                result.write_text(json.dumps(measure(make, n, Path(folder))))
+            except BaseException as error:  # also SystemExit
+                result.write_text(json.dumps({"ended": f"{type(error).__name__}: {error}"[:200]}))
+            finally:
                 os._exit(0)
-        os.waitpid(child, 0)
-        return json.loads(result.read_text()) if result.exists() else {"ended": f"more than {ENDED} s"}
+        ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if result.exists():
+            return json.loads(result.read_text())
+        return {"ended": f"more than {ENDED} s" if ended == -signal.SIGPROF else f"ended with status {ended}"}
 
 
 def series(make: Make, n: int, most: int) -> dict[str, Any]:
     """Measure n, 2n, 4n, … elements, and almost none: until a measurement takes long, at least three."""
     least = measured(make, 3)  # of 2, the outputs exist
-    found: dict[str, Any] = {"least": least["seconds"], "seconds": {}, "memory": {}, "ended": ""}
-    while n <= most:
+    found: dict[str, Any] = {"least": least.get("seconds"), "seconds": {}, "memory": {}, "ended": least["ended"]}
+    while "seconds" in least and n <= most:
         new = measured(make, n)
         found["ended"] = new["ended"]
         if "seconds" not in new:
@@ -155,7 +165,7 @@ def main(out: Path, only: str, table: bool, n: int, most: int) -> None:
 
 def growth(found: dict[str, Any], what: str) -> float:
     """How many times as much twice the size takes, from the smallest to the largest n."""
-    least, smallest = (found["least"], 0.02) if what == "seconds" else (0.0, 1.0)
+    least, smallest = (found["least"] or 0.0, 0.02) if what == "seconds" else (0.0, 1.0)
     used = {int(n): u - least for n, u in found[what].items() if u - least >= smallest}  # less is noise
     first, last = min(used, default=0), max(used, default=0)
     return 2 ** (math.log(used[last] / used[first]) / math.log(last / first)) if last > first else 1.0
@@ -172,7 +182,7 @@ def print_table(figures: dict[str, Any]) -> None:
         click.echo(f"| {shape} | {largest:,} | {' | '.join(cells)} |")
     click.echo("\n| | largest n | seconds | growth | MB | growth of memory |\n|---|---|---|---|---|---|")
     for name in INPUTS:
-        if found := figures.get(name):
+        if (found := figures.get(name)) and found["seconds"]:
             n = max(map(int, found["seconds"]))
             seconds, memory = ({int(k): v for k, v in found[what].items()}[n] for what in ("seconds", "memory"))
             cells = f"{seconds:.1f} | {growth(found, 'seconds'):.1f} | {memory:.0f} | {growth(found, 'memory'):.1f}"
