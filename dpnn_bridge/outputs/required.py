@@ -15,7 +15,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from dpnn_bridge.base.atomic import StrPath
-from dpnn_bridge.base.regular import is_accepted, read_file
+from dpnn_bridge.base.regular import MAX_BYTES, is_accepted, read_file
 from dpnn_bridge.errors import T7LimitError
 
 #: a name of a file, folder or module
@@ -39,13 +39,16 @@ _PARENT_ATTRIBUTES = ("dirname", "parent", "parents")
 _INSTALLED = [Path(path).resolve() for path in (Path(os.__file__).parent, *site.getsitepackages())]
 _INSTALLED += [Path(site.getusersitepackages()).resolve(), Path(__file__).resolve().parents[1]]
 
+#: a function that finds the names of files and folders in a program
+_FindNames = Callable[[bytes], tuple[list[str], list[str]]]
+
 
 def with_required(paths: Sequence[StrPath], *, python: bool, sandbox: bool = False) -> list[StrPath]:
     """Return files and all files that they may load, recursively.
 
     A file may load every existing file whose name is in a string or an ``import`` statement, including data files.
     Names are relative to the folders of the files, and to folders whose names are in strings, because the file may add
-    those to ``package.path`` or ``sys.path``.
+    those to ``package.path`` or ``sys.path``. Python files may run Lua files; for Lua files, Python files are data.
 
     Args:
         paths: Lua or Python files.
@@ -56,12 +59,12 @@ def with_required(paths: Sequence[StrPath], *, python: bool, sandbox: bool = Fal
         MissingFileError, NotT7Error: a file cannot be read.
         T7LimitError: files of a sandbox contain more names than can be searched for in a short time.
     """
-    given = _names_in_python if python else _names_in_lua
-    found = dict[Path, StrPath]()
-    queue = [(Path(os.path.realpath(path)), path) for path in paths]
-    searched = dict.fromkeys(file.parent for file, _ in queue)
+    found, followed = dict[Path, StrPath](), set[Path]()
+    queue: list[tuple[Path, StrPath, _FindNames | None]]
+    queue = [(Path(os.path.realpath(path)), path, _names_in_python if python else _names_in_lua) for path in paths]
+    searched = dict.fromkeys(file.parent for file, *_ in queue)
     roots = tuple(searched)
-    earlier = dict[str, None]()  # names in the files that were searched
+    earlier = dict[tuple[str, _FindNames], None]()  # names in the files that were searched
     tried = 0
 
     def count(paths: int) -> None:
@@ -74,13 +77,11 @@ def with_required(paths: Sequence[StrPath], *, python: bool, sandbox: bool = Fal
         return not sandbox or any(map(path.is_relative_to, roots))
 
     while queue:
-        file, path = queue.pop(0)
-        if file in found:
+        file, path, names_in = queue.pop(0)
+        found.setdefault(file, path)
+        if names_in is None or file in followed:  # None: a data file
             continue
-        found[file] = path
-        names_in = given if path in paths else _NAMES_IN.get(file.suffix)
-        if names_in is None:  # a data file
-            continue
+        followed.add(file)
         files, folders = names_in(read_file(file))
         known = len(searched)
         for _ in range(2):  # a path may consist of two strings: os.path.join(here, "..", "common")
@@ -89,13 +90,15 @@ def with_required(paths: Sequence[StrPath], *, python: bool, sandbox: bool = Fal
             real = (Path(os.path.realpath(folder)) for folder in possible if os.path.isdir(folder))
             searched |= dict.fromkeys(filter(is_reachable, real))
         count(len(files) * (len(searched) + 1) + len(earlier) * (len(searched) - known))
-        candidates = [folder / name for name in files for folder in [*searched, file.parent]]
-        candidates += [folder / name for name in earlier for folder in [*searched][known:]]  # require 'setup', then 'x'
-        earlier |= dict.fromkeys(files)
-        existing = [(Path(os.path.realpath(f)), f) for f in candidates if is_accepted(f)]
+        names = dict.fromkeys((name, names_in) for name in files)
+        candidates = [(folder / name, by) for name, by in names for folder in [*searched, file.parent]]
+        # require 'setup', then 'x'
+        candidates += [(folder / name, by) for name, by in earlier for folder in [*searched][known:]]
+        earlier |= names
+        existing = [(Path(os.path.realpath(f)), f, by) for f, by in candidates if is_accepted(f)]
         if sandbox:
-            existing = [(f, name) for f, name in existing if f.suffix == ".lua" and is_reachable(f)]
-        queue += [(real, f) for real, f in existing if not is_installed(real)]
+            existing = [(real, f, by) for real, f, by in existing if real.suffix == ".lua" and is_reachable(real)]
+        queue += [(real, f, _program(real, by)) for real, f, by in existing if not is_installed(real)]
     return list(found.values())
 
 
@@ -133,7 +136,7 @@ def _names_in_python(text: bytes) -> tuple[list[str], list[str]]:
     """Return the names of files that a Python file may load, and of folders that it may search."""
     try:
         nodes = list(ast.walk(ast.parse(text)))
-    except (SyntaxError, ValueError):  # reported when the file is loaded
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # reported when the file is loaded
         return [], []
     texts = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
     texts = [text for text in dict.fromkeys(texts) if _FILE.fullmatch(text)]
@@ -155,8 +158,19 @@ def _names_in_python(text: bytes) -> tuple[list[str], list[str]]:
     return files, _relative(strings)
 
 
-#: suffix of a program -> function that finds the names in it
-_NAMES_IN: dict[str, Callable[[bytes], tuple[list[str], list[str]]]] = {
-    ".py": _names_in_python,
-    ".lua": _names_in_lua,
+#: function for a program -> suffix of a program that it may run -> function that finds the names in that program
+_RUNS: dict[_FindNames, dict[str, _FindNames]] = {
+    _names_in_python: {".py": _names_in_python, ".lua": _names_in_lua},
+    _names_in_lua: {".lua": _names_in_lua},
 }
+
+
+def _program(file: Path, by: _FindNames) -> _FindNames | None:
+    """Return the function that finds the names in a file; None if the file is data for the program that names it.
+
+    Args:
+        file: the file. Files above the size limit of programs are data.
+        by: function that finds the names in the program.
+    """
+    names_in = _RUNS[by].get(file.suffix)
+    return names_in if names_in is not None and os.path.getsize(file) <= MAX_BYTES else None

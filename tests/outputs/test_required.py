@@ -1,5 +1,6 @@
 """The files that Lua and Python files may load."""
 
+import ast
 import site
 from pathlib import Path
 
@@ -65,6 +66,38 @@ def test_a_name_after_a_package_is_found(tmp_path: Path) -> None:
 
 def test_a_lua_file_that_a_plugin_runs_may_load_files(tmp_path: Path) -> None:
     assert names_of(tmp_path, a__py="LUA = 'b.lua'", b__lua="require 'c'", c__lua="") == {"a.py", "b.lua", "c.lua"}
+
+
+def test_a_python_file_is_data_for_a_lua_file(tmp_path: Path) -> None:
+    files = {"b__py": "import c", "c__py": "X = 'data.txt'", "data__txt": ""}
+    assert names_of(tmp_path, a__lua="python('b.py')", **files) == {"a.lua", "b.py"}
+    # a Python file that runs the Lua file, and imports the same file after it
+    (tmp_path / "a.lua").write_text("python('b.py')")
+    assert names_of(tmp_path, main__py="LUA = 'a.lua'", **files) == {"main.py", "a.lua", "b.py"}
+    everything = {"main.py", "a.lua", "b.py", "c.py", "d.py", "data.txt"}
+    assert names_of(tmp_path, main__py="LUA = 'a.lua'\nimport d", d__py="import b", **files) == everything
+
+
+def test_a_large_file_is_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(required, "MAX_BYTES", 100)
+    large = f"-- {'x' * 100}\nrequire 'c'"
+    assert names_of(tmp_path, a__py="LUA = 'b.lua'", b__lua=large, c__lua="") == {"a.py", "b.lua"}
+    assert names_of(tmp_path, a__py="import b", b__py=f"import d\n# {large}", d__py="") == {"a.py", "b.py"}
+
+
+@pytest.mark.parametrize("error", [RecursionError, MemoryError])
+def test_a_python_file_that_is_nested_too_deeply_loads_no_files(
+    error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def parse(text: bytes) -> ast.Module:  # x = 1 + 1 + ..., x = -----...1
+        if b"nested" in text:
+            raise error
+        return parse_file(text)
+
+    parse_file = ast.parse
+    with monkeypatch.context() as patch:  # pytest parses files too
+        patch.setattr(ast, "parse", parse)
+        assert names_of(tmp_path, a__py="import b", b__py="import c  # nested", c__py="") == {"a.py", "b.py"}
 
 
 def test_dirname_without_its_module_gives_the_folder_above(tmp_path: Path) -> None:
