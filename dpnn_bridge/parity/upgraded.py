@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 from torch import nn
@@ -46,7 +47,14 @@ def _upgraded(table: LuaTable, name: str, module: nn.Module, obj: LuaObject | No
         mapping = registry.find(old) if old is not None else None
         if old is not None and mapping is not None and isinstance(tensor, LuaTensor):
             new = mapping.upgrade(old.changed({key: tensor})).get(key)
-            tensor = new if isinstance(new, LuaTensor) and new.size == tensor.size else tensor
+            if isinstance(new, LuaTensor) and new.size == tensor.size and not _is_new(tensor, new, owner, spec):
+                tensor = new
         found.append(tensor)
     same = all(new is given for new, given in zip(found, tensors.as_list(), strict=True))
     return None if same else LuaTable.from_list(found)
+
+
+def _is_new(tensor: LuaTensor, upgraded: LuaTensor, owner: nn.Module, spec: fields.Field) -> bool:
+    """Return whether a tensor has the shape of the module's parameter before the upgrade, and not after it."""
+    shape = tuple(attrgetter(spec.attribute)(owner).shape)
+    return tensor.shape == shape != upgraded.shape

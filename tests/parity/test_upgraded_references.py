@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from dpnn_bridge import parity, read_t7, verify, write_t7
 from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.modules.nn.convolution import transposed
 from dpnn_bridge.objects import LuaObject, LuaTable
 
-NAME = "nn.VolumetricFullConvolution/VolumetricFullConvolution__single__double_train.t7"
+NAME = "nn.VolumetricFullConvolution/VolumetricFullConvolution__k2__float_train.t7"  # 2 and 3 planes
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "nn" / NAME
 
 
@@ -21,25 +23,30 @@ def as_in_2015(obj: LuaObject) -> LuaObject:
     )
 
 
-def old_reference() -> LuaTable:
-    """Torch7's results, with the weight of 2015: the dimensions of input and output channels are swapped."""
+def old_reference(*, transposes: bool = True) -> LuaTable:
+    """Torch7's results for a module of 2015, whose weight has the dimensions of input and output channels swapped.
+
+    With ``transposes=False``, ``params`` and ``gradParams`` were saved after Torch7 had upgraded the module.
+    """
     table = LuaTable(read_t7(FIXTURE).items())
     for name in ("module", "after"):
         table[name] = as_in_2015(table[name])
-    for name in ("params", "gradParams"):
+    for name in ("params", "gradParams") if transposes else ():
         weight, *others = table[name].as_list()
         table[name] = LuaTable.from_list([transposed(weight), *others])
     return table
 
 
-def test_parameters_and_gradients_of_2015_are_compared_in_the_new_layout() -> None:
-    result = parity.check(old_reference())
+@pytest.mark.parametrize("transposes", [True, False], ids=["old", "new"])
+def test_parameters_and_gradients_of_2015_are_compared_in_the_new_layout(transposes: bool) -> None:
+    result = parity.check(old_reference(transposes=transposes))
     assert result.ok, result.failures
     assert {"params[1]", "gradParams[1]"} <= {d.name for d in result.differences}
 
 
-def test_the_model_and_its_reference_in_two_files(tmp_path: Path) -> None:
-    table = old_reference()
+@pytest.mark.parametrize("transposes", [True, False], ids=["old", "new"])
+def test_the_model_and_its_reference_in_two_files(transposes: bool, tmp_path: Path) -> None:
+    table = old_reference(transposes=transposes)
     write_t7(tmp_path / "model.t7", table["module"])
     table["module"] = None
     assert verify(tmp_path / "model.t7", reference=table, mode="train").verdict is Verdict.EQUAL
