@@ -85,33 +85,49 @@ def to_lua(module: nn.Module, *, gradients: bool = True, tensor_type: str | None
         ConversionError: a submodule has no Lua class, or computes more than its class does (a hook, a replaced
             ``forward``).
     """
-    check_customized(module, "a .t7 file", gathers=True)
     dtype = None if tensor_type is None else element_dtype(str(tensor_type))
     if tensor_type is not None and (dtype is None or dtype.kind != "f" or not str(tensor_type).endswith("Tensor")):
         raise OptionError(
             f"tensor_type={tensor_type!r}: expected a class of floating point tensors, such as 'torch.FloatTensor', "
             "'torch.DoubleTensor' or 'torch.CudaTensor'"
         )
-    with plain_settings(module):
-        module = with_stock_classes(unshared(module))
-        dimensions = None if input is None else input_dimensions(module, input)
-        ctx = LuaConversion(gradients=gradients, tensor_type=tensor_type, dimensions=dimensions, example=input)
-        return registry.mapping_of(module).serialize(ctx.to_lua(module))
+    return _to_lua(module, gradients=gradients, tensor_type=tensor_type, input=input)[0]
 
 
-def to_lua_assuming(module: nn.Module, dimensions: int) -> Any:
-    """Convert a module like :func:`to_lua`, without gradients.
+@wrap_errors(ConversionError, "converting")
+def to_lua_assuming(module: nn.Module, dimensions: int | None) -> tuple[Any, bool]:
+    """Convert a module like :func:`to_lua`, without gradients and input.
 
     Args:
         module: the module.
-        dimensions: number of dimensions of every input for which the layers before it do not determine this number.
+        dimensions: number of dimensions of every input for which the layers before it do not determine this number;
+            None: do not assume one.
+
+    Returns:
+        The Lua object, and whether it may depend on ``dimensions``.
+    """
+    return _to_lua(module, gradients=False, assumed=dimensions)
+
+
+def _to_lua(
+    module: nn.Module,
+    *,
+    gradients: bool,
+    tensor_type: str | None = None,
+    input: Any = None,
+    assumed: int | None = None,
+) -> tuple[Any, bool]:
+    """Return the Lua object of a module, and whether a layer asked for the inferred number of dimensions of its input.
+
+    For the arguments see :func:`to_lua` and :func:`to_lua_assuming`.
     """
     check_customized(module, "a .t7 file", gathers=True)
     with plain_settings(module):
         module = with_stock_classes(unshared(module))
-        ctx = LuaConversion(gradients=False)
-        ctx.assumed = dimensions
-        return registry.mapping_of(module).serialize(ctx.to_lua(module))
+        dimensions = None if input is None else input_dimensions(module, input)
+        ctx = LuaConversion(gradients=gradients, tensor_type=tensor_type, dimensions=dimensions, example=input)
+        ctx.assumed = assumed
+        return registry.mapping_of(module).serialize(ctx.to_lua(module)), ctx.inferred is not None
 
 
 def to_lua_value(value: Any) -> Any:

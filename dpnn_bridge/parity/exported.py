@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 from torch import nn
@@ -60,10 +59,17 @@ def as_exported(module: nn.Module, path: StrPath, value: Any, options: Options, 
 
 
 def _exports(module: nn.Module, value: Any, options: Options) -> Iterator[nn.Module]:
-    exports = [partial(to_lua, module, gradients=False, input=v) for v in (None, *(() if value is None else (value,)))]
-    for export in (*exports, *(partial(to_lua_assuming, module, n) for n in DIMENSIONS)):
+    with suppress(ConversionError):
+        obj, depends = to_lua_assuming(module, None)
+        yield convert_object(obj, options)[0]
+        if not depends:  # all exports are equal
+            return
+    if value is not None:
         with suppress(ConversionError):
-            yield convert_object(export(), options)[0]
+            yield convert_object(to_lua(module, gradients=False, input=value), options)[0]
+    for dimensions in DIMENSIONS:
+        with suppress(ConversionError):
+            yield convert_object(to_lua_assuming(module, dimensions)[0], options)[0]
 
 
 def _layers(module: nn.Module) -> set[tuple[str, str, str]]:

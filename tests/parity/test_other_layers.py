@@ -10,11 +10,14 @@ import torch
 from torch import nn
 
 import dpnn_bridge
+from dpnn_bridge import conversion
 from dpnn_bridge.compare.verdict import Verdict
-from dpnn_bridge.errors import VerificationError
+from dpnn_bridge.conversion.options import Options
+from dpnn_bridge.errors import ConversionError, VerificationError
 from dpnn_bridge.modules.nn.arithmetic import CAddTable
 from dpnn_bridge.modules.nn.nngraph import GModule, GraphNode
 from dpnn_bridge.objects import LuaObject, LuaTable
+from dpnn_bridge.parity import exported
 from dpnn_bridge.parity.converted import _same_class
 from dpnn_bridge.parity.exported import NOTE
 from dpnn_bridge.parity.verification import Verification
@@ -165,3 +168,27 @@ def test_other_models_of_the_file_need_no_conversion(tmp_path: Path) -> None:
     unknown = LuaObject("my.Unknown", LuaTable())
     dpnn_bridge.write_t7(tmp_path / "two.t7", LuaTable({"a": dpnn_bridge.to_lua(model), "b": unknown}))
     assert messages(verify(tmp_path / "a.pt", converted=tmp_path / "two.t7", key="a")) == []
+
+
+@pytest.mark.parametrize(("layer", "differ"), [(nn.Conv2d(1, 1, 1), False), (nn.Softmax(1), True)], ids=str)
+def test_a_file_is_compared_with_one_export_unless_the_exports_differ(
+    layer: nn.Module, differ: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    converted = []
+    convert = exported.convert_object
+    monkeypatch.setattr(exported, "convert_object", lambda *args: (converted.append(args), convert(*args))[1])
+    dpnn_bridge.save(tmp_path / "file.t7", nn.Sequential(nn.Tanh()))
+    model, value = nn.Sequential(layer, nn.PReLU(1)), torch.ones(1, 1, 2, 2)
+    assert exported.as_exported(model, tmp_path / "file.t7", value, Options(), "") is not None
+    assert (len(converted) > 1) is differ
+
+
+def test_every_error_of_an_export_with_assumed_dimensions_is_an_error_of_the_conversion(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(module: nn.Module) -> nn.Module:
+        raise AttributeError("no such attribute")
+
+    monkeypatch.setattr(conversion, "unshared", fail)
+    with pytest.raises(ConversionError, match="converting: AttributeError: no such attribute"):
+        conversion.to_lua_assuming(nn.Tanh(), 2)
