@@ -207,7 +207,7 @@ def _make_folder(folder: Path) -> None:
 
 def _outcome_of_existing(task: Task, line: Line | None, options: dict[str, Any]) -> Outcome:
     """Return the outcome of a task whose target exists."""
-    from dpnn_bridge.files.converting import in_effect, is_converted
+    from dpnn_bridge.files.converting import has_converted_content, in_effect, is_converted
     from dpnn_bridge.files.source_cache import checksum_once
     from dpnn_bridge.loaders.origin import local_file
     from dpnn_bridge.outputs.options import ConvertOptions, origin_text
@@ -221,10 +221,15 @@ def _outcome_of_existing(task: Task, line: Line | None, options: dict[str, Any])
         checksums = _checksums(origin, _target_checksum(task.target))
     inputs = {name: value for name, value in checksums.items() if name != "target_sha256"}
     has_checksum = bool(inputs.get("arguments"))  # a function among the options has no checksum
-    listed = has_checksum and line is not None and inputs.items() <= line.items()
-    up_to_date = listed and line is not None and checksums.items() <= line.items()
-    if not up_to_date and is_file and not (listed and _stores_origin(task.target, options)):
-        up_to_date = is_converted(task.source, task.target, key=task.key, **options)
+    same_inputs = has_checksum and line is not None and inputs.items() <= line.items()
+    edited = bool(checksums) and line is not None and checksums["target_sha256"] != line.get("target_sha256")
+    if edited and not _stores_origin(task.target, options):  # its origin, if it has one, may be that before the edit
+        result_options = {"to": options.get("to"), "key": task.key, **_result_options(options)}
+        up_to_date = has_converted_content(task.source, task.target, **result_options)
+    elif same_inputs:
+        up_to_date = not edited
+    else:
+        up_to_date = is_file and is_converted(task.source, task.target, key=task.key, **options)
     if up_to_date:
         return Outcome(task, "skipped", checksums=checksums)
     reason = "exists and is not known to be the result of this input with these options"
@@ -233,7 +238,7 @@ def _outcome_of_existing(task: Task, line: Line | None, options: dict[str, Any])
 
 
 def _stores_origin(target: Location, options: dict[str, Any]) -> bool:
-    """Return whether a target contains the checksum of its source, and is not compared with a new conversion."""
+    """Return whether a target always contains the checksum of its source, and is not compared with a new conversion."""
     from dpnn_bridge.outputs.writing import target_of
 
     return target_of(target, options.get("to"), options.get("max_shard_size"))[1].origin_beside

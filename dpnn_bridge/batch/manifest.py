@@ -10,8 +10,9 @@ A line contains
     message, exit_code    error of a failed task
     modules, parameters, unsupported, dpnn_bridge, host
 
-If several lines have the same target, the last one counts. Each line is appended in one write, so several programs may
-append to one file. ``cat`` joins several manifests.
+If several lines have the same target, ``dpnn-convert`` reads the last one that is not ``failed``, and ``dpnn-verify``
+the last one. Each line is appended in one write, so several programs may append to one file. ``cat`` joins several
+manifests.
 """
 
 from __future__ import annotations

@@ -258,8 +258,8 @@ def is_converted(
     """Return whether ``dst`` is complete and equals the output of :func:`convert` for ``src`` and these arguments.
 
     Some files store the checksums of the input and the options. Others (``.t7``, ``.pt``, data) are compared with a new
-    conversion, so options that do not change the result do not matter. A ``.safetensors`` file must pass both tests,
-    because it contains no checksum of its tensors.
+    conversion, so options that do not change the result do not matter. Only ``.py`` files store a checksum of their own
+    text; an edit of another file that stores checksums is not noticed.
 
     Args:
         src, dst, to: as for :func:`convert`. An open file must be seekable, because it may be read twice.
@@ -283,16 +283,35 @@ def is_converted(
         if origin:
             with _keeping_position(src), local_file(src) as file:
                 same = origin == origin_text(checksum_once(file.path), in_effect(chosen))
-            if format.checksummed and same:
-                return True
-            if format.origin_beside and not same:
-                return False
+            if same or format.origin_beside:
+                return same
         elif not format.data:
             return False
-        with temporary_folder() as folder:
-            expected = folder / PurePath(output.path).name
-            convert(src, expected, to=to, **options)
-            return _same_content(format, expected, output.path)
+        return _has_converted_content(src, output.path, format, to, options)
+
+
+@wrap_errors(ConversionError, "comparing with the input")
+def has_converted_content(
+    src: Origin, dst: StrPath, *, to: str | None = None, **options: Unpack[ConvertKeywords]
+) -> bool:
+    """Return whether ``dst`` has the content that :func:`convert` writes now, whatever checksums it stores.
+
+    Args:
+        src, dst, to, **options: as for :func:`is_converted`.
+
+    Raises:
+        T7Error, ConversionError, OptionError: as for :func:`is_converted`.
+    """
+    path, format = target_of(dst, to, options.get("max_shard_size"))
+    with local_file(path, unpack=False) as output:
+        return _has_converted_content(src, output.path, format, to, options)
+
+
+def _has_converted_content(src: Origin, path: Path, format: Format, to: str | None, options: ConvertKeywords) -> bool:
+    with temporary_folder() as folder:
+        expected = folder / PurePath(path).name
+        convert(src, expected, to=to, **options)
+        return _same_content(format, expected, path)
 
 
 def data_difference(src: Origin, dst: StrPath, **options: Unpack[ConvertKeywords]) -> str:

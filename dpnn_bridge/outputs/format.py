@@ -61,8 +61,6 @@ class Format:
         bfloat16: whether the format supports bfloat16. Otherwise such tensors become float32.
         origin_beside: whether the metadata contains the provenance, so that the checksum of the input is needed before
             the file is written. Otherwise the provenance is written at the end or not at all.
-        checksummed: whether :meth:`origin` notices other changes of the file. Otherwise the file is also compared with
-            a new conversion.
     """
 
     suffix = ""
@@ -78,7 +76,6 @@ class Format:
     several = False
     bfloat16 = True
     origin_beside = True
-    checksummed = True
 
     def write(self, module: nn.Module, path: Path, context: ExportContext) -> None:
         """Write a model to a file."""

@@ -53,10 +53,10 @@ def read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 
 def same_content(one: Path, other: Path) -> bool:
-    """Return whether two files have equal tensors and strings, in any order, except the string ``metadata``."""
+    """Return whether two files have equal metadata and tensors, in any order."""
     (strings, tensors), (other_strings, other_tensors) = read(one), read(other)
     return (
-        strings | {"metadata": ""} == other_strings | {"metadata": ""}
+        strings == other_strings
         and tensors.keys() == other_tensors.keys()
         and all(same_bits(t, other_tensors[n]) for n, t in tensors.items())
     )

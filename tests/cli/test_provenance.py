@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -89,20 +90,45 @@ def test_an_edited_output_is_an_error_each_time(suffix: str, tmp_path: Path) -> 
     assert verdicts == ["equal"]
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".py"])
-def test_an_edited_output_is_an_error_without_a_manifest(suffix: str, tmp_path: Path) -> None:
-    source, target = tmp_path / "a.t7", tmp_path / f"a{suffix}"
+def test_an_edited_program_is_an_error_without_a_manifest(tmp_path: Path) -> None:
+    source, target = tmp_path / "a.t7", tmp_path / "a.py"
     write(source, 3)
     dpnn_bridge.convert(source, target)
     assert is_converted(source, target)
     written = target.read_bytes()
-    weight = dpnn_bridge.load(source).state_dict()["0.weight"].numpy().tobytes()
-    target.write_bytes(written.replace(b"Tanh", b"Sqrt") if suffix == ".py" else written.replace(weight, bytes(48)))
+    target.write_bytes(written.replace(b"Tanh", b"Sqrt"))
     assert target.read_bytes() != written
     assert not is_converted(source, target)
-    if suffix == ".py":
-        target.write_bytes(written.rpartition(b" ")[0] + b"\n")  # as earlier versions wrote it
-        assert is_converted(source, target)
+    target.write_bytes(written.rpartition(b" ")[0] + b"\n")  # as earlier versions wrote it
+    assert is_converted(source, target)
+
+
+def test_a_safetensors_file_of_this_input_is_not_converted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = tmp_path / "a.t7", tmp_path / "a.safetensors"
+    write(source, 3)
+    dpnn_bridge.convert(source, target)
+    monkeypatch.setattr("dpnn_bridge.files.converting.convert", None)
+    assert is_converted(source, target)
+
+
+@pytest.mark.parametrize("options", [{}, {"dtype": torch.float64}])
+def test_the_provenance_in_an_edited_pt_file_does_not_count(options: dict[str, Any], tmp_path: Path) -> None:
+    source, target = tmp_path / "a.t7", tmp_path / "out" / "a.pt"
+    dpnn_bridge.write_t7(source, nn.Sequential(nn.Linear(4, 3)).double())
+    assert statuses(source, ".pt") == ["converted"]
+    assert statuses(source, ".pt", **options) == ["skipped"]
+    weight = dpnn_bridge.load(source).state_dict()["0.weight"].numpy().tobytes()
+    with zipfile.ZipFile(target) as archive:
+        entries = {name: archive.read(name).replace(weight, bytes(len(weight))) for name in archive.namelist()}
+        comment = archive.comment
+    with zipfile.ZipFile(target, "w") as archive:
+        archive.comment = comment
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    assert is_converted(source, target)  # without the manifest, the provenance decides
+    assert [statuses(source, ".pt") for _ in range(2)] == [["failed"]] * 2
 
 
 def test_a_pt_file_that_was_saved_again_is_complete(tmp_path: Path) -> None:

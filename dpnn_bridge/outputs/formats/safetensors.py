@@ -25,7 +25,6 @@ class Safetensors(Format):
     suffix = ".safetensors"
     data = True
     loads = rebuilt = True
-    checksummed = False
 
     def write(self, module: nn.Module, path: Path, context: ExportContext) -> None:
         content = container.pack(module, context.metadata)
@@ -45,7 +44,6 @@ class Safetensors(Format):
         return parse_json(safetensors_file.read_metadata(path).get("metadata", "{}")).get("origin")
 
     def same_content(self, one: Path, other: Path) -> bool:
-        """Return whether two files contain equal data or models; the metadata of models is ignored."""
         return safetensors_file.same_content(one, other)
 
     def read_data(self, path: Path) -> dict[str, Any]:
