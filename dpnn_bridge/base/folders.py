@@ -28,6 +28,7 @@ _NAME = re.compile(r"\.dpnn-[0-9a-f]{16}")
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 _lock = threading.RLock()  # a signal may interrupt the thread that holds it
+_moves: set[threading.RLock] = set()  # one lock for each thread in :func:`defer_signals`, which holds it
 _folders: dict[Path, int | None] = {}
 #: attempts to delete a folder while another thread adds files
 _ATTEMPTS = 100
@@ -169,8 +170,27 @@ def remove_abandoned(parent: Path) -> None:
 def remove_temporary() -> None:
     """Remove all temporary folders before the program ends, and keep other threads from creating new ones."""
     _lock.acquire()
+    _remove_all()
+
+
+def _remove_all() -> None:
+    """Remove all temporary folders when other threads have moved their files. The caller holds the lock."""
+    for move in list(_moves):
+        with move:
+            pass
     for folder in list(_folders):
         _delete(folder)
+
+
+def _forget_threads() -> None:
+    """Free the locks of threads that do not exist in a forked process."""
+    global _lock, _deferred
+    _lock, _deferred = threading.RLock(), None
+    _moves.clear()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_forget_threads)
 
 
 # ---------------------------------------------------------------------- signals
@@ -256,19 +276,33 @@ def defer_signals() -> Iterator[None]:
     """Delay what ends the program, for a short ``with`` block.
 
     That is the signals that :func:`clean_up_on_signals` handles, and :func:`remove_temporary` in another thread.
+    Several threads can be in such a block at the same time.
     """
     global _deferred
-    with _lock:
-        if threading.current_thread() is not threading.main_thread():  # Python handles signals in the main thread
+    if threading.current_thread() is not threading.main_thread():  # Python handles signals in the main thread
+        with _moving():
             yield
-            return
-        _deferred = []
+        return
+    _deferred = []
+    try:
+        with _moving():
+            yield
+    finally:
+        deferred, _deferred = _deferred, None
+        if deferred:
+            _end(deferred[0], None)
+
+
+@contextmanager
+def _moving() -> Iterator[None]:
+    move = threading.RLock()
+    with move:
+        with _lock:  # which an ending program keeps
+            _moves.add(move)
         try:
             yield
         finally:
-            deferred, _deferred = _deferred, None
-            if deferred:
-                _end(deferred[0], None)
+            _moves.discard(move)
 
 
 def _end(number: int, _frame: Any) -> None:
@@ -279,8 +313,7 @@ def _end(number: int, _frame: Any) -> None:
         if signal.getsignal(other) is _end:
             signal.signal(other, _end_at_once)
     with _lock:
-        for folder in list(_folders):
-            _delete(folder)
+        _remove_all()
     if _without_exception:
         signal.signal(number, signal.SIG_DFL)
         signal.raise_signal(number)

@@ -10,13 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from zlib_ng.zlib_ng import crc32
-
+from dpnn_bridge.base.checksum import chunks_of, crc32_of
 from dpnn_bridge.base.reading import open_input, retry_eagain
 from dpnn_bridge.errors import VerificationError
 
-#: bytes of a write that is read back at once, and of the smallest write that only tensors need
-_CHUNK = 1 << 20
+#: bytes of the smallest write that only tensors need
+_LARGE = 1 << 20
 
 
 class WrittenBytes:
@@ -36,7 +35,7 @@ class WrittenBytes:
         first = bisect_left(pieces, (start,))
         first -= bool(first and pieces[first - 1][1] > start)
         last = bisect_left(pieces, (end,), first)
-        compared = [] if self._tensors and len(data) >= _CHUNK else [(start, end, crc32(data))]
+        compared = [] if self._tensors and len(data) >= _LARGE else [(start, end, crc32_of([data]))]
         pieces[first:last] = compared
 
     def compare(self, path: str | os.PathLike[str]) -> None:
@@ -44,10 +43,7 @@ class WrittenBytes:
         with open_input(path) as file:
             for start, end, expected in self._pieces:
                 file.seek(start)
-                found = 0
-                for at in range(start, end, _CHUNK):
-                    found = crc32(file.read(min(_CHUNK, end - at)), found)
-                if found != expected:
+                if crc32_of(chunks_of(file, end - start)) != expected:
                     raise not_as_written(path)
 
 

@@ -36,7 +36,6 @@ from dpnn_bridge.cli.terminal import (
     in_options,
     jobs_option,
     json_option,
-    load_torch,
     partial_sandbox_option,
     piped,
     protect_inputs,
@@ -47,6 +46,7 @@ from dpnn_bridge.cli.terminal import (
     steps,
     version_option,
 )
+from dpnn_bridge.cli.torch_import import load_torch
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.outputs.formats import suffix_of, suffixes
 from dpnn_bridge.outputs.options import ConvertOptions

@@ -18,7 +18,6 @@ from dpnn_bridge.cli.terminal import (
     console,
     in_options,
     json_option,
-    load_torch,
     piped,
     protect_inputs,
     quiet_option,
@@ -26,6 +25,7 @@ from dpnn_bridge.cli.terminal import (
     steps,
     version_option,
 )
+from dpnn_bridge.cli.torch_import import load_torch
 from dpnn_bridge.errors import NotT7Error
 
 if TYPE_CHECKING:

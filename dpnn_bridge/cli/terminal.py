@@ -7,7 +7,6 @@ three escape terminal control sequences.
 from __future__ import annotations
 
 import atexit
-import gc
 import io
 import logging
 import os
@@ -32,7 +31,8 @@ from dpnn_bridge.base.remote import local_path
 from dpnn_bridge.base.shards import shards_of
 from dpnn_bridge.base.standard_streams import drop_unwritten_output, prepare_streams
 from dpnn_bridge.base.suffixes import INDEX
-from dpnn_bridge.errors import EXIT_CODES, DpnnBridgeError, FileAccessError
+from dpnn_bridge.cli.torch_import import checking_torch
+from dpnn_bridge.errors import EXIT_CODES, DpnnBridgeError
 from dpnn_bridge.outputs.options import DTYPES as DTYPES
 
 if TYPE_CHECKING:
@@ -97,10 +97,7 @@ class Command(ReportingCommand):
         return super().make_context(info_name, args, parent, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
-            os.getcwd()
-        except FileNotFoundError:  # importing PyTorch would end the process, in MKL
-            raise FileAccessError("the working directory was removed; change to another folder") from None
+        ctx.with_resource(checking_torch())
         ctx.with_resource(protecting(imported_files))  # ends after the contexts of protect_inputs
         ctx.with_resource(_warnings_as_lines())
         return super().invoke(ctx)
@@ -200,6 +197,8 @@ class SourceType(click.ParamType):
 
 def _file_name(kind: click.ParamType, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
     """Return a path; raise a usage error for ``model.pt/`` and an empty name, which pathlib would change."""
+    if not value:
+        kind.fail("the name of the file is empty; pass a name", param, ctx)
     if os.path.basename(value) in ("", ".") and not os.path.isdir(value):
         kind.fail(f"{os.fspath(value)!r} is not the name of a file; remove the end of the path", param, ctx)
     return value
@@ -363,19 +362,3 @@ def steps(quiet: bool) -> Iterator[Callable[[str], None]]:
 
     with console(stderr=True).status("starting") as status:
         yield lambda step: status.update(Text(f"{step} …"))
-
-
-def load_torch(progress: Callable[[str], None]) -> None:
-    """Show the step, import PyTorch, and exclude the objects of PyTorch from garbage collection.
-
-    The many objects exist until the process ends, and every collection would traverse them.
-    """
-    progress("loading PyTorch")
-    if "torch" in sys.modules or not gc.isenabled():
-        return
-    gc.disable()
-    try:
-        import torch  # noqa: F401
-    finally:
-        gc.freeze()
-        gc.enable()

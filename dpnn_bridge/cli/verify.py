@@ -27,7 +27,6 @@ from dpnn_bridge.cli.terminal import (
     in_options,
     jobs_option,
     json_option,
-    load_torch,
     partial_sandbox_option,
     protect_inputs,
     quiet_option,
@@ -36,6 +35,7 @@ from dpnn_bridge.cli.terminal import (
     steps,
     version_option,
 )
+from dpnn_bridge.cli.torch_import import load_torch
 from dpnn_bridge.errors import ModelNotFoundError, VerificationError
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import pickle
 import sys
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch._utils import _rebuild_tensor_v2
-from zlib_ng.zlib_ng import crc32
 
+from dpnn_bridge.base.checksum import crc32_of
 from dpnn_bridge.base.storage import storage_id
 from dpnn_bridge.base.writing import open_compared
 from dpnn_bridge.errors import ConversionError
@@ -139,9 +139,11 @@ def save(content: Any, path: Path, comment: Callable[[], str | None] | None = No
 
 def _write_record(data: np.ndarray, file: IO[bytes]) -> int:
     """Write the data of a record in chunks and return its CRC-32."""
-    checksum = 0
-    for start in range(0, len(data), _CHUNK):
-        chunk = data[start : start + _CHUNK].data
-        checksum = crc32(chunk, checksum)
-        file.write(chunk)
-    return checksum
+
+    def write() -> Iterator[memoryview]:
+        for start in range(0, len(data), _CHUNK):
+            chunk = data[start : start + _CHUNK].data
+            file.write(chunk)
+            yield chunk
+
+    return crc32_of(write())

@@ -75,6 +75,7 @@ def test_a_worker_that_ends_waits_until_files_are_moved(tmp_path: Path, monkeypa
 
     def end() -> None:
         with folders._lock:  # as in remove_temporary, which does not release it
+            folders._remove_all()
             ended.set()
 
     real = atomic._move_one
@@ -89,6 +90,41 @@ def test_a_worker_that_ends_waits_until_files_are_moved(tmp_path: Path, monkeypa
         temporary.write_text("shard")
         (temporary.parent / "shard").write_text("elements")
     assert ended.wait(10)
+
+
+def test_a_thread_that_moves_files_holds_up_no_other_thread_and_no_forked_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that was forked meanwhile waited forever."""
+    inside, done, real = threading.Event(), threading.Event(), atomic._move_all
+
+    def move(*args: Any) -> None:
+        inside.set()
+        done.wait(30)
+        real(*args)
+
+    monkeypatch.setattr(atomic, "_move_all", move)
+    writer = threading.Thread(target=atomic.write_text, args=(tmp_path / "one", "1"))
+    writer.start()
+    try:
+        assert inside.wait(30)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(5)
+            done.set()
+            with suppress(BaseException), clean_up_on_signals():
+                atomic.write_text(tmp_path / "two", "2")
+                os._exit(0)
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        other = threading.Thread(target=lambda: temporary_folder(tmp_path).__enter__(), daemon=True)
+        other.start()
+        other.join(5)
+        assert not other.is_alive()
+    finally:
+        done.set()
+        writer.join()
+    assert {"one", "two"} <= {p.name for p in tmp_path.iterdir()}
 
 
 def test_a_signal_while_a_folder_is_made_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

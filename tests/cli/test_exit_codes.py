@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import signal
@@ -23,6 +24,7 @@ from dpnn_bridge.__main__ import main
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.inspect import inspect_command
 from dpnn_bridge.cli.lua import check_printed, lua_command
+from dpnn_bridge.cli.torch_import import checking_torch
 from dpnn_bridge.cli.verify import verify_command
 from dpnn_bridge.errors import FileAccessError
 from dpnn_bridge.loaders import dumps, write_t7
@@ -353,17 +355,40 @@ def test_a_closed_stdin_is_no_input(
     assert (end.value.code, capsys.readouterr().err) == (1, "error: converting: bad file descriptor\n")
 
 
+def without_working_directory(error: OSError, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ``os.getcwd`` fail, in a process that has not imported PyTorch."""
+
+    def fail() -> str:
+        raise error
+
+    monkeypatch.setattr(os, "getcwd", fail)
+    monkeypatch.setattr(gc, "freeze", lambda: None)
+    for name in ("torch", "dpnn_bridge.lua.bridge"):
+        monkeypatch.delitem(sys.modules, name)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_removed_working_directory_is_one_error(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """PyTorch's MKL ended the process."""
-
-    def removed() -> str:
-        raise FileNotFoundError(2, "No such file or directory")
-
-    monkeypatch.setattr(os, "getcwd", removed)
+    without_working_directory(FileNotFoundError(2, "No such file or directory"), monkeypatch)
     result = CliRunner().invoke(COMMANDS[command], ["/m.t7", "/o.pt"] if command == "convert" else [__file__])
     expected = "error: the working directory was removed; change to another folder\n"
     assert (result.exit_code, result.stderr) == (1, expected)
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError(2, "No such file"), PermissionError(13, "Permission denied")])
+def test_a_tree_needs_no_working_directory(error: OSError, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_t7(tmp_path / "m.t7", linear())
+    without_working_directory(error, monkeypatch)
+    result = CliRunner().invoke(inspect_command, ["--raw", str(tmp_path / "m.t7")])
+    assert (result.exit_code, "nn.Linear" in result.stdout) == (0, True)
+
+
+def test_an_unreadable_working_directory_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``os.getcwd`` fails there on macOS."""
+    without_working_directory(PermissionError(13, "Permission denied"), monkeypatch)
+    with checking_torch():
+        assert sys.meta_path[0].find_spec("torch", None) is None
 
 
 @pytest.mark.skipif(not hasattr(os, "set_blocking"), reason="streams always block here")

@@ -81,6 +81,14 @@ def test_options_of_another_form_are_refused(tmp_path: Path, monkeypatch: pytest
     assert sorted(tmp_path.iterdir()) == before
 
 
+@pytest.mark.parametrize("arguments", [["", "o.pt"], ["m.t7", ""], ["m.t7", "o.pt", "--report", ""]])
+def test_an_empty_name_is_called_empty(arguments: list[str]) -> None:
+    """The error advised to remove the end of the path."""
+    result = CliRunner().invoke(convert_command, arguments)
+    assert result.exit_code == 2
+    assert "the name of the file is empty; pass a name" in result.stderr
+
+
 @pytest.mark.parametrize(
     "words", ["convert m.t7 o.onnx --input b.npy", "verify m.t7 --input b.npy", "verify m.t7 --output b.npy"]
 )

@@ -14,6 +14,7 @@ import dpnn_bridge
 from dpnn_bridge.batch import tasks_for_models
 from dpnn_bridge.outputs.py import settings
 from dpnn_bridge.outputs.py.closure import SourceClosure
+from dpnn_bridge.outputs.py.helpers import load_weights
 
 
 def seconds(count: int, path: Path) -> float:
@@ -83,3 +84,24 @@ def test_a_program_takes_the_weights_that_pytorch_would_load(tmp_path: Path, mon
             program["build"]().load_state_dict(wrong)
         with pytest.raises(RuntimeError, match="the state_dict does not fit Sequential"):
             program["load_weights"](program["build"](), wrong)
+
+
+class Loaded(nn.Linear):
+    """A layer that counts how often it was loaded."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.times = 0
+        self.register_load_state_dict_post_hook(type(self).count)
+
+    def count(self, _names: object) -> None:
+        self.times += 1
+
+
+def test_hooks_of_the_loaded_modules_run() -> None:
+    layer = Loaded(2, 3)
+    model = nn.Sequential(nn.Tanh(), layer)
+    weights = {name: torch.zeros_like(tensor) for name, tensor in model.state_dict().items()}
+    load_weights(model, weights)
+    assert layer.times == 1
+    assert not layer.weight.any()

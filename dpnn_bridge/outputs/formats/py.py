@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import runpy
-import zlib
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.base.checksum import chunks_of, crc32_of
 from dpnn_bridge.base.display import printable
 from dpnn_bridge.base.reading import open_input
 from dpnn_bridge.base.regular import read_file
@@ -30,8 +30,8 @@ from dpnn_bridge.outputs.written import Results, Written, run_modules
 
 #: beginning of the last line, which contains the provenance and a checksum of the text before it
 ORIGIN = "# converted by dpnn_bridge from "
-#: maximum length of this line, and of the chunks that are read for the checksum, in bytes
-_MAX_LINE, _CHUNK = 1 << 12, 1 << 16
+#: maximum length of this line in bytes
+_MAX_LINE = 1 << 12
 
 
 class Py(Format):
@@ -130,10 +130,7 @@ class Py(Format):
 
 def _checksum(file: IO[bytes], size: int) -> str:
     """Return the checksum of the first bytes of a file."""
-    found = 0
-    while size > 0 and (chunk := file.read(min(_CHUNK, size))):
-        found, size = zlib.crc32(chunk, found), size - len(chunk)
-    return f"{found:08x}"
+    return f"{crc32_of(chunks_of(file, size)):08x}"
 
 
 class _OtherNamesError(ValueError):

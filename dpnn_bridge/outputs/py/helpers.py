@@ -28,7 +28,13 @@ class Graph(nn.Module):
 
 
 def load_weights(module: nn.Module, state_dict: dict[str, Any]) -> None:
-    """Load a ``state_dict`` like ``module.load_state_dict``, but in time linear in the number of modules."""
+    """Load a ``state_dict`` like ``module.load_state_dict``, but in time linear in the number of modules.
+
+    Modules that have hooks for the end of loading are loaded by ``module.load_state_dict``.
+    """
+    if any(inner._load_state_dict_post_hooks for inner in module.modules()):
+        module.load_state_dict(state_dict)
+        return
     metadata = getattr(state_dict, "_metadata", {})
     missing: list[str] = []
     unexpected: list[str] = []
