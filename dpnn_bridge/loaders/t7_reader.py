@@ -22,7 +22,7 @@ from dpnn_bridge.loaders.origin import LocalFile, Origin, local_file, name_of
 from dpnn_bridge.loaders.reader import Reader
 from dpnn_bridge.loaders.source import BytesSource, FileSource, Source
 from dpnn_bridge.loaders.stream import BinaryStream
-from dpnn_bridge.objects import LuaStorage
+from dpnn_bridge.objects import LuaStorage, LuaTensor
 
 T = TypeVar("T")
 
@@ -204,7 +204,8 @@ def _read(source: Source, read: Callable[[Reader], T], options: ReadOptions) -> 
         if failures and not _reads_to_end(reader):
             continue
         trailing = _trailing(reader)
-        if trailing > max(_MAX_UNCHECKED, source.size // 2) and not _has_next_object(reader):
+        whole = isinstance(value, LuaTensor) and not value.shape  # before the first release, a file began with one
+        if trailing > max(_MAX_UNCHECKED, source.size // 2) and not _continues(reader, whole):
             raise T7FormatError(
                 f"the other {trailing:,} bytes after the first object are not Torch7 objects: the file is damaged, or "
                 "was written before the first release of Torch7 (2012), in another format",
@@ -243,10 +244,10 @@ def _reads_to_end(reader: Reader) -> bool:
         return False
 
 
-def _has_next_object(reader: Reader) -> bool:
-    """Return whether another object follows."""
+def _continues(reader: Reader, whole: bool) -> bool:
+    """Return whether another object follows; if ``whole``, whether objects follow up to the end."""
     try:
-        return reader.read() is not None
+        return None not in reader.read_all() if whole else reader.read() is not None
     except T7LimitError:
         return True
     except T7FormatError:

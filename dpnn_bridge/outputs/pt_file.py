@@ -25,7 +25,7 @@ from dpnn_bridge.base.contiguous import last_offset
 from dpnn_bridge.base.display import described, printable, shortened
 from dpnn_bridge.base.reading import causing_os_error, open_input, open_zip
 from dpnn_bridge.errors import NotT7Error, T7FormatError
-from dpnn_bridge.loaders.encoding import OLD_PYTORCH
+from dpnn_bridge.loaders.encoding import OLD_PYTORCH, check_head
 from dpnn_bridge.loaders.hash_flood import SAFE, HashFloodGuard
 from dpnn_bridge.loaders.reader import MAX_DIMENSIONS
 from dpnn_bridge.loaders.source import FileSource
@@ -99,8 +99,8 @@ def read(path: Path, name: str = "") -> Any:
         if (refused := causing_os_error(error)) is not None:
             raise refused from error
         with open_input(path) as file:
-            head = file.read(len(OLD_PYTORCH))
-        if head == OLD_PYTORCH:
+            head = file.read(512)
+        if head.startswith(OLD_PYTORCH):
             raise NotT7Error(
                 f"{name}: a Python pickle, the format of torch.save before PyTorch 1.6. dpnn_bridge reads only pickles "
                 "of torch.legacy.nn objects. If torch.load(…, weights_only=True) can read the file, it contains "
@@ -113,6 +113,7 @@ def read(path: Path, name: str = "") -> Any:
             ) from error
         if head[1:4] == bytes(3):  # a .t7 file begins with the code of a Lua type in 4 bytes
             raise NotT7Error(f"{name}: a Torch7 file, not a file of torch.save; rename it to *.t7") from error
+        check_head(head, path.stat().st_size, name)  # names other types of files
         raise NotT7Error(f"{name}: was not written by torch.save: {error}") from error
     except (_DamagedError, StreamError) as error:
         raise T7FormatError(f"damaged, or more than plain data: {error}", source=name) from error

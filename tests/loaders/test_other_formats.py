@@ -145,6 +145,24 @@ def test_a_stream_that_stops_being_one_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "face.npz").exists()
 
 
+def test_a_stream_of_2012_whose_rest_begins_with_an_object_is_refused(tmp_path: Path) -> None:
+    data = dumps(LuaTensor.empty("torch.DoubleTensor"), mode="ascii")
+    data += dumps(LuaTable({"a": 1}), mode="ascii").replace(b"4\n1\n", b"4\n9\n") + b"nn.Sequential\n" * 5000
+    (tmp_path / "face.net").write_bytes(data)
+    with pytest.raises(T7FormatError, match="before the first release"):
+        dpnn_bridge.convert(tmp_path / "face.net", tmp_path / "face.npz")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt"])
+def test_an_old_tar_checkpoint_is_named_whatever_its_suffix(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"m{suffix}"
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
+        for name in ("sys_info", "pickle", "tensors", "storages"):
+            archive.addfile(tarfile.TarInfo(name))
+    with pytest.raises(NotT7Error, match=r"a PyTorch checkpoint of a version before 0\.1\.10"):
+        dpnn_bridge.load(path)
+
+
 def test_objects_one_after_the_other_and_a_signature_are_read(tmp_path: Path) -> None:
     write_all(tmp_path / "a.t7", [LuaTable([("a", 1)]), model(), model()])
     (tmp_path / "a.t7").write_bytes((tmp_path / "a.t7").read_bytes()[:-9000])

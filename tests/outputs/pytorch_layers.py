@@ -100,7 +100,7 @@ BY_SHAPE: dict[tuple[int, ...], list[nn.Module]] = {
         nn.Softmax(1), nn.LogSoftmax(1), nn.Softmax(2), nn.Softmax(-1), nn.MaxPool3d(2),
         nn.MaxPool3d(3, 2, 1, ceil_mode=True), nn.MaxPool3d(2, 2, dilation=2, ceil_mode=True),
         nn.MaxPool3d(2, (3, 2, 1), 1, dilation=(1, 2, 1), ceil_mode=True), nn.AvgPool3d(2),
-        nn.AvgPool3d(2, stride=1, padding=1),
+        nn.AvgPool3d(2, stride=1, padding=1), nn.AvgPool3d(2, count_include_pad=False),
         nn.AvgPool3d(2, divisor_override=5), nn.AvgPool3d(3, 2, 1, count_include_pad=False),
         *(kind(size) for kind in (nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool3d) for size in (1, (2, 3, 2), (None, 2, 1))),
         *(nn.BatchNorm3d(4, **options) for options in NORMS), *(nn.InstanceNorm3d(4, **options) for options in NORMS),

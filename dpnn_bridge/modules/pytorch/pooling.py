@@ -117,18 +117,19 @@ def average_pool_3d(module: Any, ctx: LuaContext) -> LuaObject | None:
     kernel, stride, padding = (_each(v, 3) for v in (module.kernel_size, module.stride, module.padding))
     if module.ceil_mode:
         refuse(module, "ceil_mode=True in three dimensions", "ceil_mode=False can be exported")
-    if not any(padding) and module.divisor_override is None:
+    if not any(padding) and module.divisor_override is None and module.count_include_pad:
         return None
     parts, names = Parts(module, ctx), "THW"
 
     def average() -> LuaObject:
         fields = {f"{p}{c}": v for p, vs in (("k", kernel), ("d", stride)) for c, v in zip(names, vs, strict=True)}
+        pooling = parts("VolumetricAveragePooling", **fields)
         pads = [p for p in reversed(padding) for _ in range(2)]
-        return parts.chain(constant(parts, 0, pads), parts("VolumetricAveragePooling", **fields))
+        return parts.chain(constant(parts, 0, pads), pooling) if any(padding) else pooling
 
     if module.divisor_override is not None:
         return parts.chain(average(), parts.times(kernel[0] * kernel[1] * kernel[2] / module.divisor_override))
-    if module.count_include_pad:
+    if module.count_include_pad or not any(padding):
         return average()
     return parts.join("CDivTable", average(), parts.chain(parts.always(1), average()))
 
