@@ -71,7 +71,7 @@ def _note(ctx: TorchContext, layers: list[tuple[str, LuaObject]]) -> None:
     ctx.note(
         "in Torch7, these in-place layers overwrite values that other layers also read: "
         f"{', '.join(names + ['…'] * (len(layers) > _MAX_NAMES))}. Outputs and gradients may differ from Torch7's"
-        + ("; with inplace=True they are equal" if all(_follows_option(layer) for _, layer in layers) else "")
+        + ("; with inplace=True the outputs are equal" if all(_follows_option(layer) for _, layer in layers) else "")
     )
 
 
