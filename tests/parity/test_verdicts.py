@@ -221,6 +221,14 @@ def test_a_fault_of_torch7_is_named_without_any_list() -> None:
     assert any("every step overwrites" in d.reason for d in result.differences)
 
 
+def test_the_gradient_of_an_evaluated_balance_is_a_fault_of_torch7(tmp_path: Path) -> None:
+    table = fixture("Balance__eval__double_eval")
+    table["gradOutput"], table["gradInput"] = table["output"], LuaTensor.from_numpy(np.full((4, 3), np.inf))
+    dpnn_bridge.write_t7(tmp_path / "model.t7", table)
+    result = verify(tmp_path / "model.t7")
+    assert (result.forward, result.gradients) == (Verdict.EQUAL, Verdict.KNOWN)
+
+
 def test_a_fault_excuses_only_what_it_spoils(tmp_path: Path) -> None:
     table = fixture(EVALUATED_LSTM)
     table["output"][1].torch()[0, 0] += 1e-3

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
+from dpnn_bridge.conversion.faults import Fault
 from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.run_buffers import RunBuffers
@@ -109,7 +110,8 @@ class Balance(RunBuffers):
         In the gradient, the class frequencies and the sums of the rows are constants.
 
     Differs from Torch7:
-        In evaluation mode the gradient is not changed; Torch7 divides it by the sums of the last training batch.
+        In evaluation mode the gradient is not changed; Torch7 divides it by the sums of the last training batch, or by
+        uninitialized memory if there was none.
 
     Lua:
         ``nn.Balance(nBatch)``, nnx Balance.lua
@@ -141,6 +143,13 @@ class Balance(RunBuffers):
         return with_gradient_of(scaled / total, input / total / frequency)
 
     class Lua(LuaClass):
+        faults = (
+            Fault(
+                ("gradInput", "gradParams"),
+                "in evaluation mode, Torch7 divides the gradient by the sums of the last training batch",
+                mode="eval",
+            ),
+        )
         scalars = {"nBatch": "n_batch", "batchSize": "batch_size", "startIdx": "start"}
         tensors = {"inputCache": "cache"}
         optional = {"inputCache": None}
