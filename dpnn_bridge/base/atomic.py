@@ -128,11 +128,13 @@ def _cannot_write(path: Path, error: Exception) -> OutputError:
 
 @contextmanager
 def after_writing(written: StrPath) -> Iterator[None]:
-    """State in errors about a second output of a command that the first output exists."""
+    """State in every error about a second output of a command that the first output exists."""
     try:
         yield
-    except OutputError as error:
-        raise OutputError(f"{written} was written, but {str(error).removesuffix(_NOTHING_WRITTEN)}") from error
+    except DpnnBridgeError as error:
+        text = f"{written} was written, but {str(error).removesuffix(_NOTHING_WRITTEN)}"
+        error.args = (text, *error.args[1:])
+        raise
 
 
 # ---------------------------------------------------------------------- writing

@@ -160,10 +160,15 @@ def _echo(text: str, err: bool) -> None:
 
 
 def say_written(source: Any, target: Path, what: str) -> None:
-    """Print one line about an additional output file, such as a report, with its size."""
+    """Print one line about an additional output file, such as a report, with its size.
+
+    Another program may have moved the complete file. Then the line has no size.
+    """
     from dpnn_bridge.checkpoints.describe import format_bytes
 
-    say(f"{source} -> {target}: {what}, {format_bytes(os.path.getsize(target))}")
+    with suppress(OSError):
+        what = f"{what}, {format_bytes(os.path.getsize(target))}"
+    say(f"{source} -> {target}: {what}")
 
 
 def in_options(message: str) -> str:

@@ -83,6 +83,14 @@ def test_wrong_use_writes_no_card(words: str, code: int, tmp_path: Path, monkeyp
     assert not (tmp_path / "c.md").exists()
 
 
+def test_an_error_about_a_card_says_that_the_output_exists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dpnn_bridge.write_t7(tmp_path / "data.t7", {"x": 1.0})
+    result = converted(tmp_path, monkeypatch, "data.t7 a.json --card c.md")
+    assert result.exit_code == 5
+    assert (tmp_path / "a.json").exists()
+    assert result.stderr == "error: a.json was written, but c.md: a model card needs a model; a.json contains data\n"
+
+
 @pytest.mark.parametrize(
     ("name", "text", "code"),
     [

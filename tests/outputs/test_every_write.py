@@ -16,6 +16,8 @@ from torch import nn
 import dpnn_bridge
 from dpnn_bridge.__main__ import main
 from dpnn_bridge.base import writing
+from dpnn_bridge.base.atomic import write_text
+from dpnn_bridge.cli import draw
 
 #: commands, with the files that exist together or not at all
 COMMANDS = {
@@ -118,3 +120,18 @@ def test_a_disk_that_loses_what_was_written(
     assert len(result.stderr.splitlines()) == 1
     assert ".dpnn-" not in result.stderr
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_page_that_another_program_moves_at_once_is_no_error(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "page.html"
+
+    def write_and_move(path: Path, text: str) -> None:
+        write_text(path, text)
+        path.rename(tmp_path / "moved.html")
+
+    monkeypatch.setattr(draw, "write_text", write_and_move)
+    result = CliRunner().invoke(main, ["inspect", str(inputs / "m.t7"), "--html", str(page)])
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == f"{inputs / 'm.t7'} -> {page}: 3 layers\n"
