@@ -126,6 +126,8 @@ class ConversionError(DpnnBridgeError):
         super().__init__(f"{where}: {message}" if where else message)
 
 
+#: next step after a damaged file, for messages
+COPY_AGAIN = "copy or download the file again"
 #: documentation of the export to Torch7, for messages
 EXPORT_GUIDE = "docs/how-to/back-to-torch7.md"
 #: maximum numbers of classes in a message, and of fields of each class

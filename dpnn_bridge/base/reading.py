@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from typing import TypeVar
 from zipfile import BadZipFile, ZipFile
 
-from dpnn_bridge.errors import DpnnBridgeError, T7FormatError
+from dpnn_bridge.errors import COPY_AGAIN, DpnnBridgeError, T7FormatError
 
 T = TypeVar("T")
 
@@ -107,7 +107,7 @@ def open_archive(path: str | os.PathLike[str]) -> Iterator[ZipFile]:
     except (OSError, EOFError, zlib.error, BadZipFile, ValueError, RuntimeError, struct.error) as error:
         if (cause := causing_os_error(error)) is not None:
             raise cause from error
-        raise T7FormatError(f"the archive is damaged: {error}", source=os.fspath(path)) from error
+        raise T7FormatError(f"the archive is damaged: {error}; {COPY_AGAIN}", source=os.fspath(path)) from error
 
 
 def unblocked(name: str, flags: int) -> int:

@@ -12,7 +12,7 @@ from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.base.json_reader import parse_json
 from dpnn_bridge.base.regular import read_file
 from dpnn_bridge.base.suffixes import INDEX
-from dpnn_bridge.errors import T7FormatError
+from dpnn_bridge.errors import COPY_AGAIN, T7FormatError
 
 #: maximum number of bytes of a file name on common file systems
 LONGEST_NAME = 255
@@ -54,7 +54,7 @@ def read_index(index: Path) -> Index:
         if not all(name.endswith(".safetensors") and _is_name(name) for name in set(weight_map.values())):
             raise ValueError("a shard is not a file in the same folder")
     except (ValueError, RecursionError) as error:
-        raise T7FormatError(f"the index is damaged: {error}", source=str(index)) from error
+        raise T7FormatError(f"the index is damaged: {error}; {COPY_AGAIN}", source=str(index)) from error
     generation = metadata.get("generation") if isinstance(metadata, dict) else None
     if not isinstance(generation, str) or not re.fullmatch("[0-9a-f]{1,64}", generation):
         generation = ""

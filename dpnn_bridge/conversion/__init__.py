@@ -121,7 +121,7 @@ def _to_lua(
 
     For the arguments see :func:`to_lua` and :func:`to_lua_assuming`.
     """
-    check_customized(module, "a .t7 file", gathers=True)
+    check_customized(module, "a .t7 file", torch7=True)
     with plain_settings(module):
         module = with_stock_classes(unshared(module))
         dimensions = None if input is None else input_dimensions(module, input)
@@ -142,7 +142,7 @@ def to_lua_value(value: Any) -> Any:
     def convert(module: Any) -> Any:
         if isinstance(module, Convertible):
             return module.to_lua(memo)
-        check_customized(module, "a .t7 file", gathers=True)
+        check_customized(module, "a .t7 file", torch7=True)
         with plain_settings(module):
             return registry.mapping_of(module).serialize(context.to_lua(with_stock_classes(unshared(module))))
 

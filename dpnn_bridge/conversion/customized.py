@@ -26,6 +26,11 @@ _HOOKS = {
     "_state_dict_pre_hooks": "state_dict pre-hook",
     "_state_dict_hooks": "state_dict hook",
 }
+#: the same for hooks that change what is loaded; a .t7 file has no state_dict that could be loaded
+_LOADING_HOOKS = {
+    "_load_state_dict_pre_hooks": "load_state_dict pre-hook",
+    "_load_state_dict_post_hooks": "load_state_dict hook",
+}
 #: attribute with the hooks of a parameter that change its gradient -> name for messages
 _PARAMETER_HOOKS = {
     "_backward_hooks": "hook",
@@ -34,7 +39,7 @@ _PARAMETER_HOOKS = {
 
 
 def check_customized(
-    root: nn.Module, kind: str, *, complete: bool = False, with_classes: bool = False, gathers: bool = False
+    root: nn.Module, kind: str, *, complete: bool = False, with_classes: bool = False, torch7: bool = False
 ) -> None:
     """Refuse a model whose modules compute something that their classes and settings do not determine.
 
@@ -48,18 +53,19 @@ def check_customized(
             constructor and no other attributes; then other attributes are refused too.
         with_classes: whether the output contains the source code of all classes. Otherwise it names only registered
             classes, and a subclass of a PyTorch layer is written as the layer.
-        gathers: whether the writer gathers distributed parameters.
+        torch7: whether the output is a .t7 file, whose writer gathers distributed parameters.
 
     Raises:
         ConversionError: a method of a module was replaced, a module has a hook of another source, a PyTorch layer was
             changed after construction, or no file can store a tensor.
     """
-    check_tensors(root, layers=True, gathers=gathers)
+    check_tensors(root, layers=True, gathers=torch7)
+    hooks = _HOOKS if torch7 else _HOOKS | _LOADING_HOOKS
     for path, module in root.named_modules():
         if name := next(_replaced_methods(module), None):
             what = f"its {name} was replaced on the instance"
             advice = f"make a subclass with that {name} and register it with @lua_class, or delete the attribute"
-        elif (found := next(_added_hooks(module, with_classes), None)) is not None:
+        elif (found := next(_added_hooks(module, hooks, with_classes), None)) is not None:
             what = f"it has a {found}"
             advice = "remove the hook (handle.remove()) and put its computation into a module"
         else:
@@ -89,13 +95,13 @@ def _replaced_methods(module: nn.Module) -> Iterator[str]:
             yield name
 
 
-def _added_hooks(module: nn.Module, with_classes: bool) -> Iterator[str]:
+def _added_hooks(module: nn.Module, hooks: dict[str, str], with_classes: bool) -> Iterator[str]:
     """Yield descriptions of the hooks on a module and on its parameters that the user added."""
-    found = [(name, hook) for attribute, name in _HOOKS.items() for hook in vars(module).get(attribute, {}).values()]
+    found = [(name, hook) for attribute, name in hooks.items() for hook in vars(module).get(attribute, {}).values()]
     for parameter, tensor in module._parameters.items():
         for attribute, name in _PARAMETER_HOOKS.items():
-            hooks = (getattr(tensor, attribute, None) or {}).values()
-            found += [(f"{name} on its parameter {parameter}", hook) for hook in hooks]
+            added = (getattr(tensor, attribute, None) or {}).values()
+            found += [(f"{name} on its parameter {parameter}", hook) for hook in added]
     for name, hook in found:
         of_class = getattr(hook, "__module__", None) == type(module).__module__ and _adds_hooks(type(module))
         if not _is_known(hook) and not (of_class and (with_classes or registry.is_registered(type(module)))):

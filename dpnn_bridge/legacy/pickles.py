@@ -18,7 +18,7 @@ from typing import Any
 
 from dpnn_bridge.base.contiguous import last_offset
 from dpnn_bridge.base.display import described, shortened
-from dpnn_bridge.errors import NotT7Error, T7FormatError
+from dpnn_bridge.errors import COPY_AGAIN, NotT7Error, T7FormatError
 from dpnn_bridge.legacy.fields import only_pytorch
 from dpnn_bridge.legacy.lua_graph import LuaDescription, LuaGraph, add_constants
 from dpnn_bridge.loaders.encoding import Encoding
@@ -85,7 +85,8 @@ def read(file: LocalFile) -> Any:
     except (NotT7Error, T7FormatError):
         raise
     except Exception as error:
-        raise T7FormatError(f"the pickle is damaged: {type(error).__name__}: {error}", source=file.name) from error
+        reason = f"{type(error).__name__}: {error}"
+        raise T7FormatError(f"the pickle is damaged: {reason}; {COPY_AGAIN}", source=file.name) from error
 
 
 # ---------------------------------------------------------------------- the two formats

@@ -26,6 +26,7 @@ from dpnn_bridge.base.shards import shards_of
 from dpnn_bridge.base.suffixes import INDEX, PICKLED, TORCH7
 from dpnn_bridge.base.writing import open_output
 from dpnn_bridge.errors import (
+    COPY_AGAIN,
     DpnnBridgeError,
     NotT7Error,
     OptionError,
@@ -185,8 +186,7 @@ def _unpacked(path: Path, folder: Callable[[], Path], name: str) -> Path:
     except (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, ValueError, RuntimeError) as e:
         if (os_error := causing_os_error(e)) is not None:
             raise os_error from e
-        advice = "the file is damaged or incomplete: copy or download it again"
-        raise T7FormatError(f"cannot be decompressed: {e}; {advice}", source=name) from e
+        raise T7FormatError(f"cannot be decompressed: {e}; {COPY_AGAIN}", source=name) from e
     return path
 
 

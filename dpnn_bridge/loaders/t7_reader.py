@@ -14,7 +14,7 @@ from typing_extensions import Unpack
 from dpnn_bridge.base.arguments import check_types, checks_arguments, hints_of
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.display import counted, printable
-from dpnn_bridge.errors import OptionError, T7Error, T7FormatError, T7LimitError, T7Warning
+from dpnn_bridge.errors import COPY_AGAIN, OptionError, T7Error, T7FormatError, T7LimitError, T7Warning
 from dpnn_bridge.loaders.ascii_stream import AsciiStream
 from dpnn_bridge.loaders.encoding import Encoding, check_head, encodings, transfer_damage
 from dpnn_bridge.loaders.fast_reader import FastReader
@@ -216,7 +216,9 @@ def _read(source: Source, read: Callable[[Reader], T], options: ReadOptions) -> 
         return value, replace(encoding, trailing=trailing)
     if damage := transfer_damage(source.read(0, min(source.size, _EXAMINED))):
         raise T7FormatError(damage, source=source.name) from failures[0]
-    raise max(failures, key=lambda error: error.offset or 0)
+    furthest = max(failures, key=lambda error: error.offset or 0)
+    furthest.args = (f"{furthest}; {COPY_AGAIN}",)
+    raise furthest
 
 
 def _load(reader: Reader, options: ReadOptions) -> None:

@@ -51,7 +51,7 @@ from dpnn_bridge.conversion.registry import mapping_of
 from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.conversion.stock import check_parametrizations
 from dpnn_bridge.conversion.torch_context import TorchConversion
-from dpnn_bridge.errors import ConversionError, T7FormatError
+from dpnn_bridge.errors import COPY_AGAIN, ConversionError, T7FormatError
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 from dpnn_bridge.outputs.decoded import decode
 from dpnn_bridge.outputs.plain import unrepeated
@@ -264,15 +264,17 @@ def load_tensors(module: nn.Module, state_dict: dict[str, torch.Tensor], source:
     if own.keys() != state_dict.keys():
         missing, extra = sorted(own.keys() - state_dict.keys()), sorted(state_dict.keys() - own.keys())
         raise T7FormatError(
-            f"damaged: state_dict does not fit the graph: missing {missing}, unexpected {extra}", source=source
+            f"damaged: state_dict does not fit the graph: missing {missing}, unexpected {extra}; {COPY_AGAIN}",
+            source=source,
         )
     done: dict[int, str] = {}
     for name, tensor in own.items():
         if tensor.shape != state_dict[name].shape:
-            shapes = f"{tuple(state_dict[name].shape)} for {tuple(tensor.shape)}"
-            raise T7FormatError(f"damaged: {name} does not fit the graph: shape {shapes}", source=source)
+            shapes = f"{tuple(state_dict[name].shape)}, but {tuple(tensor.shape)}"
+            raise T7FormatError(f"damaged: {name} has the shape {shapes} in the graph; {COPY_AGAIN}", source=source)
         if isinstance(tensor, nn.Parameter) and tensor.is_floating_point() != state_dict[name].is_floating_point():
-            raise T7FormatError(f"damaged: {name} is of type {state_dict[name].dtype}", source=source)
+            found = state_dict[name].dtype
+            raise T7FormatError(f"damaged: {name} is of type {found}; {COPY_AGAIN}", source=source)
         first = done.setdefault(id(tensor), name)
         if first == name:
             tensor.data = state_dict[name]

@@ -24,7 +24,7 @@ from torch import Tensor
 from dpnn_bridge.base.contiguous import last_offset
 from dpnn_bridge.base.display import described, printable, shortened
 from dpnn_bridge.base.reading import causing_os_error, open_input, open_zip
-from dpnn_bridge.errors import NotT7Error, T7FormatError
+from dpnn_bridge.errors import COPY_AGAIN, NotT7Error, T7FormatError
 from dpnn_bridge.loaders.encoding import OLD_PYTORCH, check_head
 from dpnn_bridge.loaders.hash_flood import SAFE, HashFloodGuard
 from dpnn_bridge.loaders.reader import MAX_DIMENSIONS
@@ -58,6 +58,11 @@ MAX_REPEATED = 1 << 22
 MAX_DEPTH = 200
 #: longest line of a pickle in bytes: the name of a module or a class
 _LONGEST_LINE = 1000
+#: next step for a file that is damaged, or contains objects
+_ADVICE = (
+    f"{COPY_AGAIN}; if it contains objects and you trust it, load it with torch.load(…, weights_only=False) in a "
+    "program that can import their classes, and pass the model to dpnn_bridge.save or write_t7"
+)
 
 
 class _DamagedError(ValueError):
@@ -116,10 +121,10 @@ def read(path: Path, name: str = "") -> Any:
         check_head(head, path.stat().st_size, name)  # names other types of files
         raise NotT7Error(f"{name}: was not written by torch.save: {error}") from error
     except (_DamagedError, StreamError) as error:
-        raise T7FormatError(f"damaged, or more than plain data: {error}", source=name) from error
+        raise T7FormatError(f"damaged, or more than plain data: {error}; {_ADVICE}", source=name) from error
     except (struct.error, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {error}"
-        raise T7FormatError(f"damaged, or more than plain data: {reason}", source=name) from error
+        raise T7FormatError(f"damaged, or more than plain data: {reason}; {_ADVICE}", source=name) from error
 
 
 def records(path: Path, source: FileSource) -> dict[str, Record]:
@@ -250,11 +255,7 @@ class _Loader:
         elif name == "BUILD" and type(stack[-2]) is dict:  # the _metadata of a state_dict
             stack.pop()
         elif name in ("NEWOBJ", "NEWOBJ_EX", "OBJ", "INST"):
-            raise _DamagedError(
-                "it contains an object of a class, as torch.save(model) writes it; if you trust the file, load it with "
-                "torch.load(…, weights_only=False) in a program that can import the class, and pass it to "
-                "dpnn_bridge.save or write_t7"
-            )
+            raise _DamagedError("it contains an object of a class, as torch.save(model) writes it")
         else:
             raise _DamagedError(f"its pickle has the instruction {name}")
 

@@ -15,7 +15,7 @@ from dpnn_bridge.base.json_reader import parse_json
 from dpnn_bridge.base.shards import read_index as read_shard_index
 from dpnn_bridge.base.shards import shards_of
 from dpnn_bridge.compare.bits import same_bits
-from dpnn_bridge.errors import NotT7Error, T7FormatError
+from dpnn_bridge.errors import COPY_AGAIN, NotT7Error, T7FormatError
 from dpnn_bridge.loaders.source import FileSource
 from dpnn_bridge.outputs.plain import unique_keys
 
@@ -100,7 +100,9 @@ def _shards(path: Path) -> Iterator[Opened]:
                 source=str(path),
             )
         if found[2].keys() != listed.get(file.name, set()):
-            raise T7FormatError(f"{file.name} contains other tensors than the index lists", source=str(path))
+            raise T7FormatError(
+                f"{file.name} contains other tensors than the index lists; {COPY_AGAIN}", source=str(path)
+            )
         yield found
 
 
@@ -114,7 +116,8 @@ def opened(path: Path) -> Opened:
     source = FileSource(path)
     size = int.from_bytes(source.read(0, 8), "little")
     if size > min(MAX_HEADER, source.size - 8):  # also for a file of less than 8 bytes
-        raise NotT7Error(f"{path}: is not a safetensors file: its header is missing or larger than the file")
+        found = "its header is missing or larger than the file"
+        raise NotT7Error(f"{path}: not a safetensors file, or truncated: {found}; {COPY_AGAIN}")
     try:
         header = parse_json(source.read(8, size), object_pairs_hook=unique_keys)
         strings = header.pop("__metadata__", {}) if isinstance(header, dict) else None
@@ -124,14 +127,14 @@ def opened(path: Path) -> Opened:
             raise ValueError("a value of its metadata is not a string")
         return source, strings, _entries(header, source.size - 8 - size), 8 + size
     except (ValueError, RecursionError) as error:
-        raise T7FormatError(f"the safetensors header is damaged: {error}", source=str(path)) from error
+        raise T7FormatError(f"the safetensors header is damaged: {error}; {COPY_AGAIN}", source=str(path)) from error
 
 
 def _tensors(source: FileSource, _: Any, entries: dict[str, Entry], start: int) -> dict[str, Tensor]:
     try:
         return {name: _tensor(source, start, *entry) for name, entry in entries.items()}
     except RuntimeError as error:
-        raise T7FormatError(f"damaged: {error}", source=source.name) from error
+        raise T7FormatError(f"damaged: {error}; {COPY_AGAIN}", source=source.name) from error
 
 
 def _entries(header: dict[str, Any], size: int) -> dict[str, Entry]:

@@ -106,7 +106,7 @@ def _read(
         return None, table, key or ""
     root = read_t7(model)
     if is_fixture(root) and reference is None and key is None:
-        return root["module"], root, ""
+        return root["module"], root, "module"
     try:
         obj, key, _ = select(root, key, str(model), together=together, knows=options.knows)
     except ModelNotFoundError:

@@ -511,3 +511,12 @@ def test_a_safetensors_header_of_any_depth_is_one_error(tmp_path: Path) -> None:
     path.write_bytes(struct.pack("<Q", 100_000) + b"[" * 100_000)
     with pytest.raises(T7FormatError, match="the safetensors header is damaged"):
         safetensors_file.read(path)
+
+
+@pytest.mark.parametrize("suffix", [".t7", ".pt", ".npz", ".safetensors"])
+def test_the_error_of_a_truncated_file_says_what_to_do(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a{suffix}"
+    dpnn_bridge.save(path, nn.Linear(2, 2))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(DpnnBridgeError, match="; copy or download the file again"):
+        dpnn_bridge.verify(path, path)

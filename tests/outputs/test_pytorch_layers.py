@@ -334,8 +334,15 @@ def test_what_a_file_cannot_hold_is_refused_by_name(layer: nn.Module, message: s
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".py"])
 @pytest.mark.parametrize(
     "layer",
-    [_hooked("register_forward_hook"), _hooked("weight.register_hook"), _patched(), _hooked_subclass()],
-    ids=["hook", "gradient", "patched", "subclass"],
+    [
+        _hooked("register_forward_hook"),
+        _hooked("weight.register_hook"),
+        _hooked("register_load_state_dict_pre_hook"),
+        _hooked("register_load_state_dict_post_hook"),
+        _patched(),
+        _hooked_subclass(),
+    ],
+    ids=["hook", "gradient", "before_loading", "after_loading", "patched", "subclass"],
 )
 def test_no_format_drops_what_was_added_to_a_module(layer: nn.Module, suffix: str, tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match=rf"which a .*{suffix}.* file cannot store") as error:

@@ -500,6 +500,14 @@ def test_a_file_of_several_models(suffix: str, tmp_path: Path) -> None:
         assert dpnn_bridge.verify(source, file, key=key).verdict is verdict
 
 
+@pytest.mark.parametrize("suffix", [".pt", ".npz", ".t7"])
+def test_a_reference_that_contains_two_modules(suffix: str, tmp_path: Path) -> None:
+    source, file, layer, x = tmp_path / "reference.t7", tmp_path / f"m{suffix}", nn.Linear(3, 3), torch.ones(2, 3)
+    dpnn_bridge.write_t7(source, {"module": layer, "after": nn.Linear(3, 3), "input": x, "output": layer(x)})
+    dpnn_bridge.convert(source, file)
+    assert dpnn_bridge.verify(source, file).verdict is Verdict.EQUAL
+
+
 def test_an_input_whose_lists_contain_one_another_very_often_is_one_error(tmp_path: Path) -> None:
     """The lists were gone through as often as they are contained: without an end."""
     value: Any = [torch.ones(2)]
