@@ -27,7 +27,7 @@ from dpnn_bridge.base.boundary import as_package_error
 from dpnn_bridge.base.display import LONGEST_LINE, printable, printable_lines, shortened
 from dpnn_bridge.base.file_set import FileSet
 from dpnn_bridge.base.folders import Terminated
-from dpnn_bridge.base.remote import local_path
+from dpnn_bridge.base.remote import local_path, location_of
 from dpnn_bridge.base.shards import shards_of
 from dpnn_bridge.base.standard_streams import drop_unwritten_output, prepare_streams
 from dpnn_bridge.base.suffixes import INDEX
@@ -207,6 +207,19 @@ def _file_name(kind: click.ParamType, value: Any, param: click.Parameter | None,
     if os.path.basename(value) in ("", ".") and not os.path.isdir(value):
         kind.fail(f"{os.fspath(value)!r} is not the name of a file; remove the end of the path", param, ctx)
     return value
+
+
+class LocalType(click.Path):
+    """Parameter type of an input that must be a local file."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        location = location_of(_file_name(self, value, param, ctx))
+        if isinstance(location, str):
+            self.fail(f"{value} is a URL, and this command reads only local files; download it first", param, ctx)
+        return super().convert(location, param, ctx)
 
 
 class OutputType(click.Path):

@@ -19,6 +19,7 @@ from dpnn_bridge.cli.checklist import print_checklist
 from dpnn_bridge.cli.terminal import (
     DTYPES,
     Command,
+    LocalType,
     OutputType,
     accept_only,
     console,
@@ -46,11 +47,9 @@ _CLASSES = ("plugin", "lua", "sandbox", "partial_sandbox", "allow_unsupported", 
 
 
 @click.command("dpnn-verify", cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("model", metavar="MODEL", type=click.Path(path_type=Path))
-@click.argument("converted", metavar="[CONVERTED]", required=False, type=click.Path(path_type=Path))
-@click.option(
-    "--reference", type=click.Path(path_type=Path), help="A .t7 table with input, output, gradInput, …, after."
-)
+@click.argument("model", metavar="MODEL", type=LocalType())
+@click.argument("converted", metavar="[CONVERTED]", required=False, type=LocalType())
+@click.option("--reference", type=LocalType(), help="A .t7 table with input, output, gradInput, …, after.")
 @click.option(
     "--weights", type=click.Path(path_type=Path), help="state_dict for CONVERTED, if CONVERTED is FILE.py:NET."
 )
