@@ -122,10 +122,13 @@ def check_program(
     Raises:
         OptionError: the file runs only on the traced sizes.
         VerificationError: the file does not run or its outputs differ, or the model draws random numbers.
+        ConversionError: the program does not support the dtype of the model.
     """
     for example in reversed(examples):
         try:
             outputs = compute(example)
+        except ConversionError:
+            raise
         except Exception as e:
             if example is not examples[-1]:
                 traced, other = map(nested.sizes_text, (examples[-1], example))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from samples import SAMPLES
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import prune
 
 import dpnn_bridge
@@ -26,6 +26,7 @@ from dpnn_bridge.errors import (
 )
 from dpnn_bridge.loaders import write_t7
 from dpnn_bridge.modules.dpnn.decorator import DontCast
+from dpnn_bridge.modules.rnn.seq_lstm import SeqLSTM, SeqLSTMP
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.outputs import ExportContext, export
 from dpnn_bridge.outputs.formats import format_named, suffixes
@@ -246,10 +247,21 @@ def test_an_operator_set_that_torch_onnx_cannot_write_is_refused(
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
-def test_onnx_in_double_precision_says_what_to_do(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("layer", "example"),
+    [(nn.Conv2d(1, 1, 3), torch.randn(1, 1, 5, 5)), (SeqLSTM(2, 3), torch.randn(2, 1, 2))],
+    ids=["when_opened", "when_run"],
+)
+def test_onnx_in_double_precision_says_what_to_do(layer: nn.Module, example: Tensor, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     with pytest.raises(ConversionError, match="--dtype float32"):
-        dpnn_bridge.save(tmp_path / "m.onnx", torch.nn.Conv2d(1, 1, 3).double(), input=torch.randn(1, 1, 5, 5).double())
+        dpnn_bridge.save(tmp_path / "m.onnx", layer.double(), input=example.double())
+
+
+def test_onnx_of_an_lstm_with_a_projection(tmp_path: Path) -> None:
+    """The LSTM of ONNX has none."""
+    pytest.importorskip("onnxscript")
+    dpnn_bridge.save(tmp_path / "m.onnx", SeqLSTMP(2, 4, 3), input=torch.randn(2, 1, 2))  # runs the file
 
 
 @pytest.mark.parametrize(

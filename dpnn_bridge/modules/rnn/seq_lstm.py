@@ -249,9 +249,10 @@ class SeqLSTM(SequenceModule):
     @faster(_lstm_at_once)
     def _run(self, x: Tensor, start: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         mask = self._masked(x)
-        # torch.lstm detects a projection by its sizes
-        square = self.weight_o is not None and self.hidden_size == self.output_size
-        if mask is not None or square:
+        projects = self.weight_o is not None
+        # torch.lstm detects a projection by its sizes; ONNX has no LSTM with a projection
+        stepwise = projects and (self.hidden_size == self.output_size or torch.onnx.is_in_onnx_export())
+        if mask is not None or stepwise:
             return self._run_steps(x, start, mask)
         i, f, o, g = self.weight.t().chunk(4)
         weight = torch.cat([i, f, g, o])  # PyTorch's order of the gates

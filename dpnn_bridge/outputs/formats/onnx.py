@@ -80,29 +80,38 @@ def _first_cause(error: BaseException) -> BaseException:
     return error
 
 
-def _session(model: str | bytes, options: Any = None) -> Any:
+def _session(model: str | bytes, *, optimized: bool = True) -> Any:
+    """Return a session that runs a model. Without optimizations, all its values exist."""
     _, onnxruntime = _libraries()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # each error is raised too
+    if not optimized:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except onnxruntime.capi.onnxruntime_pybind11_state.NotImplemented as e:
-        raise ConversionError(
-            f"onnxruntime cannot run this model; it supports most layers in single precision only, so try "
-            f"--dtype float32 (model.float()): {e}"
-        ) from e
+        raise _unsupported(e) from e
+
+
+def _run(session: Any, feed: dict[str, Any]) -> list[Any]:
+    try:
+        return session.run(None, feed)
+    except Exception as e:
+        if "does not support double" in str(e):
+            raise _unsupported(e) from e
+        raise
+
+
+def _unsupported(error: Exception) -> ConversionError:
+    return ConversionError(
+        "onnxruntime cannot run this model; it supports most layers in single precision only, so try --dtype float32 "
+        f"(model.float()): {error}"
+    )
 
 
 def _feed(names: list[str], value: Any) -> dict[str, Any]:
     """Return the inputs of a session by name: the tensors of a nested value, in order."""
     return {name: v.detach().cpu().numpy() for name, v in zip(names, nested.tensors(value), strict=True)}
-
-
-def _unoptimized_session(model: Any) -> Any:
-    """Return a session that runs a model without optimizations, so that all its values exist."""
-    _, onnxruntime = _libraries()
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    return _session(model.SerializeToString(), options)
 
 
 def _scopes(node: Any) -> frozenset[str] | None:
@@ -211,7 +220,7 @@ class Onnx(Format):
         names = [i.name for i in session.get_inputs()]
 
         def compute(example: Any) -> list[Tensor]:
-            return [torch.from_numpy(o) for o in session.run(None, _feed(names, example))]
+            return [torch.from_numpy(o) for o in _run(session, _feed(names, example))]
 
         check_program(path, compute, module, context.written, "onnxruntime")
 
@@ -250,7 +259,8 @@ class Onnx(Format):
                     for node, modules in zip(changed.graph.node, scopes, strict=True):
                         if scope not in modules:
                             node.input[:] = [f"given {name}" if used == name else used for used in node.input]
-            computed = dict(zip([*outputs, *added], _unoptimized_session(changed).run(None, feed), strict=True))
+            session = _session(changed.SerializeToString(), optimized=False)
+            computed = dict(zip([*outputs, *added], _run(session, feed), strict=True))
             values = {name: torch.from_numpy(v) for name, v in computed.items()}
             output = [values[name] for name in outputs]
             found: Results = {scope: values[name] for scope, name in results.items()}
