@@ -6,13 +6,12 @@ import os
 import pickle
 import socket
 import time
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Executor, Future, as_completed, wait
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,7 @@ from dpnn_bridge.base.remote import Location, absolute, location_of, url_exists
 from dpnn_bridge.base.shards import checksum_of
 from dpnn_bridge.base.suffixes import index_of
 from dpnn_bridge.base.version import package_version
-from dpnn_bridge.batch.executors import failure_message, workers
+from dpnn_bridge.batch.executors import failure_message, run_in_workers
 from dpnn_bridge.batch.manifest import Line, Manifest
 from dpnn_bridge.batch.tasks import Task, tasks_for, tasks_for_models
 from dpnn_bridge.errors import (
@@ -310,15 +309,14 @@ def _run_in_workers(calls: Sequence[Call], jobs: int, options: dict[str, Any]) -
             pickle.dumps(value)
         except Exception as e:
             raise OptionError(f"run: argument {name}: cannot be pickled for other processes ({e}); pass jobs=1") from e
-    queue = deque(calls)
-    while queue:
-        # each call that ran when a worker died runs again in a separate worker; it fails if that worker dies too
-        for call in (yield from _run_until_worker_dies(queue, jobs, options)):
-            if (yield from _run_until_worker_dies(deque([call]), 1, options)):
-                if isinstance(target := call[0].target, Path):
-                    remove_abandoned(target.parent)
-                message = "its worker process died, perhaps for lack of memory"
-                yield Outcome(call[0], "failed", message, DpnnBridgeError.exit_code)
+    for call, result in run_in_workers(partial(_run_in_worker, **options), calls, jobs):
+        task: Task = call[0]
+        if isinstance(result, Outcome):
+            yield replace(result, task=task)
+            continue
+        if isinstance(result, BrokenProcessPool) and isinstance(task.target, Path):
+            remove_abandoned(task.target.parent)
+        yield Outcome(task, "failed", failure_message(result), 1)
 
 
 def _run_in_worker(task: Task, line: Line | None, **options: Any) -> Outcome:
@@ -334,30 +332,3 @@ def _cache_of_process() -> SourceCache:
     from dpnn_bridge.files.source_cache import SourceCache
 
     return SourceCache()
-
-
-def _run_until_worker_dies(
-    queue: deque[Call], jobs: int, options: dict[str, Any]
-) -> Generator[Outcome, None, Sequence[Call]]:
-    """Run the calls of a queue until a worker dies; return the calls that were running then."""
-    lost: list[Call] = []
-    with workers(min(jobs, len(queue))) as pool:
-        running: dict[Future[Outcome], Call] = {}
-        while (queue or running) and not lost:
-            while queue and len(running) < jobs:
-                call = queue.popleft()
-                try:
-                    running[pool.submit(_run_in_worker, *call, **options)] = call
-                except (BrokenProcessPool, OSError):  # OSError: the system starts no more processes
-                    lost.append(call)
-                    break
-            done, _ = wait(running, return_when=ALL_COMPLETED if lost else FIRST_COMPLETED)
-            for future in done:
-                call = running.pop(future)
-                try:
-                    yield replace(future.result(), task=call[0])
-                except BrokenProcessPool:
-                    lost.append(call)
-                except Exception as e:  # for example if the outcome cannot be pickled
-                    yield Outcome(call[0], "failed", failure_message(e), 1)
-    return [*lost, *running.values()]

@@ -10,8 +10,9 @@ import pickle
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -21,11 +22,14 @@ from dpnn_bridge.base.extras import missing_package
 from dpnn_bridge.base.folders import clean_up_on_signals, ignore_working_directory, remove_temporary
 from dpnn_bridge.errors import OptionError
 
+#: the positional arguments of a call
+Call = tuple[Any, ...]
+
 
 def failure_message(error: Exception) -> str:
     """Return the message for a call that an executor did not complete."""
     if isinstance(error, BrokenProcessPool):
-        return "a worker process died, perhaps for lack of memory; run the command again with fewer --jobs"
+        return "its worker process died, perhaps for lack of memory; use a machine with more memory"
     if isinstance(error, ModuleNotFoundError):
         return f"a worker lacks a package: {error}; install dpnn_bridge and its requirements on the workers"
     return f"the executor failed: {type(error).__name__}: {error}"
@@ -51,6 +55,49 @@ def workers(jobs: int) -> Iterator[Executor]:
             pool.shutdown(cancel_futures=True)
             writer.close()
             reader.close()
+
+
+def run_in_workers(function: Callable[..., Any], calls: Iterable[Call], jobs: int) -> Iterator[tuple[Call, Any]]:
+    """Call a function in local processes; yield the arguments and the result of each call when it ends.
+
+    Each call that ran when a worker died runs again in a separate worker. It fails if that worker dies too.
+
+    Yields:
+        Pairs of arguments and result. The result of a call that the executor did not complete is the exception, see
+        :func:`failure_message`.
+    """
+    queue = deque(calls)
+    while queue:
+        for call in (yield from _run_until_worker_dies(function, queue, jobs)):
+            if (yield from _run_until_worker_dies(function, deque([call]), 1)):
+                yield call, BrokenProcessPool()
+
+
+def _run_until_worker_dies(
+    function: Callable[..., Any], queue: deque[Call], jobs: int
+) -> Generator[tuple[Call, Any], None, Sequence[Call]]:
+    """Run the calls of a queue until a worker dies; return the calls that were running then."""
+    lost: list[Call] = []
+    with workers(min(jobs, len(queue))) as pool:
+        running: dict[Future[Any], Call] = {}
+        while (queue or running) and not lost:
+            while queue and len(running) < jobs:
+                call = queue.popleft()
+                try:
+                    running[pool.submit(function, *call)] = call
+                except (BrokenProcessPool, OSError):  # OSError: the system starts no more processes
+                    lost.append(call)
+                    break
+            done, _ = wait(running, return_when=ALL_COMPLETED if lost else FIRST_COMPLETED)
+            for future in done:
+                call = running.pop(future)
+                try:
+                    yield call, future.result()
+                except BrokenProcessPool:
+                    lost.append(call)
+                except Exception as e:  # for example if the result cannot be pickled
+                    yield call, e
+    return [*lost, *running.values()]
 
 
 def _start_worker(jobs: int, reader: Any, disabled_level: int) -> None:

@@ -362,11 +362,11 @@ def plain_table(**options: Any) -> Table:
 
 
 @contextmanager
-def executor_of(jobs: int, dask: str | None) -> Iterator[Any]:
-    """Yield the executor that runs the work of a command; None for this process."""
-    from dpnn_bridge.batch.executors import dask_executor, workers
+def executor_of(dask: str | None) -> Iterator[Any]:
+    """Yield the executor of the option ``--dask``; None without the option."""
+    from dpnn_bridge.batch.executors import dask_executor
 
-    with dask_executor(dask) if dask else workers(jobs) if jobs > 1 else nullcontext() as executor:
+    with dask_executor(dask) if dask else nullcontext() as executor:
         yield executor
 
 

@@ -330,14 +330,14 @@ def _verify_manifest(request: Request) -> None:
 
     with (
         steps(request.quiet or request.as_json) as progress,
-        executor_of(request.jobs, request.dask) as executor,
+        executor_of(request.dask) as executor,
     ):
         done = []
         plugins = tuple(os.path.realpath(p) for p in request.plugin)
         trusted = request.trust_manifest
         lua = tuple(os.path.abspath(path) for path in request.lua) or None
         settings = {**request.classes(), "plugins": plugins, "lua": lua, "trusted": trusted}
-        for checked in check_manifest(request.model, executor=executor, **settings):
+        for checked in check_manifest(request.model, jobs=request.jobs, executor=executor, **settings):
             done.append(checked)
             progress(f"{len(done)} files checked")
     done.sort(key=lambda c: c.target)

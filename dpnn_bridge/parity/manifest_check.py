@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, as_completed
+from concurrent.futures import Executor, Future, as_completed
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from dpnn_bridge.base.display import shortened
 from dpnn_bridge.base.remote import Location, location_of
 from dpnn_bridge.base.shards import checksum_of
 from dpnn_bridge.base.suffixes import INDEX
-from dpnn_bridge.batch.executors import failure_message
+from dpnn_bridge.batch.executors import failure_message, run_in_workers
 from dpnn_bridge.batch.manifest import Line, last_lines
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.errors import DpnnBridgeError, MissingFileError, ModelNotFoundError, T7Error, VerificationError
@@ -82,6 +82,7 @@ class ClassOptions:
 def check_manifest(
     path: str | Path,
     *,
+    jobs: int = 1,
     executor: Executor | None = None,
     plugins: Sequence[StrPath] = (),
     lua: Any = None,
@@ -94,9 +95,10 @@ def check_manifest(
 
     Args:
         path: the manifest.
-        executor: executor for the checks, see :func:`dpnn_bridge.batch.run`; default: this process.
+        jobs: number of processes.
+        executor: executor to use instead, see :func:`dpnn_bridge.batch.run`.
         plugins: Python files that register classes.
-        lua: Lua files that define classes; without an executor also a :class:`~dpnn_bridge.lua.LuaBridge`.
+        lua: Lua files that define classes; in this process also a :class:`~dpnn_bridge.lua.LuaBridge`.
         sandbox: whether to run these Lua files in a process that can only compute.
         allow_unsupported: whether to convert unknown classes to placeholders.
         index_base: value of ``index_base`` with which the targets were converted.
@@ -111,15 +113,23 @@ def check_manifest(
     lines = last_lines(Path(path)).values()
     classes = ClassOptions(tuple(os.fspath(plugin) for plugin in plugins), lua, sandbox, allow_unsupported, index_base)
     folder = None if trusted else os.path.realpath(os.path.dirname(os.path.abspath(path)))
-    if executor is None:
-        yield from (check_line(line, classes, folder) for line in lines)
-        return
-    futures = {executor.submit(check_line, line, classes, folder): line for line in lines}
-    for future in as_completed(futures):
-        try:
-            yield future.result()
-        except Exception as e:
-            yield _result(futures[future], FAILED, failure_message(e))
+    calls = [(line, classes, folder) for line in lines]
+    if executor is not None:
+        futures = {executor.submit(check_line, *call): call for call in calls}
+        results = ((futures[future], _result_of(future)) for future in as_completed(futures))
+    elif jobs > 1 and len(calls) > 1:
+        results = run_in_workers(check_line, calls, min(jobs, len(calls)))
+    else:
+        results = ((call, check_line(*call)) for call in calls)
+    for (line, *_), result in results:
+        yield result if isinstance(result, Checked) else _result(line, FAILED, failure_message(result))
+
+
+def _result_of(future: Future[Checked]) -> Checked | Exception:
+    try:
+        return future.result()
+    except Exception as error:
+        return error
 
 
 def check_line(line: Line, classes: ClassOptions, folder: str | None = None) -> Checked:

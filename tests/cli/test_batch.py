@@ -118,7 +118,7 @@ def test_a_call_that_an_executor_does_not_take_fails_alone(tmp_path: Path) -> No
 
 
 def test_a_call_of_a_process_pool_without_a_result_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch, "workers", lambda jobs: nullcontext(FaultyExecutor(fails_to_submit=False)))
+    monkeypatch.setattr(batch.executors, "workers", lambda jobs: nullcontext(FaultyExecutor(fails_to_submit=False)))
     tasks = batch.tasks_for(copies(tmp_path, "a.t7", "b.t7"), tmp_path / "out", ".pt")
     outcomes = list(batch.run(tasks, jobs=2))
     assert [o.message for o in outcomes] == ["the executor failed: ValueError: no result"] * 2

@@ -8,6 +8,9 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import Executor, Future
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from torch import nn
 
 import dpnn_bridge
 from dpnn_bridge.base.checksum import sha256_of
+from dpnn_bridge.batch import executors
 from dpnn_bridge.cli.verify import verify_command
 from dpnn_bridge.parity import check_manifest
 
@@ -203,3 +207,31 @@ def test_lua_files_run_for_lines_whose_files_are_read(folder: Path) -> None:
     assert "it ran" not in result.output
     result = verified(folder, *others, line(model, folder / "model.pt"), options=options)
     assert result.exit_code == 7, result.output
+
+
+class BrittlePool(Executor):
+    """As a process pool whose worker dies on a line of ``bad.pt``: then it completes no call."""
+
+    broken = False
+
+    def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future = Future[Any]()
+        self.broken |= args[0]["target"].endswith("bad.pt")
+        if self.broken:
+            future.set_exception(BrokenProcessPool())
+        else:
+            future.set_result(function(*args, **kwargs))
+        return future
+
+
+def test_only_the_line_is_lost_that_kills_its_worker(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All lines without a result had failed."""
+    monkeypatch.setattr(executors, "workers", lambda jobs: nullcontext(BrittlePool()))
+    for name in ("bad.pt", "good.pt"):
+        (folder / name).write_bytes((folder / "model.pt").read_bytes())
+    lines = [line(folder / "model.t7", folder / name) for name in ("bad.pt", "good.pt", "model.pt")]
+    result = verified(folder, *lines, options=("--jobs", "2"))
+    assert result.exit_code == 4, result.output
+    assert "3 files: 2 equal, 1 failed" in result.stdout
+    (error,) = result.stderr.splitlines()
+    assert error.startswith(f"error: {folder / 'bad.pt'}: failed: its worker process died")
