@@ -97,13 +97,29 @@ def write_file(path: str | os.PathLike[str], content: str) -> None:
 
 
 def move(function: Callable[[Path, Path], object], source: Path, target: Path) -> None:
-    """Call ``os.replace``, ``os.rename`` or ``os.link`` with :func:`retry_eagain`."""
+    """Call ``os.replace``, ``os.rename`` or ``os.link`` with :func:`retry_eagain`.
+
+    A network file system may report an error although it has moved the file. Such an error is ignored.
+    """
 
     def moved() -> bool:
-        function(source, target)
+        status = os.stat(source)
+        try:
+            function(source, target)
+        except OSError:
+            if not _is_at(target, status):
+                raise
         return True
 
     retry_eagain(moved, os.fspath(target))
+
+
+def _is_at(path: Path, status: os.stat_result) -> bool:
+    """Return whether the file with this status is at ``path``. Some file systems have no inode numbers."""
+    try:
+        return status.st_ino != 0 and os.path.samestat(status, os.stat(path))
+    except OSError:
+        return False
 
 
 def not_as_written(

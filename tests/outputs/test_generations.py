@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -139,6 +140,27 @@ def test_a_file_that_cannot_be_put_leaves_the_old_set(
     with pytest.raises(OutputError, match="nothing was written"):
         written(folder, "two.t7", force=True)
     assert {p.name: p.read_bytes() for p in index.parent.iterdir()} == before
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EINTR])
+def test_a_set_whose_files_are_moved_with_an_error_is_complete(
+    number: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network file system may answer a repeated request for a move that it has made already."""
+    index = written(folder, "one.t7")
+
+    def moving_with_an_error(function: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            function(*args, **kwargs)
+            raise OSError(number, os.strerror(number))
+
+        return call
+
+    monkeypatch.setattr(os, "link", moving_with_an_error(os.link))
+    monkeypatch.setattr(os, "replace", moving_with_an_error(os.replace))
+    written(folder, "two.t7", force=True)
+    assert values(index) == {2.0}
+    assert names(index) == {INDEX, *(p.name for p in shards_of(index))}
 
 
 def test_an_old_shard_that_cannot_be_removed_does_no_harm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
