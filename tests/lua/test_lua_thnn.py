@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +184,7 @@ def test_index_linear_divides_by_the_largest_value_so_far() -> None:
         ),
         (
             "SpatialConvolutionMM_updateGradInput(t(1, 3, 3), t(2), t(), t(1, 9), t(), t(), 3, 3, 1, 1, 0, 0)",
-            "gradOutput has",
+            r"Need gradOutput of dimension 3 and gradOutput.size\[0\] == 1 but got gradOutput to be of shape: \[2\]",
         ),
         ("TemporalConvolution_updateOutput(t(1, 2), t(), t(3, 4), t(3), 2, 1)", "sequence smaller than kernel size"),
         ("MSECriterion_updateOutput(t(3), t(2), t(1), true)", "input and target have different number of elements"),
@@ -196,7 +197,7 @@ def test_index_linear_divides_by_the_largest_value_so_far() -> None:
         (
             "VolumetricMaxPooling_updateGradInput(t(1, 2, 2, 2), t(1, 1, 1, 2), t(), torch.zeros(1, 1, 1, 1):long(), "
             "2, 2, 2, 2, 2, 2, 0, 0, 0, false)",
-            r"gradOutput has shape \[1 x 1 x 1 x 2\]",
+            r"gradOutput.size\[3\] == 1 but got gradOutput to be of shape: \[1 x 1 x 1 x 2\]",
         ),
         # where PyTorch writes beyond the end of the result
         ("SpatialAdaptiveAveragePooling_updateGradInput(t(2, 1, 4), t(3, 2, 2), t())", r"shape \[3 x 2 x 2\]"),
@@ -553,3 +554,101 @@ def test_adaptive_windows_have_the_bounds_of_single_precision() -> None:
     assert y.flatten().tolist() == [4, 9, 15, 19, 24]
     assert at[0].flatten().tolist() == [5, 5, 6, 5, 5]
     assert g.flatten().nonzero().flatten().tolist() == [4, 9, 15, 19, 24]
+
+
+# ---- sizes of gradOutput, and layouts of results
+
+
+def _thnn(call: str, returns: str) -> Any:
+    return BRIDGE.execute(f"local t, i = torch.DoubleTensor, torch.LongTensor local r = t() t().THNN.{call} {returns}")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "SpatialConvolutionMM_updateGradInput(t(2, 1, 3, 3), g, r, t(1, 9):fill(1), t(), t(), 3, 3, 1, 1, 0, 0)",
+        "SpatialMaxPooling_updateGradInput(t(2, 1, 3, 3), g, r, i(2, 1, 1, 1):fill(1), 3, 3, 1, 1, 0, 0, false)",
+        "SpatialAveragePooling_updateGradInput(t(2, 1, 3, 3), g, r, 3, 3, 1, 1, 0, 0, false, true)",
+        "SpatialAdaptiveMaxPooling_updateGradInput(t(2, 1, 3, 3), g, r, i(2, 2, 1, 1, 1):fill(1))",
+        "SpatialSubSampling_updateGradInput(t(2, 1, 3, 3), g, r, t(1):fill(1), 3, 3, 1, 1)",
+    ],
+)
+def test_thnn_ignores_samples_of_the_gradient_that_the_input_lacks(call: str) -> None:
+    """A buffer of gradients may be larger than the last batch."""
+    results = [_thnn(call.replace("g,", f"t({n}, 1, 1, 1):fill(1),"), "return r") for n in (2, 3)]
+    assert torch.equal(*results)
+    assert results[0].shape == (2, 1, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("call", "need"),
+    [
+        ("SpatialConvolutionMM_updateGradInput(t(1, 1, 3, 3), t(1), r, t(1, 9), t(), t(), 3, 3, 1, 1, 0, 0)", "4: 1 1"),
+        ("SpatialFullConvolution_updateGradInput(t(1, 1, 1), t(9), r, t(1, 1, 3, 3), t(), 3, 3, 1, 1, 0, 0)", "3: 0 1"),
+        ("TemporalSubSampling_updateGradInput(t(4, 2), t(2, 2):t():resize(1, 4), r, t(2), 2, 2)", "2: 0 2"),
+        ("TemporalRowConvolution_updateGradInput(t(2, 5), t(8), r, t(2, 1, 2), t(), t(), 2, 1, 0, true)", "2: 0 2"),
+        ("SpatialUpSamplingNearest_updateGradInput(t(1, 1, 2), t(2, 4), r, 2)", "3: 0 1"),
+        ("TemporalMaxPooling_updateGradInput(t(4, 2), t(4), r, i(2, 2), 2, 2)", "2: 0 2"),
+    ],
+)
+def test_a_gradient_of_other_sizes_is_named(call: str, need: str) -> None:
+    """Of the number of elements of the output, but of other sizes."""
+    dims, size = need.split(": ")
+    message = "Need gradOutput of dimension {} and gradOutput.size[{}] == {}".format(dims, *size.split())
+    with pytest.raises(LuaBridgeError, match=re.escape(message)):
+        _thnn(call, "")
+
+
+@pytest.mark.parametrize(
+    "kernel", ["LogSigmoid_updateGradInput(x, g, r, x)", "RReLU_updateGradInput(x, g, r, x, 0, 1, true, false)"]
+)
+def test_gradients_that_thnn_multiplies_have_the_sizes_of_grad_output(kernel: str) -> None:
+    assert _thnn(
+        f"Abs_updateOutput(t(6), t()) local x, g = t(2, 3):fill(1), t(3, 2) t().THNN.{kernel}", "return r"
+    ).shape == (3, 2)
+
+
+def test_slopes_of_floats_are_drawn_between_floats() -> None:
+    code = """torch.manualSeed(1)
+    local x, y, noise = torch.FloatTensor(3):fill(-1), torch.FloatTensor(), torch.FloatTensor()
+    x.THNN.RReLU_updateOutput(x:cdata(), y:cdata(), noise:cdata(), 0.1, 0.3, true, false, torch.Generator())
+    return noise"""
+    lower, upper = torch.tensor([0.1, 0.3]).double().tolist()
+    drawn = BRIDGE.execute("torch.manualSeed(1) return torch.rand(3)")
+    assert BRIDGE.execute(code.replace("torch.Generator()", "torch._gen")).tolist() == (
+        (drawn * (upper - lower) + lower).float().tolist()
+    )
+
+
+def test_the_gradient_of_a_loss_writes_the_classes_only() -> None:
+    """With weights, which the loop for small tensors leaves to the kernel; THNN expects zeros and writes no others."""
+    gradient = torch.full((2, 3), 7, dtype=torch.float64)
+    weights, total = _real(1, 2, 4), _real(2)
+    _call(
+        "ClassNLLCriterion_updateGradInput", gradient.clone(), torch.tensor([1, 3]), gradient, True, weights, total, -1
+    )
+    assert gradient.tolist() == [[-0.5, 7, 7], [7, 7, -2]]
+
+
+@pytest.mark.parametrize(("size", "contiguous"), [("2, 5, 3", "false"), ("5, 3", "false"), ("2, 3, 5", "true")])
+def test_row_convolutions_return_transposed_views_unless_features_are_first(size: str, contiguous: str) -> None:
+    call = f"TemporalRowConvolution_updateOutput(torch.rand({size}), r, torch.rand(3, 1, 2), torch.rand(3), t(), t(), "
+    returns = "return {r:isContiguous(), r:transpose(r:dim(), r:dim() - 1):isContiguous()}"
+    first = contiguous == "true"
+    assert _thnn(f"{call} 2, 1, 0, {contiguous})", returns) == [first, not first]
+
+
+def test_a_row_of_a_lookup_table_needs_a_gradient() -> None:
+    call = "LookupTable_accGradParameters(i {1, 2}, g, r:resize(3, 2):zero(), torch.IntTensor(), nil, nil, true, 0, 1)"
+    assert _thnn(call.replace("g,", "t(3, 2):fill(1),"), "return r").tolist() == [[1, 1], [1, 1], [0, 0]]
+    with pytest.raises(LuaBridgeError, match=r"gradOutput \[1 x 2\] has no 2 rows of 2 elements"):
+        _thnn(call.replace("g,", "t(1, 2),"), "")
+
+
+@pytest.mark.parametrize("runtime", BRIDGES)
+def test_an_error_of_a_kernel_names_the_line_of_its_caller(runtime: str) -> None:
+    """Also with more arguments than the fast conversion has."""
+    code = """local x = torch.rand(3)
+    local function f() x.THNN.ELU_updateGradInput(x, torch.rand(4), x, x, 1, false)
+    end return select(2, pcall(f))"""
+    assert BRIDGES[runtime].execute(code).startswith("python:2: input and gradOutput")

@@ -64,10 +64,11 @@ local function refresh_if_changed(before, args, ...)
    return ...
 end
 
+local CALLER = jit and 2 or 4  -- the level of the caller below two tail calls, which LuaJIT does not count
 local function bind_many(f, ...)
    local args, converted = {n = select('#', ...), ...}, {}
    for i = 1, args.n do converted[i] = argument(args[i]) end
-   return finish(4, args, refresh_if_changed(changes[0], args, f(unpack(converted, 1, args.n))))
+   return finish(CALLER, args, refresh_if_changed(changes[0], args, f(unpack(converted, 1, args.n))))
 end
 
 -- A Lua function that calls a Python function. Errors are reported at its caller, so wrappers must use a tail call (return f(...)).

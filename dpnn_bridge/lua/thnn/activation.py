@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from dpnn_bridge.lua.tensor import Tensor, TorchError, square_root
+from dpnn_bridge.lua.tensor import Tensor, TorchError, cast_number, square_root
 from dpnn_bridge.lua.thnn.registry import check_count, check_shape, kernel, like
 from dpnn_bridge.torch7.random import Generator
 
@@ -156,7 +156,8 @@ def log_sigmoid(input: Tensor, output: Tensor, buffer: Tensor) -> None:
 def log_sigmoid_gradient(input: Tensor, grad_output: Tensor, grad_input: Tensor, buffer: Tensor) -> None:
     check_count(input, grad_output)
     ratio = (buffer.t - 1) / buffer.t
-    grad_input.assign(like(grad_output, input) * torch.where(input.t < 0, 1 - ratio, ratio))
+    slope = torch.where(input.t < 0, 1 - ratio, ratio)
+    grad_input.assign(grad_output.t * slope.reshape(grad_output.size or (0,)))  # with the sizes of gradOutput
 
 
 # ---- softmax over the features of C, N x C, C x H x W or N x C x H x W
@@ -253,6 +254,7 @@ def rrelu(
 ) -> None:
     """Draw a slope for each element that is not positive, in logical order."""
     x = input.t
+    lower, upper = cast_number(lower, input.ty), cast_number(upper, input.ty)
     if train:
         slopes = torch.ones_like(x)
         count = int((x <= 0).sum())
@@ -276,9 +278,12 @@ def rrelu_gradient(
 ) -> None:
     check_count(input, grad_output)
     g = like(grad_output, input)
-    noisy = train and upper - lower > 1e-6
-    slopes = noise.t if noisy else torch.where(input.t <= 0, g.new_tensor((lower + upper) / 2), 1.0)
-    _finish(grad_input, grad_output, g * slopes, inplace)
+    lower, upper = cast_number(lower, input.ty), cast_number(upper, input.ty)
+    if train and upper - lower > 1e-6:
+        result = grad_output.t * like(noise, grad_output)  # with the sizes of gradOutput
+    else:
+        result = g * torch.where(input.t <= 0, g.new_tensor((lower + upper) / 2), 1.0)
+    _finish(grad_input, grad_output, result, inplace)
 
 
 @kernel("GatedLinear_updateOutput")
@@ -296,6 +301,8 @@ def gated_linear_gradient(input: Tensor, grad_output: Tensor, grad_input: Tensor
 
 
 def _halves(input: Tensor, dim: int) -> tuple[torch.Tensor, ...]:
+    if not 0 <= dim < input.dim:
+        raise TorchError(f"bad argument #2 (dimension {dim + 1} out of range of {input.dim}D tensor)")
     if input.size[dim] % 2:
         raise TorchError(f"Halving dimension must be even. Dim {dim + 1} is size {input.size[dim]}")
     return input.t.chunk(2, dim)

@@ -57,6 +57,7 @@ def _average(
     def update_grad_input(input: Tensor, grad_output: Tensor, grad_input: Tensor, *numbers: Any) -> None:
         x, g = batched(input.t, space)[0], batched(grad_output.t, space)[0]
         check(x, *numbers)
+        g = g[: len(x)]  # THNN ignores further samples
         if g.shape[:2] != x.shape[:2]:  # PyTorch does not check this for adaptive layers, and crashes
             raise TorchError(f"gradOutput has shape {grad_output.shape_text}, which does not fit {input.shape_text}")
         try:

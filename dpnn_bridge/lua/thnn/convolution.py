@@ -91,6 +91,24 @@ def _unfold_weight(name: str, at: int) -> None:
     KERNELS[name] = run
 
 
+def _transpose_result(name: str, at: int) -> None:
+    """Let a kernel of TemporalRowConvolution return its result, argument ``at``, as THNN does: as a transposed view.
+
+    The frames are adjacent in memory, unless the features are the first dimension.
+    """
+    code = KERNELS[name]
+
+    def run(*args: Any) -> None:
+        code(*args)
+        result, feature_first = args[at], args[9]
+        if not feature_first:
+            values, (*_, frames, features) = result.t.clone(), result.size
+            result.resize(result.size, (frames * features, 1, frames)[-result.dim :])
+            result.write(values)
+
+    KERNELS[name] = run
+
+
 def _local(
     x: torch.Tensor,
     w: torch.Tensor,
@@ -118,7 +136,8 @@ def _local(
 declare("SpatialConvolutionMM", Unfolded(_plan_conv2d, 2), (2, 2, 2), 6)
 declare("SpatialDilatedConvolution", Convolution(_plan_conv2d, 2), (2, 1, 2), 8)
 declare("SpatialFullConvolution", Convolution(_plan_full_conv2d, 2), (2, 1, 2), 8)
-declare("SpatialDepthWiseConvolution", Derived(_depth_wise_swapped, 2, for_input=_depth_wise), (2, 2, 2), 6)
+_swapped = Derived(_depth_wise_swapped, 2, for_input=_depth_wise, checks=True)
+declare("SpatialDepthWiseConvolution", _swapped, (2, 2, 2), 6)
 for _name, _at in (("updateOutput", 2), ("updateGradInput", 3), ("accGradParameters", 2)):
     _unfold_weight(f"SpatialDepthWiseConvolution_{_name}", _at)
 declare("SpatialConvolutionLocal", Derived(_local, 2), (2, 2, 2), 10)
@@ -211,7 +230,9 @@ def _row(
 
 
 declare("TemporalConvolution", Derived(_temporal, 1), (0, 0, 0), 2)
-declare("TemporalRowConvolution", Derived(_row, 1), (2, 2, 2), 4)
+declare("TemporalRowConvolution", Derived(_row, 1, checks=True), (2, 2, 2), 4)
+_transpose_result("TemporalRowConvolution_updateOutput", 1)
+_transpose_result("TemporalRowConvolution_updateGradInput", 2)
 
 
 # ---- subsampling: a weight and a bias per channel, applied to the sum over a window
@@ -236,4 +257,4 @@ def _sub1d(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, kw: int, dw
 
 
 declare("SpatialSubSampling", Derived(_sub2d, 2), (0, 0, 0), 4)
-declare("TemporalSubSampling", Derived(_sub1d, 1), (0, 0, 0), 2)
+declare("TemporalSubSampling", Derived(_sub1d, 1, checks=True), (0, 0, 0), 2)

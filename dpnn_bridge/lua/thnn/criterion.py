@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from dpnn_bridge.lua.tensor import Tensor, TorchError
-from dpnn_bridge.lua.thnn.registry import LongTensor, check_count, kernel
+from dpnn_bridge.lua.thnn.registry import LongTensor, check_count, kernel, like
 
 _BCE_EPSILON = 1e-12
 
@@ -166,7 +166,10 @@ def _nll_gradient(
         weight = weight if not average else torch.where(counted, torch.ones_like(weight), 0.0)
     elif average:
         weight = weight / total
-    values = torch.zeros_like(rows).scatter_(1, classes[:, None], -weight[:, None])
+    before = like(grad_input, input) if grad_input.numel == input.numel else torch.zeros_like(input.t)
+    values = before.reshape(1, -1) if input.dim == 1 else before.movedim(1, -1).reshape(rows.shape)
+    values = values.clone()  # THNN writes to the elements of the classes only
+    values[counted, classes[counted]] = -weight[counted]
     if input.dim > 2:
         values = values.reshape(*input.size[:1], *input.size[2:], input.size[1]).movedim(-1, 1)
     grad_input.assign(values.reshape(input.size))

@@ -6,7 +6,6 @@ work buffers (finput, columns, ones) are not changed.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from dpnn_bridge.lua.tensor import Tensor, TorchError
-from dpnn_bridge.lua.thnn.registry import batched, kernel, pull_back
+from dpnn_bridge.lua.thnn.registry import batched, fitted, kernel, pull_back, without_more
 
 Forward = Callable[..., torch.Tensor]
 
@@ -28,33 +27,42 @@ class Derived:
         for_input: the forward function whose derivative updateGradInput computes, if THNN's differs from ``forward``;
             gradOutput must have the size of its output.
         batches: whether batches are allowed.
+        checks: whether gradOutput must have the sizes of the output, and not only as many elements.
     """
 
-    def __init__(self, forward: Forward, space: int, for_input: Forward | None = None, batches: bool = True) -> None:
+    def __init__(
+        self,
+        forward: Forward,
+        space: int,
+        for_input: Forward | None = None,
+        batches: bool = True,
+        checks: bool = False,
+    ) -> None:
         self._forward, self._for_input, self._space, self._batches = forward, for_input, space, batches
+        self._checks = checks
 
     def output(self, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, *options: Any) -> torch.Tensor:
         return self._of_batch(self._forward, x, w, b, *options)
 
     def grad_input(self, x: torch.Tensor, g: torch.Tensor, w: torch.Tensor, *options: Any) -> torch.Tensor:
-        self._check_gradient(x, g, w, *options)
+        g = self._checked(x, g, w, *options)
         forward = self._for_input or self._forward
-        return pull_back(lambda x: self._of_batch(forward, x, w, None, *options), [x], g)[0]
+        return pull_back(lambda x: self._of_batch(forward, x, w, None, *options), [x], g, without_more)[0]
 
     def grad_parameters(
         self, x: torch.Tensor, g: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, *options: Any
     ) -> Sequence[torch.Tensor]:
         """Return the gradients of the weight and, unless ``b`` is None, of the bias."""
-        self._check_gradient(x, g, w, *options)
+        g = self._checked(x, g, w, *options)
         leaves = [torch.zeros_like(p) for p in (w, b) if p is not None]
-        return pull_back(lambda w, b=None: self.output(x, w, b, *options), leaves, g)
+        return pull_back(lambda w, b=None: self.output(x, w, b, *options), leaves, g, without_more)
 
-    def _check_gradient(self, x: torch.Tensor, g: torch.Tensor, w: torch.Tensor, *options: Any) -> None:
-        """Raise an error unless gradOutput has the size of the output of ``for_input``."""
-        if self._for_input is not None:
-            shape = self._of_batch(self._for_input, x, w, None, *options).shape
-            if g.shape[-self._space :] != shape[-self._space :]:
-                raise TorchError(f"gradOutput has shape {list(g.shape)}, expected {list(shape)}")
+    def _checked(self, x: torch.Tensor, g: torch.Tensor, w: torch.Tensor, *options: Any) -> torch.Tensor:
+        """Return gradOutput, or raise an error unless it has the sizes of the output (of ``for_input``)."""
+        if self._checks:
+            shape = self._of_batch(self._for_input or self._forward, x, w, None, *options).shape
+            return fitted(g, shape, x.dim() == self._space + 1)
+        return g
 
     def _of_batch(self, forward: Forward, x: torch.Tensor, *others: Any) -> torch.Tensor:
         batch, single = batched(x, self._space)
@@ -97,15 +105,14 @@ class Convolution:
     def _gradients(
         self, x: torch.Tensor, g: torch.Tensor, w: torch.Tensor, mask: tuple[bool, ...], options: tuple[Any, ...]
     ) -> Any:
-        batch, _ = batched(x, self._space)
+        batch, single = batched(x, self._space)
         kernel, stride, pad, dilation, transposed, extra = self._plan(batch, w, *options)
         batch = extended(batch, kernel, stride, pad, dilation, transposed)
         shape = [len(batch), kernel.shape[1 if transposed else 0]]
         for n, k, s, p, d, e in zip(batch.shape[2:], kernel.shape[2:], stride, pad, dilation, extra, strict=True):
             extent = d * (k - 1) + 1
             shape.append((n - 1) * s - 2 * p + extent + e if transposed else (n + 2 * p - extent) // s + 1)
-        if g.numel() != math.prod(shape):
-            raise TorchError(f"gradOutput has shape {list(g.shape)}, the output {shape}")
+        g = fitted(g, shape[single:], single)
         geometry = (stride, pad, dilation, transposed, extra, 1)
         return torch.ops.aten.convolution_backward(g.reshape(shape), batch, kernel, [shape[1]], *geometry, mask)
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from dpnn_bridge.lua.tensor import Tensor, TorchError
-from dpnn_bridge.lua.thnn.registry import Positions, batched, check_shape, kernel, pull_back, reordered
+from dpnn_bridge.lua.thnn.registry import Positions, batched, check_shape, fitted, kernel, pull_back, reordered
 from dpnn_bridge.lua.thnn.windows import last_windows, with_last
 
 
@@ -72,9 +72,9 @@ def positions(indices: Tensor) -> torch.Tensor:
     return indices.t.long()
 
 
-def _check_gradient(grad_output: Tensor, indices: torch.Tensor) -> None:
-    if grad_output.t.numel() != indices.numel():
-        raise TorchError(f"gradOutput has shape {grad_output.shape_text}, expected {list(indices.shape)}")
+def _gradient(input: Tensor, grad_output: Tensor, indices: Tensor, space: int) -> torch.Tensor:
+    """Return gradOutput with the sizes of the positions of the maxima; ``space``: number of spatial dimensions."""
+    return fitted(grad_output.t, indices.size, input.dim == space + 1)
 
 
 # ---- 2-D: positions are 1-based within the channel
@@ -91,8 +91,7 @@ def _max2d(input: Tensor, output: Tensor, indices: Tensor, numbers: Sequence[Any
 
 
 def _max2d_gradient(input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Positions, *_: Any) -> None:
-    _check_gradient(grad_output, indices.t)
-    scatter_gradient(grad_input, input, positions(indices) - 1, grad_output.t.reshape(indices.size), 2)
+    scatter_gradient(grad_input, input, positions(indices) - 1, _gradient(input, grad_output, indices, 2), 2)
 
 
 @kernel("SpatialMaxPooling_updateOutput")
@@ -200,9 +199,10 @@ def adaptive_max(input: Tensor, output: Tensor, indices: Positions, width: float
 @kernel("SpatialAdaptiveMaxPooling_updateGradInput")
 def adaptive_max_gradient(input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Positions) -> None:
     height, width = grad_output.size[-2:]
+    grad = grad_output.t[: input.size[0]]  # THNN ignores further samples
     rows = positions(indices)[0] - 1 + _bounds(height, input.size[-2])[0][:, None]
     columns = positions(indices)[1] - 1 + _bounds(width, input.size[-1])[0]
-    scatter_gradient(grad_input, input, rows * input.size[-1] + columns, grad_output.t, 2)
+    scatter_gradient(grad_input, input, rows * input.size[-1] + columns, grad, 2)
 
 
 # ---- 3-D: positions are 0-based within the window, one byte each for time, row, column
@@ -247,11 +247,11 @@ def _max3d(input: Tensor, output: Tensor, indices: Tensor, n: Sequence[Any], dil
 def _max3d_gradient(
     input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Tensor, n: Sequence[Any], dilation: Sequence[Any]
 ) -> None:
-    _check_gradient(grad_output, indices.t)
+    grad = _gradient(input, grad_output, indices, 3)
     stride, pad = reordered(n[0:3]), reordered(n[3:6])
-    starts = _window_starts(grad_output.size[-3:], stride, pad)
+    starts = _window_starts(grad.shape[-3:], stride, pad)
     index = _unpack(positions(indices), input.size[-3:], starts, reordered(dilation))
-    scatter_gradient(grad_input, input, index, grad_output.t, 3)
+    scatter_gradient(grad_input, input, index, grad, 3)
 
 
 @kernel("VolumetricMaxPooling_updateOutput")
@@ -316,10 +316,10 @@ def temporal_max(input: Tensor, output: Tensor, indices: Positions, kw: float, d
 def temporal_max_gradient(
     input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Positions, kw: float, dw: float
 ) -> None:
-    _check_gradient(grad_output, indices.t)
+    grad = _gradient(input, grad_output, indices, 1)
     index = positions(indices)  # -1: no maximum
     frames = index.clamp(min=0) + (torch.arange(indices.size[-2]) * int(dw))[:, None]
-    gradient = grad_output.t.reshape(frames.shape).masked_fill(index < 0, 0)
+    gradient = grad.masked_fill(index < 0, 0)
     grad_input.assign(torch.zeros_like(input.t).scatter_add_(-2, frames, gradient))
 
 

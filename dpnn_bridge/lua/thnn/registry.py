@@ -63,13 +63,50 @@ def reordered(values: Sequence[Any]) -> tuple[int, ...]:
     return (n[1], n[0]) if len(n) == 2 else (n[0], n[2], n[1])
 
 
+def without_more(g: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+    """Return gradOutput without samples or frames that an output of these sizes does not have; THNN ignores them."""
+    return g[: sizes[0]] if g.shape[1:] == sizes[1:] else g
+
+
+def fitted(g: torch.Tensor, sizes: Sequence[int], single: bool = True) -> torch.Tensor:
+    """Return gradOutput with the sizes of the output; like THNN, ignore samples that the input does not have.
+
+    Args:
+        g: gradOutput.
+        sizes: sizes of the output.
+        single: whether the first dimension must have the same size too, unlike the samples of a batch.
+
+    Raises:
+        TorchError: another size is different, with THNN's message.
+    """
+    if not single and g.dim() == len(sizes):
+        g = g[: sizes[0]]
+    for d in range(len(sizes)) if single else [*range(1, len(sizes)), 0]:  # THNN finds missing samples last
+        if g.dim() != len(sizes) or g.shape[d] != sizes[d]:
+            found = shape_text(g.shape if g.numel() else ())
+            need = f"Need gradOutput of dimension {len(sizes)} and gradOutput.size[{d}] == {sizes[d]}"
+            raise TorchError(f"{need} but got gradOutput to be of shape: {found}")
+    return g
+
+
 def pull_back(
-    f: Callable[..., torch.Tensor], inputs: Sequence[torch.Tensor], grad: torch.Tensor
+    f: Callable[..., torch.Tensor],
+    inputs: Sequence[torch.Tensor],
+    grad: torch.Tensor,
+    fit: Callable[[torch.Tensor, Sequence[int]], torch.Tensor] = lambda grad, _: grad,
 ) -> tuple[torch.Tensor, ...]:
-    """Return the vector-Jacobian product of ``f``: the gradients of the inputs for a gradient of the result."""
+    """Return the vector-Jacobian product of ``f``: the gradients of the inputs for a gradient of the result.
+
+    Args:
+        f: the function.
+        inputs: its arguments.
+        grad: gradient of the result.
+        fit: called with ``grad`` and the sizes of the result; returns the gradient to use, or raises an error.
+    """
     with torch.enable_grad():
         leaves = [x.detach().requires_grad_() for x in inputs]
         result = f(*leaves)
+        grad = fit(grad, result.shape)
         if result.numel() != grad.numel():
             raise TorchError(f"gradOutput has shape {list(grad.shape)}, the output {list(result.shape)}")
         # differentiate a scalar, because autograd imports sympy if it gets `grad` as an argument

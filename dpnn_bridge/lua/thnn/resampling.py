@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from dpnn_bridge.lua.tensor import Tensor, TorchError
-from dpnn_bridge.lua.thnn.registry import batched, kernel, pull_back
+from dpnn_bridge.lua.thnn.registry import batched, fitted, kernel, pull_back
 
 
 def _padding(name: str, mode: str, space: int) -> None:
@@ -51,7 +51,7 @@ def _nearest(name: str, space: int) -> None:
 
     @kernel(f"{name}_updateGradInput")
     def update_grad_input(input: Tensor, grad_output: Tensor, grad_input: Tensor, scale: float) -> None:
-        (g,) = pull_back(lambda x: run(x, scale), [input.t], grad_output.t)
+        (g,) = pull_back(lambda x: run(x, scale), [input.t], grad_output.t, fitted)
         grad_input.assign(g)
 
 
@@ -89,7 +89,7 @@ def _linear(name: str, space: int) -> None:
         numbers = [int(s) for s in sizes]
         shape, target = numbers[: 2 + space], tuple(numbers[2 + space :])
         zeros = torch.zeros(shape, dtype=grad_output.t.dtype)
-        (g,) = pull_back(lambda x: _interpolate(x, target), [zeros], grad_output.t)
+        (g,) = pull_back(lambda x: _interpolate(x, target), [zeros], grad_output.t, fitted)
         grad_input.assign(g)
 
 

@@ -40,7 +40,10 @@ def lookup_parameters(
     if not grad_weight.is_contiguous():
         raise TorchError("gradWeight must be contiguous")
     rows = _rows(input, grad_weight.size[0])
-    g = grad_output.t.reshape(len(rows), -1) * scale
+    width = grad_weight.numel // grad_weight.size[0]
+    if grad_output.numel < len(rows) * width:
+        raise TorchError(f"gradOutput {grad_output.shape_text} has no {len(rows)} rows of {width} elements")
+    g = grad_output.t.reshape(-1)[: len(rows) * width].reshape(len(rows), width) * scale
     if by_frequency:
         numbers = torch.bincount(rows, minlength=grad_weight.size[0])
         g = g / numbers[rows][:, None]
