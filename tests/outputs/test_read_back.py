@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from torch import nn
 import dpnn_bridge
 from dpnn_bridge.base import writing
 from dpnn_bridge.errors import VerificationError
-from dpnn_bridge.outputs import pt_writer
+from dpnn_bridge.outputs import format_of, pt_writer
 
 
 @pytest.mark.parametrize("part", ["graph", "constants", "metadata", "state_dict"])
@@ -91,3 +93,27 @@ def test_large_writes_are_compared_unless_the_caller_does(tensors: bool, tmp_pat
     else:
         with pytest.raises(VerificationError, match="x: the content differs"):
             write()
+
+
+def test_a_damaged_program_is_one_error_and_no_log_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``torch.export.load`` logs the first error with its traceback, and raises a later one."""
+    logger = logging.getLogger("torch.export")
+
+    def load(name: str) -> None:
+        try:
+            raise RuntimeError("a record is damaged")
+        except RuntimeError:
+            logger.warning("Ran into the following error when deserializing", exc_info=True)
+        raise BadZipFile("check the warnings above")
+
+    messages: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    logger.addHandler(handler)
+    monkeypatch.setattr(torch.export, "load", load)
+    try:
+        with pytest.raises(RuntimeError, match="a record is damaged"):
+            format_of(tmp_path / "m.pt2").open(tmp_path / "m.pt2", nn.Tanh())
+    finally:
+        logger.removeHandler(handler)
+    assert messages == []

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,33 @@ from dpnn_bridge.outputs.written import GraphNode, Results, Written, results_of_
 def _scopes(node: fx.Node) -> frozenset[str]:
     """Return the names of the modules that contain an operation."""
     return frozenset(name for name, _ in (node.meta.get("nn_module_stack") or {}).values() if name)
+
+
+@contextmanager
+def _first_error_raised() -> Iterator[None]:
+    """Raise the first error of ``torch.export.load``, which logs it with a traceback and raises a later one."""
+    errors: list[BaseException] = []
+
+    def keep_error(record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        errors.extend([error] if error else [])
+        return error is None
+
+    logger = logging.getLogger("torch.export")
+    logger.addFilter(keep_error)
+    try:
+        yield
+    except Exception as error:
+        if errors:
+            raise errors[0] from error
+        raise
+    finally:
+        logger.removeFilter(keep_error)
+
+
+def _load(path: Path) -> torch.export.ExportedProgram:
+    with utf8_name(path) as name, _first_error_raised():
+        return torch.export.load(name)
 
 
 class _Recording(fx.Interpreter):
@@ -93,8 +123,7 @@ class Pt2(Format):
         written.compare(path)
 
     def verify(self, module: nn.Module, path: Path, context: ExportContext) -> None:
-        with utf8_name(path) as name:
-            loaded = torch.export.load(name).module()
+        loaded = _load(path).module()
         check_program(path, lambda example: run(loaded, example), module, context.written, "the exported program")
 
     def origin(self, path: Path) -> str | None:
@@ -105,8 +134,7 @@ class Pt2(Format):
 
     def open(self, path: Path, module: nn.Module) -> Written:
         """Open the program to compute the results of each module of the model."""
-        with utf8_name(path) as name:
-            program = torch.export.load(name)
+        program = _load(path)
         example = program.example_inputs[0][0] if program.example_inputs and program.example_inputs[0] else None
         loaded = program.module()
         assert isinstance(loaded, fx.GraphModule)
