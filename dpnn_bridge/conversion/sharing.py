@@ -74,6 +74,7 @@ class Sharing:
 
     def __init__(self, defer_large: bool = False) -> None:
         self._entries: dict[Any, _Entry] = {}
+        self._of_module: dict[int, list[Any]] = defaultdict(list)  # ID of a module -> keys of its fields' entries
         self._defer_large = defer_large
 
     def assign(
@@ -117,6 +118,7 @@ class Sharing:
                 value = nn.Parameter(value, requires_grad=value.is_floating_point())
             entry = self._entries[identity] = _Entry(value, tensor, [], shape, {})
         entry.sites.append(site)
+        self._of_module[id(site.module)].append(identity)
         table: dict[str, Any] = owner._parameters if is_parameter else owner._buffers
         table[leaf] = entry.value
         return entry.number_of(gradient)
@@ -134,14 +136,17 @@ class Sharing:
         shape = tensor.shape
         parameters: dict[str, Any] = site.owner._parameters
         value = parameters[site.leaf]
-        entry = self._entries.setdefault((region_of(tensor), None, shape, True), _Entry(value, tensor, [], None, {}))
+        identity = (region_of(tensor), None, shape, True)
+        entry = self._entries.setdefault(identity, _Entry(value, tensor, [], None, {}))
         entry.sites.append(site)
+        self._of_module[id(site.module)].append(identity)
         parameters[site.leaf] = entry.value
         return entry.number_of(gradient)
 
     def discard(self, module: nn.Module) -> None:
         """Remove the fields of a module whose construction failed."""
-        for identity, entry in list(self._entries.items()):
+        for identity in set(self._of_module.pop(id(module), ())):
+            entry = self._entries[identity]
             entry.sites = [site for site in entry.sites if site.module is not module]
             if not entry.sites:
                 del self._entries[identity]
