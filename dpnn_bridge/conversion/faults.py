@@ -20,6 +20,7 @@ class Fault:
         mode: ``"train"`` or ``"eval"`` if the fault occurs only in that mode.
         when: function that returns whether a module of the class has the fault.
         spreads: whether the fault also affects layers whose input is a result of the module.
+        repeated: whether the fault occurs only if a layer with ``LuaClass.repeats`` contains the module.
     """
 
     compared: tuple[str, ...]
@@ -27,6 +28,7 @@ class Fault:
     mode: str | None = None
     when: Callable[[nn.Module], bool] = lambda module: True
     spreads: bool = True
+    repeated: bool = False
 
     def applies_to(self, module: nn.Module) -> bool:
         """Return whether a module has the fault in its current mode."""

@@ -64,6 +64,7 @@ class LuaClass(Hooks):
         default_training: Whether a file without the field ``train`` is in training mode.
         checked_by: How the parity of this class was tested: ``"torch7"``, ``"formula"`` or ``"structure"``.
         test: For the latter two, the test function in ``tests/modules``.
+        repeats: Whether the class runs the modules inside several times in one pass.
         faults: Faults of Torch7 in this class. A comparison that they affect is not a failure.
     """
 
@@ -90,6 +91,7 @@ class LuaClass(Hooks):
     default_training: ClassVar[bool] = True
     checked_by: ClassVar[str] = "torch7"
     test: ClassVar[str] = ""
+    repeats: ClassVar[bool] = False
     faults: ClassVar[tuple[Fault, ...]] = ()
 
     # ------------------------------------------------------------------ Lua -> torch

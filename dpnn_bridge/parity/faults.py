@@ -48,6 +48,8 @@ class Faults:
         nodes = list(tree(model))
         children = (registry.mapping_of(node.module).children(node.module) for node in nodes)
         uses = Counter(id(child) for inner in children for child in inner)
+        loops = [node.module for node in nodes if registry.mapping_of(node.module).repeats]
+        repeated = {id(m) for loop in loops for m in loop.modules() if m is not loop}
         self.faulty_modules = [
             _FaultyModule(fault, node.module, {id(m) for m in node.module.modules()})
             for node in nodes
@@ -55,7 +57,7 @@ class Faults:
                 *registry.mapping_of(node.module).faults,
                 *([ONE_BUFFER] if uses[id(node.module)] > 1 else []),
             )
-            if fault.applies_to(node.module)
+            if fault.applies_to(node.module) and (not fault.repeated or id(node.module) in repeated)
         ]
 
     def mark(self, differences: Iterable[Difference], order: Mapping[int, int]) -> None:

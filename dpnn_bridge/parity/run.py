@@ -78,7 +78,8 @@ def compare_with_reference(result: Verification, experiment: Experiment, outcome
     result.layers[0].differences += [d for d in outcome.whole if d.name.startswith(WHOLE)]
     _assign(result, per_layer)
     if experiment.after is not None:
-        missing = len(outcome.nodes) - len(object_of(outcome.nodes, experiment.after))
+        found = object_of(outcome.nodes, experiment.after)  # also of Torch7's clones, which are not layers
+        missing = sum(id(node.module) not in found for node in outcome.nodes)
         if missing:
             result.notes.append(f"{missing} of {len(outcome.nodes)} layers have no results in the reference's `after`.")
     result.histogram = dict(sorted(_histogram(outcome, experiment).items()))

@@ -229,6 +229,26 @@ def test_the_gradient_of_an_evaluated_balance_is_a_fault_of_torch7(tmp_path: Pat
     assert (result.forward, result.gradients) == (Verdict.EQUAL, Verdict.KNOWN)
 
 
+def test_a_fault_of_repeated_calls_needs_a_layer_that_repeats() -> None:
+    from dpnn_bridge.modules.nn.container import MapTable
+    from dpnn_bridge.modules.rnn.recurrence import Recursor
+
+    for name in ("nn.LinearWeightNorm", "nn.WeightNorm"):
+        entry = manifest(kind="module", **{"class": name})[0]
+        norm = dpnn_bridge.to_torch(dpnn_bridge.read_t7(FIXTURES / entry["file"])["module"])
+        assert [len(Faults(m).faulty_modules) for m in (nn.Sequential(norm), MapTable(norm), Recursor(norm))] == [
+            0,
+            1,
+            1,
+        ]
+
+
+def test_clones_are_not_counted_as_layers() -> None:
+    result = verify(FIXTURES / manifest(kind="module", **{"class": "nn.MapTable"})[0]["file"])
+    assert result.forward is Verdict.EQUAL
+    assert not any("have no results" in note for note in result.notes)
+
+
 def test_a_fault_excuses_only_what_it_spoils(tmp_path: Path) -> None:
     table = fixture(EVALUATED_LSTM)
     table["output"][1].torch()[0, 0] += 1e-3

@@ -229,6 +229,7 @@ class MapTable(SlicedWithArguments):
 
     class Lua(LuaClass):
         container = True
+        repeats = True
         scalars = ("shared",)
         constants = {
             "output": empty_table,

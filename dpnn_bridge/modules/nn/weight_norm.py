@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
+from dpnn_bridge.conversion.faults import Fault
 from dpnn_bridge.conversion.fields import Field, Layout, record_of
 from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite, size_storage
 from dpnn_bridge.conversion.parametrized import make_picklable
@@ -88,6 +89,14 @@ def _norms_to_lua(g: Tensor, module: Any) -> Tensor:
     return as_rows(g.expand_as(module.module.weight), module)[:, :1]
 
 
+REPEATED = Fault(
+    ("gradV", "gradG"),
+    "if the layer runs several times, Torch7 transforms the gradient of the earlier calls again in each call",
+    spreads=False,
+    repeated=True,
+)
+
+
 @lua_class("nn.WeightNorm")
 class WeightNorm(nn.Module):
     """Runs a layer with weight normalization.
@@ -118,6 +127,7 @@ class WeightNorm(nn.Module):
     class Lua(LuaClass):
         """Files contain ``v``, ``g`` and the weight's size; files of the first version of nn also the weight."""
 
+        faults = (REPEATED,)
         computed_fields = ("modules", "weight", "gradWeight", "weightSize", "otherDims", "viewIn", "viewOut")
         scalars = {"outputDim": "output_dim"}
         tensors = {
@@ -233,8 +243,14 @@ class ClampedWeightNorm(nn.Module):
 
 @lua_class("nn.LinearWeightNorm")
 class LinearWeightNorm(LuaClass):
-    """A linear layer with :class:`ClampedWeightNorm`; the export also accepts PyTorch's weight normalization."""
+    """A linear layer with :class:`ClampedWeightNorm`; the export also accepts PyTorch's weight normalization.
 
+    Differs from Torch7:
+        As in ``nn.WeightNorm``, Torch7 transforms the gradients of earlier backward passes again. Torch7 also uses the
+        weight as scratch memory of the backward pass: layers that share it get wrong gradients.
+    """
+
+    faults = (REPEATED,)
     torch_type = nn.Linear
     computed_fields = ("inputSize", "outputSize", "eps")
     tensors = {

@@ -215,6 +215,7 @@ class AbstractRecurrent(Memory):
     class Lua(LuaClass):
         """Base class of the mappings of step modules. Torch7's clones for each time step are not converted."""
 
+        repeats = True
         faults = (
             Fault(
                 ("gradInput", "gradParams"),

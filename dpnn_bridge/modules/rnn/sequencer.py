@@ -34,6 +34,7 @@ class AbstractSequencerClass(LuaClass):
     """
 
     of_steps: ClassVar[bool] = True
+    repeats = True
     scratch = ("tableoutput", "tablegradInput", "tablegradinput")
     computed_fields = ("modules", "module", "rnn", "_remember")
 
