@@ -91,7 +91,7 @@ def _norms_to_lua(g: Tensor, module: Any) -> Tensor:
 
 REPEATED = Fault(
     ("gradV", "gradG"),
-    "if the layer runs several times, Torch7 transforms the gradient of the earlier calls again in each call",
+    "if the layer runs several times, Torch7's gradient is not the sum over the calls: clones do not share v and g",
     spreads=False,
     repeated=True,
 )
@@ -246,8 +246,9 @@ class LinearWeightNorm(LuaClass):
     """A linear layer with :class:`ClampedWeightNorm`; the export also accepts PyTorch's weight normalization.
 
     Differs from Torch7:
-        As in ``nn.WeightNorm``, Torch7 transforms the gradients of earlier backward passes again. Torch7 also uses the
-        weight as scratch memory of the backward pass: layers that share it get wrong gradients.
+        As in ``nn.WeightNorm``, Torch7 transforms the gradients of earlier backward passes again. Torch7's clones in an
+        ``nn.MapTable`` or for the steps of an ``nn.Sequencer`` share the weight, but neither v nor g. Torch7 also uses
+        the weight as scratch memory of the backward pass, so layers that share it can get wrong gradients.
     """
 
     faults = (REPEATED,)
