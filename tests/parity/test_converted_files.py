@@ -503,7 +503,7 @@ def test_a_file_of_several_models(suffix: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".pt", ".npz", ".t7"])
 def test_a_reference_that_contains_two_modules(suffix: str, tmp_path: Path) -> None:
     source, file, layer, x = tmp_path / "reference.t7", tmp_path / f"m{suffix}", nn.Linear(3, 3), torch.ones(2, 3)
-    dpnn_bridge.write_t7(source, {"module": layer, "after": nn.Linear(3, 3), "input": x, "output": layer(x)})
+    dpnn_bridge.write_t7(source, {"module": layer, "teacher": nn.Linear(3, 3), "input": x, "output": layer(x)})
     dpnn_bridge.convert(source, file)
     assert dpnn_bridge.verify(source, file).verdict is Verdict.EQUAL
 
