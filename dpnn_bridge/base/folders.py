@@ -135,8 +135,10 @@ def _delete(folder: Path) -> None:
 
 def _remove(folder: Path) -> None:
     with _lock:
+        if folder not in _folders:  # it belongs to the parent of this forked process
+            return
         _delete(folder)
-        descriptor = _folders.pop(folder, None)
+        descriptor = _folders.pop(folder)
         if descriptor is not None:
             with suppress(OSError):
                 os.close(descriptor)
@@ -182,15 +184,20 @@ def _remove_all() -> None:
         _delete(folder)
 
 
-def _forget_threads() -> None:
-    """Free the locks of threads that do not exist in a forked process."""
+def _forget_parent() -> None:
+    """Free the locks of threads that do not exist in a forked process, and leave the folders to its parent."""
     global _lock, _deferred
     _lock, _deferred = threading.RLock(), None
     _moves.clear()
+    for descriptor in _folders.values():  # the parent still holds the locks
+        if descriptor is not None:
+            with suppress(OSError):
+                os.close(descriptor)
+    _folders.clear()
 
 
 if sys.platform != "win32":
-    os.register_at_fork(after_in_child=_forget_threads)
+    os.register_at_fork(after_in_child=_forget_parent)
 
 
 # ---------------------------------------------------------------------- signals

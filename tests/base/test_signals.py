@@ -215,3 +215,22 @@ def test_folders_of_similar_names_stay(tmp_path: Path) -> None:
     before = {p.name for p in tmp_path.iterdir()}
     folders.remove_abandoned(tmp_path)
     assert before - {p.name for p in tmp_path.iterdir()} == {".dpnn-0123456789abcdef"}
+
+
+@pytest.mark.parametrize("signalled", [True, False], ids=["a signal", "the end of the block"])
+def test_a_forked_process_leaves_the_folders_of_its_parent(signalled: bool, tmp_path: Path) -> None:
+    """It had removed the file that its parent, or another thread of its parent, was writing."""
+    with temporary_folder(tmp_path) as folder:
+        pid = os.fork()
+        if pid:
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+            assert folder.is_dir()
+            assert not folders.is_abandoned(folder)
+        try:
+            if not pid and signalled:
+                signal.raise_signal(signal.SIGTERM)
+        except Terminated:
+            os._exit(0)
+    if not pid:
+        os._exit(0)
+    assert not folder.exists()
