@@ -90,10 +90,21 @@ def check_output(path: StrPath, force: bool, inputs: Files = ()) -> None:
     if os.path.realpath(path).endswith(_LUA):
         raise OutputError(f"{path} is a Lua file, which is never replaced; choose another name")
     for files in (inputs, *(protected() for protected in _protected.get())):
-        if (source := FileSet.of(files).find(path, status)) is not None:
+        if (source := _same_file(files, path, status)) is not None:
             raise OutputError(f"{path} is the input {source}, which is never replaced; choose another name")
     if not force:
         raise OutputExistsError(f"{path} exists; use --force (force=True) to replace it")
+
+
+def _same_file(files: Files, path: Path, status: os.stat_result) -> StrPath | None:
+    """Return the file that is the existing output ``path`` under any name, or None."""
+    if isinstance(files, FileSet):
+        return files.find(path, status)
+    for file in files:
+        with suppress(OSError, ValueError):
+            if os.path.samestat(status, os.stat(file)):
+                return file
+    return None
 
 
 def _status(path: Path, force: bool) -> os.stat_result | None:

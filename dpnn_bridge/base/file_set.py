@@ -25,11 +25,6 @@ class FileSet:
                 status = os.stat(file)
                 self._by_identity.setdefault((status.st_dev, status.st_ino), file)
 
-    @classmethod
-    def of(cls, files: Iterable[StrPath] | FileSet) -> FileSet:
-        """Return a set of the files; a set is returned unchanged."""
-        return files if isinstance(files, FileSet) else cls(files)
-
     def find(self, path: StrPath, status: os.stat_result) -> StrPath | None:
         """Return the path in the set that refers to the same file as ``path``, or None.
 

@@ -196,6 +196,21 @@ def test_what_appears_while_a_file_is_written_is_not_replaced(tmp_path: Path) ->
     assert (tmp_path / "plugin.py").read_text() == "old"
 
 
+def test_an_output_is_compared_with_many_imported_files_without_their_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To resolve the paths of 1,000 files took 35 ms for each check of an output."""
+    files, resolved = [tmp_path / f"{i}.py" for i in range(20)], []
+    for file in [*files, tmp_path / "m.pt"]:
+        file.touch()
+    monkeypatch.setattr(os.path, "realpath", lambda path, of=os.path.realpath: (resolved.append(path), of(path))[1])
+    with protecting(lambda: files):
+        check_output(tmp_path / "m.pt", True)
+        with pytest.raises(OutputError, match=r"is the input .*17\.py"):
+            check_output(tmp_path / "17.py", True)
+    assert len(resolved) < 5
+
+
 def test_a_function_replaces_none_of_its_own_inputs(tmp_path: Path) -> None:
     dpnn_bridge.write_t7(tmp_path / "m.t7", nn.Tanh())
     (tmp_path / "link.t7").symlink_to(tmp_path / "m.t7")
