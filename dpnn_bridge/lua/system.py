@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import hashlib
+import inspect
 import json
 import os
 import platform
@@ -21,7 +23,7 @@ import torch
 from dpnn_bridge.base.atomic import replacing
 from dpnn_bridge.base.extras import install_advice
 from dpnn_bridge.errors import OutputError
-from dpnn_bridge.lua.arguments import check_string
+from dpnn_bridge.lua.arguments import check_number, check_string, describe
 from dpnn_bridge.lua.hdf5 import Files
 from dpnn_bridge.lua.state import LuaState
 from dpnn_bridge.lua.tensor import FLOATING, Tensor, TorchError
@@ -34,12 +36,30 @@ _PATHS = {"usleep": 0, "touch": 1}
 def _lua_result(code: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap a function to return true, or nil, a message and an error number on an OSError, like Lua's io library."""
 
+    @functools.wraps(code)
     def call(*args: Any) -> Any:
         try:
             code(*args)
         except OSError as error:
             return None, f"{args[0] if args else ''}: {error.strerror}", error.errno
         return True
+
+    return call
+
+
+def _checked(code: Callable[..., Any], strings: int | None) -> Callable[..., Any]:
+    """Wrap a function to raise Lua's error unless its required arguments are strings or, after ``strings``, numbers."""
+    parameters = inspect.signature(code).parameters.values()
+    required = sum(p.default is p.empty and p.kind is not p.VAR_POSITIONAL for p in parameters)
+    variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+
+    def call(*args: Any) -> Any:
+        for n in range(max(required, len(args) if variadic else 0)):
+            expected, check = ("string", check_string) if strings is None or n < strings else ("number", check_number)
+            if n >= len(args):
+                raise TorchError(f"bad argument #{n + 1} ({expected} expected, got no value)")
+            check(args[n], n + 1)
+        return code(*args)
 
     return call
 
@@ -254,6 +274,7 @@ def load_image(path: str, depth: float | None, ty: str) -> Tensor:
     Raises:
         TorchError: the file is missing or has an unsupported format, or there is no format with ``depth`` channels.
     """
+    path = check_string(path, 1)
     image, modes = _pillow(), {1: "L", 3: "RGB", 4: "RGBA"}
     if depth and depth not in modes:
         raise TorchError(f"image.load: an image has 1, 3 or 4 channels, not {depth:g}")
@@ -271,6 +292,9 @@ def load_image(path: str, depth: float | None, ty: str) -> Tensor:
 
 def save_image(path: str, t: Tensor) -> tuple[()]:
     """Write a tensor of channels x height x width, or height x width, in the format of the file's suffix."""
+    path = check_string(path, 1)
+    if not isinstance(t, Tensor):
+        raise TorchError(f"bad argument #2 (tensor expected, got {describe(t)})")
     image = _pillow()
     data = t.t if t.dim == 3 else t.t.reshape(1, *t.size)
     if data.dim() != 3 or data.shape[0] not in (1, 2, 3, 4):
@@ -328,13 +352,16 @@ def system_entries(runtime: LuaState) -> dict[str, Any]:
     files = Files(runtime.lua.table_from)
 
     def on_files(entries: dict[str, Callable[..., Any]]) -> Any:
-        return runtime.lua.table_from({name: on_paths(code, _PATHS.get(name)) for name, code in entries.items()})
+        counts = {name: _PATHS.get(name) for name in entries}
+        return runtime.lua.table_from({n: on_paths(_checked(f, counts[n]), counts[n]) for n, f in entries.items()})
 
     return {
         "libpaths": on_files(path_entries(runtime)),
         "lfs": on_files(lfs_entries(runtime)),
         "json": runtime.lua.table_from(json_entries(runtime)),
-        "md5": lambda text: hashlib.md5(check_string(text, 1).encode("latin-1"), usedforsecurity=False).hexdigest(),
+        "md5": lambda text=None: hashlib.md5(
+            check_string(text, 1).encode("latin-1"), usedforsecurity=False
+        ).hexdigest(),
         "hdf5": runtime.guarded(files.entries()),
         "hdf5_lists": runtime.lua.table_from({n: with_errors_for_lua(f) for n, f in files.lists().items()}),
         "image_load": runtime.guard(load_image),

@@ -55,6 +55,47 @@ def test_numbers_are_paths(bridge: LuaBridge, tmp_path: Path) -> None:
     assert found == ["/m/5/1.5", "12", ".", "5", True, False, 100, 200, True, True, "a."]
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ("paths.concat('a', nil)", "bad argument #2 (string expected, got nil)"),
+        ("paths.dirname()", "bad argument #1 (string expected, got no value)"),
+        ("paths.mkdir({})", "bad argument #1 (string expected, got table)"),
+        ("lfs.rmdir()", "bad argument #1 (string expected, got no value)"),
+        ("lfs.attributes(nil, 'mode')", "bad argument #1 (string expected, got nil)"),
+        ("sys.usleep()", "bad argument #1 (number expected, got no value)"),
+        ("require('md5').sumhexa()", "bad argument #1 (string expected, got nil)"),
+    ],
+)
+def test_a_wrong_argument_of_a_package_is_named_with_the_line_of_the_call(
+    bridge: LuaBridge, call: str, message: str
+) -> None:
+    code = f"require 'lfs'\nlocal function f()\n{call}\nend\nlocal function g()\nf()\nend\n"
+    assert bridge.execute(code + "return select(2, pcall(g))") == f"python:3: {message}"
+
+
+def test_image_names_a_wrong_argument(bridge: LuaBridge) -> None:
+    for call, message in {
+        "load()": "#1 (string expected, got nil)",
+        "save('x.png')": "#2 (tensor expected, got nil)",
+    }.items():
+        with pytest.raises(LuaBridgeError, match=re.escape(f"bad argument {message}")):
+            bridge.execute(f"require('image').{call}")
+
+
+def test_tds_sorts_elements_that_are_nil_and_counts_integers(bridge: LuaBridge) -> None:
+    code = """
+    local tds = require 'tds'
+    local v, c = tds.Vec(), tds.AtomicCounter()
+    v[1], v[3] = 3, 2
+    v:sort(function(a, b) return (a or 0) < (b or 0) end)
+    c:set(-1.5)
+    return {v:concat(' '), #v, c:get(), select(2, pcall(c.set, c, 'a'))}
+    """
+    refused = "bad argument #1 to 'set' (cannot convert 'string' to 'int64_t')"
+    assert bridge.execute(code) == ["nil 2 3", 3, -1, refused]
+
+
 def test_a_checkout_of_paths_wins_over_the_stand_in(tmp_path: Path) -> None:
     (tmp_path / "paths").mkdir()
     (tmp_path / "paths" / "init.lua").write_text("require 'libpaths' paths.mine = paths.cwd() return paths")

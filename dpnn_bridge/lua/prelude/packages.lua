@@ -7,7 +7,7 @@ bridge.packages = packages
 -- a Lua function for a Python function that returns plain values; errors become text
 local function results(ok, ...)
    if ok then return ... end
-   error(tostring((...)), 3)
+   error(tostring((...)), jit and 2 or 3)  -- LuaJIT does not count the tail call of bridge.plain
 end
 function bridge.plain(f) return function(...) return results(pcall(f, ...)) end end
 

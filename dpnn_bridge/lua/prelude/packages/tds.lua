@@ -146,7 +146,10 @@ end
 function methods:concatstorage(...) return torch.CharStorage():string(self:concat(...)) end
 function methods:sort(before)
    if type(before) ~= 'function' then error('compare function must be a lua or C function', 2) end
-   table.sort(contents[self], before)
+   local list, boxes = contents[self], {}
+   for i = 1, sizes[self] do boxes[i] = {list[i]} end  -- an element may be nil
+   table.sort(boxes, function(a, b) return before(a[1], b[1]) end)
+   for i, box in ipairs(boxes) do list[i] = box[1] end
 end
 function vec:__ipairs()
    local i = 0
@@ -175,7 +178,10 @@ function counter:get()
    if bridge.wait_for_others then bridge.wait_for_others() end
    return self.value
 end
-function counter:set(value) self.value = value end
+function counter:set(value)
+   if type(value) ~= 'number' then error("bad argument #1 to 'set' (cannot convert '" .. type(value) .. "' to 'int64_t')", 2) end
+   self.value = value < 0 and math.ceil(value) or math.floor(value)
+end
 function counter:__tostring__() return 'tds.AtomicCounter=' .. self.value end
 function counter:write(file) file:writeLong(self.value) end
 function counter:read(file) self.value = file:readLong() end
