@@ -36,7 +36,6 @@ from dpnn_bridge.files.source_cache import checksum_once, read_once
 from dpnn_bridge.loaders.encoding import Encoding
 from dpnn_bridge.loaders.origin import LocalFile, Origin, local_file, name_of
 from dpnn_bridge.outputs import data
-from dpnn_bridge.outputs.data_difference import first_difference
 from dpnn_bridge.outputs.format import Format
 from dpnn_bridge.outputs.options import ConvertKeywords, ConvertOptions, is_complete, origin_text, shows_options
 from dpnn_bridge.outputs.writing import export, target_of
@@ -315,7 +314,7 @@ def _has_converted_content(src: Origin, path: Path, format: Format, to: str | No
 
 
 def data_difference(src: Origin, dst: StrPath, **options: Unpack[ConvertKeywords]) -> str:
-    """Return the first difference of a converted file from the data of ``src``; empty if :func:`is_converted`.
+    """Return the first difference of a converted file from the data of ``src``; empty if the data are equal.
 
     Args:
         src, dst, **options: as for :func:`is_converted`.
@@ -330,13 +329,13 @@ def data_difference(src: Origin, dst: StrPath, **options: Unpack[ConvertKeywords
 
     @wrap_errors(T7Error, "comparing the data")
     def difference(one: Path, other: Path) -> str:
-        return first_difference(format.read_data(one), format.read_data(other))
+        return format.data_difference(one, other)
 
     with local_file(path, unpack=False) as output, temporary_folder() as folder:
         expected = folder / PurePath(output.path).name
         convert(src, expected, **options)
         try:
-            return difference(expected, output.path) or "the contents differ"
+            return difference(expected, output.path)
         except T7Error as error:
             return str(error)
 

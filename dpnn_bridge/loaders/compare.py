@@ -20,13 +20,14 @@ _CHUNK = 1 << 20
 _Path: TypeAlias = "tuple[_Path, str] | None"
 
 
-def difference(a: Any, b: Any, *, exact_nan: bool = True, shared: bool = True) -> str | None:
+def difference(a: Any, b: Any, *, exact_nan: bool = True, shared: bool = True, ordered: bool = True) -> str | None:
     """Return the first difference between two graphs, as one line with its path; None if the graphs are equal.
 
     Args:
         a, b: Lua values.
         exact_nan: whether the bits of nan must be equal; ASCII files do not preserve them.
         shared: whether both graphs must share values at the same paths; files without references contain copies.
+        ordered: whether the keys of tables must have the same order. Objects as keys always must.
     """
     # id of a value of the first graph -> its value in the second graph; if copies may replace a shared value, the key
     # contains the ids of both
@@ -51,7 +52,7 @@ def difference(a: Any, b: Any, *, exact_nan: bool = True, shared: bool = True) -
         found = _own_difference(a, b, exact_nan)
         if found:
             return f"{_text(path) or 'the object'}: {found}"
-        stack.extend(reversed([((path, label), x, y) for label, x, y in _children(a, b)]))
+        stack.extend(reversed([((path, label), x, y) for label, x, y in _children(a, b, ordered)]))
     return None
 
 
@@ -96,10 +97,11 @@ def _same_elements(a: np.ndarray, b: np.ndarray, exact_nan: bool) -> bool:
     return True
 
 
-def _children(a: Any, b: Any) -> Iterable[tuple[str, Any, Any]]:
+def _children(a: Any, b: Any, ordered: bool) -> Iterable[tuple[str, Any, Any]]:
     """Yield label and both values of each pair of child values."""
     if isinstance(a, LuaTable):
-        for (k, x), (m, y) in zip(a.entries.items(), b.entries.items(), strict=True):
+        entries = (a.entries, b.entries) if ordered else _common_first(a.entries, b.entries)
+        for (k, x), (m, y) in zip(*(e.items() for e in entries), strict=True):
             label = key_text(k)
             if k is not m:
                 yield f"{label} (key)", k, m
@@ -112,6 +114,12 @@ def _children(a: Any, b: Any) -> Iterable[tuple[str, Any, Any]]:
         yield ".upvalues", a.upvalues, b.upvalues
     elif isinstance(a, LuaTensor):
         yield ".storage", a.storage, b.storage
+
+
+def _common_first(a: dict[Any, Any], b: dict[Any, Any]) -> Iterable[dict[Any, Any]]:
+    """Return both dicts with their common keys first, in one order."""
+    common = [key for key in a if key in b]
+    return [{**{key: entries[key] for key in common}, **entries} for entries in (a, b)]
 
 
 def _text(path: _Path) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from dpnn_bridge.outputs.data import Data
+from dpnn_bridge.outputs.data_difference import first_difference
 from dpnn_bridge.outputs.written import Written
 
 #: name of the provenance in the metadata of ``.onnx`` and ``.pt2``
@@ -120,6 +121,16 @@ class Format:
             Exception: the file is incomplete or has another format.
         """
         raise NotImplementedError
+
+    def data_difference(self, expected: Path, found: Path) -> str:
+        """Return the first difference of the data in two files for which :meth:`same_content` is false.
+
+        The result is empty if only the order of keys differs, or another property that is not part of the data.
+
+        Raises:
+            Exception: a file is incomplete or has another format.
+        """
+        return first_difference(self.read_data(expected), self.read_data(found)) or "the contents differ"
 
     def origin(self, path: Path) -> str | None:
         """Return the provenance in a file, see :attr:`ExportContext.origin`; None if it has none.

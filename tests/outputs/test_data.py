@@ -383,6 +383,14 @@ def test_numbers_with_other_bits_are_other_data(number: float, other: float, tmp
     assert data_difference(tmp_path / "d.t7", tmp_path / "e.pt") == f"x: expected {number}, found {other}"
 
 
+def test_data_in_t7_are_compared_with_keys_in_any_order(tmp_path: Path) -> None:
+    items = [("a", 1), (True, "x"), (1, "y"), (2.5, LuaTable({"b": 1, "c": 2}))]
+    for name, entries in (("d", items), ("e", items[::-1]), ("f", [*items[1:], ("A", 1)])):
+        dpnn_bridge.write_t7(tmp_path / f"{name}.t7", LuaTable(entries))
+    assert data_difference(tmp_path / "d.t7", tmp_path / "e.t7") == ""
+    assert data_difference(tmp_path / "d.t7", tmp_path / "f.t7") == "a: expected 1, found nothing"
+
+
 def test_nans_that_differ_show_their_bits() -> None:
     one, other = np.array([1, np.nan], np.float16), np.array([1, np.nan], np.float16)
     other.view(np.uint16)[1] |= 5

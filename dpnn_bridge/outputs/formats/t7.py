@@ -18,6 +18,7 @@ from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.loaders.t7_writer import WriteOptions, write_t7
 from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.outputs.data import Data, collect
+from dpnn_bridge.outputs.data_difference import first_difference
 from dpnn_bridge.outputs.format import ExportContext, Format
 from dpnn_bridge.outputs.verification import check_loads
 
@@ -63,6 +64,10 @@ class T7(Format):
 
     def read_data(self, path: Path) -> Any:
         return collect(read_t7(path)).plain
+
+    def data_difference(self, expected: Path, found: Path) -> str:
+        values = read_t7(expected), read_t7(found)
+        return first_difference(*(collect(v).plain for v in values)) or difference(*values, ordered=False) or ""
 
     def write_data(self, found: Data, path: Path) -> None:
         if of_models := sorted(found.options.keys() - {*_ENCODING}):
