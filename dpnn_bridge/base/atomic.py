@@ -21,15 +21,11 @@ from typing import Any
 from dpnn_bridge.base.boundary import as_package_error
 from dpnn_bridge.base.file_set import FileSet, StrPath
 from dpnn_bridge.base.folders import defer_signals, is_abandoned, temporary_folder
-from dpnn_bridge.base.reading import with_causes
+from dpnn_bridge.base.reading import DISK_ERRORS, with_causes
 from dpnn_bridge.base.remote import Location, beside, check_upload, location_of, remove_upload, upload
 from dpnn_bridge.base.scoped import scoped
 from dpnn_bridge.base.writing import WrittenBytes, move, open_output, write_file
 from dpnn_bridge.errors import DpnnBridgeError, OutputError, OutputExistsError, T7Error, VerificationError
-
-#: errno values of disk errors; a library may have raised another exception because of one
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
-
 
 #: errno values of errors that only writing causes
 _WRITE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
@@ -294,7 +290,7 @@ def _disk_error(error: BaseException) -> OSError | None:
     """Return an OSError, or the disk error among the causes of another exception."""
     if isinstance(error, OSError):
         return error
-    return next((e for e in with_causes(error) if isinstance(e, OSError) and e.errno in _DISK_ERRORS), None)
+    return next((e for e in with_causes(error) if isinstance(e, OSError) and e.errno in DISK_ERRORS), None)
 
 
 def _is_of_input(error: OSError | None, folder: Path, path: Path) -> bool:

@@ -15,11 +15,13 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 from dpnn_bridge.base.exclusive import process_wide
+from dpnn_bridge.base.reading import DISK_ERRORS, with_causes
+from dpnn_bridge.errors import DpnnBridgeError, FileAccessError
 
 if sys.platform != "win32":  # on Windows, folders of killed programs remain
     import fcntl
@@ -47,14 +49,45 @@ def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
     Args:
         parent: the folder that contains it; default: the system's folder for temporary files.
     """
-    parent = Path(tempfile.gettempdir()) if parent is None else parent
-    with clean_up_on_signals():
+    if parent is None:
+        parent = Path(tempfile.gettempdir())
+        errors = _disk_errors_of(parent)
+    else:
+        errors = nullcontext()
+    with clean_up_on_signals(), errors:
         _search_abandoned(parent)
         folder = _make_folder(parent)
         try:
             yield folder
         finally:
             _remove(folder)
+
+
+@contextmanager
+def _disk_errors_of(parent: Path) -> Iterator[None]:
+    """Let a disk error in a temporary folder name the system's folder for temporary files, and how to change it."""
+    try:
+        yield
+    except Exception as error:
+        disk = next((e for e in with_causes(error) if isinstance(e, OSError) and e.errno in DISK_ERRORS), None)
+        if disk is None or not _is_in_temporary(disk.filename, parent):
+            raise
+        text = (
+            f"cannot use the folder for temporary files {parent}: {disk.strerror}; solve this, or select another "
+            "folder with the environment variable TMPDIR"
+        )
+        if not isinstance(error, DpnnBridgeError):
+            raise FileAccessError(text) from error
+        error.args = (text, *error.args[1:])
+        raise
+
+
+def _is_in_temporary(name: object, parent: Path) -> bool:
+    """Return whether the name of a file or folder is the name of a temporary folder in ``parent``, or in one."""
+    if not isinstance(name, (str, os.PathLike)):
+        return False
+    path = Path(name)
+    return any(p.parent == parent and _NAME.fullmatch(p.name) for p in (path, *path.parents))
 
 
 def is_abandoned(folder: Path) -> bool:

@@ -20,6 +20,9 @@ from dpnn_bridge.errors import COPY_AGAIN, DpnnBridgeError, T7FormatError
 
 T = TypeVar("T")
 
+#: errno values of disk errors; a library may have raised another exception because of one
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
+
 #: seconds between attempts of an operation that returns EAGAIN, as on network file systems
 _PAUSES = (0.0, 0.001, 0.01, 0.1, 0.5, 1.0, 2.0)
 

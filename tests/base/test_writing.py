@@ -7,6 +7,7 @@ import os
 import re
 import stat
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -19,9 +20,10 @@ from torch import nn
 import dpnn_bridge
 from dpnn_bridge.base import atomic, folders, reading, writing
 from dpnn_bridge.base.atomic import DeferredErrorFile, check_output, imported_files, protecting, replacing
+from dpnn_bridge.base.folders import temporary_folder
 from dpnn_bridge.batch import manifest
 from dpnn_bridge.batch.manifest import Manifest
-from dpnn_bridge.errors import OutputError, OutputExistsError, T7FormatError
+from dpnn_bridge.errors import FileAccessError, OutputError, OutputExistsError, T7FormatError
 from dpnn_bridge.outputs.formats import format_of, suffixes
 
 NEEDS = {".onnx": "onnxscript", ".safetensors": "safetensors"}
@@ -265,6 +267,29 @@ def test_an_error_of_the_temporary_folder_does_not_name_it(tmp_path: Path) -> No
 
     with pytest.raises(OutputError, match=re.escape(f"{tmp_path}: input/output error")):
         write()
+
+
+@pytest.mark.parametrize("step", ["create", "write"])
+def test_an_error_of_the_folder_for_temporary_files_names_this_folder(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message was "cannot write /tmp/.dpnn-f22bdf6bc0d0dbb4/m.pt: No space left on device; nothing was written"."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def full(path: Any, *_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path))
+
+    monkeypatch.setattr(*((Path, "mkdir", full) if step == "create" else (writing, "_OutputFile", full)))
+    with (
+        pytest.raises(FileAccessError if step == "create" else OutputError) as raised,
+        temporary_folder() as folder,
+        replacing(folder / "m.pt", force=False) as temporary,
+    ):
+        writing.write_file(temporary, "text")
+    assert str(raised.value) == (
+        f"cannot use the folder for temporary files {tmp_path}: No space left on device; solve this, or select another "
+        "folder with the environment variable TMPDIR"
+    )
 
 
 def test_an_error_of_writing_comes_before_one_of_closing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
