@@ -164,17 +164,23 @@ def _delete(folder: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
         if not os.path.lexists(folder):
             return
+        with suppress(OSError):  # rmtree opens two files, which may exceed the limit of the process
+            for name in os.listdir(folder):
+                os.unlink(folder / name)
+        with suppress(OSError):
+            os.rmdir(folder)
 
 
 def _remove(folder: Path) -> None:
     with _lock:
         if folder not in _folders:  # it belongs to the parent of this forked process
             return
-        _delete(folder)
-        descriptor = _folders.pop(folder)
+        descriptor, _folders[folder] = _folders[folder], None  # listed until it is deleted, for a signal handler
         if descriptor is not None:
             with suppress(OSError):
-                os.close(descriptor)
+                os.close(descriptor)  # first: deleting needs a free descriptor
+        _delete(folder)
+        del _folders[folder]
 
 
 def _search_abandoned(parent: Path) -> None:

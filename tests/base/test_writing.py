@@ -9,6 +9,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -353,3 +354,26 @@ def test_an_output_whose_status_cannot_be_read_is_an_error_of_the_output(
     monkeypatch.setattr(Path, asked, fails)
     with pytest.raises(OutputError, match=r"cannot write .*m\.pt: Input/output error; nothing was written"):
         check_output(tmp_path / "m.pt", False)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit of this kind")
+@pytest.mark.parametrize("content", [["file"], []])
+def test_a_folder_goes_although_the_process_may_open_no_more_files(content: list[str], tmp_path: Path) -> None:
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    opened: list[int] = []
+    try:
+        with temporary_folder(tmp_path) as folder:
+            for name in content:
+                (folder / name).touch()
+            opened.append(os.open(os.devnull, os.O_RDONLY))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (opened[0] + 1, limits[1]))
+            with suppress(OSError):
+                while True:
+                    opened.append(os.dup(opened[0]))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for descriptor in opened:
+            os.close(descriptor)
+    assert list(tmp_path.iterdir()) == []
