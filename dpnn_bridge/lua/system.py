@@ -1,4 +1,4 @@
-"""Implement the C parts of the Lua packages ``paths``, ``sys``, ``lfs``, ``cjson`` and ``image`` in Python."""
+"""Implement the C parts of the Lua packages ``paths``, ``sys``, ``lfs`` and ``cjson`` in Python."""
 
 from __future__ import annotations
 
@@ -18,16 +18,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-import torch
-
-from dpnn_bridge.base.atomic import replacing
-from dpnn_bridge.base.extras import install_advice
-from dpnn_bridge.errors import OutputError
-from dpnn_bridge.lua.arguments import check_number, check_string, describe
+from dpnn_bridge.lua.arguments import check_number, check_string
 from dpnn_bridge.lua.hdf5 import Files
+from dpnn_bridge.lua.images import image_luminance, load_image, save_image, scale_image
 from dpnn_bridge.lua.state import LuaState
-from dpnn_bridge.lua.tensor import FLOATING, Tensor, TorchError
-from dpnn_bridge.lua.text import from_system, on_paths, to_file, to_system, with_errors_for_lua
+from dpnn_bridge.lua.tensor import TorchError
+from dpnn_bridge.lua.text import from_system, on_paths, with_errors_for_lua
 
 #: number of arguments that are strings, of functions with arguments that are numbers
 _PATHS = {"usleep": 0, "touch": 1}
@@ -248,103 +244,6 @@ def json_entries(runtime: LuaState) -> dict[str, Callable[..., Any]]:
     return {"decode": decode, "quote": _quote}
 
 
-# ---- images
-
-
-def _pillow() -> Any:
-    try:
-        from PIL import Image
-    except ImportError:
-        raise TorchError(f"image needs Pillow, which is not installed: {install_advice('lua')}") from None
-    return Image
-
-
-#: image formats that are read. Pillow reads others too, but passes PostScript files to another program
-_IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-
-
-def load_image(path: str, depth: float | None, ty: str) -> Tensor:
-    """Read an image file as channels x height x width, 0 to 1 for floating types and 0 to 255 for bytes.
-
-    Args:
-        path: the file.
-        depth: number of channels, 1, 3 or 4; None: as in the file.
-        ty: element type of the result.
-
-    Raises:
-        TorchError: the file is missing or has an unsupported format, or there is no format with ``depth`` channels.
-    """
-    path = check_string(path, 1)
-    image, modes = _pillow(), {1: "L", 3: "RGB", 4: "RGBA"}
-    if depth and depth not in modes:
-        raise TorchError(f"image.load: an image has 1, 3 or 4 channels, not {depth:g}")
-    name = to_file(path)
-    try:
-        with image.open(name, formats=_IMAGE_FORMATS) as opened:
-            mode = modes[int(depth)] if depth else opened.mode if opened.mode in modes.values() else "RGB"
-            pixels = opened.convert(mode)
-    except OSError as error:
-        raise TorchError(f"{path} is not a readable image: {error}") from None
-    data = torch.frombuffer(bytearray(pixels.tobytes()), dtype=torch.uint8)
-    data = data.reshape(pixels.height, pixels.width, -1).permute(2, 0, 1)
-    return Tensor.fresh(data.double() / 255 if ty in FLOATING else data, ty)
-
-
-def save_image(path: str, t: Tensor) -> tuple[()]:
-    """Write a tensor of channels x height x width, or height x width, in the format of the file's suffix."""
-    path = check_string(path, 1)
-    if not isinstance(t, Tensor):
-        raise TorchError(f"bad argument #2 (tensor expected, got {describe(t)})")
-    image = _pillow()
-    data = t.t if t.dim == 3 else t.t.reshape(1, *t.size)
-    if data.dim() != 3 or data.shape[0] not in (1, 2, 3, 4):
-        raise TorchError(f"an image must have 1 to 4 channels x height x width, this tensor is {t.shape_text}")
-    if data.is_floating_point():
-        data = (data.double() * 255).clamp(0, 255)
-    pixels = data.to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
-    try:
-        with replacing(to_system(path), force=True) as temporary:
-            image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(temporary)
-    except (OSError, ValueError, OutputError) as error:
-        raise TorchError(f"{path} cannot be written: {error}") from None
-    return ()
-
-
-def _resampling(count: int, target: int) -> torch.Tensor:
-    """Return the weights, target x count, of libimage's linear scaling: interpolates to enlarge, averages to shrink."""
-    weights = torch.zeros(target, count, dtype=torch.float64)
-    for n in range(target):
-        if target == count or (target > count and n == target - 1):
-            weights[n, n if target == count else count - 1] = 1
-        elif target > count:
-            at = n * ((count - 1) / (target - 1))
-            weights[n, int(at)], weights[n, int(at) + 1] = 1 - (at - int(at)), at - int(at)
-        else:
-            first, last = n * (count / target), (n + 1) * (count / target)
-            weights[n, int(first)] = 1 - (first - int(first))
-            weights[n, int(first) + 1 : int(last)] = 1
-            if int(last) < count:
-                weights[n, int(last)] += last - int(last)
-            weights[n] /= weights[n].sum()
-    return weights
-
-
-def scale_image(t: Tensor, width: float, height: float, mode: str) -> Tensor:
-    """Scale a tensor of channels x height x width; ``simple`` takes the preceding pixel, ``bilinear`` is libimage's."""
-    data = t.t if t.dim == 3 else t.t.reshape(1, *t.size)
-    rows, columns = int(height), int(width)
-    if mode == "simple":
-        at = torch.arange(rows) * data.shape[1] // rows, torch.arange(columns) * data.shape[2] // columns
-        scaled = data[:, at[0]][:, :, at[1]]
-    elif mode == "bilinear":
-        across = data.double() @ _resampling(data.shape[2], columns).T
-        scaled = _resampling(data.shape[1], rows) @ across
-        scaled = scaled if data.is_floating_point() else (scaled + 0.5).clamp(0, 255)
-    else:
-        raise TorchError(f"image.scale: the modes are simple and bilinear, not {mode!r}")
-    return Tensor.fresh(scaled if t.dim == 3 else scaled[0], t.ty)
-
-
 def system_entries(runtime: LuaState) -> dict[str, Any]:
     """Return the functions that the packages of the prelude find in ``py``; an empty dict in a sandbox."""
     if runtime.sandbox:
@@ -366,5 +265,6 @@ def system_entries(runtime: LuaState) -> dict[str, Any]:
         "hdf5_lists": runtime.lua.table_from({n: with_errors_for_lua(f) for n, f in files.lists().items()}),
         "image_load": runtime.guard(load_image),
         "image_save": runtime.guard(save_image),
+        "image_luminance": runtime.guard(image_luminance),
         "image_scale": runtime.guard(scale_image),
     }

@@ -181,10 +181,34 @@ def test_pictures(bridge: LuaBridge, tmp_path: Path) -> None:
     assert larger[0].tolist() == pytest.approx([0, 0.5, 1])
 
 
-def test_a_picture_has_no_two_channels(bridge: LuaBridge, tmp_path: Path) -> None:
-    pytest.importorskip("PIL")
-    with pytest.raises(LuaBridgeError, match="an image has 1, 3 or 4 channels, not 2"):
-        bridge.execute("require('image').load(..., 2)", str(tmp_path / "x.png"))
+def test_pictures_have_the_numbers_of_libimage(bridge: LuaBridge, tmp_path: Path) -> None:
+    """What Torch7's image computes: bytes are rounded after each pass, and intermediate results are floats."""
+    image = pytest.importorskip("PIL.Image")
+    image.fromarray(np.array([[0, 256, 65535], [1000, 40000, 300]], dtype=np.uint16)).save(tmp_path / "deep.png")
+    code = """
+    local image, folder = require 'image', ...
+    local x = torch.range(1, 60):mul(37):fmod(251):view(3, 4, 5):byte()
+    local d = x:double():div(251)
+    local path, deep = folder .. '/q.png', folder .. '/deep.png'
+    image.save(path, x)
+    return {image.scale(x[1], 3, 2), image.rgb2y(x)[1], image.scale(d[1], 3, 2), image.crop(d[1], 1, 1, 3, 2),
+            image.load(path, 1, 'byte'), image.load(deep), image.load(deep, 1, 'byte')}, image.load(path, 2):size(1),
+            image.load(path, 4):size(1), torch.type(image.getSize(path)), select(2, pcall(image.crop, x, 3, 1, 9, 2))
+    """
+    tensors, *rest = bridge.execute(code, str(tmp_path))
+    luminance = [[26, 63, 100, 137, 174], [211, 173, 34, 71, 108], [145, 182, 219, 34, 42], [79, 116, 153, 190, 227]]
+    expected = [
+        [[94, 78, 137], [138, 172, 131]],
+        luminance,
+        [[0.374900401, 0.310756952, 0.546613574], [0.549003959, 0.684860587, 0.520717144]],
+        [[0.0318725109, 0.179282874]],
+        luminance,
+        [[[0, 0.00390630961, 1], [0.0152590219, 0.610360876, 0.00457770657]]],
+        [[[0, 1, 255], [3, 156, 1]]],
+    ]
+    for found, values in zip(tensors, expected, strict=True):
+        torch.testing.assert_close(found.double(), torch.tensor(values, dtype=torch.float64), rtol=1e-8, atol=0)
+    assert rest == [3, 3, "torch.LongTensor", "image.crop: crop goes outside bounds of src"]
 
 
 def test_grids_of_pictures(bridge: LuaBridge) -> None:

@@ -2,6 +2,7 @@
 local bridge, py = ...
 image = {}
 local load, save, scale = bridge.bind(py.image_load), bridge.bind(py.image_save), bridge.bind(py.image_scale)
+local luminance = bridge.bind(py.image_luminance)
 
 local function element_type(name)
    name = name or torch.getdefaulttensortype()
@@ -11,12 +12,13 @@ function image.load(path, depth, ty) return load(path, depth, element_type(ty)) 
 function image.save(path, picture) return save(path, picture) end
 function image.getSize(path)
    local picture = image.load(path)
-   return torch.LongStorage {picture:size(1), picture:size(2), picture:size(3)}
+   return torch.LongTensor {picture:size(1), picture:size(2), picture:size(3)}
 end
 
 -- (src, width, height [, mode]) | (src, size [, mode]) | (dst, src [, mode]). A size is a number (the longer side), 'WxH', '^' and the
 -- shorter side, or '*' and a factor or fraction
 local function target_size(src, size)
+   if type(size) ~= 'string' and type(size) ~= 'number' then error('image.scale: incorrect arguments', 3) end
    local h, w = src:size(src:dim() - 1), src:size(src:dim())
    local longer = tonumber(size)
    if longer then return w * longer / math.max(w, h), h * longer / math.max(w, h) end
@@ -60,8 +62,10 @@ function image.crop(...)
       if not dst then error('image.crop: incorrect arguments', 2) end
       x2, y2 = x1 + dst:size(n), y1 + dst:size(n - 1)
    end
+   if x1 < 0 or y1 < 0 or x2 > w or y2 > h then error('image.crop: crop goes outside bounds of src', 2) end
    local part = src:narrow(n, x1 + 1, x2 - x1):narrow(n - 1, y1 + 1, y2 - y1)
-   if not dst then return part:clone() end
+   part = part:clone():float():typeAs(src)  -- a copy; libimage copies in single precision
+   if not dst then return part end
    return dst:isSameSizeAs(part) and dst:copy(part) or image.scale(dst, part)
 end
 
@@ -145,11 +149,17 @@ end
 local function color_conversion(weights)
    return function(a, b)
       local picture = b or a
-      local result = torch.mm(torch.Tensor(weights):typeAs(picture), picture:contiguous():view(3, -1))
-      return copied_to(b and a, result:view(#weights, picture:size(2), picture:size(3)))
+      local result = picture.new(#weights, picture:size(2), picture:size(3)):zero()
+      for i, row in ipairs(weights) do
+         for j, weight in ipairs(row) do result[i]:add(weight, picture[j]) end
+      end
+      return copied_to(b and a, result)
    end
 end
-image.rgb2y = color_conversion {{0.299, 0.587, 0.114}}
+function image.rgb2y(a, b)
+   local y = luminance(b or a)
+   return copied_to(b and a, y:view(1, y:size(1), y:size(2)))
+end
 image.rgb2yuv = color_conversion {{0.299, 0.587, 0.114}, {-0.14713, -0.28886, 0.436}, {0.615, -0.51499, -0.10001}}
 image.yuv2rgb = color_conversion {{1, 0, 1.13983}, {1, -0.39465, -0.58060}, {1, 2.03211, 0}}
 
