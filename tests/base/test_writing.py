@@ -332,7 +332,7 @@ def test_a_folder_goes_although_another_thread_writes_in_it(tmp_path: Path, monk
         rmdir(*args, **options)
 
     monkeypatch.setattr(os, "rmdir", remove)
-    folders._remove(folder)
+    folders._delete(folder)
     assert not folder.exists()
 
 
