@@ -37,7 +37,7 @@ from dpnn_bridge.cli.terminal import (
     version_option,
 )
 from dpnn_bridge.cli.torch_import import load_torch
-from dpnn_bridge.errors import ModelNotFoundError, VerificationError
+from dpnn_bridge.errors import ModelNotFoundError, NoReferenceError, VerificationError
 
 if TYPE_CHECKING:
     from dpnn_bridge.parity.verification import Verification
@@ -235,7 +235,7 @@ def _verify_model(request: Request) -> None:
         progress(f"running {request.model}")
         try:
             result = _verified(request)
-        except ModelNotFoundError:
+        except (ModelNotFoundError, NoReferenceError):  # a table with the fields of a reference is data too
             difference = _data_difference(request)
             if difference is None:
                 raise

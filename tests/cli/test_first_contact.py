@@ -94,6 +94,14 @@ def test_data_unknown_classes_and_several_objects(tmp_path: Path) -> None:
     assert "nn.Tanh, 1 module, 0 parameters\nsupported" in run(inspect_command, tmp_path / "tanh.t7").stdout
 
 
+def test_data_with_the_field_input_are_data(tmp_path: Path) -> None:
+    source, target = tmp_path / "d.t7", tmp_path / "d.npz"
+    dpnn_bridge.write_t7(source, {"input": torch.ones(2), "target": torch.ones(1)})
+    assert run(convert_command, source, target).exit_code == 0
+    assert run(verify_command, source, target).stdout.startswith("PASS: data without a model")
+    assert "is a reference without a module" in run(verify_command, source).stderr
+
+
 @pytest.mark.parametrize("suffix", ["pt", "npz", "json", "safetensors", "t7"])
 def test_data_are_verified_as_models_are(suffix: str, tmp_path: Path) -> None:
     if suffix == "safetensors":
