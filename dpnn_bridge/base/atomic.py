@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from dpnn_bridge.base.boundary import as_package_error
+from dpnn_bridge.base.display import counted
 from dpnn_bridge.base.file_set import FileSet, StrPath
 from dpnn_bridge.base.folders import defer_signals, is_abandoned, temporary_folder
 from dpnn_bridge.base.reading import DISK_ERRORS, with_causes
@@ -254,12 +255,19 @@ def _move_all(others: list[tuple[Path, Location]], last: tuple[Path, Location], 
             else:
                 _move_one(file, location, force and location == last[1])
                 moved.append(location)
-    except BaseException:
+    except BaseException as error:
+        left: list[Path] = []
         for location in moved:
             if isinstance(location, Path):
-                location.unlink(missing_ok=True)
+                try:
+                    location.unlink(missing_ok=True)
+                except OSError:  # for example a file system that has become read-only
+                    left.append(location)
             elif last[1] not in moved:
                 remove_upload(location)
+        if left and isinstance(error, OSError):
+            remaining = f"{counted(len(left), 'new file')} could not be removed, the first is {left[0].name}"
+            raise OutputError(f"cannot write {last[1]}: {error.strerror}; {remaining}; remove them") from error
         raise
 
 

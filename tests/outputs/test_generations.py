@@ -163,6 +163,27 @@ def test_a_set_whose_files_are_moved_with_an_error_is_complete(
     assert names(index) == {INDEX, *(p.name for p in shards_of(index))}
 
 
+def test_shards_that_a_read_only_disk_keeps_are_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that becomes read-only after an error keeps the new shards. "nothing was written" was not true."""
+    index = written(folder, "one.t7")
+    before = names(index)
+
+    def refusing(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with monkeypatch.context() as read_only:
+        read_only.setattr(os, "replace", refusing)
+        read_only.setattr(Path, "unlink", refusing)
+        with pytest.raises(OutputError) as raised:
+            written(folder, "two.t7", force=True)
+    first = min(names(index) - before)
+    assert str(raised.value) == (
+        f"cannot write {index}: Read-only file system; 3 new files could not be removed, the first is {first}; "
+        "remove them"
+    )
+    assert values(index) == {1.0}
+
+
 def test_an_old_shard_that_cannot_be_removed_does_no_harm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index = written(folder, "one.t7")
     old = shards_of(index)[1]
