@@ -72,6 +72,18 @@ def all_of(n: int, folder: Path) -> Run:
     return convert_command, [str(file), f"{folder}/all-{n}.pt", "--all", "--force"]
 
 
+def card_of(n: int, folder: Path) -> Run:
+    source = written(folder / f"{n}.t7", chain(n))
+    return convert_command, [str(source), f"{folder}/card.pt", "--card", f"{folder}/card.md", "--force"]
+
+
+def unfinished_of(n: int, folder: Path) -> Run:
+    """Write n layers, of which half cannot be built."""
+    layers = [linear(**({"bias": tensor(2)} if i % 2 else {})) for i in range(n)]
+    source = written(folder / f"{n}.t7", container(layers))
+    return convert_command, [str(source), f"{folder}/unfinished.pt", "--allow-unsupported", "--force"]
+
+
 # ---------------------------------------------------------------------- archives and text
 def shards_of(n: int, folder: Path, shards: int = 100) -> Run:
     """Write a model of n tensors in some shards."""
@@ -141,7 +153,7 @@ def reference_of(n: int, folder: Path, kind: str) -> Run:
 # ---------------------------------------------------------------------- converted files
 def traced_of(n: int, folder: Path, suffix: str) -> Run:
     source = written(folder / f"{n}.t7", chain(n))
-    return convert_command, [str(source), f"{folder}/{n}{suffix}", "--input", "2x1", "--force"]
+    return convert_command, [str(source), f"{folder}/{n}-out{suffix}", "--input", "2x1", "--force"]
 
 
 def verify_of(n: int, folder: Path, suffix: str) -> Run:
@@ -234,6 +246,13 @@ def lua_file_of(n: int, folder: Path, kind: str, *options: str) -> Run:
     return convert_command, [str(source), f"{folder}/lua.pt", "--lua", str(file), "--force", *options]
 
 
+def lua_run_of(n: int, folder: Path) -> Run:
+    """Run a model of n Lua layers forward and backward."""
+    _, (source, *_) = lua_layers_of(n, folder)
+    model, input = dpnn_bridge.load(source, lua=f"{folder}/layer.lua"), torch.ones(2, 1, dtype=torch.float64)
+    return lambda: model(input.requires_grad_()).sum().backward(), []
+
+
 def lua_layers_of(n: int, folder: Path, *options: str) -> Run:
     file = folder / "layer.lua"
     file.write_text("if not my then my = {} end\n" + LAYER)
@@ -321,6 +340,8 @@ INPUTS: dict[str, Callable[[int, Path], Run]] = {
     "files: skipped": lambda n, folder: done_of(n, folder, convert_command),
     "files: verified": lambda n, folder: done_of(n, folder, verify_command),
     "files: models of one file, --all": all_of,
+    "files: with a model card": card_of,
+    "files: layers that cannot be built": unfinished_of,
     "shards: written": shards_of,
     "shards: read": index_of,
     "shards: n written": lambda n, folder: shards_of(n, folder, n),
@@ -346,6 +367,7 @@ INPUTS: dict[str, Callable[[int, Path], Run]] = {
     **{f"port: {k}": lambda n, folder, k=k: port_of(n, folder, k) for k in ("layers", "once", "joined")},
     **{f"--lua: {k}": lambda n, folder, k=k: lua_file_of(n, folder, k) for k in LUA_FILES},
     "--lua: n layers": lua_layers_of,
+    "--lua: n layers run": lua_run_of,
     "--lua --sandbox: n layers": lambda n, folder: lua_layers_of(n, folder, "--sandbox"),
     **{f"dpnn-lua: {k}": lambda n, folder, c=c: script_of(n, folder, c) for k, c in SCRIPTS.items()},
     **{f"sandbox: {k}": lambda n, folder, r=r: sandbox_of(n, r) for k, r in SANDBOX.items()},
