@@ -17,7 +17,7 @@ from dpnn_bridge.lua.ops.storage import STORAGE_METHODS, get, mapped_storage, ne
 from dpnn_bridge.lua.printing import print_storage, print_tensor
 from dpnn_bridge.lua.state import LuaState, padded, pointer
 from dpnn_bridge.lua.tensor import DTYPES, Storage, Tensor, TorchError
-from dpnn_bridge.lua.thnn import KERNELS, check_types
+from dpnn_bridge.lua.thnn import KERNELS, check_types, explain_failure
 from dpnn_bridge.lua.visit import visitor
 
 
@@ -215,7 +215,11 @@ def _kernel(state: LuaState, name: str, ty: str) -> Callable[..., Any]:
     def call(*args: Any) -> tuple[()]:
         check_types(name, ty, args)
         known = (Tensor, bool, int, float, str, type(None))
-        code(*[arg if isinstance(arg, known) else state.generator for arg in args])  # others are generators
+        try:
+            code(*[arg if isinstance(arg, known) else state.generator for arg in args])  # others are generators
+        except (AttributeError, TypeError):
+            explain_failure(name, ty, args)
+            raise
         return ()
 
     return state.guard(call)

@@ -652,3 +652,32 @@ def test_an_error_of_a_kernel_names_the_line_of_its_caller(runtime: str) -> None
     local function f() x.THNN.ELU_updateGradInput(x, torch.rand(4), x, x, 1, false)
     end return select(2, pcall(f))"""
     assert BRIDGES[runtime].execute(code).startswith("python:2: input and gradOutput")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ("Tanh_updateOutput(t(3))", "wrong number of arguments to 'Tanh_updateOutput': got 1, needs 2"),
+        (
+            "Tanh_updateOutput(t(3), nil)",
+            "bad argument #2 to 'Tanh_updateOutput' (torch.DoubleTensor expected, got nil)",
+        ),
+        (
+            "Tanh_updateOutput({}, t())",
+            "bad argument #1 to 'Tanh_updateOutput' (torch.DoubleTensor expected, got table)",
+        ),
+        (
+            "SpatialMaxPooling_updateOutput(t(1, 4, 4), t(), nil, 2, 2, 2, 2, 0, 0, false)",
+            "bad argument #3 to 'SpatialMaxPooling_updateOutput' (torch.LongTensor expected, got nil)",
+        ),
+    ],
+)
+def test_a_missing_argument_of_a_kernel_is_named(call: str, message: str) -> None:
+    with pytest.raises(LuaBridgeError, match=re.escape(f"python:1: {message}")):
+        _thnn(call, "")
+
+
+def test_other_functions_name_a_missing_argument() -> None:
+    for call in ("torch.deserialize()", "require('threads').Threads()"):
+        with pytest.raises(LuaBridgeError, match=r"python:1: bad argument #1 to '[a-zA-Z]+' .* expected, got nil"):
+            BRIDGE.execute(call)

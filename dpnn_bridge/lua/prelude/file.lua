@@ -346,6 +346,9 @@ function torch.deserializeFromStorage(storage, mode)
    return torch.deserialize(torch.CharTensor(storage):clone():storage():string(), mode)  -- also accepts a CharTensor
 end
 function torch.deserialize(text, mode)
+   if type(text) ~= 'string' and type(text) ~= 'number' then
+      error("bad argument #1 to 'deserialize' (string expected, got " .. type(text) .. ')', 2)
+   end
    local file = torch.MemoryFile(torch.CharStorage():string(text .. '\0'), 'r')
    file = file[mode or 'binary'](file)
    local object = file:readObject()

@@ -20,6 +20,7 @@ function Threads.serialization(name)
    serialization = name
 end
 function Threads.new(count, ...)
+   if type(count) ~= 'number' then error("bad argument #1 to 'Threads' (number expected, got " .. type(count) .. ')', jit and 2 or 3) end
    local self = setmetatable({N = count, jobs = {}, running = true}, Threads)
    local results = {}  -- the results of each thread's last function
    for i = 1, count do results[i] = {} end
