@@ -164,11 +164,21 @@ def _delete(folder: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
         if not os.path.lexists(folder):
             return
-        with suppress(OSError):  # rmtree opens two files, which may exceed the limit of the process
-            for name in os.listdir(folder):
-                os.unlink(folder / name)
-        with suppress(OSError):
-            os.rmdir(folder)
+        if sys.platform != "win32":
+            with suppress(OSError):
+                _delete_files(folder)
+
+
+def _delete_files(folder: Path) -> None:
+    """Delete a folder of files, not the target of a link in its place. Opens one file at a time, and rmtree two."""
+    names = os.listdir(folder)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        for name in names:
+            os.unlink(name, dir_fd=descriptor)
+    finally:
+        os.close(descriptor)
+    os.rmdir(folder)
 
 
 def _remove(folder: Path) -> None:

@@ -234,3 +234,14 @@ def test_a_forked_process_leaves_the_folders_of_its_parent(signalled: bool, tmp_
     if not pid:
         os._exit(0)
     assert not folder.exists()
+
+
+def test_a_link_in_place_of_a_folder_is_not_followed(tmp_path: Path) -> None:
+    """The files of the folder that the link names had been deleted."""
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "file").touch()
+    with temporary_folder(tmp_path) as folder:
+        folder.rename(tmp_path / "moved")
+        folder.symlink_to(other)
+    assert (other / "file").exists()
