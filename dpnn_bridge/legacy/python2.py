@@ -30,6 +30,8 @@ _MODULES = {"cPickle", "ConfigParser", "cStringIO", "Queue", "StringIO", "urllib
 #: maximum number of calls, attributes and indices in one expression, and of modules in one import, because fissix takes
 #: cubic time for them
 _LONGEST_CHAIN = 64
+#: methods with another name in Python 3
+_RENAMED = {"next": "__next__", "__nonzero__": "__bool__"}
 #: names that indicate a program for both Python 2 and 3
 _PORTABLE = re.compile(r"\bversion_info\b|\bPY[23]\b|\bsix\b|\bImportError\b|\bNameError\b")
 
@@ -122,6 +124,13 @@ def _translator(package: bool) -> Any:
     chains = (symbols.power, symbols.dotted_as_names)
 
     class Translator(RefactoringTool):
+        def get_fixers(self) -> Any:
+            fixers = super().get_fixers()
+            for fixer in (f for order in fixers for f in order if type(f).__name__ == "FixNext"):
+                fixer.PATTERN = "|".join(part for part in fixer.PATTERN.split("|") if "classdef" not in part)
+                fixer.compile_pattern()
+            return fixers
+
         def refactor_tree(self, tree: Any, name: str) -> bool:
             strings, numbers = FixUnicode({}, []), FixNumliterals({}, [])
             strings.start_tree(tree, name)
@@ -136,7 +145,7 @@ def _translator(package: bool) -> Any:
                     raise _TooLongError(f"line {node.get_lineno()} has {what}; split it to translate it from Python 2")
             return super().refactor_tree(tree, name)
 
-    omitted = (".fix_unicode", ".fix_numliterals", *([] if package else [".fix_import"]))
+    omitted = (".fix_unicode", ".fix_numliterals", ".fix_nonzero", *([] if package else [".fix_import"]))
     return Translator([name for name in fixers if not name.endswith(omitted)])
 
 
@@ -152,6 +161,7 @@ def _translated(source: str, path: str, package: bool, error: SyntaxError | None
     except (ParseError, TokenError, SyntaxError):
         raise (error or SyntaxError(f"cannot be translated from Python 2: {path}")) from None
     _import_text(tree)
+    _rename_methods(tree)
     future = {alias.name for node in tree.body if _is_future(node) for alias in node.names}
     if "division" not in future | translated.future_features:  # fissix removes some of these imports
         _divide_integers(tree)
@@ -168,6 +178,16 @@ def _import_text(tree: ast.Module) -> None:
         for alias in node.names if isinstance(node, ast.Import) else ():
             if alias.name == "torchfile":
                 alias.name, alias.asname = replacement, alias.asname or alias.name
+
+
+def _rename_methods(tree: ast.Module) -> None:
+    """Rename the methods ``next`` and ``__nonzero__``, because fissix takes cubic time for the methods of a class."""
+    for node in ast.walk(tree):
+        for method in node.body if isinstance(node, ast.ClassDef) else ():
+            if isinstance(method, ast.FunctionDef) and method.name in _RENAMED:
+                given = method.args
+                if len(given.args) == 1 and not (given.vararg or given.kwarg or given.defaults):
+                    method.name = _RENAMED[method.name]
 
 
 def _is_future(node: ast.stmt) -> TypeGuard[ast.ImportFrom]:

@@ -217,6 +217,25 @@ def test_python_2_is_translated_in_linear_time(source: str) -> None:
     assert time.process_time() - start < 2  # it took 9 s
 
 
+def test_many_methods_of_a_class_are_translated_in_linear_time(capsys: pytest.CaptureFixture[str]) -> None:
+    own = """
+    def __iter__(self): return self
+    def next(self):
+        if self.done: raise StopIteration
+        self.done = True
+        return 7
+    def __nonzero__(self): return False
+class B:
+    def next(self, k): return k
+"""
+    methods = "".join(f"    def f{i}(self): return {i}\n" for i in range(250))
+    code = f"class A:\n    done = False\n{methods}{own}print list(A()), bool(A()), B().next(5), iter([3]).next()\n"
+    start = time.process_time()
+    exec(compiled(code.encode(), "old.py"), {})
+    assert time.process_time() - start < 2  # it took 4 s
+    assert capsys.readouterr().out == "[7] False 5 3\n"
+
+
 def test_wrong_usage(folder: Path, run: Run) -> None:
     assert run(cwd=folder).returncode == 2
     missing = run("nothing.py", cwd=folder)
