@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from dpnn_bridge.base.display import counted
 from dpnn_bridge.base.notebook import table
 from dpnn_bridge.compare.differences import Difference
 from dpnn_bridge.compare.verdict import MARKS, Verdict, worst_verdict
@@ -248,7 +249,7 @@ def summary(result: Verification) -> str:
         return "NOT COMPARED: there is no reference; the table shows how each class was tested"
     if result.ok:
         equal = [d for d in differences if d.verdict is Verdict.EQUAL]
-        facts = [f"{len(differences)} comparisons"]
+        facts = [counted(len(differences), "comparison")]
         if equal:
             largest = max(d.error for d in equal)
             facts.append(f"largest relative difference {largest:.2g}" if largest else "all bit-identical")

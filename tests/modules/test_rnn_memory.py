@@ -426,6 +426,12 @@ def test_lookup_table_mask_zero_clears_its_padding_row() -> None:
     assert torch.equal(table.weight.grad[0], torch.ones(2))
 
 
+def test_lookup_table_mask_zero_keeps_its_padding_row_in_evaluation() -> None:
+    table = LookupTableMaskZero(3, 2).eval()
+    assert not table(torch.tensor([0])).any()
+    assert table.weight[0].any()
+
+
 def test_lazy_dropout_keeps_its_mask_until_backward() -> None:
     dropout = LazyDropout(0.5)
     step = Recursor(nn.Sequential(dropout, nn.Linear(8, 8)))

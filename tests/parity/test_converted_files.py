@@ -508,6 +508,16 @@ def test_a_reference_that_contains_two_modules(suffix: str, tmp_path: Path) -> N
     assert dpnn_bridge.verify(source, file).verdict is Verdict.EQUAL
 
 
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".py", ".t7"])
+def test_a_model_without_tensors_equals_its_own_conversion(suffix: str, tmp_path: Path) -> None:
+    source, file = tmp_path / "source.t7", tmp_path / f"m{suffix}"
+    dpnn_bridge.write_t7(source, nn.Sequential(nn.Tanh(), nn.Threshold(0.5, 0)))
+    dpnn_bridge.convert(source, file)
+    assert str(dpnn_bridge.verify(source, file)).endswith("PASS: forward equal (1 comparison, all bit-identical))")
+    dpnn_bridge.write_t7(source, nn.Sequential(nn.Tanh(), nn.Threshold(0.25, 0)))
+    assert dpnn_bridge.verify(source, file).verdict is Verdict.DIFFERENT
+
+
 def test_an_input_whose_lists_contain_one_another_very_often_is_one_error(tmp_path: Path) -> None:
     """The lists were gone through as often as they are contained: without an end."""
     value: Any = [torch.ones(2)]
