@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import click
@@ -76,7 +77,7 @@ def test_options_of_another_form_are_refused(tmp_path: Path, monkeypatch: pytest
     before = sorted(tmp_path.iterdir())
     wrong = []
     for words, expected in REFUSED.items():
-        command, *arguments = words.split()
+        command, *arguments = shlex.split(words)
         result = CliRunner().invoke(COMMANDS[command], arguments)
         if (result.exit_code, expected in result.stderr, result.stdout) != (2, True, ""):
             wrong.append((words, result.exit_code, result.output[-200:]))
