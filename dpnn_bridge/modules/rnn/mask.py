@@ -172,8 +172,8 @@ class LookupTableMaskZero(LookupTable):
         embedding_dim: size of a row.
 
     Attributes:
-        weight: the rows. In training mode, every call that is neither traced nor compiled sets row 0 to zero; as in
-            Torch7, the gradient of row 0 is accumulated nevertheless.
+        weight: the rows. Every call that is neither traced nor compiled sets row 0 to zero, also in evaluation mode;
+            as in Torch7, the gradient of row 0 is accumulated nevertheless.
 
     Shape:
         - Input: :math:`(*)`, 0 for padding, otherwise from 1, regardless of the ``index_base`` of other modules.
@@ -184,8 +184,7 @@ class LookupTableMaskZero(LookupTable):
         tensor([[0., 0.]], grad_fn=<WhereBackward0>)
 
     Lua:
-        ``nn.LookupTableMaskZero(nIndex, nOutput)``, LookupTableMaskZero.lua; the weight has nIndex + 1 rows. Torch7
-        sets row 0 to zero in evaluation mode too
+        ``nn.LookupTableMaskZero(nIndex, nOutput)``, LookupTableMaskZero.lua; the weight has nIndex + 1 rows
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -193,7 +192,7 @@ class LookupTableMaskZero(LookupTable):
         self.index_base = 0
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.training and not (is_traced() or torch.compiler.is_compiling()):
+        if not (is_traced() or torch.compiler.is_compiling()):
             self.weight.data[0] = 0  # .data, so that autograd and tracers do not record the change
         rows = super().forward(input)
         return torch.where((input.long() == 0).unsqueeze(-1), rows - rows.detach(), rows)
