@@ -436,7 +436,7 @@ def test_other_pickles_say_what_they_are(tmp_path: Path) -> None:
     with pytest.raises(NotT7Error, match=r"pickles of torch\.legacy\.nn .*weights_only=True"):
         dpnn_bridge.load(tmp_path / "weights.pth")
     save(torch.nn.Linear(2, 2), tmp_path / "module.pth", True)
-    with pytest.raises(T7Error, match="in a program that can import the class"):
+    with pytest.raises(T7Error, match="in a program that can import their classes"):
         dpnn_bridge.load(tmp_path / "module.pth")
     assert not contains_legacy(tmp_path / "weights.pth")
     assert not contains_legacy(tmp_path / "nothing.pth")

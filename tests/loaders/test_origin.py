@@ -181,7 +181,9 @@ def test_an_xz_that_asks_for_much_memory_is_refused() -> None:
 def test_every_xz_of_the_usual_tools_is_read(preset: int) -> None:
     parts = b"".join(lzma.compress(part, preset=preset) + bytes(4) for part in (BYTES[:5000], b"", BYTES[5000:]))
     assert isinstance(dpnn_bridge.load(parts), torch.nn.Sequential)
-    with pytest.raises(T7FormatError, match=r"cannot be decompressed: the data end too early; .* download it again"):
+    with pytest.raises(
+        T7FormatError, match=r"cannot be decompressed: the data end too early; .* download the file again"
+    ):
         read_t7(lzma.compress(BYTES, preset=preset)[:-9])
 
 
