@@ -44,7 +44,7 @@ def check_customized(
     """Refuse a model whose modules compute something that their classes and settings do not determine.
 
     Hooks of PyTorch and of this package are accepted. Hooks that the constructor of a class adds are accepted too if
-    the file contains or names that class.
+    the file contains or names that class, or if they change only what ``load_state_dict`` of that class loads.
 
     Args:
         root: the model.
@@ -104,7 +104,8 @@ def _added_hooks(module: nn.Module, hooks: dict[str, str], with_classes: bool) -
             found += [(f"{name} on its parameter {parameter}", hook) for hook in added]
     for name, hook in found:
         of_class = getattr(hook, "__module__", None) == type(module).__module__ and _adds_hooks(type(module))
-        if not _is_known(hook) and not (of_class and (with_classes or registry.is_registered(type(module)))):
+        stored = with_classes or registry.is_registered(type(module)) or name in _LOADING_HOOKS.values()
+        if not _is_known(hook) and not (of_class and stored):
             yield f"{name} ({getattr(hook, '__qualname__', None) or type(hook).__qualname__})"
 
 

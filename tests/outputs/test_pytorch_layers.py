@@ -237,6 +237,17 @@ def _double(module: nn.Module, args: object, output: Tensor) -> Tensor:
     return output * 2
 
 
+class _Compatible(nn.Linear):
+    """Loads a state_dict of an earlier version of the class."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 2)
+        self.register_load_state_dict_pre_hook(self._rename)
+
+    def _rename(self, *_: object) -> None:
+        pass
+
+
 class _Renamed(nn.Tanh):
     pass
 
@@ -329,6 +340,11 @@ def test_what_a_file_cannot_hold_is_refused_by_name(layer: nn.Module, message: s
         dpnn_bridge.write_t7(tmp_path / "a.t7", nn.Sequential(nn.Tanh(), layer))
     assert error.value.path == "1"
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".t7"])
+def test_a_subclass_may_change_what_it_loads(suffix: str, tmp_path: Path) -> None:
+    dpnn_bridge.save(tmp_path / f"m{suffix}", nn.Sequential(_Compatible()))
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".py"])
