@@ -59,6 +59,7 @@ REFUSED = {
     "verify m.t7 n.py:net --torch7 th": "FILE.py:NET does not take --torch7",
     "verify https://example.com/m.t7": "is a URL, and this command reads only local files; download it first",
     "verify m.t7 s3://a/b.pt": "is a URL, and this command reads only local files",
+    "verify ''": "the name of the file is empty",
     "verify m.t7 --html o.html/": "'o.html/' is not the name of a file",
     "verify m.jsonl --html o.html": "a manifest does not take --html",
     "verify m.jsonl o.pt": "omit o.pt",

@@ -29,7 +29,7 @@ from dpnn_bridge.modules.nn import (
     Select,
     TemporalConvolution,
 )
-from dpnn_bridge.modules.rnn import SeqLSTM
+from dpnn_bridge.modules.rnn import LookupTableMaskZero, SeqLSTM
 from dpnn_bridge.outputs.formats import py as program
 from dpnn_bridge.parity import converted, layer_results
 from dpnn_bridge.parity.layer_results import Source
@@ -99,10 +99,13 @@ def test_a_program_has_no_faster_versions_of_methods(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
-def test_writing_changes_no_weight(suffix: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "table", [LookupTableMaskZero(6, 4), LookupTable(6, 4, max_norm=0.5)], ids=lambda m: type(m).__name__
+)
+def test_writing_changes_no_weight(suffix: str, table: nn.Module, tmp_path: Path) -> None:
     """A layer that changes its weights when it runs is written with those it had."""
     pytest.importorskip("onnxscript", reason="optional extra is not installed")
-    net = nn.Sequential(table := LookupTable(6, 4, max_norm=0.5), nn.Tanh()).eval()
+    net = nn.Sequential(table := copy.deepcopy(table), nn.Tanh()).eval()
     before = copy.deepcopy(table.weight)
     dpnn_bridge.write_t7(tmp_path / "model.t7", net)
     dpnn_bridge.save(tmp_path / f"m{suffix}", net, input=(x := torch.tensor([[1, 2, 3]])))
