@@ -182,6 +182,7 @@ class _Conversion:
                 force=self.force,
                 inputs=self.inputs,
                 on_verified=on_verified,
+                notes=report.notes,
                 origin=origin_of and (lambda: origin if is_complete(origin := origin_of()) else None),
                 **format_options,
             )
@@ -208,8 +209,6 @@ class _Conversion:
         if architecture is not None:
             which = f"the weights have the shapes of {architecture.into}"
             report.notes.append(f"{which}; to write weights for that network, add {architecture}")
-        if report.unsupported and not self.format.loads and not self.format.program:
-            report.notes.append("tensors of classes without a mapping are omitted; obj of a placeholder has them")
 
 
 def _options_of(chosen: ConvertOptions, format: Format) -> Options:

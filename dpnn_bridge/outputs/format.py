@@ -29,6 +29,7 @@ class ExportContext:
         origin: function that waits for the checksums and returns the provenance, see
             :func:`dpnn_bridge.outputs.options.origin_text`. Most formats find it in the metadata instead.
         written: set by ``write``: the data that ``verify`` compares with the file.
+        notes: remarks on the file, which ``write`` adds to the report of the conversion.
     """
 
     example: Any = None
@@ -36,6 +37,7 @@ class ExportContext:
     options: dict[str, Any] = field(default_factory=dict)
     origin: Callable[[], str | None] | None = None
     written: Any = None
+    notes: list[str] = field(default_factory=list)
 
 
 Job = ExportContext  # its name until November 2026

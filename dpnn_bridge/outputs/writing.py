@@ -55,6 +55,7 @@ def export(
     inputs: Sequence[StrPath] = (),
     on_verified: Callable[[Path], None] | None = None,
     origin: Callable[[], str | None] | None = None,
+    notes: list[str] | None = None,
     **options: Unpack[FormatKeywords],
 ) -> None:
     """Write a model to a temporary file, read it back, compare it with the model, and then rename it to ``path``.
@@ -68,6 +69,7 @@ def export(
         inputs: files that are never replaced.
         on_verified: function that is called with the temporary file after the comparison.
         origin: see :class:`~dpnn_bridge.outputs.format.ExportContext`.
+        notes: list to which remarks on the file are added.
         **options: options of the format, see :class:`~dpnn_bridge.outputs.options.ConvertOptions`. ``input`` is an
             input of the model: ``.onnx`` and ``.pt2`` require it, ``.py`` compares outputs with it, ``.t7`` selects
             Lua classes by its number of dimensions.
@@ -93,6 +95,8 @@ def export(
                 format.verify(module, temporary, context)
         if on_verified is not None:
             on_verified(temporary)
+    if notes is not None:
+        notes += context.notes
 
 
 def _check_module(module: nn.Module, path: StrPath, format: Format) -> None:

@@ -504,11 +504,16 @@ def test_safetensors_needs_no_package(tmp_path: Path, monkeypatch: pytest.Monkey
     assert run(convert_command, tmp_path / "out.safetensors", tmp_path / "again.pt").exit_code == 0
 
 
-def test_arrays_say_what_placeholders_keep(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", [".npz", ".pt", ".safetensors", ".t7"])
+def test_only_arrays_omit_tensors_of_placeholders(suffix: str, tmp_path: Path) -> None:
     weight = LuaTensor.from_numpy(np.ones(3))
     write_t7(tmp_path / "custom.t7", LuaObject("my.Scale", LuaTable([("weight", weight)])))
-    result = run(convert_command, tmp_path / "custom.t7", tmp_path / "out.npz", "--allow-unsupported")
-    assert "are omitted" in result.output
+    result = run(convert_command, tmp_path / "custom.t7", tmp_path / f"out{suffix}", "--allow-unsupported")
+    assert result.exit_code == 0
+    assert ("are omitted" in result.output) == (suffix == ".npz")
+    if suffix != ".npz":
+        module: Any = dpnn_bridge.load(tmp_path / f"out{suffix}", allow_unsupported=True)
+        assert module.obj["weight"].torch().tolist() == [1, 1, 1]
 
 
 def test_a_criterion_stands_beside_the_model(tmp_path: Path) -> None:

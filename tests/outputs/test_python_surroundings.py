@@ -10,7 +10,7 @@ from standalone import executed
 from test_python_source import PLUGIN, rebuilt, source_of
 from torch import nn
 
-from dpnn_bridge import plugins
+from dpnn_bridge import convert, plugins, write_t7
 from dpnn_bridge.conversion import registry, to_torch
 from dpnn_bridge.errors import ConversionError, VerificationError
 from dpnn_bridge.objects import LuaObject, LuaTable
@@ -86,6 +86,33 @@ def test_a_name_of_a_plugin_is_copied_with_its_value_or_not_at_all(
     else:
         with pytest.raises(ConversionError, match=reason):
             source_of(model, tmp_path)
+
+
+def test_modules_that_a_file_needs_besides_pytorch_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_BY_NAME", "_BY_TYPE"):
+        monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_factors.py").write_text("FACTOR = MORE = 2")
+    code = PLUGIN.replace("self.factor\n\n@", "FACTOR\n\n@").replace(
+        "        input =", "        import own_more\n        input ="
+    )
+    (tmp_path / "layers.py").write_text(f"import math\nfrom own_factors import FACTOR\n{code}")
+    plugins.load_plugins([tmp_path / "layers.py"])
+    write_t7(tmp_path / "scale.t7", LuaObject("mine.Scale", LuaTable({"factor": 3.0})))
+    report = convert(tmp_path / "scale.t7", tmp_path / "scale.py")
+    assert any(note.startswith("the file needs own_factors, own_more besides PyTorch") for note in report.notes)
+    write_t7(tmp_path / "tanh.t7", LuaObject("nn.Tanh", LuaTable()))
+    assert convert(tmp_path / "tanh.t7", tmp_path / "tanh.py").notes == []
+
+
+def test_a_class_that_uses_its_own_file_is_refused_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_BY_NAME", "_BY_TYPE"):
+        monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
+    code = PLUGIN.replace("    power: float = 1.0", "    power: float = float(len(__file__))")
+    (tmp_path / "layers.py").write_text(code)
+    plugins.load_plugins([tmp_path / "layers.py"])
+    with pytest.raises(ConversionError, match=r"__file__.*remove this, or write \.pt"):
+        source_of(to_torch(LuaObject("mine.Scale", LuaTable({"factor": 3.0}))), tmp_path)
 
 
 def test_all_submodules_that_a_plugin_imports_are_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from dpnn_bridge.base.display import shortened
 from dpnn_bridge.base.reading import open_archive, open_input, open_zip
 from dpnn_bridge.base.writing import not_as_written, open_compared
 from dpnn_bridge.compare.bits import same_tensors
+from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.errors import ConversionError, T7FormatError, VerificationError
 from dpnn_bridge.outputs import data
 from dpnn_bridge.outputs.format import ExportContext, Format
@@ -79,6 +80,9 @@ class Npz(Format):
     def write(self, module: nn.Module, path: Path, context: ExportContext) -> None:
         arrays = {k: v.numpy() for k, v in _weights(module).items()}
         _write(path, arrays, context.metadata.get("origin", ""))
+        if any(type(m) is Placeholder for m in module.modules()):
+            others = ".pt, .safetensors and .t7 contain them"
+            context.notes.append(f"tensors of classes without a mapping are omitted; {others}")
 
     def verify(self, module: nn.Module, path: Path, context: ExportContext) -> None:
         with open_input(path) as file, np.load(file, allow_pickle=False) as archive:

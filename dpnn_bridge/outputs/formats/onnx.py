@@ -23,6 +23,7 @@ from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.outputs.dynamic import Dynamic
 from dpnn_bridge.outputs.format import ORIGIN, ExportContext, Format
 from dpnn_bridge.outputs.plain import json_text
+from dpnn_bridge.outputs.pooling_divisors import WithoutDivisors
 from dpnn_bridge.outputs.value_names import input_names, output_names
 from dpnn_bridge.outputs.verification import check_example, check_program, run_traceable, traceable, utf8_name
 from dpnn_bridge.outputs.written import GraphNode, Results, Written, results_of_modules, with_scopes
@@ -185,7 +186,7 @@ class Onnx(Format):
         dynamic = Dynamic.of(context.options.get("dynamic", False), context.example, inputs)
         *_, example = context.written = dynamic.examples(context.example, module)
         try:
-            with _without_log_messages():
+            with _without_log_messages(), WithoutDivisors():
                 program = torch.onnx.export(
                     traceable(module),
                     (example, {}) if isinstance(example, dict) else (example,),  # a last dict is keyword arguments
@@ -197,7 +198,10 @@ class Onnx(Format):
                     dynamic_shapes=(dynamic.shapes(example, named=True),) if dynamic else None,
                 )
         except Exception as e:
-            raise ConversionError(f"torch.onnx cannot export this model: {_first_cause(e)}") from e
+            raise ConversionError(
+                f"torch.onnx cannot export this model: {_first_cause(e)}; try .pt2, which supports more operations and "
+                "runs without this package too"
+            ) from e
         assert program is not None
         _check_opset(program, context.options.get("opset"))
         _add_scopes(program)

@@ -45,6 +45,10 @@ class Py(Format):
     def write(self, module: nn.Module, path: Path, context: ExportContext) -> None:
         program = context.written = Program(module, context)
         text = program.text()
+        if packages := program.packages():
+            context.notes.append(
+                f"the file needs {', '.join(packages)} besides PyTorch; keep modules of a plugin's folder beside it"
+            )
         if "origin" in context.metadata:
             data = text.encode()
             text += f"\n{ORIGIN}{printable(str(context.metadata['origin']))} {_checksum(io.BytesIO(data), len(data))}\n"

@@ -75,6 +75,14 @@ class SourceClosure:
             groups[line.split(" ")[1].partition(".")[0] not in sys.stdlib_module_names].append(line)
         return "\n\n".join("\n".join(group) for group in groups if group)
 
+    def packages(self) -> list[str]:
+        """Return the packages and modules that the code imports, without the standard library and those of PyTorch."""
+        nodes = [n for t in (*self._imports, *self.definitions().values()) for n in ast.walk(ast.parse(t))]
+        plain = {alias.name for n in nodes if isinstance(n, ast.Import) for alias in n.names}
+        names = plain | {n.module for n in nodes if isinstance(n, ast.ImportFrom) and n.module}
+        found = {name.partition(".")[0] for name in names}
+        return sorted(found - sys.stdlib_module_names - {"torch", "numpy", "typing_extensions"})
+
     # ------------------------------------------------------------------ dependencies
     def _add(self, module: ModuleType, name: str) -> str | None:
         """Copy the definition of a name in ``module``, with its dependencies, or add its import statement.

@@ -111,13 +111,20 @@ class Program:
                 built = namespace["build"]()
             except (TypeError, ValueError, RuntimeError, AttributeError, NameError, IndexError, KeyError) as e:
                 reason = f"{type(e).__name__}: {e}"
-                raise ConversionError(f"the generated Python code does not build the model: {reason}") from e
+                raise ConversionError(
+                    f"the generated Python code does not build the model: {reason}. The code contains copies of "
+                    "classes, not their files: if a plugin uses its own file (__file__), remove this, or write .pt"
+                ) from e
             changes = settings(self.pairs(built))
         return self._text(changes)
 
     def definitions(self) -> str:
         """Return the source code without the statements that :meth:`text` adds to ``build`` after running it."""
         return self._text([])
+
+    def packages(self) -> list[str]:
+        """Return the packages besides PyTorch that the classes import, see :meth:`SourceClosure.packages`."""
+        return self._closure.packages()
 
     def pairs(self, built: nn.Module, file: Path | None = None) -> list[Pair]:
         """Pair the modules of the model with the modules of ``built``, which this program, or ``file``, created.

@@ -1,0 +1,68 @@
+"""Compute poolings with ``divisor_override`` without this argument, which ``torch.onnx`` ignores."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+#: function -> number of pooled dimensions
+_POOLINGS: dict[Any, int] = {F.avg_pool2d: 2, F.avg_pool3d: 3}
+
+
+def _arguments(
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> None:
+    """Define the signature of both poolings, which are built-in functions without one."""
+
+
+_SIGNATURE = inspect.signature(_arguments)
+
+
+def _each(value: Any, count: int) -> list[int]:
+    """Return a size for each dimension."""
+    values = list(value) if isinstance(value, (list, tuple)) else [value]
+    return values * count if len(values) == 1 else values
+
+
+def _missing(size: Any, kernel: int, stride: int, padding: int) -> Any:
+    """Return the number of elements behind the padded input that the windows of ``ceil_mode`` contain."""
+    padded = size + 2 * padding
+    # no window begins behind the input and its left padding; ONNX rounds quotients of negative numbers to zero
+    windows = torch.sym_min((padded - kernel + stride - 1) // stride + 1, (size + padding + stride - 1) // stride)
+    return torch.sym_max((windows - 1) * stride + kernel - padded, 0)
+
+
+def _average(pool: Callable[..., Tensor], count: int, given: dict[str, Any]) -> Tensor:
+    """Compute the sums as averages over whole windows: zeros replace the elements behind the input."""
+    input, divisor = given["input"], given["divisor_override"]
+    kernel, padding = _each(given["kernel_size"], count), _each(given["padding"], count)
+    stride = _each(given["stride"], count) if given["stride"] else kernel
+    if given["ceil_mode"]:
+        missing = map(_missing, input.shape[-count:], kernel, stride, padding)
+        input = F.pad(input, [n for m in reversed(list(missing)) for n in (0, m)])
+    return pool(input, kernel, stride, padding) * (math.prod(kernel) / divisor)
+
+
+class WithoutDivisors(TorchFunctionMode):
+    """Replaces ``divisor_override`` of average poolings by a factor, inside the ``with`` block."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _POOLINGS:
+            given = _SIGNATURE.bind(*args, **(kwargs or {}))
+            given.apply_defaults()
+            if given.arguments["divisor_override"] is not None:
+                return _average(func, _POOLINGS[func], given.arguments)
+        return func(*args, **(kwargs or {}))
