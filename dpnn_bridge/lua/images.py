@@ -44,7 +44,7 @@ def load_image(path: str, depth: float | None, ty: str) -> Tensor:
     try:
         with image.open(name, formats=_IMAGE_FORMATS) as opened:
             deep = opened.mode.startswith("I")  # gray with 16 bits
-            mode = opened.mode if deep or opened.mode in ("L", "RGB", "RGBA") else "RGB"
+            mode = "L" if opened.mode == "1" else opened.mode if opened.mode in ("L", "LA", "RGB", "RGBA") else "RGB"
             pixels = np.array(opened if deep else opened.convert(mode), dtype=np.int32 if deep else np.uint8)
     except OSError as error:
         raise TorchError(f"{path} is not a readable image: {error}") from None
@@ -53,10 +53,10 @@ def load_image(path: str, depth: float | None, ty: str) -> Tensor:
         data = data.to(DTYPES[ty]) * (1 / (65535 if deep else 255))
     elif deep:
         data = data >> 8
-    if depth == 1 and len(data) > 1:
-        data = luminance(data)
+    if depth == 1:
+        data = luminance(data) if len(data) > 2 else data[:1]
     elif depth == 3:
-        data = data[:3] if len(data) > 1 else data.expand(3, -1, -1)
+        data = data[:3] if len(data) > 2 else data[:1].expand(3, -1, -1)
     return Tensor.fresh(data, ty)
 
 

@@ -211,6 +211,24 @@ def test_pictures_have_the_numbers_of_libimage(bridge: LuaBridge, tmp_path: Path
     assert rest == [3, 3, "torch.LongTensor", "image.crop: crop goes outside bounds of src"]
 
 
+def test_gray_pictures_of_one_bit_or_with_alpha_have_the_channels_of_the_file(
+    bridge: LuaBridge, tmp_path: Path
+) -> None:
+    image = pytest.importorskip("PIL.Image")
+    for mode in ("1", "LA"):
+        image.new(mode, (3, 2), 1).save(tmp_path / f"{mode}.png")
+    code = """
+    local image, folder, found = require 'image', ..., {}
+    for _, depth in ipairs {0, 1, 3} do
+       for _, mode in ipairs {'1', 'LA'} do
+          table.insert(found, table.concat(image.load(folder .. '/' .. mode .. '.png', depth):size():totable(), 'x'))
+       end
+    end
+    return found
+    """
+    assert bridge.execute(code, str(tmp_path)) == ["1x2x3", "2x2x3", "1x2x3", "1x2x3", "3x2x3", "3x2x3"]
+
+
 def test_grids_of_pictures(bridge: LuaBridge) -> None:
     pytest.importorskip("PIL")
     code = """
