@@ -128,6 +128,8 @@ class ConversionError(DpnnBridgeError):
 
 #: next step after a damaged file, for messages
 COPY_AGAIN = "copy or download the file again"
+#: next step after a missing file, for messages
+CHECK_PATH = "check the path"
 #: documentation of the export to Torch7, for messages
 EXPORT_GUIDE = "docs/how-to/back-to-torch7.md"
 #: maximum numbers of classes in a message, and of fields of each class

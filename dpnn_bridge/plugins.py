@@ -39,7 +39,7 @@ def load_plugins(plugins: Sequence[StrPath]) -> list[Path]:
     for plugin in plugins:
         path = Path(os.path.realpath(plugin))  # resolve() raises an error for circular links
         try:
-            check_file(plugin, MAX_BYTES)
+            check_file(plugin, MAX_BYTES, names="")
         except NotT7Error as error:
             raise OptionError(f"plugins= (--plugin): {error}") from error
         with Exclusive(path):

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from dpnn_bridge.errors import DpnnBridgeError, NotT7Error, OptionError
+from dpnn_bridge.errors import DpnnBridgeError, FileAccessError, NotT7Error, OptionError
 from dpnn_bridge.parity.known_differences import KnownDifference, known_reasons, mark_known, read_known_differences
 
 KNOWN = "known difference from Torch7: "
@@ -99,7 +99,7 @@ def pytest_configure(config: pytest.Config) -> None:
     try:
         file = config.option.t7_known_differences
         config.stash[KNOWN_DIFFERENCES] = read_known_differences(file) if file else []
-    except (NotT7Error, ValueError) as error:
+    except (NotT7Error, FileAccessError, ValueError) as error:
         raise pytest.UsageError(f"--t7-known-differences: {error}") from None
 
 

@@ -6,6 +6,7 @@ pass through. Any other exception becomes an error of this package with the orig
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Mapping
 from functools import wraps
 from inspect import unwrap
@@ -14,10 +15,16 @@ from typing import Any, ParamSpec, TypeVar
 
 from dpnn_bridge.base.arguments import call_message, unknown_keyword
 from dpnn_bridge.base.display import shortened
-from dpnn_bridge.errors import DpnnBridgeError, FileAccessError, MissingFileError, OptionError
+from dpnn_bridge.errors import CHECK_PATH, DpnnBridgeError, FileAccessError, MissingFileError, OptionError
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+#: next step after an error of the operating system that names a file
+_NEXT_STEPS = {
+    errno.ENOENT: CHECK_PATH,
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "check the permissions of the file and its folders"),
+}
 
 
 def wrap_errors(error_type: type[DpnnBridgeError], doing: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
@@ -56,7 +63,9 @@ def as_package_error(error: BaseException, error_type: type[DpnnBridgeError], do
         if is_missing and (named or error.strerror is None):
             reason = "no such file"
         kind = MissingFileError if is_missing else FileAccessError
-        converted: DpnnBridgeError = kind(f"{where}{doing}: {reason[:1].lower()}{reason[1:]}")
+        step = _NEXT_STEPS.get(error.errno or 0) if named else None
+        advice = f"; {step}" if step else ""
+        converted: DpnnBridgeError = kind(f"{where}{doing}: {reason[:1].lower()}{reason[1:]}{advice}")
         converted.errno, converted.filename = error.errno, error.filename  # type: ignore[attr-defined]
         return converted
     if isinstance(error, MemoryError):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import stat
 
-from dpnn_bridge.base.reading import open_input
+from dpnn_bridge.base.boundary import as_package_error
+from dpnn_bridge.base.reading import DISK_ERRORS, open_input
 from dpnn_bridge.base.shell import shell_file
-from dpnn_bridge.errors import MissingFileError, NotT7Error
+from dpnn_bridge.errors import CHECK_PATH, DpnnBridgeError, FileAccessError, MissingFileError, NotT7Error
 
 #: maximum number of bytes of an input that is read completely: a program, a list, a line of a manifest
 MAX_BYTES = 1 << 24
@@ -25,6 +26,7 @@ def check_file(path: str | os.PathLike[str], max_bytes: int | None = None, names
 
     Raises:
         MissingFileError: The file is missing.
+        FileAccessError: The folder may not be searched, or the disk fails.
         NotT7Error: It is a directory, a device or a pipe, is too large, or cannot be opened.
     """
     try:
@@ -37,7 +39,7 @@ def is_accepted(path: str | os.PathLike[str]) -> bool:
     """Return whether :func:`check_file` accepts a file of any size."""
     try:
         check_file(path)
-    except NotT7Error:
+    except (NotT7Error, FileAccessError):
         return False
     return True
 
@@ -76,10 +78,12 @@ def _too_large(path: str | os.PathLike[str], max_bytes: int) -> NotT7Error:
     )
 
 
-def _cannot_open(path: str | os.PathLike[str], error: OSError | ValueError) -> NotT7Error:
+def _cannot_open(path: str | os.PathLike[str], error: OSError | ValueError) -> DpnnBridgeError:
     name = os.fspath(path)
     if isinstance(error, ValueError):  # a null character in the name
         return NotT7Error(f"{name!r}: cannot be opened: {error}")
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
-        return MissingFileError(f"{name}: cannot be opened: no such file or directory")
+        return MissingFileError(f"{name}: cannot be opened: no such file or directory; {CHECK_PATH}")
+    if error.errno in DISK_ERRORS:
+        return as_package_error(error, NotT7Error, "reading")
     return NotT7Error(f"{name}: cannot be opened: {(error.strerror or str(error)).lower()}")

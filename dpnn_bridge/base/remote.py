@@ -254,7 +254,7 @@ def _cannot_list(url: str, error: Exception) -> T7Error:
 
 
 def _cannot_fetch(url: str, error: Exception) -> T7Error:
-    return T7Error(f"{url}: cannot be fetched: {_named(error)}")
+    return T7Error(f"{url}: cannot be fetched: {_named(error)}; check the address and the connection")
 
 
 def _cannot_write(url: str, error: Exception) -> OutputError:

@@ -26,6 +26,7 @@ from dpnn_bridge.cli.terminal import (
     Command,
     FileType,
     FolderType,
+    InputType,
     OutputType,
     SourceType,
     accept_only,
@@ -73,16 +74,14 @@ def _list_classes(as_json: bool) -> None:
 
 def conversion_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the command-line option of each field of :class:`ConvertOptions` with metadata."""
-    types: dict[type, Callable[[Any], Any]] = {tuple: click.Choice, int: click.IntRange}
+    types: dict[type, Callable[[Any], Any]] = {tuple: click.Choice, int: click.IntRange, str: lambda _: InputType()}
     for option in reversed(fields(ConvertOptions)):
         if not option.metadata:
             continue
         own = ("flag", "also", "parse", "scope")
         settings = {name: value for name, value in option.metadata.items() if name not in own}
         kind = settings.pop("type", None)
-        if kind == "path":
-            settings["type"] = click.Path(path_type=Path)
-        elif kind is not None:
+        if kind is not None:
             settings["type"] = types[type(kind)](kind)
         flags = [option.metadata[name] for name in ("flag", "also") if name in option.metadata]
         command = click.option(*flags, option.name, **settings)(command)

@@ -13,6 +13,7 @@ import click
 from dpnn_bridge.cli.draw import draw, picture_options
 from dpnn_bridge.cli.terminal import (
     Command,
+    InputType,
     SourceType,
     accept_only,
     console,
@@ -59,7 +60,7 @@ NARROWEST = 24
 @click.option(
     "--raw", is_flag=True, help="Print every entry as a tree. Implied by --json, -v, --limit, --depth and encodings."
 )
-@click.option("--plugin", multiple=True, type=click.Path(path_type=Path), help="Python file with @lua_class mappings.")
+@click.option("--plugin", multiple=True, type=InputType(), help="Python file with @lua_class mappings.")
 @click.option("--limit", type=click.IntRange(0), help="Maximum number of entries per table. Default: 100; with -v all.")
 @click.option("--depth", type=click.IntRange(0), help="Maximum number of levels. Default: 50.")
 @click.option("--mode", type=click.Choice(["binary", "ascii"]), help="Encoding. Detected automatically.")

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from dpnn_bridge.cli.lua_prompt import ending_at_once, prompt
-from dpnn_bridge.cli.terminal import Command, partial_sandbox_option, say_lines, version_option
+from dpnn_bridge.cli.terminal import Command, InputType, partial_sandbox_option, say_lines, version_option
 from dpnn_bridge.errors import DpnnBridgeError, FileAccessError
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h
@@ -37,7 +37,7 @@ _EXIT = "dpnn-lua exits with "
     "-p",
     "--lua-path",
     multiple=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=InputType(exists=True, file_okay=False),
     help="Folder that `require` searches first: packages, or checkouts of nn, dpnn, rnn … (repeatable).",
 )
 @click.option(
@@ -59,7 +59,7 @@ _EXIT = "dpnn-lua exits with "
 )
 @click.option("--seed", type=int, help="Call torch.manualSeed first.")
 @version_option
-@click.argument("script", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("script", required=False, type=InputType(exists=True, dir_okay=False))
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def lua_command(
     interactive: bool,

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dpnn_bridge.base.atomic import after_writing, check_output, reading_back, replacing, write_text
+from dpnn_bridge.base.boundary import as_package_error, wrap_errors
 from dpnn_bridge.base.import_file import import_file
 from dpnn_bridge.base.similar import did_you_mean
 from dpnn_bridge.base.suffixes import PICKLED
@@ -32,7 +33,7 @@ from dpnn_bridge.cli.terminal import (
     say_written,
     steps,
 )
-from dpnn_bridge.errors import OptionError, VerificationError
+from dpnn_bridge.errors import OptionError, T7Error, VerificationError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -213,6 +214,8 @@ def network_of(text: str) -> nn.Module:
         network = value(*positional, **named) if not isinstance(value, nn.Module) else value
     except OptionError:
         raise
+    except PermissionError as e:
+        raise as_package_error(e, OptionError, f"creating {text}") from e
     except Exception as e:
         raise OptionError(f"{text} cannot be created: {type(e).__name__}: {e}") from e
     if not isinstance(network, nn.Module):
@@ -315,7 +318,7 @@ def _read(weights: Path) -> Any:
 
 
 def _load(network: nn.Module, weights: Path) -> None:
-    state: Any = _read(weights)
+    state: Any = wrap_errors(T7Error, "--weights")(_read)(weights)
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     try:
         network.load_state_dict(state)

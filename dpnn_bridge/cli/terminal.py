@@ -32,7 +32,7 @@ from dpnn_bridge.base.shards import shards_of
 from dpnn_bridge.base.standard_streams import drop_unwritten_output, prepare_streams
 from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.cli.torch_import import checking_torch
-from dpnn_bridge.errors import EXIT_CODES, DpnnBridgeError
+from dpnn_bridge.errors import EXIT_CODES, DpnnBridgeError, FileAccessError
 from dpnn_bridge.outputs.options import DTYPES as DTYPES
 
 if TYPE_CHECKING:
@@ -209,11 +209,26 @@ def _file_name(kind: click.ParamType, value: Any, param: click.Parameter | None,
     return value
 
 
-class LocalType(click.Path):
-    """Parameter type of an input that must be a local file."""
+class InputType(click.Path):
+    """Parameter type of a local input: a file or a folder. Reading it raises the error if there is no permission."""
 
-    def __init__(self) -> None:
-        super().__init__(path_type=Path)
+    def __init__(self, **accepted: bool) -> None:
+        super().__init__(path_type=Path, readable=False, **accepted)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            os.stat(value)
+            if not self.file_okay:
+                os.scandir(value).close()
+        except PermissionError as error:  # click reports a missing file
+            raise as_package_error(error, FileAccessError, "reading") from error
+        except (OSError, ValueError):
+            pass
+        return super().convert(value, param, ctx)
+
+
+class LocalType(InputType):
+    """Parameter type of an input that must be a local file."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         location = location_of(_file_name(self, value, param, ctx))
@@ -226,7 +241,7 @@ class OutputType(click.Path):
     """Parameter type of a local output file."""
 
     def __init__(self, **accepted: bool) -> None:
-        super().__init__(path_type=Path, **(accepted or {"dir_okay": False}))
+        super().__init__(path_type=Path, readable=False, **(accepted or {"dir_okay": False}))
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return super().convert(_file_name(self, value, param, ctx) if self.file_okay else value, param, ctx)

@@ -19,6 +19,7 @@ from dpnn_bridge.cli.checklist import print_checklist
 from dpnn_bridge.cli.terminal import (
     DTYPES,
     Command,
+    InputType,
     LocalType,
     OutputType,
     accept_only,
@@ -50,16 +51,14 @@ _CLASSES = ("plugin", "lua", "sandbox", "partial_sandbox", "allow_unsupported", 
 @click.argument("model", metavar="MODEL", type=LocalType())
 @click.argument("converted", metavar="[CONVERTED]", required=False, type=LocalType())
 @click.option("--reference", type=LocalType(), help="A .t7 table with input, output, gradInput, …, after.")
-@click.option(
-    "--weights", type=click.Path(path_type=Path), help="state_dict for CONVERTED, if CONVERTED is FILE.py:NET."
-)
+@click.option("--weights", type=InputType(), help="state_dict for CONVERTED, if CONVERTED is FILE.py:NET.")
 @click.option("--all", "later", is_flag=True, help="List every deviation, not only the first, for FILE.py:NET.")
 @click.option("--input", "inputs", multiple=True, help="Input: a .t7, .npy or .pt file, or a shape such as 1x3x32x32.")
 @click.option("--output", "outputs", multiple=True, help="Output of Torch7 for --input: a .t7, .npy or .pt file.")
 @click.option(
     "--lua-path",
     multiple=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=InputType(exists=True, file_okay=False),
     help="Folder with Torch7's Lua sources, which compute the reference.",
 )
 @click.option("--torch7", help="Torch7 program (th or luajit) that computes the reference.")
@@ -80,11 +79,11 @@ _CLASSES = ("plugin", "lua", "sandbox", "partial_sandbox", "allow_unsupported", 
 )
 @click.option(
     "--known-differences",
-    type=click.Path(path_type=Path),
+    type=InputType(),
     help="JSON file of comparisons that may differ, each with its reason.",
 )
-@click.option("--plugin", multiple=True, type=click.Path(path_type=Path), help="Python file with @lua_class mappings.")
-@click.option("--lua", multiple=True, type=click.Path(path_type=Path), help="Lua file that defines classes.")
+@click.option("--plugin", multiple=True, type=InputType(), help="Python file with @lua_class mappings.")
+@click.option("--lua", multiple=True, type=InputType(), help="Lua file that defines classes.")
 @click.option("--sandbox", is_flag=True, help="Run the --lua files in a process that can only compute.")
 @partial_sandbox_option
 @click.option(

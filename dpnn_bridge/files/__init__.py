@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any, Literal
@@ -178,12 +177,13 @@ def classes_in_lua(lua: Any, sandbox: bool | Literal["partial"]) -> dict[str, An
             raise OptionError("sandbox= (--sandbox) needs lua= (--lua), the Lua files to run in the sandbox")
         return {}
     from dpnn_bridge.lua.bridge import LuaBridge
+    from dpnn_bridge.lua.environment import paths
 
     if not isinstance(lua, LuaBridge):
-        files = [lua] if isinstance(lua, (str, os.PathLike)) else list(lua)
+        files = paths(lua, "lua= (--lua)")
         for file in files:
             try:
-                check_file(file, MAX_BYTES)
+                check_file(file, MAX_BYTES, names="")
             except NotT7Error as error:
                 raise OptionError(f"lua= (--lua): {error}") from error
         lua = LuaBridge.from_files(files, sandbox=sandbox, to_stderr=True)

@@ -14,7 +14,7 @@ from types import CodeType, ModuleType
 from dpnn_bridge.base.display import printable, printable_lines
 from dpnn_bridge.base.regular import read_file
 from dpnn_bridge.base.standard_streams import drop_unwritten_output, prepare_streams
-from dpnn_bridge.errors import MissingPackageError, NotT7Error
+from dpnn_bridge.errors import FileAccessError, MissingPackageError, NotT7Error
 from dpnn_bridge.legacy.installation import install
 from dpnn_bridge.legacy.python2 import compiled, translate_imports
 
@@ -47,8 +47,8 @@ def main() -> int:
         return _print(f"{script} does not exist: check the path\n\n{USAGE}", 2)
     try:
         code = _code(script)
-    except (NotT7Error, MissingPackageError) as error:
-        return _print(printable(str(error)), 2 if isinstance(error, NotT7Error) else error.exit_code)
+    except (NotT7Error, FileAccessError, MissingPackageError) as error:
+        return _print(printable(str(error)), error.exit_code if isinstance(error, MissingPackageError) else 2)
     except SyntaxError as error:
         return _print(printable_lines("".join(traceback.format_exception_only(error)).rstrip()), 1)
     sys.argv[:] = arguments

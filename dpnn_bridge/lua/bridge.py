@@ -102,9 +102,9 @@ class LuaBridge:
             to_stderr: redirect the output of Lua to stderr.
             **options: as for :class:`LuaBridge`.
         """
-        named = paths(files)
+        named = paths(files, "lua= (--lua)")
         parents = list(dict.fromkeys(Path(os.path.realpath(f)).parent for f in named))
-        bridge = cls([*paths(options.pop("lua_path", ())), *parents], **options)
+        bridge = cls([*folders(options.pop("lua_path", ())), *parents], **options)
         if to_stderr:
             bridge.print_to_stderr()
         for file in named:

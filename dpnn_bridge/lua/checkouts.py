@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 from dpnn_bridge.base.regular import read_file
-from dpnn_bridge.errors import NotT7Error
+from dpnn_bridge.errors import FileAccessError, NotT7Error
 
 #: folders of a checkout that may contain its Lua files
 _SOURCE_FOLDERS = ("", "lua", "src", "lib")
@@ -29,7 +30,7 @@ def _rockspec(folder: Path) -> tuple[set[str], dict[str, str]]:
     for path in (*sorted(folder.glob("rock*/*.rockspec")), *sorted(folder.glob("*.rockspec"))):  # the last one wins
         try:
             text = read_file(path).decode("latin-1")
-        except NotT7Error:  # not a regular file: an untrusted checkout may contain a link to a device
+        except (NotT7Error, FileAccessError):  # an untrusted checkout may contain a link to a device
             continue
         names.update(_PACKAGE.findall(text))
         modules |= {quoted or plain: file for quoted, plain, file in _MODULE.findall(text)}
@@ -37,7 +38,10 @@ def _rockspec(folder: Path) -> tuple[set[str], dict[str, str]]:
 
 
 def _with_subfolders(root: Path) -> list[Path]:
-    return [root, *sorted(p for p in root.iterdir() if p.is_dir())]
+    try:
+        return [root, *sorted(filter(os.path.isdir, root.iterdir()))]
+    except PermissionError:  # its files may be accessible by name
+        return [root]
 
 
 def _checkouts(root: Path, package: str, name: str, any_case: bool) -> Iterator[tuple[Path, Path | None]]:
@@ -54,7 +58,7 @@ def _in_other_checkouts(root: Path, package: str, rest: Sequence[str]) -> Iterat
     """Yield candidates in checkouts of other packages that contain this package in a folder."""
     for folder in _with_subfolders(root):
         for inner in (folder / "lua" / package, folder / package):
-            if (inner / "init.lua").is_file():
+            if os.path.isfile(inner / "init.lua"):
                 yield from _by_lua_rules(inner.parent, package, rest)
 
 
@@ -69,7 +73,7 @@ def _candidates(checkout: Path, package: str, rest: Sequence[str]) -> Iterator[P
 
 def _by_lua_rules(root: Path, package: str, rest: Sequence[str]) -> Iterator[Path]:
     """Yield the candidates that Lua's own search finds below ``root``, which may also be the package's own folder."""
-    folder = root if (root / "init.lua").is_file() and root.name == package else root / package
+    folder = root if os.path.isfile(root / "init.lua") and root.name == package else root / package
     inner = folder.joinpath(*rest)
     yield inner.with_name(f"{inner.name}.lua")
     yield inner / "init.lua"
@@ -84,7 +88,7 @@ def _all_candidates(root: Path, package: str, rest: Sequence[str], name: str, an
     yield from _by_lua_rules(root, package, rest)
     for tree in _TREES:
         yield from _by_lua_rules(root / tree, package, rest)
-    checkouts = [(root / package, None)] if (root / package).is_dir() else []
+    checkouts = [(root / package, None)] if os.path.isdir(root / package) else []
     checkouts += [found for found in _checkouts(root, package, name, any_case) if found[0] != root / package]
     for checkout, listed in checkouts:
         yield from _candidates(checkout, package, rest)
@@ -115,4 +119,4 @@ def find_module(roots: Sequence[Path], name: str, *, any_case: bool = True) -> s
     if not all((package, *rest)) or any(part.startswith(("/", "\\")) for part in rest):
         return None
     files = (file for root in roots for file in _all_candidates(root, package, rest, name, any_case))
-    return next((str(file) for file in files if file.is_file()), None)
+    return next((str(file) for file in files if os.path.isfile(file)), None)

@@ -6,15 +6,16 @@ import ctypes
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from dpnn_bridge.base.display import described
 from dpnn_bridge.base.regular import read_file
-from dpnn_bridge.errors import LuaBridgeError, NotT7Error
+from dpnn_bridge.errors import LuaBridgeError, NotT7Error, OptionError
 from dpnn_bridge.lua import file_methods, files
 from dpnn_bridge.lua.arguments import as_long, as_number, check_int
 from dpnn_bridge.lua.checkouts import find_module
@@ -166,9 +167,22 @@ def file_entries(runtime: LuaState) -> dict[str, Any]:
     return entries
 
 
-def paths(named: StrPath | Sequence[StrPath]) -> list[Path]:
-    """Return one path or several paths as a list."""
-    return [Path(path) for path in ([named] if isinstance(named, (str, os.PathLike)) else named)]
+def paths(named: StrPath | Iterable[StrPath], option: str) -> list[Path]:
+    """Return one path or several paths as a list.
+
+    Args:
+        named: value of an argument.
+        option: name of the argument, for the error.
+
+    Raises:
+        OptionError: the value, or one of several values, is not a path.
+    """
+    several = isinstance(named, Iterable) and not isinstance(named, (str, bytes, os.PathLike))
+    found = list(named) if several else [named]
+    for path in found:
+        if not isinstance(path, (str, os.PathLike)):
+            raise OptionError(f"{option}: expected a path or several paths, found {described(path)}")
+    return [Path(path) for path in found]
 
 
 def folders(lua_path: StrPath | Sequence[StrPath]) -> list[Path]:
@@ -176,10 +190,11 @@ def folders(lua_path: StrPath | Sequence[StrPath]) -> list[Path]:
 
     Raises:
         LuaBridgeError: a path is not a folder.
+        OptionError: a value is not a path.
     """
-    named = paths(lua_path)
+    named = paths(lua_path, "lua_path= (--lua-path)")
     for folder in named:
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             raise LuaBridgeError(f"lua_path= (--lua-path) contains {folder}, which is not a folder")
     return named
 

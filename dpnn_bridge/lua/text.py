@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dpnn_bridge.base.regular import check_file
-from dpnn_bridge.errors import MissingFileError, NotT7Error
+from dpnn_bridge.errors import FileAccessError, MissingFileError, NotT7Error
 from dpnn_bridge.lua.tensor import TorchError
 
 #: byte sequences that may be a character in UTF-8
@@ -37,7 +37,7 @@ def to_file(text: str) -> str:
         check_file(path, names="")
     except MissingFileError:
         pass
-    except NotT7Error as error:
+    except (NotT7Error, FileAccessError) as error:
         raise TorchError(from_system(str(error))) from None
     return path
 

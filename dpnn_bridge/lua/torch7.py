@@ -11,6 +11,7 @@ import sys
 import threading
 from typing import Any
 
+from dpnn_bridge.base.boundary import as_package_error
 from dpnn_bridge.base.folders import temporary_folder
 from dpnn_bridge.errors import LuaBridgeError, OptionError
 from dpnn_bridge.loaders.t7_reader import read_t7
@@ -98,6 +99,8 @@ def _run(command: list[str], timeout: float, source: str) -> None:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
         )
+    except PermissionError as error:
+        raise as_package_error(error, OptionError, source) from None
     except OSError as error:
         raise OptionError(f"{source}: {command[0]} cannot be run: {error.strerror}") from None
     late = threading.Event()
