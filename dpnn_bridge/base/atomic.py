@@ -267,7 +267,7 @@ def _move_all(others: list[tuple[Path, Location]], last: tuple[Path, Location], 
                 remove_upload(location)
         if left and isinstance(error, OSError):
             remaining = f"{counted(len(left), 'new file')} could not be removed, the first is {left[0].name}"
-            raise OutputError(f"cannot write {last[1]}: {error.strerror}; {remaining}; remove them") from error
+            raise OutputError(f"cannot write {last[1]}: {error.strerror or error}; {remaining}; remove them") from error
         raise
 
 

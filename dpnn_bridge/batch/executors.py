@@ -29,7 +29,7 @@ Call = tuple[Any, ...]
 def failure_message(error: Exception) -> str:
     """Return the message for a call that an executor did not complete."""
     if isinstance(error, BrokenProcessPool):
-        return "its worker process died, perhaps for lack of memory; use a machine with more memory"
+        return "a worker process died, perhaps for lack of memory; use fewer workers or a machine with more memory"
     if isinstance(error, ModuleNotFoundError):
         return f"a worker lacks a package: {error}; install dpnn_bridge and its requirements on the workers"
     return f"the executor failed: {type(error).__name__}: {error}"

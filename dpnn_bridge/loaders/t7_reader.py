@@ -217,7 +217,9 @@ def _read(source: Source, read: Callable[[Reader], T], options: ReadOptions) -> 
     if damage := transfer_damage(source.read(0, min(source.size, _EXAMINED))):
         raise T7FormatError(damage, source=source.name) from failures[0]
     furthest = max(failures, key=lambda error: error.offset or 0)
-    furthest.args = (f"{furthest}; {COPY_AGAIN}",)
+    detected = options.mode is options.big_endian is options.long_size is None
+    advice = COPY_AGAIN if detected else "omit mode=, big_endian= and long_size=, which are detected"
+    furthest.args = (f"{furthest}; {advice}",)
     raise furthest
 
 
