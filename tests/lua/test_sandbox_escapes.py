@@ -287,6 +287,7 @@ def test_the_prelude_of_a_sandbox_gets_no_function_for_files_and_programs() -> N
         "hdf5",
         "hdf5_lists",
         "image_load",
+        "image_luminance",
         "image_save",
         "image_scale",
         "json",
