@@ -630,6 +630,16 @@ def test_the_gradient_of_a_loss_writes_the_classes_only() -> None:
     assert gradient.tolist() == [[-0.5, 7, 7], [7, 7, -2]]
 
 
+def test_a_class_that_a_loss_ignores_may_be_out_of_range() -> None:
+    """As 255 in labels of segmentation."""
+    x, target, weights, total = torch.rand(3, 2).double(), torch.tensor([2, 255, 1]), _real(1, 2), _real(0)
+    loss, gradient = _real(0), torch.zeros_like(x)
+    _call("ClassNLLCriterion_updateOutput", x, target, loss, True, weights, total, 255)
+    _call("ClassNLLCriterion_updateGradInput", x, target, gradient, True, weights, total, 255)
+    assert float(loss) == pytest.approx(-float(2 * x[0, 1] + x[2, 0]) / 3)
+    assert gradient[1].tolist() == [0, 0]
+
+
 @pytest.mark.parametrize(("size", "contiguous"), [("2, 5, 3", "false"), ("5, 3", "false"), ("2, 3, 5", "true")])
 def test_row_convolutions_return_transposed_views_unless_features_are_first(size: str, contiguous: str) -> None:
     call = f"TemporalRowConvolution_updateOutput(torch.rand({size}), r, torch.rand(3, 1, 2), torch.rand(3), t(), t(), "

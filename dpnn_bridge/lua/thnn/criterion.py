@@ -128,9 +128,10 @@ def _chosen(input: Tensor, target: Tensor, weights: Tensor | None, ignored: floa
         raise TorchError("weight tensor should be defined either for all or no classes")
     if input.dim > 1 and len(classes) != len(rows):
         raise TorchError(f"Assertion failed: {len(rows)} samples but {len(classes)} targets")
-    classes, counted = classes[: len(rows)], counted[: len(rows)]
-    weight = torch.ones_like(rows[:, 0]) if weights is None else weights.t[classes.clamp(min=0)]
-    return rows, classes.clamp(min=0), counted, torch.where(counted, weight, 0.0)
+    counted = counted[: len(rows)]
+    classes = torch.where(counted, classes[: len(rows)], 0)  # the class that is ignored may be out of range
+    weight = torch.ones_like(rows[:, 0]) if weights is None else weights.t[classes]
+    return rows, classes, counted, torch.where(counted, weight, 0.0)
 
 
 def _nll_loss(
@@ -168,8 +169,9 @@ def _nll_gradient(
         weight = weight / total
     before = like(grad_input, input) if grad_input.numel == input.numel else torch.zeros_like(input.t)
     values = before.reshape(1, -1) if input.dim == 1 else before.movedim(1, -1).reshape(rows.shape)
-    values = values.clone()  # THNN writes to the elements of the classes only
-    values[counted, classes[counted]] = -weight[counted]
+    at = classes[:, None]
+    weight = torch.where(counted, -weight, values.gather(1, at).squeeze(1))
+    values = values.scatter(1, at, weight[:, None])  # THNN writes to the elements of the classes only
     if input.dim > 2:
         values = values.reshape(*input.size[:1], *input.size[2:], input.size[1]).movedim(-1, 1)
     grad_input.assign(values.reshape(input.size))
