@@ -7,6 +7,7 @@ work buffers (finput, columns, ones) are not changed.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -45,24 +46,22 @@ class Derived:
         return self._of_batch(self._forward, x, w, b, *options)
 
     def grad_input(self, x: torch.Tensor, g: torch.Tensor, w: torch.Tensor, *options: Any) -> torch.Tensor:
-        g = self._checked(x, g, w, *options)
         forward = self._for_input or self._forward
-        return pull_back(lambda x: self._of_batch(forward, x, w, None, *options), [x], g, without_more)[0]
+        return pull_back(lambda x: self._of_batch(forward, x, w, None, *options), [x], g, self._fit(x))[0]
 
     def grad_parameters(
         self, x: torch.Tensor, g: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, *options: Any
     ) -> Sequence[torch.Tensor]:
         """Return the gradients of the weight and, unless ``b`` is None, of the bias."""
-        g = self._checked(x, g, w, *options)
+        fit = self._fit(x)
+        if self._for_input is not None:  # gradOutput has the sizes of its output
+            g, fit = fit(g, self._of_batch(self._for_input, x, w, None, *options).shape), without_more
         leaves = [torch.zeros_like(p) for p in (w, b) if p is not None]
-        return pull_back(lambda w, b=None: self.output(x, w, b, *options), leaves, g, without_more)
+        return pull_back(lambda w, b=None: self.output(x, w, b, *options), leaves, g, fit)
 
-    def _checked(self, x: torch.Tensor, g: torch.Tensor, w: torch.Tensor, *options: Any) -> torch.Tensor:
-        """Return gradOutput, or raise an error unless it has the sizes of the output (of ``for_input``)."""
-        if self._checks:
-            shape = self._of_batch(self._for_input or self._forward, x, w, None, *options).shape
-            return fitted(g, shape, x.dim() == self._space + 1)
-        return g
+    def _fit(self, x: torch.Tensor) -> Callable[[torch.Tensor, Sequence[int]], torch.Tensor]:
+        """Return the function that checks and fits gradOutput to the sizes of the output."""
+        return partial(fitted, single=x.dim() == self._space + 1) if self._checks else without_more
 
     def _of_batch(self, forward: Forward, x: torch.Tensor, *others: Any) -> torch.Tensor:
         batch, single = batched(x, self._space)
