@@ -234,4 +234,4 @@ def test_only_the_line_is_lost_that_kills_its_worker(folder: Path, monkeypatch: 
     assert result.exit_code == 4, result.output
     assert "3 files: 2 equal, 1 failed" in result.stdout
     (error,) = result.stderr.splitlines()
-    assert error.startswith(f"error: {folder / 'bad.pt'}: failed: its worker process died")
+    assert error.startswith(f"error: {folder / 'bad.pt'}: failed: a worker process died")
