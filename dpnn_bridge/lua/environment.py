@@ -177,8 +177,9 @@ def paths(named: StrPath | Iterable[StrPath], option: str) -> list[Path]:
     Raises:
         OptionError: the value, or one of several values, is not a path.
     """
-    several = isinstance(named, Iterable) and not isinstance(named, (str, bytes, os.PathLike))
-    found = list(named) if several else [named]
+    found: list[Any] = [named]
+    if isinstance(named, Iterable) and not isinstance(named, (str, bytes, os.PathLike)):
+        found = list(named)
     for path in found:
         if not isinstance(path, (str, os.PathLike)):
             raise OptionError(f"{option}: expected a path or several paths, found {described(path)}")
