@@ -216,6 +216,9 @@ class InputType(click.Path):
         super().__init__(path_type=Path, readable=False, **accepted)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        value = location_of(_file_name(self, value, param, ctx) if self.file_okay else value)
+        if isinstance(value, str):
+            self.fail(f"{value} is a URL, and this argument takes only local files; download it first", param, ctx)
         try:
             os.stat(value)
             if not self.file_okay:
@@ -225,16 +228,6 @@ class InputType(click.Path):
         except (OSError, ValueError):
             pass
         return super().convert(value, param, ctx)
-
-
-class LocalType(InputType):
-    """Parameter type of an input that must be a local file."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        location = location_of(_file_name(self, value, param, ctx))
-        if isinstance(location, str):
-            self.fail(f"{value} is a URL, and this command reads only local files; download it first", param, ctx)
-        return super().convert(location, param, ctx)
 
 
 class OutputType(click.Path):

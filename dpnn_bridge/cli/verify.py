@@ -20,7 +20,6 @@ from dpnn_bridge.cli.terminal import (
     DTYPES,
     Command,
     InputType,
-    LocalType,
     OutputType,
     accept_only,
     console,
@@ -48,9 +47,9 @@ _CLASSES = ("plugin", "lua", "sandbox", "partial_sandbox", "allow_unsupported", 
 
 
 @click.command("dpnn-verify", cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("model", metavar="MODEL", type=LocalType())
-@click.argument("converted", metavar="[CONVERTED]", required=False, type=LocalType())
-@click.option("--reference", type=LocalType(), help="A .t7 table with input, output, gradInput, …, after.")
+@click.argument("model", metavar="MODEL", type=InputType())
+@click.argument("converted", metavar="[CONVERTED]", required=False, type=InputType())
+@click.option("--reference", type=InputType(), help="A .t7 table with input, output, gradInput, …, after.")
 @click.option("--weights", type=InputType(), help="state_dict for CONVERTED, if CONVERTED is FILE.py:NET.")
 @click.option("--all", "later", is_flag=True, help="List every deviation, not only the first, for FILE.py:NET.")
 @click.option("--input", "inputs", multiple=True, help="Input: a .t7, .npy or .pt file, or a shape such as 1x3x32x32.")
