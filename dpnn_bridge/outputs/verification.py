@@ -107,6 +107,10 @@ def traceable(module: nn.Module) -> nn.Module:
     return copied(module, {id(t): t for t in tensors if id(t) not in scaled}).eval()
 
 
+class UnsupportedDtypeError(ConversionError):
+    """The program that runs a traced file does not support the dtype of the model."""
+
+
 def check_program(
     path: Path, compute: Callable[[Any], Any], module: nn.Module, examples: Sequence[Any], what: str
 ) -> None:
@@ -122,12 +126,12 @@ def check_program(
     Raises:
         OptionError: the file runs only on the traced sizes.
         VerificationError: the file does not run or its outputs differ, or the model draws random numbers.
-        ConversionError: the program does not support the dtype of the model.
+        UnsupportedDtypeError: the program does not support the dtype of the model.
     """
     for example in reversed(examples):
         try:
             outputs = compute(example)
-        except ConversionError:
+        except UnsupportedDtypeError:
             raise
         except Exception as e:
             if example is not examples[-1]:

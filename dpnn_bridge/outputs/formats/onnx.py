@@ -25,7 +25,14 @@ from dpnn_bridge.outputs.format import ORIGIN, ExportContext, Format
 from dpnn_bridge.outputs.plain import json_text
 from dpnn_bridge.outputs.pooling_divisors import WithoutDivisors
 from dpnn_bridge.outputs.value_names import input_names, output_names
-from dpnn_bridge.outputs.verification import check_example, check_program, run_traceable, traceable, utf8_name
+from dpnn_bridge.outputs.verification import (
+    UnsupportedDtypeError,
+    check_example,
+    check_program,
+    run_traceable,
+    traceable,
+    utf8_name,
+)
 from dpnn_bridge.outputs.written import GraphNode, Results, Written, results_of_modules, with_scopes
 
 #: metadata key under which torch.onnx stores the names of the modules that contain an operation
@@ -103,8 +110,8 @@ def _run(session: Any, feed: dict[str, Any]) -> list[Any]:
         raise
 
 
-def _unsupported(error: Exception) -> ConversionError:
-    return ConversionError(
+def _unsupported(error: Exception) -> UnsupportedDtypeError:
+    return UnsupportedDtypeError(
         "onnxruntime cannot run this model; it supports most layers in single precision only, so try --dtype float32 "
         f"(model.float()): {error}"
     )
