@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import copy
-import os
 import pickle
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -210,49 +207,6 @@ def test_dynamic_quantization() -> None:
     quantized = torch.ao.quantization.quantize_dynamic(model, {nn.Linear})
     expected = model(x)
     assert (quantized(x) - expected).abs().max() < 0.1 * expected.abs().max()
-
-
-TRAIN = """
-import os, torch, torch.distributed as dist
-from pathlib import Path
-import dpnn_bridge
-torch.set_num_threads(1)
-dist.init_process_group("gloo")
-model = dpnn_bridge.load({path!r})
-data = torch.load({data!r})
-part = data[dist.get_rank()::2]
-parallel = torch.nn.parallel.DistributedDataParallel(model)
-optimizer = torch.optim.SGD(parallel.parameters(), lr=0.1)
-for _ in range(3):
-    optimizer.zero_grad()
-    parallel(part).square().mean().backward()
-    optimizer.step()
-if dist.get_rank() == 0:
-    dpnn_bridge.save({result!r}, model)
-dist.barrier()
-dist.destroy_process_group()
-os._exit(0)  # gloo's threads of PyTorch 2.13 abort an orderly exit now and then
-"""
-
-
-def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
-    model, x = net("tied_autoencoder"), torch.randn(8, 4)
-    paths = {key: str(tmp_path / f"{key}.pt") for key in ("path", "data", "result")}
-    dpnn_bridge.save(paths["path"], model)
-    torch.save(x, paths["data"])
-    script = tmp_path / "train.py"
-    script.write_text(TRAIN.format(**paths))
-    command = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", str(script)]
-    root = str(Path(dpnn_bridge.__file__).parents[1])
-    environment = os.environ | {"PYTHONPATH": root}
-    run = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=environment, timeout=120)
-    assert run.returncode == 0, run.stderr[-2000:]
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    for _ in range(3):
-        optimizer.zero_grad()
-        model(x).square().mean().backward()
-        optimizer.step()
-    torch.testing.assert_close(dpnn_bridge.load(paths["result"])(x), model(x))
 
 
 # ---------------------------------------------------------------------- one switch for all index modules
