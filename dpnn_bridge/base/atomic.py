@@ -22,7 +22,7 @@ from dpnn_bridge.base.boundary import as_package_error
 from dpnn_bridge.base.display import counted
 from dpnn_bridge.base.file_set import FileSet, StrPath
 from dpnn_bridge.base.folders import defer_signals, is_abandoned, temporary_folder
-from dpnn_bridge.base.reading import DISK_ERRORS, with_causes
+from dpnn_bridge.base.reading import causing_disk_error
 from dpnn_bridge.base.remote import Location, beside, check_upload, location_of, remove_upload, upload
 from dpnn_bridge.base.scoped import scoped
 from dpnn_bridge.base.writing import WrittenBytes, move, open_output, write_file
@@ -298,7 +298,7 @@ def _disk_error(error: BaseException) -> OSError | None:
     """Return an OSError, or the disk error among the causes of another exception."""
     if isinstance(error, OSError):
         return error
-    return next((e for e in with_causes(error) if isinstance(e, OSError) and e.errno in DISK_ERRORS), None)
+    return causing_disk_error(error)
 
 
 def _is_of_input(error: OSError | None, folder: Path, path: Path) -> bool:

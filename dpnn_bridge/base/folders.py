@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from dpnn_bridge.base.exclusive import process_wide
-from dpnn_bridge.base.reading import DISK_ERRORS, with_causes
+from dpnn_bridge.base.reading import causing_disk_error
 from dpnn_bridge.errors import DpnnBridgeError, FileAccessError
 
 if sys.platform != "win32":  # on Windows, folders of killed programs remain
@@ -69,7 +69,7 @@ def _disk_errors_of(parent: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        disk = next((e for e in with_causes(error) if isinstance(e, OSError) and e.errno in DISK_ERRORS), None)
+        disk = causing_disk_error(error)
         if disk is None or not _is_in_temporary(disk.filename, parent):
             raise
         text = (

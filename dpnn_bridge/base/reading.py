@@ -61,6 +61,11 @@ def with_causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
+def causing_disk_error(error: BaseException) -> OSError | None:
+    """Return the disk error that is an exception or its cause, or None."""
+    return next((e for e in with_causes(error) if isinstance(e, OSError) and e.errno in DISK_ERRORS), None)
+
+
 def causing_os_error(error: BaseException) -> OSError | None:
     """Return the OSError that caused an error, or None. zipfile reports an OSError as a damaged archive."""
     ignored = (None, errno.EINVAL)  # EINVAL: a wrong offset

@@ -18,8 +18,6 @@ Positions = Tensor
 
 #: kernel name, such as ``Tanh_updateOutput`` -> code; arguments as in THNN.h without the state
 KERNELS: dict[str, Callable[..., None]] = {}
-#: kernel name -> annotations of its arguments before ``*args``, and how many of them have no default
-_SIGNATURES: dict[str, tuple[list[str], int]] = {}
 #: kernel name -> position of an argument -> its type, if the type is not the kernel's own
 _INTEGERS: dict[str, dict[int, str]] = {}
 
@@ -30,9 +28,6 @@ def kernel(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     def register(code: Callable[..., None]) -> Callable[..., None]:
         assert name not in KERNELS, name
         KERNELS[name] = code
-        parameters = inspect.signature(code).parameters.values()
-        named = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-        _SIGNATURES[name] = [str(p.annotation) for p in named], sum(p.default is p.empty for p in named)
         types = {n: ty.split()[0] for n, ty in enumerate(code.__annotations__.values())}
         _INTEGERS[name] = {n: ty for n, ty in types.items() if ty in ("LongTensor", "IntTensor", "Positions")}
         return code
@@ -56,8 +51,11 @@ def check_types(name: str, ty: str, args: Sequence[Any]) -> None:
 
 def explain_failure(name: str, ty: str, args: Sequence[Any]) -> None:
     """Raise an error that names the argument why a kernel failed: one that is missing, or that is not a tensor."""
-    annotations, required = _SIGNATURES[name]
-    for n, (annotation, arg) in enumerate(zip(annotations, args, strict=False)):
+    parameters = inspect.signature(KERNELS[name]).parameters.values()
+    named = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    required = sum(p.default is p.empty for p in named)
+    for n, (parameter, arg) in enumerate(zip(named, args, strict=False)):
+        annotation = str(parameter.annotation)
         if annotation in ("Tensor", "LongTensor", "IntTensor", "Positions") and not isinstance(arg, Tensor):
             expected = {"Tensor": f"{ty}Tensor", "Positions": "LongTensor"}.get(annotation, annotation)
             raise TorchError(f"bad argument #{n + 1} to '{name}' (torch.{expected} expected, got {describe(arg)})")
