@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 
+from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.lua import values
 from dpnn_bridge.lua.converted import ConvertedModules
@@ -140,6 +141,7 @@ class LuaBridge:
         """
         return self.run_source(as_bytes(code), f"={from_system(name)}", *args)
 
+    @checks_arguments
     def run_file(self, path: StrPath, *args: Any) -> Any:
         """Run a Lua file, which gets the arguments as ``...``."""
         return self.run_source(read_source(Path(path)), f"@{from_system(path)}", *args)

@@ -366,10 +366,9 @@ def _option_name(name: str) -> str:
 
 
 def _paths(value: Any) -> list[StrPath]:
-    """Return the paths in the value of an option: one path, a list of paths, or none if it is another value."""
-    if isinstance(value, (str, os.PathLike)):
-        return [value]
-    return list(value) if isinstance(value, (tuple, list)) else []
+    """Return the paths in the value of an option: one path, several paths, or none if it is another value."""
+    found = value if isinstance(value, (tuple, list)) else [value]
+    return [path for path in found if isinstance(path, (str, os.PathLike))]
 
 
 def _encode(value: Any) -> Any:

@@ -19,6 +19,7 @@ from dpnn_bridge.cli.inspect import inspect_command
 from dpnn_bridge.cli.lua import lua_command
 from dpnn_bridge.cli.verify import verify_command
 from dpnn_bridge.errors import FileAccessError, OptionError, T7FormatError
+from dpnn_bridge.lua import LuaBridge
 from dpnn_bridge.lua.checkouts import find_module
 
 COMMANDS: dict[str, Any] = {
@@ -101,3 +102,10 @@ def test_lua_takes_only_paths(lua: Any, tmp_path: Path) -> None:
     dpnn_bridge.save(tmp_path / "m.t7", nn.Linear(3, 2))
     with pytest.raises(OptionError, match=r"lua= \(--lua\): expected a path or several paths, found"):
         dpnn_bridge.load(tmp_path / "m.t7", lua=lua)
+    with pytest.raises(OptionError, match=r"lua= \(--lua\): expected a path or several paths, found"):
+        dpnn_bridge.convert(tmp_path / "m.t7", tmp_path / "m.pt", lua=lua)
+
+
+def test_a_bridge_runs_only_paths() -> None:
+    with pytest.raises(OptionError, match="argument path: expected a string or a path, found 3"):
+        LuaBridge().run_file(3)  # type: ignore[arg-type]
