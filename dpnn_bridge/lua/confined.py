@@ -28,6 +28,7 @@ from dpnn_bridge.loaders import loads
 from dpnn_bridge.loaders.t7_writer import dumps
 from dpnn_bridge.lua.bridge import LuaBridge
 from dpnn_bridge.lua.confinement import confine
+from dpnn_bridge.lua.messages import error_text
 from dpnn_bridge.lua.runtime import Runtime
 from dpnn_bridge.lua.state import Host
 from dpnn_bridge.lua.wire import Channel, WireError, encoded
@@ -169,7 +170,7 @@ class Server:
         except MemoryError:
             text = "not enough memory (max_memory)"
         except Exception as error:
-            text = f"{type(error).__name__}: {error}"
+            text = error_text(error)
         for number in range(before + 1, self._last_number + 1):  # the parent does not get these values
             del self._values[number]
         return encoded(("error", text), _no_value)

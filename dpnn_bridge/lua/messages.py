@@ -71,6 +71,8 @@ _PENLIGHT = re.compile(
 )
 #: lines with the files that require searched
 _SEARCHED = re.compile(r"\n\t(?:no file|no field|nothing for) [^\n]*")
+#: PyTorch's message when it cannot allocate a tensor
+_ALLOCATION = re.compile(r"you tried to allocate (\d+) bytes")
 _TRACEBACK = "\nstack traceback:\n"
 #: lines of a traceback without user code; the second traceback is that of bridge.run, which raises the error again
 _FRAMES = {"", "[C]: in function 'error'", "[C]: in function 'xpcall'", "stack traceback:"}
@@ -86,6 +88,13 @@ def package_advice(name: str) -> str:
     if package in _UNSUPPORTED:
         return f"{package} is {_UNSUPPORTED[package]}"
     return f"{name} was not found in the folders of lua_path= (--lua-path), in package.path or in the bridge"
+
+
+def error_text(error: Exception) -> str:
+    """Return the text of a Python exception for Lua; without enough memory, the text is Torch7's."""
+    if allocation := _ALLOCATION.search(str(error)):
+        return f"$ Torch: not enough memory: you tried to allocate {int(allocation[1]) >> 30}GB"
+    return "not enough memory" if isinstance(error, MemoryError) else f"{type(error).__name__}: {error}"
 
 
 def explained(message: str) -> str:

@@ -16,6 +16,7 @@ import torch
 
 from dpnn_bridge.base.extras import missing_package
 from dpnn_bridge.errors import LuaBridgeError, OptionError
+from dpnn_bridge.lua.messages import error_text
 from dpnn_bridge.lua.mirror import SharedStorages
 from dpnn_bridge.lua.tensor import DTYPES, Storage, Tensor, TorchError
 from dpnn_bridge.lua.text import for_lua
@@ -238,7 +239,7 @@ class LuaState:
             except TorchError as error:
                 return _ERROR, for_lua(str(error))
             except Exception as error:
-                return _ERROR, for_lua(f"{type(error).__name__}: {error}")
+                return _ERROR, for_lua(error_text(error))
 
         return call
 

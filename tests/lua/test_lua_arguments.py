@@ -136,3 +136,10 @@ def test_messages_count_arguments_as_torch7_does() -> None:
     code = f"{CODE.partition('local function')[0]} return select(2, pcall(loadstring('return ' .. ...)))"
     for call, position in POSITIONS.items():
         assert f"bad argument #{position} " in str(BRIDGES["lua51"].execute(code, call)), call
+
+
+@pytest.mark.parametrize("call", ["zeros(2 ^ 40)", "randperm(2 ^ 40)", "range(1, 2 ^ 40)"])
+def test_without_enough_memory_the_message_is_that_of_torch7(call: str) -> None:
+    message = BRIDGES["lua51"].execute(f"return select(2, pcall(function() return torch.{call} end))")
+    assert "not enough memory" in str(message), message
+    assert "Error" not in str(message), message
