@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from functools import cache
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
 from torch import nn
@@ -38,6 +40,16 @@ def constructor_parameters(module_class: type) -> list[inspect.Parameter]:
 def is_required(module_class: type, name: str) -> bool:
     """Return whether a constructor has a parameter of this name without a default."""
     return any(p.name == name and p.default is p.empty for p in constructor_parameters(module_class))
+
+
+@cache
+def takes_number(module_class: type, name: str) -> bool:
+    """Return whether an argument of a constructor is annotated as a number or as numbers in a tuple."""
+    for base in module_class.__mro__:
+        if name in inspect.signature(base.__init__).parameters:  # type: ignore[misc]
+            hint = get_type_hints(base.__init__).get(name)  # type: ignore[misc]
+            return {get_origin(kind) or kind for kind in get_args(hint) or [hint]} <= {int, float, NoneType, tuple}
+    return False
 
 
 def _without_self(module_class: type) -> list[inspect.Parameter]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from torch import Tensor, nn
 
-from dpnn_bridge.conversion.constructor import is_required
+from dpnn_bridge.conversion.constructor import is_required, takes_number
 from dpnn_bridge.conversion.faults import Fault
 from dpnn_bridge.conversion.fields import Field, get_tensor, grad_field, submodules
 from dpnn_bridge.conversion.hooks import Hooks
@@ -25,6 +25,9 @@ ParameterSite = tuple[nn.Module, str, Field]
 
 #: fields of every Torch7 module that no mapping needs to handle
 TRANSIENT = frozenset({"output", "gradInput", "train", "_type"})
+
+#: values that are never numbers
+_NO_NUMBERS = (str, bytes, LuaTable, LuaObject, LuaTensor, LuaStorage)
 
 
 class LuaClass(Hooks):
@@ -124,10 +127,12 @@ class LuaClass(Hooks):
             if argument is not None:
                 arguments[argument] = has_tensor(obj, name)
         for names, attribute in cls.scalars.items():
-            if isinstance(names, tuple):
-                arguments[attribute] = tuple(cls.scalar(obj, name) for name in names)
-            else:
-                arguments[attribute] = cls.scalar(obj, names)
+            are_sizes = isinstance(names, tuple)
+            found = {name: cls.scalar(obj, name) for name in (names if are_sizes else (names,))}
+            for name, value in found.items():
+                if isinstance(value, _NO_NUMBERS) and (are_sizes or takes_number(torch_types(cls)[0], attribute)):
+                    raise TypeError(f"expected a number in field {name!r}, found {type(value).__name__}")
+            arguments[attribute] = tuple(map(found.get, names)) if are_sizes else found[names]
         if cls.indexed:
             arguments["index_base"] = ctx.index_base
         return arguments

@@ -51,6 +51,19 @@ CONFLICTS = [
     lua("dpnn.Convert", table=LuaTable()),
     lua("nn.LookupTable", vectors=np.ones((3, 2))),
     lua("nn.Sequencer", wrapped=3),
+    lua("nn.LeakyReLU", negval="steep"),
+    lua(
+        "nn.SpatialConvolution",
+        nInputPlane=1,
+        nOutputPlane=1,
+        kW=1,
+        kH=1,
+        padW="a",
+        padH=0,
+        weight=np.ones((1, 1, 1, 1)),
+    ),
+    lua("nn.TemporalMaxPooling", kW=LuaTable(), dW=1),
+    lua("nn.MarginCriterion", margin="wide"),
 ]
 
 
