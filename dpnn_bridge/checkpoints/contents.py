@@ -17,7 +17,7 @@ MODEL_FILE_KEYS = ("modelFile", "model_file", "modelPath", "model_path", "netFil
 LISTED = 6
 
 
-def without_module(root: Any, source: str = "") -> str:
+def without_module(root: Any, source: str) -> str:
     """Return the error message for a file without a module, with its content or a path of a model file, and advice."""
     named = named_file(root)
     if named is not None:

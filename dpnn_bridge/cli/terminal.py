@@ -144,7 +144,7 @@ def _warnings_as_lines() -> Iterator[None]:
         yield
 
 
-def say(text: Any = "", *, err: bool = False) -> None:
+def say(text: Any, *, err: bool = False) -> None:
     """Print one line. Control characters and line breaks are escaped."""
     _echo(shortened(printable(str(text)), LONGEST_LINE), err)
 

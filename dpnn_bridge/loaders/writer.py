@@ -25,7 +25,7 @@ class Writer:
         referenced: False writes a copy of a shared object for each reference.
     """
 
-    def __init__(self, sink: Any, *, referenced: bool = True) -> None:
+    def __init__(self, sink: Any, *, referenced: bool) -> None:
         self.sink, self.referenced = sink, referenced
         self._indices: dict[int, int] = {}
         self._written: list[Any] = []  # keeps the objects alive, so that their ids stay unique

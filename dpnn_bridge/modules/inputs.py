@@ -81,7 +81,7 @@ def input_options(module: nn.Module, source: LuaObject | None = None) -> str:
     return _options(input_shapes(module, _size_of(module), source) or likely_shapes(module))
 
 
-def accepted_instead(module: nn.Module, given: Any, source: LuaObject | None = None) -> str:
+def accepted_instead(module: nn.Module, given: Any) -> str:
     """Return the end of the message that a module cannot run on an input: another input that it accepts.
 
     Returns:
@@ -91,7 +91,7 @@ def accepted_instead(module: nn.Module, given: Any, source: LuaObject | None = N
     tensors = given if isinstance(given, (list, tuple)) else [given]
     if not all(isinstance(tensor, Tensor) for tensor in tensors):
         return ""
-    shapes = input_shapes(module, _size_of(module), source)
+    shapes = input_shapes(module, _size_of(module))
     same = [shape.partition(":")[0] for shape in shapes] == ["x".join(map(str, t.shape)) for t in tensors]
     return "" if same or not shapes else f"; the model accepts {_options(shapes)} (input=tensor)"
 

@@ -116,17 +116,17 @@ class Experiment:
         table: LuaTable,
         after: LuaObject | None,
         *,
-        device: str = "cpu",
-        dtype: torch.dtype | None = None,
+        device: str,
+        dtype: torch.dtype | None,
         single: bool,
         tolerance: Tolerance,
         gradient_tolerance: Tolerance,
         measured: bool = False,
-        gradients: bool = True,
+        gradients: bool,
         options: Options,
         remake: Callable[[torch.dtype], LuaTable] | None = None,
-        mark: Callable[[list[Difference]], None] = lambda differences: None,
-        running: RunLimits = nullcontext,
+        mark: Callable[[list[Difference]], None],
+        running: RunLimits,
     ) -> None:
         self.fresh, self.table, self.after = fresh, table, after
         self.device, self.dtype, self.options, self.mark = device, dtype, options, mark

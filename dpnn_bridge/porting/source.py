@@ -33,10 +33,9 @@ _GATED = frozenset(("addmm", "mm", "add", "sigmoid", "baddbmm"))
 
 @dataclass(eq=False)
 class Value:
-    """A value of the source: the node that computes it (None for an input), and its fingerprint."""
+    """A value of the source: the node that computes it; None for an input."""
 
     node: Node | None
-    fingerprint: Fingerprint
 
 
 @dataclass(eq=False)
@@ -215,7 +214,7 @@ class Source:
                 fingerprint = self._fingerprints.of(id(tensor), tensor)
                 node.input_fingerprints += [fingerprint, *self._chunks(tensor)]
                 if slot.number in tape.constants:
-                    self.table.add(fingerprint, Value(None, fingerprint))
+                    self.table.add(fingerprint, Value(None))
         if "pool" in node.op and node.input_fingerprints:
             self._poolings.setdefault(node.op, Table()).add(node.input_fingerprints[0], node)
         if event is not None:
@@ -234,9 +233,9 @@ class Source:
                 chunks = self._chunks(tensor)
                 node.result_fingerprints += [fingerprint, *chunks]
                 for chunk in chunks:
-                    self.table.add(chunk, Value(node, chunk))
+                    self.table.add(chunk, Value(node))
                 if node.op not in VIEWS or not any(p.count == fingerprint.count for p in node.input_fingerprints):
-                    self.table.add(fingerprint, Value(node, fingerprint))
+                    self.table.add(fingerprint, Value(node))
                 if node.op in _GATED:
                     self._add_gates(tensor)
         if event is not None:

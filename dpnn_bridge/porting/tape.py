@@ -239,9 +239,7 @@ class Recorder(EagerMode):
         single: names of buffers that were in single precision.
     """
 
-    def __init__(
-        self, module: nn.Module, inputs: Any, observer: Observer | None = None, single: frozenset[str] = frozenset()
-    ) -> None:
+    def __init__(self, module: nn.Module, inputs: Any, observer: Observer, single: frozenset[str]) -> None:
         super().__init__()
         self.single = single
         self.tape, self.observer, self.owners = Tape(), observer, [""]
@@ -315,7 +313,7 @@ class Recorder(EagerMode):
         tape.nodes.append(node)
         state = torch.get_rng_state() if torch.Tag.nondeterministic_seeded in func.tags else None
         try:
-            out = self._run(node, func, args, kwargs)
+            out = self.observer(self.tape, node, args, kwargs, lambda: func(*args, **kwargs))
         except Exception:
             tape.nodes.pop()
             for maker in node.inputs:
@@ -338,11 +336,6 @@ class Recorder(EagerMode):
         for tensor in node.changed(args, kwargs) if node.mutates else ():
             self._written[storage_id(tensor)] = node
         return out
-
-    def _run(self, node: Node, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        if self.observer is None:
-            return func(*args, **kwargs)
-        return self.observer(self.tape, node, args, kwargs, lambda: func(*args, **kwargs))
 
     def _connect(self, node: Node, tensors: list[Tensor]) -> None:
         tape = self.tape
