@@ -140,7 +140,8 @@ WITH_EXAMPLE: list[tuple[nn.Module, tuple[int, ...], str]] = [
     (nn.AvgPool1d(3, 2, 1), (4, 7), "nn.Sequential"), (nn.AdaptiveAvgPool1d(2), (4, 7), "nn.Sequential"),
     (nn.AdaptiveMaxPool1d(3), (4, 7), "nn.Sequential"), (nn.AvgPool3d(2, padding=1), (4, 5, 5, 5), "nn.Sequential"),
     (nn.ReplicationPad1d((1, 2)), (4, 7), "nn.Sequential"), (nn.CircularPad1d((2, 1)), (4, 7), "nn.Sequential"),
-    (nn.ConstantPad1d((-1, 2), 2.0), (4, 7), "nn.Sequential"), (nn.ZeroPad1d(1), (1, 2, 4, 7), "nn.Sequential"),
+    (nn.ConstantPad1d((-1, 2), 2.0), (4, 7), "nn.Sequential"),
+    (nn.ConstantPad1d((-1, 2), 2.0), (2, 4, 1), "nn.Sequential"), (nn.ZeroPad1d(1), (1, 2, 4, 7), "nn.Sequential"),
     (nn.ConstantPad2d((1, 2, 0, 3), 2.0), (4, 8, 8), "nn.Sequential"),
     (nn.ZeroPad3d((1, 0, 0, 1, 2, 0)), (1, 2, 4, 5, 5, 5), "nn.Sequential"),
     (nn.InstanceNorm1d(4, affine=True), (4, 8), "nn.Sequential"),
@@ -151,6 +152,9 @@ WITH_EXAMPLE: list[tuple[nn.Module, tuple[int, ...], str]] = [
     (nn.AdaptiveAvgPool3d(2), (4, 5, 5, 5), "nn.Sequential"),
     (nn.AdaptiveMaxPool2d((2, None)), (4, 8, 8), "nn.Sequential"),
     (nn.MaxPool3d(2, 2, 1, dilation=2, ceil_mode=True), (4, 5, 5, 5), "nn.Sequential"),
+    # nn's class omits elements of a window that starts two elements before the input
+    (nn.MaxPool3d((3, 4, 3), 1, (0, 2, 1), dilation=(1, 2, 2)), VOLUME, "nn.Sequential"),
+    (nn.MaxPool3d(3, 1, 1, dilation=2), VOLUME, "nn.VolumetricDilatedMaxPooling"),
     (nn.ReflectionPad3d(1), (4, 5, 5, 5), "nn.Sequential"), (nn.PixelShuffle(2), (1, 2, 4, 5, 5), "nn.Bottle"),
     (nn.ZeroPad2d((1, 2, 0, 1)), (4, 7), "nn.Sequential"),
 ]  # fmt: skip

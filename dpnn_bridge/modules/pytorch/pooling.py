@@ -63,15 +63,19 @@ def max_pool_2d(module: Any, ctx: LuaContext) -> None:
 
 @composition(nn.MaxPool3d)
 def max_pool_3d(module: Any, ctx: LuaContext) -> LuaObject | None:
-    """Export a dilated 3-D pooling in ceil mode as two poolings; nn's class loses ceil mode when Torch7 loads it."""
+    """Export a dilated 3-D pooling as two poolings if nn's class computes something else.
+
+    The class loses ceil mode when Torch7 loads it. It omits elements of a window that starts two or more elements
+    before the input.
+    """
     _refuse_indices(module)
     windows, parts = _windows(module, 3), Parts(module, ctx)
-    if not module.ceil_mode or all(dilation == 1 for *_, dilation in windows):
+    if not any(dilation > 1 and (module.ceil_mode or padding > 1) for *_, padding, dilation in windows):
         return _check_ceil_mode(module, windows)
     depth, image = windows[:1], windows[1:]
     _check_ceil_mode(module, depth)
     _check_ceil_mode(module, image)
-    pools = [parts.bottled(_dilated_maximum(parts, True, *part), 3) for part in (image, depth)]
+    pools = [parts.bottled(_dilated_maximum(parts, module.ceil_mode, *part), 3) for part in (image, depth)]
     return parts.of_batch(5, pools[0], parts.swap(3, 5), pools[1], parts.swap(3, 5))
 
 

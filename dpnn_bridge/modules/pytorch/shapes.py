@@ -137,12 +137,12 @@ def constant(parts: Parts, value: float, pads: list[int]) -> LuaObject:
     """
     layers = []
     for dimension, before, after in _pairs(parts, pads):
-        if min(before, after) < 0:
-            layers.append(parts.narrow(dimension, 1 + max(-before, 0), -1 - max(-after, 0)))
         for pad in (-max(before, 0), max(after, 0)):
             if pad:
                 settings = {"dim": dimension, "pad": pad, "value": value, "index": 1}
                 layers.append(parts("Padding", **settings, outputSize=size_storage()))
+        if min(before, after) < 0:  # after the padding, as Torch7 has no tensor without elements
+            layers.append(parts.narrow(dimension, 1 + max(-before, 0), -1 - max(-after, 0)))
     return parts.chain(*layers) if layers else parts.identity()
 
 
