@@ -12,7 +12,7 @@ from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.base.json_reader import parse_json
 from dpnn_bridge.base.regular import read_file
 from dpnn_bridge.base.suffixes import INDEX
-from dpnn_bridge.errors import COPY_AGAIN, T7FormatError
+from dpnn_bridge.errors import COPY_AGAIN, T7Error, T7FormatError
 
 #: maximum number of bytes of a file name on common file systems
 LONGEST_NAME = 255
@@ -93,6 +93,18 @@ def state_of(path: Path) -> list[tuple[int, ...]]:
         return [(s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns) for s in map(os.stat, files)]
     except (OSError, T7FormatError):  # the reader reports the error
         return []
+
+
+def check_unchanged(path: Path, before: list[tuple[int, ...]], name: str) -> None:
+    """Raise an error if an input may have changed since :func:`state_of` returned ``before``.
+
+    Args:
+        path: the input.
+        before: its state at the beginning of the conversion.
+        name: its name in the message.
+    """
+    if state_of(path) != before:
+        raise T7Error(f"{name}: changed while it was converted; nothing was written. Convert it again")
 
 
 def checksum_of(path: Path) -> str:

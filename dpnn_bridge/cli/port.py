@@ -20,6 +20,7 @@ import click
 from dpnn_bridge.base.atomic import after_writing, check_output, reading_back, replacing, write_text
 from dpnn_bridge.base.boundary import as_package_error, wrap_errors
 from dpnn_bridge.base.import_file import import_file
+from dpnn_bridge.base.shards import check_unchanged, state_of
 from dpnn_bridge.base.similar import did_you_mean
 from dpnn_bridge.base.suffixes import PICKLED
 from dpnn_bridge.cli.terminal import (
@@ -155,7 +156,9 @@ def convert_into(comparison: Comparison, target: Any, force: bool) -> None:
     model, name = comparison.model, comparison.network
     with comparison.created_network() as network:
         check_output(target, force)
+        before = state_of(Path(model))
         report = comparison.run(network, verify_only=False)
+        check_unchanged(Path(model), before, str(model))
     title = f"{model} into {name}"
     if not report.equal:
         comparison.show(report, title)

@@ -22,7 +22,7 @@ from dpnn_bridge.base.display import printable
 from dpnn_bridge.base.folders import temporary_folder
 from dpnn_bridge.base.reading import open_input
 from dpnn_bridge.base.remote import is_url, local_path
-from dpnn_bridge.base.shards import checksum_of, state_of
+from dpnn_bridge.base.shards import check_unchanged, checksum_of, state_of
 from dpnn_bridge.base.version import package_version
 from dpnn_bridge.checkpoints.architectures import architecture_of
 from dpnn_bridge.checkpoints.contents import named_file
@@ -135,7 +135,7 @@ class _Conversion:
     checksum: bool
 
     def __post_init__(self) -> None:
-        self._before = state_of(self.file.path) if self._stores_origin else []
+        self._before = state_of(self.file.path)
 
     @property
     def _stores_origin(self) -> bool:
@@ -152,7 +152,7 @@ class _Conversion:
             report = _data_report(found, self.file.name, self.options.key, named_file(value))
             if self.checksum:
                 report.metadata |= {"origin": self._origin(), "written": checksum_of(temporary)}
-                self._check_unchanged()
+            check_unchanged(self.file.path, self._before, self.file.name)
         return report
 
     def write_model(self, contents: tuple[Any, Encoding] | None, rebuilding: Options) -> Report:
@@ -172,7 +172,7 @@ class _Conversion:
                     report.metadata["written"] = checksum_of(path)
                 if origin_of is not None:
                     report.metadata["origin"] = origin_of()
-                    self._check_unchanged()
+                check_unchanged(self.file.path, self._before, self.file.name)
 
             export(
                 module,
@@ -190,11 +190,6 @@ class _Conversion:
 
     def _origin(self) -> str:
         return origin_text(checksum_once(self.file.path), self.options)
-
-    def _check_unchanged(self) -> None:
-        """Raise an error if the input may have changed since the beginning of the conversion."""
-        if state_of(self.file.path) != self._before:
-            raise T7Error(f"{self.file.name}: changed while it was converted; nothing was written. Convert it again")
 
     def _describe(self, module: nn.Module, report: Report) -> None:
         report.source = Path(self.file.name)

@@ -307,9 +307,12 @@ def test_an_output_that_is_missing_in_a_store_is_not_converted() -> None:
 
 
 @pytest.mark.parametrize("how", ["replaced", "overwritten"])
-@pytest.mark.parametrize(("name", "checksum"), [("m.npz", False), ("m.pt", True), ("d.json", True)])
+@pytest.mark.parametrize(
+    ("name", "checksum"),
+    [("m.npz", False), ("m.pt", True), ("d.json", True), ("m.pt", False), ("out.t7", False), ("d.json", False)],
+)
 def test_an_input_that_changes_meanwhile_is_one_error(how: str, name: str, checksum: bool, tmp_path: Path) -> None:
-    """The output would store the checksum of another input, so it would be taken for that of the new one."""
+    """The output could mix both inputs, or store the checksum of another input, so it would be taken for that one's."""
     files = tmp_path / "m.t7", tmp_path / "new.t7"
     for number, file in enumerate(files):
         weight = LuaTensor.from_numpy(torch.full((3,), float(number)).numpy())

@@ -74,6 +74,22 @@ def test_a_network_that_differs_is_not_written(tmp_path: Path, network: str) -> 
     assert not out.exists()
 
 
+def test_a_model_that_changes_meanwhile_is_one_error(
+    tmp_path: Path, network: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, out, load = tmp_path / "m.t7", tmp_path / "out.pt", dpnn_bridge.files.load
+
+    def change(*args: object, **options: object) -> nn.Module:
+        model.write_bytes(model.read_bytes() + b"\0")
+        return load(*args, **options)
+
+    model.write_bytes(LENET.read_bytes())
+    monkeypatch.setattr(dpnn_bridge.files, "load", change)
+    done = convert(model, out, "--into", f"{network}:Net")
+    assert (done.exit_code, "changed while it was converted" in done.output) == (3, True)
+    assert not out.exists()
+
+
 def test_a_changed_weight_is_named(tmp_path: Path, network: str) -> None:
     out = tmp_path / "out.pt"
     convert(LENET, out, "--into", f"{network}:Net", "-q")
