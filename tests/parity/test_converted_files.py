@@ -134,6 +134,27 @@ def test_folded_weights_say_which_of_both_layers_is_another(part: str, tmp_path:
     assert result.first_deviating.path == ("modules[1]" if part == "conv" else "modules[3]")
 
 
+def test_the_bias_of_a_folded_norm_is_compared(tmp_path: Path) -> None:
+    """The layer has no bias; folding the batch normalization adds one."""
+    onnx = pytest.importorskip("onnx", reason="optional extra is not installed")
+    pytest.importorskip("onnxscript", reason="optional extra is not installed")
+    layer, norm = nn.Conv2d(2, 4, 1, bias=False), nn.BatchNorm2d(4)
+    assert norm.running_mean is not None
+    nn.init.normal_(norm.running_mean)
+    dpnn_bridge.write_t7(tmp_path / "model.t7", nn.Sequential(layer, norm).eval())
+    model = dpnn_bridge.load(tmp_path / "model.t7").eval()
+    dpnn_bridge.save(tmp_path / "model.onnx", model, input=torch.randn(1, 2, 3, 3))
+    assert verify(tmp_path / "model.t7", tmp_path / "model.onnx").verdict is Verdict.EQUAL
+    graph = onnx.load(tmp_path / "model.onnx")
+    (bias,) = (i for i in graph.graph.initializer if list(i.dims) == [4])
+    changed = onnx.numpy_helper.to_array(bias).copy()
+    changed[2] += 1e-5 * changed[2]  # an output of a large model would not show this change
+    bias.CopyFrom(onnx.numpy_helper.from_array(changed, bias.name))
+    onnx.save(graph, tmp_path / "model.onnx")
+    result = verify(tmp_path / "model.t7", tmp_path / "model.onnx")
+    assert any(d.name.startswith("bias") and not d.ok for layer in result.layers for d in layer.converted)
+
+
 def test_weights_of_either_sign_show_whether_they_are_only_scaled() -> None:
     expected = torch.tensor([[1.0, 2.0, -1.0, -2.0], [1.0, 3.0, -2.0, -5.0]])
     layer = nn.Linear(4, 2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -250,6 +250,9 @@ class Onnx(Format):
         tensors = {i.name: torch.from_numpy(onnx.numpy_helper.to_array(i).copy()) for i in model.graph.initializer}
         names = set(module.state_dict())
         inputs = [i.name for i in model.graph.input if i.name not in tensors]
+        biases = _added_biases(model.graph.node, names)
+        tensors = {biases.get(name, name): tensor for name, tensor in tensors.items()}
+        names.update(biases.values())
         outputs = [o.name for o in model.graph.output]
         nodes = [GraphNode(_scopes(node), tuple(node.input), tuple(node.output)) for node in model.graph.node]
         results = results_of_modules(nodes, outputs)
@@ -286,6 +289,24 @@ class Onnx(Format):
             exact=False,
             dynamic=Dynamic(tuple(_axes(i) for i in model.graph.input if i.name in inputs)),
         )
+
+
+def _added_biases(nodes: Iterable[Any], names: Collection[str]) -> dict[str, str]:
+    """Return the biases of layers that have none in the model: folding a batch normalization adds a bias.
+
+    Args:
+        nodes: operations of the graph.
+        names: names in the model's ``state_dict``.
+
+    Returns:
+        Name of a bias in the graph -> name that it would have in the ``state_dict``.
+    """
+    found: dict[str, str] = {}
+    for _, weight, bias in (node.input for node in nodes if len(node.input) == 3):
+        layer, _, leaf = weight.rpartition(".")
+        if weight in names and leaf == "weight" and bias not in names:
+            found[bias] = f"{layer}.bias"
+    return found
 
 
 FORMAT = Onnx()
