@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -114,8 +115,38 @@ def _made(class_name: str, base: type[LegacyObject]) -> LegacyObject:
     return cls.__new__(cls)
 
 
+class _Place(NamedTuple):
+    """Where a value is in a file.
+
+    Attributes:
+        outer: place of the table or object that contains the value; None for the root.
+        key: key of the value in it.
+        in_module: whether a module contains the value.
+    """
+
+    outer: _Place | None = None
+    key: Any = None
+    in_module: bool = False
+
+    def at(self, key: Any) -> _Place:
+        """Return the place of an entry."""
+        return _Place(self, key, self.in_module)
+
+    @property
+    def path(self) -> list[Any]:
+        """The keys that lead to the value; of more than 100 only the last ones."""
+        keys: list[Any] = []
+        place = self
+        while place.outer is not None and len(keys) < 100:
+            keys.append(place.key)
+            place = place.outer
+        return [*(["…"] if place.outer is not None else []), *reversed(keys)]
+
+
 class Decoder:
     """Converter of the Lua values of one file to Python values. Each object is converted once.
+
+    Nested values are not converted recursively: new lists and objects are filled later, from a list.
 
     Args:
         unknown_classes: whether objects of classes that ``torch.legacy.nn`` did not have become a :class:`TorchObject`.
@@ -127,6 +158,7 @@ class Decoder:
         self.unknown_classes, self.lists, self.ints = unknown_classes, lists, ints
         self._done: dict[int, Any] = {}
         self._alive: list[Any] = []
+        self._to_fill: list[Callable[[], None]] = []
 
     @wrap_errors(ConversionError, "loading")
     def decode(self, root: Any) -> Any:
@@ -135,76 +167,86 @@ class Decoder:
         Raises:
             UnsupportedClassError: the object contains modules of unknown classes, and ``unknown_classes`` is False.
         """
-        self._context, self._inside = TorchConversion(Options()), 0
+        self._context = TorchConversion(Options())
         self._context.sharing = Views()
-        value = self.value(root, ())
+        value = self._start(root, _Place())
+        while self._to_fill:
+            count = len(self._to_fill) - 1
+            self._to_fill.pop()()
+            self._to_fill[count:] = reversed(self._to_fill[count:])  # in the order of the file
         self._context.finish()
         return value
 
-    def value(self, value: Any, path: tuple[Any, ...]) -> Any:
+    def _start(self, value: Any, place: _Place) -> Any:
+        """Convert a value, except for the content of lists and objects, which is added to ``_to_fill``."""
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return value if self.ints else float(value)
         if not isinstance(value, (LuaTable, LuaObject, LuaTensor, LuaStorage, Function)):
             return value
         if id(value) not in self._done:
             self._alive.append(value)
-            self._compound(value, path)
+            self._done[id(value)] = self._new(value, place)
         return self._done[id(value)]
 
-    def _compound(self, value: Any, path: tuple[Any, ...]) -> None:
-        done = self._done
+    def _new(self, value: Any, place: _Place) -> Any:
         if isinstance(value, LuaTable):
-            self._table(value, path)
-        elif isinstance(value, LuaTensor):
-            done[id(value)] = value.torch()
-        elif isinstance(value, LuaStorage):
+            return self._table(value, place)
+        if isinstance(value, LuaTensor):
+            return value.torch()
+        if isinstance(value, LuaStorage):
             elements = value.torch()
-            done[id(value)] = torch.storage.TypedStorage(
+            return torch.storage.TypedStorage(
                 wrap_storage=elements.untyped_storage(), dtype=elements.dtype, _internal=True
             )
-        elif isinstance(value, Function):
-            upvalues = self.value(value.upvalues, (*path, "upvalues"))
-            done[id(value)] = LuaFunction(len(value.bytecode), value.bytecode, upvalues)
-        elif value.class_name in ("tds.Vec", "tds.Hash") and isinstance(value.payload, LuaTable):
-            self._table(value.payload, path)
-            done[id(value)] = done[id(value.payload)]
-        else:
-            self._object(value, path)
+        if isinstance(value, Function):
+            return LuaFunction(len(value.bytecode), value.bytecode, self._start(value.upvalues, place.at("upvalues")))
+        if value.class_name in ("tds.Vec", "tds.Hash") and isinstance(value.payload, LuaTable):
+            return self._start(value.payload, place)
+        return self._object(value, place)
 
-    def _check(self, obj: LuaObject, path: tuple[Any, ...]) -> None:
+    def _check(self, obj: LuaObject, path: list[Any]) -> None:
         """Record the unknown classes of a model, for the error that :func:`dpnn_bridge.load` would raise."""
         with suppress(ConversionError):  # the model cannot run, but its fields can be read
             self._context.to_torch(obj, *path)
 
-    def _table(self, table: LuaTable, path: tuple[Any, ...]) -> None:
+    def _table(self, table: LuaTable, place: _Place) -> Any:
         array = table.as_list()
         if self.lists and self.ints and len(array) == len(table):
             listed: list[Any] = []
-            self._done[id(table)] = listed
-            listed.extend(self.value(v, (*path, i)) for i, v in enumerate(array, 1))
-            return
-        entries = self._done[id(table)] = hashable_uniq_dict()
-        for key, value in table.items():
-            name = self.value(key, path)
-            entries[key if isinstance(name, (list, tuple)) else name] = self.value(value, (*path, key))
+            self._to_fill.append(lambda: listed.extend(self._start(v, place.at(i)) for i, v in enumerate(array, 1)))
+            return listed
+        entries = hashable_uniq_dict()
 
-    def _object(self, obj: LuaObject, path: tuple[Any, ...]) -> None:
-        if is_module(obj) and not self._inside and not self.unknown_classes:
-            self._check(obj, path)
+        def fill() -> None:
+            for key, value in table.items():
+                name = self._start(key, place)
+                entries[key if isinstance(name, (list, tuple)) else name] = self._start(value, place.at(key))
+
+        self._to_fill.append(fill)
+        return entries
+
+    def _object(self, obj: LuaObject, place: _Place) -> Any:
+        if is_module(obj) and not place.in_module:
+            if not self.unknown_classes:
+                self._check(obj, place.path)
+            place = place._replace(in_module=True)
         in_legacy = obj.class_name.startswith("nn.") and obj.class_name[3:] in nn.CLASSES
         supported = in_legacy or (not self.unknown_classes and registry.find(obj) is not None)
+        header = tuple(self._start(h, place) for h in obj.header)
         if not is_module(obj) or not supported:
-            header = tuple(self.value(h, path) for h in obj.header)
-            torch_object = self._done[id(obj)] = TorchObject(obj.class_name, None, obj.version, header)
-            torch_object.__dict__["_obj"] = self.value(obj.payload, path)
-            return
+            torch_object = TorchObject(obj.class_name, None, obj.version, header)
+            self._to_fill.append(lambda: torch_object.__dict__.update(_obj=self._start(obj.payload, place)))
+            return torch_object
         cls = class_of(obj)
-        module = self._done[id(obj)] = cls.__new__(cls)
-        self._inside += 1
-        for key, entry in fields.to_legacy(cls._legacy_class, dict(obj.items())).items():
+        module = cls.__new__(cls)
+        self._to_fill.append(lambda: self._fill(module, obj, header, place))
+        return module
+
+    def _fill(self, module: LegacyObject, obj: LuaObject, header: tuple[Any, ...], place: _Place) -> None:
+        """Set the attributes of a module."""
+        for key, entry in fields.to_legacy(module._legacy_class, dict(obj.items())).items():
             is_size = isinstance(entry, tuple)
-            module.__dict__[key] = torch.Size(entry) if is_size else self.value(entry, (*path, key))
-        self._inside -= 1
+            module.__dict__[key] = torch.Size(entry) if is_size else self._start(entry, place.at(key))
         _reshape_weights(module)
         upgraded = obj.version < 2 and _upgraded(module)
         if isinstance(module.__dict__.get("_type"), str):
@@ -213,8 +255,8 @@ class Decoder:
             )
         if obj.version != class_version(obj) and not upgraded:
             module.__dict__["_version"] = obj.version
-        if obj.header:
-            module.__dict__["_header"] = tuple(self.value(h, path) for h in obj.header)
+        if header:
+            module.__dict__["_header"] = header
 
 
 def _upgraded(module: LegacyObject) -> bool:

@@ -271,3 +271,26 @@ def test_an_old_normalization_has_a_running_variance(tmp_path: Path) -> None:
     assert not hasattr(module, "running_std")
     dpnn_bridge.write_t7(tmp_path / "again.t7", module)
     assert read_t7(tmp_path / "again.t7").version == 2
+
+
+@pytest.mark.parametrize("unknown_classes", [False, True])
+def test_a_graph_of_any_length_is_loaded(unknown_classes: bool, tmp_path: Path) -> None:
+    """Each node of an nngraph model contains the next one, so recursion ended at two hundred nodes."""
+    node = LuaObject("nngraph.Node", table(data=table(id=0)))
+    for i in range(1, 3000):
+        node = LuaObject("nngraph.Node", table(data=table(id=i), children=LuaTable.from_list([node])))
+    dpnn_bridge.write_t7(tmp_path / "deep.t7", node)
+    loaded = load_lua(tmp_path / "deep.t7", unknown_classes=unknown_classes)
+    for i in reversed(range(1, 3000)):
+        assert loaded.data.id == i
+        loaded = loaded.children[0]
+
+
+def test_an_unknown_class_in_each_level_is_named_once(tmp_path: Path) -> None:
+    module = LuaObject("my.Module", table(modules=LuaTable(), train=True, gradInput=1))
+    for _ in range(300):
+        module = LuaObject("my.Module", table(modules=LuaTable.from_list([module]), train=True, gradInput=1))
+    dpnn_bridge.write_t7(tmp_path / "deep.t7", module)
+    with pytest.raises(UnsupportedClassError) as caught:
+        load_lua(tmp_path / "deep.t7")
+    assert sum(len(c.paths) for c in caught.value.classes) <= 301
