@@ -222,7 +222,7 @@ def deviating(tmp_path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _forks(folder: Path, *modules: str) -> Iterator[list[str]]:
+def forks(folder: Path, *modules: str) -> Iterator[list[str]]:
     """Give the command that runs commands in forks of one program, which has imported these modules."""
     code, address = Path(__file__).with_name("warm.py"), folder / "socket"
     command, environment = [sys.executable, code, "serve", address, *modules], {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -238,14 +238,14 @@ def _forks(folder: Path, *modules: str) -> Iterator[list[str]]:
 def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A command line that runs commands in forks of one program, see ``warm.py``."""
     modules = [f"dpnn_bridge.{name}" for name in ("cli.convert", "cli.inspect", "cli.verify", "files.converting")]
-    with _forks(tmp_path_factory.mktemp("warm"), "torch", *modules) as command:
+    with forks(tmp_path_factory.mktemp("warm"), "torch", *modules) as command:
         yield shlex.join(command)
 
 
 @pytest.fixture(scope="session")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
     """A Python program that has imported PyTorch, which takes two seconds, and nothing of dpnn_bridge."""
-    with _forks(tmp_path_factory.mktemp("python"), "torch") as command:
+    with forks(tmp_path_factory.mktemp("python"), "torch") as command:
         yield [*command, "python"]
 
 

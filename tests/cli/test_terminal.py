@@ -32,9 +32,9 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 PYTHON = (sys.executable, "-m", "dpnn_bridge")
 
 
-def printed_by(*arguments: object, columns: int = 80, **environment: str) -> str:
+def printed_by(command: Path, *arguments: object, columns: int = 80, **environment: str) -> str:
     """What a command prints on a terminal of so many columns."""
-    return on_terminal([*PYTHON, *map(str, arguments)], columns=columns, env=environment)
+    return on_terminal([str(command), *map(str, arguments)], columns=columns, env=environment)
 
 
 def drawn(print_it: Callable[[Console], None], width: int) -> list[str]:
@@ -44,8 +44,8 @@ def drawn(print_it: Callable[[Console], None], width: int) -> list[str]:
 
 
 # ---------------------------------------------------------------------- colours and widths
-def test_inspect_has_colours_and_keeps_its_tree_when_lines_are_wider_than_the_terminal() -> None:
-    printed = printed_by("inspect", MODEL, "--raw", columns=60)
+def test_inspect_has_colours_and_keeps_its_tree_when_lines_are_wider_than_the_terminal(scripts: Path) -> None:
+    printed = printed_by(scripts / "dpnn-inspect", MODEL, "--raw", columns=60)
     assert COLOUR.search(printed)
     lines = COLOUR.sub("", printed).splitlines()
     tree = lines[lines.index("nn.Sequential") + 1 : lines.index("")]
@@ -57,19 +57,21 @@ def test_inspect_has_colours_and_keeps_its_tree_when_lines_are_wider_than_the_te
 
 
 @pytest.mark.parametrize("name", ["inspect", "verify"])
-def test_no_color_means_no_escapes_at_all(name: str) -> None:
-    arguments = ("inspect", MODEL, "--raw") if name == "inspect" else ("verify", RESIDUAL)
-    printed = printed_by(*arguments, NO_COLOR="1")
+def test_no_color_means_no_escapes_at_all(name: str, scripts: Path) -> None:
+    arguments = (MODEL, "--raw") if name == "inspect" else (RESIDUAL,)
+    printed = printed_by(scripts / f"dpnn-{name}", *arguments, NO_COLOR="1")
     result = printed[printed.rindex("\x1b[2K") + 4 :] if name == "verify" else printed  # the line of steps is erased
     assert "\x1b[" not in result
     assert "nn.S" in result
 
 
-def test_piped_output_is_plain_and_never_folded() -> None:
+def test_piped_output_is_plain_and_never_folded(scripts: Path) -> None:
     env = {k: v for k, v in os.environ.items() if k != "COLUMNS"}
-    done = subprocess.run([*PYTHON, "inspect", MODEL, "--raw"], capture_output=True, text=True, env=env, check=True)
+    done = subprocess.run(
+        [scripts / "dpnn-inspect", MODEL, "--raw"], capture_output=True, text=True, env=env, check=True
+    )
     assert done.stdout.splitlines() == list(describe(MODEL).lines())
-    done = subprocess.run([*PYTHON, "verify", RESIDUAL], capture_output=True, text=True, env=env, check=True)
+    done = subprocess.run([scripts / "dpnn-verify", RESIDUAL], capture_output=True, text=True, env=env, check=True)
     assert "\x1b" not in done.stdout + done.stderr
     assert re.search(r"SpatialBatchNormalization  \S+ \(of 7\) +\d\S+ +\d\S+ +1e-0\d\b", done.stdout)
 

@@ -230,15 +230,10 @@ def test_a_copy_of_a_lua_module_is_another_object(scaled: Path) -> None:
     assert not torch.equal(other(x), expected)
 
 
-def test_run_torch7_brings_the_values_of_another_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_torch7_brings_the_values_of_another_program(scripts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """dpnn-lua stands in for th, which it replaces."""
-    program = tmp_path / "th"
-    program.write_text(
-        f"#!/bin/sh\nexec '{sys.executable}' -c 'from dpnn_bridge.cli.lua import lua_command; lua_command()' \"$@\"\n"
-    )
-    program.chmod(0o755)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    monkeypatch.setenv("PATH", str(tmp_path))
+    (scripts / "dpnn-lua").rename(scripts / "th")
+    monkeypatch.setenv("PATH", str(scripts))
     monkeypatch.delenv("DPNN_TORCH7", raising=False)
     calls = "calls = (calls or 0) + 1"
     count, none, tensor = run_torch7(f"{calls} return calls, nil, torch.range(1, 3)")

@@ -41,7 +41,7 @@ def run(*args: object) -> Result:
     return CliRunner().invoke(verify_command, [str(WEIGHTS_LOST), *map(str, args)])
 
 
-#: whether all fixtures are verified, and with them the table of docs/parity.md: in the nightly run, since it takes a minute
+#: whether all fixtures are verified, and the table in docs/parity.md: in the nightly run, because it takes a minute
 ALL = "DPNN_VERDICTS" in os.environ
 
 

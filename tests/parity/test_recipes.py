@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -95,7 +94,7 @@ def in_torch7(recipe: str, name: str, folder: Path, kind: str = "double") -> Ver
     return run([program], f"{making}\n{recipe.replace(INPUT, cast)}", folder)
 
 
-def in_bridge(recipe: str, name: str, folder: Path) -> Verification:
+def in_bridge(recipe: str, name: str, folder: Path, scripts: Path) -> Verification:
     """A recipe in the Lua bridge, on the module of a fixture."""
     pytest.importorskip("lupa", reason="optional extra is not installed")
     (entry,) = manifest(name=name)
@@ -103,7 +102,7 @@ def in_bridge(recipe: str, name: str, folder: Path) -> Verification:
     dpnn_bridge.write_t7(folder / "model.t7", fixture["after"])
     dpnn_bridge.write_t7(folder / "x.t7", fixture["input"])
     code = f"require 'nn'\n{recipe.replace(INPUT, 'torch.load([[x.t7]])')}"
-    return run([sys.executable, "-m", "dpnn_bridge", "lua"], code, folder)
+    return run([str(scripts / "dpnn-lua")], code, folder)
 
 
 def demand_equal(result: Verification, mode: str) -> None:
@@ -121,8 +120,8 @@ def test_recipe_in_torch7(name: str, mode: str, kind: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("name", "mode"), [(n, mode) for n in RUN for mode in RECIPES])
-def test_recipe_in_the_bridge(name: str, mode: str, tmp_path: Path) -> None:
-    demand_equal(in_bridge(RECIPES[mode], name, tmp_path), mode)
+def test_recipe_in_the_bridge(name: str, mode: str, tmp_path: Path, scripts: Path) -> None:
+    demand_equal(in_bridge(RECIPES[mode], name, tmp_path, scripts), mode)
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -132,8 +131,8 @@ def test_values_saved_too_late_are_no_difference(name: str, tmp_path: Path) -> N
     assert result.gradients in (Verdict.EQUAL, Verdict.KNOWN, None)
 
 
-def test_values_of_the_bridge_that_were_not_copied(tmp_path: Path) -> None:
-    result = in_bridge(UNCOPIED, "Sequential__net_mlp_bn_dropout__double_train", tmp_path)
+def test_values_of_the_bridge_that_were_not_copied(tmp_path: Path, scripts: Path) -> None:
+    result = in_bridge(UNCOPIED, "Sequential__net_mlp_bn_dropout__double_train", tmp_path, scripts)
     assert result.ok, summary(result)
 
 

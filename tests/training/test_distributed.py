@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import runpy
+import socket
 import subprocess
-import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+from conftest import forks
 from torch import nn
 
 import dpnn_bridge
@@ -74,14 +76,35 @@ def check(trained: LuaTable, checkpoint: LuaTable, method: str, steps: int = STE
     same(trained["optimState"], optim.to_lua(optimizer, model))
 
 
-def run(*arguments: object) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", EXAMPLE]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([*command, *map(str, arguments)], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
-def test_two_processes_with_ddp(tmp_path: Path) -> None:
+def run(program: list[str], *arguments: object) -> None:
+    """Run two processes as torchrun does, in forks of one program."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.getsockname()[1]), "WORLD_SIZE": "2"}
+    command = [*program, str(EXAMPLE), *map(str, arguments)]
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(
+                subprocess.Popen(command, env=ENVIRONMENT | address | {"RANK": rank, "LOCAL_RANK": rank}, stderr=-1)
+            )
+            for rank in "01"
+        ]
+        errors = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    """A Python program that has imported what the example imports."""
+    with forks(
+        tmp_path_factory.mktemp("python"), "torch.distributed.fsdp", "torch.distributed.checkpoint", "dpnn_bridge.optim"
+    ) as command:
+        yield [*command, "python"]
+
+
+def test_two_processes_with_ddp(tmp_path: Path, program: list[str]) -> None:
     """Adam, from a file, compiled."""
     checkpoint = example()["autoencoder"](1)
     checkpoint["optimState"] = LuaTable({"learningRate": 0.01})
@@ -90,14 +113,14 @@ def test_two_processes_with_ddp(tmp_path: Path) -> None:
     begun["model"], begun["optimState"] = dpnn_bridge.to_lua(model), optim.to_lua(optimizer, model)
     dpnn_bridge.write_t7(tmp_path / "training.t7", begun)
     arguments = ("--parallel", "ddp", "--method", "adam", "--compile", "aot_eager", "--steps", 2)
-    run(tmp_path / "training.t7", tmp_path / "trained.t7", *arguments)
+    run(program, tmp_path / "training.t7", tmp_path / "trained.t7", *arguments)
     check(dpnn_bridge.read_t7(tmp_path / "trained.t7"), dpnn_bridge.read_t7(tmp_path / "training.t7"), "adam", 2)
 
 
-def test_two_processes_with_fsdp_that_are_interrupted(tmp_path: Path) -> None:
+def test_two_processes_with_fsdp_that_are_interrupted(tmp_path: Path, program: list[str]) -> None:
     """SGD with momentum, which no state has before the first step."""
-    run(tmp_path / "half.t7", "--checkpoints", tmp_path / "run", "--steps", 2)
-    run(tmp_path / "trained.t7", "--checkpoints", tmp_path / "run", "--steps", STEPS)
+    run(program, tmp_path / "half.t7", "--checkpoints", tmp_path / "run", "--steps", 2)
+    run(program, tmp_path / "trained.t7", "--checkpoints", tmp_path / "run", "--steps", STEPS)
     trained = dpnn_bridge.read_t7(tmp_path / "trained.t7")
     assert trained["epoch"] == 3
     check(trained, example()["autoencoder"](), "sgd")
