@@ -6,6 +6,7 @@ Most functions call :func:`map_tensors`, which traverses the values.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -52,6 +53,24 @@ def _description(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return f"a table of {len(value)} values"
     return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+
+
+def fields_of(value: Any) -> Any:
+    """Return a dataclass, such as the output of a user's network, as a dict of its fields that are not None.
+
+    Other values are returned unchanged.
+    """
+    if not is_dataclass(value) or isinstance(value, (type, dict)):
+        return value
+    return {f.name: v for f in fields(value) if (v := getattr(value, f.name)) is not None}
+
+
+def without_dataclasses(value: Any) -> Any:
+    """Return a nested value in which every dataclass is a dict, see :func:`fields_of`, and every tuple a list."""
+    value = fields_of(value)
+    if isinstance(value, dict):
+        return {k: without_dataclasses(v) for k, v in value.items()}
+    return [without_dataclasses(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 def leaves(value: Any) -> Iterator[Any]:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from dpnn_bridge.compare.memory import copied
+from dpnn_bridge.compare.nested import without_dataclasses
 from dpnn_bridge.conversion.failure import failure_reason
 from dpnn_bridge.errors import ConversionError
 
@@ -26,7 +27,7 @@ def run(module: nn.Module, example: Any, name: str = "the example input") -> Any
     """
     try:
         with torch.no_grad():
-            return module(example)
+            return without_dataclasses(module(example))
     except Exception as e:
         raise ConversionError(f"the model cannot run on {name}: {failure_reason(e)}") from e
 

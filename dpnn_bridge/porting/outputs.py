@@ -43,7 +43,9 @@ def match_outputs(actual: list[Tensor], source: Source, single: bool = False) ->
         single: whether to compare with the tolerance of single precision.
     """
     if not actual:
-        return Outputs("the module returns no tensor, and no list or dict of tensors; choose its outputs with target=")
+        return Outputs(
+            "the module returns no tensor, and no list, dict or dataclass of tensors; choose its outputs with target="
+        )
     result = Outputs()
     tolerance = SINGLE if single or any(n.single for n in source.tape.nodes[-1:]) else DOUBLE
     order: list[int] = []

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from dpnn_bridge.base.storage import storage_id
+from dpnn_bridge.compare.nested import fields_of
 from dpnn_bridge.conversion.limits import EagerMode
 
 _MOVING = (
@@ -117,7 +118,8 @@ def operation(func: Any) -> str:
 
 
 def leaves(value: Any) -> Iterator[Any]:
-    """Yield the values in nested lists, tuples and dicts."""
+    """Yield the values in nested lists, tuples, dicts and dataclasses."""
+    value = fields_of(value)
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, (list, tuple)) and not isinstance(value, Slot):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -289,6 +290,30 @@ def test_a_recorded_number_is_compared(name: str, tmp_path: Path) -> None:
     table["output"] = LuaTable.from_list([2, 2]) if name == "pair" else 2
     with pytest.raises(AssertionError, match="output"):
         parity.assert_parity(model, table)
+
+
+@dataclass
+class Scores:
+    """Outputs of a user's network. None stands for an output that was not computed."""
+
+    logits: torch.Tensor
+    loss: torch.Tensor | None = None
+
+
+class WithScores(nn.Module):
+    def forward(self, x: torch.Tensor) -> tuple[Scores, torch.Tensor]:
+        return Scores(2 * x), x + 1
+
+
+def test_outputs_in_a_dataclass_are_recorded_and_compared(tmp_path: Path) -> None:
+    parity.record(WithScores(), torch.ones(3), tmp_path / "m.t7")
+    parity.assert_parity(WithScores(), tmp_path / "m.t7")
+    table = dpnn_bridge.read_t7(tmp_path / "m.t7")
+    assert list(table["output"][1]) == ["logits"]
+    table["output"][1]["logits"] = table["output"][2]
+    table["output"][2] = table["gradInput"]
+    with pytest.raises(AssertionError, match="output"):
+        parity.assert_parity(WithScores(), table)
 
 
 def test_a_fixture_without_a_module_is_one_error() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,30 @@ def images(seed: int) -> Tensor:
 
 def state(module: nn.Module) -> dict[str, Any]:
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """An output of :class:`ScoresNet`."""
+
+    logits: Tensor
+    hidden: Tensor | None = None
+
+
+class ScoresNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> list[Scores]:
+        return [Scores(self.layer(x))]
+
+
+def test_outputs_may_be_in_a_dataclass() -> None:
+    torch.manual_seed(0)
+    model, net = nn.Sequential(nn.Linear(3, 2)), ScoresNet()
+    assert dpnn_bridge.port(model, net, torch.randn(4, 3)).equal
+    assert torch.equal(net.layer.weight, model[0].weight)
 
 
 @pytest.mark.parametrize("example", [images, images(0), (images(0),)], ids=["function", "tensor", "tuple"])
