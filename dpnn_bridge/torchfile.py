@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -151,8 +152,16 @@ class _Values:
         self.lists, self.ints, self.utf8 = use_list_heuristic, use_int_heuristic, utf8_decode_strings
         self.done: dict[int, Any] = {}
         self.alive: list[Any] = []
+        self._to_fill: list[Callable[[], None]] = []
 
     def value(self, value: Any) -> Any:
+        """Convert a value with all values in it, without recursion: new tables and objects are filled later."""
+        converted = self._start(value)
+        while self._to_fill:
+            self._to_fill.pop()()
+        return converted
+
+    def _start(self, value: Any) -> Any:
         if isinstance(value, str):
             return value.encode("utf-8", "surrogateescape").decode() if self.utf8 else _bytes(value)
         if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -161,8 +170,8 @@ class _Values:
             return value
         if id(value) not in self.done:
             self.alive.append(value)
-            self.done[id(value)] = None  # as in torchfile, for an object that contains itself
-            self.done[id(value)] = self._compound(value)
+            self.done[id(value)] = None  # as in torchfile, for a function that contains itself
+            self.done[id(value)] = self._new(value)
         return self.done[id(value)]
 
     def _number(self, value: float) -> float:
@@ -170,39 +179,43 @@ class _Values:
             return float(value)
         return int(value) if float(value).is_integer() else value
 
-    def _compound(self, value: Any) -> Any:
+    def _new(self, value: Any) -> Any:
         if isinstance(value, LuaTable):
             return self._table(value)
         if isinstance(value, (LuaTensor, LuaStorage)):
             return value.numpy()
         if isinstance(value, _Function):
-            return LuaFunction(len(value.bytecode), value.bytecode, self.value(value.upvalues))
+            return LuaFunction(len(value.bytecode), value.bytecode, self._start(value.upvalues))
         assert isinstance(value, LuaObject)
         if value.class_name == "tds.Vec" and isinstance(value.payload, LuaTable):
-            return [self.value(v) for v in value.payload.as_list()]
+            return self._list(value.payload.as_list())
         if value.class_name == "tds.Hash" and isinstance(value.payload, LuaTable):
             return self._entries(value.payload)
         obj = TorchObject(_bytes(value.class_name), version_number=value.version)
-        self.done[id(value)] = obj
-        obj._obj = self.value(value.payload)
+        self._to_fill.append(lambda: setattr(obj, "_obj", self._start(value.payload)))
         return obj
 
     def _table(self, table: LuaTable) -> Any:
         array = table.as_list()
         if self.lists and len(array) == len(table) and (self.ints or not array):  # float keys: no list
-            listed: list[Any] = []
-            self.done[id(table)] = listed
-            listed.extend(map(self.value, array))
-            return listed
+            return self._list(array)
         return self._entries(table)
+
+    def _list(self, array: list[Any]) -> list[Any]:
+        listed: list[Any] = []
+        self._to_fill.append(lambda: listed.extend(map(self._start, array)))
+        return listed
 
     def _entries(self, table: LuaTable) -> hashable_uniq_dict:
         entries = hashable_uniq_dict()
-        self.done[id(table)] = entries
-        for key, value in table.items():
-            name = self.value(key)
-            # tuples (functions) and lists are not compared by identity, and arrays have no hash
-            entries[key if isinstance(name, (list, tuple, np.ndarray)) else name] = self.value(value)
+
+        def fill() -> None:
+            for key, value in table.items():
+                name = self._start(key)
+                # tuples (functions) and lists are not compared by identity, and arrays have no hash
+                entries[key if isinstance(name, (list, tuple, np.ndarray)) else name] = self._start(value)
+
+        self._to_fill.append(fill)
         return entries
 
 

@@ -25,16 +25,22 @@ def cast(value: Any, tensor_type: Any, done: dict[Any, Any]) -> Any:
     """
     if isinstance(value, Tensor):
         return _tensor(value, tensor_type, done)
-    if id(value) in done or (not isinstance(value, (list, dict)) and not isinstance(value, LegacyObject)):
-        return value
-    done[id(value)] = value
-    target: Any = value if isinstance(value, (list, dict)) else value._fields
-    for key, entry in list(enumerate(target) if isinstance(target, list) else target.items()):
-        target[key] = cast(entry, tensor_type, done)
-    if isinstance(value, LegacyObject):
-        value.__dict__["_type"] = (
-            tensor_type if isinstance(tensor_type, str) else torch.Tensor().type(tensor_type).type()
-        )
+    pending = [value]
+    while pending:
+        container = pending.pop()
+        if id(container) in done or not isinstance(container, (list, dict, LegacyObject)):
+            continue
+        done[id(container)] = container
+        target: Any = container._fields if isinstance(container, LegacyObject) else container
+        for key, entry in list(enumerate(target) if isinstance(target, list) else target.items()):
+            if isinstance(entry, Tensor):
+                target[key] = _tensor(entry, tensor_type, done)
+            else:
+                pending.append(entry)
+        if isinstance(container, LegacyObject):
+            container.__dict__["_type"] = (
+                tensor_type if isinstance(tensor_type, str) else torch.Tensor().type(tensor_type).type()
+            )
     return value
 
 

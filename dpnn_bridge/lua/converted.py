@@ -165,7 +165,7 @@ class ConvertedModules:
 
     def _write_back(self, live: Any, inert: LuaObject | LuaTable) -> None:
         """Copy the tensors of a converted module into the Lua object."""
-        for owner, key, value in self._tensors(live, inert, {}):
+        for owner, key, value in self._tensors(live, inert):
             handle = self._handle(owner, key, value)
             if handle is not None and key not in ("output", "gradInput"):
                 handle.t.copy_(value.torch().reshape(handle.size))
@@ -175,7 +175,7 @@ class ConvertedModules:
     def accumulate(self, state: _State, obj: Any, scale: float) -> None:
         """Add the gradients of the backward pass to gradWeight, gradBias … of the object and the modules in it."""
         added = set()  # clones share one gradient tensor, and PyTorch's gradient is the sum over all clones
-        for owner, key, value in self._tensors(obj, to_lua(state.module, gradients=True), {}):
+        for owner, key, value in self._tensors(obj, to_lua(state.module, gradients=True)):
             handle = self._handle(owner, key, value)
             if handle is None or handle.storage is None:
                 continue
@@ -189,18 +189,19 @@ class ConvertedModules:
         handle = self.runtime.bridge["handle"](live[key])
         return handle if isinstance(handle, Tensor) and handle.numel == value.size > 0 else None
 
-    def _tensors(
-        self, live: Any, inert: LuaObject | LuaTable, seen: dict[int, Any]
-    ) -> Iterator[tuple[Any, Any, LuaTensor]]:
+    def _tensors(self, live: Any, inert: LuaObject | LuaTable) -> Iterator[tuple[Any, Any, LuaTensor]]:
         """Yield the Lua object, the key and the value of each tensor field of ``inert``."""
-        if id(inert) in seen:
-            return
-        seen[id(inert)] = inert
-        for key, value in inert.items():
-            if isinstance(value, LuaTensor):
-                yield live, key, value
-            elif isinstance(value, (LuaObject, LuaTable)) and (target := live[key]) is not None:
-                yield from self._tensors(target, value, seen)
+        pending, seen = [(live, inert)], set[int]()
+        while pending:
+            live, inert = pending.pop()
+            if id(inert) in seen:
+                continue
+            seen.add(id(inert))
+            for key, value in inert.items():
+                if isinstance(value, LuaTensor):
+                    yield live, key, value
+                elif isinstance(value, (LuaObject, LuaTable)) and (target := live[key]) is not None:
+                    pending.append((target, value))
 
     def _module(self, obj: Any, name: str) -> nn.Module:
         """Convert the object in its current state."""
@@ -208,13 +209,26 @@ class ConvertedModules:
 
     def _inert_as(self, obj: Any, name: str, live: list[Any]) -> LuaObject:
         """Return the LuaObject of ``obj`` with the class ``name``, which is its class or a base class of its class."""
-        inert = self._inert(obj, {}, live)
+        inert = self._inert(obj, live)
         renamed = LuaObject(name, inert.fields, version=inert.version)
         live.append((renamed, obj))
         return renamed
 
-    def _inert(self, value: Any, seen: dict[int, Any], live: list[Any]) -> Any:
+    def _inert(self, root: Any, live: list[Any]) -> Any:
         """Return the object graph of a Lua value on the same memory; append (inert, Lua object) pairs to ``live``."""
+        seen: dict[int, Any] = {}
+        pending: list[tuple[LuaTable, Any]] = []
+        inert = self._start(root, seen, live, pending)
+        while pending:
+            table, value = pending.pop()
+            for key, inner in value.items():
+                if isinstance(key, (str, int, float, bool)) or self.runtime.lua_type(key) == "table":
+                    entry = self._start(inner, seen, live, pending)
+                    table[self._start(key, seen, live, pending)] = entry
+        return inert
+
+    def _start(self, value: Any, seen: dict[int, Any], live: list[Any], pending: list[tuple[LuaTable, Any]]) -> Any:
+        """Convert a value; a new table is empty, and is appended to ``pending`` with its Lua table."""
         lua_type = self.runtime.lua_type(value)
         if lua_type is None:
             return value
@@ -235,9 +249,7 @@ class ConvertedModules:
         inert = table if name is None else LuaObject(name, table, version=self.runtime.bridge["version"](value))
         seen[pointer] = inert
         live.append((inert, value))
-        for key, inner in value.items():
-            if isinstance(key, (str, int, float, bool)) or self.runtime.lua_type(key) == "table":
-                table[self._inert(key, seen, live)] = self._inert(inner, seen, live)
+        pending.append((table, value))
         return inert
 
     def _storage(self, storage: Storage, seen: dict[int, Any]) -> LuaStorage:

@@ -294,3 +294,15 @@ def test_an_unknown_class_in_each_level_is_named_once(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedClassError) as caught:
         load_lua(tmp_path / "deep.t7")
     assert sum(len(c.paths) for c in caught.value.classes) <= 301
+
+
+def test_fields_of_any_depth_are_cast() -> None:
+    layer = nn.Tanh()
+    chain: list[Any] = [torch.ones(2)]
+    for _ in range(2000):
+        chain = [chain]
+    layer.chain = chain
+    layer.double()
+    for _ in range(2000):
+        chain = chain[0]
+    assert chain[0].dtype == torch.float64

@@ -374,3 +374,12 @@ def test_a_step_that_goes_on_is_refused() -> None:
 def test_an_unknown_parent_is_still_an_error() -> None:
     with pytest.raises(LuaBridgeError, match=r"invalid parent class name nn\.Unheard"):
         LuaBridge().execute("my = {} torch.class('my.Layer', 'nn.Unheard')")
+
+
+def test_tables_of_any_depth_are_converted() -> None:
+    """Each node of an nngraph model contains the next one."""
+    bridge = LuaBridge()
+    bridge.execute("chain = {torch.ones(2)} for _ = 1, 2000 do chain = {inner = chain} end")
+    modules, live = converted.ConvertedModules(bridge._runtime), bridge._runtime.lua.globals()["chain"]
+    inert = modules._inert(live, [])
+    assert [value.numpy().tolist() for _, _, value in modules._tensors(live, inert)] == [[1, 1]]
