@@ -123,7 +123,7 @@ def _interruptible() -> Iterator[None]:
 
 
 def prompt(bridge: Any, ends: Callable[[LuaBridgeError], bool]) -> None:
-    """Read lines until the end of input.
+    """Read lines until the end of input. In a sandbox, the answers to the prompt's own calls may be any values.
 
     Args:
         bridge: the Lua runtime that runs the lines.
@@ -140,9 +140,10 @@ def prompt(bridge: Any, ends: Callable[[LuaBridgeError], bool]) -> None:
 
     def names(word: str) -> list[str]:
         try:
-            return [readable(name) for name in bridge.call(complete, from_system(word)) or ()]
+            found = bridge.call(complete, from_system(word))
         except LuaBridgeError:
             return []
+        return [readable(name) for name in found if isinstance(name, str)] if isinstance(found, list) else []
 
     click.echo(f"dpnn-lua on {bridge.runtime}; Ctrl-D ends, Tab completes, = is not needed before an expression.")
     read = _reader(names)
@@ -163,12 +164,12 @@ def prompt(bridge: Any, ends: Callable[[LuaBridgeError], bool]) -> None:
             continue
         try:
             answer = bridge.call(compile_, from_system(text))
-            run, more, message = answer if isinstance(answer, tuple) else (answer, False, None)
+            run, more, message, *_ = (*answer, None, None, None) if isinstance(answer, tuple) else (answer, False, None)
             if run is None and more and line.strip():
                 continue  # read the rest of an incomplete block; an empty line ends it
             text = ""
             if run is None:
-                say_lines(readable(message or ""), err=True)
+                say_lines(readable(str(message or "")), err=True)
             else:
                 with _interruptible():
                     bridge.call(run)

@@ -8,7 +8,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
 
@@ -22,6 +22,8 @@ import fcntl
 import pty
 import termios
 
+from dpnn_bridge.cli import lua_prompt
+from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.lua import LuaBridge
 
 HERE = Path(__file__).parent
@@ -87,6 +89,40 @@ def test_values_show_as_th_shows_them(capfd: pytest.CaptureFixture[str]) -> None
     bridge.execute("local show = ... SHOW = function(...) return show(5, ...) end", show)
     bridge.run_file(HERE / "shown.lua")
     assert capfd.readouterr().out == (HERE / "shown.txt").read_text()
+
+
+class Answering:
+    """A sandbox whose script replaced the functions that the prompt uses."""
+
+    runtime = "lua51"
+
+    def __init__(self, answer: object) -> None:
+        self.answer = answer
+
+    def execute(self, code: str, *arguments: object, name: str) -> tuple[str, str]:
+        return "compile", "complete"
+
+    def call(self, function: object, *arguments: object) -> object:
+        if function not in ("compile", "complete"):
+            raise LuaBridgeError("not a function")
+        return self.answer
+
+
+@pytest.mark.parametrize("answer", [None, 5, (), (None, None), (None, False, 5), (1, 2, 3, 4), [1, None], {"a": 1}])
+def test_any_answer_of_a_sandbox_is_an_error_or_nothing(answer: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[list[str]] = []
+
+    def reader(complete: Callable[[str], list[str]]) -> Callable[[str], str]:
+        found.append(complete("tor"))
+        lines = iter(["x = 1", ""])
+        return lambda _: next(lines, None) or end()
+
+    def end() -> str:
+        raise EOFError
+
+    monkeypatch.setattr(lua_prompt, "_reader", reader)
+    lua_prompt.prompt(Answering(answer), lambda error: False)
+    assert found == [[]]
 
 
 def test_interrupts(terminal: Terminal) -> None:
