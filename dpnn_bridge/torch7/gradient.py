@@ -13,6 +13,8 @@ from torch import Tensor
 class _Function(torch.autograd.Function):
     """Base class that stores the signature of ``forward``, which ``apply`` would otherwise compute at every call."""
 
+    generate_vmap_rule = True
+
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         cls.forward.__signature__ = inspect.signature(cls.forward)  # type: ignore[attr-defined]

@@ -24,6 +24,8 @@ EPSILON = 1e-12
 class _BinaryCrossEntropy(torch.autograd.Function):
     """Binary cross entropy of each element, with the formula of Torch7's gradient."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(input: Tensor, target: Tensor) -> Tensor:
         return -(target * (input + EPSILON).log() + (1 - target) * (1 - input + EPSILON).log())

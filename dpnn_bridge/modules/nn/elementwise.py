@@ -80,6 +80,8 @@ class Square(nn.Module):
 
 
 class _Sqrt(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(input: Tensor) -> Tensor:
         return input.sqrt()

@@ -100,6 +100,8 @@ class Cosine(nn.Module):
 class _Norm(torch.autograd.Function):
     """Computes the 2-norm over dimension -2; the gradient divides by the norm plus 1e-7."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(difference: Tensor) -> Tensor:
         return difference.norm(2, -2)

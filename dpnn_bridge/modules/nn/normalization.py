@@ -22,6 +22,8 @@ def _norm(input: Tensor, p: float, eps: float) -> Tensor:
 class _Normalized(torch.autograd.Function):
     """Divides rows by their p-norm, with the gradient that Torch7 computes."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(input: Tensor, p: float, eps: float) -> tuple[Tensor, Tensor]:
         norm = _norm(input, p, eps)

@@ -103,6 +103,8 @@ class PaddingClass(PaddingFields):
 class _InputAsGradient(torch.autograd.Function):
     """Returns ``output``; the gradient of ``input`` is ``input``."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(input: Tensor, output: Tensor) -> Tensor:
         return output.clone()

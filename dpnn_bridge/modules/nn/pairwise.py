@@ -84,6 +84,8 @@ class CosineDistance(nn.Module):
 class _Distance(torch.autograd.Function):
     """Computes the p-norm of each row, with the gradient that Torch7 computes."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(difference: Tensor, p: float) -> Tensor:
         return difference.abs().pow(p).sum(1).pow(1 / p)
