@@ -259,9 +259,11 @@ OVERRIDES = """
        return merged.backward(self, input, gradOutput, scale):mul(3)
     end
 
-    local Batch = torch.class('my.Batch', 'nn.BatchNormalization')   -- whose own backward calls neither
-    function Batch:updateGradInput() error('is not called') end
-    function Batch:accGradParameters() error('is not called') end
+    for _, base in ipairs {'BatchNormalization', 'Maxout', 'LayerNormalization', 'SpatialLPPooling'} do
+       local Silent = torch.class('my.Silent' .. base, 'nn.' .. base)   -- whose own backward calls neither
+       function Silent:updateGradInput() error('is not called') end
+       function Silent:accGradParameters() error('is not called') end
+    end
 
     local Smooth, criterion = torch.class('my.Smooth', 'nn.MSECriterion')
     function Smooth:updateOutput(input, target) return 3 * criterion.updateOutput(self, input, target) end
@@ -304,11 +306,16 @@ def test_a_subclass_computes_what_it_overrides(name: str, forward: Any, input_sc
                 mine += 1
 
 
-def test_a_backward_that_calls_no_other_method_of_the_subclass() -> None:
-    """``BN:backward`` of BatchNormalization.lua computes all gradients itself, as that of Concat.lua and others."""
+@pytest.mark.parametrize("name", ["BatchNormalization", "Maxout", "LayerNormalization", "SpatialLPPooling"])
+def test_a_backward_that_calls_no_other_method_of_the_subclass(name: str) -> None:
+    """``BN:backward`` of BatchNormalization.lua computes all gradients itself, as that of Concat.lua and others.
+
+    The other classes inherit the backward pass of ``nn.Sequential``, which is that of the modules inside.
+    """
     bridge, plain = LuaBridge(), torch.nn.BatchNorm1d(3).double()
     bridge.execute(OVERRIDES)
-    layer = bridge.convert(LuaObject("my.Batch", to_lua(plain).fields))
+    obj = to_lua(plain if name == "BatchNormalization" else nn.Sequential(plain))
+    layer = bridge.convert(LuaObject(f"my.Silent{name}", obj.fields))
     assert layer is not None
     x = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
     given = torch.randn(4, 3, dtype=torch.float64)

@@ -37,7 +37,7 @@ end
 -- classes whose method `backward` does not call the updateGradInput and accGradParameters of a subclass
 local own_backward = {}
 for name in ('Concat DepthConcat ConcatTable BatchNormalization SpatialBatchNormalization VolumetricBatchNormalization '
-             .. 'SeqLSTM SeqGRU'):gmatch('%S+') do
+             .. 'SeqLSTM SeqLSTMP SeqGRU Maxout LayerNormalization SpatialLPPooling'):gmatch('%S+') do
    own_backward['nn.' .. name] = true
 end
 
