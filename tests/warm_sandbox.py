@@ -28,6 +28,8 @@ _SERVERS: dict[frozenset[tuple[str, str]], Server] = {}
 
 def serve(number: int) -> None:
     """Answer requests for sandboxes, in the server: standard streams arrive, a process ID returns."""
+    import torch.fx.experimental.symbolic_shapes  # noqa: F401 - autograd imports it, and SymPy with it, at its first use
+
     from dpnn_bridge.lua import confined
 
     confined._import_all()
